@@ -1,0 +1,130 @@
+//! The settings of tokens and passwords.
+
+use std::time::Duration;
+
+use secrecy::{ExposeSecret, SecretString};
+
+use super::{policy::MAX_PASSWORD, random};
+use crate::env::{self, Env};
+
+/// The secret that the documentation shows, and that everybody therefore knows.
+pub const PLACEHOLDER_SECRET: &str = "your-secret-key-here";
+
+/// Shortest secret in production, in bytes: as long as the HS256 digest.
+const MIN_SECRET: usize = 32;
+
+/// Longest life of a token: more is a mistake in the setting.
+const MAX_TTL: Duration = Duration::from_secs(3650 * 86_400);
+
+/// How tokens are made and which passwords are taken.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// What tokens are signed with.
+    pub secret: SecretString,
+    /// Whether the secret was made up at this start, so that tokens end with the process. For the caller to say in the log.
+    pub generated: bool,
+    /// Life of an access token.
+    pub access_ttl: Duration,
+    /// Life of a refresh token; at least that of an access token.
+    pub refresh_ttl: Duration,
+    /// Shortest password, in characters.
+    pub password_min_length: usize,
+    /// Whether well-known passwords are refused.
+    pub refuse_common: bool,
+}
+
+impl Config {
+    /// JWT_SECRET, JWT_EXPIRES_IN, JWT_REFRESH_EXPIRES_IN and PASSWORD_MIN_LENGTH.
+    ///
+    /// In production there must be a secret of one's own; in development one is made up where it is absent.
+    pub fn from_env(env: &Env, production: bool) -> Result<Self, env::Error> {
+        let given = env.secret("JWT_SECRET");
+        if production {
+            check_secret(given.as_ref())?;
+        }
+        let generated = given.is_none();
+        let secret = given.unwrap_or_else(|| random::hex(MIN_SECRET).into());
+        let access_ttl = ttl(env, "JWT_EXPIRES_IN", Duration::from_secs(3600))?;
+        let refresh_ttl = ttl(env, "JWT_REFRESH_EXPIRES_IN", Duration::from_secs(7 * 86_400))?;
+        if refresh_ttl < access_ttl {
+            return Err(env::Error::invalid("JWT_REFRESH_EXPIRES_IN", "must not be shorter than JWT_EXPIRES_IN"));
+        }
+        let password_min_length = env.parse("PASSWORD_MIN_LENGTH", if production { 12 } else { 6 })?;
+        if !(1..=MAX_PASSWORD).contains(&password_min_length) {
+            return Err(env::Error::invalid("PASSWORD_MIN_LENGTH", format_args!("must be from 1 to {MAX_PASSWORD}")));
+        }
+        Ok(Self { secret, generated, access_ttl, refresh_ttl, password_min_length, refuse_common: production })
+    }
+}
+
+fn check_secret(secret: Option<&SecretString>) -> Result<(), env::Error> {
+    let problem = match secret.map(ExposeSecret::expose_secret) {
+        None => "must be set in production",
+        Some(PLACEHOLDER_SECRET) => "is still the documented placeholder; production needs a secret of its own",
+        Some(secret) if secret.len() < MIN_SECRET => "must have at least 32 bytes in production",
+        Some(_) => return Ok(()),
+    };
+    Err(env::Error::invalid("JWT_SECRET", problem))
+}
+
+/// Tokens count whole seconds, so a shorter life would be none.
+fn ttl(env: &Env, name: &str, default: Duration) -> Result<Duration, env::Error> {
+    let ttl = env.duration(name, default)?;
+    if ttl < Duration::from_secs(1) || ttl > MAX_TTL {
+        return Err(env::Error::invalid(name, "must be from 1 second to 10 years"));
+    }
+    Ok(ttl)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config(pairs: &[(&str, &str)], production: bool) -> Result<Config, env::Error> {
+        Config::from_env(&Env::from_pairs(pairs.iter().copied()), production)
+    }
+
+    #[test]
+    fn development_needs_nothing() {
+        let (a, b) = (config(&[], false).unwrap(), config(&[], false).unwrap());
+        assert!(a.generated && a.secret.expose_secret().len() >= MIN_SECRET);
+        assert_ne!(a.secret.expose_secret(), b.secret.expose_secret());
+        assert_eq!((a.access_ttl.as_secs(), a.refresh_ttl.as_secs()), (3600, 604_800));
+        assert_eq!((a.password_min_length, a.refuse_common), (6, false));
+        let placeholder = config(&[("JWT_SECRET", PLACEHOLDER_SECRET)], false).unwrap();
+        assert!(!placeholder.generated);
+    }
+
+    #[test]
+    fn production_needs_a_secret_of_its_own() {
+        let short = "x".repeat(31);
+        for secret in ["", PLACEHOLDER_SECRET, short.as_str()] {
+            let error = config(&[("JWT_SECRET", secret)], true).unwrap_err().to_string();
+            assert!(error.starts_with("JWT_SECRET: "), "{error}");
+            assert!(!error.contains(&short));
+        }
+        let good = config(&[("JWT_SECRET", &"x".repeat(32)), ("JWT_EXPIRES_IN", "15m")], true).unwrap();
+        assert_eq!((good.generated, good.access_ttl.as_secs(), good.password_min_length, good.refuse_common), (false, 900, 12, true));
+    }
+
+    #[test]
+    fn unusable_settings_are_named() {
+        for (name, value) in [
+            ("JWT_EXPIRES_IN", "500ms"),
+            ("JWT_EXPIRES_IN", "never"),
+            ("JWT_REFRESH_EXPIRES_IN", "30m"),
+            ("JWT_REFRESH_EXPIRES_IN", "99999d"),
+            ("PASSWORD_MIN_LENGTH", "129"),
+            ("PASSWORD_MIN_LENGTH", "0"),
+        ] {
+            let error = config(&[(name, value)], false).unwrap_err().to_string();
+            assert!(error.starts_with(name), "{error}");
+        }
+    }
+
+    #[test]
+    fn debug_shows_no_secret() {
+        let config = config(&[("JWT_SECRET", "hunter2hunter2hunter2hunter2hunter2")], true).unwrap();
+        assert!(!format!("{config:?}").contains("hunter2"));
+    }
+}

@@ -1,0 +1,38 @@
+//! Why a token or a password check was refused.
+
+/// Why a caller is not who it says it is, or cannot be checked just now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Error {
+    /// Not one of our tokens: malformed, of a foreign issuer, tampered with, or signed otherwise.
+    #[error("the token is not valid")]
+    Invalid,
+    /// It was ours, and its time is over.
+    #[error("the token has expired")]
+    Expired,
+    /// A refresh token where an access token belongs, or the other way round.
+    #[error("this kind of token is not accepted here")]
+    WrongKind,
+    /// It was ended before its time.
+    #[error("the token has been revoked")]
+    Revoked,
+    /// All that may hash passwords at once are at it; try again later.
+    #[error("too many passwords are being checked")]
+    Busy,
+    /// Signing or hashing failed: a fault of the program or of the machine.
+    #[error("the token or password could not be processed")]
+    Internal,
+}
+
+impl Error {
+    /// A stable name for programs.
+    pub fn code(self) -> &'static str {
+        match self {
+            Self::Invalid => "invalid_token",
+            Self::Expired => "token_expired",
+            Self::WrongKind => "wrong_token_type",
+            Self::Revoked => "token_revoked",
+            Self::Busy => "busy",
+            Self::Internal => "internal",
+        }
+    }
+}

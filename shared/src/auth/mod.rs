@@ -1,0 +1,23 @@
+//! Who a caller is: tokens, passwords, and what was revoked before its time.
+//!
+//! A login gives a [`Pair`]: a short-lived access token, checked without the database and turned into a [`Grant`], and a refresh
+//! token that the store lets be used once. All pairs that come from one login are a family, which is revoked as a whole.
+//! Nothing here touches the network or the database.
+
+mod config;
+mod error;
+mod hasher;
+mod policy;
+mod random;
+mod revocations;
+mod tokens;
+
+pub use self::{
+    config::{Config, PLACEHOLDER_SECRET},
+    error::Error,
+    hasher::{Hasher, Verdict},
+    policy::{MAX_PASSWORD, Weak, check_password},
+    random::id as random_id,
+    revocations::Revocations,
+    tokens::{Grant, MAX_TOKEN, Pair, RefreshClaims, Tokens},
+};

@@ -1,0 +1,254 @@
+//! Everything a role needs, opened together: accounts, store, log and relay.
+//!
+//! Embedded: this process is the whole platform. Cluster: Redis joins any number of nodes over one PostgreSQL.
+
+use std::{fmt, path::PathBuf, sync::Arc, time::Duration};
+
+use secrecy::SecretString;
+use tracing::{info, warn};
+
+use crate::{
+    auth::{self, Grant, Hasher, Revocations, Tokens},
+    clock::Clock,
+    env::{self, Env},
+    log::{self, Event, Log, Retention, Signal, Sink, embedded},
+    relay::{Hub, Limits, Relay, Routes, Streams},
+    store::{self, Store},
+};
+
+/// Longest wait for each dependency when readiness is asked.
+const READY_LIMIT: Duration = Duration::from_secs(2);
+/// How often revoked logins are read again, in case word of one was lost.
+const REVOCATIONS_EVERY: Duration = Duration::from_secs(30);
+
+/// Where producers and consumers of this node meet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// In this process, which therefore has every role.
+    Embedded,
+    /// In Redis, with any number of other nodes.
+    Cluster,
+}
+
+/// Settings of the backend.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// The database.
+    pub store: store::Config,
+    /// The Redis that holds the log; `None`: the log lives in this process. REDIS_URL, or REDIS_HOST and REDIS_PORT.
+    pub redis: Option<SecretString>,
+    /// Tokens and passwords.
+    pub auth: auth::Config,
+    /// How much of the log is kept.
+    pub retention: Retention,
+    /// Limits of the relay.
+    pub limits: Limits,
+    /// The node's name in logs and reports. NODE_NAME; the default is random.
+    pub node: String,
+    /// Where an embedded node keeps its files. DATA_DIR, `data`.
+    pub data_dir: PathBuf,
+}
+
+impl Config {
+    /// Reads the variables of the backend and of its parts.
+    pub fn from_env(env: &Env) -> Result<Self, env::Error> {
+        let data_dir = PathBuf::from(env.get("DATA_DIR").unwrap_or("data"));
+        let store = store::Config::from_env(env, &data_dir)?;
+        let redis = match env.secret("REDIS_URL") {
+            Some(url) => Some(url),
+            None if env.has("REDIS_HOST") || env.has("REDIS_PORT") => {
+                let port: u16 = env.parse("REDIS_PORT", 6379)?;
+                let host = env.get("REDIS_HOST").unwrap_or("localhost");
+                Some(SecretString::from(format!("redis://{host}:{port}/")))
+            }
+            None => None,
+        };
+        if redis.is_some() && !matches!(store, store::Config::Postgres { .. }) {
+            return Err(env::Error::invalid(
+                "DATABASE_URL",
+                "REDIS_URL or REDIS_HOST joins several nodes, and they need one PostgreSQL: set DATABASE_URL or DB_HOST too",
+            ));
+        }
+        let node = env.get("NODE_NAME").map_or_else(|| format!("node-{:08x}", fastrand::u32(..)), str::to_owned);
+        if node.len() > 64 || node.chars().any(|c| c.is_control() || c.is_whitespace()) {
+            return Err(env::Error::invalid("NODE_NAME", "must have at most 64 characters and no blanks"));
+        }
+        Ok(Self {
+            store,
+            redis,
+            auth: auth::Config::from_env(env, env.production())?,
+            retention: Retention::from_env(env)?,
+            limits: Limits::from_env(env)?,
+            node,
+            data_dir,
+        })
+    }
+
+    /// Where producers and consumers will meet.
+    pub fn kind(&self) -> Kind {
+        if self.redis.is_some() { Kind::Cluster } else { Kind::Embedded }
+    }
+}
+
+/// Why the backend could not be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The database.
+    #[error("the database cannot be opened: {0}")]
+    Store(#[from] store::Error),
+    /// The log.
+    #[error("the log cannot be opened: {0}")]
+    Log(#[from] log::Error),
+}
+
+/// What is away, when a node is not ready.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Unready {
+    /// Names of the dependencies that do not answer: `database`, `log`.
+    pub away: Vec<&'static str>,
+}
+
+/// The opened backend of one node.
+pub struct Backend {
+    /// Accounts, subscriptions, history.
+    pub store: Store,
+    /// Issues and checks tokens.
+    pub tokens: Tokens,
+    /// Hashes and checks passwords.
+    pub hasher: Hasher,
+    /// Logins that have ended before their tokens.
+    pub revocations: Revocations,
+    /// Joins producers and consumers.
+    pub relay: Relay,
+    /// The time of day.
+    pub clock: Clock,
+    /// Settings of accounts.
+    pub auth: auth::Config,
+    /// Where producers and consumers meet.
+    pub kind: Kind,
+    /// The node's name.
+    pub node: String,
+    refresher: tokio::task::JoinHandle<()>,
+}
+
+impl Backend {
+    /// Opens the database, applies its migrations, connects the log.
+    pub async fn open(config: Config, clock: Clock) -> Result<Arc<Self>, Error> {
+        let store = Store::open(&config.store).await?;
+        let revocations = Revocations::new(clock.clone(), config.auth.refresh_ttl.max(config.auth.access_ttl));
+        load_revocations(&store, &revocations, &config.auth, &clock).await?;
+        let hub = Arc::new(Hub::new(config.limits.ring));
+        let routes = Arc::new(Routes::new());
+        let streams = Arc::new(Streams::new(config.node.clone()));
+        let sink = sink(&hub, &routes, &streams, &revocations);
+        let kind = config.kind();
+        let log = match &config.redis {
+            None => Log::Embedded(embedded::Log::new(config.retention, clock.clone(), sink)),
+            Some(url) => Log::Redis(log::redis::Log::connect(url, config.retention, sink).await?),
+        };
+        info!(?kind, durability = log.durability(), node = config.node, "backend is open");
+        let relay = Relay::new(log, store.clone(), hub, routes, streams, clock.clone(), config.limits);
+        let refresher = tokio::spawn(refresh_revocations(store.clone(), revocations.clone(), config.auth.clone(), clock.clone()));
+        Ok(Arc::new(Self {
+            store,
+            tokens: Tokens::new(&config.auth, clock.clone()),
+            hasher: Hasher::new(Hasher::default_permits()),
+            revocations,
+            relay,
+            clock,
+            auth: config.auth,
+            kind,
+            node: config.node,
+            refresher,
+        }))
+    }
+
+    /// Who holds this access token, if it is good now.
+    pub fn authenticate(&self, token: &str) -> Result<Grant, auth::Error> {
+        let grant = self.tokens.access(token)?;
+        if self.revocations.is_revoked(&grant) { Err(auth::Error::Revoked) } else { Ok(grant) }
+    }
+
+    /// Returns when the grant expires or is revoked: a connection that lives by it ends then.
+    pub async fn ended(&self, grant: &Grant) {
+        let left = (grant.expires_at - self.clock.now()).try_into().unwrap_or(Duration::ZERO);
+        tokio::select! {
+            () = tokio::time::sleep(left) => {}
+            () = self.revocations.revoked(grant) => {}
+        }
+    }
+
+    /// Asks the database and the log, each within a time limit.
+    pub async fn ready(&self) -> Result<(), Unready> {
+        let (store, log) =
+            tokio::join!(tokio::time::timeout(READY_LIMIT, self.store.ping()), tokio::time::timeout(READY_LIMIT, self.relay.log().ping()));
+        let mut away = Vec::new();
+        if !matches!(store, Ok(Ok(()))) {
+            away.push("database");
+        }
+        if !matches!(log, Ok(Ok(()))) {
+            away.push("log");
+        }
+        if away.is_empty() { Ok(()) } else { Err(Unready { away }) }
+    }
+
+    /// Tells every node of a change that the store already holds. A failure is logged, not returned: the change
+    /// stands, and every node finds it on its next look.
+    pub async fn announce(&self, event: Event) {
+        if let Err(e) = self.relay.announce(&event).await {
+            warn!(error = %e, "a change could not be told to the other nodes");
+        }
+    }
+
+    /// Writes out what waits and closes log and database.
+    pub async fn close(&self) {
+        self.refresher.abort();
+        self.relay.close().await;
+        self.store.close().await;
+    }
+}
+
+impl fmt::Debug for Backend {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Backend").field("kind", &self.kind).field("node", &self.node).finish_non_exhaustive()
+    }
+}
+
+fn sink(hub: &Arc<Hub>, routes: &Arc<Routes>, streams: &Arc<Streams>, revocations: &Revocations) -> Sink {
+    let (hub, routes, streams, revocations) = (Arc::clone(hub), Arc::clone(routes), Arc::clone(streams), revocations.clone());
+    Arc::new(move |signal| match signal {
+        Signal::Batch(batch) => hub.deliver(&batch),
+        Signal::Event(event) => {
+            match &event {
+                Event::FamilyRevoked { family } => revocations.revoke_family(family),
+                Event::UserRevoked { user } => revocations.revoke_user(*user),
+                _ => {}
+            }
+            routes.apply(&event);
+            streams.apply(&event);
+        }
+        Signal::Interrupted => {
+            hub.suspect();
+            routes.suspect();
+        }
+    })
+}
+
+async fn load_revocations(store: &Store, revocations: &Revocations, auth: &auth::Config, clock: &Clock) -> Result<(), store::Error> {
+    for family in store.revoked_families(clock.now() - auth.access_ttl).await? {
+        revocations.revoke_family(&family);
+    }
+    Ok(())
+}
+
+async fn refresh_revocations(store: Store, revocations: Revocations, auth: auth::Config, clock: Clock) {
+    loop {
+        tokio::time::sleep(REVOCATIONS_EVERY).await;
+        if let Err(e) = load_revocations(&store, &revocations, &auth, &clock).await {
+            warn!(error = %e, "revoked logins cannot be read; trying again");
+        }
+        if let Err(e) = store.purge_refresh(clock.now()).await {
+            warn!(error = %e, "expired refresh tokens cannot be removed; trying again");
+        }
+    }
+}

@@ -1,0 +1,55 @@
+//! The time of day as a dependency, so that expiry can be tested without waiting.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use time::OffsetDateTime;
+
+/// Tells the time. Cheap to clone.
+#[derive(Clone, Debug, Default)]
+pub struct Clock(Option<Arc<Mutex<OffsetDateTime>>>);
+
+/// The hand that moves a manual [`Clock`].
+#[derive(Clone, Debug)]
+pub struct Manual(Arc<Mutex<OffsetDateTime>>);
+
+impl Clock {
+    /// The machine's clock.
+    pub fn system() -> Self {
+        Self(None)
+    }
+
+    /// A clock that stands at `start` until moved.
+    pub fn manual(start: OffsetDateTime) -> (Self, Manual) {
+        let now = Arc::new(Mutex::new(start));
+        (Self(Some(Arc::clone(&now))), Manual(now))
+    }
+
+    /// The time now, in UTC.
+    pub fn now(&self) -> OffsetDateTime {
+        match &self.0 {
+            #[expect(clippy::disallowed_methods, reason = "the one place that reads the machine's clock")]
+            None => OffsetDateTime::now_utc(),
+            Some(now) => *now.lock().unwrap_or_else(PoisonError::into_inner),
+        }
+    }
+}
+
+impl Manual {
+    /// Moves the clock forward by `by`.
+    pub fn advance(&self, by: std::time::Duration) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) += by;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_manual_clock_moves_only_when_told() {
+        let (clock, hand) = Clock::manual(OffsetDateTime::UNIX_EPOCH);
+        assert_eq!(clock.now(), OffsetDateTime::UNIX_EPOCH);
+        hand.advance(std::time::Duration::from_secs(60));
+        assert_eq!(clock.now().unix_timestamp(), 60);
+    }
+}

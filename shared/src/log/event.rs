@@ -1,0 +1,56 @@
+//! Word that nodes give each other over the log's bus. Every event is a hint to look at the store again, never the
+//! truth itself: one that is lost costs a cache's lifetime, not correctness.
+
+use serde::{Deserialize, Serialize};
+
+use crate::model::{ConsumerId, ProducerId, UserId};
+
+/// What happened.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub enum Event {
+    /// A subscription came into force.
+    Subscribed {
+        /// Who.
+        consumer: ConsumerId,
+        /// To whom.
+        producer: ProducerId,
+    },
+    /// A subscription ended.
+    Unsubscribed {
+        /// Who.
+        consumer: ConsumerId,
+        /// From whom.
+        producer: ProducerId,
+    },
+    /// A login was ended: tokens of this family are no longer good.
+    FamilyRevoked {
+        /// The family of its tokens.
+        family: String,
+    },
+    /// An account was closed: none of its tokens is good any more.
+    UserRevoked {
+        /// The account.
+        user: UserId,
+    },
+    /// What a node has taken in lately.
+    Streams {
+        /// Name of the node.
+        node: String,
+        /// Its live producers, some of them where there are many.
+        streams: Vec<StreamReport>,
+    },
+}
+
+/// One live producer as one node sees it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StreamReport {
+    /// The producer.
+    pub producer: ProducerId,
+    /// Records taken in by this node since it started.
+    pub records: u64,
+    /// Thousandths of a record for each second, over the last seconds.
+    pub millirate: u64,
+    /// Milliseconds since 1970 of the last record.
+    pub last_record_ms: i64,
+}

@@ -1,0 +1,232 @@
+//! The log: per producer, append-only, offsets from 1 without holes. The one truth between producers and consumers.
+//!
+//! Two engines behind one enum: [`embedded`] (this process's memory) and [`redis`] (any number of nodes). Both do the
+//! same atomic step for each section of an append: compare the fence, append, keep the device's new seen-set beside
+//! the entries, publish to live followers. What is published is a hint; what can be read is the truth.
+//!
+//! Invariants: offsets of a producer are contiguous within a log epoch; a section is appended whole or not at all; a
+//! fence that is not the newest appends nothing.
+
+mod batch;
+pub mod embedded;
+mod event;
+pub mod redis;
+
+use std::{fmt, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+
+pub use batch::Batch;
+pub use event::{Event, StreamReport};
+
+use crate::{
+    env::{self, Env},
+    model::{Epoch, Fence, LogEpoch, Offset, ProducerId, RangeSet, Seq},
+};
+
+/// How much of each producer's log is kept.
+#[derive(Clone, Copy, Debug)]
+pub struct Retention {
+    /// Oldest record kept. `LOG_RETENTION`, 24 hours.
+    pub age: Duration,
+    /// Bytes of messages kept for one producer. `LOG_RETENTION_BYTES`, 16 MiB.
+    pub bytes: usize,
+}
+
+impl Default for Retention {
+    fn default() -> Self {
+        Self { age: Duration::from_secs(24 * 3600), bytes: 16 << 20 }
+    }
+}
+
+impl Retention {
+    /// Reads the variables named on the fields.
+    pub fn from_env(env: &Env) -> Result<Self, env::Error> {
+        let default = Self::default();
+        Ok(Self { age: env.duration("LOG_RETENTION", default.age)?, bytes: env.bytes("LOG_RETENTION_BYTES", default.bytes)? })
+    }
+}
+
+/// Why the log did not do what it was asked.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum Error {
+    /// A newer connection of the same device holds the fence.
+    #[error("a newer connection of this device took over")]
+    Fenced,
+    /// The log cannot be reached; whether the last write took place is not known.
+    #[error("the log is away: {0}")]
+    Unavailable(String),
+    /// The log answered with something that makes no sense.
+    #[error("the log is damaged: {0}")]
+    Damaged(String),
+}
+
+/// Names a sender within its producer: a device, or one connection of a client that has no outbox.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct SessionName {
+    text: Arc<str>,
+    /// Whether nobody will come back under this name.
+    passing: bool,
+}
+
+impl SessionName {
+    /// A device, which comes back under the same name after a break.
+    pub fn device(id: &crate::model::DeviceId) -> Self {
+        Self { text: format!("d:{id}").into(), passing: false }
+    }
+
+    /// A connection or request whose name is never used again.
+    pub fn passing() -> Self {
+        Self { text: format!("p:{:016x}{:016x}", fastrand::u64(..), fastrand::u64(..)).into(), passing: true }
+    }
+
+    /// How long the log remembers this sender after its last write.
+    pub fn memory(&self) -> Duration {
+        if self.passing { Duration::from_secs(600) } else { Duration::from_secs(30 * 24 * 3600) }
+    }
+}
+
+impl fmt::Display for SessionName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
+/// What the log knows of a sender when its connection begins.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Opened {
+    /// The fence that this connection's writes carry.
+    pub fence: Fence,
+    /// Records of the same epoch that are already in the log.
+    pub seen: RangeSet,
+}
+
+/// One sender's part of an append: all of it is written, or none.
+#[derive(Clone, Debug)]
+pub struct Section {
+    /// Who sends.
+    pub name: SessionName,
+    /// The fence of its connection.
+    pub fence: Fence,
+    /// The life of its outbox.
+    pub epoch: Epoch,
+    /// What the log will have seen of it once this is written.
+    pub seen: RangeSet,
+    /// Consumers' messages, in order.
+    pub messages: Vec<Bytes>,
+    /// The names of the messages within the epoch, in the same order.
+    pub seqs: Vec<Seq>,
+}
+
+/// Where a producer's log begins and ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Head {
+    /// The life of the log.
+    pub epoch: LogEpoch,
+    /// The last offset given out; 0 before the first.
+    pub last: Offset,
+}
+
+/// What a read found.
+#[derive(Clone, Debug, Default)]
+pub struct Read {
+    /// Batches in order, the first of them holding the first wanted offset or a later one that retention still has.
+    pub batches: Vec<Arc<Batch>>,
+}
+
+/// What the log tells the node it runs on, in the log's own thread: handlers must be quick and must not wait.
+#[derive(Clone, Debug)]
+pub enum Signal {
+    /// Newly appended, in order for each producer as far as the engine knows.
+    Batch(Arc<Batch>),
+    /// Word from some node.
+    Event(Event),
+    /// Signals may have been lost: look at the truth.
+    Interrupted,
+}
+
+/// Takes the signals.
+pub type Sink = Arc<dyn Fn(Signal) + Send + Sync>;
+
+/// Either engine. Cheap to clone.
+#[derive(Clone, Debug)]
+pub enum Log {
+    /// This process's memory.
+    Embedded(embedded::Log),
+    /// Redis.
+    Redis(redis::Log),
+}
+
+macro_rules! each {
+    ($log:expr, $inner:ident => $call:expr) => {
+        match $log {
+            Log::Embedded($inner) => $call,
+            Log::Redis($inner) => $call,
+        }
+    };
+}
+
+impl Log {
+    /// Raises the fence of a sender and reads what the log has seen of its epoch.
+    pub async fn open(&self, producer: ProducerId, name: &SessionName, epoch: Epoch) -> Result<Opened, Error> {
+        each!(self, log => log.open(producer, name, epoch, None).await)
+    }
+
+    /// The same after a write of unknown outcome: only where `held` is still the newest fence.
+    ///
+    /// Raising it makes sure that the lost write, should it still arrive, appends nothing.
+    pub async fn reopen(&self, producer: ProducerId, name: &SessionName, epoch: Epoch, held: Fence) -> Result<Opened, Error> {
+        each!(self, log => log.open(producer, name, epoch, Some(held)).await)
+    }
+
+    /// Appends the sections in order. One outcome for each: its first offset, or `Fenced`.
+    pub async fn append(&self, producer: ProducerId, sections: &[Section]) -> Result<Vec<Result<Offset, Error>>, Error> {
+        each!(self, log => log.append(producer, sections).await)
+    }
+
+    /// Where the log ends.
+    pub async fn head(&self, producer: ProducerId) -> Result<Head, Error> {
+        each!(self, log => log.head(producer).await)
+    }
+
+    /// Reads from the offset after `after`, up to about `bytes` of messages. Nothing where there is nothing.
+    pub async fn read(&self, producer: ProducerId, after: Offset, bytes: usize) -> Result<Read, Error> {
+        each!(self, log => log.read(producer, after, bytes).await)
+    }
+
+    /// Has this producer's batches signalled from now on. Returns when that is in force.
+    pub async fn follow(&self, producer: ProducerId) -> Result<(), Error> {
+        each!(self, log => log.follow(producer).await)
+    }
+
+    /// Ends [`Log::follow`].
+    pub fn unfollow(&self, producer: ProducerId) {
+        each!(self, log => log.unfollow(producer));
+    }
+
+    /// Tells every node, this one included.
+    pub async fn announce(&self, event: &Event) -> Result<(), Error> {
+        each!(self, log => log.announce(event).await)
+    }
+
+    /// Whether the log answers.
+    pub async fn ping(&self) -> Result<(), Error> {
+        each!(self, log => log.ping().await)
+    }
+
+    /// What an acknowledgement means: `memory` or `redis` (see delivery.md, "Durability levels").
+    pub fn durability(&self) -> &'static str {
+        match self {
+            Self::Embedded(_) => "memory",
+            Self::Redis(_) => "redis",
+        }
+    }
+
+    /// Ends the log's own tasks.
+    pub async fn close(&self) {
+        match self {
+            Self::Embedded(_) => {}
+            Self::Redis(log) => log.close().await,
+        }
+    }
+}

@@ -1,0 +1,150 @@
+//! The connection that carries commands: made anew after it breaks, with the functions loaded and the epoch read.
+
+use std::{
+    sync::{Mutex, PoisonError},
+    time::Duration,
+};
+
+use redis::{AsyncConnectionConfig, Client, Cmd, ErrorKind, RedisError, ServerErrorKind, Value, aio::MultiplexedConnection};
+use secrecy::{ExposeSecret, SecretString};
+use tokio::time::Instant;
+
+use super::{ANSWER_LIMIT, CONNECT_LIMIT};
+use crate::{log::Error, model::LogEpoch};
+
+/// Shortest time between two attempts to connect.
+const RETRY_AFTER: Duration = Duration::from_millis(200);
+
+/// One connection at a time, shared by all callers.
+pub(super) struct Link {
+    client: Client,
+    current: Mutex<Option<Session>>,
+    /// Held while connecting, so that one caller does it for all; remembers the last failure.
+    connecting: tokio::sync::Mutex<Option<Instant>>,
+}
+
+/// A connection and the life of the Redis server it leads to.
+#[derive(Clone)]
+pub(super) struct Session {
+    connection: MultiplexedConnection,
+    pub(super) epoch: LogEpoch,
+    /// Tells sessions apart when one has to be given up.
+    number: u64,
+}
+
+impl Link {
+    pub(super) fn new(url: &SecretString) -> Result<Self, Error> {
+        Ok(Self { client: client(url)?, current: Mutex::default(), connecting: tokio::sync::Mutex::default() })
+    }
+
+    /// The connection, made if there is none.
+    pub(super) async fn session(&self) -> Result<Session, Error> {
+        if let Some(session) = self.current() {
+            return Ok(session);
+        }
+        let mut last_failure = self.connecting.lock().await;
+        if let Some(session) = self.current() {
+            return Ok(session);
+        }
+        if let Some(failed) = *last_failure {
+            tokio::time::sleep_until(failed + RETRY_AFTER).await;
+        }
+        match self.connect().await {
+            Ok(session) => {
+                *last_failure = None;
+                *self.current.lock().unwrap_or_else(PoisonError::into_inner) = Some(session.clone());
+                Ok(session)
+            }
+            Err(e) => {
+                *last_failure = Some(Instant::now());
+                Err(unavailable(&e))
+            }
+        }
+    }
+
+    /// Asks once. An answer that does not come gives the connection up for everyone.
+    pub(super) async fn query(&self, call: &Cmd) -> Result<(LogEpoch, Value), Error> {
+        let session = self.session().await?;
+        let value = self.query_on(&session, call).await?;
+        Ok((session.epoch, value))
+    }
+
+    /// Asks on this very connection.
+    pub(super) async fn query_on(&self, session: &Session, call: &Cmd) -> Result<Value, Error> {
+        let mut connection = session.connection.clone();
+        match connection.send_packed_command(call).await {
+            Ok(Value::ServerError(e)) => Err(self.failed(session, &e.into())),
+            Ok(value) => Ok(value),
+            Err(e) => Err(self.failed(session, &e)),
+        }
+    }
+
+    fn current(&self) -> Option<Session> {
+        self.current.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn failed(&self, session: &Session, error: &RedisError) -> Error {
+        let wrong_server = matches!(
+            error.kind(),
+            ErrorKind::Server(ServerErrorKind::ReadOnly | ServerErrorKind::MasterDown | ServerErrorKind::BusyLoading)
+        );
+        // A flushed server has lost the functions; the next session loads them again.
+        let no_function = error.to_string().contains("Function not found");
+        if error.is_io_error() || error.is_timeout() || error.is_connection_dropped() || wrong_server || no_function {
+            let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
+            current.take_if(|c| c.number == session.number);
+            return unavailable(error);
+        }
+        Error::Damaged(error.to_string())
+    }
+
+    async fn connect(&self) -> Result<Session, RedisError> {
+        let config = AsyncConnectionConfig::new().set_connection_timeout(Some(CONNECT_LIMIT)).set_response_timeout(Some(ANSWER_LIMIT));
+        let mut connection = self.client.get_multiplexed_async_connection_with_config(&config).await?;
+        let info: String = redis::cmd("INFO").arg("server").query_async(&mut connection).await?;
+        redis::cmd("FUNCTION")
+            .arg("LOAD")
+            .arg("REPLACE")
+            .arg(include_str!("../motience.lua"))
+            .query_async::<Value>(&mut connection)
+            .await?;
+        Ok(Session { connection, epoch: epoch_of(&info), number: fastrand::u64(..) })
+    }
+}
+
+/// The client for `url`, speaking RESP3.
+pub(super) fn client(url: &SecretString) -> Result<Client, Error> {
+    let url = url.expose_secret();
+    let separator = if url.contains('?') { '&' } else { '?' };
+    let url = if url.contains("protocol=") { url.to_owned() } else { format!("{url}{separator}protocol=resp3") };
+    // The error would quote the URL, which may hold a password.
+    Client::open(url).map_err(|_| Error::Unavailable("REDIS_URL is no Redis URL".to_owned()))
+}
+
+pub(super) fn unavailable(error: &RedisError) -> Error {
+    Error::Unavailable(error.to_string())
+}
+
+/// The life of a Redis server, from its `run_id`: another after each restart, so that a log which lost its tail is
+/// never taken for the one it was.
+fn epoch_of(info: &str) -> LogEpoch {
+    let run_id = info.lines().find_map(|line| line.strip_prefix("run_id:")).unwrap_or_default().trim();
+    let head = run_id.get(..13).and_then(|h| u64::from_str_radix(h, 16).ok()).unwrap_or_default();
+    LogEpoch(head)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_epoch_is_the_run_id() {
+        assert_eq!(epoch_of("# Server\r\nrun_id:00000000000ff000000000000000000000000000\r\n"), LogEpoch(0xff));
+    }
+
+    #[test]
+    fn a_bad_url_is_not_quoted() {
+        let Err(e) = client(&SecretString::from("rediss://u:secret@[")) else { panic!("no URL") };
+        assert!(!e.to_string().contains("secret"));
+    }
+}

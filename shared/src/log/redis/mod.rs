@@ -1,0 +1,153 @@
+//! The log in Redis: any number of nodes meet here.
+//!
+//! Each atomic step is one function call of `motience.lua`. A multiplexed connection pipelines the calls of all
+//! producers; a second one receives what is published. Redis persists as its operator configured it.
+
+mod follow;
+mod link;
+mod reply;
+
+use std::{fmt, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use redis::Cmd;
+use secrecy::SecretString;
+
+use self::{follow::Follower, link::Link};
+use super::{Error, Event, Head, Opened, Read, Retention, Section, SessionName, Signal, Sink};
+use crate::model::{Epoch, Fence, Offset, ProducerId};
+
+/// Longest wait for one answer of Redis.
+pub const ANSWER_LIMIT: Duration = Duration::from_secs(5);
+/// Longest wait for a connection to Redis.
+pub const CONNECT_LIMIT: Duration = Duration::from_secs(3);
+/// Entries asked for at once when the log is read.
+const READ_COUNT: usize = 512;
+/// The channel of [`Event`]s.
+const BUS: &str = "m:bus";
+
+/// The Redis log. Cheap to clone.
+#[derive(Clone)]
+pub struct Log(Arc<Inner>);
+
+struct Inner {
+    link: Link,
+    follower: Follower,
+    retention: Retention,
+}
+
+impl Log {
+    /// Connects, loads the functions, and has signals go to `sink`.
+    pub async fn connect(url: &SecretString, retention: Retention, sink: Sink) -> Result<Self, Error> {
+        let link = Link::new(url)?;
+        link.session().await?;
+        let follower = Follower::start(url, sink)?;
+        Ok(Self(Arc::new(Inner { link, follower, retention })))
+    }
+
+    pub(super) async fn open(&self, producer: ProducerId, name: &SessionName, epoch: Epoch, held: Option<Fence>) -> Result<Opened, Error> {
+        let mut call = function("open");
+        call.arg(1).arg(session_key(producer, name)).arg(epoch.0);
+        call.arg(held.map(|f| f.to_string()).unwrap_or_default()).arg(millis(name.memory()));
+        let (_, value) = self.0.link.query(&call).await?;
+        reply::opened(value)
+    }
+
+    pub(super) async fn append(&self, producer: ProducerId, sections: &[Section]) -> Result<Vec<Result<Offset, Error>>, Error> {
+        // The epoch must be that of the server which takes the write, so it is read with the connection.
+        let session = self.0.link.session().await?;
+        let mut call = function("append");
+        call.arg(sections.len() + 1).arg(log_key(producer));
+        for section in sections {
+            call.arg(session_key(producer, &section.name));
+        }
+        call.arg(channel(producer)).arg(session.epoch.0).arg(self.0.retention.bytes);
+        for section in sections {
+            call.arg(section.fence.0).arg(section.epoch.0).arg(section.seen.to_string());
+            call.arg(millis(section.name.memory())).arg(section.messages.len());
+            for message in &section.messages {
+                call.arg(&message[..]);
+            }
+        }
+        let value = self.0.link.query_on(&session, &call).await?;
+        reply::outcomes(value, sections.len())
+    }
+
+    pub(super) async fn head(&self, producer: ProducerId) -> Result<Head, Error> {
+        let mut call = function("head");
+        call.arg(1).arg(log_key(producer));
+        let (epoch, value) = self.0.link.query(&call).await?;
+        Ok(Head { epoch, last: reply::offset(&value)? })
+    }
+
+    pub(super) async fn read(&self, producer: ProducerId, after: Offset, bytes: usize) -> Result<Read, Error> {
+        let mut call = redis::cmd("XRANGE");
+        let count = (bytes / 512).clamp(1, READ_COUNT);
+        call.arg(log_key(producer)).arg(format!("{}-0", after.0 + 1)).arg("+").arg("COUNT").arg(count);
+        let (epoch, value) = self.0.link.query(&call).await?;
+        Ok(Read { batches: reply::entries(value, producer, epoch)? })
+    }
+
+    pub(super) async fn follow(&self, producer: ProducerId) -> Result<(), Error> {
+        self.0.follower.follow(channel(producer)).await
+    }
+
+    pub(super) fn unfollow(&self, producer: ProducerId) {
+        self.0.follower.unfollow(&channel(producer));
+    }
+
+    pub(super) async fn announce(&self, event: &Event) -> Result<(), Error> {
+        let text = serde_json::to_string(event).map_err(|e| Error::Damaged(e.to_string()))?;
+        let mut call = redis::cmd("PUBLISH");
+        call.arg(BUS).arg(text);
+        self.0.link.query(&call).await.map(drop)
+    }
+
+    pub(super) async fn ping(&self) -> Result<(), Error> {
+        self.0.link.query(&redis::cmd("PING")).await.map(drop)
+    }
+
+    pub(super) async fn close(&self) {
+        self.0.follower.close().await;
+    }
+}
+
+impl fmt::Debug for Log {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("redis::Log").finish_non_exhaustive()
+    }
+}
+
+fn function(name: &str) -> Cmd {
+    let mut call = redis::cmd("FCALL");
+    call.arg(format!("motience_1_{name}"));
+    call
+}
+
+fn log_key(producer: ProducerId) -> String {
+    format!("m:{{{producer}}}:log")
+}
+
+fn session_key(producer: ProducerId, name: &SessionName) -> String {
+    format!("m:{{{producer}}}:s:{name}")
+}
+
+fn channel(producer: ProducerId) -> String {
+    format!("m:{{{producer}}}:live")
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// Turns a message received on a shard channel or the bus into a signal.
+fn signal(channel: &[u8], payload: Bytes) -> Result<Signal, Error> {
+    if channel == BUS.as_bytes() {
+        return serde_json::from_slice(&payload).map(Signal::Event).map_err(|e| Error::Damaged(e.to_string()));
+    }
+    let producer = std::str::from_utf8(channel)
+        .ok()
+        .and_then(|c| c.strip_prefix("m:{")?.strip_suffix("}:live")?.parse().ok())
+        .ok_or_else(|| Error::Damaged("a message on an unknown channel".to_owned()))?;
+    reply::published(producer, payload).map(|batch| Signal::Batch(Arc::new(batch)))
+}

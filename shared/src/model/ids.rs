@@ -1,0 +1,190 @@
+//! Newtypes for every id and counter, so that none can stand in another's place.
+
+use std::{fmt, num::ParseIntError, str::FromStr, sync::Arc};
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+
+/// Longest device id, in bytes: the width of the seed's `device_id VARCHAR(255)`.
+pub const MAX_DEVICE_ID: usize = 255;
+
+macro_rules! number {
+    ($(#[$doc:meta])* $name:ident($inner:ty)) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+        #[serde(transparent)]
+        pub struct $name(pub $inner);
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                self.0.fmt(f)
+            }
+        }
+
+        impl FromStr for $name {
+            type Err = ParseIntError;
+
+            fn from_str(s: &str) -> Result<Self, Self::Err> {
+                s.parse().map(Self)
+            }
+        }
+
+        impl From<$inner> for $name {
+            fn from(n: $inner) -> Self {
+                Self(n)
+            }
+        }
+
+        impl From<$name> for $inner {
+            fn from(n: $name) -> Self {
+                n.0
+            }
+        }
+    };
+}
+
+number! {
+    /// `users.id` of any account.
+    UserId(i64)
+}
+number! {
+    /// `users.id` of an account with the role `producer`.
+    ProducerId(i64)
+}
+number! {
+    /// `users.id` of an account with the role `consumer`.
+    ConsumerId(i64)
+}
+number! {
+    /// One life of a device's outbox: random, kept beside the outbox.
+    Epoch(u64)
+}
+number! {
+    /// A record's number within its epoch: from 1, without holes.
+    Seq(u64)
+}
+number! {
+    /// A record's place in its producer's log: from 1, without holes.
+    Offset(u64)
+}
+number! {
+    /// Grows with each new connection of one device; late writes of an older connection carry a smaller one.
+    Fence(u64)
+}
+number! {
+    /// One life of a log: changes whenever the log may have lost its tail.
+    LogEpoch(u64)
+}
+
+impl UserId {
+    /// This account in the role of a producer.
+    pub fn producer(self) -> ProducerId {
+        ProducerId(self.0)
+    }
+
+    /// This account in the role of a consumer.
+    pub fn consumer(self) -> ConsumerId {
+        ConsumerId(self.0)
+    }
+}
+
+impl ProducerId {
+    /// The account behind this producer.
+    pub fn user(self) -> UserId {
+        UserId(self.0)
+    }
+}
+
+impl ConsumerId {
+    /// The account behind this consumer.
+    pub fn user(self) -> UserId {
+        UserId(self.0)
+    }
+}
+
+impl Offset {
+    /// The offset after this one.
+    #[must_use]
+    pub fn next(self) -> Self {
+        Self(self.0 + 1)
+    }
+}
+
+/// The name a device gives itself: 1 to 255 bytes of UTF-8 without control characters. Cheap to clone.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct DeviceId(Arc<str>);
+
+/// Why a string is no device id.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("a device id is 1 to {MAX_DEVICE_ID} bytes of text without control characters")]
+pub struct InvalidDeviceId;
+
+impl DeviceId {
+    /// Checks length and characters.
+    pub fn new(id: &str) -> Result<Self, InvalidDeviceId> {
+        if Self::is_valid(id) { Ok(Self(id.into())) } else { Err(InvalidDeviceId) }
+    }
+
+    /// Whether `id` would be accepted by [`DeviceId::new`].
+    pub fn is_valid(id: &str) -> bool {
+        !id.is_empty() && id.len() <= MAX_DEVICE_ID && !id.chars().any(char::is_control)
+    }
+
+    /// The id as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for DeviceId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl fmt::Debug for DeviceId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(&self.0, f)
+    }
+}
+
+impl FromStr for DeviceId {
+    type Err = InvalidDeviceId;
+
+    fn from_str(s: &str) -> Result<Self, Self::Err> {
+        Self::new(s)
+    }
+}
+
+impl Serialize for DeviceId {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&self.0)
+    }
+}
+
+impl<'de> Deserialize<'de> for DeviceId {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let id = String::deserialize(deserializer)?;
+        Self::new(&id).map_err(de::Error::custom)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn device_ids_are_bounded_and_printable() {
+        assert!(DeviceId::new("rpi_001").is_ok());
+        assert!(DeviceId::new(&"x".repeat(255)).is_ok());
+        for bad in ["", "a\nb", &"x".repeat(256)] {
+            assert_eq!(DeviceId::new(bad), Err(InvalidDeviceId));
+        }
+    }
+
+    #[test]
+    fn numbers_print_and_parse() {
+        assert_eq!("123".parse::<ProducerId>().unwrap(), ProducerId(123));
+        assert_eq!(UserId(7).producer().to_string(), "7");
+        assert!("-1".parse::<Seq>().is_err());
+    }
+}

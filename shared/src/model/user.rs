@@ -1,0 +1,71 @@
+//! Accounts: who may produce, consume or administer.
+
+use std::{fmt, str::FromStr};
+
+use serde::{Deserialize, Serialize};
+use time::OffsetDateTime;
+
+use super::UserId;
+
+/// What an account may do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Role {
+    /// Streams telemetry.
+    Producer,
+    /// Subscribes to producers and receives their records.
+    Consumer,
+    /// Operates the platform; never made by registration.
+    Admin,
+}
+
+/// The text is no role.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("role is one of producer, consumer")]
+pub struct UnknownRole;
+
+impl Role {
+    /// The role as the database and the API spell it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Producer => "producer",
+            Self::Consumer => "consumer",
+            Self::Admin => "admin",
+        }
+    }
+}
+
+impl fmt::Display for Role {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl FromStr for Role {
+    type Err = UnknownRole;
+
+    fn from_str(s: &str) -> Result<Self, Self::Err> {
+        match s {
+            "producer" => Ok(Self::Producer),
+            "consumer" => Ok(Self::Consumer),
+            "admin" => Ok(Self::Admin),
+            _ => Err(UnknownRole),
+        }
+    }
+}
+
+/// An account as the API shows it: never with its password hash.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct User {
+    /// `users.id`.
+    pub id: UserId,
+    /// Unique name.
+    pub username: String,
+    /// What the account may do.
+    pub role: Role,
+    /// The device this account was registered with, if any.
+    pub device_id: Option<String>,
+    /// When the account was made.
+    #[serde(with = "time::serde::rfc3339")]
+    pub created_at: OffsetDateTime,
+}

@@ -1,0 +1,196 @@
+//! Group commit: one task for each producer that is being written to. While a write is under way the next one gathers,
+//! so a lone record is never delayed and a flood is batched by itself.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use bytes::{Bytes, BytesMut};
+use tokio::{
+    sync::mpsc,
+    time::{Instant, sleep},
+};
+use tracing::warn;
+
+use super::{
+    Relay,
+    publisher::{Session, Ticket},
+};
+use crate::{
+    log::{self, Section},
+    model::{ProducerId, Seq, record},
+};
+
+/// First pause before a failed write is tried again; doubles up to a second.
+const FIRST_PAUSE: Duration = Duration::from_millis(50);
+
+/// Records of one sender on their way into the log.
+pub(super) struct Submission {
+    pub(super) session: Arc<Session>,
+    pub(super) records: Vec<(Seq, Bytes)>,
+    /// Refused: seen, but not written.
+    pub(super) skipped: Vec<Seq>,
+    pub(super) bytes: usize,
+    pub(super) ticket: Ticket,
+}
+
+/// The running appenders. They end when the last of their publishers is gone.
+#[derive(Default)]
+pub(crate) struct Appenders(Mutex<HashMap<ProducerId, mpsc::WeakSender<Submission>>>);
+
+impl Appenders {
+    /// The way to `producer`'s appender, started if it does not run.
+    pub(super) fn of(&self, relay: &Relay, producer: ProducerId) -> mpsc::Sender<Submission> {
+        let mut running = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(sender) = running.get(&producer).and_then(mpsc::WeakSender::upgrade) {
+            return sender;
+        }
+        // Appenders start rarely enough to forget the ended ones here.
+        running.retain(|_, sender| sender.strong_count() > 0);
+        let (sender, submissions) = mpsc::channel(relay.0.limits.queue);
+        running.insert(producer, sender.downgrade());
+        relay.0.tasks.spawn(run(relay.clone(), producer, submissions));
+        sender
+    }
+}
+
+async fn run(relay: Relay, producer: ProducerId, mut submissions: mpsc::Receiver<Submission>) {
+    let mut gathered = Vec::new();
+    while let Some(first) = submissions.recv().await {
+        let mut bytes = first.bytes;
+        gathered.push(first);
+        while bytes < relay.0.limits.batch
+            && let Ok(next) = submissions.try_recv()
+        {
+            bytes += next.bytes;
+            gathered.push(next);
+        }
+        write(&relay, producer, &gathered).await;
+        gathered.clear();
+    }
+}
+
+/// One sender's part of a write.
+struct Part {
+    session: Arc<Session>,
+    records: Vec<(Seq, Bytes)>,
+    skipped: Vec<Seq>,
+    ticket: Ticket,
+}
+
+async fn write(relay: &Relay, producer: ProducerId, gathered: &[Submission]) {
+    let mut parts = encode(producer, gathered);
+    let deadline = Instant::now() + relay.0.limits.append;
+    let mut pause = FIRST_PAUSE;
+    loop {
+        let sections: Vec<Section> = parts.iter().map(Part::section).collect();
+        match relay.0.log.append(producer, &sections).await {
+            Ok(outcomes) => {
+                let now = relay.0.clock.now();
+                for ((part, section), outcome) in parts.iter().zip(sections).zip(outcomes) {
+                    if outcome.is_ok() {
+                        relay.0.streams.count(producer, part.records.len() as u64, now);
+                        metrics::counter!("motience_records_appended_total").increment(part.records.len() as u64);
+                    }
+                    part.finish(outcome.map(|_| section.seen));
+                }
+                return;
+            }
+            Err(e) if Instant::now() + pause < deadline => {
+                warn!(%producer, error = %e, "a write to the log failed; trying again");
+                metrics::counter!("motience_append_retries_total").increment(1);
+                sleep(pause).await;
+                pause = (pause * 2).min(Duration::from_secs(1));
+                parts = reopen(relay, producer, parts).await;
+                if parts.is_empty() {
+                    return;
+                }
+            }
+            Err(e) => {
+                warn!(%producer, error = %e, "a write to the log was given up");
+                for part in &parts {
+                    part.finish(Err(e.clone()));
+                }
+                return;
+            }
+        }
+    }
+}
+
+/// Whether the failed write took place is not known: raises each fence, so that it cannot still happen, and leaves
+/// out what is already in the log.
+async fn reopen(relay: &Relay, producer: ProducerId, parts: Vec<Part>) -> Vec<Part> {
+    let mut left = Vec::new();
+    for mut part in parts {
+        let held = part.session.state.lock().unwrap_or_else(PoisonError::into_inner).fence;
+        match relay.0.log.reopen(producer, &part.session.name, part.session.epoch, held).await {
+            Ok(opened) => {
+                part.records.retain(|(seq, _)| !opened.seen.contains(seq.0));
+                let mut state = part.session.state.lock().unwrap_or_else(PoisonError::into_inner);
+                state.fence = opened.fence;
+                state.logged = opened.seen;
+                drop(state);
+                left.push(part);
+            }
+            // Still away: the next write will say so.
+            Err(log::Error::Unavailable(_)) => left.push(part),
+            Err(e) => part.finish(Err(e)),
+        }
+    }
+    left
+}
+
+/// Encodes what consumers will receive, all of it into one buffer, and joins each sender's submissions.
+fn encode(producer: ProducerId, gathered: &[Submission]) -> Vec<Part> {
+    let bytes: usize = gathered.iter().map(|s| s.bytes + s.records.len() * 40).sum();
+    let mut buffer = BytesMut::with_capacity(bytes);
+    let mut parts: Vec<Part> = Vec::new();
+    for submission in gathered {
+        let at = parts.iter().position(|p| Arc::ptr_eq(&p.session, &submission.session)).unwrap_or_else(|| {
+            parts.push(Part {
+                session: Arc::clone(&submission.session),
+                records: Vec::new(),
+                skipped: Vec::new(),
+                ticket: submission.ticket,
+            });
+            parts.len() - 1
+        });
+        parts[at].ticket = submission.ticket;
+        parts[at].skipped.extend_from_slice(&submission.skipped);
+        for (seq, json) in &submission.records {
+            record::encode(producer, json, &mut buffer);
+            parts[at].records.push((*seq, buffer.split().freeze()));
+        }
+    }
+    parts
+}
+
+impl Part {
+    fn section(&self) -> Section {
+        let state = self.session.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut seen = state.logged.clone();
+        for seq in self.records.iter().map(|(seq, _)| seq).chain(&self.skipped) {
+            seen.insert(seq.0);
+        }
+        Section {
+            name: self.session.name.clone(),
+            fence: state.fence,
+            epoch: self.session.epoch,
+            seen,
+            messages: self.records.iter().map(|(_, message)| message.clone()).collect(),
+            seqs: self.records.iter().map(|(seq, _)| *seq).collect(),
+        }
+    }
+
+    fn finish(&self, outcome: Result<crate::model::RangeSet, log::Error>) {
+        match outcome {
+            Ok(seen) => {
+                self.session.state.lock().unwrap_or_else(PoisonError::into_inner).logged = seen;
+                self.session.committed.send_modify(|c| c.up_to = self.ticket);
+            }
+            Err(e) => self.session.committed.send_modify(|c| c.error = Some(e)),
+        }
+    }
+}

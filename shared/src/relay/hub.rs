@@ -1,0 +1,304 @@
+//! This node's side of delivery: a ring for each producer that someone here follows, and whom to wake.
+//!
+//! Lock order: the map of channels, then one channel. Both are held for moments, never across an await.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    fmt,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use tokio::sync::{Notify, OnceCell};
+use tracing::{debug, warn};
+
+use super::{
+    Error, Relay,
+    ring::{Found, Ring},
+};
+use crate::{
+    log::{Batch, Head, Log},
+    model::{LogEpoch, Offset, ProducerId},
+};
+
+/// How often the head of each followed log is compared with what was heard: the bound on noticing that the last
+/// message before a silence was lost.
+const CHECK_EVERY: Duration = Duration::from_secs(1);
+
+/// Where a follow begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ReadFrom {
+    /// At the log's end at this moment.
+    Live,
+    /// At the oldest entry that retention still holds.
+    Earliest,
+    /// After this offset.
+    After(Offset),
+}
+
+/// All producers followed on this node.
+#[derive(Debug)]
+pub struct Hub {
+    channels: Mutex<HashMap<ProducerId, Arc<Channel>>>,
+    ring: usize,
+    next_follower: AtomicU64,
+    /// Set when messages may have been lost: look at every head now.
+    suspicious: Notify,
+}
+
+impl Hub {
+    /// A hub whose rings hold `ring` bytes each.
+    pub fn new(ring: usize) -> Self {
+        Self { channels: Mutex::default(), ring, next_follower: AtomicU64::new(1), suspicious: Notify::new() }
+    }
+
+    /// Takes a batch from the log. Nothing is kept of a producer that nobody here follows.
+    pub fn deliver(&self, batch: &Arc<Batch>) {
+        let channel = lock(&self.channels).get(&batch.producer).cloned();
+        if let Some(channel) = channel {
+            channel.push(batch);
+        }
+    }
+
+    /// Messages may have been lost: compare all heads.
+    pub fn suspect(&self) {
+        self.suspicious.notify_one();
+    }
+
+    /// How many producers are followed here.
+    pub fn followed(&self) -> usize {
+        lock(&self.channels).len()
+    }
+
+    /// Follows `producer` for `wake`, from the place asked for.
+    pub(super) async fn follow(
+        self: &Arc<Self>,
+        log: &Log,
+        producer: ProducerId,
+        from: ReadFrom,
+        wake: &Arc<Wake>,
+        slot: usize,
+    ) -> Result<(Lease, Cursor), Error> {
+        let channel = {
+            let mut channels = lock(&self.channels);
+            let channel = channels.entry(producer).or_insert_with(|| Arc::new(Channel::new(producer, self.ring)));
+            lock(&channel.state).users += 1;
+            Arc::clone(channel)
+        };
+        // From here on the lease gives the channel back, whatever happens.
+        let id = self.next_follower.fetch_add(1, Ordering::Relaxed);
+        let lease = Lease { hub: Arc::clone(self), log: log.clone(), channel, id };
+        lease
+            .channel
+            .ready
+            .get_or_try_init(|| async {
+                log.follow(producer).await?;
+                let head = log.head(producer).await?;
+                lease.channel.advance(head);
+                Ok::<(), Error>(())
+            })
+            .await?;
+        let cursor = lease.channel.join(id, from, wake, slot);
+        Ok((lease, cursor))
+    }
+
+    fn channels(&self) -> Vec<Arc<Channel>> {
+        lock(&self.channels).values().cloned().collect()
+    }
+}
+
+/// A place in a producer's log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Cursor {
+    pub(super) epoch: LogEpoch,
+    pub(super) offset: Offset,
+}
+
+/// A right to read one channel; given back when dropped.
+pub(super) struct Lease {
+    hub: Arc<Hub>,
+    log: Log,
+    channel: Arc<Channel>,
+    id: u64,
+}
+
+impl Lease {
+    pub(super) fn read(&self, cursor: Offset, bytes: usize) -> Found {
+        lock(&self.channel.state).ring.read(cursor, bytes)
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        let mut channels = lock(&self.hub.channels);
+        let mut state = lock(&self.channel.state);
+        state.followers.retain(|f| f.id != self.id);
+        state.users -= 1;
+        if state.users == 0 {
+            channels.remove(&self.channel.producer);
+            // Under the map's lock: whoever follows this producer next comes after this.
+            self.log.unfollow(self.channel.producer);
+        }
+    }
+}
+
+struct Channel {
+    producer: ProducerId,
+    ready: OnceCell<()>,
+    state: Mutex<State>,
+}
+
+struct State {
+    ring: Ring,
+    followers: Vec<Follower>,
+    /// Leases, those still waiting for the log included.
+    users: usize,
+    /// The head at the last check: by the next one it must have been heard of.
+    expected: Offset,
+}
+
+struct Follower {
+    id: u64,
+    wake: Arc<Wake>,
+    slot: Arc<Slot>,
+}
+
+impl Channel {
+    fn new(producer: ProducerId, ring: usize) -> Self {
+        Self {
+            producer,
+            ready: OnceCell::new(),
+            state: Mutex::new(State { ring: Ring::new(ring), followers: Vec::new(), users: 0, expected: Offset(0) }),
+        }
+    }
+
+    fn push(&self, batch: &Arc<Batch>) {
+        let mut state = lock(&self.state);
+        if state.ring.push(batch) {
+            state.wake_all();
+        }
+    }
+
+    fn advance(&self, head: Head) -> bool {
+        let mut state = lock(&self.state);
+        let news = state.ring.advance(head);
+        if news {
+            state.wake_all();
+        }
+        news
+    }
+
+    /// A message may still be under way, so a head that is ahead counts as a loss only at the second look.
+    fn check(&self, head: Head) -> bool {
+        let mut state = lock(&self.state);
+        let overdue = state.ring.end() < state.expected || head.epoch != state.ring.epoch();
+        state.expected = head.last;
+        drop(state);
+        overdue && self.advance(head)
+    }
+
+    fn join(&self, id: u64, from: ReadFrom, wake: &Arc<Wake>, slot: usize) -> Cursor {
+        let mut state = lock(&self.state);
+        let end = state.ring.end();
+        let offset = match from {
+            ReadFrom::Live => end,
+            ReadFrom::Earliest => Offset(0),
+            ReadFrom::After(offset) => offset,
+        };
+        let slot = Arc::new(Slot { index: slot, queued: AtomicBool::new(false) });
+        let follower = Follower { id, wake: Arc::clone(wake), slot };
+        if offset != end {
+            follower.wake.queue(&follower.slot);
+        }
+        state.followers.push(follower);
+        Cursor { epoch: state.ring.epoch(), offset }
+    }
+}
+
+impl State {
+    fn wake_all(&self) {
+        for follower in &self.followers {
+            follower.wake.queue(&follower.slot);
+        }
+    }
+}
+
+impl fmt::Debug for Channel {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Channel").field("producer", &self.producer).finish_non_exhaustive()
+    }
+}
+
+/// How a reader is woken: which of its follows have news. Holds each follow at most once.
+#[derive(Default)]
+pub(super) struct Wake {
+    ready: Mutex<VecDeque<Arc<Slot>>>,
+    notify: Notify,
+}
+
+/// One follow of one reader.
+pub(super) struct Slot {
+    pub(super) index: usize,
+    queued: AtomicBool,
+}
+
+impl Wake {
+    pub(super) fn queue(&self, slot: &Arc<Slot>) {
+        if !slot.queued.swap(true, Ordering::AcqRel) {
+            lock(&self.ready).push_back(Arc::clone(slot));
+            self.notify.notify_one();
+        }
+    }
+
+    /// The next follow with news. It can be queued again from now on, so read after this, not before.
+    pub(super) fn take(&self) -> Option<Arc<Slot>> {
+        let slot = lock(&self.ready).pop_front()?;
+        slot.queued.store(false, Ordering::Release);
+        Some(slot)
+    }
+
+    /// Returns when there may be one. Cancel-safe.
+    pub(super) async fn wait(&self) {
+        self.notify.notified().await;
+    }
+}
+
+/// Compares what was heard with the truth, every second and whenever messages may have been lost.
+pub(super) fn start_checks(relay: &Relay) {
+    if matches!(relay.0.log, Log::Embedded(_)) {
+        // In one process nothing can be lost between log and hub.
+        return;
+    }
+    let (hub, log, stop) = (Arc::clone(&relay.0.hub), relay.0.log.clone(), relay.0.stop.clone());
+    relay.0.tasks.spawn(async move {
+        let watch = async {
+            loop {
+                let suspicious = tokio::select! {
+                    () = hub.suspicious.notified() => true,
+                    () = tokio::time::sleep(CHECK_EVERY) => false,
+                };
+                for channel in hub.channels().iter().filter(|c| c.ready.initialized()) {
+                    match log.head(channel.producer).await {
+                        Ok(head) => {
+                            if if suspicious { channel.advance(head) } else { channel.check(head) } {
+                                debug!(producer = %channel.producer, "a hole is filled from the log");
+                            }
+                        }
+                        Err(e) => {
+                            warn!(error = %e, "the log's heads cannot be compared");
+                            break;
+                        }
+                    }
+                }
+            }
+        };
+        stop.run_until_cancelled(watch).await;
+    });
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

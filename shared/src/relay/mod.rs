@@ -1,0 +1,195 @@
+//! Joins producers and consumers to the log: every entrance ends in a [`Publisher`], every exit begins at a
+//! [`Subscriber`] or at a consumer's [`Feed`].
+//!
+//! ```text
+//! Publisher -> appender (group commit) -> Log -> hub (ring, encoded once) -> Subscriber (cursor) -> socket
+//! ```
+//!
+//! Consumers pull. Nothing is queued for a consumer: it is a cursor for each producer it follows and a flag that wakes
+//! it. A consumer slower than the ring reads the log until it has caught up.
+
+mod appender;
+mod feed;
+mod hub;
+mod publisher;
+mod ring;
+mod routes;
+mod streams;
+mod subscriber;
+
+use std::{sync::Arc, time::Duration};
+
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+pub use feed::{Feed, FeedEvent};
+pub use hub::{Hub, ReadFrom};
+pub use publisher::{Committed, Group, MAX_SEEN_RANGES, Publisher, Refusal, Ticket};
+pub use routes::{Routes, Watch};
+pub use streams::{StreamStats, Streams};
+pub use subscriber::{Delivery, Subscriber};
+
+use crate::{
+    clock::Clock,
+    env::{self, Env},
+    log::{self, Event, Log},
+    model::{ConsumerId, Epoch, ProducerId, record},
+    store::{self, Store},
+};
+
+/// The relay's limits.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Longest record, in bytes. `MAX_RECORD_BYTES`, 64 KiB.
+    pub record: usize,
+    /// Bytes of newest entries kept ready for each followed producer. `RING_BYTES`, 1 MiB.
+    pub ring: usize,
+    /// Bytes written to the log in one step. `MAX_BATCH_BYTES`, 1 MiB.
+    pub batch: usize,
+    /// Groups of records that wait for the log, for each producer; a sender beyond that waits. `APPEND_QUEUE`, 64.
+    pub queue: usize,
+    /// How long a write to the log is tried again before its senders are told that the log is away. `APPEND_LIMIT`, 10 s.
+    pub append: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { record: record::MAX_RECORD, ring: 1 << 20, batch: 1 << 20, queue: 64, append: Duration::from_secs(10) }
+    }
+}
+
+impl Limits {
+    /// Reads the variables named on the fields.
+    pub fn from_env(env: &Env) -> Result<Self, env::Error> {
+        let default = Self::default();
+        let limits = Self {
+            record: env.bytes("MAX_RECORD_BYTES", default.record)?,
+            ring: env.bytes("RING_BYTES", default.ring)?,
+            batch: env.bytes("MAX_BATCH_BYTES", default.batch)?,
+            queue: env.parse("APPEND_QUEUE", default.queue)?,
+            append: env.duration("APPEND_LIMIT", default.append)?,
+        };
+        if limits.record == 0 || limits.record > 16 << 20 {
+            return Err(env::Error::invalid("MAX_RECORD_BYTES", "must lie between 1 and 16MiB"));
+        }
+        if limits.queue == 0 {
+            return Err(env::Error::invalid("APPEND_QUEUE", "must be at least 1"));
+        }
+        Ok(limits)
+    }
+}
+
+/// Why the relay did not do what it was asked.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum Error {
+    /// The log did not.
+    #[error(transparent)]
+    Log(#[from] log::Error),
+    /// The node is shutting down.
+    #[error("the node is going away")]
+    Closed,
+    /// The database could not be asked.
+    #[error("the database is away")]
+    Store(#[from] Arc<store::Error>),
+}
+
+/// The relay of one node. Cheap to clone.
+#[derive(Clone)]
+pub struct Relay(Arc<Inner>);
+
+pub(crate) struct Inner {
+    pub(crate) log: Log,
+    pub(crate) hub: Arc<Hub>,
+    pub(crate) routes: Arc<Routes>,
+    pub(crate) streams: Arc<Streams>,
+    pub(crate) store: Store,
+    pub(crate) clock: Clock,
+    pub(crate) limits: Limits,
+    pub(crate) appenders: appender::Appenders,
+    pub(crate) tasks: TaskTracker,
+    pub(crate) stop: CancellationToken,
+}
+
+impl Relay {
+    /// Joins the parts. The log's signals must already go to `hub`, `routes` and `streams`.
+    pub fn new(log: Log, store: Store, hub: Arc<Hub>, routes: Arc<Routes>, streams: Arc<Streams>, clock: Clock, limits: Limits) -> Self {
+        let relay = Self(Arc::new(Inner {
+            log,
+            hub,
+            routes,
+            streams,
+            store,
+            clock,
+            limits,
+            appenders: appender::Appenders::default(),
+            tasks: TaskTracker::new(),
+            stop: CancellationToken::new(),
+        }));
+        streams::start_reports(&relay);
+        hub::start_checks(&relay);
+        relay
+    }
+
+    /// A device's connection: raises its fence and learns what the log has seen of its epoch.
+    pub async fn publisher(&self, producer: ProducerId, name: log::SessionName, epoch: Epoch) -> Result<Publisher, Error> {
+        Publisher::open(self, producer, name, epoch).await
+    }
+
+    /// A sender without an outbox: one WebSocket connection, one HTTP request.
+    pub async fn passing_publisher(&self, producer: ProducerId) -> Result<Publisher, Error> {
+        Publisher::open(self, producer, log::SessionName::passing(), Epoch(fastrand::u64(..))).await
+    }
+
+    /// A reader that follows what it is told to.
+    pub fn subscriber(&self) -> Subscriber {
+        Subscriber::new(self.clone())
+    }
+
+    /// A reader that follows whatever its consumer is subscribed to, as that changes.
+    pub async fn feed(&self, consumer: ConsumerId) -> Result<Feed, Error> {
+        Feed::open(self.clone(), consumer).await
+    }
+
+    /// Word of each change of a consumer's subscriptions, for a reader that follows some of them only.
+    pub fn watch_subscriptions(&self, consumer: ConsumerId) -> Watch {
+        self.0.routes.watch(consumer)
+    }
+
+    /// How many consumers are subscribed to `producer`.
+    pub async fn subscriber_count(&self, producer: ProducerId) -> Result<u64, Error> {
+        self.0.routes.subscriber_count(&self.0.store, producer).await
+    }
+
+    /// Producers that have sent lately, on any node.
+    pub fn streams(&self) -> Vec<StreamStats> {
+        self.0.streams.snapshot(self.0.clock.now())
+    }
+
+    /// The log itself.
+    pub fn log(&self) -> &Log {
+        &self.0.log
+    }
+
+    /// The limits in force.
+    pub fn limits(&self) -> Limits {
+        self.0.limits
+    }
+
+    /// Tells every node, this one included.
+    pub async fn announce(&self, event: &Event) -> Result<(), Error> {
+        Ok(self.0.log.announce(event).await?)
+    }
+
+    /// Writes out what waits, ends all tasks, then the log's own.
+    pub async fn close(&self) {
+        self.0.stop.cancel();
+        self.0.tasks.close();
+        self.0.tasks.wait().await;
+        self.0.log.close().await;
+    }
+}
+
+impl std::fmt::Debug for Relay {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Relay").field("log", &self.0.log).finish_non_exhaustive()
+    }
+}

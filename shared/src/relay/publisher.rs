@@ -1,0 +1,220 @@
+//! The entrance: one sender of one producer, with the right to append to that producer's log.
+
+use std::{
+    fmt,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use bytes::Bytes;
+use tokio::sync::watch;
+
+use super::{Error, Relay, appender::Submission};
+use crate::{
+    log::{self, SessionName},
+    model::{Epoch, Fence, ProducerId, RangeSet, Seq, record},
+};
+
+/// Most separate ranges in a sender's seen-set. Holes close as records arrive out of order; a sender that leaves more
+/// open is not following the protocol.
+pub const MAX_SEEN_RANGES: usize = 4096;
+
+/// A sender's place in the order of its own submissions: what was submitted up to it is in the log once
+/// [`Publisher::committed`] returns.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Ticket(pub u64);
+
+/// How far a sender's submissions have come.
+#[derive(Clone, Debug, Default)]
+pub struct Committed {
+    /// Everything up to this ticket is in the log.
+    pub up_to: Ticket,
+    /// Why nothing more will be.
+    pub error: Option<log::Error>,
+}
+
+/// Why a record is not taken.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum Refusal {
+    /// It is not a record; sending it again changes nothing.
+    #[error(transparent)]
+    Invalid(#[from] record::Invalid),
+    /// Too many records are missing between those that arrived.
+    #[error("more than {MAX_SEEN_RANGES} separate runs of sequence numbers")]
+    TooScattered,
+    /// The sender's session has ended.
+    #[error(transparent)]
+    Ended(#[from] Error),
+}
+
+/// One sender. Dropping it lets what was submitted be written and ends the session.
+pub struct Publisher {
+    session: Arc<Session>,
+    relay: Relay,
+    appender: tokio::sync::mpsc::Sender<Submission>,
+    submitted: Mutex<Submitted>,
+}
+
+#[derive(Default)]
+struct Submitted {
+    seen: RangeSet,
+    /// Records are numbered here for senders that do not number them.
+    next_seq: u64,
+    tickets: u64,
+}
+
+/// What the appender needs of a sender.
+pub(super) struct Session {
+    pub(super) producer: ProducerId,
+    pub(super) name: SessionName,
+    pub(super) epoch: Epoch,
+    pub(super) state: Mutex<SessionState>,
+    pub(super) committed: watch::Sender<Committed>,
+}
+
+pub(super) struct SessionState {
+    pub(super) fence: Fence,
+    /// What is in the log.
+    pub(super) logged: RangeSet,
+}
+
+impl Publisher {
+    pub(super) async fn open(relay: &Relay, producer: ProducerId, name: SessionName, epoch: Epoch) -> Result<Self, Error> {
+        if relay.0.stop.is_cancelled() {
+            return Err(Error::Closed);
+        }
+        let opened = relay.0.log.open(producer, &name, epoch).await?;
+        let submitted = Submitted { next_seq: opened.seen.max().unwrap_or(0) + 1, seen: opened.seen.clone(), tickets: 0 };
+        let session = Session {
+            producer,
+            name,
+            epoch,
+            state: Mutex::new(SessionState { fence: opened.fence, logged: opened.seen }),
+            committed: watch::Sender::new(Committed::default()),
+        };
+        let appender = relay.0.appenders.of(relay, producer);
+        Ok(Self { session: Arc::new(session), relay: relay.clone(), appender, submitted: Mutex::new(submitted) })
+    }
+
+    /// The fence this connection holds.
+    pub fn fence(&self) -> Fence {
+        lock(&self.session.state).fence
+    }
+
+    /// Records of this epoch that are in the log.
+    pub fn seen(&self) -> RangeSet {
+        lock(&self.session.state).logged.clone()
+    }
+
+    /// Whose log it appends to.
+    pub fn producer(&self) -> ProducerId {
+        self.session.producer
+    }
+
+    /// Begins a group: the records that one read brought, submitted together.
+    pub fn group(&self) -> Group<'_> {
+        Group { publisher: self, records: Vec::new(), skipped: Vec::new(), bytes: 0 }
+    }
+
+    /// Submits one record that has no number of its own. Waits while the log is behind.
+    pub async fn submit(&self, json: Bytes) -> Result<Ticket, Refusal> {
+        record::check(&json, self.relay.0.limits.record)?;
+        self.submit_checked(json).await
+    }
+
+    /// Submits one record that [`record::admit`] has let in.
+    pub async fn submit_checked(&self, json: Bytes) -> Result<Ticket, Refusal> {
+        let mut group = self.group();
+        group.push_unnumbered(json);
+        group.submit().await
+    }
+
+    /// Follows how far this sender's submissions have come.
+    pub fn progress(&self) -> watch::Receiver<Committed> {
+        self.session.committed.subscribe()
+    }
+
+    /// Waits until everything up to `ticket` is in the log.
+    pub async fn committed(&self, ticket: Ticket) -> Result<(), Error> {
+        let mut progress = self.progress();
+        let committed = progress.wait_for(|c| c.up_to >= ticket || c.error.is_some()).await.map_err(|_| Error::Closed)?;
+        match &committed.error {
+            Some(error) if committed.up_to < ticket => Err(error.clone().into()),
+            _ => Ok(()),
+        }
+    }
+}
+
+impl fmt::Debug for Publisher {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Publisher").field("producer", &self.session.producer).field("name", &self.session.name).finish_non_exhaustive()
+    }
+}
+
+/// Records gathered from one read.
+pub struct Group<'p> {
+    publisher: &'p Publisher,
+    records: Vec<(Seq, Bytes)>,
+    skipped: Vec<Seq>,
+    bytes: usize,
+}
+
+impl Group<'_> {
+    /// Adds a numbered record. One that was submitted before is left out: its first submission counts.
+    pub fn push(&mut self, seq: Seq, json: Bytes) -> Result<(), Refusal> {
+        record::check(&json, self.publisher.relay.0.limits.record)?;
+        let mut submitted = lock(&self.publisher.submitted);
+        if submitted.seen.insert(seq.0) {
+            self.bytes += json.len();
+            self.records.push((seq, json));
+        }
+        if submitted.seen.ranges() > MAX_SEEN_RANGES { Err(Refusal::TooScattered) } else { Ok(()) }
+    }
+
+    /// Counts `seq` as seen without a record, because it is refused: its hole in the seen-set would stay for ever.
+    pub fn skip(&mut self, seq: Seq) {
+        if lock(&self.publisher.submitted).seen.insert(seq.0) {
+            self.skipped.push(seq);
+        }
+    }
+
+    /// Bytes gathered.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    fn push_unnumbered(&mut self, json: Bytes) {
+        let mut submitted = lock(&self.publisher.submitted);
+        let seq = submitted.next_seq;
+        submitted.next_seq += 1;
+        submitted.seen.insert(seq);
+        self.bytes += json.len();
+        self.records.push((Seq(seq), json));
+    }
+
+    /// Hands the group to the log's writer. Waits while it is behind: that is the sender's back-pressure.
+    ///
+    /// The ticket stands for everything this sender has submitted so far.
+    pub async fn submit(self) -> Result<Ticket, Refusal> {
+        let publisher = self.publisher;
+        if let Some(error) = publisher.session.committed.borrow().error.clone() {
+            return Err(Error::from(error).into());
+        }
+        let permit = publisher.appender.reserve().await.map_err(|_| Refusal::Ended(Error::Closed))?;
+        // Drawn and queued under one lock, so that tickets rise in the order of the queue.
+        let mut submitted = lock(&publisher.submitted);
+        submitted.tickets += 1;
+        let ticket = Ticket(submitted.tickets);
+        permit.send(Submission {
+            session: Arc::clone(&publisher.session),
+            records: self.records,
+            skipped: self.skipped,
+            bytes: self.bytes,
+            ticket,
+        });
+        Ok(ticket)
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

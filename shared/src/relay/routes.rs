@@ -1,0 +1,120 @@
+//! Who is subscribed to whom, as far as this node needs to know it at once. The store is the truth; events from the
+//! bus say when to look again, and a short lifetime bounds how long a lost event can matter.
+
+use std::{
+    collections::HashMap,
+    fmt,
+    sync::{Arc, Mutex, PoisonError, Weak},
+    time::Duration,
+};
+
+use moka::future::Cache;
+use tokio::sync::Notify;
+
+use super::Error;
+use crate::{
+    log::Event,
+    model::{ConsumerId, ProducerId},
+    store::Store,
+};
+
+/// How long a subscriber count is believed without word of a change.
+const COUNT_LIFETIME: Duration = Duration::from_secs(30);
+/// Producers whose count is kept.
+const COUNTS: u64 = 100_000;
+
+/// The subscription cache.
+pub struct Routes {
+    counts: Cache<ProducerId, u64>,
+    watchers: Mutex<HashMap<ConsumerId, Vec<Weak<Notify>>>>,
+}
+
+impl Routes {
+    /// An empty cache.
+    pub fn new() -> Self {
+        Self { counts: Cache::builder().max_capacity(COUNTS).time_to_live(COUNT_LIFETIME).build(), watchers: Mutex::default() }
+    }
+
+    /// Takes word of a change.
+    pub fn apply(&self, event: &Event) {
+        let (Event::Subscribed { consumer, producer } | Event::Unsubscribed { consumer, producer }) = event else { return };
+        // Runs in the log's thread, where nothing can be awaited; a query under way may put the old count back, for
+        // its lifetime at most.
+        let counts = self.counts.clone();
+        let producer = *producer;
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            runtime.spawn(async move { counts.invalidate(&producer).await });
+        } else {
+            counts.invalidate_all();
+        }
+        let watchers = self.watchers.lock().unwrap_or_else(PoisonError::into_inner);
+        for watcher in watchers.get(consumer).into_iter().flatten().filter_map(Weak::upgrade) {
+            watcher.notify_one();
+        }
+    }
+
+    /// Events may have been lost: everyone looks again.
+    pub fn suspect(&self) {
+        self.counts.invalidate_all();
+        let watchers = self.watchers.lock().unwrap_or_else(PoisonError::into_inner);
+        for watcher in watchers.values().flatten().filter_map(Weak::upgrade) {
+            watcher.notify_one();
+        }
+    }
+
+    /// Word of each change of this consumer's subscriptions from now on.
+    pub(super) fn watch(self: &Arc<Self>, consumer: ConsumerId) -> Watch {
+        let notify = Arc::new(Notify::new());
+        let mut watchers = self.watchers.lock().unwrap_or_else(PoisonError::into_inner);
+        watchers.entry(consumer).or_default().push(Arc::downgrade(&notify));
+        Watch { routes: Arc::clone(self), consumer, notify }
+    }
+
+    pub(super) async fn subscriber_count(&self, store: &Store, producer: ProducerId) -> Result<u64, Error> {
+        self.counts.try_get_with(producer, store.follower_count(producer)).await.map_err(Error::Store)
+    }
+}
+
+/// Tells when a consumer's subscriptions may have changed. Look at the store after each call, and once before the first.
+pub struct Watch {
+    routes: Arc<Routes>,
+    consumer: ConsumerId,
+    notify: Arc<Notify>,
+}
+
+impl Watch {
+    /// Returns at the next change, or at once where one was not yet told. Cancel-safe.
+    pub async fn changed(&self) {
+        self.notify.notified().await;
+    }
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        let mut watchers = self.routes.watchers.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(mine) = watchers.get_mut(&self.consumer) {
+            mine.retain(|w| w.as_ptr() != Arc::as_ptr(&self.notify));
+            if mine.is_empty() {
+                watchers.remove(&self.consumer);
+            }
+        }
+    }
+}
+
+impl fmt::Debug for Watch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Watch").field("consumer", &self.consumer).finish_non_exhaustive()
+    }
+}
+
+impl Default for Routes {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl fmt::Debug for Routes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Routes").finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,221 @@
+//! A reader: a cursor for each producer it follows. It pulls; nothing is queued for it.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    sync::Arc,
+    time::Duration,
+};
+
+use tracing::warn;
+
+use super::{
+    Error, ReadFrom, Relay,
+    hub::{Cursor, Lease, Slot, Wake},
+    ring::Found,
+};
+use crate::{
+    log::Batch,
+    model::{LogEpoch, Offset, ProducerId},
+};
+
+/// Bytes taken from one producer before the next has its turn.
+const TURN: usize = 256 * 1024;
+/// Pause before a log that is away is asked again.
+const RETRY_AFTER: Duration = Duration::from_millis(250);
+
+/// What a reader is given, in offset order for each producer.
+#[derive(Clone, Debug)]
+pub enum Delivery {
+    /// The messages of `batch` after the offset `after`.
+    Batch {
+        /// Shared with all who read it.
+        batch: Arc<Batch>,
+        /// Offsets up to here were delivered before.
+        after: Offset,
+    },
+    /// Retention has removed these.
+    Gap {
+        /// Whose.
+        producer: ProducerId,
+        /// First offset that is gone.
+        from: Offset,
+        /// Last offset that is gone.
+        to: Offset,
+    },
+    /// The log lost its tail and lives on as another epoch; offsets after `after` are given out anew.
+    Reset {
+        /// Whose.
+        producer: ProducerId,
+        /// The new life of the log.
+        epoch: LogEpoch,
+        /// Where delivery goes on.
+        after: Offset,
+    },
+}
+
+/// Follows any number of producers.
+pub struct Subscriber {
+    relay: Relay,
+    wake: Arc<Wake>,
+    /// By a number that is never used twice: news queued for a follow that has ended must not wake another.
+    follows: HashMap<usize, Follow>,
+    places: HashMap<ProducerId, usize>,
+    next_place: usize,
+    /// Read and not yet handed out; at most one turn.
+    ready: VecDeque<Delivery>,
+    /// The follow whose turn it is; kept here so that a cancelled read loses nothing.
+    turn: Option<Arc<Slot>>,
+}
+
+struct Follow {
+    producer: ProducerId,
+    lease: Lease,
+    cursor: Cursor,
+}
+
+impl Subscriber {
+    pub(super) fn new(relay: Relay) -> Self {
+        Self {
+            relay,
+            wake: Arc::default(),
+            follows: HashMap::new(),
+            places: HashMap::new(),
+            next_place: 0,
+            ready: VecDeque::new(),
+            turn: None,
+        }
+    }
+
+    /// Follows `producer`. Following it again changes nothing.
+    pub async fn follow(&mut self, producer: ProducerId, from: ReadFrom) -> Result<(), Error> {
+        if self.places.contains_key(&producer) {
+            return Ok(());
+        }
+        let place = self.next_place;
+        self.next_place += 1;
+        let (lease, cursor) = self.relay.0.hub.follow(&self.relay.0.log, producer, from, &self.wake, place).await?;
+        self.follows.insert(place, Follow { producer, lease, cursor });
+        self.places.insert(producer, place);
+        Ok(())
+    }
+
+    /// Ends a follow at once: nothing of it is delivered after this.
+    pub fn unfollow(&mut self, producer: ProducerId) {
+        if let Some(place) = self.places.remove(&producer) {
+            self.follows.remove(&place);
+            self.ready.retain(|d| d.producer() != producer);
+        }
+    }
+
+    /// Whom it follows.
+    pub fn followed(&self) -> impl Iterator<Item = ProducerId> {
+        self.places.keys().copied()
+    }
+
+    /// The life of the log that a followed producer's offsets belong to.
+    pub fn log_epoch(&self, producer: ProducerId) -> Option<LogEpoch> {
+        let place = self.places.get(&producer)?;
+        self.follows.get(place).map(|f| f.cursor.epoch)
+    }
+
+    /// The next delivery. Cancel-safe: what a cancelled call had not returned, the next one does.
+    pub async fn next(&mut self) -> Delivery {
+        loop {
+            if let Some(delivery) = self.try_next() {
+                return delivery;
+            }
+            if self.turn.is_some() {
+                self.read_log().await;
+            } else {
+                self.wake.wait().await;
+            }
+        }
+    }
+
+    /// What can be delivered from memory without waiting.
+    pub fn try_next(&mut self) -> Option<Delivery> {
+        loop {
+            if let Some(delivery) = self.ready.pop_front() {
+                return Some(delivery);
+            }
+            if self.turn.is_some() {
+                return None;
+            }
+            let slot = self.wake.take()?;
+            let Some(follow) = self.follows.get_mut(&slot.index) else { continue };
+            match follow.lease.read(follow.cursor.offset, TURN) {
+                Found::Nothing => {}
+                Found::Batches(batches) => {
+                    follow.take(batches, &mut self.ready);
+                    // There may be more; others first.
+                    self.wake.queue(&slot);
+                }
+                Found::Older => self.turn = Some(slot),
+                Found::Reset(epoch, after) => {
+                    follow.cursor = Cursor { epoch, offset: after };
+                    self.ready.push_back(Delivery::Reset { producer: follow.producer, epoch, after });
+                    self.wake.queue(&slot);
+                }
+            }
+        }
+    }
+
+    /// Reads from the log for the follow whose turn it is.
+    async fn read_log(&mut self) {
+        let Some(slot) = self.turn.clone() else { return };
+        let Some(follow) = self.follows.get_mut(&slot.index) else {
+            self.turn = None;
+            return;
+        };
+        let (log, cursor) = (&self.relay.0.log, follow.cursor.offset);
+        let found = async {
+            let batches = log.read(follow.producer, cursor, TURN).await?.batches;
+            // Nothing after a cursor that stands before the end: retention has emptied the log.
+            let head = if batches.is_empty() { Some(log.head(follow.producer).await?) } else { None };
+            Ok::<_, Error>((batches, head))
+        };
+        match found.await {
+            Ok((batches, head)) => {
+                let first_there = batches.first().map(|b| b.first).or(head.map(|h| h.last.next()));
+                if let Some(first) = first_there.filter(|&f| f > cursor.next()) {
+                    let to = Offset(first.0 - 1);
+                    self.ready.push_back(Delivery::Gap { producer: follow.producer, from: cursor.next(), to });
+                    follow.cursor.offset = to;
+                }
+                follow.take(batches, &mut self.ready);
+                self.turn = None;
+                self.wake.queue(&slot);
+            }
+            Err(e) => {
+                warn!(producer = %follow.producer, error = %e, "the log cannot be read; trying again");
+                tokio::time::sleep(RETRY_AFTER).await;
+            }
+        }
+    }
+}
+
+impl Follow {
+    fn take(&mut self, batches: Vec<Arc<Batch>>, ready: &mut VecDeque<Delivery>) {
+        for batch in batches {
+            let after = self.cursor.offset;
+            self.cursor = Cursor { epoch: batch.epoch, offset: batch.last() };
+            ready.push_back(Delivery::Batch { batch, after });
+        }
+    }
+}
+
+impl Delivery {
+    /// Whose log it is about.
+    pub fn producer(&self) -> ProducerId {
+        match self {
+            Self::Batch { batch, .. } => batch.producer,
+            Self::Gap { producer, .. } | Self::Reset { producer, .. } => *producer,
+        }
+    }
+}
+
+impl std::fmt::Debug for Subscriber {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Subscriber").field("follows", &self.places.len()).finish_non_exhaustive()
+    }
+}

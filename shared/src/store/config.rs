@@ -1,0 +1,142 @@
+//! Which database, from the environment.
+
+use std::{
+    path::{Path, PathBuf},
+    str::FromStr,
+};
+
+use secrecy::SecretString;
+use sqlx::postgres::PgConnectOptions;
+
+use crate::env::{self, Env};
+
+/// Connections to PostgreSQL of one node, unless DB_MAX_CONNECTIONS says otherwise.
+pub const MAX_CONNECTIONS: u32 = 10;
+
+/// Which database to open.
+#[derive(Clone, Debug)]
+pub enum Config {
+    /// A file of an embedded node; made where it does not exist.
+    SqliteFile {
+        /// The database file.
+        path: PathBuf,
+    },
+    /// A database that lives as long as its [`Store`](super::Store); for tests and demonstrations.
+    SqliteMemory,
+    /// A PostgreSQL server.
+    Postgres {
+        /// `postgres://user:password@host:port/database?options`.
+        url: SecretString,
+        /// Most connections this node opens.
+        max_connections: u32,
+    },
+}
+
+impl Config {
+    /// DATABASE_URL, or else DB_HOST, DB_PORT, DB_NAME, DB_USER and DB_PASSWORD; none of them: SQLite in `data_dir`.
+    pub fn from_env(env: &Env, data_dir: &Path) -> Result<Self, env::Error> {
+        if let Some(url) = env.get("DATABASE_URL") {
+            return Self::from_url(env, url);
+        }
+        if ["DB_HOST", "DB_PORT", "DB_NAME", "DB_USER", "DB_PASSWORD"].iter().any(|name| env.has(name)) {
+            let port: u16 = env.parse("DB_PORT", 5432)?;
+            let host = env.get("DB_HOST").unwrap_or("localhost");
+            if host.contains(['/', '@', '?', '#', ' ']) {
+                return Err(env::Error::invalid("DB_HOST", "is a host name or an address"));
+            }
+            let part = |name: &str, default: &'static str| percent_encode(env.get(name).unwrap_or(default));
+            let host = if host.contains(':') && !host.starts_with('[') { format!("[{host}]") } else { host.to_owned() };
+            let url = format!(
+                "postgres://{}:{}@{host}:{port}/{}",
+                part("DB_USER", "postgres"),
+                part("DB_PASSWORD", "postgres"),
+                part("DB_NAME", "motience")
+            );
+            return Self::postgres(env, "DB_HOST", url);
+        }
+        Ok(Self::SqliteFile { path: data_dir.join("motience.db") })
+    }
+
+    fn from_url(env: &Env, url: &str) -> Result<Self, env::Error> {
+        if url.starts_with("postgres://") || url.starts_with("postgresql://") {
+            return Self::postgres(env, "DATABASE_URL", url.to_owned());
+        }
+        match url.strip_prefix("sqlite:").map(|path| path.strip_prefix("//").unwrap_or(path)) {
+            Some(":memory:") => Ok(Self::SqliteMemory),
+            Some(path) if !path.is_empty() => Ok(Self::SqliteFile { path: path.into() }),
+            _ => Err(env::Error::invalid("DATABASE_URL", "begins with postgres:// or sqlite:")),
+        }
+    }
+
+    fn postgres(env: &Env, variable: &str, url: String) -> Result<Self, env::Error> {
+        // The parser's own message may quote the password.
+        PgConnectOptions::from_str(&url)
+            .map_err(|_| env::Error::invalid(variable, "cannot be read as the address of a PostgreSQL database"))?;
+        let max_connections = env.parse("DB_MAX_CONNECTIONS", MAX_CONNECTIONS)?;
+        if max_connections == 0 {
+            return Err(env::Error::invalid("DB_MAX_CONNECTIONS", "must be at least 1"));
+        }
+        Ok(Self::Postgres { url: url.into(), max_connections })
+    }
+}
+
+/// Writes `text` so that it can stand as one part of a URL.
+fn percent_encode(text: &str) -> String {
+    text.bytes().fold(String::with_capacity(text.len()), |mut out, byte| {
+        if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
+            out.push(char::from(byte));
+        } else {
+            out.push_str(&format!("%{byte:02X}"));
+        }
+        out
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use secrecy::ExposeSecret;
+
+    use super::*;
+
+    fn config(pairs: &[(&str, &str)]) -> Result<Config, env::Error> {
+        Config::from_env(&Env::from_pairs(pairs.iter().copied()), Path::new("data"))
+    }
+
+    #[test]
+    fn nothing_said_is_a_file_in_the_data_folder() {
+        assert!(matches!(config(&[]).unwrap(), Config::SqliteFile { path } if path == Path::new("data/motience.db")));
+    }
+
+    #[test]
+    fn the_parts_make_a_url() {
+        let Config::Postgres { url, max_connections } = config(&[("DB_HOST", "db"), ("DB_PASSWORD", "p@ss/w#rd %")]).unwrap() else {
+            panic!("PostgreSQL was named");
+        };
+        assert_eq!(url.expose_secret(), "postgres://postgres:p%40ss%2Fw%23rd%20%25@db:5432/motience");
+        assert_eq!(max_connections, MAX_CONNECTIONS);
+        let options = PgConnectOptions::from_str(url.expose_secret()).unwrap();
+        assert_eq!((options.get_host(), options.get_port(), options.get_database()), ("db", 5432, Some("motience")));
+    }
+
+    #[test]
+    fn a_url_wins_over_the_parts() {
+        let both = config(&[("DATABASE_URL", "sqlite:/tmp/x.db"), ("DB_HOST", "db")]).unwrap();
+        assert!(matches!(both, Config::SqliteFile { path } if path == Path::new("/tmp/x.db")));
+        assert!(matches!(config(&[("DATABASE_URL", "sqlite::memory:")]).unwrap(), Config::SqliteMemory));
+    }
+
+    #[test]
+    fn errors_name_the_variable_and_no_secret() {
+        for (pairs, name) in [
+            (vec![("DATABASE_URL", "mysql://root:hunter2@db/x")], "DATABASE_URL: "),
+            (vec![("DATABASE_URL", "postgres://root:hunter2@db:port/x")], "DATABASE_URL: "),
+            (vec![("DB_HOST", "db"), ("DB_PORT", "hunter")], "DB_PORT: "),
+            (vec![("DB_HOST", "root:hunter2@db")], "DB_HOST: "),
+            (vec![("DB_HOST", "db"), ("DB_MAX_CONNECTIONS", "0")], "DB_MAX_CONNECTIONS: "),
+        ] {
+            let error = config(&pairs).unwrap_err().to_string();
+            assert!(error.starts_with(name) && !error.contains("hunter2"), "{error}");
+        }
+        assert!(!format!("{:?}", config(&[("DATABASE_URL", "postgres://a:hunter2@db/x")]).unwrap()).contains("hunter2"));
+    }
+}

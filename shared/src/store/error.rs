@@ -1,0 +1,70 @@
+//! What can go wrong with the store, sorted by what the caller can do about it.
+
+use sqlx::{error::DatabaseError, postgres::PgDatabaseError};
+
+/// Why the store did not do what it was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Another account has this name.
+    #[error("the username is taken")]
+    UsernameTaken,
+    /// A value that the table cannot hold: too long, out of range, or with a zero byte.
+    #[error("{0} cannot be stored")]
+    Unstorable(&'static str),
+    /// The database is away or overloaded; the same call may succeed later.
+    #[error("the database is unavailable")]
+    Unavailable(#[source] sqlx::Error),
+    /// No answer within the time limit. A write may or may not have happened.
+    #[error("the database did not answer in time")]
+    TimedOut,
+    /// The database folder or file cannot be made.
+    #[error("the database file cannot be opened")]
+    File(#[source] std::io::Error),
+    /// The tables could not be brought up to date.
+    #[error("the database could not be migrated")]
+    Migrate(#[source] sqlx::migrate::MigrateError),
+    /// Anything else: a fault of the program or of the data in the database.
+    #[error("the database refused")]
+    Other(#[source] sqlx::Error),
+}
+
+impl Error {
+    /// Whether the same call may succeed later without any change.
+    pub fn is_unavailable(&self) -> bool {
+        matches!(self, Self::Unavailable(_) | Self::TimedOut)
+    }
+
+    /// Whether the database refused a value itself (too deep, too large a number), not the operation.
+    pub(super) fn is_bad_value(&self) -> bool {
+        // Class 22 is "data exception", 54 "program limit exceeded".
+        matches!(self, Self::Other(sqlx::Error::Database(e)) if postgres_code(&**e).is_some_and(|c| c.starts_with("22") || c.starts_with("54")))
+    }
+}
+
+impl From<sqlx::Error> for Error {
+    fn from(error: sqlx::Error) -> Self {
+        let away = match &error {
+            sqlx::Error::Io(_) | sqlx::Error::Tls(_) | sqlx::Error::PoolTimedOut | sqlx::Error::PoolClosed | sqlx::Error::WorkerCrashed => {
+                true
+            }
+            sqlx::Error::Database(e) => may_pass(&**e),
+            _ => false,
+        };
+        if away { Self::Unavailable(error) } else { Self::Other(error) }
+    }
+}
+
+/// Whether an answer of the database tells of its own state, not of the statement.
+fn may_pass(error: &dyn DatabaseError) -> bool {
+    match postgres_code(error) {
+        // Connection, transaction rollback, resources, operator intervention (shutdown, cancelled by a time limit), and
+        // "lock not available", "read-only transaction" (a node that just became a replica).
+        Some(code) => matches!(code.get(..2), Some("08" | "40" | "53" | "57")) || matches!(code, "55P03" | "25006"),
+        // SQLite: busy, locked, I/O error, full, cannot open. The low byte is the primary code.
+        None => error.code().and_then(|c| c.parse::<u32>().ok()).is_some_and(|c| matches!(c & 0xff, 5 | 6 | 10 | 13 | 14)),
+    }
+}
+
+fn postgres_code(error: &dyn DatabaseError) -> Option<&str> {
+    error.try_downcast_ref::<PgDatabaseError>().map(PgDatabaseError::code)
+}

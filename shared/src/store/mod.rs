@@ -1,0 +1,177 @@
+//! The database: accounts, subscriptions, refresh tokens and the history of records.
+//!
+//! One interface, two engines: SQLite for an embedded node, PostgreSQL for a cluster. A statement that both understand is written
+//! once and typed by sqlx for each (`on!`); what differs is in `sqlite.rs` and `postgres.rs`. One table a file.
+//!
+//! Invariants: every call ends within [`OPERATION_LIMIT`]; an id that the database's INTEGER cannot hold is simply not found;
+//! whoever is told that something was written can read it back after a crash of the database.
+
+mod config;
+mod error;
+mod history;
+mod json;
+mod postgres;
+mod refresh;
+mod sqlite;
+mod subscriptions;
+#[cfg(test)]
+mod tests;
+mod users;
+
+use std::{future::Future, sync::Arc, time::Duration};
+
+use sqlx::{Database, Pool};
+use time::{OffsetDateTime, PrimitiveDateTime};
+use tokio::time::timeout;
+
+pub use self::{
+    config::{Config, MAX_CONNECTIONS},
+    error::Error,
+    history::{HistoryEntry, HistoryQuery, HistoryRow},
+    refresh::{RefreshToken, Spend},
+    subscriptions::Change,
+    users::{Credentials, NewUser},
+};
+
+/// Longest wait for one call, its waiting for a connection included.
+pub const OPERATION_LIMIT: Duration = Duration::from_secs(15);
+
+/// Longest wait for the first connection at start.
+pub const CONNECT_LIMIT: Duration = Duration::from_secs(10);
+
+/// Longest wait for a connection out of the pool. Shorter than what clients wait, so that they are told "unavailable" in time.
+pub const ACQUIRE_LIMIT: Duration = Duration::from_secs(5);
+
+/// Longest wait for the migrations: an index over an adopted database's tables takes its time.
+pub const MIGRATE_LIMIT: Duration = Duration::from_secs(600);
+
+/// Longest wait for the connections to end in [`Store::close`].
+pub const CLOSE_LIMIT: Duration = Duration::from_secs(5);
+
+/// Most rows of one page, whatever is asked for.
+pub const MAX_PAGE: u32 = 1000;
+
+/// The open database. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Store(Arc<Engine>);
+
+/// A part of a list in order of id.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Page {
+    /// The last id already seen; 0 at the start.
+    pub after: i64,
+    /// Most rows wanted; more than [`MAX_PAGE`] count as that.
+    pub limit: u32,
+}
+
+impl Default for Page {
+    fn default() -> Self {
+        Self { after: 0, limit: MAX_PAGE }
+    }
+}
+
+impl Page {
+    fn limit(self) -> i64 {
+        i64::from(self.limit.min(MAX_PAGE))
+    }
+}
+
+impl Store {
+    /// Connects and applies the migrations that are missing.
+    pub async fn open(config: &Config) -> Result<Self, Error> {
+        let engine = match config {
+            Config::SqliteFile { path } => Engine::Sqlite(sqlite::open(path).await?),
+            Config::SqliteMemory => Engine::Sqlite(sqlite::memory().await?),
+            Config::Postgres { url, max_connections } => Engine::Postgres(postgres::open(url, *max_connections).await?),
+        };
+        Ok(Self(Arc::new(engine)))
+    }
+
+    /// Asks the database for an answer.
+    pub async fn ping(&self) -> Result<(), Error> {
+        on!(self, reader, |db| sqlx::query_scalar::<_, i32>("SELECT 1").fetch_one(db)).map(drop)
+    }
+
+    /// Ends the connections; calls under way are waited for, a little.
+    pub async fn close(&self) {
+        let closing = async {
+            match &*self.0 {
+                Engine::Sqlite(pools) => pools.close().await,
+                Engine::Postgres(pools) => pools.close().await,
+            }
+        };
+        if timeout(CLOSE_LIMIT, closing).await.is_err() {
+            tracing::warn!("the database connections did not end in time");
+        }
+    }
+}
+
+#[derive(Debug)]
+enum Engine {
+    Sqlite(Pools<sqlx::Sqlite>),
+    Postgres(Pools<sqlx::Postgres>),
+}
+
+/// Where statements go. SQLite has one writer, so that no write ever meets another's lock; for PostgreSQL both are the same pool.
+#[derive(Debug)]
+struct Pools<DB: Database> {
+    writer: Pool<DB>,
+    reader: Pool<DB>,
+}
+
+impl<DB: Database> Pools<DB> {
+    fn one(pool: Pool<DB>) -> Self {
+        Self { writer: pool.clone(), reader: pool }
+    }
+
+    /// Readers first: the last connection of an SQLite file writes the journal back, and needs to be able to write.
+    async fn close(&self) {
+        self.reader.close().await;
+        self.writer.close().await;
+    }
+}
+
+/// Holds a call to [`OPERATION_LIMIT`].
+async fn limited<T>(work: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
+    timeout(OPERATION_LIMIT, work).await.unwrap_or(Err(Error::TimedOut))
+}
+
+/// Whether the database's INTEGER columns can hold `id`; SQLite could hold more, and is kept to the same.
+fn is_storable(id: i64) -> bool {
+    i32::try_from(id).is_ok()
+}
+
+/// Milliseconds since 1970, as our own tables keep times.
+fn millis(at: OffsetDateTime) -> i64 {
+    i64::try_from(at.unix_timestamp_nanos() / 1_000_000).expect("years of four digits are within 64 bits of milliseconds")
+}
+
+/// The time that [`millis`] wrote.
+fn from_millis(millis: i64) -> OffsetDateTime {
+    OffsetDateTime::from_unix_timestamp_nanos(i128::from(millis) * 1_000_000).unwrap_or(OffsetDateTime::UNIX_EPOCH)
+}
+
+/// The UTC time of a seed's column, which has neither a time zone nor NOT NULL.
+fn from_column(at: Option<PrimitiveDateTime>) -> OffsetDateTime {
+    at.map_or(OffsetDateTime::UNIX_EPOCH, PrimitiveDateTime::assume_utc)
+}
+
+/// Runs one statement, which is the same for both, on the database that is open. Written once, typed by sqlx for each.
+macro_rules! on {
+    ($store:expr, $side:ident, |$db:ident| $statement:expr) => {
+        $crate::store::limited(async {
+            Ok::<_, $crate::store::Error>(match &*$store.0 {
+                $crate::store::Engine::Sqlite(pools) => {
+                    let $db = &pools.$side;
+                    $statement.await?
+                }
+                $crate::store::Engine::Postgres(pools) => {
+                    let $db = &pools.$side;
+                    $statement.await?
+                }
+            })
+        })
+        .await
+    };
+}
+use on;

@@ -1,0 +1,140 @@
+//! The tables `refresh_tokens` and `revoked_families`.
+//!
+//! A refresh token works once. Those that came from one login are a family; using a spent one shows that it was stolen, and the
+//! caller then revokes the family. Only ids are stored: nobody can make a token out of the database.
+
+use futures_util::TryFutureExt;
+use sqlx::FromRow;
+use time::OffsetDateTime;
+
+use super::{Error, Store, from_millis, is_storable, millis, on};
+use crate::{auth::RefreshClaims, model::UserId};
+
+/// A refresh token that was issued.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RefreshToken {
+    /// Its `jti`.
+    pub id: String,
+    /// The login it goes back to.
+    pub family: String,
+    /// Whose it is.
+    pub user: UserId,
+    /// When it ends by itself.
+    pub expires_at: OffsetDateTime,
+}
+
+/// What became of an attempt to use a refresh token.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Spend {
+    /// It was good, and is now spent.
+    Fresh(RefreshToken),
+    /// It was spent before: revoke its family.
+    Reused(RefreshToken),
+    /// Never issued, expired, or of a revoked family.
+    Unknown,
+}
+
+impl Store {
+    /// Remembers a token that is about to be handed out.
+    pub async fn add_refresh(&self, token: &RefreshToken) -> Result<(), Error> {
+        if !is_storable(token.user.0) {
+            return Err(Error::Unstorable("user_id"));
+        }
+        on!(self, writer, |db| sqlx::query(ADD)
+            .bind(&token.id)
+            .bind(&token.family)
+            .bind(token.user.0)
+            .bind(millis(token.expires_at))
+            .execute(db)
+            .map_ok(drop))
+    }
+
+    /// Uses a token up. Of any number of concurrent calls with one token, exactly one gets [`Spend::Fresh`].
+    pub async fn spend_refresh(&self, id: &str, now: OffsetDateTime) -> Result<Spend, Error> {
+        let now = millis(now);
+        let fresh = on!(self, writer, |db| sqlx::query_as::<_, Row>(SPEND).bind(id).bind(now).fetch_optional(db))?;
+        if let Some(row) = fresh {
+            return Ok(Spend::Fresh(row.into()));
+        }
+        let spent = on!(self, writer, |db| sqlx::query_as::<_, Row>(FIND_SPENT).bind(id).bind(now).fetch_optional(db))?;
+        Ok(spent.map_or(Spend::Unknown, |row| Spend::Reused(row.into())))
+    }
+
+    /// Ends all tokens of a family, for ever.
+    pub async fn revoke_family(&self, family: &str, now: OffsetDateTime) -> Result<(), Error> {
+        on!(self, writer, |db| sqlx::query(REVOKE).bind(family).bind(millis(now)).execute(db).map_ok(drop))
+    }
+
+    /// Ends all families of an account and names those that were alive.
+    pub async fn revoke_user(&self, user: UserId, now: OffsetDateTime) -> Result<Vec<String>, Error> {
+        on!(self, writer, |db| sqlx::query_scalar::<_, String>(REVOKE_USER).bind(user.0).bind(millis(now)).fetch_all(db))
+    }
+
+    /// The families revoked at or after `since`. With `since` one access token's life ago, these are all whose access tokens
+    /// may still be alive: what a starting node must know.
+    pub async fn revoked_families(&self, since: OffsetDateTime) -> Result<Vec<String>, Error> {
+        on!(self, reader, |db| sqlx::query_scalar::<_, String>(REVOKED).bind(millis(since)).fetch_all(db))
+    }
+
+    /// Forgets what has expired, and tells how many tokens that were.
+    pub async fn purge_refresh(&self, now: OffsetDateTime) -> Result<u64, Error> {
+        let now = millis(now);
+        let tokens = on!(self, writer, |db| sqlx::query(PURGE_TOKENS).bind(now).execute(db).map_ok(|done| done.rows_affected()))?;
+        on!(self, writer, |db| sqlx::query(PURGE_FAMILIES).bind(now).execute(db).map_ok(drop))?;
+        Ok(tokens)
+    }
+}
+
+const ADD: &str = "INSERT INTO refresh_tokens (id, family, user_id, expires_at) VALUES ($1, $2, $3, $4)";
+
+macro_rules! columns {
+    () => {
+        "id, family, CAST(user_id AS BIGINT) AS user_id, expires_at"
+    };
+}
+
+const SPEND: &str = concat!(
+    "UPDATE refresh_tokens SET spent_at = $2 WHERE id = $1 AND spent_at IS NULL AND expires_at > $2 \
+     AND NOT EXISTS (SELECT 1 FROM revoked_families WHERE revoked_families.family = refresh_tokens.family) RETURNING ",
+    columns!()
+);
+const FIND_SPENT: &str = concat!(
+    "SELECT ",
+    columns!(),
+    " FROM refresh_tokens WHERE id = $1 AND spent_at IS NOT NULL AND expires_at > $2 \
+     AND NOT EXISTS (SELECT 1 FROM revoked_families WHERE revoked_families.family = refresh_tokens.family)"
+);
+
+// A family is remembered as long as its longest token would have lived, and as long as any token of it is here: one may have
+// been added while it was being revoked.
+const REVOKE: &str = "INSERT INTO revoked_families (family, revoked_at, expires_at) \
+     SELECT $1, $2, COALESCE(MAX(expires_at), $2) FROM refresh_tokens WHERE family = $1 \
+     ON CONFLICT (family) DO NOTHING";
+const REVOKE_USER: &str = "INSERT INTO revoked_families (family, revoked_at, expires_at) \
+     SELECT family, $2, MAX(expires_at) FROM refresh_tokens WHERE user_id = $1 AND expires_at > $2 GROUP BY family \
+     ON CONFLICT (family) DO NOTHING RETURNING family";
+const REVOKED: &str = "SELECT family FROM revoked_families WHERE revoked_at >= $1 ORDER BY revoked_at";
+const PURGE_TOKENS: &str = "DELETE FROM refresh_tokens WHERE expires_at <= $1";
+const PURGE_FAMILIES: &str = "DELETE FROM revoked_families WHERE expires_at <= $1 \
+     AND NOT EXISTS (SELECT 1 FROM refresh_tokens WHERE refresh_tokens.family = revoked_families.family)";
+
+#[derive(FromRow)]
+struct Row {
+    id: String,
+    family: String,
+    user_id: i64,
+    expires_at: i64,
+}
+
+impl From<Row> for RefreshToken {
+    fn from(row: Row) -> Self {
+        Self { id: row.id, family: row.family, user: UserId(row.user_id), expires_at: from_millis(row.expires_at) }
+    }
+}
+
+impl From<&RefreshClaims> for RefreshToken {
+    fn from(claims: &RefreshClaims) -> Self {
+        let RefreshClaims { id, family, user, expires_at } = claims.clone();
+        Self { id, family, user, expires_at }
+    }
+}

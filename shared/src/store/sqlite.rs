@@ -1,0 +1,112 @@
+//! What only SQLite needs: how its file is opened, and its own way with the history.
+//!
+//! Write-ahead log, so that readers and the writer never wait for each other. `synchronous = FULL`: each commit is on the disk
+//! before it is answered, so an account that was told "created" is still there after a power cut; the writes here are few, and the
+//! many of the history come in batches. One connection writes: in a single process nothing can then be `locked`.
+
+use std::{path::Path, time::Duration};
+
+use sqlx::{
+    Sqlite, SqlitePool,
+    sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous},
+};
+use time::{OffsetDateTime, UtcOffset, format_description::BorrowedFormatItem, macros::format_description};
+use tokio::time::timeout;
+
+use super::{
+    ACQUIRE_LIMIT, Error, MIGRATE_LIMIT, Pools,
+    history::{HistoryRow, Row, in_range},
+    json,
+};
+
+/// Connections that read. Reading is local and short; more would only share the same processor.
+const READERS: u32 = 4;
+
+/// How long to wait for a lock of another process (a backup, the `sqlite3` shell).
+const BUSY_LIMIT: Duration = Duration::from_secs(5);
+
+pub(super) async fn open(path: &Path) -> Result<Pools<Sqlite>, Error> {
+    prepare_file(path).await.map_err(Error::File)?;
+    let options = options().filename(path).journal_mode(SqliteJournalMode::Wal).synchronous(SqliteSynchronous::Full);
+    let writer = pool(1).connect_with(options.clone()).await?;
+    migrate(&writer).await?;
+    let reader = pool(READERS).connect_with(options.pragma("query_only", "ON")).await?;
+    Ok(Pools { writer, reader })
+}
+
+/// Each connection to `:memory:` has a database of its own, so there is one connection, and it is never closed.
+pub(super) async fn memory() -> Result<Pools<Sqlite>, Error> {
+    let pool = pool(1).test_before_acquire(false).connect_with(options().in_memory(true)).await?;
+    migrate(&pool).await?;
+    Ok(Pools::one(pool))
+}
+
+pub(super) async fn append_history(pool: &SqlitePool, rows: &[&HistoryRow]) -> Result<(), Error> {
+    let mut transaction = pool.begin_with("BEGIN IMMEDIATE").await?;
+    for row in rows {
+        sqlx::query(INSERT)
+            .bind(row.producer.0)
+            .bind(row.device.as_str())
+            .bind(json::storable(row.data.get()))
+            .bind(text(row.timestamp))
+            .bind(text(row.received_at))
+            .bind(row.epoch.0.cast_signed())
+            .bind(row.offset.0.cast_signed())
+            .execute(&mut *transaction)
+            .await?;
+    }
+    Ok(transaction.commit().await?)
+}
+
+pub(super) async fn history(
+    pool: &SqlitePool,
+    producer: i64,
+    from: OffsetDateTime,
+    to: OffsetDateTime,
+    after: i64,
+    limit: i64,
+) -> Result<Vec<Row>, Error> {
+    let query = sqlx::query_as(SELECT).bind(producer).bind(after).bind(text(from)).bind(text(to)).bind(limit);
+    Ok(query.fetch_all(pool).await?)
+}
+
+const INSERT: &str = "INSERT INTO data_history (producer_id, device_id, payload, timestamp, received_at, log_epoch, log_offset) \
+     VALUES ($1, $2, $3, $4, $5, $6, $7) ON CONFLICT (producer_id, log_epoch, log_offset) DO NOTHING";
+const SELECT: &str = "SELECT id, device_id, timestamp, payload FROM data_history \
+     WHERE producer_id = $1 AND id > $2 AND timestamp BETWEEN $3 AND $4 ORDER BY id LIMIT $5";
+
+/// One width, so that the order of the texts is the order of the times.
+const TIME: &[BorrowedFormatItem<'_>] = format_description!("[year]-[month]-[day]T[hour]:[minute]:[second].[subsecond digits:6]Z");
+
+fn text(at: OffsetDateTime) -> String {
+    in_range(at).to_offset(UtcOffset::UTC).format(&TIME).expect("every time in range has these parts")
+}
+
+fn options() -> SqliteConnectOptions {
+    SqliteConnectOptions::new().create_if_missing(true).foreign_keys(true).busy_timeout(BUSY_LIMIT)
+}
+
+fn pool(connections: u32) -> SqlitePoolOptions {
+    SqlitePoolOptions::new()
+        .min_connections(1)
+        .max_connections(connections)
+        .acquire_timeout(ACQUIRE_LIMIT)
+        .idle_timeout(None)
+        .max_lifetime(None)
+}
+
+async fn migrate(pool: &SqlitePool) -> Result<(), Error> {
+    timeout(MIGRATE_LIMIT, motience_migrations::sqlite().run(pool)).await.map_err(|_| Error::TimedOut)?.map_err(Error::Migrate)
+}
+
+/// Makes the file readable to its owner only, because it holds password hashes; its journals take over the mode.
+async fn prepare_file(path: &Path) -> std::io::Result<()> {
+    if let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
+        tokio::fs::create_dir_all(folder).await?;
+    }
+    let mut file = tokio::fs::OpenOptions::new();
+    file.append(true).create(true);
+    #[cfg(unix)]
+    file.mode(0o600);
+    file.open(path).await.map(drop)
+}

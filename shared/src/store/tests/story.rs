@@ -1,0 +1,163 @@
+//! What every engine does alike, from the first account to the last token.
+
+use time::{Duration, OffsetDateTime, macros::datetime};
+
+use super::{Engines, user};
+use crate::{
+    model::{ConsumerId, ProducerId, Role, Status, UserId},
+    store::{Change, Error, NewUser, Page, RefreshToken, Spend, Store},
+};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_story_is_the_same_on_every_engine() {
+    let engines = Engines::start().await;
+    for (name, store) in &engines.stores {
+        println!("{name}");
+        story(store.clone()).await;
+    }
+}
+
+async fn story(store: Store) {
+    store.ping().await.unwrap();
+    accounts(&store).await;
+    ids_out_of_range(&store).await;
+    subscriptions(&store).await;
+    refresh_tokens(&store).await;
+    revocation(&store).await;
+    store.close().await;
+    assert!(store.ping().await.unwrap_err().is_unavailable());
+}
+
+async fn accounts(store: &Store) {
+    let new =
+        NewUser { username: "producer1".into(), password_hash: "hash".into(), role: Role::Producer, device_id: Some("rpi_001".into()) };
+    let made = store.create_user(new.clone()).await.unwrap();
+    assert_eq!((made.username.as_str(), made.role, made.device_id.as_deref()), ("producer1", Role::Producer, Some("rpi_001")));
+    assert!((now() - made.created_at).abs() < Duration::minutes(1), "created_at is UTC: {}", made.created_at);
+    assert!(matches!(store.create_user(new).await, Err(Error::UsernameTaken)));
+    assert_eq!(store.user(made.id).await.unwrap().as_ref(), Some(&made));
+
+    let found = store.credentials("producer1").await.unwrap().unwrap();
+    assert_eq!((&found.user, found.password_hash.as_str()), (&made, "hash"));
+    assert!(store.credentials("Producer1").await.unwrap().is_none());
+    store.set_password_hash(made.id, "better").await.unwrap();
+    assert_eq!(store.credentials("producer1").await.unwrap().unwrap().password_hash, "better");
+
+    for n in 2..=5 {
+        user(store, &format!("producer{n}"), Role::Producer).await;
+    }
+    user(store, "root", Role::Admin).await;
+    let page = |after, limit| store.users(Role::Producer, Page { after, limit });
+    let first = page(0, 3).await.unwrap();
+    let second = page(first[2].id.0, 3).await.unwrap();
+    let names: Vec<_> = first.iter().chain(&second).map(|u| u.username.as_str()).collect();
+    assert_eq!(names, ["producer1", "producer2", "producer3", "producer4", "producer5"]);
+    assert!(page(second[1].id.0, 3).await.unwrap().is_empty());
+    assert_eq!(store.users(Role::Admin, Page::default()).await.unwrap().len(), 1);
+
+    for odd in ["zero\0byte", &"x".repeat(256), "", "it's; DROP TABLE users --", "имя"] {
+        assert!(store.credentials(odd).await.unwrap().is_none());
+    }
+    let long = NewUser { username: "x".repeat(256), password_hash: "h".into(), role: Role::Consumer, device_id: None };
+    assert!(matches!(store.create_user(long.clone()).await, Err(Error::Unstorable("username"))));
+    let zero = NewUser { username: "ok".into(), device_id: Some("\0".into()), ..long };
+    assert!(matches!(store.create_user(zero).await, Err(Error::Unstorable("device_id"))));
+    assert_eq!(user(store, &"é".repeat(255), Role::Consumer).await.username.chars().count(), 255);
+}
+
+async fn ids_out_of_range(store: &Store) {
+    for id in [0, -1, i64::from(i32::MAX), i64::from(i32::MAX) + 1, i64::MAX, i64::MIN] {
+        let (consumer, producer) = (ConsumerId(id), ProducerId(id));
+        assert!(store.user(UserId(id)).await.unwrap().is_none());
+        store.set_password_hash(UserId(id), "x").await.unwrap();
+        assert!(store.unsubscribe(consumer, producer).await.unwrap().is_none());
+        assert!(store.follows(consumer).await.unwrap().is_empty());
+        assert!(store.subscribers_of(producer, Page::default()).await.unwrap().is_empty());
+        assert!(store.subscriptions_of(consumer, Page { after: id, limit: 1 }).await.unwrap().is_empty());
+        assert_eq!(store.follower_count(producer).await.unwrap(), 0);
+        assert!(!store.is_following(consumer, producer).await.unwrap());
+        assert!(store.revoke_user(UserId(id), now()).await.unwrap().is_empty());
+    }
+    let far = i64::from(i32::MAX) + 1;
+    assert!(matches!(store.subscribe(ConsumerId(1), ProducerId(far)).await, Err(Error::Unstorable("producer_id"))));
+}
+
+async fn subscriptions(store: &Store) {
+    let producer = user(store, "followed", Role::Producer).await.id.producer();
+    let other = user(store, "other", Role::Producer).await.id.producer();
+    let consumer = user(store, "follower", Role::Consumer).await.id.consumer();
+
+    let (made, change) = store.subscribe(consumer, producer).await.unwrap();
+    assert_eq!((made.consumer_id, made.producer_id, made.status, change), (consumer, producer, Status::Active, Change::Created));
+    assert!((now() - made.created_at).abs() < Duration::minutes(1));
+    assert_eq!(store.subscribe(consumer, producer).await.unwrap(), (made.clone(), Change::Unchanged));
+    assert!(store.is_following(consumer, producer).await.unwrap());
+    assert_eq!(store.follower_count(producer).await.unwrap(), 1);
+
+    let ended = store.unsubscribe(consumer, producer).await.unwrap().unwrap();
+    assert_eq!((ended.id, ended.status), (made.id, Status::Inactive));
+    assert!(store.unsubscribe(consumer, producer).await.unwrap().is_none());
+    assert!(store.subscriptions_of(consumer, Page::default()).await.unwrap().is_empty());
+    assert!(store.subscribers_of(producer, Page::default()).await.unwrap().is_empty());
+    assert!(store.follows(consumer).await.unwrap().is_empty());
+    assert!(!store.is_following(consumer, producer).await.unwrap());
+    assert_eq!(store.follower_count(producer).await.unwrap(), 0);
+
+    assert_eq!(store.subscribe(consumer, producer).await.unwrap(), (made.clone(), Change::Reactivated));
+    let (second, _) = store.subscribe(consumer, other).await.unwrap();
+    assert_eq!(store.follows(consumer).await.unwrap(), [producer, other]);
+    let page = store.subscriptions_of(consumer, Page { after: 0, limit: 1 }).await.unwrap();
+    assert_eq!(page, std::slice::from_ref(&made));
+    let page = store.subscriptions_of(consumer, Page { after: made.id, limit: 9 }).await.unwrap();
+    assert_eq!(page, [second]);
+    assert_eq!(store.subscribers_of(producer, Page::default()).await.unwrap(), [made]);
+}
+
+async fn refresh_tokens(store: &Store) {
+    let owner = user(store, "owner", Role::Consumer).await.id;
+    let start = datetime!(2025-01-29 11:35 UTC);
+    let token =
+        |id: &str, days| RefreshToken { id: id.into(), family: "family".into(), user: owner, expires_at: start + Duration::days(days) };
+    for (id, days) in [("one", 7), ("two", 7), ("old", 1)] {
+        store.add_refresh(&token(id, days)).await.unwrap();
+    }
+    assert_eq!(store.spend_refresh("one", start).await.unwrap(), Spend::Fresh(token("one", 7)));
+    assert_eq!(store.spend_refresh("one", start).await.unwrap(), Spend::Reused(token("one", 7)));
+    assert_eq!(store.spend_refresh("never", start).await.unwrap(), Spend::Unknown);
+    assert_eq!(store.spend_refresh("old", start + Duration::days(1)).await.unwrap(), Spend::Unknown);
+
+    store.revoke_family("family", start).await.unwrap();
+    store.revoke_family("family", start + Duration::hours(1)).await.unwrap();
+    for id in ["one", "two"] {
+        assert_eq!(store.spend_refresh(id, start).await.unwrap(), Spend::Unknown);
+    }
+    // Issued while the family was being revoked: as dead as the others.
+    store.add_refresh(&token("late", 9)).await.unwrap();
+    assert_eq!(store.spend_refresh("late", start).await.unwrap(), Spend::Unknown);
+    assert_eq!(store.revoked_families(start).await.unwrap(), ["family"]);
+    assert!(store.revoked_families(start + Duration::milliseconds(1)).await.unwrap().is_empty());
+
+    assert_eq!(store.purge_refresh(start + Duration::days(2)).await.unwrap(), 1);
+    assert_eq!(store.purge_refresh(start + Duration::days(8)).await.unwrap(), 2);
+    assert_eq!(store.spend_refresh("late", start + Duration::days(8)).await.unwrap(), Spend::Unknown);
+    assert_eq!(store.purge_refresh(start + Duration::days(10)).await.unwrap(), 1);
+    assert!(store.revoked_families(start).await.unwrap().is_empty());
+}
+
+async fn revocation(store: &Store) {
+    let owner = user(store, "leaver", Role::Consumer).await.id;
+    let start = datetime!(2025-01-29 11:35 UTC);
+    for (id, family, days) in [("a1", "a", 7), ("a2", "a", 7), ("b1", "b", 7), ("c1", "c", -1)] {
+        let expires_at = start + Duration::days(days);
+        store.add_refresh(&RefreshToken { id: id.into(), family: family.into(), user: owner, expires_at }).await.unwrap();
+    }
+    let mut ended = store.revoke_user(owner, start).await.unwrap();
+    ended.sort();
+    assert_eq!(ended, ["a", "b"]);
+    assert!(store.revoke_user(owner, start).await.unwrap().is_empty());
+    assert_eq!(store.spend_refresh("a1", start).await.unwrap(), Spend::Unknown);
+}
+
+fn now() -> OffsetDateTime {
+    crate::clock::Clock::system().now()
+}

@@ -1,0 +1,151 @@
+//! A private Redis.
+
+use std::{net::Ipv4Addr, process::Command};
+
+use tempfile::TempDir;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+};
+
+use super::process::{Process, find, free_port};
+
+/// A Redis server on a free port of the loopback.
+#[derive(Debug)]
+pub struct Redis {
+    process: Option<Process>,
+    port: u16,
+    append_only: bool,
+    folder: TempDir,
+}
+
+impl Redis {
+    /// One that keeps everything in memory and forgets it when it ends.
+    pub async fn start() -> Self {
+        Self::launch(false).await
+    }
+
+    /// One that writes each command to its append-only file before it answers, and has it again after a restart.
+    pub async fn durable() -> Self {
+        Self::launch(true).await
+    }
+
+    /// `redis://127.0.0.1:PORT`; the same after a restart.
+    pub fn url(&self) -> String {
+        format!("redis://127.0.0.1:{}", self.port)
+    }
+
+    /// The port; the same after a restart.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// Stops the server from answering while its connections stay open, as a hung machine would.
+    pub fn pause(&self) {
+        self.running().signal("STOP");
+    }
+
+    /// Lets a paused server go on.
+    pub fn resume(&self) {
+        self.running().signal("CONT");
+    }
+
+    /// Ends the server in order; [`start_again`](Self::start_again) brings it back.
+    pub async fn stop(&mut self) {
+        if let Some(process) = self.process.take() {
+            process.stop("TERM").await;
+        }
+    }
+
+    /// Ends the server as a crash would.
+    pub fn kill(&mut self) {
+        self.process = None;
+    }
+
+    /// Starts the server on the same port and data; nothing happens where it runs.
+    pub async fn start_again(&mut self) {
+        if self.process.is_none() {
+            let started = self.try_start().await;
+            assert!(started, "redis-server ended at its start, was its port taken? {}", self.url());
+        }
+    }
+
+    /// Stops in order and starts again.
+    pub async fn restart(&mut self) {
+        self.stop().await;
+        self.start_again().await;
+    }
+
+    async fn launch(append_only: bool) -> Self {
+        let folder = TempDir::with_prefix("motience-redis-").expect("a temporary folder can be made");
+        let mut redis = Self { process: None, port: 0, append_only, folder };
+        for _ in 0..5 {
+            redis.port = free_port();
+            if redis.try_start().await {
+                return redis;
+            }
+        }
+        panic!("redis-server ends at its start:\n{}", std::fs::read_to_string(redis.folder.path().join("log")).unwrap_or_default());
+    }
+
+    async fn try_start(&mut self) -> bool {
+        let mut command = Command::new(find("redis-server", &[], "redis-server"));
+        command.args(["--port", &self.port.to_string(), "--bind", "127.0.0.1", "--daemonize", "no", "--save", ""]);
+        command.args(["--appendonly", if self.append_only { "yes" } else { "no" }, "--appendfsync", "always"]);
+        command.arg("--dir").arg(self.folder.path());
+        let mut process = Process::spawn("redis-server", command, &self.folder.path().join("log"));
+        let port = self.port;
+        let ready = process.is_ready(|| async move { answers(port).await.unwrap_or(false) }).await;
+        self.process = ready.then_some(process);
+        ready
+    }
+
+    fn running(&self) -> &Process {
+        self.process.as_ref().expect("the test stopped this server")
+    }
+}
+
+async fn answers(port: u16) -> std::io::Result<bool> {
+    let mut connection = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await?;
+    connection.write_all(b"PING\r\n").await?;
+    let mut answer = [0; 7];
+    connection.read_exact(&mut answer).await?;
+    Ok(&answer == b"+PONG\r\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    async fn command(redis: &Redis, command: &str) -> String {
+        let mut connection = TcpStream::connect((Ipv4Addr::LOCALHOST, redis.port())).await.unwrap();
+        connection.write_all(format!("{command}\r\nQUIT\r\n").as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        connection.read_to_string(&mut answer).await.unwrap();
+        answer
+    }
+
+    #[tokio::test]
+    async fn a_durable_one_remembers_and_another_does_not() {
+        for (mut redis, remembered) in [(Redis::durable().await, "$1\r\n1\r\n+OK\r\n"), (Redis::start().await, "$-1\r\n+OK\r\n")] {
+            assert_eq!(command(&redis, "SET a 1").await, "+OK\r\n+OK\r\n");
+            redis.restart().await;
+            assert_eq!(command(&redis, "GET a").await, remembered);
+            redis.kill();
+            assert!(!answers(redis.port()).await.unwrap_or(false));
+            redis.start_again().await;
+            assert_eq!(command(&redis, "GET a").await, remembered);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_paused_one_is_silent_until_resumed() {
+        let redis = Redis::start().await;
+        redis.pause();
+        let port = redis.port();
+        let asked = tokio::spawn(async move { answers(port).await.unwrap() });
+        assert!(tokio::time::timeout(std::time::Duration::from_millis(200), answers(port)).await.is_err());
+        redis.resume();
+        assert!(asked.await.unwrap());
+    }
+}

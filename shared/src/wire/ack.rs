@@ -1,0 +1,90 @@
+//! What became of a record: `Ack` (it is in the log) and `Refused` (it never will be).
+
+use bytes::BytesMut;
+
+use super::{
+    frame::Error,
+    varint::{self, Body},
+};
+use crate::model::{RangeSet, Seq};
+
+/// Most ranges in one frame; a sender with more splits them.
+pub(super) const MAX_RANGES: u64 = 4096;
+/// Longest code and message of a refusal, in bytes.
+const MAX_CODE: usize = 64;
+const MAX_MESSAGE: usize = 512;
+
+/// Body of [`super::Frame::Ack`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ack {
+    /// Sequence numbers that are in the log, once.
+    pub ranges: RangeSet,
+}
+
+impl Ack {
+    pub(super) fn put(&self, out: &mut BytesMut) {
+        put_ranges(&self.ranges, out);
+    }
+
+    pub(super) fn read(body: &mut Body) -> Result<Self, Error> {
+        Ok(Self { ranges: read_ranges(body)? })
+    }
+}
+
+/// Body of [`super::Frame::Refused`]: sending the record again would be refused again.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refused {
+    /// The record.
+    pub seq: Seq,
+    /// Stable name of the reason, as the HTTP API spells it.
+    pub code: String,
+    /// The reason in words.
+    pub message: String,
+}
+
+impl Refused {
+    pub(super) fn put(&self, out: &mut BytesMut) {
+        varint::put(self.seq.0, out);
+        varint::put_text(clip(&self.code, MAX_CODE), out);
+        varint::put_text(clip(&self.message, MAX_MESSAGE), out);
+    }
+
+    pub(super) fn read(body: &mut Body) -> Result<Self, Error> {
+        Ok(Self { seq: Seq(body.number()?), code: body.text(MAX_CODE)?, message: body.text(MAX_MESSAGE)? })
+    }
+}
+
+/// Ranges are written as gap and length, each from the end of the last: small numbers, and rising by construction.
+pub(super) fn put_ranges(set: &RangeSet, out: &mut BytesMut) {
+    varint::put(set.ranges() as u64, out);
+    let mut end = 0;
+    for range in set.iter() {
+        varint::put(range.start() - end, out);
+        varint::put(range.end() - range.start(), out);
+        end = *range.end();
+    }
+}
+
+pub(super) fn read_ranges(body: &mut Body) -> Result<RangeSet, Error> {
+    let count = body.number()?;
+    if count > MAX_RANGES {
+        return Err(body.malformed());
+    }
+    let (mut set, mut end) = (RangeSet::new(), 0_u64);
+    for i in 0..count {
+        let (gap, length) = (body.number()?, body.number()?);
+        // Adjacent ranges would be one range; only the first may start at 0.
+        if i > 0 && gap < 2 {
+            return Err(body.malformed());
+        }
+        let start = end.checked_add(gap).filter(|&n| n <= varint::MAX).ok_or_else(|| body.malformed())?;
+        end = start.checked_add(length).filter(|&n| n <= varint::MAX).ok_or_else(|| body.malformed())?;
+        set.insert_range(start..=end);
+    }
+    Ok(set)
+}
+
+/// The longest start of `text` that fits, cut between characters.
+fn clip(text: &str, limit: usize) -> &str {
+    &text[..text.floor_char_boundary(limit)]
+}

@@ -1,0 +1,240 @@
+//! The frame: type, length, body; and the stream kinds that frames travel on.
+
+use bytes::{BufMut, Bytes, BytesMut};
+
+use super::{
+    Ack, Entry, Feed, Followed, Gap, Hello, Record, Refused, Subscribe, TokenAccepted, TokenRefresh, Unsubscribe, Welcome,
+    varint::{self, Body},
+};
+
+/// What a reader accepts. Anything over a limit is refused before it is buffered.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Longest body of any frame, in bytes.
+    pub frame: usize,
+}
+
+impl Limits {
+    /// Limits that let records of `bytes` through, with room for what is around them.
+    pub fn for_records(bytes: usize) -> Self {
+        Self { frame: bytes + 1024 }
+    }
+
+    /// Limits of the control stream: tokens of 4 KiB, a few thousand ranges.
+    pub fn control() -> Self {
+        Self { frame: 64 * 1024 }
+    }
+}
+
+/// Why bytes are no frames. Each ends the connection with [`super::CloseCode::Protocol`] or `TooLarge`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Error {
+    /// A body longer than the limit.
+    #[error("a frame of {length} bytes, over the limit of {limit}")]
+    TooLarge {
+        /// The length it announced.
+        length: u64,
+        /// The length allowed.
+        limit: usize,
+    },
+    /// A critical frame this version does not know.
+    #[error("unknown critical frame type {0}")]
+    UnknownCritical(u64),
+    /// A stream of a kind this version does not know.
+    #[error("unknown stream kind {0}")]
+    UnknownStream(u64),
+    /// A body that ends too early.
+    #[error("a {0} frame ends too early")]
+    Truncated(&'static str),
+    /// A part of a body over its own limit.
+    #[error("a part of a {0} frame is too long")]
+    TooLong(&'static str),
+    /// A body that makes no sense.
+    #[error("a {0} frame is malformed")]
+    Malformed(&'static str),
+}
+
+/// What a unidirectional stream carries; its first varint.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum StreamKind {
+    /// Records in order, one long stream.
+    Ordered,
+    /// A record or a few, one short stream.
+    Independent,
+    /// A followed producer's entries, down.
+    Feed,
+}
+
+impl StreamKind {
+    /// Appends the kind: the first byte of its stream.
+    pub fn encode(self, out: &mut BytesMut) {
+        out.put_u8(match self {
+            Self::Ordered => 1,
+            Self::Independent => 2,
+            Self::Feed => 3,
+        });
+    }
+
+    /// Takes the kind from the front of `buf`; `None` where there is nothing yet.
+    pub fn decode(buf: &mut BytesMut) -> Result<Option<Self>, Error> {
+        let Some((kind, size)) = varint::peek(buf, 0) else { return Ok(None) };
+        let kind = match kind {
+            1 => Self::Ordered,
+            2 => Self::Independent,
+            3 => Self::Feed,
+            other => return Err(Error::UnknownStream(other)),
+        };
+        let _ = buf.split_to(size);
+        Ok(Some(kind))
+    }
+}
+
+/// Declares the frames once: their numbers, their names, how each body is written and read.
+macro_rules! frames {
+    ($($(#[$doc:meta])* $number:literal $name:ident $(($body:ident))?),+ $(,)?) => {
+        /// Every frame of motience/1.
+        #[derive(Clone, Debug, PartialEq, Eq)]
+        pub enum Frame {
+            $($(#[$doc])* $name $(($body))?,)+
+        }
+
+        impl Frame {
+            /// The frame's name, for logs and close reasons.
+            pub fn name(&self) -> &'static str {
+                match self {
+                    $(frames!(@pattern $name body $(($body))?) => stringify!($name),)+
+                }
+            }
+
+            fn number(&self) -> u64 {
+                match self {
+                    $(frames!(@pattern $name body $(($body))?) => $number,)+
+                }
+            }
+
+            fn put_body(&self, out: &mut BytesMut) {
+                match self {
+                    $(frames!(@bind $name body $(($body))?) => { frames!(@put out body $(($body))?); })+
+                }
+            }
+
+            fn read(number: u64, bytes: Bytes) -> Result<Option<Self>, Error> {
+                match number {
+                    $($number => {
+                        #[allow(unused_mut, clippy::allow_attributes, reason = "frames without a body read nothing")]
+                        let mut body = Body::new(bytes, stringify!($name));
+                        let frame = frames!(@read $name body $(($body))?);
+                        body.end()?;
+                        Ok(Some(frame))
+                    })+
+                    critical if critical % 2 == 1 => Err(Error::UnknownCritical(critical)),
+                    _ => Ok(None),
+                }
+            }
+        }
+    };
+    (@pattern $name:ident $b:ident ($body:ident)) => { Self::$name(_) };
+    (@pattern $name:ident $b:ident) => { Self::$name };
+    (@bind $name:ident $b:ident ($body:ident)) => { Self::$name($b) };
+    (@bind $name:ident $b:ident) => { Self::$name };
+    (@put $out:ident $b:ident ($body:ident)) => { $b.put($out) };
+    (@put $out:ident $b:ident) => { };
+    (@read $name:ident $b:ident ($body:ident)) => { Self::$name($body::read(&mut $b)?) };
+    (@read $name:ident $b:ident) => { Self::$name };
+}
+
+frames! {
+    /// First on the control stream: who the client is and what it wants.
+    0x01 Hello(Hello),
+    /// The answer to `Hello`.
+    0x03 Welcome(Welcome),
+    /// A renewed access token.
+    0x05 TokenRefresh(TokenRefresh),
+    /// The renewed token holds.
+    0x07 TokenAccepted(TokenAccepted),
+    /// Records that are in the log.
+    0x09 Ack(Ack),
+    /// A record that will never be in the log.
+    0x0b Refused(Refused),
+    /// The request to follow a producer.
+    0x0d Subscribe(Subscribe),
+    /// The end of a follow.
+    0x0f Unsubscribe(Unsubscribe),
+    /// The answer to `Subscribe`.
+    0x11 Followed(Followed),
+    /// A range that retention removed.
+    0x13 Gap(Gap),
+    /// The client sends nothing more and waits for the last acknowledgements.
+    0x15 Done,
+    /// How many records may be under way unacknowledged.
+    0x02 Credit(Credit),
+    /// The node is going away: finish, reconnect elsewhere.
+    0x04 Drain,
+    /// Asks for a `Pong`.
+    0x06 Ping,
+    /// The answer to `Ping`.
+    0x08 Pong,
+    /// A record, up.
+    0x21 Record(Record),
+    /// The head of a feed, down.
+    0x23 Feed(Feed),
+    /// A log entry, down.
+    0x25 Entry(Entry),
+}
+
+/// Body of [`Frame::Credit`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Credit {
+    /// Records that may be under way unacknowledged from now on.
+    pub records: u64,
+}
+
+impl Credit {
+    fn put(&self, out: &mut BytesMut) {
+        varint::put(self.records, out);
+    }
+
+    fn read(body: &mut Body) -> Result<Self, Error> {
+        Ok(Self { records: body.number()? })
+    }
+}
+
+impl Frame {
+    /// Appends the frame.
+    pub fn encode(&self, out: &mut BytesMut) {
+        varint::put(self.number(), out);
+        if let Self::Record(record) = self {
+            // The common case: the length is known, so the body goes straight into place.
+            varint::put(record.size() as u64, out);
+            return record.put(out);
+        }
+        let mut body = BytesMut::new();
+        self.put_body(&mut body);
+        varint::put(body.len() as u64, out);
+        out.unsplit(body);
+    }
+
+    /// Takes the next known frame from the front of `buf`, skipping unknown ones that may be skipped.
+    ///
+    /// `None`: more bytes are needed. The body is a slice of `buf`'s memory, not a copy.
+    pub fn decode(buf: &mut BytesMut, limits: Limits) -> Result<Option<Self>, Error> {
+        loop {
+            let Some((number, type_size)) = varint::peek(buf, 0) else { return Ok(None) };
+            let Some((length, length_size)) = varint::peek(buf, type_size) else { return Ok(None) };
+            if length > limits.frame as u64 {
+                return Err(Error::TooLarge { length, limit: limits.frame });
+            }
+            let (head, length) = (type_size + length_size, length as usize);
+            if buf.len() < head + length {
+                return Ok(None);
+            }
+            let _ = buf.split_to(head);
+            if let Some(frame) = Self::read(number, buf.split_to(length).freeze())? {
+                return Ok(Some(frame));
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,38 @@
+//! motience/1, the native protocol: bytes in, frames out. No I/O, no clock.
+//!
+//! Integers are QUIC varints (RFC 9000, section 16). A frame is `type, length, body`. Unknown frames of an even type
+//! are skipped by their length, so that the protocol can grow; an unknown odd type is critical and ends the
+//! connection. Every limit is checked before anything is allocated.
+//!
+//! | where | frames |
+//! |---|---|
+//! | control stream, up | [`Hello`] first, then [`TokenRefresh`], [`Subscribe`], [`Unsubscribe`], `Ping`, `Done` |
+//! | control stream, down | [`Welcome`] first, then [`Ack`], [`Refused`], `Credit`, [`TokenAccepted`], [`Followed`], [`Gap`], `Drain`, `Pong` |
+//! | lanes up (unidirectional, opened by [`StreamKind`]) | [`Record`] |
+//! | feeds down (unidirectional, one for each followed producer) | [`Feed`] first, then [`Entry`] |
+
+mod ack;
+mod close;
+mod consume;
+mod frame;
+mod hello;
+mod record;
+mod token;
+mod varint;
+mod welcome;
+
+pub use ack::{Ack, Refused};
+pub use close::CloseCode;
+pub use consume::{Entry, Feed, Followed, From, Gap, Subscribe, Unsubscribe};
+pub use frame::{Credit, Error, Frame, Limits, StreamKind};
+pub use hello::{Hello, Intent};
+pub use record::Record;
+pub use token::{TokenAccepted, TokenRefresh};
+pub use varint::MAX as VARINT_MAX;
+pub use welcome::Welcome;
+
+/// The ALPN protocol name.
+pub const ALPN: &[u8] = b"motience/1";
+
+/// The version in [`Hello`].
+pub const VERSION: u64 = 1;

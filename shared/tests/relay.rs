@@ -1,0 +1,257 @@
+//! The relay over each log: what is acknowledged is delivered once and in order, whoever reads, from wherever.
+//!
+//! Every story runs against the in-process log and against a real Redis.
+
+#![cfg(feature = "testing")]
+#![allow(clippy::unwrap_used, clippy::allow_attributes, reason = "tests")]
+
+use std::{sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use motience_shared::{
+    backend::{Backend, Config},
+    clock::Clock,
+    env::Env,
+    log::{Event, SessionName},
+    model::{ConsumerId, DeviceId, Epoch, Offset, ProducerId, Role, Seq},
+    relay::{Delivery, FeedEvent, Publisher, ReadFrom, Refusal, Subscriber},
+    store::{self, NewUser},
+    testing::Redis,
+};
+use tokio::time::timeout;
+
+const LIMIT: Duration = Duration::from_secs(20);
+const P: ProducerId = ProducerId(1);
+
+/// One node over SQLite in memory and the given log.
+async fn node(redis: Option<&Redis>, settings: &[(&str, &str)]) -> Arc<Backend> {
+    let env = settings.iter().fold(Env::default(), |env, (k, v)| env.with(k, *v));
+    let mut config = Config::from_env(&env).unwrap();
+    config.store = store::Config::SqliteMemory;
+    config.redis = redis.map(|r| r.url().to_owned().into());
+    Backend::open(config, Clock::system()).await.unwrap()
+}
+
+/// Runs a story against both logs.
+macro_rules! stories {
+    ($($name:ident),+ $(,)?) => {$(
+        mod $name {
+            #[tokio::test]
+            async fn embedded() {
+                super::$name(super::node(None, &[]).await).await;
+            }
+
+            #[tokio::test]
+            async fn redis() {
+                let redis = super::Redis::start().await;
+                super::$name(super::node(Some(&redis), &[]).await).await;
+            }
+        }
+    )+};
+}
+
+stories!(
+    records_arrive_once_and_in_order,
+    a_newer_connection_fences_the_older,
+    a_reconnect_learns_what_is_in_and_another_epoch_does_not,
+    cursors_begin_where_they_are_told,
+    a_slow_reader_falls_back_to_the_log_and_loses_nothing,
+    a_bad_record_is_refused_and_leaves_no_hole,
+    a_feed_follows_subscriptions,
+);
+
+fn json(n: u64) -> Bytes {
+    Bytes::from(format!(r#"{{"device_id":"d","timestamp":"2025-01-29T11:35:00Z","data":{{"n":{n}}}}}"#))
+}
+
+fn device() -> SessionName {
+    SessionName::device(&DeviceId::new("d").unwrap())
+}
+
+async fn send(publisher: &Publisher, seqs: impl IntoIterator<Item = u64>) {
+    let mut group = publisher.group();
+    for n in seqs {
+        group.push(Seq(n), json(n)).unwrap();
+    }
+    let ticket = group.submit().await.unwrap();
+    timeout(LIMIT, publisher.committed(ticket)).await.unwrap().unwrap();
+}
+
+/// The next `count` messages as (offset, n).
+async fn receive(subscriber: &mut Subscriber, count: usize) -> Vec<(u64, u64)> {
+    let mut got = Vec::new();
+    while got.len() < count {
+        match timeout(LIMIT, subscriber.next()).await.expect("a delivery in time") {
+            Delivery::Batch { batch, after } => got.extend(batch.after(after).map(|(offset, message)| (offset.0, number(message)))),
+            other => panic!("{other:?}"),
+        }
+    }
+    got
+}
+
+fn number(message: &[u8]) -> u64 {
+    let value: serde_json::Value = serde_json::from_slice(message).unwrap();
+    assert_eq!(value["producer_id"], "1");
+    value["data"]["n"].as_u64().unwrap()
+}
+
+async fn records_arrive_once_and_in_order(node: Arc<Backend>) {
+    let mut early = node.relay.subscriber();
+    early.follow(P, ReadFrom::Live).await.unwrap();
+    let publisher = node.relay.publisher(P, device(), Epoch(1)).await.unwrap();
+    send(&publisher, [1, 2, 3]).await;
+    send(&publisher, [3, 2, 4]).await;
+    assert_eq!(receive(&mut early, 4).await, [(1, 1), (2, 2), (3, 3), (4, 4)]);
+    assert_eq!(publisher.seen().to_string(), "1-4");
+    assert_eq!(node.relay.streams()[0].records, 4);
+    node.ready().await.unwrap();
+    drop(publisher);
+    node.close().await;
+}
+
+async fn a_newer_connection_fences_the_older(node: Arc<Backend>) {
+    let older = node.relay.publisher(P, device(), Epoch(1)).await.unwrap();
+    send(&older, [1]).await;
+    let newer = node.relay.publisher(P, device(), Epoch(1)).await.unwrap();
+    assert!(newer.fence() > older.fence());
+    let mut group = older.group();
+    group.push(Seq(2), json(2)).unwrap();
+    let ticket = group.submit().await.unwrap();
+    let refused = timeout(LIMIT, older.committed(ticket)).await.unwrap().unwrap_err();
+    assert_eq!(refused.to_string(), "a newer connection of this device took over");
+    send(&newer, [2]).await;
+    assert_eq!(node.relay.log().head(P).await.unwrap().last, Offset(2));
+}
+
+async fn a_reconnect_learns_what_is_in_and_another_epoch_does_not(node: Arc<Backend>) {
+    let first = node.relay.publisher(P, device(), Epoch(7)).await.unwrap();
+    send(&first, [1, 2, 5]).await;
+    drop(first);
+    let again = node.relay.publisher(P, device(), Epoch(7)).await.unwrap();
+    assert_eq!(again.seen().to_string(), "1-2,5");
+    send(&again, [1, 2, 3, 4, 5]).await;
+    assert_eq!(node.relay.log().head(P).await.unwrap().last, Offset(5));
+    let reborn = node.relay.publisher(P, device(), Epoch(8)).await.unwrap();
+    assert!(reborn.seen().is_empty());
+    send(&reborn, [1]).await;
+    assert_eq!(node.relay.log().head(P).await.unwrap().last, Offset(6));
+}
+
+async fn cursors_begin_where_they_are_told(node: Arc<Backend>) {
+    let publisher = node.relay.publisher(P, device(), Epoch(1)).await.unwrap();
+    send(&publisher, 1..=10).await;
+    for (from, expected) in [(ReadFrom::Earliest, 1..=12_u64), (ReadFrom::After(Offset(7)), 8..=12), (ReadFrom::Live, 11..=12)] {
+        let mut subscriber = node.relay.subscriber();
+        subscriber.follow(P, from).await.unwrap();
+        if from == ReadFrom::Earliest {
+            send(&publisher, [11, 12]).await;
+        } else if from == ReadFrom::Live {
+            // The earlier rounds have appended; this one begins after them.
+            send(&publisher, [13, 14]).await;
+            assert_eq!(receive(&mut subscriber, 2).await, [(13, 13), (14, 14)]);
+            continue;
+        }
+        let got: Vec<u64> = receive(&mut subscriber, expected.clone().count()).await.into_iter().map(|(offset, _)| offset).collect();
+        assert_eq!(got, expected.collect::<Vec<_>>());
+    }
+}
+
+async fn a_slow_reader_falls_back_to_the_log_and_loses_nothing(node: Arc<Backend>) {
+    let mut slow = node.relay.subscriber();
+    slow.follow(P, ReadFrom::Live).await.unwrap();
+    let publisher = node.relay.publisher(P, device(), Epoch(1)).await.unwrap();
+    // Several times what a ring holds.
+    let total = 30_000;
+    for start in (1..=total).step_by(1000) {
+        send(&publisher, start..start + 1000).await;
+    }
+    let got = receive(&mut slow, total as usize).await;
+    assert!(got.iter().enumerate().all(|(i, &(offset, n))| offset == i as u64 + 1 && n == offset), "each once, in order");
+}
+
+async fn a_bad_record_is_refused_and_leaves_no_hole(node: Arc<Backend>) {
+    let publisher = node.relay.publisher(P, device(), Epoch(1)).await.unwrap();
+    let mut group = publisher.group();
+    group.push(Seq(1), json(1)).unwrap();
+    let refused = group.push(Seq(2), Bytes::from_static(b"{\"producer_id\":\"9\"}")).unwrap_err();
+    assert!(matches!(refused, Refusal::Invalid(i) if i.code() == "unknown_field"));
+    group.skip(Seq(2));
+    group.push(Seq(3), json(3)).unwrap();
+    let ticket = group.submit().await.unwrap();
+    publisher.committed(ticket).await.unwrap();
+    assert_eq!(publisher.seen().to_string(), "1-3");
+    assert_eq!(node.relay.log().head(P).await.unwrap().last, Offset(2));
+}
+
+async fn a_feed_follows_subscriptions(node: Arc<Backend>) {
+    let user = |name: &str, role| NewUser { username: name.into(), password_hash: "x".into(), role, device_id: None };
+    let producer = node.store.create_user(user("p", Role::Producer)).await.unwrap().id.producer();
+    let consumer: ConsumerId = node.store.create_user(user("c", Role::Consumer)).await.unwrap().id.consumer();
+    assert_eq!(producer, P);
+    let mut feed = node.relay.feed(consumer).await.unwrap();
+    assert_eq!(node.relay.subscriber_count(P).await.unwrap(), 0);
+
+    node.store.subscribe(consumer, P).await.unwrap();
+    node.announce(Event::Subscribed { consumer, producer: P }).await;
+    assert!(matches!(timeout(LIMIT, feed.next()).await.unwrap(), FeedEvent::Joined(p) if p == P));
+    let publisher = node.relay.publisher(P, device(), Epoch(1)).await.unwrap();
+    send(&publisher, [1]).await;
+    assert!(matches!(timeout(LIMIT, feed.next()).await.unwrap(), FeedEvent::Delivery(Delivery::Batch { .. })));
+
+    node.store.unsubscribe(consumer, P).await.unwrap();
+    node.announce(Event::Unsubscribed { consumer, producer: P }).await;
+    assert!(matches!(timeout(LIMIT, feed.next()).await.unwrap(), FeedEvent::Left(p) if p == P));
+    send(&publisher, [2]).await;
+    assert!(feed.try_next().is_none(), "nothing is delivered after the end of a subscription");
+}
+
+#[tokio::test]
+async fn retention_leaves_a_gap_notice() {
+    let node = node(None, &[("LOG_RETENTION_BYTES", "1000"), ("RING_BYTES", "500")]).await;
+    let publisher = node.relay.publisher(P, device(), Epoch(1)).await.unwrap();
+    for n in 1..=100 {
+        send(&publisher, [n]).await;
+    }
+    let mut late = node.relay.subscriber();
+    late.follow(P, ReadFrom::After(Offset(3))).await.unwrap();
+    let Delivery::Gap { from, to, .. } = timeout(LIMIT, late.next()).await.unwrap() else { panic!("a gap comes first") };
+    assert_eq!(from, Offset(4));
+    let got = receive(&mut late, (100 - to.0) as usize).await;
+    assert_eq!(got.first().unwrap().0, to.0 + 1);
+    assert_eq!(got.last().unwrap().0, 100);
+}
+
+#[tokio::test]
+async fn two_nodes_meet_in_redis() {
+    let redis = Redis::start().await;
+    let (a, b) = (node(Some(&redis), &[]).await, node(Some(&redis), &[]).await);
+    let mut there = b.relay.subscriber();
+    there.follow(P, ReadFrom::Live).await.unwrap();
+    let here = a.relay.publisher(P, device(), Epoch(1)).await.unwrap();
+    send(&here, 1..=100).await;
+    assert_eq!(receive(&mut there, 100).await.len(), 100);
+    // The device moves to the other node: its old connection can no longer write.
+    let moved = b.relay.publisher(P, device(), Epoch(1)).await.unwrap();
+    assert_eq!(moved.seen().to_string(), "1-100");
+    let mut group = here.group();
+    group.push(Seq(101), json(101)).unwrap();
+    let ticket = group.submit().await.unwrap();
+    assert!(timeout(LIMIT, here.committed(ticket)).await.unwrap().is_err());
+    send(&moved, [101]).await;
+    assert_eq!(receive(&mut there, 1).await, [(101, 101)]);
+}
+
+#[tokio::test]
+async fn a_restart_of_redis_loses_nothing_that_was_acknowledged() {
+    let mut redis = Redis::durable().await;
+    let node = node(Some(&redis), &[]).await;
+    let mut subscriber = node.relay.subscriber();
+    subscriber.follow(P, ReadFrom::Live).await.unwrap();
+    let publisher = node.relay.publisher(P, device(), Epoch(1)).await.unwrap();
+    send(&publisher, [1, 2]).await;
+    assert_eq!(receive(&mut subscriber, 2).await.len(), 2);
+    redis.restart().await;
+    // Sent while the subscription may still be away: the log fills what pub/sub lost.
+    send(&publisher, [3, 4]).await;
+    assert_eq!(receive(&mut subscriber, 2).await, [(3, 3), (4, 4)]);
+}
