@@ -5,7 +5,7 @@ use std::{collections::HashMap, sync::Arc};
 use bytes::BytesMut;
 use motience_shared::{
     auth::Grant,
-    model::{Fence, ProducerId, RangeSet},
+    model::{Fence, LogEpoch, ProducerId, RangeSet},
     relay::{Delivery, ReadFrom, Subscriber},
     wire::{CloseCode, Entry, Feed, Followed, Frame, From, Gap, StreamKind, Subscribe, Welcome},
 };
@@ -44,7 +44,7 @@ pub(super) async fn serve(connection: &Connection, control: Control, mut grant: 
     let changes = backend.relay.watch_subscriptions(consumer);
     let (gaps, mut told_gaps) = mpsc::channel(GAPS);
     let mut follows: HashMap<ProducerId, CancellationToken> = HashMap::new();
-    let mut feeds: JoinSet<(ProducerId, Result<(), Ending>)> = JoinSet::new();
+    let mut feeds: JoinSet<Result<(), Ending>> = JoinSet::new();
     let mut drain_told = false;
     loop {
         if !out.is_empty() {
@@ -92,8 +92,8 @@ pub(super) async fn serve(connection: &Connection, control: Control, mut grant: 
             }
             Some(gap) = told_gaps.recv() => Frame::Gap(gap).encode(&mut out),
             Some(finished) = feeds.join_next() => match finished {
-                Ok((_, Ok(()))) => {}
-                Ok((_, Err(ending))) => return Err(ending),
+                Ok(Ok(())) => {}
+                Ok(Err(ending)) => return Err(ending),
                 Err(e) => return Err(Ending::new(CloseCode::Internal, format!("a feed failed: {e}"))),
             },
             () = backend.ended(&grant) => return Err(ended()),
@@ -127,66 +127,80 @@ fn followed(producer: ProducerId, refusal: &str, out: &mut BytesMut) {
     Frame::Followed(Followed { producer, refusal: refusal.to_owned() }).encode(out);
 }
 
-/// Writes one producer's entries to a stream of its own until told to stop.
+/// Writes one producer's entries to a stream of its own until told to stop. A write that has begun is finished: the
+/// consumer must not find half a frame.
 async fn feed(
     connection: Connection,
     subscribe: Subscribe,
     subscriber: Subscriber,
     gaps: mpsc::Sender<Gap>,
     stop: CancellationToken,
-) -> (ProducerId, Result<(), Ending>) {
-    let outcome = stop.run_until_cancelled(write_feed(&connection, subscribe, subscriber, gaps)).await.unwrap_or(Ok(()));
-    (subscribe.producer, outcome)
-}
-
-async fn write_feed(
-    connection: &Connection,
-    subscribe: Subscribe,
-    mut subscriber: Subscriber,
-    gaps: mpsc::Sender<Gap>,
 ) -> Result<(), Ending> {
-    let producer = subscribe.producer;
+    let mut feed = Writer { connection, producer: subscribe.producer, subscriber, gaps, out: BytesMut::new() };
     let from = match subscribe.from {
         From::Live => ReadFrom::Live,
         From::Earliest => ReadFrom::Earliest,
         From::After(offset) => ReadFrom::After(offset),
     };
-    subscriber.follow(producer, from).await?;
-    let mut stream = connection.open_uni().await?;
-    let mut out = BytesMut::new();
-    StreamKind::Feed.encode(&mut out);
-    Frame::Feed(Feed { producer, log_epoch: subscriber.log_epoch(producer).unwrap_or_default() }).encode(&mut out);
-    write(&mut stream, &mut out).await?;
-    loop {
-        let mut delivery = Some(subscriber.next().await);
+    feed.subscriber.follow(subscribe.producer, from).await?;
+    let epoch = feed.subscriber.log_epoch(subscribe.producer).unwrap_or_default();
+    let mut stream = feed.open(epoch).await?;
+    while let Some(next) = stop.run_until_cancelled(feed.subscriber.next()).await {
+        let mut delivery = Some(next);
         while let Some(next) = delivery {
-            deliver(next, &mut stream, &mut out, &gaps).await?;
-            delivery = subscriber.try_next();
+            feed.deliver(next, &mut stream).await?;
+            delivery = if stop.is_cancelled() { None } else { feed.subscriber.try_next() };
         }
-        if !out.is_empty() {
-            write(&mut stream, &mut out).await?;
+        if !feed.out.is_empty() {
+            write(&mut stream, &mut feed.out).await?;
         }
     }
+    // An error says that the connection is gone, which ends the stream as well.
+    let _ = stream.finish();
+    Ok(())
 }
 
-async fn deliver(delivery: Delivery, stream: &mut SendStream, out: &mut BytesMut, gaps: &mpsc::Sender<Gap>) -> Result<(), Ending> {
-    match delivery {
-        Delivery::Batch { batch, after } => {
-            for (offset, message) in batch.after(after) {
-                Frame::Entry(Entry { offset, message: message.clone() }).encode(out);
-                if out.len() >= WRITE {
-                    write(stream, out).await?;
+struct Writer {
+    connection: Connection,
+    producer: ProducerId,
+    subscriber: Subscriber,
+    gaps: mpsc::Sender<Gap>,
+    out: BytesMut,
+}
+
+impl Writer {
+    /// A stream with its head written. Each life of the log has a stream of its own.
+    async fn open(&mut self, log_epoch: LogEpoch) -> Result<SendStream, Ending> {
+        let mut stream = self.connection.open_uni().await?;
+        StreamKind::Feed.encode(&mut self.out);
+        Frame::Feed(Feed { producer: self.producer, log_epoch }).encode(&mut self.out);
+        write(&mut stream, &mut self.out).await?;
+        Ok(stream)
+    }
+
+    async fn deliver(&mut self, delivery: Delivery, stream: &mut SendStream) -> Result<(), Ending> {
+        match delivery {
+            Delivery::Batch { batch, after } => {
+                for (offset, message) in batch.after(after) {
+                    Frame::Entry(Entry { offset, message: message.clone() }).encode(&mut self.out);
+                    if self.out.len() >= WRITE {
+                        write(stream, &mut self.out).await?;
+                    }
                 }
             }
+            Delivery::Gap { producer, from, to } => {
+                let told = self.gaps.send(Gap { producer, from, to }).await;
+                told.map_err(|_| Ending::Gone("the control stream has ended".into()))?;
+            }
+            Delivery::Reset { producer, epoch, after } => {
+                debug!(%producer, %after, "the log was reset");
+                if !self.out.is_empty() {
+                    write(stream, &mut self.out).await?;
+                }
+                let _ = stream.finish();
+                *stream = self.open(epoch).await?;
+            }
         }
-        Delivery::Gap { producer, from, to } => {
-            gaps.send(Gap { producer, from, to }).await.map_err(|_| Ending::Gone("the control stream has ended".into()))?;
-        }
-        // A new life of the log begins a new stream of entries: its head says which.
-        Delivery::Reset { producer, epoch, after } => {
-            debug!(%producer, ?after, "the log was reset");
-            Frame::Feed(Feed { producer, log_epoch: epoch }).encode(out);
-        }
+        Ok(())
     }
-    Ok(())
 }

@@ -1,1 +1,12 @@
-//! Under construction.
+//! HTTP as every service of Motience speaks it: one accept loop with limits, one form of error, one set of extractors,
+//! and the paths that operators ask.
+
+mod extract;
+mod operations;
+mod problem;
+mod serve;
+
+pub use extract::{Bearer, Consumer, HasBackend, Json, Path, Producer, Query, bearer, body_error, unsupported_media_type};
+pub use operations::operations;
+pub use problem::ApiError;
+pub use serve::{Limits, serve};

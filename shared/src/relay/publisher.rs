@@ -182,7 +182,8 @@ impl Group<'_> {
         self.bytes
     }
 
-    fn push_unnumbered(&mut self, json: Bytes) {
+    /// Adds a record that [`record::admit`] has let in, under the sender's next number.
+    pub fn push_unnumbered(&mut self, json: Bytes) {
         let mut submitted = lock(&self.publisher.submitted);
         let seq = submitted.next_seq;
         submitted.next_seq += 1;

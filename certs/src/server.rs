@@ -1,0 +1,93 @@
+//! The listening side: an identity that can be reloaded while it serves.
+
+use std::{
+    fmt,
+    path::{Path, PathBuf},
+    sync::{Arc, PoisonError, RwLock},
+};
+
+use rustls::{
+    ServerConfig,
+    server::{ClientHello, ResolvesServerCert, ServerSessionMemoryCache},
+    sign::CertifiedKey,
+    version::{TLS12, TLS13},
+};
+
+use crate::pem;
+
+/// Sessions kept for resumption, for each configuration.
+const SESSIONS: usize = 8192;
+
+/// A chain and key from two files; what [`ServerIdentity::reload`] reads is served from the next handshake on.
+pub struct ServerIdentity {
+    chain: PathBuf,
+    key: PathBuf,
+    current: RwLock<Arc<CertifiedKey>>,
+}
+
+impl ServerIdentity {
+    /// Reads the files.
+    pub fn load(chain: &Path, key: &Path) -> Result<Arc<Self>, pem::Error> {
+        let current = RwLock::new(Arc::new(pem::identity(chain, key)?));
+        Ok(Arc::new(Self { chain: chain.into(), key: key.into(), current }))
+    }
+
+    /// Reads the files again. On an error what was served is served on.
+    pub fn reload(&self) -> Result<(), pem::Error> {
+        let fresh = Arc::new(pem::identity(&self.chain, &self.key)?);
+        // The lock guards a pointer: even a poisoned one holds a whole identity.
+        *self.current.write().unwrap_or_else(PoisonError::into_inner) = fresh;
+        tracing::info!(chain = %self.chain.display(), "certificate reloaded");
+        Ok(())
+    }
+
+    fn current(&self) -> Arc<CertifiedKey> {
+        self.current.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+impl ResolvesServerCert for ServerIdentity {
+    fn resolve(&self, _hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        Some(self.current())
+    }
+}
+
+impl fmt::Debug for ServerIdentity {
+    /// Without the key.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ServerIdentity").field("chain", &self.chain).finish_non_exhaustive()
+    }
+}
+
+/// Whether a QUIC server takes application data in the first flight of a resumed connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EarlyData {
+    /// It does; what it accepts then must be idempotent.
+    Accept,
+    /// It does not.
+    Refuse,
+}
+
+/// For QUIC: TLS 1.3 only.
+pub fn quic_config(identity: Arc<ServerIdentity>, alpns: &[&[u8]], early_data: EarlyData) -> Arc<ServerConfig> {
+    let mut config = config(identity, alpns, &[&TLS13]);
+    // QUIC knows these two values only (RFC 9001, section 4.6.1).
+    config.max_early_data_size = if early_data == EarlyData::Accept { u32::MAX } else { 0 };
+    Arc::new(config)
+}
+
+/// For TCP: TLS 1.3 and 1.2.
+pub fn tcp_config(identity: Arc<ServerIdentity>, alpns: &[&[u8]]) -> Arc<ServerConfig> {
+    Arc::new(config(identity, alpns, &[&TLS13, &TLS12]))
+}
+
+fn config(identity: Arc<ServerIdentity>, alpns: &[&[u8]], versions: &[&'static rustls::SupportedProtocolVersion]) -> ServerConfig {
+    let mut config = ServerConfig::builder_with_provider(crate::provider())
+        .with_protocol_versions(versions)
+        .expect("aws-lc-rs has cipher suites for both versions")
+        .with_no_client_auth()
+        .with_cert_resolver(identity);
+    config.alpn_protocols = alpns.iter().map(|alpn| alpn.to_vec()).collect();
+    config.session_storage = ServerSessionMemoryCache::new(SESSIONS);
+    config
+}

@@ -1,0 +1,68 @@
+//! `POST /login`: tokens for a name and a password.
+
+use axum::extract::State;
+use motience_shared::{
+    auth::{Verdict, random_id},
+    http::{ApiError, Json},
+};
+use secrecy::SecretString;
+use serde::Deserialize;
+use tracing::warn;
+use utoipa::ToSchema;
+
+use super::session::{self, Session};
+use crate::http::{ClientAddress, Shared, shapes};
+
+/// Bytes of a password that is worth hashing; a longer one is no account's.
+const MAX_PASSWORD: usize = 1024;
+
+/// Name and password.
+#[derive(Deserialize, ToSchema)]
+#[schema(example = json!({"username": "producer1", "password": "pass123"}))]
+pub(super) struct Login {
+    username: String,
+    password: String,
+}
+
+/// Logs in.
+#[utoipa::path(post, path = "/login", tag = "accounts", request_body = Login, responses(
+    (status = 200, description = "A pair of tokens", body = Session),
+    (status = 400, description = "Malformed JSON", body = shapes::Problem, content_type = "application/problem+json"),
+    (status = 401, description = "A wrong name or a wrong password", body = shapes::Problem, content_type = "application/problem+json"),
+    (status = 413, description = "The body is too large", body = shapes::Problem, content_type = "application/problem+json"),
+    (status = 415, description = "Not JSON", body = shapes::Problem, content_type = "application/problem+json"),
+    (status = 422, description = "A field is missing", body = shapes::Problem, content_type = "application/problem+json"),
+    (status = 429, description = "Too many attempts", body = shapes::Problem, content_type = "application/problem+json"),
+    (status = 503, description = "The database is away", body = shapes::Problem, content_type = "application/problem+json"),
+))]
+pub(super) async fn login(
+    State(services): State<Shared>,
+    address: ClientAddress,
+    Json(login): Json<Login>,
+) -> Result<Json<Session>, ApiError> {
+    services.limiters.login.address(address)?;
+    services.limiters.login.account(&login.username)?;
+    let backend = &services.backend;
+    let wrong = || ApiError::unauthenticated("wrong_credentials", "The username or the password is wrong.");
+    if login.password.len() > MAX_PASSWORD {
+        return Err(wrong());
+    }
+    let password = SecretString::from(login.password);
+    let Some(credentials) = backend.store.credentials(&login.username).await? else {
+        // As long as a real check takes, so that time does not tell which names exist.
+        backend.hasher.verify_nothing(password).await?;
+        return Err(wrong());
+    };
+    match backend.hasher.verify(password.clone(), &credentials.password_hash).await? {
+        Verdict::Mismatch => return Err(wrong()),
+        Verdict::Match => {}
+        Verdict::MatchRehash => {
+            let hash = backend.hasher.hash(password).await?;
+            // The login is good either way; the next one tries again.
+            if let Err(e) = backend.store.set_password_hash(credentials.user.id, &hash).await {
+                warn!(error = %e, "an adopted password could not be hashed anew");
+            }
+        }
+    }
+    Ok(Json(session::begin(&services, &credentials.user, &random_id()).await?))
+}

@@ -1,0 +1,49 @@
+//! `POST /logout`: the end of a login, its tokens and its live connections.
+
+use axum::extract::State;
+use motience_shared::{
+    auth,
+    http::{ApiError, Json},
+    log::Event,
+};
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use crate::http::{Shared, shapes};
+
+/// The login to end.
+#[derive(Deserialize, ToSchema)]
+pub(super) struct Logout {
+    refresh_token: String,
+}
+
+/// Done.
+#[derive(Serialize, ToSchema)]
+pub(super) struct LoggedOut {
+    #[schema(example = "logged_out")]
+    status: &'static str,
+}
+
+/// Ends a login. Doing it again changes nothing.
+#[utoipa::path(post, path = "/logout", tag = "accounts", request_body = Logout, responses(
+    (status = 200, description = "The login is ended", body = LoggedOut),
+    (status = 400, description = "Malformed JSON", body = shapes::Problem, content_type = "application/problem+json"),
+    (status = 401, description = "Not a refresh token", body = shapes::Problem, content_type = "application/problem+json"),
+    (status = 413, description = "The body is too large", body = shapes::Problem, content_type = "application/problem+json"),
+    (status = 415, description = "Not JSON", body = shapes::Problem, content_type = "application/problem+json"),
+    (status = 422, description = "A field is missing", body = shapes::Problem, content_type = "application/problem+json"),
+    (status = 503, description = "The database is away", body = shapes::Problem, content_type = "application/problem+json"),
+))]
+pub(super) async fn logout(State(services): State<Shared>, Json(logout): Json<Logout>) -> Result<Json<LoggedOut>, ApiError> {
+    let backend = &services.backend;
+    match backend.tokens.refresh(&logout.refresh_token) {
+        Ok(claims) => {
+            backend.store.revoke_family(&claims.family, backend.clock.now()).await?;
+            backend.announce(Event::FamilyRevoked { family: claims.family }).await;
+        }
+        // Over is over.
+        Err(auth::Error::Expired) => {}
+        Err(e) => return Err(e.into()),
+    }
+    Ok(Json(LoggedOut { status: "logged_out" }))
+}

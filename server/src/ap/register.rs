@@ -1,0 +1,76 @@
+//! `POST /register`: a new account.
+
+use axum::{extract::State, http::StatusCode};
+use motience_shared::{
+    auth::check_password,
+    http::{ApiError, Json},
+    model::{DeviceId, Role},
+    store::NewUser,
+};
+use secrecy::SecretString;
+use serde::Deserialize;
+use utoipa::ToSchema;
+
+use crate::http::{ClientAddress, Shared, shapes};
+
+/// Longest username, in bytes: the width of `username VARCHAR(255)`.
+const MAX_USERNAME: usize = 255;
+
+/// A new account.
+#[derive(Deserialize, ToSchema)]
+#[schema(example = json!({"username": "producer1", "password": "pass123", "role": "producer", "device_id": "rpi_001"}))]
+pub(super) struct Register {
+    /// Unique name.
+    username: String,
+    /// At least PASSWORD_MIN_LENGTH characters, at most 128 bytes.
+    password: String,
+    /// `producer` or `consumer`.
+    role: String,
+    /// The device of a producer, if it has just one.
+    #[serde(default)]
+    device_id: Option<String>,
+}
+
+/// Makes an account.
+#[utoipa::path(post, path = "/register", tag = "accounts", request_body = Register, responses(
+    (status = 201, description = "The account", body = shapes::User),
+    (status = 400, description = "Malformed JSON", body = shapes::Problem, content_type = "application/problem+json"),
+    (status = 409, description = "The username is taken", body = shapes::Problem, content_type = "application/problem+json"),
+    (status = 413, description = "The body is too large", body = shapes::Problem, content_type = "application/problem+json"),
+    (status = 415, description = "Not JSON", body = shapes::Problem, content_type = "application/problem+json"),
+    (status = 422, description = "A field is out of bounds", body = shapes::Problem, content_type = "application/problem+json"),
+    (status = 429, description = "Too many registrations", body = shapes::Problem, content_type = "application/problem+json"),
+    (status = 503, description = "The database is away", body = shapes::Problem, content_type = "application/problem+json"),
+))]
+pub(super) async fn register(
+    State(services): State<Shared>,
+    address: ClientAddress,
+    Json(new): Json<Register>,
+) -> Result<(StatusCode, Json<motience_shared::model::User>), ApiError> {
+    services.limiters.register.address(address)?;
+    check_username(&new.username)?;
+    services.limiters.register.account(&new.username)?;
+    let role = match new.role.parse() {
+        Ok(role @ (Role::Producer | Role::Consumer)) => role,
+        _ => return Err(ApiError::invalid("role", "role must be producer or consumer.")),
+    };
+    if new.device_id.as_deref().is_some_and(|id| !DeviceId::is_valid(id)) {
+        return Err(ApiError::invalid("device_id", "device_id must be 1 to 255 bytes without control characters."));
+    }
+    let backend = &services.backend;
+    check_password(&backend.auth, &new.password)
+        .map_err(|weak| ApiError::invalid("password", format!("The password is refused: {weak}.")))?;
+    let password_hash = backend.hasher.hash(SecretString::from(new.password)).await?;
+    let user = backend.store.create_user(NewUser { username: new.username, password_hash, role, device_id: new.device_id }).await?;
+    Ok((StatusCode::CREATED, Json(user)))
+}
+
+fn check_username(name: &str) -> Result<(), ApiError> {
+    if name.is_empty() || name.len() > MAX_USERNAME {
+        return Err(ApiError::invalid("username", "username must be 1 to 255 bytes."));
+    }
+    if name.chars().any(char::is_control) || name.trim() != name {
+        return Err(ApiError::invalid("username", "username must not have control characters, or blanks around it."));
+    }
+    Ok(())
+}

@@ -1,0 +1,112 @@
+//! `POST /data`: one record, or an array of them, into the log.
+
+use axum::{
+    body::Bytes,
+    extract::{State, rejection::BytesRejection},
+    http::{HeaderMap, StatusCode, header},
+};
+use motience_shared::{
+    http::{ApiError, Json, Producer, body_error, unsupported_media_type},
+    model::record::{self, Defaults},
+    relay::Refusal,
+};
+use serde::Serialize;
+use serde_json::value::RawValue;
+use utoipa::ToSchema;
+
+use crate::http::{Shared, shapes};
+
+/// What was taken.
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+#[schema(example = json!({"accepted": 1, "subscriberCount": 3}))]
+pub(super) struct Accepted {
+    /// Records now in the log.
+    accepted: usize,
+    /// Consumers subscribed to the producer.
+    subscriber_count: u64,
+}
+
+/// A record as the contract shows it.
+#[derive(Serialize, ToSchema)]
+#[schema(example = json!({"device_id": "rpi_001", "timestamp": "2025-01-29T11:35:00Z", "data": {"temperature": 24.3, "humidity": 51, "pressure": 1013.25}}))]
+pub(super) struct Record {
+    device_id: String,
+    timestamp: String,
+    data: serde_json::Value,
+}
+
+/// Takes records of the calling producer. The answer comes once they are in the log; of an array with a bad record
+/// nothing is taken.
+#[utoipa::path(post, path = "/data", tag = "data", request_body = Record, security(("bearer" = [])), responses(
+    (status = 200, description = "In the log", body = Accepted),
+    (status = 400, description = "Malformed JSON", body = shapes::Problem, content_type = "application/problem+json"),
+    (status = 401, description = "No or bad token", body = shapes::Problem, content_type = "application/problem+json"),
+    (status = 403, description = "Not a producer", body = shapes::Problem, content_type = "application/problem+json"),
+    (status = 413, description = "The body or a record is too large", body = shapes::Problem, content_type = "application/problem+json"),
+    (status = 415, description = "Not JSON", body = shapes::Problem, content_type = "application/problem+json"),
+    (status = 422, description = "Not a record", body = shapes::Problem, content_type = "application/problem+json"),
+    (status = 503, description = "The log is away", body = shapes::Problem, content_type = "application/problem+json"),
+))]
+pub(super) async fn data(
+    State(services): State<Shared>,
+    caller: Producer,
+    headers: HeaderMap,
+    body: Result<Bytes, BytesRejection>,
+) -> Result<Json<Accepted>, ApiError> {
+    let body = body.map_err(|e| body_error(e.status()))?;
+    if !is_json(&headers) {
+        return Err(unsupported_media_type());
+    }
+    let backend = &services.backend;
+    let now = backend.clock.now();
+    let defaults = Defaults { device_id: caller.grant.device_id.as_deref().unwrap_or(&caller.grant.username), now };
+    let limit = backend.relay.limits().record;
+    let mut records = Vec::new();
+    for (index, json) in split(&body, services.config.data_records)?.into_iter().enumerate() {
+        let record = record::admit(&json, limit, &defaults).map_err(|invalid| {
+            let error = ApiError::from(invalid);
+            if body.trim_ascii_start().starts_with(b"[") { error.about(format!("Record {index}")) } else { error }
+        })?;
+        records.push(record);
+    }
+    let accepted = records.len();
+    if accepted > 0 {
+        let publisher = backend.relay.passing_publisher(caller.id).await?;
+        let mut group = publisher.group();
+        for record in records {
+            group.push_unnumbered(record);
+        }
+        let ticket = group.submit().await.map_err(refusal)?;
+        publisher.committed(ticket).await?;
+    }
+    let subscriber_count = backend.relay.subscriber_count(caller.id).await?;
+    Ok(Json(Accepted { accepted, subscriber_count }))
+}
+
+fn is_json(headers: &HeaderMap) -> bool {
+    let Some(value) = headers.get(header::CONTENT_TYPE).and_then(|v| v.to_str().ok()) else { return false };
+    let essence = value.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+    essence == "application/json" || (essence.starts_with("application/") && essence.ends_with("+json"))
+}
+
+/// The records of a body, each a slice of it.
+fn split(body: &Bytes, most: usize) -> Result<Vec<Bytes>, ApiError> {
+    if !body.trim_ascii_start().starts_with(b"[") {
+        return Ok(vec![body.clone()]);
+    }
+    let items: Vec<&RawValue> =
+        serde_json::from_slice(body).map_err(|e| ApiError::malformed(format!("The body is not JSON: {e}.")).with_code("malformed_json"))?;
+    if items.len() > most {
+        return Err(ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, "too_many_records", format!("At most {most} records at once.")));
+    }
+    Ok(items.into_iter().map(|item| body.slice_ref(item.get().as_bytes())).collect())
+}
+
+fn refusal(refusal: Refusal) -> ApiError {
+    match refusal {
+        Refusal::Invalid(invalid) => invalid.into(),
+        Refusal::Ended(e) => e.into(),
+        Refusal::TooScattered => ApiError::internal(refusal),
+    }
+}

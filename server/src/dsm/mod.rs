@@ -1,0 +1,35 @@
+//! dsm, the data service: records over HTTP, the history, live streams. One operation a file.
+
+mod data;
+mod history;
+mod streams;
+mod writer;
+
+use std::sync::Arc;
+
+use axum::{Router, extract::DefaultBodyLimit};
+use utoipa::OpenApi;
+use utoipa_axum::{router::OpenApiRouter, routes};
+
+pub use writer::history_writer;
+
+use crate::http::{Services, Shared, assemble};
+
+#[derive(OpenApi)]
+#[openapi(info(
+    title = "Motience: data",
+    description = "Records over HTTP, the history, live streams. Every path also answers under `/api`."
+))]
+struct Document;
+
+/// The whole service.
+pub fn router(services: Arc<Services>) -> Router {
+    let data = OpenApiRouter::new().routes(routes!(data::data)).layer(DefaultBodyLimit::max(services.config.data_body));
+    let (operations, document) = OpenApiRouter::with_openapi(Document::openapi())
+        .merge(data)
+        .routes(routes!(history::history))
+        .routes(routes!(streams::streams))
+        .with_state(Shared(Arc::clone(&services)))
+        .split_for_parts();
+    assemble("motience-dsm", operations, document, "/api", &services)
+}

@@ -1,0 +1,81 @@
+//! The layers around every router: what holds for each request, whatever it asks.
+
+use std::{any::Any, sync::Arc};
+
+use axum::{
+    Router,
+    extract::{DefaultBodyLimit, Request, State},
+    http::{HeaderName, HeaderValue, Method, StatusCode, header},
+    middleware::{self, Next},
+    response::{IntoResponse as _, Response},
+};
+use motience_shared::http::ApiError;
+use tokio::time::{Duration, timeout};
+use tower_http::{
+    catch_panic::CatchPanicLayer,
+    cors::{AllowOrigin, CorsLayer},
+    set_header::SetResponseHeaderLayer,
+};
+
+use super::{Config, Services};
+
+/// How long a browser may remember what it was told about origins.
+const CORS_MEMORY: Duration = Duration::from_secs(3600);
+
+pub(super) fn around(router: Router, services: &Arc<Services>) -> Router {
+    router
+        .fallback(async || ApiError::not_found("There is nothing at this path."))
+        .method_not_allowed_fallback(async || {
+            ApiError::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", "This path does not take this method.")
+        })
+        .layer(DefaultBodyLimit::max(services.config.body))
+        .layer(middleware::from_fn_with_state(services.config.request, in_time))
+        .layer(middleware::from_fn(count))
+        .layer(CatchPanicLayer::custom(panicked))
+        .layer(SetResponseHeaderLayer::if_not_present(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff")))
+        // Every answer depends on who asks; tokens above all must stay out of caches.
+        .layer(SetResponseHeaderLayer::if_not_present(header::CACHE_CONTROL, HeaderValue::from_static("no-store")))
+        .layer(cors(&services.config))
+}
+
+/// Ends a request that takes too long.
+async fn in_time(State(limit): State<Duration>, request: Request, next: Next) -> Response {
+    match timeout(limit, next.run(request)).await {
+        Ok(response) => response,
+        Err(_) => ApiError::unavailable("too_slow", "The request took too long. Try again.").into_response(),
+    }
+}
+
+/// Counts by outcome. Paths are left out: they hold ids.
+async fn count(request: Request, next: Next) -> Response {
+    let response = next.run(request).await;
+    let class = match response.status().as_u16() {
+        200..300 => "2xx",
+        300..400 => "3xx",
+        400..500 => "4xx",
+        _ => "5xx",
+    };
+    metrics::counter!("motience_http_responses_total", "status" => class).increment(1);
+    response
+}
+
+/// The panic's text may hold anything, so it is not sent; the panic hook has printed it.
+#[expect(clippy::needless_pass_by_value, reason = "the signature that the layer asks for")]
+fn panicked(_cause: Box<dyn Any + Send>) -> Response {
+    ApiError::internal("a handler panicked").into_response()
+}
+
+fn cors(config: &Config) -> CorsLayer {
+    let origins = if config.origins.is_empty() && config.any_origin {
+        AllowOrigin::any()
+    } else {
+        // Settings were checked to be header values.
+        AllowOrigin::list(config.origins.iter().filter_map(|o| o.parse().ok()))
+    };
+    CorsLayer::new()
+        .allow_origin(origins)
+        .allow_methods([Method::GET, Method::POST, Method::DELETE])
+        .allow_headers([header::AUTHORIZATION, header::CONTENT_TYPE, HeaderName::from_static("last-event-id")])
+        .expose_headers([header::RETRY_AFTER, header::LINK])
+        .max_age(CORS_MEMORY)
+}

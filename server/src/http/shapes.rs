@@ -1,0 +1,118 @@
+//! Shapes that several operations show or take.
+
+use motience_shared::{
+    http::ApiError,
+    model,
+    store::{MAX_PAGE, Page},
+};
+use serde::{Deserialize, Deserializer, Serialize, de};
+use utoipa::{IntoParams, ToSchema};
+
+/// An error: RFC 9457, with a stable `code`, and `error` for clients of the first Motience.
+#[derive(Serialize, ToSchema)]
+#[schema(example = json!({"type": "about:blank", "title": "Conflict", "status": 409, "detail": "This username is taken.", "code": "username_taken", "error": "This username is taken."}))]
+pub(crate) struct Problem {
+    r#type: String,
+    title: String,
+    status: u16,
+    detail: String,
+    /// Stable, for programs.
+    code: String,
+    /// The same sentence as `detail`.
+    error: String,
+    /// The field that is out of bounds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    field: Option<String>,
+}
+
+/// An account.
+#[derive(Serialize, ToSchema)]
+#[schema(example = json!({"id": 1, "username": "producer1", "role": "producer", "device_id": "rpi_001", "created_at": "2025-01-29T11:35:00Z"}))]
+pub(crate) struct User {
+    id: i64,
+    username: String,
+    role: String,
+    #[schema(required)]
+    device_id: Option<String>,
+    #[schema(format = DateTime)]
+    created_at: String,
+}
+
+/// A subscription.
+#[derive(Serialize, ToSchema)]
+#[schema(example = json!({"id": 1, "consumer_id": 2, "producer_id": 1, "status": "active", "created_at": "2025-01-29T11:35:00Z"}))]
+pub(crate) struct Subscription {
+    id: i64,
+    consumer_id: i64,
+    producer_id: i64,
+    /// `active` or `inactive`.
+    status: String,
+    #[schema(format = DateTime)]
+    created_at: String,
+}
+
+/// A part of a list.
+#[derive(Clone, Copy, Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+pub(crate) struct Paging {
+    /// Most entries wanted, 1 to 1000.
+    #[param(minimum = 1, maximum = 1000)]
+    limit: Option<i64>,
+    /// The last id already seen.
+    #[param(minimum = 0)]
+    after: Option<i64>,
+}
+
+impl Paging {
+    /// A part asked for beside other parameters.
+    pub(crate) fn new(limit: Option<i64>, after: Option<i64>) -> Self {
+        Self { limit, after }
+    }
+
+    /// Checks the bounds.
+    pub(crate) fn page(self) -> Result<Page, ApiError> {
+        let limit = self.limit.unwrap_or(i64::from(MAX_PAGE));
+        let limit = u32::try_from(limit).ok().filter(|l| (1..=MAX_PAGE).contains(l));
+        let limit = limit.ok_or_else(|| ApiError::invalid("limit", format!("limit must lie between 1 and {MAX_PAGE}.")))?;
+        let after = self.after.unwrap_or(0);
+        if after < 0 {
+            return Err(ApiError::invalid("after", "after must not be negative."));
+        }
+        Ok(Page { after, limit })
+    }
+}
+
+/// An id as clients write it: a JSON number, or a string of digits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ToSchema)]
+#[schema(value_type = i64)]
+pub(crate) struct Id(pub(crate) i64);
+
+impl<'de> Deserialize<'de> for Id {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        #[serde(untagged)]
+        enum Written {
+            Number(i64),
+            Text(String),
+        }
+
+        let number = match Written::deserialize(deserializer) {
+            Ok(Written::Number(n)) => Some(n),
+            Ok(Written::Text(text)) => text.parse().ok(),
+            Err(_) => None,
+        };
+        number.map(Self).ok_or_else(|| de::Error::custom("an id is a number or a string of digits"))
+    }
+}
+
+impl From<Id> for model::ProducerId {
+    fn from(id: Id) -> Self {
+        Self(id.0)
+    }
+}
+
+impl From<Id> for model::ConsumerId {
+    fn from(id: Id) -> Self {
+        Self(id.0)
+    }
+}

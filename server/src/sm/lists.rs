@@ -1,0 +1,51 @@
+//! `GET /subscriptions/:consumerId` and `GET /subscribers/:producerId`: each for the account itself.
+
+use axum::extract::State;
+use motience_shared::{
+    http::{ApiError, Bearer, Json, Path, Query},
+    model::{ConsumerId, ProducerId, Role, Subscription},
+};
+
+use crate::http::{Shared, shapes};
+
+/// A consumer's active subscriptions, for that consumer.
+#[utoipa::path(get, path = "/subscriptions/{consumer_id}", tag = "subscriptions", security(("bearer" = [])),
+    params(("consumer_id" = i64, Path, description = "The caller's own id"), shapes::Paging), responses(
+    (status = 200, description = "Some of them", body = [shapes::Subscription]),
+    (status = 401, description = "No or bad token", body = shapes::Problem, content_type = "application/problem+json"),
+    (status = 403, description = "Someone else's", body = shapes::Problem, content_type = "application/problem+json"),
+    (status = 422, description = "A parameter is out of bounds", body = shapes::Problem, content_type = "application/problem+json"),
+    (status = 503, description = "The database is away", body = shapes::Problem, content_type = "application/problem+json"),
+))]
+pub(super) async fn subscriptions(
+    State(services): State<Shared>,
+    Bearer(grant): Bearer,
+    Path(consumer): Path<i64>,
+    Query(paging): Query<shapes::Paging>,
+) -> Result<Json<Vec<Subscription>>, ApiError> {
+    if grant.role != Role::Consumer || grant.user.0 != consumer {
+        return Err(ApiError::forbidden("These subscriptions are someone else's."));
+    }
+    Ok(Json(services.backend.store.subscriptions_of(ConsumerId(consumer), paging.page()?).await?))
+}
+
+/// A producer's active subscribers, for that producer.
+#[utoipa::path(get, path = "/subscribers/{producer_id}", tag = "subscriptions", security(("bearer" = [])),
+    params(("producer_id" = i64, Path, description = "The caller's own id"), shapes::Paging), responses(
+    (status = 200, description = "Some of them", body = [shapes::Subscription]),
+    (status = 401, description = "No or bad token", body = shapes::Problem, content_type = "application/problem+json"),
+    (status = 403, description = "Someone else's", body = shapes::Problem, content_type = "application/problem+json"),
+    (status = 422, description = "A parameter is out of bounds", body = shapes::Problem, content_type = "application/problem+json"),
+    (status = 503, description = "The database is away", body = shapes::Problem, content_type = "application/problem+json"),
+))]
+pub(super) async fn subscribers(
+    State(services): State<Shared>,
+    Bearer(grant): Bearer,
+    Path(producer): Path<i64>,
+    Query(paging): Query<shapes::Paging>,
+) -> Result<Json<Vec<Subscription>>, ApiError> {
+    if grant.role != Role::Producer || grant.user.0 != producer {
+        return Err(ApiError::forbidden("These subscribers are someone else's."));
+    }
+    Ok(Json(services.backend.store.subscribers_of(ProducerId(producer), paging.page()?).await?))
+}

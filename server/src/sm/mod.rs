@@ -1,0 +1,29 @@
+//! sm, the subscriptions service: who receives whose records. One operation a file.
+
+mod lists;
+mod subscribe;
+mod unsubscribe;
+
+use std::sync::Arc;
+
+use axum::Router;
+use utoipa::OpenApi;
+use utoipa_axum::{router::OpenApiRouter, routes};
+
+use crate::http::{Services, Shared, assemble};
+
+#[derive(OpenApi)]
+#[openapi(info(title = "Motience: subscriptions", description = "Who receives whose records. Every path also answers under `/api`."))]
+struct Document;
+
+/// The whole service.
+pub fn router(services: Arc<Services>) -> Router {
+    let (operations, document) = OpenApiRouter::with_openapi(Document::openapi())
+        .routes(routes!(subscribe::subscribe))
+        .routes(routes!(unsubscribe::unsubscribe))
+        .routes(routes!(lists::subscriptions))
+        .routes(routes!(lists::subscribers))
+        .with_state(Shared(Arc::clone(&services)))
+        .split_for_parts();
+    assemble("motience-sm", operations, document, "/api", &services)
+}

@@ -1,0 +1,62 @@
+//! `POST /subscribe`: a consumer wants a producer's records.
+
+use axum::{extract::State, http::StatusCode};
+use motience_shared::{
+    http::{ApiError, Consumer, Json},
+    log::Event,
+    model::{ProducerId, Role, Subscription},
+    store::Change,
+};
+use serde::Deserialize;
+use utoipa::ToSchema;
+
+use crate::http::{
+    Shared,
+    shapes::{self, Id},
+};
+
+/// Whom to subscribe to.
+#[derive(Deserialize, ToSchema)]
+#[schema(example = json!({"producer_id": 1}))]
+pub(super) struct Subscribe {
+    /// A producer's id, as a number or a string of digits.
+    producer_id: Id,
+    /// The caller's own id, if it is given at all.
+    #[serde(default)]
+    consumer_id: Option<Id>,
+}
+
+/// Subscribes the caller. It takes effect on its live connections within a second.
+#[utoipa::path(post, path = "/subscribe", tag = "subscriptions", request_body = Subscribe, security(("bearer" = [])), responses(
+    (status = 201, description = "The subscription", body = shapes::Subscription),
+    (status = 200, description = "It stood already", body = shapes::Subscription),
+    (status = 400, description = "Malformed JSON", body = shapes::Problem, content_type = "application/problem+json"),
+    (status = 401, description = "No or bad token", body = shapes::Problem, content_type = "application/problem+json"),
+    (status = 403, description = "Not a consumer, or for someone else", body = shapes::Problem, content_type = "application/problem+json"),
+    (status = 404, description = "No such producer", body = shapes::Problem, content_type = "application/problem+json"),
+    (status = 413, description = "The body is too large", body = shapes::Problem, content_type = "application/problem+json"),
+    (status = 415, description = "Not JSON", body = shapes::Problem, content_type = "application/problem+json"),
+    (status = 422, description = "A field is out of bounds", body = shapes::Problem, content_type = "application/problem+json"),
+    (status = 503, description = "The database is away", body = shapes::Problem, content_type = "application/problem+json"),
+))]
+pub(super) async fn subscribe(
+    State(services): State<Shared>,
+    caller: Consumer,
+    Json(wish): Json<Subscribe>,
+) -> Result<(StatusCode, Json<Subscription>), ApiError> {
+    if wish.consumer_id.is_some_and(|id| id.0 != caller.id.0) {
+        return Err(ApiError::forbidden("Consumers subscribe themselves only."));
+    }
+    let backend = &services.backend;
+    let producer: ProducerId = wish.producer_id.into();
+    let is_producer = backend.store.user(producer.user()).await?.is_some_and(|user| user.role == Role::Producer);
+    if !is_producer {
+        return Err(ApiError::not_found("There is no producer with this id."));
+    }
+    let (subscription, change) = backend.store.subscribe(caller.id, producer).await?;
+    if change == Change::Unchanged {
+        return Ok((StatusCode::OK, Json(subscription)));
+    }
+    backend.announce(Event::Subscribed { consumer: caller.id, producer }).await;
+    Ok((StatusCode::CREATED, Json(subscription)))
+}

@@ -1,0 +1,77 @@
+//! `DELETE /unsubscribe`: a consumer no longer wants a producer's records.
+
+use axum::{
+    body::Bytes,
+    extract::{State, rejection::BytesRejection},
+};
+use motience_shared::{
+    http::{ApiError, Consumer, Json, Query, body_error},
+    log::Event,
+    model::{ProducerId, Subscription},
+};
+use serde::Deserialize;
+use utoipa::{IntoParams, ToSchema};
+
+use crate::http::{
+    Shared,
+    shapes::{self, Id},
+};
+
+/// Whom to unsubscribe from, as query or as body.
+#[derive(Deserialize, IntoParams, ToSchema)]
+#[into_params(parameter_in = Query)]
+#[schema(example = json!({"producer_id": 1}))]
+pub(super) struct Unsubscribe {
+    /// A producer's id.
+    #[param(value_type = Option<i64>)]
+    #[serde(default)]
+    producer_id: Option<Id>,
+    /// The caller's own id, if it is given at all.
+    #[param(value_type = Option<i64>)]
+    #[serde(default)]
+    consumer_id: Option<Id>,
+}
+
+/// Ends a subscription of the caller. It takes effect on its live connections within a second.
+#[utoipa::path(delete, path = "/unsubscribe", tag = "subscriptions", params(Unsubscribe), request_body = Option<Unsubscribe>,
+    security(("bearer" = [])), responses(
+    (status = 200, description = "The subscription, inactive", body = shapes::Subscription),
+    (status = 400, description = "Malformed JSON", body = shapes::Problem, content_type = "application/problem+json"),
+    (status = 401, description = "No or bad token", body = shapes::Problem, content_type = "application/problem+json"),
+    (status = 403, description = "Not a consumer, or for someone else", body = shapes::Problem, content_type = "application/problem+json"),
+    (status = 404, description = "There was none", body = shapes::Problem, content_type = "application/problem+json"),
+    (status = 413, description = "The body is too large", body = shapes::Problem, content_type = "application/problem+json"),
+    (status = 422, description = "A field is out of bounds", body = shapes::Problem, content_type = "application/problem+json"),
+    (status = 503, description = "The database is away", body = shapes::Problem, content_type = "application/problem+json"),
+))]
+pub(super) async fn unsubscribe(
+    State(services): State<Shared>,
+    caller: Consumer,
+    Query(query): Query<Unsubscribe>,
+    body: Result<Bytes, BytesRejection>,
+) -> Result<Json<Subscription>, ApiError> {
+    let body = body.map_err(|e| body_error(e.status()))?;
+    // Clients of the first Motience send the body with or without naming its type.
+    let wish = if query.producer_id.is_some() { query } else { parse(&body)? };
+    if wish.consumer_id.is_some_and(|id| id.0 != caller.id.0) {
+        return Err(ApiError::forbidden("Consumers unsubscribe themselves only."));
+    }
+    let producer: ProducerId = wish.producer_id.ok_or_else(|| ApiError::invalid("producer_id", "producer_id is missing."))?.into();
+    let ended = services.backend.store.unsubscribe(caller.id, producer).await?;
+    let ended = ended.ok_or_else(|| ApiError::not_found("There is no such subscription."))?;
+    services.backend.announce(Event::Unsubscribed { consumer: caller.id, producer }).await;
+    Ok(Json(ended))
+}
+
+fn parse(body: &[u8]) -> Result<Unsubscribe, ApiError> {
+    if body.trim_ascii().is_empty() {
+        return Err(ApiError::invalid("producer_id", "producer_id is missing: give it in the query or in a JSON body."));
+    }
+    serde_json::from_slice(body).map_err(|e| {
+        if e.is_data() {
+            ApiError::invalid("producer_id", format!("The body is not as expected: {e}."))
+        } else {
+            ApiError::malformed(format!("The body is not JSON: {e}.")).with_code("malformed_json")
+        }
+    })
+}

@@ -1,0 +1,188 @@
+//! What a client is told when it cannot have what it asked for: RFC 9457 `application/problem+json`, with a stable
+//! `code` for programs and a plain `error` sentence for clients of the first Motience.
+
+use std::time::Duration;
+
+use axum::{
+    http::{HeaderValue, StatusCode, header},
+    response::{IntoResponse, Response},
+};
+use serde_json::{Map, Value, json};
+use tracing::{error, warn};
+
+use crate::{auth, model::record, relay, store};
+
+/// Seconds after which a client may ask again when a dependency is away.
+const AWAY_RETRY: u64 = 2;
+
+/// An answer that is no success.
+#[derive(Debug)]
+pub struct ApiError {
+    status: StatusCode,
+    code: &'static str,
+    sentence: String,
+    field: Option<String>,
+    retry_after: Option<u64>,
+    allow: Option<String>,
+}
+
+impl ApiError {
+    /// An error with its stable code and a sentence for people.
+    pub fn new(status: StatusCode, code: &'static str, sentence: impl Into<String>) -> Self {
+        Self { status, code, sentence: sentence.into(), field: None, retry_after: None, allow: None }
+    }
+
+    /// 400: the request cannot be read.
+    pub fn malformed(sentence: impl Into<String>) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, "malformed", sentence)
+    }
+
+    /// 401: who are you?
+    pub fn unauthenticated(code: &'static str, sentence: impl Into<String>) -> Self {
+        Self::new(StatusCode::UNAUTHORIZED, code, sentence)
+    }
+
+    /// 403: not yours, or not your role.
+    pub fn forbidden(sentence: impl Into<String>) -> Self {
+        Self::new(StatusCode::FORBIDDEN, "forbidden", sentence)
+    }
+
+    /// 404.
+    pub fn not_found(sentence: impl Into<String>) -> Self {
+        Self::new(StatusCode::NOT_FOUND, "not_found", sentence)
+    }
+
+    /// 422: `field` is out of bounds.
+    pub fn invalid(field: &str, sentence: impl Into<String>) -> Self {
+        let mut error = Self::new(StatusCode::UNPROCESSABLE_ENTITY, "invalid_field", sentence);
+        error.field = Some(field.to_owned());
+        error
+    }
+
+    /// 429: come back after `wait`.
+    pub fn too_many(wait: Duration) -> Self {
+        let mut error = Self::new(StatusCode::TOO_MANY_REQUESTS, "too_many_requests", "Too many requests. Try again later.");
+        error.retry_after = Some(wait.as_secs() + u64::from(wait.subsec_nanos() > 0));
+        error
+    }
+
+    /// 503: something this node needs is away or busy.
+    pub fn unavailable(code: &'static str, sentence: impl Into<String>) -> Self {
+        let mut error = Self::new(StatusCode::SERVICE_UNAVAILABLE, code, sentence);
+        error.retry_after = Some(AWAY_RETRY);
+        error
+    }
+
+    /// 500: our fault. The cause is logged, never sent.
+    pub fn internal(cause: impl std::fmt::Display) -> Self {
+        error!(%cause, "a request failed");
+        Self::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", "The server failed. It has been noted.")
+    }
+
+    /// The same with another code.
+    #[must_use]
+    pub fn with_code(mut self, code: &'static str) -> Self {
+        self.code = code;
+        self
+    }
+
+    /// Says which part of the request it is about.
+    #[must_use]
+    pub fn about(mut self, part: impl std::fmt::Display) -> Self {
+        self.sentence = format!("{part}: {}", self.sentence);
+        self
+    }
+
+    /// Names the methods that are allowed (405).
+    #[must_use]
+    pub fn allowing(mut self, methods: impl Into<String>) -> Self {
+        self.allow = Some(methods.into());
+        self
+    }
+
+    /// The status.
+    pub fn status(&self) -> StatusCode {
+        self.status
+    }
+}
+
+impl IntoResponse for ApiError {
+    fn into_response(self) -> Response {
+        let mut body = Map::new();
+        body.insert("type".into(), json!("about:blank"));
+        body.insert("title".into(), json!(self.status.canonical_reason().unwrap_or("Error")));
+        body.insert("status".into(), json!(self.status.as_u16()));
+        body.insert("detail".into(), json!(self.sentence));
+        body.insert("code".into(), json!(self.code));
+        body.insert("error".into(), json!(self.sentence));
+        if let Some(field) = self.field {
+            body.insert("field".into(), json!(field));
+        }
+        let mut response = (self.status, Value::Object(body).to_string()).into_response();
+        let headers = response.headers_mut();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+        if self.status == StatusCode::UNAUTHORIZED {
+            headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+        }
+        if let Some(seconds) = self.retry_after {
+            headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds.max(1)));
+        }
+        if let Some(allow) = self.allow.and_then(|a| HeaderValue::from_str(&a).ok()) {
+            headers.insert(header::ALLOW, allow);
+        }
+        response
+    }
+}
+
+impl From<store::Error> for ApiError {
+    fn from(error: store::Error) -> Self {
+        match error {
+            store::Error::UsernameTaken => Self::new(StatusCode::CONFLICT, "username_taken", "This username is taken."),
+            store::Error::Unstorable(field) => Self::invalid(field, format!("{field} cannot be stored.")),
+            e if e.is_unavailable() => {
+                warn!(error = %e, "the database is away");
+                Self::unavailable("database_away", "The database is away. Try again in a moment.")
+            }
+            e => Self::internal(e),
+        }
+    }
+}
+
+impl From<auth::Error> for ApiError {
+    fn from(error: auth::Error) -> Self {
+        match error {
+            auth::Error::Busy => Self::unavailable("busy", "Too many passwords are being checked. Try again in a moment."),
+            auth::Error::Internal => Self::internal(error),
+            other => Self::unauthenticated(other.code(), sentence(&other.to_string())),
+        }
+    }
+}
+
+impl From<relay::Error> for ApiError {
+    fn from(error: relay::Error) -> Self {
+        warn!(%error, "the relay failed a request");
+        match error {
+            relay::Error::Closed => Self::unavailable("draining", "This node is going away. Try again."),
+            relay::Error::Store(_) => Self::unavailable("database_away", "The database is away. Try again in a moment."),
+            relay::Error::Log(_) => Self::unavailable("log_away", "The log is away. Try again in a moment."),
+        }
+    }
+}
+
+impl From<record::Invalid> for ApiError {
+    fn from(invalid: record::Invalid) -> Self {
+        let status = match invalid {
+            record::Invalid::TooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
+            record::Invalid::Json(_) => StatusCode::BAD_REQUEST,
+            _ => StatusCode::UNPROCESSABLE_ENTITY,
+        };
+        Self::new(status, invalid.code(), sentence(&invalid.to_string()))
+    }
+}
+
+/// A capital letter and a full stop.
+fn sentence(text: &str) -> String {
+    let mut letters = text.chars();
+    let first = letters.next().map(|c| c.to_uppercase().to_string()).unwrap_or_default();
+    format!("{first}{}.", letters.as_str().trim_end_matches('.'))
+}

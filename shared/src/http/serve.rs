@@ -1,0 +1,131 @@
+//! The HTTP accept loop: what `axum::serve` leaves open (slow headers, endless connections) has a limit here.
+
+use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+
+use axum::{Extension, Router, extract::ConnectInfo};
+use hyper_util::{
+    rt::{TokioExecutor, TokioIo, TokioTimer},
+    server::conn::auto,
+    service::TowerToHyperService,
+};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::Semaphore,
+    time::{sleep, timeout},
+};
+use tokio_util::task::TaskTracker;
+use tracing::{debug, info, warn};
+
+use crate::{
+    env::{self, Env},
+    lifecycle::Shutdown,
+};
+
+/// Pause after an accept that failed for want of file descriptors or memory: the listener stays, and does not spin.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// Time for requests under way when the drain begins.
+const DRAIN_LIMIT: Duration = Duration::from_secs(5);
+
+/// Limits of one listener.
+#[derive(Clone, Debug)]
+pub struct Limits {
+    /// Connections at once; more wait in the listener's backlog. HTTP_MAX_CONNECTIONS, 10,000.
+    pub connections: usize,
+    /// Time for a request's head to arrive. HTTP_HEADER_LIMIT, 10 s.
+    pub header: Duration,
+    /// Bytes of a request's head. HTTP_MAX_HEADER_BYTES, 16 KiB.
+    pub header_bytes: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { connections: 10_000, header: Duration::from_secs(10), header_bytes: 16 * 1024 }
+    }
+}
+
+impl Limits {
+    /// Reads the variables named on the fields.
+    pub fn from_env(env: &Env) -> Result<Self, env::Error> {
+        let default = Self::default();
+        let limits = Self {
+            connections: env.parse("HTTP_MAX_CONNECTIONS", default.connections)?,
+            header: env.duration("HTTP_HEADER_LIMIT", default.header)?,
+            header_bytes: env.bytes("HTTP_MAX_HEADER_BYTES", default.header_bytes)?,
+        };
+        if limits.header_bytes < 8192 {
+            return Err(env::Error::invalid("HTTP_MAX_HEADER_BYTES", "must be at least 8KiB"));
+        }
+        if limits.connections == 0 {
+            return Err(env::Error::invalid("HTTP_MAX_CONNECTIONS", "must be at least 1"));
+        }
+        Ok(limits)
+    }
+}
+
+/// Serves until the drain begins, then lets requests under way end.
+pub async fn serve(listener: TcpListener, router: Router, limits: Limits, shutdown: Shutdown) {
+    let address = listener.local_addr().ok();
+    info!(address = ?address, "listening for HTTP");
+    let free = Arc::new(Semaphore::new(limits.connections));
+    let connections = TaskTracker::new();
+    loop {
+        let accepted = tokio::select! {
+            biased;
+            () = shutdown.soft().cancelled() => break,
+            accepted = accept(&listener, &free) => accepted,
+        };
+        let Some((permit, stream, peer)) = accepted else { continue };
+        let (router, limits, shutdown) = (router.clone(), limits.clone(), shutdown.clone());
+        connections.spawn(async move {
+            connection(stream, peer, router, &limits, &shutdown).await;
+            drop(permit);
+        });
+    }
+    // New connections are refused by the system from here on.
+    drop(listener);
+    connections.close();
+    if timeout(DRAIN_LIMIT, connections.wait()).await.is_err() {
+        debug!("requests under way were cut");
+    }
+}
+
+async fn accept(listener: &TcpListener, free: &Arc<Semaphore>) -> Option<(tokio::sync::OwnedSemaphorePermit, TcpStream, SocketAddr)> {
+    // Cannot fail: the semaphore is never closed.
+    let permit = Arc::clone(free).acquire_owned().await.ok()?;
+    match listener.accept().await {
+        Ok((stream, peer)) => Some((permit, stream, peer)),
+        Err(e) => {
+            if !matches!(e.kind(), io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset) {
+                warn!(error = %e, "a connection cannot be accepted");
+                sleep(ACCEPT_PAUSE).await;
+            }
+            None
+        }
+    }
+}
+
+async fn connection(stream: TcpStream, peer: SocketAddr, router: Router, limits: &Limits, shutdown: &Shutdown) {
+    // Small messages must not wait for more; a socket that refuses the option is slower, not wrong.
+    let _ = stream.set_nodelay(true);
+    let mut builder = auto::Builder::new(TokioExecutor::new());
+    builder.http1().timer(TokioTimer::new()).header_read_timeout(limits.header).max_buf_size(limits.header_bytes);
+    builder
+        .http2()
+        .timer(TokioTimer::new())
+        .keep_alive_interval(Duration::from_secs(20))
+        .max_header_list_size(u32::try_from(limits.header_bytes).unwrap_or(u32::MAX))
+        .max_concurrent_streams(128);
+    let service = TowerToHyperService::new(router.layer(Extension(ConnectInfo(peer))));
+    let serving = builder.serve_connection_with_upgrades(TokioIo::new(stream), service);
+    tokio::pin!(serving);
+    let served = tokio::select! {
+        served = serving.as_mut() => served,
+        () = shutdown.soft().cancelled() => {
+            serving.as_mut().graceful_shutdown();
+            serving.await
+        }
+    };
+    if let Err(e) = served {
+        debug!(error = %e, "a connection ended badly");
+    }
+}
