@@ -1,1 +1,118 @@
-//! Placeholder.
+//! The WebSocket gateway: `/producer` and `/consumer` as every existing client knows them, and the two tester pages.
+//!
+//! A connection authenticates at its upgrade and then holds a `Publisher` or a `Feed` until it closes or its token ends.
+//! Four listeners: producers, consumers, and a page for trying each. Linked into the server, and a program of its own.
+
+mod config;
+mod consumer;
+mod envelope;
+mod gauge;
+mod pages;
+mod producer;
+mod socket;
+mod upgrade;
+
+use std::{net::SocketAddr, sync::Arc};
+
+use axum::{Router, routing::any};
+use motience_shared::{
+    backend::Backend,
+    http::{ApiError, operations, serve},
+    lifecycle::Shutdown,
+};
+use tokio::net::TcpListener;
+
+pub use config::Config;
+use gauge::Gauge;
+
+/// Why the gateway could not be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A port is taken or not allowed.
+    #[error("TCP {address} cannot be opened: {cause}")]
+    Bind {
+        /// The address asked for.
+        address: SocketAddr,
+        /// What the system says.
+        cause: std::io::Error,
+    },
+}
+
+/// Where the gateway listens.
+#[derive(Clone, Copy, Debug)]
+pub struct Addresses {
+    /// WebSocket producers.
+    pub wss1: SocketAddr,
+    /// WebSocket consumers.
+    pub wss2: SocketAddr,
+    /// The producers' tester page.
+    pub wss1_ui: SocketAddr,
+    /// The consumers' tester page.
+    pub wss2_ui: SocketAddr,
+}
+
+/// What every connection uses.
+pub(crate) struct Shared {
+    pub(crate) backend: Arc<Backend>,
+    pub(crate) config: Config,
+    pub(crate) shutdown: Shutdown,
+    pub(crate) producers: Gauge,
+    pub(crate) consumers: Gauge,
+    pub(crate) seats: upgrade::Seats,
+}
+
+/// A gateway whose ports are open.
+pub struct Gateway {
+    addresses: Addresses,
+    listeners: Vec<(TcpListener, Router)>,
+    shared: Arc<Shared>,
+}
+
+/// Opens the four ports.
+pub async fn bind(config: Config, backend: Arc<Backend>, shutdown: Shutdown) -> Result<Gateway, Error> {
+    let (wss1, wss2) = (listen(config.wss1).await?, listen(config.wss2).await?);
+    let (wss1_ui, wss2_ui) = (listen(config.wss1_ui).await?, listen(config.wss2_ui).await?);
+    let at = |listener: &TcpListener, asked| listener.local_addr().unwrap_or(asked);
+    let addresses = Addresses {
+        wss1: at(&wss1, config.wss1),
+        wss2: at(&wss2, config.wss2),
+        wss1_ui: at(&wss1_ui, config.wss1_ui),
+        wss2_ui: at(&wss2_ui, config.wss2_ui),
+    };
+    let seats = upgrade::Seats::new(&config);
+    let shared = Arc::new(Shared { backend, config, shutdown, producers: Gauge::new("producer"), consumers: Gauge::new("consumer"), seats });
+    let listeners = vec![
+        (wss1, around("motience-wss1", Router::new().route("/producer", any(producer::upgrade)), &shared)),
+        (wss2, around("motience-wss2", Router::new().route("/consumer", any(consumer::upgrade)), &shared)),
+        (wss1_ui, around("motience-wss1-ui", pages::router(pages::Side::Producer, addresses.wss1), &shared)),
+        (wss2_ui, around("motience-wss2-ui", pages::router(pages::Side::Consumer, addresses.wss2), &shared)),
+    ];
+    Ok(Gateway { addresses, listeners, shared })
+}
+
+impl Gateway {
+    /// Where it listens.
+    pub fn addresses(&self) -> Addresses {
+        self.addresses
+    }
+
+    /// Serves until the shutdown begins. Connections end by themselves then; the shutdown's owner waits for them.
+    pub async fn run(self) {
+        let serving = self.listeners.into_iter().map(|(listener, router)| {
+            serve(listener, router, self.shared.config.limits.clone(), self.shared.shutdown.clone())
+        });
+        futures_util::future::join_all(serving).await;
+    }
+}
+
+/// What operators ask, and one form of error, around a listener's own paths.
+fn around(name: &'static str, router: Router<Arc<Shared>>, shared: &Arc<Shared>) -> Router {
+    router
+        .with_state(Arc::clone(shared))
+        .merge(operations(name, Arc::clone(&shared.backend)))
+        .fallback(async || ApiError::not_found("There is nothing at this path."))
+}
+
+async fn listen(address: SocketAddr) -> Result<TcpListener, Error> {
+    TcpListener::bind(address).await.map_err(|cause| Error::Bind { address, cause })
+}

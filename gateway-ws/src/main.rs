@@ -1,2 +1,85 @@
-//! Placeholder.
-fn main() {}
+//! `motience-gateway`: the WebSocket gateway as a process of its own, beside the servers of a cluster.
+
+use std::{path::PathBuf, process::ExitCode, time::Duration};
+
+use anyhow::Context as _;
+use clap::Parser;
+use motience_gateway::{Config, bind};
+use motience_shared::{
+    backend::{self, Backend, Kind},
+    clock::Clock,
+    env::{self, Env},
+    lifecycle::{EX_CONFIG, Shutdown, notify_ready},
+    telemetry,
+};
+use serde_json::json;
+use tracing::warn;
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// Time for connections to end, before the process leaves anyway.
+const DRAIN_LIMIT: Duration = Duration::from_secs(8);
+
+/// The WebSocket gateway. Settings come from the environment and from `.env`; see `.env.example`.
+#[derive(Parser)]
+#[command(name = "motience-gateway", version)]
+struct Cli {
+    /// Check the configuration, say what is wrong with it, and exit: 0 good, 78 bad.
+    #[arg(long)]
+    check_config: bool,
+    /// Once everything listens, write the addresses to this file as JSON.
+    #[arg(long)]
+    ready_file: Option<PathBuf>,
+}
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    match run(Cli::parse()).await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(e) => {
+            eprintln!("motience-gateway: {e:#}");
+            if e.is::<env::Error>() { ExitCode::from(EX_CONFIG) } else { ExitCode::FAILURE }
+        }
+    }
+}
+
+async fn run(cli: Cli) -> anyhow::Result<()> {
+    let env = Env::load()?;
+    let (gateway, backend) = (Config::from_env(&env)?, backend::Config::from_env(&env)?);
+    if backend.kind() == Kind::Embedded {
+        return Err(env::Error::invalid("REDIS_URL", "a gateway by itself meets the servers in Redis: set REDIS_URL and DATABASE_URL").into());
+    }
+    if cli.check_config {
+        println!("The configuration is good.");
+        return Ok(());
+    }
+    telemetry::init(&env, "info")?;
+    let shutdown = Shutdown::new();
+    shutdown.spawn_signals();
+    let backend = Backend::open(backend, Clock::system()).await?;
+    let gateway = bind(gateway, backend.clone(), shutdown.clone()).await?;
+    if let Some(file) = &cli.ready_file {
+        let at = gateway.addresses();
+        let addresses = json!({
+            "wss1": format!("ws://localhost:{}/producer", at.wss1.port()),
+            "wss2": format!("ws://localhost:{}/consumer", at.wss2.port()),
+            "producer_page": format!("http://localhost:{}/", at.wss1_ui.port()),
+            "consumer_page": format!("http://localhost:{}/", at.wss2_ui.port()),
+        });
+        let partial = file.with_extension("partial");
+        std::fs::write(&partial, addresses.to_string())
+            .and_then(|()| std::fs::rename(&partial, file))
+            .with_context(|| format!("{} cannot be written", file.display()))?;
+    }
+    notify_ready();
+    shutdown.spawn("gateway", gateway.run());
+    shutdown.soft().cancelled().await;
+    if !shutdown.drain(DRAIN_LIMIT).await {
+        warn!("not everything ended in time");
+    }
+    if tokio::time::timeout(Duration::from_secs(1), backend.close()).await.is_err() {
+        warn!("the backend did not close in time");
+    }
+    Ok(())
+}

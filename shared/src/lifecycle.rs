@@ -9,11 +9,21 @@ use tokio::{
     sync::Notify,
     time::timeout,
 };
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tokio_util::{
+    sync::CancellationToken,
+    task::{TaskTracker, task_tracker::TaskTrackerToken},
+};
 use tracing::{Instrument, debug_span, error, info, warn};
 
 /// Exit code for a bad configuration (sysexits.h, EX_CONFIG).
 pub const EX_CONFIG: u8 = 78;
+
+/// Tells a supervisor that the process serves (sd_notify, `READY=1`); nothing where there is none.
+pub fn notify_ready() {
+    if let Err(e) = sd_notify::notify(&[sd_notify::NotifyState::Ready]) {
+        warn!(error = %e, "the supervisor cannot be told that the process serves");
+    }
+}
 
 /// The owner of a process's tasks. Clones share it.
 #[derive(Clone, Debug, Default)]
@@ -53,6 +63,11 @@ impl Shutdown {
             hard.run_until_cancelled(task).await;
         };
         self.tasks.spawn(task.instrument(span));
+    }
+
+    /// Holds the drain up for as long as it lives: for tasks that someone else spawns.
+    pub fn guard(&self) -> TaskTrackerToken {
+        self.tasks.token()
     }
 
     /// Begins the drain and waits for all tasks, at most for `limit`; then drops what is left. Whether all ended.
@@ -101,6 +116,8 @@ impl Shutdown {
             std::process::exit(1);
         }
         info!("stopping");
+        // Where there is no supervisor, nobody misses this.
+        let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
         self.soft.cancel();
     }
 }

@@ -1,0 +1,82 @@
+//! The gateway's settings.
+
+use std::{
+    net::{IpAddr, SocketAddr},
+    time::Duration,
+};
+
+use motience_shared::{
+    env::{self, Env},
+    http::Limits,
+};
+
+/// Settings of the gateway.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// WebSocket producers. BIND_ADDRESS and WSS1_PORT, 0.0.0.0:8001.
+    pub wss1: SocketAddr,
+    /// WebSocket consumers. WSS2_PORT, 8002.
+    pub wss2: SocketAddr,
+    /// The producers' tester page. WSS1_UI_PORT, 3010.
+    pub wss1_ui: SocketAddr,
+    /// The consumers' tester page. WSS2_UI_PORT, 3011.
+    pub wss2_ui: SocketAddr,
+    /// Where the pages find ap, on the host they were loaded from. AP_PORT, 3001.
+    pub ap_port: u16,
+    /// Where they find sm. SM_PORT, 3002.
+    pub sm_port: u16,
+    /// Where they find dsm. DSM_PORT, 3003.
+    pub dsm_port: u16,
+    /// Where they find ap, where that is elsewhere. PUBLIC_AP_URL.
+    pub ap_url: Option<String>,
+    /// Where they find sm, where that is elsewhere. PUBLIC_SM_URL.
+    pub sm_url: Option<String>,
+    /// Where producers connect, where that is elsewhere. PUBLIC_WSS1_URL.
+    pub wss1_url: Option<String>,
+    /// Where consumers connect, where that is elsewhere. PUBLIC_WSS2_URL.
+    pub wss2_url: Option<String>,
+    /// Origins whose pages may connect; none: any, as tokens and not cookies say who comes. WSS_ORIGINS.
+    pub origins: Vec<String>,
+    /// How often a peer is pinged; one silent for two pings is closed. WSS_PING_INTERVAL, 20 s.
+    pub ping: Duration,
+    /// How long a peer may leave its socket full before it is closed. WSS_WRITE_LIMIT, 30 s.
+    pub write: Duration,
+    /// Connections at once. WSS_MAX_CONNECTIONS, 20,000.
+    pub connections: usize,
+    /// Connections of one account at once. MAX_CONNECTIONS_PER_ACCOUNT, 1,000.
+    pub connections_each: usize,
+    /// Limits of the listeners.
+    pub limits: Limits,
+}
+
+impl Config {
+    /// Reads the variables named on the fields.
+    pub fn from_env(env: &Env) -> Result<Self, env::Error> {
+        let bind: IpAddr = env.parse("BIND_ADDRESS", IpAddr::from([0, 0, 0, 0]))?;
+        let port = |name: &str, default: u16| Ok::<_, env::Error>(SocketAddr::new(bind, env.parse(name, default)?));
+        let url = |name: &str| env.get(name).map(|u| u.trim_end_matches('/').to_owned());
+        let config = Self {
+            wss1: port("WSS1_PORT", 8001)?,
+            wss2: port("WSS2_PORT", 8002)?,
+            wss1_ui: port("WSS1_UI_PORT", 3010)?,
+            wss2_ui: port("WSS2_UI_PORT", 3011)?,
+            ap_port: env.parse("AP_PORT", 3001)?,
+            sm_port: env.parse("SM_PORT", 3002)?,
+            dsm_port: env.parse("DSM_PORT", 3003)?,
+            ap_url: url("PUBLIC_AP_URL"),
+            sm_url: url("PUBLIC_SM_URL"),
+            wss1_url: url("PUBLIC_WSS1_URL"),
+            wss2_url: url("PUBLIC_WSS2_URL"),
+            origins: env.list("WSS_ORIGINS"),
+            ping: env.duration("WSS_PING_INTERVAL", Duration::from_secs(20))?,
+            write: env.duration("WSS_WRITE_LIMIT", Duration::from_secs(30))?,
+            connections: env.parse("WSS_MAX_CONNECTIONS", 20_000)?,
+            connections_each: env.parse("MAX_CONNECTIONS_PER_ACCOUNT", 1000)?,
+            limits: Limits::from_env(env)?,
+        };
+        if config.ping.is_zero() || config.write.is_zero() {
+            return Err(env::Error::invalid("WSS_PING_INTERVAL", "and WSS_WRITE_LIMIT must not be zero"));
+        }
+        Ok(config)
+    }
+}

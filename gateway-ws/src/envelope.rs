@@ -1,0 +1,93 @@
+//! What a producer's text frame means: a record in one of its two forms, or a ping.
+
+use std::borrow::Cow;
+
+use axum::body::Bytes;
+use motience_shared::model::record::Invalid;
+use serde::Deserialize;
+use serde_json::value::RawValue;
+
+/// A frame's meaning.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Envelope {
+    /// A record, or a bare object of readings; not yet checked.
+    Record(Bytes),
+    /// `{"type":"ping"}`.
+    Ping,
+    /// A `type` that means nothing here.
+    Unknown(String),
+}
+
+#[derive(Deserialize)]
+struct Typed<'a> {
+    #[serde(borrow, default)]
+    r#type: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    payload: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    device_id: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    timestamp: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    data: Option<&'a RawValue>,
+}
+
+/// Reads a frame. A frame that has no `type` anywhere is taken as a record without being looked into.
+pub(crate) fn read(frame: Bytes) -> Result<Envelope, Invalid> {
+    let text = std::str::from_utf8(&frame).map_err(|e| Invalid::Json(e.to_string()))?;
+    if !text.contains("\"type\"") {
+        return Ok(Envelope::Record(frame));
+    }
+    let typed: Typed<'_> = match serde_json::from_str(text) {
+        Ok(typed) => typed,
+        // Whatever is wrong with it, the check of a record says it best.
+        Err(_) => return Ok(Envelope::Record(frame)),
+    };
+    let Some(name) = typed.r#type.and_then(|t| serde_json::from_str::<Cow<'_, str>>(t.get()).ok()) else {
+        // A reading may be called `type`, as long as it is no text.
+        return Ok(Envelope::Record(frame));
+    };
+    match &*name {
+        "ping" => Ok(Envelope::Ping),
+        "data" => match typed.payload {
+            Some(payload) => Ok(Envelope::Record(frame.slice_ref(payload.get().as_bytes()))),
+            None => bare(&typed).map(Envelope::Record),
+        },
+        other => Ok(Envelope::Unknown(other.chars().take(64).collect())),
+    }
+}
+
+/// A record that says `"type":"data"` beside its own members: the same record without it.
+fn bare(typed: &Typed<'_>) -> Result<Bytes, Invalid> {
+    let data = typed.data.ok_or(Invalid::Missing("payload"))?;
+    let members = [("device_id", typed.device_id), ("timestamp", typed.timestamp), ("data", Some(data))];
+    let members: Vec<String> =
+        members.into_iter().filter_map(|(name, value)| Some(format!("\"{name}\":{}", value?.get()))).collect();
+    Ok(Bytes::from(format!("{{{}}}", members.join(","))))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn meaning(text: &'static str) -> Envelope {
+        read(Bytes::from_static(text.as_bytes())).unwrap()
+    }
+
+    #[test]
+    fn both_forms_are_records() {
+        let record = r#"{"device_id":"a","timestamp":1,"data":{"t":1}}"#;
+        assert_eq!(meaning(record), Envelope::Record(record.into()));
+        assert_eq!(meaning(r#"{"type":"data","payload":{"t":1}}"#), Envelope::Record(r#"{"t":1}"#.into()));
+        assert_eq!(meaning(r#"{"type":"data","device_id":"a","timestamp":1,"data":{"t":1}}"#), Envelope::Record(record.into()));
+    }
+
+    #[test]
+    fn other_types_are_told_apart() {
+        assert_eq!(meaning(r#"{"type":"ping"}"#), Envelope::Ping);
+        assert_eq!(meaning(r#"{"type":"hello"}"#), Envelope::Unknown("hello".into()));
+        assert_eq!(meaning(r#"{"type":7,"t":1}"#), Envelope::Record(r#"{"type":7,"t":1}"#.into()));
+        assert_eq!(meaning(r#"{"type":"#), Envelope::Record(r#"{"type":"#.into()));
+        assert_eq!(read(Bytes::from_static(br#"{"type":"data"}"#)), Err(Invalid::Missing("payload")));
+    }
+}

@@ -1,0 +1,243 @@
+//! `/producer`: text frames in, one record each; an acknowledgement out for each, in order, once it is in the log.
+//!
+//! Reading goes on while the log writes: what waits for it is a queue of replies, bounded, drained from the front.
+
+use std::{collections::VecDeque, sync::Arc};
+
+use axum::{
+    body::Bytes,
+    extract::{
+        State,
+        ws::{Message, WebSocket},
+    },
+    response::Response,
+};
+use motience_shared::{
+    auth::Grant,
+    http::ApiError,
+    log,
+    model::{
+        Role,
+        record::{self, Defaults},
+    },
+    relay::{self, Publisher, Refusal, Ticket},
+};
+use serde_json::json;
+use tokio::time::{Duration, timeout};
+use tracing::{Instrument, debug, info_span, warn};
+
+use crate::{
+    Shared,
+    envelope::{self, Envelope},
+    socket::{Goodbye, Heard, Socket},
+    upgrade::{Admitted, Request, Seat},
+};
+
+/// Bytes that an envelope may add to a record.
+const ENVELOPE: usize = 4 * 1024;
+/// Replies that may wait for the log; a producer further ahead is read no faster than they go.
+const MAX_REPLIES: usize = 4096;
+/// Frames read before the group is handed on.
+const GROUP: usize = 512;
+/// How long acknowledgements under way are waited for when the node drains.
+const DRAIN_LIMIT: Duration = Duration::from_secs(3);
+
+/// The upgrade.
+pub(crate) async fn upgrade(State(shared): State<Arc<Shared>>, request: Request) -> Result<Response, ApiError> {
+    let limit = shared.backend.relay.limits().record + ENVELOPE;
+    let Admitted { upgrade, grant, seat, .. } = request.admit(Role::Producer, limit, &shared)?;
+    let publisher = shared.backend.relay.passing_publisher(grant.user.producer()).await?;
+    let span = info_span!("wss1", user = %grant.user);
+    let alive = shared.shutdown.guard();
+    Ok(upgrade.on_upgrade(move |socket| {
+        async move {
+            serve(socket, grant, publisher, seat, shared).await;
+            drop(alive);
+        }
+        .instrument(span)
+    }))
+}
+
+async fn serve(socket: WebSocket, grant: Grant, publisher: Publisher, _seat: Seat, shared: Arc<Shared>) {
+    let _open = shared.producers.open();
+    let mut socket = Socket::new(socket, &shared.config);
+    let mut session = Session { shared: &shared, grant: &grant, publisher, replies: VecDeque::new(), accepted: 0 };
+    let goodbye = session.run(&mut socket).await;
+    debug!(?goodbye, "producer leaves");
+    socket.close(goodbye).await;
+}
+
+/// What a frame is answered with, in the order of the frames.
+enum Reply {
+    /// Once the ticket is in the log.
+    Ack(Ticket, u64),
+    Text(String),
+}
+
+struct Session<'s> {
+    shared: &'s Shared,
+    grant: &'s Grant,
+    publisher: Publisher,
+    replies: VecDeque<Reply>,
+    /// Records accepted on this connection: the `seq` of acknowledgements.
+    accepted: u64,
+}
+
+impl Session<'_> {
+    async fn run(&mut self, socket: &mut Socket) -> Goodbye {
+        let (backend, soft) = (Arc::clone(&self.shared.backend), self.shared.shutdown.soft().clone());
+        let ended = backend.ended(self.grant);
+        tokio::pin!(ended);
+        let mut progress = self.publisher.progress();
+        loop {
+            let step = tokio::select! {
+                biased;
+                () = &mut ended => Err(Goodbye::TokenEnded),
+                () = soft.cancelled() => Err(Goodbye::Away),
+                // Cannot fail: the publisher holds the sender.
+                _ = progress.changed(), if !self.replies.is_empty() => Ok(()),
+                heard = socket.hear(), if self.replies.len() < MAX_REPLIES => match heard {
+                    Ok(heard) => self.take(heard, socket).await,
+                    Err(goodbye) => Err(goodbye),
+                },
+            };
+            let committed = progress.borrow_and_update().clone();
+            let answered = self.answer(socket, &committed).await;
+            match step.and(answered) {
+                Ok(()) => {}
+                Err(Goodbye::Away) => {
+                    // What was submitted is still acknowledged, as far as the log allows.
+                    let _ = timeout(DRAIN_LIMIT, self.finish(socket, &mut progress)).await;
+                    return Goodbye::Away;
+                }
+                Err(goodbye) => return goodbye,
+            }
+        }
+    }
+
+    /// Takes a frame and all that have come behind it, as one group.
+    async fn take(&mut self, first: Heard, socket: &mut Socket) -> Result<(), Goodbye> {
+        let now = self.shared.backend.clock.now();
+        let limit = self.shared.backend.relay.limits().record;
+        let defaults = Defaults { device_id: self.grant.device_id.as_deref().unwrap_or(&self.grant.username), now };
+        let mut admitted = Vec::new();
+        let mut answers: Vec<Option<String>> = Vec::new();
+        let mut heard = Some(Ok(first));
+        let mut goodbye = None;
+        while let Some(next) = heard {
+            match next {
+                Ok(Heard::Text(text)) => match admit(text.into(), limit, &defaults) {
+                    Ok(Frame::Record(record)) => {
+                        admitted.push(record);
+                        answers.push(None);
+                    }
+                    Ok(Frame::Pong) => answers.push(Some(r#"{"type":"pong"}"#.to_owned())),
+                    Err(error) => answers.push(Some(error)),
+                },
+                Ok(Heard::Binary) => answers.push(Some(error("not_text", "records are sent as text frames"))),
+                Ok(Heard::Life) => {}
+                Err(why) => {
+                    goodbye = Some(why);
+                    break;
+                }
+            }
+            if answers.len() >= GROUP {
+                break;
+            }
+            heard = socket.heard();
+        }
+        let ticket = self.submit(admitted).await?;
+        for answer in answers {
+            self.replies.push_back(match answer {
+                Some(text) => Reply::Text(text),
+                None => {
+                    self.accepted += 1;
+                    Reply::Ack(ticket, self.accepted)
+                }
+            });
+        }
+        goodbye.map_or(Ok(()), Err)
+    }
+
+    async fn submit(&self, records: Vec<Bytes>) -> Result<Ticket, Goodbye> {
+        if records.is_empty() {
+            return Ok(Ticket::default());
+        }
+        let mut group = self.publisher.group();
+        let (count, bytes) = (records.len() as u64, records.iter().map(|r| r.len() as u64).sum());
+        for record in records {
+            group.push_unnumbered(record);
+        }
+        let ticket = group.submit().await.map_err(|refusal| match refusal {
+            Refusal::Ended(e) => why(&e),
+            other => {
+                warn!(error = %other, "an admitted record was refused");
+                Goodbye::Failed
+            }
+        })?;
+        self.shared.producers.count(count, bytes);
+        Ok(ticket)
+    }
+
+    /// Writes the replies that are due, from the front.
+    async fn answer(&mut self, socket: &mut Socket, committed: &relay::Committed) -> Result<(), Goodbye> {
+        let due = |reply: &Reply| !matches!(reply, Reply::Ack(ticket, _) if *ticket > committed.up_to);
+        if self.replies.front().is_some_and(due) {
+            let subscribers = self.shared.backend.relay.subscriber_count(self.publisher.producer()).await.unwrap_or_else(|e| {
+                // The record is in the log; the count is a courtesy.
+                warn!(error = %e, "subscribers cannot be counted");
+                0
+            });
+            while self.replies.front().is_some_and(due) {
+                let text = match self.replies.pop_front() {
+                    Some(Reply::Ack(_, seq)) => format!(r#"{{"type":"ack","seq":{seq},"subscriberCount":{subscribers}}}"#),
+                    Some(Reply::Text(text)) => text,
+                    None => break,
+                };
+                socket.feed(Message::Text(text.into())).await?;
+            }
+            socket.flush().await?;
+        }
+        committed.error.as_ref().map_or(Ok(()), |e| Err(why(&relay::Error::from(e.clone()))))
+    }
+
+    async fn finish(&mut self, socket: &mut Socket, progress: &mut tokio::sync::watch::Receiver<relay::Committed>) -> Result<(), Goodbye> {
+        loop {
+            let committed = progress.borrow_and_update().clone();
+            self.answer(socket, &committed).await?;
+            if self.replies.is_empty() || progress.changed().await.is_err() {
+                return Ok(());
+            }
+        }
+    }
+}
+
+enum Frame {
+    Record(Bytes),
+    Pong,
+}
+
+/// A frame as a record, or the error it is answered with.
+fn admit(frame: Bytes, limit: usize, defaults: &Defaults<'_>) -> Result<Frame, String> {
+    let invalid = |e: record::Invalid| error(e.code(), &e.to_string());
+    match envelope::read(frame).map_err(invalid)? {
+        Envelope::Record(json) => record::admit(&json, limit, defaults).map(Frame::Record).map_err(invalid),
+        Envelope::Ping => Ok(Frame::Pong),
+        Envelope::Unknown(name) => Err(error("unknown_type", &format!("there is no message of type '{name}'"))),
+    }
+}
+
+fn error(code: &str, message: &str) -> String {
+    json!({"type": "error", "code": code, "message": message}).to_string()
+}
+
+fn why(error: &relay::Error) -> Goodbye {
+    match error {
+        relay::Error::Closed => Goodbye::Away,
+        relay::Error::Log(log::Error::Fenced | log::Error::Damaged(_)) => {
+            warn!(%error, "a producer's records cannot be written");
+            Goodbye::Failed
+        }
+        relay::Error::Log(log::Error::Unavailable(_)) | relay::Error::Store(_) => Goodbye::TryLater,
+    }
+}

@@ -1,0 +1,141 @@
+//! What both sides do with a socket: writing within a time limit, noticing a dead peer, saying goodbye.
+
+use std::time::Duration;
+
+use axum::extract::ws::{CloseFrame, Message, Utf8Bytes, WebSocket};
+use futures_util::{SinkExt as _, StreamExt as _};
+use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at, timeout};
+
+/// How long a peer has to answer a close.
+const CLOSE_LIMIT: Duration = Duration::from_secs(1);
+
+/// Why the gateway ends a connection, and the close code that says so.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Goodbye {
+    /// The peer closed, vanished, or takes nothing: there is nobody to tell.
+    Gone,
+    /// 1001: the node is going away.
+    Away,
+    /// 1009: a message over the limit.
+    TooLarge,
+    /// 1011: the node failed.
+    Failed,
+    /// 1013: the log or the database is away; come back later.
+    TryLater,
+    /// 4401: the token has expired or was revoked.
+    TokenEnded,
+}
+
+impl Goodbye {
+    fn frame(self) -> Option<CloseFrame> {
+        let (code, reason) = match self {
+            Self::Gone => return None,
+            Self::Away => (1001, "the node is going away"),
+            Self::TooLarge => (1009, "the message is too large"),
+            Self::Failed => (1011, "the server failed"),
+            Self::TryLater => (1013, "try again later"),
+            Self::TokenEnded => (4401, "the token has expired or was revoked"),
+        };
+        Some(CloseFrame { code, reason: Utf8Bytes::from_static(reason) })
+    }
+}
+
+/// A socket with its limits.
+pub(crate) struct Socket {
+    inner: WebSocket,
+    write_limit: Duration,
+    ping: Interval,
+    ping_every: Duration,
+    heard: Instant,
+}
+
+/// What a socket says.
+pub(crate) enum Heard {
+    Text(Utf8Bytes),
+    Binary,
+    /// A ping, a pong: the peer lives.
+    Life,
+}
+
+impl Socket {
+    pub(crate) fn new(inner: WebSocket, config: &crate::Config) -> Self {
+        let mut ping = interval_at(Instant::now() + config.ping, config.ping);
+        ping.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        Self { inner, write_limit: config.write, ping, ping_every: config.ping, heard: Instant::now() }
+    }
+
+    /// What comes next. Pings on time, and ends a peer that is silent for two of them. Cancel-safe.
+    pub(crate) async fn hear(&mut self) -> Result<Heard, Goodbye> {
+        loop {
+            tokio::select! {
+                biased;
+                message = self.inner.next() => return self.understand(message),
+                _ = self.ping.tick() => {
+                    if self.heard.elapsed() > self.ping_every * 2 {
+                        return Err(Goodbye::Gone);
+                    }
+                    self.send(Message::Ping(axum::body::Bytes::new())).await?;
+                }
+            }
+        }
+    }
+
+    /// What has come already.
+    pub(crate) fn heard(&mut self) -> Option<Result<Heard, Goodbye>> {
+        use futures_util::FutureExt as _;
+        let message = self.inner.next().now_or_never()?;
+        Some(self.understand(message))
+    }
+
+    /// Hands a message to the socket's buffer; waits while that is full, within the limit.
+    pub(crate) async fn feed(&mut self, message: Message) -> Result<(), Goodbye> {
+        within(self.write_limit, self.inner.feed(message)).await
+    }
+
+    /// Writes the buffer out.
+    pub(crate) async fn flush(&mut self) -> Result<(), Goodbye> {
+        within(self.write_limit, self.inner.flush()).await
+    }
+
+    /// Sends one message at once.
+    pub(crate) async fn send(&mut self, message: Message) -> Result<(), Goodbye> {
+        within(self.write_limit, self.inner.send(message)).await
+    }
+
+    /// Says why, and gives the peer a moment to answer.
+    pub(crate) async fn close(mut self, goodbye: Goodbye) {
+        let Some(frame) = goodbye.frame() else { return };
+        let farewell = async {
+            self.inner.send(Message::Close(Some(frame))).await?;
+            // Until the peer has closed too, its answer could be lost with the socket.
+            while self.inner.next().await.is_some_and(|m| m.is_ok()) {}
+            Ok::<_, axum::Error>(())
+        };
+        // Whoever does not take the farewell is not waited for.
+        let _ = timeout(CLOSE_LIMIT, farewell).await;
+    }
+
+    fn understand(&mut self, message: Option<Result<Message, axum::Error>>) -> Result<Heard, Goodbye> {
+        self.heard = Instant::now();
+        match message {
+            Some(Ok(Message::Text(text))) => Ok(Heard::Text(text)),
+            Some(Ok(Message::Binary(_))) => Ok(Heard::Binary),
+            Some(Ok(Message::Ping(_) | Message::Pong(_))) => Ok(Heard::Life),
+            Some(Ok(Message::Close(_))) | None => Err(Goodbye::Gone),
+            Some(Err(e)) if is_too_large(&e) => Err(Goodbye::TooLarge),
+            Some(Err(_)) => Err(Goodbye::Gone),
+        }
+    }
+}
+
+async fn within(limit: Duration, write: impl Future<Output = Result<(), axum::Error>>) -> Result<(), Goodbye> {
+    match timeout(limit, write).await {
+        Ok(Ok(())) => Ok(()),
+        Ok(Err(_)) | Err(_) => Err(Goodbye::Gone),
+    }
+}
+
+/// axum hides tungstenite's error; its text is the one thing that tells a message over the limit from the rest.
+fn is_too_large(error: &axum::Error) -> bool {
+    error.to_string().contains("too long") || error.to_string().contains("too big")
+}
