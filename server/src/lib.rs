@@ -2,7 +2,84 @@
 //! in many.
 
 pub mod ap;
+pub mod cli;
+pub mod config;
+mod demo;
 pub mod dsm;
+mod healthcheck;
 pub mod http;
 pub mod ingest;
+pub mod server;
 pub mod sm;
+
+use std::{
+    path::Path,
+    process::{ExitCode, Termination as _},
+};
+
+use anyhow::Context as _;
+use motience_shared::{
+    clock::Clock,
+    env::{self, Env},
+    lifecycle::{EX_CONFIG, Shutdown, notify_ready},
+    telemetry,
+};
+use tokio::runtime::Runtime;
+
+use crate::{
+    cli::{Cli, Command},
+    config::Config,
+    server::{Addresses, Server},
+};
+
+/// Does what the command line says; the whole program behind `main`.
+pub fn run(cli: Cli) -> ExitCode {
+    let outcome = Runtime::new().context("the runtime cannot be started").and_then(|runtime| runtime.block_on(dispatch(cli)));
+    match outcome {
+        Ok(code) => code,
+        Err(e) => match e.downcast_ref::<env::Error>() {
+            Some(setting) => {
+                eprintln!("motience-server: {setting}");
+                ExitCode::from(EX_CONFIG)
+            }
+            None => {
+                eprintln!("motience-server: {e:#}");
+                ExitCode::FAILURE.report()
+            }
+        },
+    }
+}
+
+async fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
+    if let Some(Command::Healthcheck { address, limit }) = &cli.command {
+        return Ok(healthcheck::ask(address, *limit).await);
+    }
+    let env = Env::load()?;
+    if let Some(Command::Demo { seconds, dir, any_ports }) = &cli.command {
+        telemetry::init(&env, "warn")?;
+        return demo::run(&env, demo::Options { seconds: *seconds, dir: dir.clone(), any_ports: *any_ports, ready_file: cli.ready_file }).await;
+    }
+    let config = Config::from_env(&env, cli.roles)?;
+    if cli.check_config {
+        println!("The configuration is good: {:?} backend, roles {:?}.", config.backend.kind(), config.roles);
+        return Ok(ExitCode::SUCCESS);
+    }
+    telemetry::init(&env, "info")?;
+    let shutdown = Shutdown::new();
+    shutdown.spawn_signals();
+    let server = Server::bind(config, Clock::system(), shutdown).await?;
+    if let Some(file) = &cli.ready_file {
+        write_ready(file, server.addresses())?;
+    }
+    notify_ready();
+    server.run().await;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Whoever waits for the file finds it whole or not at all.
+fn write_ready(file: &Path, addresses: &Addresses) -> anyhow::Result<()> {
+    let partial = file.with_extension("partial");
+    std::fs::write(&partial, serde_json::to_vec_pretty(addresses)?)
+        .and_then(|()| std::fs::rename(&partial, file))
+        .with_context(|| format!("{} cannot be written", file.display()))
+}

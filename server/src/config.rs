@@ -1,0 +1,213 @@
+//! The server's settings: each part reads its own variables, this file joins them and checks how they fit together.
+
+use std::{
+    net::{IpAddr, SocketAddr},
+    path::PathBuf,
+    str::FromStr,
+};
+
+use motience_shared::{
+    backend::{self, Kind},
+    env::{self, Env},
+};
+
+use crate::{http, ingest};
+
+/// What a node does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Roles {
+    /// Accounts.
+    pub ap: bool,
+    /// Subscriptions.
+    pub sm: bool,
+    /// Data streams over HTTP, and the history.
+    pub dsm: bool,
+    /// Devices over QUIC.
+    pub ingest: bool,
+    /// Producers and consumers over WebSocket, and the pages.
+    pub wss: bool,
+}
+
+impl Roles {
+    /// Everything in one process.
+    pub const ALL: Self = Self { ap: true, sm: true, dsm: true, ingest: true, wss: true };
+}
+
+/// The text names no role.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("'{0}' is no role; the roles are ap, sm, dsm, ingest and wss, separated by commas")]
+pub struct UnknownRole(String);
+
+impl FromStr for Roles {
+    type Err = UnknownRole;
+
+    fn from_str(text: &str) -> Result<Self, UnknownRole> {
+        let mut roles = Self { ap: false, sm: false, dsm: false, ingest: false, wss: false };
+        for name in text.split(',').map(str::trim) {
+            match name {
+                "ap" => roles.ap = true,
+                "sm" => roles.sm = true,
+                "dsm" => roles.dsm = true,
+                "ingest" => roles.ingest = true,
+                "wss" => roles.wss = true,
+                "all" => roles = Self::ALL,
+                other => return Err(UnknownRole(other.to_owned())),
+            }
+        }
+        Ok(roles)
+    }
+}
+
+/// Where the certificate of the QUIC port comes from.
+#[derive(Clone, Debug)]
+pub enum Certificate {
+    /// PEM files, read again on SIGHUP. TLS_CERT and TLS_KEY.
+    Files {
+        /// The chain, leaf first.
+        chain: PathBuf,
+        /// The leaf's private key.
+        key: PathBuf,
+    },
+    /// Made on first run, with a CA that devices can be told to trust. CERTS_DIR, `certs/dev`.
+    Development {
+        /// Where they are kept.
+        dir: PathBuf,
+    },
+}
+
+/// All settings of one node.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// What the node does. `--roles`, ROLES.
+    pub roles: Roles,
+    /// Whether this is a production node. MOTIENCE_ENV or NODE_ENV.
+    pub production: bool,
+    /// Database, log and accounts.
+    pub backend: backend::Config,
+    /// Limits of the HTTP services.
+    pub http: http::Config,
+    /// AP_PORT, 3001.
+    pub ap: SocketAddr,
+    /// SM_PORT, 3002.
+    pub sm: SocketAddr,
+    /// DSM_PORT, 3003.
+    pub dsm: SocketAddr,
+    /// The operations listener: health, readiness, metrics. OPERATIONS_PORT, 9090.
+    pub operations: SocketAddr,
+    /// The QUIC endpoint.
+    pub ingest: ingest::Config,
+    /// The WebSocket gateway.
+    pub gateway: motience_gateway::Config,
+    /// The QUIC port's certificate.
+    pub certificate: Certificate,
+    /// Whether records are also written to `data_history`. PERSIST, false.
+    pub persist: bool,
+}
+
+impl Config {
+    /// Reads all settings and checks how they fit together. `roles` wins over ROLES.
+    pub fn from_env(env: &Env, roles: Option<Roles>) -> Result<Self, env::Error> {
+        let production = env.production();
+        let bind: IpAddr = env.parse("BIND_ADDRESS", IpAddr::from([0, 0, 0, 0]))?;
+        let port = |name: &str, default: u16| Ok::<_, env::Error>(SocketAddr::new(bind, env.parse(name, default)?));
+        let config = Self {
+            roles: match roles {
+                Some(roles) => roles,
+                None => env.parse("ROLES", Roles::ALL)?,
+            },
+            production,
+            backend: backend::Config::from_env(env)?,
+            http: http::Config::from_env(env)?,
+            ap: port("AP_PORT", 3001)?,
+            sm: port("SM_PORT", 3002)?,
+            dsm: port("DSM_PORT", 3003)?,
+            operations: SocketAddr::new(env.parse("OPERATIONS_ADDRESS", bind)?, env.parse("OPERATIONS_PORT", 9090)?),
+            ingest: ingest::Config::from_env(env, bind)?,
+            gateway: motience_gateway::Config::from_env(env)?,
+            certificate: certificate(env)?,
+            persist: env.flag("PERSIST", false)?,
+        };
+        config.check()?;
+        Ok(config)
+    }
+
+    fn check(&self) -> Result<(), env::Error> {
+        if self.backend.kind() == Kind::Embedded && self.roles != Roles::ALL {
+            return Err(env::Error::invalid(
+                "ROLES",
+                "a node with only some roles needs Redis to meet the others: set REDIS_URL and DATABASE_URL, or give it all roles",
+            ));
+        }
+        if self.production && self.roles.ingest && matches!(self.certificate, Certificate::Development { .. }) {
+            return Err(env::Error::invalid(
+                "TLS_CERT",
+                "a production node does not run on a self-made certificate: name the PEM files in TLS_CERT and TLS_KEY",
+            ));
+        }
+        Ok(())
+    }
+}
+
+fn certificate(env: &Env) -> Result<Certificate, env::Error> {
+    match (env.get("TLS_CERT"), env.get("TLS_KEY")) {
+        (Some(chain), Some(key)) => Ok(Certificate::Files { chain: chain.into(), key: key.into() }),
+        (None, None) => Ok(Certificate::Development { dir: env.get("CERTS_DIR").unwrap_or("certs/dev").into() }),
+        (Some(_), None) => Err(env::Error::invalid("TLS_KEY", "is missing beside TLS_CERT")),
+        (None, Some(_)) => Err(env::Error::invalid("TLS_CERT", "is missing beside TLS_KEY")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refused(pairs: &[(&str, &str)]) -> String {
+        Config::from_env(&Env::from_pairs(pairs.iter().copied()), None).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn nothing_at_all_is_a_development_node_with_every_role() {
+        let config = Config::from_env(&Env::default(), None).unwrap();
+        assert_eq!(config.roles, Roles::ALL);
+        assert_eq!(config.ap.port(), 3001);
+        assert!(!config.production && !config.persist);
+    }
+
+    #[test]
+    fn the_seeds_env_file_is_a_cluster_node() {
+        let env = Env::from_pairs([
+            ("NODE_ENV", "development"),
+            ("JWT_SECRET", "your-secret-key-here"),
+            ("JWT_EXPIRES_IN", "1h"),
+            ("JWT_REFRESH_EXPIRES_IN", "7d"),
+            ("DB_HOST", "localhost"),
+            ("DB_PORT", "5432"),
+            ("DB_NAME", "motience"),
+            ("DB_USER", "postgres"),
+            ("DB_PASSWORD", "postgres"),
+            ("REDIS_HOST", "localhost"),
+            ("REDIS_PORT", "6379"),
+            ("AP_PORT", "3001"),
+        ]);
+        assert_eq!(Config::from_env(&env, None).unwrap().backend.kind(), Kind::Cluster);
+    }
+
+    #[test]
+    fn each_mistake_names_its_variable() {
+        let long = "0123456789abcdef0123456789abcdef";
+        for (pairs, variable) in [
+            (&[("ROLES", "ap,sm")][..], "ROLES"),
+            (&[("ROLES", "everything")], "ROLES"),
+            (&[("AP_PORT", "99999")], "AP_PORT"),
+            (&[("BIND_ADDRESS", "everywhere")], "BIND_ADDRESS"),
+            (&[("REDIS_URL", "redis://localhost")], "DATABASE_URL"),
+            (&[("TLS_CERT", "a.pem")], "TLS_KEY"),
+            (&[("MOTIENCE_ENV", "production"), ("JWT_SECRET", "your-secret-key-here")], "JWT_SECRET"),
+            (&[("MOTIENCE_ENV", "production"), ("JWT_SECRET", long)], "TLS_CERT"),
+            (&[("QUIC_CREDIT", "0")], "QUIC_CREDIT"),
+        ] {
+            let message = refused(pairs);
+            assert!(message.starts_with(&format!("{variable}: ")), "{message}");
+        }
+    }
+}

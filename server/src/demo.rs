@@ -1,0 +1,247 @@
+//! `motience-server demo`: the whole platform at work in one process, for whoever sees it for the first time.
+//!
+//! Nothing is simulated but the wish: a real agent reads this machine's sensors and streams them over QUIC with
+//! acknowledgements, and a real WebSocket client receives them, both with accounts made through the documented API.
+
+use std::{path::PathBuf, process::ExitCode, time::Duration};
+
+use anyhow::{Context as _, bail};
+use futures_util::StreamExt as _;
+use motience_certs::Trust;
+use motience_device::agent;
+use motience_shared::{
+    clock::Clock,
+    env::Env,
+    lifecycle::Shutdown,
+    model::DeviceId,
+};
+use secrecy::SecretString;
+use serde::Deserialize;
+use serde_json::json;
+use tempfile::TempDir;
+use tokio::time::{Instant, sleep_until};
+use tokio_tungstenite::{connect_async, tungstenite::Message};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    config::Config,
+    server::{Addresses, Server},
+    write_ready,
+};
+
+/// How often the demo's sensors are read.
+const SAMPLE_EVERY: Duration = Duration::from_secs(1);
+/// Longest wait for one answer of the demo's own services.
+const ANSWER_LIMIT: Duration = Duration::from_secs(10);
+/// Time for the agent to stop.
+const AGENT_LIMIT: Duration = Duration::from_secs(3);
+
+/// What the command line asks for.
+#[derive(Debug)]
+pub(crate) struct Options {
+    pub(crate) seconds: Option<u64>,
+    pub(crate) dir: Option<PathBuf>,
+    pub(crate) any_ports: bool,
+    pub(crate) ready_file: Option<PathBuf>,
+}
+
+/// Runs until Ctrl-C, or for so many seconds. Success only if records arrived.
+pub(crate) async fn run(env: &Env, options: Options) -> anyhow::Result<ExitCode> {
+    // Removed at the end, unless the folder was named.
+    let (dir, _temporary) = match options.dir {
+        Some(dir) => (dir, None),
+        None => {
+            let temporary = TempDir::with_prefix("motience-demo-")?;
+            (temporary.path().to_owned(), Some(temporary))
+        }
+    };
+    let env = embedded(env, &dir, options.any_ports);
+    let shutdown = Shutdown::new();
+    shutdown.spawn_signals();
+    let server = Server::bind(Config::from_env(&env, None)?, Clock::system(), shutdown.clone()).await?;
+    let at = server.addresses().clone();
+    let serving = tokio::spawn(server.run());
+
+    let cast = Cast::make(&at).await?;
+    let agent = Agent::start(&at, &cast)?;
+    print_places(&at, &cast);
+    if let Some(file) = &options.ready_file {
+        write_ready(file, &at)?;
+    }
+    let until = options.seconds.map(|s| Instant::now() + Duration::from_secs(s));
+    let received = watch(&at, &cast, until, &shutdown).await;
+    let sent = agent.stop().await;
+    shutdown.begin();
+    serving.await.context("the server failed")?;
+    let received = received?;
+    println!();
+    println!("{sent} records acknowledged to the device, {received} received by the consumer.");
+    Ok(if received > 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// The settings of the demo: everything embedded, whatever databases the environment names.
+fn embedded(env: &Env, dir: &std::path::Path, any_ports: bool) -> Env {
+    let inherited = |name: &str| env.get(name).map(str::to_owned);
+    let path = |name: &str| dir.join(name).display().to_string();
+    let mut demo = Env::from_pairs([("DATA_DIR", path("data")), ("CERTS_DIR", path("certs")), ("NODE_NAME", "demo".to_owned())]);
+    for (name, default) in PORTS {
+        let port = if any_ports { "0".to_owned() } else { inherited(name).unwrap_or_else(|| default.to_owned()) };
+        demo = demo.with(name, port);
+    }
+    // A demo is for this machine, unless told otherwise.
+    demo.with("BIND_ADDRESS", inherited("BIND_ADDRESS").unwrap_or_else(|| "127.0.0.1".to_owned()))
+        .with("PERSIST", "true")
+        .with("RATE_LIMIT_LOGIN_ACCOUNT", "120/m")
+}
+
+const PORTS: [(&str, &str); 9] = [
+    ("AP_PORT", "3001"),
+    ("SM_PORT", "3002"),
+    ("DSM_PORT", "3003"),
+    ("WSS1_PORT", "8001"),
+    ("WSS2_PORT", "8002"),
+    ("WSS1_UI_PORT", "3010"),
+    ("WSS2_UI_PORT", "3011"),
+    ("QUIC_PORT", "4433"),
+    ("OPERATIONS_PORT", "9090"),
+];
+
+/// The two accounts of the demo.
+struct Cast {
+    producer: String,
+    consumer: String,
+    password: String,
+    consumer_token: String,
+}
+
+#[derive(Deserialize)]
+struct Login {
+    access_token: String,
+    user_id: i64,
+}
+
+impl Cast {
+    /// Registers, logs in and subscribes, as any client would.
+    async fn make(at: &Addresses) -> anyhow::Result<Self> {
+        let http = reqwest::Client::builder().timeout(ANSWER_LIMIT).build()?;
+        let (ap, sm) = (place(&at.ap)?, place(&at.sm)?);
+        let password = "demo-pass-123".to_owned();
+        let mut logins = Vec::new();
+        for role in ["producer", "consumer"] {
+            let body = json!({"username": format!("demo-{role}"), "password": password, "role": role});
+            let registered = http.post(format!("{ap}/register")).json(&body).send().await?;
+            // In a folder that was used before, the accounts are there already.
+            if !registered.status().is_success() && registered.status() != reqwest::StatusCode::CONFLICT {
+                bail!("the demo's {role} cannot be registered: {}", registered.text().await?);
+            }
+            let login = http.post(format!("{ap}/login")).json(&body).send().await?.error_for_status()?;
+            logins.push(login.json::<Login>().await?);
+        }
+        let [producer, consumer] = &logins[..] else { bail!("two accounts were made") };
+        let wish = json!({"producer_id": producer.user_id});
+        http.post(format!("{sm}/subscribe")).bearer_auth(&consumer.access_token).json(&wish).send().await?.error_for_status()?;
+        Ok(Self {
+            producer: "demo-producer".to_owned(),
+            consumer: "demo-consumer".to_owned(),
+            password,
+            consumer_token: consumer.access_token.clone(),
+        })
+    }
+}
+
+/// The device agent, as its own program runs it.
+struct Agent {
+    stop: CancellationToken,
+    task: tokio::task::JoinHandle<Result<motience_device::producer::Stats, agent::Error>>,
+}
+
+impl Agent {
+    fn start(at: &Addresses, cast: &Cast) -> anyhow::Result<Self> {
+        let trust = at.ca.clone().map_or(Trust::Platform, Trust::Ca);
+        let device = DeviceId::new("demo-device").context("the demo's device id")?;
+        let mut config = agent::Config::new(
+            device,
+            cast.producer.clone(),
+            SecretString::from(cast.password.clone()),
+            place(&at.ap)?.to_owned(),
+            place(&at.quic)?.parse()?,
+        );
+        config.trust = trust;
+        config.sensors = vec![agent::sensors::Sensor::system(SAMPLE_EVERY)];
+        config.grace = AGENT_LIMIT;
+        let stop = CancellationToken::new();
+        let task = tokio::spawn(agent::run(config, stop.clone()));
+        Ok(Self { stop, task })
+    }
+
+    /// Lets it finish what it has; how many records were acknowledged.
+    async fn stop(self) -> u64 {
+        self.stop.cancel();
+        match self.task.await {
+            Ok(Ok(stats)) => stats.acked,
+            Ok(Err(e)) => {
+                eprintln!("the agent ended: {e}");
+                0
+            }
+            Err(e) => {
+                eprintln!("the agent failed: {e}");
+                0
+            }
+        }
+    }
+}
+
+/// Prints what a WebSocket consumer receives. How many records that were.
+async fn watch(at: &Addresses, cast: &Cast, until: Option<Instant>, shutdown: &Shutdown) -> anyhow::Result<u64> {
+    let url = format!("{}?token={}", place(&at.wss2)?, cast.consumer_token);
+    let (mut socket, _) = connect_async(url).await.context("the demo's consumer cannot connect")?;
+    let end = async {
+        match until {
+            Some(until) => sleep_until(until).await,
+            None => std::future::pending().await,
+        }
+    };
+    tokio::pin!(end);
+    let mut received = 0;
+    loop {
+        tokio::select! {
+            () = &mut end => break,
+            () = shutdown.soft().cancelled() => break,
+            message = socket.next() => match message {
+                Some(Ok(Message::Text(text))) => {
+                    received += 1;
+                    println!("{text}");
+                }
+                Some(Ok(_)) => {}
+                Some(Err(e)) => bail!("the demo's consumer was cut: {e}"),
+                None => bail!("the demo's consumer was closed"),
+            },
+        }
+    }
+    // The server is going down too; a goodbye that is not heard is no loss.
+    let _ = socket.close(None).await;
+    Ok(received)
+}
+
+fn print_places(at: &Addresses, cast: &Cast) {
+    let show = |what: &str, place: &Option<String>| println!("  {what:<22} {}", place.as_deref().unwrap_or("-"));
+    println!("Motience is up: a device streams this machine's metrics over QUIC, a consumer receives them over WebSocket.");
+    println!();
+    show("Consumer page", &at.consumer_page);
+    show("Producer page", &at.producer_page);
+    for (what, base) in [("Accounts API", &at.ap), ("Subscriptions API", &at.sm), ("Data API", &at.dsm)] {
+        show(what, &base.as_deref().map(|b| format!("{b}/api-docs")));
+    }
+    show("WebSocket consumers", &at.wss2);
+    show("WebSocket producers", &at.wss1);
+    show("QUIC (motience/1)", &at.quic);
+    show("Health and metrics", &at.operations);
+    println!();
+    println!("  Log in on the pages as {} or {}, password {}.", cast.consumer, cast.producer, cast.password);
+    println!("  Ctrl-C ends it.");
+    println!();
+}
+
+fn place(address: &Option<String>) -> anyhow::Result<&str> {
+    address.as_deref().context("the demo has every role")
+}

@@ -1,0 +1,154 @@
+//! PostgreSQL and Redis, servers and gateways as processes of their own: a record that enters at any node reaches
+//! consumers at all.
+
+use std::time::Duration;
+
+use futures_util::{SinkExt as _, StreamExt as _};
+use motience_shared::testing::{Postgres, Redis};
+use serde_json::Value;
+use tokio::{net::TcpStream, time::timeout};
+use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, connect_async, tungstenite::Message};
+
+use crate::{
+    harness::{LIMIT, Node, account, gateway, http, npm_flow, server, subscribe},
+    quic,
+};
+
+type Socket = WebSocketStream<MaybeTlsStream<TcpStream>>;
+
+/// Two servers, two gateways, one Redis, one PostgreSQL.
+struct Cluster {
+    servers: [Node; 2],
+    gateways: [Node; 2],
+    redis: Redis,
+    postgres: Postgres,
+}
+
+impl Cluster {
+    async fn start() -> Self {
+        let (redis, postgres) = (Redis::durable().await, Postgres::start().await);
+        let (redis_url, database_url) = (redis.url().to_owned(), postgres.url().to_owned());
+        let variables = [
+            ("REDIS_URL", redis_url.as_str()),
+            ("DATABASE_URL", database_url.as_str()),
+            ("JWT_SECRET", "a secret that all nodes of this test share"),
+        ];
+        let server = |name: &'static str| {
+            let variables: Vec<_> = variables.iter().copied().chain([("NODE_NAME", name)]).collect();
+            async move { Node::start(server(), &["--roles", "ap,sm,dsm,ingest"], &variables).await }
+        };
+        let gateway = || async { Node::start(&gateway(), &[], &variables).await };
+        // One after the other: the first applies the migrations.
+        Self { servers: [server("one").await, server("two").await], gateways: [gateway().await, gateway().await], redis, postgres }
+    }
+}
+
+async fn consume(gateway: &Node, token: &str) -> Socket {
+    connect_async(format!("{}?token={token}", gateway.at.wss2.as_deref().unwrap())).await.unwrap().0
+}
+
+async fn next(socket: &mut Socket) -> Value {
+    loop {
+        match timeout(LIMIT, socket.next()).await.expect("a message in time").unwrap().unwrap() {
+            Message::Text(text) => return serde_json::from_str(&text).unwrap(),
+            Message::Ping(_) | Message::Pong(_) => {}
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+fn record(n: usize) -> String {
+    format!(r#"{{"device_id":"d","timestamp":"2025-01-29T11:35:00Z","data":{{"n":{n}}}}}"#)
+}
+
+#[tokio::test]
+async fn the_documented_flow_over_separate_processes() {
+    let cluster = Cluster::start().await;
+    let (a, b) = (&cluster.servers[0].at, &cluster.servers[1].at);
+    // Accounts at one node, subscriptions and data at the other, producers and consumers at different gateways.
+    let told = npm_flow(
+        a.ap.as_deref().unwrap(),
+        b.sm.as_deref().unwrap(),
+        b.dsm.as_deref().unwrap(),
+        cluster.gateways[0].at.wss1.as_deref().unwrap(),
+        cluster.gateways[1].at.wss2.as_deref().unwrap(),
+    )
+    .await;
+    assert!(told.ends_with("flow complete\n"), "{told}");
+}
+
+#[tokio::test]
+async fn a_record_that_enters_anywhere_arrives_everywhere() {
+    let cluster = Cluster::start().await;
+    let [one, two] = &cluster.servers;
+    let ap = one.at.ap.as_deref().unwrap();
+    let producer = account(ap, "producer", "p").await;
+    let consumer = account(ap, "consumer", "c").await;
+    subscribe(two.at.sm.as_deref().unwrap(), &consumer, &producer).await;
+    let mut exits = [consume(&cluster.gateways[0], &consumer.token).await, consume(&cluster.gateways[1], &consumer.token).await];
+
+    // Over each gateway's WebSocket, each server's HTTP, and each server's QUIC.
+    let mut n = 0;
+    for gateway in &cluster.gateways {
+        let (mut socket, _) = connect_async(format!("{}?token={}", gateway.at.wss1.as_deref().unwrap(), producer.token)).await.unwrap();
+        socket.send(Message::text(record(n))).await.unwrap();
+        assert_eq!(next(&mut socket).await["subscriberCount"], 1);
+        n += 1;
+    }
+    for server in &cluster.servers {
+        let posted = http()
+            .post(format!("{}/data", server.at.dsm.as_deref().unwrap()))
+            .bearer_auth(&producer.token)
+            .header("content-type", "application/json")
+            .body(record(n))
+            .send()
+            .await
+            .unwrap();
+        assert_eq!(posted.status(), 200);
+        n += 1;
+    }
+    for server in &cluster.servers {
+        quic::send(server, &producer, &format!("quic-{n}"), &record(n)).await;
+        n += 1;
+    }
+    for exit in &mut exits {
+        for expected in 0..n {
+            assert_eq!(next(exit).await["data"]["n"], expected, "in order, each once");
+        }
+    }
+}
+
+#[tokio::test]
+async fn readiness_tells_what_is_away_and_delivery_survives_a_restart_of_redis() {
+    let mut cluster = Cluster::start().await;
+    let ap = cluster.servers[0].at.ap.clone().unwrap();
+    let producer = account(&ap, "producer", "p").await;
+    let consumer = account(&ap, "consumer", "c").await;
+    subscribe(cluster.servers[0].at.sm.as_deref().unwrap(), &consumer, &producer).await;
+    let mut exit = consume(&cluster.gateways[0], &consumer.token).await;
+    let (mut entrance, _) =
+        connect_async(format!("{}?token={}", cluster.gateways[1].at.wss1.as_deref().unwrap(), producer.token)).await.unwrap();
+    entrance.send(Message::text(record(0))).await.unwrap();
+    assert_eq!(next(&mut exit).await["data"]["n"], 0);
+    assert_eq!(next(&mut entrance).await["type"], "ack");
+
+    cluster.redis.stop().await;
+    let operations = cluster.servers[0].at.operations.clone().unwrap();
+    let ready = http().get(format!("{operations}/ready")).send().await.unwrap();
+    assert_eq!(ready.status(), 503);
+    assert!(ready.text().await.unwrap().contains("log"));
+    // Sent while Redis is away: acknowledged once it is back.
+    entrance.send(Message::text(record(1))).await.unwrap();
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    cluster.redis.start_again().await;
+    assert_eq!(next(&mut entrance).await["type"], "ack");
+    assert_eq!(next(&mut exit).await["data"]["n"], 1);
+
+    cluster.postgres.stop().await;
+    let ready = http().get(format!("{operations}/ready")).send().await.unwrap();
+    assert_eq!(ready.status(), 503);
+    // A dependency that is away is a 503 with Retry-After, never a 500.
+    let login = http().post(format!("{ap}/login")).json(&serde_json::json!({"username": "p", "password": "pass123"})).send().await.unwrap();
+    assert_eq!(login.status(), 503);
+    assert!(login.headers().contains_key("retry-after"));
+}

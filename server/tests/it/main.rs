@@ -1,0 +1,11 @@
+//! Flow tests: the real binary, real clients, real QUIC sockets; against the embedded backend, and against a private
+//! Redis and PostgreSQL with server and gateway as processes of their own.
+
+#![allow(clippy::unwrap_used, clippy::allow_attributes, reason = "tests")]
+
+mod cluster;
+mod embedded;
+mod harness;
+mod operations;
+mod quic;
+mod seed;

@@ -1,0 +1,236 @@
+//! motience/1 over real sockets, by the native client.
+
+use std::time::Duration;
+
+use motience_certs::Trust;
+use motience_device::client::{Config, Connector, Error, Event, Lane, Session};
+use motience_shared::{
+    model::{DeviceId, Epoch, ProducerId, RangeSet, Seq},
+    wire::{CloseCode, From, Intent, Record},
+};
+use secrecy::SecretString;
+use serde_json::{Value, json};
+use tokio::{process::Command, time::timeout};
+
+use crate::harness::{Account, LIMIT, Node, PASSWORD, account, agent, http, subscribe};
+
+fn connector(node: &Node, device: &str) -> Connector {
+    let server = node.at.quic.as_deref().unwrap().parse().unwrap();
+    let trust = Trust::Ca(node.at.ca.clone().unwrap());
+    Connector::new(Config::new(server, trust, DeviceId::new(device).unwrap())).unwrap()
+}
+
+async fn connect(node: &Node, token: &str, device: &str, intent: Intent, epoch: u64) -> Result<Session, Error> {
+    timeout(LIMIT, connector(node, device).connect(&SecretString::from(token), intent, Epoch(epoch))).await.unwrap()
+}
+
+async fn event(session: &mut Session) -> Result<Event, Error> {
+    timeout(LIMIT, session.next()).await.expect("an event in time")
+}
+
+fn record(n: u64) -> Record {
+    let json = format!(r#"{{"device_id":"d","timestamp":"2025-01-29T11:35:00Z","data":{{"n":{n}}}}}"#);
+    Record { seq: Seq(n), json: json.into() }
+}
+
+async fn acked(session: &mut Session, up_to: u64) {
+    let mut ranges = RangeSet::new();
+    while ranges.prefix() < up_to {
+        match event(session).await.unwrap() {
+            Event::Acked(more) => more.iter().for_each(|r| ranges.insert_range(r)),
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+/// Sends one record and waits until it is acknowledged.
+pub(crate) async fn send(node: &Node, producer: &Account, device: &str, json: &str) {
+    let mut session = connect(node, &producer.token, device, Intent::Produce, 1).await.unwrap();
+    session.send(Lane::Independent, Record { seq: Seq(1), json: json.to_owned().into() }).await.unwrap();
+    acked(&mut session, 1).await;
+    session.finish().await;
+}
+
+async fn closed_with(session: &mut Session) -> CloseCode {
+    loop {
+        match event(session).await {
+            Ok(_) => {}
+            Err(Error::Closed { code, .. }) => return code,
+            Err(other) => panic!("{other:?}"),
+        }
+    }
+}
+
+fn ap(node: &Node) -> &str {
+    node.at.ap.as_deref().unwrap()
+}
+
+#[tokio::test]
+async fn records_on_both_lanes_reach_a_native_consumer_once() {
+    let node = Node::embedded(&[]).await;
+    let producer = account(ap(&node), "producer", "p").await;
+    let consumer = account(ap(&node), "consumer", "c").await;
+    subscribe(node.at.sm.as_deref().unwrap(), &consumer, &producer).await;
+    let mut exit = connect(&node, &consumer.token, "app", Intent::Consume, 0).await.unwrap();
+    exit.subscribe(ProducerId(producer.id), From::Live).await.unwrap();
+    assert_eq!(event(&mut exit).await.unwrap(), Event::Followed { producer: ProducerId(producer.id), refusal: String::new() });
+    assert!(matches!(event(&mut exit).await.unwrap(), Event::Feed { .. }));
+
+    let mut device = connect(&node, &producer.token, "d", Intent::Produce, 7).await.unwrap();
+    assert_eq!(device.welcome().durability, "memory");
+    for n in 1..=500 {
+        device.send(if n % 2 == 0 { Lane::Ordered } else { Lane::Independent }, record(n)).await.unwrap();
+        if n % 10 == 0 {
+            // A retry of what is already under way changes nothing.
+            device.send(Lane::Independent, record(n)).await.unwrap();
+        }
+    }
+    acked(&mut device, 500).await;
+
+    let mut seen = RangeSet::new();
+    let mut next_offset = 1;
+    while seen.prefix() < 500 {
+        let Event::Entries { entries, .. } = event(&mut exit).await.unwrap() else { panic!("entries only") };
+        for (offset, message) in entries {
+            assert_eq!(offset.0, next_offset, "offsets have no holes");
+            next_offset += 1;
+            let message: Value = serde_json::from_slice(&message).unwrap();
+            assert_eq!(message["producer_id"], producer.id.to_string());
+            assert!(seen.insert(message["data"]["n"].as_u64().unwrap()), "each once");
+        }
+    }
+    assert_eq!(next_offset, 501);
+}
+
+#[tokio::test]
+async fn a_device_that_comes_back_takes_over_and_learns_what_is_in() {
+    let node = Node::embedded(&[]).await;
+    let producer = account(ap(&node), "producer", "p").await;
+    let mut first = connect(&node, &producer.token, "d", Intent::Produce, 7).await.unwrap();
+    for n in [1, 2, 5] {
+        first.send(Lane::Ordered, record(n)).await.unwrap();
+    }
+    let mut ranges = RangeSet::new();
+    while ranges.to_string() != "1-2,5" {
+        let Event::Acked(more) = event(&mut first).await.unwrap() else { panic!("acknowledgements only") };
+        more.iter().for_each(|r| ranges.insert_range(r));
+    }
+    let second = connect(&node, &producer.token, "d", Intent::Produce, 7).await.unwrap();
+    assert_eq!(second.welcome().seen.to_string(), "1-2,5");
+    assert!(second.welcome().fence > first.welcome().fence);
+    assert_eq!(closed_with(&mut first).await, CloseCode::Fenced);
+    let reborn = connect(&node, &producer.token, "d", Intent::Produce, 8).await.unwrap();
+    assert!(reborn.welcome().seen.is_empty());
+}
+
+#[tokio::test]
+async fn a_bad_record_is_refused_by_name_and_the_rest_goes_on() {
+    let node = Node::embedded(&[]).await;
+    let producer = account(ap(&node), "producer", "p").await;
+    let mut device = connect(&node, &producer.token, "d", Intent::Produce, 1).await.unwrap();
+    device.send(Lane::Ordered, Record { seq: Seq(1), json: r#"{"producer_id":"9","data":1}"#.into() }).await.unwrap();
+    device.send(Lane::Ordered, record(2)).await.unwrap();
+    let (mut refused, mut accepted) = (false, false);
+    while !(refused && accepted) {
+        match event(&mut device).await.unwrap() {
+            Event::Refused(r) => {
+                assert_eq!((r.seq, r.code.as_str()), (Seq(1), "unknown_field"));
+                refused = true;
+            }
+            Event::Acked(ranges) => {
+                assert_eq!(ranges.to_string(), "2");
+                accepted = true;
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+#[tokio::test]
+async fn who_may_not_come_in_is_told_why() {
+    let node = Node::embedded(&[]).await;
+    let producer = account(ap(&node), "producer", "p").await;
+    let consumer = account(ap(&node), "consumer", "c").await;
+    for (token, intent, expected) in [
+        ("nonsense", Intent::Produce, CloseCode::Unauthenticated),
+        (consumer.token.as_str(), Intent::Produce, CloseCode::Forbidden),
+        (producer.token.as_str(), Intent::Consume, CloseCode::Forbidden),
+    ] {
+        match connect(&node, token, "d", intent, 1).await {
+            Err(Error::Closed { code, .. }) => assert_eq!(code, expected),
+            other => panic!("{other:?}"),
+        }
+    }
+    // A consumer without a subscription is let in, and told that it may not follow.
+    let mut exit = connect(&node, &consumer.token, "app", Intent::Consume, 0).await.unwrap();
+    exit.subscribe(ProducerId(producer.id), From::Earliest).await.unwrap();
+    let Event::Followed { refusal, .. } = event(&mut exit).await.unwrap() else { panic!("an answer") };
+    assert_eq!(refusal, "not_subscribed");
+}
+
+#[tokio::test]
+async fn a_token_is_renewed_in_band_and_its_end_ends_the_connection() {
+    let node = Node::embedded(&[("JWT_EXPIRES_IN", "3s")]).await;
+    let producer = account(ap(&node), "producer", "p").await;
+    let mut device = connect(&node, &producer.token, "d", Intent::Produce, 1).await.unwrap();
+    assert!(device.welcome().token_expires_in <= 3);
+    let body = json!({"username": "p", "password": PASSWORD});
+    let login: Value = http().post(format!("{}/login", ap(&node))).json(&body).send().await.unwrap().json().await.unwrap();
+    device.renew(&SecretString::from(login["access_token"].as_str().unwrap())).await.unwrap();
+    assert!(matches!(event(&mut device).await.unwrap(), Event::TokenAccepted(_)));
+    assert_eq!(closed_with(&mut device).await, CloseCode::Unauthenticated);
+}
+
+#[tokio::test]
+async fn a_draining_node_asks_devices_to_leave() {
+    let mut node = Node::embedded(&[]).await;
+    let producer = account(ap(&node), "producer", "p").await;
+    let mut device = connect(&node, &producer.token, "d", Intent::Produce, 1).await.unwrap();
+    device.send(Lane::Ordered, record(1)).await.unwrap();
+    acked(&mut device, 1).await;
+    node.signal("TERM");
+    assert_eq!(event(&mut device).await.unwrap(), Event::Drain);
+    // What is sent while draining is still taken.
+    device.send(Lane::Ordered, record(2)).await.unwrap();
+    acked(&mut device, 2).await;
+    device.finish().await;
+    assert_eq!(node.ended().await, 0);
+}
+
+#[tokio::test]
+async fn the_agent_streams_this_machine_and_stops_cleanly() {
+    let node = Node::embedded(&[]).await;
+    let producer = account(ap(&node), "producer", "p").await;
+    let consumer = account(ap(&node), "consumer", "c").await;
+    subscribe(node.at.sm.as_deref().unwrap(), &consumer, &producer).await;
+    let mut exit = connect(&node, &consumer.token, "app", Intent::Consume, 0).await.unwrap();
+    exit.subscribe(ProducerId(producer.id), From::Live).await.unwrap();
+    let dir = tempfile::TempDir::new().unwrap();
+    let mut running = Command::new(agent());
+    running
+        .current_dir(dir.path())
+        .env_clear()
+        .env("DEVICE_ID", "rpi_001")
+        .env("USERNAME", &producer.username)
+        .env("PASSWORD", PASSWORD)
+        .env("AUTH_URL", ap(&node))
+        .env("SERVER_URL", format!("quic://{}", node.at.quic.as_deref().unwrap()))
+        .env("SEND_INTERVAL_SECS", "1")
+        .env("RUST_LOG", "warn")
+        .env("STATE_DIR", dir.path())
+        .arg("--ca")
+        .arg(node.at.ca.as_deref().unwrap())
+        .kill_on_drop(true);
+    let mut running = running.spawn().unwrap();
+    let message: Value = loop {
+        if let Event::Entries { entries, .. } = event(&mut exit).await.unwrap() {
+            break serde_json::from_slice(&entries[0].1).unwrap();
+        }
+    };
+    assert_eq!(message["device_id"], "rpi_001");
+    assert!(message["data"].as_object().unwrap().len() > 2, "real readings: {message}");
+    let pid = running.id().unwrap().to_string();
+    assert!(std::process::Command::new("kill").args(["-TERM", &pid]).status().unwrap().success());
+    let status = timeout(Duration::from_secs(20), running.wait()).await.expect("it stops in time").unwrap();
+    assert_eq!(status.code(), Some(0));
+}
