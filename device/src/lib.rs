@@ -1,1 +1,24 @@
-//! Placeholder.
+//! The native Motience client, and the agent built on it.
+//!
+//! - [`login`]: tokens for a username and password.
+//! - [`client`]: one motience/1 connection over QUIC.
+//! - [`outbox`]: records until they are acknowledged.
+//! - [`producer`]: the outbox kept connected; what most programs want.
+//! - [`consumer`]: followed producers' records, resumed across reconnects.
+//! - [`agent`]: sensors, configuration, status: the `motience-device` program.
+
+pub mod agent;
+pub mod backoff;
+pub mod client;
+mod clock;
+pub mod consumer;
+pub mod login;
+pub mod outbox;
+pub mod policy;
+pub mod producer;
+mod renewal;
+
+pub use consumer::Consumer;
+pub use login::Credentials;
+
+pub use producer::Producer;

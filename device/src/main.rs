@@ -1,2 +1,5 @@
-//! Placeholder.
-fn main() {}
+//! The `motience-device` agent; see [`motience_device::agent::cli`].
+
+fn main() -> std::process::ExitCode {
+    motience_device::agent::cli::main()
+}

@@ -1,0 +1,192 @@
+//! The command line of `motience-device`.
+
+use std::{path::PathBuf, process::ExitCode, time::Duration};
+
+use clap::{Args, Parser, Subcommand};
+use tokio::runtime::{Builder, Runtime};
+use tokio_util::sync::CancellationToken;
+use tracing_subscriber::EnvFilter;
+
+use super::{
+    Error,
+    config::{Config, Overrides, Variables},
+    register, run,
+    status::read,
+};
+
+/// The settings cannot work (`EX_CONFIG`): starting again without changing them is of no use.
+const BAD_CONFIG: u8 = 78;
+/// The server refused for good (`EX_NOPERM`): starting again would only be refused again.
+const REFUSED: u8 = 77;
+/// Ended by a second signal.
+const ABORTED: u8 = 130;
+
+/// Streams this device's readings to a Motience server.
+#[derive(Debug, Parser)]
+#[command(version, about)]
+struct Cli {
+    #[command(flatten)]
+    settings: Settings,
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(Debug, Args)]
+struct Settings {
+    /// TOML file with the settings; without it, environment variables are read.
+    #[arg(long, global = true, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Trust the certificates of this PEM file instead of the system's.
+    #[arg(long, global = true, value_name = "FILE")]
+    ca: Option<PathBuf>,
+    /// The ingest server, such as quic://localhost:4433.
+    #[arg(long, global = true, value_name = "URL")]
+    server: Option<String>,
+    /// The status file, written by `run` and read by `status`.
+    #[arg(long, global = true, value_name = "FILE")]
+    status_file: Option<PathBuf>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Read the sensors and stream their records (the default).
+    Run,
+    /// Show the running agent's state; exits with 0 connected, 2 not connected, 3 not running.
+    Status {
+        /// For programs.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Make the account that the settings name, with the role `producer`.
+    Register,
+    /// Check the settings and say what is wrong with them.
+    CheckConfig,
+}
+
+/// Does what the command line says.
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    match execute(cli) {
+        Ok(code) => code,
+        Err((code, sentence)) => {
+            eprintln!("motience-device: {sentence}");
+            ExitCode::from(code)
+        }
+    }
+}
+
+type Failure = (u8, String);
+
+fn execute(cli: Cli) -> Result<ExitCode, Failure> {
+    let bad_config = |error: super::config::Error| (BAD_CONFIG, error.to_string());
+    let variables = Variables::load().map_err(bad_config)?;
+    let Settings { config, ca, server, status_file } = cli.settings;
+    let overrides = Overrides { config, ca, server, status_file };
+    match cli.command.unwrap_or(Command::Run) {
+        Command::Status { json } => {
+            // Asking for the status needs no password: only the file's place is taken from the settings, if they hold.
+            let configured = Config::load(&overrides, &variables).ok().and_then(|config| config.status_file);
+            let path = overrides.status_file.or(configured).unwrap_or_else(|| variables.default_status_file());
+            let found = read(&path).map_err(|e| (1, format!("cannot read {}: {e}", path.display())))?;
+            print!("{}", if json { found.to_json() } else { found.to_text() });
+            Ok(ExitCode::from(found.exit_code()))
+        }
+        Command::CheckConfig => {
+            Config::load(&overrides, &variables).map_err(bad_config)?;
+            println!("the settings are good");
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Register => {
+            let config = Config::load(&overrides, &variables).map_err(bad_config)?;
+            log_to_stderr(&config.log)?;
+            runtime()?.block_on(register(&config)).map_err(|e| failed(&e))?;
+            println!("registered {}", config.username);
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Run => {
+            let config = Config::load(&overrides, &variables).map_err(bad_config)?;
+            log_to_stderr(&config.log)?;
+            let runtime = runtime()?;
+            let result = runtime.block_on(run_until_signal(config));
+            // A read of standard input cannot be interrupted: not waiting for it is the only way out.
+            runtime.shutdown_timeout(Duration::from_millis(100));
+            result
+        }
+    }
+}
+
+/// One thread: a device's work is waiting.
+fn runtime() -> Result<Runtime, Failure> {
+    Builder::new_current_thread().enable_all().build().map_err(|e| (1, format!("cannot start: {e}")))
+}
+
+fn log_to_stderr(filter: &str) -> Result<(), Failure> {
+    let filter = EnvFilter::try_new(filter).map_err(|e| (BAD_CONFIG, format!("RUST_LOG (log) cannot be used: {e}")))?;
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    Ok(())
+}
+
+async fn run_until_signal(config: Config) -> Result<ExitCode, Failure> {
+    let shutdown = CancellationToken::new();
+    let mut signals = Signals::new().map_err(|e| (1, format!("cannot listen for signals: {e}")))?;
+    let agent = run(config, shutdown.clone());
+    tokio::pin!(agent);
+    loop {
+        tokio::select! {
+            biased;
+            () = signals.next() => {
+                if shutdown.is_cancelled() {
+                    tracing::warn!("a second signal: ending at once");
+                    return Ok(ExitCode::from(ABORTED));
+                }
+                tracing::info!("stopping");
+                shutdown.cancel();
+            }
+            result = &mut agent => return result.map(|_| ExitCode::SUCCESS).map_err(|e| failed(&e)),
+        }
+    }
+}
+
+fn failed(error: &Error) -> Failure {
+    let code = match error {
+        Error::Config(_) => BAD_CONFIG,
+        Error::Refused(_) => REFUSED,
+    };
+    (code, error.to_string())
+}
+
+/// SIGTERM and SIGINT, or Ctrl-C elsewhere.
+struct Signals {
+    #[cfg(unix)]
+    terminate: tokio::signal::unix::Signal,
+    #[cfg(unix)]
+    interrupt: tokio::signal::unix::Signal,
+}
+
+impl Signals {
+    #[cfg(unix)]
+    fn new() -> std::io::Result<Self> {
+        use tokio::signal::unix::{SignalKind, signal};
+        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+    }
+
+    #[cfg(not(unix))]
+    fn new() -> std::io::Result<Self> {
+        Ok(Self {})
+    }
+
+    #[cfg(unix)]
+    async fn next(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+
+    #[cfg(not(unix))]
+    async fn next(&mut self) {
+        if tokio::signal::ctrl_c().await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    }
+}

@@ -1,0 +1,134 @@
+//! The configuration file's keys.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use secrecy::SecretString;
+use serde::Deserialize;
+
+use super::{COMMAND_TIMEOUT, Error, FILE_INTERVAL, time};
+use crate::{
+    agent::sensors::{Kind, Sensor},
+    client::Lane,
+    outbox,
+};
+
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct File {
+    pub(super) device_id: Option<String>,
+    pub(super) username: Option<String>,
+    pub(super) password: Option<SecretString>,
+    pub(super) password_file: Option<PathBuf>,
+    pub(super) auth_url: Option<String>,
+    pub(super) server_url: Option<String>,
+    pub(super) server_name: Option<String>,
+    pub(super) ca: Option<String>,
+    pub(super) send_interval_secs: Option<f64>,
+    pub(super) shutdown_grace_secs: Option<f64>,
+    pub(super) state_dir: Option<PathBuf>,
+    pub(super) status_file: Option<PathBuf>,
+    pub(super) log: Option<String>,
+    pub(super) gso: Option<bool>,
+    #[serde(default)]
+    pub(super) outbox: Outbox,
+    pub(super) sensors: Option<Vec<SensorKeys>>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Outbox {
+    records: Option<usize>,
+    bytes: Option<usize>,
+    policy: Option<outbox::Policy>,
+}
+
+/// The keys of all kinds; [`SensorKeys::check`] refuses those of another kind.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct SensorKeys {
+    kind: KindKey,
+    name: Option<String>,
+    interval_secs: Option<f64>,
+    lane: Option<Lane>,
+    command: Option<Vec<String>>,
+    timeout_secs: Option<f64>,
+    path: Option<PathBuf>,
+    from_start: Option<bool>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum KindKey {
+    System,
+    Command,
+    Stdin,
+    File,
+}
+
+impl File {
+    pub(super) fn read(path: &Path) -> Result<Self, Error> {
+        let name = || format!("the configuration file {}", path.display());
+        let text = fs::read_to_string(path).map_err(|e| Error::new(name(), format!("cannot be read: {e}")))?;
+        Self::parse(&text).map_err(|e| Error::new(name(), format!("is wrong: {e}")))
+    }
+
+    pub(super) fn parse(text: &str) -> Result<Self, String> {
+        toml::from_str(text).map_err(|error: toml::de::Error| {
+            // Not the error's own form, which quotes the line: it may hold the password.
+            let line = error.span().map(|span| text[..span.start].lines().count().max(1));
+            line.map_or_else(|| error.message().to_owned(), |line| format!("line {line}: {}", error.message()))
+        })
+    }
+}
+
+impl Outbox {
+    pub(super) fn check(self) -> Result<outbox::Config, Error> {
+        let defaults = outbox::Config::default();
+        let config = outbox::Config {
+            records: self.records.unwrap_or(defaults.records),
+            bytes: self.bytes.unwrap_or(defaults.bytes),
+            policy: self.policy.unwrap_or(defaults.policy),
+            ..defaults
+        };
+        if config.records == 0 || config.bytes == 0 {
+            return Err(Error::new("outbox", "must have room for at least one record"));
+        }
+        Ok(config)
+    }
+}
+
+impl SensorKeys {
+    /// `n` counts from 0.
+    pub(super) fn check(self, n: usize, default_interval: Duration) -> Result<Sensor, Error> {
+        let setting = |key: &str| format!("{key} of sensor {}", n + 1);
+        let only = |given: bool, key: &str, kind: KindKey| {
+            if given && self.kind != kind { Err(Error::new(setting(key), "does not belong to this kind")) } else { Ok(()) }
+        };
+        only(self.command.is_some(), "command", KindKey::Command)?;
+        only(self.timeout_secs.is_some(), "timeout_secs", KindKey::Command)?;
+        only(self.path.is_some(), "path", KindKey::File)?;
+        only(self.from_start.is_some(), "from_start", KindKey::File)?;
+        let interval = time(&setting("interval_secs"), self.interval_secs)?;
+        let kind = match self.kind {
+            KindKey::System => Kind::System,
+            KindKey::Stdin => Kind::Stdin,
+            KindKey::Command => Kind::Command {
+                command: self
+                    .command
+                    .filter(|command| command.first().is_some_and(|program| !program.is_empty()))
+                    .ok_or_else(|| Error::new(setting("command"), "is missing: write [\"program\", \"argument\"]"))?,
+                timeout: time(&setting("timeout_secs"), self.timeout_secs)?.unwrap_or(COMMAND_TIMEOUT),
+            },
+            KindKey::File => Kind::File {
+                path: self.path.ok_or_else(|| Error::new(setting("path"), "is missing"))?,
+                from_start: self.from_start.unwrap_or(false),
+            },
+        };
+        let default_interval = if self.kind == KindKey::File { FILE_INTERVAL } else { default_interval };
+        Ok(Sensor { name: self.name, kind, interval: interval.unwrap_or(default_interval), lane: self.lane.unwrap_or_default() })
+    }
+}

@@ -1,0 +1,75 @@
+//! What wins over what, and what is said of mistakes.
+
+use super::*;
+use crate::client::Lane;
+
+fn variables() -> Variables {
+    Variables::from_pairs([
+        ("DEVICE_ID", "rpi_001"),
+        ("USERNAME", "desktop"),
+        ("PASSWORD", "secret"),
+        ("SEND_INTERVAL_SECS", "2"),
+        ("CA", "/ca.pem"),
+    ])
+}
+
+fn assemble(text: &str, variables: &Variables) -> Result<Config, Error> {
+    Config::assemble(File::parse(text).unwrap(), &Overrides::default(), variables)
+}
+
+#[test]
+fn the_fields_variables_are_enough() {
+    let config = assemble("", &variables()).unwrap();
+    assert_eq!((config.device_id.as_str(), config.username.as_str(), config.password.expose_secret()), ("rpi_001", "desktop", "secret"));
+    assert_eq!(config.auth_url, "http://localhost:3001");
+    assert_eq!(config.server, Server { host: "localhost".into(), port: 4433 });
+    assert_eq!(config.trust, Trust::Ca("/ca.pem".into()));
+    assert_eq!(config.sensors, [Sensor::system(Duration::from_secs(2))]);
+    assert!(!format!("{config:?} {:?}", variables()).contains("secret"));
+}
+
+#[test]
+fn the_file_wins_over_the_environment_and_the_command_line_over_both() {
+    let file = "username = \"device\"\nserver_url = \"quic://a:1\"\nsend_interval_secs = 0.5";
+    let config = assemble(file, &variables()).unwrap();
+    assert_eq!((config.username.as_str(), config.server.host.as_str()), ("device", "a"));
+    assert_eq!(config.sensors[0].interval, Duration::from_millis(500));
+    let overrides = Overrides { server: Some("quic://b".into()), ca: Some("/b.pem".into()), ..Overrides::default() };
+    let config = Config::assemble(File::parse(file).unwrap(), &overrides, &variables()).unwrap();
+    assert_eq!((config.server.host.as_str(), config.trust), ("b", Trust::Ca("/b.pem".into())));
+}
+
+#[test]
+fn mistakes_are_named() {
+    let wrong = |text: &str| assemble(text, &variables()).unwrap_err().to_string();
+    assert!(
+        assemble("", &Variables::from_pairs([]))
+            .unwrap_err()
+            .to_string()
+            .starts_with("DEVICE_ID (in the configuration file: device_id) is missing")
+    );
+    assert!(wrong("server_url = \"http://x\"").contains("SERVER_URL (server_url)"));
+    assert!(wrong("send_interval_secs = 0").contains("SEND_INTERVAL_SECS"));
+    assert!(wrong("sensors = []").contains("nothing to send"));
+    assert!(wrong("[[sensors]]\nkind = \"system\"\npath = \"/x\"").contains("path of sensor 1 does not belong"));
+    assert!(wrong("[[sensors]]\nkind = \"command\"").contains("command of sensor 1 is missing"));
+    assert!(wrong("[outbox]\nrecords = 0").contains("outbox"));
+    let bad = Variables::from_pairs([("DEVICE_ID", "d"), ("USERNAME", "u"), ("PASSWORD", "p"), ("SEND_INTERVAL_SECS", "often")]);
+    assert!(assemble("", &bad).unwrap_err().to_string().starts_with("SEND_INTERVAL_SECS must be a number"));
+    let unknown = File::parse("pasword = \"hidden\"").err().unwrap();
+    assert!(unknown.contains("pasword") && unknown.contains("line 1") && !unknown.contains("hidden"), "{unknown}");
+    let missing = File::read(Path::new("/does/not/exist.toml")).err().unwrap().to_string();
+    assert!(missing.contains("/does/not/exist.toml"));
+}
+
+#[test]
+fn the_example_file_holds() {
+    let example = include_str!("../../../motience-device.example.toml");
+    let config = assemble(example, &Variables::from_pairs([])).unwrap();
+    assert_eq!(config.username, "rpi_001");
+    // Every line that is commented out is a setting that works.
+    let all: String = example.lines().map(|line| format!("{}\n", line.strip_prefix("#:").unwrap_or(line))).collect();
+    let config = assemble(&all, &Variables::from_pairs([])).unwrap();
+    assert_eq!(config.sensors.len(), 4);
+    assert!(config.sensors.iter().any(|sensor| sensor.lane == Lane::Ordered));
+}

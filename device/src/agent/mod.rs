@@ -1,0 +1,138 @@
+//! The agent: sensors into a [`Producer`], until it is told to stop.
+//!
+//! `run` is what the `motience-device` program calls, and what the server's demonstration runs in its own process.
+
+use std::{sync::Arc, time::Duration};
+
+use motience_shared::model::Role;
+use tokio::{
+    task::JoinSet,
+    time::{self, Instant},
+};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    client,
+    login::{self, Auth, Credentials},
+    policy::Failure,
+    producer::{self, Producer, Stats},
+};
+
+pub mod cli;
+pub mod config;
+mod notify;
+pub mod sensors;
+pub mod status;
+
+pub use config::Config;
+
+use sensors::{Context, Counts, Sink};
+
+/// How long a sensor may take to end before it is cut off, beside the grace for the outbox.
+const SENSOR_END: Duration = Duration::from_secs(2);
+
+/// Why the agent ended other than by being told to.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The settings cannot work.
+    #[error("{0}")]
+    Config(String),
+    /// The server refused for good: coming back would only be refused again.
+    #[error("the server refused this device for good: {0}")]
+    Refused(Failure),
+}
+
+impl From<login::Error> for Error {
+    fn from(error: login::Error) -> Self {
+        match error {
+            login::Error::Config(reason) => Self::Config(reason),
+            error => Self::Refused(error.into()),
+        }
+    }
+}
+
+impl From<producer::Error> for Error {
+    fn from(error: producer::Error) -> Self {
+        match error {
+            producer::Error::Stopped(failure) => Self::Refused(failure),
+            error => Self::Config(error.to_string()),
+        }
+    }
+}
+
+/// Runs until `shutdown` is cancelled, every sensor has ended and its records are settled, or the server refuses for
+/// good. Returns the last statistics.
+pub async fn run(config: Config, shutdown: CancellationToken) -> Result<Stats, Error> {
+    let auth = Auth::new(&config.auth_url, &config.trust)?;
+    let credentials = Credentials::account(auth, config.username.clone(), config.password.clone());
+    let producer = Arc::new(Producer::start(config.producer(), credentials)?);
+    let sensing = shutdown.child_token();
+    let mut sensors = JoinSet::new();
+    let mut counts = Vec::new();
+    for sensor in &config.sensors {
+        let counted = Arc::new(Counts::new(sensor));
+        counts.push(counted.clone());
+        let sink = Sink::new(producer.clone(), &config, sensor, counted);
+        let context = Context { shutdown: sensing.clone(), state_dir: config.state_dir.clone(), grace: config.grace };
+        sensors.spawn(sensors::run(sensor.clone(), sink, context));
+    }
+    tracing::info!(device_id = %config.device_id, server = config.server.host, port = config.server.port, sensors = counts.len(), "started");
+
+    let mut board = status::Board::new(&config, counts);
+    let mut watchdog = notify::Watchdog::new();
+    let failure = tokio::select! {
+        biased;
+        () = shutdown.cancelled() => None,
+        failure = producer.stopped() => Some(failure),
+        () = all_settled(&mut sensors, &producer) => None,
+        () = board.keep(&producer, &mut watchdog) => None,
+    };
+    notify::stopping();
+    sensing.cancel();
+    let deadline = Instant::now() + config.grace;
+    // Sensors that remember their place wait for their records, within the grace.
+    let ended = async { while sensors.join_next().await.is_some() {} };
+    if time::timeout_at(deadline + SENSOR_END, ended).await.is_err() {
+        tracing::warn!("a sensor did not end; it is cut off");
+    }
+    sensors.shutdown().await;
+    let stats = match Arc::into_inner(producer) {
+        Some(producer) => producer.shutdown(deadline.saturating_duration_since(Instant::now())).await,
+        None => Stats::default(),
+    };
+    if stats.outbox_records > 0 {
+        tracing::warn!(records = stats.outbox_records, "records were not acknowledged in time and are lost");
+    }
+    board.end(&stats);
+    tracing::info!(acked = stats.acked, refused = stats.refused, dropped = stats.dropped, "stopped");
+    failure.map_or(Ok(stats), |failure| Err(Error::Refused(failure)))
+}
+
+/// Makes the account that the configuration names.
+pub async fn register(config: &Config) -> Result<(), Error> {
+    let auth = Auth::new(&config.auth_url, &config.trust)?;
+    let user = auth.register(&config.username, &config.password, Role::Producer, Some(config.device_id.as_str())).await?;
+    tracing::info!(username = config.username, %user, "registered");
+    Ok(())
+}
+
+/// Every sensor came to its end, as standard input does, and what they read is settled.
+async fn all_settled(sensors: &mut JoinSet<()>, producer: &Producer) {
+    while sensors.join_next().await.is_some() {}
+    // A producer that stopped for good is the business of another arm.
+    if producer.flush(Duration::MAX).await.is_err() {
+        std::future::pending::<()>().await;
+    }
+}
+
+impl Config {
+    fn producer(&self) -> producer::Config {
+        let mut client = client::Config::new(self.server.clone(), self.trust.clone(), self.device_id.clone());
+        client.server_name = self.server_name.clone();
+        client.transport.gso = self.gso;
+        let mut producer = producer::Config::new(client);
+        producer.outbox = self.outbox;
+        producer.policy.backoff = self.backoff;
+        producer
+    }
+}

@@ -1,0 +1,206 @@
+//! Sensors: each makes records at its own pace, under its own name, on its own lane.
+
+use std::{
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+
+use bytes::Bytes;
+use motience_shared::model::{
+    DeviceId, Seq,
+    record::{self, Defaults},
+};
+use serde_json::Value;
+use tokio::time;
+use tokio_util::sync::CancellationToken;
+
+use super::Config;
+use crate::{
+    client::Lane,
+    clock,
+    producer::{Error, Producer},
+};
+
+mod command;
+mod file;
+mod lines;
+mod system;
+
+/// What to read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// This machine: CPU, memory, load, temperature, disk.
+    System,
+    /// A program whose output is one JSON object.
+    Command {
+        /// The program and its arguments.
+        command: Vec<String>,
+        /// How long it may take.
+        timeout: Duration,
+    },
+    /// Standard input, a JSON object a line.
+    Stdin,
+    /// A file that is appended to, a JSON object a line.
+    File {
+        /// The file.
+        path: PathBuf,
+        /// Whether what a file holds at the very first start is sent too.
+        from_start: bool,
+    },
+}
+
+/// One sensor.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Sensor {
+    /// Where given, each record's `data` says it as `sensor`.
+    pub name: Option<String>,
+    /// What to read.
+    pub kind: Kind,
+    /// How often.
+    pub interval: Duration,
+    /// The way its records take.
+    pub lane: Lane,
+}
+
+impl Sensor {
+    /// This machine, every `interval`.
+    pub fn system(interval: Duration) -> Self {
+        Self { name: None, kind: Kind::System, interval, lane: Lane::default() }
+    }
+
+    /// The name, or the kind's.
+    pub fn label(&self) -> &str {
+        self.name.as_deref().unwrap_or(match self.kind {
+            Kind::System => "system",
+            Kind::Command { .. } => "command",
+            Kind::Stdin => "stdin",
+            Kind::File { .. } => "file",
+        })
+    }
+}
+
+/// What a sensor has done.
+#[derive(Debug)]
+pub(super) struct Counts {
+    pub(super) name: String,
+    pub(super) records: AtomicU64,
+    pub(super) bad: AtomicU64,
+}
+
+impl Counts {
+    pub(super) fn new(sensor: &Sensor) -> Self {
+        Self { name: sensor.label().to_owned(), records: AtomicU64::new(0), bad: AtomicU64::new(0) }
+    }
+}
+
+/// What sensors need beside their settings.
+#[derive(Clone, Debug)]
+pub(super) struct Context {
+    pub(super) shutdown: CancellationToken,
+    pub(super) state_dir: Option<PathBuf>,
+    pub(super) grace: Duration,
+}
+
+/// Runs a sensor until shutdown, or until it has come to its end.
+pub(super) async fn run(sensor: Sensor, sink: Sink, context: Context) {
+    let remembers = matches!(sensor.kind, Kind::File { .. });
+    let Sensor { kind, interval, .. } = sensor;
+    let work = async {
+        match kind {
+            Kind::System => system::run(interval, &sink).await,
+            Kind::Command { command, timeout } => command::run(&command, timeout, interval, &sink).await,
+            Kind::Stdin => lines::run(tokio::io::stdin(), &sink).await,
+            // It sees the shutdown itself, for it has something to remember then.
+            Kind::File { path, from_start } => return file::run(path, from_start, interval, &sink, &context).await,
+        }
+        tracing::info!(sensor = sink.counts.name, "the sensor has come to its end");
+    };
+    let forced = async {
+        context.shutdown.cancelled().await;
+        if remembers {
+            time::sleep(context.grace).await;
+        }
+    };
+    tokio::select! {
+        biased;
+        () = forced => {}
+        () = work => {}
+    }
+}
+
+/// Where readings go: completed to records, checked, taken into the outbox.
+pub(super) struct Sink {
+    producer: Arc<Producer>,
+    device_id: DeviceId,
+    name: Option<String>,
+    lane: Lane,
+    max_record: usize,
+    counts: Arc<Counts>,
+}
+
+impl Sink {
+    pub(super) fn new(producer: Arc<Producer>, config: &Config, sensor: &Sensor, counts: Arc<Counts>) -> Self {
+        Self {
+            producer,
+            device_id: config.device_id.clone(),
+            name: sensor.name.clone(),
+            lane: sensor.lane,
+            max_record: record::MAX_RECORD,
+            counts,
+        }
+    }
+
+    /// Takes an object of readings, or a whole record. What is neither is logged and counted.
+    async fn put(&self, readings: Bytes) -> Option<Seq> {
+        let json = match complete(&readings, &self.device_id, self.name.as_deref(), self.max_record) {
+            Ok(json) => json,
+            Err(error) => {
+                self.bad(&error.to_string());
+                return None;
+            }
+        };
+        loop {
+            match self.producer.send_on(self.lane, json.clone()).await {
+                Ok(seq) => {
+                    self.counts.records.fetch_add(1, Relaxed);
+                    return Some(seq);
+                }
+                // Policy `block`: the sensor waits, as it was told to.
+                Err(Error::Full(_)) => tracing::warn!(sensor = self.counts.name, "the outbox is full"),
+                Err(error) => {
+                    tracing::debug!(%error, sensor = self.counts.name, "a record was not taken");
+                    return None;
+                }
+            }
+        }
+    }
+
+    /// Counts a bad reading; logs the first, and then ever fewer.
+    fn bad(&self, reason: &str) {
+        let count = self.counts.bad.fetch_add(1, Relaxed) + 1;
+        if count.is_power_of_two() {
+            tracing::warn!(sensor = self.counts.name, reason, count, "a bad reading");
+        }
+    }
+}
+
+/// Completes readings or a partial record to a record, with the sensor's name in its data.
+fn complete(readings: &Bytes, device_id: &DeviceId, name: Option<&str>, limit: usize) -> Result<Bytes, record::Invalid> {
+    let defaults = Defaults { device_id: device_id.as_str(), now: clock::now_in_millis() };
+    let json = record::admit(readings, limit, &defaults)?;
+    let Some(name) = name else { return Ok(json) };
+    let invalid = |e: serde_json::Error| record::Invalid::Json(e.to_string());
+    let mut members: serde_json::Map<String, Value> = serde_json::from_slice(&json).map_err(invalid)?;
+    if let Some(Value::Object(data)) = members.get_mut("data") {
+        data.entry("sensor").or_insert_with(|| name.into());
+    }
+    let json = Bytes::from(serde_json::to_vec(&members).map_err(invalid)?);
+    if json.len() > limit { Err(record::Invalid::TooLarge { size: json.len(), limit }) } else { Ok(json) }
+}
+
+#[cfg(test)]
+mod tests;

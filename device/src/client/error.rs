@@ -1,0 +1,83 @@
+//! Why there is no connection, or no longer one.
+
+use std::io;
+
+use motience_shared::wire::{self, CloseCode};
+use quinn::ConnectionError;
+
+/// Longest reason kept from a peer's close, in characters.
+const MAX_REASON: usize = 256;
+
+/// Why a connection was not made, or ended.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum Error {
+    /// The settings cannot work: a CA file, a name.
+    #[error("{0}")]
+    Config(String),
+    /// The server's name has no address.
+    #[error("cannot resolve {host}: {reason}")]
+    Resolve {
+        /// The name.
+        host: String,
+        /// The cause.
+        reason: String,
+    },
+    /// No UDP socket.
+    #[error("cannot open a UDP socket: {0}")]
+    Socket(String),
+    /// No `Welcome` within the time limit.
+    #[error("no answer within the time limit")]
+    Timeout,
+    /// The server's certificate is not trusted, or TLS failed otherwise.
+    #[error("the secure connection failed: {0}")]
+    Tls(String),
+    /// The connection broke.
+    #[error("the connection was lost: {0}")]
+    Lost(String),
+    /// The server closed it, and said why.
+    #[error("the server closed the connection ({code:?}): {reason}")]
+    Closed {
+        /// What the server means.
+        code: CloseCode,
+        /// Its words.
+        reason: String,
+    },
+    /// The server broke the protocol.
+    #[error("the server broke the protocol: {0}")]
+    Protocol(String),
+    /// This side closed it.
+    #[error("closed")]
+    Ended,
+}
+
+impl Error {
+    pub(super) fn socket(error: &io::Error) -> Self {
+        Self::Socket(error.to_string())
+    }
+}
+
+impl From<ConnectionError> for Error {
+    fn from(error: ConnectionError) -> Self {
+        match error {
+            ConnectionError::ApplicationClosed(close) => {
+                let reason: String = String::from_utf8_lossy(&close.reason).chars().filter(|c| !c.is_control()).take(MAX_REASON).collect();
+                match CloseCode::from_number(close.error_code.into_inner()) {
+                    Some(code) => Self::Closed { code, reason },
+                    // A code from the future: the one whose meaning is "try again".
+                    None => Self::Closed { code: CloseCode::Internal, reason: format!("code {}: {reason}", close.error_code) },
+                }
+            }
+            // 0x100 to 0x1ff are TLS alerts (RFC 9001, section 4.8).
+            ConnectionError::TransportError(error) if (0x100..0x200).contains(&u64::from(error.code)) => Self::Tls(error.to_string()),
+            ConnectionError::LocallyClosed => Self::Ended,
+            ConnectionError::TimedOut => Self::Lost("nothing was heard within the idle time limit".into()),
+            error => Self::Lost(error.to_string()),
+        }
+    }
+}
+
+impl From<wire::Error> for Error {
+    fn from(error: wire::Error) -> Self {
+        Self::Protocol(error.to_string())
+    }
+}

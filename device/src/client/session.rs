@@ -1,0 +1,357 @@
+//! One connection after `Welcome`: a handle, and private tasks that read and write.
+//!
+//! The tasks never wait for each other: the control stream is read whatever the lanes do, so that acknowledgements
+//! arrive while a lane is held up. Every queue is bounded; a reader of events that stops reading stops the server.
+
+use std::{
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
+
+use bytes::{Bytes, BytesMut};
+use motience_shared::{
+    model::{Epoch, LogEpoch, Offset, ProducerId, RangeSet},
+    wire::{
+        CloseCode, Frame, From, Gap, Hello, Intent, Limits, Record, Refused, StreamKind, Subscribe, TokenRefresh, Unsubscribe, VERSION,
+        Welcome,
+    },
+};
+use quinn::{Connection, ConnectionStats, SendStream, VarInt};
+use secrecy::{ExposeSecret as _, SecretString};
+use tokio::{
+    sync::mpsc::{self, error::TrySendError},
+    task::JoinSet,
+    time,
+};
+
+use super::{
+    Config, Error, Lane,
+    frames::Frames,
+    lanes::{self, QUEUE},
+};
+
+/// Events that wait for [`Session::next`].
+const EVENTS: usize = 64;
+/// Control frames that wait to be written.
+const CONTROL: usize = 256;
+/// How long after the end of the control stream the connection's close may come.
+const LAST_WORD: Duration = Duration::from_secs(2);
+/// Entries in one event.
+const MAX_ENTRIES: usize = 256;
+
+/// Word from the server.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// These records are in the log.
+    Acked(RangeSet),
+    /// This record never will be.
+    Refused(Refused),
+    /// So many records may be under way from now on.
+    Credit(u64),
+    /// The node is going away.
+    Drain,
+    /// The renewed token holds for so many seconds.
+    TokenAccepted(u64),
+    /// A follow is in force (empty refusal), was refused, or ended.
+    Followed {
+        /// Whom.
+        producer: ProducerId,
+        /// Why not.
+        refusal: String,
+    },
+    /// Retention removed a range.
+    Gap(Gap),
+    /// A feed began.
+    Feed {
+        /// Whose.
+        producer: ProducerId,
+        /// The life of its log.
+        log_epoch: LogEpoch,
+    },
+    /// Entries of a feed, rising.
+    Entries {
+        /// Whose.
+        producer: ProducerId,
+        /// Offset and message.
+        entries: Vec<(Offset, Bytes)>,
+    },
+}
+
+/// An open connection. Dropping it closes it.
+#[derive(Debug)]
+pub struct Session {
+    connection: Connection,
+    welcome: Welcome,
+    ordered: mpsc::Sender<Record>,
+    independent: mpsc::Sender<Record>,
+    control: mpsc::Sender<Frame>,
+    events: mpsc::Receiver<Event>,
+    failure: Arc<OnceLock<Error>>,
+    tasks: JoinSet<()>,
+}
+
+impl Session {
+    /// Says `Hello` on a new connection and waits for `Welcome`. The caller sets the time limit.
+    pub(super) async fn open(
+        connection: Connection,
+        config: &Config,
+        token: &SecretString,
+        intent: Intent,
+        epoch: Epoch,
+    ) -> Result<Self, Error> {
+        let (mut send, receive) = connection.open_bi().await?;
+        let hello = Hello {
+            version: VERSION,
+            intent,
+            token: token.expose_secret().to_owned(),
+            device_id: config.device_id.as_str().to_owned(),
+            epoch,
+            features: 0,
+        };
+        put(&mut send, &[Frame::Hello(hello)]).await?;
+        let mut frames = Frames::new(receive, Limits::control());
+        let welcome = match frames.next().await {
+            Ok(Some(Frame::Welcome(welcome))) => welcome,
+            Ok(Some(frame)) => return Err(broken(&connection, format!("{} instead of Welcome", frame.name()))),
+            Ok(None) => return Err(connection.closed().await.into()),
+            Err(Error::Protocol(reason)) => return Err(broken(&connection, reason)),
+            Err(error) => return Err(error),
+        };
+        let (events_in, events) = mpsc::channel(EVENTS);
+        let (control, control_out) = mpsc::channel(CONTROL);
+        let (ordered, ordered_out) = mpsc::channel(QUEUE);
+        let (independent, independent_out) = mpsc::channel(QUEUE);
+        let failure = Arc::new(OnceLock::new());
+        let mut session = Self { connection, welcome, ordered, independent, control, events, failure, tasks: JoinSet::new() };
+        session.spawn(read_control(session.connection.clone(), frames, events_in.clone()));
+        session.spawn(write_control(send, control_out));
+        match intent {
+            Intent::Produce => {
+                session.spawn(lanes::write(Lane::Ordered, session.connection.clone(), ordered_out));
+                session.spawn(lanes::write(Lane::Independent, session.connection.clone(), independent_out));
+            }
+            Intent::Consume => {
+                // An entry is a record with `"producer_id":"…",` before it: within the room that the limit leaves.
+                let limits = Limits::for_records(config.max_record);
+                session.spawn(accept_feeds(session.connection.clone(), limits, events_in));
+            }
+        }
+        Ok(session)
+    }
+
+    /// What the server said to `Hello`.
+    pub fn welcome(&self) -> &Welcome {
+        &self.welcome
+    }
+
+    /// Queues a record if its lane has room; gives it back if not. Records of a connection that ended vanish:
+    /// [`Session::next`] tells.
+    pub fn try_send(&self, lane: Lane, record: Record) -> Result<(), Record> {
+        match self.lane(lane).try_send(record) {
+            Ok(()) | Err(TrySendError::Closed(_)) => Ok(()),
+            Err(TrySendError::Full(record)) => Err(record),
+        }
+    }
+
+    /// Queues a record, waiting for room in its lane.
+    pub async fn send(&self, lane: Lane, record: Record) -> Result<(), Error> {
+        self.lane(lane).send(record).await.map_err(|_| self.end())
+    }
+
+    /// Waits until the lane has room. Cancel-safe.
+    pub fn room(&self, lane: Lane) -> impl Future<Output = ()> + use<> {
+        let queue = self.lane(lane).clone();
+        async move {
+            // An error says that the connection ended, of which `next` tells; waiting here would be for ever.
+            let _ = queue.reserve().await;
+        }
+    }
+
+    /// Offers a renewed token; `TokenAccepted` or a close follows.
+    pub async fn renew(&self, token: &SecretString) -> Result<(), Error> {
+        self.control(Frame::TokenRefresh(TokenRefresh { token: token.expose_secret().to_owned() })).await
+    }
+
+    /// Asks to follow a producer; `Followed` answers.
+    pub async fn subscribe(&self, producer: ProducerId, from: From) -> Result<(), Error> {
+        self.control(Frame::Subscribe(Subscribe { producer, from })).await
+    }
+
+    /// Ends a follow.
+    pub async fn unsubscribe(&self, producer: ProducerId) -> Result<(), Error> {
+        self.control(Frame::Unsubscribe(Unsubscribe { producer })).await
+    }
+
+    /// The next event; once all are taken, why the connection ended. Cancel-safe.
+    pub async fn next(&mut self) -> Result<Event, Error> {
+        match self.events.recv().await {
+            Some(event) => Ok(event),
+            None => {
+                // The reader may have ended a moment before the connection's own end is known.
+                if self.failure.get().is_none() {
+                    let end = self.connection.closed().await.into();
+                    let _ = self.failure.set(end);
+                }
+                Err(self.end())
+            }
+        }
+    }
+
+    /// Round-trip time, losses and the like.
+    pub fn statistics(&self) -> ConnectionStats {
+        self.connection.stats()
+    }
+
+    /// The connection itself, for statistics beyond the session's life. Keeping it keeps the connection open.
+    pub(crate) fn connection(&self) -> &Connection {
+        &self.connection
+    }
+
+    /// Says that nothing more comes, and closes. Whatever was not acknowledged may be lost.
+    pub async fn finish(self) {
+        // The connection's end is what is wanted: an error here is no news.
+        let _ = self.control(Frame::Done).await;
+        self.close(CloseCode::Done, "done");
+    }
+
+    /// Closes at once.
+    pub fn close(mut self, code: CloseCode, reason: &str) {
+        self.connection.close(VarInt::from_u32(code.number()), reason.as_bytes());
+        self.tasks.abort_all();
+    }
+
+    fn lane(&self, lane: Lane) -> &mpsc::Sender<Record> {
+        match lane {
+            Lane::Ordered => &self.ordered,
+            Lane::Independent => &self.independent,
+        }
+    }
+
+    async fn control(&self, frame: Frame) -> Result<(), Error> {
+        self.control.send(frame).await.map_err(|_| self.end())
+    }
+
+    fn end(&self) -> Error {
+        self.failure.get().cloned().unwrap_or_else(|| self.connection.close_reason().map_or(Error::Ended, Error::from))
+    }
+
+    /// Runs a task of the session; its failure ends the connection, and is what [`Session::next`] then tells.
+    fn spawn(&mut self, task: impl Future<Output = Result<(), Error>> + Send + 'static) {
+        let (connection, failure) = (self.connection.clone(), self.failure.clone());
+        self.tasks.spawn(async move {
+            if let Err(error) = task.await {
+                // The first failure is the cause, later ones its consequences. A close that the peer explained says
+                // more than any of them.
+                let explained = connection.close_reason().map(Error::from).filter(|e| !matches!(e, Error::Ended));
+                let (code, reason) = match &error {
+                    Error::Protocol(reason) => (CloseCode::Protocol, reason.as_str()),
+                    _ => (CloseCode::Done, ""),
+                };
+                let _ = failure.set(explained.unwrap_or_else(|| error.clone()));
+                connection.close(VarInt::from_u32(code.number()), reason.as_bytes());
+            }
+        });
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        // Does nothing where it is closed already.
+        self.connection.close(VarInt::from_u32(CloseCode::Done.number()), b"");
+    }
+}
+
+/// Closes a connection whose server broke the protocol.
+fn broken(connection: &Connection, reason: String) -> Error {
+    connection.close(VarInt::from_u32(CloseCode::Protocol.number()), reason.as_bytes());
+    Error::Protocol(reason)
+}
+
+async fn put(stream: &mut SendStream, frames: &[Frame]) -> Result<(), Error> {
+    let mut buffer = BytesMut::new();
+    for frame in frames {
+        frame.encode(&mut buffer);
+    }
+    stream.write_chunk(buffer.freeze()).await.map_err(lanes::lost)
+}
+
+async fn write_control(mut stream: SendStream, mut queue: mpsc::Receiver<Frame>) -> Result<(), Error> {
+    let mut frames = Vec::new();
+    while queue.recv_many(&mut frames, CONTROL).await > 0 {
+        put(&mut stream, &frames).await?;
+        frames.clear();
+    }
+    Ok(())
+}
+
+async fn read_control(connection: Connection, mut frames: Frames, events: mpsc::Sender<Event>) -> Result<(), Error> {
+    while let Some(frame) = frames.next().await? {
+        let event = match frame {
+            Frame::Ack(ack) => Event::Acked(ack.ranges),
+            Frame::Refused(refused) => Event::Refused(refused),
+            Frame::Credit(credit) => Event::Credit(credit.records),
+            Frame::Drain => Event::Drain,
+            Frame::TokenAccepted(accepted) => Event::TokenAccepted(accepted.expires_in),
+            Frame::Followed(followed) => Event::Followed { producer: followed.producer, refusal: followed.refusal },
+            Frame::Gap(gap) => Event::Gap(gap),
+            // QUIC's own keep-alive does the work of a ping; a server's is left unanswered without harm.
+            Frame::Ping | Frame::Pong => continue,
+            other => return Err(Error::Protocol(format!("{} on the control stream", other.name()))),
+        };
+        if events.send(event).await.is_err() {
+            return Ok(());
+        }
+    }
+    // The close that explains the end of the stream travels beside it.
+    let end = time::timeout(LAST_WORD, connection.closed()).await;
+    Err(end.map_or_else(|_| Error::Lost("the server ended the control stream".into()), Error::from))
+}
+
+/// Takes every stream the server opens and reads it in a task of its own.
+async fn accept_feeds(connection: Connection, limits: Limits, events: mpsc::Sender<Event>) -> Result<(), Error> {
+    let mut feeds = JoinSet::new();
+    loop {
+        tokio::select! {
+            biased;
+            // QUIC bounds how many there can be: `max_feeds`.
+            stream = connection.accept_uni() => {
+                feeds.spawn(read_feed(Frames::new(stream?, limits), events.clone()));
+            }
+            Some(ended) = feeds.join_next() => match ended {
+                Ok(result) => result?,
+                Err(error) => return Err(Error::Lost(error.to_string())),
+            },
+        }
+    }
+}
+
+async fn read_feed(mut frames: Frames, events: mpsc::Sender<Event>) -> Result<(), Error> {
+    let producer = match (frames.kind().await?, frames.next().await?) {
+        (Some(StreamKind::Feed), Some(Frame::Feed(feed))) => {
+            if events.send(Event::Feed { producer: feed.producer, log_epoch: feed.log_epoch }).await.is_err() {
+                return Ok(());
+            }
+            feed.producer
+        }
+        (None, _) | (_, None) => return Ok(()),
+        _ => return Err(Error::Protocol("a stream that is no feed".into())),
+    };
+    while let Some(first) = frames.next().await? {
+        let mut entries = vec![entry(first)?];
+        while entries.len() < MAX_ENTRIES {
+            let Some(frame) = frames.buffered()? else { break };
+            entries.push(entry(frame)?);
+        }
+        if events.send(Event::Entries { producer, entries }).await.is_err() {
+            break;
+        }
+    }
+    Ok(())
+}
+
+fn entry(frame: Frame) -> Result<(Offset, Bytes), Error> {
+    match frame {
+        Frame::Entry(entry) => Ok((entry.offset, entry.message)),
+        other => Err(Error::Protocol(format!("{} on a feed", other.name()))),
+    }
+}

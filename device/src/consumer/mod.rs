@@ -1,0 +1,169 @@
+//! The native consumer: followed producers' records, resumed across reconnects without doubles.
+//!
+//! [`Consumer`] is a handle; a private task owns the connection. It holds no more than one event of the connection
+//! that the caller has not taken yet, so a slow caller slows the server (QUIC flow control) instead of filling memory.
+
+use bytes::Bytes;
+use motience_shared::{
+    model::{Epoch, LogEpoch, Offset, ProducerId},
+    wire::{From as Start, Intent},
+};
+use tokio::{sync::mpsc, task::JoinHandle};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    client::{self, Connector},
+    login::Credentials,
+    policy::{Failure, Policy},
+};
+
+mod actor;
+mod cursor;
+
+use actor::{Actor, Command};
+
+/// Deliveries that wait for [`Consumer::next`].
+const DELIVERIES: usize = 256;
+/// Subscriptions that wait to be asked for.
+const COMMANDS: usize = 64;
+
+/// The epoch of a client that has no outbox.
+const NO_EPOCH: Epoch = Epoch(0);
+/// What a consumer connects for.
+const INTENT: Intent = Intent::Consume;
+
+/// Settings.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// The connection.
+    pub client: client::Config,
+    /// Reconnecting.
+    pub policy: Policy,
+}
+
+impl Config {
+    /// The defaults around a connection's settings.
+    pub fn new(client: client::Config) -> Self {
+        Self { client, policy: Policy::default() }
+    }
+}
+
+/// What a consumer receives.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Delivery {
+    /// A record.
+    Record {
+        /// Whose.
+        producer: ProducerId,
+        /// Its place in the log.
+        offset: Offset,
+        /// `{"producer_id","device_id","timestamp","data"}`.
+        message: Bytes,
+    },
+    /// A follow is in force.
+    Following {
+        /// Whom.
+        producer: ProducerId,
+    },
+    /// Retention removed a range before it could be delivered.
+    Gap {
+        /// Whose log.
+        producer: ProducerId,
+        /// First offset that is gone.
+        from: Offset,
+        /// Last offset that is gone.
+        to: Offset,
+    },
+    /// The log began a new life; offsets start over, and records may come again under new ones.
+    Reset {
+        /// Whose log.
+        producer: ProducerId,
+        /// Its new life.
+        log_epoch: LogEpoch,
+    },
+    /// A follow was refused, or has ended: `not_subscribed`, `unsubscribed`, `too_many`.
+    Ended {
+        /// Whom.
+        producer: ProducerId,
+        /// Why.
+        refusal: String,
+    },
+}
+
+/// The consumer has stopped for good, or was told to.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum Error {
+    /// The settings cannot work.
+    #[error(transparent)]
+    Config(client::Error),
+    /// The server refused for good.
+    #[error("stopped for good: {0}")]
+    Stopped(Failure),
+    /// The task ended.
+    #[error("the consumer is shut down")]
+    ShutDown,
+}
+
+/// The handle. Dropping it closes the connection.
+#[derive(Debug)]
+pub struct Consumer {
+    deliveries: mpsc::Receiver<Delivery>,
+    commands: mpsc::Sender<Command>,
+    stopped: Option<Failure>,
+    task: Option<JoinHandle<Option<Failure>>>,
+    connector: Connector,
+    cancel: CancellationToken,
+}
+
+impl Consumer {
+    /// Starts; connects in the background. Must be called within a tokio runtime.
+    pub fn start(config: Config, credentials: Credentials) -> Result<Self, Error> {
+        let connector = Connector::new(config.client).map_err(Error::Config)?;
+        let (deliver, deliveries) = mpsc::channel(DELIVERIES);
+        let (commands, command) = mpsc::channel(COMMANDS);
+        let cancel = CancellationToken::new();
+        let actor = Actor::new(config.policy, connector.clone(), credentials, deliver, command, cancel.clone());
+        let task = Some(tokio::spawn(actor.run()));
+        Ok(Self { deliveries, commands, stopped: None, task, connector, cancel })
+    }
+
+    /// Follows a producer from `start` on; [`Delivery::Following`] or [`Delivery::Ended`] answers. After a break the
+    /// follow resumes behind the last record delivered.
+    pub async fn subscribe(&self, producer: ProducerId, start: Start) -> Result<(), Error> {
+        self.commands.send(Command::Subscribe(producer, start)).await.map_err(|_| Error::ShutDown)
+    }
+
+    /// Ends a follow.
+    pub async fn unsubscribe(&self, producer: ProducerId) -> Result<(), Error> {
+        self.commands.send(Command::Unsubscribe(producer)).await.map_err(|_| Error::ShutDown)
+    }
+
+    /// The next delivery. An error is final. Cancel-safe.
+    pub async fn next(&mut self) -> Result<Delivery, Error> {
+        if let Some(delivery) = self.deliveries.recv().await {
+            return Ok(delivery);
+        }
+        if let Some(task) = self.task.as_mut() {
+            self.stopped = task.await.ok().flatten();
+            self.task = None;
+        }
+        Err(self.stopped.clone().map_or(Error::ShutDown, Error::Stopped))
+    }
+
+    /// Closes the connection.
+    pub async fn shutdown(mut self) {
+        self.cancel.cancel();
+        self.deliveries.close();
+        if let Some(task) = self.task.take() {
+            // An error would be a panic of the task, which tokio has reported.
+            let _ = task.await;
+        }
+        self.connector.idle().await;
+    }
+}
+
+impl Drop for Consumer {
+    fn drop(&mut self) {
+        self.cancel.cancel();
+    }
+}

@@ -1,0 +1,120 @@
+//! The outbox against a plain model of it.
+
+use std::collections::BTreeSet;
+
+use proptest::prelude::*;
+
+use super::*;
+
+fn outbox(records: usize, bytes: usize, policy: Policy) -> Outbox {
+    Outbox::new(Config { records, bytes, policy, ..Config::default() })
+}
+
+fn push(outbox: &mut Outbox) -> Result<(Seq, Vec<Seq>), Full> {
+    outbox.push(Lane::Ordered, Bytes::from_static(b"{}"))
+}
+
+#[test]
+fn numbers_start_at_one_without_holes() {
+    let mut outbox = outbox(10, 10_000, Policy::Block);
+    assert_ne!(outbox.epoch(), Epoch(0));
+    for n in 1..=10 {
+        assert_eq!(push(&mut outbox).unwrap().0, Seq(n));
+    }
+    assert_eq!(push(&mut outbox), Err(Full));
+    outbox.settle(&[1].into_iter().collect());
+    assert_eq!(push(&mut outbox).unwrap().0, Seq(11), "a refused push uses up no number");
+}
+
+#[test]
+fn bytes_are_bounded_too() {
+    let mut outbox = outbox(10, 2 * (OVERHEAD + 2), Policy::Block);
+    push(&mut outbox).unwrap();
+    push(&mut outbox).unwrap();
+    assert_eq!(push(&mut outbox), Err(Full));
+}
+
+#[test]
+fn what_is_under_way_is_dropped_last_and_uses_credit_until_settled() {
+    let mut outbox = outbox(3, 10_000, Policy::DropOldest);
+    for _ in 0..3 {
+        push(&mut outbox).unwrap();
+    }
+    outbox.give();
+    assert_eq!(push(&mut outbox).unwrap(), (Seq(4), vec![Seq(2)]));
+    outbox.give();
+    outbox.give();
+    assert_eq!(outbox.under_way(), 3);
+    assert_eq!(push(&mut outbox).unwrap(), (Seq(5), vec![Seq(1)]));
+    assert_eq!(outbox.under_way(), 3);
+    assert!(outbox.settle(&[1].into_iter().collect()).is_empty());
+    assert_eq!(outbox.under_way(), 2);
+    outbox.rewind();
+    assert_eq!((outbox.under_way(), outbox.peek().map(|item| item.seq)), (0, Some(Seq(3))));
+}
+
+#[derive(Clone, Debug)]
+enum Step {
+    Push(usize),
+    Give,
+    Settle(u64, u64),
+    Remove(u64),
+    Rewind,
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        4 => (0_usize..300).prop_map(Step::Push),
+        4 => Just(Step::Give),
+        2 => (1_u64..60, 0_u64..6).prop_map(|(start, length)| Step::Settle(start, start + length)),
+        1 => (1_u64..60).prop_map(Step::Remove),
+        1 => Just(Step::Rewind),
+    ]
+}
+
+proptest! {
+    #[test]
+    fn it_keeps_what_is_not_settled_and_gives_each_once(
+        steps in proptest::collection::vec(step(), 0..200), drops in any::<bool>()
+    ) {
+        let mut outbox = outbox(8, 1200, if drops { Policy::DropOldest } else { Policy::Block });
+        let (mut here, mut given) = (BTreeSet::new(), BTreeSet::new());
+        for step in steps {
+            match step {
+                Step::Push(size) => match outbox.push(Lane::Independent, vec![b' '; size].into()) {
+                    Ok((seq, dropped)) => {
+                        prop_assert!(drops || dropped.is_empty());
+                        for seq in dropped {
+                            prop_assert!(here.remove(&seq.0));
+                        }
+                        prop_assert!(here.insert(seq.0));
+                    }
+                    Err(Full) => prop_assert!(!drops && !here.is_empty()),
+                },
+                Step::Give => {
+                    let due = here.iter().copied().find(|seq| given.last().is_none_or(|last| seq > last));
+                    let item = outbox.give();
+                    prop_assert_eq!(item.map(|item| item.seq.0), due);
+                    given.extend(due);
+                }
+                Step::Settle(start, end) => {
+                    let mut ranges = RangeSet::new();
+                    ranges.insert_range(start..=end);
+                    for seq in outbox.settle(&ranges) {
+                        prop_assert!((start..=end).contains(&seq.0) && here.remove(&seq.0));
+                    }
+                    prop_assert!(here.range(start..=end).next().is_none());
+                }
+                Step::Remove(seq) => prop_assert_eq!(outbox.remove(Seq(seq)), here.remove(&seq)),
+                Step::Rewind => {
+                    outbox.rewind();
+                    given.clear();
+                }
+            }
+            prop_assert_eq!(outbox.len(), here.len());
+            prop_assert!(outbox.len() <= 8 && (outbox.bytes() <= 1200 || outbox.len() == 1));
+            prop_assert!(outbox.under_way() >= given.intersection(&here).count() as u64);
+            prop_assert!(outbox.under_way() <= given.len() as u64);
+        }
+    }
+}

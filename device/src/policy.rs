@@ -1,0 +1,152 @@
+//! What to do after a connection failed: pure, so that "it never hammers a server that said no" can be tested.
+
+use std::time::Duration;
+
+use motience_shared::wire::CloseCode;
+
+use crate::{backoff::Backoff, client, login};
+
+/// Settings of reconnecting.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Policy {
+    /// Waits after failures.
+    pub backoff: Backoff,
+    /// Least wait after the server said that it was too much.
+    pub rate_limited: Duration,
+    /// Least wait after a newer connection of the same device took over. Long, for two agents with one name would
+    /// otherwise take over from each other for ever; not for good, for it may have been a late packet of our own.
+    pub fenced: Duration,
+    /// Longest wait, random, after the server said that it goes away: not all its devices move in one moment.
+    pub drain: Duration,
+    /// How long a connection must have lived for the waits to start anew.
+    pub stable_after: Duration,
+}
+
+impl Default for Policy {
+    fn default() -> Self {
+        Self {
+            backoff: Backoff::default(),
+            rate_limited: Duration::from_secs(30),
+            fenced: Duration::from_secs(15 * 60),
+            drain: Duration::from_secs(1),
+            stable_after: Duration::from_secs(10),
+        }
+    }
+}
+
+/// Why a connection is not there.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum Failure {
+    /// The connection.
+    #[error(transparent)]
+    Connection(#[from] client::Error),
+    /// The login.
+    #[error(transparent)]
+    Login(#[from] login::Error),
+    /// The server asked for it, and everything under way is settled.
+    #[error("the server is going away")]
+    Drained,
+    /// Nothing was acknowledged for too long.
+    #[error("no acknowledgement within the time limit")]
+    Unacknowledged,
+}
+
+/// What to do next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Next {
+    /// Connect after this wait.
+    Retry(Duration),
+    /// Log in with the password after this wait, then connect.
+    Login(Duration),
+    /// Never connect again: the server would say the same.
+    Stop,
+}
+
+/// What has been tried since the last success.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Tried {
+    /// Attempts that failed in a row.
+    pub attempts: u32,
+    /// Whether the token was just made from the password, and never yet accepted.
+    pub fresh_login: bool,
+    /// Whether a new token can be had at all.
+    pub can_login: bool,
+}
+
+impl Policy {
+    /// What to do after `failure`, where `random` is uniform in `0..1`.
+    pub fn next(&self, failure: &Failure, tried: Tried, random: f64) -> Next {
+        let backoff = self.backoff.delay(tried.attempts, random);
+        match failure {
+            Failure::Connection(client::Error::Closed { code, .. }) => match code {
+                CloseCode::Protocol | CloseCode::Forbidden | CloseCode::TooLarge => Next::Stop,
+                CloseCode::Fenced => Next::Retry(self.fenced.saturating_add(backoff)),
+                CloseCode::Unauthenticated if tried.can_login && !tried.fresh_login => {
+                    // At once after a long life; but a server that takes tokens and then regrets it is not to be hammered.
+                    Next::Login(if tried.attempts == 0 { Duration::ZERO } else { backoff })
+                }
+                CloseCode::Unauthenticated => Next::Stop,
+                CloseCode::RateLimited => Next::Retry(self.rate_limited.saturating_add(backoff)),
+                // The first move is quick; a node that only ever drains is a failing one.
+                CloseCode::Draining if tried.attempts == 0 => Next::Retry(self.drain.mul_f64(random)),
+                CloseCode::Draining | CloseCode::Done | CloseCode::Internal => Next::Retry(backoff),
+            },
+            Failure::Connection(client::Error::Config(_)) => Next::Stop,
+            Failure::Connection(_) | Failure::Unacknowledged => Next::Retry(backoff),
+            Failure::Drained if tried.attempts == 0 => Next::Retry(self.drain.mul_f64(random)),
+            Failure::Drained => Next::Retry(backoff),
+            Failure::Login(login::Error::RateLimited(wait)) => Next::Retry(wait.saturating_add(backoff)),
+            Failure::Login(error) if error.is_worth_retrying() => Next::Retry(backoff),
+            Failure::Login(_) => Next::Stop,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LONGEST: f64 = 1.0;
+
+    fn closed(code: CloseCode) -> Failure {
+        client::Error::Closed { code, reason: String::new() }.into()
+    }
+
+    fn tried(attempts: u32) -> Tried {
+        Tried { attempts, fresh_login: false, can_login: true }
+    }
+
+    #[test]
+    fn a_no_is_a_no() {
+        let policy = Policy::default();
+        for code in [CloseCode::Protocol, CloseCode::Forbidden, CloseCode::TooLarge] {
+            assert_eq!(policy.next(&closed(code), tried(0), LONGEST), Next::Stop, "{code:?}");
+        }
+        let refused = login::Error::Refused { status: 401, reason: String::new() };
+        assert_eq!(policy.next(&refused.into(), tried(3), LONGEST), Next::Stop);
+    }
+
+    #[test]
+    fn a_bad_token_is_replaced_once() {
+        let policy = Policy::default();
+        let bad = closed(CloseCode::Unauthenticated);
+        assert_eq!(policy.next(&bad, tried(0), LONGEST), Next::Login(Duration::ZERO));
+        assert_eq!(policy.next(&bad, tried(20), LONGEST), Next::Login(policy.backoff.max));
+        assert_eq!(policy.next(&bad, Tried { fresh_login: true, ..tried(0) }, LONGEST), Next::Stop);
+        assert_eq!(policy.next(&bad, Tried { can_login: false, ..tried(0) }, LONGEST), Next::Stop);
+    }
+
+    #[test]
+    fn waits() {
+        let policy = Policy::default();
+        assert_eq!(policy.next(&closed(CloseCode::RateLimited), tried(0), 0.0), Next::Retry(Duration::from_secs(30)));
+        assert_eq!(policy.next(&closed(CloseCode::Fenced), tried(0), 0.0), Next::Retry(Duration::from_secs(900)));
+        assert_eq!(policy.next(&closed(CloseCode::Draining), tried(0), LONGEST), Next::Retry(policy.drain));
+        for code in [CloseCode::Draining, CloseCode::Internal, CloseCode::Done] {
+            assert_eq!(policy.next(&closed(code), tried(20), LONGEST), Next::Retry(policy.backoff.max), "{code:?}");
+        }
+        assert_eq!(policy.next(&client::Error::Timeout.into(), tried(20), LONGEST), Next::Retry(policy.backoff.max));
+        let wait = Duration::from_secs(600);
+        assert_eq!(policy.next(&login::Error::RateLimited(wait).into(), tried(0), 0.0), Next::Retry(wait));
+    }
+}

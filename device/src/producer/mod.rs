@@ -1,0 +1,272 @@
+//! The high-level producer: an outbox that is kept connected.
+//!
+//! A record is taken into the outbox, sent, and dropped only when the server has acknowledged or refused it. After a
+//! break the producer connects again, learns from `Welcome` what is in the log already, and resends only the rest.
+//! [`Producer`] is a handle; a private task owns the connection and ends with the handle or for good reason.
+
+use std::{
+    sync::{Arc, MutexGuard},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use motience_shared::model::Seq;
+use tokio::{
+    task::JoinHandle,
+    time::{self, Instant},
+};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    client::{self, Connector, Lane},
+    login::Credentials,
+    outbox::{self, Full},
+    policy::{Failure, Policy},
+};
+
+mod actor;
+mod connected;
+mod shared;
+mod stats;
+
+use actor::Actor;
+use shared::{Shared, State};
+pub use stats::{LinkState, Stats};
+
+/// Settings.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// The connection.
+    pub client: client::Config,
+    /// The outbox's bounds.
+    pub outbox: outbox::Config,
+    /// Reconnecting.
+    pub policy: Policy,
+    /// How long records may be under way without any acknowledgement before the connection counts as dead.
+    pub ack_timeout: Duration,
+    /// How long records under way may take after the server said that it goes away.
+    pub drain_timeout: Duration,
+}
+
+impl Config {
+    /// The defaults around a connection's settings.
+    pub fn new(client: client::Config) -> Self {
+        Self {
+            client,
+            outbox: outbox::Config::default(),
+            policy: Policy::default(),
+            ack_timeout: Duration::from_secs(60),
+            drain_timeout: Duration::from_secs(5),
+        }
+    }
+}
+
+/// Why a record was not taken, or a wait had no good end.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum Error {
+    /// The settings cannot work.
+    #[error(transparent)]
+    Config(client::Error),
+    /// The record is longer than the limit.
+    #[error("the record has {size} bytes, over the limit of {limit}")]
+    TooLarge {
+        /// Its bytes.
+        size: usize,
+        /// Bytes allowed.
+        limit: usize,
+    },
+    /// The outbox stayed full.
+    #[error(transparent)]
+    Full(#[from] Full),
+    /// The wait took too long.
+    #[error("not settled within the time limit")]
+    Timeout,
+    /// The server refused for good; no more records are taken.
+    #[error("stopped for good: {0}")]
+    Stopped(Failure),
+    /// [`Producer::shutdown`] was called.
+    #[error("the producer is shut down")]
+    ShutDown,
+}
+
+/// What became of a record.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// It is in the log.
+    Acked,
+    /// The server refused it; the code and the words.
+    Refused {
+        /// Stable name of the reason.
+        code: String,
+        /// The reason in words.
+        message: String,
+    },
+    /// It was dropped to make room.
+    Dropped,
+}
+
+/// The handle. Dropping it closes the connection without waiting for anything.
+#[derive(Debug)]
+pub struct Producer {
+    shared: Arc<Shared>,
+    task: Option<JoinHandle<()>>,
+    connector: Connector,
+    config: Config,
+    cancel: CancellationToken,
+}
+
+impl Producer {
+    /// Starts; connects in the background. Must be called within a tokio runtime.
+    pub fn start(config: Config, credentials: Credentials) -> Result<Self, Error> {
+        let connector = Connector::new(config.client.clone()).map_err(Error::Config)?;
+        let shared = Arc::new(Shared::new(config.outbox));
+        let cancel = CancellationToken::new();
+        let actor = Actor::new(config.clone(), connector.clone(), credentials, shared.clone(), cancel.clone());
+        let task = Some(tokio::spawn(actor.run()));
+        Ok(Self { shared, task, connector, config, cancel })
+    }
+
+    /// Takes a record into the outbox; it is sent by itself ([`Lane::Independent`]).
+    pub async fn send(&self, json: impl Into<Bytes>) -> Result<Seq, Error> {
+        self.send_on(Lane::default(), json).await
+    }
+
+    /// Takes a record into the outbox, for a lane. Where the outbox is full, its policy decides.
+    pub async fn send_on(&self, lane: Lane, json: impl Into<Bytes>) -> Result<Seq, Error> {
+        let json = json.into();
+        let limit = self.config.client.max_record;
+        if json.len() > limit {
+            return Err(Error::TooLarge { size: json.len(), limit });
+        }
+        let deadline = Instant::now() + self.config.outbox.block_timeout;
+        loop {
+            let room = self.shared.room.notified();
+            match self.push(lane, json.clone())? {
+                Ok(seq) => return Ok(seq),
+                Err(full) => time::timeout_at(deadline, room).await.map_err(|_| full)?,
+            }
+        }
+    }
+
+    /// Takes a record if that needs no waiting.
+    pub fn try_send(&self, lane: Lane, json: impl Into<Bytes>) -> Result<Seq, Error> {
+        let json = json.into();
+        let limit = self.config.client.max_record;
+        if json.len() > limit {
+            return Err(Error::TooLarge { size: json.len(), limit });
+        }
+        Ok(self.push(lane, json)??)
+    }
+
+    /// Waits until the record is acknowledged, refused or dropped.
+    pub async fn acked(&self, seq: Seq) -> Result<Outcome, Error> {
+        loop {
+            let settled = self.shared.settled.notified();
+            {
+                let state = self.shared.lock();
+                if !state.outbox.contains(seq) {
+                    return Ok(state.outcome(seq));
+                }
+                state.check()?;
+            }
+            settled.await;
+        }
+    }
+
+    /// Waits until every record taken so far is acknowledged, refused or dropped.
+    pub async fn flush(&self, limit: Duration) -> Result<(), Error> {
+        let last = self.shared.lock().outbox.last();
+        time::timeout(limit, self.flushed(last)).await.unwrap_or(Err(Error::Timeout))
+    }
+
+    /// Waits until every record up to this one is acknowledged, refused or dropped.
+    pub async fn flushed(&self, seq: Seq) -> Result<(), Error> {
+        loop {
+            let settled = self.shared.settled.notified();
+            {
+                let state = self.shared.lock();
+                if state.is_flushed(seq) {
+                    return Ok(());
+                }
+                state.check()?;
+            }
+            settled.await;
+        }
+    }
+
+    /// Whether every record up to this one is acknowledged, refused or dropped.
+    pub fn is_flushed(&self, seq: Seq) -> bool {
+        self.shared.lock().is_flushed(seq)
+    }
+
+    /// Waits until the connection is up.
+    pub async fn connected(&self) -> Result<(), Error> {
+        loop {
+            let settled = self.shared.settled.notified();
+            {
+                let state = self.shared.lock();
+                state.check()?;
+                if state.link == LinkState::Connected {
+                    return Ok(());
+                }
+            }
+            settled.await;
+        }
+    }
+
+    /// Waits until the producer has stopped for good; why. Never ends where it is shut down.
+    pub async fn stopped(&self) -> Failure {
+        loop {
+            let settled = self.shared.settled.notified();
+            if let Some(failure) = self.shared.lock().stopped.clone() {
+                return failure;
+            }
+            settled.await;
+        }
+    }
+
+    /// Takes no more records, waits up to `grace` until the outbox is empty, and closes. The last statistics tell
+    /// what, if anything, is left in the outbox.
+    pub async fn shutdown(mut self, grace: Duration) -> Stats {
+        self.shared.lock().shut = true;
+        // What is left past the grace is in the statistics; a stopped producer has nothing to wait for.
+        let _ = self.flush(grace).await;
+        self.cancel.cancel();
+        if let Some(task) = self.task.take() {
+            // An error would be a panic of the task, which tokio has reported.
+            let _ = task.await;
+        }
+        self.connector.idle().await;
+        self.stats()
+    }
+
+    /// Counters and state, as of now.
+    pub fn stats(&self) -> Stats {
+        self.shared.lock().stats()
+    }
+
+    fn push(&self, lane: Lane, json: Bytes) -> Result<Result<Seq, Full>, Error> {
+        let mut state: MutexGuard<'_, State> = self.shared.lock();
+        state.check()?;
+        if state.shut {
+            return Err(Error::ShutDown);
+        }
+        match state.take(lane, json) {
+            Ok((seq, dropped)) => {
+                drop(state);
+                self.shared.work.notify_one();
+                if dropped {
+                    self.shared.settled.notify_waiters();
+                }
+                Ok(Ok(seq))
+            }
+            Err(full) => Ok(Err(full)),
+        }
+    }
+}
+
+impl Drop for Producer {
+    fn drop(&mut self) {
+        self.cancel.cancel();
+    }
+}

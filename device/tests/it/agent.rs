@@ -1,0 +1,225 @@
+//! The agent: in this process, and as the program.
+
+use std::{
+    io::Write as _,
+    path::Path,
+    process::{Child, Command, Stdio},
+    time::Duration,
+};
+
+use motience_device::agent::{
+    self, Config,
+    sensors::{Kind, Sensor},
+};
+use motience_shared::wire::CloseCode;
+use serde_json::Value;
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    LIMIT,
+    auth::Service,
+    eventually,
+    peer::{Guest, Peer, Records},
+    soon,
+};
+
+fn config(peer: &Peer, service: &Service, dir: &Path) -> Config {
+    let client = peer.config();
+    let mut config = Config::new(client.device_id, "user", "password".into(), service.url.clone(), client.server);
+    config.trust = client.trust;
+    config.state_dir = Some(dir.join("state"));
+    config.status_file = Some(dir.join("status.json"));
+    config
+}
+
+/// The next record's readings; acknowledges it.
+async fn reading(guest: &mut Guest, records: &mut Records) -> Value {
+    let (_, record) = records.next().await;
+    guest.ack(&record.seq.to_string()).await;
+    let json: Value = serde_json::from_slice(&record.json).unwrap();
+    assert_eq!(json["device_id"], "dev");
+    json["data"].clone()
+}
+
+fn append(path: &Path, text: &str) {
+    std::fs::File::options().append(true).create(true).open(path).unwrap().write_all(text.as_bytes()).unwrap();
+}
+
+#[tokio::test]
+async fn sensors_stream_until_shutdown() {
+    let (peer, service, dir) = (Peer::start(), Service::start().await, tempfile::tempdir().unwrap());
+    let mut config = config(&peer, &service, dir.path());
+    let command = Kind::Command { command: ["echo", "{\"t\":1}"].map(String::from).into(), timeout: LIMIT };
+    let interval = Duration::from_millis(50);
+    config.sensors.push(Sensor { name: Some("room".into()), kind: command, interval, ..Sensor::system(interval) });
+    let status = config.status_file.clone().unwrap();
+    let shutdown = CancellationToken::new();
+    let agent = tokio::spawn(agent::run(config, shutdown.clone()));
+    let mut guest = peer.guest().await;
+    guest.welcome("").await;
+    let mut records = guest.records();
+    let (mut system, mut room) = (0, 0);
+    while system < 1 || room < 2 {
+        let data = reading(&mut guest, &mut records).await;
+        match data["sensor"].as_str() {
+            Some("room") => room += 1,
+            _ => {
+                assert!(data["memory_total_bytes"].as_u64().unwrap() > 0);
+                system += 1;
+            }
+        }
+    }
+    eventually("the status", || agent::status::read(&status).is_ok_and(|found| found.exit_code() == 0)).await;
+    shutdown.cancel();
+    // What was sent before the sensors stopped is still acknowledged.
+    let answering = tokio::spawn(async move {
+        while guest.connection.close_reason().is_none() {
+            if let Ok((_, record)) = tokio::time::timeout(Duration::from_millis(50), records.next()).await {
+                guest.ack(&record.seq.to_string()).await;
+            }
+        }
+    });
+    let stats = soon("the end", agent).await.unwrap().unwrap();
+    assert_eq!(stats.outbox_records, 0);
+    assert!(stats.acked >= 3);
+    assert_eq!(agent::status::read(&status).unwrap().exit_code(), 3);
+    answering.abort();
+}
+
+#[tokio::test]
+async fn a_file_is_followed_across_rotation_truncation_and_restart() {
+    let (peer, service, dir) = (Peer::start(), Service::start().await, tempfile::tempdir().unwrap());
+    let path = dir.path().join("readings.jsonl");
+    append(&path, "{\"n\":0}\n");
+    let mut config = config(&peer, &service, dir.path());
+    let kind = Kind::File { path: path.clone(), from_start: true };
+    config.sensors = vec![Sensor { kind, ..Sensor::system(Duration::from_millis(10)) }];
+
+    let shutdown = CancellationToken::new();
+    let agent = tokio::spawn(agent::run(config.clone(), shutdown.clone()));
+    let mut guest = peer.guest().await;
+    guest.welcome("").await;
+    let mut records = guest.records();
+    assert_eq!(reading(&mut guest, &mut records).await["n"], 0);
+    append(&path, "{\"n\":1}\nnonsense\n{\"n\":");
+    assert_eq!(reading(&mut guest, &mut records).await["n"], 1);
+    append(&path, "2}\n");
+    assert_eq!(reading(&mut guest, &mut records).await["n"], 2);
+    std::fs::rename(&path, dir.path().join("old")).unwrap();
+    append(&dir.path().join("old"), "{\"n\":3}\n");
+    append(&path, "{\"n\":4,\"longer\":\"than what comes after\"}\n");
+    assert_eq!(reading(&mut guest, &mut records).await["n"], 3);
+    assert_eq!(reading(&mut guest, &mut records).await["n"], 4);
+    std::fs::write(&path, "{\"n\":5}\n").unwrap();
+    assert_eq!(reading(&mut guest, &mut records).await["n"], 5);
+    shutdown.cancel();
+    soon("the end", agent).await.unwrap().unwrap();
+
+    append(&path, "{\"n\":6}\n");
+    let shutdown = CancellationToken::new();
+    let agent = tokio::spawn(agent::run(config, shutdown.clone()));
+    let mut guest = peer.guest().await;
+    guest.welcome("").await;
+    let mut records = guest.records();
+    assert_eq!(reading(&mut guest, &mut records).await["n"], 6, "what was acknowledged is not read again");
+    shutdown.cancel();
+    soon("the end", agent).await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn a_refusal_for_good_is_an_error() {
+    let (peer, service, dir) = (Peer::start(), Service::start().await, tempfile::tempdir().unwrap());
+    let agent = tokio::spawn(agent::run(config(&peer, &service, dir.path()), CancellationToken::new()));
+    peer.guest().await.close(CloseCode::Forbidden);
+    let error = soon("the end", agent).await.unwrap().unwrap_err();
+    assert!(matches!(error, agent::Error::Refused(_)), "{error}");
+    assert!(error.to_string().contains("because"));
+}
+
+/// The program with the field's variables, reading standard input.
+fn program(peer: &Peer, service: &Service, dir: &Path, arguments: &[&str]) -> Child {
+    let client = peer.config();
+    let motience_certs::Trust::Ca(ca) = client.trust else { panic!("a test without a CA") };
+    let file = dir.join("agent.toml");
+    std::fs::write(&file, "username = \"user\"\n[[sensors]]\nkind = \"stdin\"\n").unwrap();
+    Command::new(env!("CARGO_BIN_EXE_motience-device"))
+        .current_dir(dir)
+        .env_clear()
+        .envs([("DEVICE_ID", "dev"), ("PASSWORD", "password"), ("AUTH_URL", &service.url), ("RUST_LOG", "warn")])
+        .env("SERVER_URL", format!("quic://localhost:{}", client.server.port))
+        .env("STATE_DIRECTORY", dir)
+        .env("RUNTIME_DIRECTORY", dir)
+        .args([Path::new("--config"), &file, Path::new("--ca"), &ca])
+        .args(arguments)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap()
+}
+
+/// The exit code, standard output and standard error.
+async fn end(child: Child) -> (Option<i32>, String, String) {
+    let output = tokio::task::spawn_blocking(move || child.wait_with_output().unwrap());
+    let output = soon("the program's end", output).await.unwrap();
+    let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+    (output.status.code(), text(output.stdout), text(output.stderr))
+}
+
+#[tokio::test]
+async fn the_program_reads_lines_shows_its_status_and_stops_on_sigterm() {
+    let (peer, service, dir) = (Peer::start(), Service::start().await, tempfile::tempdir().unwrap());
+    assert_eq!(end(program(&peer, &service, dir.path(), &["status"])).await.0, Some(3));
+    let mut child = program(&peer, &service, dir.path(), &[]);
+    let mut stdin = child.stdin.take().unwrap();
+    let mut guest = peer.guest().await;
+    assert_eq!((guest.hello.token.as_str(), guest.hello.device_id.as_str()), ("login-1", "dev"));
+    guest.welcome("").await;
+    let mut records = guest.records();
+    stdin.write_all(b"{\"t\":1}\nnonsense\n{\"t\":2}\n").unwrap();
+    assert_eq!(reading(&mut guest, &mut records).await["t"], 1);
+    assert_eq!(reading(&mut guest, &mut records).await["t"], 2);
+    eventually("a status that counts", || {
+        std::fs::read_to_string(dir.path().join("status.json")).is_ok_and(|text| text.contains("\"acked\":2"))
+    })
+    .await;
+    let (code, text, _) = end(program(&peer, &service, dir.path(), &["status"])).await;
+    assert_eq!(code, Some(0), "{text}");
+    assert!(text.contains("2 acknowledged") && text.contains("stdin: 2 records, 1 bad"), "{text}");
+    let (_, json, _) = end(program(&peer, &service, dir.path(), &["status", "--json"])).await;
+    assert_eq!(serde_json::from_str::<Value>(&json).unwrap()["state"], "connected");
+
+    // Standard input is still open: the blocked read must not hold up the end.
+    assert!(Command::new("kill").arg(child.id().to_string()).status().unwrap().success());
+    let (code, _, log) = end(child).await;
+    assert_eq!(code, Some(0), "{log}");
+    assert!(!log.contains("login-1") && !log.contains("password"), "{log}");
+    drop(stdin);
+}
+
+#[tokio::test]
+async fn the_program_ends_when_its_input_has_ended_and_is_settled() {
+    let (peer, service, dir) = (Peer::start(), Service::start().await, tempfile::tempdir().unwrap());
+    let mut child = program(&peer, &service, dir.path(), &["run"]);
+    child.stdin.take().unwrap().write_all(b"{\"t\":1}").unwrap();
+    let mut guest = peer.guest().await;
+    guest.welcome("").await;
+    let mut records = guest.records();
+    assert_eq!(reading(&mut guest, &mut records).await["t"], 1);
+    let (code, _, log) = end(child).await;
+    assert_eq!(code, Some(0), "{log}");
+}
+
+#[tokio::test]
+async fn exit_codes_say_whether_starting_again_helps() {
+    let (peer, service, dir) = (Peer::start(), Service::start().await, tempfile::tempdir().unwrap());
+    let child = program(&peer, &service, dir.path(), &[]);
+    peer.guest().await.close(CloseCode::TooLarge);
+    let (code, _, log) = end(child).await;
+    assert_eq!(code, Some(77), "{log}");
+    assert!(log.contains("refused this device for good"), "{log}");
+
+    let (code, _, log) = end(program(&peer, &service, dir.path(), &["--server", "http://x"])).await;
+    assert_eq!(code, Some(78), "{log}");
+    assert!(log.starts_with("motience-device: SERVER_URL (server_url) cannot be used"), "{log}");
+}

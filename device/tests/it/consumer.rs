@@ -1,0 +1,106 @@
+//! Following producers.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use motience_device::{
+    Consumer, Credentials,
+    backoff::Backoff,
+    consumer::{Config, Delivery, Error},
+};
+use motience_shared::{
+    model::{LogEpoch, Offset, ProducerId},
+    wire::{CloseCode, Entry, Feed, Followed, Frame, From, Gap, Intent, Subscribe},
+};
+
+use crate::{peer::Peer, soon};
+
+const WHO: ProducerId = ProducerId(5);
+
+fn start(peer: &Peer) -> Consumer {
+    let mut config = Config::new(peer.config());
+    config.policy.backoff = Backoff { base: Duration::from_millis(10), max: Duration::from_millis(50) };
+    Consumer::start(config, Credentials::Token("t".into())).unwrap()
+}
+
+fn feed() -> Frame {
+    Frame::Feed(Feed { producer: WHO, log_epoch: LogEpoch(1) })
+}
+
+fn entry(offset: u64) -> Frame {
+    Frame::Entry(Entry { offset: Offset(offset), message: message(offset) })
+}
+
+fn message(offset: u64) -> Bytes {
+    format!("{{\"n\":{offset}}}").into()
+}
+
+fn record(offset: u64) -> Delivery {
+    Delivery::Record { producer: WHO, offset: Offset(offset), message: message(offset) }
+}
+
+async fn next(consumer: &mut Consumer) -> Delivery {
+    soon("a delivery", consumer.next()).await.unwrap()
+}
+
+#[tokio::test]
+async fn a_follow_resumes_behind_the_last_record() {
+    let peer = Peer::start();
+    let mut consumer = start(&peer);
+    consumer.subscribe(WHO, From::Live).await.unwrap();
+    let mut guest = peer.guest().await;
+    assert_eq!(guest.hello.intent, Intent::Consume);
+    guest.welcome("").await;
+    assert_eq!(guest.control().await, Some(Frame::Subscribe(Subscribe { producer: WHO, from: From::Live })));
+    guest.put(Frame::Followed(Followed { producer: WHO, refusal: String::new() })).await;
+    assert_eq!(next(&mut consumer).await, Delivery::Following { producer: WHO });
+    let _stream = guest.feed(&[feed(), entry(7), entry(8)]).await;
+    assert_eq!(next(&mut consumer).await, record(7));
+    assert_eq!(next(&mut consumer).await, record(8));
+    guest.close(CloseCode::Draining);
+
+    let mut guest = peer.guest().await;
+    guest.welcome("").await;
+    assert_eq!(guest.control().await, Some(Frame::Subscribe(Subscribe { producer: WHO, from: From::After(Offset(8)) })));
+    let _stream = guest.feed(&[feed(), entry(8), entry(9)]).await;
+    assert_eq!(next(&mut consumer).await, record(9), "the double is removed");
+    guest.put(Frame::Gap(Gap { producer: WHO, from: Offset(10), to: Offset(12) })).await;
+    assert_eq!(next(&mut consumer).await, Delivery::Gap { producer: WHO, from: Offset(10), to: Offset(12) });
+    guest.put(Frame::Followed(Followed { producer: WHO, refusal: "unsubscribed".into() })).await;
+    assert_eq!(next(&mut consumer).await, Delivery::Ended { producer: WHO, refusal: "unsubscribed".into() });
+    consumer.shutdown().await;
+    soon("the close", guest.connection.closed()).await;
+}
+
+#[tokio::test]
+async fn a_refusal_for_good_ends_it() {
+    let peer = Peer::start();
+    let mut consumer = start(&peer);
+    peer.guest().await.close(CloseCode::Forbidden);
+    assert!(matches!(soon("the end", consumer.next()).await, Err(Error::Stopped(_))));
+    assert!(matches!(consumer.next().await, Err(Error::Stopped(_))));
+}
+
+#[tokio::test]
+async fn a_slow_reader_loses_nothing() {
+    const COUNT: u64 = 20_000;
+    let peer = Peer::start();
+    let mut consumer = start(&peer);
+    consumer.subscribe(WHO, From::Earliest).await.unwrap();
+    let mut guest = peer.guest().await;
+    guest.welcome("").await;
+    guest.control().await;
+    let sender = tokio::spawn(async move {
+        let mut stream = guest.feed(&[feed()]).await;
+        let mut bytes = bytes::BytesMut::new();
+        for offset in 1..=COUNT {
+            entry(offset).encode(&mut bytes);
+        }
+        stream.write_all(&bytes).await.unwrap();
+        (guest, stream)
+    });
+    for offset in 1..=COUNT {
+        assert_eq!(next(&mut consumer).await, record(offset));
+    }
+    drop(soon("the sender", sender).await.unwrap());
+}
