@@ -1,2 +1,52 @@
-//! Placeholder.
-fn main() {}
+//! `loadtest`: real devices over QUIC and real consumers over WebSocket against a real server.
+
+mod accounts;
+mod consumers;
+mod devices;
+mod measure;
+mod payload;
+mod process;
+mod report;
+mod run;
+mod server;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// Load scenarios for Motience.
+#[derive(Debug, Parser)]
+#[command(name = "loadtest", version)]
+struct Cli {
+    #[command(subcommand)]
+    scenario: Scenario,
+}
+
+#[derive(Debug, Subcommand)]
+enum Scenario {
+    /// Devices send, consumers receive; what was delivered, lost, doubled, how fast, and at what cost.
+    Run(run::Options),
+}
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    // The pages of the report are for people; diagnostics go to stderr and only when asked for.
+    tracing_subscriber::fmt()
+        .with_writer(std::io::stderr)
+        .with_env_filter(tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| "warn".into()))
+        .init();
+    let outcome = match Cli::parse().scenario {
+        Scenario::Run(options) => run::run(options).await,
+    };
+    match outcome {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(e) => {
+            eprintln!("loadtest: {e:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -9,12 +9,7 @@ use anyhow::{Context as _, bail};
 use futures_util::StreamExt as _;
 use motience_certs::Trust;
 use motience_device::agent;
-use motience_shared::{
-    clock::Clock,
-    env::Env,
-    lifecycle::Shutdown,
-    model::DeviceId,
-};
+use motience_shared::{clock::Clock, env::Env, lifecycle::Shutdown, model::DeviceId};
 use secrecy::SecretString;
 use serde::Deserialize;
 use serde_json::json;

@@ -57,7 +57,8 @@ async fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
     let env = Env::load()?;
     if let Some(Command::Demo { seconds, dir, any_ports }) = &cli.command {
         telemetry::init(&env, "warn")?;
-        return demo::run(&env, demo::Options { seconds: *seconds, dir: dir.clone(), any_ports: *any_ports, ready_file: cli.ready_file }).await;
+        return demo::run(&env, demo::Options { seconds: *seconds, dir: dir.clone(), any_ports: *any_ports, ready_file: cli.ready_file })
+            .await;
     }
     let config = Config::from_env(&env, cli.roles)?;
     if cli.check_config {

@@ -107,9 +107,9 @@ impl Server {
         let mut listeners = Vec::new();
         let roles = config.roles;
         for (wanted, at, router, place) in [
-            (roles.ap, config.ap, ap::router(Arc::clone(&services)), &mut addresses.ap),
-            (roles.sm, config.sm, sm::router(Arc::clone(&services)), &mut addresses.sm),
-            (roles.dsm, config.dsm, dsm::router(Arc::clone(&services)), &mut addresses.dsm),
+            (roles.ap, config.ap, ap::router(&services), &mut addresses.ap),
+            (roles.sm, config.sm, sm::router(&services), &mut addresses.sm),
+            (roles.dsm, config.dsm, dsm::router(&services), &mut addresses.dsm),
             (true, config.operations, shared_http::operations("motience-server", Arc::clone(&backend)), &mut addresses.operations),
         ] {
             if wanted {

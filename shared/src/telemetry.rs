@@ -5,6 +5,7 @@
 
 use std::{
     fs,
+    io::IsTerminal as _,
     sync::OnceLock,
     time::{Duration, Instant},
 };
@@ -30,7 +31,7 @@ pub fn init(env: &Env, level: &str) -> Result<(), env::Error> {
     let _ = if json {
         registry.with(fmt::layer().json().with_writer(std::io::stderr)).try_init()
     } else {
-        registry.with(fmt::layer().with_writer(std::io::stderr)).try_init()
+        registry.with(fmt::layer().with_ansi(std::io::stderr().is_terminal()).with_writer(std::io::stderr)).try_init()
     };
     start_metrics();
     Ok(())

@@ -21,7 +21,7 @@ use crate::http::{Services, Shared, assemble};
 struct Document;
 
 /// The whole service.
-pub fn router(services: Arc<Services>) -> Router {
+pub fn router(services: &Arc<Services>) -> Router {
     let (operations, document) = OpenApiRouter::with_openapi(Document::openapi())
         .routes(routes!(register::register))
         .routes(routes!(login::login))
@@ -30,7 +30,7 @@ pub fn router(services: Arc<Services>) -> Router {
         .routes(routes!(list::producers))
         .routes(routes!(list::consumers))
         .routes(routes!(verify::verify))
-        .with_state(Shared(Arc::clone(&services)))
+        .with_state(Shared(Arc::clone(services)))
         .split_for_parts();
-    assemble("motience-ap", operations, document, "/api/auth", &services)
+    assemble("motience-ap", operations, document, "/api/auth", services)
 }

@@ -23,13 +23,13 @@ use crate::http::{Services, Shared, assemble};
 struct Document;
 
 /// The whole service.
-pub fn router(services: Arc<Services>) -> Router {
+pub fn router(services: &Arc<Services>) -> Router {
     let data = OpenApiRouter::new().routes(routes!(data::data)).layer(DefaultBodyLimit::max(services.config.data_body));
     let (operations, document) = OpenApiRouter::with_openapi(Document::openapi())
         .merge(data)
         .routes(routes!(history::history))
         .routes(routes!(streams::streams))
-        .with_state(Shared(Arc::clone(&services)))
+        .with_state(Shared(Arc::clone(services)))
         .split_for_parts();
-    assemble("motience-dsm", operations, document, "/api", &services)
+    assemble("motience-dsm", operations, document, "/api", services)
 }

@@ -60,7 +60,6 @@ async fn count(request: Request, next: Next) -> Response {
 }
 
 /// The panic's text may hold anything, so it is not sent; the panic hook has printed it.
-#[expect(clippy::needless_pass_by_value, reason = "the signature that the layer asks for")]
 fn panicked(_cause: Box<dyn Any + Send>) -> Response {
     ApiError::internal("a handler panicked").into_response()
 }

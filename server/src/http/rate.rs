@@ -86,12 +86,12 @@ impl Limiter {
 
     /// Counts one attempt from this address; 429 where there were too many.
     pub fn address(&self, address: super::ClientAddress) -> Result<(), ApiError> {
-        check(self.address.as_ref(), address.to_string())
+        check(self.address.as_ref(), &address.to_string())
     }
 
     /// Counts one attempt at this account; 429 where there were too many.
     pub fn account(&self, account: &str) -> Result<(), ApiError> {
-        check(self.account.as_ref(), account.to_owned())
+        check(self.account.as_ref(), &account.to_owned())
     }
 }
 
@@ -129,12 +129,13 @@ fn bucket(rate: Rate) -> Option<DefaultKeyedRateLimiter<String>> {
     Some(DefaultKeyedRateLimiter::keyed(quota))
 }
 
-fn check(limiter: Option<&DefaultKeyedRateLimiter<String>>, key: String) -> Result<(), ApiError> {
+#[expect(clippy::ptr_arg, reason = "the limiter's key is a String")]
+fn check(limiter: Option<&DefaultKeyedRateLimiter<String>>, key: &String) -> Result<(), ApiError> {
     let Some(limiter) = limiter else { return Ok(()) };
     if limiter.len() > MAX_KEYS {
         limiter.retain_recent();
     }
-    limiter.check_key(&key).map_err(|until| ApiError::too_many(until.wait_time_from(DefaultClock::default().now())))
+    limiter.check_key(key).map_err(|until| ApiError::too_many(until.wait_time_from(DefaultClock::default().now())))
 }
 
 #[cfg(test)]

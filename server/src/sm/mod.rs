@@ -17,13 +17,13 @@ use crate::http::{Services, Shared, assemble};
 struct Document;
 
 /// The whole service.
-pub fn router(services: Arc<Services>) -> Router {
+pub fn router(services: &Arc<Services>) -> Router {
     let (operations, document) = OpenApiRouter::with_openapi(Document::openapi())
         .routes(routes!(subscribe::subscribe))
         .routes(routes!(unsubscribe::unsubscribe))
         .routes(routes!(lists::subscriptions))
         .routes(routes!(lists::subscribers))
-        .with_state(Shared(Arc::clone(&services)))
+        .with_state(Shared(Arc::clone(services)))
         .split_for_parts();
-    assemble("motience-sm", operations, document, "/api", &services)
+    assemble("motience-sm", operations, document, "/api", services)
 }

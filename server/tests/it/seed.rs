@@ -50,7 +50,8 @@ async fn every_line_of_the_seed_does_what_it_says() {
     let record =
         r#"{"device_id":"rpi_001","timestamp":"2025-01-29T11:35:00Z","data":{"temperature":24.3,"humidity":51,"pressure":1013.25}}"#;
     let producer = at(r#"wscat -c "ws://localhost:8001/producer?token=<your-token>""#).replace("<your-token>", token);
-    let told = shell(&format!("{producer} -x '{record}' -w 1")).await;
+    // wscat ends with its input, so it is given one that stays open, as a terminal's does.
+    let told = shell(&format!("{producer} -x '{record}' -w 1 < <(sleep 5)")).await;
     assert!(told.contains(r#"{"type":"ack","seq":1,"subscriberCount":0}"#), "{told}");
 
     let ap = node.at.ap.as_deref().unwrap();

@@ -1,0 +1,83 @@
+//! The accounts of a test: made and logged in through the documented API.
+
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail};
+use reqwest::{Client, RequestBuilder, StatusCode};
+use serde::Deserialize;
+use serde_json::{Value, json};
+use tokio::time::sleep;
+
+use crate::server::Addresses;
+
+/// Longest wait for one answer.
+const ANSWER_LIMIT: Duration = Duration::from_secs(30);
+/// How often a rate limit is waited for.
+const PATIENCE: usize = 20;
+
+/// One account, logged in.
+#[derive(Clone, Debug)]
+pub(crate) struct Account {
+    pub(crate) id: i64,
+    pub(crate) token: String,
+}
+
+#[derive(Deserialize)]
+struct Login {
+    access_token: String,
+    user_id: i64,
+}
+
+/// Makes accounts at one server.
+pub(crate) struct Accounts {
+    http: Client,
+    addresses: Addresses,
+    run: String,
+}
+
+impl Accounts {
+    pub(crate) fn new(addresses: &Addresses) -> Result<Self> {
+        let http = Client::builder().timeout(ANSWER_LIMIT).build()?;
+        Ok(Self { http, addresses: addresses.clone(), run: format!("{:08x}", fastrand::u32(..)) })
+    }
+
+    /// `count` accounts with this role.
+    pub(crate) async fn make(&self, role: &str, count: usize) -> Result<Vec<Account>> {
+        let mut accounts = Vec::with_capacity(count);
+        for i in 0..count {
+            let username = format!("load-{}-{role}-{i}", self.run);
+            let password = format!("load-{}-password", self.run);
+            let register = self.http.post(format!("{}/register", self.addresses.ap));
+            self.send(register.json(&json!({"username": username, "password": password, "role": role}))).await?;
+            let login = self.http.post(format!("{}/login", self.addresses.ap));
+            let login = self.send(login.json(&json!({"username": username, "password": password}))).await?;
+            let login: Login = serde_json::from_value(login)?;
+            accounts.push(Account { id: login.user_id, token: login.access_token });
+        }
+        Ok(accounts)
+    }
+
+    pub(crate) async fn subscribe(&self, consumer: &Account, producer: &Account) -> Result<()> {
+        let request = self.http.post(format!("{}/subscribe", self.addresses.sm)).bearer_auth(&consumer.token);
+        self.send(request.json(&json!({"producer_id": producer.id}))).await.map(drop)
+    }
+
+    async fn send(&self, request: RequestBuilder) -> Result<Value> {
+        for _ in 0..PATIENCE {
+            let request = request.try_clone().context("a request with a body in memory can be repeated")?;
+            let answer = request.send().await.context("the server's HTTP API does not answer")?;
+            let status = answer.status();
+            if status == StatusCode::TOO_MANY_REQUESTS {
+                let wait = answer.headers().get("retry-after").and_then(|v| v.to_str().ok()?.parse().ok()).unwrap_or(1);
+                sleep(Duration::from_secs(wait)).await;
+                continue;
+            }
+            let body = answer.text().await?;
+            if !status.is_success() {
+                bail!("the server answered {status}: {body}");
+            }
+            return serde_json::from_str(&body).context("the server's answer is no JSON");
+        }
+        bail!("the server's rate limits leave no room: set RATE_LIMIT_REGISTER=off and RATE_LIMIT_LOGIN=off on it for the test")
+    }
+}

@@ -1,0 +1,94 @@
+//! What a run says at its end.
+
+use std::path::Path;
+
+use anyhow::{Context as _, Result};
+use hdrhistogram::Histogram;
+use serde_json::json;
+
+/// The outcome of a flow.
+pub(crate) struct Report {
+    pub(crate) devices: usize,
+    pub(crate) consumers: usize,
+    pub(crate) rate: f64,
+    pub(crate) sent: u64,
+    pub(crate) acknowledged: u64,
+    pub(crate) delivered: u64,
+    pub(crate) lost: u64,
+    pub(crate) doubled: u64,
+    pub(crate) seconds: f64,
+    pub(crate) server_cpu_seconds: Option<f64>,
+    /// Microseconds from when a record was due to its arrival.
+    pub(crate) latency: Histogram<u64>,
+    pub(crate) failures: Vec<String>,
+}
+
+impl Report {
+    /// Whether nothing was lost, doubled or cut.
+    pub(crate) fn good(&self) -> bool {
+        self.lost == 0 && self.doubled == 0 && self.acknowledged == self.sent && self.failures.is_empty()
+    }
+
+    /// Processor seconds of the server for a million records delivered.
+    fn cpu_per_million(&self) -> Option<f64> {
+        let millions = self.delivered.max(self.acknowledged) as f64 / 1e6;
+        self.server_cpu_seconds.filter(|_| millions > 0.0).map(|cpu| cpu / millions)
+    }
+
+    pub(crate) fn print(&self) {
+        let pace = if self.rate > 0.0 { format!("{:.0} records/s", self.rate) } else { "as fast as they go".to_owned() };
+        println!("{} devices -> {} consumers, {pace}, {:.1} s", self.devices, self.consumers, self.seconds);
+        println!("  sent          {:>12}   {:>10.0}/s", self.sent, self.sent as f64 / self.seconds);
+        println!("  acknowledged  {:>12}", self.acknowledged);
+        println!("  delivered     {:>12}   {:>10.0}/s", self.delivered, self.delivered as f64 / self.seconds);
+        println!("  lost          {:>12}", self.lost);
+        println!("  doubled       {:>12}", self.doubled);
+        if !self.latency.is_empty() {
+            let at = |q| self.latency.value_at_quantile(q);
+            println!("  latency       p50 {} us, p99 {} us, p99.9 {} us, max {} us", at(0.5), at(0.99), at(0.999), self.latency.max());
+        }
+        match (self.server_cpu_seconds, self.cpu_per_million()) {
+            (Some(cpu), Some(each)) => println!("  server CPU    {cpu:.2} s, {each:.2} s per million records"),
+            _ => println!("  server CPU    not measured (a server elsewhere, or no --server-pid)"),
+        }
+        for failure in &self.failures {
+            println!("  ! {failure}");
+        }
+        println!("{}", if self.good() { "nothing lost, nothing doubled" } else { "NOT GOOD" });
+    }
+
+    pub(crate) fn write(&self, file: &Path) -> Result<()> {
+        let at = |q| self.latency.value_at_quantile(q);
+        let result = json!({
+            "devices": self.devices, "consumers": self.consumers, "rate": self.rate, "seconds": self.seconds,
+            "sent": self.sent, "acknowledged": self.acknowledged, "delivered": self.delivered,
+            "lost": self.lost, "doubled": self.doubled,
+            "latency_us": {"p50": at(0.5), "p99": at(0.99), "p999": at(0.999), "max": self.latency.max()},
+            "server_cpu_seconds": self.server_cpu_seconds, "server_cpu_seconds_per_million": self.cpu_per_million(),
+            "failures": self.failures,
+        });
+        std::fs::write(file, format!("{result:#}\n")).with_context(|| format!("{} cannot be written", file.display()))
+    }
+}
+
+/// What idle connections cost.
+pub(crate) struct Idle {
+    pub(crate) devices: usize,
+    pub(crate) consumers: usize,
+    /// Resident bytes of the server before and after they connected.
+    pub(crate) before: u64,
+    pub(crate) after: u64,
+    pub(crate) failures: Vec<String>,
+}
+
+impl Idle {
+    pub(crate) fn print(&self) {
+        let connections = (self.devices + self.consumers).max(1) as u64;
+        println!("{} idle devices, {} idle consumers", self.devices, self.consumers);
+        println!("  server memory {} KiB -> {} KiB", self.before / 1024, self.after / 1024);
+        println!("  each          {:.1} KiB", self.after.saturating_sub(self.before) as f64 / connections as f64 / 1024.0);
+        for failure in &self.failures {
+            println!("  ! {failure}");
+        }
+    }
+}

@@ -1,0 +1,317 @@
+//! `loadtest run`: devices send, consumers receive.
+
+use std::{
+    path::PathBuf,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result, bail};
+use clap::{Args, ValueEnum};
+use indicatif::{ProgressBar, ProgressStyle};
+use motience_device::client::Lane;
+use tokio::{task::JoinSet, time};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    accounts::{Account, Accounts},
+    consumers::Consumer,
+    devices::{Device, Pace, schedule},
+    measure::{Live, Seen},
+    payload::TestClock,
+    process,
+    report::{Idle, Report},
+    server::{Addresses, Own},
+};
+
+/// How long records may still arrive after the last acknowledgement.
+const ARRIVAL_LIMIT: Duration = Duration::from_secs(20);
+/// Connections made at once.
+const CONNECTING: usize = 32;
+
+/// Whom consumers are subscribed to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Follow {
+    /// The n-th consumer follows the n-th account.
+    One,
+    /// Every consumer follows every account.
+    All,
+}
+
+/// Which lane devices send on.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(crate) enum LaneName {
+    /// One stream.
+    Ordered,
+    /// A stream for each group.
+    Independent,
+}
+
+/// Options of `loadtest run`.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct Options {
+    /// Devices, each with a QUIC connection of its own.
+    #[arg(long, default_value_t = 10)]
+    devices: usize,
+    /// Records a second of all devices together; 0: as fast as they go.
+    #[arg(long, default_value_t = 1000.0)]
+    rate: f64,
+    /// WebSocket consumers.
+    #[arg(long, default_value_t = 10)]
+    consumers: usize,
+    /// How long to send.
+    #[arg(long, default_value_t = 10.0)]
+    seconds: f64,
+    /// Whom each consumer follows.
+    #[arg(long, value_enum, default_value = "one")]
+    follow: Follow,
+    /// Records a device may have under way, where it sends as fast as it goes.
+    #[arg(long, default_value_t = 256)]
+    in_flight: u64,
+    /// Bytes of a record.
+    #[arg(long, default_value_t = 150)]
+    size: usize,
+    /// The lane records take.
+    #[arg(long, value_enum, default_value = "ordered")]
+    lane: LaneName,
+    /// Accounts that the devices, and the consumers, share.
+    #[arg(long, default_value_t = 50)]
+    accounts: usize,
+    /// Connect and send nothing: what an idle connection costs.
+    #[arg(long)]
+    idle: bool,
+    /// A server that is already there: the file it wrote by `--ready-file`. Otherwise one is started.
+    #[arg(long)]
+    server: Option<PathBuf>,
+    /// The process whose cost is measured, for a server that is already there.
+    #[arg(long, requires = "server")]
+    server_pid: Option<u32>,
+    /// The program to start, where it is not beside this one.
+    #[arg(long, conflicts_with = "server")]
+    server_program: Option<PathBuf>,
+    /// A setting for the started server, as NAME=value; may be given often.
+    #[arg(long, value_parser = variable)]
+    set: Vec<(String, String)>,
+    /// Write the result to this file as JSON.
+    #[arg(long)]
+    json: Option<PathBuf>,
+}
+
+fn variable(text: &str) -> Result<(String, String), String> {
+    let (name, value) = text.split_once('=').ok_or("write it as NAME=value")?;
+    Ok((name.to_owned(), value.to_owned()))
+}
+
+/// Runs the scenario. `Ok(false)`: it ran, and records were lost or doubled or something was cut.
+pub(crate) async fn run(options: Options) -> Result<bool> {
+    motience_certs::install_provider();
+    if options.devices + options.consumers == 0 {
+        bail!("nothing to do: give --devices or --consumers");
+    }
+    let (own, addresses) = match &options.server {
+        Some(file) => {
+            let text = std::fs::read_to_string(file).with_context(|| format!("{} cannot be read", file.display()))?;
+            let addresses: Addresses = serde_json::from_str(&text).context("that is no server's ready file")?;
+            (None, Addresses { pid: options.server_pid, ..addresses })
+        }
+        None => {
+            let own = Own::start(options.server_program.clone(), &options.set).await?;
+            let addresses = own.addresses.clone();
+            (Some(own), addresses)
+        }
+    };
+    let outcome = if options.idle { idle(&options, &addresses).await } else { flow(&options, &addresses).await };
+    if let Some(own) = own {
+        own.stop().await?;
+    }
+    outcome
+}
+
+struct Cast {
+    producers: Vec<Account>,
+    consumers: Vec<Account>,
+}
+
+async fn cast(options: &Options, addresses: &Addresses) -> Result<Cast> {
+    let accounts = Accounts::new(addresses)?;
+    let producers = accounts.make("producer", options.accounts.min(options.devices)).await?;
+    let consumers = accounts.make("consumer", options.accounts.min(options.consumers)).await?;
+    for (i, consumer) in consumers.iter().enumerate() {
+        for (j, producer) in producers.iter().enumerate() {
+            if options.follow == Follow::All || i % producers.len() == j {
+                accounts.subscribe(consumer, producer).await?;
+            }
+        }
+    }
+    Ok(Cast { producers, consumers })
+}
+
+async fn connect_devices(options: &Options, addresses: &Addresses, producers: &[Account]) -> Result<Vec<Device>> {
+    let connect = |i: usize| {
+        let (quic, ca, account) = (addresses.quic.clone(), addresses.ca.clone(), producers[i % producers.len()].clone());
+        async move { Device::connect(&quic, ca, i as u32, &account).await }
+    };
+    gather(options.devices, connect).await
+}
+
+async fn connect_consumers(options: &Options, addresses: &Addresses, accounts: &[Account]) -> Result<Vec<Consumer>> {
+    let connect = |i: usize| {
+        let (wss2, account) = (addresses.wss2.clone(), accounts[i % accounts.len()].clone());
+        async move { Consumer::connect(&wss2, &account).await }
+    };
+    gather(options.consumers, connect).await
+}
+
+/// Makes `count` connections, some at a time, in order.
+async fn gather<T, F>(count: usize, connect: impl Fn(usize) -> F) -> Result<Vec<T>>
+where
+    T: Send + 'static,
+    F: Future<Output = Result<T>> + Send + 'static,
+{
+    let mut made: Vec<Option<T>> = (0..count).map(|_| None).collect();
+    let mut connecting = JoinSet::new();
+    let mut next = 0;
+    while next < count || !connecting.is_empty() {
+        while next < count && connecting.len() < CONNECTING {
+            let (at, connection) = (next, connect(next));
+            connecting.spawn(async move { connection.await.map(|c| (at, c)) });
+            next += 1;
+        }
+        if let Some(done) = connecting.join_next().await {
+            let (at, connection) = done??;
+            made[at] = Some(connection);
+        }
+    }
+    Ok(made.into_iter().flatten().collect())
+}
+
+async fn flow(options: &Options, addresses: &Addresses) -> Result<bool> {
+    let cast = cast(options, addresses).await?;
+    let devices = connect_devices(options, addresses, &cast.producers).await?;
+    let consumers = connect_consumers(options, addresses, &cast.consumers).await?;
+    let (clock, live, stop) = (TestClock::start(), Arc::new(Live::default()), CancellationToken::new());
+    let reading: Vec<_> = consumers.into_iter().map(|c| c.read(clock, Arc::clone(&live), stop.clone())).collect();
+    let pace = Pace {
+        in_flight: options.in_flight.max(1),
+        size: options.size,
+        lane: match options.lane {
+            LaneName::Ordered => Lane::Ordered,
+            LaneName::Independent => Lane::Independent,
+        },
+        duration: Duration::from_secs_f64(options.seconds),
+    };
+    let cpu_before = addresses.pid.map(process::cpu).transpose()?;
+    let began = Instant::now();
+    let bar = progress(options.seconds);
+    let schedules: Vec<_> = if options.rate > 0.0 {
+        schedule(devices.len(), options.rate, pace.duration).into_iter().map(Some).collect()
+    } else {
+        devices.iter().map(|_| None).collect()
+    };
+    let sending: Vec<_> =
+        devices.into_iter().zip(schedules).map(|(device, schedule)| device.send(pace, schedule, clock, Arc::clone(&live))).collect();
+    let watching = tokio::spawn(watch(bar.clone(), Arc::clone(&live), began));
+    let mut sent = Vec::new();
+    for device in sending {
+        sent.push(device.await?);
+    }
+    // What was acknowledged is in the log; it has to arrive.
+    let follows = follows(options, &sent, cast.producers.len(), cast.consumers.len());
+    let expected: u64 = follows.iter().map(|f| f.iter().map(|s| s.sent).sum::<u64>()).sum();
+    let deadline = Instant::now() + ARRIVAL_LIMIT;
+    while live.delivered() < expected && Instant::now() < deadline {
+        time::sleep(Duration::from_millis(5)).await;
+    }
+    let took = began.elapsed();
+    let cpu = match (addresses.pid.map(process::cpu).transpose()?, cpu_before) {
+        (Some(after), Some(before)) => Some(after.saturating_sub(before)),
+        _ => None,
+    };
+    watching.abort();
+    bar.finish_and_clear();
+    stop.cancel();
+    let (mut all, mut lost, mut doubled) = (Seen::new(), 0, 0);
+    for (reader, follows) in reading.into_iter().zip(&follows) {
+        let seen = reader.await?;
+        lost += follows.iter().map(|s| seen.missing(s.device, s.sent)).sum::<u64>();
+        doubled += seen.doubled;
+        all.latency.add(&seen.latency)?;
+    }
+    let report = Report {
+        devices: options.devices,
+        consumers: options.consumers,
+        rate: options.rate,
+        sent: sent.iter().map(|s| s.sent).sum(),
+        acknowledged: sent.iter().map(|s| s.acknowledged).sum(),
+        delivered: live.delivered(),
+        lost,
+        doubled,
+        seconds: took.as_secs_f64(),
+        server_cpu_seconds: cpu.map(|c| c.as_secs_f64()),
+        latency: all.latency,
+        failures: live.failures(),
+    };
+    report.print();
+    if let Some(file) = &options.json {
+        report.write(file)?;
+    }
+    Ok(report.good())
+}
+
+/// For each consumer, the devices whose records it must receive.
+fn follows(options: &Options, sent: &[crate::devices::Sent], producers: usize, consumers: usize) -> Vec<Vec<crate::devices::Sent>> {
+    (0..options.consumers)
+        .map(|i| {
+            let account = i % consumers;
+            let follows = |device: u32| options.follow == Follow::All || device as usize % producers == account % producers;
+            sent.iter().filter(|s| follows(s.device)).copied().collect()
+        })
+        .collect()
+}
+
+async fn idle(options: &Options, addresses: &Addresses) -> Result<bool> {
+    let pid = addresses.pid.context("the memory of a server that is already there is measured with --server-pid")?;
+    let cast = cast(options, addresses).await?;
+    let (live, stop) = (Arc::new(Live::default()), CancellationToken::new());
+    // The first connections load what all share; they are not what one more costs.
+    let settle = async || time::sleep(Duration::from_secs(2)).await;
+    settle().await;
+    let before = process::resident(pid)?;
+    let devices = connect_devices(options, addresses, &cast.producers).await?;
+    let consumers = connect_consumers(options, addresses, &cast.consumers).await?;
+    let clock = TestClock::start();
+    let devices: Vec<_> = devices.into_iter().map(|d| d.idle(Arc::clone(&live), stop.clone())).collect();
+    let readers: Vec<_> = consumers.into_iter().map(|c| c.read(clock, Arc::clone(&live), stop.clone())).collect();
+    settle().await;
+    let after = process::resident(pid)?;
+    stop.cancel();
+    for device in devices {
+        device.await?;
+    }
+    for reader in readers {
+        reader.await?;
+    }
+    let idle = Idle { devices: options.devices, consumers: options.consumers, before, after, failures: live.failures() };
+    idle.print();
+    Ok(idle.failures.is_empty())
+}
+
+fn progress(seconds: f64) -> ProgressBar {
+    let bar = ProgressBar::new((seconds * 10.0) as u64);
+    let style = ProgressStyle::with_template("{elapsed_precise} [{bar:30}] {msg}");
+    bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
+    bar
+}
+
+async fn watch(bar: ProgressBar, live: Arc<Live>, began: Instant) {
+    let mut last = (0, Instant::now());
+    loop {
+        time::sleep(Duration::from_millis(200)).await;
+        let (delivered, now) = (live.delivered(), Instant::now());
+        let rate = (delivered - last.0) as f64 / (now - last.1).as_secs_f64();
+        last = (delivered, now);
+        bar.set_position((began.elapsed().as_secs_f64() * 10.0) as u64);
+        let acknowledged = live.acknowledged.load(std::sync::atomic::Ordering::Relaxed);
+        bar.set_message(format!("{acknowledged} acknowledged, {delivered} delivered, {rate:.0}/s"));
+    }
+}

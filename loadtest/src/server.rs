@@ -1,0 +1,118 @@
+//! The server under test: one that is already there, or one of our own on free ports with a fresh database.
+
+use std::{path::PathBuf, process::Stdio, time::Duration};
+
+use anyhow::{Context as _, Result, bail};
+use serde::Deserialize;
+use tempfile::TempDir;
+use tokio::{
+    process::{Child, Command},
+    time::{Instant, sleep},
+};
+
+/// Longest wait for our own server to be up.
+const START_LIMIT: Duration = Duration::from_secs(60);
+
+/// Where the server's parts answer.
+#[derive(Clone, Debug, Deserialize)]
+pub(crate) struct Addresses {
+    pub(crate) ap: String,
+    pub(crate) sm: String,
+    /// `host:port` of the QUIC endpoint.
+    pub(crate) quic: String,
+    /// `ws://host:port/consumer`.
+    pub(crate) wss2: String,
+    /// The CA that signed the QUIC certificate; `None` trusts the system's.
+    pub(crate) ca: Option<PathBuf>,
+    /// The server's process, where its cost can be read.
+    pub(crate) pid: Option<u32>,
+}
+
+/// A server that ends with this value.
+pub(crate) struct Own {
+    pub(crate) addresses: Addresses,
+    process: Child,
+    // Removed after the process has ended.
+    _dir: TempDir,
+}
+
+impl Own {
+    /// Starts `motience-server` with everything embedded.
+    pub(crate) async fn start(program: Option<PathBuf>, variables: &[(String, String)]) -> Result<Self> {
+        let program = match program {
+            Some(program) => program,
+            None => built().await?,
+        };
+        let dir = TempDir::new()?;
+        let ready = dir.path().join("ready.json");
+        let mut command = Command::new(&program);
+        command
+            .arg("serve")
+            .arg("--ready-file")
+            .arg(&ready)
+            .current_dir(dir.path())
+            .env_clear()
+            .env("PATH", std::env::var_os("PATH").unwrap_or_default())
+            .env("RUST_LOG", std::env::var("SERVER_LOG").unwrap_or_else(|_| "warn".into()))
+            .env("BIND_ADDRESS", "127.0.0.1")
+            .env("DATA_DIR", dir.path().join("data"))
+            .env("CERTS_DIR", dir.path().join("certs"))
+            .env("MAX_CONNECTIONS_PER_ACCOUNT", "100000")
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .kill_on_drop(true);
+        for port in ["AP", "SM", "DSM", "WSS1", "WSS2", "WSS1_UI", "WSS2_UI", "QUIC", "OPERATIONS"] {
+            command.env(format!("{port}_PORT"), "0");
+        }
+        for limit in ["REGISTER", "REGISTER_ACCOUNT", "LOGIN", "LOGIN_ACCOUNT", "REFRESH", "REFRESH_ACCOUNT"] {
+            command.env(format!("RATE_LIMIT_{limit}"), "off");
+        }
+        command.envs(variables.iter().map(|(k, v)| (k, v)));
+        let mut process = command.spawn().with_context(|| format!("{} cannot be started", program.display()))?;
+        let deadline = Instant::now() + START_LIMIT;
+        let addresses = loop {
+            if let Some(status) = process.try_wait()? {
+                bail!("the server ended at once: {status}");
+            }
+            if let Ok(text) = std::fs::read_to_string(&ready)
+                && let Ok(addresses) = serde_json::from_str::<Addresses>(&text)
+            {
+                break addresses;
+            }
+            if Instant::now() > deadline {
+                bail!("the server was not up within {} s", START_LIMIT.as_secs());
+            }
+            sleep(Duration::from_millis(20)).await;
+        };
+        Ok(Self { addresses: Addresses { pid: process.id(), ..addresses }, process, _dir: dir })
+    }
+
+    /// Ends the server and waits for it.
+    pub(crate) async fn stop(mut self) -> Result<()> {
+        self.process.kill().await.context("the server cannot be stopped")
+    }
+}
+
+/// The server beside this program, built first where cargo runs us.
+async fn built() -> Result<PathBuf> {
+    let beside = std::env::current_exe()?.with_file_name("motience-server");
+    if let Some(cargo) = std::env::var_os("CARGO") {
+        let release = beside.parent().is_some_and(|p| p.ends_with("release"));
+        let mut build = Command::new(cargo);
+        build.args(["build", "--quiet", "-p", "motience-server"]);
+        if release {
+            build.arg("--release");
+        }
+        let status = build.status().await.context("cargo cannot be run to build the server")?;
+        if !status.success() {
+            bail!("the server could not be built");
+        }
+    }
+    if beside.exists() {
+        Ok(beside)
+    } else {
+        bail!(
+            "no motience-server beside this program: build it with `cargo build --release -p motience-server`, or name it with --server-program"
+        )
+    }
+}
