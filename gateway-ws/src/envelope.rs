@@ -61,8 +61,7 @@ pub(crate) fn read(frame: Bytes) -> Result<Envelope, Invalid> {
 fn bare(typed: &Typed<'_>) -> Result<Bytes, Invalid> {
     let data = typed.data.ok_or(Invalid::Missing("payload"))?;
     let members = [("device_id", typed.device_id), ("timestamp", typed.timestamp), ("data", Some(data))];
-    let members: Vec<String> =
-        members.into_iter().filter_map(|(name, value)| Some(format!("\"{name}\":{}", value?.get()))).collect();
+    let members: Vec<String> = members.into_iter().filter_map(|(name, value)| Some(format!("\"{name}\":{}", value?.get()))).collect();
     Ok(Bytes::from(format!("{{{}}}", members.join(","))))
 }
 

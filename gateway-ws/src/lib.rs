@@ -80,7 +80,8 @@ pub async fn bind(config: Config, backend: Arc<Backend>, shutdown: Shutdown) -> 
         wss2_ui: at(&wss2_ui, config.wss2_ui),
     };
     let seats = upgrade::Seats::new(&config);
-    let shared = Arc::new(Shared { backend, config, shutdown, producers: Gauge::new("producer"), consumers: Gauge::new("consumer"), seats });
+    let shared =
+        Arc::new(Shared { backend, config, shutdown, producers: Gauge::new("producer"), consumers: Gauge::new("consumer"), seats });
     let listeners = vec![
         (wss1, around("motience-wss1", Router::new().route("/producer", any(producer::upgrade)), &shared)),
         (wss2, around("motience-wss2", Router::new().route("/consumer", any(consumer::upgrade)), &shared)),
@@ -98,9 +99,10 @@ impl Gateway {
 
     /// Serves until the shutdown begins. Connections end by themselves then; the shutdown's owner waits for them.
     pub async fn run(self) {
-        let serving = self.listeners.into_iter().map(|(listener, router)| {
-            serve(listener, router, self.shared.config.limits.clone(), self.shared.shutdown.clone())
-        });
+        let serving = self
+            .listeners
+            .into_iter()
+            .map(|(listener, router)| serve(listener, router, self.shared.config.limits.clone(), self.shared.shutdown.clone()));
         futures_util::future::join_all(serving).await;
     }
 }

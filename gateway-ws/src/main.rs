@@ -48,7 +48,9 @@ async fn run(cli: Cli) -> anyhow::Result<()> {
     let env = Env::load()?;
     let (gateway, backend) = (Config::from_env(&env)?, backend::Config::from_env(&env)?);
     if backend.kind() == Kind::Embedded {
-        return Err(env::Error::invalid("REDIS_URL", "a gateway by itself meets the servers in Redis: set REDIS_URL and DATABASE_URL").into());
+        return Err(
+            env::Error::invalid("REDIS_URL", "a gateway by itself meets the servers in Redis: set REDIS_URL and DATABASE_URL").into()
+        );
     }
     if cli.check_config {
         println!("The configuration is good.");

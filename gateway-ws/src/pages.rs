@@ -16,7 +16,8 @@ use serde_json::json;
 use crate::{Shared, gauge::Stats};
 
 /// Scripts and styles of our own only; connections anywhere, as ap, sm and the sockets have other ports.
-const POLICY: &str = "default-src 'self'; connect-src *; style-src 'self' 'unsafe-inline'; img-src 'self' data:; frame-ancestors 'none'; base-uri 'none'";
+const POLICY: &str =
+    "default-src 'self'; connect-src *; style-src 'self' 'unsafe-inline'; img-src 'self' data:; frame-ancestors 'none'; base-uri 'none'";
 
 #[derive(RustEmbed)]
 #[folder = "ui/dist/"]

@@ -84,7 +84,8 @@ impl Request {
         }
         let v2 = offered.iter().any(|p| p == V2) || query.v.as_deref() == Some("2");
         let seat = shared.seats.take(grant.user)?;
-        let upgrade = upgrade.protocols([V2, BEARER]).read_buffer_size(READ_BUFFER).max_message_size(max_message).max_frame_size(max_message);
+        let upgrade =
+            upgrade.protocols([V2, BEARER]).read_buffer_size(READ_BUFFER).max_message_size(max_message).max_frame_size(max_message);
         Ok(Admitted { upgrade, grant, v2, resume: query.resume, seat })
     }
 }

@@ -1,0 +1,14 @@
+// Lets node's test runner load the TypeScript modules: vite's own transformer strips the types.
+import { register } from 'node:module';
+
+const loader = `
+import { readFile } from 'node:fs/promises';
+import { fileURLToPath } from 'node:url';
+import { transformWithOxc } from ${JSON.stringify(import.meta.resolve('vite'))};
+export async function load(url, context, next) {
+  if (!url.endsWith('.ts')) return next(url, context);
+  const file = fileURLToPath(url);
+  const { code } = await transformWithOxc(await readFile(file, 'utf8'), file, { target: 'es2022', sourcemap: false });
+  return { format: 'module', source: code, shortCircuit: true };
+}`;
+register(`data:text/javascript,${encodeURIComponent(loader)}`);
