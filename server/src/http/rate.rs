@@ -129,7 +129,6 @@ fn bucket(rate: Rate) -> Option<DefaultKeyedRateLimiter<String>> {
     Some(DefaultKeyedRateLimiter::keyed(quota))
 }
 
-#[expect(clippy::ptr_arg, reason = "the limiter's key is a String")]
 fn check(limiter: Option<&DefaultKeyedRateLimiter<String>>, key: &String) -> Result<(), ApiError> {
     let Some(limiter) = limiter else { return Ok(()) };
     if limiter.len() > MAX_KEYS {

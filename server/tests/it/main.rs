@@ -5,7 +5,9 @@
 
 mod cluster;
 mod embedded;
+mod gateway;
 mod harness;
+mod http;
 mod operations;
 mod quic;
 mod seed;

@@ -51,7 +51,7 @@ async fn every_line_of_the_seed_does_what_it_says() {
         r#"{"device_id":"rpi_001","timestamp":"2025-01-29T11:35:00Z","data":{"temperature":24.3,"humidity":51,"pressure":1013.25}}"#;
     let producer = at(r#"wscat -c "ws://localhost:8001/producer?token=<your-token>""#).replace("<your-token>", token);
     // wscat ends with its input, so it is given one that stays open, as a terminal's does.
-    let told = shell(&format!("{producer} -x '{record}' -w 1 < <(sleep 5)")).await;
+    let told = shell(&format!("{producer} -x '{record}' -w 1 < <(sleep 2)")).await;
     assert!(told.contains(r#"{"type":"ack","seq":1,"subscriberCount":0}"#), "{told}");
 
     let ap = node.at.ap.as_deref().unwrap();
@@ -61,7 +61,9 @@ async fn every_line_of_the_seed_does_what_it_says() {
     let consumer_line = at(r#"wscat -c "ws://localhost:8002/consumer?token=<your-token>""#).replace("<your-token>", &consumer.token);
     // The consumer listens while the producer sends again until something has arrived.
     let line = format!(
-        "{consumer_line} -x '' -w 4 & consumer=$!; for i in 1 2 3; do {producer} -x '{record}' -w 1 >/dev/null; done; wait $consumer"
+        "{consumer_line} < <(sleep 6) & consumer=$!
+        for i in 1 2 3; do {producer} -x '{record}' -w 1 < <(sleep 2) >/dev/null; done
+        wait $consumer"
     );
     let received = shell(&line).await;
     let expected = format!(r#"{{"producer_id":"{}",{}"#, producer1.id, &record[1..]);

@@ -29,7 +29,12 @@ pub struct ApiError {
 impl ApiError {
     /// An error with its stable code and a sentence for people.
     pub fn new(status: StatusCode, code: &'static str, sentence: impl Into<String>) -> Self {
-        Self { status, code, sentence: sentence.into(), field: None, retry_after: None, allow: None }
+        let mut sentence: String = sentence.into();
+        // Words from elsewhere, such as a parser's, come without.
+        if !sentence.ends_with('.') {
+            sentence.push('.');
+        }
+        Self { status, code, sentence, field: None, retry_after: None, allow: None }
     }
 
     /// 400: the request cannot be read.

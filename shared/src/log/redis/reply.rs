@@ -119,8 +119,8 @@ mod tests {
 
     #[test]
     fn a_published_batch_is_read_without_copies() {
-        let batch = published(ProducerId(3), Bytes::from_static(b"77 12\n2\n{}4\n{\"\":")).unwrap_err();
-        assert!(matches!(batch, Error::Damaged(_)));
+        let cut = published(ProducerId(3), Bytes::from_static(b"77 12\n2\n{}9\n{\"\":")).unwrap_err();
+        assert!(matches!(cut, Error::Damaged(_)));
         let batch = published(ProducerId(3), Bytes::from_static(b"77 12\n2\n{}3\n{ }")).unwrap();
         assert_eq!((batch.epoch, batch.first, batch.len()), (LogEpoch(77), Offset(12), 2));
         assert!(published(ProducerId(3), Bytes::from_static(b"77 12\n")).is_err());

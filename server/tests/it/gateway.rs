@@ -1,0 +1,186 @@
+//! The edges of wss1 and wss2, and the pages' own paths.
+
+use futures_util::{SinkExt as _, StreamExt as _};
+use serde_json::{Value, json};
+use tokio::{net::TcpStream, time::timeout};
+use tokio_tungstenite::{
+    MaybeTlsStream, WebSocketStream, connect_async,
+    tungstenite::{Error, Message, client::IntoClientRequest as _},
+};
+
+use crate::harness::{Account, LIMIT, Node, account, http, subscribe};
+
+type Socket = WebSocketStream<MaybeTlsStream<TcpStream>>;
+
+async fn produce(node: &Node, producer: &Account) -> Socket {
+    connect_async(format!("{}?token={}", node.at.wss1.as_deref().unwrap(), producer.token)).await.unwrap().0
+}
+
+async fn consume(node: &Node, consumer: &Account, query: &str) -> Socket {
+    connect_async(format!("{}?token={}{query}", node.at.wss2.as_deref().unwrap(), consumer.token)).await.unwrap().0
+}
+
+async fn next(socket: &mut Socket) -> Message {
+    timeout(LIMIT, socket.next()).await.expect("a message in time").unwrap().unwrap()
+}
+
+async fn next_json(socket: &mut Socket) -> Value {
+    loop {
+        match next(socket).await {
+            Message::Text(text) => return serde_json::from_str(&text).unwrap(),
+            Message::Ping(_) => {}
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+async fn close_code(socket: &mut Socket) -> u16 {
+    loop {
+        if let Message::Close(frame) = next(socket).await {
+            return frame.expect("a close says why").code.into();
+        }
+    }
+}
+
+fn record(n: usize, pad: usize) -> Message {
+    Message::text(json!({"device_id": "d", "timestamp": "2025-01-29T11:35:00Z", "data": {"n": n, "pad": "x".repeat(pad)}}).to_string())
+}
+
+struct Pair {
+    node: Node,
+    producer: Account,
+    consumer: Account,
+}
+
+async fn pair(variables: &[(&str, &str)]) -> Pair {
+    let node = Node::embedded(variables).await;
+    let ap = node.at.ap.clone().unwrap();
+    let (producer, consumer) = (account(&ap, "producer", "p").await, account(&ap, "consumer", "c").await);
+    subscribe(node.at.sm.as_deref().unwrap(), &consumer, &producer).await;
+    Pair { node, producer, consumer }
+}
+
+#[tokio::test]
+async fn a_thousand_records_are_acknowledged_in_order_without_waiting_for_each() {
+    let Pair { node, producer, consumer } = pair(&[]).await;
+    let (mut entrance, mut exit) = (produce(&node, &producer).await, consume(&node, &consumer, "").await);
+    for n in 0..1000 {
+        entrance.feed(record(n, 10)).await.unwrap();
+    }
+    entrance.flush().await.unwrap();
+    for n in 1..=1000 {
+        assert_eq!(next_json(&mut entrance).await, json!({"type": "ack", "seq": n, "subscriberCount": 1}));
+    }
+    for n in 0..1000 {
+        assert_eq!(next_json(&mut exit).await["data"]["n"], n);
+    }
+    let stats: Value =
+        http().get(format!("{}stats", node.at.producer_page.as_deref().unwrap())).send().await.unwrap().json().await.unwrap();
+    assert_eq!((&stats["connections"], &stats["records"]), (&json!(1), &json!(1000)));
+}
+
+#[tokio::test]
+async fn too_large_is_1009_and_an_ended_token_4401() {
+    let Pair { node, producer, consumer } = pair(&[("JWT_EXPIRES_IN", "3s")]).await;
+    let mut exit = consume(&node, &consumer, "").await;
+    let mut entrance = produce(&node, &producer).await;
+    // Over the record's limit but not the frame's: an error, and the connection stays.
+    entrance.send(record(0, 65 * 1024)).await.unwrap();
+    assert_eq!(next_json(&mut entrance).await["code"], "too_large");
+    entrance.send(Message::binary(b"{}".to_vec())).await.unwrap();
+    assert_eq!(next_json(&mut entrance).await["code"], "not_text");
+    let mut huge = produce(&node, &producer).await;
+    huge.send(record(0, 200 * 1024)).await.unwrap();
+    assert_eq!(close_code(&mut huge).await, 1009);
+    assert_eq!(close_code(&mut entrance).await, 4401);
+    assert_eq!(close_code(&mut exit).await, 4401);
+}
+
+#[tokio::test]
+async fn what_retention_removed_is_told_to_v2_and_nothing_else_is() {
+    let Pair { node, producer, consumer } = pair(&[("LOG_RETENTION_BYTES", "20KiB"), ("RING_BYTES", "8KiB")]).await;
+    let mut entrance = produce(&node, &producer).await;
+    for n in 0..100 {
+        entrance.send(record(n, 1000)).await.unwrap();
+        next_json(&mut entrance).await;
+    }
+    let cursors = json!({producer.id.to_string(): 3}).to_string().replace('"', "%22");
+    let mut exit = consume(&node, &consumer, &format!("&v=2&resume={cursors}")).await;
+    let gap = next_json(&mut exit).await;
+    assert_eq!((&gap["type"], &gap["producer_id"], &gap["from"]), (&json!("gap"), &json!(producer.id.to_string()), &json!(4)));
+    for offset in gap["to"].as_u64().unwrap() + 1..=100 {
+        assert_eq!(next_json(&mut exit).await["offset"], offset);
+    }
+    // The same by message, and a cursor of someone else's producer.
+    exit.send(Message::text(json!({"type": "resume", "cursors": {producer.id.to_string(): 99}}).to_string())).await.unwrap();
+    assert_eq!(next_json(&mut exit).await["offset"], 100);
+    exit.send(Message::text(json!({"type": "resume", "cursors": {"4711": 1}}).to_string())).await.unwrap();
+    assert_eq!(next_json(&mut exit).await["code"], "not_subscribed");
+    exit.send(Message::text("nonsense")).await.unwrap();
+    assert_eq!(next_json(&mut exit).await["code"], "invalid_json");
+}
+
+#[tokio::test]
+async fn a_consumer_that_reads_nothing_delays_no_one_and_is_let_go() {
+    let Pair { node, producer, consumer } = pair(&[("WSS_WRITE_LIMIT", "2s")]).await;
+    let (mut stuck, mut exit) = (consume(&node, &consumer, "").await, consume(&node, &consumer, "").await);
+    let mut entrance = produce(&node, &producer).await;
+    // Far more than any socket holds.
+    let total = 1500;
+    let sending = async {
+        for n in 0..total {
+            entrance.send(record(n, 30_000)).await.unwrap();
+            next_json(&mut entrance).await;
+        }
+    };
+    let receiving = async {
+        for n in 0..total {
+            assert_eq!(next_json(&mut exit).await["data"]["n"], n);
+        }
+    };
+    tokio::join!(sending, receiving);
+    // What its socket still holds, and then its end.
+    let end = timeout(LIMIT, async { while let Some(Ok(Message::Text(_))) = stuck.next().await {} });
+    end.await.expect("the stuck consumer is let go");
+}
+
+#[tokio::test]
+async fn who_may_not_connect_is_refused_before_the_upgrade() {
+    let Pair { node, producer, .. } = pair(&[("WSS_ORIGINS", "https://app.example"), ("MAX_CONNECTIONS_PER_ACCOUNT", "1")]).await;
+    let url = format!("{}?token={}", node.at.wss1.as_deref().unwrap(), producer.token);
+    let from = |origin: &'static str| {
+        let mut request = url.clone().into_client_request().unwrap();
+        request.headers_mut().insert("origin", origin.parse().unwrap());
+        connect_async(request)
+    };
+    let status = |outcome: Result<_, Error>| match outcome {
+        Err(Error::Http(response)) => response.status().as_u16(),
+        Err(other) => panic!("{other}"),
+        Ok(_) => 101,
+    };
+    assert_eq!(status(from("https://evil.example").await.map(drop)), 403);
+    let held = from("https://app.example").await;
+    assert!(held.is_ok());
+    assert_eq!(status(from("https://app.example").await.map(drop)), 429, "one connection for each account");
+    let plain = http().get(node.at.wss1.as_deref().unwrap().replace("ws://", "http://")).send().await.unwrap();
+    assert_eq!(plain.status(), 426);
+}
+
+#[tokio::test]
+async fn the_pages_and_what_they_ask_for_are_served() {
+    let node = Node::embedded(&[]).await;
+    let page = node.at.producer_page.as_deref().unwrap();
+    let answer = http().get(page).send().await.unwrap();
+    assert!(answer.headers()["content-security-policy"].to_str().unwrap().contains("default-src 'self'"));
+    let html = answer.text().await.unwrap();
+    let script =
+        html.split('"').find(|part| part.ends_with(".js")).expect("the page has a script").trim_start_matches(['.', '/']).to_owned();
+    let asset = http().get(format!("{page}{script}")).send().await.unwrap();
+    assert_eq!(asset.status(), 200);
+    assert!(asset.headers()["cache-control"].to_str().unwrap().contains("immutable"));
+    let tag = asset.headers()["etag"].clone();
+    assert_eq!(http().get(format!("{page}{script}")).header("if-none-match", tag).send().await.unwrap().status(), 304);
+    let config: Value = http().get(format!("{page}config.json")).send().await.unwrap().json().await.unwrap();
+    assert_eq!(config["role"], "producer");
+    assert!(node.at.ap.as_deref().unwrap().ends_with(&format!(":{}", config["ap_port"])));
+}
