@@ -71,22 +71,23 @@ impl Report {
     }
 }
 
-/// What idle connections cost.
+/// What idle connections cost: connected in two equal waves.
 pub(crate) struct Idle {
+    /// Devices and consumers of each wave.
     pub(crate) devices: usize,
     pub(crate) consumers: usize,
-    /// Resident bytes of the server before and after they connected.
-    pub(crate) before: u64,
-    pub(crate) after: u64,
+    /// Resident bytes of the server after the first wave and after the second.
+    pub(crate) half: u64,
+    pub(crate) all: u64,
     pub(crate) failures: Vec<String>,
 }
 
 impl Idle {
     pub(crate) fn print(&self) {
-        let connections = (self.devices + self.consumers).max(1) as u64;
-        println!("{} idle devices, {} idle consumers", self.devices, self.consumers);
-        println!("  server memory {} KiB -> {} KiB", self.before / 1024, self.after / 1024);
-        println!("  each          {:.1} KiB", self.after.saturating_sub(self.before) as f64 / connections as f64 / 1024.0);
+        let wave = (self.devices + self.consumers).max(1) as u64;
+        println!("{} idle devices, {} idle consumers, connected in two waves", self.devices * 2, self.consumers * 2);
+        println!("  server memory {} KiB after the first, {} KiB after the second", self.half / 1024, self.all / 1024);
+        println!("  each          {:.1} KiB", self.all.saturating_sub(self.half) as f64 / wave as f64 / 1024.0);
         for failure in &self.failures {
             println!("  ! {failure}");
         }

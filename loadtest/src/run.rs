@@ -146,8 +146,9 @@ async fn cast(options: &Options, addresses: &Addresses) -> Result<Cast> {
     Ok(Cast { producers, consumers })
 }
 
-async fn connect_devices(options: &Options, addresses: &Addresses, producers: &[Account]) -> Result<Vec<Device>> {
+async fn connect_devices(options: &Options, first: usize, addresses: &Addresses, producers: &[Account]) -> Result<Vec<Device>> {
     let connect = |i: usize| {
+        let i = first + i;
         let (quic, ca, account) = (addresses.quic.clone(), addresses.ca.clone(), producers[i % producers.len()].clone());
         async move { Device::connect(&quic, ca, i as u32, &account).await }
     };
@@ -187,7 +188,7 @@ where
 
 async fn flow(options: &Options, addresses: &Addresses) -> Result<bool> {
     let cast = cast(options, addresses).await?;
-    let devices = connect_devices(options, addresses, &cast.producers).await?;
+    let devices = connect_devices(options, 0, addresses, &cast.producers).await?;
     let consumers = connect_consumers(options, addresses, &cast.consumers).await?;
     let (clock, live, stop) = (TestClock::start(), Arc::new(Live::default()), CancellationToken::new());
     let reading: Vec<_> = consumers.into_iter().map(|c| c.read(clock, Arc::clone(&live), stop.clone())).collect();
@@ -273,17 +274,21 @@ async fn idle(options: &Options, addresses: &Addresses) -> Result<bool> {
     let pid = addresses.pid.context("the memory of a server that is already there is measured with --server-pid")?;
     let cast = cast(options, addresses).await?;
     let (live, stop) = (Arc::new(Live::default()), CancellationToken::new());
-    // The first connections load what all share; they are not what one more costs.
-    let settle = async || time::sleep(Duration::from_secs(2)).await;
-    settle().await;
-    let before = process::resident(pid)?;
-    let devices = connect_devices(options, addresses, &cast.producers).await?;
-    let consumers = connect_consumers(options, addresses, &cast.consumers).await?;
-    let clock = TestClock::start();
-    let devices: Vec<_> = devices.into_iter().map(|d| d.idle(Arc::clone(&live), stop.clone())).collect();
-    let readers: Vec<_> = consumers.into_iter().map(|c| c.read(clock, Arc::clone(&live), stop.clone())).collect();
-    settle().await;
-    let after = process::resident(pid)?;
+    let (clock, settle) = (TestClock::start(), async || time::sleep(Duration::from_secs(2)).await);
+    let (mut devices, mut readers, mut memory) = (Vec::new(), Vec::new(), Vec::new());
+    // Two equal waves: what the second adds is what connections cost, without what all of them share.
+    for _ in 0..2 {
+        let wave = Options { devices: options.devices / 2, consumers: options.consumers / 2, ..options.clone() };
+        let first = devices.len();
+        for device in connect_devices(&wave, first, addresses, &cast.producers).await? {
+            devices.push(device.idle(Arc::clone(&live), stop.clone()));
+        }
+        for consumer in connect_consumers(&wave, addresses, &cast.consumers).await? {
+            readers.push(consumer.read(clock, Arc::clone(&live), stop.clone()));
+        }
+        settle().await;
+        memory.push(process::resident(pid)?);
+    }
     stop.cancel();
     for device in devices {
         device.await?;
@@ -291,7 +296,8 @@ async fn idle(options: &Options, addresses: &Addresses) -> Result<bool> {
     for reader in readers {
         reader.await?;
     }
-    let idle = Idle { devices: options.devices, consumers: options.consumers, before, after, failures: live.failures() };
+    let (half, all) = (memory[0], memory[1]);
+    let idle = Idle { devices: options.devices / 2, consumers: options.consumers / 2, half, all, failures: live.failures() };
     idle.print();
     Ok(idle.failures.is_empty())
 }

@@ -201,6 +201,7 @@ mod tests {
             (&[("AP_PORT", "99999")], "AP_PORT"),
             (&[("BIND_ADDRESS", "everywhere")], "BIND_ADDRESS"),
             (&[("REDIS_URL", "redis://localhost")], "DATABASE_URL"),
+            (&[("REDIS_URL", "redis://localhost"), ("DATABASE_URL", "postgres://localhost/m")], "JWT_SECRET"),
             (&[("TLS_CERT", "a.pem")], "TLS_KEY"),
             (&[("MOTIENCE_ENV", "production"), ("JWT_SECRET", "your-secret-key-here")], "JWT_SECRET"),
             (&[("MOTIENCE_ENV", "production"), ("JWT_SECRET", long)], "TLS_CERT"),

@@ -73,15 +73,14 @@ impl Config {
         if node.len() > 64 || node.chars().any(|c| c.is_control() || c.is_whitespace()) {
             return Err(env::Error::invalid("NODE_NAME", "must have at most 64 characters and no blanks"));
         }
-        Ok(Self {
-            store,
-            redis,
-            auth: auth::Config::from_env(env, env.production())?,
-            retention: Retention::from_env(env)?,
-            limits: Limits::from_env(env)?,
-            node,
-            data_dir,
-        })
+        let auth = auth::Config::from_env(env, env.production())?;
+        if redis.is_some() && auth.generated {
+            return Err(env::Error::invalid(
+                "JWT_SECRET",
+                "is missing: nodes that share Redis must share the secret that signs their tokens",
+            ));
+        }
+        Ok(Self { store, redis, auth, retention: Retention::from_env(env)?, limits: Limits::from_env(env)?, node, data_dir })
     }
 
     /// Where producers and consumers will meet.
