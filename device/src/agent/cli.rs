@@ -122,7 +122,8 @@ fn runtime() -> Result<Runtime, Failure> {
 
 fn log_to_stderr(filter: &str) -> Result<(), Failure> {
     let filter = EnvFilter::try_new(filter).map_err(|e| (BAD_CONFIG, format!("RUST_LOG (log) cannot be used: {e}")))?;
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    let color = std::io::IsTerminal::is_terminal(&std::io::stderr());
+    tracing_subscriber::fmt().with_env_filter(filter).with_ansi(color).with_writer(std::io::stderr).init();
     Ok(())
 }
 

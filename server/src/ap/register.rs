@@ -20,13 +20,17 @@ const MAX_USERNAME: usize = 255;
 #[derive(Deserialize, ToSchema)]
 #[schema(example = json!({"username": "producer1", "password": "pass123", "role": "producer", "device_id": "rpi_001"}))]
 pub(super) struct Register {
-    /// Unique name.
+    /// Unique name, without control characters and without blanks around it.
+    #[schema(min_length = 1, max_length = 255)]
     username: String,
     /// At least PASSWORD_MIN_LENGTH characters, at most 128 bytes.
+    #[schema(min_length = 6, max_length = 128)]
     password: String,
     /// `producer` or `consumer`.
+    #[schema(pattern = "^(producer|consumer)$")]
     role: String,
     /// The device of a producer, if it has just one.
+    #[schema(min_length = 1, max_length = 255)]
     #[serde(default)]
     device_id: Option<String>,
 }

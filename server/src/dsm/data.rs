@@ -3,10 +3,10 @@
 use axum::{
     body::Bytes,
     extract::{State, rejection::BytesRejection},
-    http::{HeaderMap, StatusCode, header},
+    http::{HeaderMap, StatusCode},
 };
 use motience_shared::{
-    http::{ApiError, Json, Producer, body_error, unsupported_media_type},
+    http::{ApiError, Json, Producer, body_error, is_json, malformed_json, unsupported_media_type},
     model::record::{self, Defaults},
     relay::Refusal,
 };
@@ -27,18 +27,31 @@ pub(super) struct Accepted {
     subscriber_count: u64,
 }
 
-/// A record as the contract shows it.
+/// A record as the contract shows it. The device id and the time may be left out: the account's and the time of arrival
+/// then stand for them. An object without `data` is taken as the readings themselves.
 #[derive(Serialize, ToSchema)]
+#[serde(deny_unknown_fields)]
 #[schema(example = json!({"device_id": "rpi_001", "timestamp": "2025-01-29T11:35:00Z", "data": {"temperature": 24.3, "humidity": 51, "pressure": 1013.25}}))]
 pub(super) struct Record {
-    device_id: String,
-    timestamp: String,
+    #[schema(min_length = 1, max_length = 255, nullable = false)]
+    device_id: Option<String>,
+    #[schema(value_type = Option<shapes::Timestamp>, inline, nullable = false)]
+    timestamp: Option<String>,
     data: serde_json::Value,
+}
+
+/// One record, or some.
+#[derive(Serialize, ToSchema)]
+#[serde(untagged)]
+#[expect(dead_code, reason = "bodies are read where they lie; this only describes them")]
+pub(super) enum Records {
+    One(Record),
+    Some(Vec<Record>),
 }
 
 /// Takes records of the calling producer. The answer comes once they are in the log; of an array with a bad record
 /// nothing is taken.
-#[utoipa::path(post, path = "/data", tag = "data", request_body = Record, security(("bearer" = [])), responses(
+#[utoipa::path(post, path = "/data", tag = "data", request_body = Records, security(("bearer" = [])), responses(
     (status = 200, description = "In the log", body = Accepted),
     (status = 400, description = "Malformed JSON", body = shapes::Problem, content_type = "application/problem+json"),
     (status = 401, description = "No or bad token", body = shapes::Problem, content_type = "application/problem+json"),
@@ -84,19 +97,12 @@ pub(super) async fn data(
     Ok(Json(Accepted { accepted, subscriber_count }))
 }
 
-fn is_json(headers: &HeaderMap) -> bool {
-    let Some(value) = headers.get(header::CONTENT_TYPE).and_then(|v| v.to_str().ok()) else { return false };
-    let essence = value.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
-    essence == "application/json" || (essence.starts_with("application/") && essence.ends_with("+json"))
-}
-
 /// The records of a body, each a slice of it.
 fn split(body: &Bytes, most: usize) -> Result<Vec<Bytes>, ApiError> {
     if !body.trim_ascii_start().starts_with(b"[") {
         return Ok(vec![body.clone()]);
     }
-    let items: Vec<&RawValue> =
-        serde_json::from_slice(body).map_err(|e| ApiError::malformed(format!("The body is not JSON: {e}.")).with_code("malformed_json"))?;
+    let items: Vec<&RawValue> = serde_json::from_slice(body).map_err(|e| malformed_json(&e.to_string()))?;
     if items.len() > most {
         return Err(ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, "too_many_records", format!("At most {most} records at once.")));
     }

@@ -46,7 +46,8 @@ pub(super) struct Kept {
     #[serde(with = "time::serde::rfc3339")]
     #[schema(value_type = String, format = DateTime)]
     timestamp: OffsetDateTime,
-    #[schema(value_type = Object)]
+    /// Any JSON, as the device wrote it.
+    #[schema(value_type = serde_json::Value)]
     data: Box<RawValue>,
 }
 
@@ -73,7 +74,7 @@ pub(super) async fn history(
     let entries = services.backend.store.history(producer, &query).await?;
     let mut headers = HeaderMap::new();
     if entries.len() == query.limit as usize
-        && let Some(link) = entries.last().and_then(|last| wanted.next(producer, last.id, query.limit))
+        && let Some(link) = entries.last().and_then(|last| wanted.next(last.id, query.limit))
     {
         headers.insert(header::LINK, link);
     }
@@ -100,13 +101,13 @@ impl Wanted {
         })
     }
 
-    /// The address of the part after `last`, relative to this one.
-    fn next(&self, producer: ProducerId, last: i64, limit: u32) -> Option<HeaderValue> {
-        let mut next = format!("</history/{producer}?limit={limit}&after={last}");
+    /// The address of the part after `last`: a query alone, so that it holds under every alias and behind every proxy.
+    fn next(&self, last: i64, limit: u32) -> Option<HeaderValue> {
+        let mut next = format!("<?limit={limit}&after={last}");
         for (name, value) in [("from", &self.from), ("to", &self.to)] {
             if let Some(value) = value {
-                // The one character of a time that a query would change.
-                next.push_str(&format!("&{name}={}", value.replace('+', "%2B")));
+                // The characters of a time that a query would change.
+                next.push_str(&format!("&{name}={}", value.replace('+', "%2B").replace(' ', "%20")));
             }
         }
         next.push_str(">; rel=\"next\"");

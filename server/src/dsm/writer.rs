@@ -2,7 +2,8 @@
 //!
 //! It goes on only after a batch is committed, so a database that is away delays it and loses nothing that the log still
 //! holds. Rows are unique by (producer, log epoch, offset): reading a log again, after a restart or on a second node,
-//! keeps each record once.
+//! keeps each record once. When the node stops, it goes on until nothing more comes in: the log of an embedded node ends
+//! with its process.
 
 use std::{sync::Arc, time::Duration};
 
@@ -12,7 +13,7 @@ use motience_shared::{
     relay::{Delivery, ReadFrom, Subscriber},
     store::{HistoryRow, MAX_PAGE, Page},
 };
-use tokio::time::{MissedTickBehavior, interval, sleep};
+use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
@@ -20,17 +21,21 @@ use crate::http::Services;
 
 /// How often new producers are looked for.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// How long nothing must have come in before a node that stops counts its log as read.
+const QUIET: Duration = Duration::from_secs(1);
 /// Rows of one transaction, about.
 const ROWS: usize = 1000;
 /// First pause before a database that is away is tried again; doubles up to [`MAX_PAUSE`].
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const MAX_PAUSE: Duration = Duration::from_secs(5);
 
-/// Keeps records until `stop`.
+/// Keeps records until `stop`, and then what still comes in while the entrances close.
 pub async fn history_writer(services: Arc<Services>, stop: CancellationToken) {
     info!("keeping history");
-    let mut writer = Writer { subscriber: services.backend.relay.subscriber(), services, newest: 0, rows: Vec::new() };
+    let mut writer = Writer::new(services);
+    // Cutting `run` short loses nothing: what it has read is in `rows` until it is committed.
     stop.run_until_cancelled(writer.run()).await;
+    writer.finish().await;
 }
 
 struct Writer {
@@ -42,24 +47,48 @@ struct Writer {
 }
 
 impl Writer {
+    fn new(services: Arc<Services>) -> Self {
+        Self { subscriber: services.backend.relay.subscriber(), services, newest: 0, rows: Vec::new() }
+    }
+
     async fn run(&mut self) {
         let mut look = interval(LOOK_EVERY);
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
                 _ = look.tick() => self.follow_new_producers().await,
-                delivery = self.subscriber.next() => {
-                    self.take(delivery);
-                    while self.rows.len() < ROWS && let Some(delivery) = self.subscriber.try_next() {
-                        self.take(delivery);
-                    }
-                    self.keep().await;
-                }
+                delivery = self.subscriber.next() => self.keep_from(delivery).await,
             }
         }
     }
 
+    async fn finish(&mut self) {
+        self.follow_new_producers().await;
+        self.keep().await;
+        while let Ok(delivery) = timeout(QUIET, self.subscriber.next()).await {
+            self.keep_from(delivery).await;
+        }
+    }
+
+    /// Keeps a delivery and what else is there already.
+    async fn keep_from(&mut self, delivery: Delivery) {
+        self.take(delivery);
+        while self.rows.len() < ROWS
+            && let Some(delivery) = self.subscriber.try_next()
+        {
+            self.take(delivery);
+        }
+        self.keep().await;
+    }
+
+    /// Follows who has registered since the last look, and who sends: of two accounts that are made at once the later
+    /// one may be seen first, and the other is then behind `newest`.
     async fn follow_new_producers(&mut self) {
+        for live in self.services.backend.relay.streams() {
+            if let Err(e) = self.subscriber.follow(live.producer, ReadFrom::Earliest).await {
+                return warn!(producer = %live.producer, error = %e, "a producer cannot be followed; trying again");
+            }
+        }
         loop {
             let page = Page { after: self.newest, limit: MAX_PAGE };
             let producers = match self.services.backend.store.users(Role::Producer, page).await {
@@ -123,5 +152,74 @@ impl Writer {
                 }
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use motience_shared::{model::ProducerId, store::HistoryQuery};
+    use serde_json::json;
+    use tokio::time::Instant;
+
+    use super::*;
+    use crate::http::tests::{Platform, platform};
+
+    /// Longest wait for what a test waits for.
+    const LIMIT: Duration = Duration::from_secs(20);
+
+    async fn producer(platform: &Platform, name: &str) -> ProducerId {
+        platform.account(Role::Producer, name).await.0.id.producer()
+    }
+
+    async fn send(platform: &Platform, producer: ProducerId, records: u64) {
+        let publisher = platform.services.backend.relay.passing_publisher(producer).await.unwrap();
+        for n in 0..records {
+            let record = json!({"device_id": "d", "timestamp": "2025-01-29T11:35:00Z", "data": n}).to_string();
+            let ticket = publisher.submit(record.into()).await.unwrap();
+            publisher.committed(ticket).await.unwrap();
+        }
+    }
+
+    async fn kept(platform: &Platform, producer: ProducerId) -> usize {
+        platform.services.backend.store.history(producer, &HistoryQuery::default()).await.unwrap().len()
+    }
+
+    async fn wait_for(platform: &Platform, producer: ProducerId, records: usize) {
+        let deadline = Instant::now() + LIMIT;
+        while kept(platform, producer).await < records {
+            assert!(Instant::now() < deadline, "the history is not written in time");
+            sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    #[tokio::test]
+    async fn what_comes_in_while_the_node_stops_is_kept() {
+        let platform = platform(&[]).await;
+        let (known, new) = (producer(&platform, "known").await, producer(&platform, "new").await);
+        let stop = CancellationToken::new();
+        let writing = tokio::spawn(history_writer(Arc::clone(&platform.services), stop.clone()));
+        send(&platform, known, 1).await;
+        wait_for(&platform, known, 1).await;
+        stop.cancel();
+        send(&platform, known, 50).await;
+        send(&platform, new, 50).await;
+        timeout(LIMIT, writing).await.expect("it ends by itself").unwrap();
+        assert_eq!((kept(&platform, known).await, kept(&platform, new).await), (51, 50));
+    }
+
+    #[tokio::test]
+    async fn a_producer_behind_the_newest_one_is_followed_once_it_sends() {
+        let platform = platform(&[]).await;
+        let late = producer(&platform, "late").await;
+        let mut writer = Writer::new(Arc::clone(&platform.services));
+        writer.newest = late.0 + 1;
+        send(&platform, late, 3).await;
+        writer.follow_new_producers().await;
+        writer.finish().await;
+        assert_eq!(kept(&platform, late).await, 3);
+        // Read again from the beginning, as after a restart or on a second node: each record is there once.
+        let mut again = Writer::new(Arc::clone(&platform.services));
+        again.finish().await;
+        assert_eq!(kept(&platform, late).await, 3);
     }
 }

@@ -65,7 +65,7 @@ fn panicked(_cause: Box<dyn Any + Send>) -> Response {
 }
 
 fn cors(config: &Config) -> CorsLayer {
-    let origins = if config.origins.is_empty() && config.any_origin {
+    let origins = if config.any_origin {
         AllowOrigin::any()
     } else {
         // Settings were checked to be header values.

@@ -4,6 +4,8 @@ mod client;
 mod layers;
 mod rate;
 pub(crate) mod shapes;
+#[cfg(test)]
+pub(crate) mod tests;
 
 use std::{sync::Arc, time::Duration};
 
@@ -35,9 +37,9 @@ pub struct Config {
     pub data_records: usize,
     /// Time for a request to be answered. HTTP_REQUEST_LIMIT, 30 s.
     pub request: Duration,
-    /// Origins that a browser's pages may call from; empty in development: any. CORS_ORIGINS.
+    /// Origins that a browser's pages may call from. CORS_ORIGINS.
     pub origins: Vec<String>,
-    /// Whether an empty `origins` means any.
+    /// Whether pages of any origin may call: CORS_ORIGINS is `*`, or is not set in development.
     pub any_origin: bool,
     /// Proxies whose X-Forwarded-For is believed. TRUSTED_PROXIES, none.
     pub proxies: Proxies,
@@ -48,22 +50,41 @@ pub struct Config {
 impl Config {
     /// Reads the variables named on the fields.
     pub fn from_env(env: &Env) -> Result<Self, env::Error> {
+        let origins = env.list("CORS_ORIGINS");
         let config = Self {
             limits: Limits::from_env(env)?,
             body: env.bytes("HTTP_MAX_BODY_BYTES", 64 * 1024)?,
             data_body: env.bytes("DATA_MAX_BODY_BYTES", 1 << 20)?,
             data_records: env.parse("DATA_MAX_RECORDS", 1000)?,
             request: env.duration("HTTP_REQUEST_LIMIT", Duration::from_secs(30))?,
-            origins: env.list("CORS_ORIGINS"),
-            any_origin: !env.production(),
+            any_origin: origins == ["*"] || (origins.is_empty() && !env.production()),
+            origins,
             proxies: env.parse("TRUSTED_PROXIES", Proxies::default())?,
             rates: Rates::from_env(env)?,
         };
-        if let Some(bad) = config.origins.iter().find(|o| o.parse::<axum::http::HeaderValue>().is_err()) {
-            return Err(env::Error::invalid("CORS_ORIGINS", format_args!("'{bad}' is no origin")));
+        if !config.any_origin
+            && let Some(bad) = config.origins.iter().find(|o| !is_origin(o))
+        {
+            return Err(env::Error::invalid("CORS_ORIGINS", format_args!("'{bad}' is no origin such as https://app.example")));
+        }
+        for (name, none) in [
+            ("HTTP_REQUEST_LIMIT", config.request.is_zero()),
+            ("HTTP_MAX_BODY_BYTES", config.body == 0),
+            ("DATA_MAX_BODY_BYTES", config.data_body == 0),
+            ("DATA_MAX_RECORDS", config.data_records == 0),
+        ] {
+            if none {
+                return Err(env::Error::invalid(name, "must be more than nothing"));
+            }
         }
         Ok(config)
     }
+}
+
+/// `scheme://host[:port]`, as browsers send it: anything more would never match.
+fn is_origin(text: &str) -> bool {
+    let host = text.strip_prefix("https://").or_else(|| text.strip_prefix("http://"));
+    host.is_some_and(|host| !host.is_empty() && !host.contains(['/', '*', ' '])) && text.parse::<axum::http::HeaderValue>().is_ok()
 }
 
 /// What the handlers of the three services use.

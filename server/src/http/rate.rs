@@ -1,6 +1,13 @@
 //! How often someone may try: token buckets by address and by account.
 
-use std::{fmt, num::NonZeroU32, str::FromStr, time::Duration};
+use std::{
+    fmt,
+    hash::{BuildHasher as _, Hash, RandomState},
+    num::NonZeroU32,
+    str::FromStr,
+    sync::atomic::{AtomicUsize, Ordering},
+    time::Duration,
+};
 
 use governor::{
     DefaultKeyedRateLimiter, Quota,
@@ -11,8 +18,8 @@ use motience_shared::{
     http::ApiError,
 };
 
-/// Keys of one limiter above which those that have recovered are forgotten.
-const MAX_KEYS: usize = 100_000;
+/// New keys of one limiter after which those that have recovered are forgotten.
+const FORGET_EVERY: usize = 10_000;
 
 /// So many in so long, all of them at once if need be; or no limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -75,23 +82,23 @@ impl Rates {
 
 /// One operation's limits: each address, and each account.
 pub struct Limiter {
-    address: Option<DefaultKeyedRateLimiter<String>>,
-    account: Option<DefaultKeyedRateLimiter<String>>,
+    address: Option<Buckets>,
+    account: Option<Buckets>,
 }
 
 impl Limiter {
     fn new(address: Rate, account: Rate) -> Self {
-        Self { address: bucket(address), account: bucket(account) }
+        Self { address: Buckets::new(address), account: Buckets::new(account) }
     }
 
     /// Counts one attempt from this address; 429 where there were too many.
     pub fn address(&self, address: super::ClientAddress) -> Result<(), ApiError> {
-        check(self.address.as_ref(), &address.to_string())
+        self.address.as_ref().map_or(Ok(()), |buckets| buckets.take(&address))
     }
 
     /// Counts one attempt at this account; 429 where there were too many.
     pub fn account(&self, account: &str) -> Result<(), ApiError> {
-        check(self.account.as_ref(), &account.to_owned())
+        self.account.as_ref().map_or(Ok(()), |buckets| buckets.take(account))
     }
 }
 
@@ -122,19 +129,33 @@ impl Limiters {
     }
 }
 
-fn bucket(rate: Rate) -> Option<DefaultKeyedRateLimiter<String>> {
-    let (count, period) = rate.0?;
-    // Cannot be `None`: neither the period nor the count is zero.
-    let quota = Quota::with_period(period / count.get())?.allow_burst(count);
-    Some(DefaultKeyedRateLimiter::keyed(quota))
+/// A bucket for each key. Keys come from clients, as long as these like, so only their hash is kept: a name that shares
+/// a bucket with another, by a chance of 2^-64, is no harm.
+struct Buckets {
+    limiter: DefaultKeyedRateLimiter<u64>,
+    hasher: RandomState,
+    /// Keys at which it is next worth looking for those to forget.
+    forget_at: AtomicUsize,
 }
 
-fn check(limiter: Option<&DefaultKeyedRateLimiter<String>>, key: &String) -> Result<(), ApiError> {
-    let Some(limiter) = limiter else { return Ok(()) };
-    if limiter.len() > MAX_KEYS {
-        limiter.retain_recent();
+impl Buckets {
+    fn new(rate: Rate) -> Option<Self> {
+        let (count, period) = rate.0?;
+        // Cannot be `None`: neither the period nor the count is zero.
+        let quota = Quota::with_period(period / count.get())?.allow_burst(count);
+        let limiter = DefaultKeyedRateLimiter::keyed(quota);
+        Some(Self { limiter, hasher: RandomState::new(), forget_at: AtomicUsize::new(FORGET_EVERY) })
     }
-    limiter.check_key(key).map_err(|until| ApiError::too_many(until.wait_time_from(DefaultClock::default().now())))
+
+    fn take<K: Hash + ?Sized>(&self, key: &K) -> Result<(), ApiError> {
+        // Looking goes through all keys, so it is done once for many new ones, not for each.
+        if self.limiter.len() >= self.forget_at.load(Ordering::Relaxed) {
+            self.limiter.retain_recent();
+            self.forget_at.store(self.limiter.len() + FORGET_EVERY, Ordering::Relaxed);
+        }
+        let key = self.hasher.hash_one(key);
+        self.limiter.check_key(&key).map_err(|until| ApiError::too_many(until.wait_time_from(DefaultClock::default().now())))
+    }
 }
 
 #[cfg(test)]
@@ -151,5 +172,15 @@ mod tests {
         for bad in ["5", "0/m", "5/d", "-1/m", ""] {
             assert!(bad.parse::<Rate>().is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn keys_that_have_recovered_are_forgotten() {
+        // So fast that a bucket is full again as soon as it is looked at.
+        let buckets = Buckets::new("1000000000/s".parse().unwrap()).unwrap();
+        for key in 0..5 * FORGET_EVERY {
+            buckets.take(&key).unwrap();
+        }
+        assert!(buckets.limiter.len() <= FORGET_EVERY, "{} keys", buckets.limiter.len());
     }
 }

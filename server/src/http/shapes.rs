@@ -6,7 +6,10 @@ use motience_shared::{
     store::{MAX_PAGE, Page},
 };
 use serde::{Deserialize, Deserializer, Serialize, de};
-use utoipa::{IntoParams, ToSchema};
+use utoipa::{
+    IntoParams, PartialSchema, ToSchema,
+    openapi::{KnownFormat, ObjectBuilder, OneOfBuilder, RefOr, Schema, SchemaFormat, schema::Type},
+};
 
 /// An error: RFC 9457, with a stable `code`, and `error` for clients of the first Motience.
 #[derive(Serialize, ToSchema)]
@@ -83,9 +86,41 @@ impl Paging {
 }
 
 /// An id as clients write it: a JSON number, or a string of digits.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ToSchema)]
-#[schema(value_type = i64)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Id(pub(crate) i64);
+
+impl PartialSchema for Id {
+    fn schema() -> RefOr<Schema> {
+        let number = ObjectBuilder::new().schema_type(Type::Integer).format(Some(SchemaFormat::KnownFormat(KnownFormat::Int64)));
+        OneOfBuilder::new().item(number).item(ObjectBuilder::new().schema_type(Type::String).pattern(Some("^[0-9]{1,18}$"))).into()
+    }
+}
+
+impl ToSchema for Id {}
+
+/// A device's time, in the forms that records may have it in.
+pub(crate) struct Timestamp;
+
+impl PartialSchema for Timestamp {
+    fn schema() -> RefOr<Schema> {
+        let text = ObjectBuilder::new().schema_type(Type::String).format(Some(SchemaFormat::KnownFormat(KnownFormat::DateTime)));
+        let millis = ObjectBuilder::new()
+            .schema_type(Type::Integer)
+            .format(Some(SchemaFormat::KnownFormat(KnownFormat::Int64)))
+            .minimum(Some(0))
+            .maximum(Some(LAST_MILLISECOND))
+            .description(Some("Milliseconds since 1970"));
+        OneOfBuilder::new().item(text).item(millis).into()
+    }
+}
+
+impl ToSchema for Timestamp {}
+
+/// The last of the year 9999.
+const LAST_MILLISECOND: i64 = 253_402_300_799_999;
+
+/// Up to here a floating-point number is exactly the integer that was written.
+const EXACT: f64 = (1_u64 << 53) as f64;
 
 impl<'de> Deserialize<'de> for Id {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
@@ -93,12 +128,16 @@ impl<'de> Deserialize<'de> for Id {
         #[serde(untagged)]
         enum Written {
             Number(i64),
+            // JSON has one kind of number: 7.0 is 7.
+            Float(f64),
             Text(String),
         }
 
         let number = match Written::deserialize(deserializer) {
             Ok(Written::Number(n)) => Some(n),
-            Ok(Written::Text(text)) => text.parse().ok(),
+            Ok(Written::Float(n)) if n.fract() == 0.0 && n.abs() < EXACT => Some(n as i64),
+            Ok(Written::Text(text)) if text.bytes().all(|b| b.is_ascii_digit()) => text.parse().ok(),
+            Ok(_) => None,
             Err(_) => None,
         };
         number.map(Self).ok_or_else(|| de::Error::custom("an id is a number or a string of digits"))

@@ -5,7 +5,7 @@ use axum::{
     extract::{State, rejection::BytesRejection},
 };
 use motience_shared::{
-    http::{ApiError, Consumer, Json, Query, body_error},
+    http::{ApiError, Consumer, Json, Query, body_error, object},
     log::Event,
     model::{ProducerId, Subscription},
 };
@@ -23,11 +23,11 @@ use crate::http::{
 #[schema(example = json!({"producer_id": 1}))]
 pub(super) struct Unsubscribe {
     /// A producer's id.
-    #[param(value_type = Option<i64>)]
+    #[param(value_type = Option<i64>, minimum = 1)]
     #[serde(default)]
     producer_id: Option<Id>,
     /// The caller's own id, if it is given at all.
-    #[param(value_type = Option<i64>)]
+    #[param(value_type = Option<i64>, minimum = 1)]
     #[serde(default)]
     consumer_id: Option<Id>,
 }
@@ -67,11 +67,5 @@ fn parse(body: &[u8]) -> Result<Unsubscribe, ApiError> {
     if body.trim_ascii().is_empty() {
         return Err(ApiError::invalid("producer_id", "producer_id is missing: give it in the query or in a JSON body."));
     }
-    serde_json::from_slice(body).map_err(|e| {
-        if e.is_data() {
-            ApiError::invalid("producer_id", format!("The body is not as expected: {e}."))
-        } else {
-            ApiError::malformed(format!("The body is not JSON: {e}.")).with_code("malformed_json")
-        }
-    })
+    object(body)
 }

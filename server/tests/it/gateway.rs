@@ -145,6 +145,28 @@ async fn a_consumer_that_reads_nothing_delays_no_one_and_is_let_go() {
 }
 
 #[tokio::test]
+async fn a_peer_that_is_silent_for_two_pings_is_closed() {
+    let Pair { node, consumer, .. } = pair(&[("WSS_PING_INTERVAL", "300ms")]).await;
+    let page = node.at.producer_page.clone().unwrap();
+    // tungstenite answers pings only while it is read, which this one never is.
+    let silent = consume(&node, &consumer, "").await;
+    let mut alive = consume(&node, &consumer, "").await;
+    let metrics = async || {
+        let text = http().get(format!("{page}metrics")).send().await.unwrap().text().await.unwrap();
+        text.lines().find(|l| l.starts_with("motience_websocket_connections{side=\"consumer\"}")).unwrap().ends_with(" 1")
+    };
+    let deadline = tokio::time::Instant::now() + LIMIT;
+    while !metrics().await {
+        assert!(tokio::time::Instant::now() < deadline, "the silent peer is still there");
+        // Reading is what answers pings.
+        let _ = timeout(std::time::Duration::from_millis(50), alive.next()).await;
+    }
+    drop(silent);
+    alive.send(Message::text(r#"{"type":"ping"}"#)).await.unwrap();
+    assert_eq!(next_json(&mut alive).await["type"], "pong");
+}
+
+#[tokio::test]
 async fn who_may_not_connect_is_refused_before_the_upgrade() {
     let Pair { node, producer, .. } = pair(&[("WSS_ORIGINS", "https://app.example"), ("MAX_CONNECTIONS_PER_ACCOUNT", "1")]).await;
     let url = format!("{}?token={}", node.at.wss1.as_deref().unwrap(), producer.token);

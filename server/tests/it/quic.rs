@@ -235,3 +235,57 @@ async fn the_agent_streams_this_machine_and_stops_cleanly() {
     let status = timeout(Duration::from_secs(20), running.wait()).await.expect("it stops in time").unwrap();
     assert_eq!(status.code(), Some(0));
 }
+
+#[tokio::test]
+async fn under_load_a_peer_first_proves_its_address() {
+    // A threshold of none is load all the time.
+    let node = Node::embedded(&[("QUIC_RETRY_ABOVE", "0")]).await;
+    let producer = account(ap(&node), "producer", "p").await;
+    send(&node, &producer, "d", r#"{"device_id":"d","timestamp":1,"data":1}"#).await;
+    let operations = node.at.operations.as_deref().unwrap();
+    let metrics = http().get(format!("{operations}/metrics")).send().await.unwrap().text().await.unwrap();
+    assert!(metrics.lines().any(|l| l.starts_with("motience_quic_retries_total") && !l.ends_with(" 0")), "{metrics}");
+}
+
+#[tokio::test]
+async fn a_certificate_is_read_again_on_sighup() {
+    let dir = tempfile::TempDir::new().unwrap();
+    let (old, new) = (dir.path().join("old"), dir.path().join("new"));
+    let now = motience_shared::clock::Clock::system().now();
+    let (old, new) = (motience_certs::dev::ensure(&old, now).unwrap(), motience_certs::dev::ensure(&new, now).unwrap());
+    let (chain, key) = (dir.path().join("chain.pem"), dir.path().join("key.pem"));
+    let install = |from: &motience_certs::dev::DevCerts| {
+        std::fs::copy(&from.chain, &chain).unwrap();
+        std::fs::copy(&from.key, &key).unwrap();
+    };
+    install(&old);
+    let node = Node::embedded(&[("TLS_CERT", chain.to_str().unwrap()), ("TLS_KEY", key.to_str().unwrap())]).await;
+    let producer = account(ap(&node), "producer", "p").await;
+    let trusting = async |ca: &std::path::Path| {
+        let server = node.at.quic.as_deref().unwrap().parse().unwrap();
+        let config = Config::new(server, Trust::Ca(ca.to_owned()), DeviceId::new("d").unwrap());
+        let token = SecretString::from(producer.token.as_str());
+        timeout(LIMIT, Connector::new(config).unwrap().connect(&token, Intent::Produce, Epoch(1))).await.unwrap()
+    };
+    assert!(trusting(&old.ca).await.is_ok());
+    assert!(matches!(trusting(&new.ca).await, Err(Error::Tls(_))));
+    install(&new);
+    node.signal("HUP");
+    let deadline = tokio::time::Instant::now() + LIMIT;
+    while trusting(&new.ca).await.is_err() {
+        assert!(tokio::time::Instant::now() < deadline, "the new certificate is not served");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert!(matches!(trusting(&old.ca).await, Err(Error::Tls(_))));
+}
+
+#[tokio::test]
+async fn a_second_signal_does_not_wait_for_the_drain() {
+    let mut node = Node::embedded(&[]).await;
+    let producer = account(ap(&node), "producer", "p").await;
+    let mut stays = connect(&node, &producer.token, "d", Intent::Produce, 1).await.unwrap();
+    node.signal("TERM");
+    assert_eq!(event(&mut stays).await.unwrap(), Event::Drain);
+    node.signal("TERM");
+    assert_eq!(node.ended().await, 1);
+}

@@ -1,13 +1,20 @@
 //! What handlers ask a request for: its JSON, its query, its path, its bearer. Each refusal is a problem document.
 
-use std::sync::Arc;
+use std::{error::Error, sync::Arc};
 
 use axum::{
-    extract::{FromRequest, FromRequestParts, Request, rejection::JsonRejection},
-    http::{StatusCode, header, request::Parts},
+    body::Bytes,
+    extract::{
+        FromRequest, FromRequestParts, Request,
+        rejection::{JsonRejection, PathRejection},
+    },
+    http::{HeaderMap, StatusCode, header, request::Parts},
     response::{IntoResponse, Response},
 };
-use serde::{Serialize, de::DeserializeOwned};
+use serde::{
+    Serialize,
+    de::{DeserializeOwned, IgnoredAny},
+};
 
 use super::ApiError;
 use crate::{
@@ -16,7 +23,7 @@ use crate::{
     model::{ConsumerId, ProducerId, Role},
 };
 
-/// A JSON body, in and out.
+/// A JSON body, in and out. What comes in is an object: serde would fill a struct's fields from an array too.
 #[derive(Clone, Copy, Debug)]
 pub struct Json<T>(pub T);
 
@@ -54,10 +61,11 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Json<T> {
     type Rejection = ApiError;
 
     async fn from_request(request: Request, state: &S) -> Result<Self, ApiError> {
-        match axum::Json::from_request(request, state).await {
-            Ok(axum::Json(value)) => Ok(Self(value)),
-            Err(rejection) => Err(json_error(&rejection)),
+        if !is_json(request.headers()) {
+            return Err(unsupported_media_type());
         }
+        let body = Bytes::from_request(request, state).await.map_err(|e| body_error(e.status()))?;
+        object(&body).map(Self)
     }
 }
 
@@ -67,13 +75,52 @@ impl<T: Serialize> IntoResponse for Json<T> {
     }
 }
 
+/// Reads a body that must be a JSON object, whatever its declared type.
+pub fn object<T: DeserializeOwned>(body: &[u8]) -> Result<T, ApiError> {
+    if !body.trim_ascii_start().starts_with(b"{") {
+        return Err(match serde_json::from_slice::<IgnoredAny>(body) {
+            Ok(_) => ApiError::new(StatusCode::UNPROCESSABLE_ENTITY, "invalid_field", "The body must be a JSON object."),
+            Err(e) => malformed_json(&e.to_string()),
+        });
+    }
+    axum::Json::from_bytes(body).map(|axum::Json(value)| value).map_err(|e| json_error(&e))
+}
+
 fn json_error(rejection: &JsonRejection) -> ApiError {
     match rejection {
-        JsonRejection::JsonDataError(e) => ApiError::new(StatusCode::UNPROCESSABLE_ENTITY, "invalid_field", e.body_text()),
-        JsonRejection::JsonSyntaxError(e) => ApiError::new(StatusCode::BAD_REQUEST, "malformed_json", e.body_text()),
-        JsonRejection::MissingJsonContentType(_) => unsupported_media_type(),
+        JsonRejection::JsonDataError(e) => unfit("invalid_field", "The body", e),
+        JsonRejection::JsonSyntaxError(e) => malformed_json(&words(e)),
         other => body_error(other.status()),
     }
+}
+
+/// 400, with the JSON reader's own words.
+pub fn malformed_json(words: &str) -> ApiError {
+    ApiError::malformed(format!("The body is not JSON: {words}.")).with_code("malformed_json")
+}
+
+/// 422: readable, but not what is asked for. Names the field where the reader does.
+fn unfit(code: &'static str, what: &str, error: &dyn Error) -> ApiError {
+    let words = words(error);
+    let missing = words.strip_prefix("missing field `").and_then(|rest| rest.split('`').next());
+    let (field, sentence) = match (missing, words.split_once(": ")) {
+        (Some(field), _) => (Some(field), format!("{field} is missing.")),
+        (None, Some((path, problem))) if !path.contains(' ') => (Some(path), format!("{path}: {problem}.")),
+        _ => (None, format!("{what} is not as expected: {words}.")),
+    };
+    ApiError::new(StatusCode::UNPROCESSABLE_ENTITY, code, sentence).with_field(field.map(str::to_owned))
+}
+
+/// The reader's own words, without those of the layers above it.
+fn words(error: &dyn Error) -> String {
+    error.source().map_or_else(|| error.to_string(), ToString::to_string)
+}
+
+/// Whether a request declares its body as JSON: `application/json` or a format built on it.
+pub fn is_json(headers: &HeaderMap) -> bool {
+    let Some(value) = headers.get(header::CONTENT_TYPE).and_then(|v| v.to_str().ok()) else { return false };
+    let essence = value.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+    essence == "application/json" || (essence.starts_with("application/") && essence.ends_with("+json"))
 }
 
 /// 415, in the words all services use.
@@ -96,7 +143,7 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequestParts<S> for Query<T> {
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
         match axum::extract::Query::from_request_parts(parts, state).await {
             Ok(axum::extract::Query(value)) => Ok(Self(value)),
-            Err(e) => Err(ApiError::new(StatusCode::UNPROCESSABLE_ENTITY, "invalid_query", e.body_text())),
+            Err(e) => Err(unfit("invalid_query", "The query", &e)),
         }
     }
 }
@@ -107,7 +154,10 @@ impl<T: DeserializeOwned + Send, S: Send + Sync> FromRequestParts<S> for Path<T>
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
         match axum::extract::Path::from_request_parts(parts, state).await {
             Ok(axum::extract::Path(value)) => Ok(Self(value)),
-            Err(e) => Err(ApiError::new(StatusCode::UNPROCESSABLE_ENTITY, "invalid_path", e.body_text())),
+            Err(PathRejection::FailedToDeserializePathParams(e)) => {
+                Err(ApiError::new(StatusCode::UNPROCESSABLE_ENTITY, "invalid_path", format!("The path is not as expected: {}.", e.kind())))
+            }
+            Err(e) => Err(ApiError::internal(e)),
         }
     }
 }
@@ -125,7 +175,7 @@ impl HasBackend for Arc<Backend> {
 }
 
 /// The token of an `Authorization: Bearer` header.
-pub fn bearer(headers: &axum::http::HeaderMap) -> Option<&str> {
+pub fn bearer(headers: &HeaderMap) -> Option<&str> {
     let value = headers.get(header::AUTHORIZATION)?.to_str().ok()?;
     let (scheme, token) = value.split_once(' ')?;
     // The scheme's case does not matter (RFC 9110, section 11.1).

@@ -6,7 +6,9 @@ mod operations;
 mod problem;
 mod serve;
 
-pub use extract::{Bearer, Consumer, HasBackend, Json, Path, Producer, Query, bearer, body_error, unsupported_media_type};
+pub use extract::{
+    Bearer, Consumer, HasBackend, Json, Path, Producer, Query, bearer, body_error, is_json, malformed_json, object, unsupported_media_type,
+};
 pub use operations::operations;
 pub use problem::ApiError;
 pub use serve::{Limits, serve};

@@ -91,6 +91,13 @@ impl ApiError {
         self
     }
 
+    /// Names the field that is out of bounds, where it is known.
+    #[must_use]
+    pub fn with_field(mut self, field: Option<String>) -> Self {
+        self.field = field;
+        self
+    }
+
     /// Says which part of the request it is about.
     #[must_use]
     pub fn about(mut self, part: impl std::fmt::Display) -> Self {
@@ -181,7 +188,14 @@ impl From<record::Invalid> for ApiError {
             record::Invalid::Json(_) => StatusCode::BAD_REQUEST,
             _ => StatusCode::UNPROCESSABLE_ENTITY,
         };
-        Self::new(status, invalid.code(), sentence(&invalid.to_string()))
+        let field = match &invalid {
+            record::Invalid::DeviceId => Some("device_id"),
+            record::Invalid::Timestamp => Some("timestamp"),
+            record::Invalid::Missing(name) | record::Invalid::Duplicate(name) => Some(*name),
+            record::Invalid::Unknown(name) => Some(name.as_str()),
+            _ => None,
+        };
+        Self::new(status, invalid.code(), sentence(&invalid.to_string())).with_field(field.map(str::to_owned))
     }
 }
 

@@ -1,8 +1,18 @@
 //! The HTTP accept loop: what `axum::serve` leaves open (slow headers, endless connections) has a limit here.
 
-use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    future::pending,
+    io,
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use axum::{Extension, Router, extract::ConnectInfo};
+use hyper::service::{Service as _, service_fn};
 use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
     server::conn::auto,
@@ -31,7 +41,7 @@ const DRAIN_LIMIT: Duration = Duration::from_secs(5);
 pub struct Limits {
     /// Connections at once; more wait in the listener's backlog. HTTP_MAX_CONNECTIONS, 10,000.
     pub connections: usize,
-    /// Time for a request's head to arrive. HTTP_HEADER_LIMIT, 10 s.
+    /// Time for a request's head to arrive, from the connection's beginning or the last answer on. HTTP_HEADER_LIMIT, 10 s.
     pub header: Duration,
     /// Bytes of a request's head. HTTP_MAX_HEADER_BYTES, 16 KiB.
     pub header_bytes: usize,
@@ -58,16 +68,20 @@ impl Limits {
         if limits.connections == 0 {
             return Err(env::Error::invalid("HTTP_MAX_CONNECTIONS", "must be at least 1"));
         }
+        if limits.header.is_zero() {
+            return Err(env::Error::invalid("HTTP_HEADER_LIMIT", "must be more than nothing"));
+        }
         Ok(limits)
     }
 }
 
-/// Serves until the drain begins, then lets requests under way end.
+/// Serves until the drain begins, then lets requests under way end, and cuts those that do not.
 pub async fn serve(listener: TcpListener, router: Router, limits: Limits, shutdown: Shutdown) {
     let address = listener.local_addr().ok();
     info!(address = ?address, "listening for HTTP");
     let free = Arc::new(Semaphore::new(limits.connections));
     let connections = TaskTracker::new();
+    let cut = shutdown.hard().child_token();
     loop {
         let accepted = tokio::select! {
             biased;
@@ -75,9 +89,9 @@ pub async fn serve(listener: TcpListener, router: Router, limits: Limits, shutdo
             accepted = accept(&listener, &free) => accepted,
         };
         let Some((permit, stream, peer)) = accepted else { continue };
-        let (router, limits, shutdown) = (router.clone(), limits.clone(), shutdown.clone());
+        let (router, limits, shutdown, cut) = (router.clone(), limits.clone(), shutdown.clone(), cut.clone());
         connections.spawn(async move {
-            connection(stream, peer, router, &limits, &shutdown).await;
+            cut.run_until_cancelled(connection(stream, peer, router, &limits, &shutdown)).await;
             drop(permit);
         });
     }
@@ -85,7 +99,9 @@ pub async fn serve(listener: TcpListener, router: Router, limits: Limits, shutdo
     drop(listener);
     connections.close();
     if timeout(DRAIN_LIMIT, connections.wait()).await.is_err() {
-        debug!("requests under way were cut");
+        warn!(address = ?address, connections = connections.len(), "requests under way are cut");
+        cut.cancel();
+        connections.wait().await;
     }
 }
 
@@ -115,7 +131,15 @@ async fn connection(stream: TcpStream, peer: SocketAddr, router: Router, limits:
         .keep_alive_interval(Duration::from_secs(20))
         .max_header_list_size(u32::try_from(limits.header_bytes).unwrap_or(u32::MAX))
         .max_concurrent_streams(128);
-    let service = TowerToHyperService::new(router.layer(Extension(ConnectInfo(peer))));
+    let router = TowerToHyperService::new(router.layer(Extension(ConnectInfo(peer))));
+    let spoken = Arc::new(AtomicBool::new(false));
+    let service = service_fn({
+        let spoken = Arc::clone(&spoken);
+        move |request| {
+            spoken.store(true, Ordering::Relaxed);
+            router.call(request)
+        }
+    });
     let serving = builder.serve_connection_with_upgrades(TokioIo::new(stream), service);
     tokio::pin!(serving);
     let served = tokio::select! {
@@ -124,8 +148,21 @@ async fn connection(stream: TcpStream, peer: SocketAddr, router: Router, limits:
             serving.as_mut().graceful_shutdown();
             serving.await
         }
+        () = silence(limits.header, &spoken) => return debug!("a connection without a request is closed"),
     };
     if let Err(e) = served {
         debug!(error = %e, "a connection ended badly");
     }
 }
+
+/// Returns when a connection has not asked for anything in time. hyper's own limit on heads begins only once it knows the
+/// version of HTTP, for which it would wait for ever.
+async fn silence(limit: Duration, spoken: &AtomicBool) {
+    sleep(limit).await;
+    if spoken.load(Ordering::Relaxed) {
+        pending::<()>().await;
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,80 @@
+//! The OpenAPI documents: they name what is served, and what they name is served.
+
+use std::collections::BTreeSet;
+
+use super::*;
+
+const METHODS: [&str; 5] = ["get", "post", "put", "patch", "delete"];
+
+async fn document(router: &Router) -> Value {
+    send(router, request(Method::GET, "/api-docs/openapi.json", None, Sent::Nothing)).await.json(200)
+}
+
+/// `method path` of every operation.
+fn operations(document: &Value) -> Vec<(String, String, Value)> {
+    let mut found = Vec::new();
+    for (path, item) in document["paths"].as_object().unwrap() {
+        for method in METHODS {
+            if let Some(operation) = item.get(method) {
+                found.push((method.to_uppercase(), path.clone(), operation.clone()));
+            }
+        }
+    }
+    found
+}
+
+#[tokio::test]
+async fn each_document_names_every_path_of_its_service() {
+    let platform = platform(&[]).await;
+    for (router, expected) in [
+        (
+            &platform.ap,
+            &["GET /consumers", "GET /producers", "GET /verify", "POST /login", "POST /logout", "POST /refresh", "POST /register"][..],
+        ),
+        (&platform.sm, &["DELETE /unsubscribe", "GET /subscribers/{producer_id}", "GET /subscriptions/{consumer_id}", "POST /subscribe"]),
+        (&platform.dsm, &["GET /history/{producer_id}", "GET /streams", "POST /data"]),
+    ] {
+        let document = document(router).await;
+        let named: BTreeSet<String> = operations(&document).iter().map(|(method, path, _)| format!("{method} {path}")).collect();
+        assert_eq!(named.iter().map(String::as_str).collect::<Vec<_>>(), expected);
+        assert_eq!(document["components"]["securitySchemes"]["bearer"]["scheme"], "bearer");
+    }
+}
+
+#[tokio::test]
+async fn operations_behind_a_token_say_so_and_ask_for_it() {
+    let platform = platform(&[]).await;
+    for (router, alias) in [(&platform.ap, "/api/auth"), (&platform.sm, "/api"), (&platform.dsm, "/api")] {
+        for (method, path, operation) in operations(&document(router).await) {
+            let path = path.replace("{producer_id}", "1").replace("{consumer_id}", "1");
+            let responses = &operation["responses"];
+            let open = ["/register", "/login", "/refresh", "/logout"].contains(&path.as_str());
+            assert_eq!(operation.get("security").is_none(), open, "{path}");
+            for path in [path.clone(), format!("{alias}{path}")] {
+                let answer = send(router, request(method.parse().unwrap(), &path, None, Sent::Nothing)).await;
+                let status = answer.status.as_u16();
+                assert_eq!(status, if open { 415 } else { 401 }, "{path}");
+                assert!(responses.get(status.to_string()).is_some(), "{method} {path} does not document its {status}");
+            }
+            for (status, response) in responses.as_object().unwrap().iter().filter(|(status, _)| status.as_str() >= "400") {
+                assert!(response["content"]["application/problem+json"].is_object(), "{method} {path} {status}");
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn the_pages_are_reached_with_and_without_a_slash() {
+    let platform = platform(&[]).await;
+    for router in [&platform.ap, &platform.sm, &platform.dsm] {
+        let mut path = "/api-docs".to_owned();
+        let mut answer = send(router, request(Method::GET, &path, None, Sent::Nothing)).await;
+        if answer.status.is_redirection() {
+            path = answer.headers[header::LOCATION].to_str().unwrap().to_owned();
+            answer = send(router, request(Method::GET, &path, None, Sent::Nothing)).await;
+        }
+        assert_eq!(answer.status, 200, "{path}");
+        assert!(answer.text().contains("swagger-ui"));
+        assert_eq!(send(router, request(Method::GET, "/api-docs/", None, Sent::Nothing)).await.status, 200);
+    }
+}
