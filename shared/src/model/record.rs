@@ -103,10 +103,14 @@ pub fn check(json: &[u8], limit: usize) -> Result<(), Invalid> {
 
 /// Takes what WebSocket and HTTP clients send: a whole record, one with members left out, or a bare object of readings.
 ///
-/// A whole record is returned as it came, without a copy. An object without a `data` member is an object of readings.
+/// A whole record is returned as it came, without a copy. An object without a `data` member is an object of readings,
+/// unless it has nothing that could be one.
 pub fn admit(json: &Bytes, limit: usize, defaults: &Defaults<'_>) -> Result<Bytes, Invalid> {
     let fields = scan(json, limit)?;
     if !fields.data {
+        if fields.unknown.is_none() && (fields.device_id.is_some() || fields.timestamp.is_some()) {
+            return Err(Invalid::Missing("data"));
+        }
         return complete(json, None, None, defaults, limit);
     }
     if let Some(name) = fields.unknown {
@@ -438,6 +442,7 @@ mod tests {
             admitted(r#"{"data":[1],"device_id":"x"}"#).unwrap(),
             r#"{"device_id":"x","timestamp":"1970-01-01T00:00:00Z","data":[1]}"#
         );
+        assert_eq!(admitted(r#"{"device_id":"x","timestamp":5}"#), Err(Invalid::Missing("data")));
         assert_eq!(admitted(r#"{"data":1,"producer_id":"5"}"#).unwrap_err().code(), "unknown_field");
         check(admitted(r#"{"data":1}"#).unwrap().as_bytes(), 1024).unwrap();
     }

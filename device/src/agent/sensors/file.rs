@@ -102,7 +102,11 @@ impl Follower<'_> {
                     // These places are of what is gone.
                     self.unsure.clear();
                 }
-                Ok(_) => tracing::info!(path = %self.path.display(), "the file was replaced"),
+                Ok(_) => {
+                    tracing::info!(path = %self.path.display(), "the file was replaced");
+                    // Its last lines may have been written after the look above and before the replacement.
+                    read(open, &mut self.unsure, self.sink).await?;
+                }
                 // Between the two steps of a rotation.
                 Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
                 Err(error) => return Err(error),
