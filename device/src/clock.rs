@@ -18,3 +18,8 @@ pub(crate) fn now_in_millis() -> OffsetDateTime {
 pub(crate) fn timestamp() -> String {
     now_in_millis().format(&Rfc3339).unwrap_or_else(|_| "1970-01-01T00:00:00Z".into())
 }
+
+/// The time now in milliseconds since 1970; 0 before.
+pub(crate) fn unix_millis() -> u64 {
+    u64::try_from(now().unix_timestamp_nanos() / 1_000_000).unwrap_or(0)
+}

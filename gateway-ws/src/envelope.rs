@@ -10,8 +10,8 @@ use serde_json::value::RawValue;
 /// A frame's meaning.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Envelope {
-    /// A record, or a bare object of readings; not yet checked.
-    Record(Bytes),
+    /// A record, or a bare object of readings, not yet checked; and the name the client gives it.
+    Record(Bytes, Option<String>),
     /// `{"type":"ping"}`.
     Ping,
     /// A `type` that means nothing here.
@@ -20,39 +20,44 @@ pub(crate) enum Envelope {
 
 #[derive(Deserialize)]
 struct Typed<'a> {
-    #[serde(borrow, default)]
+    #[serde(borrow)]
     r#type: Option<&'a RawValue>,
-    #[serde(borrow, default)]
+    #[serde(borrow)]
     payload: Option<&'a RawValue>,
-    #[serde(borrow, default)]
+    #[serde(borrow)]
     device_id: Option<&'a RawValue>,
-    #[serde(borrow, default)]
+    #[serde(borrow)]
     timestamp: Option<&'a RawValue>,
-    #[serde(borrow, default)]
+    #[serde(borrow)]
     data: Option<&'a RawValue>,
+    #[serde(borrow)]
+    id: Option<Cow<'a, str>>,
 }
 
 /// Reads a frame. A frame that has no `type` anywhere is taken as a record without being looked into.
 pub(crate) fn read(frame: Bytes) -> Result<Envelope, Invalid> {
     let text = std::str::from_utf8(&frame).map_err(|e| Invalid::Json(e.to_string()))?;
     if !text.contains("\"type\"") {
-        return Ok(Envelope::Record(frame));
+        return Ok(Envelope::Record(frame, None));
     }
     let typed: Typed<'_> = match serde_json::from_str(text) {
         Ok(typed) => typed,
         // Whatever is wrong with it, the check of a record says it best.
-        Err(_) => return Ok(Envelope::Record(frame)),
+        Err(_) => return Ok(Envelope::Record(frame, None)),
     };
     let Some(name) = typed.r#type.and_then(|t| serde_json::from_str::<Cow<'_, str>>(t.get()).ok()) else {
         // A reading may be called `type`, as long as it is no text.
-        return Ok(Envelope::Record(frame));
+        return Ok(Envelope::Record(frame, None));
     };
     match &*name {
         "ping" => Ok(Envelope::Ping),
-        "data" => match typed.payload {
-            Some(payload) => Ok(Envelope::Record(frame.slice_ref(payload.get().as_bytes()))),
-            None => bare(&typed).map(Envelope::Record),
-        },
+        "data" => {
+            let record = match typed.payload {
+                Some(payload) => frame.slice_ref(payload.get().as_bytes()),
+                None => bare(&typed)?,
+            };
+            Ok(Envelope::Record(record, typed.id.map(Cow::into_owned)))
+        }
         other => Ok(Envelope::Unknown(other.chars().take(64).collect())),
     }
 }
@@ -76,17 +81,22 @@ mod tests {
     #[test]
     fn both_forms_are_records() {
         let record = r#"{"device_id":"a","timestamp":1,"data":{"t":1}}"#;
-        assert_eq!(meaning(record), Envelope::Record(record.into()));
-        assert_eq!(meaning(r#"{"type":"data","payload":{"t":1}}"#), Envelope::Record(r#"{"t":1}"#.into()));
-        assert_eq!(meaning(r#"{"type":"data","device_id":"a","timestamp":1,"data":{"t":1}}"#), Envelope::Record(record.into()));
+        assert_eq!(meaning(record), Envelope::Record(record.into(), None));
+        assert_eq!(meaning(r#"{"type":"data","payload":{"t":1}}"#), Envelope::Record(r#"{"t":1}"#.into(), None));
+        assert_eq!(meaning(r#"{"type":"data","device_id":"a","timestamp":1,"data":{"t":1}}"#), Envelope::Record(record.into(), None));
+    }
+
+    #[test]
+    fn a_record_may_bring_its_name() {
+        assert_eq!(meaning(r#"{"type":"data","id":"n-1","payload":{"t":1}}"#), Envelope::Record(r#"{"t":1}"#.into(), Some("n-1".into())));
     }
 
     #[test]
     fn other_types_are_told_apart() {
         assert_eq!(meaning(r#"{"type":"ping"}"#), Envelope::Ping);
         assert_eq!(meaning(r#"{"type":"hello"}"#), Envelope::Unknown("hello".into()));
-        assert_eq!(meaning(r#"{"type":7,"t":1}"#), Envelope::Record(r#"{"type":7,"t":1}"#.into()));
-        assert_eq!(meaning(r#"{"type":"#), Envelope::Record(r#"{"type":"#.into()));
+        assert_eq!(meaning(r#"{"type":7,"t":1}"#), Envelope::Record(r#"{"type":7,"t":1}"#.into(), None));
+        assert_eq!(meaning(r#"{"type":"#), Envelope::Record(r#"{"type":"#.into(), None));
         assert_eq!(read(Bytes::from_static(br#"{"type":"data"}"#)), Err(Invalid::Missing("payload")));
     }
 }

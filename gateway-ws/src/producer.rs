@@ -37,6 +37,8 @@ use crate::{
 const ENVELOPE: usize = 4 * 1024;
 /// Replies that may wait for the log; a producer further ahead is read no faster than they go.
 const MAX_REPLIES: usize = 4096;
+/// Longest name a client may give a record, in bytes.
+const MAX_ID: usize = 128;
 /// Frames read before the group is handed on.
 const GROUP: usize = 512;
 /// How long acknowledgements under way are waited for when the node drains.
@@ -69,8 +71,14 @@ async fn serve(socket: WebSocket, grant: Grant, publisher: Publisher, _seat: Sea
 
 /// What a frame is answered with, in the order of the frames.
 enum Reply {
-    /// Once the ticket is in the log.
-    Ack(Ticket, u64),
+    /// Once the ticket is in the log: the connection's count, and the client's own name of the record.
+    Ack(Ticket, u64, Option<String>),
+    Text(String),
+}
+
+/// The same before the ticket is known.
+enum Answer {
+    Ack(Option<String>),
     Text(String),
 }
 
@@ -121,20 +129,20 @@ impl Session<'_> {
         let limit = self.shared.backend.relay.limits().record;
         let defaults = Defaults { device_id: self.grant.device_id.as_deref().unwrap_or(&self.grant.username), now };
         let mut admitted = Vec::new();
-        let mut answers: Vec<Option<String>> = Vec::new();
+        let mut answers = Vec::new();
         let mut heard = Some(Ok(first));
         let mut goodbye = None;
         while let Some(next) = heard {
             match next {
                 Ok(Heard::Text(text)) => match admit(text.into(), limit, &defaults) {
-                    Ok(Frame::Record(record)) => {
-                        admitted.push(record);
-                        answers.push(None);
+                    Ok(Frame::Record(record, id)) => {
+                        admitted.push((record, id.clone()));
+                        answers.push(Answer::Ack(id));
                     }
-                    Ok(Frame::Pong) => answers.push(Some(r#"{"type":"pong"}"#.to_owned())),
-                    Err(error) => answers.push(Some(error)),
+                    Ok(Frame::Pong) => answers.push(Answer::Text(r#"{"type":"pong"}"#.to_owned())),
+                    Err(error) => answers.push(Answer::Text(error)),
                 },
-                Ok(Heard::Binary) => answers.push(Some(error("not_text", "records are sent as text frames"))),
+                Ok(Heard::Binary) => answers.push(Answer::Text(error("not_text", "records are sent as text frames"))),
                 Ok(Heard::Life) => {}
                 Err(why) => {
                     goodbye = Some(why);
@@ -149,24 +157,24 @@ impl Session<'_> {
         let ticket = self.submit(admitted).await?;
         for answer in answers {
             self.replies.push_back(match answer {
-                Some(text) => Reply::Text(text),
-                None => {
+                Answer::Text(text) => Reply::Text(text),
+                Answer::Ack(id) => {
                     self.accepted += 1;
-                    Reply::Ack(ticket, self.accepted)
+                    Reply::Ack(ticket, self.accepted, id)
                 }
             });
         }
         goodbye.map_or(Ok(()), Err)
     }
 
-    async fn submit(&self, records: Vec<Bytes>) -> Result<Ticket, Goodbye> {
+    async fn submit(&self, records: Vec<(Bytes, Option<String>)>) -> Result<Ticket, Goodbye> {
         if records.is_empty() {
             return Ok(Ticket::default());
         }
         let mut group = self.publisher.group();
-        let (count, bytes) = (records.len() as u64, records.iter().map(|r| r.len() as u64).sum());
-        for record in records {
-            group.push_unnumbered(record);
+        let (count, bytes) = (records.len() as u64, records.iter().map(|(json, _)| json.len() as u64).sum());
+        for (json, id) in records {
+            group.push_unnumbered(id.as_deref(), json);
         }
         let ticket = group.submit().await.map_err(|refusal| match refusal {
             Refusal::Ended(e) => why(&e),
@@ -181,7 +189,7 @@ impl Session<'_> {
 
     /// Writes the replies that are due, from the front.
     async fn answer(&mut self, socket: &mut Socket, committed: &relay::Committed) -> Result<(), Goodbye> {
-        let due = |reply: &Reply| !matches!(reply, Reply::Ack(ticket, _) if *ticket > committed.up_to);
+        let due = |reply: &Reply| !matches!(reply, Reply::Ack(ticket, ..) if *ticket > committed.up_to);
         if self.replies.front().is_some_and(due) {
             let subscribers = self.shared.backend.relay.subscriber_count(self.publisher.producer()).await.unwrap_or_else(|e| {
                 // The record is in the log; the count is a courtesy.
@@ -190,7 +198,10 @@ impl Session<'_> {
             });
             while self.replies.front().is_some_and(due) {
                 let text = match self.replies.pop_front() {
-                    Some(Reply::Ack(_, seq)) => format!(r#"{{"type":"ack","seq":{seq},"subscriberCount":{subscribers}}}"#),
+                    Some(Reply::Ack(_, seq, None)) => format!(r#"{{"type":"ack","seq":{seq},"subscriberCount":{subscribers}}}"#),
+                    Some(Reply::Ack(_, seq, Some(id))) => {
+                        json!({"type": "ack", "seq": seq, "id": id, "subscriberCount": subscribers}).to_string()
+                    }
                     Some(Reply::Text(text)) => text,
                     None => break,
                 };
@@ -213,7 +224,7 @@ impl Session<'_> {
 }
 
 enum Frame {
-    Record(Bytes),
+    Record(Bytes, Option<String>),
     Pong,
 }
 
@@ -221,7 +232,10 @@ enum Frame {
 fn admit(frame: Bytes, limit: usize, defaults: &Defaults<'_>) -> Result<Frame, String> {
     let invalid = |e: record::Invalid| error(e.code(), &e.to_string());
     match envelope::read(frame).map_err(invalid)? {
-        Envelope::Record(json) => record::admit(&json, limit, defaults).map(Frame::Record).map_err(invalid),
+        Envelope::Record(_, Some(id)) if id.is_empty() || id.len() > MAX_ID => {
+            Err(error("invalid_id", &format!("an id is 1 to {MAX_ID} bytes of text")))
+        }
+        Envelope::Record(json, id) => record::admit(&json, limit, defaults).map(|record| Frame::Record(record, id)).map_err(invalid),
         Envelope::Ping => Ok(Frame::Pong),
         Envelope::Unknown(name) => Err(error("unknown_type", &format!("there is no message of type '{name}'"))),
     }
@@ -238,6 +252,6 @@ fn why(error: &relay::Error) -> Goodbye {
             warn!(%error, "a producer's records cannot be written");
             Goodbye::Failed
         }
-        relay::Error::Log(log::Error::Unavailable(_)) | relay::Error::Store(_) => Goodbye::TryLater,
+        relay::Error::Log(log::Error::Unavailable(_) | log::Error::Stale) | relay::Error::Store(_) => Goodbye::TryLater,
     }
 }

@@ -37,6 +37,7 @@ struct Query {
     token: Option<String>,
     v: Option<String>,
     resume: Option<String>,
+    durable: Option<String>,
 }
 
 /// A request that may go on.
@@ -45,6 +46,7 @@ pub(crate) struct Admitted {
     pub(crate) grant: Grant,
     pub(crate) v2: bool,
     pub(crate) resume: Option<String>,
+    pub(crate) durable: Option<String>,
     pub(crate) seat: Seat,
 }
 
@@ -86,7 +88,7 @@ impl Request {
         let seat = shared.seats.take(grant.user)?;
         let upgrade =
             upgrade.protocols([V2, BEARER]).read_buffer_size(READ_BUFFER).max_message_size(max_message).max_frame_size(max_message);
-        Ok(Admitted { upgrade, grant, v2, resume: query.resume, seat })
+        Ok(Admitted { upgrade, grant, v2, resume: query.resume, durable: query.durable, seat })
     }
 }
 

@@ -58,8 +58,17 @@ impl Accounts {
     }
 
     pub(crate) async fn subscribe(&self, consumer: &Account, producer: &Account) -> Result<()> {
+        self.subscribe_to(consumer, producer.id).await
+    }
+
+    pub(crate) async fn subscribe_to(&self, consumer: &Account, producer: i64) -> Result<()> {
         let request = self.http.post(format!("{}/subscribe", self.addresses.sm)).bearer_auth(&consumer.token);
-        self.send(request.json(&json!({"producer_id": producer.id}))).await.map(drop)
+        self.send(request.json(&json!({"producer_id": producer}))).await.map(drop)
+    }
+
+    pub(crate) async fn unsubscribe(&self, consumer: &Account, producer: i64) -> Result<()> {
+        let request = self.http.delete(format!("{}/unsubscribe", self.addresses.sm)).bearer_auth(&consumer.token);
+        self.send(request.json(&json!({"producer_id": producer}))).await.map(drop)
     }
 
     async fn send(&self, request: RequestBuilder) -> Result<Value> {

@@ -1,12 +1,15 @@
 //! `loadtest`: real devices over QUIC and real consumers over WebSocket against a real server.
 
 mod accounts;
+mod check;
 mod consumers;
 mod devices;
+mod levels;
 mod measure;
 mod payload;
 mod process;
 mod report;
+mod resume;
 mod run;
 mod server;
 
@@ -29,6 +32,18 @@ struct Cli {
 enum Scenario {
     /// Devices send, consumers receive; what was delivered, lost, doubled, how fast, and at what cost.
     Run(run::Options),
+    /// What each durability level costs, side by side against a path without a log.
+    Levels(levels::Options),
+    /// Consumers are cut off and resumed again and again during a flood; each record must arrive exactly once.
+    Resume(resume::Options),
+    /// Crashes, pauses, cuts and damages everything, and proves from the histories that nothing was lost, doubled or leaked.
+    Check(check::Options),
+    /// A device of a check.
+    #[command(hide = true)]
+    CheckDevice(check::Member),
+    /// A consumer of a check.
+    #[command(hide = true)]
+    CheckConsumer(check::Member),
 }
 
 #[tokio::main]
@@ -40,6 +55,11 @@ async fn main() -> ExitCode {
         .init();
     let outcome = match Cli::parse().scenario {
         Scenario::Run(options) => run::run(options).await,
+        Scenario::Levels(options) => levels::run(options).await,
+        Scenario::Resume(options) => resume::run(options).await,
+        Scenario::Check(options) => check::run(options).await,
+        Scenario::CheckDevice(member) => check::device(member).await,
+        Scenario::CheckConsumer(member) => check::consumer(member).await,
     };
     match outcome {
         Ok(true) => ExitCode::SUCCESS,

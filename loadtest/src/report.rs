@@ -30,7 +30,7 @@ impl Report {
     }
 
     /// Processor seconds of the server for a million records delivered.
-    fn cpu_per_million(&self) -> Option<f64> {
+    pub(crate) fn cpu_per_million(&self) -> Option<f64> {
         let millions = self.delivered.max(self.acknowledged) as f64 / 1e6;
         self.server_cpu_seconds.filter(|_| millions > 0.0).map(|cpu| cpu / millions)
     }

@@ -97,6 +97,29 @@ pub(crate) struct Options {
     json: Option<PathBuf>,
 }
 
+impl Options {
+    /// As many devices as consumers, each consumer following one account.
+    pub(crate) fn pairs(count: usize, rate: f64, seconds: f64) -> Self {
+        Self {
+            devices: count,
+            rate,
+            consumers: count,
+            seconds,
+            follow: Follow::One,
+            in_flight: 256,
+            size: 150,
+            lane: LaneName::Ordered,
+            accounts: count,
+            idle: false,
+            server: None,
+            server_pid: None,
+            server_program: None,
+            set: Vec::new(),
+            json: None,
+        }
+    }
+}
+
 fn variable(text: &str) -> Result<(String, String), String> {
     let (name, value) = text.split_once('=').ok_or("write it as NAME=value")?;
     Ok((name.to_owned(), value.to_owned()))
@@ -120,7 +143,15 @@ pub(crate) async fn run(options: Options) -> Result<bool> {
             (Some(own), addresses)
         }
     };
-    let outcome = if options.idle { idle(&options, &addresses).await } else { flow(&options, &addresses).await };
+    let outcome = if options.idle {
+        idle(&options, &addresses).await
+    } else {
+        flow(&options, &addresses).await.and_then(|report| {
+            report.print();
+            options.json.as_deref().map_or(Ok(()), |file| report.write(file))?;
+            Ok(report.good())
+        })
+    };
     if let Some(own) = own {
         own.stop().await?;
     }
@@ -186,7 +217,8 @@ where
     Ok(made.into_iter().flatten().collect())
 }
 
-async fn flow(options: &Options, addresses: &Addresses) -> Result<bool> {
+/// Devices send, consumers receive.
+pub(crate) async fn flow(options: &Options, addresses: &Addresses) -> Result<Report> {
     let cast = cast(options, addresses).await?;
     let devices = connect_devices(options, 0, addresses, &cast.producers).await?;
     let consumers = connect_consumers(options, addresses, &cast.consumers).await?;
@@ -238,7 +270,7 @@ async fn flow(options: &Options, addresses: &Addresses) -> Result<bool> {
         doubled += seen.doubled;
         all.latency.add(&seen.latency)?;
     }
-    let report = Report {
+    Ok(Report {
         devices: options.devices,
         consumers: options.consumers,
         rate: options.rate,
@@ -251,12 +283,7 @@ async fn flow(options: &Options, addresses: &Addresses) -> Result<bool> {
         server_cpu_seconds: cpu.map(|c| c.as_secs_f64()),
         latency: all.latency,
         failures: live.failures(),
-    };
-    report.print();
-    if let Some(file) = &options.json {
-        report.write(file)?;
-    }
-    Ok(report.good())
+    })
 }
 
 /// For each consumer, the devices whose records it must receive.

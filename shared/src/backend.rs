@@ -37,6 +37,10 @@ pub struct Config {
     pub store: store::Config,
     /// The Redis that holds the log; `None`: the log lives in this process. REDIS_URL, or REDIS_HOST and REDIS_PORT.
     pub redis: Option<SecretString>,
+    /// Replicas of Redis that must have a record before it is acknowledged. REDIS_REPLICAS, 0.
+    pub replicas: u32,
+    /// Whether an embedded log is kept in memory only, and not in a file. LOG_DURABILITY, `file`.
+    pub volatile: bool,
     /// Tokens and passwords.
     pub auth: auth::Config,
     /// How much of the log is kept.
@@ -80,7 +84,29 @@ impl Config {
                 "is missing: nodes that share Redis must share the secret that signs their tokens",
             ));
         }
-        Ok(Self { store, redis, auth, retention: Retention::from_env(env)?, limits: Limits::from_env(env)?, node, data_dir })
+        let replicas = env.parse("REDIS_REPLICAS", 0)?;
+        if replicas > 0 && redis.is_none() {
+            return Err(env::Error::invalid("REDIS_REPLICAS", "needs the log in Redis: set REDIS_URL or REDIS_HOST"));
+        }
+        let volatile = match env.get("LOG_DURABILITY") {
+            None | Some("file") => false,
+            Some("memory") if redis.is_none() => true,
+            Some(_) if redis.is_some() => {
+                return Err(env::Error::invalid("LOG_DURABILITY", "is of embedded nodes; Redis persists as it is configured"));
+            }
+            Some(_) => return Err(env::Error::invalid("LOG_DURABILITY", "must be file or memory")),
+        };
+        Ok(Self {
+            store,
+            redis,
+            replicas,
+            volatile,
+            auth,
+            retention: Retention::from_env(env)?,
+            limits: Limits::from_env(env)?,
+            node,
+            data_dir,
+        })
     }
 
     /// Where producers and consumers will meet.
@@ -98,6 +124,9 @@ pub enum Error {
     /// The log.
     #[error("the log cannot be opened: {0}")]
     Log(#[from] log::Error),
+    /// The log's file.
+    #[error("the log cannot be opened: {0}")]
+    File(#[from] embedded::OpenError),
 }
 
 /// What is away, when a node is not ready.
@@ -142,8 +171,9 @@ impl Backend {
         let sink = sink(&hub, &routes, &streams, &revocations);
         let kind = config.kind();
         let log = match &config.redis {
-            None => Log::Embedded(embedded::Log::new(config.retention, clock.clone(), sink)),
-            Some(url) => Log::Redis(log::redis::Log::connect(url, config.retention, sink).await?),
+            None if config.volatile => Log::Embedded(embedded::Log::in_memory(config.retention, clock.clone(), sink)),
+            None => Log::Embedded(embedded::Log::in_file(&config.data_dir, config.retention, clock.clone(), sink)?),
+            Some(url) => Log::Redis(log::redis::Log::connect(url, config.replicas, config.retention, sink).await?),
         };
         info!(?kind, durability = log.durability(), node = config.node, "backend is open");
         let relay = Relay::new(log, store.clone(), hub, routes, streams, clock.clone(), config.limits);
@@ -169,11 +199,14 @@ impl Backend {
     }
 
     /// Returns when the grant expires or is revoked: a connection that lives by it ends then.
-    pub async fn ended(&self, grant: &Grant) {
+    pub fn ended(&self, grant: &Grant) -> impl Future<Output = ()> + Send + use<> {
         let left = (grant.expires_at - self.clock.now()).try_into().unwrap_or(Duration::ZERO);
-        tokio::select! {
-            () = tokio::time::sleep(left) => {}
-            () = self.revocations.revoked(grant) => {}
+        let (revocations, grant) = (self.revocations.clone(), grant.clone());
+        async move {
+            tokio::select! {
+                () = tokio::time::sleep(left) => {}
+                () = revocations.revoked(&grant) => {}
+            }
         }
     }
 

@@ -7,6 +7,7 @@
 //! Imports point one way: `model <- wire`, `model <- {store, log, auth} <- relay <- backend`.
 
 pub mod model;
+pub mod mutation;
 pub mod wire;
 
 #[cfg(feature = "backend")]

@@ -5,7 +5,7 @@
 #![cfg(feature = "testing")]
 #![allow(clippy::unwrap_used, clippy::allow_attributes, reason = "tests")]
 
-use std::{sync::Arc, time::Duration};
+use std::{path::Path, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use motience_shared::{
@@ -13,7 +13,7 @@ use motience_shared::{
     clock::Clock,
     env::Env,
     log::{Event, SessionName},
-    model::{ConsumerId, DeviceId, Epoch, Offset, ProducerId, Role, Seq},
+    model::{ConsumerId, Cursor, DeviceId, Epoch, Offset, ProducerId, Role, Seq},
     relay::{Delivery, FeedEvent, Publisher, ReadFrom, Refusal, Subscriber},
     store::{self, NewUser},
     testing::Redis,
@@ -29,22 +29,40 @@ async fn node(redis: Option<&Redis>, settings: &[(&str, &str)]) -> Arc<Backend> 
     let mut config = Config::from_env(&env).unwrap();
     config.store = store::Config::SqliteMemory;
     config.redis = redis.map(|r| r.url().to_owned().into());
+    config.volatile = true;
     Backend::open(config, Clock::system()).await.unwrap()
 }
 
-/// Runs a story against both logs.
+/// One node over SQLite in memory and a log in files under `dir`.
+async fn file_node(dir: &Path, settings: &[(&str, &str)]) -> Arc<Backend> {
+    let env = settings.iter().fold(Env::default(), |env, (k, v)| env.with(k, *v));
+    let mut config = Config::from_env(&env).unwrap();
+    config.store = store::Config::SqliteMemory;
+    config.data_dir = dir.to_owned();
+    Backend::open(config, Clock::system()).await.unwrap()
+}
+
+/// Runs a story against each log.
 macro_rules! stories {
-    ($($name:ident),+ $(,)?) => {$(
+    ($($name:ident $(= $settings:expr)?),+ $(,)?) => {$(
         mod $name {
+            const SETTINGS: &[&[(&str, &str)]] = &[$(&$settings)?];
+
             #[tokio::test]
             async fn embedded() {
-                super::$name(super::node(None, &[]).await).await;
+                super::$name(super::node(None, &SETTINGS.concat()).await).await;
+            }
+
+            #[tokio::test]
+            async fn file() {
+                let dir = tempfile::tempdir().unwrap();
+                super::$name(super::file_node(dir.path(), &SETTINGS.concat()).await).await;
             }
 
             #[tokio::test]
             async fn redis() {
                 let redis = super::Redis::start().await;
-                super::$name(super::node(Some(&redis), &[]).await).await;
+                super::$name(super::node(Some(&redis), &SETTINGS.concat()).await).await;
             }
         }
     )+};
@@ -58,6 +76,11 @@ stories!(
     a_slow_reader_falls_back_to_the_log_and_loses_nothing,
     a_bad_record_is_refused_and_leaves_no_hole,
     a_feed_follows_subscriptions,
+    a_clients_own_id_is_written_once,
+    numbers_given_up_count_as_seen,
+    a_reader_may_begin_at_a_time,
+    retention_leaves_a_gap_notice = [("LOG_RETENTION_BYTES", "33KiB"), ("RING_BYTES", "5000")],
+    what_is_too_old_is_removed = [("LOG_RETENTION", "1s")],
 );
 
 fn json(n: u64) -> Bytes {
@@ -77,12 +100,17 @@ async fn send(publisher: &Publisher, seqs: impl IntoIterator<Item = u64>) {
     timeout(LIMIT, publisher.committed(ticket)).await.unwrap().unwrap();
 }
 
+/// A place in whatever life the log has.
+fn after(offset: u64) -> ReadFrom {
+    ReadFrom::After(Cursor { offset: Offset(offset), ..Cursor::default() })
+}
+
 /// The next `count` messages as (offset, n).
 async fn receive(subscriber: &mut Subscriber, count: usize) -> Vec<(u64, u64)> {
     let mut got = Vec::new();
     while got.len() < count {
         match timeout(LIMIT, subscriber.next()).await.expect("a delivery in time") {
-            Delivery::Batch { batch, after } => got.extend(batch.after(after).map(|(offset, message)| (offset.0, number(message)))),
+            Delivery::Batch { batch, after } => got.extend(batch.after(after).map(|(offset, _, message)| (offset.0, number(message)))),
             other => panic!("{other:?}"),
         }
     }
@@ -140,7 +168,7 @@ async fn a_reconnect_learns_what_is_in_and_another_epoch_does_not(node: Arc<Back
 async fn cursors_begin_where_they_are_told(node: Arc<Backend>) {
     let publisher = node.relay.publisher(P, device(), Epoch(1)).await.unwrap();
     send(&publisher, 1..=10).await;
-    for (from, expected) in [(ReadFrom::Earliest, 1..=12_u64), (ReadFrom::After(Offset(7)), 8..=12), (ReadFrom::Live, 11..=12)] {
+    for (from, expected) in [(ReadFrom::Earliest, 1..=12_u64), (after(7), 8..=12), (ReadFrom::Live, 11..=12)] {
         let mut subscriber = node.relay.subscriber();
         subscriber.follow(P, from).await.unwrap();
         if from == ReadFrom::Earliest {
@@ -188,7 +216,7 @@ async fn a_feed_follows_subscriptions(node: Arc<Backend>) {
     let producer = node.store.create_user(user("p", Role::Producer)).await.unwrap().id.producer();
     let consumer: ConsumerId = node.store.create_user(user("c", Role::Consumer)).await.unwrap().id.consumer();
     assert_eq!(producer, P);
-    let mut feed = node.relay.feed(consumer).await.unwrap();
+    let mut feed = node.relay.feed(consumer, None).await.unwrap();
     assert_eq!(node.relay.subscriber_count(P).await.unwrap(), 0);
 
     node.store.subscribe(consumer, P).await.unwrap();
@@ -205,20 +233,73 @@ async fn a_feed_follows_subscriptions(node: Arc<Backend>) {
     assert!(feed.try_next().is_none(), "nothing is delivered after the end of a subscription");
 }
 
-#[tokio::test]
-async fn retention_leaves_a_gap_notice() {
-    let node = node(None, &[("LOG_RETENTION_BYTES", "1000"), ("RING_BYTES", "500")]).await;
+async fn a_clients_own_id_is_written_once(node: Arc<Backend>) {
+    let first = node.relay.passing_publisher(P).await.unwrap();
+    let again = node.relay.passing_publisher(P).await.unwrap();
+    for (publisher, ids) in [(&first, ["a", "b", "a"]), (&again, ["b", "c", "a"])] {
+        let mut group = publisher.group();
+        for id in ids {
+            group.push_unnumbered(Some(id), json(1));
+        }
+        let ticket = group.submit().await.unwrap();
+        timeout(LIMIT, publisher.committed(ticket)).await.unwrap().unwrap();
+    }
+    assert_eq!(node.relay.log().head(P).await.unwrap().last, Offset(3), "a, b and c");
+}
+
+async fn numbers_given_up_count_as_seen(node: Arc<Backend>) {
     let publisher = node.relay.publisher(P, device(), Epoch(1)).await.unwrap();
-    for n in 1..=100 {
+    send(&publisher, [1]).await;
+    let mut group = publisher.group();
+    group.skip_all(&"2-5000000,7000000".parse().unwrap()).unwrap();
+    let ticket = group.submit().await.unwrap();
+    timeout(LIMIT, publisher.committed(ticket)).await.unwrap().unwrap();
+    drop(publisher);
+    let again = node.relay.publisher(P, device(), Epoch(1)).await.unwrap();
+    assert_eq!(again.seen().to_string(), "1-5000000,7000000");
+    assert_eq!(node.relay.log().head(P).await.unwrap().last, Offset(1));
+}
+
+async fn a_reader_may_begin_at_a_time(node: Arc<Backend>) {
+    let publisher = node.relay.publisher(P, device(), Epoch(1)).await.unwrap();
+    send(&publisher, 1..=10).await;
+    let long_ago = ReadFrom::Time(node.clock.now() - Duration::from_secs(3600));
+    let mut subscriber = node.relay.subscriber();
+    subscriber.follow(P, long_ago).await.unwrap();
+    assert_eq!(receive(&mut subscriber, 10).await[0].0, 1);
+}
+
+async fn retention_leaves_a_gap_notice(node: Arc<Backend>) {
+    let publisher = node.relay.publisher(P, device(), Epoch(1)).await.unwrap();
+    // Ten times what is kept.
+    let total = 3000;
+    for n in (1..=total).step_by(20) {
+        send(&publisher, n..n + 20).await;
+    }
+    let head = node.relay.log().head(P).await.unwrap();
+    let kept = total - head.first.0 + 1;
+    assert!((200..700).contains(&kept), "{kept} of about 300 fit");
+    let mut late = node.relay.subscriber();
+    late.follow(P, after(3)).await.unwrap();
+    let Delivery::Gap { from, to, .. } = timeout(LIMIT, late.next()).await.unwrap() else { panic!("a gap comes first") };
+    assert_eq!((from, to.next()), (Offset(4), head.first));
+    let got = receive(&mut late, kept as usize).await;
+    assert_eq!((got[0].0, got[got.len() - 1].0), (head.first.0, total));
+    let mut earliest = node.relay.subscriber();
+    earliest.follow(P, ReadFrom::Earliest).await.unwrap();
+    assert_eq!(receive(&mut earliest, kept as usize).await[0].0, head.first.0, "who asks for the oldest misses nothing");
+}
+
+async fn what_is_too_old_is_removed(node: Arc<Backend>) {
+    let publisher = node.relay.publisher(P, device(), Epoch(1)).await.unwrap();
+    let deadline = tokio::time::Instant::now() + LIMIT;
+    let mut n = 0;
+    while node.relay.log().head(P).await.unwrap().first == Offset(1) {
+        assert!(tokio::time::Instant::now() < deadline, "the first record is older than a second");
+        n += 1;
         send(&publisher, [n]).await;
     }
-    let mut late = node.relay.subscriber();
-    late.follow(P, ReadFrom::After(Offset(3))).await.unwrap();
-    let Delivery::Gap { from, to, .. } = timeout(LIMIT, late.next()).await.unwrap() else { panic!("a gap comes first") };
-    assert_eq!(from, Offset(4));
-    let got = receive(&mut late, (100 - to.0) as usize).await;
-    assert_eq!(got.first().unwrap().0, to.0 + 1);
-    assert_eq!(got.last().unwrap().0, 100);
+    assert_eq!(node.relay.log().head(P).await.unwrap().last, Offset(n));
 }
 
 #[tokio::test]
@@ -253,5 +334,7 @@ async fn a_restart_of_redis_loses_nothing_that_was_acknowledged() {
     redis.restart().await;
     // Sent while the subscription may still be away: the log fills what pub/sub lost.
     send(&publisher, [3, 4]).await;
+    let Delivery::Reset { cursor, .. } = timeout(LIMIT, subscriber.next()).await.unwrap() else { panic!("the new life is told") };
+    assert_eq!(cursor.offset, Offset(2), "nothing was lost, so delivery goes on where it was");
     assert_eq!(receive(&mut subscriber, 2).await, [(3, 3), (4, 4)]);
 }

@@ -18,6 +18,8 @@ use super::{
 const BAD_CONFIG: u8 = 78;
 /// The server refused for good (`EX_NOPERM`): starting again would only be refused again.
 const REFUSED: u8 = 77;
+/// The outbox's file cannot be used (`EX_IOERR`): another agent has it, or the disk is full. That may pass.
+const BAD_DISK: u8 = 74;
 /// Ended by a second signal.
 const ABORTED: u8 = 130;
 
@@ -152,6 +154,7 @@ fn failed(error: &Error) -> Failure {
     let code = match error {
         Error::Config(_) => BAD_CONFIG,
         Error::Refused(_) => REFUSED,
+        Error::Outbox(_) => BAD_DISK,
     };
     (code, error.to_string())
 }

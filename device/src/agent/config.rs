@@ -59,7 +59,7 @@ pub struct Config {
     pub gso: bool,
     /// How long the outbox may take to empty at the end.
     pub grace: Duration,
-    /// Where sensors keep their place; `None`: nowhere.
+    /// Where sensors keep their place; `None`: nowhere. The outbox's own place is in its settings.
     pub state_dir: Option<PathBuf>,
     /// Where the status is written; `None`: nowhere.
     pub status_file: Option<PathBuf>,
@@ -240,10 +240,11 @@ impl Config {
         if config.sensors.iter().filter(|sensor| sensor.kind == Kind::Stdin).count() > 1 {
             return Err(Error::new("sensors", "has more than one of kind \"stdin\""));
         }
-        config.outbox = file.outbox.check()?;
         config.gso = file.gso.unwrap_or(true);
         config.grace = time("shutdown_grace_secs", file.shutdown_grace_secs)?.unwrap_or(GRACE);
-        config.state_dir = Some(file.state_dir.unwrap_or_else(|| variables.default_state_dir()));
+        let state_dir = file.state_dir.unwrap_or_else(|| variables.default_state_dir());
+        config.outbox = file.outbox.check(&state_dir)?;
+        config.state_dir = Some(state_dir);
         config.status_file = Some(overrides.status_file.clone().or(file.status_file).unwrap_or_else(|| variables.default_status_file()));
         config.log = text(file.log, "RUST_LOG").unwrap_or(config.log);
         Ok(config)

@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     client,
     login::{self, Auth, Credentials},
+    outbox::{self, Storage},
     policy::Failure,
     producer::{self, Producer, Stats},
 };
@@ -37,6 +38,9 @@ pub enum Error {
     /// The settings cannot work.
     #[error("{0}")]
     Config(String),
+    /// The outbox's file cannot be used: another agent has it, or the disk fails.
+    #[error(transparent)]
+    Outbox(outbox::Error),
     /// The server refused for good: coming back would only be refused again.
     #[error("the server refused this device for good: {0}")]
     Refused(Failure),
@@ -55,6 +59,7 @@ impl From<producer::Error> for Error {
     fn from(error: producer::Error) -> Self {
         match error {
             producer::Error::Stopped(failure) => Self::Refused(failure),
+            producer::Error::Disk(error) => Self::Outbox(error),
             error => Self::Config(error.to_string()),
         }
     }
@@ -101,7 +106,10 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<Stats, E
         None => Stats::default(),
     };
     if stats.outbox_records > 0 {
-        tracing::warn!(records = stats.outbox_records, "records were not acknowledged in time and are lost");
+        match config.outbox.storage {
+            Storage::Memory => tracing::warn!(records = stats.outbox_records, "records were not acknowledged in time and are lost"),
+            Storage::Disk(_) => tracing::info!(records = stats.outbox_records, "records wait in the outbox for the next start"),
+        }
     }
     board.end(&stats);
     tracing::info!(acked = stats.acked, refused = stats.refused, dropped = stats.dropped, "stopped");
@@ -131,7 +139,7 @@ impl Config {
         client.server_name = self.server_name.clone();
         client.transport.gso = self.gso;
         let mut producer = producer::Config::new(client);
-        producer.outbox = self.outbox;
+        producer.outbox = self.outbox.clone();
         producer.policy.backoff = self.backoff;
         producer
     }

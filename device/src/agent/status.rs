@@ -12,7 +12,10 @@ use serde::{Deserialize, Serialize};
 use tokio::time;
 
 use super::{Config, notify::Watchdog, sensors::Counts};
-use crate::producer::{LinkState, Producer, Stats};
+use crate::{
+    outbox::Order,
+    producer::{LinkState, Producer, Stats},
+};
 
 /// How often the file is written.
 const PERIOD: Duration = Duration::from_secs(1);
@@ -92,8 +95,17 @@ impl Found {
                 format!("{:.1} ms round trip, {} of {} packets lost", rtt.as_secs_f64() * 1e3, stats.lost_packets, stats.sent_packets),
             );
         }
-        line("records", format!("{} acknowledged, {} refused, {} dropped", stats.acked, stats.refused, stats.dropped));
-        line("outbox", format!("{} records, {} bytes", stats.outbox_records, stats.outbox_bytes));
+        line(
+            "records",
+            format!(
+                "{} taken, {} acknowledged, {} refused, {} dropped, {} lost, {} blocked",
+                stats.taken, stats.acked, stats.refused, stats.dropped, stats.lost, stats.blocked
+            ),
+        );
+        line("outbox", outbox(stats));
+        if let Some(error) = &stats.disk_error {
+            line("disk", error.clone());
+        }
         line("reconnects", stats.reconnects.to_string());
         for sensor in &status.sensors {
             line("sensor", format!("{}: {} records, {} bad", sensor.name, sensor.records, sensor.bad));
@@ -113,6 +125,31 @@ impl Found {
         };
         json.unwrap_or_else(|_| "{}".into()) + "\n"
     }
+}
+
+fn outbox(stats: &Stats) -> String {
+    let mut text = format!("{} records, {} bytes", stats.outbox_records, stats.outbox_bytes);
+    if let Some(age) = stats.outbox_oldest {
+        let _ = write!(text, ", the oldest {:.1} s old", age.as_secs_f64());
+    }
+    if stats.outbox_unsaved > 0 {
+        let _ = write!(text, ", {} not on disk yet", stats.outbox_unsaved);
+    }
+    if stats.outbox_skipped > 0 {
+        let _ = write!(text, ", {} numbers skipped", stats.outbox_skipped);
+    }
+    let order = match stats.outbox_order {
+        Order::OldestFirst => "oldest first",
+        Order::LiveFirst => "live first",
+    };
+    let _ = write!(text, ", {order}");
+    match stats.disk_bytes {
+        Some(bytes) => {
+            let _ = write!(text, ", {bytes} bytes on disk");
+        }
+        None => text.push_str(", in memory"),
+    }
+    text
 }
 
 /// Reads the file.
@@ -226,6 +263,19 @@ mod tests {
         let found = read(&path).unwrap();
         assert!(found.to_text().contains("7 acknowledged"));
         assert!(found.to_json().contains("\"acked\": 7"));
+        let mut status = status(LinkState::Connected);
+        status.stats = Stats {
+            taken: 9,
+            lost: 1,
+            blocked: 2,
+            disk_bytes: Some(4096),
+            outbox_oldest: Some(Duration::from_millis(2500)),
+            outbox_order: Order::LiveFirst,
+            ..status.stats
+        };
+        let text = Found::Running(Box::new(status)).to_text();
+        assert!(text.contains("9 taken, 7 acknowledged, 0 refused, 0 dropped, 1 lost, 2 blocked"), "{text}");
+        assert!(text.contains("the oldest 2.5 s old, live first, 4096 bytes on disk"), "{text}");
     }
 
     #[test]

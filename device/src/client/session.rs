@@ -8,12 +8,12 @@ use std::{
     time::Duration,
 };
 
-use bytes::{Bytes, BytesMut};
+use bytes::BytesMut;
 use motience_shared::{
-    model::{Epoch, LogEpoch, Offset, ProducerId, RangeSet},
+    model::{Cursor, Epoch, ProducerId, RangeSet},
     wire::{
-        CloseCode, Frame, From, Gap, Hello, Intent, Limits, Record, Refused, StreamKind, Subscribe, TokenRefresh, Unsubscribe, VERSION,
-        Welcome,
+        CloseCode, Confirm, Entry, Feed, Frame, From, Gap, Hello, Intent, Limits, Record, Refused, Skipped, StreamKind, Subscribe,
+        TokenRefresh, Unsubscribe, VERSION, Welcome,
     },
 };
 use quinn::{Connection, ConnectionStats, SendStream, VarInt};
@@ -61,19 +61,14 @@ pub enum Event {
     },
     /// Retention removed a range.
     Gap(Gap),
-    /// A feed began.
-    Feed {
-        /// Whose.
-        producer: ProducerId,
-        /// The life of its log.
-        log_epoch: LogEpoch,
-    },
+    /// A feed began, or went on in another life of the log.
+    Feed(Feed),
     /// Entries of a feed, rising.
     Entries {
         /// Whose.
         producer: ProducerId,
-        /// Offset and message.
-        entries: Vec<(Offset, Bytes)>,
+        /// What its stream held.
+        entries: Vec<Entry>,
     },
 }
 
@@ -173,8 +168,18 @@ impl Session {
     }
 
     /// Asks to follow a producer; `Followed` answers.
-    pub async fn subscribe(&self, producer: ProducerId, from: From) -> Result<(), Error> {
-        self.control(Frame::Subscribe(Subscribe { producer, from })).await
+    pub async fn subscribe(&self, producer: ProducerId, from: From, durable: &str) -> Result<(), Error> {
+        self.control(Frame::Subscribe(Subscribe { producer, from, durable: durable.to_owned() })).await
+    }
+
+    /// Moves the durable cursor of a follow.
+    pub async fn confirm(&self, producer: ProducerId, cursor: Cursor) -> Result<(), Error> {
+        self.control(Frame::Confirm(Confirm { producer, cursor })).await
+    }
+
+    /// Says which numbers will never be sent; they are acknowledged like records.
+    pub async fn skip(&self, ranges: RangeSet) -> Result<(), Error> {
+        self.control(Frame::Skipped(Skipped { ranges })).await
     }
 
     /// Ends a follow.
@@ -293,7 +298,6 @@ async fn read_control(connection: Connection, mut frames: Frames, events: mpsc::
             Frame::Drain => Event::Drain,
             Frame::TokenAccepted(accepted) => Event::TokenAccepted(accepted.expires_in),
             Frame::Followed(followed) => Event::Followed { producer: followed.producer, refusal: followed.refusal },
-            Frame::Gap(gap) => Event::Gap(gap),
             // QUIC's own keep-alive does the work of a ping; a server's is left unanswered without harm.
             Frame::Ping | Frame::Pong => continue,
             other => return Err(Error::Protocol(format!("{} on the control stream", other.name()))),
@@ -328,30 +332,37 @@ async fn accept_feeds(connection: Connection, limits: Limits, events: mpsc::Send
 async fn read_feed(mut frames: Frames, events: mpsc::Sender<Event>) -> Result<(), Error> {
     let producer = match (frames.kind().await?, frames.next().await?) {
         (Some(StreamKind::Feed), Some(Frame::Feed(feed))) => {
-            if events.send(Event::Feed { producer: feed.producer, log_epoch: feed.log_epoch }).await.is_err() {
+            let producer = feed.producer;
+            if events.send(Event::Feed(feed)).await.is_err() {
                 return Ok(());
             }
-            feed.producer
+            producer
         }
         (None, _) | (_, None) => return Ok(()),
         _ => return Err(Error::Protocol("a stream that is no feed".into())),
     };
     while let Some(first) = frames.next().await? {
-        let mut entries = vec![entry(first)?];
-        while entries.len() < MAX_ENTRIES {
-            let Some(frame) = frames.buffered()? else { break };
-            entries.push(entry(frame)?);
+        let mut entries = Vec::new();
+        let mut frame = Some(first);
+        let mut other = None;
+        while let Some(next) = frame {
+            match next {
+                Frame::Entry(entry) => entries.push(entry),
+                Frame::Feed(feed) if feed.producer == producer => other = Some(Event::Feed(feed)),
+                Frame::Gap(gap) if gap.producer == producer => other = Some(Event::Gap(gap)),
+                wrong => return Err(Error::Protocol(format!("{} on a feed", wrong.name()))),
+            }
+            if other.is_some() || entries.len() == MAX_ENTRIES {
+                break;
+            }
+            frame = frames.buffered()?;
         }
-        if events.send(Event::Entries { producer, entries }).await.is_err() {
-            break;
+        let entries = (!entries.is_empty()).then_some(Event::Entries { producer, entries });
+        for event in entries.into_iter().chain(other) {
+            if events.send(event).await.is_err() {
+                return Ok(());
+            }
         }
     }
     Ok(())
-}
-
-fn entry(frame: Frame) -> Result<(Offset, Bytes), Error> {
-    match frame {
-        Frame::Entry(entry) => Ok((entry.offset, entry.message)),
-        other => Err(Error::Protocol(format!("{} on a feed", other.name()))),
-    }
 }

@@ -6,7 +6,10 @@ use std::{
     time::Duration,
 };
 
-use motience_shared::{model::ProducerId, wire::From as Start};
+use motience_shared::{
+    model::{Cursor as Place, ProducerId},
+    wire::From as Start,
+};
 use tokio::{
     sync::mpsc,
     time::{self, Instant},
@@ -26,8 +29,10 @@ const DRAIN: Duration = Duration::from_secs(1);
 
 #[derive(Debug)]
 pub(super) enum Command {
-    Subscribe(ProducerId, Start),
+    /// The last part names a durable cursor, or is empty.
+    Subscribe(ProducerId, Start, String),
     Unsubscribe(ProducerId),
+    Confirm(ProducerId, Place),
 }
 
 pub(super) struct Actor {
@@ -67,7 +72,6 @@ impl Actor {
                     Ok(session) => {
                         let since = Instant::now();
                         let failure = self.stay(session).await?;
-                        self.cursors.values_mut().for_each(Cursor::disconnected);
                         if since.elapsed() >= self.policy.stable_after {
                             self.tried.attempts = 0;
                         }
@@ -101,7 +105,7 @@ impl Actor {
         let session = self.connector.connect(&token, INTENT, NO_EPOCH).await?;
         self.tried.fresh_login = false;
         for (&producer, cursor) in &self.cursors {
-            session.subscribe(producer, cursor.resume()).await?;
+            session.subscribe(producer, cursor.resume(), &cursor.durable).await?;
         }
         Ok(session)
     }
@@ -156,10 +160,11 @@ impl Actor {
 
     async fn obey(&mut self, session: &Session, command: Command) -> Result<(), crate::client::Error> {
         match command {
-            Command::Subscribe(producer, start) => {
-                self.cursors.insert(producer, Cursor::new(producer, start));
-                session.subscribe(producer, start).await
+            Command::Subscribe(producer, start, durable) => {
+                self.cursors.insert(producer, Cursor::new(producer, start, durable.clone()));
+                session.subscribe(producer, start, &durable).await
             }
+            Command::Confirm(producer, cursor) => session.confirm(producer, cursor).await,
             Command::Unsubscribe(producer) => {
                 self.cursors.remove(&producer);
                 session.unsubscribe(producer).await
@@ -177,15 +182,15 @@ impl Actor {
                     out.push_back(Delivery::Ended { producer, refusal });
                 }
             }
-            Event::Feed { producer, log_epoch } => {
-                if let Some(cursor) = self.cursors.get_mut(&producer) {
-                    cursor.feed(log_epoch, out);
+            Event::Feed(feed) => {
+                if let Some(cursor) = self.cursors.get_mut(&feed.producer) {
+                    cursor.feed(feed.after, out);
                 }
             }
             Event::Entries { producer, entries } => {
                 if let Some(cursor) = self.cursors.get_mut(&producer) {
-                    for (offset, message) in entries {
-                        cursor.entry(offset, message, out);
+                    for entry in entries {
+                        cursor.entry(entry.offset, entry.name, entry.message, out);
                     }
                 }
             }

@@ -1,125 +1,128 @@
 //! Where a follow is: pure, so that "every record once, or a gap" can be tested.
 //!
-//! Entries come on a stream of their own, gaps on the control stream, so that either may overtake the other. A gap is
-//! held until the entries before it are there.
+//! Offsets tell doubles apart within one life of the log. After a reset a record may come again under another offset:
+//! then its name tells.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 
 use bytes::Bytes;
 use motience_shared::{
-    model::{LogEpoch, Offset, ProducerId},
+    model::{Cursor as Place, Epoch, Offset, ProducerId, RangeSet, RecordName},
     wire::From as Start,
 };
 
 use super::Delivery;
 
-/// Gaps held; more than one at a time would take a server that trims faster than it sends.
-const MAX_GAPS: usize = 16;
+/// Senders of one producer whose records' names are kept; past it the one that began first is forgotten.
+const MAX_SENDERS: usize = 1024;
 
 /// The place of one follow.
 #[derive(Debug)]
 pub(super) struct Cursor {
     producer: ProducerId,
     start: Start,
-    /// The last offset delivered, or known to be gone.
-    last: Option<u64>,
-    log_epoch: Option<LogEpoch>,
-    gaps: VecDeque<(u64, u64)>,
+    pub(super) durable: String,
+    /// The last record delivered, or known to be gone.
+    place: Option<Place>,
+    names: Names,
 }
 
 impl Cursor {
-    pub(super) fn new(producer: ProducerId, start: Start) -> Self {
-        let last = match start {
-            Start::After(offset) => Some(offset.0),
-            Start::Earliest => Some(0),
-            Start::Live => None,
+    pub(super) fn new(producer: ProducerId, start: Start, durable: String) -> Self {
+        let place = match start {
+            Start::After(cursor) => Some(cursor),
+            Start::Live | Start::Earliest | Start::Time(_) => None,
         };
-        Self { producer, start, last, log_epoch: None, gaps: VecDeque::new() }
+        Self { producer, start, durable, place, names: Names::default() }
     }
 
     /// Where to begin at the next connection.
     pub(super) fn resume(&self) -> Start {
-        match self.last {
-            Some(0) => Start::Earliest,
-            Some(last) => Start::After(Offset(last)),
-            None => self.start,
+        self.place.map_or(self.start, Start::After)
+    }
+
+    /// Entries come after this from now on.
+    pub(super) fn feed(&mut self, after: Place, out: &mut VecDeque<Delivery>) {
+        match &mut self.place {
+            Some(place) if place.epoch == after.epoch => {}
+            Some(place) if place.epoch.0 == 0 && place.offset <= after.offset => *place = after,
+            Some(place) => {
+                *place = after;
+                out.push_back(Delivery::Reset { producer: self.producer, cursor: after });
+            }
+            None => self.place = Some(after),
         }
     }
 
-    /// The connection was lost: gaps that wait for entries are told again by the next.
-    pub(super) fn disconnected(&mut self) {
-        self.gaps.clear();
-    }
-
-    /// A feed began.
-    pub(super) fn feed(&mut self, log_epoch: LogEpoch, out: &mut VecDeque<Delivery>) {
-        let before = self.log_epoch.replace(log_epoch);
-        if before.is_some_and(|before| before != log_epoch) {
-            self.last = None;
-            self.gaps.clear();
-            out.push_back(Delivery::Reset { producer: self.producer, log_epoch });
+    /// An entry came. One without a feed before it has no life to belong to, and is dropped.
+    pub(super) fn entry(&mut self, offset: Offset, name: RecordName, message: Bytes, out: &mut VecDeque<Delivery>) {
+        let Some(place) = self.place.as_mut().filter(|place| offset > place.offset) else { return };
+        place.offset = offset;
+        if self.names.insert(name) {
+            out.push_back(Delivery::Record { producer: self.producer, cursor: *place, name, message });
         }
-    }
-
-    /// An entry came.
-    pub(super) fn entry(&mut self, offset: Offset, message: Bytes, out: &mut VecDeque<Delivery>) {
-        while self.gaps.front().is_some_and(|gap| gap.1 < offset.0) {
-            let Some(gap) = self.gaps.pop_front() else { break };
-            self.pass(gap, out);
-        }
-        if self.last.is_some_and(|last| offset.0 <= last) {
-            return;
-        }
-        self.last = Some(offset.0);
-        out.push_back(Delivery::Record { producer: self.producer, offset, message });
-        self.release(out);
     }
 
     /// Word of a gap came.
     pub(super) fn gap(&mut self, from: Offset, to: Offset, out: &mut VecDeque<Delivery>) {
-        if from > to {
-            return;
-        }
-        if self.gaps.len() == MAX_GAPS {
-            let Some(gap) = self.gaps.pop_front() else { return };
-            out.push_back(self.notice(gap));
-        }
-        self.gaps.push_back((from.0, to.0));
-        self.release(out);
+        let Some(place) = self.place.as_mut().filter(|place| from <= to && to > place.offset) else { return };
+        let from = from.max(place.offset.next());
+        place.offset = to;
+        out.push_back(Delivery::Gap { producer: self.producer, from, to });
     }
+}
 
-    /// Delivers gaps that nothing is expected before.
-    fn release(&mut self, out: &mut VecDeque<Delivery>) {
-        while let Some(&gap) = self.gaps.front() {
-            if self.last.is_none_or(|last| last + 1 < gap.0) {
-                break;
-            }
-            self.gaps.pop_front();
-            self.pass(gap, out);
+/// The names of what was delivered.
+#[derive(Debug, Default)]
+struct Names {
+    senders: HashMap<Epoch, RangeSet>,
+    order: VecDeque<Epoch>,
+}
+
+impl Names {
+    /// Whether the name is new.
+    fn insert(&mut self, name: RecordName) -> bool {
+        let seen = self.senders.entry(name.epoch).or_insert_with(|| {
+            self.order.push_back(name.epoch);
+            RangeSet::new()
+        });
+        let new = seen.insert(name.seq.0);
+        if self.order.len() > MAX_SENDERS
+            && let Some(first) = self.order.pop_front()
+        {
+            self.senders.remove(&first);
         }
-    }
-
-    fn pass(&mut self, gap: (u64, u64), out: &mut VecDeque<Delivery>) {
-        out.push_back(self.notice(gap));
-        self.last = Some(self.last.map_or(gap.1, |last| last.max(gap.1)));
-    }
-
-    fn notice(&self, (from, to): (u64, u64)) -> Delivery {
-        Delivery::Gap { producer: self.producer, from: Offset(from), to: Offset(to) }
+        new
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use motience_shared::model::{LogEpoch, Seq};
+
     use super::*;
 
     const WHO: ProducerId = ProducerId(1);
 
-    fn offsets(out: &VecDeque<Delivery>) -> Vec<(u64, u64)> {
+    fn place(epoch: u64, offset: u64) -> Place {
+        Place { epoch: LogEpoch(epoch), offset: Offset(offset) }
+    }
+
+    fn name(seq: u64) -> RecordName {
+        RecordName { epoch: Epoch(7), seq: Seq(seq) }
+    }
+
+    fn follow(start: Start) -> (Cursor, VecDeque<Delivery>) {
+        (Cursor::new(WHO, start, String::new()), VecDeque::new())
+    }
+
+    /// Offsets delivered, gaps as ranges, a reset as the offset it goes back to twice, negative.
+    fn seen(out: &VecDeque<Delivery>) -> Vec<(i64, i64)> {
         out.iter()
             .map(|delivery| match delivery {
-                Delivery::Record { offset, .. } => (offset.0, offset.0),
-                Delivery::Gap { from, to, .. } => (from.0, to.0),
+                Delivery::Record { cursor, .. } => (cursor.offset.0 as i64, cursor.offset.0 as i64),
+                Delivery::Gap { from, to, .. } => (from.0 as i64, to.0 as i64),
+                Delivery::Reset { cursor, .. } => (-(cursor.offset.0 as i64), -(cursor.offset.0 as i64)),
                 other => panic!("{other:?}"),
             })
             .collect()
@@ -127,52 +130,57 @@ mod tests {
 
     #[test]
     fn doubles_are_removed_and_the_place_is_kept() {
-        let (mut cursor, mut out) = (Cursor::new(WHO, Start::Live), VecDeque::new());
+        let (mut cursor, mut out) = follow(Start::Live);
         assert_eq!(cursor.resume(), Start::Live);
+        cursor.feed(place(3, 4), &mut out);
+        assert_eq!(cursor.resume(), Start::After(place(3, 4)));
         for offset in [5, 6, 6, 5, 7] {
-            cursor.entry(Offset(offset), Bytes::new(), &mut out);
+            cursor.entry(Offset(offset), name(offset), Bytes::new(), &mut out);
         }
-        assert_eq!(offsets(&out), [(5, 5), (6, 6), (7, 7)]);
-        assert_eq!(cursor.resume(), Start::After(Offset(7)));
+        assert_eq!(seen(&out), [(5, 5), (6, 6), (7, 7)]);
+        assert_eq!(cursor.resume(), Start::After(place(3, 7)));
     }
 
     #[test]
-    fn a_gap_waits_for_what_is_before_it_and_overtakes_nothing() {
-        for gap_first in [true, false] {
-            for start in [Start::After(Offset(2)), Start::Live] {
-                let (mut cursor, mut out) = (Cursor::new(WHO, start), VecDeque::new());
-                let gap = |cursor: &mut Cursor, out: &mut VecDeque<_>| cursor.gap(Offset(4), Offset(6), out);
-                if gap_first {
-                    gap(&mut cursor, &mut out);
-                    assert!(out.is_empty());
-                }
-                cursor.entry(Offset(3), Bytes::new(), &mut out);
-                if !gap_first {
-                    gap(&mut cursor, &mut out);
-                }
-                cursor.entry(Offset(7), Bytes::new(), &mut out);
-                assert_eq!(offsets(&out), [(3, 3), (4, 6), (7, 7)], "{gap_first} {start:?}");
-            }
-        }
-    }
-
-    #[test]
-    fn a_gap_at_the_start_is_told_at_once_and_passed_at_the_resume() {
-        let (mut cursor, mut out) = (Cursor::new(WHO, Start::Earliest), VecDeque::new());
+    fn a_gap_moves_the_place() {
+        let (mut cursor, mut out) = follow(Start::Earliest);
+        cursor.feed(place(3, 0), &mut out);
         cursor.gap(Offset(1), Offset(9), &mut out);
-        assert_eq!(offsets(&out), [(1, 9)]);
-        assert_eq!(cursor.resume(), Start::After(Offset(9)));
+        cursor.gap(Offset(5), Offset(11), &mut out);
+        cursor.gap(Offset(5), Offset(6), &mut out);
+        assert_eq!(seen(&out), [(1, 9), (10, 11)]);
+        assert_eq!(cursor.resume(), Start::After(place(3, 11)));
     }
 
     #[test]
-    fn a_new_life_of_the_log_starts_over() {
-        let (mut cursor, mut out) = (Cursor::new(WHO, Start::Live), VecDeque::new());
-        cursor.feed(LogEpoch(1), &mut out);
-        cursor.entry(Offset(50), Bytes::new(), &mut out);
-        cursor.feed(LogEpoch(1), &mut out);
-        cursor.feed(LogEpoch(2), &mut out);
-        cursor.entry(Offset(1), Bytes::new(), &mut out);
-        assert_eq!(out[1], Delivery::Reset { producer: WHO, log_epoch: LogEpoch(2) });
-        assert_eq!(out.len(), 3);
+    fn after_a_reset_names_tell_doubles_from_new_records() {
+        let (mut cursor, mut out) = follow(Start::After(place(1, 40)));
+        cursor.feed(place(1, 40), &mut out);
+        for offset in 41..=43 {
+            cursor.entry(Offset(offset), name(offset), Bytes::new(), &mut out);
+        }
+        // The log lost 42 and 43; the device sent 43 again, and then another.
+        cursor.feed(place(2, 41), &mut out);
+        cursor.entry(Offset(42), name(43), Bytes::new(), &mut out);
+        cursor.entry(Offset(43), name(44), Bytes::new(), &mut out);
+        assert_eq!(seen(&out), [(41, 41), (42, 42), (43, 43), (-41, -41), (43, 43)]);
+        assert_eq!(cursor.resume(), Start::After(place(2, 43)));
+    }
+
+    #[test]
+    fn an_offset_without_a_life_is_taken_as_it_is() {
+        let (mut cursor, mut out) = follow(Start::After(place(0, 40)));
+        cursor.feed(place(9, 40), &mut out);
+        assert!(out.is_empty());
+        assert_eq!(cursor.resume(), Start::After(place(9, 40)));
+    }
+
+    #[test]
+    fn the_names_of_many_senders_are_bounded() {
+        let mut names = Names::default();
+        for epoch in 0..2 * MAX_SENDERS as u64 {
+            assert!(names.insert(RecordName { epoch: Epoch(epoch), seq: Seq(1) }));
+        }
+        assert_eq!(names.senders.len(), MAX_SENDERS);
     }
 }

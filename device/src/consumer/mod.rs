@@ -5,7 +5,7 @@
 
 use bytes::Bytes;
 use motience_shared::{
-    model::{Epoch, LogEpoch, Offset, ProducerId},
+    model::{Cursor as Place, Epoch, Offset, ProducerId, RecordName},
     wire::{From as Start, Intent},
 };
 use tokio::{sync::mpsc, task::JoinHandle};
@@ -55,8 +55,10 @@ pub enum Delivery {
     Record {
         /// Whose.
         producer: ProducerId,
-        /// Its place in the log.
-        offset: Offset,
+        /// Its place in the log: what to resume after, and to confirm.
+        cursor: Place,
+        /// What it is called wherever it is, for whoever keeps records across a reset.
+        name: RecordName,
         /// `{"producer_id","device_id","timestamp","data"}`.
         message: Bytes,
     },
@@ -74,12 +76,13 @@ pub enum Delivery {
         /// Last offset that is gone.
         to: Offset,
     },
-    /// The log began a new life; offsets start over, and records may come again under new ones.
+    /// The log began a new life. What follows comes after the last place that both lives surely share; records that
+    /// were delivered by this consumer do not come again.
     Reset {
         /// Whose log.
         producer: ProducerId,
-        /// Its new life.
-        log_epoch: LogEpoch,
+        /// The place in its new life.
+        cursor: Place,
     },
     /// A follow was refused, or has ended: `not_subscribed`, `unsubscribed`, `too_many`.
     Ended {
@@ -130,12 +133,24 @@ impl Consumer {
     /// Follows a producer from `start` on; [`Delivery::Following`] or [`Delivery::Ended`] answers. After a break the
     /// follow resumes behind the last record delivered.
     pub async fn subscribe(&self, producer: ProducerId, start: Start) -> Result<(), Error> {
-        self.commands.send(Command::Subscribe(producer, start)).await.map_err(|_| Error::ShutDown)
+        self.command(Command::Subscribe(producer, start, String::new())).await
+    }
+
+    /// The same with a cursor that the server keeps under `name`: the follow goes on behind what was last confirmed, by
+    /// whichever client of this account; from `start` where nothing was yet.
+    pub async fn subscribe_durable(&self, producer: ProducerId, start: Start, name: &str) -> Result<(), Error> {
+        self.command(Command::Subscribe(producer, start, name.to_owned())).await
+    }
+
+    /// Moves the durable cursor: everything up to `cursor` is dealt with. Lost with a broken connection; the next one
+    /// tells it too.
+    pub async fn confirm(&self, producer: ProducerId, cursor: Place) -> Result<(), Error> {
+        self.command(Command::Confirm(producer, cursor)).await
     }
 
     /// Ends a follow.
     pub async fn unsubscribe(&self, producer: ProducerId) -> Result<(), Error> {
-        self.commands.send(Command::Unsubscribe(producer)).await.map_err(|_| Error::ShutDown)
+        self.command(Command::Unsubscribe(producer)).await
     }
 
     /// The next delivery. An error is final. Cancel-safe.
@@ -148,6 +163,10 @@ impl Consumer {
             self.task = None;
         }
         Err(self.stopped.clone().map_or(Error::ShutDown, Error::Stopped))
+    }
+
+    async fn command(&self, command: Command) -> Result<(), Error> {
+        self.commands.send(command).await.map_err(|_| Error::ShutDown)
     }
 
     /// Closes the connection.

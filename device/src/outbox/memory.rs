@@ -1,4 +1,4 @@
-//! Records in memory: gone with the process.
+//! The index of records in memory; with [`super::disk`], a copy of what is on disk, and what will be.
 
 use std::{collections::BTreeMap, ops::RangeInclusive};
 
@@ -26,6 +26,12 @@ impl Memory {
     /// The first record from `seq` on.
     pub(super) fn from(&self, seq: u64) -> Option<&Item> {
         self.items.range(seq..).next().map(|(_, item)| item)
+    }
+
+    /// The records behind `seq`.
+    pub(super) fn behind(&self, seq: u64) -> impl Iterator<Item = &Item> {
+        let from = seq.saturating_add(1);
+        self.items.range(from..).map(|(_, item)| item)
     }
 
     pub(super) fn first_in(&self, range: &RangeInclusive<u64>) -> Option<u64> {

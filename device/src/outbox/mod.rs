@@ -2,49 +2,38 @@
 //!
 //! The outbox numbers records from 1 and names its own life by a random epoch, so that the server recognises what it
 //! has already. It is bounded by records and by bytes. It also knows what the present connection has under way, so
-//! that a new connection resends the rest and nothing else.
+//! that a new connection resends the rest and nothing else, and which numbers will never come, so that the server can
+//! be told.
+//!
+//! All of it is in memory. With [`Storage::Disk`] the records are in a file, too: [`journal`] says when a record counts
+//! as taken then, and [`disk`] what the file holds and how it is recovered after a power cut.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::fmt;
 
 use bytes::Bytes;
-use motience_shared::model::{Epoch, RangeSet, Seq};
-use serde::{Deserialize, Serialize};
+use motience_shared::{
+    model::{Epoch, RangeSet, Seq},
+    mutation::Mutation,
+};
 
-use crate::client::Lane;
+use crate::{client::Lane, clock};
 
+mod config;
+pub(crate) mod disk;
+mod journal;
 mod memory;
+mod skips;
+mod turns;
 
+pub use config::{Config, Order, Policy, Storage};
+pub use disk::Error;
+pub(crate) use journal::{Group, Mark, Urgency};
+
+use disk::Loaded;
+use journal::Journal;
 use memory::Memory;
-
-/// What happens when the outbox is full.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Policy {
-    /// The sender waits, up to the time limit, and then hears an error.
-    Block,
-    /// The oldest record that is not under way makes room, and is counted.
-    #[default]
-    DropOldest,
-}
-
-/// Bounds.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Config {
-    /// Most records.
-    pub records: usize,
-    /// Most bytes, [`OVERHEAD`] for each record included.
-    pub bytes: usize,
-    /// What happens past them.
-    pub policy: Policy,
-    /// How long a sender waits under [`Policy::Block`].
-    pub block_timeout: Duration,
-}
-
-impl Default for Config {
-    fn default() -> Self {
-        Self { records: 100_000, bytes: 64 * 1024 * 1024, policy: Policy::default(), block_timeout: Duration::from_secs(10) }
-    }
-}
+use skips::Skips;
+use turns::Turns;
 
 /// What a record costs beside its JSON, in bytes.
 pub const OVERHEAD: usize = 96;
@@ -55,14 +44,23 @@ pub const OVERHEAD: usize = 96;
 pub struct Full;
 
 /// A record in the outbox.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct Item {
     /// Its number.
     pub seq: Seq,
     /// The way it takes.
     pub lane: Lane,
+    /// When it was taken, in milliseconds since 1970.
+    pub taken_at: u64,
     /// The record.
     pub json: Bytes,
+}
+
+impl fmt::Debug for Item {
+    /// Without the record, which is nobody's business in a log.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Item({}, {:?}, {} bytes)", self.seq, self.lane, self.json.len())
+    }
 }
 
 /// See the module.
@@ -73,26 +71,35 @@ pub struct Outbox {
     last: u64,
     /// Where the records are.
     items: Memory,
-    /// The smallest number that the present connection has not been given.
-    next: u64,
-    /// Given to the present connection, and still in `items`.
-    under_way: usize,
-    /// Given to the present connection, and dropped for room since: they still use up its credit.
-    orphans: BTreeSet<u64>,
+    turns: Turns,
+    skips: Skips,
+    journal: Journal,
 }
 
 impl Outbox {
-    /// An empty outbox with a new epoch.
+    /// An empty outbox with a new epoch, in memory whatever the configuration says.
     pub fn new(config: Config) -> Self {
-        Self {
-            config,
-            epoch: Epoch(fastrand::u64(1..)),
-            last: 0,
-            items: Memory::default(),
-            next: 1,
-            under_way: 0,
-            orphans: BTreeSet::new(),
+        let turns = Turns::new(config.order);
+        let epoch = Epoch(fastrand::u64(1..));
+        Self { config, epoch, last: 0, items: Memory::default(), turns, skips: Skips::default(), journal: Journal::off() }
+    }
+
+    /// The outbox that a file holds.
+    pub(crate) fn restore(config: Config, loaded: Loaded) -> Self {
+        let Loaded { mark, items, .. } = loaded;
+        let mut outbox = Self { epoch: mark.epoch, journal: Journal::new(mark.reserved), last: mark.reserved, ..Self::new(config) };
+        let mut skipped = mark.skipped;
+        if Mutation::IgnoreTornTail.is_on() {
+            outbox.last = mark.last;
+        } else {
+            // Records beyond the last commit were not taken; but some may have been sent. After a good end there are none.
+            skipped.insert_range(mark.last + 1..=mark.reserved);
         }
+        outbox.skips = Skips::new(skipped);
+        for item in items {
+            outbox.items.insert(item);
+        }
+        outbox
     }
 
     /// The name of this outbox's life.
@@ -112,7 +119,8 @@ impl Outbox {
         }
         self.last += 1;
         let seq = Seq(self.last);
-        self.items.insert(Item { seq, lane, json });
+        self.journal.pushed(seq.0, json.len());
+        self.items.insert(Item { seq, lane, taken_at: clock::unix_millis(), json });
         Ok((seq, dropped))
     }
 
@@ -121,16 +129,15 @@ impl Outbox {
         self.items.len() < self.config.records && self.items.bytes() + size + OVERHEAD <= self.config.bytes
     }
 
-    /// The next record for the present connection, without giving it.
-    pub fn peek(&self) -> Option<&Item> {
-        self.items.from(self.next)
+    /// The next record for the present connection, which may have `credit` under way, without giving it.
+    pub fn peek(&self, credit: u64) -> Option<&Item> {
+        self.turns.pick(&self.items, self.journal.usable(), credit)
     }
 
     /// Gives the next record to the present connection; it stays in the outbox.
-    pub fn give(&mut self) -> Option<Item> {
-        let item = self.peek()?.clone();
-        self.next = item.seq.0 + 1;
-        self.under_way += 1;
+    pub fn give(&mut self, credit: u64) -> Option<Item> {
+        let item = self.peek(credit)?.clone();
+        self.turns.give(item.seq.0);
         Some(item)
     }
 
@@ -142,30 +149,46 @@ impl Outbox {
                 self.take(seq);
                 settled.push(Seq(seq));
             }
-            let late: Vec<u64> = self.orphans.range(range).copied().collect();
-            for seq in late {
-                self.orphans.remove(&seq);
-            }
+            self.turns.settle(range);
         }
+        self.skips.settle(ranges);
         settled
     }
 
-    /// Removes one record, whatever became of it. Returns whether it was in the outbox.
+    /// Removes one record that the server refused. Returns whether it was in the outbox.
     pub fn remove(&mut self, seq: Seq) -> bool {
-        self.orphans.remove(&seq.0);
+        self.turns.settle(seq.0..=seq.0);
         self.take(seq.0).is_some()
+    }
+
+    /// Removes one record that is not to be sent, and has the server told. Returns whether it was in the outbox.
+    pub fn skip(&mut self, seq: Seq) -> bool {
+        let removed = self.remove(seq);
+        if removed {
+            self.skips.add(seq.0, &self.items);
+        }
+        removed
+    }
+
+    /// Removes a record that is neither on disk nor under way, and has the server told. Returns whether it was so.
+    pub fn withdraw(&mut self, seq: Seq) -> bool {
+        !self.turns.is_given(seq.0) && !self.is_taken(seq) && self.skip(seq)
+    }
+
+    /// Numbers to tell the server now: they will never come.
+    pub fn tell(&mut self) -> Option<RangeSet> {
+        self.skips.tell()
     }
 
     /// Starts a new connection that has nothing under way.
     pub fn rewind(&mut self) {
-        self.next = 1;
-        self.under_way = 0;
-        self.orphans.clear();
+        self.turns.rewind(self.last);
+        self.skips.rewind();
     }
 
     /// Records under way on the present connection, unacknowledged.
     pub fn under_way(&self) -> u64 {
-        (self.under_way + self.orphans.len()) as u64
+        self.turns.under_way()
     }
 
     /// Whether the record is still here.
@@ -173,14 +196,24 @@ impl Outbox {
         self.items.contains(seq.0)
     }
 
+    /// Whether the record is safe: on disk where there is one, or settled.
+    pub fn is_taken(&self, seq: Seq) -> bool {
+        self.journal.is_saved(seq.0) || !self.contains(seq)
+    }
+
+    /// Whether every record up to this one is settled, or on disk.
+    pub fn is_safe(&self, seq: Seq) -> bool {
+        (self.journal.is_on() && self.journal.is_saved(seq.0)) || self.first().is_none_or(|first| first.seq > seq)
+    }
+
     /// The last number given; 0 where there is none yet.
     pub fn last(&self) -> Seq {
         Seq(self.last)
     }
 
-    /// The oldest record's number.
-    pub fn first(&self) -> Option<Seq> {
-        self.items.from(0).map(|item| item.seq)
+    /// The oldest record.
+    pub fn first(&self) -> Option<&Item> {
+        self.items.from(0)
     }
 
     /// Records here.
@@ -198,22 +231,94 @@ impl Outbox {
         self.items.bytes()
     }
 
+    /// Records that are to be on disk, and are not yet.
+    pub fn unsaved(&self) -> usize {
+        self.journal.waiting_records()
+    }
+
+    /// The settings.
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// Numbers that will not come, and of which the server has not said that it knows.
+    pub fn skipped(&self) -> &RangeSet {
+        self.skips.all()
+    }
+
+    /// How soon the disk is to be written.
+    pub(crate) fn urgency(&self) -> Urgency {
+        self.journal.urgency(self.last, self.config.commit_bytes, self.skips.is_changed())
+    }
+
+    /// What is to be written now. [`Outbox::committed`] or [`Outbox::failed`] follows before the next group.
+    pub(crate) fn collect(&mut self, closing: bool) -> Group {
+        let put = self.items.behind(self.journal.saved()).cloned().collect();
+        self.skips.set_changed(false);
+        self.journal.collect(put, self.epoch, self.last, self.skips.all().clone(), closing)
+    }
+
+    /// The group is on disk.
+    pub(crate) fn committed(&mut self, mark: &Mark) {
+        let waiting = self.cost_behind(mark.last);
+        self.journal.committed(mark, waiting);
+    }
+
+    /// The group may or may not be on disk; the next one holds the same again.
+    pub(crate) fn failed(&mut self, group: &Group) {
+        self.journal.failed(&group.gone);
+        self.skips.set_changed(true);
+    }
+
+    /// The file was found damaged and is a new one: the next group holds everything.
+    pub(crate) fn restart(&mut self) {
+        let waiting = self.cost_behind(0);
+        self.journal.restart(waiting);
+    }
+
+    /// The disk is full: drops as many of the oldest records as those that wait for the disk take, at least a few.
+    /// Returns which; none under [`Policy::Block`].
+    pub(crate) fn shed(&mut self) -> Vec<Seq> {
+        let mut dropped = Vec::new();
+        if self.config.policy == Policy::DropOldest {
+            let least = self.items.bytes().saturating_sub(self.items.bytes() / 16 + self.journal.waiting_bytes());
+            while self.items.bytes() > least
+                && let Some(seq) = self.items.from(0).map(|item| item.seq)
+                && self.journal.is_saved(seq.0)
+            {
+                self.drop(seq.0);
+                dropped.push(seq);
+            }
+        }
+        dropped
+    }
+
+    fn cost_behind(&self, seq: u64) -> (usize, usize) {
+        self.items.behind(seq).fold((0, 0), |(count, bytes), item| (count + 1, bytes + item.json.len()))
+    }
+
     fn take(&mut self, seq: u64) -> Option<Item> {
         let item = self.items.remove(seq)?;
-        if seq < self.next {
-            self.under_way -= 1;
-        }
+        self.turns.forget(seq);
+        self.journal.removed(seq, item.json.len());
         Some(item)
     }
 
     /// Drops the oldest record that is not under way: those are about to be acknowledged. Where all are, the oldest.
     fn drop_oldest(&mut self) -> Option<Seq> {
-        let seq = self.items.from(self.next).or_else(|| self.items.from(0))?.seq;
-        self.take(seq.0)?;
-        if seq.0 < self.next {
-            self.orphans.insert(seq.0);
+        let seq = self.turns.oldest(&self.items)?;
+        self.drop(seq);
+        Some(Seq(seq))
+    }
+
+    fn drop(&mut self, seq: u64) {
+        let given = self.turns.is_given(seq);
+        if self.take(seq).is_some() {
+            self.skips.add(seq, &self.items);
+            if given {
+                self.turns.orphan(seq);
+            }
         }
-        Some(seq)
     }
 }
 

@@ -6,6 +6,8 @@ use proptest::prelude::*;
 
 use super::*;
 
+const CREDIT: u64 = 1000;
+
 fn outbox(records: usize, bytes: usize, policy: Policy) -> Outbox {
     Outbox::new(Config { records, bytes, policy, ..Config::default() })
 }
@@ -40,17 +42,17 @@ fn what_is_under_way_is_dropped_last_and_uses_credit_until_settled() {
     for _ in 0..3 {
         push(&mut outbox).unwrap();
     }
-    outbox.give();
+    outbox.give(CREDIT);
     assert_eq!(push(&mut outbox).unwrap(), (Seq(4), vec![Seq(2)]));
-    outbox.give();
-    outbox.give();
+    outbox.give(CREDIT);
+    outbox.give(CREDIT);
     assert_eq!(outbox.under_way(), 3);
     assert_eq!(push(&mut outbox).unwrap(), (Seq(5), vec![Seq(1)]));
     assert_eq!(outbox.under_way(), 3);
     assert!(outbox.settle(&[1].into_iter().collect()).is_empty());
     assert_eq!(outbox.under_way(), 2);
     outbox.rewind();
-    assert_eq!((outbox.under_way(), outbox.peek().map(|item| item.seq)), (0, Some(Seq(3))));
+    assert_eq!((outbox.under_way(), outbox.peek(CREDIT).map(|item| item.seq)), (0, Some(Seq(3))));
 }
 
 #[derive(Clone, Debug)]
@@ -93,7 +95,7 @@ proptest! {
                 },
                 Step::Give => {
                     let due = here.iter().copied().find(|seq| given.last().is_none_or(|last| seq > last));
-                    let item = outbox.give();
+                    let item = outbox.give(CREDIT);
                     prop_assert_eq!(item.map(|item| item.seq.0), due);
                     given.extend(due);
                 }
@@ -117,4 +119,66 @@ proptest! {
             prop_assert!(outbox.under_way() <= given.len() as u64);
         }
     }
+}
+
+fn live_first(backlog: usize) -> Outbox {
+    let mut outbox = Outbox::new(Config { order: Order::LiveFirst, ..Config::default() });
+    for _ in 0..backlog {
+        push(&mut outbox).unwrap();
+    }
+    outbox.rewind();
+    outbox
+}
+
+fn given(outbox: &mut Outbox, count: usize, credit: u64) -> Vec<u64> {
+    (0..count).filter_map(|_| outbox.give(credit)).map(|item| item.seq.0).collect()
+}
+
+#[test]
+fn live_records_go_first_and_the_backlog_has_one_turn_in_four() {
+    let mut outbox = live_first(10);
+    assert_eq!(given(&mut outbox, 2, CREDIT), [1, 2], "nothing is live yet");
+    for _ in 0..8 {
+        push(&mut outbox).unwrap();
+    }
+    assert_eq!(given(&mut outbox, 9, CREDIT), [11, 12, 13, 3, 14, 15, 16, 4, 17]);
+    assert_eq!(given(&mut outbox, 99, CREDIT), [18, 5, 6, 7, 8, 9, 10]);
+    assert_eq!(outbox.under_way(), 18);
+    outbox.settle(&"1-18".parse().unwrap());
+    assert_eq!(outbox.under_way(), 0);
+}
+
+#[test]
+fn the_backlog_leaves_a_quarter_of_the_credit_to_what_is_live() {
+    let mut outbox = live_first(100);
+    assert_eq!(given(&mut outbox, 99, 20).len(), 15);
+    push(&mut outbox).unwrap();
+    assert_eq!(given(&mut outbox, 99, 20), [101]);
+    outbox.settle(&"1-4".parse().unwrap());
+    assert_eq!(given(&mut outbox, 99, 20), [16, 17, 18, 19]);
+    assert_eq!(live_first(1).give(1).map(|item| item.seq), Some(Seq(1)), "a credit of one is enough for a backlog");
+}
+
+#[test]
+fn what_was_live_is_backlog_to_the_next_connection() {
+    let mut outbox = live_first(2);
+    push(&mut outbox).unwrap();
+    assert_eq!(given(&mut outbox, 9, CREDIT), [3, 1, 2]);
+    outbox.rewind();
+    assert_eq!(given(&mut outbox, 9, CREDIT), [1, 2, 3]);
+}
+
+#[test]
+fn what_is_dropped_is_told_until_it_is_acknowledged() {
+    let mut outbox = outbox(2, 10_000, Policy::DropOldest);
+    for _ in 0..5 {
+        push(&mut outbox).unwrap();
+    }
+    assert_eq!(outbox.tell().unwrap().to_string(), "1-3");
+    push(&mut outbox).unwrap();
+    assert_eq!(outbox.tell(), None);
+    outbox.rewind();
+    assert_eq!(outbox.tell().unwrap().to_string(), "1-4");
+    outbox.settle(&"1-4".parse().unwrap());
+    assert!(outbox.tell().is_none() && outbox.skipped().is_empty());
 }

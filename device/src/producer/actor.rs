@@ -108,7 +108,7 @@ impl Actor {
             state.counters.last_error = None;
             state.connection = Some(session.connection().clone());
         }
-        self.shared.room.notify_waiters();
+        self.shared.wake();
         self.shared.set_link(LinkState::Connected);
         let failure = Connected::new(self, session).run().await;
         // Its handle would keep the connection open.

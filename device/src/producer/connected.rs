@@ -52,6 +52,12 @@ impl<'a> Connected<'a> {
     pub(super) async fn run(mut self) -> Option<Failure> {
         loop {
             let pause = self.send();
+            let skipped = self.shared.lock().outbox.tell();
+            if let Some(skipped) = skipped
+                && let Err(error) = self.session.skip(skipped).await
+            {
+                return Some(error.into());
+            }
             let under_way = self.shared.lock().outbox.under_way();
             if self.drain.is_some() && under_way == 0 {
                 self.session.finish().await;
@@ -132,11 +138,11 @@ impl<'a> Connected<'a> {
                 if turn == TURN {
                     break Pause::Turn;
                 }
-                let Some(item) = state.outbox.peek() else { break Pause::Idle };
+                let Some(item) = state.outbox.peek(self.credit) else { break Pause::Idle };
                 if item.json.len() > self.max_record {
                     // Sending it would end the connection; and again after every reconnect.
                     too_large.push((item.seq, item.json.len()));
-                    state.outbox.give();
+                    state.outbox.give(self.credit);
                     continue;
                 }
                 // A reference count, not a copy.
@@ -145,14 +151,15 @@ impl<'a> Connected<'a> {
                 if self.session.try_send(lane, record).is_err() {
                     break Pause::Lane(lane);
                 }
-                state.outbox.give();
+                state.outbox.give(self.credit);
                 state.counters.sent += 1;
                 turn += 1;
             }
         };
         for (seq, size) in too_large {
             let message = format!("{size} bytes, over the server's limit of {}", self.max_record);
-            self.handle(Event::Refused(Refused { seq, code: "too_large".into(), message }));
+            tracing::warn!(%seq, message, "a record cannot be sent");
+            self.shared.refused_here(Refused { seq, code: "too_large".into(), message });
         }
         pause
     }

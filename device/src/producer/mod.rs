@@ -2,7 +2,11 @@
 //!
 //! A record is taken into the outbox, sent, and dropped only when the server has acknowledged or refused it. After a
 //! break the producer connects again, learns from `Welcome` what is in the log already, and resends only the rest.
-//! [`Producer`] is a handle; a private task owns the connection and ends with the handle or for good reason.
+//! [`Producer`] is a handle; a private task owns the connection and ends with the handle or for good reason, another one
+//! the outbox's file, where there is one.
+//!
+//! A record is *taken* when it is on disk or settled; in an outbox in memory at once. [`Producer::send`] waits for that,
+//! [`Producer::enqueue`] and [`Producer::try_send`] do not: after them, [`Producer::taken`] does.
 
 use std::{
     sync::{Arc, MutexGuard},
@@ -10,7 +14,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use motience_shared::model::Seq;
+use motience_shared::model::{Epoch, Seq};
 use tokio::{
     task::JoinHandle,
     time::{self, Instant},
@@ -20,16 +24,21 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     client::{self, Connector, Lane},
     login::Credentials,
-    outbox::{self, Full},
+    outbox::{
+        self, Full, Outbox, Storage,
+        disk::{Loaded, OnDisk, Store},
+    },
     policy::{Failure, Policy},
 };
 
 mod actor;
 mod connected;
+mod keeper;
 mod shared;
 mod stats;
 
 use actor::Actor;
+use keeper::Keeper;
 use shared::{Shared, State};
 pub use stats::{LinkState, Stats};
 
@@ -38,7 +47,7 @@ pub use stats::{LinkState, Stats};
 pub struct Config {
     /// The connection.
     pub client: client::Config,
-    /// The outbox's bounds.
+    /// The outbox: its place and its bounds.
     pub outbox: outbox::Config,
     /// Reconnecting.
     pub policy: Policy,
@@ -78,6 +87,10 @@ pub enum Error {
     /// The outbox stayed full.
     #[error(transparent)]
     Full(#[from] Full),
+    /// The outbox's file cannot be opened; or a record did not get onto the disk within the time limit. It is given up
+    /// then, unless it was under way to the server already.
+    #[error(transparent)]
+    Disk(#[from] outbox::Error),
     /// The wait took too long.
     #[error("not settled within the time limit")]
     Timeout,
@@ -110,20 +123,42 @@ pub enum Outcome {
 pub struct Producer {
     shared: Arc<Shared>,
     task: Option<JoinHandle<()>>,
+    keeper: Option<JoinHandle<()>>,
     connector: Connector,
     config: Config,
     cancel: CancellationToken,
+    /// Ends the keeper, which outlives the connection: what that settles last is to be written.
+    close: CancellationToken,
 }
 
 impl Producer {
-    /// Starts; connects in the background. Must be called within a tokio runtime.
+    /// Starts; connects in the background. Must be called within a tokio runtime. Reads the outbox's file, where there is
+    /// one, before it returns.
     pub fn start(config: Config, credentials: Credentials) -> Result<Self, Error> {
+        let store = match &config.outbox.storage {
+            Storage::Memory => None,
+            Storage::Disk(path) => Some(Store::open(OnDisk(path.clone()))?),
+        };
+        Self::start_with(config, credentials, store)
+    }
+
+    fn start_with(config: Config, credentials: Credentials, store: Option<(Store, Loaded)>) -> Result<Self, Error> {
         let connector = Connector::new(config.client.clone()).map_err(Error::Config)?;
-        let shared = Arc::new(Shared::new(config.outbox));
-        let cancel = CancellationToken::new();
+        let mut counters = Stats::default();
+        let (outbox, store) = match store {
+            None => (Outbox::new(config.outbox.clone()), None),
+            Some((store, loaded)) => {
+                counters.lost = loaded.lost;
+                counters.disk_bytes = Some(store.size());
+                (Outbox::restore(config.outbox.clone(), loaded), Some(store))
+            }
+        };
+        let shared = Arc::new(Shared::new(outbox, counters));
+        let (cancel, close) = (CancellationToken::new(), CancellationToken::new());
+        let keeper = store.map(|store| tokio::spawn(Keeper::new(store, shared.clone(), close.clone()).run()));
         let actor = Actor::new(config.clone(), connector.clone(), credentials, shared.clone(), cancel.clone());
         let task = Some(tokio::spawn(actor.run()));
-        Ok(Self { shared, task, connector, config, cancel })
+        Ok(Self { shared, task, keeper, connector, config, cancel, close })
     }
 
     /// Takes a record into the outbox; it is sent by itself ([`Lane::Independent`]).
@@ -131,24 +166,80 @@ impl Producer {
         self.send_on(Lane::default(), json).await
     }
 
-    /// Takes a record into the outbox, for a lane. Where the outbox is full, its policy decides.
+    /// Takes a record into the outbox, for a lane. Where the outbox is full, its policy decides. Returns when the record is
+    /// taken: it survives a power cut then where the outbox is on disk.
     pub async fn send_on(&self, lane: Lane, json: impl Into<Bytes>) -> Result<Seq, Error> {
+        let seq = self.enqueue(lane, json).await?;
+        self.taken(seq).await?;
+        Ok(seq)
+    }
+
+    /// Puts a record into the outbox without waiting for the disk. Where the outbox is full, its policy decides.
+    pub async fn enqueue(&self, lane: Lane, json: impl Into<Bytes>) -> Result<Seq, Error> {
         let json = json.into();
         let limit = self.config.client.max_record;
         if json.len() > limit {
             return Err(Error::TooLarge { size: json.len(), limit });
         }
         let deadline = Instant::now() + self.config.outbox.block_timeout;
+        let mut blocked = false;
         loop {
             let room = self.shared.room.notified();
             match self.push(lane, json.clone())? {
                 Ok(seq) => return Ok(seq),
-                Err(full) => time::timeout_at(deadline, room).await.map_err(|_| full)?,
+                Err(full) => {
+                    if !std::mem::replace(&mut blocked, true) {
+                        self.shared.lock().counters.blocked += 1;
+                    }
+                    time::timeout_at(deadline, room).await.map_err(|_| full)?;
+                }
             }
         }
     }
 
-    /// Takes a record if that needs no waiting.
+    /// Waits until a record is on disk, or settled. Where the disk fails for longer than the outbox's `block_timeout`, the
+    /// record is given up, unless it is under way to the server.
+    pub async fn taken(&self, seq: Seq) -> Result<(), Error> {
+        let deadline = Instant::now() + self.config.outbox.block_timeout;
+        loop {
+            let settled = self.shared.settled.notified();
+            let failure = {
+                let state = self.shared.lock();
+                if state.outbox.is_taken(seq) {
+                    return Ok(());
+                }
+                state.disk.clone()
+            };
+            if time::timeout_at(deadline, settled).await.is_err() {
+                let mut state = self.shared.lock();
+                if state.outbox.is_taken(seq) {
+                    return Ok(());
+                }
+                state.withdraw(seq);
+                drop(state);
+                self.shared.wake();
+                return Err(failure.map_or(Error::Timeout, Error::Disk));
+            }
+        }
+    }
+
+    /// Waits until every record up to this one is on disk, or settled. In memory nothing is safe but what is settled.
+    pub async fn safe(&self, seq: Seq) {
+        loop {
+            let settled = self.shared.settled.notified();
+            if self.is_safe(seq) {
+                return;
+            }
+            settled.await;
+        }
+    }
+
+    /// Whether every record up to this one is on disk, or settled.
+    pub fn is_safe(&self, seq: Seq) -> bool {
+        self.shared.lock().outbox.is_safe(seq)
+    }
+
+    /// Puts a record into the outbox if that needs no waiting.
     pub fn try_send(&self, lane: Lane, json: impl Into<Bytes>) -> Result<Seq, Error> {
         let json = json.into();
         let limit = self.config.client.max_record;
@@ -226,7 +317,7 @@ impl Producer {
     }
 
     /// Takes no more records, waits up to `grace` until the outbox is empty, and closes. The last statistics tell
-    /// what, if anything, is left in the outbox.
+    /// what, if anything, is left in the outbox: on disk for the next start, or lost where it is in memory.
     pub async fn shutdown(mut self, grace: Duration) -> Stats {
         self.shared.lock().shut = true;
         // What is left past the grace is in the statistics; a stopped producer has nothing to wait for.
@@ -236,8 +327,17 @@ impl Producer {
             // An error would be a panic of the task, which tokio has reported.
             let _ = task.await;
         }
+        self.close.cancel();
+        if let Some(keeper) = self.keeper.take() {
+            let _ = keeper.await;
+        }
         self.connector.idle().await;
         self.stats()
+    }
+
+    /// The name of the outbox's life: with a record's number it names the record for ever.
+    pub fn epoch(&self) -> Epoch {
+        self.shared.lock().outbox.epoch()
     }
 
     /// Counters and state, as of now.
@@ -255,6 +355,7 @@ impl Producer {
             Ok((seq, dropped)) => {
                 drop(state);
                 self.shared.work.notify_one();
+                self.shared.save.notify_one();
                 if dropped {
                     self.shared.settled.notify_waiters();
                 }
@@ -268,5 +369,9 @@ impl Producer {
 impl Drop for Producer {
     fn drop(&mut self) {
         self.cancel.cancel();
+        self.close.cancel();
     }
 }
+
+#[cfg(test)]
+mod tests;

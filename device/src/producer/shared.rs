@@ -3,6 +3,7 @@
 use std::{
     collections::VecDeque,
     sync::{Mutex, MutexGuard, PoisonError},
+    time::Duration,
 };
 
 use bytes::Bytes;
@@ -15,6 +16,7 @@ use tokio::sync::Notify;
 use super::{Error, LinkState, Outcome, Stats};
 use crate::{
     client::Lane,
+    clock,
     outbox::{self, Full, Outbox},
     policy::Failure,
 };
@@ -30,8 +32,10 @@ pub(super) struct Shared {
     pub(super) work: Notify,
     /// A full outbox has room.
     pub(super) room: Notify,
-    /// A record was settled, or the connection's state changed.
+    /// A record was settled or is on disk, or the connection's state changed.
     pub(super) settled: Notify,
+    /// There is something for the disk.
+    pub(super) save: Notify,
 }
 
 #[derive(Debug)]
@@ -43,24 +47,28 @@ pub(super) struct State {
     /// The open connection, for its statistics. The task takes it out when it closes it.
     pub(super) connection: Option<quinn::Connection>,
     pub(super) counters: Stats,
+    /// Why the disk takes nothing just now.
+    pub(super) disk: Option<outbox::Error>,
     unhappy: VecDeque<(Seq, Outcome)>,
 }
 
 impl Shared {
-    pub(super) fn new(config: outbox::Config) -> Self {
+    pub(super) fn new(outbox: Outbox, counters: Stats) -> Self {
         Self {
             state: Mutex::new(State {
-                outbox: Outbox::new(config),
+                outbox,
                 link: LinkState::Connecting,
                 stopped: None,
                 shut: false,
                 connection: None,
-                counters: Stats::default(),
+                counters,
+                disk: None,
                 unhappy: VecDeque::new(),
             }),
             work: Notify::new(),
             room: Notify::new(),
             settled: Notify::new(),
+            save: Notify::new(),
         }
     }
 
@@ -94,9 +102,24 @@ impl Shared {
         self.wake();
     }
 
-    fn wake(&self) {
+    /// A record that is not to be sent, whatever the reason.
+    pub(super) fn refused_here(&self, refused: Refused) {
+        {
+            let mut state = self.lock();
+            if !state.outbox.skip(refused.seq) {
+                return;
+            }
+            state.counters.refused += 1;
+            state.remember(refused.seq, Outcome::Refused { code: refused.code, message: refused.message });
+        }
+        self.wake();
+    }
+
+    /// Room came about, or records were settled.
+    pub(super) fn wake(&self) {
         self.room.notify_waiters();
         self.settled.notify_waiters();
+        self.save.notify_one();
     }
 }
 
@@ -105,11 +128,28 @@ impl State {
     pub(super) fn take(&mut self, lane: Lane, json: Bytes) -> Result<(Seq, bool), Full> {
         let (seq, dropped) = self.outbox.push(lane, json)?;
         let any = !dropped.is_empty();
+        self.counters.taken += 1;
+        self.dropped(dropped);
+        Ok((seq, any))
+    }
+
+    /// Counts records that were dropped for room.
+    pub(super) fn dropped(&mut self, dropped: Vec<Seq>) {
         self.counters.dropped += dropped.len() as u64;
         for seq in dropped {
             self.remember(seq, Outcome::Dropped);
         }
-        Ok((seq, any))
+    }
+
+    /// Gives a record up that does not get onto the disk; whether it is not sent, either.
+    pub(super) fn withdraw(&mut self, seq: Seq) -> bool {
+        let withdrawn = self.outbox.withdraw(seq);
+        if withdrawn {
+            self.counters.taken -= 1;
+            self.counters.blocked += 1;
+            self.remember(seq, Outcome::Dropped);
+        }
+        withdrawn
     }
 
     /// Whether the producer still works.
@@ -121,7 +161,7 @@ impl State {
     }
 
     pub(super) fn is_flushed(&self, seq: Seq) -> bool {
-        self.outbox.first().is_none_or(|first| first > seq)
+        self.outbox.first().is_none_or(|first| first.seq > seq)
     }
 
     /// What became of a record that is no longer in the outbox.
@@ -135,6 +175,11 @@ impl State {
         stats.state = self.link;
         stats.outbox_records = self.outbox.len() as u64;
         stats.outbox_bytes = self.outbox.bytes() as u64;
+        stats.outbox_unsaved = self.outbox.unsaved() as u64;
+        stats.outbox_skipped = self.outbox.skipped().iter().map(|range| range.end() - range.start() + 1).sum();
+        stats.outbox_order = self.outbox.config().order;
+        stats.outbox_oldest = self.outbox.first().map(|oldest| Duration::from_millis(clock::unix_millis().saturating_sub(oldest.taken_at)));
+        stats.disk_error = self.disk.as_ref().map(ToString::to_string);
         if let Some(connection) = &self.connection {
             let path = connection.stats().path;
             stats.rtt = Some(path.rtt);

@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::outbox::Order;
+
 /// How the connection is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -23,9 +25,12 @@ pub enum LinkState {
 
 /// Counters since the start, and the state now.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Stats {
     /// The connection.
     pub state: LinkState,
+    /// Records taken into the outbox.
+    pub taken: u64,
     /// Records handed to connections, resent ones counted each time.
     pub sent: u64,
     /// Records that are in the log.
@@ -34,10 +39,27 @@ pub struct Stats {
     pub refused: u64,
     /// Records dropped to make room.
     pub dropped: u64,
+    /// Records that were in the outbox when it was opened and are gone, for its file was damaged. At least so many: those
+    /// of a file that told nothing any more are not counted.
+    pub lost: u64,
+    /// Records that were not taken at once, or not at all, for the outbox was full or the disk failed.
+    pub blocked: u64,
     /// Records in the outbox.
     pub outbox_records: u64,
     /// Bytes in the outbox.
     pub outbox_bytes: u64,
+    /// Records in the outbox that are not on disk yet, where there is one.
+    pub outbox_unsaved: u64,
+    /// Numbers of which the server does not know yet that they will not come.
+    pub outbox_skipped: u64,
+    /// Age of the oldest record in the outbox.
+    pub outbox_oldest: Option<Duration>,
+    /// In which order a backlog is sent.
+    pub outbox_order: Order,
+    /// Bytes of the outbox's file; `None`: it is in memory only.
+    pub disk_bytes: Option<u64>,
+    /// Why the disk takes no records just now, in words.
+    pub disk_error: Option<String>,
     /// Connections after the first.
     pub reconnects: u64,
     /// The node at the other end.

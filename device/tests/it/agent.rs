@@ -11,7 +11,7 @@ use motience_device::agent::{
     self, Config,
     sensors::{Kind, Sensor},
 };
-use motience_shared::wire::CloseCode;
+use motience_shared::wire::{CloseCode, Frame};
 use serde_json::Value;
 use tokio_util::sync::CancellationToken;
 
@@ -185,6 +185,8 @@ async fn the_program_reads_lines_shows_its_status_and_stops_on_sigterm() {
     .await;
     let (code, text, _) = end(program(&peer, &service, dir.path(), &["status"])).await;
     assert_eq!(code, Some(0), "{text}");
+    assert!(text.contains("2 taken, 2 acknowledged, 0 refused, 0 dropped, 0 lost, 0 blocked"), "{text}");
+    assert!(text.contains("oldest first") && text.contains("bytes on disk"), "{text}");
     assert!(text.contains("2 acknowledged") && text.contains("stdin: 2 records, 1 bad"), "{text}");
     let (_, json, _) = end(program(&peer, &service, dir.path(), &["status", "--json"])).await;
     assert_eq!(serde_json::from_str::<Value>(&json).unwrap()["state"], "connected");
@@ -222,4 +224,46 @@ async fn exit_codes_say_whether_starting_again_helps() {
     let (code, _, log) = end(program(&peer, &service, dir.path(), &["--server", "http://x"])).await;
     assert_eq!(code, Some(78), "{log}");
     assert!(log.starts_with("motience-device: SERVER_URL (server_url) cannot be used"), "{log}");
+}
+
+#[tokio::test]
+async fn a_killed_program_sends_its_backlog_after_the_restart_once() {
+    let (away, service, dir) = (Peer::start(), Service::start().await, tempfile::tempdir().unwrap());
+    // This peer never answers: as good as no server.
+    let mut child = program(&away, &service, dir.path(), &[]);
+    let mut stdin = child.stdin.take().unwrap();
+    stdin.write_all(b"{\"t\":1}\n{\"t\":2}\n{\"t\":3}\n").unwrap();
+    eventually("three records on disk", || {
+        let status = std::fs::read(dir.path().join("status.json")).ok();
+        let status: Option<Value> = status.and_then(|text| serde_json::from_slice(&text).ok());
+        status.is_some_and(|status| status["outbox_records"] == 3 && status["outbox_unsaved"] == 0 && status["disk_bytes"] != 0)
+    })
+    .await;
+    let (code, _, log) = end(program(&away, &service, dir.path(), &[])).await;
+    assert_eq!(code, Some(74), "{log}");
+    assert!(log.contains("in use by another process"), "{log}");
+    child.kill().unwrap();
+    end(child).await;
+
+    let peer = Peer::start();
+    let mut child = program(&peer, &service, dir.path(), &[]);
+    let mut stdin = child.stdin.take().unwrap();
+    let mut guest = peer.guest().await;
+    guest.welcome("").await;
+    let mut records = guest.records();
+    for t in 1..=3 {
+        let (_, record) = records.next().await;
+        let json: Value = serde_json::from_slice(&record.json).unwrap();
+        assert_eq!((record.seq.0, &json["data"]["t"]), (t, &t.into()));
+        guest.ack(&t.to_string()).await;
+    }
+    stdin.write_all(b"{\"t\":4}\n").unwrap();
+    drop(stdin);
+    let (_, record) = records.next().await;
+    let Some(Frame::Skipped(skipped)) = guest.control().await else { panic!("nothing is said of the numbers between") };
+    assert_eq!(skipped.ranges.to_string(), format!("4-{}", record.seq.0 - 1), "numbers of the killed run are not used again");
+    guest.ack(&format!("4-{}", record.seq.0)).await;
+    let (code, _, log) = end(child).await;
+    assert_eq!(code, Some(0), "{log}");
+    assert!(records.is_quiet());
 }

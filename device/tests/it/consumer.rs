@@ -9,7 +9,7 @@ use motience_device::{
     consumer::{Config, Delivery, Error},
 };
 use motience_shared::{
-    model::{LogEpoch, Offset, ProducerId},
+    model::{Cursor, Epoch, LogEpoch, Offset, ProducerId, RecordName, Seq},
     wire::{CloseCode, Entry, Feed, Followed, Frame, From, Gap, Intent, Subscribe},
 };
 
@@ -24,11 +24,23 @@ fn start(peer: &Peer) -> Consumer {
 }
 
 fn feed() -> Frame {
-    Frame::Feed(Feed { producer: WHO, log_epoch: LogEpoch(1) })
+    Frame::Feed(Feed { producer: WHO, after: cursor(0) })
 }
 
 fn entry(offset: u64) -> Frame {
-    Frame::Entry(Entry { offset: Offset(offset), message: message(offset) })
+    Frame::Entry(Entry { offset: Offset(offset), name: name(offset), message: message(offset) })
+}
+
+fn cursor(offset: u64) -> Cursor {
+    Cursor { epoch: LogEpoch(1), offset: Offset(offset) }
+}
+
+fn name(seq: u64) -> RecordName {
+    RecordName { epoch: Epoch(3), seq: Seq(seq) }
+}
+
+fn subscribe(from: From) -> Option<Frame> {
+    Some(Frame::Subscribe(Subscribe { producer: WHO, from, durable: String::new() }))
 }
 
 fn message(offset: u64) -> Bytes {
@@ -36,7 +48,7 @@ fn message(offset: u64) -> Bytes {
 }
 
 fn record(offset: u64) -> Delivery {
-    Delivery::Record { producer: WHO, offset: Offset(offset), message: message(offset) }
+    Delivery::Record { producer: WHO, cursor: cursor(offset), name: name(offset), message: message(offset) }
 }
 
 async fn next(consumer: &mut Consumer) -> Delivery {
@@ -51,7 +63,7 @@ async fn a_follow_resumes_behind_the_last_record() {
     let mut guest = peer.guest().await;
     assert_eq!(guest.hello.intent, Intent::Consume);
     guest.welcome("").await;
-    assert_eq!(guest.control().await, Some(Frame::Subscribe(Subscribe { producer: WHO, from: From::Live })));
+    assert_eq!(guest.control().await, subscribe(From::Live));
     guest.put(Frame::Followed(Followed { producer: WHO, refusal: String::new() })).await;
     assert_eq!(next(&mut consumer).await, Delivery::Following { producer: WHO });
     let _stream = guest.feed(&[feed(), entry(7), entry(8)]).await;
@@ -61,10 +73,10 @@ async fn a_follow_resumes_behind_the_last_record() {
 
     let mut guest = peer.guest().await;
     guest.welcome("").await;
-    assert_eq!(guest.control().await, Some(Frame::Subscribe(Subscribe { producer: WHO, from: From::After(Offset(8)) })));
-    let _stream = guest.feed(&[feed(), entry(8), entry(9)]).await;
+    assert_eq!(guest.control().await, subscribe(From::After(cursor(8))));
+    let gap = Frame::Gap(Gap { producer: WHO, from: Offset(10), to: Offset(12) });
+    let _stream = guest.feed(&[feed(), entry(8), entry(9), gap]).await;
     assert_eq!(next(&mut consumer).await, record(9), "the double is removed");
-    guest.put(Frame::Gap(Gap { producer: WHO, from: Offset(10), to: Offset(12) })).await;
     assert_eq!(next(&mut consumer).await, Delivery::Gap { producer: WHO, from: Offset(10), to: Offset(12) });
     guest.put(Frame::Followed(Followed { producer: WHO, refusal: "unsubscribed".into() })).await;
     assert_eq!(next(&mut consumer).await, Delivery::Ended { producer: WHO, refusal: "unsubscribed".into() });

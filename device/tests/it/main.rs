@@ -4,6 +4,7 @@
 mod agent;
 mod auth;
 mod consumer;
+mod outbox;
 mod peer;
 mod producer;
 mod session;

@@ -88,7 +88,7 @@ pub(super) async fn data(
         let publisher = backend.relay.passing_publisher(caller.id).await?;
         let mut group = publisher.group();
         for record in records {
-            group.push_unnumbered(record);
+            group.push_unnumbered(None, record);
         }
         let ticket = group.submit().await.map_err(refusal)?;
         publisher.committed(ticket).await?;

@@ -1,4 +1,6 @@
-//! `GET /history/:producerId`: what was kept, for the producer and for its active subscribers.
+//! `GET /history/:producerId`: what was kept and what the log still holds, for the producer and for its active subscribers.
+
+mod part;
 
 use axum::{
     extract::State,
@@ -7,14 +9,15 @@ use axum::{
 use motience_shared::{
     auth::Grant,
     http::{ApiError, Bearer, Json, Path, Query},
-    model::{ProducerId, Role},
-    store::{HistoryEntry, HistoryQuery, MAX_PAGE},
+    model::{LogEpoch, ProducerId, Role},
+    store::{HistoryQuery, MAX_PAGE},
 };
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 use utoipa::{IntoParams, ToSchema};
 
+use self::part::{After, Record};
 use crate::http::{Shared, shapes};
 
 /// What part of the history.
@@ -33,9 +36,15 @@ pub(super) struct Wanted {
     /// The last `id` already seen.
     #[param(minimum = 0)]
     after: Option<i64>,
+    /// Which life of the log that `id` belongs to, as `Link` says.
+    life: Option<u64>,
+    /// The last `id` seen of what is in the database, as `Link` says.
+    #[param(minimum = 0)]
+    kept: Option<i64>,
 }
 
-/// A kept record: what consumers receive, and the `id` to go on after.
+/// A record: what consumers receive, and the `id` to go on after. What only the log holds yet has an `id` from 2^52 on, and another
+/// one once it is in the database; its place in the list stays the same.
 #[derive(Serialize, ToSchema)]
 pub(super) struct Kept {
     id: i64,
@@ -51,14 +60,15 @@ pub(super) struct Kept {
     data: Box<RawValue>,
 }
 
-/// Reads the history, in the order in which it was kept. Where there may be more, `Link` names the next part.
+/// Reads the history in the order of the log: what is in the database, then what only the log holds yet. Where there may be more,
+/// `Link` names the next part.
 #[utoipa::path(get, path = "/history/{producer_id}", tag = "data", security(("bearer" = [])),
     params(("producer_id" = i64, Path, description = "A producer's id"), Wanted), responses(
     (status = 200, description = "Some of it", body = [Kept]),
     (status = 401, description = "No or bad token", body = shapes::Problem, content_type = "application/problem+json"),
     (status = 403, description = "Not the producer, nor subscribed to it", body = shapes::Problem, content_type = "application/problem+json"),
     (status = 422, description = "A parameter is out of bounds", body = shapes::Problem, content_type = "application/problem+json"),
-    (status = 503, description = "The database is away", body = shapes::Problem, content_type = "application/problem+json"),
+    (status = 503, description = "The database or the log is away", body = shapes::Problem, content_type = "application/problem+json"),
 ))]
 pub(super) async fn history(
     State(services): State<Shared>,
@@ -71,14 +81,14 @@ pub(super) async fn history(
         return Err(ApiError::forbidden("Only the producer and its subscribers read its history."));
     }
     let query = wanted.query()?;
-    let entries = services.backend.store.history(producer, &query).await?;
+    let part = part::read(&services.backend, producer, &query, wanted.after(&query)).await?;
     let mut headers = HeaderMap::new();
-    if entries.len() == query.limit as usize
-        && let Some(link) = entries.last().and_then(|last| wanted.next(last.id, query.limit))
-    {
+    if let Some(link) = part.next.and_then(|next| wanted.next(next, query.limit)) {
         headers.insert(header::LINK, link);
     }
-    Ok((headers, Json(entries.into_iter().map(Kept::from).collect())))
+    let producer_id = producer.to_string();
+    let kept = |Record { id, device_id, timestamp, data }| Kept { id, producer_id: producer_id.clone(), device_id, timestamp, data };
+    Ok((headers, Json(part.records.into_iter().map(kept).collect())))
 }
 
 async fn may_read(services: &Shared, grant: &Grant, producer: ProducerId) -> Result<bool, ApiError> {
@@ -92,6 +102,9 @@ async fn may_read(services: &Shared, grant: &Grant, producer: ProducerId) -> Res
 impl Wanted {
     fn query(&self) -> Result<HistoryQuery, ApiError> {
         let page = shapes::Paging::new(self.limit, self.after).page()?;
+        if self.kept.is_some_and(|kept| kept < 0) {
+            return Err(ApiError::invalid("kept", "kept must not be negative."));
+        }
         debug_assert!(page.limit <= MAX_PAGE);
         Ok(HistoryQuery {
             from: time("from", self.from.as_deref())?,
@@ -101,9 +114,19 @@ impl Wanted {
         })
     }
 
-    /// The address of the part after `last`: a query alone, so that it holds under every alias and behind every proxy.
-    fn next(&self, last: i64, limit: u32) -> Option<HeaderValue> {
-        let mut next = format!("<?limit={limit}&after={last}");
+    fn after(&self, query: &HistoryQuery) -> After {
+        After { id: query.after, life: self.life.map(LogEpoch), kept: self.kept }
+    }
+
+    /// The address of the part after `after`: a query alone, so that it holds under every alias and behind every proxy.
+    fn next(&self, after: After, limit: u32) -> Option<HeaderValue> {
+        let mut next = format!("<?limit={limit}&after={}", after.id);
+        if let Some(life) = after.life {
+            next.push_str(&format!("&life={life}"));
+        }
+        if let Some(kept) = after.kept {
+            next.push_str(&format!("&kept={kept}"));
+        }
         for (name, value) in [("from", &self.from), ("to", &self.to)] {
             if let Some(value) = value {
                 // The characters of a time that a query would change.
@@ -120,16 +143,4 @@ fn time(name: &str, value: Option<&str>) -> Result<Option<OffsetDateTime>, ApiEr
     OffsetDateTime::parse(value, &Rfc3339)
         .map(Some)
         .map_err(|_| ApiError::invalid(name, format!("{name} must be an RFC 3339 time such as 2025-01-29T11:35:00Z.")))
-}
-
-impl From<HistoryEntry> for Kept {
-    fn from(entry: HistoryEntry) -> Self {
-        Self {
-            id: entry.id,
-            producer_id: entry.producer_id.to_string(),
-            device_id: entry.device_id,
-            timestamp: entry.timestamp,
-            data: entry.data,
-        }
-    }
 }

@@ -1,5 +1,6 @@
-//! dsm, the data service: records over HTTP, the history, live streams. One operation a file.
+//! dsm, the data service: records over HTTP, the history, live streams, consumers' cursors. One operation a file.
 
+mod cursors;
 mod data;
 mod history;
 mod streams;
@@ -18,7 +19,7 @@ use crate::http::{Services, Shared, assemble};
 #[derive(OpenApi)]
 #[openapi(info(
     title = "Motience: data",
-    description = "Records over HTTP, the history, live streams. Every path also answers under `/api`."
+    description = "Records over HTTP, the history, live streams, consumers' cursors. Every path also answers under `/api`."
 ))]
 struct Document;
 
@@ -29,6 +30,8 @@ pub fn router(services: &Arc<Services>) -> Router {
         .merge(data)
         .routes(routes!(history::history))
         .routes(routes!(streams::streams))
+        .routes(routes!(cursors::list))
+        .routes(routes!(cursors::delete))
         .with_state(Shared(Arc::clone(services)))
         .split_for_parts();
     assemble("motience-dsm", operations, document, "/api", services)

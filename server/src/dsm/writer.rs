@@ -1,225 +1,255 @@
-//! The history writer (PERSIST=true): one more consumer of the log, which follows every producer and keeps what it reads.
+//! The history writer (PERSIST=true): one more durable consumer of the log, which follows every producer and keeps what it reads.
 //!
-//! It goes on only after a batch is committed, so a database that is away delays it and loses nothing that the log still
-//! holds. Rows are unique by (producer, log epoch, offset): reading a log again, after a restart or on a second node,
-//! keeps each record once. When the node stops, it goes on until nothing more comes in: the log of an embedded node ends
-//! with its process.
+//! It gathers a batch, and reads on only after that is committed together with its place in each log. So a database that is away
+//! delays it, costs no memory, and loses nothing that the log still holds; and wherever it is cut off, it or another goes on at the
+//! stored place, with each record kept once. One node of a cluster writes at a time (see [`duty`]); that two believe they do is
+//! harmless, because a batch is kept only where the history stands where its reader began.
+//!
+//! When an embedded node stops, it goes on until nothing more comes in: the log may end with its process. In a cluster another node
+//! goes on.
 
-use std::{sync::Arc, time::Duration};
+mod duty;
+mod gathered;
+#[cfg(test)]
+mod tests;
+
+use std::{
+    collections::{BTreeSet, HashMap},
+    sync::Arc,
+    time::Duration,
+};
 
 use motience_shared::{
     log::Batch,
-    model::{DeviceId, Offset, Role, record::Parts},
-    relay::{Delivery, ReadFrom, Subscriber},
+    model::{Cursor, DeviceId, Offset, ProducerId, Role, record::Parts},
+    relay::{self, Delivery, ReadFrom, Subscriber},
     store::{HistoryRow, MAX_PAGE, Page},
 };
-use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
+use self::{duty::Duty, gathered::Gathered};
 use crate::http::Services;
 
 /// How often new producers are looked for.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// How long nothing must have come in before a node that stops counts its log as read.
 const QUIET: Duration = Duration::from_secs(1);
-/// Rows of one transaction, about.
-const ROWS: usize = 1000;
+/// Longest time for which a batch is gathered: many producers that send little then share a transaction.
+const GATHER: Duration = Duration::from_millis(100);
 /// First pause before a database that is away is tried again; doubles up to [`MAX_PAUSE`].
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const MAX_PAUSE: Duration = Duration::from_secs(5);
 
-/// Keeps records until `stop`, and then what still comes in while the entrances close.
+/// Keeps records until `stop`, and of an embedded node what still comes in while its entrances close.
 pub async fn history_writer(services: Arc<Services>, stop: CancellationToken) {
-    info!("keeping history");
-    let mut writer = Writer::new(services);
-    // Cutting `run` short loses nothing: what it has read is in `rows` until it is committed.
-    stop.run_until_cancelled(writer.run()).await;
-    writer.finish().await;
+    let mut duty = Duty::new(Arc::clone(&services));
+    loop {
+        // An embedded node's log is finished even where the stop comes at once.
+        if stop.run_until_cancelled(duty.taken()).await.is_none() && !duty.is_alone() {
+            break;
+        }
+        info!("keeping history");
+        let mut writer = Writer::new(Arc::clone(&services));
+        // Cutting `run` short loses nothing: what it has read is in `gathered` until it is committed, and whether a commit that was cut
+        // short took place shows in the stored place.
+        if stop.run_until_cancelled(writer.run(&mut duty)).await.is_none() {
+            if duty.is_alone() {
+                writer.finish().await;
+            }
+            break;
+        }
+        info!("another node keeps history now");
+    }
+    duty.give_back().await;
 }
 
 struct Writer {
     services: Arc<Services>,
     subscriber: Subscriber,
+    /// Whom it follows, and where the history of each stands as far as it knows.
+    kept: HashMap<ProducerId, Option<Cursor>>,
+    /// Whom to follow at the next look.
+    wanted: BTreeSet<ProducerId>,
     /// The last producer found.
     newest: i64,
-    rows: Vec<HistoryRow>,
+    gathered: Gathered,
 }
 
 impl Writer {
     fn new(services: Arc<Services>) -> Self {
-        Self { subscriber: services.backend.relay.subscriber(), services, newest: 0, rows: Vec::new() }
+        let subscriber = services.backend.relay.subscriber();
+        Self { services, subscriber, kept: HashMap::new(), wanted: BTreeSet::new(), newest: 0, gathered: Gathered::default() }
     }
 
-    async fn run(&mut self) {
+    /// Returns when another node has taken over.
+    async fn run(&mut self, duty: &mut Duty) {
         let mut look = interval(LOOK_EVERY);
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
-                _ = look.tick() => self.follow_new_producers().await,
-                delivery = self.subscriber.next() => self.keep_from(delivery).await,
+                _ = look.tick() => {
+                    if !duty.is_ours().await {
+                        return;
+                    }
+                    self.look().await;
+                }
+                delivery = self.subscriber.next() => {
+                    self.gather_from(delivery).await;
+                    self.keep().await;
+                }
             }
         }
     }
 
     async fn finish(&mut self) {
-        self.follow_new_producers().await;
+        self.look().await;
         self.keep().await;
         while let Ok(delivery) = timeout(QUIET, self.subscriber.next()).await {
-            self.keep_from(delivery).await;
-        }
-    }
-
-    /// Keeps a delivery and what else is there already.
-    async fn keep_from(&mut self, delivery: Delivery) {
-        self.take(delivery);
-        while self.rows.len() < ROWS
-            && let Some(delivery) = self.subscriber.try_next()
-        {
             self.take(delivery);
+            while !self.gathered.is_full()
+                && let Some(delivery) = self.subscriber.try_next()
+            {
+                self.take(delivery);
+            }
+            self.keep().await;
         }
-        self.keep().await;
     }
 
-    /// Follows who has registered since the last look, and who sends: of two accounts that are made at once the later
-    /// one may be seen first, and the other is then behind `newest`.
-    async fn follow_new_producers(&mut self) {
-        for live in self.services.backend.relay.streams() {
-            if let Err(e) = self.subscriber.follow(live.producer, ReadFrom::Earliest).await {
-                return warn!(producer = %live.producer, error = %e, "a producer cannot be followed; trying again");
-            }
+    /// Follows whom it does not follow yet. What cannot be done now is done at the next look.
+    async fn look(&mut self) {
+        if let Err(e) = self.follow_new_producers().await {
+            warn!(error = %e, "not every producer can be followed for the history; trying again");
+        }
+    }
+
+    /// Who has registered since the last look, and who sends: of two accounts that are made at once the later one may be seen first,
+    /// and the other is then behind `newest`.
+    async fn follow_new_producers(&mut self) -> Result<(), relay::Error> {
+        let live = self.services.backend.relay.streams().into_iter().map(|live| live.producer);
+        self.wanted.extend(live.filter(|producer| !self.kept.contains_key(producer)));
+        while let Some(&producer) = self.wanted.first() {
+            let cursor = self.services.backend.store.history_cursor(producer).await.map_err(Arc::new)?;
+            self.follow(producer, cursor).await?;
+            self.wanted.remove(&producer);
         }
         loop {
             let page = Page { after: self.newest, limit: MAX_PAGE };
-            let producers = match self.services.backend.store.users(Role::Producer, page).await {
-                Ok(producers) => producers,
-                Err(e) => return warn!(error = %e, "producers cannot be listed; trying again"),
-            };
-            let last = producers.len() < MAX_PAGE as usize;
-            for producer in producers {
-                if let Err(e) = self.subscriber.follow(producer.id.producer(), ReadFrom::Earliest).await {
-                    return warn!(producer = %producer.id, error = %e, "a producer cannot be followed; trying again");
-                }
-                self.newest = producer.id.0;
+            let store = &self.services.backend.store;
+            let found = store.users(Role::Producer, page).await.map_err(Arc::new)?;
+            let (Some(first), Some(last)) = (found.first(), found.last()) else { return Ok(()) };
+            let cursors = store.history_cursors(first.id.producer(), last.id.producer()).await.map_err(Arc::new)?;
+            let cursors: HashMap<ProducerId, Cursor> = cursors.into_iter().collect();
+            for producer in found.iter().map(|user| user.id.producer()) {
+                self.follow(producer, cursors.get(&producer).copied()).await?;
+                self.newest = producer.0;
             }
-            if last {
-                return;
+            if found.len() < MAX_PAGE as usize {
+                return Ok(());
             }
+        }
+    }
+
+    /// Follows a producer from where its history stands.
+    async fn follow(&mut self, producer: ProducerId, cursor: Option<Cursor>) -> Result<(), relay::Error> {
+        if !self.kept.contains_key(&producer) {
+            self.subscriber.follow(producer, cursor.map_or(ReadFrom::Earliest, ReadFrom::After)).await?;
+            self.kept.insert(producer, cursor);
+        }
+        Ok(())
+    }
+
+    /// Gathers a delivery and what comes in after it, until there is enough or it has lasted long enough.
+    async fn gather_from(&mut self, delivery: Delivery) {
+        self.take(delivery);
+        let until = Instant::now() + GATHER;
+        while !self.gathered.is_full()
+            && let Ok(delivery) = timeout_at(until, self.subscriber.next()).await
+        {
+            self.take(delivery);
         }
     }
 
     fn take(&mut self, delivery: Delivery) {
+        let producer = delivery.producer();
+        // It gives nothing of whom it does not follow.
+        let Some(&expected) = self.kept.get(&producer) else { return };
         match delivery {
-            Delivery::Batch { batch, after } => self.take_batch(&batch, after),
-            Delivery::Gap { producer, from, to } => {
+            Delivery::Batch { batch, after } => {
+                let cursor = Cursor { epoch: batch.epoch, offset: batch.last() };
+                let rows = self.rows(&batch, after);
+                self.gathered.add(producer, expected, cursor, rows);
+            }
+            Delivery::Gap { from, to, .. } => {
                 warn!(%producer, %from, %to, "retention passed the history writer: these records are not kept");
                 metrics::counter!("motience_history_missed_total").increment(to.0 - from.0 + 1);
+                if let Some(at) = self.subscriber.cursor(producer) {
+                    self.gathered.add(producer, expected, Cursor { offset: to, ..at }, Vec::new());
+                }
             }
-            Delivery::Reset { producer, epoch, .. } => info!(%producer, %epoch, "the log began a new life"),
+            Delivery::Reset { cursor, .. } => {
+                info!(%producer, %cursor, "the log began a new life");
+                self.gathered.add(producer, expected, cursor, Vec::new());
+            }
         }
     }
 
-    fn take_batch(&mut self, batch: &Batch, after: Offset) {
+    fn rows(&self, batch: &Batch, after: Offset) -> Vec<HistoryRow> {
         let received_at = self.services.backend.clock.now();
-        for (offset, message) in batch.after(after) {
+        let mut rows = Vec::with_capacity(batch.len());
+        for (offset, name, message) in batch.after(after) {
             // Checked when it came in; what cannot be taken apart now was damaged in the log.
             let parts = Parts::of(message).and_then(|parts| Ok((parts.time()?, parts)));
             let row = parts.ok().and_then(|(timestamp, parts)| {
                 let device = DeviceId::new(&parts.device_id).ok()?;
-                let data = parts.data.to_owned();
-                Some(HistoryRow { producer: batch.producer, epoch: batch.epoch, offset, device, timestamp, received_at, data })
+                let place = Cursor { epoch: batch.epoch, offset };
+                Some(HistoryRow { place, name, device, timestamp, received_at, data: parts.data.to_owned() })
             });
             match row {
-                Some(row) => self.rows.push(row),
+                Some(row) => rows.push(row),
                 None => warn!(producer = %batch.producer, %offset, "a damaged entry is not kept"),
             }
         }
+        rows
     }
 
-    /// Tries until the rows are committed.
+    /// Tries until what was gathered is committed, or is found to be kept already.
     async fn keep(&mut self) {
-        let mut pause = FIRST_PAUSE;
-        while !self.rows.is_empty() {
-            match self.services.backend.store.append_history(&self.rows).await {
-                Ok(()) => {
-                    metrics::counter!("motience_history_rows_total").increment(self.rows.len() as u64);
-                    self.rows.clear();
+        let (begun, mut pause) = (Instant::now(), FIRST_PAUSE);
+        while !self.gathered.is_empty() {
+            match self.services.backend.store.keep_history(self.gathered.batches()).await {
+                Ok(kept) => {
+                    metrics::counter!("motience_history_rows_total").increment(kept.rows);
+                    metrics::counter!("motience_history_batches_total").increment(1);
+                    metrics::gauge!("motience_history_waiting_seconds").set(0.0);
+                    self.settle(&kept.moved);
                 }
                 Err(e) => {
-                    warn!(error = %e, rows = self.rows.len(), "history cannot be written; trying again");
+                    metrics::gauge!("motience_history_waiting_seconds").set(begun.elapsed().as_secs_f64());
+                    warn!(error = %e, rows = self.gathered.rows(), "history cannot be written; trying again");
                     sleep(pause).await;
                     pause = (pause * 2).min(MAX_PAUSE);
                 }
             }
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use motience_shared::{model::ProducerId, store::HistoryQuery};
-    use serde_json::json;
-    use tokio::time::Instant;
-
-    use super::*;
-    use crate::http::tests::{Platform, platform};
-
-    /// Longest wait for what a test waits for.
-    const LIMIT: Duration = Duration::from_secs(20);
-
-    async fn producer(platform: &Platform, name: &str) -> ProducerId {
-        platform.account(Role::Producer, name).await.0.id.producer()
-    }
-
-    async fn send(platform: &Platform, producer: ProducerId, records: u64) {
-        let publisher = platform.services.backend.relay.passing_publisher(producer).await.unwrap();
-        for n in 0..records {
-            let record = json!({"device_id": "d", "timestamp": "2025-01-29T11:35:00Z", "data": n}).to_string();
-            let ticket = publisher.submit(record.into()).await.unwrap();
-            publisher.committed(ticket).await.unwrap();
+        // Where the history stood elsewhere, go on from there now, not a second later.
+        if !self.wanted.is_empty() {
+            self.look().await;
         }
     }
 
-    async fn kept(platform: &Platform, producer: ProducerId) -> usize {
-        platform.services.backend.store.history(producer, &HistoryQuery::default()).await.unwrap().len()
-    }
-
-    async fn wait_for(platform: &Platform, producer: ProducerId, records: usize) {
-        let deadline = Instant::now() + LIMIT;
-        while kept(platform, producer).await < records {
-            assert!(Instant::now() < deadline, "the history is not written in time");
-            sleep(Duration::from_millis(20)).await;
+    fn settle(&mut self, moved: &[ProducerId]) {
+        for batch in self.gathered.take() {
+            if moved.contains(&batch.producer) {
+                debug!(producer = %batch.producer, "the history has gone on from where it was expected; following again from there");
+                metrics::counter!("motience_history_moved_total").increment(1);
+                self.subscriber.unfollow(batch.producer);
+                self.kept.remove(&batch.producer);
+                self.wanted.insert(batch.producer);
+            } else {
+                self.kept.insert(batch.producer, Some(batch.cursor));
+            }
         }
-    }
-
-    #[tokio::test]
-    async fn what_comes_in_while_the_node_stops_is_kept() {
-        let platform = platform(&[]).await;
-        let (known, new) = (producer(&platform, "known").await, producer(&platform, "new").await);
-        let stop = CancellationToken::new();
-        let writing = tokio::spawn(history_writer(Arc::clone(&platform.services), stop.clone()));
-        send(&platform, known, 1).await;
-        wait_for(&platform, known, 1).await;
-        stop.cancel();
-        send(&platform, known, 50).await;
-        send(&platform, new, 50).await;
-        timeout(LIMIT, writing).await.expect("it ends by itself").unwrap();
-        assert_eq!((kept(&platform, known).await, kept(&platform, new).await), (51, 50));
-    }
-
-    #[tokio::test]
-    async fn a_producer_behind_the_newest_one_is_followed_once_it_sends() {
-        let platform = platform(&[]).await;
-        let late = producer(&platform, "late").await;
-        let mut writer = Writer::new(Arc::clone(&platform.services));
-        writer.newest = late.0 + 1;
-        send(&platform, late, 3).await;
-        writer.follow_new_producers().await;
-        writer.finish().await;
-        assert_eq!(kept(&platform, late).await, 3);
-        // Read again from the beginning, as after a restart or on a second node: each record is there once.
-        let mut again = Writer::new(Arc::clone(&platform.services));
-        again.finish().await;
-        assert_eq!(kept(&platform, late).await, 3);
     }
 }

@@ -1,8 +1,10 @@
 //! The services without sockets: requests go straight into the routers, over a backend in memory.
 
 mod accounts;
+mod cursors;
 mod data;
 mod documents;
+mod history;
 mod layers;
 mod subscriptions;
 
@@ -48,9 +50,15 @@ pub(crate) enum Sent<'a> {
 
 /// The services under these settings.
 pub(crate) async fn platform(settings: &[(&str, &str)]) -> Platform {
+    platform_on(settings, store::Config::SqliteMemory).await
+}
+
+/// The same over another database.
+pub(crate) async fn platform_on(settings: &[(&str, &str)], store: store::Config) -> Platform {
     let env = Env::from_pairs(settings.iter().copied());
     let mut config = backend::Config::from_env(&env).unwrap();
-    config.store = store::Config::SqliteMemory;
+    config.store = store;
+    config.volatile = true;
     let (clock, time) = Clock::manual(datetime!(2026-01-01 00:00 UTC));
     let services = Services::new(Backend::open(config, clock).await.unwrap(), Config::from_env(&env).unwrap());
     let (ap, sm, dsm) = (crate::ap::router(&services), crate::sm::router(&services), crate::dsm::router(&services));

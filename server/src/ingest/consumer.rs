@@ -5,12 +5,13 @@ use std::{collections::HashMap, sync::Arc};
 use bytes::BytesMut;
 use motience_shared::{
     auth::Grant,
-    model::{Fence, LogEpoch, ProducerId, RangeSet},
-    relay::{Delivery, ReadFrom, Subscriber},
+    model::{CursorName, Fence, ProducerId, RangeSet},
+    relay::{Delivery, Durable, ReadFrom, Subscriber},
     wire::{CloseCode, Entry, Feed, Followed, Frame, From, Gap, StreamKind, Subscribe, Welcome},
 };
 use quinn::{Connection, SendStream};
-use tokio::{sync::mpsc, task::JoinSet, time::timeout};
+use time::OffsetDateTime;
+use tokio::{task::JoinSet, time::timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
@@ -22,8 +23,6 @@ use super::{
 
 /// Bytes of entries written at once.
 const WRITE: usize = 64 * 1024;
-/// Gap notices that wait to be written.
-const GAPS: usize = 16;
 
 pub(super) async fn serve(connection: &Connection, control: Control, mut grant: Grant, shared: &Arc<Shared>) -> Result<(), Ending> {
     let Control { mut send, mut recv } = control;
@@ -36,16 +35,18 @@ pub(super) async fn serve(connection: &Connection, control: Control, mut grant: 
         max_record: backend.relay.limits().record as u64,
         credit: 0,
         token_expires_in: expires_in(backend, &grant),
-        durability: backend.relay.log().durability().to_owned(),
+        durability: backend.relay.log().durability(),
         features: 0,
     })
     .encode(&mut out);
     let consumer = grant.user.consumer();
     let changes = backend.relay.watch_subscriptions(consumer);
-    let (gaps, mut told_gaps) = mpsc::channel(GAPS);
-    let mut follows: HashMap<ProducerId, CancellationToken> = HashMap::new();
+    let mut durable = backend.relay.durable(consumer);
+    let mut follows: HashMap<ProducerId, Follow> = HashMap::new();
     let mut feeds: JoinSet<Result<(), Ending>> = JoinSet::new();
     let mut drain_told = false;
+    let over = backend.ended(&grant);
+    tokio::pin!(over);
     loop {
         if !out.is_empty() {
             timeout(WRITE_LIMIT, write(&mut send, &mut out)).await.map_err(|_| Ending::Gone("the control stream is not read".into()))??;
@@ -57,46 +58,64 @@ pub(super) async fn serve(connection: &Connection, control: Control, mut grant: 
                         None
                     } else {
                         let refusal = refusal(shared, consumer, subscribe.producer, follows.len()).await?;
-                        if refusal.is_none() {
-                            let stop = CancellationToken::new();
-                            follows.insert(subscribe.producer, stop.clone());
-                            feeds.spawn(feed(connection.clone(), subscribe, backend.relay.subscriber(), gaps.clone(), stop));
+                        match refusal {
+                            None => match begin(&subscribe, &durable).await? {
+                                Ok((from, name)) => {
+                                    let stop = CancellationToken::new();
+                                    feeds.spawn(feed(connection.clone(), subscribe.producer, from, backend.relay.subscriber(), stop.clone()));
+                                    follows.insert(subscribe.producer, Follow { stop, name });
+                                    None
+                                }
+                                Err(refusal) => Some(refusal),
+                            },
+                            refused => refused,
                         }
-                        refusal
                     };
                     followed(subscribe.producer, refusal.unwrap_or_default(), &mut out);
                 }
                 Some(Frame::Unsubscribe(unsubscribe)) => {
-                    if let Some(stop) = follows.remove(&unsubscribe.producer) {
-                        stop.cancel();
+                    if let Some(follow) = follows.remove(&unsubscribe.producer) {
+                        follow.stop.cancel();
                     }
                     followed(unsubscribe.producer, "unsubscribed", &mut out);
                 }
-                Some(Frame::TokenRefresh(refresh)) => renew(backend, &mut grant, &refresh, &mut out)?,
+                Some(Frame::Confirm(confirm)) => {
+                    // Of a follow that ended in between, or without a name, there is no cursor to move.
+                    if let Some(name) = follows.get(&confirm.producer).and_then(|follow| follow.name.as_ref()) {
+                        durable.confirm(name, confirm.producer, confirm.cursor);
+                    }
+                }
+                Some(Frame::TokenRefresh(refresh)) => {
+                    renew(backend, &mut grant, &refresh, &mut out)?;
+                    over.set(backend.ended(&grant));
+                }
                 Some(Frame::Ping) => Frame::Pong.encode(&mut out),
                 Some(Frame::Pong) => {}
-                Some(Frame::Done) => return Ok(()),
+                Some(Frame::Done) => {
+                    durable.finish().await;
+                    return Ok(());
+                }
                 Some(other) => return Err(unexpected(&other)),
                 None => return Err(Ending::Gone("the consumer closed its control stream".into())),
             },
             () = changes.changed() => {
                 let allowed = backend.store.follows(consumer).await.map_err(store_away)?;
-                follows.retain(|producer, stop| {
+                follows.retain(|producer, follow| {
                     let stays = allowed.contains(producer);
                     if !stays {
-                        stop.cancel();
+                        follow.stop.cancel();
                         followed(*producer, "unsubscribed", &mut out);
                     }
                     stays
                 });
             }
-            Some(gap) = told_gaps.recv() => Frame::Gap(gap).encode(&mut out),
+            () = durable.due() => durable.flush().await,
             Some(finished) = feeds.join_next() => match finished {
                 Ok(Ok(())) => {}
                 Ok(Err(ending)) => return Err(ending),
                 Err(e) => return Err(Ending::new(CloseCode::Internal, format!("a feed failed: {e}"))),
             },
-            () = backend.ended(&grant) => return Err(ended()),
+            () = &mut over => return Err(ended()),
             () = shared.draining.cancelled(), if !drain_told => {
                 Frame::Drain.encode(&mut out);
                 drain_told = true;
@@ -127,32 +146,53 @@ fn followed(producer: ProducerId, refusal: &str, out: &mut BytesMut) {
     Frame::Followed(Followed { producer, refusal: refusal.to_owned() }).encode(out);
 }
 
+/// One follow.
+struct Follow {
+    stop: CancellationToken,
+    /// The durable cursor that its confirmations move.
+    name: Option<CursorName>,
+}
+
+/// Where a follow begins and the durable cursor it moves; or why it does not.
+async fn begin(subscribe: &Subscribe, durable: &Durable) -> Result<Result<(ReadFrom, Option<CursorName>), &'static str>, Ending> {
+    let from = match subscribe.from {
+        From::Live => ReadFrom::Live,
+        From::Earliest => ReadFrom::Earliest,
+        From::After(cursor) => ReadFrom::After(cursor),
+        From::Time(ms) => ReadFrom::Time(OffsetDateTime::from_unix_timestamp_nanos(i128::from(ms) * 1_000_000).unwrap_or(OffsetDateTime::UNIX_EPOCH)),
+    };
+    if subscribe.durable.is_empty() {
+        return Ok(Ok((from, None)));
+    }
+    let Ok(name) = CursorName::new(&subscribe.durable) else { return Ok(Err("invalid_cursor_name")) };
+    let from = durable.place(&name, subscribe.producer, from).await?;
+    Ok(Ok((from, Some(name))))
+}
+
 /// Writes one producer's entries to a stream of its own until told to stop. A write that has begun is finished: the
 /// consumer must not find half a frame.
 async fn feed(
     connection: Connection,
-    subscribe: Subscribe,
-    subscriber: Subscriber,
-    gaps: mpsc::Sender<Gap>,
+    producer: ProducerId,
+    from: ReadFrom,
+    mut subscriber: Subscriber,
     stop: CancellationToken,
 ) -> Result<(), Ending> {
-    let mut feed = Writer { connection, producer: subscribe.producer, subscriber, gaps, out: BytesMut::new() };
-    let from = match subscribe.from {
-        From::Live => ReadFrom::Live,
-        From::Earliest => ReadFrom::Earliest,
-        From::After(offset) => ReadFrom::After(offset),
-    };
-    feed.subscriber.follow(subscribe.producer, from).await?;
-    let epoch = feed.subscriber.log_epoch(subscribe.producer).unwrap_or_default();
-    let mut stream = feed.open(epoch).await?;
-    while let Some(next) = stop.run_until_cancelled(feed.subscriber.next()).await {
+    subscriber.follow(producer, from).await?;
+    let after = subscriber.cursor(producer).unwrap_or_default();
+    let mut stream = connection.open_uni().await?;
+    let mut out = BytesMut::new();
+    StreamKind::Feed.encode(&mut out);
+    Frame::Feed(Feed { producer, after }).encode(&mut out);
+    write(&mut stream, &mut out).await?;
+    while let Some(next) = stop.run_until_cancelled(subscriber.next()).await {
         let mut delivery = Some(next);
         while let Some(next) = delivery {
-            feed.deliver(next, &mut stream).await?;
-            delivery = if stop.is_cancelled() { None } else { feed.subscriber.try_next() };
+            deliver(next, &mut out, &mut stream).await?;
+            delivery = if stop.is_cancelled() { None } else { subscriber.try_next() };
         }
-        if !feed.out.is_empty() {
-            write(&mut stream, &mut feed.out).await?;
+        if !out.is_empty() {
+            write(&mut stream, &mut out).await?;
         }
     }
     // An error says that the connection is gone, which ends the stream as well.
@@ -160,47 +200,21 @@ async fn feed(
     Ok(())
 }
 
-struct Writer {
-    connection: Connection,
-    producer: ProducerId,
-    subscriber: Subscriber,
-    gaps: mpsc::Sender<Gap>,
-    out: BytesMut,
-}
-
-impl Writer {
-    /// A stream with its head written. Each life of the log has a stream of its own.
-    async fn open(&mut self, log_epoch: LogEpoch) -> Result<SendStream, Ending> {
-        let mut stream = self.connection.open_uni().await?;
-        StreamKind::Feed.encode(&mut self.out);
-        Frame::Feed(Feed { producer: self.producer, log_epoch }).encode(&mut self.out);
-        write(&mut stream, &mut self.out).await?;
-        Ok(stream)
-    }
-
-    async fn deliver(&mut self, delivery: Delivery, stream: &mut SendStream) -> Result<(), Ending> {
-        match delivery {
-            Delivery::Batch { batch, after } => {
-                for (offset, message) in batch.after(after) {
-                    Frame::Entry(Entry { offset, message: message.clone() }).encode(&mut self.out);
-                    if self.out.len() >= WRITE {
-                        write(stream, &mut self.out).await?;
-                    }
+async fn deliver(delivery: Delivery, out: &mut BytesMut, stream: &mut SendStream) -> Result<(), Ending> {
+    match delivery {
+        Delivery::Batch { batch, after } => {
+            for (offset, name, message) in batch.after(after) {
+                Frame::Entry(Entry { offset, name, message: message.clone() }).encode(out);
+                if out.len() >= WRITE {
+                    write(stream, out).await?;
                 }
-            }
-            Delivery::Gap { producer, from, to } => {
-                let told = self.gaps.send(Gap { producer, from, to }).await;
-                told.map_err(|_| Ending::Gone("the control stream has ended".into()))?;
-            }
-            Delivery::Reset { producer, epoch, after } => {
-                debug!(%producer, %after, "the log was reset");
-                if !self.out.is_empty() {
-                    write(stream, &mut self.out).await?;
-                }
-                let _ = stream.finish();
-                *stream = self.open(epoch).await?;
             }
         }
-        Ok(())
+        Delivery::Gap { producer, from, to } => Frame::Gap(Gap { producer, from, to }).encode(out),
+        Delivery::Reset { producer, cursor } => {
+            debug!(%producer, %cursor, "the log was reset");
+            Frame::Feed(Feed { producer, after: cursor }).encode(out);
+        }
     }
+    Ok(())
 }

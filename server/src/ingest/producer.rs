@@ -8,10 +8,9 @@ use std::{
 use bytes::BytesMut;
 use motience_shared::{
     auth::Grant,
-    backend::Backend,
     model::RangeSet,
-    relay::{Publisher, Ticket},
-    wire::{Ack, Frame, Refused, Welcome},
+    relay::{Publisher, Refusal, Ticket},
+    wire::{Ack, CloseCode, Frame, Refused, Welcome},
 };
 use quinn::Connection;
 use tokio::{
@@ -93,23 +92,36 @@ async fn control_stream(
         max_record: backend.relay.limits().record as u64,
         credit: shared.config.credit,
         token_expires_in: expires_in(backend, &grant),
-        durability: backend.relay.log().durability().to_owned(),
+        durability: backend.relay.log().durability(),
         features: 0,
     })
     .encode(&mut out);
     let mut progress = publisher.progress();
     let mut drain_told = false;
+    let over = backend.ended(&grant);
+    tokio::pin!(over);
     loop {
         if !out.is_empty() {
             timeout(WRITE_LIMIT, write(&mut send, &mut out)).await.map_err(|_| Ending::Gone("the control stream is not read".into()))??;
         }
         tokio::select! {
-            frame = recv.next() => handle(frame?, backend, &mut grant, &mut out)?,
+            frame = recv.next() => match frame? {
+                Some(Frame::TokenRefresh(refresh)) => {
+                    renew(backend, &mut grant, &refresh, &mut out)?;
+                    over.set(backend.ended(&grant));
+                }
+                Some(Frame::Skipped(skipped)) => skip(publisher, outcomes, skipped.ranges).await?,
+                Some(Frame::Ping) => Frame::Pong.encode(&mut out),
+                // The device waits for the last acknowledgements, which come in any case, and closes.
+                Some(Frame::Done | Frame::Pong) => {}
+                Some(other) => return Err(unexpected(&other)),
+                None => return Err(Ending::Gone("the device closed its control stream".into())),
+            },
             // Cannot fail: the publisher holds the sender.
             _ = progress.changed() => {}
             () = outcomes.added.notified() => {}
             Some(refused) = refusals.recv() => Frame::Refused(refused).encode(&mut out),
-            () = backend.ended(&grant) => return Err(ended()),
+            () = &mut over => return Err(ended()),
             () = shared.draining.cancelled(), if !drain_told => {
                 debug!("asking the device to leave");
                 Frame::Drain.encode(&mut out);
@@ -127,16 +139,21 @@ async fn control_stream(
     }
 }
 
-fn handle(frame: Option<Frame>, backend: &Backend, grant: &mut Grant, out: &mut BytesMut) -> Result<(), Ending> {
-    match frame {
-        Some(Frame::TokenRefresh(refresh)) => renew(backend, grant, &refresh, out),
-        Some(Frame::Ping) => {
-            Frame::Pong.encode(out);
+/// Numbers that the device has given up. They are acknowledged like records, once the log counts them as seen.
+async fn skip(publisher: &Publisher, outcomes: &Outcomes, ranges: RangeSet) -> Result<(), Ending> {
+    let numbers: u64 = ranges.iter().map(|range| (range.end() - range.start()).saturating_add(1)).fold(0, u64::saturating_add);
+    metrics::counter!("motience_records_skipped_total").increment(numbers);
+    let mut group = publisher.group();
+    let submitted = match group.skip_all(&ranges) {
+        Ok(()) => group.submit().await,
+        Err(refusal) => Err(refusal),
+    };
+    match submitted {
+        Ok(ticket) => {
+            outcomes.submitted(ticket, ranges);
             Ok(())
         }
-        // The device waits for the last acknowledgements, which come in any case, and closes.
-        Some(Frame::Done | Frame::Pong) => Ok(()),
-        Some(other) => Err(unexpected(&other)),
-        None => Err(Ending::Gone("the device closed its control stream".into())),
+        Err(Refusal::Ended(e)) => Err(e.into()),
+        Err(e) => Err(Ending::new(CloseCode::Protocol, e.to_string())),
     }
 }

@@ -113,9 +113,11 @@ assert.deepEqual(await producing.json(), { type: 'ack', seq: 1, subscriberCount:
 const expected = { producer_id: String(producer.id), ...record(1) };
 assert.equal(await consuming.next(), JSON.stringify(expected), 'exactly the documented message');
 assert.deepEqual(await second.json(), expected);
-const { offset, ...rest } = await v2.json();
+const { offset, cursor, name, ...rest } = await v2.json();
 assert.deepEqual(rest, expected);
 assert.equal(typeof offset, 'number');
+assert.equal(cursor.split('-')[1], String(offset));
+assert.match(name, /^[0-9a-f]{16}-\d+$/);
 console.log('ok a record reaches its consumers exactly as documented');
 
 producing.socket.send(JSON.stringify({ type: 'data', payload: record(2) }));
@@ -149,7 +151,7 @@ assert.ok(streams.body.some((s) => Number(s.producer_id) === producer.id), 'the 
 console.log('ok records posted over HTTP arrive, and streams are listed');
 
 // Resume from the log.
-const resumed = open(`${at.wss2}?v=2&resume=${encodeURIComponent(JSON.stringify({ [producer.id]: offset }))}`, ['bearer', consumer.token]);
+const resumed = open(`${at.wss2}?v=2&resume=${encodeURIComponent(JSON.stringify({ [producer.id]: cursor }))}`, ['bearer', consumer.token]);
 await resumed.opened;
 assert.deepEqual((await resumed.json()).data, record(2).data);
 console.log('ok a v2 consumer resumes behind its cursor');

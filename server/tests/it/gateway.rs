@@ -10,13 +10,13 @@ use tokio_tungstenite::{
 
 use crate::harness::{Account, LIMIT, Node, account, http, subscribe};
 
-type Socket = WebSocketStream<MaybeTlsStream<TcpStream>>;
+pub(crate) type Socket = WebSocketStream<MaybeTlsStream<TcpStream>>;
 
-async fn produce(node: &Node, producer: &Account) -> Socket {
+pub(crate) async fn produce(node: &Node, producer: &Account) -> Socket {
     connect_async(format!("{}?token={}", node.at.wss1.as_deref().unwrap(), producer.token)).await.unwrap().0
 }
 
-async fn consume(node: &Node, consumer: &Account, query: &str) -> Socket {
+pub(crate) async fn consume(node: &Node, consumer: &Account, query: &str) -> Socket {
     connect_async(format!("{}?token={}{query}", node.at.wss2.as_deref().unwrap(), consumer.token)).await.unwrap().0
 }
 
@@ -24,7 +24,7 @@ async fn next(socket: &mut Socket) -> Message {
     timeout(LIMIT, socket.next()).await.expect("a message in time").unwrap().unwrap()
 }
 
-async fn next_json(socket: &mut Socket) -> Value {
+pub(crate) async fn next_json(socket: &mut Socket) -> Value {
     loop {
         match next(socket).await {
             Message::Text(text) => return serde_json::from_str(&text).unwrap(),
@@ -42,17 +42,17 @@ async fn close_code(socket: &mut Socket) -> u16 {
     }
 }
 
-fn record(n: usize, pad: usize) -> Message {
+pub(crate) fn record(n: usize, pad: usize) -> Message {
     Message::text(json!({"device_id": "d", "timestamp": "2025-01-29T11:35:00Z", "data": {"n": n, "pad": "x".repeat(pad)}}).to_string())
 }
 
-struct Pair {
-    node: Node,
-    producer: Account,
-    consumer: Account,
+pub(crate) struct Pair {
+    pub(crate) node: Node,
+    pub(crate) producer: Account,
+    pub(crate) consumer: Account,
 }
 
-async fn pair(variables: &[(&str, &str)]) -> Pair {
+pub(crate) async fn pair(variables: &[(&str, &str)]) -> Pair {
     let node = Node::embedded(variables).await;
     let ap = node.at.ap.clone().unwrap();
     let (producer, consumer) = (account(&ap, "producer", "p").await, account(&ap, "consumer", "c").await);

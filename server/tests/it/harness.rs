@@ -43,7 +43,17 @@ pub(crate) struct Node {
 impl Node {
     /// Starts a program on free ports in a folder of its own, and waits until it listens.
     pub(crate) async fn start(program: &Path, arguments: &[&str], variables: &[(&str, &str)]) -> Self {
-        let dir = TempDir::new().unwrap();
+        Self::start_in(TempDir::new().unwrap(), program, arguments, variables).await
+    }
+
+    /// Kills an embedded server as a crash would, and starts it again on what it left.
+    pub(crate) async fn crash(mut self, variables: &[(&str, &str)]) -> Self {
+        self.process.kill().await.unwrap();
+        std::fs::remove_file(self.dir.path().join("ready.json")).unwrap();
+        Self::start_in(self.dir, server(), &[], variables).await
+    }
+
+    async fn start_in(dir: TempDir, program: &Path, arguments: &[&str], variables: &[(&str, &str)]) -> Self {
         let ready = dir.path().join("ready.json");
         let mut command = command(program, dir.path());
         command.arg("--ready-file").arg(&ready).args(arguments).envs(variables.iter().copied());

@@ -20,21 +20,21 @@ fn connector(node: &Node, device: &str) -> Connector {
     Connector::new(Config::new(server, trust, DeviceId::new(device).unwrap())).unwrap()
 }
 
-async fn connect(node: &Node, token: &str, device: &str, intent: Intent, epoch: u64) -> Result<Session, Error> {
+pub(crate) async fn connect(node: &Node, token: &str, device: &str, intent: Intent, epoch: u64) -> Result<Session, Error> {
     timeout(LIMIT, connector(node, device).connect(&SecretString::from(token), intent, Epoch(epoch))).await.unwrap()
 }
 
-async fn event(session: &mut Session) -> Result<Event, Error> {
+pub(crate) async fn event(session: &mut Session) -> Result<Event, Error> {
     timeout(LIMIT, session.next()).await.expect("an event in time")
 }
 
-fn record(n: u64) -> Record {
+pub(crate) fn record(n: u64) -> Record {
     let json = format!(r#"{{"device_id":"d","timestamp":"2025-01-29T11:35:00Z","data":{{"n":{n}}}}}"#);
     Record { seq: Seq(n), json: json.into() }
 }
 
 /// Waits until all of `numbers` are acknowledged.
-async fn acked(session: &mut Session, numbers: std::ops::RangeInclusive<u64>) {
+pub(crate) async fn acked(session: &mut Session, numbers: std::ops::RangeInclusive<u64>) {
     let mut ranges = RangeSet::new();
     while !numbers.clone().all(|n| ranges.contains(n)) {
         match event(session).await.unwrap() {
@@ -62,7 +62,7 @@ async fn closed_with(session: &mut Session) -> CloseCode {
     }
 }
 
-fn ap(node: &Node) -> &str {
+pub(crate) fn ap(node: &Node) -> &str {
     node.at.ap.as_deref().unwrap()
 }
 
@@ -73,12 +73,12 @@ async fn records_on_both_lanes_reach_a_native_consumer_once() {
     let consumer = account(ap(&node), "consumer", "c").await;
     subscribe(node.at.sm.as_deref().unwrap(), &consumer, &producer).await;
     let mut exit = connect(&node, &consumer.token, "app", Intent::Consume, 0).await.unwrap();
-    exit.subscribe(ProducerId(producer.id), From::Live).await.unwrap();
+    exit.subscribe(ProducerId(producer.id), From::Live, "").await.unwrap();
     assert_eq!(event(&mut exit).await.unwrap(), Event::Followed { producer: ProducerId(producer.id), refusal: String::new() });
     assert!(matches!(event(&mut exit).await.unwrap(), Event::Feed { .. }));
 
     let mut device = connect(&node, &producer.token, "d", Intent::Produce, 7).await.unwrap();
-    assert_eq!(device.welcome().durability, "memory");
+    assert_eq!(device.welcome().durability, "file");
     for n in 1..=500 {
         device.send(if n % 2 == 0 { Lane::Ordered } else { Lane::Independent }, record(n)).await.unwrap();
         if n % 10 == 0 {
@@ -92,10 +92,11 @@ async fn records_on_both_lanes_reach_a_native_consumer_once() {
     let mut next_offset = 1;
     while seen.prefix() < 500 {
         let Event::Entries { entries, .. } = event(&mut exit).await.unwrap() else { panic!("entries only") };
-        for (offset, message) in entries {
-            assert_eq!(offset.0, next_offset, "offsets have no holes");
+        for entry in entries {
+            assert_eq!(entry.offset.0, next_offset, "offsets have no holes");
             next_offset += 1;
-            let message: Value = serde_json::from_slice(&message).unwrap();
+            let message: Value = serde_json::from_slice(&entry.message).unwrap();
+            assert_eq!((entry.name.epoch, entry.name.seq.0), (Epoch(7), message["data"]["n"].as_u64().unwrap()));
             assert_eq!(message["producer_id"], producer.id.to_string());
             assert!(seen.insert(message["data"]["n"].as_u64().unwrap()), "each once");
         }
@@ -164,7 +165,7 @@ async fn who_may_not_come_in_is_told_why() {
     }
     // A consumer without a subscription is let in, and told that it may not follow.
     let mut exit = connect(&node, &consumer.token, "app", Intent::Consume, 0).await.unwrap();
-    exit.subscribe(ProducerId(producer.id), From::Earliest).await.unwrap();
+    exit.subscribe(ProducerId(producer.id), From::Earliest, "").await.unwrap();
     let Event::Followed { refusal, .. } = event(&mut exit).await.unwrap() else { panic!("an answer") };
     assert_eq!(refusal, "not_subscribed");
 }
@@ -205,7 +206,7 @@ async fn the_agent_streams_this_machine_and_stops_cleanly() {
     let consumer = account(ap(&node), "consumer", "c").await;
     subscribe(node.at.sm.as_deref().unwrap(), &consumer, &producer).await;
     let mut exit = connect(&node, &consumer.token, "app", Intent::Consume, 0).await.unwrap();
-    exit.subscribe(ProducerId(producer.id), From::Live).await.unwrap();
+    exit.subscribe(ProducerId(producer.id), From::Live, "").await.unwrap();
     let dir = tempfile::TempDir::new().unwrap();
     let mut running = Command::new(agent());
     running
@@ -225,7 +226,7 @@ async fn the_agent_streams_this_machine_and_stops_cleanly() {
     let mut running = running.spawn().unwrap();
     let message: Value = loop {
         if let Event::Entries { entries, .. } = event(&mut exit).await.unwrap() {
-            break serde_json::from_slice(&entries[0].1).unwrap();
+            break serde_json::from_slice(&entries[0].message).unwrap();
         }
     };
     assert_eq!(message["device_id"], "rpi_001");

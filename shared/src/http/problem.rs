@@ -151,6 +151,7 @@ impl From<store::Error> for ApiError {
         match error {
             store::Error::UsernameTaken => Self::new(StatusCode::CONFLICT, "username_taken", "This username is taken."),
             store::Error::Unstorable(field) => Self::invalid(field, format!("{field} cannot be stored.")),
+            e @ store::Error::TooManyNames => Self::new(StatusCode::CONFLICT, "too_many_cursors", sentence(&e.to_string())),
             e if e.is_unavailable() => {
                 warn!(error = %e, "the database is away");
                 Self::unavailable("database_away", "The database is away. Try again in a moment.")

@@ -2,42 +2,51 @@
 
 use bytes::Bytes;
 
-use crate::model::{LogEpoch, Offset, ProducerId};
+use crate::model::{LogEpoch, Offset, ProducerId, RecordName};
 
-/// Consecutive entries, encoded once: each message is what a consumer receives.
+/// What the log keeps of a record beside its place.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Entry {
+    /// What it is called wherever it is.
+    pub name: RecordName,
+    /// What a consumer receives.
+    pub message: Bytes,
+}
+
+/// Consecutive entries, encoded once.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Batch {
     /// Whose log.
     pub producer: ProducerId,
-    /// The life of the log.
+    /// The life of the log in which it was written or read.
     pub epoch: LogEpoch,
-    /// Offset of the first message.
+    /// Offset of the first entry.
     pub first: Offset,
-    messages: Vec<Bytes>,
+    entries: Vec<Entry>,
     bytes: usize,
 }
 
 impl Batch {
-    /// A batch of at least one message.
-    pub fn new(producer: ProducerId, epoch: LogEpoch, first: Offset, messages: Vec<Bytes>) -> Self {
-        debug_assert!(!messages.is_empty(), "a batch holds something");
-        let bytes = messages.iter().map(Bytes::len).sum();
-        Self { producer, epoch, first, messages, bytes }
+    /// A batch of at least one entry.
+    pub fn new(producer: ProducerId, epoch: LogEpoch, first: Offset, entries: Vec<Entry>) -> Self {
+        debug_assert!(!entries.is_empty(), "a batch holds something");
+        let bytes = entries.iter().map(|entry| entry.message.len()).sum();
+        Self { producer, epoch, first, entries, bytes }
     }
 
-    /// Offset of the last message.
+    /// Offset of the last entry.
     pub fn last(&self) -> Offset {
-        Offset(self.first.0 + self.messages.len() as u64 - 1)
+        Offset(self.first.0 + self.entries.len() as u64 - 1)
     }
 
-    /// Number of messages.
+    /// Number of entries.
     pub fn len(&self) -> usize {
-        self.messages.len()
+        self.entries.len()
     }
 
-    /// Whether there is no message.
+    /// Whether there is no entry.
     pub fn is_empty(&self) -> bool {
-        self.messages.is_empty()
+        self.entries.is_empty()
     }
 
     /// Bytes of all messages.
@@ -45,25 +54,35 @@ impl Batch {
         self.bytes
     }
 
-    /// Messages with an offset after `after`, each with its offset.
-    pub fn after(&self, after: Offset) -> impl Iterator<Item = (Offset, &Bytes)> {
+    /// All entries.
+    pub fn entries(&self) -> &[Entry] {
+        &self.entries
+    }
+
+    /// Entries with an offset after `after`: offset, name and message.
+    pub fn after(&self, after: Offset) -> impl Iterator<Item = (Offset, RecordName, &Bytes)> {
         let skip = (after.0 + 1).saturating_sub(self.first.0) as usize;
         let first = self.first.0;
-        self.messages.iter().enumerate().skip(skip).map(move |(i, message)| (Offset(first + i as u64), message))
+        self.entries.iter().enumerate().skip(skip).map(move |(i, entry)| (Offset(first + i as u64), entry.name, &entry.message))
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::{Epoch, Seq};
 
     #[test]
     fn a_cursor_within_a_batch_sees_its_rest() {
-        let batch = Batch::new(ProducerId(1), LogEpoch(1), Offset(5), vec![Bytes::from_static(b"a"), Bytes::from_static(b"b")]);
+        let entry = |seq, text: &'static str| Entry {
+            name: RecordName { epoch: Epoch(1), seq: Seq(seq) },
+            message: Bytes::from_static(text.as_bytes()),
+        };
+        let batch = Batch::new(ProducerId(1), LogEpoch(1), Offset(5), vec![entry(1, "a"), entry(2, "b")]);
         assert_eq!(batch.last(), Offset(6));
-        let seen = |after| batch.after(Offset(after)).map(|(o, _)| o.0).collect::<Vec<_>>();
-        assert_eq!(seen(0), [5, 6]);
-        assert_eq!(seen(5), [6]);
+        let seen = |after| batch.after(Offset(after)).map(|(o, name, _)| (o.0, name.seq.0)).collect::<Vec<_>>();
+        assert_eq!(seen(0), [(5, 1), (6, 2)]);
+        assert_eq!(seen(5), [(6, 2)]);
         assert!(seen(6).is_empty());
     }
 }

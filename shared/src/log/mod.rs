@@ -1,23 +1,31 @@
 //! The log: per producer, append-only, offsets from 1 without holes. The one truth between producers and consumers.
 //!
-//! Two engines behind one enum: [`embedded`] (this process's memory) and [`redis`] (any number of nodes). Both do the
-//! same atomic step for each section of an append: compare the fence, append, keep the device's new seen-set beside
-//! the entries, publish to live followers. What is published is a hint; what can be read is the truth.
+//! Two engines behind one enum: [`embedded`] (this process, with or without a file) and [`redis`] (any number of nodes).
+//! Both do the same atomic step for each section of an append: compare the fence, leave out what a client's own id names
+//! a second time, append, keep the device's new seen-set beside the entries, publish to live followers. What is published
+//! is a hint; what can be read is the truth.
 //!
-//! Invariants: offsets of a producer are contiguous within a log epoch; a section is appended whole or not at all; a
-//! fence that is not the newest appends nothing.
+//! Invariants: offsets of a producer are contiguous within a life of its log; a section is appended whole or not at all;
+//! a fence that is not the newest, or was raised in an earlier life, appends nothing. Publishing never waits for
+//! durability; the answer to an append, and to an open, does: what they say is in the log is as durable as
+//! [`Log::durability`] says.
 
 mod batch;
 pub mod embedded;
 mod event;
+mod lives;
 pub mod redis;
+mod retention;
 
 use std::{fmt, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 
-pub use batch::Batch;
+use time::OffsetDateTime;
+
+pub use batch::{Batch, Entry};
 pub use event::{Event, StreamReport};
+pub use lives::{Lives, MAX_LIVES};
 
 use crate::{
     env::{self, Env},
@@ -53,6 +61,9 @@ pub enum Error {
     /// A newer connection of the same device holds the fence.
     #[error("a newer connection of this device took over")]
     Fenced,
+    /// The log began a new life, and the fence was raised in an earlier one: open again.
+    #[error("the log began a new life")]
+    Stale,
     /// The log cannot be reached; whether the last write took place is not known.
     #[error("the log is away: {0}")]
     Unavailable(String),
@@ -78,6 +89,16 @@ impl SessionName {
     /// A connection or request whose name is never used again.
     pub fn passing() -> Self {
         Self { text: format!("p:{:016x}{:016x}", fastrand::u64(..), fastrand::u64(..)).into(), passing: true }
+    }
+
+    /// A name that the log has kept.
+    fn stored(text: &str) -> Self {
+        Self { text: text.into(), passing: false }
+    }
+
+    /// Whether nobody will come back under this name: there is no need to keep it beyond the process.
+    fn is_passing(&self) -> bool {
+        self.passing
     }
 
     /// How long the log remembers this sender after its last write.
@@ -112,24 +133,44 @@ pub struct Section {
     pub epoch: Epoch,
     /// What the log will have seen of it once this is written.
     pub seen: RangeSet,
-    /// Consumers' messages, in order.
-    pub messages: Vec<Bytes>,
-    /// The names of the messages within the epoch, in the same order.
-    pub seqs: Vec<Seq>,
+    /// Its records, in order.
+    pub records: Vec<New>,
+}
+
+/// A record to be appended.
+#[derive(Clone, Debug)]
+pub struct New {
+    /// Its number within the sender's epoch.
+    pub seq: Seq,
+    /// A client's own name for it: within [`Retention::age`], a second record of that name is left out.
+    pub id: Option<Arc<str>>,
+    /// What consumers receive.
+    pub message: Bytes,
 }
 
 /// Where a producer's log begins and ends.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Head {
-    /// The life of the log.
-    pub epoch: LogEpoch,
+    /// The lives of the log; its present one is the last.
+    pub lives: Lives,
+    /// The oldest offset that is kept; the one after `last` where nothing is.
+    pub first: Offset,
     /// The last offset given out; 0 before the first.
     pub last: Offset,
+}
+
+impl Head {
+    /// The present life.
+    pub fn epoch(&self) -> LogEpoch {
+        self.lives.present()
+    }
 }
 
 /// What a read found.
 #[derive(Clone, Debug, Default)]
 pub struct Read {
+    /// The life in which it was read: another than the reader's means that the reader must find its place first.
+    pub epoch: LogEpoch,
     /// Batches in order, the first of them holding the first wanted offset or a later one that retention still has.
     pub batches: Vec<Arc<Batch>>,
 }
@@ -179,8 +220,10 @@ impl Log {
         each!(self, log => log.open(producer, name, epoch, Some(held)).await)
     }
 
-    /// Appends the sections in order. One outcome for each: its first offset, or `Fenced`.
-    pub async fn append(&self, producer: ProducerId, sections: &[Section]) -> Result<Vec<Result<Offset, Error>>, Error> {
+    /// Appends the sections in order. One outcome for each: done, `Fenced`, or `Stale`.
+    ///
+    /// An error as a whole says nothing of what was written; it may even be read already.
+    pub async fn append(&self, producer: ProducerId, sections: &[Section]) -> Result<Vec<Result<(), Error>>, Error> {
         each!(self, log => log.append(producer, sections).await)
     }
 
@@ -192,6 +235,11 @@ impl Log {
     /// Reads from the offset after `after`, up to about `bytes` of messages. Nothing where there is nothing.
     pub async fn read(&self, producer: ProducerId, after: Offset, bytes: usize) -> Result<Read, Error> {
         each!(self, log => log.read(producer, after, bytes).await)
+    }
+
+    /// The offset before the first record logged at `time` or later; it may lie somewhat further back.
+    pub async fn before(&self, producer: ProducerId, time: OffsetDateTime) -> Result<Offset, Error> {
+        each!(self, log => log.before(producer, time).await)
     }
 
     /// Has this producer's batches signalled from now on. Returns when that is in force.
@@ -214,19 +262,13 @@ impl Log {
         each!(self, log => log.ping().await)
     }
 
-    /// What an acknowledgement means: `memory` or `redis` (see delivery.md, "Durability levels").
-    pub fn durability(&self) -> &'static str {
-        match self {
-            Self::Embedded(_) => "memory",
-            Self::Redis(_) => "redis",
-        }
+    /// What an acknowledgement means: `memory`, `file`, `redis` or `redis+N` (see docs/delivery.md).
+    pub fn durability(&self) -> String {
+        each!(self, log => log.durability())
     }
 
     /// Ends the log's own tasks.
     pub async fn close(&self) {
-        match self {
-            Self::Embedded(_) => {}
-            Self::Redis(log) => log.close().await,
-        }
+        each!(self, log => log.close().await);
     }
 }

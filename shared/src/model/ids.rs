@@ -109,6 +109,65 @@ impl Offset {
     }
 }
 
+/// A record's name within its producer, for ever: the life of the sender's outbox and the number in it. After a reset of
+/// the log a record may come again under another offset, and is known by this.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct RecordName {
+    /// The life of the outbox it was sent from: random 64 bits, so no two senders share one.
+    pub epoch: Epoch,
+    /// Its number there.
+    pub seq: Seq,
+}
+
+impl fmt::Display for RecordName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:016x}-{}", self.epoch.0, self.seq)
+    }
+}
+
+impl FromStr for RecordName {
+    type Err = InvalidPair;
+
+    fn from_str(s: &str) -> Result<Self, Self::Err> {
+        let (epoch, seq) = s.split_once('-').ok_or(InvalidPair)?;
+        let epoch = u64::from_str_radix(epoch, 16).map_err(|_| InvalidPair)?;
+        Ok(Self { epoch: Epoch(epoch), seq: seq.parse().map_err(|_| InvalidPair)? })
+    }
+}
+
+/// How far a reader has come in a producer's log: everything up to `offset` in the log's life `epoch`.
+///
+/// The life 0 is no log's: such a cursor trusts its offset, whatever the log's life.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Cursor {
+    /// The life of the log that the offset belongs to.
+    pub epoch: LogEpoch,
+    /// The last offset read; 0 before the first.
+    pub offset: Offset,
+}
+
+impl fmt::Display for Cursor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}-{}", self.epoch, self.offset)
+    }
+}
+
+impl FromStr for Cursor {
+    type Err = InvalidPair;
+
+    /// `EPOCH-OFFSET`, or an offset alone.
+    fn from_str(s: &str) -> Result<Self, Self::Err> {
+        let (epoch, offset) = s.split_once('-').unwrap_or(("0", s));
+        let number = |text: &str| text.parse().map_err(|_| InvalidPair);
+        Ok(Self { epoch: LogEpoch(number(epoch)?), offset: Offset(number(offset)?) })
+    }
+}
+
+/// Why a string is neither a [`RecordName`] nor a [`Cursor`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("two numbers joined by '-' are expected")]
+pub struct InvalidPair;
+
 /// The name a device gives itself: 1 to 255 bytes of UTF-8 without control characters. Cheap to clone.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct DeviceId(Arc<str>);

@@ -1,12 +1,14 @@
 //! The nouns of Motience: ids, users, subscriptions, records.
 
+pub mod cursor_name;
 pub mod ids;
 pub mod ranges;
 pub mod record;
 pub mod subscription;
 pub mod user;
 
-pub use ids::{ConsumerId, DeviceId, Epoch, Fence, LogEpoch, Offset, ProducerId, Seq, UserId};
+pub use cursor_name::CursorName;
+pub use ids::{ConsumerId, Cursor, DeviceId, Epoch, Fence, LogEpoch, Offset, ProducerId, RecordName, Seq, UserId};
 pub use ranges::RangeSet;
 pub use subscription::{Status, Subscription};
 pub use user::{Role, User};

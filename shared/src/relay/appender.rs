@@ -19,8 +19,9 @@ use super::{
     publisher::{Session, Ticket},
 };
 use crate::{
-    log::{self, Section},
-    model::{ProducerId, Seq, record},
+    log::{self, New, Section},
+    model::{ProducerId, RangeSet, Seq, record},
+    mutation::Mutation,
 };
 
 /// First pause before a failed write is tried again; doubles up to a second.
@@ -29,11 +30,18 @@ const FIRST_PAUSE: Duration = Duration::from_millis(50);
 /// Records of one sender on their way into the log.
 pub(super) struct Submission {
     pub(super) session: Arc<Session>,
-    pub(super) records: Vec<(Seq, Bytes)>,
+    pub(super) records: Vec<Submitted>,
     /// Refused: seen, but not written.
-    pub(super) skipped: Vec<Seq>,
+    pub(super) skipped: RangeSet,
     pub(super) bytes: usize,
     pub(super) ticket: Ticket,
+}
+
+/// A record on its way, as its sender wrote it.
+pub(super) struct Submitted {
+    pub(super) seq: Seq,
+    pub(super) id: Option<Arc<str>>,
+    pub(super) json: Bytes,
 }
 
 /// The running appenders. They end when the last of their publishers is gone.
@@ -75,8 +83,8 @@ async fn run(relay: Relay, producer: ProducerId, mut submissions: mpsc::Receiver
 /// One sender's part of a write.
 struct Part {
     session: Arc<Session>,
-    records: Vec<(Seq, Bytes)>,
-    skipped: Vec<Seq>,
+    records: Vec<New>,
+    skipped: RangeSet,
     ticket: Ticket,
 }
 
@@ -84,19 +92,30 @@ async fn write(relay: &Relay, producer: ProducerId, gathered: &[Submission]) {
     let mut parts = encode(producer, gathered);
     let deadline = Instant::now() + relay.0.limits.append;
     let mut pause = FIRST_PAUSE;
+    if Mutation::AckBeforeAppend.is_on() {
+        parts.iter().for_each(|part| part.session.committed.send_modify(|c| c.up_to = part.ticket));
+    }
     loop {
         let sections: Vec<Section> = parts.iter().map(Part::section).collect();
         match relay.0.log.append(producer, &sections).await {
             Ok(outcomes) => {
-                let now = relay.0.clock.now();
-                for ((part, section), outcome) in parts.iter().zip(sections).zip(outcomes) {
-                    if outcome.is_ok() {
-                        relay.0.streams.count(producer, part.records.len() as u64, now);
-                        metrics::counter!("motience_records_appended_total").increment(part.records.len() as u64);
+                let mut stale = Vec::new();
+                for ((part, section), outcome) in parts.into_iter().zip(sections).zip(outcomes) {
+                    match outcome {
+                        Ok(()) => {
+                            relay.0.streams.count(producer, part.records.len() as u64, relay.0.clock.now());
+                            metrics::counter!("motience_records_appended_total").increment(part.records.len() as u64);
+                            part.finish(Ok(section.seen));
+                        }
+                        // Written not at all: its fence is raised again in the log's new life.
+                        Err(log::Error::Stale) => stale.push(part),
+                        Err(e) => part.finish(Err(e)),
                     }
-                    part.finish(outcome.map(|_| section.seen));
                 }
-                return;
+                if stale.is_empty() {
+                    return;
+                }
+                parts = reopen(relay, producer, stale).await;
             }
             Err(e) if Instant::now() + pause < deadline => {
                 warn!(%producer, error = %e, "a write to the log failed; trying again");
@@ -104,9 +123,6 @@ async fn write(relay: &Relay, producer: ProducerId, gathered: &[Submission]) {
                 sleep(pause).await;
                 pause = (pause * 2).min(Duration::from_secs(1));
                 parts = reopen(relay, producer, parts).await;
-                if parts.is_empty() {
-                    return;
-                }
             }
             Err(e) => {
                 warn!(%producer, error = %e, "a write to the log was given up");
@@ -115,6 +131,9 @@ async fn write(relay: &Relay, producer: ProducerId, gathered: &[Submission]) {
                 }
                 return;
             }
+        }
+        if parts.is_empty() {
+            return;
         }
     }
 }
@@ -127,7 +146,7 @@ async fn reopen(relay: &Relay, producer: ProducerId, parts: Vec<Part>) -> Vec<Pa
         let held = part.session.state.lock().unwrap_or_else(PoisonError::into_inner).fence;
         match relay.0.log.reopen(producer, &part.session.name, part.session.epoch, held).await {
             Ok(opened) => {
-                part.records.retain(|(seq, _)| !opened.seen.contains(seq.0));
+                part.records.retain(|record| !opened.seen.contains(record.seq.0));
                 let mut state = part.session.state.lock().unwrap_or_else(PoisonError::into_inner);
                 state.fence = opened.fence;
                 state.logged = opened.seen;
@@ -152,16 +171,16 @@ fn encode(producer: ProducerId, gathered: &[Submission]) -> Vec<Part> {
             parts.push(Part {
                 session: Arc::clone(&submission.session),
                 records: Vec::new(),
-                skipped: Vec::new(),
+                skipped: RangeSet::new(),
                 ticket: submission.ticket,
             });
             parts.len() - 1
         });
         parts[at].ticket = submission.ticket;
-        parts[at].skipped.extend_from_slice(&submission.skipped);
-        for (seq, json) in &submission.records {
-            record::encode(producer, json, &mut buffer);
-            parts[at].records.push((*seq, buffer.split().freeze()));
+        submission.skipped.iter().for_each(|range| parts[at].skipped.insert_range(range));
+        for record in &submission.records {
+            record::encode(producer, &record.json, &mut buffer);
+            parts[at].records.push(New { seq: record.seq, id: record.id.clone(), message: buffer.split().freeze() });
         }
     }
     parts
@@ -171,20 +190,14 @@ impl Part {
     fn section(&self) -> Section {
         let state = self.session.state.lock().unwrap_or_else(PoisonError::into_inner);
         let mut seen = state.logged.clone();
-        for seq in self.records.iter().map(|(seq, _)| seq).chain(&self.skipped) {
-            seen.insert(seq.0);
+        for record in &self.records {
+            seen.insert(record.seq.0);
         }
-        Section {
-            name: self.session.name.clone(),
-            fence: state.fence,
-            epoch: self.session.epoch,
-            seen,
-            messages: self.records.iter().map(|(_, message)| message.clone()).collect(),
-            seqs: self.records.iter().map(|(seq, _)| *seq).collect(),
-        }
+        self.skipped.iter().for_each(|range| seen.insert_range(range));
+        Section { name: self.session.name.clone(), fence: state.fence, epoch: self.session.epoch, seen, records: self.records.clone() }
     }
 
-    fn finish(&self, outcome: Result<crate::model::RangeSet, log::Error>) {
+    fn finish(&self, outcome: Result<RangeSet, log::Error>) {
         match outcome {
             Ok(seen) => {
                 self.session.state.lock().unwrap_or_else(PoisonError::into_inner).logged = seen;

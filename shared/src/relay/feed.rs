@@ -2,14 +2,13 @@
 
 use std::{
     collections::{HashMap, HashSet},
-    sync::Arc,
     time::Duration,
 };
 
 use tracing::warn;
 
-use super::{Delivery, Error, ReadFrom, Relay, Subscriber, routes::Watch};
-use crate::model::{ConsumerId, Offset, ProducerId};
+use super::{Delivery, Durable, Error, ReadFrom, Relay, Subscriber, routes::Watch};
+use crate::model::{ConsumerId, Cursor, CursorName, ProducerId};
 
 /// Pause before a database that is away is asked again.
 const RETRY_AFTER: Duration = Duration::from_millis(500);
@@ -20,6 +19,7 @@ pub struct Feed {
     consumer: ConsumerId,
     relay: Relay,
     subscriber: Subscriber,
+    durable: Option<(CursorName, Durable)>,
     changes: Watch,
     /// A change was noticed and not yet followed; survives a cancelled [`Feed::next`].
     stale: bool,
@@ -37,23 +37,24 @@ pub enum FeedEvent {
 }
 
 impl Feed {
-    pub(super) async fn open(relay: Relay, consumer: ConsumerId) -> Result<Self, Error> {
+    pub(super) async fn open(relay: Relay, consumer: ConsumerId, durable: Option<CursorName>) -> Result<Self, Error> {
         // Watching begins before the first look, so that no change falls between.
         let changes = relay.watch_subscriptions(consumer);
         let subscriber = relay.subscriber();
-        let mut feed = Self { consumer, relay, subscriber, changes, stale: false };
+        let durable = durable.map(|name| (name, relay.durable(consumer)));
+        let mut feed = Self { consumer, relay, subscriber, durable, changes, stale: false };
         feed.refresh().await?;
         Ok(feed)
     }
 
-    /// Goes back to the offsets after `cursors`. Producers that the consumer is not subscribed to are left out, and returned.
-    pub async fn resume(&mut self, cursors: &HashMap<ProducerId, Offset>) -> Result<Vec<ProducerId>, Error> {
+    /// Goes on from where `places` say. Producers that the consumer is not subscribed to are left out, and returned.
+    pub async fn resume(&mut self, places: &HashMap<ProducerId, ReadFrom>) -> Result<Vec<ProducerId>, Error> {
         let allowed: HashSet<ProducerId> = self.allowed().await?;
         let mut refused = Vec::new();
-        for (&producer, &offset) in cursors {
+        for (&producer, &place) in places {
             if allowed.contains(&producer) {
                 self.subscriber.unfollow(producer);
-                self.subscriber.follow(producer, ReadFrom::After(offset)).await?;
+                self.subscriber.follow(producer, place).await?;
             } else {
                 refused.push(producer);
             }
@@ -78,8 +79,23 @@ impl Feed {
             tokio::select! {
                 biased;
                 () = self.changes.changed() => self.stale = true,
+                () = due(self.durable.as_ref()) => if let Some((_, durable)) = &mut self.durable { durable.flush().await },
                 delivery = self.subscriber.next() => return FeedEvent::Delivery(delivery),
             }
+        }
+    }
+
+    /// Moves the durable cursor; `false` where this feed has none.
+    pub fn confirm(&mut self, producer: ProducerId, cursor: Cursor) -> bool {
+        let Some((name, durable)) = &mut self.durable else { return false };
+        durable.confirm(name, producer, cursor);
+        true
+    }
+
+    /// Writes what was confirmed, when the connection ends.
+    pub async fn finish(&mut self) {
+        if let Some((_, durable)) = &mut self.durable {
+            durable.finish().await;
         }
     }
 
@@ -94,7 +110,7 @@ impl Feed {
     }
 
     async fn allowed(&self) -> Result<HashSet<ProducerId>, Error> {
-        let follows = self.relay.0.store.follows(self.consumer).await.map_err(|e| Error::Store(Arc::new(e)))?;
+        let follows = self.relay.0.store.follows(self.consumer).await.map_err(Error::store)?;
         Ok(follows.into_iter().collect())
     }
 
@@ -108,10 +124,21 @@ impl Feed {
             first = Some(FeedEvent::Left(producer));
         }
         for &producer in allowed.difference(&followed) {
-            self.subscriber.follow(producer, ReadFrom::Live).await?;
+            let from = match &self.durable {
+                Some((name, durable)) => durable.place(name, producer, ReadFrom::Live).await?,
+                None => ReadFrom::Live,
+            };
+            self.subscriber.follow(producer, from).await?;
             first = Some(FeedEvent::Joined(producer));
         }
         Ok(first)
+    }
+}
+
+async fn due(durable: Option<&(CursorName, Durable)>) {
+    match durable {
+        Some((_, durable)) => durable.due().await,
+        None => std::future::pending().await,
     }
 }
 

@@ -12,16 +12,17 @@ use std::{
     time::Duration,
 };
 
+use time::OffsetDateTime;
 use tokio::sync::{Notify, OnceCell};
 use tracing::{debug, warn};
 
 use super::{
     Error, Relay,
-    ring::{Found, Ring},
+    ring::{Found, News, Ring},
 };
 use crate::{
     log::{Batch, Head, Log},
-    model::{LogEpoch, Offset, ProducerId},
+    model::{Cursor, Offset, ProducerId},
 };
 
 /// How often the head of each followed log is compared with what was heard: the bound on noticing that the last
@@ -35,8 +36,10 @@ pub enum ReadFrom {
     Live,
     /// At the oldest entry that retention still holds.
     Earliest,
-    /// After this offset.
-    After(Offset),
+    /// After this place, or after what its life surely shares with the present one.
+    After(Cursor),
+    /// At what was logged at this time or later; somewhat earlier entries may come first.
+    Time(OffsetDateTime),
 }
 
 /// All producers followed on this node.
@@ -58,19 +61,14 @@ impl Hub {
     /// Takes a batch from the log. Nothing is kept of a producer that nobody here follows.
     pub fn deliver(&self, batch: &Arc<Batch>) {
         let channel = lock(&self.channels).get(&batch.producer).cloned();
-        if let Some(channel) = channel {
-            channel.push(batch);
+        if channel.is_some_and(|channel| channel.push(batch) == News::Life) {
+            self.suspect();
         }
     }
 
     /// Messages may have been lost: compare all heads.
     pub fn suspect(&self) {
         self.suspicious.notify_one();
-    }
-
-    /// How many producers are followed here.
-    pub fn followed(&self) -> usize {
-        lock(&self.channels).len()
     }
 
     /// Follows `producer` for `wake`, from the place asked for.
@@ -101,6 +99,12 @@ impl Hub {
                 Ok::<(), Error>(())
             })
             .await?;
+        let offset = |offset| ReadFrom::After(Cursor { offset, ..Cursor::default() });
+        let from = match from {
+            ReadFrom::Earliest => offset(Offset(log.head(producer).await?.first.0.saturating_sub(1))),
+            ReadFrom::Time(time) => offset(log.before(producer, time).await?),
+            known => known,
+        };
         let cursor = lease.channel.join(id, from, wake, slot);
         Ok((lease, cursor))
     }
@@ -108,13 +112,6 @@ impl Hub {
     fn channels(&self) -> Vec<Arc<Channel>> {
         lock(&self.channels).values().cloned().collect()
     }
-}
-
-/// A place in a producer's log.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Cursor {
-    pub(super) epoch: LogEpoch,
-    pub(super) offset: Offset,
 }
 
 /// A right to read one channel; given back when dropped.
@@ -126,7 +123,7 @@ pub(super) struct Lease {
 }
 
 impl Lease {
-    pub(super) fn read(&self, cursor: Offset, bytes: usize) -> Found {
+    pub(super) fn read(&self, cursor: Cursor, bytes: usize) -> Found {
         lock(&self.channel.state).ring.read(cursor, bytes)
     }
 }
@@ -157,7 +154,7 @@ struct State {
     /// Leases, those still waiting for the log included.
     users: usize,
     /// The head at the last check: by the next one it must have been heard of.
-    expected: Offset,
+    expected: Cursor,
 }
 
 struct Follower {
@@ -171,15 +168,17 @@ impl Channel {
         Self {
             producer,
             ready: OnceCell::new(),
-            state: Mutex::new(State { ring: Ring::new(ring), followers: Vec::new(), users: 0, expected: Offset(0) }),
+            state: Mutex::new(State { ring: Ring::new(ring), followers: Vec::new(), users: 0, expected: Cursor::default() }),
         }
     }
 
-    fn push(&self, batch: &Arc<Batch>) {
+    fn push(&self, batch: &Arc<Batch>) -> News {
         let mut state = lock(&self.state);
-        if state.ring.push(batch) {
+        let news = state.ring.push(batch);
+        if news == News::Batch {
             state.wake_all();
         }
+        news
     }
 
     fn advance(&self, head: Head) -> bool {
@@ -194,8 +193,9 @@ impl Channel {
     /// A message may still be under way, so a head that is ahead counts as a loss only at the second look.
     fn check(&self, head: Head) -> bool {
         let mut state = lock(&self.state);
-        let overdue = state.ring.end() < state.expected || head.epoch != state.ring.epoch();
-        state.expected = head.last;
+        let end = state.ring.end();
+        let overdue = end.offset < state.expected.offset || head.epoch() != end.epoch;
+        state.expected = Cursor { epoch: head.epoch(), offset: head.last };
         drop(state);
         overdue && self.advance(head)
     }
@@ -203,18 +203,19 @@ impl Channel {
     fn join(&self, id: u64, from: ReadFrom, wake: &Arc<Wake>, slot: usize) -> Cursor {
         let mut state = lock(&self.state);
         let end = state.ring.end();
-        let offset = match from {
-            ReadFrom::Live => end,
-            ReadFrom::Earliest => Offset(0),
-            ReadFrom::After(offset) => offset,
+        let cursor = match from {
+            // An offset alone is one of the present life.
+            ReadFrom::After(cursor) if cursor.epoch.0 == 0 => Cursor { epoch: end.epoch, ..cursor },
+            ReadFrom::After(cursor) => cursor,
+            _ => end,
         };
         let slot = Arc::new(Slot { index: slot, queued: AtomicBool::new(false) });
         let follower = Follower { id, wake: Arc::clone(wake), slot };
-        if offset != end {
+        if cursor != end {
             follower.wake.queue(&follower.slot);
         }
         state.followers.push(follower);
-        Cursor { epoch: state.ring.epoch(), offset }
+        cursor
     }
 }
 
@@ -283,7 +284,8 @@ pub(super) fn start_checks(relay: &Relay) {
                 for channel in hub.channels().iter().filter(|c| c.ready.initialized()) {
                     match log.head(channel.producer).await {
                         Ok(head) => {
-                            if if suspicious { channel.advance(head) } else { channel.check(head) } {
+                            let news = if suspicious { channel.advance(head) } else { channel.check(head) };
+                            if news {
                                 debug!(producer = %channel.producer, "a hole is filled from the log");
                             }
                         }

@@ -9,6 +9,7 @@
 //! it. A consumer slower than the ring reads the log until it has caught up.
 
 mod appender;
+mod durable;
 mod feed;
 mod hub;
 mod publisher;
@@ -21,6 +22,7 @@ use std::{sync::Arc, time::Duration};
 
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
+pub use durable::Durable;
 pub use feed::{Feed, FeedEvent};
 pub use hub::{Hub, ReadFrom};
 pub use publisher::{Committed, Group, MAX_SEEN_RANGES, Publisher, Refusal, Ticket};
@@ -32,7 +34,7 @@ use crate::{
     clock::Clock,
     env::{self, Env},
     log::{self, Event, Log},
-    model::{ConsumerId, Epoch, ProducerId, record},
+    model::{ConsumerId, CursorName, Epoch, ProducerId, record},
     store::{self, Store},
 };
 
@@ -144,9 +146,15 @@ impl Relay {
         Subscriber::new(self.clone())
     }
 
-    /// A reader that follows whatever its consumer is subscribed to, as that changes.
-    pub async fn feed(&self, consumer: ConsumerId) -> Result<Feed, Error> {
-        Feed::open(self.clone(), consumer).await
+    /// A reader that follows whatever its consumer is subscribed to, as that changes; each producer from where the cursor
+    /// `durable` stands, if a name is given.
+    pub async fn feed(&self, consumer: ConsumerId, durable: Option<CursorName>) -> Result<Feed, Error> {
+        Feed::open(self.clone(), consumer, durable).await
+    }
+
+    /// The cursors that are kept for a consumer.
+    pub fn durable(&self, consumer: ConsumerId) -> Durable {
+        Durable::new(self.clone(), consumer)
     }
 
     /// Word of each change of a consumer's subscriptions, for a reader that follows some of them only.
@@ -185,6 +193,12 @@ impl Relay {
         self.0.tasks.close();
         self.0.tasks.wait().await;
         self.0.log.close().await;
+    }
+}
+
+impl Error {
+    fn store(error: store::Error) -> Self {
+        Self::Store(Arc::new(error))
     }
 }
 

@@ -8,10 +8,14 @@ use std::{
 use bytes::Bytes;
 use tokio::sync::watch;
 
-use super::{Error, Relay, appender::Submission};
+use super::{
+    Error, Relay,
+    appender::{Submission, Submitted},
+};
 use crate::{
     log::{self, SessionName},
     model::{Epoch, Fence, ProducerId, RangeSet, Seq, record},
+    mutation::Mutation,
 };
 
 /// Most separate ranges in a sender's seen-set. Holes close as records arrive out of order; a sender that leaves more
@@ -51,11 +55,12 @@ pub struct Publisher {
     session: Arc<Session>,
     relay: Relay,
     appender: tokio::sync::mpsc::Sender<Submission>,
-    submitted: Mutex<Submitted>,
+    submitted: Mutex<Sent>,
 }
 
+/// What a sender has handed in.
 #[derive(Default)]
-struct Submitted {
+struct Sent {
     seen: RangeSet,
     /// Records are numbered here for senders that do not number them.
     next_seq: u64,
@@ -82,8 +87,11 @@ impl Publisher {
         if relay.0.stop.is_cancelled() {
             return Err(Error::Closed);
         }
-        let opened = relay.0.log.open(producer, &name, epoch).await?;
-        let submitted = Submitted { next_seq: opened.seen.max().unwrap_or(0) + 1, seen: opened.seen.clone(), tickets: 0 };
+        let mut opened = relay.0.log.open(producer, &name, epoch).await?;
+        if Mutation::SkipSeenSet.is_on() {
+            opened.seen = RangeSet::new();
+        }
+        let submitted = Sent { next_seq: opened.seen.max().unwrap_or(0) + 1, seen: opened.seen.clone(), tickets: 0 };
         let session = Session {
             producer,
             name,
@@ -112,19 +120,14 @@ impl Publisher {
 
     /// Begins a group: the records that one read brought, submitted together.
     pub fn group(&self) -> Group<'_> {
-        Group { publisher: self, records: Vec::new(), skipped: Vec::new(), bytes: 0 }
+        Group { publisher: self, records: Vec::new(), skipped: RangeSet::new(), bytes: 0 }
     }
 
     /// Submits one record that has no number of its own. Waits while the log is behind.
     pub async fn submit(&self, json: Bytes) -> Result<Ticket, Refusal> {
         record::check(&json, self.relay.0.limits.record)?;
-        self.submit_checked(json).await
-    }
-
-    /// Submits one record that [`record::admit`] has let in.
-    pub async fn submit_checked(&self, json: Bytes) -> Result<Ticket, Refusal> {
         let mut group = self.group();
-        group.push_unnumbered(json);
+        group.push_unnumbered(None, json);
         group.submit().await
     }
 
@@ -153,8 +156,8 @@ impl fmt::Debug for Publisher {
 /// Records gathered from one read.
 pub struct Group<'p> {
     publisher: &'p Publisher,
-    records: Vec<(Seq, Bytes)>,
-    skipped: Vec<Seq>,
+    records: Vec<Submitted>,
+    skipped: RangeSet,
     bytes: usize,
 }
 
@@ -163,9 +166,9 @@ impl Group<'_> {
     pub fn push(&mut self, seq: Seq, json: Bytes) -> Result<(), Refusal> {
         record::check(&json, self.publisher.relay.0.limits.record)?;
         let mut submitted = lock(&self.publisher.submitted);
-        if submitted.seen.insert(seq.0) {
+        if submitted.seen.insert(seq.0) || Mutation::SkipSeenSet.is_on() {
             self.bytes += json.len();
-            self.records.push((seq, json));
+            self.records.push(Submitted { seq, id: None, json });
         }
         if submitted.seen.ranges() > MAX_SEEN_RANGES { Err(Refusal::TooScattered) } else { Ok(()) }
     }
@@ -173,8 +176,18 @@ impl Group<'_> {
     /// Counts `seq` as seen without a record, because it is refused: its hole in the seen-set would stay for ever.
     pub fn skip(&mut self, seq: Seq) {
         if lock(&self.publisher.submitted).seen.insert(seq.0) {
-            self.skipped.push(seq);
+            self.skipped.insert(seq.0);
         }
+    }
+
+    /// Counts numbers as seen whose records will never come.
+    pub fn skip_all(&mut self, ranges: &RangeSet) -> Result<(), Refusal> {
+        let mut submitted = lock(&self.publisher.submitted);
+        for range in ranges.iter() {
+            submitted.seen.insert_range(range.clone());
+            self.skipped.insert_range(range);
+        }
+        if submitted.seen.ranges() > MAX_SEEN_RANGES { Err(Refusal::TooScattered) } else { Ok(()) }
     }
 
     /// Bytes gathered.
@@ -182,14 +195,15 @@ impl Group<'_> {
         self.bytes
     }
 
-    /// Adds a record that [`record::admit`] has let in, under the sender's next number.
-    pub fn push_unnumbered(&mut self, json: Bytes) {
+    /// Adds a record that [`record::admit`] has let in, under the sender's next number. A second record of a client's own
+    /// `id` is acknowledged and not written.
+    pub fn push_unnumbered(&mut self, id: Option<&str>, json: Bytes) {
         let mut submitted = lock(&self.publisher.submitted);
         let seq = submitted.next_seq;
         submitted.next_seq += 1;
         submitted.seen.insert(seq);
         self.bytes += json.len();
-        self.records.push((Seq(seq), json));
+        self.records.push(Submitted { seq: Seq(seq), id: id.map(Arc::from), json });
     }
 
     /// Hands the group to the log's writer. Waits while it is behind: that is the sender's back-pressure.

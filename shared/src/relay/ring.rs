@@ -4,21 +4,20 @@ use std::{collections::VecDeque, sync::Arc};
 
 use crate::{
     log::{Batch, Head},
-    model::{LogEpoch, Offset},
+    model::Cursor,
 };
 
 /// Consecutive batches, bounded by bytes.
 ///
-/// Invariant: the batches are consecutive and the last ends at `end`. A hole empties the ring, so that a cursor before
+/// Invariant: the batches are consecutive and the last ends at the head. A hole empties the ring, so that a cursor before
 /// it finds nothing here and reads the log.
 #[derive(Debug)]
 pub(super) struct Ring {
     batches: VecDeque<Arc<Batch>>,
     bytes: usize,
     limit: usize,
-    epoch: LogEpoch,
-    /// The newest offset known; `None` before the log has been asked.
-    end: Option<Offset>,
+    /// The log's end as far as it is known; `None` before the log has been asked.
+    head: Option<Head>,
 }
 
 /// What a cursor finds.
@@ -30,28 +29,40 @@ pub(super) enum Found {
     Batches(Vec<Arc<Batch>>),
     /// There is more than the ring holds: read the log.
     Older,
-    /// The log has another life and ends before the cursor: go on after this offset.
-    Reset(LogEpoch, Offset),
+    /// The log has another life: go on after this cursor.
+    Reset(Cursor),
+}
+
+/// What a published batch was.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum News {
+    /// Known.
+    Nothing,
+    /// The next, or one after a hole.
+    Batch,
+    /// Word of a life that this node knows nothing of: ask the log where it began.
+    Life,
 }
 
 impl Ring {
     pub(super) fn new(limit: usize) -> Self {
-        Self { batches: VecDeque::new(), bytes: 0, limit, epoch: LogEpoch::default(), end: None }
+        Self { batches: VecDeque::new(), bytes: 0, limit, head: None }
     }
 
-    /// Takes a published batch. Returns whether it was news.
-    pub(super) fn push(&mut self, batch: &Arc<Batch>) -> bool {
-        if let Some(end) = self.end {
-            let same_life = batch.epoch == self.epoch;
-            if same_life && batch.last() <= end {
-                return false;
-            }
-            if batch.first != end.next() {
-                self.clear();
-            }
+    /// Takes a published batch.
+    pub(super) fn push(&mut self, batch: &Arc<Batch>) -> News {
+        let Some(head) = self.head.as_mut() else { return News::Life };
+        if batch.epoch != head.epoch() {
+            return News::Life;
         }
-        self.epoch = batch.epoch;
-        self.end = Some(batch.last());
+        if batch.last() <= head.last {
+            return News::Nothing;
+        }
+        if batch.first != head.last.next() {
+            self.batches.clear();
+            self.bytes = 0;
+        }
+        head.last = batch.last();
         self.bytes += batch.bytes();
         self.batches.push_back(Arc::clone(batch));
         while self.bytes > self.limit && self.batches.len() > 1 {
@@ -59,47 +70,40 @@ impl Ring {
                 self.bytes -= oldest.bytes();
             }
         }
-        true
+        News::Batch
     }
 
     /// Learns where the log really ends. Returns whether that was news.
     pub(super) fn advance(&mut self, head: Head) -> bool {
-        let news = match self.end {
-            None => true,
-            Some(end) => head.last > end || head.epoch != self.epoch && head.last < end,
-        };
+        // Asked for before the newest batch was heard, it may be behind.
+        let news = self.head.as_ref().is_none_or(|known| head.lives != known.lives || head.last > known.last);
         if news {
-            self.clear();
-            self.end = Some(head.last);
-            self.epoch = head.epoch;
+            self.batches.clear();
+            self.bytes = 0;
+            self.head = Some(head);
         }
         news
     }
 
-    pub(super) fn end(&self) -> Offset {
-        self.end.unwrap_or_default()
-    }
-
-    pub(super) fn epoch(&self) -> LogEpoch {
-        self.epoch
+    /// The newest place known.
+    pub(super) fn end(&self) -> Cursor {
+        self.head.as_ref().map_or_else(Cursor::default, |head| Cursor { epoch: head.epoch(), offset: head.last })
     }
 
     /// Batches after `cursor`, up to about `bytes`.
-    pub(super) fn read(&self, cursor: Offset, bytes: usize) -> Found {
-        let end = self.end();
-        if cursor == end {
+    pub(super) fn read(&self, cursor: Cursor, bytes: usize) -> Found {
+        let Some(head) = &self.head else { return Found::Nothing };
+        if cursor.epoch != head.epoch() || cursor.offset > head.last {
+            return Found::Reset(head.lives.resume(cursor, head.last));
+        }
+        if cursor.offset == head.last {
             return Found::Nothing;
         }
-        if cursor > end {
-            // A cursor only ever comes from this log, so the log has lost its tail.
-            let start = self.batches.front().map_or(end, |b| Offset(b.first.0.saturating_sub(1)));
-            return Found::Reset(self.epoch, start);
-        }
         match self.batches.front() {
-            Some(front) if front.first <= cursor.next() => {}
+            Some(front) if front.first <= cursor.offset.next() => {}
             _ => return Found::Older,
         }
-        let start = self.batches.partition_point(|batch| batch.last() <= cursor);
+        let start = self.batches.partition_point(|batch| batch.last() <= cursor.offset);
         let mut taken = 0;
         let within = |batch: &&Arc<Batch>| {
             let more = taken < bytes;
@@ -108,11 +112,6 @@ impl Ring {
         };
         Found::Batches(self.batches.range(start..).take_while(within).cloned().collect())
     }
-
-    fn clear(&mut self) {
-        self.batches.clear();
-        self.bytes = 0;
-    }
 }
 
 #[cfg(test)]
@@ -120,10 +119,28 @@ mod tests {
     use bytes::Bytes;
 
     use super::*;
-    use crate::model::ProducerId;
+    use crate::{
+        log::Entry,
+        model::{Epoch, LogEpoch, Offset, ProducerId, RecordName, Seq},
+    };
 
-    fn batch(epoch: u64, first: u64, count: usize) -> Arc<Batch> {
-        Arc::new(Batch::new(ProducerId(1), LogEpoch(epoch), Offset(first), vec![Bytes::from_static(b"0123456789"); count]))
+    fn batch(epoch: u64, first: u64, count: u64) -> Arc<Batch> {
+        let entry = |n| Entry { name: RecordName { epoch: Epoch(1), seq: Seq(n) }, message: Bytes::from_static(b"0123456789") };
+        Arc::new(Batch::new(ProducerId(1), LogEpoch(epoch), Offset(first), (0..count).map(|n| entry(first + n)).collect()))
+    }
+
+    fn head(lives: &str, last: u64) -> Head {
+        Head { lives: lives.parse().unwrap(), first: Offset(1), last: Offset(last) }
+    }
+
+    fn ring(limit: usize) -> Ring {
+        let mut ring = Ring::new(limit);
+        assert!(ring.advance(head("1:0", 0)));
+        ring
+    }
+
+    fn at(epoch: u64, offset: u64) -> Cursor {
+        Cursor { epoch: LogEpoch(epoch), offset: Offset(offset) }
     }
 
     fn seen(found: &Found) -> Option<(u64, u64)> {
@@ -135,35 +152,41 @@ mod tests {
 
     #[test]
     fn it_keeps_the_newest_and_sends_older_cursors_to_the_log() {
-        let mut ring = Ring::new(40);
+        let mut ring = ring(40);
         for first in [1, 3, 5, 7] {
-            assert!(ring.push(&batch(1, first, 2)));
+            assert_eq!(ring.push(&batch(1, first, 2)), News::Batch);
         }
-        assert!(!ring.push(&batch(1, 7, 2)), "a repeated message is no news");
-        assert!(matches!(ring.read(Offset(8), 1000), Found::Nothing));
-        assert_eq!(seen(&ring.read(Offset(4), 1000)), Some((5, 8)));
-        assert_eq!(seen(&ring.read(Offset(4), 1)), Some((5, 6)), "at least one batch, whatever the budget");
-        assert!(matches!(ring.read(Offset(3), 1000), Found::Older));
+        assert_eq!(ring.push(&batch(1, 7, 2)), News::Nothing, "a repeated message is no news");
+        assert!(matches!(ring.read(at(1, 8), 1000), Found::Nothing));
+        assert_eq!(seen(&ring.read(at(1, 4), 1000)), Some((5, 8)));
+        assert_eq!(seen(&ring.read(at(1, 4), 1)), Some((5, 6)), "at least one batch, whatever the budget");
+        assert!(matches!(ring.read(at(1, 3), 1000), Found::Older));
     }
 
     #[test]
     fn a_hole_empties_it() {
-        let mut ring = Ring::new(1000);
+        let mut ring = ring(1000);
         ring.push(&batch(1, 1, 2));
         ring.push(&batch(1, 5, 1));
-        assert!(matches!(ring.read(Offset(2), 1000), Found::Older));
-        assert_eq!(seen(&ring.read(Offset(4), 1000)), Some((5, 5)));
-        assert!(ring.advance(Head { epoch: LogEpoch(1), last: Offset(9) }), "a lost last message shows in the head");
-        assert!(matches!(ring.read(Offset(5), 1000), Found::Older));
+        assert!(matches!(ring.read(at(1, 2), 1000), Found::Older));
+        assert_eq!(seen(&ring.read(at(1, 4), 1000)), Some((5, 5)));
+        assert!(ring.advance(head("1:0", 9)), "a lost last message shows in the head");
+        assert!(!ring.advance(head("1:0", 8)), "an answer that was overtaken is no news");
+        assert!(matches!(ring.read(at(1, 5), 1000), Found::Older));
     }
 
     #[test]
-    fn a_log_that_lost_its_tail_is_noticed() {
-        let mut ring = Ring::new(1000);
+    fn another_life_is_asked_for_and_sends_cursors_back_to_what_is_shared() {
+        let mut ring = ring(1000);
         ring.push(&batch(1, 1, 9));
-        assert!(ring.push(&batch(2, 4, 1)));
-        assert!(matches!(ring.read(Offset(9), 1000), Found::Reset(LogEpoch(2), Offset(3))));
-        assert!(ring.advance(Head { epoch: LogEpoch(3), last: Offset(0) }));
-        assert!(matches!(ring.read(Offset(4), 1000), Found::Reset(LogEpoch(3), Offset(0))));
+        assert_eq!(ring.push(&batch(2, 4, 1)), News::Life);
+        assert_eq!(seen(&ring.read(at(1, 4), 1000)), Some((1, 9)), "until it is known where it began");
+        assert!(ring.advance(head("1:0,2:3", 4)));
+        assert!(matches!(ring.read(at(1, 9), 1000), Found::Reset(cursor) if cursor == at(2, 3)));
+        assert!(matches!(ring.read(at(1, 2), 1000), Found::Reset(cursor) if cursor == at(2, 2)));
+        assert!(matches!(ring.read(at(2, 4), 1000), Found::Nothing));
+        // A wiped log knows nothing of its past.
+        assert!(ring.advance(head("3:0", 0)));
+        assert!(matches!(ring.read(at(2, 4), 1000), Found::Reset(cursor) if cursor == at(3, 0)));
     }
 }

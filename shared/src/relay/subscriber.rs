@@ -10,12 +10,12 @@ use tracing::warn;
 
 use super::{
     Error, ReadFrom, Relay,
-    hub::{Cursor, Lease, Slot, Wake},
+    hub::{Lease, Slot, Wake},
     ring::Found,
 };
 use crate::{
     log::Batch,
-    model::{LogEpoch, Offset, ProducerId},
+    model::{Cursor, Offset, ProducerId},
 };
 
 /// Bytes taken from one producer before the next has its turn.
@@ -42,14 +42,13 @@ pub enum Delivery {
         /// Last offset that is gone.
         to: Offset,
     },
-    /// The log lost its tail and lives on as another epoch; offsets after `after` are given out anew.
+    /// The log began another life, in which it may have lost its tail. Delivery goes on after the last place that both
+    /// lives surely share; a record may come again under another offset, and is known by its name.
     Reset {
         /// Whose.
         producer: ProducerId,
-        /// The new life of the log.
-        epoch: LogEpoch,
         /// Where delivery goes on.
-        after: Offset,
+        cursor: Cursor,
     },
 }
 
@@ -112,10 +111,10 @@ impl Subscriber {
         self.places.keys().copied()
     }
 
-    /// The life of the log that a followed producer's offsets belong to.
-    pub fn log_epoch(&self, producer: ProducerId) -> Option<LogEpoch> {
+    /// How far a follow has been read.
+    pub fn cursor(&self, producer: ProducerId) -> Option<Cursor> {
         let place = self.places.get(&producer)?;
-        self.follows.get(place).map(|f| f.cursor.epoch)
+        self.follows.get(place).map(|f| f.cursor)
     }
 
     /// The next delivery. Cancel-safe: what a cancelled call had not returned, the next one does.
@@ -143,7 +142,7 @@ impl Subscriber {
             }
             let slot = self.wake.take()?;
             let Some(follow) = self.follows.get_mut(&slot.index) else { continue };
-            match follow.lease.read(follow.cursor.offset, TURN) {
+            match follow.lease.read(follow.cursor, TURN) {
                 Found::Nothing => {}
                 Found::Batches(batches) => {
                     follow.take(batches, &mut self.ready);
@@ -151,9 +150,9 @@ impl Subscriber {
                     self.wake.queue(&slot);
                 }
                 Found::Older => self.turn = Some(slot),
-                Found::Reset(epoch, after) => {
-                    follow.cursor = Cursor { epoch, offset: after };
-                    self.ready.push_back(Delivery::Reset { producer: follow.producer, epoch, after });
+                Found::Reset(cursor) => {
+                    follow.cursor = cursor;
+                    self.ready.push_back(Delivery::Reset { producer: follow.producer, cursor });
                     self.wake.queue(&slot);
                 }
             }
@@ -167,22 +166,29 @@ impl Subscriber {
             self.turn = None;
             return;
         };
-        let (log, cursor) = (&self.relay.0.log, follow.cursor.offset);
+        let (log, cursor) = (&self.relay.0.log, follow.cursor);
         let found = async {
-            let batches = log.read(follow.producer, cursor, TURN).await?.batches;
+            let read = log.read(follow.producer, cursor.offset, TURN).await?;
             // Nothing after a cursor that stands before the end: retention has emptied the log.
-            let head = if batches.is_empty() { Some(log.head(follow.producer).await?) } else { None };
-            Ok::<_, Error>((batches, head))
+            let head = if read.batches.is_empty() { Some(log.head(follow.producer).await?) } else { None };
+            Ok::<_, Error>((read, head))
         };
         match found.await {
-            Ok((batches, head)) => {
-                let first_there = batches.first().map(|b| b.first).or(head.map(|h| h.last.next()));
-                if let Some(first) = first_there.filter(|&f| f > cursor.next()) {
+            Ok((read, head)) if read.epoch != cursor.epoch || head.as_ref().is_some_and(|h| h.epoch() != cursor.epoch) => {
+                // The ring learns of the new life in a moment, and says where this cursor goes on.
+                self.relay.0.hub.suspect();
+                self.wake.queue(&slot);
+                tokio::time::sleep(RETRY_AFTER).await;
+                self.turn = None;
+            }
+            Ok((read, head)) => {
+                let first_there = read.batches.first().map(|b| b.first).or(head.map(|h| h.last.next()));
+                if let Some(first) = first_there.filter(|&f| f > cursor.offset.next()) {
                     let to = Offset(first.0 - 1);
-                    self.ready.push_back(Delivery::Gap { producer: follow.producer, from: cursor.next(), to });
+                    self.ready.push_back(Delivery::Gap { producer: follow.producer, from: cursor.offset.next(), to });
                     follow.cursor.offset = to;
                 }
-                follow.take(batches, &mut self.ready);
+                follow.take(read.batches, &mut self.ready);
                 self.turn = None;
                 self.wake.queue(&slot);
             }
@@ -198,7 +204,7 @@ impl Follow {
     fn take(&mut self, batches: Vec<Arc<Batch>>, ready: &mut VecDeque<Delivery>) {
         for batch in batches {
             let after = self.cursor.offset;
-            self.cursor = Cursor { epoch: batch.epoch, offset: batch.last() };
+            self.cursor.offset = batch.last();
             ready.push_back(Delivery::Batch { batch, after });
         }
     }

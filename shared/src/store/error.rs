@@ -2,6 +2,8 @@
 
 use sqlx::{error::DatabaseError, postgres::PgDatabaseError};
 
+use super::MAX_NAMES;
+
 /// Why the store did not do what it was asked.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -11,6 +13,9 @@ pub enum Error {
     /// A value that the table cannot hold: too long, out of range, or with a zero byte.
     #[error("{0} cannot be stored")]
     Unstorable(&'static str),
+    /// The consumer has as many named cursors as it may.
+    #[error("a consumer has at most {MAX_NAMES} named cursors")]
+    TooManyNames,
     /// The database is away or overloaded; the same call may succeed later.
     #[error("the database is unavailable")]
     Unavailable(#[source] sqlx::Error),

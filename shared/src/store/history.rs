@@ -1,29 +1,15 @@
-//! The table `data_history`: records kept for later, where the operator asks for it.
+//! Reading the table `data_history`: records kept for later, where the operator asks for it.
+//!
+//! Rows of one producer are numbered in the order of its log, and become visible in that order: whoever has read up to an id has
+//! missed nothing before it.
+
+use std::collections::HashSet;
 
 use serde_json::value::RawValue;
 use time::{OffsetDateTime, macros::datetime};
 
-use super::{Engine, Error, MAX_PAGE, Store, is_storable, limited, postgres, sqlite};
-use crate::model::{DeviceId, LogEpoch, Offset, ProducerId};
-
-/// A record to be kept. Its place in the log names it.
-#[derive(Clone, Debug)]
-pub struct HistoryRow {
-    /// Whose record.
-    pub producer: ProducerId,
-    /// The life of the log it is in.
-    pub epoch: LogEpoch,
-    /// Its place in that log.
-    pub offset: Offset,
-    /// The device that sent it.
-    pub device: DeviceId,
-    /// The device's time.
-    pub timestamp: OffsetDateTime,
-    /// When it arrived.
-    pub received_at: OffsetDateTime,
-    /// The record's `data`, as the device wrote it.
-    pub data: Box<RawValue>,
-}
+use super::{Engine, Error, MAX_PAGE, Store, cursors::Place, limited, on, postgres, sqlite};
+use crate::model::{Cursor, Epoch, ProducerId, RecordName, Seq};
 
 /// Which records are asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,6 +22,18 @@ pub struct HistoryQuery {
     pub after: i64,
     /// Most records wanted; more than [`MAX_PAGE`] count as that.
     pub limit: u32,
+}
+
+impl HistoryQuery {
+    /// Whether the times asked for include `at`, which is as exact as [`kept_time`] makes it.
+    pub fn includes(&self, at: OffsetDateTime) -> bool {
+        let (from, to) = self.times();
+        (kept_time(from)..=kept_time(to)).contains(&at)
+    }
+
+    fn times(&self) -> (OffsetDateTime, OffsetDateTime) {
+        (self.from.map_or(FIRST, in_range), self.to.map_or(LAST, in_range))
+    }
 }
 
 impl Default for HistoryQuery {
@@ -51,6 +49,8 @@ pub struct HistoryEntry {
     pub id: i64,
     /// Whose record.
     pub producer_id: ProducerId,
+    /// Its place in the log; an adopted row has none.
+    pub place: Option<Cursor>,
     /// The device that sent it.
     pub device_id: String,
     /// The device's time, to the microsecond.
@@ -61,30 +61,10 @@ pub struct HistoryEntry {
 }
 
 impl Store {
-    /// Keeps records, all or none of them. One that is already there (the same producer, epoch and offset) is passed over.
-    pub async fn append_history(&self, rows: &[HistoryRow]) -> Result<(), Error> {
-        if rows.is_empty() {
-            return Ok(());
-        }
-        if !rows.iter().all(|row| is_storable(row.producer.0)) {
-            return Err(Error::Unstorable("producer_id"));
-        }
-        // One order for all writers: two batches that share rows then never wait for each other in a circle.
-        let mut rows: Vec<&HistoryRow> = rows.iter().collect();
-        rows.sort_by_key(|row| (row.producer, row.epoch, row.offset));
-        limited(async {
-            match &*self.0 {
-                Engine::Sqlite(pools) => sqlite::append_history(&pools.writer, &rows).await,
-                Engine::Postgres(pools) => postgres::append_history(&pools.writer, &rows).await,
-            }
-        })
-        .await
-    }
-
     /// The kept records of a producer, in order of id.
     pub async fn history(&self, producer: ProducerId, query: &HistoryQuery) -> Result<Vec<HistoryEntry>, Error> {
         let limit = i64::from(query.limit.min(MAX_PAGE));
-        let (from, to) = (query.from.map_or(FIRST, in_range), query.to.map_or(LAST, in_range));
+        let (from, to) = query.times();
         let rows = limited(async {
             match &*self.0 {
                 Engine::Sqlite(pools) => sqlite::history(&pools.reader, producer.0, from, to, query.after, limit).await,
@@ -94,7 +74,44 @@ impl Store {
         .await?;
         rows.into_iter().map(|row| row.entry(producer)).collect()
     }
+
+    /// The id of the row that a reader of the log at `place` goes on after: of the last row of that life up to there, or else of the one
+    /// before the first row beyond. `None`: the history holds nothing of that life.
+    pub async fn history_id(&self, producer: ProducerId, place: Cursor) -> Result<Option<i64>, Error> {
+        for (statement, before) in [(LAST_UNTIL, 0), (FIRST_BEYOND, 1)] {
+            let id = on!(self, reader, |db| sqlx::query_scalar::<_, i64>(statement)
+                .bind(producer.0)
+                .bind(place.epoch.0.cast_signed())
+                .bind(place.offset.0.cast_signed())
+                .fetch_optional(db))?;
+            if let Some(id) = id {
+                return Ok(Some(id - before));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Which of `names` are among the rows up to the id `until`.
+    pub async fn names_kept(&self, producer: ProducerId, names: &[RecordName], until: i64) -> Result<HashSet<RecordName>, Error> {
+        if names.is_empty() {
+            return Ok(HashSet::new());
+        }
+        let rows = limited(async {
+            match &*self.0 {
+                Engine::Sqlite(pools) => sqlite::names_kept(&pools.reader, producer.0, names, until).await,
+                Engine::Postgres(pools) => postgres::names_kept(&pools.reader, producer.0, names, until).await,
+            }
+        })
+        .await?;
+        let name = |(epoch, seq): (i64, i64)| RecordName { epoch: Epoch(epoch.cast_unsigned()), seq: Seq(seq.cast_unsigned()) };
+        Ok(rows.into_iter().map(name).collect())
+    }
 }
+
+const LAST_UNTIL: &str = "SELECT CAST(id AS BIGINT) FROM data_history \
+     WHERE producer_id = $1 AND log_epoch = $2 AND log_offset <= $3 ORDER BY log_offset DESC LIMIT 1";
+const FIRST_BEYOND: &str = "SELECT CAST(id AS BIGINT) FROM data_history \
+     WHERE producer_id = $1 AND log_epoch = $2 AND log_offset > $3 ORDER BY log_offset LIMIT 1";
 
 /// What the `SELECT` of either database gives.
 #[derive(sqlx::FromRow)]
@@ -104,12 +121,16 @@ pub(super) struct Row {
     device_id: Option<String>,
     timestamp: OffsetDateTime,
     payload: String,
+    log_epoch: Option<i64>,
+    log_offset: Option<i64>,
 }
 
 impl Row {
     fn entry(self, producer_id: ProducerId) -> Result<HistoryEntry, Error> {
         let data = RawValue::from_string(self.payload).map_err(|e| Error::Other(sqlx::Error::Decode(Box::new(e))))?;
-        Ok(HistoryEntry { id: self.id, producer_id, device_id: self.device_id.unwrap_or_default(), timestamp: self.timestamp, data })
+        let place = self.log_epoch.zip(self.log_offset).map(|(epoch, offset)| Place::new(epoch, offset).into());
+        let device_id = self.device_id.unwrap_or_default();
+        Ok(HistoryEntry { id: self.id, producer_id, place, device_id, timestamp: self.timestamp, data })
     }
 }
 
@@ -120,4 +141,10 @@ const LAST: OffsetDateTime = datetime!(9999-12-31 23:59:59.999999 UTC);
 /// A device's clock may say anything that can be written; the databases cannot hold all of it.
 pub(super) fn in_range(at: OffsetDateTime) -> OffsetDateTime {
     at.clamp(FIRST, LAST)
+}
+
+/// A device's time as it comes back from the history: what both databases can hold, to the microsecond.
+pub fn kept_time(at: OffsetDateTime) -> OffsetDateTime {
+    let at = in_range(at);
+    at.replace_nanosecond(at.nanosecond() / 1000 * 1000).expect("fewer nanoseconds than there were")
 }

@@ -1,4 +1,4 @@
-//! The database: accounts, subscriptions, refresh tokens and the history of records.
+//! The database: accounts, subscriptions, refresh tokens, the cursors of consumers and the history of records.
 //!
 //! One interface, two engines: SQLite for an embedded node, PostgreSQL for a cluster. A statement that both understand is written
 //! once and typed by sqlx for each (`on!`); what differs is in `sqlite.rs` and `postgres.rs`. One table a file.
@@ -7,9 +7,12 @@
 //! whoever is told that something was written can read it back after a crash of the database.
 
 mod config;
+mod cursors;
 mod error;
 mod history;
 mod json;
+mod keep;
+mod leases;
 mod postgres;
 mod refresh;
 mod sqlite;
@@ -26,8 +29,10 @@ use tokio::time::timeout;
 
 pub use self::{
     config::{Config, MAX_CONNECTIONS},
+    cursors::{MAX_NAMES, NamedCursor},
     error::Error,
-    history::{HistoryEntry, HistoryQuery, HistoryRow},
+    history::{HistoryEntry, HistoryQuery, kept_time},
+    keep::{HistoryBatch, HistoryRow, Kept},
     refresh::{RefreshToken, Spend},
     subscriptions::Change,
     users::{Credentials, NewUser},

@@ -1,20 +1,24 @@
 //! What only PostgreSQL needs: how it is connected to, and its own way with the history.
 
-use std::{str::FromStr, time::Duration};
+use std::{collections::HashMap, str::FromStr, time::Duration};
 
 use secrecy::{ExposeSecret, SecretString};
 use sqlx::{
-    ConnectOptions, Connection, PgPool, Postgres,
-    postgres::{PgConnectOptions, PgPoolOptions},
+    ConnectOptions, Connection, PgConnection, PgPool, Postgres, Row as _,
+    postgres::{PgArguments, PgConnectOptions, PgPoolOptions},
+    query::Query,
 };
 use time::OffsetDateTime;
 use tokio::time::timeout;
 
 use super::{
     ACQUIRE_LIMIT, CONNECT_LIMIT, Error, MIGRATE_LIMIT, OPERATION_LIMIT, Pools,
-    history::{HistoryRow, Row, in_range},
+    cursors::Place,
+    history::{Row, in_range},
     json,
+    keep::{HistoryBatch, HistoryRow, Kept, rows_of},
 };
+use crate::model::{Cursor, ProducerId, RecordName};
 
 /// An unused connection is closed after this time.
 const IDLE_LIMIT: Duration = Duration::from_secs(300);
@@ -34,27 +38,59 @@ pub(super) async fn open(url: &SecretString, max_connections: u32) -> Result<Poo
     Ok(Pools::one(pool))
 }
 
-/// All rows in one statement. A value that JSONB cannot hold (a number beyond its range, say) must not fail the others: they are
-/// then written one by one, and that value is kept as a string of its JSON.
-pub(super) async fn append_history(pool: &PgPool, rows: &[&HistoryRow]) -> Result<(), Error> {
-    match insert(pool, rows, |data| json::storable(data).into_owned()).await {
-        Err(e) if e.is_bad_value() => {}
-        other => return other,
+/// All rows in one statement. A value that JSONB cannot hold (a number beyond its range, say) must not fail the others: everything is
+/// then done again, and that value kept as a string of its JSON.
+pub(super) async fn keep_history(pool: &PgPool, batches: &[&HistoryBatch]) -> Result<Kept, Error> {
+    match keep(pool, batches, false).await {
+        Err(e) if e.is_bad_value() => keep(pool, batches, true).await,
+        other => other,
     }
+}
+
+async fn keep(pool: &PgPool, batches: &[&HistoryBatch], has_bad_values: bool) -> Result<Kept, Error> {
     let mut transaction = pool.begin().await?;
-    for row in rows {
-        let mut attempt = transaction.begin().await?;
-        match insert(&mut *attempt, &[row], |data| json::storable(data).into_owned()).await {
-            Ok(()) => attempt.commit().await?,
-            Err(e) if e.is_bad_value() => {
-                attempt.rollback().await?;
-                tracing::warn!(producer = row.producer.0, offset = row.offset.0, "a record is kept as text: JSONB cannot hold its value");
-                insert(&mut *transaction, &[row], json::quoted).await?;
-            }
-            Err(e) => return Err(e),
+    let moved = move_cursors(&mut transaction, batches).await?;
+    let rows = rows_of(batches, &moved);
+    let rows = if has_bad_values {
+        insert_apart(&mut transaction, &rows).await?
+    } else {
+        insert(&mut transaction, &rows, |data| json::storable(data).into_owned()).await?
+    };
+    transaction.commit().await?;
+    Ok(Kept { rows, moved })
+}
+
+/// Moves the cursors that stand where they are expected, and names the others. Their rows stay locked until the transaction ends.
+async fn move_cursors(transaction: &mut PgConnection, batches: &[&HistoryBatch]) -> Result<Vec<ProducerId>, Error> {
+    let producers: Vec<i64> = batches.iter().map(|batch| batch.producer.0).collect();
+    let rows: Vec<(i64, i64, i64)> = sqlx::query_as(LOCK).bind(producers).fetch_all(&mut *transaction).await?;
+    let stand: HashMap<i64, Cursor> = rows.into_iter().map(|(id, epoch, offset)| (id, Place::new(epoch, offset).into())).collect();
+    let (mut moved, mut first, mut next) = (Vec::new(), Vec::new(), Vec::new());
+    for &batch in batches {
+        match stand.get(&batch.producer.0).copied() {
+            stands if stands != batch.expected => moved.push(batch.producer),
+            Some(_) => next.push(batch),
+            None => first.push(batch),
         }
     }
-    Ok(transaction.commit().await?)
+    if !next.is_empty() {
+        cursors(UPDATE_CURSORS, &next).execute(&mut *transaction).await?;
+    }
+    if !first.is_empty() {
+        let made: Vec<i64> = cursors(INSERT_CURSORS, &first).fetch_all(&mut *transaction).await?.iter().map(|row| row.get(0)).collect();
+        // Another writer may have made it since the look above.
+        moved.extend(first.iter().map(|batch| batch.producer).filter(|producer| !made.contains(&producer.0)));
+    }
+    Ok(moved)
+}
+
+/// A statement over the batches' cursors as three arrays.
+fn cursors(statement: &'static str, batches: &[&HistoryBatch]) -> Query<'static, Postgres, PgArguments> {
+    let column = |value: fn(&HistoryBatch) -> i64| batches.iter().map(|batch| value(batch)).collect::<Vec<_>>();
+    sqlx::query(statement)
+        .bind(column(|batch| batch.producer.0))
+        .bind(column(|batch| batch.cursor.epoch.0.cast_signed()))
+        .bind(column(|batch| batch.cursor.offset.0.cast_signed()))
 }
 
 pub(super) async fn history(
@@ -69,28 +105,81 @@ pub(super) async fn history(
     Ok(query.fetch_all(pool).await?)
 }
 
-async fn insert<'e>(executor: impl sqlx::PgExecutor<'e>, rows: &[&HistoryRow], payload: impl Fn(&str) -> String) -> Result<(), Error> {
-    let column = |value: fn(&HistoryRow) -> i64| rows.iter().map(|row| value(row)).collect::<Vec<_>>();
-    sqlx::query(INSERT)
-        .bind(column(|row| row.producer.0))
-        .bind(rows.iter().map(|row| row.device.as_str()).collect::<Vec<_>>())
-        .bind(rows.iter().map(|row| payload(row.data.get())).collect::<Vec<_>>())
-        .bind(rows.iter().map(|row| in_range(row.timestamp)).collect::<Vec<_>>())
-        .bind(rows.iter().map(|row| in_range(row.received_at)).collect::<Vec<_>>())
-        .bind(column(|row| row.epoch.0.cast_signed()))
-        .bind(column(|row| row.offset.0.cast_signed()))
-        .execute(executor)
-        .await?;
-    Ok(())
+pub(super) async fn names_kept(pool: &PgPool, producer: i64, names: &[RecordName], until: i64) -> Result<Vec<(i64, i64)>, Error> {
+    let epochs: Vec<i64> = names.iter().map(|name| name.epoch.0.cast_signed()).collect();
+    let seqs: Vec<i64> = names.iter().map(|name| name.seq.0.cast_signed()).collect();
+    Ok(sqlx::query_as(NAMES).bind(producer).bind(until).bind(epochs).bind(seqs).fetch_all(pool).await?)
 }
 
-const INSERT: &str = "INSERT INTO data_history (producer_id, device_id, payload, timestamp, received_at, log_epoch, log_offset) \
-     SELECT producer::integer, device, payload::jsonb, at, received, epoch, log_offset \
-     FROM UNNEST($1::bigint[], $2::text[], $3::text[], $4::timestamptz[], $5::timestamptz[], $6::bigint[], $7::bigint[]) \
-     AS rows (producer, device, payload, at, received, epoch, log_offset) \
-     ON CONFLICT (producer_id, log_epoch, log_offset) DO NOTHING";
+type Rows<'a> = [(ProducerId, &'a HistoryRow)];
+
+async fn insert(connection: &mut PgConnection, rows: &Rows<'_>, payload: impl Fn(&str) -> String) -> Result<u64, Error> {
+    if rows.is_empty() {
+        return Ok(0);
+    }
+    let column = |value: fn(&HistoryRow) -> i64| rows.iter().map(|(_, row)| value(row)).collect::<Vec<_>>();
+    let done = sqlx::query(INSERT)
+        .bind(rows.iter().map(|(producer, _)| producer.0).collect::<Vec<_>>())
+        .bind(rows.iter().map(|(_, row)| row.device.as_str()).collect::<Vec<_>>())
+        .bind(rows.iter().map(|(_, row)| payload(row.data.get())).collect::<Vec<_>>())
+        .bind(rows.iter().map(|(_, row)| in_range(row.timestamp)).collect::<Vec<_>>())
+        .bind(rows.iter().map(|(_, row)| in_range(row.received_at)).collect::<Vec<_>>())
+        .bind(column(|row| row.place.epoch.0.cast_signed()))
+        .bind(column(|row| row.place.offset.0.cast_signed()))
+        .bind(column(|row| row.name.epoch.0.cast_signed()))
+        .bind(column(|row| row.name.seq.0.cast_signed()))
+        .execute(connection)
+        .await?;
+    Ok(done.rows_affected())
+}
+
+/// Halves what is refused until the bad value stands alone.
+async fn insert_apart(transaction: &mut PgConnection, rows: &Rows<'_>) -> Result<u64, Error> {
+    let mut added = 0;
+    let mut left = vec![rows];
+    while let Some(rows) = left.pop() {
+        let mut attempt = transaction.begin().await?;
+        match insert(&mut attempt, rows, |data| json::storable(data).into_owned()).await {
+            Ok(n) => {
+                attempt.commit().await?;
+                added += n;
+            }
+            Err(e) if e.is_bad_value() => {
+                attempt.rollback().await?;
+                if let [(producer, row)] = rows {
+                    tracing::warn!(producer = producer.0, place = %row.place, "a record is kept as text: JSONB cannot hold its value");
+                    added += insert(transaction, rows, json::quoted).await?;
+                } else {
+                    let (first, second) = rows.split_at(rows.len() / 2);
+                    // The first half next, so that rows are numbered in their order.
+                    left.push(second);
+                    left.push(first);
+                }
+            }
+            Err(e) => return Err(e),
+        }
+    }
+    Ok(added)
+}
+
+const LOCK: &str =
+    "SELECT producer_id, log_epoch, log_offset FROM history_cursors WHERE producer_id = ANY($1) ORDER BY producer_id FOR UPDATE";
+const UPDATE_CURSORS: &str = "UPDATE history_cursors SET log_epoch = new.epoch, log_offset = new.place \
+     FROM UNNEST($1::bigint[], $2::bigint[], $3::bigint[]) AS new (producer, epoch, place) WHERE producer_id = new.producer";
+const INSERT_CURSORS: &str = "INSERT INTO history_cursors (producer_id, log_epoch, log_offset) \
+     SELECT * FROM UNNEST($1::bigint[], $2::bigint[], $3::bigint[]) ON CONFLICT (producer_id) DO NOTHING RETURNING producer_id";
+const INSERT: &str = "INSERT INTO data_history \
+     (producer_id, device_id, payload, timestamp, received_at, log_epoch, log_offset, sender_epoch, sender_seq) \
+     SELECT producer::integer, device, payload::jsonb, at, received, epoch, log_offset, sender_epoch, sender_seq \
+     FROM UNNEST($1::bigint[], $2::text[], $3::text[], $4::timestamptz[], $5::timestamptz[], $6::bigint[], $7::bigint[], $8::bigint[], $9::bigint[]) \
+     AS rows (producer, device, payload, at, received, epoch, log_offset, sender_epoch, sender_seq) \
+     ON CONFLICT DO NOTHING";
+const NAMES: &str = "SELECT data_history.sender_epoch, data_history.sender_seq FROM data_history \
+     JOIN UNNEST($3::bigint[], $4::bigint[]) AS names (sender_epoch, sender_seq) USING (sender_epoch, sender_seq) \
+     WHERE producer_id = $1 AND id <= $2";
 // The casts make an adopted table's INTEGER ids and zoneless times readable too.
-const SELECT: &str = "SELECT CAST(id AS BIGINT) AS id, device_id, CAST(timestamp AS TIMESTAMPTZ) AS timestamp, CAST(payload AS TEXT) AS payload \
+const SELECT: &str = "SELECT CAST(id AS BIGINT) AS id, device_id, CAST(timestamp AS TIMESTAMPTZ) AS timestamp, CAST(payload AS TEXT) AS payload, \
+     log_epoch, log_offset \
      FROM data_history WHERE producer_id = $1 AND data_history.id > $2 AND data_history.timestamp BETWEEN $3 AND $4 \
      ORDER BY data_history.id LIMIT $5";
 

@@ -15,9 +15,12 @@ use tokio::time::timeout;
 
 use super::{
     ACQUIRE_LIMIT, Error, MIGRATE_LIMIT, Pools,
-    history::{HistoryRow, Row, in_range},
+    cursors::Place,
+    history::{Row, in_range},
     json,
+    keep::{HistoryBatch, Kept, rows_of},
 };
+use crate::model::RecordName;
 
 /// Connections that read. Reading is local and short; more would only share the same processor.
 const READERS: u32 = 4;
@@ -41,21 +44,39 @@ pub(super) async fn memory() -> Result<Pools<Sqlite>, Error> {
     Ok(Pools::one(pool))
 }
 
-pub(super) async fn append_history(pool: &SqlitePool, rows: &[&HistoryRow]) -> Result<(), Error> {
+pub(super) async fn keep_history(pool: &SqlitePool, batches: &[&HistoryBatch]) -> Result<Kept, Error> {
     let mut transaction = pool.begin_with("BEGIN IMMEDIATE").await?;
-    for row in rows {
-        sqlx::query(INSERT)
-            .bind(row.producer.0)
+    let mut kept = Kept::default();
+    for batch in batches {
+        let stands: Option<Place> = sqlx::query_as(STANDS).bind(batch.producer.0).fetch_optional(&mut *transaction).await?;
+        if stands.map(Into::into) != batch.expected {
+            kept.moved.push(batch.producer);
+            continue;
+        }
+        sqlx::query(MOVE)
+            .bind(batch.producer.0)
+            .bind(batch.cursor.epoch.0.cast_signed())
+            .bind(batch.cursor.offset.0.cast_signed())
+            .execute(&mut *transaction)
+            .await?;
+    }
+    for (producer, row) in rows_of(batches, &kept.moved) {
+        let added = sqlx::query(INSERT)
+            .bind(producer.0)
             .bind(row.device.as_str())
             .bind(json::storable(row.data.get()))
             .bind(text(row.timestamp))
             .bind(text(row.received_at))
-            .bind(row.epoch.0.cast_signed())
-            .bind(row.offset.0.cast_signed())
+            .bind(row.place.epoch.0.cast_signed())
+            .bind(row.place.offset.0.cast_signed())
+            .bind(row.name.epoch.0.cast_signed())
+            .bind(row.name.seq.0.cast_signed())
             .execute(&mut *transaction)
             .await?;
+        kept.rows += added.rows_affected();
     }
-    Ok(transaction.commit().await?)
+    transaction.commit().await?;
+    Ok(kept)
 }
 
 pub(super) async fn history(
@@ -70,10 +91,21 @@ pub(super) async fn history(
     Ok(query.fetch_all(pool).await?)
 }
 
-const INSERT: &str = "INSERT INTO data_history (producer_id, device_id, payload, timestamp, received_at, log_epoch, log_offset) \
-     VALUES ($1, $2, $3, $4, $5, $6, $7) ON CONFLICT (producer_id, log_epoch, log_offset) DO NOTHING";
-const SELECT: &str = "SELECT id, device_id, timestamp, payload FROM data_history \
+pub(super) async fn names_kept(pool: &SqlitePool, producer: i64, names: &[RecordName], until: i64) -> Result<Vec<(i64, i64)>, Error> {
+    let json: Vec<String> = names.iter().map(|name| format!("[{},{}]", name.epoch.0.cast_signed(), name.seq.0.cast_signed())).collect();
+    Ok(sqlx::query_as(NAMES).bind(producer).bind(until).bind(format!("[{}]", json.join(","))).fetch_all(pool).await?)
+}
+
+const STANDS: &str = "SELECT log_epoch, log_offset FROM history_cursors WHERE producer_id = $1";
+const MOVE: &str = "INSERT INTO history_cursors (producer_id, log_epoch, log_offset) VALUES ($1, $2, $3) \
+     ON CONFLICT (producer_id) DO UPDATE SET log_epoch = EXCLUDED.log_epoch, log_offset = EXCLUDED.log_offset";
+const INSERT: &str = "INSERT INTO data_history \
+     (producer_id, device_id, payload, timestamp, received_at, log_epoch, log_offset, sender_epoch, sender_seq) \
+     VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9) ON CONFLICT DO NOTHING";
+const SELECT: &str = "SELECT id, device_id, timestamp, payload, log_epoch, log_offset FROM data_history \
      WHERE producer_id = $1 AND id > $2 AND timestamp BETWEEN $3 AND $4 ORDER BY id LIMIT $5";
+const NAMES: &str = "SELECT sender_epoch, sender_seq FROM data_history WHERE producer_id = $1 AND id <= $2 AND (sender_epoch, sender_seq) IN \
+     (SELECT json_extract(value, '$[0]'), json_extract(value, '$[1]') FROM json_each($3))";
 
 /// One width, so that the order of the texts is the order of the times.
 const TIME: &[BorrowedFormatItem<'_>] = format_description!("[year]-[month]-[day]T[hour]:[minute]:[second].[subsecond digits:6]Z");

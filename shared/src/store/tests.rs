@@ -2,15 +2,17 @@
 
 mod adoption;
 mod concurrency;
+mod cursors;
 mod failure;
 mod history;
+mod once;
 mod story;
 
 use std::path::Path;
 
-use super::{Config, NewUser, Store};
+use super::{Config, HistoryBatch, HistoryRow, NewUser, Store};
 use crate::{
-    model::{Role, User},
+    model::{Cursor, ProducerId, Role, User},
     testing::Postgres,
 };
 
@@ -45,4 +47,21 @@ fn server(url: &str) -> Config {
 async fn user(store: &Store, name: &str, role: Role) -> User {
     let new = NewUser { username: name.into(), password_hash: "$argon2id$x".into(), role, device_id: None };
     store.create_user(new).await.unwrap()
+}
+
+/// Keeps rows after whatever is kept already, and tells how many were added.
+async fn keep(store: &Store, producer: ProducerId, rows: Vec<HistoryRow>) -> u64 {
+    let expected = store.history_cursor(producer).await.unwrap();
+    let cursor = rows.last().map(|row| row.place).or(expected).unwrap_or_default();
+    keep_from(store, producer, expected, cursor, rows).await.expect("nobody else writes")
+}
+
+/// `None` where the history does not stand at `expected`.
+async fn keep_from(store: &Store, producer: ProducerId, expected: Option<Cursor>, cursor: Cursor, rows: Vec<HistoryRow>) -> Option<u64> {
+    let kept = store.keep_history(&[HistoryBatch { producer, expected, cursor, rows }]).await.unwrap();
+    if kept.moved.is_empty() {
+        return Some(kept.rows);
+    }
+    assert_eq!((kept.moved, kept.rows), (vec![producer], 0));
+    None
 }

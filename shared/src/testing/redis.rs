@@ -1,6 +1,6 @@
 //! A private Redis.
 
-use std::{net::Ipv4Addr, process::Command};
+use std::{net::Ipv4Addr, process::Command, time::Duration};
 
 use tempfile::TempDir;
 use tokio::{
@@ -10,24 +10,40 @@ use tokio::{
 
 use super::process::{Process, find, free_port};
 
+/// Longest wait for a replica to have its master's data.
+const LINK_LIMIT: Duration = Duration::from_secs(20);
+
 /// A Redis server on a free port of the loopback.
 #[derive(Debug)]
 pub struct Redis {
     process: Option<Process>,
     port: u16,
     append_only: bool,
+    /// The port of the server it follows.
+    master: Option<u16>,
     folder: TempDir,
 }
 
 impl Redis {
     /// One that keeps everything in memory and forgets it when it ends.
     pub async fn start() -> Self {
-        Self::launch(false).await
+        Self::launch(false, None).await
+    }
+
+    /// One that follows another as its replica.
+    pub async fn replica_of(master: &Self) -> Self {
+        let replica = Self::launch(false, Some(master.port)).await;
+        let deadline = tokio::time::Instant::now() + LINK_LIMIT;
+        while !replica.command("INFO replication").await.contains("master_link_status:up") {
+            assert!(tokio::time::Instant::now() < deadline, "the replica does not reach its master");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        replica
     }
 
     /// One that writes each command to its append-only file before it answers, and has it again after a restart.
     pub async fn durable() -> Self {
-        Self::launch(true).await
+        Self::launch(true, None).await
     }
 
     /// `redis://127.0.0.1:PORT`; the same after a restart.
@@ -76,9 +92,39 @@ impl Redis {
         self.start_again().await;
     }
 
-    async fn launch(append_only: bool) -> Self {
+    /// Takes the last `bytes` off the append-only file of a server that is down, as a power failure would.
+    ///
+    /// # Panics
+    ///
+    /// Where the server runs or keeps no such file.
+    pub fn cut_tail(&self, bytes: u64) {
+        assert!(self.process.is_none(), "a running server would notice nothing");
+        let folder = std::fs::read_dir(self.folder.path().join("appendonlydir")).expect("an append-only file");
+        let file = folder.flatten().map(|entry| entry.path()).find(|path| path.to_string_lossy().ends_with(".incr.aof"));
+        let path = file.expect("an append-only file");
+        let length = path.metadata().expect("it can be measured").len();
+        let file = std::fs::OpenOptions::new().write(true).open(path).expect("it can be written");
+        file.set_len(length.saturating_sub(bytes)).expect("it can be cut");
+    }
+
+    /// Removes all data of a server that is down.
+    pub fn wipe(&self) {
+        assert!(self.process.is_none(), "a running server would write it again");
+        let _ = std::fs::remove_dir_all(self.folder.path().join("appendonlydir"));
+    }
+
+    /// Sends one command as a person would type it, and returns the answer as it is on the wire.
+    pub async fn command(&self, command: &str) -> String {
+        let mut connection = TcpStream::connect((Ipv4Addr::LOCALHOST, self.port)).await.expect("the server runs");
+        connection.write_all(format!("{command}\r\nQUIT\r\n").as_bytes()).await.expect("it listens");
+        let mut answer = String::new();
+        connection.read_to_string(&mut answer).await.expect("it answers");
+        answer
+    }
+
+    async fn launch(append_only: bool, master: Option<u16>) -> Self {
         let folder = TempDir::with_prefix("motience-redis-").expect("a temporary folder can be made");
-        let mut redis = Self { process: None, port: 0, append_only, folder };
+        let mut redis = Self { process: None, port: 0, append_only, master, folder };
         for _ in 0..5 {
             redis.port = free_port();
             if redis.try_start().await {
@@ -93,6 +139,9 @@ impl Redis {
         command.args(["--port", &self.port.to_string(), "--bind", "127.0.0.1", "--daemonize", "no", "--save", ""]);
         command.args(["--appendonly", if self.append_only { "yes" } else { "no" }, "--appendfsync", "always"]);
         command.arg("--dir").arg(self.folder.path());
+        if let Some(master) = self.master {
+            command.args(["--replicaof", "127.0.0.1", &master.to_string()]);
+        }
         let mut process = Process::spawn("redis-server", command, &self.folder.path().join("log"));
         let port = self.port;
         let ready = process.is_ready(|| async move { answers(port).await.unwrap_or(false) }).await;
@@ -117,24 +166,16 @@ async fn answers(port: u16) -> std::io::Result<bool> {
 mod tests {
     use super::*;
 
-    async fn command(redis: &Redis, command: &str) -> String {
-        let mut connection = TcpStream::connect((Ipv4Addr::LOCALHOST, redis.port())).await.unwrap();
-        connection.write_all(format!("{command}\r\nQUIT\r\n").as_bytes()).await.unwrap();
-        let mut answer = String::new();
-        connection.read_to_string(&mut answer).await.unwrap();
-        answer
-    }
-
     #[tokio::test]
     async fn a_durable_one_remembers_and_another_does_not() {
         for (mut redis, remembered) in [(Redis::durable().await, "$1\r\n1\r\n+OK\r\n"), (Redis::start().await, "$-1\r\n+OK\r\n")] {
-            assert_eq!(command(&redis, "SET a 1").await, "+OK\r\n+OK\r\n");
+            assert_eq!(redis.command("SET a 1").await, "+OK\r\n+OK\r\n");
             redis.restart().await;
-            assert_eq!(command(&redis, "GET a").await, remembered);
+            assert_eq!(redis.command("GET a").await, remembered);
             redis.kill();
             assert!(!answers(redis.port()).await.unwrap_or(false));
             redis.start_again().await;
-            assert_eq!(command(&redis, "GET a").await, remembered);
+            assert_eq!(redis.command("GET a").await, remembered);
         }
     }
 

@@ -1,4 +1,4 @@
-//! What became of a record: `Ack` (it is in the log) and `Refused` (it never will be).
+//! What became of a record: `Ack` (it is in the log), `Refused` (the log does not take it), `Skipped` (it will not come).
 
 use bytes::BytesMut;
 
@@ -51,6 +51,24 @@ impl Refused {
 
     pub(super) fn read(body: &mut Body) -> Result<Self, Error> {
         Ok(Self { seq: Seq(body.number()?), code: body.text(MAX_CODE)?, message: body.text(MAX_MESSAGE)? })
+    }
+}
+
+/// Body of [`super::Frame::Skipped`]: numbers that were given out and will never be sent, because the outbox dropped their
+/// records for room or lost them. The server counts them as seen, so that they leave no hole, and acknowledges them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Skipped {
+    /// Sequence numbers that will not come.
+    pub ranges: RangeSet,
+}
+
+impl Skipped {
+    pub(super) fn put(&self, out: &mut BytesMut) {
+        put_ranges(&self.ranges, out);
+    }
+
+    pub(super) fn read(body: &mut Body) -> Result<Self, Error> {
+        Ok(Self { ranges: read_ranges(body)? })
     }
 }
 

@@ -6,10 +6,12 @@ use super::{
     frame::Error,
     varint::{self, Body},
 };
-use crate::model::{LogEpoch, Offset, ProducerId};
+use crate::model::{Cursor, Epoch, LogEpoch, Offset, ProducerId, RecordName, Seq};
 
 /// Longest code of a refused follow, in bytes.
 const MAX_CODE: usize = 64;
+/// Longest name of a durable cursor, in bytes.
+const MAX_DURABLE: usize = 64;
 
 /// Where a follow begins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -18,17 +20,21 @@ pub enum From {
     Live,
     /// With the oldest record that retention still holds.
     Earliest,
-    /// With the record after this offset.
-    After(Offset),
+    /// With the record after this cursor; after a reset, with the first that the cursor's life may not have had.
+    After(Cursor),
+    /// With the records logged at this time (milliseconds since 1970 UTC) or later; some earlier ones may come first.
+    Time(u64),
 }
 
 /// Body of [`super::Frame::Subscribe`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Subscribe {
     /// Whom to follow; the account must hold an active subscription.
     pub producer: ProducerId,
-    /// Where to begin.
+    /// Where to begin. A durable cursor that exists goes before all but `After`.
     pub from: From,
+    /// The name of the cursor that the server keeps for this account, moved by [`Confirm`]; empty for none.
+    pub durable: String,
 }
 
 impl Subscribe {
@@ -37,11 +43,16 @@ impl Subscribe {
         match self.from {
             From::Live => out.put_u8(0),
             From::Earliest => out.put_u8(1),
-            From::After(offset) => {
+            From::After(cursor) => {
                 out.put_u8(2);
-                varint::put(offset.0, out);
+                put_cursor(cursor, out);
+            }
+            From::Time(ms) => {
+                out.put_u8(3);
+                varint::put(ms.min(varint::MAX), out);
             }
         }
+        varint::put_text(&self.durable, out);
     }
 
     pub(super) fn read(body: &mut Body) -> Result<Self, Error> {
@@ -49,10 +60,31 @@ impl Subscribe {
         let from = match body.number()? {
             0 => From::Live,
             1 => From::Earliest,
-            2 => From::After(Offset(body.number()?)),
+            2 => From::After(read_cursor(body)?),
+            3 => From::Time(body.number()?),
             _ => return Err(body.malformed()),
         };
-        Ok(Self { producer, from })
+        Ok(Self { producer, from, durable: body.text(MAX_DURABLE)? })
+    }
+}
+
+/// Body of [`super::Frame::Confirm`]: moves the durable cursor of a follow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Confirm {
+    /// Whose log.
+    pub producer: ProducerId,
+    /// Everything up to here is dealt with.
+    pub cursor: Cursor,
+}
+
+impl Confirm {
+    pub(super) fn put(&self, out: &mut BytesMut) {
+        put_producer(self.producer, out);
+        put_cursor(self.cursor, out);
+    }
+
+    pub(super) fn read(body: &mut Body) -> Result<Self, Error> {
+        Ok(Self { producer: read_producer(body)?, cursor: read_cursor(body)? })
     }
 }
 
@@ -121,18 +153,18 @@ impl Gap {
 pub struct Feed {
     /// Whose entries follow.
     pub producer: ProducerId,
-    /// The life of the log that the offsets belong to.
-    pub log_epoch: LogEpoch,
+    /// What they come after, in the life of the log that their offsets belong to.
+    pub after: Cursor,
 }
 
 impl Feed {
     pub(super) fn put(&self, out: &mut BytesMut) {
         put_producer(self.producer, out);
-        out.put_u64(self.log_epoch.0);
+        put_cursor(self.after, out);
     }
 
     pub(super) fn read(body: &mut Body) -> Result<Self, Error> {
-        Ok(Self { producer: read_producer(body)?, log_epoch: LogEpoch(body.u64()?) })
+        Ok(Self { producer: read_producer(body)?, after: read_cursor(body)? })
     }
 }
 
@@ -141,6 +173,8 @@ impl Feed {
 pub struct Entry {
     /// Its place in the producer's log.
     pub offset: Offset,
+    /// What it is called wherever it is.
+    pub name: RecordName,
     /// `{"producer_id","device_id","timestamp","data"}`.
     pub message: Bytes,
 }
@@ -148,11 +182,15 @@ pub struct Entry {
 impl Entry {
     pub(super) fn put(&self, out: &mut BytesMut) {
         varint::put(self.offset.0, out);
+        out.put_u64(self.name.epoch.0);
+        varint::put(self.name.seq.0, out);
         out.put_slice(&self.message);
     }
 
     pub(super) fn read(body: &mut Body) -> Result<Self, Error> {
-        Ok(Self { offset: Offset(body.number()?), message: body.rest() })
+        let offset = Offset(body.number()?);
+        let name = RecordName { epoch: Epoch(body.u64()?), seq: Seq(body.number()?) };
+        Ok(Self { offset, name, message: body.rest() })
     }
 }
 
@@ -164,4 +202,13 @@ fn put_producer(producer: ProducerId, out: &mut BytesMut) {
 fn read_producer(body: &mut Body) -> Result<ProducerId, Error> {
     let id = body.number()?;
     i64::try_from(id).map(ProducerId).map_err(|_| body.malformed())
+}
+
+fn put_cursor(cursor: Cursor, out: &mut BytesMut) {
+    out.put_u64(cursor.epoch.0);
+    varint::put(cursor.offset.0, out);
+}
+
+fn read_cursor(body: &mut Body) -> Result<Cursor, Error> {
+    Ok(Cursor { epoch: LogEpoch(body.u64()?), offset: Offset(body.number()?) })
 }

@@ -3,7 +3,8 @@
 use bytes::{BufMut, Bytes, BytesMut};
 
 use super::{
-    Ack, Entry, Feed, Followed, Gap, Hello, Record, Refused, Subscribe, TokenAccepted, TokenRefresh, Unsubscribe, Welcome,
+    Ack, Confirm, Entry, Feed, Followed, Gap, Hello, Record, Refused, Skipped, Subscribe, TokenAccepted, TokenRefresh, Unsubscribe,
+    Welcome,
     varint::{self, Body},
 };
 
@@ -166,6 +167,10 @@ frames! {
     0x13 Gap(Gap),
     /// The client sends nothing more and waits for the last acknowledgements.
     0x15 Done,
+    /// Numbers whose records will never be sent.
+    0x17 Skipped(Skipped),
+    /// How far a consumer has dealt with a producer's records.
+    0x19 Confirm(Confirm),
     /// How many records may be under way unacknowledged.
     0x02 Credit(Credit),
     /// The node is going away: finish, reconnect elsewhere.

@@ -6,10 +6,10 @@
 //!
 //! | where | frames |
 //! |---|---|
-//! | control stream, up | [`Hello`] first, then [`TokenRefresh`], [`Subscribe`], [`Unsubscribe`], `Ping`, `Done` |
+//! | control stream, up | [`Hello`] first, then [`TokenRefresh`], [`Skipped`], [`Subscribe`], [`Unsubscribe`], [`Confirm`], `Ping`, `Done` |
 //! | control stream, down | [`Welcome`] first, then [`Ack`], [`Refused`], `Credit`, [`TokenAccepted`], [`Followed`], [`Gap`], `Drain`, `Pong` |
 //! | lanes up (unidirectional, opened by [`StreamKind`]) | [`Record`] |
-//! | feeds down (unidirectional, one for each followed producer) | [`Feed`] first, then [`Entry`] |
+//! | feeds down (unidirectional, one for each followed producer) | [`Feed`] first and after each reset, then [`Entry`] |
 
 mod ack;
 mod close;
@@ -21,9 +21,9 @@ mod token;
 mod varint;
 mod welcome;
 
-pub use ack::{Ack, Refused};
+pub use ack::{Ack, Refused, Skipped};
 pub use close::CloseCode;
-pub use consume::{Entry, Feed, Followed, From, Gap, Subscribe, Unsubscribe};
+pub use consume::{Confirm, Entry, Feed, Followed, From, Gap, Subscribe, Unsubscribe};
 pub use frame::{Credit, Error, Frame, Limits, StreamKind};
 pub use hello::{Hello, Intent};
 pub use record::Record;

@@ -13,8 +13,13 @@ use super::{COMMAND_TIMEOUT, Error, FILE_INTERVAL, time};
 use crate::{
     agent::sensors::{Kind, Sensor},
     client::Lane,
-    outbox,
+    outbox::{self, Storage},
 };
+
+/// The outbox's file in the state folder.
+const OUTBOX: &str = "outbox.redb";
+/// The longest that records may gather before they are written.
+const MAX_COMMIT_INTERVAL: Duration = Duration::from_secs(60);
 
 #[derive(Default, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -41,9 +46,21 @@ pub(super) struct File {
 #[derive(Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Outbox {
+    storage: Option<StorageKey>,
+    path: Option<PathBuf>,
     records: Option<usize>,
     bytes: Option<usize>,
     policy: Option<outbox::Policy>,
+    order: Option<outbox::Order>,
+    commit_interval_ms: Option<u64>,
+    commit_bytes: Option<usize>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum StorageKey {
+    Memory,
+    Disk,
 }
 
 /// The keys of all kinds; [`SensorKeys::check`] refuses those of another kind.
@@ -86,16 +103,30 @@ impl File {
 }
 
 impl Outbox {
-    pub(super) fn check(self) -> Result<outbox::Config, Error> {
+    pub(super) fn check(self, state_dir: &Path) -> Result<outbox::Config, Error> {
+        let storage = match (self.storage, self.path) {
+            (Some(StorageKey::Memory), None) => Storage::Memory,
+            (Some(StorageKey::Memory), Some(_)) => return Err(Error::new("outbox.path", "does not go with storage \"memory\"")),
+            (_, Some(path)) if path.file_name().is_none() => return Err(Error::new("outbox.path", "must name a file")),
+            (_, path) => Storage::Disk(path.unwrap_or_else(|| state_dir.join(OUTBOX))),
+        };
         let defaults = outbox::Config::default();
         let config = outbox::Config {
+            storage,
             records: self.records.unwrap_or(defaults.records),
             bytes: self.bytes.unwrap_or(defaults.bytes),
             policy: self.policy.unwrap_or(defaults.policy),
+            order: self.order.unwrap_or(defaults.order),
+            commit_interval: self.commit_interval_ms.map_or(defaults.commit_interval, Duration::from_millis),
+            commit_bytes: self.commit_bytes.unwrap_or(defaults.commit_bytes),
             ..defaults
         };
         if config.records == 0 || config.bytes == 0 {
             return Err(Error::new("outbox", "must have room for at least one record"));
+        }
+        if config.commit_interval > MAX_COMMIT_INTERVAL {
+            let most = MAX_COMMIT_INTERVAL.as_millis();
+            return Err(Error::new("outbox.commit_interval_ms", format!("must be at most {most}: records are not safe before")));
         }
         Ok(config)
     }

@@ -1,7 +1,10 @@
 //! What wins over what, and what is said of mistakes.
 
 use super::*;
-use crate::client::Lane;
+use crate::{
+    client::Lane,
+    outbox::{Order, Policy, Storage},
+};
 
 fn variables() -> Variables {
     Variables::from_pairs([
@@ -54,12 +57,25 @@ fn mistakes_are_named() {
     assert!(wrong("[[sensors]]\nkind = \"system\"\npath = \"/x\"").contains("path of sensor 1 does not belong"));
     assert!(wrong("[[sensors]]\nkind = \"command\"").contains("command of sensor 1 is missing"));
     assert!(wrong("[outbox]\nrecords = 0").contains("outbox"));
+    assert!(wrong("[outbox]\nstorage = \"memory\"\npath = \"/x\"").contains("outbox.path does not go with"));
+    assert!(wrong("[outbox]\ncommit_interval_ms = 100000").contains("outbox.commit_interval_ms must be at most 60000"));
     let bad = Variables::from_pairs([("DEVICE_ID", "d"), ("USERNAME", "u"), ("PASSWORD", "p"), ("SEND_INTERVAL_SECS", "often")]);
     assert!(assemble("", &bad).unwrap_err().to_string().starts_with("SEND_INTERVAL_SECS must be a number"));
     let unknown = File::parse("pasword = \"hidden\"").err().unwrap();
     assert!(unknown.contains("pasword") && unknown.contains("line 1") && !unknown.contains("hidden"), "{unknown}");
     let missing = File::read(Path::new("/does/not/exist.toml")).err().unwrap().to_string();
     assert!(missing.contains("/does/not/exist.toml"));
+}
+
+#[test]
+fn the_outbox_is_in_the_state_folder_unless_told_otherwise() {
+    let outbox = |text: &str| assemble(&format!("state_dir = \"/state\"\n[outbox]\n{text}"), &variables()).unwrap().outbox;
+    assert_eq!(outbox("").storage, Storage::Disk("/state/outbox.redb".into()));
+    assert_eq!(outbox("path = \"/elsewhere/o.redb\"").storage, Storage::Disk("/elsewhere/o.redb".into()));
+    assert_eq!(outbox("storage = \"memory\"").storage, Storage::Memory);
+    let outbox = outbox("policy = \"block\"\norder = \"live-first\"\ncommit_interval_ms = 20\nrecords = 5\nbytes = 6");
+    assert_eq!((outbox.policy, outbox.order, outbox.records, outbox.bytes), (Policy::Block, Order::LiveFirst, 5, 6));
+    assert_eq!(outbox.commit_interval, Duration::from_millis(20));
 }
 
 #[test]

@@ -1,8 +1,9 @@
 //! A file that is appended to, followed across truncation and rotation.
 //!
-//! The place up to which its lines are acknowledged is kept in a small file in the state folder: after a restart the
-//! sensor goes on there. Lines whose acknowledgement was lost with the process come twice; lines are left out only
-//! where a crash and a rotation, or a truncation that was overgrown between two looks, come together.
+//! The place up to which its lines are safe, which is on the outbox's disk or acknowledged, is kept in a small file in the
+//! state folder: after a restart the sensor goes on there. Lines that were safe and whose place was lost with the process
+//! come twice; lines are left out only where a crash and a rotation, or a truncation that was overgrown between two looks,
+//! come together.
 
 use std::{
     collections::VecDeque,
@@ -28,7 +29,7 @@ use crate::agent::status::write;
 
 /// Bytes read at once.
 const CHUNK: usize = 64 * 1024;
-/// Places that wait for their acknowledgement; more are merged.
+/// Places that wait until they are safe; more are merged.
 const MAX_UNSURE: usize = 1024;
 
 /// Where the sensor is.
@@ -36,7 +37,7 @@ const MAX_UNSURE: usize = 1024;
 struct Place {
     /// The file's inode: another file may come under the same name.
     inode: u64,
-    /// The first byte of the first line that is not acknowledged.
+    /// The first byte of the first line that is not safe.
     offset: u64,
 }
 
@@ -54,7 +55,7 @@ struct Follower<'a> {
     /// Where the place is kept; `None`: nowhere.
     memory: Option<PathBuf>,
     kept: Option<Place>,
-    /// Places that hold once the record is settled.
+    /// Places that hold once the record is safe.
     unsure: VecDeque<(Seq, Place)>,
     open: Option<Open>,
     /// Whether the file was looked for before: one that appears later is new, and read from its start.
@@ -81,8 +82,8 @@ pub(super) async fn run(path: PathBuf, from_start: bool, interval: Duration, sin
         follower.keep();
     }
     if let Some(&(last, _)) = follower.unsure.back() {
-        // A producer that stopped for good settles nothing; the place then stays where it is.
-        let _ = time::timeout(context.grace, sink.producer.flushed(last)).await;
+        // In memory, a producer that stopped for good settles nothing; the place then stays where it is.
+        let _ = time::timeout(context.grace, sink.producer.safe(last)).await;
     }
     follower.keep();
 }
@@ -138,11 +139,11 @@ impl Follower<'_> {
         }
     }
 
-    /// Keeps the last place whose records are all settled.
+    /// Keeps the last place whose records are all safe.
     fn keep(&mut self) {
         let mut moved = false;
         while let Some(&(seq, place)) = self.unsure.front() {
-            if !self.sink.producer.is_flushed(seq) {
+            if !self.sink.producer.is_safe(seq) {
                 break;
             }
             self.unsure.pop_front();

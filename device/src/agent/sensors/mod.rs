@@ -154,7 +154,8 @@ impl Sink {
         }
     }
 
-    /// Takes an object of readings, or a whole record. What is neither is logged and counted.
+    /// Takes an object of readings, or a whole record. What is neither is logged and counted. The record is on disk a moment
+    /// later: waiting for each would hold up a sensor that reads many.
     async fn put(&self, readings: Bytes) -> Option<Seq> {
         let json = match complete(&readings, &self.device_id, self.name.as_deref(), self.max_record) {
             Ok(json) => json,
@@ -164,7 +165,7 @@ impl Sink {
             }
         };
         loop {
-            match self.producer.send_on(self.lane, json.clone()).await {
+            match self.producer.enqueue(self.lane, json.clone()).await {
                 Ok(seq) => {
                     self.counts.records.fetch_add(1, Relaxed);
                     return Some(seq);

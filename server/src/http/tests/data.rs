@@ -1,27 +1,9 @@
-//! Records over HTTP, the history, live streams: what the flow tests over sockets leave out.
+//! Records over HTTP, live streams: what the flow tests over sockets leave out.
 
-use motience_shared::{
-    model::{DeviceId, LogEpoch, Offset},
-    store::HistoryRow,
-};
-use serde_json::{json, value::RawValue};
-use time::{Duration as Span, OffsetDateTime};
+use motience_shared::model::Offset;
+use serde_json::json;
 
 use super::*;
-
-async fn keep(platform: &Platform, producer: &User, rows: u64) {
-    let first = datetime!(2025-01-29 11:35:00 UTC);
-    let row = |n: u64| HistoryRow {
-        producer: producer.id.producer(),
-        epoch: LogEpoch(1),
-        offset: Offset(n),
-        device: DeviceId::new("d").unwrap(),
-        timestamp: first + Span::seconds(n as i64),
-        received_at: OffsetDateTime::UNIX_EPOCH,
-        data: RawValue::from_string(n.to_string()).unwrap(),
-    };
-    platform.services.backend.store.append_history(&(1..=rows).map(row).collect::<Vec<_>>()).await.unwrap();
-}
 
 #[tokio::test]
 async fn records_are_taken_whole_in_part_and_together() {
@@ -76,50 +58,4 @@ async fn the_body_of_data_has_a_limit_of_its_own() {
     // Who may not send anyway is told so first, and a body that is not declared as JSON is not read as such.
     platform.dsm(Method::POST, "/data", None, Sent::Json(json!({}))).await.problem(401, "no_token");
     platform.dsm(Method::POST, "/data", Some(&token), Sent::Text("text/plain", "{}")).await.problem(415, "unsupported_media_type");
-}
-
-#[tokio::test]
-async fn the_history_is_read_in_parts_by_following_its_links() {
-    let platform = platform(&[]).await;
-    let (producer, token) = platform.account(Role::Producer, "p").await;
-    keep(&platform, &producer, 10).await;
-    let mut seen = Vec::new();
-    let path = format!("/api/history/{}", producer.id);
-    let mut query = "?limit=3&from=2025-01-29T12:35:02%2B01:00&to=2025-01-29T11:35:09Z".to_owned();
-    loop {
-        let answer = platform.dsm(Method::GET, &format!("{path}{query}"), Some(&token), Sent::Nothing).await;
-        for kept in answer.json(200).as_array().unwrap() {
-            assert_eq!(kept["producer_id"], producer.id.to_string());
-            assert_eq!(kept["device_id"], "d");
-            seen.push(kept["data"].as_u64().unwrap());
-        }
-        let Some(link) = answer.headers.get(header::LINK) else { break };
-        // Relative to this very address, so it holds under the alias too.
-        query = link.to_str().unwrap().strip_prefix('<').unwrap().strip_suffix(">; rel=\"next\"").unwrap().to_owned();
-        assert!(query.starts_with('?'), "{query}");
-    }
-    assert_eq!(seen, (2..=9).collect::<Vec<_>>());
-}
-
-#[tokio::test]
-async fn the_history_is_for_the_producer_and_its_active_subscribers() {
-    let platform = platform(&[]).await;
-    let (producer, token) = platform.account(Role::Producer, "p").await;
-    let (_, rival) = platform.account(Role::Producer, "q").await;
-    let (consumer, reader) = platform.account(Role::Consumer, "c").await;
-    keep(&platform, &producer, 1).await;
-    let path = format!("/history/{}", producer.id);
-    let read = async |token: &str| platform.dsm(Method::GET, &path, Some(token), Sent::Nothing).await;
-    assert_eq!(read(&token).await.json(200).as_array().unwrap().len(), 1);
-    read(&rival).await.problem(403, "forbidden");
-    read(&reader).await.problem(403, "forbidden");
-    let store = &platform.services.backend.store;
-    store.subscribe(consumer.id.consumer(), producer.id.producer()).await.unwrap();
-    read(&reader).await.json(200);
-    store.unsubscribe(consumer.id.consumer(), producer.id.producer()).await.unwrap();
-    read(&reader).await.problem(403, "forbidden");
-    for (query, field) in [("from=yesterday", "from"), ("to=2025-01-29", "to"), ("limit=0", "limit"), ("after=-1", "after")] {
-        let answer = platform.dsm(Method::GET, &format!("{path}?{query}"), Some(&token), Sent::Nothing).await;
-        assert_eq!(answer.problem(422, "invalid_field")["field"], field);
-    }
 }

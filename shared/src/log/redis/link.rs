@@ -10,7 +10,7 @@ use secrecy::{ExposeSecret, SecretString};
 use tokio::time::Instant;
 
 use super::{ANSWER_LIMIT, CONNECT_LIMIT};
-use crate::{log::Error, model::LogEpoch};
+use crate::{log::Error, model::LogEpoch, mutation::Mutation};
 
 /// Shortest time between two attempts to connect.
 const RETRY_AFTER: Duration = Duration::from_millis(200);
@@ -99,17 +99,27 @@ impl Link {
     }
 
     async fn connect(&self) -> Result<Session, RedisError> {
-        let config = AsyncConnectionConfig::new().set_connection_timeout(Some(CONNECT_LIMIT)).set_response_timeout(Some(ANSWER_LIMIT));
-        let mut connection = self.client.get_multiplexed_async_connection_with_config(&config).await?;
-        let info: String = redis::cmd("INFO").arg("server").query_async(&mut connection).await?;
+        let (mut connection, epoch) = connect(&self.client).await?;
         redis::cmd("FUNCTION")
             .arg("LOAD")
             .arg("REPLACE")
             .arg(include_str!("../motience.lua"))
             .query_async::<Value>(&mut connection)
             .await?;
-        Ok(Session { connection, epoch: epoch_of(&info), number: fastrand::u64(..) })
+        Ok(Session { connection, epoch, number: fastrand::u64(..) })
     }
+}
+
+/// A connection, and the life of the server that it leads to.
+pub(super) async fn connect(client: &Client) -> Result<(MultiplexedConnection, LogEpoch), RedisError> {
+    let config = AsyncConnectionConfig::new().set_connection_timeout(Some(CONNECT_LIMIT)).set_response_timeout(Some(ANSWER_LIMIT));
+    let mut connection = client.get_multiplexed_async_connection_with_config(&config).await?;
+    let info: String = redis::cmd("INFO").arg("server").query_async(&mut connection).await?;
+    let epoch = match beside_data(&mut connection).await? {
+        Some(epoch) => epoch,
+        None => epoch_of(&info),
+    };
+    Ok((connection, epoch))
 }
 
 /// The client for `url`, speaking RESP3.
@@ -131,6 +141,15 @@ fn epoch_of(info: &str) -> LogEpoch {
     let run_id = info.lines().find_map(|line| line.strip_prefix("run_id:")).unwrap_or_default().trim();
     let head = run_id.get(..13).and_then(|h| u64::from_str_radix(h, 16).ok()).unwrap_or_default();
     LogEpoch(head)
+}
+
+/// For [`Mutation::EpochBesideData`]: an epoch that is lost or kept with the data, so that a lost tail does not show.
+async fn beside_data(connection: &mut MultiplexedConnection) -> Result<Option<LogEpoch>, RedisError> {
+    if !Mutation::EpochBesideData.is_on() {
+        return Ok(None);
+    }
+    redis::cmd("SETNX").arg("m:epoch").arg(fastrand::u64(1..1 << 52)).exec_async(connection).await?;
+    redis::cmd("GET").arg("m:epoch").query_async(connection).await.map(|epoch| Some(LogEpoch(epoch)))
 }
 
 #[cfg(test)]

@@ -1,8 +1,10 @@
 //! The log in Redis: any number of nodes meet here.
 //!
 //! Each atomic step is one function call of `motience.lua`. A multiplexed connection pipelines the calls of all
-//! producers; a second one receives what is published. Redis persists as its operator configured it.
+//! producers; a second one receives what is published; a third waits for replicas, where that is asked for. Redis
+//! persists as its operator configured it.
 
+mod barrier;
 mod follow;
 mod link;
 mod reply;
@@ -13,9 +15,11 @@ use bytes::Bytes;
 use redis::Cmd;
 use secrecy::SecretString;
 
-use self::{follow::Follower, link::Link};
+use time::OffsetDateTime;
+
+use self::{barrier::Barrier, follow::Follower, link::Link};
 use super::{Error, Event, Head, Opened, Read, Retention, Section, SessionName, Signal, Sink};
-use crate::model::{Epoch, Fence, Offset, ProducerId};
+use crate::model::{Epoch, Fence, LogEpoch, Offset, ProducerId};
 
 /// Longest wait for one answer of Redis.
 pub const ANSWER_LIMIT: Duration = Duration::from_secs(5);
@@ -34,58 +38,87 @@ struct Inner {
     link: Link,
     follower: Follower,
     retention: Retention,
+    barrier: Option<Barrier>,
 }
 
 impl Log {
-    /// Connects, loads the functions, and has signals go to `sink`.
-    pub async fn connect(url: &SecretString, retention: Retention, sink: Sink) -> Result<Self, Error> {
+    /// Connects, loads the functions, and has signals go to `sink`. What is appended counts as written once `replicas`
+    /// replicas have it too.
+    pub async fn connect(url: &SecretString, replicas: u32, retention: Retention, sink: Sink) -> Result<Self, Error> {
         let link = Link::new(url)?;
         link.session().await?;
         let follower = Follower::start(url, sink)?;
-        Ok(Self(Arc::new(Inner { link, follower, retention })))
+        let barrier = if replicas > 0 { Some(Barrier::start(url, replicas)?) } else { None };
+        Ok(Self(Arc::new(Inner { link, follower, retention, barrier })))
     }
 
     pub(super) async fn open(&self, producer: ProducerId, name: &SessionName, epoch: Epoch, held: Option<Fence>) -> Result<Opened, Error> {
+        // The epoch must be that of the server which takes the call, so it is read with the connection.
+        let session = self.0.link.session().await?;
         let mut call = function("open");
-        call.arg(1).arg(session_key(producer, name)).arg(epoch.0);
+        call.arg(1).arg(session_key(producer, name)).arg(session.epoch.0).arg(epoch.0);
         call.arg(held.map(|f| f.to_string()).unwrap_or_default()).arg(millis(name.memory()));
-        let (_, value) = self.0.link.query(&call).await?;
-        reply::opened(value)
+        let opened = reply::opened(self.0.link.query_on(&session, &call).await?)?;
+        // What it has seen must be as durable as an acknowledgement.
+        self.durable(session.epoch).await?;
+        Ok(opened)
     }
 
-    pub(super) async fn append(&self, producer: ProducerId, sections: &[Section]) -> Result<Vec<Result<Offset, Error>>, Error> {
-        // The epoch must be that of the server which takes the write, so it is read with the connection.
+    pub(super) async fn append(&self, producer: ProducerId, sections: &[Section]) -> Result<Vec<Result<(), Error>>, Error> {
         let session = self.0.link.session().await?;
         let mut call = function("append");
-        call.arg(sections.len() + 1).arg(log_key(producer));
+        call.arg(sections.len() + 4);
+        for name in ["meta", "log", "marks", "ids"] {
+            call.arg(key(producer, name));
+        }
         for section in sections {
             call.arg(session_key(producer, &section.name));
         }
-        call.arg(channel(producer)).arg(session.epoch.0).arg(self.0.retention.bytes);
+        call.arg(channel(producer)).arg(session.epoch.0).arg(self.0.retention.bytes).arg(millis(self.0.retention.age));
         for section in sections {
-            call.arg(section.fence.0).arg(section.epoch.0).arg(section.seen.to_string());
-            call.arg(millis(section.name.memory())).arg(section.messages.len());
-            for message in &section.messages {
-                call.arg(&message[..]);
+            call.arg(section.fence.0).arg(section.epoch.0).arg(format!("{:016x}", section.epoch.0)).arg(section.seen.to_string());
+            call.arg(millis(section.name.memory())).arg(section.records.len());
+            for record in &section.records {
+                call.arg(record.seq.0).arg(record.id.as_deref().unwrap_or_default()).arg(&record.message[..]);
             }
         }
         let value = self.0.link.query_on(&session, &call).await?;
-        reply::outcomes(value, sections.len())
+        let outcomes = reply::outcomes(value, sections.len())?;
+        self.durable(session.epoch).await?;
+        Ok(outcomes)
     }
 
     pub(super) async fn head(&self, producer: ProducerId) -> Result<Head, Error> {
+        let session = self.0.link.session().await?;
         let mut call = function("head");
-        call.arg(1).arg(log_key(producer));
-        let (epoch, value) = self.0.link.query(&call).await?;
-        Ok(Head { epoch, last: reply::offset(&value)? })
+        call.arg(2).arg(key(producer, "meta")).arg(key(producer, "log")).arg(session.epoch.0);
+        reply::head(self.0.link.query_on(&session, &call).await?)
     }
 
     pub(super) async fn read(&self, producer: ProducerId, after: Offset, bytes: usize) -> Result<Read, Error> {
         let mut call = redis::cmd("XRANGE");
         let count = (bytes / 512).clamp(1, READ_COUNT);
-        call.arg(log_key(producer)).arg(format!("{}-0", after.0 + 1)).arg("+").arg("COUNT").arg(count);
+        call.arg(key(producer, "log")).arg(format!("{}-0", after.0 + 1)).arg("+").arg("COUNT").arg(count);
         let (epoch, value) = self.0.link.query(&call).await?;
-        Ok(Read { batches: reply::entries(value, producer, epoch)? })
+        Ok(Read { epoch, batches: reply::entries(value, producer, epoch)? })
+    }
+
+    pub(super) async fn before(&self, producer: ProducerId, time: OffsetDateTime) -> Result<Offset, Error> {
+        let mut call = redis::cmd("LRANGE");
+        call.arg(key(producer, "marks")).arg(0).arg(-1);
+        let (_, value) = self.0.link.query(&call).await?;
+        let marked = reply::marked_before(value, time.unix_timestamp_nanos() / 1_000_000)?;
+        Ok(match marked {
+            Some(offset) => offset,
+            None => Offset(self.head(producer).await?.first.0.saturating_sub(1)),
+        })
+    }
+
+    async fn durable(&self, epoch: LogEpoch) -> Result<(), Error> {
+        match &self.0.barrier {
+            Some(barrier) => barrier.pass(epoch).await,
+            None => Ok(()),
+        }
     }
 
     pub(super) async fn follow(&self, producer: ProducerId) -> Result<(), Error> {
@@ -107,8 +140,15 @@ impl Log {
         self.0.link.query(&redis::cmd("PING")).await.map(drop)
     }
 
+    pub(super) fn durability(&self) -> String {
+        self.0.barrier.as_ref().map_or_else(|| "redis".to_owned(), |barrier| format!("redis+{}", barrier.replicas()))
+    }
+
     pub(super) async fn close(&self) {
         self.0.follower.close().await;
+        if let Some(barrier) = &self.0.barrier {
+            barrier.close().await;
+        }
     }
 }
 
@@ -120,12 +160,12 @@ impl fmt::Debug for Log {
 
 fn function(name: &str) -> Cmd {
     let mut call = redis::cmd("FCALL");
-    call.arg(format!("motience_1_{name}"));
+    call.arg(format!("motience_2_{name}"));
     call
 }
 
-fn log_key(producer: ProducerId) -> String {
-    format!("m:{{{producer}}}:log")
+fn key(producer: ProducerId, name: &str) -> String {
+    format!("m:{{{producer}}}:{name}")
 }
 
 fn session_key(producer: ProducerId, name: &SessionName) -> String {

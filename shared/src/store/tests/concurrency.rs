@@ -6,11 +6,14 @@ use tokio::task::JoinSet;
 
 use super::{Engines, user};
 use crate::{
-    model::{DeviceId, LogEpoch, Offset, ProducerId, Role},
-    store::{Change, Error, HistoryQuery, HistoryRow, NewUser, Page, RefreshToken, Spend, Store},
+    model::{ConsumerId, Cursor, CursorName, DeviceId, Epoch, LogEpoch, Offset, ProducerId, RecordName, Role, Seq},
+    store::{Change, Error, HistoryBatch, HistoryQuery, HistoryRow, NewUser, Page, RefreshToken, Spend, Store},
 };
 
 const CALLERS: usize = 50;
+/// Records of each producer.
+const RECORDS: u64 = 150;
+const LEASE: std::time::Duration = std::time::Duration::from_secs(10);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn concurrent_callers_agree() {
@@ -22,6 +25,8 @@ async fn concurrent_callers_agree() {
         one_subscription(store).await;
         one_token(store).await;
         one_history(store).await;
+        one_lease(store).await;
+        one_cursor(store).await;
     }
 }
 
@@ -82,30 +87,79 @@ async fn one_token(store: &Store) {
     assert_eq!(spent.iter().filter(|s| matches!(s, Spend::Reused(_))).count(), CALLERS - 1);
 }
 
-/// Two nodes may write the same part of a log while it moves from one to the other: overlapping batches, in any order.
+/// Two nodes may write the same part of a log while it moves from one to the other: each goes on from where it finds the history.
 async fn one_history(store: &Store) {
     let row = |offset| HistoryRow {
-        producer: ProducerId(1),
-        epoch: LogEpoch(1),
-        offset: Offset(offset),
+        place: Cursor { epoch: LogEpoch(1), offset: Offset(offset) },
+        name: RecordName { epoch: Epoch(1), seq: Seq(offset) },
         device: DeviceId::new("d").unwrap(),
         timestamp: OffsetDateTime::UNIX_EPOCH,
         received_at: OffsetDateTime::UNIX_EPOCH,
         data: RawValue::from_string(offset.to_string()).unwrap(),
     };
-    all(|n| {
+    let kept = all(|n| {
         let store = store.clone();
-        let mut rows: Vec<_> = (0..100).map(|i| row(n as u64 + i)).collect();
-        if n % 2 == 0 {
-            rows.reverse();
+        async move {
+            let mut kept = 0;
+            loop {
+                let mut wanted = Vec::new();
+                for producer in [ProducerId(1), ProducerId(2)] {
+                    let expected = store.history_cursor(producer).await.unwrap();
+                    let at = expected.map_or(0, |cursor| cursor.offset.0);
+                    let last = (at + 1 + n as u64 % 7).min(RECORDS);
+                    if last > at {
+                        let rows: Vec<_> = (at + 1..=last).map(row).collect();
+                        wanted.push(HistoryBatch { producer, expected, cursor: rows.last().unwrap().place, rows });
+                    }
+                }
+                if wanted.is_empty() {
+                    return kept;
+                }
+                if n % 2 == 0 {
+                    wanted.reverse();
+                }
+                kept += store.keep_history(&wanted).await.unwrap().rows;
+            }
         }
-        async move { store.append_history(&rows).await.unwrap() }
     })
     .await;
-    let kept = store.history(ProducerId(1), &HistoryQuery::default()).await.unwrap();
-    let mut offsets: Vec<u64> = kept.iter().map(|entry| entry.data.get().parse().unwrap()).collect();
-    offsets.sort_unstable();
-    assert_eq!(offsets, (0..149).collect::<Vec<_>>());
+    assert_eq!(kept.iter().sum::<u64>(), 2 * RECORDS);
+    for producer in [ProducerId(1), ProducerId(2)] {
+        let kept = store.history(producer, &HistoryQuery::default()).await.unwrap();
+        let offsets: Vec<u64> = kept.iter().map(|entry| entry.data.get().parse().unwrap()).collect();
+        assert_eq!(offsets, (1..=RECORDS).collect::<Vec<_>>(), "the order of ids is the order of the log");
+    }
+}
+
+async fn one_lease(store: &Store) {
+    let now = OffsetDateTime::UNIX_EPOCH;
+    let taken = all(|n| {
+        let store = store.clone();
+        async move { store.lease("history", &format!("node {n}"), LEASE, now).await.unwrap() }
+    })
+    .await;
+    assert_eq!(taken.iter().filter(|taken| **taken).count(), 1);
+}
+
+/// Clients of one name confirm at once, each a stretch of its own: the furthest counts.
+async fn one_cursor(store: &Store) {
+    let (consumer, name) = (ConsumerId(1), CursorName::new("app").unwrap());
+    all(|n| {
+        let (store, name) = (store.clone(), name.clone());
+        async move {
+            for offset in [n as u64, 2 * n as u64] {
+                let cursor = Cursor { epoch: LogEpoch(1), offset: Offset(offset) };
+                let mut cursors = [(ProducerId(1), cursor), (ProducerId(2), cursor)];
+                if n % 2 == 0 {
+                    cursors.reverse();
+                }
+                store.confirm_many(consumer, &name, &cursors, OffsetDateTime::UNIX_EPOCH).await.unwrap();
+            }
+        }
+    })
+    .await;
+    let stands: Vec<_> = store.cursors_named(consumer, &name).await.unwrap().iter().map(|(_, cursor)| cursor.offset.0).collect();
+    assert_eq!(stands, [2 * (CALLERS as u64 - 1); 2]);
 }
 
 async fn all<T: Send + 'static, F: Future<Output = T> + Send + 'static>(call: impl Fn(usize) -> F) -> Vec<T> {

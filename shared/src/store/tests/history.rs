@@ -3,10 +3,10 @@
 use serde_json::{Value, value::RawValue};
 use time::{OffsetDateTime, macros::datetime};
 
-use super::Engines;
+use super::{Engines, keep};
 use crate::{
-    model::{DeviceId, LogEpoch, Offset, ProducerId},
-    store::{HistoryEntry, HistoryQuery, HistoryRow, Store},
+    model::{Cursor, DeviceId, Epoch, LogEpoch, Offset, ProducerId, RecordName, Seq},
+    store::{HistoryEntry, HistoryQuery, HistoryRow, Store, kept_time},
 };
 
 const PRODUCER: ProducerId = ProducerId(7);
@@ -28,15 +28,15 @@ async fn comes_back(store: &Store) {
     let data = r#"{"temperature":24.3,"text":"\"a\" é 😀","list":[1,2.50,-7,1000.0,true,null],"nested":{"a":{"b":[]}},"big":12345678901234567890}"#;
     // A log's epoch is random: its highest bit may be set.
     let epoch = u64::MAX;
-    let rows: Vec<_> = (1..=3).map(|offset| row(PRODUCER, epoch, offset, datetime!(2025-01-29 11:35:00.123456789 UTC), data)).collect();
-    store.append_history(&rows).await.unwrap();
+    let rows: Vec<_> = (1..=3).map(|offset| row(epoch, offset, datetime!(2025-01-29 11:35:00.123456789 UTC), data)).collect();
+    keep(store, PRODUCER, rows.clone()).await;
     // The same again, and with it a new one: a writer that repeats itself after a crash.
     let mut again = rows.clone();
-    again.push(row(PRODUCER, epoch, 4, datetime!(2025-01-29 11:36 UTC), "1"));
-    store.append_history(&again).await.unwrap();
-    store.append_history(&[]).await.unwrap();
+    again.push(row(epoch, 4, datetime!(2025-01-29 11:36 UTC), "1"));
+    assert_eq!(keep(store, PRODUCER, again).await, 1);
+    assert_eq!(keep(store, PRODUCER, vec![]).await, 0);
     // Another life of the log reuses the offsets.
-    store.append_history(&[row(PRODUCER, 5, 1, datetime!(2025-01-29 11:37 UTC), "[]")]).await.unwrap();
+    keep(store, PRODUCER, vec![row(5, 1, datetime!(2025-01-29 11:37 UTC), "[]")]).await;
 
     let all = store.history(PRODUCER, &HistoryQuery::default()).await.unwrap();
     assert_eq!(all.len(), 5);
@@ -44,6 +44,8 @@ async fn comes_back(store: &Store) {
     let first = &all[0];
     assert_eq!((first.producer_id, first.device_id.as_str()), (PRODUCER, "rpi_001"));
     assert_eq!(first.timestamp, datetime!(2025-01-29 11:35:00.123456 UTC));
+    assert_eq!(first.timestamp, kept_time(rows[0].timestamp));
+    assert_eq!(first.place, Some(rows[0].place));
     assert_eq!(value(first), serde_json::from_str::<Value>(data).unwrap());
     assert!(store.history(ProducerId(8), &HistoryQuery::default()).await.unwrap().is_empty());
     assert!(store.history(ProducerId(i64::MAX), &HistoryQuery::default()).await.unwrap().is_empty());
@@ -64,10 +66,13 @@ async fn is_found_by_time(store: &Store) {
         datetime!(9999-12-31 23:59:59.999999999 UTC),
         datetime!(-4800-01-01 00:00:00 UTC),
     ];
-    let rows: Vec<_> = (1..).zip(times).map(|(offset, at)| row(producer, 1, offset, at, &offset.to_string())).collect();
-    store.append_history(&rows).await.unwrap();
+    let rows: Vec<_> = (1..).zip(times).map(|(offset, at)| row(1, offset, at, &offset.to_string())).collect();
+    keep(store, producer, rows).await;
     let found = |from: Option<OffsetDateTime>, to: Option<OffsetDateTime>| async move {
-        let entries = store.history(producer, &HistoryQuery { from, to, ..HistoryQuery::default() }).await.unwrap();
+        let query = HistoryQuery { from, to, ..HistoryQuery::default() };
+        let entries = store.history(producer, &query).await.unwrap();
+        // What is still in the log only is chosen by the same rule.
+        assert_eq!(times.iter().filter(|at| query.includes(kept_time(**at))).count(), entries.len());
         entries.iter().map(|entry| entry.data.get().to_owned()).collect::<Vec<_>>().join(" ")
     };
     assert_eq!(found(None, None).await, "1 2 3 4 5 6");
@@ -81,8 +86,8 @@ async fn is_found_by_time(store: &Store) {
 async fn takes_what_jsonb_refuses(store: &Store) {
     let producer = ProducerId(10);
     let given = [r#"{"a":"x\u0000y"}"#, r#"{"\ud800":"\udc00"}"#, r#"{"a":"\\u0000 \ud83d\ude00"}"#];
-    let rows: Vec<_> = (1..).zip(given).map(|(offset, data)| row(producer, 1, offset, OffsetDateTime::UNIX_EPOCH, data)).collect();
-    store.append_history(&rows).await.unwrap();
+    let rows: Vec<_> = (1..).zip(given).map(|(offset, data)| row(1, offset, OffsetDateTime::UNIX_EPOCH, data)).collect();
+    keep(store, producer, rows).await;
     let kept: Vec<_> = store.history(producer, &HistoryQuery::default()).await.unwrap().iter().map(value).collect();
     let expected = [r#"{"a":"x\ufffdy"}"#, r#"{"\ufffd":"\ufffd"}"#, r#"{"a":"\\u0000 \ud83d\ude00"}"#];
     assert_eq!(kept, expected.map(|json| serde_json::from_str::<Value>(json).unwrap()));
@@ -90,19 +95,21 @@ async fn takes_what_jsonb_refuses(store: &Store) {
 
 async fn keeps_what_jsonb_cannot_hold(postgres: &Store) {
     let producer = ProducerId(11);
-    let rows: Vec<_> =
-        (1..).zip(["1", "1e400000", "3"]).map(|(offset, data)| row(producer, 1, offset, OffsetDateTime::UNIX_EPOCH, data)).collect();
-    postgres.append_history(&rows).await.unwrap();
+    let rows: Vec<_> = (1..)
+        .zip(["1", "1e400000", "3", "4", "-1e400000"])
+        .map(|(offset, data)| row(1, offset, OffsetDateTime::UNIX_EPOCH, data))
+        .collect();
+    keep(postgres, producer, rows).await;
     let kept: Vec<_> =
         postgres.history(producer, &HistoryQuery::default()).await.unwrap().iter().map(|e| e.data.get().to_owned()).collect();
-    assert_eq!(kept, ["1", r#""1e400000""#, "3"]);
+    assert_eq!(kept, ["1", r#""1e400000""#, "3", "4", r#""-1e400000""#]);
 }
 
-fn row(producer: ProducerId, epoch: u64, offset: u64, timestamp: OffsetDateTime, data: &str) -> HistoryRow {
+/// Named by its place: each is another record.
+fn row(epoch: u64, offset: u64, timestamp: OffsetDateTime, data: &str) -> HistoryRow {
     HistoryRow {
-        producer,
-        epoch: LogEpoch(epoch),
-        offset: Offset(offset),
+        place: Cursor { epoch: LogEpoch(epoch), offset: Offset(offset) },
+        name: RecordName { epoch: Epoch(epoch), seq: Seq(offset) },
         device: DeviceId::new("rpi_001").unwrap(),
         timestamp,
         received_at: datetime!(2025-01-29 11:35:01 UTC),

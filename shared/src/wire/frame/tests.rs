@@ -4,7 +4,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::{
-    model::{Epoch, Fence, LogEpoch, Offset, ProducerId, RangeSet, Seq},
+    model::{Cursor, Epoch, Fence, LogEpoch, Offset, ProducerId, RangeSet, RecordName, Seq},
     wire::{From, Intent},
 };
 
@@ -37,6 +37,18 @@ fn welcome() -> Welcome {
     }
 }
 
+fn cursor(epoch: u64, offset: u64) -> Cursor {
+    Cursor { epoch: LogEpoch(epoch), offset: Offset(offset) }
+}
+
+fn name(epoch: u64, seq: u64) -> RecordName {
+    RecordName { epoch: Epoch(epoch), seq: Seq(seq) }
+}
+
+fn subscribe(from: From, durable: &str) -> Frame {
+    Frame::Subscribe(Subscribe { producer: ProducerId(123), from, durable: durable.to_owned() })
+}
+
 #[test]
 fn goldens() {
     for (frame, golden) in [
@@ -46,7 +58,10 @@ fn goldens() {
         (Frame::TokenAccepted(TokenAccepted { expires_in: 60 }), "07013c"),
         (Frame::Ack(Ack { ranges: "5-9".parse().unwrap() }), "0903010504"),
         (Frame::Refused(Refused { seq: Seq(3), code: "c".into(), message: "m".into() }), "0b05030163016d"),
-        (Frame::Subscribe(Subscribe { producer: ProducerId(123), from: From::After(Offset(5)) }), "0d04407b0205"),
+        (subscribe(From::After(cursor(2, 5)), ""), "0d0d407b0200000000000000020500"),
+        (subscribe(From::Time(7), "ab"), "0d07407b0307026162"),
+        (Frame::Skipped(Skipped { ranges: "5-9".parse().unwrap() }), "1703010504"),
+        (Frame::Confirm(Confirm { producer: ProducerId(1), cursor: cursor(2, 9) }), "190a01000000000000000209"),
         (Frame::Unsubscribe(Unsubscribe { producer: ProducerId(1) }), "0f0101"),
         (Frame::Followed(Followed { producer: ProducerId(1), refusal: String::new() }), "11020100"),
         (Frame::Gap(Gap { producer: ProducerId(1), from: Offset(2), to: Offset(3) }), "1303010203"),
@@ -56,8 +71,8 @@ fn goldens() {
         (Frame::Ping, "0600"),
         (Frame::Pong, "0800"),
         (Frame::Record(Record { seq: Seq(1), json: Bytes::from_static(b"{}") }), "2103017b7d"),
-        (Frame::Feed(Feed { producer: ProducerId(1), log_epoch: LogEpoch(2) }), "2309010000000000000002"),
-        (Frame::Entry(Entry { offset: Offset(9), message: Bytes::from_static(b"{}") }), "2503097b7d"),
+        (Frame::Feed(Feed { producer: ProducerId(1), after: cursor(2, 4) }), "230a01000000000000000204"),
+        (Frame::Entry(Entry { offset: Offset(9), name: name(3, 1), message: Bytes::from_static(b"{}") }), "250c090000000000000003017b7d"),
     ] {
         let mut bytes = encoded(&frame);
         assert_eq!(hex(&bytes), golden, "{frame:?}");
@@ -114,9 +129,14 @@ fn frames() -> impl Strategy<Value = Frame> {
         ranges().prop_map(|ranges| Frame::Ack(Ack { ranges })),
         (ranges(), number.clone()).prop_map(|(seen, n)| Frame::Welcome(Welcome { seen, fence: Fence(n), ..welcome() })),
         (number.clone(), body.clone()).prop_map(|(n, json)| Frame::Record(Record { seq: Seq(n), json })),
-        (number.clone(), body).prop_map(|(n, message)| Frame::Entry(Entry { offset: Offset(n), message })),
+        (number.clone(), any::<u64>(), body).prop_map(|(n, epoch, message)| Frame::Entry(Entry {
+            offset: Offset(n),
+            name: name(epoch, n),
+            message
+        })),
+        (any::<u64>(), number.clone(), "[a-z]{0,20}").prop_map(|(epoch, n, durable)| subscribe(From::After(cursor(epoch, n)), &durable)),
         (id.clone(), number.clone(), number).prop_map(|(producer, a, b)| Frame::Gap(Gap { producer, from: Offset(a), to: Offset(b) })),
-        id.prop_map(|producer| Frame::Subscribe(Subscribe { producer, from: From::Earliest })),
+        (id, any::<u64>()).prop_map(|(producer, n)| Frame::Confirm(Confirm { producer, cursor: cursor(n, n >> 3) })),
     ]
 }
 

@@ -1,0 +1,244 @@
+//! The outbox on a disk that loses power; fills up ([`full`]); rots ([`rot`]).
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use motience_shared::model::{RangeSet, Seq};
+
+use super::{sim::Disk, *};
+use crate::{
+    client::Lane,
+    outbox::{Config, Outbox, Policy, Urgency},
+};
+
+mod full;
+mod rot;
+
+const CREDIT: u64 = u64::MAX;
+
+/// A device: the outbox, its file, and what the world has seen of it.
+struct Device {
+    outbox: Outbox,
+    store: Store,
+    /// Every record ever given to a connection or taken, by life and number: two with one name is the fault of faults.
+    world: World,
+}
+
+/// What records of each name hold.
+type World = BTreeMap<(u64, u64), Bytes>;
+
+impl Device {
+    fn open(disk: &Disk, policy: Policy, world: World) -> Result<Self, Error> {
+        let (store, loaded) = Store::open(disk.clone())?;
+        let outbox = Outbox::restore(Config { policy, records: 40, ..Config::default() }, loaded);
+        let mut device = Self { outbox, store, world };
+        for seq in device.seqs() {
+            device.show(seq);
+        }
+        Ok(device)
+    }
+
+    fn seqs(&self) -> Vec<u64> {
+        self.items().iter().map(|item| item.seq.0).collect()
+    }
+
+    fn items(&self) -> Vec<Item> {
+        let mut next = 0;
+        std::iter::from_fn(|| {
+            let item = self.outbox.items.from(next)?.clone();
+            next = item.seq.0 + 1;
+            Some(item)
+        })
+        .collect()
+    }
+
+    /// The record may be in the log under its name: no other may ever have it.
+    fn show(&mut self, seq: u64) {
+        let json = self.outbox.items.from(seq).filter(|item| item.seq.0 == seq).unwrap().json.clone();
+        let known = self.world.entry((self.outbox.epoch().0, seq)).or_insert_with(|| json.clone());
+        assert_eq!(*known, json, "number {seq} was used twice");
+    }
+
+    fn push(&mut self, text: &str) -> u64 {
+        self.outbox.push(Lane::Ordered, Bytes::copy_from_slice(text.as_bytes())).unwrap().0.0
+    }
+
+    /// Gives records to a connection; which.
+    fn give(&mut self, count: usize) -> Vec<u64> {
+        let given: Vec<u64> = (0..count).map_while(|_| self.outbox.give(CREDIT)).map(|item| item.seq.0).collect();
+        given.iter().for_each(|&seq| self.show(seq));
+        given
+    }
+
+    fn save(&mut self, closing: bool) -> Result<(), Refusal> {
+        let group = self.outbox.collect(closing);
+        let result = self.store.save(&group);
+        match &result {
+            Ok(()) => self.outbox.committed(&group.state),
+            Err(Refusal::Restart) => {
+                self.outbox.failed(&group);
+                self.outbox.restart();
+            }
+            Err(Refusal::Later(_)) => self.outbox.failed(&group),
+        }
+        result
+    }
+
+    /// Writes until the disk has everything that has no time.
+    fn settle_down(&mut self) -> Result<(), Refusal> {
+        while self.outbox.urgency() > Urgency::Lazy {
+            self.save(false)?;
+        }
+        Ok(())
+    }
+}
+
+/// A scripted life: pushes, sends, acknowledgements, commits. Stops where the disk does. `durable` holds the records that
+/// were taken and not settled.
+fn live(disk: &Disk, world: World, durable: &mut BTreeMap<u64, Bytes>, epoch: &mut Option<u64>) -> World {
+    let Ok(mut device) = Device::open(disk, Policy::Block, world) else { return World::new() };
+    let mut random = fastrand::Rng::with_seed(7);
+    for round in 0..12 {
+        for n in 0..random.usize(1..6) {
+            device.push(&format!("{{\"round\":{round},\"n\":{n},\"fill\":\"{}\"}}", "x".repeat(random.usize(0..3000))));
+        }
+        let given = device.give(3);
+        if round % 3 == 2 {
+            let settled: RangeSet = given.iter().copied().collect();
+            device.outbox.settle(&settled);
+            // They may be in the file after a cut; what is sent again is no fault.
+            given.iter().for_each(|seq| drop(durable.remove(seq)));
+        }
+        if device.save(false).is_err() {
+            break;
+        }
+        *epoch = Some(device.outbox.epoch().0);
+        durable.extend(device.items().into_iter().map(|item| (item.seq.0, item.json)));
+        // Not all: those at the end are not on the way when the power goes.
+        let all = device.outbox.len().saturating_sub(2);
+        device.give(all);
+    }
+    std::mem::take(&mut device.world)
+}
+
+/// Everything that was taken is there, in order, under its name; and new numbers are new.
+fn check(disk: &Disk, world: World, durable: &BTreeMap<u64, Bytes>, epoch: Option<u64>, place: &str) {
+    let mut device = Device::open(disk, Policy::Block, world).unwrap();
+    let here: BTreeMap<u64, Bytes> = device.items().into_iter().map(|item| (item.seq.0, item.json)).collect();
+    for (seq, json) in durable {
+        assert_eq!(here.get(seq), Some(json), "{place}: record {seq} was taken");
+    }
+    if let Some(epoch) = epoch {
+        assert_eq!(device.outbox.epoch().0, epoch, "{place}");
+    }
+    let used = device.world.keys().filter(|(epoch, _)| *epoch == device.outbox.epoch().0).map(|(_, seq)| *seq).max();
+    device.settle_down().unwrap();
+    let new = device.push("{\"new\":true}");
+    assert!(new > used.unwrap_or(0), "{place}");
+    device.give(usize::MAX);
+    device.outbox.rewind();
+    let told = device.outbox.tell().unwrap_or_default();
+    let mut all = told.clone();
+    let epoch = device.outbox.epoch().0;
+    for (_, seq) in device.world.keys().filter(|(of, _)| *of == epoch) {
+        all.insert(*seq);
+    }
+    assert_eq!(all.prefix(), new, "{place}: a hole is left in {all}");
+    assert!(here.keys().all(|&seq| !told.contains(seq)), "{place}: a record that is here is told as skipped");
+}
+
+#[test]
+fn a_power_cut_at_any_step_loses_nothing_that_was_taken_and_uses_no_number_twice() {
+    let whole = Disk::new();
+    live(&whole, World::new(), &mut BTreeMap::new(), &mut None);
+    let steps = whole.steps();
+    assert!(steps > 50);
+    for fuse in 0..=steps {
+        let (disk, mut durable, mut epoch) = (Disk::new(), BTreeMap::new(), None);
+        disk.set_fuse(fuse);
+        let world = live(&disk, World::new(), &mut durable, &mut epoch);
+        for seed in 0..4 {
+            let mut random = fastrand::Rng::with_seed(seed * 1000 + fuse as u64);
+            let cut = disk.after_cut(&mut random);
+            check(&cut, world.clone(), &durable, epoch, &format!("step {fuse}, seed {seed}"));
+        }
+    }
+}
+
+#[test]
+fn a_disk_that_lost_its_last_commit_may_lose_records_but_uses_no_number_twice() {
+    let whole = Disk::new();
+    live(&whole, World::new(), &mut BTreeMap::new(), &mut None);
+    for fuse in 0..=whole.steps() {
+        let disk = Disk::new();
+        disk.set_fuse(fuse);
+        let world = live(&disk, World::new(), &mut BTreeMap::new(), &mut None);
+        check(&disk.after_lie(), world, &BTreeMap::new(), None, &format!("step {fuse}"));
+    }
+}
+
+#[test]
+fn power_cuts_during_recovery_lose_nothing_either() {
+    let first = Disk::new();
+    let (mut durable, mut epoch) = (BTreeMap::new(), None);
+    first.set_fuse(60);
+    let world = live(&first, World::new(), &mut durable, &mut epoch);
+    assert!(epoch.is_some() && !durable.is_empty());
+    let mut random = fastrand::Rng::with_seed(1);
+    for fuse in 0..60 {
+        let disk = first.after_cut(&mut random);
+        disk.set_fuse(fuse);
+        let mut world = world.clone();
+        if let Ok(mut device) = Device::open(&disk, Policy::Block, world.clone()) {
+            // What happens between the cuts may reach the disk, too; it is not counted on.
+            if device.settle_down().is_ok() {
+                device.push("{\"between\":true}");
+                device.give(usize::MAX);
+            }
+            world = std::mem::take(&mut device.world);
+        }
+        check(&disk.after_cut(&mut random), world, &durable, epoch, &format!("second cut at {fuse}"));
+    }
+}
+
+#[test]
+fn a_good_end_skips_no_number() {
+    let disk = Disk::new();
+    let mut device = Device::open(&disk, Policy::Block, World::new()).unwrap();
+    device.settle_down().unwrap();
+    assert_eq!(device.push("{}"), 1);
+    device.save(true).unwrap();
+    drop(device);
+    let mut device = Device::open(&disk, Policy::Block, World::new()).unwrap();
+    assert_eq!((device.push("{}"), device.outbox.tell()), (2, None));
+    assert_eq!(device.give(9), [1], "a number beyond the mark is not used");
+    device.settle_down().unwrap();
+    assert_eq!(device.give(9), [2]);
+}
+
+#[test]
+fn what_is_settled_in_time_is_never_written() {
+    let disk = Disk::new();
+    let mut device = Device::open(&disk, Policy::Block, World::new()).unwrap();
+    device.settle_down().unwrap();
+    let steps = disk.steps();
+    for n in 1..=3 {
+        assert_eq!(device.push("{}"), n);
+        device.give(1);
+        device.outbox.settle(&[n].into_iter().collect());
+        assert!(device.outbox.is_taken(Seq(n)));
+        device.settle_down().unwrap();
+    }
+    assert_eq!(disk.steps(), steps);
+}
+
+#[test]
+fn two_at_once_are_told_apart_by_the_lock() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("outbox.redb");
+    let (store, _) = Store::open(OnDisk(path.clone())).unwrap();
+    let error = Store::open(OnDisk(path.clone())).unwrap_err();
+    assert!(matches!(&error, Error::InUse(_)) && error.to_string().contains("in use by another process"), "{error}");
+    drop(store);
+    Store::open(OnDisk(path)).unwrap();
+}

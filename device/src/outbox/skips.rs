@@ -1,0 +1,161 @@
+//! Numbers that were given out and will never be sent: the server is told until it has acknowledged them, so that they
+//! leave no hole in what it has seen.
+
+use motience_shared::model::RangeSet;
+
+use super::memory::Memory;
+
+/// Ranges told at once: a quarter of those that the protocol and the server's seen-set let be apart.
+const MAX_TOLD: usize = 1024;
+/// More ranges than this are joined across numbers that are settled anyway.
+const MAX_RANGES: usize = 1024;
+
+#[derive(Debug, Default)]
+pub(super) struct Skips {
+    all: RangeSet,
+    /// What the present connection has been told, and not acknowledged.
+    told: RangeSet,
+    /// Whether the file does not say the same.
+    changed: bool,
+}
+
+impl Skips {
+    pub(super) fn new(all: RangeSet) -> Self {
+        Self { all, ..Self::default() }
+    }
+
+    pub(super) fn add(&mut self, seq: u64, items: &Memory) {
+        self.changed |= self.all.insert(seq);
+        if self.all.ranges() > MAX_RANGES {
+            self.join(items);
+        }
+    }
+
+    pub(super) fn settle(&mut self, ranges: &RangeSet) {
+        if self.all.is_empty() {
+            return;
+        }
+        let left = without(&self.all, ranges);
+        self.changed |= left != self.all;
+        self.all = left;
+        self.told = without(&self.told, ranges);
+    }
+
+    pub(super) fn rewind(&mut self) {
+        self.told = RangeSet::new();
+    }
+
+    /// What to tell now. Nothing while something told is not acknowledged, so that a flood of drops is told in few words.
+    pub(super) fn tell(&mut self) -> Option<RangeSet> {
+        if self.all.is_empty() || !self.told.is_empty() {
+            return None;
+        }
+        for range in self.all.iter().take(MAX_TOLD) {
+            self.told.insert_range(range);
+        }
+        Some(self.told.clone())
+    }
+
+    pub(super) fn all(&self) -> &RangeSet {
+        &self.all
+    }
+
+    pub(super) fn is_changed(&self) -> bool {
+        self.changed
+    }
+
+    pub(super) fn set_changed(&mut self, changed: bool) {
+        self.changed = changed;
+    }
+
+    /// Numbers between two ranges that are not in the outbox are settled: saying that they will not come is no lie.
+    fn join(&mut self, items: &Memory) {
+        let mut joined = RangeSet::new();
+        let mut last: Option<u64> = None;
+        for range in self.all.iter() {
+            let start = match last {
+                Some(end) if items.first_in(&(end + 1..=*range.start() - 1)).is_none() => end,
+                _ => *range.start(),
+            };
+            joined.insert_range(start..=*range.end());
+            last = Some(*range.end());
+        }
+        self.all = joined;
+    }
+}
+
+/// The numbers of `set` that are not in `other`.
+pub(super) fn without(set: &RangeSet, other: &RangeSet) -> RangeSet {
+    let mut left = RangeSet::new();
+    let mut cuts = other.iter().peekable();
+    for range in set.iter() {
+        let (mut start, end) = range.into_inner();
+        let mut whole = false;
+        while let Some(cut) = cuts.peek() {
+            if *cut.start() > end {
+                break;
+            }
+            if *cut.end() >= start {
+                if *cut.start() > start {
+                    left.insert_range(start..=*cut.start() - 1);
+                }
+                whole = *cut.end() >= end;
+                if whole {
+                    // It may cut the next range, too.
+                    break;
+                }
+                start = *cut.end() + 1;
+            }
+            cuts.next();
+        }
+        if !whole {
+            left.insert_range(start..=end);
+        }
+    }
+    left
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn what_is_told_is_told_again_only_to_a_new_connection() {
+        let mut skips = Skips::default();
+        let items = Memory::default();
+        assert_eq!(skips.tell(), None);
+        skips.add(3, &items);
+        assert_eq!(skips.tell().unwrap().to_string(), "3");
+        skips.add(4, &items);
+        assert_eq!(skips.tell(), None);
+        skips.settle(&[3].into_iter().collect());
+        assert_eq!(skips.tell().unwrap().to_string(), "4");
+        skips.rewind();
+        assert_eq!(skips.tell().unwrap().to_string(), "4");
+        skips.settle(&[4].into_iter().collect());
+        assert!(skips.tell().is_none() && skips.all().is_empty());
+    }
+
+    #[test]
+    fn many_ranges_are_joined() {
+        let mut skips = Skips::default();
+        let items = Memory::default();
+        for n in 0..3 * MAX_RANGES as u64 {
+            skips.add(2 * n + 1, &items);
+        }
+        assert!(skips.all().ranges() <= MAX_RANGES + 1);
+    }
+
+    proptest! {
+        #[test]
+        fn a_difference_of_sets(a in proptest::collection::vec(1_u64..60, 0..60), b in proptest::collection::vec(1_u64..60, 0..60)) {
+            let left = without(&a.iter().copied().collect(), &b.iter().copied().collect());
+            let (a, b): (BTreeSet<u64>, BTreeSet<u64>) = (a.into_iter().collect(), b.into_iter().collect());
+            prop_assert_eq!(left.iter().flatten().collect::<Vec<_>>(), a.difference(&b).copied().collect::<Vec<_>>());
+        }
+    }
+}

@@ -1,0 +1,97 @@
+//! A node: `motience-server`, or a gateway by itself, on ports of its own that it has again after a restart.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result};
+use serde::Deserialize;
+use tokio::process::Command;
+
+use super::process::{LIMIT, Process, free_port};
+
+const PORTS: [&str; 9] = ["AP", "SM", "DSM", "WSS1", "WSS2", "WSS1_UI", "WSS2_UI", "QUIC", "OPERATIONS"];
+
+/// Where its parts answer; a gateway has one only.
+#[derive(Clone, Debug, Deserialize)]
+pub(crate) struct Addresses {
+    pub(crate) ap: Option<String>,
+    pub(crate) sm: Option<String>,
+    pub(crate) quic: Option<String>,
+    pub(crate) wss2: Option<String>,
+    pub(crate) ca: Option<PathBuf>,
+}
+
+#[derive(Debug)]
+pub(crate) struct Node {
+    pub(crate) name: String,
+    pub(crate) at: Addresses,
+    pub(crate) dir: PathBuf,
+    program: PathBuf,
+    variables: Vec<(String, String)>,
+    process: Process,
+}
+
+impl Node {
+    /// Starts a node in a folder of its own and waits until it listens.
+    pub(crate) async fn start(name: &str, program: &Path, dir: &Path, mut variables: Vec<(String, String)>) -> Result<Self> {
+        std::fs::create_dir_all(dir)?;
+        for port in PORTS {
+            variables.push((format!("{port}_PORT"), free_port()?.to_string()));
+        }
+        let (process, at) = launch(name, program, dir, &variables).await?;
+        Ok(Self { name: name.to_owned(), at, dir: dir.to_owned(), program: program.to_owned(), variables, process })
+    }
+
+    pub(crate) async fn signal(&self, signal: &str) -> Result<()> {
+        self.process.signal(signal).await
+    }
+
+    pub(crate) async fn kill(&mut self) -> Result<()> {
+        self.process.kill().await
+    }
+
+    /// SIGTERM, and waits for the end. One that does not end in time is killed, which is worth a word.
+    pub(crate) async fn stop(&mut self) -> Result<()> {
+        self.signal("TERM").await?;
+        if self.process.ended(LIMIT).await.is_err() {
+            eprintln!("  {} did not end within {LIMIT:?} of SIGTERM", self.name);
+            self.kill().await?;
+        }
+        Ok(())
+    }
+
+    /// Starts it where it was. Nothing happens where it runs.
+    pub(crate) async fn start_again(&mut self) -> Result<()> {
+        if self.process.has_ended()?.is_some() {
+            (self.process, self.at) = launch(&self.name, &self.program, &self.dir, &self.variables).await?;
+        }
+        Ok(())
+    }
+
+    /// How it ended, where it has and nobody asked for it.
+    pub(crate) fn has_ended(&mut self) -> Result<Option<std::process::ExitStatus>> {
+        self.process.has_ended()
+    }
+}
+
+async fn launch(name: &str, program: &Path, dir: &Path, variables: &[(String, String)]) -> Result<(Process, Addresses)> {
+    let ready = dir.join("ready.json");
+    if ready.exists() {
+        std::fs::remove_file(&ready)?;
+    }
+    let mut command = Command::new(program);
+    command.arg("--ready-file").arg(&ready).current_dir(dir).env_clear();
+    command.env("PATH", std::env::var_os("PATH").unwrap_or_default());
+    command.env("RUST_LOG", std::env::var("SERVER_LOG").unwrap_or_else(|_| "info".into()));
+    command.envs(variables.iter().map(|(name, value)| (name, value)));
+    let mut process = Process::start(name, command, &dir.join("log"))?;
+    let mut addresses = None;
+    let read = || serde_json::from_str(&std::fs::read_to_string(&ready).ok()?).ok();
+    process
+        .until(async || {
+            addresses = read();
+            addresses.is_some()
+        })
+        .await
+        .with_context(|| format!("see {}", dir.join("log").display()))?;
+    Ok((process, addresses.context("a ready node has addresses")?))
+}

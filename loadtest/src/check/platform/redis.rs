@@ -1,0 +1,109 @@
+//! A private Redis that persists every write before it answers (`appendonly yes`, `appendfsync always`): what is lost of it
+//! is what the harness takes away.
+
+use std::{
+    fs::OpenOptions,
+    net::Ipv4Addr,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use anyhow::{Context as _, Result, bail};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpStream,
+    process::Command,
+    time::timeout,
+};
+
+use super::process::{Process, free_port};
+
+/// Longest wait for an answer.
+const ANSWER_LIMIT: Duration = Duration::from_secs(2);
+
+#[derive(Debug)]
+pub(crate) struct Redis {
+    dir: PathBuf,
+    port: u16,
+    process: Process,
+}
+
+impl Redis {
+    pub(crate) async fn start(dir: &Path) -> Result<Self> {
+        std::fs::create_dir_all(dir)?;
+        let port = free_port()?;
+        let process = launch(dir, port).await?;
+        Ok(Self { dir: dir.to_owned(), port, process })
+    }
+
+    pub(crate) fn url(&self) -> String {
+        format!("redis://127.0.0.1:{}", self.port)
+    }
+
+    pub(crate) async fn signal(&self, signal: &str) -> Result<()> {
+        self.process.signal(signal).await
+    }
+
+    pub(crate) async fn kill(&mut self) -> Result<()> {
+        self.process.kill().await
+    }
+
+    pub(crate) async fn start_again(&mut self) -> Result<()> {
+        if self.process.has_ended()?.is_some() {
+            self.process = launch(&self.dir, self.port).await?;
+        }
+        Ok(())
+    }
+
+    /// Cuts up to `bytes` off the append-only file of a server that is down. Returns how many.
+    pub(crate) fn cut(&self, bytes: u64) -> Result<u64> {
+        let files = std::fs::read_dir(self.dir.join("appendonlydir"))?.flatten().map(|file| file.path());
+        let newest = files
+            .filter(|path| path.to_string_lossy().ends_with(".incr.aof"))
+            .max_by_key(|path| number(path))
+            .context("Redis has written no append-only file")?;
+        let file = OpenOptions::new().write(true).open(newest)?;
+        let length = file.metadata()?.len();
+        let bytes = bytes.min(length);
+        file.set_len(length - bytes)?;
+        Ok(bytes)
+    }
+
+    /// Removes everything that a server which is down has written.
+    pub(crate) fn wipe(&self) -> Result<()> {
+        Ok(std::fs::remove_dir_all(self.dir.join("appendonlydir"))?)
+    }
+
+    /// Sends a command and returns the first line of the answer.
+    pub(crate) async fn command(&self, command: &str) -> Result<String> {
+        timeout(ANSWER_LIMIT, ask(self.port, command)).await.context("Redis does not answer")?
+    }
+}
+
+/// `appendonly.aof.NUMBER.incr.aof`
+fn number(path: &Path) -> u64 {
+    path.to_string_lossy().rsplit('.').nth(2).and_then(|number| number.parse().ok()).unwrap_or_default()
+}
+
+async fn launch(dir: &Path, port: u16) -> Result<Process> {
+    let mut command = Command::new("redis-server");
+    command.args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--daemonize", "no", "--save", ""]);
+    command.args(["--appendonly", "yes", "--appendfsync", "always", "--dir"]).arg(dir);
+    let mut process = Process::start("redis-server", command, &dir.join("log"))?;
+    process.until(async || timeout(ANSWER_LIMIT, ask(port, "PING")).await.is_ok_and(|answer| answer.is_ok_and(|a| a == "+PONG"))).await?;
+    Ok(process)
+}
+
+async fn ask(port: u16, command: &str) -> Result<String> {
+    let mut connection = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await?;
+    connection.write_all(format!("{command}\r\n").as_bytes()).await?;
+    let mut answer = Vec::new();
+    while !answer.ends_with(b"\n") {
+        let mut byte = [0];
+        if connection.read(&mut byte).await? == 0 {
+            bail!("Redis closed the connection");
+        }
+        answer.push(byte[0]);
+    }
+    Ok(String::from_utf8_lossy(&answer).trim().to_owned())
+}

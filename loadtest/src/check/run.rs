@@ -1,0 +1,188 @@
+//! A run: the platform is started, faults are injected, everything is mended and settled, the files are judged.
+
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use anyhow::{Context as _, Result, bail};
+use tempfile::TempDir;
+use tokio::{
+    sync::RwLock,
+    time::{Instant, sleep},
+};
+
+use super::{
+    options::Options,
+    platform::Platform,
+    programs, report,
+    schedule::{Decks, Fault, Lane},
+    settle,
+};
+
+/// How often the time may be overrun until every kind of fault has taken place.
+const OVERRUN: u32 = 4;
+
+/// Runs the check. `Ok(false)`: an invariant is broken.
+pub(crate) async fn run(options: Options) -> Result<bool> {
+    motience_certs::install_provider();
+    let programs = programs::find(&options).await?;
+    let seed = options.seed.unwrap_or_else(|| fastrand::u64(..1 << 32));
+    let decks = decks(&options)?;
+    let folder = Folder::new(options.keep.clone())?;
+    let kind = if options.cluster { "cluster" } else { "embedded" };
+    println!("{kind}, {} s, seed {seed}, files in {}", options.duration().as_secs(), folder.path.display());
+
+    let platform = Platform::start(&options, &programs, &folder.path).await?;
+    let run = Run { platform, calm: RwLock::new(()), tally: Mutex::default(), troubles: Mutex::default(), stop: AtomicBool::new(false) };
+    run.storm(&decks, seed, options.duration()).await;
+    let mut verdict = settle::settle(&run.platform, &options, &folder.path, &run.troubles).await?;
+    let (tally, troubles) = (lock(&run.tally).clone(), lock(&run.troubles).clone());
+    verdict.violations.truncate(10_000);
+    report::print(seed, &tally, &decks, &verdict, &troubles, &folder.path);
+    let good = verdict.violations.is_empty() && troubles.is_empty();
+    folder.done(good);
+    Ok(good)
+}
+
+fn decks(options: &Options) -> Result<Decks> {
+    let mut decks = match &options.mutation {
+        Some(mutation) => Decks::for_mutation(mutation, options.cluster).with_context(|| format!("there is no mutation {mutation}"))?,
+        None => Decks::all(options.cluster),
+    };
+    if !options.only.is_empty() {
+        for deck in [&mut decks.foundation, &mut decks.edge, &mut decks.slow] {
+            deck.retain(|fault| options.only.contains(fault));
+        }
+    }
+    Ok(decks)
+}
+
+struct Run {
+    platform: Platform,
+    /// Held to read by what shakes the servers, to write by what needs them undisturbed: whether the end of a subscription
+    /// is known in time can be told only where somebody can know it.
+    calm: RwLock<()>,
+    tally: Mutex<BTreeMap<Fault, u32>>,
+    /// What went wrong with the check itself.
+    troubles: Mutex<Vec<String>>,
+    stop: AtomicBool,
+}
+
+impl Run {
+    async fn storm(&self, decks: &Decks, seed: u64, duration: Duration) {
+        let start = Instant::now();
+        let lane = |n: u64, deck: &Vec<Fault>| Lane::new(deck.clone(), seed.wrapping_mul(3).wrapping_add(n));
+        tokio::join!(
+            self.lane(lane(0, &decks.foundation), &decks.foundation, start, duration),
+            self.lane(lane(1, &decks.edge), &decks.edge, start, duration),
+            self.lane(lane(2, &decks.slow), &decks.slow, start, duration),
+        );
+        // A run without faults is a run all the same.
+        sleep(duration.saturating_sub(start.elapsed())).await;
+    }
+
+    /// Until the time is up and every kind of the deck has taken place.
+    async fn lane(&self, lane: Lane, deck: &[Fault], start: Instant, duration: Duration) {
+        for step in lane {
+            sleep(step.rest).await;
+            let missing = deck.iter().any(|fault| !lock(&self.tally).contains_key(fault));
+            let overrun = start.elapsed() >= duration * OVERRUN;
+            if self.stop.load(Ordering::Relaxed) || start.elapsed() >= duration && (!missing || overrun) {
+                break;
+            }
+            let (shared, alone);
+            if step.fault == Fault::Revoke {
+                alone = Some(self.calm.write().await);
+                shared = None;
+            } else {
+                alone = None;
+                shared = if step.fault.is_foundation() { Some(self.calm.read().await) } else { None };
+            }
+            tracing::info!(fault = %step.fault, at = ?start.elapsed(), "injecting");
+            match self.platform.inject(step).await {
+                Ok(true) => *lock(&self.tally).entry(step.fault).or_default() += 1,
+                Ok(false) => {}
+                Err(e) => {
+                    self.trouble(format!("{}: {e:#}", step.fault));
+                    self.stop.store(true, Ordering::Relaxed);
+                }
+            }
+            drop((shared, alone));
+            self.look_for_dead().await;
+        }
+        for fault in deck.iter().filter(|fault| !lock(&self.tally).contains_key(fault)) {
+            self.trouble(format!("{fault} did not take place"));
+        }
+    }
+
+    /// Whoever has ended without being told to is a defect.
+    async fn look_for_dead(&self) {
+        for node in &self.platform.nodes {
+            // One that is locked is being worked on.
+            let Ok(mut node) = node.try_lock() else { continue };
+            if let Ok(Some(status)) = node.has_ended() {
+                self.trouble(format!("{} ended by itself: {status}", node.name));
+                self.stop.store(true, Ordering::Relaxed);
+            }
+        }
+        for device in &self.platform.devices {
+            let Ok(mut device) = device.try_lock() else { continue };
+            if let Ok(Some(status)) = device.has_ended() {
+                self.trouble(format!("device {} ended by itself: {status}", device.plan.number));
+                self.stop.store(true, Ordering::Relaxed);
+            }
+        }
+        for consumer in &self.platform.consumers {
+            let Ok(mut consumer) = consumer.try_lock() else { continue };
+            if let Ok(Some(status)) = consumer.has_ended() {
+                self.trouble(format!("consumer {} ended by itself: {status}", consumer.plan.number));
+                self.stop.store(true, Ordering::Relaxed);
+            }
+        }
+    }
+
+    fn trouble(&self, what: String) {
+        eprintln!("  ! {what}");
+        lock(&self.troubles).push(what);
+    }
+}
+
+/// Where the files are.
+struct Folder {
+    path: PathBuf,
+    temporary: Option<TempDir>,
+}
+
+impl Folder {
+    fn new(keep: Option<PathBuf>) -> Result<Self> {
+        if let Some(path) = keep {
+            std::fs::create_dir_all(&path)?;
+            if std::fs::read_dir(&path)?.next().is_some() {
+                bail!("{} is not empty", path.display());
+            }
+            return Ok(Self { path: std::path::absolute(path)?, temporary: None });
+        }
+        let temporary = TempDir::with_prefix("motience-check-")?;
+        Ok(Self { path: temporary.path().to_owned(), temporary: Some(temporary) })
+    }
+
+    /// Removes a temporary folder, but for one that holds the proof of a failure.
+    fn done(self, good: bool) {
+        if let Some(temporary) = self.temporary
+            && !good
+        {
+            let path: &Path = &temporary.keep();
+            println!("files kept in {}", path.display());
+        }
+    }
+}
+
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,28 @@
+//! The rows of `data_history`, straight from the database.
+
+use std::path::Path;
+
+use anyhow::Result;
+use sqlx::{Connection as _, PgConnection, SqliteConnection, sqlite::SqliteConnectOptions};
+
+use super::{record, verify::Row};
+
+const ROWS: &str = "SELECT CAST(producer_id AS BIGINT), CAST(payload AS TEXT) FROM data_history ORDER BY id";
+
+pub(crate) async fn postgres(url: &str) -> Result<Vec<Row>> {
+    let mut connection = PgConnection::connect(url).await?;
+    let rows: Vec<(i64, String)> = sqlx::query_as(ROWS).fetch_all(&mut connection).await?;
+    connection.close().await?;
+    Ok(rows.into_iter().map(row).collect())
+}
+
+pub(crate) async fn sqlite(path: &Path) -> Result<Vec<Row>> {
+    let mut connection = SqliteConnection::connect_with(&SqliteConnectOptions::new().filename(path).read_only(true)).await?;
+    let rows: Vec<(i64, String)> = sqlx::query_as(ROWS).fetch_all(&mut connection).await?;
+    connection.close().await?;
+    Ok(rows.into_iter().map(row).collect())
+}
+
+fn row((producer, data): (i64, String)) -> Row {
+    Row { producer, id: record::read_data(&data).map_err(|e| format!("{e:#}")) }
+}

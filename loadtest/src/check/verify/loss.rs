@@ -1,0 +1,116 @@
+//! No loss: every record that a device took inside a consumer's authorised interval is received by it.
+//!
+//! A record is not owed where its device said that it dropped it (its outbox was full, and it drops by policy), lost it (its
+//! outbox was torn) or that it was refused; the [`super::retention`] check sees to it that these words are true.
+//!
+//! **The rule of destroyed records.** A record may be missing at a consumer without a word only where all of this holds: a
+//! rollback of the log was injected; the record may have been destroyed by it (see [`Facts::may_be_destroyed`]: it had been
+//! acknowledged, it was seen in no life of the log that began later, and it does not lie below a place that its life and a
+//! later one share); and the consumer could not have read it: it received nothing that stands behind it in the same life.
+
+use std::collections::HashMap;
+
+use motience_shared::model::LogEpoch;
+
+use super::{
+    Invariant, Violation, broken,
+    facts::{Consumer, Facts, Interval, Outcome, Record},
+};
+use crate::check::history::{Event, Id};
+
+/// How long a record that was settled may be on its way to a consumer whose subscription ends.
+const UNDER_WAY: u64 = 2_000_000;
+
+/// Returns how many receptions an injected rollback made impossible.
+pub(super) fn check(facts: &Facts<'_>, violations: &mut Vec<Violation>) -> usize {
+    let mut destroyed = 0;
+    let mut ids: Vec<_> = facts.records.iter().collect();
+    ids.sort_unstable_by_key(|(id, _)| **id);
+    for consumer in &facts.consumers {
+        let read = Read::of(facts, consumer);
+        for (id, record) in &ids {
+            if !is_owed(facts, consumer, **id, record) || facts.received.contains(&(consumer.number, **id)) {
+                continue;
+            }
+            if read.has_gap_over(facts, **id) {
+                continue;
+            }
+            if facts.may_be_destroyed(**id, record) && !read.is_past(facts, **id) {
+                destroyed += 1;
+                continue;
+            }
+            let settled = match record.outcome {
+                Some((_, Outcome::Acked)) => "acknowledged",
+                _ => "taken",
+            };
+            let what = format!("record {id} was {settled}, and consumer {} never received it", consumer.number);
+            broken(violations, Invariant::Loss, Some(**id), what);
+        }
+    }
+    destroyed
+}
+
+fn is_owed(facts: &Facts<'_>, consumer: &Consumer, id: Id, record: &Record) -> bool {
+    let Some(device) = facts.devices.get(&id.device) else { return false };
+    let Some((taken, _)) = record.taken else { return false };
+    if !consumer.producers.contains(&device.producer) {
+        return false;
+    }
+    let settled = match record.outcome {
+        Some((_, Outcome::Dropped | Outcome::Lost | Outcome::Refused)) => return false,
+        Some((at, Outcome::Acked)) => at,
+        None => u64::MAX,
+    };
+    let intervals = facts.subscribed.get(&(consumer.number, device.producer)).map_or(&[][..], Vec::as_slice);
+    // A consumer that is subscribed again goes on from its cursor; one that never is has had what came in time.
+    let back = intervals.last().is_some_and(|last| last.until.is_none());
+    intervals.iter().any(|Interval { from, until, .. }| {
+        let until = until.unwrap_or(u64::MAX);
+        *from <= taken && taken < until && (back || settled.saturating_add(UNDER_WAY) <= until)
+    })
+}
+
+/// How far a consumer came in each life of each log, and the gaps it was told of.
+#[derive(Default)]
+struct Read {
+    last: HashMap<(i64, LogEpoch), u64>,
+    gaps: Vec<(i64, LogEpoch, u64, u64)>,
+}
+
+impl Read {
+    fn of(facts: &Facts<'_>, consumer: &Consumer) -> Self {
+        let (mut read, mut life) = (Self::default(), HashMap::new());
+        for line in facts.history.consumers.get(&consumer.number).into_iter().flatten() {
+            match &line.event {
+                Event::Received { producer, cursor, .. } => {
+                    life.insert(*producer, cursor.epoch);
+                    let last = read.last.entry((*producer, cursor.epoch)).or_default();
+                    *last = (*last).max(cursor.offset.0);
+                }
+                Event::Resumed { producer, cursor: Some(cursor) } | Event::Reset { producer, cursor } => {
+                    life.insert(*producer, cursor.epoch);
+                }
+                Event::Gap { producer, from, to } => {
+                    let life = life.get(producer).copied().unwrap_or_default();
+                    read.gaps.push((*producer, life, *from, *to));
+                }
+                _ => {}
+            }
+        }
+        read
+    }
+
+    /// Whether it received something that stands behind this record.
+    fn is_past(&self, facts: &Facts<'_>, id: Id) -> bool {
+        let mut places = facts.places.get(&id).into_iter().flatten();
+        places.any(|(producer, life, offset)| self.last.get(&(*producer, *life)).is_some_and(|last| last > offset))
+    }
+
+    /// Whether it was told of a gap that holds the record. Whether the gap had a cause, [`super::order`] asks.
+    fn has_gap_over(&self, facts: &Facts<'_>, id: Id) -> bool {
+        let mut places = facts.places.get(&id).into_iter().flatten();
+        places.any(|(producer, life, offset)| {
+            self.gaps.iter().any(|(p, l, from, to)| p == producer && l == life && (from..=to).contains(&offset))
+        })
+    }
+}

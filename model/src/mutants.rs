@@ -1,0 +1,71 @@
+//! Promises broken on purpose, one at a time. The checker must find what follows from each.
+
+use crate::{property, scenario::Scenario};
+
+/// A way to build it wrong.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Mutant {
+    /// A node acknowledges a record when it has arrived.
+    AckBeforeAppend,
+    /// The name of the log's life is kept beside its data: a log that lost its tail goes on under the same name.
+    EpochBesideData,
+    /// A node does not look which records are in the log already.
+    SkipSeenSet,
+    /// The log appends whatever the fence of the write.
+    SkipFenceCheck,
+    /// A write says its fence's number but not in which life it was raised. After a loss the same number is given out again.
+    FenceOfAnyLife,
+    /// A node looks what is in the log when a record arrives, but not again when it writes: a connection that has outlived a
+    /// newer one, which the log forgot with its tail, writes what that one has written.
+    FilterOnArrivalOnly,
+    /// A write of unknown outcome is sent again without raising the fence and reading the seen-set first.
+    AppendAgain,
+    /// The seen-sets survive when the log loses its tail.
+    SeenSetOutlives,
+    /// A life's name comes back, as where it is that of a server to which a failover goes and from which another returns.
+    EpochReturns,
+    /// A consumer of an earlier life goes on where the next life began, though a later one may have lost more.
+    NextLifeOnly,
+    /// A consumer forgets, when it is killed, that it was told of a reset.
+    ForgetReset,
+}
+
+impl Mutant {
+    /// All of them.
+    pub const ALL: [Self; 11] = [
+        Self::AckBeforeAppend,
+        Self::EpochBesideData,
+        Self::SkipSeenSet,
+        Self::SkipFenceCheck,
+        Self::FenceOfAnyLife,
+        Self::FilterOnArrivalOnly,
+        Self::AppendAgain,
+        Self::SeenSetOutlives,
+        Self::EpochReturns,
+        Self::NextLifeOnly,
+        Self::ForgetReset,
+    ];
+
+    /// The scenario that shows it.
+    pub fn scenario(self) -> Scenario {
+        match self {
+            Self::AckBeforeAppend | Self::SkipSeenSet | Self::SkipFenceCheck | Self::AppendAgain => Scenario::CONNECTIONS,
+            Self::FenceOfAnyLife | Self::FilterOnArrivalOnly | Self::SeenSetOutlives => Scenario::ROLLBACK,
+            Self::EpochBesideData | Self::ForgetReset => Scenario::RESET,
+            Self::EpochReturns | Self::NextLifeOnly => Scenario::READER_OF_THREE_LIVES,
+        }
+    }
+
+    /// The promise that it breaks, and that the checker must find broken.
+    pub fn breaks(self) -> &'static str {
+        match self {
+            Self::AckBeforeAppend => property::ACKNOWLEDGED,
+            Self::SkipSeenSet | Self::SkipFenceCheck | Self::FenceOfAnyLife | Self::FilterOnArrivalOnly | Self::AppendAgain => {
+                property::ONCE
+            }
+            Self::SeenSetOutlives => property::ACKNOWLEDGED,
+            Self::EpochBesideData | Self::EpochReturns | Self::NextLifeOnly => property::MISSED,
+            Self::ForgetReset => property::DOUBLED,
+        }
+    }
+}

@@ -1,0 +1,285 @@
+//! What there is: devices, connections, writes under way, the log, the consumer.
+
+use crate::scenario::{Faults, Scenario};
+
+/// A record, by its name: the same in outbox, log and consumer, for ever.
+pub type Name = u8;
+
+/// A set of records.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Names(pub u8);
+
+/// A life of the log, its "epoch". A new one begins wherever the log may have lost its tail.
+pub type Life = u8;
+
+/// A place in a life of the log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Cursor {
+    /// The life.
+    pub life: Life,
+    /// The last offset behind it.
+    pub offset: u8,
+}
+
+/// A device and the way it sees its link. Its outbox survives a crash.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Device {
+    /// Records not yet acknowledged.
+    pub outbox: Names,
+    /// Whether it has a connection: the newest of its connections whose `linked` is set.
+    pub linked: bool,
+}
+
+/// What a node holds of a device's connection, and what travels on it.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Connection {
+    /// Whose it is.
+    pub device: u8,
+    /// The right to append.
+    pub fence: Fence,
+    /// Whether the device still has it, too. Where it has not, the node may go on with it for a while.
+    pub linked: bool,
+    /// Sent and not yet at the node.
+    pub arriving: Names,
+    /// What the node has handed on, and drops when it comes again.
+    pub submitted: Names,
+    /// Handed on and not yet in a write.
+    pub queue: Names,
+    /// What is in the log, as far as this connection knows.
+    pub logged: Names,
+    /// The records of the write under way.
+    pub writing: Option<Names>,
+    /// Acknowledgements on their way to the device.
+    pub acks: Names,
+}
+
+/// A right to append: it is good as long as the log holds the same one.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Fence {
+    /// The life of the log in which it was raised.
+    pub life: Life,
+    /// Grows with each connection of the device.
+    pub number: u8,
+}
+
+/// A write on its way to the log.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Write {
+    /// Whose records.
+    pub device: u8,
+    /// The right of the connection that sent it.
+    pub fence: Fence,
+    /// What the log will have seen of the device afterwards.
+    pub seen: Names,
+    /// What is appended.
+    pub records: Names,
+}
+
+/// All that the log loses together when it loses its tail.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Data {
+    /// The lives so far.
+    pub lives: Lives,
+    /// All entries ever, the first at offset 1. Those that retention removed are kept here for the properties to know.
+    pub entries: Vec<Name>,
+    /// Offsets up to here are removed.
+    pub removed: u8,
+    /// Of each device.
+    pub sessions: [Session; 2],
+}
+
+/// What the log knows of a device.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Session {
+    /// The newest fence.
+    pub fence: Fence,
+    /// The records that are in.
+    pub seen: Names,
+}
+
+/// Which lives a log has had, and the last offset before each. A life in which nothing was asked left no trace.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Lives(pub Vec<(Life, u8)>);
+
+/// The log: what it holds now, and what of it would survive a crash.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Log {
+    /// The present life; told by the server, not kept beside the data.
+    pub life: Life,
+    /// What is there.
+    pub data: Data,
+    /// What a crash would leave.
+    pub saved: Option<Box<Data>>,
+}
+
+/// An application that reads the log. What it saves, it saves in one step.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Consumer {
+    /// Its state.
+    pub now: Progress,
+    /// What a kill would leave; one that never saved begins again.
+    pub saved: Option<Progress>,
+}
+
+/// What a consumer knows.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Progress {
+    /// Its place.
+    pub place: Cursor,
+    /// Records it has worked on.
+    pub handled: Names,
+    /// Whether it was told of a reset: from then on names, and not only offsets, tell doubles.
+    pub reset: bool,
+    /// Records in ranges of which it was told that retention removed them.
+    pub told: Names,
+    /// Records it has worked on twice: must stay empty.
+    pub doubled: Names,
+}
+
+/// Everything.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct State {
+    /// The two devices.
+    pub devices: [Device; 2],
+    /// Connections that some node holds, of each device in the order of their beginning.
+    pub connections: Vec<Connection>,
+    /// Writes on their way to the log. One that arrives never is lost.
+    pub writes: Vec<Write>,
+    /// The log.
+    pub log: Log,
+    /// The consumer.
+    pub consumer: Option<Consumer>,
+    /// Faults that may still happen.
+    pub left: Faults,
+    /// What was, for the properties.
+    pub past: Past,
+}
+
+/// What nobody in the system keeps, but the properties speak of.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Past {
+    /// Records whose device dropped them, because they were acknowledged.
+    pub acknowledged: Names,
+    /// Records that were acknowledged, or just being so, when the log lost them.
+    pub destroyed: Names,
+    /// What each earlier life of the log held at its end. These entries may have been published, and may still arrive.
+    pub lives: Vec<(Life, Vec<Name>)>,
+    /// What the seen-sets have kept from being appended twice.
+    pub filtered: Names,
+}
+
+impl State {
+    pub(crate) fn new(scenario: &Scenario) -> Self {
+        let consumer = Consumer { now: Progress::start(1), saved: None };
+        Self {
+            devices: scenario.devices(),
+            connections: Vec::new(),
+            writes: Vec::new(),
+            log: Log { life: 1, data: Data::default(), saved: None },
+            consumer: scenario.consumer.then_some(consumer),
+            left: scenario.faults,
+            past: Past::default(),
+        }
+    }
+
+    /// Forgets what can have no effect any more, so that states which differ in nothing else are one.
+    pub(crate) fn tidy(&mut self) {
+        let writes = &self.writes;
+        self.connections.retain(|c| {
+            c.linked || c.arriving != Names::NONE || c.queue != Names::NONE || writes.iter().any(|w| c.sent(w)) || c.writing.is_some()
+        });
+        self.writes.sort();
+    }
+}
+
+impl Connection {
+    /// Whether this is the write under way of this connection.
+    pub(crate) fn sent(&self, write: &Write) -> bool {
+        self.device == write.device && self.fence == write.fence && self.writing == Some(write.records)
+    }
+}
+
+impl Data {
+    /// The offset of the last entry.
+    pub(crate) fn last(&self) -> u8 {
+        self.entries.len() as u8
+    }
+
+    /// How often a record is in the log.
+    pub(crate) fn count(&self, name: Name) -> usize {
+        self.entries.iter().filter(|n| **n == name).count()
+    }
+
+    /// The records in the log.
+    pub(crate) fn names(&self) -> Names {
+        self.entries.iter().copied().collect()
+    }
+}
+
+impl Lives {
+    /// Notes the life `life`, unless it is the last one noted.
+    pub(crate) fn enter(&mut self, life: Life, last: u8) {
+        if self.0.last().is_none_or(|(present, _)| *present != life) {
+            self.0.push((life, last));
+        }
+    }
+
+    /// Where a consumer at `cursor` goes on: at its place, or at the last one that its life and all later ones share.
+    pub(crate) fn resume(&self, cursor: Cursor, life: Life, last: u8) -> Cursor {
+        let later = match self.0.iter().position(|(life, _)| *life == cursor.life) {
+            Some(at) => &self.0[at + 1..],
+            None => &self.0[..],
+        };
+        let shared = later.iter().map(|(_, began)| *began).min().unwrap_or(last);
+        Cursor { life, offset: cursor.offset.min(shared).min(last) }
+    }
+}
+
+impl Progress {
+    /// Reads from the beginning.
+    pub(crate) fn start(life: Life) -> Self {
+        let place = Cursor { life, offset: 0 };
+        Self { place, handled: Names::NONE, reset: false, told: Names::NONE, doubled: Names::NONE }
+    }
+}
+
+impl Names {
+    /// No record.
+    pub const NONE: Self = Self(0);
+
+    /// The set of one.
+    pub fn one(name: Name) -> Self {
+        Self(1 << name)
+    }
+
+    /// Whether `name` is one of them.
+    pub fn has(self, name: Name) -> bool {
+        self.0 & (1 << name) != 0
+    }
+
+    /// Those in either.
+    pub fn and(self, other: Self) -> Self {
+        Self(self.0 | other.0)
+    }
+
+    /// Those in both.
+    pub fn both(self, other: Self) -> Self {
+        Self(self.0 & other.0)
+    }
+
+    /// Those not in `other`.
+    pub fn without(self, other: Self) -> Self {
+        Self(self.0 & !other.0)
+    }
+
+    /// Each of them.
+    pub fn iter(self) -> impl Iterator<Item = Name> {
+        (0..8).filter(move |name| self.has(*name))
+    }
+}
+
+impl FromIterator<Name> for Names {
+    fn from_iter<I: IntoIterator<Item = Name>>(names: I) -> Self {
+        names.into_iter().fold(Self::NONE, |set, name| set.and(Self::one(name)))
+    }
+}

@@ -1,0 +1,184 @@
+//! One list out of two: what the database keeps, and after it what only the log holds yet.
+//!
+//! The list of a producer is its kept rows in order of id, then the entries of its log after the place that the history has come to.
+//! An entry moves from the second half to the end of the first when the history writer keeps it, which changes its id but not the
+//! order. So each half has ids of its own, and a reader that goes on after an id of the log is first looked up among the rows.
+//!
+//! Invariant, whatever the writer does meanwhile: following the parts gives each record once and in the order of the log. Where the log
+//! lost its tail, a record that was kept before is not given again, but one that was read from the log may be.
+
+use motience_shared::{
+    backend::Backend,
+    http::ApiError,
+    log::Head,
+    model::{Cursor, LogEpoch, Offset, ProducerId, RecordName, record::Parts},
+    relay,
+    store::{HistoryEntry, HistoryQuery, kept_time},
+};
+use serde_json::value::RawValue;
+use time::OffsetDateTime;
+
+/// The log's offset 0 as an id. Rows are numbered below it, and JavaScript holds twice this exactly.
+const LOG: i64 = 1 << 52;
+/// Bytes read from the log at once.
+const CHUNK: usize = 256 << 10;
+/// Bytes of the log looked through for one part, about: few of its entries may be of the time asked for.
+const MOST: usize = 8 << 20;
+
+/// Some of the list.
+#[derive(Debug, Default)]
+pub(super) struct Part {
+    pub(super) records: Vec<Record>,
+    /// Where the next part begins, if there may be one.
+    pub(super) next: Option<After>,
+}
+
+/// One record of either half.
+#[derive(Debug)]
+pub(super) struct Record {
+    pub(super) id: i64,
+    pub(super) device_id: String,
+    pub(super) timestamp: OffsetDateTime,
+    pub(super) data: Box<RawValue>,
+}
+
+/// What a part follows on.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct After {
+    /// The last record, of either half.
+    pub(super) id: i64,
+    /// The life of the log that an id of the log belongs to; `None`: the present one.
+    pub(super) life: Option<LogEpoch>,
+    /// The last row that was read before an id of the log.
+    pub(super) kept: Option<i64>,
+}
+
+/// Reads what `query` asks for, after `after`.
+pub(super) async fn read(backend: &Backend, producer: ProducerId, query: &HistoryQuery, after: After) -> Result<Part, ApiError> {
+    let (store, room) = (&backend.store, query.limit as usize);
+    // Before the rows are read: what is kept after this look is found among the rows, in the log, or in both; never in neither.
+    let stands = store.history_cursor(producer).await?;
+    let (mut head, mut seen, mut kept) = (None, None, Some(after.id));
+    if after.id >= LOG {
+        let found = head_of(backend, producer).await?;
+        let place = Cursor { epoch: after.life.unwrap_or(found.epoch()), offset: Offset((after.id - LOG).unsigned_abs()) };
+        kept = store.history_id(producer, place).await?.max(after.kept);
+        (head, seen) = (Some(found), Some(place));
+    }
+
+    let mut part = Part::default();
+    let mut reached = None;
+    if let Some(id) = kept {
+        let rows = store.history(producer, &HistoryQuery { after: id, ..*query }).await?;
+        let full = rows.len() >= room;
+        if let Some(last) = rows.last() {
+            kept = Some(last.id);
+            reached = last.place;
+        }
+        let unseen = |row: &HistoryEntry| match (&head, seen, row.place) {
+            (Some(head), Some(seen), Some(place)) => !is_before(head, place, seen) || true,
+            _ => true,
+        };
+        // The writer may just have kept what the reader has from the log.
+        let behind = rows.last().is_some_and(|last| !unseen(last));
+        part.records = rows.into_iter().filter(unseen).map(Record::from).collect();
+        if full {
+            part.next = if behind { Some(After { kept, ..after }) } else { kept.map(|id| After { id, ..After::default() }) };
+            return Ok(part);
+        }
+    }
+
+    let head = match head {
+        Some(head) => head,
+        None => head_of(backend, producer).await?,
+    };
+    let places = [stands, seen, reached].into_iter().flatten();
+    let start = places.map(|place| head.lives.resume(place, head.last).offset).max().unwrap_or_default();
+    let logged = Logged::read(backend, producer, query, &head, start, room - part.records.len()).await?;
+    // After the log lost its tail, a record may be in it again that was kept before.
+    let kept_too = match kept {
+        Some(until) if until > 0 => store.names_kept(producer, &logged.names, until).await?,
+        _ => Default::default(),
+    };
+    let records = logged.names.iter().zip(logged.records).filter(|(name, _)| !kept_too.contains(name));
+    part.records.extend(records.map(|(_, record)| record));
+    part.next = logged.next.map(|next| After { kept, ..next });
+    Ok(part)
+}
+
+async fn head_of(backend: &Backend, producer: ProducerId) -> Result<Head, ApiError> {
+    Ok(backend.relay.log().head(producer).await.map_err(relay::Error::from)?)
+}
+
+/// Whether a reader that has come to `seen` has read what lies at `place`: in one life by the offsets, and in two where the present
+/// life shares the place.
+fn is_before(head: &Head, place: Cursor, seen: Cursor) -> bool {
+    let shared = |cursor| head.lives.resume(cursor, head.last).offset;
+    if place.epoch == seen.epoch { place.offset <= seen.offset } else { shared(place) == place.offset && place.offset <= shared(seen) }
+}
+
+/// What the log holds.
+#[derive(Default)]
+struct Logged {
+    names: Vec<RecordName>,
+    records: Vec<Record>,
+    next: Option<After>,
+}
+
+impl Logged {
+    /// Entries after `at`, at most `room` of the times asked for.
+    async fn read(
+        backend: &Backend,
+        producer: ProducerId,
+        query: &HistoryQuery,
+        head: &Head,
+        mut at: Offset,
+        room: usize,
+    ) -> Result<Self, ApiError> {
+        let mut found = Self::default();
+        let mut looked = 0;
+        let more = 'all: loop {
+            let read = backend.relay.log().read(producer, at, CHUNK).await.map_err(relay::Error::from)?;
+            if read.batches.is_empty() {
+                break false;
+            }
+            if looked >= MOST || read.epoch != head.epoch() {
+                break true;
+            }
+            for batch in &read.batches {
+                for (offset, name, message) in batch.after(at) {
+                    if found.records.len() == room {
+                        break 'all true;
+                    }
+                    at = offset;
+                    looked += message.len();
+                    if let Some(record) = Record::logged(offset, message).filter(|record| query.includes(record.timestamp)) {
+                        found.names.push(name);
+                        found.records.push(record);
+                    }
+                }
+            }
+        };
+        found.next = more.then(|| After { id: log_id(at), life: Some(head.epoch()), kept: None });
+        Ok(found)
+    }
+}
+
+impl Record {
+    /// `None` where the entry was damaged in the log: it was checked when it came in.
+    fn logged(offset: Offset, message: &[u8]) -> Option<Self> {
+        let parts = Parts::of(message).ok()?;
+        let timestamp = kept_time(parts.time().ok()?);
+        Some(Self { id: log_id(offset), timestamp, data: parts.data.to_owned(), device_id: parts.device_id.into_owned() })
+    }
+}
+
+impl From<HistoryEntry> for Record {
+    fn from(entry: HistoryEntry) -> Self {
+        Self { id: entry.id, device_id: entry.device_id, timestamp: entry.timestamp, data: entry.data }
+    }
+}
+
+fn log_id(offset: Offset) -> i64 {
+    LOG.saturating_add_unsigned(offset.0)
+}

@@ -1,0 +1,214 @@
+//! The history writer, cut off at any moment: each record is kept once, in the order of the log.
+
+use bytes::Bytes;
+use motience_shared::{
+    log::Entry,
+    model::{Epoch, LogEpoch, RecordName, Seq},
+    store::{self, HistoryQuery},
+    testing::Postgres,
+};
+use serde_json::json;
+use tokio::task::JoinHandle;
+
+use super::*;
+use crate::http::tests::{Platform, platform, platform_on};
+
+/// Longest wait for what a test waits for.
+const LIMIT: Duration = Duration::from_secs(30);
+
+async fn producer(platform: &Platform, name: &str) -> ProducerId {
+    platform.account(Role::Producer, name).await.0.id.producer()
+}
+
+/// Sends the records `from..to`, whose data are these numbers.
+async fn send(platform: &Platform, producer: ProducerId, from: u64, to: u64) {
+    let publisher = platform.services.backend.relay.passing_publisher(producer).await.unwrap();
+    for n in from..to {
+        let ticket = publisher.submit(record(n).into()).await.unwrap();
+        publisher.committed(ticket).await.unwrap();
+    }
+}
+
+fn record(n: u64) -> String {
+    json!({"device_id": "d", "timestamp": "2025-01-29T11:35:00Z", "data": n}).to_string()
+}
+
+/// The data of what was kept, in order.
+async fn kept(platform: &Platform, producer: ProducerId) -> Vec<u64> {
+    let (store, mut query, mut kept) = (&platform.services.backend.store, HistoryQuery::default(), Vec::new());
+    while let Ok(entries) = store.history(producer, &query).await
+        && let Some(last) = entries.last()
+    {
+        query.after = last.id;
+        kept.extend(entries.iter().map(|entry| entry.data.get().parse::<u64>().unwrap()));
+    }
+    kept
+}
+
+async fn wait_for(platform: &Platform, producer: ProducerId, records: usize) {
+    let deadline = Instant::now() + LIMIT;
+    while kept(platform, producer).await.len() < records {
+        assert!(Instant::now() < deadline, "the history is not written in time");
+        sleep(Duration::from_millis(20)).await;
+    }
+}
+
+fn start(platform: &Platform) -> (JoinHandle<()>, CancellationToken) {
+    let stop = CancellationToken::new();
+    (tokio::spawn(history_writer(Arc::clone(&platform.services), stop.clone())), stop)
+}
+
+async fn stopped((writing, stop): (JoinHandle<()>, CancellationToken)) {
+    stop.cancel();
+    timeout(LIMIT, writing).await.expect("it ends by itself").unwrap();
+}
+
+#[tokio::test]
+async fn what_comes_in_while_the_node_stops_is_kept() {
+    let platform = platform(&[]).await;
+    let (known, new) = (producer(&platform, "known").await, producer(&platform, "new").await);
+    let (writing, stop) = start(&platform);
+    send(&platform, known, 0, 1).await;
+    wait_for(&platform, known, 1).await;
+    stop.cancel();
+    send(&platform, known, 1, 51).await;
+    send(&platform, new, 0, 50).await;
+    timeout(LIMIT, writing).await.expect("it ends by itself").unwrap();
+    assert_eq!(kept(&platform, known).await, (0..51).collect::<Vec<_>>());
+    assert_eq!(kept(&platform, new).await, (0..50).collect::<Vec<_>>());
+}
+
+#[tokio::test]
+async fn a_producer_behind_the_newest_one_is_followed_once_it_sends() {
+    let platform = platform(&[]).await;
+    let late = producer(&platform, "late").await;
+    let mut writer = Writer::new(Arc::clone(&platform.services));
+    writer.newest = late.0 + 1;
+    send(&platform, late, 0, 3).await;
+    writer.look().await;
+    writer.finish().await;
+    assert_eq!(kept(&platform, late).await, [0, 1, 2]);
+    // Another goes on from there: there is nothing left to read.
+    let mut next = Writer::new(Arc::clone(&platform.services));
+    next.look().await;
+    assert!(timeout(QUIET, next.subscriber.next()).await.is_err());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn two_writers_at_once_keep_each_record_once() {
+    const RECORDS: u64 = 1500;
+    let platform = platform(&[]).await;
+    let producers = [producer(&platform, "a").await, producer(&platform, "b").await];
+    // As two nodes would that both believe to hold the lease.
+    let writers = [start(&platform), start(&platform)];
+    tokio::join!(send(&platform, producers[0], 0, RECORDS), send(&platform, producers[1], 0, RECORDS));
+    for producer in producers {
+        wait_for(&platform, producer, RECORDS as usize).await;
+        assert_eq!(kept(&platform, producer).await, (0..RECORDS).collect::<Vec<_>>());
+    }
+    for writer in writers {
+        stopped(writer).await;
+    }
+    assert_eq!(kept(&platform, producers[0]).await.len() as u64, RECORDS);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_writer_that_is_killed_is_gone_on_from() {
+    const RECORDS: u64 = 2000;
+    let platform = platform(&[]).await;
+    let producer = producer(&platform, "p").await;
+    // Wherever a writer is cut off, in the midst of a commit too, the next one goes on.
+    let killing = async {
+        for round in 1..=20_u64 {
+            let (writing, _stop) = start(&platform);
+            wait_for(&platform, producer, (round * 40) as usize).await;
+            sleep(Duration::from_micros(fastrand::u64(0..20_000))).await;
+            writing.abort();
+            assert!(writing.await.unwrap_err().is_cancelled());
+        }
+    };
+    tokio::join!(killing, send(&platform, producer, 0, RECORDS));
+    stopped(start(&platform)).await;
+    assert_eq!(kept(&platform, producer).await, (0..RECORDS).collect::<Vec<_>>());
+    let stands = platform.services.backend.store.history_cursor(producer).await.unwrap();
+    assert_eq!(stands.map(|cursor| cursor.offset), Some(Offset(RECORDS)));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_database_that_was_away_gets_what_came_in_meanwhile() {
+    let mut postgres = Postgres::start().await;
+    let platform = platform_on(&[], store::Config::Postgres { url: postgres.url().into(), max_connections: 4 }).await;
+    let producer = producer(&platform, "p").await;
+    let writer = start(&platform);
+    send(&platform, producer, 0, 100).await;
+    wait_for(&platform, producer, 100).await;
+    let mut follower = platform.services.backend.relay.subscriber();
+    follower.follow(producer, ReadFrom::Live).await.unwrap();
+
+    // In the midst of the flow, so that a commit is under way.
+    tokio::join!(send(&platform, producer, 100, 1000), postgres.stop());
+    send(&platform, producer, 1000, 3000).await;
+    // Live delivery goes on without it.
+    let mut seen = Offset(0);
+    while seen < Offset(3000) {
+        let delivery = timeout(LIMIT, follower.next()).await.expect("delivery needs no database");
+        if let Delivery::Batch { batch, .. } = delivery {
+            seen = batch.last();
+        }
+    }
+    postgres.start_again().await;
+    wait_for(&platform, producer, 3000).await;
+    assert_eq!(kept(&platform, producer).await, (0..3000).collect::<Vec<_>>());
+    stopped(writer).await;
+    assert_eq!(kept(&platform, producer).await.len(), 3000);
+}
+
+#[tokio::test]
+async fn a_log_that_lost_its_tail_leaves_one_row_for_each_record() {
+    let platform = platform(&[]).await;
+    let producer = producer(&platform, "p").await;
+    let mut writer = Writer::new(Arc::clone(&platform.services));
+    writer.look().await;
+    let batch = |life, first, seqs: &[u64]| {
+        let entry = |&seq: &u64| Entry { name: RecordName { epoch: Epoch(7), seq: Seq(seq) }, message: Bytes::from(record(seq)) };
+        let batch = Batch::new(producer, LogEpoch(life), Offset(first), seqs.iter().map(entry).collect());
+        Delivery::Batch { batch: Arc::new(batch), after: Offset(first - 1) }
+    };
+    let reset = Delivery::Reset { producer, cursor: Cursor { epoch: LogEpoch(2), offset: Offset(2) } };
+    // Records 3 and 4 were lost by the log after they were kept; they come again, the other way round.
+    for delivery in [batch(1, 1, &[1, 2]), batch(1, 3, &[3, 4]), reset, batch(2, 3, &[4, 5]), batch(2, 5, &[3, 6])] {
+        writer.take(delivery);
+        if fastrand::bool() {
+            writer.keep().await;
+        }
+    }
+    // What retention removed moves the place too.
+    writer.take(Delivery::Gap { producer, from: Offset(7), to: Offset(9) });
+    writer.keep().await;
+    assert_eq!(kept(&platform, producer).await, [1, 2, 3, 4, 5, 6]);
+    let stands = platform.services.backend.store.history_cursor(producer).await.unwrap().unwrap();
+    assert_eq!(stands.offset, Offset(9));
+}
+
+#[tokio::test]
+async fn another_node_takes_over_when_the_holder_falls_silent() {
+    let platform = platform(&[]).await;
+    let duty = || Duty::with(Arc::clone(&platform.services), false);
+    let (mut first, mut second) = (duty(), duty());
+    timeout(LIMIT, first.taken()).await.expect("nobody has it");
+    assert!(first.is_ours().await);
+    assert!(!second.is_ours().await);
+    let since = Instant::now();
+    let (mut waiting, clock) = (Box::pin(second.taken()), &platform.time);
+    assert!(timeout(Duration::from_millis(50), &mut waiting).await.is_err());
+    clock.advance(Duration::from_secs(11));
+    timeout(LIMIT, waiting).await.expect("the lease has ended");
+    assert!(since.elapsed() < 2 * LIMIT);
+    first.renew_at = None;
+    assert!(!first.is_ours().await, "the first one learns of it");
+    // Given back, it can be had at once.
+    second.give_back().await;
+    assert!(first.is_ours().await);
+    // A node whose log is its own has no need of it.
+    timeout(Duration::from_secs(1), Duty::new(Arc::clone(&platform.services)).taken()).await.expect("at once");
+}

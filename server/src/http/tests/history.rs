@@ -1,0 +1,252 @@
+//! The history over HTTP: one list of what is kept and what only the log holds, whatever the writer does meanwhile.
+
+use std::{cell::Cell, collections::BTreeSet};
+
+use motience_shared::{
+    log::Batch,
+    model::{Cursor, DeviceId, Epoch, LogEpoch, Offset, ProducerId, RecordName, Seq},
+    store::{HistoryBatch, HistoryRow},
+};
+use serde_json::{json, value::RawValue};
+use time::{Duration as Span, OffsetDateTime};
+
+use super::*;
+
+/// Rows from before there was a log.
+async fn keep(platform: &Platform, producer: &User, rows: u64) {
+    let first = datetime!(2025-01-29 11:35:00 UTC);
+    let row = |n: u64| HistoryRow {
+        place: Cursor { epoch: LogEpoch(1), offset: Offset(n) },
+        name: RecordName { epoch: Epoch(1), seq: Seq(n) },
+        device: DeviceId::new("d").unwrap(),
+        timestamp: first + Span::seconds(n as i64),
+        received_at: OffsetDateTime::UNIX_EPOCH,
+        data: RawValue::from_string(n.to_string()).unwrap(),
+    };
+    let rows: Vec<_> = (1..=rows).map(row).collect();
+    let batch = HistoryBatch { producer: producer.id.producer(), expected: None, cursor: rows.last().unwrap().place, rows };
+    assert!(platform.services.backend.store.keep_history(&[batch]).await.unwrap().moved.is_empty());
+}
+
+/// Puts records into the log whose data are these numbers, and their seconds too.
+async fn log(platform: &Platform, producer: &User, numbers: impl Iterator<Item = u64>) {
+    let publisher = platform.services.backend.relay.passing_publisher(producer.id.producer()).await.unwrap();
+    for n in numbers {
+        let at = format!("2025-01-29T{:02}:{:02}:{:02}Z", 12 + n / 3600, n / 60 % 60, n % 60);
+        let ticket = publisher.submit(json!({"device_id": "d", "timestamp": at, "data": n}).to_string().into()).await.unwrap();
+        publisher.committed(ticket).await.unwrap();
+    }
+}
+
+/// Does what the history writer does, up to `entries` further entries of the log.
+async fn write(platform: &Platform, producer: &User, entries: usize) {
+    let (backend, producer) = (&platform.services.backend, producer.id.producer());
+    let expected = backend.store.history_cursor(producer).await.unwrap();
+    let head = backend.relay.log().head(producer).await.unwrap();
+    let at = expected.map_or(Offset(0), |cursor| head.lives.resume(cursor, head.last).offset);
+    let read = backend.relay.log().read(producer, at, 1 << 20).await.unwrap();
+    let all = read.batches.iter().flat_map(|batch: &Arc<Batch>| batch.after(at));
+    let rows: Vec<_> = all
+        .take(entries)
+        .map(|(offset, name, message)| {
+            let message: Value = serde_json::from_slice(message).unwrap();
+            HistoryRow {
+                place: Cursor { epoch: read.epoch, offset },
+                name,
+                device: DeviceId::new("d").unwrap(),
+                timestamp: OffsetDateTime::parse(message["timestamp"].as_str().unwrap(), &time::format_description::well_known::Rfc3339)
+                    .unwrap(),
+                received_at: OffsetDateTime::UNIX_EPOCH,
+                data: RawValue::from_string(message["data"].to_string()).unwrap(),
+            }
+        })
+        .collect();
+    if let Some(last) = rows.last() {
+        let batch = HistoryBatch { producer, expected, cursor: last.place, rows };
+        assert!(backend.store.keep_history(&[batch]).await.unwrap().moved.is_empty());
+    }
+}
+
+/// One part: the data, the last id, and the query of the next part.
+async fn part(platform: &Platform, path: &str, token: &str, query: &str) -> (Vec<u64>, Option<i64>, Option<String>) {
+    let answer = platform.dsm(Method::GET, &format!("{path}{query}"), Some(token), Sent::Nothing).await;
+    let list = answer.json(200);
+    let list = list.as_array().unwrap();
+    let link = answer.headers.get(header::LINK);
+    let next = link.map(|link| link.to_str().unwrap().strip_prefix('<').unwrap().strip_suffix(">; rel=\"next\"").unwrap().to_owned());
+    // Relative to this very address, so it holds under the alias too.
+    assert!(next.as_ref().is_none_or(|next| next.starts_with('?')));
+    (list.iter().map(|one| one["data"].as_u64().unwrap()).collect(), list.last().map(|one| one["id"].as_i64().unwrap()), next)
+}
+
+async fn whole(platform: &Platform, path: &str, token: &str, query: &str) -> Vec<u64> {
+    let (mut seen, mut query) = (Vec::new(), Some(query.to_owned()));
+    while let Some(this) = query {
+        let (some, _, next) = part(platform, path, token, &this).await;
+        seen.extend(some);
+        query = next;
+    }
+    seen
+}
+
+#[tokio::test]
+async fn the_history_is_read_in_parts_by_following_its_links() {
+    let platform = platform(&[]).await;
+    let (producer, token) = platform.account(Role::Producer, "p").await;
+    keep(&platform, &producer, 10).await;
+    let path = format!("/api/history/{}", producer.id);
+    let query = "?limit=3&from=2025-01-29T12:35:02%2B01:00&to=2025-01-29T11:35:09Z";
+    assert_eq!(whole(&platform, &path, &token, query).await, (2..=9).collect::<Vec<_>>());
+    let first = platform.dsm(Method::GET, &path, Some(&token), Sent::Nothing).await.json(200);
+    assert_eq!((&first[0]["producer_id"], &first[0]["device_id"]), (&json!(producer.id.to_string()), &json!("d")));
+}
+
+#[tokio::test]
+async fn what_only_the_log_holds_is_read_too() {
+    let platform = platform(&[]).await;
+    let (producer, token) = platform.account(Role::Producer, "p").await;
+    let path = format!("/history/{}", producer.id);
+    assert_eq!(part(&platform, &path, &token, "").await, (vec![], None, None));
+    log(&platform, &producer, 0..10).await;
+    // Nothing is kept (PERSIST=false).
+    for limit in [1, 3, 10, 1000] {
+        assert_eq!(whole(&platform, &path, &token, &format!("?limit={limit}")).await, (0..10).collect::<Vec<_>>());
+    }
+    let some = "?limit=2&from=2025-01-29T12:00:03Z&to=2025-01-29T12:00:07Z";
+    assert_eq!(whole(&platform, &path, &token, some).await, [3, 4, 5, 6, 7]);
+    // Part of it is.
+    write(&platform, &producer, 4).await;
+    for limit in [1, 3, 4, 5, 1000] {
+        assert_eq!(whole(&platform, &path, &token, &format!("?limit={limit}")).await, (0..10).collect::<Vec<_>>());
+    }
+    assert_eq!(whole(&platform, &path, &token, some).await, [3, 4, 5, 6, 7]);
+    let first = platform.dsm(Method::GET, &path, Some(&token), Sent::Nothing).await.json(200);
+    let ids: BTreeSet<i64> = first.as_array().unwrap().iter().map(|one| one["id"].as_i64().unwrap()).collect();
+    assert_eq!(ids.len(), 10);
+    assert_eq!(first[9]["producer_id"], producer.id.to_string());
+    // The same record has the same values from either.
+    let before = whole_values(&platform, &path, &token).await;
+    write(&platform, &producer, 100).await;
+    assert_eq!(whole_values(&platform, &path, &token).await, before);
+}
+
+async fn whole_values(platform: &Platform, path: &str, token: &str) -> Vec<Value> {
+    let mut list = platform.dsm(Method::GET, path, Some(token), Sent::Nothing).await.json(200);
+    for one in list.as_array_mut().unwrap() {
+        one.as_object_mut().unwrap().remove("id");
+    }
+    list.as_array().unwrap().clone()
+}
+
+/// A reader takes part after part, by links or by the last id, while records come in and the writer keeps some of them: between the
+/// reader's requests, and within them.
+#[tokio::test]
+async fn each_record_is_read_once_while_the_writer_goes_on() {
+    const RECORDS: u64 = 150;
+    let platform = platform(&[]).await;
+    for round in 0..20 {
+        let (producer, token) = platform.account(Role::Producer, &format!("p{round}")).await;
+        let path = format!("/history/{}", producer.id);
+        let done = Cell::new(false);
+        let writing = async {
+            let mut sent = 0;
+            while sent < RECORDS {
+                let more = fastrand::u64(0..5).min(RECORDS - sent);
+                log(&platform, &producer, sent..sent + more).await;
+                sent += more;
+                write(&platform, &producer, fastrand::usize(0..8)).await;
+            }
+            done.set(true);
+        };
+        let reading = async {
+            let (mut seen, mut query) = (Vec::new(), "?limit=3".to_owned());
+            loop {
+                let last_look = done.get();
+                let limit = fastrand::u64(1..6);
+                let (some, last, next) = part(&platform, &path, &token, &query).await;
+                let found = some.len();
+                seen.extend(some);
+                query = match (next, last) {
+                    (Some(next), _) if round % 2 == 0 => next,
+                    (_, Some(last)) => format!("?limit={limit}&after={last}"),
+                    (_, None) if last_look && found == 0 => return seen,
+                    (_, None) => query,
+                };
+            }
+        };
+        let ((), seen) = tokio::join!(writing, reading);
+        assert_eq!(seen, (0..RECORDS).collect::<Vec<_>>(), "round {round}");
+    }
+}
+
+#[tokio::test]
+async fn what_retention_took_from_the_log_is_read_from_the_database() {
+    let platform = platform(&[("LOG_RETENTION_BYTES", "2KiB")]).await;
+    let (producer, token) = platform.account(Role::Producer, "p").await;
+    let path = format!("/history/{}", producer.id);
+    log(&platform, &producer, 0..10).await;
+    // Read from the log, and then that part of the log goes.
+    let (some, _, next) = part(&platform, &path, &token, "?limit=5").await;
+    assert_eq!(some, [0, 1, 2, 3, 4]);
+    write(&platform, &producer, 10).await;
+    log(&platform, &producer, 10..100).await;
+    let head = platform.services.backend.relay.log().head(producer.id.producer()).await.unwrap();
+    assert!(head.first > Offset(20), "{head:?}");
+    let seen = whole(&platform, &path, &token, &next.unwrap()).await;
+    assert_eq!(seen[..5], [5, 6, 7, 8, 9]);
+    assert_eq!(seen[5..], (head.first.0 - 1..100).collect::<Vec<_>>());
+}
+
+/// The database knows the log by an earlier life, in which it had a tail that is lost; some of its records came in again.
+#[tokio::test]
+async fn a_record_that_came_again_is_read_once() {
+    let platform = platform(&[]).await;
+    let (producer, token) = platform.account(Role::Producer, "p").await;
+    let path = format!("/history/{}", producer.id);
+    log(&platform, &producer, 0..6).await;
+    let (backend, id) = (&platform.services.backend, ProducerId(producer.id.0));
+    let read = backend.relay.log().read(id, Offset(0), 1 << 20).await.unwrap();
+    let names: Vec<RecordName> = read.batches.iter().flat_map(|batch| batch.after(Offset(0)).map(|(_, name, _)| name)).collect();
+    let row = |place: u64, n: usize| HistoryRow {
+        place: Cursor { epoch: LogEpoch(9), offset: Offset(place) },
+        name: names[n],
+        device: DeviceId::new("d").unwrap(),
+        timestamp: datetime!(2025-01-29 12:00:00 UTC),
+        received_at: OffsetDateTime::UNIX_EPOCH,
+        data: RawValue::from_string(n.to_string()).unwrap(),
+    };
+    let rows = vec![row(1, 3), row(2, 1)];
+    let batch = HistoryBatch { producer: id, expected: None, cursor: rows[1].place, rows };
+    backend.store.keep_history(&[batch]).await.unwrap();
+    assert_eq!(whole(&platform, &path, &token, "").await, [3, 1, 0, 2, 4, 5]);
+    assert_eq!(whole(&platform, &path, &token, "?limit=2").await, [3, 1, 0, 2, 4, 5]);
+    write(&platform, &producer, 100).await;
+    assert_eq!(whole(&platform, &path, &token, "?limit=2").await, [3, 1, 0, 2, 4, 5]);
+}
+
+#[tokio::test]
+async fn the_history_is_for_the_producer_and_its_active_subscribers() {
+    let platform = platform(&[]).await;
+    let (producer, token) = platform.account(Role::Producer, "p").await;
+    let (_, rival) = platform.account(Role::Producer, "q").await;
+    let (consumer, reader) = platform.account(Role::Consumer, "c").await;
+    keep(&platform, &producer, 1).await;
+    let path = format!("/history/{}", producer.id);
+    let read = async |token: &str| platform.dsm(Method::GET, &path, Some(token), Sent::Nothing).await;
+    assert_eq!(read(&token).await.json(200).as_array().unwrap().len(), 1);
+    read(&rival).await.problem(403, "forbidden");
+    read(&reader).await.problem(403, "forbidden");
+    let store = &platform.services.backend.store;
+    store.subscribe(consumer.id.consumer(), producer.id.producer()).await.unwrap();
+    read(&reader).await.json(200);
+    store.unsubscribe(consumer.id.consumer(), producer.id.producer()).await.unwrap();
+    read(&reader).await.problem(403, "forbidden");
+    for (query, field) in
+        [("from=yesterday", "from"), ("to=2025-01-29", "to"), ("limit=0", "limit"), ("after=-1", "after"), ("kept=-1", "kept")]
+    {
+        let answer = platform.dsm(Method::GET, &format!("{path}?{query}"), Some(&token), Sent::Nothing).await;
+        assert_eq!(answer.problem(422, "invalid_field")["field"], field);
+    }
+    let answer = platform.dsm(Method::GET, &format!("{path}?life=x"), Some(&token), Sent::Nothing).await;
+    answer.problem(422, "invalid_query");
+}

@@ -1,0 +1,235 @@
+//! The log of one process: in its memory, or in a file beside it ([`disk`]) that is written before anything is
+//! acknowledged.
+//!
+//! With a file, memory holds what is not yet in it; everything older is read from there.
+
+mod disk;
+mod state;
+
+use std::{
+    collections::HashMap,
+    fmt,
+    path::Path,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use time::OffsetDateTime;
+use tokio::sync::OnceCell;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+pub use disk::Error as OpenError;
+
+use self::{
+    disk::Disk,
+    state::{Change, Producer},
+};
+use super::{Error, Event, Head, Opened, Read, Retention, Section, SessionName, Signal, Sink};
+use crate::{
+    clock::Clock,
+    model::{Epoch, Fence, LogEpoch, Offset, ProducerId},
+};
+
+/// How often producers that write nothing are trimmed by age.
+const SWEEP_EVERY: Duration = Duration::from_secs(60);
+
+/// The in-process log. Cheap to clone.
+#[derive(Clone)]
+pub struct Log(Arc<Inner>);
+
+struct Inner {
+    epoch: LogEpoch,
+    retention: Retention,
+    clock: Clock,
+    sink: Sink,
+    disk: Option<Disk>,
+    /// The map is locked to find a producer, the producer to use it: producers do not wait for each other.
+    producers: Mutex<HashMap<ProducerId, Arc<Place>>>,
+    tasks: TaskTracker,
+    stop: CancellationToken,
+}
+
+/// A producer, read from the file before it is used.
+#[derive(Default)]
+struct Place {
+    state: OnceCell<Mutex<Producer>>,
+}
+
+impl Log {
+    /// An empty log in memory whose signals go to `sink`.
+    pub fn in_memory(retention: Retention, clock: Clock, sink: Sink) -> Self {
+        Self::new(new_epoch(), None, retention, clock, sink)
+    }
+
+    /// The log in the folder `dir`, made where there is none. One process at a time may have it.
+    pub fn in_file(dir: &Path, retention: Retention, clock: Clock, sink: Sink) -> Result<Self, OpenError> {
+        let disk = Disk::open(dir, retention, clock.now())?;
+        let epoch = disk.mutant_epoch().unwrap_or_else(new_epoch);
+        Ok(Self::new(epoch, Some(disk), retention, clock, sink))
+    }
+
+    fn new(epoch: LogEpoch, disk: Option<Disk>, retention: Retention, clock: Clock, sink: Sink) -> Self {
+        let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
+        let log = Self(Arc::new(Inner { epoch, retention, clock, sink, disk, producers: Mutex::default(), tasks, stop }));
+        let (swept, stop) = (Arc::downgrade(&log.0), log.0.stop.clone());
+        log.0.tasks.spawn(async move {
+            while stop.run_until_cancelled(tokio::time::sleep(SWEEP_EVERY)).await.is_some() {
+                let Some(inner) = swept.upgrade() else { return };
+                Self(inner).sweep().await;
+            }
+        });
+        log
+    }
+
+    pub(super) async fn open(&self, producer: ProducerId, name: &SessionName, epoch: Epoch, held: Option<Fence>) -> Result<Opened, Error> {
+        let place = self.place(producer).await?;
+        let opened = place.lock().open(name, epoch, held, self.0.clock.now())?;
+        if let Some(disk) = &self.0.disk {
+            // What it has seen must be as durable as an acknowledgement.
+            disk.flushed().await?;
+        }
+        Ok(opened)
+    }
+
+    pub(super) async fn append(&self, producer: ProducerId, sections: &[Section]) -> Result<Vec<Result<(), Error>>, Error> {
+        let place = self.place(producer).await?;
+        // Before memory changes: what it says has happened must reach the file.
+        let room = match &self.0.disk {
+            Some(disk) => Some(disk.room().await?),
+            None => None,
+        };
+        let now = self.0.clock.now();
+        let (outcomes, mut change) = {
+            let mut state = place.lock();
+            let mut change = Change::new(producer);
+            // Signalled under the producer's lock, so that signals keep the order of the log.
+            let outcomes = sections
+                .iter()
+                .map(|section| state.append(section, now, &self.0.retention, &mut change, |batch| (self.0.sink)(Signal::Batch(batch))))
+                .collect();
+            change.finish(&mut state, now, &self.0.retention, self.0.disk.is_some());
+            (outcomes, change)
+        };
+        if let Some(room) = room {
+            change.settled = Some(place);
+            room.write(change).await?;
+        }
+        Ok(outcomes)
+    }
+
+    pub(super) async fn head(&self, producer: ProducerId) -> Result<Head, Error> {
+        Ok(self.place(producer).await?.lock().head())
+    }
+
+    pub(super) async fn read(&self, producer: ProducerId, after: Offset, bytes: usize) -> Result<Read, Error> {
+        let place = self.place(producer).await?;
+        let recent = place.lock().recent(after, bytes);
+        let batches = match (&self.0.disk, recent) {
+            (_, Some(batches)) => batches,
+            (Some(disk), None) => disk.read(producer, self.0.epoch, after, bytes).await?,
+            (None, None) => Vec::new(),
+        };
+        Ok(Read { epoch: self.0.epoch, batches })
+    }
+
+    pub(super) async fn before(&self, producer: ProducerId, time: OffsetDateTime) -> Result<Offset, Error> {
+        let place = self.place(producer).await?;
+        if let Some(disk) = &self.0.disk
+            && let Some(found) = disk.before(producer, time).await?
+        {
+            return Ok(found);
+        }
+        Ok(place.lock().before(time))
+    }
+
+    /// Every append is signalled, so there is nothing to arrange.
+    pub(super) async fn follow(&self, _producer: ProducerId) -> Result<(), Error> {
+        Ok(())
+    }
+
+    pub(super) fn unfollow(&self, _producer: ProducerId) {}
+
+    pub(super) async fn announce(&self, event: &Event) -> Result<(), Error> {
+        (self.0.sink)(Signal::Event(event.clone()));
+        Ok(())
+    }
+
+    pub(super) async fn ping(&self) -> Result<(), Error> {
+        self.0.disk.as_ref().map_or(Ok(()), Disk::ping)
+    }
+
+    pub(super) fn durability(&self) -> String {
+        if self.0.disk.is_some() { "file" } else { "memory" }.to_owned()
+    }
+
+    pub(super) async fn close(&self) {
+        self.0.stop.cancel();
+        self.0.tasks.close();
+        self.0.tasks.wait().await;
+        if let Some(disk) = &self.0.disk {
+            disk.close().await;
+        }
+    }
+
+    /// The producer, read from the file first.
+    async fn place(&self, producer: ProducerId) -> Result<Arc<Place>, Error> {
+        let place = Arc::clone(lock(&self.0.producers).entry(producer).or_default());
+        let load = async || {
+            let mut state = match &self.0.disk {
+                Some(disk) => disk.load(producer).await?,
+                None => Producer::default(),
+            };
+            state.begin(self.0.epoch);
+            Ok(Mutex::new(state))
+        };
+        place.state.get_or_try_init(load).await?;
+        Ok(place)
+    }
+
+    async fn sweep(&self) {
+        let places: Vec<(ProducerId, Arc<Place>)> = lock(&self.0.producers).iter().map(|(id, place)| (*id, Arc::clone(place))).collect();
+        let now = self.0.clock.now();
+        for (producer, place) in places.into_iter().filter(|(_, place)| place.state.initialized()) {
+            let mut change = Change::new(producer);
+            change.finish(&mut place.lock(), now, &self.0.retention, self.0.disk.is_some());
+            if let Some(disk) = &self.0.disk
+                && change.trim.is_some()
+            {
+                // What cannot be done now is done at the next start.
+                if let Ok(room) = disk.room().await {
+                    let _ = room.write(change).await;
+                }
+            }
+        }
+    }
+}
+
+impl Place {
+    /// # Panics
+    ///
+    /// Before the state is there; [`Log::place`] gives out no such place.
+    fn lock(&self) -> MutexGuard<'_, Producer> {
+        lock(self.state.get().expect("a place is given out with its state"))
+    }
+}
+
+impl fmt::Debug for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Place")
+    }
+}
+
+impl fmt::Debug for Log {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("embedded::Log").field("epoch", &self.0.epoch).finish_non_exhaustive()
+    }
+}
+
+/// Another at each start. 53 bits, so that every client's JSON can hold it.
+fn new_epoch() -> LogEpoch {
+    LogEpoch(fastrand::u64(1..1 << 53))
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
