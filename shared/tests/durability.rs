@@ -207,6 +207,56 @@ async fn file_is_one_process_own() {
 }
 
 #[tokio::test]
+async fn redis_survives_a_crash_of_the_process() {
+    let redis = Redis::start().await;
+    let node = in_redis(&redis, 0).await;
+    send(&publisher(&node).await, 1..=5).await;
+    let place = cursor(&node).await;
+    // The first node is not closed: it vanishes, as far as the second can see.
+    let again = in_redis(&redis, 0).await;
+    assert_eq!(publisher(&again).await.seen().to_string(), "1-5");
+    let mut late = follow(&again, ReadFrom::After(Cursor { offset: Offset(3), ..place })).await;
+    assert_eq!(receive(&mut late, 2).await, [4, 5], "Redis lives on, so the log does: no reset");
+}
+
+#[tokio::test]
+async fn redis_survives_a_restart() {
+    let mut redis = Redis::durable().await;
+    let node = in_redis(&redis, 0).await;
+    send(&publisher(&node).await, 1..=5).await;
+    node.close().await;
+    redis.restart().await;
+    let again = in_redis(&redis, 0).await;
+    assert_eq!(publisher(&again).await.seen().to_string(), "1-5");
+    assert_eq!(receive(&mut follow(&again, ReadFrom::Earliest).await, 5).await, [1, 2, 3, 4, 5]);
+}
+
+#[tokio::test]
+async fn redis_notices_a_failover() {
+    let mut redis = Redis::start().await;
+    let replica = Redis::replica_of(&redis).await;
+    let node = in_redis(&redis, 0).await;
+    let device = publisher(&node).await;
+    send(&device, 1..=5).await;
+    // Everything so far has reached the replica before it is cut off.
+    assert!(redis.command("WAIT 1 10000").await.contains(":1"));
+    replica.pause();
+    send(&device, 6..=8).await;
+    let place = cursor(&node).await;
+    redis.kill();
+    replica.resume();
+    replica.command("REPLICAOF NO ONE").await;
+    let after = in_redis(&replica, 0).await;
+    let device = publisher(&after).await;
+    let left = device.seen().max().unwrap();
+    assert!((5..=8).contains(&left), "{left}");
+    send(&device, left + 1..=9).await;
+    let mut late = follow(&after, ReadFrom::After(place)).await;
+    assert_eq!(reset(&mut late).await.offset, Offset(left));
+    assert_eq!(receive(&mut late, (9 - left) as usize).await, (left + 1..=9).collect::<Vec<_>>());
+}
+
+#[tokio::test]
 async fn redis_survives_a_crash_of_redis() {
     let mut redis = Redis::durable().await;
     let node = in_redis(&redis, 0).await;

