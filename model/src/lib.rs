@@ -17,7 +17,10 @@
 //! | [`Step::Read`]: the log is read; `Gap` and `Reset` are told | `shared/src/relay/subscriber.rs` |
 //! | [`state::Consumer`]: place, names known, what is kept across a kill | `device/src/consumer/cursor.rs` and the application |
 //!
-//! What is left out, and why that is safe:
+//! How often each fault may happen is bounded ([`Scenario`]), how and when is not. Only safety is checked, and that the good
+//! end can be reached; not that it is reached in time.
+//!
+//! What is simpler than in the product, and why that is safe:
 //! - A record that is not yet taken into the outbox, or not yet sent, behaves like one whose message is still on its way;
 //!   so all are taken at the start, and sent when the device connects. Messages arrive in any order, at any time or never.
 //! - A connection neither loses nor repeats by itself (QUIC does that); it ends. What was under way is lost with it.
@@ -27,6 +30,9 @@
 //! - A consumer hears or reads one entry at a time: every longer run is a sequence of these.
 //! - Waiting for replicas or for the disk only moves the moment of the acknowledgement after the append; what a loss
 //!   at that moment does is what a rollback does.
+//!
+//! Not in the model: an outbox that is lost and begins another epoch, senders and lives that the log forgets because there
+//! are too many, clients' own ids, records refused or skipped.
 //!
 //! `cargo test -p motience-model -- --nocapture` prints how many states were explored.
 

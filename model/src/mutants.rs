@@ -24,8 +24,8 @@ pub enum Mutant {
     SeenSetOutlives,
     /// A life's name comes back, as where it is that of a server to which a failover goes and from which another returns.
     EpochReturns,
-    /// A consumer of an earlier life goes on where the next life began, though a later one may have lost more.
-    NextLifeOnly,
+    /// A cursor of a life that the log does not know, because it lost every trace of it, is believed.
+    BelieveUnknownLife,
     /// A consumer forgets, when it is killed, that it was told of a reset.
     ForgetReset,
 }
@@ -42,7 +42,7 @@ impl Mutant {
         Self::AppendAgain,
         Self::SeenSetOutlives,
         Self::EpochReturns,
-        Self::NextLifeOnly,
+        Self::BelieveUnknownLife,
         Self::ForgetReset,
     ];
 
@@ -52,7 +52,7 @@ impl Mutant {
             Self::AckBeforeAppend | Self::SkipSeenSet | Self::SkipFenceCheck | Self::AppendAgain => Scenario::CONNECTIONS,
             Self::FenceOfAnyLife | Self::FilterOnArrivalOnly | Self::SeenSetOutlives => Scenario::ROLLBACK,
             Self::EpochBesideData | Self::ForgetReset => Scenario::RESET,
-            Self::EpochReturns | Self::NextLifeOnly => Scenario::READER_OF_THREE_LIVES,
+            Self::EpochReturns | Self::BelieveUnknownLife => Scenario::READER_OF_THREE_LIVES,
         }
     }
 
@@ -64,7 +64,7 @@ impl Mutant {
                 property::ONCE
             }
             Self::SeenSetOutlives => property::ACKNOWLEDGED,
-            Self::EpochBesideData | Self::EpochReturns | Self::NextLifeOnly => property::MISSED,
+            Self::EpochBesideData | Self::EpochReturns | Self::BelieveUnknownLife => property::MISSED,
             Self::ForgetReset => property::DOUBLED,
         }
     }

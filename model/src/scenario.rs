@@ -62,9 +62,9 @@ impl Scenario {
         faults: Faults { cuts: 1, unknown_outcomes: 1, rollbacks: 1, ..NONE },
     };
 
-    /// A consumer is killed, falls behind retention and is cut off from the live entries; the log loses nothing.
+    /// A consumer is killed, falls behind retention and misses live entries; the log loses nothing.
     pub const CONSUMER: Self =
-        Self { name: "a consumer among all that", records: THREE, consumer: true, faults: Faults { cuts: 1, trims: 1, kills: 1, ..NONE } };
+        Self { name: "a consumer falls behind", records: THREE, consumer: true, faults: Faults { cuts: 1, trims: 1, kills: 1, ..NONE } };
 
     /// A consumer of a log that loses its tail.
     pub const RESET: Self =

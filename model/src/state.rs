@@ -162,10 +162,11 @@ pub struct Past {
     pub acknowledged: Names,
     /// Records that were acknowledged, or just being so, when the log lost them.
     pub destroyed: Names,
-    /// What each earlier life of the log held at its end. These entries may have been published, and may still arrive.
+    /// What each earlier life of the log held at its end, where there is a consumer: these entries may have been published,
+    /// and may still arrive.
     pub lives: Vec<(Life, Vec<Name>)>,
-    /// What the seen-sets have kept from being appended twice.
-    pub filtered: Names,
+    /// Whether a record was kept from being appended twice.
+    pub filtered: bool,
 }
 
 impl State {

@@ -1,7 +1,5 @@
 //! What can happen, and what it does.
 
-use std::fmt;
-
 use crate::{
     Delivery, Mutant,
     state::{Connection, Consumer, Cursor, Data, Device, Fence, Life, Log, Name, Names, Past, Progress, Session, State, Write},
@@ -74,7 +72,7 @@ impl Delivery {
             match connection.writing {
                 None if connection.queue != Names::NONE => steps.push(Step::Write(c)),
                 Some(_) if state.left.unknown_outcomes > 0 || !state.writes.iter().any(|w| connection.sent(w)) => {
-                    steps.push(Step::TimeOut(c))
+                    steps.push(Step::TimeOut(c));
                 }
                 _ => {}
             }
@@ -142,7 +140,7 @@ impl Delivery {
                 let connection = linked(state, device);
                 connection.linked = false;
                 connection.acks = Names::NONE;
-                unlink(&mut state.devices[device]);
+                state.devices[device].linked = false;
             }
             Step::NodeCrash(device) => {
                 state.left.node_crashes -= 1;
@@ -207,7 +205,7 @@ impl Delivery {
             connection.acks = connection.acks.and(Names::one(name));
         }
         if connection.submitted.has(name) && !self.is(Mutant::SkipSeenSet) {
-            past.filtered = past.filtered.and(Names::one(name));
+            past.filtered = true;
             return;
         }
         connection.submitted = connection.submitted.and(Names::one(name));
@@ -220,7 +218,7 @@ impl Delivery {
         let gathered = std::mem::take(&mut connection.queue);
         let late = self.is(Mutant::SkipSeenSet) || self.is(Mutant::FilterOnArrivalOnly);
         let again = if late { Names::NONE } else { gathered.both(connection.logged) };
-        state.past.filtered = state.past.filtered.and(again);
+        state.past.filtered |= again != Names::NONE;
         if connection.linked {
             connection.acks = connection.acks.and(again);
         }
@@ -308,7 +306,9 @@ impl Delivery {
         let acks = state.connections.iter().fold(state.past.acknowledged, |all, c| all.and(c.acks));
         let gone = lost.names().without(log.data.names());
         state.past.destroyed = state.past.destroyed.and(gone.both(acks));
-        state.past.lives.push((log.life, lost.entries));
+        if state.consumer.is_some() {
+            state.past.lives.push((log.life, lost.entries));
+        }
         log.life = match self.mutant {
             Some(Mutant::EpochBesideData) => log.life,
             Some(Mutant::EpochReturns) => 3 - log.life,
@@ -334,12 +334,9 @@ impl Delivery {
 
     /// Where a consumer goes on in the life `life`.
     pub(crate) fn resume(&self, data: &Data, place: Cursor, life: Life) -> Cursor {
-        if self.is(Mutant::NextLifeOnly) {
-            let mut lives = data.lives.clone();
-            if let Some(at) = lives.0.iter().position(|(l, _)| *l == place.life) {
-                lives.0.truncate(at + 2);
-            }
-            return lives.resume(place, life, data.last());
+        let unknown = data.lives.0.iter().all(|(known, _)| *known != place.life);
+        if unknown && self.is(Mutant::BelieveUnknownLife) {
+            return Cursor { life, offset: place.offset.min(data.last()) };
         }
         data.lives.resume(place, life, data.last())
     }
@@ -376,15 +373,11 @@ fn linked(state: &mut State, device: usize) -> &mut Connection {
     &mut state.connections[at]
 }
 
-fn unlink(device: &mut Device) {
-    device.linked = false;
-}
-
 /// A node gives a connection up, or crashes: all it held of it is gone.
 fn end(state: &mut State, c: usize) {
     let connection = state.connections.remove(c);
     if connection.linked {
-        unlink(&mut state.devices[usize::from(connection.device)]);
+        state.devices[usize::from(connection.device)].linked = false;
     }
 }
 
@@ -403,11 +396,5 @@ impl Progress {
         } else if !self.reset {
             self.doubled = self.doubled.and(Names::one(name));
         }
-    }
-}
-
-impl fmt::Display for Step {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Debug::fmt(self, f)
     }
 }

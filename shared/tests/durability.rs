@@ -318,6 +318,48 @@ async fn redis_notices_that_it_was_wiped() {
 }
 
 #[tokio::test]
+async fn redis_notices_that_it_was_flushed_while_it_ran() {
+    let redis = Redis::start().await;
+    let node = in_redis(&redis, 0).await;
+    let device = publisher(&node).await;
+    send(&device, 1..=20).await;
+    let mut live = follow(&node, ReadFrom::Live).await;
+    let place = cursor(&node).await;
+    redis.command("FLUSHALL").await;
+    send(&device, 21..=60).await;
+    let mut late = follow(&node, ReadFrom::After(place)).await;
+    for reader in [&mut live, &mut late] {
+        assert_eq!(reset(reader).await.offset, Offset(0), "offsets are given out again, in another life");
+        assert_eq!(receive(reader, 40).await, (21..=60).collect::<Vec<_>>());
+    }
+}
+
+/// What was handed in, and not yet written, by a connection that another has replaced meanwhile: nothing is written twice.
+#[tokio::test]
+async fn redis_takes_no_late_write_of_an_earlier_connection() {
+    let mut redis = Redis::durable().await;
+    let node = in_redis(&redis, 0).await;
+    let old = publisher(&node).await;
+    send(&old, [1]).await;
+    let new = publisher(&node).await;
+    send(&new, [2, 3]).await;
+    redis.kill();
+    redis.start_again().await;
+    // Both wrote last in an earlier life. The old one comes first now, with records that the other has written.
+    let ticket = submit(&old, [2, 3, 4]).await;
+    timeout(LIMIT, old.committed(ticket)).await.unwrap().unwrap();
+    assert_eq!(cursor(&node).await.offset, Offset(4), "2 and 3 are left out");
+    // The genuine one is told to come again, not that it was replaced.
+    let ticket = submit(&new, [4, 5]).await;
+    let error = timeout(LIMIT, new.committed(ticket)).await.unwrap().unwrap_err();
+    assert_eq!(error.to_string(), "the log began a new life");
+    let again = publisher(&node).await;
+    assert_eq!(again.seen().to_string(), "1-4");
+    send(&again, [4, 5]).await;
+    assert_eq!(cursor(&node).await.offset, Offset(5));
+}
+
+#[tokio::test]
 async fn redis_fills_what_pubsub_lost() {
     let redis = Redis::start().await;
     let node = in_redis(&redis, 0).await;
@@ -345,7 +387,8 @@ async fn replicas_have_what_is_acknowledged() {
     replica.pause();
     let ticket = submit(&device, [6]).await;
     assert_eq!(receive(&mut live, 1).await, [6], "live delivery waits for nothing");
-    assert!(timeout(Duration::from_millis(500), device.committed(ticket)).await.is_err(), "acknowledged without the replica");
+    // Long enough for the wait to fail, and for opening again to fail behind it.
+    assert!(timeout(Duration::from_secs(5), device.committed(ticket)).await.is_err(), "acknowledged without the replica");
     replica.resume();
     timeout(LIMIT, device.committed(ticket)).await.unwrap().unwrap();
     assert_eq!(cursor(&node).await.offset, Offset(6), "written once, however often it was tried");

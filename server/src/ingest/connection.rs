@@ -98,7 +98,7 @@ async fn run(connection: &Connection, shared: &Arc<Shared>) -> Result<(), Ending
         Intent::Produce => {
             let name = log::SessionName::device(&device);
             let publisher = shared.backend.relay.publisher(grant.user.producer(), name, hello.epoch).await?;
-            established.take_over(grant.user.producer(), &device, publisher.fence(), connection);
+            established.take_over(grant.user.producer(), &device, (publisher.life(), publisher.fence()), connection);
             producer::serve(connection, control, grant, publisher, shared).await
         }
         Intent::Consume => consumer::serve(connection, control, grant, shared).await,
@@ -135,6 +135,8 @@ impl From<relay::Error> for Ending {
     fn from(error: relay::Error) -> Self {
         match error {
             relay::Error::Log(log::Error::Fenced) => Self::new(CloseCode::Fenced, "a newer connection of this device took over"),
+            // Which of two connections is the newer one got lost with the log's tail; whoever is still there comes again.
+            relay::Error::Log(log::Error::Stale) => Self::new(CloseCode::Draining, "the log began a new life: connect again"),
             relay::Error::Closed => Self::new(CloseCode::Draining, "the node is going away"),
             other => {
                 warn!(error = %other, "a connection is closed because a dependency failed");

@@ -159,7 +159,9 @@ async fn begin(subscribe: &Subscribe, durable: &Durable) -> Result<Result<(ReadF
         From::Live => ReadFrom::Live,
         From::Earliest => ReadFrom::Earliest,
         From::After(cursor) => ReadFrom::After(cursor),
-        From::Time(ms) => ReadFrom::Time(OffsetDateTime::from_unix_timestamp_nanos(i128::from(ms) * 1_000_000).unwrap_or(OffsetDateTime::UNIX_EPOCH)),
+        From::Time(ms) => {
+            ReadFrom::Time(OffsetDateTime::from_unix_timestamp_nanos(i128::from(ms) * 1_000_000).unwrap_or(OffsetDateTime::UNIX_EPOCH))
+        }
     };
     if subscribe.durable.is_empty() {
         return Ok(Ok((from, None)));

@@ -7,7 +7,7 @@ use std::{
 };
 
 use motience_shared::{
-    model::{DeviceId, Fence, ProducerId},
+    model::{DeviceId, Fence, LogEpoch, ProducerId},
     wire::CloseCode,
 };
 use quinn::Connection;
@@ -20,14 +20,17 @@ pub(super) struct Devices(Mutex<State>);
 
 #[derive(Default)]
 struct State {
-    connections: HashMap<(ProducerId, DeviceId), (Fence, Connection)>,
+    connections: HashMap<(ProducerId, DeviceId), (Holder, Connection)>,
     established: usize,
 }
+
+/// A fence, and the life of the log in which it was raised: only within one life does the higher one come later.
+pub(super) type Holder = (LogEpoch, Fence);
 
 /// An established connection; given back when dropped.
 pub(super) struct Established<'d> {
     devices: &'d Devices,
-    device: Option<((ProducerId, DeviceId), Fence)>,
+    device: Option<((ProducerId, DeviceId), Holder)>,
 }
 
 impl Devices {
@@ -50,17 +53,17 @@ impl Devices {
 
 impl Established<'_> {
     /// Takes over from an older connection of the same device.
-    pub(super) fn take_over(&mut self, producer: ProducerId, device: &DeviceId, fence: Fence, connection: &Connection) {
+    pub(super) fn take_over(&mut self, producer: ProducerId, device: &DeviceId, holder: Holder, connection: &Connection) {
         let key = (producer, device.clone());
         let mut state = self.devices.lock();
         match state.connections.get(&key) {
             // Two connections may overtake each other between log and here: the higher fence stays.
-            Some((newer, _)) if *newer > fence => connection.close(number(CloseCode::Fenced), FENCED),
+            Some((newer, _)) if newer.0 == holder.0 && newer.1 > holder.1 => connection.close(number(CloseCode::Fenced), FENCED),
             _ => {
-                if let Some((_, older)) = state.connections.insert(key.clone(), (fence, connection.clone())) {
+                if let Some((_, older)) = state.connections.insert(key.clone(), (holder, connection.clone())) {
                     older.close(number(CloseCode::Fenced), FENCED);
                 }
-                self.device = Some((key, fence));
+                self.device = Some((key, holder));
             }
         }
     }
@@ -73,8 +76,8 @@ impl Drop for Established<'_> {
         let mut state = self.devices.lock();
         state.established -= 1;
         metrics::gauge!("motience_quic_connections").decrement(1);
-        if let Some((key, fence)) = self.device.take()
-            && state.connections.get(&key).is_some_and(|(f, _)| *f == fence)
+        if let Some((key, holder)) = self.device.take()
+            && state.connections.get(&key).is_some_and(|(h, _)| *h == holder)
         {
             state.connections.remove(&key);
         }

@@ -158,7 +158,7 @@ async fn who_reads_nothing_delays_nobody_and_misses_nothing() {
     let mut device = connect(&node, &producer.token, "d", Intent::Produce, 7).await.unwrap();
     let sender = tokio::spawn(async move {
         for n in 1..=RECORDS {
-            let json = format!(r#"{{"device_id":"d","timestamp":1,"data":{{"n":{n},"pad":"{:0>500}"}}}}"#, n);
+            let json = format!(r#"{{"device_id":"d","timestamp":1,"data":{{"n":{n},"pad":"{n:0>500}"}}}}"#);
             device.send(Lane::Ordered, Record { json: json.into(), ..numbered(n) }).await.unwrap();
         }
         acked(&mut device, 1..=RECORDS).await;

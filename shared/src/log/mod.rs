@@ -113,9 +113,22 @@ impl fmt::Display for SessionName {
     }
 }
 
+/// A connection that wants to write.
+#[derive(Clone, Debug)]
+pub struct Sender {
+    /// Who sends.
+    pub name: SessionName,
+    /// The life of its outbox.
+    pub epoch: Epoch,
+    /// This connection: random, so that no other is taken for it.
+    pub owner: u64,
+}
+
 /// What the log knows of a sender when its connection begins.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Opened {
+    /// The life of the log in which the fence was raised, and holds.
+    pub life: LogEpoch,
     /// The fence that this connection's writes carry.
     pub fence: Fence,
     /// Records of the same epoch that are already in the log.
@@ -127,6 +140,8 @@ pub struct Opened {
 pub struct Section {
     /// Who sends.
     pub name: SessionName,
+    /// The life of the log in which its connection's fence was raised.
+    pub life: LogEpoch,
     /// The fence of its connection.
     pub fence: Fence,
     /// The life of its outbox.
@@ -209,15 +224,16 @@ macro_rules! each {
 
 impl Log {
     /// Raises the fence of a sender and reads what the log has seen of its epoch.
-    pub async fn open(&self, producer: ProducerId, name: &SessionName, epoch: Epoch) -> Result<Opened, Error> {
-        each!(self, log => log.open(producer, name, epoch, None).await)
+    pub async fn open(&self, producer: ProducerId, sender: &Sender) -> Result<Opened, Error> {
+        each!(self, log => log.open(producer, sender, None).await)
     }
 
-    /// The same after a write of unknown outcome: only where `held` is still the newest fence.
+    /// The same for the connection that holds the fence raised in `life`, after a write of unknown outcome: `Fenced` where
+    /// another has come since, `Stale` where that cannot be told. May be repeated, whatever became of the last attempt.
     ///
-    /// Raising it makes sure that the lost write, should it still arrive, appends nothing.
-    pub async fn reopen(&self, producer: ProducerId, name: &SessionName, epoch: Epoch, held: Fence) -> Result<Opened, Error> {
-        each!(self, log => log.open(producer, name, epoch, Some(held)).await)
+    /// Raising the fence makes sure that the lost write, should it still arrive, appends nothing.
+    pub async fn reopen(&self, producer: ProducerId, sender: &Sender, life: LogEpoch) -> Result<Opened, Error> {
+        each!(self, log => log.open(producer, sender, Some(life)).await)
     }
 
     /// Appends the sections in order. One outcome for each: done, `Fenced`, or `Stale`.

@@ -1,14 +1,18 @@
 #!lua name=motience_2
 -- The log's atomic steps. Every key of a producer carries its hash tag, so each call runs on one shard.
 --
--- meta     m:{P}:meta   hash: last offset, lives ('EPOCH:BEGAN,...', oldest first), total bytes, bytes and time at the last mark
+-- meta     m:{P}:meta   hash: birth, last offset, lives ('LIFE:BEGAN,...', oldest first), total bytes, bytes and time at the last mark
 -- log      m:{P}:log    stream; entry ids are OFFSET-SEQ; the one field is the sender's epoch (hex), its value the message
 -- marks    m:{P}:marks  list of 'OFFSET TOTAL TIME', oldest first: where the log is cut when it is trimmed
 -- ids      m:{P}:ids    sorted set of clients' own ids by time
--- session  m:{P}:s:NAME hash: life (of the log, in which the fence was raised), fence, epoch, seen
+-- session  m:{P}:s:NAME hash: life (of the log, in which the fence was raised), owner (who raised it), fence, epoch, seen
 -- channel  m:{P}:live   shard channel; one message for each appended section
 --
--- Numbers above 2^53 do not survive Lua: epochs are passed on as text. Offsets and times stay below.
+-- A life of a producer's log is named by the server's epoch (which server this is, and since when it is the master; below
+-- 2^52) plus the log's birth in microseconds. The epoch alone would miss FLUSHALL on a running server, the birth alone a
+-- log that lost its tail.
+--
+-- Numbers above 2^53 do not survive Lua: senders' epochs are passed on as text. Offsets, lives and times stay below.
 
 local MAX_LIVES = 32
 local MAX_IDS = 100000
@@ -23,47 +27,59 @@ local function now_ms()
   return time[1] * 1000 + math.floor(time[2] / 1000)
 end
 
--- Begins the life `epoch` where another is the present one. Returns last offset and lives. Of lives too old to be
--- remembered the lowest beginning is, with the oldest that still is.
+-- The name of the present life of a log. Without a log there is none yet, and it would be any that is new.
+local function life_of(meta, epoch)
+  local birth = redis.call('HGET', meta, 'birth')
+  if not birth then
+    local time = redis.call('TIME')
+    birth = text(time[1] * 1000000 + time[2])
+  end
+  return text(tonumber(epoch) + tonumber(birth)), birth
+end
+
+-- Begins the present life where it has not begun. Returns last offset, lives and the present one's name. Of lives too old
+-- to be remembered the lowest beginning is, with the oldest that still is.
 local function enter(meta, epoch)
+  local life, birth = life_of(meta, epoch)
   local state = redis.call('HMGET', meta, 'last', 'lives')
   local last, lives = tonumber(state[1] or '0'), state[2] or ''
-  if string.match(lives, '(%d+):%d+$') == epoch then
-    return last, lives
+  if string.match(lives, '(%d+):%d+$') == life then
+    return last, lives, life
   end
   local all = {}
-  for life, began in string.gmatch(lives, '(%d+):(%d+)') do
-    all[#all + 1] = {life, tonumber(began)}
+  for name, began in string.gmatch(lives, '(%d+):(%d+)') do
+    all[#all + 1] = {name, tonumber(began)}
   end
-  all[#all + 1] = {epoch, last}
+  all[#all + 1] = {life, last}
   if #all > MAX_LIVES then
     local oldest = table.remove(all, 1)
     all[1][2] = math.min(all[1][2], oldest[2])
   end
-  for i, life in ipairs(all) do
-    all[i] = life[1] .. ':' .. text(life[2])
+  for i, one in ipairs(all) do
+    all[i] = one[1] .. ':' .. text(one[2])
   end
   lives = table.concat(all, ',')
-  redis.call('HSET', meta, 'last', text(last), 'lives', lives)
-  return last, lives
+  redis.call('HSET', meta, 'birth', birth, 'last', text(last), 'lives', lives)
+  return last, lives, life
 end
 
--- KEYS session   ARGV log epoch, sender's epoch, fence held or '', memory in ms   ->  {fence, seen} or {'fenced'}
+-- KEYS meta, session   ARGV server's epoch, sender's epoch, owner, life of the owner's last fence or '', memory in ms
+-- -> {life, fence, seen}, {'fenced'} or {'stale'}
 local function open(keys, args)
-  local state = redis.call('HMGET', keys[1], 'life', 'fence', 'epoch', 'seen')
-  local fence = state[2] or '0'
-  -- A fence of an earlier life may have been rolled back with the log: it proves nothing.
-  if args[3] ~= '' and state[1] == args[1] and args[3] ~= fence then
-    return {'fenced'}
+  local _, _, life = enter(keys[1], args[1])
+  local state = redis.call('HMGET', keys[2], 'life', 'owner', 'fence', 'epoch', 'seen')
+  if args[4] ~= '' and state[1] == life and state[2] ~= args[3] then
+    -- Somebody else opened in this life. Who came later is known only where both did.
+    return {args[4] == life and 'fenced' or 'stale'}
   end
   local seen = ''
-  if state[3] == args[2] then
-    seen = state[4] or ''
+  if state[4] == args[2] then
+    seen = state[5] or ''
   end
-  local raised = text(tonumber(fence) + 1)
-  redis.call('HSET', keys[1], 'life', args[1], 'fence', raised, 'epoch', args[2], 'seen', seen)
-  redis.call('PEXPIRE', keys[1], args[4])
-  return {raised, seen}
+  local raised = text(tonumber(state[3] or '0') + 1)
+  redis.call('HSET', keys[2], 'life', life, 'owner', args[3], 'fence', raised, 'epoch', args[2], 'seen', seen)
+  redis.call('PEXPIRE', keys[2], args[5])
+  return {life, raised, seen}
 end
 
 -- Marks the end of a part of the log, and removes the oldest parts that are too old or that nobody has room for.
@@ -95,25 +111,26 @@ local function trim(keys, last, size, now, bytes, age)
 end
 
 -- KEYS meta, log, marks, ids, session...
--- ARGV channel, log epoch, bytes kept, age kept in ms, then for each session:
---   fence, epoch, epoch in hex, seen, memory in ms, n, then n times: seq, client's id or '', message
+-- ARGV channel, server's epoch, bytes kept, age kept in ms, then for each session:
+--   life and number of the fence, epoch, epoch in hex, seen, memory in ms, n, then n times: seq, client's id or '', message
 -- -> for each session 1, or -1 where its fence is not the newest, or -2 where it was raised in an earlier life
 local function append(keys, args)
   local outcomes = {}
-  local last = enter(keys[1], args[2])
+  local last, _, life = enter(keys[1], args[2])
   local bytes, age = tonumber(args[3]), tonumber(args[4])
   local size, now, began = 0, now_ms(), last
   local at = 5
   for k = 5, #keys do
-    local fence, epoch, hex, seen, memory, n = args[at], args[at + 1], args[at + 2], args[at + 3], args[at + 4], tonumber(args[at + 5])
-    at = at + 6
+    local raised_in, fence, epoch, hex = args[at], args[at + 1], args[at + 2], args[at + 3]
+    local seen, memory, n = args[at + 4], args[at + 5], tonumber(args[at + 6])
+    at = at + 7
     local held = redis.call('HMGET', keys[k], 'life', 'fence')
-    if held[1] ~= args[2] then
+    if raised_in ~= life or held[1] ~= life then
       outcomes[#outcomes + 1] = -2
     elseif held[2] ~= fence then
       outcomes[#outcomes + 1] = -1
     else
-      local published = {args[2] .. ' ' .. text(last + 1) .. ' ' .. hex .. '\n'}
+      local published = {life .. ' ' .. text(last + 1) .. ' ' .. hex .. '\n'}
       for i = at, at + 3 * (n - 1), 3 do
         local seq, id, message = args[i], args[i + 1], args[i + 2]
         if id == '' or redis.call('ZADD', keys[4], 'NX', text(now), id) == 1 then
@@ -148,7 +165,12 @@ local function append(keys, args)
   return outcomes
 end
 
--- KEYS meta, log   ARGV log epoch   ->  {lives, first offset kept, last offset given out}
+-- KEYS meta, log   ARGV server's epoch, first id wanted, most entries wanted   ->  {life, entries}
+local function read(keys, args)
+  return {(life_of(keys[1], args[1])), redis.call('XRANGE', keys[2], args[2], '+', 'COUNT', args[3])}
+end
+
+-- KEYS meta, log   ARGV server's epoch   ->  {lives, first offset kept, last offset given out}
 local function head(keys, args)
   local last, lives = enter(keys[1], args[1])
   local oldest = redis.call('XRANGE', keys[2], '-', '+', 'COUNT', 1)
@@ -161,4 +183,5 @@ end
 
 redis.register_function('motience_2_open', open)
 redis.register_function('motience_2_append', append)
+redis.register_function{function_name = 'motience_2_read', callback = read, flags = {'no-writes'}}
 redis.register_function('motience_2_head', head)

@@ -95,70 +95,82 @@ async fn write(relay: &Relay, producer: ProducerId, gathered: &[Submission]) {
     if Mutation::AckBeforeAppend.is_on() {
         parts.iter().for_each(|part| part.session.committed.send_modify(|c| c.up_to = part.ticket));
     }
+    // Whether some fences were raised in an earlier life, or the outcome of the last write is not known.
+    let mut unsure = false;
     loop {
-        let sections: Vec<Section> = parts.iter().map(Part::section).collect();
-        match relay.0.log.append(producer, &sections).await {
-            Ok(outcomes) => {
-                let mut stale = Vec::new();
-                for ((part, section), outcome) in parts.into_iter().zip(sections).zip(outcomes) {
-                    match outcome {
-                        Ok(()) => {
-                            relay.0.streams.count(producer, part.records.len() as u64, relay.0.clock.now());
-                            metrics::counter!("motience_records_appended_total").increment(part.records.len() as u64);
-                            part.finish(Ok(section.seen));
-                        }
-                        // Written not at all: its fence is raised again in the log's new life.
-                        Err(log::Error::Stale) => stale.push(part),
-                        Err(e) => part.finish(Err(e)),
-                    }
-                }
-                if stale.is_empty() {
-                    return;
-                }
-                parts = reopen(relay, producer, stale).await;
+        let failure = match attempt(relay, producer, &mut parts, unsure).await {
+            Ok(()) if parts.is_empty() => return,
+            // What is left was refused as stale, and not written.
+            Ok(()) => {
+                unsure = true;
+                continue;
             }
-            Err(e) if Instant::now() + pause < deadline => {
-                warn!(%producer, error = %e, "a write to the log failed; trying again");
-                metrics::counter!("motience_append_retries_total").increment(1);
-                sleep(pause).await;
-                pause = (pause * 2).min(Duration::from_secs(1));
-                parts = reopen(relay, producer, parts).await;
-            }
-            Err(e) => {
-                warn!(%producer, error = %e, "a write to the log was given up");
-                for part in &parts {
-                    part.finish(Err(e.clone()));
-                }
-                return;
-            }
-        }
-        if parts.is_empty() {
+            Err(e) => e,
+        };
+        unsure = true;
+        if Instant::now() + pause >= deadline {
+            warn!(%producer, error = %failure, "a write to the log was given up");
+            parts.iter().for_each(|part| part.finish(Err(failure.clone())));
             return;
         }
+        warn!(%producer, error = %failure, "a write to the log failed; trying again");
+        metrics::counter!("motience_append_retries_total").increment(1);
+        sleep(pause).await;
+        pause = (pause * 2).min(Duration::from_secs(1));
     }
 }
 
-/// Whether the failed write took place is not known: raises each fence, so that it cannot still happen, and leaves
-/// out what is already in the log.
-async fn reopen(relay: &Relay, producer: ProducerId, parts: Vec<Part>) -> Vec<Part> {
+/// Writes once; leaves in `parts` what has to be tried again. Nothing is written before every fence is known to hold.
+async fn attempt(relay: &Relay, producer: ProducerId, parts: &mut Vec<Part>, unsure: bool) -> Result<(), log::Error> {
+    if unsure {
+        reopen(relay, producer, parts).await?;
+    }
+    if parts.is_empty() {
+        return Ok(());
+    }
+    let sections: Vec<Section> = parts.iter_mut().map(Part::section).collect();
+    let outcomes = relay.0.log.append(producer, &sections).await?;
     let mut left = Vec::new();
-    for mut part in parts {
-        let held = part.session.state.lock().unwrap_or_else(PoisonError::into_inner).fence;
-        match relay.0.log.reopen(producer, &part.session.name, part.session.epoch, held).await {
+    for ((part, section), outcome) in std::mem::take(parts).into_iter().zip(sections).zip(outcomes) {
+        match outcome {
+            Ok(()) => {
+                relay.0.streams.count(producer, part.records.len() as u64, relay.0.clock.now());
+                metrics::counter!("motience_records_appended_total").increment(part.records.len() as u64);
+                part.finish(Ok(section.seen));
+            }
+            Err(log::Error::Stale) => left.push(part),
+            Err(e) => part.finish(Err(e)),
+        }
+    }
+    *parts = left;
+    Ok(())
+}
+
+/// Whether the failed write took place is not known: raises each fence, so that it cannot still happen, and learns what
+/// is in the log. A part that lost its right to write is finished; an error leaves all others to be tried again.
+async fn reopen(relay: &Relay, producer: ProducerId, parts: &mut Vec<Part>) -> Result<(), log::Error> {
+    let mut left = Vec::new();
+    let mut away = None;
+    for part in std::mem::take(parts) {
+        let life = part.session.state.lock().unwrap_or_else(PoisonError::into_inner).life;
+        match relay.0.log.reopen(producer, &part.session.sender, life).await {
             Ok(opened) => {
-                part.records.retain(|record| !opened.seen.contains(record.seq.0));
                 let mut state = part.session.state.lock().unwrap_or_else(PoisonError::into_inner);
+                state.life = opened.life;
                 state.fence = opened.fence;
                 state.logged = opened.seen;
                 drop(state);
                 left.push(part);
             }
-            // Still away: the next write will say so.
-            Err(log::Error::Unavailable(_)) => left.push(part),
+            Err(e @ log::Error::Unavailable(_)) => {
+                away = Some(e);
+                left.push(part);
+            }
             Err(e) => part.finish(Err(e)),
         }
     }
-    left
+    *parts = left;
+    away.map_or(Ok(()), Err)
 }
 
 /// Encodes what consumers will receive, all of it into one buffer, and joins each sender's submissions.
@@ -187,14 +199,26 @@ fn encode(producer: ProducerId, gathered: &[Submission]) -> Vec<Part> {
 }
 
 impl Part {
-    fn section(&self) -> Section {
+    /// What is to be written now. What the log has by now, through whichever connection, is left out: it may have come
+    /// in by another one while this waited.
+    fn section(&mut self) -> Section {
         let state = self.session.state.lock().unwrap_or_else(PoisonError::into_inner);
+        if !Mutation::SkipSeenSet.is_on() {
+            self.records.retain(|record| !state.logged.contains(record.seq.0));
+        }
         let mut seen = state.logged.clone();
         for record in &self.records {
             seen.insert(record.seq.0);
         }
         self.skipped.iter().for_each(|range| seen.insert_range(range));
-        Section { name: self.session.name.clone(), fence: state.fence, epoch: self.session.epoch, seen, records: self.records.clone() }
+        Section {
+            name: self.session.sender.name.clone(),
+            life: state.life,
+            fence: state.fence,
+            epoch: self.session.sender.epoch,
+            seen,
+            records: self.records.clone(),
+        }
     }
 
     fn finish(&self, outcome: Result<RangeSet, log::Error>) {

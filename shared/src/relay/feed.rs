@@ -85,10 +85,13 @@ impl Feed {
         }
     }
 
-    /// Moves the durable cursor; `false` where this feed has none.
+    /// Moves the durable cursor; `false` where this feed has none. A producer that is followed no longer has no cursor to
+    /// be moved.
     pub fn confirm(&mut self, producer: ProducerId, cursor: Cursor) -> bool {
         let Some((name, durable)) = &mut self.durable else { return false };
-        durable.confirm(name, producer, cursor);
+        if self.subscriber.cursor(producer).is_some() {
+            durable.confirm(name, producer, cursor);
+        }
         true
     }
 

@@ -13,8 +13,8 @@ use super::{
     appender::{Submission, Submitted},
 };
 use crate::{
-    log::{self, SessionName},
-    model::{Epoch, Fence, ProducerId, RangeSet, Seq, record},
+    log::{self, Sender, SessionName},
+    model::{Epoch, Fence, LogEpoch, ProducerId, RangeSet, Seq, record},
     mutation::Mutation,
 };
 
@@ -70,13 +70,13 @@ struct Sent {
 /// What the appender needs of a sender.
 pub(super) struct Session {
     pub(super) producer: ProducerId,
-    pub(super) name: SessionName,
-    pub(super) epoch: Epoch,
+    pub(super) sender: Sender,
     pub(super) state: Mutex<SessionState>,
     pub(super) committed: watch::Sender<Committed>,
 }
 
 pub(super) struct SessionState {
+    pub(super) life: LogEpoch,
     pub(super) fence: Fence,
     /// What is in the log.
     pub(super) logged: RangeSet,
@@ -87,16 +87,16 @@ impl Publisher {
         if relay.0.stop.is_cancelled() {
             return Err(Error::Closed);
         }
-        let mut opened = relay.0.log.open(producer, &name, epoch).await?;
+        let sender = Sender { name, epoch, owner: fastrand::u64(..) };
+        let mut opened = relay.0.log.open(producer, &sender).await?;
         if Mutation::SkipSeenSet.is_on() {
             opened.seen = RangeSet::new();
         }
         let submitted = Sent { next_seq: opened.seen.max().unwrap_or(0) + 1, seen: opened.seen.clone(), tickets: 0 };
         let session = Session {
             producer,
-            name,
-            epoch,
-            state: Mutex::new(SessionState { fence: opened.fence, logged: opened.seen }),
+            sender,
+            state: Mutex::new(SessionState { life: opened.life, fence: opened.fence, logged: opened.seen }),
             committed: watch::Sender::new(Committed::default()),
         };
         let appender = relay.0.appenders.of(relay, producer);
@@ -106,6 +106,11 @@ impl Publisher {
     /// The fence this connection holds.
     pub fn fence(&self) -> Fence {
         lock(&self.session.state).fence
+    }
+
+    /// The life of the log in which it was raised.
+    pub fn life(&self) -> LogEpoch {
+        lock(&self.session.state).life
     }
 
     /// Records of this epoch that are in the log.
@@ -149,7 +154,10 @@ impl Publisher {
 
 impl fmt::Debug for Publisher {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Publisher").field("producer", &self.session.producer).field("name", &self.session.name).finish_non_exhaustive()
+        f.debug_struct("Publisher")
+            .field("producer", &self.session.producer)
+            .field("sender", &self.session.sender.name)
+            .finish_non_exhaustive()
     }
 }
 

@@ -67,16 +67,14 @@ pub(super) async fn read(backend: &Backend, producer: ProducerId, query: &Histor
     }
 
     let mut part = Part::default();
-    let mut reached = None;
     if let Some(id) = kept {
         let rows = store.history(producer, &HistoryQuery { after: id, ..*query }).await?;
         let full = rows.len() >= room;
         if let Some(last) = rows.last() {
             kept = Some(last.id);
-            reached = last.place;
         }
         let unseen = |row: &HistoryEntry| match (&head, seen, row.place) {
-            (Some(head), Some(seen), Some(place)) => !is_before(head, place, seen) || true,
+            (Some(head), Some(seen), Some(place)) => !is_before(head, place, seen),
             _ => true,
         };
         // The writer may just have kept what the reader has from the log.
@@ -92,10 +90,11 @@ pub(super) async fn read(backend: &Backend, producer: ProducerId, query: &Histor
         Some(head) => head,
         None => head_of(backend, producer).await?,
     };
-    let places = [stands, seen, reached].into_iter().flatten();
+    let places = [stands, seen].into_iter().flatten();
     let start = places.map(|place| head.lives.resume(place, head.last).offset).max().unwrap_or_default();
     let logged = Logged::read(backend, producer, query, &head, start, room - part.records.len()).await?;
-    // After the log lost its tail, a record may be in it again that was kept before.
+    // The writer may have kept some of it just before the rows were read; and after the log lost its tail, a record may be in it again
+    // that was kept long before.
     let kept_too = match kept {
         Some(until) if until > 0 => store.names_kept(producer, &logged.names, until).await?,
         _ => Default::default(),

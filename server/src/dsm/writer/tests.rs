@@ -2,10 +2,10 @@
 
 use bytes::Bytes;
 use motience_shared::{
-    log::Entry,
+    log::{Entry, SessionName},
     model::{Epoch, LogEpoch, RecordName, Seq},
     store::{self, HistoryQuery},
-    testing::Postgres,
+    testing::{Postgres, Redis},
 };
 use serde_json::json;
 use tokio::task::JoinHandle;
@@ -211,4 +211,91 @@ async fn another_node_takes_over_when_the_holder_falls_silent() {
     assert!(first.is_ours().await);
     // A node whose log is its own has no need of it.
     timeout(Duration::from_secs(1), Duty::new(Arc::clone(&platform.services)).taken()).await.expect("at once");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn in_a_cluster_one_node_writes_and_another_goes_on() {
+    let (redis, postgres) = (Redis::start().await, Postgres::start().await);
+    let (redis, postgres) = (redis.url(), postgres.url());
+    let settings = [("REDIS_URL", redis.as_str()), ("DATABASE_URL", &postgres), ("JWT_SECRET", "0123456789abcdef0123456789abcdef")];
+    let database = || store::Config::Postgres { url: postgres.as_str().into(), max_connections: 4 };
+    let nodes = [platform_on(&settings, database()).await, platform_on(&settings, database()).await];
+    let producer = producer(&nodes[0], "p").await;
+    let (first, _stop) = start(&nodes[0]);
+    send(&nodes[1], producer, 0, 100).await;
+    wait_for(&nodes[0], producer, 100).await;
+    let second = start(&nodes[1]);
+    tokio::join!(send(&nodes[0], producer, 100, 400), async {
+        wait_for(&nodes[1], producer, 200).await;
+        first.abort();
+        assert!(first.await.unwrap_err().is_cancelled());
+    });
+    // The dead node's lease ends by the other's clock.
+    nodes[1].time.advance(Duration::from_secs(11));
+    wait_for(&nodes[1], producer, 400).await;
+    assert_eq!(kept(&nodes[1], producer).await, (0..400).collect::<Vec<_>>());
+
+    // In order, it is handed over at once.
+    stopped(second).await;
+    let third = start(&nodes[0]);
+    send(&nodes[0], producer, 400, 500).await;
+    wait_for(&nodes[0], producer, 500).await;
+    stopped(third).await;
+    assert_eq!(kept(&nodes[0], producer).await, (0..500).collect::<Vec<_>>());
+}
+
+/// A device that comes back resends what the log says it has not seen.
+async fn resend(platform: &Platform, producer: ProducerId, until: u64) -> u64 {
+    let name = SessionName::device(&DeviceId::new("d").unwrap());
+    let publisher = platform.services.backend.relay.publisher(producer, name, Epoch(7)).await.unwrap();
+    let (seen, mut sent) = (publisher.seen(), 0);
+    for seq in (1..=until).filter(|seq| !seen.contains(*seq)) {
+        let mut group = publisher.group();
+        group.push(Seq(seq), record(seq).into()).unwrap();
+        let ticket = group.submit().await.unwrap();
+        publisher.committed(ticket).await.unwrap();
+        sent += 1;
+    }
+    sent
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_redis_that_lost_its_tail_or_all_leaves_one_row_for_each_record() {
+    let (mut redis, postgres) = (Redis::durable().await, Postgres::start().await);
+    let (url, database) = (redis.url(), postgres.url());
+    let settings = [("REDIS_URL", url.as_str()), ("DATABASE_URL", &database), ("JWT_SECRET", "0123456789abcdef0123456789abcdef")];
+    let config = store::Config::Postgres { url: database.as_str().into(), max_connections: 4 };
+    let platform = platform_on(&settings, config).await;
+    let producer = producer(&platform, "p").await;
+    let writer = start(&platform);
+    resend(&platform, producer, 200).await;
+    wait_for(&platform, producer, 200).await;
+    let mut records = 200;
+    for wiped in [false, true] {
+        redis.stop().await;
+        if wiped {
+            redis.wipe();
+        } else {
+            redis.cut_tail(1500);
+        }
+        redis.start_again().await;
+        let sent = answers(&platform, producer, records + 100).await;
+        assert!(sent > 100, "the log lost something: {sent}");
+        records += 100;
+        wait_for(&platform, producer, records as usize).await;
+        let mut kept = kept(&platform, producer).await;
+        kept.sort_unstable();
+        assert_eq!(kept, (1..=records).collect::<Vec<_>>());
+    }
+    stopped(writer).await;
+}
+
+/// [`resend`] once Redis answers again.
+async fn answers(platform: &Platform, producer: ProducerId, until: u64) -> u64 {
+    let deadline = Instant::now() + LIMIT;
+    while platform.services.backend.relay.log().ping().await.is_err() {
+        assert!(Instant::now() < deadline, "Redis does not come back");
+        sleep(Duration::from_millis(50)).await;
+    }
+    resend(platform, producer, until).await
 }

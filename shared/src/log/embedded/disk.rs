@@ -250,6 +250,7 @@ impl Writer {
                     if self.orders.is_closed() && tries >= LAST_TRIES {
                         return false;
                     }
+                    #[expect(clippy::disallowed_methods, reason = "this thread does nothing but write")]
                     std::thread::sleep(pause);
                     pause = (pause * 2).min(MAX_PAUSE);
                 }

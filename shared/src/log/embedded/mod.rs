@@ -24,10 +24,10 @@ use self::{
     disk::Disk,
     state::{Change, Producer},
 };
-use super::{Error, Event, Head, Opened, Read, Retention, Section, SessionName, Signal, Sink};
+use super::{Error, Event, Head, Opened, Read, Retention, Section, Sender, Signal, Sink};
 use crate::{
     clock::Clock,
-    model::{Epoch, Fence, LogEpoch, Offset, ProducerId},
+    model::{LogEpoch, Offset, ProducerId},
 };
 
 /// How often producers that write nothing are trimmed by age.
@@ -81,9 +81,9 @@ impl Log {
         log
     }
 
-    pub(super) async fn open(&self, producer: ProducerId, name: &SessionName, epoch: Epoch, held: Option<Fence>) -> Result<Opened, Error> {
+    pub(super) async fn open(&self, producer: ProducerId, sender: &Sender, reopened: Option<LogEpoch>) -> Result<Opened, Error> {
         let place = self.place(producer).await?;
-        let opened = place.lock().open(name, epoch, held, self.0.clock.now())?;
+        let opened = place.lock().open(sender, reopened.is_some(), self.0.clock.now())?;
         if let Some(disk) = &self.0.disk {
             // What it has seen must be as durable as an acknowledgement.
             disk.flushed().await?;

@@ -9,7 +9,7 @@ use time::OffsetDateTime;
 
 use super::Place;
 use crate::{
-    log::{Batch, Entry, Error, Head, Lives, Opened, Retention, Section, SessionName, retention::Marks},
+    log::{Batch, Entry, Error, Head, Lives, Opened, Retention, Section, Sender, SessionName, retention::Marks},
     model::{Epoch, Fence, LogEpoch, Offset, ProducerId, RangeSet, RecordName},
     mutation,
 };
@@ -37,6 +37,8 @@ pub(super) struct Producer {
 #[derive(Clone, Debug)]
 pub(super) struct Session {
     pub(super) fence: Fence,
+    /// The connection that raised it.
+    pub(super) owner: u64,
     pub(super) epoch: Epoch,
     pub(super) seen: RangeSet,
     pub(super) used: OffsetDateTime,
@@ -68,21 +70,22 @@ impl Producer {
         Head { lives: self.lives.clone(), first: self.removed.next(), last: self.last }
     }
 
-    pub(super) fn open(&mut self, name: &SessionName, epoch: Epoch, held: Option<Fence>, now: OffsetDateTime) -> Result<Opened, Error> {
+    pub(super) fn open(&mut self, sender: &Sender, again: bool, now: OffsetDateTime) -> Result<Opened, Error> {
         // Connections begin rarely enough to look for senders long gone each time.
         self.sessions.retain(|name, session| now - session.used < name.memory());
-        let new = || Session { fence: Fence(0), epoch, seen: RangeSet::new(), used: now };
-        let session = self.sessions.entry(name.clone()).or_insert_with(new);
-        if held.is_some_and(|held| held != session.fence) {
+        let new = || Session { fence: Fence(0), owner: sender.owner, epoch: sender.epoch, seen: RangeSet::new(), used: now };
+        let session = self.sessions.entry(sender.name.clone()).or_insert_with(new);
+        if again && session.owner != sender.owner {
             return Err(Error::Fenced);
         }
-        if session.epoch != epoch {
-            session.epoch = epoch;
+        if session.epoch != sender.epoch {
+            session.epoch = sender.epoch;
             session.seen = RangeSet::new();
         }
+        session.owner = sender.owner;
         session.fence.0 += 1;
         session.used = now;
-        Ok(Opened { fence: session.fence, seen: session.seen.clone() })
+        Ok(Opened { life: self.lives.present(), fence: session.fence, seen: session.seen.clone() })
     }
 
     pub(super) fn append(
@@ -101,7 +104,11 @@ impl Producer {
             publish(batch);
             return Ok(());
         }
-        let session = self.sessions.get_mut(&section.name).filter(|s| s.fence == section.fence).ok_or(Error::Fenced)?;
+        let session = self
+            .sessions
+            .get_mut(&section.name)
+            .filter(|s| s.fence == section.fence && self.lives.present() == section.life)
+            .ok_or(Error::Fenced)?;
         session.seen.clone_from(&section.seen);
         session.used = now;
         if !section.name.is_passing() {

@@ -114,7 +114,7 @@ impl Link {
 pub(super) async fn connect(client: &Client) -> Result<(MultiplexedConnection, LogEpoch), RedisError> {
     let config = AsyncConnectionConfig::new().set_connection_timeout(Some(CONNECT_LIMIT)).set_response_timeout(Some(ANSWER_LIMIT));
     let mut connection = client.get_multiplexed_async_connection_with_config(&config).await?;
-    let info: String = redis::cmd("INFO").arg("server").query_async(&mut connection).await?;
+    let info: String = redis::cmd("INFO").arg("server").arg("replication").query_async(&mut connection).await?;
     let epoch = match beside_data(&mut connection).await? {
         Some(epoch) => epoch,
         None => epoch_of(&info),
@@ -135,12 +135,15 @@ pub(super) fn unavailable(error: &RedisError) -> Error {
     Error::Unavailable(error.to_string())
 }
 
-/// The life of a Redis server, from its `run_id`: another after each restart, so that a log which lost its tail is
-/// never taken for the one it was.
+/// Which server this is and since when it is the master, from its `run_id` (another after each restart) and its
+/// `master_replid` (another after each promotion): so that a log which lost its tail is never taken for the one it was.
+/// Below 2^52, since the functions add to it.
 fn epoch_of(info: &str) -> LogEpoch {
-    let run_id = info.lines().find_map(|line| line.strip_prefix("run_id:")).unwrap_or_default().trim();
-    let head = run_id.get(..13).and_then(|h| u64::from_str_radix(h, 16).ok()).unwrap_or_default();
-    LogEpoch(head)
+    let value = |name: &str| info.lines().find_map(|line| line.strip_prefix(name)).unwrap_or_default().trim();
+    let text = format!("{} {}", value("run_id:"), value("master_replid:"));
+    // FNV-1a, 64 bits.
+    let hash = text.bytes().fold(0xcbf2_9ce4_8422_2325, |hash: u64, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3));
+    LogEpoch((hash >> 12).max(1))
 }
 
 /// For [`Mutation::EpochBesideData`]: an epoch that is lost or kept with the data, so that a lost tail does not show.
@@ -157,8 +160,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_epoch_is_the_run_id() {
-        assert_eq!(epoch_of("# Server\r\nrun_id:00000000000ff000000000000000000000000000\r\n"), LogEpoch(0xff));
+    fn the_epoch_changes_with_the_server_and_with_its_promotion() {
+        let epoch = |run_id, replid| epoch_of(&format!("# Server\r\nrun_id:{run_id}\r\n# Replication\r\nmaster_replid:{replid}\r\n"));
+        assert_eq!(epoch("a", "b"), epoch("a", "b"));
+        assert_ne!(epoch("a", "b"), epoch("a", "c"));
+        assert_ne!(epoch("a", "b"), epoch("c", "b"));
+        assert!(epoch("a", "b").0 < 1 << 52);
     }
 
     #[test]

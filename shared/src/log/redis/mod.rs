@@ -18,8 +18,8 @@ use secrecy::SecretString;
 use time::OffsetDateTime;
 
 use self::{barrier::Barrier, follow::Follower, link::Link};
-use super::{Error, Event, Head, Opened, Read, Retention, Section, SessionName, Signal, Sink};
-use crate::model::{Epoch, Fence, LogEpoch, Offset, ProducerId};
+use super::{Error, Event, Head, Opened, Read, Retention, Section, Sender, SessionName, Signal, Sink};
+use crate::model::{LogEpoch, Offset, ProducerId};
 
 /// Longest wait for one answer of Redis.
 pub const ANSWER_LIMIT: Duration = Duration::from_secs(5);
@@ -52,12 +52,12 @@ impl Log {
         Ok(Self(Arc::new(Inner { link, follower, retention, barrier })))
     }
 
-    pub(super) async fn open(&self, producer: ProducerId, name: &SessionName, epoch: Epoch, held: Option<Fence>) -> Result<Opened, Error> {
+    pub(super) async fn open(&self, producer: ProducerId, sender: &Sender, reopened: Option<LogEpoch>) -> Result<Opened, Error> {
         // The epoch must be that of the server which takes the call, so it is read with the connection.
         let session = self.0.link.session().await?;
         let mut call = function("open");
-        call.arg(1).arg(session_key(producer, name)).arg(session.epoch.0).arg(epoch.0);
-        call.arg(held.map(|f| f.to_string()).unwrap_or_default()).arg(millis(name.memory()));
+        call.arg(2).arg(key(producer, "meta")).arg(session_key(producer, &sender.name)).arg(session.epoch.0).arg(sender.epoch.0);
+        call.arg(sender.owner).arg(reopened.map(|life| life.to_string()).unwrap_or_default()).arg(millis(sender.name.memory()));
         let opened = reply::opened(self.0.link.query_on(&session, &call).await?)?;
         // What it has seen must be as durable as an acknowledgement.
         self.durable(session.epoch).await?;
@@ -76,7 +76,11 @@ impl Log {
         }
         call.arg(channel(producer)).arg(session.epoch.0).arg(self.0.retention.bytes).arg(millis(self.0.retention.age));
         for section in sections {
-            call.arg(section.fence.0).arg(section.epoch.0).arg(format!("{:016x}", section.epoch.0)).arg(section.seen.to_string());
+            call.arg(section.life.0)
+                .arg(section.fence.0)
+                .arg(section.epoch.0)
+                .arg(format!("{:016x}", section.epoch.0))
+                .arg(section.seen.to_string());
             call.arg(millis(section.name.memory())).arg(section.records.len());
             for record in &section.records {
                 call.arg(record.seq.0).arg(record.id.as_deref().unwrap_or_default()).arg(&record.message[..]);
@@ -96,11 +100,12 @@ impl Log {
     }
 
     pub(super) async fn read(&self, producer: ProducerId, after: Offset, bytes: usize) -> Result<Read, Error> {
-        let mut call = redis::cmd("XRANGE");
+        let session = self.0.link.session().await?;
+        let mut call = function("read");
         let count = (bytes / 512).clamp(1, READ_COUNT);
-        call.arg(key(producer, "log")).arg(format!("{}-0", after.0 + 1)).arg("+").arg("COUNT").arg(count);
-        let (epoch, value) = self.0.link.query(&call).await?;
-        Ok(Read { epoch, batches: reply::entries(value, producer, epoch)? })
+        call.arg(2).arg(key(producer, "meta")).arg(key(producer, "log"));
+        call.arg(session.epoch.0).arg(format!("{}-0", after.0 + 1)).arg(count);
+        reply::read(self.0.link.query_on(&session, &call).await?, producer)
     }
 
     pub(super) async fn before(&self, producer: ProducerId, time: OffsetDateTime) -> Result<Offset, Error> {

@@ -6,8 +6,8 @@ use bytes::{Buf, Bytes};
 use redis::Value;
 
 use crate::{
-    log::{Batch, Entry, Error, Head, Opened},
-    model::{Epoch, Fence, LogEpoch, Offset, ProducerId, RecordName, Seq},
+    log::{Batch, Entry, Error, Head, Opened, Read},
+    model::{Epoch, LogEpoch, Offset, ProducerId, RecordName, Seq},
 };
 
 pub(super) fn opened(value: Value) -> Result<Opened, Error> {
@@ -15,9 +15,12 @@ pub(super) fn opened(value: Value) -> Result<Opened, Error> {
     let parts: Vec<String> = parts.into_iter().map(text).collect::<Result<_, _>>()?;
     match &parts[..] {
         [word] if word == "fenced" => Err(Error::Fenced),
-        [fence, seen] => {
-            Ok(Opened { fence: Fence(fence.parse().map_err(|_| damaged("fence"))?), seen: seen.parse().map_err(|_| damaged("seen-set"))? })
-        }
+        [word] if word == "stale" => Err(Error::Stale),
+        [life, fence, seen] => Ok(Opened {
+            life: life.parse().map_err(|_| damaged("life"))?,
+            fence: fence.parse().map_err(|_| damaged("fence"))?,
+            seen: seen.parse().map_err(|_| damaged("seen-set"))?,
+        }),
         _ => Err(damaged("open")),
     }
 }
@@ -60,8 +63,15 @@ pub(super) fn marked_before(value: Value, time: i128) -> Result<Option<Offset>, 
     Ok(found)
 }
 
+pub(super) fn read(value: Value, producer: ProducerId) -> Result<Read, Error> {
+    let Value::Array(parts) = value else { return Err(damaged("log")) };
+    let [life, found] = <[Value; 2]>::try_from(parts).map_err(|_| damaged("log"))?;
+    let epoch = text(life)?.parse().map_err(|_| damaged("life"))?;
+    Ok(Read { epoch, batches: entries(found, producer, epoch)? })
+}
+
 /// The answer of XRANGE: runs of consecutive offsets become batches.
-pub(super) fn entries(value: Value, producer: ProducerId, epoch: LogEpoch) -> Result<Vec<Arc<Batch>>, Error> {
+fn entries(value: Value, producer: ProducerId, epoch: LogEpoch) -> Result<Vec<Arc<Batch>>, Error> {
     let Value::Array(entries) = value else { return Err(damaged("log")) };
     let mut batches = Vec::new();
     let mut run: (Offset, Vec<Entry>) = (Offset(0), Vec::new());

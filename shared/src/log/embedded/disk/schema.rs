@@ -130,7 +130,7 @@ pub(super) fn load(connection: &Connection, producer: ProducerId, retention: &Re
     while let Some(row) = rows.next()? {
         let seen: RangeSet = row.get::<_, String>(3)?.parse().map_err(|e| damaged(3, e))?;
         let (fence, epoch): (i64, i64) = (row.get(1)?, row.get(2)?);
-        let session = Session { fence: Fence(fence as u64), epoch: Epoch(epoch as u64), seen, used: time_of(row.get(4)?) };
+        let session = Session { fence: Fence(fence as u64), owner: 0, epoch: Epoch(epoch as u64), seen, used: time_of(row.get(4)?) };
         state.sessions.insert(SessionName::stored(&row.get::<_, String>(0)?), session);
     }
 
