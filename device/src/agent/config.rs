@@ -14,7 +14,10 @@ use motience_certs::Trust;
 use motience_shared::model::DeviceId;
 use secrecy::{ExposeSecret as _, SecretString};
 
-use super::sensors::{Kind, Sensor};
+use super::{
+    names,
+    sensors::{Kind, Sensor},
+};
 use crate::{backoff::Backoff, client::Server, outbox};
 
 mod file;
@@ -243,7 +246,9 @@ impl Config {
         config.gso = file.gso.unwrap_or(true);
         config.grace = time("shutdown_grace_secs", file.shutdown_grace_secs)?.unwrap_or(GRACE);
         let state_dir = file.state_dir.unwrap_or_else(|| variables.default_state_dir());
-        config.outbox = file.outbox.check(&state_dir)?;
+        // One for each account and device: what one has taken must never be sent as another's.
+        let identity = names::hash(&[config.username.as_bytes(), config.device_id.as_str().as_bytes()]);
+        config.outbox = file.outbox.check(state_dir.join(format!("outbox-{identity:016x}.redb")))?;
         config.state_dir = Some(state_dir);
         config.status_file = Some(overrides.status_file.clone().or(file.status_file).unwrap_or_else(|| variables.default_status_file()));
         config.log = text(file.log, "RUST_LOG").unwrap_or(config.log);

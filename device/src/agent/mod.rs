@@ -21,6 +21,7 @@ use crate::{
 
 pub mod cli;
 pub mod config;
+mod names;
 mod notify;
 pub mod sensors;
 pub mod status;

@@ -16,8 +16,6 @@ use crate::{
     outbox::{self, Storage},
 };
 
-/// The outbox's file in the state folder.
-const OUTBOX: &str = "outbox.redb";
 /// The longest that records may gather before they are written.
 const MAX_COMMIT_INTERVAL: Duration = Duration::from_secs(60);
 
@@ -103,12 +101,12 @@ impl File {
 }
 
 impl Outbox {
-    pub(super) fn check(self, state_dir: &Path) -> Result<outbox::Config, Error> {
+    pub(super) fn check(self, default: PathBuf) -> Result<outbox::Config, Error> {
         let storage = match (self.storage, self.path) {
             (Some(StorageKey::Memory), None) => Storage::Memory,
             (Some(StorageKey::Memory), Some(_)) => return Err(Error::new("outbox.path", "does not go with storage \"memory\"")),
             (_, Some(path)) if path.file_name().is_none() => return Err(Error::new("outbox.path", "must name a file")),
-            (_, path) => Storage::Disk(path.unwrap_or_else(|| state_dir.join(OUTBOX))),
+            (_, path) => Storage::Disk(path.unwrap_or(default)),
         };
         let defaults = outbox::Config::default();
         let config = outbox::Config {

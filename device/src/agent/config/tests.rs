@@ -70,7 +70,11 @@ fn mistakes_are_named() {
 #[test]
 fn the_outbox_is_in_the_state_folder_unless_told_otherwise() {
     let outbox = |text: &str| assemble(&format!("state_dir = \"/state\"\n[outbox]\n{text}"), &variables()).unwrap().outbox;
-    assert_eq!(outbox("").storage, Storage::Disk("/state/outbox.redb".into()));
+    let Storage::Disk(path) = outbox("").storage else { panic!("in memory") };
+    let name = path.file_name().unwrap().to_str().unwrap();
+    assert!(path.starts_with("/state") && name.starts_with("outbox-") && name.ends_with(".redb"), "{name}");
+    let other = assemble("state_dir = \"/state\"\nusername = \"other\"", &variables()).unwrap().outbox;
+    assert_ne!(other.storage, Storage::Disk(path), "what one account has taken is never sent as another's");
     assert_eq!(outbox("path = \"/elsewhere/o.redb\"").storage, Storage::Disk("/elsewhere/o.redb".into()));
     assert_eq!(outbox("storage = \"memory\"").storage, Storage::Memory);
     let outbox = outbox("policy = \"block\"\norder = \"live-first\"\ncommit_interval_ms = 20\nrecords = 5\nbytes = 6");

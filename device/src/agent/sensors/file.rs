@@ -25,7 +25,7 @@ use super::{
     Context, Sink,
     lines::{Line, Lines},
 };
-use crate::agent::status::write;
+use crate::agent::{names, status::write};
 
 /// Bytes read at once.
 const CHUNK: usize = 64 * 1024;
@@ -199,11 +199,5 @@ fn inode(metadata: &std::fs::Metadata) -> u64 {
 
 /// The name of the file that keeps the place in `path`.
 fn name(path: &Path) -> String {
-    // FNV-1a: the name must be the same after an update of the compiler, which std's hasher does not promise.
-    let hash = path
-        .as_os_str()
-        .as_encoded_bytes()
-        .iter()
-        .fold(0xcbf2_9ce4_8422_2325_u64, |hash, &byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3));
-    format!("follow-{hash:016x}.json")
+    format!("follow-{:016x}.json", names::hash(&[path.as_os_str().as_encoded_bytes()]))
 }

@@ -67,7 +67,7 @@ fn flipped_bits_are_found() {
         let mut random = fastrand::Rng::with_seed(3);
         // Where nothing is written a flip is no damage: only written bytes and the head are worth it.
         let written: Vec<usize> = (0..bytes.len()).filter(|&at| bytes[at] != 0 || at < 512).collect();
-        for _ in 0..250 {
+        for _ in 0..120 {
             let mut bytes = bytes.clone();
             let at = written[random.usize(..written.len())];
             bytes[at] ^= 1 << random.u8(0..8);
