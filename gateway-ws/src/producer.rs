@@ -127,7 +127,7 @@ impl Session<'_> {
     async fn take(&mut self, first: Heard, socket: &mut Socket) -> Result<(), Goodbye> {
         let now = self.shared.backend.clock.now();
         let limit = self.shared.backend.relay.limits().record;
-        let defaults = Defaults { device_id: self.grant.device_id.as_deref().unwrap_or(&self.grant.username), now };
+        let defaults = Defaults { device_id: self.grant.default_device(), now };
         let mut admitted = Vec::new();
         let mut answers = Vec::new();
         let mut heard = Some(Ok(first));

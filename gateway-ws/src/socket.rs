@@ -5,6 +5,7 @@ use std::time::Duration;
 use axum::extract::ws::{CloseFrame, Message, Utf8Bytes, WebSocket};
 use futures_util::{SinkExt as _, StreamExt as _};
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at, timeout};
+use tokio_tungstenite::tungstenite;
 
 /// How long a peer has to answer a close.
 const CLOSE_LIMIT: Duration = Duration::from_secs(1);
@@ -135,7 +136,8 @@ async fn within(limit: Duration, write: impl Future<Output = Result<(), axum::Er
     }
 }
 
-/// axum hides tungstenite's error; its text is the one thing that tells a message over the limit from the rest.
+/// axum wraps tungstenite's error.
 fn is_too_large(error: &axum::Error) -> bool {
-    error.to_string().contains("too long") || error.to_string().contains("too big")
+    let inner = std::error::Error::source(error).and_then(|inner| inner.downcast_ref::<tungstenite::Error>());
+    matches!(inner, Some(tungstenite::Error::Capacity(_)))
 }

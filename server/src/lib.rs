@@ -12,10 +12,7 @@ pub mod ingest;
 pub mod server;
 pub mod sm;
 
-use std::{
-    path::Path,
-    process::{ExitCode, Termination as _},
-};
+use std::{path::Path, process::ExitCode};
 
 use anyhow::Context as _;
 use motience_shared::{
@@ -44,7 +41,7 @@ pub fn run(cli: Cli) -> ExitCode {
             }
             None => {
                 eprintln!("motience-server: {e:#}");
-                ExitCode::FAILURE.report()
+                ExitCode::FAILURE
             }
         },
     }

@@ -120,7 +120,7 @@ impl Device {
     async fn offer(&self, id: Id) {
         let (json, hash) = record::make(id, &self.name());
         self.history.put(Event::Offered { id, hash });
-        let lane = if id.number % 2 == 0 { Lane::Ordered } else { Lane::Independent };
+        let lane = if id.number.is_multiple_of(2) { Lane::Ordered } else { Lane::Independent };
         let taken = async {
             let seq = self.producer.enqueue(lane, json).await?;
             self.producer.taken(seq).await.map(|()| seq)
@@ -161,7 +161,7 @@ fn config(plan: &Plan) -> Result<producer::Config> {
         storage: Storage::Disk(plan.outbox.clone()),
         records: if plan.drops { FEW } else { 2 * MAX_PENDING },
         policy: if plan.drops { outbox::Policy::DropOldest } else { outbox::Policy::Block },
-        order: if plan.number % 2 == 0 { outbox::Order::OldestFirst } else { outbox::Order::LiveFirst },
+        order: if plan.number.is_multiple_of(2) { outbox::Order::OldestFirst } else { outbox::Order::LiveFirst },
         block_timeout: Duration::from_secs(60),
         ..outbox::Config::default()
     };
@@ -174,9 +174,9 @@ fn config(plan: &Plan) -> Result<producer::Config> {
 /// Settings of clients in a check: the waits are as in real life, but short, for a run has minutes and not days.
 pub(crate) fn impatient(server: &str, ca: Option<PathBuf>, id: DeviceId) -> Result<(client::Config, Policy)> {
     let mut config = client::Config::new(server.parse()?, ca.map_or(Trust::Platform, Trust::Ca), id);
-    config.connect_timeout = Duration::from_secs(3);
-    config.transport.keep_alive = Duration::from_millis(500);
-    config.transport.idle_timeout = Duration::from_secs(4);
+    config.connect_timeout = Duration::from_secs(2);
+    config.transport.keep_alive = Duration::from_millis(300);
+    config.transport.idle_timeout = Duration::from_millis(1500);
     let policy = Policy {
         backoff: Backoff { base: Duration::from_millis(100), max: Duration::from_secs(1) },
         rate_limited: Duration::from_secs(1),

@@ -1,6 +1,9 @@
 //! What a check says at its end.
 
-use std::{collections::BTreeMap, path::Path};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::Path,
+};
 
 use super::{
     history::{Id, Kind},
@@ -10,6 +13,8 @@ use super::{
 
 /// Violations that are told in full; the first of each invariant always is.
 const TOLD: usize = 3;
+/// How far from a record's own lines faults belong to its story, in microseconds.
+const NEAR: u64 = 5_000_000;
 /// Lines of one story.
 const STORY: usize = 60;
 
@@ -23,7 +28,7 @@ pub(crate) fn print(seed: u64, tally: &BTreeMap<Fault, u32>, decks: &Decks, verd
     for trouble in troubles {
         println!("! {trouble}");
     }
-    let mut by: BTreeMap<_, Vec<&Violation>> = BTreeMap::new();
+    let (mut by, mut told) = (BTreeMap::<_, Vec<&Violation>>::new(), BTreeSet::new());
     for violation in &verdict.violations {
         by.entry(violation.invariant).or_default().push(violation);
     }
@@ -32,7 +37,9 @@ pub(crate) fn print(seed: u64, tally: &BTreeMap<Fault, u32>, decks: &Decks, verd
         for violation in violations.iter().take(TOLD) {
             println!("  {violation}");
         }
-        if let Some(id) = violations.iter().find_map(|violation| violation.id) {
+        if let Some(id) = violations.iter().find_map(|violation| violation.id)
+            && told.insert(id)
+        {
             story(id, dir);
         }
     }
@@ -66,7 +73,7 @@ fn counts(counts: &Counts) {
 fn story(id: Id, dir: &Path) {
     println!("  the story of {id}:");
     let needle = format!("\"id\":\"{id}\"");
-    let mut lines = Vec::new();
+    let mut lines: Vec<(u64, String)> = Vec::new();
     for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
         let (path, name) = (entry.path(), entry.file_name().to_string_lossy().into_owned());
         let is_history = name == "harness" || (name.starts_with("device-") || name.starts_with("consumer-")) && !name.contains('.');
@@ -80,8 +87,9 @@ fn story(id: Id, dir: &Path) {
     let (from, to) = (lines.first().map_or(0, |line| line.0), lines.last().map_or(0, |line| line.0));
     // What was done to the platform meanwhile.
     let harness = std::fs::read_to_string(dir.join("harness")).unwrap_or_default();
-    let near = |t: u64| t + 5_000_000 > from && t < to.max(from + 10_000_000) + 5_000_000;
-    lines.extend(harness.lines().filter(|line| near(time(line))).map(|line| (time(line), format!("harness: {line}"))));
+    let near = |line: &&str| time(line) + NEAR > from && time(line) < to + NEAR;
+    let done = |line: &&str| line.contains("\"e\":\"fault\"") || line.contains("\"e\":\"note\"");
+    lines.extend(harness.lines().filter(done).filter(near).map(|line| (time(line), format!("harness: {line}"))));
     lines.sort();
     for (_, line) in lines.iter().take(STORY) {
         println!("    {line}");

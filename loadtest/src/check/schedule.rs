@@ -16,6 +16,8 @@ pub(crate) enum Fault {
     NodeTerm,
     /// SIGSTOP, and SIGCONT.
     NodePause,
+    /// The log takes nothing for a while, and a node is killed meanwhile: what it holds is in the log of nobody.
+    LogStall,
     /// SIGKILL to Redis, and a start.
     RedisKill,
     /// SIGSTOP, and SIGCONT.
@@ -72,10 +74,11 @@ pub(crate) enum Excuse {
 }
 
 /// Every kind, and its name.
-const NAMES: [(Fault, &str); 24] = [
+const NAMES: [(Fault, &str); 25] = [
     (Fault::NodeKill, "node-kill"),
     (Fault::NodeTerm, "node-term"),
     (Fault::NodePause, "node-pause"),
+    (Fault::LogStall, "log-stall"),
     (Fault::RedisKill, "redis-kill"),
     (Fault::RedisPause, "redis-pause"),
     (Fault::PubsubCut, "pubsub-cut"),
@@ -136,6 +139,7 @@ const FOUNDATION_CLUSTER: &[Fault] = &[
     Fault::NodeKill,
     Fault::NodeTerm,
     Fault::NodePause,
+    Fault::LogStall,
     Fault::RedisKill,
     Fault::RedisPause,
     Fault::PubsubCut,
@@ -144,7 +148,8 @@ const FOUNDATION_CLUSTER: &[Fault] = &[
     Fault::PostgresStop,
     Fault::PostgresPause,
 ];
-const FOUNDATION_EMBEDDED: &[Fault] = &[Fault::NodeKill, Fault::NodeTerm, Fault::NodePause, Fault::WalCut, Fault::LogRestore];
+const FOUNDATION_EMBEDDED: &[Fault] =
+    &[Fault::NodeKill, Fault::NodeTerm, Fault::NodePause, Fault::LogStall, Fault::WalCut, Fault::LogRestore];
 const EDGE: &[Fault] = &[
     Fault::UdpLoss,
     Fault::UdpBlackhole,
@@ -182,14 +187,14 @@ impl Decks {
         use motience_shared::mutation::Mutation;
         let mutation = Mutation::ALL.into_iter().find(|m| m.name() == name)?;
         let (foundation, edge) = match mutation {
-            // What is acknowledged and not yet in the log dies with the node, or waits for a log that stands still.
-            Mutation::AckBeforeAppend if cluster => (vec![Fault::RedisPause, Fault::NodeKill], vec![Fault::DeviceKill]),
-            Mutation::AckBeforeAppend => (vec![Fault::NodeKill], vec![Fault::DeviceKill]),
+            // What is acknowledged and waits for a log that stands still dies with the node.
+            Mutation::AckBeforeAppend => (vec![Fault::LogStall], Vec::new()),
             Mutation::EpochBesideData if cluster => (vec![Fault::AofCut], vec![Fault::ConsumerKill]),
             Mutation::EpochBesideData => (vec![Fault::LogRestore], vec![Fault::ConsumerKill]),
             // Records are in the log, and their acknowledgements are lost.
             Mutation::SkipSeenSet => (vec![Fault::NodeKill], vec![Fault::UdpBlackhole, Fault::DeviceKill]),
-            Mutation::IgnoreTornTail => (Vec::new(), vec![Fault::DeviceTear, Fault::DeviceFlip]),
+            // Numbers that were sent and not yet written are given out again.
+            Mutation::IgnoreTornTail => (Vec::new(), vec![Fault::DeviceKill, Fault::DeviceTear, Fault::DeviceFlip]),
         };
         Some(Self { foundation, edge, slow: Vec::new() })
     }

@@ -17,6 +17,8 @@ use super::{
 const DRAIN_LIMIT: Duration = Duration::from_secs(60);
 /// Longest wait for consumers and the history writer after that.
 const ARRIVAL_LIMIT: Duration = Duration::from_secs(45);
+/// The same where a broken promise is what is looked for.
+const MUTANT_LIMIT: Duration = Duration::from_secs(5);
 /// Between two looks.
 const LOOK: Duration = Duration::from_millis(500);
 
@@ -26,7 +28,7 @@ pub(super) async fn settle(platform: &Platform, options: &Options, dir: &Path, t
         lock(troubles).push(format!("the platform cannot be mended: {e:#}"));
     }
     drain(platform, troubles).await;
-    let deadline = Instant::now() + ARRIVAL_LIMIT;
+    let deadline = Instant::now() + if options.mutation.is_some() { MUTANT_LIMIT } else { ARRIVAL_LIMIT };
     let mut size = 0;
     let verdict = loop {
         let before = std::mem::replace(&mut size, written(dir));

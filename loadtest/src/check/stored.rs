@@ -1,4 +1,4 @@
-//! The rows of `data_history`, straight from the database.
+//! The harness's own hands in the databases: the rows of `data_history`, and the lock of a log's file.
 
 use std::path::Path;
 
@@ -21,6 +21,22 @@ pub(crate) async fn sqlite(path: &Path) -> Result<Vec<Row>> {
     let rows: Vec<(i64, String)> = sqlx::query_as(ROWS).fetch_all(&mut connection).await?;
     connection.close().await?;
     Ok(rows.into_iter().map(row).collect())
+}
+
+/// The write lock of a SQLite file, as another process may hold it: a backup, a slow disk.
+pub(crate) struct Held(SqliteConnection);
+
+impl Held {
+    pub(crate) async fn take(path: &Path) -> Result<Self> {
+        let mut connection = SqliteConnection::connect_with(&SqliteConnectOptions::new().filename(path)).await?;
+        sqlx::query("BEGIN IMMEDIATE").execute(&mut connection).await?;
+        Ok(Self(connection))
+    }
+
+    pub(crate) async fn release(mut self) -> Result<()> {
+        sqlx::query("ROLLBACK").execute(&mut self.0).await?;
+        Ok(self.0.close().await?)
+    }
 }
 
 fn row((producer, data): (i64, String)) -> Row {

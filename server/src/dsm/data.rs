@@ -73,7 +73,7 @@ pub(super) async fn data(
     }
     let backend = &services.backend;
     let now = backend.clock.now();
-    let defaults = Defaults { device_id: caller.grant.device_id.as_deref().unwrap_or(&caller.grant.username), now };
+    let defaults = Defaults { device_id: caller.grant.default_device(), now };
     let limit = backend.relay.limits().record;
     let mut records = Vec::new();
     for (index, json) in split(&body, services.config.data_records)?.into_iter().enumerate() {

@@ -146,8 +146,6 @@ fn waste(password: &str) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Instant;
-
     use super::*;
 
     fn secret(text: &str) -> SecretString {

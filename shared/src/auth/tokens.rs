@@ -66,6 +66,13 @@ pub struct Grant {
     pub expires_at: OffsetDateTime,
 }
 
+impl Grant {
+    /// The device id of records that name none: the account's device, or the account itself.
+    pub fn default_device(&self) -> &str {
+        self.device_id.as_deref().unwrap_or(&self.username)
+    }
+}
+
 /// What a refresh token says.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RefreshClaims {

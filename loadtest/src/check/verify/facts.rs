@@ -129,9 +129,11 @@ impl<'h> Facts<'h> {
     ///   acknowledged is sent again, so it can be destroyed only once it is.
     /// - A life that was first heard of after the rollback was not rolled back by it.
     /// - What lies below a place that an older and a newer life surely share was not destroyed.
-    pub(super) fn may_be_destroyed(&self, id: Id, record: &Record) -> bool {
+    ///
+    /// `could` says of a rollback whether the one who asks could not have read the record before it.
+    pub(super) fn may_be_destroyed(&self, id: Id, record: &Record, could: impl Fn(&Window) -> bool) -> bool {
         let places = self.places.get(&id);
-        self.rollbacks.iter().any(|rollback| match places {
+        self.rollbacks.iter().filter(|rollback| could(rollback)).any(|rollback| match places {
             None => matches!(record.outcome, Some((at, Outcome::Acked)) if at <= rollback.to + LATE),
             Some(places) => places.iter().all(|place| {
                 let (producer, life, offset) = *place;

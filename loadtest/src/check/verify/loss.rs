@@ -6,17 +6,18 @@
 //! **The rule of destroyed records.** A record may be missing at a consumer without a word only where all of this holds: a
 //! rollback of the log was injected; the record may have been destroyed by it (see [`Facts::may_be_destroyed`]: it had been
 //! acknowledged, it was seen in no life of the log that began later, and it does not lie below a place that its life and a
-//! later one share); and the consumer could not have read it: it received nothing that stands behind it in the same life.
+//! later one share); and the consumer could not have read it before: it received nothing that stands behind it in the same
+//! life and, before that rollback, nothing that was offered only after the record was acknowledged.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use motience_shared::model::LogEpoch;
 
 use super::{
     Invariant, Violation, broken,
-    facts::{Consumer, Facts, Interval, Outcome, Record},
+    facts::{Consumer, Facts, Interval, LATE, Outcome, Record, Window},
 };
-use crate::check::history::{Event, Id};
+use crate::check::history::{Event, Id, Kind};
 
 /// How long a record that was settled may be on its way to a consumer whose subscription ends.
 const UNDER_WAY: u64 = 2_000_000;
@@ -35,7 +36,8 @@ pub(super) fn check(facts: &Facts<'_>, violations: &mut Vec<Violation>) -> usize
             if read.has_gap_over(facts, **id) {
                 continue;
             }
-            if facts.may_be_destroyed(**id, record) && !read.is_past(facts, **id) {
+            let too_early = |rollback: &Window| !read.had_later(facts, **id, record, rollback.from);
+            if facts.may_be_destroyed(**id, record, too_early) && !read.is_past(facts, **id) {
                 destroyed += 1;
                 continue;
             }
@@ -46,8 +48,52 @@ pub(super) fn check(facts: &Facts<'_>, violations: &mut Vec<Violation>) -> usize
             let what = format!("record {id} was {settled}, and consumer {} never received it", consumer.number);
             broken(violations, Invariant::Loss, Some(**id), what);
         }
+        if consumer.kind == Kind::Wss2 {
+            still_there(facts, consumer, violations);
+        }
     }
     destroyed
+}
+
+/// What a consumer has of one log by offset; and what it has no more, with the time that was noticed.
+type Tracked = (BTreeMap<u64, Id>, BTreeMap<Id, u64>);
+
+/// What was acknowledged is in the log, whether it was received or not.
+///
+/// A consumer that removes no doubles and is sent back by a reset receives everything again that is behind the place it is
+/// sent to. What it had received there and does not receive again is in the log no more.
+fn still_there(facts: &Facts<'_>, consumer: &Consumer, violations: &mut Vec<Violation>) {
+    let mut logs: HashMap<i64, Tracked> = HashMap::new();
+    for line in facts.history.consumers.get(&consumer.number).into_iter().flatten() {
+        match &line.event {
+            Event::Received { producer, cursor, id, .. } => {
+                let (log, gone) = logs.entry(*producer).or_default();
+                log.insert(cursor.offset.0, *id);
+                gone.remove(id);
+            }
+            Event::Reset { producer, cursor } => {
+                let (log, gone) = logs.entry(*producer).or_default();
+                gone.extend(log.split_off(&(cursor.offset.0 + 1)).into_values().map(|id| (id, line.t)));
+            }
+            _ => {}
+        }
+    }
+    let number = consumer.number;
+    for (producer, (_, gone)) in &logs {
+        let subscribed = facts.subscribed.get(&(number, *producer)).and_then(|intervals| intervals.last());
+        if subscribed.is_none_or(|last| last.until.is_some()) {
+            continue;
+        }
+        for (id, noticed) in gone {
+            let Some(record) = facts.records.get(id) else { continue };
+            let Some((acked, Outcome::Acked)) = record.outcome else { continue };
+            let between = |rollback: &Window| rollback.to + LATE >= acked && rollback.from <= *noticed;
+            if !facts.may_be_destroyed(*id, record, between) {
+                let what = format!("record {id} was acknowledged, and the log that consumer {number} was sent back in holds it no more");
+                broken(violations, Invariant::Loss, Some(*id), what);
+            }
+        }
+    }
 }
 
 fn is_owed(facts: &Facts<'_>, consumer: &Consumer, id: Id, record: &Record) -> bool {
@@ -75,6 +121,8 @@ fn is_owed(facts: &Facts<'_>, consumer: &Consumer, id: Id, record: &Record) -> b
 struct Read {
     last: HashMap<(i64, LogEpoch), u64>,
     gaps: Vec<(i64, LogEpoch, u64, u64)>,
+    /// By producer and in the order of time: when something was received, and the latest offer received until then.
+    offers: HashMap<i64, Vec<(u64, u64)>>,
 }
 
 impl Read {
@@ -82,8 +130,11 @@ impl Read {
         let (mut read, mut life) = (Self::default(), HashMap::new());
         for line in facts.history.consumers.get(&consumer.number).into_iter().flatten() {
             match &line.event {
-                Event::Received { producer, cursor, .. } => {
+                Event::Received { producer, cursor, id, .. } => {
                     life.insert(*producer, cursor.epoch);
+                    let offers = read.offers.entry(*producer).or_default();
+                    let latest = offers.last().map_or(0, |(_, offered)| *offered);
+                    offers.push((line.t, facts.records.get(id).map_or(0, |record| record.offered).max(latest)));
                     let last = read.last.entry((*producer, cursor.epoch)).or_default();
                     *last = (*last).max(cursor.offset.0);
                 }
@@ -104,6 +155,16 @@ impl Read {
     fn is_past(&self, facts: &Facts<'_>, id: Id) -> bool {
         let mut places = facts.places.get(&id).into_iter().flatten();
         places.any(|(producer, life, offset)| self.last.get(&(*producer, *life)).is_some_and(|last| last > offset))
+    }
+
+    /// Whether it received, before `time`, something that was offered after this record was acknowledged: what stood in the
+    /// log before that it should have received before that.
+    fn had_later(&self, facts: &Facts<'_>, id: Id, record: &Record, time: u64) -> bool {
+        let Some((acked, Outcome::Acked)) = record.outcome else { return false };
+        let producer = facts.devices.get(&id.device).map_or(0, |device| device.producer);
+        let offers = self.offers.get(&producer).map_or(&[][..], Vec::as_slice);
+        let before = offers.partition_point(|(received, _)| *received < time);
+        before.checked_sub(1).is_some_and(|last| offers[last].1 > acked)
     }
 
     /// Whether it was told of a gap that holds the record. Whether the gap had a cause, [`super::order`] asks.

@@ -36,7 +36,7 @@ pub(super) fn check(facts: &Facts<'_>, violations: &mut Vec<Violation>) {
         }
         let acked = matches!(record.outcome, Some((_, Outcome::Acked)));
         let owed = acked || facts.places.contains_key(id) && !matches!(record.outcome, Some((_, Outcome::Dropped | Outcome::Lost)));
-        if count == 0 && owed && !facts.may_be_destroyed(*id, record) {
+        if count == 0 && owed && !facts.may_be_destroyed(*id, record, |_| true) {
             broken(violations, Invariant::History, Some(*id), format!("data_history lacks {id}, which is in the log"));
         }
     }

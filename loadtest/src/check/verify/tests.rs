@@ -42,14 +42,14 @@ fn fault(name: &str, from: u64, to: u64, what: &str) -> [Line; 2] {
 
 /// Ten records, taken at 10 s, 11 s, and so on, acknowledged half a second later and received shortly after that by two consumers.
 fn clean() -> History {
-    let mut history = History::default();
-    history.harness = vec![
+    let harness = vec![
         line(1, Event::Device { device: 0, producer: P, drops: false }),
         line(1, Event::Consumer { consumer: 0, kind: Kind::Native, producers: vec![P] }),
         line(1, Event::Consumer { consumer: 1, kind: Kind::Wss2, producers: vec![P] }),
         line(2, Event::Subscribed { consumer: 0, producer: P }),
         line(2, Event::Subscribed { consumer: 1, producer: P }),
     ];
+    let mut history = History { harness, ..History::default() };
     let device = history.devices.entry(0).or_default();
     device.push(line(3, Event::Started { incarnation: 1 }));
     for n in 1..=10 {
@@ -122,6 +122,22 @@ fn a_record_that_never_arrives_is_a_loss() {
     let mut history = clean();
     of(&mut history, 0).pop();
     assert_eq!(found(&history), [Invariant::Loss]);
+}
+
+#[test]
+fn what_was_acknowledged_stays_in_the_log() {
+    // A crash sent consumers back behind the last record, which comes again: it was not acknowledged before.
+    let back = |h: &mut History| {
+        for consumer in 0..2 {
+            of(h, consumer).push(line(25 * SECOND, Event::Reset { producer: P, cursor: at(2, 9) }));
+        }
+    };
+    passes(|h| {
+        back(h);
+        of(h, 1).push(received(26 * SECOND, at(2, 10), 10));
+    });
+    // Everyone has received it, and yet it is lost.
+    refused(back, Invariant::Loss);
 }
 
 #[test]
@@ -291,6 +307,29 @@ fn what_a_rollback_destroyed_is_excused_where_nobody_could_read_it() {
             for line in h.harness.iter_mut().filter(|line| matches!(line.event, Event::Fault { .. })) {
                 line.t -= 19 * SECOND;
             }
+        },
+        Invariant::Loss,
+    );
+}
+
+#[test]
+fn a_rollback_excuses_nothing_that_was_missing_before_it() {
+    // Acknowledged and never in the log, though a rollback came long after.
+    refused(
+        |h| {
+            for consumer in 0..2 {
+                of(h, consumer).truncate(5);
+                of(h, consumer).extend((6..=10).map(|n| received((9 + n) * SECOND + SECOND * 6 / 10, at(1, n - 1), n)));
+            }
+            h.harness.extend(fault("redis-wipe", 30 * SECOND, 31 * SECOND, ""));
+        },
+        Invariant::Loss,
+    );
+    // Received, and gone from the log before it was rolled back.
+    refused(
+        |h| {
+            of(h, 1).push(line(25 * SECOND, Event::Reset { producer: P, cursor: at(2, 9) }));
+            h.harness.extend(fault("redis-wipe", 40 * SECOND, 41 * SECOND, ""));
         },
         Invariant::Loss,
     );

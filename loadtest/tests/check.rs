@@ -1,0 +1,91 @@
+//! The randomised crash test, as CI runs it: it passes over both backends with every kind of fault injected, and each
+//! promise broken on purpose makes it fail.
+
+use std::{
+    path::{Path, PathBuf},
+    process::{Command, Output, Stdio},
+    sync::OnceLock,
+};
+
+/// The server, and the gateway beside it, with the features that this test has: built with the whole workspace, as a run of
+/// all tests builds it, so that little or nothing is left to be done.
+fn server() -> &'static Path {
+    static SERVER: OnceLock<PathBuf> = OnceLock::new();
+    SERVER.get_or_init(|| {
+        let mut build = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+        build.current_dir(env!("CARGO_MANIFEST_DIR")).args(["build", "--quiet", "--workspace", "--bins"]);
+        if cfg!(feature = "mutation") {
+            build.arg("--all-features");
+        }
+        let program = Path::new(env!("CARGO_BIN_EXE_loadtest"));
+        if program.parent().is_some_and(|folder| folder.ends_with("release")) {
+            build.arg("--release");
+        }
+        assert!(build.status().expect("cargo can be run").success(), "the server cannot be built");
+        program.with_file_name("motience-server")
+    })
+}
+
+fn check(arguments: &[&str]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_loadtest"));
+    command.arg("check").arg("--server-program").arg(server()).args(arguments).stdin(Stdio::null());
+    let output = command.output().expect("the program under test is there");
+    // For whoever has to find out why.
+    println!("{}\n{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    output
+}
+
+#[track_caller]
+fn holds(arguments: &[&str]) {
+    let output = check(arguments);
+    assert!(output.status.success(), "an invariant is broken");
+    let told = String::from_utf8_lossy(&output.stdout);
+    assert!(told.contains("every invariant holds") && told.contains("faults injected"));
+}
+
+/// The check fails, and for no other reason than a broken invariant.
+#[cfg(feature = "mutation")]
+#[track_caller]
+fn finds(mutation: &str, arguments: &[&str]) {
+    let output = check(&[&["--seconds", "15", "--mutation", mutation], arguments].concat());
+    assert_eq!(output.status.code(), Some(1), "{mutation} is not found");
+    assert!(String::from_utf8_lossy(&output.stdout).contains("BROKEN "), "the check failed for another reason");
+}
+
+#[test]
+fn every_promise_holds_on_the_embedded_backend() {
+    holds(&["--seconds", "60"]);
+}
+
+#[test]
+fn every_promise_holds_on_redis_and_postgresql() {
+    holds(&["--seconds", "60", "--cluster"]);
+}
+
+#[cfg(feature = "mutation")]
+mod mutations {
+    use super::finds;
+
+    #[test]
+    fn an_acknowledgement_before_the_append_is_found() {
+        finds("ack-before-append", &[]);
+        finds("ack-before-append", &["--cluster"]);
+    }
+
+    #[test]
+    fn an_epoch_kept_beside_the_data_is_found() {
+        finds("epoch-beside-data", &[]);
+        finds("epoch-beside-data", &["--cluster"]);
+    }
+
+    #[test]
+    fn a_seen_set_that_is_skipped_is_found() {
+        finds("skip-seen-set", &[]);
+        finds("skip-seen-set", &["--cluster"]);
+    }
+
+    #[test]
+    fn a_torn_outbox_taken_for_whole_is_found() {
+        finds("ignore-torn-tail", &[]);
+    }
+}
