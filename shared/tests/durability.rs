@@ -299,6 +299,44 @@ async fn redis_notices_that_it_lost_its_tail() {
 }
 
 #[tokio::test]
+async fn half_a_write_does_not_come_back_at_the_second_crash() {
+    let mut redis = Redis::durable().await;
+    let node = in_redis(&redis, 0).await;
+    let device = publisher(&node).await;
+    for n in 1..=20 {
+        send(&device, [n]).await;
+    }
+    redis.kill();
+    // Within the transaction that wrote record 20, whose last command alone is 14 bytes long.
+    redis.cut_tail(40);
+    redis.start_again().await;
+    send(&device, [21]).await;
+    let mut first = follow(&node, ReadFrom::Earliest).await;
+    let told = receive(&mut first, 20).await;
+    assert_eq!(told.last(), Some(&21));
+    rewritten(&redis).await;
+    redis.kill();
+    redis.start_again().await;
+    send(&device, [22]).await;
+    let mut second = follow(&node, ReadFrom::Earliest).await;
+    assert_eq!(receive(&mut second, 21).await, [told, vec![22]].concat());
+}
+
+/// Waits until Redis has written its append-only file anew.
+async fn rewritten(redis: &Redis) {
+    let deadline = Instant::now() + LIMIT;
+    loop {
+        let info = redis.command("INFO persistence").await;
+        let done = ["aof_rewrite_in_progress:0", "aof_rewrite_scheduled:0"].iter().all(|state| info.contains(state));
+        if done && !info.contains("aof_last_rewrite_time_sec:-1") {
+            return;
+        }
+        assert!(Instant::now() < deadline, "{info}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+#[tokio::test]
 async fn redis_notices_that_it_was_wiped() {
     let mut redis = Redis::durable().await;
     let node = in_redis(&redis, 0).await;

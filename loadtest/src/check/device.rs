@@ -47,8 +47,8 @@ pub(crate) struct Plan {
     pub(crate) drops: bool,
 }
 
-/// Runs until it is told to end.
-pub(crate) async fn run(plan: Plan, incarnation: u32) -> Result<()> {
+/// Runs until it is told to end. `damaged`: whether its outbox was, since it ran last.
+pub(crate) async fn run(plan: Plan, incarnation: u32, damaged: bool) -> Result<()> {
     motience_certs::install_provider();
     let past = history::read(&plan.history)?;
     let history = Writer::open(&plan.history)?;
@@ -58,7 +58,7 @@ pub(crate) async fn run(plan: Plan, incarnation: u32) -> Result<()> {
     let device = Device { plan, producer, history };
 
     let mut pending = FuturesUnordered::new();
-    for (id, name) in device.unsettled(&past) {
+    for (id, name) in device.unsettled(&past, damaged) {
         pending.push(device.settle(id, name.seq).boxed());
     }
     let mut orders = Orders::listen();
@@ -92,7 +92,10 @@ struct Device {
 
 impl Device {
     /// Records of earlier lives of the process that are still in the outbox. What became of the others is written down.
-    fn unsettled(&self, past: &[history::Line]) -> Vec<(Id, RecordName)> {
+    ///
+    /// Damage to the end of the file may undo the last commits without a trace: what is missing behind all that is there
+    /// was lost with them.
+    fn unsettled(&self, past: &[history::Line], damaged: bool) -> Vec<(Id, RecordName)> {
         let mut open: Vec<(Id, RecordName)> = Vec::new();
         for line in past {
             match &line.event {
@@ -104,11 +107,14 @@ impl Device {
             }
         }
         let (epoch, lost) = (self.producer.epoch(), self.producer.stats().lost);
+        let here = |name: &RecordName| name.epoch == epoch && self.producer.acked(name.seq).now_or_never().is_none();
+        let last = open.iter().filter(|(_, name)| here(name)).map(|(_, name)| name.seq).max();
         open.retain(|(id, name)| {
-            let here = name.epoch == epoch && self.producer.acked(name.seq).now_or_never().is_none();
+            let here = here(name);
             if !here {
                 // The library's word, as far as it goes: where it says that it lost nothing, what is not there was settled.
-                let gone = lost > 0 || name.epoch != epoch;
+                let undone = damaged && last.is_none_or(|last| name.seq > last);
+                let gone = lost > 0 || name.epoch != epoch || undone;
                 self.history.put(if gone { Event::Lost { id: *id } } else { Event::Acked { id: *id } });
             }
             here

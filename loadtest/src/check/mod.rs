@@ -36,11 +36,14 @@ pub(crate) struct Member {
     /// How often the device has been started, this time included.
     #[arg(long, default_value_t = 1)]
     incarnation: u32,
+    /// The device's outbox was damaged since it ran last.
+    #[arg(long)]
+    damaged: bool,
 }
 
 /// Runs a device.
 pub(crate) async fn device(member: Member) -> Result<bool> {
-    device::run(read(&member.plan)?, member.incarnation).await.map(|()| true)
+    device::run(read(&member.plan)?, member.incarnation, member.damaged).await.map(|()| true)
 }
 
 /// Runs a consumer.

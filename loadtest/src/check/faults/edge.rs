@@ -100,7 +100,7 @@ impl Platform {
         self.mark(fault, Phase::End, &name);
         pause(random, 50..600).await;
         device.link.set(Weather::default());
-        device.start_again()?;
+        device.start_again(!done.is_empty())?;
         Ok(fault == Fault::DeviceKill || !done.is_empty())
     }
 

@@ -79,7 +79,7 @@ impl Platform {
                 redis.kill().await?;
                 match fault {
                     Fault::AofCut => {
-                        let bytes = redis.cut(random.u64(1..MAX_CUT))?;
+                        let bytes = redis.cut(random.u64(1..MAX_CUT)).await?;
                         self.note(format!("{bytes} bytes cut off the append-only file"));
                         really = bytes > 0;
                     }

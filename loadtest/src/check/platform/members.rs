@@ -86,10 +86,12 @@ impl Device {
         self.process.kill().await
     }
 
-    /// Starts it again, with the outbox that it left.
-    pub(crate) fn start_again(&mut self) -> Result<()> {
+    /// Starts it again, with the outbox that it left, which may have been damaged since.
+    pub(crate) fn start_again(&mut self, damaged: bool) -> Result<()> {
         self.incarnation += 1;
-        self.process = self.starter.start(&["--incarnation", &self.incarnation.to_string()])?;
+        let incarnation = self.incarnation.to_string();
+        let arguments = ["--incarnation", &incarnation, "--damaged"];
+        self.process = self.starter.start(&arguments[..if damaged { 3 } else { 2 }])?;
         Ok(())
     }
 

@@ -9,7 +9,7 @@ use redis::{AsyncConnectionConfig, Client, Cmd, ErrorKind, RedisError, ServerErr
 use secrecy::{ExposeSecret, SecretString};
 use tokio::time::Instant;
 
-use super::{ANSWER_LIMIT, CONNECT_LIMIT};
+use super::{ANSWER_LIMIT, CONNECT_LIMIT, mend::mend};
 use crate::{log::Error, model::LogEpoch, mutation::Mutation};
 
 /// Shortest time between two attempts to connect.
@@ -106,6 +106,7 @@ impl Link {
             .arg(include_str!("../motience.lua"))
             .query_async::<Value>(&mut connection)
             .await?;
+        mend(&mut connection, &epoch.to_string()).await;
         Ok(Session { connection, epoch, number: fastrand::u64(..) })
     }
 }

@@ -7,6 +7,7 @@
 mod barrier;
 mod follow;
 mod link;
+mod mend;
 mod reply;
 
 use std::{fmt, sync::Arc, time::Duration};

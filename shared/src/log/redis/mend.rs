@@ -1,0 +1,38 @@
+//! The append-only file, written anew once after each restart of Redis.
+//!
+//! What one function call writes stands in the file as a transaction. Where the file's tail is cut within a command of a
+//! transaction, a Redis with `aof-load-truncated yes` (its default; seen in 7.0.15, `loadSingleAppendOnlyFile`) cuts the
+//! file behind the last whole command, and not before the transaction. It forgets the half transaction, but its first
+//! commands stay in the file: at the next restart they come back, among what was written since, at the same offsets.
+//! A file that is rewritten from memory before that holds only what Redis has told anyone.
+
+use redis::{ErrorKind, RedisError, ServerErrorKind, aio::MultiplexedConnection};
+
+/// Remembers for which run of the server it was done.
+const MARK: &str = "m:mended";
+
+/// Has the file rewritten in the background, if nobody has in this run of the server. Failures are logged: an operator may
+/// have forbidden it, and the log works without.
+pub(super) async fn mend(connection: &mut MultiplexedConnection, run: &str) {
+    match attempt(connection, run).await {
+        Ok(true) => tracing::info!("Redis writes its append-only file anew, as after each restart"),
+        Ok(false) => {}
+        Err(error) => tracing::warn!(%error, "Redis cannot be asked to write its append-only file anew"),
+    }
+}
+
+async fn attempt(connection: &mut MultiplexedConnection, run: &str) -> Result<bool, RedisError> {
+    let info: String = redis::cmd("INFO").arg("persistence").query_async(connection).await?;
+    if !info.lines().any(|line| line.trim_end() == "aof_enabled:1") {
+        return Ok(false);
+    }
+    let done: Option<String> = redis::cmd("SET").arg(MARK).arg(run).arg("GET").query_async(connection).await?;
+    if done.as_deref() == Some(run) {
+        return Ok(false);
+    }
+    match redis::cmd("BGREWRITEAOF").exec_async(connection).await {
+        // A rewrite is under way already.
+        Err(error) if error.kind() == ErrorKind::Server(ServerErrorKind::ResponseError) => Ok(false),
+        result => result.map(|()| true),
+    }
+}
