@@ -25,6 +25,9 @@ pub(crate) struct Options {
     /// Keep all files in this folder, which must be new or empty. Otherwise they are kept only where the check fails.
     #[arg(long)]
     pub(crate) keep: Option<PathBuf>,
+    /// Run nothing: judge the files that an earlier run kept in this folder.
+    #[arg(long, conflicts_with = "keep")]
+    pub(crate) judge: Option<PathBuf>,
     /// The server to start, where it is not beside this program.
     #[arg(long)]
     pub(crate) server_program: Option<PathBuf>,

@@ -55,39 +55,50 @@ pub(super) fn check(facts: &Facts<'_>, violations: &mut Vec<Violation>) -> usize
     destroyed
 }
 
-/// What a consumer has of one log by offset; and what it has no more, with the time that was noticed.
-type Tracked = (BTreeMap<u64, Id>, BTreeMap<Id, u64>);
+/// What a consumer has of one log.
+#[derive(Default)]
+struct Log {
+    by_offset: BTreeMap<u64, Id>,
+    /// What it had behind the place that it was sent back to and has not received again; and since when it has received
+    /// something else, so that it would have been owed by then.
+    gone: BTreeMap<Id, Option<u64>>,
+}
 
 /// What was acknowledged is in the log, whether it was received or not.
 ///
 /// A consumer that removes no doubles and is sent back by a reset receives everything again that is behind the place it is
-/// sent to. What it had received there and does not receive again is in the log no more.
+/// sent to, before anything new. What it had received there and does not receive again is in the log no more.
 fn still_there(facts: &Facts<'_>, consumer: &Consumer, violations: &mut Vec<Violation>) {
-    let mut logs: HashMap<i64, Tracked> = HashMap::new();
+    let mut logs: HashMap<i64, Log> = HashMap::new();
     for line in facts.history.consumers.get(&consumer.number).into_iter().flatten() {
         match &line.event {
             Event::Received { producer, cursor, id, .. } => {
-                let (log, gone) = logs.entry(*producer).or_default();
-                log.insert(cursor.offset.0, *id);
-                gone.remove(id);
+                let log = logs.entry(*producer).or_default();
+                log.by_offset.insert(cursor.offset.0, *id);
+                if log.gone.remove(id).is_none() {
+                    for passed in log.gone.values_mut() {
+                        passed.get_or_insert(line.t);
+                    }
+                }
             }
             Event::Reset { producer, cursor } => {
-                let (log, gone) = logs.entry(*producer).or_default();
-                gone.extend(log.split_off(&(cursor.offset.0 + 1)).into_values().map(|id| (id, line.t)));
+                let log = logs.entry(*producer).or_default();
+                let behind = log.by_offset.split_off(&(cursor.offset.0 + 1));
+                log.gone.extend(behind.into_values().map(|id| (id, None)));
             }
             _ => {}
         }
     }
     let number = consumer.number;
-    for (producer, (_, gone)) in &logs {
+    for (producer, log) in &logs {
         let subscribed = facts.subscribed.get(&(number, *producer)).and_then(|intervals| intervals.last());
         if subscribed.is_none_or(|last| last.until.is_some()) {
             continue;
         }
-        for (id, noticed) in gone {
+        for (id, passed) in &log.gone {
             let Some(record) = facts.records.get(id) else { continue };
             let Some((acked, Outcome::Acked)) = record.outcome else { continue };
-            let between = |rollback: &Window| rollback.to + LATE >= acked && rollback.from <= *noticed;
+            let between = |rollback: &Window| rollback.to + LATE >= acked && passed.is_none_or(|passed| rollback.from <= passed);
             if !facts.may_be_destroyed(*id, record, between) {
                 let what = format!("record {id} was acknowledged, and the log that consumer {number} was sent back in holds it no more");
                 broken(violations, Invariant::Loss, Some(*id), what);
