@@ -120,7 +120,7 @@ async fn a_record_that_enters_anywhere_arrives_everywhere() {
 
 /// Waits until the gateway has failed to write, and tries again.
 async fn retried(gateway: &Node) {
-    let metrics = format!("{}/metrics", gateway.at.operations.as_deref().unwrap());
+    let metrics = format!("{}metrics", gateway.at.producer_page.as_deref().unwrap());
     let deadline = tokio::time::Instant::now() + LIMIT;
     loop {
         let text = http().get(&metrics).send().await.unwrap().text().await.unwrap();

@@ -59,9 +59,8 @@ pub(super) fn check(facts: &Facts<'_>, violations: &mut Vec<Violation>) -> usize
 #[derive(Default)]
 struct Log {
     by_offset: BTreeMap<u64, Id>,
-    /// What it had behind the place that it was sent back to and has not received again; and since when it has received
-    /// something else, so that it would have been owed by then.
-    gone: BTreeMap<Id, Option<u64>>,
+    /// What it had behind the place that it was sent back to and has not received again; and by when it would have.
+    gone: BTreeMap<Id, u64>,
 }
 
 /// What was acknowledged is in the log, whether it was received or not.
@@ -76,15 +75,14 @@ fn still_there(facts: &Facts<'_>, consumer: &Consumer, violations: &mut Vec<Viol
                 let log = logs.entry(*producer).or_default();
                 log.by_offset.insert(cursor.offset.0, *id);
                 if log.gone.remove(id).is_none() {
-                    for passed in log.gone.values_mut() {
-                        passed.get_or_insert(line.t);
-                    }
+                    // Something new: whatever was there before it has been read.
+                    log.gone.values_mut().for_each(|by| *by = line.t.min(*by));
                 }
             }
             Event::Reset { producer, cursor } => {
                 let log = logs.entry(*producer).or_default();
                 let behind = log.by_offset.split_off(&(cursor.offset.0 + 1));
-                log.gone.extend(behind.into_values().map(|id| (id, None)));
+                log.gone.extend(behind.into_values().map(|id| (id, line.t + LATE)));
             }
             _ => {}
         }
@@ -95,10 +93,10 @@ fn still_there(facts: &Facts<'_>, consumer: &Consumer, violations: &mut Vec<Viol
         if subscribed.is_none_or(|last| last.until.is_some()) {
             continue;
         }
-        for (id, passed) in &log.gone {
+        for (id, by) in &log.gone {
             let Some(record) = facts.records.get(id) else { continue };
             let Some((acked, Outcome::Acked)) = record.outcome else { continue };
-            let between = |rollback: &Window| rollback.to + LATE >= acked && passed.is_none_or(|passed| rollback.from <= passed);
+            let between = |rollback: &Window| rollback.to + LATE >= acked && rollback.from <= *by;
             if !facts.may_be_destroyed(*id, record, between) {
                 let what = format!("record {id} was acknowledged, and the log that consumer {number} was sent back in holds it no more");
                 broken(violations, Invariant::Loss, Some(*id), what);
