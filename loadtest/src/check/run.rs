@@ -18,6 +18,7 @@ use tokio::{
 };
 
 use super::{
+    history::{self, Event},
     options::Options,
     platform::Platform,
     programs, report,
@@ -28,6 +29,8 @@ use super::{
 
 /// How often the time may be overrun until every kind of fault has taken place.
 const OVERRUN: u32 = 4;
+/// Longest wait for the first acknowledgements.
+const FLOW_LIMIT: Duration = Duration::from_secs(30);
 
 /// Runs the check. `Ok(false)`: an invariant is broken.
 pub(crate) async fn run(options: Options) -> Result<bool> {
@@ -46,6 +49,7 @@ pub(crate) async fn run(options: Options) -> Result<bool> {
 
     let platform = Platform::start(&options, &programs, &folder.path).await?;
     let run = Run { platform, calm: RwLock::new(()), tally: Mutex::default(), troubles: Mutex::default(), stop: AtomicBool::new(false) };
+    run.flow(&folder.path, options.devices).await?;
     run.storm(&decks, seed, options.duration()).await;
     let mut verdict = settle::settle(&run.platform, &options, &folder.path, &run.troubles).await?;
     let (tally, troubles) = (lock(&run.tally).clone(), lock(&run.troubles).clone());
@@ -81,6 +85,21 @@ struct Run {
 }
 
 impl Run {
+    /// Returns once every device has a record acknowledged: a fault that finds no outbox and no log to strike says nothing.
+    async fn flow(&self, dir: &Path, devices: u32) -> Result<()> {
+        let deadline = Instant::now() + FLOW_LIMIT;
+        for device in 0..devices {
+            let path = dir.join(format!("device-{device}"));
+            while !history::read(&path)?.iter().any(|line| matches!(line.event, Event::Acked { .. })) {
+                if Instant::now() > deadline {
+                    bail!("device {device} has no record acknowledged after {} s", FLOW_LIMIT.as_secs());
+                }
+                sleep(Duration::from_millis(50)).await;
+            }
+        }
+        Ok(())
+    }
+
     async fn storm(&self, decks: &Decks, seed: u64, duration: Duration) {
         let start = Instant::now();
         let lane = |n: u64, deck: &Vec<Fault>| Lane::new(deck.clone(), seed.wrapping_mul(3).wrapping_add(n));

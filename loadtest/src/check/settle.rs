@@ -40,7 +40,10 @@ pub(super) async fn settle(platform: &Platform, options: &Options, dir: &Path, t
                     lock(troubles).push(format!("data_history cannot be read: {e:#}"));
                     None
                 }
-                Err(_) => continue,
+                Err(_) => {
+                    sleep(LOOK).await;
+                    continue;
+                }
             };
             let verdict = verify(&history);
             if verdict.violations.is_empty() || Instant::now() > deadline {

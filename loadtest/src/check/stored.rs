@@ -23,6 +23,14 @@ pub(crate) async fn sqlite(path: &Path) -> Result<Vec<Row>> {
     Ok(rows.into_iter().map(row).collect())
 }
 
+/// How many places the log in this file has given out, over all producers.
+pub(crate) async fn places(log: &Path) -> Result<i64> {
+    let mut connection = SqliteConnection::connect_with(&SqliteConnectOptions::new().filename(log).read_only(true)).await?;
+    let (places,): (i64,) = sqlx::query_as("SELECT COALESCE(SUM(last), 0) FROM logs").fetch_one(&mut connection).await?;
+    connection.close().await?;
+    Ok(places)
+}
+
 /// The write lock of a SQLite file, as another process may hold it: a backup, a slow disk.
 pub(crate) struct Held(SqliteConnection);
 

@@ -1,9 +1,13 @@
 //! Faults of what the platform stands on: nodes, Redis, PostgreSQL, the log's file.
 
-use std::path::PathBuf;
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use anyhow::{Context as _, Result};
 use fastrand::Rng;
+use tokio::time::{Instant, sleep};
 
 use super::pause;
 use crate::check::{
@@ -17,6 +21,8 @@ use crate::check::{
 const MAX_CUT: u64 = 64 * 1024;
 /// How often a cut is tried that is not honest just now.
 const CUT_TRIES: usize = 8;
+/// Longest wait for devices to come back and send something.
+const GROWTH_LIMIT: Duration = Duration::from_secs(10);
 
 impl Platform {
     pub(super) async fn node(&self, fault: Fault, random: &mut Rng) -> Result<bool> {
@@ -172,8 +178,11 @@ impl Platform {
         let log = find(&node, "log.db")?;
         let (wal, copy) = (log.with_extension("db-wal"), log.with_extension("copy"));
         let copied_wal = log.with_extension("copy-wal");
+        // Neither the copy nor what it leaves out may be nothing, or the restored log has lost nothing that anyone knows of.
+        grow(&log, 0).await?;
         self.mark(Fault::NodeKill, Phase::Begin, &node.name);
         node.kill().await?;
+        let places = stored::places(&log).await?;
         std::fs::copy(&log, &copy)?;
         if wal.exists() {
             std::fs::copy(&wal, &copied_wal)?;
@@ -181,6 +190,7 @@ impl Platform {
         node.start_again().await?;
         self.mark(Fault::NodeKill, Phase::End, &node.name);
         pause(random, 1000..2500).await;
+        grow(&log, places).await?;
 
         self.mark(Fault::LogRestore, Phase::Begin, "");
         node.kill().await?;
@@ -198,6 +208,15 @@ impl Platform {
         self.mark(Fault::LogRestore, Phase::End, "");
         Ok(true)
     }
+}
+
+/// Returns once the log has given out more places than `before`.
+async fn grow(log: &Path, before: i64) -> Result<()> {
+    let deadline = Instant::now() + GROWTH_LIMIT;
+    while stored::places(log).await? <= before && Instant::now() < deadline {
+        sleep(Duration::from_millis(50)).await;
+    }
+    Ok(())
 }
 
 /// A file of this name in the node's data.
