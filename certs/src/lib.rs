@@ -11,12 +11,16 @@ pub mod client;
 pub mod dev;
 pub mod pem;
 pub mod server;
+#[cfg(feature = "dev")]
+pub mod source;
 
 #[cfg(all(test, feature = "dev"))]
 mod tests;
 
 pub use client::Trust;
 pub use server::ServerIdentity;
+#[cfg(feature = "dev")]
+pub use source::Source;
 
 /// The provider that every configuration here uses.
 pub fn provider() -> Arc<CryptoProvider> {

@@ -3,7 +3,7 @@
 
 use std::{path::Path, sync::Arc};
 
-use rustls::{ClientConfig, ClientConnection, ServerConfig, ServerConnection, pki_types::CertificateDer};
+use rustls::{ClientConfig, ClientConnection, HandshakeKind, ServerConfig, ServerConnection, pki_types::CertificateDer};
 use time::{Duration, OffsetDateTime};
 
 use crate::{
@@ -79,6 +79,43 @@ fn both_ends_meet_under_every_name() {
     assert_eq!(quic.max_early_data_size, u32::MAX);
     assert_eq!(server::quic_config(identity, &[ALPN], EarlyData::Refuse).max_early_data_size, 0);
     handshake(client::quic_config(&Trust::Ca(certs.ca), &[ALPN]).unwrap(), quic, "localhost").unwrap();
+}
+
+/// What a device sent in a first flight is acted on at once: whoever sends the same bytes again must be told apart.
+#[test]
+fn a_first_flight_that_is_sent_again_resumes_nothing() {
+    let (_dir, certs) = made();
+    let (client, (_, server)) = (Arc::new(trusting(&certs.ca)), serving(&certs));
+    let hello = || ClientConnection::new(client.clone(), "localhost".try_into().unwrap()).unwrap();
+    let mut first = (hello(), ServerConnection::new(server.clone()).unwrap());
+    // The ticket comes after the handshake.
+    for _ in 0..4 {
+        let mut pipe = Vec::new();
+        while first.0.wants_write() {
+            first.0.write_tls(&mut pipe).unwrap();
+        }
+        first.1.read_tls(&mut pipe.as_slice()).unwrap();
+        first.1.process_new_packets().unwrap();
+        let mut pipe = Vec::new();
+        while first.1.wants_write() {
+            first.1.write_tls(&mut pipe).unwrap();
+        }
+        let mut bytes = pipe.as_slice();
+        while !bytes.is_empty() {
+            first.0.read_tls(&mut bytes).unwrap();
+            first.0.process_new_packets().unwrap();
+        }
+    }
+    let mut flight = Vec::new();
+    hello().write_tls(&mut flight).unwrap();
+    let answer = || {
+        let mut server = ServerConnection::new(server.clone()).unwrap();
+        server.read_tls(&mut flight.as_slice()).unwrap();
+        server.process_new_packets().unwrap();
+        server.handshake_kind()
+    };
+    assert_eq!(answer(), Some(HandshakeKind::Resumed));
+    assert_eq!(answer(), Some(HandshakeKind::Full), "a ticket is good for one connection");
 }
 
 #[test]

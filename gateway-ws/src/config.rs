@@ -8,6 +8,7 @@ use std::{
 use motience_shared::{
     env::{self, Env},
     http::Limits,
+    relay::order,
 };
 
 /// Settings of the gateway.
@@ -21,6 +22,8 @@ pub struct Config {
     pub wss1_ui: SocketAddr,
     /// The consumers' tester page. WSS2_UI_PORT, 3011.
     pub wss2_ui: SocketAddr,
+    /// Whether producers and consumers connect over TLS, and only so. WSS_TLS, false.
+    pub tls: bool,
     /// Where the pages find ap, on the host they were loaded from. AP_PORT, 3001.
     pub ap_port: u16,
     /// Where they find sm. SM_PORT, 3002.
@@ -43,8 +46,12 @@ pub struct Config {
     pub write: Duration,
     /// Connections at once. WSS_MAX_CONNECTIONS, 20,000.
     pub connections: usize,
+    /// Records a device may have under way unacknowledged, the same as over QUIC. QUIC_CREDIT, 8,192.
+    pub credit: u64,
     /// Connections of one account at once. MAX_CONNECTIONS_PER_ACCOUNT, 1,000.
     pub connections_each: usize,
+    /// How much is held back for a consumer that asks for device order.
+    pub order: order::Limits,
     /// Limits of the listeners.
     pub limits: Limits,
 }
@@ -60,6 +67,7 @@ impl Config {
             wss2: port("WSS2_PORT", 8002)?,
             wss1_ui: port("WSS1_UI_PORT", 3010)?,
             wss2_ui: port("WSS2_UI_PORT", 3011)?,
+            tls: env.flag("WSS_TLS", false)?,
             ap_port: env.parse("AP_PORT", 3001)?,
             sm_port: env.parse("SM_PORT", 3002)?,
             dsm_port: env.parse("DSM_PORT", 3003)?,
@@ -71,12 +79,19 @@ impl Config {
             ping: env.duration("WSS_PING_INTERVAL", Duration::from_secs(20))?,
             write: env.duration("WSS_WRITE_LIMIT", Duration::from_secs(30))?,
             connections: env.parse("WSS_MAX_CONNECTIONS", 20_000)?,
+            credit: env.parse("QUIC_CREDIT", 8192)?,
             connections_each: env.parse("MAX_CONNECTIONS_PER_ACCOUNT", 1000)?,
+            order: order::Limits::from_env(env)?,
             limits: Limits::from_env(env)?,
         };
         if config.ping.is_zero() || config.write.is_zero() {
             return Err(env::Error::invalid("WSS_PING_INTERVAL", "and WSS_WRITE_LIMIT must not be zero"));
         }
         Ok(config)
+    }
+
+    /// How the URLs of producers and consumers begin.
+    pub fn scheme(&self) -> &'static str {
+        if self.tls { "wss" } else { "ws" }
     }
 }

@@ -1,12 +1,17 @@
 //! `/consumer`: every record of every producer the consumer is subscribed to, from its connection on.
 //!
 //! A v1 client receives exactly the documented message and nothing else. `motience.v2` adds the place and name of
-//! each record, resume from any place, durable cursors, and notices of gaps and resets. Nothing is queued for a consumer: while its socket is full, its cursor stands.
+//! each record, resume from any place, durable cursors, notices of gaps and resets, and device order. Nothing is queued
+//! for a consumer: while its socket is full, its cursor stands; only device order holds a bounded number of records back.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::{HashMap, HashSet},
+    mem,
+    sync::Arc,
+    time::Instant,
+};
 
 use axum::{
-    body::Bytes,
     extract::{
         State,
         ws::{Message, Utf8Bytes, WebSocket},
@@ -17,8 +22,11 @@ use bytes::BytesMut;
 use motience_shared::{
     auth::Grant,
     http::ApiError,
-    model::{Cursor, CursorName, Offset, ProducerId, RecordName, Role, record},
-    relay::{Delivery, Feed, FeedEvent, ReadFrom},
+    model::{Cursor, CursorName, Offset, ProducerId, Role, record},
+    relay::{
+        Delivery, Feed, FeedEvent, ReadFrom,
+        order::{self, Reorder},
+    },
 };
 use serde::Deserialize;
 use serde_json::json;
@@ -38,7 +46,7 @@ const TURN: usize = 1 << 20;
 
 /// The upgrade.
 pub(crate) async fn upgrade(State(shared): State<Arc<Shared>>, request: Request) -> Result<Response, ApiError> {
-    let Admitted { upgrade, grant, v2, resume, durable, seat } = request.admit(Role::Consumer, MAX_MESSAGE, &shared)?;
+    let Admitted { upgrade, grant, v2, resume, durable, order, seat } = request.admit(Role::Consumer, MAX_MESSAGE, &shared)?;
     let places = resume.as_deref().map(places).transpose().map_err(|e| ApiError::invalid("resume", e))?;
     let durable = durable.as_deref().map(CursorName::new).transpose().map_err(|e| ApiError::invalid("durable", e.to_string()))?;
     if durable.is_some() && !v2 {
@@ -47,6 +55,7 @@ pub(crate) async fn upgrade(State(shared): State<Arc<Shared>>, request: Request)
             "A durable cursor is moved by messages of motience.v2: offer that subprotocol, or add v=2.",
         ));
     }
+    let order = device_order(order.as_deref(), v2, shared.config.order)?;
     let mut feed = shared.backend.relay.feed(grant.user.consumer(), durable).await?;
     if let Some(places) = places {
         feed.resume(&places).await?;
@@ -55,18 +64,30 @@ pub(crate) async fn upgrade(State(shared): State<Arc<Shared>>, request: Request)
     let alive = shared.shutdown.guard();
     Ok(upgrade.on_upgrade(move |socket| {
         async move {
-            serve(socket, grant, feed, v2, seat, shared).await;
+            let session = Session { shared: &shared, feed, v2, order, ready: Vec::new(), scratch: BytesMut::new() };
+            serve(socket, &grant, session, seat).await;
             drop(alive);
         }
         .instrument(span)
     }))
 }
 
-async fn serve(socket: WebSocket, grant: Grant, feed: Feed, v2: bool, _seat: Seat, shared: Arc<Shared>) {
+/// `order=device`, or the log's own order.
+fn device_order(order: Option<&str>, v2: bool, limits: order::Limits) -> Result<Option<Reorder>, ApiError> {
+    let refuse = |why| ApiError::malformed(why).with_code("invalid_field").with_field(Some("order".to_owned()));
+    match order {
+        None | Some("log") => Ok(None),
+        Some("device") if v2 => Ok(Some(Reorder::new(limits))),
+        Some("device") => Err(refuse("Device order needs the cursors of motience.v2: offer that subprotocol, or add v=2.")),
+        Some(_) => Err(refuse("order is `log` or `device`.")),
+    }
+}
+
+async fn serve(socket: WebSocket, grant: &Grant, mut session: Session<'_>, _seat: Seat) {
+    let shared = session.shared;
     let _open = shared.consumers.open();
     let mut socket = Socket::new(socket, &shared.config);
-    let mut session = Session { shared: &shared, feed, v2, scratch: BytesMut::new() };
-    let goodbye = session.run(&mut socket, &grant).await;
+    let goodbye = session.run(&mut socket, grant).await;
     session.feed.finish().await;
     debug!(?goodbye, "consumer leaves");
     socket.close(goodbye).await;
@@ -76,6 +97,9 @@ struct Session<'s> {
     shared: &'s Shared,
     feed: Feed,
     v2: bool,
+    order: Option<Reorder>,
+    /// What is to be written next.
+    ready: Vec<order::Record>,
     scratch: BytesMut,
 }
 
@@ -93,9 +117,13 @@ impl Session<'_> {
                     Ok(heard) => self.take(heard, socket).await,
                     Err(goodbye) => Err(goodbye),
                 },
+                () = due(self.order.as_ref()) => self.expire(socket).await,
                 event = self.feed.next() => match event {
                     FeedEvent::Delivery(delivery) => self.deliver_all(delivery, socket).await,
-                    FeedEvent::Joined(_) | FeedEvent::Left(_) => Ok(()),
+                    FeedEvent::Joined(_) | FeedEvent::Left(_) => {
+                        self.keep_followed();
+                        Ok(())
+                    }
                 },
             };
             if let Err(goodbye) = step {
@@ -106,32 +134,77 @@ impl Session<'_> {
 
     /// Writes this and all that is ready behind it, then flushes once.
     async fn deliver_all(&mut self, first: Delivery, socket: &mut Socket) -> Result<(), Goodbye> {
-        let (mut records, mut bytes) = (0, 0);
+        let mut written = 0;
         let mut next = Some(first);
         while let Some(delivery) = next {
-            match delivery {
-                Delivery::Batch { batch, after } => {
-                    for (offset, name, message) in batch.after(after) {
-                        records += 1;
-                        bytes += message.len() as u64;
-                        let message = self.message(Cursor { epoch: batch.epoch, offset }, name, message)?;
-                        socket.feed(Message::Text(message)).await?;
-                    }
-                }
-                notice => self.notice(&notice, socket).await?,
-            }
-            next = if bytes < TURN as u64 { self.feed.try_next() } else { None };
+            self.arrange(&delivery);
+            written += self.write(socket).await?;
+            self.notice(&delivery, socket).await?;
+            next = if written < TURN { self.feed.try_next() } else { None };
         }
-        self.shared.consumers.count(records, bytes);
         socket.flush().await
     }
 
-    fn message(&mut self, cursor: Cursor, name: RecordName, message: &Bytes) -> Result<Utf8Bytes, Goodbye> {
+    /// Puts what may be written into `ready`.
+    fn arrange(&mut self, delivery: &Delivery) {
+        match (delivery, &mut self.order) {
+            (Delivery::Batch { batch, after }, order) => {
+                let now = Instant::now();
+                for (offset, name, message) in batch.after(*after) {
+                    let cursor = Cursor { epoch: batch.epoch, offset };
+                    let record = order::Record { producer: batch.producer, cursor, offset, name, message: message.clone() };
+                    match order {
+                        Some(order) => order.push(record, now, &mut self.ready),
+                        None => self.ready.push(record),
+                    }
+                }
+            }
+            // A notice comes after everything before it.
+            (Delivery::Gap { producer, .. }, Some(order)) => order.flush(*producer, &mut self.ready),
+            (Delivery::Reset { producer, .. }, Some(order)) => order.restart(*producer, &mut self.ready),
+            (_, None) => {}
+        }
+    }
+
+    /// Writes what is ready into the socket's buffer: its bytes.
+    async fn write(&mut self, socket: &mut Socket) -> Result<usize, Goodbye> {
+        let mut ready = mem::take(&mut self.ready);
+        let (records, mut bytes) = (ready.len(), 0);
+        for record in ready.drain(..) {
+            bytes += record.message.len();
+            let message = self.message(record)?;
+            socket.feed(Message::Text(message)).await?;
+        }
+        // The room is used again.
+        self.ready = ready;
+        self.shared.consumers.count(records as u64, bytes as u64);
+        Ok(bytes)
+    }
+
+    /// Lets go what was held back for long enough.
+    async fn expire(&mut self, socket: &mut Socket) -> Result<(), Goodbye> {
+        if let Some(order) = &mut self.order {
+            order.expire(Instant::now(), &mut self.ready);
+        }
+        self.write(socket).await?;
+        socket.flush().await
+    }
+
+    /// Nothing that was held back of a producer is delivered once its subscription is over.
+    fn keep_followed(&mut self) {
+        if let Some(order) = &mut self.order {
+            let followed: HashSet<ProducerId> = self.feed.followed().collect();
+            order.retain(|producer| followed.contains(&producer));
+        }
+    }
+
+    fn message(&mut self, record: order::Record) -> Result<Utf8Bytes, Goodbye> {
+        let order::Record { cursor, offset, name, message, .. } = record;
         let bytes = if self.v2 {
-            record::with_place(message, cursor, name, &mut self.scratch);
+            record::with_place(&message, offset, cursor, name, &mut self.scratch);
             self.scratch.split().freeze()
         } else {
-            message.clone()
+            message
         };
         Utf8Bytes::try_from(bytes).map_err(|_| {
             warn!(%cursor, "an entry of the log is not text");
@@ -168,8 +241,13 @@ impl Session<'_> {
             "ping" => socket.send(Message::Text(r#"{"type":"pong"}"#.into())).await,
             "resume" if self.v2 => match request.cursors.map(checked).transpose() {
                 Ok(Some(places)) => match self.feed.resume(&places).await {
-                    Ok(refused) if refused.is_empty() => Ok(()),
-                    Ok(_) => self.complain(socket, "not_subscribed", "some of these producers are not subscribed to").await,
+                    Ok(refused) => {
+                        self.begin_anew(places.keys().filter(|producer| !refused.contains(producer)));
+                        if refused.is_empty() {
+                            return Ok(());
+                        }
+                        self.complain(socket, "not_subscribed", "some of these producers are not subscribed to").await
+                    }
                     Err(e) => {
                         warn!(error = %e, "a consumer cannot resume");
                         Err(Goodbye::TryLater)
@@ -179,7 +257,9 @@ impl Session<'_> {
             },
             "confirm" if self.v2 => match request.cursors.map(confirmed).transpose() {
                 Ok(Some(cursors)) => {
-                    let kept = cursors.into_iter().all(|(producer, cursor)| self.feed.confirm(producer, cursor));
+                    // What is held back is not dealt with, whatever the consumer says of records after it.
+                    let bounded = |producer, cursor| self.order.as_ref().map_or(cursor, |order| order.bounded(producer, cursor));
+                    let kept = cursors.into_iter().all(|(producer, cursor)| self.feed.confirm(producer, bounded(producer, cursor)));
                     if kept { Ok(()) } else { self.complain(socket, "not_durable", "connect with `?durable=NAME` to confirm").await }
                 }
                 _ => self.complain(socket, "invalid_cursors", CONFIRMED).await,
@@ -190,9 +270,24 @@ impl Session<'_> {
         }
     }
 
+    /// What was held back of these is read again, if the consumer has not gone past it.
+    fn begin_anew<'p>(&mut self, producers: impl Iterator<Item = &'p ProducerId>) {
+        if let Some(order) = &mut self.order {
+            producers.for_each(|&producer| order.forget(producer));
+        }
+    }
+
     async fn complain(&self, socket: &mut Socket, code: &str, message: &str) -> Result<(), Goodbye> {
         let text = json!({"type": "error", "code": code, "message": message}).to_string();
         socket.send(Message::Text(text.into())).await
+    }
+}
+
+/// Returns when something has been held back for long enough; never while nothing is.
+async fn due(order: Option<&Reorder>) {
+    match order.and_then(Reorder::due) {
+        Some(due) => tokio::time::sleep_until(due.into()).await,
+        None => std::future::pending().await,
     }
 }
 

@@ -1,8 +1,10 @@
-//! The WebSocket gateway: `/producer` and `/consumer` as every existing client knows them, and the two tester pages.
+//! The WebSocket gateway: `/producer` and `/consumer` as every existing client knows them, `/motience` for devices that
+//! QUIC does not reach, and the two tester pages.
 //!
 //! A connection authenticates at its upgrade and then holds a `Publisher` or a `Feed` until it closes or its token ends.
 //! Four listeners: producers, consumers, and a page for trying each. Linked into the server, and a program of its own.
 
+pub mod certificate;
 mod config;
 mod consumer;
 mod envelope;
@@ -10,14 +12,16 @@ mod gauge;
 mod pages;
 mod producer;
 mod socket;
+mod tunnel;
 mod upgrade;
 
 use std::{net::SocketAddr, sync::Arc};
 
 use axum::{Router, routing::any};
+use motience_certs::{ServerIdentity, server::tcp_config};
 use motience_shared::{
     backend::Backend,
-    http::{ApiError, operations, serve},
+    http::{ApiError, Listener, operations, serve},
     lifecycle::Shutdown,
 };
 use tokio::net::TcpListener;
@@ -36,6 +40,9 @@ pub enum Error {
         /// What the system says.
         cause: std::io::Error,
     },
+    /// TLS is asked for, and nothing to show at a handshake.
+    #[error("WSS_TLS needs a certificate")]
+    NoCertificate,
 }
 
 /// Where the gateway listens.
@@ -58,18 +65,29 @@ pub(crate) struct Shared {
     pub(crate) shutdown: Shutdown,
     pub(crate) producers: Gauge,
     pub(crate) consumers: Gauge,
+    pub(crate) tunnels: Gauge,
     pub(crate) seats: upgrade::Seats,
 }
 
 /// A gateway whose ports are open.
 pub struct Gateway {
     addresses: Addresses,
-    listeners: Vec<(TcpListener, Router)>,
+    listeners: Vec<(Listener, Router)>,
     shared: Arc<Shared>,
 }
 
-/// Opens the four ports.
-pub async fn bind(config: Config, backend: Arc<Backend>, shutdown: Shutdown) -> Result<Gateway, Error> {
+/// Opens the four ports. `identity` is what clients are shown where they connect over TLS.
+pub async fn bind(
+    config: Config,
+    identity: Option<&Arc<ServerIdentity>>,
+    backend: Arc<Backend>,
+    shutdown: Shutdown,
+) -> Result<Gateway, Error> {
+    let tls = match identity {
+        _ if !config.tls => None,
+        Some(identity) => Some(tcp_config(Arc::clone(identity), &[b"http/1.1"])),
+        None => return Err(Error::NoCertificate),
+    };
     let (wss1, wss2) = (listen(config.wss1).await?, listen(config.wss2).await?);
     let (wss1_ui, wss2_ui) = (listen(config.wss1_ui).await?, listen(config.wss2_ui).await?);
     let at = |listener: &TcpListener, asked| listener.local_addr().unwrap_or(asked);
@@ -80,13 +98,24 @@ pub async fn bind(config: Config, backend: Arc<Backend>, shutdown: Shutdown) -> 
         wss2_ui: at(&wss2_ui, config.wss2_ui),
     };
     let seats = upgrade::Seats::new(&config);
-    let shared =
-        Arc::new(Shared { backend, config, shutdown, producers: Gauge::new("producer"), consumers: Gauge::new("consumer"), seats });
+    let (producers, consumers, tunnels) = (Gauge::new("producer"), Gauge::new("consumer"), Gauge::new("tunnel"));
+    let shared = Arc::new(Shared { backend, config, shutdown, producers, consumers, tunnels, seats });
+    let secured = |listener| match &tls {
+        Some(tls) => Listener::tls(listener, Arc::clone(tls)),
+        None => listener.into(),
+    };
     let listeners = vec![
-        (wss1, around("motience-wss1", Router::new().route("/producer", any(producer::upgrade)), &shared)),
-        (wss2, around("motience-wss2", Router::new().route("/consumer", any(consumer::upgrade)), &shared)),
-        (wss1_ui, around("motience-wss1-ui", pages::router(pages::Side::Producer, addresses.wss1), &shared)),
-        (wss2_ui, around("motience-wss2-ui", pages::router(pages::Side::Consumer, addresses.wss2), &shared)),
+        (
+            secured(wss1),
+            around(
+                "motience-wss1",
+                Router::new().route("/producer", any(producer::upgrade)).route("/motience", any(tunnel::upgrade)),
+                &shared,
+            ),
+        ),
+        (secured(wss2), around("motience-wss2", Router::new().route("/consumer", any(consumer::upgrade)), &shared)),
+        (wss1_ui.into(), around("motience-wss1-ui", pages::router(pages::Side::Producer, addresses.wss1), &shared)),
+        (wss2_ui.into(), around("motience-wss2-ui", pages::router(pages::Side::Consumer, addresses.wss2), &shared)),
     ];
     Ok(Gateway { addresses, listeners, shared })
 }

@@ -4,7 +4,7 @@ use std::{path::PathBuf, process::ExitCode, time::Duration};
 
 use anyhow::Context as _;
 use clap::Parser;
-use motience_gateway::{Config, bind};
+use motience_gateway::{Config, bind, certificate};
 use motience_shared::{
     backend::{self, Backend, Kind},
     clock::Clock,
@@ -47,6 +47,8 @@ async fn main() -> ExitCode {
 async fn run(cli: Cli) -> anyhow::Result<()> {
     let env = Env::load()?;
     let (gateway, backend) = (Config::from_env(&env)?, backend::Config::from_env(&env)?);
+    let certificate = certificate::from_env(&env)?;
+    certificate::check(&certificate, env.production() && gateway.tls)?;
     if backend.kind() == Kind::Embedded {
         return Err(
             env::Error::invalid("REDIS_URL", "a gateway by itself meets the servers in Redis: set REDIS_URL and DATABASE_URL").into()
@@ -59,15 +61,20 @@ async fn run(cli: Cli) -> anyhow::Result<()> {
     telemetry::init(&env, "info")?;
     let shutdown = Shutdown::new();
     shutdown.spawn_signals();
-    let backend = Backend::open(backend, Clock::system()).await?;
-    let gateway = bind(gateway, backend.clone(), shutdown.clone()).await?;
+    let clock = Clock::system();
+    let tls = if gateway.tls { Some(certificate.load(clock.now())?) } else { None };
+    let (identity, ca) = tls.unzip();
+    let backend = Backend::open(backend, clock).await?;
+    let scheme = gateway.scheme();
+    let gateway = bind(gateway, identity.as_ref(), backend.clone(), shutdown.clone()).await?;
     if let Some(file) = &cli.ready_file {
         let at = gateway.addresses();
         let addresses = json!({
-            "wss1": format!("ws://localhost:{}/producer", at.wss1.port()),
-            "wss2": format!("ws://localhost:{}/consumer", at.wss2.port()),
+            "wss1": format!("{scheme}://localhost:{}/producer", at.wss1.port()),
+            "wss2": format!("{scheme}://localhost:{}/consumer", at.wss2.port()),
             "producer_page": format!("http://localhost:{}/", at.wss1_ui.port()),
             "consumer_page": format!("http://localhost:{}/", at.wss2_ui.port()),
+            "ca": ca.flatten(),
         });
         let partial = file.with_extension("partial");
         std::fs::write(&partial, addresses.to_string())
@@ -75,6 +82,9 @@ async fn run(cli: Cli) -> anyhow::Result<()> {
             .with_context(|| format!("{} cannot be written", file.display()))?;
     }
     notify_ready();
+    if let Some(identity) = identity {
+        shutdown.spawn("certificates", certificate::reload(identity, shutdown.clone()));
+    }
     shutdown.spawn("gateway", gateway.run());
     shutdown.soft().cancelled().await;
     if !shutdown.drain(DRAIN_LIMIT).await {

@@ -39,7 +39,10 @@ pub(crate) fn router(side: Side, socket: SocketAddr) -> Router<Arc<Shared>> {
     Router::new()
         .route("/", get(async move |headers: HeaderMap| file(page, "no-cache", &headers)))
         .route("/assets/{*path}", get(asset))
-        .route("/config.json", get(async move |State(shared): State<Arc<Shared>>| config(side, socket, &shared)))
+        .route(
+            "/config.json",
+            get(async move |State(shared): State<Arc<Shared>>, headers: HeaderMap| config(side, socket, &headers, &shared)),
+        )
         .route("/stats", get(async move |State(shared): State<Arc<Shared>>| stats(side, &shared)))
 }
 
@@ -79,18 +82,31 @@ fn media_type(name: &str) -> &'static str {
     }
 }
 
-/// Where the page finds everything: ports on the host it was loaded from, or whole addresses where those are set.
-fn config(side: Side, socket: SocketAddr, shared: &Shared) -> Json<serde_json::Value> {
+/// Where the page finds everything: ports on the host it was loaded from, or whole addresses where those are set. The
+/// sockets of a page that came without TLS may be under TLS; their whole address says so.
+fn config(side: Side, socket: SocketAddr, headers: &HeaderMap, shared: &Shared) -> Json<serde_json::Value> {
     let config = &shared.config;
     let (role, path, url) = match side {
         Side::Producer => ("producer", "/producer", &config.wss1_url),
         Side::Consumer => ("consumer", "/consumer", &config.wss2_url),
     };
+    let secured = || config.tls.then(|| format!("wss://{}:{}{path}", host(headers), socket.port()));
+    let url = url.clone().or_else(secured);
     Json(json!({
         "role": role, "ws_port": socket.port(), "ws_path": path, "ws_url": url,
         "ap_port": config.ap_port, "sm_port": config.sm_port, "dsm_port": config.dsm_port,
         "ap_url": config.ap_url, "sm_url": config.sm_url,
     }))
+}
+
+/// The host a page was loaded from, without its port.
+fn host(headers: &HeaderMap) -> &str {
+    let host = headers.get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or("localhost");
+    // The port of `[::1]:3010` begins after the bracket.
+    match host.rsplit_once(':') {
+        Some((name, port)) if !port.contains(']') => name,
+        _ => host,
+    }
 }
 
 fn stats(side: Side, shared: &Shared) -> Json<Stats> {

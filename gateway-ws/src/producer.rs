@@ -142,7 +142,7 @@ impl Session<'_> {
                     Ok(Frame::Pong) => answers.push(Answer::Text(r#"{"type":"pong"}"#.to_owned())),
                     Err(error) => answers.push(Answer::Text(error)),
                 },
-                Ok(Heard::Binary) => answers.push(Answer::Text(error("not_text", "records are sent as text frames"))),
+                Ok(Heard::Binary(_)) => answers.push(Answer::Text(error("not_text", "records are sent as text frames"))),
                 Ok(Heard::Life) => {}
                 Err(why) => {
                     goodbye = Some(why);

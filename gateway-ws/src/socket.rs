@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use axum::extract::ws::{CloseFrame, Message, Utf8Bytes, WebSocket};
+use axum::{
+    body::Bytes,
+    extract::ws::{CloseFrame, Message, Utf8Bytes, WebSocket},
+};
 use futures_util::{SinkExt as _, StreamExt as _};
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at, timeout};
 use tokio_tungstenite::tungstenite;
@@ -53,7 +56,7 @@ pub(crate) struct Socket {
 /// What a socket says.
 pub(crate) enum Heard {
     Text(Utf8Bytes),
-    Binary,
+    Binary(Bytes),
     /// A ping, a pong: the peer lives.
     Life,
 }
@@ -75,7 +78,7 @@ impl Socket {
                     if self.heard.elapsed() > self.ping_every * 2 {
                         return Err(Goodbye::Gone);
                     }
-                    self.send(Message::Ping(axum::body::Bytes::new())).await?;
+                    self.send(Message::Ping(Bytes::new())).await?;
                 }
             }
         }
@@ -104,8 +107,14 @@ impl Socket {
     }
 
     /// Says why, and gives the peer a moment to answer.
-    pub(crate) async fn close(mut self, goodbye: Goodbye) {
-        let Some(frame) = goodbye.frame() else { return };
+    pub(crate) async fn close(self, goodbye: Goodbye) {
+        if let Some(frame) = goodbye.frame() {
+            self.close_with(frame).await;
+        }
+    }
+
+    /// The same in other words.
+    pub(crate) async fn close_with(mut self, frame: CloseFrame) {
         let farewell = async {
             self.inner.send(Message::Close(Some(frame))).await?;
             // Until the peer has closed too, its answer could be lost with the socket.
@@ -120,7 +129,7 @@ impl Socket {
         self.heard = Instant::now();
         match message {
             Some(Ok(Message::Text(text))) => Ok(Heard::Text(text)),
-            Some(Ok(Message::Binary(_))) => Ok(Heard::Binary),
+            Some(Ok(Message::Binary(bytes))) => Ok(Heard::Binary(bytes)),
             Some(Ok(Message::Ping(_) | Message::Pong(_))) => Ok(Heard::Life),
             Some(Ok(Message::Close(_))) | None => Err(Goodbye::Gone),
             Some(Err(e)) if is_too_large(&e) => Err(Goodbye::TooLarge),

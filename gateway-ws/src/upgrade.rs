@@ -23,7 +23,7 @@ const BEARER: &str = "bearer";
 /// The subprotocol of consumers that want offsets, resume and gap notices.
 const V2: &str = "motience.v2";
 /// Bytes read from a socket at once: tungstenite's own default costs 128 KiB for each idle connection.
-const READ_BUFFER: usize = 4 * 1024;
+pub(crate) const READ_BUFFER: usize = 4 * 1024;
 
 /// A request to become a WebSocket, with what its query says.
 pub(crate) struct Request {
@@ -38,6 +38,7 @@ struct Query {
     v: Option<String>,
     resume: Option<String>,
     durable: Option<String>,
+    order: Option<String>,
 }
 
 /// A request that may go on.
@@ -47,6 +48,7 @@ pub(crate) struct Admitted {
     pub(crate) v2: bool,
     pub(crate) resume: Option<String>,
     pub(crate) durable: Option<String>,
+    pub(crate) order: Option<String>,
     pub(crate) seat: Seat,
 }
 
@@ -68,9 +70,7 @@ impl Request {
     /// Checks everything that can be checked before the upgrade.
     pub(crate) fn admit(self, role: Role, max_message: usize, shared: &Shared) -> Result<Admitted, ApiError> {
         let query = self.query?;
-        let upgrade = self.upgrade.map_err(|_| {
-            ApiError::new(StatusCode::UPGRADE_REQUIRED, "upgrade_required", "This path speaks WebSocket: connect with a WebSocket client.")
-        })?;
+        let upgrade = self.upgrade.map_err(|_| required())?;
         check_origin(&self.headers, &shared.config.origins)?;
         let offered = protocols(&self.headers);
         let after_bearer = offered.iter().position(|p| p == BEARER).and_then(|at| offered.get(at + 1));
@@ -88,11 +88,16 @@ impl Request {
         let seat = shared.seats.take(grant.user)?;
         let upgrade =
             upgrade.protocols([V2, BEARER]).read_buffer_size(READ_BUFFER).max_message_size(max_message).max_frame_size(max_message);
-        Ok(Admitted { upgrade, grant, v2, resume: query.resume, durable: query.durable, seat })
+        Ok(Admitted { upgrade, grant, v2, resume: query.resume, durable: query.durable, order: query.order, seat })
     }
 }
 
-fn check_origin(headers: &HeaderMap, allowed: &[String]) -> Result<(), ApiError> {
+/// 426: a request that is no upgrade.
+pub(crate) fn required() -> ApiError {
+    ApiError::new(StatusCode::UPGRADE_REQUIRED, "upgrade_required", "This path speaks WebSocket: connect with a WebSocket client.")
+}
+
+pub(crate) fn check_origin(headers: &HeaderMap, allowed: &[String]) -> Result<(), ApiError> {
     // Only browsers send an origin; other clients are not what the list is about.
     let Some(origin) = headers.get(header::ORIGIN).filter(|_| !allowed.is_empty()) else { return Ok(()) };
     if allowed.iter().any(|a| a.as_bytes() == origin.as_bytes()) {
@@ -102,7 +107,8 @@ fn check_origin(headers: &HeaderMap, allowed: &[String]) -> Result<(), ApiError>
     }
 }
 
-fn protocols(headers: &HeaderMap) -> Vec<String> {
+/// The subprotocols a client offers.
+pub(crate) fn protocols(headers: &HeaderMap) -> Vec<String> {
     let lists = headers.get_all(header::SEC_WEBSOCKET_PROTOCOL).iter().filter_map(|v| v.to_str().ok());
     lists.flat_map(|list| list.split(',')).map(|p| p.trim().to_owned()).collect()
 }
@@ -123,7 +129,9 @@ struct Taken {
 /// A seat; free again when dropped.
 pub(crate) struct Seat {
     taken: Arc<Mutex<Taken>>,
-    user: UserId,
+    most_each: usize,
+    /// Whose, once that is known.
+    user: Option<UserId>,
 }
 
 impl Seats {
@@ -132,17 +140,33 @@ impl Seats {
     }
 
     fn take(&self, user: UserId) -> Result<Seat, ApiError> {
+        let mut seat = self.reserve()?;
+        seat.claim(user)?;
+        Ok(seat)
+    }
+
+    /// A seat for someone who is yet to say who it is.
+    pub(crate) fn reserve(&self) -> Result<Seat, ApiError> {
         let mut taken = lock(&self.taken);
         if taken.all >= self.most {
             return Err(ApiError::unavailable("full", "This node has no room for another connection. Try again."));
         }
+        taken.all += 1;
+        Ok(Seat { taken: Arc::clone(&self.taken), most_each: self.most_each, user: None })
+    }
+}
+
+impl Seat {
+    /// Counts it as this account's.
+    pub(crate) fn claim(&mut self, user: UserId) -> Result<(), ApiError> {
+        let mut taken = lock(&self.taken);
         let each = taken.each.entry(user).or_default();
         if *each >= self.most_each {
             return Err(ApiError::too_many(std::time::Duration::from_secs(10)).with_code("too_many_connections"));
         }
         *each += 1;
-        taken.all += 1;
-        Ok(Seat { taken: Arc::clone(&self.taken), user })
+        self.user = Some(user);
+        Ok(())
     }
 }
 
@@ -150,10 +174,11 @@ impl Drop for Seat {
     fn drop(&mut self) {
         let mut taken = lock(&self.taken);
         taken.all -= 1;
-        if let Some(each) = taken.each.get_mut(&self.user) {
+        let Some(user) = self.user else { return };
+        if let Some(each) = taken.each.get_mut(&user) {
             *each -= 1;
             if *each == 0 {
-                taken.each.remove(&self.user);
+                taken.each.remove(&user);
             }
         }
     }

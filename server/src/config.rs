@@ -2,10 +2,10 @@
 
 use std::{
     net::{IpAddr, SocketAddr},
-    path::PathBuf,
     str::FromStr,
 };
 
+use motience_certs::Source;
 use motience_shared::{
     backend::{self, Kind},
     env::{self, Env},
@@ -58,23 +58,6 @@ impl FromStr for Roles {
     }
 }
 
-/// Where the certificate of the QUIC port comes from.
-#[derive(Clone, Debug)]
-pub enum Certificate {
-    /// PEM files, read again on SIGHUP. TLS_CERT and TLS_KEY.
-    Files {
-        /// The chain, leaf first.
-        chain: PathBuf,
-        /// The leaf's private key.
-        key: PathBuf,
-    },
-    /// Made on first run, with a CA that devices can be told to trust. CERTS_DIR, `certs/dev`.
-    Development {
-        /// Where they are kept.
-        dir: PathBuf,
-    },
-}
-
 /// All settings of one node.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -98,8 +81,8 @@ pub struct Config {
     pub ingest: ingest::Config,
     /// The WebSocket gateway.
     pub gateway: motience_gateway::Config,
-    /// The QUIC port's certificate.
-    pub certificate: Certificate,
+    /// The certificate of QUIC, and of WebSocket where that is under TLS.
+    pub certificate: Source,
     /// Whether records are also written to `data_history`. PERSIST, false.
     pub persist: bool,
 }
@@ -124,7 +107,7 @@ impl Config {
             operations: SocketAddr::new(env.parse("OPERATIONS_ADDRESS", bind)?, env.parse("OPERATIONS_PORT", 9090)?),
             ingest: ingest::Config::from_env(env, bind)?,
             gateway: motience_gateway::Config::from_env(env)?,
-            certificate: certificate(env)?,
+            certificate: motience_gateway::certificate::from_env(env)?,
             persist: env.flag("PERSIST", false)?,
         };
         config.check()?;
@@ -138,22 +121,12 @@ impl Config {
                 "a node with only some roles needs Redis to meet the others: set REDIS_URL and DATABASE_URL, or give it all roles",
             ));
         }
-        if self.production && self.roles.ingest && matches!(self.certificate, Certificate::Development { .. }) {
-            return Err(env::Error::invalid(
-                "TLS_CERT",
-                "a production node does not run on a self-made certificate: name the PEM files in TLS_CERT and TLS_KEY",
-            ));
-        }
-        Ok(())
+        motience_gateway::certificate::check(&self.certificate, self.production && self.speaks_tls())
     }
-}
 
-fn certificate(env: &Env) -> Result<Certificate, env::Error> {
-    match (env.get("TLS_CERT"), env.get("TLS_KEY")) {
-        (Some(chain), Some(key)) => Ok(Certificate::Files { chain: chain.into(), key: key.into() }),
-        (None, None) => Ok(Certificate::Development { dir: env.get("CERTS_DIR").unwrap_or("certs/dev").into() }),
-        (Some(_), None) => Err(env::Error::invalid("TLS_KEY", "is missing beside TLS_CERT")),
-        (None, Some(_)) => Err(env::Error::invalid("TLS_CERT", "is missing beside TLS_KEY")),
+    /// Whether any of its listeners has a certificate.
+    pub(crate) fn speaks_tls(&self) -> bool {
+        self.roles.ingest || (self.roles.wss && self.gateway.tls)
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
-use motience_certs::{ServerIdentity, dev, server::EarlyData};
+use motience_certs::{ServerIdentity, server::EarlyData, source};
 use motience_gateway::Gateway;
 use motience_shared::{
     backend::{self, Backend},
@@ -17,7 +17,7 @@ use tracing::{info, warn};
 
 use crate::{
     ap,
-    config::{Certificate, Config},
+    config::Config,
     dsm, http,
     ingest::{self, Ingest},
     sm,
@@ -47,12 +47,9 @@ pub enum Error {
     /// The WebSocket gateway.
     #[error(transparent)]
     Gateway(#[from] motience_gateway::Error),
-    /// The development certificates.
-    #[error("development certificates cannot be made: {0}")]
-    DevCerts(#[from] dev::Error),
-    /// The certificate files.
-    #[error("the certificate cannot be loaded: {0}")]
-    Certificate(#[from] motience_certs::pem::Error),
+    /// The certificate.
+    #[error(transparent)]
+    Certificate(#[from] source::Error),
 }
 
 /// Where the node listens; what has a role it lacks is absent.
@@ -87,7 +84,8 @@ pub struct Server {
     listeners: Vec<(TcpListener, axum::Router)>,
     limits: Limits,
     gateway: Option<Gateway>,
-    ingest: Option<(Ingest, Arc<ServerIdentity>)>,
+    ingest: Option<Ingest>,
+    identity: Option<Arc<ServerIdentity>>,
     addresses: Addresses,
     shutdown: Shutdown,
     persist: bool,
@@ -101,7 +99,13 @@ impl Server {
             warn!("JWT_SECRET is not set: a random one is used, and every token ends with this process");
         }
         let mut addresses = Addresses::default();
-        let ingest_tls = if config.roles.ingest { Some(identity(&config, &clock, &mut addresses)?) } else { None };
+        let identity = if config.speaks_tls() {
+            let (identity, ca) = config.certificate.load(clock.now())?;
+            addresses.ca = ca;
+            Some(identity)
+        } else {
+            None
+        };
         let backend = Backend::open(config.backend, clock).await?;
         let services = http::Services::new(Arc::clone(&backend), config.http.clone());
         let mut listeners = Vec::new();
@@ -118,13 +122,13 @@ impl Server {
                 listeners.push((listener, router));
             }
         }
-        let ingest = match ingest_tls {
+        let ingest = match identity.as_ref().filter(|_| roles.ingest) {
             None => None,
             Some(identity) => {
-                let tls = motience_certs::server::quic_config(Arc::clone(&identity), &[ALPN], EarlyData::Refuse);
+                let tls = motience_certs::server::quic_config(Arc::clone(identity), &[ALPN], EarlyData::Accept);
                 let ingest = Ingest::bind(config.ingest, tls, Arc::clone(&backend))?;
                 addresses.quic = Some(reachable(ingest.address()).to_string());
-                Some((ingest, identity))
+                Some(ingest)
             }
         };
         let gateway = if roles.wss {
@@ -132,10 +136,11 @@ impl Server {
             gateway.ap_port = port_of(addresses.ap.as_deref()).unwrap_or(config.ap.port());
             gateway.sm_port = port_of(addresses.sm.as_deref()).unwrap_or(config.sm.port());
             gateway.dsm_port = port_of(addresses.dsm.as_deref()).unwrap_or(config.dsm.port());
-            let gateway = motience_gateway::bind(gateway, Arc::clone(&backend), shutdown.clone()).await?;
+            let scheme = gateway.scheme();
+            let gateway = motience_gateway::bind(gateway, identity.as_ref(), Arc::clone(&backend), shutdown.clone()).await?;
             let at = gateway.addresses();
-            addresses.wss1 = Some(url("ws", at.wss1, "/producer"));
-            addresses.wss2 = Some(url("ws", at.wss2, "/consumer"));
+            addresses.wss1 = Some(url(scheme, at.wss1, "/producer"));
+            addresses.wss2 = Some(url(scheme, at.wss2, "/consumer"));
             addresses.producer_page = Some(url("http", at.wss1_ui, "/"));
             addresses.consumer_page = Some(url("http", at.wss2_ui, "/"));
             Some(gateway)
@@ -143,7 +148,18 @@ impl Server {
             None
         };
         let limits = config.http.limits;
-        Ok(Self { backend, services, listeners, limits, gateway, ingest, addresses, shutdown, persist: config.persist && roles.dsm })
+        Ok(Self {
+            backend,
+            services,
+            listeners,
+            limits,
+            gateway,
+            ingest,
+            identity,
+            addresses,
+            shutdown,
+            persist: config.persist && roles.dsm,
+        })
     }
 
     /// Where it listens.
@@ -159,13 +175,15 @@ impl Server {
     /// Serves until the shutdown begins, then drains: no new connections, the old ones asked to leave, what was
     /// submitted written, log and database closed.
     pub async fn run(self) {
-        let Self { backend, services, listeners, limits, gateway, ingest, shutdown, persist, .. } = self;
+        let Self { backend, services, listeners, limits, gateway, ingest, identity, shutdown, persist, .. } = self;
         for (listener, router) in listeners {
             let serving = shared_http::serve(listener, router, limits.clone(), shutdown.clone());
             shutdown.spawn("http", serving);
         }
-        if let Some((ingest, identity)) = ingest {
-            shutdown.spawn("certificates", reload(identity, shutdown.clone()));
+        if let Some(identity) = identity {
+            shutdown.spawn("certificates", motience_gateway::certificate::reload(identity, shutdown.clone()));
+        }
+        if let Some(ingest) = ingest {
             let soft = shutdown.soft().clone();
             shutdown.spawn("ingest", ingest.run(soft));
         }
@@ -184,32 +202,6 @@ impl Server {
             warn!("the backend did not close in time");
         }
         info!("stopped");
-    }
-}
-
-/// Loads the certificate of the QUIC port, made first where this is a development node.
-fn identity(config: &Config, clock: &Clock, addresses: &mut Addresses) -> Result<Arc<ServerIdentity>, Error> {
-    match &config.certificate {
-        Certificate::Files { chain, key } => Ok(ServerIdentity::load(chain, key)?),
-        Certificate::Development { dir } => {
-            let made = dev::ensure(dir, clock.now())?;
-            info!(ca = %made.ca.display(), "using a self-made certificate; devices trust its CA by --ca");
-            addresses.ca = Some(std::path::absolute(&made.ca).unwrap_or_else(|_| made.ca.clone()));
-            Ok(ServerIdentity::load(&made.chain, &made.key)?)
-        }
-    }
-}
-
-/// Reads the certificate files again at each SIGHUP; a bad file leaves the old certificate in place.
-async fn reload(identity: Arc<ServerIdentity>, shutdown: Shutdown) {
-    loop {
-        tokio::select! {
-            () = shutdown.soft().cancelled() => return,
-            () = shutdown.reload() => match identity.reload() {
-                Ok(()) => info!("the certificate was read again"),
-                Err(e) => warn!(error = %e, "the certificate cannot be read again; the old one stays"),
-            },
-        }
     }
 }
 

@@ -4,15 +4,13 @@
 //! that has not finished its handshake.
 
 use std::{
-    io,
-    net::{IpAddr, SocketAddr, UdpSocket},
+    net::{IpAddr, SocketAddr},
     sync::Arc,
     time::Duration,
 };
 
 use motience_shared::env::{self, Env};
 use quinn::{IdleTimeout, TransportConfig, VarInt, crypto::rustls::QuicServerConfig};
-use socket2::{Domain, Protocol, Socket, Type};
 
 use super::Error;
 
@@ -44,10 +42,13 @@ pub struct Config {
     pub max_follows: usize,
     /// Generic segmentation offload: far cheaper, but its bursts cost loss on some mobile links. QUIC_GSO, true.
     pub gso: bool,
+    /// UDP sockets that share the port, each with an endpoint of its own; 0: one for each core. Linux. QUIC_SOCKETS, 1.
+    pub sockets: usize,
+    /// Bytes of datagrams kept for each connection until they are read; the oldest goes where more come.
+    /// QUIC_DATAGRAM_BUFFER, 64 KiB.
+    pub datagram_buffer: usize,
 }
 
-/// Socket buffers asked of the system, in bytes; it may give less.
-const SOCKET_BUFFER: usize = 4 << 20;
 /// Bytes buffered for a peer before its handshake is accepted.
 const INCOMING_BUFFER: u64 = 64 << 10;
 /// Bytes buffered for all such peers.
@@ -74,6 +75,8 @@ impl Config {
             credit: env.parse("QUIC_CREDIT", 8192)?,
             max_follows: env.parse("QUIC_MAX_FOLLOWS", 1000)?,
             gso: env.flag("QUIC_GSO", true)?,
+            sockets: env.parse("QUIC_SOCKETS", 1)?,
+            datagram_buffer: env.bytes("QUIC_DATAGRAM_BUFFER", 64 << 10)?,
         };
         if config.credit == 0 {
             return Err(env::Error::invalid("QUIC_CREDIT", "must be at least 1"));
@@ -96,19 +99,6 @@ impl Config {
         Ok(server)
     }
 
-    /// A UDP socket with room for bursts: a full buffer is loss.
-    pub(super) fn socket(&self) -> io::Result<UdpSocket> {
-        let socket = Socket::new(Domain::for_address(self.address), Type::DGRAM, Some(Protocol::UDP))?;
-        if self.address.is_ipv6() {
-            socket.set_only_v6(false)?;
-        }
-        // A smaller buffer than asked for is not worth failing for.
-        let _ = socket.set_recv_buffer_size(SOCKET_BUFFER);
-        let _ = socket.set_send_buffer_size(SOCKET_BUFFER);
-        socket.bind(&self.address.into())?;
-        Ok(socket.into())
-    }
-
     fn transport(&self) -> Result<TransportConfig, Error> {
         let idle = IdleTimeout::try_from(self.idle_timeout).map_err(|e| Error::Tls(format!("QUIC_IDLE_TIMEOUT: {e}")))?;
         let mut transport = TransportConfig::default();
@@ -122,6 +112,7 @@ impl Config {
             .send_window(u64::from(self.send_window))
             // Control frames before bulk; feeds share the rest fairly.
             .send_fairness(true)
+            .datagram_receive_buffer_size(Some(self.datagram_buffer))
             .enable_segmentation_offload(self.gso);
         Ok(transport)
     }

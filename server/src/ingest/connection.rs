@@ -10,7 +10,7 @@ use motience_shared::{
     relay,
     wire::{self, CloseCode, Frame, Hello, Intent, Limits, VERSION},
 };
-use quinn::{Connection, ConnectionError, ReadError, RecvStream, SendStream, WriteError};
+use quinn::{Connection, ConnectionError, ReadError, RecvStream, SendStream, WriteError, ZeroRttAccepted};
 use tokio::time::timeout;
 use tracing::{debug, info, warn};
 
@@ -69,8 +69,10 @@ impl Frames {
 }
 
 /// Serves the connection until it ends.
-pub(super) async fn serve(connection: Connection, shared: Arc<Shared>) {
-    let ending = match run(&connection, &shared).await {
+///
+/// `finished`: resolves with the handshake's end.
+pub(super) async fn serve(connection: Connection, finished: ZeroRttAccepted, shared: Arc<Shared>) {
+    let ending = match run(&connection, finished, &shared).await {
         Ok(()) => Ending::new(CloseCode::Done, "done"),
         Err(ending) => ending,
     };
@@ -87,21 +89,24 @@ pub(super) async fn serve(connection: Connection, shared: Arc<Shared>) {
     }
 }
 
-async fn run(connection: &Connection, shared: &Arc<Shared>) -> Result<(), Ending> {
+async fn run(connection: &Connection, finished: ZeroRttAccepted, shared: &Arc<Shared>) -> Result<(), Ending> {
     let (hello, control) =
         timeout(shared.config.hello_limit, greet(connection)).await.map_err(|_| Ending::new(CloseCode::Protocol, "no Hello in time"))??;
     let grant = admit(&hello, shared)?;
     let device = DeviceId::new(&hello.device_id).map_err(|e| Ending::new(CloseCode::Protocol, e.to_string()))?;
-    let mut established = shared.devices.establish();
+    let _seat = shared.established.enter();
     info!(user = %grant.user, %device, intent = ?hello.intent, "device connected");
     match hello.intent {
         Intent::Produce => {
             let name = log::SessionName::device(&device);
             let publisher = shared.backend.relay.publisher(grant.user.producer(), name, hello.epoch).await?;
-            established.take_over(grant.user.producer(), &device, (publisher.life(), publisher.fence()), connection);
-            producer::serve(connection, control, grant, publisher, shared).await
+            producer::serve(connection, control, grant, hello.features, publisher, shared).await
         }
-        Intent::Consume => consumer::serve(connection, control, grant, shared).await,
+        Intent::Consume => {
+            // Nothing is given away before the peer has shown that it is there.
+            timeout(shared.config.hello_limit, finished).await.map_err(|_| Ending::Gone("the handshake does not end".into()))?;
+            consumer::serve(connection, control, grant, shared).await
+        }
     }
 }
 

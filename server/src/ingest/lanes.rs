@@ -4,9 +4,8 @@
 use bytes::BytesMut;
 use futures_util::{StreamExt as _, stream::FuturesUnordered};
 use motience_shared::{
-    model::RangeSet,
-    relay::{Publisher, Refusal},
-    wire::{CloseCode, Frame, Limits, Refused, StreamKind},
+    relay::{Intake, Publisher, Refusal},
+    wire::{CloseCode, Frame, Limits, Record, StreamKind},
 };
 use quinn::{Connection, RecvStream};
 
@@ -14,21 +13,35 @@ use super::{
     connection::{Ending, READ},
     control::unexpected,
     producer::Outcomes,
+    shapes::Shapes,
 };
 
+/// Bytes of records that are handed on as one group: a compact record is far longer than its frame.
+const GROUP: usize = 256 * 1024;
+
+/// What reading records needs.
+#[derive(Clone, Copy)]
+pub(super) struct Entrance<'s> {
+    pub(super) publisher: &'s Publisher,
+    pub(super) outcomes: &'s Outcomes,
+    pub(super) shapes: &'s Shapes,
+    /// Longest record.
+    pub(super) max_record: usize,
+}
+
 /// Reads every lane the device opens, until the connection ends. How many at once is bounded by the transport.
-pub(super) async fn read_all(connection: &Connection, max_record: usize, publisher: &Publisher, outcomes: &Outcomes) -> Result<(), Ending> {
-    let limits = Limits::for_records(max_record);
+pub(super) async fn read_all(connection: &Connection, entrance: Entrance<'_>) -> Result<(), Ending> {
     let mut lanes = FuturesUnordered::new();
     loop {
         tokio::select! {
-            lane = connection.accept_uni() => lanes.push(read(lane?, limits, publisher, outcomes)),
+            lane = connection.accept_uni() => lanes.push(read(lane?, entrance)),
             Some(ended) = lanes.next() => ended?,
         }
     }
 }
 
-async fn read(mut lane: RecvStream, limits: Limits, publisher: &Publisher, outcomes: &Outcomes) -> Result<(), Ending> {
+async fn read(mut lane: RecvStream, entrance: Entrance<'_>) -> Result<(), Ending> {
+    let limits = Limits::for_records(entrance.max_record);
     let mut buffer = BytesMut::new();
     let mut opened = false;
     loop {
@@ -44,40 +57,43 @@ async fn read(mut lane: RecvStream, limits: Limits, publisher: &Publisher, outco
                 None => continue,
             }
         }
-        submit(&mut buffer, limits, publisher, outcomes).await?;
+        entrance.take(&mut buffer, limits).await?;
     }
 }
 
-/// Submits all complete records in the buffer as one group.
-async fn submit(buffer: &mut BytesMut, limits: Limits, publisher: &Publisher, outcomes: &Outcomes) -> Result<(), Ending> {
-    let mut group = publisher.group();
-    let mut records = RangeSet::new();
-    let mut refusals = Vec::new();
-    while let Some(frame) = Frame::decode(buffer, limits)? {
-        let Frame::Record(record) = frame else { return Err(unexpected(&frame)) };
-        metrics::counter!("motience_records_received_total").increment(1);
-        match group.push(record.seq, record.json) {
-            Ok(()) => {
-                records.insert(record.seq.0);
+impl Entrance<'_> {
+    /// Submits all complete records in the buffer as one group.
+    async fn take(self, buffer: &mut BytesMut, limits: Limits) -> Result<(), Ending> {
+        let mut group = Intake::new(self.publisher);
+        while let Some(frame) = Frame::decode(buffer, limits)? {
+            group.record(self.record(frame)?).map_err(refusal)?;
+            if group.bytes() >= GROUP {
+                self.submit(std::mem::replace(&mut group, Intake::new(self.publisher))).await?;
             }
-            Err(Refusal::Invalid(invalid)) => {
-                group.skip(record.seq);
-                refusals.push(Refused { seq: record.seq, code: invalid.code().to_owned(), message: invalid.to_string() });
-            }
-            Err(e @ Refusal::TooScattered) => return Err(Ending::new(CloseCode::Protocol, e.to_string())),
-            Err(Refusal::Ended(e)) => return Err(e.into()),
+        }
+        self.submit(group).await
+    }
+
+    /// The record that a frame holds, in whichever form.
+    pub(super) fn record(self, frame: Frame) -> Result<Record, Ending> {
+        match frame {
+            Frame::Record(record) => Ok(record),
+            Frame::Compact(compact) => self.shapes.expand(&compact, self.max_record),
+            other => Err(unexpected(&other)),
         }
     }
-    if !records.is_empty() || !refusals.is_empty() {
-        match group.submit().await {
-            Ok(ticket) => outcomes.submitted(ticket, records),
-            Err(Refusal::Ended(e)) => return Err(e.into()),
-            Err(e) => return Err(Ending::new(CloseCode::Internal, e.to_string())),
+
+    async fn submit(self, group: Intake<'_>) -> Result<(), Ending> {
+        if let Some(submitted) = group.submit().await.map_err(refusal)? {
+            self.outcomes.submitted(submitted).await?;
         }
+        Ok(())
     }
-    for refused in refusals {
-        metrics::counter!("motience_records_refused_total").increment(1);
-        outcomes.refused.send(refused).await.map_err(|_| Ending::Gone("the control stream has ended".into()))?;
+}
+
+pub(super) fn refusal(refusal: Refusal) -> Ending {
+    match refusal {
+        Refusal::Ended(e) => e.into(),
+        other => Ending::new(CloseCode::Protocol, other.to_string()),
     }
-    Ok(())
 }

@@ -11,22 +11,28 @@ mod config;
 mod connection;
 mod consumer;
 mod control;
-mod devices;
+mod established;
 mod lanes;
+mod latest;
 mod producer;
+mod shapes;
+mod sockets;
 
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
+use futures_util::future::join_all;
 use motience_shared::{
     backend::Backend,
     wire::{ALPN, CloseCode},
 };
-use quinn::{Endpoint, Incoming, VarInt};
+use quinn::{Connecting, Connection, ConnectionError, Endpoint, Incoming, VarInt, ZeroRttAccepted};
 use tokio::time::timeout;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{Instrument, debug, info, info_span, warn};
 
 pub use config::Config;
+
+use established::Established;
 
 /// How long devices have to finish and leave when the node drains, before they are cut.
 const DRAIN_LIMIT: Duration = Duration::from_secs(5);
@@ -49,7 +55,7 @@ pub enum Error {
 
 /// An open endpoint.
 pub struct Ingest {
-    endpoint: Endpoint,
+    endpoints: Vec<Endpoint>,
     address: SocketAddr,
     shared: Arc<Shared>,
     tasks: TaskTracker,
@@ -60,7 +66,7 @@ pub struct Ingest {
 struct Shared {
     backend: Arc<Backend>,
     config: Config,
-    devices: devices::Devices,
+    established: Established,
     /// Cancelled when the node drains.
     draining: CancellationToken,
 }
@@ -70,13 +76,21 @@ impl Ingest {
     pub fn bind(config: Config, tls: Arc<rustls::ServerConfig>, backend: Arc<Backend>) -> Result<Self, Error> {
         let server = config.quinn(tls)?;
         let bind_error = |cause| Error::Bind { address: config.address, cause };
-        let socket = config.socket().map_err(bind_error)?;
-        let endpoint =
-            Endpoint::new(quinn::EndpointConfig::default(), Some(server), socket, Arc::new(quinn::TokioRuntime)).map_err(bind_error)?;
-        let address = endpoint.local_addr().map_err(bind_error)?;
+        let mut endpoints = Vec::new();
+        for (number, socket) in sockets::open(config.address, config.sockets).map_err(bind_error)?.into_iter().enumerate() {
+            let ids = sockets::Ids::new(number, &backend.node);
+            let mut own = quinn::EndpointConfig::default();
+            own.cid_generator(move || Box::new(ids));
+            let endpoint = Endpoint::new(own, Some(server.clone()), socket, Arc::new(quinn::TokioRuntime)).map_err(bind_error)?;
+            endpoints.push(endpoint);
+        }
+        let address = match endpoints.first() {
+            Some(first) => first.local_addr().map_err(bind_error)?,
+            None => config.address,
+        };
         let soft = CancellationToken::new();
-        let shared = Arc::new(Shared { backend, config, devices: devices::Devices::default(), draining: soft.child_token() });
-        Ok(Self { endpoint, address, shared, tasks: TaskTracker::new(), soft })
+        let shared = Arc::new(Shared { backend, config, established: Established::default(), draining: soft.child_token() });
+        Ok(Self { endpoints, address, shared, tasks: TaskTracker::new(), soft })
     }
 
     /// The address in use, for a port 0 that was asked for.
@@ -84,44 +98,35 @@ impl Ingest {
         self.address
     }
 
-    /// Serves new connections with this identity; those that stand keep theirs.
-    pub fn reload(&self, tls: Arc<rustls::ServerConfig>) -> Result<(), Error> {
-        self.endpoint.set_server_config(Some(self.shared.config.quinn(tls)?));
-        Ok(())
-    }
-
     /// Accepts until `shutdown`; then asks every device to leave, waits for them within [`DRAIN_LIMIT`], and closes.
     pub async fn run(self, shutdown: CancellationToken) {
-        info!(address = %self.address, "listening for QUIC");
-        loop {
-            tokio::select! {
-                biased;
-                () = shutdown.cancelled() => break,
-                incoming = self.endpoint.accept() => match incoming {
-                    Some(incoming) => self.admit(incoming),
-                    None => break,
-                },
-            }
-        }
+        info!(address = %self.address, sockets = self.endpoints.len(), "listening for QUIC");
+        join_all(self.endpoints.iter().map(|endpoint| shutdown.run_until_cancelled(self.accept(endpoint)))).await;
         self.soft.cancel();
-        self.endpoint.set_server_config(None);
+        self.endpoints.iter().for_each(|endpoint| endpoint.set_server_config(None));
         self.tasks.close();
         if timeout(DRAIN_LIMIT, self.tasks.wait()).await.is_err() {
             warn!(connections = self.tasks.len(), "devices did not leave in time; closing their connections");
         }
-        self.endpoint.close(number(CloseCode::Draining), b"the node is going away");
+        self.endpoints.iter().for_each(|endpoint| endpoint.close(number(CloseCode::Draining), b"the node is going away"));
         // The close frames have to leave the machine.
-        let _ = timeout(Duration::from_secs(1), self.endpoint.wait_idle()).await;
+        let _ = timeout(Duration::from_secs(1), join_all(self.endpoints.iter().map(Endpoint::wait_idle))).await;
+    }
+
+    async fn accept(&self, endpoint: &Endpoint) {
+        while let Some(incoming) = endpoint.accept().await {
+            self.admit(incoming);
+        }
     }
 
     /// Decides about one new peer before anything is spent on it.
     fn admit(&self, incoming: Incoming) {
-        let open = self.endpoint.open_connections();
+        let open: usize = self.endpoints.iter().map(Endpoint::open_connections).sum();
         if open >= self.shared.config.max_connections {
             metrics::counter!("motience_quic_refused_total").increment(1);
             return incoming.refuse();
         }
-        let handshakes = self.tasks.len().saturating_sub(self.shared.devices.established());
+        let handshakes = self.tasks.len().saturating_sub(self.shared.established.count());
         if handshakes >= self.shared.config.retry_above && incoming.may_retry() {
             metrics::counter!("motience_quic_retries_total").increment(1);
             if incoming.retry().is_err() {
@@ -139,20 +144,29 @@ async fn handle(incoming: Incoming, shared: Arc<Shared>) {
         Ok(connecting) => connecting,
         Err(e) => return debug!(error = %e, "a connection could not be accepted"),
     };
-    let connection = match timeout(shared.config.hello_limit, connecting).await {
-        Ok(Ok(connection)) => connection,
-        Ok(Err(e)) => return debug!(error = %e, "a handshake failed"),
-        Err(_) => return debug!("a handshake took too long"),
-    };
-    match protocol(&connection).as_deref() {
-        Some(ALPN) => connection::serve(connection, shared).await,
-        // TLS lets no other name through; `h3` joins here.
-        _ => connection.close(number(CloseCode::Protocol), b"unknown ALPN protocol"),
+    match timeout(shared.config.hello_limit, first_flight(connecting)).await {
+        Ok(Ok((connection, protocol, finished))) => match protocol.as_deref() {
+            Some(ALPN) => connection::serve(connection, finished, shared).await,
+            // TLS lets no other name through; `h3` joins here.
+            _ => connection.close(number(CloseCode::Protocol), b"unknown ALPN protocol"),
+        },
+        Ok(Err(e)) => debug!(error = %e, "a handshake failed"),
+        Err(_) => debug!("a handshake took too long"),
     }
 }
 
-fn protocol(connection: &quinn::Connection) -> Option<Vec<u8>> {
-    connection.handshake_data()?.downcast::<quinn::crypto::rustls::HandshakeData>().ok()?.protocol
+/// The connection as soon as the client's first flight is read, what it wants to speak, and the end of the handshake.
+///
+/// What a client that was here before sent along can be acted on at once: a ticket is good for one connection only (see
+/// `motience_certs::server`), so a first flight that someone sends again is not early data to us (RFC 8446, section 8.1).
+async fn first_flight(mut connecting: Connecting) -> Result<(Connection, Option<Vec<u8>>, ZeroRttAccepted), ConnectionError> {
+    let told = connecting.handshake_data().await?.downcast::<quinn::crypto::rustls::HandshakeData>().ok();
+    let protocol = told.and_then(|told| told.protocol);
+    match connecting.into_0rtt() {
+        Ok((connection, finished)) => Ok((connection, protocol, finished)),
+        // A server always can (quinn's `Connecting::into_0rtt`).
+        Err(_) => Err(ConnectionError::LocallyClosed),
+    }
 }
 
 fn number(code: CloseCode) -> VarInt {

@@ -1,16 +1,14 @@
 //! A device that sends: its lanes are read until it leaves; what is in the log is acknowledged in ranges.
 
-use std::{
-    collections::BTreeMap,
-    sync::{Arc, Mutex, PoisonError},
-};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::BytesMut;
 use motience_shared::{
     auth::Grant,
+    log,
     model::RangeSet,
-    relay::{Publisher, Refusal, Ticket},
-    wire::{Ack, CloseCode, Frame, Refused, Welcome},
+    relay::{Intake, Pending, Publisher, Submitted, Ticket},
+    wire::{Ack, Frame, Refused, ShapeAccepted, Welcome, features},
 };
 use quinn::Connection;
 use tokio::{
@@ -23,65 +21,75 @@ use super::{
     Shared,
     connection::{Control, Ending, write},
     control::{WRITE_LIMIT, ended, expires_in, renew, unexpected},
-    lanes,
+    lanes::{self, Entrance, refusal},
+    latest,
+    shapes::Shapes,
 };
 
 /// Refusals that wait to be written; a device that sends more bad records than that is read no faster than it is told.
 const REFUSALS: usize = 64;
+/// What this server can.
+const FEATURES: u64 = features::COMPACT | features::LATEST;
 
 /// What the lanes hand to the control stream.
 pub(super) struct Outcomes {
-    /// Submitted, not yet acknowledged.
-    pending: Mutex<BTreeMap<Ticket, RangeSet>>,
+    pending: Mutex<Pending>,
     added: Notify,
-    pub(super) refused: mpsc::Sender<Refused>,
+    refused: mpsc::Sender<Refused>,
 }
 
 impl Outcomes {
-    /// These records are in the log once the ticket is.
-    pub(super) fn submitted(&self, ticket: Ticket, records: RangeSet) {
-        self.pending.lock().unwrap_or_else(PoisonError::into_inner).insert(ticket, records);
+    /// A group is on its way to the log.
+    pub(super) async fn submitted(&self, submitted: Submitted) -> Result<(), Ending> {
+        self.pending().add(submitted.ticket, submitted.numbers);
         self.added.notify_one();
+        for refused in submitted.refused {
+            self.refused.send(refused).await.map_err(|_| Ending::Gone("the control stream has ended".into()))?;
+        }
+        Ok(())
     }
 
     /// Everything that is in the log by now.
     fn take(&self, up_to: Ticket) -> RangeSet {
-        let mut pending = self.pending.lock().unwrap_or_else(PoisonError::into_inner);
-        let later = pending.split_off(&Ticket(up_to.0 + 1));
-        let done = std::mem::replace(&mut *pending, later);
-        let mut ranges = RangeSet::new();
-        for range in done.values().flat_map(RangeSet::iter) {
-            ranges.insert_range(range);
-        }
-        ranges
+        self.pending().take(up_to)
+    }
+
+    fn pending(&self) -> MutexGuard<'_, Pending> {
+        self.pending.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
+/// `offered`: what the device can.
 pub(super) async fn serve(
     connection: &Connection,
     control: Control,
     grant: Grant,
+    offered: u64,
     publisher: Publisher,
     shared: &Arc<Shared>,
 ) -> Result<(), Ending> {
     let (refused, refusals) = mpsc::channel(REFUSALS);
     let outcomes = Outcomes { pending: Mutex::default(), added: Notify::new(), refused };
-    let publisher = Arc::new(publisher);
+    let (features, max_record) = (offered & FEATURES, shared.backend.relay.limits().record);
+    let shapes = Shapes::new(features);
+    let entrance = Entrance { publisher: &publisher, outcomes: &outcomes, shapes: &shapes, max_record };
     tokio::select! {
         biased;
-        ending = control_stream(control, grant, &publisher, &outcomes, refusals, shared) => ending,
-        ending = lanes::read_all(connection, shared.backend.relay.limits().record, &publisher, &outcomes) => ending,
+        ending = control_stream(control, grant, features, entrance, refusals, shared) => ending,
+        ending = lanes::read_all(connection, entrance) => ending,
+        ending = latest::read_all(connection, entrance, &shared.backend), if features & features::LATEST != 0 => ending,
     }
 }
 
 async fn control_stream(
     control: Control,
     mut grant: Grant,
-    publisher: &Publisher,
-    outcomes: &Outcomes,
+    features: u64,
+    entrance: Entrance<'_>,
     mut refusals: mpsc::Receiver<Refused>,
     shared: &Shared,
 ) -> Result<(), Ending> {
+    let Entrance { publisher, outcomes, shapes, .. } = entrance;
     let Control { mut send, mut recv } = control;
     let backend = &shared.backend;
     let mut out = BytesMut::new();
@@ -93,7 +101,7 @@ async fn control_stream(
         credit: shared.config.credit,
         token_expires_in: expires_in(backend, &grant),
         durability: backend.relay.log().durability(),
-        features: 0,
+        features,
     })
     .encode(&mut out);
     let mut progress = publisher.progress();
@@ -110,7 +118,8 @@ async fn control_stream(
                     renew(backend, &mut grant, &refresh, &mut out)?;
                     over.set(backend.ended(&grant));
                 }
-                Some(Frame::Skipped(skipped)) => skip(publisher, outcomes, skipped.ranges).await?,
+                Some(Frame::Skipped(skipped)) => skip(publisher, outcomes, &skipped.ranges).await?,
+                Some(Frame::Shape(shape)) => Frame::ShapeAccepted(ShapeAccepted { id: shapes.learn(shape)? }).encode(&mut out),
                 Some(Frame::Ping) => Frame::Pong.encode(&mut out),
                 // The device waits for the last acknowledgements, which come in any case, and closes.
                 Some(Frame::Done | Frame::Pong) => {}
@@ -122,6 +131,8 @@ async fn control_stream(
             () = outcomes.added.notified() => {}
             Some(refused) = refusals.recv() => Frame::Refused(refused).encode(&mut out),
             () = &mut over => return Err(ended()),
+            // Whatever the newer one came by: QUIC or the gateway's tunnel.
+            () = publisher.superseded() => return Err(motience_shared::relay::Error::from(log::Error::Fenced).into()),
             () = shared.draining.cancelled(), if !drain_told => {
                 debug!("asking the device to leave");
                 Frame::Drain.encode(&mut out);
@@ -139,21 +150,12 @@ async fn control_stream(
     }
 }
 
-/// Numbers that the device has given up. They are acknowledged like records, once the log counts them as seen.
-async fn skip(publisher: &Publisher, outcomes: &Outcomes, ranges: RangeSet) -> Result<(), Ending> {
-    let numbers: u64 = ranges.iter().map(|range| (range.end() - range.start()).saturating_add(1)).fold(0, u64::saturating_add);
-    metrics::counter!("motience_records_skipped_total").increment(numbers);
-    let mut group = publisher.group();
-    let submitted = match group.skip_all(&ranges) {
-        Ok(()) => group.submit().await,
-        Err(refusal) => Err(refusal),
-    };
-    match submitted {
-        Ok(ticket) => {
-            outcomes.submitted(ticket, ranges);
-            Ok(())
-        }
-        Err(Refusal::Ended(e)) => Err(e.into()),
-        Err(e) => Err(Ending::new(CloseCode::Protocol, e.to_string())),
+/// Numbers that the device has given up.
+async fn skip(publisher: &Publisher, outcomes: &Outcomes, ranges: &RangeSet) -> Result<(), Ending> {
+    let mut group = Intake::new(publisher);
+    group.skip(ranges).map_err(refusal)?;
+    if let Some(submitted) = group.submit().await.map_err(refusal)? {
+        outcomes.submitted(submitted).await?;
     }
+    Ok(())
 }

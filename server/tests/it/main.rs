@@ -10,5 +10,8 @@ mod gateway;
 mod harness;
 mod http;
 mod operations;
+mod order;
 mod quic;
 mod seed;
+mod tls;
+mod tunnel;

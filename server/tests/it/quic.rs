@@ -14,7 +14,7 @@ use tokio::{process::Command, time::timeout};
 
 use crate::harness::{Account, LIMIT, Node, PASSWORD, account, agent, http, subscribe};
 
-fn connector(node: &Node, device: &str) -> Connector {
+pub(crate) fn connector(node: &Node, device: &str) -> Connector {
     let server = node.at.quic.as_deref().unwrap().parse().unwrap();
     let trust = Trust::Ca(node.at.ca.clone().unwrap());
     Connector::new(Config::new(server, trust, DeviceId::new(device).unwrap())).unwrap()
@@ -52,7 +52,7 @@ pub(crate) async fn send(node: &Node, producer: &Account, device: &str, json: &s
     session.finish().await;
 }
 
-async fn closed_with(session: &mut Session) -> CloseCode {
+pub(crate) async fn closed_with(session: &mut Session) -> CloseCode {
     loop {
         match event(session).await {
             Ok(_) => {}

@@ -11,4 +11,4 @@ pub use extract::{
 };
 pub use operations::operations;
 pub use problem::ApiError;
-pub use serve::{Limits, serve};
+pub use serve::{Limits, Listener, serve};

@@ -1,4 +1,5 @@
-//! The HTTP accept loop: what `axum::serve` leaves open (slow headers, endless connections) has a limit here.
+//! The HTTP accept loop, plain or under TLS: what `axum::serve` leaves open (slow headers, endless connections) has a
+//! limit here.
 
 use std::{
     future::pending,
@@ -19,10 +20,12 @@ use hyper_util::{
     service::TowerToHyperService,
 };
 use tokio::{
+    io::{AsyncRead, AsyncWrite},
     net::{TcpListener, TcpStream},
     sync::Semaphore,
     time::{sleep, timeout},
 };
+use tokio_rustls::{TlsAcceptor, rustls::ServerConfig, server::TlsStream};
 use tokio_util::task::TaskTracker;
 use tracing::{debug, info, warn};
 
@@ -41,7 +44,8 @@ const DRAIN_LIMIT: Duration = Duration::from_secs(5);
 pub struct Limits {
     /// Connections at once; more wait in the listener's backlog. HTTP_MAX_CONNECTIONS, 10,000.
     pub connections: usize,
-    /// Time for a request's head to arrive, from the connection's beginning or the last answer on. HTTP_HEADER_LIMIT, 10 s.
+    /// Time for a request's head to arrive, from the connection's beginning or the last answer on; and before it for the TLS
+    /// handshake. HTTP_HEADER_LIMIT, 10 s.
     pub header: Duration,
     /// Bytes of a request's head. HTTP_MAX_HEADER_BYTES, 16 KiB.
     pub header_bytes: usize,
@@ -75,10 +79,30 @@ impl Limits {
     }
 }
 
+/// An open port, and how its connections begin.
+pub struct Listener {
+    tcp: TcpListener,
+    tls: Option<TlsAcceptor>,
+}
+
+impl Listener {
+    /// Every connection begins with a TLS handshake; none is taken without.
+    pub fn tls(tcp: TcpListener, config: Arc<ServerConfig>) -> Self {
+        Self { tcp, tls: Some(config.into()) }
+    }
+}
+
+impl From<TcpListener> for Listener {
+    fn from(tcp: TcpListener) -> Self {
+        Self { tcp, tls: None }
+    }
+}
+
 /// Serves until the drain begins, then lets requests under way end, and cuts those that do not.
-pub async fn serve(listener: TcpListener, router: Router, limits: Limits, shutdown: Shutdown) {
+pub async fn serve(listener: impl Into<Listener>, router: Router, limits: Limits, shutdown: Shutdown) {
+    let Listener { tcp: listener, tls } = listener.into();
     let address = listener.local_addr().ok();
-    info!(address = ?address, "listening for HTTP");
+    info!(address = ?address, tls = tls.is_some(), "listening for HTTP");
     let free = Arc::new(Semaphore::new(limits.connections));
     let connections = TaskTracker::new();
     let cut = shutdown.hard().child_token();
@@ -89,9 +113,21 @@ pub async fn serve(listener: TcpListener, router: Router, limits: Limits, shutdo
             accepted = accept(&listener, &free) => accepted,
         };
         let Some((permit, stream, peer)) = accepted else { continue };
-        let (router, limits, shutdown, cut) = (router.clone(), limits.clone(), shutdown.clone(), cut.clone());
+        // Small messages must not wait for more; a socket that refuses the option is slower, not wrong.
+        let _ = stream.set_nodelay(true);
+        let (router, limits, shutdown, cut, tls) = (router.clone(), limits.clone(), shutdown.clone(), cut.clone(), tls.clone());
         connections.spawn(async move {
-            cut.run_until_cancelled(connection(stream, peer, router, &limits, &shutdown)).await;
+            let serving = async {
+                match tls {
+                    None => connection(stream, peer, router, &limits, &shutdown).await,
+                    Some(tls) => {
+                        if let Some(stream) = handshake(&tls, stream, &limits, &shutdown).await {
+                            connection(stream, peer, router, &limits, &shutdown).await;
+                        }
+                    }
+                }
+            };
+            cut.run_until_cancelled(serving).await;
             drop(permit);
         });
     }
@@ -120,9 +156,21 @@ async fn accept(listener: &TcpListener, free: &Arc<Semaphore>) -> Option<(tokio:
     }
 }
 
-async fn connection(stream: TcpStream, peer: SocketAddr, router: Router, limits: &Limits, shutdown: &Shutdown) {
-    // Small messages must not wait for more; a socket that refuses the option is slower, not wrong.
-    let _ = stream.set_nodelay(true);
+/// Nobody has asked for anything yet: the drain ends it at once.
+async fn handshake(tls: &TlsAcceptor, stream: TcpStream, limits: &Limits, shutdown: &Shutdown) -> Option<TlsStream<TcpStream>> {
+    let shaken = shutdown.soft().run_until_cancelled(timeout(limits.header, tls.accept(stream))).await?;
+    match shaken {
+        Ok(Ok(stream)) => return Some(stream),
+        Ok(Err(e)) => debug!(error = %e, "a handshake failed"),
+        Err(_) => debug!("a handshake took too long"),
+    }
+    None
+}
+
+async fn connection<S>(stream: S, peer: SocketAddr, router: Router, limits: &Limits, shutdown: &Shutdown)
+where
+    S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+{
     let mut builder = auto::Builder::new(TokioExecutor::new());
     builder.http1().timer(TokioTimer::new()).header_read_timeout(limits.header).max_buf_size(limits.header_bytes);
     builder

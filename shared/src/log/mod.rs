@@ -97,7 +97,7 @@ impl SessionName {
     }
 
     /// Whether nobody will come back under this name: there is no need to keep it beyond the process.
-    fn is_passing(&self) -> bool {
+    pub(crate) fn is_passing(&self) -> bool {
         self.passing
     }
 

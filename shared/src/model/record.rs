@@ -21,7 +21,7 @@ use time::{
     macros::format_description,
 };
 
-use super::{Cursor, DeviceId, ProducerId, RecordName};
+use super::{Cursor, DeviceId, Offset, ProducerId, RecordName};
 
 /// Default limit of one record, in bytes.
 pub const MAX_RECORD: usize = 64 * 1024;
@@ -140,12 +140,12 @@ pub fn encode(producer: ProducerId, json: &[u8], out: &mut BytesMut) {
 /// The same message with its place in the log and its name as the last members: what `motience.v2` consumers receive.
 ///
 /// `"offset":9,"cursor":"EPOCH-9","name":"SENDER-SEQ"`; the cursor is what to resume after, the name is how to know the
-/// record again after a reset.
-pub fn with_place(message: &[u8], cursor: Cursor, name: RecordName, out: &mut BytesMut) {
+/// record again after a reset. The cursor may lie elsewhere than the record: see `relay::order`.
+pub fn with_place(message: &[u8], offset: Offset, cursor: Cursor, name: RecordName, out: &mut BytesMut) {
     let open = message.strip_suffix(b"}").unwrap_or(message);
     out.put_slice(open);
     // Writing to memory cannot fail.
-    let _ = write!(out, ",\"offset\":{},\"cursor\":\"{cursor}\",\"name\":\"{name}\"}}", cursor.offset);
+    let _ = write!(out, ",\"offset\":{offset},\"cursor\":\"{cursor}\",\"name\":\"{name}\"}}");
 }
 
 /// The members of a record or of a consumer's message, borrowed from it.

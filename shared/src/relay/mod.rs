@@ -11,7 +11,10 @@
 mod appender;
 mod durable;
 mod feed;
+mod holders;
 mod hub;
+mod intake;
+pub mod order;
 mod publisher;
 mod ring;
 mod routes;
@@ -25,6 +28,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 pub use durable::Durable;
 pub use feed::{Feed, FeedEvent};
 pub use hub::{Hub, ReadFrom};
+pub use intake::{Intake, Pending, Submitted};
 pub use publisher::{Committed, Group, MAX_SEEN_RANGES, Publisher, Refusal, Ticket};
 pub use routes::{Routes, Watch};
 pub use streams::{StreamStats, Streams};
@@ -107,6 +111,7 @@ pub(crate) struct Inner {
     pub(crate) clock: Clock,
     pub(crate) limits: Limits,
     pub(crate) appenders: appender::Appenders,
+    holders: holders::Holders,
     pub(crate) tasks: TaskTracker,
     pub(crate) stop: CancellationToken,
 }
@@ -123,6 +128,7 @@ impl Relay {
             clock,
             limits,
             appenders: appender::Appenders::default(),
+            holders: holders::Holders::default(),
             tasks: TaskTracker::new(),
             stop: CancellationToken::new(),
         }));

@@ -6,7 +6,11 @@ use std::{
 };
 
 use bytes::Bytes;
-use tokio::sync::watch;
+use tokio::sync::{
+    mpsc::{Permit, error::TrySendError},
+    watch,
+};
+use tokio_util::sync::CancellationToken;
 
 use super::{
     Error, Relay,
@@ -73,6 +77,8 @@ pub(super) struct Session {
     pub(super) sender: Sender,
     pub(super) state: Mutex<SessionState>,
     pub(super) committed: watch::Sender<Committed>,
+    /// Cancelled when a newer connection of the same device came to this node.
+    pub(super) superseded: CancellationToken,
 }
 
 pub(super) struct SessionState {
@@ -98,19 +104,17 @@ impl Publisher {
             sender,
             state: Mutex::new(SessionState { life: opened.life, fence: opened.fence, logged: opened.seen }),
             committed: watch::Sender::new(Committed::default()),
+            superseded: CancellationToken::new(),
         };
         let appender = relay.0.appenders.of(relay, producer);
-        Ok(Self { session: Arc::new(session), relay: relay.clone(), appender, submitted: Mutex::new(submitted) })
+        let session = Arc::new(session);
+        relay.0.holders.enter(&session);
+        Ok(Self { session, relay: relay.clone(), appender, submitted: Mutex::new(submitted) })
     }
 
     /// The fence this connection holds.
     pub fn fence(&self) -> Fence {
         lock(&self.session.state).fence
-    }
-
-    /// The life of the log in which it was raised.
-    pub fn life(&self) -> LogEpoch {
-        lock(&self.session.state).life
     }
 
     /// Records of this epoch that are in the log.
@@ -136,9 +140,31 @@ impl Publisher {
         group.submit().await
     }
 
+    /// The same, unless the log is behind: says whether the record was taken.
+    pub fn try_submit(&self, json: Bytes) -> Result<bool, Refusal> {
+        record::check(&json, self.relay.0.limits.record)?;
+        let mut group = self.group();
+        group.push_unnumbered(None, json);
+        Ok(group.try_submit()?.is_some())
+    }
+
     /// Follows how far this sender's submissions have come.
     pub fn progress(&self) -> watch::Receiver<Committed> {
         self.session.committed.subscribe()
+    }
+
+    /// Whether what is submitted now can still come into the log.
+    fn check(&self) -> Result<(), Refusal> {
+        match &self.session.committed.borrow().error {
+            Some(error) => Err(Error::from(error.clone()).into()),
+            None => Ok(()),
+        }
+    }
+
+    /// Returns once a newer connection of the same device has come to this node: this one may close, as the log would fence
+    /// its next write. Cancel-safe.
+    pub async fn superseded(&self) {
+        self.session.superseded.cancelled().await;
     }
 
     /// Waits until everything up to `ticket` is in the log.
@@ -149,6 +175,24 @@ impl Publisher {
             Some(error) if committed.up_to < ticket => Err(error.clone().into()),
             _ => Ok(()),
         }
+    }
+}
+
+impl Drop for Publisher {
+    fn drop(&mut self) {
+        self.relay.0.holders.leave(&self.session);
+    }
+}
+
+impl Session {
+    /// Whether its fence was raised after the other's; only within one life of the log can that be said.
+    pub(super) fn is_newer_than(&self, other: &Self) -> bool {
+        let place = |session: &Self| {
+            let state = lock(&session.state);
+            (state.life, state.fence)
+        };
+        let ((life, fence), (other_life, other_fence)) = (place(self), place(other));
+        life == other_life && fence > other_fence
     }
 }
 
@@ -170,15 +214,17 @@ pub struct Group<'p> {
 }
 
 impl Group<'_> {
-    /// Adds a numbered record. One that was submitted before is left out: its first submission counts.
-    pub fn push(&mut self, seq: Seq, json: Bytes) -> Result<(), Refusal> {
+    /// Adds a numbered record. One that was submitted before is left out, since its first submission counts; says whether it
+    /// is a new one.
+    pub fn push(&mut self, seq: Seq, json: Bytes) -> Result<bool, Refusal> {
         record::check(&json, self.publisher.relay.0.limits.record)?;
         let mut submitted = lock(&self.publisher.submitted);
-        if submitted.seen.insert(seq.0) || Mutation::SkipSeenSet.is_on() {
+        let new = submitted.seen.insert(seq.0) || Mutation::SkipSeenSet.is_on();
+        if new {
             self.bytes += json.len();
             self.records.push(Submitted { seq, id: None, json });
         }
-        if submitted.seen.ranges() > MAX_SEEN_RANGES { Err(Refusal::TooScattered) } else { Ok(()) }
+        if submitted.seen.ranges() > MAX_SEEN_RANGES { Err(Refusal::TooScattered) } else { Ok(new) }
     }
 
     /// Counts `seq` as seen without a record, because it is refused: its hole in the seen-set would stay for ever.
@@ -218,23 +264,34 @@ impl Group<'_> {
     ///
     /// The ticket stands for everything this sender has submitted so far.
     pub async fn submit(self) -> Result<Ticket, Refusal> {
-        let publisher = self.publisher;
-        if let Some(error) = publisher.session.committed.borrow().error.clone() {
-            return Err(Error::from(error).into());
+        self.publisher.check()?;
+        let permit = self.publisher.appender.reserve().await.map_err(|_| Refusal::Ended(Error::Closed))?;
+        Ok(self.send(permit))
+    }
+
+    /// Hands the group to the log's writer, unless it is behind: for records that are worth nothing later.
+    pub fn try_submit(self) -> Result<Option<Ticket>, Refusal> {
+        self.publisher.check()?;
+        match self.publisher.appender.try_reserve() {
+            Ok(permit) => Ok(Some(self.send(permit))),
+            Err(TrySendError::Full(())) => Ok(None),
+            Err(TrySendError::Closed(())) => Err(Refusal::Ended(Error::Closed)),
         }
-        let permit = publisher.appender.reserve().await.map_err(|_| Refusal::Ended(Error::Closed))?;
+    }
+
+    fn send(self, permit: Permit<'_, Submission>) -> Ticket {
         // Drawn and queued under one lock, so that tickets rise in the order of the queue.
-        let mut submitted = lock(&publisher.submitted);
+        let mut submitted = lock(&self.publisher.submitted);
         submitted.tickets += 1;
         let ticket = Ticket(submitted.tickets);
         permit.send(Submission {
-            session: Arc::clone(&publisher.session),
+            session: Arc::clone(&self.publisher.session),
             records: self.records,
             skipped: self.skipped,
             bytes: self.bytes,
             ticket,
         });
-        Ok(ticket)
+        ticket
     }
 }
 

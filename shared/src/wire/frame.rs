@@ -3,8 +3,8 @@
 use bytes::{BufMut, Bytes, BytesMut};
 
 use super::{
-    Ack, Confirm, Entry, Feed, Followed, Gap, Hello, Record, Refused, Skipped, Subscribe, TokenAccepted, TokenRefresh, Unsubscribe,
-    Welcome,
+    Ack, Compact, Confirm, Entry, Feed, Followed, Gap, Hello, Record, Refused, Shape, ShapeAccepted, Skipped, Subscribe, TokenAccepted,
+    TokenRefresh, Unsubscribe, Welcome,
     varint::{self, Body},
 };
 
@@ -171,6 +171,10 @@ frames! {
     0x17 Skipped(Skipped),
     /// How far a consumer has dealt with a producer's records.
     0x19 Confirm(Confirm),
+    /// The form of records to come.
+    0x1b Shape(Shape),
+    /// Records of this form may come.
+    0x1d ShapeAccepted(ShapeAccepted),
     /// How many records may be under way unacknowledged.
     0x02 Credit(Credit),
     /// The node is going away: finish, reconnect elsewhere.
@@ -185,6 +189,8 @@ frames! {
     0x23 Feed(Feed),
     /// A log entry, down.
     0x25 Entry(Entry),
+    /// A record, up, without what its shape says.
+    0x27 Compact(Compact),
 }
 
 /// Body of [`Frame::Credit`].
@@ -208,10 +214,17 @@ impl Frame {
     /// Appends the frame.
     pub fn encode(&self, out: &mut BytesMut) {
         varint::put(self.number(), out);
-        if let Self::Record(record) = self {
-            // The common case: the length is known, so the body goes straight into place.
-            varint::put(record.size() as u64, out);
-            return record.put(out);
+        // The common cases: the length is known, so the body goes straight into place.
+        match self {
+            Self::Record(record) => {
+                varint::put(record.size() as u64, out);
+                return record.put(out);
+            }
+            Self::Compact(record) => {
+                varint::put(record.size() as u64, out);
+                return record.put(out);
+            }
+            _ => {}
         }
         let mut body = BytesMut::new();
         self.put_body(&mut body);

@@ -35,7 +35,7 @@ pub struct Hello {
     pub device_id: String,
     /// The life of the device's outbox; 0 for a consumer.
     pub epoch: Epoch,
-    /// Bits of optional abilities; none are defined yet.
+    /// Bits of optional abilities: [`super::features`].
     pub features: u64,
 }
 

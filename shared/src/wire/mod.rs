@@ -6,13 +6,15 @@
 //!
 //! | where | frames |
 //! |---|---|
-//! | control stream, up | [`Hello`] first, then [`TokenRefresh`], [`Skipped`], [`Subscribe`], [`Unsubscribe`], [`Confirm`], `Ping`, `Done` |
-//! | control stream, down | [`Welcome`] first, then [`Ack`], [`Refused`], `Credit`, [`TokenAccepted`], [`Followed`], [`Gap`], `Drain`, `Pong` |
-//! | lanes up (unidirectional, opened by [`StreamKind`]) | [`Record`] |
+//! | control stream, up | [`Hello`] first, then [`TokenRefresh`], [`Skipped`], [`Shape`], [`Subscribe`], [`Unsubscribe`], [`Confirm`], `Ping`, `Done` |
+//! | control stream, down | [`Welcome`] first, then [`Ack`], [`Refused`], [`ShapeAccepted`], `Credit`, [`TokenAccepted`], [`Followed`], [`Gap`], `Drain`, `Pong` |
+//! | lanes up (unidirectional, opened by [`StreamKind`]) | [`Record`], [`Compact`] |
+//! | datagrams up, one frame each | [`Record`], [`Compact`], numbered from 1 within the connection |
 //! | feeds down (unidirectional, one for each followed producer) | [`Feed`] first and after each reset, then [`Entry`] |
 
 mod ack;
 mod close;
+pub mod compact;
 mod consume;
 mod frame;
 mod hello;
@@ -23,6 +25,7 @@ mod welcome;
 
 pub use ack::{Ack, Refused, Skipped};
 pub use close::CloseCode;
+pub use compact::{Compact, Shape, ShapeAccepted};
 pub use consume::{Confirm, Entry, Feed, Followed, From, Gap, Subscribe, Unsubscribe};
 pub use frame::{Credit, Error, Frame, Limits, StreamKind};
 pub use hello::{Hello, Intent};
@@ -36,3 +39,11 @@ pub const ALPN: &[u8] = b"motience/1";
 
 /// The version in [`Hello`].
 pub const VERSION: u64 = 1;
+
+/// Abilities that a client offers in [`Hello`] and a server confirms in [`Welcome`].
+pub mod features {
+    /// Records may come in their compact form: see [`super::compact`].
+    pub const COMPACT: u64 = 1;
+    /// Records may come in datagrams, which are neither acknowledged nor sent again.
+    pub const LATEST: u64 = 2;
+}

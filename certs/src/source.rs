@@ -1,0 +1,81 @@
+//! Where a server's certificate comes from: files of its operator, or made here for development.
+
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use time::OffsetDateTime;
+
+use crate::{ServerIdentity, dev, pem};
+
+/// Where the certificate of every listener of a process comes from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// PEM files, read again on SIGHUP. TLS_CERT and TLS_KEY.
+    Files {
+        /// The chain, leaf first.
+        chain: PathBuf,
+        /// The leaf's private key.
+        key: PathBuf,
+    },
+    /// Made on first run, with a CA that clients can be told to trust. CERTS_DIR, `certs/dev`.
+    Development {
+        /// Where they are kept.
+        dir: PathBuf,
+    },
+}
+
+/// One of two settings that belong together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{missing}: is missing beside {given}")]
+pub struct Half {
+    /// The setting that is not there.
+    pub missing: &'static str,
+    /// The one that is.
+    pub given: &'static str,
+}
+
+/// Why there is no certificate.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The development certificates.
+    #[error("development certificates cannot be made: {0}")]
+    Development(#[from] dev::Error),
+    /// The certificate files.
+    #[error("the certificate cannot be loaded: {0}")]
+    Files(#[from] pem::Error),
+}
+
+impl Source {
+    /// From the values of TLS_CERT, TLS_KEY and CERTS_DIR.
+    pub fn from_settings(chain: Option<&str>, key: Option<&str>, dir: Option<&str>) -> Result<Self, Half> {
+        match (chain, key) {
+            (Some(chain), Some(key)) => Ok(Self::Files { chain: chain.into(), key: key.into() }),
+            (None, None) => Ok(Self::Development { dir: dir.unwrap_or("certs/dev").into() }),
+            (Some(_), None) => Err(Half { missing: "TLS_KEY", given: "TLS_CERT" }),
+            (None, Some(_)) => Err(Half { missing: "TLS_CERT", given: "TLS_KEY" }),
+        }
+    }
+
+    /// Whether nobody but this machine has reason to trust it.
+    pub fn is_self_made(&self) -> bool {
+        matches!(self, Self::Development { .. })
+    }
+
+    /// Loads the certificate, made first where it is this machine's own; and with it the CA to trust then.
+    pub fn load(&self, now: OffsetDateTime) -> Result<(Arc<ServerIdentity>, Option<PathBuf>), Error> {
+        match self {
+            Self::Files { chain, key } => Ok((ServerIdentity::load(chain, key)?, None)),
+            Self::Development { dir } => {
+                let made = dev::ensure(dir, now)?;
+                tracing::info!(ca = %made.ca.display(), "using a self-made certificate; clients trust its CA by --ca");
+                Ok((ServerIdentity::load(&made.chain, &made.key)?, Some(absolute(&made.ca))))
+            }
+        }
+    }
+}
+
+fn absolute(path: &Path) -> PathBuf {
+    std::path::absolute(path).unwrap_or_else(|_| path.into())
+}

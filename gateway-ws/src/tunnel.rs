@@ -1,0 +1,194 @@
+//! `/motience`: motience/1 for a device whose network lets no UDP through. The same frames in binary messages, the same
+//! session, epoch, numbers and fence as over QUIC, so a device changes between the two without losing or doubling a record.
+//!
+//! ```text
+//! upgrade (motience.1) -> Hello in the first message -> Welcome -> records up, acknowledgements down -> 4100 + close code
+//! ```
+//!
+//! A message holds any number of whole frames; control and records share one order. Only senders come here: consumers
+//! have wss2.
+
+mod session;
+
+use std::{borrow::Cow, sync::Arc};
+
+use axum::{
+    extract::{
+        State,
+        ws::{CloseFrame, WebSocket, WebSocketUpgrade},
+    },
+    http::HeaderMap,
+    response::Response,
+};
+use bytes::BytesMut;
+use motience_shared::{
+    auth::Grant,
+    http::ApiError,
+    log,
+    model::{DeviceId, Role},
+    relay,
+    wire::{self, CloseCode, Frame, Hello, Intent, Limits, VERSION},
+};
+use tokio::time::timeout;
+use tracing::{Instrument, debug, info, info_span, warn};
+
+use crate::{
+    Shared,
+    socket::{Goodbye, Heard, Socket},
+    upgrade::{self, Seat},
+};
+
+/// The subprotocol of the tunnel.
+const PROTOCOL: &str = "motience.1";
+/// WebSocket close codes are this plus motience/1's own: the range that is free for applications begins at 4000.
+const CLOSE_BASE: u16 = 4100;
+/// Longest message, in bytes, unless a single record may be longer: frames are gathered for fewer packets, not for size.
+const MAX_MESSAGE: usize = 256 * 1024;
+/// What a frame may add to its record.
+const HEAD: usize = 1024 + 16;
+
+/// Why a tunnel ends; the device acts on the code.
+#[derive(Debug)]
+enum Ending {
+    Close(CloseCode, Cow<'static, str>),
+    /// The device left or was lost: nobody to tell.
+    Gone,
+}
+
+/// The upgrade: who comes is asked later, by Hello.
+pub(crate) async fn upgrade(
+    State(shared): State<Arc<Shared>>,
+    headers: HeaderMap,
+    upgrade: Result<WebSocketUpgrade, axum::extract::ws::rejection::WebSocketUpgradeRejection>,
+) -> Result<Response, ApiError> {
+    let upgrade = upgrade.map_err(|_| upgrade::required())?;
+    upgrade::check_origin(&headers, &shared.config.origins)?;
+    if !upgrade::protocols(&headers).iter().any(|p| p == PROTOCOL) {
+        return Err(ApiError::malformed("Offer the subprotocol motience.1.").with_code("no_subprotocol"));
+    }
+    let seat = shared.seats.reserve()?;
+    let limit = MAX_MESSAGE.max(shared.backend.relay.limits().record + HEAD);
+    let upgrade = upgrade.protocols([PROTOCOL]).read_buffer_size(upgrade::READ_BUFFER).max_message_size(limit).max_frame_size(limit);
+    let alive = shared.shutdown.guard();
+    Ok(upgrade.on_upgrade(move |socket| {
+        async move {
+            serve(socket, seat, &shared).await;
+            drop(alive);
+        }
+        .instrument(info_span!("tunnel"))
+    }))
+}
+
+async fn serve(socket: WebSocket, mut seat: Seat, shared: &Shared) {
+    let mut socket = Socket::new(socket, &shared.config);
+    let ending = match run(&mut socket, &mut seat, shared).await {
+        Ok(()) => Ending::new(CloseCode::Done, "done"),
+        Err(ending) => ending,
+    };
+    match ending {
+        Ending::Close(code, reason) => {
+            if code == CloseCode::Internal {
+                warn!(%reason, "tunnel closed");
+            } else {
+                debug!(?code, %reason, "tunnel closed");
+            }
+            socket.close_with(farewell(code, &reason)).await;
+        }
+        Ending::Gone => debug!("the device is gone"),
+    }
+}
+
+async fn run(socket: &mut Socket, seat: &mut Seat, shared: &Shared) -> Result<(), Ending> {
+    let (hello, rest) =
+        timeout(shared.config.limits.header, greet(socket)).await.map_err(|_| Ending::new(CloseCode::Protocol, "no Hello in time"))??;
+    let grant = admit(&hello, shared)?;
+    let device = DeviceId::new(&hello.device_id).map_err(|e| Ending::new(CloseCode::Protocol, e.to_string()))?;
+    seat.claim(grant.user).map_err(|_| Ending::new(CloseCode::RateLimited, "too many connections of this account"))?;
+    let _open = shared.tunnels.open();
+    info!(user = %grant.user, %device, "device connected by tunnel");
+    let name = log::SessionName::device(&device);
+    let publisher = shared.backend.relay.publisher(grant.user.producer(), name, hello.epoch).await?;
+    session::Session::new(socket, shared, &publisher, grant, hello.features).run(rest).await
+}
+
+/// Waits for Hello, and gives what came behind it in the same message.
+async fn greet(socket: &mut Socket) -> Result<(Hello, BytesMut), Ending> {
+    loop {
+        let mut message = match socket.hear().await? {
+            Heard::Binary(message) => BytesMut::from(message),
+            Heard::Life => continue,
+            Heard::Text(_) => return Err(not_binary()),
+        };
+        return match Frame::decode(&mut message, Limits::control())? {
+            Some(Frame::Hello(hello)) => Ok((hello, message)),
+            Some(other) => Err(Ending::new(CloseCode::Protocol, format!("{} before Hello", other.name()))),
+            None => Err(Ending::new(CloseCode::Protocol, "the first message holds no Hello")),
+        };
+    }
+}
+
+fn admit(hello: &Hello, shared: &Shared) -> Result<Grant, Ending> {
+    if hello.version != VERSION {
+        return Err(Ending::new(CloseCode::Protocol, format!("version {} is not spoken here", hello.version)));
+    }
+    if hello.intent == Intent::Consume {
+        return Err(Ending::new(CloseCode::Protocol, "the tunnel only carries records up: consumers connect by QUIC, or to wss2"));
+    }
+    if shared.shutdown.soft().is_cancelled() {
+        return Err(draining());
+    }
+    let grant = shared.backend.authenticate(&hello.token).map_err(|e| Ending::new(CloseCode::Unauthenticated, e.to_string()))?;
+    if grant.role == Role::Producer { Ok(grant) } else { Err(Ending::new(CloseCode::Forbidden, "this account is no producer")) }
+}
+
+fn not_binary() -> Ending {
+    Ending::new(CloseCode::Protocol, "frames are sent in binary messages")
+}
+
+fn draining() -> Ending {
+    Ending::new(CloseCode::Draining, "the node is going away")
+}
+
+/// A control frame has room for 123 bytes of reason (RFC 6455, section 5.5).
+fn farewell(code: CloseCode, reason: &str) -> CloseFrame {
+    let number = u16::try_from(code.number()).unwrap_or_default();
+    CloseFrame { code: CLOSE_BASE + number, reason: reason[..reason.floor_char_boundary(123)].into() }
+}
+
+impl Ending {
+    fn new(code: CloseCode, reason: impl Into<Cow<'static, str>>) -> Self {
+        Self::Close(code, reason.into())
+    }
+}
+
+/// What a WebSocket says in its own way.
+impl From<Goodbye> for Ending {
+    fn from(goodbye: Goodbye) -> Self {
+        match goodbye {
+            Goodbye::TooLarge => Self::new(CloseCode::TooLarge, "the message is too large"),
+            _ => Self::Gone,
+        }
+    }
+}
+
+impl From<wire::Error> for Ending {
+    fn from(error: wire::Error) -> Self {
+        let code = if matches!(error, wire::Error::TooLarge { .. }) { CloseCode::TooLarge } else { CloseCode::Protocol };
+        Self::new(code, error.to_string())
+    }
+}
+
+/// The reasons a device is told carry no causes: those are logged here.
+impl From<relay::Error> for Ending {
+    fn from(error: relay::Error) -> Self {
+        match error {
+            relay::Error::Log(log::Error::Fenced) => Self::new(CloseCode::Fenced, "a newer connection of this device took over"),
+            relay::Error::Log(log::Error::Stale) => Self::new(CloseCode::Draining, "the log began a new life: connect again"),
+            relay::Error::Closed => draining(),
+            other => {
+                warn!(error = %other, "a tunnel is closed because a dependency failed");
+                Self::new(CloseCode::Internal, "the log or the database is away")
+            }
+        }
+    }
+}

@@ -1,0 +1,235 @@
+//! A tunnel past its Hello: each message is one group of records; what is in the log is acknowledged in ranges.
+
+use std::mem;
+
+use axum::extract::ws::Message;
+use bytes::BytesMut;
+use motience_shared::{
+    auth::Grant,
+    log,
+    relay::{self, Committed, Intake, Pending, Publisher, Refusal},
+    wire::{
+        Ack, CloseCode, Frame, Limits, Record, Shape, ShapeAccepted, TokenAccepted, TokenRefresh, Welcome,
+        compact::{self, Decoder},
+        features,
+    },
+};
+use tokio::time::{Duration, Instant, sleep_until};
+use tracing::debug;
+
+use super::{Ending, Shared, draining, not_binary};
+use crate::socket::{Heard, Socket};
+
+/// How long a device has to finish and leave when the node drains, before it is cut.
+const DRAIN_LIMIT: Duration = Duration::from_secs(5);
+/// Groups that may wait for the log; a device further ahead is read no faster than they go.
+const MAX_PENDING: usize = 64;
+/// Bytes of messages read, or of records, that are handed on as one group. A compact record is far longer than its frame.
+const GROUP: usize = 256 * 1024;
+/// Bytes gathered before they are written, however much of the message is left.
+const WRITE: usize = 64 * 1024;
+
+/// One device's tunnel.
+pub(super) struct Session<'s> {
+    socket: &'s mut Socket,
+    shared: &'s Shared,
+    publisher: &'s Publisher,
+    grant: Grant,
+    /// Whether the grant is another one since this was looked at.
+    renewed: bool,
+    limits: Limits,
+    /// The shapes of compact records, where the device offered them.
+    shapes: Option<Decoder>,
+    pending: Pending,
+    /// Frames on their way down.
+    out: BytesMut,
+}
+
+impl<'s> Session<'s> {
+    pub(super) fn new(socket: &'s mut Socket, shared: &'s Shared, publisher: &'s Publisher, grant: Grant, offered: u64) -> Self {
+        let records = Limits::for_records(shared.backend.relay.limits().record);
+        let limits = Limits { frame: records.frame.max(Limits::control().frame) };
+        let shapes = (offered & features::COMPACT != 0).then(Decoder::new);
+        Self { socket, shared, publisher, grant, renewed: false, limits, shapes, pending: Pending::default(), out: BytesMut::new() }
+    }
+
+    /// Runs until the device leaves or has to. `rest`: what came in one message with its Hello.
+    pub(super) async fn run(mut self, rest: BytesMut) -> Result<(), Ending> {
+        let (shared, publisher) = (self.shared, self.publisher);
+        let (backend, soft) = (&shared.backend, shared.shutdown.soft());
+        let mut progress = self.publisher.progress();
+        let mut cut = None;
+        self.welcome();
+        self.take(rest).await?;
+        let over = backend.ended(&self.grant);
+        tokio::pin!(over);
+        loop {
+            self.write().await?;
+            tokio::select! {
+                biased;
+                () = &mut over => return Err(ended()),
+                () = publisher.superseded() => return Err(relay::Error::from(log::Error::Fenced).into()),
+                // Cannot fail: the publisher holds the sender.
+                _ = progress.changed() => {}
+                () = soft.cancelled(), if cut.is_none() => {
+                    debug!("asking the device to leave");
+                    Frame::Drain.encode(&mut self.out);
+                    cut = Some(Instant::now() + DRAIN_LIMIT);
+                }
+                () = sleep_until(cut.unwrap_or_else(Instant::now)), if cut.is_some() => return Err(draining()),
+                heard = self.socket.hear(), if self.pending.len() < MAX_PENDING => match heard? {
+                    Heard::Binary(message) => {
+                        self.take(BytesMut::from(message)).await?;
+                        if mem::take(&mut self.renewed) {
+                            over.set(backend.ended(&self.grant));
+                        }
+                    }
+                    Heard::Text(_) => return Err(not_binary()),
+                    Heard::Life => {}
+                },
+            }
+            let committed = progress.borrow_and_update().clone();
+            self.acknowledge(&committed);
+            if let Some(error) = committed.error {
+                self.write().await?;
+                return Err(relay::Error::from(error).into());
+            }
+        }
+    }
+
+    fn welcome(&mut self) {
+        let backend = &self.shared.backend;
+        let welcome = Welcome {
+            node: backend.node.clone(),
+            fence: self.publisher.fence(),
+            seen: self.publisher.seen(),
+            max_record: backend.relay.limits().record as u64,
+            credit: self.shared.config.credit,
+            token_expires_in: self.expires_in(),
+            durability: backend.relay.log().durability(),
+            features: if self.shapes.is_some() { features::COMPACT } else { 0 },
+        };
+        Frame::Welcome(welcome).encode(&mut self.out);
+    }
+
+    /// Takes a message and those that have come behind it, as one group.
+    async fn take(&mut self, first: BytesMut) -> Result<(), Ending> {
+        let mut group = Intake::new(self.publisher);
+        let (mut next, mut bytes) = (Some(Ok(Heard::Binary(first.freeze()))), 0);
+        let mut goodbye = None;
+        while let Some(heard) = next {
+            match heard {
+                Ok(Heard::Binary(message)) => {
+                    bytes += message.len();
+                    self.read(BytesMut::from(message), &mut group).await?;
+                }
+                Ok(Heard::Life) => {}
+                Ok(Heard::Text(_)) => return Err(not_binary()),
+                Err(why) => {
+                    goodbye = Some(why);
+                    break;
+                }
+            }
+            next = if bytes < GROUP { self.socket.heard() } else { None };
+        }
+        self.hand_on(group).await?;
+        goodbye.map_or(Ok(()), |goodbye| Err(goodbye.into()))
+    }
+
+    /// Reads one message's frames.
+    async fn read(&mut self, mut message: BytesMut, group: &mut Intake<'s>) -> Result<(), Ending> {
+        while let Some(frame) = Frame::decode(&mut message, self.limits)? {
+            match frame {
+                Frame::Record(record) => group.record(record).map_err(refusal)?,
+                Frame::Compact(record) => {
+                    let limit = self.shared.backend.relay.limits().record;
+                    let json = self.shapes()?.expand(&record, limit)?;
+                    group.record(Record { seq: record.seq, json }).map_err(refusal)?;
+                }
+                Frame::Shape(shape) => self.learn(shape)?,
+                Frame::Skipped(skipped) => group.skip(&skipped.ranges).map_err(refusal)?,
+                Frame::TokenRefresh(refresh) => self.renew(&refresh)?,
+                Frame::Ping => Frame::Pong.encode(&mut self.out),
+                // The device waits for the last acknowledgements, which come in any case, and closes.
+                Frame::Done | Frame::Pong => {}
+                other => return Err(Ending::new(CloseCode::Protocol, format!("{} is not expected here", other.name()))),
+            }
+            if group.bytes() >= GROUP {
+                let full = mem::replace(group, Intake::new(self.publisher));
+                self.hand_on(full).await?;
+            }
+            if self.out.len() >= WRITE {
+                self.write().await?;
+            }
+        }
+        if message.is_empty() { Ok(()) } else { Err(Ending::new(CloseCode::Protocol, "a message ends within a frame")) }
+    }
+
+    async fn hand_on(&mut self, group: Intake<'s>) -> Result<(), Ending> {
+        self.shared.tunnels.count(group.records(), group.bytes() as u64);
+        let Some(submitted) = group.submit().await.map_err(refusal)? else { return Ok(()) };
+        self.pending.add(submitted.ticket, submitted.numbers);
+        submitted.refused.into_iter().for_each(|refused| Frame::Refused(refused).encode(&mut self.out));
+        Ok(())
+    }
+
+    fn shapes(&mut self) -> Result<&mut Decoder, Ending> {
+        self.shapes.as_mut().ok_or_else(|| Ending::new(CloseCode::Protocol, "compact records were not agreed on"))
+    }
+
+    fn learn(&mut self, shape: Shape) -> Result<(), Ending> {
+        let id = self.shapes()?.add(shape)?;
+        Frame::ShapeAccepted(ShapeAccepted { id }).encode(&mut self.out);
+        Ok(())
+    }
+
+    /// Takes a renewed token: it must be of the same account and role.
+    fn renew(&mut self, refresh: &TokenRefresh) -> Result<(), Ending> {
+        let renewed =
+            self.shared.backend.authenticate(&refresh.token).map_err(|e| Ending::new(CloseCode::Unauthenticated, e.to_string()))?;
+        if renewed.user != self.grant.user || renewed.role != self.grant.role {
+            return Err(Ending::new(CloseCode::Forbidden, "the renewed token is another account's"));
+        }
+        self.grant = renewed;
+        self.renewed = true;
+        Frame::TokenAccepted(TokenAccepted { expires_in: self.expires_in() }).encode(&mut self.out);
+        Ok(())
+    }
+
+    fn acknowledge(&mut self, committed: &Committed) {
+        let ranges = self.pending.take(committed.up_to);
+        if !ranges.is_empty() {
+            Frame::Ack(Ack { ranges }).encode(&mut self.out);
+        }
+    }
+
+    /// Writes the frames that wait, as one message.
+    async fn write(&mut self) -> Result<(), Ending> {
+        if !self.out.is_empty() {
+            self.socket.send(Message::Binary(self.out.split().freeze())).await?;
+        }
+        Ok(())
+    }
+
+    /// Whole seconds for which the grant is still good.
+    fn expires_in(&self) -> u64 {
+        u64::try_from((self.grant.expires_at - self.shared.backend.clock.now()).whole_seconds()).unwrap_or(0)
+    }
+}
+
+impl From<compact::Error> for Ending {
+    fn from(error: compact::Error) -> Self {
+        Self::new(CloseCode::Protocol, error.to_string())
+    }
+}
+
+fn refusal(refusal: Refusal) -> Ending {
+    match refusal {
+        Refusal::Ended(e) => e.into(),
+        other => Ending::new(CloseCode::Protocol, other.to_string()),
+    }
+}
+
+fn ended() -> Ending {
+    Ending::new(CloseCode::Unauthenticated, "the token has expired or was revoked")
+}

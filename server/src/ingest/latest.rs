@@ -1,0 +1,77 @@
+//! Records in datagrams: worth something only now. One that comes late, or finds the log behind, is dropped; none is
+//! acknowledged or sent again.
+
+use motience_shared::{
+    backend::Backend,
+    log::SessionName,
+    model::{Epoch, ProducerId},
+    relay::Publisher,
+    wire::{CloseCode, Frame, Limits},
+};
+use quinn::Connection;
+use tracing::debug;
+
+use super::{connection::Ending, lanes::Entrance};
+
+/// The epoch of senders that have no life before or after this one.
+const ONLY: Epoch = Epoch(1);
+
+/// Takes datagrams until the connection ends. What is not taken in time is dropped by the transport, oldest first.
+pub(super) async fn read_all(connection: &Connection, entrance: Entrance<'_>, backend: &Backend) -> Result<(), Ending> {
+    let limits = Limits::for_records(entrance.max_record);
+    let mut latest = Latest { backend, producer: entrance.publisher.producer(), publisher: None, newest: 0 };
+    loop {
+        let mut datagram = connection.read_datagram().await?.into();
+        let frame = Frame::decode(&mut datagram, limits)?.filter(|_| datagram.is_empty());
+        let frame = frame.ok_or_else(|| Ending::new(CloseCode::Protocol, "a datagram is one frame"))?;
+        let record = entrance.record(frame)?;
+        if latest.is_late(record.seq.0) || !latest.submit(&record.json).await {
+            metrics::counter!("motience_latest_dropped_total").increment(1);
+        }
+    }
+}
+
+struct Latest<'b> {
+    backend: &'b Backend,
+    producer: ProducerId,
+    /// Apart from the device's own session: these records have no numbers there.
+    publisher: Option<Publisher>,
+    /// Number of the newest datagram.
+    newest: u64,
+}
+
+impl Latest<'_> {
+    /// Whether a newer one has come already. Counts those that are missing between the two.
+    fn is_late(&mut self, number: u64) -> bool {
+        metrics::counter!("motience_latest_received_total").increment(1);
+        if number <= self.newest {
+            return true;
+        }
+        metrics::counter!("motience_latest_missing_total").increment(number - self.newest - 1);
+        self.newest = number;
+        false
+    }
+
+    /// Whether the log's writer took it.
+    async fn submit(&mut self, json: &bytes::Bytes) -> bool {
+        if self.publisher.is_none() {
+            match self.backend.relay.publisher(self.producer, SessionName::passing(), ONLY).await {
+                Ok(publisher) => self.publisher = Some(publisher),
+                Err(error) => {
+                    debug!(%error, "a record that is worth something only now finds no log");
+                    return false;
+                }
+            }
+        }
+        let Some(publisher) = &self.publisher else { return false };
+        match publisher.try_submit(json.clone()) {
+            Ok(taken) => taken,
+            // The log began a new life, or the record is none: the next one may find it better.
+            Err(error) => {
+                debug!(%error, "a record that is worth something only now is dropped");
+                self.publisher = None;
+                false
+            }
+        }
+    }
+}

@@ -1,0 +1,109 @@
+//! Compact records into JSON.
+
+use std::collections::HashMap;
+
+use bytes::{BufMut, Bytes, BytesMut};
+
+use super::{Compact, MAX_SHAPES, Shape, Slot};
+use crate::wire::varint;
+
+/// Why a shape or a compact record is not taken. Each ends the connection with [`crate::wire::CloseCode::Protocol`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Error {
+    /// More than [`MAX_SHAPES`].
+    #[error("more than {MAX_SHAPES} shapes")]
+    TooManyShapes,
+    /// A shape's number, given twice.
+    #[error("shape {0} was announced before")]
+    AnnouncedTwice(u64),
+    /// A record of a shape that was not announced.
+    #[error("shape {0} is not known")]
+    UnknownShape(u64),
+    /// Values that do not fit the shape.
+    #[error("values that do not fit shape {0}")]
+    Values(u64),
+    /// A record over the limit.
+    #[error("a record over the limit of {0} bytes")]
+    TooLarge(usize),
+}
+
+/// The shapes of one connection.
+#[derive(Debug, Default)]
+pub struct Decoder {
+    shapes: HashMap<u64, Shape>,
+}
+
+impl Decoder {
+    /// Without shapes.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Takes a shape; its number is to be told to the sender.
+    pub fn add(&mut self, shape: Shape) -> Result<u64, Error> {
+        let id = shape.id;
+        if self.shapes.contains_key(&id) {
+            return Err(Error::AnnouncedTwice(id));
+        }
+        if self.shapes.len() == MAX_SHAPES {
+            return Err(Error::TooManyShapes);
+        }
+        self.shapes.insert(id, shape);
+        Ok(id)
+    }
+
+    /// The record's JSON, at most `limit` bytes long.
+    pub fn expand(&self, record: &Compact, limit: usize) -> Result<Bytes, Error> {
+        let shape = self.shapes.get(&record.shape).ok_or(Error::UnknownShape(record.shape))?;
+        expand(shape, &record.values, limit)
+    }
+}
+
+/// The text of a shape with these values.
+pub(super) fn expand(shape: &Shape, values: &[u8], limit: usize) -> Result<Bytes, Error> {
+    let misfit = Error::Values(shape.id);
+    // A value needs at most a few times the room that it has on the wire; the buffer grows where that is wrong.
+    let mut out = BytesMut::with_capacity((shape.literals() + 4 * values.len()).min(limit));
+    let mut values = Values { bytes: values };
+    for (literal, slot) in &shape.parts {
+        out.put_slice(literal.as_bytes());
+        let number = match slot {
+            Slot::Text | Slot::Raw => 0,
+            Slot::Number(_) | Slot::Time(_) => values.number().ok_or(misfit)?,
+        };
+        match (number.checked_sub(1), slot) {
+            (Some(packed), Slot::Number(style)) => style.unpack(packed, &mut out),
+            (Some(packed), Slot::Time(form)) => form.unpack(packed, &mut out).ok_or(misfit)?,
+            _ => {
+                let length = values.number().and_then(|length| usize::try_from(length).ok()).ok_or(misfit)?;
+                out.put_slice(values.take(length).ok_or(misfit)?);
+            }
+        }
+        if out.len() > limit {
+            return Err(Error::TooLarge(limit));
+        }
+    }
+    out.put_slice(shape.tail.as_bytes());
+    if !values.bytes.is_empty() {
+        return Err(misfit);
+    }
+    if out.len() > limit { Err(Error::TooLarge(limit)) } else { Ok(out.freeze()) }
+}
+
+struct Values<'v> {
+    bytes: &'v [u8],
+}
+
+impl<'v> Values<'v> {
+    fn number(&mut self) -> Option<u64> {
+        let (number, size) = varint::peek(self.bytes, 0)?;
+        self.bytes = &self.bytes[size..];
+        Some(number)
+    }
+
+    fn take(&mut self, length: usize) -> Option<&'v [u8]> {
+        let (taken, rest) = self.bytes.split_at_checked(length)?;
+        self.bytes = rest;
+        Some(taken)
+    }
+}

@@ -1,0 +1,205 @@
+//! JSON records into their compact form; what shapes there are is learnt from the records.
+
+use std::{
+    collections::HashMap,
+    hash::{DefaultHasher, Hash as _, Hasher as _},
+};
+
+use bytes::{BufMut, BytesMut};
+
+use super::{
+    Compact, MAX_LITERALS, MAX_SHAPES, Shape, Slot,
+    decoder::expand,
+    number::Style,
+    timestamp::Form,
+    tokens::{Kind, Token, tokens},
+};
+use crate::wire::{Frame, Record, varint};
+
+/// Structures that are remembered while they wait for their second record.
+const MAX_FAMILIES: usize = 256;
+/// Values that do not fit their slot until the shape is cut anew.
+const MISFITS: u32 = 4;
+/// How often it is: values that are spelt now this way and now that would use up all shapes.
+const CUTS: u32 = 4;
+
+/// Shapes and what is known of them, for one connection.
+#[derive(Debug, Default)]
+pub struct Encoder {
+    families: HashMap<u64, Family>,
+    announced: u64,
+}
+
+/// Records of one structure: the same text around the same kinds of values.
+#[derive(Debug)]
+struct Family {
+    /// One record, to compare the next with.
+    sample: String,
+    /// For each of its values, the slot that it has become.
+    slots: Vec<Option<Slot>>,
+    /// What is sent with: accepted by the server.
+    current: Option<Shape>,
+    /// Announced.
+    pending: Option<Shape>,
+    misfits: u32,
+    cuts: u32,
+}
+
+impl Encoder {
+    /// Knows nothing yet.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// The frame to send a record with, and a shape to be announced on the control stream.
+    pub fn encode(&mut self, record: Record) -> (Frame, Option<Shape>) {
+        let (compact, shape) = match std::str::from_utf8(&record.json) {
+            Ok(json) => self.compact(&record, json),
+            Err(_) => (None, None),
+        };
+        (compact.map_or(Frame::Record(record), Frame::Compact), shape)
+    }
+
+    /// The server knows the shape.
+    pub fn accepted(&mut self, id: u64) {
+        for family in self.families.values_mut() {
+            if let Some(shape) = family.pending.take_if(|shape| shape.id == id) {
+                family.current = Some(shape);
+                family.misfits = 0;
+                return;
+            }
+        }
+    }
+
+    /// The shape that [`Encoder::encode`] gave last could not be announced: as if it had not been.
+    pub fn withdraw(&mut self, shape: &Shape) {
+        for family in self.families.values_mut() {
+            if family.pending.take_if(|pending| pending.id == shape.id).is_some() {
+                family.cuts -= 1;
+            }
+        }
+        if shape.id + 1 == self.announced {
+            self.announced = shape.id;
+        }
+    }
+
+    fn compact(&mut self, record: &Record, json: &str) -> (Option<Compact>, Option<Shape>) {
+        if json.len() > MAX_LITERALS {
+            return (None, None);
+        }
+        let Some(tokens) = tokens(json) else { return (None, None) };
+        let key = structure(json, &tokens);
+        let full = self.families.len() >= MAX_FAMILIES;
+        let Some(family) = self.families.get_mut(&key) else {
+            if full {
+                // Records that never repeat must not keep out those that do.
+                self.families.retain(|_, family| family.current.is_some() || family.pending.is_some());
+            }
+            if self.families.len() < MAX_FAMILIES {
+                self.families.insert(
+                    key,
+                    Family { sample: json.to_owned(), slots: vec![None; tokens.len()], current: None, pending: None, misfits: 0, cuts: 0 },
+                );
+            }
+            return (None, None);
+        };
+        let fitted = family.current.as_ref().and_then(|shape| values(shape, json, &tokens));
+        let misfit = fitted.as_ref().is_none_or(|(_, escapes)| *escapes > 0);
+        family.misfits += u32::from(misfit);
+        let compact = fitted.and_then(|(values, _)| {
+            let shape = family.current.as_ref()?;
+            let values = values.freeze();
+            let same = expand(shape, &values, json.len()).is_ok_and(|again| again == record.json);
+            same.then_some(Compact { seq: record.seq, shape: shape.id, values })
+        });
+        let wanted =
+            family.pending.is_none() && family.cuts < CUTS && (family.current.is_none() || family.misfits >= MISFITS || compact.is_none());
+        let shape = if wanted && self.announced < MAX_SHAPES as u64 { cut(family, json, &tokens, self.announced) } else { None };
+        self.announced += u64::from(shape.is_some());
+        (compact, shape)
+    }
+}
+
+/// Tells structures apart: the text between the values, and their kinds.
+fn structure(json: &str, tokens: &[Token]) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    let mut end = 0;
+    for token in tokens {
+        json[end..token.at.start].hash(&mut hasher);
+        token.kind.hash(&mut hasher);
+        end = token.at.end;
+    }
+    json[end..].hash(&mut hasher);
+    hasher.finish()
+}
+
+/// The values of a record's slots and how many did not fit; `None` where a literal differs.
+fn values(shape: &Shape, json: &str, tokens: &[Token]) -> Option<(BytesMut, u32)> {
+    let (mut out, mut escapes, mut end) = (BytesMut::new(), 0, 0);
+    let mut tokens = tokens.iter();
+    for (literal, slot) in &shape.parts {
+        let start = end + literal.len();
+        let token = tokens.find(|token| token.at.start >= start)?;
+        if token.at.start != start || json.get(end..start)? != literal {
+            return None;
+        }
+        end = token.at.end;
+        let text = &json[token.at.clone()];
+        let packed = match slot {
+            Slot::Number(style) => style.pack(text),
+            Slot::Time(form) => form.pack(text),
+            Slot::Text | Slot::Raw => {
+                varint::put_text(text, &mut out);
+                continue;
+            }
+        };
+        match packed {
+            Some(packed) => varint::put(packed + 1, &mut out),
+            None => {
+                escapes += 1;
+                out.put_u8(0);
+                varint::put_text(text, &mut out);
+            }
+        }
+    }
+    (json.get(end..)? == shape.tail).then_some((out, escapes))
+}
+
+/// A shape for the family: what differs from the sample, or was a slot before, is a slot.
+fn cut(family: &mut Family, json: &str, tokens: &[Token], id: u64) -> Option<Shape> {
+    let before = super::tokens::tokens(&family.sample)?;
+    let mut shape = Shape { id, parts: Vec::new(), tail: String::new() };
+    let mut end = 0;
+    for ((token, sample), slot) in tokens.iter().zip(&before).zip(&mut family.slots) {
+        *slot = fitting(token.kind, [&family.sample[sample.at.clone()], &json[token.at.clone()]], slot.take());
+        if let Some(slot) = slot {
+            shape.parts.push((json[end..token.at.start].to_owned(), slot.clone()));
+            end = token.at.end;
+        }
+    }
+    json[end..].clone_into(&mut shape.tail);
+    json.clone_into(&mut family.sample);
+    family.misfits = 0;
+    let same = family.current.as_ref().is_some_and(|current| current.parts == shape.parts && current.tail == shape.tail);
+    if same || shape.parts.is_empty() || shape.literals() > MAX_LITERALS {
+        return None;
+    }
+    family.cuts += 1;
+    family.pending = Some(shape.clone());
+    Some(shape)
+}
+
+/// The slot for two values that stand at the same place, the second of which the present slot may not fit. `None`: literal.
+fn fitting(kind: Kind, texts: [&str; 2], present: Option<Slot>) -> Option<Slot> {
+    match (kind, present) {
+        (Kind::Number, Some(Slot::Number(style))) if style.pack(texts[1]).is_none() => Some(Slot::Number(style.widened(texts[1]))),
+        (Kind::Text, Some(Slot::Time(form))) if form.pack(texts[1]).is_none() => Some(Form::of(texts[1]).map_or(Slot::Text, Slot::Time)),
+        (_, Some(slot)) => Some(slot),
+        (Kind::Number, None) => Some(Slot::Number(Style::of(texts))),
+        (Kind::Text, None) => match (Form::of(texts[0]), Form::of(texts[1])) {
+            (Some(_), Some(form)) => Some(Slot::Time(form)),
+            _ => (texts[0] != texts[1]).then_some(Slot::Text),
+        },
+        (Kind::Word, None) => (texts[0] != texts[1]).then_some(Slot::Raw),
+    }
+}
