@@ -2,6 +2,7 @@
 //!
 //! - [`login`]: tokens for a username and password.
 //! - [`client`]: one motience/1 connection over QUIC.
+//! - [`link`]: what is known of the way to the server, and what is done about its losses.
 //! - [`outbox`]: records until they are acknowledged.
 //! - [`producer`]: the outbox kept connected; what most programs want.
 //! - [`consumer`]: followed producers' records, resumed across reconnects.
@@ -12,6 +13,7 @@ pub mod backoff;
 pub mod client;
 mod clock;
 pub mod consumer;
+pub mod link;
 pub mod login;
 pub mod outbox;
 pub mod policy;

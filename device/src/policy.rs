@@ -49,6 +49,9 @@ pub enum Failure {
     /// Nothing was acknowledged for too long.
     #[error("no acknowledgement within the time limit")]
     Unacknowledged,
+    /// Nothing at all was heard while records were under way.
+    #[error("nothing is heard from the server")]
+    Silent,
 }
 
 /// What to do next.
@@ -93,6 +96,9 @@ impl Policy {
             },
             Failure::Connection(client::Error::Config(_)) => Next::Stop,
             Failure::Connection(_) | Failure::Unacknowledged => Next::Retry(backoff),
+            // The way is gone, not the server: another one may be there at once.
+            Failure::Silent if tried.attempts == 0 => Next::Retry(Duration::ZERO),
+            Failure::Silent => Next::Retry(backoff),
             Failure::Drained if tried.attempts == 0 => Next::Retry(self.drain.mul_f64(random)),
             Failure::Drained => Next::Retry(backoff),
             Failure::Login(login::Error::RateLimited(wait)) => Next::Retry(wait.saturating_add(backoff)),

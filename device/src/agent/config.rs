@@ -18,7 +18,11 @@ use super::{
     names,
     sensors::{Kind, Sensor},
 };
-use crate::{backoff::Backoff, client::Server, outbox};
+use crate::{
+    backoff::Backoff,
+    client::{Gateway, Server, Transport},
+    link, outbox,
+};
 
 mod file;
 
@@ -50,6 +54,8 @@ pub struct Config {
     pub server: Server,
     /// The name its certificate must carry, where it is not the host.
     pub server_name: Option<String>,
+    /// The gateway to go to where UDP does not get through; `None`: there is none.
+    pub fallback: Option<Gateway>,
     /// Whose certificates are trusted.
     pub trust: Trust,
     /// What is read.
@@ -60,6 +66,10 @@ pub struct Config {
     pub backoff: Backoff,
     /// Bursts in one system call.
     pub gso: bool,
+    /// What is done about losses, and how bytes are saved.
+    pub link: link::Settings,
+    /// How often a quiet connection sends a packet.
+    pub keep_alive: Duration,
     /// How long the outbox may take to empty at the end.
     pub grace: Duration,
     /// Where sensors keep their place; `None`: nowhere. The outbox's own place is in its settings.
@@ -171,11 +181,14 @@ impl Config {
             auth_url: auth_url.into(),
             server,
             server_name: None,
+            fallback: None,
             trust: Trust::default(),
             sensors: vec![Sensor::system(INTERVAL)],
             outbox: outbox::Config::default(),
             backoff: Backoff::default(),
             gso: true,
+            link: link::Settings::default(),
+            keep_alive: Transport::default().keep_alive,
             grace: GRACE,
             state_dir: None,
             status_file: None,
@@ -232,6 +245,8 @@ impl Config {
 
         let mut config = Self::new(device_id, username, password, auth_url, server);
         config.server_name = file.server_name;
+        config.fallback = file::gateway(text(file.fallback_url, "FALLBACK_URL"))?;
+        (config.link, config.keep_alive) = file.link.check()?;
         config.trust = ca.map_or(Trust::Platform, Trust::Ca);
         config.sensors = match file.sensors {
             Some(sensors) => sensors.into_iter().enumerate().map(|(n, sensor)| sensor.check(n, interval)).collect::<Result<_, _>>()?,

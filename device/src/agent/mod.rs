@@ -138,7 +138,10 @@ impl Config {
     fn producer(&self) -> producer::Config {
         let mut client = client::Config::new(self.server.clone(), self.trust.clone(), self.device_id.clone());
         client.server_name = self.server_name.clone();
+        client.fallback = self.fallback.clone();
         client.transport.gso = self.gso;
+        client.transport.keep_alive = self.keep_alive;
+        client.link = self.link;
         let mut producer = producer::Config::new(client);
         producer.outbox = self.outbox.clone();
         producer.policy.backoff = self.backoff;

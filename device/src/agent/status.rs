@@ -13,6 +13,7 @@ use tokio::time;
 
 use super::{Config, notify::Watchdog, sensors::Counts};
 use crate::{
+    link::Report,
     outbox::Order,
     producer::{LinkState, Producer, Stats},
 };
@@ -95,6 +96,15 @@ impl Found {
                 format!("{:.1} ms round trip, {} of {} packets lost", rtt.as_secs_f64() * 1e3, stats.lost_packets, stats.sent_packets),
             );
         }
+        if let Some(way) = stats.way {
+            line("way", format!("{way}, {} times by the gateway, {} times back to QUIC", stats.fallbacks, stats.returns));
+        }
+        if let Some(link) = &stats.link {
+            line("copies", copies(link));
+        }
+        if stats.latest_sent + stats.latest_dropped > 0 {
+            line("latest", format!("{} sent, {} dropped", stats.latest_sent, stats.latest_dropped));
+        }
         line(
             "records",
             format!(
@@ -125,6 +135,16 @@ impl Found {
         };
         json.unwrap_or_else(|_| "{}".into()) + "\n"
     }
+}
+
+fn copies(link: &Report) -> String {
+    let mut text = format!("{} a record ({:.1} % of packets lost", link.copies, link.loss * 100.0);
+    if let Some(burst) = link.burst_ms {
+        let _ = write!(text, ", in bursts of {burst:.0} ms");
+    }
+    let share = if link.first_bytes > 0 { link.copy_bytes as f64 * 100.0 / link.first_bytes as f64 } else { 0.0 };
+    let _ = write!(text, "), {} sent, {share:.0} % more bytes", link.copies_sent);
+    text
 }
 
 fn outbox(stats: &Stats) -> String {

@@ -51,6 +51,11 @@ pub enum Error {
 }
 
 impl Error {
+    /// Whether the server was reached and said no, or nobody could be asked: another way there would end alike.
+    pub(super) fn is_final(&self) -> bool {
+        matches!(self, Self::Closed { .. } | Self::Config(_) | Self::Protocol(_))
+    }
+
     pub(super) fn socket(error: &io::Error) -> Self {
         Self::Socket(error.to_string())
     }

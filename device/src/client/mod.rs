@@ -1,4 +1,4 @@
-//! One motience/1 connection: a QUIC connection with its control stream, lanes up and feeds down.
+//! One motience/1 connection: a QUIC connection with its control stream, lanes up and feeds down; or a tunnel.
 //!
 //! [`Connector`] holds what outlives a connection (the UDP socket, TLS session tickets); [`Session`] is one connection
 //! after `Hello` and `Welcome`. Nothing here reconnects: [`crate::producer`] and [`crate::consumer`] do.
@@ -8,17 +8,22 @@ use std::{str::FromStr, time::Duration};
 use motience_certs::Trust;
 use motience_shared::model::{DeviceId, record::MAX_RECORD};
 
+use crate::link;
+
 mod connector;
 mod error;
 mod frames;
 mod lanes;
 mod session;
 mod transport;
+mod tunnel;
 
 pub use connector::Connector;
 pub use error::Error;
 pub use lanes::Lane;
-pub use session::{Event, Session};
+pub(crate) use lanes::Uplink;
+pub use session::{Event, Session, Way};
+pub use tunnel::{Gateway, InvalidGateway};
 
 /// Where servers listen when an address names no port.
 pub const DEFAULT_PORT: u16 = 4433;
@@ -74,6 +79,8 @@ pub struct Config {
     pub server_name: Option<String>,
     /// Whose certificates are trusted.
     pub trust: Trust,
+    /// Where to go where UDP does not get through; `None`: nowhere. For producers.
+    pub fallback: Option<Gateway>,
     /// Name of the device within its account; for a consumer, of the client.
     pub device_id: DeviceId,
     /// Longest record, in bytes; the server may allow less.
@@ -82,6 +89,8 @@ pub struct Config {
     pub connect_timeout: Duration,
     /// QUIC settings.
     pub transport: Transport,
+    /// A producer's link: redundancy, compact form, congestion control.
+    pub link: link::Settings,
 }
 
 impl Config {
@@ -91,10 +100,12 @@ impl Config {
             server,
             server_name: None,
             trust,
+            fallback: None,
             device_id,
             max_record: MAX_RECORD,
             connect_timeout: Duration::from_secs(15),
             transport: Transport::default(),
+            link: link::Settings::default(),
         }
     }
 }

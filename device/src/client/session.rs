@@ -1,34 +1,39 @@
-//! One connection after `Welcome`: a handle, and private tasks that read and write.
+//! One connection after `Welcome`: a handle, and private tasks that read and write. Over QUIC, or through a tunnel.
 //!
 //! The tasks never wait for each other: the control stream is read whatever the lanes do, so that acknowledgements
 //! arrive while a lane is held up. Every queue is bounded; a reader of events that stops reading stops the server.
 
 use std::{
+    fmt,
     sync::{Arc, OnceLock},
     time::Duration,
 };
 
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 use motience_shared::{
     model::{Cursor, Epoch, ProducerId, RangeSet},
     wire::{
         CloseCode, Confirm, Entry, Feed, Frame, From, Gap, Hello, Intent, Limits, Record, Refused, Skipped, StreamKind, Subscribe,
-        TokenRefresh, Unsubscribe, VERSION, Welcome,
+        TokenRefresh, Unsubscribe, VERSION, Welcome, features,
     },
 };
-use quinn::{Connection, ConnectionStats, SendStream, VarInt};
+use quinn::{Connection, SendStream, VarInt};
 use secrecy::{ExposeSecret as _, SecretString};
+use serde::{Deserialize, Serialize};
 use tokio::{
     sync::mpsc::{self, error::TrySendError},
     task::JoinSet,
     time,
 };
+use tokio_util::sync::CancellationToken;
 
 use super::{
     Config, Error, Lane,
     frames::Frames,
-    lanes::{self, QUEUE},
+    lanes::{self, QUEUE, Uplink},
+    tunnel::{Source, Tunnel},
 };
+use crate::link::{Meter, Report};
 
 /// Events that wait for [`Session::next`].
 const EVENTS: usize = 64;
@@ -75,24 +80,55 @@ pub enum Event {
 /// An open connection. Dropping it closes it.
 #[derive(Debug)]
 pub struct Session {
-    connection: Connection,
+    carrier: Carrier,
     welcome: Welcome,
     ordered: mpsc::Sender<Record>,
     independent: mpsc::Sender<Record>,
     control: mpsc::Sender<Frame>,
+    /// Of a producer over QUIC.
+    uplink: Option<Arc<Uplink>>,
     events: mpsc::Receiver<Event>,
     failure: Arc<OnceLock<Error>>,
     tasks: JoinSet<()>,
+    early: usize,
+}
+
+/// What carries a session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Way {
+    /// A QUIC connection.
+    Quic,
+    /// A tunnel through a gateway.
+    WebSocket,
+}
+
+impl fmt::Display for Way {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Quic => "quic",
+            Self::WebSocket => "websocket",
+        })
+    }
+}
+
+#[derive(Debug)]
+enum Carrier {
+    Quic(Connection),
+    /// Cancelled to have it say farewell and end.
+    Tunnel(CancellationToken),
 }
 
 impl Session {
-    /// Says `Hello` on a new connection and waits for `Welcome`. The caller sets the time limit.
+    /// Says `Hello` on a new connection, sends `early` behind it and waits for `Welcome`. The caller sets the time limit.
     pub(super) async fn open(
         connection: Connection,
         config: &Config,
         token: &SecretString,
         intent: Intent,
         epoch: Epoch,
+        early: &[Record],
+        meter: &Arc<Meter>,
     ) -> Result<Self, Error> {
         let (mut send, receive) = connection.open_bi().await?;
         let hello = Hello {
@@ -101,9 +137,12 @@ impl Session {
             token: token.expose_secret().to_owned(),
             device_id: config.device_id.as_str().to_owned(),
             epoch,
-            features: 0,
+            features: if config.link.compact { features::COMPACT | features::LATEST } else { features::LATEST },
         };
         put(&mut send, &[Frame::Hello(hello)]).await?;
+        if !early.is_empty() {
+            lanes::send_once(&connection, early).await?;
+        }
         let mut frames = Frames::new(receive, Limits::control());
         let welcome = match frames.next().await {
             Ok(Some(Frame::Welcome(welcome))) => welcome,
@@ -116,27 +155,61 @@ impl Session {
         let (control, control_out) = mpsc::channel(CONTROL);
         let (ordered, ordered_out) = mpsc::channel(QUEUE);
         let (independent, independent_out) = mpsc::channel(QUEUE);
-        let failure = Arc::new(OnceLock::new());
-        let mut session = Self { connection, welcome, ordered, independent, control, events, failure, tasks: JoinSet::new() };
-        session.spawn(read_control(session.connection.clone(), frames, events_in.clone()));
+        let uplink = (intent == Intent::Produce)
+            .then(|| Uplink::new(connection.clone(), meter.clone(), config.link, welcome.features, control.clone()));
+        let (carrier, failure) = (Carrier::Quic(connection.clone()), Arc::default());
+        let mut session =
+            Self { carrier, welcome, ordered, independent, control, uplink, events, failure, tasks: JoinSet::new(), early: early.len() };
+        session.spawn(read_control(connection.clone(), frames, session.uplink.clone(), events_in.clone()));
         session.spawn(write_control(send, control_out));
-        match intent {
-            Intent::Produce => {
-                session.spawn(lanes::write(Lane::Ordered, session.connection.clone(), ordered_out));
-                session.spawn(lanes::write(Lane::Independent, session.connection.clone(), independent_out));
+        match &session.uplink {
+            Some(uplink) => {
+                let lanes = [uplink.clone().write(Lane::Ordered, ordered_out), uplink.clone().write(Lane::Independent, independent_out)];
+                lanes.into_iter().for_each(|lane| session.spawn(lane));
             }
-            Intent::Consume => {
+            None => {
                 // An entry is a record with `"producer_id":"…",` before it: within the room that the limit leaves.
                 let limits = Limits::for_records(config.max_record);
-                session.spawn(accept_feeds(session.connection.clone(), limits, events_in));
+                session.spawn(accept_feeds(connection, limits, events_in));
             }
         }
         Ok(session)
     }
 
+    /// The session of a tunnel.
+    pub(super) fn through(tunnel: Tunnel) -> Self {
+        let Tunnel { welcome, sink, source } = tunnel;
+        let (events_in, events) = mpsc::channel(EVENTS);
+        let (control, control_out) = mpsc::channel(CONTROL);
+        let (ordered, ordered_out) = mpsc::channel(QUEUE);
+        let (independent, independent_out) = mpsc::channel(QUEUE);
+        let closing = CancellationToken::new();
+        let carrier = Carrier::Tunnel(closing.clone());
+        let mut session = Self {
+            carrier,
+            welcome,
+            ordered,
+            independent,
+            control,
+            uplink: None,
+            events,
+            failure: Arc::default(),
+            tasks: JoinSet::new(),
+            early: 0,
+        };
+        session.spawn(read_tunnel(source, events_in));
+        session.spawn(sink.run(control_out, [ordered_out, independent_out], closing));
+        session
+    }
+
     /// What the server said to `Hello`.
     pub fn welcome(&self) -> &Welcome {
         &self.welcome
+    }
+
+    /// How many records went before `Welcome`; they are under way.
+    pub fn early(&self) -> usize {
+        self.early
     }
 
     /// Queues a record if its lane has room; gives it back if not. Records of a connection that ended vanish:
@@ -193,8 +266,10 @@ impl Session {
             Some(event) => Ok(event),
             None => {
                 // The reader may have ended a moment before the connection's own end is known.
-                if self.failure.get().is_none() {
-                    let end = self.connection.closed().await.into();
+                if let Carrier::Quic(connection) = &self.carrier
+                    && self.failure.get().is_none()
+                {
+                    let end = connection.closed().await.into();
                     let _ = self.failure.set(end);
                 }
                 Err(self.end())
@@ -202,26 +277,61 @@ impl Session {
         }
     }
 
-    /// Round-trip time, losses and the like.
-    pub fn statistics(&self) -> ConnectionStats {
-        self.connection.stats()
+    /// Sends a record that is neither numbered nor acknowledged, at once; whether it could be.
+    pub fn send_latest(&self, json: Bytes) -> bool {
+        self.uplink.as_ref().is_some_and(|uplink| uplink.send_latest(json))
     }
 
-    /// The connection itself, for statistics beyond the session's life. Keeping it keeps the connection open.
-    pub(crate) fn connection(&self) -> &Connection {
-        &self.connection
+    /// Records that are settled get no more copies.
+    pub fn settled(&self, ranges: &RangeSet) {
+        if let Some(uplink) = &self.uplink {
+            uplink.acked(ranges);
+        }
+    }
+
+    /// What is known of the link and what was decided; `None`: it is a tunnel, or a consumer's.
+    pub fn report(&self) -> Option<Report> {
+        self.uplink.as_ref().map(|uplink| uplink.report())
+    }
+
+    /// What goes up over QUIC, for statistics beyond the session's life. Keeping it keeps the connection open.
+    pub(crate) fn uplink(&self) -> Option<&Arc<Uplink>> {
+        self.uplink.as_ref()
+    }
+
+    /// What carries it.
+    pub fn way(&self) -> Way {
+        match &self.carrier {
+            Carrier::Quic(_) => Way::Quic,
+            Carrier::Tunnel(_) => Way::WebSocket,
+        }
+    }
+
+    /// The QUIC connection, for statistics beyond the session's life; none in a tunnel. Keeping it keeps it open.
+    pub(crate) fn connection(&self) -> Option<&Connection> {
+        match &self.carrier {
+            Carrier::Quic(connection) => Some(connection),
+            Carrier::Tunnel(_) => None,
+        }
     }
 
     /// Says that nothing more comes, and closes. Whatever was not acknowledged may be lost.
-    pub async fn finish(self) {
+    pub async fn finish(mut self) {
         // The connection's end is what is wanted: an error here is no news.
         let _ = self.control(Frame::Done).await;
+        if let Carrier::Tunnel(closing) = &self.carrier {
+            closing.cancel();
+            // The writer ends with the farewell, or the reader because of it.
+            let _ = time::timeout(LAST_WORD, self.tasks.join_next()).await;
+        }
         self.close(CloseCode::Done, "done");
     }
 
     /// Closes at once.
     pub fn close(mut self, code: CloseCode, reason: &str) {
-        self.connection.close(VarInt::from_u32(code.number()), reason.as_bytes());
+        if let Carrier::Quic(connection) = &self.carrier {
+            connection.close(VarInt::from_u32(code.number()), reason.as_bytes());
+        }
         self.tasks.abort_all();
     }
 
@@ -237,22 +347,25 @@ impl Session {
     }
 
     fn end(&self) -> Error {
-        self.failure.get().cloned().unwrap_or_else(|| self.connection.close_reason().map_or(Error::Ended, Error::from))
+        let reason = || self.connection().and_then(Connection::close_reason).map_or(Error::Ended, Error::from);
+        self.failure.get().cloned().unwrap_or_else(reason)
     }
 
     /// Runs a task of the session; its failure ends the connection, and is what [`Session::next`] then tells.
     fn spawn(&mut self, task: impl Future<Output = Result<(), Error>> + Send + 'static) {
-        let (connection, failure) = (self.connection.clone(), self.failure.clone());
+        let (connection, failure) = (self.connection().cloned(), self.failure.clone());
         self.tasks.spawn(async move {
-            if let Err(error) = task.await {
-                // The first failure is the cause, later ones its consequences. A close that the peer explained says
-                // more than any of them.
-                let explained = connection.close_reason().map(Error::from).filter(|e| !matches!(e, Error::Ended));
-                let (code, reason) = match &error {
-                    Error::Protocol(reason) => (CloseCode::Protocol, reason.as_str()),
-                    _ => (CloseCode::Done, ""),
-                };
-                let _ = failure.set(explained.unwrap_or_else(|| error.clone()));
+            let Err(error) = task.await else { return };
+            // The first failure is the cause, later ones its consequences. A close that the peer explained says more than
+            // any of them.
+            let reason = connection.as_ref().and_then(Connection::close_reason);
+            let explained = reason.map(Error::from).filter(|e| !matches!(e, Error::Ended));
+            let (code, reason) = match &error {
+                Error::Protocol(reason) => (CloseCode::Protocol, reason.as_str()),
+                _ => (CloseCode::Done, ""),
+            };
+            let _ = failure.set(explained.unwrap_or_else(|| error.clone()));
+            if let Some(connection) = connection {
                 connection.close(VarInt::from_u32(code.number()), reason.as_bytes());
             }
         });
@@ -261,8 +374,10 @@ impl Session {
 
 impl Drop for Session {
     fn drop(&mut self) {
-        // Does nothing where it is closed already.
-        self.connection.close(VarInt::from_u32(CloseCode::Done.number()), b"");
+        if let Carrier::Quic(connection) = &self.carrier {
+            // Does nothing where it is closed already.
+            connection.close(VarInt::from_u32(CloseCode::Done.number()), b"");
+        }
     }
 }
 
@@ -289,19 +404,45 @@ async fn write_control(mut stream: SendStream, mut queue: mpsc::Receiver<Frame>)
     Ok(())
 }
 
-async fn read_control(connection: Connection, mut frames: Frames, events: mpsc::Sender<Event>) -> Result<(), Error> {
+/// What the server says of records; `None` for what needs no answer.
+fn event(frame: Frame) -> Result<Option<Event>, Error> {
+    Ok(Some(match frame {
+        Frame::Ack(ack) => Event::Acked(ack.ranges),
+        Frame::Refused(refused) => Event::Refused(refused),
+        Frame::Credit(credit) => Event::Credit(credit.records),
+        Frame::Drain => Event::Drain,
+        Frame::TokenAccepted(accepted) => Event::TokenAccepted(accepted.expires_in),
+        Frame::Followed(followed) => Event::Followed { producer: followed.producer, refusal: followed.refusal },
+        // The transport's own keep-alive does the work of a ping; a server's is left unanswered without harm.
+        Frame::Ping | Frame::Pong => return Ok(None),
+        other => return Err(Error::Protocol(format!("{} on the control stream", other.name()))),
+    }))
+}
+
+/// Ends with the tunnel: then the events end, which tells the session.
+async fn read_tunnel(mut source: Source, events: mpsc::Sender<Event>) -> Result<(), Error> {
+    loop {
+        let frame = source.next().await?;
+        if let Some(event) = event(frame)?
+            && events.send(event).await.is_err()
+        {
+            return Ok(());
+        }
+    }
+}
+
+async fn read_control(
+    connection: Connection,
+    mut frames: Frames,
+    uplink: Option<Arc<Uplink>>,
+    events: mpsc::Sender<Event>,
+) -> Result<(), Error> {
     while let Some(frame) = frames.next().await? {
-        let event = match frame {
-            Frame::Ack(ack) => Event::Acked(ack.ranges),
-            Frame::Refused(refused) => Event::Refused(refused),
-            Frame::Credit(credit) => Event::Credit(credit.records),
-            Frame::Drain => Event::Drain,
-            Frame::TokenAccepted(accepted) => Event::TokenAccepted(accepted.expires_in),
-            Frame::Followed(followed) => Event::Followed { producer: followed.producer, refusal: followed.refusal },
-            // QUIC's own keep-alive does the work of a ping; a server's is left unanswered without harm.
-            Frame::Ping | Frame::Pong => continue,
-            other => return Err(Error::Protocol(format!("{} on the control stream", other.name()))),
-        };
+        if let (Frame::ShapeAccepted(accepted), Some(uplink)) = (&frame, &uplink) {
+            uplink.shape_accepted(accepted.id);
+            continue;
+        }
+        let Some(event) = event(frame)? else { continue };
         if events.send(event).await.is_err() {
             return Ok(());
         }

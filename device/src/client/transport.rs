@@ -1,14 +1,31 @@
 //! The QUIC settings in quinn's terms.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use motience_shared::wire::Intent;
-use quinn::{IdleTimeout, TransportConfig, VarInt, congestion::BbrConfig};
+use quinn::{
+    AckFrequencyConfig, IdleTimeout, TransportConfig, VarInt,
+    congestion::{BbrConfig, ControllerFactory, CubicConfig, NewRenoConfig},
+};
 
 use super::Transport;
+use crate::link::{self, Controller, Meter, Observed, ThinConfig};
+
+/// Packets that the server may leave unacknowledged: each other one is acknowledged at once. Its own acknowledgements of
+/// records carry QUIC's along anyway, so more would be packets for nothing.
+const ACK_AFTER: u32 = 1;
+/// Longest that the server may hold an acknowledgement back, in round trips of a known link; its default is 25 ms. What is
+/// lost, and that a link loses at all, shows in acknowledgements only.
+const ACK_DELAY: f64 = 0.2;
+/// The same where nothing is known, and the least.
+const LEAST_ACK_DELAY: Duration = Duration::from_millis(5);
+/// Bytes of datagrams that wait for the network; the oldest go first.
+const DATAGRAMS: usize = 64 * 1024;
+/// Bounds of what is believed of a round-trip time before there is one.
+const INITIAL_RTT: [Duration; 2] = [Duration::from_millis(50), Duration::from_secs(1)];
 
 /// Builds the transport of a connection for `intent`.
-pub(super) fn config(settings: &Transport, intent: Intent) -> Arc<TransportConfig> {
+pub(super) fn config(settings: &Transport, intent: Intent, link: &link::Settings, meter: &Arc<Meter>) -> Arc<TransportConfig> {
     let mut config = TransportConfig::default();
     config
         .keep_alive_interval(Some(settings.keep_alive))
@@ -22,9 +39,30 @@ pub(super) fn config(settings: &Transport, intent: Intent) -> Arc<TransportConfi
             Intent::Produce => 0,
             Intent::Consume => settings.max_feeds,
         }))
-        .datagram_receive_buffer_size(None)
-        // Loss is no sign of congestion on the links that devices have.
-        .congestion_controller_factory(Arc::new(BbrConfig::default()))
+        // None come; but without a buffer for them quinn sends none either.
+        .datagram_receive_buffer_size(Some(0))
+        .datagram_send_buffer_size(DATAGRAMS)
         .enable_segmentation_offload(settings.gso);
+    let known = meter.link().rtt;
+    if let Some(rtt) = known {
+        // Twice, since it may have grown: a probe too early costs more than one a little late.
+        config.initial_rtt((rtt * 2).clamp(INITIAL_RTT[0], INITIAL_RTT[1]));
+    }
+    if intent == Intent::Produce {
+        let mut acks = AckFrequencyConfig::default();
+        acks.ack_eliciting_threshold(VarInt::from_u32(ACK_AFTER))
+            .max_ack_delay(Some(known.map_or(LEAST_ACK_DELAY, |rtt| rtt.mul_f64(ACK_DELAY)).max(LEAST_ACK_DELAY)));
+        config.ack_frequency_config(Some(acks));
+    }
+    match link.controller {
+        Controller::Thin => watch(&mut config, ThinConfig::default(), meter),
+        Controller::Bbr => watch(&mut config, BbrConfig::default(), meter),
+        Controller::Cubic => watch(&mut config, CubicConfig::default(), meter),
+        Controller::NewReno => watch(&mut config, NewRenoConfig::default(), meter),
+    }
     Arc::new(config)
+}
+
+fn watch<F: ControllerFactory + Send + Sync + 'static>(config: &mut TransportConfig, inner: F, meter: &Arc<Meter>) {
+    config.congestion_controller_factory(Arc::new(Observed { inner: Arc::new(inner), meter: meter.clone() }));
 }

@@ -2,16 +2,25 @@
 
 use std::sync::Arc;
 
-use motience_shared::wire::Intent;
+use motience_shared::wire::Record;
 use tokio::time::{self, Instant};
 use tokio_util::sync::CancellationToken;
 
-use super::{Config, LinkState, connected::Connected, shared::Shared};
+use super::{
+    Config, LinkState,
+    connected::{Connected, End},
+    shared::Shared,
+};
 use crate::{
-    client::{Connector, Session},
+    client::{Connector, Lane, Session, Way},
     login::Credentials,
+    outbox::Outbox,
     policy::{Failure, Next, Tried},
 };
+
+/// Most records, and bytes of them, in the first flight of a connection: it must not take more than a few packets.
+const EARLY: u64 = 32;
+const EARLY_BYTES: usize = 8 * 1024;
 
 pub(super) struct Actor {
     pub(super) config: Config,
@@ -20,6 +29,8 @@ pub(super) struct Actor {
     pub(super) shared: Arc<Shared>,
     pub(super) cancel: CancellationToken,
     tried: Tried,
+    /// The last connection ended in silence: the tunnel is tried at once beside QUIC.
+    silent: bool,
 }
 
 impl Actor {
@@ -31,7 +42,7 @@ impl Actor {
         cancel: CancellationToken,
     ) -> Self {
         let tried = Tried { can_login: credentials.can_renew(), ..Tried::default() };
-        Self { config, connector, credentials: Arc::new(credentials), shared, cancel, tried }
+        Self { config, connector, credentials: Arc::new(credentials), shared, cancel, tried, silent: false }
     }
 
     pub(super) async fn run(mut self) {
@@ -56,6 +67,7 @@ impl Actor {
                     Err(failure) => failure,
                 },
             };
+            self.silent = matches!(failure, Failure::Silent);
             self.shared.lock().counters.last_error = Some(failure.to_string());
             let next = self.config.policy.next(&failure, self.tried, fastrand::f64());
             self.tried.attempts = self.tried.attempts.saturating_add(1);
@@ -87,35 +99,79 @@ impl Actor {
         // Whether this token comes straight from the password: if it is refused, another would be too.
         self.tried.fresh_login = !self.credentials.has_token().await;
         let token = self.credentials.token().await?;
-        let epoch = self.shared.lock().outbox.epoch();
-        let session = self.connector.connect(&token, Intent::Produce, epoch).await?;
+        let (epoch, early) = {
+            let mut state = self.shared.lock();
+            state.outbox.rewind();
+            (state.outbox.epoch(), early(&mut state.outbox, self.connector.first_flight()))
+        };
+        let session = self.connector.produce(&token, epoch, &early, self.silent).await?;
         self.tried.fresh_login = false;
         let welcome = session.welcome();
-        tracing::info!(node = welcome.node, durability = welcome.durability, fence = %welcome.fence, "connected");
+        let way = session.way();
+        tracing::info!(node = welcome.node, durability = welcome.durability, fence = %welcome.fence, %way, "connected");
         Ok(session)
     }
 
-    /// Runs a connection until it ends. `None`: the producer is shut down.
-    async fn stay(&mut self, session: Session) -> Option<Failure> {
-        let since = Instant::now();
+    /// Runs a connection, and those that it changes to, until the last one ends. `None`: the producer is shut down.
+    async fn stay(&mut self, mut session: Session) -> Option<Failure> {
+        loop {
+            let since = Instant::now();
+            self.begin(&session);
+            let end = Connected::new(self, session).run().await;
+            // Its handle would keep the connection open.
+            self.shared.lock().uplink = None;
+            if since.elapsed() >= self.config.policy.stable_after {
+                self.tried.attempts = 0;
+            }
+            match end {
+                End::Shut => return None,
+                End::Failed(failure) => return Some(failure),
+                End::Changed(other) => {
+                    tracing::info!("QUIC works again: the tunnel is left");
+                    self.shared.lock().counters.returns += 1;
+                    session = other;
+                }
+            }
+        }
+    }
+
+    fn begin(&self, session: &Session) {
         {
             let mut state = self.shared.lock();
-            state.outbox.rewind();
-            let seen = state.outbox.settle(&session.welcome().seen).len() as u64;
+            // What went in the first flight has been given already.
+            if session.early() == 0 {
+                state.outbox.rewind();
+            }
+            state.counters.sent += session.early() as u64;
+            let welcome = session.welcome();
+            let seen = state.outbox.settle(&welcome.seen).len() as u64;
             state.counters.acked += seen;
-            state.counters.node = Some(session.welcome().node.clone());
-            state.counters.durability = Some(session.welcome().durability.clone());
+            state.counters.node = Some(welcome.node.clone());
+            state.counters.durability = Some(welcome.durability.clone());
             state.counters.last_error = None;
-            state.connection = Some(session.connection().clone());
+            state.counters.way = Some(session.way());
+            state.counters.fallbacks += u64::from(session.way() == Way::WebSocket);
+            (state.counters.early_accepted, state.counters.early_refused) = self.connector.early();
+            state.uplink = session.uplink().cloned();
         }
         self.shared.wake();
         self.shared.set_link(LinkState::Connected);
-        let failure = Connected::new(self, session).run().await;
-        // Its handle would keep the connection open.
-        self.shared.lock().connection = None;
-        if since.elapsed() >= self.config.policy.stable_after {
-            self.tried.attempts = 0;
-        }
-        failure
     }
+}
+
+/// The first records to send, as far as they need no order.
+fn early(outbox: &mut Outbox, credit: u64) -> Vec<Record> {
+    let (mut records, mut bytes, credit) = (Vec::new(), 0, credit.min(EARLY));
+    while outbox.under_way() < credit
+        && let Some(item) = outbox.peek(credit)
+        && item.lane == Lane::Independent
+    {
+        bytes += item.json.len();
+        if bytes > EARLY_BYTES {
+            break;
+        }
+        records.push(Record { seq: item.seq, json: item.json.clone() });
+        outbox.give(credit);
+    }
+    records
 }

@@ -1,20 +1,40 @@
 //! The producer while it is connected: sends within the credit, settles what the server answers, renews the token.
 
-use std::sync::Arc;
+use std::{future::pending, pin::Pin, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use motience_shared::wire::{Record, Refused};
+use motience_shared::wire::{CloseCode, Intent, Record, Refused};
 use tokio::time::{self, Instant};
 
-use super::{LinkState, actor::Actor, shared::Shared};
+use super::{
+    LinkState,
+    actor::Actor,
+    shared::Shared,
+    silence::{Silence, Verdict},
+};
 use crate::{
-    client::{Event, Lane, Session},
+    client::{Error, Event, Lane, Session, Way},
     policy::Failure,
     renewal::Renewal,
 };
 
 /// Records given to the connection before it is listened to again.
 const TURN: usize = 256;
+/// How often the connection is looked at while records are under way.
+const LOOK: Duration = Duration::from_millis(100);
+/// How long the `Welcome` of a connection that took the tunnel's place may take, once the tunnel is closed for it.
+const TAKE_OVER: Duration = Duration::from_secs(5);
+/// Wait before QUIC is tried from a tunnel, doubled each time up to the second.
+const PROBE_AFTER: [Duration; 2] = [Duration::from_secs(10), Duration::from_secs(60)];
+
+/// How a connection ended.
+pub(super) enum End {
+    /// The producer is shut down.
+    Shut,
+    Failed(Failure),
+    /// Another one, over QUIC, took the tunnel's place.
+    Changed(Session),
+}
 
 pub(super) struct Connected<'a> {
     actor: &'a Actor,
@@ -27,6 +47,12 @@ pub(super) struct Connected<'a> {
     progress: Instant,
     /// Until when the server, which goes away, is given to settle what is under way.
     drain: Option<Instant>,
+    silence: Silence,
+    /// Whether records were under way when the connection was looked at last.
+    owed: bool,
+    /// An attempt to get from the tunnel to QUIC, and the wait before the next.
+    probe: Pin<Box<dyn Future<Output = Option<Session>> + Send + 'a>>,
+    probe_after: Duration,
 }
 
 /// Why nothing more is sent just now.
@@ -45,23 +71,33 @@ impl<'a> Connected<'a> {
         let (credit, life) = (welcome.credit, welcome.token_expires_in);
         let max_record = usize::try_from(welcome.max_record).unwrap_or(usize::MAX);
         let renewal = Renewal::new(actor.credentials.clone(), life);
-        Self { actor, shared: actor.shared.clone(), session, credit, max_record, renewal, progress: Instant::now(), drain: None }
+        let (now, shared) = (Instant::now(), actor.shared.clone());
+        let silence = Silence::new(now, actor.connector.config().fallback.is_some());
+        let [probe_after, _] = PROBE_AFTER;
+        let probe: Pin<Box<dyn Future<Output = _> + Send>> = match session.way() {
+            Way::Quic => Box::pin(pending()),
+            Way::WebSocket => Box::pin(probe(actor, probe_after)),
+        };
+        Self { actor, shared, session, credit, max_record, renewal, progress: now, drain: None, silence, owed: false, probe, probe_after }
     }
 
-    /// Until the connection ends. `None`: the producer is shut down.
-    pub(super) async fn run(mut self) -> Option<Failure> {
+    /// Until the connection ends.
+    pub(super) async fn run(mut self) -> End {
+        let mut looks = time::interval(LOOK);
+        looks.set_missed_tick_behavior(time::MissedTickBehavior::Delay);
         loop {
+            self.send_latest();
             let pause = self.send();
             let skipped = self.shared.lock().outbox.tell();
             if let Some(skipped) = skipped
                 && let Err(error) = self.session.skip(skipped).await
             {
-                return Some(error.into());
+                return End::Failed(error.into());
             }
             let under_way = self.shared.lock().outbox.under_way();
             if self.drain.is_some() && under_way == 0 {
                 self.session.finish().await;
-                return Some(Failure::Drained);
+                return End::Failed(Failure::Drained);
             }
             if under_way == 0 {
                 self.progress = Instant::now();
@@ -73,26 +109,78 @@ impl<'a> Connected<'a> {
                 biased;
                 () = self.actor.cancel.cancelled() => {
                     self.session.finish().await;
-                    return None;
+                    return End::Shut;
                 }
                 event = self.session.next() => match event {
                     Ok(event) => self.handle(event),
-                    Err(error) => return Some(error.into()),
+                    Err(error) => return self.taken_over(error).await,
                 },
                 renewed = self.renewal.next() => match renewed {
                     Ok(token) => {
                         if let Err(error) = self.session.renew(&token).await {
-                            return Some(error.into());
+                            return End::Failed(error.into());
                         }
                     }
-                    Err(error) => return Some(error.into()),
+                    Err(error) => return End::Failed(error.into()),
                 },
                 () = time::sleep_until(patience), if under_way > 0 => {
                     let draining = self.drain.is_some();
                     self.session.finish().await;
-                    return Some(if draining { Failure::Drained } else { Failure::Unacknowledged });
+                    return End::Failed(if draining { Failure::Drained } else { Failure::Unacknowledged });
                 }
+                _ = looks.tick(), if self.session.way() == Way::Quic && (under_way > 0 || self.owed) => {
+                    self.owed = under_way > 0;
+                    if self.is_silent(under_way) {
+                        return End::Failed(Failure::Silent);
+                    }
+                }
+                other = &mut self.probe => match other {
+                    Some(other) => return End::Changed(other),
+                    None => {
+                        self.probe_after = (self.probe_after * 2).min(PROBE_AFTER[1]);
+                        self.probe = Box::pin(probe(self.actor, self.probe_after));
+                    }
+                },
                 () = more => {}
+            }
+        }
+    }
+
+    /// The tunnel may end because the connection that is to take its place took over: then that one is waited for.
+    async fn taken_over(self, error: Error) -> End {
+        if self.session.way() == Way::WebSocket
+            && matches!(error, Error::Closed { code: CloseCode::Fenced, .. })
+            && let Ok(Some(other)) = time::timeout(TAKE_OVER, self.probe).await
+        {
+            return End::Changed(other);
+        }
+        End::Failed(error.into())
+    }
+
+    /// Whether the connection is to be given up because nothing is heard.
+    fn is_silent(&mut self, under_way: u64) -> bool {
+        let Some(stats) = self.session.connection().map(quinn::Connection::stats) else { return false };
+        match self.silence.look(Instant::now(), stats.udp_rx.datagrams, under_way > 0, stats.path.rtt) {
+            Verdict::Fine => false,
+            Verdict::Rebind => {
+                tracing::info!("nothing is heard from the server: going on from another port");
+                if let Err(error) = self.actor.connector.rebind() {
+                    tracing::warn!(%error, "there is no other port");
+                }
+                false
+            }
+            Verdict::GiveUp => true,
+        }
+    }
+
+    /// Sends what is worth sending only now.
+    fn send_latest(&self) {
+        let mut state = self.shared.lock();
+        while let Some(json) = state.latest.pop_front() {
+            if self.session.send_latest(json) {
+                state.counters.latest_sent += 1;
+            } else {
+                state.counters.latest_dropped += 1;
             }
         }
     }
@@ -101,6 +189,7 @@ impl<'a> Connected<'a> {
         match event {
             Event::Acked(ranges) => {
                 self.progress = Instant::now();
+                self.session.settled(&ranges);
                 self.shared.acked(&ranges);
             }
             Event::Refused(refused) => {
@@ -162,6 +251,20 @@ impl<'a> Connected<'a> {
             self.shared.refused_here(Refused { seq, code: "too_large".into(), message });
         }
         pause
+    }
+}
+
+/// Tries QUIC after a wait.
+async fn probe(actor: &Actor, wait: Duration) -> Option<Session> {
+    time::sleep(wait).await;
+    let token = actor.credentials.token().await.ok()?;
+    let epoch = actor.shared.lock().outbox.epoch();
+    match actor.connector.connect(&token, Intent::Produce, epoch).await {
+        Ok(session) => Some(session),
+        Err(error) => {
+            tracing::debug!(%error, "QUIC does not work yet");
+            None
+        }
     }
 }
 

@@ -35,6 +35,7 @@ mod actor;
 mod connected;
 mod keeper;
 mod shared;
+mod silence;
 mod stats;
 
 use actor::Actor;
@@ -247,6 +248,26 @@ impl Producer {
             return Err(Error::TooLarge { size: json.len(), limit });
         }
         Ok(self.push(lane, json)??)
+    }
+
+    /// Sends a reading that the next one makes worthless: at once, in a datagram, or never. It has no number, is in no outbox
+    /// and is not acknowledged; [`Stats::latest_dropped`] counts those for which there was no connection.
+    pub fn send_latest(&self, json: impl Into<Bytes>) -> Result<(), Error> {
+        let json = json.into();
+        let limit = self.config.client.max_record;
+        if json.len() > limit {
+            return Err(Error::TooLarge { size: json.len(), limit });
+        }
+        {
+            let mut state = self.shared.lock();
+            state.check()?;
+            if state.shut {
+                return Err(Error::ShutDown);
+            }
+            state.take_latest(json);
+        }
+        self.shared.work.notify_one();
+        Ok(())
     }
 
     /// Waits until the record is acknowledged, refused or dropped.

@@ -2,7 +2,7 @@
 
 use std::{
     collections::VecDeque,
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
@@ -15,7 +15,7 @@ use tokio::sync::Notify;
 
 use super::{Error, LinkState, Outcome, Stats};
 use crate::{
-    client::Lane,
+    client::{Lane, Uplink},
     clock,
     outbox::{self, Full, Outbox},
     policy::Failure,
@@ -23,6 +23,8 @@ use crate::{
 
 /// Refusals and drops that are remembered one by one, for [`super::Producer::acked`].
 const MEMORY: usize = 1024;
+/// Records for datagrams that may wait for the connection's task.
+const LATEST: usize = 256;
 
 /// Shared by reference; the lock is never held across an await.
 #[derive(Debug)]
@@ -44,9 +46,11 @@ pub(super) struct State {
     pub(super) link: LinkState,
     pub(super) stopped: Option<Failure>,
     pub(super) shut: bool,
-    /// The open connection, for its statistics. The task takes it out when it closes it.
-    pub(super) connection: Option<quinn::Connection>,
+    /// The open connection's, for its statistics. The task takes it out when it closes it.
+    pub(super) uplink: Option<Arc<Uplink>>,
     pub(super) counters: Stats,
+    /// Records for datagrams, not sent yet.
+    pub(super) latest: VecDeque<Bytes>,
     /// Why the disk takes nothing just now.
     pub(super) disk: Option<outbox::Error>,
     unhappy: VecDeque<(Seq, Outcome)>,
@@ -60,8 +64,9 @@ impl Shared {
                 link: LinkState::Connecting,
                 stopped: None,
                 shut: false,
-                connection: None,
+                uplink: None,
                 counters,
+                latest: VecDeque::new(),
                 disk: None,
                 unhappy: VecDeque::new(),
             }),
@@ -133,6 +138,19 @@ impl State {
         Ok((seq, any))
     }
 
+    /// Takes a record for a datagram; the oldest that was not sent yet is dropped for it.
+    pub(super) fn take_latest(&mut self, json: Bytes) {
+        if self.link != LinkState::Connected {
+            self.counters.latest_dropped += 1;
+            return;
+        }
+        if self.latest.len() == LATEST {
+            self.latest.pop_front();
+            self.counters.latest_dropped += 1;
+        }
+        self.latest.push_back(json);
+    }
+
     /// Counts records that were dropped for room.
     pub(super) fn dropped(&mut self, dropped: Vec<Seq>) {
         self.counters.dropped += dropped.len() as u64;
@@ -180,8 +198,9 @@ impl State {
         stats.outbox_order = self.outbox.config().order;
         stats.outbox_oldest = self.outbox.first().map(|oldest| Duration::from_millis(clock::unix_millis().saturating_sub(oldest.taken_at)));
         stats.disk_error = self.disk.as_ref().map(ToString::to_string);
-        if let Some(connection) = &self.connection {
-            let path = connection.stats().path;
+        if let Some(uplink) = &self.uplink {
+            let path = uplink.path();
+            stats.link = Some(uplink.report());
             stats.rtt = Some(path.rtt);
             stats.lost_packets = path.lost_packets;
             stats.sent_packets = path.sent_packets;

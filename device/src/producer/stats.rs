@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::outbox::Order;
+use crate::{client::Way, link::Report, outbox::Order};
 
 /// How the connection is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -24,7 +24,7 @@ pub enum LinkState {
 }
 
 /// Counters since the start, and the state now.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Stats {
     /// The connection.
@@ -62,6 +62,22 @@ pub struct Stats {
     pub disk_error: Option<String>,
     /// Connections after the first.
     pub reconnects: u64,
+    /// What carries the connection.
+    pub way: Option<Way>,
+    /// What is known of the link's losses and done about them, over QUIC.
+    pub link: Option<Report>,
+    /// Connections that went through the tunnel.
+    pub fallbacks: u64,
+    /// Changes from the tunnel to QUIC.
+    pub returns: u64,
+    /// First flights with records that the server took, and that it did not.
+    pub early_accepted: u64,
+    /// See `early_accepted`.
+    pub early_refused: u64,
+    /// Records sent as datagrams.
+    pub latest_sent: u64,
+    /// Records for datagrams that were not sent: there was no connection for them, or they were too long.
+    pub latest_dropped: u64,
     /// The node at the other end.
     pub node: Option<String>,
     /// What an acknowledgement means there.

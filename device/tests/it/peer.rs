@@ -7,7 +7,10 @@ use motience_certs::{
     Trust, dev,
     server::{EarlyData, ServerIdentity, quic_config},
 };
-use motience_device::client::{Config, Server};
+use motience_device::{
+    client::{Config, Server},
+    link::Redundancy,
+};
 use motience_shared::{
     model::{DeviceId, Fence, RangeSet},
     wire::{self, Ack, CloseCode, Frame, Hello, Limits, Record, StreamKind, Welcome},
@@ -49,7 +52,10 @@ impl Peer {
     pub(crate) fn config(&self) -> Config {
         let port = self.endpoint.local_addr().unwrap().port();
         let server = Server { host: "localhost".into(), port };
-        Config::new(server, Trust::Ca(self.ca.clone()), DeviceId::new("dev").unwrap())
+        let mut config = Config::new(server, Trust::Ca(self.ca.clone()), DeviceId::new("dev").unwrap());
+        // Each record once, so that a test can count them; copies have tests of their own.
+        config.link.redundancy = Redundancy::Off;
+        config
     }
 
     /// The next connection, up to its `Hello`.

@@ -9,6 +9,7 @@ mod embedded;
 mod gateway;
 mod harness;
 mod http;
+mod lanes;
 mod operations;
 mod order;
 mod quic;

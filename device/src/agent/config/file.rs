@@ -11,11 +11,14 @@ use serde::Deserialize;
 
 use super::{COMMAND_TIMEOUT, Error, FILE_INTERVAL, time};
 use crate::{
-    agent::sensors::{Kind, Sensor},
-    client::Lane,
+    agent::sensors::{Kind, Lane, Sensor},
+    client::{Gateway, Transport},
+    link::{self, Controller, Redundancy, plan::MAX_COPIES},
     outbox::{self, Storage},
 };
 
+/// The longest silence of a connection: servers give one up after a minute, and so do many NATs.
+const MAX_KEEP_ALIVE: f64 = 50.0;
 /// The longest that records may gather before they are written.
 const MAX_COMMIT_INTERVAL: Duration = Duration::from_secs(60);
 
@@ -29,6 +32,7 @@ pub(super) struct File {
     pub(super) auth_url: Option<String>,
     pub(super) server_url: Option<String>,
     pub(super) server_name: Option<String>,
+    pub(super) fallback_url: Option<String>,
     pub(super) ca: Option<String>,
     pub(super) send_interval_secs: Option<f64>,
     pub(super) shutdown_grace_secs: Option<f64>,
@@ -38,6 +42,8 @@ pub(super) struct File {
     pub(super) gso: Option<bool>,
     #[serde(default)]
     pub(super) outbox: Outbox,
+    #[serde(default)]
+    pub(super) link: Link,
     pub(super) sensors: Option<Vec<SensorKeys>>,
 }
 
@@ -52,6 +58,25 @@ pub(super) struct Outbox {
     order: Option<outbox::Order>,
     commit_interval_ms: Option<u64>,
     commit_bytes: Option<usize>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Link {
+    redundancy: Option<RedundancyKey>,
+    budget: Option<f64>,
+    metered: Option<bool>,
+    compact: Option<bool>,
+    congestion: Option<Controller>,
+    keep_alive_secs: Option<f64>,
+}
+
+/// `"auto"`, `"off"`, or a number of copies.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum RedundancyKey {
+    Copies(u8),
+    Named(String),
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Deserialize)]
@@ -130,6 +155,50 @@ impl Outbox {
     }
 }
 
+impl Link {
+    /// The link's settings, and the time between packets of a quiet connection.
+    pub(super) fn check(self) -> Result<(link::Settings, Duration), Error> {
+        let (defaults, asked) = (link::Settings::default(), self.redundancy.is_some());
+        let redundancy = match self.redundancy {
+            None => defaults.redundancy,
+            Some(RedundancyKey::Copies(copies)) if copies <= MAX_COPIES => Redundancy::Always(copies),
+            Some(RedundancyKey::Copies(copies)) => {
+                return Err(Error::new("link.redundancy", format!("is at most {MAX_COPIES} copies, not {copies}")));
+            }
+            Some(RedundancyKey::Named(name)) => name.parse().map_err(|e| Error::new("link.redundancy", format!("cannot be used: {e}")))?,
+        };
+        let budget = self.budget.unwrap_or(defaults.budget);
+        if !(1.0..=5.0).contains(&budget) {
+            return Err(Error::new("link.budget", format!("must lie between 1 and 5 times the bytes without copies, not {budget}")));
+        }
+        let metered = self.metered.unwrap_or(false);
+        if metered && asked && redundancy != Redundancy::Off {
+            return Err(Error::new("link.redundancy", "does not go with metered = true, which switches it off"));
+        }
+        let keep_alive = super::time("link.keep_alive_secs", self.keep_alive_secs)?.unwrap_or(Transport::default().keep_alive);
+        if keep_alive.as_secs_f64() > MAX_KEEP_ALIVE {
+            return Err(Error::new(
+                "link.keep_alive_secs",
+                format!("must be at most {MAX_KEEP_ALIVE}: the server gives up a silent connection"),
+            ));
+        }
+        let settings = link::Settings {
+            redundancy: if metered { Redundancy::Off } else { redundancy },
+            budget,
+            compact: self.compact.unwrap_or(defaults.compact),
+            controller: self.congestion.unwrap_or(defaults.controller),
+            ..defaults
+        };
+        Ok((settings, keep_alive))
+    }
+}
+
+/// The gateway that devices go to where UDP does not get through.
+pub(super) fn gateway(url: Option<String>) -> Result<Option<Gateway>, Error> {
+    let parse = |url: String| url.parse().map_err(|e| Error::new("FALLBACK_URL (fallback_url)", format!("cannot be used: {e}")));
+    url.map(parse).transpose()
+}
+
 impl SensorKeys {
     /// `n` counts from 0.
     pub(super) fn check(self, n: usize, default_interval: Duration) -> Result<Sensor, Error> {
@@ -141,6 +210,9 @@ impl SensorKeys {
         only(self.timeout_secs.is_some(), "timeout_secs", KindKey::Command)?;
         only(self.path.is_some(), "path", KindKey::File)?;
         only(self.from_start.is_some(), "from_start", KindKey::File)?;
+        if self.kind == KindKey::File && self.lane == Some(Lane::Latest) {
+            return Err(Error::new(setting("lane"), "cannot be \"latest\": a file's place is remembered by what was acknowledged"));
+        }
         let interval = time(&setting("interval_secs"), self.interval_secs)?;
         let kind = match self.kind {
             KindKey::System => Kind::System,

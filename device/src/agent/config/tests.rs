@@ -2,7 +2,8 @@
 
 use super::*;
 use crate::{
-    client::Lane,
+    agent::sensors::Lane,
+    link::{Controller, Redundancy},
     outbox::{Order, Policy, Storage},
 };
 
@@ -80,6 +81,27 @@ fn the_outbox_is_in_the_state_folder_unless_told_otherwise() {
     let outbox = outbox("policy = \"block\"\norder = \"live-first\"\ncommit_interval_ms = 20\nrecords = 5\nbytes = 6");
     assert_eq!((outbox.policy, outbox.order, outbox.records, outbox.bytes), (Policy::Block, Order::LiveFirst, 5, 6));
     assert_eq!(outbox.commit_interval, Duration::from_millis(20));
+}
+
+#[test]
+fn the_link_is_as_the_file_says() {
+    let config = |text: &str| assemble(text, &variables());
+    assert_eq!(config("").unwrap().link, link::Settings::default());
+    let link = config("[link]\nredundancy = 2\nbudget = 1.5\ncompact = false\ncongestion = \"bbr\"\nkeep_alive_secs = 20").unwrap();
+    assert_eq!((link.link.redundancy, link.link.controller, link.link.compact), (Redundancy::Always(2), Controller::Bbr, false));
+    assert_eq!(link.keep_alive, Duration::from_secs(20));
+    assert_eq!(config("[link]\nmetered = true").unwrap().link.redundancy, Redundancy::Off);
+    let fallback = config("fallback_url = \"wss://gate:8001\"").unwrap().fallback;
+    assert_eq!(fallback, Some("wss://gate:8001".parse().unwrap()));
+
+    let wrong = |text: &str| config(text).unwrap_err().to_string();
+    assert!(wrong("[link]\nredundancy = 9").contains("link.redundancy is at most 4 copies"));
+    assert!(wrong("[link]\nredundancy = \"some\"").contains("link.redundancy cannot be used"));
+    assert!(wrong("[link]\nmetered = true\nredundancy = 1").contains("does not go with metered"));
+    assert!(wrong("[link]\nbudget = 0.5").contains("link.budget must lie between"));
+    assert!(wrong("[link]\nkeep_alive_secs = 90").contains("link.keep_alive_secs must be at most 50"));
+    assert!(wrong("fallback_url = \"http://x\"").contains("FALLBACK_URL (fallback_url) cannot be used"));
+    assert!(wrong("[[sensors]]\nkind = \"file\"\npath = \"/x\"\nlane = \"latest\"").contains("lane of sensor 1 cannot be"));
 }
 
 #[test]

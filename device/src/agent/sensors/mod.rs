@@ -14,14 +14,14 @@ use motience_shared::model::{
     DeviceId, Seq,
     record::{self, Defaults},
 };
+use serde::Deserialize;
 use serde_json::Value;
 use tokio::time;
 use tokio_util::sync::CancellationToken;
 
 use super::Config;
 use crate::{
-    client::Lane,
-    clock,
+    client, clock,
     producer::{Error, Producer},
 };
 
@@ -51,6 +51,19 @@ pub enum Kind {
         /// Whether what a file holds at the very first start is sent too.
         from_start: bool,
     },
+}
+
+/// The way a sensor's records take.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Lane {
+    /// Each after the one before it.
+    Ordered,
+    /// Each by itself.
+    #[default]
+    Independent,
+    /// At once or never: for readings that the next one makes worthless. They are neither kept nor acknowledged.
+    Latest,
 }
 
 /// One sensor.
@@ -164,8 +177,19 @@ impl Sink {
                 return None;
             }
         };
+        let lane = match self.lane {
+            Lane::Ordered => client::Lane::Ordered,
+            Lane::Independent => client::Lane::Independent,
+            Lane::Latest => {
+                match self.producer.send_latest(json) {
+                    Ok(()) => drop(self.counts.records.fetch_add(1, Relaxed)),
+                    Err(error) => tracing::debug!(%error, sensor = self.counts.name, "a record was not taken"),
+                }
+                return None;
+            }
+        };
         loop {
-            match self.producer.enqueue(self.lane, json.clone()).await {
+            match self.producer.enqueue(lane, json.clone()).await {
                 Ok(seq) => {
                     self.counts.records.fetch_add(1, Relaxed);
                     return Some(seq);
