@@ -5,6 +5,8 @@ mod check;
 mod consumers;
 mod devices;
 mod levels;
+mod link_command;
+mod lossy;
 mod measure;
 mod payload;
 mod process;
@@ -38,6 +40,14 @@ enum Scenario {
     Resume(resume::Options),
     /// Crashes, pauses, cuts and damages everything, and proves from the histories that nothing was lost, doubled or leaked.
     Check(check::Options),
+    /// A bad network link inside this machine, and a command at its end. Needs root.
+    Link(link_command::Options),
+    /// What a flooding device leaves to a TCP flow at a shared bottleneck. Needs root.
+    Fairness(lossy::FairnessOptions),
+    /// What a device on the move goes through: each record is delivered once all the same. Needs root.
+    Roam(lossy::RoamOptions),
+    /// Lossy links: how late records arrive and what they cost, Motience beside MQTT and a Node.js chain. Needs root.
+    Lossy(lossy::Options),
     /// A device of a check.
     #[command(hide = true)]
     CheckDevice(check::Member),
@@ -58,6 +68,10 @@ async fn main() -> ExitCode {
         Scenario::Levels(options) => levels::run(options).await,
         Scenario::Resume(options) => resume::run(options).await,
         Scenario::Check(options) => check::run(options).await,
+        Scenario::Fairness(options) => lossy::fairness(options).await,
+        Scenario::Lossy(options) => lossy::run(options).await,
+        Scenario::Roam(options) => lossy::roam(options).await,
+        Scenario::Link(options) => link_command::run(options).await,
         Scenario::CheckDevice(member) => check::device(member).await,
         Scenario::CheckConsumer(member) => check::consumer(member).await,
     };

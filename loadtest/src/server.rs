@@ -1,8 +1,13 @@
 //! The server under test: one that is already there, or one of our own on free ports with a fresh database.
 
-use std::{path::PathBuf, process::Stdio, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    process::Stdio,
+    time::Duration,
+};
 
 use anyhow::{Context as _, Result, bail};
+use motience_loadtest::link::Namespace;
 use serde::Deserialize;
 use tempfile::TempDir;
 use tokio::{
@@ -22,6 +27,8 @@ pub(crate) struct Addresses {
     pub(crate) quic: String,
     /// `ws://host:port/consumer`.
     pub(crate) wss2: String,
+    /// `ws://host:port/producer`.
+    pub(crate) wss1: String,
     /// The CA that signed the QUIC certificate; `None` trusts the system's.
     pub(crate) ca: Option<PathBuf>,
     /// The server's process, where its cost can be read.
@@ -39,13 +46,27 @@ pub(crate) struct Own {
 impl Own {
     /// Starts `motience-server` with everything embedded.
     pub(crate) async fn start(program: Option<PathBuf>, variables: &[(String, String)]) -> Result<Self> {
+        Self::start_by(program, variables, |program| std::process::Command::new(program)).await
+    }
+
+    /// The same at the server's side of a bad link.
+    pub(crate) async fn start_inside(namespace: &Namespace, program: Option<PathBuf>, variables: &[(String, String)]) -> Result<Self> {
+        Self::start_by(program, variables, |program| namespace.command(program)).await
+    }
+
+    async fn start_by(
+        program: Option<PathBuf>,
+        variables: &[(String, String)],
+        command: impl FnOnce(&Path) -> std::process::Command,
+    ) -> Result<Self> {
         let program = match program {
-            Some(program) => program,
+            // It is started in another folder.
+            Some(program) => std::path::absolute(program)?,
             None => built().await?,
         };
         let dir = TempDir::new()?;
         let ready = dir.path().join("ready.json");
-        let mut command = Command::new(&program);
+        let mut command = Command::from(command(&program));
         command
             .arg("serve")
             .arg("--ready-file")

@@ -80,6 +80,8 @@ impl Platform {
         let endpoints = nodes.iter().enumerate().filter_map(quic).collect::<Result<Vec<(usize, SocketAddr)>>>()?;
         let first = &nodes[0].at;
         let addresses = server::Addresses {
+            // The check's producers are native ones.
+            wss1: String::new(),
             ap: first.ap.clone().context("a node without accounts")?,
             sm: first.sm.clone().context("a node without subscriptions")?,
             quic: first.quic.clone().context("a node without QUIC")?,
