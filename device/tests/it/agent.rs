@@ -141,7 +141,8 @@ fn program(peer: &Peer, service: &Service, dir: &Path, arguments: &[&str]) -> Ch
     let client = peer.config();
     let motience_certs::Trust::Ca(ca) = client.trust else { panic!("a test without a CA") };
     let file = dir.join("agent.toml");
-    std::fs::write(&file, "username = \"user\"\n[[sensors]]\nkind = \"stdin\"\n").unwrap();
+    // Each record once, so that a test can count them: on a busy machine a packet may count as lost, and the next would repeat its record.
+    std::fs::write(&file, "username = \"user\"\n[[sensors]]\nkind = \"stdin\"\n[link]\nredundancy = \"off\"\n").unwrap();
     Command::new(env!("CARGO_BIN_EXE_motience-device"))
         .current_dir(dir)
         .env_clear()
