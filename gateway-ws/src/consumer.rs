@@ -21,22 +21,22 @@ use axum::{
 use bytes::BytesMut;
 use motience_shared::{
     auth::Grant,
-    http::ApiError,
-    model::{Cursor, CursorName, Offset, ProducerId, Role, record},
+    http::{ApiError, Seat},
+    model::{Cursor, CursorName, ProducerId, Role, record},
     relay::{
         Delivery, Feed, FeedEvent, ReadFrom,
         order::{self, Reorder},
+        places::{self, Place},
     },
 };
 use serde::Deserialize;
 use serde_json::json;
-use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 use tracing::{Instrument, debug, info_span, warn};
 
 use crate::{
     Shared,
     socket::{Goodbye, Heard, Socket},
-    upgrade::{Admitted, Request, Seat},
+    upgrade::{Admitted, Request},
 };
 
 /// Longest message a consumer may send: a resume with a few hundred cursors.
@@ -47,7 +47,7 @@ const TURN: usize = 1 << 20;
 /// The upgrade.
 pub(crate) async fn upgrade(State(shared): State<Arc<Shared>>, request: Request) -> Result<Response, ApiError> {
     let Admitted { upgrade, grant, v2, resume, durable, order, seat } = request.admit(Role::Consumer, MAX_MESSAGE, &shared)?;
-    let places = resume.as_deref().map(places).transpose().map_err(|e| ApiError::invalid("resume", e))?;
+    let places = resume.as_deref().map(places::resume).transpose().map_err(|e| ApiError::invalid("resume", e))?;
     let durable = durable.as_deref().map(CursorName::new).transpose().map_err(|e| ApiError::invalid("durable", e.to_string()))?;
     if durable.is_some() && !v2 {
         return Err(ApiError::invalid(
@@ -217,18 +217,7 @@ impl Session<'_> {
         if !self.v2 {
             return Ok(());
         }
-        let text = match notice {
-            Delivery::Gap { producer, from, to } => {
-                json!({"type": "gap", "producer_id": producer.to_string(), "from": from, "to": to})
-            }
-            Delivery::Reset { producer, cursor } => {
-                json!({
-                    "type": "reset", "producer_id": producer.to_string(), "cursor": cursor.to_string(),
-                    "epoch": cursor.epoch.to_string(), "after": cursor.offset,
-                })
-            }
-            Delivery::Batch { .. } => return Ok(()),
-        };
+        let Some(text) = notice.notice() else { return Ok(()) };
         socket.feed(Message::Text(text.to_string().into())).await
     }
 
@@ -239,7 +228,7 @@ impl Session<'_> {
         };
         match request.r#type.as_str() {
             "ping" => socket.send(Message::Text(r#"{"type":"pong"}"#.into())).await,
-            "resume" if self.v2 => match request.cursors.map(checked).transpose() {
+            "resume" if self.v2 => match request.cursors.map(places::checked).transpose() {
                 Ok(Some(places)) => match self.feed.resume(&places).await {
                     Ok(refused) => {
                         self.begin_anew(places.keys().filter(|producer| !refused.contains(producer)));
@@ -253,7 +242,7 @@ impl Session<'_> {
                         Err(Goodbye::TryLater)
                     }
                 },
-                _ => self.complain(socket, "invalid_cursors", CURSORS).await,
+                _ => self.complain(socket, "invalid_cursors", places::CURSORS).await,
             },
             "confirm" if self.v2 => match request.cursors.map(confirmed).transpose() {
                 Ok(Some(cursors)) => {
@@ -291,8 +280,6 @@ async fn due(order: Option<&Reorder>) {
     }
 }
 
-const CURSORS: &str = "cursors are written like {\"123\": \"7-456\"}: a producer's id, and the cursor of the last message seen; or its offset, \
-                       \"earliest\", \"live\", or an RFC 3339 time";
 const CONFIRMED: &str = "cursors are written like {\"123\": \"7-456\"}: a producer's id, and the cursor of the last message dealt with";
 
 #[derive(Deserialize)]
@@ -301,41 +288,8 @@ struct Spoken {
     cursors: Option<HashMap<String, Place>>,
 }
 
-/// A place in a log, as a client writes it.
-#[derive(Deserialize)]
-#[serde(untagged)]
-enum Place {
-    Offset(u64),
-    Text(String),
-}
-
-impl Place {
-    fn read(&self) -> Option<ReadFrom> {
-        match self {
-            Self::Offset(offset) => Some(ReadFrom::After(Cursor { offset: Offset(*offset), ..Cursor::default() })),
-            Self::Text(text) => match text.as_str() {
-                "live" => Some(ReadFrom::Live),
-                "earliest" => Some(ReadFrom::Earliest),
-                text => match text.parse() {
-                    Ok(cursor) => Some(ReadFrom::After(cursor)),
-                    Err(_) => OffsetDateTime::parse(text, &Rfc3339).ok().map(ReadFrom::Time),
-                },
-            },
-        }
-    }
-}
-
-fn places(text: &str) -> Result<HashMap<ProducerId, ReadFrom>, &'static str> {
-    serde_json::from_str(text).map_err(|_| CURSORS).and_then(checked)
-}
-
-fn checked(cursors: HashMap<String, Place>) -> Result<HashMap<ProducerId, ReadFrom>, &'static str> {
-    let place = |(producer, place): (String, Place)| Some((producer.parse().ok()?, place.read()?));
-    cursors.into_iter().map(|entry| place(entry).ok_or(CURSORS)).collect()
-}
-
 fn confirmed(cursors: HashMap<String, Place>) -> Result<Vec<(ProducerId, Cursor)>, &'static str> {
-    let cursor = |(producer, place): (String, Place)| match place.read()? {
+    let cursor = |(producer, place): (String, Place)| match place.read().ok()? {
         ReadFrom::After(cursor) if cursor.epoch.0 != 0 => Some((producer.parse().ok()?, cursor)),
         _ => None,
     };
@@ -344,22 +298,7 @@ fn confirmed(cursors: HashMap<String, Place>) -> Result<Vec<(ProducerId, Cursor)
 
 #[cfg(test)]
 mod tests {
-    use motience_shared::model::LogEpoch;
-
     use super::*;
-
-    #[test]
-    fn places_are_read_in_all_their_forms() {
-        let read = |text: &str| places(text).map(|places| places[&ProducerId(1)]);
-        let after = |epoch, offset| ReadFrom::After(Cursor { epoch: LogEpoch(epoch), offset: Offset(offset) });
-        assert_eq!(read(r#"{"1": 456}"#), Ok(after(0, 456)));
-        assert_eq!(read(r#"{"1": "7-456"}"#), Ok(after(7, 456)));
-        assert_eq!(read(r#"{"1": "earliest"}"#), Ok(ReadFrom::Earliest));
-        assert!(matches!(read(r#"{"1": "2025-01-29T11:35:00Z"}"#), Ok(ReadFrom::Time(_))));
-        for wrong in [r#"{"1": "soon"}"#, r#"{"x": 1}"#, r#"{"1": -1}"#, "[]"] {
-            assert!(places(wrong).is_err(), "{wrong}");
-        }
-    }
 
     #[test]
     fn only_whole_cursors_are_confirmed() {

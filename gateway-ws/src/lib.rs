@@ -7,7 +7,6 @@
 pub mod certificate;
 mod config;
 mod consumer;
-mod envelope;
 mod gauge;
 mod pages;
 mod producer;
@@ -21,7 +20,7 @@ use axum::{Router, routing::any};
 use motience_certs::{ServerIdentity, server::tcp_config};
 use motience_shared::{
     backend::Backend,
-    http::{ApiError, Listener, operations, serve},
+    http::{ApiError, Listener, Seats, operations, serve},
     lifecycle::Shutdown,
 };
 use tokio::net::TcpListener;
@@ -66,7 +65,7 @@ pub(crate) struct Shared {
     pub(crate) producers: Gauge,
     pub(crate) consumers: Gauge,
     pub(crate) tunnels: Gauge,
-    pub(crate) seats: upgrade::Seats,
+    pub(crate) seats: Seats,
 }
 
 /// A gateway whose ports are open.
@@ -97,7 +96,7 @@ pub async fn bind(
         wss1_ui: at(&wss1_ui, config.wss1_ui),
         wss2_ui: at(&wss2_ui, config.wss2_ui),
     };
-    let seats = upgrade::Seats::new(&config);
+    let seats = Seats::new(config.connections, config.connections_each);
     let (producers, consumers, tunnels) = (Gauge::new("producer"), Gauge::new("consumer"), Gauge::new("tunnel"));
     let shared = Arc::new(Shared { backend, config, shutdown, producers, consumers, tunnels, seats });
     let secured = |listener| match &tls {

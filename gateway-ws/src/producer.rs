@@ -14,10 +14,11 @@ use axum::{
 };
 use motience_shared::{
     auth::Grant,
-    http::ApiError,
+    http::{ApiError, Seat},
     log,
     model::{
         Role,
+        envelope::{self, Envelope, MAX_ENVELOPE, MAX_ID},
         record::{self, Defaults},
     },
     relay::{self, Publisher, Refusal, Ticket},
@@ -28,17 +29,12 @@ use tracing::{Instrument, debug, info_span, warn};
 
 use crate::{
     Shared,
-    envelope::{self, Envelope},
     socket::{Goodbye, Heard, Socket},
-    upgrade::{Admitted, Request, Seat},
+    upgrade::{Admitted, Request},
 };
 
-/// Bytes that an envelope may add to a record.
-const ENVELOPE: usize = 4 * 1024;
 /// Replies that may wait for the log; a producer further ahead is read no faster than they go.
 const MAX_REPLIES: usize = 4096;
-/// Longest name a client may give a record, in bytes.
-const MAX_ID: usize = 128;
 /// Frames read before the group is handed on.
 const GROUP: usize = 512;
 /// How long acknowledgements under way are waited for when the node drains.
@@ -46,7 +42,7 @@ const DRAIN_LIMIT: Duration = Duration::from_secs(3);
 
 /// The upgrade.
 pub(crate) async fn upgrade(State(shared): State<Arc<Shared>>, request: Request) -> Result<Response, ApiError> {
-    let limit = shared.backend.relay.limits().record + ENVELOPE;
+    let limit = shared.backend.relay.limits().record + MAX_ENVELOPE;
     let Admitted { upgrade, grant, seat, .. } = request.admit(Role::Producer, limit, &shared)?;
     let publisher = shared.backend.relay.passing_publisher(grant.user.producer()).await?;
     let span = info_span!("wss1", user = %grant.user);

@@ -23,7 +23,7 @@ use axum::{
 use bytes::BytesMut;
 use motience_shared::{
     auth::Grant,
-    http::ApiError,
+    http::{ApiError, Seat},
     log,
     model::{DeviceId, Role},
     relay,
@@ -35,7 +35,7 @@ use tracing::{Instrument, debug, info, info_span, warn};
 use crate::{
     Shared,
     socket::{Goodbye, Heard, Socket},
-    upgrade::{self, Seat},
+    upgrade,
 };
 
 /// The subprotocol of the tunnel.

@@ -1,22 +1,17 @@
 //! Who may open a WebSocket: the token from one of its three places, the role, the origin, and a free seat.
 
-use std::{
-    collections::HashMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-};
-
 use axum::{
     extract::{FromRequestParts, WebSocketUpgrade, ws::rejection::WebSocketUpgradeRejection},
     http::{HeaderMap, StatusCode, header, request::Parts},
 };
 use motience_shared::{
     auth::Grant,
-    http::{ApiError, bearer},
-    model::{Role, UserId},
+    http::{ApiError, Seat, bearer},
+    model::Role,
 };
 use serde::Deserialize;
 
-use crate::{Config, Shared};
+use crate::Shared;
 
 /// The subprotocol that offers a token: `["bearer", TOKEN]`.
 const BEARER: &str = "bearer";
@@ -111,79 +106,4 @@ pub(crate) fn check_origin(headers: &HeaderMap, allowed: &[String]) -> Result<()
 pub(crate) fn protocols(headers: &HeaderMap) -> Vec<String> {
     let lists = headers.get_all(header::SEC_WEBSOCKET_PROTOCOL).iter().filter_map(|v| v.to_str().ok());
     lists.flat_map(|list| list.split(',')).map(|p| p.trim().to_owned()).collect()
-}
-
-/// How many connections there may be, in all and for each account.
-pub(crate) struct Seats {
-    taken: Arc<Mutex<Taken>>,
-    most: usize,
-    most_each: usize,
-}
-
-#[derive(Default)]
-struct Taken {
-    all: usize,
-    each: HashMap<UserId, usize>,
-}
-
-/// A seat; free again when dropped.
-pub(crate) struct Seat {
-    taken: Arc<Mutex<Taken>>,
-    most_each: usize,
-    /// Whose, once that is known.
-    user: Option<UserId>,
-}
-
-impl Seats {
-    pub(crate) fn new(config: &Config) -> Self {
-        Self { taken: Arc::default(), most: config.connections, most_each: config.connections_each }
-    }
-
-    fn take(&self, user: UserId) -> Result<Seat, ApiError> {
-        let mut seat = self.reserve()?;
-        seat.claim(user)?;
-        Ok(seat)
-    }
-
-    /// A seat for someone who is yet to say who it is.
-    pub(crate) fn reserve(&self) -> Result<Seat, ApiError> {
-        let mut taken = lock(&self.taken);
-        if taken.all >= self.most {
-            return Err(ApiError::unavailable("full", "This node has no room for another connection. Try again."));
-        }
-        taken.all += 1;
-        Ok(Seat { taken: Arc::clone(&self.taken), most_each: self.most_each, user: None })
-    }
-}
-
-impl Seat {
-    /// Counts it as this account's.
-    pub(crate) fn claim(&mut self, user: UserId) -> Result<(), ApiError> {
-        let mut taken = lock(&self.taken);
-        let each = taken.each.entry(user).or_default();
-        if *each >= self.most_each {
-            return Err(ApiError::too_many(std::time::Duration::from_secs(10)).with_code("too_many_connections"));
-        }
-        *each += 1;
-        self.user = Some(user);
-        Ok(())
-    }
-}
-
-impl Drop for Seat {
-    fn drop(&mut self) {
-        let mut taken = lock(&self.taken);
-        taken.all -= 1;
-        let Some(user) = self.user else { return };
-        if let Some(each) = taken.each.get_mut(&user) {
-            *each -= 1;
-            if *each == 0 {
-                taken.each.remove(&user);
-            }
-        }
-    }
-}
-
-fn lock(taken: &Mutex<Taken>) -> MutexGuard<'_, Taken> {
-    taken.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -11,6 +11,7 @@ pub mod http;
 pub mod ingest;
 pub mod server;
 pub mod sm;
+pub mod stream;
 
 use std::{path::Path, process::ExitCode};
 

@@ -107,7 +107,7 @@ impl Server {
             None
         };
         let backend = Backend::open(config.backend, clock).await?;
-        let services = http::Services::new(Arc::clone(&backend), config.http.clone());
+        let services = http::Services::new(Arc::clone(&backend), config.http.clone(), shutdown.soft().clone());
         let mut listeners = Vec::new();
         let roles = config.roles;
         for (wanted, at, router, place) in [

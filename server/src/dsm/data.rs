@@ -1,9 +1,13 @@
-//! `POST /data`: one record, or an array of them, into the log.
+//! `POST /data`: one record, an array of them, or a stream of lines, into the log.
+
+mod lines;
+mod upload;
 
 use axum::{
+    Extension,
     body::Bytes,
-    extract::{State, rejection::BytesRejection},
-    http::{HeaderMap, StatusCode},
+    extract::{FromRequest as _, Request, State},
+    http::{HeaderMap, StatusCode, header},
 };
 use motience_shared::{
     http::{ApiError, Json, Producer, body_error, is_json, malformed_json, unsupported_media_type},
@@ -14,7 +18,8 @@ use serde::Serialize;
 use serde_json::value::RawValue;
 use utoipa::ToSchema;
 
-use crate::http::{Shared, shapes};
+use self::upload::Uploaded;
+use crate::http::{Shared, Unhurried, shapes};
 
 /// What was taken.
 #[derive(Serialize, ToSchema)]
@@ -49,26 +54,48 @@ pub(super) enum Records {
     Some(Vec<Record>),
 }
 
+/// What was taken: the first of one JSON body, the second of a stream.
+#[derive(Serialize, ToSchema)]
+#[serde(untagged)]
+pub(super) enum Taken {
+    Records(Accepted),
+    Lines(Uploaded),
+}
+
 /// Takes records of the calling producer. The answer comes once they are in the log; of an array with a bad record
 /// nothing is taken.
-#[utoipa::path(post, path = "/data", tag = "data", request_body = Records, security(("bearer" = [])), responses(
-    (status = 200, description = "In the log", body = Accepted),
+///
+/// As `application/x-ndjson` the body is a record a line, of any length in all, and read no faster than the log takes it. A bad
+/// line is left out and counted. A line may name its record, `{"type":"data","id":"n-1","payload":{…}}`: the same name again
+/// changes nothing, so an upload that broke off can be sent again. An error on the way says in `accepted` and `last_line` how far it came.
+#[utoipa::path(post, path = "/data", tag = "data", security(("bearer" = [])),
+    request_body(content((Records = "application/json"), (String = "application/x-ndjson"))), responses(
+    (status = 200, description = "In the log", body = Taken),
     (status = 400, description = "Malformed JSON", body = shapes::Problem, content_type = "application/problem+json"),
     (status = 401, description = "No or bad token", body = shapes::Problem, content_type = "application/problem+json"),
     (status = 403, description = "Not a producer", body = shapes::Problem, content_type = "application/problem+json"),
+    (status = 408, description = "A stream of lines fell silent", body = shapes::Problem, content_type = "application/problem+json"),
     (status = 413, description = "The body or a record is too large", body = shapes::Problem, content_type = "application/problem+json"),
     (status = 415, description = "Not JSON", body = shapes::Problem, content_type = "application/problem+json"),
     (status = 422, description = "Not a record", body = shapes::Problem, content_type = "application/problem+json"),
+    (status = 429, description = "The account has too many streams", body = shapes::Problem, content_type = "application/problem+json"),
     (status = 503, description = "The log is away", body = shapes::Problem, content_type = "application/problem+json"),
 ))]
 pub(super) async fn data(
     State(services): State<Shared>,
     caller: Producer,
-    headers: HeaderMap,
-    body: Result<Bytes, BytesRejection>,
-) -> Result<Json<Accepted>, ApiError> {
-    let body = body.map_err(|e| body_error(e.status()))?;
-    if !is_json(&headers) {
+    unhurried: Option<Extension<Unhurried>>,
+    request: Request,
+) -> Result<Json<Taken>, ApiError> {
+    if is_lines(request.headers()) {
+        if let Some(Extension(unhurried)) = unhurried {
+            unhurried.lift();
+        }
+        return upload::upload(&services, &caller, request.into_body()).await.map(Taken::Lines).map(Json);
+    }
+    let json = is_json(request.headers());
+    let body = Bytes::from_request(request, &services).await.map_err(|e| body_error(e.status()))?;
+    if !json {
         return Err(unsupported_media_type());
     }
     let backend = &services.backend;
@@ -94,7 +121,13 @@ pub(super) async fn data(
         publisher.committed(ticket).await?;
     }
     let subscriber_count = backend.relay.subscriber_count(caller.id).await?;
-    Ok(Json(Accepted { accepted, subscriber_count }))
+    Ok(Json(Taken::Records(Accepted { accepted, subscriber_count })))
+}
+
+fn is_lines(headers: &HeaderMap) -> bool {
+    let value = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let essence = value.split(';').next().unwrap_or_default().trim();
+    ["application/x-ndjson", "application/ndjson"].iter().any(|known| essence.eq_ignore_ascii_case(known))
 }
 
 /// The records of a body, each a slice of it.

@@ -14,7 +14,10 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 
 pub use writer::history_writer;
 
-use crate::http::{Services, Shared, assemble};
+use crate::{
+    http::{Services, Shared, assemble},
+    stream,
+};
 
 #[derive(OpenApi)]
 #[openapi(info(
@@ -30,6 +33,7 @@ pub fn router(services: &Arc<Services>) -> Router {
         .merge(data)
         .routes(routes!(history::history))
         .routes(routes!(streams::streams))
+        .routes(routes!(stream::stream))
         .routes(routes!(cursors::list))
         .routes(routes!(cursors::delete))
         .with_state(Shared(Arc::clone(services)))

@@ -1,6 +1,12 @@
 //! The layers around every router: what holds for each request, whatever it asks.
 
-use std::{any::Any, sync::Arc};
+use std::{
+    any::Any,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
 
 use axum::{
     Router,
@@ -38,10 +44,25 @@ pub(super) fn around(router: Router, services: &Arc<Services>) -> Router {
         .layer(cors(&services.config))
 }
 
-/// Ends a request that takes too long.
-async fn in_time(State(limit): State<Duration>, request: Request, next: Next) -> Response {
-    match timeout(limit, next.run(request)).await {
+/// Lifts the limit on the time of a request, for one that takes as long as its body: that has limits of its own.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Unhurried(Arc<AtomicBool>);
+
+impl Unhurried {
+    /// There is no limit from here on.
+    pub(crate) fn lift(&self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+/// Ends a request that takes too long to be answered; how long the answer's body takes is another matter.
+async fn in_time(State(limit): State<Duration>, mut request: Request, next: Next) -> Response {
+    let unhurried = Unhurried::default();
+    request.extensions_mut().insert(unhurried.clone());
+    let mut answered = std::pin::pin!(next.run(request));
+    match timeout(limit, answered.as_mut()).await {
         Ok(response) => response,
+        Err(_) if unhurried.0.load(Ordering::Relaxed) => answered.await,
         Err(_) => ApiError::unavailable("too_slow", "The request took too long. Try again.").into_response(),
     }
 }

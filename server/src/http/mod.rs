@@ -13,15 +13,19 @@ use axum::Router;
 use motience_shared::{
     backend::Backend,
     env::{self, Env},
-    http::{self as shared_http, HasBackend, Limits},
+    http::{self as shared_http, HasBackend, Limits, Seats},
 };
+use tokio_util::sync::CancellationToken;
 use utoipa::openapi::{
     OpenApi,
     security::{Http, HttpAuthScheme, SecurityScheme},
 };
 use utoipa_swagger_ui::SwaggerUi;
 
+use crate::stream;
+
 pub use client::{ClientAddress, Proxies};
+pub(crate) use layers::Unhurried;
 pub use rate::{Rate, Rates};
 
 /// Settings of the HTTP services.
@@ -43,6 +47,8 @@ pub struct Config {
     pub any_origin: bool,
     /// Proxies whose X-Forwarded-For is believed. TRUSTED_PROXIES, none.
     pub proxies: Proxies,
+    /// Live streams.
+    pub stream: stream::Config,
     /// How often each address and each account may register, log in and refresh.
     pub rates: Rates,
 }
@@ -60,6 +66,7 @@ impl Config {
             any_origin: origins == ["*"] || (origins.is_empty() && !env.production()),
             origins,
             proxies: env.parse("TRUSTED_PROXIES", Proxies::default())?,
+            stream: stream::Config::from_env(env)?,
             rates: Rates::from_env(env)?,
         };
         if !config.any_origin
@@ -96,13 +103,18 @@ pub struct Services {
     pub config: Config,
     /// Rate limits in force.
     pub limiters: rate::Limiters,
+    /// Seats of live streams.
+    pub seats: Seats,
+    /// Cancelled when the node begins to go away: what has no end by itself ends then.
+    pub draining: CancellationToken,
 }
 
 impl Services {
-    /// The services over one backend.
-    pub fn new(backend: Arc<Backend>, config: Config) -> Arc<Self> {
+    /// The services over one backend, until `draining`.
+    pub fn new(backend: Arc<Backend>, config: Config, draining: CancellationToken) -> Arc<Self> {
         let limiters = rate::Limiters::new(&config.rates);
-        Arc::new(Self { backend, config, limiters })
+        let seats = Seats::new(config.stream.connections, config.stream.connections_each);
+        Arc::new(Self { backend, config, limiters, seats, draining })
     }
 }
 

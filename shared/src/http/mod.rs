@@ -4,11 +4,15 @@
 mod extract;
 mod operations;
 mod problem;
+mod seats;
 mod serve;
+mod stalls;
 
 pub use extract::{
     Bearer, Consumer, HasBackend, Json, Path, Producer, Query, bearer, body_error, is_json, malformed_json, object, unsupported_media_type,
 };
 pub use operations::operations;
 pub use problem::ApiError;
+pub use seats::{Seat, Seats};
 pub use serve::{Limits, Listener, serve};
+pub use stalls::{Stalls, Watched};

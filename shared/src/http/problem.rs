@@ -10,7 +10,12 @@ use axum::{
 use serde_json::{Map, Value, json};
 use tracing::{error, warn};
 
-use crate::{auth, model::record, relay, store};
+use crate::{
+    auth,
+    model::record,
+    relay::{self, view},
+    store,
+};
 
 /// Seconds after which a client may ask again when a dependency is away.
 const AWAY_RETRY: u64 = 2;
@@ -24,6 +29,8 @@ pub struct ApiError {
     field: Option<String>,
     retry_after: Option<u64>,
     allow: Option<String>,
+    /// Boxed, as few errors have any.
+    members: Option<Box<Map<String, Value>>>,
 }
 
 impl ApiError {
@@ -34,7 +41,7 @@ impl ApiError {
         if !sentence.ends_with('.') {
             sentence.push('.');
         }
-        Self { status, code, sentence, field: None, retry_after: None, allow: None }
+        Self { status, code, sentence, field: None, retry_after: None, allow: None, members: None }
     }
 
     /// 400: the request cannot be read.
@@ -112,6 +119,13 @@ impl ApiError {
         self
     }
 
+    /// The same with a member of its own (RFC 9457, section 3.2).
+    #[must_use]
+    pub fn with(mut self, name: &str, value: impl Into<Value>) -> Self {
+        self.members.get_or_insert_default().insert(name.to_owned(), value.into());
+        self
+    }
+
     /// The status.
     pub fn status(&self) -> StatusCode {
         self.status
@@ -130,6 +144,7 @@ impl IntoResponse for ApiError {
         if let Some(field) = self.field {
             body.insert("field".into(), json!(field));
         }
+        body.extend(self.members.map(|members| *members).unwrap_or_default());
         let mut response = (self.status, Value::Object(body).to_string()).into_response();
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
@@ -179,6 +194,17 @@ impl From<relay::Error> for ApiError {
             relay::Error::Store(_) => Self::unavailable("database_away", "The database is away. Try again in a moment."),
             relay::Error::Log(_) => Self::unavailable("log_away", "The log is away. Try again in a moment."),
         }
+    }
+}
+
+impl From<view::Error> for ApiError {
+    fn from(error: view::Error) -> Self {
+        Self::malformed(sentence(&error.to_string()))
+            .with_code(view::Error::CODE)
+            .with_field(Some(error.parameter.to_owned()))
+            .with("column", error.column)
+            .with("caret", error.caret())
+            .with("expression", error.expression)
     }
 }
 

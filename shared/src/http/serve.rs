@@ -29,6 +29,7 @@ use tokio_rustls::{TlsAcceptor, rustls::ServerConfig, server::TlsStream};
 use tokio_util::task::TaskTracker;
 use tracing::{debug, info, warn};
 
+use super::Stalls;
 use crate::{
     env::{self, Env},
     lifecycle::Shutdown,
@@ -179,7 +180,8 @@ where
         .keep_alive_interval(Duration::from_secs(20))
         .max_header_list_size(u32::try_from(limits.header_bytes).unwrap_or(u32::MAX))
         .max_concurrent_streams(128);
-    let router = TowerToHyperService::new(router.layer(Extension(ConnectInfo(peer))));
+    let stalls = Stalls::default();
+    let router = TowerToHyperService::new(router.layer(Extension(ConnectInfo(peer))).layer(Extension(stalls.clone())));
     let spoken = Arc::new(AtomicBool::new(false));
     let service = service_fn({
         let spoken = Arc::clone(&spoken);
@@ -197,6 +199,7 @@ where
             serving.await
         }
         () = silence(limits.header, &spoken) => return debug!("a connection without a request is closed"),
+        () = stalls.stalled() => return debug!("a client that reads nothing is let go"),
     };
     if let Err(e) = served {
         debug!(error = %e, "a connection ended badly");

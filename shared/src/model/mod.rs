@@ -1,14 +1,17 @@
 //! The nouns of Motience: ids, users, subscriptions, records.
 
 pub mod cursor_name;
+pub mod envelope;
 pub mod ids;
 pub mod ranges;
 pub mod record;
+pub mod selection;
 pub mod subscription;
 pub mod user;
 
 pub use cursor_name::CursorName;
 pub use ids::{ConsumerId, Cursor, DeviceId, Epoch, Fence, LogEpoch, Offset, ProducerId, RecordName, Seq, UserId};
 pub use ranges::RangeSet;
+pub use selection::Selection;
 pub use subscription::{Status, Subscription};
 pub use user::{Role, User};

@@ -170,9 +170,13 @@ impl<'a> Parts<'a> {
 
     /// The device's time in UTC.
     pub fn time(&self) -> Result<OffsetDateTime, Invalid> {
-        let time: Time = serde_json::from_str(self.timestamp.get()).map_err(|_| Invalid::Timestamp)?;
-        Ok(time.0)
+        read_time(self.timestamp.get())
     }
+}
+
+/// A record's `timestamp`, as the JSON it is, in UTC.
+pub fn read_time(timestamp: &str) -> Result<OffsetDateTime, Invalid> {
+    serde_json::from_str::<Time>(timestamp).map(|time| time.0).map_err(|_| Invalid::Timestamp)
 }
 
 const PREFIX: &[u8] = b"{\"producer_id\":\"";

@@ -1,10 +1,12 @@
-//! What a consumer receives: the records of every producer it is subscribed to, as its subscriptions change.
+//! What a reader receives: as a rule the records of every producer it is subscribed to, as its subscriptions change.
 
 use std::{
     collections::{HashMap, HashSet},
+    fmt,
     time::Duration,
 };
 
+use futures_util::FutureExt as _;
 use tracing::warn;
 
 use super::{Delivery, Durable, Error, ReadFrom, Relay, Subscriber, routes::Watch};
@@ -13,16 +15,23 @@ use crate::model::{ConsumerId, Cursor, CursorName, ProducerId};
 /// Pause before a database that is away is asked again.
 const RETRY_AFTER: Duration = Duration::from_millis(500);
 
-/// A [`Subscriber`] that keeps to its consumer's subscriptions. The right to each producer is checked when its follow
-/// begins and whenever the subscriptions change, never for each record.
+/// A [`Subscriber`] that keeps to its reader's rights: as a rule its subscriptions. The right to each producer is checked when
+/// its follow begins and whenever the subscriptions change, never for each record.
 pub struct Feed {
-    consumer: ConsumerId,
+    right: Right,
     relay: Relay,
     subscriber: Subscriber,
     durable: Option<(CursorName, Durable)>,
-    changes: Watch,
     /// A change was noticed and not yet followed; survives a cancelled [`Feed::next`].
     stale: bool,
+}
+
+/// What a feed lives by.
+enum Right {
+    /// A consumer's subscriptions, as they change; only those of its choice, where it made one.
+    Subscriptions { consumer: ConsumerId, changes: Watch, chosen: Option<HashSet<ProducerId>> },
+    /// A right to these that does not change.
+    Granted(HashSet<ProducerId>),
 }
 
 /// What happens on a feed.
@@ -38,11 +47,24 @@ pub enum FeedEvent {
 
 impl Feed {
     pub(super) async fn open(relay: Relay, consumer: ConsumerId, durable: Option<CursorName>) -> Result<Self, Error> {
-        // Watching begins before the first look, so that no change falls between.
-        let changes = relay.watch_subscriptions(consumer);
-        let subscriber = relay.subscriber();
         let durable = durable.map(|name| (name, relay.durable(consumer)));
-        let mut feed = Self { consumer, relay, subscriber, durable, changes, stale: false };
+        // Watching begins before the first look, so that no change falls between.
+        let right = Right::Subscriptions { consumer, changes: relay.watch_subscriptions(consumer), chosen: None };
+        Self::begin(relay, right, durable).await
+    }
+
+    pub(super) async fn open_chosen(relay: Relay, consumer: ConsumerId, chosen: HashSet<ProducerId>) -> Result<Self, Error> {
+        let right = Right::Subscriptions { consumer, changes: relay.watch_subscriptions(consumer), chosen: Some(chosen) };
+        Self::begin(relay, right, None).await
+    }
+
+    pub(super) async fn open_granted(relay: Relay, producers: HashSet<ProducerId>) -> Result<Self, Error> {
+        Self::begin(relay, Right::Granted(producers), None).await
+    }
+
+    async fn begin(relay: Relay, right: Right, durable: Option<(CursorName, Durable)>) -> Result<Self, Error> {
+        let subscriber = relay.subscriber();
+        let mut feed = Self { right, relay, subscriber, durable, stale: false };
         feed.refresh().await?;
         Ok(feed)
     }
@@ -66,23 +88,26 @@ impl Feed {
     pub async fn next(&mut self) -> FeedEvent {
         loop {
             if self.stale {
-                match self.refresh().await {
-                    Ok(Some(event)) => return event,
-                    Ok(None) => self.stale = false,
-                    Err(e) => {
-                        warn!(consumer = %self.consumer, error = %e, "subscriptions cannot be read; trying again");
-                        tokio::time::sleep(RETRY_AFTER).await;
-                    }
+                if let Some(event) = self.settle().await {
+                    return event;
                 }
                 continue;
             }
             tokio::select! {
                 biased;
-                () = self.changes.changed() => self.stale = true,
+                () = self.right.changed() => self.stale = true,
                 () = due(self.durable.as_ref()) => if let Some((_, durable)) = &mut self.durable { durable.flush().await },
                 delivery = self.subscriber.next() => return FeedEvent::Delivery(delivery),
             }
         }
+    }
+
+    /// What has changed of the rights, if there was word of a change: for a reader that has yet to write what it was given.
+    pub async fn changed(&mut self) -> Option<FeedEvent> {
+        if self.right.changed().now_or_never().is_some() {
+            self.stale = true;
+        }
+        if self.stale { self.settle().await } else { None }
     }
 
     /// Moves the durable cursor; `false` where this feed has none. A producer that is followed no longer has no cursor to
@@ -112,9 +137,41 @@ impl Feed {
         self.subscriber.followed()
     }
 
+    /// How far a producer's log has been read: right after its follow began, where that is.
+    pub fn cursor(&self, producer: ProducerId) -> Option<Cursor> {
+        self.subscriber.cursor(producer)
+    }
+
+    /// Chosen producers that it does not follow, for want of a subscription.
+    pub fn lacks(&self) -> Vec<ProducerId> {
+        let Right::Subscriptions { chosen: Some(chosen), .. } = &self.right else { return Vec::new() };
+        let mut lacking: Vec<_> = chosen.iter().copied().filter(|&producer| self.subscriber.cursor(producer).is_none()).collect();
+        lacking.sort();
+        lacking
+    }
+
     async fn allowed(&self) -> Result<HashSet<ProducerId>, Error> {
-        let follows = self.relay.0.store.follows(self.consumer).await.map_err(Error::store)?;
-        Ok(follows.into_iter().collect())
+        match &self.right {
+            Right::Granted(producers) => Ok(producers.clone()),
+            Right::Subscriptions { consumer, chosen, .. } => {
+                let follows = self.relay.0.store.follows(*consumer).await.map_err(Error::store)?;
+                let wanted = |producer: &ProducerId| chosen.as_ref().is_none_or(|chosen| chosen.contains(producer));
+                Ok(follows.into_iter().filter(wanted).collect())
+            }
+        }
+    }
+
+    /// Follows a change that was noticed: `None` once there is nothing left of it, and where the database is away.
+    async fn settle(&mut self) -> Option<FeedEvent> {
+        match self.refresh().await {
+            Ok(Some(event)) => return Some(event),
+            Ok(None) => self.stale = false,
+            Err(e) => {
+                warn!(reader = ?self.right, error = %e, "subscriptions cannot be read; trying again");
+                tokio::time::sleep(RETRY_AFTER).await;
+            }
+        }
+        None
     }
 
     /// Makes one step towards what the store says; `None` where nothing is left to do.
@@ -138,6 +195,16 @@ impl Feed {
     }
 }
 
+impl Right {
+    /// Returns when it may have changed. Cancel-safe.
+    async fn changed(&self) {
+        match self {
+            Self::Subscriptions { changes, .. } => changes.changed().await,
+            Self::Granted(_) => std::future::pending().await,
+        }
+    }
+}
+
 async fn due(durable: Option<&(CursorName, Durable)>) {
     match durable {
         Some((_, durable)) => durable.due().await,
@@ -145,8 +212,17 @@ async fn due(durable: Option<&(CursorName, Durable)>) {
     }
 }
 
-impl std::fmt::Debug for Feed {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Feed").field("consumer", &self.consumer).finish_non_exhaustive()
+impl fmt::Debug for Right {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Subscriptions { consumer, .. } => write!(f, "consumer {consumer}"),
+            Self::Granted(_) => f.write_str("granted"),
+        }
+    }
+}
+
+impl fmt::Debug for Feed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Feed").field("right", &self.right).finish_non_exhaustive()
     }
 }

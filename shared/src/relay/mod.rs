@@ -15,13 +15,15 @@ mod holders;
 mod hub;
 mod intake;
 pub mod order;
+pub mod places;
 mod publisher;
 mod ring;
 mod routes;
 mod streams;
 mod subscriber;
+pub mod view;
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::HashSet, sync::Arc, time::Duration};
 
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -156,6 +158,18 @@ impl Relay {
     /// `durable` stands, if a name is given.
     pub async fn feed(&self, consumer: ConsumerId, durable: Option<CursorName>) -> Result<Feed, Error> {
         Feed::open(self.clone(), consumer, durable).await
+    }
+
+    /// The same of some of its producers only: those it is subscribed to among `chosen`. [`Feed::lacks`] names the others,
+    /// now and later.
+    pub async fn chosen_feed(&self, consumer: ConsumerId, chosen: HashSet<ProducerId>) -> Result<Feed, Error> {
+        Feed::open_chosen(self.clone(), consumer, chosen).await
+    }
+
+    /// A reader of these producers for whoever has a right to them that does not end before its token: the producer itself, an
+    /// operator.
+    pub async fn granted_feed(&self, producers: HashSet<ProducerId>) -> Result<Feed, Error> {
+        Feed::open_granted(self.clone(), producers).await
     }
 
     /// The cursors that are kept for a consumer.

@@ -32,7 +32,10 @@ async fn each_document_names_every_path_of_its_service() {
             &["GET /consumers", "GET /producers", "GET /verify", "POST /login", "POST /logout", "POST /refresh", "POST /register"][..],
         ),
         (&platform.sm, &["DELETE /unsubscribe", "GET /subscribers/{producer_id}", "GET /subscriptions/{consumer_id}", "POST /subscribe"]),
-        (&platform.dsm, &["DELETE /cursors/{name}", "GET /cursors", "GET /history/{producer_id}", "GET /streams", "POST /data"]),
+        (
+            &platform.dsm,
+            &["DELETE /cursors/{name}", "GET /cursors", "GET /history/{producer_id}", "GET /stream", "GET /streams", "POST /data"],
+        ),
     ] {
         let document = document(router).await;
         let named: BTreeSet<String> = operations(&document).iter().map(|(method, path, _)| format!("{method} {path}")).collect();

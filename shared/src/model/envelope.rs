@@ -1,15 +1,21 @@
-//! What a producer's text frame means: a record in one of its two forms, or a ping.
+//! What a producer's text frame or line means: a record in one of its two forms, or a ping.
 
 use std::borrow::Cow;
 
-use axum::body::Bytes;
-use motience_shared::model::record::Invalid;
+use bytes::Bytes;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
+use super::record::Invalid;
+
+/// Longest name a client may give a record, in bytes.
+pub const MAX_ID: usize = 128;
+/// Bytes that an envelope may add to a record.
+pub const MAX_ENVELOPE: usize = 4 * 1024;
+
 /// A frame's meaning.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Envelope {
+pub enum Envelope {
     /// A record, or a bare object of readings, not yet checked; and the name the client gives it.
     Record(Bytes, Option<String>),
     /// `{"type":"ping"}`.
@@ -35,7 +41,7 @@ struct Typed<'a> {
 }
 
 /// Reads a frame. A frame that has no `type` anywhere is taken as a record without being looked into.
-pub(crate) fn read(frame: Bytes) -> Result<Envelope, Invalid> {
+pub fn read(frame: Bytes) -> Result<Envelope, Invalid> {
     let text = std::str::from_utf8(&frame).map_err(|e| Invalid::Json(e.to_string()))?;
     if !text.contains("\"type\"") {
         return Ok(Envelope::Record(frame, None));

@@ -1,0 +1,53 @@
+//! Settings of live streams over HTTP.
+
+use std::time::Duration;
+
+use motience_shared::{
+    env::{self, Env},
+    relay::view,
+};
+
+/// Limits of live streams, down and up.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Producers that one stream follows. STREAM_MAX_PRODUCERS, 100: their cursors must fit into a request's head.
+    pub producers: usize,
+    /// Streams at once. STREAM_MAX_CONNECTIONS, 20,000.
+    pub connections: usize,
+    /// Streams of one account at once, the same as over WebSocket. MAX_CONNECTIONS_PER_ACCOUNT, 1,000.
+    pub connections_each: usize,
+    /// How often a stream says that it lives, and how far its cursors are. STREAM_COMMENT_INTERVAL, 15 s.
+    pub comment: Duration,
+    /// How long a client may read nothing before it is let go. HTTP_STREAM_WRITE_LIMIT, 30 s.
+    pub write: Duration,
+    /// Longest silence within records that are sent as a stream. DATA_SILENCE_LIMIT, 30 s.
+    pub silence: Duration,
+    /// How much a view may hold back.
+    pub view: view::Limits,
+}
+
+impl Config {
+    /// Reads the variables named on the fields.
+    pub fn from_env(env: &Env) -> Result<Self, env::Error> {
+        let config = Self {
+            producers: env.parse("STREAM_MAX_PRODUCERS", 100)?,
+            connections: env.parse("STREAM_MAX_CONNECTIONS", 20_000)?,
+            connections_each: env.parse("MAX_CONNECTIONS_PER_ACCOUNT", 1000)?,
+            comment: env.duration("STREAM_COMMENT_INTERVAL", Duration::from_secs(15))?,
+            write: env.duration("HTTP_STREAM_WRITE_LIMIT", Duration::from_secs(30))?,
+            silence: env.duration("DATA_SILENCE_LIMIT", Duration::from_secs(30))?,
+            view: view::Limits::from_env(env)?,
+        };
+        for (name, none) in [
+            ("STREAM_MAX_PRODUCERS", config.producers == 0),
+            ("STREAM_COMMENT_INTERVAL", config.comment.is_zero()),
+            ("HTTP_STREAM_WRITE_LIMIT", config.write.is_zero()),
+            ("DATA_SILENCE_LIMIT", config.silence.is_zero()),
+        ] {
+            if none {
+                return Err(env::Error::invalid(name, "must be more than nothing"));
+            }
+        }
+        Ok(config)
+    }
+}

@@ -1,0 +1,197 @@
+//! `GET /stream`: live records for HTTP clients, as server-sent events or as lines of JSON, over any version of HTTP.
+//!
+//! ```text
+//! query, token -> Feed (whom the caller may follow) -> Thinned (what it wants) -> Session (chunks, pulled) -> body
+//! ```
+
+mod config;
+mod cursors;
+mod format;
+mod query;
+mod session;
+
+use std::{
+    collections::{HashMap, HashSet},
+    convert::Infallible,
+};
+
+use axum::{
+    Extension,
+    body::Body,
+    extract::State,
+    http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header},
+    response::{IntoResponse as _, Response},
+};
+use futures_util::stream;
+use motience_shared::{
+    auth::Grant,
+    http::{ApiError, Query, Stalls, bearer},
+    model::{ProducerId, Role},
+    relay::{Feed, ReadFrom, view::Thinned},
+};
+
+pub use config::Config;
+
+use self::{
+    cursors::From,
+    format::Format,
+    query::Wanted,
+    session::{Parts, Session},
+};
+use crate::http::{Shared, shapes};
+
+const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
+const ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
+
+/// Records as they come, each the message of `motience.v2`: `producer_id`, `device_id`, `timestamp`, `data`, `offset`, `cursor`,
+/// `name`. Server-sent events carry all cursors as `id`, so that a browser resumes by itself; lines of JSON tell them in
+/// `{"type":"cursors"}`. `gap`, `reset` and `end` are said, never implied.
+///
+/// A consumer follows its subscriptions, or those it names; a producer its own log; an operator whom it names. The stream ends
+/// when the token does, and when the subscription to a named producer does.
+#[utoipa::path(get, path = "/stream", tag = "data", security(("bearer" = [])), params(
+    ("producers" = Option<String>, Query, description = "Ids with commas; without it all that the caller is subscribed to", example = "1,2", pattern = "^[0-9]{1,18}(,[0-9]{1,18})*$"),
+    ("from" = Option<String>, Query, description = "`live` (the default), `earliest`, an RFC 3339 time, a cursor, `1:7-456,2:7-9`, or `{\"1\":\"7-456\"}`", example = "live"),
+    ("where" = Option<Vec<String>>, Query, description = "A JSON pointer into the message, a comparison, a JSON value; all must hold", example = json!(["/data/temperature>30"])),
+    ("fields" = Option<String>, Query, description = "JSON pointers with commas: what `data` keeps", example = "/data/temperature,/data/humidity"),
+    ("every" = Option<String>, Query, description = "The last value of each device in each such time", example = "10s"),
+    ("token" = Option<String>, Query, description = "The access token, for clients that cannot send headers"),
+    ("last-event-id" = Option<String>, Header, description = "The last `id` seen; wins over `from`"),
+), responses(
+    (status = 200, description = "Records, until the stream ends", content((String = "text/event-stream"), (String = "application/x-ndjson"))),
+    (status = 400, description = "An expression that makes no sense: `column` and `caret` point at the character", body = shapes::Problem, content_type = "application/problem+json"),
+    (status = 401, description = "No or bad token", body = shapes::Problem, content_type = "application/problem+json"),
+    (status = 403, description = "Not subscribed to one of these, or another's log", body = shapes::Problem, content_type = "application/problem+json"),
+    (status = 404, description = "No such producer", body = shapes::Problem, content_type = "application/problem+json"),
+    (status = 406, description = "Neither form is acceptable", body = shapes::Problem, content_type = "application/problem+json"),
+    (status = 422, description = "A parameter is out of bounds", body = shapes::Problem, content_type = "application/problem+json"),
+    (status = 429, description = "The account has too many streams", body = shapes::Problem, content_type = "application/problem+json"),
+    (status = 503, description = "The database or the log is away, or the node is full", body = shapes::Problem, content_type = "application/problem+json"),
+))]
+pub(crate) async fn stream(
+    State(services): State<Shared>,
+    Query(members): Query<Vec<(String, String)>>,
+    stalls: Option<Extension<Stalls>>,
+    headers: HeaderMap,
+) -> Result<Response, ApiError> {
+    let wanted = Wanted::read(members);
+    let grant = authenticate(&services, &headers, wanted.as_ref().ok())?;
+    let wanted = wanted?;
+    let format = Format::negotiate(&headers).ok_or_else(|| {
+        ApiError::new(StatusCode::NOT_ACCEPTABLE, "not_acceptable", "This is sent as text/event-stream or application/x-ndjson.")
+    })?;
+    let view = wanted.view()?;
+    let from = beginning(&headers, &wanted)?;
+    let (backend, config) = (&services.backend, &services.config.stream);
+    let seat = services.seats.take(grant.user)?;
+    let mut feed = feed(&services, &grant, wanted.producers).await?;
+    if let Some(from) = from {
+        feed.resume(&places(from, &feed)?).await?;
+    }
+    let session = Session::new(Parts {
+        feed,
+        thinned: Thinned::new(view, config.view),
+        format,
+        beat_every: config.comment,
+        most: config.producers,
+        ended: Box::pin(backend.ended(&grant)),
+        draining: services.draining.clone(),
+        watched: stalls.map(|Extension(stalls)| stalls.watch(config.write)),
+        seat,
+    });
+    let chunks = stream::unfold(session, |mut session| async {
+        let chunk = session.chunk().await?;
+        Some((Ok::<_, Infallible>(chunk), session))
+    });
+    let mut response = Body::from_stream(chunks).into_response();
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, format.content_type());
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    // Proxies of the nginx kind gather an answer before they pass it on, unless told not to.
+    headers.insert(ACCEL_BUFFERING, HeaderValue::from_static("no"));
+    Ok(response)
+}
+
+/// A browser's `EventSource` can send no headers, so its token comes in the query.
+fn authenticate(services: &Shared, headers: &HeaderMap, wanted: Option<&Wanted>) -> Result<Grant, ApiError> {
+    let token = bearer(headers).or_else(|| wanted?.token.as_deref()).ok_or_else(|| {
+        ApiError::unauthenticated("no_token", "Log in, and send the access token as `Authorization: Bearer …` or as `?token=`.")
+    })?;
+    Ok(services.backend.authenticate(token)?)
+}
+
+/// Where to begin; what a browser says by itself wins.
+fn beginning(headers: &HeaderMap, wanted: &Wanted) -> Result<Option<From>, ApiError> {
+    let resumed = headers.get(LAST_EVENT_ID).map(|value| value.to_str().unwrap_or("?")).filter(|value| !value.is_empty());
+    let (field, text) = match (resumed, &wanted.from) {
+        (Some(id), _) => ("last-event-id", id),
+        (None, Some(from)) => ("from", from.as_str()),
+        (None, None) => return Ok(None),
+    };
+    let from = cursors::read(text).ok_or_else(|| {
+        ApiError::invalid(
+            field,
+            format!(
+                "{field} is `live`, `earliest`, an RFC 3339 time, a cursor such as 7-456, or a cursor for each producer: 1:7-456,2:7-9."
+            ),
+        )
+    })?;
+    Ok(Some(from))
+}
+
+/// Whom the caller follows.
+async fn feed(services: &Shared, grant: &Grant, producers: Option<HashSet<ProducerId>>) -> Result<Feed, ApiError> {
+    let (relay, most) = (&services.backend.relay, services.config.stream.producers);
+    if producers.as_ref().is_some_and(|producers| producers.len() > most) {
+        return Err(too_many(most));
+    }
+    match (grant.role, producers) {
+        (Role::Consumer, Some(chosen)) => {
+            let feed = relay.chosen_feed(grant.user.consumer(), chosen).await?;
+            match feed.lacks().as_slice() {
+                [] => Ok(feed),
+                lacking => {
+                    let ids = lacking.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+                    Err(ApiError::forbidden(format!("Not subscribed to {ids}.")).with_code("not_subscribed"))
+                }
+            }
+        }
+        (Role::Consumer, None) => {
+            let feed = relay.feed(grant.user.consumer(), None).await?;
+            if feed.followed().count() > most { Err(too_many(most)) } else { Ok(feed) }
+        }
+        (Role::Producer, named) => {
+            let own = HashSet::from([grant.user.producer()]);
+            if named.is_some_and(|named| named != own) {
+                return Err(ApiError::forbidden("A producer reads its own log only."));
+            }
+            Ok(relay.granted_feed(own).await?)
+        }
+        (Role::Admin, None) => Err(ApiError::invalid("producers", "producers is missing: an operator names whom to follow.")),
+        (Role::Admin, Some(named)) => {
+            for producer in &named {
+                let user = services.backend.store.user(producer.user()).await?;
+                if user.is_none_or(|user| user.role != Role::Producer) {
+                    return Err(ApiError::not_found(format!("There is no producer {producer}.")));
+                }
+            }
+            Ok(relay.granted_feed(named).await?)
+        }
+    }
+}
+
+fn too_many(most: usize) -> ApiError {
+    ApiError::invalid("producers", format!("A stream follows at most {most} producers: name some of them.")).with_code("too_many_producers")
+}
+
+/// The place in each log.
+fn places(from: From, feed: &Feed) -> Result<HashMap<ProducerId, ReadFrom>, ApiError> {
+    match from {
+        From::Each(places) => Ok(places),
+        From::Everywhere(ReadFrom::Live) => Ok(HashMap::new()),
+        From::Everywhere(ReadFrom::After(_)) if feed.followed().count() != 1 => {
+            Err(ApiError::invalid("from", "A cursor is of one log: name one producer, or give each its own: 1:7-456,2:7-9."))
+        }
+        From::Everywhere(place) => Ok(feed.followed().map(|producer| (producer, place)).collect()),
+    }
+}
