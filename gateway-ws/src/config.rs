@@ -50,6 +50,8 @@ pub struct Config {
     pub credit: u64,
     /// Connections of one account at once. MAX_CONNECTIONS_PER_ACCOUNT, 1,000.
     pub connections_each: usize,
+    /// Longest message of a consumer. WSS2_MAX_MESSAGE_BYTES, 16 KiB: a resume with a few hundred cursors.
+    pub consumer_message: usize,
     /// How much is held back for a consumer that asks for device order.
     pub order: order::Limits,
     /// Limits of the listeners.
@@ -81,9 +83,13 @@ impl Config {
             connections: env.parse("WSS_MAX_CONNECTIONS", 20_000)?,
             credit: env.parse("QUIC_CREDIT", 8192)?,
             connections_each: env.parse("MAX_CONNECTIONS_PER_ACCOUNT", 1000)?,
+            consumer_message: env.bytes("WSS2_MAX_MESSAGE_BYTES", 16 * 1024)?,
             order: order::Limits::from_env(env)?,
             limits: Limits::from_env(env)?,
         };
+        if !(1024..=16 << 20).contains(&config.consumer_message) {
+            return Err(env::Error::invalid("WSS2_MAX_MESSAGE_BYTES", "must lie between 1KiB and 16MiB"));
+        }
         if config.ping.is_zero() || config.write.is_zero() {
             return Err(env::Error::invalid("WSS_PING_INTERVAL", "and WSS_WRITE_LIMIT must not be zero"));
         }

@@ -39,14 +39,13 @@ use crate::{
     upgrade::{Admitted, Request},
 };
 
-/// Longest message a consumer may send: a resume with a few hundred cursors.
-const MAX_MESSAGE: usize = 16 * 1024;
 /// Bytes written before the socket is looked at again for what the peer says.
 const TURN: usize = 1 << 20;
 
 /// The upgrade.
 pub(crate) async fn upgrade(State(shared): State<Arc<Shared>>, request: Request) -> Result<Response, ApiError> {
-    let Admitted { upgrade, grant, v2, resume, durable, order, seat } = request.admit(Role::Consumer, MAX_MESSAGE, &shared)?;
+    let Admitted { upgrade, grant, v2, resume, durable, order, seat } =
+        request.admit(Role::Consumer, shared.config.consumer_message, &shared)?;
     let places = resume.as_deref().map(places::resume).transpose().map_err(|e| ApiError::invalid("resume", e))?;
     let durable = durable.as_deref().map(CursorName::new).transpose().map_err(|e| ApiError::invalid("durable", e.to_string()))?;
     if durable.is_some() && !v2 {
@@ -222,7 +221,11 @@ impl Session<'_> {
     }
 
     async fn take(&mut self, heard: Heard, socket: &mut Socket) -> Result<(), Goodbye> {
-        let Heard::Text(text) = heard else { return Ok(()) };
+        let text = match heard {
+            Heard::Text(text) => text,
+            Heard::Binary(_) if self.v2 => return self.complain(socket, "not_text", "messages are sent as text frames").await,
+            Heard::Binary(_) | Heard::Life => return Ok(()),
+        };
         let Ok(request) = serde_json::from_str::<Spoken>(&text) else {
             return if self.v2 { self.complain(socket, "invalid_json", "not a message this service knows").await } else { Ok(()) };
         };

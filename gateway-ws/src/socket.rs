@@ -8,7 +8,7 @@ use axum::{
 };
 use futures_util::{SinkExt as _, StreamExt as _};
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at, timeout};
-use tokio_tungstenite::tungstenite;
+use tokio_tungstenite::tungstenite::{self, error::ProtocolError};
 
 /// How long a peer has to answer a close.
 const CLOSE_LIMIT: Duration = Duration::from_secs(1);
@@ -16,10 +16,16 @@ const CLOSE_LIMIT: Duration = Duration::from_secs(1);
 /// Why the gateway ends a connection, and the close code that says so.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Goodbye {
-    /// The peer closed, vanished, or takes nothing: there is nobody to tell.
+    /// The peer vanished, or takes nothing: there is nobody to tell.
     Gone,
+    /// The peer closed: its close is answered.
+    Left,
     /// 1001: the node is going away.
     Away,
+    /// 1002: the peer does not keep to RFC 6455.
+    Broken,
+    /// 1007: a text message that is not UTF-8.
+    NotUtf8,
     /// 1009: a message over the limit.
     TooLarge,
     /// 1011: the node failed.
@@ -33,8 +39,10 @@ pub(crate) enum Goodbye {
 impl Goodbye {
     fn frame(self) -> Option<CloseFrame> {
         let (code, reason) = match self {
-            Self::Gone => return None,
+            Self::Gone | Self::Left => return None,
             Self::Away => (1001, "the node is going away"),
+            Self::Broken => (1002, "this is not WebSocket"),
+            Self::NotUtf8 => (1007, "the text is not UTF-8"),
             Self::TooLarge => (1009, "the message is too large"),
             Self::Failed => (1011, "the server failed"),
             Self::TryLater => (1013, "try again later"),
@@ -107,9 +115,12 @@ impl Socket {
     }
 
     /// Says why, and gives the peer a moment to answer.
-    pub(crate) async fn close(self, goodbye: Goodbye) {
-        if let Some(frame) = goodbye.frame() {
-            self.close_with(frame).await;
+    pub(crate) async fn close(mut self, goodbye: Goodbye) {
+        match goodbye.frame() {
+            Some(frame) => self.close_with(frame).await,
+            // Reading on is what writes the answer; it is the last that is written.
+            None if goodbye == Goodbye::Left => drop(timeout(CLOSE_LIMIT, self.rest()).await),
+            None => {}
         }
     }
 
@@ -118,11 +129,16 @@ impl Socket {
         let farewell = async {
             self.inner.send(Message::Close(Some(frame))).await?;
             // Until the peer has closed too, its answer could be lost with the socket.
-            while self.inner.next().await.is_some_and(|m| m.is_ok()) {}
+            self.rest().await;
             Ok::<_, axum::Error>(())
         };
         // Whoever does not take the farewell is not waited for.
         let _ = timeout(CLOSE_LIMIT, farewell).await;
+    }
+
+    /// Reads until the peer has closed.
+    async fn rest(&mut self) {
+        while self.inner.next().await.is_some_and(|m| m.is_ok()) {}
     }
 
     fn understand(&mut self, message: Option<Result<Message, axum::Error>>) -> Result<Heard, Goodbye> {
@@ -131,9 +147,9 @@ impl Socket {
             Some(Ok(Message::Text(text))) => Ok(Heard::Text(text)),
             Some(Ok(Message::Binary(bytes))) => Ok(Heard::Binary(bytes)),
             Some(Ok(Message::Ping(_) | Message::Pong(_))) => Ok(Heard::Life),
-            Some(Ok(Message::Close(_))) | None => Err(Goodbye::Gone),
-            Some(Err(e)) if is_too_large(&e) => Err(Goodbye::TooLarge),
-            Some(Err(_)) => Err(Goodbye::Gone),
+            Some(Ok(Message::Close(_))) => Err(Goodbye::Left),
+            Some(Err(e)) => Err(why(&e)),
+            None => Err(Goodbye::Gone),
         }
     }
 }
@@ -145,8 +161,15 @@ async fn within(limit: Duration, write: impl Future<Output = Result<(), axum::Er
     }
 }
 
-/// axum wraps tungstenite's error.
-fn is_too_large(error: &axum::Error) -> bool {
+/// What is wrong with what came. axum wraps tungstenite's error.
+fn why(error: &axum::Error) -> Goodbye {
     let inner = std::error::Error::source(error).and_then(|inner| inner.downcast_ref::<tungstenite::Error>());
-    matches!(inner, Some(tungstenite::Error::Capacity(_)))
+    match inner {
+        Some(tungstenite::Error::Capacity(_)) => Goodbye::TooLarge,
+        Some(tungstenite::Error::Utf8(_)) => Goodbye::NotUtf8,
+        // The peer's TCP ended without a close: nobody reads what is wrong with that.
+        Some(tungstenite::Error::Protocol(ProtocolError::ResetWithoutClosingHandshake)) => Goodbye::Gone,
+        Some(tungstenite::Error::Protocol(_)) => Goodbye::Broken,
+        _ => Goodbye::Gone,
+    }
 }

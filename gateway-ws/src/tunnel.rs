@@ -51,8 +51,8 @@ const HEAD: usize = 1024 + 16;
 #[derive(Debug)]
 enum Ending {
     Close(CloseCode, Cow<'static, str>),
-    /// The device left or was lost: nobody to tell.
-    Gone,
+    /// What the socket says in WebSocket's own way, if there is anybody to tell.
+    Socket(Goodbye),
 }
 
 /// The upgrade: who comes is asked later, by Hello.
@@ -94,7 +94,10 @@ async fn serve(socket: WebSocket, mut seat: Seat, shared: &Shared) {
             }
             socket.close_with(farewell(code, &reason)).await;
         }
-        Ending::Gone => debug!("the device is gone"),
+        Ending::Socket(goodbye) => {
+            debug!(?goodbye, "the device is gone");
+            socket.close(goodbye).await;
+        }
     }
 }
 
@@ -166,7 +169,7 @@ impl From<Goodbye> for Ending {
     fn from(goodbye: Goodbye) -> Self {
         match goodbye {
             Goodbye::TooLarge => Self::new(CloseCode::TooLarge, "the message is too large"),
-            _ => Self::Gone,
+            goodbye => Self::Socket(goodbye),
         }
     }
 }

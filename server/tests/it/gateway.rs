@@ -2,10 +2,14 @@
 
 use futures_util::{SinkExt as _, StreamExt as _};
 use serde_json::{Value, json};
-use tokio::{net::TcpStream, time::timeout};
+use tokio::{io::AsyncWriteExt as _, net::TcpStream, time::timeout};
 use tokio_tungstenite::{
     MaybeTlsStream, WebSocketStream, connect_async,
-    tungstenite::{Error, Message, client::IntoClientRequest as _},
+    tungstenite::{
+        Error, Message,
+        client::IntoClientRequest as _,
+        protocol::{CloseFrame, frame::coding::CloseCode},
+    },
 };
 
 use crate::harness::{Account, LIMIT, Node, account, http, subscribe};
@@ -94,6 +98,27 @@ async fn too_large_is_1009_and_an_ended_token_4401() {
     assert_eq!(close_code(&mut huge).await, 1009);
     assert_eq!(close_code(&mut entrance).await, 4401);
     assert_eq!(close_code(&mut exit).await, 4401);
+}
+
+#[tokio::test]
+async fn a_close_is_answered_and_what_is_no_websocket_is_told_so() {
+    let Pair { node, producer, consumer } = pair(&[]).await;
+    for wss2 in [false, true] {
+        let open = async || if wss2 { consume(&node, &consumer, "&v=2").await } else { produce(&node, &producer).await };
+        let mut socket = open().await;
+        socket.close(Some(CloseFrame { code: CloseCode::Normal, reason: "enough".into() })).await.unwrap();
+        assert_eq!(close_code(&mut socket).await, 1000);
+        // A text frame with a reserved bit, and one that is not UTF-8; both masked with zeros.
+        for (frame, code) in [([0xC1, 0x81, 0, 0, 0, 0, b'x'], 1002), ([0x81, 0x81, 0, 0, 0, 0, 0xFF], 1007)] {
+            let mut socket = open().await;
+            let MaybeTlsStream::Plain(tcp) = socket.get_mut() else { panic!("a plain connection") };
+            tcp.write_all(&frame).await.unwrap();
+            assert_eq!(close_code(&mut socket).await, code);
+        }
+        let mut socket = open().await;
+        socket.send(Message::binary(b"{}".to_vec())).await.unwrap();
+        assert_eq!(next_json(&mut socket).await["code"], "not_text");
+    }
 }
 
 #[tokio::test]
