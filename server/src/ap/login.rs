@@ -26,7 +26,10 @@ pub(super) struct Login {
 
 /// Logs in.
 #[utoipa::path(post, path = "/login", tag = "accounts", request_body = Login, responses(
-    (status = 200, description = "A pair of tokens", body = Session),
+    (status = 200, description = "A pair of tokens", body = Session, links(
+        ("refresh" = (operation_id = "refresh", request_body = json!({"refresh_token": "$response.body#/refresh_token"}))),
+        ("logout" = (operation_id = "logout", request_body = json!({"refresh_token": "$response.body#/refresh_token"}))),
+    )),
     (status = 400, description = "Malformed JSON", body = shapes::Problem, content_type = "application/problem+json"),
     (status = 401, description = "A wrong name or a wrong password", body = shapes::Problem, content_type = "application/problem+json"),
     (status = 413, description = "The body is too large", body = shapes::Problem, content_type = "application/problem+json"),

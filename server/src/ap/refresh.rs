@@ -21,7 +21,10 @@ pub(super) struct Refresh {
 
 /// Renews a login. A token that was spent before ends the whole login: one of its two holders is not its owner.
 #[utoipa::path(post, path = "/refresh", tag = "accounts", request_body = Refresh, responses(
-    (status = 200, description = "A new pair of tokens", body = Session),
+    (status = 200, description = "A new pair of tokens", body = Session, links(
+        ("refresh" = (operation_id = "refresh", request_body = json!({"refresh_token": "$response.body#/refresh_token"}))),
+        ("logout" = (operation_id = "logout", request_body = json!({"refresh_token": "$response.body#/refresh_token"}))),
+    )),
     (status = 400, description = "Malformed JSON", body = shapes::Problem, content_type = "application/problem+json"),
     (status = 401, description = "Not a good refresh token", body = shapes::Problem, content_type = "application/problem+json"),
     (status = 413, description = "The body is too large", body = shapes::Problem, content_type = "application/problem+json"),

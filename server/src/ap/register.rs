@@ -13,7 +13,7 @@ use utoipa::ToSchema;
 
 use crate::http::{ClientAddress, Shared, shapes};
 
-/// Longest username, in bytes: the width of `username VARCHAR(255)`.
+/// Longest username, in characters: the width of `username VARCHAR(255)`.
 const MAX_USERNAME: usize = 255;
 
 /// A new account.
@@ -21,23 +21,29 @@ const MAX_USERNAME: usize = 255;
 #[schema(example = json!({"username": "producer1", "password": "pass123", "role": "producer", "device_id": "rpi_001"}))]
 pub(super) struct Register {
     /// Unique name, without control characters and without blanks around it.
-    #[schema(min_length = 1, max_length = 255)]
+    #[schema(
+        min_length = 1,
+        max_length = 255,
+        pattern = r"^[^\x00-\x20\x7F-\xA0\u1680\u2000-\u200A\u2028\u2029\u202F\u205F\u3000]([^\x00-\x1F\x7F-\x9F]*[^\x00-\x20\x7F-\xA0\u1680\u2000-\u200A\u2028\u2029\u202F\u205F\u3000])?$"
+    )]
     username: String,
-    /// At least PASSWORD_MIN_LENGTH characters, at most 128 bytes.
+    /// At least PASSWORD_MIN_LENGTH characters, at most 128.
     #[schema(min_length = 6, max_length = 128)]
     password: String,
     /// `producer` or `consumer`.
     #[schema(pattern = "^(producer|consumer)$")]
     role: String,
-    /// The device of a producer, if it has just one.
-    #[schema(min_length = 1, max_length = 255)]
+    /// The device of a producer, if it has just one; without control characters.
+    #[schema(value_type = Option<shapes::DeviceId>, inline)]
     #[serde(default)]
     device_id: Option<String>,
 }
 
 /// Makes an account.
 #[utoipa::path(post, path = "/register", tag = "accounts", request_body = Register, responses(
-    (status = 201, description = "The account", body = shapes::User),
+    (status = 201, description = "The account", body = shapes::User, links(
+        ("login" = (operation_id = "login", request_body = json!({"username": "$request.body#/username", "password": "$request.body#/password"}))),
+    )),
     (status = 400, description = "Malformed JSON", body = shapes::Problem, content_type = "application/problem+json"),
     (status = 409, description = "The username is taken", body = shapes::Problem, content_type = "application/problem+json"),
     (status = 413, description = "The body is too large", body = shapes::Problem, content_type = "application/problem+json"),
@@ -59,7 +65,7 @@ pub(super) async fn register(
         _ => return Err(ApiError::invalid("role", "role must be producer or consumer.")),
     };
     if new.device_id.as_deref().is_some_and(|id| !DeviceId::is_valid(id)) {
-        return Err(ApiError::invalid("device_id", "device_id must be 1 to 255 bytes without control characters."));
+        return Err(ApiError::invalid("device_id", "device_id must be 1 to 255 characters, none of them a control character."));
     }
     let backend = &services.backend;
     check_password(&backend.auth, &new.password)
@@ -70,8 +76,8 @@ pub(super) async fn register(
 }
 
 fn check_username(name: &str) -> Result<(), ApiError> {
-    if name.is_empty() || name.len() > MAX_USERNAME {
-        return Err(ApiError::invalid("username", "username must be 1 to 255 bytes."));
+    if name.is_empty() || name.chars().count() > MAX_USERNAME {
+        return Err(ApiError::invalid("username", "username must be 1 to 255 characters."));
     }
     if name.chars().any(char::is_control) || name.trim() != name {
         return Err(ApiError::invalid("username", "username must not have control characters, or blanks around it."));

@@ -46,7 +46,9 @@ pub(super) struct Listed {
 
 /// The caller's named cursors, in order of name and producer. Where there may be more, `Link` names the next part.
 #[utoipa::path(get, path = "/cursors", tag = "cursors", security(("bearer" = [])), params(Wanted), responses(
-    (status = 200, description = "Some of them", body = [Listed]),
+    (status = 200, description = "Some of them", body = [Listed], links(
+        ("delete" = (operation_id = "delete", parameters(("name" = "$response.body#/0/name")))),
+    )),
     (status = 401, description = "No or bad token", body = shapes::Problem, content_type = "application/problem+json"),
     (status = 403, description = "Not a consumer", body = shapes::Problem, content_type = "application/problem+json"),
     (status = 422, description = "A parameter is out of bounds", body = shapes::Problem, content_type = "application/problem+json"),

@@ -19,6 +19,7 @@ use serde_json::value::RawValue;
 use utoipa::ToSchema;
 
 use self::upload::Uploaded;
+use super::readings::Readings;
 use crate::http::{Shared, Unhurried, shapes};
 
 /// What was taken.
@@ -33,16 +34,26 @@ pub(super) struct Accepted {
 }
 
 /// A record as the contract shows it. The device id and the time may be left out: the account's and the time of arrival
-/// then stand for them. An object without `data` is taken as the readings themselves.
+/// then stand for them.
 #[derive(Serialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 #[schema(example = json!({"device_id": "rpi_001", "timestamp": "2025-01-29T11:35:00Z", "data": {"temperature": 24.3, "humidity": 51, "pressure": 1013.25}}))]
 pub(super) struct Record {
-    #[schema(min_length = 1, max_length = 255, nullable = false)]
+    #[schema(value_type = Option<shapes::DeviceId>, inline, nullable = false)]
     device_id: Option<String>,
     #[schema(value_type = Option<shapes::Timestamp>, inline, nullable = false)]
     timestamp: Option<String>,
     data: serde_json::Value,
+}
+
+/// A record, whole or not.
+#[derive(Serialize, ToSchema)]
+#[serde(untagged)]
+#[expect(dead_code, reason = "bodies are read where they lie; this only describes them")]
+pub(super) enum Sent {
+    Record(Record),
+    #[schema(value_type = Readings)]
+    Readings(serde_json::Value),
 }
 
 /// One record, or some.
@@ -50,8 +61,8 @@ pub(super) struct Record {
 #[serde(untagged)]
 #[expect(dead_code, reason = "bodies are read where they lie; this only describes them")]
 pub(super) enum Records {
-    One(Record),
-    Some(Vec<Record>),
+    One(Sent),
+    Some(Vec<Sent>),
 }
 
 /// What was taken: the first of one JSON body, the second of a stream.

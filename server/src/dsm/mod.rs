@@ -3,6 +3,7 @@
 mod cursors;
 mod data;
 mod history;
+mod readings;
 mod streams;
 mod writer;
 

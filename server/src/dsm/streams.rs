@@ -26,7 +26,9 @@ pub(super) struct Stream {
 
 /// Producers that have sent within the last minute, on any node.
 #[utoipa::path(get, path = "/streams", tag = "data", security(("bearer" = [])), responses(
-    (status = 200, description = "The live producers", body = [Stream]),
+    (status = 200, description = "The live producers", body = [Stream], links(
+        ("history" = (operation_id = "history", parameters(("producer_id" = "$response.body#/0/producer_id")))),
+    )),
     (status = 401, description = "No or bad token", body = shapes::Problem, content_type = "application/problem+json"),
     (status = 503, description = "The database is away", body = shapes::Problem, content_type = "application/problem+json"),
 ))]

@@ -2,7 +2,7 @@
 
 use motience_shared::{
     http::ApiError,
-    model,
+    model::{self, ids::MAX_DEVICE_ID},
     store::{MAX_PAGE, Page},
 };
 use serde::{Deserialize, Deserializer, Serialize, de};
@@ -92,11 +92,24 @@ pub(crate) struct Id(pub(crate) i64);
 impl PartialSchema for Id {
     fn schema() -> RefOr<Schema> {
         let number = ObjectBuilder::new().schema_type(Type::Integer).format(Some(SchemaFormat::KnownFormat(KnownFormat::Int64)));
+        let number = number.minimum(Some(i64::MIN)).maximum(Some(i64::MAX));
         OneOfBuilder::new().item(number).item(ObjectBuilder::new().schema_type(Type::String).pattern(Some("^[0-9]{1,18}$"))).into()
     }
 }
 
 impl ToSchema for Id {}
+
+/// What a device calls itself.
+pub(crate) struct DeviceId;
+
+impl PartialSchema for DeviceId {
+    fn schema() -> RefOr<Schema> {
+        let text = ObjectBuilder::new().schema_type(Type::String).min_length(Some(1)).max_length(Some(MAX_DEVICE_ID));
+        text.pattern(Some(r"^[^\x00-\x1F\x7F-\x9F]+$")).description(Some("Without control characters")).into()
+    }
+}
+
+impl ToSchema for DeviceId {}
 
 /// A device's time, in the forms that records may have it in.
 pub(crate) struct Timestamp;

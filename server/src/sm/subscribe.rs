@@ -28,8 +28,14 @@ pub(super) struct Subscribe {
 
 /// Subscribes the caller. It takes effect on its live connections within a second.
 #[utoipa::path(post, path = "/subscribe", tag = "subscriptions", request_body = Subscribe, security(("bearer" = [])), responses(
-    (status = 201, description = "The subscription", body = shapes::Subscription),
-    (status = 200, description = "It stood already", body = shapes::Subscription),
+    (status = 201, description = "The subscription", body = shapes::Subscription, links(
+        ("unsubscribe" = (operation_id = "unsubscribe", parameters(("producer_id" = "$response.body#/producer_id")))),
+        ("subscriptions" = (operation_id = "subscriptions", parameters(("consumer_id" = "$response.body#/consumer_id")))),
+    )),
+    (status = 200, description = "It stood already", body = shapes::Subscription, links(
+        ("unsubscribe" = (operation_id = "unsubscribe", parameters(("producer_id" = "$response.body#/producer_id")))),
+        ("subscriptions" = (operation_id = "subscriptions", parameters(("consumer_id" = "$response.body#/consumer_id")))),
+    )),
     (status = 400, description = "Malformed JSON", body = shapes::Problem, content_type = "application/problem+json"),
     (status = 401, description = "No or bad token", body = shapes::Problem, content_type = "application/problem+json"),
     (status = 403, description = "Not a consumer, or for someone else", body = shapes::Problem, content_type = "application/problem+json"),

@@ -2,7 +2,7 @@
 
 use axum::{
     body::Bytes,
-    extract::{State, rejection::BytesRejection},
+    extract::{FromRequest as _, Request, State},
 };
 use motience_shared::{
     http::{ApiError, Consumer, Json, Query, body_error, object},
@@ -10,20 +10,19 @@ use motience_shared::{
     model::{ProducerId, Subscription},
 };
 use serde::Deserialize;
-use utoipa::{IntoParams, ToSchema};
+use utoipa::IntoParams;
 
 use crate::http::{
     Shared,
     shapes::{self, Id},
 };
 
-/// Whom to unsubscribe from, as query or as body.
-#[derive(Deserialize, IntoParams, ToSchema)]
+/// Whom to unsubscribe from, as query or as body; the document can require only one of the two, and names the query.
+#[derive(Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
-#[schema(example = json!({"producer_id": 1}))]
 pub(super) struct Unsubscribe {
     /// A producer's id.
-    #[param(value_type = Option<i64>, minimum = 1)]
+    #[param(value_type = i64, required = true, minimum = 1)]
     #[serde(default)]
     producer_id: Option<Id>,
     /// The caller's own id, if it is given at all.
@@ -32,9 +31,9 @@ pub(super) struct Unsubscribe {
     consumer_id: Option<Id>,
 }
 
-/// Ends a subscription of the caller. It takes effect on its live connections within a second.
-#[utoipa::path(delete, path = "/unsubscribe", tag = "subscriptions", params(Unsubscribe), request_body = Option<Unsubscribe>,
-    security(("bearer" = [])), responses(
+/// Ends a subscription of the caller. It takes effect on its live connections within a second. Clients of the first Motience
+/// send the same fields as a JSON body instead; it counts where the query names no producer.
+#[utoipa::path(delete, path = "/unsubscribe", tag = "subscriptions", params(Unsubscribe), security(("bearer" = [])), responses(
     (status = 200, description = "The subscription, inactive", body = shapes::Subscription),
     (status = 400, description = "Malformed JSON", body = shapes::Problem, content_type = "application/problem+json"),
     (status = 401, description = "No or bad token", body = shapes::Problem, content_type = "application/problem+json"),
@@ -48,9 +47,9 @@ pub(super) async fn unsubscribe(
     State(services): State<Shared>,
     caller: Consumer,
     Query(query): Query<Unsubscribe>,
-    body: Result<Bytes, BytesRejection>,
+    request: Request,
 ) -> Result<Json<Subscription>, ApiError> {
-    let body = body.map_err(|e| body_error(e.status()))?;
+    let body = Bytes::from_request(request, &services).await.map_err(|e| body_error(e.status()))?;
     // Clients of the first Motience send the body with or without naming its type.
     let wish = if query.producer_id.is_some() { query } else { parse(&body)? };
     if wish.consumer_id.is_some_and(|id| id.0 != caller.id.0) {

@@ -102,7 +102,7 @@ fn params() -> Params {
 
 fn verdict(password: &str, hash: &str) -> Verdict {
     // No such password was ever taken, and hashing it costs time; but the answer must not come sooner than others.
-    if password.len() > MAX_PASSWORD {
+    if password.chars().count() > MAX_PASSWORD {
         waste("");
         return Verdict::Mismatch;
     }

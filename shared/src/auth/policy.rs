@@ -2,7 +2,7 @@
 
 use super::Config;
 
-/// Longest password, in bytes; what hashing one more byte costs must not be the caller's choice.
+/// Longest password, in characters, as JSON Schema counts; what hashing one more byte costs must not be the caller's choice.
 pub const MAX_PASSWORD: usize = 128;
 
 /// Well-known passwords, compiled for this project from sequences, keyboard walks and words that appear in every such list. All in
@@ -15,8 +15,8 @@ pub enum Weak {
     /// Fewer characters than the least, which is given.
     #[error("the password must have at least {0} characters")]
     TooShort(usize),
-    /// More than [`MAX_PASSWORD`] bytes.
-    #[error("the password must have at most {MAX_PASSWORD} bytes")]
+    /// More than [`MAX_PASSWORD`] characters.
+    #[error("the password must have at most {MAX_PASSWORD} characters")]
     TooLong,
     /// Among the first that anybody would try.
     #[error("the password is too common")]
@@ -25,10 +25,11 @@ pub enum Weak {
 
 /// Whether a new password is taken.
 pub fn check_password(config: &Config, password: &str) -> Result<(), Weak> {
-    if password.len() > MAX_PASSWORD {
+    let characters = password.chars().count();
+    if characters > MAX_PASSWORD {
         return Err(Weak::TooLong);
     }
-    if password.chars().count() < config.password_min_length {
+    if characters < config.password_min_length {
         return Err(Weak::TooShort(config.password_min_length));
     }
     if config.refuse_common && is_common(password) { Err(Weak::Common) } else { Ok(()) }
@@ -73,7 +74,7 @@ mod tests {
         let config = Config::from_env(&Env::default(), false).unwrap();
         assert_eq!(check_password(&config, "pass123"), Ok(()));
         assert_eq!(check_password(&config, "pass1"), Err(Weak::TooShort(6)));
-        assert_eq!(check_password(&config, &"é".repeat(65)), Err(Weak::TooLong));
+        assert_eq!(check_password(&config, &"é".repeat(129)), Err(Weak::TooLong));
         assert_eq!(check_password(&config, "ééé"), Err(Weak::TooShort(6)));
     }
 

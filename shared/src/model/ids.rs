@@ -4,8 +4,11 @@ use std::{fmt, num::ParseIntError, str::FromStr, sync::Arc};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
-/// Longest device id, in bytes: the width of the seed's `device_id VARCHAR(255)`.
+/// Longest device id, in characters, as databases and JSON Schema count: the width of the seed's `device_id VARCHAR(255)`.
 pub const MAX_DEVICE_ID: usize = 255;
+
+/// The same in bytes: a character of UTF-8 has up to four.
+pub const MAX_DEVICE_ID_BYTES: usize = 4 * MAX_DEVICE_ID;
 
 macro_rules! number {
     ($(#[$doc:meta])* $name:ident($inner:ty)) => {
@@ -168,13 +171,13 @@ impl FromStr for Cursor {
 #[error("two numbers joined by '-' are expected")]
 pub struct InvalidPair;
 
-/// The name a device gives itself: 1 to 255 bytes of UTF-8 without control characters. Cheap to clone.
+/// The name a device gives itself: 1 to 255 characters without control characters. Cheap to clone.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct DeviceId(Arc<str>);
 
 /// Why a string is no device id.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("a device id is 1 to {MAX_DEVICE_ID} bytes of text without control characters")]
+#[error("a device id is 1 to {MAX_DEVICE_ID} characters without control characters")]
 pub struct InvalidDeviceId;
 
 impl DeviceId {
@@ -185,7 +188,8 @@ impl DeviceId {
 
     /// Whether `id` would be accepted by [`DeviceId::new`].
     pub fn is_valid(id: &str) -> bool {
-        !id.is_empty() && id.len() <= MAX_DEVICE_ID && !id.chars().any(char::is_control)
+        // The bytes first: nobody counts the characters of a megabyte.
+        !id.is_empty() && id.len() <= MAX_DEVICE_ID_BYTES && id.chars().count() <= MAX_DEVICE_ID && !id.chars().any(char::is_control)
     }
 
     /// The id as text.
@@ -235,7 +239,8 @@ mod tests {
     fn device_ids_are_bounded_and_printable() {
         assert!(DeviceId::new("rpi_001").is_ok());
         assert!(DeviceId::new(&"x".repeat(255)).is_ok());
-        for bad in ["", "a\nb", &"x".repeat(256)] {
+        assert!(DeviceId::new(&"𝔵".repeat(255)).is_ok());
+        for bad in ["", "a\nb", &"x".repeat(256), &"é".repeat(256)] {
             assert_eq!(DeviceId::new(bad), Err(InvalidDeviceId));
         }
     }

@@ -62,7 +62,7 @@ pub enum Invalid {
     #[error("a record has the fields device_id, timestamp and data; {0} is none of them")]
     Unknown(String),
     /// `device_id` is no device id.
-    #[error("device_id must be a string of 1 to 255 bytes without control characters")]
+    #[error("device_id must be a string of 1 to 255 characters without control characters")]
     DeviceId,
     /// `timestamp` is no time.
     #[error("timestamp must be an RFC 3339 string such as 2025-01-29T11:35:00Z, or milliseconds since 1970")]
@@ -340,6 +340,9 @@ struct Key<'a>(#[serde(borrow)] Cow<'a, str>);
 #[derive(Deserialize)]
 struct Raw<'a>(#[serde(borrow)] &'a RawValue);
 
+/// Up to here a floating-point number is exactly the integer that was written.
+const EXACT: f64 = (1_u64 << 53) as f64;
+
 /// A timestamp in one of the forms that devices write.
 struct Time(OffsetDateTime);
 
@@ -363,6 +366,15 @@ impl<'de> Deserialize<'de> for Time {
 
             fn visit_u64<E: serde::de::Error>(self, millis: u64) -> Result<Time, E> {
                 OffsetDateTime::from_unix_timestamp_nanos(i128::from(millis) * 1_000_000).map(Time).map_err(E::custom)
+            }
+
+            fn visit_f64<E: serde::de::Error>(self, millis: f64) -> Result<Time, E> {
+                // JSON has one kind of number: 5.0 is 5.
+                if millis.fract() == 0.0 && (0.0..EXACT).contains(&millis) {
+                    self.visit_u64(millis as u64)
+                } else {
+                    Err(E::custom("no whole milliseconds"))
+                }
             }
         }
 

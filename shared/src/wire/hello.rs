@@ -8,7 +8,7 @@ use super::{
     frame::Error,
     varint::{self, Body},
 };
-use crate::model::{Epoch, ids::MAX_DEVICE_ID};
+use crate::model::{Epoch, ids::MAX_DEVICE_ID_BYTES};
 
 /// Longest access token, in bytes.
 const MAX_TOKEN: usize = 4096;
@@ -61,7 +61,7 @@ impl Hello {
                 _ => return Err(body.malformed()),
             },
             token: body.text(MAX_TOKEN)?,
-            device_id: body.text(MAX_DEVICE_ID)?,
+            device_id: body.text(MAX_DEVICE_ID_BYTES)?,
             epoch: Epoch(body.u64()?),
             features: body.number()?,
         })

@@ -45,6 +45,7 @@ fn each_mistake_has_its_code() {
         (r#"{"device_id":7,"timestamp":1,"data":1}"#, "invalid_device_id"),
         (r#"{"device_id":"a","timestamp":"yesterday","data":1}"#, "invalid_timestamp"),
         (r#"{"device_id":"a","timestamp":-5,"data":1}"#, "invalid_timestamp"),
+        (r#"{"device_id":"a","timestamp":0.5,"data":1}"#, "invalid_timestamp"),
         (r#"{"device_id":"a","device_id":"b","timestamp":1,"data":1}"#, "duplicate_field"),
         (r#"{"producer_id":"9","device_id":"a","timestamp":1,"data":1}"#, "unknown_field"),
         (r#"{"pro\u0064ucer_id":"9","device_id":"a","timestamp":1,"data":1}"#, "unknown_field"),
@@ -64,6 +65,8 @@ fn every_form_of_time_that_devices_write_is_read() {
         (r#""2025-01-29T11:35:00.123456""#, 1_738_150_500),
         (r#""2025-01-29T11:35:00""#, 1_738_150_500),
         ("1738150500000", 1_738_150_500),
+        ("1738150500000.0", 1_738_150_500),
+        ("0.0", 0),
     ] {
         let json = format!(r#"{{"device_id":"a","timestamp":{written},"data":1}}"#);
         check(json.as_bytes(), 1024).unwrap();
