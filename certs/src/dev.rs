@@ -86,6 +86,13 @@ pub fn ensure(dir: &Path, now: OffsetDateTime) -> Result<DevCerts, Error> {
     Ok(certs)
 }
 
+/// When the leaf in this folder is due to be remade.
+pub fn renewal(dir: &Path) -> Option<OffsetDateTime> {
+    let der = pem::certificates(&dir.join("server.pem")).ok()?.into_iter().next()?;
+    let (_, certificate) = x509_parser::parse_x509_certificate(&der).ok()?;
+    OffsetDateTime::from_unix_timestamp(certificate.validity().not_after.timestamp()).ok()?.checked_sub(LEAF_MARGIN)
+}
+
 fn usable_ca(path: &Path, key: &Path, now: OffsetDateTime) -> Option<Issuer<'static, KeyPair>> {
     let der = pem::certificates(path).ok()?.into_iter().next()?;
     let (_, certificate) = x509_parser::parse_x509_certificate(&der).ok()?;

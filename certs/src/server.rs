@@ -6,6 +6,8 @@ use std::{
     sync::{Arc, PoisonError, RwLock},
 };
 
+use aws_lc_rs::digest::{SHA256, digest};
+use base64::{Engine as _, engine::general_purpose::STANDARD};
 use rustls::{
     ServerConfig,
     server::{ClientHello, ResolvesServerCert, ServerSessionMemoryCache},
@@ -39,6 +41,23 @@ impl ServerIdentity {
         *self.current.write().unwrap_or_else(PoisonError::into_inner) = fresh;
         tracing::info!(chain = %self.chain.display(), "certificate reloaded");
         Ok(())
+    }
+
+    /// Takes what the files hold by now, if that is another certificate. Whether it was.
+    pub fn refresh(&self) -> Result<bool, pem::Error> {
+        let fresh = pem::identity(&self.chain, &self.key)?;
+        let changed = fresh.cert != self.current().cert;
+        if changed {
+            *self.current.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(fresh);
+        }
+        Ok(changed)
+    }
+
+    /// SHA-256 of the certificate that is served, in Base64: what browsers call a certificate's hash.
+    pub fn hash(&self) -> Option<String> {
+        let current = self.current();
+        let leaf = current.cert.first()?;
+        Some(STANDARD.encode(digest(&SHA256, leaf)))
     }
 
     fn current(&self) -> Arc<CertifiedKey> {

@@ -74,6 +74,21 @@ impl Source {
             }
         }
     }
+
+    /// When the certificate has to be made anew; `None` where that is its operator's business.
+    pub fn renewal(&self) -> Option<OffsetDateTime> {
+        match self {
+            Self::Files { .. } => None,
+            Self::Development { dir } => dev::renewal(dir),
+        }
+    }
+
+    /// Makes anew what nears its end, and serves it from the next handshake on. Whether there was need.
+    pub fn renew(&self, identity: &ServerIdentity, now: OffsetDateTime) -> Result<bool, Error> {
+        let Self::Development { dir } = self else { return Ok(false) };
+        dev::ensure(dir, now)?;
+        Ok(identity.refresh()?)
+    }
 }
 
 fn absolute(path: &Path) -> PathBuf {

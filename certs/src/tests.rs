@@ -7,8 +7,8 @@ use rustls::{ClientConfig, ClientConnection, HandshakeKind, ServerConfig, Server
 use time::{Duration, OffsetDateTime};
 
 use crate::{
-    Trust, client,
-    dev::{self, CA_LIFE, DevCerts, LEAF_LIFE},
+    Source, Trust, client,
+    dev::{self, CA_LIFE, DevCerts, LEAF_LIFE, LEAF_MARGIN},
     pem,
     server::{self, EarlyData, ServerIdentity},
 };
@@ -157,6 +157,34 @@ fn what_is_good_is_kept_and_what_nears_its_end_is_remade() {
 
     dev::ensure(dir.path(), now() + CA_LIFE - Duration::days(1)).unwrap();
     assert_ne!(files()[0], first[0]);
+}
+
+#[test]
+fn what_nears_its_end_is_renewed_while_it_is_served() {
+    let dir = tempfile::tempdir().unwrap();
+    let source = Source::Development { dir: dir.path().into() };
+    let (identity, ca) = source.load(now()).unwrap();
+    let config = server::tcp_config(Arc::clone(&identity), &[ALPN]);
+    let (before, hash, due) =
+        (handshake(trusting(&ca.clone().unwrap()), config.clone(), "localhost").unwrap(), identity.hash(), source.renewal());
+    assert_eq!((due.unwrap() - now()).whole_days(), (LEAF_LIFE - LEAF_MARGIN).whole_days() - 1);
+    assert!(!source.renew(&identity, now()).unwrap(), "there is no need");
+    assert_eq!(identity.hash(), hash);
+    // A moment after it is due, though the old one is good for days.
+    assert!(source.renew(&identity, due.unwrap() + Duration::minutes(1)).unwrap());
+    assert_ne!(identity.hash(), hash);
+    assert!(source.renewal() > due);
+    // The new one begins in the future, for this machine's clock; its verifier would refuse it.
+    let refused = handshake(trusting(&ca.unwrap()), config, "localhost").unwrap_err();
+    assert!(
+        matches!(
+            refused,
+            rustls::Error::InvalidCertificate(rustls::CertificateError::NotValidYetContext { .. } | rustls::CertificateError::NotValidYet)
+        ),
+        "{refused}"
+    );
+    assert_ne!(pem::certificates(&dir.path().join("server.pem")).unwrap()[0], before);
+    assert_eq!(Source::Files { chain: "a".into(), key: "b".into() }.renewal(), None);
 }
 
 #[test]

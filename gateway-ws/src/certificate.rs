@@ -1,13 +1,18 @@
 //! The certificate of a process, for all its listeners: which one, and reading it again.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use motience_certs::{ServerIdentity, Source};
 use motience_shared::{
+    clock::Clock,
     env::{self, Env},
     lifecycle::Shutdown,
 };
+use tokio::time::sleep;
 use tracing::{info, warn};
+
+/// Longest time between two looks at the clock: it may be set, and machines sleep.
+const LOOK_EVERY: Duration = Duration::from_secs(60);
 
 /// Where it comes from. TLS_CERT, TLS_KEY, CERTS_DIR.
 pub fn from_env(env: &Env) -> Result<Source, env::Error> {
@@ -36,5 +41,65 @@ pub async fn reload(identity: Arc<ServerIdentity>, shutdown: Shutdown) {
                 Err(e) => warn!(error = %e, "the certificate cannot be read again; the old one stays"),
             },
         }
+    }
+}
+
+/// Makes the development certificate anew before it ends; one from files is its operator's.
+pub async fn renew(identity: Arc<ServerIdentity>, source: Source, clock: Clock, shutdown: Shutdown) {
+    shutdown.soft().run_until_cancelled(keep(&identity, &source, &clock, LOOK_EVERY)).await;
+}
+
+/// Looks at the clock at least every `look`.
+async fn keep(identity: &ServerIdentity, source: &Source, clock: &Clock, look: Duration) {
+    while let Some(due) = source.renewal() {
+        let left = Duration::try_from(due - clock.now()).unwrap_or_default();
+        if !left.is_zero() {
+            sleep(left.min(look)).await;
+            continue;
+        }
+        match source.renew(identity, clock.now()) {
+            Ok(true) => info!("the development certificate was made anew"),
+            Ok(false) => sleep(look).await,
+            Err(e) => {
+                warn!(error = %e, "the development certificate cannot be made anew; trying again");
+                sleep(look).await;
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use motience_certs::dev::{LEAF_LIFE, LEAF_MARGIN};
+    use time::OffsetDateTime;
+    use tokio::time::timeout;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn the_development_certificate_is_renewed_when_the_clock_says_so() {
+        let dir = tempfile::tempdir().unwrap();
+        let source = Source::Development { dir: dir.path().into() };
+        let start = OffsetDateTime::from_unix_timestamp(2_000_000_000).unwrap();
+        let (clock, hand) = Clock::manual(start);
+        let (identity, _) = source.load(start).unwrap();
+        let shutdown = Shutdown::new();
+        let keeping = {
+            let (identity, shutdown) = (Arc::clone(&identity), shutdown.clone());
+            async move { shutdown.soft().run_until_cancelled(keep(&identity, &source, &clock, Duration::from_millis(1))).await }
+        };
+        let task = tokio::spawn(keeping);
+        for _ in 0..3 {
+            let before = identity.hash();
+            hand.advance(Duration::try_from(LEAF_LIFE - LEAF_MARGIN).unwrap());
+            let renewed = async {
+                while identity.hash() == before {
+                    tokio::task::yield_now().await;
+                }
+            };
+            timeout(Duration::from_secs(60), renewed).await.expect("it is due");
+        }
+        shutdown.begin();
+        task.await.unwrap();
     }
 }

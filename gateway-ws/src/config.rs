@@ -34,6 +34,8 @@ pub struct Config {
     pub ap_url: Option<String>,
     /// Where they find sm, where that is elsewhere. PUBLIC_SM_URL.
     pub sm_url: Option<String>,
+    /// Where they find dsm, where that is elsewhere. PUBLIC_DSM_URL.
+    pub dsm_url: Option<String>,
     /// Where producers connect, where that is elsewhere. PUBLIC_WSS1_URL.
     pub wss1_url: Option<String>,
     /// Where consumers connect, where that is elsewhere. PUBLIC_WSS2_URL.
@@ -75,6 +77,7 @@ impl Config {
             dsm_port: env.parse("DSM_PORT", 3003)?,
             ap_url: url("PUBLIC_AP_URL"),
             sm_url: url("PUBLIC_SM_URL"),
+            dsm_url: url("PUBLIC_DSM_URL"),
             wss1_url: url("PUBLIC_WSS1_URL"),
             wss2_url: url("PUBLIC_WSS2_URL"),
             origins: env.list("WSS_ORIGINS"),

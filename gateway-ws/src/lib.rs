@@ -13,6 +13,7 @@ mod producer;
 mod socket;
 mod tunnel;
 mod upgrade;
+pub mod webtransport;
 
 use std::{net::SocketAddr, sync::Arc};
 
@@ -27,6 +28,7 @@ use tokio::net::TcpListener;
 
 pub use config::Config;
 use gauge::Gauge;
+pub use webtransport::WebTransport;
 
 /// Why the gateway could not be opened.
 #[derive(Debug, thiserror::Error)]
@@ -66,6 +68,7 @@ pub(crate) struct Shared {
     pub(crate) consumers: Gauge,
     pub(crate) tunnels: Gauge,
     pub(crate) seats: Seats,
+    pub(crate) webtransport: Option<WebTransport>,
 }
 
 /// A gateway whose ports are open.
@@ -75,10 +78,11 @@ pub struct Gateway {
     shared: Arc<Shared>,
 }
 
-/// Opens the four ports. `identity` is what clients are shown where they connect over TLS.
+/// Opens the four ports. `identity` is what clients are shown where they connect over TLS, `webtransport` what pages are told of.
 pub async fn bind(
     config: Config,
     identity: Option<&Arc<ServerIdentity>>,
+    webtransport: Option<WebTransport>,
     backend: Arc<Backend>,
     shutdown: Shutdown,
 ) -> Result<Gateway, Error> {
@@ -98,11 +102,12 @@ pub async fn bind(
     };
     let seats = Seats::new(config.connections, config.connections_each);
     let (producers, consumers, tunnels) = (Gauge::new("producer"), Gauge::new("consumer"), Gauge::new("tunnel"));
-    let shared = Arc::new(Shared { backend, config, shutdown, producers, consumers, tunnels, seats });
+    let shared = Arc::new(Shared { backend, config, shutdown, producers, consumers, tunnels, seats, webtransport });
     let secured = |listener| match &tls {
         Some(tls) => Listener::tls(listener, Arc::clone(tls)),
         None => listener.into(),
     };
+    let page = |side, socket| pages::router(side, socket).merge(webtransport::router(shared.webtransport.clone()).with_state(()));
     let listeners = vec![
         (
             secured(wss1),
@@ -113,8 +118,8 @@ pub async fn bind(
             ),
         ),
         (secured(wss2), around("motience-wss2", Router::new().route("/consumer", any(consumer::upgrade)), &shared)),
-        (wss1_ui.into(), around("motience-wss1-ui", pages::router(pages::Side::Producer, addresses.wss1), &shared)),
-        (wss2_ui.into(), around("motience-wss2-ui", pages::router(pages::Side::Consumer, addresses.wss2), &shared)),
+        (wss1_ui.into(), around("motience-wss1-ui", page(pages::Side::Producer, addresses.wss1), &shared)),
+        (wss2_ui.into(), around("motience-wss2-ui", page(pages::Side::Consumer, addresses.wss2), &shared)),
     ];
     Ok(Gateway { addresses, listeners, shared })
 }

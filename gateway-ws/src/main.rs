@@ -1,6 +1,6 @@
 //! `motience-gateway`: the WebSocket gateway as a process of its own, beside the servers of a cluster.
 
-use std::{path::PathBuf, process::ExitCode, time::Duration};
+use std::{path::PathBuf, process::ExitCode, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
 use clap::Parser;
@@ -47,8 +47,8 @@ async fn main() -> ExitCode {
 async fn run(cli: Cli) -> anyhow::Result<()> {
     let env = Env::load()?;
     let (gateway, backend) = (Config::from_env(&env)?, backend::Config::from_env(&env)?);
-    let certificate = certificate::from_env(&env)?;
-    certificate::check(&certificate, env.production() && gateway.tls)?;
+    let source = certificate::from_env(&env)?;
+    certificate::check(&source, env.production() && gateway.tls)?;
     if backend.kind() == Kind::Embedded {
         return Err(
             env::Error::invalid("REDIS_URL", "a gateway by itself meets the servers in Redis: set REDIS_URL and DATABASE_URL").into()
@@ -62,11 +62,11 @@ async fn run(cli: Cli) -> anyhow::Result<()> {
     let shutdown = Shutdown::new();
     shutdown.spawn_signals();
     let clock = Clock::system();
-    let tls = if gateway.tls { Some(certificate.load(clock.now())?) } else { None };
+    let tls = if gateway.tls { Some(source.load(clock.now())?) } else { None };
     let (identity, ca) = tls.unzip();
-    let backend = Backend::open(backend, clock).await?;
+    let backend = Backend::open(backend, clock.clone()).await?;
     let scheme = gateway.scheme();
-    let gateway = bind(gateway, identity.as_ref(), backend.clone(), shutdown.clone()).await?;
+    let gateway = bind(gateway, identity.as_ref(), None, backend.clone(), shutdown.clone()).await?;
     if let Some(file) = &cli.ready_file {
         let at = gateway.addresses();
         let addresses = json!({
@@ -83,7 +83,8 @@ async fn run(cli: Cli) -> anyhow::Result<()> {
     }
     notify_ready();
     if let Some(identity) = identity {
-        shutdown.spawn("certificates", certificate::reload(identity, shutdown.clone()));
+        shutdown.spawn("certificates", certificate::reload(Arc::clone(&identity), shutdown.clone()));
+        shutdown.spawn("renewal", certificate::renew(identity, source, clock, shutdown.clone()));
     }
     shutdown.spawn("gateway", gateway.run());
     shutdown.soft().cancelled().await;

@@ -95,12 +95,13 @@ fn config(side: Side, socket: SocketAddr, headers: &HeaderMap, shared: &Shared) 
     Json(json!({
         "role": role, "ws_port": socket.port(), "ws_path": path, "ws_url": url,
         "ap_port": config.ap_port, "sm_port": config.sm_port, "dsm_port": config.dsm_port,
-        "ap_url": config.ap_url, "sm_url": config.sm_url,
+        "ap_url": config.ap_url, "sm_url": config.sm_url, "dsm_url": config.dsm_url,
+        "webtransport_url": shared.webtransport.as_ref().map(|here| here.url(host(headers))),
     }))
 }
 
 /// The host a page was loaded from, without its port.
-fn host(headers: &HeaderMap) -> &str {
+pub(crate) fn host(headers: &HeaderMap) -> &str {
     let host = headers.get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or("localhost");
     // The port of `[::1]:3010` begins after the bracket.
     match host.rsplit_once(':') {

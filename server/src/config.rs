@@ -11,7 +11,7 @@ use motience_shared::{
     env::{self, Env},
 };
 
-use crate::{http, ingest};
+use crate::{h3, http, ingest, webtransport};
 
 /// What a node does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -77,8 +77,14 @@ pub struct Config {
     pub dsm: SocketAddr,
     /// The operations listener: health, readiness, metrics. OPERATIONS_PORT, 9090.
     pub operations: SocketAddr,
+    /// All of the node's services under TLS. HTTPS_PORT, the number of QUIC_PORT.
+    pub https: SocketAddr,
     /// The QUIC endpoint.
     pub ingest: ingest::Config,
+    /// HTTP/3 on it.
+    pub h3: h3::Config,
+    /// WebTransport on it.
+    pub webtransport: webtransport::Config,
     /// The WebSocket gateway.
     pub gateway: motience_gateway::Config,
     /// The certificate of QUIC, and of WebSocket where that is under TLS.
@@ -93,6 +99,7 @@ impl Config {
         let production = env.production();
         let bind: IpAddr = env.parse("BIND_ADDRESS", IpAddr::from([0, 0, 0, 0]))?;
         let port = |name: &str, default: u16| Ok::<_, env::Error>(SocketAddr::new(bind, env.parse(name, default)?));
+        let ingest = ingest::Config::from_env(env, bind)?;
         let config = Self {
             roles: match roles {
                 Some(roles) => roles,
@@ -105,7 +112,10 @@ impl Config {
             sm: port("SM_PORT", 3002)?,
             dsm: port("DSM_PORT", 3003)?,
             operations: SocketAddr::new(env.parse("OPERATIONS_ADDRESS", bind)?, env.parse("OPERATIONS_PORT", 9090)?),
-            ingest: ingest::Config::from_env(env, bind)?,
+            https: port("HTTPS_PORT", ingest.address.port())?,
+            ingest,
+            h3: h3::Config::from_env(env)?,
+            webtransport: webtransport::Config::from_env(env)?,
             gateway: motience_gateway::Config::from_env(env)?,
             certificate: motience_gateway::certificate::from_env(env)?,
             persist: env.flag("PERSIST", false)?,
@@ -126,7 +136,7 @@ impl Config {
 
     /// Whether any of its listeners has a certificate.
     pub(crate) fn speaks_tls(&self) -> bool {
-        self.roles.ingest || (self.roles.wss && self.gateway.tls)
+        self.roles.ingest || (self.roles.wss && self.gateway.tls) || !self.certificate.is_self_made()
     }
 }
 
@@ -179,6 +189,8 @@ mod tests {
             (&[("MOTIENCE_ENV", "production"), ("JWT_SECRET", "your-secret-key-here")], "JWT_SECRET"),
             (&[("MOTIENCE_ENV", "production"), ("JWT_SECRET", long)], "TLS_CERT"),
             (&[("QUIC_CREDIT", "0")], "QUIC_CREDIT"),
+            (&[("HTTP3_MAX_STREAMS", "0")], "HTTP3_MAX_STREAMS"),
+            (&[("WT_HELLO_LIMIT", "0s")], "WT_HELLO_LIMIT"),
         ] {
             let message = refused(pairs);
             assert!(message.starts_with(&format!("{variable}: ")), "{message}");

@@ -6,12 +6,15 @@ pub mod cli;
 pub mod config;
 mod demo;
 pub mod dsm;
+pub mod h3;
 mod healthcheck;
 pub mod http;
 pub mod ingest;
 pub mod server;
 pub mod sm;
 pub mod stream;
+#[expect(dead_code, reason = "sessions come next")]
+pub mod webtransport;
 
 use std::{path::Path, process::ExitCode};
 

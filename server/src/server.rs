@@ -2,25 +2,31 @@
 
 use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
-use motience_certs::{ServerIdentity, server::EarlyData, source};
-use motience_gateway::Gateway;
+use axum::http::{HeaderValue, header};
+use motience_certs::{
+    ServerIdentity, Source,
+    server::{EarlyData, quic_config, tcp_config},
+    source,
+};
+use motience_gateway::{Gateway, WebTransport, certificate};
 use motience_shared::{
     backend::{self, Backend},
     clock::Clock,
-    http::{self as shared_http, Limits},
+    http::{self as shared_http, Limits, Listener},
     lifecycle::Shutdown,
     wire::ALPN,
 };
 use serde::Serialize;
 use tokio::net::TcpListener;
+use tower_http::set_header::SetResponseHeaderLayer;
 use tracing::{info, warn};
 
 use crate::{
     ap,
-    config::Config,
-    dsm, http,
+    config::{Config, Roles},
+    dsm, h3, http,
     ingest::{self, Ingest},
-    sm,
+    sm, webtransport,
 };
 
 /// Time for connections to end and for what was submitted to be written, before the node leaves anyway: with the rest
@@ -61,6 +67,10 @@ pub struct Addresses {
     pub sm: Option<String>,
     /// Base URL of the data service.
     pub dsm: Option<String>,
+    /// Base URL of all services under TLS; the same paths answer over HTTP/3 on the QUIC endpoint.
+    pub https: Option<String>,
+    /// URL for WebTransport.
+    pub webtransport: Option<String>,
     /// `host:port` of the QUIC endpoint.
     pub quic: Option<String>,
     /// URL for WebSocket producers.
@@ -81,11 +91,11 @@ pub struct Addresses {
 pub struct Server {
     backend: Arc<Backend>,
     services: Arc<http::Services>,
-    listeners: Vec<(TcpListener, axum::Router)>,
+    listeners: Vec<(Listener, axum::Router)>,
     limits: Limits,
     gateway: Option<Gateway>,
     ingest: Option<Ingest>,
-    identity: Option<Arc<ServerIdentity>>,
+    identity: Option<(Arc<ServerIdentity>, Source)>,
     addresses: Addresses,
     shutdown: Shutdown,
     persist: bool,
@@ -108,36 +118,57 @@ impl Server {
         };
         let backend = Backend::open(config.backend, clock).await?;
         let services = http::Services::new(Arc::clone(&backend), config.http.clone(), shutdown.soft().clone());
-        let mut listeners = Vec::new();
         let roles = config.roles;
+        let ingest = match identity.as_ref().filter(|_| roles.ingest) {
+            None => None,
+            Some(identity) => {
+                let tls = quic_config(Arc::clone(identity), &[ALPN, h3::ALPN], EarlyData::Accept);
+                Some(Ingest::bind(config.ingest, tls, Arc::clone(&backend))?)
+            }
+        };
+        let here = ingest.as_ref().zip(identity.as_ref()).map(|(ingest, identity)| WebTransport {
+            identity: Arc::clone(identity),
+            self_made: config.certificate.is_self_made(),
+            port: ingest.address().port(),
+            url: config.webtransport.url.clone(),
+        });
+        let dsm = || dsm::service(&services).with(motience_gateway::webtransport::router(here.clone()));
+        let mut listeners: Vec<(Listener, axum::Router)> = Vec::new();
         for (wanted, at, router, place) in [
             (roles.ap, config.ap, ap::router(&services), &mut addresses.ap),
             (roles.sm, config.sm, sm::router(&services), &mut addresses.sm),
-            (roles.dsm, config.dsm, dsm::router(&services), &mut addresses.dsm),
+            (roles.dsm, config.dsm, dsm().alone(&services), &mut addresses.dsm),
             (true, config.operations, shared_http::operations("motience-server", Arc::clone(&backend)), &mut addresses.operations),
         ] {
             if wanted {
                 let listener = listen(at).await?;
                 *place = Some(url("http", local(&listener, at), ""));
-                listeners.push((listener, router));
+                listeners.push((listener.into(), router));
             }
         }
-        let ingest = match identity.as_ref().filter(|_| roles.ingest) {
-            None => None,
-            Some(identity) => {
-                let tls = motience_certs::server::quic_config(Arc::clone(identity), &[ALPN], EarlyData::Accept);
-                let ingest = Ingest::bind(config.ingest, tls, Arc::clone(&backend))?;
+        if let Some(identity) = &identity {
+            let router = together(&services, roles, here.clone());
+            let listener = listen(config.https).await?;
+            addresses.https = Some(url("https", local(&listener, config.https), ""));
+            let told = here.as_ref().and_then(|here| HeaderValue::from_str(&format!("h3=\":{}\"; ma=86400", here.port)).ok());
+            let over_tcp = router.clone().layer(SetResponseHeaderLayer::overriding(header::ALT_SVC, move |_: &_| told.clone()));
+            listeners.push((Listener::tls(listener, tcp_config(Arc::clone(identity), &[b"h2", b"http/1.1"])), over_tcp));
+            if let Some(ingest) = &ingest {
+                let sessions = webtransport::Shared::new(Arc::clone(&backend), config.webtransport, ingest.draining().clone());
+                let limits = config.http.limits.clone();
+                let clock = backend.clock.clone();
+                ingest.serve_http(h3::Shared { config: config.h3, limits, router, clock, sessions: Arc::new(sessions) });
                 addresses.quic = Some(reachable(ingest.address()).to_string());
-                Some(ingest)
+                addresses.webtransport = Some(url("https", ingest.address(), "/wt"));
             }
-        };
+        }
         let gateway = if roles.wss {
             let mut gateway = config.gateway;
             gateway.ap_port = port_of(addresses.ap.as_deref()).unwrap_or(config.ap.port());
             gateway.sm_port = port_of(addresses.sm.as_deref()).unwrap_or(config.sm.port());
             gateway.dsm_port = port_of(addresses.dsm.as_deref()).unwrap_or(config.dsm.port());
             let scheme = gateway.scheme();
-            let gateway = motience_gateway::bind(gateway, identity.as_ref(), Arc::clone(&backend), shutdown.clone()).await?;
+            let gateway = motience_gateway::bind(gateway, identity.as_ref(), here, Arc::clone(&backend), shutdown.clone()).await?;
             let at = gateway.addresses();
             addresses.wss1 = Some(url(scheme, at.wss1, "/producer"));
             addresses.wss2 = Some(url(scheme, at.wss2, "/consumer"));
@@ -155,7 +186,7 @@ impl Server {
             limits,
             gateway,
             ingest,
-            identity,
+            identity: identity.map(|identity| (identity, config.certificate)),
             addresses,
             shutdown,
             persist: config.persist && roles.dsm,
@@ -180,8 +211,9 @@ impl Server {
             let serving = shared_http::serve(listener, router, limits.clone(), shutdown.clone());
             shutdown.spawn("http", serving);
         }
-        if let Some(identity) = identity {
-            shutdown.spawn("certificates", motience_gateway::certificate::reload(identity, shutdown.clone()));
+        if let Some((identity, source)) = identity {
+            shutdown.spawn("certificates", certificate::reload(Arc::clone(&identity), shutdown.clone()));
+            shutdown.spawn("renewal", certificate::renew(identity, source, backend.clock.clone(), shutdown.clone()));
         }
         if let Some(ingest) = ingest {
             let soft = shutdown.soft().clone();
@@ -203,6 +235,15 @@ impl Server {
         }
         info!("stopped");
     }
+}
+
+/// The router of all services that the node has.
+fn together(services: &Arc<http::Services>, roles: Roles, here: Option<WebTransport>) -> axum::Router {
+    let more = motience_gateway::webtransport::router(here);
+    let parts =
+        [(roles.ap, ap::service(services)), (roles.sm, sm::service(services)), (roles.dsm, dsm::service(services).with(more.clone()))];
+    let parts = parts.into_iter().filter_map(|(wanted, part)| wanted.then_some(part));
+    http::together(parts, more, services)
 }
 
 async fn listen(address: SocketAddr) -> Result<TcpListener, Error> {

@@ -14,14 +14,19 @@ use axum::Router;
 use utoipa::OpenApi;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
-use crate::http::{Services, Shared, assemble};
+use crate::http::{Service, Services, Shared};
 
 #[derive(OpenApi)]
 #[openapi(info(title = "Motience: accounts", description = "Registration, login and tokens. Every path also answers under `/api/auth`."))]
 struct Document;
 
-/// The whole service.
+/// The whole service on a port of its own.
 pub fn router(services: &Arc<Services>) -> Router {
+    service(services).alone(services)
+}
+
+/// What it does and how it is described.
+pub(crate) fn service(services: &Arc<Services>) -> Service {
     let (operations, document) = OpenApiRouter::with_openapi(Document::openapi())
         .routes(routes!(register::register))
         .routes(routes!(login::login))
@@ -32,5 +37,5 @@ pub fn router(services: &Arc<Services>) -> Router {
         .routes(routes!(verify::verify))
         .with_state(Shared(Arc::clone(services)))
         .split_for_parts();
-    assemble("motience-ap", operations, document, "/api/auth", services)
+    Service { name: "motience-ap", prefix: "/ap", alias: "/api/auth", operations, document, more: Router::new() }
 }

@@ -16,7 +16,7 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 pub use writer::history_writer;
 
 use crate::{
-    http::{Services, Shared, assemble},
+    http::{Service, Services, Shared},
     stream,
 };
 
@@ -27,8 +27,13 @@ use crate::{
 ))]
 struct Document;
 
-/// The whole service.
+/// The whole service on a port of its own.
 pub fn router(services: &Arc<Services>) -> Router {
+    service(services).alone(services)
+}
+
+/// What it does and how it is described.
+pub(crate) fn service(services: &Arc<Services>) -> Service {
     let data = OpenApiRouter::new().routes(routes!(data::data)).layer(DefaultBodyLimit::max(services.config.data_body));
     let (operations, document) = OpenApiRouter::with_openapi(Document::openapi())
         .merge(data)
@@ -39,5 +44,5 @@ pub fn router(services: &Arc<Services>) -> Router {
         .routes(routes!(cursors::delete))
         .with_state(Shared(Arc::clone(services)))
         .split_for_parts();
-    assemble("motience-dsm", operations, document, "/api", services)
+    Service { name: "motience-dsm", prefix: "/dsm", alias: "/api", operations, document, more: Router::new() }
 }

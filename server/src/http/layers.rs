@@ -11,7 +11,7 @@ use std::{
 use axum::{
     Router,
     extract::{DefaultBodyLimit, Request, State},
-    http::{HeaderName, HeaderValue, Method, StatusCode, header},
+    http::{HeaderName, HeaderValue, Method, StatusCode, Version, header},
     middleware::{self, Next},
     response::{IntoResponse as _, Response},
 };
@@ -67,8 +67,14 @@ async fn in_time(State(limit): State<Duration>, mut request: Request, next: Next
     }
 }
 
-/// Counts by outcome. Paths are left out: they hold ids.
+/// Counts by version of HTTP, and by outcome. Paths are left out: they hold ids.
 async fn count(request: Request, next: Next) -> Response {
+    let version = match request.version() {
+        Version::HTTP_3 => "3",
+        Version::HTTP_2 => "2",
+        _ => "1",
+    };
+    metrics::counter!("motience_http_requests_total", "version" => version).increment(1);
     let response = next.run(request).await;
     let class = match response.status().as_u16() {
         200..300 => "2xx",

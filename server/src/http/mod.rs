@@ -17,7 +17,7 @@ use motience_shared::{
 };
 use tokio_util::sync::CancellationToken;
 use utoipa::openapi::{
-    OpenApi,
+    OpenApi, Server,
     security::{Http, HttpAuthScheme, SecurityScheme},
 };
 use utoipa_swagger_ui::SwaggerUi;
@@ -136,15 +136,62 @@ impl HasBackend for Shared {
     }
 }
 
-/// A whole service: its operations at the root and under `alias`, its document and Swagger UI at `/api-docs`, what
-/// operators ask, and the layers that hold for every request.
-pub(crate) fn assemble(name: &'static str, operations: Router, document: OpenApi, alias: &str, services: &Arc<Services>) -> Router {
-    let router = Router::new()
-        .merge(operations.clone())
-        .nest(alias, operations)
-        .merge(SwaggerUi::new("/api-docs").url("/api-docs/openapi.json", secured(document)))
-        .merge(shared_http::operations(name, Arc::clone(&services.backend)));
+/// One role's service: what it does, and how it is described.
+pub(crate) struct Service {
+    /// As `/health` says it.
+    pub(crate) name: &'static str,
+    /// Where it is found beside the others: `/ap`.
+    pub(crate) prefix: &'static str,
+    /// Under which its paths answer too.
+    pub(crate) alias: &'static str,
+    pub(crate) operations: Router,
+    pub(crate) document: OpenApi,
+    /// Paths that are no part of its document.
+    pub(crate) more: Router,
+}
+
+impl Service {
+    /// The same with more paths.
+    #[must_use]
+    pub(crate) fn with(self, more: Router) -> Self {
+        Self { more: self.more.merge(more), ..self }
+    }
+
+    /// A port of its own: its operations at the root and under its alias, its document and Swagger UI at `/api-docs`, what
+    /// operators ask, and the layers that hold for every request.
+    pub(crate) fn alone(self, services: &Arc<Services>) -> Router {
+        let router = Router::new()
+            .merge(self.operations.clone())
+            .nest(self.alias, self.operations)
+            .merge(self.more)
+            .merge(documented("", self.document))
+            .merge(shared_http::operations(self.name, Arc::clone(&services.backend)));
+        layers::around(router, services)
+    }
+}
+
+/// All of a node's services on one port: each under its prefix with its document, the operations of all at the root and
+/// under their aliases too, and what operators ask, once.
+pub(crate) fn together(parts: impl IntoIterator<Item = Service>, more: Router, services: &Arc<Services>) -> Router {
+    let mut router = more.merge(shared_http::operations("motience", Arc::clone(&services.backend)));
+    for part in parts {
+        router = router
+            .nest(part.prefix, part.operations.clone().merge(part.more))
+            .merge(part.operations.clone())
+            .nest(part.alias, part.operations)
+            .merge(documented(part.prefix, part.document));
+    }
     layers::around(router, services)
+}
+
+/// A document and its Swagger UI, of a service that is found under `prefix`.
+fn documented(prefix: &str, document: OpenApi) -> Router {
+    let mut document = secured(document);
+    if !prefix.is_empty() {
+        document.servers = Some(vec![Server::new(prefix)]);
+    }
+    let (page, file) = (format!("{prefix}/api-docs"), format!("{prefix}/api-docs/openapi.json"));
+    SwaggerUi::new(page).url(file, document).into()
 }
 
 /// Every document names the one way to authenticate.

@@ -18,7 +18,12 @@ mod producer;
 mod shapes;
 mod sockets;
 
-use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    io,
+    net::SocketAddr,
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
 
 use futures_util::future::join_all;
 use motience_shared::{
@@ -33,6 +38,8 @@ use tracing::{Instrument, debug, info, info_span, warn};
 pub use config::Config;
 
 use established::Established;
+
+use crate::h3;
 
 /// How long devices have to finish and leave when the node drains, before they are cut.
 const DRAIN_LIMIT: Duration = Duration::from_secs(5);
@@ -69,6 +76,8 @@ struct Shared {
     established: Established,
     /// Cancelled when the node drains.
     draining: CancellationToken,
+    /// What connections are served that speak HTTP/3.
+    h3: OnceLock<Arc<h3::Shared>>,
 }
 
 impl Ingest {
@@ -89,13 +98,25 @@ impl Ingest {
             None => config.address,
         };
         let soft = CancellationToken::new();
-        let shared = Arc::new(Shared { backend, config, established: Established::default(), draining: soft.child_token() });
+        let shared =
+            Arc::new(Shared { backend, config, established: Established::default(), draining: soft.child_token(), h3: OnceLock::new() });
         Ok(Self { endpoints, address, shared, tasks: TaskTracker::new(), soft })
     }
 
     /// The address in use, for a port 0 that was asked for.
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// Serves HTTP/3 too, from now on and for good.
+    pub(crate) fn serve_http(&self, h3: h3::Shared) {
+        // An error says that it does already.
+        let _ = self.shared.h3.set(Arc::new(h3));
+    }
+
+    /// Cancelled when the node drains.
+    pub(crate) fn draining(&self) -> &CancellationToken {
+        &self.shared.draining
     }
 
     /// Accepts until `shutdown`; then asks every device to leave, waits for them within [`DRAIN_LIMIT`], and closes.
@@ -147,7 +168,12 @@ async fn handle(incoming: Incoming, shared: Arc<Shared>) {
     match timeout(shared.config.hello_limit, first_flight(connecting)).await {
         Ok(Ok((connection, protocol, finished))) => match protocol.as_deref() {
             Some(ALPN) => connection::serve(connection, finished, shared).await,
-            // TLS lets no other name through; `h3` joins here.
+            Some(h3::ALPN) if let Some(http) = shared.h3.get() => {
+                let (limit, draining) = (shared.config.hello_limit, shared.draining.clone());
+                let _seat = shared.established.enter();
+                h3::serve(connection, finished, limit, draining, Arc::clone(http)).await;
+            }
+            // TLS lets no other name through.
             _ => connection.close(number(CloseCode::Protocol), b"unknown ALPN protocol"),
         },
         Ok(Err(e)) => debug!(error = %e, "a handshake failed"),

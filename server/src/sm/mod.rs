@@ -10,14 +10,19 @@ use axum::Router;
 use utoipa::OpenApi;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
-use crate::http::{Services, Shared, assemble};
+use crate::http::{Service, Services, Shared};
 
 #[derive(OpenApi)]
 #[openapi(info(title = "Motience: subscriptions", description = "Who receives whose records. Every path also answers under `/api`."))]
 struct Document;
 
-/// The whole service.
+/// The whole service on a port of its own.
 pub fn router(services: &Arc<Services>) -> Router {
+    service(services).alone(services)
+}
+
+/// What it does and how it is described.
+pub(crate) fn service(services: &Arc<Services>) -> Service {
     let (operations, document) = OpenApiRouter::with_openapi(Document::openapi())
         .routes(routes!(subscribe::subscribe))
         .routes(routes!(unsubscribe::unsubscribe))
@@ -25,5 +30,5 @@ pub fn router(services: &Arc<Services>) -> Router {
         .routes(routes!(lists::subscribers))
         .with_state(Shared(Arc::clone(services)))
         .split_for_parts();
-    assemble("motience-sm", operations, document, "/api", services)
+    Service { name: "motience-sm", prefix: "/sm", alias: "/api", operations, document, more: Router::new() }
 }

@@ -26,6 +26,8 @@ pub(crate) struct Addresses {
     pub(crate) sm: Option<String>,
     pub(crate) dsm: Option<String>,
     pub(crate) quic: Option<String>,
+    pub(crate) https: Option<String>,
+    pub(crate) webtransport: Option<String>,
     pub(crate) wss1: Option<String>,
     pub(crate) wss2: Option<String>,
     pub(crate) producer_page: Option<String>,

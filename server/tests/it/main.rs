@@ -7,6 +7,7 @@ mod cluster;
 mod delivery;
 mod embedded;
 mod gateway;
+mod h3;
 mod harness;
 mod http;
 mod lanes;

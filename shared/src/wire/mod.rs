@@ -20,7 +20,7 @@ mod frame;
 mod hello;
 mod record;
 mod token;
-mod varint;
+pub mod varint;
 mod welcome;
 
 pub use ack::{Ack, Refused, Skipped};

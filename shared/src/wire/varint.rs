@@ -8,7 +8,7 @@ use super::frame::Error;
 pub const MAX: u64 = (1 << 62) - 1;
 
 /// Appends `n`, which must not exceed [`MAX`]; a larger one is written as `MAX`.
-pub(super) fn put(n: u64, out: &mut BytesMut) {
+pub fn put(n: u64, out: &mut BytesMut) {
     match n {
         0..=0x3f => out.put_u8(n as u8),
         0x40..=0x3fff => out.put_u16(0x4000 | n as u16),
@@ -18,7 +18,7 @@ pub(super) fn put(n: u64, out: &mut BytesMut) {
 }
 
 /// How many bytes `n` takes.
-pub(super) fn size(n: u64) -> usize {
+pub fn size(n: u64) -> usize {
     match n {
         0..=0x3f => 1,
         0x40..=0x3fff => 2,
@@ -28,7 +28,7 @@ pub(super) fn size(n: u64) -> usize {
 }
 
 /// Reads the varint at `at` without consuming it: the number and its size. `None` where bytes are missing.
-pub(super) fn peek(bytes: &[u8], at: usize) -> Option<(u64, usize)> {
+pub fn peek(bytes: &[u8], at: usize) -> Option<(u64, usize)> {
     let first = *bytes.get(at)?;
     let size = 1 << (first >> 6);
     let encoded = bytes.get(at..at + size)?;

@@ -1,0 +1,51 @@
+//! Where a page finds WebTransport, and what it needs to trust it: the hash of a self-made certificate.
+
+use std::sync::Arc;
+
+use axum::{
+    Json, Router,
+    extract::State,
+    http::{HeaderMap, Uri},
+    response::{IntoResponse as _, Response},
+    routing::get,
+};
+use motience_certs::ServerIdentity;
+use motience_shared::http::ApiError;
+use serde_json::json;
+
+use crate::pages::host;
+
+/// The WebTransport of this process.
+#[derive(Clone, Debug)]
+pub struct WebTransport {
+    /// The certificate it shows.
+    pub identity: Arc<ServerIdentity>,
+    /// Whether browsers have to be told to trust that.
+    pub self_made: bool,
+    /// Its UDP port.
+    pub port: u16,
+    /// Its address, where it is not on the host that a page was loaded from.
+    pub url: Option<String>,
+}
+
+impl WebTransport {
+    /// Its address for whoever asked for something on `host`.
+    pub(crate) fn url(&self, host: &str) -> String {
+        self.url.clone().unwrap_or_else(|| format!("https://{host}:{}/wt", self.port))
+    }
+}
+
+/// `GET /cert-hash`; 404 where there is no WebTransport.
+pub fn router(here: Option<WebTransport>) -> Router {
+    Router::new().route("/cert-hash", get(hashes)).with_state(here)
+}
+
+async fn hashes(State(here): State<Option<WebTransport>>, uri: Uri, headers: HeaderMap) -> Response {
+    let Some(here) = here else {
+        return ApiError::not_found("This node has no WebTransport.").into_response();
+    };
+    let hash = here.identity.hash().filter(|_| here.self_made);
+    // HTTP/2 names the host in the URI.
+    let url = here.url(uri.host().unwrap_or_else(|| host(&headers)));
+    Json(json!({"algorithm": "sha-256", "hashes": Vec::from_iter(hash), "webtransport_url": url})).into_response()
+}
