@@ -8,7 +8,7 @@ use std::{
 use motience_shared::{
     env::{self, Env},
     http::Limits,
-    relay::order,
+    relay::{order, view},
 };
 
 /// Settings of the gateway.
@@ -56,6 +56,8 @@ pub struct Config {
     pub consumer_message: usize,
     /// How much is held back for a consumer that asks for device order.
     pub order: order::Limits,
+    /// How much is held back for one that asks for a view.
+    pub view: view::Limits,
     /// Limits of the listeners.
     pub limits: Limits,
 }
@@ -88,6 +90,7 @@ impl Config {
             connections_each: env.parse("MAX_CONNECTIONS_PER_ACCOUNT", 1000)?,
             consumer_message: env.bytes("WSS2_MAX_MESSAGE_BYTES", 16 * 1024)?,
             order: order::Limits::from_env(env)?,
+            view: view::Limits::from_env(env)?,
             limits: Limits::from_env(env)?,
         };
         if !(1024..=16 << 20).contains(&config.consumer_message) {

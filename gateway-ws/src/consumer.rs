@@ -8,7 +8,6 @@ use std::{
     collections::{HashMap, HashSet},
     mem,
     sync::Arc,
-    time::Instant,
 };
 
 use axum::{
@@ -22,19 +21,22 @@ use bytes::BytesMut;
 use motience_shared::{
     auth::Grant,
     http::{ApiError, Seat},
-    model::{Cursor, CursorName, ProducerId, Role, record},
+    model::{Cursor, CursorName, ProducerId, Role, Selection, record},
     relay::{
         Delivery, Feed, FeedEvent, ReadFrom,
         order::{self, Reorder},
         places::{self, Place},
+        view::{Thinned, View},
     },
 };
 use serde::Deserialize;
 use serde_json::json;
+use tokio::time::{Instant, MissedTickBehavior, interval_at};
 use tracing::{Instrument, debug, info_span, warn};
 
 use crate::{
     Shared,
+    arranged::Arranged,
     socket::{Goodbye, Heard, Socket},
     upgrade::{Admitted, Request},
 };
@@ -44,7 +46,7 @@ const TURN: usize = 1 << 20;
 
 /// The upgrade.
 pub(crate) async fn upgrade(State(shared): State<Arc<Shared>>, request: Request) -> Result<Response, ApiError> {
-    let Admitted { upgrade, grant, v2, resume, durable, order, seat } =
+    let Admitted { upgrade, grant, v2, resume, durable, order, selection, seat } =
         request.admit(Role::Consumer, shared.config.consumer_message, &shared)?;
     let places = resume.as_deref().map(places::resume).transpose().map_err(|e| ApiError::invalid("resume", e))?;
     let durable = durable.as_deref().map(CursorName::new).transpose().map_err(|e| ApiError::invalid("durable", e.to_string()))?;
@@ -55,6 +57,7 @@ pub(crate) async fn upgrade(State(shared): State<Arc<Shared>>, request: Request)
         ));
     }
     let order = device_order(order.as_deref(), v2, shared.config.order)?;
+    let view = view(&selection, v2)?.map(|view| Thinned::new(view, shared.config.view));
     let mut feed = shared.backend.relay.feed(grant.user.consumer(), durable).await?;
     if let Some(places) = places {
         feed.resume(&places).await?;
@@ -63,7 +66,8 @@ pub(crate) async fn upgrade(State(shared): State<Arc<Shared>>, request: Request)
     let alive = shared.shutdown.guard();
     Ok(upgrade.on_upgrade(move |socket| {
         async move {
-            let session = Session { shared: &shared, feed, v2, order, ready: Vec::new(), scratch: BytesMut::new() };
+            let arranged = Arranged::new(order, view);
+            let session = Session { shared: &shared, feed, v2, arranged, ready: Vec::new(), scratch: BytesMut::new() };
             serve(socket, &grant, session, seat).await;
             drop(alive);
         }
@@ -82,6 +86,18 @@ fn device_order(order: Option<&str>, v2: bool, limits: order::Limits) -> Result<
     }
 }
 
+/// What the query selects; `None`: everything.
+fn view(selection: &Selection, v2: bool) -> Result<Option<View>, ApiError> {
+    if selection.is_empty() {
+        return Ok(None);
+    }
+    if !v2 {
+        let why = "where, fields and every need the cursors of motience.v2: offer that subprotocol, or add v=2.";
+        return Err(ApiError::malformed(why).with_code("v2_needed"));
+    }
+    Ok(Some(View::of(selection)?))
+}
+
 async fn serve(socket: WebSocket, grant: &Grant, mut session: Session<'_>, _seat: Seat) {
     let shared = session.shared;
     let _open = shared.consumers.open();
@@ -96,7 +112,8 @@ struct Session<'s> {
     shared: &'s Shared,
     feed: Feed,
     v2: bool,
-    order: Option<Reorder>,
+    /// Order and view, where they are asked for.
+    arranged: Arranged,
     /// What is to be written next.
     ready: Vec<order::Record>,
     scratch: BytesMut,
@@ -107,6 +124,9 @@ impl Session<'_> {
         let (backend, soft) = (Arc::clone(&self.shared.backend), self.shared.shutdown.soft().clone());
         let ended = backend.ended(grant);
         tokio::pin!(ended);
+        let every = self.shared.config.ping;
+        let mut tell = interval_at(Instant::now() + every, every);
+        tell.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             let step = tokio::select! {
                 biased;
@@ -116,7 +136,8 @@ impl Session<'_> {
                     Ok(heard) => self.take(heard, socket).await,
                     Err(goodbye) => Err(goodbye),
                 },
-                () = due(self.order.as_ref()) => self.expire(socket).await,
+                () = self.arranged.due() => self.expire(socket).await,
+                _ = tell.tick(), if self.arranged.is_selective() => self.tell_moved(socket).await,
                 event = self.feed.next() => match event {
                     FeedEvent::Delivery(delivery) => self.deliver_all(delivery, socket).await,
                     FeedEvent::Joined(_) | FeedEvent::Left(_) => {
@@ -136,33 +157,12 @@ impl Session<'_> {
         let mut written = 0;
         let mut next = Some(first);
         while let Some(delivery) = next {
-            self.arrange(&delivery);
+            self.arranged.deliver(&delivery, &mut self.ready);
             written += self.write(socket).await?;
             self.notice(&delivery, socket).await?;
             next = if written < TURN { self.feed.try_next() } else { None };
         }
         socket.flush().await
-    }
-
-    /// Puts what may be written into `ready`.
-    fn arrange(&mut self, delivery: &Delivery) {
-        match (delivery, &mut self.order) {
-            (Delivery::Batch { batch, after }, order) => {
-                let now = Instant::now();
-                for (offset, name, message) in batch.after(*after) {
-                    let cursor = Cursor { epoch: batch.epoch, offset };
-                    let record = order::Record { producer: batch.producer, cursor, offset, name, message: message.clone() };
-                    match order {
-                        Some(order) => order.push(record, now, &mut self.ready),
-                        None => self.ready.push(record),
-                    }
-                }
-            }
-            // A notice comes after everything before it.
-            (Delivery::Gap { producer, .. }, Some(order)) => order.flush(*producer, &mut self.ready),
-            (Delivery::Reset { producer, .. }, Some(order)) => order.restart(*producer, &mut self.ready),
-            (_, None) => {}
-        }
     }
 
     /// Writes what is ready into the socket's buffer: its bytes.
@@ -182,19 +182,23 @@ impl Session<'_> {
 
     /// Lets go what was held back for long enough.
     async fn expire(&mut self, socket: &mut Socket) -> Result<(), Goodbye> {
-        if let Some(order) = &mut self.order {
-            order.expire(Instant::now(), &mut self.ready);
-        }
+        self.arranged.expire(&mut self.ready);
         self.write(socket).await?;
         socket.flush().await
     }
 
+    /// Moves a consumer's cursors past what its view does not show.
+    async fn tell_moved(&mut self, socket: &mut Socket) -> Result<(), Goodbye> {
+        match self.arranged.moved(self.feed.followed()) {
+            Some(moved) => socket.send(Message::Text(moved.to_string().into())).await,
+            None => Ok(()),
+        }
+    }
+
     /// Nothing that was held back of a producer is delivered once its subscription is over.
     fn keep_followed(&mut self) {
-        if let Some(order) = &mut self.order {
-            let followed: HashSet<ProducerId> = self.feed.followed().collect();
-            order.retain(|producer| followed.contains(&producer));
-        }
+        let followed: HashSet<ProducerId> = self.feed.followed().collect();
+        self.arranged.retain(&followed);
     }
 
     fn message(&mut self, record: order::Record) -> Result<Utf8Bytes, Goodbye> {
@@ -250,8 +254,8 @@ impl Session<'_> {
             "confirm" if self.v2 => match request.cursors.map(confirmed).transpose() {
                 Ok(Some(cursors)) => {
                     // What is held back is not dealt with, whatever the consumer says of records after it.
-                    let bounded = |producer, cursor| self.order.as_ref().map_or(cursor, |order| order.bounded(producer, cursor));
-                    let kept = cursors.into_iter().all(|(producer, cursor)| self.feed.confirm(producer, bounded(producer, cursor)));
+                    let (arranged, feed) = (&self.arranged, &mut self.feed);
+                    let kept = cursors.into_iter().all(|(producer, cursor)| feed.confirm(producer, arranged.bounded(producer, cursor)));
                     if kept { Ok(()) } else { self.complain(socket, "not_durable", "connect with `?durable=NAME` to confirm").await }
                 }
                 _ => self.complain(socket, "invalid_cursors", CONFIRMED).await,
@@ -264,22 +268,12 @@ impl Session<'_> {
 
     /// What was held back of these is read again, if the consumer has not gone past it.
     fn begin_anew<'p>(&mut self, producers: impl Iterator<Item = &'p ProducerId>) {
-        if let Some(order) = &mut self.order {
-            producers.for_each(|&producer| order.forget(producer));
-        }
+        producers.for_each(|&producer| self.arranged.forget(producer));
     }
 
     async fn complain(&self, socket: &mut Socket, code: &str, message: &str) -> Result<(), Goodbye> {
         let text = json!({"type": "error", "code": code, "message": message}).to_string();
         socket.send(Message::Text(text.into())).await
-    }
-}
-
-/// Returns when something has been held back for long enough; never while nothing is.
-async fn due(order: Option<&Reorder>) {
-    match order.and_then(Reorder::due) {
-        Some(due) => tokio::time::sleep_until(due.into()).await,
-        None => std::future::pending().await,
     }
 }
 

@@ -4,6 +4,7 @@
 //! A connection authenticates at its upgrade and then holds a `Publisher` or a `Feed` until it closes or its token ends.
 //! Four listeners: producers, consumers, and a page for trying each. Linked into the server, and a program of its own.
 
+mod arranged;
 pub mod certificate;
 mod config;
 mod consumer;

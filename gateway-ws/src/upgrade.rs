@@ -7,9 +7,8 @@ use axum::{
 use motience_shared::{
     auth::Grant,
     http::{ApiError, Seat, bearer},
-    model::Role,
+    model::{Role, Selection},
 };
-use serde::Deserialize;
 
 use crate::Shared;
 
@@ -27,13 +26,33 @@ pub(crate) struct Request {
     query: Result<Query, ApiError>,
 }
 
-#[derive(Default, Deserialize)]
+#[derive(Default)]
 struct Query {
     token: Option<String>,
     v: Option<String>,
     resume: Option<String>,
     durable: Option<String>,
     order: Option<String>,
+    selection: Selection,
+}
+
+impl Query {
+    /// Of a member that is there twice the last counts, but for `where`, of which all do.
+    fn read(members: Vec<(String, String)>) -> Self {
+        let mut query = Self::default();
+        for (name, value) in members {
+            let Some(value) = query.selection.take(&name, value) else { continue };
+            match name.as_str() {
+                "token" => query.token = Some(value),
+                "v" => query.v = Some(value),
+                "resume" => query.resume = Some(value),
+                "durable" => query.durable = Some(value),
+                "order" => query.order = Some(value),
+                _ => {}
+            }
+        }
+        query
+    }
 }
 
 /// A request that may go on.
@@ -44,6 +63,7 @@ pub(crate) struct Admitted {
     pub(crate) resume: Option<String>,
     pub(crate) durable: Option<String>,
     pub(crate) order: Option<String>,
+    pub(crate) selection: Selection,
     pub(crate) seat: Seat,
 }
 
@@ -54,7 +74,7 @@ impl<S: Send + Sync> FromRequestParts<S> for Request {
         // The rejection quotes the query, which holds the token.
         let query = axum::extract::Query::from_request_parts(parts, state)
             .await
-            .map(|axum::extract::Query(query)| query)
+            .map(|axum::extract::Query(members)| Query::read(members))
             .map_err(|_| ApiError::malformed("The query cannot be read."));
         let headers = parts.headers.clone();
         Ok(Self { upgrade: WebSocketUpgrade::from_request_parts(parts, state).await, headers, query })
@@ -83,7 +103,8 @@ impl Request {
         let seat = shared.seats.take(grant.user)?;
         let upgrade =
             upgrade.protocols([V2, BEARER]).read_buffer_size(READ_BUFFER).max_message_size(max_message).max_frame_size(max_message);
-        Ok(Admitted { upgrade, grant, v2, resume: query.resume, durable: query.durable, order: query.order, seat })
+        let Query { resume, durable, order, selection, .. } = query;
+        Ok(Admitted { upgrade, grant, v2, resume, durable, order, selection, seat })
     }
 }
 

@@ -11,7 +11,7 @@ use std::{
 
 use bytes::{Bytes, BytesMut};
 use motience_shared::{
-    model::{Cursor, Epoch, ProducerId, RangeSet},
+    model::{Cursor, Epoch, ProducerId, RangeSet, Selection},
     wire::{
         CloseCode, Confirm, Entry, Feed, Frame, From, Gap, Hello, Intent, Limits, Record, Refused, Skipped, StreamKind, Subscribe,
         TokenRefresh, Unsubscribe, VERSION, Welcome, features,
@@ -137,7 +137,7 @@ impl Session {
             token: token.expose_secret().to_owned(),
             device_id: config.device_id.as_str().to_owned(),
             epoch,
-            features: if config.link.compact { features::COMPACT | features::LATEST } else { features::LATEST },
+            features: features::LATEST | features::VIEW | if config.link.compact { features::COMPACT } else { 0 },
         };
         put(&mut send, &[Frame::Hello(hello)]).await?;
         if !early.is_empty() {
@@ -242,7 +242,19 @@ impl Session {
 
     /// Asks to follow a producer; `Followed` answers.
     pub async fn subscribe(&self, producer: ProducerId, from: From, durable: &str) -> Result<(), Error> {
-        self.control(Frame::Subscribe(Subscribe { producer, from, durable: durable.to_owned() })).await
+        self.subscribe_view(producer, from, durable, &Selection::default()).await
+    }
+
+    /// The same for some of its records only; [`Event::Feed`] then also says how far the follow has come. Only where
+    /// [`Session::has_views`].
+    pub async fn subscribe_view(&self, producer: ProducerId, from: From, durable: &str, view: &Selection) -> Result<(), Error> {
+        let view = if view.is_empty() { String::new() } else { serde_json::to_string(view).unwrap_or_default() };
+        self.control(Frame::Subscribe(Subscribe { producer, from, durable: durable.to_owned(), view })).await
+    }
+
+    /// Whether the server knows views.
+    pub fn has_views(&self) -> bool {
+        self.welcome.features & features::VIEW != 0
     }
 
     /// Moves the durable cursor of a follow.

@@ -6,17 +6,17 @@ use std::{
     time::Duration,
 };
 
-use motience_shared::{
-    model::{Cursor as Place, ProducerId},
-    wire::From as Start,
-};
+use motience_shared::model::{Cursor as Place, ProducerId};
 use tokio::{
     sync::mpsc,
     time::{self, Instant},
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{Delivery, INTENT, NO_EPOCH, cursor::Cursor};
+use super::{
+    Delivery, INTENT, NO_EPOCH,
+    cursor::{Cursor, Follow},
+};
 use crate::{
     client::{Connector, Event, Session},
     login::Credentials,
@@ -27,10 +27,12 @@ use crate::{
 /// How long after `Drain` the last entries may come.
 const DRAIN: Duration = Duration::from_secs(1);
 
+/// Why a follow with a selection ends at a server that knows none.
+const NO_VIEWS: &str = "no_views";
+
 #[derive(Debug)]
 pub(super) enum Command {
-    /// The last part names a durable cursor, or is empty.
-    Subscribe(ProducerId, Start, String),
+    Subscribe(ProducerId, Box<Follow>),
     Unsubscribe(ProducerId),
     Confirm(ProducerId, Place),
 }
@@ -104,10 +106,22 @@ impl Actor {
         let token = self.credentials.token().await?;
         let session = self.connector.connect(&token, INTENT, NO_EPOCH).await?;
         self.tried.fresh_login = false;
-        for (&producer, cursor) in &self.cursors {
-            session.subscribe(producer, cursor.resume(), &cursor.durable).await?;
+        for producer in self.cursors.keys().copied().collect::<Vec<_>>() {
+            self.follow(&session, producer).await?;
         }
         Ok(session)
+    }
+
+    /// Asks for a follow from where its cursor is.
+    async fn follow(&mut self, session: &Session, producer: ProducerId) -> Result<(), crate::client::Error> {
+        let Some(cursor) = self.cursors.get(&producer) else { return Ok(()) };
+        let Follow { durable, selection, .. } = &cursor.follow;
+        if !selection.is_empty() && !session.has_views() {
+            self.cursors.remove(&producer);
+            self.pending.push_back(Delivery::Ended { producer, refusal: NO_VIEWS.to_owned() });
+            return Ok(());
+        }
+        session.subscribe_view(producer, cursor.resume(), durable, selection).await
     }
 
     async fn stay(&mut self, mut session: Session) -> Option<Failure> {
@@ -160,9 +174,9 @@ impl Actor {
 
     async fn obey(&mut self, session: &Session, command: Command) -> Result<(), crate::client::Error> {
         match command {
-            Command::Subscribe(producer, start, durable) => {
-                self.cursors.insert(producer, Cursor::new(producer, start, durable.clone()));
-                session.subscribe(producer, start, &durable).await
+            Command::Subscribe(producer, follow) => {
+                self.cursors.insert(producer, Cursor::new(producer, *follow));
+                self.follow(session, producer).await
             }
             Command::Confirm(producer, cursor) => session.confirm(producer, cursor).await,
             Command::Unsubscribe(producer) => {

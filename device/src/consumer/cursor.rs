@@ -1,13 +1,14 @@
 //! Where a follow is: pure, so that "every record once, or a gap" can be tested.
 //!
 //! Offsets tell doubles apart within one life of the log. After a reset a record may come again under another offset:
-//! then its name tells.
+//! then its name tells. Of a follow with a selection records come in another order than the log's, and its place moves only as
+//! the server says.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 
 use bytes::Bytes;
 use motience_shared::{
-    model::{Cursor as Place, Epoch, Offset, ProducerId, RangeSet, RecordName},
+    model::{Cursor as Place, Epoch, Offset, ProducerId, RangeSet, RecordName, Selection},
     wire::From as Start,
 };
 
@@ -16,34 +17,50 @@ use super::Delivery;
 /// Senders of one producer whose records' names are kept; past it the one that began first is forgotten.
 const MAX_SENDERS: usize = 1024;
 
+/// Names of single records that are kept of a follow with a selection, whose numbers have holes: past it the oldest is forgotten.
+const MAX_NAMES: usize = 8192;
+
+/// What is asked for.
+#[derive(Debug)]
+pub(super) struct Follow {
+    pub(super) start: Start,
+    /// The name of a durable cursor, or empty.
+    pub(super) durable: String,
+    pub(super) selection: Selection,
+}
+
 /// The place of one follow.
 #[derive(Debug)]
 pub(super) struct Cursor {
     producer: ProducerId,
-    start: Start,
-    pub(super) durable: String,
+    pub(super) follow: Follow,
     /// The last record delivered, or known to be gone.
     place: Option<Place>,
     names: Names,
 }
 
 impl Cursor {
-    pub(super) fn new(producer: ProducerId, start: Start, durable: String) -> Self {
-        let place = match start {
+    pub(super) fn new(producer: ProducerId, follow: Follow) -> Self {
+        let place = match follow.start {
             Start::After(cursor) => Some(cursor),
             Start::Live | Start::Earliest | Start::Time(_) => None,
         };
-        Self { producer, start, durable, place, names: Names::default() }
+        Self { producer, follow, place, names: Names::default() }
     }
 
     /// Where to begin at the next connection.
     pub(super) fn resume(&self) -> Start {
-        self.place.map_or(self.start, Start::After)
+        self.place.map_or(self.follow.start, Start::After)
     }
 
     /// Entries come after this from now on.
     pub(super) fn feed(&mut self, after: Place, out: &mut VecDeque<Delivery>) {
+        let selective = self.selective();
         match &mut self.place {
+            Some(place) if place.epoch == after.epoch && selective && place.offset < after.offset => {
+                *place = after;
+                out.push_back(Delivery::Passed { producer: self.producer, cursor: after });
+            }
             Some(place) if place.epoch == after.epoch => {}
             Some(place) if place.epoch.0 == 0 && place.offset <= after.offset => *place = after,
             Some(place) => {
@@ -56,11 +73,20 @@ impl Cursor {
 
     /// An entry came. One without a feed before it has no life to belong to, and is dropped.
     pub(super) fn entry(&mut self, offset: Offset, name: RecordName, message: Bytes, out: &mut VecDeque<Delivery>) {
+        let selective = self.selective();
         let Some(place) = self.place.as_mut().filter(|place| offset > place.offset) else { return };
-        place.offset = offset;
-        if self.names.insert(name) {
+        if !selective {
+            place.offset = offset;
+        }
+        let new = if selective { self.names.insert_single(name) } else { self.names.insert(name) };
+        if new {
             out.push_back(Delivery::Record { producer: self.producer, cursor: *place, name, message });
         }
+    }
+
+    /// Whether the server leaves records out.
+    fn selective(&self) -> bool {
+        !self.follow.selection.is_empty()
     }
 
     /// Word of a gap came.
@@ -77,9 +103,25 @@ impl Cursor {
 struct Names {
     senders: HashMap<Epoch, RangeSet>,
     order: VecDeque<Epoch>,
+    singles: HashSet<RecordName>,
+    singles_order: VecDeque<RecordName>,
 }
 
 impl Names {
+    /// Whether the name is new among the last ones, of numbers that have holes.
+    fn insert_single(&mut self, name: RecordName) -> bool {
+        let new = self.singles.insert(name);
+        if new {
+            self.singles_order.push_back(name);
+        }
+        if self.singles_order.len() > MAX_NAMES
+            && let Some(first) = self.singles_order.pop_front()
+        {
+            self.singles.remove(&first);
+        }
+        new
+    }
+
     /// Whether the name is new.
     fn insert(&mut self, name: RecordName) -> bool {
         let seen = self.senders.entry(name.epoch).or_insert_with(|| {
@@ -113,7 +155,7 @@ mod tests {
     }
 
     fn follow(start: Start) -> (Cursor, VecDeque<Delivery>) {
-        (Cursor::new(WHO, start, String::new()), VecDeque::new())
+        (Cursor::new(WHO, Follow { start, durable: String::new(), selection: Selection::default() }), VecDeque::new())
     }
 
     /// Offsets delivered, gaps as ranges, a reset as the offset it goes back to twice, negative.
@@ -165,6 +207,33 @@ mod tests {
         cursor.entry(Offset(43), name(44), Bytes::new(), &mut out);
         assert_eq!(seen(&out), [(41, 41), (42, 42), (43, 43), (-41, -41), (43, 43)]);
         assert_eq!(cursor.resume(), Start::After(place(2, 43)));
+    }
+
+    #[test]
+    fn with_a_selection_the_server_says_how_far_it_has_come() {
+        let selection = Selection { every: Some("10s".to_owned()), ..Selection::default() };
+        let follow = Follow { start: Start::Live, durable: String::new(), selection };
+        let (mut cursor, mut out) = (Cursor::new(WHO, follow), VecDeque::new());
+        cursor.feed(place(3, 4), &mut out);
+        for offset in [9, 7, 9] {
+            cursor.entry(Offset(offset), name(offset), Bytes::new(), &mut out);
+        }
+        assert_eq!(cursor.resume(), Start::After(place(3, 4)), "the fifth may be held back");
+        cursor.feed(place(3, 8), &mut out);
+        cursor.feed(place(3, 8), &mut out);
+        assert_eq!(cursor.resume(), Start::After(place(3, 8)));
+        cursor.entry(Offset(8), name(8), Bytes::new(), &mut out);
+        let told = out.iter().map(|delivery| match delivery {
+            Delivery::Record { name, cursor, .. } => (name.seq.0, cursor.offset.0),
+            Delivery::Passed { cursor, .. } => (0, cursor.offset.0),
+            other => panic!("{other:?}"),
+        });
+        assert_eq!(told.collect::<Vec<_>>(), [(9, 4), (7, 4), (0, 8)]);
+        let mut names = Names::default();
+        for seq in 0..3 * MAX_NAMES as u64 {
+            assert!(names.insert_single(name(2 * seq)));
+        }
+        assert_eq!((names.singles.len(), names.singles_order.len()), (MAX_NAMES, MAX_NAMES));
     }
 
     #[test]

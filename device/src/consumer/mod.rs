@@ -5,7 +5,7 @@
 
 use bytes::Bytes;
 use motience_shared::{
-    model::{Cursor as Place, Epoch, Offset, ProducerId, RecordName},
+    model::{Cursor as Place, Epoch, Offset, ProducerId, RecordName, Selection},
     wire::{From as Start, Intent},
 };
 use tokio::{sync::mpsc, task::JoinHandle};
@@ -21,6 +21,7 @@ mod actor;
 mod cursor;
 
 use actor::{Actor, Command};
+use cursor::Follow;
 
 /// Deliveries that wait for [`Consumer::next`].
 const DELIVERIES: usize = 256;
@@ -84,7 +85,16 @@ pub enum Delivery {
         /// The place in its new life.
         cursor: Place,
     },
-    /// A follow was refused, or has ended: `not_subscribed`, `unsubscribed`, `too_many`.
+    /// Everything up to here is dealt with, though not all of it was wanted: word of a follow with a selection, to confirm where
+    /// it has a durable cursor.
+    Passed {
+        /// Whose.
+        producer: ProducerId,
+        /// What a later follow may go on after.
+        cursor: Place,
+    },
+    /// A follow was refused, or has ended: `not_subscribed`, `unsubscribed`, `too_many`, `invalid_expression`; `no_views` where
+    /// the server knows no selections.
     Ended {
         /// Whom.
         producer: ProducerId,
@@ -133,13 +143,19 @@ impl Consumer {
     /// Follows a producer from `start` on; [`Delivery::Following`] or [`Delivery::Ended`] answers. After a break the
     /// follow resumes behind the last record delivered.
     pub async fn subscribe(&self, producer: ProducerId, start: Start) -> Result<(), Error> {
-        self.command(Command::Subscribe(producer, start, String::new())).await
+        self.subscribe_durable(producer, start, "").await
     }
 
     /// The same with a cursor that the server keeps under `name`: the follow goes on behind what was last confirmed, by
     /// whichever client of this account; from `start` where nothing was yet.
     pub async fn subscribe_durable(&self, producer: ProducerId, start: Start, name: &str) -> Result<(), Error> {
-        self.command(Command::Subscribe(producer, start, name.to_owned())).await
+        self.subscribe_selection(producer, start, name, Selection::default()).await
+    }
+
+    /// The same (without a cursor where `name` is empty) for a selection of the records: the server sends only what is wanted.
+    /// A record's cursor is then a place before which everything is dealt with, and [`Delivery::Passed`] moves it on.
+    pub async fn subscribe_selection(&self, producer: ProducerId, start: Start, name: &str, selection: Selection) -> Result<(), Error> {
+        self.command(Command::Subscribe(producer, Box::new(Follow { start, durable: name.to_owned(), selection }))).await
     }
 
     /// Moves the durable cursor: everything up to `cursor` is dealt with. Lost with a broken connection; the next one

@@ -40,7 +40,7 @@ fn name(seq: u64) -> RecordName {
 }
 
 fn subscribe(from: From) -> Option<Frame> {
-    Some(Frame::Subscribe(Subscribe { producer: WHO, from, durable: String::new() }))
+    Some(Frame::Subscribe(Subscribe { producer: WHO, from, durable: String::new(), view: String::new() }))
 }
 
 fn message(offset: u64) -> Bytes {

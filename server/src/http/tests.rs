@@ -8,6 +8,7 @@ mod history;
 mod layers;
 mod stream;
 mod subscriptions;
+mod upload;
 
 use axum::{
     body::{Body, Bytes, to_bytes},

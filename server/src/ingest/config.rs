@@ -9,7 +9,10 @@ use std::{
     time::Duration,
 };
 
-use motience_shared::env::{self, Env};
+use motience_shared::{
+    env::{self, Env},
+    relay::view,
+};
 use quinn::{IdleTimeout, TransportConfig, VarInt, crypto::rustls::QuicServerConfig};
 
 use super::Error;
@@ -47,6 +50,8 @@ pub struct Config {
     /// Bytes of datagrams kept for each connection until they are read; the oldest goes where more come.
     /// QUIC_DATAGRAM_BUFFER, 64 KiB.
     pub datagram_buffer: usize,
+    /// How much a view may hold back for each follow.
+    pub view: view::Limits,
 }
 
 /// Bytes buffered for a peer before its handshake is accepted.
@@ -77,6 +82,7 @@ impl Config {
             gso: env.flag("QUIC_GSO", true)?,
             sockets: env.parse("QUIC_SOCKETS", 1)?,
             datagram_buffer: env.bytes("QUIC_DATAGRAM_BUFFER", 64 << 10)?,
+            view: view::Limits::from_env(env)?,
         };
         if config.credit == 0 {
             return Err(env::Error::invalid("QUIC_CREDIT", "must be at least 1"));

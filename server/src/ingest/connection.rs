@@ -105,7 +105,7 @@ async fn run(connection: &Connection, finished: ZeroRttAccepted, shared: &Arc<Sh
         Intent::Consume => {
             // Nothing is given away before the peer has shown that it is there.
             timeout(shared.config.hello_limit, finished).await.map_err(|_| Ending::Gone("the handshake does not end".into()))?;
-            consumer::serve(connection, control, grant, shared).await
+            consumer::serve(connection, control, grant, hello.features, shared).await
         }
     }
 }

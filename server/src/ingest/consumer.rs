@@ -1,30 +1,38 @@
 //! A native consumer: one unidirectional stream for each producer it follows, so that none delays another.
 
+mod feed;
+
 use std::{collections::HashMap, sync::Arc};
 
 use bytes::BytesMut;
 use motience_shared::{
     auth::Grant,
-    model::{CursorName, Fence, ProducerId, RangeSet},
-    relay::{Delivery, Durable, ReadFrom, Subscriber},
-    wire::{CloseCode, Entry, Feed, Followed, Frame, From, Gap, StreamKind, Subscribe, Welcome},
+    model::{CursorName, Fence, ProducerId, RangeSet, Selection},
+    relay::{
+        Durable, ReadFrom,
+        view::{self, Thinned, View},
+    },
+    wire::{CloseCode, Followed, Frame, From, Subscribe, Welcome, features},
 };
-use quinn::{Connection, SendStream};
+use quinn::Connection;
 use time::OffsetDateTime;
 use tokio::{task::JoinSet, time::timeout};
 use tokio_util::sync::CancellationToken;
-use tracing::debug;
 
+use self::feed::Feed;
 use super::{
     Shared,
     connection::{Control, Ending, write},
     control::{WRITE_LIMIT, ended, expires_in, renew, unexpected},
 };
 
-/// Bytes of entries written at once.
-const WRITE: usize = 64 * 1024;
-
-pub(super) async fn serve(connection: &Connection, control: Control, mut grant: Grant, shared: &Arc<Shared>) -> Result<(), Ending> {
+pub(super) async fn serve(
+    connection: &Connection,
+    control: Control,
+    mut grant: Grant,
+    offered: u64,
+    shared: &Arc<Shared>,
+) -> Result<(), Ending> {
     let Control { mut send, mut recv } = control;
     let backend = &shared.backend;
     let mut out = BytesMut::new();
@@ -36,7 +44,7 @@ pub(super) async fn serve(connection: &Connection, control: Control, mut grant: 
         credit: 0,
         token_expires_in: expires_in(backend, &grant),
         durability: backend.relay.log().durability(),
-        features: 0,
+        features: offered & features::VIEW,
     })
     .encode(&mut out);
     let consumer = grant.user.consumer();
@@ -60,9 +68,11 @@ pub(super) async fn serve(connection: &Connection, control: Control, mut grant: 
                         let refusal = refusal(shared, consumer, subscribe.producer, follows.len()).await?;
                         match refusal {
                             None => match begin(&subscribe, &durable).await? {
-                                Ok((from, name)) => {
+                                Ok((from, name, view)) => {
                                     let stop = CancellationToken::new();
-                                    feeds.spawn(feed(connection.clone(), subscribe.producer, from, backend.relay.subscriber(), stop.clone()));
+                                    let thinned = view.map(|view| Thinned::new(view, shared.config.view));
+                                    let feed = Feed::new(subscribe.producer, backend.relay.subscriber(), thinned);
+                                    feeds.spawn(feed.run(connection.clone(), from, stop.clone()));
                                     follows.insert(subscribe.producer, Follow { stop, name });
                                     None
                                 }
@@ -153,8 +163,10 @@ struct Follow {
     name: Option<CursorName>,
 }
 
-/// Where a follow begins and the durable cursor it moves; or why it does not.
-async fn begin(subscribe: &Subscribe, durable: &Durable) -> Result<Result<(ReadFrom, Option<CursorName>), &'static str>, Ending> {
+/// Where a follow begins, the durable cursor it moves, and what it shows; or why it does not begin.
+type Beginning = Result<(ReadFrom, Option<CursorName>, Option<View>), &'static str>;
+
+async fn begin(subscribe: &Subscribe, durable: &Durable) -> Result<Beginning, Ending> {
     let from = match subscribe.from {
         From::Live => ReadFrom::Live,
         From::Earliest => ReadFrom::Earliest,
@@ -163,60 +175,21 @@ async fn begin(subscribe: &Subscribe, durable: &Durable) -> Result<Result<(ReadF
             ReadFrom::Time(OffsetDateTime::from_unix_timestamp_nanos(i128::from(ms) * 1_000_000).unwrap_or(OffsetDateTime::UNIX_EPOCH))
         }
     };
+    let Ok(view) = view(&subscribe.view) else { return Ok(Err(view::Error::CODE)) };
     if subscribe.durable.is_empty() {
-        return Ok(Ok((from, None)));
+        return Ok(Ok((from, None, view)));
     }
     let Ok(name) = CursorName::new(&subscribe.durable) else { return Ok(Err("invalid_cursor_name")) };
     let from = durable.place(&name, subscribe.producer, from).await?;
-    Ok(Ok((from, Some(name))))
+    Ok(Ok((from, Some(name), view)))
 }
 
-/// Writes one producer's entries to a stream of its own until told to stop. A write that has begun is finished: the
-/// consumer must not find half a frame.
-async fn feed(
-    connection: Connection,
-    producer: ProducerId,
-    from: ReadFrom,
-    mut subscriber: Subscriber,
-    stop: CancellationToken,
-) -> Result<(), Ending> {
-    subscriber.follow(producer, from).await?;
-    let after = subscriber.cursor(producer).unwrap_or_default();
-    let mut stream = connection.open_uni().await?;
-    let mut out = BytesMut::new();
-    StreamKind::Feed.encode(&mut out);
-    Frame::Feed(Feed { producer, after }).encode(&mut out);
-    write(&mut stream, &mut out).await?;
-    while let Some(next) = stop.run_until_cancelled(subscriber.next()).await {
-        let mut delivery = Some(next);
-        while let Some(next) = delivery {
-            deliver(next, &mut out, &mut stream).await?;
-            delivery = if stop.is_cancelled() { None } else { subscriber.try_next() };
-        }
-        if !out.is_empty() {
-            write(&mut stream, &mut out).await?;
-        }
+/// A follow's view; `None` where it wants everything. The client made the text of a selection, so what is wrong with its
+/// expressions is told over HTTP, where people try them.
+fn view(text: &str) -> Result<Option<View>, ()> {
+    if text.is_empty() {
+        return Ok(None);
     }
-    // An error says that the connection is gone, which ends the stream as well.
-    let _ = stream.finish();
-    Ok(())
-}
-
-async fn deliver(delivery: Delivery, out: &mut BytesMut, stream: &mut SendStream) -> Result<(), Ending> {
-    match delivery {
-        Delivery::Batch { batch, after } => {
-            for (offset, name, message) in batch.after(after) {
-                Frame::Entry(Entry { offset, name, message: message.clone() }).encode(out);
-                if out.len() >= WRITE {
-                    write(stream, out).await?;
-                }
-            }
-        }
-        Delivery::Gap { producer, from, to } => Frame::Gap(Gap { producer, from, to }).encode(out),
-        Delivery::Reset { producer, cursor } => {
-            debug!(%producer, %cursor, "the log was reset");
-            Frame::Feed(Feed { producer, after: cursor }).encode(out);
-        }
-    }
-    Ok(())
+    let selection: Selection = serde_json::from_str(text).map_err(|_| ())?;
+    View::of(&selection).map(Some).map_err(|_| ())
 }

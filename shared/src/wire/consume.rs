@@ -6,7 +6,7 @@ use super::{
     frame::Error,
     varint::{self, Body},
 };
-use crate::model::{Cursor, Epoch, LogEpoch, Offset, ProducerId, RecordName, Seq};
+use crate::model::{Cursor, Epoch, LogEpoch, Offset, ProducerId, RecordName, Seq, selection::MAX_SELECTION};
 
 /// Longest code of a refused follow, in bytes.
 const MAX_CODE: usize = 64;
@@ -35,6 +35,9 @@ pub struct Subscribe {
     pub from: From,
     /// The name of the cursor that the server keeps for this account, moved by [`Confirm`]; empty for none.
     pub durable: String,
+    /// A [`crate::model::Selection`] as JSON; empty for everything, and not there at all where an older peer wrote the frame.
+    /// Offset order then does not hold, and [`Feed`] frames say how far the follow has come.
+    pub view: String,
 }
 
 impl Subscribe {
@@ -53,6 +56,9 @@ impl Subscribe {
             }
         }
         varint::put_text(&self.durable, out);
+        if !self.view.is_empty() {
+            varint::put_text(&self.view, out);
+        }
     }
 
     pub(super) fn read(body: &mut Body) -> Result<Self, Error> {
@@ -64,7 +70,9 @@ impl Subscribe {
             3 => From::Time(body.number()?),
             _ => return Err(body.malformed()),
         };
-        Ok(Self { producer, from, durable: body.text(MAX_DURABLE)? })
+        let durable = body.text(MAX_DURABLE)?;
+        let view = if body.is_empty() { String::new() } else { body.text(MAX_SELECTION)? };
+        Ok(Self { producer, from, durable, view })
     }
 }
 
@@ -110,7 +118,7 @@ impl Unsubscribe {
 pub struct Followed {
     /// The producer.
     pub producer: ProducerId,
-    /// Empty: the follow is in force. Otherwise the reason it is not: `not_subscribed`, `unsubscribed`, `too_many`.
+    /// Empty: the follow is in force. Otherwise the reason it is not: `not_subscribed`, `unsubscribed`, `too_many`, `invalid_expression`.
     pub refusal: String,
 }
 
@@ -148,7 +156,8 @@ impl Gap {
     }
 }
 
-/// Body of [`super::Frame::Feed`]: the first frame of a stream of entries.
+/// Body of [`super::Frame::Feed`]: the first frame of a stream of entries. Of a follow with a view it comes again when everything
+/// up to `after` is dealt with, be it delivered or not wanted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Feed {
     /// Whose entries follow.

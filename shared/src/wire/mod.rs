@@ -46,4 +46,6 @@ pub mod features {
     pub const COMPACT: u64 = 1;
     /// Records may come in datagrams, which are neither acknowledged nor sent again.
     pub const LATEST: u64 = 2;
+    /// A follow may have a view: [`super::Subscribe`].
+    pub const VIEW: u64 = 4;
 }

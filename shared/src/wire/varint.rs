@@ -80,6 +80,11 @@ impl Body {
         std::str::from_utf8(&text).map(str::to_owned).map_err(|_| Error::Malformed(self.frame))
     }
 
+    /// Whether nothing is left.
+    pub(super) fn is_empty(&self) -> bool {
+        self.bytes.is_empty()
+    }
+
     /// All that is left.
     pub(super) fn rest(&mut self) -> Bytes {
         std::mem::take(&mut self.bytes)

@@ -43,6 +43,8 @@ pub(super) async fn read(plan: &Plan, mut book: Book) -> Result<()> {
             }
             Delivery::Reset { producer, cursor } => book.reset(producer.0, cursor)?,
             Delivery::Gap { producer, from, to } => book.gap(producer.0, from.0, to.0)?,
+            // These follows want everything.
+            Delivery::Passed { .. } => {}
             Delivery::Following { producer } => book.history.put(Event::Following { producer: producer.0 }),
             Delivery::Ended { producer, refusal } => {
                 ended.push((Instant::now() + ASK_AGAIN, producer.0));

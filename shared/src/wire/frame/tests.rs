@@ -45,8 +45,8 @@ fn name(epoch: u64, seq: u64) -> RecordName {
     RecordName { epoch: Epoch(epoch), seq: Seq(seq) }
 }
 
-fn subscribe(from: From, durable: &str) -> Frame {
-    Frame::Subscribe(Subscribe { producer: ProducerId(123), from, durable: durable.to_owned() })
+fn subscribe(from: From, durable: &str, view: &str) -> Frame {
+    Frame::Subscribe(Subscribe { producer: ProducerId(123), from, durable: durable.to_owned(), view: view.to_owned() })
 }
 
 #[test]
@@ -58,8 +58,9 @@ fn goldens() {
         (Frame::TokenAccepted(TokenAccepted { expires_in: 60 }), "07013c"),
         (Frame::Ack(Ack { ranges: "5-9".parse().unwrap() }), "0903010504"),
         (Frame::Refused(Refused { seq: Seq(3), code: "c".into(), message: "m".into() }), "0b05030163016d"),
-        (subscribe(From::After(cursor(2, 5)), ""), "0d0d407b0200000000000000020500"),
-        (subscribe(From::Time(7), "ab"), "0d07407b0307026162"),
+        (subscribe(From::After(cursor(2, 5)), "", ""), "0d0d407b0200000000000000020500"),
+        (subscribe(From::Time(7), "ab", ""), "0d07407b0307026162"),
+        (subscribe(From::Live, "", "{}"), "0d07407b0000027b7d"),
         (Frame::Skipped(Skipped { ranges: "5-9".parse().unwrap() }), "1703010504"),
         (Frame::Confirm(Confirm { producer: ProducerId(1), cursor: cursor(2, 9) }), "190a01000000000000000209"),
         (Frame::Unsubscribe(Unsubscribe { producer: ProducerId(1) }), "0f0101"),
@@ -134,7 +135,11 @@ fn frames() -> impl Strategy<Value = Frame> {
             name: name(epoch, n),
             message
         })),
-        (any::<u64>(), number.clone(), "[a-z]{0,20}").prop_map(|(epoch, n, durable)| subscribe(From::After(cursor(epoch, n)), &durable)),
+        (any::<u64>(), number.clone(), "[a-z]{0,20}", ".{0,40}").prop_map(|(epoch, n, durable, view)| subscribe(
+            From::After(cursor(epoch, n)),
+            &durable,
+            &view
+        )),
         (id.clone(), number.clone(), number).prop_map(|(producer, a, b)| Frame::Gap(Gap { producer, from: Offset(a), to: Offset(b) })),
         (id, any::<u64>()).prop_map(|(producer, n)| Frame::Confirm(Confirm { producer, cursor: cursor(n, n >> 3) })),
     ]
