@@ -15,5 +15,6 @@ mod operations;
 mod order;
 mod quic;
 mod seed;
+mod stream;
 mod tls;
 mod tunnel;
