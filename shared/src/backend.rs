@@ -12,6 +12,7 @@ use crate::{
     clock::Clock,
     env::{self, Env},
     log::{self, Event, Log, Retention, Signal, Sink, embedded},
+    model::{Account, UserId},
     relay::{Hub, Limits, Relay, Routes, Streams},
     store::{self, Store},
 };
@@ -168,7 +169,7 @@ impl Backend {
         let hub = Arc::new(Hub::new(config.limits.ring));
         let routes = Arc::new(Routes::new());
         let streams = Arc::new(Streams::new(config.node.clone()));
-        let sink = sink(&hub, &routes, &streams, &revocations);
+        let sink = sink(&hub, &routes, &streams, &revocations, &clock);
         let kind = config.kind();
         let log = match &config.redis {
             None if config.volatile => Log::Embedded(embedded::Log::in_memory(config.retention, clock.clone(), sink)),
@@ -232,6 +233,15 @@ impl Backend {
         }
     }
 
+    /// Closes an account, here and on every node: its logins end, and with them its live connections. `None`: there is none.
+    pub async fn close_account(&self, user: UserId) -> Result<Option<Account>, store::Error> {
+        let Some((account, families)) = self.store.close_account(user, self.clock.now()).await? else { return Ok(None) };
+        for event in Event::account_closed(&account, families) {
+            self.announce(event).await;
+        }
+        Ok(Some(account))
+    }
+
     /// Writes out what waits and closes log and database.
     pub async fn close(&self) {
         self.refresher.abort();
@@ -246,14 +256,18 @@ impl fmt::Debug for Backend {
     }
 }
 
-fn sink(hub: &Arc<Hub>, routes: &Arc<Routes>, streams: &Arc<Streams>, revocations: &Revocations) -> Sink {
+fn sink(hub: &Arc<Hub>, routes: &Arc<Routes>, streams: &Arc<Streams>, revocations: &Revocations, clock: &Clock) -> Sink {
     let (hub, routes, streams, revocations) = (Arc::clone(hub), Arc::clone(routes), Arc::clone(streams), revocations.clone());
+    let clock = clock.clone();
     Arc::new(move |signal| match signal {
         Signal::Batch(batch) => hub.deliver(&batch),
         Signal::Event(event) => {
             match &event {
                 Event::FamilyRevoked { family } => revocations.revoke_family(family),
-                Event::UserRevoked { user } => revocations.revoke_user(*user),
+                Event::UserRevoked { user, at_ms, families } => {
+                    families.iter().for_each(|family| revocations.revoke_family(family));
+                    revocations.revoke_user(*user, at_ms.map_or_else(|| clock.now(), store::from_millis));
+                }
                 _ => {}
             }
             routes.apply(&event);
@@ -267,8 +281,13 @@ fn sink(hub: &Arc<Hub>, routes: &Arc<Routes>, streams: &Arc<Streams>, revocation
 }
 
 async fn load_revocations(store: &Store, revocations: &Revocations, auth: &auth::Config, clock: &Clock) -> Result<(), store::Error> {
-    for family in store.revoked_families(clock.now() - auth.access_ttl).await? {
+    // Whatever ended earlier has no access token alive, and gets none.
+    let since = clock.now() - auth.access_ttl;
+    for family in store.revoked_families(since).await? {
         revocations.revoke_family(&family);
+    }
+    for (user, moment) in store.closed_accounts(since).await? {
+        revocations.revoke_user(user, moment);
     }
     Ok(())
 }

@@ -8,7 +8,7 @@ use motience_shared::{
 
 use crate::http::{Shared, shapes};
 
-/// All producers, by id.
+/// All producers, by id. Revoked ones are left out.
 #[utoipa::path(get, path = "/producers", tag = "accounts", params(shapes::Paging), security(("bearer" = [])), responses(
     (status = 200, description = "Some of them", body = [shapes::User]),
     (status = 401, description = "No or bad token", body = shapes::Problem, content_type = "application/problem+json"),
@@ -23,7 +23,7 @@ pub(super) async fn producers(
     Ok(Json(services.backend.store.users(Role::Producer, paging.page()?).await?))
 }
 
-/// All consumers, by id.
+/// All consumers, by id. Revoked ones are left out.
 #[utoipa::path(get, path = "/consumers", tag = "accounts", params(shapes::Paging), security(("bearer" = [])), responses(
     (status = 200, description = "Some of them", body = [shapes::User]),
     (status = 401, description = "No or bad token", body = shapes::Problem, content_type = "application/problem+json"),

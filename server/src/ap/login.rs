@@ -4,6 +4,7 @@ use axum::extract::State;
 use motience_shared::{
     auth::{Verdict, random_id},
     http::{ApiError, Json},
+    log::Event,
 };
 use secrecy::SecretString;
 use serde::Deserialize;
@@ -32,6 +33,7 @@ pub(super) struct Login {
     )),
     (status = 400, description = "Malformed JSON", body = shapes::Problem, content_type = "application/problem+json"),
     (status = 401, description = "A wrong name or a wrong password", body = shapes::Problem, content_type = "application/problem+json"),
+    (status = 403, description = "The right password of an account that was revoked", body = shapes::Problem, content_type = "application/problem+json"),
     (status = 413, description = "The body is too large", body = shapes::Problem, content_type = "application/problem+json"),
     (status = 415, description = "Not JSON", body = shapes::Problem, content_type = "application/problem+json"),
     (status = 422, description = "A field is missing", body = shapes::Problem, content_type = "application/problem+json"),
@@ -58,6 +60,8 @@ pub(super) async fn login(
     };
     match backend.hasher.verify(password.clone(), &credentials.password_hash).await? {
         Verdict::Mismatch => return Err(wrong()),
+        // Only who knows the password learns that there is such an account.
+        _ if credentials.revoked_at.is_some() => return Err(revoked()),
         Verdict::Match => {}
         Verdict::MatchRehash => {
             let hash = backend.hasher.hash(password).await?;
@@ -67,5 +71,17 @@ pub(super) async fn login(
             }
         }
     }
-    Ok(Json(session::begin(&services, &credentials.user, &random_id()).await?))
+    let (user, family) = (credentials.user, random_id());
+    let session = session::begin(&services, &user, &family).await?;
+    // Whoever revoked the account since it was looked at may not have found this login among those to end.
+    if backend.store.account(user.id).await?.is_none_or(|account| account.revoked_at.is_some()) {
+        backend.store.revoke_family(&family, backend.clock.now()).await?;
+        backend.announce(Event::FamilyRevoked { family }).await;
+        return Err(revoked());
+    }
+    Ok(Json(session))
+}
+
+fn revoked() -> ApiError {
+    ApiError::forbidden("This account was revoked. Ask whoever operates this service.").with_code("account_revoked")
 }

@@ -1,10 +1,12 @@
-//! ap, the accounts service: registration, login, tokens, and who there is. One operation a file.
+//! ap, the accounts service: registration, login, tokens, who there is, and who may no longer. One operation a file.
 
+mod accounts;
 mod list;
 mod login;
 mod logout;
 mod refresh;
 mod register;
+mod revoke;
 mod session;
 mod verify;
 
@@ -17,7 +19,10 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 use crate::http::{Service, Services, Shared};
 
 #[derive(OpenApi)]
-#[openapi(info(title = "Motience: accounts", description = "Registration, login and tokens. Every path also answers under `/api/auth`."))]
+#[openapi(info(
+    title = "Motience: accounts",
+    description = "Registration, login, tokens, and the accounts for operators. Every path also answers under `/api/auth`."
+))]
 struct Document;
 
 /// The whole service on a port of its own.
@@ -35,6 +40,9 @@ pub(crate) fn service(services: &Arc<Services>) -> Service {
         .routes(routes!(list::producers))
         .routes(routes!(list::consumers))
         .routes(routes!(verify::verify))
+        .routes(routes!(accounts::accounts))
+        .routes(routes!(revoke::revoke))
+        .routes(routes!(revoke::restore))
         .with_state(Shared(Arc::clone(services)))
         .split_for_parts();
     Service { name: "motience-ap", prefix: "/ap", alias: "/api/auth", operations, document, more: Router::new() }

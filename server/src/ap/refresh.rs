@@ -45,8 +45,9 @@ pub(super) async fn refresh(
     let now = backend.clock.now();
     match backend.store.spend_refresh(&claims.id, now).await? {
         Spend::Fresh(token) => {
-            let user = backend.store.user(token.user).await?.ok_or_else(unknown)?;
-            Ok(Json(session::begin(&services, &user, &token.family).await?))
+            // Revoking an account ends its families, this one too; that may be under way just now.
+            let account = backend.store.account(token.user).await?.filter(|account| account.revoked_at.is_none());
+            Ok(Json(session::begin(&services, &account.ok_or_else(unknown)?.user, &token.family).await?))
         }
         Spend::Reused(token) => {
             warn!(user = %token.user, "a spent refresh token was used again; its login is ended");

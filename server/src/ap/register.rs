@@ -2,7 +2,7 @@
 
 use axum::{extract::State, http::StatusCode};
 use motience_shared::{
-    auth::check_password,
+    auth::{check_password, check_username},
     http::{ApiError, Json},
     model::{DeviceId, Role},
     store::NewUser,
@@ -12,9 +12,6 @@ use serde::Deserialize;
 use utoipa::ToSchema;
 
 use crate::http::{ClientAddress, Shared, shapes};
-
-/// Longest username, in characters: the width of `username VARCHAR(255)`.
-const MAX_USERNAME: usize = 255;
 
 /// A new account.
 #[derive(Deserialize, ToSchema)]
@@ -58,7 +55,7 @@ pub(super) async fn register(
     Json(new): Json<Register>,
 ) -> Result<(StatusCode, Json<motience_shared::model::User>), ApiError> {
     services.limiters.register.address(address)?;
-    check_username(&new.username)?;
+    check_username(&new.username).map_err(|invalid| ApiError::invalid("username", invalid.to_string()))?;
     services.limiters.register.account(&new.username)?;
     let role = match new.role.parse() {
         Ok(role @ (Role::Producer | Role::Consumer)) => role,
@@ -73,14 +70,4 @@ pub(super) async fn register(
     let password_hash = backend.hasher.hash(SecretString::from(new.password)).await?;
     let user = backend.store.create_user(NewUser { username: new.username, password_hash, role, device_id: new.device_id }).await?;
     Ok((StatusCode::CREATED, Json(user)))
-}
-
-fn check_username(name: &str) -> Result<(), ApiError> {
-    if name.is_empty() || name.chars().count() > MAX_USERNAME {
-        return Err(ApiError::invalid("username", "username must be 1 to 255 characters."));
-    }
-    if name.chars().any(char::is_control) || name.trim() != name {
-        return Err(ApiError::invalid("username", "username must not have control characters, or blanks around it."));
-    }
-    Ok(())
 }

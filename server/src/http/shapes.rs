@@ -41,6 +41,22 @@ pub(crate) struct User {
     created_at: String,
 }
 
+/// An account as operators see it.
+#[derive(Serialize, ToSchema)]
+#[schema(example = json!({"id": 1, "username": "producer1", "role": "producer", "device_id": "rpi_001", "created_at": "2025-01-29T11:35:00Z", "revoked_at": null}))]
+pub(crate) struct Account {
+    id: i64,
+    username: String,
+    role: String,
+    #[schema(required)]
+    device_id: Option<String>,
+    #[schema(format = DateTime)]
+    created_at: String,
+    /// When it was revoked; `null`: it is open.
+    #[schema(required, format = DateTime)]
+    revoked_at: Option<String>,
+}
+
 /// A subscription.
 #[derive(Serialize, ToSchema)]
 #[schema(example = json!({"id": 1, "consumer_id": 2, "producer_id": 1, "status": "active", "created_at": "2025-01-29T11:35:00Z"}))]

@@ -55,8 +55,9 @@ pub(super) async fn subscribe(
     }
     let backend = &services.backend;
     let producer: ProducerId = wish.producer_id.into();
-    let is_producer = backend.store.user(producer.user()).await?.is_some_and(|user| user.role == Role::Producer);
-    if !is_producer {
+    let account = backend.store.account(producer.user()).await?;
+    // A revoked one is in no list either.
+    if !account.is_some_and(|account| account.user.role == Role::Producer && account.revoked_at.is_none()) {
         return Err(ApiError::not_found("There is no producer with this id."));
     }
     let (subscription, change) = backend.store.subscribe(caller.id, producer).await?;

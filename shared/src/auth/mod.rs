@@ -16,7 +16,7 @@ pub use self::{
     config::{Config, PLACEHOLDER_SECRET},
     error::Error,
     hasher::{Hasher, Verdict},
-    policy::{MAX_PASSWORD, Weak, check_password},
+    policy::{InvalidUsername, MAX_PASSWORD, Weak, check_password, check_username},
     random::id as random_id,
     revocations::Revocations,
     tokens::{Grant, MAX_TOKEN, Pair, RefreshClaims, Tokens},

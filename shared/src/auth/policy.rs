@@ -1,4 +1,4 @@
-//! Which passwords are taken.
+//! Which names and passwords are taken.
 
 use super::Config;
 
@@ -8,6 +8,28 @@ pub const MAX_PASSWORD: usize = 128;
 /// Well-known passwords, compiled for this project from sequences, keyboard walks and words that appear in every such list. All in
 /// lower case; digits and marks at the end are not written, because they are taken off before comparing.
 const COMMON: &str = include_str!("common_passwords.txt");
+
+/// Longest username, in characters: the width of `username VARCHAR(255)`.
+const MAX_USERNAME: usize = 255;
+
+/// Why a username is not taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum InvalidUsername {
+    /// Nothing, or more than a name is given room for.
+    #[error("username must be 1 to {MAX_USERNAME} characters")]
+    Length,
+    /// It would not look like what it is.
+    #[error("username must not have control characters, or blanks around it")]
+    Characters,
+}
+
+/// Whether a new account may have this name, if nobody else has it.
+pub fn check_username(name: &str) -> Result<(), InvalidUsername> {
+    if name.is_empty() || name.chars().count() > MAX_USERNAME {
+        return Err(InvalidUsername::Length);
+    }
+    if name.chars().any(char::is_control) || name.trim() != name { Err(InvalidUsername::Characters) } else { Ok(()) }
+}
 
 /// Why a password is not taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]

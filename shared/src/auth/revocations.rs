@@ -64,20 +64,26 @@ impl Revocations {
         self.group(family).send_replace(());
     }
 
-    /// Ends all tokens that an account has now; those of a login in a later second are good.
-    pub fn revoke_user(&self, user: UserId) {
+    /// Ends the tokens that an account got before this second. Tokens tell their time to the second only: those of the second itself
+    /// end with their families, so that a login right after the account is opened again is good.
+    pub fn revoke_user(&self, user: UserId, moment: OffsetDateTime) {
         let now = self.0.clock.now();
         let mut entries = self.entries();
-        entries.users.insert(user, (now, now + self.0.keep));
+        let known = entries.users.get(&user).map(|&(known, _)| known);
+        entries.users.insert(user, (known.map_or(moment, |known| known.max(moment)), now + self.0.keep));
         entries.sweep(now);
         drop(entries);
-        self.group(user).send_replace(());
+        // What is read from the store again and again must not wake anyone each time.
+        if known.is_none_or(|known| known < moment) {
+            self.group(user).send_replace(());
+        }
     }
 
     /// Whether a grant was ended before its time.
     pub fn is_revoked(&self, grant: &Grant) -> bool {
         let entries = self.entries();
-        entries.families.contains_key(&grant.family) || entries.users.get(&grant.user).is_some_and(|(moment, _)| grant.issued_at <= *moment)
+        let before = |moment: OffsetDateTime| grant.issued_at.unix_timestamp() < moment.unix_timestamp();
+        entries.families.contains_key(&grant.family) || entries.users.get(&grant.user).is_some_and(|&(moment, _)| before(moment))
     }
 
     /// Resolves when the grant is revoked, and at once where it already is. Cancel-safe.
@@ -148,11 +154,16 @@ mod tests {
         let (clock, hand) = Clock::manual(OffsetDateTime::UNIX_EPOCH);
         let revocations = Revocations::new(clock.clone(), HOUR);
         let before = grant(1, "a", clock.now());
-        revocations.revoke_user(UserId(1));
+        hand.advance(Duration::from_millis(1500));
+        let same_second = grant(1, "b", OffsetDateTime::UNIX_EPOCH + Duration::from_secs(1));
+        revocations.revoke_user(UserId(1), clock.now());
         assert!(revocations.is_revoked(&before));
-        assert!(!revocations.is_revoked(&grant(2, "a", clock.now())));
-        hand.advance(Duration::from_secs(1));
-        assert!(!revocations.is_revoked(&grant(1, "b", clock.now())));
+        assert!(!revocations.is_revoked(&grant(2, "a", before.issued_at)));
+        assert!(!revocations.is_revoked(&same_second), "its family tells");
+        // Read from the store later, it is the same moment still.
+        hand.advance(Duration::from_secs(60));
+        revocations.revoke_user(UserId(1), OffsetDateTime::UNIX_EPOCH + Duration::from_millis(1500));
+        assert!(!revocations.is_revoked(&grant(1, "c", OffsetDateTime::UNIX_EPOCH + Duration::from_secs(2))));
     }
 
     #[test]
@@ -161,7 +172,7 @@ mod tests {
         let revocations = Revocations::new(clock, HOUR);
         for n in 0..2000 {
             revocations.revoke_family(&n.to_string());
-            revocations.revoke_user(UserId(n));
+            revocations.revoke_user(UserId(n), OffsetDateTime::UNIX_EPOCH);
         }
         hand.advance(2 * HOUR);
         for n in 0..10_000 {
@@ -173,7 +184,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_waiting_connection_learns_of_it() {
-        let (clock, _hand) = Clock::manual(OffsetDateTime::UNIX_EPOCH);
+        let (clock, hand) = Clock::manual(OffsetDateTime::UNIX_EPOCH);
         let revocations = Revocations::new(clock.clone(), HOUR);
         let wait = |grant: Grant| {
             let revocations = revocations.clone();
@@ -182,9 +193,10 @@ mod tests {
         let (by_family, by_user) = (wait(grant(1, "a", clock.now())), wait(grant(2, "b", clock.now())));
         let untouched = wait(grant(3, "c", clock.now()));
         tokio::task::yield_now().await;
+        hand.advance(Duration::from_secs(1));
         revocations.revoke_family("a");
-        revocations.revoke_user(UserId(2));
-        for woken in [by_family, by_user, wait(grant(1, "a", clock.now()))] {
+        revocations.revoke_user(UserId(2), clock.now());
+        for woken in [by_family, by_user, wait(grant(1, "a", OffsetDateTime::UNIX_EPOCH))] {
             tokio::time::timeout(Duration::from_secs(10), woken).await.expect("revoked in time").unwrap();
         }
         assert!(!untouched.is_finished());

@@ -57,6 +57,13 @@ pub struct Consumer {
     pub grant: Grant,
 }
 
+/// A caller that operates the platform.
+#[derive(Clone, Debug)]
+pub struct Admin {
+    /// Its grant.
+    pub grant: Grant,
+}
+
 impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Json<T> {
     type Rejection = ApiError;
 
@@ -214,6 +221,19 @@ impl<S: HasBackend> FromRequestParts<S> for Consumer {
             Ok(Self { id: grant.user.consumer(), grant })
         } else {
             Err(ApiError::forbidden("Only consumers may do this.").with_code("wrong_role"))
+        }
+    }
+}
+
+impl<S: HasBackend> FromRequestParts<S> for Admin {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
+        let Bearer(grant) = Bearer::from_request_parts(parts, state).await?;
+        if grant.role == Role::Admin {
+            Ok(Self { grant })
+        } else {
+            Err(ApiError::forbidden("Only operators may do this.").with_code("wrong_role"))
         }
     }
 }

@@ -9,7 +9,8 @@ mod serve;
 mod stalls;
 
 pub use extract::{
-    Bearer, Consumer, HasBackend, Json, Path, Producer, Query, bearer, body_error, is_json, malformed_json, object, unsupported_media_type,
+    Admin, Bearer, Consumer, HasBackend, Json, Path, Producer, Query, bearer, body_error, is_json, malformed_json, object,
+    unsupported_media_type,
 };
 pub use operations::operations;
 pub use problem::ApiError;

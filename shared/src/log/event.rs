@@ -3,7 +3,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::model::{ConsumerId, ProducerId, UserId};
+use crate::model::{Account, ConsumerId, ProducerId, UserId};
 
 /// What happened.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -32,6 +32,12 @@ pub enum Event {
     UserRevoked {
         /// The account.
         user: UserId,
+        /// When, in milliseconds since 1970; nodes of the first release did not say, and mean now.
+        #[serde(default)]
+        at_ms: Option<i64>,
+        /// The families of its tokens that were alive, some of them where there are many.
+        #[serde(default)]
+        families: Vec<String>,
     },
     /// What a node has taken in lately.
     Streams {
@@ -40,6 +46,18 @@ pub enum Event {
         /// Its live producers, some of them where there are many.
         streams: Vec<StreamReport>,
     },
+}
+
+/// Families told in one event.
+const FAMILIES_AT_ONCE: usize = 500;
+
+impl Event {
+    /// Word of a closed account, whose logins of these families were ended: one event, or several where they are many.
+    pub fn account_closed(account: &Account, families: Vec<String>) -> Vec<Self> {
+        let at_ms = account.revoked_at.map(|at| (at.unix_timestamp_nanos() / 1_000_000) as i64);
+        let event = |families: &[String]| Self::UserRevoked { user: account.user.id, at_ms, families: families.to_vec() };
+        if families.is_empty() { vec![event(&[])] } else { families.chunks(FAMILIES_AT_ONCE).map(event).collect() }
+    }
 }
 
 /// One live producer as one node sees it.

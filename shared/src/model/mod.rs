@@ -14,4 +14,4 @@ pub use ids::{ConsumerId, Cursor, DeviceId, Epoch, Fence, LogEpoch, Offset, Prod
 pub use ranges::RangeSet;
 pub use selection::Selection;
 pub use subscription::{Status, Subscription};
-pub use user::{Role, User};
+pub use user::{Account, Role, User};

@@ -35,7 +35,7 @@ pub use self::{
     keep::{HistoryBatch, HistoryRow, Kept},
     refresh::{RefreshToken, Spend},
     subscriptions::Change,
-    users::{Credentials, NewUser},
+    users::{AccountQuery, Credentials, NewUser},
 };
 
 /// Longest wait for one call, its waiting for a connection included.
@@ -152,7 +152,7 @@ fn millis(at: OffsetDateTime) -> i64 {
 }
 
 /// The time that [`millis`] wrote.
-fn from_millis(millis: i64) -> OffsetDateTime {
+pub(crate) fn from_millis(millis: i64) -> OffsetDateTime {
     OffsetDateTime::from_unix_timestamp_nanos(i128::from(millis) * 1_000_000).unwrap_or(OffsetDateTime::UNIX_EPOCH)
 }
 

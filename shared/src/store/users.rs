@@ -2,10 +2,10 @@
 
 use futures_util::TryFutureExt;
 use sqlx::FromRow;
-use time::PrimitiveDateTime;
+use time::{OffsetDateTime, PrimitiveDateTime};
 
-use super::{Error, Page, Store, from_column, on};
-use crate::model::{Role, User, UserId};
+use super::{Error, Page, Store, from_column, from_millis, millis, on};
+use crate::model::{Account, Role, User, UserId};
 
 /// Longest username and device id, in characters: the width of their columns.
 const MAX_NAME: usize = 255;
@@ -30,6 +30,19 @@ pub struct Credentials {
     pub user: User,
     /// The password's hash, of argon2id or, in an adopted row, bcrypt.
     pub password_hash: String,
+    /// When the account was closed.
+    pub revoked_at: Option<OffsetDateTime>,
+}
+
+/// Which accounts are wanted.
+#[derive(Clone, Debug, Default)]
+pub struct AccountQuery {
+    /// Of this role only.
+    pub role: Option<Role>,
+    /// With this in their names, in whichever case; empty: any.
+    pub name: String,
+    /// Which part of the list.
+    pub page: Page,
 }
 
 impl Store {
@@ -63,7 +76,57 @@ impl Store {
             return Ok(None);
         }
         let row = on!(self, reader, |db| sqlx::query_as::<_, Secret>(BY_NAME).bind(username).fetch_optional(db))?;
-        Ok(row.and_then(|Secret { row, password_hash }| Some(Credentials { user: row.user()?, password_hash })))
+        Ok(row.and_then(|Secret { row, password_hash, revoked_at }| {
+            Some(Credentials { user: row.user()?, password_hash, revoked_at: revoked_at.map(from_millis) })
+        }))
+    }
+
+    /// The account with this id, closed or not.
+    pub async fn account(&self, id: UserId) -> Result<Option<Account>, Error> {
+        let row = on!(self, reader, |db| sqlx::query_as::<_, AccountRow>(ACCOUNT).bind(id.0).fetch_optional(db))?;
+        Ok(row.and_then(AccountRow::account))
+    }
+
+    /// The accounts that a query names, by id, the closed ones too.
+    pub async fn accounts(&self, query: &AccountQuery) -> Result<Vec<Account>, Error> {
+        if query.name.contains('\0') {
+            return Ok(Vec::new());
+        }
+        let (role, page) = (query.role.map_or("", Role::as_str), query.page);
+        let name = if query.name.is_empty() { String::new() } else { format!("%{}%", escaped(&query.name)) };
+        let rows = on!(self, reader, |db| sqlx::query_as::<_, AccountRow>(ACCOUNTS)
+            .bind(page.after)
+            .bind(role)
+            .bind(&name)
+            .bind(page.limit())
+            .fetch_all(db))?;
+        Ok(rows.into_iter().filter_map(AccountRow::account).collect())
+    }
+
+    /// Closes an account: nobody can log in any more, and all its logins are ended. Gives the account and the families that were
+    /// alive, for the nodes to be told; `None`: there is no such account. Closing it again ends what is left.
+    pub async fn close_account(&self, id: UserId, now: OffsetDateTime) -> Result<Option<(Account, Vec<String>)>, Error> {
+        // In this order: a login that is under way looks again after it has left its token, so it is seen by one of the two.
+        on!(self, writer, |db| sqlx::query(CLOSE).bind(id.0).bind(millis(now)).execute(db).map_ok(drop))?;
+        let families = self.revoke_user(id, now).await?;
+        Ok(self.account(id).await?.map(|account| (account, families)))
+    }
+
+    /// Opens a closed account for new logins. What was ended stays ended.
+    pub async fn reopen_account(&self, id: UserId, now: OffsetDateTime) -> Result<Option<Account>, Error> {
+        // Again, in case closing it was broken off between its two steps.
+        if self.account(id).await?.is_some_and(|account| account.revoked_at.is_some()) {
+            self.revoke_user(id, now).await?;
+            on!(self, writer, |db| sqlx::query(REOPEN).bind(id.0).execute(db).map_ok(drop))?;
+        }
+        self.account(id).await
+    }
+
+    /// The accounts closed at or after `since`, and when. With `since` one access token's life ago, these are all that may still
+    /// have live tokens.
+    pub async fn closed_accounts(&self, since: OffsetDateTime) -> Result<Vec<(UserId, OffsetDateTime)>, Error> {
+        let rows = on!(self, reader, |db| sqlx::query_as::<_, (i64, i64)>(CLOSED).bind(millis(since)).fetch_all(db))?;
+        Ok(rows.into_iter().map(|(id, at)| (UserId(id), from_millis(at))).collect())
     }
 
     /// Replaces a password hash; nothing happens where there is no such account.
@@ -72,7 +135,7 @@ impl Store {
         on!(self, writer, |db| sqlx::query(SET_HASH).bind(id.0).bind(hash).execute(db).map_ok(drop))
     }
 
-    /// The accounts of one role.
+    /// The accounts of one role, without those that are closed.
     pub async fn users(&self, role: Role, page: Page) -> Result<Vec<User>, Error> {
         let rows =
             on!(self, reader, |db| sqlx::query_as::<_, Row>(LIST).bind(role.as_str()).bind(page.after).bind(page.limit()).fetch_all(db))?;
@@ -88,10 +151,22 @@ macro_rules! columns {
 
 const INSERT: &str = concat!("INSERT INTO users (username, password_hash, role, device_id) VALUES ($1, $2, $3, $4) RETURNING ", columns!());
 const BY_ID: &str = concat!("SELECT ", columns!(), " FROM users WHERE id = $1");
-const BY_NAME: &str = concat!("SELECT password_hash, ", columns!(), " FROM users WHERE username = $1");
+const BY_NAME: &str = concat!("SELECT password_hash, revoked_at, ", columns!(), " FROM users WHERE username = $1");
 const SET_HASH: &str = "UPDATE users SET password_hash = $2 WHERE id = $1";
 // `users.id`, because a plain `id` would mean the converted column, which no index is in order of.
-const LIST: &str = concat!("SELECT ", columns!(), " FROM users WHERE role = $1 AND id > $2 ORDER BY users.id LIMIT $3");
+const LIST: &str =
+    concat!("SELECT ", columns!(), " FROM users WHERE role = $1 AND id > $2 AND revoked_at IS NULL ORDER BY users.id LIMIT $3");
+const ACCOUNT: &str = concat!("SELECT revoked_at, ", columns!(), " FROM users WHERE id = $1");
+// Case is the database's own to judge: SQLite knows that of A to Z. Roles that nobody can act in are passed over here, so that a page is full.
+const ACCOUNTS: &str = concat!(
+    "SELECT revoked_at, ",
+    columns!(),
+    " FROM users WHERE id > $1 AND role IN ('producer', 'consumer', 'admin') AND ($2 = '' OR role = $2) \
+     AND ($3 = '' OR LOWER(username) LIKE LOWER($3) ESCAPE '!') ORDER BY users.id LIMIT $4"
+);
+const CLOSE: &str = "UPDATE users SET revoked_at = $2 WHERE id = $1 AND revoked_at IS NULL";
+const REOPEN: &str = "UPDATE users SET revoked_at = NULL WHERE id = $1";
+const CLOSED: &str = "SELECT CAST(id AS BIGINT) AS id, revoked_at FROM users WHERE revoked_at >= $1";
 
 #[derive(FromRow)]
 struct Row {
@@ -107,6 +182,20 @@ struct Secret {
     #[sqlx(flatten)]
     row: Row,
     password_hash: String,
+    revoked_at: Option<i64>,
+}
+
+#[derive(FromRow)]
+struct AccountRow {
+    #[sqlx(flatten)]
+    row: Row,
+    revoked_at: Option<i64>,
+}
+
+impl AccountRow {
+    fn account(self) -> Option<Account> {
+        Some(Account { user: self.row.user()?, revoked_at: self.revoked_at.map(from_millis) })
+    }
 }
 
 impl Row {
@@ -124,6 +213,11 @@ impl Row {
             created_at: from_column(self.created_at),
         })
     }
+}
+
+/// The text with nothing in it that LIKE takes for more than itself.
+fn escaped(text: &str) -> String {
+    text.chars().flat_map(|c| matches!(c, '!' | '%' | '_').then_some('!').into_iter().chain([c])).collect()
 }
 
 /// PostgreSQL holds no zero byte in a text; SQLite would take any length.

@@ -1,0 +1,90 @@
+//! `GET /accounts`: every account, for operators.
+
+use axum::{
+    extract::State,
+    http::{HeaderMap, HeaderValue, header},
+};
+use motience_shared::{
+    http::{Admin, ApiError, Json, Query},
+    model::Account,
+    store::AccountQuery,
+};
+use serde::Deserialize;
+use utoipa::IntoParams;
+
+use crate::http::{Shared, shapes};
+
+/// Longest part of a name that is looked for, in bytes: as long as a name.
+const MAX_QUERY: usize = 255;
+
+/// Which accounts.
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+pub(super) struct Wanted {
+    /// Of this role only: `producer`, `consumer` or `admin`.
+    #[param(pattern = "^(producer|consumer|admin)$")]
+    role: Option<String>,
+    /// A part of the name, in whichever case.
+    #[param(max_length = 255)]
+    query: Option<String>,
+    /// Most entries wanted, 1 to 1000.
+    #[param(minimum = 1, maximum = 1000)]
+    limit: Option<i64>,
+    /// The last id already seen.
+    #[param(minimum = 0)]
+    after: Option<i64>,
+}
+
+/// Accounts by id, revoked ones too. Where there may be more, `Link` names the next part.
+#[utoipa::path(get, path = "/accounts", tag = "operators", params(Wanted), security(("bearer" = [])), responses(
+    (status = 200, description = "Some of them", body = [shapes::Account]),
+    (status = 401, description = "No or bad token", body = shapes::Problem, content_type = "application/problem+json"),
+    (status = 403, description = "Not an operator", body = shapes::Problem, content_type = "application/problem+json"),
+    (status = 422, description = "A parameter is out of bounds", body = shapes::Problem, content_type = "application/problem+json"),
+    (status = 503, description = "The database is away", body = shapes::Problem, content_type = "application/problem+json"),
+))]
+pub(super) async fn accounts(
+    State(services): State<Shared>,
+    _caller: Admin,
+    Query(wanted): Query<Wanted>,
+) -> Result<(HeaderMap, Json<Vec<Account>>), ApiError> {
+    let query = wanted.query()?;
+    let accounts = services.backend.store.accounts(&query).await?;
+    let mut headers = HeaderMap::new();
+    if accounts.len() == query.page.limit as usize
+        && let Some(last) = accounts.last()
+        && let Some(link) = wanted.next(query.page.limit, last.user.id.0)
+    {
+        headers.insert(header::LINK, link);
+    }
+    Ok((headers, Json(accounts)))
+}
+
+impl Wanted {
+    fn query(&self) -> Result<AccountQuery, ApiError> {
+        let role = self.role.as_deref().map(str::parse).transpose();
+        let role = role.map_err(|_| ApiError::invalid("role", "role must be producer, consumer or admin."))?;
+        let name = self.query.clone().unwrap_or_default();
+        if name.len() > MAX_QUERY {
+            return Err(ApiError::invalid("query", format!("query must have at most {MAX_QUERY} bytes.")));
+        }
+        Ok(AccountQuery { role, name, page: shapes::Paging::new(self.limit, self.after).page()? })
+    }
+
+    /// The address of the part after the account `last`: a query alone, so that it holds under every alias and behind every proxy.
+    fn next(&self, limit: u32, last: i64) -> Option<HeaderValue> {
+        let mut next = format!("<?limit={limit}&after={last}");
+        if let Some(role) = &self.role {
+            next.push_str(&format!("&role={role}"));
+        }
+        if let Some(query) = &self.query {
+            next.push_str("&query=");
+            next.extend(query.bytes().map(|byte| match byte {
+                b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => char::from(byte).to_string(),
+                other => format!("%{other:02X}"),
+            }));
+        }
+        next.push_str(">; rel=\"next\"");
+        HeaderValue::from_str(&next).ok()
+    }
+}
