@@ -23,7 +23,7 @@ use motience_shared::{
     http::{ApiError, Seat},
     model::{Cursor, CursorName, ProducerId, Role, Selection, record},
     relay::{
-        Delivery, Feed, FeedEvent, ReadFrom,
+        Delivery, Feed, FeedEvent, Kind, ReadFrom,
         order::{self, Reorder},
         places::{self, Place},
         view::{Thinned, View},
@@ -100,7 +100,7 @@ fn view(selection: &Selection, v2: bool) -> Result<Option<View>, ApiError> {
 
 async fn serve(socket: WebSocket, grant: &Grant, mut session: Session<'_>, _seat: Seat) {
     let shared = session.shared;
-    let _open = shared.consumers.open();
+    let _open = (shared.consumers.open(), shared.backend.relay.own_node().open(Kind::Consumer));
     let mut socket = Socket::new(socket, &shared.config);
     let goodbye = session.run(&mut socket, grant).await;
     session.feed.finish().await;

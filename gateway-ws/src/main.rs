@@ -65,6 +65,7 @@ async fn run(cli: Cli) -> anyhow::Result<()> {
     let tls = if gateway.tls { Some(source.load(clock.now())?) } else { None };
     let (identity, ca) = tls.unzip();
     let backend = Backend::open(backend, clock.clone()).await?;
+    backend.relay.own_node().set_roles(["wss"]);
     let scheme = gateway.scheme();
     let gateway = bind(gateway, identity.as_ref(), None, backend.clone(), shutdown.clone()).await?;
     if let Some(file) = &cli.ready_file {

@@ -15,13 +15,13 @@ use axum::{
 use motience_shared::{
     auth::Grant,
     http::{ApiError, Seat},
-    log,
+    log::{self, Transport},
     model::{
         Role,
         envelope::{self, Envelope, MAX_ENVELOPE, MAX_ID},
         record::{self, Defaults},
     },
-    relay::{self, Publisher, Refusal, Ticket},
+    relay::{self, Kind, Publisher, Refusal, Senders, Ticket},
 };
 use serde_json::json;
 use tokio::time::{Duration, timeout};
@@ -57,9 +57,11 @@ pub(crate) async fn upgrade(State(shared): State<Arc<Shared>>, request: Request)
 }
 
 async fn serve(socket: WebSocket, grant: Grant, publisher: Publisher, _seat: Seat, shared: Arc<Shared>) {
-    let _open = shared.producers.open();
+    let relay = &shared.backend.relay;
+    let _open = (shared.producers.open(), relay.own_node().open(Kind::Producer));
+    let devices = relay.devices().senders(grant.user.producer(), Transport::WebSocket);
     let mut socket = Socket::new(socket, &shared.config);
-    let mut session = Session { shared: &shared, grant: &grant, publisher, replies: VecDeque::new(), accepted: 0 };
+    let mut session = Session { shared: &shared, grant: &grant, publisher, devices, replies: VecDeque::new(), accepted: 0 };
     let goodbye = session.run(&mut socket).await;
     debug!(?goodbye, "producer leaves");
     socket.close(goodbye).await;
@@ -82,6 +84,7 @@ struct Session<'s> {
     shared: &'s Shared,
     grant: &'s Grant,
     publisher: Publisher,
+    devices: Senders,
     replies: VecDeque<Reply>,
     /// Records accepted on this connection: the `seq` of acknowledgements.
     accepted: u64,
@@ -163,13 +166,16 @@ impl Session<'_> {
         goodbye.map_or(Ok(()), Err)
     }
 
-    async fn submit(&self, records: Vec<(Bytes, Option<String>)>) -> Result<Ticket, Goodbye> {
+    async fn submit(&mut self, records: Vec<(Bytes, Option<String>)>) -> Result<Ticket, Goodbye> {
         if records.is_empty() {
             return Ok(Ticket::default());
         }
         let mut group = self.publisher.group();
         let (count, bytes) = (records.len() as u64, records.iter().map(|(json, _)| json.len() as u64).sum());
         for (json, id) in records {
+            if let Some(device) = record::device_of(&json) {
+                self.devices.seen(&device);
+            }
             group.push_unnumbered(id.as_deref(), json);
         }
         let ticket = group.submit().await.map_err(|refusal| match refusal {

@@ -24,9 +24,9 @@ use bytes::BytesMut;
 use motience_shared::{
     auth::Grant,
     http::{ApiError, Seat},
-    log,
+    log::{self, Transport},
     model::{DeviceId, Role},
-    relay,
+    relay::{self, Kind},
     wire::{self, CloseCode, Frame, Hello, Intent, Limits, VERSION},
 };
 use tokio::time::timeout;
@@ -107,11 +107,13 @@ async fn run(socket: &mut Socket, seat: &mut Seat, shared: &Shared) -> Result<()
     let grant = admit(&hello, shared)?;
     let device = DeviceId::new(&hello.device_id).map_err(|e| Ending::new(CloseCode::Protocol, e.to_string()))?;
     seat.claim(grant.user).map_err(|_| Ending::new(CloseCode::RateLimited, "too many connections of this account"))?;
-    let _open = shared.tunnels.open();
+    let relay = &shared.backend.relay;
+    let _open = (shared.tunnels.open(), relay.own_node().open(Kind::Tunnel));
     info!(user = %grant.user, %device, "device connected by tunnel");
     let name = log::SessionName::device(&device);
-    let publisher = shared.backend.relay.publisher(grant.user.producer(), name, hello.epoch).await?;
-    session::Session::new(socket, shared, &publisher, grant, hello.features).run(rest).await
+    let publisher = relay.publisher(grant.user.producer(), name, hello.epoch).await?;
+    let presence = relay.devices().enter(grant.user.producer(), device.as_str(), Transport::Tunnel);
+    session::Session::new(socket, shared, &publisher, presence, grant, hello.features).run(rest).await
 }
 
 /// Waits for Hello, and gives what came behind it in the same message.

@@ -2,7 +2,9 @@
 
 use std::path::PathBuf;
 
-use clap::{Parser, Subcommand};
+use clap::{Parser, Subcommand, ValueEnum};
+
+use motience_shared::model::Role;
 
 use crate::config::Roles;
 
@@ -41,6 +43,20 @@ pub enum Command {
         #[arg(long)]
         any_ports: bool,
     },
+    /// Make operators, and close or open accounts. Works on the configured database, also while servers run on it.
+    ///
+    /// Exit codes: 0 done; 1 the database or a file failed; 2 the command line is wrong; 3 refused (the name is taken, there is no
+    /// such account, the name or the password is not good enough); 78 the settings are wrong.
+    Admin {
+        /// What to do.
+        #[command(subcommand)]
+        action: Action,
+    },
+    /// Print a document of the interfaces, as JSON, and open nothing: OpenAPI 3.1 of ap, sm or dsm, or AsyncAPI 3 of the streams.
+    Openapi {
+        /// Which.
+        document: Document,
+    },
     /// Ask a running server whether it is ready: exit code 0 or 1.
     Healthcheck {
         /// The address of its operations listener.
@@ -50,4 +66,52 @@ pub enum Command {
         #[arg(long, default_value_t = 3)]
         limit: u64,
     },
+}
+
+/// What `admin` does.
+#[derive(Debug, Subcommand)]
+pub enum Action {
+    /// Make an account with the role admin, which registration never gives.
+    Create {
+        /// Its name.
+        #[arg(long)]
+        username: String,
+        /// Where its password stands, on the first line. Without it: asked for on a terminal, read from standard input elsewhere.
+        #[arg(long)]
+        password_file: Option<PathBuf>,
+    },
+    /// List accounts: id, role, name, and when they were revoked.
+    List {
+        /// Of this role only: producer, consumer or admin.
+        #[arg(long)]
+        role: Option<Role>,
+        /// With this in their names.
+        #[arg(long, default_value = "")]
+        query: String,
+    },
+    /// Close an account: its tokens and live connections end, and nobody can log in to it. With Redis at once, else within 30 seconds.
+    Revoke {
+        /// Its name.
+        #[arg(long)]
+        username: String,
+    },
+    /// Open a closed account again for new logins.
+    Restore {
+        /// Its name.
+        #[arg(long)]
+        username: String,
+    },
+}
+
+/// A document of the interfaces.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub enum Document {
+    /// Accounts.
+    Ap,
+    /// Subscriptions.
+    Sm,
+    /// Data.
+    Dsm,
+    /// Everything that streams.
+    Asyncapi,
 }

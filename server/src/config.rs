@@ -31,6 +31,12 @@ pub struct Roles {
 impl Roles {
     /// Everything in one process.
     pub const ALL: Self = Self { ap: true, sm: true, dsm: true, ingest: true, wss: true };
+
+    /// Those that it has, as they are written.
+    pub fn names(self) -> impl Iterator<Item = &'static str> {
+        let all = [(self.ap, "ap"), (self.sm, "sm"), (self.dsm, "dsm"), (self.ingest, "ingest"), (self.wss, "wss")];
+        all.into_iter().filter_map(|(has, name)| has.then_some(name))
+    }
 }
 
 /// The text names no role.

@@ -1,10 +1,13 @@
 //! The Motience server: accounts, subscriptions, data streams, QUIC ingest and the WebSocket gateway, in one process or
 //! in many.
 
+mod admin;
 pub mod ap;
+mod asyncapi;
 pub mod cli;
 pub mod config;
 mod demo;
+mod documents;
 pub mod dsm;
 pub mod h3;
 mod healthcheck;
@@ -55,7 +58,15 @@ async fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
     if let Some(Command::Healthcheck { address, limit }) = &cli.command {
         return Ok(healthcheck::ask(address, *limit).await);
     }
+    if let Some(Command::Openapi { document }) = &cli.command {
+        println!("{}", documents::text(*document)?);
+        return Ok(ExitCode::SUCCESS);
+    }
     let env = Env::load()?;
+    if let Some(Command::Admin { action }) = cli.command {
+        telemetry::init(&env, "warn")?;
+        return admin::run(&env, action).await;
+    }
     if let Some(Command::Demo { seconds, dir, any_ports }) = &cli.command {
         telemetry::init(&env, "warn")?;
         return demo::run(&env, demo::Options { seconds: *seconds, dir: dir.clone(), any_ports: *any_ports, ready_file: cli.ready_file })

@@ -119,6 +119,7 @@ impl Server {
         let backend = Backend::open(config.backend, clock).await?;
         let services = http::Services::new(Arc::clone(&backend), config.http.clone(), shutdown.soft().clone());
         let roles = config.roles;
+        backend.relay.own_node().set_roles(roles.names());
         let ingest = match identity.as_ref().filter(|_| roles.ingest) {
             None => None,
             Some(identity) => {

@@ -13,7 +13,7 @@ use crate::{
     env::{self, Env},
     log::{self, Event, Log, Retention, Signal, Sink, embedded},
     model::{Account, UserId},
-    relay::{Hub, Limits, Relay, Routes, Streams},
+    relay::{Devices, Hub, Limits, Nodes, Relay, Reports, Routes, Streams},
     store::{self, Store},
 };
 
@@ -168,8 +168,12 @@ impl Backend {
         load_revocations(&store, &revocations, &config.auth, &clock).await?;
         let hub = Arc::new(Hub::new(config.limits.ring));
         let routes = Arc::new(Routes::new());
-        let streams = Arc::new(Streams::new(config.node.clone()));
-        let sink = sink(&hub, &routes, &streams, &revocations, &clock);
+        let reports = Reports {
+            streams: Arc::new(Streams::new(config.node.clone())),
+            nodes: Arc::new(Nodes::new(config.node.clone(), clock.now())),
+            devices: Arc::new(Devices::new(config.node.clone(), clock.clone(), config.limits.devices)),
+        };
+        let sink = sink(&hub, &routes, &reports, &revocations, &clock);
         let kind = config.kind();
         let log = match &config.redis {
             None if config.volatile => Log::Embedded(embedded::Log::in_memory(config.retention, clock.clone(), sink)),
@@ -177,7 +181,7 @@ impl Backend {
             Some(url) => Log::Redis(log::redis::Log::connect(url, config.replicas, config.retention, sink).await?),
         };
         info!(?kind, durability = log.durability(), node = config.node, "backend is open");
-        let relay = Relay::new(log, store.clone(), hub, routes, streams, clock.clone(), config.limits);
+        let relay = Relay::new(log, store.clone(), hub, routes, reports, clock.clone(), config.limits);
         let refresher = tokio::spawn(refresh_revocations(store.clone(), revocations.clone(), config.auth.clone(), clock.clone()));
         Ok(Arc::new(Self {
             store,
@@ -256,8 +260,8 @@ impl fmt::Debug for Backend {
     }
 }
 
-fn sink(hub: &Arc<Hub>, routes: &Arc<Routes>, streams: &Arc<Streams>, revocations: &Revocations, clock: &Clock) -> Sink {
-    let (hub, routes, streams, revocations) = (Arc::clone(hub), Arc::clone(routes), Arc::clone(streams), revocations.clone());
+fn sink(hub: &Arc<Hub>, routes: &Arc<Routes>, reports: &Reports, revocations: &Revocations, clock: &Clock) -> Sink {
+    let (hub, routes, reports, revocations) = (Arc::clone(hub), Arc::clone(routes), reports.clone(), revocations.clone());
     let clock = clock.clone();
     Arc::new(move |signal| match signal {
         Signal::Batch(batch) => hub.deliver(&batch),
@@ -271,7 +275,7 @@ fn sink(hub: &Arc<Hub>, routes: &Arc<Routes>, streams: &Arc<Streams>, revocation
                 _ => {}
             }
             routes.apply(&event);
-            streams.apply(&event);
+            reports.apply(&event, &clock);
         }
         Signal::Interrupted => {
             hub.suspect();

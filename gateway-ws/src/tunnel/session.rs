@@ -7,7 +7,7 @@ use bytes::BytesMut;
 use motience_shared::{
     auth::Grant,
     log,
-    relay::{self, Committed, Intake, Pending, Publisher, Refusal},
+    relay::{self, Committed, Intake, Pending, Presence, Publisher, Refusal},
     wire::{
         Ack, CloseCode, Frame, Limits, Record, Shape, ShapeAccepted, TokenAccepted, TokenRefresh, Welcome,
         compact::{self, Decoder},
@@ -34,6 +34,7 @@ pub(super) struct Session<'s> {
     socket: &'s mut Socket,
     shared: &'s Shared,
     publisher: &'s Publisher,
+    presence: Presence,
     grant: Grant,
     /// Whether the grant is another one since this was looked at.
     renewed: bool,
@@ -46,11 +47,29 @@ pub(super) struct Session<'s> {
 }
 
 impl<'s> Session<'s> {
-    pub(super) fn new(socket: &'s mut Socket, shared: &'s Shared, publisher: &'s Publisher, grant: Grant, offered: u64) -> Self {
+    pub(super) fn new(
+        socket: &'s mut Socket,
+        shared: &'s Shared,
+        publisher: &'s Publisher,
+        presence: Presence,
+        grant: Grant,
+        offered: u64,
+    ) -> Self {
         let records = Limits::for_records(shared.backend.relay.limits().record);
         let limits = Limits { frame: records.frame.max(Limits::control().frame) };
         let shapes = (offered & features::COMPACT != 0).then(Decoder::new);
-        Self { socket, shared, publisher, grant, renewed: false, limits, shapes, pending: Pending::default(), out: BytesMut::new() }
+        Self {
+            socket,
+            shared,
+            publisher,
+            presence,
+            grant,
+            renewed: false,
+            limits,
+            shapes,
+            pending: Pending::default(),
+            out: BytesMut::new(),
+        }
     }
 
     /// Runs until the device leaves or has to. `rest`: what came in one message with its Hello.
@@ -149,6 +168,7 @@ impl<'s> Session<'s> {
                 Frame::Shape(shape) => self.learn(shape)?,
                 Frame::Skipped(skipped) => group.skip(&skipped.ranges).map_err(refusal)?,
                 Frame::TokenRefresh(refresh) => self.renew(&refresh)?,
+                Frame::Health(health) => self.presence.health(health.loss_ppm, health.backlog),
                 Frame::Ping => Frame::Pong.encode(&mut self.out),
                 // The device waits for the last acknowledgements, which come in any case, and closes.
                 Frame::Done | Frame::Pong => {}
@@ -167,6 +187,7 @@ impl<'s> Session<'s> {
 
     async fn hand_on(&mut self, group: Intake<'s>) -> Result<(), Ending> {
         self.shared.tunnels.count(group.records(), group.bytes() as u64);
+        self.presence.seen(group.records());
         let Some(submitted) = group.submit().await.map_err(refusal)? else { return Ok(()) };
         self.pending.add(submitted.ticket, submitted.numbers);
         submitted.refused.into_iter().for_each(|refused| Frame::Refused(refused).encode(&mut self.out));

@@ -13,10 +13,10 @@ mod verify;
 use std::sync::Arc;
 
 use axum::Router;
-use utoipa::OpenApi;
+use utoipa::{OpenApi, openapi};
 use utoipa_axum::{router::OpenApiRouter, routes};
 
-use crate::http::{Service, Services, Shared};
+use crate::http::{Service, Services, Shared, secured};
 
 #[derive(OpenApi)]
 #[openapi(info(
@@ -32,7 +32,17 @@ pub fn router(services: &Arc<Services>) -> Router {
 
 /// What it does and how it is described.
 pub(crate) fn service(services: &Arc<Services>) -> Service {
-    let (operations, document) = OpenApiRouter::with_openapi(Document::openapi())
+    let (operations, document) = operations().with_state(Shared(Arc::clone(services))).split_for_parts();
+    Service { name: "motience-ap", prefix: "/ap", alias: "/api/auth", operations, document, more: Router::new() }
+}
+
+/// Its OpenAPI document.
+pub fn document() -> openapi::OpenApi {
+    secured(operations().into_openapi())
+}
+
+fn operations() -> OpenApiRouter<Shared> {
+    OpenApiRouter::with_openapi(Document::openapi())
         .routes(routes!(register::register))
         .routes(routes!(login::login))
         .routes(routes!(refresh::refresh))
@@ -43,7 +53,4 @@ pub(crate) fn service(services: &Arc<Services>) -> Service {
         .routes(routes!(accounts::accounts))
         .routes(routes!(revoke::revoke))
         .routes(routes!(revoke::restore))
-        .with_state(Shared(Arc::clone(services)))
-        .split_for_parts();
-    Service { name: "motience-ap", prefix: "/ap", alias: "/api/auth", operations, document, more: Router::new() }
 }

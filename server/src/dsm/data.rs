@@ -11,6 +11,7 @@ use axum::{
 };
 use motience_shared::{
     http::{ApiError, Json, Producer, body_error, is_json, malformed_json, unsupported_media_type},
+    log::Transport,
     model::record::{self, Defaults},
     relay::Refusal,
 };
@@ -125,11 +126,20 @@ pub(super) async fn data(
     if accepted > 0 {
         let publisher = backend.relay.passing_publisher(caller.id).await?;
         let mut group = publisher.group();
-        for record in records {
-            group.push_unnumbered(None, record);
+        for record in &records {
+            group.push_unnumbered(None, record.clone());
         }
         let ticket = group.submit().await.map_err(refusal)?;
         publisher.committed(ticket).await?;
+        let mut devices = records.iter().filter_map(|record| record::device_of(record)).peekable();
+        while let Some(device) = devices.next() {
+            // Records of one device mostly come together.
+            let mut count = 1;
+            while devices.next_if_eq(&device).is_some() {
+                count += 1;
+            }
+            backend.relay.devices().note(caller.id, &device, Transport::Http, count);
+        }
     }
     let subscriber_count = backend.relay.subscriber_count(caller.id).await?;
     Ok(Json(Taken::Records(Accepted { accepted, subscriber_count })))

@@ -7,9 +7,8 @@ use axum::{
     http::{HeaderMap, HeaderValue, header},
 };
 use motience_shared::{
-    auth::Grant,
     http::{ApiError, Bearer, Json, Path, Query},
-    model::{LogEpoch, ProducerId, Role},
+    model::{LogEpoch, ProducerId},
     store::{HistoryQuery, MAX_PAGE},
 };
 use serde::{Deserialize, Serialize};
@@ -18,6 +17,7 @@ use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 use utoipa::{IntoParams, ToSchema};
 
 use self::part::{After, Record};
+use super::may_read;
 use crate::http::{Shared, shapes};
 
 /// What part of the history.
@@ -89,14 +89,6 @@ pub(super) async fn history(
     let producer_id = producer.to_string();
     let kept = |Record { id, device_id, timestamp, data }| Kept { id, producer_id: producer_id.clone(), device_id, timestamp, data };
     Ok((headers, Json(part.records.into_iter().map(kept).collect())))
-}
-
-async fn may_read(services: &Shared, grant: &Grant, producer: ProducerId) -> Result<bool, ApiError> {
-    Ok(match grant.role {
-        Role::Producer => grant.user == producer.user(),
-        Role::Consumer => services.backend.store.is_following(grant.user.consumer(), producer).await?,
-        Role::Admin => true,
-    })
 }
 
 impl Wanted {

@@ -1,8 +1,10 @@
-//! dsm, the data service: records over HTTP, the history, live streams, consumers' cursors. One operation a file.
+//! dsm, the data service: records over HTTP, the history, live streams, consumers' cursors, devices and nodes. One operation a file.
 
 mod cursors;
 mod data;
+mod devices;
 mod history;
+mod nodes;
 mod readings;
 mod streams;
 mod writer;
@@ -10,20 +12,25 @@ mod writer;
 use std::sync::Arc;
 
 use axum::{Router, extract::DefaultBodyLimit};
-use utoipa::OpenApi;
+use motience_shared::{
+    auth::Grant,
+    http::ApiError,
+    model::{ProducerId, Role},
+};
+use utoipa::{OpenApi, openapi};
 use utoipa_axum::{router::OpenApiRouter, routes};
 
 pub use writer::history_writer;
 
 use crate::{
-    http::{Service, Services, Shared},
+    http::{Service, Services, Shared, secured},
     stream,
 };
 
 #[derive(OpenApi)]
 #[openapi(info(
     title = "Motience: data",
-    description = "Records over HTTP, the history, live streams, consumers' cursors. Every path also answers under `/api`."
+    description = "Records over HTTP, the history, live streams, consumers' cursors, devices and nodes. Every path also answers under `/api`."
 ))]
 struct Document;
 
@@ -34,15 +41,34 @@ pub fn router(services: &Arc<Services>) -> Router {
 
 /// What it does and how it is described.
 pub(crate) fn service(services: &Arc<Services>) -> Service {
-    let data = OpenApiRouter::new().routes(routes!(data::data)).layer(DefaultBodyLimit::max(services.config.data_body));
-    let (operations, document) = OpenApiRouter::with_openapi(Document::openapi())
+    let (operations, document) = operations(services.config.data_body).with_state(Shared(Arc::clone(services))).split_for_parts();
+    Service { name: "motience-dsm", prefix: "/dsm", alias: "/api", operations, document, more: Router::new() }
+}
+
+/// Its OpenAPI document.
+pub fn document() -> openapi::OpenApi {
+    secured(operations(0).into_openapi())
+}
+
+/// `data_body`: largest body of `POST /data`.
+fn operations(data_body: usize) -> OpenApiRouter<Shared> {
+    let data = OpenApiRouter::new().routes(routes!(data::data)).layer(DefaultBodyLimit::max(data_body));
+    OpenApiRouter::with_openapi(Document::openapi())
         .merge(data)
         .routes(routes!(history::history))
         .routes(routes!(streams::streams))
         .routes(routes!(stream::stream))
         .routes(routes!(cursors::list))
         .routes(routes!(cursors::delete))
-        .with_state(Shared(Arc::clone(services)))
-        .split_for_parts();
-    Service { name: "motience-dsm", prefix: "/dsm", alias: "/api", operations, document, more: Router::new() }
+        .routes(routes!(devices::devices))
+        .routes(routes!(nodes::nodes))
+}
+
+/// Whether a caller may see a producer's records and devices.
+async fn may_read(services: &Shared, grant: &Grant, producer: ProducerId) -> Result<bool, ApiError> {
+    Ok(match grant.role {
+        Role::Producer => grant.user == producer.user(),
+        Role::Consumer => services.backend.store.is_following(grant.user.consumer(), producer).await?,
+        Role::Admin => true,
+    })
 }

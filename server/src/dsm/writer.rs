@@ -79,7 +79,7 @@ struct Writer {
 
 impl Writer {
     fn new(services: Arc<Services>) -> Self {
-        let subscriber = services.backend.relay.subscriber();
+        let subscriber = services.backend.relay.subscriber().uncounted();
         Self { services, subscriber, kept: HashMap::new(), wanted: BTreeSet::new(), newest: 0, gathered: Gathered::default() }
     }
 

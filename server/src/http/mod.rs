@@ -195,7 +195,7 @@ fn documented(prefix: &str, document: OpenApi) -> Router {
 }
 
 /// Every document names the one way to authenticate.
-fn secured(mut document: OpenApi) -> OpenApi {
+pub(crate) fn secured(mut document: OpenApi) -> OpenApi {
     let bearer = SecurityScheme::Http(Http::builder().scheme(HttpAuthScheme::Bearer).bearer_format("JWT").build());
     document.components.get_or_insert_default().add_security_scheme("bearer", bearer);
     document

@@ -5,16 +5,19 @@ use std::sync::Arc;
 use bytes::{Bytes, BytesMut};
 use motience_shared::{
     auth::Grant,
-    log,
+    log::{self, Transport},
     model::{DeviceId, Role},
-    relay,
+    relay::{self, Kind, Path},
     wire::{self, CloseCode, Frame, Hello, Intent, Limits, VERSION},
 };
 use quinn::{Connection, ConnectionError, ReadError, RecvStream, SendStream, WriteError, ZeroRttAccepted};
 use tokio::time::timeout;
 use tracing::{debug, info, warn};
 
-use super::{Shared, consumer, number, producer};
+use super::{
+    Shared, consumer, number,
+    producer::{self, Device},
+};
 
 /// Bytes taken from a stream in one read.
 pub(super) const READ: usize = 64 * 1024;
@@ -94,13 +97,18 @@ async fn run(connection: &Connection, finished: ZeroRttAccepted, shared: &Arc<Sh
         timeout(shared.config.hello_limit, greet(connection)).await.map_err(|_| Ending::new(CloseCode::Protocol, "no Hello in time"))??;
     let grant = admit(&hello, shared)?;
     let device = DeviceId::new(&hello.device_id).map_err(|e| Ending::new(CloseCode::Protocol, e.to_string()))?;
-    let _seat = shared.established.enter();
+    let relay = &shared.backend.relay;
+    let _seat = (shared.established.enter(), relay.own_node().open(Kind::Quic));
     info!(user = %grant.user, %device, intent = ?hello.intent, "device connected");
     match hello.intent {
         Intent::Produce => {
             let name = log::SessionName::device(&device);
-            let publisher = shared.backend.relay.publisher(grant.user.producer(), name, hello.epoch).await?;
-            producer::serve(connection, control, grant, hello.features, publisher, shared).await
+            let publisher = relay.publisher(grant.user.producer(), name, hello.epoch).await?;
+            let presence = relay.devices().enter(grant.user.producer(), device.as_str(), Transport::Quic);
+            let path = connection.clone();
+            presence.watch(move || Path { rtt: path.rtt(), address: path.remote_address(), packets: path.stats().udp_rx.datagrams });
+            let device = Device { publisher, presence, offered: hello.features };
+            producer::serve(connection, control, grant, device, shared).await
         }
         Intent::Consume => {
             // Nothing is given away before the peer has shown that it is there.

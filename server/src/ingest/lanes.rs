@@ -4,7 +4,7 @@
 use bytes::BytesMut;
 use futures_util::{StreamExt as _, stream::FuturesUnordered};
 use motience_shared::{
-    relay::{Intake, Publisher, Refusal},
+    relay::{Intake, Presence, Publisher, Refusal},
     wire::{CloseCode, Frame, Limits, Record, StreamKind},
 };
 use quinn::{Connection, RecvStream};
@@ -23,6 +23,7 @@ const GROUP: usize = 256 * 1024;
 #[derive(Clone, Copy)]
 pub(super) struct Entrance<'s> {
     pub(super) publisher: &'s Publisher,
+    pub(super) presence: &'s Presence,
     pub(super) outcomes: &'s Outcomes,
     pub(super) shapes: &'s Shapes,
     /// Longest record.
@@ -84,6 +85,7 @@ impl Entrance<'_> {
     }
 
     async fn submit(self, group: Intake<'_>) -> Result<(), Ending> {
+        self.presence.seen(group.records());
         if let Some(submitted) = group.submit().await.map_err(refusal)? {
             self.outcomes.submitted(submitted).await?;
         }

@@ -27,6 +27,8 @@ pub(super) async fn read_all(connection: &Connection, entrance: Entrance<'_>, ba
         let record = entrance.record(frame)?;
         if latest.is_late(record.seq.0) || !latest.submit(&record.json).await {
             metrics::counter!("motience_latest_dropped_total").increment(1);
+        } else {
+            entrance.presence.seen(1);
         }
     }
 }

@@ -7,7 +7,7 @@ use motience_shared::{
     auth::Grant,
     log,
     model::RangeSet,
-    relay::{Intake, Pending, Publisher, Submitted, Ticket},
+    relay::{Intake, Pending, Presence, Publisher, Submitted, Ticket},
     wire::{Ack, Frame, Refused, ShapeAccepted, Welcome, features},
 };
 use quinn::Connection;
@@ -59,20 +59,27 @@ impl Outcomes {
     }
 }
 
-/// `offered`: what the device can.
+/// The device at the other end.
+pub(super) struct Device {
+    pub(super) publisher: Publisher,
+    pub(super) presence: Presence,
+    /// What it can.
+    pub(super) offered: u64,
+}
+
 pub(super) async fn serve(
     connection: &Connection,
     control: Control,
     grant: Grant,
-    offered: u64,
-    publisher: Publisher,
+    device: Device,
     shared: &Arc<Shared>,
 ) -> Result<(), Ending> {
+    let Device { publisher, presence, offered } = device;
     let (refused, refusals) = mpsc::channel(REFUSALS);
     let outcomes = Outcomes { pending: Mutex::default(), added: Notify::new(), refused };
     let (features, max_record) = (offered & FEATURES, shared.backend.relay.limits().record);
     let shapes = Shapes::new(features);
-    let entrance = Entrance { publisher: &publisher, outcomes: &outcomes, shapes: &shapes, max_record };
+    let entrance = Entrance { publisher: &publisher, presence: &presence, outcomes: &outcomes, shapes: &shapes, max_record };
     tokio::select! {
         biased;
         ending = control_stream(control, grant, features, entrance, refusals, shared) => ending,
@@ -89,7 +96,7 @@ async fn control_stream(
     mut refusals: mpsc::Receiver<Refused>,
     shared: &Shared,
 ) -> Result<(), Ending> {
-    let Entrance { publisher, outcomes, shapes, .. } = entrance;
+    let Entrance { publisher, presence, outcomes, shapes, .. } = entrance;
     let Control { mut send, mut recv } = control;
     let backend = &shared.backend;
     let mut out = BytesMut::new();
@@ -120,6 +127,7 @@ async fn control_stream(
                 }
                 Some(Frame::Skipped(skipped)) => skip(publisher, outcomes, &skipped.ranges).await?,
                 Some(Frame::Shape(shape)) => Frame::ShapeAccepted(ShapeAccepted { id: shapes.learn(shape)? }).encode(&mut out),
+                Some(Frame::Health(health)) => presence.health(health.loss_ppm, health.backlog),
                 Some(Frame::Ping) => Frame::Pong.encode(&mut out),
                 // The device waits for the last acknowledgements, which come in any case, and closes.
                 Some(Frame::Done | Frame::Pong) => {}

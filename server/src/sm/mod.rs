@@ -7,10 +7,10 @@ mod unsubscribe;
 use std::sync::Arc;
 
 use axum::Router;
-use utoipa::OpenApi;
+use utoipa::{OpenApi, openapi};
 use utoipa_axum::{router::OpenApiRouter, routes};
 
-use crate::http::{Service, Services, Shared};
+use crate::http::{Service, Services, Shared, secured};
 
 #[derive(OpenApi)]
 #[openapi(info(title = "Motience: subscriptions", description = "Who receives whose records. Every path also answers under `/api`."))]
@@ -23,12 +23,19 @@ pub fn router(services: &Arc<Services>) -> Router {
 
 /// What it does and how it is described.
 pub(crate) fn service(services: &Arc<Services>) -> Service {
-    let (operations, document) = OpenApiRouter::with_openapi(Document::openapi())
+    let (operations, document) = operations().with_state(Shared(Arc::clone(services))).split_for_parts();
+    Service { name: "motience-sm", prefix: "/sm", alias: "/api", operations, document, more: Router::new() }
+}
+
+/// Its OpenAPI document.
+pub fn document() -> openapi::OpenApi {
+    secured(operations().into_openapi())
+}
+
+fn operations() -> OpenApiRouter<Shared> {
+    OpenApiRouter::with_openapi(Document::openapi())
         .routes(routes!(subscribe::subscribe))
         .routes(routes!(unsubscribe::unsubscribe))
         .routes(routes!(lists::subscriptions))
         .routes(routes!(lists::subscribers))
-        .with_state(Shared(Arc::clone(services)))
-        .split_for_parts();
-    Service { name: "motience-sm", prefix: "/sm", alias: "/api", operations, document, more: Router::new() }
 }

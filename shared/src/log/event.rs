@@ -3,6 +3,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::report::{DeviceReport, NodeReport, StreamReport};
 use crate::model::{Account, ConsumerId, ProducerId, UserId};
 
 /// What happened.
@@ -46,29 +47,37 @@ pub enum Event {
         /// Its live producers, some of them where there are many.
         streams: Vec<StreamReport>,
     },
+    /// How a node is.
+    Node {
+        /// Its own word.
+        report: NodeReport,
+    },
+    /// How the devices of a node are, some of them where there are many.
+    Devices {
+        /// Name of the node.
+        node: String,
+        /// What it knows of them.
+        devices: Vec<DeviceReport>,
+    },
+    /// What a newer node says and this one does not know.
+    #[serde(other)]
+    Unknown,
 }
 
 /// Families told in one event.
 const FAMILIES_AT_ONCE: usize = 500;
 
 impl Event {
+    /// Whether it is news of the node's own state, which travels apart: nodes of the first release would take what they cannot read
+    /// on the bus for a lost message, and empty their rings each time.
+    pub(super) fn is_report(&self) -> bool {
+        matches!(self, Self::Node { .. } | Self::Devices { .. })
+    }
+
     /// Word of a closed account, whose logins of these families were ended: one event, or several where they are many.
     pub fn account_closed(account: &Account, families: Vec<String>) -> Vec<Self> {
         let at_ms = account.revoked_at.map(|at| (at.unix_timestamp_nanos() / 1_000_000) as i64);
         let event = |families: &[String]| Self::UserRevoked { user: account.user.id, at_ms, families: families.to_vec() };
         if families.is_empty() { vec![event(&[])] } else { families.chunks(FAMILIES_AT_ONCE).map(event).collect() }
     }
-}
-
-/// One live producer as one node sees it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct StreamReport {
-    /// The producer.
-    pub producer: ProducerId,
-    /// Records taken in by this node since it started.
-    pub records: u64,
-    /// Thousandths of a record for each second, over the last seconds.
-    pub millirate: u64,
-    /// Milliseconds since 1970 of the last record.
-    pub last_record_ms: i64,
 }

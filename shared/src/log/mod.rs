@@ -15,6 +15,7 @@ pub mod embedded;
 mod event;
 mod lives;
 pub mod redis;
+mod report;
 mod retention;
 
 use std::{fmt, sync::Arc, time::Duration};
@@ -24,8 +25,9 @@ use bytes::Bytes;
 use time::OffsetDateTime;
 
 pub use batch::{Batch, Entry};
-pub use event::{Event, StreamReport};
+pub use event::Event;
 pub use lives::{Lives, MAX_LIVES};
+pub use report::{Connections, DeviceReport, NodeReport, StreamReport, Transport};
 
 use crate::{
     env::{self, Env},
@@ -276,6 +278,11 @@ impl Log {
     /// Whether the log answers.
     pub async fn ping(&self) -> Result<(), Error> {
         each!(self, log => log.ping().await)
+    }
+
+    /// Whether other nodes meet here too.
+    pub fn is_shared(&self) -> bool {
+        matches!(self, Self::Redis(_))
     }
 
     /// What an acknowledgement means: `memory`, `file`, `redis` or `redis+N` (see docs/delivery.md).

@@ -134,7 +134,8 @@ async fn attempt(relay: &Relay, producer: ProducerId, parts: &mut Vec<Part>, uns
     for ((part, section), outcome) in std::mem::take(parts).into_iter().zip(sections).zip(outcomes) {
         match outcome {
             Ok(()) => {
-                relay.0.streams.count(producer, part.records.len() as u64, relay.0.clock.now());
+                relay.0.reports.streams.count(producer, part.records.len() as u64, relay.0.clock.now());
+                relay.0.reports.nodes.count_in(part.records.len() as u64);
                 metrics::counter!("motience_records_appended_total").increment(part.records.len() as u64);
                 part.finish(Ok(section.seen));
             }

@@ -45,7 +45,7 @@ impl Durable {
             return Ok(ReadFrom::After(cursor));
         }
         // Kept before the first record is confirmed: a consumer that dies before that must not miss what follows.
-        let mut subscriber = self.relay.subscriber();
+        let mut subscriber = self.relay.subscriber().uncounted();
         subscriber.follow(producer, from).await?;
         let cursor = subscriber.cursor(producer).unwrap_or_default();
         store.confirm(self.consumer, name, producer, cursor, self.relay.0.clock.now()).await.map_err(Error::store)?;

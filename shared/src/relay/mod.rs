@@ -9,29 +9,36 @@
 //! it. A consumer slower than the ring reads the log until it has caught up.
 
 mod appender;
+mod devices;
 mod durable;
 mod feed;
 mod holders;
 mod hub;
 mod intake;
+mod nodes;
 pub mod order;
 pub mod places;
 mod publisher;
+mod reports;
 mod ring;
 mod routes;
 mod streams;
 mod subscriber;
 pub mod view;
+mod window;
 
 use std::{collections::HashSet, sync::Arc, time::Duration};
 
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
+pub use devices::{DeviceStats, Devices, Most, Path, Presence, Senders};
 pub use durable::Durable;
 pub use feed::{Feed, FeedEvent};
 pub use hub::{Hub, ReadFrom};
 pub use intake::{Intake, Pending, Submitted};
+pub use nodes::{Kind, NodeStats, Nodes, Open};
 pub use publisher::{Committed, Group, MAX_SEEN_RANGES, Publisher, Refusal, Ticket};
+pub use reports::Reports;
 pub use routes::{Routes, Watch};
 pub use streams::{StreamStats, Streams};
 pub use subscriber::{Delivery, Subscriber};
@@ -57,11 +64,20 @@ pub struct Limits {
     pub queue: usize,
     /// How long a write to the log is tried again before its senders are told that the log is away. `APPEND_LIMIT`, 10 s.
     pub append: Duration,
+    /// How many devices are remembered.
+    pub devices: Most,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { record: record::MAX_RECORD, ring: 1 << 20, batch: 1 << 20, queue: 64, append: Duration::from_secs(10) }
+        Self {
+            record: record::MAX_RECORD,
+            ring: 1 << 20,
+            batch: 1 << 20,
+            queue: 64,
+            append: Duration::from_secs(10),
+            devices: Most { all: 100_000, each: 10_000 },
+        }
     }
 }
 
@@ -75,6 +91,10 @@ impl Limits {
             batch: env.bytes("MAX_BATCH_BYTES", default.batch)?,
             queue: env.parse("APPEND_QUEUE", default.queue)?,
             append: env.duration("APPEND_LIMIT", default.append)?,
+            devices: Most {
+                all: env.parse("DEVICES_MAX", default.devices.all)?,
+                each: env.parse("DEVICES_MAX_PER_PRODUCER", default.devices.each)?,
+            },
         };
         if limits.record == 0 || limits.record > 16 << 20 {
             return Err(env::Error::invalid("MAX_RECORD_BYTES", "must lie between 1 and 16MiB"));
@@ -108,7 +128,7 @@ pub(crate) struct Inner {
     pub(crate) log: Log,
     pub(crate) hub: Arc<Hub>,
     pub(crate) routes: Arc<Routes>,
-    pub(crate) streams: Arc<Streams>,
+    pub(crate) reports: Reports,
     pub(crate) store: Store,
     pub(crate) clock: Clock,
     pub(crate) limits: Limits,
@@ -119,13 +139,13 @@ pub(crate) struct Inner {
 }
 
 impl Relay {
-    /// Joins the parts. The log's signals must already go to `hub`, `routes` and `streams`.
-    pub fn new(log: Log, store: Store, hub: Arc<Hub>, routes: Arc<Routes>, streams: Arc<Streams>, clock: Clock, limits: Limits) -> Self {
+    /// Joins the parts. The log's signals must already go to `hub`, `routes` and `reports`.
+    pub fn new(log: Log, store: Store, hub: Arc<Hub>, routes: Arc<Routes>, reports: Reports, clock: Clock, limits: Limits) -> Self {
         let relay = Self(Arc::new(Inner {
             log,
             hub,
             routes,
-            streams,
+            reports,
             store,
             clock,
             limits,
@@ -135,6 +155,7 @@ impl Relay {
             stop: CancellationToken::new(),
         }));
         streams::start_reports(&relay);
+        reports::start(&relay);
         hub::start_checks(&relay);
         relay
     }
@@ -189,7 +210,28 @@ impl Relay {
 
     /// Producers that have sent lately, on any node.
     pub fn streams(&self) -> Vec<StreamStats> {
-        self.0.streams.snapshot(self.0.clock.now())
+        self.0.reports.streams.snapshot(self.0.clock.now())
+    }
+
+    /// Where connections are counted, and what this node does is said.
+    pub fn own_node(&self) -> &Arc<Nodes> {
+        &self.0.reports.nodes
+    }
+
+    /// All nodes that were heard of lately, this one among them.
+    pub fn nodes(&self) -> Vec<NodeStats> {
+        self.0.reports.nodes.snapshot(self.0.clock.now(), self.0.log.durability())
+    }
+
+    /// Where devices are noticed.
+    pub fn devices(&self) -> &Arc<Devices> {
+        &self.0.reports.devices
+    }
+
+    /// A producer's devices, on any node.
+    pub fn devices_of(&self, producer: ProducerId) -> Vec<DeviceStats> {
+        let now = self.0.clock.now();
+        self.0.reports.devices.of(producer, |node| self.0.reports.nodes.is_alive(node, now))
     }
 
     /// The log itself.

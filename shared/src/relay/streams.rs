@@ -132,7 +132,7 @@ impl Counter {
 
 /// Tells the other nodes, as long as there is anything to tell.
 pub(super) fn start_reports(relay: &Relay) {
-    let (streams, log) = (Arc::clone(&relay.0.streams), relay.0.log.clone());
+    let (streams, log) = (Arc::clone(&relay.0.reports.streams), relay.0.log.clone());
     let (clock, stop) = (relay.0.clock.clone(), relay.0.stop.clone());
     relay.0.tasks.spawn(async move {
         let report = async {

@@ -64,6 +64,8 @@ pub struct Subscriber {
     ready: VecDeque<Delivery>,
     /// The follow whose turn it is; kept here so that a cancelled read loses nothing.
     turn: Option<Arc<Slot>>,
+    /// Whether what it reads goes out to a consumer.
+    counted: bool,
 }
 
 struct Follow {
@@ -82,7 +84,15 @@ impl Subscriber {
             next_place: 0,
             ready: VecDeque::new(),
             turn: None,
+            counted: true,
         }
+    }
+
+    /// The same for a reader that is no consumer's: what it reads is not counted as going out.
+    #[must_use]
+    pub fn uncounted(mut self) -> Self {
+        self.counted = false;
+        self
     }
 
     /// Follows `producer`. Following it again changes nothing.
@@ -135,6 +145,9 @@ impl Subscriber {
     pub fn try_next(&mut self) -> Option<Delivery> {
         loop {
             if let Some(delivery) = self.ready.pop_front() {
+                if self.counted {
+                    self.relay.0.reports.nodes.count_out(delivery.records());
+                }
                 return Some(delivery);
             }
             if self.turn.is_some() {
@@ -211,6 +224,14 @@ impl Follow {
 }
 
 impl Delivery {
+    /// How many records it holds.
+    fn records(&self) -> u64 {
+        match self {
+            Self::Batch { batch, after } => batch.last().0.saturating_sub(after.0.max(batch.first.0.saturating_sub(1))),
+            Self::Gap { .. } | Self::Reset { .. } => 0,
+        }
+    }
+
     /// Whose log it is about.
     pub fn producer(&self) -> ProducerId {
         match self {

@@ -147,7 +147,7 @@ fn is_storable(id: i64) -> bool {
 }
 
 /// Milliseconds since 1970, as our own tables keep times.
-fn millis(at: OffsetDateTime) -> i64 {
+pub(crate) fn millis(at: OffsetDateTime) -> i64 {
     i64::try_from(at.unix_timestamp_nanos() / 1_000_000).expect("years of four digits are within 64 bits of milliseconds")
 }
 

@@ -3,8 +3,8 @@
 use bytes::{BufMut, Bytes, BytesMut};
 
 use super::{
-    Ack, Compact, Confirm, Entry, Feed, Followed, Gap, Hello, Record, Refused, Shape, ShapeAccepted, Skipped, Subscribe, TokenAccepted,
-    TokenRefresh, Unsubscribe, Welcome,
+    Ack, Compact, Confirm, Entry, Feed, Followed, Gap, Health, Hello, Record, Refused, Shape, ShapeAccepted, Skipped, Subscribe,
+    TokenAccepted, TokenRefresh, Unsubscribe, Welcome,
     varint::{self, Body},
 };
 
@@ -183,6 +183,8 @@ frames! {
     0x06 Ping,
     /// The answer to `Ping`.
     0x08 Pong,
+    /// How the device is.
+    0x0a Health(Health),
     /// A record, up.
     0x21 Record(Record),
     /// The head of a feed, down.

@@ -6,7 +6,7 @@
 //!
 //! | where | frames |
 //! |---|---|
-//! | control stream, up | [`Hello`] first, then [`TokenRefresh`], [`Skipped`], [`Shape`], [`Subscribe`], [`Unsubscribe`], [`Confirm`], `Ping`, `Done` |
+//! | control stream, up | [`Hello`] first, then [`TokenRefresh`], [`Skipped`], [`Shape`], [`Subscribe`], [`Unsubscribe`], [`Confirm`], [`Health`], `Ping`, `Done` |
 //! | control stream, down | [`Welcome`] first, then [`Ack`], [`Refused`], [`ShapeAccepted`], `Credit`, [`TokenAccepted`], [`Followed`], [`Gap`], `Drain`, `Pong` |
 //! | lanes up (unidirectional, opened by [`StreamKind`]) | [`Record`], [`Compact`] |
 //! | datagrams up, one frame each | [`Record`], [`Compact`], numbered from 1 within the connection |
@@ -17,6 +17,7 @@ mod close;
 pub mod compact;
 mod consume;
 mod frame;
+mod health;
 mod hello;
 mod record;
 mod token;
@@ -28,6 +29,7 @@ pub use close::CloseCode;
 pub use compact::{Compact, Shape, ShapeAccepted};
 pub use consume::{Confirm, Entry, Feed, Followed, From, Gap, Subscribe, Unsubscribe};
 pub use frame::{Credit, Error, Frame, Limits, StreamKind};
+pub use health::Health;
 pub use hello::{Hello, Intent};
 pub use record::Record;
 pub use token::{TokenAccepted, TokenRefresh};

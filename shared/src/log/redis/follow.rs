@@ -16,7 +16,7 @@ use tokio::{sync::watch, task::JoinHandle, time};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use super::{ANSWER_LIMIT, BUS, CONNECT_LIMIT, link};
+use super::{ANSWER_LIMIT, BUS, CONNECT_LIMIT, REPORTS, link};
 use crate::log::{Error, Signal, Sink};
 
 /// Longest pause between attempts to connect.
@@ -114,7 +114,7 @@ impl Task {
             .set_response_timeout(Some(ANSWER_LIMIT))
             .set_push_sender(move |push: PushInfo| receive(&push.kind, push.data, &sink, &noticed));
         let mut connection = self.client.get_multiplexed_async_connection_with_config(&config).await?;
-        redis::cmd("SUBSCRIBE").arg(BUS).exec_async(&mut connection).await?;
+        redis::cmd("SUBSCRIBE").arg(&[BUS, REPORTS]).exec_async(&mut connection).await?;
         let mut wish = self.shared.wish.subscribe();
         self.reconcile(&mut connection).await?;
         info!("subscribed to Redis");

@@ -30,6 +30,8 @@ pub const CONNECT_LIMIT: Duration = Duration::from_secs(3);
 const READ_COUNT: usize = 512;
 /// The channel of [`Event`]s.
 const BUS: &str = "m:bus";
+/// The channel of those that are reports.
+const REPORTS: &str = "m:reports";
 
 /// The Redis log. Cheap to clone.
 #[derive(Clone)]
@@ -138,7 +140,7 @@ impl Log {
     pub(super) async fn announce(&self, event: &Event) -> Result<(), Error> {
         let text = serde_json::to_string(event).map_err(|e| Error::Damaged(e.to_string()))?;
         let mut call = redis::cmd("PUBLISH");
-        call.arg(BUS).arg(text);
+        call.arg(if event.is_report() { REPORTS } else { BUS }).arg(text);
         self.0.link.query(&call).await.map(drop)
     }
 
@@ -188,7 +190,7 @@ fn millis(duration: Duration) -> u64 {
 
 /// Turns a message received on a shard channel or the bus into a signal.
 fn signal(channel: &[u8], payload: Bytes) -> Result<Signal, Error> {
-    if channel == BUS.as_bytes() {
+    if channel == BUS.as_bytes() || channel == REPORTS.as_bytes() {
         return serde_json::from_slice(&payload).map(Signal::Event).map_err(|e| Error::Damaged(e.to_string()));
     }
     let producer = std::str::from_utf8(channel)

@@ -83,3 +83,17 @@ fn readings_and_partial_records_are_completed() {
     assert_eq!(admitted(r#"{"data":1,"producer_id":"5"}"#).unwrap_err().code(), "unknown_field");
     check(admitted(r#"{"data":1}"#).unwrap().as_bytes(), 1024).unwrap();
 }
+
+#[test]
+fn a_records_device_is_found_wherever_it_stands() {
+    for (json, device) in [
+        (SEED, "rpi_001"),
+        (" {\"device_id\":\"a b\",\"timestamp\":1,\"data\":1}", "a b"),
+        (r#"{"device_id" : "spaced","timestamp":1,"data":1}"#, "spaced"),
+        (r#"{"timestamp":1,"data":{"device_id":"inner"},"device_id":"last"}"#, "last"),
+        (r#"{"device_id":"a\"\u0062","timestamp":1,"data":1}"#, "a\"b"),
+    ] {
+        assert_eq!(device_of(json.as_bytes()).as_deref(), Some(device), "{json}");
+    }
+    assert_eq!(device_of(b"{}"), None);
+}

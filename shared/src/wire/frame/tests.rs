@@ -71,6 +71,8 @@ fn goldens() {
         (Frame::Drain, "0400"),
         (Frame::Ping, "0600"),
         (Frame::Pong, "0800"),
+        (Frame::Health(Health { backlog: 3, loss_ppm: Some(12_500) }), "0a0503800030d5"),
+        (Frame::Health(Health { backlog: 0, loss_ppm: None }), "0a020000"),
         (Frame::Record(Record { seq: Seq(1), json: Bytes::from_static(b"{}") }), "2103017b7d"),
         (Frame::Feed(Feed { producer: ProducerId(1), after: cursor(2, 4) }), "230a01000000000000000204"),
         (Frame::Entry(Entry { offset: Offset(9), name: name(3, 1), message: Bytes::from_static(b"{}") }), "250c090000000000000003017b7d"),
@@ -88,6 +90,13 @@ fn an_unknown_even_frame_is_skipped_and_an_odd_one_is_not() {
     assert_eq!(Frame::decode(&mut bytes, LIMITS), Ok(Some(Frame::Ping)));
     let mut bytes = BytesMut::from(&[0x3f, 0x00][..]);
     assert_eq!(Frame::decode(&mut bytes, LIMITS), Err(Error::UnknownCritical(0x3f)));
+}
+
+#[test]
+fn what_a_newer_device_says_more_of_its_health_is_passed_over() {
+    let mut bytes = BytesMut::from(&[0x0a, 0x04, 0x03, 0x01, 0x07, 0x08, 0x06, 0x00][..]);
+    assert_eq!(Frame::decode(&mut bytes, LIMITS), Ok(Some(Frame::Health(Health { backlog: 3, loss_ppm: Some(0) }))));
+    assert_eq!(Frame::decode(&mut bytes, LIMITS), Ok(Some(Frame::Ping)));
 }
 
 #[test]
@@ -140,7 +149,12 @@ fn frames() -> impl Strategy<Value = Frame> {
             &durable,
             &view
         )),
-        (id.clone(), number.clone(), number).prop_map(|(producer, a, b)| Frame::Gap(Gap { producer, from: Offset(a), to: Offset(b) })),
+        (id.clone(), number.clone(), number.clone()).prop_map(|(producer, a, b)| Frame::Gap(Gap {
+            producer,
+            from: Offset(a),
+            to: Offset(b)
+        })),
+        (number.clone(), proptest::option::of(0..varint::MAX)).prop_map(|(backlog, loss_ppm)| Frame::Health(Health { backlog, loss_ppm })),
         (id, any::<u64>()).prop_map(|(producer, n)| Frame::Confirm(Confirm { producer, cursor: cursor(n, n >> 3) })),
     ]
 }

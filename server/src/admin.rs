@@ -1,0 +1,166 @@
+//! `motience-server admin`: accounts by whoever has the database, also while servers run on it.
+
+use std::{
+    io::{BufRead as _, IsTerminal as _, stdin},
+    path::Path,
+    process::ExitCode,
+    sync::Arc,
+};
+
+use anyhow::Context as _;
+use motience_shared::{
+    auth::{self, Hasher, check_password, check_username},
+    backend,
+    clock::Clock,
+    env::Env,
+    log::{Event, Log, redis},
+    model::{Account, Role, User},
+    store::{self, AccountQuery, NewUser, Page, Store},
+};
+use secrecy::{ExposeSecret as _, SecretString};
+use time::format_description::well_known::Rfc3339;
+use tracing::warn;
+
+use crate::cli::Action;
+
+/// The exit code of what was understood and is not done.
+const REFUSED: u8 = 3;
+
+/// Why an account is not made.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Refused {
+    #[error("the username '{0}' is taken")]
+    Taken(String),
+    #[error(transparent)]
+    Username(#[from] auth::InvalidUsername),
+    #[error("the password is refused: {0}")]
+    Password(#[from] auth::Weak),
+    #[error("there is no account called '{0}'")]
+    Unknown(String),
+}
+
+/// Does it, says so, and tells the outcome by the exit code.
+pub(crate) async fn run(env: &Env, action: Action) -> anyhow::Result<ExitCode> {
+    let config = backend::Config::from_env(env)?;
+    if matches!(config.store, store::Config::SqliteMemory) {
+        anyhow::bail!("the accounts of this server are in its memory, where no other program reaches them");
+    }
+    let store = Store::open(&config.store).await.context("the database cannot be opened")?;
+    let outcome = act(&config, &store, action).await;
+    store.close().await;
+    match outcome {
+        Ok(()) => Ok(ExitCode::SUCCESS),
+        Err(e) => match e.downcast_ref::<Refused>() {
+            Some(refused) => {
+                eprintln!("motience-server: {refused}");
+                Ok(ExitCode::from(REFUSED))
+            }
+            None => Err(e),
+        },
+    }
+}
+
+async fn act(config: &backend::Config, store: &Store, action: Action) -> anyhow::Result<()> {
+    match action {
+        Action::Create { username, password_file } => {
+            // Before anyone is asked for a password.
+            check_username(&username).map_err(Refused::from)?;
+            if store.credentials(&username).await?.is_some() {
+                return Err(Refused::Taken(username).into());
+            }
+            let password = password(password_file.as_deref())?;
+            let user = create(store, &Hasher::new(1), &config.auth, username, password).await?;
+            println!("The operator {} was made, with the id {}.", user.username, user.id);
+        }
+        Action::List { role, query } => list(store, role, query).await?,
+        Action::Revoke { username } => {
+            let user = find(store, username).await?;
+            let Some((account, families)) = store.close_account(user.id, Clock::system().now()).await? else {
+                return Err(Refused::Unknown(user.username).into());
+            };
+            match tell(config, &account, families).await {
+                Ok(true) => println!("{} is revoked, on every node.", user.username),
+                Ok(false) => println!("{} is revoked; a server that runs notices within 30 seconds.", user.username),
+                Err(e) => {
+                    warn!(error = %e, "the nodes could not be told");
+                    println!("{} is revoked; the nodes could not be told, and notice within 30 seconds.", user.username);
+                }
+            }
+        }
+        Action::Restore { username } => {
+            let user = find(store, username).await?;
+            store.reopen_account(user.id, Clock::system().now()).await?;
+            println!("{} may log in again.", user.username);
+        }
+    }
+    Ok(())
+}
+
+/// Makes an operator.
+pub(crate) async fn create(
+    store: &Store,
+    hasher: &Hasher,
+    auth: &auth::Config,
+    username: String,
+    password: SecretString,
+) -> anyhow::Result<User> {
+    check_username(&username).map_err(Refused::from)?;
+    check_password(auth, password.expose_secret()).map_err(Refused::from)?;
+    let password_hash = hasher.hash(password).await?;
+    match store.create_user(NewUser { username: username.clone(), password_hash, role: Role::Admin, device_id: None }).await {
+        Ok(user) => Ok(user),
+        Err(store::Error::UsernameTaken) => Err(Refused::Taken(username).into()),
+        Err(e) => Err(e.into()),
+    }
+}
+
+async fn list(store: &Store, role: Option<Role>, name: String) -> anyhow::Result<()> {
+    let mut query = AccountQuery { role, name, page: Page::default() };
+    loop {
+        let accounts = store.accounts(&query).await?;
+        for Account { user, revoked_at } in &accounts {
+            let revoked = revoked_at.map(|at| at.format(&Rfc3339)).transpose()?.map_or(String::new(), |at| format!("\trevoked {at}"));
+            println!("{}\t{}\t{}{revoked}", user.id, user.role, user.username);
+        }
+        match accounts.last() {
+            Some(last) if accounts.len() == query.page.limit as usize => query.page.after = last.user.id.0,
+            _ => return Ok(()),
+        }
+    }
+}
+
+async fn find(store: &Store, username: String) -> anyhow::Result<User> {
+    let found = store.credentials(&username).await?;
+    Ok(found.ok_or(Refused::Unknown(username))?.user)
+}
+
+/// Tells the nodes of a cluster; `false`: there is none.
+async fn tell(config: &backend::Config, account: &Account, families: Vec<String>) -> Result<bool, motience_shared::log::Error> {
+    let Some(url) = &config.redis else { return Ok(false) };
+    let log = Log::Redis(redis::Log::connect(url, 0, config.retention, Arc::new(|_| {})).await?);
+    for event in Event::account_closed(account, families) {
+        log.announce(&event).await?;
+    }
+    log.close().await;
+    Ok(true)
+}
+
+/// From the file's or the standard input's first line, or from a person. Never from an argument, which others can see.
+fn password(file: Option<&Path>) -> anyhow::Result<SecretString> {
+    let first_line = |text: &str| SecretString::from(text.lines().next().unwrap_or_default().to_owned());
+    if let Some(file) = file {
+        let text = std::fs::read_to_string(file).with_context(|| format!("the password file {} cannot be read", file.display()))?;
+        return Ok(first_line(&text));
+    }
+    if !stdin().is_terminal() {
+        let mut line = String::new();
+        stdin().lock().read_line(&mut line).context("the password cannot be read from standard input")?;
+        return Ok(first_line(&line));
+    }
+    let ask = |prompt: &str| rpassword::prompt_password(prompt).context("the password cannot be asked for");
+    let password = ask("Password: ")?;
+    if ask("Again: ")? != password {
+        anyhow::bail!("the two passwords differ");
+    }
+    Ok(password.into())
+}

@@ -1,0 +1,86 @@
+//! `GET /devices/:producerId`: a producer's devices and how they are, for the producer, its active subscribers and operators.
+
+use axum::extract::State;
+use motience_shared::{
+    http::{ApiError, Bearer, Json, Path},
+    model::ProducerId,
+    relay::DeviceStats,
+};
+use serde::Serialize;
+use time::OffsetDateTime;
+use utoipa::ToSchema;
+
+use super::may_read;
+use crate::http::{Shared, shapes};
+
+/// A device.
+#[derive(Serialize, ToSchema)]
+#[schema(example = json!({"producer_id": "1", "device_id": "rpi_001", "connected": true, "node": "node-1", "transport": "quic",
+    "last_seen_at": "2025-01-29T11:35:00Z", "records": 4711, "rate_per_second": 4.0, "loss": 0.0125, "rtt_ms": 38.2, "backlog": 0, "address_changes": 2}))]
+pub(super) struct Device {
+    /// As consumers see it: a string.
+    #[schema(example = "123")]
+    producer_id: String,
+    device_id: String,
+    /// Whether it has a connection now.
+    connected: bool,
+    /// The node it is connected to, or was last.
+    node: String,
+    /// What it came by last: `quic`, `tunnel`, `websocket`, `webtransport` or `http`.
+    #[schema(pattern = "^(quic|tunnel|websocket|webtransport|http)$")]
+    transport: &'static str,
+    #[serde(with = "time::serde::rfc3339")]
+    #[schema(value_type = String, format = DateTime)]
+    last_seen_at: OffsetDateTime,
+    /// Records taken in from it since the nodes started.
+    records: u64,
+    /// Over the last ten seconds.
+    rate_per_second: f64,
+    /// The share of its packets that is lost, 0 to 1, as the device says; `null`: it does not say.
+    #[schema(required, minimum = 0, maximum = 1)]
+    loss: Option<f64>,
+    /// A round trip; `null`: not known for its transport.
+    #[schema(required)]
+    rtt_ms: Option<f64>,
+    /// Records that wait in its outbox, as the device says; `null`: it does not say.
+    #[schema(required)]
+    backlog: Option<u64>,
+    /// How often its address changed while it was connected.
+    address_changes: u64,
+}
+
+/// The devices of a producer that were heard of within a day, by name.
+#[utoipa::path(get, path = "/devices/{producer_id}", tag = "operators", security(("bearer" = [])),
+    params(("producer_id" = i64, Path, description = "A producer's id")), responses(
+    (status = 200, description = "Its devices", body = [Device]),
+    (status = 401, description = "No or bad token", body = shapes::Problem, content_type = "application/problem+json"),
+    (status = 403, description = "Not the producer, nor subscribed to it", body = shapes::Problem, content_type = "application/problem+json"),
+    (status = 422, description = "Not an id", body = shapes::Problem, content_type = "application/problem+json"),
+    (status = 503, description = "The database is away", body = shapes::Problem, content_type = "application/problem+json"),
+))]
+pub(super) async fn devices(
+    State(services): State<Shared>,
+    Bearer(grant): Bearer,
+    Path(producer): Path<i64>,
+) -> Result<Json<Vec<Device>>, ApiError> {
+    let producer = ProducerId(producer);
+    if !may_read(&services, &grant, producer).await? {
+        return Err(ApiError::forbidden("Only the producer and its subscribers see its devices."));
+    }
+    let producer_id = producer.to_string();
+    let shown = |stats: DeviceStats| Device {
+        producer_id: producer_id.clone(),
+        device_id: stats.device,
+        connected: stats.connected,
+        node: stats.node,
+        transport: stats.transport.as_str(),
+        last_seen_at: stats.last_seen_at,
+        records: stats.records,
+        rate_per_second: stats.rate,
+        loss: stats.loss,
+        rtt_ms: stats.rtt_ms,
+        backlog: stats.backlog,
+        address_changes: stats.address_changes,
+    };
+    Ok(Json(services.backend.relay.devices_of(producer).into_iter().map(shown).collect()))
+}
