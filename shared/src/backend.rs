@@ -240,7 +240,7 @@ impl Backend {
     /// Closes an account, here and on every node: its logins end, and with them its live connections. `None`: there is none.
     pub async fn close_account(&self, user: UserId) -> Result<Option<Account>, store::Error> {
         let Some((account, families)) = self.store.close_account(user, self.clock.now()).await? else { return Ok(None) };
-        for event in Event::account_closed(&account, families) {
+        for event in Event::account_closed(&account, &families) {
             self.announce(event).await;
         }
         Ok(Some(account))

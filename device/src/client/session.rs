@@ -13,7 +13,7 @@ use bytes::{Bytes, BytesMut};
 use motience_shared::{
     model::{Cursor, Epoch, ProducerId, RangeSet, Selection},
     wire::{
-        CloseCode, Confirm, Entry, Feed, Frame, From, Gap, Hello, Intent, Limits, Record, Refused, Skipped, StreamKind, Subscribe,
+        CloseCode, Confirm, Entry, Feed, Frame, From, Gap, Health, Hello, Intent, Limits, Record, Refused, Skipped, StreamKind, Subscribe,
         TokenRefresh, Unsubscribe, VERSION, Welcome, features,
     },
 };
@@ -299,6 +299,16 @@ impl Session {
         if let Some(uplink) = &self.uplink {
             uplink.acked(ranges);
         }
+    }
+
+    /// Says how the device is, unless the control stream is held up: the next word of it is as good.
+    pub fn tell(&self, health: Health) {
+        let _ = self.control.try_send(Frame::Health(health));
+    }
+
+    /// The share of packets that was lost lately; `None`: it is not known, or this is a tunnel.
+    pub fn loss(&self) -> Option<f64> {
+        self.uplink.as_ref().and_then(|uplink| uplink.loss())
     }
 
     /// What is known of the link and what was decided; `None`: it is a tunnel, or a consumer's.

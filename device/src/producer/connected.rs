@@ -3,12 +3,13 @@
 use std::{future::pending, pin::Pin, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use motience_shared::wire::{CloseCode, Intent, Record, Refused};
+use motience_shared::wire::{CloseCode, Health, Intent, Record, Refused};
 use tokio::time::{self, Instant};
 
 use super::{
     LinkState,
     actor::Actor,
+    health::{self, Telling},
     shared::Shared,
     silence::{Silence, Verdict},
 };
@@ -85,6 +86,9 @@ impl<'a> Connected<'a> {
     pub(super) async fn run(mut self) -> End {
         let mut looks = time::interval(LOOK);
         looks.set_missed_tick_behavior(time::MissedTickBehavior::Delay);
+        let mut healths = time::interval_at(Instant::now() + health::FIRST, health::EVERY);
+        healths.set_missed_tick_behavior(time::MissedTickBehavior::Delay);
+        let mut telling = Telling::new(self.actor.connector.config().transport.keep_alive);
         loop {
             self.send_latest();
             let pause = self.send();
@@ -134,6 +138,12 @@ impl<'a> Connected<'a> {
                         return End::Failed(Failure::Silent);
                     }
                 }
+                _ = healths.tick() => {
+                    let health = self.health();
+                    if telling.is_due(health, Instant::now()) {
+                        self.session.tell(health);
+                    }
+                }
                 other = &mut self.probe => match other {
                     Some(other) => return End::Changed(other),
                     None => {
@@ -171,6 +181,11 @@ impl<'a> Connected<'a> {
             }
             Verdict::GiveUp => true,
         }
+    }
+
+    fn health(&self) -> Health {
+        let backlog = self.shared.lock().outbox.len() as u64;
+        Health { backlog, loss_ppm: self.session.loss().map(|share| (share * 1e6) as u64) }
     }
 
     /// Sends what is worth sending only now.

@@ -33,6 +33,7 @@ use crate::{
 
 mod actor;
 mod connected;
+mod health;
 mod keeper;
 mod shared;
 mod silence;

@@ -13,7 +13,7 @@ use motience_device::{
 };
 use motience_shared::{
     model::{DeviceId, Fence, RangeSet},
-    wire::{self, Ack, CloseCode, Frame, Hello, Limits, Record, StreamKind, Welcome},
+    wire::{self, Ack, CloseCode, Frame, Health, Hello, Limits, Record, StreamKind, Welcome},
 };
 use quinn::{Connection, Endpoint, RecvStream, SendStream, ServerConfig, VarInt, crypto::rustls::QuicServerConfig};
 use time::OffsetDateTime;
@@ -98,9 +98,25 @@ impl Guest {
         self.put(Frame::Ack(Ack { ranges: ranges.parse().unwrap() })).await;
     }
 
-    /// The next frame on the control stream.
+    /// The next frame on the control stream, but for the device's word of its health, which may come at any time.
     pub(crate) async fn control(&mut self) -> Option<Frame> {
-        soon("a control frame", self.frames.next()).await
+        loop {
+            match soon("a control frame", self.frames.next()).await {
+                Some(Frame::Health(_)) => {}
+                other => return other,
+            }
+        }
+    }
+
+    /// The device's next word of its health.
+    pub(crate) async fn health(&mut self) -> Health {
+        loop {
+            match soon("word of the device's health", self.frames.next()).await {
+                Some(Frame::Health(health)) => return health,
+                Some(_) => {}
+                None => panic!("the control stream ended"),
+            }
+        }
     }
 
     pub(crate) fn close(&self, code: CloseCode) {

@@ -12,7 +12,7 @@ use motience_device::{
 };
 use motience_shared::{
     model::Seq,
-    wire::{CloseCode, Credit, Frame, Refused, StreamKind, Welcome},
+    wire::{CloseCode, Credit, Frame, Health, Refused, StreamKind, Welcome},
 };
 
 use crate::{
@@ -218,4 +218,17 @@ async fn a_record_over_the_servers_limit_stays_here() {
     let outcome = soon("the outcome", producer.acked(long)).await.unwrap();
     assert!(matches!(outcome, Outcome::Refused { code, .. } if code == "too_large"));
     assert!(matches!(producer.send(vec![b' '; 100_000]).await, Err(Error::TooLarge { .. })));
+}
+
+#[tokio::test]
+async fn a_device_says_how_it_is() {
+    let peer = Peer::start();
+    let producer = start(config(&peer));
+    send(&producer, 40).await;
+    let mut guest = peer.guest().await;
+    guest.welcome("").await;
+    assert_eq!(guest.health().await, Health { backlog: 40, loss_ppm: None });
+    guest.ack("1-40").await;
+    assert_eq!(guest.health().await.backlog, 0, "it is news that the backlog is gone");
+    producer.shutdown(Duration::ZERO).await;
 }

@@ -187,7 +187,7 @@ impl<'s> Session<'s> {
 
     async fn hand_on(&mut self, group: Intake<'s>) -> Result<(), Ending> {
         self.shared.tunnels.count(group.records(), group.bytes() as u64);
-        self.presence.seen(group.records());
+        self.presence.seen(group.new_records());
         let Some(submitted) = group.submit().await.map_err(refusal)? else { return Ok(()) };
         self.pending.add(submitted.ticket, submitted.numbers);
         submitted.refused.into_iter().for_each(|refused| Frame::Refused(refused).encode(&mut self.out));

@@ -6,6 +6,7 @@ mod data;
 mod documents;
 mod history;
 mod layers;
+mod operators;
 mod stream;
 mod subscriptions;
 mod upload;

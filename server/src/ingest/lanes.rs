@@ -85,7 +85,7 @@ impl Entrance<'_> {
     }
 
     async fn submit(self, group: Intake<'_>) -> Result<(), Ending> {
-        self.presence.seen(group.records());
+        self.presence.seen(group.new_records());
         if let Some(submitted) = group.submit().await.map_err(refusal)? {
             self.outcomes.submitted(submitted).await?;
         }

@@ -12,6 +12,7 @@ mod harness;
 mod http;
 mod lanes;
 mod operations;
+mod operators;
 mod order;
 mod quic;
 mod seed;

@@ -75,7 +75,7 @@ impl Event {
     }
 
     /// Word of a closed account, whose logins of these families were ended: one event, or several where they are many.
-    pub fn account_closed(account: &Account, families: Vec<String>) -> Vec<Self> {
+    pub fn account_closed(account: &Account, families: &[String]) -> Vec<Self> {
         let at_ms = account.revoked_at.map(|at| (at.unix_timestamp_nanos() / 1_000_000) as i64);
         let event = |families: &[String]| Self::UserRevoked { user: account.user.id, at_ms, families: families.to_vec() };
         if families.is_empty() { vec![event(&[])] } else { families.chunks(FAMILIES_AT_ONCE).map(event).collect() }

@@ -15,6 +15,7 @@ pub struct Intake<'p> {
     /// What is acknowledged once the group is in the log.
     numbers: RangeSet,
     records: u64,
+    new: u64,
     refused: Vec<Refused>,
 }
 
@@ -32,7 +33,7 @@ pub struct Submitted {
 impl<'p> Intake<'p> {
     /// Nothing yet.
     pub fn new(publisher: &'p Publisher) -> Self {
-        Self { group: publisher.group(), numbers: RangeSet::new(), records: 0, refused: Vec::new() }
+        Self { group: publisher.group(), numbers: RangeSet::new(), records: 0, new: 0, refused: Vec::new() }
     }
 
     /// Takes a record. One that is no record is refused by itself; an error is the connection's end.
@@ -44,6 +45,7 @@ impl<'p> Intake<'p> {
                 metrics::counter!("motience_records_repeated_total").increment(u64::from(!new));
                 self.numbers.insert(record.seq.0);
                 self.records += 1;
+                self.new += u64::from(new);
                 Ok(())
             }
             Err(Refusal::Invalid(invalid)) => {
@@ -73,6 +75,11 @@ impl<'p> Intake<'p> {
     /// Records gathered, repeated ones too.
     pub fn records(&self) -> u64 {
         self.records
+    }
+
+    /// Records gathered that were not sent before.
+    pub fn new_records(&self) -> u64 {
+        self.new
     }
 
     /// Hands it on, waiting while the log's writer is behind. `None`: there was nothing.

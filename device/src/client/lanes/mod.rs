@@ -121,6 +121,10 @@ impl Uplink {
     }
 
     /// What is known and decided.
+    pub(crate) fn loss(&self) -> Option<f64> {
+        self.meter.link().loss
+    }
+
     pub(crate) fn report(&self) -> Report {
         let link = self.meter.link();
         let report = Report {

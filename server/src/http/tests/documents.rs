@@ -29,12 +29,32 @@ async fn each_document_names_every_path_of_its_service() {
     for (router, expected) in [
         (
             &platform.ap,
-            &["GET /consumers", "GET /producers", "GET /verify", "POST /login", "POST /logout", "POST /refresh", "POST /register"][..],
+            &[
+                "GET /accounts",
+                "GET /consumers",
+                "GET /producers",
+                "GET /verify",
+                "POST /accounts/{id}/restore",
+                "POST /accounts/{id}/revoke",
+                "POST /login",
+                "POST /logout",
+                "POST /refresh",
+                "POST /register",
+            ][..],
         ),
         (&platform.sm, &["DELETE /unsubscribe", "GET /subscribers/{producer_id}", "GET /subscriptions/{consumer_id}", "POST /subscribe"]),
         (
             &platform.dsm,
-            &["DELETE /cursors/{name}", "GET /cursors", "GET /history/{producer_id}", "GET /stream", "GET /streams", "POST /data"],
+            &[
+                "DELETE /cursors/{name}",
+                "GET /cursors",
+                "GET /devices/{producer_id}",
+                "GET /history/{producer_id}",
+                "GET /nodes",
+                "GET /stream",
+                "GET /streams",
+                "POST /data",
+            ],
         ),
     ] {
         let document = document(router).await;
@@ -49,7 +69,7 @@ async fn operations_behind_a_token_say_so_and_ask_for_it() {
     let platform = platform(&[]).await;
     for (router, alias) in [(&platform.ap, "/api/auth"), (&platform.sm, "/api"), (&platform.dsm, "/api")] {
         for (method, path, operation) in operations(&document(router).await) {
-            let path = path.replace("{producer_id}", "1").replace("{consumer_id}", "1").replace("{name}", "n");
+            let path = path.replace("{producer_id}", "1").replace("{consumer_id}", "1").replace("{name}", "n").replace("{id}", "1");
             let responses = &operation["responses"];
             let open = ["/register", "/login", "/refresh", "/logout"].contains(&path.as_str());
             assert_eq!(operation.get("security").is_none(), open, "{path}");

@@ -97,9 +97,12 @@ struct Table {
 
 #[derive(Default)]
 struct Elsewhere {
-    producers: HashMap<ProducerId, HashMap<(String, String), (DeviceReport, OffsetDateTime)>>,
+    producers: HashMap<ProducerId, Told>,
     devices: usize,
 }
+
+/// By device and node: the report, and when it was told.
+type Told = HashMap<(String, String), (DeviceReport, OffsetDateTime)>;
 
 impl Devices {
     /// Those of the node called `node`: none yet.

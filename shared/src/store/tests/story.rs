@@ -5,7 +5,7 @@ use time::{Duration, OffsetDateTime, macros::datetime};
 use super::{Engines, user};
 use crate::{
     model::{ConsumerId, ProducerId, Role, Status, UserId},
-    store::{Change, Error, NewUser, Page, RefreshToken, Spend, Store},
+    store::{AccountQuery, Change, Error, NewUser, Page, RefreshToken, Spend, Store},
 };
 
 #[tokio::test(flavor = "multi_thread")]
@@ -24,6 +24,7 @@ async fn story(store: Store) {
     subscriptions(&store).await;
     refresh_tokens(&store).await;
     revocation(&store).await;
+    closed_accounts(&store).await;
     store.close().await;
     assert!(store.ping().await.unwrap_err().is_unavailable());
 }
@@ -77,6 +78,9 @@ async fn ids_out_of_range(store: &Store) {
         assert_eq!(store.follower_count(producer).await.unwrap(), 0);
         assert!(!store.is_following(consumer, producer).await.unwrap());
         assert!(store.revoke_user(UserId(id), now()).await.unwrap().is_empty());
+        assert!(store.account(UserId(id)).await.unwrap().is_none());
+        assert!(store.close_account(UserId(id), now()).await.unwrap().is_none());
+        assert!(store.reopen_account(UserId(id), now()).await.unwrap().is_none());
     }
     let far = i64::from(i32::MAX) + 1;
     assert!(matches!(store.subscribe(ConsumerId(1), ProducerId(far)).await, Err(Error::Unstorable("producer_id"))));
@@ -156,6 +160,46 @@ async fn revocation(store: &Store) {
     assert_eq!(ended, ["a", "b"]);
     assert!(store.revoke_user(owner, start).await.unwrap().is_empty());
     assert_eq!(store.spend_refresh("a1", start).await.unwrap(), Spend::Unknown);
+}
+
+async fn closed_accounts(store: &Store) {
+    let owner = user(store, "Closed_One", Role::Producer).await.id;
+    user(store, "closed%two", Role::Consumer).await;
+    let start = datetime!(2025-01-29 11:35 UTC);
+    let token =
+        |id: &str, family: &str| RefreshToken { id: id.into(), family: family.into(), user: owner, expires_at: start + Duration::days(7) };
+    store.add_refresh(&token("closed-1", "closed-a")).await.unwrap();
+    let (account, families) = store.close_account(owner, start).await.unwrap().unwrap();
+    assert_eq!((account.revoked_at, families), (Some(start), vec!["closed-a".to_owned()]));
+    // The first moment stays, and what came since is ended too.
+    store.add_refresh(&token("closed-2", "closed-b")).await.unwrap();
+    let (account, families) = store.close_account(owner, start + Duration::hours(1)).await.unwrap().unwrap();
+    assert_eq!((account.revoked_at, families), (Some(start), vec!["closed-b".to_owned()]));
+    assert_eq!(store.closed_accounts(start).await.unwrap(), [(owner, start)]);
+    assert!(store.closed_accounts(start + Duration::milliseconds(1)).await.unwrap().is_empty());
+    assert_eq!(store.credentials("Closed_One").await.unwrap().unwrap().revoked_at, Some(start));
+    assert!(!store.users(Role::Producer, Page::default()).await.unwrap().iter().any(|u| u.id == owner));
+
+    let found = async |role, name: &str| {
+        let query = AccountQuery { role, name: name.to_owned(), page: Page::default() };
+        store.accounts(&query).await.unwrap().into_iter().map(|a| a.user.username).collect::<Vec<_>>()
+    };
+    assert_eq!(found(None, "CLOSED").await, ["Closed_One", "closed%two"]);
+    assert_eq!(found(Some(Role::Consumer), "closed").await, ["closed%two"]);
+    for (part, name) in [("d_o", "Closed_One"), ("d%t", "closed%two")] {
+        assert_eq!(found(None, part).await, [name], "no part of a name is a pattern");
+    }
+    assert!(found(None, "d!").await.is_empty() && found(None, "\0").await.is_empty());
+    let first = store.accounts(&AccountQuery { page: Page { after: 0, limit: 2 }, ..AccountQuery::default() }).await.unwrap();
+    let all = store.accounts(&AccountQuery::default()).await.unwrap();
+    assert_eq!(first, all[..2]);
+
+    let opened = store.reopen_account(owner, start + Duration::hours(2)).await.unwrap().unwrap();
+    assert_eq!(opened.revoked_at, None);
+    assert_eq!(store.reopen_account(owner, start).await.unwrap(), Some(opened));
+    assert_eq!(store.spend_refresh("closed-1", start).await.unwrap(), Spend::Unknown);
+    store.add_refresh(&token("open-1", "open")).await.unwrap();
+    assert!(matches!(store.spend_refresh("open-1", start).await.unwrap(), Spend::Fresh(_)));
 }
 
 fn now() -> OffsetDateTime {

@@ -71,7 +71,7 @@ fn goldens() {
         (Frame::Drain, "0400"),
         (Frame::Ping, "0600"),
         (Frame::Pong, "0800"),
-        (Frame::Health(Health { backlog: 3, loss_ppm: Some(12_500) }), "0a0503800030d5"),
+        (Frame::Health(Health { backlog: 3, loss_ppm: Some(12_500) }), "0a030370d5"),
         (Frame::Health(Health { backlog: 0, loss_ppm: None }), "0a020000"),
         (Frame::Record(Record { seq: Seq(1), json: Bytes::from_static(b"{}") }), "2103017b7d"),
         (Frame::Feed(Feed { producer: ProducerId(1), after: cursor(2, 4) }), "230a01000000000000000204"),

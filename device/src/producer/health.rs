@@ -1,0 +1,75 @@
+//! When a device says how it is: pure, so that it can be tested without waiting.
+
+use std::time::Duration;
+
+use motience_shared::wire::Health;
+use tokio::time::Instant;
+
+/// How soon after the connection began, and how often then, it is considered.
+pub(super) const FIRST: Duration = Duration::from_secs(1);
+pub(super) const EVERY: Duration = Duration::from_secs(3);
+/// Records more or less that are no news: a few are always under way.
+const BACKLOG: u64 = 16;
+/// Millionths of loss that are none.
+const LOSS: u64 = 2000;
+
+/// What was said last.
+#[derive(Debug)]
+pub(super) struct Telling {
+    said: Option<(Health, Instant)>,
+    /// After how long the same is said again.
+    repeat: Duration,
+}
+
+impl Telling {
+    /// `keep_alive`: the transport's. What is said again on an idle link then takes the place of its ping.
+    pub(super) fn new(keep_alive: Duration) -> Self {
+        Self { said: None, repeat: keep_alive.max(EVERY) }
+    }
+
+    /// Whether it is worth saying now.
+    pub(super) fn is_due(&mut self, health: Health, now: Instant) -> bool {
+        let due = self.said.is_none_or(|(said, at)| is_news(said, health) || now - at >= self.repeat);
+        if due {
+            self.said = Some((health, now));
+        }
+        due
+    }
+}
+
+fn is_news(said: Health, now: Health) -> bool {
+    let backlog = said.backlog.abs_diff(now.backlog) > BACKLOG.max(said.backlog / 4);
+    let loss = match (said.loss_ppm, now.loss_ppm) {
+        (Some(said), Some(now)) => said.abs_diff(now) > LOSS.max(said / 5),
+        (said, now) => said != now,
+    };
+    backlog || loss
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn news_are_said_at_once_and_the_same_now_and_then() {
+        let start = Instant::now();
+        let at = |secs| start + Duration::from_secs(secs);
+        let health = |backlog, loss_ppm| Health { backlog, loss_ppm };
+        let mut telling = Telling::new(Duration::from_secs(15));
+        for (secs, backlog, loss, due) in [
+            (1, 3, None, true),
+            (4, 9, None, false),
+            (7, 30, None, true),
+            (10, 30, Some(50_000), true),
+            (13, 33, Some(45_000), false),
+            (16, 33, Some(61_000), true),
+            (22, 30, Some(60_000), false),
+            (31, 30, Some(60_000), true),
+            (34, 1000, Some(60_000), true),
+            (37, 1200, Some(60_000), false),
+            (40, 0, Some(60_000), true),
+        ] {
+            assert_eq!(telling.is_due(health(backlog, loss), at(secs)), due, "after {secs} s");
+        }
+    }
+}
