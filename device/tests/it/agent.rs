@@ -7,9 +7,12 @@ use std::{
     time::Duration,
 };
 
-use motience_device::agent::{
-    self, Config,
-    sensors::{Kind, Sensor},
+use motience_device::{
+    agent::{
+        self, Config,
+        sensors::{Kind, Sensor},
+    },
+    link::Redundancy,
 };
 use motience_shared::wire::{CloseCode, Frame};
 use serde_json::Value;
@@ -29,6 +32,8 @@ fn config(peer: &Peer, service: &Service, dir: &Path) -> Config {
     config.trust = client.trust;
     config.state_dir = Some(dir.join("state"));
     config.status_file = Some(dir.join("status.json"));
+    // Each record once: on a busy machine acknowledgements come late, which looks like loss.
+    config.link.redundancy = Redundancy::Off;
     config
 }
 
