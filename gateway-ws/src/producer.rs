@@ -2,10 +2,9 @@
 //!
 //! Reading goes on while the log writes: what waits for it is a queue of replies, bounded, drained from the front.
 
-use std::{collections::VecDeque, sync::Arc};
+use std::sync::Arc;
 
 use axum::{
-    body::Bytes,
     extract::{
         State,
         ws::{Message, WebSocket},
@@ -18,12 +17,14 @@ use motience_shared::{
     log::{self, Transport},
     model::{
         Role,
-        envelope::{self, Envelope, MAX_ENVELOPE, MAX_ID},
-        record::{self, Defaults},
+        envelope::{self, MAX_ENVELOPE},
+        record::Defaults,
     },
-    relay::{self, Kind, Publisher, Refusal, Senders, Ticket},
+    relay::{
+        self, Kind, Publisher, Refusal, Senders,
+        replies::{Gathered, Replies},
+    },
 };
-use serde_json::json;
 use tokio::time::{Duration, timeout};
 use tracing::{Instrument, debug, info_span, warn};
 
@@ -61,23 +62,10 @@ async fn serve(socket: WebSocket, grant: Grant, publisher: Publisher, _seat: Sea
     let _open = (shared.producers.open(), relay.own_node().open(Kind::Producer));
     let devices = relay.devices().senders(grant.user.producer(), Transport::WebSocket);
     let mut socket = Socket::new(socket, &shared.config);
-    let mut session = Session { shared: &shared, grant: &grant, publisher, devices, replies: VecDeque::new(), accepted: 0 };
+    let mut session = Session { shared: &shared, grant: &grant, publisher, devices, replies: Replies::default() };
     let goodbye = session.run(&mut socket).await;
     debug!(?goodbye, "producer leaves");
     socket.close(goodbye).await;
-}
-
-/// What a frame is answered with, in the order of the frames.
-enum Reply {
-    /// Once the ticket is in the log: the connection's count, and the client's own name of the record.
-    Ack(Ticket, u64, Option<String>),
-    Text(String),
-}
-
-/// The same before the ticket is known.
-enum Answer {
-    Ack(Option<String>),
-    Text(String),
 }
 
 struct Session<'s> {
@@ -85,9 +73,7 @@ struct Session<'s> {
     grant: &'s Grant,
     publisher: Publisher,
     devices: Senders,
-    replies: VecDeque<Reply>,
-    /// Records accepted on this connection: the `seq` of acknowledgements.
-    accepted: u64,
+    replies: Replies,
 }
 
 impl Session<'_> {
@@ -127,86 +113,50 @@ impl Session<'_> {
         let now = self.shared.backend.clock.now();
         let limit = self.shared.backend.relay.limits().record;
         let defaults = Defaults { device_id: self.grant.default_device(), now };
-        let mut admitted = Vec::new();
-        let mut answers = Vec::new();
+        let mut gathered = Gathered::default();
         let mut heard = Some(Ok(first));
         let mut goodbye = None;
         while let Some(next) = heard {
             match next {
-                Ok(Heard::Text(text)) => match admit(text.into(), limit, &defaults) {
-                    Ok(Frame::Record(record, id)) => {
-                        admitted.push((record, id.clone()));
-                        answers.push(Answer::Ack(id));
-                    }
-                    Ok(Frame::Pong) => answers.push(Answer::Text(r#"{"type":"pong"}"#.to_owned())),
-                    Err(error) => answers.push(Answer::Text(error)),
-                },
-                Ok(Heard::Binary(_)) => answers.push(Answer::Text(error("not_text", "records are sent as text frames"))),
+                Ok(Heard::Text(text)) => gathered.take(envelope::read(text.into()), limit, &defaults),
+                Ok(Heard::Binary(_)) => gathered.refuse("not_text", "records are sent as text frames"),
                 Ok(Heard::Life) => {}
                 Err(why) => {
                     goodbye = Some(why);
                     break;
                 }
             }
-            if answers.len() >= GROUP {
+            if gathered.len() >= GROUP {
                 break;
             }
             heard = socket.heard();
         }
-        let ticket = self.submit(admitted).await?;
-        for answer in answers {
-            self.replies.push_back(match answer {
-                Answer::Text(text) => Reply::Text(text),
-                Answer::Ack(id) => {
-                    self.accepted += 1;
-                    Reply::Ack(ticket, self.accepted, id)
-                }
-            });
-        }
+        self.submit(gathered).await?;
         goodbye.map_or(Ok(()), Err)
     }
 
-    async fn submit(&mut self, records: Vec<(Bytes, Option<String>)>) -> Result<Ticket, Goodbye> {
-        if records.is_empty() {
-            return Ok(Ticket::default());
-        }
-        let mut group = self.publisher.group();
-        let (count, bytes) = (records.len() as u64, records.iter().map(|(json, _)| json.len() as u64).sum());
-        for (json, id) in records {
-            if let Some(device) = record::device_of(&json) {
-                self.devices.seen(&device);
-            }
-            group.push_unnumbered(id.as_deref(), json);
-        }
-        let ticket = group.submit().await.map_err(|refusal| match refusal {
+    async fn submit(&mut self, gathered: Gathered) -> Result<(), Goodbye> {
+        let submitted = gathered.submit(&self.publisher, &mut self.devices, &mut self.replies).await;
+        let (records, bytes) = submitted.map_err(|refusal| match refusal {
             Refusal::Ended(e) => why(&e),
             other => {
                 warn!(error = %other, "an admitted record was refused");
                 Goodbye::Failed
             }
         })?;
-        self.shared.producers.count(count, bytes);
-        Ok(ticket)
+        self.shared.producers.count(records, bytes);
+        Ok(())
     }
 
     /// Writes the replies that are due, from the front.
     async fn answer(&mut self, socket: &mut Socket, committed: &relay::Committed) -> Result<(), Goodbye> {
-        let due = |reply: &Reply| !matches!(reply, Reply::Ack(ticket, ..) if *ticket > committed.up_to);
-        if self.replies.front().is_some_and(due) {
+        if self.replies.are_due(committed.up_to) {
             let subscribers = self.shared.backend.relay.subscriber_count(self.publisher.producer()).await.unwrap_or_else(|e| {
                 // The record is in the log; the count is a courtesy.
                 warn!(error = %e, "subscribers cannot be counted");
                 0
             });
-            while self.replies.front().is_some_and(due) {
-                let text = match self.replies.pop_front() {
-                    Some(Reply::Ack(_, seq, None)) => format!(r#"{{"type":"ack","seq":{seq},"subscriberCount":{subscribers}}}"#),
-                    Some(Reply::Ack(_, seq, Some(id))) => {
-                        json!({"type": "ack", "seq": seq, "id": id, "subscriberCount": subscribers}).to_string()
-                    }
-                    Some(Reply::Text(text)) => text,
-                    None => break,
-                };
+            while let Some(text) = self.replies.next(committed.up_to, subscribers) {
                 socket.feed(Message::Text(text.into())).await?;
             }
             socket.flush().await?;
@@ -223,28 +173,6 @@ impl Session<'_> {
             }
         }
     }
-}
-
-enum Frame {
-    Record(Bytes, Option<String>),
-    Pong,
-}
-
-/// A frame as a record, or the error it is answered with.
-fn admit(frame: Bytes, limit: usize, defaults: &Defaults<'_>) -> Result<Frame, String> {
-    let invalid = |e: record::Invalid| error(e.code(), &e.to_string());
-    match envelope::read(frame).map_err(invalid)? {
-        Envelope::Record(_, Some(id)) if id.is_empty() || id.len() > MAX_ID => {
-            Err(error("invalid_id", &format!("an id is 1 to {MAX_ID} bytes of text")))
-        }
-        Envelope::Record(json, id) => record::admit(&json, limit, defaults).map(|record| Frame::Record(record, id)).map_err(invalid),
-        Envelope::Ping => Ok(Frame::Pong),
-        Envelope::Unknown(name) => Err(error("unknown_type", &format!("there is no message of type '{name}'"))),
-    }
-}
-
-fn error(code: &str, message: &str) -> String {
-    json!({"type": "error", "code": code, "message": message}).to_string()
 }
 
 fn why(error: &relay::Error) -> Goodbye {

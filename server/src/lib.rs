@@ -16,7 +16,6 @@ pub mod ingest;
 pub mod server;
 pub mod sm;
 pub mod stream;
-#[expect(dead_code, reason = "sessions come next")]
 pub mod webtransport;
 
 use std::{path::Path, process::ExitCode};

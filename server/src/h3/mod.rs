@@ -19,7 +19,6 @@ mod request;
 mod response;
 #[cfg(test)]
 mod tests;
-#[expect(dead_code, reason = "sessions come next")]
 mod tunnel;
 
 use std::{sync::Arc, time::Duration};
@@ -35,7 +34,7 @@ use crate::webtransport;
 
 pub(crate) use connection::serve;
 pub(crate) use response::Error;
-pub(crate) use tunnel::Connect;
+pub(crate) use tunnel::{Connect, Up};
 
 /// The ALPN name.
 pub(crate) const ALPN: &[u8] = b"h3";

@@ -56,7 +56,9 @@ impl Up {
 impl Down {
     /// Writes the last bytes and ends the stream.
     pub(crate) async fn end(mut self, last: Bytes) -> Result<(), Error> {
-        self.0.data(last).await?;
+        if !last.is_empty() {
+            self.0.data(last).await?;
+        }
         self.0.finish().await
     }
 }

@@ -110,7 +110,8 @@ fn put(out: &mut BytesMut, what: std::fmt::Arguments<'_>) {
     let _ = out.write_fmt(what);
 }
 
-fn put_line(message: &[u8], out: &mut BytesMut) {
+/// Appends a message as one line: a record may have blanks that end lines.
+pub(crate) fn put_line(message: &[u8], out: &mut BytesMut) {
     let begin = out.len();
     out.put_slice(message);
     for byte in &mut out[begin..] {

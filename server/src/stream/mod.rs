@@ -31,6 +31,7 @@ use motience_shared::{
 };
 
 pub use config::Config;
+pub(crate) use format::put_line;
 
 use self::{
     cursors::From,

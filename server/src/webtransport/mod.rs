@@ -7,20 +7,40 @@
 //! `sessions` and `session` are the plumbing: which session a stream belongs to, and when a session ends. What is said on
 //! the streams is in `messages`, and what it means in `consumer` and `producer`.
 
+mod config;
+mod consumer;
+mod feed;
+mod messages;
+mod producer;
+mod session;
 mod sessions;
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
-use axum::response::IntoResponse as _;
-use motience_shared::{
-    backend::Backend,
-    env::{self, Env},
-    http::ApiError,
+use axum::{
+    http::{HeaderMap, Response, StatusCode, header},
+    response::IntoResponse as _,
 };
+use bytes::Bytes;
+use motience_shared::{
+    auth::Grant,
+    backend::Backend,
+    http::{ApiError, Seat, Seats},
+    model::Role,
+    relay::Kind,
+};
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
+use tracing::{Instrument as _, debug, info_span};
 
+pub use config::Config;
 pub(crate) use sessions::Sessions;
 
+use self::{
+    messages::{Lines, Said},
+    session::{Code, Ending, Outgoing, Peer},
+    sessions::{Incoming, Place},
+};
 use crate::h3::{Connect, Error};
 
 /// The type of a unidirectional stream of a session.
@@ -28,57 +48,153 @@ pub(crate) const SESSION_UNI: u64 = 0x54;
 /// How a bidirectional stream of a session begins.
 pub(crate) const SESSION_BIDI: u64 = 0x41;
 
-/// Settings of WebTransport.
-#[derive(Clone, Debug)]
-pub struct Config {
-    /// Origins whose pages may connect; none: any, as tokens and not cookies say who comes. WT_ORIGINS.
-    pub origins: Vec<String>,
-    /// Where pages find it, where that is elsewhere. PUBLIC_WEBTRANSPORT_URL.
-    pub url: Option<String>,
-    /// Sessions at once. WT_MAX_SESSIONS, 10,000.
-    pub most: usize,
-    /// Sessions of one connection at once. WT_MAX_SESSIONS_PER_CONNECTION, 16.
-    pub sessions: usize,
-    /// Sessions of one account at once. MAX_CONNECTIONS_PER_ACCOUNT, 1,000.
-    pub each: usize,
-    /// Time for a session's hello. WT_HELLO_LIMIT, 10 s.
-    pub hello: Duration,
-}
-
-impl Config {
-    /// Reads the variables named on the fields.
-    pub fn from_env(env: &Env) -> Result<Self, env::Error> {
-        let config = Self {
-            origins: env.list("WT_ORIGINS"),
-            url: env.get("PUBLIC_WEBTRANSPORT_URL").map(str::to_owned),
-            most: env.parse("WT_MAX_SESSIONS", 10_000)?,
-            sessions: env.parse("WT_MAX_SESSIONS_PER_CONNECTION", 16)?,
-            each: env.parse("MAX_CONNECTIONS_PER_ACCOUNT", 1000)?,
-            hello: env.duration("WT_HELLO_LIMIT", Duration::from_secs(10))?,
-        };
-        if config.hello.is_zero() {
-            return Err(env::Error::invalid("WT_HELLO_LIMIT", "must be more than nothing"));
-        }
-        Ok(config)
-    }
-}
+/// Where sessions are opened.
+const PATH: &str = "/wt";
+/// Longest line of a control stream that is no record, in bytes.
+const MAX_LINE: usize = 32 * 1024;
 
 /// What every session uses.
 pub(crate) struct Shared {
     pub(crate) backend: Arc<Backend>,
     pub(crate) config: Config,
+    seats: Seats,
     /// Cancelled when the node drains.
-    pub(crate) draining: CancellationToken,
+    draining: CancellationToken,
 }
 
 impl Shared {
     /// Over this backend.
     pub(crate) fn new(backend: Arc<Backend>, config: Config, draining: CancellationToken) -> Self {
-        Self { backend, config, draining }
+        let seats = Seats::new(config.most, config.each);
+        Self { backend, config, seats, draining }
     }
 }
 
 /// Serves one session, from its CONNECT to its end.
-pub(crate) async fn serve(connect: Connect, _sessions: &Arc<Sessions>, shared: &Arc<Shared>) -> Result<(), Error> {
-    connect.refuse(ApiError::not_found("There is nothing at this path.").into_response(), &shared.backend.clock).await
+pub(crate) async fn serve(connect: Connect, sessions: &Arc<Sessions>, shared: &Arc<Shared>) -> Result<(), Error> {
+    let (seat, place) = match admit(&connect, sessions, shared) {
+        Ok(admitted) => admitted,
+        Err(refusal) => return connect.refuse(refusal.into_response(), &shared.backend.clock).await,
+    };
+    let mut head = Response::new(());
+    // What Chromium asks of whoever speaks this draft.
+    head.headers_mut().insert("sec-webtransport-http3-draft", header::HeaderValue::from_static("draft02"));
+    let span = info_span!("webtransport", session = place.id);
+    let (down, mut up) = connect.accept(head).await?;
+    let _open = (Open::new(), shared.backend.relay.own_node().open(Kind::WebTransport));
+    let peer = Peer { connection: sessions.connection().clone(), id: place.id, write: shared.config.write };
+    let ending = tokio::select! {
+        biased;
+        how = session::ended_by_client(&mut up) => Ending::Gone(how),
+        ending = converse(&peer, place, seat, shared).instrument(span) => ending,
+    };
+    debug!(?ending, "a session ends");
+    let last = match ending {
+        Ending::Close(code, reason) => session::close(code, &reason),
+        Ending::Gone(_) => Bytes::new(),
+    };
+    down.end(last).await
+}
+
+/// Everything that can be checked before there is a session.
+fn admit(connect: &Connect, sessions: &Arc<Sessions>, shared: &Shared) -> Result<(Seat, Place), ApiError> {
+    if connect.parts.uri.path() != PATH {
+        return Err(ApiError::not_found("There is nothing at this path."));
+    }
+    check_origin(&connect.parts.headers, &shared.config.origins)?;
+    if shared.draining.is_cancelled() {
+        return Err(ApiError::unavailable("draining", "This node is going away. Try again."));
+    }
+    let seat = shared.seats.reserve()?;
+    let place = sessions.enter(connect.id).ok_or_else(|| {
+        ApiError::new(StatusCode::TOO_MANY_REQUESTS, "too_many_sessions", "This connection has as many sessions as it may have.")
+    })?;
+    Ok((seat, place))
+}
+
+fn check_origin(headers: &HeaderMap, allowed: &[String]) -> Result<(), ApiError> {
+    // Only browsers send an origin; other clients are not what the list is about.
+    let Some(origin) = headers.get(header::ORIGIN).filter(|_| !allowed.is_empty()) else { return Ok(()) };
+    if allowed.iter().any(|a| a.as_bytes() == origin.as_bytes()) {
+        Ok(())
+    } else {
+        Err(ApiError::forbidden("Pages of this origin may not connect.").with_code("origin_refused"))
+    }
+}
+
+/// From the first stream to the last word.
+async fn converse(peer: &Peer, mut place: Place, mut seat: Seat, shared: &Arc<Shared>) -> Ending {
+    // Streams that overtook the control stream.
+    let mut early = Vec::new();
+    let control = tokio::select! {
+        biased;
+        () = shared.draining.cancelled() => return messages::draining(),
+        control = timeout(shared.config.hello, control_stream(&mut place, &mut early)) => control,
+    };
+    let (mut send, mut lines) = match control {
+        Ok(Ok(control)) => control,
+        Ok(Err(ending)) => return ending,
+        Err(_) => return Ending::new(Code::Protocol, "no hello in time"),
+    };
+    let outcome = async {
+        let hello = timeout(shared.config.hello, greet(&mut lines, shared)).await;
+        let grant = hello.map_err(|_| Ending::new(Code::Protocol, "no hello in time"))??;
+        seat.claim(grant.user).map_err(|_| Ending::new(Code::TooMany, "this account has too many sessions"))?;
+        say(&mut send, peer, &messages::welcome(&shared.backend, &grant)).await?;
+        match grant.role {
+            Role::Consumer => consumer::serve(peer, (&mut send, &mut lines), place, grant, shared).await,
+            _ => producer::serve(peer, (&mut send, &mut lines), place, early, grant, shared).await,
+        }
+    };
+    let ending = outcome.await.err().unwrap_or_else(|| Ending::new(Code::Done, "done"));
+    // What was said before the end is still to be heard.
+    send.finish();
+    ending
+}
+
+/// The client's first bidirectional stream.
+async fn control_stream(place: &mut Place, early: &mut Vec<Incoming>) -> Result<(Outgoing, Lines), Ending> {
+    loop {
+        match place.streams.recv().await {
+            Some(Incoming::Bidi(send, recv, buffer)) => return Ok((Outgoing::new(send), Lines::new(recv, buffer, MAX_LINE))),
+            Some(uni) => early.push(uni),
+            None => return Err(Ending::gone("the connection is over")),
+        }
+    }
+}
+
+async fn greet(lines: &mut Lines, shared: &Shared) -> Result<Grant, Ending> {
+    let line = lines.next().await?.ok_or_else(|| Ending::new(Code::Protocol, "no hello"))?;
+    let said = Said::read(&line)?;
+    if said.r#type != "hello" {
+        return Err(Ending::new(Code::Protocol, format!("{} before hello", said.r#type)));
+    }
+    messages::authenticate(&shared.backend, said.token.as_deref())
+}
+
+/// Writes one line to the control stream.
+async fn say(send: &mut Outgoing, peer: &Peer, line: &str) -> Result<(), Ending> {
+    send.write_within(peer.write, format!("{line}\n").into()).await
+}
+
+/// Counts open sessions.
+struct Open;
+
+impl Open {
+    fn new() -> Self {
+        metrics::gauge!("motience_webtransport_sessions").increment(1);
+        Self
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        metrics::gauge!("motience_webtransport_sessions").decrement(1);
+    }
+}
+
+/// Counts records that went through.
+fn count(side: &'static str, records: u64, bytes: u64) {
+    metrics::counter!("motience_webtransport_records_total", "side" => side).increment(records);
+    metrics::counter!("motience_webtransport_bytes_total", "side" => side).increment(bytes);
 }

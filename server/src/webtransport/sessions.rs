@@ -2,6 +2,7 @@
 
 use std::{
     collections::HashMap,
+    mem,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
@@ -113,6 +114,14 @@ impl Incoming {
             }
             Self::Uni(mut recv, _) => drop(recv.stop(code)),
         }
+    }
+}
+
+impl Place {
+    /// What comes of the peer, to be read by several.
+    pub(super) fn take(&mut self) -> (mpsc::Receiver<Incoming>, mpsc::Receiver<Bytes>) {
+        let (none, nothing) = (mpsc::channel(1).1, mpsc::channel(1).1);
+        (mem::replace(&mut self.streams, none), mem::replace(&mut self.datagrams, nothing))
     }
 }
 

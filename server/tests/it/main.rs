@@ -19,3 +19,4 @@ mod seed;
 mod stream;
 mod tls;
 mod tunnel;
+mod webtransport;

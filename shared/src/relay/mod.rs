@@ -19,6 +19,7 @@ mod nodes;
 pub mod order;
 pub mod places;
 mod publisher;
+pub mod replies;
 mod reports;
 mod ring;
 mod routes;

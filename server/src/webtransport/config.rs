@@ -1,0 +1,55 @@
+//! Settings of WebTransport.
+
+use std::time::Duration;
+
+use motience_shared::{
+    env::{self, Env},
+    relay::view,
+};
+
+/// Settings of WebTransport.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Origins whose pages may connect; none: any, as tokens and not cookies say who comes. WT_ORIGINS.
+    pub origins: Vec<String>,
+    /// Where pages find it, where that is elsewhere. PUBLIC_WEBTRANSPORT_URL.
+    pub url: Option<String>,
+    /// Sessions at once. WT_MAX_SESSIONS, 10,000.
+    pub most: usize,
+    /// Sessions of one connection at once. WT_MAX_SESSIONS_PER_CONNECTION, 16.
+    pub sessions: usize,
+    /// Sessions of one account at once. MAX_CONNECTIONS_PER_ACCOUNT, 1,000.
+    pub each: usize,
+    /// Time for a session's control stream, and again for its hello. WT_HELLO_LIMIT, 10 s.
+    pub hello: Duration,
+    /// Time for a client to take what is said on the control stream. HTTP3_WRITE_LIMIT, 30 s.
+    pub write: Duration,
+    /// Producers that one session follows, the same as over motience/1. QUIC_MAX_FOLLOWS, 1,000.
+    pub follows: usize,
+    /// How often a feed says how far it is, where its view shows nothing. STREAM_COMMENT_INTERVAL, 15 s.
+    pub beat: Duration,
+    /// How much a view may hold back.
+    pub view: view::Limits,
+}
+
+impl Config {
+    /// Reads the variables named on the fields.
+    pub fn from_env(env: &Env) -> Result<Self, env::Error> {
+        let config = Self {
+            origins: env.list("WT_ORIGINS"),
+            url: env.get("PUBLIC_WEBTRANSPORT_URL").map(str::to_owned),
+            most: env.parse("WT_MAX_SESSIONS", 10_000)?,
+            sessions: env.parse("WT_MAX_SESSIONS_PER_CONNECTION", 16)?,
+            each: env.parse("MAX_CONNECTIONS_PER_ACCOUNT", 1000)?,
+            hello: env.duration("WT_HELLO_LIMIT", Duration::from_secs(10))?,
+            write: env.duration("HTTP3_WRITE_LIMIT", Duration::from_secs(30))?,
+            follows: env.parse("QUIC_MAX_FOLLOWS", 1000)?,
+            beat: env.duration("STREAM_COMMENT_INTERVAL", Duration::from_secs(15))?,
+            view: view::Limits::from_env(env)?,
+        };
+        if config.hello.is_zero() {
+            return Err(env::Error::invalid("WT_HELLO_LIMIT", "must be more than nothing"));
+        }
+        Ok(config)
+    }
+}

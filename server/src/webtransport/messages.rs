@@ -1,0 +1,156 @@
+//! What is said on a session's streams: a line of JSON each.
+
+use bytes::{Bytes, BytesMut};
+use motience_shared::{
+    auth::Grant,
+    backend::Backend,
+    model::{ProducerId, Role, Selection},
+    relay::places::Place,
+};
+use quinn::RecvStream;
+use serde::Deserialize;
+use serde_json::json;
+
+use super::session::{Code, Ending};
+
+/// Bytes taken from a stream in one read.
+const READ: usize = 64 * 1024;
+
+/// What a client says on its control stream, of whatever type.
+#[derive(Debug, Deserialize)]
+pub(super) struct Said {
+    pub(super) r#type: String,
+    pub(super) token: Option<String>,
+    producer_id: Option<Id>,
+    pub(super) from: Option<Place>,
+    pub(super) lane: Option<String>,
+    #[serde(flatten)]
+    pub(super) selection: Selection,
+}
+
+/// Ids may be numbers, or the same in text.
+#[derive(Debug, Deserialize)]
+#[serde(untagged)]
+enum Id {
+    Number(i64),
+    Text(String),
+}
+
+impl Said {
+    pub(super) fn read(line: &[u8]) -> Result<Self, Ending> {
+        serde_json::from_slice(line).map_err(|e| Ending::new(Code::Protocol, format!("this is no message: {e}")))
+    }
+
+    /// The producer that it is about.
+    pub(super) fn producer(&self) -> Result<ProducerId, Ending> {
+        let id = match &self.producer_id {
+            Some(Id::Number(id)) => Some(ProducerId(*id)),
+            Some(Id::Text(id)) => id.parse().ok(),
+            None => None,
+        };
+        id.ok_or_else(|| Ending::new(Code::Protocol, format!("{} needs a producer_id", self.r#type)))
+    }
+}
+
+/// A stream of the client, line by line.
+pub(super) struct Lines {
+    stream: RecvStream,
+    buffer: BytesMut,
+    /// Bytes that were looked through for an end of line.
+    seen: usize,
+    /// Longest line.
+    limit: usize,
+}
+
+impl Lines {
+    pub(super) fn new(stream: RecvStream, buffer: BytesMut, limit: usize) -> Self {
+        Self { stream, buffer, seen: 0, limit }
+    }
+
+    /// Allows longer lines from now on.
+    pub(super) fn allow(&mut self, limit: usize) {
+        self.limit = self.limit.max(limit);
+    }
+
+    /// The next line; `None` at the end. Cancel-safe.
+    pub(super) async fn next(&mut self) -> Result<Option<Bytes>, Ending> {
+        loop {
+            if let Some(line) = self.ready()? {
+                return Ok(Some(line));
+            }
+            match self.stream.read_chunk(READ, true).await.map_err(Ending::gone)? {
+                Some(chunk) => self.buffer.extend_from_slice(&chunk.bytes),
+                // The last line needs no end.
+                None if self.buffer.is_empty() => return Ok(None),
+                None => self.buffer.extend_from_slice(b"\n"),
+            }
+        }
+    }
+
+    /// A line that was read already.
+    pub(super) fn ready(&mut self) -> Result<Option<Bytes>, Ending> {
+        loop {
+            let Some(at) = self.buffer[self.seen..].iter().position(|&byte| byte == b'\n') else {
+                self.seen = self.buffer.len();
+                return if self.seen > self.limit { Err(too_large(self.limit)) } else { Ok(None) };
+            };
+            let line = self.buffer.split_to(self.seen + at + 1).freeze();
+            self.seen = 0;
+            let line = line.slice_ref(line.trim_ascii());
+            if line.len() > self.limit {
+                return Err(too_large(self.limit));
+            }
+            if !line.is_empty() {
+                return Ok(Some(line));
+            }
+        }
+    }
+}
+
+fn too_large(limit: usize) -> Ending {
+    Ending::new(Code::TooLarge, format!("a line has more than {limit} bytes"))
+}
+
+/// The first line to a client that is who it says.
+pub(super) fn welcome(backend: &Backend, grant: &Grant) -> String {
+    let welcome = json!({
+        "type": "welcome", "role": grant.role, "user_id": grant.user, "node": backend.node,
+        "expires_in": expires_in(backend, grant), "max_record": backend.relay.limits().record,
+    });
+    welcome.to_string()
+}
+
+/// Takes a renewed token: it must be of the same account and role. The line that says so.
+pub(super) fn renew(backend: &Backend, grant: &mut Grant, token: Option<&str>) -> Result<String, Ending> {
+    let renewed = authenticate(backend, token)?;
+    if renewed.user != grant.user || renewed.role != grant.role {
+        return Err(Ending::new(Code::Forbidden, "the renewed token is another account's"));
+    }
+    *grant = renewed;
+    Ok(json!({"type": "token_accepted", "expires_in": expires_in(backend, grant)}).to_string())
+}
+
+/// Who holds this token.
+pub(super) fn authenticate(backend: &Backend, token: Option<&str>) -> Result<Grant, Ending> {
+    let token = token.ok_or_else(|| Ending::new(Code::Unauthenticated, "there is no token"))?;
+    let grant = backend.authenticate(token).map_err(|e| Ending::new(Code::Unauthenticated, e.to_string()))?;
+    match grant.role {
+        Role::Producer | Role::Consumer => Ok(grant),
+        other => Err(Ending::new(Code::Forbidden, format!("there is nothing here for {other}s"))),
+    }
+}
+
+/// The grant is over.
+pub(super) fn ended() -> Ending {
+    Ending::new(Code::Unauthenticated, "the token has expired or was revoked")
+}
+
+/// The node drains.
+pub(super) fn draining() -> Ending {
+    Ending::new(Code::Draining, "the node is going away")
+}
+
+/// Whole seconds for which the grant is still good.
+fn expires_in(backend: &Backend, grant: &Grant) -> u64 {
+    u64::try_from((grant.expires_at - backend.clock.now()).whole_seconds()).unwrap_or(0)
+}

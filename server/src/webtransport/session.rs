@@ -1,0 +1,199 @@
+//! A session's own stream, the CONNECT, and what the server opens in it.
+//!
+//! The CONNECT stream is read for as long as the session lives: its end, its reset, and a CLOSE_WEBTRANSPORT_SESSION
+//! capsule are seen at once (draft-ietf-webtrans-http3, section 6).
+
+use std::time::Duration;
+
+use bytes::{Buf as _, BufMut as _, Bytes, BytesMut};
+use motience_shared::{log, relay, wire::varint};
+use quinn::{Connection, SendStream, VarInt};
+use tokio::time::timeout;
+use tracing::warn;
+
+use super::SESSION_UNI;
+use crate::h3::Up;
+
+/// CLOSE_WEBTRANSPORT_SESSION.
+const CLOSE: u64 = 0x2843;
+/// Longest reason of a close, in bytes.
+const MAX_REASON: usize = 1024;
+/// For the streams of a session that has ended (section 8.5).
+const SESSION_GONE: VarInt = VarInt::from_u32(0x170d_7b68);
+
+/// Why the server closes a session, as the client is told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Code {
+    /// The client has what it wanted.
+    Done = 0,
+    /// The node is going away.
+    Draining = 1001,
+    /// The node failed, or the log or the database is away.
+    Internal = 1011,
+    /// The client said what has no place here.
+    Protocol = 4400,
+    /// No good token, or one that has ended.
+    Unauthenticated = 4401,
+    /// Not this account's business.
+    Forbidden = 4403,
+    /// A line over the limit.
+    TooLarge = 4413,
+    /// Too many sessions of the account.
+    TooMany = 4429,
+}
+
+/// Why a session ends.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Ending {
+    #[error("{1}")]
+    Close(Code, String),
+    /// The client left or was lost: nobody to tell.
+    #[error("{0}")]
+    Gone(String),
+}
+
+impl Ending {
+    pub(super) fn new(code: Code, reason: impl Into<String>) -> Self {
+        Self::Close(code, reason.into())
+    }
+
+    pub(super) fn gone(error: impl std::fmt::Display) -> Self {
+        Self::Gone(error.to_string())
+    }
+}
+
+/// The reasons a client is told carry no causes: those are logged here.
+impl From<relay::Error> for Ending {
+    fn from(error: relay::Error) -> Self {
+        match error {
+            relay::Error::Closed => Self::new(Code::Draining, "the node is going away"),
+            relay::Error::Log(log::Error::Stale) => Self::new(Code::Draining, "the log began a new life: connect again"),
+            other => {
+                warn!(error = %other, "a session is closed because a dependency failed");
+                Self::new(Code::Internal, "the log or the database is away")
+            }
+        }
+    }
+}
+
+/// The other end of a session. Cheap to clone.
+#[derive(Clone)]
+pub(super) struct Peer {
+    pub(super) connection: Connection,
+    /// The session's number.
+    pub(super) id: u64,
+    /// Time for the client to take something that it must take.
+    pub(super) write: Duration,
+}
+
+impl Peer {
+    /// Opens a stream to the client.
+    pub(super) async fn open_uni(&self) -> Result<Outgoing, Ending> {
+        let mut stream = Outgoing { stream: self.connection.open_uni().await.map_err(Ending::gone)?, finished: false };
+        let mut head = BytesMut::new();
+        varint::put(SESSION_UNI, &mut head);
+        varint::put(self.id, &mut head);
+        stream.write(head.freeze()).await?;
+        Ok(stream)
+    }
+
+    /// The beginning of the session's datagrams.
+    pub(super) fn datagram(&self) -> BytesMut {
+        let mut head = BytesMut::new();
+        varint::put(self.id / 4, &mut head);
+        head
+    }
+
+    /// Sends one; whether it went on its way.
+    pub(super) fn send(&self, datagram: Bytes) -> bool {
+        self.connection.send_datagram(datagram).is_ok()
+    }
+}
+
+/// A stream to the client. Dropped before its end, it is reset.
+pub(super) struct Outgoing {
+    stream: SendStream,
+    finished: bool,
+}
+
+impl Outgoing {
+    pub(super) fn new(stream: SendStream) -> Self {
+        Self { stream, finished: false }
+    }
+
+    /// Writes all of it, however long the client takes.
+    pub(super) async fn write(&mut self, bytes: Bytes) -> Result<(), Ending> {
+        self.stream.write_chunk(bytes).await.map_err(Ending::gone)
+    }
+
+    /// Writes all of it within the limit.
+    pub(super) async fn write_within(&mut self, limit: Duration, bytes: Bytes) -> Result<(), Ending> {
+        timeout(limit, self.write(bytes)).await.map_err(|_| Ending::gone("the client takes nothing"))?
+    }
+
+    /// Nothing more comes.
+    pub(super) fn finish(&mut self) {
+        self.finished = true;
+        // An error says that it has ended already.
+        let _ = self.stream.finish();
+    }
+}
+
+impl Drop for Outgoing {
+    fn drop(&mut self) {
+        if !self.finished {
+            let _ = self.stream.reset(SESSION_GONE);
+        }
+    }
+}
+
+/// Returns when the client has ended the session: how.
+pub(super) async fn ended_by_client(up: &mut Up) -> String {
+    let mut buffer = BytesMut::new();
+    // Bytes of a capsule that says nothing to us (RFC 9297, section 3.2).
+    let mut skip = 0;
+    loop {
+        let left = buffer.len().min(usize::try_from(skip).unwrap_or(usize::MAX));
+        buffer.advance(left);
+        skip -= left as u64;
+        if skip == 0
+            && let Some((kind, a)) = varint::peek(&buffer, 0)
+            && let Some((length, b)) = varint::peek(&buffer, a)
+        {
+            if kind == CLOSE {
+                return "the client closed the session".to_owned();
+            }
+            buffer.advance(a + b);
+            skip = length;
+            continue;
+        }
+        match up.next().await {
+            Ok(Some(bytes)) => buffer.extend_from_slice(&bytes),
+            Ok(None) => return "the client ended the session".to_owned(),
+            Err(e) => return format!("the session was lost: {e}"),
+        }
+    }
+}
+
+/// The capsule that closes a session.
+pub(super) fn close(code: Code, reason: &str) -> Bytes {
+    let reason = &reason[..reason.floor_char_boundary(MAX_REASON)];
+    let mut capsule = BytesMut::new();
+    varint::put(CLOSE, &mut capsule);
+    varint::put(4 + reason.len() as u64, &mut capsule);
+    capsule.put_u32(code as u32);
+    capsule.put_slice(reason.as_bytes());
+    capsule.freeze()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_close_carries_its_code_and_as_much_of_its_reason_as_fits() {
+        assert_eq!(close(Code::Unauthenticated, "no"), &b"\x68\x43\x06\x00\x00\x11\x31no"[..]);
+        let long = close(Code::Done, &"é".repeat(1000));
+        assert_eq!(long.len(), 2 + 2 + 4 + MAX_REASON);
+    }
+}

@@ -1,0 +1,139 @@
+//! Records of a producer that numbers none and waits for a word about each: in the order they came, once they are in the log.
+
+use std::collections::VecDeque;
+
+use bytes::Bytes;
+use serde_json::json;
+
+use super::{Publisher, Refusal, Senders, Ticket};
+use crate::model::{
+    envelope::{Envelope, MAX_ID},
+    record::{self, Defaults, Invalid},
+};
+
+/// What came together: submitted to the log as one group.
+#[derive(Debug, Default)]
+pub struct Gathered {
+    records: Vec<(Bytes, Option<String>)>,
+    answers: Vec<Answer>,
+}
+
+/// Replies that wait for the log, in the order of what they answer.
+#[derive(Debug, Default)]
+pub struct Replies {
+    waiting: VecDeque<Reply>,
+    /// Records accepted: the `seq` of acknowledgements.
+    accepted: u64,
+}
+
+#[derive(Debug)]
+enum Answer {
+    Ack(Option<String>),
+    Text(String),
+}
+
+#[derive(Debug)]
+enum Reply {
+    /// Once the ticket is in the log: the number, and the client's own name of the record.
+    Ack(Ticket, u64, Option<String>),
+    Text(String),
+}
+
+impl Gathered {
+    /// Takes in what a frame means: a record, a ping, or an error to be told.
+    pub fn take(&mut self, meaning: Result<Envelope, Invalid>, limit: usize, defaults: &Defaults<'_>) {
+        let admitted = meaning.map_err(|e| invalid(&e)).and_then(|meaning| match meaning {
+            Envelope::Record(_, Some(id)) if id.is_empty() || id.len() > MAX_ID => {
+                Err(error("invalid_id", &format!("an id is 1 to {MAX_ID} bytes of text")))
+            }
+            Envelope::Record(json, id) => {
+                let record = record::admit(&json, limit, defaults).map_err(|e| invalid(&e))?;
+                self.records.push((record, id.clone()));
+                Ok(Answer::Ack(id))
+            }
+            Envelope::Ping => Ok(Answer::Text(r#"{"type":"pong"}"#.to_owned())),
+            Envelope::Unknown(name) => Err(error("unknown_type", &format!("there is no message of type '{name}'"))),
+        });
+        self.answers.push(admitted.unwrap_or_else(Answer::Text));
+    }
+
+    /// Tells the producer that something it sent is no frame.
+    pub fn refuse(&mut self, code: &str, message: &str) {
+        self.answers.push(Answer::Text(error(code, message)));
+    }
+
+    /// Frames taken.
+    pub fn len(&self) -> usize {
+        self.answers.len()
+    }
+
+    /// Whether there was none.
+    pub fn is_empty(&self) -> bool {
+        self.answers.is_empty()
+    }
+
+    /// Hands the records to the log's writer, and the answers to those that wait; notes whose records they are. How many records,
+    /// and their bytes.
+    pub async fn submit(self, publisher: &Publisher, devices: &mut Senders, replies: &mut Replies) -> Result<(u64, u64), Refusal> {
+        let counted = (self.records.len() as u64, self.records.iter().map(|(json, _)| json.len() as u64).sum());
+        let ticket = if self.records.is_empty() {
+            Ticket::default()
+        } else {
+            let mut group = publisher.group();
+            for (json, id) in self.records {
+                if let Some(device) = record::device_of(&json) {
+                    devices.seen(&device);
+                }
+                group.push_unnumbered(id.as_deref(), json);
+            }
+            group.submit().await?
+        };
+        for answer in self.answers {
+            replies.waiting.push_back(match answer {
+                Answer::Text(text) => Reply::Text(text),
+                Answer::Ack(id) => {
+                    replies.accepted += 1;
+                    Reply::Ack(ticket, replies.accepted, id)
+                }
+            });
+        }
+        Ok(counted)
+    }
+}
+
+impl Replies {
+    /// How many wait.
+    pub fn len(&self) -> usize {
+        self.waiting.len()
+    }
+
+    /// Whether none does.
+    pub fn is_empty(&self) -> bool {
+        self.waiting.is_empty()
+    }
+
+    /// Whether the first may be said, once everything up to this is in the log.
+    pub fn are_due(&self, up_to: Ticket) -> bool {
+        self.waiting.front().is_some_and(|reply| !matches!(reply, Reply::Ack(ticket, ..) if *ticket > up_to))
+    }
+
+    /// The first that may be said.
+    pub fn next(&mut self, up_to: Ticket, subscribers: u64) -> Option<String> {
+        if !self.are_due(up_to) {
+            return None;
+        }
+        Some(match self.waiting.pop_front()? {
+            Reply::Ack(_, seq, None) => format!(r#"{{"type":"ack","seq":{seq},"subscriberCount":{subscribers}}}"#),
+            Reply::Ack(_, seq, Some(id)) => json!({"type": "ack", "seq": seq, "id": id, "subscriberCount": subscribers}).to_string(),
+            Reply::Text(text) => text,
+        })
+    }
+}
+
+fn invalid(invalid: &Invalid) -> String {
+    error(invalid.code(), &invalid.to_string())
+}
+
+fn error(code: &str, message: &str) -> String {
+    json!({"type": "error", "code": code, "message": message}).to_string()
+}
