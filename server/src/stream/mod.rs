@@ -76,8 +76,8 @@ pub(crate) async fn stream(
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
     let wanted = Wanted::read(members);
-    let grant = authenticate(&services, &headers, wanted.as_ref().ok())?;
-    let wanted = wanted?;
+    let grant = authenticate(&services, &headers, &wanted)?;
+    let producers = wanted.producers()?;
     let format = Format::negotiate(&headers).ok_or_else(|| {
         ApiError::new(StatusCode::NOT_ACCEPTABLE, "not_acceptable", "This is sent as text/event-stream or application/x-ndjson.")
     })?;
@@ -85,7 +85,7 @@ pub(crate) async fn stream(
     let from = beginning(&headers, &wanted)?;
     let (backend, config) = (&services.backend, &services.config.stream);
     let seat = services.seats.take(grant.user)?;
-    let mut feed = feed(&services, &grant, wanted.producers).await?;
+    let mut feed = feed(&services, &grant, producers).await?;
     if let Some(from) = from {
         feed.resume(&places(from, &feed)?).await?;
     }
@@ -114,8 +114,8 @@ pub(crate) async fn stream(
 }
 
 /// A browser's `EventSource` can send no headers, so its token comes in the query.
-fn authenticate(services: &Shared, headers: &HeaderMap, wanted: Option<&Wanted>) -> Result<Grant, ApiError> {
-    let token = bearer(headers).or_else(|| wanted?.token.as_deref()).ok_or_else(|| {
+fn authenticate(services: &Shared, headers: &HeaderMap, wanted: &Wanted) -> Result<Grant, ApiError> {
+    let token = bearer(headers).or(wanted.token.as_deref()).ok_or_else(|| {
         ApiError::unauthenticated("no_token", "Log in, and send the access token as `Authorization: Bearer …` or as `?token=`.")
     })?;
     Ok(services.backend.authenticate(token)?)

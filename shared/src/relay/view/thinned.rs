@@ -184,7 +184,7 @@ impl Thinned {
     /// How far a producer's log is dealt with once everything that came out is: past what is not wanted, and never beyond what
     /// is held back. `None` for one of whom nothing is known.
     pub fn cursor(&self, producer: ProducerId) -> Option<Cursor> {
-        self.producers.get(&producer).map(Producer::safe)
+        self.producers.get(&producer).map(Producer::safe).filter(|cursor| cursor.epoch.0 != 0)
     }
 
     /// `cursor`, or the last place before what is held back: how far a consumer can have dealt with a producer's records.
