@@ -9,7 +9,7 @@ use anyhow::{Context as _, bail};
 use futures_util::StreamExt as _;
 use motience_certs::Trust;
 use motience_device::agent;
-use motience_shared::{clock::Clock, env::Env, lifecycle::Shutdown, model::DeviceId};
+use motience_shared::{backend::Backend, clock::Clock, env::Env, lifecycle::Shutdown, model::DeviceId};
 use secrecy::SecretString;
 use serde::Deserialize;
 use serde_json::json;
@@ -19,13 +19,14 @@ use tokio_tungstenite::{connect_async, tungstenite::Message};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    admin,
     config::Config,
     server::{Addresses, Server},
     write_ready,
 };
 
-/// How often the demo's sensors are read.
-const SAMPLE_EVERY: Duration = Duration::from_secs(1);
+/// How often the demo's sensors are read: a chart moves before anyone looks twice.
+const SAMPLE_EVERY: Duration = Duration::from_millis(250);
 /// Longest wait for one answer of the demo's own services.
 const ANSWER_LIMIT: Duration = Duration::from_secs(10);
 /// Time for the agent to stop.
@@ -55,6 +56,7 @@ pub(crate) async fn run(env: &Env, options: Options) -> anyhow::Result<ExitCode>
     shutdown.spawn_signals();
     let server = Server::bind(Config::from_env(&env, None)?, Clock::system(), shutdown.clone()).await?;
     let at = server.addresses().clone();
+    make_operator(server.backend()).await?;
     let serving = tokio::spawn(server.run());
 
     let cast = Cast::make(&at).await?;
@@ -101,7 +103,20 @@ const PORTS: [(&str, &str); 9] = [
     ("OPERATIONS_PORT", "9090"),
 ];
 
-/// The two accounts of the demo.
+/// The password of all demo accounts.
+const PASSWORD: &str = "demo-pass-123";
+
+/// The operator, whom no registration makes.
+async fn make_operator(backend: &Backend) -> anyhow::Result<()> {
+    let made = admin::create(&backend.store, &backend.hasher, &backend.auth, "demo-admin".to_owned(), PASSWORD.into()).await;
+    match made {
+        Err(e) if !matches!(e.downcast_ref(), Some(admin::Refused::Taken(_))) => Err(e),
+        // In a folder that was used before, it is there already.
+        _ => Ok(()),
+    }
+}
+
+/// The two accounts of the demo that stream.
 struct Cast {
     producer: String,
     consumer: String,
@@ -120,7 +135,7 @@ impl Cast {
     async fn make(at: &Addresses) -> anyhow::Result<Self> {
         let http = reqwest::Client::builder().timeout(ANSWER_LIMIT).build()?;
         let (ap, sm) = (place(&at.ap)?, place(&at.sm)?);
-        let password = "demo-pass-123".to_owned();
+        let password = PASSWORD.to_owned();
         let mut logins = Vec::new();
         for role in ["producer", "consumer"] {
             let body = json!({"username": format!("demo-{role}"), "password": password, "role": role});
@@ -222,17 +237,22 @@ fn print_places(at: &Addresses, cast: &Cast) {
     let show = |what: &str, place: &Option<String>| println!("  {what:<22} {}", place.as_deref().unwrap_or("-"));
     println!("Motience is up: a device streams this machine's metrics over QUIC, a consumer receives them over WebSocket.");
     println!();
-    show("Consumer page", &at.consumer_page);
+    show("Console", &at.consumer_page);
+    show("  also at", &at.dsm.as_deref().map(|dsm| format!("{dsm}/console/")));
+    println!("  {:<22} {}, {} or demo-admin", "Log in as", cast.consumer, cast.producer);
+    println!("  {:<22} {}", "Password", cast.password);
+    println!();
     show("Producer page", &at.producer_page);
     for (what, base) in [("Accounts API", &at.ap), ("Subscriptions API", &at.sm), ("Data API", &at.dsm)] {
         show(what, &base.as_deref().map(|b| format!("{b}/api-docs")));
     }
+    show("HTTPS and HTTP/3", &at.https);
+    show("WebTransport", &at.webtransport);
     show("WebSocket consumers", &at.wss2);
     show("WebSocket producers", &at.wss1);
     show("QUIC (motience/1)", &at.quic);
     show("Health and metrics", &at.operations);
     println!();
-    println!("  Log in on the pages as {} or {}, password {}.", cast.consumer, cast.producer, cast.password);
     println!("  Ctrl-C ends it.");
     println!();
 }

@@ -14,7 +14,7 @@ use utoipa::IntoParams;
 
 use crate::http::{Shared, shapes};
 
-/// Longest part of a name that is looked for, in bytes: as long as a name.
+/// Longest part of a name that is looked for, in characters: as long as a name.
 const MAX_QUERY: usize = 255;
 
 /// Which accounts.
@@ -65,8 +65,8 @@ impl Wanted {
         let role = self.role.as_deref().map(str::parse).transpose();
         let role = role.map_err(|_| ApiError::invalid("role", "role must be producer, consumer or admin."))?;
         let name = self.query.clone().unwrap_or_default();
-        if name.len() > MAX_QUERY {
-            return Err(ApiError::invalid("query", format!("query must have at most {MAX_QUERY} bytes.")));
+        if name.chars().count() > MAX_QUERY {
+            return Err(ApiError::invalid("query", format!("query must have at most {MAX_QUERY} characters.")));
         }
         Ok(AccountQuery { role, name, page: shapes::Paging::new(self.limit, self.after).page()? })
     }

@@ -23,6 +23,7 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 pub use writer::history_writer;
 
 use crate::{
+    asyncapi,
     http::{Service, Services, Shared, secured},
     stream,
 };
@@ -42,7 +43,7 @@ pub fn router(services: &Arc<Services>) -> Router {
 /// What it does and how it is described.
 pub(crate) fn service(services: &Arc<Services>) -> Service {
     let (operations, document) = operations(services.config.data_body).with_state(Shared(Arc::clone(services))).split_for_parts();
-    Service { name: "motience-dsm", prefix: "/dsm", alias: "/api", operations, document, more: Router::new() }
+    Service { name: "motience-dsm", prefix: "/dsm", alias: "/api", operations, document, page: true, more: asyncapi::router() }
 }
 
 /// Its OpenAPI document.

@@ -9,11 +9,17 @@ pub(crate) mod tests;
 
 use std::{sync::Arc, time::Duration};
 
-use axum::Router;
+use axum::{
+    Router,
+    extract::Path,
+    http::header,
+    response::{IntoResponse as _, Redirect, Response},
+    routing::get,
+};
 use motience_shared::{
     backend::Backend,
     env::{self, Env},
-    http::{self as shared_http, HasBackend, Limits, Seats},
+    http::{self as shared_http, ApiError, HasBackend, Limits, Seats},
 };
 use tokio_util::sync::CancellationToken;
 use utoipa::openapi::{
@@ -146,6 +152,8 @@ pub(crate) struct Service {
     pub(crate) alias: &'static str,
     pub(crate) operations: Router,
     pub(crate) document: OpenApi,
+    /// Whether a page of its own stands at `/api-docs/`, with Swagger UI in it.
+    pub(crate) page: bool,
     /// Paths that are no part of its document.
     pub(crate) more: Router,
 }
@@ -164,7 +172,7 @@ impl Service {
             .merge(self.operations.clone())
             .nest(self.alias, self.operations)
             .merge(self.more)
-            .merge(documented("", self.document))
+            .merge(documented("", self.page, self.document))
             .merge(shared_http::operations(self.name, Arc::clone(&services.backend)));
         layers::around(router, services)
     }
@@ -179,19 +187,34 @@ pub(crate) fn together(parts: impl IntoIterator<Item = Service>, more: Router, s
             .nest(part.prefix, part.operations.clone().merge(part.more))
             .merge(part.operations.clone())
             .nest(part.alias, part.operations)
-            .merge(documented(part.prefix, part.document));
+            .merge(documented(part.prefix, part.page, part.document));
     }
     layers::around(router, services)
 }
 
-/// A document and its Swagger UI, of a service that is found under `prefix`.
-fn documented(prefix: &str, document: OpenApi) -> Router {
+/// A document and its Swagger UI, of a service that is found under `prefix`. `own`: a page of the service's own stands in the place
+/// of Swagger UI's first, and has it within.
+fn documented(prefix: &str, own: bool, document: OpenApi) -> Router {
     let mut document = secured(document);
     if !prefix.is_empty() {
         document.servers = Some(vec![Server::new(prefix)]);
     }
     let (page, file) = (format!("{prefix}/api-docs"), format!("{prefix}/api-docs/openapi.json"));
-    SwaggerUi::new(page).url(file, document).into()
+    if !own {
+        return SwaggerUi::new(page).url(file, document).into();
+    }
+    let (first, config) = (format!("{page}/"), Arc::new(utoipa_swagger_ui::Config::from(file.clone())));
+    Router::new()
+        .route(&page, get(move || async move { Redirect::temporary(&first) }))
+        .route(&file, get(move || async move { axum::Json(document) }))
+        .route(&format!("{page}/{{*name}}"), get(move |Path(name): Path<String>| async move { part(&name, config) }))
+}
+
+/// A file of Swagger UI.
+fn part(name: &str, config: Arc<utoipa_swagger_ui::Config<'static>>) -> Result<Response, ApiError> {
+    let found = utoipa_swagger_ui::serve(name, config).map_err(ApiError::internal)?;
+    let file = found.ok_or_else(|| ApiError::not_found("There is nothing at this path."))?;
+    Ok(([(header::CONTENT_TYPE, file.content_type)], file.bytes.into_owned()).into_response())
 }
 
 /// Every document names the one way to authenticate.

@@ -28,6 +28,7 @@ use std::{
 use futures_util::future::join_all;
 use motience_shared::{
     backend::Backend,
+    relay::Kind,
     wire::{ALPN, CloseCode},
 };
 use quinn::{Connecting, Connection, ConnectionError, Endpoint, Incoming, VarInt, ZeroRttAccepted};
@@ -171,6 +172,7 @@ async fn handle(incoming: Incoming, shared: Arc<Shared>) {
             Some(h3::ALPN) if let Some(http) = shared.h3.get() => {
                 let (limit, draining) = (shared.config.hello_limit, shared.draining.clone());
                 let _seat = shared.established.enter();
+                let _open = shared.backend.relay.own_node().open(Kind::Http3);
                 h3::serve(connection, finished, limit, draining, Arc::clone(http)).await;
             }
             // TLS lets no other name through.

@@ -24,7 +24,7 @@ pub fn router(services: &Arc<Services>) -> Router {
 /// What it does and how it is described.
 pub(crate) fn service(services: &Arc<Services>) -> Service {
     let (operations, document) = operations().with_state(Shared(Arc::clone(services))).split_for_parts();
-    Service { name: "motience-sm", prefix: "/sm", alias: "/api", operations, document, more: Router::new() }
+    Service { name: "motience-sm", prefix: "/sm", alias: "/api", operations, document, page: false, more: Router::new() }
 }
 
 /// Its OpenAPI document.

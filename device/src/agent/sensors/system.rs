@@ -11,11 +11,16 @@ use tokio::{
 
 use super::Sink;
 
+/// How often temperatures and disks are looked at, at most: they change slowly.
+const SLOW: Duration = Duration::from_secs(1);
+
 /// What sysinfo keeps between readings.
 struct Machine {
     system: System,
     components: Components,
     disks: Disks,
+    /// When the temperatures and the disks, which are dearer to read, were looked at.
+    slow: Option<Instant>,
 }
 
 pub(super) async fn run(interval: Duration, sink: &Sink) {
@@ -40,14 +45,17 @@ impl Machine {
     fn new() -> Self {
         let mut system = System::new();
         system.refresh_cpu_usage();
-        Self { system, components: Components::new_with_refreshed_list(), disks: Disks::new_with_refreshed_list() }
+        Self { system, components: Components::new_with_refreshed_list(), disks: Disks::new_with_refreshed_list(), slow: None }
     }
 
     fn read(&mut self) -> Map<String, Value> {
         self.system.refresh_cpu_usage();
         self.system.refresh_memory();
-        self.components.refresh(false);
-        self.disks.refresh(false);
+        if self.slow.is_none_or(|last| last.elapsed() >= SLOW) {
+            self.slow = Some(Instant::now());
+            self.components.refresh(false);
+            self.disks.refresh(false);
+        }
         let (total, used) = (self.system.total_memory(), self.system.used_memory());
         let load = System::load_average();
         let mut readings = Map::new();

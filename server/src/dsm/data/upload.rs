@@ -10,11 +10,12 @@ use bytes::Bytes;
 use futures_util::{FutureExt as _, StreamExt as _};
 use motience_shared::{
     http::{ApiError, Producer},
+    log::Transport,
     model::{
         envelope::{self, Envelope, MAX_ENVELOPE, MAX_ID},
         record::{self, Defaults, Invalid},
     },
-    relay::{Publisher, Ticket},
+    relay::{Publisher, Senders, Ticket},
 };
 use serde::Serialize;
 use tokio::time::{Duration, timeout};
@@ -66,6 +67,7 @@ pub(super) async fn upload(services: &Shared, caller: &Producer, body: Body) -> 
         services,
         caller,
         publisher,
+        devices: backend.relay.devices().senders(caller.id, Transport::Http),
         limit,
         lines: Lines::new(limit + MAX_ENVELOPE),
         body: body.into_data_stream(),
@@ -88,6 +90,7 @@ struct Upload<'s> {
     services: &'s Shared,
     caller: &'s Producer,
     publisher: Publisher,
+    devices: Senders,
     limit: usize,
     lines: Lines,
     body: BodyDataStream,
@@ -188,6 +191,9 @@ impl Upload<'_> {
         if count > 0 {
             let mut group = self.publisher.group();
             for (json, id) in records {
+                if let Some(device) = record::device_of(&json) {
+                    self.devices.seen(&device);
+                }
                 group.push_unnumbered(id.as_deref(), json);
             }
             self.ticket = group.submit().await.map_err(super::refusal)?;

@@ -101,3 +101,20 @@ async fn the_pages_are_reached_with_and_without_a_slash() {
         assert_eq!(send(router, request(Method::GET, "/api-docs/", None, Sent::Nothing)).await.status, 200);
     }
 }
+
+#[tokio::test]
+async fn the_streams_are_shown_beside_swagger_ui() {
+    let platform = platform(&[]).await;
+    let get = async |path: &str| send(&platform.dsm, request(Method::GET, path, None, Sent::Nothing)).await;
+    let document = get("/api-docs/asyncapi.json").await.json(200);
+    assert_eq!((&document["asyncapi"], &document["info"]["version"]), (&Value::from("3.0.0"), &Value::from(env!("CARGO_PKG_VERSION"))));
+    let page = get("/api-docs/").await.text();
+    // Everything that the page asks for is here, and nothing in it is a script or a style of its own.
+    for part in page.split(['"']).filter(|part| part.ends_with(".js") || part.ends_with(".css") || part.ends_with(".json")) {
+        let answer = get(&format!("/api-docs/{part}")).await;
+        assert!(answer.status == 200 && !answer.text().is_empty(), "{part}");
+    }
+    assert!(!page.contains("://") && !page.contains("<style") && !page.contains("<script>"), "{page}");
+    assert!(get("/api-docs/index.html").await.text().contains("swagger-ui"));
+    get("/api-docs/nothing.js").await.problem(404, "not_found");
+}
