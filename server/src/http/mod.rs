@@ -12,7 +12,7 @@ use std::{sync::Arc, time::Duration};
 use axum::{
     Router,
     extract::Path,
-    http::header,
+    http::{HeaderValue, header},
     response::{IntoResponse as _, Redirect, Response},
     routing::get,
 };
@@ -214,7 +214,11 @@ fn documented(prefix: &str, own: bool, document: OpenApi) -> Router {
 fn part(name: &str, config: Arc<utoipa_swagger_ui::Config<'static>>) -> Result<Response, ApiError> {
     let found = utoipa_swagger_ui::serve(name, config).map_err(ApiError::internal)?;
     let file = found.ok_or_else(|| ApiError::not_found("There is nothing at this path."))?;
-    Ok(([(header::CONTENT_TYPE, file.content_type)], file.bytes.into_owned()).into_response())
+    let mut response = ([(header::CONTENT_TYPE, file.content_type)], file.bytes.into_owned()).into_response();
+    if file.gzpipped {
+        response.headers_mut().insert(header::CONTENT_ENCODING, HeaderValue::from_static("gzip"));
+    }
+    Ok(response)
 }
 
 /// Every document names the one way to authenticate.
