@@ -71,6 +71,12 @@ impl Accounts {
         self.send(request.json(&json!({"producer_id": producer}))).await.map(drop)
     }
 
+    /// Sends a record of the producer's over HTTP.
+    pub(crate) async fn post(&self, producer: &Account, record: &Value) -> Result<()> {
+        let request = self.http.post(format!("{}/data", self.addresses.dsm)).bearer_auth(&producer.token);
+        self.send(request.json(record)).await.map(drop)
+    }
+
     async fn send(&self, request: RequestBuilder) -> Result<Value> {
         for _ in 0..PATIENCE {
             let request = request.try_clone().context("a request with a body in memory can be repeated")?;

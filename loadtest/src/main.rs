@@ -4,6 +4,7 @@ mod accounts;
 mod check;
 mod consumers;
 mod devices;
+mod exits;
 mod levels;
 mod link_command;
 mod lossy;
@@ -36,6 +37,8 @@ enum Scenario {
     Run(run::Options),
     /// What each durability level costs, side by side against a path without a log.
     Levels(levels::Options),
+    /// What each exit costs, side by side: the first byte, the tail of the latency, the server's processor time.
+    Exits(exits::measure::Options),
     /// Consumers are cut off and resumed again and again during a flood; each record must arrive exactly once.
     Resume(resume::Options),
     /// Crashes, pauses, cuts and damages everything, and proves from the histories that nothing was lost, doubled or leaked.
@@ -66,6 +69,7 @@ async fn main() -> ExitCode {
     let outcome = match Cli::parse().scenario {
         Scenario::Run(options) => run::run(options).await,
         Scenario::Levels(options) => levels::run(options).await,
+        Scenario::Exits(options) => exits::measure::run(options).await,
         Scenario::Resume(options) => resume::run(options).await,
         Scenario::Check(options) => check::run(options).await,
         Scenario::Fairness(options) => lossy::fairness(options).await,

@@ -1,5 +1,5 @@
-//! `loadtest resume`: consumers are cut off again and again during a flood, each time without a word, and go on from the
-//! cursor of the last record they had. Each record must reach each of them exactly once.
+//! `loadtest resume`: consumers by every exit are cut off again and again during a flood of one producer, each time without
+//! a word, and go on from the cursor of the last record they had. Each record must reach each of them exactly once.
 
 use std::{
     path::PathBuf,
@@ -8,20 +8,20 @@ use std::{
 
 use anyhow::{Context as _, Result, bail};
 use clap::Args;
-use futures_util::StreamExt as _;
 use motience_certs::Trust;
 use motience_device::client::{Config, Connector, Event, Lane, Session};
 use motience_shared::{
     model::{Cursor, DeviceId, Epoch, ProducerId, RangeSet, RecordName, Seq},
+    testing::{Postgres, Redis},
     wire::{From, Intent, Record},
 };
 use secrecy::SecretString;
 use serde::Deserialize;
 use tokio::time::timeout;
-use tokio_tungstenite::{connect_async, tungstenite::Message};
 
 use crate::{
     accounts::{Account, Accounts},
+    exits::{Connection, Exit, Place, Said, Start},
     payload::{Mark, record},
     server::{Addresses, Own},
 };
@@ -50,10 +50,29 @@ pub(crate) struct Options {
 
 pub(crate) async fn run(options: Options) -> Result<bool> {
     motience_certs::install_provider();
+    against(&options, Vec::new()).await
+}
+
+/// The same as a part of a check: on a server of its own, over a Redis and a PostgreSQL of its own where the check is of a cluster.
+pub(crate) async fn part(records: u64, kills: u64, seed: u64, server: PathBuf, cluster: bool) -> Result<bool> {
+    let options = Options { records, kills, seed, server_program: Some(server) };
+    if !cluster {
+        return against(&options, Vec::new()).await;
+    }
+    let (redis, postgres) = (Redis::durable().await, Postgres::start().await);
+    let settings = [
+        ("REDIS_URL", redis.url()),
+        ("DATABASE_URL", postgres.url()),
+        ("JWT_SECRET", "a secret of a flood, as long as one has to be".to_owned()),
+    ];
+    against(&options, settings.map(|(name, value)| (name.to_owned(), value)).into()).await
+}
+
+async fn against(options: &Options, mut settings: Vec<(String, String)>) -> Result<bool> {
     // Room for the whole flood: this is about resuming, not about retention.
-    let settings = [("LOG_RETENTION_BYTES".to_owned(), "4GiB".to_owned())];
+    settings.push(("LOG_RETENTION_BYTES".to_owned(), "4GiB".to_owned()));
     let own = Own::start(options.server_program.clone(), &settings).await?;
-    let outcome = flood(&options, &own.addresses).await;
+    let outcome = flood(options, &own.addresses).await;
     own.stop().await?;
     outcome
 }
@@ -61,19 +80,23 @@ pub(crate) async fn run(options: Options) -> Result<bool> {
 async fn flood(options: &Options, addresses: &Addresses) -> Result<bool> {
     let accounts = Accounts::new(addresses)?;
     let producer = accounts.make("producer", 1).await?.remove(0);
-    let consumers = accounts.make("consumer", 2).await?;
+    let consumers = accounts.make("consumer", 1 + Exit::RESUMING.len()).await?;
     for consumer in &consumers {
         accounts.subscribe(consumer, &producer).await?;
     }
     let began = Instant::now();
-    let native = tokio::spawn(Reader::new(options, &producer, 0).native(connector(addresses, "reader")?, consumers[0].clone()));
-    let socket = tokio::spawn(Reader::new(options, &producer, 1).socket(addresses.wss2.clone(), consumers[1].clone()));
+    let native = Reader::new(options, &producer, 0).native(connector(addresses, "reader")?, consumers[0].clone());
+    let mut readers = vec![("motience/1", tokio::spawn(native))];
+    for ((number, exit), consumer) in (1..).zip(Exit::RESUMING).zip(&consumers[1..]) {
+        let place = Place::at(exit, addresses, consumer, vec![producer.id]);
+        readers.push((exit.name(), tokio::spawn(Reader::new(options, &producer, number).json(exit, place))));
+    }
     let sending = tokio::spawn(send(connector(addresses, "flood")?, producer, options.records));
     let mut good = true;
-    for (name, reading) in [("motience/1", native), ("motience.v2", socket)] {
+    for (name, reading) in readers {
         let reader: Result<Reader> = reading.await?;
         let reader = reader.with_context(|| format!("the consumer over {name}"))?;
-        println!("{name:<12} {} records, cut off {} times, {} doubled", reader.count, reader.cuts, reader.doubled);
+        println!("  {name:<18} {} records, cut off {} times, {} doubled", reader.count, reader.cuts, reader.doubled);
         good &= reader.count == options.records && reader.doubled == 0 && reader.cuts == options.kills;
     }
     sending.await??;
@@ -126,9 +149,10 @@ struct Reader {
 }
 
 #[derive(Deserialize)]
-struct Placed {
-    cursor: String,
-    name: String,
+#[serde(untagged)]
+enum Message {
+    Notice { r#type: String },
+    Record { cursor: String, name: String },
 }
 
 impl Reader {
@@ -192,21 +216,22 @@ impl Reader {
         Ok(self)
     }
 
-    async fn socket(mut self, wss2: String, account: Account) -> Result<Self> {
+    async fn json(mut self, exit: Exit, place: Place) -> Result<Self> {
         while !self.is_done() {
-            let place = self.cursor.map_or_else(|| "earliest".to_owned(), |cursor| cursor.to_string());
-            let resume = format!("%7B%22{}%22:%22{place}%22%7D", self.producer);
-            let (mut socket, _) = connect_async(format!("{wss2}?token={}&v=2&resume={resume}", account.token)).await?;
+            let cursors = self.cursor.map(|cursor| (self.producer.0, cursor));
+            let mut connection = Connection::open(exit, &place, &Start::After(cursors.into_iter().collect())).await?;
             while !self.is_done() {
-                match timeout(SILENCE, socket.next()).await.context("the server fell silent")? {
-                    Some(Ok(Message::Text(text))) => {
-                        let placed: Placed = serde_json::from_str(&text).with_context(|| format!("no record: {text}"))?;
-                        if self.take(placed.cursor.parse()?, placed.name.parse()?) {
-                            break;
+                match timeout(SILENCE, connection.next()).await.context("the server fell silent")?? {
+                    Said::Message(text) => match serde_json::from_str(&text).with_context(|| format!("no message: {text}"))? {
+                        Message::Record { cursor, name } => {
+                            if self.take(cursor.parse()?, name.parse()?) {
+                                break;
+                            }
                         }
-                    }
-                    Some(Ok(Message::Ping(_))) => {}
-                    other => bail!("unexpected: {other:?}"),
+                        Message::Notice { r#type } if matches!(&*r#type, "subscribed" | "feed" | "cursors") => {}
+                        Message::Notice { .. } => bail!("unexpected: {text}"),
+                    },
+                    Said::End(how) => bail!("the connection ended: {how}"),
                 }
             }
         }

@@ -17,6 +17,7 @@ use crate::{
     accounts::{Account, Accounts},
     consumers::Consumer,
     devices::{Device, Pace, schedule},
+    exits::{Exit, Place},
     measure::{Live, Seen},
     payload::TestClock,
     process,
@@ -56,9 +57,12 @@ pub(crate) struct Options {
     /// Records a second of all devices together; 0: as fast as they go.
     #[arg(long, default_value_t = 1000.0)]
     rate: f64,
-    /// WebSocket consumers.
+    /// Consumers.
     #[arg(long, default_value_t = 10)]
     consumers: usize,
+    /// The exit that they read.
+    #[arg(long, value_enum, default_value = "plain")]
+    exit: Exit,
     /// How long to send.
     #[arg(long, default_value_t = 10.0)]
     seconds: f64,
@@ -98,12 +102,18 @@ pub(crate) struct Options {
 }
 
 impl Options {
+    /// Devices of one account, and consumers of another that follows it by an exit.
+    pub(crate) fn fan(exit: Exit, devices: usize, consumers: usize, rate: f64, seconds: f64) -> Self {
+        Self { devices, consumers, accounts: 1, exit, ..Self::pairs(1, rate, seconds) }
+    }
+
     /// As many devices as consumers, each consumer following one account.
     pub(crate) fn pairs(count: usize, rate: f64, seconds: f64) -> Self {
         Self {
             devices: count,
             rate,
             consumers: count,
+            exit: Exit::Plain,
             seconds,
             follow: Follow::One,
             in_flight: 256,
@@ -163,18 +173,25 @@ struct Cast {
     consumers: Vec<Account>,
 }
 
+impl Cast {
+    /// Whom the account of a consumer follows.
+    fn followed(&self, follow: Follow, consumer: usize) -> impl Iterator<Item = &Account> {
+        let one = (follow == Follow::One).then_some(consumer % self.producers.len().max(1));
+        self.producers.iter().enumerate().filter(move |(j, _)| one.is_none_or(|one| one == *j)).map(|(_, producer)| producer)
+    }
+}
+
 async fn cast(options: &Options, addresses: &Addresses) -> Result<Cast> {
     let accounts = Accounts::new(addresses)?;
     let producers = accounts.make("producer", options.accounts.min(options.devices)).await?;
     let consumers = accounts.make("consumer", options.accounts.min(options.consumers)).await?;
-    for (i, consumer) in consumers.iter().enumerate() {
-        for (j, producer) in producers.iter().enumerate() {
-            if options.follow == Follow::All || i % producers.len() == j {
-                accounts.subscribe(consumer, producer).await?;
-            }
+    let cast = Cast { producers, consumers };
+    for (i, consumer) in cast.consumers.iter().enumerate() {
+        for producer in cast.followed(options.follow, i) {
+            accounts.subscribe(consumer, producer).await?;
         }
     }
-    Ok(Cast { producers, consumers })
+    Ok(cast)
 }
 
 async fn connect_devices(options: &Options, first: usize, addresses: &Addresses, producers: &[Account]) -> Result<Vec<Device>> {
@@ -186,10 +203,12 @@ async fn connect_devices(options: &Options, first: usize, addresses: &Addresses,
     gather(options.devices, connect).await
 }
 
-async fn connect_consumers(options: &Options, addresses: &Addresses, accounts: &[Account]) -> Result<Vec<Consumer>> {
+async fn connect_consumers(options: &Options, addresses: &Addresses, cast: &Cast) -> Result<Vec<Consumer>> {
     let connect = |i: usize| {
-        let (wss2, account) = (addresses.wss2.clone(), accounts[i % accounts.len()].clone());
-        async move { Consumer::connect(&wss2, &account).await }
+        let account = i % cast.consumers.len();
+        let followed = cast.followed(options.follow, account).map(|producer| producer.id).collect();
+        let (exit, place) = (options.exit, Place::at(options.exit, addresses, &cast.consumers[account], followed));
+        async move { Consumer::connect(exit, &place).await }
     };
     gather(options.consumers, connect).await
 }
@@ -221,7 +240,7 @@ where
 pub(crate) async fn flow(options: &Options, addresses: &Addresses) -> Result<Report> {
     let cast = cast(options, addresses).await?;
     let devices = connect_devices(options, 0, addresses, &cast.producers).await?;
-    let consumers = connect_consumers(options, addresses, &cast.consumers).await?;
+    let consumers = connect_consumers(options, addresses, &cast).await?;
     let (clock, live, stop) = (TestClock::start(), Arc::new(Live::default()), CancellationToken::new());
     let reading: Vec<_> = consumers.into_iter().map(|c| c.read(clock, Arc::clone(&live), stop.clone())).collect();
     let pace = Pace {
@@ -310,7 +329,7 @@ async fn idle(options: &Options, addresses: &Addresses) -> Result<bool> {
         for device in connect_devices(&wave, first, addresses, &cast.producers).await? {
             devices.push(device.idle(Arc::clone(&live), stop.clone()));
         }
-        for consumer in connect_consumers(&wave, addresses, &cast.consumers).await? {
+        for consumer in connect_consumers(&wave, addresses, &cast).await? {
             readers.push(consumer.read(clock, Arc::clone(&live), stop.clone()));
         }
         settle().await;

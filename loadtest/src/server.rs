@@ -23,6 +23,7 @@ const START_LIMIT: Duration = Duration::from_secs(60);
 pub(crate) struct Addresses {
     pub(crate) ap: String,
     pub(crate) sm: String,
+    pub(crate) dsm: String,
     /// `host:port` of the QUIC endpoint.
     pub(crate) quic: String,
     /// `ws://host:port/consumer`.
@@ -82,7 +83,7 @@ impl Own {
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .kill_on_drop(true);
-        for port in ["AP", "SM", "DSM", "WSS1", "WSS2", "WSS1_UI", "WSS2_UI", "QUIC", "OPERATIONS"] {
+        for port in ["AP", "SM", "DSM", "WSS1", "WSS2", "WSS1_UI", "WSS2_UI", "QUIC", "HTTPS", "OPERATIONS"] {
             command.env(format!("{port}_PORT"), "0");
         }
         for limit in ["REGISTER", "REGISTER_ACCOUNT", "LOGIN", "LOGIN_ACCOUNT", "REFRESH", "REFRESH_ACCOUNT"] {

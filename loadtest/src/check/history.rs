@@ -16,6 +16,8 @@ use anyhow::{Context as _, Result};
 use motience_shared::model::{Cursor, RecordName};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
 
+use crate::exits::Exit;
+
 /// What a record is called by whoever made it: device, life of the device's process, number in it. Part of its content.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct Id {
@@ -139,13 +141,22 @@ pub(crate) enum Event {
 }
 
 /// How a consumer reads.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub(crate) enum Kind {
     /// motience/1, with the client library, which removes doubles within one life of the process.
     Native,
-    /// WebSocket `motience.v2`, by a client that removes nothing.
-    Wss2,
+    /// One of the exits by which JSON goes out, with a client that removes nothing.
+    Json(Exit),
+}
+
+impl Kind {
+    /// As reports name it.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Native => "motience/1",
+            Self::Json(exit) => exit.name(),
+        }
+    }
 }
 
 /// Where a fault stands.

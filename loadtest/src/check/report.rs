@@ -6,7 +6,7 @@ use std::{
 };
 
 use super::{
-    history::{Id, Kind},
+    history::Id,
     schedule::{Decks, Fault},
     verify::{Counts, Verdict, Violation},
 };
@@ -59,11 +59,7 @@ fn counts(counts: &Counts) {
         println!("  {name:<16} {count:>8}");
     }
     for (kind, [received, resets, gaps]) in &counts.received {
-        let name = match kind {
-            Kind::Native => "native",
-            Kind::Wss2 => "wss2",
-        };
-        println!("  {:<16} {received:>8}   {resets} resets, {gaps} gaps", format!("received, {name}"));
+        println!("  {:<16} {received:>8}   {resets} resets, {gaps} gaps", kind.name());
     }
     println!("  lives of logs    {:>8}", counts.lives);
     println!("  destroyed        {:>8}   (receptions that an injected rollback made impossible)", counts.destroyed);

@@ -26,6 +26,7 @@ use super::{
     settle,
     verify::{History, verify},
 };
+use crate::resume;
 
 /// How often the time may be overrun until every kind of fault has taken place.
 const OVERRUN: u32 = 4;
@@ -45,6 +46,12 @@ pub(crate) async fn run(options: Options) -> Result<bool> {
     let decks = decks(&options)?;
     let folder = Folder::new(options.keep.clone())?;
     let kind = if options.cluster { "cluster" } else { "embedded" };
+    if options.flood > 0 && options.mutation.is_none() {
+        println!("{kind}, a flood with every consumer cut off {} times, seed {seed}", options.cuts);
+        if !resume::part(options.flood, options.cuts, seed, programs.server.clone(), options.cluster).await? {
+            return Ok(false);
+        }
+    }
     println!("{kind}, {} s, seed {seed}, files in {}", options.duration().as_secs(), folder.path.display());
 
     let platform = Platform::start(&options, &programs, &folder.path).await?;

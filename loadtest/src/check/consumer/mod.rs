@@ -4,8 +4,8 @@
 //! again and never loses any.
 
 mod cursors;
+mod json;
 mod native;
-mod wss2;
 
 use std::path::PathBuf;
 
@@ -26,7 +26,7 @@ pub(crate) struct Plan {
     pub(crate) number: u32,
     pub(crate) kind: Kind,
     pub(crate) token: String,
-    /// The link to the nodes: `host:port` of QUIC, or a WebSocket's URL.
+    /// The link to the nodes: `host:port` of QUIC, a WebSocket's URL, or the base URL of the data service.
     pub(crate) server: String,
     pub(crate) ca: Option<PathBuf>,
     pub(crate) history: PathBuf,
@@ -46,7 +46,7 @@ pub(crate) async fn run(plan: Plan) -> Result<()> {
     let reading = async {
         match plan.kind {
             Kind::Native => native::read(&plan, book).await,
-            Kind::Wss2 => wss2::read(&plan, book).await,
+            Kind::Json(exit) => json::read(exit, &plan, book).await,
         }
     };
     tokio::select! {

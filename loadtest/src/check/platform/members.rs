@@ -19,6 +19,7 @@ use crate::{
         orders::FINISH,
         proxy::{Link, Pipe},
     },
+    exits::Exit,
 };
 
 /// A device.
@@ -67,9 +68,10 @@ pub(super) fn consumer_plan(
     ca: Option<PathBuf>,
     producers: Vec<i64>,
 ) -> consumer::Plan {
-    let server = match way {
-        Way::Link(link) => link.address().to_string(),
-        Way::Pipe(pipe) => format!("ws://{}/consumer", pipe.address()),
+    let server = match (way, kind) {
+        (Way::Link(link), _) => link.address().to_string(),
+        (Way::Pipe(pipe), Kind::Json(Exit::Sse | Exit::Ndjson)) => format!("http://{}", pipe.address()),
+        (Way::Pipe(pipe), _) => format!("ws://{}/consumer", pipe.address()),
     };
     let (history, cursors) = (dir.join(format!("consumer-{number}")), dir.join(format!("cursors-{number}")));
     consumer::Plan { number, kind, token: account.token.clone(), server, ca, history, cursors, producers }

@@ -27,6 +27,7 @@ use super::{
 };
 use crate::{
     accounts::{Account, Accounts},
+    exits::Exit,
     server,
 };
 
@@ -86,6 +87,7 @@ impl Platform {
             sm: first.sm.clone().context("a node without subscriptions")?,
             quic: first.quic.clone().context("a node without QUIC")?,
             wss2: first.wss2.clone().context("a node without WebSockets")?,
+            dsm: first.dsm.clone().context("a node without the data service")?,
             ca: first.ca.clone(),
             pid: None,
         };
@@ -124,14 +126,17 @@ impl Platform {
                 self.harness.put(Event::Subscribed { consumer, producer: producer.id });
             }
         }
-        let mut gateways = Vec::new();
+        let (mut gateways, mut services) = (Vec::new(), Vec::new());
         for node in &self.nodes {
-            gateways.extend(node.lock().await.at.wss2.as_deref().map(host).transpose()?);
+            let node = node.lock().await;
+            gateways.extend(node.at.wss2.as_deref().map(host).transpose()?);
+            services.extend(node.at.dsm.as_deref().map(host).transpose()?);
         }
         for (consumer, account) in (0..).zip(&consumers) {
             let way = match kind(consumer) {
-                Kind::Native => Way::Link(self.link(consumer).await?),
-                Kind::Wss2 => Way::Pipe(Pipe::open(gateways.clone()).await?),
+                Kind::Json(Exit::Wss2) => Way::Pipe(Pipe::open(gateways.clone()).await?),
+                Kind::Json(Exit::Sse | Exit::Ndjson) => Way::Pipe(Pipe::open(services.clone()).await?),
+                Kind::Native | Kind::Json(_) => Way::Link(self.link(consumer).await?),
             };
             let plan = members::consumer_plan(dir, consumer, kind(consumer), account, &way, ca.clone(), followed.clone());
             self.consumers.push(Mutex::new(Consumer::start(plan, way, account.clone(), options)?));
@@ -159,8 +164,17 @@ impl Platform {
     }
 }
 
+/// By turns; the last of as many as there are unless told otherwise, the slow one, has a socket whose buffers fill.
 fn kind(consumer: u32) -> Kind {
-    if consumer.is_multiple_of(2) { Kind::Native } else { Kind::Wss2 }
+    const KINDS: [Kind; 6] = [
+        Kind::Native,
+        Kind::Json(Exit::Wss2),
+        Kind::Json(Exit::Sse),
+        Kind::Json(Exit::WebTransport),
+        Kind::Json(Exit::Ndjson3),
+        Kind::Json(Exit::Ndjson),
+    ];
+    KINDS[consumer as usize % KINDS.len()]
 }
 
 /// `ws://host:port/consumer`, `host:port`: every node listens on the loopback of IPv4.
@@ -184,6 +198,7 @@ fn common(dir: &Path) -> Vec<(String, String)> {
         ("LOG_RETENTION_BYTES", "4GiB"),
         ("MAX_CONNECTIONS_PER_ACCOUNT", "1000"),
         ("WSS_PING_INTERVAL", "2s"),
+        ("STREAM_COMMENT_INTERVAL", "2s"),
         ("QUIC_IDLE_TIMEOUT", "4s"),
     ]
     .map(|(name, value)| (name.to_owned(), value.to_owned()))

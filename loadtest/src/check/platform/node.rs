@@ -8,13 +8,14 @@ use tokio::process::Command;
 
 use super::process::{LIMIT, Process, free_port};
 
-const PORTS: [&str; 9] = ["AP", "SM", "DSM", "WSS1", "WSS2", "WSS1_UI", "WSS2_UI", "QUIC", "OPERATIONS"];
+const PORTS: [&str; 10] = ["AP", "SM", "DSM", "WSS1", "WSS2", "WSS1_UI", "WSS2_UI", "QUIC", "HTTPS", "OPERATIONS"];
 
 /// Where its parts answer; a gateway has one only.
 #[derive(Clone, Debug, Deserialize)]
 pub(crate) struct Addresses {
     pub(crate) ap: Option<String>,
     pub(crate) sm: Option<String>,
+    pub(crate) dsm: Option<String>,
     pub(crate) quic: Option<String>,
     pub(crate) wss2: Option<String>,
     pub(crate) ca: Option<PathBuf>,

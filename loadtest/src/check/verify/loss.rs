@@ -48,7 +48,7 @@ pub(super) fn check(facts: &Facts<'_>, violations: &mut Vec<Violation>) -> usize
             let what = format!("record {id} was {settled}, and consumer {} never received it", consumer.number);
             broken(violations, Invariant::Loss, Some(**id), what);
         }
-        if consumer.kind == Kind::Wss2 {
+        if consumer.kind != Kind::Native {
             still_there(facts, consumer, violations);
         }
     }

@@ -1,0 +1,48 @@
+//! One request over HTTP/3, on a connection of its own.
+
+use anyhow::{Context as _, Result, bail};
+use bytes::{Buf as _, Bytes};
+use h3::client::{RequestStream, SendRequest};
+use h3_quinn::{OpenStreams, RecvStream};
+use tokio_util::task::AbortOnDropHandle;
+
+use super::{Place, webtransport};
+
+/// An answer's body.
+pub(crate) struct Body {
+    stream: RequestStream<RecvStream, Bytes>,
+    /// The connection lives as long as someone may ask on it.
+    _asking: SendRequest<OpenStreams, Bytes>,
+    _driving: AbortOnDropHandle<()>,
+}
+
+impl Body {
+    pub(super) async fn get(place: &Place, path: &str, headers: &[(&str, String)]) -> Result<Self> {
+        let connection = webtransport::connect(place).await?;
+        let (mut driver, mut asking) = h3::client::new(h3_quinn::Connection::new(connection)).await?;
+        let driving = AbortOnDropHandle::new(tokio::spawn(async move {
+            // How the connection ends shows in the body.
+            let _ = driver.wait_idle().await;
+        }));
+        let mut request = reqwest::header::HeaderMap::new();
+        for (name, value) in headers {
+            request.insert(reqwest::header::HeaderName::from_bytes(name.as_bytes())?, value.parse()?);
+        }
+        let mut head = http::Request::get(format!("https://{}{path}", webtransport::authority(place)?)).body(())?;
+        *head.headers_mut() = request;
+        let mut stream = asking.send_request(head).await?;
+        stream.finish().await?;
+        let response = stream.recv_response().await?;
+        if !response.status().is_success() {
+            bail!("{}", response.status());
+        }
+        let (_, stream) = stream.split();
+        Ok(Self { stream, _asking: asking, _driving: driving })
+    }
+
+    /// Cancel-safe: what a cancelled call had read of a frame, the next one goes on with.
+    pub(super) async fn chunk(&mut self) -> Result<Option<Bytes>> {
+        let chunk = self.stream.recv_data().await.context("the stream")?;
+        Ok(chunk.map(|mut chunk| chunk.copy_to_bytes(chunk.remaining())))
+    }
+}

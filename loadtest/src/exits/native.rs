@@ -1,0 +1,63 @@
+//! motience/1.
+
+use std::collections::VecDeque;
+
+use anyhow::{Context as _, Result, bail, ensure};
+use motience_certs::Trust;
+use motience_device::client::{Config, Connector, Event, Session as Inner};
+use motience_shared::{
+    model::{DeviceId, Epoch, ProducerId},
+    wire::{From, Intent},
+};
+use secrecy::SecretString;
+
+use super::{Place, Said, Start};
+
+/// A connection that follows.
+pub(crate) struct Session {
+    inner: Inner,
+    ready: VecDeque<String>,
+    _connector: Connector,
+}
+
+impl Session {
+    pub(super) async fn open(place: &Place, start: &Start) -> Result<Self> {
+        let trust = place.ca.clone().map_or(Trust::Platform, Trust::Ca);
+        let connector = Connector::new(Config::new(place.server.parse()?, trust, DeviceId::new("reader")?))?;
+        let token = SecretString::from(place.token.clone());
+        let mut inner = connector.connect(&token, Intent::Consume, Epoch(fastrand::u64(1..))).await?;
+        for producer in &place.producers {
+            let from = match start {
+                Start::Live => From::Live,
+                Start::After(cursors) => cursors.get(producer).map_or(From::Earliest, |cursor| From::After(*cursor)),
+            };
+            inner.subscribe(ProducerId(*producer), from, "").await?;
+        }
+        let mut feeds = 0;
+        while feeds < place.producers.len() {
+            match inner.next().await? {
+                Event::Feed(_) => feeds += 1,
+                Event::Followed { refusal, .. } => ensure!(refusal.is_empty(), "a follow was refused: {refusal}"),
+                other => bail!("unexpected before the feeds: {other:?}"),
+            }
+        }
+        Ok(Self { inner, ready: VecDeque::new(), _connector: connector })
+    }
+
+    pub(super) async fn next(&mut self) -> Result<Said> {
+        loop {
+            if let Some(message) = self.ready.pop_front() {
+                return Ok(Said::Message(message));
+            }
+            match self.inner.next().await {
+                Ok(Event::Entries { entries, .. }) => {
+                    for entry in entries {
+                        self.ready.push_back(std::str::from_utf8(&entry.message).context("a message is no text")?.to_owned());
+                    }
+                }
+                Ok(_) => {}
+                Err(e) => return Ok(Said::End(e.to_string())),
+            }
+        }
+    }
+}

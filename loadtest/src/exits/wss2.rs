@@ -1,0 +1,47 @@
+//! wss2, plain and as `motience.v2`.
+
+use std::collections::BTreeMap;
+
+use anyhow::Result;
+use futures_util::StreamExt as _;
+use tokio::net::TcpStream;
+use tokio_tungstenite::{
+    MaybeTlsStream, WebSocketStream, connect_async_with_config,
+    tungstenite::{Message, protocol::WebSocketConfig},
+};
+
+use super::{Exit, Place, Said, Start, escaped};
+
+/// Bytes read at once.
+const READ: usize = 64 * 1024;
+
+/// An open socket.
+pub(crate) struct Socket(WebSocketStream<MaybeTlsStream<TcpStream>>);
+
+impl Socket {
+    pub(super) async fn open(exit: Exit, place: &Place, start: &Start) -> Result<Self> {
+        let mut url = format!("{}?token={}", place.server, place.token);
+        if exit == Exit::Wss2 {
+            url.push_str("&v=2");
+        }
+        if let Start::After(_) = start {
+            let places: BTreeMap<String, String> = place.producers.iter().map(|p| (p.to_string(), start.of(*p))).collect();
+            url.push_str(&format!("&resume={}", escaped(&serde_json::to_string(&places)?)));
+        }
+        let config = WebSocketConfig::default().read_buffer_size(READ);
+        let (socket, _) = connect_async_with_config(url, Some(config), true).await?;
+        Ok(Self(socket))
+    }
+
+    pub(super) async fn next(&mut self) -> Said {
+        loop {
+            return match self.0.next().await {
+                Some(Ok(Message::Text(text))) => Said::Message(text.as_str().to_owned()),
+                Some(Ok(Message::Close(frame))) => Said::End(format!("closed: {frame:?}")),
+                Some(Ok(_)) => continue,
+                Some(Err(e)) => Said::End(format!("broken: {e}")),
+                None => Said::End("ended".to_owned()),
+            };
+        }
+    }
+}
