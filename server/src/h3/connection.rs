@@ -19,7 +19,6 @@ use h3::{
     server::RequestResolver,
     stream::BufRecvStream,
 };
-use motience_shared::relay::Kind;
 use quinn::{Connection, RecvStream, SendStream, VarInt, ZeroRttAccepted};
 use tokio::{
     sync::mpsc,
@@ -57,7 +56,7 @@ pub(crate) async fn serve(
     if timeout(limit, finished).await.is_err() {
         return connection.close(code(Code::H3_NO_ERROR), b"the handshake does not end");
     }
-    let _open = (Open::new(), shared.sessions.backend.relay.own_node().open(Kind::Http3));
+    let _open = Open::new();
     connection.set_max_concurrent_bi_streams(VarInt::from_u32(shared.config.streams));
     let (control, controls) = mpsc::channel(CONTROL_STREAMS);
     let mut builder = h3::server::builder();
