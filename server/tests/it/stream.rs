@@ -77,7 +77,9 @@ impl Reader {
                 Some(("data", value)) => data = Some(serde_json::from_str(value).unwrap()),
                 _ => {}
             }
-            if let (true, Some(data)) = (line.is_empty(), data.take()) {
+            if line.is_empty()
+                && let Some(data) = data.take()
+            {
                 return Some(Told { id: id.clone(), name, data });
             }
         }
