@@ -189,7 +189,7 @@ fn put(message: &[u8], out: &mut BytesMut) {
 #[cfg(test)]
 mod tests {
     use bytes::Bytes;
-    use motience_shared::model::{Offset, RecordName};
+    use motience_shared::model::{Epoch, Offset, RecordName, Seq};
 
     use super::*;
 
@@ -199,7 +199,7 @@ mod tests {
             producer: ProducerId(1),
             cursor: Cursor::default(),
             offset: Offset(offset),
-            name: RecordName::default(),
+            name: RecordName { epoch: Epoch(1), seq: Seq(offset) },
             message: Bytes::from(format!(r#"{{"producer_id":"1","device_id":"{device}","timestamp":1,"data":{{}}}}"#)),
         };
         let sent = newest(vec![record("a", 1), record("b", 2), record("a", 3), record("c", 4), record("b", 5)]);

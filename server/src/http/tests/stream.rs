@@ -256,7 +256,7 @@ async fn a_stream_ends_with_its_token_its_subscription_and_its_node() {
     let grant: Grant = backend.authenticate(&token).unwrap();
     let (other, other_token) = platform.account(Role::Producer, "r").await;
     let mut revoked = lines(&platform, "/stream", &other_token).await;
-    backend.announce(Event::UserRevoked { user: other.id }).await;
+    backend.announce(Event::UserRevoked { user: other.id, at_ms: None, families: Vec::new() }).await;
     assert_eq!(revoked.record().await, json!({"type": "end", "why": "token_ended"}));
     assert_eq!(revoked.line().await, None);
     assert_eq!(grant.user, c.id);
