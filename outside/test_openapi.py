@@ -1,0 +1,58 @@
+"""Schemathesis against the OpenAPI documents that the services themselves serve: every check, every phase, no finding.
+
+Each document is tried by nobody, and by a fresh account of each role, with data that fits it and data that does not.
+OUTSIDE_EXAMPLES and OUTSIDE_SEED make it look further or elsewhere.
+"""
+
+import json
+import os
+import re
+import subprocess
+import sys
+
+import pytest
+
+SERVICES = ("ap", "sm", "dsm")
+ROLES = ("nobody", "producer", "consumer")
+EXAMPLES = os.environ.get("OUTSIDE_EXAMPLES", "30")
+SEED = os.environ.get("OUTSIDE_SEED", "1")
+# Longest time for one answer, and for all of one document, in seconds.
+ANSWER_LIMIT, LIMIT = 10, 600
+PHASES = "examples,coverage,fuzzing,stateful"
+
+
+@pytest.mark.parametrize("role", ROLES)
+@pytest.mark.parametrize("service", SERVICES)
+def test_the_service_does_what_its_document_says(node, service, role, tmp_path):
+    producer, consumer = node.account("producer"), node.account("consumer")
+    node.subscribe(consumer, producer)
+    node.post("dsm", "/data", {"device_id": "d", "timestamp": "2025-01-29T11:35:00Z", "data": {"t": 1}}, producer.token)
+    caller = {"producer": producer, "consumer": consumer}.get(role)
+    (tmp_path / "schemathesis.toml").write_text(settings(producer, consumer))
+    command = [
+        *(sys.executable, "-c", "from schemathesis.cli import schemathesis; schemathesis()", "--no-color", "run"),
+        *("--checks", "all", "--mode", "all", "--phases", PHASES, "--continue-on-failure", "--output-truncate", "false"),
+        *("--max-examples", EXAMPLES, "--seed", SEED, "--request-timeout", str(ANSWER_LIMIT)),
+        *(("--header", f"Authorization: Bearer {caller.token}") if caller else ()),
+        f"{node.at[service]}/api-docs/openapi.json",
+    ]
+    environment = {**os.environ, "PYTHONIOENCODING": "utf-8"}
+    run = subprocess.run(command, cwd=tmp_path, env=environment, text=True, encoding="utf-8", capture_output=True, timeout=LIMIT)
+    assert run.returncode == 0, run.stdout + run.stderr
+    selected, total = re.search(r"Operations: +(\d+) selected / (\d+) total", run.stdout).groups()
+    tested = re.search(r"Tested: +(\d+)", run.stdout)[1]
+    assert selected == total == tested, run.stdout
+
+
+def settings(producer, consumer):
+    """Lets it come upon accounts that exist, now and then: most of what an id can be names nobody."""
+    return f"""
+[auth]
+auto-signup = false
+
+[dictionaries.ids]
+values = {json.dumps([producer.id, consumer.id])}
+
+[generation.dictionaries]
+integer = {{ dictionary = "ids", probability = 0.3 }}
+"""
