@@ -12,6 +12,7 @@
 mod body;
 mod connection;
 mod exchange;
+mod fields;
 mod gate;
 mod opening;
 mod quic;

@@ -18,6 +18,7 @@ use h3::{
 use tokio::time::timeout;
 
 use super::{
+    fields,
     gate::TooLong,
     quic::{Exchange, Link},
 };
@@ -71,11 +72,15 @@ pub(super) async fn read(mut resolver: RequestResolver<Link, Bytes>, limit: Dura
         let _ = timeout(limit, poll_fn(|cx| resolver.frame_stream.poll_ready(cx))).await;
         return Err(Error::TooLarge);
     }
+    let ordered = match &frame {
+        Ok(Some(Frame::Headers(block))) => fields::check(block),
+        _ => Ok(()),
+    };
     let (request, mut stream) = match timeout(limit, resolver.accept_with_frame(frame)?.resolve()).await {
         Ok(Err(StreamError::HeaderTooBig { .. })) => return Err(Error::TooLarge),
         resolved => resolved.map_err(|_| Error::Late)??,
     };
-    match checked(request, peer) {
+    match ordered.and_then(|()| checked(request, peer)) {
         Ok((request, length, waits)) => Ok(Head { request, stream, length, waits }),
         Err(why) => {
             stream.stop_stream(Code::H3_MESSAGE_ERROR);
