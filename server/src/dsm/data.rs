@@ -25,7 +25,7 @@ use crate::http::{Shared, Unhurried, shapes};
 
 /// What was taken.
 #[derive(Serialize, ToSchema)]
-#[serde(rename_all = "camelCase")]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
 #[schema(example = json!({"accepted": 1, "subscriberCount": 3}))]
 pub(super) struct Accepted {
     /// Records now in the log.
@@ -81,7 +81,7 @@ pub(super) enum Taken {
 /// line is left out and counted. A line may name its record, `{"type":"data","id":"n-1","payload":{…}}`: the same name again
 /// changes nothing, so an upload that broke off can be sent again. An error on the way says in `accepted` and `last_line` how far it came.
 #[utoipa::path(post, path = "/data", tag = "data", security(("bearer" = [])),
-    request_body(content((Records = "application/json"), (String = "application/x-ndjson"))), responses(
+    request_body(content((Records = "application/json"), (serde_json::Value = "application/x-ndjson"))), responses(
     (status = 200, description = "In the log", body = Taken),
     (status = 400, description = "Malformed JSON", body = shapes::Problem, content_type = "application/problem+json"),
     (status = 401, description = "No or bad token", body = shapes::Problem, content_type = "application/problem+json"),

@@ -8,6 +8,7 @@ mod config;
 mod cursors;
 mod format;
 mod query;
+mod schema;
 mod session;
 
 use std::{
@@ -51,13 +52,13 @@ const ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering")
 /// A consumer follows its subscriptions, or those it names; a producer its own log; an operator whom it names. The stream ends
 /// when the token does, and when the subscription to a named producer does.
 #[utoipa::path(get, path = "/stream", tag = "data", security(("bearer" = [])), params(
-    ("producers" = Option<String>, Query, description = "Ids with commas; without it all that the caller is subscribed to", example = "1,2", pattern = "^[0-9]{1,18}(,[0-9]{1,18})*$"),
-    ("from" = Option<String>, Query, description = "`live` (the default), `earliest`, an RFC 3339 time, a cursor, `1:7-456,2:7-9`, or `{\"1\":\"7-456\"}`", example = "live"),
-    ("where" = Option<Vec<String>>, Query, description = "A JSON pointer into the message, a comparison, a JSON value; all must hold", example = json!(["/data/temperature>30"])),
-    ("fields" = Option<String>, Query, description = "JSON pointers with commas: what `data` keeps", example = "/data/temperature,/data/humidity"),
-    ("every" = Option<String>, Query, description = "The last value of each device in each such time", example = "10s"),
+    ("producers" = inline(Option<schema::Producers>), Query, description = "Ids with commas; without it all that the caller is subscribed to", example = "1,2"),
+    ("from" = inline(Option<schema::Place>), Query, description = "`live` (the default), `earliest`, an RFC 3339 time, a cursor, `1:7-456,2:7-9`, or `{\"1\":\"7-456\"}`", example = "live"),
+    ("where" = inline(Option<schema::Conditions>), Query, description = "A JSON pointer into the message, a comparison, a JSON value; all must hold", example = json!(["/data/temperature>30"])),
+    ("fields" = inline(Option<schema::Fields>), Query, description = "JSON pointers with commas: what `data` keeps", example = "/data/temperature,/data/humidity"),
+    ("every" = inline(Option<schema::Every>), Query, description = "The last value of each device in each such time", example = "10s"),
     ("token" = Option<String>, Query, description = "The access token, for clients that cannot send headers"),
-    ("last-event-id" = Option<String>, Header, description = "The last `id` seen; wins over `from`"),
+    schema::LastEventId,
 ), responses(
     (status = 200, description = "Records, until the stream ends", content((String = "text/event-stream"), (String = "application/x-ndjson"))),
     (status = 400, description = "An expression that makes no sense: `column` and `caret` point at the character", body = shapes::Problem, content_type = "application/problem+json"),
@@ -168,7 +169,8 @@ async fn feed(services: &Shared, grant: &Grant, producers: Option<HashSet<Produc
             }
             Ok(relay.granted_feed(own).await?)
         }
-        (Role::Admin, None) => Err(ApiError::invalid("producers", "producers is missing: an operator names whom to follow.")),
+        // Which roles may leave it out is nothing that a document of parameters can say: it is no matter of form.
+        (Role::Admin, None) => Err(ApiError::forbidden("An operator names whom to follow, in producers.").with_code("no_producers")),
         (Role::Admin, Some(named)) => {
             for producer in &named {
                 let user = services.backend.store.user(producer.user()).await?;
