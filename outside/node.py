@@ -12,7 +12,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 SERVER = os.environ.get("MOTIENCE_SERVER", str(ROOT / "target/debug/motience-server"))
-PORTS = ("AP", "SM", "DSM", "WSS1", "WSS2", "WSS1_UI", "WSS2_UI", "QUIC", "OPERATIONS")
+PORTS = ("AP", "SM", "DSM", "WSS1", "WSS2", "WSS1_UI", "WSS2_UI", "QUIC", "HTTPS", "OPERATIONS")
 RATES = ("REGISTER", "REGISTER_ACCOUNT", "LOGIN", "LOGIN_ACCOUNT", "REFRESH", "REFRESH_ACCOUNT")
 PASSWORD = "pass123"
 # Longest waits for a node to start and to end, in seconds.
@@ -28,6 +28,7 @@ class Account:
     id: int
     username: str
     token: str
+    refresh: str
 
 
 class Node:
@@ -78,11 +79,16 @@ class Node:
 
     def account(self, role):
         """Registers and logs in, as any client would."""
-        username = f"{role}-{next(numbers)}"
+        username = self.name(role)
         made = {"username": username, "password": PASSWORD, "role": role}
         self.post("ap", "/register", made)
         login = self.post("ap", "/login", {"username": username, "password": PASSWORD})
-        return Account(login["user_id"], username, login["access_token"])
+        return Account(login["user_id"], username, login["access_token"], login["refresh_token"])
+
+    @staticmethod
+    def name(kind):
+        """A name that nobody has."""
+        return f"{kind}-{next(numbers)}"
 
     def subscribe(self, consumer, producer):
         """Has a consumer follow a producer."""

@@ -9,6 +9,7 @@ import os
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -18,6 +19,8 @@ EXAMPLES = os.environ.get("OUTSIDE_EXAMPLES", "30")
 SEED = os.environ.get("OUTSIDE_SEED", "1")
 # Longest time for one answer, and for all of one document, in seconds.
 ANSWER_LIMIT, LIMIT = 10, 600
+# Records that are there already: as many as end an event stream.
+KEPT = 20
 PHASES = "examples,coverage,fuzzing,stateful"
 
 
@@ -26,7 +29,8 @@ PHASES = "examples,coverage,fuzzing,stateful"
 def test_the_service_does_what_its_document_says(node, service, role, tmp_path):
     producer, consumer = node.account("producer"), node.account("consumer")
     node.subscribe(consumer, producer)
-    node.post("dsm", "/data", {"device_id": "d", "timestamp": "2025-01-29T11:35:00Z", "data": {"t": 1}}, producer.token)
+    record = {"device_id": "d", "timestamp": "2025-01-29T11:35:00Z", "data": {"temperature": 24.3}}
+    node.post("dsm", "/data", [record] * KEPT, producer.token)
     caller = {"producer": producer, "consumer": consumer}.get(role)
     (tmp_path / "schemathesis.toml").write_text(settings(producer, consumer))
     command = [
@@ -36,7 +40,8 @@ def test_the_service_does_what_its_document_says(node, service, role, tmp_path):
         *(("--header", f"Authorization: Bearer {caller.token}") if caller else ()),
         f"{node.at[service]}/api-docs/openapi.json",
     ]
-    environment = {**os.environ, "PYTHONIOENCODING": "utf-8"}
+    environment = {**os.environ, "PYTHONIOENCODING": "utf-8", "SCHEMATHESIS_HOOKS": "hooks"}
+    environment["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).parent), environment.get("PYTHONPATH", "")])
     run = subprocess.run(command, cwd=tmp_path, env=environment, text=True, encoding="utf-8", capture_output=True, timeout=LIMIT)
     assert run.returncode == 0, run.stdout + run.stderr
     selected, total = re.search(r"Operations: +(\d+) selected / (\d+) total", run.stdout).groups()
