@@ -1,0 +1,61 @@
+// The whole client: the services, the session, and what streams.
+import { Consumer, type ConsumerOptions } from './consumer/consumer.ts';
+import type { Places } from './places.ts';
+import { Producer, type ProducerOptions } from './producer/producer.ts';
+import { Ap } from './rest/ap.ts';
+import { Caller } from './rest/caller.ts';
+import { Dsm } from './rest/dsm.ts';
+import { Sm } from './rest/sm.ts';
+import { Session, type SessionOptions } from './session.ts';
+
+/** Subscriptions asked for at once. */
+const PAGE = 1_000;
+
+export interface MotienceOptions extends SessionOptions {
+  fetch?: typeof fetch;
+}
+
+export class Motience {
+  readonly places: Places;
+  /** Accounts. */
+  readonly ap: Ap;
+  /** Subscriptions. */
+  readonly sm: Sm;
+  /** Data. */
+  readonly dsm: Dsm;
+  /** Who is signed in. Give it to the calls as the caller. */
+  readonly session: Session;
+
+  constructor(places: Places, options: MotienceOptions = {}) {
+    const caller = new Caller(options.fetch);
+    this.places = places;
+    this.ap = new Ap(places.ap, caller);
+    this.sm = new Sm(places.sm, caller);
+    this.dsm = new Dsm(places.dsm, caller);
+    this.session = new Session(this.ap, options);
+  }
+
+  /** A consumer of the account that is signed in. It connects with `start()`, or when it is iterated. */
+  consumer(options: ConsumerOptions = {}): Consumer {
+    return new Consumer({ places: this.places, session: this.session, subscriptions: () => this.subscriptions() }, options);
+  }
+
+  /** A producer of the account that is signed in. */
+  producer(options: ProducerOptions = {}): Producer {
+    return new Producer({ places: this.places, session: this.session }, options);
+  }
+
+  /** The ids of all producers that the consumer who is signed in follows. */
+  async subscriptions(): Promise<string[]> {
+    if (!this.session.get()?.userId) await this.session.verify();
+    const me = this.session.get()?.userId;
+    if (!me) return [];
+    const ids: string[] = [];
+    for (let after: number | null = 0; after !== null; ) {
+      const part = await this.sm.subscriptions(this.session, me, { limit: PAGE, ...(after > 0 ? { after } : {}) });
+      ids.push(...part.filter((s) => s.status === 'active').map((s) => String(s.producer_id)));
+      after = part.length === PAGE ? (part.at(-1)?.id ?? null) : null;
+    }
+    return ids;
+  }
+}

@@ -1,0 +1,70 @@
+// A connection over WebSocket: `motience.v2`, which goes on from a cursor for each producer.
+//
+// A browser's WebSocket cannot be slowed down. So the connection is given up when the inbox is full, and comes back from
+// its cursors when the application has caught up: bounded memory, and nothing lost.
+import { viewParameters } from '../view.ts';
+import { messageIn } from './events.ts';
+import type { Ending, Link } from './transport.ts';
+
+/** An upgrade that takes longer than this is given up. */
+const OPEN_LIMIT_MS = 15_000;
+/** Silence after which the connection is asked whether it lives, and how long it may take to answer. */
+const PING_EVERY_MS = 25_000;
+const PONG_LIMIT_MS = 15_000;
+
+export type WebSocketLike = new (url: string, protocols?: string[]) => WebSocket;
+
+export function websocket(make: WebSocketLike | undefined = globalThis.WebSocket) {
+  return async (link: Link): Promise<Ending> => {
+    const at = link.places.wss2;
+    if (!make || !at) return { code: 0, reason: make ? 'no WebSocket address is known' : 'there is no WebSocket here', opened: false, unusable: true };
+    const token = await link.token();
+    return new Promise((ended) => {
+      const socket = new make(address(at, link), ['motience.v2', 'bearer', token]);
+      let opened = false;
+      let timer: ReturnType<typeof setTimeout>;
+      const finish = (ending: Ending) => {
+        clearTimeout(timer);
+        socket.onopen = socket.onmessage = socket.onclose = null;
+        link.signal.removeEventListener('abort', left);
+        if (socket.readyState <= 1) socket.close(1000);
+        ended(ending);
+      };
+      const left = () => finish({ code: 1000, reason: 'left', opened });
+      const alive = () => {
+        clearTimeout(timer);
+        timer = setTimeout(() => {
+          socket.send('{"type":"ping"}');
+          timer = setTimeout(() => finish({ code: 1006, reason: 'the gateway does not answer', opened }), PONG_LIMIT_MS);
+        }, PING_EVERY_MS);
+      };
+      timer = setTimeout(() => finish({ code: 1006, reason: 'the gateway did not answer', opened }), OPEN_LIMIT_MS);
+      if (link.signal.aborted) return left();
+      link.signal.addEventListener('abort', left);
+      socket.onopen = () => {
+        opened = true;
+        alive();
+        link.opened();
+      };
+      socket.onmessage = ({ data }) => {
+        alive();
+        const message = typeof data === 'string' ? messageIn(data) : null;
+        if (message) link.take(message);
+        if (link.full) finish({ code: 1000, reason: 'the application is behind', opened, overrun: true });
+      };
+      socket.onclose = ({ code, reason }) => finish({ code, reason, opened });
+      // A close follows and says more. It stays: without a listener some WebSockets throw, also after they were left.
+      socket.onerror = () => undefined;
+    });
+  };
+}
+
+function address(at: string, link: Link): string {
+  const query = new URLSearchParams(viewParameters(link.view));
+  const places = link.progress.places();
+  // Producers that are named and were never read begin where the caller says.
+  for (const producer of link.wanted() ?? []) places[producer] ??= link.from;
+  if (Object.keys(places).length > 0) query.set('resume', JSON.stringify(places));
+  const text = query.toString();
+  return text === '' ? at : `${at}?${text}`;
+}

@@ -1,0 +1,58 @@
+// Data: records over HTTP, the history, who is live, devices, nodes.
+import type { Accepted, CertHash, Device, HistoryQuery, HistoryRecord, LiveStream, NamedCursor, Node, RecordToSend } from './types.ts';
+import type { Answer, Caller, Credentials } from './caller.ts';
+
+export class Dsm {
+  readonly #at: string;
+  readonly #caller: Caller;
+
+  constructor(at: string, caller: Caller) {
+    this.#at = at;
+    this.#caller = caller;
+  }
+
+  /** One record, or an array of which all or none are taken. */
+  send(as: Credentials, records: RecordToSend | RecordToSend[]): Promise<Accepted> {
+    return this.#caller.json('POST', `${this.#at}/data`, { as, body: records });
+  }
+
+  /** The producers that have sent within the last minute. */
+  streams(as: Credentials, signal?: AbortSignal): Promise<LiveStream[]> {
+    return this.#caller.json('GET', `${this.#at}/streams`, { as, signal });
+  }
+
+  /** One page of the history, oldest first. `next` leads to the one after it. */
+  historyPage(as: Credentials, producerId: string | number, query: HistoryQuery = {}, signal?: AbortSignal): Promise<Answer<HistoryRecord[]>> {
+    return this.#caller.answer('GET', `${this.#at}/history/${encodeURIComponent(producerId)}`, { as, query: { ...query }, signal });
+  }
+
+  /** The whole history of a range, a page at a time: the next one is asked for when the loop comes back for it. */
+  async *history(as: Credentials, producerId: string | number, query: HistoryQuery = {}, signal?: AbortSignal): AsyncGenerator<HistoryRecord[], void, void> {
+    let page = await this.historyPage(as, producerId, query, signal);
+    for (;;) {
+      yield page.value;
+      if (page.next === null) return;
+      page = await this.#caller.answer('GET', page.next, { as, signal });
+    }
+  }
+
+  /** The devices of a producer and how they are: for that producer, its subscribers and operators. */
+  devices(as: Credentials, producerId: string | number, signal?: AbortSignal): Promise<Device[]> {
+    return this.#caller.json('GET', `${this.#at}/devices/${encodeURIComponent(producerId)}`, { as, signal });
+  }
+
+  /** The nodes of the platform. Operators only. */
+  nodes(as: Credentials, signal?: AbortSignal): Promise<Node[]> {
+    return this.#caller.json('GET', `${this.#at}/nodes`, { as, signal });
+  }
+
+  /** How far the calling consumer has confirmed, by its own names. */
+  cursors(as: Credentials): Promise<NamedCursor[]> {
+    return this.#caller.json('GET', `${this.#at}/cursors`, { as });
+  }
+
+  /** What a browser needs to trust a development certificate. */
+  certHash(signal?: AbortSignal): Promise<CertHash> {
+    return this.#caller.json('GET', `${this.#at}/cert-hash`, { signal });
+  }
+}
