@@ -1,5 +1,5 @@
 //! The WebSocket gateway: `/producer` and `/consumer` as every existing client knows them, `/motience` for devices that
-//! QUIC does not reach, and the two tester pages.
+//! QUIC does not reach, and the pages: a console, and a tester for each side.
 //!
 //! A connection authenticates at its upgrade and then holds a `Publisher` or a `Feed` until it closes or its token ends.
 //! Four listeners: producers, consumers, and a page for trying each. Linked into the server, and a program of its own.
@@ -9,7 +9,7 @@ pub mod certificate;
 mod config;
 mod consumer;
 mod gauge;
-mod pages;
+pub mod pages;
 mod producer;
 mod socket;
 mod tunnel;
@@ -108,7 +108,7 @@ pub async fn bind(
         Some(tls) => Listener::tls(listener, Arc::clone(tls)),
         None => listener.into(),
     };
-    let page = |side, socket| pages::router(side, socket).merge(webtransport::router(shared.webtransport.clone()).with_state(()));
+    let page = |side, at| pages::router(side, at).merge(webtransport::router(shared.webtransport.clone()).with_state(()));
     let listeners = vec![
         (
             secured(wss1),
@@ -119,8 +119,8 @@ pub async fn bind(
             ),
         ),
         (secured(wss2), around("motience-wss2", Router::new().route("/consumer", any(consumer::upgrade)), &shared)),
-        (wss1_ui.into(), around("motience-wss1-ui", page(pages::Side::Producer, addresses.wss1), &shared)),
-        (wss2_ui.into(), around("motience-wss2-ui", page(pages::Side::Consumer, addresses.wss2), &shared)),
+        (wss1_ui.into(), around("motience-wss1-ui", page(pages::Side::Producer, addresses), &shared)),
+        (wss2_ui.into(), around("motience-wss2-ui", page(pages::Side::Consumer, addresses), &shared)),
     ];
     Ok(Gateway { addresses, listeners, shared })
 }

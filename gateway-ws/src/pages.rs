@@ -1,23 +1,25 @@
-//! The tester pages: built by Vite, committed, embedded; and what they ask of the gateway itself.
+//! The pages: the console and the two testers, built by Vite, committed, embedded; and what they ask of who serves them.
 
-use std::{net::SocketAddr, sync::Arc};
+use std::sync::{Arc, OnceLock};
 
 use axum::{
     Json, Router,
     extract::{Path, State},
-    http::{HeaderMap, HeaderValue, StatusCode, header},
-    response::{IntoResponse, Response},
+    http::{HeaderMap, HeaderValue, StatusCode, Uri, header},
+    response::{IntoResponse, Redirect, Response},
     routing::get,
 };
 use motience_shared::http::ApiError;
 use rust_embed::{EmbeddedFile, RustEmbed};
 use serde_json::json;
 
-use crate::{Shared, gauge::Stats};
+use crate::{Addresses, Config, Shared, WebTransport, gauge::Stats};
 
 /// Scripts and styles of our own only; connections anywhere, as ap, sm and the sockets have other ports.
 const POLICY: &str =
     "default-src 'self'; connect-src *; style-src 'self' 'unsafe-inline'; img-src 'self' data:; frame-ancestors 'none'; base-uri 'none'";
+
+const CONSOLE: &str = "console.html";
 
 #[derive(RustEmbed)]
 #[folder = "ui/dist/"]
@@ -30,20 +32,84 @@ pub(crate) enum Side {
     Consumer,
 }
 
-/// The page, its assets, its configuration and its statistics.
-pub(crate) fn router(side: Side, socket: SocketAddr) -> Router<Arc<Shared>> {
-    let page = match side {
-        Side::Producer => "producer.html",
-        Side::Consumer => "consumer.html",
-    };
+/// Where everything is, for the console of a service whose port opens before the gateway's do.
+#[derive(Clone, Debug, Default)]
+pub struct Whereabouts(Arc<OnceLock<Told>>);
+
+#[derive(Debug)]
+struct Told {
+    config: Config,
+    at: Addresses,
+    webtransport: Option<WebTransport>,
+}
+
+impl Whereabouts {
+    /// Says it, once.
+    pub fn tell(&self, config: Config, at: Addresses, webtransport: Option<WebTransport>) {
+        // Whoever asks twice is told the same.
+        let _ = self.0.set(Told { config, at, webtransport });
+    }
+}
+
+/// How a page reaches the services from where it is served.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reach {
+    /// Each on a port of its own.
+    Ports,
+    /// Under `/ap`, `/sm` and `/dsm` of the same origin.
+    Paths,
+}
+
+/// The console under `/console/`.
+pub fn console(whereabouts: Whereabouts, reach: Reach) -> Router {
     Router::new()
-        .route("/", get(async move |headers: HeaderMap| file(page, "no-cache", &headers)))
+        .route("/console", get(async || Redirect::permanent("/console/")))
+        .route("/console/", get(async |headers: HeaderMap| file(CONSOLE, "no-cache", &headers)))
+        .route("/console/assets/{*path}", get(asset))
+        .route("/console/config.json", get(async move |uri: Uri, headers: HeaderMap| told(&whereabouts, reach, &uri, &headers)))
+}
+
+fn told(whereabouts: &Whereabouts, reach: Reach, uri: &Uri, headers: &HeaderMap) -> Response {
+    let Some(Told { config, at, webtransport }) = whereabouts.0.get() else {
+        return ApiError::unavailable("starting", "The node is starting. Try again.").into_response();
+    };
+    // HTTP/2 and 3 name the host in the URI.
+    let host = uri.host().unwrap_or_else(|| host(headers));
+    let mut told = config_json("console", Side::Consumer, config, *at, webtransport.as_ref(), host);
+    if reach == Reach::Paths {
+        for service in ["ap", "sm", "dsm"] {
+            told[format!("{service}_url")] = json!(format!("/{service}"));
+        }
+    }
+    ([(header::CACHE_CONTROL, "no-store")], Json(told)).into_response()
+}
+
+/// The pages of a side's port, their assets, their configuration and the gateway's statistics. On the consumers' port the
+/// console comes first, with the tester beside it.
+pub(crate) fn router(side: Side, at: Addresses) -> Router<Arc<Shared>> {
+    let page = |name| get(async move |headers: HeaderMap| file(name, "no-cache", &headers));
+    let pages = match side {
+        Side::Producer => Router::new().route("/", page("producer.html")),
+        Side::Consumer => Router::new().route("/", page(CONSOLE)).route("/tester", page("consumer.html")),
+    };
+    pages
         .route("/assets/{*path}", get(asset))
         .route(
             "/config.json",
-            get(async move |State(shared): State<Arc<Shared>>, headers: HeaderMap| config(side, socket, &headers, &shared)),
+            get(async move |State(shared): State<Arc<Shared>>, headers: HeaderMap| {
+                Json(config_json(side.role(), side, &shared.config, at, shared.webtransport.as_ref(), host(&headers)))
+            }),
         )
         .route("/stats", get(async move |State(shared): State<Arc<Shared>>| stats(side, &shared)))
+}
+
+impl Side {
+    fn role(self) -> &'static str {
+        match self {
+            Self::Producer => "producer",
+            Self::Consumer => "consumer",
+        }
+    }
 }
 
 async fn asset(Path(path): Path<String>, headers: HeaderMap) -> Response {
@@ -82,22 +148,31 @@ fn media_type(name: &str) -> &'static str {
     }
 }
 
-/// Where the page finds everything: ports on the host it was loaded from, or whole addresses where those are set. The
+/// Where a page finds everything: ports on the host it was loaded from, or whole addresses where those are set. The
 /// sockets of a page that came without TLS may be under TLS; their whole address says so.
-fn config(side: Side, socket: SocketAddr, headers: &HeaderMap, shared: &Shared) -> Json<serde_json::Value> {
-    let config = &shared.config;
-    let (role, path, url) = match side {
-        Side::Producer => ("producer", "/producer", &config.wss1_url),
-        Side::Consumer => ("consumer", "/consumer", &config.wss2_url),
+fn config_json(
+    role: &str,
+    side: Side,
+    config: &Config,
+    at: Addresses,
+    webtransport: Option<&WebTransport>,
+    host: &str,
+) -> serde_json::Value {
+    let (socket, path, url) = match side {
+        Side::Producer => (at.wss1, "/producer", &config.wss1_url),
+        Side::Consumer => (at.wss2, "/consumer", &config.wss2_url),
     };
-    let secured = || config.tls.then(|| format!("wss://{}:{}{path}", host(headers), socket.port()));
+    let secured = || config.tls.then(|| format!("wss://{host}:{}{path}", socket.port()));
     let url = url.clone().or_else(secured);
-    Json(json!({
+    json!({
         "role": role, "ws_port": socket.port(), "ws_path": path, "ws_url": url,
         "ap_port": config.ap_port, "sm_port": config.sm_port, "dsm_port": config.dsm_port,
         "ap_url": config.ap_url, "sm_url": config.sm_url, "dsm_url": config.dsm_url,
-        "webtransport_url": shared.webtransport.as_ref().map(|here| here.url(host(headers))),
-    }))
+        "webtransport_url": webtransport.map(|here| here.url(host)),
+        "console_url": format!("http://{host}:{}/", at.wss2_ui.port()),
+        "tester_url": format!("http://{host}:{}/tester", at.wss2_ui.port()),
+        "producer_page_url": format!("http://{host}:{}/", at.wss1_ui.port()),
+    })
 }
 
 /// The host a page was loaded from, without its port.

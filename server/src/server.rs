@@ -8,7 +8,10 @@ use motience_certs::{
     server::{EarlyData, quic_config, tcp_config},
     source,
 };
-use motience_gateway::{Gateway, WebTransport, certificate};
+use motience_gateway::{
+    Gateway, WebTransport, certificate,
+    pages::{self, Reach, Whereabouts},
+};
 use motience_shared::{
     backend::{self, Backend},
     clock::Clock,
@@ -118,6 +121,7 @@ impl Server {
         };
         let backend = Backend::open(config.backend, clock).await?;
         let services = http::Services::new(Arc::clone(&backend), config.http.clone(), shutdown.soft().clone());
+        let whereabouts = Whereabouts::default();
         let roles = config.roles;
         backend.relay.own_node().set_roles(roles.names());
         let ingest = match identity.as_ref().filter(|_| roles.ingest) {
@@ -133,7 +137,10 @@ impl Server {
             port: ingest.address().port(),
             url: config.webtransport.url.clone(),
         });
-        let dsm = || dsm::service(&services).with(motience_gateway::webtransport::router(here.clone()));
+        let dsm = || {
+            let more = motience_gateway::webtransport::router(here.clone());
+            dsm::service(&services).with(more).with(pages::console(whereabouts.clone(), Reach::Ports))
+        };
         let mut listeners: Vec<(Listener, axum::Router)> = Vec::new();
         for (wanted, at, router, place) in [
             (roles.ap, config.ap, ap::router(&services), &mut addresses.ap),
@@ -148,7 +155,7 @@ impl Server {
             }
         }
         if let Some(identity) = &identity {
-            let router = together(&services, roles, here.clone());
+            let router = together(&services, roles, here.clone(), whereabouts.clone());
             let listener = listen(config.https).await?;
             addresses.https = Some(url("https", local(&listener, config.https), ""));
             let told = here.as_ref().and_then(|here| HeaderValue::from_str(&format!("h3=\":{}\"; ma=86400", here.port)).ok());
@@ -163,20 +170,25 @@ impl Server {
                 addresses.webtransport = Some(url("https", ingest.address(), "/wt"));
             }
         }
+        let mut gateway = config.gateway;
+        gateway.ap_port = port_of(addresses.ap.as_deref()).unwrap_or(config.ap.port());
+        gateway.sm_port = port_of(addresses.sm.as_deref()).unwrap_or(config.sm.port());
+        gateway.dsm_port = port_of(addresses.dsm.as_deref()).unwrap_or(config.dsm.port());
+        let (told, reached) = (gateway.clone(), here.clone());
         let gateway = if roles.wss {
-            let mut gateway = config.gateway;
-            gateway.ap_port = port_of(addresses.ap.as_deref()).unwrap_or(config.ap.port());
-            gateway.sm_port = port_of(addresses.sm.as_deref()).unwrap_or(config.sm.port());
-            gateway.dsm_port = port_of(addresses.dsm.as_deref()).unwrap_or(config.dsm.port());
             let scheme = gateway.scheme();
             let gateway = motience_gateway::bind(gateway, identity.as_ref(), here, Arc::clone(&backend), shutdown.clone()).await?;
             let at = gateway.addresses();
+            whereabouts.tell(told, at, reached);
             addresses.wss1 = Some(url(scheme, at.wss1, "/producer"));
             addresses.wss2 = Some(url(scheme, at.wss2, "/consumer"));
             addresses.producer_page = Some(url("http", at.wss1_ui, "/"));
             addresses.consumer_page = Some(url("http", at.wss2_ui, "/"));
             Some(gateway)
         } else {
+            // Another node of the platform has the sockets, on the ports that are set.
+            let at = motience_gateway::Addresses { wss1: told.wss1, wss2: told.wss2, wss1_ui: told.wss1_ui, wss2_ui: told.wss2_ui };
+            whereabouts.tell(told, at, here);
             None
         };
         let limits = config.http.limits;
@@ -239,12 +251,12 @@ impl Server {
 }
 
 /// The router of all services that the node has.
-fn together(services: &Arc<http::Services>, roles: Roles, here: Option<WebTransport>) -> axum::Router {
+fn together(services: &Arc<http::Services>, roles: Roles, here: Option<WebTransport>, whereabouts: Whereabouts) -> axum::Router {
     let more = motience_gateway::webtransport::router(here);
     let parts =
         [(roles.ap, ap::service(services)), (roles.sm, sm::service(services)), (roles.dsm, dsm::service(services).with(more.clone()))];
     let parts = parts.into_iter().filter_map(|(wanted, part)| wanted.then_some(part));
-    http::together(parts, more, services)
+    http::together(parts, more.merge(pages::console(whereabouts, Reach::Paths)), services)
 }
 
 async fn listen(address: SocketAddr) -> Result<TcpListener, Error> {

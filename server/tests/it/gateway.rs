@@ -231,3 +231,24 @@ async fn the_pages_and_what_they_ask_for_are_served() {
     assert_eq!(config["role"], "producer");
     assert!(node.at.ap.as_deref().unwrap().ends_with(&format!(":{}", config["ap_port"])));
 }
+
+#[tokio::test]
+async fn the_console_is_served_on_its_port_and_on_dsm() {
+    let node = Node::embedded(&[]).await;
+    let (page, dsm) = (node.at.consumer_page.as_deref().unwrap(), node.at.dsm.as_deref().unwrap());
+    for (at, script) in [(page.to_owned(), "console"), (format!("{page}tester"), "consumer"), (format!("{dsm}/console/"), "console")] {
+        let answer = http().get(&at).send().await.unwrap();
+        assert!(answer.headers()["content-security-policy"].to_str().unwrap().contains("default-src 'self'"));
+        let html = answer.text().await.unwrap();
+        let link = html.split('"').find(|part| part.contains(&format!("/{script}-")) && part.ends_with(".js")).expect("a script");
+        assert!(link.starts_with("./"), "{link} is found wherever the page is");
+        let asset = http().get(reqwest::Url::parse(&at).unwrap().join(link).unwrap()).send().await.unwrap();
+        assert!(asset.headers()["cache-control"].to_str().unwrap().contains("immutable"));
+    }
+    // reqwest follows the redirect.
+    assert_eq!(http().get(format!("{dsm}/console")).send().await.unwrap().url().path(), "/console/");
+    let config: Value = http().get(format!("{dsm}/console/config.json")).send().await.unwrap().json().await.unwrap();
+    assert_eq!(config["role"], "console");
+    assert!(node.at.wss2.as_deref().unwrap().contains(&format!(":{}/", config["ws_port"])));
+    assert_eq!(config["tester_url"], format!("{page}tester"));
+}

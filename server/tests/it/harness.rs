@@ -31,6 +31,7 @@ pub(crate) struct Addresses {
     pub(crate) wss1: Option<String>,
     pub(crate) wss2: Option<String>,
     pub(crate) producer_page: Option<String>,
+    pub(crate) consumer_page: Option<String>,
     pub(crate) operations: Option<String>,
     pub(crate) ca: Option<PathBuf>,
 }

@@ -238,7 +238,10 @@ export class Consumer implements AsyncIterable<ConsumerEvent> {
   }
 
   #second(): TransportKind {
-    return (this.#options.WebSocket ?? globalThis.WebSocket) && this.#around.places.wss2 ? 'websocket' : 'ndjson';
+    const at = this.#around.places.wss2;
+    // A page that came over TLS may not open a socket without it.
+    const mixed = typeof location !== 'undefined' && location.protocol === 'https:' && at?.startsWith('ws://');
+    return (this.#options.WebSocket ?? globalThis.WebSocket) && at && !mixed ? 'websocket' : 'ndjson';
   }
 
   async #connect(kind: TransportKind): Promise<Ending> {

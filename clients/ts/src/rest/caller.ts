@@ -50,6 +50,12 @@ export class Caller {
     return { value: value as T, next: nextOf(response, url) };
   }
 
+  /** An answer of which only the head matters: its body is not read. */
+  async head(method: string, url: string, request: Request = {}): Promise<void> {
+    const response = await this.#withToken(method, url, request);
+    await response.body?.cancel().catch(() => undefined);
+  }
+
   async #withToken(method: string, url: string, request: Request): Promise<Response> {
     const who = request.as;
     if (who === undefined || typeof who === 'string') return this.#once(method, url, who, request);

@@ -1,5 +1,6 @@
 // Data: records over HTTP, the history, who is live, devices, nodes.
 import type { Accepted, CertHash, Device, HistoryQuery, HistoryRecord, LiveStream, NamedCursor, Node, RecordToSend } from './types.ts';
+import { viewParameters, type View } from '../view.ts';
 import type { Answer, Caller, Credentials } from './caller.ts';
 
 export class Dsm {
@@ -44,6 +45,12 @@ export class Dsm {
   /** The nodes of the platform. Operators only. */
   nodes(as: Credentials, signal?: AbortSignal): Promise<Node[]> {
     return this.#caller.json('GET', `${this.#at}/nodes`, { as, signal });
+  }
+
+  /** Whether the service understands a view; rejects with an `ApiError` whose `column` points at the mistake. */
+  async checkView(as: Credentials, view: View): Promise<void> {
+    // The stream's head says it; of its body nothing is wanted.
+    await this.#caller.head('GET', `${this.#at}/stream?${new URLSearchParams([['from', 'live'], ...viewParameters(view)])}`, { as });
   }
 
   /** How far the calling consumer has confirmed, by its own names. */

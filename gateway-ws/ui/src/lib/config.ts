@@ -1,10 +1,11 @@
-// Where the services are: `/config.json` of the gateway, turned into URLs for this visitor.
+// Where the services are: `config.json` beside the page, turned into URLs for this visitor.
+import type { Places } from '@motience/client';
 
 export type Role = 'producer' | 'consumer';
 
-/** `/config.json` as the gateway serves it. A null or absent URL means "this host, that port". */
+/** `config.json` as it is served. A null or absent URL means "this host, that port". */
 export interface Config {
-  role: Role;
+  role: Role | 'console';
   ws_port: number;
   ws_path: string;
   ap_port: number;
@@ -14,39 +15,49 @@ export interface Config {
   ap_url?: string | null;
   sm_url?: string | null;
   dsm_url?: string | null;
+  webtransport_url?: string | null;
+  /** Beside the console: the tester pages. */
+  tester_url?: string | null;
+  producer_page_url?: string | null;
 }
 
-export interface Endpoints {
+export interface Endpoints extends Places {
+  /** The WebSocket of the page's own role. */
   ws: string;
-  ap: string;
-  sm: string;
-  dsm: string;
+  testers: { consumer: string | null; producer: string | null };
 }
 
 /** The part of `window.location` that matters. */
 export interface Place {
   protocol: string;
   hostname: string;
+  origin?: string;
 }
 
 export function endpoints(config: Config, place: Place): Endpoints {
   const secure = place.protocol === 'https:';
   const http = (url: string | null | undefined, port: number) =>
-    trimmed(url) ?? `${secure ? 'https' : 'http'}://${place.hostname}:${port}`;
+    trimmed(url, place.origin) ?? `${secure ? 'https' : 'http'}://${place.hostname}:${port}`;
+  const ws = trimmed(config.ws_url) ?? `${secure ? 'wss' : 'ws'}://${place.hostname}:${config.ws_port}${config.ws_path}`;
   return {
-    ws: trimmed(config.ws_url) ?? `${secure ? 'wss' : 'ws'}://${place.hostname}:${config.ws_port}${config.ws_path}`,
+    ws,
     ap: http(config.ap_url, config.ap_port),
     sm: http(config.sm_url, config.sm_port),
     dsm: http(config.dsm_url, config.dsm_port),
+    ...(config.role === 'producer' ? { wss1: ws } : { wss2: ws }),
+    webtransport: config.webtransport_url ?? null,
+    testers: { consumer: config.tester_url ?? null, producer: config.producer_page_url ?? null },
   };
 }
 
 export async function loadEndpoints(fetcher: typeof fetch, place: Place): Promise<Endpoints> {
-  const response = await fetcher('/config.json', { cache: 'no-store', signal: AbortSignal.timeout(10_000) });
-  if (!response.ok) throw new Error(`/config.json answered ${response.status}`);
+  // Relative: the console is served at several paths.
+  const response = await fetcher('config.json', { cache: 'no-store', signal: AbortSignal.timeout(10_000) });
+  if (!response.ok) throw new Error(`config.json answered ${response.status}`);
   return endpoints((await response.json()) as Config, place);
 }
 
-function trimmed(url: string | null | undefined): string | null {
-  return url ? url.replace(/\/+$/, '') : null;
+/** A URL without a slash at its end; a path belongs to the page's own origin. */
+function trimmed(url: string | null | undefined, origin = ''): string | null {
+  return url ? (url.startsWith('/') ? origin : '') + url.replace(/\/+$/, '') : null;
 }

@@ -54,7 +54,10 @@ const LARGE: [number, string][] = [[1e12, ' T'], [1e9, ' G'], [1e6, ' M']];
 /** A label of an axis whose labels are `step` apart. */
 export function tick(value: number, step: number): string {
   const [unit, suffix] = LARGE.find(([size]) => Math.abs(value) >= size) ?? [1, ''];
-  const digits = Math.min(8, Math.max(0, -Math.floor(Math.log10(step / unit) + 1e-9)));
+  const size = step / unit;
+  let digits = Math.min(8, Math.max(0, -Math.floor(Math.log10(size) + 1e-9)));
+  // Steps of 0.25 have a digit more than steps of 0.2.
+  if (digits < 8 && Math.abs(size * 10 ** digits - Math.round(size * 10 ** digits)) > 1e-6) digits++;
   return `${(value / unit).toFixed(digits)}${suffix}`;
 }
 

@@ -39,6 +39,24 @@ export function received(text: string, id: number, at: number): Received | null 
   };
 }
 
+/** A record that the client has read already, as a row of a table. */
+export function asReceived(record: { producer_id: string; device_id: string; timestamp: string; data: unknown }, id: number, at: number): Received {
+  const sent = Date.parse(record.timestamp);
+  return {
+    id,
+    at,
+    producer: record.producer_id,
+    device: record.device_id,
+    timestamp: record.timestamp,
+    latency: Number.isNaN(sent) ? null : at - sent,
+    data: record.data,
+    // Written out only when somebody opens the row.
+    get text() {
+      return JSON.stringify(record);
+    },
+  };
+}
+
 /** The first readings in one line. */
 export function preview(data: unknown): string {
   const numbers = flatten(data, 6);

@@ -1,10 +1,6 @@
 // One WebSocket connection that the page keeps: opens with a fresh token, explains every end of it, and comes back
 // with backoff where the person asked for that and where coming back can help.
-import { ApiError } from './api.ts';
-import { backoff } from './backoff.ts';
-import { closing } from './close.ts';
-import { Observable } from './observable.ts';
-import type { Session, Verdict } from './session.ts';
+import { ApiError, Observable, backoff, closing, messageOf, type Session, type Verdict } from '@motience/client';
 
 /** An upgrade that takes longer than this is given up. */
 const OPEN_LIMIT_MS = 15_000;
@@ -231,10 +227,6 @@ export function refusal(verdict: Verdict, role: string, url: string): Problem {
 
 function forget(socket: WebSocket): void {
   socket.onopen = socket.onmessage = socket.onclose = null;
-}
-
-function messageOf(cause: unknown): string {
-  return cause instanceof Error ? cause.message : String(cause);
 }
 
 function capital(text: string): string {

@@ -1,8 +1,7 @@
 // The kept connection: opening, refusals, losses, coming back, expiry.
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
-import { ApiError } from '../../src/lib/api.ts';
-import type { Session, Verdict } from '../../src/lib/session.ts';
+import { ApiError, type Session, type Verdict } from '@motience/client';
 import { Link, type Note, type Surroundings } from '../../src/lib/socket.ts';
 
 class FakeSocket {

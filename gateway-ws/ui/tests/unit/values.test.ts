@@ -1,9 +1,8 @@
 // The small modules without surroundings: configuration, numbers, bounded lists, close codes.
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
-import { backoff } from '../../src/lib/backoff.ts';
+import { backoff, closing } from '@motience/client';
 import { Bounded } from '../../src/lib/bounded.ts';
-import { closing } from '../../src/lib/close.ts';
 import { endpoints, type Config } from '../../src/lib/config.ts';
 import { bytes, clock, rate, reading, span, tick } from '../../src/lib/format.ts';
 import { preview, received } from '../../src/lib/record.ts';
@@ -17,6 +16,9 @@ test('services are on the host of the page where no URL is given', () => {
     ap: 'http://[::1]:3001',
     sm: 'http://[::1]:3002',
     dsm: 'http://[::1]:3003',
+    wss1: 'ws://[::1]:8001/producer',
+    webtransport: null,
+    testers: { consumer: null, producer: null },
   });
   assert.equal(endpoints(config, { protocol: 'https:', hostname: 'a.example' }).ws, 'wss://a.example:8001/producer');
 });

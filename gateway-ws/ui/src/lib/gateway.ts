@@ -1,0 +1,15 @@
+// What the gateway that serves this page counts about itself.
+import { Caller } from '@motience/client';
+
+export interface GatewayStats {
+  connections: number;
+  records: number;
+  bytes: number;
+  uptime_seconds: number;
+}
+
+const caller = new Caller();
+
+export function gatewayStats(): Promise<GatewayStats> {
+  return caller.json('GET', 'stats');
+}
