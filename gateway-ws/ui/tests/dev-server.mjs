@@ -142,7 +142,7 @@ function page(role) {
     if (pathname === '/health') return json({ status: 'ok' });
     if (pathname === '/stats') return json({ ...counts[role], uptime_seconds: (Date.now() - started) / 1000 });
     if (pathname === '/config.json')
-      return json({ role, ws_port: ports[role], ws_path: `/${role}`, ap_port: ports.ap, sm_port: ports.sm, dsm_port: ports.dsm, ap_url: null, sm_url: null, ws_url: null, tester_url: `http://localhost:${ports.consumerUi}/tester`, producer_page_url: `http://localhost:${ports.producerUi}/` });
+      return json({ role, ws_port: ports[role], ws_path: `/${role}`, ap_port: ports.ap, sm_port: ports.sm, dsm_port: ports.dsm, ap_url: null, sm_url: null, ws_url: null, console_url: `http://localhost:${ports.consumerUi}/`, tester_url: `http://localhost:${ports.consumerUi}/tester`, producer_page_url: `http://localhost:${ports.producerUi}/` });
     const named = { '/': role === 'consumer' ? 'console' : role, '/tester': 'consumer' }[pathname];
     const file = named ? `${named}.html` : /^\/assets\/[\w.-]+$/.test(pathname) ? pathname.slice(1) : null;
     try {

@@ -1,46 +1,27 @@
-// The two pages in a real browser against a real server. The server is not started here: its addresses come from the environment.
+// The two tester pages in a real browser against a real server. The server is not started here: its addresses come from the environment.
 import assert from 'node:assert/strict';
-import { mkdirSync, mkdtempSync } from 'node:fs';
-import { tmpdir } from 'node:os';
-import { join } from 'node:path';
 import { after, before, describe, test } from 'node:test';
-import { chromium } from 'playwright-core';
+import { PASSWORD, PHONE, Pages, account, background, coloured, consumerPort, fits, gallery, missing, number, producerPage, run, seen, shoot, sm, until } from './platform.mjs';
 
-const NEEDED = ['MOTIENCE_PRODUCER_PAGE', 'MOTIENCE_CONSUMER_PAGE', 'MOTIENCE_AP', 'MOTIENCE_SM'];
-const FLAGS = ['--headless', '--no-sandbox', '--disable-gpu', '--no-first-run', '--disable-background-networking', '--disable-component-update', '--disable-sync'];
-const PASSWORD = 'tester-pages-1!';
-const TIME_LIMIT_MS = 15_000;
-const PHONE = { width: 390, height: 844 };
-const DESK = { width: 1280, height: 900 };
-
-const missing = NEEDED.filter((name) => !process.env[name]);
-const [producerPage, consumerPage, ap, sm] = NEEDED.map((name) => (process.env[name] ?? '').replace(/\/+$/, ''));
-const shots = process.env.MOTIENCE_SHOTS || mkdtempSync(join(tmpdir(), 'motience-pages-'));
-const run = `${Date.now().toString(36)}${Math.floor(Math.random() * 1296).toString(36)}`;
+const consumerPage = `${consumerPort}/tester`;
 
 test('the environment names a running server', () => {
   assert.deepEqual(missing, [], `The page tests need a running server. Set ${missing.join(', ')} to its base URLs.`);
 });
 
 describe('tester pages', { skip: missing.length > 0 && 'see the failure above' }, () => {
-  /** @type {import('playwright-core').Browser} */
-  let browser;
-  /** Everything the pages complained about: CSP violations, exceptions, failed requests of their own. */
-  const complaints = [];
+  const pages = new Pages();
+  const open = (t, url, options) => pages.open(t, url, options);
   /** Shared by the tests, as a real server limits how many accounts and logins one address may ask for. */
   let producer;
   let consumer;
 
   before(async () => {
-    mkdirSync(shots, { recursive: true });
-    browser = await chromium.launch({ executablePath: process.env.CHROMIUM ?? '/usr/bin/chromium', args: FLAGS });
+    await pages.start();
     producer = await account('producer');
     consumer = await account('consumer');
   });
-  after(async () => {
-    await browser?.close();
-    console.log(`screenshots: ${shots}`);
-  });
+  after(() => pages.stop());
 
   test('a producer logs in, sends and is acknowledged', async (t) => {
     const page = await open(t, producerPage);
@@ -243,7 +224,7 @@ describe('tester pages', { skip: missing.length > 0 && 'see the failure above' }
   });
 
   test('the services of the pages answer', async () => {
-    for (const [url, role] of [[producerPage, 'producer'], [consumerPage, 'consumer']]) {
+    for (const [url, role] of [[producerPage, 'producer'], [consumerPort, 'consumer']]) {
       assert.equal((await fetch(`${url}/health`)).status, 200);
       const stats = await (await fetch(`${url}/stats`)).json();
       for (const key of ['connections', 'records', 'bytes', 'uptime_seconds']) assert.equal(typeof stats[key], 'number', `${key} of /stats`);
@@ -255,62 +236,9 @@ describe('tester pages', { skip: missing.length > 0 && 'see the failure above' }
   });
 
   test('the pages threw nothing and broke no rule of the CSP', () => {
-    assert.deepEqual(complaints, []);
+    assert.deepEqual(pages.complaints, []);
   });
-
-  // ---- helpers
-
-  async function open(t, url, options = {}) {
-    const context = await browser.newContext({ viewport: DESK, colorScheme: 'dark', reducedMotion: 'reduce', ...options });
-    t.after(() => context.close());
-    const page = await context.newPage();
-    page.setDefaultTimeout(TIME_LIMIT_MS);
-    page.on('pageerror', (error) => complaints.push(`${url}: ${error.message}`));
-    page.on('console', (message) => {
-      // A refused login or upgrade is written by the browser itself, and is what some tests are about.
-      if (message.type() === 'error' && !/Failed to load resource|WebSocket connection to/.test(message.text())) complaints.push(`${url}: ${message.text()}`);
-    });
-    await page.goto(url);
-    return page;
-  }
-
-  async function shoot(page, name) {
-    await page.screenshot({ path: join(shots, `${name}.png`), fullPage: page.viewportSize().width === PHONE.width });
-  }
-
-  async function gallery(page, name) {
-    for (const scheme of ['dark', 'light']) {
-      await page.emulateMedia({ colorScheme: scheme });
-      await page.setViewportSize(DESK);
-      await page.evaluate(() => scrollTo(0, 0));
-      await shoot(page, `${name}-${scheme}`);
-      await page.setViewportSize(PHONE);
-      await fits(page);
-      await shoot(page, `${name}-phone-${scheme}`);
-    }
-    await page.setViewportSize(DESK);
-  }
 });
-
-async function account(role) {
-  const username = `page-${role}-${run}-${Math.random().toString(36).slice(2, 8)}`;
-  const made = await call(`${ap}/register`, { username, password: PASSWORD, role, ...(role === 'producer' ? { device_id: 'rpi_001' } : {}) });
-  const pair = await call(`${ap}/login`, { username, password: PASSWORD });
-  return { username, id: Number(made.id), token: pair.access_token };
-}
-
-/** POSTs JSON, and waits as told where the server limits the rate. */
-async function call(url, body) {
-  for (let left = 5; ; left--) {
-    const response = await fetch(url, { method: 'POST', headers: { 'content-type': 'application/json' }, body: JSON.stringify(body) });
-    if (response.status === 429 && left > 0) {
-      await new Promise((done) => setTimeout(done, 1000 * Number(response.headers.get('retry-after') ?? 1)));
-      continue;
-    }
-    assert.ok(response.ok, `${url} answered ${response.status}: ${await response.clone().text()}`);
-    return response.json();
-  }
-}
 
 async function followed(consumer) {
   const response = await fetch(`${sm}/subscriptions/${consumer.id}`, { headers: { authorization: `Bearer ${consumer.token}` } });
@@ -343,38 +271,10 @@ async function subscribe(page, username) {
   await button.click();
 }
 
-const seen = (locator) => locator.waitFor({ state: 'visible', timeout: TIME_LIMIT_MS });
-const number = (text) => Number((text ?? '').replace(/[^\d.-]/g, ''));
-const background = (page) => page.evaluate(() => getComputedStyle(document.body).backgroundColor);
-
 async function state(page, wanted) {
   await seen(page.locator(`[data-testid="state"][data-state="${wanted}"]`));
 }
 
 async function stat(page, name, wanted) {
   await until(`${name} to be ${wanted}`, async () => (await page.locator(`[data-stat="${name}"]`).textContent()) === wanted);
-}
-
-async function until(what, holds) {
-  const deadline = Date.now() + TIME_LIMIT_MS;
-  while (!(await holds())) {
-    assert.ok(Date.now() < deadline, `waited in vain for ${what}`);
-    await new Promise((done) => setTimeout(done, 60));
-  }
-}
-
-async function fits(page) {
-  const { scroll, client } = await page.evaluate(() => ({ scroll: document.documentElement.scrollWidth, client: document.documentElement.clientWidth }));
-  assert.ok(scroll <= client, `the page is ${scroll} px wide on a screen of ${client}`);
-}
-
-/** Runs in the page: does this canvas hold strongly coloured pixels, as only a drawn line has? */
-function coloured(canvas) {
-  const { data } = canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height);
-  let found = 0;
-  for (let i = 0; i < data.length; i += 4) {
-    const [r, g, b, a] = data.slice(i, i + 4);
-    if (a > 120 && Math.max(r, g, b) - Math.min(r, g, b) > 60) found++;
-  }
-  return found > 20;
 }

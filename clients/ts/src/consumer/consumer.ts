@@ -219,6 +219,7 @@ export class Consumer implements AsyncIterable<ConsumerEvent> {
         await this.#inbox.room();
         continue;
       }
+      if (this.#wanted?.size === 0) return this.#end('unsubscribed', 'Nothing is followed any more', 'The subscriptions to all the producers that were named have ended.');
       if (ending.changed) continue;
       if (ending.code === 4401 && this.#around.session.renewable) {
         try {
@@ -307,6 +308,8 @@ export class Consumer implements AsyncIterable<ConsumerEvent> {
       this.#progress.reset(reset);
       this.#inbox.push({ type: 'reset', ...reset });
     } else if (message.type === 'refused' || message.type === 'ended') {
+      // Asking for it again would only be refused again. `follow` takes it up anew.
+      this.#wanted?.delete(producer);
       this.#inbox.push({ type: 'ended', producer_id: producer, code: String(message.code), message: String(message.message ?? '') });
     } else if (message.type === 'cursors') {
       for (const [id, cursor] of cursorsIn(message.cursors)) this.#progress.advance(id, cursor);

@@ -47,8 +47,10 @@ export function stream(format: 'ndjson' | 'sse') {
       alive();
       for await (const message of format === 'sse' ? events(response.body, alive) : objects(response.body, alive)) {
         if (message.type === 'end') {
-          const code = String(message.code ?? message.reason ?? message.why ?? 'ended');
-          return { code: CODES[code] ?? 1001, reason: String(message.message ?? code), opened };
+          const producers = Array.isArray(message.producer_ids) ? message.producer_ids.map(String) : [];
+          for (const producer_id of producers) link.take({ type: 'ended', producer_id, code: String(message.why) });
+          if (producers.length > 0) return { code: 1000, reason: '', opened, changed: true };
+          return { code: CODES[String(message.why)] ?? 1001, reason: String(message.why).replaceAll('_', ' '), opened };
         }
         link.take(message);
         if (!link.full) continue;
@@ -71,8 +73,8 @@ export function stream(format: 'ndjson' | 'sse') {
   };
 }
 
-/** Ends of a stream that a new connection would only meet again. */
-const CODES: Record<string, number> = { token_ended: 4401, token_expired: 4401, account_revoked: 4401, expired: 4401, revoked: 4401 };
+/** Why a stream ends, as a close code; draining and the rest: come back. */
+const CODES: Record<string, number> = { token_ended: 4401, too_many_producers: 1008 };
 
 function address(link: Link): string {
   const query = new URLSearchParams(viewParameters(link.view));

@@ -17,6 +17,8 @@ export interface Request {
   as?: string | Credentials | undefined;
   query?: Record<string, string | number | boolean | null | undefined>;
   body?: unknown;
+  /** The media type wanted, where that is not JSON. */
+  accept?: string;
   signal?: AbortSignal | undefined;
 }
 
@@ -70,7 +72,7 @@ export class Caller {
   }
 
   async #once(method: string, url: string, token: string | undefined, request: Request): Promise<Response> {
-    const headers: Record<string, string> = { accept: 'application/json' };
+    const headers: Record<string, string> = { accept: request.accept ?? 'application/json' };
     if (token) headers.authorization = `Bearer ${token}`;
     if (request.body !== undefined) headers['content-type'] = 'application/json';
     const limit = AbortSignal.timeout(TIME_LIMIT_MS);

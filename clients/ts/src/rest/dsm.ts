@@ -50,7 +50,7 @@ export class Dsm {
   /** Whether the service understands a view; rejects with an `ApiError` whose `column` points at the mistake. */
   async checkView(as: Credentials, view: View): Promise<void> {
     // The stream's head says it; of its body nothing is wanted.
-    await this.#caller.head('GET', `${this.#at}/stream?${new URLSearchParams([['from', 'live'], ...viewParameters(view)])}`, { as });
+    await this.#caller.head('GET', `${this.#at}/stream?${new URLSearchParams([['from', 'live'], ...viewParameters(view)])}`, { as, accept: 'application/x-ndjson' });
   }
 
   /** How far the calling consumer has confirmed, by its own names. */

@@ -19,12 +19,13 @@ export interface Config {
   /** Beside the console: the tester pages. */
   tester_url?: string | null;
   producer_page_url?: string | null;
+  console_url?: string | null;
 }
 
 export interface Endpoints extends Places {
   /** The WebSocket of the page's own role. */
   ws: string;
-  testers: { consumer: string | null; producer: string | null };
+  testers: { consumer: string | null; producer: string | null; console: string | null; other: { name: string; url: string } | null };
 }
 
 /** The part of `window.location` that matters. */
@@ -46,8 +47,14 @@ export function endpoints(config: Config, place: Place): Endpoints {
     dsm: http(config.dsm_url, config.dsm_port),
     ...(config.role === 'producer' ? { wss1: ws } : { wss2: ws }),
     webtransport: config.webtransport_url ?? null,
-    testers: { consumer: config.tester_url ?? null, producer: config.producer_page_url ?? null },
+    testers: { consumer: config.tester_url ?? null, producer: config.producer_page_url ?? null, console: config.console_url ?? null, other: otherTester(config) },
   };
+}
+
+/** The tester of the other side. */
+function otherTester({ role, tester_url, producer_page_url }: Config): Endpoints['testers']['other'] {
+  if (role === 'producer') return tester_url ? { name: 'Consumer tester', url: tester_url } : null;
+  return producer_page_url ? { name: 'Producer tester', url: producer_page_url } : null;
 }
 
 export async function loadEndpoints(fetcher: typeof fetch, place: Place): Promise<Endpoints> {
