@@ -15,7 +15,7 @@ mod producer;
 mod session;
 mod sessions;
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use axum::{
     http::{HeaderMap, Response, StatusCode, header},
@@ -50,6 +50,8 @@ pub(crate) const SESSION_BIDI: u64 = 0x41;
 
 /// Where sessions are opened.
 const PATH: &str = "/wt";
+/// How long a client has to end a session that the server has closed.
+const FAREWELL_LIMIT: Duration = Duration::from_secs(1);
 /// Longest line of a control stream that is no record, in bytes.
 const MAX_LINE: usize = 32 * 1024;
 
@@ -89,11 +91,11 @@ pub(crate) async fn serve(connect: Connect, sessions: &Arc<Sessions>, shared: &A
         ending = converse(&peer, place, seat, shared).instrument(span) => ending,
     };
     debug!(?ending, "a session ends");
-    let last = match ending {
-        Ending::Close(code, reason) => session::close(code, &reason),
-        Ending::Gone(_) => Bytes::new(),
-    };
-    down.end(last).await
+    let Ending::Close(code, reason) = ending else { return down.end(Bytes::new()).await };
+    down.end(session::close(code, &reason)).await?;
+    // To give up reading would overtake the capsule, and Chromium then takes the session for lost.
+    let _ = timeout(FAREWELL_LIMIT, session::ended_by_client(&mut up)).await;
+    Ok(())
 }
 
 /// Everything that can be checked before there is a session.
