@@ -37,6 +37,7 @@ pub(super) struct Wanted {
     #[param(minimum = 0)]
     after: Option<i64>,
     /// Which life of the log that `id` belongs to, as `Link` says.
+    #[param(format = "uint64")]
     life: Option<u64>,
     /// The last `id` seen of what is in the database, as `Link` says.
     #[param(minimum = 0)]
