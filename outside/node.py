@@ -50,7 +50,7 @@ class Node:
             **{f"{name}_PORT": "0" for name in PORTS},
             **variables,
         }
-        self.directory = directory
+        self.directory, self.environment = directory, environment
         self.log = directory / "server.log"
         with self.log.open("w", encoding="utf-8") as log:
             command = [SERVER, "--ready-file", str(ready)]
@@ -78,12 +78,19 @@ class Node:
         assert code == 0, f"the server did not end cleanly within {STOP_LIMIT} s of SIGTERM: {code}\n{self.log.read_text()}"
 
     def account(self, role):
-        """Registers and logs in, as any client would."""
+        """Makes an account and logs in, as any client would; an operator is made by the program."""
         username = self.name(role)
-        made = {"username": username, "password": PASSWORD, "role": role}
-        self.post("ap", "/register", made)
+        if role == "admin":
+            self.command("admin", "create", "--username", username, text=PASSWORD)
+        else:
+            self.post("ap", "/register", {"username": username, "password": PASSWORD, "role": role})
         login = self.post("ap", "/login", {"username": username, "password": PASSWORD})
         return Account(login["user_id"], username, login["access_token"], login["refresh_token"])
+
+    def command(self, *arguments, text=""):
+        """Runs the program with the node's settings, as whoever has its database can."""
+        command = [SERVER, *arguments]
+        subprocess.run(command, cwd=self.directory, env=self.environment, input=text + "\n", text=True, check=True, capture_output=True, timeout=START_LIMIT)
 
     @staticmethod
     def name(kind):

@@ -39,6 +39,9 @@ CALLS = {
         "GET /producers": lambda cast: Call(token=cast.consumer.token, query="?limit=2"),
         "GET /consumers": lambda cast: Call(token=cast.producer.token, query="?after=1"),
         "GET /verify": lambda cast: Call(token=cast.producer.token),
+        "GET /accounts": lambda cast: Call(token=cast.admin.token, query="?role=producer&limit=2"),
+        "POST /accounts/{id}/revoke": lambda cast: Call(token=cast.admin.token, body={}, path={"id": cast.leaver.id}),
+        "POST /accounts/{id}/restore": lambda cast: Call(token=cast.admin.token, body={}, path={"id": cast.leaver.id}),
     },
     "sm": {
         "POST /subscribe": lambda cast: Call(200, cast.consumer.token, {"producer_id": cast.producer.id}),
@@ -50,6 +53,9 @@ CALLS = {
         "POST /data": lambda cast: Call(token=cast.producer.token, body=[RECORD, {"temperature": 5}]),
         "GET /history/{producer_id}": lambda cast: Call(token=cast.consumer.token, path={"producer_id": cast.producer.id}),
         "GET /streams": lambda cast: Call(token=cast.consumer.token),
+        "GET /stream": lambda cast: Call(token=cast.consumer.token, query=f"?producers={cast.producer.id}", endless=True),
+        "GET /devices/{producer_id}": lambda cast: Call(token=cast.consumer.token, path={"producer_id": cast.producer.id}),
+        "GET /nodes": lambda cast: Call(token=cast.admin.token),
         "GET /cursors": lambda cast: Call(token=cast.consumer.token),
         "DELETE /cursors/{name}": lambda cast: Call(404, cast.consumer.token, path={"name": "nobody"}),
     },
@@ -62,6 +68,7 @@ class Cast:
     def __init__(self, node):
         self.node = node
         self.producer, self.consumer, self.leaver = node.account("producer"), node.account("consumer"), node.account("consumer")
+        self.admin = node.account("admin")
         for consumer in (self.consumer, self.leaver):
             node.subscribe(consumer, self.producer)
         node.post("dsm", "/data", RECORD, self.producer.token)

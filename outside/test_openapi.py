@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 SERVICES = ("ap", "sm", "dsm")
-ROLES = ("nobody", "producer", "consumer")
+ROLES = ("nobody", "producer", "consumer", "admin")
 EXAMPLES = os.environ.get("OUTSIDE_EXAMPLES", "30")
 SEED = os.environ.get("OUTSIDE_SEED", "1")
 # Longest time for one answer, and for all of one document, in seconds.
@@ -31,8 +31,10 @@ def test_the_service_does_what_its_document_says(node, service, role, tmp_path):
     node.subscribe(consumer, producer)
     record = {"device_id": "d", "timestamp": "2025-01-29T11:35:00Z", "data": {"temperature": 24.3}}
     node.post("dsm", "/data", [record] * KEPT, producer.token)
-    caller = {"producer": producer, "consumer": consumer}.get(role)
-    (tmp_path / "schemathesis.toml").write_text(settings(producer, consumer))
+    # What an operator revokes are accounts of this test, or of earlier ones.
+    admin = node.account("admin")
+    caller = {"producer": producer, "consumer": consumer, "admin": admin}.get(role)
+    (tmp_path / "schemathesis.toml").write_text(settings(producer, consumer, admin))
     command = [
         *(sys.executable, "-c", "from schemathesis.cli import schemathesis; schemathesis()", "--no-color", "run"),
         *("--checks", "all", "--mode", "all", "--phases", PHASES, "--continue-on-failure", "--output-truncate", "false"),
@@ -49,14 +51,14 @@ def test_the_service_does_what_its_document_says(node, service, role, tmp_path):
     assert selected == total == tested, run.stdout
 
 
-def settings(producer, consumer):
+def settings(*accounts):
     """Lets it come upon accounts that exist, now and then: most of what an id can be names nobody."""
     return f"""
 [auth]
 auto-signup = false
 
 [dictionaries.ids]
-values = {json.dumps([producer.id, consumer.id])}
+values = {json.dumps([account.id for account in accounts])}
 
 [generation.dictionaries]
 integer = {{ dictionary = "ids", probability = 0.3 }}
