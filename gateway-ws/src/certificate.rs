@@ -91,7 +91,8 @@ mod tests {
         let task = tokio::spawn(keeping);
         for _ in 0..3 {
             let before = identity.hash();
-            hand.advance(Duration::try_from(LEAF_LIFE - LEAF_MARGIN).unwrap());
+            // A second later than it is due: at the very moment it still holds for as long as it has to.
+            hand.advance(Duration::try_from(LEAF_LIFE - LEAF_MARGIN).unwrap() + Duration::from_secs(1));
             let renewed = async {
                 while identity.hash() == before {
                     tokio::task::yield_now().await;

@@ -86,6 +86,7 @@ async fn an_upload_ends_with_its_token_and_its_node() {
     let (producer, token) = revoked.account(Role::Producer, "p").await;
     let (answer, ()) = tokio::join!(send(&revoked.dsm, post(&token, body())), async {
         logged(&revoked, &producer).await;
+        revoked.time.advance(Duration::from_secs(1));
         revoked.services.backend.announce(Event::UserRevoked { user: producer.id, at_ms: None, families: Vec::new() }).await;
     });
     assert_eq!(answer.problem(401, "token_ended")["last_line"], 2);
