@@ -43,14 +43,29 @@ export async function open(link: Pick<Link, 'places' | 'signal'>): Promise<WebTr
   const at = asked?.webtransport_url ?? link.places.webtransport;
   if (!at) throw new Error('this platform has no WebTransport');
   const hashes = (asked?.hashes ?? []).map((hash) => ({ algorithm: 'sha-256', value: Uint8Array.from(atob(hash), (c) => c.charCodeAt(0)) }));
-  const session = new WebTransport(at, hashes.length > 0 ? { serverCertificateHashes: hashes } : {});
-  // Its end is told by `closed`; a rejection of that nobody asks about yet is no error.
-  session.closed.catch(() => undefined);
-  await within(OPEN_LIMIT_MS, session.ready, `${new URL(at).host} did not answer over UDP`).catch((cause: unknown) => {
-    session.close();
-    throw cause;
-  });
-  return session;
+  let failed: unknown;
+  for (const url of addresses(at, hashes.length > 0)) {
+    const session = new WebTransport(url, hashes.length > 0 ? { serverCertificateHashes: hashes } : {});
+    // Its end is told by `closed`; a rejection of that nobody asks about yet is no error.
+    session.closed.catch(() => undefined);
+    try {
+      await within(OPEN_LIMIT_MS, session.ready, `${new URL(at).host} did not answer over UDP`);
+      return session;
+    } catch (cause) {
+      session.close();
+      failed = cause;
+    }
+  }
+  throw failed;
+}
+
+/** Browsers try one address of a name only, and for `localhost` that is often the one where nobody listens. A certificate that
+ * is known by its hash is good for any name. */
+function addresses(at: string, hashed: boolean): string[] {
+  const url = new URL(at);
+  if (!hashed || url.hostname !== 'localhost') return [at];
+  url.hostname = '127.0.0.1';
+  return [url.href, at];
 }
 
 class Connection {

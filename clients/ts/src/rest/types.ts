@@ -18,46 +18,9 @@ export type RecordToSend = DsmSchema['Record'];
 export type HistoryRecord = DsmSchema['Kept'];
 export type LiveStream = DsmSchema['Stream'];
 export type NamedCursor = DsmSchema['Listed'];
-
-export interface Account {
-  id: number;
-  username: string;
-  role: string;
-  device_id: string | null;
-  created_at: string;
-  revoked_at: string | null;
-}
-
-export interface Device {
-  producer_id: string;
-  device_id: string;
-  connected: boolean;
-  node: string;
-  transport: string;
-  last_seen_at: string;
-  records: number;
-  rate_per_second: number;
-  /** 0 to 1. */
-  loss: number | null;
-  rtt_ms: number | null;
-  /** Records that the device still holds. */
-  backlog: number | null;
-  address_changes: number;
-}
-
-export interface Node {
-  node: string;
-  version: string;
-  roles: string[];
-  started_at: string;
-  seen_at: string;
-  durability: string;
-  connections: Record<string, number>;
-  records_in_per_second: number;
-  records_out_per_second: number;
-  records_in: number;
-  records_out: number;
-}
+export type Account = ApSchema['Account'];
+export type Device = DsmSchema['Device'];
+export type Node = DsmSchema['Node'];
 
 export interface CertHash {
   algorithm: string;
