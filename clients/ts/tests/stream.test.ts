@@ -31,6 +31,7 @@ describe('streams', () => {
       const flood = Promise.all(Array.from({ length: FLOOD }, (_, i) => producer.send({ n: i + 1 })));
       for (let cut = 1; cut <= CUTS; cut++) {
         await until(`a part of the flood, ${cut}`, () => seen.length >= (FLOOD / (CUTS + 1)) * cut);
+        await until('the connection to stand', () => consumer.status.get().state === 'open');
         if (cut % 3 === 0) producer.reconnect();
         consumer.reconnect();
       }

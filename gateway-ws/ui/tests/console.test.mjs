@@ -67,7 +67,7 @@ describe('console', { skip: missing.length > 0 && `set ${missing.join(', ')}` },
     const page = await open(t);
     await logIn(page, DEMO.consumer);
     await inked(page);
-    await page.getByRole('button', { name: 'Last 1 minute' }).click();
+    await page.getByRole('button', { name: '1m window' }).click();
     const chart = page.getByTestId('chart');
     await chart.focus();
     await page.keyboard.press('ArrowLeft');
