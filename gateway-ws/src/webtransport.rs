@@ -1,6 +1,6 @@
 //! Where a page finds WebTransport, and what it needs to trust it: the hash of a self-made certificate.
 
-use std::sync::Arc;
+use std::{net::SocketAddr, sync::Arc};
 
 use axum::{
     Json, Router,
@@ -22,16 +22,18 @@ pub struct WebTransport {
     pub identity: Arc<ServerIdentity>,
     /// Whether browsers have to be told to trust that.
     pub self_made: bool,
-    /// Its UDP port.
-    pub port: u16,
+    /// Its UDP socket.
+    pub address: SocketAddr,
     /// Its address, where it is not on the host that a page was loaded from.
     pub url: Option<String>,
 }
 
 impl WebTransport {
     /// Its address for whoever asked for something on `host`.
-    pub(crate) fn url(&self, host: &str) -> String {
-        self.url.clone().unwrap_or_else(|| format!("https://{host}:{}/wt", self.port))
+    pub fn url(&self, host: &str) -> String {
+        // A browser takes `localhost` for ::1 first, and tries no other for WebTransport.
+        let host = if host == "localhost" && self.address.is_ipv4() { "127.0.0.1" } else { host };
+        self.url.clone().unwrap_or_else(|| format!("https://{host}:{}/wt", self.address.port()))
     }
 }
 

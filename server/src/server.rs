@@ -134,7 +134,7 @@ impl Server {
         let here = ingest.as_ref().zip(identity.as_ref()).map(|(ingest, identity)| WebTransport {
             identity: Arc::clone(identity),
             self_made: config.certificate.is_self_made(),
-            port: ingest.address().port(),
+            address: ingest.address(),
             url: config.webtransport.url.clone(),
         });
         let dsm = || {
@@ -158,7 +158,7 @@ impl Server {
             let router = together(&services, roles, here.clone(), whereabouts.clone());
             let listener = listen(config.https).await?;
             addresses.https = Some(url("https", local(&listener, config.https), ""));
-            let told = here.as_ref().and_then(|here| HeaderValue::from_str(&format!("h3=\":{}\"; ma=86400", here.port)).ok());
+            let told = here.as_ref().and_then(|here| HeaderValue::from_str(&format!("h3=\":{}\"; ma=86400", here.address.port())).ok());
             let over_tcp = router.clone().layer(SetResponseHeaderLayer::overriding(header::ALT_SVC, move |_: &_| told.clone()));
             listeners.push((Listener::tls(listener, tcp_config(Arc::clone(identity), &[b"h2", b"http/1.1"])), over_tcp));
             if let Some(ingest) = &ingest {
@@ -167,7 +167,7 @@ impl Server {
                 let clock = backend.clock.clone();
                 ingest.serve_http(h3::Shared { config: config.h3, limits, router, clock, sessions: Arc::new(sessions) });
                 addresses.quic = Some(reachable(ingest.address()).to_string());
-                addresses.webtransport = Some(url("https", ingest.address(), "/wt"));
+                addresses.webtransport = here.as_ref().map(|here| here.url("localhost"));
             }
         }
         let mut gateway = config.gateway;

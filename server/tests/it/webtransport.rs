@@ -29,7 +29,7 @@ async fn open(node: &Node, origin: Option<&'static str>) -> Result<Session, Clie
     motience_certs::install_provider();
     let chain = pem::certificates(&node.dir.path().join("certs/server.pem")).unwrap();
     let client = ClientBuilder::new().with_server_certificates(chain).unwrap();
-    let url = node.at.webtransport.as_deref().unwrap().replace("localhost", "127.0.0.1");
+    let url = node.at.webtransport.as_deref().unwrap();
     let mut request = ConnectRequest::new(url.parse::<reqwest::Url>().unwrap());
     if let Some(origin) = origin {
         request = request.with_header("origin".parse().unwrap(), HeaderValue::from_static(origin));
