@@ -42,13 +42,16 @@ impl Stream {
         let sse = matches!(exit, Exit::Sse | Exit::Sse3);
         let accept = if sse { "text/event-stream" } else { "application/x-ndjson" };
         let form = if sse { Form::Sse { event: String::new(), data: String::new(), id: String::new() } } else { Form::Ndjson };
-        // A browser that comes back tells its last id in a header; others write the same into the query.
         let (query, last) = match start {
             Start::Live => (String::new(), None),
-            Start::After(_) => {
-                let places: Vec<String> = place.producers.iter().map(|p| format!("{p}:{}", start.of(*p))).collect();
-                let places = places.join(",");
-                if sse { (String::new(), Some(places)) } else { (format!("?from={}", escaped(&places)), None) }
+            Start::After(cursors) => {
+                let places = place.producers.iter().map(|p| cursors.get(p).map(|cursor| format!("{p}:{cursor}")));
+                match places.collect::<Option<Vec<_>>>().map(|places| places.join(",")) {
+                    // A browser that comes back tells its last id in a header; others write the same into the query.
+                    Some(places) if sse => (String::new(), Some(places)),
+                    Some(places) => (format!("?from={}", escaped(&places)), None),
+                    None => (format!("?from={}", escaped(&start.map(&place.producers)?)), None),
+                }
             }
         };
         let mut headers = vec![("accept", accept.to_owned()), ("authorization", format!("Bearer {}", place.token))];

@@ -168,6 +168,12 @@ impl Start {
             Self::After(cursors) => cursors.get(&producer).map_or_else(|| "earliest".to_owned(), ToString::to_string),
         }
     }
+
+    /// The same with all of them: `{"1":"7-456","2":"earliest"}`.
+    fn map(&self, producers: &[i64]) -> Result<String> {
+        let places: BTreeMap<String, String> = producers.iter().map(|p| (p.to_string(), self.of(*p))).collect();
+        Ok(serde_json::to_string(&places)?)
+    }
 }
 
 /// Percent-encoded: the characters that a query cannot hold.

@@ -1,7 +1,5 @@
 //! wss2, plain and as `motience.v2`.
 
-use std::collections::BTreeMap;
-
 use anyhow::Result;
 use futures_util::StreamExt as _;
 use tokio::net::TcpStream;
@@ -25,8 +23,7 @@ impl Socket {
             url.push_str("&v=2");
         }
         if let Start::After(_) = start {
-            let places: BTreeMap<String, String> = place.producers.iter().map(|p| (p.to_string(), start.of(*p))).collect();
-            url.push_str(&format!("&resume={}", escaped(&serde_json::to_string(&places)?)));
+            url.push_str(&format!("&resume={}", escaped(&start.map(&place.producers)?)));
         }
         let config = WebSocketConfig::default().read_buffer_size(READ);
         let (socket, _) = connect_async_with_config(url, Some(config), true).await?;

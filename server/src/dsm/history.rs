@@ -37,8 +37,8 @@ pub(super) struct Wanted {
     #[param(minimum = 0)]
     after: Option<i64>,
     /// Which life of the log that `id` belongs to, as `Link` says.
-    #[param(format = "uint64")]
-    life: Option<u64>,
+    #[param(pattern = "^[0-9]{1,20}$")]
+    life: Option<String>,
     /// The last `id` seen of what is in the database, as `Link` says.
     #[param(minimum = 0)]
     kept: Option<i64>,
@@ -98,6 +98,9 @@ impl Wanted {
         if self.kept.is_some_and(|kept| kept < 0) {
             return Err(ApiError::invalid("kept", "kept must not be negative."));
         }
+        if self.life.as_ref().is_some_and(|life| life.is_empty() || life.len() > 20 || !life.bytes().all(|b| b.is_ascii_digit())) {
+            return Err(ApiError::invalid("life", "life must be a number, as `Link` says."));
+        }
         debug_assert!(page.limit <= MAX_PAGE);
         Ok(HistoryQuery {
             from: time("from", self.from.as_deref())?,
@@ -108,7 +111,9 @@ impl Wanted {
     }
 
     fn after(&self, query: &HistoryQuery) -> After {
-        After { id: query.after, life: self.life.map(LogEpoch), kept: self.kept }
+        // A number too large for a life is that of none, like any other that never was.
+        let life = self.life.as_ref().map(|life| LogEpoch(life.parse().unwrap_or(u64::MAX)));
+        After { id: query.after, life, kept: self.kept }
     }
 
     /// The address of the part after `after`: a query alone, so that it holds under every alias and behind every proxy.

@@ -29,6 +29,9 @@ function element(name, attributes, ...children) {
   return made;
 }
 
+/** A description, with what stands between backticks as code. */
+const prose = (text) => text.split('`').map((part, at) => (at % 2 ? element('code', {}, part) : part));
+
 const last = (reference) => reference.split('/').pop();
 
 /** What a schema allows, in a few words. */
@@ -47,11 +50,11 @@ function members(document_, schema) {
   const rows = Object.entries(whole.properties ?? {}).map(([name, member]) => {
     const described = member.description ?? (member.$ref ? document_.components.schemas[last(member.$ref)].description : '') ?? '';
     const optional = (whole.required ?? []).includes(name) ? '' : ' (optional)';
-    return element('tr', {}, element('td', {}, element('code', {}, name), optional), element('td', {}, words(member)), element('td', {}, described));
+    return element('tr', {}, element('td', {}, element('code', {}, name), optional), element('td', {}, words(member)), element('td', {}, prose(described)));
   });
   const head = element('thead', {}, element('tr', {}, ...['Member', 'Value', 'Meaning'].map((title) => element('th', {}, title))));
   return [
-    whole.description ? element('p', {}, whole.description) : null,
+    whole.description ? element('p', {}, prose(whole.description)) : null,
     rows.length ? element('table', {}, head, element('tbody', {}, rows)) : null,
   ];
 }
@@ -70,7 +73,7 @@ function operation(document_, each) {
   const answers = each.reply ? [element('p', { class: 'soft' }, 'Answered with'), each.reply.messages.map(({ $ref }) => message(document_, last($ref)))] : [];
   return element('div', {},
     element('h3', {}, element('span', { class: 'tag' }, direction), each.title),
-    each.description ? element('p', {}, each.description) : null,
+    each.description ? element('p', {}, prose(each.description)) : null,
     each.messages.map(({ $ref }) => message(document_, last($ref))),
     answers.flat());
 }
@@ -78,15 +81,15 @@ function operation(document_, each) {
 function streams(document_) {
   const operations = Object.values(document_.operations);
   const servers = Object.entries(document_.servers).map(([name, server]) =>
-    element('tr', {}, element('td', {}, name), element('td', {}, element('code', {}, `${server.protocol}://${server.host}`)), element('td', {}, server.description)));
+    element('tr', {}, element('td', {}, name), element('td', {}, element('code', {}, `${server.protocol}://${server.host}`)), element('td', {}, prose(server.description))));
   const channels = Object.entries(document_.channels).map(([name, channel]) => element('section', { id: `channel-${name}` },
     element('h2', {}, channel.title),
     element('p', {}, element('code', {}, channel.address), ' on ', channel.servers.map(({ $ref }) => last($ref)).join(', ')),
-    element('p', {}, channel.description),
+    element('p', {}, prose(channel.description)),
     operations.filter((each) => last(each.channel.$ref) === name).map((each) => operation(document_, each))));
   const contents = Object.entries(document_.channels).map(([name, channel]) => element('li', {}, element('a', { href: `#channel-${name}` }, channel.title)));
   return [
-    element('p', {}, document_.info.description),
+    element('p', {}, prose(document_.info.description)),
     element('h2', {}, 'Servers'), element('table', {}, element('tbody', {}, servers)),
     element('h2', {}, 'Channels'), element('ul', {}, contents),
     ...channels,

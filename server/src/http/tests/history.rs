@@ -244,12 +244,15 @@ async fn the_history_is_for_the_producer_and_its_active_subscribers() {
     read(&reader).await.json(200);
     store.unsubscribe(consumer.id.consumer(), producer.id.producer()).await.unwrap();
     read(&reader).await.problem(403, "forbidden");
-    for (query, field) in
-        [("from=yesterday", "from"), ("to=2025-01-29", "to"), ("limit=0", "limit"), ("after=-1", "after"), ("kept=-1", "kept")]
-    {
+    for (query, field) in [
+        ("from=yesterday", "from"),
+        ("to=2025-01-29", "to"),
+        ("limit=0", "limit"),
+        ("after=-1", "after"),
+        ("kept=-1", "kept"),
+        ("life=x", "life"),
+    ] {
         let answer = platform.dsm(Method::GET, &format!("{path}?{query}"), Some(&token), Sent::Nothing).await;
         assert_eq!(answer.problem(422, "invalid_field")["field"], field);
     }
-    let answer = platform.dsm(Method::GET, &format!("{path}?life=x"), Some(&token), Sent::Nothing).await;
-    answer.problem(422, "invalid_query");
 }
