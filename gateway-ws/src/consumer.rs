@@ -46,7 +46,7 @@ const TURN: usize = 1 << 20;
 
 /// The upgrade.
 pub(crate) async fn upgrade(State(shared): State<Arc<Shared>>, request: Request) -> Result<Response, ApiError> {
-    let Admitted { upgrade, grant, v2, resume, durable, order, selection, seat } =
+    let Admitted { upgrade, grant, v2, resume, durable, order, cursors, selection, seat } =
         request.admit(Role::Consumer, shared.config.consumer_message, &shared)?;
     let places = resume.as_deref().map(places::resume).transpose().map_err(|e| ApiError::invalid("resume", e))?;
     let durable = durable.as_deref().map(CursorName::new).transpose().map_err(|e| ApiError::invalid("durable", e.to_string()))?;
@@ -67,7 +67,8 @@ pub(crate) async fn upgrade(State(shared): State<Arc<Shared>>, request: Request)
     Ok(upgrade.on_upgrade(move |socket| {
         async move {
             let arranged = Arranged::new(order, view);
-            let session = Session { shared: &shared, feed, v2, arranged, ready: Vec::new(), scratch: BytesMut::new() };
+            let told = (v2 && cursors).then(HashSet::new);
+            let session = Session { shared: &shared, feed, v2, arranged, told, ready: Vec::new(), scratch: BytesMut::new() };
             serve(socket, &grant, session, seat).await;
             drop(alive);
         }
@@ -114,6 +115,8 @@ struct Session<'s> {
     v2: bool,
     /// Order and view, where they are asked for.
     arranged: Arranged,
+    /// The producers of which the client was told where it begins; `None` where it did not ask.
+    told: Option<HashSet<ProducerId>>,
     /// What is to be written next.
     ready: Vec<order::Record>,
     scratch: BytesMut,
@@ -127,6 +130,9 @@ impl Session<'_> {
         let every = self.shared.config.ping;
         let mut tell = interval_at(Instant::now() + every, every);
         tell.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        if let Err(goodbye) = self.tell_beginnings(socket).await {
+            return goodbye;
+        }
         loop {
             let step = tokio::select! {
                 biased;
@@ -142,7 +148,7 @@ impl Session<'_> {
                     FeedEvent::Delivery(delivery) => self.deliver_all(delivery, socket).await,
                     FeedEvent::Joined(_) | FeedEvent::Left(_) => {
                         self.keep_followed();
-                        Ok(())
+                        self.tell_beginnings(socket).await
                     }
                 },
             };
@@ -193,6 +199,21 @@ impl Session<'_> {
             Some(moved) => socket.send(Message::Text(moved.to_string().into())).await,
             None => Ok(()),
         }
+    }
+
+    /// Says where the consumer begins with each producer that is new to it, before anything of it: one that is cut off before
+    /// it has heard a producer goes on from there, and misses nothing.
+    async fn tell_beginnings(&mut self, socket: &mut Socket) -> Result<(), Goodbye> {
+        let Some(told) = &mut self.told else { return Ok(()) };
+        let feed = &self.feed;
+        told.retain(|producer| feed.cursor(*producer).is_some());
+        let new = feed.followed().filter(|producer| !told.contains(producer));
+        let new: HashMap<ProducerId, Cursor> = new.filter_map(|producer| Some((producer, feed.cursor(producer)?))).collect();
+        if new.is_empty() {
+            return Ok(());
+        }
+        told.extend(new.keys());
+        socket.send(Message::Text(places::moved(&new).to_string().into())).await
     }
 
     /// Nothing that was held back of a producer is delivered once its subscription is over.

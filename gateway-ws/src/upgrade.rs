@@ -33,6 +33,7 @@ struct Query {
     resume: Option<String>,
     durable: Option<String>,
     order: Option<String>,
+    cursors: Option<String>,
     selection: Selection,
 }
 
@@ -48,6 +49,7 @@ impl Query {
                 "resume" => query.resume = Some(value),
                 "durable" => query.durable = Some(value),
                 "order" => query.order = Some(value),
+                "cursors" => query.cursors = Some(value),
                 _ => {}
             }
         }
@@ -63,6 +65,8 @@ pub(crate) struct Admitted {
     pub(crate) resume: Option<String>,
     pub(crate) durable: Option<String>,
     pub(crate) order: Option<String>,
+    /// Whether the client wants to be told where it begins with each producer.
+    pub(crate) cursors: bool,
     pub(crate) selection: Selection,
     pub(crate) seat: Seat,
 }
@@ -103,8 +107,9 @@ impl Request {
         let seat = shared.seats.take(grant.user)?;
         let upgrade =
             upgrade.protocols([V2, BEARER]).read_buffer_size(READ_BUFFER).max_message_size(max_message).max_frame_size(max_message);
-        let Query { resume, durable, order, selection, .. } = query;
-        Ok(Admitted { upgrade, grant, v2, resume, durable, order, selection, seat })
+        let Query { resume, durable, order, cursors, selection, .. } = query;
+        let cursors = cursors.as_deref() == Some("true");
+        Ok(Admitted { upgrade, grant, v2, resume, durable, order, cursors, selection, seat })
     }
 }
 

@@ -64,7 +64,7 @@ async fn main() -> ExitCode {
     // The pages of the report are for people; diagnostics go to stderr and only when asked for.
     tracing_subscriber::fmt()
         .with_writer(std::io::stderr)
-        .with_env_filter(tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| "warn".into()))
+        .with_env_filter(tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| "warn,web_transport_quinn=error".into()))
         .init();
     let outcome = match Cli::parse().scenario {
         Scenario::Run(options) => run::run(options).await,

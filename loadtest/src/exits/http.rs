@@ -127,6 +127,8 @@ impl Stream {
                             "data" if data.is_empty() => value.clone_into(data),
                             "data" => *data = format!("{data}\n{value}"),
                             "id" => value.clone_into(id),
+                            // This client comes back when it likes.
+                            "retry" => {}
                             _ => bail!("an unknown field: {line}"),
                         }
                     }

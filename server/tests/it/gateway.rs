@@ -146,6 +146,31 @@ async fn what_retention_removed_is_told_to_v2_and_nothing_else_is() {
 }
 
 #[tokio::test]
+async fn who_asks_is_told_where_it_begins_and_misses_nothing_after_a_cut_before_the_first_record() {
+    let Pair { node, producer, consumer } = pair(&[]).await;
+    let mut entrance = produce(&node, &producer).await;
+    let mut exit = consume(&node, &consumer, "&v=2&cursors=true").await;
+    let told = next_json(&mut exit).await;
+    assert_eq!(told["type"], "cursors");
+    let cursor = told["cursors"][producer.id.to_string()].as_str().expect("it follows one producer").to_owned();
+    drop(exit);
+    entrance.send(record(1, 10)).await.unwrap();
+    next_json(&mut entrance).await;
+    let cursors = json!({producer.id.to_string(): cursor}).to_string().replace('"', "%22");
+    let mut exit = consume(&node, &consumer, &format!("&v=2&cursors=true&resume={cursors}")).await;
+    assert_eq!(next_json(&mut exit).await, told, "from where it was");
+    assert_eq!(next_json(&mut exit).await["data"]["n"], 1);
+    // A producer that joins is told of before its first record; one that was, only once.
+    let other = account(node.at.ap.as_deref().unwrap(), "producer", "p2").await;
+    subscribe(node.at.sm.as_deref().unwrap(), &consumer, &other).await;
+    let joined = next_json(&mut exit).await;
+    assert_eq!(joined["cursors"].as_object().unwrap().keys().collect::<Vec<_>>(), [&other.id.to_string()]);
+    let mut second = produce(&node, &other).await;
+    second.send(record(2, 10)).await.unwrap();
+    assert_eq!(next_json(&mut exit).await["data"]["n"], 2);
+}
+
+#[tokio::test]
 async fn a_consumer_that_reads_nothing_delays_no_one_and_is_let_go() {
     let Pair { node, producer, consumer } = pair(&[("WSS_WRITE_LIMIT", "2s")]).await;
     let (mut stuck, mut exit) = (consume(&node, &consumer, "").await, consume(&node, &consumer, "").await);

@@ -65,6 +65,7 @@ function address(at: string, link: Link): string {
   // Producers that are named and were never read begin where the caller says.
   for (const producer of link.wanted() ?? []) places[producer] ??= link.from;
   if (Object.keys(places).length > 0) query.set('resume', JSON.stringify(places));
-  const text = query.toString();
-  return text === '' ? at : `${at}?${text}`;
+  // Where each producer begins: what is missed after a break before its first record.
+  query.set('cursors', 'true');
+  return `${at}?${query}`;
 }

@@ -1,4 +1,4 @@
-import{A as e,At as t,B as n,Ct as r,D as i,Dt as a,E as o,Et as s,F as c,H as l,J as ee,L as u,O as d,Ot as te,P as f,Q as p,R as m,S as h,St as g,Tt as _,V as v,Y as y,_t as b,a as x,at as S,b as C,bt as w,c as T,ct as E,d as D,dt as O,et as k,ht as A,k as j,kt as M,l as N,lt as P,mt as F,nt as I,o as L,rt as R,s as ne,tt as z,u as B,vt as V,w as H,wt as U,x as W,xt as G,y as K,yt as q}from"./shared-BSPirhNY.js";import{n as re,r as ie,t as J}from"./shared-B_i22WBY.js";var ae=`{
+import{A as e,At as t,B as n,Ct as r,D as i,Dt as a,E as o,Et as s,F as c,H as l,J as ee,L as u,O as d,Ot as te,P as f,Q as p,R as m,S as h,St as g,Tt as _,V as v,Y as y,_t as b,a as x,at as S,b as C,bt as w,c as T,ct as E,d as D,dt as O,et as k,ht as A,k as j,kt as M,l as N,lt as P,mt as F,nt as I,o as L,rt as R,s as ne,tt as z,u as B,vt as V,w as H,wt as U,x as W,xt as G,y as K,yt as q}from"./shared-Ch_puaXX.js";import{n as re,r as ie,t as J}from"./shared-BsMbjNBy.js";var ae=`{
   "device_id": "rpi_001",
   "timestamp": "2025-01-29T11:35:00Z",
   "data": {
