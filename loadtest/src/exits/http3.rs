@@ -31,7 +31,8 @@ impl Body {
         let mut head = http::Request::get(format!("https://{}{path}", webtransport::authority(place)?)).body(())?;
         *head.headers_mut() = request;
         let mut stream = asking.send_request(head).await?;
-        stream.finish().await?;
+        // A server that needs nothing more may have said so by now (RFC 9114, section 4.1): its answer says the rest.
+        let _ = stream.finish().await;
         let response = stream.recv_response().await?;
         if !response.status().is_success() {
             bail!("{}", response.status());

@@ -93,7 +93,7 @@ async fn first_byte(exit: Exit, options: &Options, addresses: &Addresses) -> Res
                 Said::End(how) => bail!("{} ended: {how}", exit.name()),
             }
         }
-        first.saturating_record(u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX));
+        first.record(u64::try_from(began.elapsed().as_micros())?)?;
     }
     Ok(first)
 }
