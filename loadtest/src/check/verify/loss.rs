@@ -59,8 +59,33 @@ pub(super) fn check(facts: &Facts<'_>, violations: &mut Vec<Violation>) -> usize
 #[derive(Default)]
 struct Log {
     by_offset: BTreeMap<u64, Id>,
-    /// What it had behind the place that it was sent back to and has not received again; and by when it would have.
-    gone: BTreeMap<Id, u64>,
+    /// What it had behind the place that it was sent back to and has not received again.
+    gone: BTreeMap<Id, Gone>,
+}
+
+/// A record that has not come again.
+struct Gone {
+    since: u64,
+    /// When the consumer was sent back the next time after the record was acknowledged: until then it could have come.
+    by: Option<u64>,
+}
+
+impl Log {
+    /// The consumer is sent back at `t`: what was acknowledged before, and not read by now, is read again or is not there.
+    fn sent_back(&mut self, t: u64, facts: &Facts<'_>) {
+        for (id, gone) in &mut self.gone {
+            if gone.by.is_none() && gone.since < t && acknowledged(facts, *id).is_some_and(|acked| acked < t) {
+                gone.by = Some(t);
+            }
+        }
+    }
+}
+
+fn acknowledged(facts: &Facts<'_>, id: Id) -> Option<u64> {
+    match facts.records.get(&id)?.outcome {
+        Some((at, Outcome::Acked)) => Some(at),
+        _ => None,
+    }
 }
 
 /// What was acknowledged is in the log, whether it was received or not.
@@ -74,15 +99,13 @@ fn still_there(facts: &Facts<'_>, consumer: &Consumer, violations: &mut Vec<Viol
             Event::Received { producer, cursor, id, .. } => {
                 let log = logs.entry(*producer).or_default();
                 log.by_offset.insert(cursor.offset.0, *id);
-                if log.gone.remove(id).is_none() {
-                    // Something new: whatever was there before it has been read.
-                    log.gone.values_mut().for_each(|by| *by = line.t.min(*by));
-                }
+                log.gone.remove(id);
             }
             Event::Reset { producer, cursor } => {
                 let log = logs.entry(*producer).or_default();
+                log.sent_back(line.t, facts);
                 let behind = log.by_offset.split_off(&(cursor.offset.0 + 1));
-                log.gone.extend(behind.into_values().map(|id| (id, line.t + LATE)));
+                log.gone.extend(behind.into_values().map(|id| (id, Gone { since: line.t, by: None })));
             }
             _ => {}
         }
@@ -93,10 +116,10 @@ fn still_there(facts: &Facts<'_>, consumer: &Consumer, violations: &mut Vec<Viol
         if subscribed.is_none_or(|last| last.until.is_some()) {
             continue;
         }
-        for (id, by) in &log.gone {
-            let Some(record) = facts.records.get(id) else { continue };
-            let Some((acked, Outcome::Acked)) = record.outcome else { continue };
-            let between = |rollback: &Window| rollback.to + LATE >= acked && rollback.from <= *by;
+        for (id, gone) in &log.gone {
+            let (Some(record), Some(acked)) = (facts.records.get(id), acknowledged(facts, *id)) else { continue };
+            let by = gone.by.unwrap_or(gone.since.max(acked) + LATE);
+            let between = |rollback: &Window| rollback.to + LATE >= acked && rollback.from <= by;
             if !facts.may_be_destroyed(*id, record, between) {
                 let what = format!("record {id} was acknowledged, and the log that consumer {number} was sent back in holds it no more");
                 broken(violations, Invariant::Loss, Some(*id), what);
