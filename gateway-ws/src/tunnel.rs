@@ -23,7 +23,7 @@ use axum::{
 use bytes::BytesMut;
 use motience_shared::{
     auth::Grant,
-    http::{ApiError, Seat},
+    http::{ApiError, Seat, check_origin},
     log::{self, Transport},
     model::{DeviceId, Role},
     relay::{self, Kind},
@@ -62,7 +62,7 @@ pub(crate) async fn upgrade(
     upgrade: Result<WebSocketUpgrade, axum::extract::ws::rejection::WebSocketUpgradeRejection>,
 ) -> Result<Response, ApiError> {
     let upgrade = upgrade.map_err(|_| upgrade::required())?;
-    upgrade::check_origin(&headers, &shared.config.origins)?;
+    check_origin(&headers, &shared.config.origins)?;
     if !upgrade::protocols(&headers).iter().any(|p| p == PROTOCOL) {
         return Err(ApiError::malformed("Offer the subprotocol motience.1.").with_code("no_subprotocol"));
     }

@@ -6,7 +6,7 @@ use axum::{
 };
 use motience_shared::{
     auth::Grant,
-    http::{ApiError, Seat, bearer},
+    http::{ApiError, Seat, bearer, check_origin},
     model::{Role, Selection},
 };
 
@@ -116,16 +116,6 @@ impl Request {
 /// 426: a request that is no upgrade.
 pub(crate) fn required() -> ApiError {
     ApiError::new(StatusCode::UPGRADE_REQUIRED, "upgrade_required", "This path speaks WebSocket: connect with a WebSocket client.")
-}
-
-pub(crate) fn check_origin(headers: &HeaderMap, allowed: &[String]) -> Result<(), ApiError> {
-    // Only browsers send an origin; other clients are not what the list is about.
-    let Some(origin) = headers.get(header::ORIGIN).filter(|_| !allowed.is_empty()) else { return Ok(()) };
-    if allowed.iter().any(|a| a.as_bytes() == origin.as_bytes()) {
-        Ok(())
-    } else {
-        Err(ApiError::forbidden("Pages of this origin may not connect.").with_code("origin_refused"))
-    }
 }
 
 /// The subprotocols a client offers.

@@ -18,14 +18,14 @@ mod sessions;
 use std::{sync::Arc, time::Duration};
 
 use axum::{
-    http::{HeaderMap, Response, StatusCode, header},
+    http::{Response, StatusCode, header},
     response::IntoResponse as _,
 };
 use bytes::Bytes;
 use motience_shared::{
     auth::Grant,
     backend::Backend,
-    http::{ApiError, Seat, Seats},
+    http::{ApiError, Seat, Seats, check_origin},
     model::Role,
     relay::Kind,
 };
@@ -112,16 +112,6 @@ fn admit(connect: &Connect, sessions: &Arc<Sessions>, shared: &Shared) -> Result
         ApiError::new(StatusCode::TOO_MANY_REQUESTS, "too_many_sessions", "This connection has as many sessions as it may have.")
     })?;
     Ok((seat, place))
-}
-
-fn check_origin(headers: &HeaderMap, allowed: &[String]) -> Result<(), ApiError> {
-    // Only browsers send an origin; other clients are not what the list is about.
-    let Some(origin) = headers.get(header::ORIGIN).filter(|_| !allowed.is_empty()) else { return Ok(()) };
-    if allowed.iter().any(|a| a.as_bytes() == origin.as_bytes()) {
-        Ok(())
-    } else {
-        Err(ApiError::forbidden("Pages of this origin may not connect.").with_code("origin_refused"))
-    }
 }
 
 /// From the first stream to the last word.

@@ -3,6 +3,7 @@
 
 mod extract;
 mod operations;
+mod origin;
 mod problem;
 mod seats;
 mod serve;
@@ -13,6 +14,7 @@ pub use extract::{
     unsupported_media_type,
 };
 pub use operations::operations;
+pub use origin::check_origin;
 pub use problem::ApiError;
 pub use seats::{Seat, Seats};
 pub use serve::{Limits, Listener, serve};
