@@ -113,9 +113,7 @@ impl Config {
     fn gather(env: &Env, roles: Option<Roles>, errors: &mut Vec<env::Error>) -> Option<Self> {
         env.gather(errors, Env::environment);
         let host = env.gather(errors, Host::from_env);
-        let port = |errors: &mut _, name: &'static str, default: u16| {
-            Some(host?.at(env.gather(errors, |env| env.parse(name, default))?))
-        };
+        let port = |errors: &mut _, name: &'static str, default: u16| Some(host?.at(env.gather(errors, |env| env.parse(name, default))?));
         let ports = [("AP_PORT", 3001), ("SM_PORT", 3002), ("DSM_PORT", 3003)].map(|(name, default)| port(errors, name, default));
         let operations = env.gather(errors, |env| {
             let host = env.parse("OPERATIONS_ADDRESS", Host::from_env(env)?)?;

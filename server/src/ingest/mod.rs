@@ -88,7 +88,9 @@ impl Ingest {
         let server = config.quinn(tls)?;
         let bind_error = |cause| Error::Bind { address: config.address, cause };
         let mut endpoints = Vec::new();
-        let opened = config.address.open(|address| sockets::open(address, config.sockets), |set| set.first().ok_or(io::ErrorKind::NotFound)?.local_addr());
+        let opened = config
+            .address
+            .open(|address| sockets::open(address, config.sockets), |set| set.first().ok_or(io::ErrorKind::NotFound)?.local_addr());
         // Each address has sockets of its own, numbered from 0.
         for (number, socket) in opened.map_err(bind_error)?.into_iter().flat_map(|set| set.into_iter().enumerate()) {
             let ids = sockets::Ids::new(number, &backend.node);

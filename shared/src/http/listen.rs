@@ -94,11 +94,7 @@ impl ListenAddress {
     }
 
     /// Opens each address with `open`, all on one port. A machine without IPv6 has no ::1, which is no failure.
-    pub fn open<S>(
-        self,
-        open: impl Fn(SocketAddr) -> io::Result<S>,
-        local: impl Fn(&S) -> io::Result<SocketAddr>,
-    ) -> io::Result<Vec<S>> {
+    pub fn open<S>(self, open: impl Fn(SocketAddr) -> io::Result<S>, local: impl Fn(&S) -> io::Result<SocketAddr>) -> io::Result<Vec<S>> {
         let mut tries = 1..=TRIES;
         loop {
             let first = open(self.first())?;
@@ -175,9 +171,15 @@ mod tests {
     fn development_listens_on_this_machine_only_and_production_everywhere() {
         assert_eq!(host(&[]), Host::Localhost);
         assert_eq!(host(&[("NODE_ENV", "production")]), Host::Ip(Ipv4Addr::UNSPECIFIED.into()));
-        for (text, loopback) in
-            [("localhost", true), ("LOCALHOST", true), ("127.0.0.2", true), ("::1", true), ("[::1]", true), ("::", false), ("10.0.0.1", false)]
-        {
+        for (text, loopback) in [
+            ("localhost", true),
+            ("LOCALHOST", true),
+            ("127.0.0.2", true),
+            ("::1", true),
+            ("[::1]", true),
+            ("::", false),
+            ("10.0.0.1", false),
+        ] {
             assert_eq!(host(&[("BIND_ADDRESS", text)]).is_loopback(), loopback, "{text}");
         }
         for wrong in ["everywhere", "127.0.0.1:80", "example.com", "[::1"] {
