@@ -46,8 +46,7 @@ requests.adapters.HTTPAdapter.send = send
 def serialize(_context, value):
     if isinstance(value, bytes):
         return value
-    lines = value if isinstance(value, list) else [value]
-    return "".join(json.dumps(line) + "\n" for line in lines).encode()
+    return (json.dumps(value) + "\n").encode()
 
 
 @schemathesis.deserializer(*ENDLESS)

@@ -17,7 +17,7 @@ use axum::{
     },
     response::Response,
 };
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 use motience_shared::{
     auth::Grant,
     http::{ApiError, Seat},
@@ -26,11 +26,12 @@ use motience_shared::{
         Delivery, Feed, FeedEvent, Kind, ReadFrom,
         order::{self, Reorder},
         places::{self, Place},
+        replies::pong,
         view::{Thinned, View},
     },
 };
 use serde::Deserialize;
-use serde_json::json;
+use serde_json::{json, value::RawValue};
 use tokio::time::{Instant, MissedTickBehavior, interval_at};
 use tracing::{Instrument, debug, info_span, warn};
 
@@ -246,16 +247,17 @@ impl Session<'_> {
     }
 
     async fn take(&mut self, heard: Heard, socket: &mut Socket) -> Result<(), Goodbye> {
-        let text = match heard {
-            Heard::Text(text) => text,
-            Heard::Binary(_) if self.v2 => return self.complain(socket, "not_text", "messages are sent as text frames").await,
-            Heard::Binary(_) | Heard::Life => return Ok(()),
+        let said: Bytes = match heard {
+            Heard::Text(text) => text.into(),
+            // Some clients send the same JSON as bytes.
+            Heard::Binary(bytes) => bytes,
+            Heard::Life => return Ok(()),
         };
-        let Ok(request) = serde_json::from_str::<Spoken>(&text) else {
+        let Ok(request) = serde_json::from_slice::<Spoken>(&record::without_mark(said)) else {
             return if self.v2 { self.complain(socket, "invalid_json", "not a message this service knows").await } else { Ok(()) };
         };
         match request.r#type.as_str() {
-            "ping" => socket.send(Message::Text(r#"{"type":"pong"}"#.into())).await,
+            "ping" => socket.send(Message::Text(pong(request.id.as_deref().map(RawValue::get)).into())).await,
             "resume" if self.v2 => match request.cursors.map(places::checked).transpose() {
                 Ok(Some(places)) => match self.feed.resume(&places).await {
                     Ok(refused) => {
@@ -303,6 +305,8 @@ const CONFIRMED: &str = "cursors are written like {\"123\": \"7-456\"}: a produc
 #[derive(Deserialize)]
 struct Spoken {
     r#type: String,
+    /// Of a ping: its pong has the same.
+    id: Option<Box<RawValue>>,
     cursors: Option<HashMap<String, Place>>,
 }
 

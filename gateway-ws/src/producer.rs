@@ -1,4 +1,4 @@
-//! `/producer`: text frames in, one record each; an acknowledgement out for each, in order, once it is in the log.
+//! `/producer`: messages in, one record each; an acknowledgement out for each, in order, once it is in the log.
 //!
 //! Reading goes on while the log writes: what waits for it is a queue of replies, bounded, drained from the front.
 
@@ -18,7 +18,6 @@ use motience_shared::{
     model::{
         Role,
         envelope::{self, MAX_ENVELOPE},
-        record::Defaults,
     },
     relay::{
         self, Kind, Publisher, Refusal, Senders,
@@ -112,14 +111,15 @@ impl Session<'_> {
     async fn take(&mut self, first: Heard, socket: &mut Socket) -> Result<(), Goodbye> {
         let now = self.shared.backend.clock.now();
         let limit = self.shared.backend.relay.limits().record;
-        let defaults = Defaults { device_id: self.grant.default_device(), now };
+        let defaults = self.grant.defaults(now);
         let mut gathered = Gathered::default();
         let mut heard = Some(Ok(first));
         let mut goodbye = None;
         while let Some(next) = heard {
             match next {
-                Ok(Heard::Text(text)) => gathered.take(envelope::read(text.into()), limit, &defaults),
-                Ok(Heard::Binary(_)) => gathered.refuse("not_text", "records are sent as text frames"),
+                Ok(Heard::Text(text)) => gathered.take(envelope::read(text.into(), limit, &defaults)),
+                // Clients of the first platform send the same JSON as bytes.
+                Ok(Heard::Binary(bytes)) => gathered.take(envelope::read(bytes, limit, &defaults)),
                 Ok(Heard::Life) => {}
                 Err(why) => {
                     goodbye = Some(why);

@@ -106,6 +106,9 @@ async fn run(socket: &mut Socket, seat: &mut Seat, shared: &Shared) -> Result<()
         timeout(shared.config.limits.header, greet(socket)).await.map_err(|_| Ending::new(CloseCode::Protocol, "no Hello in time"))??;
     let grant = admit(&hello, shared)?;
     let device = DeviceId::new(&hello.device_id).map_err(|e| Ending::new(CloseCode::Protocol, e.to_string()))?;
+    if grant.only_device().is_some_and(|own| own != device.as_str()) {
+        return Err(Ending::new(CloseCode::Forbidden, "wrong_device: this account speaks for the device it was registered with only"));
+    }
     seat.claim(grant.user).map_err(|_| Ending::new(CloseCode::RateLimited, "too many connections of this account"))?;
     let relay = &shared.backend.relay;
     let _open = (shared.tunnels.open(), relay.own_node().open(Kind::Tunnel));

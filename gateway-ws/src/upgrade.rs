@@ -105,8 +105,10 @@ impl Request {
         }
         let v2 = offered.iter().any(|p| p == V2) || query.v.as_deref() == Some("2");
         let seat = shared.seats.take(grant.user)?;
-        let upgrade =
-            upgrade.protocols([V2, BEARER]).read_buffer_size(READ_BUFFER).max_message_size(max_message).max_frame_size(max_message);
+        // A client that offers nothing we know expects the first it offered, as the `ws` package answered; a browser closes without one.
+        let first = offered.iter().find(|protocol| !protocol.is_empty()).cloned();
+        let spoken = [V2, BEARER].into_iter().map(str::to_owned).chain(first);
+        let upgrade = upgrade.protocols(spoken).read_buffer_size(READ_BUFFER).max_message_size(max_message).max_frame_size(max_message);
         let Query { resume, durable, order, cursors, selection, .. } = query;
         let cursors = cursors.as_deref() == Some("true");
         Ok(Admitted { upgrade, grant, v2, resume, durable, order, cursors, selection, seat })

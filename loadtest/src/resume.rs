@@ -91,7 +91,7 @@ async fn flood(options: &Options, addresses: &Addresses) -> Result<bool> {
         let place = Place::at(exit, addresses, consumer, vec![producer.id]);
         readers.push((exit.name(), tokio::spawn(Reader::new(options, &producer, number).json(exit, place))));
     }
-    let sending = tokio::spawn(send(connector(addresses, "flood")?, producer, options.records));
+    let sending = tokio::spawn(send(connector(addresses, "load-00000")?, producer, options.records));
     let mut good = true;
     for (name, reading) in readers {
         let reader: Result<Reader> = reading.await?;

@@ -42,8 +42,7 @@ pub fn run(cli: Cli) -> ExitCode {
         Ok(code) => code,
         Err(e) => match e.downcast_ref::<env::Error>() {
             Some(setting) => {
-                // One line for each setting that is wrong.
-                setting.to_string().lines().for_each(|line| eprintln!("motience-server: {line}"));
+                eprintln!("motience-server: {setting}");
                 ExitCode::from(EX_CONFIG)
             }
             None => {

@@ -34,6 +34,9 @@ pub(super) struct Register {
     #[schema(value_type = Option<shapes::DeviceId>, inline)]
     #[serde(default)]
     device_id: Option<String>,
+    /// Whether records of any other device are refused; STRICT_DEVICE says so of those that leave it out.
+    #[serde(default)]
+    strict_device: Option<bool>,
 }
 
 /// Makes an account.
@@ -68,6 +71,11 @@ pub(super) async fn register(
     check_password(&backend.auth, &new.password)
         .map_err(|weak| ApiError::invalid("password", format!("The password is refused: {weak}.")))?;
     let password_hash = backend.hasher.hash(SecretString::from(new.password)).await?;
-    let user = backend.store.create_user(NewUser { username: new.username, password_hash, role, device_id: new.device_id }).await?;
+    let strict = role == Role::Producer && new.device_id.is_some() && new.strict_device.unwrap_or(backend.auth.strict_device);
+    let mut user = backend.store.create_user(NewUser { username: new.username, password_hash, role, device_id: new.device_id }).await?;
+    if strict {
+        backend.store.set_strict_device(user.id, true).await?;
+        user.strict_device = true;
+    }
     Ok((StatusCode::CREATED, Json(user)))
 }

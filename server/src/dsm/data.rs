@@ -1,6 +1,7 @@
 //! `POST /data`: one record, an array of them, or a stream of lines, into the log.
 
 mod lines;
+mod sent;
 mod upload;
 
 use axum::{
@@ -12,15 +13,20 @@ use axum::{
 use motience_shared::{
     http::{ApiError, Json, Producer, body_error, is_json, malformed_json, unsupported_media_type},
     log::Transport,
-    model::record::{self, Defaults},
-    relay::Refusal,
+    model::{
+        envelope::{self, Envelope, MAX_ID},
+        record::{self, Admitted},
+    },
+    relay::{self, Publisher, Refusal, Ticket, replies},
 };
 use serde::Serialize;
 use serde_json::value::RawValue;
 use utoipa::ToSchema;
 
-use self::upload::Uploaded;
-use super::readings::Readings;
+use self::{
+    sent::{Records, Sent},
+    upload::Uploaded,
+};
 use crate::http::{Shared, Unhurried, shapes};
 
 /// What was taken.
@@ -34,38 +40,6 @@ pub(super) struct Accepted {
     subscriber_count: u64,
 }
 
-/// A record as the contract shows it. The device id and the time may be left out: the account's and the time of arrival
-/// then stand for them.
-#[derive(Serialize, ToSchema)]
-#[serde(deny_unknown_fields)]
-#[schema(example = json!({"device_id": "rpi_001", "timestamp": "2025-01-29T11:35:00Z", "data": {"temperature": 24.3, "humidity": 51, "pressure": 1013.25}}))]
-pub(super) struct Record {
-    #[schema(value_type = Option<shapes::DeviceId>, inline, nullable = false)]
-    device_id: Option<String>,
-    #[schema(value_type = Option<shapes::Timestamp>, inline, nullable = false)]
-    timestamp: Option<String>,
-    data: serde_json::Value,
-}
-
-/// A record, whole or not.
-#[derive(Serialize, ToSchema)]
-#[serde(untagged)]
-#[expect(dead_code, reason = "bodies are read where they lie; this only describes them")]
-pub(super) enum Sent {
-    Record(Record),
-    #[schema(value_type = Readings)]
-    Readings(serde_json::Value),
-}
-
-/// One record, or some.
-#[derive(Serialize, ToSchema)]
-#[serde(untagged)]
-#[expect(dead_code, reason = "bodies are read where they lie; this only describes them")]
-pub(super) enum Records {
-    One(Sent),
-    Some(Vec<Sent>),
-}
-
 /// What was taken: the first of one JSON body, the second of a stream.
 #[derive(Serialize, ToSchema)]
 #[serde(untagged)]
@@ -77,21 +51,26 @@ pub(super) enum Taken {
 /// Takes records of the calling producer. The answer comes once they are in the log; of an array with a bad record
 /// nothing is taken.
 ///
-/// As `application/x-ndjson` the body is a record a line, of any length in all, and read no faster than the log takes it. A bad
-/// line is left out and counted. A line may name its record, `{"type":"data","id":"n-1","payload":{…}}`: the same name again
-/// changes nothing, so an upload that broke off can be sent again. An error on the way says in `accepted` and `last_line` how far it came.
+/// A record, bare readings and an envelope mean here what they mean to wss1. As `application/x-ndjson` the body is a record a line, of any
+/// length in all, and read no faster than the log takes it. A bad line is left out and counted; where every line is bad, the answer is
+/// that of the first. An error on the way says in `accepted` and `last_line` how far it came.
+///
+/// A record may have a name of the sender's own, `{"type":"data","id":"n-1","payload":{…}}`, or get one from the header `Idempotency-Key`
+/// (its value, `/`, and the record's place in the body): the same name again changes nothing. So whatever was answered by an error, or not
+/// answered at all, can be sent again as it was. Where it is not known whether records were stored, a 503 says `"outcome":"unknown"`.
 #[utoipa::path(post, path = "/data", tag = "data", security(("bearer" = [])),
-    request_body(content((Records = "application/json"), (serde_json::Value = "application/x-ndjson"))), responses(
+    params(("idempotency-key" = inline(Option<sent::Key>), Header, description = "Names the records that have no id, so that the same request again stores nothing twice")),
+    request_body(content((Records = "application/json"), (Sent = "application/x-ndjson"))), responses(
     (status = 200, description = "In the log", body = Taken),
     (status = 400, description = "Malformed JSON", body = shapes::Problem, content_type = "application/problem+json"),
     (status = 401, description = "No or bad token", body = shapes::Problem, content_type = "application/problem+json"),
-    (status = 403, description = "Not a producer", body = shapes::Problem, content_type = "application/problem+json"),
+    (status = 403, description = "Not a producer, or not of this device", body = shapes::Problem, content_type = "application/problem+json"),
     (status = 408, description = "A stream of lines fell silent", body = shapes::Problem, content_type = "application/problem+json"),
     (status = 413, description = "The body or a record is too large", body = shapes::Problem, content_type = "application/problem+json"),
     (status = 415, description = "Not JSON", body = shapes::Problem, content_type = "application/problem+json"),
     (status = 422, description = "Not a record", body = shapes::Problem, content_type = "application/problem+json"),
     (status = 429, description = "The account has too many streams", body = shapes::Problem, content_type = "application/problem+json"),
-    (status = 503, description = "The log is away", body = shapes::Problem, content_type = "application/problem+json"),
+    (status = 503, description = "The log is away; `outcome` is `unknown` where records may be in it all the same", body = shapes::Problem, content_type = "application/problem+json"),
 ))]
 pub(super) async fn data(
     State(services): State<Shared>,
@@ -99,11 +78,12 @@ pub(super) async fn data(
     unhurried: Option<Extension<Unhurried>>,
     request: Request,
 ) -> Result<Json<Taken>, ApiError> {
+    let key = Key::of(request.headers())?;
     if is_lines(request.headers()) {
         if let Some(Extension(unhurried)) = unhurried {
             unhurried.lift();
         }
-        return upload::upload(&services, &caller, request.into_body()).await.map(Taken::Lines).map(Json);
+        return upload::upload(&services, &caller, key, request.into_body()).await.map(Taken::Lines).map(Json);
     }
     let json = is_json(request.headers());
     let body = Bytes::from_request(request, &services).await.map_err(|e| body_error(e.status()))?;
@@ -111,38 +91,90 @@ pub(super) async fn data(
         return Err(unsupported_media_type());
     }
     let backend = &services.backend;
-    let now = backend.clock.now();
-    let defaults = Defaults { device_id: caller.grant.default_device(), now };
+    let defaults = caller.grant.defaults(backend.clock.now());
     let limit = backend.relay.limits().record;
+    let body = record::without_mark(body);
+    let several = body.trim_ascii_start().starts_with(b"[");
     let mut records = Vec::new();
     for (index, json) in split(&body, services.config.data_records)?.into_iter().enumerate() {
-        let record = record::admit(&json, limit, &defaults).map_err(|invalid| {
-            let error = ApiError::from(invalid);
-            if body.trim_ascii_start().starts_with(b"[") { error.about(format!("Record {index}")) } else { error }
-        })?;
-        records.push(record);
+        let about = |error: ApiError| if several { error.about(format!("Record {index}")) } else { error };
+        match envelope::read(json, limit, &defaults).map_err(|invalid| about(invalid.into()))? {
+            Envelope::Record(record, id) => records.push((record, id.or_else(|| key.name(index + 1)))),
+            // Nobody waits for a pong here; the answer is one.
+            Envelope::Ping(_) => {}
+            Envelope::Unknown(name) => return Err(about(unknown_type(&name))),
+        }
     }
     let accepted = records.len();
     if accepted > 0 {
         let publisher = backend.relay.passing_publisher(caller.id).await?;
+        let named = records.iter().all(|(_, id)| id.is_some());
         let mut group = publisher.group();
-        for record in &records {
-            group.push_unnumbered(None, record.clone());
+        for (record, id) in &records {
+            group.push_unnumbered(id.as_deref(), record.json.clone());
         }
         let ticket = group.submit().await.map_err(refusal)?;
-        publisher.committed(ticket).await?;
-        let mut devices = records.iter().filter_map(|record| record::device_of(record)).peekable();
-        while let Some(device) = devices.next() {
-            // Records of one device mostly come together.
-            let mut count = 1;
-            while devices.next_if_eq(&device).is_some() {
-                count += 1;
-            }
-            backend.relay.devices().note(caller.id, &device, Transport::Http, count);
-        }
+        committed(&publisher, ticket, named).await?;
+        note(&services, &caller, &publisher, &records);
     }
     let subscriber_count = backend.relay.subscriber_count(caller.id).await?;
     Ok(Json(Taken::Records(Accepted { accepted, subscriber_count })))
+}
+
+/// Waits until the records are in the log. Where that fails they may come into it all the same, and the client must know.
+async fn committed(publisher: &Publisher, ticket: Ticket, named: bool) -> Result<(), ApiError> {
+    publisher.committed(ticket).await.map_err(|error| outcome_unknown(error, named))
+}
+
+/// The error of records that were handed to the log's writer. `named`: whether each of them has a name.
+fn outcome_unknown(error: relay::Error, named: bool) -> ApiError {
+    let how = if named {
+        "Send the same again: what is in the log already is not stored twice."
+    } else {
+        "They may be stored: look into the history before you send them again. Records with an `id`, or a request with an \
+         Idempotency-Key, can be sent again without a second thought."
+    };
+    ApiError::from(error).with("outcome", "unknown").with("retry", how)
+}
+
+/// Notices the devices of records that are in the log.
+fn note(services: &Shared, caller: &Producer, publisher: &Publisher, records: &[(Admitted, Option<String>)]) {
+    let devices = services.backend.relay.devices();
+    let seen = |(record, _): &'_ (Admitted, _)| Some((record::device_of(&record.json)?.into_owned(), publisher.clock_fault(record.time)));
+    let mut records = records.iter().filter_map(seen).peekable();
+    while let Some((device, mut fault)) = records.next() {
+        let (mut count, mut misdated) = (1, u64::from(fault.is_some()));
+        // Records of one device mostly come together.
+        while let Some((_, next)) = records.next_if(|(next, _)| *next == device) {
+            (count, misdated, fault) = (count + 1, misdated + u64::from(next.is_some()), next);
+        }
+        devices.dated(caller.id, &device, Transport::Http, fault, misdated);
+        devices.note(caller.id, &device, Transport::Http, count);
+    }
+}
+
+/// What a client wants its records to be called that bring no name: the value of `Idempotency-Key`.
+struct Key(Option<String>);
+
+impl Key {
+    /// Room that the number of a line takes in a name.
+    const NUMBER: usize = 21;
+
+    fn of(headers: &HeaderMap) -> Result<Self, ApiError> {
+        let Some(value) = headers.get("idempotency-key") else { return Ok(Self(None)) };
+        let key = value.to_str().ok().filter(|key| !key.is_empty() && key.len() + Self::NUMBER <= MAX_ID);
+        let sentence = || format!("Idempotency-Key is 1 to {} visible characters.", MAX_ID - Self::NUMBER);
+        key.map(|key| Self(Some(key.to_owned()))).ok_or_else(|| ApiError::invalid("idempotency-key", sentence()))
+    }
+
+    /// The name of the record at `place`, from 1.
+    fn name(&self, place: impl std::fmt::Display) -> Option<String> {
+        self.0.as_ref().map(|key| format!("{key}/{place}"))
+    }
+}
+
+fn unknown_type(name: &str) -> ApiError {
+    ApiError::invalid("type", replies::unknown_type(name)).with_code(replies::UNKNOWN_TYPE)
 }
 
 fn is_lines(headers: &HeaderMap) -> bool {

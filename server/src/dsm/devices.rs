@@ -3,7 +3,7 @@
 use axum::extract::State;
 use motience_shared::{
     http::{ApiError, Bearer, Json, Path},
-    model::ProducerId,
+    model::{ProducerId, times::ClockFault},
     relay::DeviceStats,
 };
 use serde::Serialize;
@@ -16,7 +16,7 @@ use crate::http::{Shared, shapes};
 /// A device.
 #[derive(Serialize, ToSchema)]
 #[schema(example = json!({"producer_id": "1", "device_id": "rpi_001", "connected": true, "node": "node-1", "transport": "quic",
-    "last_seen_at": "2025-01-29T11:35:00Z", "records": 4711, "rate_per_second": 4.0, "loss": 0.0125, "rtt_ms": 38.2, "backlog": 0, "address_changes": 2}))]
+    "last_seen_at": "2025-01-29T11:35:00Z", "records": 4711, "rate_per_second": 4.0, "loss": 0.0125, "rtt_ms": 38.2, "backlog": 0, "address_changes": 2, "clock": null, "misdated": 0}))]
 pub(super) struct Device {
     /// As consumers see it: a string.
     #[schema(example = "123")]
@@ -47,6 +47,12 @@ pub(super) struct Device {
     backlog: Option<u64>,
     /// How often its address changed while it was connected.
     address_changes: u64,
+    /// What is wrong with its clock, by the time of its last record: `seconds` (in the seventies: never set, or seconds where
+    /// milliseconds are read) or `ahead`; `null`: nothing.
+    #[schema(required, pattern = "^(seconds|ahead)$")]
+    clock: Option<&'static str>,
+    /// Records whose time cannot be right, since the nodes started. They are kept like all others.
+    misdated: u64,
 }
 
 /// The devices of a producer that were heard of within a day, by name.
@@ -81,6 +87,8 @@ pub(super) async fn devices(
         rtt_ms: stats.rtt_ms,
         backlog: stats.backlog,
         address_changes: stats.address_changes,
+        clock: stats.clock.map(ClockFault::as_str),
+        misdated: stats.misdated,
     };
     Ok(Json(services.backend.relay.devices_of(producer).into_iter().map(shown).collect()))
 }

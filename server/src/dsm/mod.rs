@@ -5,7 +5,6 @@ mod data;
 mod devices;
 mod history;
 mod nodes;
-mod readings;
 mod streams;
 mod writer;
 

@@ -37,6 +37,9 @@ pub(crate) struct User {
     role: String,
     #[schema(required)]
     device_id: Option<String>,
+    /// Whether it may speak for that device only; left out where it may not.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    strict_device: Option<bool>,
     #[schema(format = DateTime)]
     created_at: String,
 }
@@ -50,6 +53,9 @@ pub(crate) struct Account {
     role: String,
     #[schema(required)]
     device_id: Option<String>,
+    /// Whether it may speak for that device only; left out where it may not.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    strict_device: Option<bool>,
     #[schema(format = DateTime)]
     created_at: String,
     /// When it was revoked; `null`: it is open.

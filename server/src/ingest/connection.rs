@@ -97,6 +97,9 @@ async fn run(connection: &Connection, finished: ZeroRttAccepted, shared: &Arc<Sh
         timeout(shared.config.hello_limit, greet(connection)).await.map_err(|_| Ending::new(CloseCode::Protocol, "no Hello in time"))??;
     let grant = admit(&hello, shared)?;
     let device = DeviceId::new(&hello.device_id).map_err(|e| Ending::new(CloseCode::Protocol, e.to_string()))?;
+    if hello.intent == Intent::Produce && grant.only_device().is_some_and(|own| own != device.as_str()) {
+        return Err(Ending::new(CloseCode::Forbidden, "wrong_device: this account speaks for the device it was registered with only"));
+    }
     let relay = &shared.backend.relay;
     let _seat = (shared.established.enter(), relay.own_node().open(Kind::Quic));
     info!(user = %grant.user, %device, intent = ?hello.intent, "device connected");

@@ -4,7 +4,7 @@
 use motience_shared::{
     backend::Backend,
     log::SessionName,
-    model::{Epoch, ProducerId},
+    model::Epoch,
     relay::Publisher,
     wire::{CloseCode, Frame, Limits},
 };
@@ -19,7 +19,7 @@ const ONLY: Epoch = Epoch(1);
 /// Takes datagrams until the connection ends. What is not taken in time is dropped by the transport, oldest first.
 pub(super) async fn read_all(connection: &Connection, entrance: Entrance<'_>, backend: &Backend) -> Result<(), Ending> {
     let limits = Limits::for_records(entrance.max_record);
-    let mut latest = Latest { backend, producer: entrance.publisher.producer(), publisher: None, newest: 0 };
+    let mut latest = Latest { backend, device: entrance.publisher, publisher: None, newest: 0 };
     loop {
         let mut datagram = connection.read_datagram().await?.into();
         let frame = Frame::decode(&mut datagram, limits)?.filter(|_| datagram.is_empty());
@@ -35,7 +35,8 @@ pub(super) async fn read_all(connection: &Connection, entrance: Entrance<'_>, ba
 
 struct Latest<'b> {
     backend: &'b Backend,
-    producer: ProducerId,
+    /// The device's own session.
+    device: &'b Publisher,
     /// Apart from the device's own session: these records have no numbers there.
     publisher: Option<Publisher>,
     /// Number of the newest datagram.
@@ -57,8 +58,8 @@ impl Latest<'_> {
     /// Whether the log's writer took it.
     async fn submit(&mut self, json: &bytes::Bytes) -> bool {
         if self.publisher.is_none() {
-            match self.backend.relay.publisher(self.producer, SessionName::passing(), ONLY).await {
-                Ok(publisher) => self.publisher = Some(publisher),
+            match self.backend.relay.publisher(self.device.producer(), SessionName::passing(), ONLY).await {
+                Ok(publisher) => self.publisher = Some(publisher.of_device(self.device.device().unwrap_or_default())),
                 Err(error) => {
                     debug!(%error, "a record that is worth something only now finds no log");
                     return false;

@@ -74,7 +74,7 @@ pub(super) async fn serve(
                         follows.end(producer);
                         ended(producer)
                     }
-                    "ping" => json!({"type": "pong"}),
+                    "ping" => said.pong(),
                     "token" => {
                         let accepted = messages::renew(backend, &mut grant, said.token.as_deref())?;
                         over.set(backend.ended(&grant));

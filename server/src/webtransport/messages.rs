@@ -4,12 +4,12 @@ use bytes::{Bytes, BytesMut};
 use motience_shared::{
     auth::Grant,
     backend::Backend,
-    model::{ProducerId, Role, Selection},
+    model::{ProducerId, Role, Selection, record::without_mark},
     relay::places::Place,
 };
 use quinn::RecvStream;
 use serde::Deserialize;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::session::{Code, Ending};
 
@@ -22,6 +22,7 @@ pub(super) struct Said {
     pub(super) r#type: String,
     pub(super) token: Option<String>,
     producer_id: Option<Id>,
+    id: Option<Value>,
     pub(super) from: Option<Place>,
     pub(super) lane: Option<String>,
     #[serde(flatten)]
@@ -39,6 +40,15 @@ enum Id {
 impl Said {
     pub(super) fn read(line: &[u8]) -> Result<Self, Ending> {
         serde_json::from_slice(line).map_err(|e| Ending::new(Code::Protocol, format!("this is no message: {e}")))
+    }
+
+    /// The answer to a ping.
+    pub(super) fn pong(&self) -> Value {
+        let mut pong = json!({"type": "pong"});
+        if let Some(id) = &self.id {
+            pong["id"] = id.clone();
+        }
+        pong
     }
 
     /// The producer that it is about.
@@ -96,6 +106,7 @@ impl Lines {
             };
             let line = self.buffer.split_to(self.seen + at + 1).freeze();
             self.seen = 0;
+            let line = without_mark(line);
             let line = line.slice_ref(line.trim_ascii());
             if line.len() > self.limit {
                 return Err(too_large(self.limit));

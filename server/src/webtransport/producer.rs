@@ -10,7 +10,7 @@ use motience_shared::{
     log::{self, Transport},
     model::{
         envelope::{self, Envelope, MAX_ENVELOPE},
-        record::{self, Defaults},
+        record,
     },
     relay::{
         self, Committed, Publisher, Refusal, Senders,
@@ -135,12 +135,12 @@ impl Session<'_> {
         let mut gathered = Gathered::default();
         let mut renewed = None;
         for line in lines {
-            let meaning = envelope::read(line.clone());
+            let meaning = envelope::read(line.clone(), limit, &self.grant.defaults(now));
             if matches!(&meaning, Ok(Envelope::Unknown(name)) if name == "token") {
                 renewed = Some(Said::read(&line)?);
                 continue;
             }
-            gathered.take(meaning, limit, &Defaults { device_id: self.grant.default_device(), now });
+            gathered.take(meaning);
         }
         let (records, bytes) = gathered.submit(&self.publisher, &mut self.devices, &mut self.replies).await.map_err(refusal)?;
         count("producer", records, bytes);
@@ -154,16 +154,18 @@ impl Session<'_> {
     fn latest(&mut self, datagram: Bytes) {
         metrics::counter!("motience_latest_received_total").increment(1);
         let backend = &self.shared.backend;
-        let defaults = Defaults { device_id: self.grant.default_device(), now: backend.clock.now() };
-        let admitted = match envelope::read(datagram) {
-            Ok(Envelope::Record(json, _)) => record::admit(&json, backend.relay.limits().record, &defaults).ok(),
+        let defaults = self.grant.defaults(backend.clock.now());
+        let admitted = match envelope::read(datagram, backend.relay.limits().record, &defaults) {
+            Ok(Envelope::Record(record, _)) => Some(record),
             _ => None,
         };
-        let bytes = admitted.as_ref().map_or(0, |record| record.len() as u64);
-        if let Some(device) = admitted.as_deref().and_then(record::device_of) {
-            self.devices.seen(&device);
+        let bytes = admitted.as_ref().map_or(0, |record| record.json.len() as u64);
+        if let Some(record) = &admitted
+            && let Some(device) = record::device_of(&record.json)
+        {
+            self.devices.seen(&device, self.publisher.clock_fault(record.time));
         }
-        match admitted.map(|record| self.publisher.try_submit(record)) {
+        match admitted.map(|record| self.publisher.try_submit(record.json)) {
             Some(Ok(true)) => count("producer", 1, bytes),
             dropped => {
                 debug!(?dropped, "a record that is worth something only now is dropped");

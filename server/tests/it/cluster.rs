@@ -6,7 +6,11 @@ use std::time::Duration;
 use futures_util::{SinkExt as _, StreamExt as _};
 use motience_shared::testing::{Postgres, Redis};
 use serde_json::Value;
-use tokio::{net::TcpStream, time::timeout};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpStream,
+    time::timeout,
+};
 use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, connect_async, tungstenite::Message};
 
 use crate::{
@@ -108,7 +112,8 @@ async fn a_record_that_enters_anywhere_arrives_everywhere() {
         n += 1;
     }
     for server in &cluster.servers {
-        quic::send(server, &producer, &format!("quic-{n}"), &record(n)).await;
+        let device = format!("quic-{n}");
+        quic::send(server, &producer, &device, &record(n).replace(r#""d""#, &format!("\"{device}\""))).await;
         n += 1;
     }
     for exit in &mut exits {
@@ -165,4 +170,71 @@ async fn readiness_tells_what_is_away_and_delivery_survives_a_restart_of_redis()
     let login = http().post(format!("{ap}/login")).json(&serde_json::json!({"username": "p", "password": "pass123"})).send().await.unwrap();
     assert_eq!(login.status(), 503);
     assert!(login.headers().contains_key("retry-after"));
+}
+
+/// An answer over a connection that is closed after it: its status, and its body.
+async fn answer(mut socket: TcpStream) -> (u16, Value) {
+    let mut text = String::new();
+    timeout(LIMIT, socket.read_to_string(&mut text)).await.expect("an answer in time").unwrap();
+    let status = text.split(' ').nth(1).unwrap().parse().unwrap();
+    let json = &text[text.find("\r\n\r\n").unwrap()..];
+    (status, serde_json::from_str(&json[json.find('{').unwrap()..=json.rfind('}').unwrap()]).unwrap())
+}
+
+#[tokio::test]
+async fn records_of_unknown_outcome_are_sent_again_under_their_key_and_stored_once() {
+    let (redis, postgres) = (Redis::durable().await, Postgres::start().await);
+    let variables = [("REDIS_URL", redis.url()), ("DATABASE_URL", postgres.url().to_owned()), ("APPEND_LIMIT", "1s".to_owned())];
+    let variables: Vec<_> =
+        variables.iter().map(|(name, value)| (*name, value.as_str())).chain([("JWT_SECRET", "a secret of this test alone")]).collect();
+    let node = Node::start(server(), &[], &variables).await;
+    let producer = account(node.at.ap.as_deref().unwrap(), "producer", "p").await;
+    let at = node.at.dsm.as_deref().unwrap().trim_start_matches("http://");
+    let begin = async || {
+        let mut socket = TcpStream::connect(at).await.unwrap();
+        let head = format!(
+            "POST /data HTTP/1.1\r\nhost: {at}\r\nauthorization: Bearer {}\r\ncontent-type: application/x-ndjson\r\nidempotency-key: k\r\n\
+             transfer-encoding: chunked\r\nconnection: close\r\n\r\n",
+            producer.token
+        );
+        socket.write_all(head.as_bytes()).await.unwrap();
+        socket
+    };
+    let line = async |socket: &mut TcpStream, n: u64| {
+        let line = format!("{}\n", record(n as usize));
+        socket.write_all(format!("{:x}\r\n{line}\r\n", line.len()).as_bytes()).await.unwrap();
+    };
+    let length = async || {
+        let keys = redis.command("KEYS *:log").await;
+        let key = keys.lines().find(|line| line.ends_with(":log")).map(|line| line.trim().to_owned());
+        match key {
+            Some(key) => redis.command(&format!("XLEN {key}")).await,
+            None => String::new(),
+        }
+    };
+    let mut socket = begin().await;
+    line(&mut socket, 1).await;
+    let deadline = tokio::time::Instant::now() + LIMIT;
+    while !length().await.starts_with(":1") {
+        assert!(tokio::time::Instant::now() < deadline, "the first line is not stored");
+    }
+    redis.pause();
+    line(&mut socket, 2).await;
+    socket.write_all(b"0\r\n\r\n").await.unwrap();
+    let (status, problem) = answer(socket).await;
+    assert_eq!((status, &problem["code"], &problem["outcome"]), (503, &"log_away".into(), &"unknown".into()), "{problem}");
+    assert_eq!((&problem["accepted"], &problem["last_line"]), (&1.into(), &1.into()), "{problem}");
+    assert!(problem["retry"].as_str().unwrap().starts_with("Send the same again"), "{problem}");
+    redis.resume();
+    let (mut status, mut told) = (0, Value::Null);
+    while status != 200 {
+        assert!(tokio::time::Instant::now() < deadline, "{status} {told}");
+        let mut socket = begin().await;
+        line(&mut socket, 1).await;
+        line(&mut socket, 2).await;
+        socket.write_all(b"0\r\n\r\n").await.unwrap();
+        (status, told) = answer(socket).await;
+    }
+    assert_eq!(told["accepted"], 2);
+    assert!(length().await.starts_with(":2"), "{}", length().await);
 }

@@ -91,8 +91,8 @@ async fn too_large_is_1009_and_an_ended_token_4401() {
     // Over the record's limit but not the frame's: an error, and the connection stays.
     entrance.send(record(0, 65 * 1024)).await.unwrap();
     assert_eq!(next_json(&mut entrance).await["code"], "too_large");
-    entrance.send(Message::binary(b"{}".to_vec())).await.unwrap();
-    assert_eq!(next_json(&mut entrance).await["code"], "not_text");
+    entrance.send(Message::binary(b"\xff".to_vec())).await.unwrap();
+    assert_eq!(next_json(&mut entrance).await["code"], "invalid_json");
     let mut huge = produce(&node, &producer).await;
     huge.send(record(0, 200 * 1024)).await.unwrap();
     assert_eq!(close_code(&mut huge).await, 1009);
@@ -116,8 +116,8 @@ async fn a_close_is_answered_and_what_is_no_websocket_is_told_so() {
             assert_eq!(close_code(&mut socket).await, code);
         }
         let mut socket = open().await;
-        socket.send(Message::binary(b"{}".to_vec())).await.unwrap();
-        assert_eq!(next_json(&mut socket).await["code"], "not_text");
+        socket.send(Message::binary(b"\xff".to_vec())).await.unwrap();
+        assert_eq!(next_json(&mut socket).await["code"], "invalid_json");
     }
 }
 
@@ -276,4 +276,66 @@ async fn the_console_is_served_on_its_port_and_on_dsm() {
     assert_eq!(config["role"], "console");
     assert!(node.at.wss2.as_deref().unwrap().contains(&format!(":{}/", config["ws_port"])));
     assert_eq!(config["tester_url"], format!("{page}tester"));
+}
+
+#[tokio::test]
+async fn control_is_answered_and_never_stored() {
+    let Pair { node, producer, consumer } = pair(&[]).await;
+    let (mut entrance, mut exit) = (produce(&node, &producer).await, consume(&node, &consumer, "").await);
+    let mut stored = 0;
+    for (sent, answer) in [
+        (r#"{"type":"ping"}"#, json!({"type": "pong"})),
+        (r#"{"type":"ping","id":1}"#, json!({"type": "pong", "id": 1})),
+        (r#"{"id":"a","type":"ping","t":5}"#, json!({"type": "pong", "id": "a"})),
+        (r#"{"type":"data","id":17,"payload":{"t":1}}"#, json!({"type": "ack", "seq": 1, "id": "17", "subscriberCount": 1})),
+        // The same name again: acknowledged, and not written.
+        (r#"{"type":"data","id":"17","payload":{"t":2}}"#, json!({"type": "ack", "seq": 2, "id": "17", "subscriberCount": 1})),
+        (r#"{"device_id":"d","timestamp":5,"t":3}"#, json!({"type": "ack", "seq": 3, "subscriberCount": 1})),
+    ] {
+        // As text, and as the bytes that clients of the first platform send.
+        entrance.send(Message::binary(sent.as_bytes().to_vec())).await.unwrap();
+        assert_eq!(next_json(&mut entrance).await, answer, "{sent}");
+        stored += u64::from(answer["type"] == "ack");
+    }
+    for (sent, code) in [
+        (r#"{"type":"ping","id":true}"#, "invalid_id"),
+        (r#"{"type":"data","id":{},"payload":{"t":1}}"#, "invalid_id"),
+        (r#"{"type":"data","payload":{"t":1},"battery":3}"#, "unknown_field"),
+        (r#"{"type":"dance","t":1}"#, "unknown_type"),
+    ] {
+        entrance.send(Message::text(sent)).await.unwrap();
+        assert_eq!(next_json(&mut entrance).await["code"], code, "{sent}");
+    }
+    assert_eq!((stored, next_json(&mut exit).await["data"].clone()), (3, json!({"t": 1})));
+    let flat = next_json(&mut exit).await;
+    let id = producer.id.to_string();
+    assert_eq!(flat, json!({"producer_id": id, "device_id": "d", "timestamp": 5, "data": {"t": 3}}));
+    // Whatever else a device says of a record comes out as it went in.
+    let whole = r#"{"device_id":"d","timestamp":5,"data":{"t":4},"location":{"lat": 1e1},"battery":81.50,"id":7}"#;
+    entrance.send(Message::text(whole)).await.unwrap();
+    let Message::Text(text) = next(&mut exit).await else { panic!("a record") };
+    assert_eq!(*text, *format!(r#"{{"producer_id":"{id}",{}"#, &whole[1..]));
+    // The consumer's control may be bytes too.
+    let mut placed = consume(&node, &consumer, "&v=2").await;
+    placed.send(Message::binary(br#"{"type":"ping","id":"b"}"#.to_vec())).await.unwrap();
+    assert_eq!(next_json(&mut placed).await, json!({"type": "pong", "id": "b"}));
+}
+
+#[tokio::test]
+async fn an_unknown_subprotocol_is_answered_with_the_first_that_was_offered() {
+    let Pair { node, producer, consumer } = pair(&[]).await;
+    let (wss1, wss2) = (node.at.wss1.as_deref().unwrap(), node.at.wss2.as_deref().unwrap());
+    for (at, token) in [(wss1, &producer.token), (wss2, &consumer.token)] {
+        for (offered, answered) in
+            [("motience", Some("motience")), ("json, motience", Some("json")), ("json, motience.v2", Some("motience.v2")), ("", None)]
+        {
+            let mut request = format!("{at}?token={token}").into_client_request().unwrap();
+            if !offered.is_empty() {
+                request.headers_mut().insert("sec-websocket-protocol", offered.parse().unwrap());
+            }
+            let (_, response) = connect_async(request).await.unwrap();
+            let protocol = response.headers().get("sec-websocket-protocol").map(|value| value.to_str().unwrap());
+            assert_eq!(protocol, answered, "{offered}");
+        }
+    }
 }

@@ -226,7 +226,7 @@ async fn http3_works_on_several_sockets_beside_devices() {
     for n in 0..6 {
         let mut client = Client::connect(&node).await;
         client.ask(Method::GET, "/health", None, None).await.json(200);
-        crate::quic::send(&node, &producer, &format!("d{n}"), r#"{"device_id":"d","timestamp":1,"data":{"n":1}}"#).await;
+        crate::quic::send(&node, &producer, &format!("d{n}"), &format!(r#"{{"device_id":"d{n}","timestamp":1,"data":{{"n":1}}}}"#)).await;
     }
     // What is no QUIC at all changes nothing.
     let stray = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();

@@ -11,13 +11,13 @@ use tokio::time::timeout;
 
 use crate::{
     harness::{Account, LIMIT, Node, account, http, subscribe},
-    quic::{acked, ap, connect, connector, event, record},
+    quic::{acked, ap, connect, connector, event, record, record_of},
 };
 
 /// A weather station's reading, about 150 bytes.
 fn reading(n: u64) -> String {
     format!(
-        r#"{{"device_id":"station-7","timestamp":"2025-01-29T11:{:02}:{:02}.{:03}Z","data":{{"temperature":{}.{},"humidity":{},"pressure":1013.{:02},"wind":{{"speed":3.{},"direction":{}}}}}}}"#,
+        r#"{{"device_id":"d","timestamp":"2025-01-29T11:{:02}:{:02}.{:03}Z","data":{{"temperature":{}.{},"humidity":{},"pressure":1013.{:02},"wind":{{"speed":3.{},"direction":{}}}}}}}"#,
         n / 60 % 60,
         n % 60,
         n % 1000,
@@ -127,8 +127,8 @@ async fn connections_keep_their_socket_when_their_address_changes() {
         devices.push((connector, session));
     }
     for n in 1..=3 {
-        for (connector, session) in &mut devices {
-            session.send(Lane::Independent, record(n)).await.unwrap();
+        for (at, (connector, session)) in devices.iter_mut().enumerate() {
+            session.send(Lane::Independent, record_of(&format!("d{at}"), n)).await.unwrap();
             acked(session, n..=n).await;
             connector.rebind().unwrap();
         }

@@ -19,7 +19,7 @@ use tokio_tungstenite::{connect_async, tungstenite::Message};
 
 use crate::{
     harness::{Account, LIMIT, Node, PASSWORD, account, command, http, server, subscribe},
-    quic::{acked, closed_with, connect, record},
+    quic::{acked, closed_with, connect, record, record_of},
 };
 
 /// Runs `motience-server admin …` on a node's own settings: exit code, standard output, standard error.
@@ -133,7 +133,7 @@ async fn devices_are_seen_and_a_revoked_producer_is_cut_off_within_a_second() {
 
     let mut device = connect(&node, &producer.token, "over-quic", Intent::Produce, 7).await.unwrap();
     for n in 1..=10 {
-        device.send(Lane::Independent, record(n)).await.unwrap();
+        device.send(Lane::Independent, record_of("over-quic", n)).await.unwrap();
     }
     acked(&mut device, 1..=10).await;
     device.tell(Health { backlog: 4, loss_ppm: Some(20_000) });

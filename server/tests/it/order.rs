@@ -22,8 +22,13 @@ use crate::{
 
 /// Sends records one by one, so that they stand in the log in this order.
 async fn log(device: &mut Session, numbers: impl IntoIterator<Item = u64>) {
+    log_of("d", device, numbers).await;
+}
+
+/// The same of another device.
+async fn log_of(name: &str, device: &mut Session, numbers: impl IntoIterator<Item = u64>) {
     for n in numbers {
-        let json = format!(r#"{{"device_id":"d","timestamp":"2025-01-29T11:35:00Z","data":{{"n":{n}}}}}"#);
+        let json = format!(r#"{{"device_id":"{name}","timestamp":"2025-01-29T11:35:00Z","data":{{"n":{n}}}}}"#);
         device.send(Lane::Independent, Record { seq: Seq(n), json: json.into() }).await.unwrap();
         acked(device, n..=n).await;
     }
@@ -78,7 +83,7 @@ async fn a_durable_cursor_stops_before_what_is_held_back() {
     // A second sender's record comes out while the first one's third is held back.
     log(&mut device, [1, 3]).await;
     let mut other = connect(&node, &producer.token, "e", Intent::Produce, 8).await.unwrap();
-    log(&mut other, [1]).await;
+    log_of("e", &mut other, [1]).await;
     let first = next_json(&mut exit).await;
     let epoch = first["cursor"].as_str().unwrap().split('-').next().unwrap().to_owned();
     assert_eq!(next(&mut exit, 1).await, [(1, 3, 1)]);

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use futures_util::SinkExt as _;
 use motience_certs::Trust;
 use motience_device::client::{Config, Connector, Error, Event, Lane, Session};
 use motience_shared::{
@@ -11,6 +12,7 @@ use motience_shared::{
 use secrecy::SecretString;
 use serde_json::{Value, json};
 use tokio::{process::Command, time::timeout};
+use tokio_tungstenite::tungstenite::Message;
 
 use crate::harness::{Account, LIMIT, Node, PASSWORD, account, agent, http, subscribe};
 
@@ -29,7 +31,12 @@ pub(crate) async fn event(session: &mut Session) -> Result<Event, Error> {
 }
 
 pub(crate) fn record(n: u64) -> Record {
-    let json = format!(r#"{{"device_id":"d","timestamp":"2025-01-29T11:35:00Z","data":{{"n":{n}}}}}"#);
+    record_of("d", n)
+}
+
+/// The same of another device.
+pub(crate) fn record_of(device: &str, n: u64) -> Record {
+    let json = format!(r#"{{"device_id":"{device}","timestamp":"2025-01-29T11:35:00Z","data":{{"n":{n}}}}}"#);
     Record { seq: Seq(n), json: json.into() }
 }
 
@@ -144,6 +151,71 @@ async fn a_bad_record_is_refused_by_name_and_the_rest_goes_on() {
                 accepted = true;
             }
             other => panic!("{other:?}"),
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_device_speaks_for_itself_only() {
+    let node = Node::embedded(&[]).await;
+    let producer = account(ap(&node), "producer", "p").await;
+    let consumer = account(ap(&node), "consumer", "c").await;
+    subscribe(node.at.sm.as_deref().unwrap(), &consumer, &producer).await;
+    let mut exit = crate::gateway::consume(&node, &consumer, "").await;
+    let mut device = connect(&node, &producer.token, "d", Intent::Produce, 1).await.unwrap();
+    // In a datagram there is nobody to be told.
+    assert!(device.send_latest(record_of("e", 9).json));
+    for (seq, of) in [(1, "e"), (2, "d")] {
+        device.send(Lane::Ordered, Record { seq: Seq(seq), ..record_of(of, seq) }).await.unwrap();
+    }
+    let (mut refused, mut accepted) = (false, false);
+    while !(refused && accepted) {
+        match event(&mut device).await.unwrap() {
+            Event::Refused(r) => {
+                assert_eq!((r.seq, r.code.as_str()), (Seq(1), "wrong_device"));
+                refused = true;
+            }
+            Event::Acked(ranges) => accepted |= ranges.contains(2),
+            other => panic!("{other:?}"),
+        }
+    }
+    assert_eq!(crate::gateway::next_json(&mut exit).await["device_id"], "d");
+
+    // Where the operator says so, a device may carry others' records.
+    let gateway = Node::embedded(&[("STRICT_NATIVE_DEVICE", "false")]).await;
+    let producer = account(ap(&gateway), "producer", "p").await;
+    send(&gateway, &producer, "d", std::str::from_utf8(&record_of("e", 1).json).unwrap()).await;
+}
+
+#[tokio::test]
+async fn an_account_of_one_device_speaks_for_that_one_on_every_way_in() {
+    let node = Node::embedded(&[("STRICT_DEVICE", "true")]).await;
+    let body = json!({"username": "one", "password": PASSWORD, "role": "producer", "device_id": "d"});
+    let made: Value = http().post(format!("{}/register", ap(&node))).json(&body).send().await.unwrap().json().await.unwrap();
+    assert_eq!(made["strict_device"], true);
+    let login: Value = http().post(format!("{}/login", ap(&node))).json(&body).send().await.unwrap().json().await.unwrap();
+    let producer =
+        Account { id: made["id"].as_i64().unwrap(), username: "one".to_owned(), token: login["access_token"].as_str().unwrap().to_owned() };
+    send(&node, &producer, "d", std::str::from_utf8(&record(1).json).unwrap()).await;
+    match connect(&node, &producer.token, "e", Intent::Produce, 1).await {
+        Err(Error::Closed { code, reason }) => {
+            assert!(code == CloseCode::Forbidden && reason.starts_with("wrong_device"), "{code:?} {reason}");
+        }
+        other => panic!("{other:?}"),
+    }
+    let mut socket = crate::gateway::produce(&node, &producer).await;
+    for (json, code) in [
+        (r#"{"device_id":"e","timestamp":1,"data":1}"#, Some("wrong_device")),
+        (r#"{"type":"data","device_id":"e","payload":{"t":1}}"#, Some("wrong_device")),
+        (r#"{"type":"data","payload":{"t":1}}"#, None),
+    ] {
+        socket.send(Message::text(json)).await.unwrap();
+        assert_eq!(crate::gateway::next_json(&mut socket).await["code"].as_str(), code, "{json}");
+        for kind in ["application/json", "application/x-ndjson"] {
+            let post = http().post(format!("{}/data", node.at.dsm.as_deref().unwrap())).bearer_auth(&producer.token);
+            let answer = post.header("content-type", kind).body(json).send().await.unwrap();
+            assert_eq!(answer.status(), if code.is_some() { 403 } else { 200 }, "{kind} {json}");
+            assert_eq!(answer.json::<Value>().await.unwrap()["code"].as_str(), code, "{kind} {json}");
         }
     }
 }

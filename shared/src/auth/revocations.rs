@@ -134,6 +134,7 @@ mod tests {
             username: "u".into(),
             role: Role::Consumer,
             device_id: None,
+            strict_device: false,
             family: family.into(),
             issued_at,
             expires_at: issued_at + HOUR,

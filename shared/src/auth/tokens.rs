@@ -10,7 +10,7 @@ use time::OffsetDateTime;
 use super::{Config, Error, random};
 use crate::{
     clock::Clock,
-    model::{Role, User, UserId},
+    model::{Role, User, UserId, record::Defaults},
 };
 
 /// Longest token that is looked at, in bytes. Ours are a tenth of it, unless the account's names are very long.
@@ -58,6 +58,8 @@ pub struct Grant {
     pub role: Role,
     /// The device the account was registered with, if any.
     pub device_id: Option<String>,
+    /// Whether it may speak for that device only.
+    pub strict_device: bool,
     /// The login it goes back to.
     pub family: String,
     /// When it was issued, to the second.
@@ -70,6 +72,16 @@ impl Grant {
     /// The device id of records that name none: the account's device, or the account itself.
     pub fn default_device(&self) -> &str {
         self.device_id.as_deref().unwrap_or(&self.username)
+    }
+
+    /// The device that it may speak for, where that is one only.
+    pub fn only_device(&self) -> Option<&str> {
+        self.device_id.as_deref().filter(|_| self.strict_device)
+    }
+
+    /// What completes its records at `now`.
+    pub fn defaults(&self, now: OffsetDateTime) -> Defaults<'_> {
+        Defaults { device_id: self.default_device(), strict: self.only_device().is_some(), now }
     }
 }
 
@@ -114,6 +126,7 @@ impl Tokens {
             username: user.username.clone(),
             role: user.role,
             device_id: user.device_id.clone(),
+            strict_device: user.strict_device,
             typ,
             fam: family.to_owned(),
             jti: random::id(),
@@ -183,6 +196,8 @@ struct Claims {
     role: Role,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     device_id: Option<String>,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    strict_device: bool,
     typ: Kind,
     fam: String,
     jti: String,
@@ -200,6 +215,7 @@ impl TryFrom<Claims> for Grant {
             username: claims.username,
             role: claims.role,
             device_id: claims.device_id,
+            strict_device: claims.strict_device,
             family: claims.fam,
             issued_at: time(claims.iat)?,
             expires_at: time(claims.exp)?,
@@ -246,6 +262,7 @@ mod tests {
             username: "producer1".into(),
             role: Role::Producer,
             device_id: Some("rpi_001".into()),
+            strict_device: true,
             created_at: OffsetDateTime::UNIX_EPOCH,
         }
     }
@@ -279,6 +296,7 @@ mod tests {
         let grant = tokens.access(&pair.access_token).unwrap();
         assert_eq!((grant.user, grant.role), (UserId(42), Role::Producer));
         assert_eq!((grant.username.as_str(), grant.device_id.as_deref(), grant.family.as_str()), ("producer1", Some("rpi_001"), "family"));
+        assert_eq!((grant.only_device(), grant.defaults(OffsetDateTime::UNIX_EPOCH).strict), (Some("rpi_001"), true));
         assert_eq!((grant.issued_at.unix_timestamp(), grant.expires_at.unix_timestamp()), (START, START + 3600));
         assert_eq!(pair.expires_in_s, 3600);
         let refresh = tokens.refresh(&pair.refresh_token).unwrap();

@@ -84,6 +84,8 @@ impl<T: Serialize> IntoResponse for Json<T> {
 
 /// Reads a body that must be a JSON object, whatever its declared type.
 pub fn object<T: DeserializeOwned>(body: &[u8]) -> Result<T, ApiError> {
+    // Some programs put this mark before UTF-8; it means nothing.
+    let body = body.strip_prefix("\u{feff}".as_bytes()).unwrap_or(body);
     if !body.trim_ascii_start().starts_with(b"{") {
         return Err(match serde_json::from_slice::<IgnoredAny>(body) {
             Ok(_) => ApiError::new(StatusCode::UNPROCESSABLE_ENTITY, "invalid_field", "The body must be a JSON object."),

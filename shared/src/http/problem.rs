@@ -126,6 +126,16 @@ impl ApiError {
         self
     }
 
+    /// The stable name, for programs.
+    pub fn code(&self) -> &'static str {
+        self.code
+    }
+
+    /// The sentence, for people.
+    pub fn sentence(&self) -> &str {
+        &self.sentence
+    }
+
     /// The status.
     pub fn status(&self) -> StatusCode {
         self.status
@@ -213,16 +223,10 @@ impl From<record::Invalid> for ApiError {
         let status = match invalid {
             record::Invalid::TooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
             record::Invalid::Json(_) => StatusCode::BAD_REQUEST,
+            record::Invalid::WrongDevice { .. } => StatusCode::FORBIDDEN,
             _ => StatusCode::UNPROCESSABLE_ENTITY,
         };
-        let field = match &invalid {
-            record::Invalid::DeviceId => Some("device_id"),
-            record::Invalid::Timestamp => Some("timestamp"),
-            record::Invalid::Missing(name) | record::Invalid::Duplicate(name) => Some(*name),
-            record::Invalid::Unknown(name) => Some(name.as_str()),
-            _ => None,
-        };
-        Self::new(status, invalid.code(), sentence(&invalid.to_string())).with_field(field.map(str::to_owned))
+        Self::new(status, invalid.code(), sentence(&invalid.to_string())).with_field(invalid.field().map(str::to_owned))
     }
 }
 

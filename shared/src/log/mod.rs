@@ -98,6 +98,11 @@ impl SessionName {
         Self { text: text.into(), passing: false }
     }
 
+    /// The device that it is the name of, where it is one.
+    pub fn device_id(&self) -> Option<&str> {
+        if self.passing { None } else { self.text.strip_prefix("d:") }
+    }
+
     /// Whether nobody will come back under this name: there is no need to keep it beyond the process.
     pub(crate) fn is_passing(&self) -> bool {
         self.passing

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::model::ProducerId;
+use crate::model::{ProducerId, times::ClockFault};
 
 /// One live producer as one node sees it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -119,4 +119,10 @@ pub struct DeviceReport {
     /// How often its address changed under an open connection.
     #[serde(default)]
     pub address_changes: u64,
+    /// What is wrong with its clock, by the time of its last record.
+    #[serde(default)]
+    pub clock: Option<ClockFault>,
+    /// Records taken in by this node whose time cannot be right.
+    #[serde(default)]
+    pub misdated: u64,
 }

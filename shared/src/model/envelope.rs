@@ -1,108 +1,106 @@
-//! What a producer's text frame or line means: a record in one of its two forms, or a ping.
-
-use std::borrow::Cow;
+//! What a producer says, the same in a WebSocket message, a line, a body and a datagram: a record in one of its forms, or a ping.
+//!
+//! ```text
+//! {"device_id","timestamp","data",…}     a record; what is left out of the first two is the account's and the time of arrival
+//! {"temperature":24.3,…}                 readings: an object without `data`. A device_id and a timestamp in it are the record's
+//! {"type":"data","payload":{…}}          either of them; beside it `id`, the sender's own name for it, `device_id` and `timestamp`
+//! {"type":"data","data":{…},…}           a record that says so
+//! {"type":"ping","id":…}                 answered by a pong with that id
+//! ```
+//!
+//! An object with a text for a `type` is a message, whatever else it holds: one of any other type is refused and never taken for
+//! readings. Readings that are called `type` come in a payload. Nothing of what was sent is left out without a word.
 
 use bytes::Bytes;
-use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use super::record::Invalid;
+use super::record::{self, Admitted, Defaults, Draft, Fields, Invalid, MAX_DEPTH};
 
 /// Longest name a client may give a record, in bytes.
 pub const MAX_ID: usize = 128;
 /// Bytes that an envelope may add to a record.
 pub const MAX_ENVELOPE: usize = 4 * 1024;
 
-/// A frame's meaning.
+/// What was meant.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Envelope {
-    /// A record, or a bare object of readings, not yet checked; and the name the client gives it.
-    Record(Bytes, Option<String>),
-    /// `{"type":"ping"}`.
-    Ping,
+    /// A record, and the name the client gives it.
+    Record(Admitted, Option<String>),
+    /// Whether somebody is there; the pong has this id, as the JSON it is.
+    Ping(Option<String>),
     /// A `type` that means nothing here.
     Unknown(String),
 }
 
-#[derive(Deserialize)]
-struct Typed<'a> {
-    #[serde(borrow)]
-    r#type: Option<&'a RawValue>,
-    #[serde(borrow)]
-    payload: Option<&'a RawValue>,
-    #[serde(borrow)]
-    device_id: Option<&'a RawValue>,
-    #[serde(borrow)]
-    timestamp: Option<&'a RawValue>,
-    #[serde(borrow)]
-    data: Option<&'a RawValue>,
-    #[serde(borrow)]
-    id: Option<Cow<'a, str>>,
-}
-
-/// Reads a frame. A frame that has no `type` anywhere is taken as a record without being looked into.
-pub fn read(frame: Bytes) -> Result<Envelope, Invalid> {
-    let text = std::str::from_utf8(&frame).map_err(|e| Invalid::Json(e.to_string()))?;
-    if !text.contains("\"type\"") {
-        return Ok(Envelope::Record(frame, None));
-    }
-    let typed: Typed<'_> = match serde_json::from_str(text) {
-        Ok(typed) => typed,
-        // Whatever is wrong with it, the check of a record says it best.
-        Err(_) => return Ok(Envelope::Record(frame, None)),
-    };
-    let Some(name) = typed.r#type.and_then(|t| serde_json::from_str::<Cow<'_, str>>(t.get()).ok()) else {
-        // A reading may be called `type`, as long as it is no text.
-        return Ok(Envelope::Record(frame, None));
-    };
-    match &*name {
-        "ping" => Ok(Envelope::Ping),
-        "data" => {
-            let record = match typed.payload {
-                Some(payload) => frame.slice_ref(payload.get().as_bytes()),
-                None => bare(&typed)?,
+/// Reads what a producer sent. A mark of UTF-8 before it means nothing.
+pub fn read(sent: Bytes, limit: usize, defaults: &Defaults<'_>) -> Result<Envelope, Invalid> {
+    let sent = record::without_mark(sent);
+    // An envelope is one level around a record of the deepest kind.
+    let fields = Fields::of(&sent, limit + MAX_ENVELOPE, MAX_DEPTH + 1)?;
+    let kind = fields.r#type.and_then(|raw| serde_json::from_str::<String>(raw.get()).ok());
+    match kind.as_deref() {
+        Some("data") => {
+            let admitted = match fields.payload {
+                Some(payload) => inside(&sent, payload, &fields, limit, defaults)?,
+                None => beside(&sent, &fields, limit, defaults)?,
             };
-            Ok(Envelope::Record(record, typed.id.map(Cow::into_owned)))
+            Ok(Envelope::Record(admitted, fields.id.map(name).transpose()?))
         }
-        other => Ok(Envelope::Unknown(other.chars().take(64).collect())),
+        Some("ping") => {
+            // Checked as that of a record is, and given back as it came.
+            fields.id.map(name).transpose()?;
+            Ok(Envelope::Ping(fields.id.map(|id| id.get().to_owned())))
+        }
+        Some(other) => Ok(Envelope::Unknown(other.chars().take(64).collect())),
+        None if fields.depth > MAX_DEPTH => Err(Invalid::TooDeep),
+        None => {
+            if fields.data.is_some() {
+                fields.check_names()?;
+            }
+            let admitted = Draft { json: &sent, fields: &fields, around: None, cut: &[] }.complete(limit, defaults)?;
+            Ok(Envelope::Record(admitted, None))
+        }
     }
 }
 
-/// A record that says `"type":"data"` beside its own members: the same record without it.
-fn bare(typed: &Typed<'_>) -> Result<Bytes, Invalid> {
-    let data = typed.data.ok_or(Invalid::Missing("payload"))?;
-    let members = [("device_id", typed.device_id), ("timestamp", typed.timestamp), ("data", Some(data))];
-    let members: Vec<String> = members.into_iter().filter_map(|(name, value)| Some(format!("\"{name}\":{}", value?.get()))).collect();
-    Ok(Bytes::from(format!("{{{}}}", members.join(","))))
+/// What a payload holds: a record, or readings.
+fn inside(sent: &Bytes, payload: &RawValue, around: &Fields<'_>, limit: usize, defaults: &Defaults<'_>) -> Result<Admitted, Invalid> {
+    if around.data.is_some() {
+        return Err(Invalid::Beside("data".to_owned()));
+    }
+    if let Some(stranger) = &around.stranger {
+        return Err(Invalid::Beside(stranger.clone()));
+    }
+    let json = sent.slice_ref(payload.get().as_bytes());
+    let fields = Fields::of(&json, limit, MAX_DEPTH)?;
+    if fields.data.is_some() {
+        fields.check_names()?;
+    }
+    Draft { json: &json, fields: &fields, around: Some(around), cut: &[] }.complete(limit, defaults)
+}
+
+/// A record that says `"type":"data"` beside its own members: the same record without it, and without the name it was given.
+fn beside(sent: &Bytes, fields: &Fields<'_>, limit: usize, defaults: &Defaults<'_>) -> Result<Admitted, Invalid> {
+    fields.data.ok_or(Invalid::Missing("payload"))?;
+    fields.check_names_beside_type()?;
+    if fields.depth > MAX_DEPTH {
+        return Err(Invalid::TooDeep);
+    }
+    Draft { json: sent, fields, around: None, cut: &["type", "id"] }.complete(limit, defaults)
+}
+
+/// A name that a client gives a record: a text, or a number, which counts as its text.
+fn name(id: &RawValue) -> Result<String, Invalid> {
+    let json = id.get();
+    let text = if json.starts_with('"') {
+        serde_json::from_str(json).map_err(|_| Invalid::Id)?
+    } else if json.starts_with(|c: char| c == '-' || c.is_ascii_digit()) {
+        json.to_owned()
+    } else {
+        return Err(Invalid::Id);
+    };
+    if text.is_empty() || text.len() > MAX_ID { Err(Invalid::Id) } else { Ok(text) }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn meaning(text: &'static str) -> Envelope {
-        read(Bytes::from_static(text.as_bytes())).unwrap()
-    }
-
-    #[test]
-    fn both_forms_are_records() {
-        let record = r#"{"device_id":"a","timestamp":1,"data":{"t":1}}"#;
-        assert_eq!(meaning(record), Envelope::Record(record.into(), None));
-        assert_eq!(meaning(r#"{"type":"data","payload":{"t":1}}"#), Envelope::Record(r#"{"t":1}"#.into(), None));
-        assert_eq!(meaning(r#"{"type":"data","device_id":"a","timestamp":1,"data":{"t":1}}"#), Envelope::Record(record.into(), None));
-    }
-
-    #[test]
-    fn a_record_may_bring_its_name() {
-        assert_eq!(meaning(r#"{"type":"data","id":"n-1","payload":{"t":1}}"#), Envelope::Record(r#"{"t":1}"#.into(), Some("n-1".into())));
-    }
-
-    #[test]
-    fn other_types_are_told_apart() {
-        assert_eq!(meaning(r#"{"type":"ping"}"#), Envelope::Ping);
-        assert_eq!(meaning(r#"{"type":"hello"}"#), Envelope::Unknown("hello".into()));
-        assert_eq!(meaning(r#"{"type":7,"t":1}"#), Envelope::Record(r#"{"type":7,"t":1}"#.into(), None));
-        assert_eq!(meaning(r#"{"type":"#), Envelope::Record(r#"{"type":"#.into(), None));
-        assert_eq!(read(Bytes::from_static(br#"{"type":"data"}"#)), Err(Invalid::Missing("payload")));
-    }
-}
+mod tests;

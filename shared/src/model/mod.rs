@@ -7,6 +7,7 @@ pub mod ranges;
 pub mod record;
 pub mod selection;
 pub mod subscription;
+pub mod times;
 pub mod user;
 
 pub use cursor_name::CursorName;

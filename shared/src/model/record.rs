@@ -1,8 +1,10 @@
 //! One JSON message of a device: checked where it lies, and turned into the consumer's message by a splice.
 //!
-//! A record is `{"device_id": string, "timestamp": string | integer, "data": any}` and nothing else. What a consumer
-//! receives is the same object with `"producer_id":"…",` before its first member, so a record that brought a
-//! `producer_id` of its own could forge its origin: unknown members are refused.
+//! A record is `{"device_id": string, "timestamp": string | integer, "data": any, …}`. What a consumer receives is the same object with
+//! `"producer_id":"…",` before its first member: whatever else the device wrote is kept and delivered as it came. Names to which the
+//! platform itself gives a meaning are refused: a record with a `producer_id` could forge its origin, one with a `type` a notice.
+
+mod fields;
 
 use std::{
     borrow::Cow,
@@ -12,16 +14,13 @@ use std::{
 use bytes::{BufMut, Bytes, BytesMut};
 use serde::{
     Deserialize, Deserializer,
-    de::{Error as _, IgnoredAny, MapAccess, Visitor},
+    de::{IgnoredAny, MapAccess, Visitor},
 };
 use serde_json::value::RawValue;
-use time::{
-    OffsetDateTime, PrimitiveDateTime,
-    format_description::{BorrowedFormatItem, well_known::Rfc3339},
-    macros::format_description,
-};
+use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
-use super::{Cursor, DeviceId, Offset, ProducerId, RecordName};
+pub(super) use self::fields::{Fields, text};
+use super::{Cursor, DeviceId, Offset, ProducerId, RecordName, times};
 
 /// Default limit of one record, in bytes.
 pub const MAX_RECORD: usize = 64 * 1024;
@@ -29,8 +28,8 @@ pub const MAX_RECORD: usize = 64 * 1024;
 /// Deepest nesting of arrays and objects: what every JSON reader downstream is sure to take.
 pub const MAX_DEPTH: usize = 64;
 
-/// ISO 8601 without an offset, as Python's `isoformat()` writes it; read as UTC.
-const LOCAL: &[BorrowedFormatItem<'_>] = format_description!("[year]-[month]-[day]T[hour]:[minute]:[second][optional [.[subsecond]]]");
+/// Members that no device may give a record: consumers read in them what the platform says.
+pub const RESERVED: [&str; 6] = ["producer_id", "offset", "cursor", "name", "received_at", "type"];
 
 /// Why a record is refused.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -58,15 +57,30 @@ pub enum Invalid {
     /// A member is there twice.
     #[error("the field {0} is there twice")]
     Duplicate(&'static str),
-    /// A member that no record has.
-    #[error("a record has the fields device_id, timestamp and data; {0} is none of them")]
-    Unknown(String),
+    /// A member is there in the envelope and in its payload, and they differ.
+    #[error("the field {0} is there beside the payload and in it, and not the same")]
+    Conflict(&'static str),
+    /// A member that a record may not have.
+    #[error("no record has a field {0}: the platform gives it a meaning of its own")]
+    Reserved(&'static str),
+    /// A member that has no place beside a payload.
+    #[error("beside a payload there may be type, id, device_id and timestamp; {0} is none of them")]
+    Beside(String),
     /// `device_id` is no device id.
     #[error("device_id must be a string of 1 to 255 characters without control characters")]
     DeviceId,
     /// `timestamp` is no time.
-    #[error("timestamp must be an RFC 3339 string such as 2025-01-29T11:35:00Z, or milliseconds since 1970")]
+    #[error("timestamp must be {}", times::FORMS)]
     Timestamp,
+    /// A name for a record that is none.
+    #[error("an id is text of 1 to {} bytes, or a number", super::envelope::MAX_ID)]
+    Id,
+    /// A device that the sender may not speak for.
+    #[error("these records are of the device '{own}', and of no other")]
+    WrongDevice {
+        /// The one that it may speak for.
+        own: String,
+    },
 }
 
 impl Invalid {
@@ -79,51 +93,171 @@ impl Invalid {
             Self::TooDeep => "too_deep",
             Self::Missing(_) => "missing_field",
             Self::Duplicate(_) => "duplicate_field",
-            Self::Unknown(_) => "unknown_field",
+            Self::Conflict(_) => "conflicting_field",
+            Self::Reserved(_) | Self::Beside(_) => "unknown_field",
             Self::DeviceId => "invalid_device_id",
             Self::Timestamp => "invalid_timestamp",
+            Self::Id => "invalid_id",
+            Self::WrongDevice { .. } => "wrong_device",
+        }
+    }
+
+    /// The member that is wrong, where it is one.
+    pub fn field(&self) -> Option<&str> {
+        match self {
+            Self::Missing(name) | Self::Duplicate(name) | Self::Conflict(name) | Self::Reserved(name) => Some(name),
+            Self::Beside(name) => Some(name),
+            Self::DeviceId | Self::WrongDevice { .. } => Some("device_id"),
+            Self::Timestamp => Some("timestamp"),
+            Self::Id => Some("id"),
+            Self::TooLarge { .. } | Self::Json(_) | Self::NotAnObject | Self::TooDeep => None,
         }
     }
 }
 
-/// What completes a record of a client that leaves members out.
+/// What is known of a client whose records may leave members out.
 #[derive(Clone, Debug)]
 pub struct Defaults<'a> {
     /// The device id of the account or connection.
     pub device_id: &'a str,
+    /// Whether it may speak for no other device.
+    pub strict: bool,
     /// The time of arrival.
     pub now: OffsetDateTime,
 }
 
-/// Checks that `json` is a complete record. Reads it once, copies nothing.
-pub fn check(json: &[u8], limit: usize) -> Result<(), Invalid> {
-    let fields = scan(json, limit)?;
-    fields.unknown.map_or(Ok(()), |name| Err(Invalid::Unknown(name)))?;
-    fields.device_id.ok_or(Invalid::Missing("device_id"))?;
-    fields.timestamp.ok_or(Invalid::Missing("timestamp"))?;
-    fields.data.then_some(()).ok_or(Invalid::Missing("data"))
+/// What a checked record says of itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Checked<'a> {
+    /// The device that made it.
+    pub device: Cow<'a, str>,
+    /// The device's time, in UTC.
+    pub time: OffsetDateTime,
 }
 
-/// Takes what WebSocket and HTTP clients send: a whole record, one with members left out, or a bare object of readings.
+/// A record that may go into the log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Admitted {
+    /// The whole record.
+    pub json: Bytes,
+    /// The device's time, in UTC.
+    pub time: OffsetDateTime,
+}
+
+/// Checks that `json` is a complete record. Reads it once, copies nothing.
+pub fn check(json: &[u8], limit: usize) -> Result<Checked<'_>, Invalid> {
+    let fields = Fields::of(json, limit, MAX_DEPTH)?;
+    fields.check_names()?;
+    let (device, time) = (fields.device()?, fields.time()?);
+    let device = device.ok_or(Invalid::Missing("device_id"))?;
+    let time = time.ok_or(Invalid::Missing("timestamp"))?;
+    fields.data.ok_or(Invalid::Missing("data"))?;
+    Ok(Checked { device, time })
+}
+
+/// Takes what a client means as a record: a whole one, one with members left out, or a bare object of readings.
 ///
 /// A whole record is returned as it came, without a copy. An object without a `data` member is an object of readings,
-/// unless it has nothing that could be one.
-pub fn admit(json: &Bytes, limit: usize, defaults: &Defaults<'_>) -> Result<Bytes, Invalid> {
-    let fields = scan(json, limit)?;
-    if !fields.data {
-        if fields.unknown.is_none() && (fields.device_id.is_some() || fields.timestamp.is_some()) {
+/// unless it has nothing that could be one. What arrives may also be an envelope: see [`super::envelope::read`].
+pub fn admit(json: &Bytes, limit: usize, defaults: &Defaults<'_>) -> Result<Admitted, Invalid> {
+    let fields = Fields::of(json, limit, MAX_DEPTH)?;
+    if fields.data.is_some() {
+        fields.check_names()?;
+    }
+    Draft { json, fields: &fields, around: None, cut: &[] }.complete(limit, defaults)
+}
+
+/// A record on its way to be a whole one.
+pub(super) struct Draft<'d> {
+    /// A record, or readings.
+    pub(super) json: &'d Bytes,
+    pub(super) fields: &'d Fields<'d>,
+    /// The envelope around it, whose device and time are the record's too.
+    pub(super) around: Option<&'d Fields<'d>>,
+    /// Members of it that are not the record's.
+    pub(super) cut: &'static [&'static str],
+}
+
+impl Draft<'_> {
+    /// The whole record. What the client wrote is used, none of it written anew; what it left out is put before it.
+    pub(super) fn complete(&self, limit: usize, defaults: &Defaults<'_>) -> Result<Admitted, Invalid> {
+        let fields = self.fields;
+        let (device, outer_device) = (fields.device()?, self.around.map_or(Ok(None), Fields::device)?);
+        let (time, outer_time) = (fields.time()?, self.around.map_or(Ok(None), Fields::time)?);
+        both_same("device_id", device.as_ref(), outer_device.as_ref())?;
+        both_same("timestamp", time.as_ref(), outer_time.as_ref())?;
+        let readings = fields.data.is_none();
+        if readings && !fields.has_others && (device.is_some() || time.is_some()) {
             return Err(Invalid::Missing("data"));
         }
-        return complete(json, None, None, defaults, limit);
+        let said = device.as_deref().or(outer_device.as_deref());
+        if defaults.strict && said.is_some_and(|said| said != defaults.device_id) {
+            return Err(Invalid::WrongDevice { own: defaults.device_id.to_owned() });
+        }
+        let whole = device.is_some() && time.is_some() && !readings && self.cut.is_empty();
+        if whole && let Some(time) = time {
+            return within(self.json.clone(), time, limit);
+        }
+        let mut out = BytesMut::with_capacity(self.json.len() + 96);
+        out.put_u8(b'{');
+        // Members of the record itself stay where they are; those of readings are the record's.
+        if readings || device.is_none() {
+            let written = fields.device_id.or_else(|| self.around?.device_id).map(RawValue::get);
+            let written = match written {
+                Some(written) => Cow::Borrowed(written),
+                None if !DeviceId::is_valid(defaults.device_id) => return Err(Invalid::Missing("device_id")),
+                None => Cow::Owned(quoted(defaults.device_id)?),
+            };
+            put(&mut out, &["\"device_id\":", &written, ","]);
+        }
+        let at = time.or(outer_time).unwrap_or(defaults.now);
+        if readings || time.is_none() {
+            let written = fields.timestamp.or_else(|| self.around?.timestamp).map(RawValue::get);
+            let written = match written {
+                Some(written) => Cow::Borrowed(written),
+                None => Cow::Owned(quoted(&defaults.now.format(&Rfc3339).map_err(|_| Invalid::Timestamp)?)?),
+            };
+            put(&mut out, &["\"timestamp\":", &written, ","]);
+        }
+        let own = text(self.json)?.trim_ascii();
+        if readings && fields.depth >= MAX_DEPTH {
+            return Err(Invalid::TooDeep);
+        }
+        match (readings, self.cut) {
+            (true, _) if device.is_none() && time.is_none() => put(&mut out, &["\"data\":", own]),
+            (true, _) => {
+                put(&mut out, &["\"data\":{"]);
+                fields::put_others(own, &["device_id", "timestamp"], &mut out)?;
+                out.put_u8(b'}');
+            }
+            (false, []) => put(&mut out, &[own[1..own.len() - 1].trim_ascii()]),
+            (false, cut) => fields::put_others(own, cut, &mut out)?,
+        }
+        out.put_u8(b'}');
+        within(out.freeze(), at, limit)
     }
-    if let Some(name) = fields.unknown {
-        return Err(Invalid::Unknown(name));
-    }
-    if fields.device_id.is_some() && fields.timestamp.is_some() {
-        return Ok(json.clone());
-    }
-    let partial: Partial<'_> = serde_json::from_slice(json).map_err(|e| Invalid::Json(e.to_string()))?;
-    complete(partial.data.get().as_bytes(), partial.device_id, partial.timestamp, defaults, limit)
+}
+
+fn both_same<T: PartialEq>(name: &'static str, inner: Option<&T>, outer: Option<&T>) -> Result<(), Invalid> {
+    if inner.zip(outer).is_some_and(|(inner, outer)| inner != outer) { Err(Invalid::Conflict(name)) } else { Ok(()) }
+}
+
+fn within(json: Bytes, time: OffsetDateTime, limit: usize) -> Result<Admitted, Invalid> {
+    if json.len() > limit { Err(Invalid::TooLarge { size: json.len(), limit }) } else { Ok(Admitted { json, time }) }
+}
+
+fn quoted(text: &str) -> Result<String, Invalid> {
+    serde_json::to_string(text).map_err(|e| Invalid::Json(e.to_string()))
+}
+
+fn put(out: &mut BytesMut, parts: &[&str]) {
+    parts.iter().for_each(|part| out.put_slice(part.as_bytes()));
+}
+
+/// Without the mark that some programs put before UTF-8.
+pub fn without_mark(bytes: Bytes) -> Bytes {
+    const MARK: &[u8] = "\u{feff}".as_bytes();
+    if bytes.starts_with(MARK) { bytes.slice(MARK.len()..) } else { bytes }
 }
 
 /// Appends the consumer's message for a checked record to `out`.
@@ -149,17 +283,16 @@ pub fn with_place(message: &[u8], offset: Offset, cursor: Cursor, name: RecordNa
 }
 
 /// The members of a record or of a consumer's message, borrowed from it.
-#[derive(Debug, Deserialize)]
+#[derive(Debug)]
 pub struct Parts<'a> {
     /// The device that sent it.
-    #[serde(borrow)]
     pub device_id: Cow<'a, str>,
     /// The device's time, as it wrote it.
-    #[serde(borrow)]
     pub timestamp: &'a RawValue,
     /// The readings.
-    #[serde(borrow)]
     pub data: &'a RawValue,
+    /// What else the device wrote, in its order: names and values as they stand.
+    pub others: Vec<(&'a RawValue, &'a RawValue)>,
 }
 
 impl<'a> Parts<'a> {
@@ -172,11 +305,57 @@ impl<'a> Parts<'a> {
     pub fn time(&self) -> Result<OffsetDateTime, Invalid> {
         read_time(self.timestamp.get())
     }
+
+    /// What else the device wrote, as one object; `None` where that is nothing.
+    pub fn others(&self) -> Option<Box<RawValue>> {
+        if self.others.is_empty() {
+            return None;
+        }
+        let members: Vec<String> = self.others.iter().map(|(name, value)| format!("{}:{}", name.get(), value.get())).collect();
+        RawValue::from_string(format!("{{{}}}", members.join(","))).ok()
+    }
+}
+
+impl<'de: 'a, 'a> Deserialize<'de> for Parts<'a> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Members;
+
+        impl<'de> Visitor<'de> for Members {
+            type Value = Parts<'de>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a record")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+                use serde::de::Error as _;
+                let (mut device_id, mut timestamp, mut data, mut others) = (None, None, None, Vec::new());
+                while let Some(name) = map.next_key::<&RawValue>()? {
+                    match &*fields::unquoted(name) {
+                        "device_id" => device_id = Some(map.next_value::<fields::Key<'_>>()?.0),
+                        "timestamp" => timestamp = Some(map.next_value()?),
+                        "data" => data = Some(map.next_value()?),
+                        "producer_id" => drop(map.next_value::<IgnoredAny>()?),
+                        _ => others.push((name, map.next_value()?)),
+                    }
+                }
+                let missing = A::Error::missing_field;
+                Ok(Parts {
+                    device_id: device_id.ok_or_else(|| missing("device_id"))?,
+                    timestamp: timestamp.ok_or_else(|| missing("timestamp"))?,
+                    data: data.ok_or_else(|| missing("data"))?,
+                    others,
+                })
+            }
+        }
+
+        deserializer.deserialize_map(Members)
+    }
 }
 
 /// A record's `timestamp`, as the JSON it is, in UTC.
 pub fn read_time(timestamp: &str) -> Result<OffsetDateTime, Invalid> {
-    serde_json::from_str::<Time>(timestamp).map(|time| time.0).map_err(|_| Invalid::Timestamp)
+    fields::time(timestamp).ok_or(Invalid::Timestamp)
 }
 
 /// The device of a checked record, without a look at the rest of it where it stands first and is written plainly: nearly always.
@@ -197,201 +376,6 @@ fn put_decimal(n: i64, out: &mut BytesMut) {
     use std::io::Write as _;
     // Writing to memory cannot fail.
     let _ = write!(out.writer(), "{n}");
-}
-
-#[derive(Deserialize)]
-struct Partial<'a> {
-    #[serde(borrow)]
-    device_id: Option<&'a RawValue>,
-    #[serde(borrow)]
-    timestamp: Option<&'a RawValue>,
-    #[serde(borrow)]
-    data: &'a RawValue,
-}
-
-fn complete(
-    data: &[u8],
-    device_id: Option<&RawValue>,
-    timestamp: Option<&RawValue>,
-    defaults: &Defaults<'_>,
-    limit: usize,
-) -> Result<Bytes, Invalid> {
-    let quoted = |text: &str| serde_json::to_string(text).map_err(|e| Invalid::Json(e.to_string()));
-    let device_id = match device_id {
-        Some(raw) => Cow::Borrowed(raw.get()),
-        None if !DeviceId::is_valid(defaults.device_id) => return Err(Invalid::Missing("device_id")),
-        None => Cow::Owned(quoted(defaults.device_id)?),
-    };
-    let timestamp = match timestamp {
-        Some(raw) => Cow::Borrowed(raw.get()),
-        None => Cow::Owned(quoted(&defaults.now.format(&Rfc3339).map_err(|_| Invalid::Timestamp)?)?),
-    };
-    let data = data.trim_ascii();
-    let mut out = BytesMut::with_capacity(data.len() + device_id.len() + timestamp.len() + 40);
-    for part in [b"{\"device_id\":".as_slice(), device_id.as_bytes(), b",\"timestamp\":", timestamp.as_bytes(), b",\"data\":", data, b"}"] {
-        out.put_slice(part);
-    }
-    if out.len() > limit { Err(Invalid::TooLarge { size: out.len(), limit }) } else { Ok(out.freeze()) }
-}
-
-/// What one pass over an object finds.
-#[derive(Default)]
-struct Fields {
-    device_id: Option<()>,
-    timestamp: Option<()>,
-    data: bool,
-    unknown: Option<String>,
-}
-
-fn scan(json: &[u8], limit: usize) -> Result<Fields, Invalid> {
-    if json.len() > limit {
-        return Err(Invalid::TooLarge { size: json.len(), limit });
-    }
-    let text = std::str::from_utf8(json).map_err(|e| Invalid::Json(e.to_string()))?;
-    if !text.trim_ascii_start().starts_with('{') {
-        // A wrong kind of value and a text that is no JSON at all are different mistakes.
-        return match serde_json::from_str::<IgnoredAny>(text) {
-            Ok(_) => Err(Invalid::NotAnObject),
-            Err(e) => Err(Invalid::Json(e.to_string())),
-        };
-    }
-    if depth(json) > MAX_DEPTH {
-        return Err(Invalid::TooDeep);
-    }
-    let mut problem = None;
-    let mut reader = serde_json::Deserializer::from_str(text);
-    let fields = reader
-        .deserialize_map(Scan { problem: &mut problem })
-        .and_then(|fields| reader.end().map(|()| fields))
-        .map_err(|e| Invalid::Json(e.to_string()));
-    match problem {
-        Some(problem) => Err(problem),
-        None => fields,
-    }
-}
-
-/// The deepest nesting in `json`, brackets inside strings not counted.
-fn depth(json: &[u8]) -> usize {
-    let (mut depth, mut deepest, mut quoted, mut escaped) = (0_usize, 0, false, false);
-    for &byte in json {
-        match byte {
-            _ if escaped => escaped = false,
-            b'\\' if quoted => escaped = true,
-            b'"' => quoted = !quoted,
-            _ if quoted => {}
-            b'{' | b'[' => {
-                depth += 1;
-                deepest = deepest.max(depth);
-            }
-            b'}' | b']' => depth = depth.saturating_sub(1),
-            _ => {}
-        }
-    }
-    deepest
-}
-
-struct Scan<'p> {
-    problem: &'p mut Option<Invalid>,
-}
-
-impl<'de> Visitor<'de> for Scan<'_> {
-    type Value = Fields;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a record")
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Fields, A::Error> {
-        let mut fields = Fields::default();
-        let mut refuse = |problem: Invalid| {
-            *self.problem = Some(problem);
-            A::Error::custom("refused")
-        };
-        while let Some(Key(key)) = map.next_key()? {
-            match &*key {
-                "device_id" => {
-                    let value: Raw<'_> = map.next_value()?;
-                    let valid = serde_json::from_str::<Key<'_>>(value.0.get()).is_ok_and(|Key(id)| DeviceId::is_valid(&id));
-                    if !valid {
-                        return Err(refuse(Invalid::DeviceId));
-                    }
-                    if fields.device_id.replace(()).is_some() {
-                        return Err(refuse(Invalid::Duplicate("device_id")));
-                    }
-                }
-                "timestamp" => {
-                    let value: Raw<'_> = map.next_value()?;
-                    if serde_json::from_str::<Time>(value.0.get()).is_err() {
-                        return Err(refuse(Invalid::Timestamp));
-                    }
-                    if fields.timestamp.replace(()).is_some() {
-                        return Err(refuse(Invalid::Duplicate("timestamp")));
-                    }
-                }
-                "data" => {
-                    map.next_value::<IgnoredAny>()?;
-                    if std::mem::replace(&mut fields.data, true) {
-                        return Err(refuse(Invalid::Duplicate("data")));
-                    }
-                }
-                _ => {
-                    map.next_value::<IgnoredAny>()?;
-                    if fields.unknown.is_none() {
-                        fields.unknown = Some(key.chars().take(64).collect());
-                    }
-                }
-            }
-        }
-        Ok(fields)
-    }
-}
-
-#[derive(Deserialize)]
-struct Key<'a>(#[serde(borrow)] Cow<'a, str>);
-
-#[derive(Deserialize)]
-struct Raw<'a>(#[serde(borrow)] &'a RawValue);
-
-/// Up to here a floating-point number is exactly the integer that was written.
-const EXACT: f64 = (1_u64 << 53) as f64;
-
-/// A timestamp in one of the forms that devices write.
-struct Time(OffsetDateTime);
-
-impl<'de> Deserialize<'de> for Time {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Forms;
-
-        impl Visitor<'_> for Forms {
-            type Value = Time;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a time")
-            }
-
-            fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<Time, E> {
-                OffsetDateTime::parse(text, &Rfc3339)
-                    .or_else(|_| PrimitiveDateTime::parse(text, LOCAL).map(PrimitiveDateTime::assume_utc))
-                    .map(Time)
-                    .map_err(E::custom)
-            }
-
-            fn visit_u64<E: serde::de::Error>(self, millis: u64) -> Result<Time, E> {
-                OffsetDateTime::from_unix_timestamp_nanos(i128::from(millis) * 1_000_000).map(Time).map_err(E::custom)
-            }
-
-            fn visit_f64<E: serde::de::Error>(self, millis: f64) -> Result<Time, E> {
-                // JSON has one kind of number: 5.0 is 5.
-                if millis.fract() == 0.0 && (0.0..EXACT).contains(&millis) {
-                    self.visit_u64(millis as u64)
-                } else {
-                    Err(E::custom("no whole milliseconds"))
-                }
-            }
-        }
-
-        deserializer.deserialize_any(Forms)
-    }
 }
 
 #[cfg(test)]

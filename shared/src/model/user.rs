@@ -65,6 +65,9 @@ pub struct User {
     pub role: Role,
     /// The device this account was registered with, if any.
     pub device_id: Option<String>,
+    /// Whether it may speak for that device only.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub strict_device: bool,
     /// When the account was made.
     #[serde(with = "time::serde::rfc3339")]
     pub created_at: OffsetDateTime,

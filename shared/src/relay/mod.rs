@@ -67,6 +67,10 @@ pub struct Limits {
     pub append: Duration,
     /// How many devices are remembered.
     pub devices: Most,
+    /// How far ahead of ours a device's clock may be before that counts as a fault of it. CLOCK_AHEAD_LIMIT, 1 h.
+    pub ahead: Duration,
+    /// Whether the records of a native device must be of the device that it is. STRICT_NATIVE_DEVICE, true.
+    pub strict_native: bool,
 }
 
 impl Default for Limits {
@@ -78,6 +82,8 @@ impl Default for Limits {
             queue: 64,
             append: Duration::from_secs(10),
             devices: Most { all: 100_000, each: 10_000 },
+            ahead: Duration::from_secs(3600),
+            strict_native: true,
         }
     }
 }
@@ -96,6 +102,8 @@ impl Limits {
                 all: env.parse("DEVICES_MAX", default.devices.all)?,
                 each: env.parse("DEVICES_MAX_PER_PRODUCER", default.devices.each)?,
             },
+            ahead: env.duration("CLOCK_AHEAD_LIMIT", default.ahead)?,
+            strict_native: env.flag("STRICT_NATIVE_DEVICE", default.strict_native)?,
         };
         if limits.record == 0 || limits.record > 16 << 20 {
             return Err(env::Error::invalid("MAX_RECORD_BYTES", "must lie between 1 and 16MiB"));

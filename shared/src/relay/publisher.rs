@@ -2,10 +2,14 @@
 
 use std::{
     fmt,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
 };
 
 use bytes::Bytes;
+use time::OffsetDateTime;
 use tokio::sync::{
     mpsc::{Permit, error::TrySendError},
     watch,
@@ -18,7 +22,7 @@ use super::{
 };
 use crate::{
     log::{self, Sender, SessionName},
-    model::{Epoch, Fence, LogEpoch, ProducerId, RangeSet, Seq, record},
+    model::{Epoch, Fence, LogEpoch, ProducerId, RangeSet, Seq, record, times::ClockFault},
     mutation::Mutation,
 };
 
@@ -60,6 +64,10 @@ pub struct Publisher {
     relay: Relay,
     appender: tokio::sync::mpsc::Sender<Submission>,
     submitted: Mutex<Sent>,
+    /// The device that it is, where it is one: its records are of no other.
+    device: Option<Arc<str>>,
+    /// Whether its last group had a time that cannot be right.
+    misdated: AtomicBool,
 }
 
 /// What a sender has handed in.
@@ -109,7 +117,36 @@ impl Publisher {
         let appender = relay.0.appenders.of(relay, producer);
         let session = Arc::new(session);
         relay.0.holders.enter(&session);
-        Ok(Self { session, relay: relay.clone(), appender, submitted: Mutex::new(submitted) })
+        let device = session.sender.name.device_id().map(Arc::from);
+        Ok(Self { session, relay: relay.clone(), appender, submitted: Mutex::new(submitted), device, misdated: AtomicBool::new(false) })
+    }
+
+    /// The same for a sender of passing records that is a device.
+    #[must_use]
+    pub fn of_device(mut self, device: &str) -> Self {
+        self.device = Some(device.into());
+        self
+    }
+
+    /// The device that it is, where it is one.
+    pub fn device(&self) -> Option<&str> {
+        self.device.as_deref()
+    }
+
+    /// What a record's time says of its device's clock.
+    pub fn clock_fault(&self, time: OffsetDateTime) -> Option<ClockFault> {
+        ClockFault::of(time, self.relay.0.clock.now(), self.relay.0.limits.ahead)
+    }
+
+    /// Checks a record that comes whole, and whose it is.
+    fn check_record<'r>(&self, json: &'r [u8]) -> Result<record::Checked<'r>, record::Invalid> {
+        let checked = record::check(json, self.relay.0.limits.record)?;
+        match &self.device {
+            Some(own) if self.relay.0.limits.strict_native && **own != *checked.device => {
+                Err(record::Invalid::WrongDevice { own: own.as_ref().to_owned() })
+            }
+            _ => Ok(checked),
+        }
     }
 
     /// The fence this connection holds.
@@ -129,21 +166,21 @@ impl Publisher {
 
     /// Begins a group: the records that one read brought, submitted together.
     pub fn group(&self) -> Group<'_> {
-        Group { publisher: self, records: Vec::new(), skipped: RangeSet::new(), bytes: 0 }
+        Group { publisher: self, records: Vec::new(), skipped: RangeSet::new(), bytes: 0, misdated: 0, fault: None }
     }
 
     /// Submits one record that has no number of its own. Waits while the log is behind.
     pub async fn submit(&self, json: Bytes) -> Result<Ticket, Refusal> {
-        record::check(&json, self.relay.0.limits.record)?;
         let mut group = self.group();
+        group.date(self.check_record(&json)?.time);
         group.push_unnumbered(None, json);
         group.submit().await
     }
 
     /// The same, unless the log is behind: says whether the record was taken.
     pub fn try_submit(&self, json: Bytes) -> Result<bool, Refusal> {
-        record::check(&json, self.relay.0.limits.record)?;
         let mut group = self.group();
+        group.date(self.check_record(&json)?.time);
         group.push_unnumbered(None, json);
         Ok(group.try_submit()?.is_some())
     }
@@ -151,6 +188,15 @@ impl Publisher {
     /// Follows how far this sender's submissions have come.
     pub fn progress(&self) -> watch::Receiver<Committed> {
         self.session.committed.subscribe()
+    }
+
+    /// Has a device's clock noticed, where something is wrong with it or was.
+    fn note_clock(&self, records: usize, misdated: u64, fault: Option<ClockFault>) {
+        let Some(device) = &self.device else { return };
+        if records > 0 && (self.misdated.swap(fault.is_some(), Relaxed) || misdated > 0) {
+            let devices = &self.relay.0.reports.devices;
+            devices.dated(self.session.producer, device, log::Transport::Quic, fault, misdated);
+        }
     }
 
     /// Whether what is submitted now can still come into the log.
@@ -211,20 +257,36 @@ pub struct Group<'p> {
     records: Vec<Submitted>,
     skipped: RangeSet,
     bytes: usize,
+    /// Records of a device whose time cannot be right, and what is wrong with that of the last record.
+    misdated: u64,
+    fault: Option<ClockFault>,
 }
 
 impl Group<'_> {
     /// Adds a numbered record. One that was submitted before is left out, since its first submission counts; says whether it
     /// is a new one.
     pub fn push(&mut self, seq: Seq, json: Bytes) -> Result<bool, Refusal> {
-        record::check(&json, self.publisher.relay.0.limits.record)?;
+        let time = self.publisher.check_record(&json)?.time;
         let mut submitted = lock(&self.publisher.submitted);
         let new = submitted.seen.insert(seq.0) || Mutation::SkipSeenSet.is_on();
         if new {
             self.bytes += json.len();
             self.records.push(Submitted { seq, id: None, json });
         }
-        if submitted.seen.ranges() > MAX_SEEN_RANGES { Err(Refusal::TooScattered) } else { Ok(new) }
+        let scattered = submitted.seen.ranges() > MAX_SEEN_RANGES;
+        drop(submitted);
+        if new {
+            self.date(time);
+        }
+        if scattered { Err(Refusal::TooScattered) } else { Ok(new) }
+    }
+
+    /// Notes a record's time, where it is a device's that is known: what comes of many says itself whose it is.
+    fn date(&mut self, time: OffsetDateTime) {
+        if self.publisher.device.is_some() {
+            self.fault = self.publisher.clock_fault(time);
+            self.misdated += u64::from(self.fault.is_some());
+        }
     }
 
     /// Counts `seq` as seen without a record, because it is refused: its hole in the seen-set would stay for ever.
@@ -280,6 +342,7 @@ impl Group<'_> {
     }
 
     fn send(self, permit: Permit<'_, Submission>) -> Ticket {
+        self.publisher.note_clock(self.records.len(), self.misdated, self.fault);
         // Drawn and queued under one lock, so that tickets rise in the order of the queue.
         let mut submitted = lock(&self.publisher.submitted);
         submitted.tickets += 1;

@@ -2,19 +2,18 @@
 
 use std::collections::VecDeque;
 
-use bytes::Bytes;
 use serde_json::json;
 
 use super::{Publisher, Refusal, Senders, Ticket};
 use crate::model::{
-    envelope::{Envelope, MAX_ID},
-    record::{self, Defaults, Invalid},
+    envelope::Envelope,
+    record::{self, Admitted, Invalid},
 };
 
 /// What came together: submitted to the log as one group.
 #[derive(Debug, Default)]
 pub struct Gathered {
-    records: Vec<(Bytes, Option<String>)>,
+    records: Vec<(Admitted, Option<String>)>,
     answers: Vec<Answer>,
 }
 
@@ -41,25 +40,16 @@ enum Reply {
 
 impl Gathered {
     /// Takes in what a frame means: a record, a ping, or an error to be told.
-    pub fn take(&mut self, meaning: Result<Envelope, Invalid>, limit: usize, defaults: &Defaults<'_>) {
-        let admitted = meaning.map_err(|e| invalid(&e)).and_then(|meaning| match meaning {
-            Envelope::Record(_, Some(id)) if id.is_empty() || id.len() > MAX_ID => {
-                Err(error("invalid_id", &format!("an id is 1 to {MAX_ID} bytes of text")))
-            }
-            Envelope::Record(json, id) => {
-                let record = record::admit(&json, limit, defaults).map_err(|e| invalid(&e))?;
+    pub fn take(&mut self, meaning: Result<Envelope, Invalid>) {
+        self.answers.push(match meaning {
+            Ok(Envelope::Record(record, id)) => {
                 self.records.push((record, id.clone()));
-                Ok(Answer::Ack(id))
+                Answer::Ack(id)
             }
-            Envelope::Ping => Ok(Answer::Text(r#"{"type":"pong"}"#.to_owned())),
-            Envelope::Unknown(name) => Err(error("unknown_type", &format!("there is no message of type '{name}'"))),
+            Ok(Envelope::Ping(id)) => Answer::Text(pong(id.as_deref())),
+            Ok(Envelope::Unknown(name)) => Answer::Text(error(UNKNOWN_TYPE, &unknown_type(&name))),
+            Err(invalid) => Answer::Text(error(invalid.code(), &invalid.to_string())),
         });
-        self.answers.push(admitted.unwrap_or_else(Answer::Text));
-    }
-
-    /// Tells the producer that something it sent is no frame.
-    pub fn refuse(&mut self, code: &str, message: &str) {
-        self.answers.push(Answer::Text(error(code, message)));
     }
 
     /// Frames taken.
@@ -75,16 +65,16 @@ impl Gathered {
     /// Hands the records to the log's writer, and the answers to those that wait; notes whose records they are. How many records,
     /// and their bytes.
     pub async fn submit(self, publisher: &Publisher, devices: &mut Senders, replies: &mut Replies) -> Result<(u64, u64), Refusal> {
-        let counted = (self.records.len() as u64, self.records.iter().map(|(json, _)| json.len() as u64).sum());
+        let counted = (self.records.len() as u64, self.records.iter().map(|(record, _)| record.json.len() as u64).sum());
         let ticket = if self.records.is_empty() {
             Ticket::default()
         } else {
             let mut group = publisher.group();
-            for (json, id) in self.records {
-                if let Some(device) = record::device_of(&json) {
-                    devices.seen(&device);
+            for (record, id) in self.records {
+                if let Some(device) = record::device_of(&record.json) {
+                    devices.seen(&device, publisher.clock_fault(record.time));
                 }
-                group.push_unnumbered(id.as_deref(), json);
+                group.push_unnumbered(id.as_deref(), record.json);
             }
             group.submit().await?
         };
@@ -130,8 +120,20 @@ impl Replies {
     }
 }
 
-fn invalid(invalid: &Invalid) -> String {
-    error(invalid.code(), &invalid.to_string())
+/// The code of a message of a type that means nothing here.
+pub const UNKNOWN_TYPE: &str = "unknown_type";
+
+/// The same for people.
+pub fn unknown_type(name: &str) -> String {
+    format!("there is no message of type '{name}'; readings called so are sent as {{\"type\":\"data\",\"payload\":{{…}}}}")
+}
+
+/// The answer to a ping, with the id it came with.
+pub fn pong(id: Option<&str>) -> String {
+    match id {
+        Some(id) => format!(r#"{{"type":"pong","id":{id}}}"#),
+        None => r#"{"type":"pong"}"#.to_owned(),
+    }
 }
 
 fn error(code: &str, message: &str) -> String {

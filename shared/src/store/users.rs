@@ -135,6 +135,11 @@ impl Store {
         on!(self, writer, |db| sqlx::query(SET_HASH).bind(id.0).bind(hash).execute(db).map_ok(drop))
     }
 
+    /// Says whether a producer may speak for the device it was registered with only. Its tokens say so from the next one on.
+    pub async fn set_strict_device(&self, id: UserId, strict: bool) -> Result<(), Error> {
+        on!(self, writer, |db| sqlx::query(SET_STRICT).bind(id.0).bind(strict).execute(db).map_ok(drop))
+    }
+
     /// The accounts of one role, without those that are closed.
     pub async fn users(&self, role: Role, page: Page) -> Result<Vec<User>, Error> {
         let rows =
@@ -145,7 +150,7 @@ impl Store {
 
 macro_rules! columns {
     () => {
-        "CAST(id AS BIGINT) AS id, username, role, device_id, created_at"
+        "CAST(id AS BIGINT) AS id, username, role, device_id, strict_device, created_at"
     };
 }
 
@@ -153,6 +158,7 @@ const INSERT: &str = concat!("INSERT INTO users (username, password_hash, role, 
 const BY_ID: &str = concat!("SELECT ", columns!(), " FROM users WHERE id = $1");
 const BY_NAME: &str = concat!("SELECT password_hash, revoked_at, ", columns!(), " FROM users WHERE username = $1");
 const SET_HASH: &str = "UPDATE users SET password_hash = $2 WHERE id = $1";
+const SET_STRICT: &str = "UPDATE users SET strict_device = $2 WHERE id = $1";
 // `users.id`, because a plain `id` would mean the converted column, which no index is in order of.
 const LIST: &str =
     concat!("SELECT ", columns!(), " FROM users WHERE role = $1 AND id > $2 AND revoked_at IS NULL ORDER BY users.id LIMIT $3");
@@ -174,6 +180,7 @@ struct Row {
     username: String,
     role: String,
     device_id: Option<String>,
+    strict_device: Option<bool>,
     created_at: Option<PrimitiveDateTime>,
 }
 
@@ -210,6 +217,7 @@ impl Row {
             username: self.username,
             role,
             device_id: self.device_id,
+            strict_device: self.strict_device.unwrap_or_default(),
             created_at: from_column(self.created_at),
         })
     }

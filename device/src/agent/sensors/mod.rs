@@ -215,8 +215,9 @@ impl Sink {
 
 /// Completes readings or a partial record to a record, with the sensor's name in its data.
 fn complete(readings: &Bytes, device_id: &DeviceId, name: Option<&str>, limit: usize) -> Result<Bytes, record::Invalid> {
-    let defaults = Defaults { device_id: device_id.as_str(), now: clock::now_in_millis() };
-    let json = record::admit(readings, limit, &defaults)?;
+    // The service takes no other device's records from this one.
+    let defaults = Defaults { device_id: device_id.as_str(), strict: true, now: clock::now_in_millis() };
+    let json = record::admit(readings, limit, &defaults)?.json;
     let Some(name) = name else { return Ok(json) };
     let invalid = |e: serde_json::Error| record::Invalid::Json(e.to_string());
     let mut members: serde_json::Map<String, Value> = serde_json::from_slice(&json).map_err(invalid)?;

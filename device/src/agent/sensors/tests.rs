@@ -20,8 +20,10 @@ fn readings_become_a_record_with_the_sensors_name() {
 
 #[test]
 fn a_whole_record_is_left_as_it_is() {
-    let record = completed(r#"{"device_id":"x","timestamp":5,"data":[1]}"#, Some("room")).unwrap();
-    assert_eq!(record, serde_json::json!({"device_id": "x", "timestamp": 5, "data": [1]}));
+    let record = completed(r#"{"device_id":"dev","timestamp":5,"data":[1]}"#, Some("room")).unwrap();
+    assert_eq!(record, serde_json::json!({"device_id": "dev", "timestamp": 5, "data": [1]}));
+    // Records of another device would be refused by the service, and lost.
+    assert_eq!(completed(r#"{"device_id":"x","timestamp":5,"data":[1]}"#, None).unwrap_err().code(), "wrong_device");
 }
 
 #[test]

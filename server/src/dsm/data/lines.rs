@@ -1,6 +1,7 @@
 //! A body cut into lines, however it comes in pieces. No more than a line is kept.
 
 use bytes::{Bytes, BytesMut};
+use motience_shared::model::record::without_mark;
 
 /// Cuts pieces into lines.
 #[derive(Debug)]
@@ -76,6 +77,7 @@ impl Lines {
         if whole.strip_suffix(b"\r").unwrap_or(&whole).len() > self.limit {
             return Some(Line { number, text: None });
         }
+        let whole = without_mark(whole);
         let text = whole.slice_ref(whole.trim_ascii());
         (!text.is_empty()).then_some(Line { number, text: Some(text) })
     }
@@ -108,6 +110,7 @@ mod tests {
         assert_eq!(cut(&[b"a\nb\r\n\n \r\nc"], 9), [line(1, "a"), line(2, "b"), line(5, "c")]);
         assert_eq!(cut(&[b"a", b"b\r", b"\nc\n"], 9), [line(1, "ab"), line(2, "c")]);
         assert!(cut(&[b"", b"\n\r\n", b""], 9).is_empty());
+        assert_eq!(cut(&[b"\xef\xbb\xbfa\n\xef\xbb\xbf\n\xef\xbb", b"\xbfb"], 9), [line(1, "a"), line(3, "b")]);
     }
 
     #[test]

@@ -12,17 +12,21 @@ use motience_shared::{
     http::{ApiError, Producer},
     log::Transport,
     model::{
-        envelope::{self, Envelope, MAX_ENVELOPE, MAX_ID},
-        record::{self, Defaults, Invalid},
+        envelope::{self, Envelope, MAX_ENVELOPE},
+        record::{self, Admitted, Invalid},
     },
-    relay::{Publisher, Senders, Ticket},
+    relay::{Publisher, Refusal, Senders, Ticket},
 };
 use serde::Serialize;
 use tokio::time::{Duration, timeout};
 use tracing::warn;
 use utoipa::ToSchema;
 
-use super::lines::{Line, Lines};
+use super::{
+    Key,
+    lines::{Line, Lines},
+    outcome_unknown, unknown_type,
+};
 use crate::http::Shared;
 
 /// Bytes of records submitted together, about.
@@ -58,7 +62,7 @@ pub(in crate::dsm) struct BadLine {
 }
 
 /// Takes a body to its end, and answers once all of it is in the log.
-pub(super) async fn upload(services: &Shared, caller: &Producer, body: Body) -> Result<Uploaded, ApiError> {
+pub(super) async fn upload(services: &Shared, caller: &Producer, key: Key, body: Body) -> Result<Uploaded, ApiError> {
     let backend = &services.backend;
     let _seat = services.seats.take(caller.grant.user)?;
     let publisher = backend.relay.passing_publisher(caller.id).await?;
@@ -66,6 +70,7 @@ pub(super) async fn upload(services: &Shared, caller: &Producer, body: Body) -> 
     let mut upload = Upload {
         services,
         caller,
+        key,
         publisher,
         devices: backend.relay.devices().senders(caller.id, Transport::Http),
         limit,
@@ -74,6 +79,9 @@ pub(super) async fn upload(services: &Shared, caller: &Producer, body: Body) -> 
         waiting: VecDeque::new(),
         ticket: Ticket::default(),
         line: 0,
+        named: true,
+        signs: 0,
+        first_bad: None,
         done: Done::default(),
     };
     let ended = backend.ended(&caller.grant);
@@ -89,6 +97,7 @@ pub(super) async fn upload(services: &Shared, caller: &Producer, body: Body) -> 
 struct Upload<'s> {
     services: &'s Shared,
     caller: &'s Producer,
+    key: Key,
     publisher: Publisher,
     devices: Senders,
     limit: usize,
@@ -100,6 +109,12 @@ struct Upload<'s> {
     ticket: Ticket,
     /// The last line that was looked at.
     line: u64,
+    /// Whether every record so far has a name.
+    named: bool,
+    /// Lines that are no records, but no mistakes either.
+    signs: u64,
+    /// What is wrong with the first bad line.
+    first_bad: Option<ApiError>,
     done: Done,
 }
 
@@ -121,7 +136,7 @@ struct Done {
 }
 
 /// A record, and the name its sender gives it.
-type Named = (Bytes, Option<String>);
+type Named = (Admitted, Option<String>);
 
 impl Upload<'_> {
     async fn run(&mut self) -> Result<(), ApiError> {
@@ -148,8 +163,13 @@ impl Upload<'_> {
             self.admit(last, &mut records);
         }
         self.submit(records).await?;
-        self.publisher.committed(self.ticket).await?;
-        Ok(())
+        self.publisher.committed(self.ticket).await.map_err(|error| outcome_unknown(error, self.named))?;
+        self.settle();
+        // Where nothing was taken, the first bad line says what became of the whole.
+        match self.first_bad.take() {
+            Some(first) if self.done.accepted + self.signs == 0 => Err(first),
+            _ => Ok(()),
+        }
     }
 
     /// The next piece of the body; `None` at its end.
@@ -172,31 +192,43 @@ impl Upload<'_> {
 
     fn admit(&mut self, line: Line, records: &mut Vec<Named>) {
         self.line = line.number;
-        let now = self.services.backend.clock.now();
-        let defaults = Defaults { device_id: self.caller.grant.default_device(), now };
-        match read(line.text, self.limit, &defaults) {
-            Ok(Some(record)) => records.push(record),
-            Ok(None) => {}
-            Err((code, message)) => {
-                self.done.rejected += 1;
-                if self.done.errors.len() < MAX_ERRORS {
-                    self.done.errors.push(BadLine { line: line.number, code, message });
-                }
+        let defaults = self.caller.grant.defaults(self.services.backend.clock.now());
+        let too_large = || Invalid::TooLarge { size: self.limit + MAX_ENVELOPE + 1, limit: self.limit };
+        let meaning = line.text.ok_or_else(too_large).and_then(|text| envelope::read(text, self.limit, &defaults));
+        let error = match meaning {
+            Ok(Envelope::Record(record, id)) => {
+                let id = id.or_else(|| self.key.name(line.number));
+                self.named &= id.is_some();
+                return records.push((record, id));
             }
+            Ok(Envelope::Ping(_)) => {
+                self.signs += 1;
+                return;
+            }
+            Ok(Envelope::Unknown(name)) => unknown_type(&name),
+            Err(invalid) => invalid.into(),
+        };
+        self.done.rejected += 1;
+        if self.done.errors.len() < MAX_ERRORS {
+            self.done.errors.push(BadLine { line: line.number, code: error.code(), message: error.sentence().to_owned() });
         }
+        self.first_bad.get_or_insert_with(|| error.about(format!("Line {}", line.number)));
     }
 
     async fn submit(&mut self, records: Vec<Named>) -> Result<(), ApiError> {
         let count = records.len() as u64;
         if count > 0 {
             let mut group = self.publisher.group();
-            for (json, id) in records {
-                if let Some(device) = record::device_of(&json) {
-                    self.devices.seen(&device);
+            for (record, id) in records {
+                if let Some(device) = record::device_of(&record.json) {
+                    self.devices.seen(&device, self.publisher.clock_fault(record.time));
                 }
-                group.push_unnumbered(id.as_deref(), json);
+                group.push_unnumbered(id.as_deref(), record.json);
             }
-            self.ticket = group.submit().await.map_err(super::refusal)?;
+            self.ticket = group.submit().await.map_err(|refusal| match refusal {
+                Refusal::Ended(error) if !self.waiting.is_empty() => outcome_unknown(error, self.named),
+                other => super::refusal(other),
+            })?;
         }
         self.waiting.push_back(Waiting { ticket: self.ticket, records: count, line: self.line });
         self.settle();
@@ -222,7 +254,10 @@ impl Upload<'_> {
         let Done { accepted, rejected, line, errors } = self.done;
         metrics::counter!("motience_upload_records_total", "outcome" => "accepted").increment(accepted);
         metrics::counter!("motience_upload_records_total", "outcome" => "rejected").increment(rejected);
-        outcome.map_err(|error| error.with("accepted", accepted).with("rejected", rejected).with("last_line", line))?;
+        outcome.map_err(|error| {
+            let told = serde_json::to_value(&errors).unwrap_or_default();
+            error.with("accepted", accepted).with("rejected", rejected).with("last_line", line).with("errors", told)
+        })?;
         let subscriber_count = self.services.backend.relay.subscriber_count(self.caller.id).await.unwrap_or_else(|e| {
             // The records are in the log; the count is a courtesy.
             warn!(error = %e, "subscribers cannot be counted");
@@ -232,22 +267,8 @@ impl Upload<'_> {
     }
 }
 
-/// A line's record; `None` for a sign of life, or why it is none.
-fn read(text: Option<Bytes>, limit: usize, defaults: &Defaults<'_>) -> Result<Option<Named>, (&'static str, String)> {
-    let invalid = |e: Invalid| (e.code(), e.to_string());
-    let text = text.ok_or_else(|| ("too_large", format!("the line is longer than a record of {limit} bytes can make it")))?;
-    match envelope::read(text).map_err(invalid)? {
-        Envelope::Record(_, Some(id)) if id.is_empty() || id.len() > MAX_ID => {
-            Err(("invalid_id", format!("an id is 1 to {MAX_ID} bytes of text")))
-        }
-        Envelope::Record(json, id) => record::admit(&json, limit, defaults).map(|record| Some((record, id))).map_err(invalid),
-        Envelope::Ping => Ok(None),
-        Envelope::Unknown(name) => Err(("unknown_type", format!("there is no message of type '{name}'"))),
-    }
-}
-
 fn bytes(records: &[Named]) -> usize {
-    records.iter().map(|(json, _)| json.len()).sum()
+    records.iter().map(|(record, _)| record.json.len()).sum()
 }
 
 fn broken() -> ApiError {

@@ -59,3 +59,93 @@ async fn the_body_of_data_has_a_limit_of_its_own() {
     platform.dsm(Method::POST, "/data", None, Sent::Json(json!({}))).await.problem(401, "no_token");
     platform.dsm(Method::POST, "/data", Some(&token), Sent::Text("text/plain", "{}")).await.problem(415, "unsupported_media_type");
 }
+
+/// What is in a producer's log.
+async fn logged(platform: &Platform, producer: &User) -> Vec<Value> {
+    let read = platform.services.backend.relay.log().read(producer.id.producer(), Offset(0), 1 << 20).await.unwrap();
+    let messages = read.batches.iter().flat_map(|batch| batch.entries().iter().map(|entry| entry.message.clone()).collect::<Vec<_>>());
+    messages.map(|message| serde_json::from_slice(&message).unwrap()).collect()
+}
+
+#[tokio::test]
+async fn an_object_means_the_same_in_a_body_and_on_a_line() {
+    for sent in [
+        r#"{"temperature":1}"#,
+        r#"{"type":"data","payload":{"temperature":1}}"#,
+        r#"{"type":"data","id":5,"device_id":"a","timestamp":7,"payload":{"temperature":1}}"#,
+        r#"{"device_id":"a","timestamp":7,"temperature":1}"#,
+        r#"{"type":"data","device_id":"a","timestamp":7,"data":{"temperature":1},"location":"here"}"#,
+        r#"{"device_id":"a","timestamp":7,"data":{"temperature":1},"location":{"lat":1},"battery":3}"#,
+        r#"{"type":"ping","id":1}"#,
+        r#"{"type":"data","payload":{"t":1},"battery":3}"#,
+        r#"{"type":"data","id":[],"payload":{"t":1}}"#,
+        r#"{"type":"dance"}"#,
+        r#"{"device_id":"a","timestamp":7,"data":1,"type":"gap"}"#,
+    ] {
+        let mut outcomes = Vec::new();
+        for (kind, body) in [
+            ("application/json", sent.to_owned()),
+            ("application/json", format!("\u{feff}[{sent}]")),
+            ("application/x-ndjson", sent.to_owned()),
+        ] {
+            let platform = platform(&[]).await;
+            let (producer, token) = platform.account(Role::Producer, "p").await;
+            let answer = platform.dsm(Method::POST, "/data", Some(&token), Sent::Text(kind, &body)).await;
+            let told: Value = serde_json::from_str(&answer.text()).unwrap();
+            outcomes.push((answer.status, told["code"].clone(), logged(&platform, &producer).await));
+        }
+        assert!(outcomes.windows(2).all(|pair| pair[0] == pair[1]), "{sent}: {outcomes:?}");
+        let kept = serde_json::to_string(&outcomes[0].2).unwrap();
+        for word in ["here", "lat", "battery"] {
+            assert!(outcomes[0].0 != 200 || sent.contains(word) == kept.contains(word), "{sent}: {kept}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_is_sent_again_under_its_name_is_stored_once() {
+    let platform = platform(&[]).await;
+    let (producer, token) = platform.account(Role::Producer, "p").await;
+    let post = async |key: Option<&str>, kind, body: &str| {
+        let mut request = request(Method::POST, "/data", Some(&token), Sent::Text(kind, body));
+        if let Some(key) = key {
+            request.headers_mut().insert("idempotency-key", key.parse().unwrap());
+        }
+        send(&platform.dsm, request).await
+    };
+    for _ in 0..2 {
+        assert_eq!(post(None, "application/json", r#"{"type":"data","id":"n-1","payload":{"t":1}}"#).await.json(200)["accepted"], 1);
+        assert_eq!(post(Some("k"), "application/json", r#"[{"t":2},{"t":3}]"#).await.json(200)["accepted"], 2);
+        assert_eq!(post(Some("l"), "application/x-ndjson", "{\"t\":4}\n{\"t\":5}\n").await.json(200)["accepted"], 2);
+        assert_eq!(post(None, "application/json", r#"{"t":6}"#).await.json(200)["accepted"], 1);
+    }
+    let readings: Vec<Value> = logged(&platform, &producer).await.into_iter().map(|message| message["data"]["t"].clone()).collect();
+    assert_eq!(readings, [1, 2, 3, 4, 5, 6, 6]);
+    post(Some(&"k".repeat(108)), "application/json", "{}").await.problem(422, "invalid_field");
+}
+
+#[tokio::test]
+async fn clocks_that_cannot_be_right_are_shown_and_their_records_kept() {
+    let platform = platform(&[]).await;
+    let (producer, token) = platform.account(Role::Producer, "p").await;
+    let path = format!("/devices/{}", producer.id);
+    let shown = async || {
+        let devices = platform.dsm(Method::GET, &path, Some(&token), Sent::Nothing).await.json(200);
+        devices.as_array().unwrap().iter().map(|d| (d["clock"].clone(), d["misdated"].clone())).collect::<Vec<_>>()
+    };
+    let post = async |timestamp: Value| {
+        let body = Sent::Json(json!({"device_id": "d", "timestamp": timestamp, "data": 1}));
+        platform.dsm(Method::POST, "/data", Some(&token), body).await.json(200);
+    };
+    // The platform's clock stands at the beginning of 2026.
+    for (timestamp, clock, misdated) in [
+        (json!(1_767_225_600_u64), json!("seconds"), 1),
+        (json!(1_767_225_600_000_u64), json!(null), 1),
+        (json!("2026-01-01 00:59:00"), json!(null), 1),
+        (json!("2026-01-01T01:00:01Z"), json!("ahead"), 2),
+    ] {
+        post(timestamp).await;
+        assert_eq!(shown().await, [(clock, json!(misdated))]);
+    }
+    assert_eq!(logged(&platform, &producer).await.len(), 4);
+}

@@ -49,8 +49,29 @@ async fn good_lines_are_taken_and_bad_ones_named() {
     }
     let none = send(&platform.dsm, post(&token, Body::empty())).await.json(200);
     assert_eq!(none, json!({"accepted": 0, "rejected": 0, "errors": [], "subscriberCount": 0}));
-    let bad = send(&platform.dsm, post(&token, "x\n".repeat(50).into())).await.json(200);
+    let bad = send(&platform.dsm, post(&token, ("x\n".repeat(50) + "{}").into())).await.json(200);
     assert_eq!((&bad["rejected"], bad["errors"].as_array().unwrap().len()), (&json!(50), 20));
+}
+
+#[tokio::test]
+async fn where_every_line_is_refused_the_answer_says_so() {
+    let platform = platform(&[]).await;
+    let (producer, token) = platform.account(Role::Producer, "p").await;
+    for (text, status, code) in [
+        ("x\n[]\n", 400, "invalid_json"),
+        ("7", 422, "not_an_object"),
+        ("\n\n{\"type\":\"dance\"}\n", 422, "unknown_type"),
+        ("{\"data\":1,\"producer_id\":\"1\"}\nx", 422, "unknown_field"),
+    ] {
+        let problem = send(&platform.dsm, post(&token, text.into())).await.problem(status, code);
+        assert_eq!((&problem["accepted"], &problem["errors"][0]["code"]), (&json!(0), &json!(code)), "{problem}");
+        assert!(problem["error"].as_str().unwrap().starts_with("Line "), "{problem}");
+    }
+    assert_eq!(last(&platform, &producer).await, Offset(0));
+    // A sign of life is no record, and no mistake; neither is the mark that some programs put before a text.
+    send(&platform.dsm, post(&token, "{\"type\":\"ping\",\"id\":1}\n".into())).await.json(200);
+    assert_eq!(send(&platform.dsm, post(&token, "\u{feff}{\"t\":1}\n\u{feff}{\"t\":2}".into())).await.json(200)["accepted"], 2);
+    assert_eq!(last(&platform, &producer).await, Offset(2));
 }
 
 #[tokio::test]

@@ -6,11 +6,11 @@ use crate::model::{Epoch, LogEpoch, Offset, Seq};
 const SEED: &str = r#"{"device_id":"rpi_001","timestamp":"2025-01-29T11:35:00Z","data":{"temperature":24.3}}"#;
 
 fn defaults() -> Defaults<'static> {
-    Defaults { device_id: "dev", now: OffsetDateTime::UNIX_EPOCH }
+    Defaults { device_id: "dev", strict: false, now: OffsetDateTime::UNIX_EPOCH }
 }
 
 fn admitted(json: &str) -> Result<String, Invalid> {
-    admit(&Bytes::copy_from_slice(json.as_bytes()), 1024, &defaults()).map(|b| String::from_utf8(b.to_vec()).unwrap())
+    admit(&Bytes::copy_from_slice(json.as_bytes()), 1024, &defaults()).map(|admitted| String::from_utf8(admitted.json.to_vec()).unwrap())
 }
 
 #[test]
@@ -66,6 +66,8 @@ fn every_form_of_time_that_devices_write_is_read() {
         (r#""2025-01-29T11:35:00""#, 1_738_150_500),
         ("1738150500000", 1_738_150_500),
         ("1738150500000.0", 1_738_150_500),
+        (r#""2025-01-29 11:35:00""#, 1_738_150_500),
+        (r#""1738150500000""#, 1_738_150_500),
         ("0.0", 0),
     ] {
         let json = format!(r#"{{"device_id":"a","timestamp":{written},"data":1}}"#);
@@ -78,7 +80,15 @@ fn every_form_of_time_that_devices_write_is_read() {
 fn readings_and_partial_records_are_completed() {
     assert_eq!(admitted(SEED).unwrap(), SEED);
     assert_eq!(admitted(r#"{"t":1}"#).unwrap(), r#"{"device_id":"dev","timestamp":"1970-01-01T00:00:00Z","data":{"t":1}}"#);
-    assert_eq!(admitted(r#"{"data":[1],"device_id":"x"}"#).unwrap(), r#"{"device_id":"x","timestamp":"1970-01-01T00:00:00Z","data":[1]}"#);
+    assert_eq!(admitted(r#"{"data":[1],"device_id":"x"}"#).unwrap(), r#"{"timestamp":"1970-01-01T00:00:00Z","data":[1],"device_id":"x"}"#);
+    // What readings say of device and time is the record's, and none of it is replaced.
+    assert_eq!(
+        admitted(r#"{"device_id":"x","t":1,"timestamp":5,"u":[ 2]}"#).unwrap(),
+        r#"{"device_id":"x","timestamp":5,"data":{"t":1,"u":[ 2]}}"#
+    );
+    assert_eq!(admitted(r#"{"timestamp":"yesterday","t":1}"#).unwrap_err().code(), "invalid_timestamp");
+    let deep = format!(r#"{{"t":{}{}}}"#, "[".repeat(63), "]".repeat(63));
+    assert_eq!(admitted(&deep), Err(Invalid::TooDeep), "its record would be deeper than records are");
     assert_eq!(admitted(r#"{"device_id":"x","timestamp":5}"#), Err(Invalid::Missing("data")));
     assert_eq!(admitted(r#"{"data":1,"producer_id":"5"}"#).unwrap_err().code(), "unknown_field");
     check(admitted(r#"{"data":1}"#).unwrap().as_bytes(), 1024).unwrap();
@@ -96,4 +106,44 @@ fn a_records_device_is_found_wherever_it_stands() {
         assert_eq!(device_of(json.as_bytes()).as_deref(), Some(device), "{json}");
     }
     assert_eq!(device_of(b"{}"), None);
+}
+
+#[test]
+fn other_members_are_kept_as_they_came() {
+    let json = r#"{"device_id":"a", "battery" : 81.50,"timestamp":1,"data":{},"location":{"lat":1e1,"n\u0061me":"x"},"id":7}"#;
+    assert_eq!(check(json.as_bytes(), 1024).unwrap(), Checked { device: "a".into(), time: times::from_millis(1).unwrap() });
+    assert_eq!(admitted(json).unwrap(), json);
+    let mut out = BytesMut::new();
+    encode(ProducerId(3), json.as_bytes(), &mut out);
+    assert_eq!(out, format!("{{\"producer_id\":\"3\",{}", &json[1..]).as_bytes());
+    let others = Parts::of(&out).unwrap().others().unwrap();
+    assert_eq!(others.get(), r#"{"battery":81.50,"location":{"lat":1e1,"n\u0061me":"x"},"id":7}"#);
+    assert!(Parts::of(SEED.as_bytes()).unwrap().others().is_none());
+    assert_eq!(
+        admitted(r#"{"data":1,"device_type":"x"}"#).unwrap(),
+        r#"{"device_id":"dev","timestamp":"1970-01-01T00:00:00Z","data":1,"device_type":"x"}"#
+    );
+}
+
+#[test]
+fn what_the_platform_says_itself_no_device_may_say() {
+    for name in RESERVED {
+        let json = format!(r#"{{"device_id":"a","timestamp":1,"data":1,"{name}":1}}"#);
+        assert_eq!(check(json.as_bytes(), 1024), Err(Invalid::Reserved(name)));
+        assert_eq!(admitted(&json), Err(Invalid::Reserved(name)));
+        // Among readings it stands below `data`, where it is nobody's but the device's.
+        assert!(admitted(&format!(r#"{{"{name}":1}}"#)).is_ok());
+    }
+}
+
+#[test]
+fn the_strict_speak_for_one_device() {
+    let strict = Defaults { strict: true, ..defaults() };
+    let admit = |json: &'static str| admit(&Bytes::from_static(json.as_bytes()), 1024, &strict).map(|admitted| admitted.time);
+    for own in [r#"{"t":1}"#, r#"{"device_id":"dev","data":1}"#, r#"{"device_id":"d\u0065v","t":1}"#] {
+        assert!(admit(own).is_ok(), "{own}");
+    }
+    for other in [r#"{"device_id":"x","data":1}"#, r#"{"device_id":"x","t":1}"#, r#"{"device_id":"x","timestamp":1,"data":1}"#] {
+        assert_eq!(admit(other).unwrap_err().code(), "wrong_device", "{other}");
+    }
 }

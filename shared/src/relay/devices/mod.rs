@@ -25,7 +25,7 @@ pub use self::{
 use crate::{
     clock::Clock,
     log::{DeviceReport, Event, Transport},
-    model::ProducerId,
+    model::{ProducerId, times::ClockFault},
     store::{from_millis, millis},
 };
 
@@ -86,6 +86,10 @@ pub struct DeviceStats {
     pub backlog: Option<u64>,
     /// How often its address changed under an open connection.
     pub address_changes: u64,
+    /// What is wrong with its clock, by the time of its last record.
+    pub clock: Option<ClockFault>,
+    /// Records whose time cannot be right, since the nodes started. They are kept like all others.
+    pub misdated: u64,
 }
 
 #[derive(Default)]
@@ -120,6 +124,13 @@ impl Devices {
         if let Some(device) = self.device(producer, device, transport) {
             device.seen(records, self.now_ms());
             device.came_by(transport);
+        }
+    }
+
+    /// What the times of a device's newest records say of its clock: `misdated` of them cannot be right.
+    pub fn dated(&self, producer: ProducerId, device: &str, transport: Transport, fault: Option<ClockFault>, misdated: u64) {
+        if let Some(device) = self.device(producer, device, transport) {
+            device.dated(fault, misdated);
         }
     }
 
@@ -250,6 +261,7 @@ fn merge(mut reports: Vec<(String, DeviceReport)>) -> Vec<DeviceStats> {
                 known.records += report.records;
                 known.rate += report.millirate as f64 / 1000.0;
                 known.address_changes += report.address_changes;
+                known.misdated += report.misdated;
                 known.last_seen_at = known.last_seen_at.max(last_seen_at);
             }
             None => all.push(DeviceStats {
@@ -264,6 +276,8 @@ fn merge(mut reports: Vec<(String, DeviceReport)>) -> Vec<DeviceStats> {
                 rtt_ms: report.rtt_us.filter(|_| report.connected).map(|us| us as f64 / 1000.0),
                 backlog: report.backlog.filter(|_| report.connected),
                 address_changes: report.address_changes,
+                clock: report.clock,
+                misdated: report.misdated,
             }),
         }
     }

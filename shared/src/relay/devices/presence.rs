@@ -5,7 +5,7 @@ use std::{
     net::SocketAddr,
     sync::{
         Arc, Mutex,
-        atomic::{AtomicI64, AtomicU32, AtomicU64, Ordering::Relaxed},
+        atomic::{AtomicI64, AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed},
     },
     time::Duration,
 };
@@ -14,7 +14,7 @@ use super::{REPEAT_CONNECTED, REPEAT_SILENT, lock};
 use crate::{
     clock::Clock,
     log::{DeviceReport, Transport},
-    model::ProducerId,
+    model::{ProducerId, times::ClockFault},
     relay::window::Window,
     store::millis,
 };
@@ -37,8 +37,14 @@ pub(super) struct Device {
     records: AtomicU64,
     pub(super) seen_ms: AtomicI64,
     connections: AtomicU32,
+    /// Records whose time cannot be right, and what is wrong with that of the last one.
+    misdated: AtomicU64,
+    clock: AtomicU8,
     state: Mutex<State>,
 }
+
+/// What can be wrong with a clock, by its number less one; 0: nothing.
+const FAULTS: [ClockFault; 2] = [ClockFault::Seconds, ClockFault::Ahead];
 
 struct State {
     links: Vec<Link>,
@@ -85,7 +91,18 @@ impl Device {
             told: None,
         };
         let (records, connections) = (AtomicU64::new(0), AtomicU32::new(0));
-        Self { producer, id, records, seen_ms: AtomicI64::new(now_ms), connections, state: Mutex::new(state) }
+        let (misdated, clock) = (AtomicU64::new(0), AtomicU8::new(0));
+        Self { producer, id, records, seen_ms: AtomicI64::new(now_ms), connections, misdated, clock, state: Mutex::new(state) }
+    }
+
+    /// What the times of its newest records say of its clock: `misdated` of them cannot be right.
+    pub(super) fn dated(&self, fault: Option<ClockFault>, misdated: u64) {
+        let number = fault.and_then(|fault| FAULTS.iter().position(|known| *known == fault)).map_or(0, |at| at as u8 + 1);
+        self.clock.store(number, Relaxed);
+        self.misdated.fetch_add(misdated, Relaxed);
+        if let Some(fault) = fault {
+            metrics::counter!("motience_records_misdated_total", "reason" => fault.as_str()).increment(misdated);
+        }
     }
 
     pub(super) fn seen(&self, records: u64, now_ms: i64) {
@@ -151,6 +168,8 @@ impl Device {
             rtt_us: state.rtt_us,
             backlog: state.health.backlog,
             address_changes: state.address_changes,
+            clock: FAULTS.get(usize::from(self.clock.load(Relaxed)).wrapping_sub(1)).copied(),
+            misdated: self.misdated.load(Relaxed),
         }
     }
 
@@ -194,6 +213,13 @@ impl Presence {
         if let Some(link) = state.links.iter_mut().find(|link| link.number == self.link) {
             link.look = Some(Box::new(path));
             link.last = Some(first);
+        }
+    }
+
+    /// One record came, and its time says this of the device's clock.
+    pub fn dated(&self, fault: Option<ClockFault>) {
+        if let Some(device) = &self.device {
+            device.dated(fault, u64::from(fault.is_some()));
         }
     }
 

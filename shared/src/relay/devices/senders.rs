@@ -3,7 +3,10 @@
 use std::{collections::HashMap, fmt, sync::Arc};
 
 use super::{Devices, Presence};
-use crate::{log::Transport, model::ProducerId};
+use crate::{
+    log::Transport,
+    model::{ProducerId, times::ClockFault},
+};
 
 /// Devices of one connection that count as connected; what comes of others is counted all the same.
 const MOST: usize = 1024;
@@ -23,18 +26,23 @@ impl Senders {
         Self { devices, producer, transport, last: None, others: HashMap::new() }
     }
 
-    /// Counts a record of `device`.
-    pub fn seen(&mut self, device: &str) {
+    /// Counts a record of `device`, whose time says this of its clock.
+    pub fn seen(&mut self, device: &str, fault: Option<ClockFault>) {
         if let Some((last, presence)) = &self.last
             && **last == *device
         {
+            presence.dated(fault);
             return presence.seen(1);
         }
         let next = match self.others.remove_entry(device) {
             Some(known) => known,
-            None if self.others.len() >= MOST => return self.devices.note(self.producer, device, self.transport, 1),
+            None if self.others.len() >= MOST => {
+                self.devices.dated(self.producer, device, self.transport, fault, u64::from(fault.is_some()));
+                return self.devices.note(self.producer, device, self.transport, 1);
+            }
             None => (device.into(), self.devices.enter(self.producer, device, self.transport)),
         };
+        next.1.dated(fault);
         next.1.seen(1);
         if let Some((last, presence)) = self.last.replace(next) {
             self.others.insert(last, presence);

@@ -77,12 +77,12 @@ fn one_connection_may_carry_several_devices() {
     let (devices, _time) = devices("a", 10_000, 10_000);
     let mut senders = devices.senders(PRODUCER, Transport::WebSocket);
     for device in ["x", "x", "y", "x"] {
-        senders.seen(device);
+        senders.seen(device, None);
     }
     let counts: Vec<_> = devices.of(PRODUCER, |_| true).into_iter().map(|d| (d.device, d.records, d.connected)).collect();
     assert_eq!(counts, [("x".to_owned(), 3, true), ("y".to_owned(), 1, true)]);
     for n in 0..2000 {
-        senders.seen(&n.to_string());
+        senders.seen(&n.to_string(), None);
     }
     let connected = devices.of(PRODUCER, |_| true).into_iter().filter(|d| d.connected).count();
     assert_eq!(connected, 1025);

@@ -6,10 +6,10 @@
 use std::cmp::Ordering;
 
 use serde_json::value::RawValue;
-use time::{OffsetDateTime, format_description::well_known::Rfc3339};
+use time::OffsetDateTime;
 
 use super::{Error, pointer::Pointer, text::Text};
-use crate::model::record;
+use crate::model::{record, times};
 
 /// What must hold of a record.
 #[derive(Clone, Debug, PartialEq)]
@@ -122,11 +122,8 @@ impl Value {
 
     fn time(&self) -> Option<OffsetDateTime> {
         match self {
-            Self::Text(text) => OffsetDateTime::parse(text, &Rfc3339).ok(),
-            Self::Number(Number::Integer(millis)) => {
-                let nanos = millis.checked_mul(1_000_000).filter(|_| *millis >= 0)?;
-                OffsetDateTime::from_unix_timestamp_nanos(nanos).ok()
-            }
+            Self::Text(text) => times::read(text),
+            Self::Number(Number::Integer(millis)) => times::from_millis(u64::try_from(*millis).ok()?),
             _ => None,
         }
     }

@@ -124,7 +124,7 @@ impl View {
         if !self.admits(&parts) {
             return None;
         }
-        Some(self.project(&parts).unwrap_or_else(|| message.clone()))
+        Some(self.project(message, &parts).unwrap_or_else(|| message.clone()))
     }
 
     fn admits(&self, message: &Message<'_>) -> bool {
@@ -144,19 +144,17 @@ impl View {
         })
     }
 
-    /// The message with the wanted fields only; `None` where all are.
-    fn project(&self, message: &Message<'_>) -> Option<Bytes> {
+    /// The message with the wanted fields of its data only, and all else as it is; `None` where all are wanted.
+    fn project(&self, whole: &Bytes, message: &Message<'_>) -> Option<Bytes> {
         let fields = self.fields.as_ref()?;
+        let data = message.data.get();
+        // Where the data stand in the message, of which they are a part.
+        let begin = (data.as_ptr() as usize).checked_sub(whole.as_ptr() as usize)?;
+        let (before, after) = (whole.get(..begin)?, whole.get(begin + data.len()..)?);
         let mut out = BytesMut::with_capacity(128);
-        for (name, value) in
-            [("{\"producer_id\":", message.producer_id), (",\"device_id\":", message.device_id), (",\"timestamp\":", message.timestamp)]
-        {
-            out.put_slice(name.as_bytes());
-            out.put_slice(value.get().as_bytes());
-        }
-        out.put_slice(b",\"data\":");
+        out.put_slice(before);
         fields.project(message.data, &mut out);
-        out.put_u8(b'}');
+        out.put_slice(after);
         Some(out.freeze())
     }
 }

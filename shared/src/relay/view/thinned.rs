@@ -242,7 +242,7 @@ impl Thinned {
         let Some(producer) = self.producers.get_mut(&record.producer) else { return };
         producer.places.remove(&record.offset);
         let cursor = producer.safe();
-        let message = Message::of(&record.message).and_then(|parts| self.view.project(&parts));
+        let message = Message::of(&record.message).and_then(|parts| self.view.project(&record.message, &parts));
         out.push(Record { cursor, message: message.unwrap_or_else(|| record.message.clone()), ..record });
     }
 }
