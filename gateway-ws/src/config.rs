@@ -1,27 +1,24 @@
 //! The gateway's settings.
 
-use std::{
-    net::{IpAddr, SocketAddr},
-    time::Duration,
-};
+use std::time::Duration;
 
 use motience_shared::{
     env::{self, Env},
-    http::Limits,
+    http::{Host, Limits, ListenAddress},
     relay::{order, view},
 };
 
 /// Settings of the gateway.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// WebSocket producers. BIND_ADDRESS and WSS1_PORT, 0.0.0.0:8001.
-    pub wss1: SocketAddr,
+    /// WebSocket producers. BIND_ADDRESS and WSS1_PORT, localhost:8001.
+    pub wss1: ListenAddress,
     /// WebSocket consumers. WSS2_PORT, 8002.
-    pub wss2: SocketAddr,
+    pub wss2: ListenAddress,
     /// The producers' tester page. WSS1_UI_PORT, 3010.
-    pub wss1_ui: SocketAddr,
+    pub wss1_ui: ListenAddress,
     /// The consumers' tester page. WSS2_UI_PORT, 3011.
-    pub wss2_ui: SocketAddr,
+    pub wss2_ui: ListenAddress,
     /// Whether producers and consumers connect over TLS, and only so. WSS_TLS, false.
     pub tls: bool,
     /// Where the pages find ap, on the host they were loaded from. AP_PORT, 3001.
@@ -65,8 +62,8 @@ pub struct Config {
 impl Config {
     /// Reads the variables named on the fields.
     pub fn from_env(env: &Env) -> Result<Self, env::Error> {
-        let bind: IpAddr = env.parse("BIND_ADDRESS", IpAddr::from([0, 0, 0, 0]))?;
-        let port = |name: &str, default: u16| Ok::<_, env::Error>(SocketAddr::new(bind, env.parse(name, default)?));
+        let host = Host::from_env(env)?;
+        let port = |name: &str, default: u16| Ok::<_, env::Error>(host.at(env.parse(name, default)?));
         let url = |name: &str| env.get(name).map(|u| u.trim_end_matches('/').to_owned());
         let config = Self {
             wss1: port("WSS1_PORT", 8001)?,
@@ -100,6 +97,16 @@ impl Config {
             return Err(env::Error::invalid("WSS_PING_INTERVAL", "and WSS_WRITE_LIMIT must not be zero"));
         }
         Ok(config)
+    }
+
+    /// Its listeners, each with the setting of its port, and whether it is under TLS.
+    pub fn listeners(&self) -> [(&'static str, ListenAddress, bool); 4] {
+        [
+            ("WSS1_PORT", self.wss1, self.tls),
+            ("WSS2_PORT", self.wss2, self.tls),
+            ("WSS1_UI_PORT", self.wss1_ui, false),
+            ("WSS2_UI_PORT", self.wss2_ui, false),
+        ]
     }
 
     /// How the URLs of producers and consumers begin.

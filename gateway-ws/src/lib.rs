@@ -22,7 +22,7 @@ use axum::{Router, routing::any};
 use motience_certs::{ServerIdentity, server::tcp_config};
 use motience_shared::{
     backend::Backend,
-    http::{ApiError, Listener, Seats, operations, serve},
+    http::{ApiError, ListenAddress, Listener, Seats, operations, serve},
     lifecycle::Shutdown,
 };
 use tokio::net::TcpListener;
@@ -35,10 +35,12 @@ pub use webtransport::WebTransport;
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// A port is taken or not allowed.
-    #[error("TCP {address} cannot be opened: {cause}")]
+    #[error("TCP {address} ({setting}) cannot be opened: {cause}")]
     Bind {
         /// The address asked for.
-        address: SocketAddr,
+        address: ListenAddress,
+        /// The setting of its port.
+        setting: &'static str,
         /// What the system says.
         cause: std::io::Error,
     },
@@ -92,36 +94,34 @@ pub async fn bind(
         Some(identity) => Some(tcp_config(Arc::clone(identity), &[b"http/1.1"])),
         None => return Err(Error::NoCertificate),
     };
-    let (wss1, wss2) = (listen(config.wss1).await?, listen(config.wss2).await?);
-    let (wss1_ui, wss2_ui) = (listen(config.wss1_ui).await?, listen(config.wss2_ui).await?);
-    let at = |listener: &TcpListener, asked| listener.local_addr().unwrap_or(asked);
+    let (wss1, wss2) = (listen("WSS1_PORT", config.wss1)?, listen("WSS2_PORT", config.wss2)?);
+    let (wss1_ui, wss2_ui) = (listen("WSS1_UI_PORT", config.wss1_ui)?, listen("WSS2_UI_PORT", config.wss2_ui)?);
     let addresses = Addresses {
-        wss1: at(&wss1, config.wss1),
-        wss2: at(&wss2, config.wss2),
-        wss1_ui: at(&wss1_ui, config.wss1_ui),
-        wss2_ui: at(&wss2_ui, config.wss2_ui),
+        wss1: local(&wss1, config.wss1),
+        wss2: local(&wss2, config.wss2),
+        wss1_ui: local(&wss1_ui, config.wss1_ui),
+        wss2_ui: local(&wss2_ui, config.wss2_ui),
     };
     let seats = Seats::new(config.connections, config.connections_each);
     let (producers, consumers, tunnels) = (Gauge::new("producer"), Gauge::new("consumer"), Gauge::new("tunnel"));
     let shared = Arc::new(Shared { backend, config, shutdown, producers, consumers, tunnels, seats, webtransport });
-    let secured = |listener| match &tls {
+    let secured = |listener: TcpListener| match &tls {
         Some(tls) => Listener::tls(listener, Arc::clone(tls)),
         None => listener.into(),
     };
     let page = |side, at| pages::router(side, at).merge(webtransport::router(shared.webtransport.clone()).with_state(()));
-    let listeners = vec![
-        (
-            secured(wss1),
-            around(
-                "motience-wss1",
-                Router::new().route("/producer", any(producer::upgrade)).route("/motience", any(tunnel::upgrade)),
-                &shared,
-            ),
-        ),
-        (secured(wss2), around("motience-wss2", Router::new().route("/consumer", any(consumer::upgrade)), &shared)),
-        (wss1_ui.into(), around("motience-wss1-ui", page(pages::Side::Producer, addresses), &shared)),
-        (wss2_ui.into(), around("motience-wss2-ui", page(pages::Side::Consumer, addresses), &shared)),
-    ];
+    let producers = Router::new().route("/producer", any(producer::upgrade)).route("/motience", any(tunnel::upgrade));
+    let consumers = Router::new().route("/consumer", any(consumer::upgrade));
+    let mut listeners = Vec::new();
+    for (name, router, sockets, tls) in [
+        ("motience-wss1", producers, wss1, true),
+        ("motience-wss2", consumers, wss2, true),
+        ("motience-wss1-ui", page(pages::Side::Producer, addresses), wss1_ui, false),
+        ("motience-wss2-ui", page(pages::Side::Consumer, addresses), wss2_ui, false),
+    ] {
+        let router = around(name, router, &shared);
+        listeners.extend(sockets.into_iter().map(|socket| (if tls { secured(socket) } else { socket.into() }, router.clone())));
+    }
     Ok(Gateway { addresses, listeners, shared })
 }
 
@@ -149,6 +149,10 @@ fn around(name: &'static str, router: Router<Arc<Shared>>, shared: &Arc<Shared>)
         .fallback(async || ApiError::not_found("There is nothing at this path."))
 }
 
-async fn listen(address: SocketAddr) -> Result<TcpListener, Error> {
-    TcpListener::bind(address).await.map_err(|cause| Error::Bind { address, cause })
+fn listen(setting: &'static str, address: ListenAddress) -> Result<Vec<TcpListener>, Error> {
+    address.listen().map_err(|cause| Error::Bind { address, setting, cause })
+}
+
+fn local(listeners: &[TcpListener], asked: ListenAddress) -> SocketAddr {
+    listeners.first().and_then(|first| first.local_addr().ok()).unwrap_or(asked.first())
 }

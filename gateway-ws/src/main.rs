@@ -4,11 +4,13 @@ use std::{path::PathBuf, process::ExitCode, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
 use clap::Parser;
+use motience_certs::Source;
 use motience_gateway::{Config, bind, certificate};
 use motience_shared::{
     backend::{self, Backend, Kind},
     clock::Clock,
     env::{self, Env},
+    http::check_plaintext,
     lifecycle::{EX_CONFIG, Shutdown, notify_ready},
     telemetry,
 };
@@ -38,22 +40,52 @@ async fn main() -> ExitCode {
     match run(Cli::parse()).await {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => {
-            eprintln!("motience-gateway: {e:#}");
+            // One line for each setting that is wrong.
+            format!("{e:#}").lines().for_each(|line| eprintln!("motience-gateway: {line}"));
             if e.is::<env::Error>() { ExitCode::from(EX_CONFIG) } else { ExitCode::FAILURE }
+        }
+    }
+}
+
+/// All settings of the process.
+struct Settings {
+    gateway: Config,
+    backend: backend::Config,
+    source: Source,
+}
+
+impl Settings {
+    /// Reads them and checks how they fit together; the error has everything that is wrong.
+    fn from_env(env: &Env) -> Result<Self, env::Error> {
+        let mut errors = Vec::new();
+        env.gather(&mut errors, Env::environment);
+        let gateway = env.gather(&mut errors, Config::from_env);
+        let backend = env.gather(&mut errors, backend::Config::from_env);
+        let source = env.gather(&mut errors, certificate::from_env);
+        if let Some(backend) = &backend
+            && backend.kind() == Kind::Embedded
+        {
+            let problem = "is missing: a gateway by itself meets the servers in Redis; set REDIS_URL and DATABASE_URL";
+            errors.push(env::Error::invalid("REDIS_URL", problem));
+        }
+        if let (Some(gateway), Some(backend), Some(source)) = (&gateway, &backend, &source) {
+            errors.extend(certificate::check(source, env.production() && gateway.tls).err());
+            let plain = gateway.listeners().into_iter().filter(|(.., tls)| !tls);
+            errors.extend(check_plaintext(env, plain.map(|(name, at, _)| (name, at))).err());
+            let reached = gateway.listeners().into_iter().find(|(_, at, _)| !at.is_loopback());
+            errors.extend(reached.and_then(|(name, at, _)| backend.auth.check_published(name, at)));
+        }
+        env::Error::all(errors)?;
+        match (gateway, backend, source) {
+            (Some(gateway), Some(backend), Some(source)) => Ok(Self { gateway, backend, source }),
+            _ => unreachable!("nothing is missing where nothing is wrong"),
         }
     }
 }
 
 async fn run(cli: Cli) -> anyhow::Result<()> {
     let env = Env::load()?;
-    let (gateway, backend) = (Config::from_env(&env)?, backend::Config::from_env(&env)?);
-    let source = certificate::from_env(&env)?;
-    certificate::check(&source, env.production() && gateway.tls)?;
-    if backend.kind() == Kind::Embedded {
-        return Err(
-            env::Error::invalid("REDIS_URL", "a gateway by itself meets the servers in Redis: set REDIS_URL and DATABASE_URL").into()
-        );
-    }
+    let Settings { gateway, backend, source } = Settings::from_env(&env)?;
     if cli.check_config {
         println!("The configuration is good.");
         return Ok(());

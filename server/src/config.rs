@@ -1,14 +1,12 @@
 //! The server's settings: each part reads its own variables, this file joins them and checks how they fit together.
 
-use std::{
-    net::{IpAddr, SocketAddr},
-    str::FromStr,
-};
+use std::str::FromStr;
 
 use motience_certs::Source;
 use motience_shared::{
     backend::{self, Kind},
     env::{self, Env},
+    http::{Host, ListenAddress, check_plaintext},
 };
 
 use crate::{h3, http, ingest, webtransport};
@@ -76,15 +74,15 @@ pub struct Config {
     /// Limits of the HTTP services.
     pub http: http::Config,
     /// AP_PORT, 3001.
-    pub ap: SocketAddr,
+    pub ap: ListenAddress,
     /// SM_PORT, 3002.
-    pub sm: SocketAddr,
+    pub sm: ListenAddress,
     /// DSM_PORT, 3003.
-    pub dsm: SocketAddr,
+    pub dsm: ListenAddress,
     /// The operations listener: health, readiness, metrics. OPERATIONS_PORT, 9090.
-    pub operations: SocketAddr,
+    pub operations: ListenAddress,
     /// All of the node's services under TLS. HTTPS_PORT, the number of QUIC_PORT.
-    pub https: SocketAddr,
+    pub https: ListenAddress,
     /// The QUIC endpoint.
     pub ingest: ingest::Config,
     /// HTTP/3 on it.
@@ -100,44 +98,88 @@ pub struct Config {
 }
 
 impl Config {
-    /// Reads all settings and checks how they fit together. `roles` wins over ROLES.
+    /// Reads all settings and checks how they fit together; the error has everything that is wrong. `roles` wins over ROLES.
     pub fn from_env(env: &Env, roles: Option<Roles>) -> Result<Self, env::Error> {
-        let production = env.production();
-        let bind: IpAddr = env.parse("BIND_ADDRESS", IpAddr::from([0, 0, 0, 0]))?;
-        let port = |name: &str, default: u16| Ok::<_, env::Error>(SocketAddr::new(bind, env.parse(name, default)?));
-        let ingest = ingest::Config::from_env(env, bind)?;
-        let config = Self {
-            roles: match roles {
-                Some(roles) => roles,
-                None => env.parse("ROLES", Roles::ALL)?,
-            },
-            production,
-            backend: backend::Config::from_env(env)?,
-            http: http::Config::from_env(env)?,
-            ap: port("AP_PORT", 3001)?,
-            sm: port("SM_PORT", 3002)?,
-            dsm: port("DSM_PORT", 3003)?,
-            operations: SocketAddr::new(env.parse("OPERATIONS_ADDRESS", bind)?, env.parse("OPERATIONS_PORT", 9090)?),
-            https: port("HTTPS_PORT", ingest.address.port())?,
-            ingest,
-            h3: h3::Config::from_env(env)?,
-            webtransport: webtransport::Config::from_env(env)?,
-            gateway: motience_gateway::Config::from_env(env)?,
-            certificate: motience_gateway::certificate::from_env(env)?,
-            persist: env.flag("PERSIST", false)?,
-        };
-        config.check()?;
-        Ok(config)
+        let mut errors = Vec::new();
+        let config = Self::gather(env, roles, &mut errors);
+        if let Some(config) = &config {
+            config.check(env, &mut errors);
+        }
+        env::Error::all(errors)?;
+        Ok(config.expect("nothing is missing where nothing is wrong"))
     }
 
-    fn check(&self) -> Result<(), env::Error> {
+    /// Each part by itself, so that a mistake in one does not hide those in the others.
+    fn gather(env: &Env, roles: Option<Roles>, errors: &mut Vec<env::Error>) -> Option<Self> {
+        env.gather(errors, Env::environment);
+        let host = env.gather(errors, Host::from_env);
+        let port = |errors: &mut _, name: &'static str, default: u16| Some(host?.at(env.gather(errors, |env| env.parse(name, default))?));
+        let ports = [("AP_PORT", 3001), ("SM_PORT", 3002), ("DSM_PORT", 3003)].map(|(name, default)| port(errors, name, default));
+        let operations = env.gather(errors, |env| {
+            let host = env.parse("OPERATIONS_ADDRESS", Host::from_env(env)?)?;
+            Ok(host.at(env.parse("OPERATIONS_PORT", 9090)?))
+        });
+        let ingest = env.gather(errors, |env| ingest::Config::from_env(env, Host::from_env(env)?));
+        let https = ingest.as_ref().and_then(|ingest| port(errors, "HTTPS_PORT", ingest.address.port()));
+        let roles = roles.or_else(|| env.gather(errors, |env| env.parse("ROLES", Roles::ALL)));
+        let backend = env.gather(errors, backend::Config::from_env);
+        let http = env.gather(errors, http::Config::from_env);
+        let h3 = env.gather(errors, h3::Config::from_env);
+        let webtransport = env.gather(errors, webtransport::Config::from_env);
+        let gateway = env.gather(errors, motience_gateway::Config::from_env);
+        let certificate = env.gather(errors, motience_gateway::certificate::from_env);
+        let persist = env.gather(errors, |env| env.flag("PERSIST", false));
+        let [ap, sm, dsm] = ports;
+        Some(Self {
+            roles: roles?,
+            production: env.production(),
+            backend: backend?,
+            http: http?,
+            ap: ap?,
+            sm: sm?,
+            dsm: dsm?,
+            operations: operations?,
+            https: https?,
+            ingest: ingest?,
+            h3: h3?,
+            webtransport: webtransport?,
+            gateway: gateway?,
+            certificate: certificate?,
+            persist: persist?,
+        })
+    }
+
+    fn check(&self, env: &Env, errors: &mut Vec<env::Error>) {
         if self.backend.kind() == Kind::Embedded && self.roles != Roles::ALL {
-            return Err(env::Error::invalid(
+            errors.push(env::Error::invalid(
                 "ROLES",
                 "a node with only some roles needs Redis to meet the others: set REDIS_URL and DATABASE_URL, or give it all roles",
             ));
         }
-        motience_gateway::certificate::check(&self.certificate, self.production && self.speaks_tls())
+        errors.extend(motience_gateway::certificate::check(&self.certificate, self.production && self.speaks_tls()).err());
+        errors.extend(check_plaintext(env, self.listeners().filter(|(.., tls)| !tls).map(|(name, at, _)| (name, at))).err());
+        let reached = self.listeners().chain([("OPERATIONS_PORT", self.operations, false)]).find(|(_, at, _)| !at.is_loopback());
+        errors.extend(reached.and_then(|(name, at, _)| self.backend.auth.check_published(name, at)));
+        if self.production && self.http.origins == ["*"] {
+            errors.push(env::Error::invalid(
+                "CORS_ORIGINS",
+                "'*' lets the pages of every site call with the tokens they have; production needs the origins of its own pages",
+            ));
+        }
+    }
+
+    /// The listeners of its roles but for the operations port, which takes no secrets: each with the setting of its port, and whether it
+    /// is under TLS.
+    fn listeners(&self) -> impl Iterator<Item = (&'static str, ListenAddress, bool)> + '_ {
+        let own = [
+            (self.roles.ap, "AP_PORT", self.ap, false),
+            (self.roles.sm, "SM_PORT", self.sm, false),
+            (self.roles.dsm, "DSM_PORT", self.dsm, false),
+            (self.speaks_tls(), "HTTPS_PORT", self.https, true),
+            (self.roles.ingest, "QUIC_PORT", self.ingest.address, true),
+        ];
+        let own = own.into_iter().filter_map(|(has, name, at, tls)| has.then_some((name, at, tls)));
+        own.chain(self.gateway.listeners().into_iter().filter(|_| self.roles.wss))
     }
 
     /// Whether any of its listeners has a certificate.
@@ -160,6 +202,7 @@ mod tests {
         assert_eq!(config.roles, Roles::ALL);
         assert_eq!(config.ap.port(), 3001);
         assert!(!config.production && !config.persist);
+        assert!(config.listeners().all(|(_, at, _)| at.is_loopback()) && config.operations.is_loopback());
     }
 
     #[test]
@@ -192,14 +235,71 @@ mod tests {
             (&[("REDIS_URL", "redis://localhost")], "DATABASE_URL"),
             (&[("REDIS_URL", "redis://localhost"), ("DATABASE_URL", "postgres://localhost/m")], "JWT_SECRET"),
             (&[("TLS_CERT", "a.pem")], "TLS_KEY"),
-            (&[("MOTIENCE_ENV", "production"), ("JWT_SECRET", "your-secret-key-here")], "JWT_SECRET"),
-            (&[("MOTIENCE_ENV", "production"), ("JWT_SECRET", long)], "TLS_CERT"),
+            (&[("MOTIENCE_ENV", "production"), ("BIND_ADDRESS", "localhost"), ("JWT_SECRET", "your-secret-key-here")], "JWT_SECRET"),
+            (&[("MOTIENCE_ENV", "production"), ("BIND_ADDRESS", "localhost"), ("JWT_SECRET", long)], "TLS_CERT"),
+            (&[("MOTIENCE_ENV", "produktion"), ("BIND_ADDRESS", "localhost"), ("JWT_SECRET", long)], "MOTIENCE_ENV"),
+            (&[("BIND_ADDRESS", "0.0.0.0"), ("JWT_SECRET", "your-secret-key-here")], "JWT_SECRET"),
+            (&[("OPERATIONS_ADDRESS", "::"), ("JWT_SECRET", "Your-Secret-Key-Here")], "JWT_SECRET"),
             (&[("QUIC_CREDIT", "0")], "QUIC_CREDIT"),
             (&[("HTTP3_MAX_STREAMS", "0")], "HTTP3_MAX_STREAMS"),
             (&[("WT_HELLO_LIMIT", "0s")], "WT_HELLO_LIMIT"),
         ] {
             let message = refused(pairs);
-            assert!(message.starts_with(&format!("{variable}: ")), "{message}");
+            assert!(message.lines().any(|line| line.starts_with(&format!("{variable}: "))), "{message}");
+        }
+    }
+
+    /// Good in production, behind a proxy.
+    const PRODUCTION: [(&str, &str); 5] = [
+        ("MOTIENCE_ENV", "Production"),
+        ("JWT_SECRET", "0123456789abcdef0123456789abcdef"),
+        ("TLS_CERT", "cert.pem"),
+        ("TLS_KEY", "key.pem"),
+        ("TRUSTED_PROXIES", "10.0.0.0/8"),
+    ];
+
+    #[test]
+    fn production_refuses_each_default_that_is_not_safe_on_a_network() {
+        let with = |more: &[(&'static str, &'static str)]| {
+            let env = more.iter().fold(Env::from_pairs(PRODUCTION), |env, (name, value)| env.with(name, *value));
+            Config::from_env(&env, None).map(drop).map_err(|e| e.to_string())
+        };
+        with(&[]).unwrap();
+        with(&[("TRUSTED_PROXIES", ""), ("INSECURE_PLAINTEXT", "true")]).unwrap();
+        with(&[("TRUSTED_PROXIES", ""), ("BIND_ADDRESS", "localhost")]).unwrap();
+        let (own, cluster) = (("DATABASE_URL", "postgres://me:own@db/motience"), ("REDIS_URL", "redis://:own@log"));
+        with(&[own, cluster]).unwrap();
+        for (more, variable) in [
+            (&[("TRUSTED_PROXIES", "")][..], "INSECURE_PLAINTEXT"),
+            (&[("TRUSTED_PROXIES", ""), ("WSS_TLS", "true"), ("ROLES", "wss"), own, cluster], "INSECURE_PLAINTEXT"),
+            (&[("DB_HOST", "db"), cluster], "DB_PASSWORD"),
+            (&[("DATABASE_URL", "postgres://postgres:postgres@db/motience")], "DATABASE_URL"),
+            (&[own, ("REDIS_URL", "redis://log:6379")], "REDIS_URL"),
+            (&[own, ("REDIS_URL", "redis://user:@log:6379")], "REDIS_URL"),
+            (&[own, ("REDIS_HOST", "log")], "REDIS_URL"),
+            (&[("CORS_ORIGINS", "*")], "CORS_ORIGINS"),
+            (&[("JWT_SECRET", "")], "JWT_SECRET"),
+            (&[("JWT_SECRET", "changeme")], "JWT_SECRET"),
+            (&[("TLS_CERT", ""), ("TLS_KEY", "")], "TLS_CERT"),
+        ] {
+            let error = with(more).unwrap_err();
+            assert!(error.starts_with(&format!("{variable}: ")) && error.lines().count() == 1, "{variable}: {error}");
+        }
+    }
+
+    #[test]
+    fn everything_wrong_is_told_at_once() {
+        let told = refused(&[
+            ("AP_PORT", "http"),
+            ("QUIC_CREDIT", "0"),
+            ("QUIC_IDLE_TIMEOUT", "soon"),
+            ("JWT_EXPIRES_IN", "never"),
+            ("LOG_DURABILITY", "paper"),
+            ("TLS_CERT", "a.pem"),
+            ("PERSIST", "maybe"),
+        ]);
+        for variable in ["AP_PORT", "QUIC_CREDIT", "QUIC_IDLE_TIMEOUT", "JWT_EXPIRES_IN", "LOG_DURABILITY", "TLS_KEY", "PERSIST"] {
+            assert_eq!(told.lines().filter(|line| line.starts_with(&format!("{variable}: "))).count(), 1, "{variable}: {told}");
         }
     }
 }

@@ -42,7 +42,8 @@ pub fn run(cli: Cli) -> ExitCode {
         Ok(code) => code,
         Err(e) => match e.downcast_ref::<env::Error>() {
             Some(setting) => {
-                eprintln!("motience-server: {setting}");
+                // One line for each setting that is wrong.
+                setting.to_string().lines().for_each(|line| eprintln!("motience-server: {line}"));
                 ExitCode::from(EX_CONFIG)
             }
             None => {

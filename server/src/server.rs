@@ -15,7 +15,7 @@ use motience_gateway::{
 use motience_shared::{
     backend::{self, Backend},
     clock::Clock,
-    http::{self as shared_http, Limits, Listener},
+    http::{self as shared_http, Limits, ListenAddress, Listener},
     lifecycle::Shutdown,
     wire::ALPN,
 };
@@ -43,10 +43,12 @@ pub enum Error {
     #[error(transparent)]
     Backend(#[from] backend::Error),
     /// A TCP port is taken or not allowed.
-    #[error("TCP {address} cannot be opened: {cause}")]
+    #[error("TCP {address} ({setting}) cannot be opened: {cause}")]
     Bind {
         /// The address asked for.
-        address: SocketAddr,
+        address: ListenAddress,
+        /// The setting of its port.
+        setting: &'static str,
         /// What the system says.
         cause: std::io::Error,
     },
@@ -108,9 +110,6 @@ impl Server {
     /// Opens the backend and every port.
     pub async fn bind(config: Config, clock: Clock, shutdown: Shutdown) -> Result<Self, Error> {
         motience_certs::install_provider();
-        if config.backend.auth.generated {
-            warn!("JWT_SECRET is not set: a random one is used, and every token ends with this process");
-        }
         let mut addresses = Addresses::default();
         let identity = if config.speaks_tls() {
             let (identity, ca) = config.certificate.load(clock.now())?;
@@ -142,25 +141,27 @@ impl Server {
             dsm::service(&services).with(more).with(pages::console(whereabouts.clone(), Reach::Ports))
         };
         let mut listeners: Vec<(Listener, axum::Router)> = Vec::new();
-        for (wanted, at, router, place) in [
-            (roles.ap, config.ap, ap::router(&services), &mut addresses.ap),
-            (roles.sm, config.sm, sm::router(&services), &mut addresses.sm),
-            (roles.dsm, config.dsm, dsm().alone(&services), &mut addresses.dsm),
-            (true, config.operations, shared_http::operations("motience-server", Arc::clone(&backend)), &mut addresses.operations),
+        let operations = shared_http::operations("motience-server", Arc::clone(&backend));
+        for (wanted, setting, at, router, place) in [
+            (roles.ap, "AP_PORT", config.ap, ap::router(&services), &mut addresses.ap),
+            (roles.sm, "SM_PORT", config.sm, sm::router(&services), &mut addresses.sm),
+            (roles.dsm, "DSM_PORT", config.dsm, dsm().alone(&services), &mut addresses.dsm),
+            (true, "OPERATIONS_PORT", config.operations, operations, &mut addresses.operations),
         ] {
             if wanted {
-                let listener = listen(at).await?;
-                *place = Some(url("http", local(&listener, at), ""));
-                listeners.push((listener.into(), router));
+                let sockets = listen(setting, at)?;
+                *place = Some(url("http", local(&sockets, at), ""));
+                listeners.extend(sockets.into_iter().map(|socket| (socket.into(), router.clone())));
             }
         }
         if let Some(identity) = &identity {
             let router = together(&services, roles, here.clone(), whereabouts.clone());
-            let listener = listen(config.https).await?;
-            addresses.https = Some(url("https", local(&listener, config.https), ""));
+            let sockets = listen("HTTPS_PORT", config.https)?;
+            addresses.https = Some(url("https", local(&sockets, config.https), ""));
             let told = here.as_ref().and_then(|here| HeaderValue::from_str(&format!("h3=\":{}\"; ma=86400", here.address.port())).ok());
             let over_tcp = router.clone().layer(SetResponseHeaderLayer::overriding(header::ALT_SVC, move |_: &_| told.clone()));
-            listeners.push((Listener::tls(listener, tcp_config(Arc::clone(identity), &[b"h2", b"http/1.1"])), over_tcp));
+            let tls = tcp_config(Arc::clone(identity), &[b"h2", b"http/1.1"]);
+            listeners.extend(sockets.into_iter().map(|socket| (Listener::tls(socket, Arc::clone(&tls)), over_tcp.clone())));
             if let Some(ingest) = &ingest {
                 let sessions = webtransport::Shared::new(Arc::clone(&backend), config.webtransport, ingest.draining().clone());
                 let limits = config.http.limits.clone();
@@ -187,7 +188,8 @@ impl Server {
             Some(gateway)
         } else {
             // Another node of the platform has the sockets, on the ports that are set.
-            let at = motience_gateway::Addresses { wss1: told.wss1, wss2: told.wss2, wss1_ui: told.wss1_ui, wss2_ui: told.wss2_ui };
+            let [wss1, wss2, wss1_ui, wss2_ui] = told.listeners().map(|(_, at, _)| at.first());
+            let at = motience_gateway::Addresses { wss1, wss2, wss1_ui, wss2_ui };
             whereabouts.tell(told, at, here);
             None
         };
@@ -259,12 +261,12 @@ fn together(services: &Arc<http::Services>, roles: Roles, here: Option<WebTransp
     http::together(parts, more.merge(pages::console(whereabouts, Reach::Paths)), services)
 }
 
-async fn listen(address: SocketAddr) -> Result<TcpListener, Error> {
-    TcpListener::bind(address).await.map_err(|cause| Error::Bind { address, cause })
+fn listen(setting: &'static str, address: ListenAddress) -> Result<Vec<TcpListener>, Error> {
+    address.listen().map_err(|cause| Error::Bind { address, setting, cause })
 }
 
-fn local(listener: &TcpListener, asked: SocketAddr) -> SocketAddr {
-    listener.local_addr().unwrap_or(asked)
+fn local(listeners: &[TcpListener], asked: ListenAddress) -> SocketAddr {
+    listeners.first().and_then(|first| first.local_addr().ok()).unwrap_or(asked.first())
 }
 
 /// An address that a client on this machine can use: "every interface" is none.

@@ -4,7 +4,7 @@
 
 use std::{fmt, path::PathBuf, sync::Arc, time::Duration};
 
-use secrecy::SecretString;
+use secrecy::{ExposeSecret as _, SecretString};
 use tracing::{info, warn};
 
 use crate::{
@@ -57,6 +57,7 @@ pub struct Config {
 impl Config {
     /// Reads the variables of the backend and of its parts.
     pub fn from_env(env: &Env) -> Result<Self, env::Error> {
+        env.environment()?;
         let data_dir = PathBuf::from(env.get("DATA_DIR").unwrap_or("data"));
         let store = store::Config::from_env(env, &data_dir)?;
         let redis = match env.secret("REDIS_URL") {
@@ -68,6 +69,15 @@ impl Config {
             }
             None => None,
         };
+        if let Some(url) = &redis
+            && env.production()
+            && password_of(url.expose_secret()).is_none()
+        {
+            return Err(env::Error::invalid(
+                "REDIS_URL",
+                "names a Redis without a password; a production node needs one: redis://USER:PASSWORD@HOST:PORT",
+            ));
+        }
         if redis.is_some() && !matches!(store, store::Config::Postgres { .. }) {
             return Err(env::Error::invalid(
                 "DATABASE_URL",
@@ -110,6 +120,11 @@ impl Config {
         })
     }
 
+    /// Whether anything is kept in the data folder.
+    fn keeps_files(&self) -> bool {
+        self.redis.is_none() && (matches!(self.store, store::Config::SqliteFile { .. }) || !self.volatile)
+    }
+
     /// Where producers and consumers will meet.
     pub fn kind(&self) -> Kind {
         if self.redis.is_some() { Kind::Cluster } else { Kind::Embedded }
@@ -128,6 +143,9 @@ pub enum Error {
     /// The log's file.
     #[error("the log cannot be opened: {0}")]
     File(#[from] embedded::OpenError),
+    /// The file with the node's own secret.
+    #[error(transparent)]
+    Secret(#[from] auth::SecretFileError),
 }
 
 /// What is away, when a node is not ready.
@@ -162,7 +180,7 @@ pub struct Backend {
 
 impl Backend {
     /// Opens the database, applies its migrations, connects the log.
-    pub async fn open(config: Config, clock: Clock) -> Result<Arc<Self>, Error> {
+    pub async fn open(mut config: Config, clock: Clock) -> Result<Arc<Self>, Error> {
         let store = Store::open(&config.store).await?;
         let revocations = Revocations::new(clock.clone(), config.auth.refresh_ttl.max(config.auth.access_ttl));
         load_revocations(&store, &revocations, &config.auth, &clock).await?;
@@ -180,6 +198,13 @@ impl Backend {
             None => Log::Embedded(embedded::Log::in_file(&config.data_dir, config.retention, clock.clone(), sink)?),
             Some(url) => Log::Redis(log::redis::Log::connect(url, config.replicas, config.retention, sink).await?),
         };
+        // The log is open, so no other process uses the folder now.
+        if config.auth.generated && config.keeps_files() {
+            let path = config.auth.keep_secret(&config.data_dir)?;
+            info!(path = %path.display(), "JWT_SECRET is not set: tokens are signed with this node's own secret");
+        } else if config.auth.generated {
+            warn!("JWT_SECRET is not set: a random secret is used, and every token ends with this process");
+        }
         info!(?kind, durability = log.durability(), node = config.node, "backend is open");
         let relay = Relay::new(log, store.clone(), hub, routes, reports, clock.clone(), config.limits);
         let refresher = tokio::spawn(refresh_revocations(store.clone(), revocations.clone(), config.auth.clone(), clock.clone()));
@@ -258,6 +283,19 @@ impl fmt::Debug for Backend {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Backend").field("kind", &self.kind).field("node", &self.node).finish_non_exhaustive()
     }
+}
+
+/// The password in a Redis address, still encoded; `None` where there is none. A socket of this machine has the file's permissions
+/// in its place.
+fn password_of(url: &str) -> Option<&str> {
+    let (scheme, rest) = url.split_once("://")?;
+    if scheme.ends_with("unix") {
+        return Some(scheme);
+    }
+    let authority = rest.split(['/', '?', '#']).next()?;
+    let (user, _) = authority.rsplit_once('@')?;
+    let (_, password) = user.split_once(':')?;
+    Some(password).filter(|password| !password.is_empty())
 }
 
 fn sink(hub: &Arc<Hub>, routes: &Arc<Routes>, reports: &Reports, revocations: &Revocations, clock: &Clock) -> Sink {

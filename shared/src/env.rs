@@ -1,12 +1,57 @@
 //! Settings from the environment, each read by its owner, each error naming its variable.
 
-use std::{collections::BTreeMap, fmt, path::Path, str::FromStr, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    path::Path,
+    str::FromStr,
+    time::Duration,
+};
 
 use secrecy::SecretString;
+
+/// Secrets that may be in files of their own, as container engines and systemd hand them over: the variable with the file's path, and
+/// the one that it stands for.
+const SECRET_FILES: [(&str, &str); 4] = [
+    ("JWT_SECRET_FILE", "JWT_SECRET"),
+    ("DB_PASSWORD_FILE", "DB_PASSWORD"),
+    ("DATABASE_URL_FILE", "DATABASE_URL"),
+    ("REDIS_URL_FILE", "REDIS_URL"),
+];
+
+/// The two names of the environment's variable; the first wins.
+const ENVIRONMENT: [&str; 2] = ["MOTIENCE_ENV", "NODE_ENV"];
 
 /// The variables of one process: its environment over its `.env` file.
 #[derive(Clone, Default)]
 pub struct Env(BTreeMap<String, String>);
+
+/// How careful a node is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Environment {
+    /// For trying it out: secrets and certificates are made where they are missing, and only this machine reaches it.
+    Development,
+    /// For a network: refuses every default that is not safe there.
+    Production,
+}
+
+/// The text names no environment.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("it is neither development (dev, local, test, testing, ci) nor production (prod, live, staging, stage)")]
+pub struct UnknownEnvironment;
+
+impl FromStr for Environment {
+    type Err = UnknownEnvironment;
+
+    /// Case does not matter. A staging platform is reached by others, so it counts as production.
+    fn from_str(text: &str) -> Result<Self, UnknownEnvironment> {
+        match text.to_ascii_lowercase().as_str() {
+            "development" | "dev" | "local" | "test" | "testing" | "ci" => Ok(Self::Development),
+            "production" | "prod" | "live" | "staging" | "stage" => Ok(Self::Production),
+            _ => Err(UnknownEnvironment),
+        }
+    }
+}
 
 /// A setting that cannot be used. The text is for the operator and never carries a secret's value.
 #[derive(Debug, thiserror::Error)]
@@ -22,12 +67,24 @@ pub enum Error {
     /// The `.env` file is there but cannot be read.
     #[error(".env: {0}")]
     File(String),
+    /// Several settings that cannot be used, one a line.
+    #[error("{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))]
+    Several(Vec<Error>),
 }
 
 impl Error {
     /// An error about `variable`.
     pub fn invalid(variable: &str, problem: impl fmt::Display) -> Self {
         Self::Invalid { variable: variable.to_owned(), problem: problem.to_string() }
+    }
+
+    /// All of them as one.
+    pub fn all(errors: Vec<Self>) -> Result<(), Self> {
+        match <[Self; 1]>::try_from(errors) {
+            Ok([error]) => Err(error),
+            Err(errors) if errors.is_empty() => Ok(()),
+            Err(errors) => Err(Self::Several(errors)),
+        }
     }
 }
 
@@ -43,8 +100,59 @@ impl Env {
                 vars.insert(name, value);
             }
         }
-        vars.extend(std::env::vars_os().filter_map(|(k, v)| Some((k.into_string().ok()?, v.into_string().ok()?))));
-        Ok(Self(vars))
+        let process = std::env::vars_os().filter_map(|(k, v)| Some((k.into_string().ok()?, v.into_string().ok()?)));
+        // Each by itself: a secret in the process's environment wins over a file that `.env` names.
+        let mut env = Self(vars).with_secret_files()?;
+        env.0.extend(Self(process.collect()).with_secret_files()?.0);
+        Ok(env)
+    }
+
+    /// The same with each secret that is in a file of its own, without the line break at the file's end.
+    fn with_secret_files(mut self) -> Result<Self, Error> {
+        for (name, secret) in SECRET_FILES {
+            let Some(path) = self.get(name).map(str::to_owned) else { continue };
+            if self.has(secret) {
+                return Err(Error::invalid(name, format_args!("and {secret} are both set: keep one of them")));
+            }
+            let text = std::fs::read_to_string(&path).map_err(|e| Error::invalid(name, format_args!("{path} cannot be read: {e}")))?;
+            let text = text.trim_end_matches(['\r', '\n']);
+            if text.trim().is_empty() {
+                return Err(Error::invalid(name, format_args!("{path} is empty")));
+            }
+            self.0.insert(secret.to_owned(), text.to_owned());
+        }
+        Ok(self)
+    }
+
+    /// Reads settings with `read` and notes in `errors` everything that is wrong with them, not only the first: whatever was wrong is
+    /// left at its default, and they are read again. `None` where that does not help.
+    pub fn gather<T>(&self, errors: &mut Vec<Error>, read: impl Fn(&Self) -> Result<T, Error>) -> Option<T> {
+        let mut env = self.clone();
+        let mut wrong = BTreeSet::new();
+        loop {
+            match read(&env) {
+                Ok(settings) => return Some(settings),
+                Err(Error::Several(several)) => {
+                    errors.extend(several);
+                    return None;
+                }
+                Err(error) => {
+                    let variable = match &error {
+                        Error::Invalid { variable, .. } => Some(variable.clone()),
+                        _ => None,
+                    };
+                    let is_new = variable.clone().is_none_or(|variable| wrong.insert(variable));
+                    // Two parts may read the same variable.
+                    if is_new && !errors.iter().any(|known| known.to_string() == error.to_string()) {
+                        errors.push(error);
+                    }
+                    match variable {
+                        Some(variable) if is_new && env.0.remove(&variable).is_some() => {}
+                        _ => return None,
+                    }
+                }
+            }
+        }
     }
 
     /// Exactly these variables; for tests and for embedding.
@@ -134,9 +242,15 @@ impl Env {
         self.get(name).map(SecretString::from)
     }
 
-    /// Whether this is a production node: MOTIENCE_ENV, or else NODE_ENV, is `production`.
+    /// MOTIENCE_ENV, or else NODE_ENV; development without both. A name that nobody knows is refused in either.
+    pub fn environment(&self) -> Result<Environment, Error> {
+        let [first, second] = ENVIRONMENT.map(|name| self.get(name).map(|_| self.parse(name, Environment::Production)).transpose());
+        Ok(first?.or(second?).unwrap_or(Environment::Development))
+    }
+
+    /// Whether this is a production node. One whose environment nobody knows counts as one, should anybody ask before it is refused.
     pub fn production(&self) -> bool {
-        self.get("MOTIENCE_ENV").or_else(|| self.get("NODE_ENV")) == Some("production")
+        !matches!(self.environment(), Ok(Environment::Development))
     }
 }
 
@@ -174,6 +288,54 @@ mod tests {
         assert!(env.parse::<u16>("AP_PORT", 3001).unwrap_err().to_string().starts_with("AP_PORT: 'http' cannot be used"));
         assert!(env.duration("T", Duration::ZERO).unwrap_err().to_string().starts_with("T: "));
         assert!(env.flag("X", false).is_err());
+    }
+
+    #[test]
+    fn an_environment_that_nobody_knows_is_not_development() {
+        let environment = |value: &str| Env::from_pairs([("NODE_ENV", value)]).environment();
+        for name in ["production", "PRODUCTION", "Production", " prod ", "live", "staging"] {
+            assert_eq!(environment(name).unwrap(), Environment::Production, "{name}");
+        }
+        for name in ["development", "Dev", "test", ""] {
+            assert_eq!(environment(name).unwrap(), Environment::Development, "{name}");
+        }
+        for name in ["produktion", "prd", "true", "1"] {
+            assert!(environment(name).unwrap_err().to_string().starts_with("NODE_ENV: '"), "{name}");
+            assert!(Env::from_pairs([("NODE_ENV", name)]).production());
+        }
+        let both = Env::from_pairs([("MOTIENCE_ENV", "prod"), ("NODE_ENV", "development")]);
+        assert_eq!(both.environment().unwrap(), Environment::Production);
+        assert!(both.with("NODE_ENV", "devel").environment().is_err());
+    }
+
+    #[test]
+    fn everything_wrong_is_told_at_once() {
+        let env = Env::from_pairs([("A", "x"), ("B", "5"), ("C", "soon")]);
+        let read = |env: &Env| Ok((env.parse::<u16>("A", 1)?, env.parse::<u16>("B", 2)?, env.duration("C", Duration::ZERO)?));
+        let mut errors = Vec::new();
+        assert_eq!(env.gather(&mut errors, read), Some((1, 5, Duration::ZERO)));
+        let told = Error::all(errors).unwrap_err().to_string();
+        let lines: Vec<&str> = told.lines().collect();
+        assert!(lines.len() == 2 && lines[0].starts_with("A: ") && lines[1].starts_with("C: "), "{told}");
+        // One that is missing cannot be left at its default.
+        let mut errors = Vec::new();
+        assert_eq!(env.gather(&mut errors, |_| Err::<(), _>(Error::invalid("D", "is missing"))), None);
+        assert_eq!(errors.len(), 1);
+    }
+
+    #[test]
+    fn a_secret_may_be_in_a_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("secret");
+        std::fs::write(&path, " with blanks \r\n").unwrap();
+        let path = path.to_str().unwrap();
+        let env = Env::from_pairs([("DB_PASSWORD_FILE", path)]).with_secret_files().unwrap();
+        assert_eq!(env.0["DB_PASSWORD"], " with blanks ");
+        let refused = |env: Env| env.with_secret_files().unwrap_err().to_string();
+        assert!(refused(Env::from_pairs([("JWT_SECRET_FILE", path), ("JWT_SECRET", "hunter2")])).contains("JWT_SECRET_FILE: "));
+        assert!(refused(Env::from_pairs([("REDIS_URL_FILE", "/nowhere")])).starts_with("REDIS_URL_FILE: /nowhere cannot be read"));
+        std::fs::write(path, "\n").unwrap();
+        assert!(refused(Env::from_pairs([("DATABASE_URL_FILE", path)])).contains("is empty"));
     }
 
     #[test]

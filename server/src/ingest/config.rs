@@ -3,14 +3,11 @@
 //! quinn's own defaults are not safe for a server: its receive window is unlimited and it buffers 10 MiB for each peer
 //! that has not finished its handshake.
 
-use std::{
-    net::{IpAddr, SocketAddr},
-    sync::Arc,
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use motience_shared::{
     env::{self, Env},
+    http::{Host, ListenAddress},
     relay::view,
 };
 use quinn::{IdleTimeout, TransportConfig, VarInt, crypto::rustls::QuicServerConfig};
@@ -20,8 +17,8 @@ use super::Error;
 /// Settings of the endpoint.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// Where to listen. BIND_ADDRESS and QUIC_PORT, 0.0.0.0:4433.
-    pub address: SocketAddr,
+    /// Where to listen. BIND_ADDRESS and QUIC_PORT, localhost:4433.
+    pub address: ListenAddress,
     /// Connections at once; more are refused. QUIC_MAX_CONNECTIONS, 50,000.
     pub max_connections: usize,
     /// Handshakes at once above which a peer must first prove its address (Retry, RFC 9000 section 8.1.2).
@@ -63,12 +60,12 @@ const MAX_INCOMING: usize = 4096;
 
 impl Config {
     /// Reads the variables named on the fields.
-    pub fn from_env(env: &Env, bind: IpAddr) -> Result<Self, env::Error> {
+    pub fn from_env(env: &Env, host: Host) -> Result<Self, env::Error> {
         let size = |name: &str, default: usize| -> Result<u32, env::Error> {
             u32::try_from(env.bytes(name, default)?).map_err(|_| env::Error::invalid(name, "must be under 4 GiB"))
         };
         let config = Self {
-            address: SocketAddr::new(bind, env.parse("QUIC_PORT", 4433)?),
+            address: host.at(env.parse("QUIC_PORT", 4433)?),
             max_connections: env.parse("QUIC_MAX_CONNECTIONS", 50_000)?,
             retry_above: env.parse("QUIC_RETRY_ABOVE", 256)?,
             hello_limit: env.duration("QUIC_HELLO_LIMIT", Duration::from_secs(10))?,

@@ -28,6 +28,7 @@ use std::{
 use futures_util::future::join_all;
 use motience_shared::{
     backend::Backend,
+    http::ListenAddress,
     relay::Kind,
     wire::{ALPN, CloseCode},
 };
@@ -49,10 +50,10 @@ const DRAIN_LIMIT: Duration = Duration::from_secs(5);
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The UDP port is taken or not allowed.
-    #[error("UDP {address} cannot be opened: {cause}")]
+    #[error("UDP {address} (QUIC_PORT) cannot be opened: {cause}")]
     Bind {
         /// The address asked for.
-        address: SocketAddr,
+        address: ListenAddress,
         /// What the system says.
         cause: io::Error,
     },
@@ -87,7 +88,11 @@ impl Ingest {
         let server = config.quinn(tls)?;
         let bind_error = |cause| Error::Bind { address: config.address, cause };
         let mut endpoints = Vec::new();
-        for (number, socket) in sockets::open(config.address, config.sockets).map_err(bind_error)?.into_iter().enumerate() {
+        let opened = config
+            .address
+            .open(|address| sockets::open(address, config.sockets), |set| set.first().ok_or(io::ErrorKind::NotFound)?.local_addr());
+        // Each address has sockets of its own, numbered from 0.
+        for (number, socket) in opened.map_err(bind_error)?.into_iter().flat_map(|set| set.into_iter().enumerate()) {
             let ids = sockets::Ids::new(number, &backend.node);
             let mut own = quinn::EndpointConfig::default();
             own.cid_generator(move || Box::new(ids));
@@ -96,7 +101,7 @@ impl Ingest {
         }
         let address = match endpoints.first() {
             Some(first) => first.local_addr().map_err(bind_error)?,
-            None => config.address,
+            None => config.address.first(),
         };
         let soft = CancellationToken::new();
         let shared =

@@ -60,19 +60,25 @@ impl Node {
         let ready = dir.path().join("ready.json");
         let mut command = command(program, dir.path());
         command.arg("--ready-file").arg(&ready).args(arguments).envs(variables.iter().copied());
-        let mut process = command.spawn().unwrap_or_else(|e| panic!("{} cannot be started: {e}", program.display()));
+        let (process, at) = Self::spawned(&mut command, &ready).await;
+        Self { at, process, dir }
+    }
+
+    /// Starts a command and waits for its ready file.
+    pub(crate) async fn spawned(command: &mut Command, ready: &Path) -> (Child, Addresses) {
+        let mut process = command.spawn().unwrap_or_else(|e| panic!("{command:?} cannot be started: {e}"));
         let deadline = Instant::now() + LIMIT;
         let at = loop {
-            if let Ok(text) = std::fs::read_to_string(&ready) {
+            if let Ok(text) = std::fs::read_to_string(ready) {
                 break serde_json::from_str(&text).unwrap();
             }
             if let Some(status) = process.try_wait().unwrap() {
-                panic!("{} ended before it was ready: {status}", program.display());
+                panic!("{command:?} ended before it was ready: {status}");
             }
-            assert!(Instant::now() < deadline, "{} was not ready in time", program.display());
+            assert!(Instant::now() < deadline, "{command:?} was not ready in time");
             sleep(Duration::from_millis(20)).await;
         };
-        Self { at, process, dir }
+        (process, at)
     }
 
     /// A server with every role and everything embedded.

@@ -1,14 +1,39 @@
 //! The settings of tokens and passwords.
 
-use std::time::Duration;
+use std::{
+    fs::{self, OpenOptions, Permissions},
+    io::{self, Write as _},
+    os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _},
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use secrecy::{ExposeSecret, SecretString};
 
 use super::{policy::MAX_PASSWORD, random};
-use crate::env::{self, Env};
+use crate::{
+    env::{self, Env},
+    http::ListenAddress,
+};
 
 /// The secret that the documentation shows, and that everybody therefore knows.
 pub const PLACEHOLDER_SECRET: &str = "your-secret-key-here";
+
+/// Secrets that stand in examples everywhere, in lower case.
+const PUBLISHED_SECRETS: [&str; 9] = [
+    PLACEHOLDER_SECRET,
+    "your-secret-key",
+    "your-secret",
+    "your_jwt_secret",
+    "jwt-secret",
+    "jwt_secret",
+    "secret",
+    "changeme",
+    "change-me",
+];
+
+/// Where a node keeps the secret that it made, in its data folder.
+const SECRET_FILE: &str = "jwt-secret";
 
 /// Shortest secret in production, in bytes: as long as the HS256 digest.
 const MIN_SECRET: usize = 32;
@@ -21,7 +46,7 @@ const MAX_TTL: Duration = Duration::from_secs(3650 * 86_400);
 pub struct Config {
     /// What tokens are signed with.
     pub secret: SecretString,
-    /// Whether the secret was made up at this start, so that tokens end with the process. For the caller to say in the log.
+    /// Whether the secret was made up at this start: tokens end with the process unless [`Config::keep_secret`] keeps it.
     pub generated: bool,
     /// Life of an access token.
     pub access_ttl: Duration,
@@ -58,12 +83,72 @@ impl Config {
         let strict_device = env.flag("STRICT_DEVICE", production)?;
         Ok(Self { secret, generated, access_ttl, refresh_ttl, password_min_length, refuse_common: production, strict_device })
     }
+
+    /// Whether everybody knows the secret, because it stands in the documentation.
+    pub fn is_published(&self) -> bool {
+        is_published(self.secret.expose_secret())
+    }
+
+    /// An error where everybody knows the secret and others than this machine reach `at`, the listener of `port`.
+    pub fn check_published(&self, port: &str, at: ListenAddress) -> Option<env::Error> {
+        let open = self.is_published() && !at.is_loopback();
+        open.then(|| {
+            let problem = format!(
+                "is the documented placeholder, with which everybody can make tokens, and {at} ({port}) is open to the network:                  set a secret of your own, or leave it empty to have one made"
+            );
+            env::Error::invalid("JWT_SECRET", problem)
+        })
+    }
+
+    /// Keeps a secret that was made up, or takes the one that an earlier start kept in `dir`, for its owner's eyes only. Its path.
+    /// Whoever calls it must be the only process on the folder.
+    pub fn keep_secret(&mut self, dir: &Path) -> Result<PathBuf, SecretFileError> {
+        let path = dir.join(SECRET_FILE);
+        let failed = |cause| SecretFileError { path: path.clone(), cause };
+        match fs::read_to_string(&path) {
+            Ok(text) if text.trim().len() < MIN_SECRET => {
+                let problem = format!("it has less than {MIN_SECRET} characters; remove it to have a new one, which ends all logins");
+                return Err(failed(io::Error::other(problem)));
+            }
+            Ok(text) => {
+                fs::set_permissions(&path, Permissions::from_mode(0o600)).map_err(failed)?;
+                self.secret = text.trim().to_owned().into();
+            }
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {
+                let partial = path.with_extension("new");
+                // A crash may have left one, which a new file's mode would not change.
+                let _ = fs::remove_file(&partial);
+                let write = || {
+                    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&partial)?;
+                    file.write_all(self.secret.expose_secret().as_bytes())?;
+                    file.sync_all()?;
+                    fs::rename(&partial, &path)
+                };
+                write().map_err(failed)?;
+            }
+            Err(e) => return Err(failed(e)),
+        }
+        self.generated = false;
+        Ok(path)
+    }
+}
+
+/// The file of a node's own secret cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[error("the secret that signs tokens cannot be kept in {} (DATA_DIR): {cause}", path.display())]
+pub struct SecretFileError {
+    path: PathBuf,
+    cause: io::Error,
+}
+
+fn is_published(secret: &str) -> bool {
+    PUBLISHED_SECRETS.contains(&secret.to_ascii_lowercase().as_str())
 }
 
 fn check_secret(secret: Option<&SecretString>) -> Result<(), env::Error> {
     let problem = match secret.map(ExposeSecret::expose_secret) {
         None => "must be set in production",
-        Some(PLACEHOLDER_SECRET) => "is still the documented placeholder; production needs a secret of its own",
+        Some(secret) if is_published(secret) => "is still the documented placeholder; production needs a secret of its own",
         Some(secret) if secret.len() < MIN_SECRET => "must have at least 32 bytes in production",
         Some(_) => return Ok(()),
     };
@@ -99,9 +184,26 @@ mod tests {
     }
 
     #[test]
+    fn a_secret_that_was_made_is_kept_for_its_owner() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut first = config(&[], false).unwrap();
+        let path = first.keep_secret(dir.path()).unwrap();
+        let mode = || fs::metadata(&path).unwrap().permissions().mode() & 0o777;
+        assert_eq!((mode(), first.generated), (0o600, false));
+        fs::set_permissions(&path, Permissions::from_mode(0o644)).unwrap();
+        let mut second = config(&[], false).unwrap();
+        second.keep_secret(dir.path()).unwrap();
+        assert_eq!(second.secret.expose_secret(), first.secret.expose_secret());
+        assert_eq!(mode(), 0o600);
+        fs::write(&path, "short").unwrap();
+        let error = config(&[], false).unwrap().keep_secret(dir.path()).unwrap_err().to_string();
+        assert!(error.contains(path.to_str().unwrap()) && !error.contains("short"), "{error}");
+    }
+
+    #[test]
     fn production_needs_a_secret_of_its_own() {
         let short = "x".repeat(31);
-        for secret in ["", PLACEHOLDER_SECRET, short.as_str()] {
+        for secret in ["", PLACEHOLDER_SECRET, "Your-Secret-Key-Here", short.as_str()] {
             let error = config(&[("JWT_SECRET", secret)], true).unwrap_err().to_string();
             assert!(error.starts_with("JWT_SECRET: "), "{error}");
             assert!(!error.contains(&short));

@@ -13,7 +13,7 @@ mod revocations;
 mod tokens;
 
 pub use self::{
-    config::{Config, PLACEHOLDER_SECRET},
+    config::{Config, PLACEHOLDER_SECRET, SecretFileError},
     error::Error,
     hasher::{Hasher, Verdict},
     policy::{InvalidUsername, MAX_PASSWORD, Weak, check_password, check_username},

@@ -2,6 +2,7 @@
 //! and the paths that operators ask.
 
 mod extract;
+mod listen;
 mod operations;
 mod origin;
 mod problem;
@@ -13,6 +14,7 @@ pub use extract::{
     Admin, Bearer, Consumer, HasBackend, Json, Path, Producer, Query, bearer, body_error, is_json, malformed_json, object,
     unsupported_media_type,
 };
+pub use listen::{Host, ListenAddress, NoHost, check_plaintext};
 pub use operations::operations;
 pub use origin::check_origin;
 pub use problem::ApiError;

@@ -13,6 +13,11 @@ use crate::env::{self, Env};
 /// Connections to PostgreSQL of one node, unless DB_MAX_CONNECTIONS says otherwise.
 pub const MAX_CONNECTIONS: u32 = 10;
 
+/// The password that the documentation shows.
+const DEFAULT_PASSWORD: &str = "postgres";
+
+const DEFAULT_REFUSED: &str = "has the documented default password, which everybody knows; production needs one of its own";
+
 /// Which database to open.
 #[derive(Clone, Debug)]
 pub enum Config {
@@ -44,12 +49,15 @@ impl Config {
             if host.contains(['/', '@', '?', '#', ' ']) {
                 return Err(env::Error::invalid("DB_HOST", "is a host name or an address"));
             }
+            if env.production() && env.get("DB_PASSWORD").unwrap_or(DEFAULT_PASSWORD) == DEFAULT_PASSWORD {
+                return Err(env::Error::invalid("DB_PASSWORD", DEFAULT_REFUSED));
+            }
             let part = |name: &str, default: &'static str| percent_encode(env.get(name).unwrap_or(default));
             let host = if host.contains(':') && !host.starts_with('[') { format!("[{host}]") } else { host.to_owned() };
             let url = format!(
                 "postgres://{}:{}@{host}:{port}/{}",
                 part("DB_USER", "postgres"),
-                part("DB_PASSWORD", "postgres"),
+                part("DB_PASSWORD", DEFAULT_PASSWORD),
                 part("DB_NAME", "motience")
             );
             return Self::postgres(env, "DB_HOST", url);
@@ -59,6 +67,9 @@ impl Config {
 
     fn from_url(env: &Env, url: &str) -> Result<Self, env::Error> {
         if url.starts_with("postgres://") || url.starts_with("postgresql://") {
+            if env.production() && has_default_password(url) {
+                return Err(env::Error::invalid("DATABASE_URL", DEFAULT_REFUSED));
+            }
             return Self::postgres(env, "DATABASE_URL", url.to_owned());
         }
         match url.strip_prefix("sqlite:").map(|path| path.strip_prefix("//").unwrap_or(path)) {
@@ -78,6 +89,15 @@ impl Config {
         }
         Ok(Self::Postgres { url: url.into(), max_connections })
     }
+}
+
+/// Whether an address has [`DEFAULT_PASSWORD`], before its host or among its parameters.
+fn has_default_password(url: &str) -> bool {
+    let rest = url.split_once("://").map_or(url, |(_, rest)| rest);
+    let (place, query) = rest.split_once('?').unwrap_or((rest, ""));
+    let user = place.split('/').next().and_then(|authority| authority.rsplit_once('@')).map_or("", |(user, _)| user);
+    let before = user.split_once(':').is_some_and(|(_, password)| password == DEFAULT_PASSWORD);
+    before || query.split('&').any(|pair| pair.strip_prefix("password=") == Some(DEFAULT_PASSWORD))
 }
 
 /// Writes `text` so that it can stand as one part of a URL.
@@ -116,6 +136,24 @@ mod tests {
         assert_eq!(max_connections, MAX_CONNECTIONS);
         let options = PgConnectOptions::from_str(url.expose_secret()).unwrap();
         assert_eq!((options.get_host(), options.get_port(), options.get_database()), ("db", 5432, Some("motience")));
+    }
+
+    #[test]
+    fn production_refuses_the_documented_password() {
+        let production = ("NODE_ENV", "Production");
+        for (pairs, name) in [
+            (vec![("DB_HOST", "db")], "DB_PASSWORD: "),
+            (vec![("DB_PASSWORD", "postgres")], "DB_PASSWORD: "),
+            (vec![("DATABASE_URL", "postgres://postgres:postgres@db/motience")], "DATABASE_URL: "),
+            (vec![("DATABASE_URL", "postgresql://me@db/motience?sslmode=require&password=postgres")], "DATABASE_URL: "),
+        ] {
+            assert!(config(&pairs).is_ok());
+            let error = config(&[pairs, vec![production]].concat()).unwrap_err().to_string();
+            assert!(error.starts_with(name), "{error}");
+        }
+        for own in [("DB_PASSWORD", "postgres1"), ("DATABASE_URL", "postgres://postgres:own@db/postgres")] {
+            assert!(config(&[own, production]).is_ok());
+        }
     }
 
     #[test]

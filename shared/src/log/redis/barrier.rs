@@ -21,15 +21,13 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
-use super::link;
+use super::{link, names::Names};
 use crate::{log::Error, model::LogEpoch};
 
 /// Who may wait for an answer at once; beyond it, one waits to wait.
 const QUEUE: usize = 4096;
 /// Longest wait for the replicas.
 const REPLICA_LIMIT: Duration = Duration::from_secs(2);
-/// The key of the small write. One key: its shard is the only one there is.
-const KEY: &str = "m:barrier";
 
 struct Waiter {
     /// The life of the server that took the append.
@@ -46,10 +44,10 @@ pub(super) struct Barrier {
 }
 
 impl Barrier {
-    pub(super) fn start(url: &SecretString, replicas: u32) -> Result<Self, Error> {
+    pub(super) fn start(url: &SecretString, names: &Names, replicas: u32) -> Result<Self, Error> {
         let (waiters, waiting) = mpsc::channel(QUEUE);
         let stop = CancellationToken::new();
-        let task = Task { client: link::client(url)?, replicas, waiting, connection: None };
+        let task = Task { client: link::client(url)?, names: names.clone(), replicas, waiting, connection: None };
         let stopped = stop.clone();
         let task = tokio::spawn(async move {
             stopped.run_until_cancelled(task.run()).await;
@@ -86,6 +84,7 @@ impl Drop for Barrier {
 
 struct Task {
     client: Client,
+    names: Names,
     replicas: u32,
     waiting: mpsc::Receiver<Waiter>,
     connection: Option<(MultiplexedConnection, LogEpoch)>,
@@ -112,11 +111,12 @@ impl Task {
     async fn ask(&mut self) -> Result<LogEpoch, Error> {
         let (mut connection, epoch) = match self.connection.take() {
             Some(connection) => connection,
-            None => link::connect(&self.client).await.map_err(|e| link::unavailable(&e))?,
+            None => link::connect(&self.client, &self.names).await.map_err(|e| link::unavailable(&e))?,
         };
         let limit = u64::try_from(REPLICA_LIMIT.as_millis()).unwrap_or(u64::MAX);
         let mut pipeline = redis::pipe();
-        pipeline.cmd("INCR").arg(KEY).ignore().cmd("WAIT").arg(self.replicas).arg(limit);
+        // One key: its shard is the only one there is.
+        pipeline.cmd("INCR").arg(self.names.shared("barrier")).ignore().cmd("WAIT").arg(self.replicas).arg(limit);
         let (there,): (u32,) = pipeline.query_async(&mut connection).await.map_err(|e| link::unavailable(&e))?;
         self.connection = Some((connection, epoch));
         if there < self.replicas {

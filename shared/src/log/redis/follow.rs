@@ -16,7 +16,10 @@ use tokio::{sync::watch, task::JoinHandle, time};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use super::{ANSWER_LIMIT, BUS, CONNECT_LIMIT, REPORTS, link};
+use super::{
+    ANSWER_LIMIT, CONNECT_LIMIT, link,
+    names::{Channel, Names},
+};
 use crate::log::{Error, Signal, Sink};
 
 /// Longest pause between attempts to connect.
@@ -42,11 +45,11 @@ struct Shared {
 }
 
 impl Follower {
-    pub(super) fn start(url: &SecretString, sink: Sink) -> Result<Self, Error> {
+    pub(super) fn start(url: &SecretString, names: &Names, sink: Sink) -> Result<Self, Error> {
         let shared =
             Arc::new(Shared { wanted: Mutex::default(), wish: watch::Sender::new(0), confirmed: watch::Sender::new(HashSet::new()) });
         let stop = CancellationToken::new();
-        let task = Task { client: link::client(url)?, shared: Arc::clone(&shared), sink };
+        let task = Task { client: link::client(url)?, shared: Arc::clone(&shared), names: names.clone(), sink };
         let stopped = stop.clone();
         let task = tokio::spawn(async move {
             stopped.run_until_cancelled(task.run()).await;
@@ -88,6 +91,7 @@ impl Drop for Follower {
 struct Task {
     client: Client,
     shared: Arc<Shared>,
+    names: Names,
     sink: Sink,
 }
 
@@ -108,13 +112,14 @@ impl Task {
     /// Listens until the connection breaks.
     async fn listen(&self, pause: &mut Duration) -> Result<(), RedisError> {
         let broken = CancellationToken::new();
-        let (sink, noticed) = (Arc::clone(&self.sink), broken.clone());
+        let (sink, names, noticed) = (Arc::clone(&self.sink), self.names.clone(), broken.clone());
         let config = AsyncConnectionConfig::new()
             .set_connection_timeout(Some(CONNECT_LIMIT))
             .set_response_timeout(Some(ANSWER_LIMIT))
-            .set_push_sender(move |push: PushInfo| receive(&push.kind, push.data, &sink, &noticed));
+            .set_push_sender(move |push: PushInfo| receive(&push.kind, push.data, &names, &sink, &noticed));
         let mut connection = self.client.get_multiplexed_async_connection_with_config(&config).await?;
-        redis::cmd("SUBSCRIBE").arg(&[BUS, REPORTS]).exec_async(&mut connection).await?;
+        let shared = [Channel::Bus, Channel::Reports].map(|channel| self.names.channel(channel));
+        redis::cmd("SUBSCRIBE").arg(&shared).exec_async(&mut connection).await?;
         let mut wish = self.shared.wish.subscribe();
         self.reconcile(&mut connection).await?;
         info!("subscribed to Redis");
@@ -153,7 +158,7 @@ impl Task {
 }
 
 /// Runs in the connection's own task, so it only hands on.
-fn receive(kind: &PushKind, data: Vec<Value>, sink: &Sink, broken: &CancellationToken) -> Result<(), Error> {
+fn receive(kind: &PushKind, data: Vec<Value>, names: &Names, sink: &Sink, broken: &CancellationToken) -> Result<(), Error> {
     match kind {
         PushKind::Disconnection => broken.cancel(),
         PushKind::Message | PushKind::SMessage => {
@@ -161,7 +166,7 @@ fn receive(kind: &PushKind, data: Vec<Value>, sink: &Sink, broken: &Cancellation
             let (Some(Value::BulkString(channel)), Some(Value::BulkString(payload))) = (parts.next(), parts.next()) else {
                 return Ok(());
             };
-            match super::signal(&channel, Bytes::from(payload)) {
+            match super::signal(names, &channel, Bytes::from(payload)) {
                 Ok(signal) => sink(signal),
                 // Unreadable is as good as lost; the log has it.
                 Err(e) => {

@@ -9,7 +9,7 @@ use redis::{AsyncConnectionConfig, Client, Cmd, ErrorKind, RedisError, ServerErr
 use secrecy::{ExposeSecret, SecretString};
 use tokio::time::Instant;
 
-use super::{ANSWER_LIMIT, CONNECT_LIMIT, mend::mend};
+use super::{ANSWER_LIMIT, CONNECT_LIMIT, mend::mend, names::Names};
 use crate::{log::Error, model::LogEpoch, mutation::Mutation};
 
 /// Shortest time between two attempts to connect.
@@ -18,6 +18,7 @@ const RETRY_AFTER: Duration = Duration::from_millis(200);
 /// One connection at a time, shared by all callers.
 pub(super) struct Link {
     client: Client,
+    names: Names,
     current: Mutex<Option<Session>>,
     /// Held while connecting, so that one caller does it for all; remembers the last failure.
     connecting: tokio::sync::Mutex<Option<Instant>>,
@@ -33,8 +34,8 @@ pub(super) struct Session {
 }
 
 impl Link {
-    pub(super) fn new(url: &SecretString) -> Result<Self, Error> {
-        Ok(Self { client: client(url)?, current: Mutex::default(), connecting: tokio::sync::Mutex::default() })
+    pub(super) fn new(url: &SecretString, names: &Names) -> Result<Self, Error> {
+        Ok(Self { client: client(url)?, names: names.clone(), current: Mutex::default(), connecting: tokio::sync::Mutex::default() })
     }
 
     /// The connection, made if there is none.
@@ -99,24 +100,24 @@ impl Link {
     }
 
     async fn connect(&self) -> Result<Session, RedisError> {
-        let (mut connection, epoch) = connect(&self.client).await?;
+        let (mut connection, epoch) = connect(&self.client, &self.names).await?;
         redis::cmd("FUNCTION")
             .arg("LOAD")
             .arg("REPLACE")
             .arg(include_str!("../motience.lua"))
             .query_async::<Value>(&mut connection)
             .await?;
-        mend(&mut connection, &epoch.to_string()).await;
+        mend(&mut connection, &self.names.shared("mended"), &epoch.to_string()).await;
         Ok(Session { connection, epoch, number: fastrand::u64(..) })
     }
 }
 
 /// A connection, and the life of the server that it leads to.
-pub(super) async fn connect(client: &Client) -> Result<(MultiplexedConnection, LogEpoch), RedisError> {
+pub(super) async fn connect(client: &Client, names: &Names) -> Result<(MultiplexedConnection, LogEpoch), RedisError> {
     let config = AsyncConnectionConfig::new().set_connection_timeout(Some(CONNECT_LIMIT)).set_response_timeout(Some(ANSWER_LIMIT));
     let mut connection = client.get_multiplexed_async_connection_with_config(&config).await?;
     let info: String = redis::cmd("INFO").arg("server").arg("replication").query_async(&mut connection).await?;
-    let epoch = match beside_data(&mut connection).await? {
+    let epoch = match beside_data(&mut connection, names).await? {
         Some(epoch) => epoch,
         None => epoch_of(&info),
     };
@@ -148,12 +149,13 @@ fn epoch_of(info: &str) -> LogEpoch {
 }
 
 /// For [`Mutation::EpochBesideData`]: an epoch that is lost or kept with the data, so that a lost tail does not show.
-async fn beside_data(connection: &mut MultiplexedConnection) -> Result<Option<LogEpoch>, RedisError> {
+async fn beside_data(connection: &mut MultiplexedConnection, names: &Names) -> Result<Option<LogEpoch>, RedisError> {
     if !Mutation::EpochBesideData.is_on() {
         return Ok(None);
     }
-    redis::cmd("SETNX").arg("m:epoch").arg(fastrand::u64(1..1 << 52)).exec_async(connection).await?;
-    redis::cmd("GET").arg("m:epoch").query_async(connection).await.map(|epoch| Some(LogEpoch(epoch)))
+    let key = names.shared("epoch");
+    redis::cmd("SETNX").arg(&key).arg(fastrand::u64(1..1 << 52)).exec_async(connection).await?;
+    redis::cmd("GET").arg(&key).query_async(connection).await.map(|epoch| Some(LogEpoch(epoch)))
 }
 
 #[cfg(test)]

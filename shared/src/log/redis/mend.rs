@@ -8,25 +8,23 @@
 
 use redis::{ErrorKind, RedisError, ServerErrorKind, aio::MultiplexedConnection};
 
-/// Remembers for which run of the server it was done.
-const MARK: &str = "m:mended";
-
-/// Has the file rewritten in the background, if nobody has in this run of the server. Failures are logged: an operator may
+/// Has the file rewritten in the background, if nobody has in this run of the server; the key `mark` remembers for which run it
+/// was done. Failures are logged: an operator may
 /// have forbidden it, and the log works without.
-pub(super) async fn mend(connection: &mut MultiplexedConnection, run: &str) {
-    match attempt(connection, run).await {
+pub(super) async fn mend(connection: &mut MultiplexedConnection, mark: &str, run: &str) {
+    match attempt(connection, mark, run).await {
         Ok(true) => tracing::info!("Redis writes its append-only file anew, as after each restart"),
         Ok(false) => {}
         Err(error) => tracing::warn!(%error, "Redis cannot be asked to write its append-only file anew"),
     }
 }
 
-async fn attempt(connection: &mut MultiplexedConnection, run: &str) -> Result<bool, RedisError> {
+async fn attempt(connection: &mut MultiplexedConnection, mark: &str, run: &str) -> Result<bool, RedisError> {
     let info: String = redis::cmd("INFO").arg("persistence").query_async(connection).await?;
     if !info.lines().any(|line| line.trim_end() == "aof_enabled:1") {
         return Ok(false);
     }
-    let done: Option<String> = redis::cmd("SET").arg(MARK).arg(run).arg("GET").query_async(connection).await?;
+    let done: Option<String> = redis::cmd("SET").arg(mark).arg(run).arg("GET").query_async(connection).await?;
     if done.as_deref() == Some(run) {
         return Ok(false);
     }

@@ -8,6 +8,7 @@ mod barrier;
 mod follow;
 mod link;
 mod mend;
+mod names;
 mod reply;
 
 use std::{fmt, sync::Arc, time::Duration};
@@ -18,8 +19,13 @@ use secrecy::SecretString;
 
 use time::OffsetDateTime;
 
-use self::{barrier::Barrier, follow::Follower, link::Link};
-use super::{Error, Event, Head, Opened, Read, Retention, Section, Sender, SessionName, Signal, Sink};
+use self::{
+    barrier::Barrier,
+    follow::Follower,
+    link::Link,
+    names::{Channel, Names},
+};
+use super::{Error, Event, Head, Opened, Read, Retention, Section, Sender, Signal, Sink};
 use crate::model::{LogEpoch, Offset, ProducerId};
 
 /// Longest wait for one answer of Redis.
@@ -28,16 +34,13 @@ pub const ANSWER_LIMIT: Duration = Duration::from_secs(5);
 pub const CONNECT_LIMIT: Duration = Duration::from_secs(3);
 /// Entries asked for at once when the log is read.
 const READ_COUNT: usize = 512;
-/// The channel of [`Event`]s.
-const BUS: &str = "m:bus";
-/// The channel of those that are reports.
-const REPORTS: &str = "m:reports";
 
 /// The Redis log. Cheap to clone.
 #[derive(Clone)]
 pub struct Log(Arc<Inner>);
 
 struct Inner {
+    names: Names,
     link: Link,
     follower: Follower,
     retention: Retention,
@@ -48,18 +51,23 @@ impl Log {
     /// Connects, loads the functions, and has signals go to `sink`. What is appended counts as written once `replicas`
     /// replicas have it too.
     pub async fn connect(url: &SecretString, replicas: u32, retention: Retention, sink: Sink) -> Result<Self, Error> {
-        let link = Link::new(url)?;
+        let names = Names::default();
+        let link = Link::new(url, &names)?;
         link.session().await?;
-        let follower = Follower::start(url, sink)?;
-        let barrier = if replicas > 0 { Some(Barrier::start(url, replicas)?) } else { None };
-        Ok(Self(Arc::new(Inner { link, follower, retention, barrier })))
+        let follower = Follower::start(url, &names, sink)?;
+        let barrier = if replicas > 0 { Some(Barrier::start(url, &names, replicas)?) } else { None };
+        Ok(Self(Arc::new(Inner { names, link, follower, retention, barrier })))
     }
 
     pub(super) async fn open(&self, producer: ProducerId, sender: &Sender, reopened: Option<LogEpoch>) -> Result<Opened, Error> {
         // The epoch must be that of the server which takes the call, so it is read with the connection.
         let session = self.0.link.session().await?;
         let mut call = function("open");
-        call.arg(2).arg(key(producer, "meta")).arg(session_key(producer, &sender.name)).arg(session.epoch.0).arg(sender.epoch.0);
+        call.arg(2)
+            .arg(self.0.names.key(producer, "meta"))
+            .arg(self.0.names.session(producer, &sender.name))
+            .arg(session.epoch.0)
+            .arg(sender.epoch.0);
         call.arg(sender.owner).arg(reopened.map(|life| life.to_string()).unwrap_or_default()).arg(millis(sender.name.memory()));
         let opened = reply::opened(self.0.link.query_on(&session, &call).await?)?;
         // What it has seen must be as durable as an acknowledgement.
@@ -72,12 +80,15 @@ impl Log {
         let mut call = function("append");
         call.arg(sections.len() + 4);
         for name in ["meta", "log", "marks", "ids"] {
-            call.arg(key(producer, name));
+            call.arg(self.0.names.key(producer, name));
         }
         for section in sections {
-            call.arg(session_key(producer, &section.name));
+            call.arg(self.0.names.session(producer, &section.name));
         }
-        call.arg(channel(producer)).arg(session.epoch.0).arg(self.0.retention.bytes).arg(millis(self.0.retention.age));
+        call.arg(self.0.names.channel(Channel::Live(producer)))
+            .arg(session.epoch.0)
+            .arg(self.0.retention.bytes)
+            .arg(millis(self.0.retention.age));
         for section in sections {
             call.arg(section.life.0)
                 .arg(section.fence.0)
@@ -98,7 +109,7 @@ impl Log {
     pub(super) async fn head(&self, producer: ProducerId) -> Result<Head, Error> {
         let session = self.0.link.session().await?;
         let mut call = function("head");
-        call.arg(2).arg(key(producer, "meta")).arg(key(producer, "log")).arg(session.epoch.0);
+        call.arg(2).arg(self.0.names.key(producer, "meta")).arg(self.0.names.key(producer, "log")).arg(session.epoch.0);
         reply::head(self.0.link.query_on(&session, &call).await?)
     }
 
@@ -106,14 +117,14 @@ impl Log {
         let session = self.0.link.session().await?;
         let mut call = function("read");
         let count = (bytes / 512).clamp(1, READ_COUNT);
-        call.arg(2).arg(key(producer, "meta")).arg(key(producer, "log"));
+        call.arg(2).arg(self.0.names.key(producer, "meta")).arg(self.0.names.key(producer, "log"));
         call.arg(session.epoch.0).arg(format!("{}-0", after.0 + 1)).arg(count);
         reply::read(self.0.link.query_on(&session, &call).await?, producer)
     }
 
     pub(super) async fn before(&self, producer: ProducerId, time: OffsetDateTime) -> Result<Offset, Error> {
         let mut call = redis::cmd("LRANGE");
-        call.arg(key(producer, "marks")).arg(0).arg(-1);
+        call.arg(self.0.names.key(producer, "marks")).arg(0).arg(-1);
         let (_, value) = self.0.link.query(&call).await?;
         let marked = reply::marked_before(value, time.unix_timestamp_nanos() / 1_000_000)?;
         Ok(match marked {
@@ -130,17 +141,17 @@ impl Log {
     }
 
     pub(super) async fn follow(&self, producer: ProducerId) -> Result<(), Error> {
-        self.0.follower.follow(channel(producer)).await
+        self.0.follower.follow(self.0.names.channel(Channel::Live(producer))).await
     }
 
     pub(super) fn unfollow(&self, producer: ProducerId) {
-        self.0.follower.unfollow(&channel(producer));
+        self.0.follower.unfollow(&self.0.names.channel(Channel::Live(producer)));
     }
 
     pub(super) async fn announce(&self, event: &Event) -> Result<(), Error> {
         let text = serde_json::to_string(event).map_err(|e| Error::Damaged(e.to_string()))?;
         let mut call = redis::cmd("PUBLISH");
-        call.arg(if event.is_report() { REPORTS } else { BUS }).arg(text);
+        call.arg(self.0.names.channel(if event.is_report() { Channel::Reports } else { Channel::Bus })).arg(text);
         self.0.link.query(&call).await.map(drop)
     }
 
@@ -172,30 +183,14 @@ fn function(name: &str) -> Cmd {
     call
 }
 
-fn key(producer: ProducerId, name: &str) -> String {
-    format!("m:{{{producer}}}:{name}")
-}
-
-fn session_key(producer: ProducerId, name: &SessionName) -> String {
-    format!("m:{{{producer}}}:s:{name}")
-}
-
-fn channel(producer: ProducerId) -> String {
-    format!("m:{{{producer}}}:live")
-}
-
 fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// Turns a message received on a shard channel or the bus into a signal.
-fn signal(channel: &[u8], payload: Bytes) -> Result<Signal, Error> {
-    if channel == BUS.as_bytes() || channel == REPORTS.as_bytes() {
-        return serde_json::from_slice(&payload).map(Signal::Event).map_err(|e| Error::Damaged(e.to_string()));
+fn signal(names: &Names, channel: &[u8], payload: Bytes) -> Result<Signal, Error> {
+    match names.channel_of(channel)? {
+        Channel::Live(producer) => reply::published(producer, payload).map(|batch| Signal::Batch(Arc::new(batch))),
+        Channel::Bus | Channel::Reports => serde_json::from_slice(&payload).map(Signal::Event).map_err(|e| Error::Damaged(e.to_string())),
     }
-    let producer = std::str::from_utf8(channel)
-        .ok()
-        .and_then(|c| c.strip_prefix("m:{")?.strip_suffix("}:live")?.parse().ok())
-        .ok_or_else(|| Error::Damaged("a message on an unknown channel".to_owned()))?;
-    reply::published(producer, payload).map(|batch| Signal::Batch(Arc::new(batch)))
 }
