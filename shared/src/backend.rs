@@ -196,7 +196,7 @@ impl Backend {
         let log = match &config.redis {
             None if config.volatile => Log::Embedded(embedded::Log::in_memory(config.retention, clock.clone(), sink)),
             None => Log::Embedded(embedded::Log::in_file(&config.data_dir, config.retention, clock.clone(), sink)?),
-            Some(url) => Log::Redis(log::redis::Log::connect(url, config.replicas, config.retention, sink).await?),
+            Some(url) => Log::Redis(log::redis::Log::connect(url, &config.auth.secret, config.replicas, config.retention, sink).await?),
         };
         // The log is open, so no other process uses the folder now.
         if config.auth.generated && config.keeps_files() {

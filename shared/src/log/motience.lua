@@ -1,7 +1,8 @@
-#!lua name=motience_2
--- The log's atomic steps. Every key of a producer carries its hash tag, so each call runs on one shard.
+-- The log's atomic steps. Every key of a producer carries its hash tag, so each call runs on one shard. The first line, which
+-- names the library, is added when it is loaded (log/redis/functions.rs).
 --
--- meta     m:{P}:meta   hash: birth, last offset, lives ('LIFE:BEGAN,...', oldest first), total bytes, bytes and time at the last mark
+-- meta     m:{P}:meta   hash: birth, life (the present one), lives ('LIFE:BEGAN,...', oldest first), last offset, total bytes,
+--                       bytes and time at the last mark, redo (what the newest append still owes to other keys; '' for nothing)
 -- log      m:{P}:log    stream; entry ids are OFFSET-SEQ; the one field is the sender's epoch (hex), its value the message
 -- marks    m:{P}:marks  list of 'OFFSET TOTAL TIME', oldest first: where the log is cut when it is trimmed
 -- ids      m:{P}:ids    sorted set of clients' own ids by time
@@ -12,11 +13,18 @@
 -- 2^52) plus the log's birth in microseconds. The epoch alone would miss FLUSHALL on a running server, the birth alone a
 -- log that lost its tail.
 --
+-- Any command can fail (a rule of the ACL, a key of a wrong type), and Redis takes nothing back. So one HSET of meta is the
+-- moment at which an append takes place. Entries beyond `last` are not in the log: nobody reads them, and whoever writes next
+-- removes them. What an append owes to other keys is written by that same HSET, and paid by whoever comes next where it was not
+-- paid at once.
+--
 -- Numbers above 2^53 do not survive Lua: senders' epochs are passed on as text. Offsets, lives and times stay below.
 
 local MAX_LIVES = 32
 local MAX_IDS = 100000
 local PARTS = 64
+-- The highest number of an entry with the same offset.
+local HIGHEST = '-18446744073709551615'
 
 local function text(number)
   return string.format('%.0f', number)
@@ -27,25 +35,19 @@ local function now_ms()
   return time[1] * 1000 + math.floor(time[2] / 1000)
 end
 
--- The name of the present life of a log. Without a log there is none yet, and it would be any that is new.
-local function life_of(meta, epoch)
-  local birth = redis.call('HGET', meta, 'birth')
-  if not birth then
-    local time = redis.call('TIME')
-    birth = text(time[1] * 1000000 + time[2])
+-- Does what an append can do without. A failure is noted, and `nil` returned.
+local function attempt(notes, ...)
+  local answer = redis.pcall(...)
+  if type(answer) == 'table' and answer.err then
+    notes[#notes + 1] = select(1, ...) .. ': ' .. answer.err
+    return nil
   end
-  return text(tonumber(epoch) + tonumber(birth)), birth
+  return answer
 end
 
--- Begins the present life where it has not begun. Returns last offset, lives and the present one's name. Of lives too old
--- to be remembered the lowest beginning is, with the oldest that still is.
-local function enter(meta, epoch)
-  local life, birth = life_of(meta, epoch)
-  local state = redis.call('HMGET', meta, 'last', 'lives')
-  local last, lives = tonumber(state[1] or '0'), state[2] or ''
-  if string.match(lives, '(%d+):%d+$') == life then
-    return last, lives, life
-  end
+-- Lives with one more, which began after `last`. Of lives too old to be remembered the lowest beginning is, with the oldest
+-- that still is.
+local function with_life(lives, life, last)
   local all = {}
   for name, began in string.gmatch(lives, '(%d+):(%d+)') do
     all[#all + 1] = {name, tonumber(began)}
@@ -58,16 +60,75 @@ local function enter(meta, epoch)
   for i, one in ipairs(all) do
     all[i] = one[1] .. ':' .. text(one[2])
   end
-  lives = table.concat(all, ',')
-  redis.call('HSET', meta, 'birth', birth, 'last', text(last), 'lives', lives)
-  return last, lives, life
+  return table.concat(all, ',')
 end
 
--- KEYS meta, session   ARGV server's epoch, sender's epoch, owner, life of the owner's last fence or '', memory in ms
+-- The log as it is; writes nothing. An unborn log is in life 0, which every reader of it leaves at its birth.
+local function look(keys, epoch)
+  local held = redis.call('HMGET', keys[1], 'birth', 'life', 'lives', 'last', 'total', 'marked', 'since', 'redo')
+  local log = {birth = held[1], lives = held[3] or '', last = tonumber(held[4] or '0'), total = tonumber(held[5] or '0'),
+    marked = tonumber(held[6] or '0'), since = tonumber(held[7]), redo = held[8]}
+  log.life = log.birth and text(tonumber(epoch) + tonumber(log.birth)) or '0'
+  log.begun = log.birth and held[2] == log.life
+  if not log.redo then
+    -- Meta was lost, or is of an earlier release, which wrote the last offset after the entries: all that is there counts.
+    local newest = redis.call('XREVRANGE', keys[2], '+', '-', 'COUNT', 1)[1]
+    local top = newest and tonumber(string.match(newest[1], '^%d+')) or 0
+    log.last = math.max(log.last, top)
+  end
+  if log.birth and not log.begun then
+    log.lives = with_life(log.lives, log.life, log.last)
+  end
+  return log
+end
+
+-- Pays what an append owes to other keys. May be repeated.
+local function pay(meta, owed)
+  for _, one in ipairs(owed.sessions) do
+    redis.call('HSET', one[1], 'epoch', one[2], 'seen', one[3])
+    redis.call('PEXPIRE', one[1], one[4])
+  end
+  for _, id in ipairs(owed.ids) do
+    redis.call('ZADD', owed.key, owed.now, id)
+  end
+  if #owed.ids > 0 then
+    redis.call('PEXPIRE', owed.key, owed.age)
+  end
+  redis.call('HSET', meta, 'redo', '')
+end
+
+-- Makes the log ready to be written: settles what a failed step left, and begins the present life where it has not begun.
+local function enter(keys, epoch)
+  local log = look(keys, epoch)
+  if log.redo and log.redo ~= '' then
+    pay(keys[1], cmsgpack.unpack(log.redo))
+  end
+  if log.redo then
+    local first = text(log.last + 1) .. '-0'
+    while #redis.call('XREVRANGE', keys[2], '+', first, 'COUNT', 1) > 0 do
+      for _, entry in ipairs(redis.call('XRANGE', keys[2], first, '+', 'COUNT', 100)) do
+        redis.call('XDEL', keys[2], entry[1])
+      end
+    end
+  end
+  if not log.begun then
+    if not log.birth then
+      local time = redis.call('TIME')
+      log.birth = text(time[1] * 1000000 + time[2])
+      log.life = text(tonumber(epoch) + tonumber(log.birth))
+      log.lives = with_life(log.lives, log.life, log.last)
+    end
+    redis.call('HSET', keys[1], 'birth', log.birth, 'life', log.life, 'lives', log.lives, 'last', text(log.last), 'redo', '')
+    log.begun = true
+  end
+  return log
+end
+
+-- KEYS meta, log, session   ARGV server's epoch, sender's epoch, owner, life of the owner's last fence or '', memory in ms
 -- -> {life, fence, seen}, {'fenced'} or {'stale'}
 local function open(keys, args)
-  local _, _, life = enter(keys[1], args[1])
-  local state = redis.call('HMGET', keys[2], 'life', 'owner', 'fence', 'epoch', 'seen')
+  local life = enter(keys, args[1]).life
+  local state = redis.call('HMGET', keys[3], 'life', 'owner', 'fence', 'epoch', 'seen')
   if args[4] ~= '' and state[1] == life and state[2] ~= args[3] then
     -- Somebody else opened in this life. Who came later is known only where both did.
     return {args[4] == life and 'fenced' or 'stale'}
@@ -77,24 +138,29 @@ local function open(keys, args)
     seen = state[5] or ''
   end
   local raised = text(tonumber(state[3] or '0') + 1)
-  redis.call('HSET', keys[2], 'life', life, 'owner', args[3], 'fence', raised, 'epoch', args[2], 'seen', seen)
-  redis.call('PEXPIRE', keys[2], args[5])
+  redis.call('HSET', keys[3], 'life', life, 'owner', args[3], 'fence', raised, 'epoch', args[2], 'seen', seen)
+  redis.call('PEXPIRE', keys[3], args[5])
   return {life, raised, seen}
 end
 
--- Marks the end of a part of the log, and removes the oldest parts that are too old or that nobody has room for.
-local function trim(keys, last, size, now, bytes, age)
-  local state = redis.call('HMGET', keys[1], 'total', 'marked', 'since')
-  local total = tonumber(state[1] or '0') + size
-  local marked, since = tonumber(state[2] or '0'), tonumber(state[3] or now)
-  if total - marked >= math.max(1, bytes / PARTS) or now - since >= age / PARTS then
-    redis.call('RPUSH', keys[3], text(last) .. ' ' .. text(total) .. ' ' .. text(now))
-    marked, since = total, now
+-- Adds an entry. Entries that were removed leave their ids behind as the lowest that Redis takes: these are taken back.
+local function add(key, last, seq, hex, message)
+  local id = text(last) .. '-' .. seq
+  local added = redis.pcall('XADD', key, id, hex, message)
+  if type(added) == 'table' and added.err then
+    if not string.find(added.err, 'equal or smaller', 1, true) then
+      error(added)
+    end
+    redis.call('XSETID', key, text(last - 1) .. HIGHEST)
+    redis.call('XADD', key, id, hex, message)
   end
-  redis.call('HSET', keys[1], 'total', text(total), 'marked', text(marked), 'since', text(since))
-  local gone
+end
+
+-- Removes the oldest parts that are too old or that nobody has room for.
+local function trim(keys, total, now, bytes, age, notes)
+  local gone, passed = nil, 0
   while true do
-    local oldest = redis.call('LINDEX', keys[3], 0)
+    local oldest = attempt(notes, 'LINDEX', keys[3], passed)
     if not oldest then
       break
     end
@@ -102,86 +168,125 @@ local function trim(keys, last, size, now, bytes, age)
     if total - tonumber(sum) < bytes and now - tonumber(at) <= age then
       break
     end
-    gone = tonumber(offset)
-    redis.call('LPOP', keys[3])
+    gone, passed = tonumber(offset), passed + 1
   end
-  if gone then
-    redis.call('XTRIM', keys[2], 'MINID', text(gone + 1))
+  if gone and attempt(notes, 'XTRIM', keys[2], 'MINID', text(gone + 1)) then
+    attempt(notes, 'LPOP', keys[3], passed)
   end
 end
 
 -- KEYS meta, log, marks, ids, session...
 -- ARGV channel, server's epoch, bytes kept, age kept in ms, then for each session:
---   life and number of the fence, epoch, epoch in hex, seen, memory in ms, n, then n times: seq, client's id or '', message
--- -> for each session 1, or -1 where its fence is not the newest, or -2 where it was raised in an earlier life
+--   life and number of the fence, epoch, epoch in hex, seen, memory in ms, seal, n, then n times: seq, client's id or '', message
+-- -> {for each session 1, or -1 where its fence is not the newest, or -2 where it was raised in an earlier life}, {notes}
+--
+-- What is published is sealed (log/redis/seal.rs): the sender's node knows all but the place that the records are given here, and
+-- lends a key for it, which is never published.
 local function append(keys, args)
-  local outcomes = {}
-  local last, _, life = enter(keys[1], args[2])
-  local bytes, age = tonumber(args[3]), tonumber(args[4])
-  local size, now, began = 0, now_ms(), last
+  local outcomes, notes, published = {}, {}, {}
+  local log = enter(keys, args[2])
+  local now, bytes, age = now_ms(), tonumber(args[3]), tonumber(args[4])
+  local owed = {key = keys[4], now = text(now), age = text(age), ids = {}, sessions = {}}
+  local last, total, taken = log.last, log.total, {}
   local at = 5
   for k = 5, #keys do
     local raised_in, fence, epoch, hex = args[at], args[at + 1], args[at + 2], args[at + 3]
-    local seen, memory, n = args[at + 4], args[at + 5], tonumber(args[at + 6])
-    at = at + 7
+    local seen, memory, seal, n = args[at + 4], args[at + 5], args[at + 6], tonumber(args[at + 7])
+    at = at + 8
     local held = redis.call('HMGET', keys[k], 'life', 'fence')
-    if raised_in ~= life or held[1] ~= life then
+    if raised_in ~= log.life or held[1] ~= log.life then
       outcomes[#outcomes + 1] = -2
     elseif held[2] ~= fence then
       outcomes[#outcomes + 1] = -1
     else
-      local published = {life .. ' ' .. text(last + 1) .. ' ' .. hex .. '\n'}
-      for i = at, at + 3 * (n - 1), 3 do
-        local seq, id, message = args[i], args[i + 1], args[i + 2]
-        if id == '' or redis.call('ZADD', keys[4], 'NX', text(now), id) == 1 then
+      local first, body, omitted = text(last + 1), {}, {}
+      for i = 0, n - 1 do
+        local seq, id, message = args[at + 3 * i], args[at + 3 * i + 1], args[at + 3 * i + 2]
+        body[#body + 1] = #message .. ' ' .. seq .. '\n'
+        body[#body + 1] = message
+        local known = id ~= '' and (taken[id] or redis.call('ZSCORE', keys[4], id))
+        if known and (known == true or tonumber(known) >= now - age) then
+          omitted[#omitted + 1] = i
+        else
+          if id ~= '' then
+            taken[id] = true
+            owed.ids[#owed.ids + 1] = id
+          end
           last = last + 1
-          redis.call('XADD', keys[2], text(last) .. '-' .. seq, hex, message)
-          published[#published + 1] = #message .. ' ' .. seq .. '\n'
-          published[#published + 1] = message
-          size = size + #message
-        end
-        if id ~= '' then
-          redis.call('ZREMRANGEBYSCORE', keys[4], '-inf', '(' .. text(now - age))
-          redis.call('ZREMRANGEBYRANK', keys[4], 0, -MAX_IDS - 1)
-          redis.call('PEXPIRE', keys[4], text(age))
+          add(keys[2], last, seq, hex, message)
+          total = total + #message
         end
       end
-      redis.call('HSET', keys[k], 'epoch', epoch, 'seen', seen)
-      redis.call('PEXPIRE', keys[k], memory)
-      if #published > 1 then
-        redis.call('SPUBLISH', args[1], table.concat(published))
+      owed.sessions[#owed.sessions + 1] = {keys[k], epoch, seen, memory}
+      if #omitted < n then
+        omitted = table.concat(omitted, ',')
+        local place = redis.sha1hex(seal .. ' ' .. first .. ' ' .. omitted .. ' ' .. seal)
+        published[#published + 1] = log.life .. ' ' .. first .. ' ' .. hex .. ' ' .. place .. ' ' .. omitted .. '\n' .. table.concat(body)
       end
       outcomes[#outcomes + 1] = 1
     end
     at = at + 3 * n
   end
-  if last > began then
-    redis.call('HSET', keys[1], 'last', text(last))
-    trim(keys, last, size, now, bytes, age)
+  local marked, since = log.marked, log.since or now
+  local mark = last > log.last and (total - marked >= math.max(1, bytes / PARTS) or now - since >= age / PARTS)
+  if mark then
+    marked, since = total, now
+  end
+  if last > log.last then
     -- A producer that writes nothing more is past its time all at once.
     redis.call('PEXPIRE', keys[2], text(age))
-    redis.call('PEXPIRE', keys[3], text(age))
+    redis.call('HSET', keys[1], 'last', text(last), 'total', text(total), 'marked', text(marked), 'since', text(since),
+      'redo', cmsgpack.pack(owed))
   end
-  return outcomes
+  if last > log.last or #owed.sessions > 0 then
+    pay(keys[1], owed)
+  end
+  for _, message in ipairs(published) do
+    attempt(notes, 'SPUBLISH', args[1], message)
+  end
+  if #owed.ids > 0 then
+    attempt(notes, 'ZREMRANGEBYSCORE', keys[4], '-inf', '(' .. text(now - age))
+    attempt(notes, 'ZREMRANGEBYRANK', keys[4], 0, -MAX_IDS - 1)
+  end
+  if mark and attempt(notes, 'RPUSH', keys[3], text(last) .. ' ' .. text(total) .. ' ' .. text(now)) then
+    attempt(notes, 'PEXPIRE', keys[3], text(age))
+  end
+  if last > log.last then
+    trim(keys, total, now, bytes, age, notes)
+  end
+  return {outcomes, notes}
 end
 
 -- KEYS meta, log   ARGV server's epoch, first id wanted, most entries wanted   ->  {life, entries}
 local function read(keys, args)
-  return {(life_of(keys[1], args[1])), redis.call('XRANGE', keys[2], args[2], '+', 'COUNT', args[3])}
+  local log = look(keys, args[1])
+  return {log.life, redis.call('XRANGE', keys[2], args[2], text(log.last) .. HIGHEST, 'COUNT', args[3])}
 end
 
--- KEYS meta, log   ARGV server's epoch   ->  {lives, first offset kept, last offset given out}
+-- KEYS meta, log   ARGV server's epoch   ->  {lives, first offset kept, last offset given out, 1 where the present life has begun}
 local function head(keys, args)
-  local last, lives = enter(keys[1], args[1])
-  local oldest = redis.call('XRANGE', keys[2], '-', '+', 'COUNT', 1)
-  local first = text(last + 1)
+  local log = look(keys, args[1])
+  local oldest = redis.call('XRANGE', keys[2], '-', text(log.last) .. HIGHEST, 'COUNT', 1)
+  local first = text(log.last + 1)
   if oldest[1] then
     first = string.match(oldest[1][1], '^%d+')
   end
-  return {lives, first, text(last)}
+  return {log.lives, first, text(log.last), log.begun and 1 or 0}
 end
 
-redis.register_function('motience_2_open', open)
-redis.register_function('motience_2_append', append)
-redis.register_function{function_name = 'motience_2_read', callback = read, flags = {'no-writes'}}
-redis.register_function('motience_2_head', head)
+-- KEYS meta, log   ARGV server's epoch
+local function begin(keys, args)
+  return enter(keys, args[1]).life
+end
+
+-- Refused wherever an append would be: Redis full, read-only, without its replicas, or not able to persist.
+local function probe()
+  return 1
+end
+
+redis.register_function('LIBRARY_open', open)
+redis.register_function('LIBRARY_append', append)
+redis.register_function('LIBRARY_begin', begin)
+redis.register_function('LIBRARY_probe', probe)
+redis.register_function{function_name = 'LIBRARY_read', callback = read, flags = {'no-writes'}}
+redis.register_function{function_name = 'LIBRARY_head', callback = head, flags = {'no-writes'}}

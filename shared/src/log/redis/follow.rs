@@ -14,11 +14,12 @@ use redis::{AsyncConnectionConfig, Client, PushInfo, PushKind, RedisError, Value
 use secrecy::SecretString;
 use tokio::{sync::watch, task::JoinHandle, time};
 use tokio_util::sync::CancellationToken;
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use super::{
     ANSWER_LIMIT, CONNECT_LIMIT, link,
     names::{Channel, Names},
+    seal::Seal,
 };
 use crate::log::{Error, Signal, Sink};
 
@@ -45,11 +46,11 @@ struct Shared {
 }
 
 impl Follower {
-    pub(super) fn start(url: &SecretString, names: &Names, sink: Sink) -> Result<Self, Error> {
+    pub(super) fn start(url: &SecretString, names: &Names, seal: &Seal, sink: Sink) -> Result<Self, Error> {
         let shared =
             Arc::new(Shared { wanted: Mutex::default(), wish: watch::Sender::new(0), confirmed: watch::Sender::new(HashSet::new()) });
         let stop = CancellationToken::new();
-        let task = Task { client: link::client(url)?, shared: Arc::clone(&shared), names: names.clone(), sink };
+        let task = Task { client: link::client(url)?, shared: Arc::clone(&shared), names: names.clone(), seal: seal.clone(), sink };
         let stopped = stop.clone();
         let task = tokio::spawn(async move {
             stopped.run_until_cancelled(task.run()).await;
@@ -92,6 +93,7 @@ struct Task {
     client: Client,
     shared: Arc<Shared>,
     names: Names,
+    seal: Seal,
     sink: Sink,
 }
 
@@ -112,11 +114,11 @@ impl Task {
     /// Listens until the connection breaks.
     async fn listen(&self, pause: &mut Duration) -> Result<(), RedisError> {
         let broken = CancellationToken::new();
-        let (sink, names, noticed) = (Arc::clone(&self.sink), self.names.clone(), broken.clone());
+        let (sink, names, seal, noticed) = (Arc::clone(&self.sink), self.names.clone(), self.seal.clone(), broken.clone());
         let config = AsyncConnectionConfig::new()
             .set_connection_timeout(Some(CONNECT_LIMIT))
             .set_response_timeout(Some(ANSWER_LIMIT))
-            .set_push_sender(move |push: PushInfo| receive(&push.kind, push.data, &names, &sink, &noticed));
+            .set_push_sender(move |push: PushInfo| receive(&push.kind, push.data, &names, &seal, &sink, &noticed));
         let mut connection = self.client.get_multiplexed_async_connection_with_config(&config).await?;
         let shared = [Channel::Bus, Channel::Reports].map(|channel| self.names.channel(channel));
         redis::cmd("SUBSCRIBE").arg(&shared).exec_async(&mut connection).await?;
@@ -158,7 +160,7 @@ impl Task {
 }
 
 /// Runs in the connection's own task, so it only hands on.
-fn receive(kind: &PushKind, data: Vec<Value>, names: &Names, sink: &Sink, broken: &CancellationToken) -> Result<(), Error> {
+fn receive(kind: &PushKind, data: Vec<Value>, names: &Names, seal: &Seal, sink: &Sink, broken: &CancellationToken) -> Result<(), Error> {
     match kind {
         PushKind::Disconnection => broken.cancel(),
         PushKind::Message | PushKind::SMessage => {
@@ -166,8 +168,13 @@ fn receive(kind: &PushKind, data: Vec<Value>, names: &Names, sink: &Sink, broken
             let (Some(Value::BulkString(channel)), Some(Value::BulkString(payload))) = (parts.next(), parts.next()) else {
                 return Ok(());
             };
-            match super::signal(names, &channel, Bytes::from(payload)) {
-                Ok(signal) => sink(signal),
+            match super::signal(names, seal, &channel, Bytes::from(payload)) {
+                Ok(Some(signal)) => sink(signal),
+                // Nothing of ours is lost by it: whoever sent it is no node, or one with another secret.
+                Ok(None) => {
+                    metrics::counter!("motience_redis_refused_messages_total").increment(1);
+                    debug!("a message from Redis without our seal is left out");
+                }
                 // Unreadable is as good as lost; the log has it.
                 Err(e) => {
                     warn!(error = %e, "an unreadable message from Redis");

@@ -9,7 +9,7 @@ use redis::{AsyncConnectionConfig, Client, Cmd, ErrorKind, RedisError, ServerErr
 use secrecy::{ExposeSecret, SecretString};
 use tokio::time::Instant;
 
-use super::{ANSWER_LIMIT, CONNECT_LIMIT, mend::mend, names::Names};
+use super::{ANSWER_LIMIT, CONNECT_LIMIT, functions, mend::mend, names::Names};
 use crate::{log::Error, model::LogEpoch, mutation::Mutation};
 
 /// Shortest time between two attempts to connect.
@@ -101,12 +101,7 @@ impl Link {
 
     async fn connect(&self) -> Result<Session, RedisError> {
         let (mut connection, epoch) = connect(&self.client, &self.names).await?;
-        redis::cmd("FUNCTION")
-            .arg("LOAD")
-            .arg("REPLACE")
-            .arg(include_str!("../motience.lua"))
-            .query_async::<Value>(&mut connection)
-            .await?;
+        functions::load(&mut connection).await?;
         mend(&mut connection, &self.names.shared("mended"), &epoch.to_string()).await;
         Ok(Session { connection, epoch, number: fastrand::u64(..) })
     }

@@ -6,24 +6,28 @@
 
 mod barrier;
 mod follow;
+mod functions;
 mod link;
 mod mend;
 mod names;
 mod reply;
+mod seal;
 
 use std::{fmt, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use redis::Cmd;
 use secrecy::SecretString;
 
 use time::OffsetDateTime;
+use tracing::warn;
 
 use self::{
     barrier::Barrier,
     follow::Follower,
+    functions::call,
     link::Link,
     names::{Channel, Names},
+    seal::Seal,
 };
 use super::{Error, Event, Head, Opened, Read, Retention, Section, Sender, Signal, Sink};
 use crate::model::{LogEpoch, Offset, ProducerId};
@@ -41,6 +45,7 @@ pub struct Log(Arc<Inner>);
 
 struct Inner {
     names: Names,
+    seal: Seal,
     link: Link,
     follower: Follower,
     retention: Retention,
@@ -49,22 +54,29 @@ struct Inner {
 
 impl Log {
     /// Connects, loads the functions, and has signals go to `sink`. What is appended counts as written once `replicas`
-    /// replicas have it too.
-    pub async fn connect(url: &SecretString, replicas: u32, retention: Retention, sink: Sink) -> Result<Self, Error> {
-        let names = Names::default();
+    /// replicas have it too. Nodes that share `secret` believe each other.
+    pub async fn connect(
+        url: &SecretString,
+        secret: &SecretString,
+        replicas: u32,
+        retention: Retention,
+        sink: Sink,
+    ) -> Result<Self, Error> {
+        let (names, seal) = (Names::default(), Seal::new(secret));
         let link = Link::new(url, &names)?;
         link.session().await?;
-        let follower = Follower::start(url, &names, sink)?;
+        let follower = Follower::start(url, &names, &seal, sink)?;
         let barrier = if replicas > 0 { Some(Barrier::start(url, &names, replicas)?) } else { None };
-        Ok(Self(Arc::new(Inner { names, link, follower, retention, barrier })))
+        Ok(Self(Arc::new(Inner { names, seal, link, follower, retention, barrier })))
     }
 
     pub(super) async fn open(&self, producer: ProducerId, sender: &Sender, reopened: Option<LogEpoch>) -> Result<Opened, Error> {
         // The epoch must be that of the server which takes the call, so it is read with the connection.
         let session = self.0.link.session().await?;
-        let mut call = function("open");
-        call.arg(2)
+        let mut call = call("open");
+        call.arg(3)
             .arg(self.0.names.key(producer, "meta"))
+            .arg(self.0.names.key(producer, "log"))
             .arg(self.0.names.session(producer, &sender.name))
             .arg(session.epoch.0)
             .arg(sender.epoch.0);
@@ -77,7 +89,7 @@ impl Log {
 
     pub(super) async fn append(&self, producer: ProducerId, sections: &[Section]) -> Result<Vec<Result<(), Error>>, Error> {
         let session = self.0.link.session().await?;
-        let mut call = function("append");
+        let mut call = call("append");
         call.arg(sections.len() + 4);
         for name in ["meta", "log", "marks", "ids"] {
             call.arg(self.0.names.key(producer, name));
@@ -85,37 +97,50 @@ impl Log {
         for section in sections {
             call.arg(self.0.names.session(producer, &section.name));
         }
-        call.arg(self.0.names.channel(Channel::Live(producer)))
-            .arg(session.epoch.0)
-            .arg(self.0.retention.bytes)
-            .arg(millis(self.0.retention.age));
+        let channel = self.0.names.channel(Channel::Live(producer));
+        call.arg(&channel).arg(session.epoch.0).arg(self.0.retention.bytes).arg(millis(self.0.retention.age));
         for section in sections {
             call.arg(section.life.0)
                 .arg(section.fence.0)
                 .arg(section.epoch.0)
                 .arg(format!("{:016x}", section.epoch.0))
                 .arg(section.seen.to_string());
-            call.arg(millis(section.name.memory())).arg(section.records.len());
+            let records = section.records.iter().map(|record| (record.seq, &record.message[..]));
+            let seal = self.0.seal.batch(&channel, section.life, section.epoch, records);
+            call.arg(millis(section.name.memory())).arg(seal).arg(section.records.len());
             for record in &section.records {
                 call.arg(record.seq.0).arg(record.id.as_deref().unwrap_or_default()).arg(&record.message[..]);
             }
         }
         let value = self.0.link.query_on(&session, &call).await?;
-        let outcomes = reply::outcomes(value, sections.len())?;
+        let reply::Appended { outcomes, notes } = reply::appended(value, sections.len())?;
+        if !notes.is_empty() {
+            metrics::counter!("motience_redis_steps_failed_total").increment(notes.len() as u64);
+            warn!(%producer, ?notes, "appended, but not all that goes with it could be done");
+        }
         self.durable(session.epoch).await?;
         Ok(outcomes)
     }
 
     pub(super) async fn head(&self, producer: ProducerId) -> Result<Head, Error> {
         let session = self.0.link.session().await?;
-        let mut call = function("head");
-        call.arg(2).arg(self.0.names.key(producer, "meta")).arg(self.0.names.key(producer, "log")).arg(session.epoch.0);
-        reply::head(self.0.link.query_on(&session, &call).await?)
+        let ask = |name| {
+            let mut call = call(name);
+            call.arg(2).arg(self.0.names.key(producer, "meta")).arg(self.0.names.key(producer, "log")).arg(session.epoch.0);
+            call
+        };
+        let (head, begun) = reply::head(self.0.link.query_on(&session, &ask("head")).await?)?;
+        // A present life that nobody has written in yet is begun, so that readers stand in it and need no reset later. Where that
+        // is refused (Redis is full, say), they read all the same.
+        if begun || self.0.link.query_on(&session, &ask("begin")).await.is_err() {
+            return Ok(head);
+        }
+        Ok(reply::head(self.0.link.query_on(&session, &ask("head")).await?)?.0)
     }
 
     pub(super) async fn read(&self, producer: ProducerId, after: Offset, bytes: usize) -> Result<Read, Error> {
         let session = self.0.link.session().await?;
-        let mut call = function("read");
+        let mut call = call("read");
         let count = (bytes / 512).clamp(1, READ_COUNT);
         call.arg(2).arg(self.0.names.key(producer, "meta")).arg(self.0.names.key(producer, "log"));
         call.arg(session.epoch.0).arg(format!("{}-0", after.0 + 1)).arg(count);
@@ -150,13 +175,15 @@ impl Log {
 
     pub(super) async fn announce(&self, event: &Event) -> Result<(), Error> {
         let text = serde_json::to_string(event).map_err(|e| Error::Damaged(e.to_string()))?;
+        let channel = self.0.names.channel(if event.is_report() { Channel::Reports } else { Channel::Bus });
         let mut call = redis::cmd("PUBLISH");
-        call.arg(self.0.names.channel(if event.is_report() { Channel::Reports } else { Channel::Bus })).arg(text);
+        call.arg(&channel).arg(self.0.seal.event(&channel, &text));
         self.0.link.query(&call).await.map(drop)
     }
 
     pub(super) async fn ping(&self) -> Result<(), Error> {
-        self.0.link.query(&redis::cmd("PING")).await.map(drop)
+        // Refused wherever an append would be.
+        self.0.link.query(call("probe").arg(0)).await.map(drop)
     }
 
     pub(super) fn durability(&self) -> String {
@@ -177,20 +204,21 @@ impl fmt::Debug for Log {
     }
 }
 
-fn function(name: &str) -> Cmd {
-    let mut call = redis::cmd("FCALL");
-    call.arg(format!("motience_2_{name}"));
-    call
-}
-
 fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
-/// Turns a message received on a shard channel or the bus into a signal.
-fn signal(names: &Names, channel: &[u8], payload: Bytes) -> Result<Signal, Error> {
+/// Turns a message received on a shard channel or the bus into a signal. `None`: it is not from one of our nodes.
+fn signal(names: &Names, seal: &Seal, channel: &[u8], payload: Bytes) -> Result<Option<Signal>, Error> {
+    let name = String::from_utf8_lossy(channel);
     match names.channel_of(channel)? {
-        Channel::Live(producer) => reply::published(producer, payload).map(|batch| Signal::Batch(Arc::new(batch))),
-        Channel::Bus | Channel::Reports => serde_json::from_slice(&payload).map(Signal::Event).map_err(|e| Error::Damaged(e.to_string())),
+        Channel::Live(producer) => {
+            let batch = reply::published(producer, &name, seal, payload)?;
+            Ok(batch.map(|batch| Signal::Batch(Arc::new(batch))))
+        }
+        Channel::Bus | Channel::Reports => match seal.opened(&name, &payload) {
+            Some(text) => serde_json::from_slice(text).map(|event| Some(Signal::Event(event))).map_err(|e| Error::Damaged(e.to_string())),
+            None => Ok(None),
+        },
     }
 }

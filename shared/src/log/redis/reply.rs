@@ -1,14 +1,20 @@
 //! Reading what the functions answer and publish.
 
-use std::sync::Arc;
+use std::{collections::HashSet, sync::Arc};
 
 use bytes::{Buf, Bytes};
 use redis::Value;
 
+use super::seal::{self, Seal};
 use crate::{
     log::{Batch, Entry, Error, Head, Opened, Read},
     model::{Epoch, LogEpoch, Offset, ProducerId, RecordName, Seq},
 };
+
+/// Longest first line of a published batch: it may name each of some thousands of records.
+const MAX_HEAD: usize = 64 << 10;
+/// Longest line before a record.
+const MAX_LINE: usize = 64;
 
 pub(super) fn opened(value: Value) -> Result<Opened, Error> {
     let Value::Array(parts) = value else { return Err(damaged("open")) };
@@ -25,12 +31,23 @@ pub(super) fn opened(value: Value) -> Result<Opened, Error> {
     }
 }
 
-pub(super) fn outcomes(value: Value, sections: usize) -> Result<Vec<Result<(), Error>>, Error> {
+/// What an append did.
+pub(super) struct Appended {
+    /// What became of each section.
+    pub(super) outcomes: Vec<Result<(), Error>>,
+    /// What could not be done beside.
+    pub(super) notes: Vec<String>,
+}
+
+pub(super) fn appended(value: Value, sections: usize) -> Result<Appended, Error> {
     let Value::Array(parts) = value else { return Err(damaged("append")) };
-    if parts.len() != sections {
+    let [Value::Array(outcomes), Value::Array(notes)] = <[Value; 2]>::try_from(parts).map_err(|_| damaged("append"))? else {
+        return Err(damaged("append"));
+    };
+    if outcomes.len() != sections {
         return Err(damaged("append"));
     }
-    parts
+    let outcomes: Result<_, Error> = outcomes
         .iter()
         .map(|part| match part {
             Value::Int(1) => Ok(Ok(())),
@@ -38,13 +55,16 @@ pub(super) fn outcomes(value: Value, sections: usize) -> Result<Vec<Result<(), E
             Value::Int(-2) => Ok(Err(Error::Stale)),
             _ => Err(damaged("append")),
         })
-        .collect()
+        .collect();
+    Ok(Appended { outcomes: outcomes?, notes: notes.into_iter().map(text).collect::<Result<_, _>>()? })
 }
 
-pub(super) fn head(value: Value) -> Result<Head, Error> {
+/// The log's ends, and whether its present life has begun.
+pub(super) fn head(value: Value) -> Result<(Head, bool), Error> {
     let Value::Array(parts) = value else { return Err(damaged("head")) };
-    let [lives, first, last] = <[Value; 3]>::try_from(parts).map_err(|_| damaged("head"))?;
-    Ok(Head { lives: text(lives)?.parse().map_err(|_| damaged("lives"))?, first: offset(first)?, last: offset(last)? })
+    let [lives, first, last, begun] = <[Value; 4]>::try_from(parts).map_err(|_| damaged("head"))?;
+    let head = Head { lives: text(lives)?.parse().map_err(|_| damaged("lives"))?, first: offset(first)?, last: offset(last)? };
+    Ok((head, begun == Value::Int(1)))
 }
 
 /// The offset of the newest mark older than `time`, in milliseconds.
@@ -91,31 +111,39 @@ fn entries(value: Value, producer: ProducerId, epoch: LogEpoch) -> Result<Vec<Ar
     Ok(batches)
 }
 
-/// The message of one append: `EPOCH FIRST SENDER\n` and then `LENGTH SEQ\nMESSAGE` for each.
-pub(super) fn published(producer: ProducerId, mut payload: Bytes) -> Result<Batch, Error> {
-    let head = line(&mut payload)?;
-    let mut parts = head.split(' ');
-    let (Some(epoch), Some(first), Some(sender), None) = (parts.next(), parts.next(), parts.next(), parts.next()) else {
-        return Err(damaged("published batch"));
-    };
-    let epoch = LogEpoch(epoch.parse().map_err(|_| damaged("published epoch"))?);
-    let first = Offset(first.parse().map_err(|_| damaged("published offset"))?);
+/// The message of one append: `LIFE FIRST SENDER SEAL OMITTED\n` and then `LENGTH SEQ\nMESSAGE` for each record. Those whose
+/// place among them is OMITTED were known by their clients' ids, and are not in the log. `None`: the seal is not ours.
+pub(super) fn published(producer: ProducerId, channel: &str, seal: &Seal, mut payload: Bytes) -> Result<Option<Batch>, Error> {
+    let head = line(&mut payload, MAX_HEAD)?;
+    let parts: Vec<&str> = head.split(' ').collect();
+    let [life, first, sender, place, omitted] = parts[..] else { return Err(damaged("published batch")) };
+    let epoch = LogEpoch(number(life)?);
     let sender = hex(sender)?;
     let mut entries = Vec::new();
     while payload.has_remaining() {
-        let head = line(&mut payload)?;
+        let head = line(&mut payload, MAX_LINE)?;
         let (length, seq) = head.split_once(' ').ok_or_else(|| damaged("published length"))?;
         let length: usize = length.parse().map_err(|_| damaged("published length"))?;
-        let seq = Seq(seq.parse().map_err(|_| damaged("published number"))?);
+        let seq = Seq(number(seq)?);
         if length > payload.len() {
             return Err(damaged("published message"));
         }
         entries.push(Entry { name: RecordName { epoch: sender, seq }, message: payload.split_to(length) });
     }
+    let lent = seal.batch(channel, epoch, sender, entries.iter().map(|entry| (entry.name.seq, &entry.message[..])));
+    if !seal::same(seal::placed(&lent, first, omitted).as_bytes(), place.as_bytes()) {
+        return Ok(None);
+    }
+    // Sealed, so it is what an append wrote; but a slip of ours must not end the connection's task.
+    let omitted: HashSet<u64> = omitted.split(',').filter(|at| !at.is_empty()).map(number).collect::<Result<_, _>>()?;
+    if !omitted.is_empty() {
+        let mut at = 0..;
+        entries.retain(|_| at.next().is_none_or(|at| !omitted.contains(&at)));
+    }
     if entries.is_empty() {
         return Err(damaged("published batch"));
     }
-    Ok(Batch::new(producer, epoch, first, entries))
+    Ok(Some(Batch::new(producer, epoch, Offset(number(first)?), entries)))
 }
 
 fn one(entry: Value) -> Result<(Offset, Entry), Error> {
@@ -139,8 +167,12 @@ fn hex(text: &str) -> Result<Epoch, Error> {
     u64::from_str_radix(text, 16).map(Epoch).map_err(|_| damaged("sender"))
 }
 
-fn line(payload: &mut Bytes) -> Result<String, Error> {
-    let end = payload.iter().take(64).position(|&b| b == b'\n').ok_or_else(|| damaged("published batch"))?;
+fn number(text: &str) -> Result<u64, Error> {
+    text.parse().map_err(|_| damaged("published number"))
+}
+
+fn line(payload: &mut Bytes, longest: usize) -> Result<String, Error> {
+    let end = payload.iter().take(longest).position(|&b| b == b'\n').ok_or_else(|| damaged("published batch"))?;
     let line = payload.split_to(end);
     payload.advance(1);
     String::from_utf8(line.to_vec()).map_err(|_| damaged("published batch"))
@@ -162,14 +194,30 @@ fn damaged(what: &str) -> Error {
 mod tests {
     use super::*;
 
+    fn batch(seal: &Seal, first: &str, omitted: &str, body: &'static str, records: &[(u64, &[u8])]) -> Bytes {
+        let lent = seal.batch("c", LogEpoch(77), Epoch(255), records.iter().map(|&(seq, message)| (Seq(seq), message)));
+        Bytes::from(format!("77 {first} ff {} {omitted}\n{body}", seal::placed(&lent, first, omitted)))
+    }
+
     #[test]
-    fn a_published_batch_is_read_without_copies() {
-        let cut = published(ProducerId(3), Bytes::from_static(b"77 12 ff\n2 5\n{}9 6\n{\"\":")).unwrap_err();
-        assert!(matches!(cut, Error::Damaged(_)));
-        let batch = published(ProducerId(3), Bytes::from_static(b"77 12 ff\n2 5\n{}3 6\n{ }")).unwrap();
-        assert_eq!((batch.epoch, batch.first, batch.len()), (LogEpoch(77), Offset(12), 2));
-        assert_eq!(batch.entries()[1].name, RecordName { epoch: Epoch(255), seq: Seq(6) });
-        assert!(published(ProducerId(3), Bytes::from_static(b"77 12 ff\n")).is_err());
+    fn a_published_batch_is_read_and_its_seal_looked_at() {
+        let seal = Seal::new(&"a secret".into());
+        let read = |payload| published(ProducerId(3), "c", &seal, payload);
+        let (body, records): (_, &[(u64, &[u8])]) = ("2 5\n{}3 6\n{ }", &[(5, b"{}"), (6, b"{ }")]);
+        let good = read(batch(&seal, "12", "", body, records)).unwrap().unwrap();
+        assert_eq!((good.epoch, good.first, good.len()), (LogEpoch(77), Offset(12), 2));
+        assert_eq!(good.entries()[1].name, RecordName { epoch: Epoch(255), seq: Seq(6) });
+        let part = read(batch(&seal, "12", "0", body, records)).unwrap().unwrap();
+        assert_eq!((part.first, part.len(), part.entries()[0].name.seq), (Offset(12), 1, Seq(6)));
+
+        let whole = String::from_utf8(batch(&seal, "12", "", body, records).to_vec()).unwrap();
+        for (from, to) in [("77 12", "77 13"), ("77 12", "78 12"), ("{ }", "[ ]"), ("3 6", "3 7"), (" ff ", " fe "), (" \n2", " 1\n2")] {
+            assert_ne!(whole, whole.replacen(from, to, 1));
+            assert_eq!(read(Bytes::from(whole.replacen(from, to, 1))).unwrap(), None, "{from}");
+        }
+        for bad in ["77 12 ff\n2 5\n{}", "77 12 ff x \n2 5\n{}9 6\n{", "77 12 zz x \n", ""] {
+            assert!(matches!(read(Bytes::from(bad)), Err(Error::Damaged(_))), "{bad}");
+        }
     }
 
     #[test]

@@ -1,0 +1,41 @@
+//! The functions that Redis runs: their source, their names, and how they come into a server.
+//!
+//! A library is named by what is in it. So nodes of several versions never overwrite each other's, and one that is there needs
+//! not be loaded again, which a full Redis would refuse.
+
+use std::sync::LazyLock;
+
+use aws_lc_rs::digest::{SHA256, digest};
+use redis::{Cmd, RedisError, Value, aio::MultiplexedConnection};
+
+const SOURCE: &str = include_str!("../motience.lua");
+
+/// The library's name and source.
+static LIBRARY: LazyLock<(String, String)> = LazyLock::new(|| {
+    let hash = digest(&SHA256, SOURCE.as_bytes());
+    let hash: String = hash.as_ref().iter().take(6).map(|byte| format!("{byte:02x}")).collect();
+    let name = format!("motience_{hash}");
+    let source = format!("#!lua name={name}\n{}", SOURCE.replace("LIBRARY_", &format!("{name}_")));
+    (name, source)
+});
+
+/// A call of one of them.
+pub(super) fn call(name: &str) -> Cmd {
+    let mut call = redis::cmd("FCALL");
+    call.arg(format!("{}_{name}", LIBRARY.0));
+    call
+}
+
+/// Loads the library where the server does not have it.
+pub(super) async fn load(connection: &mut MultiplexedConnection) -> Result<(), RedisError> {
+    let (name, source) = &*LIBRARY;
+    let there: Value = redis::cmd("FUNCTION").arg("LIST").arg("LIBRARYNAME").arg(name).query_async(connection).await?;
+    if matches!(&there, Value::Array(found) if !found.is_empty()) {
+        return Ok(());
+    }
+    match redis::cmd("FUNCTION").arg("LOAD").arg(source).query_async::<Value>(connection).await {
+        // Another node was faster.
+        Err(e) if e.to_string().contains("already exists") => Ok(()),
+        result => result.map(drop),
+    }
+}

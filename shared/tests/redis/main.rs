@@ -1,0 +1,112 @@
+//! The log in Redis where Redis, its operator or a stranger does what it should not.
+
+#![cfg(feature = "testing")]
+#![allow(clippy::unwrap_used, clippy::allow_attributes, reason = "tests")]
+
+mod steps;
+
+use std::{sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use motience_shared::{
+    backend::{self, Backend, Config},
+    clock::Clock,
+    env::Env,
+    log::{self, Log, New, Section, Sender, SessionName},
+    model::{DeviceId, Epoch, LogEpoch, Offset, ProducerId, Seq},
+    store,
+};
+
+const LIMIT: Duration = Duration::from_secs(20);
+const P: ProducerId = ProducerId(1);
+
+/// A node over SQLite in memory and the Redis at `url`.
+async fn node(url: &str, settings: &[(&str, &str)]) -> Arc<Backend> {
+    try_node(url, settings).await.unwrap()
+}
+
+async fn try_node(url: &str, settings: &[(&str, &str)]) -> Result<Arc<Backend>, backend::Error> {
+    let env =
+        Env::from_pairs([("DATABASE_URL", "postgres://unused"), ("JWT_SECRET", "0123456789abcdef0123456789abcdef"), ("REDIS_URL", url)]);
+    let env = settings.iter().fold(env, |env, (name, value)| env.with(name, *value));
+    let mut config = Config::from_env(&env).unwrap();
+    config.store = store::Config::SqliteMemory;
+    Backend::open(config, Clock::system()).await
+}
+
+/// A device that keeps to the protocol of an outbox, and nothing else.
+struct Device {
+    producer: ProducerId,
+    sender: Sender,
+    life: LogEpoch,
+    fence: motience_shared::model::Fence,
+    seen: motience_shared::model::RangeSet,
+}
+
+impl Device {
+    async fn new(log: &Log, producer: ProducerId, name: &str) -> Self {
+        let name = SessionName::device(&DeviceId::new(name).unwrap());
+        let sender = Sender { name, epoch: Epoch(7), owner: 1 };
+        let opened = log.open(producer, &sender).await.unwrap();
+        Self { producer, sender, life: opened.life, fence: opened.fence, seen: opened.seen }
+    }
+
+    /// Its part of an append: those of `seqs` that it does not know to be in.
+    fn section(&self, seqs: &[u64]) -> Section {
+        let mut seen = self.seen.clone();
+        let records = seqs.iter().filter(|seq| !self.seen.contains(**seq)).map(|&seq| New {
+            seq: Seq(seq),
+            id: Some(format!("{}-{seq}", self.sender.name).into()),
+            message: Bytes::from(format!("{{\"n\":{seq}}}")),
+        });
+        let records: Vec<New> = records.collect();
+        seqs.iter().for_each(|&seq| {
+            seen.insert(seq);
+        });
+        Section { name: self.sender.name.clone(), life: self.life, fence: self.fence, epoch: self.sender.epoch, seen, records }
+    }
+
+    /// Learns what is in after a write of unknown outcome.
+    async fn reopen(&mut self, log: &Log) -> Result<(), log::Error> {
+        let opened = log.reopen(self.producer, &self.sender, self.life).await?;
+        (self.life, self.fence, self.seen) = (opened.life, opened.fence, opened.seen);
+        Ok(())
+    }
+}
+
+/// Writes for several devices at once, as an appender does, and has them take what became of it for granted.
+async fn write(log: &Log, devices: &mut [Device], seqs: &[u64]) -> Result<(), log::Error> {
+    let sections: Vec<Section> = devices.iter().map(|device| device.section(seqs)).collect();
+    let outcomes = log.append(devices[0].producer, &sections).await?;
+    for ((outcome, section), device) in outcomes.into_iter().zip(sections).zip(devices) {
+        outcome?;
+        device.seen = section.seen;
+    }
+    Ok(())
+}
+
+/// All of a log: sender's number and message, in order; the offsets are looked at.
+async fn all(log: &Log, producer: ProducerId) -> Vec<(u64, String)> {
+    let (mut found, mut at) = (Vec::new(), Offset(0));
+    loop {
+        let read = log.read(producer, at, 1 << 20).await.unwrap();
+        for batch in &read.batches {
+            for (offset, name, message) in batch.after(at) {
+                assert_eq!(offset, at.next(), "offsets have no hole");
+                found.push((name.seq.0, String::from_utf8_lossy(message).into_owned()));
+                at = offset;
+            }
+        }
+        if read.batches.is_empty() {
+            assert_eq!(log.head(producer).await.unwrap().last, at);
+            return found;
+        }
+    }
+}
+
+/// Whether each of `seqs` is in as often as there are devices, and nothing else is.
+fn each_once(found: &[(u64, String)], devices: usize, seqs: std::ops::RangeInclusive<u64>) {
+    let mut numbers: Vec<u64> = found.iter().map(|(seq, _)| *seq).collect();
+    numbers.sort_unstable();
+    assert_eq!(numbers, seqs.flat_map(|seq| std::iter::repeat_n(seq, devices)).collect::<Vec<_>>());
+}
