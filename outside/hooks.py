@@ -7,6 +7,7 @@ import json
 
 import requests.adapters
 import schemathesis
+from hypothesis import strategies
 from requests.exceptions import ReadTimeout
 from urllib3.exceptions import ReadTimeoutError
 
@@ -52,3 +53,7 @@ def serialize(_context, value):
 @schemathesis.deserializer(*ENDLESS)
 def deserialize(_context, answer):
     return answer.content.decode()
+
+
+# Names of accounts: PRECIS has no regular expression.
+schemathesis.openapi.format("username", strategies.from_regex(r"[a-z0-9]([a-z0-9._@-]{0,40}[a-z0-9])?", fullmatch=True))

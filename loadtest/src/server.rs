@@ -86,7 +86,17 @@ impl Own {
         for port in ["AP", "SM", "DSM", "WSS1", "WSS2", "WSS1_UI", "WSS2_UI", "QUIC", "HTTPS", "OPERATIONS"] {
             command.env(format!("{port}_PORT"), "0");
         }
-        for limit in ["REGISTER", "REGISTER_ACCOUNT", "LOGIN", "LOGIN_ACCOUNT", "REFRESH", "REFRESH_ACCOUNT"] {
+        for limit in [
+            "REGISTER",
+            "REGISTER_ACCOUNT",
+            "LOGIN",
+            "LOGIN_ACCOUNT",
+            "LOGIN_STRANGERS",
+            "REFRESH",
+            "REFRESH_LOGIN",
+            "REFRESH_ACCOUNT",
+            "LOGOUT",
+        ] {
             command.env(format!("RATE_LIMIT_{limit}"), "off");
         }
         command.envs(variables.iter().map(|(k, v)| (k, v)));

@@ -9,7 +9,7 @@ use std::{
 
 use anyhow::Context as _;
 use motience_shared::{
-    auth::{self, Hasher, check_password, check_username},
+    auth::{self, HashLimits, Hasher, canonical_username, check_password},
     backend,
     clock::Clock,
     env::Env,
@@ -64,12 +64,12 @@ async fn act(config: &backend::Config, store: &Store, action: Action) -> anyhow:
     match action {
         Action::Create { username, password_file } => {
             // Before anyone is asked for a password.
-            check_username(&username).map_err(Refused::from)?;
+            let username = canonical_username(&username).map_err(Refused::from)?;
             if store.credentials(&username).await?.is_some() {
                 return Err(Refused::Taken(username).into());
             }
             let password = password(password_file.as_deref())?;
-            let user = create(store, &Hasher::new(1), &config.auth, username, password).await?;
+            let user = create(store, &Hasher::new(HashLimits::default()), &config.auth, username, password).await?;
             println!("The operator {} was made, with the id {}.", user.username, user.id);
         }
         Action::List { role, query } => list(store, role, query).await?,
@@ -104,9 +104,9 @@ pub(crate) async fn create(
     username: String,
     password: SecretString,
 ) -> anyhow::Result<User> {
-    check_username(&username).map_err(Refused::from)?;
+    let username = canonical_username(&username).map_err(Refused::from)?;
     check_password(auth, password.expose_secret()).map_err(Refused::from)?;
-    let password_hash = hasher.hash(password).await?;
+    let password_hash = hasher.hash(&username, password).await?;
     match store.create_user(NewUser { username: username.clone(), password_hash, role: Role::Admin, device_id: None }).await {
         Ok(user) => Ok(user),
         Err(store::Error::UsernameTaken) => Err(Refused::Taken(username).into()),
@@ -130,7 +130,7 @@ async fn list(store: &Store, role: Option<Role>, name: String) -> anyhow::Result
 }
 
 async fn find(store: &Store, username: String) -> anyhow::Result<User> {
-    let found = store.credentials(&username).await?;
+    let found = store.credentials_meant(&username).await?;
     Ok(found.ok_or(Refused::Unknown(username))?.user)
 }
 

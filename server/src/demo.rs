@@ -86,9 +86,7 @@ fn embedded(env: &Env, dir: &std::path::Path, any_ports: bool) -> Env {
         demo = demo.with(name, port);
     }
     // A demo is for this machine, unless told otherwise.
-    demo.with("BIND_ADDRESS", inherited("BIND_ADDRESS").unwrap_or_else(|| "localhost".to_owned()))
-        .with("PERSIST", "true")
-        .with("RATE_LIMIT_LOGIN_ACCOUNT", "120/m")
+    demo.with("BIND_ADDRESS", inherited("BIND_ADDRESS").unwrap_or_else(|| "localhost".to_owned())).with("PERSIST", "true")
 }
 
 const PORTS: [(&str, &str); 9] = [

@@ -211,7 +211,7 @@ impl Backend {
         Ok(Arc::new(Self {
             store,
             tokens: Tokens::new(&config.auth, clock.clone()),
-            hasher: Hasher::new(Hasher::default_permits()),
+            hasher: Hasher::new(config.auth.hashing),
             revocations,
             relay,
             clock,
@@ -342,6 +342,9 @@ async fn refresh_revocations(store: Store, revocations: Revocations, auth: auth:
         }
         if let Err(e) = store.purge_refresh(clock.now()).await {
             warn!(error = %e, "expired refresh tokens cannot be removed; trying again");
+        }
+        if let Err(e) = store.purge_addresses(clock.now()).await {
+            warn!(error = %e, "old addresses of logins cannot be removed; trying again");
         }
     }
 }

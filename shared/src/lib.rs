@@ -25,6 +25,8 @@ pub mod lifecycle;
 #[cfg(feature = "backend")]
 pub mod log;
 #[cfg(feature = "backend")]
+pub mod rate;
+#[cfg(feature = "backend")]
 pub mod relay;
 #[cfg(feature = "backend")]
 pub mod store;

@@ -2,8 +2,8 @@
 
 use axum::extract::State;
 use motience_shared::{
-    auth::{Verdict, random_id},
-    http::{ApiError, Json},
+    auth::{Verdict, canonical_username, random_id},
+    http::{ApiError, ClientAddress, Json},
     log::Event,
 };
 use secrecy::SecretString;
@@ -12,7 +12,7 @@ use tracing::warn;
 use utoipa::ToSchema;
 
 use super::session::{self, Session};
-use crate::http::{ClientAddress, Shared, shapes};
+use crate::http::{Shared, shapes};
 
 /// Bytes of a password that is worth hashing; a longer one is no account's.
 const MAX_PASSWORD: usize = 1024;
@@ -37,42 +37,55 @@ pub(super) struct Login {
     (status = 413, description = "The body is too large", body = shapes::Problem, content_type = "application/problem+json"),
     (status = 415, description = "Not JSON", body = shapes::Problem, content_type = "application/problem+json"),
     (status = 422, description = "A field is missing", body = shapes::Problem, content_type = "application/problem+json"),
-    (status = 429, description = "Too many attempts", body = shapes::Problem, content_type = "application/problem+json"),
-    (status = 503, description = "The database is away", body = shapes::Problem, content_type = "application/problem+json"),
+    (status = 429, description = "Too many wrong passwords", body = shapes::Problem, content_type = "application/problem+json"),
+    (status = 503, description = "The database is away, or too many passwords are being checked", body = shapes::Problem, content_type = "application/problem+json"),
 ))]
 pub(super) async fn login(
     State(services): State<Shared>,
     address: ClientAddress,
     Json(login): Json<Login>,
 ) -> Result<Json<Session>, ApiError> {
-    services.limiters.login.address(address)?;
-    services.limiters.login.account(&login.username)?;
     let backend = &services.backend;
+    // However it is written, it is guessed at as one account.
+    let name = canonical_username(&login.username).unwrap_or_else(|_| login.username.clone());
+    let mut attempt = services.limiters.logins.attempt(&name, address);
+    attempt.begin(&backend.store, &login.username).await?;
     let wrong = || ApiError::unauthenticated("wrong_credentials", "The username or the password is wrong.");
     if login.password.len() > MAX_PASSWORD {
+        attempt.failed();
         return Err(wrong());
     }
+    let place = backend.hasher.place(&name)?;
     let password = SecretString::from(login.password);
-    let Some(credentials) = backend.store.credentials(&login.username).await? else {
-        // As long as a real check takes, so that time does not tell which names exist.
-        backend.hasher.verify_nothing(password).await?;
+    let credentials = backend.store.credentials_meant(&login.username).await?;
+    let turn = place.turn().await?;
+    // Others may have failed meanwhile: what waited is no way round the limit.
+    attempt.check()?;
+    let hash = credentials.as_ref().map(|credentials| credentials.password_hash.as_str());
+    let verdict = turn.verify(password.clone(), hash).await?;
+    let Some(credentials) = credentials.filter(|_| verdict != Verdict::Mismatch) else {
+        attempt.failed();
         return Err(wrong());
     };
-    match backend.hasher.verify(password.clone(), &credentials.password_hash).await? {
-        Verdict::Mismatch => return Err(wrong()),
-        // Only who knows the password learns that there is such an account.
-        _ if credentials.revoked_at.is_some() => return Err(revoked()),
-        Verdict::Match => {}
-        Verdict::MatchRehash => {
-            let hash = backend.hasher.hash(password).await?;
-            // The login is good either way; the next one tries again.
-            if let Err(e) = backend.store.set_password_hash(credentials.user.id, &hash).await {
-                warn!(error = %e, "an adopted password could not be hashed anew");
+    // Only who knows the password learns that there is such an account.
+    if credentials.revoked_at.is_some() {
+        return Err(revoked());
+    }
+    if verdict == Verdict::MatchRehash {
+        // The login is good either way; the next one tries again.
+        match turn.hash(password).await {
+            Ok(hash) => {
+                if let Err(e) = backend.store.set_password_hash(credentials.user.id, &hash).await {
+                    warn!(error = %e, "a password could not be hashed anew");
+                }
             }
+            Err(e) => warn!(error = %e, "a password could not be hashed anew"),
         }
     }
+    drop(turn);
     let (user, family) = (credentials.user, random_id());
-    let session = session::begin(&services, &user, &family).await?;
+    attempt.succeeded(&backend.store, user.id, backend.clock.now()).await;
+    let session = session::begin(&services, &user, backend.tokens.issue(&user, &family)?).await?;
     // Whoever revoked the account since it was looked at may not have found this login among those to end.
     if backend.store.account(user.id).await?.is_none_or(|account| account.revoked_at.is_some()) {
         backend.store.revoke_family(&family, backend.clock.now()).await?;

@@ -3,7 +3,7 @@
 use axum::extract::State;
 use motience_shared::{
     auth,
-    http::{ApiError, Json},
+    http::{ApiError, ClientAddress, Json},
     log::Event,
 };
 use serde::{Deserialize, Serialize};
@@ -32,18 +32,34 @@ pub(super) struct LoggedOut {
     (status = 413, description = "The body is too large", body = shapes::Problem, content_type = "application/problem+json"),
     (status = 415, description = "Not JSON", body = shapes::Problem, content_type = "application/problem+json"),
     (status = 422, description = "A field is missing", body = shapes::Problem, content_type = "application/problem+json"),
+    (status = 429, description = "Too many logouts that end nothing", body = shapes::Problem, content_type = "application/problem+json"),
     (status = 503, description = "The database is away", body = shapes::Problem, content_type = "application/problem+json"),
 ))]
-pub(super) async fn logout(State(services): State<Shared>, Json(logout): Json<Logout>) -> Result<Json<LoggedOut>, ApiError> {
-    let backend = &services.backend;
-    match backend.tokens.refresh(&logout.refresh_token) {
+pub(super) async fn logout(
+    State(services): State<Shared>,
+    address: ClientAddress,
+    Json(logout): Json<Logout>,
+) -> Result<Json<LoggedOut>, ApiError> {
+    let (backend, limiter) = (&services.backend, &services.limiters.logout);
+    limiter.check(address)?;
+    let ended = match backend.tokens.refresh(&logout.refresh_token) {
+        // What has ended costs neither a write nor word to the other nodes.
+        Ok(claims) if backend.revocations.is_family_revoked(&claims.family) => false,
+        Ok(claims) if backend.store.is_family_revoked(&claims.family).await? => false,
         Ok(claims) => {
-            backend.store.revoke_family(&claims.family, backend.clock.now()).await?;
+            let ended = backend.store.revoke_family(&claims.family, backend.clock.now()).await?;
             backend.announce(Event::FamilyRevoked { family: claims.family }).await;
+            ended
         }
         // Over is over.
-        Err(auth::Error::Expired) => {}
-        Err(e) => return Err(e.into()),
+        Err(auth::Error::Expired) => false,
+        Err(e) => {
+            limiter.failed(address);
+            return Err(e.into());
+        }
+    };
+    if !ended {
+        limiter.failed(address);
     }
     Ok(Json(LoggedOut { status: "logged_out" }))
 }

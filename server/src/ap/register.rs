@@ -2,8 +2,8 @@
 
 use axum::{extract::State, http::StatusCode};
 use motience_shared::{
-    auth::{check_password, check_username},
-    http::{ApiError, Json},
+    auth::{canonical_username, check_password},
+    http::{ApiError, ClientAddress, Json},
     model::{DeviceId, Role},
     store::NewUser,
 };
@@ -11,18 +11,15 @@ use secrecy::SecretString;
 use serde::Deserialize;
 use utoipa::ToSchema;
 
-use crate::http::{ClientAddress, Shared, shapes};
+use crate::http::{Shared, shapes};
 
 /// A new account.
 #[derive(Deserialize, ToSchema)]
 #[schema(example = json!({"username": "producer1", "password": "pass123", "role": "producer", "device_id": "rpi_001"}))]
 pub(super) struct Register {
-    /// Unique name, without control characters and without blanks around it.
-    #[schema(
-        min_length = 1,
-        max_length = 255,
-        pattern = r"^[^\x00-\x20\x7F-\xA0\u1680\u2000-\u200A\u2028\u2029\u202F\u205F\u3000]([^\x00-\x1F\x7F-\x9F]*[^\x00-\x20\x7F-\xA0\u1680\u2000-\u200A\u2028\u2029\u202F\u205F\u3000])?$"
-    )]
+    /// Unique name: letters and digits of one script, and ASCII marks, with single blanks between them. The account gets its canonical
+    /// form (RFC 8265, `UsernameCaseMapped`), so that `Producer1` and `producer1` are one name.
+    #[schema(min_length = 1, max_length = 255, format = "username")]
     username: String,
     /// At least PASSWORD_MIN_LENGTH characters, at most 128.
     #[schema(min_length = 6, max_length = 128)]
@@ -58,8 +55,8 @@ pub(super) async fn register(
     Json(new): Json<Register>,
 ) -> Result<(StatusCode, Json<motience_shared::model::User>), ApiError> {
     services.limiters.register.address(address)?;
-    check_username(&new.username).map_err(|invalid| ApiError::invalid("username", invalid.to_string()))?;
-    services.limiters.register.account(&new.username)?;
+    let username = canonical_username(&new.username).map_err(|invalid| ApiError::invalid("username", invalid.to_string()))?;
+    services.limiters.register.account(&username)?;
     let role = match new.role.parse() {
         Ok(role @ (Role::Producer | Role::Consumer)) => role,
         _ => return Err(ApiError::invalid("role", "role must be producer or consumer.")),
@@ -70,9 +67,9 @@ pub(super) async fn register(
     let backend = &services.backend;
     check_password(&backend.auth, &new.password)
         .map_err(|weak| ApiError::invalid("password", format!("The password is refused: {weak}.")))?;
-    let password_hash = backend.hasher.hash(SecretString::from(new.password)).await?;
+    let password_hash = backend.hasher.hash(&username, SecretString::from(new.password)).await?;
     let strict = role == Role::Producer && new.device_id.is_some() && new.strict_device.unwrap_or(backend.auth.strict_device);
-    let mut user = backend.store.create_user(NewUser { username: new.username, password_hash, role, device_id: new.device_id }).await?;
+    let mut user = backend.store.create_user(NewUser { username, password_hash, role, device_id: new.device_id }).await?;
     if strict {
         backend.store.set_strict_device(user.id, true).await?;
         user.strict_device = true;

@@ -24,9 +24,8 @@ pub(super) struct Session {
     role: String,
 }
 
-/// Issues a pair of the login's family, and remembers its refresh token.
-pub(super) async fn begin(services: &Shared, user: &User, family: &str) -> Result<Session, ApiError> {
-    let pair: Pair = services.backend.tokens.issue(user, family)?;
+/// Hands out a pair: remembers its refresh token first.
+pub(super) async fn begin(services: &Shared, user: &User, pair: Pair) -> Result<Session, ApiError> {
     services.backend.store.add_refresh(&RefreshToken::from(&pair.refresh)).await?;
     Ok(Session {
         access_token: pair.access_token,

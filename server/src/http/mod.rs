@@ -1,6 +1,6 @@
 //! What ap, sm and dsm share: their settings, their limits, the layers around every router, and their documents.
 
-mod client;
+mod attempts;
 mod layers;
 mod rate;
 pub(crate) mod shapes;
@@ -19,7 +19,7 @@ use axum::{
 use motience_shared::{
     backend::Backend,
     env::{self, Env},
-    http::{self as shared_http, ApiError, HasBackend, Limits, Seats},
+    http::{self as shared_http, ApiError, HasBackend, HasProxies, Limits, Proxies, Seats},
 };
 use tokio_util::sync::CancellationToken;
 use utoipa::openapi::{
@@ -30,9 +30,8 @@ use utoipa_swagger_ui::SwaggerUi;
 
 use crate::stream;
 
-pub use client::{ClientAddress, Proxies};
 pub(crate) use layers::Unhurried;
-pub use rate::{Rate, Rates};
+pub use rate::Rates;
 
 /// Settings of the HTTP services.
 #[derive(Clone, Debug)]
@@ -51,7 +50,7 @@ pub struct Config {
     pub origins: Vec<String>,
     /// Whether pages of any origin may call: CORS_ORIGINS is `*`, or is not set in development.
     pub any_origin: bool,
-    /// Proxies whose X-Forwarded-For is believed. TRUSTED_PROXIES, none.
+    /// Proxies whose word on where a request comes from is believed.
     pub proxies: Proxies,
     /// Live streams.
     pub stream: stream::Config,
@@ -71,7 +70,7 @@ impl Config {
             request: env.duration("HTTP_REQUEST_LIMIT", Duration::from_secs(30))?,
             any_origin: origins == ["*"] || (origins.is_empty() && !env.production()),
             origins,
-            proxies: env.parse("TRUSTED_PROXIES", Proxies::default())?,
+            proxies: Proxies::from_env(env)?,
             stream: stream::Config::from_env(env)?,
             rates: Rates::from_env(env)?,
         };
@@ -139,6 +138,12 @@ impl std::ops::Deref for Shared {
 impl HasBackend for Shared {
     fn backend(&self) -> &Arc<Backend> {
         &self.0.backend
+    }
+}
+
+impl HasProxies for Shared {
+    fn proxies(&self) -> &Proxies {
+        &self.0.config.proxies
     }
 }
 

@@ -1,52 +1,13 @@
-//! How often someone may try: token buckets by address and by account.
+//! How often someone may try: limits by address and by account.
 
-use std::{
-    fmt,
-    hash::{BuildHasher as _, Hash, RandomState},
-    num::NonZeroU32,
-    str::FromStr,
-    sync::atomic::{AtomicUsize, Ordering},
-    time::Duration,
-};
-
-use governor::{
-    DefaultKeyedRateLimiter, Quota,
-    clock::{Clock as _, DefaultClock},
-};
 use motience_shared::{
+    auth::RefreshClaims,
     env::{self, Env},
-    http::ApiError,
+    http::{ApiError, ClientAddress},
+    rate::{Buckets, Rate, TooOften},
 };
 
-/// New keys of one limiter after which those that have recovered are forgotten.
-const FORGET_EVERY: usize = 10_000;
-
-/// So many in so long, all of them at once if need be; or no limit.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Rate(Option<(NonZeroU32, Duration)>);
-
-/// The text is no rate.
-#[derive(Clone, Debug, thiserror::Error)]
-#[error("write a rate like 20/m (s, m or h), or off")]
-pub struct InvalidRate;
-
-impl FromStr for Rate {
-    type Err = InvalidRate;
-
-    fn from_str(text: &str) -> Result<Self, InvalidRate> {
-        if text == "off" {
-            return Ok(Self(None));
-        }
-        let (count, unit) = text.split_once('/').ok_or(InvalidRate)?;
-        let period = match unit {
-            "s" => 1,
-            "m" => 60,
-            "h" => 3600,
-            _ => return Err(InvalidRate),
-        };
-        Ok(Self(Some((count.parse().map_err(|_| InvalidRate)?, Duration::from_secs(period)))))
-    }
-}
+use super::attempts::Attempts;
 
 /// The rates of the accounts service.
 #[derive(Clone, Copy, Debug)]
@@ -55,56 +16,37 @@ pub struct Rates {
     pub register: Rate,
     /// Registrations of one name. RATE_LIMIT_REGISTER_ACCOUNT, 10/m.
     pub register_account: Rate,
-    /// Logins from one address. RATE_LIMIT_LOGIN, 120/m.
+    /// Wrong logins from one address, to accounts that never logged in from there. RATE_LIMIT_LOGIN, 120/m.
     pub login: Rate,
-    /// Logins to one account. RATE_LIMIT_LOGIN_ACCOUNT, 20/m.
+    /// Wrong logins to one account from one address. RATE_LIMIT_LOGIN_ACCOUNT, 20/m.
     pub login_account: Rate,
-    /// Refreshes from one address. RATE_LIMIT_REFRESH, 240/m.
+    /// Wrong logins to one account from all addresses that it never logged in from. RATE_LIMIT_LOGIN_STRANGERS, 100/m.
+    pub login_strangers: Rate,
+    /// Refreshes from one address that are refused. RATE_LIMIT_REFRESH, 240/m.
     pub refresh: Rate,
-    /// Refreshes of one account. RATE_LIMIT_REFRESH_ACCOUNT, 60/m.
+    /// Refreshes of one login. RATE_LIMIT_REFRESH_LOGIN, 30/m.
+    pub refresh_login: Rate,
+    /// Refreshes of one account: of all its devices. RATE_LIMIT_REFRESH_ACCOUNT, 6000/m.
     pub refresh_account: Rate,
+    /// Logouts from one address that end nothing. RATE_LIMIT_LOGOUT, 240/m.
+    pub logout: Rate,
 }
 
 impl Rates {
     /// Reads the variables named on the fields.
     pub fn from_env(env: &Env) -> Result<Self, env::Error> {
-        let rate = |name: &str, count: u32| env.parse(name, Rate(NonZeroU32::new(count).map(|n| (n, Duration::from_secs(60)))));
+        let rate = |name: &str, count: u32| env.parse(name, Rate::per_minute(count));
         Ok(Self {
             register: rate("RATE_LIMIT_REGISTER", 60)?,
             register_account: rate("RATE_LIMIT_REGISTER_ACCOUNT", 10)?,
             login: rate("RATE_LIMIT_LOGIN", 120)?,
             login_account: rate("RATE_LIMIT_LOGIN_ACCOUNT", 20)?,
+            login_strangers: rate("RATE_LIMIT_LOGIN_STRANGERS", 100)?,
             refresh: rate("RATE_LIMIT_REFRESH", 240)?,
-            refresh_account: rate("RATE_LIMIT_REFRESH_ACCOUNT", 60)?,
+            refresh_login: rate("RATE_LIMIT_REFRESH_LOGIN", 30)?,
+            refresh_account: rate("RATE_LIMIT_REFRESH_ACCOUNT", 6000)?,
+            logout: rate("RATE_LIMIT_LOGOUT", 240)?,
         })
-    }
-}
-
-/// One operation's limits: each address, and each account.
-pub struct Limiter {
-    address: Option<Buckets>,
-    account: Option<Buckets>,
-}
-
-impl Limiter {
-    fn new(address: Rate, account: Rate) -> Self {
-        Self { address: Buckets::new(address), account: Buckets::new(account) }
-    }
-
-    /// Counts one attempt from this address; 429 where there were too many.
-    pub fn address(&self, address: super::ClientAddress) -> Result<(), ApiError> {
-        self.address.as_ref().map_or(Ok(()), |buckets| buckets.take(&address))
-    }
-
-    /// Counts one attempt at this account; 429 where there were too many.
-    pub fn account(&self, account: &str) -> Result<(), ApiError> {
-        self.account.as_ref().map_or(Ok(()), |buckets| buckets.take(account))
-    }
-}
-
-impl fmt::Debug for Limiter {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Limiter").finish_non_exhaustive()
     }
 }
 
@@ -112,75 +54,99 @@ impl fmt::Debug for Limiter {
 #[derive(Debug)]
 pub struct Limiters {
     /// `POST /register`.
-    pub register: Limiter,
+    pub register: Registrations,
     /// `POST /login`.
-    pub login: Limiter,
+    pub logins: Attempts,
     /// `POST /refresh`.
-    pub refresh: Limiter,
+    pub refresh: Refreshes,
+    /// `POST /logout`.
+    pub logout: Failures,
 }
 
 impl Limiters {
     pub(super) fn new(rates: &Rates) -> Self {
         Self {
-            register: Limiter::new(rates.register, rates.register_account),
-            login: Limiter::new(rates.login, rates.login_account),
-            refresh: Limiter::new(rates.refresh, rates.refresh_account),
+            register: Registrations { address: Buckets::new(rates.register), account: Buckets::new(rates.register_account) },
+            logins: Attempts::new(rates),
+            refresh: Refreshes {
+                failures: Failures::new("refresh", rates.refresh),
+                login: Buckets::new(rates.refresh_login),
+                account: Buckets::new(rates.refresh_account),
+            },
+            logout: Failures::new("logout", rates.logout),
         }
     }
 }
 
-/// A bucket for each key. Keys come from clients, as long as these like, so only their hash is kept: a name that shares
-/// a bucket with another, by a chance of 2^-64, is no harm.
-struct Buckets {
-    limiter: DefaultKeyedRateLimiter<u64>,
-    hasher: RandomState,
-    /// Keys at which it is next worth looking for those to forget.
-    forget_at: AtomicUsize,
+/// Limits of registrations: each address, and each name.
+#[derive(Debug)]
+pub struct Registrations {
+    address: Buckets,
+    account: Buckets,
 }
 
-impl Buckets {
-    fn new(rate: Rate) -> Option<Self> {
-        let (count, period) = rate.0?;
-        // Cannot be `None`: neither the period nor the count is zero.
-        let quota = Quota::with_period(period / count.get())?.allow_burst(count);
-        let limiter = DefaultKeyedRateLimiter::keyed(quota);
-        Some(Self { limiter, hasher: RandomState::new(), forget_at: AtomicUsize::new(FORGET_EVERY) })
+impl Registrations {
+    /// Counts one attempt from this address; 429 where there were too many.
+    pub fn address(&self, address: ClientAddress) -> Result<(), ApiError> {
+        limited("register", self.address.take(address))
     }
 
-    fn take<K: Hash + ?Sized>(&self, key: &K) -> Result<(), ApiError> {
-        // Looking goes through all keys, so it is done once for many new ones, not for each.
-        if self.limiter.len() >= self.forget_at.load(Ordering::Relaxed) {
-            self.limiter.retain_recent();
-            self.forget_at.store(self.limiter.len() + FORGET_EVERY, Ordering::Relaxed);
-        }
-        let key = self.hasher.hash_one(key);
-        self.limiter.check_key(&key).map_err(|until| ApiError::too_many(until.wait_time_from(DefaultClock::default().now())))
+    /// Counts one attempt at this name; 429 where there were too many.
+    pub fn account(&self, account: &str) -> Result<(), ApiError> {
+        limited("register_account", self.account.take(account))
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
+/// A limit of what an address does in vain: what succeeds is free, however many devices are behind one address.
+#[derive(Debug)]
+pub struct Failures {
+    reason: &'static str,
+    address: Buckets,
+}
 
-    #[test]
-    fn attempts_beyond_the_rate_are_told_when_to_come_back() {
-        let limiter = Limiter::new("off".parse().unwrap(), "2/h".parse().unwrap());
-        limiter.account("a").unwrap();
-        limiter.account("a").unwrap();
-        assert_eq!(limiter.account("a").unwrap_err().status(), 429);
-        limiter.account("b").unwrap();
-        for bad in ["5", "0/m", "5/d", "-1/m", ""] {
-            assert!(bad.parse::<Rate>().is_err(), "{bad}");
-        }
+impl Failures {
+    fn new(reason: &'static str, rate: Rate) -> Self {
+        Self { reason, address: Buckets::new(rate) }
     }
 
-    #[test]
-    fn keys_that_have_recovered_are_forgotten() {
-        // So fast that a bucket is full again as soon as it is looked at.
-        let buckets = Buckets::new("1000000000/s".parse().unwrap()).unwrap();
-        for key in 0..5 * FORGET_EVERY {
-            buckets.take(&key).unwrap();
-        }
-        assert!(buckets.limiter.len() <= FORGET_EVERY, "{} keys", buckets.limiter.len());
+    /// 429 where this address failed too often.
+    pub fn check(&self, address: ClientAddress) -> Result<(), ApiError> {
+        limited(self.reason, self.address.check(address))
     }
+
+    /// Counts a failure of this address.
+    pub fn failed(&self, address: ClientAddress) {
+        self.address.charge(address);
+    }
+}
+
+/// Limits of refreshes: what fails by address, what succeeds by login and by account, as each costs two writes.
+#[derive(Debug)]
+pub struct Refreshes {
+    failures: Failures,
+    login: Buckets,
+    account: Buckets,
+}
+
+impl Refreshes {
+    /// 429 where this address failed too often.
+    pub fn check(&self, address: ClientAddress) -> Result<(), ApiError> {
+        self.failures.check(address)
+    }
+
+    /// Counts a failure of this address.
+    pub fn failed(&self, address: ClientAddress) {
+        self.failures.failed(address);
+    }
+
+    /// Counts a refresh of this login; 429 where there were too many of it, or of its account.
+    pub fn renews(&self, claims: &RefreshClaims) -> Result<(), ApiError> {
+        limited("refresh_login", self.login.take(&claims.family))?;
+        limited("refresh_account", self.account.take(claims.user))
+    }
+}
+
+/// 429 with the limit that was met.
+pub(crate) fn limited(reason: &'static str, outcome: Result<(), TooOften>) -> Result<(), ApiError> {
+    outcome.map_err(|TooOften(wait)| ApiError::limited(reason, wait))
 }

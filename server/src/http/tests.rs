@@ -1,6 +1,7 @@
 //! The services without sockets: requests go straight into the routers, over a backend in memory.
 
 mod accounts;
+mod attempts;
 mod cursors;
 mod data;
 mod documents;

@@ -10,7 +10,7 @@ use std::{
 
 use secrecy::{ExposeSecret, SecretString};
 
-use super::{policy::MAX_PASSWORD, random};
+use super::{HashLimits, policy::MAX_PASSWORD, random};
 use crate::{
     env::{self, Env},
     http::ListenAddress,
@@ -38,6 +38,9 @@ const SECRET_FILE: &str = "jwt-secret";
 /// Shortest secret in production, in bytes: as long as the HS256 digest.
 const MIN_SECRET: usize = 32;
 
+/// Longest leeway: within it a stolen token is not told from a lost answer.
+const MAX_LEEWAY: Duration = Duration::from_secs(300);
+
 /// Longest life of a token: more is a mistake in the setting.
 const MAX_TTL: Duration = Duration::from_secs(3650 * 86_400);
 
@@ -52,6 +55,10 @@ pub struct Config {
     pub access_ttl: Duration,
     /// Life of a refresh token; at least that of an access token.
     pub refresh_ttl: Duration,
+    /// How long after its use the same client is given the successor of a refresh token again. JWT_REFRESH_LEEWAY, 30 s.
+    pub refresh_leeway: Duration,
+    /// How many passwords are hashed at once, and how many wait for it.
+    pub hashing: HashLimits,
     /// Shortest password, in characters.
     pub password_min_length: usize,
     /// Whether well-known passwords are refused.
@@ -80,8 +87,22 @@ impl Config {
         if !(1..=MAX_PASSWORD).contains(&password_min_length) {
             return Err(env::Error::invalid("PASSWORD_MIN_LENGTH", format_args!("must be from 1 to {MAX_PASSWORD}")));
         }
-        let strict_device = env.flag("STRICT_DEVICE", production)?;
-        Ok(Self { secret, generated, access_ttl, refresh_ttl, password_min_length, refuse_common: production, strict_device })
+        let refresh_leeway = env.duration("JWT_REFRESH_LEEWAY", Duration::from_secs(30))?;
+        if refresh_leeway > MAX_LEEWAY {
+            return Err(env::Error::invalid("JWT_REFRESH_LEEWAY", "must be at most 5m"));
+        }
+        let (hashing, strict_device) = (hashing(env)?, env.flag("STRICT_DEVICE", production)?);
+        Ok(Self {
+            secret,
+            generated,
+            access_ttl,
+            refresh_ttl,
+            refresh_leeway,
+            hashing,
+            password_min_length,
+            refuse_common: production,
+            strict_device,
+        })
     }
 
     /// Whether everybody knows the secret, because it stands in the documentation.
@@ -143,6 +164,23 @@ pub struct SecretFileError {
 
 fn is_published(secret: &str) -> bool {
     PUBLISHED_SECRETS.contains(&secret.to_ascii_lowercase().as_str())
+}
+
+fn hashing(env: &Env) -> Result<HashLimits, env::Error> {
+    let default = HashLimits::default();
+    let limits = HashLimits {
+        at_once: env.parse("PASSWORD_HASHES", default.at_once)?,
+        queue: env.parse("PASSWORD_QUEUE", default.queue)?,
+        wait: env.duration("PASSWORD_WAIT", default.wait)?,
+    };
+    for (name, wrong) in
+        [("PASSWORD_HASHES", limits.at_once == 0), ("PASSWORD_QUEUE", limits.queue < 2), ("PASSWORD_WAIT", limits.wait.is_zero())]
+    {
+        if wrong {
+            return Err(env::Error::invalid(name, "is too small: at least 1 hash at once, 2 that wait, and some time"));
+        }
+    }
+    Ok(limits)
 }
 
 fn check_secret(secret: Option<&SecretString>) -> Result<(), env::Error> {
@@ -221,6 +259,10 @@ mod tests {
             ("JWT_REFRESH_EXPIRES_IN", "99999d"),
             ("PASSWORD_MIN_LENGTH", "129"),
             ("PASSWORD_MIN_LENGTH", "0"),
+            ("PASSWORD_HASHES", "0"),
+            ("PASSWORD_QUEUE", "1"),
+            ("PASSWORD_WAIT", "0s"),
+            ("JWT_REFRESH_LEEWAY", "1h"),
         ] {
             let error = config(&[(name, value)], false).unwrap_err().to_string();
             assert!(error.starts_with(name), "{error}");

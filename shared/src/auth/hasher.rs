@@ -1,19 +1,24 @@
 //! Password hashes: argon2id, and bcrypt in rows of an adopted database.
 //!
-//! A hash takes tens of milliseconds and 19 MiB, so only so many are made at once, off the async threads; who has to wait too long
-//! is told to come back. An unknown user costs the same time as a known one; only an adopted account keeps the time of bcrypt, until
-//! its first login replaces the hash.
+//! A hash takes tens of milliseconds and 19 MiB, so only so many are made at once, off the async threads, and one processor is left to
+//! live traffic; who has to wait too long is told to come back. An unknown user costs the same time as a known one; only an adopted
+//! account keeps the time of bcrypt, until its first login replaces the hash.
+//!
+//! What is hashed is the password's canonical form (RFC 8265, section 4.2), so that it is the same from every keyboard. Hashes from
+//! before hold the password as it was typed, and are checked with that too.
 
-use std::{num::NonZero, sync::Arc, thread::available_parallelism, time::Duration};
+use std::{num::NonZero, thread::available_parallelism, time::Duration};
 
 use argon2::{Algorithm, Argon2, Params, PasswordHash, PasswordHasher, PasswordVerifier, Version, password_hash::Error as HashError};
 use secrecy::{ExposeSecret, SecretString};
-use tokio::{sync::Semaphore, task::spawn_blocking, time::timeout};
+use tokio::task::spawn_blocking;
 
-use super::{Error, policy::MAX_PASSWORD};
-
-/// Longest wait for one's turn.
-const QUEUE_LIMIT: Duration = Duration::from_secs(5);
+use super::{
+    Error,
+    names::canonical_password,
+    policy::MAX_PASSWORD,
+    turns::{HashLimits, Place, Turn, Turns},
+};
 
 /// What OWASP advises for argon2id: 19 MiB of memory, two passes, one lane.
 const MEMORY_KIB: u32 = 19 * 1024;
@@ -28,10 +33,7 @@ const NO_SALT: &[u8; 16] = b"motience nobody.";
 
 /// Makes and checks password hashes. Cheap to clone.
 #[derive(Clone, Debug)]
-pub struct Hasher {
-    turns: Arc<Semaphore>,
-    wait: Duration,
-}
+pub struct Hasher(Turns);
 
 /// What checking a password found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,45 +46,74 @@ pub enum Verdict {
     Mismatch,
 }
 
+impl HashLimits {
+    /// Leaves one processor to everything else, where there are several.
+    pub fn default_at_once() -> usize {
+        available_parallelism().map_or(1, NonZero::get).saturating_sub(1).max(1)
+    }
+}
+
+impl Default for HashLimits {
+    fn default() -> Self {
+        Self { at_once: Self::default_at_once(), queue: 1024, wait: Duration::from_secs(20) }
+    }
+}
+
 impl Hasher {
-    /// At most `permits` hashes at once; at least one.
-    pub fn new(permits: usize) -> Self {
-        Self { turns: Arc::new(Semaphore::new(permits.max(1))), wait: QUEUE_LIMIT }
+    /// Within these limits.
+    pub fn new(limits: HashLimits) -> Self {
+        Self(Turns::new(limits))
     }
 
-    /// As many permits as processors: more would only share them.
-    pub fn default_permits() -> usize {
-        available_parallelism().map_or(1, NonZero::get)
+    /// A place in the queue of those who want a password of `account` hashed; at once [`Error::Busy`] where it is full.
+    pub fn place(&self, account: &str) -> Result<Place, Error> {
+        self.0.place(account)
     }
 
+    /// The hash to store for a new password of `account`.
+    pub async fn hash(&self, account: &str, password: SecretString) -> Result<String, Error> {
+        self.place(account)?.turn().await?.hash(password).await
+    }
+}
+
+impl Turn {
     /// The hash to store for a password.
     pub async fn hash(&self, password: SecretString) -> Result<String, Error> {
         self.run(move || {
-            let hash = argon2().hash_password(password.expose_secret().as_bytes()).map_err(|_| Error::Internal)?;
+            let password = password.expose_secret();
+            let canonical = canonical_password(password).unwrap_or_else(|_| password.into());
+            let hash = argon2().hash_password(canonical.as_bytes()).map_err(|_| Error::Internal)?;
             Ok(hash.to_string())
         })
         .await
     }
 
-    /// Whether the password is the one of the stored hash. A hash of an unknown form matches nothing.
-    pub async fn verify(&self, password: SecretString, hash: &str) -> Result<Verdict, Error> {
-        let hash = hash.to_owned();
-        self.run(move || Ok(verdict(password.expose_secret(), &hash))).await
-    }
-
-    /// Takes the time that [`verify`](Self::verify) takes; for a name that nobody has.
-    pub async fn verify_nothing(&self, password: SecretString) -> Result<(), Error> {
+    /// Whether the password is the one of the stored hash. A hash of an unknown form matches nothing. `None`: nobody has such a name;
+    /// that takes the same time.
+    pub async fn verify(&self, password: SecretString, hash: Option<&str>) -> Result<Verdict, Error> {
+        let hash = hash.map(str::to_owned);
         self.run(move || {
-            waste(password.expose_secret());
-            Ok(())
+            let password = password.expose_secret();
+            let check = |password: &str| match &hash {
+                Some(hash) => verdict(password, hash),
+                None => {
+                    waste(password);
+                    Verdict::Mismatch
+                }
+            };
+            let Ok(canonical) = canonical_password(password) else { return Ok(check(password)) };
+            let found = check(&canonical);
+            if found != Verdict::Mismatch || canonical == password {
+                return Ok(found);
+            }
+            // A hash from before passwords had a canonical form.
+            Ok(if check(password) == Verdict::Mismatch { Verdict::Mismatch } else { Verdict::MatchRehash })
         })
         .await
     }
 
     async fn run<T: Send + 'static>(&self, work: impl FnOnce() -> Result<T, Error> + Send + 'static) -> Result<T, Error> {
-        let turn =
-            timeout(self.wait, Arc::clone(&self.turns).acquire_owned()).await.map_err(|_| Error::Busy)?.map_err(|_| Error::Internal)?;
-        // The turn goes with the work: a caller that leaves does not stop the work, and must not let another one start beside it.
+        let turn = self.clone();
         let work = move || {
             let result = work();
             drop(turn);
@@ -152,41 +183,69 @@ mod tests {
         text.into()
     }
 
+    async fn hash(password: &str) -> String {
+        Hasher::new(HashLimits::default()).hash("a", secret(password)).await.unwrap()
+    }
+
+    async fn verify(password: &str, hash: &str) -> Verdict {
+        let turn = Hasher::new(HashLimits::default()).place("a").unwrap().turn().await.unwrap();
+        turn.verify(secret(password), Some(hash)).await.unwrap()
+    }
+
     #[tokio::test]
     async fn a_password_matches_its_own_hash_only() {
-        let hasher = Hasher::new(2);
-        let hash = hasher.hash(secret("pass123")).await.unwrap();
-        assert!(hash.starts_with("$argon2id$v=19$m=19456,t=2,p=1$"), "{hash}");
-        assert_ne!(hasher.hash(secret("pass123")).await.unwrap(), hash);
-        assert_eq!(hasher.verify(secret("pass123"), &hash).await, Ok(Verdict::Match));
-        assert_eq!(hasher.verify(secret("pass124"), &hash).await, Ok(Verdict::Mismatch));
-        assert_eq!(hasher.verify(secret(&"x".repeat(MAX_PASSWORD + 1)), &hash).await, Ok(Verdict::Mismatch));
+        let made = hash("pass123").await;
+        assert!(made.starts_with("$argon2id$v=19$m=19456,t=2,p=1$"), "{made}");
+        assert_ne!(hash("pass123").await, made);
+        assert_eq!(verify("pass123", &made).await, Verdict::Match);
+        assert_eq!(verify("pass124", &made).await, Verdict::Mismatch);
+        assert_eq!(verify(&"x".repeat(MAX_PASSWORD + 1), &made).await, Verdict::Mismatch);
+    }
+
+    #[tokio::test]
+    async fn a_password_is_the_same_from_every_keyboard() {
+        // One letter or a letter and an accent; a wide blank or a plain one.
+        let (composed, decomposed) = ("caf\u{e9} cr\u{e8}me", "cafe\u{301}\u{3000}cre\u{300}me");
+        let made = hash(decomposed).await;
+        assert_eq!(verify(composed, &made).await, Verdict::Match);
+        assert_eq!(verify(decomposed, &made).await, Verdict::Match);
+        assert_eq!(verify("cafe creme", &made).await, Verdict::Mismatch);
+        assert_eq!(verify(&composed.to_uppercase(), &made).await, Verdict::Mismatch, "case matters");
+    }
+
+    #[tokio::test]
+    async fn a_hash_of_the_password_as_it_was_typed_still_matches_and_is_to_be_replaced() {
+        for typed in ["cafe\u{301}1", "tab\there12", "wide\u{3000}blank"] {
+            let raw = argon2().hash_password(typed.as_bytes()).unwrap().to_string();
+            let found = verify(typed, &raw).await;
+            let canonical = canonical_password(typed).is_ok();
+            assert_eq!(found, if canonical { Verdict::MatchRehash } else { Verdict::Match }, "{typed:?}");
+        }
     }
 
     #[tokio::test]
     async fn bcrypt_is_accepted_and_to_be_replaced() {
-        let hasher = Hasher::new(1);
         let made = bcrypt::hash("pass123", 4).unwrap();
         for version in ["$2a$", "$2b$", "$2y$"] {
             let hash = format!("{version}{}", &made[4..]);
-            assert_eq!(hasher.verify(secret("pass123"), &hash).await, Ok(Verdict::MatchRehash), "{version}");
-            assert_eq!(hasher.verify(secret("pass124"), &hash).await, Ok(Verdict::Mismatch), "{version}");
+            assert_eq!(verify("pass123", &hash).await, Verdict::MatchRehash, "{version}");
+            assert_eq!(verify("pass124", &hash).await, Verdict::Mismatch, "{version}");
         }
         let endless = made.replacen("$04$", "$31$", 1);
-        assert_eq!(hasher.verify(secret("pass123"), &endless).await, Ok(Verdict::Mismatch));
+        assert_eq!(verify("pass123", &endless).await, Verdict::Mismatch);
     }
 
     #[tokio::test]
     async fn weaker_argon2_is_to_be_replaced() {
         let weak = Argon2::new(Algorithm::Argon2id, Version::V0x13, Params::new(8192, 1, 1, None).unwrap());
         let hash = weak.hash_password(b"pass123").unwrap().to_string();
-        assert_eq!(Hasher::new(1).verify(secret("pass123"), &hash).await, Ok(Verdict::MatchRehash));
+        assert_eq!(verify("pass123", &hash).await, Verdict::MatchRehash);
     }
 
     #[tokio::test]
     async fn a_broken_hash_matches_nothing() {
         for hash in ["", "plain", "$2b$", "$2b$10$short", "$argon2id$v=19$m=19456", "$1$abc$def"] {
-            assert_eq!(Hasher::new(1).verify(secret("pass123"), hash).await, Ok(Verdict::Mismatch), "{hash}");
+            assert_eq!(verify("pass123", hash).await, Verdict::Mismatch, "{hash}");
         }
     }
 
@@ -197,9 +256,9 @@ mod tests {
         assert!(is_current(&PasswordHash::new(&wasted).unwrap()), "{wasted}");
     }
 
-    #[tokio::test]
-    async fn who_waits_too_long_is_told() {
-        let hasher = Hasher { turns: Arc::new(Semaphore::new(0)), wait: Duration::from_millis(10) };
-        assert_eq!(hasher.hash(secret("pass123")).await, Err(Error::Busy));
+    #[test]
+    fn one_processor_is_left_to_live_traffic() {
+        let processors = available_parallelism().map_or(1, NonZero::get);
+        assert_eq!(HashLimits::default().at_once, if processors > 1 { processors - 1 } else { 1 });
     }
 }

@@ -7,17 +7,21 @@
 mod config;
 mod error;
 mod hasher;
+mod names;
 mod policy;
 mod random;
 mod revocations;
 mod tokens;
+mod turns;
 
 pub use self::{
     config::{Config, PLACEHOLDER_SECRET, SecretFileError},
     error::Error,
     hasher::{Hasher, Verdict},
-    policy::{InvalidUsername, MAX_PASSWORD, Weak, check_password, check_username},
+    names::{canonical_username, folded},
+    policy::{InvalidUsername, MAX_PASSWORD, Weak, check_password},
     random::id as random_id,
     revocations::Revocations,
     tokens::{Grant, MAX_TOKEN, Pair, RefreshClaims, Tokens},
+    turns::{HashLimits, Place, Turn},
 };

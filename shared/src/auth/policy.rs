@@ -1,6 +1,9 @@
 //! Which names and passwords are taken.
 
-use super::Config;
+use super::{
+    Config,
+    names::{MAX_USERNAME, canonical_password},
+};
 
 /// Longest password, in characters, as JSON Schema counts; what hashing one more byte costs must not be the caller's choice.
 pub const MAX_PASSWORD: usize = 128;
@@ -9,9 +12,6 @@ pub const MAX_PASSWORD: usize = 128;
 /// lower case; digits and marks at the end are not written, because they are taken off before comparing.
 const COMMON: &str = include_str!("common_passwords.txt");
 
-/// Longest username, in characters: the width of `username VARCHAR(255)`.
-const MAX_USERNAME: usize = 255;
-
 /// Why a username is not taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidUsername {
@@ -19,16 +19,11 @@ pub enum InvalidUsername {
     #[error("username must be 1 to {MAX_USERNAME} characters")]
     Length,
     /// It would not look like what it is.
-    #[error("username must not have control characters, or blanks around it")]
+    #[error("username must have letters, digits and ASCII marks only, with single blanks between them")]
     Characters,
-}
-
-/// Whether a new account may have this name, if nobody else has it.
-pub fn check_username(name: &str) -> Result<(), InvalidUsername> {
-    if name.is_empty() || name.chars().count() > MAX_USERNAME {
-        return Err(InvalidUsername::Length);
-    }
-    if name.chars().any(char::is_control) || name.trim() != name { Err(InvalidUsername::Characters) } else { Ok(()) }
+    /// It would look like another name.
+    #[error("username must not mix scripts, or have letters that look like others")]
+    Confusable,
 }
 
 /// Why a password is not taken.
@@ -40,6 +35,9 @@ pub enum Weak {
     /// More than [`MAX_PASSWORD`] characters.
     #[error("the password must have at most {MAX_PASSWORD} characters")]
     TooLong,
+    /// It cannot be typed again for certain.
+    #[error("the password must not have control characters, or characters that nobody sees")]
+    Characters,
     /// Among the first that anybody would try.
     #[error("the password is too common")]
     Common,
@@ -47,6 +45,14 @@ pub enum Weak {
 
 /// Whether a new password is taken.
 pub fn check_password(config: &Config, password: &str) -> Result<(), Weak> {
+    if password.chars().count() > MAX_PASSWORD {
+        return Err(Weak::TooLong);
+    }
+    let password = match canonical_password(password) {
+        Ok(canonical) => canonical,
+        Err(_) if password.is_empty() => String::new(),
+        Err(_) => return Err(Weak::Characters),
+    };
     let characters = password.chars().count();
     if characters > MAX_PASSWORD {
         return Err(Weak::TooLong);
@@ -54,7 +60,7 @@ pub fn check_password(config: &Config, password: &str) -> Result<(), Weak> {
     if characters < config.password_min_length {
         return Err(Weak::TooShort(config.password_min_length));
     }
-    if config.refuse_common && is_common(password) { Err(Weak::Common) } else { Ok(()) }
+    if config.refuse_common && is_common(&password) { Err(Weak::Common) } else { Ok(()) }
 }
 
 fn is_common(password: &str) -> bool {

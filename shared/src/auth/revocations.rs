@@ -86,6 +86,11 @@ impl Revocations {
         entries.families.contains_key(&grant.family) || entries.users.get(&grant.user).is_some_and(|&(moment, _)| before(moment))
     }
 
+    /// Whether a login was ended, as far as this node knows.
+    pub fn is_family_revoked(&self, family: &str) -> bool {
+        self.entries().families.contains_key(family)
+    }
+
     /// Resolves when the grant is revoked, and at once where it already is. Cancel-safe.
     pub async fn revoked(&self, grant: &Grant) {
         let mut family = self.group(grant.family.as_str()).subscribe();

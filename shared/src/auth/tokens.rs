@@ -120,8 +120,13 @@ impl Tokens {
 
     /// A new pair for `user` in `family`, which is a new [`random_id`](super::random_id) at a login.
     pub fn issue(&self, user: &User, family: &str) -> Result<Pair, Error> {
-        let now = self.0.clock.now().unix_timestamp();
-        let claims = |typ, ttl: Duration| Claims {
+        self.issue_as(user, family, &random::id(), self.0.clock.now())
+    }
+
+    /// The pair whose refresh token has this id, issued at this time: the same each time, as long as the account is the same.
+    pub fn issue_as(&self, user: &User, family: &str, id: &str, at: OffsetDateTime) -> Result<Pair, Error> {
+        let now = at.unix_timestamp();
+        let claims = |typ, jti: String, ttl: Duration| Claims {
             sub: user.id.to_string(),
             username: user.username.clone(),
             role: user.role,
@@ -129,17 +134,17 @@ impl Tokens {
             strict_device: user.strict_device,
             typ,
             fam: family.to_owned(),
-            jti: random::id(),
+            jti,
             iat: now,
             exp: now.saturating_add_unsigned(ttl.as_secs()),
             iss: ISSUER.to_owned(),
         };
-        let access = claims(Kind::Access, self.0.access_ttl);
-        let refresh = claims(Kind::Refresh, self.0.refresh_ttl);
+        let access = claims(Kind::Access, format!("{id}.access"), self.0.access_ttl);
+        let refresh = claims(Kind::Refresh, id.to_owned(), self.0.refresh_ttl);
         Ok(Pair {
             access_token: self.sign(&access)?,
             refresh_token: self.sign(&refresh)?,
-            expires_in_s: self.0.access_ttl.as_secs(),
+            expires_in_s: u64::try_from(access.exp - self.0.clock.now().unix_timestamp()).unwrap_or(0),
             refresh: refresh.try_into()?,
         })
     }

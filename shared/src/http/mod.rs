@@ -1,6 +1,7 @@
 //! HTTP as every service of Motience speaks it: one accept loop with limits, one form of error, one set of extractors,
 //! and the paths that operators ask.
 
+mod client;
 mod extract;
 mod listen;
 mod operations;
@@ -10,6 +11,7 @@ mod seats;
 mod serve;
 mod stalls;
 
+pub use client::{ClientAddress, HasProxies, InvalidNetwork, Proxies};
 pub use extract::{
     Admin, Bearer, Consumer, HasBackend, Json, Path, Producer, Query, bearer, body_error, is_json, malformed_json, object,
     unsupported_media_type,

@@ -78,6 +78,12 @@ impl ApiError {
         error
     }
 
+    /// 429, counted in the metrics by the limit that was met.
+    pub fn limited(reason: &'static str, wait: Duration) -> Self {
+        metrics::counter!("motience_limited_total", "reason" => reason).increment(1);
+        Self::too_many(wait)
+    }
+
     /// 503: something this node needs is away or busy.
     pub fn unavailable(code: &'static str, sentence: impl Into<String>) -> Self {
         let mut error = Self::new(StatusCode::SERVICE_UNAVAILABLE, code, sentence);

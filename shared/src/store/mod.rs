@@ -6,6 +6,7 @@
 //! Invariants: every call ends within [`OPERATION_LIMIT`]; an id that the database's INTEGER cannot hold is simply not found;
 //! whoever is told that something was written can read it back after a crash of the database.
 
+mod addresses;
 mod config;
 mod cursors;
 mod error;
@@ -33,7 +34,7 @@ pub use self::{
     error::Error,
     history::{HistoryEntry, HistoryQuery, kept_time},
     keep::{HistoryBatch, HistoryRow, Kept},
-    refresh::{RefreshToken, Spend},
+    refresh::{RefreshToken, Spend, Spending},
     subscriptions::Change,
     users::{AccountQuery, Credentials, NewUser},
 };

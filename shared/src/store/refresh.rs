@@ -1,7 +1,10 @@
 //! The tables `refresh_tokens` and `revoked_families`.
 //!
 //! A refresh token works once. Those that came from one login are a family; using a spent one shows that it was stolen, and the
-//! caller then revokes the family. Only ids are stored: nobody can make a token out of the database.
+//! caller then revokes the family. For a moment the client that spent it may use it again, and gets what it got: two of its tabs renewed
+//! the login at once, or the answer was lost. Only ids are stored: nobody can make a token out of the database.
+
+use std::time::Duration;
 
 use futures_util::TryFutureExt;
 use sqlx::FromRow;
@@ -23,11 +26,31 @@ pub struct RefreshToken {
     pub expires_at: OffsetDateTime,
 }
 
+/// An attempt to use a refresh token.
+#[derive(Clone, Copy, Debug)]
+pub struct Spending<'a> {
+    /// The id of the token that will take its place, made for this attempt.
+    pub successor: &'a str,
+    /// Who tries, such as an address.
+    pub client: &'a str,
+    /// How long after its use the same client gets the same successor again.
+    pub leeway: Duration,
+}
+
 /// What became of an attempt to use a refresh token.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Spend {
     /// It was good, and is now spent.
     Fresh(RefreshToken),
+    /// This client spent it a moment ago.
+    Repeated {
+        /// The token.
+        token: RefreshToken,
+        /// The id of what it was renewed with.
+        successor: String,
+        /// When it was spent, to the millisecond.
+        at: OffsetDateTime,
+    },
     /// It was spent before: revoke its family.
     Reused(RefreshToken),
     /// Never issued, expired, or of a revoked family.
@@ -35,7 +58,7 @@ pub enum Spend {
 }
 
 impl Store {
-    /// Remembers a token that is about to be handed out.
+    /// Remembers a token that is about to be handed out. A token that is known already stays as it is.
     pub async fn add_refresh(&self, token: &RefreshToken) -> Result<(), Error> {
         if !is_storable(token.user.0) {
             return Err(Error::Unstorable("user_id"));
@@ -49,20 +72,42 @@ impl Store {
             .map_ok(drop))
     }
 
-    /// Uses a token up. Of any number of concurrent calls with one token, exactly one gets [`Spend::Fresh`].
-    pub async fn spend_refresh(&self, id: &str, now: OffsetDateTime) -> Result<Spend, Error> {
-        let now = millis(now);
-        let fresh = on!(self, writer, |db| sqlx::query_as::<_, Row>(SPEND).bind(id).bind(now).fetch_optional(db))?;
+    /// Uses a token up. Of any number of concurrent calls with one token, on whichever nodes, exactly one gets [`Spend::Fresh`], and all
+    /// calls of its client get the same successor.
+    pub async fn spend_refresh(&self, id: &str, spending: Spending<'_>, now: OffsetDateTime) -> Result<Spend, Error> {
+        let at = millis(now);
+        let fresh = on!(self, writer, |db| sqlx::query_as::<_, Row>(SPEND)
+            .bind(id)
+            .bind(at)
+            .bind(spending.successor)
+            .bind(spending.client)
+            .fetch_optional(db))?;
         if let Some(row) = fresh {
-            return Ok(Spend::Fresh(row.into()));
+            return Ok(Spend::Fresh(row.token()));
         }
-        let spent = on!(self, writer, |db| sqlx::query_as::<_, Row>(FIND_SPENT).bind(id).bind(now).fetch_optional(db))?;
-        Ok(spent.map_or(Spend::Unknown, |row| Spend::Reused(row.into())))
+        // By the writer, which has seen what another call just spent.
+        let spent = on!(self, writer, |db| sqlx::query_as::<_, Row>(FIND_SPENT).bind(id).bind(at).fetch_optional(db))?;
+        let Some(row) = spent else { return Ok(Spend::Unknown) };
+        let recent = row.spent_at.map(from_millis).filter(|&spent| now - spent <= spending.leeway);
+        Ok(match (recent, row.successor.clone()) {
+            (Some(at), Some(successor)) if row.spent_by.as_deref() == Some(spending.client) => {
+                Spend::Repeated { token: row.token(), successor, at }
+            }
+            _ => Spend::Reused(row.token()),
+        })
     }
 
-    /// Ends all tokens of a family, for ever.
-    pub async fn revoke_family(&self, family: &str, now: OffsetDateTime) -> Result<(), Error> {
-        on!(self, writer, |db| sqlx::query(REVOKE).bind(family).bind(millis(now)).execute(db).map_ok(drop))
+    /// Whether a family is revoked.
+    pub async fn is_family_revoked(&self, family: &str) -> Result<bool, Error> {
+        let found = on!(self, reader, |db| sqlx::query_scalar::<_, i64>(IS_REVOKED).bind(family).fetch_optional(db))?;
+        Ok(found.is_some())
+    }
+
+    /// Ends all tokens of a family, for ever; `false` where it had ended before.
+    pub async fn revoke_family(&self, family: &str, now: OffsetDateTime) -> Result<bool, Error> {
+        let ended =
+            on!(self, writer, |db| sqlx::query(REVOKE).bind(family).bind(millis(now)).execute(db).map_ok(|done| done.rows_affected()))?;
+        Ok(ended > 0)
     }
 
     /// Ends all families of an account and names those that were alive.
@@ -85,16 +130,16 @@ impl Store {
     }
 }
 
-const ADD: &str = "INSERT INTO refresh_tokens (id, family, user_id, expires_at) VALUES ($1, $2, $3, $4)";
+const ADD: &str = "INSERT INTO refresh_tokens (id, family, user_id, expires_at) VALUES ($1, $2, $3, $4) ON CONFLICT (id) DO NOTHING";
 
 macro_rules! columns {
     () => {
-        "id, family, CAST(user_id AS BIGINT) AS user_id, expires_at"
+        "id, family, CAST(user_id AS BIGINT) AS user_id, expires_at, spent_at, successor, spent_by"
     };
 }
 
 const SPEND: &str = concat!(
-    "UPDATE refresh_tokens SET spent_at = $2 WHERE id = $1 AND spent_at IS NULL AND expires_at > $2 \
+    "UPDATE refresh_tokens SET spent_at = $2, successor = $3, spent_by = $4 WHERE id = $1 AND spent_at IS NULL AND expires_at > $2 \
      AND NOT EXISTS (SELECT 1 FROM revoked_families WHERE revoked_families.family = refresh_tokens.family) RETURNING ",
     columns!()
 );
@@ -113,6 +158,7 @@ const REVOKE: &str = "INSERT INTO revoked_families (family, revoked_at, expires_
 const REVOKE_USER: &str = "INSERT INTO revoked_families (family, revoked_at, expires_at) \
      SELECT family, $2, MAX(expires_at) FROM refresh_tokens WHERE user_id = $1 AND expires_at > $2 GROUP BY family \
      ON CONFLICT (family) DO NOTHING RETURNING family";
+const IS_REVOKED: &str = "SELECT revoked_at FROM revoked_families WHERE family = $1";
 const REVOKED: &str = "SELECT family FROM revoked_families WHERE revoked_at >= $1 ORDER BY revoked_at";
 const PURGE_TOKENS: &str = "DELETE FROM refresh_tokens WHERE expires_at <= $1";
 const PURGE_FAMILIES: &str = "DELETE FROM revoked_families WHERE expires_at <= $1 \
@@ -124,11 +170,14 @@ struct Row {
     family: String,
     user_id: i64,
     expires_at: i64,
+    spent_at: Option<i64>,
+    successor: Option<String>,
+    spent_by: Option<String>,
 }
 
-impl From<Row> for RefreshToken {
-    fn from(row: Row) -> Self {
-        Self { id: row.id, family: row.family, user: UserId(row.user_id), expires_at: from_millis(row.expires_at) }
+impl Row {
+    fn token(self) -> RefreshToken {
+        RefreshToken { id: self.id, family: self.family, user: UserId(self.user_id), expires_at: from_millis(self.expires_at) }
     }
 }
 

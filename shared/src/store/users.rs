@@ -5,7 +5,10 @@ use sqlx::FromRow;
 use time::{OffsetDateTime, PrimitiveDateTime};
 
 use super::{Error, Page, Store, from_column, from_millis, millis, on};
-use crate::model::{Account, Role, User, UserId};
+use crate::{
+    auth::{canonical_username, folded},
+    model::{Account, Role, User, UserId},
+};
 
 /// Longest username and device id, in characters: the width of their columns.
 const MAX_NAME: usize = 255;
@@ -46,11 +49,16 @@ pub struct AccountQuery {
 }
 
 impl Store {
-    /// Makes an account.
+    /// Makes an account. Its name is canonical, so that no other new account has one that differs only in how it is written; an account
+    /// from before names were may.
     pub async fn create_user(&self, new: NewUser) -> Result<User, Error> {
         check_text("username", &new.username)?;
         check_text("password_hash", &new.password_hash)?;
         new.device_id.as_deref().map_or(Ok(()), |id| check_text("device_id", id))?;
+        let alike = on!(self, reader, |db| sqlx::query_scalar::<_, i64>(ALIKE).bind(&new.username).fetch_optional(db))?;
+        if alike.is_some() {
+            return Err(Error::UsernameTaken);
+        }
         let made = on!(self, writer, |db| sqlx::query_as::<_, Row>(INSERT)
             .bind(&new.username)
             .bind(&new.password_hash)
@@ -70,7 +78,19 @@ impl Store {
         Ok(row.and_then(Row::user))
     }
 
-    /// The account with this name, and its password hash.
+    /// The account that someone means by this name, and its password hash: the one that is written exactly so, or else the one whose
+    /// canonical name it is.
+    pub async fn credentials_meant(&self, username: &str) -> Result<Option<Credentials>, Error> {
+        if let Some(exactly) = self.credentials(username).await? {
+            return Ok(Some(exactly));
+        }
+        match canonical_username(username) {
+            Ok(canonical) if canonical != username => self.credentials(&canonical).await,
+            _ => Ok(None),
+        }
+    }
+
+    /// The account that is called exactly so, and its password hash.
     pub async fn credentials(&self, username: &str) -> Result<Option<Credentials>, Error> {
         if check_text("username", username).is_err() {
             return Ok(None);
@@ -93,12 +113,15 @@ impl Store {
             return Ok(Vec::new());
         }
         let (role, page) = (query.role.map_or("", Role::as_str), query.page);
-        let name = if query.name.is_empty() { String::new() } else { format!("%{}%", escaped(&query.name)) };
+        let pattern = |name: &str| if name.is_empty() { String::new() } else { format!("%{}%", escaped(name)) };
+        // As it was written, for accounts from before names were canonical, and as new accounts have it.
+        let (name, canonical) = (pattern(&query.name), pattern(&folded(&query.name)));
         let rows = on!(self, reader, |db| sqlx::query_as::<_, AccountRow>(ACCOUNTS)
             .bind(page.after)
             .bind(role)
             .bind(&name)
             .bind(page.limit())
+            .bind(&canonical)
             .fetch_all(db))?;
         Ok(rows.into_iter().filter_map(AccountRow::account).collect())
     }
@@ -155,6 +178,7 @@ macro_rules! columns {
 }
 
 const INSERT: &str = concat!("INSERT INTO users (username, password_hash, role, device_id) VALUES ($1, $2, $3, $4) RETURNING ", columns!());
+const ALIKE: &str = "SELECT CAST(id AS BIGINT) FROM users WHERE LOWER(username) = $1 LIMIT 1";
 const BY_ID: &str = concat!("SELECT ", columns!(), " FROM users WHERE id = $1");
 const BY_NAME: &str = concat!("SELECT password_hash, revoked_at, ", columns!(), " FROM users WHERE username = $1");
 const SET_HASH: &str = "UPDATE users SET password_hash = $2 WHERE id = $1";
@@ -168,7 +192,7 @@ const ACCOUNTS: &str = concat!(
     "SELECT revoked_at, ",
     columns!(),
     " FROM users WHERE id > $1 AND role IN ('producer', 'consumer', 'admin') AND ($2 = '' OR role = $2) \
-     AND ($3 = '' OR LOWER(username) LIKE LOWER($3) ESCAPE '!') ORDER BY users.id LIMIT $4"
+     AND ($3 = '' OR LOWER(username) LIKE LOWER($3) ESCAPE '!' OR username LIKE $5 ESCAPE '!') ORDER BY users.id LIMIT $4"
 );
 const CLOSE: &str = "UPDATE users SET revoked_at = $2 WHERE id = $1 AND revoked_at IS NULL";
 const REOPEN: &str = "UPDATE users SET revoked_at = NULL WHERE id = $1";

@@ -204,7 +204,17 @@ fn common(dir: &Path) -> Vec<(String, String)> {
     .map(|(name, value)| (name.to_owned(), value.to_owned()))
     .into();
     variables.push(("CERTS_DIR".into(), dir.join("certs").display().to_string()));
-    for limit in ["REGISTER", "REGISTER_ACCOUNT", "LOGIN", "LOGIN_ACCOUNT", "REFRESH", "REFRESH_ACCOUNT"] {
+    for limit in [
+        "REGISTER",
+        "REGISTER_ACCOUNT",
+        "LOGIN",
+        "LOGIN_ACCOUNT",
+        "LOGIN_STRANGERS",
+        "REFRESH",
+        "REFRESH_LOGIN",
+        "REFRESH_ACCOUNT",
+        "LOGOUT",
+    ] {
         variables.push((format!("RATE_LIMIT_{limit}"), "off".into()));
     }
     variables

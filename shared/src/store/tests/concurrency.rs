@@ -7,7 +7,7 @@ use tokio::task::JoinSet;
 use super::{Engines, user};
 use crate::{
     model::{ConsumerId, Cursor, CursorName, DeviceId, Epoch, LogEpoch, Offset, ProducerId, RecordName, Role, Seq},
-    store::{Change, Error, HistoryBatch, HistoryQuery, HistoryRow, NewUser, Page, RefreshToken, Spend, Store},
+    store::{Change, Error, HistoryBatch, HistoryQuery, HistoryRow, NewUser, Page, RefreshToken, Spend, Spending, Store},
 };
 
 const CALLERS: usize = 50;
@@ -78,13 +78,20 @@ async fn one_token(store: &Store) {
         .add_refresh(&RefreshToken { id: "t".into(), family: "f".into(), user: owner, expires_at: now + Duration::days(7) })
         .await
         .unwrap();
-    let spent = all(|_| {
+    let spent = all(|n| {
         let store = store.clone();
-        async move { store.spend_refresh("t", now).await.unwrap() }
+        async move {
+            let successor = format!("successor {n}");
+            let spending = Spending { successor: &successor, client: "tab", leeway: LEASE };
+            let spent = store.spend_refresh("t", spending, now).await.unwrap();
+            (successor, spent)
+        }
     })
     .await;
-    assert_eq!(spent.iter().filter(|s| matches!(s, Spend::Fresh(_))).count(), 1);
-    assert_eq!(spent.iter().filter(|s| matches!(s, Spend::Reused(_))).count(), CALLERS - 1);
+    let fresh: Vec<_> = spent.iter().filter(|(_, spend)| matches!(spend, Spend::Fresh(_))).collect();
+    assert_eq!(fresh.len(), 1);
+    let again = |spend: &Spend| matches!(spend, Spend::Repeated { successor, .. } if *successor == fresh[0].0);
+    assert_eq!(spent.iter().filter(|(_, spend)| again(spend)).count(), CALLERS - 1, "all others get what the one got");
 }
 
 /// Two nodes may write the same part of a log while it moves from one to the other: each goes on from where it finds the history.

@@ -5,7 +5,7 @@ use time::{Duration, OffsetDateTime, macros::datetime};
 use super::{Engines, user};
 use crate::{
     model::{ConsumerId, ProducerId, Role, Status, UserId},
-    store::{AccountQuery, Change, Error, NewUser, Page, RefreshToken, Spend, Store},
+    store::{AccountQuery, Change, Error, NewUser, Page, RefreshToken, Spend, Spending, Store},
 };
 
 #[tokio::test(flavor = "multi_thread")]
@@ -23,6 +23,8 @@ async fn story(store: Store) {
     ids_out_of_range(&store).await;
     subscriptions(&store).await;
     refresh_tokens(&store).await;
+    addresses(&store).await;
+    names(&store).await;
     revocation(&store).await;
     closed_accounts(&store).await;
     store.close().await;
@@ -125,27 +127,94 @@ async fn refresh_tokens(store: &Store) {
     for (id, days) in [("one", 7), ("two", 7), ("old", 1)] {
         store.add_refresh(&token(id, days)).await.unwrap();
     }
-    assert_eq!(store.spend_refresh("one", start).await.unwrap(), Spend::Fresh(token("one", 7)));
-    assert_eq!(store.spend_refresh("one", start).await.unwrap(), Spend::Reused(token("one", 7)));
-    assert_eq!(store.spend_refresh("never", start).await.unwrap(), Spend::Unknown);
-    assert_eq!(store.spend_refresh("old", start + Duration::days(1)).await.unwrap(), Spend::Unknown);
+    assert_eq!(spend(store, "one", start).await, Spend::Fresh(token("one", 7)));
+    a_moment_of_leeway(store, &token("one", 7), start).await;
+    assert_eq!(spend(store, "never", start).await, Spend::Unknown);
+    assert_eq!(spend(store, "old", start + Duration::days(1)).await, Spend::Unknown);
+    // What is handed out again is known already.
+    store.add_refresh(&token("one", 9)).await.unwrap();
+    assert!(matches!(spend(store, "one", start + Duration::days(8)).await, Spend::Unknown), "it ends when it ended before");
 
-    store.revoke_family("family", start).await.unwrap();
-    store.revoke_family("family", start + Duration::hours(1)).await.unwrap();
+    assert!(!store.is_family_revoked("family").await.unwrap());
+    assert!(store.revoke_family("family", start).await.unwrap());
+    assert!(!store.revoke_family("family", start + Duration::hours(1)).await.unwrap(), "it had ended before");
+    assert!(store.is_family_revoked("family").await.unwrap());
     for id in ["one", "two"] {
-        assert_eq!(store.spend_refresh(id, start).await.unwrap(), Spend::Unknown);
+        assert_eq!(spend(store, id, start).await, Spend::Unknown);
     }
     // Issued while the family was being revoked: as dead as the others.
     store.add_refresh(&token("late", 9)).await.unwrap();
-    assert_eq!(store.spend_refresh("late", start).await.unwrap(), Spend::Unknown);
+    assert_eq!(spend(store, "late", start).await, Spend::Unknown);
     assert_eq!(store.revoked_families(start).await.unwrap(), ["family"]);
     assert!(store.revoked_families(start + Duration::milliseconds(1)).await.unwrap().is_empty());
 
     assert_eq!(store.purge_refresh(start + Duration::days(2)).await.unwrap(), 1);
     assert_eq!(store.purge_refresh(start + Duration::days(8)).await.unwrap(), 2);
-    assert_eq!(store.spend_refresh("late", start + Duration::days(8)).await.unwrap(), Spend::Unknown);
+    assert_eq!(spend(store, "late", start + Duration::days(8)).await, Spend::Unknown);
     assert_eq!(store.purge_refresh(start + Duration::days(10)).await.unwrap(), 1);
     assert!(store.revoked_families(start).await.unwrap().is_empty());
+}
+
+async fn spend(store: &Store, id: &str, now: OffsetDateTime) -> Spend {
+    spend_as(store, id, "successor", "192.0.2.1", now).await
+}
+
+async fn spend_as(store: &Store, id: &str, successor: &str, client: &str, now: OffsetDateTime) -> Spend {
+    let spending = Spending { successor, client, leeway: std::time::Duration::from_secs(30) };
+    store.spend_refresh(id, spending, now).await.unwrap()
+}
+
+/// The client that spent the token gets its successor again; nobody else does, and not for long.
+async fn a_moment_of_leeway(store: &Store, spent: &RefreshToken, start: OffsetDateTime) {
+    let repeated = Spend::Repeated { token: spent.clone(), successor: "successor".into(), at: start };
+    for seconds in [0, 1, 30] {
+        let again = spend_as(store, &spent.id, "another", "192.0.2.1", start + Duration::seconds(seconds)).await;
+        assert_eq!(again, repeated, "after {seconds} s");
+    }
+    // The clocks of two nodes need not agree.
+    assert_eq!(spend_as(store, &spent.id, "another", "192.0.2.1", start - Duration::seconds(2)).await, repeated);
+    let reused = Spend::Reused(spent.clone());
+    assert_eq!(spend_as(store, &spent.id, "another", "192.0.2.1", start + Duration::milliseconds(30_001)).await, reused);
+    assert_eq!(spend_as(store, &spent.id, "another", "192.0.2.2", start + Duration::seconds(1)).await, reused);
+}
+
+async fn addresses(store: &Store) {
+    let (owner, other) = (user(store, "traveller", Role::Consumer).await.id, user(store, "other traveller", Role::Consumer).await.id);
+    let start = datetime!(2025-01-29 11:35 UTC);
+    assert!(!store.is_known_address(owner, "192.0.2.1").await.unwrap());
+    store.remember_address(owner, "192.0.2.1", start).await.unwrap();
+    store.remember_address(owner, "192.0.2.1", start + Duration::hours(1)).await.unwrap();
+    assert!(store.is_known_address(owner, "192.0.2.1").await.unwrap());
+    assert!(!store.is_known_address(other, "192.0.2.1").await.unwrap());
+    // Bounded: the longest unseen make room.
+    for n in 0..1000 {
+        store.remember_address(owner, &format!("2001:db8:{n:x}::"), start + Duration::minutes(n + 1)).await.unwrap();
+    }
+    assert!(!store.is_known_address(owner, "192.0.2.1").await.unwrap());
+    assert!(store.is_known_address(owner, "2001:db8:0::").await.unwrap());
+    store.purge_addresses(start + Duration::days(180) + Duration::minutes(5)).await.unwrap();
+    assert!(!store.is_known_address(owner, "2001:db8:3::").await.unwrap());
+    assert!(store.is_known_address(owner, "2001:db8:4::").await.unwrap());
+}
+
+/// A name counts in its canonical form, and one from before as it stands.
+async fn names(store: &Store) {
+    let old = user(store, "Ol\u{e9}_Root", Role::Producer).await;
+    let new = user(store, "zo\u{e9}", Role::Producer).await;
+    let id = async |name: &str| store.credentials_meant(name).await.unwrap().map(|found| found.user.id);
+    assert_eq!(id("Ol\u{e9}_Root").await, Some(old.id));
+    assert_eq!(id("ol\u{e9}_root").await, None, "from before: exactly, or not at all");
+    for written in ["zo\u{e9}", "ZO\u{c9}", "zoe\u{301}", "\u{ff3a}oe\u{301}"] {
+        assert_eq!(id(written).await, Some(new.id), "{written}");
+    }
+    let legacy = user(store, "Legacy", Role::Producer).await;
+    let alike = NewUser { username: "legacy".into(), password_hash: "h".into(), role: Role::Consumer, device_id: None };
+    assert!(matches!(store.create_user(alike).await, Err(Error::UsernameTaken)));
+    assert_eq!(id("Legacy").await, Some(legacy.id));
+    for part in ["ZO\u{c9}", "oe\u{301}"] {
+        let found = store.accounts(&AccountQuery { name: part.into(), ..AccountQuery::default() }).await.unwrap();
+        assert_eq!(found.iter().map(|account| account.user.id).collect::<Vec<_>>(), [new.id], "{part}");
+    }
 }
 
 async fn revocation(store: &Store) {
@@ -159,7 +228,7 @@ async fn revocation(store: &Store) {
     ended.sort();
     assert_eq!(ended, ["a", "b"]);
     assert!(store.revoke_user(owner, start).await.unwrap().is_empty());
-    assert_eq!(store.spend_refresh("a1", start).await.unwrap(), Spend::Unknown);
+    assert_eq!(spend(store, "a1", start).await, Spend::Unknown);
 }
 
 async fn closed_accounts(store: &Store) {
@@ -197,9 +266,9 @@ async fn closed_accounts(store: &Store) {
     let opened = store.reopen_account(owner, start + Duration::hours(2)).await.unwrap().unwrap();
     assert_eq!(opened.revoked_at, None);
     assert_eq!(store.reopen_account(owner, start).await.unwrap(), Some(opened));
-    assert_eq!(store.spend_refresh("closed-1", start).await.unwrap(), Spend::Unknown);
+    assert_eq!(spend(store, "closed-1", start).await, Spend::Unknown);
     store.add_refresh(&token("open-1", "open")).await.unwrap();
-    assert!(matches!(store.spend_refresh("open-1", start).await.unwrap(), Spend::Fresh(_)));
+    assert!(matches!(spend(store, "open-1", start).await, Spend::Fresh(_)));
 }
 
 fn now() -> OffsetDateTime {

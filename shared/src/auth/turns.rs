@@ -1,0 +1,242 @@
+//! Whose turn it is to have a password hashed: so many at once, a bounded number that waits, and the accounts take turns, so that a flood
+//! of logins to one of them delays the others by one hash.
+
+use std::{
+    collections::VecDeque,
+    hash::{BuildHasher as _, RandomState},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use tokio::{sync::oneshot, time::timeout};
+
+use super::Error;
+
+/// How much may be hashed at once, and who may wait for it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HashLimits {
+    /// Hashes at once; at least one. PASSWORD_HASHES, one less than there are processors.
+    pub at_once: usize,
+    /// Callers that may wait, half of them for one account; at least two. PASSWORD_QUEUE, 1,024.
+    pub queue: usize,
+    /// Longest wait. PASSWORD_WAIT, 20 s.
+    pub wait: Duration,
+}
+
+/// The turns. Cheap to clone.
+#[derive(Clone, Debug)]
+pub(super) struct Turns {
+    state: Arc<Mutex<State>>,
+    hasher: RandomState,
+    limits: HashLimits,
+}
+
+#[derive(Debug)]
+struct State {
+    /// Hashes that may begin now; nobody waits while there are any.
+    free: usize,
+    /// Who waits, by account; the account at the front is next, and then goes to the back.
+    accounts: VecDeque<(u64, VecDeque<oneshot::Sender<()>>)>,
+}
+
+/// A place in the queue; free again when dropped.
+#[derive(Debug)]
+pub struct Place {
+    turns: Turns,
+    /// Resolves when it is one's turn; `None`: it is.
+    granted: Option<oneshot::Receiver<()>>,
+    used: bool,
+}
+
+/// The right to hash one password at a time. The caller has it until what came of the hash is counted, so that who is next sees it;
+/// and the work has it too, as a caller that leaves does not stop the work and must not let another one start beside it.
+#[derive(Clone, Debug)]
+pub struct Turn {
+    _held: Arc<Held>,
+}
+
+#[derive(Debug)]
+struct Held(Turns);
+
+impl Turns {
+    pub(super) fn new(limits: HashLimits) -> Self {
+        let state = State { free: limits.at_once, accounts: VecDeque::new() };
+        Self { state: Arc::new(Mutex::new(state)), hasher: RandomState::new(), limits }
+    }
+
+    /// A place in the queue for `account`, or at once [`Error::Busy`].
+    pub(super) fn place(&self, account: &str) -> Result<Place, Error> {
+        let key = self.hasher.hash_one(account);
+        let mut state = self.state();
+        let granted = if state.free > 0 {
+            state.free -= 1;
+            None
+        } else {
+            Some(state.enter(key, self.limits.queue).inspect_err(|_| refused("password_queue"))?)
+        };
+        drop(state);
+        Ok(Place { turns: self.clone(), granted, used: false })
+    }
+
+    fn release(&self) {
+        let mut state = self.state();
+        // Who has left does not answer, and the turn goes to the next.
+        while let Some(next) = state.leave() {
+            if next.send(()).is_ok() {
+                return;
+            }
+        }
+        state.free += 1;
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    fn enter(&mut self, key: u64, queue: usize) -> Result<oneshot::Receiver<()>, Error> {
+        let is_full = |state: &Self| {
+            let all: usize = state.accounts.iter().map(|(_, waiting)| waiting.len()).sum();
+            let mine = state.accounts.iter().find(|(account, _)| *account == key).map_or(0, |(_, waiting)| waiting.len());
+            all >= queue || mine >= queue.div_ceil(2)
+        };
+        if is_full(self) {
+            // Those who have left hold no places.
+            self.accounts.iter_mut().for_each(|(_, waiting)| waiting.retain(|caller| !caller.is_closed()));
+            self.accounts.retain(|(_, waiting)| !waiting.is_empty());
+            if is_full(self) {
+                return Err(Error::Busy);
+            }
+        }
+        let (grant, granted) = oneshot::channel();
+        match self.accounts.iter_mut().find(|(account, _)| *account == key) {
+            Some((_, waiting)) => waiting.push_back(grant),
+            None => self.accounts.push_back((key, VecDeque::from([grant]))),
+        }
+        Ok(granted)
+    }
+
+    fn leave(&mut self) -> Option<oneshot::Sender<()>> {
+        let (key, mut waiting) = self.accounts.pop_front()?;
+        let next = waiting.pop_front();
+        if !waiting.is_empty() {
+            self.accounts.push_back((key, waiting));
+        }
+        next
+    }
+}
+
+impl Place {
+    /// Waits for one's turn.
+    pub async fn turn(mut self) -> Result<Turn, Error> {
+        if let Some(granted) = &mut self.granted {
+            match timeout(self.turns.limits.wait, granted).await {
+                Ok(granted) => granted.map_err(|_| Error::Internal)?,
+                Err(_) => {
+                    refused("password_wait");
+                    return Err(Error::Busy);
+                }
+            }
+        }
+        self.used = true;
+        Ok(Turn { _held: Arc::new(Held(self.turns.clone())) })
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let has_turn = match &mut self.granted {
+            None => true,
+            Some(granted) => {
+                granted.close();
+                granted.try_recv().is_ok()
+            }
+        };
+        if has_turn && !self.used {
+            self.turns.release();
+        }
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.0.release();
+    }
+}
+
+fn refused(reason: &'static str) {
+    metrics::counter!("motience_limited_total", "reason" => reason).increment(1);
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt as _;
+
+    use super::*;
+
+    fn turns(at_once: usize, queue: usize, wait: Duration) -> Turns {
+        Turns::new(HashLimits { at_once, queue, wait })
+    }
+
+    fn free(turns: &Turns) -> usize {
+        turns.state().free
+    }
+
+    #[tokio::test]
+    async fn the_queue_is_bounded_and_one_account_has_half_of_it() {
+        let turns = turns(1, 4, Duration::from_secs(60));
+        let running = turns.place("a").unwrap().turn().await.unwrap();
+        let mut waiting = vec![turns.place("a").unwrap(), turns.place("a").unwrap()];
+        assert!(matches!(turns.place("a"), Err(Error::Busy)), "half is this account's");
+        waiting.extend([turns.place("b").unwrap(), turns.place("c").unwrap()]);
+        assert!(matches!(turns.place("d"), Err(Error::Busy)), "all places are taken");
+        waiting.pop();
+        let d = turns.place("d").expect("who has left holds no place");
+        drop((waiting, running));
+        d.turn().await.unwrap();
+        assert_eq!(free(&turns), 1);
+    }
+
+    #[tokio::test]
+    async fn accounts_take_turns() {
+        let turns = turns(1, 100, Duration::from_secs(60));
+        let mut running = turns.place("flood").unwrap().turn().await.unwrap();
+        let mut flood: Vec<_> = (0..40).map(|_| Box::pin(turns.place("flood").unwrap().turn())).collect();
+        let mut owner = Box::pin(turns.place("owner").unwrap().turn());
+        let mut hashes = 0;
+        loop {
+            drop(running);
+            if owner.as_mut().now_or_never().is_some() {
+                break;
+            }
+            running = flood.iter_mut().find_map(|caller| caller.as_mut().now_or_never()).expect("it is somebody's turn").unwrap();
+            // Each is polled once more only while it waits.
+            drop(flood.remove(0));
+            hashes += 1;
+        }
+        assert_eq!(hashes, 1, "the owner waited for one hash of the flood");
+    }
+
+    #[tokio::test]
+    async fn a_turn_that_nobody_takes_is_free_again() {
+        let turns = turns(1, 4, Duration::from_secs(60));
+        let running = turns.place("a").unwrap().turn().await.unwrap();
+        let mut leaving = Box::pin(turns.place("b").unwrap().turn());
+        assert!(leaving.as_mut().now_or_never().is_none(), "no more than one runs at once");
+        let staying = turns.place("c").unwrap();
+        drop(running);
+        // It was this one's turn, and it leaves without a look.
+        drop(leaving);
+        drop(staying.turn().await.unwrap());
+        assert_eq!(free(&turns), 1);
+        drop(turns.place("a").unwrap());
+        assert_eq!(free(&turns), 1);
+    }
+
+    #[tokio::test]
+    async fn who_waits_too_long_is_told() {
+        let turns = turns(0, 4, Duration::from_millis(10));
+        assert!(matches!(turns.place("a").unwrap().turn().await, Err(Error::Busy)));
+    }
+}
