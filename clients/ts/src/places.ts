@@ -16,15 +16,22 @@ export interface Places {
   webtransport?: string | null;
 }
 
-/** The places of a platform that listens on its documented ports of one host. */
+/**
+ * The places of a platform on one host. `secure`: everything is under TLS on one port, as in production (`HTTPS_PORT`,
+ * 4433); otherwise each service is on its documented port. A host may name the port: `placesOf('data.example:443', true)`.
+ */
 export function placesOf(host: string, secure = false): Places {
-  const s = secure ? 's' : '';
+  if (secure) {
+    const at = /:\d+$/.test(host) ? host : `${host}:4433`;
+    const https = `https://${at}`;
+    return { ap: https, sm: https, dsm: https, wss1: `wss://${at}/producer`, wss2: `wss://${at}/consumer`, webtransport: `${https}/wt` };
+  }
   return {
-    ap: `http${s}://${host}:3001`,
-    sm: `http${s}://${host}:3002`,
-    dsm: `http${s}://${host}:3003`,
-    wss1: `ws${s}://${host}:8001/producer`,
-    wss2: `ws${s}://${host}:8002/consumer`,
+    ap: `http://${host}:3001`,
+    sm: `http://${host}:3002`,
+    dsm: `http://${host}:3003`,
+    wss1: `ws://${host}:8001/producer`,
+    wss2: `ws://${host}:8002/consumer`,
     webtransport: `https://${host}:4433/wt`,
   };
 }

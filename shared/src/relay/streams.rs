@@ -19,8 +19,10 @@ use crate::{
 const REPORT_EVERY: Duration = Duration::from_secs(2);
 /// A producer that has sent nothing for this long is not live.
 const LIVE_FOR: Duration = Duration::from_secs(60);
-/// Seconds over which a rate is measured.
+/// Finished seconds over which a rate is measured. The running one would make every rate look lower than it is.
 const WINDOW: usize = 10;
+/// Seconds that are counted: those of the window, and the running one.
+const SLOTS: usize = WINDOW + 1;
 /// Producers told in one event.
 const REPORTS_AT_ONCE: usize = 500;
 
@@ -48,9 +50,11 @@ pub struct StreamStats {
 #[derive(Debug)]
 struct Counter {
     records: u64,
+    /// The second of the first record.
+    began: i64,
     last: OffsetDateTime,
-    /// Records in each of the last seconds, by second modulo the window.
-    seconds: [u64; WINDOW],
+    /// Records in each of the last seconds, by second modulo their number.
+    seconds: [u64; SLOTS],
 }
 
 impl Streams {
@@ -62,7 +66,7 @@ impl Streams {
     /// Counts records that went into the log.
     pub(super) fn count(&self, producer: ProducerId, records: u64, now: OffsetDateTime) {
         let mut here = lock(&self.here);
-        let counter = here.entry(producer).or_insert(Counter { records: 0, last: now, seconds: [0; WINDOW] });
+        let counter = here.entry(producer).or_insert_with(|| Counter::new(now));
         counter.move_to(now);
         counter.records += records;
         counter.seconds[slot(now.unix_timestamp())] += records;
@@ -114,10 +118,14 @@ impl Streams {
 }
 
 impl Counter {
+    fn new(now: OffsetDateTime) -> Self {
+        Self { records: 0, began: now.unix_timestamp(), last: now, seconds: [0; SLOTS] }
+    }
+
     /// Forgets the seconds that have left the window since the last record.
     fn move_to(&mut self, now: OffsetDateTime) {
         let (from, to) = (self.last.unix_timestamp(), now.unix_timestamp());
-        for second in (from + 1..=to).take(WINDOW) {
+        for second in (from + 1..=to).take(SLOTS) {
             self.seconds[slot(second)] = 0;
         }
         self.last = self.last.max(now);
@@ -125,8 +133,10 @@ impl Counter {
 
     fn millirate(&self, now: OffsetDateTime) -> u64 {
         let (last, now) = (self.last.unix_timestamp(), now.unix_timestamp());
-        let within: u64 = (now - WINDOW as i64 + 1..=last).map(|second| self.seconds[slot(second)]).sum();
-        within * 1000 / WINDOW as u64
+        // A stream younger than the window is measured over its own seconds.
+        let window = (now - self.began).clamp(1, WINDOW as i64);
+        let within: u64 = (now - window..now.min(last + 1)).map(|second| self.seconds[slot(second)]).sum();
+        within * 1000 / window as u64
     }
 }
 
@@ -152,7 +162,7 @@ pub(super) fn start_reports(relay: &Relay) {
 }
 
 fn slot(second: i64) -> usize {
-    second.rem_euclid(WINDOW as i64) as usize
+    second.rem_euclid(SLOTS as i64) as usize
 }
 
 fn from_millis(millis: i64) -> OffsetDateTime {
@@ -177,10 +187,21 @@ mod tests {
         for second in 100..110 {
             streams.count(ProducerId(1), 20, at(second));
         }
-        assert_eq!(streams.snapshot(at(109))[0].rate, 20.0);
-        assert_eq!(streams.snapshot(at(114))[0].rate, 10.0);
+        assert_eq!(streams.snapshot(at(110))[0].rate, 20.0);
+        assert_eq!(streams.snapshot(at(115))[0].rate, 10.0);
         assert_eq!(streams.snapshot(at(125))[0].rate, 0.0);
         assert!(streams.snapshot(at(170)).is_empty());
+    }
+
+    #[test]
+    fn a_rate_counts_finished_seconds_only() {
+        let streams = Streams::new("a".into());
+        for second in 100..104 {
+            streams.count(ProducerId(1), 20, at(second));
+            // The fourth of these has only begun.
+            let expected = if second == 100 { 0.0 } else { 20.0 };
+            assert_eq!(streams.snapshot(at(second))[0].rate, expected, "in second {second}");
+        }
     }
 
     #[test]
@@ -192,6 +213,6 @@ mod tests {
             streams.apply(&Event::Streams { node: node.into(), streams: vec![report.clone()] });
         }
         let stats = &streams.snapshot(at(101))[0];
-        assert_eq!((stats.records, stats.rate, stats.last_record_at), (12, 2.0, at(101)));
+        assert_eq!((stats.records, stats.rate, stats.last_record_at), (12, 6.5, at(101)));
     }
 }

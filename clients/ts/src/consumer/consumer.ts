@@ -7,6 +7,7 @@ import { Observable } from '../observable.ts';
 import type { Places } from '../places.ts';
 import type { Session } from '../session.ts';
 import type { View } from '../view.ts';
+import { Ways } from '../ways.ts';
 import { recordIn, type ConsumerEvent, type Ended, type Gap, type Message, type Reset, type StreamRecord } from './events.ts';
 import { Inbox } from './inbox.ts';
 import { Progress } from './progress.ts';
@@ -15,6 +16,8 @@ import type { Connect, Ending, Link, TransportKind } from './transport.ts';
 import { websocket, type WebSocketLike } from './websocket.ts';
 import { webtransport } from './webtransport.ts';
 
+/** The ways to receive that `auto` tries, best first. */
+const TRANSPORTS = ['webtransport', 'websocket', 'ndjson'] as const;
 /** Events that wait for the application before reading stops. */
 const BUFFER = 4_096;
 /** A connection that lived this long was a good one: the backoff starts again. */
@@ -35,7 +38,7 @@ export interface ConsumerStatus {
 }
 
 export interface ConsumerOptions extends View {
-  /** `auto` is WebTransport, and WebSocket where that does not work (and `ndjson` where there is neither). */
+  /** `auto` is the first of WebTransport, WebSocket and HTTP streaming (`ndjson`) that works. */
   transport?: TransportKind | 'auto';
   /** The only producers wanted. Otherwise: all that the account is subscribed to, as they change. */
   producers?: Iterable<string | number>;
@@ -201,18 +204,15 @@ export class Consumer implements AsyncIterable<ConsumerEvent> {
 
   async #run(): Promise<void> {
     const forced = this.#options.transport ?? 'auto';
-    let fallback: string | null = null;
+    const ways = new Ways<TransportKind>(forced === 'auto' ? TRANSPORTS : [forced]);
     let attempt = 0;
     while (!this.#stop.signal.aborted) {
-      const kind = forced === 'auto' ? (fallback === null ? 'webtransport' : this.#second()) : forced;
+      const { kind, fallback } = ways;
       this.status.set({ ...this.status.get(), state: 'connecting', transport: kind, fallback, openedAt: null, retryAt: null });
       const ending = await this.#connect(kind);
       if (this.#stop.signal.aborted) return;
       const { openedAt } = this.status.get();
-      if (ending.unusable && forced === 'auto' && kind === 'webtransport') {
-        fallback = ending.reason;
-        continue;
-      }
+      if (!ending.opened && !ending.error && ending.code !== 4401 && !ending.changed && ways.next(ending.reason || closing(ending.code).name)) continue;
       if (openedAt !== null && Date.now() - openedAt >= SETTLED_MS) attempt = 0;
       if (ending.overrun) {
         this.status.set({ ...this.status.get(), state: 'waiting', openedAt: null });
@@ -236,13 +236,6 @@ export class Consumer implements AsyncIterable<ConsumerEvent> {
       this.status.set({ ...this.status.get(), state: 'waiting', openedAt: null, retryAt: Date.now() + wait, problem });
       await pause(wait, this.#stop.signal);
     }
-  }
-
-  #second(): TransportKind {
-    const at = this.#around.places.wss2;
-    // A page that came over TLS may not open a socket without it.
-    const mixed = typeof location !== 'undefined' && location.protocol === 'https:' && at?.startsWith('ws://');
-    return (this.#options.WebSocket ?? globalThis.WebSocket) && at && !mixed ? 'websocket' : 'ndjson';
   }
 
   async #connect(kind: TransportKind): Promise<Ending> {

@@ -14,10 +14,20 @@ const PONG_LIMIT_MS = 15_000;
 
 export type WebSocketLike = new (url: string, protocols?: string[]) => WebSocket;
 
+/** Why there can be no socket here; null where it may work. */
+export function whyNoWebSocket(make: WebSocketLike | undefined, at: string | undefined): string | null {
+  if (!make) return 'there is no WebSocket here';
+  if (!at) return 'no WebSocket address is known';
+  // A page that came over TLS may not open a socket without it.
+  const mixed = typeof location !== 'undefined' && location.protocol === 'https:' && at.startsWith('ws://');
+  return mixed ? 'a page under TLS may not open a WebSocket without it' : null;
+}
+
 export function websocket(make: WebSocketLike | undefined = globalThis.WebSocket) {
   return async (link: Link): Promise<Ending> => {
     const at = link.places.wss2;
-    if (!make || !at) return { code: 0, reason: make ? 'no WebSocket address is known' : 'there is no WebSocket here', opened: false, unusable: true };
+    const missing = whyNoWebSocket(make, at);
+    if (!make || !at || missing) return { code: 0, reason: missing ?? '', opened: false, unusable: true };
     const token = await link.token();
     return new Promise((ended) => {
       const socket = new make(address(at, link), ['motience.v2', 'bearer', token]);

@@ -9,7 +9,9 @@ import { Observable } from '../observable.ts';
 import type { Places } from '../places.ts';
 import type { RecordToSend } from '../rest/types.ts';
 import type { Session } from '../session.ts';
+import { Ways } from '../ways.ts';
 import type { ProducerEnding, ProducerLink, Send } from './transport.ts';
+import { httpProducer } from './http.ts';
 import { websocketProducer } from './websocket.ts';
 import { webtransportProducer } from './webtransport.ts';
 
@@ -17,15 +19,21 @@ import { webtransportProducer } from './webtransport.ts';
 const IN_FLIGHT = 1_024;
 const SETTLED_MS = 5_000;
 
+/** The ways to send, best first. */
+const TRANSPORTS = ['webtransport', 'websocket', 'http'] as const;
+
+export type ProducerTransport = (typeof TRANSPORTS)[number];
+
 export interface ProducerStatus {
   state: 'idle' | 'connecting' | 'open' | 'waiting' | 'ended';
-  transport: 'webtransport' | 'websocket' | null;
+  transport: ProducerTransport | null;
   fallback: string | null;
   problem: string | null;
 }
 
 export interface ProducerOptions {
-  transport?: 'auto' | 'webtransport' | 'websocket';
+  /** `auto` is the first of WebTransport, WebSocket and plain requests that works. */
+  transport?: 'auto' | ProducerTransport;
   /** Records that may wait for their acknowledgement; `send` waits beyond that. */
   inFlight?: number;
   WebSocket?: WebSocketLike;
@@ -135,10 +143,10 @@ export class Producer {
 
   async #run(): Promise<void> {
     const forced = this.#options.transport ?? 'auto';
-    let fallback: string | null = null;
+    const ways = new Ways(forced === 'auto' ? TRANSPORTS : [forced]);
     let attempt = 0;
     while (!this.#stop.signal.aborted) {
-      const kind: 'webtransport' | 'websocket' = forced === 'auto' ? (fallback === null ? 'webtransport' : 'websocket') : forced;
+      const { kind, fallback } = ways;
       this.status.set({ state: 'connecting', transport: kind, fallback, problem: this.status.get().problem });
       const began = Date.now();
       let error: unknown = null;
@@ -159,8 +167,7 @@ export class Producer {
           void this.#flush();
         },
       };
-      const connect: (link: ProducerLink) => Promise<ProducerEnding> = kind === 'webtransport' ? webtransportProducer : websocketProducer(this.#options.WebSocket);
-      const ending: ProducerEnding = await connect(link).catch((cause: unknown): ProducerEnding => {
+      const ending: ProducerEnding = await this.#transport(kind)(link).catch((cause: unknown): ProducerEnding => {
         error = cause;
         return { code: 0, reason: messageOf(cause), opened: false };
       });
@@ -168,11 +175,8 @@ export class Producer {
       this.#send = null;
       this.#sent = 0;
       if (this.#stop.signal.aborted) return;
-      if (ending.unusable && forced === 'auto' && kind === 'webtransport') {
-        fallback = ending.reason;
-        continue;
-      }
       if (dropped) continue;
+      if (!ending.opened && !error && ending.code !== 4401 && ways.next(ending.reason || closing(ending.code).name)) continue;
       if (Date.now() - began >= SETTLED_MS) attempt = 0;
       if (ending.code === 4401 && this.#around.session.renewable) {
         const renewed = await this.#around.session.renew().then(() => true, (cause: unknown) => ((error = cause), false));
@@ -185,6 +189,11 @@ export class Producer {
       this.status.set({ state: 'waiting', transport: kind, fallback, problem });
       await pause(backoff(attempt++), this.#stop.signal);
     }
+  }
+
+  #transport(kind: ProducerTransport): (link: ProducerLink) => Promise<ProducerEnding> {
+    if (kind === 'webtransport') return webtransportProducer;
+    return kind === 'websocket' ? websocketProducer(this.#options.WebSocket) : httpProducer;
   }
 
   /** Why another attempt would only be refused again. */

@@ -1,5 +1,5 @@
 // A producer's connection over WebSocket (wss1).
-import type { WebSocketLike } from '../consumer/websocket.ts';
+import { whyNoWebSocket, type WebSocketLike } from '../consumer/websocket.ts';
 import type { ProducerEnding, ProducerLink } from './transport.ts';
 
 const OPEN_LIMIT_MS = 15_000;
@@ -11,7 +11,8 @@ const LOOK_MS = 10;
 export function websocketProducer(make: WebSocketLike | undefined = globalThis.WebSocket) {
   return async (link: ProducerLink): Promise<ProducerEnding> => {
     const at = link.places.wss1;
-    if (!make || !at) return { code: 0, reason: make ? 'no WebSocket address is known' : 'there is no WebSocket here', opened: false, unusable: true };
+    const missing = whyNoWebSocket(make, at);
+    if (!make || !at || missing) return { code: 0, reason: missing ?? '', opened: false, unusable: true };
     const token = await link.token();
     return new Promise((ended) => {
       const socket = new make(at, ['bearer', token]);

@@ -17,6 +17,8 @@ export interface Request {
   as?: string | Credentials | undefined;
   query?: Record<string, string | number | boolean | null | undefined>;
   body?: unknown;
+  /** A body that is no JSON, and its media type. */
+  lines?: { type: string; text: string };
   /** The media type wanted, where that is not JSON. */
   accept?: string;
   signal?: AbortSignal | undefined;
@@ -75,13 +77,14 @@ export class Caller {
     const headers: Record<string, string> = { accept: request.accept ?? 'application/json' };
     if (token) headers.authorization = `Bearer ${token}`;
     if (request.body !== undefined) headers['content-type'] = 'application/json';
+    if (request.lines) headers['content-type'] = request.lines.type;
     const limit = AbortSignal.timeout(TIME_LIMIT_MS);
     let response: Response;
     try {
       response = await this.#fetch(withQuery(url, request.query), {
         method,
         headers,
-        ...(request.body === undefined ? {} : { body: JSON.stringify(request.body) }),
+        ...(request.lines ? { body: request.lines.text } : request.body === undefined ? {} : { body: JSON.stringify(request.body) }),
         cache: 'no-store',
         credentials: 'omit',
         referrerPolicy: 'no-referrer',

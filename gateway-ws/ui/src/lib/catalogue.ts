@@ -22,6 +22,8 @@ export interface Catalogued {
   loading: boolean;
   more: boolean;
   problem: string | null;
+  /** The service has not answered the last question: nothing here is live. */
+  away: boolean;
 }
 
 export class Catalogue extends Observable<Catalogued> {
@@ -37,7 +39,7 @@ export class Catalogue extends Observable<Catalogued> {
   #rank = new Map<string, number>();
 
   constructor(client: Motience, follows = true) {
-    super({ producers: [], loading: true, more: false, problem: null });
+    super({ producers: [], loading: true, more: false, problem: null, away: false });
     this.#client = client;
     this.#follows = follows;
   }
@@ -118,9 +120,11 @@ export class Catalogue extends Observable<Catalogued> {
       const fresh = live.some((s) => !this.#live.has(s.producer_id));
       this.#live = new Map(live.map((s) => [s.producer_id, s]));
       if (fresh) this.#order();
-      this.#publish({});
+      this.#publish({ away: false });
     } catch {
-      // The next look may work; what is known stands.
+      // Who exists is still known; who sends, and how fast, is not.
+      this.#live = new Map();
+      this.#publish({ away: true });
     }
   }
 

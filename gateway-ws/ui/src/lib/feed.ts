@@ -7,6 +7,8 @@ import { Rate } from './stats.ts';
 const MARKS = 200;
 /** Producers whose rates are counted. */
 const COUNTED = 1_000;
+/** A connection that brought something this recently is alive, whatever else does not answer. */
+const ALIVE_MS = 3_000;
 /** A device time this far from the time of arrival is a clock that is wrong, or a record that is late. */
 const SKEW_MS = 10_000;
 
@@ -39,6 +41,7 @@ export class Feed {
   /** Seconds by which each device's clock is behind; only where that is much. */
   readonly #skew = new Map<string, number>();
   records = 0;
+  #heardAt = 0;
   #nextMark = 0;
 
   constructor(client: Motience, options: ConsumerOptions, watcher: Watcher) {
@@ -73,6 +76,11 @@ export class Feed {
     return this.#rates.get(producer)?.perSecond(performance.now()) ?? 0;
   }
 
+  /** The service does not answer elsewhere: a connection that is silent too is given up, and comes back when it can. */
+  doubt(): void {
+    if (this.status.state === 'open' && performance.now() - this.#heardAt > ALIVE_MS) this.#consumer.reconnect();
+  }
+
   /** Subscriptions have changed. */
   refresh(): void {
     this.#consumer.refresh();
@@ -84,6 +92,7 @@ export class Feed {
 
   #record(record: StreamRecord): void {
     this.records++;
+    this.#heardAt = performance.now();
     this.#rateOf(record.producer_id)?.add(performance.now());
     const now = Date.now();
     const said = Date.parse(record.timestamp);

@@ -61,6 +61,13 @@ export function tick(value: number, step: number): string {
   return `${(value / unit).toFixed(digits)}${suffix}`;
 }
 
+/** A reading and its unit, which takes the prefix of a large number: `79.4` and `GB`, `1.5 M` without a unit. */
+export function measure(value: number, unit: string): [string, string] {
+  const [digits, prefix] = reading(value).split(' ');
+  if (!prefix) return [reading(value), unit];
+  return unit ? [digits ?? '', prefix + unit] : [reading(value), ''];
+}
+
 /** A reading with the digits that matter. */
 export function reading(value: number): string {
   const large = LARGE.find(([size]) => Math.abs(value) >= size);

@@ -1,0 +1,82 @@
+// A producer without a socket: records go by `POST /data` as lines, what has gathered while the last request was under way
+// in one. It is slower than a socket, and works wherever a request does.
+import { ApiError, messageOf } from '../errors.ts';
+import { Caller } from '../rest/caller.ts';
+import type { ProducerEnding, ProducerLink } from './transport.ts';
+
+/** Records in one request. */
+const MOST = 256;
+/** Bytes of one request, about. */
+const BYTES = 512 * 1024;
+
+interface Uploaded {
+  accepted: number;
+  rejected: number;
+  errors: { line: number; code: string; message: string }[];
+  subscriberCount: number;
+}
+
+export async function httpProducer(link: ProducerLink): Promise<ProducerEnding> {
+  const caller = new Caller();
+  const waiting: string[] = [];
+  let opened = false;
+  let wake: (() => void) | null = null;
+  // A token that cannot be had ends this before a record is taken.
+  await link.token();
+  if (link.signal.aborted) return { code: 1000, reason: 'left', opened };
+  const left = () => wake?.();
+  link.signal.addEventListener('abort', left);
+  opened = true;
+  link.opened((frame) => {
+    waiting.push(frame);
+    wake?.();
+  });
+  try {
+    while (!link.signal.aborted) {
+      if (waiting.length === 0) {
+        await new Promise<void>((ready) => (wake = ready));
+        wake = null;
+        continue;
+      }
+      const frames = take(waiting);
+      for (const answer of await answers(caller, link, frames)) link.answered(JSON.stringify(answer));
+    }
+    return { code: 1000, reason: 'left', opened };
+  } catch (cause) {
+    if (link.signal.aborted) return { code: 1000, reason: 'left', opened };
+    if (cause instanceof ApiError && !cause.temporary) throw cause;
+    return { code: 1006, reason: messageOf(cause), opened };
+  } finally {
+    link.signal.removeEventListener('abort', left);
+  }
+}
+
+/** The first records, as many as one request takes. */
+function take(waiting: string[]): string[] {
+  let [count, bytes] = [0, 0];
+  while (count < waiting.length && count < MOST && bytes < BYTES) bytes += waiting[count++]?.length ?? 0;
+  return waiting.splice(0, count);
+}
+
+/** An answer for each record, in their order. */
+async function answers(caller: Caller, link: ProducerLink, frames: string[]): Promise<object[]> {
+  try {
+    const taken = await post(caller, link, frames);
+    if (taken.rejected === 0) return frames.map(() => ({ type: 'ack', subscriberCount: taken.subscriberCount }));
+    const refused = new Map(taken.errors.map(({ line, code, message }) => [line, { type: 'error', code, message }]));
+    if (refused.size === taken.rejected) return frames.map((_, i) => refused.get(i + 1) ?? { type: 'ack', subscriberCount: taken.subscriberCount });
+  } catch (cause) {
+    // What is wrong with a record is its own answer; everything else is the connection's end.
+    if (!(cause instanceof ApiError && (cause.status === 422 || cause.status === 413))) throw cause;
+    if (frames.length === 1) return [{ type: 'error', code: cause.code, message: cause.message }];
+  }
+  // More were refused than are told of: one by one. Names keep those that were taken from being taken twice.
+  const each: object[] = [];
+  for (const frame of frames) each.push(...(await answers(caller, link, [frame])));
+  return each;
+}
+
+function post(caller: Caller, link: ProducerLink, frames: string[]): Promise<Uploaded> {
+  const lines = { type: 'application/x-ndjson', text: frames.map((frame) => `${frame}\n`).join('') };
+  return caller.json('POST', `${link.places.dsm}/data`, { as: { token: () => link.token() }, lines, signal: link.signal });
+}
