@@ -11,6 +11,15 @@ const AXE = readFileSync(createRequire(import.meta.url).resolve('axe-core/axe.mi
 const DEMO = { consumer: 'demo-consumer', producer: 'demo-producer', admin: 'demo-admin', password: 'demo-pass-123' };
 /** Numbers in the way of a browser without WebTransport: the page must do with what is there. */
 const withoutWebTransport = () => delete globalThis.WebTransport;
+/** Runs in the page: keeps the font of every label that a canvas draws. */
+const keepFonts = () => {
+  globalThis.fonts = new Set();
+  const fill = CanvasRenderingContext2D.prototype.fillText;
+  CanvasRenderingContext2D.prototype.fillText = function (...args) {
+    globalThis.fonts.add(this.font);
+    return fill.apply(this, args);
+  };
+};
 
 describe('console', { skip: missing.length > 0 && `set ${missing.join(', ')}` }, () => {
   const pages = new Pages();
@@ -115,10 +124,46 @@ describe('console', { skip: missing.length > 0 && `set ${missing.join(', ')}` },
     await page.getByLabel('Filter').fill('/device_id = "nobody"');
     await page.getByRole('button', { name: 'Apply' }).click();
     await until('the mistake to go', async () => (await page.getByTestId('mistake').count()) === 0);
-    await seen(page.getByText('Records appear here as they arrive.'));
+    await seen(page.getByText('Nothing has matched the filter yet'));
+    await seen(page.getByText('No record has matched the filter yet.'));
+    await shoot(page, 'console-filter-empty-dark');
     await page.getByRole('button', { name: 'Clear' }).click();
     await page.getByLabel('Thinning').selectOption('1s');
     await seen(page.getByTestId('records').locator('li').first());
+  });
+
+  test('labels of the chart are as large on a dense screen as on any other', async (t) => {
+    const page = await open(t, { deviceScaleFactor: 2, prepare: keepFonts });
+    await logIn(page, DEMO.consumer);
+    await inked(page);
+    const sizes = await page.evaluate(() => [...globalThis.fonts].map((font) => Number(/([\d.]+)px/.exec(font)[1]) / devicePixelRatio));
+    assert.ok(sizes.length > 0 && sizes.every((size) => size >= 11), `labels of ${sizes.join(', ')} px`);
+    await shoot(page, 'console-dense-dark');
+  });
+
+  test('a pause holds the table as well as the chart', async (t) => {
+    const page = await open(t);
+    await logIn(page, DEMO.consumer);
+    await seen(page.getByTestId('records').locator('li').first());
+    await page.getByRole('button', { name: 'Pause' }).click();
+    const held = await newest(page);
+    // The rate beside the name goes on, and says that records still come.
+    await seen(page.getByText(/received here [1-9]/));
+    assert.equal(await newest(page), held);
+    await page.getByRole('button', { name: 'Resume' }).click();
+    await until('the newest record', async () => (await newest(page)) !== held);
+  });
+
+  test('what nobody confirms is not shown as live', async (t) => {
+    const page = await open(t);
+    await logIn(page, DEMO.consumer);
+    await seen(page.getByTestId('producers').locator('li.live').first());
+    await page.route('**/streams', (route) => route.abort());
+    await seen(page.getByText('The service does not answer.', { exact: false }));
+    assert.equal(await page.getByTestId('producers').locator('li.live').count(), 0);
+    await shoot(page, 'console-away-dark');
+    await page.unroute('**/streams');
+    await seen(page.getByTestId('producers').locator('li.live').first());
   });
 
   test('a range is downloaded', async (t) => {
@@ -135,6 +180,8 @@ describe('console', { skip: missing.length > 0 && `set ${missing.join(', ')}` },
       await seen(page.getByTestId('saved'));
       await accessible(page, `download ${format}`);
     }
+    const [from, to] = await Promise.all(['From', 'To'].map((label) => page.getByLabel(label, { exact: true }).boundingBox()));
+    assert.ok(from.x + from.width <= to.x || from.y + from.height <= to.y, 'the two times do not overlap');
     await shoot(page, 'console-download-dark');
   });
 
