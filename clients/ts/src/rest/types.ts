@@ -14,13 +14,22 @@ export type User = ApSchema['User'];
 export type Verified = ApSchema['Verified'];
 export type Subscription = SmSchema['Subscription'];
 export type Accepted = DsmSchema['Accepted'];
-export type RecordToSend = DsmSchema['Record'];
 export type HistoryRecord = DsmSchema['Kept'];
 export type LiveStream = DsmSchema['Stream'];
 export type NamedCursor = DsmSchema['Listed'];
 export type Account = ApSchema['Account'];
 export type Device = DsmSchema['Device'];
 export type Node = DsmSchema['Node'];
+
+/** A record as a device sends it. Members of its own beside these are kept, and delivered as they were sent. */
+export interface RecordToSend {
+  /** The account's device, unless given. */
+  device_id?: string;
+  /** RFC 3339, or milliseconds since 1970; the time of arrival, unless given. */
+  timestamp?: string | number;
+  data: unknown;
+  [member: string]: unknown;
+}
 
 export interface CertHash {
   algorithm: string;
@@ -43,9 +52,8 @@ export interface AccountQuery extends Page {
 }
 
 export interface HistoryQuery {
-  /** Earliest device time, RFC 3339. */
+  /** Earliest and latest time, RFC 3339 or milliseconds since 1970. */
   from?: string;
-  /** Latest device time, RFC 3339. */
   to?: string;
   /** 1 to 1000. */
   limit?: number;
