@@ -17,6 +17,9 @@ use motience_shared::{
 };
 use serde_json::Value;
 
+/// Cursors in one message: a message has to have room in the socket's buffer.
+pub(crate) const MAX_CURSORS: usize = 1000;
+
 /// Order and view of one connection.
 #[derive(Debug, Default)]
 pub(crate) struct Arranged {
@@ -107,12 +110,12 @@ impl Arranged {
     }
 
     /// Word of the cursors that moved past what the view does not show, if any did. Only while nothing waits to be written.
-    pub(crate) fn moved(&mut self, followed: impl Iterator<Item = ProducerId>) -> Option<Value> {
-        let view = self.view.as_ref()?;
+    pub(crate) fn moved(&mut self, followed: impl Iterator<Item = ProducerId>) -> Vec<Value> {
+        let Some(view) = &self.view else { return Vec::new() };
         let cursors = followed.filter_map(|producer| Some((producer, view.cursor(producer)?)));
-        let moved: HashMap<ProducerId, Cursor> = cursors.filter(|(producer, cursor)| self.shown.get(producer) != Some(cursor)).collect();
-        self.shown.extend(&moved);
-        (!moved.is_empty()).then(|| places::moved(&moved))
+        let moved: Vec<(ProducerId, Cursor)> = cursors.filter(|(producer, cursor)| self.shown.get(producer) != Some(cursor)).collect();
+        self.shown.extend(moved.iter().copied());
+        moved.chunks(MAX_CURSORS).map(|cursors| places::moved(cursors.iter().map(|(p, c)| (p, c)))).collect()
     }
 
     /// Where records go before the view: the room is used again.

@@ -43,6 +43,8 @@ pub struct Config {
     pub ping: Duration,
     /// How long a peer may leave its socket full before it is closed. WSS_WRITE_LIMIT, 30 s.
     pub write: Duration,
+    /// Bytes gathered for a peer before they are written. WSS_WRITE_BUFFER, 64 KiB.
+    pub write_buffer: usize,
     /// Connections at once. WSS_MAX_CONNECTIONS, 20,000.
     pub connections: usize,
     /// Records a device may have under way unacknowledged, the same as over QUIC. QUIC_CREDIT, 8,192.
@@ -82,6 +84,7 @@ impl Config {
             origins: env.list("WSS_ORIGINS"),
             ping: env.duration("WSS_PING_INTERVAL", Duration::from_secs(20))?,
             write: env.duration("WSS_WRITE_LIMIT", Duration::from_secs(30))?,
+            write_buffer: env.bytes("WSS_WRITE_BUFFER", 64 * 1024)?,
             connections: env.parse("WSS_MAX_CONNECTIONS", 20_000)?,
             credit: env.parse("QUIC_CREDIT", 8192)?,
             connections_each: env.parse("MAX_CONNECTIONS_PER_ACCOUNT", 1000)?,
@@ -92,6 +95,9 @@ impl Config {
         };
         if !(1024..=16 << 20).contains(&config.consumer_message) {
             return Err(env::Error::invalid("WSS2_MAX_MESSAGE_BYTES", "must lie between 1KiB and 16MiB"));
+        }
+        if !(4 << 10..=16 << 20).contains(&config.write_buffer) {
+            return Err(env::Error::invalid("WSS_WRITE_BUFFER", "must lie between 4KiB and 16MiB"));
         }
         if config.ping.is_zero() || config.write.is_zero() {
             return Err(env::Error::invalid("WSS_PING_INTERVAL", "and WSS_WRITE_LIMIT must not be zero"));

@@ -10,13 +10,7 @@ use std::{
     sync::Arc,
 };
 
-use axum::{
-    extract::{
-        State,
-        ws::{Message, Utf8Bytes, WebSocket},
-    },
-    response::Response,
-};
+use axum::{extract::State, response::Response};
 use bytes::{Bytes, BytesMut};
 use motience_shared::{
     auth::Grant,
@@ -33,11 +27,13 @@ use motience_shared::{
 use serde::Deserialize;
 use serde_json::{json, value::RawValue};
 use tokio::time::{Instant, MissedTickBehavior, interval_at};
+use tokio_tungstenite::tungstenite::{Message, Utf8Bytes};
 use tracing::{Instrument, debug, info_span, warn};
 
 use crate::{
     Shared,
-    arranged::Arranged,
+    arranged::{Arranged, MAX_CURSORS},
+    handshake::WebSocket,
     socket::{Goodbye, Heard, Socket},
     upgrade::{Admitted, Request},
 };
@@ -65,8 +61,10 @@ pub(crate) async fn upgrade(State(shared): State<Arc<Shared>>, request: Request)
     }
     let span = info_span!("wss2", user = %grant.user);
     let alive = shared.shutdown.guard();
-    Ok(upgrade.on_upgrade(move |socket| {
+    let (serving, record) = (Arc::clone(&shared), shared.backend.relay.limits().record);
+    Ok(upgrade.accept(&shared.config, record, move |socket| {
         async move {
+            let shared = serving;
             let arranged = Arranged::new(order, view);
             let told = (v2 && cursors).then(HashSet::new);
             let session = Session { shared: &shared, feed, v2, arranged, told, ready: Vec::new(), scratch: BytesMut::new() };
@@ -196,10 +194,10 @@ impl Session<'_> {
 
     /// Moves a consumer's cursors past what its view does not show.
     async fn tell_moved(&mut self, socket: &mut Socket) -> Result<(), Goodbye> {
-        match self.arranged.moved(self.feed.followed()) {
-            Some(moved) => socket.send(Message::Text(moved.to_string().into())).await,
-            None => Ok(()),
+        for moved in self.arranged.moved(self.feed.followed()) {
+            socket.send(Message::Text(moved.to_string().into())).await?;
         }
+        Ok(())
     }
 
     /// Says where the consumer begins with each producer that is new to it, before anything of it: one that is cut off before
@@ -209,12 +207,12 @@ impl Session<'_> {
         let feed = &self.feed;
         told.retain(|producer| feed.cursor(*producer).is_some());
         let new = feed.followed().filter(|producer| !told.contains(producer));
-        let new: HashMap<ProducerId, Cursor> = new.filter_map(|producer| Some((producer, feed.cursor(producer)?))).collect();
-        if new.is_empty() {
-            return Ok(());
+        let new: Vec<(ProducerId, Cursor)> = new.filter_map(|producer| Some((producer, feed.cursor(producer)?))).collect();
+        told.extend(new.iter().map(|(producer, _)| producer));
+        for cursors in new.chunks(MAX_CURSORS) {
+            socket.send(Message::Text(places::moved(cursors.iter().map(|(p, c)| (p, c))).to_string().into())).await?;
         }
-        told.extend(new.keys());
-        socket.send(Message::Text(places::moved(&new).to_string().into())).await
+        Ok(())
     }
 
     /// Nothing that was held back of a producer is delivered once its subscription is over.
@@ -253,7 +251,12 @@ impl Session<'_> {
             Heard::Binary(bytes) => bytes,
             Heard::Life => return Ok(()),
         };
-        let Ok(request) = serde_json::from_slice::<Spoken>(&record::without_mark(said)) else {
+        let request = serde_json::from_slice::<Spoken>(&record::without_mark(said)).ok();
+        // A consumer may confirm each record; nothing else that it says has a reason to be said often.
+        if request.as_ref().is_none_or(|request| request.r#type != "confirm") {
+            socket.spend()?;
+        }
+        let Some(request) = request else {
             return if self.v2 { self.complain(socket, "invalid_json", "not a message this service knows").await } else { Ok(()) };
         };
         match request.r#type.as_str() {

@@ -9,6 +9,8 @@ pub mod certificate;
 mod config;
 mod consumer;
 mod gauge;
+mod handshake;
+mod metered;
 pub mod pages;
 mod producer;
 mod socket;
@@ -22,7 +24,7 @@ use axum::{Router, routing::any};
 use motience_certs::{ServerIdentity, server::tcp_config};
 use motience_shared::{
     backend::Backend,
-    http::{ApiError, ListenAddress, Listener, Seats, operations, serve},
+    http::{ApiError, Limits, ListenAddress, Listener, Seats, operations, serve},
     lifecycle::Shutdown,
 };
 use tokio::net::TcpListener;
@@ -77,7 +79,7 @@ pub(crate) struct Shared {
 /// A gateway whose ports are open.
 pub struct Gateway {
     addresses: Addresses,
-    listeners: Vec<(Listener, Router)>,
+    listeners: Vec<(Listener, Router, Limits)>,
     shared: Arc<Shared>,
 }
 
@@ -102,6 +104,9 @@ pub async fn bind(
         wss1_ui: local(&wss1_ui, config.wss1_ui),
         wss2_ui: local(&wss2_ui, config.wss2_ui),
     };
+    let limits = config.limits.clone();
+    // Sockets that stay count as connections too.
+    let staying = limits.clone().with_more(config.connections);
     let seats = Seats::new(config.connections, config.connections_each);
     let (producers, consumers, tunnels) = (Gauge::new("producer"), Gauge::new("consumer"), Gauge::new("tunnel"));
     let shared = Arc::new(Shared { backend, config, shutdown, producers, consumers, tunnels, seats, webtransport });
@@ -120,7 +125,9 @@ pub async fn bind(
         ("motience-wss2-ui", page(pages::Side::Consumer, addresses), wss2_ui, false),
     ] {
         let router = around(name, router, &shared);
-        listeners.extend(sockets.into_iter().map(|socket| (if tls { secured(socket) } else { socket.into() }, router.clone())));
+        let limits = if tls { &staying } else { &limits };
+        listeners
+            .extend(sockets.into_iter().map(|socket| (if tls { secured(socket) } else { socket.into() }, router.clone(), limits.clone())));
     }
     Ok(Gateway { addresses, listeners, shared })
 }
@@ -133,10 +140,8 @@ impl Gateway {
 
     /// Serves until the shutdown begins. Connections end by themselves then; the shutdown's owner waits for them.
     pub async fn run(self) {
-        let serving = self
-            .listeners
-            .into_iter()
-            .map(|(listener, router)| serve(listener, router, self.shared.config.limits.clone(), self.shared.shutdown.clone()));
+        let serving =
+            self.listeners.into_iter().map(|(listener, router, limits)| serve(listener, router, limits, self.shared.shutdown.clone()));
         futures_util::future::join_all(serving).await;
     }
 }

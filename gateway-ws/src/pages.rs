@@ -63,7 +63,7 @@ pub enum Reach {
 /// The console under `/console/`.
 pub fn console(whereabouts: Whereabouts, reach: Reach) -> Router {
     Router::new()
-        .route("/console", get(async || Redirect::permanent("/console/")))
+        .route("/console", get(async || Redirect::permanent("console/")))
         .route("/console/", get(async |headers: HeaderMap| file(CONSOLE, "no-cache", &headers)))
         .route("/console/assets/{*path}", get(asset))
         .route("/console/config.json", get(async move |uri: Uri, headers: HeaderMap| told(&whereabouts, reach, &uri, &headers)))
@@ -78,7 +78,8 @@ fn told(whereabouts: &Whereabouts, reach: Reach, uri: &Uri, headers: &HeaderMap)
     let mut told = config_json("console", Side::Consumer, config, *at, webtransport.as_ref(), host);
     if reach == Reach::Paths {
         for service in ["ap", "sm", "dsm"] {
-            told[format!("{service}_url")] = json!(format!("/{service}"));
+            // Seen from `/console/`, which may itself be under a prefix that a proxy takes off.
+            told[format!("{service}_url")] = json!(format!("../{service}"));
         }
     }
     ([(header::CACHE_CONTROL, "no-store")], Json(told)).into_response()

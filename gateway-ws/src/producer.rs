@@ -4,13 +4,7 @@
 
 use std::sync::Arc;
 
-use axum::{
-    extract::{
-        State,
-        ws::{Message, WebSocket},
-    },
-    response::Response,
-};
+use axum::{extract::State, response::Response};
 use motience_shared::{
     auth::Grant,
     http::{ApiError, Seat},
@@ -25,10 +19,12 @@ use motience_shared::{
     },
 };
 use tokio::time::{Duration, timeout};
+use tokio_tungstenite::tungstenite::Message;
 use tracing::{Instrument, debug, info_span, warn};
 
 use crate::{
     Shared,
+    handshake::WebSocket,
     socket::{Goodbye, Heard, Socket},
     upgrade::{Admitted, Request},
 };
@@ -42,14 +38,15 @@ const DRAIN_LIMIT: Duration = Duration::from_secs(3);
 
 /// The upgrade.
 pub(crate) async fn upgrade(State(shared): State<Arc<Shared>>, request: Request) -> Result<Response, ApiError> {
-    let limit = shared.backend.relay.limits().record + MAX_ENVELOPE;
-    let Admitted { upgrade, grant, seat, .. } = request.admit(Role::Producer, limit, &shared)?;
+    let record = shared.backend.relay.limits().record;
+    let Admitted { upgrade, grant, seat, .. } = request.admit(Role::Producer, record + MAX_ENVELOPE, &shared)?;
     let publisher = shared.backend.relay.passing_publisher(grant.user.producer()).await?;
     let span = info_span!("wss1", user = %grant.user);
     let alive = shared.shutdown.guard();
-    Ok(upgrade.on_upgrade(move |socket| {
+    let serving = Arc::clone(&shared);
+    Ok(upgrade.accept(&shared.config, record, move |socket| {
         async move {
-            serve(socket, grant, publisher, seat, shared).await;
+            serve(socket, grant, publisher, seat, serving).await;
             drop(alive);
         }
         .instrument(span)

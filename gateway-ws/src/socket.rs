@@ -1,14 +1,17 @@
 //! What both sides do with a socket: writing within a time limit, noticing a dead peer, saying goodbye.
 
-use std::time::Duration;
+use std::{error::Error, time::Duration};
 
-use axum::{
-    body::Bytes,
-    extract::ws::{CloseFrame, Message, Utf8Bytes, WebSocket},
-};
+use bytes::Bytes;
 use futures_util::{SinkExt as _, StreamExt as _};
-use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at, timeout};
-use tokio_tungstenite::tungstenite::{self, error::ProtocolError};
+use motience_shared::http::{Flooded, count_ended};
+use tokio::{
+    io::AsyncReadExt as _,
+    time::{Instant, Interval, MissedTickBehavior, interval_at, timeout},
+};
+use tokio_tungstenite::tungstenite::{self, Message, Utf8Bytes, error::ProtocolError, protocol::CloseFrame};
+
+use crate::handshake::WebSocket;
 
 /// How long a peer has to answer a close.
 const CLOSE_LIMIT: Duration = Duration::from_secs(1);
@@ -26,6 +29,8 @@ pub(crate) enum Goodbye {
     Broken,
     /// 1007: a text message that is not UTF-8.
     NotUtf8,
+    /// 1008: more frames that carry nothing than a peer may send.
+    Flooded,
     /// 1009: a message over the limit.
     TooLarge,
     /// 1011: the node failed.
@@ -38,17 +43,28 @@ pub(crate) enum Goodbye {
 
 impl Goodbye {
     fn frame(self) -> Option<CloseFrame> {
-        let (code, reason) = match self {
+        let (code, reason): (u16, _) = match self {
             Self::Gone | Self::Left => return None,
             Self::Away => (1001, "the node is going away"),
             Self::Broken => (1002, "this is not WebSocket"),
             Self::NotUtf8 => (1007, "the text is not UTF-8"),
+            Self::Flooded => (1008, "too many pings, empty fragments or idle messages"),
             Self::TooLarge => (1009, "the message is too large"),
             Self::Failed => (1011, "the server failed"),
             Self::TryLater => (1013, "try again later"),
             Self::TokenEnded => (4401, "the token has expired or was revoked"),
         };
-        Some(CloseFrame { code, reason: Utf8Bytes::from_static(reason) })
+        Some(CloseFrame { code: code.into(), reason: Utf8Bytes::from_static(reason) })
+    }
+
+    /// What the peer did wrong, as the metrics say it.
+    fn fault(self) -> Option<&'static str> {
+        match self {
+            Self::Flooded => Some("control_flood"),
+            Self::TooLarge => Some("too_large"),
+            Self::Broken | Self::NotUtf8 => Some("protocol"),
+            _ => None,
+        }
     }
 }
 
@@ -114,8 +130,16 @@ impl Socket {
         within(self.write_limit, self.inner.send(message)).await
     }
 
+    /// Counts a message that carries nothing, as pings are counted.
+    pub(crate) fn spend(&mut self) -> Result<(), Goodbye> {
+        self.inner.get_mut().spend().map_err(|Flooded| Goodbye::Flooded)
+    }
+
     /// Says why, and gives the peer a moment to answer.
     pub(crate) async fn close(mut self, goodbye: Goodbye) {
+        if let Some(fault) = goodbye.fault() {
+            count_ended(fault);
+        }
         match goodbye.frame() {
             Some(frame) => self.close_with(frame).await,
             // Reading on is what writes the answer; it is the last that is written.
@@ -130,7 +154,7 @@ impl Socket {
             self.inner.send(Message::Close(Some(frame))).await?;
             // Until the peer has closed too, its answer could be lost with the socket.
             self.rest().await;
-            Ok::<_, axum::Error>(())
+            Ok::<_, tungstenite::Error>(())
         };
         // Whoever does not take the farewell is not waited for.
         let _ = timeout(CLOSE_LIMIT, farewell).await;
@@ -139,14 +163,17 @@ impl Socket {
     /// Reads until the peer has closed.
     async fn rest(&mut self) {
         while self.inner.next().await.is_some_and(|m| m.is_ok()) {}
+        // Of what is no WebSocket any more, only the end matters.
+        let _ = self.inner.get_mut().read(&mut [0]).await;
     }
 
-    fn understand(&mut self, message: Option<Result<Message, axum::Error>>) -> Result<Heard, Goodbye> {
+    fn understand(&mut self, message: Option<Result<Message, tungstenite::Error>>) -> Result<Heard, Goodbye> {
         self.heard = Instant::now();
         match message {
             Some(Ok(Message::Text(text))) => Ok(Heard::Text(text)),
             Some(Ok(Message::Binary(bytes))) => Ok(Heard::Binary(bytes)),
-            Some(Ok(Message::Ping(_) | Message::Pong(_))) => Ok(Heard::Life),
+            // Whole frames are never given out.
+            Some(Ok(Message::Ping(_) | Message::Pong(_) | Message::Frame(_))) => Ok(Heard::Life),
             Some(Ok(Message::Close(_))) => Err(Goodbye::Left),
             Some(Err(e)) => Err(why(&e)),
             None => Err(Goodbye::Gone),
@@ -154,22 +181,26 @@ impl Socket {
     }
 }
 
-async fn within(limit: Duration, write: impl Future<Output = Result<(), axum::Error>>) -> Result<(), Goodbye> {
+async fn within(limit: Duration, write: impl Future<Output = Result<(), tungstenite::Error>>) -> Result<(), Goodbye> {
     match timeout(limit, write).await {
         Ok(Ok(())) => Ok(()),
-        Ok(Err(_)) | Err(_) => Err(Goodbye::Gone),
+        Ok(Err(_)) => Err(Goodbye::Gone),
+        Err(_) => {
+            count_ended("stalled");
+            Err(Goodbye::Gone)
+        }
     }
 }
 
-/// What is wrong with what came. axum wraps tungstenite's error.
-fn why(error: &axum::Error) -> Goodbye {
-    let inner = std::error::Error::source(error).and_then(|inner| inner.downcast_ref::<tungstenite::Error>());
-    match inner {
-        Some(tungstenite::Error::Capacity(_)) => Goodbye::TooLarge,
-        Some(tungstenite::Error::Utf8(_)) => Goodbye::NotUtf8,
+/// What is wrong with what came.
+fn why(error: &tungstenite::Error) -> Goodbye {
+    match error {
+        tungstenite::Error::Capacity(_) => Goodbye::TooLarge,
+        tungstenite::Error::Utf8(_) => Goodbye::NotUtf8,
         // The peer's TCP ended without a close: nobody reads what is wrong with that.
-        Some(tungstenite::Error::Protocol(ProtocolError::ResetWithoutClosingHandshake)) => Goodbye::Gone,
-        Some(tungstenite::Error::Protocol(_)) => Goodbye::Broken,
+        tungstenite::Error::Protocol(ProtocolError::ResetWithoutClosingHandshake) => Goodbye::Gone,
+        tungstenite::Error::Protocol(_) => Goodbye::Broken,
+        tungstenite::Error::Io(e) if e.get_ref().is_some_and(<dyn Error + Send + Sync>::is::<Flooded>) => Goodbye::Flooded,
         _ => Goodbye::Gone,
     }
 }

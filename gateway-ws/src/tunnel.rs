@@ -12,14 +12,7 @@ mod session;
 
 use std::{borrow::Cow, sync::Arc};
 
-use axum::{
-    extract::{
-        State,
-        ws::{CloseFrame, WebSocket, WebSocketUpgrade},
-    },
-    http::HeaderMap,
-    response::Response,
-};
+use axum::{extract::State, http::HeaderMap, response::Response};
 use bytes::BytesMut;
 use motience_shared::{
     auth::Grant,
@@ -30,12 +23,13 @@ use motience_shared::{
     wire::{self, CloseCode, Frame, Hello, Intent, Limits, VERSION},
 };
 use tokio::time::timeout;
+use tokio_tungstenite::tungstenite::protocol::CloseFrame;
 use tracing::{Instrument, debug, info, info_span, warn};
 
 use crate::{
     Shared,
+    handshake::{self, Upgrade, WebSocket},
     socket::{Goodbye, Heard, Socket},
-    upgrade,
 };
 
 /// The subprotocol of the tunnel.
@@ -56,23 +50,19 @@ enum Ending {
 }
 
 /// The upgrade: who comes is asked later, by Hello.
-pub(crate) async fn upgrade(
-    State(shared): State<Arc<Shared>>,
-    headers: HeaderMap,
-    upgrade: Result<WebSocketUpgrade, axum::extract::ws::rejection::WebSocketUpgradeRejection>,
-) -> Result<Response, ApiError> {
-    let upgrade = upgrade.map_err(|_| upgrade::required())?;
+pub(crate) async fn upgrade(State(shared): State<Arc<Shared>>, headers: HeaderMap, upgrade: Upgrade) -> Result<Response, ApiError> {
     check_origin(&headers, &shared.config.origins)?;
-    if !upgrade::protocols(&headers).iter().any(|p| p == PROTOCOL) {
+    if !handshake::protocols(&headers).iter().any(|p| p == PROTOCOL) {
         return Err(ApiError::malformed("Offer the subprotocol motience.1.").with_code("no_subprotocol"));
     }
     let seat = shared.seats.reserve()?;
-    let limit = MAX_MESSAGE.max(shared.backend.relay.limits().record + HEAD);
-    let upgrade = upgrade.protocols([PROTOCOL]).read_buffer_size(upgrade::READ_BUFFER).max_message_size(limit).max_frame_size(limit);
+    let record = shared.backend.relay.limits().record;
+    let upgrade = upgrade.protocols([PROTOCOL.to_owned()]).longest(MAX_MESSAGE.max(record + HEAD));
     let alive = shared.shutdown.guard();
-    Ok(upgrade.on_upgrade(move |socket| {
+    let serving = Arc::clone(&shared);
+    Ok(upgrade.accept(&shared.config, record, move |socket| {
         async move {
-            serve(socket, seat, &shared).await;
+            serve(socket, seat, &serving).await;
             drop(alive);
         }
         .instrument(info_span!("tunnel"))
@@ -160,7 +150,7 @@ fn draining() -> Ending {
 /// A control frame has room for 123 bytes of reason (RFC 6455, section 5.5).
 fn farewell(code: CloseCode, reason: &str) -> CloseFrame {
     let number = u16::try_from(code.number()).unwrap_or_default();
-    CloseFrame { code: CLOSE_BASE + number, reason: reason[..reason.floor_char_boundary(123)].into() }
+    CloseFrame { code: (CLOSE_BASE + number).into(), reason: reason[..reason.floor_char_boundary(123)].into() }
 }
 
 impl Ending {

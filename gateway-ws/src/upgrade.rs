@@ -1,8 +1,8 @@
 //! Who may open a WebSocket: the token from one of its three places, the role, the origin, and a free seat.
 
 use axum::{
-    extract::{FromRequestParts, WebSocketUpgrade, ws::rejection::WebSocketUpgradeRejection},
-    http::{HeaderMap, StatusCode, header, request::Parts},
+    extract::FromRequestParts,
+    http::{HeaderMap, request::Parts},
 };
 use motience_shared::{
     auth::Grant,
@@ -10,18 +10,19 @@ use motience_shared::{
     model::{Role, Selection},
 };
 
-use crate::Shared;
+use crate::{
+    Shared,
+    handshake::{Upgrade, protocols},
+};
 
 /// The subprotocol that offers a token: `["bearer", TOKEN]`.
 const BEARER: &str = "bearer";
 /// The subprotocol of consumers that want offsets, resume and gap notices.
 const V2: &str = "motience.v2";
-/// Bytes read from a socket at once: tungstenite's own default costs 128 KiB for each idle connection.
-pub(crate) const READ_BUFFER: usize = 4 * 1024;
 
 /// A request to become a WebSocket, with what its query says.
 pub(crate) struct Request {
-    upgrade: Result<WebSocketUpgrade, WebSocketUpgradeRejection>,
+    upgrade: Result<Upgrade, ApiError>,
     headers: HeaderMap,
     query: Result<Query, ApiError>,
 }
@@ -59,7 +60,7 @@ impl Query {
 
 /// A request that may go on.
 pub(crate) struct Admitted {
-    pub(crate) upgrade: WebSocketUpgrade,
+    pub(crate) upgrade: Upgrade,
     pub(crate) grant: Grant,
     pub(crate) v2: bool,
     pub(crate) resume: Option<String>,
@@ -81,7 +82,7 @@ impl<S: Send + Sync> FromRequestParts<S> for Request {
             .map(|axum::extract::Query(members)| Query::read(members))
             .map_err(|_| ApiError::malformed("The query cannot be read."));
         let headers = parts.headers.clone();
-        Ok(Self { upgrade: WebSocketUpgrade::from_request_parts(parts, state).await, headers, query })
+        Ok(Self { upgrade: Upgrade::from_request_parts(parts, state).await, headers, query })
     }
 }
 
@@ -89,7 +90,7 @@ impl Request {
     /// Checks everything that can be checked before the upgrade.
     pub(crate) fn admit(self, role: Role, max_message: usize, shared: &Shared) -> Result<Admitted, ApiError> {
         let query = self.query?;
-        let upgrade = self.upgrade.map_err(|_| required())?;
+        let upgrade = self.upgrade?;
         check_origin(&self.headers, &shared.config.origins)?;
         let offered = protocols(&self.headers);
         let after_bearer = offered.iter().position(|p| p == BEARER).and_then(|at| offered.get(at + 1));
@@ -108,20 +109,9 @@ impl Request {
         // A client that offers nothing we know expects the first it offered, as the `ws` package answered; a browser closes without one.
         let first = offered.iter().find(|protocol| !protocol.is_empty()).cloned();
         let spoken = [V2, BEARER].into_iter().map(str::to_owned).chain(first);
-        let upgrade = upgrade.protocols(spoken).read_buffer_size(READ_BUFFER).max_message_size(max_message).max_frame_size(max_message);
+        let upgrade = upgrade.protocols(spoken).longest(max_message);
         let Query { resume, durable, order, cursors, selection, .. } = query;
         let cursors = cursors.as_deref() == Some("true");
         Ok(Admitted { upgrade, grant, v2, resume, durable, order, cursors, selection, seat })
     }
-}
-
-/// 426: a request that is no upgrade.
-pub(crate) fn required() -> ApiError {
-    ApiError::new(StatusCode::UPGRADE_REQUIRED, "upgrade_required", "This path speaks WebSocket: connect with a WebSocket client.")
-}
-
-/// The subprotocols a client offers.
-pub(crate) fn protocols(headers: &HeaderMap) -> Vec<String> {
-    let lists = headers.get_all(header::SEC_WEBSOCKET_PROTOCOL).iter().filter_map(|v| v.to_str().ok());
-    lists.flat_map(|list| list.split(',')).map(|p| p.trim().to_owned()).collect()
 }

@@ -2,7 +2,6 @@
 
 use std::mem;
 
-use axum::extract::ws::Message;
 use bytes::BytesMut;
 use motience_shared::{
     auth::Grant,
@@ -15,6 +14,7 @@ use motience_shared::{
     },
 };
 use tokio::time::{Duration, Instant, sleep_until};
+use tokio_tungstenite::tungstenite::Message;
 use tracing::debug;
 
 use super::{Ending, Shared, draining, not_binary};
@@ -169,7 +169,10 @@ impl<'s> Session<'s> {
                 Frame::Skipped(skipped) => group.skip(&skipped.ranges).map_err(refusal)?,
                 Frame::TokenRefresh(refresh) => self.renew(&refresh)?,
                 Frame::Health(health) => self.presence.health(health.loss_ppm, health.backlog),
-                Frame::Ping => Frame::Pong.encode(&mut self.out),
+                Frame::Ping => {
+                    self.socket.spend()?;
+                    Frame::Pong.encode(&mut self.out);
+                }
                 // The device waits for the last acknowledgements, which come in any case, and closes.
                 Frame::Done | Frame::Pong => {}
                 other => return Err(Ending::new(CloseCode::Protocol, format!("{} is not expected here", other.name()))),

@@ -1,11 +1,8 @@
 //! `GET /accounts`: every account, for operators.
 
-use axum::{
-    extract::State,
-    http::{HeaderMap, HeaderValue, header},
-};
+use axum::extract::State;
 use motience_shared::{
-    http::{Admin, ApiError, Json, Query},
+    http::{Admin, ApiError, Page, PagePermit, Query},
     model::Account,
     store::AccountQuery,
 };
@@ -47,17 +44,13 @@ pub(super) async fn accounts(
     State(services): State<Shared>,
     _caller: Admin,
     Query(wanted): Query<Wanted>,
-) -> Result<(HeaderMap, Json<Vec<Account>>), ApiError> {
+    permit: PagePermit,
+) -> Result<Page<Account>, ApiError> {
     let query = wanted.query()?;
     let accounts = services.backend.store.accounts(&query).await?;
-    let mut headers = HeaderMap::new();
-    if accounts.len() == query.page.limit as usize
-        && let Some(last) = accounts.last()
-        && let Some(link) = wanted.next(query.page.limit, last.user.id.0)
-    {
-        headers.insert(header::LINK, link);
-    }
-    Ok((headers, Json(accounts)))
+    let full = accounts.len() == query.page.limit as usize;
+    let page = Page::new(permit, accounts, services.config.page)?;
+    Ok(page.followed_by(full, |last| wanted.next(query.page.after(last.user.id.0))))
 }
 
 impl Wanted {
@@ -71,20 +64,15 @@ impl Wanted {
         Ok(AccountQuery { role, name, page: shapes::Paging::new(self.limit, self.after).page()? })
     }
 
-    /// The address of the part after the account `last`: a query alone, so that it holds under every alias and behind every proxy.
-    fn next(&self, limit: u32, last: i64) -> Option<HeaderValue> {
-        let mut next = format!("<?limit={limit}&after={last}");
+    /// The query of the next part.
+    fn next(&self, mut next: String) -> String {
         if let Some(role) = &self.role {
             next.push_str(&format!("&role={role}"));
         }
         if let Some(query) = &self.query {
             next.push_str("&query=");
-            next.extend(query.bytes().map(|byte| match byte {
-                b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => char::from(byte).to_string(),
-                other => format!("%{other:02X}"),
-            }));
+            next.push_str(&shapes::in_query(query));
         }
-        next.push_str(">; rel=\"next\"");
-        HeaderValue::from_str(&next).ok()
+        next
     }
 }

@@ -2,7 +2,7 @@
 
 use axum::extract::State;
 use motience_shared::{
-    http::{ApiError, Bearer, Json, Query},
+    http::{ApiError, Bearer, Page, PagePermit, Query},
     model::{Role, User},
 };
 
@@ -10,7 +10,7 @@ use crate::http::{Shared, shapes};
 
 /// All producers, by id. Revoked ones are left out.
 #[utoipa::path(get, path = "/producers", tag = "accounts", params(shapes::Paging), security(("bearer" = [])), responses(
-    (status = 200, description = "Some of them", body = [shapes::User]),
+    (status = 200, description = "Some of them; where there may be more, `Link` names the next part", body = [shapes::User]),
     (status = 401, description = "No or bad token", body = shapes::Problem, content_type = "application/problem+json"),
     (status = 422, description = "A parameter is out of bounds", body = shapes::Problem, content_type = "application/problem+json"),
     (status = 503, description = "The database is away", body = shapes::Problem, content_type = "application/problem+json"),
@@ -19,13 +19,14 @@ pub(super) async fn producers(
     State(services): State<Shared>,
     _caller: Bearer,
     Query(paging): Query<shapes::Paging>,
-) -> Result<Json<Vec<User>>, ApiError> {
-    Ok(Json(services.backend.store.users(Role::Producer, paging.page()?).await?))
+    permit: PagePermit,
+) -> Result<Page<User>, ApiError> {
+    list(&services, Role::Producer, paging, permit).await
 }
 
 /// All consumers, by id. Revoked ones are left out.
 #[utoipa::path(get, path = "/consumers", tag = "accounts", params(shapes::Paging), security(("bearer" = [])), responses(
-    (status = 200, description = "Some of them", body = [shapes::User]),
+    (status = 200, description = "Some of them; where there may be more, `Link` names the next part", body = [shapes::User]),
     (status = 401, description = "No or bad token", body = shapes::Problem, content_type = "application/problem+json"),
     (status = 422, description = "A parameter is out of bounds", body = shapes::Problem, content_type = "application/problem+json"),
     (status = 503, description = "The database is away", body = shapes::Problem, content_type = "application/problem+json"),
@@ -34,6 +35,14 @@ pub(super) async fn consumers(
     State(services): State<Shared>,
     _caller: Bearer,
     Query(paging): Query<shapes::Paging>,
-) -> Result<Json<Vec<User>>, ApiError> {
-    Ok(Json(services.backend.store.users(Role::Consumer, paging.page()?).await?))
+    permit: PagePermit,
+) -> Result<Page<User>, ApiError> {
+    list(&services, Role::Consumer, paging, permit).await
+}
+
+async fn list(services: &Shared, role: Role, paging: shapes::Paging, permit: PagePermit) -> Result<Page<User>, ApiError> {
+    let page = paging.page()?;
+    let users = services.backend.store.users(role, page).await?;
+    let full = users.len() == page.limit as usize;
+    Ok(Page::new(permit, users, services.config.page)?.followed_by(full, |last| page.after(last.id.0)))
 }

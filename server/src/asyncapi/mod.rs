@@ -5,7 +5,8 @@
 mod tests;
 
 use axum::{
-    Json, Router,
+    Router,
+    body::Bytes,
     http::{HeaderValue, header},
     routing::{MethodRouter, get},
 };
@@ -23,11 +24,16 @@ pub(crate) fn document() -> Value {
 
 /// The page at `/api-docs/`, its files, and the document. Swagger UI's own files are expected beside them.
 pub(crate) fn router() -> Router {
+    // Made once: a router is copied for each request, with what its handlers hold.
+    let document = Bytes::from(document().to_string());
     Router::new()
         .route("/api-docs/", file("text/html; charset=utf-8", include_str!("page/index.html")))
         .route("/api-docs/docs.css", file("text/css; charset=utf-8", include_str!("page/docs.css")))
         .route("/api-docs/docs.js", file("text/javascript; charset=utf-8", include_str!("page/docs.js")))
-        .route("/api-docs/asyncapi.json", get(|| async { Json(document()) }))
+        .route(
+            "/api-docs/asyncapi.json",
+            get(async move || ([(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))], document)),
+        )
 }
 
 fn file(kind: &'static str, text: &'static str) -> MethodRouter {

@@ -1,11 +1,8 @@
 //! `GET /cursors` and `DELETE /cursors/:name`: how far the calling consumer has confirmed, by its own names.
 
-use axum::{
-    extract::State,
-    http::{HeaderMap, HeaderValue, StatusCode, header},
-};
+use axum::{extract::State, http::StatusCode};
 use motience_shared::{
-    http::{ApiError, Consumer, Json, Path, Query},
+    http::{ApiError, Consumer, Page, PagePermit, Path, Query},
     model::{CursorName, ProducerId},
     store::NamedCursor,
 };
@@ -58,19 +55,15 @@ pub(super) async fn list(
     State(services): State<Shared>,
     caller: Consumer,
     Query(wanted): Query<Wanted>,
-) -> Result<(HeaderMap, Json<Vec<Listed>>), ApiError> {
+    permit: PagePermit,
+) -> Result<Page<Listed>, ApiError> {
     let limit = shapes::Paging::new(wanted.limit, None).page()?.limit;
     let after = wanted.after.as_deref().map(place).transpose()?;
     let after = after.as_ref().map(|(name, producer)| (name, *producer));
     let cursors = services.backend.store.cursors(caller.id, after, limit).await?;
-    let mut headers = HeaderMap::new();
-    if cursors.len() == limit as usize
-        && let Some(last) = cursors.last()
-        && let Ok(link) = HeaderValue::from_str(&format!("<?limit={limit}&after={}:{}>; rel=\"next\"", last.name, last.producer))
-    {
-        headers.insert(header::LINK, link);
-    }
-    Ok((headers, Json(cursors.into_iter().map(Listed::from).collect())))
+    let full = cursors.len() == limit as usize;
+    let page = Page::new(permit, cursors.into_iter().map(Listed::from).collect(), services.config.page)?;
+    Ok(page.followed_by(full, |last| format!("limit={limit}&after={}:{}", last.name, last.producer_id)))
 }
 
 /// Forgets a name of the caller's, in every log it stands in. A reader that still uses it makes it anew when it confirms next.

@@ -2,16 +2,27 @@
 
 use axum::extract::State;
 use motience_shared::{
-    http::{ApiError, Bearer, Json, Path},
+    http::{ApiError, Bearer, Page, PagePermit, Path, Query},
     model::{ProducerId, times::ClockFault},
     relay::DeviceStats,
 };
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
-use utoipa::ToSchema;
+use utoipa::{IntoParams, ToSchema};
 
 use super::may_read;
 use crate::http::{Shared, shapes};
+
+/// Which devices.
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+pub(super) struct Wanted {
+    /// Most entries wanted; all unless given, as far as a page has room.
+    #[param(minimum = 1, maximum = 1000)]
+    limit: Option<i64>,
+    /// The last device already seen.
+    after: Option<String>,
+}
 
 /// A device.
 #[derive(Serialize, ToSchema)]
@@ -55,9 +66,9 @@ pub(super) struct Device {
     misdated: u64,
 }
 
-/// The devices of a producer that were heard of within a day, by name.
+/// The devices of a producer that were heard of within a day, by name. Where there may be more, `Link` names the next part.
 #[utoipa::path(get, path = "/devices/{producer_id}", tag = "operators", security(("bearer" = [])),
-    params(("producer_id" = i64, Path, description = "A producer's id")), responses(
+    params(("producer_id" = i64, Path, description = "A producer's id"), Wanted), responses(
     (status = 200, description = "Its devices", body = [Device]),
     (status = 401, description = "No or bad token", body = shapes::Problem, content_type = "application/problem+json"),
     (status = 403, description = "Not the producer, nor subscribed to it", body = shapes::Problem, content_type = "application/problem+json"),
@@ -68,7 +79,9 @@ pub(super) async fn devices(
     State(services): State<Shared>,
     Bearer(grant): Bearer,
     Path(producer): Path<i64>,
-) -> Result<Json<Vec<Device>>, ApiError> {
+    Query(wanted): Query<Wanted>,
+    permit: PagePermit,
+) -> Result<Page<Device>, ApiError> {
     let producer = ProducerId(producer);
     if !may_read(&services, &grant, producer).await? {
         return Err(ApiError::forbidden("Only the producer and its subscribers see its devices."));
@@ -90,5 +103,14 @@ pub(super) async fn devices(
         clock: stats.clock.map(ClockFault::as_str),
         misdated: stats.misdated,
     };
-    Ok(Json(services.backend.relay.devices_of(producer).into_iter().map(shown).collect()))
+    let limit =
+        wanted.limit.map(|limit| shapes::Paging::new(Some(limit), None).page()).transpose()?.map_or(usize::MAX, |page| page.limit as usize);
+    let after = wanted.after.unwrap_or_default();
+    let mut devices: Vec<Device> = services.backend.relay.devices_of(producer).into_iter().map(shown).collect();
+    devices.drain(..devices.partition_point(|device| device.device_id <= after));
+    let more = devices.len() > limit;
+    devices.truncate(limit);
+    let page = Page::new(permit, devices, services.config.page)?;
+    let asked = wanted.limit.map(|limit| format!("limit={limit}&")).unwrap_or_default();
+    Ok(page.followed_by(more, |last| format!("{asked}after={}", shapes::in_query(&last.device_id))))
 }

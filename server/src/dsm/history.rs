@@ -2,12 +2,9 @@
 
 mod part;
 
-use axum::{
-    extract::State,
-    http::{HeaderMap, HeaderValue, header},
-};
+use axum::{extract::State, http::HeaderValue};
 use motience_shared::{
-    http::{ApiError, Bearer, Json, Path, Query},
+    http::{ApiError, Bearer, Page, PagePermit, Path, Query},
     model::{LogEpoch, ProducerId},
     store::{HistoryQuery, MAX_PAGE},
 };
@@ -76,20 +73,21 @@ pub(super) async fn history(
     Bearer(grant): Bearer,
     Path(producer): Path<i64>,
     Query(wanted): Query<Wanted>,
-) -> Result<(HeaderMap, Json<Vec<Kept>>), ApiError> {
+    permit: PagePermit,
+) -> Result<Page<Kept>, ApiError> {
     let producer = ProducerId(producer);
     if !may_read(&services, &grant, producer).await? {
         return Err(ApiError::forbidden("Only the producer and its subscribers read its history."));
     }
-    let query = wanted.query()?;
+    let mut query = wanted.query()?;
+    // The last record may go beyond it.
+    query.bytes = services.config.page.saturating_sub(services.backend.relay.limits().record);
     let part = part::read(&services.backend, producer, &query, wanted.after(&query)).await?;
-    let mut headers = HeaderMap::new();
-    if let Some(link) = part.next.and_then(|next| wanted.next(next, query.limit)) {
-        headers.insert(header::LINK, link);
-    }
+    let next = part.next.and_then(|next| wanted.next(next, query.limit));
     let producer_id = producer.to_string();
     let kept = |Record { id, device_id, timestamp, data }| Kept { id, producer_id: producer_id.clone(), device_id, timestamp, data };
-    Ok((headers, Json(part.records.into_iter().map(kept).collect())))
+    // Its bytes were bounded where it was read.
+    Ok(Page::new(permit, part.records.into_iter().map(kept).collect(), usize::MAX)?.linked(next))
 }
 
 impl Wanted {
@@ -107,6 +105,7 @@ impl Wanted {
             to: time("to", self.to.as_deref())?,
             after: page.after,
             limit: page.limit,
+            ..HistoryQuery::default()
         })
     }
 

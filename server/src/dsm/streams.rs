@@ -1,7 +1,7 @@
 //! `GET /streams`: the producers that are live, and how fast.
 
 use axum::extract::State;
-use motience_shared::http::{ApiError, Bearer, Json};
+use motience_shared::http::{ApiError, Bearer, Page, PagePermit, Query};
 use serde::Serialize;
 use time::OffsetDateTime;
 use utoipa::ToSchema;
@@ -24,17 +24,29 @@ pub(super) struct Stream {
     last_record_at: OffsetDateTime,
 }
 
-/// Producers that have sent within the last minute, on any node.
-#[utoipa::path(get, path = "/streams", tag = "data", security(("bearer" = [])), responses(
+/// Producers that have sent within the last minute, on any node, by id. Where there may be more, `Link` names the next part.
+#[utoipa::path(get, path = "/streams", tag = "data", params(shapes::Paging), security(("bearer" = [])), responses(
     (status = 200, description = "The live producers", body = [Stream], links(
         ("history" = (operation_id = "history", parameters(("producer_id" = "$response.body#/0/producer_id")))),
     )),
     (status = 401, description = "No or bad token", body = shapes::Problem, content_type = "application/problem+json"),
+    (status = 422, description = "A parameter is out of bounds", body = shapes::Problem, content_type = "application/problem+json"),
     (status = 503, description = "The database is away", body = shapes::Problem, content_type = "application/problem+json"),
 ))]
-pub(super) async fn streams(State(services): State<Shared>, _caller: Bearer) -> Result<Json<Vec<Stream>>, ApiError> {
-    let mut streams = Vec::new();
-    for live in services.backend.relay.streams() {
+pub(super) async fn streams(
+    State(services): State<Shared>,
+    _caller: Bearer,
+    Query(paging): Query<shapes::Paging>,
+    permit: PagePermit,
+) -> Result<Page<Stream>, ApiError> {
+    let page = paging.page()?;
+    let mut live = services.backend.relay.streams();
+    live.sort_unstable_by_key(|live| live.producer.0);
+    live.drain(..live.partition_point(|live| live.producer.0 <= page.after));
+    let more = live.len() > page.limit as usize;
+    live.truncate(page.limit as usize);
+    let mut streams = Vec::with_capacity(live.len());
+    for live in live {
         let user = services.backend.store.user(live.producer.user()).await?;
         streams.push(Stream {
             producer_id: live.producer.to_string(),
@@ -44,5 +56,6 @@ pub(super) async fn streams(State(services): State<Shared>, _caller: Bearer) -> 
             last_record_at: live.last_record_at,
         });
     }
-    Ok(Json(streams))
+    let streams = Page::new(permit, streams, services.config.page)?;
+    Ok(streams.followed_by(more, |last| format!("limit={}&after={}", page.limit, last.producer_id)))
 }

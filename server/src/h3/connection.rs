@@ -19,6 +19,7 @@ use h3::{
     server::RequestResolver,
     stream::BufRecvStream,
 };
+use motience_shared::http::PageRoom;
 use quinn::{Connection, RecvStream, SendStream, VarInt, ZeroRttAccepted};
 use tokio::{
     sync::mpsc,
@@ -75,7 +76,8 @@ pub(crate) async fn serve(
     let sessions = Sessions::new(connection.clone(), shared.sessions.config.sessions);
     let cut = CancellationToken::new();
     let requests = TaskTracker::new();
-    let mut driver = Driver { connection, shared, sessions, control, requests, cut, first_refused: 0, leaving: None };
+    let pages = PageRoom::of(shared.limits.pages);
+    let mut driver = Driver { connection, shared, sessions, pages, control, requests, cut, first_refused: 0, leaving: None };
     match driver.run(&mut h3, &draining).await {
         Ok(()) => debug!("HTTP/3 ends"),
         Err(e) => debug!(error = %e, "HTTP/3 ended badly"),
@@ -91,6 +93,7 @@ struct Driver {
     connection: Connection,
     shared: Arc<Shared>,
     sessions: Arc<Sessions>,
+    pages: PageRoom,
     /// To h3.
     control: mpsc::Sender<Gate>,
     requests: TaskTracker,
@@ -179,6 +182,7 @@ impl Driver {
             connection: self.connection.clone(),
             shared: Arc::clone(&self.shared),
             sessions: Arc::clone(&self.sessions),
+            pages: self.pages.clone(),
         };
         let cut = self.cut.clone();
         let task = async move {

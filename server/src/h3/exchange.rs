@@ -15,7 +15,7 @@ use axum::{
 };
 use bytes::Bytes;
 use h3::{ext::Protocol, server::RequestResolver};
-use motience_shared::http::ApiError;
+use motience_shared::http::{ApiError, PageRoom};
 use quinn::{Connection, StoppedError, VarInt};
 use tokio::time::timeout;
 use tower::ServiceExt as _;
@@ -40,6 +40,8 @@ pub(super) struct Service {
     pub(super) connection: Connection,
     pub(super) shared: Arc<Shared>,
     pub(super) sessions: Arc<Sessions>,
+    /// Of the connection.
+    pub(super) pages: PageRoom,
 }
 
 impl Service {
@@ -66,7 +68,7 @@ impl Service {
     }
 
     async fn exchange(self, resolver: RequestResolver<Link, Bytes>) -> Result<(), Error> {
-        let Self { id, armed, connection, shared, sessions } = self;
+        let Self { id, armed, connection, shared, sessions, pages } = self;
         let Head { request, stream, length, waits } = request::read(resolver, shared.limits.header, connection.remote_address()).await?;
         armed.store(true, Ordering::Relaxed);
         let limit = shared.config.write;
@@ -83,7 +85,8 @@ impl Service {
         if waits {
             answer.go_on().await?;
         }
-        let request = request.map(|()| AnyBody::new(Body::new(recv, connection, length)));
+        let mut request = request.map(|()| AnyBody::new(Body::new(recv, connection, length)));
+        request.extensions_mut().insert(pages);
         // Cannot fail: a router's errors are answers.
         let Ok(response) = shared.router.clone().oneshot(request).await;
         Ok(answer.write(&method, response, &shared.clock).await?)

@@ -24,6 +24,9 @@ use super::{quic::Out, request::OF_A_CONNECTION};
 const DATE: StaticFormatDescription =
     format_description!("[weekday repr:short], [day] [month repr:short] [year] [hour]:[minute]:[second] GMT");
 
+/// Bytes of a body that a client has the time of one piece for.
+const PIECE: usize = 64 * 1024;
+
 /// Why an answer did not get to its end.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Error {
@@ -103,8 +106,12 @@ impl Answer {
                 }
             };
             match frame.into_data() {
-                Ok(data) if data.has_remaining() => self.data(data).await?,
-                Ok(_) => {}
+                Ok(mut data) => {
+                    while data.has_remaining() {
+                        let piece = data.split_to(data.len().min(PIECE));
+                        self.data(piece).await?;
+                    }
+                }
                 Err(frame) => {
                     if let Ok(trailers) = frame.into_trailers() {
                         return within(self.limit, self.stream.send_trailers(trailers)).await;

@@ -11,6 +11,7 @@ use std::{sync::Arc, time::Duration};
 
 use axum::{
     Router,
+    body::Bytes,
     extract::Path,
     http::{HeaderValue, header},
     response::{IntoResponse as _, Redirect, Response},
@@ -26,7 +27,6 @@ use utoipa::openapi::{
     OpenApi, Server,
     security::{Http, HttpAuthScheme, SecurityScheme},
 };
-use utoipa_swagger_ui::SwaggerUi;
 
 use crate::stream;
 
@@ -42,6 +42,8 @@ pub struct Config {
     pub body: usize,
     /// Bytes of the body of `POST /data`. DATA_MAX_BODY_BYTES, 1 MiB.
     pub data_body: usize,
+    /// Bytes of one page of a list. HTTP_MAX_PAGE_BYTES, 1 MiB.
+    pub page: usize,
     /// Records in one `POST /data`. DATA_MAX_RECORDS, 1,000.
     pub data_records: usize,
     /// Time for a request to be answered. HTTP_REQUEST_LIMIT, 30 s.
@@ -66,6 +68,7 @@ impl Config {
             limits: Limits::from_env(env)?,
             body: env.bytes("HTTP_MAX_BODY_BYTES", 64 * 1024)?,
             data_body: env.bytes("DATA_MAX_BODY_BYTES", 1 << 20)?,
+            page: env.bytes("HTTP_MAX_PAGE_BYTES", 1 << 20)?,
             data_records: env.parse("DATA_MAX_RECORDS", 1000)?,
             request: env.duration("HTTP_REQUEST_LIMIT", Duration::from_secs(30))?,
             any_origin: origins == ["*"] || (origins.is_empty() && !env.production()),
@@ -84,6 +87,7 @@ impl Config {
             ("HTTP_MAX_BODY_BYTES", config.body == 0),
             ("DATA_MAX_BODY_BYTES", config.data_body == 0),
             ("DATA_MAX_RECORDS", config.data_records == 0),
+            ("HTTP_MAX_PAGE_BYTES", config.page == 0),
         ] {
             if none {
                 return Err(env::Error::invalid(name, "must be more than nothing"));
@@ -199,20 +203,25 @@ pub(crate) fn together(parts: impl IntoIterator<Item = Service>, more: Router, s
 
 /// A document and its Swagger UI, of a service that is found under `prefix`. `own`: a page of the service's own stands in the place
 /// of Swagger UI's first, and has it within.
+///
+/// Addresses are relative to where the document or the page is found, so that they hold behind a proxy which takes a prefix off. The
+/// document is kept as bytes: a router is copied for each request, and whatever its handlers hold is copied with it.
 fn documented(prefix: &str, own: bool, document: OpenApi) -> Router {
     let mut document = secured(document);
-    if !prefix.is_empty() {
-        document.servers = Some(vec![Server::new(prefix)]);
-    }
-    let (page, file) = (format!("{prefix}/api-docs"), format!("{prefix}/api-docs/openapi.json"));
+    // The folder above `api-docs/`.
+    document.servers = Some(vec![Server::new("..")]);
+    let document = Bytes::from(document.to_json().expect("the names in a document are texts, so it is JSON"));
+    let config = Arc::new(utoipa_swagger_ui::Config::from("openapi.json"));
+    let page = format!("{prefix}/api-docs");
+    let mut router = Router::new().route(&page, get(async || Redirect::temporary("api-docs/"))).route(
+        &format!("{page}/openapi.json"),
+        get(move || async move { ([(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))], document) }),
+    );
     if !own {
-        return SwaggerUi::new(page).url(file, document).into();
+        let config = Arc::clone(&config);
+        router = router.route(&format!("{page}/"), get(move || async move { part("", config) }));
     }
-    let (first, config) = (format!("{page}/"), Arc::new(utoipa_swagger_ui::Config::from(file.clone())));
-    Router::new()
-        .route(&page, get(move || async move { Redirect::temporary(&first) }))
-        .route(&file, get(move || async move { axum::Json(document) }))
-        .route(&format!("{page}/{{*name}}"), get(move |Path(name): Path<String>| async move { part(&name, config) }))
+    router.route(&format!("{page}/{{*name}}"), get(move |Path(name): Path<String>| async move { part(&name, config) }))
 }
 
 /// A file of Swagger UI.

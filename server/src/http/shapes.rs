@@ -107,6 +107,15 @@ impl Paging {
     }
 }
 
+/// A text as it stands in a query.
+pub(crate) fn in_query(text: &str) -> String {
+    let written = |byte: u8| match byte {
+        b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => char::from(byte).to_string(),
+        other => format!("%{other:02X}"),
+    };
+    text.bytes().map(written).collect()
+}
+
 /// An id as clients write it: a JSON number, or a string of digits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Id(pub(crate) i64);

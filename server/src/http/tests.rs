@@ -8,6 +8,7 @@ mod documents;
 mod history;
 mod layers;
 mod operators;
+mod pages;
 mod stream;
 mod subscriptions;
 mod upload;

@@ -2,8 +2,9 @@
 
 use axum::extract::State;
 use motience_shared::{
-    http::{ApiError, Bearer, Json, Path, Query},
+    http::{ApiError, Bearer, Page, PagePermit, Path, Query},
     model::{ConsumerId, ProducerId, Role, Subscription},
+    store,
 };
 
 use crate::http::{Shared, shapes};
@@ -11,7 +12,7 @@ use crate::http::{Shared, shapes};
 /// A consumer's active subscriptions, for that consumer.
 #[utoipa::path(get, path = "/subscriptions/{consumer_id}", tag = "subscriptions", security(("bearer" = [])),
     params(("consumer_id" = i64, Path, description = "The caller's own id"), shapes::Paging), responses(
-    (status = 200, description = "Some of them", body = [shapes::Subscription]),
+    (status = 200, description = "Some of them; where there may be more, `Link` names the next part", body = [shapes::Subscription]),
     (status = 401, description = "No or bad token", body = shapes::Problem, content_type = "application/problem+json"),
     (status = 403, description = "Someone else's", body = shapes::Problem, content_type = "application/problem+json"),
     (status = 422, description = "A parameter is out of bounds", body = shapes::Problem, content_type = "application/problem+json"),
@@ -22,17 +23,20 @@ pub(super) async fn subscriptions(
     Bearer(grant): Bearer,
     Path(consumer): Path<i64>,
     Query(paging): Query<shapes::Paging>,
-) -> Result<Json<Vec<Subscription>>, ApiError> {
+    permit: PagePermit,
+) -> Result<Page<Subscription>, ApiError> {
     if grant.role != Role::Consumer || grant.user.0 != consumer {
         return Err(ApiError::forbidden("These subscriptions are someone else's."));
     }
-    Ok(Json(services.backend.store.subscriptions_of(ConsumerId(consumer), paging.page()?).await?))
+    let page = paging.page()?;
+    let found = services.backend.store.subscriptions_of(ConsumerId(consumer), page).await?;
+    listed(&services, permit, page, found)
 }
 
 /// A producer's active subscribers, for that producer.
 #[utoipa::path(get, path = "/subscribers/{producer_id}", tag = "subscriptions", security(("bearer" = [])),
     params(("producer_id" = i64, Path, description = "The caller's own id"), shapes::Paging), responses(
-    (status = 200, description = "Some of them", body = [shapes::Subscription]),
+    (status = 200, description = "Some of them; where there may be more, `Link` names the next part", body = [shapes::Subscription]),
     (status = 401, description = "No or bad token", body = shapes::Problem, content_type = "application/problem+json"),
     (status = 403, description = "Someone else's", body = shapes::Problem, content_type = "application/problem+json"),
     (status = 422, description = "A parameter is out of bounds", body = shapes::Problem, content_type = "application/problem+json"),
@@ -43,9 +47,17 @@ pub(super) async fn subscribers(
     Bearer(grant): Bearer,
     Path(producer): Path<i64>,
     Query(paging): Query<shapes::Paging>,
-) -> Result<Json<Vec<Subscription>>, ApiError> {
+    permit: PagePermit,
+) -> Result<Page<Subscription>, ApiError> {
     if grant.role != Role::Producer || grant.user.0 != producer {
         return Err(ApiError::forbidden("These subscribers are someone else's."));
     }
-    Ok(Json(services.backend.store.subscribers_of(ProducerId(producer), paging.page()?).await?))
+    let page = paging.page()?;
+    let found = services.backend.store.subscribers_of(ProducerId(producer), page).await?;
+    listed(&services, permit, page, found)
+}
+
+fn listed(services: &Shared, permit: PagePermit, page: store::Page, found: Vec<Subscription>) -> Result<Page<Subscription>, ApiError> {
+    let full = found.len() == page.limit as usize;
+    Ok(Page::new(permit, found, services.config.page)?.followed_by(full, |last| page.after(last.id)))
 }

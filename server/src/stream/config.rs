@@ -18,8 +18,6 @@ pub struct Config {
     pub connections_each: usize,
     /// How often a stream says that it lives, and how far its cursors are. STREAM_COMMENT_INTERVAL, 15 s.
     pub comment: Duration,
-    /// How long a client may read nothing before it is let go. HTTP_STREAM_WRITE_LIMIT, 30 s.
-    pub write: Duration,
     /// Longest silence within records that are sent as a stream. DATA_SILENCE_LIMIT, 30 s.
     pub silence: Duration,
     /// How much a view may hold back.
@@ -34,14 +32,12 @@ impl Config {
             connections: env.parse("STREAM_MAX_CONNECTIONS", 20_000)?,
             connections_each: env.parse("MAX_CONNECTIONS_PER_ACCOUNT", 1000)?,
             comment: env.duration("STREAM_COMMENT_INTERVAL", Duration::from_secs(15))?,
-            write: env.duration("HTTP_STREAM_WRITE_LIMIT", Duration::from_secs(30))?,
             silence: env.duration("DATA_SILENCE_LIMIT", Duration::from_secs(30))?,
             view: view::Limits::from_env(env)?,
         };
         for (name, none) in [
             ("STREAM_MAX_PRODUCERS", config.producers == 0),
             ("STREAM_COMMENT_INTERVAL", config.comment.is_zero()),
-            ("HTTP_STREAM_WRITE_LIMIT", config.write.is_zero()),
             ("DATA_SILENCE_LIMIT", config.silence.is_zero()),
         ] {
             if none {

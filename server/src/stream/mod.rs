@@ -17,7 +17,6 @@ use std::{
 };
 
 use axum::{
-    Extension,
     body::Body,
     extract::State,
     http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header},
@@ -26,7 +25,7 @@ use axum::{
 use futures_util::stream;
 use motience_shared::{
     auth::Grant,
-    http::{ApiError, Query, Stalls, bearer},
+    http::{ApiError, Query, bearer},
     model::{ProducerId, Role},
     relay::{Feed, ReadFrom, view::Thinned},
 };
@@ -73,7 +72,6 @@ const ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering")
 pub(crate) async fn stream(
     State(services): State<Shared>,
     Query(members): Query<Vec<(String, String)>>,
-    stalls: Option<Extension<Stalls>>,
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
     let wanted = Wanted::read(members);
@@ -98,7 +96,6 @@ pub(crate) async fn stream(
         most: config.producers,
         ended: Box::pin(backend.ended(&grant)),
         draining: services.draining.clone(),
-        watched: stalls.map(|Extension(stalls)| stalls.watch(config.write)),
         seat,
     });
     let chunks = stream::unfold(session, |mut session| async {

@@ -5,7 +5,7 @@ use std::{collections::VecDeque, pin::Pin, time::Duration};
 
 use bytes::{Bytes, BytesMut};
 use motience_shared::{
-    http::{Seat, Watched},
+    http::Seat,
     model::record,
     relay::{
         Delivery, Feed, FeedEvent,
@@ -40,7 +40,6 @@ pub(super) struct Session {
     most: usize,
     ended: Pin<Box<dyn Future<Output = ()> + Send>>,
     draining: CancellationToken,
-    watched: Option<Watched>,
     open: Open,
     _seat: Seat,
     over: bool,
@@ -58,8 +57,6 @@ pub(super) struct Parts {
     /// Returns when the caller's token ends.
     pub(super) ended: Pin<Box<dyn Future<Output = ()> + Send>>,
     pub(super) draining: CancellationToken,
-    /// Where whoever writes the body notices that it stands still.
-    pub(super) watched: Option<Watched>,
     pub(super) seat: Seat,
 }
 
@@ -70,7 +67,7 @@ enum Ready {
 
 impl Session {
     pub(super) fn new(parts: Parts) -> Self {
-        let Parts { feed, thinned, format, beat_every, most, ended, draining, watched, seat } = parts;
+        let Parts { feed, thinned, format, beat_every, most, ended, draining, seat } = parts;
         let mut session = Self {
             feed,
             thinned,
@@ -84,7 +81,6 @@ impl Session {
             most,
             ended,
             draining,
-            watched,
             open: Open::new(format),
             _seat: seat,
             over: false,
@@ -96,9 +92,6 @@ impl Session {
 
     /// The next chunk of the body; `None` after the end.
     pub(super) async fn chunk(&mut self) -> Option<Bytes> {
-        if let Some(watched) = &self.watched {
-            watched.asked();
-        }
         while self.out.is_empty() {
             if self.over {
                 return None;
@@ -107,9 +100,6 @@ impl Session {
             self.write();
             // A view may let nothing through for long.
             tokio::task::consume_budget().await;
-        }
-        if let Some(watched) = &self.watched {
-            watched.given();
         }
         Some(self.out.split().freeze())
     }

@@ -236,6 +236,11 @@ async fn who_may_not_connect_is_refused_before_the_upgrade() {
     assert_eq!(status(from("https://app.example").await.map(drop)), 429, "one connection for each account");
     let plain = http().get(node.at.wss1.as_deref().unwrap().replace("ws://", "http://")).send().await.unwrap();
     assert_eq!(plain.status(), 426);
+    assert_eq!(plain.headers()["upgrade"], "websocket");
+    assert_eq!(plain.headers()["sec-websocket-version"], "13");
+    let mut request = node.at.wss2.as_deref().unwrap().into_client_request().unwrap();
+    request.headers_mut().insert("sec-websocket-version", "12".parse().unwrap());
+    assert_eq!(status(connect_async(request).await.map(drop)), 426);
 }
 
 #[tokio::test]

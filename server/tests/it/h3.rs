@@ -119,9 +119,9 @@ async fn the_whole_flow_goes_over_http3() {
         let page = client.ask(Method::GET, &format!("/{role}/api-docs/"), None, None).await;
         assert_eq!(page.status, 200);
         let document = client.ask(Method::GET, &format!("/{role}/api-docs/openapi.json"), None, None).await.json(200);
-        assert_eq!(document["servers"][0]["url"], format!("/{role}"));
+        assert_eq!(document["servers"][0]["url"], "..", "the folder above api-docs");
         let start = client.ask(Method::GET, &format!("/{role}/api-docs/swagger-initializer.js"), None, None).await;
-        assert!(String::from_utf8_lossy(&start.body).contains(&format!("/{role}/api-docs/openapi.json")));
+        assert!(String::from_utf8_lossy(&start.body).contains(r#""openapi.json""#));
     }
 }
 

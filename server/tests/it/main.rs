@@ -11,6 +11,7 @@ mod h3;
 mod harness;
 mod http;
 mod lanes;
+mod memory;
 mod operations;
 mod operators;
 mod order;

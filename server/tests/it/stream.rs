@@ -189,7 +189,7 @@ async fn a_draining_node_ends_its_streams_and_leaves_at_once() {
 #[tokio::test]
 async fn a_client_that_reads_nothing_is_let_go_and_delays_nobody() {
     const RECORDS: u64 = 20_000;
-    let Pair { node, producer, consumer } = pair(&[("HTTP_STREAM_WRITE_LIMIT", "3s"), ("LOG_RETENTION_BYTES", "64MiB")]).await;
+    let Pair { node, producer, consumer } = pair(&[("HTTP_WRITE_LIMIT", "3s"), ("LOG_RETENTION_BYTES", "64MiB")]).await;
     let at = node.at.dsm.as_deref().unwrap().trim_start_matches("http://");
     let mut stuck = TcpStream::connect(at).await.unwrap();
     let request = format!("GET /stream HTTP/1.1\r\nhost: {at}\r\nauthorization: Bearer {}\r\n\r\n", consumer.token);

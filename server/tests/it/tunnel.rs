@@ -316,7 +316,8 @@ async fn who_does_not_offer_the_subprotocol_or_comes_from_elsewhere_gets_no_tunn
     elsewhere.headers_mut().insert("origin", "https://evil.example".parse().unwrap());
     assert_eq!(status(elsewhere).await, 403);
     let url = node.at.wss1.as_deref().unwrap().replace("ws://", "http://").replace("/producer", "/motience");
-    assert_eq!(http().get(url).send().await.unwrap().status(), 426);
+    let plain = http().get(url).send().await.unwrap();
+    assert_eq!((plain.status().as_u16(), &plain.headers()["upgrade"]), (426, &"websocket".parse().unwrap()));
 }
 
 #[tokio::test]

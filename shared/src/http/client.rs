@@ -73,7 +73,8 @@ impl Proxies {
         self.networks.0.is_empty()
     }
 
-    fn trusts(&self, address: IpAddr) -> bool {
+    /// Whether the peer at this address speaks for others.
+    pub fn trusts(&self, address: IpAddr) -> bool {
         let address = address.to_canonical();
         self.networks.0.iter().any(|&(network, prefix)| contains(network, prefix, address))
     }

@@ -3,10 +3,17 @@
 
 mod client;
 mod extract;
+mod frames;
+mod guarded;
+mod limiter;
+mod limits;
 mod listen;
 mod operations;
 mod origin;
+mod paced;
+mod page;
 mod problem;
+mod ration;
 mod seats;
 mod serve;
 mod stalls;
@@ -16,10 +23,12 @@ pub use extract::{
     Admin, Bearer, Consumer, HasBackend, Json, Path, Producer, Query, bearer, body_error, is_json, malformed_json, object,
     unsupported_media_type,
 };
+pub use limits::Limits;
 pub use listen::{Host, ListenAddress, NoHost, check_plaintext};
 pub use operations::operations;
 pub use origin::check_origin;
+pub use page::{Page, PagePermit, PageRoom};
 pub use problem::ApiError;
+pub use ration::{Flooded, Ration, count_ended};
 pub use seats::{Seat, Seats};
-pub use serve::{Limits, Listener, serve};
-pub use stalls::{Stalls, Watched};
+pub use serve::{Listener, serve};

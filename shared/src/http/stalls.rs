@@ -1,5 +1,4 @@
-//! Clients that read nothing: a body that is written by pulling stands still when its client does, and with it the cursor it
-//! holds. The connection it is written to ends when one has stood for too long.
+//! How long a connection may stand still: before its first request, between requests, and while an answer is owed to it.
 
 use std::{
     collections::HashMap,
@@ -12,55 +11,116 @@ use tokio::{
     time::{Instant, sleep_until},
 };
 
-/// The bodies of one connection that are being written. An extension of each request; cheap to clone.
-#[derive(Clone, Debug, Default)]
-pub struct Stalls(Arc<Inner>);
+/// What is under way on one connection. Cheap to clone.
+#[derive(Clone, Debug)]
+pub(super) struct Stalls(Arc<Inner>);
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Inner {
+    waits: Waits,
     state: Mutex<State>,
-    begun: Notify,
+    /// Something is due sooner than [`State::asleep_until`].
+    sooner: Notify,
 }
 
-#[derive(Debug, Default)]
+/// The limits.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Waits {
+    /// From the connection's beginning to its first request.
+    pub(super) first: Duration,
+    /// Without a request.
+    pub(super) idle: Duration,
+    /// For the client to take a piece of an answer.
+    pub(super) write: Duration,
+}
+
+/// Why a connection has stood still for too long.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Overdue {
+    /// The client has not asked for anything.
+    Silent,
+    /// It asks for nothing more.
+    Idle,
+    /// It does not take what it asked for.
+    Stalled,
+}
+
+impl Overdue {
+    /// As the metrics say it.
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Silent => "silent",
+            Self::Idle => "idle",
+            Self::Stalled => "stalled",
+        }
+    }
+}
+
+#[derive(Debug)]
 struct State {
-    /// By when each body that was given something must be asked for more.
+    /// By when each body that was given a piece must be asked for the next.
     deadlines: HashMap<u64, Instant>,
     next: u64,
-    /// Nobody looks at the deadlines until told that there are any.
-    asleep: bool,
+    /// Requests that have no whole answer yet.
+    under_way: usize,
+    spoken: bool,
+    /// Since when nothing is under way.
+    quiet_since: Instant,
+    /// When whoever waits for what is overdue looks again by itself; `None`: never.
+    asleep_until: Option<Instant>,
 }
 
-/// One body; no longer watched when dropped.
+/// One request, until its answer is written or given up.
 #[derive(Debug)]
-pub struct Watched {
+pub(super) struct UnderWay {
     stalls: Stalls,
     id: u64,
-    limit: Duration,
 }
 
 impl Stalls {
-    /// Watches a body whose client may leave it standing for `limit`.
-    pub fn watch(&self, limit: Duration) -> Watched {
-        let mut state = self.lock();
-        state.next += 1;
-        Watched { stalls: self.clone(), id: state.next, limit }
+    pub(super) fn new(waits: Waits) -> Self {
+        let state =
+            State { deadlines: HashMap::new(), next: 0, under_way: 0, spoken: false, quiet_since: Instant::now(), asleep_until: None };
+        Self(Arc::new(Inner { waits, state: Mutex::new(state), sooner: Notify::new() }))
     }
 
-    /// Returns once a body has stood still for too long. Cancel-safe.
-    pub async fn stalled(&self) {
+    /// A request has come.
+    pub(super) fn begin(&self) -> UnderWay {
+        let mut state = self.lock();
+        state.spoken = true;
+        state.under_way += 1;
+        state.next += 1;
+        UnderWay { stalls: self.clone(), id: state.next }
+    }
+
+    /// Returns once the connection has stood still for too long. Cancel-safe.
+    pub(super) async fn overdue(&self) -> Overdue {
         loop {
-            let first = {
+            let until = {
                 let mut state = self.lock();
-                let first = state.deadlines.values().min().copied();
-                state.asleep = first.is_none();
-                first
+                let first = state.first(&self.0.waits);
+                if let Some((at, why)) = first
+                    && at <= Instant::now()
+                {
+                    return why;
+                }
+                state.asleep_until = first.map(|(at, _)| at);
+                state.asleep_until
             };
-            match first {
-                Some(first) if first <= Instant::now() => return,
-                Some(first) => sleep_until(first).await,
-                None => self.0.begun.notified().await,
+            match until {
+                Some(at) => tokio::select! {
+                    () = sleep_until(at) => {}
+                    () = self.0.sooner.notified() => {}
+                },
+                None => self.0.sooner.notified().await,
             }
+        }
+    }
+
+    fn due(&self, state: &mut State, at: Instant) {
+        if state.asleep_until.is_none_or(|until| at < until) {
+            state.asleep_until = Some(at);
+            self.0.sooner.notify_one();
         }
     }
 
@@ -69,48 +129,88 @@ impl Stalls {
     }
 }
 
-impl Watched {
-    /// The body was asked for more: whatever it was given is on its way.
-    pub fn asked(&self) {
-        self.stalls.lock().deadlines.remove(&self.id);
-    }
-
-    /// The body was given something to write.
-    pub fn given(&self) {
-        let mut state = self.stalls.lock();
-        state.deadlines.insert(self.id, Instant::now() + self.limit);
-        if std::mem::take(&mut state.asleep) {
-            self.stalls.0.begun.notify_one();
-        }
+impl State {
+    /// What is due first, unless something changes before.
+    fn first(&self, waits: &Waits) -> Option<(Instant, Overdue)> {
+        let quiet = match (self.spoken, self.under_way) {
+            (false, _) => Some((self.quiet_since + waits.first, Overdue::Silent)),
+            (true, 0) => Some((self.quiet_since + waits.idle, Overdue::Idle)),
+            (true, _) => None,
+        };
+        let stalled = self.deadlines.values().min().map(|&at| (at, Overdue::Stalled));
+        [stalled, quiet].into_iter().flatten().min_by_key(|&(at, _)| at)
     }
 }
 
-impl Drop for Watched {
+impl UnderWay {
+    /// The answer was asked for more: whatever it gave is on its way.
+    pub(super) fn asked(&self) {
+        self.stalls.lock().deadlines.remove(&self.id);
+    }
+
+    /// The answer gave something to write.
+    pub(super) fn given(&self) {
+        let mut state = self.stalls.lock();
+        let at = Instant::now() + self.stalls.0.waits.write;
+        state.deadlines.insert(self.id, at);
+        self.stalls.due(&mut state, at);
+    }
+}
+
+impl Drop for UnderWay {
     fn drop(&mut self) {
-        self.asked();
+        let mut state = self.stalls.lock();
+        state.deadlines.remove(&self.id);
+        state.under_way -= 1;
+        if state.under_way == 0 {
+            state.quiet_since = Instant::now();
+            let at = state.quiet_since + self.stalls.0.waits.idle;
+            self.stalls.due(&mut state, at);
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
     use futures_util::FutureExt as _;
-    use tokio::time::timeout;
 
     use super::*;
 
+    const NEVER: Duration = Duration::from_secs(3600);
+    const SOON: Duration = Duration::from_millis(20);
+
+    fn overdue(stalls: &Stalls) -> Option<Overdue> {
+        stalls.overdue().now_or_never()
+    }
+
     #[tokio::test]
-    async fn a_body_that_is_not_asked_for_more_stalls() {
-        let (stalls, long) = (Stalls::default(), Duration::from_secs(60));
-        let (quick, slow) = (stalls.watch(Duration::ZERO), stalls.watch(Duration::from_millis(20)));
-        assert!(stalls.stalled().now_or_never().is_none(), "nothing was given yet");
+    async fn an_answer_that_is_not_asked_for_more_stalls() {
+        let stalls = Stalls::new(Waits { first: Duration::ZERO, idle: Duration::ZERO, write: SOON });
+        let (quick, slow) = (stalls.begin(), stalls.begin());
+        assert_eq!(overdue(&stalls), None, "nothing was given yet, and a request may take its time");
         quick.given();
         quick.asked();
-        assert!(stalls.stalled().now_or_never().is_none(), "what was asked for more has not stalled");
-        let mut watching = Box::pin(stalls.stalled());
-        assert!(watching.as_mut().now_or_never().is_none());
+        let mut watching = Box::pin(stalls.overdue());
+        assert_eq!(watching.as_mut().now_or_never(), None, "what was asked for more does not stall");
         slow.given();
-        timeout(long, watching).await.expect("whoever watched before is told");
+        assert_eq!(watching.await, Overdue::Stalled, "whoever watched before is told");
         drop(slow);
-        assert!(stalls.stalled().now_or_never().is_none(), "what has ended does not stall");
+        assert_eq!(overdue(&stalls), None, "what has ended does not stall");
+        drop(quick);
+        assert_eq!(overdue(&stalls), Some(Overdue::Idle));
+    }
+
+    #[tokio::test]
+    async fn a_connection_that_asks_for_nothing_is_silent_and_later_idle() {
+        let silent = Stalls::new(Waits { first: SOON, idle: NEVER, write: NEVER });
+        assert_eq!(silent.overdue().await, Overdue::Silent);
+        drop(silent.begin());
+        assert_eq!(overdue(&silent), None, "it has spoken");
+        let idle = Stalls::new(Waits { first: NEVER, idle: SOON, write: NEVER });
+        let request = idle.begin();
+        let mut watching = Box::pin(idle.overdue());
+        assert_eq!(watching.as_mut().now_or_never(), None);
+        drop(request);
+        assert_eq!(watching.await, Overdue::Idle, "whoever watched before is told");
     }
 }

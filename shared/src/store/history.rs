@@ -22,6 +22,8 @@ pub struct HistoryQuery {
     pub after: i64,
     /// Most records wanted; more than [`MAX_PAGE`] count as that.
     pub limit: u32,
+    /// Bytes of records ([`HistoryEntry::bytes`]) after which no more are read: the last may go beyond them.
+    pub bytes: usize,
 }
 
 impl HistoryQuery {
@@ -38,7 +40,7 @@ impl HistoryQuery {
 
 impl Default for HistoryQuery {
     fn default() -> Self {
-        Self { from: None, to: None, after: 0, limit: MAX_PAGE }
+        Self { from: None, to: None, after: 0, limit: MAX_PAGE, bytes: usize::MAX }
     }
 }
 
@@ -60,15 +62,31 @@ pub struct HistoryEntry {
     pub data: Box<RawValue>,
 }
 
+/// Bytes that an entry counts beside its `data`: its other members as JSON have no more.
+const ENTRY: usize = 512;
+
+/// Bytes that a record counts with this `data`, where records are read up to a number of bytes.
+pub fn entry_bytes(data: &RawValue) -> usize {
+    data.get().len() + ENTRY
+}
+
+impl HistoryEntry {
+    /// Bytes that it counts as part of a page.
+    pub fn bytes(&self) -> usize {
+        entry_bytes(&self.data)
+    }
+}
+
 impl Store {
     /// The kept records of a producer, in order of id.
     pub async fn history(&self, producer: ProducerId, query: &HistoryQuery) -> Result<Vec<HistoryEntry>, Error> {
         let limit = i64::from(query.limit.min(MAX_PAGE));
         let (from, to) = query.times();
+        let bytes = i64::try_from(query.bytes).unwrap_or(i64::MAX);
         let rows = limited(async {
             match &*self.0 {
-                Engine::Sqlite(pools) => sqlite::history(&pools.reader, producer.0, from, to, query.after, limit).await,
-                Engine::Postgres(pools) => postgres::history(&pools.reader, producer.0, from, to, query.after, limit).await,
+                Engine::Sqlite(pools) => sqlite::history(&pools.reader, producer.0, (from, to), query.after, limit, bytes).await,
+                Engine::Postgres(pools) => postgres::history(&pools.reader, producer.0, (from, to), query.after, limit, bytes).await,
             }
         })
         .await?;
@@ -126,6 +144,11 @@ pub(super) struct Row {
 }
 
 impl Row {
+    /// Bytes that it counts, as [`HistoryEntry::bytes`].
+    pub(super) fn bytes(&self) -> i64 {
+        i64::try_from(self.payload.len() + ENTRY).unwrap_or(i64::MAX)
+    }
+
     fn entry(self, producer_id: ProducerId) -> Result<HistoryEntry, Error> {
         let data = RawValue::from_string(self.payload).map_err(|e| Error::Other(sqlx::Error::Decode(Box::new(e))))?;
         let place = self.log_epoch.zip(self.log_offset).map(|(epoch, offset)| Place::new(epoch, offset).into());

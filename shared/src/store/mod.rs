@@ -32,7 +32,7 @@ pub use self::{
     config::{Config, MAX_CONNECTIONS},
     cursors::{MAX_NAMES, NamedCursor},
     error::Error,
-    history::{HistoryEntry, HistoryQuery, kept_time},
+    history::{HistoryEntry, HistoryQuery, entry_bytes, kept_time},
     keep::{HistoryBatch, HistoryRow, Kept},
     refresh::{RefreshToken, Spend, Spending},
     subscriptions::Change,
@@ -79,6 +79,11 @@ impl Default for Page {
 impl Page {
     fn limit(self) -> i64 {
         i64::from(self.limit.min(MAX_PAGE))
+    }
+
+    /// The query of the part after `last`, as lists over HTTP are asked for.
+    pub fn after(self, last: i64) -> String {
+        format!("limit={}&after={last}", self.limit)
     }
 }
 

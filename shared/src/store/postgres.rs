@@ -96,12 +96,12 @@ fn cursors(statement: &'static str, batches: &[&HistoryBatch]) -> Query<'static,
 pub(super) async fn history(
     pool: &PgPool,
     producer: i64,
-    from: OffsetDateTime,
-    to: OffsetDateTime,
+    (from, to): (OffsetDateTime, OffsetDateTime),
     after: i64,
     limit: i64,
+    bytes: i64,
 ) -> Result<Vec<Row>, Error> {
-    let query = sqlx::query_as(SELECT).bind(producer).bind(after).bind(from).bind(to).bind(limit);
+    let query = sqlx::query_as(SELECT).bind(producer).bind(after).bind(from).bind(to).bind(limit).bind(bytes);
     Ok(query.fetch_all(pool).await?)
 }
 
@@ -178,10 +178,13 @@ const NAMES: &str = "SELECT data_history.sender_epoch, data_history.sender_seq F
      JOIN UNNEST($3::bigint[], $4::bigint[]) AS names (sender_epoch, sender_seq) USING (sender_epoch, sender_seq) \
      WHERE producer_id = $1 AND id <= $2";
 // The casts make an adopted table's INTEGER ids and zoneless times readable too.
-const SELECT: &str = "SELECT CAST(id AS BIGINT) AS id, device_id, CAST(timestamp AS TIMESTAMPTZ) AS timestamp, CAST(payload AS TEXT) AS payload, \
+// The server counts the bytes, because what it sends would have to be read to its end. 512 as in `history::ENTRY`.
+const SELECT: &str = "SELECT id, device_id, timestamp, payload, log_epoch, log_offset FROM (SELECT page.*, \
+     SUM(OCTET_LENGTH(payload) + 512) OVER (ORDER BY id ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING) AS bytes FROM (\
+     SELECT CAST(id AS BIGINT) AS id, device_id, CAST(timestamp AS TIMESTAMPTZ) AS timestamp, CAST(payload AS TEXT) AS payload, \
      log_epoch, log_offset \
      FROM data_history WHERE producer_id = $1 AND data_history.id > $2 AND data_history.timestamp BETWEEN $3 AND $4 \
-     ORDER BY data_history.id LIMIT $5";
+     ORDER BY data_history.id LIMIT $5) AS page) AS sized WHERE bytes IS NULL OR bytes < $6 ORDER BY id";
 
 /// On a connection of its own, which has no time limit for a statement.
 async fn migrate(options: &PgConnectOptions) -> Result<(), Error> {

@@ -6,6 +6,7 @@
 
 use std::{path::Path, time::Duration};
 
+use futures_util::TryStreamExt as _;
 use sqlx::{
     Sqlite, SqlitePool,
     sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous},
@@ -82,13 +83,22 @@ pub(super) async fn keep_history(pool: &SqlitePool, batches: &[&HistoryBatch]) -
 pub(super) async fn history(
     pool: &SqlitePool,
     producer: i64,
-    from: OffsetDateTime,
-    to: OffsetDateTime,
+    (from, to): (OffsetDateTime, OffsetDateTime),
     after: i64,
     limit: i64,
+    bytes: i64,
 ) -> Result<Vec<Row>, Error> {
     let query = sqlx::query_as(SELECT).bind(producer).bind(after).bind(text(from)).bind(text(to)).bind(limit);
-    Ok(query.fetch_all(pool).await?)
+    let mut rows = query.fetch(pool);
+    let (mut found, mut size) = (Vec::new(), 0_i64);
+    while size < bytes
+        && let Some(row) = rows.try_next().await?
+    {
+        let row: Row = row;
+        size = size.saturating_add(row.bytes());
+        found.push(row);
+    }
+    Ok(found)
 }
 
 pub(super) async fn names_kept(pool: &SqlitePool, producer: i64, names: &[RecordName], until: i64) -> Result<Vec<(i64, i64)>, Error> {

@@ -13,7 +13,7 @@ use motience_shared::{
     log::Head,
     model::{Cursor, LogEpoch, Offset, ProducerId, RecordName, record::Parts},
     relay,
-    store::{HistoryEntry, HistoryQuery, kept_time},
+    store::{HistoryEntry, HistoryQuery, entry_bytes, kept_time},
 };
 use serde_json::value::RawValue;
 use time::OffsetDateTime;
@@ -67,9 +67,11 @@ pub(super) async fn read(backend: &Backend, producer: ProducerId, query: &Histor
     }
 
     let mut part = Part::default();
+    let mut bytes = query.bytes;
     if let Some(id) = kept {
         let rows = store.history(producer, &HistoryQuery { after: id, ..*query }).await?;
-        let full = rows.len() >= room;
+        bytes = bytes.saturating_sub(rows.iter().map(HistoryEntry::bytes).sum());
+        let full = rows.len() >= room || bytes == 0;
         if let Some(last) = rows.last() {
             kept = Some(last.id);
         }
@@ -92,7 +94,8 @@ pub(super) async fn read(backend: &Backend, producer: ProducerId, query: &Histor
     };
     let places = [stands, seen].into_iter().flatten();
     let start = places.map(|place| head.lives.resume(place, head.last).offset).max().unwrap_or_default();
-    let logged = Logged::read(backend, producer, query, &head, start, room - part.records.len()).await?;
+    let room = Room { records: room - part.records.len(), bytes };
+    let logged = Logged::read(backend, producer, query, &head, start, room).await?;
     // The writer may have kept some of it just before the rows were read; and after the log lost its tail, a record may be in it again
     // that was kept long before.
     let kept_too = match kept {
@@ -116,6 +119,12 @@ fn is_before(head: &Head, place: Cursor, seen: Cursor) -> bool {
     if place.epoch == seen.epoch { place.offset <= seen.offset } else { shared(place) == place.offset && place.offset <= shared(seen) }
 }
 
+/// How much of the log there is room for. The last record may go beyond the bytes.
+struct Room {
+    records: usize,
+    bytes: usize,
+}
+
 /// What the log holds.
 #[derive(Default)]
 struct Logged {
@@ -125,14 +134,14 @@ struct Logged {
 }
 
 impl Logged {
-    /// Entries after `at`, at most `room` of the times asked for.
+    /// Entries after `at`, as many of the times asked for as there is room for.
     async fn read(
         backend: &Backend,
         producer: ProducerId,
         query: &HistoryQuery,
         head: &Head,
         mut at: Offset,
-        room: usize,
+        mut room: Room,
     ) -> Result<Self, ApiError> {
         let mut found = Self::default();
         let mut looked = 0;
@@ -146,12 +155,14 @@ impl Logged {
             }
             for batch in &read.batches {
                 for (offset, name, message) in batch.after(at) {
-                    if found.records.len() == room {
+                    if room.records == 0 || room.bytes == 0 {
                         break 'all true;
                     }
                     at = offset;
                     looked += message.len();
                     if let Some(record) = Record::logged(offset, message).filter(|record| query.includes(record.timestamp)) {
+                        room.records -= 1;
+                        room.bytes = room.bytes.saturating_sub(entry_bytes(&record.data));
                         found.names.push(name);
                         found.records.push(record);
                     }

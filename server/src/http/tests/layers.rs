@@ -105,6 +105,7 @@ fn settings_that_would_serve_nobody_are_refused() {
         ("HTTP_MAX_BODY_BYTES", "0"),
         ("DATA_MAX_BODY_BYTES", "0"),
         ("DATA_MAX_RECORDS", "0"),
+        ("HTTP_MAX_PAGE_BYTES", "0"),
     ] {
         let error = refused(&[(name, value)]);
         assert!(error.starts_with(&format!("{name}: ")), "{error}");

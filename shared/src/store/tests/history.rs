@@ -17,6 +17,7 @@ async fn history_is_the_same_on_every_engine() {
     for (name, store) in &engines.stores {
         println!("{name}");
         comes_back(store).await;
+        is_read_up_to_its_bytes(store).await;
         is_found_by_time(store).await;
         takes_what_jsonb_refuses(store).await;
     }
@@ -54,6 +55,26 @@ async fn comes_back(store: &Store) {
     let (one, two) = (page(0).await, page(all[1].id).await);
     let paged: Vec<_> = one.iter().chain(&two).map(|entry| entry.id).collect();
     assert_eq!(paged, all[..4].iter().map(|entry| entry.id).collect::<Vec<_>>());
+}
+
+async fn is_read_up_to_its_bytes(store: &Store) {
+    let producer = ProducerId(21);
+    let long = format!("\"{}\"", "x".repeat(100_000));
+    let data = ["1", &long, &long, "2", &long, "3"];
+    let rows = (1..).zip(data).map(|(offset, data)| row(1, offset, datetime!(2025-01-29 11:35 UTC), data)).collect();
+    keep(store, producer, rows).await;
+    let mut after = 0;
+    let mut parts = Vec::new();
+    loop {
+        let query = HistoryQuery { after, bytes: 150_000, ..HistoryQuery::default() };
+        let part = store.history(producer, &query).await.unwrap();
+        let Some((last, before)) = part.split_last() else { break };
+        // The last may go beyond the limit, and nothing comes after it.
+        assert!(before.iter().map(HistoryEntry::bytes).sum::<usize>() < 150_000);
+        after = last.id;
+        parts.push(part.len());
+    }
+    assert_eq!(parts, [3, 3]);
 }
 
 async fn is_found_by_time(store: &Store) {

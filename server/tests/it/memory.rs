@@ -1,0 +1,339 @@
+//! What one client can make a node hold: idle connections, pongs that nobody reads, answers that nobody takes.
+
+use std::{net::SocketAddr, path::Path, sync::Arc, time::Duration};
+
+use futures_util::{SinkExt as _, StreamExt as _};
+use motience_certs::{Trust, client::tcp_config};
+use serde_json::{Value, json};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpStream,
+    time::{Instant, sleep, timeout},
+};
+use tokio_rustls::{TlsConnector, client::TlsStream};
+use tokio_tungstenite::{
+    connect_async,
+    tungstenite::{Message, client::IntoClientRequest as _},
+};
+
+use crate::{
+    gateway::{Pair, pair},
+    harness::{Account, LIMIT, Node, http},
+};
+
+const KIB: usize = 1024;
+const MIB: usize = 1024 * KIB;
+
+/// Memory of a node's process.
+struct Memory {
+    pid: u32,
+    before: usize,
+}
+
+impl Memory {
+    /// As it is now.
+    fn of(node: &Node) -> Self {
+        let pid = node.process.id().expect("the node runs");
+        // Forgets the peak so far (proc(5)).
+        std::fs::write(format!("/proc/{pid}/clear_refs"), "5").unwrap();
+        Self { pid, before: bytes(pid, "VmRSS") }
+    }
+
+    /// How much more is resident now.
+    fn more(&self) -> usize {
+        bytes(self.pid, "VmRSS").saturating_sub(self.before)
+    }
+
+    /// How much more was resident at any time since.
+    fn peak(&self) -> usize {
+        bytes(self.pid, "VmHWM").saturating_sub(self.before)
+    }
+}
+
+fn bytes(pid: u32, name: &str) -> usize {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let line = status.lines().find(|line| line.starts_with(name)).unwrap();
+    line.split_whitespace().nth(1).unwrap().parse::<usize>().unwrap() * KIB
+}
+
+/// Where a `scheme://localhost:PORT/…` is.
+fn address(url: &str) -> SocketAddr {
+    let port = url.rsplit(':').next().unwrap().split('/').next().unwrap();
+    SocketAddr::from(([127, 0, 0, 1], port.parse().unwrap()))
+}
+
+async fn metric(node: &Node, line: &str) -> Option<f64> {
+    let url = format!("{}/metrics", node.at.operations.as_deref().unwrap());
+    let metrics = http().get(url).send().await.unwrap().text().await.unwrap();
+    metrics.lines().find_map(|found| found.strip_prefix(line)?.trim().parse().ok())
+}
+
+/// Waits until the node holds so many connections.
+async fn connections(node: &Node, count: usize) {
+    let deadline = Instant::now() + LIMIT;
+    while metric(node, "motience_connections ").await.unwrap_or_default() < count as f64 {
+        assert!(Instant::now() < deadline, "{count} connections are not open");
+        sleep(Duration::from_millis(50)).await;
+    }
+}
+
+/// What each of so many connections costs the node.
+async fn cost<C>(node: &Node, count: usize, connect: impl AsyncFn() -> C) -> usize {
+    // The first ones make the allocator take what it would take once.
+    let mut held = Vec::new();
+    for _ in 0..count / 4 {
+        held.push(connect().await);
+    }
+    connections(node, held.len()).await;
+    let memory = Memory::of(node);
+    for _ in 0..count {
+        held.push(connect().await);
+    }
+    connections(node, held.len()).await;
+    memory.more() / count
+}
+
+/// Nobody is sent away while connections are counted.
+const PATIENT: (&str, &str) = ("HTTP_HEADER_LIMIT", "120s");
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_silent_connection_costs_little_on_every_port() {
+    for port in ["ap", "sm", "dsm", "wss1", "wss2", "producer_page", "operations", "https"] {
+        let node = Node::embedded(&[PATIENT]).await;
+        let at = &node.at;
+        let url = match port {
+            "ap" => &at.ap,
+            "sm" => &at.sm,
+            "dsm" => &at.dsm,
+            "wss1" => &at.wss1,
+            "wss2" => &at.wss2,
+            "producer_page" => &at.producer_page,
+            "https" => &at.https,
+            _ => &at.operations,
+        };
+        let address = address(url.as_deref().unwrap());
+        let each = cost(&node, 1000, async || TcpStream::connect(address).await.unwrap()).await;
+        println!("{port}: {each} bytes for each connection");
+        assert!(each <= 12 * KIB, "{port}: {each} bytes for each connection");
+    }
+}
+
+async fn secure(address: SocketAddr, ca: &Path) -> TlsStream<TcpStream> {
+    let config = tcp_config(&Trust::Ca(ca.into()), &[b"h2", b"http/1.1"]).unwrap();
+    let tcp = TcpStream::connect(address).await.unwrap();
+    TlsConnector::from(Arc::new(config)).connect("localhost".try_into().unwrap(), tcp).await.unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_silent_connection_costs_little_under_tls() {
+    for https in [true, false] {
+        // One for each: memory that was given back is not counted again.
+        let node = Node::embedded(&[PATIENT, ("WSS_TLS", "true")]).await;
+        let url = if https { &node.at.https } else { &node.at.wss2 };
+        let (address, ca) = (address(url.as_deref().unwrap()), node.at.ca.as_deref().unwrap());
+        let each = cost(&node, 400, async || secure(address, ca).await).await;
+        println!("{each} bytes for each connection under TLS");
+        assert!(each <= 40 * KIB, "{each} bytes for each connection under TLS");
+    }
+}
+
+/// A client of HTTP/2, by its bytes.
+struct Http2(TcpStream);
+
+impl Http2 {
+    async fn connect(address: SocketAddr, settings: &[u8]) -> Self {
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        stream.write_all(&[&b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"[..], &frame(4, 0, 0, settings)].concat()).await.unwrap();
+        Self(stream)
+    }
+
+    async fn get(&mut self, stream: u32, path: &str, token: &str) {
+        let mut head = b"\x82\x86".to_vec();
+        for (name, value) in [(":path", path), (":authority", "localhost"), ("authorization", &format!("Bearer {token}"))] {
+            // Literals that are not indexed (RFC 7541, section 6.2.2).
+            head.push(0);
+            put(&mut head, name);
+            put(&mut head, value);
+        }
+        self.0.write_all(&frame(1, 5, stream, &head)).await.unwrap();
+    }
+
+    /// Waits for an answer's head.
+    async fn answered(&mut self) {
+        loop {
+            let mut head = [0; 9];
+            timeout(LIMIT, self.0.read_exact(&mut head)).await.unwrap().unwrap();
+            let length = u32::from_be_bytes([0, head[0], head[1], head[2]]) as usize;
+            self.0.read_exact(&mut vec![0; length]).await.unwrap();
+            if head[3] == 1 {
+                return;
+            }
+        }
+    }
+}
+
+fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+    let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
+    [&length[1..], &[kind, flags], &stream.to_be_bytes(), payload].concat()
+}
+
+/// A string with its length, of seven bits and more (RFC 7541, section 5.1).
+fn put(head: &mut Vec<u8>, text: &str) {
+    let mut rest = text.len();
+    if rest < 127 {
+        head.push(rest as u8);
+    } else {
+        head.push(127);
+        rest -= 127;
+        while rest >= 128 {
+            head.push(0x80 | (rest % 128) as u8);
+            rest /= 128;
+        }
+        head.push(rest as u8);
+    }
+    head.extend(text.bytes());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_http_2_connection_after_its_request_costs_little() {
+    let node = Node::embedded(&[]).await;
+    let address = address(node.at.dsm.as_deref().unwrap());
+    let each = cost(&node, 400, async || {
+        let mut client = Http2::connect(address, &[]).await;
+        client.get(1, "/health", "none").await;
+        client.answered().await;
+        client
+    })
+    .await;
+    println!("{each} bytes for each HTTP/2 connection");
+    assert!(each <= 96 * KIB, "{each} bytes for each HTTP/2 connection");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pages_that_nobody_takes_are_few() {
+    let settings = [("HTTP_WRITE_LIMIT", "5s"), ("LOG_RETENTION_BYTES", "64MiB"), ("STREAM_MAX_CONNECTIONS", "20000")];
+    let Pair { node, producer, consumer } = pair(&settings).await;
+    let dsm = node.at.dsm.as_deref().unwrap();
+    let record = json!({"device_id": "d", "timestamp": "2025-01-29T11:35:00Z", "data": {"pad": "x".repeat(60 * KIB)}});
+    let records = Value::Array(vec![record; 15]);
+    for _ in 0..30 {
+        let answer = http().post(format!("{dsm}/data")).bearer_auth(&producer.token).json(&records).send().await.unwrap();
+        assert_eq!(answer.status(), 200);
+    }
+    // The first page makes the log be read in, and shows that the requests below ask for what there is.
+    let path = format!("/history/{}?limit=1000", producer.id);
+    let page = http().get(format!("{dsm}{path}")).bearer_auth(&consumer.token).send().await.unwrap();
+    assert!(page.headers().contains_key("link"));
+    let page = page.bytes().await.unwrap();
+    assert!((512 * KIB..=MIB).contains(&page.len()), "{} bytes", page.len());
+
+    let memory = Memory::of(&node);
+    // SETTINGS_INITIAL_WINDOW_SIZE of nothing, and of one byte.
+    for window in [0, 1] {
+        let mut client = Http2::connect(address(dsm), &[0, 4, 0, 0, 0, window]).await;
+        for n in 0..100 {
+            client.get(2 * n + 1, &path, &consumer.token).await;
+        }
+        // Until it is let go.
+        let mut rest = Vec::new();
+        let _ = timeout(LIMIT, client.0.read_to_end(&mut rest)).await.expect("it is let go");
+    }
+    println!("{} MiB at most", memory.peak() / MIB);
+    assert!(memory.peak() <= 48 * MIB, "{} MiB", memory.peak() / MIB);
+    assert!(metric(&node, "motience_connections_ended_total{reason=\"stalled\"} ").await.is_some_and(|ended| ended >= 2.0));
+}
+
+/// A request for each of the gateway's WebSockets.
+fn sockets(node: &Node, producer: &Account, consumer: &Account) -> Vec<(String, Option<&'static str>)> {
+    let (wss1, wss2) = (node.at.wss1.as_deref().unwrap(), node.at.wss2.as_deref().unwrap());
+    vec![
+        (wss1.replace("/producer", "/motience"), Some("motience.1")),
+        (format!("{wss1}?token={}", producer.token), None),
+        (format!("{wss2}?token={}", consumer.token), None),
+        (format!("{wss2}?token={}&v=2", consumer.token), None),
+    ]
+}
+
+/// A WebSocket whose frames are written by hand.
+async fn raw(url: &str, protocol: Option<&str>) -> TcpStream {
+    let mut stream = TcpStream::connect(address(url.split('?').next().unwrap())).await.unwrap();
+    let path = url.splitn(4, '/').nth(3).unwrap();
+    let protocol = protocol.map(|p| format!("Sec-WebSocket-Protocol: {p}\r\n")).unwrap_or_default();
+    let head = format!(
+        "GET /{path} HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
+         Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n{protocol}\r\n"
+    );
+    stream.write_all(head.as_bytes()).await.unwrap();
+    let mut answer = Vec::new();
+    while !answer.ends_with(b"\r\n\r\n") {
+        assert!(timeout(LIMIT, stream.read_buf(&mut answer)).await.unwrap().unwrap() > 0);
+    }
+    assert!(answer.starts_with(b"HTTP/1.1 101 "), "{}", String::from_utf8_lossy(&answer));
+    stream
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pongs_that_nobody_reads_are_bounded() {
+    // As if there were no ration: the buffer alone has to hold.
+    let settings = [("CONTROL_FRAMES_PER_SECOND", "100000000"), ("WSS_WRITE_LIMIT", "60s"), ("HTTP_WRITE_LIMIT", "60s")];
+    let Pair { node, producer, consumer } = pair(&settings).await;
+    for (url, protocol) in sockets(&node, &producer, &consumer) {
+        let mut flooding = raw(&url, protocol).await;
+        let memory = Memory::of(&node);
+        // Pings of 125 bytes, masked with nothing.
+        let pings = [&[0x89, 0x80 | 125, 0, 0, 0, 0][..], &[7; 125]].concat().repeat(1000);
+        for _ in 0..600 {
+            match timeout(Duration::from_secs(5), flooding.write_all(&pings)).await {
+                Ok(Ok(())) => {}
+                // It is let go, or read no more: either bounds it.
+                Ok(Err(_)) | Err(_) => break,
+            }
+        }
+        println!("{} KiB at most", memory.peak() / KIB);
+        assert!(memory.peak() <= 12 * MIB, "{} MiB of {url}", memory.peak() / MIB);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_floods_a_websocket_and_reads_is_told_1008() {
+    let Pair { node, producer, consumer } = pair(&[("CONTROL_FRAMES_PER_SECOND", "20")]).await;
+    let mut ended = 0.0;
+    for (url, protocol) in sockets(&node, &producer, &consumer) {
+        // Pings, pongs, and a message that never ends in fragments of nothing; all masked with zeros.
+        for flood in [&[0x89, 0x80, 0, 0, 0, 0][..], &[0x8A, 0x80, 0, 0, 0, 0], &[0x01, 0x80, 0, 0, 0, 0]] {
+            let mut flood = flood.to_vec();
+            let next = if flood[0] == 1 { [0x00, 0x80, 0, 0, 0, 0] } else { flood.clone().try_into().unwrap() };
+            flood.extend(next.repeat(20_000));
+            let (mut read, mut write) = raw(&url, protocol).await.into_split();
+            let flooding = tokio::spawn(async move { write.write_all(&flood).await });
+            let mut heard = Vec::new();
+            // The end may be a reset: the flood went on.
+            let _ = timeout(LIMIT, read.read_to_end(&mut heard)).await.expect("it is closed");
+            let close = heard.windows(4).find(|bytes| bytes[0] == 0x88).unwrap_or_else(|| panic!("no close of {url}"));
+            assert_eq!(u16::from_be_bytes([close[2], close[3]]), 1008, "{url}");
+            let _ = flooding.await.unwrap();
+            ended += 1.0;
+        }
+    }
+    // Messages that a consumer has no reason to say so often.
+    let mut request = sockets(&node, &producer, &consumer)[3].0.clone().into_client_request().unwrap();
+    request.headers_mut().remove("sec-websocket-protocol");
+    let (mut write, mut read) = connect_async(request).await.unwrap().0.split();
+    let flooding = tokio::spawn(async move {
+        for _ in 0..5000 {
+            if write.send(Message::text(r#"{"type":"ping"}"#)).await.is_err() {
+                return;
+            }
+        }
+    });
+    let code = loop {
+        match timeout(LIMIT, read.next()).await.unwrap() {
+            Some(Ok(Message::Close(Some(close)))) => break u16::from(close.code),
+            Some(Ok(_)) => {}
+            other => panic!("{other:?}"),
+        }
+    };
+    assert_eq!(code, 1008);
+    flooding.await.unwrap();
+    assert_eq!(metric(&node, "motience_connections_ended_total{reason=\"control_flood\"} ").await, Some(ended + 1.0));
+}
