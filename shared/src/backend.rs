@@ -4,7 +4,6 @@
 
 use std::{fmt, path::PathBuf, sync::Arc, time::Duration};
 
-use secrecy::{ExposeSecret as _, SecretString};
 use tracing::{info, warn};
 
 use crate::{
@@ -36,8 +35,8 @@ pub enum Kind {
 pub struct Config {
     /// The database.
     pub store: store::Config,
-    /// The Redis that holds the log; `None`: the log lives in this process. REDIS_URL, or REDIS_HOST and REDIS_PORT.
-    pub redis: Option<SecretString>,
+    /// The Redis that holds the log; `None`: the log lives in this process.
+    pub redis: Option<log::redis::Config>,
     /// Replicas of Redis that must have a record before it is acknowledged. REDIS_REPLICAS, 0.
     pub replicas: u32,
     /// Whether an embedded log is kept in memory only, and not in a file. LOG_DURABILITY, `file`.
@@ -60,24 +59,7 @@ impl Config {
         env.environment()?;
         let data_dir = PathBuf::from(env.get("DATA_DIR").unwrap_or("data"));
         let store = store::Config::from_env(env, &data_dir)?;
-        let redis = match env.secret("REDIS_URL") {
-            Some(url) => Some(url),
-            None if env.has("REDIS_HOST") || env.has("REDIS_PORT") => {
-                let port: u16 = env.parse("REDIS_PORT", 6379)?;
-                let host = env.get("REDIS_HOST").unwrap_or("localhost");
-                Some(SecretString::from(format!("redis://{host}:{port}/")))
-            }
-            None => None,
-        };
-        if let Some(url) = &redis
-            && env.production()
-            && password_of(url.expose_secret()).is_none()
-        {
-            return Err(env::Error::invalid(
-                "REDIS_URL",
-                "names a Redis without a password; a production node needs one: redis://USER:PASSWORD@HOST:PORT",
-            ));
-        }
+        let redis = log::redis::Config::from_env(env)?;
         if redis.is_some() && !matches!(store, store::Config::Postgres { .. }) {
             return Err(env::Error::invalid(
                 "DATABASE_URL",
@@ -138,7 +120,7 @@ pub enum Error {
     #[error("the database cannot be opened: {0}")]
     Store(#[from] store::Error),
     /// The log.
-    #[error("the log cannot be opened: {0}")]
+    #[error(transparent)]
     Log(#[from] log::Error),
     /// The log's file.
     #[error("the log cannot be opened: {0}")]
@@ -151,7 +133,7 @@ pub enum Error {
 /// What is away, when a node is not ready.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Unready {
-    /// Names of the dependencies that do not answer: `database`, `log`.
+    /// Names of the dependencies that do not answer, or refuse to be written: `database`, `log`, `log full`.
     pub away: Vec<&'static str>,
 }
 
@@ -196,7 +178,10 @@ impl Backend {
         let log = match &config.redis {
             None if config.volatile => Log::Embedded(embedded::Log::in_memory(config.retention, clock.clone(), sink)),
             None => Log::Embedded(embedded::Log::in_file(&config.data_dir, config.retention, clock.clone(), sink)?),
-            Some(url) => Log::Redis(log::redis::Log::connect(url, &config.auth.secret, config.replicas, config.retention, sink).await?),
+            Some(redis) => {
+                let log = log::redis::Log::connect(redis, &config.auth.secret, config.replicas, config.retention, sink).await?;
+                Log::Redis(log.watched())
+            }
         };
         // The log is open, so no other process uses the folder now.
         if config.auth.generated && config.keeps_files() {
@@ -249,7 +234,7 @@ impl Backend {
             away.push("database");
         }
         if !matches!(log, Ok(Ok(()))) {
-            away.push("log");
+            away.push(if self.relay.log().is_full() { "log full" } else { "log" });
         }
         if away.is_empty() { Ok(()) } else { Err(Unready { away }) }
     }
@@ -285,25 +270,14 @@ impl fmt::Debug for Backend {
     }
 }
 
-/// The password in a Redis address, still encoded; `None` where there is none. A socket of this machine has the file's permissions
-/// in its place.
-fn password_of(url: &str) -> Option<&str> {
-    let (scheme, rest) = url.split_once("://")?;
-    if scheme.ends_with("unix") {
-        return Some(scheme);
-    }
-    let authority = rest.split(['/', '?', '#']).next()?;
-    let (user, _) = authority.rsplit_once('@')?;
-    let (_, password) = user.split_once(':')?;
-    Some(password).filter(|password| !password.is_empty())
-}
-
 fn sink(hub: &Arc<Hub>, routes: &Arc<Routes>, reports: &Reports, revocations: &Revocations, clock: &Clock) -> Sink {
     let (hub, routes, reports, revocations) = (Arc::clone(hub), Arc::clone(routes), reports.clone(), revocations.clone());
     let clock = clock.clone();
     Arc::new(move |signal| match signal {
         Signal::Batch(batch) => hub.deliver(&batch),
         Signal::Event(event) => {
+            // A clock that is ahead, or whoever sets one, must not reach into the time to come.
+            let event = event.until((clock.now().unix_timestamp_nanos() / 1_000_000) as i64);
             match &event {
                 Event::FamilyRevoked { family } => revocations.revoke_family(family),
                 Event::UserRevoked { user, at_ms, families } => {

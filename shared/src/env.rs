@@ -12,11 +12,12 @@ use secrecy::SecretString;
 
 /// Secrets that may be in files of their own, as container engines and systemd hand them over: the variable with the file's path, and
 /// the one that it stands for.
-const SECRET_FILES: [(&str, &str); 4] = [
+const SECRET_FILES: [(&str, &str); 5] = [
     ("JWT_SECRET_FILE", "JWT_SECRET"),
     ("DB_PASSWORD_FILE", "DB_PASSWORD"),
     ("DATABASE_URL_FILE", "DATABASE_URL"),
     ("REDIS_URL_FILE", "REDIS_URL"),
+    ("REDIS_PASSWORD_FILE", "REDIS_PASSWORD"),
 ];
 
 /// The two names of the environment's variable; the first wins.

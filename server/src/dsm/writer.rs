@@ -38,6 +38,8 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 const QUIET: Duration = Duration::from_secs(1);
 /// Longest time for which a batch is gathered: many producers that send little then share a transaction.
 const GATHER: Duration = Duration::from_millis(100);
+/// How long news gather before the log is read: what was published is not kept, but read from the log itself.
+const READ_EVERY: Duration = Duration::from_millis(50);
 /// First pause before a database that is away is tried again; doubles up to [`MAX_PAUSE`].
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const MAX_PAUSE: Duration = Duration::from_secs(5);
@@ -79,7 +81,7 @@ struct Writer {
 
 impl Writer {
     fn new(services: Arc<Services>) -> Self {
-        let subscriber = services.backend.relay.subscriber().uncounted();
+        let subscriber = services.backend.relay.subscriber().uncounted().from_log(READ_EVERY);
         Self { services, subscriber, kept: HashMap::new(), wanted: BTreeSet::new(), newest: 0, gathered: Gathered::default() }
     }
 

@@ -74,10 +74,42 @@ impl Event {
         matches!(self, Self::Node { .. } | Self::Devices { .. })
     }
 
+    /// The same with no time later than `now`, in milliseconds since 1970: another node's clock may be ahead.
+    #[must_use]
+    pub fn until(mut self, now: i64) -> Self {
+        let clamp = |ms: &mut i64| *ms = now.min(*ms);
+        match &mut self {
+            Self::UserRevoked { at_ms, .. } => at_ms.iter_mut().for_each(clamp),
+            Self::Streams { streams, .. } => streams.iter_mut().map(|stream| &mut stream.last_record_ms).for_each(clamp),
+            Self::Node { report } => clamp(&mut report.started_ms),
+            Self::Devices { devices, .. } => devices.iter_mut().map(|device| &mut device.seen_ms).for_each(clamp),
+            Self::Subscribed { .. } | Self::Unsubscribed { .. } | Self::FamilyRevoked { .. } | Self::Unknown => {}
+        }
+        self
+    }
+
     /// Word of a closed account, whose logins of these families were ended: one event, or several where they are many.
     pub fn account_closed(account: &Account, families: &[String]) -> Vec<Self> {
         let at_ms = account.revoked_at.map(|at| (at.unix_timestamp_nanos() / 1_000_000) as i64);
         let event = |families: &[String]| Self::UserRevoked { user: account.user.id, at_ms, families: families.to_vec() };
         if families.is_empty() { vec![event(&[])] } else { families.chunks(FAMILIES_AT_ONCE).map(event).collect() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_event_is_of_the_time_to_come() {
+        let revoked = |at_ms| Event::UserRevoked { user: UserId(1), at_ms, families: Vec::new() };
+        assert_eq!(revoked(Some(i64::MAX)).until(1000), revoked(Some(1000)));
+        assert_eq!(revoked(Some(7)).until(1000), revoked(Some(7)));
+        assert_eq!(revoked(None).until(1000), revoked(None));
+        let stream = |last_record_ms| StreamReport { producer: ProducerId(1), records: 1, millirate: 0, last_record_ms };
+        let streams = |at| Event::Streams { node: "n".into(), streams: vec![stream(at)] };
+        assert_eq!(streams(5000).until(1000), streams(1000));
+        let node = |started_ms| Event::Node { report: NodeReport { started_ms, ..NodeReport::default() } };
+        assert_eq!(node(5000).until(1000), node(1000));
     }
 }

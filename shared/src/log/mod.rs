@@ -285,6 +285,14 @@ impl Log {
         each!(self, log => log.ping().await)
     }
 
+    /// Whether it refused the last write for want of room.
+    pub fn is_full(&self) -> bool {
+        match self {
+            Self::Embedded(_) => false,
+            Self::Redis(log) => log.is_full(),
+        }
+    }
+
     /// Whether other nodes meet here too.
     pub fn is_shared(&self) -> bool {
         matches!(self, Self::Redis(_))

@@ -1,5 +1,5 @@
 -- The log's atomic steps. Every key of a producer carries its hash tag, so each call runs on one shard. The first line, which
--- names the library, is added when it is loaded (log/redis/functions.rs).
+-- names the library, and trim.lua come before it when it is loaded (log/redis/functions.rs).
 --
 -- meta     m:{P}:meta   hash: birth, life (the present one), lives ('LIFE:BEGAN,...', oldest first), last offset, total bytes,
 --                       bytes and time at the last mark, redo (what the newest append still owes to other keys; '' for nothing)
@@ -25,25 +25,6 @@ local MAX_IDS = 100000
 local PARTS = 64
 -- The highest number of an entry with the same offset.
 local HIGHEST = '-18446744073709551615'
-
-local function text(number)
-  return string.format('%.0f', number)
-end
-
-local function now_ms()
-  local time = redis.call('TIME')
-  return time[1] * 1000 + math.floor(time[2] / 1000)
-end
-
--- Does what an append can do without. A failure is noted, and `nil` returned.
-local function attempt(notes, ...)
-  local answer = redis.pcall(...)
-  if type(answer) == 'table' and answer.err then
-    notes[#notes + 1] = select(1, ...) .. ': ' .. answer.err
-    return nil
-  end
-  return answer
-end
 
 -- Lives with one more, which began after `last`. Of lives too old to be remembered the lowest beginning is, with the oldest
 -- that still is.
@@ -156,25 +137,6 @@ local function add(key, last, seq, hex, message)
   end
 end
 
--- Removes the oldest parts that are too old or that nobody has room for.
-local function trim(keys, total, now, bytes, age, notes)
-  local gone, passed = nil, 0
-  while true do
-    local oldest = attempt(notes, 'LINDEX', keys[3], passed)
-    if not oldest then
-      break
-    end
-    local offset, sum, at = string.match(oldest, '^(%d+) (%d+) (%d+)$')
-    if total - tonumber(sum) < bytes and now - tonumber(at) <= age then
-      break
-    end
-    gone, passed = tonumber(offset), passed + 1
-  end
-  if gone and attempt(notes, 'XTRIM', keys[2], 'MINID', text(gone + 1)) then
-    attempt(notes, 'LPOP', keys[3], passed)
-  end
-end
-
 -- KEYS meta, log, marks, ids, session...
 -- ARGV channel, server's epoch, bytes kept, age kept in ms, then for each session:
 --   life and number of the fence, epoch, epoch in hex, seen, memory in ms, seal, n, then n times: seq, client's id or '', message
@@ -252,7 +214,7 @@ local function append(keys, args)
     attempt(notes, 'PEXPIRE', keys[3], text(age))
   end
   if last > log.last then
-    trim(keys, total, now, bytes, age, notes)
+    trim(keys[2], keys[3], total, now, bytes, age, notes)
   end
   return {outcomes, notes}
 end

@@ -95,7 +95,7 @@ impl Hub {
             .get_or_try_init(|| async {
                 log.follow(producer).await?;
                 let head = log.head(producer).await?;
-                lease.channel.advance(head);
+                lease.channel.advance(head, Cursor::default());
                 Ok::<(), Error>(())
             })
             .await?;
@@ -181,23 +181,29 @@ impl Channel {
         news
     }
 
-    fn advance(&self, head: Head) -> bool {
+    /// Where what was heard ends.
+    fn end(&self) -> Cursor {
+        lock(&self.state).ring.end()
+    }
+
+    fn advance(&self, head: Head, heard: Cursor) -> bool {
         let mut state = lock(&self.state);
-        let news = state.ring.advance(head);
+        let news = state.ring.advance(head, heard);
         if news {
             state.wake_all();
         }
         news
     }
 
-    /// A message may still be under way, so a head that is ahead counts as a loss only at the second look.
-    fn check(&self, head: Head) -> bool {
+    /// A message may still be under way, so a head that is ahead counts as a loss only at the second look. One that is behind what
+    /// was heard before it was asked for counts at once.
+    fn check(&self, head: Head, heard: Cursor) -> bool {
         let mut state = lock(&self.state);
         let end = state.ring.end();
-        let overdue = end.offset < state.expected.offset || head.epoch() != end.epoch;
+        let overdue = end.offset < state.expected.offset || head.epoch() != end.epoch || head.last < heard.offset;
         state.expected = Cursor { epoch: head.epoch(), offset: head.last };
         drop(state);
-        overdue && self.advance(head)
+        overdue && self.advance(head, heard)
     }
 
     fn join(&self, id: u64, from: ReadFrom, wake: &Arc<Wake>, slot: usize) -> Cursor {
@@ -282,9 +288,14 @@ pub(super) fn start_checks(relay: &Relay) {
                     () = tokio::time::sleep(CHECK_EVERY) => false,
                 };
                 for channel in hub.channels().iter().filter(|c| c.ready.initialized()) {
+                    let heard = channel.end();
                     match log.head(channel.producer).await {
                         Ok(head) => {
-                            let news = if suspicious { channel.advance(head) } else { channel.check(head) };
+                            if head.epoch() == heard.epoch && head.last < heard.offset {
+                                metrics::counter!("motience_log_disagreements_total").increment(1);
+                                warn!(producer = %channel.producer, "more was published than the log has: its readers go back to the log");
+                            }
+                            let news = if suspicious { channel.advance(head, heard) } else { channel.check(head, heard) };
                             if news {
                                 debug!(producer = %channel.producer, "a hole is filled from the log");
                             }

@@ -4,7 +4,7 @@ use std::{collections::VecDeque, sync::Arc};
 
 use crate::{
     log::{Batch, Head},
-    model::Cursor,
+    model::{Cursor, Offset},
 };
 
 /// Consecutive batches, bounded by bytes.
@@ -40,7 +40,7 @@ pub(super) enum News {
     Nothing,
     /// The next, or one after a hole.
     Batch,
-    /// Word of a life that this node knows nothing of: ask the log where it began.
+    /// Word of a life that this node knows nothing of, or of other records than it heard before: ask the log.
     Life,
 }
 
@@ -56,7 +56,13 @@ impl Ring {
             return News::Life;
         }
         if batch.last() <= head.last {
-            return News::Nothing;
+            let agrees = agree(&self.batches, batch);
+            if !agrees {
+                // One of the two is not what the log has: readers that have not passed it read the log.
+                self.batches.clear();
+                self.bytes = 0;
+            }
+            return if agrees { News::Nothing } else { News::Life };
         }
         if batch.first != head.last.next() {
             self.batches.clear();
@@ -73,10 +79,12 @@ impl Ring {
         News::Batch
     }
 
-    /// Learns where the log really ends. Returns whether that was news.
-    pub(super) fn advance(&mut self, head: Head) -> bool {
+    /// Learns where the log really ends. Returns whether that was news. `heard` is where the ring ended when the log was asked: an
+    /// end before that, in the same life, means that something was heard which the log does not have.
+    pub(super) fn advance(&mut self, head: Head, heard: Cursor) -> bool {
+        let false_end = head.epoch() == heard.epoch && head.last < heard.offset;
         // Asked for before the newest batch was heard, it may be behind.
-        let news = self.head.as_ref().is_none_or(|known| head.lives != known.lives || head.last > known.last);
+        let news = false_end || self.head.as_ref().is_none_or(|known| head.lives != known.lives || head.last > known.last);
         if news {
             self.batches.clear();
             self.bytes = 0;
@@ -114,6 +122,17 @@ impl Ring {
     }
 }
 
+/// Whether a batch has the records that are known at its offsets, as far as they are.
+fn agree(known: &VecDeque<Arc<Batch>>, batch: &Batch) -> bool {
+    let start = known.partition_point(|one| one.last() < batch.first);
+    let there = known.range(start..).flat_map(|one| one.after(Offset(batch.first.0.saturating_sub(1))));
+    let told = batch.after(Offset(0));
+    // Both go on without holes, so they are compared from the later beginning of the two.
+    let mut there = there.peekable();
+    let Some(&(first, ..)) = there.peek() else { return true };
+    told.skip_while(|(offset, ..)| *offset < first).zip(there).all(|(a, b)| a == b)
+}
+
 #[cfg(test)]
 mod tests {
     use bytes::Bytes;
@@ -121,7 +140,7 @@ mod tests {
     use super::*;
     use crate::{
         log::Entry,
-        model::{Epoch, LogEpoch, Offset, ProducerId, RecordName, Seq},
+        model::{Epoch, LogEpoch, ProducerId, RecordName, Seq},
     };
 
     fn batch(epoch: u64, first: u64, count: u64) -> Arc<Batch> {
@@ -135,7 +154,7 @@ mod tests {
 
     fn ring(limit: usize) -> Ring {
         let mut ring = Ring::new(limit);
-        assert!(ring.advance(head("1:0", 0)));
+        assert!(ring.advance(head("1:0", 0), Cursor::default()));
         ring
     }
 
@@ -170,9 +189,28 @@ mod tests {
         ring.push(&batch(1, 5, 1));
         assert!(matches!(ring.read(at(1, 2), 1000), Found::Older));
         assert_eq!(seen(&ring.read(at(1, 4), 1000)), Some((5, 5)));
-        assert!(ring.advance(head("1:0", 9)), "a lost last message shows in the head");
-        assert!(!ring.advance(head("1:0", 8)), "an answer that was overtaken is no news");
+        assert!(ring.advance(head("1:0", 9), Cursor::default()), "a lost last message shows in the head");
+        assert!(!ring.advance(head("1:0", 8), Cursor::default()), "an answer that was overtaken is no news");
         assert!(matches!(ring.read(at(1, 5), 1000), Found::Older));
+    }
+
+    #[test]
+    fn the_log_is_right_where_it_disagrees_with_what_was_heard() {
+        let mut ring = ring(1000);
+        ring.push(&batch(1, 1, 9));
+        assert!(!ring.advance(head("1:0", 5), at(1, 5)), "the rest came in while the log was asked");
+        assert!(ring.advance(head("1:0", 5), at(1, 9)), "the log ends before what was heard by then");
+        assert!(matches!(ring.read(at(1, 9), 1000), Found::Reset(cursor) if cursor == at(1, 5)));
+        assert!(matches!(ring.read(at(1, 2), 1000), Found::Older));
+
+        ring.push(&batch(1, 6, 3));
+        ring.push(&batch(1, 9, 2));
+        assert_eq!(ring.push(&batch(1, 4, 6)), News::Nothing, "known, and as it was told");
+        let other = Entry { name: RecordName { epoch: Epoch(2), seq: Seq(1) }, message: Bytes::from_static(b"another") };
+        let false_one = Arc::new(Batch::new(ProducerId(1), LogEpoch(1), Offset(8), vec![other]));
+        assert_eq!(ring.push(&false_one), News::Life, "the log is asked");
+        assert!(matches!(ring.read(at(1, 7), 1000), Found::Older));
+        assert_eq!(ring.end(), at(1, 10));
     }
 
     #[test]
@@ -181,12 +219,12 @@ mod tests {
         ring.push(&batch(1, 1, 9));
         assert_eq!(ring.push(&batch(2, 4, 1)), News::Life);
         assert_eq!(seen(&ring.read(at(1, 4), 1000)), Some((1, 9)), "until it is known where it began");
-        assert!(ring.advance(head("1:0,2:3", 4)));
+        assert!(ring.advance(head("1:0,2:3", 4), Cursor::default()));
         assert!(matches!(ring.read(at(1, 9), 1000), Found::Reset(cursor) if cursor == at(2, 3)));
         assert!(matches!(ring.read(at(1, 2), 1000), Found::Reset(cursor) if cursor == at(2, 2)));
         assert!(matches!(ring.read(at(2, 4), 1000), Found::Nothing));
         // A wiped log knows nothing of its past.
-        assert!(ring.advance(head("3:0", 0)));
+        assert!(ring.advance(head("3:0", 0), Cursor::default()));
         assert!(matches!(ring.read(at(2, 4), 1000), Found::Reset(cursor) if cursor == at(3, 0)));
     }
 }

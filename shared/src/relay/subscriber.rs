@@ -66,6 +66,8 @@ pub struct Subscriber {
     turn: Option<Arc<Slot>>,
     /// Whether what it reads goes out to a consumer.
     counted: bool,
+    /// For a reader that takes nothing that was only published: how long news gather before the log is read.
+    from_log: Option<Duration>,
 }
 
 struct Follow {
@@ -85,6 +87,7 @@ impl Subscriber {
             ready: VecDeque::new(),
             turn: None,
             counted: true,
+            from_log: None,
         }
     }
 
@@ -92,6 +95,14 @@ impl Subscriber {
     #[must_use]
     pub fn uncounted(mut self) -> Self {
         self.counted = false;
+        self
+    }
+
+    /// The same for a reader that keeps what it reads: where nodes share the log, it takes nothing from what was published to them, and
+    /// reads the log itself, `every` so long at the most.
+    #[must_use]
+    pub fn from_log(mut self, every: Duration) -> Self {
+        self.from_log = self.relay.0.log.is_shared().then_some(every);
         self
     }
 
@@ -137,6 +148,10 @@ impl Subscriber {
                 self.read_log().await;
             } else {
                 self.wake.wait().await;
+                if let Some(every) = self.from_log {
+                    // What comes in meanwhile is read with it. A cancelled wait loses nothing: the news stay queued.
+                    tokio::time::sleep(every).await;
+                }
             }
         }
     }
@@ -157,6 +172,7 @@ impl Subscriber {
             let Some(follow) = self.follows.get_mut(&slot.index) else { continue };
             match follow.lease.read(follow.cursor, TURN) {
                 Found::Nothing => {}
+                Found::Batches(_) if self.from_log.is_some() => self.turn = Some(slot),
                 Found::Batches(batches) => {
                     follow.take(batches, &mut self.ready);
                     // There may be more; others first.
@@ -201,9 +217,15 @@ impl Subscriber {
                     self.ready.push_back(Delivery::Gap { producer: follow.producer, from: cursor.offset.next(), to });
                     follow.cursor.offset = to;
                 }
+                let nothing = read.batches.is_empty() && first_there.is_none_or(|first| first <= follow.cursor.offset.next());
                 follow.take(read.batches, &mut self.ready);
-                self.turn = None;
                 self.wake.queue(&slot);
+                if nothing {
+                    // More was heard of than there is.
+                    self.relay.0.hub.suspect();
+                    tokio::time::sleep(RETRY_AFTER).await;
+                }
+                self.turn = None;
             }
             Err(e) => {
                 warn!(producer = %follow.producer, error = %e, "the log cannot be read; trying again");

@@ -21,18 +21,25 @@ pub struct Redis {
     append_only: bool,
     /// The port of the server it follows.
     master: Option<u16>,
+    /// More of its settings, as on the command line.
+    settings: Vec<String>,
     folder: TempDir,
 }
 
 impl Redis {
     /// One that keeps everything in memory and forgets it when it ends.
     pub async fn start() -> Self {
-        Self::launch(false, None).await
+        Self::launch(false, None, &[]).await
+    }
+
+    /// The same with more settings, as on the command line: `["--maxmemory", "16mb"]`.
+    pub async fn with(settings: &[&str]) -> Self {
+        Self::launch(false, None, settings).await
     }
 
     /// One that follows another as its replica.
     pub async fn replica_of(master: &Self) -> Self {
-        let replica = Self::launch(false, Some(master.port)).await;
+        let replica = Self::launch(false, Some(master.port), &[]).await;
         let deadline = tokio::time::Instant::now() + LINK_LIMIT;
         while !replica.command("INFO replication").await.contains("master_link_status:up") {
             assert!(tokio::time::Instant::now() < deadline, "the replica does not reach its master");
@@ -43,7 +50,19 @@ impl Redis {
 
     /// One that writes each command to its append-only file before it answers, and has it again after a restart.
     pub async fn durable() -> Self {
-        Self::launch(true, None).await
+        Self::launch(true, None, &[]).await
+    }
+
+    /// One that also listens with TLS, and there asks its clients for certificates too.
+    pub async fn over_tls(cert: &str, key: &str, ca: &str) -> Self {
+        let port = free_port().to_string();
+        let settings = ["--tls-port", &port, "--tls-cert-file", cert, "--tls-key-file", key, "--tls-ca-cert-file", ca];
+        Self::with(&settings).await
+    }
+
+    /// The address of [`over_tls`](Self::over_tls).
+    pub fn tls_url(&self) -> String {
+        format!("rediss://127.0.0.1:{}", self.settings.get(1).expect("it listens with TLS"))
     }
 
     /// `redis://127.0.0.1:PORT`; the same after a restart.
@@ -122,9 +141,10 @@ impl Redis {
         answer
     }
 
-    async fn launch(append_only: bool, master: Option<u16>) -> Self {
+    async fn launch(append_only: bool, master: Option<u16>, settings: &[&str]) -> Self {
         let folder = TempDir::with_prefix("motience-redis-").expect("a temporary folder can be made");
-        let mut redis = Self { process: None, port: 0, append_only, master, folder };
+        let settings = settings.iter().map(|&setting| setting.to_owned()).collect();
+        let mut redis = Self { process: None, port: 0, append_only, master, settings, folder };
         for _ in 0..5 {
             redis.port = free_port();
             if redis.try_start().await {
@@ -142,6 +162,7 @@ impl Redis {
         if let Some(master) = self.master {
             command.args(["--replicaof", "127.0.0.1", &master.to_string()]);
         }
+        command.args(&self.settings);
         let mut process = Process::spawn("redis-server", command, &self.folder.path().join("log"));
         let port = self.port;
         let ready = process.is_ready(|| async move { answers(port).await.unwrap_or(false) }).await;

@@ -3,7 +3,10 @@
 #![cfg(feature = "testing")]
 #![allow(clippy::unwrap_used, clippy::allow_attributes, reason = "tests")]
 
+mod room;
 mod steps;
+mod tls;
+mod trust;
 
 use std::{sync::Arc, time::Duration};
 
@@ -26,11 +29,17 @@ async fn node(url: &str, settings: &[(&str, &str)]) -> Arc<Backend> {
 }
 
 async fn try_node(url: &str, settings: &[(&str, &str)]) -> Result<Arc<Backend>, backend::Error> {
+    open(url, settings, false).await
+}
+
+/// The same; `strict`: as in production.
+async fn open(url: &str, settings: &[(&str, &str)], strict: bool) -> Result<Arc<Backend>, backend::Error> {
     let env =
         Env::from_pairs([("DATABASE_URL", "postgres://unused"), ("JWT_SECRET", "0123456789abcdef0123456789abcdef"), ("REDIS_URL", url)]);
     let env = settings.iter().fold(env, |env, (name, value)| env.with(name, *value));
     let mut config = Config::from_env(&env).unwrap();
     config.store = store::Config::SqliteMemory;
+    config.redis.as_mut().unwrap().strict = strict;
     Backend::open(config, Clock::system()).await
 }
 

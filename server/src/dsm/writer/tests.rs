@@ -301,3 +301,26 @@ async fn answers(platform: &Platform, producer: ProducerId, until: u64) -> u64 {
     }
     resend(platform, producer, until).await
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn what_a_stranger_publishes_is_not_kept_and_hides_nothing() {
+    let (redis, postgres) = (Redis::start().await, Postgres::start().await);
+    let (url, database) = (redis.url(), postgres.url());
+    let settings = [("REDIS_URL", url.as_str()), ("DATABASE_URL", &database), ("JWT_SECRET", "0123456789abcdef0123456789abcdef")];
+    let platform = platform_on(&settings, store::Config::Postgres { url: database.as_str().into(), max_connections: 4 }).await;
+    let producer = producer(&platform, "p").await;
+    let writer = start(&platform);
+    send(&platform, producer, 0, 1).await;
+    wait_for(&platform, producer, 1).await;
+    let head = platform.services.backend.relay.log().head(producer).await.unwrap();
+    for (n, place, seal) in [(666, 2, ""), (667, 2, &"0".repeat(40)[..]), (668, 90, "")] {
+        let forged = format!("{} {place} 0 {seal} \n{} 1\n{}", head.epoch(), record(n).len(), record(n));
+        let typed = forged.replace('"', "\\\"").replace('\n', "\\n");
+        let heard = redis.command(&format!("SPUBLISH m:{{{producer}}}:live \"{typed}\"")).await;
+        assert!(heard.starts_with(":1"), "the node listens: {heard}");
+    }
+    send(&platform, producer, 1, 10).await;
+    wait_for(&platform, producer, 10).await;
+    assert_eq!(kept(&platform, producer).await, (0..10).collect::<Vec<_>>());
+    stopped(writer).await;
+}

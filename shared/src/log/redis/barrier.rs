@@ -12,8 +12,7 @@ use std::{
     time::Duration,
 };
 
-use redis::{Client, aio::MultiplexedConnection};
-use secrecy::SecretString;
+use redis::aio::MultiplexedConnection;
 use tokio::{
     sync::{mpsc, oneshot},
     task::JoinHandle,
@@ -21,7 +20,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
-use super::{link, names::Names};
+use super::{names::Names, place::Place};
 use crate::{log::Error, model::LogEpoch};
 
 /// Who may wait for an answer at once; beyond it, one waits to wait.
@@ -44,15 +43,15 @@ pub(super) struct Barrier {
 }
 
 impl Barrier {
-    pub(super) fn start(url: &SecretString, names: &Names, replicas: u32) -> Result<Self, Error> {
+    pub(super) fn start(place: &Place, names: &Names, replicas: u32) -> Self {
         let (waiters, waiting) = mpsc::channel(QUEUE);
         let stop = CancellationToken::new();
-        let task = Task { client: link::client(url)?, names: names.clone(), replicas, waiting, connection: None };
+        let task = Task { place: place.clone(), names: names.clone(), replicas, waiting, connection: None };
         let stopped = stop.clone();
         let task = tokio::spawn(async move {
             stopped.run_until_cancelled(task.run()).await;
         });
-        Ok(Self { replicas, waiters, task: Mutex::new(Some(task)), stop })
+        Self { replicas, waiters, task: Mutex::new(Some(task)), stop }
     }
 
     pub(super) fn replicas(&self) -> u32 {
@@ -83,7 +82,7 @@ impl Drop for Barrier {
 }
 
 struct Task {
-    client: Client,
+    place: Place,
     names: Names,
     replicas: u32,
     waiting: mpsc::Receiver<Waiter>,
@@ -111,13 +110,13 @@ impl Task {
     async fn ask(&mut self) -> Result<LogEpoch, Error> {
         let (mut connection, epoch) = match self.connection.take() {
             Some(connection) => connection,
-            None => link::connect(&self.client, &self.names).await.map_err(|e| link::unavailable(&e))?,
+            None => self.place.connect(&self.names).await.map(|(connection, server)| (connection, server.epoch))?,
         };
         let limit = u64::try_from(REPLICA_LIMIT.as_millis()).unwrap_or(u64::MAX);
         let mut pipeline = redis::pipe();
         // One key: its shard is the only one there is.
         pipeline.cmd("INCR").arg(self.names.shared("barrier")).ignore().cmd("WAIT").arg(self.replicas).arg(limit);
-        let (there,): (u32,) = pipeline.query_async(&mut connection).await.map_err(|e| link::unavailable(&e))?;
+        let (there,): (u32,) = pipeline.query_async(&mut connection).await.map_err(|e| self.place.unavailable(&e))?;
         self.connection = Some((connection, epoch));
         if there < self.replicas {
             return Err(Error::Unavailable(format!("{there} of {} replicas have it", self.replicas)));

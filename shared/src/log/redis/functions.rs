@@ -8,7 +8,9 @@ use std::sync::LazyLock;
 use aws_lc_rs::digest::{SHA256, digest};
 use redis::{Cmd, RedisError, Value, aio::MultiplexedConnection};
 
-const SOURCE: &str = include_str!("../motience.lua");
+const SOURCE: &str = concat!(include_str!("../trim.lua"), include_str!("../motience.lua"));
+/// No function, so that it needs not be loaded, and runs where Redis has no memory left.
+const SWEEP: &str = concat!("#!lua flags=allow-oom\n", include_str!("../trim.lua"), include_str!("../sweep.lua"));
 
 /// The library's name and source.
 static LIBRARY: LazyLock<(String, String)> = LazyLock::new(|| {
@@ -23,6 +25,13 @@ static LIBRARY: LazyLock<(String, String)> = LazyLock::new(|| {
 pub(super) fn call(name: &str) -> Cmd {
     let mut call = redis::cmd("FCALL");
     call.arg(format!("{}_{name}", LIBRARY.0));
+    call
+}
+
+/// A call of the script that removes the oldest records of a log; it still lacks its keys.
+pub(super) fn sweep() -> Cmd {
+    let mut call = redis::cmd("EVAL");
+    call.arg(SWEEP);
     call
 }
 

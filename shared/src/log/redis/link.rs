@@ -1,15 +1,24 @@
 //! The connection that carries commands: made anew after it breaks, with the functions loaded and the epoch read.
 
 use std::{
-    sync::{Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
-use redis::{AsyncConnectionConfig, Client, Cmd, ErrorKind, RedisError, ServerErrorKind, Value, aio::MultiplexedConnection};
-use secrecy::{ExposeSecret, SecretString};
-use tokio::time::Instant;
+use redis::{AsyncConnectionConfig, Cmd, ErrorKind, FromRedisValue, RedisError, ServerErrorKind, Value, aio::MultiplexedConnection};
+use tokio::{sync::Notify, time::Instant};
+use tracing::warn;
 
-use super::{ANSWER_LIMIT, CONNECT_LIMIT, functions, mend::mend, names::Names};
+use super::{
+    ANSWER_LIMIT, CONNECT_LIMIT, functions,
+    mend::mend,
+    names::Names,
+    place::{self, Place},
+    server::Server,
+};
 use crate::{log::Error, model::LogEpoch, mutation::Mutation};
 
 /// Shortest time between two attempts to connect.
@@ -17,11 +26,15 @@ const RETRY_AFTER: Duration = Duration::from_millis(200);
 
 /// One connection at a time, shared by all callers.
 pub(super) struct Link {
-    client: Client,
+    place: Place,
     names: Names,
     current: Mutex<Option<Session>>,
     /// Held while connecting, so that one caller does it for all; remembers the last failure.
     connecting: tokio::sync::Mutex<Option<Instant>>,
+    /// Whether Redis had no memory for the last thing that needed some.
+    full: AtomicBool,
+    /// Told each time that it has none.
+    refused: Arc<Notify>,
 }
 
 /// A connection and the life of the Redis server it leads to.
@@ -34,8 +47,10 @@ pub(super) struct Session {
 }
 
 impl Link {
-    pub(super) fn new(url: &SecretString, names: &Names) -> Result<Self, Error> {
-        Ok(Self { client: client(url)?, names: names.clone(), current: Mutex::default(), connecting: tokio::sync::Mutex::default() })
+    pub(super) fn new(place: Place, names: &Names) -> Self {
+        let (current, connecting, full, refused) =
+            (Mutex::default(), tokio::sync::Mutex::default(), AtomicBool::new(false), Arc::default());
+        Self { place, names: names.clone(), current, connecting, full, refused }
     }
 
     /// The connection, made if there is none.
@@ -58,7 +73,7 @@ impl Link {
             }
             Err(e) => {
                 *last_failure = Some(Instant::now());
-                Err(unavailable(&e))
+                Err(e)
             }
         }
     }
@@ -68,6 +83,12 @@ impl Link {
         let session = self.session().await?;
         let value = self.query_on(&session, call).await?;
         Ok((session.epoch, value))
+    }
+
+    /// The same for an answer of a known kind.
+    pub(super) async fn ask<T: FromRedisValue>(&self, call: &Cmd) -> Result<T, Error> {
+        let (_, value) = self.query(call).await?;
+        T::from_redis_value(value).map_err(|e| self.place.judge(&e.into()))
     }
 
     /// Asks on this very connection.
@@ -80,11 +101,33 @@ impl Link {
         }
     }
 
+    /// What the server says of itself.
+    pub(super) async fn server(&self) -> Result<Server, Error> {
+        let info: String = self.ask(&redis::cmd("INFO")).await?;
+        Ok(Server::read(&info))
+    }
+
+    /// Whether Redis had no memory for the last thing that needed some.
+    pub(super) fn is_full(&self) -> bool {
+        self.full.load(Ordering::Relaxed)
+    }
+
+    /// Something that needs memory was done.
+    pub(super) fn has_room(&self) {
+        self.full.store(false, Ordering::Relaxed);
+    }
+
+    /// Told each time that Redis refuses something for want of memory.
+    pub(super) fn refused(&self) -> Arc<Notify> {
+        Arc::clone(&self.refused)
+    }
+
     fn current(&self) -> Option<Session> {
         self.current.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     fn failed(&self, session: &Session, error: &RedisError) -> Error {
+        self.note(error);
         let wrong_server = matches!(
             error.kind(),
             ErrorKind::Server(ServerErrorKind::ReadOnly | ServerErrorKind::MasterDown | ServerErrorKind::BusyLoading)
@@ -94,53 +137,53 @@ impl Link {
         if error.is_io_error() || error.is_timeout() || error.is_connection_dropped() || wrong_server || no_function {
             let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
             current.take_if(|c| c.number == session.number);
-            return unavailable(error);
+            return self.place.unavailable(error);
         }
-        Error::Damaged(error.to_string())
+        self.place.judge(error)
     }
 
-    async fn connect(&self) -> Result<Session, RedisError> {
-        let (mut connection, epoch) = connect(&self.client, &self.names).await?;
-        functions::load(&mut connection).await?;
-        mend(&mut connection, &self.names.shared("mended"), &epoch.to_string()).await;
-        Ok(Session { connection, epoch, number: fastrand::u64(..) })
+    fn note(&self, error: &RedisError) {
+        if place::is_full(error) {
+            self.full.store(true, Ordering::Relaxed);
+            metrics::counter!("motience_redis_refusals_total", "reason" => "full").increment(1);
+            self.refused.notify_one();
+        }
+    }
+
+    async fn connect(&self) -> Result<Session, Error> {
+        let (mut connection, server) = self.place.connect(&self.names).await?;
+        match functions::load(&mut connection).await {
+            // Room can be made, and replicas come back: the script that makes room is no function.
+            Err(e) if matches!(e.code(), Some("OOM" | "MISCONF" | "NOREPLICAS")) => {
+                self.note(&e);
+                warn!(error = %self.place.unavailable(&e), "the functions of this version cannot be loaded yet");
+            }
+            result => result.map_err(|e| self.place.unavailable(&e))?,
+        }
+        mend(&mut connection, &self.names.shared("mended"), &server.epoch.to_string()).await;
+        Ok(Session { connection, epoch: server.epoch, number: fastrand::u64(..) })
     }
 }
 
-/// A connection, and the life of the server that it leads to.
-pub(super) async fn connect(client: &Client, names: &Names) -> Result<(MultiplexedConnection, LogEpoch), RedisError> {
-    let config = AsyncConnectionConfig::new().set_connection_timeout(Some(CONNECT_LIMIT)).set_response_timeout(Some(ANSWER_LIMIT));
-    let mut connection = client.get_multiplexed_async_connection_with_config(&config).await?;
-    let info: String = redis::cmd("INFO").arg("server").arg("replication").query_async(&mut connection).await?;
-    let epoch = match beside_data(&mut connection, names).await? {
-        Some(epoch) => epoch,
-        None => epoch_of(&info),
-    };
-    Ok((connection, epoch))
-}
-
-/// The client for `url`, speaking RESP3.
-pub(super) fn client(url: &SecretString) -> Result<Client, Error> {
-    let url = url.expose_secret();
-    let separator = if url.contains('?') { '&' } else { '?' };
-    let url = if url.contains("protocol=") { url.to_owned() } else { format!("{url}{separator}protocol=resp3") };
-    // The error would quote the URL, which may hold a password.
-    Client::open(url).map_err(|_| Error::Unavailable("REDIS_URL is no Redis URL".to_owned()))
-}
-
-pub(super) fn unavailable(error: &RedisError) -> Error {
-    Error::Unavailable(error.to_string())
-}
-
-/// Which server this is and since when it is the master, from its `run_id` (another after each restart) and its
-/// `master_replid` (another after each promotion): so that a log which lost its tail is never taken for the one it was.
-/// Below 2^52, since the functions add to it.
-fn epoch_of(info: &str) -> LogEpoch {
-    let value = |name: &str| info.lines().find_map(|line| line.strip_prefix(name)).unwrap_or_default().trim();
-    let text = format!("{} {}", value("run_id:"), value("master_replid:"));
-    // FNV-1a, 64 bits.
-    let hash = text.bytes().fold(0xcbf2_9ce4_8422_2325, |hash: u64, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3));
-    LogEpoch((hash >> 12).max(1))
+impl Place {
+    /// A connection to a server that can be worked with, and what that says of itself.
+    pub(super) async fn connect(&self, names: &Names) -> Result<(MultiplexedConnection, Server), Error> {
+        let config = AsyncConnectionConfig::new().set_connection_timeout(Some(CONNECT_LIMIT)).set_response_timeout(Some(ANSWER_LIMIT));
+        let opened = async {
+            let mut connection = self.client.get_multiplexed_async_connection_with_config(&config).await?;
+            let info: String = redis::cmd("INFO").query_async(&mut connection).await?;
+            let mut server = Server::read(&info);
+            if let Some(epoch) = beside_data(&mut connection, names).await? {
+                server.epoch = epoch;
+            }
+            Ok((connection, server))
+        };
+        let (connection, server) = opened.await.map_err(|e: RedisError| self.unavailable(&e))?;
+        match server.refusal(self.strict) {
+            Some(words) => Err(self.away(words)),
+            None => Ok((connection, server)),
+        }
+    }
 }
 
 /// For [`Mutation::EpochBesideData`]: an epoch that is lost or kept with the data, so that a lost tail does not show.
@@ -151,24 +194,4 @@ async fn beside_data(connection: &mut MultiplexedConnection, names: &Names) -> R
     let key = names.shared("epoch");
     redis::cmd("SETNX").arg(&key).arg(fastrand::u64(1..1 << 52)).exec_async(connection).await?;
     redis::cmd("GET").arg(&key).query_async(connection).await.map(|epoch| Some(LogEpoch(epoch)))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_epoch_changes_with_the_server_and_with_its_promotion() {
-        let epoch = |run_id, replid| epoch_of(&format!("# Server\r\nrun_id:{run_id}\r\n# Replication\r\nmaster_replid:{replid}\r\n"));
-        assert_eq!(epoch("a", "b"), epoch("a", "b"));
-        assert_ne!(epoch("a", "b"), epoch("a", "c"));
-        assert_ne!(epoch("a", "b"), epoch("c", "b"));
-        assert!(epoch("a", "b").0 < 1 << 52);
-    }
-
-    #[test]
-    fn a_bad_url_is_not_quoted() {
-        let Err(e) = client(&SecretString::from("rediss://u:secret@[")) else { panic!("no URL") };
-        assert!(!e.to_string().contains("secret"));
-    }
 }

@@ -5,29 +5,41 @@
 //! persists as its operator configured it.
 
 mod barrier;
+mod config;
 mod follow;
 mod functions;
 mod link;
 mod mend;
 mod names;
+mod place;
 mod reply;
 mod seal;
+mod server;
+mod watch;
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{
+    fmt,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use bytes::Bytes;
 use secrecy::SecretString;
 
 use time::OffsetDateTime;
+use tokio::task::JoinHandle;
 use tracing::warn;
 
+pub use self::config::Config;
 use self::{
     barrier::Barrier,
     follow::Follower,
     functions::call,
     link::Link,
     names::{Channel, Names},
+    place::Place,
     seal::Seal,
+    watch::Seldom,
 };
 use super::{Error, Event, Head, Opened, Read, Retention, Section, Sender, Signal, Sink};
 use crate::model::{LogEpoch, Offset, ProducerId};
@@ -49,25 +61,44 @@ struct Inner {
     link: Link,
     follower: Follower,
     retention: Retention,
+    /// See [`Config::budget`].
+    budget: Option<usize>,
     barrier: Option<Barrier>,
+    watch: Mutex<Option<JoinHandle<()>>>,
+    /// When steps of an append that failed were last spoken of.
+    noted: Seldom,
 }
 
 impl Log {
     /// Connects, loads the functions, and has signals go to `sink`. What is appended counts as written once `replicas`
     /// replicas have it too. Nodes that share `secret` believe each other.
-    pub async fn connect(
-        url: &SecretString,
-        secret: &SecretString,
-        replicas: u32,
-        retention: Retention,
-        sink: Sink,
-    ) -> Result<Self, Error> {
+    pub async fn connect(config: &Config, secret: &SecretString, replicas: u32, retention: Retention, sink: Sink) -> Result<Self, Error> {
         let (names, seal) = (Names::default(), Seal::new(secret));
-        let link = Link::new(url, &names)?;
+        let place = Place::new(config)?;
+        let link = Link::new(place.clone(), &names);
         link.session().await?;
-        let follower = Follower::start(url, &names, &seal, sink)?;
-        let barrier = if replicas > 0 { Some(Barrier::start(url, &names, replicas)?) } else { None };
-        Ok(Self(Arc::new(Inner { names, seal, link, follower, retention, barrier })))
+        let barrier = (replicas > 0).then(|| Barrier::start(&place, &names, replicas));
+        let follower = Follower::start(place, &names, &seal, sink);
+        let inner = Inner {
+            names,
+            seal,
+            link,
+            follower,
+            retention,
+            budget: config.budget,
+            barrier,
+            watch: Mutex::default(),
+            noted: Seldom::default(),
+        };
+        Ok(Self(Arc::new(inner)))
+    }
+
+    /// Has the server looked after: what is wrong with it is said, and room is made where it has too little.
+    #[must_use]
+    pub fn watched(self) -> Self {
+        let task = tokio::spawn(watch::run(Arc::downgrade(&self.0)));
+        *self.0.watch.lock().unwrap_or_else(PoisonError::into_inner) = Some(task);
+        self
     }
 
     pub(super) async fn open(&self, producer: ProducerId, sender: &Sender, reopened: Option<LogEpoch>) -> Result<Opened, Error> {
@@ -113,10 +144,13 @@ impl Log {
             }
         }
         let value = self.0.link.query_on(&session, &call).await?;
+        self.0.link.has_room();
         let reply::Appended { outcomes, notes } = reply::appended(value, sections.len())?;
         if !notes.is_empty() {
             metrics::counter!("motience_redis_steps_failed_total").increment(notes.len() as u64);
-            warn!(%producer, ?notes, "appended, but not all that goes with it could be done");
+            if self.0.noted.now() {
+                warn!(%producer, ?notes, "appended, but not all that goes with it could be done");
+            }
         }
         self.durable(session.epoch).await?;
         Ok(outcomes)
@@ -183,7 +217,13 @@ impl Log {
 
     pub(super) async fn ping(&self) -> Result<(), Error> {
         // Refused wherever an append would be.
-        self.0.link.query(call("probe").arg(0)).await.map(drop)
+        self.0.link.query(call("probe").arg(0)).await?;
+        self.0.link.has_room();
+        Ok(())
+    }
+
+    pub(super) fn is_full(&self) -> bool {
+        self.0.link.is_full()
     }
 
     pub(super) fn durability(&self) -> String {
@@ -191,6 +231,10 @@ impl Log {
     }
 
     pub(super) async fn close(&self) {
+        let watch = self.0.watch.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(watch) = watch {
+            watch.abort();
+        }
         self.0.follower.close().await;
         if let Some(barrier) = &self.0.barrier {
             barrier.close().await;
@@ -212,10 +256,7 @@ fn millis(duration: Duration) -> u64 {
 fn signal(names: &Names, seal: &Seal, channel: &[u8], payload: Bytes) -> Result<Option<Signal>, Error> {
     let name = String::from_utf8_lossy(channel);
     match names.channel_of(channel)? {
-        Channel::Live(producer) => {
-            let batch = reply::published(producer, &name, seal, payload)?;
-            Ok(batch.map(|batch| Signal::Batch(Arc::new(batch))))
-        }
+        Channel::Live(producer) => Ok(reply::published(producer, &name, seal, payload).map(|batch| Signal::Batch(Arc::new(batch)))),
         Channel::Bus | Channel::Reports => match seal.opened(&name, &payload) {
             Some(text) => serde_json::from_slice(text).map(|event| Some(Signal::Event(event))).map_err(|e| Error::Damaged(e.to_string())),
             None => Ok(None),

@@ -47,6 +47,16 @@ impl Names {
         format!("{}:{part}", self.prefix)
     }
 
+    /// A pattern that the logs' keys match.
+    pub(super) fn logs(&self) -> String {
+        format!("{}:{{*}}:log", self.prefix)
+    }
+
+    /// Another key of the producer whose log has the key `log`.
+    pub(super) fn beside(&self, log: &str, part: &str) -> String {
+        format!("{}{part}", log.strip_suffix("log").unwrap_or(log))
+    }
+
     /// The channel's own name.
     pub(super) fn channel(&self, channel: Channel) -> String {
         match channel {
@@ -82,6 +92,7 @@ mod tests {
             assert_eq!(names.channel_of(names.channel(channel).as_bytes()).unwrap(), channel);
         }
         assert_eq!(names.key(ProducerId(7), "meta"), "m:{7}:meta");
+        assert_eq!(names.beside(&names.key(ProducerId(7), "log"), "meta"), "m:{7}:meta");
         assert!(names.channel_of(b"m:{x}:live").is_err());
         assert!(names.channel_of(b"n:bus").is_err());
     }

@@ -1,0 +1,41 @@
+-- Removing the oldest parts of a log; both in the library and in the script that sweeps (log/redis/functions.rs).
+
+local function text(number)
+  return string.format('%.0f', number)
+end
+
+local function now_ms()
+  local time = redis.call('TIME')
+  return time[1] * 1000 + math.floor(time[2] / 1000)
+end
+
+-- Does what the caller can do without. A failure is noted, and `nil` returned.
+local function attempt(notes, ...)
+  local answer = redis.pcall(...)
+  if type(answer) == 'table' and answer.err then
+    notes[#notes + 1] = select(1, ...) .. ': ' .. answer.err
+    return nil
+  end
+  return answer
+end
+
+-- Removes the parts that are too old or that nobody has room for. Returns how many entries those are.
+local function trim(log, marks, total, now, bytes, age, notes)
+  local gone, passed = nil, 0
+  while true do
+    local oldest = attempt(notes, 'LINDEX', marks, passed)
+    if not oldest then
+      break
+    end
+    local offset, sum, at = string.match(oldest, '^(%d+) (%d+) (%d+)$')
+    if total - tonumber(sum) < bytes and now - tonumber(at) <= age then
+      break
+    end
+    gone, passed = tonumber(offset), passed + 1
+  end
+  local removed = gone and attempt(notes, 'XTRIM', log, 'MINID', text(gone + 1))
+  if removed then
+    attempt(notes, 'LPOP', marks, passed)
+  end
+  return removed or 0
+end
