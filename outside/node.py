@@ -13,7 +13,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 SERVER = os.environ.get("MOTIENCE_SERVER", str(ROOT / "target/debug/motience-server"))
 PORTS = ("AP", "SM", "DSM", "WSS1", "WSS2", "WSS1_UI", "WSS2_UI", "QUIC", "HTTPS", "OPERATIONS")
-RATES = ("REGISTER", "REGISTER_ACCOUNT", "LOGIN", "LOGIN_ACCOUNT", "LOGIN_STRANGERS", "REFRESH", "REFRESH_LOGIN", "REFRESH_ACCOUNT", "LOGOUT")
+RATES = ("REGISTER", "REGISTER_ACCOUNT", "LOGIN", "LOGIN_ACCOUNT", "LOGIN_STRANGERS", "REFRESH", "REFRESH_LOGIN", "REFRESH_ACCOUNT", "LOGOUT", "REQUESTS", "HISTORY", "CONTROL")
 PASSWORD = "pass123"
 # Longest waits for a node to start and to end, in seconds.
 START_LIMIT, STOP_LIMIT = 60, 15

@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use motience_shared::{
     env::{self, Env},
-    http::{Host, Limits, ListenAddress},
+    http::{Host, Limits, ListenAddress, Origins, Proxies},
+    rate::Rate,
     relay::{order, view},
 };
 
@@ -37,8 +38,10 @@ pub struct Config {
     pub wss1_url: Option<String>,
     /// Where consumers connect, where that is elsewhere. PUBLIC_WSS2_URL.
     pub wss2_url: Option<String>,
-    /// Origins whose pages may connect; none: any, as tokens and not cookies say who comes. WSS_ORIGINS.
-    pub origins: Vec<String>,
+    /// Origins whose pages may connect; none, or `*`: any, as tokens and not cookies say who comes. WSS_ORIGINS.
+    pub origins: Origins,
+    /// Proxies whose word on where a request comes from is believed.
+    pub proxies: Proxies,
     /// How often a peer is pinged; one silent for two pings is closed. WSS_PING_INTERVAL, 20 s.
     pub ping: Duration,
     /// How long a peer may leave its socket full before it is closed. WSS_WRITE_LIMIT, 30 s.
@@ -53,6 +56,8 @@ pub struct Config {
     pub connections_each: usize,
     /// Longest message of a consumer. WSS2_MAX_MESSAGE_BYTES, 16 KiB: a resume with a few hundred cursors.
     pub consumer_message: usize,
+    /// What one consumer may ask for on its connection: a resume counts one for each of its cursors. RATE_LIMIT_CONTROL, 3000/m.
+    pub control: Rate,
     /// How much is held back for a consumer that asks for device order.
     pub order: order::Limits,
     /// How much is held back for one that asks for a view.
@@ -81,7 +86,8 @@ impl Config {
             dsm_url: url("PUBLIC_DSM_URL"),
             wss1_url: url("PUBLIC_WSS1_URL"),
             wss2_url: url("PUBLIC_WSS2_URL"),
-            origins: env.list("WSS_ORIGINS"),
+            origins: Origins::from_env(env, "WSS_ORIGINS")?,
+            proxies: Proxies::from_env(env)?,
             ping: env.duration("WSS_PING_INTERVAL", Duration::from_secs(20))?,
             write: env.duration("WSS_WRITE_LIMIT", Duration::from_secs(30))?,
             write_buffer: env.bytes("WSS_WRITE_BUFFER", 64 * 1024)?,
@@ -89,6 +95,7 @@ impl Config {
             credit: env.parse("QUIC_CREDIT", 8192)?,
             connections_each: env.parse("MAX_CONNECTIONS_PER_ACCOUNT", 1000)?,
             consumer_message: env.bytes("WSS2_MAX_MESSAGE_BYTES", 16 * 1024)?,
+            control: env.parse("RATE_LIMIT_CONTROL", Rate::per_minute(3000))?,
             order: order::Limits::from_env(env)?,
             view: view::Limits::from_env(env)?,
             limits: Limits::from_env(env)?,

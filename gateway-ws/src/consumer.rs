@@ -14,8 +14,9 @@ use axum::{extract::State, response::Response};
 use bytes::{Bytes, BytesMut};
 use motience_shared::{
     auth::Grant,
-    http::{ApiError, Seat},
+    http::{ApiError, ClientAddress, Seat},
     model::{Cursor, CursorName, ProducerId, Role, Selection, record},
+    rate::Bucket,
     relay::{
         Delivery, Feed, FeedEvent, Kind, ReadFrom,
         order::{self, Reorder},
@@ -42,7 +43,7 @@ use crate::{
 const TURN: usize = 1 << 20;
 
 /// The upgrade.
-pub(crate) async fn upgrade(State(shared): State<Arc<Shared>>, request: Request) -> Result<Response, ApiError> {
+pub(crate) async fn upgrade(State(shared): State<Arc<Shared>>, client: ClientAddress, request: Request) -> Result<Response, ApiError> {
     let Admitted { upgrade, grant, v2, resume, durable, order, cursors, selection, seat } =
         request.admit(Role::Consumer, shared.config.consumer_message, &shared)?;
     let places = resume.as_deref().map(places::resume).transpose().map_err(|e| ApiError::invalid("resume", e))?;
@@ -59,7 +60,7 @@ pub(crate) async fn upgrade(State(shared): State<Arc<Shared>>, request: Request)
     if let Some(places) = places {
         feed.resume(&places).await?;
     }
-    let span = info_span!("wss2", user = %grant.user);
+    let span = info_span!("wss2", user = %grant.user, %client);
     let alive = shared.shutdown.guard();
     let (serving, record) = (Arc::clone(&shared), shared.backend.relay.limits().record);
     Ok(upgrade.accept(&shared.config, record, move |socket| {
@@ -67,7 +68,8 @@ pub(crate) async fn upgrade(State(shared): State<Arc<Shared>>, request: Request)
             let shared = serving;
             let arranged = Arranged::new(order, view);
             let told = (v2 && cursors).then(HashSet::new);
-            let session = Session { shared: &shared, feed, v2, arranged, told, ready: Vec::new(), scratch: BytesMut::new() };
+            let pace = Bucket::new(shared.config.control);
+            let session = Session { shared: &shared, feed, v2, arranged, told, ready: Vec::new(), pace, scratch: BytesMut::new() };
             serve(socket, &grant, session, seat).await;
             drop(alive);
         }
@@ -118,6 +120,8 @@ struct Session<'s> {
     told: Option<HashSet<ProducerId>>,
     /// What is to be written next.
     ready: Vec<order::Record>,
+    /// How much the client may still ask for.
+    pace: Bucket,
     scratch: BytesMut,
 }
 
@@ -259,6 +263,10 @@ impl Session<'_> {
         let Some(request) = request else {
             return if self.v2 { self.complain(socket, "invalid_json", "not a message this service knows").await } else { Ok(()) };
         };
+        if request.r#type != "confirm" && self.pace.take(request.cost()).is_err() {
+            metrics::counter!("motience_limited_total", "reason" => "control").increment(1);
+            return Err(Goodbye::RateLimited);
+        }
         match request.r#type.as_str() {
             "ping" => socket.send(Message::Text(pong(request.id.as_deref().map(RawValue::get)).into())).await,
             "resume" if self.v2 => match request.cursors.map(places::checked).transpose() {
@@ -300,6 +308,14 @@ impl Session<'_> {
     async fn complain(&self, socket: &mut Socket, code: &str, message: &str) -> Result<(), Goodbye> {
         let text = json!({"type": "error", "code": code, "message": message}).to_string();
         socket.send(Message::Text(text.into())).await
+    }
+}
+
+impl Spoken {
+    /// Each cursor of a resume has the subscriptions looked at and a log opened.
+    fn cost(&self) -> u32 {
+        let cursors = self.cursors.as_ref().map_or(0, HashMap::len);
+        u32::try_from(cursors).unwrap_or(u32::MAX).saturating_add(1)
     }
 }
 

@@ -24,7 +24,7 @@ use axum::{Router, routing::any};
 use motience_certs::{ServerIdentity, server::tcp_config};
 use motience_shared::{
     backend::Backend,
-    http::{ApiError, Limits, ListenAddress, Listener, Seats, operations, serve},
+    http::{ApiError, HasProxies, Limits, ListenAddress, Listener, OPERATIONS, Proxies, Seats, operations, serve, tolerant},
     lifecycle::Shutdown,
 };
 use tokio::net::TcpListener;
@@ -74,6 +74,12 @@ pub(crate) struct Shared {
     pub(crate) tunnels: Gauge,
     pub(crate) seats: Seats,
     pub(crate) webtransport: Option<WebTransport>,
+}
+
+impl HasProxies for Shared {
+    fn proxies(&self) -> &Proxies {
+        &self.config.proxies
+    }
 }
 
 /// A gateway whose ports are open.
@@ -146,12 +152,16 @@ impl Gateway {
     }
 }
 
+/// The gateway's own paths.
+const PATHS: [&str; 5] = ["/producer", "/consumer", "/motience", "/stats", "/cert-hash"];
+
 /// What operators ask, and one form of error, around a listener's own paths.
 fn around(name: &'static str, router: Router<Arc<Shared>>, shared: &Arc<Shared>) -> Router {
-    router
+    let router = router
         .with_state(Arc::clone(shared))
         .merge(operations(name, Arc::clone(&shared.backend)))
-        .fallback(async || ApiError::not_found("There is nothing at this path."))
+        .fallback(async || ApiError::not_found("There is nothing at this path."));
+    tolerant(router, PATHS.into_iter().chain(OPERATIONS))
 }
 
 fn listen(setting: &'static str, address: ListenAddress) -> Result<Vec<TcpListener>, Error> {

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use axum::{extract::State, response::Response};
 use motience_shared::{
     auth::Grant,
-    http::{ApiError, Seat},
+    http::{ApiError, ClientAddress, Seat},
     log::{self, Transport},
     model::{
         Role,
@@ -37,11 +37,11 @@ const GROUP: usize = 512;
 const DRAIN_LIMIT: Duration = Duration::from_secs(3);
 
 /// The upgrade.
-pub(crate) async fn upgrade(State(shared): State<Arc<Shared>>, request: Request) -> Result<Response, ApiError> {
+pub(crate) async fn upgrade(State(shared): State<Arc<Shared>>, client: ClientAddress, request: Request) -> Result<Response, ApiError> {
     let record = shared.backend.relay.limits().record;
     let Admitted { upgrade, grant, seat, .. } = request.admit(Role::Producer, record + MAX_ENVELOPE, &shared)?;
     let publisher = shared.backend.relay.passing_publisher(grant.user.producer()).await?;
-    let span = info_span!("wss1", user = %grant.user);
+    let span = info_span!("wss1", user = %grant.user, %client);
     let alive = shared.shutdown.guard();
     let serving = Arc::clone(&shared);
     Ok(upgrade.accept(&shared.config, record, move |socket| {

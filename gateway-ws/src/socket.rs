@@ -31,6 +31,8 @@ pub(crate) enum Goodbye {
     NotUtf8,
     /// 1008: more frames that carry nothing than a peer may send.
     Flooded,
+    /// 1008: more requests than one connection may make.
+    RateLimited,
     /// 1009: a message over the limit.
     TooLarge,
     /// 1011: the node failed.
@@ -49,6 +51,7 @@ impl Goodbye {
             Self::Broken => (1002, "this is not WebSocket"),
             Self::NotUtf8 => (1007, "the text is not UTF-8"),
             Self::Flooded => (1008, "too many pings, empty fragments or idle messages"),
+            Self::RateLimited => (1008, "too many requests on this connection"),
             Self::TooLarge => (1009, "the message is too large"),
             Self::Failed => (1011, "the server failed"),
             Self::TryLater => (1013, "try again later"),
@@ -61,6 +64,7 @@ impl Goodbye {
     fn fault(self) -> Option<&'static str> {
         match self {
             Self::Flooded => Some("control_flood"),
+            Self::RateLimited => Some("control_rate"),
             Self::TooLarge => Some("too_large"),
             Self::Broken | Self::NotUtf8 => Some("protocol"),
             _ => None,

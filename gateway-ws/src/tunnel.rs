@@ -16,7 +16,7 @@ use axum::{extract::State, http::HeaderMap, response::Response};
 use bytes::BytesMut;
 use motience_shared::{
     auth::Grant,
-    http::{ApiError, Seat, check_origin},
+    http::{ApiError, ClientAddress, Seat, check_origin},
     log::{self, Transport},
     model::{DeviceId, Role},
     relay::{self, Kind},
@@ -50,7 +50,12 @@ enum Ending {
 }
 
 /// The upgrade: who comes is asked later, by Hello.
-pub(crate) async fn upgrade(State(shared): State<Arc<Shared>>, headers: HeaderMap, upgrade: Upgrade) -> Result<Response, ApiError> {
+pub(crate) async fn upgrade(
+    State(shared): State<Arc<Shared>>,
+    client: ClientAddress,
+    headers: HeaderMap,
+    upgrade: Upgrade,
+) -> Result<Response, ApiError> {
     check_origin(&headers, &shared.config.origins)?;
     if !handshake::protocols(&headers).iter().any(|p| p == PROTOCOL) {
         return Err(ApiError::malformed("Offer the subprotocol motience.1.").with_code("no_subprotocol"));
@@ -65,7 +70,7 @@ pub(crate) async fn upgrade(State(shared): State<Arc<Shared>>, headers: HeaderMa
             serve(socket, seat, &serving).await;
             drop(alive);
         }
-        .instrument(info_span!("tunnel"))
+        .instrument(info_span!("tunnel", %client))
     }))
 }
 

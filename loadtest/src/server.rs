@@ -96,6 +96,9 @@ impl Own {
             "REFRESH_LOGIN",
             "REFRESH_ACCOUNT",
             "LOGOUT",
+            "REQUESTS",
+            "HISTORY",
+            "CONTROL",
         ] {
             command.env(format!("RATE_LIMIT_{limit}"), "off");
         }

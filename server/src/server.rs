@@ -142,6 +142,7 @@ impl Server {
         };
         let mut listeners: Vec<(Listener, axum::Router)> = Vec::new();
         let operations = shared_http::operations("motience-server", Arc::clone(&backend));
+        let operations = shared_http::tolerant(operations, shared_http::OPERATIONS);
         for (wanted, setting, at, router, place) in [
             (roles.ap, "AP_PORT", config.ap, ap::router(&services), &mut addresses.ap),
             (roles.sm, "SM_PORT", config.sm, sm::router(&services), &mut addresses.sm),

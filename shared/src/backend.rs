@@ -2,7 +2,12 @@
 //!
 //! Embedded: this process is the whole platform. Cluster: Redis joins any number of nodes over one PostgreSQL.
 
-use std::{fmt, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    fmt,
+    path::PathBuf,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use tracing::{info, warn};
 
@@ -157,6 +162,8 @@ pub struct Backend {
     pub kind: Kind,
     /// The node's name.
     pub node: String,
+    /// When readiness was last asked for, and the answer.
+    readiness: tokio::sync::Mutex<Option<(Instant, Result<(), Unready>)>>,
     refresher: tokio::task::JoinHandle<()>,
 }
 
@@ -203,6 +210,7 @@ impl Backend {
             auth: config.auth,
             kind,
             node: config.node,
+            readiness: tokio::sync::Mutex::default(),
             refresher,
         }))
     }
@@ -225,8 +233,25 @@ impl Backend {
         }
     }
 
-    /// Asks the database and the log, each within a time limit.
+    /// Whether the database and the log answer. Anybody may ask: however many do at once, they are asked once, or twice for those who came
+    /// after it had begun.
     pub async fn ready(&self) -> Result<(), Unready> {
+        let came = Instant::now();
+        let mut last = self.readiness.lock().await;
+        if let Some((began, answer)) = &*last
+            && *began >= came
+        {
+            return answer.clone();
+        }
+        let began = Instant::now();
+        metrics::counter!("motience_readiness_checks_total").increment(1);
+        let answer = self.ask().await;
+        *last = Some((began, answer.clone()));
+        answer
+    }
+
+    /// Asks the database and the log, each within a time limit.
+    async fn ask(&self) -> Result<(), Unready> {
         let (store, log) =
             tokio::join!(tokio::time::timeout(READY_LIMIT, self.store.ping()), tokio::time::timeout(READY_LIMIT, self.relay.log().ping()));
         let mut away = Vec::new();

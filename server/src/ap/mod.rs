@@ -16,7 +16,7 @@ use axum::Router;
 use utoipa::{OpenApi, openapi};
 use utoipa_axum::{router::OpenApiRouter, routes};
 
-use crate::http::{Service, Services, Shared, secured};
+use crate::http::{Service, Services, Shared, limited, secured};
 
 #[derive(OpenApi)]
 #[openapi(info(
@@ -33,6 +33,7 @@ pub fn router(services: &Arc<Services>) -> Router {
 /// What it does and how it is described.
 pub(crate) fn service(services: &Arc<Services>) -> Service {
     let (operations, document) = operations().with_state(Shared(Arc::clone(services))).split_for_parts();
+    let operations = limited(operations, services);
     Service { name: "motience-ap", prefix: "/ap", alias: "/api/auth", operations, document, page: false, more: Router::new() }
 }
 

@@ -1,5 +1,6 @@
 //! `GET /history/:producerId`: what was kept and what the log still holds, for the producer and for its active subscribers.
 
+pub(crate) mod marks;
 mod part;
 
 use axum::{extract::State, http::HeaderValue};
@@ -66,6 +67,7 @@ pub(super) struct Kept {
     (status = 401, description = "No or bad token", body = shapes::Problem, content_type = "application/problem+json"),
     (status = 403, description = "Not the producer, nor subscribed to it", body = shapes::Problem, content_type = "application/problem+json"),
     (status = 422, description = "A parameter is out of bounds", body = shapes::Problem, content_type = "application/problem+json"),
+    (status = 429, description = "Too many requests", body = shapes::Problem, content_type = "application/problem+json"),
     (status = 503, description = "The database or the log is away", body = shapes::Problem, content_type = "application/problem+json"),
 ))]
 pub(super) async fn history(
@@ -82,7 +84,7 @@ pub(super) async fn history(
     let mut query = wanted.query()?;
     // The last record may go beyond it.
     query.bytes = services.config.page.saturating_sub(services.backend.relay.limits().record);
-    let part = part::read(&services.backend, producer, &query, wanted.after(&query)).await?;
+    let part = part::read(&services.backend, &services.marks, producer, &query, wanted.after(&query)).await?;
     let next = part.next.and_then(|next| wanted.next(next, query.limit));
     let producer_id = producer.to_string();
     let kept = |Record { id, device_id, timestamp, data }| Kept { id, producer_id: producer_id.clone(), device_id, timestamp, data };

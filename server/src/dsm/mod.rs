@@ -3,7 +3,7 @@
 mod cursors;
 mod data;
 mod devices;
-mod history;
+pub(crate) mod history;
 mod nodes;
 mod streams;
 mod writer;
@@ -23,7 +23,7 @@ pub use writer::history_writer;
 
 use crate::{
     asyncapi,
-    http::{Service, Services, Shared, secured},
+    http::{Service, Services, Shared, limited, secured},
     stream,
 };
 
@@ -42,6 +42,7 @@ pub fn router(services: &Arc<Services>) -> Router {
 /// What it does and how it is described.
 pub(crate) fn service(services: &Arc<Services>) -> Service {
     let (operations, document) = operations(services.config.data_body).with_state(Shared(Arc::clone(services))).split_for_parts();
+    let operations = limited(operations, services);
     Service { name: "motience-dsm", prefix: "/dsm", alias: "/api", operations, document, page: true, more: asyncapi::router() }
 }
 

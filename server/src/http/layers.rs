@@ -15,7 +15,7 @@ use axum::{
     middleware::{self, Next},
     response::{IntoResponse as _, Response},
 };
-use motience_shared::http::ApiError;
+use motience_shared::http::{ApiError, Inflation, inflate};
 use tokio::time::{Duration, timeout};
 use tower_http::{
     catch_panic::CatchPanicLayer,
@@ -28,6 +28,44 @@ use super::{Config, Services};
 /// How long a browser may remember what it was told about origins.
 const CORS_MEMORY: Duration = Duration::from_secs(3600);
 
+/// What pages may send: what the services read, and what tracing libraries add to every request by themselves.
+const ALLOWED_HEADERS: [&str; 31] = [
+    "authorization",
+    "content-type",
+    "content-encoding",
+    "last-event-id",
+    "idempotency-key",
+    "cache-control",
+    "x-requested-with",
+    // W3C Trace Context and Baggage.
+    "traceparent",
+    "tracestate",
+    "baggage",
+    "x-request-id",
+    "request-id",
+    "x-correlation-id",
+    "correlation-id",
+    // Zipkin.
+    "b3",
+    "x-b3-traceid",
+    "x-b3-spanid",
+    "x-b3-parentspanid",
+    "x-b3-sampled",
+    "x-b3-flags",
+    // Sentry, Datadog, New Relic, Jaeger, AWS, Google, Azure.
+    "sentry-trace",
+    "x-datadog-trace-id",
+    "x-datadog-parent-id",
+    "x-datadog-origin",
+    "x-datadog-sampling-priority",
+    "x-datadog-tags",
+    "newrelic",
+    "uber-trace-id",
+    "x-amzn-trace-id",
+    "x-cloud-trace-context",
+    "request-context",
+];
+
 pub(super) fn around(router: Router, services: &Arc<Services>) -> Router {
     router
         .fallback(async || ApiError::not_found("There is nothing at this path."))
@@ -35,6 +73,8 @@ pub(super) fn around(router: Router, services: &Arc<Services>) -> Router {
             ApiError::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", "This path does not take this method.")
         })
         .layer(DefaultBodyLimit::max(services.config.body))
+        // Outside of the limits of bodies, which therefore hold for what is in them.
+        .layer(middleware::from_fn_with_state(inflation(&services.config), inflate))
         .layer(middleware::from_fn_with_state(services.config.request, in_time))
         .layer(middleware::from_fn(count))
         .layer(CatchPanicLayer::custom(panicked))
@@ -91,6 +131,12 @@ fn panicked(_cause: Box<dyn Any + Send>) -> Response {
     ApiError::internal("a handler panicked").into_response()
 }
 
+/// Bodies with a limit of their own meet that first, and are told so in its words.
+fn inflation(config: &Config) -> Inflation {
+    let longest = config.body.max(config.data_body);
+    Inflation { free: (longest as u64).saturating_mul(2).max(1 << 20), most: config.inflation }
+}
+
 fn cors(config: &Config) -> CorsLayer {
     let origins = if config.any_origin {
         AllowOrigin::any()
@@ -101,12 +147,7 @@ fn cors(config: &Config) -> CorsLayer {
     CorsLayer::new()
         .allow_origin(origins)
         .allow_methods([Method::GET, Method::POST, Method::DELETE])
-        .allow_headers([
-            header::AUTHORIZATION,
-            header::CONTENT_TYPE,
-            HeaderName::from_static("last-event-id"),
-            HeaderName::from_static("idempotency-key"),
-        ])
+        .allow_headers(ALLOWED_HEADERS.map(HeaderName::from_static))
         .expose_headers([header::RETRY_AFTER, header::LINK])
         .max_age(CORS_MEMORY)
 }

@@ -3,6 +3,7 @@
 mod attempts;
 mod layers;
 mod rate;
+mod requests;
 pub(crate) mod shapes;
 #[cfg(test)]
 pub(crate) mod tests;
@@ -14,13 +15,15 @@ use axum::{
     body::Bytes,
     extract::Path,
     http::{HeaderValue, header},
+    middleware::from_fn_with_state,
     response::{IntoResponse as _, Redirect, Response},
     routing::get,
 };
 use motience_shared::{
+    auth::HashLimits,
     backend::Backend,
     env::{self, Env},
-    http::{self as shared_http, ApiError, HasBackend, HasProxies, Limits, Proxies, Seats},
+    http::{self as shared_http, ApiError, HasBackend, HasProxies, Limits, Proxies, Seats, tolerant},
 };
 use tokio_util::sync::CancellationToken;
 use utoipa::openapi::{
@@ -28,7 +31,7 @@ use utoipa::openapi::{
     security::{Http, HttpAuthScheme, SecurityScheme},
 };
 
-use crate::stream;
+use crate::{dsm::history::marks::TimeMarks, stream};
 
 pub(crate) use layers::Unhurried;
 pub use rate::Rates;
@@ -54,6 +57,12 @@ pub struct Config {
     pub any_origin: bool,
     /// Proxies whose word on where a request comes from is believed.
     pub proxies: Proxies,
+    /// Requests of one account under way at once, but for `POST /data`. MAX_REQUESTS_PER_ACCOUNT, 16.
+    pub requests_each: usize,
+    /// Readers of history at once: one less than there are processors, so that one is left to live traffic. HISTORY_READERS.
+    pub history_readers: usize,
+    /// How many times longer than what came a compressed body may be, beyond twice the longest plain one. HTTP_MAX_INFLATION, 200.
+    pub inflation: u64,
     /// Live streams.
     pub stream: stream::Config,
     /// How often each address and each account may register, log in and refresh.
@@ -74,6 +83,9 @@ impl Config {
             any_origin: origins == ["*"] || (origins.is_empty() && !env.production()),
             origins,
             proxies: Proxies::from_env(env)?,
+            requests_each: env.parse("MAX_REQUESTS_PER_ACCOUNT", 16)?,
+            history_readers: env.parse("HISTORY_READERS", HashLimits::default_at_once())?,
+            inflation: env.parse("HTTP_MAX_INFLATION", 200)?,
             stream: stream::Config::from_env(env)?,
             rates: Rates::from_env(env)?,
         };
@@ -88,6 +100,9 @@ impl Config {
             ("DATA_MAX_BODY_BYTES", config.data_body == 0),
             ("DATA_MAX_RECORDS", config.data_records == 0),
             ("HTTP_MAX_PAGE_BYTES", config.page == 0),
+            ("MAX_REQUESTS_PER_ACCOUNT", config.requests_each == 0),
+            ("HISTORY_READERS", config.history_readers == 0),
+            ("HTTP_MAX_INFLATION", config.inflation == 0),
         ] {
             if none {
                 return Err(env::Error::invalid(name, "must be more than nothing"));
@@ -112,6 +127,8 @@ pub struct Services {
     pub config: Config,
     /// Rate limits in force.
     pub limiters: rate::Limiters,
+    /// What is known of the times in logs.
+    pub(crate) marks: TimeMarks,
     /// Seats of live streams.
     pub seats: Seats,
     /// Cancelled when the node begins to go away: what has no end by itself ends then.
@@ -121,9 +138,9 @@ pub struct Services {
 impl Services {
     /// The services over one backend, until `draining`.
     pub fn new(backend: Arc<Backend>, config: Config, draining: CancellationToken) -> Arc<Self> {
-        let limiters = rate::Limiters::new(&config.rates);
+        let limiters = rate::Limiters::new(&config);
         let seats = Seats::new(config.stream.connections, config.stream.connections_each);
-        Arc::new(Self { backend, config, limiters, seats, draining })
+        Arc::new(Self { backend, config, limiters, marks: TimeMarks::default(), seats, draining })
     }
 }
 
@@ -177,28 +194,46 @@ impl Service {
     /// A port of its own: its operations at the root and under its alias, its document and Swagger UI at `/api-docs`, what
     /// operators ask, and the layers that hold for every request.
     pub(crate) fn alone(self, services: &Arc<Services>) -> Router {
+        let paths = self.paths(&["", self.alias]).chain(KNOWN.map(str::to_owned)).collect::<Vec<_>>();
         let router = Router::new()
             .merge(self.operations.clone())
             .nest(self.alias, self.operations)
             .merge(self.more)
             .merge(documented("", self.page, self.document))
             .merge(shared_http::operations(self.name, Arc::clone(&services.backend)));
-        layers::around(router, services)
+        tolerant(layers::around(router, services), paths)
     }
+
+    /// The paths of its document behind each of these.
+    fn paths(&self, prefixes: &[&str]) -> impl Iterator<Item = String> + use<> {
+        let paths = self.document.paths.paths.keys();
+        let all: Vec<String> = paths.flat_map(|path| prefixes.iter().map(move |prefix| format!("{prefix}{path}"))).collect();
+        all.into_iter()
+    }
+}
+
+/// Paths beside those of the documents: what operators and pages ask.
+const KNOWN: [&str; 4] = ["/health", "/ready", "/metrics", "/cert-hash"];
+
+/// Operations that hold each account to its limits.
+pub(crate) fn limited(operations: Router, services: &Arc<Services>) -> Router {
+    operations.route_layer(from_fn_with_state(Shared(Arc::clone(services)), requests::per_account))
 }
 
 /// All of a node's services on one port: each under its prefix with its document, the operations of all at the root and
 /// under their aliases too, and what operators ask, once.
 pub(crate) fn together(parts: impl IntoIterator<Item = Service>, more: Router, services: &Arc<Services>) -> Router {
     let mut router = more.merge(shared_http::operations("motience", Arc::clone(&services.backend)));
+    let mut paths: Vec<String> = KNOWN.map(str::to_owned).into();
     for part in parts {
+        paths.extend(part.paths(&["", part.prefix, part.alias]));
         router = router
             .nest(part.prefix, part.operations.clone().merge(part.more))
             .merge(part.operations.clone())
             .nest(part.alias, part.operations)
             .merge(documented(part.prefix, part.page, part.document));
     }
-    layers::around(router, services)
+    tolerant(layers::around(router, services), paths)
 }
 
 /// A document and its Swagger UI, of a service that is found under `prefix`. `own`: a page of the service's own stands in the place

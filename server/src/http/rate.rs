@@ -7,9 +7,9 @@ use motience_shared::{
     rate::{Buckets, Rate, TooOften},
 };
 
-use super::attempts::Attempts;
+use super::{Config, attempts::Attempts, requests::Requests};
 
-/// The rates of the accounts service.
+/// How often what is asked may be asked.
 #[derive(Clone, Copy, Debug)]
 pub struct Rates {
     /// Registrations from one address. RATE_LIMIT_REGISTER, 60/m.
@@ -30,6 +30,10 @@ pub struct Rates {
     pub refresh_account: Rate,
     /// Logouts from one address that end nothing. RATE_LIMIT_LOGOUT, 240/m.
     pub logout: Rate,
+    /// Requests of one account, but for `POST /data`. RATE_LIMIT_REQUESTS, 1200/m.
+    pub requests: Rate,
+    /// Those for a part of a history among them. RATE_LIMIT_HISTORY, 600/m.
+    pub history: Rate,
 }
 
 impl Rates {
@@ -46,6 +50,8 @@ impl Rates {
             refresh_login: rate("RATE_LIMIT_REFRESH_LOGIN", 30)?,
             refresh_account: rate("RATE_LIMIT_REFRESH_ACCOUNT", 6000)?,
             logout: rate("RATE_LIMIT_LOGOUT", 240)?,
+            requests: rate("RATE_LIMIT_REQUESTS", 1200)?,
+            history: rate("RATE_LIMIT_HISTORY", 600)?,
         })
     }
 }
@@ -61,10 +67,13 @@ pub struct Limiters {
     pub refresh: Refreshes,
     /// `POST /logout`.
     pub logout: Failures,
+    /// Whatever else an account asks.
+    pub requests: Requests,
 }
 
 impl Limiters {
-    pub(super) fn new(rates: &Rates) -> Self {
+    pub(super) fn new(config: &Config) -> Self {
+        let rates = &config.rates;
         Self {
             register: Registrations { address: Buckets::new(rates.register), account: Buckets::new(rates.register_account) },
             logins: Attempts::new(rates),
@@ -74,6 +83,7 @@ impl Limiters {
                 account: Buckets::new(rates.refresh_account),
             },
             logout: Failures::new("logout", rates.logout),
+            requests: Requests::new(config),
         }
     }
 }

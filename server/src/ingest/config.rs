@@ -8,6 +8,7 @@ use std::{sync::Arc, time::Duration};
 use motience_shared::{
     env::{self, Env},
     http::{Host, ListenAddress},
+    rate::Rate,
     relay::view,
 };
 use quinn::{IdleTimeout, TransportConfig, VarInt, crypto::rustls::QuicServerConfig};
@@ -47,6 +48,8 @@ pub struct Config {
     /// Bytes of datagrams kept for each connection until they are read; the oldest goes where more come.
     /// QUIC_DATAGRAM_BUFFER, 64 KiB.
     pub datagram_buffer: usize,
+    /// What one consumer may ask for on its connection. RATE_LIMIT_CONTROL, 3000/m.
+    pub control: Rate,
     /// How much a view may hold back for each follow.
     pub view: view::Limits,
 }
@@ -79,6 +82,7 @@ impl Config {
             gso: env.flag("QUIC_GSO", true)?,
             sockets: env.parse("QUIC_SOCKETS", 1)?,
             datagram_buffer: env.bytes("QUIC_DATAGRAM_BUFFER", 64 << 10)?,
+            control: env.parse("RATE_LIMIT_CONTROL", Rate::per_minute(3000))?,
             view: view::Limits::from_env(env)?,
         };
         if config.credit == 0 {

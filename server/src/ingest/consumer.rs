@@ -8,6 +8,7 @@ use bytes::BytesMut;
 use motience_shared::{
     auth::Grant,
     model::{CursorName, Fence, ProducerId, RangeSet, Selection},
+    rate::Bucket,
     relay::{
         Durable, ReadFrom,
         view::{self, Thinned, View},
@@ -53,6 +54,7 @@ pub(super) async fn serve(
     let mut follows: HashMap<ProducerId, Follow> = HashMap::new();
     let mut feeds: JoinSet<Result<(), Ending>> = JoinSet::new();
     let mut drain_told = false;
+    let mut pace = Bucket::new(shared.config.control);
     let over = backend.ended(&grant);
     tokio::pin!(over);
     loop {
@@ -60,7 +62,7 @@ pub(super) async fn serve(
             timeout(WRITE_LIMIT, write(&mut send, &mut out)).await.map_err(|_| Ending::Gone("the control stream is not read".into()))??;
         }
         tokio::select! {
-            frame = recv.next() => match frame? {
+            frame = recv.next() => match paced(frame?, &mut pace)? {
                 Some(Frame::Subscribe(subscribe)) => {
                     let refusal = if follows.contains_key(&subscribe.producer) {
                         None
@@ -132,6 +134,15 @@ pub(super) async fn serve(
             }
         }
     }
+}
+
+/// Lets a frame through, if the consumer may still ask for something: confirmations cost nothing.
+fn paced(frame: Option<Frame>, pace: &mut Bucket) -> Result<Option<Frame>, Ending> {
+    if !matches!(frame, None | Some(Frame::Confirm(_) | Frame::Done)) && pace.take(1).is_err() {
+        metrics::counter!("motience_limited_total", "reason" => "control").increment(1);
+        return Err(Ending::new(CloseCode::RateLimited, "too many requests on this connection (RATE_LIMIT_CONTROL)"));
+    }
+    Ok(frame)
 }
 
 /// Why the consumer may not follow this producer, if it may not.

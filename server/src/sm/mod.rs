@@ -10,7 +10,7 @@ use axum::Router;
 use utoipa::{OpenApi, openapi};
 use utoipa_axum::{router::OpenApiRouter, routes};
 
-use crate::http::{Service, Services, Shared, secured};
+use crate::http::{Service, Services, Shared, limited, secured};
 
 #[derive(OpenApi)]
 #[openapi(info(title = "Motience: subscriptions", description = "Who receives whose records. Every path also answers under `/api`."))]
@@ -24,6 +24,7 @@ pub fn router(services: &Arc<Services>) -> Router {
 /// What it does and how it is described.
 pub(crate) fn service(services: &Arc<Services>) -> Service {
     let (operations, document) = operations().with_state(Shared(Arc::clone(services))).split_for_parts();
+    let operations = limited(operations, services);
     Service { name: "motience-sm", prefix: "/sm", alias: "/api", operations, document, page: false, more: Router::new() }
 }
 

@@ -4,14 +4,16 @@ use std::time::Duration;
 
 use motience_shared::{
     env::{self, Env},
+    http::Origins,
+    rate::Rate,
     relay::view,
 };
 
 /// Settings of WebTransport.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// Origins whose pages may connect; none: any, as tokens and not cookies say who comes. WT_ORIGINS.
-    pub origins: Vec<String>,
+    /// Origins whose pages may connect; none, or `*`: any, as tokens and not cookies say who comes. WT_ORIGINS.
+    pub origins: Origins,
     /// Where pages find it, where that is elsewhere. PUBLIC_WEBTRANSPORT_URL.
     pub url: Option<String>,
     /// Sessions at once. WT_MAX_SESSIONS, 10,000.
@@ -28,6 +30,8 @@ pub struct Config {
     pub follows: usize,
     /// How often a feed says how far it is, where its view shows nothing. STREAM_COMMENT_INTERVAL, 15 s.
     pub beat: Duration,
+    /// What one session may ask for. RATE_LIMIT_CONTROL, 3000/m.
+    pub control: Rate,
     /// How much a view may hold back.
     pub view: view::Limits,
 }
@@ -36,7 +40,7 @@ impl Config {
     /// Reads the variables named on the fields.
     pub fn from_env(env: &Env) -> Result<Self, env::Error> {
         let config = Self {
-            origins: env.list("WT_ORIGINS"),
+            origins: Origins::from_env(env, "WT_ORIGINS")?,
             url: env.get("PUBLIC_WEBTRANSPORT_URL").map(str::to_owned),
             most: env.parse("WT_MAX_SESSIONS", 10_000)?,
             sessions: env.parse("WT_MAX_SESSIONS_PER_CONNECTION", 16)?,
@@ -45,6 +49,7 @@ impl Config {
             write: env.duration("HTTP3_WRITE_LIMIT", Duration::from_secs(30))?,
             follows: env.parse("QUIC_MAX_FOLLOWS", 1000)?,
             beat: env.duration("STREAM_COMMENT_INTERVAL", Duration::from_secs(15))?,
+            control: env.parse("RATE_LIMIT_CONTROL", Rate::per_minute(3000))?,
             view: view::Limits::from_env(env)?,
         };
         if config.hello.is_zero() {

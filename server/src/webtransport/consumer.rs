@@ -5,6 +5,7 @@ use std::{collections::HashMap, sync::Arc};
 use motience_shared::{
     auth::Grant,
     model::{ConsumerId, ProducerId},
+    rate::Bucket,
     relay::{
         self, ReadFrom,
         view::{self, Thinned, View},
@@ -52,6 +53,7 @@ pub(super) async fn serve(
     let consumer = grant.user.consumer();
     let changes = backend.relay.watch_subscriptions(consumer);
     let mut follows = Follows { peer, shared, consumer, running: HashMap::new(), feeds: JoinSet::new() };
+    let mut pace = Bucket::new(shared.config.control);
     let over = backend.ended(&grant);
     tokio::pin!(over);
     loop {
@@ -67,6 +69,10 @@ pub(super) async fn serve(
             line = lines.next() => {
                 let Some(line) = line? else { return Ok(()) };
                 let said = Said::read(&line)?;
+                if pace.take(1).is_err() {
+                    metrics::counter!("motience_limited_total", "reason" => "control").increment(1);
+                    return Err(Ending::new(Code::TooMany, "too many requests on this session (RATE_LIMIT_CONTROL)"));
+                }
                 let answer = match said.r#type.as_str() {
                     "subscribe" => follows.subscribe(&said).await?,
                     "unsubscribe" => {

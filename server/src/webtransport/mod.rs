@@ -25,7 +25,7 @@ use bytes::Bytes;
 use motience_shared::{
     auth::Grant,
     backend::Backend,
-    http::{ApiError, Seat, Seats, check_origin},
+    http::{ApiError, Seat, Seats, check_origin, is_path},
     model::Role,
     relay::Kind,
 };
@@ -100,7 +100,7 @@ pub(crate) async fn serve(connect: Connect, sessions: &Arc<Sessions>, shared: &A
 
 /// Everything that can be checked before there is a session.
 fn admit(connect: &Connect, sessions: &Arc<Sessions>, shared: &Shared) -> Result<(Seat, Place), ApiError> {
-    if connect.parts.uri.path() != PATH {
+    if !is_path(connect.parts.uri.path(), PATH) {
         return Err(ApiError::not_found("There is nothing at this path."));
     }
     check_origin(&connect.parts.headers, &shared.config.origins)?;

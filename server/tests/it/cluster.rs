@@ -238,3 +238,28 @@ async fn records_of_unknown_outcome_are_sent_again_under_their_key_and_stored_on
     assert_eq!(told["accepted"], 2);
     assert!(length().await.starts_with(":2"), "{}", length().await);
 }
+
+/// Two tabs renew one login at once, each at another node: both get the same pair, and the login lives on.
+#[tokio::test]
+async fn a_login_that_is_renewed_at_two_nodes_at_once_lives_on() {
+    let cluster = Cluster::start().await;
+    let [one, two] = cluster.servers.each_ref().map(|server| server.at.ap.clone().unwrap());
+    let body = serde_json::json!({"username": "p", "password": "pass123", "role": "producer"});
+    assert_eq!(http().post(format!("{one}/register")).json(&body).send().await.unwrap().status(), 201);
+    let mut pair: Value = http().post(format!("{one}/login")).json(&body).send().await.unwrap().json().await.unwrap();
+    for _ in 0..10 {
+        let renew = async |ap: &str| {
+            let answer =
+                http().post(format!("{ap}/refresh")).json(&serde_json::json!({"refresh_token": pair["refresh_token"]})).send().await;
+            let answer = answer.unwrap();
+            assert_eq!(answer.status(), 200, "{}", answer.text().await.unwrap());
+            answer.json::<Value>().await.unwrap()
+        };
+        let (first, second) = tokio::join!(renew(&one), renew(&two));
+        assert_eq!((&first["refresh_token"], &first["access_token"]), (&second["refresh_token"], &second["access_token"]));
+        assert_ne!(first["refresh_token"], pair["refresh_token"]);
+        pair = first;
+    }
+    let verified = http().get(format!("{two}/verify")).bearer_auth(pair["access_token"].as_str().unwrap()).send().await.unwrap();
+    assert_eq!(verified.status(), 200);
+}

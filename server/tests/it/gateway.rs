@@ -344,3 +344,41 @@ async fn an_unknown_subprotocol_is_answered_with_the_first_that_was_offered() {
         }
     }
 }
+
+#[tokio::test]
+async fn a_flood_of_resumes_is_ended() {
+    let Pair { node, producer, consumer } = pair(&[("RATE_LIMIT_CONTROL", "20/h")]).await;
+    let mut exit = consume(&node, &consumer, "&v=2").await;
+    let cursors = json!({"4711": 1, "4712": 1, producer.id.to_string(): "live"});
+    // Each cursor counts, so the twenty are spent with the fifth.
+    for _ in 0..5 {
+        exit.send(Message::text(json!({"type": "resume", "cursors": cursors}).to_string())).await.unwrap();
+        assert_eq!(next_json(&mut exit).await["code"], "not_subscribed");
+    }
+    exit.send(Message::text(json!({"type": "resume", "cursors": cursors}).to_string())).await.unwrap();
+    assert_eq!(close_code(&mut exit).await, 1008);
+    // Confirmations are not limited.
+    let mut exit = consume(&node, &consumer, "&v=2&durable=app").await;
+    for _ in 0..100 {
+        exit.send(Message::text(json!({"type": "confirm", "cursors": {producer.id.to_string(): "7-1"}}).to_string())).await.unwrap();
+    }
+    exit.send(Message::text(r#"{"type":"ping"}"#)).await.unwrap();
+    assert_eq!(next_json(&mut exit).await["type"], "pong");
+}
+
+#[tokio::test]
+async fn sockets_are_opened_however_their_path_is_written() {
+    let Pair { node, producer, consumer } = pair(&[("WSS_ORIGINS", "HTTPS://App.Example/")]).await;
+    let opened = async |base: &str, path: &str, token: &str| {
+        let base = base.rsplit_once('/').unwrap().0;
+        let mut request = format!("{base}{path}?token={token}").into_client_request().unwrap();
+        request.headers_mut().insert("origin", "https://app.example".parse().unwrap());
+        connect_async(request).await.unwrap();
+    };
+    for path in ["/producer", "/producer/", "/Producer", "//producer"] {
+        opened(node.at.wss1.as_deref().unwrap(), path, &producer.token).await;
+    }
+    for path in ["/consumer/", "/CONSUMER//"] {
+        opened(node.at.wss2.as_deref().unwrap(), path, &consumer.token).await;
+    }
+}

@@ -233,3 +233,13 @@ async fn http3_works_on_several_sockets_beside_devices() {
     stray.send_to(b"GET / HTTP/1.1\r\n\r\n", node.at.quic.as_deref().unwrap()).await.unwrap();
     Client::connect(&node).await.ask(Method::GET, "/health", None, None).await.json(200);
 }
+
+#[tokio::test]
+async fn paths_are_taken_as_express_took_them() {
+    let node = Node::embedded(&[]).await;
+    let mut client = Client::connect(&node).await;
+    let wrong = || Some(json!({"username": "nobody", "password": PASSWORD}));
+    for path in ["/Login/", "//login", "/ap/LOGIN", "/api/auth//login/"] {
+        assert_eq!(client.ask(Method::POST, path, None, wrong()).await.json(401)["code"], "wrong_credentials", "{path}");
+    }
+}

@@ -362,3 +362,24 @@ async fn a_second_signal_does_not_wait_for_the_drain() {
     node.signal("TERM");
     assert_eq!(node.ended().await, 1);
 }
+
+#[tokio::test]
+async fn a_flood_of_subscribes_is_ended() {
+    let node = Node::embedded(&[("RATE_LIMIT_CONTROL", "10/h")]).await;
+    let ap = node.at.ap.as_deref().unwrap();
+    let (producer, consumer) = (account(ap, "producer", "p").await, account(ap, "consumer", "c").await);
+    subscribe(node.at.sm.as_deref().unwrap(), &consumer, &producer).await;
+    let mut exit = connect(&node, &consumer.token, "c", Intent::Consume, 0).await.unwrap();
+    for _ in 0..6 {
+        // The connection may be closed by the last ones.
+        let _ = exit.subscribe(ProducerId(producer.id), From::Live, "").await;
+        let _ = exit.unsubscribe(ProducerId(producer.id)).await;
+    }
+    let ended = loop {
+        match event(&mut exit).await {
+            Ok(_) => {}
+            Err(ended) => break ended,
+        }
+    };
+    assert!(matches!(ended, Error::Closed { code: CloseCode::RateLimited, .. }), "{ended:?}");
+}

@@ -371,3 +371,15 @@ async fn devices_and_browsers_share_the_port() {
     acked(&mut device, 1..=1).await;
     assert_eq!(feed.next().await["data"]["n"], 1);
 }
+
+#[tokio::test]
+async fn a_flood_of_requests_on_a_session_is_ended() {
+    let node = Node::embedded(&[("RATE_LIMIT_CONTROL", "5/h")]).await;
+    let (producer, consumer) = pair(&node).await;
+    let mut client = Client::welcome(&node, &consumer).await;
+    for _ in 0..5 {
+        client.ask(&json!({"type": "unsubscribe", "producer_id": producer.id})).await;
+    }
+    client.say(&json!({"type": "subscribe", "producer_id": producer.id})).await;
+    assert_eq!(client.closed().await.0, 4429);
+}

@@ -5,6 +5,7 @@ use std::{
     fmt,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     str::FromStr,
+    sync::Arc,
 };
 
 use axum::{
@@ -202,6 +203,12 @@ impl fmt::Display for ClientAddress {
 pub trait HasProxies: Send + Sync {
     /// The proxies.
     fn proxies(&self) -> &Proxies;
+}
+
+impl<S: HasProxies> HasProxies for Arc<S> {
+    fn proxies(&self) -> &Proxies {
+        (**self).proxies()
+    }
 }
 
 impl<S: HasProxies> FromRequestParts<S> for ClientAddress {

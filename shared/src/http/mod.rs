@@ -5,6 +5,7 @@ mod client;
 mod extract;
 mod frames;
 mod guarded;
+mod inflate;
 mod limiter;
 mod limits;
 mod listen;
@@ -12,6 +13,7 @@ mod operations;
 mod origin;
 mod paced;
 mod page;
+mod paths;
 mod problem;
 mod ration;
 mod seats;
@@ -23,11 +25,13 @@ pub use extract::{
     Admin, Bearer, Consumer, HasBackend, Json, Path, Producer, Query, bearer, body_error, is_json, malformed_json, object,
     unsupported_media_type,
 };
+pub use inflate::{InflatesTooFar, Inflation, inflate};
 pub use limits::Limits;
 pub use listen::{Host, ListenAddress, NoHost, check_plaintext};
-pub use operations::operations;
-pub use origin::check_origin;
+pub use operations::{OPERATIONS, operations};
+pub use origin::{Origins, check_origin};
 pub use page::{Page, PagePermit, PageRoom};
+pub use paths::{is_path, tolerant};
 pub use problem::ApiError;
 pub use ration::{Flooded, Ration, count_ended};
 pub use seats::{Seat, Seats};

@@ -14,6 +14,9 @@ use serde_json::json;
 use super::ApiError;
 use crate::{backend::Backend, telemetry};
 
+/// The paths that operators ask.
+pub const OPERATIONS: [&str; 3] = ["/health", "/ready", "/metrics"];
+
 #[derive(Clone)]
 struct Operations {
     service: &'static str,

@@ -33,6 +33,12 @@ impl HistoryQuery {
         (kept_time(from)..=kept_time(to)).contains(&at)
     }
 
+    /// Whether the times asked for include any from `first` to `last`, which are as exact as [`kept_time`] makes them.
+    pub fn overlaps(&self, (first, last): (OffsetDateTime, OffsetDateTime)) -> bool {
+        let (from, to) = self.times();
+        kept_time(from) <= last && first <= kept_time(to)
+    }
+
     fn times(&self) -> (OffsetDateTime, OffsetDateTime) {
         (self.from.map_or(FIRST, in_range), self.to.map_or(LAST, in_range))
     }

@@ -214,6 +214,9 @@ fn common(dir: &Path) -> Vec<(String, String)> {
         "REFRESH_LOGIN",
         "REFRESH_ACCOUNT",
         "LOGOUT",
+        "REQUESTS",
+        "HISTORY",
+        "CONTROL",
     ] {
         variables.push((format!("RATE_LIMIT_{limit}"), "off".into()));
     }

@@ -9,7 +9,7 @@ use axum::{
 use bytes::Bytes;
 use futures_util::{FutureExt as _, StreamExt as _};
 use motience_shared::{
-    http::{ApiError, Producer},
+    http::{ApiError, InflatesTooFar, Producer},
     log::Transport,
     model::{
         envelope::{self, Envelope, MAX_ENVELOPE},
@@ -143,18 +143,18 @@ impl Upload<'_> {
         while let Some(piece) = self.piece().await? {
             let mut records = Vec::new();
             self.cut(piece, &mut records);
-            let mut over = false;
+            let mut over = None;
             // What has come behind it goes with it.
-            while !over && bytes(&records) < GROUP {
+            while over.is_none() && bytes(&records) < GROUP {
                 match self.body.next().now_or_never() {
                     Some(Some(Ok(piece))) => self.cut(piece, &mut records),
-                    Some(Some(Err(_))) => over = true,
+                    Some(Some(Err(e))) => over = Some(broken(&e)),
                     Some(None) | None => break,
                 }
             }
             self.submit(records).await?;
-            if over {
-                return Err(broken());
+            if let Some(error) = over {
+                return Err(error);
             }
         }
         let lines = std::mem::replace(&mut self.lines, Lines::new(0));
@@ -175,7 +175,7 @@ impl Upload<'_> {
     /// The next piece of the body; `None` at its end.
     async fn piece(&mut self) -> Result<Option<Bytes>, ApiError> {
         match timeout(self.services.config.stream.silence, self.body.next()).await {
-            Ok(piece) => piece.transpose().map_err(|_| broken()),
+            Ok(piece) => piece.transpose().map_err(|e| broken(&e)),
             Err(_) => {
                 let sentence = "Nothing came for too long. Send the lines after `last_line` again.";
                 Err(ApiError::new(StatusCode::REQUEST_TIMEOUT, "too_silent", sentence))
@@ -271,6 +271,10 @@ fn bytes(records: &[Named]) -> usize {
     records.iter().map(|(record, _)| record.json.len()).sum()
 }
 
-fn broken() -> ApiError {
+fn broken(error: &axum::Error) -> ApiError {
+    let mut causes = std::iter::successors(Some(error as &(dyn std::error::Error + 'static)), |error| error.source());
+    if causes.any(InflatesTooFar::is) {
+        return ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", "The body inflates further than this service takes.");
+    }
     ApiError::malformed("The body broke off.")
 }

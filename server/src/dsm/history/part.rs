@@ -4,6 +4,9 @@
 //! An entry moves from the second half to the end of the first when the history writer keeps it, which changes its id but not the
 //! order. So each half has ids of its own, and a reader that goes on after an id of the log is first looked up among the rows.
 //!
+//! Reading a log costs what it holds, whatever is found: parts that are known to hold nothing of the times asked for are passed over, and
+//! a reader lets others have their turn as it goes.
+//!
 //! Invariant, whatever the writer does meanwhile: following the parts gives each record once and in the order of the log. Where the log
 //! lost its tail, a record that was kept before is not given again, but one that was read from the log may be.
 
@@ -18,12 +21,17 @@ use motience_shared::{
 use serde_json::value::RawValue;
 use time::OffsetDateTime;
 
+use super::marks::{Mark, TimeMarks};
+
 /// The log's offset 0 as an id. Rows are numbered below it, and JavaScript holds twice this exactly.
 const LOG: i64 = 1 << 52;
 /// Bytes read from the log at once.
 const CHUNK: usize = 256 << 10;
 /// Bytes of the log looked through for one part, about: few of its entries may be of the time asked for.
 const MOST: usize = 8 << 20;
+
+/// Bytes looked through before others have their turn.
+const TURN: usize = 64 << 10;
 
 /// Some of the list.
 #[derive(Debug, Default)]
@@ -54,7 +62,13 @@ pub(super) struct After {
 }
 
 /// Reads what `query` asks for, after `after`.
-pub(super) async fn read(backend: &Backend, producer: ProducerId, query: &HistoryQuery, after: After) -> Result<Part, ApiError> {
+pub(super) async fn read(
+    backend: &Backend,
+    marks: &TimeMarks,
+    producer: ProducerId,
+    query: &HistoryQuery,
+    after: After,
+) -> Result<Part, ApiError> {
     let (store, room) = (&backend.store, query.limit as usize);
     // Before the rows are read: what is kept after this look is found among the rows, in the log, or in both; never in neither.
     let stands = store.history_cursor(producer).await?;
@@ -95,7 +109,7 @@ pub(super) async fn read(backend: &Backend, producer: ProducerId, query: &Histor
     let places = [stands, seen].into_iter().flatten();
     let start = places.map(|place| head.lives.resume(place, head.last).offset).max().unwrap_or_default();
     let room = Room { records: room - part.records.len(), bytes };
-    let logged = Logged::read(backend, producer, query, &head, start, room).await?;
+    let logged = Logged::read(backend, marks, producer, query, &head, start, room).await?;
     // The writer may have kept some of it just before the rows were read; and after the log lost its tail, a record may be in it again
     // that was kept long before.
     let kept_too = match kept {
@@ -137,6 +151,7 @@ impl Logged {
     /// Entries after `at`, as many of the times asked for as there is room for.
     async fn read(
         backend: &Backend,
+        marks: &TimeMarks,
         producer: ProducerId,
         query: &HistoryQuery,
         head: &Head,
@@ -144,8 +159,10 @@ impl Logged {
         mut room: Room,
     ) -> Result<Self, ApiError> {
         let mut found = Self::default();
-        let mut looked = 0;
+        let log = (producer, head.epoch());
+        let (mut looked, mut turn) = (0, 0);
         let more = 'all: loop {
+            at = marks.skip(log, query, at);
             let read = backend.relay.log().read(producer, at, CHUNK).await.map_err(relay::Error::from)?;
             if read.batches.is_empty() {
                 break false;
@@ -153,21 +170,32 @@ impl Logged {
             if looked >= MOST || read.epoch != head.epoch() {
                 break true;
             }
+            let mut mark = Mark::begin(at);
             for batch in &read.batches {
                 for (offset, name, message) in batch.after(at) {
                     if room.records == 0 || room.bytes == 0 {
+                        marks.keep(log, mark);
                         break 'all true;
                     }
                     at = offset;
                     looked += message.len();
-                    if let Some(record) = Record::logged(offset, message).filter(|record| query.includes(record.timestamp)) {
-                        room.records -= 1;
-                        room.bytes = room.bytes.saturating_sub(entry_bytes(&record.data));
-                        found.names.push(name);
-                        found.records.push(record);
-                    }
+                    turn += message.len();
+                    let record = Parts::of(message).ok().and_then(|parts| Some((parts.time().ok().map(kept_time)?, parts)));
+                    mark.add(offset, message.len(), record.as_ref().map(|(time, _)| *time));
+                    // Damaged in the log, as it was checked when it came in; or of another time.
+                    let Some((time, parts)) = record.filter(|(time, _)| query.includes(*time)) else { continue };
+                    let record = Record::logged(offset, time, parts);
+                    room.records -= 1;
+                    room.bytes = room.bytes.saturating_sub(entry_bytes(&record.data));
+                    found.names.push(name);
+                    found.records.push(record);
+                }
+                if turn >= TURN {
+                    turn = 0;
+                    tokio::task::yield_now().await;
                 }
             }
+            marks.keep(log, mark);
         };
         found.next = more.then(|| After { id: log_id(at), life: Some(head.epoch()), kept: None });
         Ok(found)
@@ -175,11 +203,8 @@ impl Logged {
 }
 
 impl Record {
-    /// `None` where the entry was damaged in the log: it was checked when it came in.
-    fn logged(offset: Offset, message: &[u8]) -> Option<Self> {
-        let parts = Parts::of(message).ok()?;
-        let timestamp = kept_time(parts.time().ok()?);
-        Some(Self { id: log_id(offset), timestamp, data: parts.data.to_owned(), device_id: parts.device_id.into_owned() })
+    fn logged(offset: Offset, timestamp: OffsetDateTime, parts: Parts<'_>) -> Self {
+        Self { id: log_id(offset), timestamp, data: parts.data.to_owned(), device_id: parts.device_id.into_owned() }
     }
 }
 

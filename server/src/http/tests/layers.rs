@@ -139,3 +139,53 @@ async fn a_request_without_an_end_is_answered_in_time() {
     let endless = Request::post("/login").header(header::CONTENT_TYPE, "application/json").body(body).unwrap();
     send(&platform.ap, endless).await.problem(503, "too_slow");
 }
+
+#[tokio::test]
+async fn paths_are_taken_as_express_took_them() {
+    let platform = platform(&[]).await;
+    let wrong = || Sent::Json(json!({"username": "nobody", "password": "pass123"}));
+    for path in ["/login", "/login/", "/Login", "//login", "/LOGIN//", "/api/auth/login/", "/API//Auth/Login?x=/Y/"] {
+        platform.ap(Method::POST, path, None, wrong()).await.problem(401, "wrong_credentials");
+    }
+    let (consumer, token) = platform.account(Role::Consumer, "c").await;
+    for path in [format!("/Subscriptions/{}/", consumer.id), format!("//api/subscriptions//{}?limit=1", consumer.id)] {
+        assert_eq!(platform.sm(Method::GET, &path, Some(&token), Sent::Nothing).await.json(200), json!([]));
+    }
+    for path in ["/Health", "/ready/", "//metrics", "/Streams/", "/api/Cursors/"] {
+        assert_eq!(platform.dsm(Method::GET, path, Some(&token), Sent::Nothing).await.status, 200, "{path}");
+    }
+    // What a client names keeps its letters, and what is nowhere stays nowhere.
+    platform.dsm(Method::DELETE, "/Cursors/My-Name/", Some(&token), Sent::Nothing).await.problem(404, "not_found");
+    platform.ap(Method::GET, "/Nowhere/", None, Sent::Nothing).await.problem(404, "not_found");
+    assert_eq!(platform.ap(Method::PATCH, "/Login/", None, Sent::Nothing).await.headers[header::ALLOW], "POST");
+}
+
+#[tokio::test]
+async fn pages_may_send_what_tracing_libraries_add() {
+    let platform = platform(&[("CORS_ORIGINS", "https://app.example")]).await;
+    let mut preflight = request(Method::OPTIONS, "/Login/", None, Sent::Nothing);
+    let headers = preflight.headers_mut();
+    headers.insert(header::ORIGIN, "https://app.example".parse().unwrap());
+    headers.insert(header::ACCESS_CONTROL_REQUEST_METHOD, "POST".parse().unwrap());
+    let asked = "authorization,baggage,b3,content-type,sentry-trace,traceparent,tracestate,x-request-id,content-encoding";
+    headers.insert(header::ACCESS_CONTROL_REQUEST_HEADERS, asked.parse().unwrap());
+    let answer = send(&platform.ap, preflight).await;
+    let allowed = answer.headers[header::ACCESS_CONTROL_ALLOW_HEADERS].to_str().unwrap().to_lowercase();
+    let allowed: Vec<&str> = allowed.split(',').map(str::trim).collect();
+    assert!(asked.split(',').all(|name| allowed.contains(&name)), "{allowed:?}");
+}
+
+#[tokio::test]
+async fn clients_are_told_apart_by_what_rfc_7239_says_too() {
+    let platform = platform(&[("TRUSTED_PROXIES", "10.0.0.0/8"), ("RATE_LIMIT_REFRESH", "1/h")]).await;
+    let attempt = async |name: &'static str, value: &str| {
+        let mut request = request(Method::POST, "/refresh", None, Sent::Json(json!({"refresh_token": "x"})));
+        request.extensions_mut().insert(ConnectInfo(SocketAddr::new("10.0.0.1".parse().unwrap(), 1234)));
+        request.headers_mut().insert(name, value.parse().unwrap());
+        send(&platform.ap, request).await.status.as_u16()
+    };
+    assert_eq!(attempt("forwarded", "for=9.9.9.9, for=\"[2001:db8::1]:4711\";proto=https, for=10.0.0.7").await, 401);
+    assert_eq!(attempt("x-forwarded-for", "8.8.8.8, [2001:db8::2]:4712, 10.0.0.9:80").await, 429, "one subscriber's /64");
+    assert_eq!(attempt("forwarded", "for=\"192.0.2.1:1\"").await, 401);
+    assert_eq!(attempt("x-forwarded-for", "192.0.2.1:2").await, 429);
+}

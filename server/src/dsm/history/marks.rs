@@ -1,0 +1,189 @@
+//! What is known of the times in a log: for each part of it that was read through, the earliest and the latest device time. A reader who
+//! asks for other times goes on behind the part, and nothing of it is read or parsed again.
+//!
+//! An entry never changes within one epoch of the log, so a mark holds for as long as its part is kept. Nothing depends on marks: where
+//! there is none, the log is read.
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use motience_shared::{
+    model::{LogEpoch, Offset, ProducerId},
+    store::HistoryQuery,
+};
+use time::OffsetDateTime;
+
+/// Logs whose marks are kept.
+const MAX_LOGS: usize = 2000;
+/// Parts of one log that are marked; the earliest, which retention removes first, make room.
+const MAX_MARKS: usize = 512;
+/// Bytes up to which parts that touch are made one: so many are looked through where the times asked for may be in there.
+const PART: usize = 256 << 10;
+
+/// Marks of the logs that were read.
+#[derive(Debug, Default)]
+pub(crate) struct TimeMarks {
+    logs: Mutex<HashMap<(ProducerId, LogEpoch), Vec<Mark>>>,
+    scanned: AtomicU64,
+}
+
+/// A part of a log, read through.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Mark {
+    after: Offset,
+    last: Offset,
+    bytes: usize,
+    /// Earliest and latest; `None`: no entry of it has a time.
+    times: Option<(OffsetDateTime, OffsetDateTime)>,
+}
+
+impl Mark {
+    /// Nothing yet, behind this offset.
+    pub(super) fn begin(after: Offset) -> Self {
+        Self { after, last: after, bytes: 0, times: None }
+    }
+
+    /// Adds the next entry.
+    pub(super) fn add(&mut self, offset: Offset, bytes: usize, time: Option<OffsetDateTime>) {
+        self.last = offset;
+        self.bytes += bytes;
+        if let Some(time) = time {
+            self.times = Some(self.times.map_or((time, time), |(first, last)| (first.min(time), last.max(time))));
+        }
+    }
+
+    /// Takes the part right behind it in, if both are small.
+    fn join(&mut self, next: &Self) -> bool {
+        let joins = self.last == next.after && self.bytes + next.bytes <= PART;
+        if joins {
+            self.last = next.last;
+            self.bytes += next.bytes;
+            self.times = match (self.times, next.times) {
+                (Some((a, b)), Some((c, d))) => Some((a.min(c), b.max(d))),
+                (one, other) => one.or(other),
+            };
+        }
+        joins
+    }
+}
+
+impl TimeMarks {
+    /// Where a reader at `at` goes on: behind all that is known to hold nothing of the times asked for.
+    pub(super) fn skip(&self, log: (ProducerId, LogEpoch), query: &HistoryQuery, mut at: Offset) -> Offset {
+        if let Some(marks) = self.logs().get(&log) {
+            let first = marks.partition_point(|mark| mark.last <= at);
+            for mark in &marks[first..] {
+                if mark.after > at || mark.times.is_some_and(|times| query.overlaps(times)) {
+                    break;
+                }
+                at = mark.last;
+            }
+        }
+        at
+    }
+
+    /// Remembers a part that was read through.
+    pub(super) fn keep(&self, log: (ProducerId, LogEpoch), part: Mark) {
+        self.scanned.fetch_add(part.bytes as u64, Ordering::Relaxed);
+        metrics::counter!("motience_history_scanned_bytes_total").increment(part.bytes as u64);
+        if part.last == part.after {
+            return;
+        }
+        let mut logs = self.logs();
+        if logs.len() >= MAX_LOGS && !logs.contains_key(&log) {
+            // Which one goes is left to chance: what is asked for again is soon known again.
+            if let Some(key) = logs.keys().next().copied() {
+                logs.remove(&key);
+            }
+        }
+        let marks = logs.entry(log).or_default();
+        let at = marks.partition_point(|mark| mark.last <= part.after);
+        // Another reader may have marked some of it meanwhile.
+        if marks.get(at).is_some_and(|next| next.after < part.last) {
+            return;
+        }
+        let joins = at > 0 && marks[at - 1].join(&part);
+        if !joins {
+            marks.insert(at, part);
+            if marks.len() > MAX_MARKS {
+                marks.remove(0);
+            }
+        }
+    }
+
+    /// Bytes of entries that were looked at so far.
+    #[cfg(test)]
+    pub(crate) fn scanned(&self) -> u64 {
+        self.scanned.load(Ordering::Relaxed)
+    }
+
+    fn logs(&self) -> MutexGuard<'_, HashMap<(ProducerId, LogEpoch), Vec<Mark>>> {
+        self.logs.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use time::{Duration, macros::datetime};
+
+    use super::*;
+
+    const LOG: (ProducerId, LogEpoch) = (ProducerId(1), LogEpoch(1));
+    const START: OffsetDateTime = datetime!(2026-01-01 00:00 UTC);
+
+    fn part(after: u64, last: u64, bytes: usize, seconds: impl Iterator<Item = i64>) -> Mark {
+        let mut mark = Mark::begin(Offset(after));
+        let each = bytes / usize::try_from(last - after).unwrap();
+        for (offset, second) in (after + 1..=last).zip(seconds) {
+            mark.add(Offset(offset), each, Some(START + Duration::seconds(second)));
+        }
+        mark
+    }
+
+    fn query(from: i64, to: i64) -> HistoryQuery {
+        HistoryQuery { from: Some(START + Duration::seconds(from)), to: Some(START + Duration::seconds(to)), ..HistoryQuery::default() }
+    }
+
+    #[test]
+    fn parts_that_hold_nothing_of_a_time_are_passed_over() {
+        let marks = TimeMarks::default();
+        marks.keep(LOG, part(0, 10, PART, 0..));
+        marks.keep(LOG, part(10, 20, PART, 10..));
+        // What lies between was never read.
+        marks.keep(LOG, part(30, 40, PART, 30..));
+        let at = |from, to, after| marks.skip(LOG, &query(from, to), Offset(after)).0;
+        assert_eq!(at(100, 200, 0), 20, "as far as is known without a gap");
+        assert_eq!(at(100, 200, 5), 20);
+        assert_eq!(at(100, 200, 25), 25);
+        assert_eq!(at(100, 200, 30), 40);
+        assert_eq!(at(9, 9, 0), 0, "it may be in there");
+        assert_eq!(at(10, 10, 0), 10);
+        assert_eq!(at(10, 10, 15), 15);
+        assert_eq!(marks.skip((ProducerId(1), LogEpoch(2)), &query(100, 200), Offset(0)).0, 0, "another epoch");
+        assert_eq!(marks.skip(LOG, &HistoryQuery::default(), Offset(0)).0, 0, "all times");
+    }
+
+    #[test]
+    fn small_parts_become_one_and_all_are_bounded() {
+        let marks = TimeMarks::default();
+        for offset in 0..1000 {
+            marks.keep(LOG, part(offset, offset + 1, 100, std::iter::once(1)));
+            marks.keep(LOG, part(offset, offset + 1, 100, std::iter::once(1)));
+        }
+        assert_eq!(marks.logs()[&LOG].len(), 1);
+        assert_eq!(marks.skip(LOG, &query(5, 6), Offset(0)).0, 1000);
+        for offset in 1000..3000 {
+            marks.keep(LOG, part(offset, offset + 1, PART, std::iter::once(1)));
+        }
+        assert_eq!(marks.logs()[&LOG].len(), MAX_MARKS);
+        for log in 0..3 * MAX_LOGS as i64 {
+            marks.keep((ProducerId(log), LogEpoch(1)), part(0, 1, 10, std::iter::once(1)));
+        }
+        assert_eq!(marks.logs().len(), MAX_LOGS);
+    }
+}

@@ -1,0 +1,156 @@
+//! What one account may ask of a service: so many requests in a minute, so many at once, and a share of the node's readers of history.
+//!
+//! Records on their way in are no part of it, as their log's writer sets the pace; nor is what asks nothing of database and log.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use axum::{
+    extract::{Request, State},
+    middleware::Next,
+    response::{IntoResponse as _, Response},
+};
+use motience_shared::{
+    auth::Grant,
+    http::{ApiError, bearer},
+    model::UserId,
+    rate::Buckets,
+};
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore},
+    time::timeout,
+};
+
+use super::{Config, Shared, rate::limited};
+
+/// When an account that has as many requests under way as it may is to ask again.
+const RETRY_AFTER: Duration = Duration::from_secs(1);
+/// Longest wait of a reader of history for the others.
+const READER_WAIT: Duration = Duration::from_secs(10);
+
+/// The limits of requests.
+#[derive(Debug)]
+pub struct Requests {
+    all: Buckets,
+    history: Buckets,
+    under_way: Arc<Mutex<HashMap<UserId, usize>>>,
+    most: usize,
+    readers: Arc<Semaphore>,
+}
+
+/// A request that is under way.
+struct UnderWay {
+    user: UserId,
+    counts: Arc<Mutex<HashMap<UserId, usize>>>,
+    _reader: Option<OwnedSemaphorePermit>,
+}
+
+/// What a request costs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    /// Nothing that is worth counting, or what is limited otherwise.
+    Free,
+    Plain,
+    /// Much: a part of a log is read through.
+    History,
+}
+
+impl Kind {
+    fn of(path: &str) -> Self {
+        match path.split('/').find(|segment| !segment.is_empty()) {
+            None | Some("data" | "verify" | "login" | "refresh" | "register" | "logout") => Self::Free,
+            Some("history") => Self::History,
+            Some(_) => Self::Plain,
+        }
+    }
+}
+
+impl Requests {
+    pub(super) fn new(config: &Config) -> Self {
+        Self {
+            all: Buckets::new(config.rates.requests),
+            history: Buckets::new(config.rates.history),
+            under_way: Arc::default(),
+            most: config.requests_each,
+            readers: Arc::new(Semaphore::new(config.history_readers)),
+        }
+    }
+
+    async fn enter(&self, grant: &Grant, kind: Kind) -> Result<UnderWay, ApiError> {
+        limited("requests", self.all.take(grant.user))?;
+        if kind == Kind::History {
+            limited("history", self.history.take(grant.user))?;
+        }
+        let mut under_way = self.count(grant.user)?;
+        if kind == Kind::History {
+            let reader = timeout(READER_WAIT, Arc::clone(&self.readers).acquire_owned()).await;
+            under_way._reader = Some(reader.ok().and_then(Result::ok).ok_or_else(|| {
+                metrics::counter!("motience_limited_total", "reason" => "history_readers").increment(1);
+                ApiError::unavailable("busy", "The history is being read by too many. Try again in a moment.")
+            })?);
+        }
+        Ok(under_way)
+    }
+
+    fn count(&self, user: UserId) -> Result<UnderWay, ApiError> {
+        let mut counts = lock(&self.under_way);
+        let count = counts.entry(user).or_default();
+        if *count >= self.most {
+            return Err(ApiError::limited("requests_at_once", RETRY_AFTER));
+        }
+        *count += 1;
+        Ok(UnderWay { user, counts: Arc::clone(&self.under_way), _reader: None })
+    }
+}
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        let mut counts = lock(&self.counts);
+        if let Some(count) = counts.get_mut(&self.user) {
+            *count -= 1;
+            if *count == 0 {
+                counts.remove(&self.user);
+            }
+        }
+    }
+}
+
+/// Holds the account that asks to its limits: 429, or 503 where the node has no reader to spare. Who asks without a good token is refused
+/// behind it.
+pub(crate) async fn per_account(State(services): State<Shared>, request: Request, next: Next) -> Response {
+    let kind = Kind::of(request.uri().path());
+    let token = bearer(request.headers()).filter(|_| kind != Kind::Free);
+    let grant = token.and_then(|token| services.backend.authenticate(token).ok());
+    let Some(grant) = grant else { return next.run(request).await };
+    match services.limiters.requests.enter(&grant, kind).await {
+        Ok(_under_way) => next.run(request).await,
+        Err(refusal) => refusal.into_response(),
+    }
+}
+
+fn lock(counts: &Mutex<HashMap<UserId, usize>>) -> MutexGuard<'_, HashMap<UserId, usize>> {
+    counts.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_dear_is_known_by_its_path() {
+        for (path, kind) in [
+            ("/history/7", Kind::History),
+            ("/streams", Kind::Plain),
+            ("/subscribe", Kind::Plain),
+            ("/accounts/7/revoke", Kind::Plain),
+            ("/data", Kind::Free),
+            ("/verify", Kind::Free),
+            ("/login", Kind::Free),
+        ] {
+            assert_eq!(Kind::of(path), kind, "{path}");
+        }
+    }
+}

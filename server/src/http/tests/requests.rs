@@ -1,0 +1,95 @@
+//! What one account may ask: so often, so much at once; and what a reader of history costs.
+
+use motience_shared::model::ProducerId;
+use serde_json::json;
+
+use super::*;
+
+/// Puts records into a producer's log, one a second from 2025-01-29T12:00:00Z: how many bytes they are there.
+async fn fill(platform: &Platform, producer: ProducerId, records: u64) -> u64 {
+    let publisher = platform.services.backend.relay.passing_publisher(producer).await.unwrap();
+    let mut bytes = 0;
+    for first in (0..records).step_by(200) {
+        let mut group = publisher.group();
+        for n in first..records.min(first + 200) {
+            let at = format!("2025-01-29T{:02}:{:02}:{:02}Z", 12 + n / 3600, n / 60 % 60, n % 60);
+            let record = json!({"device_id": "d", "timestamp": at, "data": {"n": n, "pad": "x".repeat(300)}}).to_string();
+            bytes += record.len() as u64;
+            group.push_unnumbered(None, record.into());
+        }
+        let ticket = group.submit().await.unwrap();
+        publisher.committed(ticket).await.unwrap();
+    }
+    bytes
+}
+
+#[tokio::test]
+async fn a_history_in_which_nothing_is_found_is_read_through_once() {
+    let platform = platform(&[("HISTORY_READERS", "1"), ("RATE_LIMIT_HISTORY", "off"), ("MAX_REQUESTS_PER_ACCOUNT", "64")]).await;
+    let (producer, token) = platform.account(Role::Producer, "p").await;
+    let bytes = fill(&platform, producer.id.producer(), 4000).await;
+    let ask = async |query: &str| {
+        let answer = platform.dsm(Method::GET, &format!("/history/{}?{query}", producer.id), Some(&token), Sent::Nothing).await;
+        answer.json(200).as_array().unwrap().len()
+    };
+    let readers = (0..32).map(|_| ask("from=2030-01-01T00:00:00Z"));
+    assert_eq!(futures_util::future::join_all(readers).await, [0; 32]);
+    let scanned = platform.services.marks.scanned();
+    // The message has the producer's id beside the record.
+    assert!((bytes..bytes + 4000 * 40).contains(&scanned), "{scanned} bytes were looked through, of {bytes}");
+    // What is known to be elsewhere is passed over, and the rest is found.
+    assert_eq!(ask("from=2025-01-29T12:30:00Z&to=2025-01-29T12:30:09Z").await, 10);
+    let some = platform.services.marks.scanned() - scanned;
+    assert!(some <= bytes / 2, "{some} bytes were looked through for ten records, of {bytes}");
+    // What comes in later is looked at, and nothing else.
+    fill(&platform, producer.id.producer(), 10).await;
+    let before = platform.services.marks.scanned();
+    assert_eq!(ask("from=2030-01-01T00:00:00Z").await, 0);
+    let later = platform.services.marks.scanned() - before;
+    assert!(later > 0 && later < bytes / 100, "{later} bytes were looked through for ten new records");
+    assert_eq!(ask("from=2025-01-29T12:00:00Z&to=2025-01-29T12:00:09Z").await, 20);
+}
+
+#[tokio::test]
+async fn an_account_asks_so_often() {
+    let settings = [("RATE_LIMIT_REQUESTS", "5/h"), ("RATE_LIMIT_HISTORY", "2/h")];
+    let platform = platform(&settings).await;
+    let (producer, token) = platform.account(Role::Producer, "p").await;
+    let (consumer, other) = platform.account(Role::Consumer, "c").await;
+    let history = format!("/api/History/{}/", producer.id);
+    for _ in 0..2 {
+        platform.dsm(Method::GET, &history, Some(&token), Sent::Nothing).await.json(200);
+    }
+    platform.dsm(Method::GET, &history, Some(&token), Sent::Nothing).await.problem(429, "too_many_requests");
+    for _ in 0..2 {
+        platform.dsm(Method::GET, "/streams", Some(&token), Sent::Nothing).await.json(200);
+    }
+    platform.dsm(Method::GET, "/streams", Some(&token), Sent::Nothing).await.problem(429, "too_many_requests");
+    platform.ap(Method::GET, "/producers", Some(&token), Sent::Nothing).await.problem(429, "too_many_requests");
+    // Records come in all the same, and a token is good.
+    platform.dsm(Method::POST, "/data", Some(&token), Sent::Json(json!({"t": 1}))).await.json(200);
+    platform.ap(Method::GET, "/verify", Some(&token), Sent::Nothing).await.json(200);
+    // Another account has its own limits, also for what changes something.
+    let body = || Sent::Json(json!({"producer_id": producer.id}));
+    for _ in 0..2 {
+        assert!(platform.sm(Method::POST, "/subscribe", Some(&other), body()).await.status.is_success());
+        platform.sm(Method::DELETE, &format!("/unsubscribe?producer_id={}", producer.id), Some(&other), Sent::Nothing).await.json(200);
+    }
+    platform.sm(Method::GET, &format!("/subscriptions/{}", consumer.id), Some(&other), Sent::Nothing).await.json(200);
+    platform.sm(Method::POST, "/subscribe", Some(&other), body()).await.problem(429, "too_many_requests");
+    // Who is nobody is told so.
+    platform.sm(Method::POST, "/subscribe", Some("x"), body()).await.problem(401, "invalid_token");
+}
+
+#[tokio::test]
+async fn an_account_asks_so_much_at_once() {
+    let platform = platform(&[("MAX_REQUESTS_PER_ACCOUNT", "3")]).await;
+    let (_, token) = platform.account(Role::Producer, "p").await;
+    let requests = (0..10).map(|_| platform.ap(Method::GET, "/producers", Some(&token), Sent::Nothing));
+    let answers = futures_util::future::join_all(requests).await;
+    let refused: Vec<_> = answers.iter().filter(|answer| answer.status == 429).collect();
+    assert!(!refused.is_empty() && refused.len() <= 7, "{} of 10 were refused", refused.len());
+    refused.iter().for_each(|answer| drop(answer.problem(429, "too_many_requests")));
+    // Each of them is counted only while it is under way.
+    platform.ap(Method::GET, "/producers", Some(&token), Sent::Nothing).await.json(200);
+}
