@@ -39,6 +39,11 @@ impl HistoryQuery {
         kept_time(from) <= last && first <= kept_time(to)
     }
 
+    /// Whether only some times are asked for.
+    fn is_of_times(&self) -> bool {
+        self.from.is_some() || self.to.is_some()
+    }
+
     fn times(&self) -> (OffsetDateTime, OffsetDateTime) {
         (self.from.map_or(FIRST, in_range), self.to.map_or(LAST, in_range))
     }
@@ -91,8 +96,14 @@ impl Store {
         let bytes = i64::try_from(query.bytes).unwrap_or(i64::MAX);
         let rows = limited(async {
             match &*self.0 {
-                Engine::Sqlite(pools) => sqlite::history(&pools.reader, producer.0, (from, to), query.after, limit, bytes).await,
-                Engine::Postgres(pools) => postgres::history(&pools.reader, producer.0, (from, to), query.after, limit, bytes).await,
+                Engine::Sqlite(pools) => {
+                    let few = query.is_of_times() && sqlite::matching(&pools.reader, producer.0, from, to).await? <= FEW;
+                    sqlite::history(&pools.reader, producer.0, (from, to), query.after, limit, bytes, few).await
+                }
+                Engine::Postgres(pools) => {
+                    let few = query.is_of_times() && postgres::matching(&pools.reader, producer.0, from, to).await? <= FEW;
+                    postgres::history(&pools.reader, producer.0, (from, to), query.after, limit, bytes, few).await
+                }
             }
         })
         .await?;
@@ -162,6 +173,14 @@ impl Row {
         Ok(HistoryEntry { id: self.id, producer_id, place, device_id, timestamp: self.timestamp, data })
     }
 }
+
+/// Rows of the times asked for up to which they are found by time and then put in order, rather than looked for in order: of these few,
+/// far apart, the whole history of a producer would be looked through.
+pub(super) const FEW: i64 = 10_000;
+
+/// How many rows of the times asked for there are, up to one more than [`FEW`].
+pub(super) const MATCHING: &str = "SELECT COUNT(*) FROM (SELECT 1 AS one FROM data_history \
+     WHERE producer_id = $1 AND timestamp BETWEEN $2 AND $3 LIMIT 10001) AS matching";
 
 // What both databases can hold and compare; also the bounds of RFC 3339.
 const FIRST: OffsetDateTime = datetime!(0000-01-01 00:00 UTC);
