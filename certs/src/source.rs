@@ -40,10 +40,10 @@ pub struct Half {
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The development certificates.
-    #[error("development certificates cannot be made: {0}")]
+    #[error("development certificates cannot be made")]
     Development(#[from] dev::Error),
     /// The certificate files.
-    #[error("the certificate cannot be loaded: {0}")]
+    #[error("it cannot be loaded")]
     Files(#[from] pem::Error),
 }
 
@@ -72,6 +72,14 @@ impl Source {
                 tracing::info!(ca = %made.ca.display(), "using a self-made certificate; clients trust its CA by --ca");
                 Ok((ServerIdentity::load(&made.chain, &made.key)?, Some(absolute(&made.ca))))
             }
+        }
+    }
+
+    /// Whether its files can be used; what is made here is not made for that.
+    pub fn check(&self) -> Result<(), Error> {
+        match self {
+            Self::Files { chain, key } => Ok(ServerIdentity::load(chain, key).map(drop)?),
+            Self::Development { .. } => Ok(()),
         }
     }
 

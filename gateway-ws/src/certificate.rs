@@ -2,6 +2,10 @@
 
 use std::{sync::Arc, time::Duration};
 
+use axum::{
+    Router,
+    http::{HeaderValue, header},
+};
 use motience_certs::{ServerIdentity, Source};
 use motience_shared::{
     clock::Clock,
@@ -9,7 +13,11 @@ use motience_shared::{
     lifecycle::Shutdown,
 };
 use tokio::time::sleep;
+use tower_http::set_header::SetResponseHeaderLayer;
 use tracing::{info, warn};
+
+/// How long browsers remember to come by HTTPS only.
+const HSTS_MAX_AGE: Duration = Duration::from_secs(365 * 86_400);
 
 /// Longest time between two looks at the clock: it may be set, and machines sleep.
 const LOOK_EVERY: Duration = Duration::from_secs(60);
@@ -18,6 +26,27 @@ const LOOK_EVERY: Duration = Duration::from_secs(60);
 pub fn from_env(env: &Env) -> Result<Source, env::Error> {
     Source::from_settings(env.get("TLS_CERT"), env.get("TLS_KEY"), env.get("CERTS_DIR"))
         .map_err(|half| env::Error::invalid(half.missing, format!("is missing beside {}", half.given)))
+}
+
+/// The settings that name a certificate.
+pub fn settings(source: &Source) -> &'static str {
+    if source.is_self_made() { "CERTS_DIR" } else { "TLS_CERT, TLS_KEY" }
+}
+
+/// What tells browsers to come by HTTPS only (RFC 6797). HSTS_MAX_AGE, 365 d with a certificate of the operator's; zero: nothing. Not with a
+/// self-made one: it holds for the host's other ports too, and those of a development node are plain.
+pub fn hsts(env: &Env) -> Result<Option<HeaderValue>, env::Error> {
+    let default = if from_env(env)?.is_self_made() { Duration::ZERO } else { HSTS_MAX_AGE };
+    let age = env.duration("HSTS_MAX_AGE", default)?.as_secs();
+    Ok(if age > 0 { HeaderValue::from_str(&format!("max-age={age}")).ok() } else { None })
+}
+
+/// The router of a listener under TLS, with that header on every answer.
+pub fn strictly(router: Router, hsts: Option<&HeaderValue>) -> Router {
+    match hsts {
+        Some(value) => router.layer(SetResponseHeaderLayer::overriding(header::STRICT_TRANSPORT_SECURITY, value.clone())),
+        None => router,
+    }
 }
 
 /// Refuses what no client would trust.

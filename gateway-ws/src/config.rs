@@ -2,12 +2,15 @@
 
 use std::time::Duration;
 
+use axum::http::HeaderValue;
 use motience_shared::{
     env::{self, Env},
-    http::{Host, Limits, ListenAddress, Origins, Proxies},
+    http::{Detail, Host, Limits, ListenAddress, Origins, Proxies},
     rate::Rate,
     relay::{order, view},
 };
+
+use crate::certificate;
 
 /// Settings of the gateway.
 #[derive(Clone, Debug)]
@@ -64,6 +67,10 @@ pub struct Config {
     pub view: view::Limits,
     /// Limits of the listeners.
     pub limits: Limits,
+    /// What its ports tell of the node. METRICS_ON_SERVICE_PORTS.
+    pub detail: Detail,
+    /// What tells browsers to come by HTTPS only, on the listeners under TLS. HSTS_MAX_AGE.
+    pub hsts: Option<HeaderValue>,
 }
 
 impl Config {
@@ -99,6 +106,8 @@ impl Config {
             order: order::Limits::from_env(env)?,
             view: view::Limits::from_env(env)?,
             limits: Limits::from_env(env)?,
+            detail: Detail::of_services(env)?,
+            hsts: certificate::hsts(env)?,
         };
         if !(1024..=16 << 20).contains(&config.consumer_message) {
             return Err(env::Error::invalid("WSS2_MAX_MESSAGE_BYTES", "must lie between 1KiB and 16MiB"));

@@ -124,21 +124,27 @@ pub async fn bind(
     let producers = Router::new().route("/producer", any(producer::upgrade)).route("/motience", any(tunnel::upgrade));
     let consumers = Router::new().route("/consumer", any(consumer::upgrade));
     let mut listeners = Vec::new();
-    for (name, router, sockets, tls) in [
+    for (name, router, sockets, under_tls) in [
         ("motience-wss1", producers, wss1, true),
         ("motience-wss2", consumers, wss2, true),
         ("motience-wss1-ui", page(pages::Side::Producer, addresses), wss1_ui, false),
         ("motience-wss2-ui", page(pages::Side::Consumer, addresses), wss2_ui, false),
     ] {
         let router = around(name, router, &shared);
-        let limits = if tls { &staying } else { &limits };
-        listeners
-            .extend(sockets.into_iter().map(|socket| (if tls { secured(socket) } else { socket.into() }, router.clone(), limits.clone())));
+        let router = if tls.is_some() && under_tls { certificate::strictly(router, shared.config.hsts.as_ref()) } else { router };
+        let limits = if under_tls { &staying } else { &limits };
+        let secured = |socket| if under_tls { secured(socket) } else { socket.into() };
+        listeners.extend(sockets.into_iter().map(|socket| (secured(socket), router.clone(), limits.clone())));
     }
     Ok(Gateway { addresses, listeners, shared })
 }
 
 impl Gateway {
+    /// `/stats/producer` and `/stats/consumer`: what each side has done, for the operations port.
+    pub fn statistics(&self) -> Router {
+        pages::statistics().with_state(Arc::clone(&self.shared))
+    }
+
     /// Where it listens.
     pub fn addresses(&self) -> Addresses {
         self.addresses
@@ -159,7 +165,7 @@ const PATHS: [&str; 5] = ["/producer", "/consumer", "/motience", "/stats", "/cer
 fn around(name: &'static str, router: Router<Arc<Shared>>, shared: &Arc<Shared>) -> Router {
     let router = router
         .with_state(Arc::clone(shared))
-        .merge(operations(name, Arc::clone(&shared.backend)))
+        .merge(operations(name, Arc::clone(&shared.backend), shared.config.detail))
         .fallback(async || ApiError::not_found("There is nothing at this path."));
     tolerant(router, PATHS.into_iter().chain(OPERATIONS))
 }

@@ -3,22 +3,28 @@
 use std::{path::PathBuf, process::ExitCode, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
-use clap::Parser;
+use clap::{Parser, Subcommand};
 use motience_certs::Source;
 use motience_gateway::{Config, bind, certificate};
 use motience_shared::{
     backend::{self, Backend, Kind},
+    causes,
     clock::Clock,
+    descriptors,
     env::{self, Env},
-    http::check_plaintext,
+    healthcheck::{self, operations_address},
+    http::{Detail, ListenAddress, Listener, check_plaintext, operations as operations_router, serve, while_starting},
     lifecycle::{EX_CONFIG, Shutdown, notify_ready},
     telemetry,
 };
 use serde_json::json;
-use tracing::warn;
+use tracing::{info, warn};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// The operations port of a gateway unless OPERATIONS_PORT says otherwise: beside a server on the same machine, which has 9090.
+const OPERATIONS_PORT: u16 = 9091;
 
 /// Time for connections to end, before the process leaves anyway.
 const DRAIN_LIMIT: Duration = Duration::from_secs(8);
@@ -27,21 +33,43 @@ const DRAIN_LIMIT: Duration = Duration::from_secs(8);
 #[derive(Parser)]
 #[command(name = "motience-gateway", version)]
 struct Cli {
-    /// Check the configuration, say what is wrong with it, and exit: 0 good, 78 bad.
+    /// Check the configuration, say everything that is wrong with it, and exit: 0 good, 78 bad. Opens the certificate's files, and tries
+    /// the database and Redis.
     #[arg(long)]
     check_config: bool,
+    /// With --check-config: leave the database and Redis alone.
+    #[arg(long, requires = "check_config")]
+    offline: bool,
     /// Once everything listens, write the addresses to this file as JSON.
     #[arg(long)]
     ready_file: Option<PathBuf>,
+    /// What to do; to serve unless told otherwise.
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+/// What else the binary does.
+#[derive(Subcommand)]
+enum Command {
+    /// Ask a running gateway whether it is ready: exit code 0 or 1.
+    Healthcheck {
+        /// The address of its operations listener (also HEALTHCHECK_ADDRESS). Unless given, that of OPERATIONS_ADDRESS and
+        /// OPERATIONS_PORT.
+        #[arg(long)]
+        address: Option<String>,
+        /// How long to wait for the answer, in seconds.
+        #[arg(long, default_value_t = 3)]
+        limit: u64,
+    },
 }
 
 #[tokio::main]
 async fn main() -> ExitCode {
     match run(Cli::parse()).await {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(e) => {
             // One line for each setting that is wrong.
-            format!("{e:#}").lines().for_each(|line| eprintln!("motience-gateway: {line}"));
+            causes(e.as_ref()).lines().for_each(|line| eprintln!("motience-gateway: {line}"));
             if e.is::<env::Error>() { ExitCode::from(EX_CONFIG) } else { ExitCode::FAILURE }
         }
     }
@@ -52,6 +80,7 @@ struct Settings {
     gateway: Config,
     backend: backend::Config,
     source: Source,
+    operations: ListenAddress,
 }
 
 impl Settings {
@@ -62,6 +91,7 @@ impl Settings {
         let gateway = env.gather(&mut errors, Config::from_env);
         let backend = env.gather(&mut errors, backend::Config::from_env);
         let source = env.gather(&mut errors, certificate::from_env);
+        let operations = env.gather(&mut errors, |env| operations_address(env, OPERATIONS_PORT));
         if let Some(backend) = &backend
             && backend.kind() == Kind::Embedded
         {
@@ -76,37 +106,89 @@ impl Settings {
             errors.extend(reached.and_then(|(name, at, _)| backend.auth.check_published(name, at)));
         }
         env::Error::all(errors)?;
-        match (gateway, backend, source) {
-            (Some(gateway), Some(backend), Some(source)) => Ok(Self { gateway, backend, source }),
+        match (gateway, backend, source, operations) {
+            (Some(gateway), Some(backend), Some(source), Some(operations)) => Ok(Self { gateway, backend, source, operations }),
             _ => unreachable!("nothing is missing where nothing is wrong"),
         }
     }
 }
 
-async fn run(cli: Cli) -> anyhow::Result<()> {
-    let env = Env::load()?;
-    let Settings { gateway, backend, source } = Settings::from_env(&env)?;
-    if cli.check_config {
-        println!("The configuration is good.");
-        return Ok(());
+/// Says everything that is wrong with the settings, and with what they name.
+async fn check(env: &Env, settings: Result<Settings, env::Error>, offline: bool) -> ExitCode {
+    let mut wrong = env.misspelt();
+    match settings {
+        Err(e) => wrong.extend(e.to_string().lines().map(str::to_owned)),
+        Ok(settings) => {
+            if settings.gateway.tls
+                && let Err(e) = settings.source.check()
+            {
+                wrong.push(format!("{}: {}", certificate::settings(&settings.source), causes(&e)));
+            }
+            if !offline {
+                wrong.extend(settings.backend.probe().await);
+            }
+        }
     }
+    if wrong.is_empty() {
+        println!("The configuration is good.");
+        return ExitCode::SUCCESS;
+    }
+    wrong.iter().for_each(|line| eprintln!("motience-gateway: {line}"));
+    ExitCode::from(EX_CONFIG)
+}
+
+async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
+    if let Some(Command::Healthcheck { address, limit }) = cli.command {
+        return Ok(healthcheck::run("motience-gateway", address, limit, OPERATIONS_PORT).await);
+    }
+    let env = Env::load()?;
+    let settings = Settings::from_env(&env);
+    if cli.check_config {
+        return Ok(check(&env, settings, cli.offline).await);
+    }
+    let Settings { gateway, backend, source, operations } = settings?;
     telemetry::init(&env, "info")?;
+    env.misspelt().iter().for_each(|misspelt| warn!("{misspelt}"));
+    descriptors::prepare(gateway.connections + 2 * gateway.limits.connections);
     let shutdown = Shutdown::new();
     shutdown.spawn_signals();
     let clock = Clock::system();
-    let tls = if gateway.tls { Some(source.load(clock.now())?) } else { None };
+    let load = || source.load(clock.now()).with_context(|| format!("the certificate cannot be used ({})", certificate::settings(&source)));
+    let tls = if gateway.tls { Some(load()?) } else { None };
     let (identity, ca) = tls.unzip();
-    let backend = Backend::open(backend, clock.clone()).await?;
+    let bind_error = |cause| motience_gateway::Error::Bind { address: operations, setting: "OPERATIONS_PORT", cause };
+    let sockets = operations.listen().map_err(bind_error)?;
+    let limits = gateway.limits.clone();
+    let waiting: Vec<_> = sockets.iter().collect();
+    let opening = while_starting(&waiting, &limits, Backend::open_when_there(backend, clock.clone()));
+    // It may wait for its database for minutes, and is not to be waited for then.
+    let Some(backend) = shutdown.soft().run_until_cancelled(opening).await else { return Ok(ExitCode::SUCCESS) };
+    let backend = backend?;
     backend.relay.own_node().set_roles(["wss"]);
     let scheme = gateway.scheme();
     let gateway = bind(gateway, identity.as_ref(), None, backend.clone(), shutdown.clone()).await?;
+    let asked = sockets.first().and_then(|socket| socket.local_addr().ok()).unwrap_or(operations.first());
+    let at = gateway.addresses();
+    for (role, url) in [
+        ("wss1: producers", format!("{scheme}://{}/producer", at.wss1)),
+        ("wss2: consumers", format!("{scheme}://{}/consumer", at.wss2)),
+        ("producers' tester page", format!("http://{}/", at.wss1_ui)),
+        ("console and consumers' tester page", format!("http://{}/", at.wss2_ui)),
+        ("operations: health, readiness, metrics", format!("http://{asked}")),
+    ] {
+        info!(role, url, "listening");
+    }
+    let router = operations_router("motience-gateway", backend.clone(), Detail::Full).merge(gateway.statistics());
+    for socket in sockets {
+        shutdown.spawn("http", serve(Listener::kept(socket), router.clone(), limits.clone(), shutdown.clone()));
+    }
     if let Some(file) = &cli.ready_file {
-        let at = gateway.addresses();
         let addresses = json!({
             "wss1": format!("{scheme}://localhost:{}/producer", at.wss1.port()),
             "wss2": format!("{scheme}://localhost:{}/consumer", at.wss2.port()),
             "producer_page": format!("http://localhost:{}/", at.wss1_ui.port()),
             "consumer_page": format!("http://localhost:{}/", at.wss2_ui.port()),
+            "operations": format!("http://localhost:{}", asked.port()),
             "ca": ca.flatten(),
         });
         let partial = file.with_extension("partial");
@@ -115,6 +197,7 @@ async fn run(cli: Cli) -> anyhow::Result<()> {
             .with_context(|| format!("{} cannot be written", file.display()))?;
     }
     notify_ready();
+    info!("ready");
     if let Some(identity) = identity {
         shutdown.spawn("certificates", certificate::reload(Arc::clone(&identity), shutdown.clone()));
         shutdown.spawn("renewal", certificate::renew(identity, source, clock, shutdown.clone()));
@@ -127,5 +210,5 @@ async fn run(cli: Cli) -> anyhow::Result<()> {
     if tokio::time::timeout(Duration::from_secs(1), backend.close()).await.is_err() {
         warn!("the backend did not close in time");
     }
-    Ok(())
+    Ok(ExitCode::SUCCESS)
 }

@@ -101,7 +101,13 @@ pub(crate) fn router(side: Side, at: Addresses) -> Router<Arc<Shared>> {
                 Json(config_json(side.role(), side, &shared.config, at, shared.webtransport.as_ref(), host(&headers)))
             }),
         )
-        .route("/stats", get(async move |State(shared): State<Arc<Shared>>| stats(side, &shared)))
+        .route("/stats", get(async move |State(shared): State<Arc<Shared>>| shared.config.detail.full().map(|()| stats(side, &shared))))
+}
+
+/// The statistics of both sides.
+pub(crate) fn statistics() -> Router<Arc<Shared>> {
+    let of = |side| get(async move |State(shared): State<Arc<Shared>>| stats(side, &shared));
+    Router::new().route("/stats/producer", of(Side::Producer)).route("/stats/consumer", of(Side::Consumer))
 }
 
 impl Side {

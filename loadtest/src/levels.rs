@@ -86,14 +86,14 @@ fn print(options: &Options, runs: &[Vec<Run>]) {
     );
     println!(
         "{:<8} | {:>12} {:>6} {:>8} | {:>8} {:>8} {:>6} {:>8}",
-        "level", "flood rec/s", "ratio", "CPU-s/M", "p50 us", "p99 us", "ratio", "CPU-s/M"
+        "level", "flood rec/s", "ratio", "CPU-s/M", "p50 ms", "p99 ms", "ratio", "CPU-s/M"
     );
     let row = |runs: &[Run]| {
         [
             middle(runs, |run| run.flood.delivered as f64 / run.flood.seconds),
             middle(runs, |run| run.flood.cpu_per_million().unwrap_or(f64::NAN)),
-            middle(runs, |run| run.steady.latency.value_at_quantile(0.5) as f64),
-            middle(runs, |run| run.steady.latency.value_at_quantile(0.99) as f64),
+            middle(runs, |run| run.steady.latency.value_at_quantile(0.5) as f64 / 1e3),
+            middle(runs, |run| run.steady.latency.value_at_quantile(0.99) as f64 / 1e3),
             middle(runs, |run| run.steady.cpu_per_million().unwrap_or(f64::NAN)),
         ]
     };
@@ -101,7 +101,7 @@ fn print(options: &Options, runs: &[Vec<Run>]) {
     for (level, runs) in LEVELS.iter().zip(runs) {
         let [rate, cpu, half, tail, steady] = row(runs);
         let (slower, longer) = (rate / base_rate, tail / base_tail);
-        println!("{level:<8} | {rate:>12.0} {slower:>6.2} {cpu:>8.2} | {half:>8.0} {tail:>8.0} {longer:>6.2} {steady:>8.1}");
+        println!("{level:<8} | {rate:>12.0} {slower:>6.2} {cpu:>8.2} | {half:>8.3} {tail:>8.3} {longer:>6.2} {steady:>8.1}");
         for run in runs.iter().filter(|run| !run.flood.good() || !run.steady.good()) {
             run.flood.print();
             run.steady.print();

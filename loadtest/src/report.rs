@@ -44,8 +44,9 @@ impl Report {
         println!("  lost          {:>12}", self.lost);
         println!("  doubled       {:>12}", self.doubled);
         if !self.latency.is_empty() {
-            let at = |q| self.latency.value_at_quantile(q);
-            println!("  latency       p50 {} us, p99 {} us, p99.9 {} us, max {} us", at(0.5), at(0.99), at(0.999), self.latency.max());
+            let at = |q| self.latency.value_at_quantile(q) as f64 / 1e3;
+            let max = self.latency.max() as f64 / 1e3;
+            println!("  latency       p50 {:.3} ms, p99 {:.3} ms, p99.9 {:.3} ms, max {max:.3} ms", at(0.5), at(0.99), at(0.999));
         }
         match (self.server_cpu_seconds, self.cpu_per_million()) {
             (Some(cpu), Some(each)) => println!("  server CPU    {cpu:.2} s, {each:.2} s per million records"),

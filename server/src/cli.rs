@@ -15,9 +15,13 @@ pub struct Cli {
     /// What this node does: any of ap, sm, dsm, ingest, wss. All of it unless told otherwise (also ROLES).
     #[arg(long, global = true)]
     pub roles: Option<Roles>,
-    /// Check the configuration, say what is wrong with it, and exit: 0 good, 78 bad.
+    /// Check the configuration, say everything that is wrong with it, and exit: 0 good, 78 bad. Opens the certificate's files, and tries
+    /// the database and Redis.
     #[arg(long)]
     pub check_config: bool,
+    /// With --check-config: leave the database and Redis alone.
+    #[arg(long, requires = "check_config")]
+    pub offline: bool,
     /// Once everything listens, write the addresses to this file as JSON.
     #[arg(long, global = true)]
     pub ready_file: Option<PathBuf>,
@@ -59,9 +63,10 @@ pub enum Command {
     },
     /// Ask a running server whether it is ready: exit code 0 or 1.
     Healthcheck {
-        /// The address of its operations listener.
-        #[arg(long, default_value = "127.0.0.1:9090", env = "HEALTHCHECK_ADDRESS")]
-        address: String,
+        /// The address of its operations listener (also HEALTHCHECK_ADDRESS). Unless given, that of OPERATIONS_ADDRESS and
+        /// OPERATIONS_PORT.
+        #[arg(long)]
+        address: Option<String>,
         /// How long to wait for the answer, in seconds.
         #[arg(long, default_value_t = 3)]
         limit: u64,

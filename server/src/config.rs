@@ -6,10 +6,14 @@ use motience_certs::Source;
 use motience_shared::{
     backend::{self, Kind},
     env::{self, Env},
+    healthcheck::operations_address,
     http::{Host, ListenAddress, check_plaintext},
 };
 
 use crate::{h3, http, ingest, webtransport};
+
+/// The operations port of a server, unless OPERATIONS_PORT says otherwise.
+pub const OPERATIONS_PORT: u16 = 9090;
 
 /// What a node does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -115,10 +119,7 @@ impl Config {
         let host = env.gather(errors, Host::from_env);
         let port = |errors: &mut _, name: &'static str, default: u16| Some(host?.at(env.gather(errors, |env| env.parse(name, default))?));
         let ports = [("AP_PORT", 3001), ("SM_PORT", 3002), ("DSM_PORT", 3003)].map(|(name, default)| port(errors, name, default));
-        let operations = env.gather(errors, |env| {
-            let host = env.parse("OPERATIONS_ADDRESS", Host::from_env(env)?)?;
-            Ok(host.at(env.parse("OPERATIONS_PORT", 9090)?))
-        });
+        let operations = env.gather(errors, |env| operations_address(env, OPERATIONS_PORT));
         let ingest = env.gather(errors, |env| ingest::Config::from_env(env, Host::from_env(env)?));
         let https = ingest.as_ref().and_then(|ingest| port(errors, "HTTPS_PORT", ingest.address.port()));
         let roles = roles.or_else(|| env.gather(errors, |env| env.parse("ROLES", Roles::ALL)));
@@ -180,6 +181,13 @@ impl Config {
         ];
         let own = own.into_iter().filter_map(|(has, name, at, tls)| has.then_some((name, at, tls)));
         own.chain(self.gateway.listeners().into_iter().filter(|_| self.roles.wss))
+    }
+
+    /// Connections that its settings allow at once, each of which takes a file descriptor.
+    pub(crate) fn most_connections(&self) -> usize {
+        let ports = [self.roles.ap, self.roles.sm, self.roles.dsm, self.speaks_tls()].into_iter().filter(|has| *has).count();
+        let sockets = if self.roles.wss { self.gateway.connections } else { 0 };
+        self.http.limits.connections.saturating_mul(ports).saturating_add(sockets)
     }
 
     /// Whether any of its listeners has a certificate.

@@ -9,7 +9,7 @@ use anyhow::{Context as _, bail};
 use futures_util::StreamExt as _;
 use motience_certs::Trust;
 use motience_device::agent;
-use motience_shared::{backend::Backend, clock::Clock, env::Env, lifecycle::Shutdown, model::DeviceId};
+use motience_shared::{backend::Backend, clock::Clock, descriptors, env::Env, lifecycle::Shutdown, model::DeviceId};
 use secrecy::SecretString;
 use serde::Deserialize;
 use serde_json::json;
@@ -52,6 +52,7 @@ pub(crate) async fn run(env: &Env, options: Options) -> anyhow::Result<ExitCode>
         }
     };
     let env = embedded(env, &dir, options.any_ports);
+    descriptors::prepare(0);
     let shutdown = Shutdown::new();
     shutdown.spawn_signals();
     let server = Server::bind(Config::from_env(&env, None)?, Clock::system(), shutdown.clone()).await?;

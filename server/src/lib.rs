@@ -10,7 +10,6 @@ mod demo;
 mod documents;
 pub mod dsm;
 pub mod h3;
-mod healthcheck;
 pub mod http;
 pub mod ingest;
 pub mod server;
@@ -22,16 +21,20 @@ use std::{path::Path, process::ExitCode};
 
 use anyhow::Context as _;
 use motience_shared::{
+    causes,
     clock::Clock,
+    descriptors,
     env::{self, Env},
+    healthcheck,
     lifecycle::{EX_CONFIG, Shutdown, notify_ready},
     telemetry,
 };
 use tokio::runtime::Runtime;
+use tracing::{info, warn};
 
 use crate::{
     cli::{Cli, Command},
-    config::Config,
+    config::{Config, OPERATIONS_PORT},
     server::{Addresses, Server},
 };
 
@@ -47,7 +50,7 @@ pub fn run(cli: Cli) -> ExitCode {
                 ExitCode::from(EX_CONFIG)
             }
             None => {
-                eprintln!("motience-server: {e:#}");
+                eprintln!("motience-server: {}", causes(e.as_ref()));
                 ExitCode::FAILURE
             }
         },
@@ -56,7 +59,7 @@ pub fn run(cli: Cli) -> ExitCode {
 
 async fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
     if let Some(Command::Healthcheck { address, limit }) = &cli.command {
-        return Ok(healthcheck::ask(address, *limit).await);
+        return Ok(healthcheck::run("motience-server", address.clone(), *limit, OPERATIONS_PORT).await);
     }
     if let Some(Command::Openapi { document }) = &cli.command {
         println!("{}", documents::text(*document)?);
@@ -72,21 +75,58 @@ async fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
         return demo::run(&env, demo::Options { seconds: *seconds, dir: dir.clone(), any_ports: *any_ports, ready_file: cli.ready_file })
             .await;
     }
-    let config = Config::from_env(&env, cli.roles)?;
+    let config = Config::from_env(&env, cli.roles);
     if cli.check_config {
-        println!("The configuration is good: {:?} backend, roles {:?}.", config.backend.kind(), config.roles);
-        return Ok(ExitCode::SUCCESS);
+        return Ok(check(&env, config, cli.offline).await);
     }
+    let config = config?;
     telemetry::init(&env, "info")?;
+    env.misspelt().iter().for_each(|misspelt| warn!("{misspelt}"));
+    descriptors::prepare(config.most_connections());
     let shutdown = Shutdown::new();
     shutdown.spawn_signals();
-    let server = Server::bind(config, Clock::system(), shutdown).await?;
+    let stopped = shutdown.soft().clone();
+    // It may wait for its database for minutes, and is not to be waited for then.
+    let Some(server) = stopped.run_until_cancelled(Server::bind(config, Clock::system(), shutdown)).await else {
+        return Ok(ExitCode::SUCCESS);
+    };
+    let server = server?;
+    server.addresses().log();
     if let Some(file) = &cli.ready_file {
         write_ready(file, server.addresses())?;
     }
     notify_ready();
+    info!("ready");
     server.run().await;
     Ok(ExitCode::SUCCESS)
+}
+
+/// Says everything that is wrong with the settings, and with what they name.
+async fn check(env: &Env, config: Result<Config, env::Error>, offline: bool) -> ExitCode {
+    let mut wrong = env.misspelt();
+    match &config {
+        Err(e) => wrong.extend(e.to_string().lines().map(str::to_owned)),
+        Ok(config) => {
+            if config.speaks_tls()
+                && let Err(e) = config.certificate.check()
+            {
+                wrong.push(format!("{}: {}", motience_gateway::certificate::settings(&config.certificate), causes(&e)));
+            }
+            if !offline {
+                wrong.extend(config.backend.probe().await);
+            }
+        }
+    }
+    match config {
+        Ok(config) if wrong.is_empty() => {
+            println!("The configuration is good: {:?} backend, roles {:?}.", config.backend.kind(), config.roles);
+            ExitCode::SUCCESS
+        }
+        _ => {
+            wrong.iter().for_each(|line| eprintln!("motience-server: {line}"));
+            ExitCode::from(EX_CONFIG)
+        }
+    }
 }
 
 /// Whoever waits for the file finds it whole or not at all.

@@ -15,7 +15,7 @@ use motience_gateway::{
 use motience_shared::{
     backend::{self, Backend},
     clock::Clock,
-    http::{self as shared_http, Limits, ListenAddress, Listener},
+    http::{self as shared_http, Detail, Limits, ListenAddress, Listener},
     lifecycle::Shutdown,
     wire::ALPN,
 };
@@ -59,8 +59,13 @@ pub enum Error {
     #[error(transparent)]
     Gateway(#[from] motience_gateway::Error),
     /// The certificate.
-    #[error(transparent)]
-    Certificate(#[from] source::Error),
+    #[error("the certificate cannot be used ({setting})")]
+    Certificate {
+        /// The settings that name it.
+        setting: &'static str,
+        /// What is wrong.
+        source: source::Error,
+    },
 }
 
 /// Where the node listens; what has a role it lacks is absent.
@@ -92,6 +97,29 @@ pub struct Addresses {
     pub ca: Option<PathBuf>,
 }
 
+impl Addresses {
+    /// One line for each listener.
+    pub(crate) fn log(&self) {
+        let quic = self.quic.as_ref().map(|at| format!("quic://{at}"));
+        for (role, url) in [
+            ("ap: accounts", &self.ap),
+            ("sm: subscriptions", &self.sm),
+            ("dsm: data streams", &self.dsm),
+            ("all services under TLS", &self.https),
+            ("ingest: devices, HTTP/3, WebTransport", &quic),
+            ("wss1: producers", &self.wss1),
+            ("wss2: consumers", &self.wss2),
+            ("producers' tester page", &self.producer_page),
+            ("console and consumers' tester page", &self.consumer_page),
+            ("operations: health, readiness, metrics", &self.operations),
+        ] {
+            if let Some(url) = url {
+                info!(role, url, "listening");
+            }
+        }
+    }
+}
+
 /// A node whose ports are open.
 pub struct Server {
     backend: Arc<Backend>,
@@ -112,16 +140,27 @@ impl Server {
         motience_certs::install_provider();
         let mut addresses = Addresses::default();
         let identity = if config.speaks_tls() {
-            let (identity, ca) = config.certificate.load(clock.now())?;
+            let failed = |source| Error::Certificate { setting: certificate::settings(&config.certificate), source };
+            let (identity, ca) = config.certificate.load(clock.now()).map_err(failed)?;
             addresses.ca = ca;
             Some(identity)
         } else {
             None
         };
-        let backend = Backend::open(config.backend, clock).await?;
+        let roles = config.roles;
+        let mut sockets = Vec::new();
+        for (wanted, setting, at) in [
+            (roles.ap, "AP_PORT", config.ap),
+            (roles.sm, "SM_PORT", config.sm),
+            (roles.dsm, "DSM_PORT", config.dsm),
+            (true, "OPERATIONS_PORT", config.operations),
+        ] {
+            sockets.push(if wanted { Some(listen(setting, at)?) } else { None });
+        }
+        let open: Vec<&TcpListener> = sockets.iter().flatten().flatten().collect();
+        let backend = shared_http::while_starting(&open, &config.http.limits, Backend::open_when_there(config.backend, clock)).await?;
         let services = http::Services::new(Arc::clone(&backend), config.http.clone(), shutdown.soft().clone());
         let whereabouts = Whereabouts::default();
-        let roles = config.roles;
         backend.relay.own_node().set_roles(roles.names());
         let ingest = match identity.as_ref().filter(|_| roles.ingest) {
             None => None,
@@ -141,28 +180,21 @@ impl Server {
             dsm::service(&services).with(more).with(pages::console(whereabouts.clone(), Reach::Ports))
         };
         let mut listeners: Vec<(Listener, axum::Router)> = Vec::new();
-        let operations = shared_http::operations("motience-server", Arc::clone(&backend));
-        let operations = shared_http::tolerant(operations, shared_http::OPERATIONS);
-        for (wanted, setting, at, router, place) in [
-            (roles.ap, "AP_PORT", config.ap, ap::router(&services), &mut addresses.ap),
-            (roles.sm, "SM_PORT", config.sm, sm::router(&services), &mut addresses.sm),
-            (roles.dsm, "DSM_PORT", config.dsm, dsm().alone(&services), &mut addresses.dsm),
-            (true, "OPERATIONS_PORT", config.operations, operations, &mut addresses.operations),
-        ] {
-            if wanted {
-                let sockets = listen(setting, at)?;
-                *place = Some(url("http", local(&sockets, at), ""));
-                listeners.extend(sockets.into_iter().map(|socket| (socket.into(), router.clone())));
-            }
+        let services_routers = [ap::router(&services), sm::router(&services), dsm().alone(&services)];
+        let mut operations = shared_http::operations("motience-server", Arc::clone(&backend), Detail::Full);
+        let places = [&mut addresses.ap, &mut addresses.sm, &mut addresses.dsm, &mut addresses.operations];
+        let asked = [config.ap, config.sm, config.dsm, config.operations];
+        for ((place, asked), sockets) in places.into_iter().zip(asked).zip(&sockets) {
+            *place = sockets.as_ref().map(|sockets| url("http", local(sockets, asked), ""));
         }
         if let Some(identity) = &identity {
-            let router = together(&services, roles, here.clone(), whereabouts.clone());
-            let sockets = listen("HTTPS_PORT", config.https)?;
-            addresses.https = Some(url("https", local(&sockets, config.https), ""));
+            let router = certificate::strictly(together(&services, roles, here.clone(), whereabouts.clone()), config.gateway.hsts.as_ref());
+            let https = listen("HTTPS_PORT", config.https)?;
+            addresses.https = Some(url("https", local(&https, config.https), ""));
             let told = here.as_ref().and_then(|here| HeaderValue::from_str(&format!("h3=\":{}\"; ma=86400", here.address.port())).ok());
             let over_tcp = router.clone().layer(SetResponseHeaderLayer::overriding(header::ALT_SVC, move |_: &_| told.clone()));
             let tls = tcp_config(Arc::clone(identity), &[b"h2", b"http/1.1"]);
-            listeners.extend(sockets.into_iter().map(|socket| (Listener::tls(socket, Arc::clone(&tls)), over_tcp.clone())));
+            listeners.extend(https.into_iter().map(|socket| (Listener::tls(socket, Arc::clone(&tls)), over_tcp.clone())));
             if let Some(ingest) = &ingest {
                 let sessions = webtransport::Shared::new(Arc::clone(&backend), config.webtransport, ingest.draining().clone());
                 let limits = config.http.limits.clone();
@@ -180,6 +212,7 @@ impl Server {
         let gateway = if roles.wss {
             let scheme = gateway.scheme();
             let gateway = motience_gateway::bind(gateway, identity.as_ref(), here, Arc::clone(&backend), shutdown.clone()).await?;
+            operations = operations.merge(gateway.statistics());
             let at = gateway.addresses();
             whereabouts.tell(told, at, reached);
             addresses.wss1 = Some(url(scheme, at.wss1, "/producer"));
@@ -194,6 +227,12 @@ impl Server {
             whereabouts.tell(told, at, here);
             None
         };
+        let operators = sockets.pop().flatten().unwrap_or_default();
+        let operations = shared_http::tolerant(operations, shared_http::OPERATIONS);
+        listeners.extend(operators.into_iter().map(|socket| (Listener::kept(socket), operations.clone())));
+        for (sockets, router) in sockets.into_iter().zip(services_routers) {
+            listeners.extend(sockets.into_iter().flatten().map(|socket| (socket.into(), router.clone())));
+        }
         let limits = config.http.limits;
         Ok(Self {
             backend,

@@ -13,6 +13,7 @@ use tracing::{info, warn};
 
 use crate::{
     auth::{self, Grant, Hasher, Revocations, Tokens},
+    causes,
     clock::Clock,
     env::{self, Env},
     log::{self, Event, Log, Retention, Signal, Sink, embedded},
@@ -23,6 +24,9 @@ use crate::{
 
 /// Longest wait for each dependency when readiness is asked.
 const READY_LIMIT: Duration = Duration::from_secs(2);
+/// First pause before the backend is tried again at a node's start; it doubles up to [`LONGEST_PAUSE`].
+const FIRST_PAUSE: Duration = Duration::from_millis(250);
+const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 /// How often revoked logins are read again, in case word of one was lost.
 const REVOCATIONS_EVERY: Duration = Duration::from_secs(30);
 
@@ -56,6 +60,8 @@ pub struct Config {
     pub node: String,
     /// Where an embedded node keeps its files. DATA_DIR, `data`.
     pub data_dir: PathBuf,
+    /// How long a node waits at its start for PostgreSQL and Redis. BACKEND_WAIT, 5 m; zero: not at all.
+    pub wait: Duration,
 }
 
 impl Config {
@@ -104,12 +110,37 @@ impl Config {
             limits: Limits::from_env(env)?,
             node,
             data_dir,
+            wait: env.duration("BACKEND_WAIT", Duration::from_secs(300))?,
         })
+    }
+
+    /// The database and its setting, for people.
+    fn store_place(&self) -> String {
+        let setting = match &self.store {
+            store::Config::SqliteFile { path } if *path == self.data_dir.join("motience.db") => "DATA_DIR",
+            store::Config::Postgres { .. } => "DATABASE_URL, DB_HOST",
+            _ => "DATABASE_URL",
+        };
+        format!("{} ({setting})", self.store)
     }
 
     /// Whether anything is kept in the data folder.
     fn keeps_files(&self) -> bool {
         self.redis.is_none() && (matches!(self.store, store::Config::SqliteFile { .. }) || !self.volatile)
+    }
+
+    /// Tries the database and Redis, and changes nothing in them: what is wrong, each as a sentence.
+    pub async fn probe(&self) -> Vec<String> {
+        let mut wrong = Vec::new();
+        if let Err(source) = Store::probe(&self.store).await {
+            wrong.push(causes(&Error::Store { place: self.store_place(), source }));
+        }
+        if let Some(redis) = &self.redis
+            && let Err(e) = log::redis::probe(redis).await
+        {
+            wrong.push(causes(&e));
+        }
+        wrong
     }
 
     /// Where producers and consumers will meet.
@@ -122,17 +153,33 @@ impl Config {
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The database.
-    #[error("the database cannot be opened: {0}")]
-    Store(#[from] store::Error),
+    #[error("the database {place} cannot be opened")]
+    Store {
+        /// Which, and by which setting.
+        place: String,
+        /// Why.
+        source: store::Error,
+    },
     /// The log.
     #[error(transparent)]
     Log(#[from] log::Error),
     /// The log's file.
-    #[error("the log cannot be opened: {0}")]
+    #[error("the log's file cannot be opened (DATA_DIR)")]
     File(#[from] embedded::OpenError),
     /// The file with the node's own secret.
     #[error(transparent)]
     Secret(#[from] auth::SecretFileError),
+}
+
+impl Error {
+    /// Whether it may pass without anybody's doing, as when a database starts later than its nodes.
+    fn may_pass(&self) -> bool {
+        match self {
+            Self::Store { source, .. } => source.is_unavailable(),
+            Self::Log(source) => matches!(source, log::Error::Unavailable(_)),
+            Self::File(_) | Self::Secret(_) => false,
+        }
+    }
 }
 
 /// What is away, when a node is not ready.
@@ -168,11 +215,30 @@ pub struct Backend {
 }
 
 impl Backend {
+    /// Opens the backend like [`Backend::open`], and tries again for as long as `config.wait` while PostgreSQL or Redis is away.
+    pub async fn open_when_there(config: Config, clock: Clock) -> Result<Arc<Self>, Error> {
+        let waits = config.redis.is_some() || matches!(config.store, store::Config::Postgres { .. });
+        let deadline = tokio::time::Instant::now() + if waits { config.wait } else { Duration::ZERO };
+        let mut pause = FIRST_PAUSE;
+        loop {
+            match Self::open(config.clone(), clock.clone()).await {
+                Err(e) if e.may_pass() && tokio::time::Instant::now() + pause < deadline => {
+                    warn!(error = causes(&e), "waiting for it");
+                    // Not all nodes at once: what comes back has enough to do.
+                    tokio::time::sleep(pause.mul_f64(0.5 + fastrand::f64())).await;
+                    pause = (pause * 2).min(LONGEST_PAUSE);
+                }
+                outcome => return outcome,
+            }
+        }
+    }
+
     /// Opens the database, applies its migrations, connects the log.
     pub async fn open(mut config: Config, clock: Clock) -> Result<Arc<Self>, Error> {
-        let store = Store::open(&config.store).await?;
+        let failed = |source| Error::Store { place: config.store_place(), source };
+        let store = Store::open(&config.store).await.map_err(failed)?;
         let revocations = Revocations::new(clock.clone(), config.auth.refresh_ttl.max(config.auth.access_ttl));
-        load_revocations(&store, &revocations, &config.auth, &clock).await?;
+        load_revocations(&store, &revocations, &config.auth, &clock).await.map_err(failed)?;
         let hub = Arc::new(Hub::new(config.limits.ring));
         let routes = Arc::new(Routes::new());
         let reports = Reports {

@@ -1,5 +1,7 @@
 //! Settings from the environment, each read by its owner, each error naming its variable.
 
+mod misspelt;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt,
@@ -154,6 +156,15 @@ impl Env {
                 }
             }
         }
+    }
+
+    /// Variables that nothing reads but that look like settings, each as a sentence.
+    pub fn misspelt(&self) -> Vec<String> {
+        let told = |(name, meant): (String, Option<&str>)| match meant {
+            Some(meant) => format!("{name}: is no setting; did you mean {meant}?"),
+            None => format!("{name}: is no setting"),
+        };
+        misspelt::misspelt(self.0.keys().map(String::as_str)).into_iter().map(told).collect()
     }
 
     /// Exactly these variables; for tests and for embedding.

@@ -15,15 +15,23 @@ pub mod auth;
 #[cfg(feature = "backend")]
 pub mod backend;
 #[cfg(feature = "backend")]
+mod causes;
+#[cfg(feature = "backend")]
 pub mod clock;
 #[cfg(feature = "backend")]
+pub mod descriptors;
+#[cfg(feature = "backend")]
 pub mod env;
+#[cfg(feature = "backend")]
+pub mod healthcheck;
 #[cfg(feature = "backend")]
 pub mod http;
 #[cfg(feature = "backend")]
 pub mod lifecycle;
 #[cfg(feature = "backend")]
 pub mod log;
+#[cfg(feature = "backend")]
+mod private;
 #[cfg(feature = "backend")]
 pub mod rate;
 #[cfg(feature = "backend")]
@@ -32,5 +40,7 @@ pub mod relay;
 pub mod store;
 #[cfg(feature = "backend")]
 pub mod telemetry;
+#[cfg(feature = "backend")]
+pub use causes::causes;
 #[cfg(any(feature = "testing", all(test, feature = "backend")))]
 pub mod testing;

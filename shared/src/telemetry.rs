@@ -3,6 +3,9 @@
 //! Logs are structured (LOG_FORMAT, `text` or `json`; RUST_LOG says how much). Metrics are Prometheus text, rendered
 //! wherever `/metrics` is asked for.
 
+mod sampler;
+mod text;
+
 use std::{
     fs,
     io::IsTerminal as _,
@@ -12,6 +15,8 @@ use std::{
 
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 use tracing_subscriber::{EnvFilter, fmt, layer::SubscriberExt as _, util::SubscriberInitExt as _};
+
+pub use sampler::Sampler;
 
 use crate::env::{self, Env};
 
@@ -31,7 +36,8 @@ pub fn init(env: &Env, level: &str) -> Result<(), env::Error> {
     let _ = if json {
         registry.with(fmt::layer().json().with_writer(std::io::stderr)).try_init()
     } else {
-        registry.with(fmt::layer().with_ansi(std::io::stderr().is_terminal()).with_writer(std::io::stderr)).try_init()
+        let text = fmt::layer().fmt_fields(text::Fields).with_ansi(std::io::stderr().is_terminal());
+        registry.with(text.with_writer(std::io::stderr)).try_init()
     };
     start_metrics();
     Ok(())

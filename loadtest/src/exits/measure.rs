@@ -105,19 +105,19 @@ fn print(options: &Options, runs: &[Vec<Run>]) {
     );
     println!(
         "{:<17} | {:>10} {:>8} | {:>8} {:>8} {:>6} | {:>12} {:>8} {:>6}",
-        "exit", "first us", "p99 us", "p50 us", "p99 us", "ratio", "flood rec/s", "CPU-s/M", "ratio"
+        "exit", "first ms", "p99 ms", "p50 ms", "p99 ms", "ratio", "flood rec/s", "CPU-s/M", "ratio"
     );
-    let shown = |us: f64| if us > 0.0 { format!("{us:.0}") } else { "-".to_owned() };
-    let tail = |runs: &[Run]| middle(runs, |run| run.steady.latency.value_at_quantile(0.99) as f64);
+    let shown = |ms: f64| if ms > 0.0 { format!("{ms:.3}") } else { "-".to_owned() };
+    let tail = |runs: &[Run]| middle(runs, |run| run.steady.latency.value_at_quantile(0.99) as f64 / 1e3);
     let cost = |runs: &[Run]| middle(runs, |run| run.flood.cpu_per_million().unwrap_or(f64::NAN));
     let (base_tail, base_cost) = (tail(&runs[0]), cost(&runs[0]));
     for (exit, runs) in EXITS.iter().zip(runs) {
-        let first = |q| middle(runs, |run| run.first.value_at_quantile(q) as f64);
-        let half = middle(runs, |run| run.steady.latency.value_at_quantile(0.5) as f64);
+        let first = |q| middle(runs, |run| run.first.value_at_quantile(q) as f64 / 1e3);
+        let half = middle(runs, |run| run.steady.latency.value_at_quantile(0.5) as f64 / 1e3);
         let rate = middle(runs, |run| run.flood.delivered as f64 / run.flood.seconds);
         let (tail, cost) = (tail(runs), cost(runs));
         println!(
-            "{:<17} | {:>10} {:>8} | {half:>8.0} {tail:>8.0} {:>6.2} | {rate:>12.0} {cost:>8.2} {:>6.2}",
+            "{:<17} | {:>10} {:>8} | {half:>8.3} {tail:>8.3} {:>6.2} | {rate:>12.0} {cost:>8.2} {:>6.2}",
             exit.name(),
             shown(first(0.5)),
             shown(first(0.99)),

@@ -71,7 +71,9 @@ pub(super) async fn login(
     if credentials.revoked_at.is_some() {
         return Err(revoked());
     }
-    if verdict == Verdict::MatchRehash {
+    // The way back to the first platform stays open where that is wanted: it knows no other form than bcrypt's.
+    let stays = backend.auth.keep_legacy_hashes && is_legacy(&credentials.password_hash);
+    if verdict == Verdict::MatchRehash && !stays {
         // The login is good either way; the next one tries again.
         match turn.hash(password).await {
             Ok(hash) => {
@@ -93,6 +95,11 @@ pub(super) async fn login(
         return Err(revoked());
     }
     Ok(Json(session))
+}
+
+/// Whether a hash is bcrypt's.
+fn is_legacy(hash: &str) -> bool {
+    hash.starts_with("$2")
 }
 
 fn revoked() -> ApiError {

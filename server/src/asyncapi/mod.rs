@@ -12,6 +12,8 @@ use axum::{
 };
 use serde_json::Value;
 
+use crate::http::guarded;
+
 /// The document, in one file of its own.
 const DOCUMENT: &str = include_str!("asyncapi.json");
 
@@ -26,14 +28,15 @@ pub(crate) fn document() -> Value {
 pub(crate) fn router() -> Router {
     // Made once: a router is copied for each request, with what its handlers hold.
     let document = Bytes::from(document().to_string());
-    Router::new()
+    let files = Router::new()
         .route("/api-docs/", file("text/html; charset=utf-8", include_str!("page/index.html")))
         .route("/api-docs/docs.css", file("text/css; charset=utf-8", include_str!("page/docs.css")))
         .route("/api-docs/docs.js", file("text/javascript; charset=utf-8", include_str!("page/docs.js")))
         .route(
             "/api-docs/asyncapi.json",
             get(async move || ([(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))], document)),
-        )
+        );
+    guarded(files)
 }
 
 fn file(kind: &'static str, text: &'static str) -> MethodRouter {

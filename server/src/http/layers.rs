@@ -65,6 +65,7 @@ const ALLOWED_HEADERS: [&str; 31] = [
     "x-cloud-trace-context",
     "request-context",
 ];
+const NO_PAGE: &str = "default-src 'none'; frame-ancestors 'none'";
 
 pub(super) fn around(router: Router, services: &Arc<Services>) -> Router {
     router
@@ -79,6 +80,9 @@ pub(super) fn around(router: Router, services: &Arc<Services>) -> Router {
         .layer(middleware::from_fn(count))
         .layer(CatchPanicLayer::custom(panicked))
         .layer(SetResponseHeaderLayer::if_not_present(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff")))
+        // An answer that is no page needs nothing from anywhere, and no frame.
+        .layer(SetResponseHeaderLayer::if_not_present(header::CONTENT_SECURITY_POLICY, HeaderValue::from_static(NO_PAGE)))
+        .layer(SetResponseHeaderLayer::if_not_present(header::REFERRER_POLICY, HeaderValue::from_static("no-referrer")))
         // Every answer depends on who asks; tokens above all must stay out of caches.
         .layer(SetResponseHeaderLayer::if_not_present(header::CACHE_CONTROL, HeaderValue::from_static("no-store")))
         .layer(cors(&services.config))

@@ -23,9 +23,10 @@ use motience_shared::{
     auth::HashLimits,
     backend::Backend,
     env::{self, Env},
-    http::{self as shared_http, ApiError, HasBackend, HasProxies, Limits, Proxies, Seats, tolerant},
+    http::{self as shared_http, ApiError, Detail, HasBackend, HasProxies, Limits, Proxies, Seats, tolerant},
 };
 use tokio_util::sync::CancellationToken;
+use tower_http::set_header::SetResponseHeaderLayer;
 use utoipa::openapi::{
     OpenApi, Server,
     security::{Http, HttpAuthScheme, SecurityScheme},
@@ -35,6 +36,9 @@ use crate::{dsm::history::marks::TimeMarks, stream};
 
 pub(crate) use layers::Unhurried;
 pub use rate::Rates;
+
+/// Swagger UI sets styles within the page and shows pictures that it carries with it; requests are tried on the service itself.
+const DOCS_POLICY: &str = "default-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; frame-ancestors 'none'; base-uri 'none'; form-action 'self'";
 
 /// Settings of the HTTP services.
 #[derive(Clone, Debug)]
@@ -67,6 +71,8 @@ pub struct Config {
     pub stream: stream::Config,
     /// How often each address and each account may register, log in and refresh.
     pub rates: Rates,
+    /// What the services' ports tell of the node. METRICS_ON_SERVICE_PORTS.
+    pub detail: Detail,
 }
 
 impl Config {
@@ -88,6 +94,7 @@ impl Config {
             inflation: env.parse("HTTP_MAX_INFLATION", 200)?,
             stream: stream::Config::from_env(env)?,
             rates: Rates::from_env(env)?,
+            detail: Detail::of_services(env)?,
         };
         if !config.any_origin
             && let Some(bad) = config.origins.iter().find(|o| !is_origin(o))
@@ -199,8 +206,8 @@ impl Service {
             .merge(self.operations.clone())
             .nest(self.alias, self.operations)
             .merge(self.more)
-            .merge(documented("", self.page, self.document))
-            .merge(shared_http::operations(self.name, Arc::clone(&services.backend)));
+            .merge(guarded(documented("", self.page, self.document)))
+            .merge(shared_http::operations(self.name, Arc::clone(&services.backend), services.config.detail));
         tolerant(layers::around(router, services), paths)
     }
 
@@ -223,7 +230,7 @@ pub(crate) fn limited(operations: Router, services: &Arc<Services>) -> Router {
 /// All of a node's services on one port: each under its prefix with its document, the operations of all at the root and
 /// under their aliases too, and what operators ask, once.
 pub(crate) fn together(parts: impl IntoIterator<Item = Service>, more: Router, services: &Arc<Services>) -> Router {
-    let mut router = more.merge(shared_http::operations("motience", Arc::clone(&services.backend)));
+    let mut router = more.merge(shared_http::operations("motience", Arc::clone(&services.backend), services.config.detail));
     let mut paths: Vec<String> = KNOWN.map(str::to_owned).into();
     for part in parts {
         paths.extend(part.paths(&["", part.prefix, part.alias]));
@@ -231,7 +238,7 @@ pub(crate) fn together(parts: impl IntoIterator<Item = Service>, more: Router, s
             .nest(part.prefix, part.operations.clone().merge(part.more))
             .merge(part.operations.clone())
             .nest(part.alias, part.operations)
-            .merge(documented(part.prefix, part.page, part.document));
+            .merge(guarded(documented(part.prefix, part.page, part.document)));
     }
     tolerant(layers::around(router, services), paths)
 }
@@ -257,6 +264,12 @@ fn documented(prefix: &str, own: bool, document: OpenApi) -> Router {
         router = router.route(&format!("{page}/"), get(move || async move { part("", config) }));
     }
     router.route(&format!("{page}/{{*name}}"), get(move |Path(name): Path<String>| async move { part(&name, config) }))
+}
+
+/// Pages of documents, which nobody may frame, and which run no scripts but their own.
+pub(crate) fn guarded(router: Router) -> Router {
+    let set = |name, value| SetResponseHeaderLayer::if_not_present(name, HeaderValue::from_static(value));
+    router.layer(set(header::CONTENT_SECURITY_POLICY, DOCS_POLICY)).layer(set(header::REFERRER_POLICY, "no-referrer"))
 }
 
 /// A file of Swagger UI.

@@ -35,7 +35,7 @@ use motience_shared::{
 use quinn::{Connecting, Connection, ConnectionError, Endpoint, Incoming, VarInt, ZeroRttAccepted};
 use tokio::time::timeout;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
-use tracing::{Instrument, debug, info, info_span, warn};
+use tracing::{Instrument, debug, info_span, warn};
 
 pub use config::Config;
 
@@ -127,7 +127,7 @@ impl Ingest {
 
     /// Accepts until `shutdown`; then asks every device to leave, waits for them within [`DRAIN_LIMIT`], and closes.
     pub async fn run(self, shutdown: CancellationToken) {
-        info!(address = %self.address, sockets = self.endpoints.len(), "listening for QUIC");
+        debug!(address = %self.address, sockets = self.endpoints.len(), "listening for QUIC");
         join_all(self.endpoints.iter().map(|endpoint| shutdown.run_until_cancelled(self.accept(endpoint)))).await;
         self.soft.cancel();
         self.endpoints.iter().for_each(|endpoint| endpoint.set_server_config(None));

@@ -10,7 +10,9 @@ use tokio_tungstenite::{
     tungstenite::{Message, protocol::frame::coding::CloseCode},
 };
 
-use crate::harness::{LIMIT, Node, account, command, http, output, server};
+use motience_shared::testing::{Postgres, Redis};
+
+use crate::harness::{LIMIT, Node, account, command, gateway, http, output, server};
 
 #[tokio::test]
 async fn sigterm_drains_and_exits_cleanly() {
@@ -63,9 +65,165 @@ async fn health_readiness_and_metrics_answer_on_every_http_port() {
         let metrics = http().get(format!("{base}/metrics")).send().await.unwrap().text().await.unwrap();
         assert!(metrics.contains("motience_"), "{base}/metrics: {metrics}");
     }
-    let mut healthcheck = command(server(), node.dir.path());
-    healthcheck.args(["healthcheck", "--address", at.operations.as_deref().unwrap().trim_start_matches("http://")]);
-    assert_eq!(output(healthcheck).await, "ready\n");
+    let port = at.operations.as_deref().unwrap().rsplit(':').next().unwrap();
+    // By an address, by that variable, and by the setting of the port.
+    for (arguments, variables) in [
+        (vec!["--address".to_owned(), format!("127.0.0.1:{port}")], vec![]),
+        (vec![], vec![("HEALTHCHECK_ADDRESS", format!("127.0.0.1:{port}"))]),
+        (vec![], vec![("OPERATIONS_PORT", port.to_owned()), ("BIND_ADDRESS", "0.0.0.0".to_owned())]),
+    ] {
+        for program in [server().to_owned(), gateway()] {
+            let mut healthcheck = command(&program, node.dir.path());
+            healthcheck.arg("healthcheck").args(&arguments).envs(variables.iter().cloned());
+            assert_eq!(output(healthcheck).await, "ready\n");
+        }
+    }
+}
+
+#[tokio::test]
+async fn ports_of_the_network_tell_only_whether_the_node_is_up() {
+    for variables in [&[("METRICS_ON_SERVICE_PORTS", "false")][..], &[("BIND_ADDRESS", "0.0.0.0")], &[("BIND_ADDRESS", "::")]] {
+        let node = Node::embedded(variables).await;
+        let at = &node.at;
+        let get = async |url: String| http().get(url.replace("[::1]", "localhost")).send().await.unwrap();
+        for base in [&at.ap, &at.sm, &at.dsm, &at.producer_page, &at.consumer_page] {
+            let base = base.as_deref().unwrap().trim_end_matches('/');
+            for (path, members) in [("health", ["service", "status"]), ("ready", ["service", "status"])] {
+                let told: serde_json::Value = get(format!("{base}/{path}")).await.json().await.unwrap();
+                assert!(told.as_object().unwrap().keys().eq(&members), "{base}/{path}: {told}");
+            }
+            for path in ["metrics", "stats"] {
+                assert_eq!(get(format!("{base}/{path}")).await.status(), 404, "{base}/{path}");
+            }
+        }
+        let operations = at.operations.as_deref().unwrap();
+        let ready: serde_json::Value = get(format!("{operations}/ready")).await.json().await.unwrap();
+        assert_eq!(ready["durability"], "file");
+        assert!(get(format!("{operations}/metrics")).await.text().await.unwrap().contains("motience_refusals_total"));
+        for side in ["producer", "consumer"] {
+            assert_eq!(get(format!("{operations}/stats/{side}")).await.status(), 200);
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_a_node_keeps_is_for_its_owner_only() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let node = Node::embedded(&[]).await;
+    account(node.at.ap.as_deref().unwrap(), "producer", "p").await;
+    let data = node.dir.path().join("data");
+    let mode = |path: &std::path::Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o777;
+    assert_eq!(mode(&data), 0o700);
+    let mut files = Vec::new();
+    for entry in std::fs::read_dir(&data).unwrap() {
+        let path = entry.unwrap().path();
+        files.push(path.file_name().unwrap().to_str().unwrap().to_owned());
+        assert!(path.ends_with("log.lock") || mode(&path) == 0o600, "{}: {:o}", path.display(), mode(&path));
+    }
+    for expected in ["log.db", "log.db-wal", "motience.db", "motience.db-wal", "jwt-secret"] {
+        assert!(files.iter().any(|file| file == expected), "{expected}: {files:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_check_of_the_settings_tells_everything_that_is_wrong() {
+    let dir = TempDir::new().unwrap();
+    let told = async |arguments: &[&str], variables: &[(&str, &str)]| {
+        let mut command = command(server(), dir.path());
+        let run = command.args(arguments).envs(variables.iter().copied()).stdout(Stdio::null()).stderr(Stdio::piped()).output();
+        let run = timeout(LIMIT, run).await.unwrap().unwrap();
+        (run.status.code(), String::from_utf8(run.stderr).unwrap())
+    };
+    // Nobody listens there.
+    let away = [
+        ("DATABASE_URL", "postgres://me:hunter2@127.0.0.1:9/motience"),
+        ("REDIS_URL", "redis://:hunter2@127.0.0.1:9"),
+        ("JWT_SECRET", "0123456789abcdef0123456789abcdef"),
+    ];
+    let (code, text) = told(&["--check-config"], &away).await;
+    assert_eq!(code, Some(78), "{text}");
+    for line in ["the database 127.0.0.1:9/motience (DATABASE_URL, DB_HOST) cannot be opened", "Redis at 127.0.0.1:9 (REDIS_URL)"] {
+        assert_eq!(text.matches(line).count(), 1, "{text}");
+    }
+    assert_eq!(text.matches("Connection refused").count(), 2, "each cause once: {text}");
+    assert!(!text.contains("hunter2"), "{text}");
+    assert_eq!(told(&["--check-config", "--offline"], &away).await, (Some(0), String::new()));
+    let wrong = [
+        ("JWT_SECERT", "x"),
+        ("RATE_LIMIT_LOGINS", "5/m"),
+        ("AP_PORT", "http"),
+        ("QUIC_CREDIT", "0"),
+        ("REDIS_URL", "http://nowhere"),
+        ("TLS_CERT", "nowhere.pem"),
+        ("TLS_KEY", "nowhere.key"),
+    ];
+    let (code, text) = told(&["--check-config", "--offline"], &wrong).await;
+    assert_eq!(code, Some(78), "{text}");
+    for line in [
+        "JWT_SECERT: is no setting; did you mean JWT_SECRET?",
+        "RATE_LIMIT_LOGINS: is no setting",
+        "AP_PORT: ",
+        "QUIC_CREDIT: ",
+        "REDIS_URL: ",
+    ] {
+        assert_eq!(text.matches(&format!("motience-server: {line}")).count(), 1, "{line}: {text}");
+    }
+    let (code, text) = told(&["--check-config", "--offline"], &wrong[5..]).await;
+    assert!(code == Some(78) && text.contains("TLS_CERT, TLS_KEY: it cannot be loaded: cannot read") && text.contains("nowhere"), "{text}");
+    assert_eq!(text.matches("No such file").count(), 1, "{text}");
+    // What a start says of a folder that is a file.
+    std::fs::write(dir.path().join("plain"), "x").unwrap();
+    let plain = dir.path().join("plain/data");
+    for arguments in [&[][..], &["--check-config"]] {
+        let (code, text) = told(arguments, &[("DATA_DIR", plain.to_str().unwrap())]).await;
+        assert!(code != Some(0) && text.contains(plain.to_str().unwrap()) && text.contains("DATA_DIR"), "{text}");
+    }
+}
+
+#[tokio::test]
+async fn a_node_waits_for_its_database_and_for_redis() {
+    let (mut postgres, mut redis) = (Postgres::start().await, Redis::start().await);
+    let (database, log) = (postgres.url(), redis.url());
+    postgres.stop().await;
+    redis.stop().await;
+    let dir = TempDir::new().unwrap();
+    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let ready = dir.path().join("ready.json");
+    let operations = format!("http://127.0.0.1:{port}");
+    let mut command = command(server(), dir.path());
+    command.args(["--roles", "ap,sm,dsm,ingest", "--ready-file"]).arg(&ready).env("OPERATIONS_PORT", port.to_string());
+    command.envs([("DATABASE_URL", &*database), ("REDIS_URL", &*log), ("JWT_SECRET", "0123456789abcdef0123456789abcdef")]);
+    let mut process = command.spawn().unwrap();
+    let status = async |path: &str| http().get(format!("{operations}/{path}")).send().await.ok().map(|answer| answer.status().as_u16());
+    let until = async |path: &str, wanted: u16| {
+        let deadline = Instant::now() + LIMIT;
+        while status(path).await != Some(wanted) {
+            assert!(Instant::now() < deadline, "{path} does not answer {wanted}");
+            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        }
+    };
+    until("health", 200).await;
+    assert_eq!(status("ready").await, Some(503));
+    // One of the two is not enough.
+    postgres.start_again().await;
+    assert_eq!((status("health").await, status("ready").await), (Some(200), Some(503)));
+    assert!(!ready.exists() && process.try_wait().unwrap().is_none());
+    redis.start_again().await;
+    until("ready", 200).await;
+    // Whoever waits for nothing ends at once; a signal ends who waits.
+    process.kill().await.unwrap();
+    redis.stop().await;
+    command.env("BACKEND_WAIT", "0s").stderr(Stdio::piped());
+    let run = timeout(LIMIT, command.spawn().unwrap().wait_with_output()).await.unwrap().unwrap();
+    let text = String::from_utf8(run.stderr).unwrap();
+    assert_eq!(run.status.code(), Some(1), "{text}");
+    assert!(text.contains("(REDIS_URL)") && text.matches("Connection refused").count() == 1, "{text}");
+    command.env("BACKEND_WAIT", "1h").stderr(Stdio::null());
+    let mut waiting = command.spawn().unwrap();
+    until("ready", 503).await;
+    let pid = waiting.id().unwrap().to_string();
+    assert!(std::process::Command::new("kill").args(["-TERM", &pid]).status().unwrap().success());
+    assert_eq!(timeout(LIMIT, waiting.wait()).await.unwrap().unwrap().code(), Some(0));
 }
 
 #[tokio::test]
@@ -75,7 +233,13 @@ async fn the_openapi_documents_and_their_pages_are_served() {
         let base = base.as_deref().unwrap();
         let page = http().get(format!("{base}/api-docs")).send().await.unwrap();
         assert_eq!(page.status(), 200);
+        for (header, part) in [("content-security-policy", "frame-ancestors 'none'"), ("referrer-policy", "no-referrer")] {
+            assert!(page.headers()[header].to_str().unwrap().contains(part), "{base}: {header}");
+        }
+        assert!(page.headers()["content-security-policy"].to_str().unwrap().contains("'self'"), "its scripts may run");
         assert!(page.text().await.unwrap().contains("swagger-ui"));
+        let answer = http().get(format!("{base}/nothing")).send().await.unwrap();
+        assert_eq!(answer.headers()["content-security-policy"], "default-src 'none'; frame-ancestors 'none'");
         let document: serde_json::Value = http().get(format!("{base}/api-docs/openapi.json")).send().await.unwrap().json().await.unwrap();
         assert!(document["paths"][path].is_object(), "{base} documents {path}");
     }
@@ -139,5 +303,32 @@ async fn what_is_not_safe_on_a_network_does_not_start() {
         let told = String::from_utf8(run.stderr).unwrap();
         assert_eq!(run.status.code(), Some(78), "{variables:?}: {told}");
         assert!(told.contains(&format!("motience-server: {says}")), "{variables:?}: {told}");
+    }
+}
+
+#[tokio::test]
+async fn an_operator_is_heard_when_connections_have_taken_the_descriptors() {
+    let dir = TempDir::new().unwrap();
+    let ready = dir.path().join("ready.json");
+    let mut few = command(std::path::Path::new("sh"), dir.path());
+    few.args(["-c", "ulimit -n 200; exec \"$0\" \"$@\""]).arg(server()).arg("--ready-file").arg(&ready);
+    let (_process, at) = Node::spawned(&mut few, &ready).await;
+    let address = |url: &Option<String>| format!("127.0.0.1:{}", url.as_deref().unwrap().rsplit(':').next().unwrap());
+    let (ap, dsm) = (address(&at.ap), address(&at.dsm));
+    let mut open = Vec::new();
+    for n in 0..160 {
+        open.push(tokio::net::TcpStream::connect(if n % 2 == 0 { &ap } else { &dsm }).await.unwrap());
+    }
+    let operations = at.operations.unwrap();
+    let text = async |path: &str| http().get(format!("{operations}/{path}")).send().await.unwrap().text().await.unwrap();
+    let deadline = Instant::now() + LIMIT;
+    while !text("metrics").await.contains("motience_connections_refused_total{reason=\"descriptors\"}") {
+        assert!(Instant::now() < deadline, "connections beyond the reserve are refused");
+    }
+    assert!(text("ready").await.contains("durability"));
+    drop(open);
+    let answers = async || http().get(format!("http://{ap}/health")).send().await.is_ok_and(|answer| answer.status() == 200);
+    while !answers().await {
+        assert!(Instant::now() < deadline, "room comes back with the connections");
     }
 }

@@ -65,6 +65,8 @@ pub struct Config {
     pub refuse_common: bool,
     /// Whether a new producer with a device may speak for that device only. STRICT_DEVICE, true in production.
     pub strict_device: bool,
+    /// Whether bcrypt hashes of the first platform stay as they are instead of being replaced at a login. KEEP_LEGACY_HASHES, false.
+    pub keep_legacy_hashes: bool,
 }
 
 impl Config {
@@ -92,6 +94,7 @@ impl Config {
             return Err(env::Error::invalid("JWT_REFRESH_LEEWAY", "must be at most 5m"));
         }
         let (hashing, strict_device) = (hashing(env)?, env.flag("STRICT_DEVICE", production)?);
+        let keep_legacy_hashes = env.flag("KEEP_LEGACY_HASHES", false)?;
         Ok(Self {
             secret,
             generated,
@@ -102,6 +105,7 @@ impl Config {
             password_min_length,
             refuse_common: production,
             strict_device,
+            keep_legacy_hashes,
         })
     }
 

@@ -21,6 +21,9 @@ const ALGORITHM: Algorithm = Algorithm::HS256;
 
 const ISSUER: &str = "motience";
 
+/// How far the clocks of the nodes may differ, in seconds: a token may be from so far in the future.
+const CLOCK_LEEWAY: i64 = 60;
+
 /// Issues and checks tokens. Cheap to clone.
 #[derive(Clone)]
 pub struct Tokens(Arc<Inner>);
@@ -136,6 +139,7 @@ impl Tokens {
             fam: family.to_owned(),
             jti,
             iat: now,
+            nbf: None,
             exp: now.saturating_add_unsigned(ttl.as_secs()),
             iss: ISSUER.to_owned(),
         };
@@ -169,7 +173,16 @@ impl Tokens {
         if token.len() > MAX_TOKEN {
             return Err(Error::Invalid);
         }
-        let claims = decode::<Claims>(token, &self.0.decoding, &self.0.validation).map_err(|_| Error::Invalid)?.claims;
+        let decoded = decode::<Claims>(token, &self.0.decoding, &self.0.validation).map_err(|_| Error::Invalid)?;
+        let claims = decoded.claims;
+        // A header that must be understood is not (RFC 7515, section 4.1.11): none is.
+        if decoded.header.crit.is_some() {
+            return Err(Error::Invalid);
+        }
+        let latest = self.0.clock.now().unix_timestamp().saturating_add(CLOCK_LEEWAY);
+        if claims.iat > latest || claims.nbf.is_some_and(|nbf| nbf > latest) {
+            return Err(Error::Invalid);
+        }
         if claims.typ != kind {
             return Err(Error::WrongKind);
         }
@@ -207,6 +220,8 @@ struct Claims {
     fam: String,
     jti: String,
     iat: i64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    nbf: Option<i64>,
     exp: i64,
     iss: String,
 }
@@ -381,6 +396,29 @@ mod tests {
         let mut endless = claims();
         endless["exp"] = json!(i64::MAX);
         assert_eq!(tokens.access(&signed(&endless, Algorithm::HS256, SECRET)), Err(Error::Invalid));
+    }
+
+    #[test]
+    fn tokens_of_the_future_and_headers_that_must_be_understood_are_refused() {
+        for name in ["iat", "nbf"] {
+            let (tokens, hand) = tokens();
+            let mut later = claims();
+            later[name] = (START + CLOCK_LEEWAY + 1).into();
+            later["exp"] = (START + 3600).into();
+            let token = signed(&later, Algorithm::HS256, SECRET);
+            assert_eq!(tokens.access(&token), Err(Error::Invalid), "{name}");
+            later[name] = (START + CLOCK_LEEWAY).into();
+            assert!(tokens.access(&signed(&later, Algorithm::HS256, SECRET)).is_ok(), "{name}");
+            hand.advance(Duration::from_secs(1));
+            assert!(tokens.access(&token).is_ok(), "{name}: its time has come");
+        }
+        let (tokens, _hand) = tokens();
+        for crit in [vec![], vec!["b64".to_owned()], vec!["exp".to_owned()]] {
+            let mut header = Header::new(Algorithm::HS256);
+            header.crit = Some(crit);
+            let token = encode(&header, &claims(), &EncodingKey::from_secret(SECRET.as_bytes())).unwrap();
+            assert_eq!(tokens.access(&token), Err(Error::Invalid));
+        }
     }
 
     #[test]

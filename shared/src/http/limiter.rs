@@ -17,6 +17,7 @@ use tokio::{
 };
 
 use super::{ApiError, ClientAddress, Proxies};
+use crate::descriptors::{self, Descriptor};
 
 /// Refusals that are written at once; beyond them a connection is closed without a word.
 const REFUSALS: usize = 64;
@@ -35,6 +36,8 @@ pub(super) struct Limiter {
     /// Peers who speak for many clients: the limit for an address does not hold for them.
     trusted: Proxies,
     refusals: Arc<Semaphore>,
+    /// Whether its connections may take the last file descriptors.
+    kept: bool,
 }
 
 #[derive(Default)]
@@ -48,6 +51,7 @@ pub(super) struct Permit {
     open: Arc<Mutex<Open>>,
     /// `None` for a trusted peer.
     address: Option<ClientAddress>,
+    _descriptor: Option<Descriptor>,
 }
 
 /// Why a connection is not taken.
@@ -57,17 +61,23 @@ pub(super) enum Refused {
     Full,
     /// The peer's address has.
     Address,
-    /// The process has no file descriptor left.
+    /// The process has no file descriptor left but those for its operator.
     Descriptors,
 }
 
 impl Limiter {
     pub(super) fn new(most: usize, most_each: usize, trusted: Proxies) -> Self {
-        Self { open: Arc::default(), most, most_each, trusted, refusals: Arc::new(Semaphore::new(REFUSALS)) }
+        Self { open: Arc::default(), most, most_each, trusted, refusals: Arc::new(Semaphore::new(REFUSALS)), kept: false }
+    }
+
+    /// The same for a listener whose connections may take the last file descriptors.
+    pub(super) fn keeping(self, kept: bool) -> Self {
+        Self { kept, ..self }
     }
 
     /// A permit for a connection from this peer.
     pub(super) fn enter(&self, peer: IpAddr) -> Result<Permit, Refused> {
+        let descriptor = if self.kept { None } else { Some(descriptors::take().ok_or(Refused::Descriptors)?) };
         let address = (!self.trusted.trusts(peer)).then(|| ClientAddress::of(peer));
         let mut open = lock(&self.open);
         if open.all >= self.most {
@@ -82,13 +92,14 @@ impl Limiter {
         }
         open.all += 1;
         metrics::gauge!("motience_connections").increment(1);
-        Ok(Permit { open: Arc::clone(&self.open), address })
+        Ok(Permit { open: Arc::clone(&self.open), address, _descriptor: descriptor })
     }
 
     /// Tells the client why, where it speaks HTTP without TLS, and closes.
     pub(super) fn refuse(&self, stream: TcpStream, why: Refused, tls: bool) {
         why.count();
-        if tls {
+        // A word would hold the descriptor that is missing.
+        if tls || why == Refused::Descriptors {
             return;
         }
         if let Ok(permit) = Arc::clone(&self.refusals).try_acquire_owned() {

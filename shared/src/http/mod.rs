@@ -19,6 +19,7 @@ mod ration;
 mod seats;
 mod serve;
 mod stalls;
+mod starting;
 
 pub use client::{ClientAddress, HasProxies, InvalidNetwork, Proxies};
 pub use extract::{
@@ -28,7 +29,7 @@ pub use extract::{
 pub use inflate::{InflatesTooFar, Inflation, inflate};
 pub use limits::Limits;
 pub use listen::{Host, ListenAddress, NoHost, check_plaintext};
-pub use operations::{OPERATIONS, operations};
+pub use operations::{Detail, OPERATIONS, operations};
 pub use origin::{Origins, check_origin};
 pub use page::{Page, PagePermit, PageRoom};
 pub use paths::{is_path, tolerant};
@@ -36,3 +37,4 @@ pub use problem::ApiError;
 pub use ration::{Flooded, Ration, count_ended};
 pub use seats::{Seat, Seats};
 pub use serve::{Listener, serve};
+pub use starting::while_starting;

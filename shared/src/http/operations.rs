@@ -1,4 +1,6 @@
 //! `/health`, `/ready`, `/metrics`: on every HTTP port, and on the operations listener by themselves.
+//!
+//! What they tell of the node is for its operator: a port that clients reach says only whether the node is up and ready.
 
 use std::sync::Arc;
 
@@ -11,8 +13,38 @@ use axum::{
 };
 use serde_json::json;
 
-use super::ApiError;
-use crate::{backend::Backend, telemetry};
+use super::{ApiError, Host};
+use crate::{
+    backend::Backend,
+    env::{self, Env},
+    telemetry,
+};
+
+/// How much a port tells of the node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Detail {
+    /// Whether the node is up and ready.
+    Brief,
+    /// Everything: metrics, name and version, what is away, statistics.
+    Full,
+}
+
+impl Detail {
+    /// What the ports of the services tell. METRICS_ON_SERVICE_PORTS; without it everything, where only this machine reaches a
+    /// development node, and little elsewhere.
+    pub fn of_services(env: &Env) -> Result<Self, env::Error> {
+        let private = !env.production() && Host::from_env(env)?.is_loopback();
+        Ok(if env.flag("METRICS_ON_SERVICE_PORTS", private)? { Self::Full } else { Self::Brief })
+    }
+
+    /// An error where a port tells little: there is nothing at this path.
+    pub fn full(self) -> Result<(), ApiError> {
+        match self {
+            Self::Full => Ok(()),
+            Self::Brief => Err(ApiError::not_found("This is on the operations port.")),
+        }
+    }
+}
 
 /// The paths that operators ask.
 pub const OPERATIONS: [&str; 3] = ["/health", "/ready", "/metrics"];
@@ -21,19 +53,23 @@ pub const OPERATIONS: [&str; 3] = ["/health", "/ready", "/metrics"];
 struct Operations {
     service: &'static str,
     backend: Arc<Backend>,
+    detail: Detail,
 }
 
 /// The three paths for a service of this name.
-pub fn operations(service: &'static str, backend: Arc<Backend>) -> Router {
-    Router::new()
-        .route("/health", get(health))
-        .route("/ready", get(ready))
-        .route("/metrics", get(metrics))
-        .with_state(Operations { service, backend })
+pub fn operations(service: &'static str, backend: Arc<Backend>, detail: Detail) -> Router {
+    Router::new().route("/health", get(health)).route("/ready", get(ready)).route("/metrics", get(metrics)).with_state(Operations {
+        service,
+        backend,
+        detail,
+    })
 }
 
 /// The process is up: nothing is asked.
 async fn health(State(operations): State<Operations>) -> Response {
+    if operations.detail == Detail::Brief {
+        return Json(json!({"status": "ok", "service": operations.service})).into_response();
+    }
     let body = json!({
         "status": "ok",
         "service": operations.service,
@@ -47,6 +83,8 @@ async fn health(State(operations): State<Operations>) -> Response {
 /// Database and log are really asked, each within a time limit.
 async fn ready(State(operations): State<Operations>) -> Response {
     match operations.backend.ready().await {
+        Ok(()) if operations.detail == Detail::Brief => Json(json!({"status": "ready", "service": operations.service})).into_response(),
+        Err(_) if operations.detail == Detail::Brief => ApiError::unavailable("not_ready", "This node is not ready.").into_response(),
         Ok(()) => {
             let durability = operations.backend.relay.log().durability();
             Json(json!({"status": "ready", "service": operations.service, "durability": durability})).into_response()
@@ -55,7 +93,10 @@ async fn ready(State(operations): State<Operations>) -> Response {
     }
 }
 
-async fn metrics() -> Response {
+async fn metrics(State(operations): State<Operations>) -> Response {
+    if let Err(refused) = operations.detail.full() {
+        return refused.into_response();
+    }
     let mut response = telemetry::render().into_response();
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; version=0.0.4"));
     response

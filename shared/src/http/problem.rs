@@ -8,17 +8,21 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use serde_json::{Map, Value, json};
-use tracing::{error, warn};
+use tracing::{error, info, warn};
 
 use crate::{
     auth,
     model::record,
     relay::{self, view},
     store,
+    telemetry::Sampler,
 };
 
 /// Seconds after which a client may ask again when a dependency is away.
 const AWAY_RETRY: u64 = 2;
+
+/// Between two log lines about refusals of one code.
+const REFUSALS_EVERY: Duration = Duration::from_secs(10);
 
 /// An answer that is no success.
 #[derive(Debug)]
@@ -150,6 +154,7 @@ impl ApiError {
 
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
+        refused(self.status, self.code);
         let mut body = Map::new();
         body.insert("type".into(), json!("about:blank"));
         body.insert("title".into(), json!(self.status.canonical_reason().unwrap_or("Error")));
@@ -180,6 +185,17 @@ impl IntoResponse for ApiError {
             headers.insert(header::ALLOW, allow);
         }
         response
+    }
+}
+
+/// Counts a refusal by its code, and logs one of each code in a while: a flood of them must not be a flood of lines.
+fn refused(status: StatusCode, code: &'static str) {
+    static SAMPLER: Sampler = Sampler::new(REFUSALS_EVERY);
+    metrics::counter!("motience_refusals_total", "status" => status.as_str().to_owned(), "code" => code).increment(1);
+    if status.is_client_error()
+        && let Some(held) = SAMPLER.pass(code)
+    {
+        info!(status = status.as_u16(), code, more = held, "a request is refused");
     }
 }
 

@@ -30,7 +30,7 @@ use tokio::{
 use tokio_rustls::{TlsAcceptor, rustls::ServerConfig, server::TlsStream};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tower::ServiceExt as _;
-use tracing::{debug, info, warn};
+use tracing::{debug, warn};
 
 use super::{
     ApiError, Limits, PageRoom,
@@ -53,27 +53,33 @@ const WARN_EVERY: Duration = Duration::from_secs(60);
 pub struct Listener {
     tcp: TcpListener,
     tls: Option<TlsAcceptor>,
+    kept: bool,
 }
 
 impl Listener {
+    /// The operator's: when file descriptors run out, it still has some.
+    pub fn kept(tcp: TcpListener) -> Self {
+        Self { tcp, tls: None, kept: true }
+    }
+
     /// Every connection begins with a TLS handshake; none is taken without.
     pub fn tls(tcp: TcpListener, config: Arc<ServerConfig>) -> Self {
-        Self { tcp, tls: Some(config.into()) }
+        Self { tcp, tls: Some(config.into()), kept: false }
     }
 }
 
 impl From<TcpListener> for Listener {
     fn from(tcp: TcpListener) -> Self {
-        Self { tcp, tls: None }
+        Self { tcp, tls: None, kept: false }
     }
 }
 
 /// Serves until the drain begins, then lets requests under way end, and cuts those that do not.
 pub async fn serve(listener: impl Into<Listener>, router: Router, limits: Limits, shutdown: Shutdown) {
-    let Listener { tcp: listener, tls } = listener.into();
+    let Listener { tcp: listener, tls, kept } = listener.into();
     let address = listener.local_addr().ok();
-    info!(address = ?address, tls = tls.is_some(), "listening for HTTP");
-    let limiter = Limiter::new(limits.connections, limits.connections_of_an_address(), limits.trusted.clone());
+    debug!(address = ?address, tls = tls.is_some(), "listening for HTTP");
+    let limiter = Limiter::new(limits.connections, limits.connections_of_an_address(), limits.trusted.clone()).keeping(kept);
     let connections = TaskTracker::new();
     let cut = shutdown.hard().child_token();
     let service = Arc::new(Service { router, builder: builder(&limits), limits, tls, shutdown, cut });

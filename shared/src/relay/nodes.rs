@@ -12,11 +12,13 @@ use std::{
 };
 
 use time::OffsetDateTime;
+use tracing::warn;
 
 use super::window::Window;
 use crate::{
     log::{Connections, Event, NodeReport},
     store::from_millis,
+    telemetry::Sampler,
 };
 
 /// A node that has said nothing for this long is forgotten.
@@ -125,7 +127,7 @@ impl Nodes {
             node: self.node.clone(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             roles: lock(&self.roles).clone(),
-            started_ms: self.started_at.unix_timestamp() * 1000 + i64::from(self.started_at.millisecond()),
+            started_ms: self.started_ms(),
             durability,
             connections: Connections {
                 quic: open(Kind::Quic),
@@ -146,12 +148,28 @@ impl Nodes {
     pub(super) fn apply(&self, event: &Event, now: OffsetDateTime) {
         let Event::Node { report } = event else { return };
         if report.node == self.node {
-            return;
+            return self.namesake(report);
         }
         let mut elsewhere = lock(&self.elsewhere);
         if elsewhere.len() < MOST || elsewhere.contains_key(&report.node) {
             elsewhere.insert(report.node.clone(), (report.clone(), now));
         }
+    }
+
+    /// Notices another node of the same name, by when it started: each takes the other's reports for its own, and devices count twice.
+    fn namesake(&self, report: &NodeReport) {
+        static SAMPLER: Sampler = Sampler::new(Duration::from_secs(60));
+        if report.started_ms == self.started_ms() {
+            return;
+        }
+        metrics::counter!("motience_node_name_conflicts_total").increment(1);
+        if SAMPLER.pass("NODE_NAME").is_some() {
+            warn!(node = self.node, "another node has the same NODE_NAME: give each its own");
+        }
+    }
+
+    fn started_ms(&self) -> i64 {
+        self.started_at.unix_timestamp() * 1000 + i64::from(self.started_at.millisecond())
     }
 
     /// All nodes, by name.
@@ -242,6 +260,18 @@ mod tests {
         assert_eq!((report.records_in, report.records_out, report.millirate_in, report.millirate_out), (20, 40, 2000, 4000));
         drop(device);
         assert_eq!(nodes.snapshot(at(105), String::new())[0].report.connections.quic, 0);
+    }
+
+    #[test]
+    fn another_node_of_the_same_name_is_noticed() {
+        crate::telemetry::start_metrics();
+        let conflicts = || crate::telemetry::render().lines().any(|line| line.starts_with("motience_node_name_conflicts_total"));
+        let nodes = Nodes::new("twin".into(), at(100));
+        // Its own report comes back to each node.
+        nodes.apply(&Event::Node { report: nodes.report(String::new()) }, at(101));
+        assert!(!conflicts());
+        nodes.apply(&Event::Node { report: Nodes::new("twin".into(), at(90)).report(String::new()) }, at(101));
+        assert!(conflicts());
     }
 
     #[test]

@@ -1,11 +1,12 @@
 //! Which database, from the environment.
 
 use std::{
+    fmt,
     path::{Path, PathBuf},
     str::FromStr,
 };
 
-use secrecy::SecretString;
+use secrecy::{ExposeSecret as _, SecretString};
 use sqlx::postgres::PgConnectOptions;
 
 use crate::env::{self, Env};
@@ -91,6 +92,23 @@ impl Config {
     }
 }
 
+impl fmt::Display for Config {
+    /// Where it is, for people: without user and password.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::SqliteFile { path } => path.display().fmt(f),
+            Self::SqliteMemory => f.write_str("in memory"),
+            Self::Postgres { url, .. } => match PgConnectOptions::from_str(url.expose_secret()) {
+                Ok(options) => {
+                    let database = options.get_database().map(|name| format!("/{name}")).unwrap_or_default();
+                    write!(f, "{}:{}{database}", options.get_host(), options.get_port())
+                }
+                Err(_) => f.write_str("PostgreSQL"),
+            },
+        }
+    }
+}
+
 /// Whether an address has [`DEFAULT_PASSWORD`], before its host or among its parameters.
 fn has_default_password(url: &str) -> bool {
     let rest = url.split_once("://").map_or(url, |(_, rest)| rest);
@@ -114,8 +132,6 @@ fn percent_encode(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use secrecy::ExposeSecret;
-
     use super::*;
 
     fn config(pairs: &[(&str, &str)]) -> Result<Config, env::Error> {

@@ -8,6 +8,7 @@
 
 mod addresses;
 mod config;
+mod connections;
 mod cursors;
 mod error;
 mod history;
@@ -24,9 +25,10 @@ mod users;
 
 use std::{future::Future, sync::Arc, time::Duration};
 
-use sqlx::{Database, Pool};
 use time::{OffsetDateTime, PrimitiveDateTime};
 use tokio::time::timeout;
+
+use connections::Connections;
 
 pub use self::{
     config::{Config, MAX_CONNECTIONS},
@@ -93,22 +95,39 @@ impl Store {
         let engine = match config {
             Config::SqliteFile { path } => Engine::Sqlite(sqlite::open(path).await?),
             Config::SqliteMemory => Engine::Sqlite(sqlite::memory().await?),
-            Config::Postgres { url, max_connections } => Engine::Postgres(postgres::open(url, *max_connections).await?),
+            Config::Postgres { url, max_connections } => Engine::Postgres(Pools::one(Connections::open(url, *max_connections).await?)),
         };
         Ok(Self(Arc::new(engine)))
     }
 
-    /// Asks the database for an answer.
+    /// Whether the database could be opened; changes nothing in it, and applies no migrations.
+    pub async fn probe(config: &Config) -> Result<(), Error> {
+        match config {
+            Config::SqliteFile { path } => sqlite::probe(path).await,
+            Config::SqliteMemory => Ok(()),
+            Config::Postgres { url, .. } => connections::probe(url).await,
+        }
+    }
+
+    /// Asks the database for an answer; PostgreSQL for a write, since one that takes none answers all the same.
     pub async fn ping(&self) -> Result<(), Error> {
-        on!(self, reader, |db| sqlx::query_scalar::<_, i32>("SELECT 1").fetch_one(db)).map(drop)
+        match &*self.0 {
+            Engine::Sqlite(_) => on!(self, reader, |db| sqlx::query_scalar::<_, i32>("SELECT 1").fetch_one(db)).map(drop),
+            // A lease that nobody holds.
+            Engine::Postgres(_) => self.lease("readiness", "", Duration::ZERO, OffsetDateTime::UNIX_EPOCH).await.map(drop),
+        }
     }
 
     /// Ends the connections; calls under way are waited for, a little.
     pub async fn close(&self) {
         let closing = async {
             match &*self.0 {
-                Engine::Sqlite(pools) => pools.close().await,
-                Engine::Postgres(pools) => pools.close().await,
+                // Readers first: the last connection of an SQLite file writes the journal back, and needs to be able to write.
+                Engine::Sqlite(pools) => {
+                    pools.reader.close().await;
+                    pools.writer.close().await;
+                }
+                Engine::Postgres(pools) => pools.writer.close().await,
             }
         };
         if timeout(CLOSE_LIMIT, closing).await.is_err() {
@@ -119,26 +138,20 @@ impl Store {
 
 #[derive(Debug)]
 enum Engine {
-    Sqlite(Pools<sqlx::Sqlite>),
-    Postgres(Pools<sqlx::Postgres>),
+    Sqlite(Pools<sqlx::SqlitePool>),
+    Postgres(Pools<Connections>),
 }
 
 /// Where statements go. SQLite has one writer, so that no write ever meets another's lock; for PostgreSQL both are the same pool.
 #[derive(Debug)]
-struct Pools<DB: Database> {
-    writer: Pool<DB>,
-    reader: Pool<DB>,
+struct Pools<P> {
+    writer: P,
+    reader: P,
 }
 
-impl<DB: Database> Pools<DB> {
-    fn one(pool: Pool<DB>) -> Self {
+impl<P: Clone> Pools<P> {
+    fn one(pool: P) -> Self {
         Self { writer: pool.clone(), reader: pool }
-    }
-
-    /// Readers first: the last connection of an SQLite file writes the journal back, and needs to be able to write.
-    async fn close(&self) {
-        self.reader.close().await;
-        self.writer.close().await;
     }
 }
 

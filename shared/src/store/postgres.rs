@@ -1,18 +1,13 @@
-//! What only PostgreSQL needs: how it is connected to, and its own way with the history.
+//! What only PostgreSQL has: its own way with the history.
 
-use std::{collections::HashMap, str::FromStr, time::Duration};
+use std::collections::HashMap;
 
-use secrecy::{ExposeSecret, SecretString};
-use sqlx::{
-    ConnectOptions, Connection, PgConnection, PgPool, Postgres, Row as _,
-    postgres::{PgArguments, PgConnectOptions, PgPoolOptions},
-    query::Query,
-};
+use sqlx::{Connection, PgConnection, Postgres, Row as _, postgres::PgArguments, query::Query};
 use time::OffsetDateTime;
-use tokio::time::timeout;
 
 use super::{
-    ACQUIRE_LIMIT, CONNECT_LIMIT, Error, MIGRATE_LIMIT, OPERATION_LIMIT, Pools,
+    Error,
+    connections::Connections,
     cursors::Place,
     history::{MATCHING, Row, in_range},
     json,
@@ -20,34 +15,16 @@ use super::{
 };
 use crate::model::{Cursor, ProducerId, RecordName};
 
-/// An unused connection is closed after this time.
-const IDLE_LIMIT: Duration = Duration::from_secs(300);
-
-pub(super) async fn open(url: &SecretString, max_connections: u32) -> Result<Pools<Postgres>, Error> {
-    let options = PgConnectOptions::from_str(url.expose_secret())?.application_name("motience");
-    migrate(&options).await?;
-    // The server gives up when we do: a call that nobody waits for any more must not hold a lock.
-    let limit = format!("{}ms", OPERATION_LIMIT.as_millis());
-    let options = options.options([("statement_timeout", limit.as_str()), ("idle_in_transaction_session_timeout", limit.as_str())]);
-    let pool = PgPoolOptions::new()
-        .max_connections(max_connections)
-        .acquire_timeout(ACQUIRE_LIMIT)
-        .idle_timeout(IDLE_LIMIT)
-        .connect_with(options)
-        .await?;
-    Ok(Pools::one(pool))
-}
-
 /// All rows in one statement. A value that JSONB cannot hold (a number beyond its range, say) must not fail the others: everything is
 /// then done again, and that value kept as a string of its JSON.
-pub(super) async fn keep_history(pool: &PgPool, batches: &[&HistoryBatch]) -> Result<Kept, Error> {
+pub(super) async fn keep_history(pool: &Connections, batches: &[&HistoryBatch]) -> Result<Kept, Error> {
     match keep(pool, batches, false).await {
         Err(e) if e.is_bad_value() => keep(pool, batches, true).await,
         other => other,
     }
 }
 
-async fn keep(pool: &PgPool, batches: &[&HistoryBatch], has_bad_values: bool) -> Result<Kept, Error> {
+async fn keep(pool: &Connections, batches: &[&HistoryBatch], has_bad_values: bool) -> Result<Kept, Error> {
     let mut transaction = pool.begin().await?;
     let moved = move_cursors(&mut transaction, batches).await?;
     let rows = rows_of(batches, &moved);
@@ -63,7 +40,7 @@ async fn keep(pool: &PgPool, batches: &[&HistoryBatch], has_bad_values: bool) ->
 /// Moves the cursors that stand where they are expected, and names the others. Their rows stay locked until the transaction ends.
 async fn move_cursors(transaction: &mut PgConnection, batches: &[&HistoryBatch]) -> Result<Vec<ProducerId>, Error> {
     let producers: Vec<i64> = batches.iter().map(|batch| batch.producer.0).collect();
-    let rows: Vec<(i64, i64, i64)> = sqlx::query_as(LOCK).bind(producers).fetch_all(&mut *transaction).await?;
+    let rows: Vec<(i64, i64, i64)> = sqlx::query_as(LOCK).persistent(false).bind(producers).fetch_all(&mut *transaction).await?;
     let stand: HashMap<i64, Cursor> = rows.into_iter().map(|(id, epoch, offset)| (id, Place::new(epoch, offset).into())).collect();
     let (mut moved, mut first, mut next) = (Vec::new(), Vec::new(), Vec::new());
     for &batch in batches {
@@ -88,13 +65,14 @@ async fn move_cursors(transaction: &mut PgConnection, batches: &[&HistoryBatch])
 fn cursors(statement: &'static str, batches: &[&HistoryBatch]) -> Query<'static, Postgres, PgArguments> {
     let column = |value: fn(&HistoryBatch) -> i64| batches.iter().map(|batch| value(batch)).collect::<Vec<_>>();
     sqlx::query(statement)
+        .persistent(false)
         .bind(column(|batch| batch.producer.0))
         .bind(column(|batch| batch.cursor.epoch.0.cast_signed()))
         .bind(column(|batch| batch.cursor.offset.0.cast_signed()))
 }
 
 pub(super) async fn history(
-    pool: &PgPool,
+    pool: &Connections,
     producer: i64,
     (from, to): (OffsetDateTime, OffsetDateTime),
     after: i64,
@@ -107,11 +85,11 @@ pub(super) async fn history(
     Ok(query.fetch_all(pool).await?)
 }
 
-pub(super) async fn matching(pool: &PgPool, producer: i64, from: OffsetDateTime, to: OffsetDateTime) -> Result<i64, Error> {
+pub(super) async fn matching(pool: &Connections, producer: i64, from: OffsetDateTime, to: OffsetDateTime) -> Result<i64, Error> {
     Ok(sqlx::query_scalar(MATCHING).bind(producer).bind(from).bind(to).fetch_one(pool).await?)
 }
 
-pub(super) async fn names_kept(pool: &PgPool, producer: i64, names: &[RecordName], until: i64) -> Result<Vec<(i64, i64)>, Error> {
+pub(super) async fn names_kept(pool: &Connections, producer: i64, names: &[RecordName], until: i64) -> Result<Vec<(i64, i64)>, Error> {
     let epochs: Vec<i64> = names.iter().map(|name| name.epoch.0.cast_signed()).collect();
     let seqs: Vec<i64> = names.iter().map(|name| name.seq.0.cast_signed()).collect();
     Ok(sqlx::query_as(NAMES).bind(producer).bind(until).bind(epochs).bind(seqs).fetch_all(pool).await?)
@@ -125,6 +103,7 @@ async fn insert(connection: &mut PgConnection, rows: &Rows<'_>, payload: impl Fn
     }
     let column = |value: fn(&HistoryRow) -> i64| rows.iter().map(|(_, row)| value(row)).collect::<Vec<_>>();
     let done = sqlx::query(INSERT)
+        .persistent(false)
         .bind(rows.iter().map(|(producer, _)| producer.0).collect::<Vec<_>>())
         .bind(rows.iter().map(|(_, row)| row.device.as_str()).collect::<Vec<_>>())
         .bind(rows.iter().map(|(_, row)| payload(row.data.get())).collect::<Vec<_>>())
@@ -198,13 +177,3 @@ const SELECT_FEW: &str = "SELECT id, device_id, timestamp, payload, log_epoch, l
      log_epoch, log_offset \
      FROM data_history WHERE producer_id = $1 AND data_history.id + 0 > $2 AND data_history.timestamp BETWEEN $3 AND $4 \
      ORDER BY data_history.id + 0 LIMIT $5) AS page) AS sized WHERE bytes IS NULL OR bytes < $6 ORDER BY id";
-
-/// On a connection of its own, which has no time limit for a statement.
-async fn migrate(options: &PgConnectOptions) -> Result<(), Error> {
-    let mut connection = timeout(CONNECT_LIMIT, options.connect()).await.map_err(|_| Error::TimedOut)??;
-    timeout(MIGRATE_LIMIT, motience_migrations::postgres().run(&mut connection))
-        .await
-        .map_err(|_| Error::TimedOut)?
-        .map_err(Error::Migrate)?;
-    Ok(connection.close().await?)
-}

@@ -8,7 +8,7 @@ use std::{path::Path, time::Duration};
 
 use futures_util::TryStreamExt as _;
 use sqlx::{
-    Sqlite, SqlitePool,
+    ConnectOptions as _, Connection as _, SqlitePool,
     sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous},
 };
 use time::{OffsetDateTime, UtcOffset, format_description::BorrowedFormatItem, macros::format_description};
@@ -21,7 +21,7 @@ use super::{
     json,
     keep::{HistoryBatch, Kept, rows_of},
 };
-use crate::model::RecordName;
+use crate::{model::RecordName, private};
 
 /// Connections that read. Reading is local and short; more would only share the same processor.
 const READERS: u32 = 4;
@@ -29,7 +29,7 @@ const READERS: u32 = 4;
 /// How long to wait for a lock of another process (a backup, the `sqlite3` shell).
 const BUSY_LIMIT: Duration = Duration::from_secs(5);
 
-pub(super) async fn open(path: &Path) -> Result<Pools<Sqlite>, Error> {
+pub(super) async fn open(path: &Path) -> Result<Pools<SqlitePool>, Error> {
     prepare_file(path).await.map_err(Error::File)?;
     let options = options().filename(path).journal_mode(SqliteJournalMode::Wal).synchronous(SqliteSynchronous::Full);
     let writer = pool(1).connect_with(options.clone()).await?;
@@ -38,8 +38,24 @@ pub(super) async fn open(path: &Path) -> Result<Pools<Sqlite>, Error> {
     Ok(Pools { writer, reader })
 }
 
+/// Whether the file can be read, or could be made.
+pub(super) async fn probe(path: &Path) -> Result<(), Error> {
+    if path.exists() {
+        let mut connection = options().filename(path).create_if_missing(false).read_only(true).connect().await?;
+        sqlx::query("SELECT COUNT(*) FROM sqlite_schema").execute(&mut connection).await?;
+        return Ok(connection.close().await?);
+    }
+    let folder = path.ancestors().skip(1).find(|folder| folder.exists() || folder.as_os_str().is_empty());
+    match folder {
+        Some(folder) if !folder.as_os_str().is_empty() && !folder.is_dir() => {
+            Err(Error::File(std::io::Error::other(format!("{} is no folder", folder.display()))))
+        }
+        _ => Ok(()),
+    }
+}
+
 /// Each connection to `:memory:` has a database of its own, so there is one connection, and it is never closed.
-pub(super) async fn memory() -> Result<Pools<Sqlite>, Error> {
+pub(super) async fn memory() -> Result<Pools<SqlitePool>, Error> {
     let pool = pool(1).test_before_acquire(false).connect_with(options().in_memory(true)).await?;
     migrate(&pool).await?;
     Ok(Pools::one(pool))
@@ -152,14 +168,14 @@ async fn migrate(pool: &SqlitePool) -> Result<(), Error> {
 
 /// Makes the file readable to its owner only, because it holds password hashes; its journals take over the mode.
 async fn prepare_file(path: &Path) -> std::io::Result<()> {
-    if let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
-        tokio::fs::create_dir_all(folder).await?;
-    }
-    let mut file = tokio::fs::OpenOptions::new();
-    file.append(true).create(true);
-    #[cfg(unix)]
-    file.mode(0o600);
-    file.open(path).await.map(drop)
+    let path = path.to_owned();
+    let prepared = tokio::task::spawn_blocking(move || {
+        if let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
+            private::folder(folder)?;
+        }
+        private::file(&path)
+    });
+    prepared.await.map_err(std::io::Error::other)?
 }
 
 #[cfg(test)]

@@ -13,13 +13,14 @@ use std::path::Path;
 use super::{Config, HistoryBatch, HistoryRow, NewUser, Store};
 use crate::{
     model::{Cursor, ProducerId, Role, User},
-    testing::Postgres,
+    testing::{PgBouncer, Postgres},
 };
 
 /// A store of each engine. What the stores live in lives as long as this.
 struct Engines {
     stores: Vec<(&'static str, Store)>,
     _folder: tempfile::TempDir,
+    _pooler: PgBouncer,
     _postgres: Postgres,
 }
 
@@ -27,12 +28,15 @@ impl Engines {
     async fn start() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let postgres = Postgres::start().await;
+        postgres.database("pooled").await;
+        let pooler = PgBouncer::start(&postgres).await;
         let stores = vec![
             ("SQLite file", Store::open(&file(folder.path())).await.unwrap()),
             ("SQLite memory", Store::open(&Config::SqliteMemory).await.unwrap()),
             ("PostgreSQL", Store::open(&server(&postgres.url())).await.unwrap()),
+            ("PgBouncer", Store::open(&server(&pooler.url("pooled"))).await.unwrap()),
         ];
-        Self { stores, _folder: folder, _postgres: postgres }
+        Self { stores, _folder: folder, _pooler: pooler, _postgres: postgres }
     }
 }
 

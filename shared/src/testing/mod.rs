@@ -3,8 +3,9 @@
 //! They are the installed programs; one that is missing is a failed test that names its Debian package, never a skipped one. They
 //! end when dropped, and also when the test process dies without dropping anything. The functions panic: they are for tests only.
 
+mod pgbouncer;
 mod postgres;
 mod process;
 mod redis;
 
-pub use self::{postgres::Postgres, redis::Redis};
+pub use self::{pgbouncer::PgBouncer, postgres::Postgres, redis::Redis};

@@ -27,9 +27,9 @@ pub struct Postgres {
 }
 
 #[derive(Clone, Copy, Debug)]
-struct Account {
-    uid: u32,
-    gid: u32,
+pub(super) struct Account {
+    pub(super) uid: u32,
+    pub(super) gid: u32,
 }
 
 impl Postgres {
@@ -134,7 +134,8 @@ impl Postgres {
         command
     }
 
-    fn url_of(&self, database: &str) -> String {
+    /// The address of another database.
+    pub fn url_of(&self, database: &str) -> String {
         format!("postgres://postgres@127.0.0.1:{}/{database}?sslmode=disable", self.port)
     }
 
@@ -174,11 +175,11 @@ fn server_folders() -> Vec<PathBuf> {
     folders
 }
 
-fn is_root() -> bool {
+pub(super) fn is_root() -> bool {
     std::fs::metadata("/proc/self").is_ok_and(|process| process.uid() == 0)
 }
 
-fn account_of(name: &str) -> Account {
+pub(super) fn account_of(name: &str) -> Account {
     let accounts = std::fs::read_to_string(Path::new("/etc/passwd")).unwrap_or_default();
     accounts
         .lines()

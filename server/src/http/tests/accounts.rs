@@ -137,6 +137,19 @@ async fn an_adopted_bcrypt_hash_is_accepted_once_and_replaced() {
 }
 
 #[tokio::test]
+async fn an_adopted_bcrypt_hash_stays_where_the_way_back_is_to_stay_open() {
+    let platform = platform(&[("KEEP_LEGACY_HASHES", "true")]).await;
+    let store = &platform.services.backend.store;
+    let new = NewUser { username: "old".into(), password_hash: BCRYPT.into(), role: Role::Producer, device_id: None };
+    store.create_user(new).await.unwrap();
+    for _ in 0..2 {
+        platform.log_in("old").await;
+        assert_eq!(store.credentials("old").await.unwrap().unwrap().password_hash, BCRYPT);
+    }
+    platform.post("/login", json!({"username": "old", "password": "pass124"})).await.problem(401, "wrong_credentials");
+}
+
+#[tokio::test]
 async fn a_refresh_token_works_once_and_its_second_use_ends_the_login() {
     let platform = platform(&[]).await;
     platform.post("/register", json!({"username": "u", "password": PASSWORD, "role": "consumer"})).await.json(201);

@@ -30,6 +30,7 @@ use crate::{
     log::{self, Batch, Retention},
     model::{LogEpoch, Offset, ProducerId},
     mutation::Mutation,
+    private,
 };
 
 /// Longest wait for a write.
@@ -76,13 +77,15 @@ struct Order {
 impl Disk {
     pub(super) fn open(dir: &Path, retention: Retention, now: OffsetDateTime) -> Result<Self, Error> {
         let io = |e| Error::Io(dir.to_owned(), e);
-        std::fs::create_dir_all(dir).map_err(io)?;
+        private::folder(dir).map_err(io)?;
         let lock = File::create(dir.join("log.lock")).map_err(io)?;
         lock.try_lock().map_err(|e| match e {
             TryLockError::WouldBlock => Error::InUse(dir.to_owned()),
             TryLockError::Error(e) => io(e),
         })?;
         let path = dir.join("log.db");
+        // Before SQLite opens it: its journals take over the mode.
+        private::file(&path).map_err(|e| Error::Io(path.clone(), e))?;
         let sqlite = |e| Error::Sqlite(path.clone(), e);
         let writer = schema::open(&path).map_err(sqlite)?;
         schema::forget(&writer, now - retention.age).map_err(sqlite)?;

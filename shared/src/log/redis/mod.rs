@@ -51,6 +51,11 @@ pub const CONNECT_LIMIT: Duration = Duration::from_secs(3);
 /// Entries asked for at once when the log is read.
 const READ_COUNT: usize = 512;
 
+/// Whether Redis answers, and is one that a node takes; changes nothing in it.
+pub async fn probe(config: &Config) -> Result<(), Error> {
+    Place::new(config)?.connect(&Names::default()).await.map(drop)
+}
+
 /// The Redis log. Cheap to clone.
 #[derive(Clone)]
 pub struct Log(Arc<Inner>);

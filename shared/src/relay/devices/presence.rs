@@ -19,6 +19,9 @@ use crate::{
     store::millis,
 };
 
+/// The largest backlog that a device is believed: every reader of JSON has it exactly.
+const MOST_BACKLOG: u64 = (1 << 53) - 1;
+
 /// How a connection's path is now.
 #[derive(Clone, Copy, Debug)]
 pub struct Path {
@@ -233,7 +236,7 @@ impl Presence {
     /// What the device says of itself: millionths of its packets that are lost, where it knows, and records in its outbox.
     pub fn health(&self, loss_ppm: Option<u64>, backlog: u64) {
         let Some(device) = &self.device else { return };
-        lock(&device.state).health = Health { loss_ppm: loss_ppm.map(|ppm| ppm.min(1_000_000)), backlog: Some(backlog) };
+        lock(&device.state).health = Health { loss_ppm: loss_ppm.map(|ppm| ppm.min(1_000_000)), backlog: Some(backlog.min(MOST_BACKLOG)) };
         self.seen(0);
     }
 }

@@ -1,0 +1,247 @@
+//! Connections to PostgreSQL: straight, or through a pooler that may give each transaction another session (PgBouncer with
+//! `pool_mode = transaction`).
+//!
+//! Such a pooler takes no session settings when a client connects, and a statement that was prepared in one transaction is not there in
+//! the next. Behind one, every call is therefore a transaction of its own, which brings its settings, and no statement has a name.
+
+use std::{str::FromStr, time::Duration};
+
+use futures_util::{FutureExt as _, StreamExt as _, TryFutureExt as _, TryStreamExt as _, future::BoxFuture, stream, stream::BoxStream};
+use secrecy::{ExposeSecret, SecretString};
+use sqlx::{
+    ConnectOptions, Connection, Describe, Either, Execute, Executor, PgConnection, PgPool, Postgres, Row as _, SqlStr, Transaction,
+    postgres::{PgConnectOptions, PgPoolOptions, PgQueryResult, PgRow, PgStatement, PgTypeInfo},
+};
+use tokio::time::timeout;
+
+use super::{ACQUIRE_LIMIT, CONNECT_LIMIT, Error, MIGRATE_LIMIT, OPERATION_LIMIT};
+
+/// An unused connection is closed after this time.
+const IDLE_LIMIT: Duration = Duration::from_secs(300);
+/// Keeps starting nodes apart where a session's lock cannot: any number, the same in all releases.
+const MIGRATION_LOCK: i64 = 0x6d6f_7469;
+
+/// A pool of connections. Cheap to clone.
+#[derive(Clone, Debug)]
+pub(super) struct Connections {
+    pool: PgPool,
+    mode: Mode,
+}
+
+/// What a connection is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Mode {
+    /// One session, with its settings and its statements.
+    Session,
+    /// Another session for each transaction.
+    Transaction,
+}
+
+impl Connections {
+    /// Finds out what the address leads to, applies the migrations that are missing, and makes the pool.
+    pub(super) async fn open(url: &SecretString, max_connections: u32) -> Result<Self, Error> {
+        let plain = PgConnectOptions::from_str(url.expose_secret())?.application_name("motience");
+        let mode = mode_of(&plain).await?;
+        tracing::debug!(?mode, "the database is found");
+        let options = match mode {
+            Mode::Session => plain.clone(),
+            Mode::Transaction => without_session(&plain),
+        };
+        migrate(&options, mode).await?;
+        let options = if mode == Mode::Session { with_limits(&options) } else { options };
+        let pool = PgPoolOptions::new()
+            .max_connections(max_connections)
+            .acquire_timeout(ACQUIRE_LIMIT)
+            .idle_timeout(IDLE_LIMIT)
+            // In its place a question whose answer tells more.
+            .test_before_acquire(false)
+            .before_acquire(|connection, _| Box::pin(async move { Ok(is_good(connection).await) }))
+            .connect_with(options)
+            .await?;
+        Ok(Self { pool, mode })
+    }
+
+    /// Begins a transaction. Its statements must have no name: [`persistent(false)`](sqlx::query::Query::persistent).
+    pub(super) async fn begin(&self) -> Result<Transaction<'static, Postgres>, sqlx::Error> {
+        match self.mode {
+            Mode::Session => self.pool.begin().await,
+            Mode::Transaction => self.pool.begin_with(sqlx::AssertSqlSafe(begin(OPERATION_LIMIT))).await,
+        }
+    }
+
+    pub(super) async fn close(&self) {
+        self.pool.close().await;
+    }
+}
+
+/// A connection by itself, as the migrations need it and as a check tries it.
+pub(super) async fn probe(url: &SecretString) -> Result<(), Error> {
+    let options = without_session(&PgConnectOptions::from_str(url.expose_secret())?.application_name("motience"));
+    Ok(connect(&options).await?.close().await?)
+}
+
+/// The server gives up when we do: a call that nobody waits for any more must not hold a lock.
+fn with_limits(options: &PgConnectOptions) -> PgConnectOptions {
+    let limit = format!("{}ms", OPERATION_LIMIT.as_millis());
+    options.clone().options([("statement_timeout", limit.as_str()), ("idle_in_transaction_session_timeout", limit.as_str())])
+}
+
+/// Nothing in it asks for a setting of the session.
+fn without_session(options: &PgConnectOptions) -> PgConnectOptions {
+    options.clone().extra_float_digits(None).statement_cache_capacity(0)
+}
+
+/// The same limits for one transaction.
+fn begin(limit: Duration) -> String {
+    let limit = limit.as_millis();
+    format!("BEGIN; SET LOCAL statement_timeout = {limit}; SET LOCAL idle_in_transaction_session_timeout = {limit}")
+}
+
+/// Asks for settings of the session: a pooler refuses them, or passes over them.
+async fn mode_of(options: &PgConnectOptions) -> Result<Mode, Error> {
+    match connect(&with_limits(options)).await {
+        Ok(mut connection) => {
+            let question = sqlx::raw_sql("SELECT setting FROM pg_settings WHERE name = 'statement_timeout'");
+            let setting: String = question.fetch_one(&mut connection).await?.try_get(0)?;
+            connection.close().await?;
+            Ok(if setting == OPERATION_LIMIT.as_millis().to_string() { Mode::Session } else { Mode::Transaction })
+        }
+        Err(Error::Unavailable(sqlx::Error::Database(e)) | Error::Other(sqlx::Error::Database(e)))
+            if e.message().contains("startup parameter") =>
+        {
+            Ok(Mode::Transaction)
+        }
+        Err(e) => Err(e),
+    }
+}
+
+async fn connect(options: &PgConnectOptions) -> Result<PgConnection, Error> {
+    Ok(timeout(CONNECT_LIMIT, options.connect()).await.map_err(|_| Error::TimedOut)??)
+}
+
+/// Whether a connection that was idle can go on: it answers, and its session may write. One that began while the server took no writes,
+/// as a replica or by its settings, keeps to that for as long as it lives, whatever the server does since.
+async fn is_good(connection: &mut PgConnection) -> bool {
+    let question = sqlx::raw_sql("SELECT current_setting('transaction_read_only')");
+    let answer = question.fetch_one(connection).await.and_then(|row| row.try_get::<String, _>(0));
+    let good = answer.as_deref().is_ok_and(|read_only| read_only == "off");
+    if !good {
+        metrics::counter!("motience_database_connections_dropped_total").increment(1);
+    }
+    good
+}
+
+/// On a connection of its own, which has no time limit for a statement.
+async fn migrate(options: &PgConnectOptions, mode: Mode) -> Result<(), Error> {
+    let mut connection = connect(options).await?;
+    let migrating = async {
+        match mode {
+            Mode::Session => motience_migrations::postgres().run(&mut connection).await.map_err(Error::Migrate),
+            Mode::Transaction => migrate_at_once(&mut connection).await,
+        }
+    };
+    timeout(MIGRATE_LIMIT, migrating).await.map_err(|_| Error::TimedOut)??;
+    Ok(connection.close().await?)
+}
+
+/// All steps in one transaction, under a lock of that transaction. The statements by which the steps are noted have names, which must be
+/// neither there before nor left for others.
+async fn migrate_at_once(connection: &mut PgConnection) -> Result<(), Error> {
+    let begin = format!("{}; SELECT pg_advisory_xact_lock({MIGRATION_LOCK})", begin(MIGRATE_LIMIT));
+    let mut transaction = connection.begin_with(sqlx::AssertSqlSafe(begin)).await?;
+    if !is_migrated(&mut transaction).await? {
+        sqlx::raw_sql("DEALLOCATE ALL").execute(&mut *transaction).await?;
+        let mut migrations = motience_migrations::postgres();
+        migrations.set_locking(false).run(&mut *transaction).await.map_err(Error::Migrate)?;
+        sqlx::raw_sql("DEALLOCATE ALL").execute(&mut *transaction).await?;
+    }
+    Ok(transaction.commit().await?)
+}
+
+/// Whether every step of ours was applied as it is.
+async fn is_migrated(connection: &mut PgConnection) -> Result<bool, Error> {
+    let there = sqlx::raw_sql("SELECT to_regclass('_sqlx_migrations') IS NOT NULL").fetch_one(&mut *connection).await?;
+    if there.try_get::<bool, _>(0).is_ok_and(|there| !there) {
+        return Ok(false);
+    }
+    let applied = "SELECT version, checksum FROM _sqlx_migrations WHERE success";
+    let applied: Vec<(i64, Vec<u8>)> = sqlx::query_as(applied).persistent(false).fetch_all(connection).await?;
+    let is_applied = |step: &sqlx::migrate::Migration| applied.iter().any(|(n, sum)| *n == step.version && sum[..] == step.checksum[..]);
+    Ok(motience_migrations::postgres().iter().all(is_applied))
+}
+
+/// A statement that the server forgets at once.
+struct Unnamed<E>(E);
+
+impl<'q, E: Execute<'q, Postgres>> Execute<'q, Postgres> for Unnamed<E> {
+    fn sql(self) -> SqlStr {
+        self.0.sql()
+    }
+
+    fn statement(&self) -> Option<&PgStatement> {
+        self.0.statement()
+    }
+
+    fn take_arguments(&mut self) -> Result<Option<sqlx::postgres::PgArguments>, sqlx::error::BoxDynError> {
+        self.0.take_arguments()
+    }
+
+    fn persistent(&self) -> bool {
+        false
+    }
+}
+
+type Fetched = Either<PgQueryResult, PgRow>;
+
+impl<'c> Executor<'c> for &'c Connections {
+    type Database = Postgres;
+
+    fn fetch_many<'e, 'q: 'e, E>(self, query: E) -> BoxStream<'e, Result<Fetched, sqlx::Error>>
+    where
+        'c: 'e,
+        E: 'q + Execute<'q, Postgres>,
+    {
+        if self.mode == Mode::Session {
+            return self.pool.fetch_many(query);
+        }
+        // Our answers are pages: they are there whole before the transaction ends.
+        let fetched = async move {
+            let mut transaction = self.begin().await?;
+            let fetched: Vec<Fetched> = transaction.fetch_many(Unnamed(query)).try_collect().await?;
+            transaction.commit().await?;
+            Ok(stream::iter(fetched.into_iter().map(Ok)))
+        };
+        fetched.try_flatten_stream().boxed()
+    }
+
+    fn fetch_optional<'e, 'q: 'e, E>(self, query: E) -> BoxFuture<'e, Result<Option<PgRow>, sqlx::Error>>
+    where
+        'c: 'e,
+        E: 'q + Execute<'q, Postgres>,
+    {
+        if self.mode == Mode::Session {
+            return self.pool.fetch_optional(query);
+        }
+        async move {
+            let mut transaction = self.begin().await?;
+            let row = transaction.fetch_optional(Unnamed(query)).await?;
+            transaction.commit().await?;
+            Ok(row)
+        }
+        .boxed()
+    }
+
+    fn prepare_with<'e>(self, sql: SqlStr, parameters: &'e [PgTypeInfo]) -> BoxFuture<'e, Result<PgStatement, sqlx::Error>>
+    where
+        'c: 'e,
+    {
+        self.pool.prepare_with(sql, parameters)
+    }
+
+    fn describe<'e>(self, sql: SqlStr) -> BoxFuture<'e, Result<Describe<Postgres>, sqlx::Error>>
+    where
+        'c: 'e,
+    {
+        self.pool.describe(sql)
+    }
+}
