@@ -43,7 +43,8 @@ impl Arranged {
             Delivery::Batch { batch, after } => {
                 for (offset, name, message) in batch.after(*after) {
                     let cursor = Cursor { epoch: batch.epoch, offset };
-                    let record = Record { producer: batch.producer, cursor, offset, name, message: message.clone() };
+                    let (producer, received) = (batch.producer, batch.received);
+                    let record = Record { producer, cursor, offset, name, received, message: message.clone() };
                     match &mut self.order {
                         Some(order) => order.push(record, now, &mut passing),
                         None => passing.push(record),

@@ -44,7 +44,7 @@ const TURN: usize = 1 << 20;
 
 /// The upgrade.
 pub(crate) async fn upgrade(State(shared): State<Arc<Shared>>, client: ClientAddress, request: Request) -> Result<Response, ApiError> {
-    let Admitted { upgrade, grant, v2, resume, durable, order, cursors, selection, seat } =
+    let Admitted { upgrade, grant, v2, resume, durable, order, cursors, received, selection, seat } =
         request.admit(Role::Consumer, shared.config.consumer_message, &shared)?;
     let places = resume.as_deref().map(places::resume).transpose().map_err(|e| ApiError::invalid("resume", e))?;
     let durable = durable.as_deref().map(CursorName::new).transpose().map_err(|e| ApiError::invalid("durable", e.to_string()))?;
@@ -53,6 +53,10 @@ pub(crate) async fn upgrade(State(shared): State<Arc<Shared>>, client: ClientAdd
             "durable",
             "A durable cursor is moved by messages of motience.v2: offer that subprotocol, or add v=2.",
         ));
+    }
+    if received && !v2 {
+        let why = "received_at is a member of motience.v2: offer that subprotocol, or add v=2.";
+        return Err(ApiError::malformed(why).with_code("v2_needed"));
     }
     let order = device_order(order.as_deref(), v2, shared.config.order)?;
     let view = view(&selection, v2)?.map(|view| Thinned::new(view, shared.config.view));
@@ -69,7 +73,8 @@ pub(crate) async fn upgrade(State(shared): State<Arc<Shared>>, client: ClientAdd
             let arranged = Arranged::new(order, view);
             let told = (v2 && cursors).then(HashSet::new);
             let pace = Bucket::new(shared.config.control);
-            let session = Session { shared: &shared, feed, v2, arranged, told, ready: Vec::new(), pace, scratch: BytesMut::new() };
+            let session =
+                Session { shared: &shared, feed, v2, arranged, told, received, ready: Vec::new(), pace, scratch: BytesMut::new() };
             serve(socket, &grant, session, seat).await;
             drop(alive);
         }
@@ -118,6 +123,8 @@ struct Session<'s> {
     arranged: Arranged,
     /// The producers of which the client was told where it begins; `None` where it did not ask.
     told: Option<HashSet<ProducerId>>,
+    /// Whether it wants to know when each record came.
+    received: bool,
     /// What is to be written next.
     ready: Vec<order::Record>,
     /// How much the client may still ask for.
@@ -226,9 +233,10 @@ impl Session<'_> {
     }
 
     fn message(&mut self, record: order::Record) -> Result<Utf8Bytes, Goodbye> {
-        let order::Record { cursor, offset, name, message, .. } = record;
+        let order::Record { cursor, offset, name, received, message, .. } = record;
+        let received = received.filter(|_| self.received);
         let bytes = if self.v2 {
-            record::with_place(&message, offset, cursor, name, &mut self.scratch);
+            record::with_place(&message, offset, cursor, name, received, &mut self.scratch);
             self.scratch.split().freeze()
         } else {
             message
@@ -345,7 +353,7 @@ mod tests {
     fn only_whole_cursors_are_confirmed() {
         let spoken = |place| confirmed(HashMap::from([("1".to_owned(), place)]));
         assert!(spoken(Place::Text("7-456".to_owned())).is_ok());
-        assert!(spoken(Place::Offset(5)).is_err());
+        assert!(spoken(Place::Number(5)).is_err());
         assert!(spoken(Place::Text("earliest".to_owned())).is_err());
     }
 }

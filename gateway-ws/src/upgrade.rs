@@ -35,6 +35,7 @@ struct Query {
     durable: Option<String>,
     order: Option<String>,
     cursors: Option<String>,
+    received_at: Option<String>,
     selection: Selection,
 }
 
@@ -51,6 +52,7 @@ impl Query {
                 "durable" => query.durable = Some(value),
                 "order" => query.order = Some(value),
                 "cursors" => query.cursors = Some(value),
+                "received_at" => query.received_at = Some(value),
                 _ => {}
             }
         }
@@ -68,6 +70,8 @@ pub(crate) struct Admitted {
     pub(crate) order: Option<String>,
     /// Whether the client wants to be told where it begins with each producer.
     pub(crate) cursors: bool,
+    /// Whether it wants to know when each record came.
+    pub(crate) received: bool,
     pub(crate) selection: Selection,
     pub(crate) seat: Seat,
 }
@@ -110,8 +114,9 @@ impl Request {
         let first = offered.iter().find(|protocol| !protocol.is_empty()).cloned();
         let spoken = [V2, BEARER].into_iter().map(str::to_owned).chain(first);
         let upgrade = upgrade.protocols(spoken).longest(max_message);
-        let Query { resume, durable, order, cursors, selection, .. } = query;
+        let Query { resume, durable, order, cursors, received_at, selection, .. } = query;
         let cursors = cursors.as_deref() == Some("true");
-        Ok(Admitted { upgrade, grant, v2, resume, durable, order, cursors, selection, seat })
+        let received = received_at.as_deref() == Some("true");
+        Ok(Admitted { upgrade, grant, v2, resume, durable, order, cursors, received, selection, seat })
     }
 }

@@ -39,6 +39,7 @@ fn reading(random: &mut fastrand::Rng, n: u64) -> Record {
         cursor: Cursor { epoch: LogEpoch(1), offset },
         offset,
         name: RecordName { epoch: Epoch(device), seq: Seq(n + 1) },
+        received: None,
         message: Bytes::from(text),
     }
 }

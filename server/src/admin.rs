@@ -137,7 +137,8 @@ async fn find(store: &Store, username: String) -> anyhow::Result<User> {
 /// Tells the nodes of a cluster; `false`: there is none.
 async fn tell(config: &backend::Config, account: &Account, families: &[String]) -> Result<bool, motience_shared::log::Error> {
     let Some(url) = &config.redis else { return Ok(false) };
-    let log = Log::Redis(redis::Log::connect(url, &config.auth.secret, 0, config.retention, Arc::new(|_| {})).await?);
+    let log = redis::Log::connect(url, &config.auth.secret, 0, config.retention, Clock::system(), Arc::new(|_| {}));
+    let log = Log::Redis(log.await?);
     for event in Event::account_closed(account, families) {
         log.announce(&event).await?;
     }

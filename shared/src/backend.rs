@@ -252,7 +252,8 @@ impl Backend {
             None if config.volatile => Log::Embedded(embedded::Log::in_memory(config.retention, clock.clone(), sink)),
             None => Log::Embedded(embedded::Log::in_file(&config.data_dir, config.retention, clock.clone(), sink)?),
             Some(redis) => {
-                let log = log::redis::Log::connect(redis, &config.auth.secret, config.replicas, config.retention, sink).await?;
+                let (secret, keep) = (&config.auth.secret, config.retention);
+                let log = log::redis::Log::connect(redis, secret, config.replicas, keep, clock.clone(), sink).await?;
                 Log::Redis(log.watched())
             }
         };

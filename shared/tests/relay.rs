@@ -79,6 +79,8 @@ stories!(
     a_clients_own_id_is_written_once,
     numbers_given_up_count_as_seen,
     a_reader_may_begin_at_a_time,
+    every_record_says_when_it_came,
+    a_time_that_retention_has_passed_is_a_gap_too = [("LOG_RETENTION_BYTES", "33KiB"), ("RING_BYTES", "5000")],
     retention_leaves_a_gap_notice = [("LOG_RETENTION_BYTES", "33KiB"), ("RING_BYTES", "5000")],
     what_is_too_old_is_removed = [("LOG_RETENTION", "1s")],
 );
@@ -337,4 +339,53 @@ async fn a_restart_of_redis_loses_nothing_that_was_acknowledged() {
     let Delivery::Reset { cursor, .. } = timeout(LIMIT, subscriber.next()).await.unwrap() else { panic!("the new life is told") };
     assert_eq!(cursor.offset, Offset(2), "nothing was lost, so delivery goes on where it was");
     assert_eq!(receive(&mut subscriber, 2).await, [(3, 3), (4, 4)]);
+}
+
+async fn every_record_says_when_it_came(node: Arc<Backend>) {
+    let publisher = node.relay.publisher(P, device(), Epoch(1)).await.unwrap();
+    let mut live = node.relay.subscriber();
+    live.follow(P, ReadFrom::Live).await.unwrap();
+    let begin = node.clock.now() - Duration::from_millis(1);
+    send(&publisher, 1..=3).await;
+    send(&publisher, 4..=4).await;
+    let end = node.clock.now();
+    // From the ring, from the log by a reader, and from the log itself.
+    let mut late = node.relay.subscriber();
+    late.follow(P, ReadFrom::Earliest).await.unwrap();
+    for reader in [&mut live, &mut late] {
+        let mut seen = 0;
+        while seen < 4 {
+            let Delivery::Batch { batch, after } = timeout(LIMIT, reader.next()).await.unwrap() else { panic!("records only") };
+            let received = batch.received.unwrap();
+            assert!(begin <= received && received <= end, "{received} is not between {begin} and {end}");
+            seen += batch.after(after).count();
+        }
+    }
+    let read = node.relay.log().read(P, Offset(0), 1 << 20).await.unwrap();
+    assert!(read.batches.iter().all(|batch| batch.received.is_some_and(|at| begin <= at && at <= end)));
+}
+
+async fn a_time_that_retention_has_passed_is_a_gap_too(node: Arc<Backend>) {
+    let publisher = node.relay.publisher(P, device(), Epoch(1)).await.unwrap();
+    let begin = node.clock.now() - Duration::from_secs(1);
+    // While nothing is removed, a time before everything is the beginning.
+    send(&publisher, 1..=10).await;
+    let mut early = node.relay.subscriber();
+    early.follow(P, ReadFrom::Time(begin)).await.unwrap();
+    assert_eq!(receive(&mut early, 10).await[0], (1, 1));
+    for n in 1..100 {
+        send(&publisher, n * 10 + 1..=n * 10 + 10).await;
+    }
+    let first = node.relay.log().head(P).await.unwrap().first;
+    assert!(first > Offset(1));
+    let mut late = node.relay.subscriber();
+    late.follow(P, ReadFrom::Time(begin)).await.unwrap();
+    let Delivery::Gap { from, to, .. } = timeout(LIMIT, late.next()).await.unwrap() else { panic!("a gap comes first") };
+    assert_eq!((from, to.next()), (Offset(1), first));
+    assert_eq!(receive(&mut late, 1).await[0].0, first.0);
+    // Of a time after what is gone nothing is missing.
+    let mut recent = node.relay.subscriber();
+    recent.follow(P, ReadFrom::Time(node.clock.now() + Duration::from_secs(1))).await.unwrap();
+    send(&publisher, [1001]).await;
+    assert!(matches!(timeout(LIMIT, recent.next()).await.unwrap(), Delivery::Batch { .. }));
 }

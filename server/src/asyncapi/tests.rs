@@ -62,6 +62,7 @@ fn is_kind(kind: &str, value: &Value) -> bool {
         "string" => value.is_string(),
         "integer" => value.is_i64() || value.is_u64(),
         "null" => value.is_null(),
+        "boolean" => value.is_boolean(),
         other => panic!("{other} is no kind of this document"),
     }
 }

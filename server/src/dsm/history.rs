@@ -6,12 +6,12 @@ mod part;
 use axum::{extract::State, http::HeaderValue};
 use motience_shared::{
     http::{ApiError, Bearer, Page, PagePermit, Path, Query},
-    model::{LogEpoch, ProducerId},
+    model::{LogEpoch, ProducerId, times},
     store::{HistoryQuery, MAX_PAGE},
 };
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
-use time::{OffsetDateTime, format_description::well_known::Rfc3339};
+use time::OffsetDateTime;
 use utoipa::{IntoParams, ToSchema};
 
 use self::part::{After, Record};
@@ -139,7 +139,5 @@ impl Wanted {
 
 fn time(name: &str, value: Option<&str>) -> Result<Option<OffsetDateTime>, ApiError> {
     let Some(value) = value else { return Ok(None) };
-    OffsetDateTime::parse(value, &Rfc3339)
-        .map(Some)
-        .map_err(|_| ApiError::invalid(name, format!("{name} must be an RFC 3339 time such as 2025-01-29T11:35:00Z.")))
+    times::read(value).map(Some).ok_or_else(|| ApiError::invalid(name, format!("{name} must be {}.", times::FORMS)))
 }

@@ -8,7 +8,10 @@ use motience_shared::{
 use serde::{Deserialize, Deserializer, Serialize, de};
 use utoipa::{
     IntoParams, PartialSchema, ToSchema,
-    openapi::{KnownFormat, ObjectBuilder, OneOfBuilder, RefOr, Schema, SchemaFormat, schema::Type},
+    openapi::{
+        KnownFormat, ObjectBuilder, OneOfBuilder, RefOr, Schema, SchemaFormat,
+        schema::{AnyOfBuilder, Type},
+    },
 };
 
 /// An error: RFC 9457, with a stable `code`, and `error` for clients of the first Motience.
@@ -154,9 +157,16 @@ impl PartialSchema for Timestamp {
             .minimum(Some(0))
             .maximum(Some(LAST_MILLISECOND))
             .description(Some("Milliseconds since 1970"));
-        OneOfBuilder::new().item(text).item(millis).into()
+        let written = |pattern: &str| ObjectBuilder::new().schema_type(Type::String).pattern(Some(pattern));
+        AnyOfBuilder::new().item(text).item(millis).item(written(LOCAL_TIME)).item(written(MILLISECONDS)).into()
     }
 }
+
+/// A time without an offset, which is of UTC; with a `T` or a blank.
+pub(crate) const LOCAL_TIME: &str =
+    r"^20[0-9]{2}-(0[1-9]|1[0-2])-(0[1-9]|1[0-9]|2[0-8])[T ]([01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9](\.[0-9]{1,9})?$";
+/// Milliseconds since 1970, as text.
+pub(crate) const MILLISECONDS: &str = "^[0-9]{1,14}$";
 
 impl ToSchema for Timestamp {}
 

@@ -38,13 +38,12 @@ pub(super) fn read(text: &str) -> Option<From> {
     if text.starts_with('{') {
         return places::resume(text).ok().map(From::Each);
     }
-    // In a query a `+` is a blank, which in a time can have been nothing else.
-    if let Ok(place) = text.parse().or_else(|_| text.replace(' ', "+").parse()) {
+    if let Ok(place) = text.parse() {
         return Some(From::Everywhere(place));
     }
     let each = |part: &str| {
         let (producer, cursor) = part.split_once(':')?;
-        Some((producer.trim().parse().ok()?, ReadFrom::After(cursor.trim().parse().ok()?)))
+        Some((producer.trim().parse().ok()?, cursor.trim().parse().ok()?))
     };
     text.split(',').map(each).collect::<Option<_>>().map(From::Each)
 }
@@ -73,10 +72,11 @@ mod tests {
         assert_eq!(read("live"), Some(From::Everywhere(ReadFrom::Live)));
         assert_eq!(read("earliest"), Some(From::Everywhere(ReadFrom::Earliest)));
         assert_eq!(read("7-456"), Some(From::Everywhere(ReadFrom::After(at(7, 456)))));
-        assert_eq!(read("456"), Some(From::Everywhere(ReadFrom::After(at(0, 456)))));
+        assert_eq!(read("@456"), Some(From::Everywhere(ReadFrom::After(at(0, 456)))));
+        assert_eq!(read("1:@456"), one(ReadFrom::After(at(0, 456))));
         assert_eq!(read(r#"{"1":"earliest"}"#), one(ReadFrom::Earliest));
         assert_eq!(read("1:7-456"), one(ReadFrom::After(at(7, 456))));
-        for time in ["2025-01-29T11:35:00Z", "2025-01-29T11:35:00 01:00"] {
+        for time in ["2025-01-29T11:35:00Z", "2025-01-29T11:35:00 01:00", "2025-01-29 11:35:00", "1738150500000", "456"] {
             assert!(matches!(read(time), Some(From::Everywhere(ReadFrom::Time(_)))), "{time}");
         }
         for bad in ["", "soon", "1:", "1:x", "a:7-1", "1:7-1,,", "{}x", "-5"] {

@@ -26,7 +26,7 @@ use futures_util::stream;
 use motience_shared::{
     auth::Grant,
     http::{ApiError, Query, bearer},
-    model::{ProducerId, Role},
+    model::{ProducerId, Role, times},
     relay::{Feed, ReadFrom, view::Thinned},
 };
 
@@ -52,7 +52,9 @@ const ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering")
 /// when the token does, and when the subscription to a named producer does.
 #[utoipa::path(get, path = "/stream", tag = "data", security(("bearer" = [])), params(
     ("producers" = inline(Option<schema::Producers>), Query, description = "Ids with commas; without it all that the caller is subscribed to", example = "1,2"),
-    ("from" = inline(Option<schema::Place>), Query, description = "`live` (the default), `earliest`, an RFC 3339 time, a cursor, `1:7-456,2:7-9`, or `{\"1\":\"7-456\"}`", example = "live"),
+    ("from" = inline(Option<schema::Place>), Query, description = "`live` (the default), `earliest`, a time (of arrival, unless `by=device`), a cursor, an offset such as `@456`, `1:7-456,2:7-9`, or `{\"1\":\"7-456\"}`. A time or a place that retention has passed is answered by `gap`", example = "live"),
+    ("by" = inline(Option<schema::By>), Query, description = "Whose clock a time in `from` is of: `received` (the default), or `device`"),
+    ("received_at" = inline(Option<schema::Flag>), Query, description = "Whether each record says when it came: `received_at`"),
     ("where" = inline(Option<schema::Conditions>), Query, description = "A JSON pointer into the message, a comparison, a JSON value; all must hold", example = json!(["/data/temperature>30"])),
     ("fields" = inline(Option<schema::Fields>), Query, description = "JSON pointers with commas: what `data` keeps", example = "/data/temperature,/data/humidity"),
     ("every" = inline(Option<schema::Every>), Query, description = "The last value of each device in each such time", example = "10s"),
@@ -74,14 +76,15 @@ pub(crate) async fn stream(
     Query(members): Query<Vec<(String, String)>>,
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
-    let wanted = Wanted::read(members);
+    let mut wanted = Wanted::read(members);
     let grant = authenticate(&services, &headers, &wanted)?;
     let producers = wanted.producers()?;
     let format = Format::negotiate(&headers).ok_or_else(|| {
         ApiError::new(StatusCode::NOT_ACCEPTABLE, "not_acceptable", "This is sent as text/event-stream or application/x-ndjson.")
     })?;
-    let view = wanted.view()?;
     let from = beginning(&headers, &wanted)?;
+    let from = wanted.begin_by(from)?;
+    let (view, received) = (wanted.view()?, wanted.received()?);
     let (backend, config) = (&services.backend, &services.config.stream);
     let seat = services.seats.take(grant.user)?;
     let mut feed = feed(&services, &grant, producers).await?;
@@ -91,6 +94,7 @@ pub(crate) async fn stream(
     let session = Session::new(Parts {
         feed,
         thinned: Thinned::new(view, config.view),
+        received,
         format,
         beat_every: config.comment,
         most: config.producers,
@@ -131,7 +135,8 @@ fn beginning(headers: &HeaderMap, wanted: &Wanted) -> Result<Option<From>, ApiEr
         ApiError::invalid(
             field,
             format!(
-                "{field} is `live`, `earliest`, an RFC 3339 time, a cursor such as 7-456, or a cursor for each producer: 1:7-456,2:7-9."
+                "{field} is `live`, `earliest`, {}, a cursor such as 7-456, an offset such as @456, or a cursor for each producer: 1:7-456,2:7-9.",
+                times::FORMS
             ),
         )
     })?;

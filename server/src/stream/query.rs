@@ -5,8 +5,11 @@ use std::collections::HashSet;
 use motience_shared::{
     http::ApiError,
     model::{ProducerId, Selection},
-    relay::view::View,
+    relay::{ReadFrom, view::View},
 };
+use time::format_description::well_known::Rfc3339;
+
+use super::cursors::From;
 
 /// The query, read.
 #[derive(Debug, Default)]
@@ -14,6 +17,8 @@ pub(super) struct Wanted {
     pub(super) token: Option<String>,
     producers: Option<String>,
     pub(super) from: Option<String>,
+    received_at: Option<String>,
+    by: Option<String>,
     pub(super) selection: Selection,
 }
 
@@ -28,6 +33,8 @@ impl Wanted {
                 "token" => wanted.token = Some(value),
                 "from" => wanted.from = Some(value),
                 "producers" => wanted.producers = Some(value),
+                "received_at" => wanted.received_at = Some(value),
+                "by" => wanted.by = Some(value),
                 _ => {}
             }
         }
@@ -41,6 +48,47 @@ impl Wanted {
 
     pub(super) fn view(&self) -> Result<View, ApiError> {
         Ok(View::of(&self.selection)?)
+    }
+
+    /// Whether the records are to say when they came.
+    pub(super) fn received(&self) -> Result<bool, ApiError> {
+        match self.received_at.as_deref() {
+            None | Some("false") => Ok(false),
+            Some("true") => Ok(true),
+            Some(_) => Err(ApiError::invalid("received_at", "received_at is true or false.")),
+        }
+    }
+
+    /// A stream that begins at a time of the devices' own clocks begins with the oldest record, and leaves out what is before that time.
+    pub(super) fn begin_by(&mut self, from: Option<From>) -> Result<Option<From>, ApiError> {
+        match (Clock::read(self.by.as_deref())?, from) {
+            (Clock::Device, Some(From::Everywhere(ReadFrom::Time(time)))) => {
+                let time = time.format(&Rfc3339).map_err(|_| ApiError::invalid("from", "from is beyond all times."))?;
+                self.selection.conditions.push(format!("/timestamp>=\"{time}\""));
+                Ok(Some(From::Everywhere(ReadFrom::Earliest)))
+            }
+            (_, from) => Ok(from),
+        }
+    }
+}
+
+/// Whose clock `from` and `to` go by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Clock {
+    /// The platform's: when a record came.
+    Received,
+    /// The device's: what the record says itself.
+    Device,
+}
+
+impl Clock {
+    /// `received`, which is the default, or `device`.
+    fn read(by: Option<&str>) -> Result<Self, ApiError> {
+        match by {
+            None | Some("received") => Ok(Self::Received),
+            Some("device") => Ok(Self::Device),
+            Some(_) => Err(ApiError::invalid("by", "by is `received` or `device`: whose clock the times are of.")),
+        }
     }
 }
 

@@ -10,6 +10,8 @@ use utoipa::{
     },
 };
 
+use crate::http::shapes;
+
 /// Most ids that a stream's document names at once; STREAM_MAX_PRODUCERS says how many are taken.
 const MORE_IDS: &str = "{0,99}";
 
@@ -26,6 +28,24 @@ impl PartialSchema for Producers {
     }
 }
 
+/// `true` or `false`
+pub(super) struct Flag;
+
+impl PartialSchema for Flag {
+    fn schema() -> RefOr<Schema> {
+        ObjectBuilder::new().schema_type(Type::String).enum_values(Some(["true", "false"])).into()
+    }
+}
+
+/// `received` or `device`
+pub(super) struct By;
+
+impl PartialSchema for By {
+    fn schema() -> RefOr<Schema> {
+        ObjectBuilder::new().schema_type(Type::String).enum_values(Some(["received", "device"])).into()
+    }
+}
+
 /// Where to begin.
 pub(super) struct Place;
 
@@ -36,7 +56,10 @@ impl PartialSchema for Place {
         AnyOfBuilder::new()
             .item(ObjectBuilder::new().schema_type(Type::String).enum_values(Some(["live", "earliest"])))
             .item(ObjectBuilder::new().schema_type(Type::String).format(Some(SchemaFormat::KnownFormat(KnownFormat::DateTime))))
-            .item(text("^[0-9]{1,18}(-[0-9]{1,18})?$").description(Some("A cursor, or an offset of the log's present life")))
+            .item(text(shapes::MILLISECONDS).description(Some("Milliseconds since 1970")))
+            .item(text(shapes::LOCAL_TIME).description(Some("A time in UTC")))
+            .item(text("^[0-9]{1,18}-[0-9]{1,18}$").description(Some("A cursor")))
+            .item(text("^@[0-9]{1,18}$").description(Some("An offset of the log's present life")))
             .item(text(&format!("^{ID}:{CURSOR}(,{ID}:{CURSOR}){MORE_IDS}$")).description(Some("A cursor for each producer")))
             .item(text(&format!(r#"^\{{("{ID}":"{CURSOR}"(,"{ID}":"{CURSOR}"){MORE_IDS})?\}}$"#)).description(Some("The same as JSON")))
             .into()
@@ -92,6 +115,8 @@ impl PartialSchema for Every {
     }
 }
 
+impl ToSchema for Flag {}
+impl ToSchema for By {}
 impl ToSchema for Producers {}
 impl ToSchema for Place {}
 impl ToSchema for Conditions {}

@@ -28,6 +28,7 @@ const TURN: usize = 1 << 20;
 pub(super) struct Session {
     feed: Feed,
     thinned: Thinned,
+    received: bool,
     format: Format,
     /// Where the client stands once it has read what was written.
     cursors: Cursors,
@@ -49,6 +50,8 @@ pub(super) struct Session {
 pub(super) struct Parts {
     pub(super) feed: Feed,
     pub(super) thinned: Thinned,
+    /// Whether it says when each record came.
+    pub(super) received: bool,
     pub(super) format: Format,
     /// How often it says that it lives.
     pub(super) beat_every: Duration,
@@ -67,10 +70,11 @@ enum Ready {
 
 impl Session {
     pub(super) fn new(parts: Parts) -> Self {
-        let Parts { feed, thinned, format, beat_every, most, ended, draining, seat } = parts;
+        let Parts { feed, thinned, received, format, beat_every, most, ended, draining, seat } = parts;
         let mut session = Self {
             feed,
             thinned,
+            received,
             format,
             cursors: Cursors::default(),
             ready: VecDeque::new(),
@@ -138,7 +142,8 @@ impl Session {
                     records += 1;
                     self.cursors.0.insert(record.producer, record.cursor);
                     self.scratch.clear();
-                    record::with_place(&record.message, record.offset, record.cursor, record.name, &mut self.scratch);
+                    let received = record.received.filter(|_| self.received);
+                    record::with_place(&record.message, record.offset, record.cursor, record.name, received, &mut self.scratch);
                     self.format.record(&self.scratch, &self.cursors, &mut self.out);
                 }
                 Some(Ready::Notice(notice)) => {

@@ -155,6 +155,7 @@ impl Follows<'_> {
             producer,
             subscriber,
             thinned: Thinned::new(view, self.shared.config.view),
+            received: said.received_at,
             beat: self.shared.config.beat,
             stop: stop.clone(),
         };

@@ -32,6 +32,8 @@ pub(super) struct Feed {
     pub(super) producer: ProducerId,
     pub(super) subscriber: Subscriber,
     pub(super) thinned: Thinned,
+    /// Whether it says when each record came.
+    pub(super) received: bool,
     /// How often it says how far it is.
     pub(super) beat: Duration,
     /// Cancelled when the follow ends: nothing is written after it.
@@ -82,7 +84,7 @@ pub(super) async fn records(mut feed: Feed) -> Result<(), Ending> {
             let (records, before) = (ready.len() as u64, out.len());
             for record in ready.drain(..) {
                 told = record.cursor;
-                put(place(&record, &mut scratch), &mut out);
+                put(place(&record, feed.received, &mut scratch), &mut out);
             }
             if records > 0 {
                 count("consumer", records, (out.len() - before) as u64);
@@ -129,7 +131,7 @@ pub(super) async fn latest(mut feed: Feed) -> Result<(), Ending> {
         }
         for record in newest(ready) {
             let mut datagram = feed.peer.datagram();
-            datagram.extend_from_slice(place(&record, &mut scratch));
+            datagram.extend_from_slice(place(&record, feed.received, &mut scratch));
             let bytes = datagram.len() as u64;
             if feed.peer.send(datagram.freeze()) {
                 count("consumer", 1, bytes);
@@ -174,9 +176,9 @@ fn newest(records: Vec<Record>) -> Vec<Record> {
 }
 
 /// The message with its place.
-fn place<'s>(record: &Record, scratch: &'s mut BytesMut) -> &'s [u8] {
+fn place<'s>(record: &Record, received: bool, scratch: &'s mut BytesMut) -> &'s [u8] {
     scratch.clear();
-    record::with_place(&record.message, record.offset, record.cursor, record.name, scratch);
+    record::with_place(&record.message, record.offset, record.cursor, record.name, record.received.filter(|_| received), scratch);
     scratch
 }
 
@@ -200,6 +202,7 @@ mod tests {
             cursor: Cursor::default(),
             offset: Offset(offset),
             name: RecordName { epoch: Epoch(1), seq: Seq(offset) },
+            received: None,
             message: Bytes::from(format!(r#"{{"producer_id":"1","device_id":"{device}","timestamp":1,"data":{{}}}}"#)),
         };
         let sent = newest(vec![record("a", 1), record("b", 2), record("a", 3), record("c", 4), record("b", 5)]);

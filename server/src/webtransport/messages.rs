@@ -25,6 +25,9 @@ pub(super) struct Said {
     id: Option<Value>,
     pub(super) from: Option<Place>,
     pub(super) lane: Option<String>,
+    /// Whether it wants to know when each record came.
+    #[serde(default)]
+    pub(super) received_at: bool,
     #[serde(flatten)]
     pub(super) selection: Selection,
 }

@@ -129,7 +129,7 @@ async fn what_retention_removed_and_a_log_that_begins_anew_are_told() {
     let device = connect(&node, &producer.token, "d", Intent::Produce, 7).await.unwrap();
     flood(device, 3000).await;
     let mut id = String::new();
-    let mut events = open(&node, &consumer, "?from=5", &[]).await;
+    let mut events = open(&node, &consumer, "?from=@5", &[]).await;
     let gap = events.event(&mut id).await.unwrap();
     assert_eq!((gap.name.as_str(), &gap.data["from"], &gap.data["type"]), ("gap", &json!(6), &json!("gap")));
     let mut last = gap.data["to"].as_u64().unwrap();

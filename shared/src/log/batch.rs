@@ -1,6 +1,7 @@
 //! A run of consecutive entries of one producer, shared by all who read it.
 
 use bytes::Bytes;
+use time::OffsetDateTime;
 
 use crate::model::{LogEpoch, Offset, ProducerId, RecordName};
 
@@ -22,6 +23,8 @@ pub struct Batch {
     pub epoch: LogEpoch,
     /// Offset of the first entry.
     pub first: Offset,
+    /// When it was written, to the millisecond; `None`: the node that wrote it did not say.
+    pub received: Option<OffsetDateTime>,
     entries: Vec<Entry>,
     bytes: usize,
 }
@@ -31,7 +34,14 @@ impl Batch {
     pub fn new(producer: ProducerId, epoch: LogEpoch, first: Offset, entries: Vec<Entry>) -> Self {
         debug_assert!(!entries.is_empty(), "a batch holds something");
         let bytes = entries.iter().map(|entry| entry.message.len()).sum();
-        Self { producer, epoch, first, entries, bytes }
+        Self { producer, epoch, first, received: None, entries, bytes }
+    }
+
+    /// The same, written at this time.
+    #[must_use]
+    pub fn received(mut self, at: impl Into<Option<OffsetDateTime>>) -> Self {
+        self.received = at.into().and_then(|at| at.replace_millisecond(at.millisecond()).ok());
+        self
     }
 
     /// Offset of the last entry.

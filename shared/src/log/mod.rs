@@ -265,6 +265,16 @@ impl Log {
         each!(self, log => log.before(producer, time).await)
     }
 
+    /// Whether retention may have removed what was written at `time` or later: what [`Log::before`] gives is then not where it began.
+    pub async fn has_lost(&self, producer: ProducerId, time: OffsetDateTime) -> Result<bool, Error> {
+        let (before, head) = (self.before(producer, time).await?, self.head(producer).await?);
+        if head.first <= Offset(1) || before.next() > head.first {
+            return Ok(false);
+        }
+        let removed = each!(self, log => log.removed_at(producer).await)?;
+        Ok(removed.is_some_and(|removed| removed >= time) || time < each!(self, log => log.oldest()))
+    }
+
     /// Has this producer's batches signalled from now on. Returns when that is in force.
     pub async fn follow(&self, producer: ProducerId) -> Result<(), Error> {
         each!(self, log => log.follow(producer).await)

@@ -2,8 +2,10 @@
 -- names the library, and trim.lua come before it when it is loaded (log/redis/functions.rs).
 --
 -- meta     m:{P}:meta   hash: birth, life (the present one), lives ('LIFE:BEGAN,...', oldest first), last offset, total bytes,
---                       bytes and time at the last mark, redo (what the newest append still owes to other keys; '' for nothing)
+--                       bytes and time at the last mark, redo (what the newest append still owes to other keys; '' for nothing),
+--                       time of the last that was removed
 -- log      m:{P}:log    stream; entry ids are OFFSET-SEQ; the one field is the sender's epoch (hex), its value the message
+--                       and, behind it, when it came: 11 hexadecimal digits of milliseconds since 1970 (nodes of the first release wrote none)
 -- marks    m:{P}:marks  list of 'OFFSET TOTAL TIME', oldest first: where the log is cut when it is trimmed
 -- ids      m:{P}:ids    sorted set of clients' own ids by time
 -- session  m:{P}:s:NAME hash: life (of the log, in which the fence was raised), owner (who raised it), fence, epoch, seen
@@ -214,7 +216,11 @@ local function append(keys, args)
     attempt(notes, 'PEXPIRE', keys[3], text(age))
   end
   if last > log.last then
-    trim(keys[2], keys[3], total, now, bytes, age, notes)
+    local _, gone_at = trim(keys[2], keys[3], total, now, bytes, age, notes)
+    if gone_at then
+      -- For readers who ask for a time: whether anything of it or later is gone.
+      attempt(notes, 'HSET', keys[1], 'gone_at', gone_at)
+    end
   end
   return {outcomes, notes}
 end

@@ -29,6 +29,8 @@ pub(super) struct Marks {
     /// Bytes and time at the last mark.
     marked: u64,
     since: Option<OffsetDateTime>,
+    /// When the last of what was removed was written.
+    gone_at: Option<OffsetDateTime>,
 }
 
 impl Marks {
@@ -43,6 +45,11 @@ impl Marks {
         }
     }
 
+    /// When the last of what was removed was written; `None`: nothing was since the process began.
+    pub(super) fn gone_at(&self) -> Option<OffsetDateTime> {
+        self.gone_at
+    }
+
     /// The last offset to be removed now, if any is.
     pub(super) fn trim(&mut self, now: OffsetDateTime, keep: &Retention) -> Option<Offset> {
         let mut gone = None;
@@ -53,6 +60,7 @@ impl Marks {
                 break;
             }
             gone = Some(oldest.last);
+            self.gone_at = Some(oldest.at);
             self.marks.pop_front();
         }
         gone

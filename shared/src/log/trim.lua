@@ -19,9 +19,9 @@ local function attempt(notes, ...)
   return answer
 end
 
--- Removes the parts that are too old or that nobody has room for. Returns how many entries those are.
+-- Removes the parts that are too old or that nobody has room for. Returns how many entries those are, and when the last of them came.
 local function trim(log, marks, total, now, bytes, age, notes)
-  local gone, passed = nil, 0
+  local gone, gone_at, passed = nil, nil, 0
   while true do
     local oldest = attempt(notes, 'LINDEX', marks, passed)
     if not oldest then
@@ -31,11 +31,11 @@ local function trim(log, marks, total, now, bytes, age, notes)
     if total - tonumber(sum) < bytes and now - tonumber(at) <= age then
       break
     end
-    gone, passed = tonumber(offset), passed + 1
+    gone, gone_at, passed = tonumber(offset), at, passed + 1
   end
   local removed = gone and attempt(notes, 'XTRIM', log, 'MINID', text(gone + 1))
   if removed then
     attempt(notes, 'LPOP', marks, passed)
   end
-  return removed or 0
+  return removed or 0, removed and gone_at
 end

@@ -274,12 +274,17 @@ pub fn encode(producer: ProducerId, json: &[u8], out: &mut BytesMut) {
 /// The same message with its place in the log and its name as the last members: what `motience.v2` consumers receive.
 ///
 /// `"offset":9,"cursor":"EPOCH-9","name":"SENDER-SEQ"`; the cursor is what to resume after, the name is how to know the
-/// record again after a reset. The cursor may lie elsewhere than the record: see `relay::order`.
-pub fn with_place(message: &[u8], offset: Offset, cursor: Cursor, name: RecordName, out: &mut BytesMut) {
+/// record again after a reset. The cursor may lie elsewhere than the record: see `relay::order`. `received`: when it came, for a consumer
+/// that wants to know: `"received_at":"…"`.
+pub fn with_place(message: &[u8], offset: Offset, cursor: Cursor, name: RecordName, received: Option<OffsetDateTime>, out: &mut BytesMut) {
     let open = message.strip_suffix(b"}").unwrap_or(message);
     out.put_slice(open);
     // Writing to memory cannot fail.
-    let _ = write!(out, ",\"offset\":{offset},\"cursor\":\"{cursor}\",\"name\":\"{name}\"}}");
+    let _ = write!(out, ",\"offset\":{offset},\"cursor\":\"{cursor}\",\"name\":\"{name}\"");
+    if let Some(received) = received.and_then(|at| at.format(&Rfc3339).ok()) {
+        let _ = write!(out, ",\"received_at\":\"{received}\"");
+    }
+    out.put_u8(b'}');
 }
 
 /// The members of a record or of a consumer's message, borrowed from it.

@@ -102,6 +102,8 @@ impl Hub {
         let offset = |offset| ReadFrom::After(Cursor { offset, ..Cursor::default() });
         let from = match from {
             ReadFrom::Earliest => offset(Offset(log.head(producer).await?.first.0.saturating_sub(1))),
+            // What is gone of that time is told as it is to whoever resumes before it.
+            ReadFrom::Time(time) if log.has_lost(producer, time).await? => offset(Offset(0)),
             ReadFrom::Time(time) => offset(log.before(producer, time).await?),
             known => known,
         };

@@ -16,6 +16,7 @@ use std::{
 };
 
 use bytes::Bytes;
+use time::OffsetDateTime;
 
 use crate::{
     env::{self, Env},
@@ -65,6 +66,8 @@ pub struct Record {
     pub offset: Offset,
     /// Its sender's epoch, and its number there.
     pub name: RecordName,
+    /// When it came into the log, where that is known.
+    pub received: Option<OffsetDateTime>,
     /// What the consumer receives.
     pub message: Bytes,
 }

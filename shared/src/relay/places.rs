@@ -4,21 +4,23 @@ use std::{collections::HashMap, str::FromStr};
 
 use serde::Deserialize;
 use serde_json::{Value, json};
-use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
 use super::{Delivery, ReadFrom};
-use crate::model::{Cursor, Offset, ProducerId};
+use crate::model::{Cursor, Offset, ProducerId, times};
 
 /// How places are written, for whoever wrote one otherwise.
 pub const CURSORS: &str = "cursors are written like {\"123\": \"7-456\"}: a producer's id, and the cursor of the last message seen; or its \
-                           offset, \"earliest\", \"live\", or an RFC 3339 time";
+                           offset (456 or \"@456\"), \"earliest\", \"live\", or a time";
+
+/// A number from here on is a time in milliseconds: no log has come that far, and no clock was before it in this century.
+const FIRST_TIME: u64 = 1_000_000_000_000;
 
 /// A text that is no place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("a place is `live`, `earliest`, a cursor such as 7-456, an offset, or an RFC 3339 time")]
+#[error("a place is `live`, `earliest`, a cursor such as 7-456, an offset such as @456, or {}", times::FORMS)]
 pub struct InvalidPlace;
 
-/// `live`, `earliest`, `LIFE-OFFSET`, an offset, or an RFC 3339 time.
+/// `live`, `earliest`, `LIFE-OFFSET`, `@OFFSET`, or a time.
 impl FromStr for ReadFrom {
     type Err = InvalidPlace;
 
@@ -26,20 +28,30 @@ impl FromStr for ReadFrom {
         match text {
             "live" => Ok(Self::Live),
             "earliest" => Ok(Self::Earliest),
-            text => match text.parse() {
-                Ok(cursor) => Ok(Self::After(cursor)),
-                Err(_) => OffsetDateTime::parse(text, &Rfc3339).map(Self::Time).map_err(|_| InvalidPlace),
+            text => match text.strip_prefix('@') {
+                Some(offset) if offset.bytes().all(|b| b.is_ascii_digit()) => Ok(after(Offset(offset.parse().map_err(|_| InvalidPlace)?))),
+                Some(_) => Err(InvalidPlace),
+                // A number alone is a time, like everywhere.
+                None => match times::read(text) {
+                    Some(time) => Ok(Self::Time(time)),
+                    None => text.parse().ok().filter(|_| text.contains('-')).map(Self::After).ok_or(InvalidPlace),
+                },
             },
         }
     }
+}
+
+/// After an offset of the log's present life.
+fn after(offset: Offset) -> ReadFrom {
+    ReadFrom::After(Cursor { offset, ..Cursor::default() })
 }
 
 /// A place in a log, as JSON.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(untagged)]
 pub enum Place {
-    /// An offset of the log's present life.
-    Offset(u64),
+    /// An offset of the log's present life; of a number too large for one, the milliseconds of a time.
+    Number(u64),
     /// Any of the forms of [`ReadFrom`].
     Text(String),
 }
@@ -48,7 +60,8 @@ impl Place {
     /// The place, if it is one.
     pub fn read(&self) -> Result<ReadFrom, InvalidPlace> {
         match self {
-            Self::Offset(offset) => Ok(ReadFrom::After(Cursor { offset: Offset(*offset), ..Cursor::default() })),
+            Self::Number(millis) if *millis >= FIRST_TIME => times::from_millis(*millis).map(ReadFrom::Time).ok_or(InvalidPlace),
+            Self::Number(offset) => Ok(after(Offset(*offset))),
             Self::Text(text) => text.parse(),
         }
     }
@@ -99,7 +112,13 @@ mod tests {
         assert_eq!(read(r#"{"1": "7-456"}"#), Ok(after(7, 456)));
         assert_eq!(read(r#"{"1": "earliest"}"#), Ok(ReadFrom::Earliest));
         assert!(matches!(read(r#"{"1": "2025-01-29T11:35:00Z"}"#), Ok(ReadFrom::Time(_))));
-        for wrong in [r#"{"1": "soon"}"#, r#"{"x": 1}"#, r#"{"1": -1}"#, "[]"] {
+        assert_eq!(read(r#"{"1": "@456"}"#), Ok(after(0, 456)));
+        // A number that is no offset, and texts that are times wherever a time is read.
+        for time in ["1738150500000", r#""1738150500000""#, r#""2025-01-29 11:35:00""#, r#""2025-01-29T12:35:00+0100""#] {
+            let time = read(&format!(r#"{{"1": {time}}}"#));
+            assert_eq!(time, Ok(ReadFrom::Time(times::from_millis(1_738_150_500_000).unwrap())));
+        }
+        for wrong in [r#"{"1": "@-5"}"#, r#"{"1": "@"}"#, r#"{"1": "soon"}"#, r#"{"x": 1}"#, r#"{"1": -1}"#, "[]"] {
             assert!(resume(wrong).is_err(), "{wrong}");
         }
     }

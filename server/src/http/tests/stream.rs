@@ -145,7 +145,17 @@ async fn a_stream_begins_where_it_is_told_to() {
     let (life, _) = at.split_once('-').unwrap();
     for (from, first) in [
         ("earliest".to_owned(), 1),
-        ("2".to_owned(), 3),
+        ("@2".to_owned(), 3),
+        // A number is a time, and not taken for a place that does not exist.
+        ("1767226500000".to_owned(), 6),
+        ("2026-01-01%2000:15:00".to_owned(), 6),
+        ("2026-01-01T00:15:00+00:00".to_owned(), 6),
+        ("456".to_owned(), 1),
+        (format!("{}:@4", p.id), 5),
+        // The devices' own clocks stand in 1970.
+        ("4000&by=device".to_owned(), 4),
+        ("1970-01-01T00:00:07Z&by=device".to_owned(), 7),
+        ("4000&by=received".to_owned(), 1),
         (format!("{life}-6"), 7),
         (format!("{}:{life}-3", p.id), 4),
         (format!("%7B%22{}%22:%22{life}-7%22%7D", p.id), 8),
@@ -157,9 +167,37 @@ async fn a_stream_begins_where_it_is_told_to() {
         assert!(begin["cursors"][p.id.to_string()].is_string(), "{begin}");
         assert_eq!(stream.record().await["data"]["n"], first, "{from}");
     }
+    for (query, received) in [("&received_at=true", json!("2026-01-01T00:30:00Z")), ("&received_at=false", json!(null)), ("", json!(null))]
+    {
+        let mut stream = lines(&platform, &format!("/stream?from=@6{query}"), &token).await;
+        assert_eq!(stream.record().await["received_at"], received);
+    }
+    for (query, field) in [("by=mine", "by"), ("received_at=1", "received_at"), ("from=@x", "from"), ("from=-5", "from")] {
+        let refused = platform.dsm(Method::GET, &format!("/stream?{query}"), Some(&token), Sent::Nothing).await;
+        assert_eq!(refused.problem(422, "invalid_field")["field"], field);
+    }
     let mut live = lines(&platform, "/stream?from=live", &token).await;
     log(&platform, &p, 9..=9).await;
     assert_eq!(live.record().await["data"]["n"], 9);
+}
+
+#[tokio::test]
+async fn a_time_older_than_retention_is_a_gap_and_a_later_one_is_not() {
+    let platform = platform(&[("LOG_RETENTION_BYTES", "8KiB")]).await;
+    let (p, token) = platform.account(Role::Producer, "p").await;
+    log(&platform, &p, 1..=200).await;
+    platform.time.advance(Duration::from_secs(600));
+    log(&platform, &p, 201..=210).await;
+    let first = platform.services.backend.relay.log().head(p.id.producer()).await.unwrap().first.0;
+    assert!((2..=200).contains(&first), "{first}");
+    for from in ["2026-01-01T00:00:00Z", "2025-06-01 00:00:00", "1767225600000"] {
+        let mut stream = lines(&platform, &format!("/stream?from={}", from.replace(' ', "%20")), &token).await;
+        let gap = stream.record().await;
+        assert_eq!(gap, json!({"type": "gap", "producer_id": p.id.to_string(), "from": 1, "to": first - 1}), "{from}");
+        assert_eq!(stream.record().await["data"]["n"], first);
+    }
+    let mut stream = lines(&platform, "/stream?from=2026-01-01T00:05:00Z", &token).await;
+    assert_eq!(stream.record().await["data"]["n"], 201);
 }
 
 #[tokio::test]

@@ -142,6 +142,15 @@ impl Log {
         Ok(place.lock().before(time))
     }
 
+    /// When the newest of what was removed was written, as far as this process knows.
+    pub(super) async fn removed_at(&self, producer: ProducerId) -> Result<Option<OffsetDateTime>, Error> {
+        Ok(self.place(producer).await?.lock().removed_at())
+    }
+
+    pub(super) fn oldest(&self) -> OffsetDateTime {
+        self.0.clock.now() - self.0.retention.age
+    }
+
     /// Every append is signalled, so there is nothing to arrange.
     pub(super) async fn follow(&self, _producer: ProducerId) -> Result<(), Error> {
         Ok(())

@@ -99,7 +99,7 @@ impl Producer {
         if mutation::keeps_no_log() {
             let name = |seq| RecordName { epoch: section.epoch, seq };
             let entries = section.records.iter().map(|record| Entry { name: name(record.seq), message: record.message.clone() }).collect();
-            let batch = Arc::new(Batch::new(change.producer, self.lives.present(), self.last.next(), entries));
+            let batch = Arc::new(Batch::new(change.producer, self.lives.present(), self.last.next(), entries).received(now));
             self.last = batch.last();
             publish(batch);
             return Ok(());
@@ -125,7 +125,7 @@ impl Producer {
             entries.push(Entry { name: RecordName { epoch: section.epoch, seq: record.seq }, message: record.message.clone() });
         }
         if !entries.is_empty() {
-            let batch = Arc::new(Batch::new(change.producer, self.lives.present(), self.last.next(), entries));
+            let batch = Arc::new(Batch::new(change.producer, self.lives.present(), self.last.next(), entries).received(now));
             self.last = batch.last();
             self.marks.add(self.last, batch.bytes(), now, keep);
             self.batches.push_back((now, Arc::clone(&batch)));
@@ -158,6 +158,11 @@ impl Producer {
     pub(super) fn before(&self, time: OffsetDateTime) -> Offset {
         let first = self.batches.iter().find(|(at, _)| *at >= time);
         first.map_or(self.last, |(_, batch)| Offset(batch.first.0 - 1))
+    }
+
+    /// When the newest of what was removed was written.
+    pub(super) fn removed_at(&self) -> Option<OffsetDateTime> {
+        self.marks.gone_at()
     }
 
     /// The file holds everything up to `last`.

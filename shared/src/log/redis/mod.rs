@@ -42,7 +42,10 @@ use self::{
     watch::Seldom,
 };
 use super::{Error, Event, Head, Opened, Read, Retention, Section, Sender, Signal, Sink};
-use crate::model::{LogEpoch, Offset, ProducerId};
+use crate::{
+    clock::Clock,
+    model::{LogEpoch, Offset, ProducerId},
+};
 
 /// Longest wait for one answer of Redis.
 pub const ANSWER_LIMIT: Duration = Duration::from_secs(5);
@@ -72,12 +75,20 @@ struct Inner {
     watch: Mutex<Option<JoinHandle<()>>>,
     /// When steps of an append that failed were last spoken of.
     noted: Seldom,
+    clock: Clock,
 }
 
 impl Log {
     /// Connects, loads the functions, and has signals go to `sink`. What is appended counts as written once `replicas`
-    /// replicas have it too. Nodes that share `secret` believe each other.
-    pub async fn connect(config: &Config, secret: &SecretString, replicas: u32, retention: Retention, sink: Sink) -> Result<Self, Error> {
+    /// replicas have it too. Nodes that share `secret` believe each other. `clock` says when records come.
+    pub async fn connect(
+        config: &Config,
+        secret: &SecretString,
+        replicas: u32,
+        retention: Retention,
+        clock: Clock,
+        sink: Sink,
+    ) -> Result<Self, Error> {
         let (names, seal) = (Names::default(), Seal::new(secret));
         let place = Place::new(config)?;
         let link = Link::new(place.clone(), &names);
@@ -94,6 +105,7 @@ impl Log {
             barrier,
             watch: Mutex::default(),
             noted: Seldom::default(),
+            clock,
         };
         Ok(Self(Arc::new(inner)))
     }
@@ -135,17 +147,19 @@ impl Log {
         }
         let channel = self.0.names.channel(Channel::Live(producer));
         call.arg(&channel).arg(session.epoch.0).arg(self.0.retention.bytes).arg(millis(self.0.retention.age));
+        let now = self.0.clock.now();
         for section in sections {
             call.arg(section.life.0)
                 .arg(section.fence.0)
                 .arg(section.epoch.0)
                 .arg(format!("{:016x}", section.epoch.0))
                 .arg(section.seen.to_string());
-            let records = section.records.iter().map(|record| (record.seq, &record.message[..]));
+            let stamped: Vec<Vec<u8>> = section.records.iter().map(|record| reply::stamped(&record.message, now)).collect();
+            let records = section.records.iter().zip(&stamped).map(|(record, message)| (record.seq, &message[..]));
             let seal = self.0.seal.batch(&channel, section.life, section.epoch, records);
             call.arg(millis(section.name.memory())).arg(seal).arg(section.records.len());
-            for record in &section.records {
-                call.arg(record.seq.0).arg(record.id.as_deref().unwrap_or_default()).arg(&record.message[..]);
+            for (record, message) in section.records.iter().zip(&stamped) {
+                call.arg(record.seq.0).arg(record.id.as_deref().unwrap_or_default()).arg(&message[..]);
             }
         }
         let value = self.0.link.query_on(&session, &call).await?;
@@ -195,6 +209,18 @@ impl Log {
             Some(offset) => offset,
             None => Offset(self.head(producer).await?.first.0.saturating_sub(1)),
         })
+    }
+
+    /// When the newest of what was removed was written.
+    pub(super) async fn removed_at(&self, producer: ProducerId) -> Result<Option<OffsetDateTime>, Error> {
+        let mut call = redis::cmd("HGET");
+        call.arg(self.0.names.key(producer, "meta")).arg("gone_at");
+        let (_, value) = self.0.link.query(&call).await?;
+        reply::time(value)
+    }
+
+    pub(super) fn oldest(&self) -> OffsetDateTime {
+        self.0.clock.now() - self.0.retention.age
     }
 
     async fn durable(&self, epoch: LogEpoch) -> Result<(), Error> {

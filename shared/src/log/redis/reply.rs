@@ -4,11 +4,12 @@ use std::{collections::HashSet, sync::Arc};
 
 use bytes::{Buf, Bytes};
 use redis::Value;
+use time::OffsetDateTime;
 
 use super::seal::{self, Seal};
 use crate::{
     log::{Batch, Entry, Error, Head, Opened, Read},
-    model::{Epoch, LogEpoch, Offset, ProducerId, RecordName, Seq},
+    model::{Epoch, LogEpoch, Offset, ProducerId, RecordName, Seq, times},
 };
 
 /// Longest first line of a published batch: it may name each of some thousands of records.
@@ -90,24 +91,37 @@ pub(super) fn read(value: Value, producer: ProducerId) -> Result<Read, Error> {
     Ok(Read { epoch, batches: entries(found, producer, epoch)? })
 }
 
+/// Entries that follow each other and came at one time.
+#[derive(Default)]
+struct Run {
+    first: Offset,
+    received: Option<OffsetDateTime>,
+    entries: Vec<Entry>,
+}
+
+impl Run {
+    fn batch(self, producer: ProducerId, epoch: LogEpoch) -> Option<Batch> {
+        if self.entries.is_empty() {
+            return None;
+        }
+        Some(Batch::new(producer, epoch, self.first, self.entries).received(self.received))
+    }
+}
+
 /// The answer of XRANGE: runs of consecutive offsets become batches.
 fn entries(value: Value, producer: ProducerId, epoch: LogEpoch) -> Result<Vec<Arc<Batch>>, Error> {
     let Value::Array(entries) = value else { return Err(damaged("log")) };
     let mut batches = Vec::new();
-    let mut run: (Offset, Vec<Entry>) = (Offset(0), Vec::new());
+    let mut run = Run::default();
+    let mut end = |run: Run| batches.extend(run.batch(producer, epoch).map(Arc::new));
     for entry in entries {
-        let (offset, message) = one(entry)?;
-        if run.1.is_empty() {
-            run.0 = offset;
-        } else if offset.0 != run.0.0 + run.1.len() as u64 {
-            batches.push(Arc::new(Batch::new(producer, epoch, run.0, std::mem::take(&mut run.1))));
-            run.0 = offset;
+        let (offset, received, entry) = one(entry)?;
+        if offset.0 != run.first.0 + run.entries.len() as u64 || received != run.received {
+            end(std::mem::replace(&mut run, Run { first: offset, received, entries: Vec::new() }));
         }
-        run.1.push(message);
+        run.entries.push(entry);
     }
-    if !run.1.is_empty() {
-        batches.push(Arc::new(Batch::new(producer, epoch, run.0, run.1)));
-    }
+    end(run);
     Ok(batches)
 }
 
@@ -128,7 +142,12 @@ pub(super) fn published(producer: ProducerId, channel: &str, seal: &Seal, payloa
         let mut at = 0..;
         entries.retain(|_| at.next().is_none_or(|at| !omitted.contains(&at)));
     }
-    (!entries.is_empty()).then(|| Batch::new(producer, told.life, told.first, entries))
+    // One append, so one time.
+    let mut received = None;
+    for entry in &mut entries {
+        (entry.message, received) = unstamped(entry.message.clone());
+    }
+    (!entries.is_empty()).then(|| Batch::new(producer, told.life, told.first, entries).received(received))
 }
 
 /// A published batch as it came, whoever sent it.
@@ -162,7 +181,7 @@ impl Told {
     }
 }
 
-fn one(entry: Value) -> Result<(Offset, Entry), Error> {
+fn one(entry: Value) -> Result<(Offset, Option<OffsetDateTime>, Entry), Error> {
     let Value::Array(parts) = entry else { return Err(damaged("entry")) };
     let [id, fields] = <[Value; 2]>::try_from(parts).map_err(|_| damaged("entry"))?;
     let id = text(id)?;
@@ -172,7 +191,37 @@ fn one(entry: Value) -> Result<(Offset, Entry), Error> {
     let [sender, message] = <[Value; 2]>::try_from(fields).map_err(|_| damaged("entry"))?;
     let Value::BulkString(message) = message else { return Err(damaged("entry")) };
     let name = RecordName { epoch: hex(&text(sender)?)?, seq: Seq(seq) };
-    Ok((Offset(offset), Entry { name, message: Bytes::from(message) }))
+    let (message, received) = unstamped(Bytes::from(message));
+    Ok((Offset(offset), received, Entry { name, message }))
+}
+
+/// Digits of a stamp: milliseconds since 1970, until the year 2527.
+const STAMP: usize = 11;
+
+/// A message with the time it came behind it, as the log keeps it.
+pub(super) fn stamped(message: &[u8], now: OffsetDateTime) -> Vec<u8> {
+    let stamp = format!("{:011x}", now.unix_timestamp_nanos() / 1_000_000);
+    [message, stamp.as_bytes()].concat()
+}
+
+/// A message and when it came. One without a stamp ends as every object does, and no stamp has a brace in it.
+fn unstamped(mut kept: Bytes) -> (Bytes, Option<OffsetDateTime>) {
+    let Some(at) = kept.len().checked_sub(STAMP).filter(|at| *at > 0 && kept[at - 1] == b'}') else { return (kept, None) };
+    let millis = std::str::from_utf8(&kept[at..]).ok().and_then(|digits| u64::from_str_radix(digits, 16).ok());
+    let received = millis.and_then(times::from_millis);
+    if received.is_some() {
+        kept.truncate(at);
+    }
+    (kept, received)
+}
+
+/// Milliseconds that a hash keeps, or nothing.
+pub(super) fn time(value: Value) -> Result<Option<OffsetDateTime>, Error> {
+    if value == Value::Nil {
+        return Ok(None);
+    }
+    let millis: u64 = text(value)?.parse().map_err(|_| damaged("time"))?;
+    Ok(times::from_millis(millis))
 }
 
 fn offset(value: Value) -> Result<Offset, Error> {
@@ -233,6 +282,17 @@ mod tests {
         }
         for bad in ["77 12 ff\n2 5\n{}", "77 12 ff x \n2 5\n{}9 6\n{", "77 12 zz x \n", ""] {
             assert_eq!(read(Bytes::from(bad)), None, "{bad}");
+        }
+    }
+
+    #[test]
+    fn when_a_message_came_is_kept_behind_it() {
+        let now = times::from_millis(1_738_150_500_123).unwrap();
+        let kept = stamped(br#"{"a":1}"#, now);
+        assert_eq!(unstamped(kept.into()), (Bytes::from_static(br#"{"a":1}"#), Some(now)));
+        // As nodes of the first release wrote them.
+        for plain in [&br#"{"a":"0194b1c0d2b"}"#[..], b"{}", b""] {
+            assert_eq!(unstamped(plain.into()), (plain.into(), None));
         }
     }
 

@@ -95,9 +95,8 @@ pub(in crate::model) fn text(json: &[u8]) -> Result<&str, Invalid> {
 
 /// Appends the members of an object, as they stand, without those that are named.
 pub(super) fn put_others(object: &str, without: &[&str], out: &mut BytesMut) -> Result<(), Invalid> {
-    let Members(members) = serde_json::from_str(object).map_err(|e| Invalid::Json(e.to_string()))?;
     let mut comma = false;
-    for (name, value) in members {
+    for (name, value) in members(object)? {
         if without.contains(&&*unquoted(name)) {
             continue;
         }
@@ -109,6 +108,11 @@ pub(super) fn put_others(object: &str, without: &[&str], out: &mut BytesMut) -> 
         }
     }
     Ok(())
+}
+
+/// All members of an object, as they stand.
+pub(super) fn members(object: &str) -> Result<Vec<(&RawValue, &RawValue)>, Invalid> {
+    serde_json::from_str(object).map(|Members(members)| members).map_err(|e| Invalid::Json(e.to_string()))
 }
 
 /// A name without its quotes and escapes.

@@ -15,6 +15,7 @@ fn record(epoch: u64, seq: u64, offset: u64) -> Record {
         cursor: Cursor { epoch: LogEpoch(1), offset: Offset(offset) },
         offset: Offset(offset),
         name: RecordName { epoch: Epoch(epoch), seq: Seq(seq) },
+        received: None,
         message: Bytes::from_static(b"0123456789"),
     }
 }

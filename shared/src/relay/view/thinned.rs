@@ -91,7 +91,8 @@ impl Thinned {
             Delivery::Batch { batch, after } => {
                 for (offset, name, message) in batch.after(*after) {
                     let cursor = Cursor { epoch: batch.epoch, offset };
-                    self.push(&Record { producer: batch.producer, cursor, offset, name, message: message.clone() }, now, out);
+                    let (producer, received) = (batch.producer, batch.received);
+                    self.push(&Record { producer, cursor, offset, name, received, message: message.clone() }, now, out);
                 }
             }
             Delivery::Gap { producer, to, .. } => {

@@ -150,7 +150,7 @@ pub(super) fn read(
     bytes: usize,
 ) -> rusqlite::Result<Vec<Arc<Batch>>> {
     let mut statement =
-        connection.prepare_cached("SELECT first, sender, entries FROM batches WHERE producer = ?1 AND last > ?2 ORDER BY last")?;
+        connection.prepare_cached("SELECT first, sender, entries, written FROM batches WHERE producer = ?1 AND last > ?2 ORDER BY last")?;
     let mut rows = statement.query(params![producer.0, after.0 as i64])?;
     let (mut batches, mut taken) = (Vec::new(), 0);
     while taken < bytes
@@ -159,7 +159,7 @@ pub(super) fn read(
         let sender: i64 = row.get(1)?;
         let entries = decode(Epoch(sender as u64), row.get::<_, Vec<u8>>(2)?.into())
             .ok_or_else(|| damaged(2, std::io::Error::other("a batch ends too early")))?;
-        let batch = Batch::new(producer, epoch, offset(row.get(0)?), entries);
+        let batch = Batch::new(producer, epoch, offset(row.get(0)?), entries).received(time_of(row.get(3)?));
         taken += batch.bytes();
         batches.push(Arc::new(batch));
     }

@@ -20,6 +20,7 @@ fn record(device: u64, second: i64, offset: u64) -> Record {
         cursor: at(1, offset),
         offset: Offset(offset),
         name: RecordName { epoch: Epoch(device), seq: Seq(offset) },
+        received: None,
         message: message.into(),
     }
 }
