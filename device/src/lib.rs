@@ -17,6 +17,7 @@ pub mod link;
 pub mod login;
 pub mod outbox;
 pub mod policy;
+mod private_file;
 pub mod producer;
 mod renewal;
 

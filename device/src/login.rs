@@ -1,16 +1,26 @@
 //! Tokens: logging in, refreshing, and keeping the pair of an account.
 
-use std::{fmt, time::Duration};
+use std::time::Duration;
 
 use motience_certs::{
     Trust,
     client::{distrusting_config, tcp_config},
 };
 use motience_shared::model::{Role, UserId};
-use reqwest::{RequestBuilder, StatusCode, Url, header::RETRY_AFTER, redirect};
+use reqwest::{
+    RequestBuilder, StatusCode, Url,
+    header::{CONTENT_TYPE, LOCATION, RETRY_AFTER},
+    redirect,
+};
 use secrecy::{ExposeSecret as _, SecretString};
 use serde::{Deserialize, Serialize};
-use tokio::sync::Mutex;
+
+use crate::client::explain;
+
+mod account;
+mod kept;
+
+pub use account::{Account, Credentials};
 
 /// Time limit of one request, from connecting to the last byte of the answer.
 const TIMEOUT: Duration = Duration::from_secs(20);
@@ -22,7 +32,7 @@ const MAX_RETRY_AFTER: Duration = Duration::from_secs(3600);
 /// Why there is no token.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum Error {
-    /// The server knows no such account or password, or the role does not fit. Asking again cannot help.
+    /// The service itself knows no such account or password, or the role does not fit. Until somebody changes that, it says so again.
     #[error("the login was refused ({status}): {reason}")]
     Refused {
         /// HTTP status.
@@ -73,12 +83,15 @@ pub struct Tokens {
 pub struct Auth {
     http: reqwest::Client,
     base: String,
+    /// The same for people, without what may be secret in it.
+    place: String,
 }
 
 impl Auth {
     /// `url` is the service's base: `http://host:3001` or `https://host/api/auth`.
     pub fn new(url: &str, trust: &Trust) -> Result<Self, Error> {
         let parsed = Url::parse(url).ok().filter(|url| matches!(url.scheme(), "http" | "https") && url.has_host());
+        let place = parsed.as_ref().map(|url| url.origin().ascii_serialization()).unwrap_or_default();
         let tls = match parsed {
             Some(url) if url.scheme() == "https" => tcp_config(trust, &[b"http/1.1"]).map_err(|e| Error::Config(e.to_string()))?,
             Some(_) => distrusting_config(),
@@ -92,7 +105,7 @@ impl Auth {
             .user_agent(concat!("motience-device/", env!("CARGO_PKG_VERSION")))
             .build()
             .map_err(|e| Error::Config(describe(&e)))?;
-        Ok(Self { http, base: url.trim_end_matches('/').to_owned() })
+        Ok(Self { http, base: url.trim_end_matches('/').to_owned(), place })
     }
 
     /// Logs in.
@@ -102,7 +115,7 @@ impl Auth {
             username: &'a str,
             password: &'a str,
         }
-        tokens(self.post("login").json(&Body { username, password: password.expose_secret() })).await
+        self.answer(self.post("login").json(&Body { username, password: password.expose_secret() })).await
     }
 
     /// Trades a refresh token for a new pair.
@@ -111,7 +124,7 @@ impl Auth {
         struct Body<'a> {
             refresh_token: &'a str,
         }
-        tokens(self.post("refresh").json(&Body { refresh_token: refresh.expose_secret() })).await
+        self.answer(self.post("refresh").json(&Body { refresh_token: refresh.expose_secret() })).await
     }
 
     /// Makes an account.
@@ -129,149 +142,74 @@ impl Auth {
             id: UserId,
         }
         let body = Body { username, password: password.expose_secret(), role, device_id };
-        Ok(answer::<Answer>(self.post("register").json(&body)).await?.id)
+        Ok(self.answer::<Answer>(self.post("register").json(&body)).await?.id)
     }
 
     fn post(&self, operation: &str) -> RequestBuilder {
         self.http.post(format!("{}/{operation}", self.base))
     }
-}
 
-/// Where a connection's token comes from.
-#[derive(Debug)]
-pub enum Credentials {
-    /// A token made elsewhere; nothing renews it.
-    Token(SecretString),
-    /// An account; boxed, for it is much larger.
-    Account(Box<Account>),
-}
-
-impl Credentials {
-    /// An account's name and password.
-    pub fn account(auth: Auth, username: impl Into<String>, password: SecretString) -> Self {
-        Self::Account(Box::new(Account { auth, username: username.into(), password, tokens: Mutex::default() }))
-    }
-
-    /// Whether a new token can be had.
-    pub fn can_renew(&self) -> bool {
-        matches!(self, Self::Account(_))
-    }
-
-    /// Whether [`Credentials::token`] needs no login.
-    pub async fn has_token(&self) -> bool {
-        match self {
-            Self::Token(_) => true,
-            Self::Account(account) => account.tokens.lock().await.is_some(),
+    async fn answer<T: for<'de> Deserialize<'de>>(&self, request: RequestBuilder) -> Result<T, Error> {
+        let away = |what: &str| Error::Unavailable(format!("{}: {what}", self.place));
+        let mut response = request.send().await.map_err(|e| away(&describe(&e)))?;
+        let status = response.status();
+        let header = |name| response.headers().get(name).and_then(|value| value.to_str().ok()).map(str::to_owned);
+        let wait = header(RETRY_AFTER).and_then(|value| value.trim().parse().ok()).map(Duration::from_secs);
+        let (kind, location) = (header(CONTENT_TYPE).unwrap_or_default(), header(LOCATION));
+        let mut body = Vec::new();
+        while let Some(chunk) = response.chunk().await.map_err(|e| away(&describe(&e)))? {
+            if body.len() + chunk.len() > MAX_ANSWER {
+                return Err(away("the answer is too long"));
+            }
+            body.extend_from_slice(&chunk);
         }
-    }
-
-    /// A token; logs in where there is none yet.
-    pub async fn token(&self) -> Result<SecretString, Error> {
-        match self {
-            Self::Token(token) => Ok(token.clone()),
-            Self::Account(account) => account.token().await,
+        if status.is_success() {
+            return serde_json::from_slice(&body)
+                .map_err(|_| away("the answer is not what a Motience server says; is there a captive portal?"));
         }
-    }
-
-    /// A new token: by refreshing, or by logging in where that is refused.
-    pub async fn renew(&self) -> Result<SecretString, Error> {
-        match self {
-            Self::Token(_) => Err(Error::Refused { status: 401, reason: "the token cannot be renewed".into() }),
-            Self::Account(account) => account.renew().await,
-        }
-    }
-
-    /// Forgets the token, so that the next one comes from a login with the password.
-    pub async fn forget(&self) {
-        if let Self::Account(account) = self {
-            *account.tokens.lock().await = None;
-        }
+        let problem = Problem::read(&kind, status, &body);
+        Err(match (status, problem, wait) {
+            (StatusCode::TOO_MANY_REQUESTS, _, _) => Error::RateLimited(wait.unwrap_or(Duration::from_secs(30)).min(MAX_RETRY_AFTER)),
+            (StatusCode::SERVICE_UNAVAILABLE, _, Some(wait)) => Error::RateLimited(wait.min(MAX_RETRY_AFTER)),
+            (StatusCode::CONFLICT, Some(_), _) => Error::Taken,
+            (
+                StatusCode::BAD_REQUEST | StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN | StatusCode::UNPROCESSABLE_ENTITY,
+                Some(problem),
+                _,
+            ) => Error::Refused { status: status.as_u16(), reason: plain(&problem.error) },
+            (_, Some(problem), _) => away(&format!("status {}: {}", status.as_u16(), plain(&problem.error))),
+            // Something on the way speaks: a proxy while the service behind it is replaced, a firewall, a captive portal.
+            (_, None, _) => {
+                let place = location.map(|to| format!(", which points to {}", plain(&to))).unwrap_or_default();
+                away(&format!("status {}{place}, not in the service's words ({})", status.as_u16(), plain(&kind)))
+            }
+        })
     }
 }
 
-/// An account and its current tokens.
-pub struct Account {
-    auth: Auth,
-    username: String,
-    password: SecretString,
-    /// Held across requests: a refresh token works once, so two refreshes at once would revoke the family.
-    tokens: Mutex<Option<Tokens>>,
+/// The service's own word (RFC 9457, with the members that every Motience service adds). Anything else may come from whatever
+/// stands between, which knows nothing of accounts.
+#[derive(Deserialize)]
+struct Problem {
+    status: u16,
+    #[serde(rename = "code")]
+    _code: String,
+    error: String,
 }
 
-impl Account {
-    async fn token(&self) -> Result<SecretString, Error> {
-        let mut tokens = self.tokens.lock().await;
-        if let Some(tokens) = tokens.as_ref() {
-            return Ok(tokens.access.clone());
+impl Problem {
+    fn read(kind: &str, status: StatusCode, body: &[u8]) -> Option<Self> {
+        let kind = kind.split(';').next().unwrap_or_default().trim();
+        if !kind.eq_ignore_ascii_case("application/problem+json") {
+            return None;
         }
-        let fresh = self.auth.login(&self.username, &self.password).await?;
-        tracing::info!(username = self.username, user_id = %fresh.user_id, "logged in");
-        Ok(tokens.insert(fresh).access.clone())
-    }
-
-    async fn renew(&self) -> Result<SecretString, Error> {
-        let mut tokens = self.tokens.lock().await;
-        let refreshed = match tokens.as_ref() {
-            Some(tokens) => Some(self.auth.refresh(&tokens.refresh).await),
-            None => None,
-        };
-        let fresh = match refreshed {
-            Some(Ok(fresh)) => fresh,
-            // Spent, for its answer was lost on the way, or expired while the device slept: the password is still good.
-            Some(Err(Error::Refused { .. })) | None => self.auth.login(&self.username, &self.password).await?,
-            Some(Err(error)) => return Err(error),
-        };
-        Ok(tokens.insert(fresh).access.clone())
+        serde_json::from_slice(body).ok().filter(|problem: &Self| problem.status == status.as_u16())
     }
 }
 
-impl fmt::Debug for Account {
-    /// Without secrets.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Account").field("username", &self.username).finish_non_exhaustive()
-    }
-}
-
-async fn tokens(request: RequestBuilder) -> Result<Tokens, Error> {
-    answer(request).await
-}
-
-async fn answer<T: for<'de> Deserialize<'de>>(request: RequestBuilder) -> Result<T, Error> {
-    let mut response = request.send().await.map_err(|e| Error::Unavailable(describe(&e)))?;
-    let status = response.status();
-    let wait = response.headers().get(RETRY_AFTER).and_then(|value| value.to_str().ok()?.trim().parse().ok()).map(Duration::from_secs);
-    let mut body = Vec::new();
-    while let Some(chunk) = response.chunk().await.map_err(|e| Error::Unavailable(describe(&e)))? {
-        if body.len() + chunk.len() > MAX_ANSWER {
-            return Err(Error::Unavailable("the answer is too long".into()));
-        }
-        body.extend_from_slice(&chunk);
-    }
-    if status.is_success() {
-        return serde_json::from_slice(&body).map_err(|_| Error::Unavailable("the answer is not what a Motience server says".into()));
-    }
-    Err(match status {
-        StatusCode::TOO_MANY_REQUESTS => Error::RateLimited(wait.unwrap_or(Duration::from_secs(30)).min(MAX_RETRY_AFTER)),
-        StatusCode::CONFLICT => Error::Taken,
-        StatusCode::BAD_REQUEST | StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN | StatusCode::UNPROCESSABLE_ENTITY => {
-            Error::Refused { status: status.as_u16(), reason: reason(&body) }
-        }
-        // 404 and the like are what a proxy says while the service behind it is replaced.
-        StatusCode::SERVICE_UNAVAILABLE if wait.is_some() => Error::RateLimited(wait.unwrap_or_default().min(MAX_RETRY_AFTER)),
-        _ => Error::Unavailable(format!("status {}: {}", status.as_u16(), reason(&body))),
-    })
-}
-
-/// The server's plain words, from the problem document.
-fn reason(body: &[u8]) -> String {
-    #[derive(Deserialize)]
-    struct Problem {
-        error: Option<String>,
-        detail: Option<String>,
-        title: Option<String>,
-    }
-    let words = serde_json::from_slice(body).ok().and_then(|p: Problem| p.error.or(p.detail).or(p.title));
-    words.unwrap_or_else(|| "no reason given".into()).chars().filter(|c| !c.is_control()).take(200).collect()
+/// Words from elsewhere, fit for a log.
+fn plain(words: &str) -> String {
+    words.chars().filter(|c| !c.is_control()).take(200).collect()
 }
 
 /// An error of reqwest with its causes; without the URL, which is the operator's own setting.
@@ -282,7 +220,7 @@ fn describe(error: &reqwest::Error) -> String {
         text = error.to_string();
         cause = error.source();
     }
-    if error.is_timeout() { "no answer within the time limit".into() } else { text }
+    if error.is_timeout() { "no answer within the time limit".into() } else { explain(&text) }
 }
 
 #[cfg(test)]

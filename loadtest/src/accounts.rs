@@ -19,6 +19,8 @@ const PATIENCE: usize = 20;
 #[derive(Clone, Debug)]
 pub(crate) struct Account {
     pub(crate) id: i64,
+    pub(crate) username: String,
+    pub(crate) password: String,
     pub(crate) token: String,
 }
 
@@ -52,7 +54,7 @@ impl Accounts {
             let login = self.http.post(format!("{}/login", self.addresses.ap));
             let login = self.send(login.json(&json!({"username": username, "password": password}))).await?;
             let login: Login = serde_json::from_value(login)?;
-            accounts.push(Account { id: login.user_id, token: login.access_token });
+            accounts.push(Account { id: login.user_id, username, password, token: login.access_token });
         }
         Ok(accounts)
     }

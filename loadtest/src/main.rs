@@ -5,6 +5,7 @@ mod check;
 mod consumers;
 mod devices;
 mod exits;
+mod fleet;
 mod levels;
 mod link_command;
 mod lossy;
@@ -39,6 +40,8 @@ enum Scenario {
     Levels(levels::Options),
     /// What each exit costs, side by side: the first byte, the tail of the latency, the server's processor time.
     Exits(exits::measure::Options),
+    /// Thousands of devices of one account whose node is restarted, and who are then restarted themselves: how soon all are back.
+    Fleet(fleet::Options),
     /// Consumers are cut off and resumed again and again during a flood; each record must arrive exactly once.
     Resume(resume::Options),
     /// Crashes, pauses, cuts and damages everything, and proves from the histories that nothing was lost, doubled or leaked.
@@ -70,6 +73,7 @@ async fn main() -> ExitCode {
         Scenario::Run(options) => run::run(options).await,
         Scenario::Levels(options) => levels::run(options).await,
         Scenario::Exits(options) => exits::measure::run(options).await,
+        Scenario::Fleet(options) => fleet::run(options).await,
         Scenario::Resume(options) => resume::run(options).await,
         Scenario::Check(options) => check::run(options).await,
         Scenario::Fairness(options) => lossy::fairness(options).await,

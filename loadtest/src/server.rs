@@ -40,8 +40,9 @@ pub(crate) struct Addresses {
 pub(crate) struct Own {
     pub(crate) addresses: Addresses,
     process: Child,
+    program: PathBuf,
     // Removed after the process has ended.
-    _dir: TempDir,
+    dir: TempDir,
 }
 
 impl Own {
@@ -65,7 +66,25 @@ impl Own {
             Some(program) => std::path::absolute(program)?,
             None => built().await?,
         };
-        let dir = TempDir::new()?;
+        Self::start_in(TempDir::new()?, program, variables, command).await
+    }
+
+    /// Kills the server and starts it again on what it left, at the same places as far as devices need them.
+    pub(crate) async fn restart(mut self, variables: &[(String, String)]) -> Result<Self> {
+        self.process.kill().await.context("the server cannot be stopped")?;
+        std::fs::remove_file(self.dir.path().join("ready.json"))?;
+        let port = |place: &str| place.rsplit(':').next().unwrap_or_default().trim_end_matches('/').to_owned();
+        let mut same = vec![("AP_PORT".to_owned(), port(&self.addresses.ap)), ("QUIC_PORT".to_owned(), port(&self.addresses.quic))];
+        same.extend_from_slice(variables);
+        Self::start_in(self.dir, self.program, &same, |program| std::process::Command::new(program)).await
+    }
+
+    async fn start_in(
+        dir: TempDir,
+        program: PathBuf,
+        variables: &[(String, String)],
+        command: impl FnOnce(&Path) -> std::process::Command,
+    ) -> Result<Self> {
         let ready = dir.path().join("ready.json");
         let mut command = Command::from(command(&program));
         command
@@ -119,7 +138,7 @@ impl Own {
             }
             sleep(Duration::from_millis(20)).await;
         };
-        Ok(Self { addresses: Addresses { pid: process.id(), ..addresses }, process, _dir: dir })
+        Ok(Self { addresses: Addresses { pid: process.id(), ..addresses }, process, program, dir })
     }
 
     /// Ends the server and waits for it.

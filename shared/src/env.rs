@@ -12,6 +12,8 @@ use std::{
 
 use secrecy::SecretString;
 
+use crate::dotenv;
+
 /// Secrets that may be in files of their own, as container engines and systemd hand them over: the variable with the file's path, and
 /// the one that it stands for.
 const SECRET_FILES: [(&str, &str); 5] = [
@@ -68,8 +70,8 @@ pub enum Error {
         problem: String,
     },
     /// The `.env` file is there but cannot be read.
-    #[error(".env: {0}")]
-    File(String),
+    #[error(transparent)]
+    File(#[from] dotenv::Error),
     /// Several settings that cannot be used, one a line.
     #[error("{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))]
     Several(Vec<Error>),
@@ -94,15 +96,7 @@ impl Error {
 impl Env {
     /// The process environment, completed by `.env` in the working folder where there is one.
     pub fn load() -> Result<Self, Error> {
-        let mut vars = BTreeMap::new();
-        if Path::new(".env").exists() {
-            let file = dotenvy::from_path_iter(".env").map_err(|e| Error::File(e.to_string()))?;
-            for pair in file {
-                // dotenvy's parse error quotes the line, which may hold a secret.
-                let (name, value) = pair.map_err(|_| Error::File("a line is not NAME=value".to_owned()))?;
-                vars.insert(name, value);
-            }
-        }
+        let vars = dotenv::read(Path::new(".env"))?.unwrap_or_default().into_iter().collect();
         let process = std::env::vars_os().filter_map(|(k, v)| Some((k.into_string().ok()?, v.into_string().ok()?)));
         // Each by itself: a secret in the process's environment wins over a file that `.env` names.
         let mut env = Self(vars).with_secret_files()?;

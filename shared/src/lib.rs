@@ -6,6 +6,7 @@
 //!
 //! Imports point one way: `model <- wire`, `model <- {store, log, auth} <- relay <- backend`.
 
+pub mod dotenv;
 pub mod model;
 pub mod mutation;
 pub mod wire;

@@ -11,12 +11,13 @@ use super::{
     Error,
     config::{Config, Overrides, Variables},
     register, run,
-    status::read,
+    sensors::trial,
+    status::{find, read},
 };
 
 /// The settings cannot work (`EX_CONFIG`): starting again without changing them is of no use.
 const BAD_CONFIG: u8 = 78;
-/// The server refused for good (`EX_NOPERM`): starting again would only be refused again.
+/// The server refused (`EX_NOPERM`) what was asked of it once: `register`. An agent that runs waits and asks again.
 const REFUSED: u8 = 77;
 /// The outbox's file cannot be used (`EX_IOERR`): another agent has it, or the disk is full. That may pass.
 const BAD_DISK: u8 = 74;
@@ -47,6 +48,12 @@ struct Settings {
     /// The status file, written by `run` and read by `status`.
     #[arg(long, global = true, value_name = "FILE")]
     status_file: Option<PathBuf>,
+    /// Allow http:// and ws:// to other machines: passwords, tokens and records then travel without encryption.
+    #[arg(long, global = true)]
+    insecure_plaintext: bool,
+    /// Check the settings, read each sensor once, and end; the same as `check-config`.
+    #[arg(long)]
+    check_config: bool,
 }
 
 #[derive(Debug, Subcommand)]
@@ -61,7 +68,7 @@ enum Command {
     },
     /// Make the account that the settings name, with the role `producer`.
     Register,
-    /// Check the settings and say what is wrong with them.
+    /// Check the settings, read each sensor once, and say what is wrong with them.
     CheckConfig,
 }
 
@@ -82,19 +89,25 @@ type Failure = (u8, String);
 fn execute(cli: Cli) -> Result<ExitCode, Failure> {
     let bad_config = |error: super::config::Error| (BAD_CONFIG, error.to_string());
     let variables = Variables::load().map_err(bad_config)?;
-    let Settings { config, ca, server, status_file } = cli.settings;
-    let overrides = Overrides { config, ca, server, status_file };
-    match cli.command.unwrap_or(Command::Run) {
+    let Settings { config, ca, server, status_file, insecure_plaintext, check_config } = cli.settings;
+    let overrides = Overrides { config, ca, server, status_file, insecure_plaintext };
+    let command = if check_config { Command::CheckConfig } else { cli.command.unwrap_or(Command::Run) };
+    match command {
         Command::Status { json } => {
-            // Asking for the status needs no password: only the file's place is taken from the settings, if they hold.
-            let configured = Config::load(&overrides, &variables).ok().and_then(|config| config.status_file);
-            let path = overrides.status_file.or(configured).unwrap_or_else(|| variables.default_status_file());
-            let found = read(&path).map_err(|e| (1, format!("cannot read {}: {e}", path.display())))?;
+            let (path, name) = Config::whereabouts(&overrides, &variables).map_err(bad_config)?;
+            let found = match &path {
+                Some(path) => read(path).map_err(|e| (1, format!("cannot read {}: {e}", path.display())))?,
+                None => {
+                    let found = find(&variables.status_dirs(), name.as_deref());
+                    found.map_err(|e| (1, format!("cannot read the status: {e}")))?.map_err(|several| (1, several.to_string()))?
+                }
+            };
             print!("{}", if json { found.to_json() } else { found.to_text() });
             Ok(ExitCode::from(found.exit_code()))
         }
         Command::CheckConfig => {
-            Config::load(&overrides, &variables).map_err(bad_config)?;
+            let config = Config::load(&overrides, &variables).map_err(bad_config)?;
+            runtime()?.block_on(try_sensors(&config))?;
             println!("the settings are good");
             Ok(ExitCode::SUCCESS)
         }
@@ -115,6 +128,18 @@ fn execute(cli: Cli) -> Result<ExitCode, Failure> {
             result
         }
     }
+}
+
+/// Reads each sensor once and shows what came of it.
+async fn try_sensors(config: &Config) -> Result<(), Failure> {
+    let mut wrong = Vec::new();
+    for (n, sensor) in config.sensors.iter().enumerate() {
+        match trial(sensor, &config.device_id).await {
+            Ok(words) => println!("sensor {} ({}): {words}", n + 1, sensor.label()),
+            Err(reason) => wrong.push(format!("sensor {} ({}): {reason}", n + 1, sensor.label())),
+        }
+    }
+    if wrong.is_empty() { Ok(()) } else { Err((BAD_CONFIG, wrong.join("; "))) }
 }
 
 /// One thread: a device's work is waiting.

@@ -1,22 +1,24 @@
 //! The agent's settings: a TOML file, over environment variables, over defaults.
 //!
-//! The file wins over the environment: desktop shells set `USERNAME` to the person at the keyboard, who is not the
-//! device. A `.env` file counts as environment, below the process's own.
+//! The file wins over the environment, the process's own over that of a `.env` file. But for `USERNAME`: desktop shells set it to
+//! the person at the keyboard, who is not the device, so that `MOTIENCE_USERNAME`, and `USERNAME` in `.env`, win over it.
 
 use std::{
     collections::HashMap,
     env, fmt, fs,
+    net::IpAddr,
     path::{Path, PathBuf},
     time::Duration,
 };
 
 use motience_certs::Trust;
-use motience_shared::model::DeviceId;
+use motience_shared::{dotenv, model::DeviceId};
 use secrecy::{ExposeSecret as _, SecretString};
 
 use super::{
     names,
     sensors::{Kind, Sensor},
+    status,
 };
 use crate::{
     backoff::Backoff,
@@ -36,6 +38,8 @@ const FILE_INTERVAL: Duration = Duration::from_secs(1);
 const COMMAND_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long the outbox may take to empty at the end.
 const GRACE: Duration = Duration::from_secs(10);
+/// How long the agent waits when the service refuses it.
+const REFUSED: Duration = Duration::from_secs(300);
 /// The longest setting of any time; more is a mistake of units.
 const MAX_TIME: Duration = Duration::from_secs(7 * 24 * 3600);
 
@@ -76,13 +80,17 @@ pub struct Config {
     pub state_dir: Option<PathBuf>,
     /// Where the status is written; `None`: nowhere.
     pub status_file: Option<PathBuf>,
+    /// Where the refresh token is kept; `None`: nowhere, and each start needs a login.
+    pub token_file: Option<PathBuf>,
+    /// How long the agent waits, at least, when the service refuses this device, until it asks again.
+    pub refused: Duration,
     /// What is logged, as in `RUST_LOG`.
     pub log: String,
 }
 
 /// A setting that cannot work: its names, and what is wrong with it.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{setting} {problem}")]
+#[error("{setting}{}{problem}", if problem.is_empty() { "" } else { " " })]
 pub struct Error {
     setting: String,
     problem: String,
@@ -105,47 +113,62 @@ pub struct Overrides {
     pub server: Option<String>,
     /// `--status-file`.
     pub status_file: Option<PathBuf>,
+    /// `--insecure-plaintext`.
+    pub insecure_plaintext: bool,
 }
 
 /// Environment variables: the process's own over those of `.env`.
-pub struct Variables(HashMap<String, String>);
+pub struct Variables {
+    own: HashMap<String, String>,
+    file: HashMap<String, String>,
+}
 
 impl Variables {
     /// Reads `.env` and the process's environment.
     pub fn load() -> Result<Self, Error> {
-        let mut variables = HashMap::new();
-        match dotenvy::from_filename_iter(".env") {
-            Ok(pairs) => {
-                for pair in pairs {
-                    let (name, value) = pair.map_err(|_| Error::new(".env", "has a line that is not NAME=value"))?;
-                    variables.insert(name, value);
-                }
-            }
-            Err(error) if error.not_found() => {}
-            Err(error) => return Err(Error::new(".env", format!("cannot be read: {error}"))),
-        }
-        variables.extend(env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?))));
-        Ok(Self(variables))
+        let file = dotenv::read(Path::new(".env")).map_err(|e| Error::new(e.to_string(), ""))?;
+        let own = env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
+        Ok(Self { own: own.collect(), file: file.unwrap_or_default().into_iter().collect() })
     }
 
     /// These and no others.
     pub fn from_pairs<const N: usize>(pairs: [(&str, &str); N]) -> Self {
-        Self(pairs.into_iter().map(|(name, value)| (name.to_owned(), value.to_owned())).collect())
+        Self { own: pairs.into_iter().map(|(name, value)| (name.to_owned(), value.to_owned())).collect(), file: HashMap::new() }
+    }
+
+    /// The same, and these in `.env`.
+    #[must_use]
+    pub fn with_file<const N: usize>(self, pairs: [(&str, &str); N]) -> Self {
+        Self { file: Self::from_pairs(pairs).own, ..self }
     }
 
     /// A variable; an empty one counts as absent.
     fn get(&self, name: &str) -> Option<&str> {
-        self.0.get(name).map(String::as_str).filter(|value| !value.is_empty())
+        given(&self.own, name).or_else(|| given(&self.file, name))
     }
 
-    /// Where the status file is when nothing says so: a folder that is emptied with the machine's memory.
-    pub fn default_status_file(&self) -> PathBuf {
-        let dir = match (self.get("RUNTIME_DIRECTORY"), self.get("XDG_RUNTIME_DIR")) {
-            (Some(dir), _) => PathBuf::from(dir),
-            (None, Some(dir)) => Path::new(dir).join("motience-device"),
-            (None, None) => env::temp_dir().join("motience-device"),
-        };
-        dir.join("status.json")
+    fn username(&self) -> Option<&str> {
+        self.get("MOTIENCE_USERNAME").or_else(|| given(&self.file, "USERNAME")).or_else(|| self.get("USERNAME"))
+    }
+
+    /// `true/1/yes/on` or `false/0/no/off`.
+    fn flag(&self, name: &str) -> Result<bool, Error> {
+        match self.get(name).map(str::to_ascii_lowercase).as_deref() {
+            None | Some("false" | "0" | "no" | "off") => Ok(false),
+            Some("true" | "1" | "yes" | "on") => Ok(true),
+            Some(other) => Err(Error::new(name, format!("must be true or false, not {other:?}"))),
+        }
+    }
+
+    /// Folders where status files may be when nothing says so; the first is where this process writes its own. All of them are
+    /// emptied with the machine's memory.
+    pub fn status_dirs(&self) -> Vec<PathBuf> {
+        let mut dirs = Vec::new();
+        dirs.extend(self.get("RUNTIME_DIRECTORY").map(PathBuf::from));
+        dirs.extend(self.get("XDG_RUNTIME_DIR").map(|dir| Path::new(dir).join("motience-device")));
+        dirs.push(status::own_temporary_dir());
+        dirs.push(status::SYSTEMD_DIR.into());
+        dirs
     }
 
     fn default_state_dir(&self) -> PathBuf {
@@ -158,10 +181,14 @@ impl Variables {
     }
 }
 
+fn given<'a>(variables: &'a HashMap<String, String>, name: &str) -> Option<&'a str> {
+    variables.get(name).map(String::as_str).filter(|value| !value.is_empty())
+}
+
 impl fmt::Debug for Variables {
     /// Names only: values may be secrets.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_set().entries(self.0.keys()).finish()
+        f.debug_set().entries(self.own.keys().chain(self.file.keys())).finish()
     }
 }
 
@@ -192,8 +219,20 @@ impl Config {
             grace: GRACE,
             state_dir: None,
             status_file: None,
+            token_file: None,
+            refused: REFUSED,
             log: "info".into(),
         }
+    }
+
+    /// Where `motience-device status` has to look: a file that the settings name, or the name of the device's file in one of
+    /// [`Variables::status_dirs`]; neither where they name no device. Needs no password.
+    pub fn whereabouts(overrides: &Overrides, variables: &Variables) -> Result<(Option<PathBuf>, Option<String>), Error> {
+        let file = overrides.config.as_deref().map(File::read).transpose()?.unwrap_or_default();
+        let username = file.username.or_else(|| variables.username().map(str::to_owned));
+        let device_id = file.device_id.or_else(|| variables.get("DEVICE_ID").map(str::to_owned));
+        let name = username.zip(device_id).map(|(username, device_id)| status::file_name(identity(&username, &device_id)));
+        Ok((overrides.status_file.clone().or(file.status_file), name))
     }
 
     /// Puts file, environment and command line together.
@@ -212,7 +251,9 @@ impl Config {
         };
         let device_id = needed(file.device_id, "device_id", "DEVICE_ID")?;
         let device_id = DeviceId::new(&device_id).map_err(|e| Error::new("DEVICE_ID (device_id)", format!("cannot be used: {e}")))?;
-        let username = needed(file.username, "username", "USERNAME")?;
+        let username = file.username.or_else(|| variables.username().map(str::to_owned));
+        let username =
+            username.ok_or_else(|| Error::new("MOTIENCE_USERNAME, or USERNAME (in the configuration file: username)", "is missing"))?;
         let password = match (file.password, file.password_file) {
             (Some(_), Some(_)) => return Err(Error::new("password", "and password_file exclude each other")),
             (Some(password), None) => password,
@@ -246,6 +287,13 @@ impl Config {
         let mut config = Self::new(device_id, username, password, auth_url, server);
         config.server_name = file.server_name;
         config.fallback = file::gateway(text(file.fallback_url, "FALLBACK_URL"))?;
+        let told = match file.insecure_plaintext {
+            Some(told) => told,
+            None => variables.flag("INSECURE_PLAINTEXT")?,
+        };
+        if !(told || overrides.insecure_plaintext) {
+            refuse_plaintext(&config)?;
+        }
         (config.link, config.keep_alive) = file.link.check()?;
         config.trust = ca.map_or(Trust::Platform, Trust::Ca);
         config.sensors = match file.sensors {
@@ -262,13 +310,53 @@ impl Config {
         config.grace = time("shutdown_grace_secs", file.shutdown_grace_secs)?.unwrap_or(GRACE);
         let state_dir = file.state_dir.unwrap_or_else(|| variables.default_state_dir());
         // One for each account and device: what one has taken must never be sent as another's.
-        let identity = names::hash(&[config.username.as_bytes(), config.device_id.as_str().as_bytes()]);
+        let identity = identity(&config.username, config.device_id.as_str());
         config.outbox = file.outbox.check(state_dir.join(format!("outbox-{identity:016x}.redb")))?;
+        config.token_file = Some(state_dir.join(format!("token-{identity:016x}.json")));
         config.state_dir = Some(state_dir);
-        config.status_file = Some(overrides.status_file.clone().or(file.status_file).unwrap_or_else(|| variables.default_status_file()));
+        let default = || Some(variables.status_dirs().first()?.join(status::file_name(identity)));
+        config.status_file = overrides.status_file.clone().or(file.status_file).or_else(default);
+        config.refused = time("refused_wait_secs", file.refused_wait_secs)?.unwrap_or(REFUSED);
         config.log = text(file.log, "RUST_LOG").unwrap_or(config.log);
         Ok(config)
     }
+}
+
+/// Names of files are made of it: one for each account and device.
+fn identity(username: &str, device_id: &str) -> u64 {
+    names::hash(&[username.as_bytes(), device_id.as_bytes()])
+}
+
+/// A password, tokens and records must not travel where others can read them.
+fn refuse_plaintext(config: &Config) -> Result<(), Error> {
+    let refuse = |setting: &str, secure: &str, host: &str| {
+        Err(Error::new(
+            setting,
+            format!(
+                "would send secrets to {host} without encryption: write {secure}, or allow it with --insecure-plaintext (insecure_plaintext, INSECURE_PLAINTEXT)"
+            ),
+        ))
+    };
+    // What cannot be read at all is told later, with how it is written.
+    if let Ok(url) = reqwest::Url::parse(&config.auth_url)
+        && url.scheme() == "http"
+        && let Some(host) = url.host_str()
+        && !is_loopback(host)
+    {
+        return refuse("AUTH_URL (auth_url)", "https://", host);
+    }
+    match &config.fallback {
+        Some(gateway) if !gateway.is_secure() && !is_loopback(gateway.host()) => {
+            refuse("FALLBACK_URL (fallback_url)", "wss://", gateway.host())
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Whether the name or address is this machine's own.
+fn is_loopback(host: &str) -> bool {
+    let host = host.trim_matches(['[', ']']).trim_end_matches('.').to_ascii_lowercase();
+    host == "localhost" || host.ends_with(".localhost") || host.parse::<IpAddr>().is_ok_and(|address| address.to_canonical().is_loopback())
 }
 
 /// A number of seconds as a time above zero.

@@ -42,8 +42,8 @@ pub enum Error {
     /// The outbox's file cannot be used: another agent has it, or the disk fails.
     #[error(transparent)]
     Outbox(outbox::Error),
-    /// The server refused for good: coming back would only be refused again.
-    #[error("the server refused this device for good: {0}")]
+    /// The server refused, and nobody asks again.
+    #[error("the server refused this device: {0}")]
     Refused(Failure),
 }
 
@@ -56,21 +56,33 @@ impl From<login::Error> for Error {
     }
 }
 
+impl From<Failure> for Error {
+    fn from(failure: Failure) -> Self {
+        match failure {
+            Failure::Connection(client::Error::Config(reason)) | Failure::Login(login::Error::Config(reason)) => Self::Config(reason),
+            failure => Self::Refused(failure),
+        }
+    }
+}
+
 impl From<producer::Error> for Error {
     fn from(error: producer::Error) -> Self {
         match error {
-            producer::Error::Stopped(failure) => Self::Refused(failure),
+            producer::Error::Stopped(failure) => failure.into(),
             producer::Error::Disk(error) => Self::Outbox(error),
             error => Self::Config(error.to_string()),
         }
     }
 }
 
-/// Runs until `shutdown` is cancelled, every sensor has ended and its records are settled, or the server refuses for
-/// good. Returns the last statistics.
+/// Runs until `shutdown` is cancelled, or every sensor has ended and its records are settled. Where the service refuses this device it
+/// holds its records, waits, and asks again. Returns the last statistics.
 pub async fn run(config: Config, shutdown: CancellationToken) -> Result<Stats, Error> {
     let auth = Auth::new(&config.auth_url, &config.trust)?;
-    let credentials = Credentials::account(auth, config.username.clone(), config.password.clone());
+    let mut credentials = Credentials::account(auth, config.username.clone(), config.password.clone());
+    if let Some(file) = &config.token_file {
+        credentials = credentials.kept_in(file.clone());
+    }
     let producer = Arc::new(Producer::start(config.producer(), credentials)?);
     let sensing = shutdown.child_token();
     let mut sensors = JoinSet::new();
@@ -114,7 +126,7 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<Stats, E
     }
     board.end(&stats);
     tracing::info!(acked = stats.acked, refused = stats.refused, dropped = stats.dropped, "stopped");
-    failure.map_or(Ok(stats), |failure| Err(Error::Refused(failure)))
+    failure.map_or(Ok(stats), |failure| Err(failure.into()))
 }
 
 /// Makes the account that the configuration names.
@@ -145,6 +157,8 @@ impl Config {
         let mut producer = producer::Config::new(client);
         producer.outbox = self.outbox.clone();
         producer.policy.backoff = self.backoff;
+        // Nobody may be near to start it anew.
+        producer.policy.refused = Some(self.refused);
         producer
     }
 }

@@ -1,6 +1,7 @@
-//! The status file: written while the agent runs, read by `motience-device status`.
+//! The status file: written while the agent runs, read by `motience-device status`. Each device has one of its own.
 
 use std::{
+    env,
     fmt::Write as _,
     fs, io,
     path::{Path, PathBuf},
@@ -15,6 +16,7 @@ use super::{Config, notify::Watchdog, sensors::Counts};
 use crate::{
     link::Report,
     outbox::Order,
+    private_file,
     producer::{LinkState, Producer, Stats},
 };
 
@@ -23,11 +25,33 @@ const PERIOD: Duration = Duration::from_secs(1);
 /// A file older than this is of an agent that is gone.
 const STALE: Duration = Duration::from_secs(10);
 
+/// Where systemd puts the file of the service.
+pub(super) const SYSTEMD_DIR: &str = "/run/motience-device";
+/// How the names of status files begin and end.
+const NAME: [&str; 2] = ["status-", ".json"];
+
+/// The name of a device's file.
+pub(super) fn file_name(identity: u64) -> String {
+    format!("{}{identity:016x}{}", NAME[0], NAME[1])
+}
+
+/// A folder for temporary files that is this user's own.
+pub(super) fn own_temporary_dir() -> PathBuf {
+    #[cfg(unix)]
+    let name = format!("motience-device-{}", rustix::process::getuid().as_raw());
+    #[cfg(not(unix))]
+    let name = "motience-device";
+    env::temp_dir().join(name)
+}
+
 /// What the file says.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Status {
     /// The process.
     pub pid: u32,
+    /// Among which processes it has this number, where the system tells.
+    #[serde(default)]
+    pub processes: Option<String>,
     /// The program's version.
     pub version: String,
     /// The device.
@@ -100,7 +124,7 @@ impl Found {
             line("way", format!("{way}, {} times by the gateway, {} times back to QUIC", stats.fallbacks, stats.returns));
         }
         if let Some(link) = &stats.link {
-            line("copies", copies(link));
+            line("repeats", copies(link));
         }
         if stats.latest_sent + stats.latest_dropped > 0 {
             line("latest", format!("{} sent, {} dropped", stats.latest_sent, stats.latest_dropped));
@@ -116,7 +140,21 @@ impl Found {
         if let Some(error) = &stats.disk_error {
             line("disk", error.clone());
         }
-        line("reconnects", stats.reconnects.to_string());
+        line("reconnects", format!("{}, another port {} times", stats.reconnects, stats.rebinds));
+        if stats.copies_found > 0 {
+            line(
+                "copies",
+                format!(
+                    "{} times the log had records of this outbox that it never sent: it was put back in time, or copied",
+                    stats.copies_found
+                ),
+            );
+        }
+        if stats.superseded > 0 {
+            let rival =
+                if stats.rivalry > 1 { "; another device uses this name: give each a device_id and an outbox of its own" } else { "" };
+            line("superseded", format!("{} times, {} in a row{rival}", stats.superseded, stats.rivalry));
+        }
         for sensor in &status.sensors {
             line("sensor", format!("{}: {} records, {} bad", sensor.name, sensor.records, sensor.bad));
         }
@@ -181,8 +219,84 @@ pub fn read(path: &Path) -> io::Result<Found> {
         Err(error) => return Err(error),
     };
     let status: Status = serde_json::from_slice(&fs::read(path)?)?;
-    let running = fresh && status.stats.state != LinkState::Stopped;
+    let running = fresh && status.stats.state != LinkState::Stopped && is_alive(&status);
     Ok(if running { Found::Running(Box::new(status)) } else { Found::NotRunning })
+}
+
+/// More than one agent runs, and nothing says which one is meant.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("several agents run here, of the devices {}: say which one is meant, by --config or --status-file", .0.join(", "))]
+pub struct Several(Vec<String>);
+
+/// Looks for the file of this name in the folders, or for any where there is no name. A folder that somebody else may have made under
+/// a name of ours is passed over.
+pub fn find(dirs: &[PathBuf], name: Option<&str>) -> io::Result<Result<Found, Several>> {
+    let mut running: Vec<Box<Status>> = Vec::new();
+    let mut unreadable = None;
+    for dir in dirs.iter().filter(|dir| is_trusted(dir)) {
+        let paths = match name {
+            Some(name) => vec![dir.join(name)],
+            None => files_in(dir)?,
+        };
+        for path in paths {
+            match read(&path) {
+                Ok(Found::Running(status)) => running.push(status),
+                Ok(Found::NotRunning) => {}
+                // The service's is root's to read, which matters only where no other is found.
+                Err(error) => unreadable = Some(io::Error::new(error.kind(), format!("{}: {error}", path.display()))),
+            }
+        }
+    }
+    if let Some(error) = unreadable.filter(|_| running.is_empty()) {
+        return Err(error);
+    }
+    // The same folder may be there under two names.
+    running.sort_by_key(|status| status.pid);
+    running.dedup_by_key(|status| status.pid);
+    let names = running.iter().map(|status| status.device_id.clone()).collect();
+    Ok(match (running.pop(), running.is_empty()) {
+        (None, _) => Ok(Found::NotRunning),
+        (Some(status), true) => Ok(Found::Running(status)),
+        (Some(_), false) => Err(Several(names)),
+    })
+}
+
+fn files_in(dir: &Path) -> io::Result<Vec<PathBuf>> {
+    let entries = match fs::read_dir(dir) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        entries => entries?,
+    };
+    let mut paths = Vec::new();
+    for entry in entries {
+        let entry = entry?;
+        let name = entry.file_name();
+        if name.to_str().is_some_and(|name| name.starts_with(NAME[0]) && name.ends_with(NAME[1])) {
+            paths.push(entry.path());
+        }
+    }
+    Ok(paths)
+}
+
+/// Anybody can make a folder among the temporary ones, under whatever name.
+fn is_trusted(dir: &Path) -> bool {
+    #[cfg(unix)]
+    if dir.starts_with(env::temp_dir()) && dir == own_temporary_dir() {
+        use std::os::unix::fs::MetadataExt as _;
+        return fs::symlink_metadata(dir).is_ok_and(|found| found.is_dir() && found.uid() == rustix::process::getuid().as_raw());
+    }
+    let _ = dir;
+    true
+}
+
+/// Among which processes this one has its number: containers count by themselves.
+fn processes() -> Option<String> {
+    fs::read_link("/proc/self/ns/pid").ok()?.into_os_string().into_string().ok()
+}
+
+/// Whether the process that wrote the file is there, as far as can be told.
+fn is_alive(status: &Status) -> bool {
+    let known = status.processes.is_some() && status.processes == processes();
+    !known || Path::new("/proc").join(status.pid.to_string()).exists()
 }
 
 /// Writes the file.
@@ -198,6 +312,7 @@ impl Board {
         let started_at = crate::clock::timestamp();
         let status = Status {
             pid: std::process::id(),
+            processes: processes(),
             version: env!("CARGO_PKG_VERSION").into(),
             device_id: config.device_id.to_string(),
             server: format!("{}:{}", config.server.host, config.server.port),
@@ -226,25 +341,21 @@ impl Board {
 
     fn post(&mut self, stats: &Stats) {
         let Some(path) = &self.path else { return };
+        if path.parent().is_some_and(|dir| dir.exists() && !is_trusted(dir)) {
+            if !std::mem::replace(&mut self.complained, true) {
+                tracing::warn!(path = %path.display(), "no status is written: the folder is somebody else's");
+            }
+            return;
+        }
         self.status.stats = stats.clone();
         self.status.updated_at = crate::clock::timestamp();
         self.status.sensors = self.counts.iter().map(|counts| counts.snapshot()).collect();
-        if let Err(error) = write(path, &self.status)
+        if let Err(error) = serde_json::to_vec(&self.status).map_err(Into::into).and_then(|text| private_file::write(path, &text))
             && !std::mem::replace(&mut self.complained, true)
         {
             tracing::warn!(path = %path.display(), %error, "cannot write the status file");
         }
     }
-}
-
-/// Writes beside the file and renames, so that no reader sees half of it.
-pub(super) fn write(path: &Path, value: &impl Serialize) -> io::Result<()> {
-    if let Some(dir) = path.parent() {
-        fs::create_dir_all(dir)?;
-    }
-    let draft = path.with_extension("draft");
-    fs::write(&draft, serde_json::to_vec(value)?)?;
-    fs::rename(&draft, path)
 }
 
 impl Counts {
@@ -259,7 +370,8 @@ mod tests {
 
     fn status(state: LinkState) -> Status {
         Status {
-            pid: 1,
+            pid: std::process::id(),
+            processes: processes(),
             version: "0".into(),
             device_id: "dev".into(),
             server: "localhost:4433".into(),
@@ -293,9 +405,46 @@ mod tests {
             outbox_order: Order::LiveFirst,
             ..status.stats
         };
+        status.stats.copies_found = 1;
+        (status.stats.superseded, status.stats.rivalry) = (3, 2);
         let text = Found::Running(Box::new(status)).to_text();
+        assert!(text.contains("put back in time") && text.contains("another device uses this name"), "{text}");
         assert!(text.contains("9 taken, 7 acknowledged, 0 refused, 0 dropped, 1 lost, 2 blocked"), "{text}");
         assert!(text.contains("the oldest 2.5 s old, live first, 4096 bytes on disk"), "{text}");
+    }
+
+    fn write(path: &Path, status: &Status) -> io::Result<()> {
+        private_file::write(path, &serde_json::to_vec(status)?)
+    }
+
+    #[test]
+    fn the_device_that_is_meant_is_found_and_never_another() {
+        let dir = tempfile::tempdir().unwrap();
+        let dirs = ["nowhere", "user", "system"].map(|name| dir.path().join(name));
+        let post = |dir: &str, identity, device_id: &str, pid| {
+            let status = Status { device_id: device_id.into(), pid, ..status(LinkState::Connected) };
+            write(&dir_of(&dirs, dir).join(file_name(identity)), &status).unwrap();
+        };
+        let device = |name: Option<&str>| match find(&dirs, name).unwrap().unwrap() {
+            Found::Running(status) => Some(status.device_id),
+            Found::NotRunning => None,
+        };
+        assert_eq!(device(None), None);
+        post("system", 1, "one", std::process::id());
+        assert_eq!(device(None).as_deref(), Some("one"), "the service's, where nothing says which");
+        assert_eq!(device(Some(&file_name(1))).as_deref(), Some("one"));
+        assert_eq!(device(Some(&file_name(2))), None, "another device's is not shown");
+        // A process that is always there, and one that never is.
+        post("user", 2, "two", 1);
+        post("user", 3, "three", u32::MAX);
+        assert_eq!(device(Some(&file_name(2))).as_deref(), Some("two"));
+        assert_eq!(device(Some(&file_name(3))), None, "its process is gone");
+        let several = find(&dirs, None).unwrap().unwrap_err().to_string();
+        assert!(several.contains("one") && several.contains("two") && !several.contains("three"), "{several}");
+    }
+
+    fn dir_of<'a>(dirs: &'a [PathBuf], name: &str) -> &'a Path {
+        dirs.iter().find(|dir| dir.ends_with(name)).unwrap()
     }
 
     #[test]

@@ -159,7 +159,10 @@ impl Connector {
                     }
                     Err(error) => blocked = Some(error),
                 },
-                else => return Err(silent.unwrap_or(Error::Timeout)),
+                else => return Err(match (silent, blocked) {
+                    (Some(silent), Some(blocked)) => Error::Lost(format!("over QUIC: {silent}; by the gateway: {blocked}")),
+                    (silent, blocked) => silent.or(blocked).unwrap_or(Error::Timeout),
+                }),
             }
         }
     }

@@ -29,7 +29,7 @@ pub enum Error {
     #[error("no answer within the time limit")]
     Timeout,
     /// The server's certificate is not trusted, or TLS failed otherwise.
-    #[error("the secure connection failed: {0}")]
+    #[error("the secure connection failed: {}", explain(.0))]
     Tls(String),
     /// The connection broke.
     #[error("the connection was lost: {0}")]
@@ -58,6 +58,16 @@ impl Error {
 
     pub(super) fn socket(error: &io::Error) -> Self {
         Self::Socket(error.to_string())
+    }
+}
+
+/// A TLS failure in words that say what to do about it.
+pub(crate) fn explain(failure: &str) -> String {
+    // rustls's names of what it found.
+    if ["UnknownIssuer", "UnknownCA", "CaUsedAsEndEntity", "BadSignature"].iter().any(|name| failure.contains(name)) {
+        format!("{failure}. No authority trusted here vouches for the certificate: where the CA is your own, pass --ca FILE (`ca`, CA)")
+    } else {
+        failure.to_owned()
     }
 }
 

@@ -3,7 +3,7 @@
 //! [`Connector`] holds what outlives a connection (the UDP socket, TLS session tickets); [`Session`] is one connection
 //! after `Hello` and `Welcome`. Nothing here reconnects: [`crate::producer`] and [`crate::consumer`] do.
 
-use std::{str::FromStr, time::Duration};
+use std::{fmt, str::FromStr, time::Duration};
 
 use motience_certs::Trust;
 use motience_shared::model::{DeviceId, record::MAX_RECORD};
@@ -20,6 +20,7 @@ mod tunnel;
 
 pub use connector::Connector;
 pub use error::Error;
+pub(crate) use error::explain;
 pub use lanes::Lane;
 pub(crate) use lanes::Uplink;
 pub use session::{Event, Session, Way};
@@ -41,6 +42,16 @@ pub struct Server {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("a server is written like quic://host:4433, not {0:?}")]
 pub struct InvalidServer(String);
+
+impl fmt::Display for Server {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.host.contains(':') {
+            write!(f, "quic://[{}]:{}", self.host, self.port)
+        } else {
+            write!(f, "quic://{}:{}", self.host, self.port)
+        }
+    }
+}
 
 impl FromStr for Server {
     type Err = InvalidServer;
@@ -94,6 +105,14 @@ pub struct Config {
 }
 
 impl Config {
+    /// Whom it connects to, for people.
+    pub(crate) fn place(&self) -> String {
+        match &self.fallback {
+            Some(gateway) => format!("{} or {gateway}", self.server),
+            None => self.server.to_string(),
+        }
+    }
+
     /// The defaults for a server and a device.
     pub fn new(server: Server, trust: Trust, device_id: DeviceId) -> Self {
         Self {

@@ -89,6 +89,18 @@ impl FromStr for Gateway {
     }
 }
 
+impl Gateway {
+    /// The gateway's name or address.
+    pub fn host(&self) -> &str {
+        &self.host
+    }
+
+    /// Whether the way there is encrypted.
+    pub fn is_secure(&self) -> bool {
+        self.tls
+    }
+}
+
 impl fmt::Display for Gateway {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let host = if self.host.contains(':') { format!("[{}]", self.host) } else { self.host.clone() };
@@ -151,7 +163,7 @@ pub(super) async fn open(socket: Socket, config: &Config, token: &SecretString, 
 /// Connects, up to where `Hello` can be said. `name`: what the certificate must carry, where it is not the gateway's host.
 /// The caller sets the time limit.
 pub(super) async fn upgrade(gateway: &Gateway, name: Option<&str>, tls: &Arc<rustls::ClientConfig>) -> Result<Socket, Error> {
-    let tcp = TcpStream::connect((gateway.host.as_str(), gateway.port)).await.map_err(|e| Error::Lost(format!("{gateway}: {e}")))?;
+    let tcp = TcpStream::connect((gateway.host.as_str(), gateway.port)).await.map_err(|e| Error::Lost(e.to_string()))?;
     // Records are gathered already; what is written is to leave.
     let _ = tcp.set_nodelay(true);
     let stream: Box<dyn Stream> = if gateway.tls {

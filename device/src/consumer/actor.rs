@@ -102,10 +102,11 @@ impl Actor {
     }
 
     async fn connect(&mut self) -> Result<Session, Failure> {
-        self.tried.fresh_login = !self.credentials.has_token().await;
-        let token = self.credentials.token().await?;
+        let (token, fresh) = self.credentials.obtain().await?;
+        self.tried.fresh_login = fresh;
         let session = self.connector.connect(&token, INTENT, NO_EPOCH).await?;
         self.tried.fresh_login = false;
+        self.credentials.accepted();
         for producer in self.cursors.keys().copied().collect::<Vec<_>>() {
             self.follow(&session, producer).await?;
         }

@@ -8,6 +8,10 @@
 //! that was reserved on disk ahead of them. After a cut the outbox goes on behind the mark, and tells the server that
 //! the numbers between will not come. A mark counts only when the commit after the one that wrote it is synced, too:
 //! should the newest commit be damaged on the medium, the file falls back to the one before, which holds a mark as good.
+//!
+//! **Why the file says what was given out**: a copy of it may have gone on and used the numbers that follow. Until the first connection
+//! of a life the file says that nothing was, so that the records of this life are never taken for those that the log has by the copy.
+//! Nothing new is given to a connection before the file, in both commits, leaves that open.
 
 use motience_shared::model::{Epoch, RangeSet};
 
@@ -42,6 +46,8 @@ pub(crate) struct Mark {
     pub(crate) last: u64,
     /// The last number that may be given.
     pub(crate) reserved: u64,
+    /// No number beyond was ever given to a connection; `None`: any up to `reserved` may have been.
+    pub(crate) given: Option<u64>,
     /// Numbers that will not come, of which the server does not know yet.
     pub(crate) skipped: RangeSet,
 }
@@ -73,21 +79,59 @@ pub(super) struct Journal {
     reserved: u64,
     /// Records beyond `saved`, and their bytes.
     waiting: (usize, usize),
+    /// Numbers up to here were given in an earlier life, or may have been.
+    bound: u64,
+    /// What the file says of numbers given in this life.
+    opening: Opening,
+}
+
+/// Whether the file leaves it open what numbers are given.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Opening {
+    /// There has been no connection, or there will be none any more: it names the last.
+    Closed,
+    /// It is to leave that open, from the next commit on.
+    Asked,
+    /// The newest commit does, the one before does not.
+    Once,
+    /// Both do.
+    Open,
 }
 
 impl Journal {
     /// Nothing is on disk, and nothing ever will be.
     pub(super) fn off() -> Self {
-        Self { saved: u64::MAX, written: 0, gone: RangeSet::new(), usable: u64::MAX, reserved: u64::MAX, waiting: (0, 0) }
+        Self {
+            saved: u64::MAX,
+            written: 0,
+            gone: RangeSet::new(),
+            usable: u64::MAX,
+            reserved: u64::MAX,
+            waiting: (0, 0),
+            bound: u64::MAX,
+            opening: Opening::Open,
+        }
     }
 
-    /// All records are on disk, up to `reserved`.
-    pub(super) fn new(reserved: u64) -> Self {
-        Self { saved: reserved, written: reserved, gone: RangeSet::new(), usable: reserved, reserved, waiting: (0, 0) }
+    /// All records are on disk, up to `reserved`; none beyond `given` was ever given to a connection.
+    pub(super) fn new(reserved: u64, given: u64) -> Self {
+        let (gone, opening) = (RangeSet::new(), Opening::Closed);
+        Self { saved: reserved, written: reserved, gone, usable: reserved, reserved, waiting: (0, 0), bound: given, opening }
     }
 
+    /// The last number that may be given to a connection now.
     pub(super) fn usable(&self) -> u64 {
-        self.usable
+        if self.opening == Opening::Open { self.usable } else { self.usable.min(self.bound) }
+    }
+
+    /// There is a connection, or soon will be.
+    pub(super) fn open(&mut self) {
+        self.opening = self.opening.max(Opening::Asked);
+    }
+
+    /// Whether numbers may be given that never were.
+    pub(super) fn is_open(&self) -> bool {
+        self.opening == Opening::Open
     }
 
     pub(super) fn is_on(&self) -> bool {
@@ -132,7 +176,7 @@ impl Journal {
     pub(super) fn urgency(&self, last: u64, commit_bytes: usize, skips_changed: bool) -> Urgency {
         if !self.is_on() {
             Urgency::None
-        } else if self.runs_out(last) || self.waiting.1 >= commit_bytes {
+        } else if self.runs_out(last) || self.waiting.1 >= commit_bytes || matches!(self.opening, Opening::Asked | Opening::Once) {
             Urgency::Now
         } else if self.waiting.0 > 0 {
             Urgency::Soon
@@ -143,15 +187,20 @@ impl Journal {
         }
     }
 
-    /// The next group. `closing`: no number is given any more, so that none is skipped after a good end.
-    pub(super) fn collect(&mut self, put: Vec<Item>, epoch: Epoch, last: u64, skipped: RangeSet, closing: bool) -> Group {
+    /// The next group; `given` is the last number that was given to a connection. `closing`: no number is given any more, so that none
+    /// is skipped after a good end.
+    pub(super) fn collect(&mut self, put: Vec<Item>, (epoch, last, given): (Epoch, u64, u64), skipped: RangeSet, closing: bool) -> Group {
+        if closing && self.is_on() {
+            (self.opening, self.bound) = (Opening::Closed, 0);
+        }
+        let given = (self.opening == Opening::Closed).then_some(given);
         let reserved = match (closing, self.runs_out(last)) {
             (true, _) => last,
             (false, true) => last + RESERVE,
             (false, false) => self.reserved,
         };
         self.written = self.written.max(last);
-        Group { put, gone: std::mem::take(&mut self.gone), state: Mark { epoch, last, reserved, skipped }, saved: self.saved }
+        Group { put, gone: std::mem::take(&mut self.gone), state: Mark { epoch, last, reserved, given, skipped }, saved: self.saved }
     }
 
     /// The group is on disk; `waiting` is what came since.
@@ -160,6 +209,11 @@ impl Journal {
         self.usable = self.usable.max(self.reserved.min(mark.reserved));
         self.reserved = mark.reserved;
         self.waiting = waiting;
+        self.opening = match self.opening {
+            Opening::Asked if mark.given.is_none() => Opening::Once,
+            Opening::Once => Opening::Open,
+            other => other,
+        };
     }
 
     /// Whether the group is on disk is not known.
@@ -173,6 +227,15 @@ impl Journal {
     pub(super) fn restart(&mut self, waiting: (usize, usize)) {
         self.saved = 0;
         self.waiting = waiting;
+    }
+
+    /// The outbox has a new epoch: everything is to be written again, and no number may be sent before the file says so.
+    pub(super) fn renew(&mut self, waiting: (usize, usize)) {
+        if self.is_on() {
+            (self.usable, self.reserved, self.bound) = (0, 0, 0);
+            self.opening = self.opening.min(Opening::Asked);
+            self.restart(waiting);
+        }
     }
 
     fn runs_out(&self, last: u64) -> bool {

@@ -28,6 +28,7 @@ mod turns;
 pub use config::{Config, Order, Policy, Storage};
 pub use disk::Error;
 pub(crate) use journal::{Group, Mark, Urgency};
+pub(crate) use skips::without;
 
 use disk::Loaded;
 use journal::Journal;
@@ -74,20 +75,26 @@ pub struct Outbox {
     turns: Turns,
     skips: Skips,
     journal: Journal,
+    /// No number beyond was ever given out under this epoch, neither for a record nor as one that will not come.
+    given: u64,
+    /// Records up to here may have been given before the file was read: where the log has them, it has ours.
+    common: u64,
 }
 
 impl Outbox {
     /// An empty outbox with a new epoch, in memory whatever the configuration says.
     pub fn new(config: Config) -> Self {
         let turns = Turns::new(config.order);
-        let epoch = Epoch(fastrand::u64(1..));
-        Self { config, epoch, last: 0, items: Memory::default(), turns, skips: Skips::default(), journal: Journal::off() }
+        let (items, skips, journal) = (Memory::default(), Skips::default(), Journal::off());
+        Self { config, epoch: new_epoch(), last: 0, items, turns, skips, journal, given: 0, common: 0 }
     }
 
     /// The outbox that a file holds.
     pub(crate) fn restore(config: Config, loaded: Loaded) -> Self {
         let Loaded { mark, items, .. } = loaded;
-        let mut outbox = Self { epoch: mark.epoch, journal: Journal::new(mark.reserved), last: mark.reserved, ..Self::new(config) };
+        let given = mark.given.unwrap_or(mark.reserved).min(mark.reserved);
+        let (epoch, last, journal) = (mark.epoch, mark.reserved, Journal::new(mark.reserved, given));
+        let mut outbox = Self { epoch, last, given, common: given, journal, ..Self::new(config) };
         let mut skipped = mark.skipped;
         if Mutation::IgnoreTornTail.is_on() {
             outbox.last = mark.last;
@@ -138,7 +145,38 @@ impl Outbox {
     pub fn give(&mut self, credit: u64) -> Option<Item> {
         let item = self.peek(credit)?.clone();
         self.turns.give(item.seq.0);
+        self.given = self.given.max(item.seq.0);
         Some(item)
+    }
+
+    /// No number beyond was ever given out under this epoch.
+    pub fn given(&self) -> Seq {
+        Seq(self.given)
+    }
+
+    /// Goes on under a new epoch, for the log has `seen` numbers of the present one that were never given out here: this outbox is an
+    /// earlier copy of itself, or another one was made of it. Everything is sent again but what was given before the file was read,
+    /// which is the same in every copy. Returns the numbers of those records that are in the log.
+    pub fn renew(&mut self, seen: &RangeSet) -> Vec<Seq> {
+        let mut common = RangeSet::new();
+        for range in seen.iter().take_while(|range| *range.start() <= self.common) {
+            common.insert_range(*range.start()..=self.common.min(*range.end()));
+        }
+        let settled = self.settle(&common);
+        (self.epoch, self.given, self.common) = (new_epoch(), 0, 0);
+        // The numbers stay as they are; the new epoch has never heard of those that are gone.
+        let mut skipped = RangeSet::new();
+        let mut next = 1;
+        for item in self.items.behind(0) {
+            skipped.insert_range(next..=item.seq.0 - 1);
+            next = item.seq.0 + 1;
+        }
+        skipped.insert_range(next..=self.last);
+        self.skips.replace(skipped, &self.items);
+        self.turns.rewind(self.last);
+        let waiting = self.cost_behind(0);
+        self.journal.renew(waiting);
+        settled
     }
 
     /// Removes records that are in the log. Returns those that were in the outbox.
@@ -177,13 +215,23 @@ impl Outbox {
 
     /// Numbers to tell the server now: they will never come.
     pub fn tell(&mut self) -> Option<RangeSet> {
-        self.skips.tell()
+        if !self.journal.is_open() {
+            return None;
+        }
+        let told = self.skips.tell()?;
+        self.given = self.given.max(told.max().unwrap_or(0));
+        Some(told)
     }
 
     /// Starts a new connection that has nothing under way.
     pub fn rewind(&mut self) {
         self.turns.rewind(self.last);
         self.skips.rewind();
+    }
+
+    /// There is a connection: numbers may be given as soon as the file leaves it open which.
+    pub fn open(&mut self) {
+        self.journal.open();
     }
 
     /// Records under way on the present connection, unacknowledged.
@@ -255,11 +303,15 @@ impl Outbox {
     pub(crate) fn collect(&mut self, closing: bool) -> Group {
         let put = self.items.behind(self.journal.saved()).cloned().collect();
         self.skips.set_changed(false);
-        self.journal.collect(put, self.epoch, self.last, self.skips.all().clone(), closing)
+        self.journal.collect(put, (self.epoch, self.last, self.given), self.skips.all().clone(), closing)
     }
 
     /// The group is on disk.
     pub(crate) fn committed(&mut self, mark: &Mark) {
+        if mark.epoch != self.epoch {
+            // It was on its way when the epoch changed: the next group holds everything under the new one.
+            return;
+        }
         let waiting = self.cost_behind(mark.last);
         self.journal.committed(mark, waiting);
     }
@@ -320,6 +372,11 @@ impl Outbox {
             }
         }
     }
+}
+
+/// From the system's own source: a generator in memory would give the same epoch to each copy of a machine.
+pub(crate) fn new_epoch() -> Epoch {
+    Epoch(getrandom::u64().unwrap_or_else(|_| fastrand::u64(..)).max(1))
 }
 
 #[cfg(test)]

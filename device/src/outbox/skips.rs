@@ -68,6 +68,14 @@ impl Skips {
         self.changed = changed;
     }
 
+    /// These, and no others.
+    pub(super) fn replace(&mut self, all: RangeSet, items: &Memory) {
+        *self = Self { all, told: RangeSet::new(), changed: true };
+        if self.all.ranges() > MAX_RANGES {
+            self.join(items);
+        }
+    }
+
     /// Numbers between two ranges that are not in the outbox are settled: saying that they will not come is no lie.
     fn join(&mut self, items: &Memory) {
         let mut joined = RangeSet::new();
@@ -85,7 +93,7 @@ impl Skips {
 }
 
 /// The numbers of `set` that are not in `other`.
-pub(super) fn without(set: &RangeSet, other: &RangeSet) -> RangeSet {
+pub(crate) fn without(set: &RangeSet, other: &RangeSet) -> RangeSet {
     let mut left = RangeSet::new();
     let mut cuts = other.iter().peekable();
     for range in set.iter() {

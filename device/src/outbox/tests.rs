@@ -55,6 +55,107 @@ fn what_is_under_way_is_dropped_last_and_uses_credit_until_settled() {
     assert_eq!((outbox.under_way(), outbox.peek(CREDIT).map(|item| item.seq)), (0, Some(Seq(3))));
 }
 
+fn ranges(text: &str) -> RangeSet {
+    text.parse().unwrap()
+}
+
+#[test]
+fn what_was_given_out_is_known() {
+    let mut outbox = outbox(2, 10_000, Policy::DropOldest);
+    for _ in 0..5 {
+        push(&mut outbox).unwrap();
+    }
+    assert_eq!(outbox.given(), Seq(0), "taken is not given");
+    assert_eq!(outbox.tell(), Some(ranges("1-3")));
+    assert_eq!(outbox.given(), Seq(3), "said not to come is given");
+    outbox.give(CREDIT);
+    assert_eq!(outbox.given(), Seq(4));
+    outbox.rewind();
+    assert_eq!(outbox.given(), Seq(4), "on an earlier connection");
+}
+
+#[test]
+fn a_new_epoch_sends_all_that_nobody_else_can_have_sent() {
+    let mark = Mark { epoch: Epoch(7), last: 3, reserved: 5, given: None, skipped: RangeSet::new() };
+    let item = |seq| Item { seq: Seq(seq), lane: Lane::Ordered, taken_at: 0, json: Bytes::from_static(b"{}") };
+    let mut outbox = Outbox::restore(Config::default(), Loaded { mark, items: vec![item(1), item(3)], doubtful: false, lost: 0 });
+    assert_eq!(outbox.given(), Seq(5), "perhaps, before the file was written last");
+    for n in 6..=8 {
+        assert_eq!(push(&mut outbox).unwrap().0, Seq(n));
+    }
+    // Another lineage of the same file sent 1 to 9 under the same epoch; of 1 and 3 all copies have the same.
+    assert_eq!(outbox.renew(&ranges("1-2,6-9")), [Seq(1)]);
+    assert_ne!(outbox.epoch(), Epoch(7));
+    assert_eq!(outbox.given(), Seq(0));
+    assert_eq!(outbox.skipped(), &ranges("1-2,4-5"), "the new epoch has heard of none of them");
+    assert_eq!(outbox.len(), 4);
+    outbox.open();
+    assert_eq!(outbox.peek(CREDIT), None, "not before the file has the new epoch, twice");
+    let epoch = outbox.epoch();
+    for _ in 0..2 {
+        let group = outbox.collect(false);
+        assert!(group.state.epoch == epoch && outbox.peek(CREDIT).is_none());
+        outbox.committed(&group.state);
+    }
+    let sent: Vec<u64> = std::iter::from_fn(|| outbox.give(CREDIT)).map(|item| item.seq.0).collect();
+    assert_eq!(sent, [3, 6, 7, 8]);
+}
+
+/// A life without a connection gives nothing out, and its file says so, also where it ends in a cut.
+#[test]
+fn what_was_never_given_is_nobody_elses() {
+    let mark = Mark { epoch: Epoch(7), last: 5, reserved: 70, given: Some(3), skipped: RangeSet::new() };
+    let item = |seq| Item { seq: Seq(seq), lane: Lane::Ordered, taken_at: 0, json: Bytes::from_static(b"{}") };
+    let loaded = || Loaded { mark: mark.clone(), items: vec![item(2), item(4), item(5)], doubtful: false, lost: 0 };
+    let mut outbox = Outbox::restore(Config::default(), loaded());
+    assert_eq!(outbox.given(), Seq(3));
+    assert_eq!(outbox.collect(false).state.given, Some(3));
+    assert_eq!(
+        (outbox.give(CREDIT).map(|item| item.seq), outbox.peek(CREDIT)),
+        (Some(Seq(2)), None),
+        "what was given before may be given again"
+    );
+    let mut outbox = Outbox::restore(Config::default(), loaded());
+    assert_eq!(outbox.renew(&ranges("1-5")), [Seq(2)], "4 and 5 in the log are another's");
+    // With a connection the file leaves it open, in both commits, before anything is given.
+    let mut outbox = Outbox::restore(Config::default(), loaded());
+    outbox.give(CREDIT);
+    outbox.open();
+    for _ in 0..2 {
+        assert_eq!(outbox.peek(CREDIT), None);
+        assert_eq!(outbox.tell(), None);
+        assert_eq!(outbox.urgency(), Urgency::Now);
+        let group = outbox.collect(false);
+        assert_eq!(group.state.given, None);
+        outbox.committed(&group.state);
+    }
+    assert_eq!(outbox.give(CREDIT).map(|item| item.seq), Some(Seq(4)));
+    let end = outbox.collect(true);
+    assert_eq!((end.state.given, outbox.peek(CREDIT)), (Some(4), None), "after the end nothing is given any more");
+}
+
+#[test]
+fn a_group_of_the_old_epoch_that_comes_late_counts_for_nothing() {
+    let mut outbox = Outbox::restore(
+        Config::default(),
+        Loaded {
+            mark: Mark { epoch: Epoch(7), last: 0, reserved: 0, given: Some(0), skipped: RangeSet::new() },
+            items: Vec::new(),
+            doubtful: false,
+            lost: 0,
+        },
+    );
+    push(&mut outbox).unwrap();
+    let old = outbox.collect(false);
+    outbox.renew(&ranges("1-5"));
+    outbox.committed(&old.state);
+    assert!(!outbox.is_taken(Seq(1)), "it is on disk under another name");
+    let group = outbox.collect(false);
+    assert_eq!(group.put.len(), 1);
+    outbox.committed(&group.state);
+    assert!(outbox.is_taken(Seq(1)));
+}
+
 #[derive(Clone, Debug)]
 enum Step {
     Push(usize),

@@ -2,7 +2,11 @@
 
 use std::sync::Arc;
 
-use motience_shared::wire::Record;
+use motience_shared::{
+    model::{RangeSet, Seq},
+    mutation::Mutation,
+    wire::{CloseCode, Record},
+};
 use tokio::time::{self, Instant};
 use tokio_util::sync::CancellationToken;
 
@@ -12,9 +16,9 @@ use super::{
     shared::Shared,
 };
 use crate::{
-    client::{Connector, Lane, Session, Way},
+    client::{self, Connector, Event, Lane, Session, Way},
     login::Credentials,
-    outbox::Outbox,
+    outbox::{Outbox, without},
     policy::{Failure, Next, Tried},
 };
 
@@ -31,6 +35,9 @@ pub(super) struct Actor {
     tried: Tried,
     /// The last connection ended in silence: the tunnel is tried at once beside QUIC.
     silent: bool,
+    /// The last number that was given out before the present attempt to connect, and what its first flight carries.
+    before: Seq,
+    early: Vec<Seq>,
 }
 
 impl Actor {
@@ -42,7 +49,17 @@ impl Actor {
         cancel: CancellationToken,
     ) -> Self {
         let tried = Tried { can_login: credentials.can_renew(), ..Tried::default() };
-        Self { config, connector, credentials: Arc::new(credentials), shared, cancel, tried, silent: false }
+        Self {
+            config,
+            connector,
+            credentials: Arc::new(credentials),
+            shared,
+            cancel,
+            tried,
+            silent: false,
+            before: Seq(0),
+            early: Vec::new(),
+        }
     }
 
     pub(super) async fn run(mut self) {
@@ -68,12 +85,12 @@ impl Actor {
                 },
             };
             self.silent = matches!(failure, Failure::Silent);
-            self.shared.lock().counters.last_error = Some(failure.to_string());
+            self.note(&failure);
             let next = self.config.policy.next(&failure, self.tried, fastrand::f64());
             self.tried.attempts = self.tried.attempts.saturating_add(1);
             let wait = match next {
                 Next::Stop => {
-                    tracing::error!(%failure, "stopped for good");
+                    tracing::error!(failure = %self.explain(&failure), "stopped for good");
                     self.shared.lock().stopped = Some(failure);
                     break;
                 }
@@ -83,7 +100,7 @@ impl Actor {
                 }
                 Next::Retry(wait) => wait,
             };
-            tracing::warn!(%failure, ?wait, attempts = self.tried.attempts, "not connected");
+            tracing::warn!(failure = %self.explain(&failure), ?wait, attempts = self.tried.attempts, "not connected");
             self.shared.set_link(LinkState::Waiting);
             tokio::select! {
                 biased;
@@ -97,15 +114,18 @@ impl Actor {
 
     async fn connect(&mut self) -> Result<Session, Failure> {
         // Whether this token comes straight from the password: if it is refused, another would be too.
-        self.tried.fresh_login = !self.credentials.has_token().await;
-        let token = self.credentials.token().await?;
+        let (token, fresh) = self.credentials.obtain().await?;
+        self.tried.fresh_login = fresh;
         let (epoch, early) = {
             let mut state = self.shared.lock();
             state.outbox.rewind();
+            self.before = state.outbox.given();
             (state.outbox.epoch(), early(&mut state.outbox, self.connector.first_flight()))
         };
+        self.early = early.iter().map(|record| record.seq).collect();
         let session = self.connector.produce(&token, epoch, &early, self.silent).await?;
         self.tried.fresh_login = false;
+        self.credentials.accepted();
         let welcome = session.welcome();
         let way = session.way();
         tracing::info!(node = welcome.node, durability = welcome.durability, fence = %welcome.fence, %way, "connected");
@@ -116,6 +136,10 @@ impl Actor {
     async fn stay(&mut self, mut session: Session) -> Option<Failure> {
         loop {
             let since = Instant::now();
+            if let Some(failure) = self.leave_copies(&mut session).await {
+                session.finish().await;
+                return Some(failure);
+            }
             self.begin(&session);
             let end = Connected::new(self, session).run().await;
             // Its handle would keep the connection open.
@@ -123,15 +147,92 @@ impl Actor {
             if since.elapsed() >= self.config.policy.stable_after {
                 self.tried.attempts = 0;
             }
+            if since.elapsed() >= self.config.policy.unrivalled_after() {
+                self.tried.superseded = 0;
+                self.shared.lock().counters.rivalry = 0;
+            }
             match end {
                 End::Shut => return None,
                 End::Failed(failure) => return Some(failure),
                 End::Changed(other) => {
                     tracing::info!("QUIC works again: the tunnel is left");
-                    self.shared.lock().counters.returns += 1;
+                    let mut state = self.shared.lock();
+                    state.counters.returns += 1;
+                    self.before = state.outbox.given();
+                    drop(state);
+                    self.early.clear();
                     session = other;
                 }
             }
+        }
+    }
+
+    /// Where the log has numbers that this outbox never gave out, another one did: this one is an earlier copy of itself, or somebody
+    /// has a copy of it. What they acknowledged must not be taken for ours. It goes on under a new epoch.
+    async fn leave_copies(&mut self, session: &mut Session) -> Option<Failure> {
+        let seen = session.welcome().seen.clone();
+        // A fault on purpose: a device that uses numbers twice must not find out by itself.
+        if seen.max().is_none_or(|max| max <= self.before.0) || Mutation::IgnoreTornTail.is_on() {
+            return None;
+        }
+        if session.early() > 0 {
+            self.settle_first_flight(session, &seen).await;
+        }
+        let mut state = self.shared.lock();
+        let settled = state.outbox.renew(&seen).len() as u64;
+        state.counters.acked += settled;
+        state.counters.copies_found += 1;
+        let (records, epoch) = (state.outbox.len(), state.outbox.epoch());
+        drop(state);
+        tracing::error!(
+            numbers = %seen, given = %self.before, records, %epoch,
+            "the log has records of this outbox that it never sent: it was put back in time (an image, a snapshot), or another device has \
+             a copy of it. It goes on under a new name and sends everything it holds"
+        );
+        self.shared.wake();
+        Some(Failure::Copied)
+    }
+
+    /// Records of the first flight went under the old epoch: those that nobody else has numbered alike are in the log soon.
+    async fn settle_first_flight(&self, session: &mut Session, seen: &RangeSet) {
+        let mut open: RangeSet = self.early.iter().map(|seq| seq.0).filter(|seq| !seen.contains(*seq)).collect();
+        let deadline = Instant::now() + self.config.drain_timeout;
+        while !open.is_empty()
+            && let Ok(Ok(event)) = time::timeout_at(deadline, session.next()).await
+        {
+            if let Event::Acked(ranges) = event {
+                let ours = without(&ranges, seen);
+                open = without(&open, &ours);
+                self.shared.acked(&ours);
+            }
+        }
+    }
+
+    /// Remembers a failure for the status, and tells of another device that takes over again and again.
+    fn note(&mut self, failure: &Failure) {
+        let superseded = matches!(failure, Failure::Connection(client::Error::Closed { code: CloseCode::Fenced, .. }));
+        let mut state = self.shared.lock();
+        state.counters.last_error = Some(self.explain(failure));
+        if superseded {
+            self.tried.superseded = self.tried.superseded.saturating_add(1);
+            state.counters.superseded += 1;
+            state.counters.rivalry = self.tried.superseded;
+        }
+        drop(state);
+        if superseded && self.tried.superseded > 1 {
+            tracing::error!(
+                device_id = %self.config.client.device_id, times = self.tried.superseded,
+                "another device of this account connects under this name, again and again: give each a device_id and an outbox of its own"
+            );
+        }
+    }
+
+    /// The failure with the address it is about.
+    fn explain(&self, failure: &Failure) -> String {
+        match failure {
+            // Each says where by itself.
+            Failure::Login(_) | Failure::Connection(client::Error::Config(_) | client::Error::Resolve { .. }) => failure.to_string(),
+            failure => format!("{}: {failure}", self.config.client.place()),
         }
     }
 
@@ -142,6 +243,7 @@ impl Actor {
             if session.early() == 0 {
                 state.outbox.rewind();
             }
+            state.outbox.open();
             state.counters.sent += session.early() as u64;
             let welcome = session.welcome();
             let seen = state.outbox.settle(&welcome.seen).len() as u64;

@@ -49,8 +49,6 @@ pub(super) struct Connected<'a> {
     /// Until when the server, which goes away, is given to settle what is under way.
     drain: Option<Instant>,
     silence: Silence,
-    /// Whether records were under way when the connection was looked at last.
-    owed: bool,
     /// An attempt to get from the tunnel to QUIC, and the wait before the next.
     probe: Pin<Box<dyn Future<Output = Option<Session>> + Send + 'a>>,
     probe_after: Duration,
@@ -73,13 +71,13 @@ impl<'a> Connected<'a> {
         let max_record = usize::try_from(welcome.max_record).unwrap_or(usize::MAX);
         let renewal = Renewal::new(actor.credentials.clone(), life);
         let (now, shared) = (Instant::now(), actor.shared.clone());
-        let silence = Silence::new(now, actor.connector.config().fallback.is_some());
+        let silence = Silence::new(actor.connector.config().fallback.is_some());
         let [probe_after, _] = PROBE_AFTER;
         let probe: Pin<Box<dyn Future<Output = _> + Send>> = match session.way() {
             Way::Quic => Box::pin(pending()),
             Way::WebSocket => Box::pin(probe(actor, probe_after)),
         };
-        Self { actor, shared, session, credit, max_record, renewal, progress: now, drain: None, silence, owed: false, probe, probe_after }
+        Self { actor, shared, session, credit, max_record, renewal, progress: now, drain: None, silence, probe, probe_after }
     }
 
     /// Until the connection ends.
@@ -91,6 +89,10 @@ impl<'a> Connected<'a> {
         let mut telling = Telling::new(self.actor.connector.config().transport.keep_alive);
         loop {
             self.send_latest();
+            if self.shared.lock().outbox.under_way() == 0 {
+                // Patience begins with what is sent now, not with the idle time before it.
+                self.progress = Instant::now();
+            }
             let pause = self.send();
             let skipped = self.shared.lock().outbox.tell();
             if let Some(skipped) = skipped
@@ -103,9 +105,8 @@ impl<'a> Connected<'a> {
                 self.session.finish().await;
                 return End::Failed(Failure::Drained);
             }
-            if under_way == 0 {
-                self.progress = Instant::now();
-            }
+            let watched = self.session.way() == Way::Quic;
+            self.silence.owed(Instant::now(), watched && under_way > 0);
             let patience = self.drain.unwrap_or(self.progress + self.actor.config.ack_timeout);
             let more = more(&pause, &self.session, self.shared.clone());
             // Every arm is cancel-safe: what is not taken now is there the next time.
@@ -132,9 +133,8 @@ impl<'a> Connected<'a> {
                     self.session.finish().await;
                     return End::Failed(if draining { Failure::Drained } else { Failure::Unacknowledged });
                 }
-                _ = looks.tick(), if self.session.way() == Way::Quic && (under_way > 0 || self.owed) => {
-                    self.owed = under_way > 0;
-                    if self.is_silent(under_way) {
+                _ = looks.tick(), if watched && under_way > 0 => {
+                    if self.is_silent() {
                         return End::Failed(Failure::Silent);
                     }
                 }
@@ -168,12 +168,13 @@ impl<'a> Connected<'a> {
     }
 
     /// Whether the connection is to be given up because nothing is heard.
-    fn is_silent(&mut self, under_way: u64) -> bool {
+    fn is_silent(&mut self) -> bool {
         let Some(stats) = self.session.connection().map(quinn::Connection::stats) else { return false };
-        match self.silence.look(Instant::now(), stats.udp_rx.datagrams, under_way > 0, stats.path.rtt) {
+        match self.silence.look(Instant::now(), stats.udp_rx.datagrams, stats.path.rtt) {
             Verdict::Fine => false,
             Verdict::Rebind => {
                 tracing::info!("nothing is heard from the server: going on from another port");
+                self.shared.lock().counters.rebinds += 1;
                 if let Err(error) = self.actor.connector.rebind() {
                     tracing::warn!(%error, "there is no other port");
                 }

@@ -23,34 +23,58 @@ pub(super) enum Verdict {
     GiveUp,
 }
 
-/// How long nothing has been heard while something was owed.
+/// The most that one look adds to the silence. Looks are far more frequent while something is owed: where more time went by, it was
+/// this process that stood still (stopped, or starved of its processor), and nothing can be said of the server.
+const MOST: Duration = Duration::from_millis(500);
+
+/// How long nothing has been heard since something was owed. Time before that does not count: a sensor that reads once a minute
+/// leaves its link silent, not dead.
 #[derive(Debug)]
 pub(super) struct Silence {
     received: u64,
-    since: Instant,
+    /// When the connection was looked at last; `None` while nothing is owed.
+    looked: Option<Instant>,
+    silent: Duration,
     rebound: bool,
     fallback: bool,
 }
 
 impl Silence {
-    pub(super) fn new(now: Instant, fallback: bool) -> Self {
-        Self { received: 0, since: now, rebound: false, fallback }
+    pub(super) fn new(fallback: bool) -> Self {
+        Self { received: 0, looked: None, silent: Duration::ZERO, rebound: false, fallback }
     }
 
-    /// `received`: packets so far; `owed`: whether records are under way.
-    pub(super) fn look(&mut self, now: Instant, received: u64, owed: bool, rtt: Duration) -> Verdict {
-        if received != self.received || !owed {
-            (self.received, self.since, self.rebound) = (received, now, false);
+    /// Says whether something is sent and unanswered. The silence counts from the moment this becomes true.
+    pub(super) fn owed(&mut self, now: Instant, owed: bool) {
+        match (owed, self.looked) {
+            (true, None) => self.begin(now),
+            (true, Some(_)) => {}
+            (false, _) => self.looked = None,
+        }
+    }
+
+    /// `received`: packets so far. To be asked regularly, many times within [`LEAST`].
+    pub(super) fn look(&mut self, now: Instant, received: u64, rtt: Duration) -> Verdict {
+        let Some(looked) = self.looked else { return Verdict::Fine };
+        if received != self.received {
+            self.received = received;
+            self.begin(now);
             return Verdict::Fine;
         }
-        let (silence, patience) = (now - self.since, LEAST.max(rtt * ROUND_TRIPS));
-        if silence >= patience * if self.fallback { TO_TUNNEL } else { TO_NOWHERE } {
+        self.silent += (now - looked).min(MOST);
+        self.looked = Some(now);
+        let patience = LEAST.max(rtt * ROUND_TRIPS);
+        if self.silent >= patience * if self.fallback { TO_TUNNEL } else { TO_NOWHERE } {
             Verdict::GiveUp
-        } else if silence >= patience && !std::mem::replace(&mut self.rebound, true) {
+        } else if self.silent >= patience && !std::mem::replace(&mut self.rebound, true) {
             Verdict::Rebind
         } else {
             Verdict::Fine
         }
+    }
+
+    fn begin(&mut self, now: Instant) {
+        (self.looked, self.silent, self.rebound) = (Some(now), Duration::ZERO, false);
     }
 }
 
@@ -59,37 +83,81 @@ mod tests {
     use super::*;
 
     const RTT: Duration = Duration::from_millis(50);
+    /// How often the connection is looked at.
+    const LOOK: Duration = Duration::from_millis(100);
+
+    /// What happens while something is owed from `start` on and nothing more comes: milliseconds until another port is taken, and until
+    /// the connection is given up.
+    fn dead(silence: &mut Silence, start: Instant, received: u64, rtt: Duration) -> (u128, u128) {
+        silence.owed(start, true);
+        let (mut now, mut rebound) = (start, None);
+        loop {
+            match silence.look(now, received, rtt) {
+                Verdict::Fine => {}
+                Verdict::Rebind => assert_eq!(rebound.replace((now - start).as_millis()), None),
+                Verdict::GiveUp => return (rebound.unwrap_or_default(), (now - start).as_millis()),
+            }
+            now += LOOK;
+        }
+    }
 
     #[test]
     fn first_another_port_then_another_way() {
         let start = Instant::now();
-        let at = |millis| start + Duration::from_millis(millis);
-        let mut silence = Silence::new(start, true);
-        assert_eq!(silence.look(at(0), 10, true, RTT), Verdict::Fine);
-        assert_eq!(silence.look(at(999), 10, true, RTT), Verdict::Fine);
-        assert_eq!(silence.look(at(1000), 10, true, RTT), Verdict::Rebind);
-        assert_eq!(silence.look(at(1500), 10, true, RTT), Verdict::Fine);
-        assert_eq!(silence.look(at(2000), 10, true, RTT), Verdict::GiveUp);
-    }
-
-    #[test]
-    fn any_packet_is_a_sign_of_life_and_nothing_owed_is_no_silence() {
-        let start = Instant::now();
-        let at = |secs| start + Duration::from_secs(secs);
-        let mut silence = Silence::new(start, true);
-        for n in 1..10 {
-            assert_eq!(silence.look(at(n), n, true, RTT), Verdict::Fine);
-        }
-        assert_eq!(silence.look(at(100), 9, false, RTT), Verdict::Fine);
-        assert_eq!(silence.look(at(101), 9, true, RTT), Verdict::Rebind);
+        // The first look sees the handshake's packets.
+        assert_eq!(dead(&mut Silence::new(true), start, 10, RTT), (1000, 2000));
+        assert_eq!(dead(&mut Silence::new(false), start, 10, RTT), (1000, 5000));
     }
 
     #[test]
     fn a_long_way_is_given_longer() {
+        assert_eq!(dead(&mut Silence::new(false), Instant::now(), 0, Duration::from_millis(600)), (4800, 24_000));
+    }
+
+    #[test]
+    fn any_packet_is_a_sign_of_life() {
         let start = Instant::now();
-        let mut silence = Silence::new(start, false);
-        assert_eq!(silence.look(start + Duration::from_secs(4), 0, true, Duration::from_millis(600)), Verdict::Fine);
-        assert_eq!(silence.look(start + Duration::from_secs(5), 0, true, Duration::from_millis(600)), Verdict::Rebind);
-        assert_eq!(silence.look(start + Duration::from_secs(24), 0, true, Duration::from_millis(600)), Verdict::GiveUp);
+        let mut silence = Silence::new(true);
+        silence.owed(start, true);
+        for n in 1..100 {
+            silence.owed(start + LOOK * n, true);
+            assert_eq!(silence.look(start + LOOK * n, u64::from(n / 9), RTT), Verdict::Fine);
+        }
+    }
+
+    /// Records at an interval, each answered 30 ms later, for minutes; then one that is not.
+    #[test]
+    fn what_was_idle_before_something_is_owed_is_no_silence() {
+        for fallback in [false, true] {
+            for interval in [20, 100, 500, 900, 1000, 1100, 2000, 3000, 5000, 10_000, 15_000, 30_000, 60_000] {
+                let start = Instant::now();
+                let mut silence = Silence::new(fallback);
+                let (mut received, mut now) = (4, start);
+                for n in 0..u64::max(3, 300_000 / interval) {
+                    now = start + Duration::from_millis(n * interval);
+                    silence.owed(now, true);
+                    // A timer that was due long ago fires at once.
+                    assert_eq!(silence.look(now, received, RTT), Verdict::Fine, "{interval} ms, record {n}");
+                    // The record's acknowledgement; packets of the link's own care come and go unseen.
+                    received += 2;
+                    now += Duration::from_millis(30.min(interval / 2));
+                    assert_eq!(silence.look(now, received, RTT), Verdict::Fine, "{interval} ms, record {n}");
+                    silence.owed(now, false);
+                }
+                let (rebound, given_up) = dead(&mut silence, now + Duration::from_millis(interval), received, RTT);
+                assert!(rebound <= 1000 + LOOK.as_millis(), "{interval} ms: {rebound}");
+                assert!(given_up <= if fallback { 2000 } else { 5000 } + LOOK.as_millis(), "{interval} ms: {given_up}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_process_that_stood_still_says_nothing_of_the_server() {
+        let start = Instant::now();
+        let mut silence = Silence::new(true);
+        silence.owed(start, true);
+        assert_eq!(silence.look(start, 0, RTT), Verdict::Fine);
+        assert_eq!(silence.look(start + Duration::from_secs(60), 0, RTT), Verdict::Fine);
+        assert_eq!(silence.look(start + Duration::from_secs(60) + LOOK, 1, RTT), Verdict::Fine);
     }
 }

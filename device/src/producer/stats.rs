@@ -62,6 +62,15 @@ pub struct Stats {
     pub disk_error: Option<String>,
     /// Connections after the first.
     pub reconnects: u64,
+    /// Times that another port was tried because nothing was heard.
+    pub rebinds: u64,
+    /// Times that the log had records of this outbox that it never sent: it was put back in time, or there is a copy of it. It went
+    /// on under a new epoch each time.
+    pub copies_found: u64,
+    /// Connections that ended because another one of the same device took over.
+    pub superseded: u64,
+    /// Those of them in a row; more than one: another device has the same name.
+    pub rivalry: u32,
     /// What carries the connection.
     pub way: Option<Way>,
     /// What is known of the link's losses and done about them, over QUIC.

@@ -2,8 +2,9 @@
 
 use std::{
     io::Write as _,
-    path::Path,
+    path::{Path, PathBuf},
     process::{Child, Command, Stdio},
+    sync::atomic::Ordering::SeqCst,
     time::Duration,
 };
 
@@ -131,14 +132,37 @@ async fn a_file_is_followed_across_rotation_truncation_and_restart() {
     soon("the end", agent).await.unwrap().unwrap();
 }
 
+/// An account that was revoked is restored; nobody is near to start the agent anew.
 #[tokio::test]
-async fn a_refusal_for_good_is_an_error() {
+async fn a_refusal_ends_nothing_and_is_asked_about_again() {
     let (peer, service, dir) = (Peer::start(), Service::start().await, tempfile::tempdir().unwrap());
-    let agent = tokio::spawn(agent::run(config(&peer, &service, dir.path()), CancellationToken::new()));
-    peer.guest().await.close(CloseCode::Forbidden);
-    let error = soon("the end", agent).await.unwrap().unwrap_err();
-    assert!(matches!(error, agent::Error::Refused(_)), "{error}");
-    assert!(error.to_string().contains("because"));
+    let mut config = config(&peer, &service, dir.path());
+    config.refused = Duration::from_millis(20);
+    config.sensors = vec![Sensor::system(Duration::from_millis(20))];
+    let status = config.status_file.clone().unwrap();
+    let shutdown = CancellationToken::new();
+    let agent = tokio::spawn(agent::run(config, shutdown.clone()));
+    for code in [CloseCode::Forbidden, CloseCode::Protocol, CloseCode::TooLarge] {
+        peer.guest().await.close(code);
+    }
+    let last = peer.guest().await;
+    service.refuses.store(true, SeqCst);
+    last.close(CloseCode::Unauthenticated);
+    let asked = service.asked.load(SeqCst);
+    eventually("it asks again and again", || service.asked.load(SeqCst) > asked + 3).await;
+    eventually("a status that says why", || {
+        std::fs::read_to_string(&status).is_ok_and(|text| text.contains("the login was refused (401): no"))
+    })
+    .await;
+    assert!(!agent.is_finished());
+    service.refuses.store(false, SeqCst);
+    let mut guest = peer.guest().await;
+    guest.welcome("").await;
+    let mut records = guest.records();
+    assert!(reading(&mut guest, &mut records).await["memory_total_bytes"].as_u64().unwrap() > 0, "what was read meanwhile is there");
+    shutdown.cancel();
+    drop((guest, records));
+    soon("the end", agent).await.unwrap().unwrap();
 }
 
 /// The program with the field's variables, reading standard input.
@@ -164,6 +188,12 @@ fn program(peer: &Peer, service: &Service, dir: &Path, arguments: &[&str]) -> Ch
         .unwrap()
 }
 
+/// The file of the one device that runs there.
+fn status_file(dir: &Path) -> PathBuf {
+    let names = std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    dir.join(names.into_iter().find(|name| name.starts_with("status-") && name.ends_with(".json")).unwrap_or_default())
+}
+
 /// The exit code, standard output and standard error.
 async fn end(child: Child) -> (Option<i32>, String, String) {
     let output = tokio::task::spawn_blocking(move || child.wait_with_output().unwrap());
@@ -185,10 +215,8 @@ async fn the_program_reads_lines_shows_its_status_and_stops_on_sigterm() {
     stdin.write_all(b"{\"t\":1}\nnonsense\n{\"t\":2}\n").unwrap();
     assert_eq!(reading(&mut guest, &mut records).await["t"], 1);
     assert_eq!(reading(&mut guest, &mut records).await["t"], 2);
-    eventually("a status that counts", || {
-        std::fs::read_to_string(dir.path().join("status.json")).is_ok_and(|text| text.contains("\"acked\":2"))
-    })
-    .await;
+    eventually("a status that counts", || std::fs::read_to_string(status_file(dir.path())).is_ok_and(|text| text.contains("\"acked\":2")))
+        .await;
     let (code, text, _) = end(program(&peer, &service, dir.path(), &["status"])).await;
     assert_eq!(code, Some(0), "{text}");
     assert!(text.contains("2 taken, 2 acknowledged, 0 refused, 0 dropped, 0 lost, 0 blocked"), "{text}");
@@ -221,15 +249,48 @@ async fn the_program_ends_when_its_input_has_ended_and_is_settled() {
 #[tokio::test]
 async fn exit_codes_say_whether_starting_again_helps() {
     let (peer, service, dir) = (Peer::start(), Service::start().await, tempfile::tempdir().unwrap());
-    let child = program(&peer, &service, dir.path(), &[]);
-    peer.guest().await.close(CloseCode::TooLarge);
-    let (code, _, log) = end(child).await;
+    let (code, _, log) = end(program(&peer, &service, dir.path(), &["register"])).await;
     assert_eq!(code, Some(77), "{log}");
-    assert!(log.contains("refused this device for good"), "{log}");
+    let away = Service { url: "http://10.1.2.3:3001".into(), ..service.clone() };
+    let (code, _, log) = end(program(&peer, &away, dir.path(), &[])).await;
+    assert_eq!(code, Some(78), "{log}");
+    assert!(log.contains("AUTH_URL (auth_url) would send secrets to 10.1.2.3 without encryption"), "{log}");
+    std::fs::write(dir.path().join(".env"), "DEVICE_ID=dev\nhunter2\n").unwrap();
+    let (code, _, log) = end(program(&peer, &service, dir.path(), &[])).await;
+    assert_eq!((code, log.trim()), (Some(78), "motience-device: .env:2: this is not NAME=value"));
+    std::fs::remove_file(dir.path().join(".env")).unwrap();
 
     let (code, _, log) = end(program(&peer, &service, dir.path(), &["--server", "http://x"])).await;
     assert_eq!(code, Some(78), "{log}");
     assert!(log.starts_with("motience-device: SERVER_URL (server_url) cannot be used"), "{log}");
+}
+
+#[tokio::test]
+async fn check_config_tries_the_sensors() {
+    let (peer, service, dir) = (Peer::start(), Service::start().await, tempfile::tempdir().unwrap());
+    let (code, text, log) = end(program(&peer, &service, dir.path(), &["--check-config"])).await;
+    assert_eq!(code, Some(0), "{log}");
+    assert!(text.contains("sensor 1 (stdin)") && text.contains("the settings are good"), "{text}");
+    let check = |sensor: &str| {
+        let mut child = program(&peer, &service, dir.path(), &["--version"]);
+        child.wait().unwrap();
+        std::fs::write(dir.path().join("agent.toml"), format!("username = \"user\"\n{sensor}")).unwrap();
+        let mut again = Command::new(env!("CARGO_BIN_EXE_motience-device"));
+        again.current_dir(dir.path()).env_clear().env("PATH", std::env::var_os("PATH").unwrap_or_default());
+        again.envs([("DEVICE_ID", "dev"), ("PASSWORD", "password")]).args(["--config", "agent.toml", "check-config"]);
+        let output = again.output().unwrap();
+        let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+        (output.status.code(), text(output.stdout), text(output.stderr))
+    };
+    let command = |script: &str| format!("[[sensors]]\nkind = \"command\"\nname = \"room\"\ncommand = [\"sh\", \"-c\", \"{script}\"]\n");
+    let (code, text, _) = check(&command("echo '{}'"));
+    assert!(code == Some(0) && text.contains("sensor 1 (room): {") && text.contains(r#""device_id":"dev""#), "{text}");
+    let (code, _, log) = check(&command("echo no bus >&2; exit 3"));
+    assert!(code == Some(78) && log.contains("sensor 1 (room)") && log.contains("no bus"), "{log}");
+    let (code, _, log) = check(&command("echo nonsense"));
+    assert!(code == Some(78) && log.contains("sensor 1 (room)"), "{log}");
+    let (code, _, log) = check("[[sensors]]\nkind = \"file\"\npath = \"/\"\n");
+    assert!(code == Some(78) && log.contains("is no file"), "{log}");
 }
 
 #[tokio::test]
@@ -240,7 +301,7 @@ async fn a_killed_program_sends_its_backlog_after_the_restart_once() {
     let mut stdin = child.stdin.take().unwrap();
     stdin.write_all(b"{\"t\":1}\n{\"t\":2}\n{\"t\":3}\n").unwrap();
     eventually("three records on disk", || {
-        let status = std::fs::read(dir.path().join("status.json")).ok();
+        let status = std::fs::read(status_file(dir.path())).ok();
         let status: Option<Value> = status.and_then(|text| serde_json::from_slice(&text).ok());
         status.is_some_and(|status| status["outbox_records"] == 3 && status["outbox_unsaved"] == 0 && status["disk_bytes"] != 0)
     })

@@ -1,4 +1,5 @@
-//! A small authentication service: numbers the tokens it hands out, and refuses when it is told to.
+//! A small authentication service: numbers the tokens it hands out, and refuses when it is told to. Something before it may speak
+//! instead.
 
 use std::sync::{
     Arc,
@@ -18,13 +19,23 @@ pub(crate) struct Service {
     pub(crate) logins: Arc<AtomicUsize>,
     pub(crate) refreshes: Arc<AtomicUsize>,
     pub(crate) refuses: Arc<AtomicBool>,
+    /// A firewall answers instead of it.
+    pub(crate) blocked: Arc<AtomicBool>,
+    pub(crate) asked: Arc<AtomicUsize>,
 }
 
 impl Service {
     pub(crate) async fn start() -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
-        let service = Self { url, logins: Arc::default(), refreshes: Arc::default(), refuses: Arc::default() };
+        let service = Self {
+            url,
+            logins: Arc::default(),
+            refreshes: Arc::default(),
+            refuses: Arc::default(),
+            blocked: Arc::default(),
+            asked: Arc::default(),
+        };
         let serving = service.clone();
         tokio::spawn(async move {
             loop {
@@ -44,6 +55,14 @@ impl Service {
     }
 
     fn answer(&self, request: &str) -> String {
+        self.asked.fetch_add(1, SeqCst);
+        if self.blocked.load(SeqCst) {
+            let page = "<html>Access denied</html>";
+            return format!(
+                "HTTP/1.1 403 Forbidden\r\nconnection: close\r\ncontent-type: text/html\r\ncontent-length: {}\r\n\r\n{page}",
+                page.len()
+            );
+        }
         let path = request.split(' ').nth(1).unwrap_or_default();
         let token = match path {
             _ if self.refuses.load(SeqCst) => String::new(),
@@ -52,7 +71,10 @@ impl Service {
             _ => String::new(),
         };
         let (status, body) = if token.is_empty() {
-            ("401 Unauthorized", r#"{"error":"no"}"#.to_owned())
+            (
+                "401 Unauthorized\r\ncontent-type: application/problem+json",
+                r#"{"status":401,"code":"bad_credentials","error":"no"}"#.to_owned(),
+            )
         } else {
             let body = format!(r#"{{"access_token":"{token}","refresh_token":"r","expires_in":60,"user_id":7,"role":"producer"}}"#);
             ("200 OK", body)

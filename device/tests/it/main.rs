@@ -8,6 +8,7 @@ mod outbox;
 mod peer;
 mod producer;
 mod session;
+mod silence;
 mod token;
 
 /// Time limit of every wait in these tests.

@@ -180,3 +180,95 @@ async fn a_number_that_stays_here_leaves_no_hole() {
     assert_eq!(guest.control().await, skipped("1"));
     assert_eq!(guest.records().take(1).await.to_string(), "2");
 }
+
+/// An image, an overlay root, a snapshot: what the file says is true of an earlier day.
+#[tokio::test]
+async fn an_outbox_that_went_back_in_time_begins_a_new_life_and_sends_everything() {
+    let (peer, dir) = (Peer::start(), tempfile::tempdir().unwrap());
+    let settings = on_disk(&peer, dir.path());
+    let producer = start(settings.clone());
+    send(&producer, 3).await;
+    let mut guest = peer.guest().await;
+    let old = guest.hello.epoch;
+    // Numbers up to 9 are in the log; 1 to 3 are the first that this outbox gives out.
+    guest.welcome("1-9").await;
+    let mut guest = peer.guest().await;
+    let new = guest.hello.epoch;
+    assert_ne!(new, old);
+    guest.welcome("").await;
+    assert_eq!(guest.records().take(3).await.to_string(), "1-3", "none of them is taken for one that is there");
+    guest.ack("1-3").await;
+    soon("the flush", producer.flush(Duration::from_secs(9))).await.unwrap();
+    let stats = producer.stats();
+    assert_eq!((stats.copies_found, stats.acked, stats.superseded), (1, 3, 0));
+    producer.shutdown(Duration::ZERO).await;
+
+    // It stays so, and its own numbers are no cause for another.
+    let producer = start(settings);
+    let mut guest = peer.guest().await;
+    assert_eq!(guest.hello.epoch, new);
+    guest.welcome("1-3").await;
+    send(&producer, 1).await;
+    assert_eq!(guest.records().take(1).await.to_string(), "4");
+    guest.close(CloseCode::Internal);
+    let mut guest = peer.guest().await;
+    guest.welcome("1-4").await;
+    soon("the flush", producer.flush(Duration::from_secs(9))).await.unwrap();
+    assert_eq!(producer.stats().copies_found, 0);
+}
+
+/// The copy reads its sensors, is switched off and on again, and only then finds its server.
+#[tokio::test]
+async fn what_a_copy_took_before_it_ever_connected_is_its_own() {
+    let (peer, dir) = (Peer::start(), tempfile::tempdir().unwrap());
+    let settings = on_disk(&peer, dir.path());
+    let producer = start(settings.clone());
+    send(&producer, 3).await;
+    let mut guest = peer.guest().await;
+    let old = guest.hello.epoch;
+    guest.welcome("").await;
+    guest.records().take(3).await;
+    guest.ack("1-3").await;
+    soon("the flush", producer.flush(Duration::from_secs(9))).await.unwrap();
+    producer.shutdown(Duration::ZERO).await;
+
+    let deaf = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+    let mut alone = settings.clone();
+    alone.client.server.port = deaf.local_addr().unwrap().port();
+    let producer = start(alone);
+    send(&producer, 2).await;
+    producer.shutdown(Duration::ZERO).await;
+
+    let producer = start(settings);
+    let mut guest = peer.guest().await;
+    assert_eq!(guest.hello.epoch, old);
+    // The other one was here with its 4 and 5.
+    guest.welcome("1-5").await;
+    let mut guest = peer.guest().await;
+    assert_ne!(guest.hello.epoch, old);
+    guest.welcome("").await;
+    assert_eq!(guest.records().take(2).await.to_string(), "4-5");
+    assert_eq!(producer.stats().copies_found, 1);
+}
+
+/// A machine that goes on in memory from a snapshot has no file to show it.
+#[tokio::test]
+async fn so_does_one_in_memory() {
+    let peer = Peer::start();
+    let producer = start(config(&peer));
+    send(&producer, 2).await;
+    let mut guest = peer.guest().await;
+    let old = guest.hello.epoch;
+    guest.welcome("").await;
+    guest.records().take(2).await;
+    guest.ack("1").await;
+    eventually("one is settled", || producer.stats().acked == 1).await;
+    guest.close(CloseCode::Internal);
+    let mut guest = peer.guest().await;
+    guest.welcome("1-3").await;
+    let mut guest = peer.guest().await;
+    assert_ne!(guest.hello.epoch, old);
+    guest.welcome("").await;
+    assert_eq!(guest.control().await, skipped("1"));
+    assert_eq!(guest.records().take(1).await.to_string(), "2");
+}

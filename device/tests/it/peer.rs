@@ -159,6 +159,11 @@ impl Guest {
 pub(crate) struct Records(mpsc::Receiver<(StreamKind, Record)>);
 
 impl Records {
+    /// The next record, whenever it comes; `None`: the connection has ended.
+    pub(crate) async fn arrived(&mut self) -> Option<Record> {
+        self.0.recv().await.map(|(_, record)| record)
+    }
+
     pub(crate) async fn next(&mut self) -> (StreamKind, Record) {
         soon("a record", self.0.recv()).await.unwrap()
     }

@@ -131,6 +131,21 @@ async fn a_newer_connection_of_the_same_device_is_left_in_peace() {
 }
 
 #[tokio::test]
+async fn another_device_of_the_same_name_is_told_of() {
+    let peer = Peer::start();
+    let mut settings = config(&peer);
+    settings.policy.fenced = Duration::from_millis(10);
+    let producer = start(settings);
+    for times in 1..=3 {
+        let mut guest = peer.guest().await;
+        guest.welcome("").await;
+        guest.close(CloseCode::Fenced);
+        eventually("it is counted", || producer.stats().superseded == times).await;
+        assert_eq!(u64::from(producer.stats().rivalry), times, "it goes on until a connection lasts");
+    }
+}
+
+#[tokio::test]
 async fn a_draining_server_gets_to_settle_what_is_under_way() {
     let peer = Peer::start();
     let producer = start(config(&peer));

@@ -41,7 +41,7 @@ async fn it_is_renewed_before_it_expires_without_a_reconnect() {
 }
 
 #[tokio::test]
-async fn a_refused_token_is_replaced_by_one_login_and_no_more() {
+async fn a_refused_token_is_replaced_by_a_refresh_and_one_login_and_no_more() {
     let (peer, service) = (Peer::start(), Service::start().await);
     let producer = start(&peer, &service);
     let mut guest = peer.guest().await;
@@ -50,12 +50,27 @@ async fn a_refused_token_is_replaced_by_one_login_and_no_more() {
     guest.close(CloseCode::Unauthenticated);
 
     let guest = peer.guest().await;
+    assert_eq!(guest.hello.token, "refresh-1");
+    guest.close(CloseCode::Unauthenticated);
+    let guest = peer.guest().await;
     assert_eq!(guest.hello.token, "login-2");
     guest.close(CloseCode::Unauthenticated);
     let failure = soon("the stop", producer.stopped()).await;
     assert!(matches!(failure, Failure::Connection(ClientError::Closed { code: CloseCode::Unauthenticated, .. })), "{failure:?}");
     assert_eq!(service.logins.load(SeqCst), 2);
     eventually("no connection is left", || peer.connections() == 0).await;
+}
+
+#[tokio::test]
+async fn what_is_no_word_of_the_service_ends_nothing() {
+    let (peer, service) = (Peer::start(), Service::start().await);
+    service.blocked.store(true, SeqCst);
+    let producer = start(&peer, &service);
+    eventually("it asks again", || service.asked.load(SeqCst) > 3).await;
+    service.blocked.store(false, SeqCst);
+    let mut guest = peer.guest().await;
+    guest.welcome("").await;
+    soon("the connection", producer.connected()).await.unwrap();
 }
 
 #[tokio::test]

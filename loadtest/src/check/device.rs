@@ -189,6 +189,7 @@ pub(crate) fn impatient(server: &str, ca: Option<PathBuf>, id: DeviceId) -> Resu
         fenced: Duration::from_millis(500),
         drain: Duration::from_millis(300),
         stable_after: Duration::from_secs(1),
+        ..Policy::default()
     };
     Ok((config, policy))
 }

@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, clippy::allow_attributes, reason = "tests")]
 
 mod cluster;
+mod copies;
 mod delivery;
 mod embedded;
 mod gateway;

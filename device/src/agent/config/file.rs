@@ -36,6 +36,8 @@ pub(super) struct File {
     pub(super) ca: Option<String>,
     pub(super) send_interval_secs: Option<f64>,
     pub(super) shutdown_grace_secs: Option<f64>,
+    pub(super) refused_wait_secs: Option<f64>,
+    pub(super) insecure_plaintext: Option<bool>,
     pub(super) state_dir: Option<PathBuf>,
     pub(super) status_file: Option<PathBuf>,
     pub(super) log: Option<String>,

@@ -44,6 +44,44 @@ fn the_file_wins_over_the_environment_and_the_command_line_over_both() {
 }
 
 #[test]
+fn the_person_at_the_keyboard_is_not_the_device() {
+    let username = |variables: &Variables| assemble("", variables).unwrap().username;
+    let own = variables();
+    assert_eq!(username(&own), "desktop", "where nothing else is said");
+    let file = variables().with_file([("USERNAME", "device")]);
+    assert_eq!(username(&file), "device");
+    let both = Variables::from_pairs([("DEVICE_ID", "d"), ("PASSWORD", "p"), ("USERNAME", "desktop"), ("MOTIENCE_USERNAME", "own")]);
+    assert_eq!(username(&both.with_file([("USERNAME", "device"), ("MOTIENCE_USERNAME", "file")])), "own");
+    let in_file = variables().with_file([("USERNAME", "device"), ("MOTIENCE_USERNAME", "file"), ("PASSWORD", "other")]);
+    let config = assemble("", &in_file).unwrap();
+    assert_eq!((config.username.as_str(), config.password.expose_secret()), ("file", "secret"), "all else is the environment's first");
+}
+
+#[test]
+fn nothing_secret_travels_in_the_clear_unless_told() {
+    let refused = |text: &str| assemble(text, &variables()).err().map(|e| e.to_string());
+    for host in ["localhost", "LOCALHOST:3001", "127.0.0.1", "127.9.9.9:1", "[::1]:3001", "[::ffff:127.0.0.1]", "a.localhost"] {
+        assert_eq!(refused(&format!("auth_url = \"http://{host}\"")), None);
+        assert_eq!(refused(&format!("fallback_url = \"ws://{host}\"")), None);
+    }
+    for host in ["ap:3001", "10.0.0.1", "[2001:db8::1]:3001", "localhost.example.com", "127.0.0.1.example.com", "0.0.0.0"] {
+        let error = refused(&format!("auth_url = \"http://{host}\"")).unwrap();
+        assert!(error.contains("AUTH_URL (auth_url)") && error.contains("--insecure-plaintext"), "{error}");
+        let error = refused(&format!("fallback_url = \"ws://{host}\"")).unwrap();
+        assert!(error.contains("FALLBACK_URL (fallback_url)"), "{error}");
+        assert_eq!(refused(&format!("auth_url = \"https://{host}\"\nfallback_url = \"wss://{host}\"")), None);
+        assert_eq!(refused(&format!("auth_url = \"http://{host}\"\ninsecure_plaintext = true")), None);
+    }
+    let file = || File::parse("auth_url = \"http://ap:3001\"").unwrap();
+    let overrides = Overrides { insecure_plaintext: true, ..Overrides::default() };
+    assert!(Config::assemble(file(), &overrides, &variables()).is_ok());
+    let told = variables().with_file([("INSECURE_PLAINTEXT", "true")]);
+    assert!(Config::assemble(file(), &Overrides::default(), &told).is_ok());
+    let unclear = variables().with_file([("INSECURE_PLAINTEXT", "perhaps")]);
+    assert!(Config::assemble(file(), &Overrides::default(), &unclear).unwrap_err().to_string().starts_with("INSECURE_PLAINTEXT must be"));
+}
+
+#[test]
 fn mistakes_are_named() {
     let wrong = |text: &str| assemble(text, &variables()).unwrap_err().to_string();
     assert!(
@@ -76,6 +114,10 @@ fn the_outbox_is_in_the_state_folder_unless_told_otherwise() {
     assert!(path.starts_with("/state") && name.starts_with("outbox-") && name.ends_with(".redb"), "{name}");
     let other = assemble("state_dir = \"/state\"\nusername = \"other\"", &variables()).unwrap().outbox;
     assert_ne!(other.storage, Storage::Disk(path), "what one account has taken is never sent as another's");
+    let config = |username: &str| assemble(&format!("state_dir = \"/state\"\nusername = \"{username}\""), &variables()).unwrap();
+    assert!(config("a").token_file.unwrap().starts_with("/state"));
+    assert_ne!(config("a").token_file, config("b").token_file);
+    assert_ne!(config("a").status_file, config("b").status_file, "each device has a status of its own");
     assert_eq!(outbox("path = \"/elsewhere/o.redb\"").storage, Storage::Disk("/elsewhere/o.redb".into()));
     assert_eq!(outbox("storage = \"memory\"").storage, Storage::Memory);
     let outbox = outbox("policy = \"block\"\norder = \"live-first\"\ncommit_interval_ms = 20\nrecords = 5\nbytes = 6");

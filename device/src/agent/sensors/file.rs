@@ -25,7 +25,7 @@ use super::{
     Context, Sink,
     lines::{Line, Lines},
 };
-use crate::agent::{names, status::write};
+use crate::{agent::names, private_file};
 
 /// Bytes read at once.
 const CHUNK: usize = 64 * 1024;
@@ -162,7 +162,7 @@ impl Follower<'_> {
 
     fn remember(&self) {
         if let (Some(path), Some(place)) = (&self.memory, &self.kept)
-            && let Err(error) = write(path, place)
+            && let Err(error) = serde_json::to_vec(place).map_err(Into::into).and_then(|text| private_file::write(path, &text))
         {
             tracing::warn!(path = %path.display(), %error, "cannot keep the place in the file");
         }

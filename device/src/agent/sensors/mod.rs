@@ -145,6 +145,29 @@ pub(super) async fn run(sensor: Sensor, sink: Sink, context: Context) {
     }
 }
 
+/// Reads a sensor once: the record it makes, or word of what it will read; or what is wrong with it.
+pub(super) async fn trial(sensor: &Sensor, device_id: &DeviceId) -> Result<String, String> {
+    let readings = match &sensor.kind {
+        Kind::System => system::once().await.ok_or("this machine cannot be read")?.into(),
+        Kind::Command { command, timeout } => {
+            let (output, complaint) = command::output(command, *timeout, record::MAX_RECORD).await;
+            let complaint = if complaint.is_empty() { complaint } else { format!(" (its standard error: {complaint})") };
+            output.map_err(|reason| reason + &complaint)?
+        }
+        Kind::Stdin => return Ok("standard input is read when the agent runs".into()),
+        Kind::File { path, .. } => {
+            return match tokio::fs::File::open(path).await {
+                Ok(file) if file.metadata().await.is_ok_and(|found| found.is_file()) => Ok(format!("{} can be read", path.display())),
+                Ok(_) => Err(format!("{} is no file", path.display())),
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(format!("{} is not there yet", path.display())),
+                Err(error) => Err(format!("{} cannot be read: {error}", path.display())),
+            };
+        }
+    };
+    let json = complete(&readings, device_id, sensor.name.as_deref(), record::MAX_RECORD).map_err(|e| e.to_string())?;
+    Ok(String::from_utf8_lossy(&json).into_owned())
+}
+
 /// Where readings go: completed to records, checked, taken into the outbox.
 pub(super) struct Sink {
     producer: Arc<Producer>,

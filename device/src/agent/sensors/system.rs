@@ -41,6 +41,11 @@ pub(super) async fn run(interval: Duration, sink: &Sink) {
     }
 }
 
+/// One reading, for who wants to see one.
+pub(super) async fn once() -> Option<String> {
+    spawn_blocking(|| Value::Object(Machine::new().read()).to_string()).await.ok()
+}
+
 impl Machine {
     fn new() -> Self {
         let mut system = System::new();

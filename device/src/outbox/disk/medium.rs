@@ -7,7 +7,7 @@ use std::{
 
 use redb::{Builder, Database, DatabaseError};
 
-use crate::clock;
+use crate::{clock, private_file};
 
 /// Damaged files that are kept for a look at them.
 const KEPT: usize = 3;
@@ -37,17 +37,18 @@ pub(crate) struct OnDisk(pub(crate) PathBuf);
 impl Medium for OnDisk {
     fn open(&self, builder: &Builder) -> Result<Database, DatabaseError> {
         if let Some(dir) = self.dir() {
-            fs::create_dir_all(dir)?;
+            private_file::make_dir(dir)?;
         }
         let draft = self.beside(DRAFT);
         if self.0.exists() {
             // Of an attempt that did not come to its end: it must never take this file's place.
             remove(&draft)?;
+            private_file::close_to_others(&self.0)?;
         } else if draft.exists() {
             // A cut between the two steps of `adopt`: the draft was whole before the first.
             fs::rename(&draft, &self.0)?;
         } else {
-            create(&self.0)?;
+            private_file::create(&self.0)?;
             self.sync_dir()?;
         }
         builder.create(&self.0)
@@ -56,7 +57,7 @@ impl Medium for OnDisk {
     fn draft(&self, builder: &Builder) -> Result<Database, DatabaseError> {
         let draft = self.beside(DRAFT);
         remove(&draft)?;
-        create(&draft)?;
+        private_file::create(&draft)?;
         builder.create(&draft)
     }
 
@@ -126,15 +127,6 @@ impl OnDisk {
         fs::File::open(self.dir().unwrap_or(Path::new(".")))?.sync_all()?;
         Ok(())
     }
-}
-
-/// An empty file, for the agent's eyes only.
-fn create(path: &Path) -> io::Result<()> {
-    let mut options = fs::File::options();
-    options.write(true).create_new(true);
-    #[cfg(unix)]
-    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-    options.open(path).map(drop)
 }
 
 fn remove(path: &Path) -> io::Result<()> {

@@ -15,13 +15,10 @@ use std::{
     },
 };
 
-use motience_shared::{
-    model::{Epoch, RangeSet},
-    mutation::Mutation,
-};
+use motience_shared::{model::RangeSet, mutation::Mutation};
 use redb::{Builder, Database, ReadableDatabase as _, ReadableTable as _, ReadableTableMetadata as _, TableDefinition, TableError};
 
-use super::{Group, Item, Mark, skips::without};
+use super::{Group, Item, Mark, new_epoch, without};
 
 mod error;
 mod medium;
@@ -204,7 +201,7 @@ impl Store {
 impl Loaded {
     /// Nothing: a new life.
     fn new() -> Self {
-        let mark = Mark { epoch: Epoch(fastrand::u64(1..)), last: 0, reserved: 0, skipped: RangeSet::new() };
+        let mark = Mark { epoch: new_epoch(), last: 0, reserved: 0, given: Some(0), skipped: RangeSet::new() };
         Self { mark, items: Vec::new(), doubtful: false, lost: 0 }
     }
 

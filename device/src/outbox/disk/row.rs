@@ -23,6 +23,9 @@ struct MarkRow {
     epoch: u64,
     last: u64,
     reserved: u64,
+    /// Rows of earlier versions do not say.
+    #[serde(default)]
+    given: Option<u64>,
     skipped: String,
     /// Records in the same commit.
     records: u64,
@@ -63,6 +66,7 @@ pub(super) fn encode_mark(mark: &Mark, records: u64) -> Vec<u8> {
         epoch: mark.epoch.0,
         last: mark.last,
         reserved: mark.reserved,
+        given: mark.given,
         skipped: mark.skipped.to_string(),
         records,
     };
@@ -84,7 +88,7 @@ pub(super) fn decode_mark(bytes: &[u8]) -> Option<(Mark, u64)> {
         return None;
     }
     let skipped = row.skipped.parse().ok()?;
-    Some((Mark { epoch: Epoch(row.epoch), last: row.last, reserved: row.reserved, skipped }, row.records))
+    Some((Mark { epoch: Epoch(row.epoch), last: row.last, reserved: row.reserved, given: row.given, skipped }, row.records))
 }
 
 fn checksum(epoch: Epoch, seq: u64, rest: &[u8]) -> u32 {
@@ -123,7 +127,8 @@ mod tests {
         fn a_mark_is_read_back_and_no_flipped_bit_goes_unseen(
             epoch in 1_u64.., last in 0_u64..1000, more in 0_u64..1000, skips in proptest::collection::vec(1_u64..50, 0..9), bit: usize
         ) {
-            let mark = Mark { epoch: Epoch(epoch), last, reserved: last + more, skipped: skips.into_iter().collect() };
+            let given = (more % 2 == 0).then_some(last / 2);
+            let mark = Mark { epoch: Epoch(epoch), last, reserved: last + more, given, skipped: skips.into_iter().collect() };
             let mut row = encode_mark(&mark, 7);
             prop_assert_eq!(decode_mark(&row), Some((mark, 7)));
             let bit = bit % (row.len() * 8);
