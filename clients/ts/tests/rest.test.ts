@@ -61,8 +61,9 @@ describe('REST', () => {
     }
     assert.deepEqual(seen, records.map((r) => r.data.n));
     assert.ok(parts >= 3);
-    const range = await producer.dsm.historyPage(producer.session, id, { from: records[5]?.timestamp ?? '', to: records[9]?.timestamp ?? '' });
+    const range = await producer.dsm.historyPage(producer.session, id, { from: records[5]?.timestamp ?? '', to: records[9]?.timestamp ?? '', by: 'device' });
     assert.deepEqual(range.value.map((r) => (r.data as { n: number }).n), [5, 6, 7, 8, 9]);
+    assert.deepEqual((await producer.dsm.historyPage(producer.session, id, { from: records[5]?.timestamp ?? '', by: 'received' })).value.length, 25);
     await until('the stream among the live ones', async () => (await producer.dsm.streams(producer.session)).some((s) => s.producer_id === id));
   });
 

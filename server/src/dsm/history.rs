@@ -3,31 +3,39 @@
 pub(crate) mod marks;
 mod part;
 
+use std::borrow::Cow;
+
 use axum::{extract::State, http::HeaderValue};
 use motience_shared::{
     http::{ApiError, Bearer, Page, PagePermit, Path, Query},
-    model::{LogEpoch, ProducerId, times},
+    model::{LogEpoch, ProducerId, record, times},
     store::{HistoryQuery, MAX_PAGE},
 };
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, Serializer};
 use serde_json::value::RawValue;
 use time::OffsetDateTime;
 use utoipa::{IntoParams, ToSchema};
 
 use self::part::{After, Record};
 use super::may_read;
-use crate::http::{Shared, shapes};
+use crate::{
+    http::{Shared, shapes},
+    stream::Clock,
+};
 
 /// What part of the history.
 #[derive(Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 pub(super) struct Wanted {
-    /// Earliest device time, RFC 3339.
-    #[param(format = DateTime)]
+    /// Earliest time of arrival, itself included; RFC 3339, without an offset for UTC, or milliseconds since 1970.
+    #[param(value_type = Option<shapes::Time>, inline)]
     from: Option<String>,
-    /// Latest device time, RFC 3339.
-    #[param(format = DateTime)]
+    /// Latest time of arrival, likewise.
+    #[param(value_type = Option<shapes::Time>, inline)]
     to: Option<String>,
+    /// Whose clock these times are of: `received` (the default), or `device`.
+    #[param(pattern = "^(received|device)$")]
+    by: Option<String>,
     /// Most records wanted, 1 to 1000.
     #[param(minimum = 1, maximum = 1000)]
     limit: Option<i64>,
@@ -57,6 +65,25 @@ pub(super) struct Kept {
     /// Any JSON, as the device wrote it.
     #[schema(value_type = serde_json::Value)]
     data: Box<RawValue>,
+    /// When it came; `null`: the row was adopted, or its log does not say.
+    #[serde(with = "time::serde::rfc3339::option")]
+    #[schema(value_type = Option<String>, format = DateTime, required)]
+    received_at: Option<OffsetDateTime>,
+    /// Whatever else the device wrote, as members of the record. An `id` of its own is `sent_id` here.
+    #[serde(flatten)]
+    #[schema(ignore)]
+    extra: Extra,
+}
+
+/// Members that only the device gives a meaning.
+struct Extra(Option<Box<RawValue>>);
+
+impl Serialize for Extra {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let members = self.0.as_deref().map(record::members).unwrap_or_default();
+        let name = |name: Cow<'_, str>| if name == "id" { "sent_id".to_owned() } else { name.into_owned() };
+        serializer.collect_map(members.into_iter().map(|(key, value)| (name(key), value)))
+    }
 }
 
 /// Reads the history in the order of the log: what is in the database, then what only the log holds yet. Where there may be more,
@@ -87,7 +114,10 @@ pub(super) async fn history(
     let part = part::read(&services.backend, &services.marks, producer, &query, wanted.after(&query)).await?;
     let next = part.next.and_then(|next| wanted.next(next, query.limit));
     let producer_id = producer.to_string();
-    let kept = |Record { id, device_id, timestamp, data }| Kept { id, producer_id: producer_id.clone(), device_id, timestamp, data };
+    let kept = |Record { id, device_id, timestamp, data, extra, received_at }| {
+        let (producer_id, extra) = (producer_id.clone(), Extra(extra));
+        Kept { id, producer_id, device_id, timestamp, data, received_at, extra }
+    };
     // Its bytes were bounded where it was read.
     Ok(Page::new(permit, part.records.into_iter().map(kept).collect(), usize::MAX)?.linked(next))
 }
@@ -105,6 +135,7 @@ impl Wanted {
         Ok(HistoryQuery {
             from: time("from", self.from.as_deref())?,
             to: time("to", self.to.as_deref())?,
+            by_device: Clock::read(self.by.as_deref())? == Clock::Device,
             after: page.after,
             limit: page.limit,
             ..HistoryQuery::default()
@@ -126,7 +157,7 @@ impl Wanted {
         if let Some(kept) = after.kept {
             next.push_str(&format!("&kept={kept}"));
         }
-        for (name, value) in [("from", &self.from), ("to", &self.to)] {
+        for (name, value) in [("from", &self.from), ("to", &self.to), ("by", &self.by)] {
             if let Some(value) = value {
                 // The characters of a time that a query would change.
                 next.push_str(&format!("&{name}={}", value.replace('+', "%2B").replace(' ', "%20")));

@@ -198,7 +198,7 @@ impl Writer {
     }
 
     fn rows(&self, batch: &Batch, after: Offset) -> Vec<HistoryRow> {
-        let received_at = self.services.backend.clock.now();
+        let received_at = batch.received.unwrap_or_else(|| self.services.backend.clock.now());
         let mut rows = Vec::with_capacity(batch.len());
         for (offset, name, message) in batch.after(after) {
             // Checked when it came in; what cannot be taken apart now was damaged in the log.
@@ -206,7 +206,7 @@ impl Writer {
             let row = parts.ok().and_then(|(timestamp, parts)| {
                 let device = DeviceId::new(&parts.device_id).ok()?;
                 let place = Cursor { epoch: batch.epoch, offset };
-                Some(HistoryRow { place, name, device, timestamp, received_at, data: parts.data.to_owned() })
+                Some(HistoryRow { place, name, device, timestamp, received_at, extra: parts.others(), data: parts.data.to_owned() })
             });
             match row {
                 Some(row) => rows.push(row),

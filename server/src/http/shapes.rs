@@ -170,6 +170,22 @@ pub(crate) const MILLISECONDS: &str = "^[0-9]{1,14}$";
 
 impl ToSchema for Timestamp {}
 
+/// A time in a query.
+pub(crate) struct Time;
+
+impl PartialSchema for Time {
+    fn schema() -> RefOr<Schema> {
+        let text = || ObjectBuilder::new().schema_type(Type::String);
+        AnyOfBuilder::new()
+            .item(text().format(Some(SchemaFormat::KnownFormat(KnownFormat::DateTime))))
+            .item(text().pattern(Some(LOCAL_TIME)))
+            .item(text().pattern(Some(MILLISECONDS)))
+            .into()
+    }
+}
+
+impl ToSchema for Time {}
+
 /// The last of the year 9999.
 const LAST_MILLISECOND: i64 = 253_402_300_799_999;
 

@@ -32,6 +32,7 @@ use motience_shared::{
 
 pub use config::Config;
 pub(crate) use format::put_line;
+pub(crate) use query::Clock;
 
 use self::{
     cursors::From,

@@ -74,7 +74,7 @@ impl Wanted {
 
 /// Whose clock `from` and `to` go by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Clock {
+pub(crate) enum Clock {
     /// The platform's: when a record came.
     Received,
     /// The device's: what the record says itself.
@@ -83,7 +83,7 @@ enum Clock {
 
 impl Clock {
     /// `received`, which is the default, or `device`.
-    fn read(by: Option<&str>) -> Result<Self, ApiError> {
+    pub(crate) fn read(by: Option<&str>) -> Result<Self, ApiError> {
         match by {
             None | Some("received") => Ok(Self::Received),
             Some("device") => Ok(Self::Device),

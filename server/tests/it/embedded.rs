@@ -51,7 +51,7 @@ async fn history_is_kept_when_asked_for() {
         assert!(tokio::time::Instant::now() < deadline, "the history was not written in time");
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
-    let some = history("from=2025-01-29T11:35:10Z&to=2025-01-29T11:35:19Z&limit=5").await;
+    let some = history("by=device&from=2025-01-29T11:35:10Z&to=2025-01-29T11:35:19Z&limit=5").await;
     assert_eq!(some.iter().map(|r| r["data"]["n"].as_u64().unwrap()).collect::<Vec<_>>(), [10, 11, 12, 13, 14]);
     assert_eq!(some[0]["producer_id"], producer.id.to_string());
 }

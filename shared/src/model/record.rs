@@ -358,6 +358,11 @@ impl<'de: 'a, 'a> Deserialize<'de> for Parts<'a> {
     }
 }
 
+/// The members of an object, in their order; nothing where it is none.
+pub fn members(object: &RawValue) -> Vec<(Cow<'_, str>, &RawValue)> {
+    fields::members(object.get()).unwrap_or_default().into_iter().map(|(name, value)| (fields::unquoted(name), value)).collect()
+}
+
 /// A record's `timestamp`, as the JSON it is, in UTC.
 pub fn read_time(timestamp: &str) -> Result<OffsetDateTime, Invalid> {
     fields::time(timestamp).ok_or(Invalid::Timestamp)

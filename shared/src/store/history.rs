@@ -14,10 +14,12 @@ use crate::model::{Cursor, Epoch, ProducerId, RecordName, Seq};
 /// Which records are asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct HistoryQuery {
-    /// The earliest device time, itself included.
+    /// The earliest time, itself included.
     pub from: Option<OffsetDateTime>,
-    /// The latest device time, itself included.
+    /// The latest time, itself included.
     pub to: Option<OffsetDateTime>,
+    /// Whether these are times of the device, and not of the arrival. Where that is not known, those of the device stand for it.
+    pub by_device: bool,
     /// The last id already seen; 0 at the start.
     pub after: i64,
     /// Most records wanted; more than [`MAX_PAGE`] count as that.
@@ -27,10 +29,16 @@ pub struct HistoryQuery {
 }
 
 impl HistoryQuery {
-    /// Whether the times asked for include `at`, which is as exact as [`kept_time`] makes it.
-    pub fn includes(&self, at: OffsetDateTime) -> bool {
+    /// Whether the times asked for include those of a record, which are as exact as [`kept_time`] makes them.
+    pub fn includes(&self, timestamp: OffsetDateTime, received_at: Option<OffsetDateTime>) -> bool {
         let (from, to) = self.times();
+        let at = received_at.filter(|_| !self.by_device).unwrap_or(timestamp);
         (kept_time(from)..=kept_time(to)).contains(&at)
+    }
+
+    /// Which of the statements of [`by_clock`] serves it.
+    pub(super) fn clock(&self) -> usize {
+        usize::from(self.by_device)
     }
 
     /// Whether the times asked for include any from `first` to `last`, which are as exact as [`kept_time`] makes them.
@@ -51,7 +59,7 @@ impl HistoryQuery {
 
 impl Default for HistoryQuery {
     fn default() -> Self {
-        Self { from: None, to: None, after: 0, limit: MAX_PAGE, bytes: usize::MAX }
+        Self { from: None, to: None, by_device: false, after: 0, limit: MAX_PAGE, bytes: usize::MAX }
     }
 }
 
@@ -71,20 +79,26 @@ pub struct HistoryEntry {
     /// The record's `data`: the same value, though PostgreSQL orders members and spells numbers its own way (`1e3` is `1000`) and keeps
     /// the last of members with one name.
     pub data: Box<RawValue>,
+    /// What else the device wrote, as one object; likewise.
+    pub extra: Option<Box<RawValue>>,
+    /// When it came, to the microsecond; an adopted row does not say.
+    pub received_at: Option<OffsetDateTime>,
+    /// As the database holds it, which may spell `extra` otherwise.
+    bytes: usize,
 }
 
 /// Bytes that an entry counts beside its `data`: its other members as JSON have no more.
 const ENTRY: usize = 512;
 
-/// Bytes that a record counts with this `data`, where records are read up to a number of bytes.
-pub fn entry_bytes(data: &RawValue) -> usize {
-    data.get().len() + ENTRY
+/// Bytes that a record counts with this `data` and `extra`, where records are read up to a number of bytes.
+pub fn entry_bytes(data: &RawValue, extra: Option<&RawValue>) -> usize {
+    data.get().len() + extra.map_or(0, |extra| extra.get().len()) + ENTRY
 }
 
 impl HistoryEntry {
     /// Bytes that it counts as part of a page.
     pub fn bytes(&self) -> usize {
-        entry_bytes(&self.data)
+        self.bytes
     }
 }
 
@@ -93,16 +107,15 @@ impl Store {
     pub async fn history(&self, producer: ProducerId, query: &HistoryQuery) -> Result<Vec<HistoryEntry>, Error> {
         let limit = i64::from(query.limit.min(MAX_PAGE));
         let (from, to) = query.times();
-        let bytes = i64::try_from(query.bytes).unwrap_or(i64::MAX);
         let rows = limited(async {
             match &*self.0 {
                 Engine::Sqlite(pools) => {
-                    let few = query.is_of_times() && sqlite::matching(&pools.reader, producer.0, from, to).await? <= FEW;
-                    sqlite::history(&pools.reader, producer.0, (from, to), query.after, limit, bytes, few).await
+                    let few = query.is_of_times() && sqlite::matching(&pools.reader, producer.0, (from, to), query).await? <= FEW;
+                    sqlite::history(&pools.reader, producer.0, (from, to), query, limit, few).await
                 }
                 Engine::Postgres(pools) => {
-                    let few = query.is_of_times() && postgres::matching(&pools.reader, producer.0, from, to).await? <= FEW;
-                    postgres::history(&pools.reader, producer.0, (from, to), query.after, limit, bytes, few).await
+                    let few = query.is_of_times() && postgres::matching(&pools.reader, producer.0, (from, to), query).await? <= FEW;
+                    postgres::history(&pools.reader, producer.0, (from, to), query, limit, few).await
                 }
             }
         })
@@ -156,21 +169,40 @@ pub(super) struct Row {
     device_id: Option<String>,
     timestamp: OffsetDateTime,
     payload: String,
+    extra: Option<String>,
+    received_at: Option<OffsetDateTime>,
     log_epoch: Option<i64>,
     log_offset: Option<i64>,
 }
 
 impl Row {
     /// Bytes that it counts, as [`HistoryEntry::bytes`].
-    pub(super) fn bytes(&self) -> i64 {
-        i64::try_from(self.payload.len() + ENTRY).unwrap_or(i64::MAX)
+    pub(super) fn bytes(&self) -> usize {
+        self.payload.len() + self.extra.as_ref().map_or(0, String::len) + ENTRY
     }
 
     fn entry(self, producer_id: ProducerId) -> Result<HistoryEntry, Error> {
-        let data = RawValue::from_string(self.payload).map_err(|e| Error::Other(sqlx::Error::Decode(Box::new(e))))?;
+        let bytes = self.bytes();
+        let json = |text| RawValue::from_string(text).map_err(|e| Error::Other(sqlx::Error::Decode(Box::new(e))));
+        let (data, extra) = (json(self.payload)?, self.extra.map(json).transpose()?);
+        // Kept as text, where the database could not hold it as an object.
+        let extra = match extra.as_deref().map(|extra| serde_json::from_str::<String>(extra.get())) {
+            Some(Ok(text)) => Some(json(text)?),
+            _ => extra,
+        };
         let place = self.log_epoch.zip(self.log_offset).map(|(epoch, offset)| Place::new(epoch, offset).into());
         let device_id = self.device_id.unwrap_or_default();
-        Ok(HistoryEntry { id: self.id, producer_id, place, device_id, timestamp: self.timestamp, data })
+        Ok(HistoryEntry {
+            id: self.id,
+            producer_id,
+            place,
+            device_id,
+            timestamp: self.timestamp,
+            data,
+            extra,
+            received_at: self.received_at,
+            bytes,
+        })
     }
 }
 
@@ -178,9 +210,37 @@ impl Row {
 /// far apart, the whole history of a producer would be looked through.
 pub(super) const FEW: i64 = 10_000;
 
-/// How many rows of the times asked for there are, up to one more than [`FEW`].
-pub(super) const MATCHING: &str = "SELECT COUNT(*) FROM (SELECT 1 AS one FROM data_history \
-     WHERE producer_id = $1 AND timestamp BETWEEN $2 AND $3 LIMIT 10001) AS matching";
+/// Two statements, for times of arrival and for those of the device, with their condition on the parameters `$first` and `$last` between
+/// `$before` and `$after`. A row that does not say when it came goes by the device's time.
+macro_rules! by_clock {
+    ($before:expr, $first:literal, $last:literal, $after:expr) => {
+        [
+            concat!(
+                $before,
+                "(data_history.received_at BETWEEN ",
+                $first,
+                " AND ",
+                $last,
+                " OR (data_history.received_at IS NULL AND data_history.timestamp BETWEEN ",
+                $first,
+                " AND ",
+                $last,
+                "))",
+                $after
+            ),
+            concat!($before, "data_history.timestamp BETWEEN ", $first, " AND ", $last, $after),
+        ]
+    };
+}
+pub(super) use by_clock;
+
+/// How many rows of the times asked for there are, up to one more than [`FEW`]: by arrival, and by the device.
+pub(super) const MATCHING: [&str; 2] = by_clock!(
+    "SELECT COUNT(*) FROM (SELECT 1 AS one FROM data_history WHERE producer_id = $1 AND ",
+    "$2",
+    "$3",
+    " LIMIT 10001) AS matching"
+);
 
 // What both databases can hold and compare; also the bounds of RFC 3339.
 const FIRST: OffsetDateTime = datetime!(0000-01-01 00:00 UTC);

@@ -26,6 +26,8 @@ pub struct HistoryRow {
     pub received_at: OffsetDateTime,
     /// The record's `data`, as the device wrote it.
     pub data: Box<RawValue>,
+    /// What else it wrote, as one object.
+    pub extra: Option<Box<RawValue>>,
 }
 
 /// What was read from one producer's log.

@@ -9,7 +9,7 @@ use super::{
     Error,
     connections::Connections,
     cursors::Place,
-    history::{MATCHING, Row, in_range},
+    history::{HistoryQuery, MATCHING, Row, by_clock, in_range},
     json,
     keep::{HistoryBatch, HistoryRow, Kept, rows_of},
 };
@@ -75,18 +75,23 @@ pub(super) async fn history(
     pool: &Connections,
     producer: i64,
     (from, to): (OffsetDateTime, OffsetDateTime),
-    after: i64,
+    query: &HistoryQuery,
     limit: i64,
-    bytes: i64,
     few: bool,
 ) -> Result<Vec<Row>, Error> {
-    let query =
-        sqlx::query_as(if few { SELECT_FEW } else { SELECT }).bind(producer).bind(after).bind(from).bind(to).bind(limit).bind(bytes);
+    let bytes = i64::try_from(query.bytes).unwrap_or(i64::MAX);
+    let select = if few { SELECT_FEW } else { SELECT }[query.clock()];
+    let query = sqlx::query_as(select).bind(producer).bind(query.after).bind(from).bind(to).bind(limit).bind(bytes);
     Ok(query.fetch_all(pool).await?)
 }
 
-pub(super) async fn matching(pool: &Connections, producer: i64, from: OffsetDateTime, to: OffsetDateTime) -> Result<i64, Error> {
-    Ok(sqlx::query_scalar(MATCHING).bind(producer).bind(from).bind(to).fetch_one(pool).await?)
+pub(super) async fn matching(
+    pool: &Connections,
+    producer: i64,
+    (from, to): (OffsetDateTime, OffsetDateTime),
+    query: &HistoryQuery,
+) -> Result<i64, Error> {
+    Ok(sqlx::query_scalar(MATCHING[query.clock()]).bind(producer).bind(from).bind(to).fetch_one(pool).await?)
 }
 
 pub(super) async fn names_kept(pool: &Connections, producer: i64, names: &[RecordName], until: i64) -> Result<Vec<(i64, i64)>, Error> {
@@ -113,6 +118,7 @@ async fn insert(connection: &mut PgConnection, rows: &Rows<'_>, payload: impl Fn
         .bind(column(|row| row.place.offset.0.cast_signed()))
         .bind(column(|row| row.name.epoch.0.cast_signed()))
         .bind(column(|row| row.name.seq.0.cast_signed()))
+        .bind(rows.iter().map(|(_, row)| row.extra.as_deref().map(|extra| payload(extra.get()))).collect::<Vec<_>>())
         .execute(connection)
         .await?;
     Ok(done.rows_affected())
@@ -154,26 +160,35 @@ const UPDATE_CURSORS: &str = "UPDATE history_cursors SET log_epoch = new.epoch, 
 const INSERT_CURSORS: &str = "INSERT INTO history_cursors (producer_id, log_epoch, log_offset) \
      SELECT * FROM UNNEST($1::bigint[], $2::bigint[], $3::bigint[]) ON CONFLICT (producer_id) DO NOTHING RETURNING producer_id";
 const INSERT: &str = "INSERT INTO data_history \
-     (producer_id, device_id, payload, timestamp, received_at, log_epoch, log_offset, sender_epoch, sender_seq) \
-     SELECT producer::integer, device, payload::jsonb, at, received, epoch, log_offset, sender_epoch, sender_seq \
-     FROM UNNEST($1::bigint[], $2::text[], $3::text[], $4::timestamptz[], $5::timestamptz[], $6::bigint[], $7::bigint[], $8::bigint[], $9::bigint[]) \
-     AS rows (producer, device, payload, at, received, epoch, log_offset, sender_epoch, sender_seq) \
+     (producer_id, device_id, payload, timestamp, received_at, log_epoch, log_offset, sender_epoch, sender_seq, extra) \
+     SELECT producer::integer, device, payload::jsonb, at, received, epoch, log_offset, sender_epoch, sender_seq, extra::jsonb \
+     FROM UNNEST($1::bigint[], $2::text[], $3::text[], $4::timestamptz[], $5::timestamptz[], $6::bigint[], $7::bigint[], $8::bigint[], $9::bigint[], $10::text[]) \
+     AS rows (producer, device, payload, at, received, epoch, log_offset, sender_epoch, sender_seq, extra) \
      ON CONFLICT DO NOTHING";
 const NAMES: &str = "SELECT data_history.sender_epoch, data_history.sender_seq FROM data_history \
      JOIN UNNEST($3::bigint[], $4::bigint[]) AS names (sender_epoch, sender_seq) USING (sender_epoch, sender_seq) \
      WHERE producer_id = $1 AND id <= $2";
 // The casts make an adopted table's INTEGER ids and zoneless times readable too.
 // The server counts the bytes, because what it sends would have to be read to its end. 512 as in `history::ENTRY`.
-const SELECT: &str = "SELECT id, device_id, timestamp, payload, log_epoch, log_offset FROM (SELECT page.*, \
-     SUM(OCTET_LENGTH(payload) + 512) OVER (ORDER BY id ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING) AS bytes FROM (\
-     SELECT CAST(id AS BIGINT) AS id, device_id, CAST(timestamp AS TIMESTAMPTZ) AS timestamp, CAST(payload AS TEXT) AS payload, \
-     log_epoch, log_offset \
-     FROM data_history WHERE producer_id = $1 AND data_history.id > $2 AND data_history.timestamp BETWEEN $3 AND $4 \
-     ORDER BY data_history.id LIMIT $5) AS page) AS sized WHERE bytes IS NULL OR bytes < $6 ORDER BY id";
+macro_rules! select {
+    ($id:literal) => {
+        by_clock!(
+            concat!(
+                "SELECT id, device_id, timestamp, payload, extra, received_at, log_epoch, log_offset FROM (SELECT page.*, \
+                 SUM(OCTET_LENGTH(payload) + COALESCE(OCTET_LENGTH(extra), 0) + 512) \
+                 OVER (ORDER BY id ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING) AS bytes FROM (\
+                 SELECT CAST(id AS BIGINT) AS id, device_id, CAST(timestamp AS TIMESTAMPTZ) AS timestamp, CAST(payload AS TEXT) AS payload, \
+                 CAST(extra AS TEXT) AS extra, received_at, log_epoch, log_offset FROM data_history WHERE producer_id = $1 AND ",
+                $id,
+                " > $2 AND "
+            ),
+            "$3",
+            "$4",
+            concat!(" ORDER BY ", $id, " LIMIT $5) AS page) AS sized WHERE bytes IS NULL OR bytes < $6 ORDER BY id")
+        )
+    };
+}
+
+const SELECT: [&str; 2] = select!("data_history.id");
 /// The same in whichever order of the index of times: an expression is no column, so no other index serves.
-const SELECT_FEW: &str = "SELECT id, device_id, timestamp, payload, log_epoch, log_offset FROM (SELECT page.*, \
-     SUM(OCTET_LENGTH(payload) + 512) OVER (ORDER BY id ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING) AS bytes FROM (\
-     SELECT CAST(id AS BIGINT) AS id, device_id, CAST(timestamp AS TIMESTAMPTZ) AS timestamp, CAST(payload AS TEXT) AS payload, \
-     log_epoch, log_offset \
-     FROM data_history WHERE producer_id = $1 AND data_history.id + 0 > $2 AND data_history.timestamp BETWEEN $3 AND $4 \
-     ORDER BY data_history.id + 0 LIMIT $5) AS page) AS sized WHERE bytes IS NULL OR bytes < $6 ORDER BY id";
+const SELECT_FEW: [&str; 2] = select!("data_history.id + 0");

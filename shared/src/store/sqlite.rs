@@ -17,7 +17,7 @@ use tokio::time::timeout;
 use super::{
     ACQUIRE_LIMIT, Error, MIGRATE_LIMIT, Pools,
     cursors::Place,
-    history::{MATCHING, Row, in_range},
+    history::{HistoryQuery, MATCHING, Row, by_clock, in_range},
     json,
     keep::{HistoryBatch, Kept, rows_of},
 };
@@ -88,6 +88,7 @@ pub(super) async fn keep_history(pool: &SqlitePool, batches: &[&HistoryBatch]) -
             .bind(row.place.offset.0.cast_signed())
             .bind(row.name.epoch.0.cast_signed())
             .bind(row.name.seq.0.cast_signed())
+            .bind(row.extra.as_deref().map(|extra| json::storable(extra.get())))
             .execute(&mut *transaction)
             .await?;
         kept.rows += added.rows_affected();
@@ -100,16 +101,16 @@ pub(super) async fn history(
     pool: &SqlitePool,
     producer: i64,
     (from, to): (OffsetDateTime, OffsetDateTime),
-    after: i64,
+    query: &HistoryQuery,
     limit: i64,
-    bytes: i64,
     few: bool,
 ) -> Result<Vec<Row>, Error> {
-    let query =
-        sqlx::query_as(if few { SELECT_FEW } else { SELECT }).bind(producer).bind(after).bind(text(from)).bind(text(to)).bind(limit);
+    let most = query.bytes;
+    let select = if few { SELECT_FEW } else { SELECT }[query.clock()];
+    let query = sqlx::query_as(select).bind(producer).bind(query.after).bind(text(from)).bind(text(to)).bind(limit);
     let mut rows = query.fetch(pool);
-    let (mut found, mut size) = (Vec::new(), 0_i64);
-    while size < bytes
+    let (mut found, mut size) = (Vec::new(), 0_usize);
+    while size < most
         && let Some(row) = rows.try_next().await?
     {
         let row: Row = row;
@@ -119,8 +120,13 @@ pub(super) async fn history(
     Ok(found)
 }
 
-pub(super) async fn matching(pool: &SqlitePool, producer: i64, from: OffsetDateTime, to: OffsetDateTime) -> Result<i64, Error> {
-    Ok(sqlx::query_scalar(MATCHING).bind(producer).bind(text(from)).bind(text(to)).fetch_one(pool).await?)
+pub(super) async fn matching(
+    pool: &SqlitePool,
+    producer: i64,
+    (from, to): (OffsetDateTime, OffsetDateTime),
+    query: &HistoryQuery,
+) -> Result<i64, Error> {
+    Ok(sqlx::query_scalar(MATCHING[query.clock()]).bind(producer).bind(text(from)).bind(text(to)).fetch_one(pool).await?)
 }
 
 pub(super) async fn names_kept(pool: &SqlitePool, producer: i64, names: &[RecordName], until: i64) -> Result<Vec<(i64, i64)>, Error> {
@@ -132,13 +138,27 @@ const STANDS: &str = "SELECT log_epoch, log_offset FROM history_cursors WHERE pr
 const MOVE: &str = "INSERT INTO history_cursors (producer_id, log_epoch, log_offset) VALUES ($1, $2, $3) \
      ON CONFLICT (producer_id) DO UPDATE SET log_epoch = EXCLUDED.log_epoch, log_offset = EXCLUDED.log_offset";
 const INSERT: &str = "INSERT INTO data_history \
-     (producer_id, device_id, payload, timestamp, received_at, log_epoch, log_offset, sender_epoch, sender_seq) \
-     VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9) ON CONFLICT DO NOTHING";
-const SELECT: &str = "SELECT id, device_id, timestamp, payload, log_epoch, log_offset FROM data_history \
-     WHERE producer_id = $1 AND id > $2 AND timestamp BETWEEN $3 AND $4 ORDER BY id LIMIT $5";
+     (producer_id, device_id, payload, timestamp, received_at, log_epoch, log_offset, sender_epoch, sender_seq, extra) \
+     VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10) ON CONFLICT DO NOTHING";
+macro_rules! select {
+    ($id:literal) => {
+        by_clock!(
+            concat!(
+                "SELECT id, device_id, timestamp, payload, extra, received_at, log_epoch, log_offset FROM data_history \
+                 WHERE producer_id = $1 AND ",
+                $id,
+                " > $2 AND "
+            ),
+            "$3",
+            "$4",
+            concat!(" ORDER BY ", $id, " LIMIT $5")
+        )
+    };
+}
+
+const SELECT: [&str; 2] = select!("id");
 /// The same in whichever order of the index of times: an expression is no column, so no other index serves.
-const SELECT_FEW: &str = "SELECT id, device_id, timestamp, payload, log_epoch, log_offset FROM data_history \
-     WHERE producer_id = $1 AND id + 0 > $2 AND timestamp BETWEEN $3 AND $4 ORDER BY id + 0 LIMIT $5";
+const SELECT_FEW: [&str; 2] = select!("id + 0");
 const NAMES: &str = "SELECT sender_epoch, sender_seq FROM data_history WHERE producer_id = $1 AND id <= $2 AND (sender_epoch, sender_seq) IN \
      (SELECT json_extract(value, '$[0]'), json_extract(value, '$[1]') FROM json_each($3))";
 
@@ -185,11 +205,13 @@ mod tests {
     #[tokio::test]
     async fn few_rows_of_a_time_are_found_by_it() {
         let pools = memory().await.unwrap();
-        for statement in [SELECT_FEW, MATCHING] {
+        for (statement, index) in [SELECT_FEW, MATCHING].into_iter().flat_map(|both| both.into_iter().zip(["received", "time"])) {
             let plan: Vec<(i64, i64, i64, String)> =
                 sqlx::query_as(sqlx::AssertSqlSafe(format!("EXPLAIN QUERY PLAN {statement}"))).fetch_all(&pools.reader).await.unwrap();
-            let by_time = plan.iter().any(|(_, _, _, step)| step.contains("data_history_time") && step.contains("timestamp>"));
-            assert!(by_time, "{plan:?}");
+            let found_by = |index: &str, bound: &str| plan.iter().any(|(_, _, _, step)| step.contains(index) && step.contains(bound));
+            assert!(found_by("data_history_time", "timestamp>"), "{plan:?}");
+            assert_eq!(found_by("data_history_received", "received_at>"), index == "received", "{plan:?}");
+            assert!(!found_by("SCAN data_history", "") && !found_by("data_history_page", ""), "{plan:?}");
         }
     }
 }

@@ -55,6 +55,8 @@ export interface HistoryQuery {
   /** Earliest and latest time, RFC 3339 or milliseconds since 1970. */
   from?: string;
   to?: string;
+  /** Whose clock they are of: when records came (the default), or what they say themselves. */
+  by?: 'device' | 'received';
   /** 1 to 1000. */
   limit?: number;
 }

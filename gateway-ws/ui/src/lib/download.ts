@@ -39,7 +39,7 @@ export async function download(client: Motience, wanted: Wanted, progress: (so: 
   const so: Progress = { records: 0, bytes: 0, part: 0 };
   const span = Math.max(1, to.getTime() - from.getTime());
   let cut = false;
-  const range = { from: from.toISOString(), to: to.toISOString(), limit: 1000 };
+  const range = { from: from.toISOString(), to: to.toISOString(), by: 'device', limit: 1000 } as const;
   for await (const page of client.dsm.history(client.session, producer, range, signal)) {
     writer.add(page);
     so.records += page.length;
@@ -64,7 +64,7 @@ class Ndjson {
 
   add(page: HistoryRecord[]): void {
     if (page.length === 0) return;
-    const text = page.map(({ producer_id, device_id, timestamp, data }) => `${JSON.stringify({ producer_id, device_id, timestamp, data })}\n`).join('');
+    const text = page.map((record) => `${JSON.stringify(received(record))}\n`).join('');
     this.#parts.push(text);
     this.bytes += text.length;
   }
@@ -72,6 +72,12 @@ class Ndjson {
   blob(): Blob {
     return new Blob(this.#parts, { type: 'application/x-ndjson' });
   }
+}
+
+/** A record of the history as consumers receive it: an `id` is then the device's own. */
+function received(record: HistoryRecord): object {
+  const { id: _id, received_at: _at, sent_id, ...rest } = record as HistoryRecord & { sent_id?: unknown };
+  return sent_id === undefined ? rest : { ...rest, id: sent_id };
 }
 
 /** A row a record, a column a reading. The columns are known only at the end, so each part keeps those it had. */

@@ -1,4 +1,4 @@
-// What was recorded in a window of time, for one producer: pages of the history, loaded once and kept as tracks.
+// What was recorded in a window of the devices' time, for one producer: pages of the history, loaded once and kept as tracks.
 import type { HistoryRecord, Motience } from '@motience/client';
 import { Tracks } from './series.ts';
 
@@ -20,7 +20,7 @@ export interface Loaded {
 /** Loads a window, telling after each page what there is so far. */
 export async function loadWindow(client: Motience, producer: string, from: number, to: number, progress: (loaded: Loaded) => void, signal: AbortSignal): Promise<Loaded> {
   const loaded: Loaded = { tracks: new Tracks(), rows: [], count: 0, cut: false };
-  const range = { from: new Date(from * 1000).toISOString(), to: new Date(to * 1000).toISOString(), limit: PAGE };
+  const range = { from: new Date(from * 1000).toISOString(), to: new Date(to * 1000).toISOString(), by: 'device', limit: PAGE } as const;
   let pages = 0;
   for await (const page of client.dsm.history(client.session, producer, range, signal)) {
     for (const record of page) {

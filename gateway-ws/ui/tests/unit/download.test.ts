@@ -6,7 +6,7 @@ import { download, type Format } from '../../src/lib/download.ts';
 import { unitOf } from '../../src/lib/units.ts';
 
 const at = (second: number) => new Date(Date.UTC(2026, 0, 1, 0, 0, second)).toISOString();
-const record = (second: number, data: unknown, device = 'd'): HistoryRecord => ({ id: second, producer_id: '1', device_id: device, timestamp: at(second), data });
+const record = (second: number, data: unknown, device = 'd'): HistoryRecord => ({ id: second, producer_id: '1', device_id: device, timestamp: at(second), data, received_at: at(second) });
 
 function client(pages: HistoryRecord[][], asked: unknown[] = []): Motience {
   async function* history(_as: unknown, _producer: unknown, query: unknown, signal: AbortSignal) {
@@ -33,9 +33,10 @@ test('a CSV has a column for each reading of any page', async () => {
 
 test('NDJSON is what consumers receive', async () => {
   const asked: unknown[] = [];
-  const saved = await download(client([[record(1, { a: 'x' })]], asked), wanted('ndjson'), () => undefined, new AbortController().signal);
-  assert.equal(await saved.blob.text(), `{"producer_id":"1","device_id":"d","timestamp":"${at(1)}","data":{"a":"x"}}\n`);
-  assert.deepEqual(asked, [{ from: at(0), to: at(20), limit: 1000 }]);
+  const more = { ...record(2, 1), battery: 81, sent_id: 'own' };
+  const saved = await download(client([[record(1, { a: 'x' }), more]], asked), wanted('ndjson'), () => undefined, new AbortController().signal);
+  assert.equal(await saved.blob.text(), `{"producer_id":"1","device_id":"d","timestamp":"${at(1)}","data":{"a":"x"}}\n{"producer_id":"1","device_id":"d","timestamp":"${at(2)}","data":1,"battery":81,"id":"own"}\n`);
+  assert.deepEqual(asked, [{ from: at(0), to: at(20), by: 'device', limit: 1000 }]);
 });
 
 test('it can be cancelled', async () => {

@@ -73,9 +73,11 @@ impl Mark {
 }
 
 impl TimeMarks {
-    /// Where a reader at `at` goes on: behind all that is known to hold nothing of the times asked for.
+    /// Where a reader at `at` goes on: behind all that is known to hold nothing of the devices' times asked for.
     pub(super) fn skip(&self, log: (ProducerId, LogEpoch), query: &HistoryQuery, mut at: Offset) -> Offset {
-        if let Some(marks) = self.logs().get(&log) {
+        if query.by_device
+            && let Some(marks) = self.logs().get(&log)
+        {
             let first = marks.partition_point(|mark| mark.last <= at);
             for mark in &marks[first..] {
                 if mark.after > at || mark.times.is_some_and(|times| query.overlaps(times)) {
@@ -146,7 +148,8 @@ mod tests {
     }
 
     fn query(from: i64, to: i64) -> HistoryQuery {
-        HistoryQuery { from: Some(START + Duration::seconds(from)), to: Some(START + Duration::seconds(to)), ..HistoryQuery::default() }
+        let at = |seconds| Some(START + Duration::seconds(seconds));
+        HistoryQuery { from: at(from), to: at(to), by_device: true, ..HistoryQuery::default() }
     }
 
     #[test]
@@ -165,7 +168,9 @@ mod tests {
         assert_eq!(at(10, 10, 0), 10);
         assert_eq!(at(10, 10, 15), 15);
         assert_eq!(marks.skip((ProducerId(1), LogEpoch(2)), &query(100, 200), Offset(0)).0, 0, "another epoch");
-        assert_eq!(marks.skip(LOG, &HistoryQuery::default(), Offset(0)).0, 0, "all times");
+        assert_eq!(marks.skip(LOG, &HistoryQuery { by_device: true, ..HistoryQuery::default() }, Offset(0)).0, 0, "all times");
+        let received = HistoryQuery { by_device: false, ..query(100, 200) };
+        assert_eq!(marks.skip(LOG, &received, Offset(0)).0, 0, "nothing is marked of when records came");
     }
 
     #[test]

@@ -4,8 +4,8 @@
 //! An entry moves from the second half to the end of the first when the history writer keeps it, which changes its id but not the
 //! order. So each half has ids of its own, and a reader that goes on after an id of the log is first looked up among the rows.
 //!
-//! Reading a log costs what it holds, whatever is found: parts that are known to hold nothing of the times asked for are passed over, and
-//! a reader lets others have their turn as it goes.
+//! Reading a log costs what it holds, whatever is found. So what came at other times than those asked for is not read; by the devices'
+//! times, parts that are known to hold nothing of them are passed over; and a reader lets others have their turn as it goes.
 //!
 //! Invariant, whatever the writer does meanwhile: following the parts gives each record once and in the order of the log. Where the log
 //! lost its tail, a record that was kept before is not given again, but one that was read from the log may be.
@@ -19,7 +19,7 @@ use motience_shared::{
     store::{HistoryEntry, HistoryQuery, entry_bytes, kept_time},
 };
 use serde_json::value::RawValue;
-use time::OffsetDateTime;
+use time::{Duration, OffsetDateTime};
 
 use super::marks::{Mark, TimeMarks};
 
@@ -29,7 +29,8 @@ const LOG: i64 = 1 << 52;
 const CHUNK: usize = 256 << 10;
 /// Bytes of the log looked through for one part, about: few of its entries may be of the time asked for.
 const MOST: usize = 8 << 20;
-
+/// Times of arrival rise in a log, but for this much: each is of the clock of the node that wrote it.
+const SKEW: Duration = Duration::minutes(1);
 /// Bytes looked through before others have their turn.
 const TURN: usize = 64 << 10;
 
@@ -48,6 +49,8 @@ pub(super) struct Record {
     pub(super) device_id: String,
     pub(super) timestamp: OffsetDateTime,
     pub(super) data: Box<RawValue>,
+    pub(super) extra: Option<Box<RawValue>>,
+    pub(super) received_at: Option<OffsetDateTime>,
 }
 
 /// What a part follows on.
@@ -108,6 +111,7 @@ pub(super) async fn read(
     };
     let places = [stands, seen].into_iter().flatten();
     let start = places.map(|place| head.lives.resume(place, head.last).offset).max().unwrap_or_default();
+    let start = start.max(first_of(backend, producer, query).await?);
     let room = Room { records: room - part.records.len(), bytes };
     let logged = Logged::read(backend, marks, producer, query, &head, start, room).await?;
     // The writer may have kept some of it just before the rows were read; and after the log lost its tail, a record may be in it again
@@ -131,6 +135,21 @@ async fn head_of(backend: &Backend, producer: ProducerId) -> Result<Head, ApiErr
 fn is_before(head: &Head, place: Cursor, seen: Cursor) -> bool {
     let shared = |cursor| head.lives.resume(cursor, head.last).offset;
     if place.epoch == seen.epoch { place.offset <= seen.offset } else { shared(place) == place.offset && place.offset <= shared(seen) }
+}
+
+/// Where the log begins with what came at the times asked for, or somewhat before.
+async fn first_of(backend: &Backend, producer: ProducerId, query: &HistoryQuery) -> Result<Offset, ApiError> {
+    let from = query.from.filter(|_| !query.by_device).and_then(|from| from.checked_sub(SKEW));
+    match from {
+        Some(from) => Ok(backend.relay.log().before(producer, from).await.map_err(relay::Error::from)?),
+        None => Ok(Offset::default()),
+    }
+}
+
+/// Whether what came at `received`, and all behind it, came after the times asked for.
+fn is_behind(query: &HistoryQuery, received: Option<OffsetDateTime>) -> bool {
+    let to = query.to.filter(|_| !query.by_device).and_then(|to| to.checked_add(SKEW));
+    to.zip(received).is_some_and(|(to, received)| received > to)
 }
 
 /// How much of the log there is room for. The last record may go beyond the bytes.
@@ -172,6 +191,11 @@ impl Logged {
             }
             let mut mark = Mark::begin(at);
             for batch in &read.batches {
+                let received = batch.received.map(kept_time);
+                if is_behind(query, received) {
+                    marks.keep(log, mark);
+                    break 'all false;
+                }
                 for (offset, name, message) in batch.after(at) {
                     if room.records == 0 || room.bytes == 0 {
                         marks.keep(log, mark);
@@ -183,10 +207,10 @@ impl Logged {
                     let record = Parts::of(message).ok().and_then(|parts| Some((parts.time().ok().map(kept_time)?, parts)));
                     mark.add(offset, message.len(), record.as_ref().map(|(time, _)| *time));
                     // Damaged in the log, as it was checked when it came in; or of another time.
-                    let Some((time, parts)) = record.filter(|(time, _)| query.includes(*time)) else { continue };
-                    let record = Record::logged(offset, time, parts);
+                    let Some((time, parts)) = record.filter(|(time, _)| query.includes(*time, received)) else { continue };
+                    let record = Record::logged(offset, (time, received), parts);
                     room.records -= 1;
-                    room.bytes = room.bytes.saturating_sub(entry_bytes(&record.data));
+                    room.bytes = room.bytes.saturating_sub(entry_bytes(&record.data, record.extra.as_deref()));
                     found.names.push(name);
                     found.records.push(record);
                 }
@@ -203,14 +227,16 @@ impl Logged {
 }
 
 impl Record {
-    fn logged(offset: Offset, timestamp: OffsetDateTime, parts: Parts<'_>) -> Self {
-        Self { id: log_id(offset), timestamp, data: parts.data.to_owned(), device_id: parts.device_id.into_owned() }
+    fn logged(offset: Offset, (timestamp, received_at): (OffsetDateTime, Option<OffsetDateTime>), parts: Parts<'_>) -> Self {
+        let (data, extra) = (parts.data.to_owned(), parts.others());
+        Self { id: log_id(offset), timestamp, data, extra, received_at, device_id: parts.device_id.into_owned() }
     }
 }
 
 impl From<HistoryEntry> for Record {
     fn from(entry: HistoryEntry) -> Self {
-        Self { id: entry.id, device_id: entry.device_id, timestamp: entry.timestamp, data: entry.data }
+        let HistoryEntry { id, device_id, timestamp, data, extra, received_at, .. } = entry;
+        Self { id, device_id, timestamp, data, extra, received_at }
     }
 }
 

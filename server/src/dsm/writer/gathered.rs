@@ -25,7 +25,7 @@ impl Gathered {
     /// Adds rows that follow what was added before, which end at `cursor`. `expected` is where the history stands before all of them.
     pub(super) fn add(&mut self, producer: ProducerId, expected: Option<Cursor>, cursor: Cursor, rows: Vec<HistoryRow>) {
         self.rows += rows.len();
-        self.bytes += rows.iter().map(|row| row.data.get().len()).sum::<usize>();
+        self.bytes += rows.iter().map(|row| row.data.get().len() + row.extra.as_ref().map_or(0, |extra| extra.get().len())).sum::<usize>();
         let next = self.batches.len();
         let at = *self.by_producer.entry(producer).or_insert(next);
         match self.batches.get_mut(at) {

@@ -4,7 +4,7 @@ use std::{cell::Cell, collections::BTreeSet};
 
 use motience_shared::{
     log::Batch,
-    model::{Cursor, DeviceId, Epoch, LogEpoch, Offset, ProducerId, RecordName, Seq},
+    model::{Cursor, DeviceId, Epoch, LogEpoch, Offset, ProducerId, RecordName, Seq, record::Parts},
     store::{HistoryBatch, HistoryRow},
 };
 use serde_json::{json, value::RawValue};
@@ -22,6 +22,7 @@ async fn keep(platform: &Platform, producer: &User, rows: u64) {
         timestamp: first + Span::seconds(n as i64),
         received_at: OffsetDateTime::UNIX_EPOCH,
         data: RawValue::from_string(n.to_string()).unwrap(),
+        extra: None,
     };
     let rows: Vec<_> = (1..=rows).map(row).collect();
     let batch = HistoryBatch { producer: producer.id.producer(), expected: None, cursor: rows.last().unwrap().place, rows };
@@ -45,10 +46,11 @@ async fn write(platform: &Platform, producer: &User, entries: usize) {
     let head = backend.relay.log().head(producer).await.unwrap();
     let at = expected.map_or(Offset(0), |cursor| head.lives.resume(cursor, head.last).offset);
     let read = backend.relay.log().read(producer, at, 1 << 20).await.unwrap();
-    let all = read.batches.iter().flat_map(|batch: &Arc<Batch>| batch.after(at));
+    let all = read.batches.iter().flat_map(|batch: &Arc<Batch>| batch.after(at).map(|entry| (batch.received.unwrap(), entry)));
     let rows: Vec<_> = all
         .take(entries)
-        .map(|(offset, name, message)| {
+        .map(|(received_at, (offset, name, message))| {
+            let extra = Parts::of(message).unwrap().others();
             let message: Value = serde_json::from_slice(message).unwrap();
             HistoryRow {
                 place: Cursor { epoch: read.epoch, offset },
@@ -56,7 +58,8 @@ async fn write(platform: &Platform, producer: &User, entries: usize) {
                 device: DeviceId::new("d").unwrap(),
                 timestamp: OffsetDateTime::parse(message["timestamp"].as_str().unwrap(), &time::format_description::well_known::Rfc3339)
                     .unwrap(),
-                received_at: OffsetDateTime::UNIX_EPOCH,
+                received_at,
+                extra,
                 data: RawValue::from_string(message["data"].to_string()).unwrap(),
             }
         })
@@ -95,7 +98,7 @@ async fn the_history_is_read_in_parts_by_following_its_links() {
     let (producer, token) = platform.account(Role::Producer, "p").await;
     keep(&platform, &producer, 10).await;
     let path = format!("/api/history/{}", producer.id);
-    let query = "?limit=3&from=2025-01-29T12:35:02%2B01:00&to=2025-01-29T11:35:09Z";
+    let query = "?limit=3&by=device&from=2025-01-29T12:35:02%2B01:00&to=2025-01-29+11:35:09";
     assert_eq!(whole(&platform, &path, &token, query).await, (2..=9).collect::<Vec<_>>());
     let first = platform.dsm(Method::GET, &path, Some(&token), Sent::Nothing).await.json(200);
     assert_eq!((&first[0]["producer_id"], &first[0]["device_id"]), (&json!(producer.id.to_string()), &json!("d")));
@@ -112,7 +115,7 @@ async fn what_only_the_log_holds_is_read_too() {
     for limit in [1, 3, 10, 1000] {
         assert_eq!(whole(&platform, &path, &token, &format!("?limit={limit}")).await, (0..10).collect::<Vec<_>>());
     }
-    let some = "?limit=2&from=2025-01-29T12:00:03Z&to=2025-01-29T12:00:07Z";
+    let some = "?limit=2&by=device&from=2025-01-29T12:00:03Z&to=1738152007000";
     assert_eq!(whole(&platform, &path, &token, some).await, [3, 4, 5, 6, 7]);
     // Part of it is.
     write(&platform, &producer, 4).await;
@@ -217,6 +220,7 @@ async fn a_record_that_came_again_is_read_once() {
         timestamp: datetime!(2025-01-29 12:00:00 UTC),
         received_at: OffsetDateTime::UNIX_EPOCH,
         data: RawValue::from_string(n.to_string()).unwrap(),
+        extra: None,
     };
     let rows = vec![row(1, 3), row(2, 1)];
     let batch = HistoryBatch { producer: id, expected: None, cursor: rows[1].place, rows };
@@ -255,4 +259,41 @@ async fn the_history_is_for_the_producer_and_its_active_subscribers() {
         let answer = platform.dsm(Method::GET, &format!("{path}?{query}"), Some(&token), Sent::Nothing).await;
         assert_eq!(answer.problem(422, "invalid_field")["field"], field);
     }
+}
+
+#[tokio::test]
+async fn what_else_a_device_wrote_and_when_it_came_is_told_alike_from_either_half() {
+    let platform = platform(&[]).await;
+    let (producer, token) = platform.account(Role::Producer, "p").await;
+    let path = format!("/history/{}", producer.id);
+    let sent = [
+        json!({"device_id": "d", "timestamp": "2020-01-01T00:00:00Z", "data": 1, "location": {"lat": 1.5}, "id": "own"}),
+        json!({"device_id": "d", "timestamp": "2020-01-01T00:00:01Z", "data": 2}),
+    ];
+    for (n, record) in sent.iter().enumerate() {
+        if n > 0 {
+            platform.time.advance(Duration::from_millis(60_123));
+        }
+        platform.dsm(Method::POST, "/data", Some(&token), self::Sent::Json(record.clone())).await.json(200);
+    }
+    let whole = json!({
+        "producer_id": producer.id.to_string(), "device_id": "d", "timestamp": "2020-01-01T00:00:00Z", "data": 1,
+        "received_at": "2026-01-01T00:00:00Z", "location": {"lat": 1.5}, "sent_id": "own",
+    });
+    for kept in 0..=2 {
+        let all = whole_values(&platform, &path, &token).await;
+        assert_eq!((all.len(), &all[0], &all[1]["received_at"]), (2, &whole, &json!("2026-01-01T00:01:00.123Z")), "{kept} of them kept");
+        // Times are of the arrival, as those of a stream are; or of the device, where that is asked for.
+        for (query, found) in [
+            ("?from=2026-01-01T00:00:01Z", vec![2]),
+            ("?to=2026-01-01T00:00:00Z", vec![1]),
+            ("?from=1577836800000&to=1577836801000", vec![]),
+            ("?by=device&from=1577836800500&to=1577836801000", vec![2]),
+            ("?by=received&from=2025-12-31 23:59:59", vec![1, 2]),
+        ] {
+            assert_eq!(self::whole(&platform, &path, &token, &query.replace(' ', "%20")).await, found, "{query}");
+        }
+        write(&platform, &producer, 1).await;
+    }
+    platform.dsm(Method::GET, &format!("{path}?by=mine"), Some(&token), Sent::Nothing).await.problem(422, "invalid_field");
 }

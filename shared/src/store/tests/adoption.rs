@@ -66,6 +66,12 @@ async fn an_existing_postgres_database_is_adopted() {
     let kept = store.history(ProducerId(1), &HistoryQuery::default()).await.unwrap();
     assert_eq!((kept[0].device_id.as_str(), kept[0].timestamp), ("", datetime!(2024-05-01 12:00 UTC)));
     assert_eq!(kept[0].data.get(), r#"{"t": 1}"#);
+    // When it came is not known, so that it is found by its own time.
+    assert_eq!((kept[0].received_at, kept[0].extra.is_none()), (None, true));
+    for (from, found) in [(datetime!(2024-05-01 12:00 UTC), 1), (datetime!(2024-05-01 12:01 UTC), 0)] {
+        let query = HistoryQuery { from: Some(from), ..HistoryQuery::default() };
+        assert_eq!(store.history(ProducerId(1), &query).await.unwrap().len(), found);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -102,6 +102,7 @@ async fn one_history(store: &Store) {
         device: DeviceId::new("d").unwrap(),
         timestamp: OffsetDateTime::UNIX_EPOCH,
         received_at: OffsetDateTime::UNIX_EPOCH,
+        extra: None,
         data: RawValue::from_string(offset.to_string()).unwrap(),
     };
     let kept = all(|n| {

@@ -1,7 +1,7 @@
 //! The history of records: the same values come back, once each, from every engine.
 
 use serde_json::{Value, value::RawValue};
-use time::{OffsetDateTime, macros::datetime};
+use time::{Duration, OffsetDateTime, macros::datetime};
 
 use super::{Engines, keep};
 use crate::{
@@ -10,6 +10,7 @@ use crate::{
 };
 
 const PRODUCER: ProducerId = ProducerId(7);
+const RECEIVED: OffsetDateTime = datetime!(2025-01-29 11:35:01 UTC);
 
 #[tokio::test(flavor = "multi_thread")]
 async fn history_is_the_same_on_every_engine() {
@@ -48,6 +49,8 @@ async fn comes_back(store: &Store) {
     assert_eq!(first.timestamp, kept_time(rows[0].timestamp));
     assert_eq!(first.place, Some(rows[0].place));
     assert_eq!(value(first), serde_json::from_str::<Value>(data).unwrap());
+    assert_eq!(first.received_at, Some(rows[0].received_at));
+    assert_eq!(first.extra.as_ref().map(|extra| extra.get().replace(' ', "")), Some(r#"{"battery":81}"#.to_owned()));
     assert!(store.history(ProducerId(8), &HistoryQuery::default()).await.unwrap().is_empty());
     assert!(store.history(ProducerId(i64::MAX), &HistoryQuery::default()).await.unwrap().is_empty());
 
@@ -90,10 +93,10 @@ async fn is_found_by_time(store: &Store) {
     let rows: Vec<_> = (1..).zip(times).map(|(offset, at)| row(1, offset, at, &offset.to_string())).collect();
     keep(store, producer, rows).await;
     let found = |from: Option<OffsetDateTime>, to: Option<OffsetDateTime>| async move {
-        let query = HistoryQuery { from, to, ..HistoryQuery::default() };
+        let query = HistoryQuery { from, to, by_device: true, ..HistoryQuery::default() };
         let entries = store.history(producer, &query).await.unwrap();
         // What is still in the log only is chosen by the same rule.
-        assert_eq!(times.iter().filter(|at| query.includes(kept_time(**at))).count(), entries.len());
+        assert_eq!(times.iter().filter(|at| query.includes(kept_time(**at), None)).count(), entries.len());
         entries.iter().map(|entry| entry.data.get().to_owned()).collect::<Vec<_>>().join(" ")
     };
     assert_eq!(found(None, None).await, "1 2 3 4 5 6");
@@ -102,6 +105,11 @@ async fn is_found_by_time(store: &Store) {
     assert_eq!(found(Some(times[2]), None).await, "3 4 5");
     assert_eq!(found(Some(datetime!(2025-01-01 01:00 UTC)), Some(datetime!(2025-01-01 01:00 UTC))).await, "4");
     assert_eq!(found(None, Some(times[0])).await, "1 6");
+    // By when they came, which is one time for all of these.
+    let came = async |from, to| store.history(producer, &HistoryQuery { from, to, ..HistoryQuery::default() }).await.unwrap().len();
+    assert_eq!(came(Some(RECEIVED), Some(RECEIVED)).await, 6);
+    assert_eq!(came(Some(RECEIVED + Duration::MICROSECOND), None).await, 0);
+    assert_eq!(came(None, Some(RECEIVED - Duration::MICROSECOND)).await, 0);
 }
 
 async fn takes_what_jsonb_refuses(store: &Store) {
@@ -119,11 +127,17 @@ async fn keeps_what_jsonb_cannot_hold(postgres: &Store) {
     let rows: Vec<_> = (1..)
         .zip(["1", "1e400000", "3", "4", "-1e400000"])
         .map(|(offset, data)| row(1, offset, OffsetDateTime::UNIX_EPOCH, data))
+        .chain([HistoryRow { extra: Some(json(r#"{"a":1e400000}"#)), ..row(1, 6, OffsetDateTime::UNIX_EPOCH, "6") }])
         .collect();
     keep(postgres, producer, rows).await;
-    let kept: Vec<_> =
-        postgres.history(producer, &HistoryQuery::default()).await.unwrap().iter().map(|e| e.data.get().to_owned()).collect();
-    assert_eq!(kept, ["1", r#""1e400000""#, "3", "4", r#""-1e400000""#]);
+    let rows = postgres.history(producer, &HistoryQuery::default()).await.unwrap();
+    let kept: Vec<_> = rows.iter().map(|e| e.data.get().to_owned()).collect();
+    assert_eq!(kept, ["1", r#""1e400000""#, "3", "4", r#""-1e400000""#, r#""6""#]);
+    assert_eq!(rows[5].extra.as_ref().unwrap().get(), r#"{"a":1e400000}"#);
+}
+
+fn json(text: &str) -> Box<RawValue> {
+    RawValue::from_string(text.to_owned()).unwrap()
 }
 
 /// Named by its place: each is another record.
@@ -133,8 +147,9 @@ fn row(epoch: u64, offset: u64, timestamp: OffsetDateTime, data: &str) -> Histor
         name: RecordName { epoch: Epoch(epoch), seq: Seq(offset) },
         device: DeviceId::new("rpi_001").unwrap(),
         timestamp,
-        received_at: datetime!(2025-01-29 11:35:01 UTC),
-        data: RawValue::from_string(data.to_owned()).unwrap(),
+        received_at: RECEIVED,
+        extra: Some(json(r#"{"battery":81}"#)),
+        data: json(data),
     }
 }
 

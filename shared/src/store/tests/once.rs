@@ -120,6 +120,7 @@ fn row(place: Cursor, seq: u64) -> HistoryRow {
         device: DeviceId::new("rpi_001").unwrap(),
         timestamp: OffsetDateTime::UNIX_EPOCH,
         received_at: OffsetDateTime::UNIX_EPOCH,
+        extra: None,
         data: RawValue::from_string(seq.to_string()).unwrap(),
     }
 }
