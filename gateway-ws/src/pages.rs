@@ -1,9 +1,13 @@
 //! The pages: the console and the two testers, built by Vite, committed, embedded; and what they ask of who serves them.
 
-use std::sync::{Arc, OnceLock};
+use std::{
+    borrow::Cow,
+    sync::{Arc, OnceLock},
+};
 
 use axum::{
     Json, Router,
+    body::Bytes,
     extract::{Path, State},
     http::{HeaderMap, HeaderValue, StatusCode, Uri, header},
     response::{IntoResponse, Redirect, Response},
@@ -131,7 +135,7 @@ fn file(name: &str, caching: &'static str, headers: &HeaderMap) -> Response {
     let tag: String = metadata.sha256_hash().iter().take(16).map(|b| format!("{b:02x}")).collect();
     let tag = format!("\"{tag}\"");
     let known = headers.get(header::IF_NONE_MATCH).is_some_and(|v| v.as_bytes() == tag.as_bytes());
-    let mut response = if known { StatusCode::NOT_MODIFIED.into_response() } else { data.into_owned().into_response() };
+    let mut response = if known { StatusCode::NOT_MODIFIED.into_response() } else { bytes(data).into_response() };
     let answer = response.headers_mut();
     answer.insert(header::CONTENT_TYPE, HeaderValue::from_static(media_type(name)));
     answer.insert(header::CACHE_CONTROL, HeaderValue::from_static(caching));
@@ -142,6 +146,14 @@ fn file(name: &str, caching: &'static str, headers: &HeaderMap) -> Response {
         answer.insert(header::ETAG, tag);
     }
     response
+}
+
+/// A file stands in the program already, and is not copied for each who asks.
+fn bytes(data: Cow<'static, [u8]>) -> Bytes {
+    match data {
+        Cow::Borrowed(bytes) => Bytes::from_static(bytes),
+        Cow::Owned(bytes) => bytes.into(),
+    }
 }
 
 fn media_type(name: &str) -> &'static str {

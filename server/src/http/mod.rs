@@ -8,7 +8,7 @@ pub(crate) mod shapes;
 #[cfg(test)]
 pub(crate) mod tests;
 
-use std::{sync::Arc, time::Duration};
+use std::{borrow::Cow, sync::Arc, time::Duration};
 
 use axum::{
     Router,
@@ -276,7 +276,12 @@ pub(crate) fn guarded(router: Router) -> Router {
 fn part(name: &str, config: Arc<utoipa_swagger_ui::Config<'static>>) -> Result<Response, ApiError> {
     let found = utoipa_swagger_ui::serve(name, config).map_err(ApiError::internal)?;
     let file = found.ok_or_else(|| ApiError::not_found("There is nothing at this path."))?;
-    let mut response = ([(header::CONTENT_TYPE, file.content_type)], file.bytes.into_owned()).into_response();
+    // Megabytes that stand in the program already are not copied for each who asks.
+    let bytes = match file.bytes {
+        Cow::Borrowed(bytes) => Bytes::from_static(bytes),
+        Cow::Owned(bytes) => bytes.into(),
+    };
+    let mut response = ([(header::CONTENT_TYPE, file.content_type)], bytes).into_response();
     if file.gzpipped {
         response.headers_mut().insert(header::CONTENT_ENCODING, HeaderValue::from_static("gzip"));
     }

@@ -50,6 +50,9 @@ pub struct Config {
     pub datagram_buffer: usize,
     /// What one consumer may ask for on its connection. RATE_LIMIT_CONTROL, 3000/m.
     pub control: Rate,
+    /// Frames of motience/1 that carry nothing (pings and the like) for each second, and ten seconds' worth at once.
+    /// CONTROL_FRAMES_PER_SECOND, 100.
+    pub control_frames: u32,
     /// How much a view may hold back for each follow.
     pub view: view::Limits,
 }
@@ -83,8 +86,12 @@ impl Config {
             sockets: env.parse("QUIC_SOCKETS", 1)?,
             datagram_buffer: env.bytes("QUIC_DATAGRAM_BUFFER", 64 << 10)?,
             control: env.parse("RATE_LIMIT_CONTROL", Rate::per_minute(3000))?,
+            control_frames: env.parse("CONTROL_FRAMES_PER_SECOND", 100)?,
             view: view::Limits::from_env(env)?,
         };
+        if config.control_frames == 0 {
+            return Err(env::Error::invalid("CONTROL_FRAMES_PER_SECOND", "must be greater than zero"));
+        }
         if config.credit == 0 {
             return Err(env::Error::invalid("QUIC_CREDIT", "must be at least 1"));
         }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use bytes::{Bytes, BytesMut};
 use motience_shared::{
     auth::Grant,
+    http::{Ration, count_ended},
     log::{self, Transport},
     model::{DeviceId, Role},
     relay::{self, Kind, Path},
@@ -49,17 +50,34 @@ pub(super) struct Frames {
     stream: RecvStream,
     buffer: BytesMut,
     limits: Limits,
+    /// Of frames that carry nothing; `None` where there are none.
+    ration: Option<Ration>,
 }
 
 impl Frames {
     pub(super) fn new(stream: RecvStream, buffer: BytesMut, limits: Limits) -> Self {
-        Self { stream, buffer, limits }
+        Self { stream, buffer, limits, ration: None }
+    }
+
+    /// The same for a stream on which only so many frames that carry nothing may come.
+    fn rationed(self, ration: Ration) -> Self {
+        Self { ration: Some(ration), ..self }
+    }
+
+    fn count(&mut self, frame: &Frame) -> Result<(), Ending> {
+        let carries_nothing = matches!(frame, Frame::Ping | Frame::Pong | Frame::Done | Frame::Health(_) | Frame::TokenRefresh(_));
+        let Some(ration) = self.ration.as_mut().filter(|_| carries_nothing) else { return Ok(()) };
+        ration.spend().map_err(|flooded| {
+            count_ended("control_flood");
+            Ending::new(CloseCode::RateLimited, flooded.to_string())
+        })
     }
 
     /// The next frame; `None` where the stream ends. Cancel-safe.
     pub(super) async fn next(&mut self) -> Result<Option<Frame>, Ending> {
         loop {
             if let Some(frame) = Frame::decode(&mut self.buffer, self.limits)? {
+                self.count(&frame)?;
                 return Ok(Some(frame));
             }
             match self.stream.read_chunk(READ, true).await? {
@@ -93,8 +111,9 @@ pub(super) async fn serve(connection: Connection, finished: ZeroRttAccepted, sha
 }
 
 async fn run(connection: &Connection, finished: ZeroRttAccepted, shared: &Arc<Shared>) -> Result<(), Ending> {
-    let (hello, control) =
-        timeout(shared.config.hello_limit, greet(connection)).await.map_err(|_| Ending::new(CloseCode::Protocol, "no Hello in time"))??;
+    let (hello, control) = timeout(shared.config.hello_limit, greet(connection, shared.config.control_frames))
+        .await
+        .map_err(|_| Ending::new(CloseCode::Protocol, "no Hello in time"))??;
     let grant = admit(&hello, shared)?;
     let device = DeviceId::new(&hello.device_id).map_err(|e| Ending::new(CloseCode::Protocol, e.to_string()))?;
     if hello.intent == Intent::Produce && grant.only_device().is_some_and(|own| own != device.as_str()) {
@@ -121,9 +140,10 @@ async fn run(connection: &Connection, finished: ZeroRttAccepted, shared: &Arc<Sh
     }
 }
 
-async fn greet(connection: &Connection) -> Result<(Hello, Control), Ending> {
+/// `control_frames`: frames that carry nothing, for each second.
+async fn greet(connection: &Connection, control_frames: u32) -> Result<(Hello, Control), Ending> {
     let (send, recv) = connection.accept_bi().await?;
-    let mut recv = Frames::new(recv, BytesMut::new(), Limits::control());
+    let mut recv = Frames::new(recv, BytesMut::new(), Limits::control()).rationed(Ration::new(control_frames));
     match recv.next().await? {
         Some(Frame::Hello(hello)) => Ok((hello, Control { send, recv })),
         Some(other) => Err(Ending::new(CloseCode::Protocol, format!("{} before Hello", other.name()))),

@@ -1,9 +1,23 @@
 //! What one client can make a node hold: idle connections, pongs that nobody reads, answers that nobody takes.
 
-use std::{net::SocketAddr, path::Path, sync::Arc, time::Duration};
+use std::{
+    net::{Ipv4Addr, SocketAddr},
+    path::Path,
+    sync::Arc,
+    time::Duration,
+};
 
+use bytes::BytesMut;
 use futures_util::{SinkExt as _, StreamExt as _};
-use motience_certs::{Trust, client::tcp_config};
+use motience_certs::{
+    Trust,
+    client::{quic_config, tcp_config},
+};
+use motience_shared::{
+    model::Epoch,
+    wire::{ALPN, CloseCode, Frame, Hello, Intent, VERSION},
+};
+use quinn::{ClientConfig, Endpoint, crypto::rustls::QuicClientConfig};
 use serde_json::{Value, json};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
@@ -243,6 +257,28 @@ async fn pages_that_nobody_takes_are_few() {
     assert!(metric(&node, "motience_connections_ended_total{reason=\"stalled\"} ").await.is_some_and(|ended| ended >= 2.0));
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn files_that_nobody_takes_are_not_copied() {
+    let node = Node::embedded(&[("HTTP_WRITE_LIMIT", "3s")]).await;
+    let page = node.at.consumer_page.as_deref().unwrap();
+    let html = http().get(page).send().await.unwrap().text().await.unwrap();
+    let script = html.split('"').find(|part| part.ends_with(".js")).unwrap().trim_start_matches('.').to_owned();
+    let swagger = "/api-docs/swagger-ui-bundle.js".to_owned();
+    for (at, path) in [(node.at.dsm.as_deref().unwrap(), swagger), (page, script)] {
+        let length = http().get(format!("{}{path}", at.trim_end_matches('/'))).send().await.unwrap().bytes().await.unwrap().len();
+        let memory = Memory::of(&node);
+        let mut client = Http2::connect(address(at), &[0, 4, 0, 0, 0, 0]).await;
+        for n in 0..100 {
+            client.get(2 * n + 1, &path, "none").await;
+        }
+        let mut rest = Vec::new();
+        let _ = timeout(LIMIT, client.0.read_to_end(&mut rest)).await.expect("it is let go");
+        println!("{} KiB at most, for {length} bytes a hundred times", memory.peak() / KIB);
+        // Development builds read the gateway's pages from their folder: a copy each, as large as they are.
+        assert!(memory.peak() <= 16 * MIB, "{} MiB", memory.peak() / MIB);
+    }
+}
+
 /// A request for each of the gateway's WebSockets.
 fn sockets(node: &Node, producer: &Account, consumer: &Account) -> Vec<(String, Option<&'static str>)> {
     let (wss1, wss2) = (node.at.wss1.as_deref().unwrap(), node.at.wss2.as_deref().unwrap());
@@ -336,4 +372,28 @@ async fn whoever_floods_a_websocket_and_reads_is_told_1008() {
     assert_eq!(code, 1008);
     flooding.await.unwrap();
     assert_eq!(metric(&node, "motience_connections_ended_total{reason=\"control_flood\"} ").await, Some(ended + 1.0));
+}
+
+#[tokio::test]
+async fn whoever_floods_motience_1_is_told_so() {
+    let Pair { node, producer, consumer } = pair(&[("CONTROL_FRAMES_PER_SECOND", "20")]).await;
+    for (account, intent) in [(&producer, Intent::Produce), (&consumer, Intent::Consume)] {
+        let tls = quic_config(&Trust::Ca(node.at.ca.clone().unwrap()), &[ALPN]).unwrap();
+        let mut endpoint = Endpoint::client((Ipv4Addr::LOCALHOST, 0).into()).unwrap();
+        endpoint.set_default_client_config(ClientConfig::new(Arc::new(QuicClientConfig::try_from(tls).unwrap())));
+        let at = node.at.quic.as_deref().unwrap().parse().unwrap();
+        let connection = endpoint.connect(at, "localhost").unwrap().await.unwrap();
+        let (mut send, mut recv) = connection.open_bi().await.unwrap();
+        let mut out = BytesMut::new();
+        let (token, device_id) = (account.token.clone(), "d".to_owned());
+        Frame::Hello(Hello { version: VERSION, intent, token, device_id, epoch: Epoch(1), features: 0 }).encode(&mut out);
+        (0..5000).for_each(|_| Frame::Ping.encode(&mut out));
+        let reading = tokio::spawn(async move { recv.read_to_end(1 << 20).await });
+        // The end of the connection ends the writing too.
+        let _ = send.write_all(&out).await;
+        let closed = timeout(LIMIT, connection.closed()).await.expect("it is closed");
+        let quinn::ConnectionError::ApplicationClosed(close) = closed else { panic!("{closed}") };
+        assert_eq!(CloseCode::from_number(close.error_code.into_inner()), Some(CloseCode::RateLimited), "{close}");
+        let _ = reading.await.unwrap();
+    }
 }

@@ -37,4 +37,5 @@ pub use problem::ApiError;
 pub use ration::{Flooded, Ration, count_ended};
 pub use seats::{Seat, Seats};
 pub use serve::{Listener, serve};
+pub use stalls::Answer;
 pub use starting::while_starting;

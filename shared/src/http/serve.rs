@@ -257,10 +257,13 @@ impl Service {
     ) -> impl Future<Output = Result<Response<Paced>, Infallible>> + use<> {
         let (router, under_way) = (self.router.clone(), stalls.begin());
         let mut request = request.map(Body::new);
+        let is_http_2 = request.version() == Version::HTTP_2;
+        // Requests of HTTP/2 share their connection.
+        request.extensions_mut().insert(under_way.answer(!is_http_2));
         request.extensions_mut().insert(ConnectInfo(peer));
         request.extensions_mut().insert(pages.clone());
         async move {
-            let response = match names_no_host(&request) {
+            let mut response = match names_no_host(&request) {
                 false => router.oneshot(request).await?,
                 true => {
                     let mut refused = ApiError::malformed("HTTP/1.1 needs one Host header.").with_code("no_host").into_response();
@@ -268,6 +271,11 @@ impl Service {
                     refused
                 }
             };
+            if is_http_2 {
+                // They have no meaning there (RFC 9113, section 8.2.2), and hyper would warn of each.
+                response.headers_mut().remove(header::CONNECTION);
+                response.headers_mut().remove(header::UPGRADE);
+            }
             Ok(response.map(|body| Paced::new(body, under_way)))
         }
     }

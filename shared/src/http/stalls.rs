@@ -11,6 +11,11 @@ use tokio::{
     time::{Instant, sleep_until},
 };
 
+/// How long a client may still take what it was given of an answer when its right to it has ended.
+const GRACE: Duration = Duration::from_millis(500);
+/// Number of the deadline that no answer has: the connection's own.
+const CONNECTION: u64 = 0;
+
 /// What is under way on one connection. Cheap to clone.
 #[derive(Clone, Debug)]
 pub(super) struct Stalls(Arc<Inner>);
@@ -75,6 +80,32 @@ struct State {
 pub(super) struct UnderWay {
     stalls: Stalls,
     id: u64,
+}
+
+/// The answer to one request, for a handler whose client may lose its right to it. An extension of each request; cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Answer {
+    stalls: Stalls,
+    id: u64,
+    /// Whether its connection carries nothing beside it.
+    alone: bool,
+}
+
+impl Answer {
+    /// The right to it has ended. What was given of it must be taken soon; and where the connection carries nothing else, that ends
+    /// soon too, whatever its client takes.
+    pub fn over(&self) {
+        let mut state = self.stalls.lock();
+        let at = Instant::now() + GRACE;
+        if self.alone {
+            state.deadlines.insert(CONNECTION, at);
+        } else if let Some(deadline) = state.deadlines.get_mut(&self.id) {
+            *deadline = at;
+        } else {
+            return;
+        }
+        self.stalls.due(&mut state, at);
+    }
 }
 
 impl Stalls {
@@ -143,6 +174,11 @@ impl State {
 }
 
 impl UnderWay {
+    /// Its answer. `alone`: whether the connection carries nothing beside it.
+    pub(super) fn answer(&self, alone: bool) -> Answer {
+        Answer { stalls: self.stalls.clone(), id: self.id, alone }
+    }
+
     /// The answer was asked for more: whatever it gave is on its way.
     pub(super) fn asked(&self) {
         self.stalls.lock().deadlines.remove(&self.id);
@@ -198,6 +234,24 @@ mod tests {
         assert_eq!(overdue(&stalls), None, "what has ended does not stall");
         drop(quick);
         assert_eq!(overdue(&stalls), Some(Overdue::Idle));
+    }
+
+    #[tokio::test]
+    async fn the_end_of_a_right_ends_what_is_not_taken() {
+        let stalls = Stalls::new(Waits { first: NEVER, idle: NEVER, write: NEVER });
+        let soon = |stalls: &Stalls| stalls.lock().deadlines.values().any(|deadline| *deadline <= Instant::now() + GRACE);
+        let (taken, standing) = (stalls.begin(), stalls.begin());
+        standing.given();
+        let mut watching = Box::pin(stalls.overdue());
+        assert_eq!(watching.as_mut().now_or_never(), None);
+        taken.answer(false).over();
+        assert!(!soon(&stalls), "an answer that was taken leaves the others alone");
+        standing.answer(false).over();
+        assert_eq!(watching.await, Overdue::Stalled, "one that stands does not, and whoever waited for the hour is told");
+        let only = Stalls::new(Waits { first: NEVER, idle: NEVER, write: NEVER });
+        let request = only.begin();
+        request.answer(true).over();
+        assert_eq!(only.overdue().await, Overdue::Stalled, "a connection with nothing else ends");
     }
 
     #[tokio::test]
