@@ -51,12 +51,8 @@ pub struct Config {
     pub write: Duration,
     /// Bytes gathered for a peer before they are written. WSS_WRITE_BUFFER, 64 KiB.
     pub write_buffer: usize,
-    /// Connections at once. WSS_MAX_CONNECTIONS, 20,000.
-    pub connections: usize,
     /// Records a device may have under way unacknowledged, the same as over QUIC. QUIC_CREDIT, 8,192.
     pub credit: u64,
-    /// Connections of one account at once. MAX_CONNECTIONS_PER_ACCOUNT, 1,000.
-    pub connections_each: usize,
     /// Longest message of a consumer. WSS2_MAX_MESSAGE_BYTES, 16 KiB: a resume with a few hundred cursors.
     pub consumer_message: usize,
     /// What one consumer may ask for on its connection: a resume counts one for each of its cursors. RATE_LIMIT_CONTROL, 3000/m.
@@ -98,9 +94,7 @@ impl Config {
             ping: env.duration("WSS_PING_INTERVAL", Duration::from_secs(20))?,
             write: env.duration("WSS_WRITE_LIMIT", Duration::from_secs(30))?,
             write_buffer: env.bytes("WSS_WRITE_BUFFER", 64 * 1024)?,
-            connections: env.parse("WSS_MAX_CONNECTIONS", 20_000)?,
             credit: env.parse("QUIC_CREDIT", 8192)?,
-            connections_each: env.parse("MAX_CONNECTIONS_PER_ACCOUNT", 1000)?,
             consumer_message: env.bytes("WSS2_MAX_MESSAGE_BYTES", 16 * 1024)?,
             control: env.parse("RATE_LIMIT_CONTROL", Rate::per_minute(3000))?,
             order: order::Limits::from_env(env)?,

@@ -5,17 +5,17 @@
 //! for a consumer: while its socket is full, its cursor stands; only device order holds a bounded number of records back.
 
 use std::{
-    collections::{HashMap, HashSet},
-    mem,
+    collections::{HashMap, HashSet, VecDeque},
     sync::Arc,
 };
 
 use axum::{extract::State, response::Response};
 use bytes::{Bytes, BytesMut};
 use motience_shared::{
-    auth::Grant,
-    http::{ApiError, ClientAddress, Seat},
+    auth::Standing,
+    http::{ApiError, ClientAddress},
     model::{Cursor, CursorName, ProducerId, Role, Selection, record},
+    permits::Permit,
     rate::Bucket,
     relay::{
         Delivery, Feed, FeedEvent, Kind, ReadFrom,
@@ -39,12 +39,9 @@ use crate::{
     upgrade::{Admitted, Request},
 };
 
-/// Bytes written before the socket is looked at again for what the peer says.
-const TURN: usize = 1 << 20;
-
 /// The upgrade.
 pub(crate) async fn upgrade(State(shared): State<Arc<Shared>>, client: ClientAddress, request: Request) -> Result<Response, ApiError> {
-    let Admitted { upgrade, grant, v2, resume, durable, order, cursors, received, selection, seat } =
+    let Admitted { upgrade, grant, v2, resume, durable, order, cursors, received, selection, permit } =
         request.admit(Role::Consumer, shared.config.consumer_message, &shared)?;
     let places = resume.as_deref().map(places::resume).transpose().map_err(|e| ApiError::invalid("resume", e))?;
     let durable = durable.as_deref().map(CursorName::new).transpose().map_err(|e| ApiError::invalid("durable", e.to_string()))?;
@@ -72,10 +69,22 @@ pub(crate) async fn upgrade(State(shared): State<Arc<Shared>>, client: ClientAdd
             let shared = serving;
             let arranged = Arranged::new(order, view);
             let told = (v2 && cursors).then(HashSet::new);
-            let pace = Bucket::new(shared.config.control);
-            let session =
-                Session { shared: &shared, feed, v2, arranged, told, received, ready: Vec::new(), pace, scratch: BytesMut::new() };
-            serve(socket, &grant, session, seat).await;
+            let standing = shared.backend.standing(grant);
+            let session = Session {
+                shared: &shared,
+                standing: &standing,
+                feed,
+                v2,
+                arranged,
+                told,
+                received,
+                ready: VecDeque::new(),
+                notice: None,
+                released: Vec::new(),
+                pace: Bucket::new(shared.config.control),
+                scratch: BytesMut::new(),
+            };
+            serve(socket, session, permit).await;
             drop(alive);
         }
         .instrument(span)
@@ -105,11 +114,16 @@ fn view(selection: &Selection, v2: bool) -> Result<Option<View>, ApiError> {
     Ok(Some(View::of(selection)?))
 }
 
-async fn serve(socket: WebSocket, grant: &Grant, mut session: Session<'_>, _seat: Seat) {
-    let shared = session.shared;
+async fn serve(socket: WebSocket, mut session: Session<'_>, _permit: Permit) {
+    let (shared, standing) = (session.shared, session.standing);
     let _open = (shared.consumers.open(), shared.backend.relay.own_node().open(Kind::Consumer));
     let mut socket = Socket::new(socket, &shared.config);
-    let goodbye = session.run(&mut socket, grant).await;
+    // The end of the token comes before everything else, a write that the peer does not take among it.
+    let goodbye = tokio::select! {
+        biased;
+        () = standing.over() => Goodbye::TokenEnded,
+        goodbye = session.run(&mut socket) => goodbye,
+    };
     session.feed.finish().await;
     debug!(?goodbye, "consumer leaves");
     socket.close(goodbye).await;
@@ -117,6 +131,7 @@ async fn serve(socket: WebSocket, grant: &Grant, mut session: Session<'_>, _seat
 
 struct Session<'s> {
     shared: &'s Shared,
+    standing: &'s Standing,
     feed: Feed,
     v2: bool,
     /// Order and view, where they are asked for.
@@ -125,18 +140,20 @@ struct Session<'s> {
     told: Option<HashSet<ProducerId>>,
     /// Whether it wants to know when each record came.
     received: bool,
-    /// What is to be written next.
-    ready: Vec<order::Record>,
+    /// What is to be written next: at most one delivery's records.
+    ready: VecDeque<order::Record>,
+    /// What a v2 client is told after them, and whose log it is about.
+    notice: Option<(ProducerId, String)>,
+    /// Room that is used again.
+    released: Vec<order::Record>,
     /// How much the client may still ask for.
     pace: Bucket,
     scratch: BytesMut,
 }
 
 impl Session<'_> {
-    async fn run(&mut self, socket: &mut Socket, grant: &Grant) -> Goodbye {
-        let (backend, soft) = (Arc::clone(&self.shared.backend), self.shared.shutdown.soft().clone());
-        let ended = backend.ended(grant);
-        tokio::pin!(ended);
+    async fn run(&mut self, socket: &mut Socket) -> Goodbye {
+        let soft = self.shared.shutdown.soft().clone();
         let every = self.shared.config.ping;
         let mut tell = interval_at(Instant::now() + every, every);
         tell.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -146,7 +163,6 @@ impl Session<'_> {
         loop {
             let step = tokio::select! {
                 biased;
-                () = &mut ended => Err(Goodbye::TokenEnded),
                 () = soft.cancelled() => Err(Goodbye::Away),
                 heard = socket.hear() => match heard {
                     Ok(heard) => self.take(heard, socket).await,
@@ -170,35 +186,63 @@ impl Session<'_> {
 
     /// Writes this and all that is ready behind it, then flushes once.
     async fn deliver_all(&mut self, first: Delivery, socket: &mut Socket) -> Result<(), Goodbye> {
-        let mut written = 0;
         let mut next = Some(first);
         while let Some(delivery) = next {
-            self.arranged.deliver(&delivery, &mut self.ready);
-            written += self.write(socket).await?;
-            self.notice(&delivery, socket).await?;
-            next = if written < TURN { self.feed.try_next() } else { None };
+            self.arranged.deliver(&delivery, &mut self.released);
+            self.ready.extend(self.released.drain(..));
+            self.notice = self.v2.then(|| delivery.notice()).flatten().map(|notice| (delivery.producer(), notice.to_string()));
+            self.write(socket).await?;
+            next = self.feed.try_next();
         }
         socket.flush().await
     }
 
-    /// Writes what is ready into the socket's buffer: its bytes.
-    async fn write(&mut self, socket: &mut Socket) -> Result<usize, Goodbye> {
-        let mut ready = mem::take(&mut self.ready);
-        let (records, mut bytes) = (ready.len(), 0);
-        for record in ready.drain(..) {
-            bytes += record.message.len();
-            let message = self.message(record)?;
-            socket.feed(Message::Text(message)).await?;
+    /// Writes what is ready into the socket's buffer, as it finds room. What ends meanwhile is left out: a subscription and, since
+    /// much may have been published while this thread was elsewhere, the token.
+    async fn write(&mut self, socket: &mut Socket) -> Result<(), Goodbye> {
+        let (mut records, mut bytes) = (0, 0);
+        let (mut checked, mut changed) = (false, false);
+        while !self.ready.is_empty() || self.notice.is_some() {
+            if !socket.has_room()? {
+                checked = false;
+                tokio::select! {
+                    biased;
+                    _ = self.feed.changed() => {
+                        self.keep_followed();
+                        changed = true;
+                        continue;
+                    }
+                    room = socket.room() => room?,
+                }
+            }
+            if !checked {
+                if self.standing.is_over() {
+                    return Err(Goodbye::TokenEnded);
+                }
+                if self.feed.settle().await.is_some() {
+                    self.keep_followed();
+                    changed = true;
+                    continue;
+                }
+                checked = true;
+            }
+            if let Some(record) = self.ready.pop_front() {
+                records += 1;
+                bytes += record.message.len() as u64;
+                socket.put(Message::Text(self.message(record)?))?;
+            } else if let Some((_, notice)) = self.notice.take() {
+                socket.put(Message::Text(notice.into()))?;
+            }
         }
-        // The room is used again.
-        self.ready = ready;
-        self.shared.consumers.count(records as u64, bytes as u64);
-        Ok(bytes)
+        self.shared.consumers.count(records, bytes);
+        // Before anything of whoever was followed anew meanwhile.
+        if changed { self.tell_beginnings(socket).await } else { Ok(()) }
     }
 
     /// Lets go what was held back for long enough.
     async fn expire(&mut self, socket: &mut Socket) -> Result<(), Goodbye> {
-        self.arranged.expire(&mut self.ready);
+        self.arranged.expire(&mut self.released);
+        self.ready.extend(self.released.drain(..));
         self.write(socket).await?;
         socket.flush().await
     }
@@ -226,10 +270,12 @@ impl Session<'_> {
         Ok(())
     }
 
-    /// Nothing that was held back of a producer is delivered once its subscription is over.
+    /// Nothing that was held back of a producer, or that waits to be written, is delivered once its subscription is over.
     fn keep_followed(&mut self) {
         let followed: HashSet<ProducerId> = self.feed.followed().collect();
         self.arranged.retain(&followed);
+        self.ready.retain(|record| followed.contains(&record.producer));
+        self.notice.take_if(|(producer, _)| !followed.contains(producer));
     }
 
     fn message(&mut self, record: order::Record) -> Result<Utf8Bytes, Goodbye> {
@@ -245,15 +291,6 @@ impl Session<'_> {
             warn!(%cursor, "an entry of the log is not text");
             Goodbye::Failed
         })
-    }
-
-    /// What only v2 clients are told.
-    async fn notice(&self, notice: &Delivery, socket: &mut Socket) -> Result<(), Goodbye> {
-        if !self.v2 {
-            return Ok(());
-        }
-        let Some(text) = notice.notice() else { return Ok(()) };
-        socket.feed(Message::Text(text.to_string().into())).await
     }
 
     async fn take(&mut self, heard: Heard, socket: &mut Socket) -> Result<(), Goodbye> {

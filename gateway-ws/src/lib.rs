@@ -24,7 +24,7 @@ use axum::{Router, routing::any};
 use motience_certs::{ServerIdentity, server::tcp_config};
 use motience_shared::{
     backend::Backend,
-    http::{ApiError, HasProxies, Limits, ListenAddress, Listener, OPERATIONS, Proxies, Seats, operations, serve, tolerant},
+    http::{ApiError, HasProxies, Limits, ListenAddress, Listener, OPERATIONS, Proxies, operations, serve, tolerant},
     lifecycle::Shutdown,
 };
 use tokio::net::TcpListener;
@@ -72,7 +72,6 @@ pub(crate) struct Shared {
     pub(crate) producers: Gauge,
     pub(crate) consumers: Gauge,
     pub(crate) tunnels: Gauge,
-    pub(crate) seats: Seats,
     pub(crate) webtransport: Option<WebTransport>,
 }
 
@@ -112,10 +111,9 @@ pub async fn bind(
     };
     let limits = config.limits.clone();
     // Sockets that stay count as connections too.
-    let staying = limits.clone().with_more(config.connections);
-    let seats = Seats::new(config.connections, config.connections_each);
+    let staying = limits.clone().with_more(backend.permits.limits().websocket);
     let (producers, consumers, tunnels) = (Gauge::new("producer"), Gauge::new("consumer"), Gauge::new("tunnel"));
-    let shared = Arc::new(Shared { backend, config, shutdown, producers, consumers, tunnels, seats, webtransport });
+    let shared = Arc::new(Shared { backend, config, shutdown, producers, consumers, tunnels, webtransport });
     let secured = |listener: TcpListener| match &tls {
         Some(tls) => Listener::tls(listener, Arc::clone(tls)),
         None => listener.into(),

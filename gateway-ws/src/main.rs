@@ -149,7 +149,7 @@ async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     let Settings { gateway, backend, source, operations } = settings?;
     telemetry::init(&env, "info")?;
     env.misspelt().iter().for_each(|misspelt| warn!("{misspelt}"));
-    descriptors::prepare(gateway.connections + 2 * gateway.limits.connections);
+    descriptors::prepare(backend.permits.websocket + 2 * gateway.limits.connections);
     let shutdown = Shutdown::new();
     shutdown.spawn_signals();
     let clock = Clock::system();

@@ -7,12 +7,13 @@ use std::sync::Arc;
 use axum::{extract::State, response::Response};
 use motience_shared::{
     auth::Grant,
-    http::{ApiError, ClientAddress, Seat},
+    http::{ApiError, ClientAddress},
     log::{self, Transport},
     model::{
         Role,
         envelope::{self, MAX_ENVELOPE},
     },
+    permits::Permit,
     relay::{
         self, Kind, Publisher, Refusal, Senders,
         replies::{Gathered, Replies},
@@ -39,21 +40,21 @@ const DRAIN_LIMIT: Duration = Duration::from_secs(3);
 /// The upgrade.
 pub(crate) async fn upgrade(State(shared): State<Arc<Shared>>, client: ClientAddress, request: Request) -> Result<Response, ApiError> {
     let record = shared.backend.relay.limits().record;
-    let Admitted { upgrade, grant, seat, .. } = request.admit(Role::Producer, record + MAX_ENVELOPE, &shared)?;
+    let Admitted { upgrade, grant, permit, .. } = request.admit(Role::Producer, record + MAX_ENVELOPE, &shared)?;
     let publisher = shared.backend.relay.passing_publisher(grant.user.producer()).await?;
     let span = info_span!("wss1", user = %grant.user, %client);
     let alive = shared.shutdown.guard();
     let serving = Arc::clone(&shared);
     Ok(upgrade.accept(&shared.config, record, move |socket| {
         async move {
-            serve(socket, grant, publisher, seat, serving).await;
+            serve(socket, grant, publisher, permit, serving).await;
             drop(alive);
         }
         .instrument(span)
     }))
 }
 
-async fn serve(socket: WebSocket, grant: Grant, publisher: Publisher, _seat: Seat, shared: Arc<Shared>) {
+async fn serve(socket: WebSocket, grant: Grant, publisher: Publisher, _permit: Permit, shared: Arc<Shared>) {
     let relay = &shared.backend.relay;
     let _open = (shared.producers.open(), relay.own_node().open(Kind::Producer));
     let devices = relay.devices().senders(grant.user.producer(), Transport::WebSocket);
@@ -73,15 +74,22 @@ struct Session<'s> {
 }
 
 impl Session<'_> {
+    /// The end of the token comes before everything else, a write that the peer does not take among it.
     async fn run(&mut self, socket: &mut Socket) -> Goodbye {
-        let (backend, soft) = (Arc::clone(&self.shared.backend), self.shared.shutdown.soft().clone());
-        let ended = backend.ended(self.grant);
-        tokio::pin!(ended);
+        let ended = self.shared.backend.ended(self.grant);
+        tokio::select! {
+            biased;
+            () = ended => Goodbye::TokenEnded,
+            goodbye = self.work(socket) => goodbye,
+        }
+    }
+
+    async fn work(&mut self, socket: &mut Socket) -> Goodbye {
+        let soft = self.shared.shutdown.soft().clone();
         let mut progress = self.publisher.progress();
         loop {
             let step = tokio::select! {
                 biased;
-                () = &mut ended => Err(Goodbye::TokenEnded),
                 () = soft.cancelled() => Err(Goodbye::Away),
                 // Cannot fail: the publisher holds the sender.
                 _ = progress.changed(), if !self.replies.is_empty() => Ok(()),

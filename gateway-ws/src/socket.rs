@@ -13,8 +13,8 @@ use tokio_tungstenite::tungstenite::{self, Message, Utf8Bytes, error::ProtocolEr
 
 use crate::handshake::WebSocket;
 
-/// How long a peer has to answer a close.
-const CLOSE_LIMIT: Duration = Duration::from_secs(1);
+/// How long a peer has to take a close and to answer it: less than the second within which the end of a right ends a connection.
+const CLOSE_LIMIT: Duration = Duration::from_millis(900);
 
 /// Why the gateway ends a connection, and the close code that says so.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -117,6 +117,23 @@ impl Socket {
         use futures_util::FutureExt as _;
         let message = self.inner.next().now_or_never()?;
         Some(self.understand(message))
+    }
+
+    /// Whether the socket's buffer takes another message now.
+    pub(crate) fn has_room(&mut self) -> Result<bool, Goodbye> {
+        use futures_util::FutureExt as _;
+        let ready = std::future::poll_fn(|cx| self.inner.poll_ready_unpin(cx)).now_or_never();
+        ready.transpose().map(|ready| ready.is_some()).map_err(|_| Goodbye::Gone)
+    }
+
+    /// Returns once the socket's buffer takes another message, or the limit is over. Cancel-safe.
+    pub(crate) async fn room(&mut self) -> Result<(), Goodbye> {
+        within(self.write_limit, std::future::poll_fn(|cx| self.inner.poll_ready_unpin(cx))).await
+    }
+
+    /// Hands a message to the socket's buffer, which has room.
+    pub(crate) fn put(&mut self, message: Message) -> Result<(), Goodbye> {
+        self.inner.start_send_unpin(message).map_err(|_| Goodbye::Gone)
     }
 
     /// Hands a message to the socket's buffer; waits while that is full, within the limit.

@@ -16,9 +16,10 @@ use axum::{extract::State, http::HeaderMap, response::Response};
 use bytes::BytesMut;
 use motience_shared::{
     auth::Grant,
-    http::{ApiError, ClientAddress, Seat, check_origin},
+    http::{ApiError, ClientAddress, check_origin},
     log::{self, Transport},
     model::{DeviceId, Role},
+    permits::{Permit, Share},
     relay::{self, Kind},
     wire::{self, CloseCode, Frame, Hello, Intent, Limits, VERSION},
 };
@@ -60,23 +61,23 @@ pub(crate) async fn upgrade(
     if !handshake::protocols(&headers).iter().any(|p| p == PROTOCOL) {
         return Err(ApiError::malformed("Offer the subprotocol motience.1.").with_code("no_subprotocol"));
     }
-    let seat = shared.seats.reserve()?;
+    let permit = shared.backend.permits.unauthenticated(client.into(), Transport::Tunnel)?;
     let record = shared.backend.relay.limits().record;
     let upgrade = upgrade.protocols([PROTOCOL.to_owned()]).longest(MAX_MESSAGE.max(record + HEAD));
     let alive = shared.shutdown.guard();
     let serving = Arc::clone(&shared);
     Ok(upgrade.accept(&shared.config, record, move |socket| {
         async move {
-            serve(socket, seat, &serving).await;
+            serve(socket, permit, &serving).await;
             drop(alive);
         }
         .instrument(info_span!("tunnel", %client))
     }))
 }
 
-async fn serve(socket: WebSocket, mut seat: Seat, shared: &Shared) {
+async fn serve(socket: WebSocket, mut permit: Permit, shared: &Shared) {
     let mut socket = Socket::new(socket, &shared.config);
-    let ending = match run(&mut socket, &mut seat, shared).await {
+    let ending = match run(&mut socket, &mut permit, shared).await {
         Ok(()) => Ending::new(CloseCode::Done, "done"),
         Err(ending) => ending,
     };
@@ -96,7 +97,7 @@ async fn serve(socket: WebSocket, mut seat: Seat, shared: &Shared) {
     }
 }
 
-async fn run(socket: &mut Socket, seat: &mut Seat, shared: &Shared) -> Result<(), Ending> {
+async fn run(socket: &mut Socket, permit: &mut Permit, shared: &Shared) -> Result<(), Ending> {
     let (hello, rest) =
         timeout(shared.config.limits.header, greet(socket)).await.map_err(|_| Ending::new(CloseCode::Protocol, "no Hello in time"))??;
     let grant = admit(&hello, shared)?;
@@ -104,14 +105,22 @@ async fn run(socket: &mut Socket, seat: &mut Seat, shared: &Shared) -> Result<()
     if grant.only_device().is_some_and(|own| own != device.as_str()) {
         return Err(Ending::new(CloseCode::Forbidden, "wrong_device: this account speaks for the device it was registered with only"));
     }
-    seat.claim(grant.user).map_err(|_| Ending::new(CloseCode::RateLimited, "too many connections of this account"))?;
+    permit.identify(grant.user, Share::Devices).map_err(|e| Ending::new(CloseCode::RateLimited, e.to_string()))?;
     let relay = &shared.backend.relay;
     let _open = (shared.tunnels.open(), relay.own_node().open(Kind::Tunnel));
     info!(user = %grant.user, %device, "device connected by tunnel");
     let name = log::SessionName::device(&device);
     let publisher = relay.publisher(grant.user.producer(), name, hello.epoch).await?;
     let presence = relay.devices().enter(grant.user.producer(), device.as_str(), Transport::Tunnel);
-    session::Session::new(socket, shared, &publisher, presence, grant, hello.features).run(rest).await
+    let standing = shared.backend.standing(grant);
+    let session = session::Session::new(socket, shared, &publisher, presence, &standing, hello.features);
+    // Before everything else, a write that the device does not take among it.
+    tokio::select! {
+        biased;
+        () = standing.over() => Err(ended()),
+        () = publisher.superseded() => Err(relay::Error::from(log::Error::Fenced).into()),
+        ending = session.run(rest) => ending,
+    }
 }
 
 /// Waits for Hello, and gives what came behind it in the same message.
@@ -146,6 +155,10 @@ fn admit(hello: &Hello, shared: &Shared) -> Result<Grant, Ending> {
 
 fn not_binary() -> Ending {
     Ending::new(CloseCode::Protocol, "frames are sent in binary messages")
+}
+
+fn ended() -> Ending {
+    Ending::new(CloseCode::Unauthenticated, "the token has expired or was revoked")
 }
 
 fn draining() -> Ending {

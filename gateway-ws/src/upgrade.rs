@@ -1,4 +1,4 @@
-//! Who may open a WebSocket: the token from one of its three places, the role, the origin, and a free seat.
+//! Who may open a WebSocket: the token from one of its three places, the role, the origin, and a permit.
 
 use axum::{
     extract::FromRequestParts,
@@ -6,8 +6,10 @@ use axum::{
 };
 use motience_shared::{
     auth::Grant,
-    http::{ApiError, Seat, bearer, check_origin},
+    http::{ApiError, bearer, check_origin},
+    log::Transport,
     model::{Role, Selection},
+    permits::{Permit, Share},
 };
 
 use crate::{
@@ -73,7 +75,7 @@ pub(crate) struct Admitted {
     /// Whether it wants to know when each record came.
     pub(crate) received: bool,
     pub(crate) selection: Selection,
-    pub(crate) seat: Seat,
+    pub(crate) permit: Permit,
 }
 
 impl<S: Send + Sync> FromRequestParts<S> for Request {
@@ -109,7 +111,7 @@ impl Request {
             return Err(ApiError::forbidden(format!("Only {role}s may connect here.")).with_code("wrong_role"));
         }
         let v2 = offered.iter().any(|p| p == V2) || query.v.as_deref() == Some("2");
-        let seat = shared.seats.take(grant.user)?;
+        let permit = shared.backend.permits.account(grant.user, Share::Connections, Transport::WebSocket)?;
         // A client that offers nothing we know expects the first it offered, as the `ws` package answered; a browser closes without one.
         let first = offered.iter().find(|protocol| !protocol.is_empty()).cloned();
         let spoken = [V2, BEARER].into_iter().map(str::to_owned).chain(first);
@@ -117,6 +119,6 @@ impl Request {
         let Query { resume, durable, order, cursors, received_at, selection, .. } = query;
         let cursors = cursors.as_deref() == Some("true");
         let received = received_at.as_deref() == Some("true");
-        Ok(Admitted { upgrade, grant, v2, resume, durable, order, cursors, received, selection, seat })
+        Ok(Admitted { upgrade, grant, v2, resume, durable, order, cursors, received, selection, permit })
     }
 }

@@ -98,7 +98,12 @@ impl Own {
             .env("BIND_ADDRESS", "127.0.0.1")
             .env("DATA_DIR", dir.path().join("data"))
             .env("CERTS_DIR", dir.path().join("certs"))
+            // All of a run's clients are of a few accounts, and of one address.
             .env("MAX_CONNECTIONS_PER_ACCOUNT", "100000")
+            .env("MAX_DEVICES_PER_ACCOUNT", "100000")
+            .env("MAX_UNAUTHENTICATED", "100000")
+            .env("MAX_UNAUTHENTICATED_PER_ADDRESS", "100000")
+            .env("HTTP3_MAX_CONNECTIONS_PER_ADDRESS", "100000")
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .kill_on_drop(true);

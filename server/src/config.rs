@@ -186,7 +186,7 @@ impl Config {
     /// Connections that its settings allow at once, each of which takes a file descriptor.
     pub(crate) fn most_connections(&self) -> usize {
         let ports = [self.roles.ap, self.roles.sm, self.roles.dsm, self.speaks_tls()].into_iter().filter(|has| *has).count();
-        let sockets = if self.roles.wss { self.gateway.connections } else { 0 };
+        let sockets = if self.roles.wss { self.backend.permits.websocket } else { 0 };
         self.http.limits.connections.saturating_mul(ports).saturating_add(sockets)
     }
 

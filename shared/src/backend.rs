@@ -12,12 +12,13 @@ use std::{
 use tracing::{info, warn};
 
 use crate::{
-    auth::{self, Grant, Hasher, Revocations, Tokens},
+    auth::{self, Grant, Hasher, Revocations, Standing, Tokens},
     causes,
     clock::Clock,
     env::{self, Env},
     log::{self, Event, Log, Retention, Signal, Sink, embedded},
     model::{Account, UserId},
+    permits::{self, Permits},
     relay::{Devices, Hub, Limits, Nodes, Relay, Reports, Routes, Streams},
     store::{self, Store},
 };
@@ -56,6 +57,8 @@ pub struct Config {
     pub retention: Retention,
     /// Limits of the relay.
     pub limits: Limits,
+    /// How many connections there may be.
+    pub permits: permits::Limits,
     /// The node's name in logs and reports. NODE_NAME; the default is random.
     pub node: String,
     /// Where an embedded node keeps its files. DATA_DIR, `data`.
@@ -108,6 +111,7 @@ impl Config {
             auth,
             retention: Retention::from_env(env)?,
             limits: Limits::from_env(env)?,
+            permits: permits::Limits::from_env(env)?,
             node,
             data_dir,
             wait: env.duration("BACKEND_WAIT", Duration::from_secs(300))?,
@@ -201,6 +205,8 @@ pub struct Backend {
     pub revocations: Revocations,
     /// Joins producers and consumers.
     pub relay: Relay,
+    /// Who may hold a connection, whatever it comes by.
+    pub permits: Permits,
     /// The time of day.
     pub clock: Clock,
     /// Settings of accounts.
@@ -239,7 +245,7 @@ impl Backend {
         let store = Store::open(&config.store).await.map_err(failed)?;
         let revocations = Revocations::new(clock.clone(), config.auth.refresh_ttl.max(config.auth.access_ttl));
         load_revocations(&store, &revocations, &config.auth, &clock).await.map_err(failed)?;
-        let hub = Arc::new(Hub::new(config.limits.ring));
+        let hub = Arc::new(Hub::new(config.limits.ring, config.limits.read));
         let routes = Arc::new(Routes::new());
         let reports = Reports {
             streams: Arc::new(Streams::new(config.node.clone())),
@@ -273,6 +279,7 @@ impl Backend {
             hasher: Hasher::new(config.auth.hashing),
             revocations,
             relay,
+            permits: Permits::new(config.permits),
             clock,
             auth: config.auth,
             kind,
@@ -286,6 +293,11 @@ impl Backend {
     pub fn authenticate(&self, token: &str) -> Result<Grant, auth::Error> {
         let grant = self.tokens.access(token)?;
         if self.revocations.is_revoked(&grant) { Err(auth::Error::Revoked) } else { Ok(grant) }
+    }
+
+    /// What a connection with this grant lives by, which may be renewed.
+    pub fn standing(&self, grant: Grant) -> Standing {
+        Standing::new(grant, self.revocations.clone(), self.clock.clone())
     }
 
     /// Returns when the grant expires or is revoked: a connection that lives by it ends then.

@@ -32,6 +32,8 @@ pub mod lifecycle;
 #[cfg(feature = "backend")]
 pub mod log;
 #[cfg(feature = "backend")]
+pub mod permits;
+#[cfg(feature = "backend")]
 mod private;
 #[cfg(feature = "backend")]
 pub mod rate;

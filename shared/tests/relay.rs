@@ -76,6 +76,7 @@ stories!(
     a_slow_reader_falls_back_to_the_log_and_loses_nothing,
     a_bad_record_is_refused_and_leaves_no_hole,
     a_feed_follows_subscriptions,
+    a_reader_takes_little_at_a_time,
     a_clients_own_id_is_written_once,
     numbers_given_up_count_as_seen,
     a_reader_may_begin_at_a_time,
@@ -233,6 +234,41 @@ async fn a_feed_follows_subscriptions(node: Arc<Backend>) {
     assert!(matches!(timeout(LIMIT, feed.next()).await.unwrap(), FeedEvent::Left(p) if p == P));
     send(&publisher, [2]).await;
     assert!(feed.try_next().is_none(), "nothing is delivered after the end of a subscription");
+}
+
+async fn a_reader_takes_little_at_a_time(node: Arc<Backend>) {
+    const RECORDS: u64 = 300;
+    let publisher = node.relay.publisher(P, device(), Epoch(1)).await.unwrap();
+    let mut live = node.relay.subscriber();
+    live.follow(P, ReadFrom::Live).await.unwrap();
+    let mut group = publisher.group();
+    for n in 1..=RECORDS {
+        let json = format!(r#"{{"device_id":"d","timestamp":1,"data":{{"n":{n},"pad":"{n:0>3000}"}}}}"#);
+        group.push(Seq(n), json.into()).unwrap();
+    }
+    let ticket = group.submit().await.unwrap();
+    timeout(LIMIT, publisher.committed(ticket)).await.unwrap().unwrap();
+    let mut replay = node.relay.subscriber();
+    replay.follow(P, ReadFrom::Earliest).await.unwrap();
+    // Nearly a mebibyte was written in one step; from memory or from the log, it is read in parts, and a turn comes to an end.
+    for mut reader in [live, replay] {
+        let mut next = 1;
+        while next <= RECORDS {
+            let mut turn = 0;
+            let mut delivery = Some(timeout(LIMIT, reader.next()).await.unwrap());
+            while let Some(given) = delivery {
+                assert!(given.bytes() <= (64 << 10) + 4096, "{} bytes are kept alive", given.bytes());
+                turn += given.bytes();
+                let Delivery::Batch { batch, after } = given else { panic!("{given:?}") };
+                for (offset, _, _) in batch.after(after) {
+                    assert_eq!(offset, Offset(next));
+                    next += 1;
+                }
+                delivery = reader.try_next();
+            }
+            assert!(turn < 400 << 10, "{turn} bytes in one turn");
+        }
+    }
 }
 
 async fn a_clients_own_id_is_written_once(node: Arc<Backend>) {

@@ -4,8 +4,7 @@ use std::mem;
 
 use bytes::BytesMut;
 use motience_shared::{
-    auth::Grant,
-    log,
+    auth::Standing,
     relay::{self, Committed, Intake, Pending, Presence, Publisher, Refusal},
     wire::{
         Ack, CloseCode, Frame, Limits, Record, Shape, ShapeAccepted, TokenAccepted, TokenRefresh, Welcome,
@@ -35,9 +34,7 @@ pub(super) struct Session<'s> {
     shared: &'s Shared,
     publisher: &'s Publisher,
     presence: Presence,
-    grant: Grant,
-    /// Whether the grant is another one since this was looked at.
-    renewed: bool,
+    standing: &'s Standing,
     limits: Limits,
     /// The shapes of compact records, where the device offered them.
     shapes: Option<Decoder>,
@@ -52,42 +49,26 @@ impl<'s> Session<'s> {
         shared: &'s Shared,
         publisher: &'s Publisher,
         presence: Presence,
-        grant: Grant,
+        standing: &'s Standing,
         offered: u64,
     ) -> Self {
         let records = Limits::for_records(shared.backend.relay.limits().record);
         let limits = Limits { frame: records.frame.max(Limits::control().frame) };
         let shapes = (offered & features::COMPACT != 0).then(Decoder::new);
-        Self {
-            socket,
-            shared,
-            publisher,
-            presence,
-            grant,
-            renewed: false,
-            limits,
-            shapes,
-            pending: Pending::default(),
-            out: BytesMut::new(),
-        }
+        Self { socket, shared, publisher, presence, standing, limits, shapes, pending: Pending::default(), out: BytesMut::new() }
     }
 
     /// Runs until the device leaves or has to. `rest`: what came in one message with its Hello.
     pub(super) async fn run(mut self, rest: BytesMut) -> Result<(), Ending> {
-        let (shared, publisher) = (self.shared, self.publisher);
-        let (backend, soft) = (&shared.backend, shared.shutdown.soft());
+        let soft = self.shared.shutdown.soft();
         let mut progress = self.publisher.progress();
         let mut cut = None;
         self.welcome();
         self.take(rest).await?;
-        let over = backend.ended(&self.grant);
-        tokio::pin!(over);
         loop {
             self.write().await?;
             tokio::select! {
                 biased;
-                () = &mut over => return Err(ended()),
-                () = publisher.superseded() => return Err(relay::Error::from(log::Error::Fenced).into()),
                 // Cannot fail: the publisher holds the sender.
                 _ = progress.changed() => {}
                 () = soft.cancelled(), if cut.is_none() => {
@@ -97,12 +78,7 @@ impl<'s> Session<'s> {
                 }
                 () = sleep_until(cut.unwrap_or_else(Instant::now)), if cut.is_some() => return Err(draining()),
                 heard = self.socket.hear(), if self.pending.len() < MAX_PENDING => match heard? {
-                    Heard::Binary(message) => {
-                        self.take(BytesMut::from(message)).await?;
-                        if mem::take(&mut self.renewed) {
-                            over.set(backend.ended(&self.grant));
-                        }
-                    }
+                    Heard::Binary(message) => self.take(BytesMut::from(message)).await?,
                     Heard::Text(_) => return Err(not_binary()),
                     Heard::Life => {}
                 },
@@ -211,11 +187,9 @@ impl<'s> Session<'s> {
     fn renew(&mut self, refresh: &TokenRefresh) -> Result<(), Ending> {
         let renewed =
             self.shared.backend.authenticate(&refresh.token).map_err(|e| Ending::new(CloseCode::Unauthenticated, e.to_string()))?;
-        if renewed.user != self.grant.user || renewed.role != self.grant.role {
+        if !self.standing.renew(renewed) {
             return Err(Ending::new(CloseCode::Forbidden, "the renewed token is another account's"));
         }
-        self.grant = renewed;
-        self.renewed = true;
         Frame::TokenAccepted(TokenAccepted { expires_in: self.expires_in() }).encode(&mut self.out);
         Ok(())
     }
@@ -237,7 +211,7 @@ impl<'s> Session<'s> {
 
     /// Whole seconds for which the grant is still good.
     fn expires_in(&self) -> u64 {
-        u64::try_from((self.grant.expires_at - self.shared.backend.clock.now()).whole_seconds()).unwrap_or(0)
+        u64::try_from((self.standing.grant().expires_at - self.shared.backend.clock.now()).whole_seconds()).unwrap_or(0)
     }
 }
 
@@ -252,8 +226,4 @@ fn refusal(refusal: Refusal) -> Ending {
         Refusal::Ended(e) => e.into(),
         other => Ending::new(CloseCode::Protocol, other.to_string()),
     }
-}
-
-fn ended() -> Ending {
-    Ending::new(CloseCode::Unauthenticated, "the token has expired or was revoked")
 }

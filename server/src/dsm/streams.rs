@@ -1,7 +1,10 @@
 //! `GET /streams`: the producers that are live, and how fast.
 
 use axum::extract::State;
-use motience_shared::http::{ApiError, Bearer, Page, PagePermit, Query};
+use motience_shared::{
+    http::{ApiError, Bearer, Page, PagePermit, Query},
+    relay::StreamStats,
+};
 use serde::Serialize;
 use time::OffsetDateTime;
 use utoipa::ToSchema;
@@ -45,17 +48,15 @@ pub(super) async fn streams(
     live.drain(..live.partition_point(|live| live.producer.0 <= page.after));
     let more = live.len() > page.limit as usize;
     live.truncate(page.limit as usize);
-    let mut streams = Vec::with_capacity(live.len());
-    for live in live {
-        let user = services.backend.store.user(live.producer.user()).await?;
-        streams.push(Stream {
-            producer_id: live.producer.to_string(),
-            username: user.map(|u| u.username),
-            records: live.records,
-            rate_per_second: live.rate,
-            last_record_at: live.last_record_at,
-        });
-    }
-    let streams = Page::new(permit, streams, services.config.page)?;
+    let ids: Vec<_> = live.iter().map(|live| live.producer.user()).collect();
+    let mut users = services.backend.store.users_by_id(&ids).await?;
+    let stream = |live: StreamStats| Stream {
+        producer_id: live.producer.to_string(),
+        username: users.remove(&live.producer.user()).map(|user| user.username),
+        records: live.records,
+        rate_per_second: live.rate,
+        last_record_at: live.last_record_at,
+    };
+    let streams = Page::new(permit, live.into_iter().map(stream).collect(), services.config.page)?;
     Ok(streams.followed_by(more, |last| format!("limit={}&after={}", page.limit, last.producer_id)))
 }

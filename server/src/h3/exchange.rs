@@ -15,7 +15,7 @@ use axum::{
 };
 use bytes::Bytes;
 use h3::{ext::Protocol, server::RequestResolver};
-use motience_shared::http::{ApiError, PageRoom};
+use motience_shared::http::{self, ApiError, PageRoom};
 use quinn::{Connection, StoppedError, VarInt};
 use tokio::time::timeout;
 use tower::ServiceExt as _;
@@ -63,7 +63,7 @@ impl Service {
             // A connection that is closed takes what is not acknowledged with it.
             Ok(()) => drop(timeout(limit, stopped).await),
             Err(Error::Request(e)) => debug!(error = %e, "no request"),
-            Err(Error::Answer(e)) => debug!(error = %e, "an answer ended early"),
+            Err(e) => debug!(error = %e, "an answer ended early"),
         }
     }
 
@@ -87,9 +87,16 @@ impl Service {
         }
         let mut request = request.map(|()| AnyBody::new(Body::new(recv, connection, length)));
         request.extensions_mut().insert(pages);
+        let (right, over) = http::Answer::on_its_own();
+        request.extensions_mut().insert(right);
         // Cannot fail: a router's errors are answers.
         let Ok(response) = shared.router.clone().oneshot(request).await;
-        Ok(answer.write(&method, response, &shared.clock).await?)
+        tokio::select! {
+            biased;
+            // Dropping the answer resets its stream, whatever the client takes.
+            () = over => Err(Error::Stalled),
+            written = answer.write(&method, response, &shared.clock) => Ok(written?),
+        }
     }
 }
 
@@ -109,4 +116,6 @@ enum Error {
     Request(#[from] request::Error),
     #[error(transparent)]
     Answer(#[from] response::Error),
+    #[error("the client does not take the answer, or its right to it has ended")]
+    Stalled,
 }

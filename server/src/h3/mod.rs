@@ -40,6 +40,9 @@ pub(crate) use tunnel::{Connect, Up};
 /// The ALPN name.
 pub(crate) const ALPN: &[u8] = b"h3";
 
+/// Why a connection too many is closed: H3_EXCESSIVE_LOAD (RFC 9114, section 8.1).
+pub(crate) const EXCESSIVE_LOAD: quinn::VarInt = quinn::VarInt::from_u32(0x107);
+
 /// Settings of HTTP/3.
 #[derive(Clone, Debug)]
 pub struct Config {

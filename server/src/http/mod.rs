@@ -23,7 +23,7 @@ use motience_shared::{
     auth::HashLimits,
     backend::Backend,
     env::{self, Env},
-    http::{self as shared_http, ApiError, Detail, HasBackend, HasProxies, Limits, Proxies, Seats, tolerant},
+    http::{self as shared_http, ApiError, Detail, HasBackend, HasProxies, Limits, Proxies, tolerant},
 };
 use tokio_util::sync::CancellationToken;
 use tower_http::set_header::SetResponseHeaderLayer;
@@ -136,8 +136,6 @@ pub struct Services {
     pub limiters: rate::Limiters,
     /// What is known of the times in logs.
     pub(crate) marks: TimeMarks,
-    /// Seats of live streams.
-    pub seats: Seats,
     /// Cancelled when the node begins to go away: what has no end by itself ends then.
     pub draining: CancellationToken,
 }
@@ -146,8 +144,7 @@ impl Services {
     /// The services over one backend, until `draining`.
     pub fn new(backend: Arc<Backend>, config: Config, draining: CancellationToken) -> Arc<Self> {
         let limiters = rate::Limiters::new(&config);
-        let seats = Seats::new(config.stream.connections, config.stream.connections_each);
-        Arc::new(Self { backend, config, limiters, marks: TimeMarks::default(), seats, draining })
+        Arc::new(Self { backend, config, limiters, marks: TimeMarks::default(), draining })
     }
 }
 

@@ -20,8 +20,6 @@ use super::Error;
 pub struct Config {
     /// Where to listen. BIND_ADDRESS and QUIC_PORT, localhost:4433.
     pub address: ListenAddress,
-    /// Connections at once; more are refused. QUIC_MAX_CONNECTIONS, 50,000.
-    pub max_connections: usize,
     /// Handshakes at once above which a peer must first prove its address (Retry, RFC 9000 section 8.1.2).
     /// QUIC_RETRY_ABOVE, 256.
     pub retry_above: usize,
@@ -39,6 +37,8 @@ pub struct Config {
     pub send_window: u32,
     /// Records a device may have under way unacknowledged. QUIC_CREDIT, 8,192.
     pub credit: u64,
+    /// How long a peer may leave a stream unread, or the server without one, before it counts as gone. QUIC_WRITE_LIMIT, 30 s.
+    pub write: Duration,
     /// Producers one native consumer may follow. QUIC_MAX_FOLLOWS, 1,000.
     pub max_follows: usize,
     /// Generic segmentation offload: far cheaper, but its bursts cost loss on some mobile links. QUIC_GSO, true.
@@ -72,7 +72,6 @@ impl Config {
         };
         let config = Self {
             address: host.at(env.parse("QUIC_PORT", 4433)?),
-            max_connections: env.parse("QUIC_MAX_CONNECTIONS", 50_000)?,
             retry_above: env.parse("QUIC_RETRY_ABOVE", 256)?,
             hello_limit: env.duration("QUIC_HELLO_LIMIT", Duration::from_secs(10))?,
             idle_timeout: env.duration("QUIC_IDLE_TIMEOUT", Duration::from_secs(60))?,
@@ -81,6 +80,7 @@ impl Config {
             stream_window: size("QUIC_STREAM_WINDOW", 1 << 20)?,
             send_window: size("QUIC_SEND_WINDOW", 2 << 20)?,
             credit: env.parse("QUIC_CREDIT", 8192)?,
+            write: env.duration("QUIC_WRITE_LIMIT", Duration::from_secs(30))?,
             max_follows: env.parse("QUIC_MAX_FOLLOWS", 1000)?,
             gso: env.flag("QUIC_GSO", true)?,
             sockets: env.parse("QUIC_SOCKETS", 1)?,
@@ -91,6 +91,9 @@ impl Config {
         };
         if config.control_frames == 0 {
             return Err(env::Error::invalid("CONTROL_FRAMES_PER_SECOND", "must be greater than zero"));
+        }
+        if config.write.is_zero() {
+            return Err(env::Error::invalid("QUIC_WRITE_LIMIT", "must be more than nothing"));
         }
         if config.credit == 0 {
             return Err(env::Error::invalid("QUIC_CREDIT", "must be at least 1"));

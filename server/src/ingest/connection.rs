@@ -8,6 +8,7 @@ use motience_shared::{
     http::{Ration, count_ended},
     log::{self, Transport},
     model::{DeviceId, Role},
+    permits::{Permit, Share},
     relay::{self, Kind, Path},
     wire::{self, CloseCode, Frame, Hello, Intent, Limits, VERSION},
 };
@@ -16,7 +17,9 @@ use tokio::time::timeout;
 use tracing::{debug, info, warn};
 
 use super::{
-    Shared, consumer, number,
+    Shared, consumer,
+    control::ended,
+    number,
     producer::{self, Device},
 };
 
@@ -92,8 +95,8 @@ impl Frames {
 /// Serves the connection until it ends.
 ///
 /// `finished`: resolves with the handshake's end.
-pub(super) async fn serve(connection: Connection, finished: ZeroRttAccepted, shared: Arc<Shared>) {
-    let ending = match run(&connection, finished, &shared).await {
+pub(super) async fn serve(connection: Connection, finished: ZeroRttAccepted, permit: Permit, shared: Arc<Shared>) {
+    let ending = match run(&connection, finished, permit, &shared).await {
         Ok(()) => Ending::new(CloseCode::Done, "done"),
         Err(ending) => ending,
     };
@@ -110,7 +113,7 @@ pub(super) async fn serve(connection: Connection, finished: ZeroRttAccepted, sha
     }
 }
 
-async fn run(connection: &Connection, finished: ZeroRttAccepted, shared: &Arc<Shared>) -> Result<(), Ending> {
+async fn run(connection: &Connection, finished: ZeroRttAccepted, mut permit: Permit, shared: &Arc<Shared>) -> Result<(), Ending> {
     let (hello, control) = timeout(shared.config.hello_limit, greet(connection, shared.config.control_frames))
         .await
         .map_err(|_| Ending::new(CloseCode::Protocol, "no Hello in time"))??;
@@ -119,24 +122,38 @@ async fn run(connection: &Connection, finished: ZeroRttAccepted, shared: &Arc<Sh
     if hello.intent == Intent::Produce && grant.only_device().is_some_and(|own| own != device.as_str()) {
         return Err(Ending::new(CloseCode::Forbidden, "wrong_device: this account speaks for the device it was registered with only"));
     }
+    let share = match hello.intent {
+        Intent::Produce => Share::Devices,
+        Intent::Consume => Share::Connections,
+    };
+    permit.identify(grant.user, share).map_err(|e| Ending::new(CloseCode::RateLimited, e.to_string()))?;
     let relay = &shared.backend.relay;
-    let _seat = (shared.established.enter(), relay.own_node().open(Kind::Quic));
+    let _entered = (shared.established.enter(), relay.own_node().open(Kind::Quic));
     info!(user = %grant.user, %device, intent = ?hello.intent, "device connected");
-    match hello.intent {
-        Intent::Produce => {
-            let name = log::SessionName::device(&device);
-            let publisher = relay.publisher(grant.user.producer(), name, hello.epoch).await?;
-            let presence = relay.devices().enter(grant.user.producer(), device.as_str(), Transport::Quic);
-            let path = connection.clone();
-            presence.watch(move || Path { rtt: path.rtt(), address: path.remote_address(), packets: path.stats().udp_rx.datagrams });
-            let device = Device { publisher, presence, offered: hello.features };
-            producer::serve(connection, control, grant, device, shared).await
+    let standing = Arc::new(shared.backend.standing(grant.clone()));
+    let serving = async {
+        match hello.intent {
+            Intent::Produce => {
+                let name = log::SessionName::device(&device);
+                let publisher = relay.publisher(grant.user.producer(), name, hello.epoch).await?;
+                let presence = relay.devices().enter(grant.user.producer(), device.as_str(), Transport::Quic);
+                let path = connection.clone();
+                presence.watch(move || Path { rtt: path.rtt(), address: path.remote_address(), packets: path.stats().udp_rx.datagrams });
+                let device = Device { publisher, presence, offered: hello.features };
+                producer::serve(connection, control, &standing, device, shared).await
+            }
+            Intent::Consume => {
+                // Nothing is given away before the peer has shown that it is there.
+                timeout(shared.config.hello_limit, finished).await.map_err(|_| Ending::Gone("the handshake does not end".into()))?;
+                consumer::serve(connection, control, &standing, hello.features, shared).await
+            }
         }
-        Intent::Consume => {
-            // Nothing is given away before the peer has shown that it is there.
-            timeout(shared.config.hello_limit, finished).await.map_err(|_| Ending::Gone("the handshake does not end".into()))?;
-            consumer::serve(connection, control, grant, hello.features, shared).await
-        }
+    };
+    // Before everything else, a write that the peer does not take among it.
+    tokio::select! {
+        biased;
+        () = standing.over() => Err(ended()),
+        ending = serving => ending,
     }
 }
 

@@ -7,13 +7,13 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 pub(super) struct Established(AtomicUsize);
 
 /// One of them; given back when dropped.
-pub(super) struct Seat<'e>(&'e Established);
+pub(super) struct Entered<'e>(&'e Established);
 
 impl Established {
-    pub(super) fn enter(&self) -> Seat<'_> {
+    pub(super) fn enter(&self) -> Entered<'_> {
         self.0.fetch_add(1, Relaxed);
         metrics::gauge!("motience_quic_connections").increment(1);
-        Seat(self)
+        Entered(self)
     }
 
     pub(super) fn count(&self) -> usize {
@@ -21,7 +21,7 @@ impl Established {
     }
 }
 
-impl Drop for Seat<'_> {
+impl Drop for Entered<'_> {
     fn drop(&mut self) {
         self.0.0.fetch_sub(1, Relaxed);
         metrics::gauge!("motience_quic_connections").decrement(1);

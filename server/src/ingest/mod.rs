@@ -29,6 +29,8 @@ use futures_util::future::join_all;
 use motience_shared::{
     backend::Backend,
     http::ListenAddress,
+    log::Transport,
+    permits::Permit,
     relay::Kind,
     wire::{ALPN, CloseCode},
 };
@@ -148,35 +150,40 @@ impl Ingest {
 
     /// Decides about one new peer before anything is spent on it.
     fn admit(&self, incoming: Incoming) {
-        let open: usize = self.endpoints.iter().map(Endpoint::open_connections).sum();
-        if open >= self.shared.config.max_connections {
-            metrics::counter!("motience_quic_refused_total").increment(1);
-            return incoming.refuse();
-        }
+        let (permits, address) = (&self.shared.backend.permits, incoming.remote_address().ip());
         let handshakes = self.tasks.len().saturating_sub(self.shared.established.count());
-        if handshakes >= self.shared.config.retry_above && incoming.may_retry() {
+        if (handshakes >= self.shared.config.retry_above || permits.is_crowded(address)) && incoming.may_retry() {
             metrics::counter!("motience_quic_retries_total").increment(1);
             if incoming.retry().is_err() {
                 debug!("a peer that proved its address was asked again");
             }
             return;
         }
+        // Whoever could only be told so after its Hello is told so now.
+        let permit = permits.unauthenticated(address, Transport::Quic).ok().filter(|_| permits.has_room(Transport::Quic));
+        let Some(permit) = permit else {
+            metrics::counter!("motience_quic_refused_total").increment(1);
+            return incoming.refuse();
+        };
         let span = info_span!("quic", peer = %incoming.remote_address());
-        self.tasks.spawn(handle(incoming, Arc::clone(&self.shared)).instrument(span));
+        self.tasks.spawn(handle(incoming, permit, Arc::clone(&self.shared)).instrument(span));
     }
 }
 
-async fn handle(incoming: Incoming, shared: Arc<Shared>) {
+async fn handle(incoming: Incoming, mut permit: Permit, shared: Arc<Shared>) {
     let connecting = match incoming.accept() {
         Ok(connecting) => connecting,
         Err(e) => return debug!(error = %e, "a connection could not be accepted"),
     };
     match timeout(shared.config.hello_limit, first_flight(connecting)).await {
         Ok(Ok((connection, protocol, finished))) => match protocol.as_deref() {
-            Some(ALPN) => connection::serve(connection, finished, shared).await,
+            Some(ALPN) => connection::serve(connection, finished, permit, shared).await,
             Some(h3::ALPN) if let Some(http) = shared.h3.get() => {
+                if permit.speaks_http3().is_err() {
+                    return connection.close(h3::EXCESSIVE_LOAD, b"too many connections");
+                }
                 let (limit, draining) = (shared.config.hello_limit, shared.draining.clone());
-                let _seat = shared.established.enter();
+                let _entered = shared.established.enter();
                 let _open = shared.backend.relay.own_node().open(Kind::Http3);
                 h3::serve(connection, finished, limit, draining, Arc::clone(http)).await;
             }

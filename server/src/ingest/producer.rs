@@ -4,23 +4,20 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::BytesMut;
 use motience_shared::{
-    auth::Grant,
+    auth::Standing,
     log,
     model::RangeSet,
     relay::{Intake, Pending, Presence, Publisher, Submitted, Ticket},
     wire::{Ack, Frame, Refused, ShapeAccepted, Welcome, features},
 };
 use quinn::Connection;
-use tokio::{
-    sync::{Notify, mpsc},
-    time::timeout,
-};
+use tokio::sync::{Notify, mpsc};
 use tracing::debug;
 
 use super::{
     Shared,
     connection::{Control, Ending, write},
-    control::{WRITE_LIMIT, ended, expires_in, renew, unexpected},
+    control::{expires_in, renew, unexpected, within},
     lanes::{self, Entrance, refusal},
     latest,
     shapes::Shapes,
@@ -70,7 +67,7 @@ pub(super) struct Device {
 pub(super) async fn serve(
     connection: &Connection,
     control: Control,
-    grant: Grant,
+    standing: &Standing,
     device: Device,
     shared: &Arc<Shared>,
 ) -> Result<(), Ending> {
@@ -82,7 +79,9 @@ pub(super) async fn serve(
     let entrance = Entrance { publisher: &publisher, presence: &presence, outcomes: &outcomes, shapes: &shapes, max_record };
     tokio::select! {
         biased;
-        ending = control_stream(control, grant, features, entrance, refusals, shared) => ending,
+        // Whatever the newer one came by: QUIC or the gateway's tunnel.
+        () = publisher.superseded() => Err(motience_shared::relay::Error::from(log::Error::Fenced).into()),
+        ending = control_stream(control, standing, features, entrance, refusals, shared) => ending,
         ending = lanes::read_all(connection, entrance) => ending,
         ending = latest::read_all(connection, entrance, &shared.backend), if features & features::LATEST != 0 => ending,
     }
@@ -90,7 +89,7 @@ pub(super) async fn serve(
 
 async fn control_stream(
     control: Control,
-    mut grant: Grant,
+    standing: &Standing,
     features: u64,
     entrance: Entrance<'_>,
     mut refusals: mpsc::Receiver<Refused>,
@@ -106,24 +105,21 @@ async fn control_stream(
         seen: publisher.seen(),
         max_record: backend.relay.limits().record as u64,
         credit: shared.config.credit,
-        token_expires_in: expires_in(backend, &grant),
+        token_expires_in: expires_in(backend, standing),
         durability: backend.relay.log().durability(),
         features,
     })
     .encode(&mut out);
     let mut progress = publisher.progress();
     let mut drain_told = false;
-    let over = backend.ended(&grant);
-    tokio::pin!(over);
     loop {
         if !out.is_empty() {
-            timeout(WRITE_LIMIT, write(&mut send, &mut out)).await.map_err(|_| Ending::Gone("the control stream is not read".into()))??;
+            within(shared.config.write, write(&mut send, &mut out)).await?;
         }
         tokio::select! {
             frame = recv.next() => match frame? {
                 Some(Frame::TokenRefresh(refresh)) => {
-                    renew(backend, &mut grant, &refresh, &mut out)?;
-                    over.set(backend.ended(&grant));
+                    renew(backend, standing, &refresh, &mut out)?;
                 }
                 Some(Frame::Skipped(skipped)) => skip(publisher, outcomes, &skipped.ranges).await?,
                 Some(Frame::Shape(shape)) => Frame::ShapeAccepted(ShapeAccepted { id: shapes.learn(shape)? }).encode(&mut out),
@@ -138,9 +134,6 @@ async fn control_stream(
             _ = progress.changed() => {}
             () = outcomes.added.notified() => {}
             Some(refused) = refusals.recv() => Frame::Refused(refused).encode(&mut out),
-            () = &mut over => return Err(ended()),
-            // Whatever the newer one came by: QUIC or the gateway's tunnel.
-            () = publisher.superseded() => return Err(motience_shared::relay::Error::from(log::Error::Fenced).into()),
             () = shared.draining.cancelled(), if !drain_told => {
                 debug!("asking the device to leave");
                 Frame::Drain.encode(&mut out);

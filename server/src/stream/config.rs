@@ -12,10 +12,6 @@ use motience_shared::{
 pub struct Config {
     /// Producers that one stream follows. STREAM_MAX_PRODUCERS, 100: their cursors must fit into a request's head.
     pub producers: usize,
-    /// Streams at once. STREAM_MAX_CONNECTIONS, 20,000.
-    pub connections: usize,
-    /// Streams of one account at once, the same as over WebSocket. MAX_CONNECTIONS_PER_ACCOUNT, 1,000.
-    pub connections_each: usize,
     /// How often a stream says that it lives, and how far its cursors are. STREAM_COMMENT_INTERVAL, 15 s.
     pub comment: Duration,
     /// Longest silence within records that are sent as a stream. DATA_SILENCE_LIMIT, 30 s.
@@ -29,8 +25,6 @@ impl Config {
     pub fn from_env(env: &Env) -> Result<Self, env::Error> {
         let config = Self {
             producers: env.parse("STREAM_MAX_PRODUCERS", 100)?,
-            connections: env.parse("STREAM_MAX_CONNECTIONS", 20_000)?,
-            connections_each: env.parse("MAX_CONNECTIONS_PER_ACCOUNT", 1000)?,
             comment: env.duration("STREAM_COMMENT_INTERVAL", Duration::from_secs(15))?,
             silence: env.duration("DATA_SILENCE_LIMIT", Duration::from_secs(30))?,
             view: view::Limits::from_env(env)?,

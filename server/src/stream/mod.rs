@@ -17,6 +17,7 @@ use std::{
 };
 
 use axum::{
+    Extension,
     body::Body,
     extract::State,
     http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header},
@@ -25,10 +26,13 @@ use axum::{
 use futures_util::stream;
 use motience_shared::{
     auth::Grant,
-    http::{ApiError, Query, bearer},
+    http::{Answer, ApiError, Query, bearer},
+    log::Transport,
     model::{ProducerId, Role, times},
+    permits::Share,
     relay::{Feed, ReadFrom, view::Thinned},
 };
+use tokio_util::sync::CancellationToken;
 
 pub use config::Config;
 pub(crate) use format::put_line;
@@ -75,6 +79,7 @@ const ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering")
 pub(crate) async fn stream(
     State(services): State<Shared>,
     Query(members): Query<Vec<(String, String)>>,
+    over: Option<Extension<Answer>>,
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
     let mut wanted = Wanted::read(members);
@@ -87,10 +92,15 @@ pub(crate) async fn stream(
     let from = wanted.begin_by(from)?;
     let (view, received) = (wanted.view()?, wanted.received()?);
     let (backend, config) = (&services.backend, &services.config.stream);
-    let seat = services.seats.take(grant.user)?;
+    let permit = backend.permits.account(grant.user, Share::Connections, Transport::Http)?;
     let mut feed = feed(&services, &grant, producers).await?;
     if let Some(from) = from {
         feed.resume(&places(from, &feed)?).await?;
+    }
+    let left = CancellationToken::new();
+    let over = over.map(|Extension(over)| over);
+    if let Some(over) = &over {
+        tokio::spawn(end_with_token(backend.ended(&grant), over.clone(), left.clone()));
     }
     let session = Session::new(Parts {
         feed,
@@ -101,7 +111,9 @@ pub(crate) async fn stream(
         most: config.producers,
         ended: Box::pin(backend.ended(&grant)),
         draining: services.draining.clone(),
-        seat,
+        over,
+        permit,
+        left: left.drop_guard(),
     });
     let chunks = stream::unfold(session, |mut session| async {
         let chunk = session.chunk().await?;
@@ -114,6 +126,13 @@ pub(crate) async fn stream(
     // Proxies of the nginx kind gather an answer before they pass it on, unless told not to.
     headers.insert(ACCEL_BUFFERING, HeaderValue::from_static("no"));
     Ok(response)
+}
+
+/// Nobody asks a body for more whose client takes nothing, so the end of its token is waited for apart from it.
+async fn end_with_token(ended: impl Future<Output = ()>, over: Answer, left: CancellationToken) {
+    if left.run_until_cancelled(ended).await.is_some() {
+        over.over();
+    }
 }
 
 /// A browser's `EventSource` can send no headers, so its token comes in the query.
@@ -175,11 +194,11 @@ async fn feed(services: &Shared, grant: &Grant, producers: Option<HashSet<Produc
         // Which roles may leave it out is nothing that a document of parameters can say: it is no matter of form.
         (Role::Admin, None) => Err(ApiError::forbidden("An operator names whom to follow, in producers.").with_code("no_producers")),
         (Role::Admin, Some(named)) => {
-            for producer in &named {
-                let user = services.backend.store.user(producer.user()).await?;
-                if user.is_none_or(|user| user.role != Role::Producer) {
-                    return Err(ApiError::not_found(format!("There is no producer {producer}.")));
-                }
+            let ids: Vec<_> = named.iter().map(|producer| producer.user()).collect();
+            let users = services.backend.store.users_by_id(&ids).await?;
+            let missing = |producer: &&ProducerId| users.get(&producer.user()).is_none_or(|user| user.role != Role::Producer);
+            if let Some(producer) = named.iter().find(missing) {
+                return Err(ApiError::not_found(format!("There is no producer {producer}.")));
             }
             Ok(relay.granted_feed(named).await?)
         }

@@ -5,8 +5,9 @@ use std::{collections::VecDeque, pin::Pin, time::Duration};
 
 use bytes::{Bytes, BytesMut};
 use motience_shared::{
-    http::Seat,
+    http::Answer,
     model::record,
+    permits::Permit,
     relay::{
         Delivery, Feed, FeedEvent,
         order::Record,
@@ -15,14 +16,12 @@ use motience_shared::{
 };
 use serde_json::{Value, json};
 use tokio::time::{Instant, sleep_until};
-use tokio_util::sync::CancellationToken;
+use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::{cursors::Cursors, format::Format};
 
 /// Bytes after which a chunk is handed over.
 const CHUNK: usize = 64 * 1024;
-/// Bytes of records looked at before it is looked again at what ends the stream: a view may let nothing of them through.
-const TURN: usize = 1 << 20;
 
 /// A stream on its way to a client.
 pub(super) struct Session {
@@ -41,8 +40,12 @@ pub(super) struct Session {
     most: usize,
     ended: Pin<Box<dyn Future<Output = ()> + Send>>,
     draining: CancellationToken,
+    /// Told when the token ends.
+    told: Option<Answer>,
     open: Open,
-    _seat: Seat,
+    _permit: Permit,
+    /// Tells whoever waits with it for the end of the token.
+    _left: DropGuard,
     over: bool,
 }
 
@@ -60,7 +63,10 @@ pub(super) struct Parts {
     /// Returns when the caller's token ends.
     pub(super) ended: Pin<Box<dyn Future<Output = ()> + Send>>,
     pub(super) draining: CancellationToken,
-    pub(super) seat: Seat,
+    /// Whoever writes the body, to be told when the token ends.
+    pub(super) over: Option<Answer>,
+    pub(super) permit: Permit,
+    pub(super) left: DropGuard,
 }
 
 enum Ready {
@@ -70,7 +76,7 @@ enum Ready {
 
 impl Session {
     pub(super) fn new(parts: Parts) -> Self {
-        let Parts { feed, thinned, received, format, beat_every, most, ended, draining, seat } = parts;
+        let Parts { feed, thinned, received, format, beat_every, most, ended, draining, over: told, permit, left } = parts;
         let mut session = Self {
             feed,
             thinned,
@@ -85,8 +91,10 @@ impl Session {
             most,
             ended,
             draining,
+            told,
             open: Open::new(format),
-            _seat: seat,
+            _permit: permit,
+            _left: left,
             over: false,
         };
         session.keep_followed();
@@ -115,7 +123,7 @@ impl Session {
                 biased;
                 () = &mut self.ended => self.end("token_ended"),
                 () = self.draining.cancelled() => self.end("draining"),
-                change = self.feed.changed() => if change.is_some() { self.keep_followed() },
+                change = self.feed.settle() => if change.is_some() { self.keep_followed() },
             }
             return;
         }
@@ -135,7 +143,7 @@ impl Session {
     /// Writes what is ready and what can be had without waiting, up to a chunk.
     fn write(&mut self) {
         let before = self.out.len();
-        let (mut records, mut looked_at) = (0, 0);
+        let mut records = 0;
         while self.out.len() < CHUNK && !self.over {
             match self.ready.pop_front() {
                 Some(Ready::Record(record)) => {
@@ -150,14 +158,8 @@ impl Session {
                     self.move_cursors();
                     self.format.notice(&notice, &self.cursors, &mut self.out);
                 }
-                None if looked_at >= TURN => break,
                 None => match self.feed.try_next() {
-                    Some(delivery) => {
-                        if let Delivery::Batch { batch, .. } = &delivery {
-                            looked_at += batch.bytes();
-                        }
-                        self.take(&delivery);
-                    }
+                    Some(delivery) => self.take(&delivery),
                     None => break,
                 },
             }
@@ -228,6 +230,9 @@ impl Session {
         }
         self.format.notice(&notice, &self.cursors, &mut self.out);
         self.over = true;
+        if let (Some(told), "token_ended") = (&self.told, why) {
+            told.over();
+        }
     }
 }
 

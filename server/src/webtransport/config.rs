@@ -16,15 +16,11 @@ pub struct Config {
     pub origins: Origins,
     /// Where pages find it, where that is elsewhere. PUBLIC_WEBTRANSPORT_URL.
     pub url: Option<String>,
-    /// Sessions at once. WT_MAX_SESSIONS, 10,000.
-    pub most: usize,
     /// Sessions of one connection at once. WT_MAX_SESSIONS_PER_CONNECTION, 16.
     pub sessions: usize,
-    /// Sessions of one account at once. MAX_CONNECTIONS_PER_ACCOUNT, 1,000.
-    pub each: usize,
     /// Time for a session's control stream, and again for its hello. WT_HELLO_LIMIT, 10 s.
     pub hello: Duration,
-    /// Time for a client to take what is said on the control stream. HTTP3_WRITE_LIMIT, 30 s.
+    /// Time for a client to take what is written to it, and for one to give the server a stream. HTTP3_WRITE_LIMIT, 30 s.
     pub write: Duration,
     /// Producers that one session follows, the same as over motience/1. QUIC_MAX_FOLLOWS, 1,000.
     pub follows: usize,
@@ -42,9 +38,7 @@ impl Config {
         let config = Self {
             origins: Origins::from_env(env, "WT_ORIGINS")?,
             url: env.get("PUBLIC_WEBTRANSPORT_URL").map(str::to_owned),
-            most: env.parse("WT_MAX_SESSIONS", 10_000)?,
             sessions: env.parse("WT_MAX_SESSIONS_PER_CONNECTION", 16)?,
-            each: env.parse("MAX_CONNECTIONS_PER_ACCOUNT", 1000)?,
             hello: env.duration("WT_HELLO_LIMIT", Duration::from_secs(10))?,
             write: env.duration("HTTP3_WRITE_LIMIT", Duration::from_secs(30))?,
             follows: env.parse("QUIC_MAX_FOLLOWS", 1000)?,

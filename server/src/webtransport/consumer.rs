@@ -1,16 +1,20 @@
 //! A consumer: it says whom it wants to follow, and each of those has a stream of its own, or datagrams.
 
-use std::{collections::HashMap, sync::Arc};
+use std::sync::Arc;
 
+use futures_util::{
+    StreamExt as _,
+    future::{BoxFuture, FutureExt as _},
+    stream::FuturesUnordered,
+};
 use motience_shared::{
-    auth::Grant,
-    model::{ConsumerId, ProducerId},
+    auth::Standing,
+    model::ProducerId,
     rate::Bucket,
     relay::{
-        self, ReadFrom,
+        self, Follows, ReadFrom, Rights,
         view::{self, Thinned, View},
     },
-    store,
 };
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
@@ -32,13 +36,26 @@ struct Refusal {
     column: Option<usize>,
 }
 
+/// A follow that may begin, or not.
+struct Opened {
+    producer: ProducerId,
+    latest: bool,
+    stop: CancellationToken,
+    outcome: Result<Feed, Refusal>,
+}
+
 /// The follows of one session.
-struct Follows<'s> {
+struct Session<'s> {
     peer: &'s Peer,
     shared: &'s Shared,
-    consumer: ConsumerId,
-    running: HashMap<ProducerId, CancellationToken>,
+    standing: &'s Arc<Standing>,
+    rights: &'s Arc<Rights>,
+    follows: &'s Follows,
+    /// Follows that have yet to begin.
+    openings: FuturesUnordered<BoxFuture<'static, Result<Opened, Ending>>>,
     feeds: JoinSet<Result<(), Ending>>,
+    /// How much the client may still ask for.
+    pace: Bucket,
 }
 
 /// Serves a consumer until it leaves or has to.
@@ -46,147 +63,152 @@ pub(super) async fn serve(
     peer: &Peer,
     (send, lines): (&mut Outgoing, &mut Lines),
     mut place: Place,
-    mut grant: Grant,
+    standing: &Arc<Standing>,
     shared: &Arc<Shared>,
 ) -> Result<(), Ending> {
-    let backend = &shared.backend;
-    let consumer = grant.user.consumer();
-    let changes = backend.relay.watch_subscriptions(consumer);
-    let mut follows = Follows { peer, shared, consumer, running: HashMap::new(), feeds: JoinSet::new() };
-    let mut pace = Bucket::new(shared.config.control);
-    let over = backend.ended(&grant);
-    tokio::pin!(over);
-    loop {
-        tokio::select! {
-            biased;
-            () = &mut over => return Err(messages::ended()),
-            () = shared.draining.cancelled() => return Err(messages::draining()),
-            () = changes.changed() => {
-                for ended in follows.keep_allowed().await? {
-                    say(send, peer, &ended.to_string()).await?;
-                }
-            }
-            line = lines.next() => {
-                let Some(line) = line? else { return Ok(()) };
-                let said = Said::read(&line)?;
-                if pace.take(1).is_err() {
-                    metrics::counter!("motience_limited_total", "reason" => "control").increment(1);
-                    return Err(Ending::new(Code::TooMany, "too many requests on this session (RATE_LIMIT_CONTROL)"));
-                }
-                let answer = match said.r#type.as_str() {
-                    "subscribe" => follows.subscribe(&said).await?,
-                    "unsubscribe" => {
-                        let producer = said.producer()?;
-                        follows.end(producer);
-                        ended(producer)
-                    }
-                    "ping" => said.pong(),
-                    "token" => {
-                        let accepted = messages::renew(backend, &mut grant, said.token.as_deref())?;
-                        over.set(backend.ended(&grant));
-                        say(send, peer, &accepted).await?;
-                        continue;
-                    }
-                    other => return Err(Ending::new(Code::Protocol, format!("{other} is not expected here"))),
-                };
-                say(send, peer, &answer.to_string()).await?;
-            }
-            Some(finished) = follows.feeds.join_next() => match finished {
-                Ok(finished) => finished?,
-                Err(e) => return Err(Ending::new(Code::Internal, format!("a feed failed: {e}"))),
-            },
-            stream = place.streams.recv() => return Err(match stream {
-                Some(_) => Ending::new(Code::Protocol, "a consumer opens one stream"),
-                None => Ending::gone("the connection is over"),
-            }),
-            // Nothing that a consumer could mean by it.
-            Some(_) = place.datagrams.recv() => {}
-        }
+    let rights = Arc::new(shared.backend.relay.rights(standing.grant().user.consumer()));
+    let follows = Follows::default();
+    let (openings, feeds) = (FuturesUnordered::new(), JoinSet::new());
+    let pace = Bucket::new(shared.config.control);
+    let mut session = Session { peer, shared, standing, rights: &rights, follows: &follows, openings, feeds, pace };
+    tokio::select! {
+        biased;
+        // Beside the control stream, which may be full.
+        never = rights.keep(&follows) => match never {},
+        ending = session.run(send, lines, &mut place) => ending,
     }
 }
 
-impl Follows<'_> {
-    /// Begins a follow, or says why not.
-    async fn subscribe(&mut self, said: &Said) -> Result<Value, Ending> {
-        let producer = said.producer()?;
-        match self.begin(producer, said).await? {
-            Ok(()) => Ok(json!({"type": "subscribed", "producer_id": producer.to_string()})),
-            Err(Refusal { code, message, column }) => {
-                let mut refused = json!({"type": "refused", "producer_id": producer.to_string(), "code": code, "message": message});
-                if let Some(column) = column {
-                    refused["column"] = column.into();
-                }
-                Ok(refused)
+impl Session<'_> {
+    async fn run(&mut self, send: &mut Outgoing, lines: &mut Lines, place: &mut Place) -> Result<(), Ending> {
+        loop {
+            for producer in self.follows.take_ended() {
+                say(send, self.peer, &ended(producer).to_string()).await?;
             }
+            // What ends comes before what begins, so that as much has ended as was asked to.
+            let busy = self.feeds.len() + self.openings.len() >= 2 * self.shared.config.follows;
+            let answer = tokio::select! {
+                biased;
+                () = self.shared.draining.cancelled() => return Err(messages::draining()),
+                () = self.follows.ended() => None,
+                Some(finished) = self.feeds.join_next() => match finished {
+                    Ok(finished) => finished.map(|()| None)?,
+                    Err(e) => return Err(Ending::new(Code::Internal, format!("a feed failed: {e}"))),
+                },
+                Some(opened) = self.openings.next() => self.begin(opened?),
+                stream = place.streams.recv() => return Err(match stream {
+                    Some(_) => Ending::new(Code::Protocol, "a consumer opens one stream"),
+                    None => Ending::gone("the connection is over"),
+                }),
+                // Nothing that a consumer could mean by it.
+                Some(_) = place.datagrams.recv() => None,
+                line = lines.next(), if !busy => {
+                    let Some(line) = line? else { return Ok(()) };
+                    self.take(&Said::read(&line)?)?
+                }
+            };
+            if let Some(answer) = answer {
+                say(send, self.peer, &answer).await?;
+            }
+            // However fast the client speaks.
+            tokio::task::consume_budget().await;
         }
     }
 
-    async fn begin(&mut self, producer: ProducerId, said: &Said) -> Result<Result<(), Refusal>, Ending> {
-        let refuse = |code, message: &str| Ok(Err(Refusal { code, message: message.to_owned(), column: None }));
-        if self.running.contains_key(&producer) {
-            return refuse("already_subscribed", "it is followed already: unsubscribe first");
+    fn take(&mut self, said: &Said) -> Result<Option<String>, Ending> {
+        if self.pace.take(1).is_err() {
+            metrics::counter!("motience_limited_total", "reason" => "control").increment(1);
+            return Err(Ending::new(Code::TooMany, "too many requests on this session (RATE_LIMIT_CONTROL)"));
         }
-        if self.running.len() >= self.shared.config.follows {
-            return refuse("too_many", "this session follows as many producers as it may");
+        Ok(match said.r#type.as_str() {
+            "subscribe" => {
+                let producer = said.producer()?;
+                self.subscribe(producer, said).err().map(|refusal| refused(producer, refusal))
+            }
+            "unsubscribe" => {
+                let producer = said.producer()?;
+                self.follows.end(producer);
+                Some(ended(producer).to_string())
+            }
+            "ping" => Some(said.pong().to_string()),
+            "token" => Some(messages::renew(&self.shared.backend, self.standing, said.token.as_deref())?),
+            other => return Err(Ending::new(Code::Protocol, format!("{other} is not expected here"))),
+        })
+    }
+
+    /// Has a follow begin once it may, or says why not.
+    fn subscribe(&mut self, producer: ProducerId, said: &Said) -> Result<(), Refusal> {
+        let refuse = |code, message: &str| Refusal { code, message: message.to_owned(), column: None };
+        if self.follows.contains(producer) {
+            return Err(refuse("already_subscribed", "it is followed already: unsubscribe first"));
+        }
+        if self.follows.len() >= self.shared.config.follows {
+            return Err(refuse("too_many", "this session follows as many producers as it may"));
         }
         let latest = match said.lane.as_deref() {
             None | Some("records") => false,
             Some("latest") => true,
-            Some(_) => return refuse("invalid_lane", "a lane is `records` or `latest`"),
+            Some(_) => return Err(refuse("invalid_lane", "a lane is `records` or `latest`")),
         };
         let from = match said.from.as_ref().map(relay::places::Place::read) {
             None => ReadFrom::Live,
             Some(Ok(from)) => from,
-            Some(Err(e)) => return refuse("invalid_place", &e.to_string()),
+            Some(Err(e)) => return Err(refuse("invalid_place", &e.to_string())),
         };
-        let view = match View::of(&said.selection) {
-            Ok(view) => view,
-            Err(e) => return Ok(Err(Refusal { code: view::Error::CODE, message: e.to_string(), column: Some(e.column) })),
+        let view =
+            View::of(&said.selection).map_err(|e| Refusal { code: view::Error::CODE, message: e.to_string(), column: Some(e.column) })?;
+        // Before anyone is asked whether it may be, so that word of its end cannot be missed.
+        let stop = self.follows.enter(producer, None);
+        let (peer, standing, rights) = (self.peer.clone(), Arc::clone(self.standing), Arc::clone(self.rights));
+        let (thinned, received, beat) = (Thinned::new(view, self.shared.config.view), said.received_at, self.shared.config.beat);
+        let opening = async move {
+            let opened = stop.run_until_cancelled(rights.open(producer, from, None)).await;
+            let outcome = match opened.transpose()? {
+                None => Err(refuse("unsubscribed", "it was unsubscribed before it began")),
+                Some(None) => Err(refuse("not_subscribed", "the account is not subscribed to this producer")),
+                Some(Some(subscriber)) => {
+                    Ok(Feed { peer, producer, subscriber, thinned, received, beat, standing, rights, stop: stop.clone() })
+                }
+            };
+            Ok(Opened { producer, latest, stop, outcome })
         };
-        let backend = &self.shared.backend;
-        if !backend.store.is_following(self.consumer, producer).await.map_err(store_away)? {
-            return refuse("not_subscribed", "the account is not subscribed to this producer");
-        }
-        let mut subscriber = backend.relay.subscriber();
-        subscriber.follow(producer, from).await?;
-        let stop = CancellationToken::new();
-        let feed = Feed {
-            peer: self.peer.clone(),
-            producer,
-            subscriber,
-            thinned: Thinned::new(view, self.shared.config.view),
-            received: said.received_at,
-            beat: self.shared.config.beat,
-            stop: stop.clone(),
-        };
-        if latest {
-            self.feeds.spawn(feed::latest(feed));
-        } else {
-            self.feeds.spawn(feed::records(feed));
-        }
-        self.running.insert(producer, stop);
-        Ok(Ok(()))
+        self.openings.push(opening.boxed());
+        Ok(())
     }
 
-    fn end(&mut self, producer: ProducerId) {
-        if let Some(stop) = self.running.remove(&producer) {
-            stop.cancel();
+    /// What the client is told of a follow that may begin, or not.
+    fn begin(&mut self, opened: Opened) -> Option<String> {
+        let Opened { producer, latest, stop, outcome } = opened;
+        if stop.is_cancelled() {
+            // Whoever ended it has said so.
+            return None;
         }
+        Some(match outcome {
+            Ok(feed) => {
+                if latest {
+                    self.feeds.spawn(feed::latest(feed));
+                } else {
+                    self.feeds.spawn(feed::records(feed));
+                }
+                json!({"type": "subscribed", "producer_id": producer.to_string()}).to_string()
+            }
+            Err(refusal) => {
+                self.follows.end(producer);
+                refused(producer, refusal)
+            }
+        })
     }
+}
 
-    /// Ends what the account is subscribed to no longer; the words that say so.
-    async fn keep_allowed(&mut self) -> Result<Vec<Value>, Ending> {
-        let allowed = self.shared.backend.store.follows(self.consumer).await.map_err(store_away)?;
-        let gone: Vec<ProducerId> = self.running.keys().copied().filter(|producer| !allowed.contains(producer)).collect();
-        gone.iter().for_each(|&producer| self.end(producer));
-        Ok(gone.into_iter().map(ended).collect())
+fn refused(producer: ProducerId, refusal: Refusal) -> String {
+    let Refusal { code, message, column } = refusal;
+    let mut refused = json!({"type": "refused", "producer_id": producer.to_string(), "code": code, "message": message});
+    if let Some(column) = column {
+        refused["column"] = column.into();
     }
+    refused.to_string()
 }
 
 fn ended(producer: ProducerId) -> Value {
     json!({"type": "ended", "producer_id": producer.to_string(), "code": "unsubscribed"})
-}
-
-fn store_away(error: store::Error) -> Ending {
-    relay::Error::Store(Arc::new(error)).into()
 }

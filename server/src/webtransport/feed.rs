@@ -1,13 +1,14 @@
 //! One producer's records on their way to a consumer, pulled as fast as it takes them: as lines of a stream, all of them, or
 //! as datagrams, the newest of each device.
 
-use std::{collections::HashMap, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use bytes::BytesMut;
 use motience_shared::{
+    auth::Standing,
     model::{Cursor, ProducerId, record},
     relay::{
-        Delivery, Subscriber,
+        Delivery, Rights, Subscriber,
         order::Record,
         places,
         view::{self, Thinned},
@@ -19,7 +20,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     count,
-    session::{Ending, Peer},
+    newest::Newest,
+    session::{Ending, Outgoing, Peer},
 };
 use crate::stream::put_line;
 
@@ -36,6 +38,8 @@ pub(super) struct Feed {
     pub(super) received: bool,
     /// How often it says how far it is.
     pub(super) beat: Duration,
+    pub(super) standing: Arc<Standing>,
+    pub(super) rights: Arc<Rights>,
     /// Cancelled when the follow ends: nothing is written after it.
     pub(super) stop: CancellationToken,
 }
@@ -48,7 +52,8 @@ enum Step {
     Beat,
 }
 
-/// Writes to a stream of its own until the follow ends.
+/// Writes to a stream of its own until the follow ends. One that ends while its stream is full ends in the middle of a line, and says
+/// so by a reset.
 pub(super) async fn records(mut feed: Feed) -> Result<(), Ending> {
     let stop = feed.stop.clone();
     let Some(stream) = stop.run_until_cancelled(feed.peer.open_uni()).await else { return Ok(()) };
@@ -62,9 +67,9 @@ pub(super) async fn records(mut feed: Feed) -> Result<(), Ending> {
     let mut beat = Instant::now() + feed.beat;
     loop {
         if !out.is_empty() {
-            // A follow that ends while its stream is full ends in the middle of a line, and says so by a reset.
-            let Some(written) = stop.run_until_cancelled(stream.write(out.split().freeze())).await else { return Ok(()) };
-            written?;
+            if !feed.write(&mut stream, &mut out).await? {
+                return Ok(());
+            }
             beat = Instant::now() + feed.beat;
         }
         let Some(mut step) = stop.run_until_cancelled(feed.step(beat)).await else { break };
@@ -92,17 +97,11 @@ pub(super) async fn records(mut feed: Feed) -> Result<(), Ending> {
             if let Some(notice) = notice {
                 put(notice.to_string().as_bytes(), &mut out);
             }
-            match feed.subscriber.try_next() {
-                Some(next) if out.len() < WRITE => step = Step::Delivery(next),
-                Some(next) => {
-                    // One turn more than fits is written with it, rather than kept.
-                    step = Step::Delivery(next);
-                    if stop.is_cancelled() {
-                        return Ok(());
-                    }
-                    let Some(written) = stop.run_until_cancelled(stream.write(out.split().freeze())).await else { return Ok(()) };
-                    written?;
-                }
+            if out.len() >= WRITE && !feed.write(&mut stream, &mut out).await? {
+                return Ok(());
+            }
+            match feed.try_next() {
+                Some(next) => step = Step::Delivery(next),
                 None => break,
             }
         }
@@ -110,26 +109,32 @@ pub(super) async fn records(mut feed: Feed) -> Result<(), Ending> {
             beat = Instant::now() + feed.beat;
         }
     }
-    stream.finish();
+    stream.end().await;
     Ok(())
 }
 
-/// Sends datagrams until the follow ends. What does not fit one, or finds no room, goes nowhere.
+/// Sends datagrams until the follow ends. What does not fit one, or finds no room, goes nowhere. Of what one turn brings only the
+/// newest of each device is sent; a turn is bounded, so what is kept of it is too.
 pub(super) async fn latest(mut feed: Feed) -> Result<(), Ending> {
     let stop = feed.stop.clone();
     let never = Instant::now() + Duration::from_secs(365 * 24 * 3600);
     let mut scratch = BytesMut::new();
+    let mut newest = Newest::default();
     while let Some(step) = stop.run_until_cancelled(feed.step(never)).await {
         let mut ready = Vec::new();
         match step {
             Step::Delivery(delivery) => feed.thinned.deliver(&delivery, std::time::Instant::now(), &mut ready),
             Step::Due | Step::Beat => feed.thinned.expire(std::time::Instant::now(), &mut ready),
         }
-        while let Some(delivery) = feed.subscriber.try_next() {
+        newest.extend(ready.drain(..));
+        while let Some(delivery) = feed.try_next() {
             feed.thinned.deliver(&delivery, std::time::Instant::now(), &mut ready);
-            ready = newest(ready);
+            newest.extend(ready.drain(..));
         }
-        for record in newest(ready) {
+        if !feed.may_write().await {
+            return Ok(());
+        }
+        for record in newest.take() {
             let mut datagram = feed.peer.datagram();
             datagram.extend_from_slice(place(&record, feed.received, &mut scratch));
             let bytes = datagram.len() as u64;
@@ -154,25 +159,34 @@ impl Feed {
         }
     }
 
+    /// What can be read without waiting; nothing once there is word that its right may have changed.
+    fn try_next(&mut self) -> Option<Delivery> {
+        if self.rights.is_stale() { None } else { self.subscriber.try_next() }
+    }
+
+    /// Whether the follow and its right stand. Between word of a change and a look at it nobody knows, and nothing is written.
+    async fn may_write(&self) -> bool {
+        if self.rights.is_stale() {
+            self.stop.run_until_cancelled(self.rights.settled()).await;
+        }
+        !self.stop.is_cancelled() && !self.standing.is_over()
+    }
+
+    /// Writes all of `out`; `false` once the follow or its right has ended.
+    async fn write(&self, stream: &mut Outgoing, out: &mut BytesMut) -> Result<bool, Ending> {
+        if !self.may_write().await {
+            return Ok(false);
+        }
+        let written = self.stop.run_until_cancelled(stream.write_within(self.peer.write, out.split().freeze())).await;
+        written.map_or(Ok(false), |written| written.map(|()| true))
+    }
+
     /// Word of a cursor that went on without a record.
     fn moved(&self, told: &mut Cursor) -> Option<serde_json::Value> {
         let safe = self.thinned.cursor(self.producer).filter(|safe| safe != told)?;
         *told = safe;
         Some(places::moved([(&self.producer, &safe)]))
     }
-}
-
-/// The newest record of each device, in their order.
-fn newest(records: Vec<Record>) -> Vec<Record> {
-    if records.len() < 2 {
-        return records;
-    }
-    let mut last: HashMap<String, usize> = HashMap::new();
-    for (at, record) in records.iter().enumerate() {
-        let device = record::Parts::of(&record.message).map(|parts| parts.device_id.into_owned()).unwrap_or_default();
-        last.insert(device, at);
-    }
-    records.into_iter().enumerate().filter(|(at, _)| last.values().any(|last| last == at)).map(|(_, record)| record).collect()
 }
 
 /// The message with its place.
@@ -186,26 +200,4 @@ fn place<'s>(record: &Record, received: bool, scratch: &'s mut BytesMut) -> &'s 
 fn put(message: &[u8], out: &mut BytesMut) {
     put_line(message, out);
     out.extend_from_slice(b"\n");
-}
-
-#[cfg(test)]
-mod tests {
-    use bytes::Bytes;
-    use motience_shared::model::{Epoch, Offset, RecordName, Seq};
-
-    use super::*;
-
-    #[test]
-    fn of_many_records_the_newest_of_each_device_is_sent() {
-        let record = |device: &str, offset| Record {
-            producer: ProducerId(1),
-            cursor: Cursor::default(),
-            offset: Offset(offset),
-            name: RecordName { epoch: Epoch(1), seq: Seq(offset) },
-            received: None,
-            message: Bytes::from(format!(r#"{{"producer_id":"1","device_id":"{device}","timestamp":1,"data":{{}}}}"#)),
-        };
-        let sent = newest(vec![record("a", 1), record("b", 2), record("a", 3), record("c", 4), record("b", 5)]);
-        assert_eq!(sent.iter().map(|record| record.offset.0).collect::<Vec<_>>(), [3, 4, 5]);
-    }
 }

@@ -2,7 +2,7 @@
 
 use bytes::{Bytes, BytesMut};
 use motience_shared::{
-    auth::Grant,
+    auth::{Grant, Standing},
     backend::Backend,
     model::{ProducerId, Role, Selection, record::without_mark},
     relay::places::Place,
@@ -135,13 +135,13 @@ pub(super) fn welcome(backend: &Backend, grant: &Grant) -> String {
 }
 
 /// Takes a renewed token: it must be of the same account and role. The line that says so.
-pub(super) fn renew(backend: &Backend, grant: &mut Grant, token: Option<&str>) -> Result<String, Ending> {
+pub(super) fn renew(backend: &Backend, standing: &Standing, token: Option<&str>) -> Result<String, Ending> {
     let renewed = authenticate(backend, token)?;
-    if renewed.user != grant.user || renewed.role != grant.role {
+    let expires_in = expires_in(backend, &renewed);
+    if !standing.renew(renewed) {
         return Err(Ending::new(Code::Forbidden, "the renewed token is another account's"));
     }
-    *grant = renewed;
-    Ok(json!({"type": "token_accepted", "expires_in": expires_in(backend, grant)}).to_string())
+    Ok(json!({"type": "token_accepted", "expires_in": expires_in}).to_string())
 }
 
 /// Who holds this token.

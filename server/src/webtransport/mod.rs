@@ -1,7 +1,7 @@
 //! WebTransport for browsers, beside HTTP/3 on the same UDP port (draft-ietf-webtrans-http3).
 //!
 //! ```text
-//! CONNECT /wt -> Origin, seat -> session: streams and datagrams -> hello -> consumer | producer
+//! CONNECT /wt -> Origin, permit -> session: streams and datagrams -> hello -> consumer | producer
 //! ```
 //!
 //! `sessions` and `session` are the plumbing: which session a stream belongs to, and when a session ends. What is said on
@@ -11,6 +11,7 @@ mod config;
 mod consumer;
 mod feed;
 mod messages;
+mod newest;
 mod producer;
 mod session;
 mod sessions;
@@ -25,8 +26,10 @@ use bytes::Bytes;
 use motience_shared::{
     auth::Grant,
     backend::Backend,
-    http::{ApiError, Seat, Seats, check_origin, is_path},
+    http::{ApiError, check_origin, is_path},
+    log::Transport,
     model::Role,
+    permits::{Permit, Share},
     relay::Kind,
 };
 use tokio::time::timeout;
@@ -50,8 +53,8 @@ pub(crate) const SESSION_BIDI: u64 = 0x41;
 
 /// Where sessions are opened.
 const PATH: &str = "/wt";
-/// How long a client has to end a session that the server has closed.
-const FAREWELL_LIMIT: Duration = Duration::from_secs(1);
+/// How long a client has to take the close of a session, and again to end it.
+const FAREWELL_LIMIT: Duration = Duration::from_millis(800);
 /// Longest line of a control stream that is no record, in bytes.
 const MAX_LINE: usize = 32 * 1024;
 
@@ -59,7 +62,6 @@ const MAX_LINE: usize = 32 * 1024;
 pub(crate) struct Shared {
     pub(crate) backend: Arc<Backend>,
     pub(crate) config: Config,
-    seats: Seats,
     /// Cancelled when the node drains.
     draining: CancellationToken,
 }
@@ -67,14 +69,13 @@ pub(crate) struct Shared {
 impl Shared {
     /// Over this backend.
     pub(crate) fn new(backend: Arc<Backend>, config: Config, draining: CancellationToken) -> Self {
-        let seats = Seats::new(config.most, config.each);
-        Self { backend, config, seats, draining }
+        Self { backend, config, draining }
     }
 }
 
 /// Serves one session, from its CONNECT to its end.
 pub(crate) async fn serve(connect: Connect, sessions: &Arc<Sessions>, shared: &Arc<Shared>) -> Result<(), Error> {
-    let (seat, place) = match admit(&connect, sessions, shared) {
+    let (permit, place) = match admit(&connect, sessions, shared) {
         Ok(admitted) => admitted,
         Err(refusal) => return connect.refuse(refusal.into_response(), &shared.backend.clock).await,
     };
@@ -88,18 +89,20 @@ pub(crate) async fn serve(connect: Connect, sessions: &Arc<Sessions>, shared: &A
     let ending = tokio::select! {
         biased;
         how = session::ended_by_client(&mut up) => Ending::Gone(how),
-        ending = converse(&peer, place, seat, shared).instrument(span) => ending,
+        ending = converse(&peer, place, permit, shared).instrument(span) => ending,
     };
     debug!(?ending, "a session ends");
     let Ending::Close(code, reason) = ending else { return down.end(Bytes::new()).await };
-    down.end(session::close(code, &reason)).await?;
+    // Where the client takes nothing, dropping the stream resets it, and the session ends by that.
+    let Ok(told) = timeout(FAREWELL_LIMIT, down.end(session::close(code, &reason))).await else { return Ok(()) };
+    told?;
     // To give up reading would overtake the capsule, and Chromium then takes the session for lost.
     let _ = timeout(FAREWELL_LIMIT, session::ended_by_client(&mut up)).await;
     Ok(())
 }
 
 /// Everything that can be checked before there is a session.
-fn admit(connect: &Connect, sessions: &Arc<Sessions>, shared: &Shared) -> Result<(Seat, Place), ApiError> {
+fn admit(connect: &Connect, sessions: &Arc<Sessions>, shared: &Shared) -> Result<(Permit, Place), ApiError> {
     if !is_path(connect.parts.uri.path(), PATH) {
         return Err(ApiError::not_found("There is nothing at this path."));
     }
@@ -107,15 +110,16 @@ fn admit(connect: &Connect, sessions: &Arc<Sessions>, shared: &Shared) -> Result
     if shared.draining.is_cancelled() {
         return Err(ApiError::unavailable("draining", "This node is going away. Try again."));
     }
-    let seat = shared.seats.reserve()?;
+    let address = sessions.connection().remote_address().ip();
+    let permit = shared.backend.permits.unauthenticated(address, Transport::WebTransport)?;
     let place = sessions.enter(connect.id).ok_or_else(|| {
         ApiError::new(StatusCode::TOO_MANY_REQUESTS, "too_many_sessions", "This connection has as many sessions as it may have.")
     })?;
-    Ok((seat, place))
+    Ok((permit, place))
 }
 
 /// From the first stream to the last word.
-async fn converse(peer: &Peer, mut place: Place, mut seat: Seat, shared: &Arc<Shared>) -> Ending {
+async fn converse(peer: &Peer, mut place: Place, mut permit: Permit, shared: &Arc<Shared>) -> Ending {
     // Streams that overtook the control stream.
     let mut early = Vec::new();
     let control = tokio::select! {
@@ -131,11 +135,21 @@ async fn converse(peer: &Peer, mut place: Place, mut seat: Seat, shared: &Arc<Sh
     let outcome = async {
         let hello = timeout(shared.config.hello, greet(&mut lines, shared)).await;
         let grant = hello.map_err(|_| Ending::new(Code::Protocol, "no hello in time"))??;
-        seat.claim(grant.user).map_err(|_| Ending::new(Code::TooMany, "this account has too many sessions"))?;
-        say(&mut send, peer, &messages::welcome(&shared.backend, &grant)).await?;
-        match grant.role {
-            Role::Consumer => consumer::serve(peer, (&mut send, &mut lines), place, grant, shared).await,
-            _ => producer::serve(peer, (&mut send, &mut lines), place, early, grant, shared).await,
+        permit.identify(grant.user, Share::Connections).map_err(|e| Ending::new(Code::TooMany, e.to_string()))?;
+        let standing = Arc::new(shared.backend.standing(grant));
+        let serving = async {
+            let grant = standing.grant();
+            say(&mut send, peer, &messages::welcome(&shared.backend, &grant)).await?;
+            match grant.role {
+                Role::Consumer => consumer::serve(peer, (&mut send, &mut lines), place, &standing, shared).await,
+                _ => producer::serve(peer, (&mut send, &mut lines), place, early, &standing, shared).await,
+            }
+        };
+        // Before everything else, a write that the client does not take among it.
+        tokio::select! {
+            biased;
+            () = standing.over() => Err(messages::ended()),
+            ending = serving => ending,
         }
     };
     let ending = outcome.await.err().unwrap_or_else(|| Ending::new(Code::Done, "done"));

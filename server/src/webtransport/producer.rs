@@ -6,7 +6,7 @@ use std::sync::Arc;
 use bytes::{Bytes, BytesMut};
 use futures_util::{StreamExt as _, stream::FuturesUnordered};
 use motience_shared::{
-    auth::Grant,
+    auth::Standing,
     log::{self, Transport},
     model::{
         envelope::{self, Envelope, MAX_ENVELOPE},
@@ -47,16 +47,17 @@ pub(super) async fn serve(
     (send, lines): (&mut Outgoing, &mut Lines),
     mut place: Place,
     early: Vec<Incoming>,
-    grant: Grant,
+    standing: &Standing,
     shared: &Arc<Shared>,
 ) -> Result<(), Ending> {
-    let publisher = shared.backend.relay.passing_publisher(grant.user.producer()).await?;
+    let producer = standing.grant().user.producer();
+    let publisher = shared.backend.relay.passing_publisher(producer).await?;
     let limit = shared.backend.relay.limits().record + MAX_ENVELOPE;
     lines.allow(limit);
     let (read, groups) = mpsc::channel(WAITING);
     let (mut streams, datagrams) = place.take();
-    let devices = shared.backend.relay.devices().senders(grant.user.producer(), Transport::WebTransport);
-    let mut session = Session { peer, shared, grant, publisher, devices, replies: Replies::default() };
+    let devices = shared.backend.relay.devices().senders(producer, Transport::WebTransport);
+    let mut session = Session { peer, shared, standing, publisher, devices, replies: Replies::default() };
     tokio::select! {
         biased;
         ending = session.run(send, lines, groups, datagrams) => ending,
@@ -67,7 +68,7 @@ pub(super) async fn serve(
 struct Session<'s> {
     peer: &'s Peer,
     shared: &'s Shared,
-    grant: Grant,
+    standing: &'s Standing,
     publisher: Publisher,
     devices: Senders,
     replies: Replies,
@@ -90,13 +91,10 @@ impl Session<'_> {
     ) -> Result<(), Ending> {
         let shared = self.shared;
         let mut progress = self.publisher.progress();
-        let over = shared.backend.ended(&self.grant);
-        tokio::pin!(over);
         loop {
             let room = self.replies.len() < MAX_REPLIES;
             let turn = tokio::select! {
                 biased;
-                () = &mut over => return Err(messages::ended()),
                 () = shared.draining.cancelled() => {
                     // What was submitted is still acknowledged, as far as the log allows.
                     let _ = timeout(DRAIN_LIMIT, self.finish(send, &mut progress)).await;
@@ -115,11 +113,7 @@ impl Session<'_> {
                 Some(lines) = groups.recv(), if room => Turn::Lines(lines),
             };
             match turn {
-                Turn::Lines(lines) => {
-                    if self.take(lines, send).await? {
-                        over.set(shared.backend.ended(&self.grant));
-                    }
-                }
+                Turn::Lines(lines) => self.take(lines, send).await?,
                 Turn::Datagram(datagram) => self.latest(datagram),
                 Turn::Progress => {}
             }
@@ -128,14 +122,15 @@ impl Session<'_> {
         }
     }
 
-    /// Takes lines as one group; whether the token was renewed among them.
-    async fn take(&mut self, lines: Vec<Bytes>, send: &mut Outgoing) -> Result<bool, Ending> {
+    /// Takes lines as one group; the token may be renewed among them.
+    async fn take(&mut self, lines: Vec<Bytes>, send: &mut Outgoing) -> Result<(), Ending> {
         let backend = &self.shared.backend;
         let (limit, now) = (backend.relay.limits().record, backend.clock.now());
+        let grant = self.standing.grant();
         let mut gathered = Gathered::default();
         let mut renewed = None;
         for line in lines {
-            let meaning = envelope::read(line.clone(), limit, &self.grant.defaults(now));
+            let meaning = envelope::read(line.clone(), limit, &grant.defaults(now));
             if matches!(&meaning, Ok(Envelope::Unknown(name)) if name == "token") {
                 renewed = Some(Said::read(&line)?);
                 continue;
@@ -144,17 +139,17 @@ impl Session<'_> {
         }
         let (records, bytes) = gathered.submit(&self.publisher, &mut self.devices, &mut self.replies).await.map_err(refusal)?;
         count("producer", records, bytes);
-        let Some(said) = renewed else { return Ok(false) };
-        let accepted = messages::renew(backend, &mut self.grant, said.token.as_deref())?;
-        say(send, self.peer, &accepted).await?;
-        Ok(true)
+        let Some(said) = renewed else { return Ok(()) };
+        let accepted = messages::renew(backend, self.standing, said.token.as_deref())?;
+        say(send, self.peer, &accepted).await
     }
 
     /// Takes what is worth something only now: dropped where the log is behind, never answered.
     fn latest(&mut self, datagram: Bytes) {
         metrics::counter!("motience_latest_received_total").increment(1);
         let backend = &self.shared.backend;
-        let defaults = self.grant.defaults(backend.clock.now());
+        let grant = self.standing.grant();
+        let defaults = grant.defaults(backend.clock.now());
         let admitted = match envelope::read(datagram, backend.relay.limits().record, &defaults) {
             Ok(Envelope::Record(record, _)) => Some(record),
             _ => None,

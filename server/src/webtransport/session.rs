@@ -18,6 +18,8 @@ use crate::h3::Up;
 const CLOSE: u64 = 0x2843;
 /// Longest reason of a close, in bytes.
 const MAX_REASON: usize = 1024;
+/// How long a client may take for the last of a stream that has ended.
+const LAST_LIMIT: Duration = Duration::from_secs(1);
 /// For the streams of a session that has ended (section 8.5).
 const SESSION_GONE: VarInt = VarInt::from_u32(0x170d_7b68);
 
@@ -87,13 +89,14 @@ pub(super) struct Peer {
 }
 
 impl Peer {
-    /// Opens a stream to the client.
+    /// Opens a stream to the client, which must give one in time.
     pub(super) async fn open_uni(&self) -> Result<Outgoing, Ending> {
-        let mut stream = Outgoing { stream: self.connection.open_uni().await.map_err(Ending::gone)?, finished: false };
+        let stream = timeout(self.write, self.connection.open_uni()).await.map_err(|_| unread())?;
+        let mut stream = Outgoing { stream: stream.map_err(Ending::gone)?, finished: false };
         let mut head = BytesMut::new();
         varint::put(SESSION_UNI, &mut head);
         varint::put(self.id, &mut head);
-        stream.write(head.freeze()).await?;
+        stream.write_within(self.write, head.freeze()).await?;
         Ok(stream)
     }
 
@@ -121,14 +124,21 @@ impl Outgoing {
         Self { stream, finished: false }
     }
 
-    /// Writes all of it, however long the client takes.
-    pub(super) async fn write(&mut self, bytes: Bytes) -> Result<(), Ending> {
+    async fn write(&mut self, bytes: Bytes) -> Result<(), Ending> {
         self.stream.write_chunk(bytes).await.map_err(Ending::gone)
     }
 
     /// Writes all of it within the limit.
     pub(super) async fn write_within(&mut self, limit: Duration, bytes: Bytes) -> Result<(), Ending> {
-        timeout(limit, self.write(bytes)).await.map_err(|_| Ending::gone("the client takes nothing"))?
+        timeout(limit, self.write(bytes)).await.map_err(|_| unread())?
+    }
+
+    /// Nothing more comes. Reset where the client does not take the last of it in time, so that nothing of it is kept.
+    pub(super) async fn end(mut self) {
+        self.finish();
+        if timeout(LAST_LIMIT, self.stream.stopped()).await.is_err() {
+            let _ = self.stream.reset(SESSION_GONE);
+        }
     }
 
     /// Nothing more comes.
@@ -145,6 +155,11 @@ impl Drop for Outgoing {
             let _ = self.stream.reset(SESSION_GONE);
         }
     }
+}
+
+fn unread() -> Ending {
+    metrics::counter!("motience_webtransport_let_go_total", "reason" => "unread").increment(1);
+    Ending::new(Code::TooMany, "the client takes nothing")
 }
 
 /// Returns when the client has ended the session: how.

@@ -17,7 +17,10 @@ use quinn::{ClientConfig, Endpoint, crypto::rustls::QuicClientConfig};
 use serde_json::{Value, json};
 use tokio::{net::UdpSocket, task::JoinHandle, time::timeout};
 
-use crate::harness::{LIMIT, Node, PASSWORD, account, subscribe};
+use crate::{
+    harness::{LIMIT, Node, PASSWORD, account, subscribe},
+    unread::{PATIENT, flood, login, logout, until_metric},
+};
 
 /// A connection that speaks HTTP/3.
 struct Client {
@@ -242,4 +245,19 @@ async fn paths_are_taken_as_express_took_them() {
     for path in ["/Login/", "//login", "/ap/LOGIN", "/api/auth//login/"] {
         assert_eq!(client.ask(Method::POST, path, None, wrong()).await.json(401)["code"], "wrong_credentials", "{path}");
     }
+}
+
+#[tokio::test]
+async fn the_end_of_a_login_resets_a_stream_that_is_not_read() {
+    let crate::gateway::Pair { node, producer, consumer } = crate::gateway::pair(&PATIENT).await;
+    let login = login(&node, &consumer).await;
+    let mut client = Client::connect(&node).await;
+    let mut stream = client.begin(Method::GET, "/stream", Some(&login.account.token)).await.unwrap();
+    stream.finish().await.unwrap();
+    assert_eq!(timeout(LIMIT, stream.recv_response()).await.unwrap().unwrap().status(), StatusCode::OK);
+    flood(&node, &producer).await;
+    logout(&node, &login).await;
+    until_metric(&node, r#"motience_stream_connections{format="sse"}"#, |open| open == 0.0).await;
+    // What it had been given is still there; the stream ends all the same.
+    while let Ok(Some(_)) = timeout(LIMIT, stream.recv_data()).await.expect("it ends") {}
 }

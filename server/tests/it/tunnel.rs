@@ -249,7 +249,7 @@ async fn a_tunnel_takes_over_from_an_older_one() {
 #[tokio::test]
 async fn every_refusal_has_its_code() {
     let Pair { node, producer, consumer } =
-        pair(&[("HTTP_HEADER_LIMIT", "1s"), ("MAX_CONNECTIONS_PER_ACCOUNT", "1"), ("MAX_RECORD_BYTES", "400KiB")]).await;
+        pair(&[("HTTP_HEADER_LIMIT", "1s"), ("MAX_DEVICES_PER_ACCOUNT", "1"), ("MAX_RECORD_BYTES", "400KiB")]).await;
     let good = || hello(&producer.token, "d", 1);
     let refused = async |first: Frame| {
         let mut tunnel = open(&node).await;
@@ -289,7 +289,7 @@ async fn every_refusal_has_its_code() {
     }
 }
 
-/// Enters once the seat of whoever was there before is free again.
+/// Enters once the permit of whoever was there before is free again.
 async fn entered(node: &Node, producer: &Account) -> Tunnel<Plain> {
     loop {
         let mut tunnel = open(node).await;

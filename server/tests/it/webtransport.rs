@@ -18,6 +18,7 @@ use web_transport_quinn::{
 use crate::{
     harness::{Account, LIMIT, Node, account, http, subscribe},
     quic::{acked, connect},
+    unread::{PATIENT, flood, login, logout},
 };
 
 async fn within<T>(what: impl Future<Output = T>) -> T {
@@ -382,4 +383,33 @@ async fn a_flood_of_requests_on_a_session_is_ended() {
     }
     client.say(&json!({"type": "subscribe", "producer_id": producer.id})).await;
     assert_eq!(client.closed().await.0, 4429);
+}
+
+#[tokio::test]
+async fn the_end_of_a_login_ends_sessions_that_read_nothing() {
+    let node = Node::embedded(&PATIENT).await;
+    let (producer, consumer) = pair(&node).await;
+    let (reader, writer) = (login(&node, &consumer).await, login(&node, &producer).await);
+    let mut client = Client::welcome(&node, &reader.account).await;
+    let mut feed = client.follow(json!({"type": "subscribe", "producer_id": producer.id.to_string()})).await;
+    let Client { session, send: mut up, lines: unread } = Client::welcome(&node, &writer.account).await;
+    flood(&node, &producer).await;
+    // A producer that is told more than it reads: each unknown type is named in an answer.
+    let unknown = format!("{}\n", json!({"type": "y".repeat(60_000)}));
+    let telling = tokio::spawn(async move {
+        for _ in 0..400 {
+            if up.write_all(unknown.as_bytes()).await.is_err() {
+                return;
+            }
+        }
+    });
+    logout(&node, &reader).await;
+    logout(&node, &writer).await;
+    post(&node, &producer, 7_777_777..=7_777_777).await;
+    until_gauge(&node, "0").await;
+    while let Some(message) = feed.line().await {
+        assert_ne!(message["data"]["n"], 7_777_777, "nothing that was published afterwards");
+    }
+    telling.abort();
+    drop((session, unread));
 }

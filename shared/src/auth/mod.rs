@@ -11,6 +11,7 @@ mod names;
 mod policy;
 mod random;
 mod revocations;
+mod standing;
 mod tokens;
 mod turns;
 
@@ -22,6 +23,7 @@ pub use self::{
     policy::{InvalidUsername, MAX_PASSWORD, Weak, check_password},
     random::id as random_id,
     revocations::Revocations,
+    standing::Standing,
     tokens::{Grant, MAX_TOKEN, Pair, RefreshClaims, Tokens},
     turns::{HashLimits, Place, Turn},
 };

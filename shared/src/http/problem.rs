@@ -13,6 +13,7 @@ use tracing::{error, info, warn};
 use crate::{
     auth,
     model::record,
+    permits,
     relay::{self, view},
     store,
     telemetry::Sampler,
@@ -23,6 +24,8 @@ const AWAY_RETRY: u64 = 2;
 
 /// Between two log lines about refusals of one code.
 const REFUSALS_EVERY: Duration = Duration::from_secs(10);
+/// When whoever holds as many connections as it may can ask again.
+const PERMIT_RETRY: Duration = Duration::from_secs(10);
 
 /// An answer that is no success.
 #[derive(Debug)]
@@ -210,6 +213,17 @@ impl From<store::Error> for ApiError {
                 Self::unavailable("database_away", "The database is away. Try again in a moment.")
             }
             e => Self::internal(e),
+        }
+    }
+}
+
+impl From<permits::Refusal> for ApiError {
+    fn from(refusal: permits::Refusal) -> Self {
+        match refusal {
+            permits::Refusal::Node | permits::Refusal::Unauthenticated => {
+                Self::unavailable("full", "This node has no room for another connection. Try again.")
+            }
+            permits::Refusal::Account | permits::Refusal::Address => Self::too_many(PERMIT_RETRY).with_code("too_many_connections"),
         }
     }
 }

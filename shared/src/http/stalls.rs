@@ -92,6 +92,19 @@ pub struct Answer {
 }
 
 impl Answer {
+    /// One with a stream of its own, and the end that [`Self::over`] brings it.
+    pub fn on_its_own() -> (Self, impl Future<Output = ()> + Send) {
+        // While a request is under way that was given nothing, nothing else is due.
+        let stalls = Stalls::new(Waits { first: Duration::ZERO, idle: Duration::ZERO, write: Duration::ZERO });
+        let under_way = stalls.begin();
+        let answer = under_way.answer(true);
+        let over = async move {
+            stalls.overdue().await;
+            drop(under_way);
+        };
+        (answer, over)
+    }
+
     /// The right to it has ended. What was given of it must be taken soon; and where the connection carries nothing else, that ends
     /// soon too, whatever its client takes.
     pub fn over(&self) {
@@ -252,6 +265,11 @@ mod tests {
         let request = only.begin();
         request.answer(true).over();
         assert_eq!(only.overdue().await, Overdue::Stalled, "a connection with nothing else ends");
+        let (answer, end) = Answer::on_its_own();
+        let mut end = Box::pin(end);
+        assert_eq!(end.as_mut().now_or_never(), None);
+        answer.over();
+        end.await;
     }
 
     #[tokio::test]

@@ -26,6 +26,10 @@ use crate::{
 
 /// First pause before a failed write is tried again; doubles up to a second.
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
+/// Bytes of the buffers that messages are made in.
+const BUFFER: usize = 64 << 10;
+/// What a message has beside its record.
+const HEAD: usize = 40;
 
 /// Records of one sender on their way into the log.
 pub(super) struct Submission {
@@ -174,13 +178,16 @@ async fn reopen(relay: &Relay, producer: ProducerId, parts: &mut Vec<Part>) -> R
     away.map_or(Ok(()), Err)
 }
 
-/// Encodes what consumers will receive, all of it into one buffer, and joins each sender's submissions.
+/// Encodes what consumers will receive, into buffers of moderate length, and joins each sender's submissions: whoever keeps one
+/// message for long keeps its buffer.
 fn encode(producer: ProducerId, gathered: &[Submission]) -> Vec<Part> {
-    let bytes: usize = gathered.iter().map(|s| s.bytes + s.records.len() * 40).sum();
-    let mut buffer = BytesMut::with_capacity(bytes);
+    let mut left: usize = gathered.iter().map(|s| s.bytes + s.records.len() * HEAD).sum();
+    let mut buffer = BytesMut::new();
     let mut parts: Vec<Part> = Vec::new();
+    // By the address of the session: a batch may hold thousands of senders.
+    let mut places: HashMap<*const Session, usize> = HashMap::new();
     for submission in gathered {
-        let at = parts.iter().position(|p| Arc::ptr_eq(&p.session, &submission.session)).unwrap_or_else(|| {
+        let at = *places.entry(Arc::as_ptr(&submission.session)).or_insert_with(|| {
             parts.push(Part {
                 session: Arc::clone(&submission.session),
                 records: Vec::new(),
@@ -192,6 +199,11 @@ fn encode(producer: ProducerId, gathered: &[Submission]) -> Vec<Part> {
         parts[at].ticket = submission.ticket;
         submission.skipped.iter().for_each(|range| parts[at].skipped.insert_range(range));
         for record in &submission.records {
+            let needed = record.json.len() + HEAD;
+            if buffer.capacity() < needed {
+                buffer = BytesMut::with_capacity(left.min(BUFFER).max(needed));
+            }
+            left = left.saturating_sub(needed);
             record::encode(producer, &record.json, &mut buffer);
             parts[at].records.push(New { seq: record.seq, id: record.id.clone(), message: buffer.split().freeze() });
         }

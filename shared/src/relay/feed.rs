@@ -3,17 +3,12 @@
 use std::{
     collections::{HashMap, HashSet},
     fmt,
-    time::Duration,
 };
 
-use futures_util::FutureExt as _;
 use tracing::warn;
 
-use super::{Delivery, Durable, Error, ReadFrom, Relay, Subscriber, routes::Watch};
+use super::{Delivery, Durable, Error, ReadFrom, Relay, Subscriber, rights::RETRY_AFTER, routes::Watch};
 use crate::model::{ConsumerId, Cursor, CursorName, ProducerId};
-
-/// Pause before a database that is away is asked again.
-const RETRY_AFTER: Duration = Duration::from_millis(500);
 
 /// A [`Subscriber`] that keeps to its reader's rights: as a rule its subscriptions. The right to each producer is checked when
 /// its follow begins and whenever the subscriptions change, never for each record.
@@ -22,8 +17,8 @@ pub struct Feed {
     relay: Relay,
     subscriber: Subscriber,
     durable: Option<(CursorName, Durable)>,
-    /// A change was noticed and not yet followed; survives a cancelled [`Feed::next`].
-    stale: bool,
+    /// A change that was followed and not yet told; survives a cancelled call.
+    news: Option<FeedEvent>,
 }
 
 /// What a feed lives by.
@@ -64,8 +59,9 @@ impl Feed {
 
     async fn begin(relay: Relay, right: Right, durable: Option<(CursorName, Durable)>) -> Result<Self, Error> {
         let subscriber = relay.subscriber();
-        let mut feed = Self { right, relay, subscriber, durable, stale: false };
+        let mut feed = Self { right, relay, subscriber, durable, news: None };
         feed.refresh().await?;
+        feed.news = None;
         Ok(feed)
     }
 
@@ -87,27 +83,36 @@ impl Feed {
     /// The next thing that happens. Cancel-safe.
     pub async fn next(&mut self) -> FeedEvent {
         loop {
-            if self.stale {
-                if let Some(event) = self.settle().await {
-                    return event;
-                }
-                continue;
+            if let Some(event) = self.settle().await {
+                return event;
             }
             tokio::select! {
                 biased;
-                () = self.right.changed() => self.stale = true,
+                () = self.right.changed() => {}
                 () = due(self.durable.as_ref()) => if let Some((_, durable)) = &mut self.durable { durable.flush().await },
                 delivery = self.subscriber.next() => return FeedEvent::Delivery(delivery),
             }
         }
     }
 
-    /// What has changed of the rights, if there was word of a change: for a reader that has yet to write what it was given.
-    pub async fn changed(&mut self) -> Option<FeedEvent> {
-        if self.right.changed().now_or_never().is_some() {
-            self.stale = true;
+    /// A change of whom it follows, if there was word of one: for a reader that has yet to write what it was given. Cancel-safe.
+    pub async fn settle(&mut self) -> Option<FeedEvent> {
+        while self.right.is_stale() {
+            if let Some(event) = self.look().await {
+                return Some(event);
+            }
         }
-        if self.stale { self.settle().await } else { None }
+        None
+    }
+
+    /// The next change of whom it follows: for a reader that is held up writing what it was given. Cancel-safe.
+    pub async fn changed(&mut self) -> FeedEvent {
+        loop {
+            if let Some(event) = self.settle().await {
+                return event;
+            }
+            self.right.changed().await;
+        }
     }
 
     /// Moves the durable cursor; `false` where this feed has none. A producer that is followed no longer has no cursor to
@@ -127,9 +132,9 @@ impl Feed {
         }
     }
 
-    /// What can be delivered from memory without waiting.
+    /// What can be delivered from memory without waiting; nothing once there is word that its rights may have changed.
     pub fn try_next(&mut self) -> Option<Delivery> {
-        self.subscriber.try_next()
+        if self.right.is_stale() { None } else { self.subscriber.try_next() }
     }
 
     /// Whom it follows.
@@ -162,10 +167,15 @@ impl Feed {
     }
 
     /// Follows a change that was noticed: `None` once there is nothing left of it, and where the database is away.
-    async fn settle(&mut self) -> Option<FeedEvent> {
-        match self.refresh().await {
-            Ok(Some(event)) => return Some(event),
-            Ok(None) => self.stale = false,
+    async fn look(&mut self) -> Option<FeedEvent> {
+        let version = self.right.version();
+        let outcome = if self.news.is_some() { Ok(()) } else { self.refresh().await };
+        // There may be more; what was told is acted on first.
+        if let Some(event) = self.news.take() {
+            return Some(event);
+        }
+        match outcome {
+            Ok(()) => self.right.looked(version),
             Err(e) => {
                 warn!(reader = ?self.right, error = %e, "subscriptions cannot be read; trying again");
                 tokio::time::sleep(RETRY_AFTER).await;
@@ -174,14 +184,13 @@ impl Feed {
         None
     }
 
-    /// Makes one step towards what the store says; `None` where nothing is left to do.
-    async fn refresh(&mut self) -> Result<Option<FeedEvent>, Error> {
+    /// Follows what the store says, and leaves in `news` that there was a difference.
+    async fn refresh(&mut self) -> Result<(), Error> {
         let allowed = self.allowed().await?;
         let followed: HashSet<ProducerId> = self.subscriber.followed().collect();
-        let mut first = None;
         for &producer in followed.difference(&allowed) {
             self.subscriber.unfollow(producer);
-            first = Some(FeedEvent::Left(producer));
+            self.news = Some(FeedEvent::Left(producer));
         }
         for &producer in allowed.difference(&followed) {
             let from = match &self.durable {
@@ -189,9 +198,9 @@ impl Feed {
                 None => ReadFrom::Live,
             };
             self.subscriber.follow(producer, from).await?;
-            first = Some(FeedEvent::Joined(producer));
+            self.news = Some(FeedEvent::Joined(producer));
         }
-        Ok(first)
+        Ok(())
     }
 }
 
@@ -201,6 +210,24 @@ impl Right {
         match self {
             Self::Subscriptions { changes, .. } => changes.changed().await,
             Self::Granted(_) => std::future::pending().await,
+        }
+    }
+
+    /// Whether there is word of a change that was not followed yet.
+    fn is_stale(&self) -> bool {
+        matches!(self, Self::Subscriptions { changes, .. } if changes.is_pending())
+    }
+
+    fn version(&self) -> u64 {
+        match self {
+            Self::Subscriptions { changes, .. } => changes.version(),
+            Self::Granted(_) => 0,
+        }
+    }
+
+    fn looked(&self, version: u64) {
+        if let Self::Subscriptions { changes, .. } = self {
+            changes.looked(version);
         }
     }
 }

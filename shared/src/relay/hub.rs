@@ -47,15 +47,17 @@ pub enum ReadFrom {
 pub struct Hub {
     channels: Mutex<HashMap<ProducerId, Arc<Channel>>>,
     ring: usize,
+    /// Longest part of a batch in a ring.
+    part: usize,
     next_follower: AtomicU64,
     /// Set when messages may have been lost: look at every head now.
     suspicious: Notify,
 }
 
 impl Hub {
-    /// A hub whose rings hold `ring` bytes each.
-    pub fn new(ring: usize) -> Self {
-        Self { channels: Mutex::default(), ring, next_follower: AtomicU64::new(1), suspicious: Notify::new() }
+    /// A hub whose rings hold `ring` bytes each, in parts of `part` bytes.
+    pub fn new(ring: usize, part: usize) -> Self {
+        Self { channels: Mutex::default(), ring, part, next_follower: AtomicU64::new(1), suspicious: Notify::new() }
     }
 
     /// Takes a batch from the log. Nothing is kept of a producer that nobody here follows.
@@ -82,7 +84,7 @@ impl Hub {
     ) -> Result<(Lease, Cursor), Error> {
         let channel = {
             let mut channels = lock(&self.channels);
-            let channel = channels.entry(producer).or_insert_with(|| Arc::new(Channel::new(producer, self.ring)));
+            let channel = channels.entry(producer).or_insert_with(|| Arc::new(Channel::new(producer, Ring::new(self.ring, self.part))));
             lock(&channel.state).users += 1;
             Arc::clone(channel)
         };
@@ -134,7 +136,7 @@ impl Drop for Lease {
     fn drop(&mut self) {
         let mut channels = lock(&self.hub.channels);
         let mut state = lock(&self.channel.state);
-        state.followers.retain(|f| f.id != self.id);
+        state.followers.remove(&self.id);
         state.users -= 1;
         if state.users == 0 {
             channels.remove(&self.channel.producer);
@@ -152,7 +154,8 @@ struct Channel {
 
 struct State {
     ring: Ring,
-    followers: Vec<Follower>,
+    /// By a number of their own, so that one of many leaves at no cost.
+    followers: HashMap<u64, Follower>,
     /// Leases, those still waiting for the log included.
     users: usize,
     /// The head at the last check: by the next one it must have been heard of.
@@ -160,17 +163,16 @@ struct State {
 }
 
 struct Follower {
-    id: u64,
     wake: Arc<Wake>,
     slot: Arc<Slot>,
 }
 
 impl Channel {
-    fn new(producer: ProducerId, ring: usize) -> Self {
+    fn new(producer: ProducerId, ring: Ring) -> Self {
         Self {
             producer,
             ready: OnceCell::new(),
-            state: Mutex::new(State { ring: Ring::new(ring), followers: Vec::new(), users: 0, expected: Cursor::default() }),
+            state: Mutex::new(State { ring, followers: HashMap::new(), users: 0, expected: Cursor::default() }),
         }
     }
 
@@ -218,18 +220,18 @@ impl Channel {
             _ => end,
         };
         let slot = Arc::new(Slot { index: slot, queued: AtomicBool::new(false) });
-        let follower = Follower { id, wake: Arc::clone(wake), slot };
+        let follower = Follower { wake: Arc::clone(wake), slot };
         if cursor != end {
             follower.wake.queue(&follower.slot);
         }
-        state.followers.push(follower);
+        state.followers.insert(id, follower);
         cursor
     }
 }
 
 impl State {
     fn wake_all(&self) {
-        for follower in &self.followers {
+        for follower in self.followers.values() {
             follower.wake.queue(&follower.slot);
         }
     }

@@ -12,15 +12,18 @@ mod appender;
 mod devices;
 mod durable;
 mod feed;
+mod follows;
 mod holders;
 mod hub;
 mod intake;
 mod nodes;
 pub mod order;
+mod parts;
 pub mod places;
 mod publisher;
 pub mod replies;
 mod reports;
+mod rights;
 mod ring;
 mod routes;
 mod streams;
@@ -35,11 +38,13 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 pub use devices::{DeviceStats, Devices, Most, Path, Presence, Senders};
 pub use durable::Durable;
 pub use feed::{Feed, FeedEvent};
+pub use follows::Follows;
 pub use hub::{Hub, ReadFrom};
 pub use intake::{Intake, Pending, Submitted};
 pub use nodes::{Kind, NodeStats, Nodes, Open};
 pub use publisher::{Committed, Group, MAX_SEEN_RANGES, Publisher, Refusal, Ticket};
 pub use reports::Reports;
+pub use rights::Rights;
 pub use routes::{Routes, Watch};
 pub use streams::{StreamStats, Streams};
 pub use subscriber::{Delivery, Subscriber};
@@ -59,6 +64,9 @@ pub struct Limits {
     pub record: usize,
     /// Bytes of newest entries kept ready for each followed producer. `RING_BYTES`, 1 MiB.
     pub ring: usize,
+    /// Bytes that a reader takes of one producer in one turn, from memory or from the log; longer batches are cut. `READ_BYTES`,
+    /// 64 KiB.
+    pub read: usize,
     /// Bytes written to the log in one step. `MAX_BATCH_BYTES`, 1 MiB.
     pub batch: usize,
     /// Groups of records that wait for the log, for each producer; a sender beyond that waits. `APPEND_QUEUE`, 64.
@@ -78,6 +86,7 @@ impl Default for Limits {
         Self {
             record: record::MAX_RECORD,
             ring: 1 << 20,
+            read: 64 << 10,
             batch: 1 << 20,
             queue: 64,
             append: Duration::from_secs(10),
@@ -95,6 +104,7 @@ impl Limits {
         let limits = Self {
             record: env.bytes("MAX_RECORD_BYTES", default.record)?,
             ring: env.bytes("RING_BYTES", default.ring)?,
+            read: env.bytes("READ_BYTES", default.read)?,
             batch: env.bytes("MAX_BATCH_BYTES", default.batch)?,
             queue: env.parse("APPEND_QUEUE", default.queue)?,
             append: env.duration("APPEND_LIMIT", default.append)?,
@@ -107,6 +117,9 @@ impl Limits {
         };
         if limits.record == 0 || limits.record > 16 << 20 {
             return Err(env::Error::invalid("MAX_RECORD_BYTES", "must lie between 1 and 16MiB"));
+        }
+        if !(4096..=16 << 20).contains(&limits.read) {
+            return Err(env::Error::invalid("READ_BYTES", "must lie between 4KiB and 16MiB"));
         }
         if limits.queue == 0 {
             return Err(env::Error::invalid("APPEND_QUEUE", "must be at least 1"));
@@ -207,8 +220,12 @@ impl Relay {
         Durable::new(self.clone(), consumer)
     }
 
-    /// Word of each change of a consumer's subscriptions, for a reader that follows some of them only.
-    pub fn watch_subscriptions(&self, consumer: ConsumerId) -> Watch {
+    /// Whom a consumer may follow, as that changes, for a connection with a reader for each.
+    pub fn rights(&self, consumer: ConsumerId) -> Rights {
+        Rights::new(self.clone(), consumer)
+    }
+
+    fn watch_subscriptions(&self, consumer: ConsumerId) -> Watch {
         self.0.routes.watch(consumer)
     }
 

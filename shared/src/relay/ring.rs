@@ -2,6 +2,7 @@
 
 use std::{collections::VecDeque, sync::Arc};
 
+use super::parts::cut;
 use crate::{
     log::{Batch, Head},
     model::{Cursor, Offset},
@@ -16,6 +17,8 @@ pub(super) struct Ring {
     batches: VecDeque<Arc<Batch>>,
     bytes: usize,
     limit: usize,
+    /// Longest part, in bytes: longer batches are cut, once for all who read them.
+    part: usize,
     /// The log's end as far as it is known; `None` before the log has been asked.
     head: Option<Head>,
 }
@@ -45,8 +48,8 @@ pub(super) enum News {
 }
 
 impl Ring {
-    pub(super) fn new(limit: usize) -> Self {
-        Self { batches: VecDeque::new(), bytes: 0, limit, head: None }
+    pub(super) fn new(limit: usize, part: usize) -> Self {
+        Self { batches: VecDeque::new(), bytes: 0, limit, part, head: None }
     }
 
     /// Takes a published batch.
@@ -70,7 +73,7 @@ impl Ring {
         }
         head.last = batch.last();
         self.bytes += batch.bytes();
-        self.batches.push_back(Arc::clone(batch));
+        self.batches.extend(cut(batch, Offset(0), self.part, usize::MAX));
         while self.bytes > self.limit && self.batches.len() > 1 {
             if let Some(oldest) = self.batches.pop_front() {
                 self.bytes -= oldest.bytes();
@@ -153,7 +156,7 @@ mod tests {
     }
 
     fn ring(limit: usize) -> Ring {
-        let mut ring = Ring::new(limit);
+        let mut ring = Ring::new(limit, 1 << 20);
         assert!(ring.advance(head("1:0", 0), Cursor::default()));
         ring
     }
@@ -180,6 +183,18 @@ mod tests {
         assert_eq!(seen(&ring.read(at(1, 4), 1000)), Some((5, 8)));
         assert_eq!(seen(&ring.read(at(1, 4), 1)), Some((5, 6)), "at least one batch, whatever the budget");
         assert!(matches!(ring.read(at(1, 3), 1000), Found::Older));
+    }
+
+    #[test]
+    fn a_long_batch_is_cut_so_that_a_reader_keeps_little_of_it() {
+        let mut ring = Ring::new(1000, 30);
+        ring.advance(head("1:0", 0), Cursor::default());
+        assert_eq!(ring.push(&batch(1, 1, 20)), News::Batch);
+        let Found::Batches(read) = ring.read(at(1, 4), 30) else { panic!("it is there") };
+        assert_eq!(read.iter().map(|part| (part.first.0, part.last().0)).collect::<Vec<_>>(), [(4, 6)]);
+        let Found::Batches(read) = ring.read(at(1, 6), 31) else { panic!("it is there") };
+        assert_eq!(read.iter().map(|part| part.first.0).collect::<Vec<_>>(), [7, 10]);
+        assert_eq!(ring.end(), at(1, 20));
     }
 
     #[test]

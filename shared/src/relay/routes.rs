@@ -4,7 +4,10 @@
 use std::{
     collections::HashMap,
     fmt,
-    sync::{Arc, Mutex, PoisonError, Weak},
+    sync::{
+        Arc, Mutex, PoisonError, Weak,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
@@ -26,7 +29,7 @@ const COUNTS: u64 = 100_000;
 /// The subscription cache.
 pub struct Routes {
     counts: Cache<ProducerId, u64>,
-    watchers: Mutex<HashMap<ConsumerId, Vec<Weak<Notify>>>>,
+    watchers: Mutex<HashMap<ConsumerId, Vec<Weak<Word>>>>,
 }
 
 impl Routes {
@@ -48,26 +51,22 @@ impl Routes {
             counts.invalidate_all();
         }
         let watchers = self.watchers.lock().unwrap_or_else(PoisonError::into_inner);
-        for watcher in watchers.get(consumer).into_iter().flatten().filter_map(Weak::upgrade) {
-            watcher.notify_one();
-        }
+        watchers.get(consumer).into_iter().flatten().filter_map(Weak::upgrade).for_each(|word| word.tell());
     }
 
     /// Events may have been lost: everyone looks again.
     pub fn suspect(&self) {
         self.counts.invalidate_all();
         let watchers = self.watchers.lock().unwrap_or_else(PoisonError::into_inner);
-        for watcher in watchers.values().flatten().filter_map(Weak::upgrade) {
-            watcher.notify_one();
-        }
+        watchers.values().flatten().filter_map(Weak::upgrade).for_each(|word| word.tell());
     }
 
     /// Word of each change of this consumer's subscriptions from now on.
     pub(super) fn watch(self: &Arc<Self>, consumer: ConsumerId) -> Watch {
-        let notify = Arc::new(Notify::new());
+        let word = Arc::new(Word::default());
         let mut watchers = self.watchers.lock().unwrap_or_else(PoisonError::into_inner);
-        watchers.entry(consumer).or_default().push(Arc::downgrade(&notify));
-        Watch { routes: Arc::clone(self), consumer, notify }
+        watchers.entry(consumer).or_default().push(Arc::downgrade(&word));
+        Watch { routes: Arc::clone(self), consumer, word, seen: AtomicU64::new(0) }
     }
 
     pub(super) async fn subscriber_count(&self, store: &Store, producer: ProducerId) -> Result<u64, Error> {
@@ -75,17 +74,52 @@ impl Routes {
     }
 }
 
-/// Tells when a consumer's subscriptions may have changed. Look at the store after each call, and once before the first.
+/// Word of changes for one watch.
+#[derive(Debug, Default)]
+struct Word {
+    /// How many there were.
+    version: AtomicU64,
+    notify: Notify,
+}
+
+impl Word {
+    fn tell(&self) {
+        self.version.fetch_add(1, Ordering::AcqRel);
+        self.notify.notify_one();
+    }
+}
+
+/// Tells when a consumer's subscriptions may have changed. Whoever was told looks at the store, and says which version of the
+/// word it had then: a change in between is told again.
 pub struct Watch {
     routes: Arc<Routes>,
     consumer: ConsumerId,
-    notify: Arc<Notify>,
+    word: Arc<Word>,
+    /// The version up to which the store was looked at.
+    seen: AtomicU64,
 }
 
 impl Watch {
-    /// Returns at the next change, or at once where one was not yet told. Cancel-safe.
+    /// Returns where there is word of a change that was not looked at. For one task at a time. Cancel-safe.
     pub async fn changed(&self) {
-        self.notify.notified().await;
+        while !self.is_pending() {
+            self.word.notify.notified().await;
+        }
+    }
+
+    /// Whether there is word of a change that was not looked at.
+    pub fn is_pending(&self) -> bool {
+        self.version() != self.seen.load(Ordering::Acquire)
+    }
+
+    /// To be read before the store is.
+    pub fn version(&self) -> u64 {
+        self.word.version.load(Ordering::Acquire)
+    }
+
+    /// The store was looked at since this version, and what it says was followed.
+    pub fn looked(&self, version: u64) {
+        self.seen.store(version, Ordering::Release);
     }
 }
 
@@ -93,7 +127,7 @@ impl Drop for Watch {
     fn drop(&mut self) {
         let mut watchers = self.routes.watchers.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(mine) = watchers.get_mut(&self.consumer) {
-            mine.retain(|w| w.as_ptr() != Arc::as_ptr(&self.notify));
+            mine.retain(|w| w.as_ptr() != Arc::as_ptr(&self.word));
             if mine.is_empty() {
                 watchers.remove(&self.consumer);
             }

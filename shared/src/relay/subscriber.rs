@@ -11,6 +11,7 @@ use tracing::warn;
 use super::{
     Error, ReadFrom, Relay,
     hub::{Lease, Slot, Wake},
+    parts::cut,
     ring::Found,
 };
 use crate::{
@@ -18,8 +19,10 @@ use crate::{
     model::{Cursor, Offset, ProducerId},
 };
 
-/// Bytes taken from one producer before the next has its turn.
+/// Work that is given out before other tasks have their turn, as bytes of messages.
 const TURN: usize = 256 * 1024;
+/// What a delivery costs beside its bytes.
+const DELIVERY: usize = 256;
 /// Pause before a log that is away is asked again.
 const RETRY_AFTER: Duration = Duration::from_millis(250);
 
@@ -64,6 +67,8 @@ pub struct Subscriber {
     ready: VecDeque<Delivery>,
     /// The follow whose turn it is; kept here so that a cancelled read loses nothing.
     turn: Option<Arc<Slot>>,
+    /// What was given out since this reader last waited.
+    spent: usize,
     /// Whether what it reads goes out to a consumer.
     counted: bool,
     /// For a reader that takes nothing that was only published: how long news gather before the log is read.
@@ -86,6 +91,7 @@ impl Subscriber {
             next_place: 0,
             ready: VecDeque::new(),
             turn: None,
+            spent: 0,
             counted: true,
             from_log: None,
         }
@@ -141,6 +147,11 @@ impl Subscriber {
     /// The next delivery. Cancel-safe: what a cancelled call had not returned, the next one does.
     pub async fn next(&mut self) -> Delivery {
         loop {
+            if self.spent >= TURN {
+                // However much there is to read, and however fast it is taken: this thread has others to serve.
+                self.spent = 0;
+                tokio::task::yield_now().await;
+            }
             if let Some(delivery) = self.try_next() {
                 return delivery;
             }
@@ -156,13 +167,18 @@ impl Subscriber {
         }
     }
 
-    /// What can be delivered from memory without waiting.
+    /// What can be delivered from memory without waiting. Nothing once a turn's worth was given out: whoever takes all there is goes
+    /// back to [`Subscriber::next`] then, which lets others run.
     pub fn try_next(&mut self) -> Option<Delivery> {
+        if self.spent >= TURN {
+            return None;
+        }
         loop {
             if let Some(delivery) = self.ready.pop_front() {
                 if self.counted {
                     self.relay.0.reports.nodes.count_out(delivery.records());
                 }
+                self.spent += delivery.bytes() + DELIVERY;
                 return Some(delivery);
             }
             if self.turn.is_some() {
@@ -170,7 +186,7 @@ impl Subscriber {
             }
             let slot = self.wake.take()?;
             let Some(follow) = self.follows.get_mut(&slot.index) else { continue };
-            match follow.lease.read(follow.cursor, TURN) {
+            match follow.lease.read(follow.cursor, self.relay.0.limits.read) {
                 Found::Nothing => {}
                 Found::Batches(_) if self.from_log.is_some() => self.turn = Some(slot),
                 Found::Batches(batches) => {
@@ -195,9 +211,9 @@ impl Subscriber {
             self.turn = None;
             return;
         };
-        let (log, cursor) = (&self.relay.0.log, follow.cursor);
+        let (log, cursor, bytes) = (&self.relay.0.log, follow.cursor, self.relay.0.limits.read);
         let found = async {
-            let read = log.read(follow.producer, cursor.offset, TURN).await?;
+            let read = log.read(follow.producer, cursor.offset, bytes).await?;
             // Nothing after a cursor that stands before the end: retention has emptied the log.
             let head = if read.batches.is_empty() { Some(log.head(follow.producer).await?) } else { None };
             Ok::<_, Error>((read, head))
@@ -218,7 +234,7 @@ impl Subscriber {
                     follow.cursor.offset = to;
                 }
                 let nothing = read.batches.is_empty() && first_there.is_none_or(|first| first <= follow.cursor.offset.next());
-                follow.take(read.batches, &mut self.ready);
+                follow.take(first_bytes(&read.batches, follow.cursor.offset, bytes), &mut self.ready);
                 self.wake.queue(&slot);
                 if nothing {
                     // More was heard of than there is.
@@ -245,7 +261,30 @@ impl Follow {
     }
 }
 
+/// What a reader takes of what the log gave it: whole batches may be far longer.
+fn first_bytes(batches: &[Arc<Batch>], after: Offset, bytes: usize) -> Vec<Arc<Batch>> {
+    let (mut first, mut taken) = (Vec::new(), 0);
+    for batch in batches {
+        if taken >= bytes {
+            break;
+        }
+        for part in cut(batch, after, bytes, bytes - taken) {
+            taken += part.bytes();
+            first.push(part);
+        }
+    }
+    first
+}
+
 impl Delivery {
+    /// Bytes of the batch that it keeps alive.
+    pub fn bytes(&self) -> usize {
+        match self {
+            Self::Batch { batch, .. } => batch.bytes(),
+            Self::Gap { .. } | Self::Reset { .. } => 0,
+        }
+    }
+
     /// How many records it holds.
     fn records(&self) -> u64 {
         match self {

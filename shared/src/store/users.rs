@@ -1,7 +1,9 @@
 //! The table `users`.
 
+use std::{collections::HashMap, sync::LazyLock};
+
 use futures_util::TryFutureExt;
-use sqlx::FromRow;
+use sqlx::{AssertSqlSafe, FromRow};
 use time::{OffsetDateTime, PrimitiveDateTime};
 
 use super::{Error, Page, Store, from_column, from_millis, millis, on};
@@ -12,6 +14,8 @@ use crate::{
 
 /// Longest username and device id, in characters: the width of their columns.
 const MAX_NAME: usize = 255;
+/// Accounts asked for in one statement.
+const AT_ONCE: usize = 256;
 
 /// An account to be made.
 #[derive(Clone)]
@@ -76,6 +80,20 @@ impl Store {
     pub async fn user(&self, id: UserId) -> Result<Option<User>, Error> {
         let row = on!(self, reader, |db| sqlx::query_as::<_, Row>(BY_ID).bind(id.0).fetch_optional(db))?;
         Ok(row.and_then(Row::user))
+    }
+
+    /// The accounts with these ids, in one statement for many.
+    pub async fn users_by_id(&self, ids: &[UserId]) -> Result<HashMap<UserId, User>, Error> {
+        let mut users = HashMap::new();
+        for some in ids.chunks(AT_ONCE) {
+            // Always as many, so that there is one statement to prepare; an id that is asked for twice changes nothing.
+            let asked = (0..AT_ONCE).map(|n| some[n.min(some.len() - 1)].0);
+            let rows = on!(self, reader, |db| asked
+                .fold(sqlx::query_as::<_, Row>(AssertSqlSafe(BY_IDS.as_str())), sqlx::query::QueryAs::bind)
+                .fetch_all(db))?;
+            users.extend(rows.into_iter().filter_map(Row::user).map(|user| (user.id, user)));
+        }
+        Ok(users)
     }
 
     /// The account that someone means by this name, and its password hash: the one that is written exactly so, or else the one whose
@@ -180,6 +198,10 @@ macro_rules! columns {
 const INSERT: &str = concat!("INSERT INTO users (username, password_hash, role, device_id) VALUES ($1, $2, $3, $4) RETURNING ", columns!());
 const ALIKE: &str = "SELECT CAST(id AS BIGINT) FROM users WHERE LOWER(username) = $1 LIMIT 1";
 const BY_ID: &str = concat!("SELECT ", columns!(), " FROM users WHERE id = $1");
+static BY_IDS: LazyLock<String> = LazyLock::new(|| {
+    let places: Vec<String> = (1..=AT_ONCE).map(|n| format!("${n}")).collect();
+    format!("SELECT {} FROM users WHERE users.id IN ({})", columns!(), places.join(", "))
+});
 const BY_NAME: &str = concat!("SELECT password_hash, revoked_at, ", columns!(), " FROM users WHERE username = $1");
 const SET_HASH: &str = "UPDATE users SET password_hash = $2 WHERE id = $1";
 const SET_STRICT: &str = "UPDATE users SET strict_device = $2 WHERE id = $1";

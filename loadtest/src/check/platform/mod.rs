@@ -197,6 +197,7 @@ fn common(dir: &Path) -> Vec<(String, String)> {
         ("LOG_RETENTION", "24h"),
         ("LOG_RETENTION_BYTES", "4GiB"),
         ("MAX_CONNECTIONS_PER_ACCOUNT", "1000"),
+        ("MAX_UNAUTHENTICATED_PER_ADDRESS", "1000"),
         ("WSS_PING_INTERVAL", "2s"),
         ("STREAM_COMMENT_INTERVAL", "2s"),
         ("QUIC_IDLE_TIMEOUT", "4s"),

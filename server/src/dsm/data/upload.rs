@@ -15,6 +15,7 @@ use motience_shared::{
         envelope::{self, Envelope, MAX_ENVELOPE},
         record::{self, Admitted, Invalid},
     },
+    permits::Share,
     relay::{Publisher, Refusal, Senders, Ticket},
 };
 use serde::Serialize;
@@ -34,7 +35,7 @@ const GROUP: usize = 256 * 1024;
 /// Bad lines that are told of.
 const MAX_ERRORS: usize = 20;
 /// How long what was submitted is waited for when an upload ends before its time.
-const FINISH_LIMIT: Duration = Duration::from_secs(2);
+const FINISH_LIMIT: Duration = Duration::from_millis(800);
 
 /// What was taken of a stream of lines.
 #[derive(Serialize, ToSchema)]
@@ -64,7 +65,7 @@ pub(in crate::dsm) struct BadLine {
 /// Takes a body to its end, and answers once all of it is in the log.
 pub(super) async fn upload(services: &Shared, caller: &Producer, key: Key, body: Body) -> Result<Uploaded, ApiError> {
     let backend = &services.backend;
-    let _seat = services.seats.take(caller.grant.user)?;
+    let _permit = backend.permits.account(caller.grant.user, Share::Connections, Transport::Http)?;
     let publisher = backend.relay.passing_publisher(caller.id).await?;
     let limit = backend.relay.limits().record;
     let mut upload = Upload {

@@ -256,7 +256,7 @@ async fn everyone_follows_what_is_theirs() {
     let mut all = lines(&platform, &both, &admin).await;
     log(&platform, &q, 1..=1).await;
     assert_eq!(all.record().await["producer_id"], q.id.to_string());
-    // Seats are given back when streams end.
+    // Permits are given back when streams end.
     let held =
         [lines(&platform, "/stream", &token).await, lines(&platform, "/stream", &token).await, lines(&platform, "/stream", &token).await];
     get("/stream".into(), &token).await.problem(429, "too_many_connections");

@@ -1,28 +1,39 @@
 //! One follow: a producer's entries on a stream of their own.
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use bytes::BytesMut;
 use motience_shared::{
+    auth::Standing,
     model::{Cursor, ProducerId},
     relay::{
-        Delivery, ReadFrom, Subscriber,
+        Delivery, Rights, Subscriber,
         order::Record,
         view::{self, Thinned},
     },
     wire::{self, Entry, Frame, Gap, StreamKind},
 };
-use quinn::{Connection, SendStream};
-use tokio::time::sleep_until;
+use quinn::{Connection, SendStream, VarInt};
+use tokio::time::{sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
-use super::super::connection::{Ending, write};
+use super::super::{
+    connection::{Ending, write},
+    control::within,
+};
 
 /// Bytes of entries written at once.
 const WRITE: usize = 64 * 1024;
 /// How long a follow with a view may go without saying how far it has come, while nothing of it is wanted.
 const CURSOR_EVERY: Duration = Duration::from_secs(5);
+/// How long a consumer may take for the last of a stream that has ended; then it is reset, so that nothing of it is kept.
+const LAST_LIMIT: Duration = Duration::from_secs(1);
+/// For a stream that is given up.
+const GIVEN_UP: VarInt = VarInt::from_u32(0);
 
 /// Writes a producer's entries until told to stop.
 pub(super) struct Feed {
@@ -31,44 +42,104 @@ pub(super) struct Feed {
     thinned: Option<Thinned>,
     ready: Vec<Record>,
     out: BytesMut,
+    /// How long the consumer may leave the stream unread.
+    limit: Duration,
     /// What the consumer was last told of a view's place, and when.
     told: Cursor,
     told_at: Instant,
 }
 
+/// Where a feed writes, and by what right.
+struct Outlet {
+    stream: SendStream,
+    standing: Arc<Standing>,
+    rights: Arc<Rights>,
+    stop: CancellationToken,
+    limit: Duration,
+}
+
+/// Why a feed writes no more.
+enum Halt {
+    /// The follow has ended; `torn`: in the middle of a write.
+    Stopped {
+        torn: bool,
+    },
+    Ending(Ending),
+}
+
+impl Outlet {
+    /// Writes all of `out`, unless the follow's right is over. Between word of a change of it and a look at it nothing is written.
+    async fn write(&mut self, out: &mut BytesMut) -> Result<(), Halt> {
+        if self.rights.is_stale() {
+            self.stop.run_until_cancelled(self.rights.settled()).await;
+        }
+        if self.stop.is_cancelled() || self.standing.is_over() {
+            return Err(Halt::Stopped { torn: false });
+        }
+        match self.stop.run_until_cancelled(within(self.limit, write(&mut self.stream, out))).await {
+            Some(written) => written.map_err(Halt::Ending),
+            None => Err(Halt::Stopped { torn: true }),
+        }
+    }
+}
+
 impl Feed {
-    pub(super) fn new(producer: ProducerId, subscriber: Subscriber, thinned: Option<Thinned>) -> Self {
-        Self { producer, subscriber, thinned, ready: Vec::new(), out: BytesMut::new(), told: Cursor::default(), told_at: Instant::now() }
+    /// The subscriber follows the producer already.
+    pub(super) fn new(producer: ProducerId, subscriber: Subscriber, thinned: Option<Thinned>, limit: Duration) -> Self {
+        let (told, told_at) = (Cursor::default(), Instant::now());
+        Self { producer, subscriber, thinned, ready: Vec::new(), out: BytesMut::new(), limit, told, told_at }
     }
 
-    /// A write that has begun is finished: the consumer must not find half a frame.
-    pub(super) async fn run(mut self, connection: Connection, from: ReadFrom, stop: CancellationToken) -> Result<(), Ending> {
-        self.subscriber.follow(self.producer, from).await?;
+    /// Ends with `stop`, whatever the consumer reads. A stream that ends in the middle of a write, which the consumer did not take, is
+    /// reset.
+    pub(super) async fn run(
+        mut self,
+        connection: Connection,
+        standing: Arc<Standing>,
+        rights: Arc<Rights>,
+        stop: CancellationToken,
+    ) -> Result<(), Ending> {
+        let limit = self.limit;
+        let Some(stream) = stop.run_until_cancelled(within(limit, connection.open_uni())).await else { return Ok(()) };
+        let mut outlet = Outlet { stream: stream?, standing, rights, stop, limit };
+        let torn = match self.follow(&mut outlet).await {
+            Err(Halt::Ending(ending)) => return Err(ending),
+            Err(Halt::Stopped { torn }) => torn,
+            Ok(never) => match never {},
+        };
+        // Errors say that the connection is gone, which ends the stream as well.
+        if torn || outlet.stream.finish().is_err() || timeout(LAST_LIMIT, outlet.stream.stopped()).await.is_err() {
+            let _ = outlet.stream.reset(GIVEN_UP);
+        }
+        Ok(())
+    }
+
+    async fn follow(&mut self, outlet: &mut Outlet) -> Result<std::convert::Infallible, Halt> {
         let after = self.subscriber.cursor(self.producer).unwrap_or_default();
-        let mut stream = connection.open_uni().await?;
         StreamKind::Feed.encode(&mut self.out);
         self.say_place(after);
         if let Some(thinned) = &mut self.thinned {
             thinned.start(self.producer, after);
         }
-        write(&mut stream, &mut self.out).await?;
+        outlet.write(&mut self.out).await?;
+        let stop = outlet.stop.clone();
         loop {
             let mut wrote = false;
             tokio::select! {
                 biased;
-                () = stop.cancelled() => break,
+                () = stop.cancelled() => return Err(Halt::Stopped { torn: false }),
                 () = view::due(self.thinned.as_ref()) => {
                     if let Some(thinned) = &mut self.thinned {
                         thinned.expire(Instant::now(), &mut self.ready);
                     }
-                    wrote = self.write_ready(&mut stream).await?;
+                    wrote = self.write_ready(outlet).await?;
                 }
                 () = sleep_until((self.told_at + CURSOR_EVERY).into()), if self.moved().is_some() => wrote = true,
                 next = self.subscriber.next() => {
                     let mut delivery = Some(next);
                     while let Some(next) = delivery {
-                        wrote |= self.deliver(&next, &mut stream).await?;
-                        delivery = if stop.is_cancelled() { None } else { self.subscriber.try_next() };
+                        wrote |= self.deliver(&next, outlet).await?;
+                        delivery = if outlet.rights.is_stale() { None } else { self.subscriber.try_next() };
                     }
                 }
             }
@@ -76,27 +147,24 @@ impl Feed {
                 self.say_place(place);
             }
             if !self.out.is_empty() {
-                write(&mut stream, &mut self.out).await?;
+                outlet.write(&mut self.out).await?;
             }
         }
-        // An error says that the connection is gone, which ends the stream as well.
-        let _ = stream.finish();
-        Ok(())
     }
 
     /// Whether entries were written.
-    async fn deliver(&mut self, delivery: &Delivery, stream: &mut SendStream) -> Result<bool, Ending> {
+    async fn deliver(&mut self, delivery: &Delivery, outlet: &mut Outlet) -> Result<bool, Halt> {
         let mut wrote = true;
         match (&mut self.thinned, delivery) {
             (Some(thinned), _) => {
                 thinned.deliver(delivery, Instant::now(), &mut self.ready);
-                wrote = self.write_ready(stream).await?;
+                wrote = self.write_ready(outlet).await?;
             }
             (None, Delivery::Batch { batch, after }) => {
                 for (offset, name, message) in batch.after(*after) {
                     Frame::Entry(Entry { offset, name, message: message.clone() }).encode(&mut self.out);
                     if self.out.len() >= WRITE {
-                        write(stream, &mut self.out).await?;
+                        outlet.write(&mut self.out).await?;
                     }
                 }
             }
@@ -113,12 +181,12 @@ impl Feed {
         Ok(wrote)
     }
 
-    async fn write_ready(&mut self, stream: &mut SendStream) -> Result<bool, Ending> {
+    async fn write_ready(&mut self, outlet: &mut Outlet) -> Result<bool, Halt> {
         let wrote = !self.ready.is_empty();
         for Record { offset, name, message, .. } in self.ready.drain(..) {
             Frame::Entry(Entry { offset, name, message }).encode(&mut self.out);
             if self.out.len() >= WRITE {
-                write(stream, &mut self.out).await?;
+                outlet.write(&mut self.out).await?;
             }
         }
         Ok(wrote)

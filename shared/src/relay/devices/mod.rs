@@ -9,7 +9,7 @@ mod presence;
 mod senders;
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     fmt,
     sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::Ordering::Relaxed},
     time::Duration,
@@ -97,6 +97,9 @@ struct Table {
     producers: HashMap<ProducerId, HashMap<Arc<str>, Arc<Device>>>,
     devices: usize,
     looks: u64,
+    /// Whose devices, or that all of them, were looked through since the last look without finding one to forget: every newcomer to a
+    /// full table would pay for that again.
+    barren: HashSet<Option<ProducerId>>,
 }
 
 #[derive(Default)]
@@ -169,6 +172,7 @@ impl Devices {
         let (devices, looks) = {
             let mut here = lock(&self.here);
             here.looks += 1;
+            here.barren.clear();
             here.forget(now);
             (here.producers.values().flat_map(HashMap::values).cloned().collect::<Vec<_>>(), here.looks)
         };
@@ -228,11 +232,18 @@ impl Devices {
 impl Table {
     /// Forgets some of the longest silent, of one producer or of all.
     fn shed(&mut self, producer: Option<ProducerId>) {
+        if self.barren.contains(&producer) {
+            return;
+        }
         let of = |owner: &ProducerId| producer.is_none_or(|producer| producer == *owner);
         let all = self.producers.iter().filter(|(owner, _)| of(owner)).flat_map(|(_, own)| own.values());
         let mut silent: Vec<i64> = all.filter(|device| !device.is_connected()).map(|device| device.seen_ms.load(Relaxed)).collect();
         let most = silent.len() / SHED;
-        let Some(&mut until) = (!silent.is_empty()).then(|| silent.select_nth_unstable(most).1) else { return };
+        if silent.is_empty() {
+            self.barren.insert(producer);
+            return;
+        }
+        let until = *silent.select_nth_unstable(most).1;
         self.retain(|device| !of(&device.producer) || device.is_connected() || device.seen_ms.load(Relaxed) > until);
     }
 

@@ -28,7 +28,7 @@ use crate::{
 pub struct Limits {
     /// Devices whose newest record is held. VIEW_MAX_DEVICES, 10,000.
     pub devices: usize,
-    /// The bytes of those records. VIEW_MAX_BYTES, 4 MiB.
+    /// What they take, all of it: the records, the devices' names, and what is kept beside them. VIEW_MAX_BYTES, 4 MiB.
     pub bytes: usize,
 }
 
@@ -45,6 +45,9 @@ impl Limits {
         Ok(Self { devices: env.parse("VIEW_MAX_DEVICES", default.devices)?, bytes: env.bytes("VIEW_MAX_BYTES", default.bytes)? })
     }
 }
+
+/// What a held record costs beside its bytes and its device's name: entries in four collections, and their spare room.
+const HELD: usize = 640;
 
 /// A view and what it holds back.
 #[derive(Debug)]
@@ -77,6 +80,8 @@ struct Held {
     time: i128,
     window: i128,
     age: Age,
+    /// As counted.
+    cost: usize,
 }
 
 impl Thinned {
@@ -172,7 +177,7 @@ impl Thinned {
         let Some(forgotten) = self.producers.remove(&producer) else { return };
         for held in forgotten.devices.values() {
             self.ages.remove(&held.age);
-            self.bytes -= held.record.message.len();
+            self.bytes -= held.cost;
         }
     }
 
@@ -205,8 +210,9 @@ impl Thinned {
             if window == held.window {
                 producer.places.remove(&held.record.offset);
                 producer.places.insert(record.offset);
-                self.bytes += record.message.len();
-                self.bytes -= held.record.message.len();
+                let cost = cost(record, device);
+                self.bytes = self.bytes + cost - held.cost;
+                held.cost = cost;
                 held.time = time;
                 held.record = owned(record);
                 return;
@@ -218,11 +224,12 @@ impl Thinned {
         }
         let Some(producer) = self.producers.get_mut(&record.producer) else { return };
         self.serial += 1;
-        let (device, age) = (Arc::<str>::from(device), (now, self.serial));
+        let (cost, age) = (cost(record, device), (now, self.serial));
+        let device = Arc::<str>::from(device);
         self.ages.insert(age, (record.producer, Arc::clone(&device)));
-        self.bytes += record.message.len();
+        self.bytes += cost;
         producer.places.insert(record.offset);
-        producer.devices.insert(device, Held { record: owned(record), time, window, age });
+        producer.devices.insert(device, Held { record: owned(record), time, window, age, cost });
     }
 
     fn release_oldest(&mut self, out: &mut Vec<Record>) {
@@ -239,7 +246,7 @@ impl Thinned {
 
     fn let_go(&mut self, held: Held, out: &mut Vec<Record>) {
         let record = held.record;
-        self.bytes -= record.message.len();
+        self.bytes -= held.cost;
         let Some(producer) = self.producers.get_mut(&record.producer) else { return };
         producer.places.remove(&record.offset);
         let cursor = producer.safe();
@@ -256,6 +263,10 @@ impl Producer {
             None => self.last,
         }
     }
+}
+
+fn cost(record: &Record, device: &str) -> usize {
+    record.message.len() + device.len() + HELD
 }
 
 /// A copy: the original may be a small part of a large buffer, which it would keep alive uncounted.
