@@ -119,12 +119,10 @@ pub async fn bind(
         None => listener.into(),
     };
     let page = |side, at| pages::router(side, at).merge(webtransport::router(shared.webtransport.clone()).with_state(()));
-    let producers = Router::new().route("/producer", any(producer::upgrade)).route("/motience", any(tunnel::upgrade));
-    let consumers = Router::new().route("/consumer", any(consumer::upgrade));
     let mut listeners = Vec::new();
     for (name, router, sockets, under_tls) in [
-        ("motience-wss1", producers, wss1, true),
-        ("motience-wss2", consumers, wss2, true),
+        ("motience-wss1", producer_sockets(), wss1, true),
+        ("motience-wss2", consumer_sockets(), wss2, true),
         ("motience-wss1-ui", page(pages::Side::Producer, addresses), wss1_ui, false),
         ("motience-wss2-ui", page(pages::Side::Consumer, addresses), wss2_ui, false),
     ] {
@@ -148,12 +146,25 @@ impl Gateway {
         self.addresses
     }
 
+    /// The sockets of producers, devices and consumers, for a listener that has everything else too.
+    pub fn sockets(&self) -> Router {
+        producer_sockets().merge(consumer_sockets()).with_state(Arc::clone(&self.shared))
+    }
+
     /// Serves until the shutdown begins. Connections end by themselves then; the shutdown's owner waits for them.
     pub async fn run(self) {
         let serving =
             self.listeners.into_iter().map(|(listener, router, limits)| serve(listener, router, limits, self.shared.shutdown.clone()));
         futures_util::future::join_all(serving).await;
     }
+}
+
+fn producer_sockets() -> Router<Arc<Shared>> {
+    Router::new().route("/producer", any(producer::upgrade)).route("/motience", any(tunnel::upgrade))
+}
+
+fn consumer_sockets() -> Router<Arc<Shared>> {
+    Router::new().route("/consumer", any(consumer::upgrade))
 }
 
 /// The gateway's own paths.

@@ -45,13 +45,15 @@ struct Told {
     config: Config,
     at: Addresses,
     webtransport: Option<WebTransport>,
+    /// The sockets are at the same origin as everything else, where that has paths for all of it.
+    sockets: bool,
 }
 
 impl Whereabouts {
-    /// Says it, once.
-    pub fn tell(&self, config: Config, at: Addresses, webtransport: Option<WebTransport>) {
+    /// Says it, once. `sockets`: this node has them, beside all else that it has.
+    pub fn tell(&self, config: Config, at: Addresses, webtransport: Option<WebTransport>, sockets: bool) {
         // Whoever asks twice is told the same.
-        let _ = self.0.set(Told { config, at, webtransport });
+        let _ = self.0.set(Told { config, at, webtransport, sockets });
     }
 }
 
@@ -66,7 +68,12 @@ pub enum Reach {
 
 /// The console under `/console/`.
 pub fn console(whereabouts: Whereabouts, reach: Reach) -> Router {
-    Router::new()
+    let pages = match reach {
+        // Where everything is, people come to the root.
+        Reach::Paths => Router::new().route("/", get(async || Redirect::temporary("console/"))),
+        Reach::Ports => Router::new(),
+    };
+    pages
         .route("/console", get(async || Redirect::permanent("console/")))
         .route("/console/", get(async |headers: HeaderMap| file(CONSOLE, "no-cache", &headers)))
         .route("/console/assets/{*path}", get(asset))
@@ -74,7 +81,7 @@ pub fn console(whereabouts: Whereabouts, reach: Reach) -> Router {
 }
 
 fn told(whereabouts: &Whereabouts, reach: Reach, uri: &Uri, headers: &HeaderMap) -> Response {
-    let Some(Told { config, at, webtransport }) = whereabouts.0.get() else {
+    let Some(Told { config, at, webtransport, sockets }) = whereabouts.0.get() else {
         return ApiError::unavailable("starting", "The node is starting. Try again.").into_response();
     };
     // HTTP/2 and 3 name the host in the URI.
@@ -84,6 +91,9 @@ fn told(whereabouts: &Whereabouts, reach: Reach, uri: &Uri, headers: &HeaderMap)
         for service in ["ap", "sm", "dsm"] {
             // Seen from `/console/`, which may itself be under a prefix that a proxy takes off.
             told[format!("{service}_url")] = json!(format!("../{service}"));
+        }
+        if *sockets {
+            told["ws_url"] = json!("../consumer");
         }
     }
     ([(header::CACHE_CONTROL, "no-store")], Json(told)).into_response()

@@ -187,12 +187,38 @@ impl Server {
         for ((place, asked), sockets) in places.into_iter().zip(asked).zip(&sockets) {
             *place = sockets.as_ref().map(|sockets| url("http", local(sockets, asked), ""));
         }
+        let hsts = config.gateway.hsts.clone();
+        let mut gateway = config.gateway;
+        gateway.ap_port = port_of(addresses.ap.as_deref()).unwrap_or(config.ap.port());
+        gateway.sm_port = port_of(addresses.sm.as_deref()).unwrap_or(config.sm.port());
+        gateway.dsm_port = port_of(addresses.dsm.as_deref()).unwrap_or(config.dsm.port());
+        let told = gateway.clone();
+        let gateway = if roles.wss {
+            let scheme = gateway.scheme();
+            let gateway = motience_gateway::bind(gateway, identity.as_ref(), here.clone(), Arc::clone(&backend), shutdown.clone()).await?;
+            let at = gateway.addresses();
+            operations = operations.merge(gateway.statistics());
+            whereabouts.tell(told, at, here.clone(), true);
+            addresses.wss1 = Some(url(scheme, at.wss1, "/producer"));
+            addresses.wss2 = Some(url(scheme, at.wss2, "/consumer"));
+            addresses.producer_page = Some(url("http", at.wss1_ui, "/"));
+            addresses.consumer_page = Some(url("http", at.wss2_ui, "/"));
+            Some(gateway)
+        } else {
+            // Another node of the platform has the sockets, on the ports that are set.
+            let [wss1, wss2, wss1_ui, wss2_ui] = told.listeners().map(|(_, at, _)| at.first());
+            let at = motience_gateway::Addresses { wss1, wss2, wss1_ui, wss2_ui };
+            whereabouts.tell(told, at, here.clone(), false);
+            None
+        };
         if let Some(identity) = &identity {
-            let router = certificate::strictly(together(&services, roles, here.clone(), whereabouts.clone()), config.gateway.hsts.as_ref());
+            let router = certificate::strictly(together(&services, roles, here.clone(), whereabouts.clone()), hsts.as_ref());
             let https = listen("HTTPS_PORT", config.https)?;
             addresses.https = Some(url("https", local(&https, config.https), ""));
             let told = here.as_ref().and_then(|here| HeaderValue::from_str(&format!("h3=\":{}\"; ma=86400", here.address.port())).ok());
             let over_tcp = router.clone().layer(SetResponseHeaderLayer::overriding(header::ALT_SVC, move |_: &_| told.clone()));
+            // One address for everything that a client over TCP can want.
+            let over_tcp = gateway.iter().fold(over_tcp, |all, gateway| all.merge(gateway.sockets()));
             let tls = tcp_config(Arc::clone(identity), &[b"h2", b"http/1.1"]);
             listeners.extend(https.into_iter().map(|socket| (Listener::tls(socket, Arc::clone(&tls)), over_tcp.clone())));
             if let Some(ingest) = &ingest {
@@ -204,29 +230,6 @@ impl Server {
                 addresses.webtransport = here.as_ref().map(|here| here.url("localhost"));
             }
         }
-        let mut gateway = config.gateway;
-        gateway.ap_port = port_of(addresses.ap.as_deref()).unwrap_or(config.ap.port());
-        gateway.sm_port = port_of(addresses.sm.as_deref()).unwrap_or(config.sm.port());
-        gateway.dsm_port = port_of(addresses.dsm.as_deref()).unwrap_or(config.dsm.port());
-        let (told, reached) = (gateway.clone(), here.clone());
-        let gateway = if roles.wss {
-            let scheme = gateway.scheme();
-            let gateway = motience_gateway::bind(gateway, identity.as_ref(), here, Arc::clone(&backend), shutdown.clone()).await?;
-            operations = operations.merge(gateway.statistics());
-            let at = gateway.addresses();
-            whereabouts.tell(told, at, reached);
-            addresses.wss1 = Some(url(scheme, at.wss1, "/producer"));
-            addresses.wss2 = Some(url(scheme, at.wss2, "/consumer"));
-            addresses.producer_page = Some(url("http", at.wss1_ui, "/"));
-            addresses.consumer_page = Some(url("http", at.wss2_ui, "/"));
-            Some(gateway)
-        } else {
-            // Another node of the platform has the sockets, on the ports that are set.
-            let [wss1, wss2, wss1_ui, wss2_ui] = told.listeners().map(|(_, at, _)| at.first());
-            let at = motience_gateway::Addresses { wss1, wss2, wss1_ui, wss2_ui };
-            whereabouts.tell(told, at, here);
-            None
-        };
         let operators = sockets.pop().flatten().unwrap_or_default();
         let operations = shared_http::tolerant(operations, shared_http::OPERATIONS);
         listeners.extend(operators.into_iter().map(|socket| (Listener::kept(socket), operations.clone())));

@@ -11,7 +11,7 @@ use std::{
 use axum::{
     Router,
     extract::{DefaultBodyLimit, Request, State},
-    http::{HeaderName, HeaderValue, Method, StatusCode, Version, header},
+    http::{HeaderName, HeaderValue, Method, StatusCode, Version, header, request::Parts},
     middleware::{self, Next},
     response::{IntoResponse as _, Response},
 };
@@ -141,12 +141,25 @@ fn inflation(config: &Config) -> Inflation {
     Inflation { free: (longest as u64).saturating_mul(2).max(1 << 20), most: config.inflation }
 }
 
+/// Whether a page comes from the very host that it calls, on whatever port: the platform's own pages do. Tokens and not cookies
+/// say who calls, so a page gets nothing by it that it does not hold already.
+fn own(origin: &HeaderValue, request: &Parts) -> bool {
+    let called = request.uri.host().or_else(|| request.headers.get(header::HOST)?.to_str().ok().map(without_port));
+    let page = origin.to_str().ok().and_then(|origin| origin.split_once("://")).map(|(_, host)| without_port(host));
+    called.is_some_and(|called| page.is_some_and(|page| page.eq_ignore_ascii_case(called)))
+}
+
+/// The port of `[::1]:3001` begins after the bracket.
+fn without_port(host: &str) -> &str {
+    host.rsplit_once(':').filter(|(_, port)| !port.contains(']')).map_or(host, |(name, _)| name)
+}
+
 fn cors(config: &Config) -> CorsLayer {
     let origins = if config.any_origin {
         AllowOrigin::any()
     } else {
-        // Settings were checked to be header values.
-        AllowOrigin::list(config.origins.iter().filter_map(|o| o.parse().ok()))
+        let named = config.origins.clone();
+        AllowOrigin::predicate(move |origin, request| named.iter().any(|name| name.as_bytes() == origin.as_bytes()) || own(origin, request))
     };
     CorsLayer::new()
         .allow_origin(origins)

@@ -73,6 +73,30 @@ async fn a_record_goes_through_both_sockets_under_tls_and_the_pages_know() {
 }
 
 #[tokio::test]
+async fn one_address_has_the_services_the_sockets_and_the_console() {
+    let node = Node::embedded(&[]).await;
+    let https = node.at.https.clone().unwrap();
+    let certificate = reqwest::Certificate::from_pem(&std::fs::read(node.at.ca.as_deref().unwrap()).unwrap()).unwrap();
+    let client = reqwest::Client::builder().tls_certs_only([certificate]).build().unwrap();
+    let console = client.get(&https).send().await.unwrap();
+    assert_eq!(console.url().path(), "/console/", "the root leads there");
+    assert!(console.text().await.unwrap().contains("<title>"));
+    let config: Value = client.get(format!("{https}/console/config.json")).send().await.unwrap().json().await.unwrap();
+    assert_eq!([&config["ap_url"], &config["dsm_url"], &config["ws_url"]], ["../ap", "../dsm", "../consumer"], "all of the same origin");
+
+    let (ap, sm) = (node.at.ap.as_deref().unwrap(), node.at.sm.as_deref().unwrap());
+    let (producer, consumer) = (account(ap, "producer", "p").await, account(ap, "consumer", "c").await);
+    subscribe(sm, &consumer, &producer).await;
+    let wss = https.replace("https", "wss");
+    let mut exit = secure(&node, format!("{wss}/consumer?token={}", consumer.token)).await;
+    let mut entrance = secure(&node, format!("{wss}/producer?token={}", producer.token)).await;
+    let record = json!({"device_id": "d", "timestamp": "2025-01-29T11:35:00Z", "data": {"n": 1}});
+    entrance.send(Message::text(record.to_string())).await.unwrap();
+    assert_eq!(next_json(&mut entrance).await["type"], "ack");
+    assert_eq!(next_json(&mut exit).await["data"]["n"], 1);
+}
+
+#[tokio::test]
 async fn health_answers_over_https_and_nobody_is_served_without_tls() {
     let node = Node::embedded(&[("WSS_TLS", "true")]).await;
     let wss1 = node.at.wss1.as_deref().unwrap();

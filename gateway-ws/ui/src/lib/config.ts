@@ -32,14 +32,15 @@ export interface Endpoints extends Places {
 export interface Place {
   protocol: string;
   hostname: string;
-  origin?: string;
+  /** The page's own address, from which relative ones are seen. */
+  href?: string;
 }
 
 export function endpoints(config: Config, place: Place): Endpoints {
   const secure = place.protocol === 'https:';
   const http = (url: string | null | undefined, port: number) =>
-    trimmed(url, place.origin) ?? `${secure ? 'https' : 'http'}://${place.hostname}:${port}`;
-  const ws = trimmed(config.ws_url) ?? `${secure ? 'wss' : 'ws'}://${place.hostname}:${config.ws_port}${config.ws_path}`;
+    trimmed(url, place.href) ?? `${secure ? 'https' : 'http'}://${place.hostname}:${port}`;
+  const ws = socket(trimmed(config.ws_url, place.href)) ?? `${secure ? 'wss' : 'ws'}://${place.hostname}:${config.ws_port}${config.ws_path}`;
   return {
     ws,
     ap: http(config.ap_url, config.ap_port),
@@ -64,7 +65,12 @@ export async function loadEndpoints(fetcher: typeof fetch, place: Place): Promis
   return endpoints((await response.json()) as Config, place);
 }
 
-/** A URL without a slash at its end; a path belongs to the page's own origin. */
-function trimmed(url: string | null | undefined, origin = ''): string | null {
-  return url ? (url.startsWith('/') ? origin : '') + url.replace(/\/+$/, '') : null;
+/** The scheme of a socket at an address of HTTP. */
+function socket(url: string | null): string | null {
+  return url?.replace(/^http/, 'ws') ?? null;
+}
+
+/** A URL without a slash at its end; a relative one is seen from the page. */
+function trimmed(url: string | null | undefined, page?: string): string | null {
+  return url ? new URL(url, page).href.replace(/\/+$/, '') : null;
 }

@@ -4,7 +4,7 @@ import { test } from 'node:test';
 import { backoff, closing } from '@motience/client';
 import { Bounded } from '../../src/lib/bounded.ts';
 import { endpoints, type Config } from '../../src/lib/config.ts';
-import { bytes, clock, rate, reading, span, tick } from '../../src/lib/format.ts';
+import { bytes, clock, measure, rate, reading, span, tick } from '../../src/lib/format.ts';
 import { preview, received } from '../../src/lib/record.ts';
 import { Pending, Rate, Samples } from '../../src/lib/stats.ts';
 
@@ -28,6 +28,18 @@ test('given URLs win, without a slash at their end', () => {
   assert.equal(at.ap, 'https://ap.example');
   assert.equal(at.ws, 'wss://ws.example/producer');
   assert.equal(at.sm, 'http://x:3002');
+});
+
+test('relative addresses are seen from the page, sockets too', () => {
+  const at = endpoints({ ...config, ap_url: '../ap', ws_url: '../producer' }, { protocol: 'https:', hostname: 'a.example', href: 'https://a.example:4433/m/console/' });
+  assert.equal(at.ap, 'https://a.example:4433/m/ap');
+  assert.equal(at.ws, 'wss://a.example:4433/m/producer');
+});
+
+test('a reading and its unit share the prefix of a large number', () => {
+  assert.deepEqual(measure(79_400_000_000, 'B'), ['79.4', 'GB']);
+  assert.deepEqual(measure(1_500_000, ''), ['1.5 M', '']);
+  assert.deepEqual(measure(21.5, '°C'), ['21.50', '°C']);
 });
 
 test('backoff grows, is bounded and is never nothing', () => {

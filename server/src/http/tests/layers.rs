@@ -92,6 +92,26 @@ async fn pages_of_other_origins_are_let_in_as_configured() {
     assert_eq!(allowed(&[("CORS_ORIGINS", "https://b.example")], PAGE).await, None);
 }
 
+#[tokio::test]
+async fn pages_of_the_host_that_they_call_are_let_in() {
+    let production = [("MOTIENCE_ENV", "production"), ("JWT_SECRET", "0123456789abcdef0123456789abcdef")];
+    let platform = platform(&production).await;
+    for (host, page, is_own) in [
+        ("data.example:3001", "http://data.example:3011", true),
+        ("Data.example", "https://data.example", true),
+        ("[::1]:3001", "http://[::1]:3011", true),
+        ("data.example:3001", "http://data.example.evil:3011", false),
+        ("data.example:3001", "https://evil.example", false),
+        ("data.example:3001", "null", false),
+    ] {
+        let mut request = from_origin(page);
+        request.headers_mut().insert(header::HOST, host.parse().unwrap());
+        let answer = send(&platform.ap, request).await;
+        let allowed = answer.headers.get(header::ACCESS_CONTROL_ALLOW_ORIGIN).map(|o| o.to_str().unwrap());
+        assert_eq!(allowed, is_own.then_some(page), "a page of {page} at {host}");
+    }
+}
+
 #[test]
 fn settings_that_would_serve_nobody_are_refused() {
     for (name, value) in [
