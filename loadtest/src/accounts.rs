@@ -12,7 +12,7 @@ use crate::server::Addresses;
 
 /// Longest wait for one answer.
 const ANSWER_LIMIT: Duration = Duration::from_secs(30);
-/// How often a rate limit is waited for.
+/// How often a server that asks to come back later is asked again.
 const PATIENCE: usize = 20;
 
 /// One account, logged in.
@@ -22,12 +22,14 @@ pub(crate) struct Account {
     pub(crate) username: String,
     pub(crate) password: String,
     pub(crate) token: String,
+    pub(crate) refresh_token: String,
 }
 
 #[derive(Deserialize)]
 struct Login {
     access_token: String,
     user_id: i64,
+    refresh_token: String,
 }
 
 /// Makes accounts at one server.
@@ -54,7 +56,7 @@ impl Accounts {
             let login = self.http.post(format!("{}/login", self.addresses.ap));
             let login = self.send(login.json(&json!({"username": username, "password": password}))).await?;
             let login: Login = serde_json::from_value(login)?;
-            accounts.push(Account { id: login.user_id, username, password, token: login.access_token });
+            accounts.push(Account { id: login.user_id, username, password, token: login.access_token, refresh_token: login.refresh_token });
         }
         Ok(accounts)
     }
@@ -84,7 +86,8 @@ impl Accounts {
             let request = request.try_clone().context("a request with a body in memory can be repeated")?;
             let answer = request.send().await.context("the server's HTTP API does not answer")?;
             let status = answer.status();
-            if status == StatusCode::TOO_MANY_REQUESTS {
+            // A server that has no room now says when it may have some.
+            if matches!(status, StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE) {
                 let wait = answer.headers().get("retry-after").and_then(|v| v.to_str().ok()?.parse().ok()).unwrap_or(1);
                 sleep(Duration::from_secs(wait)).await;
                 continue;
@@ -95,6 +98,8 @@ impl Accounts {
             }
             return serde_json::from_str(&body).context("the server's answer is no JSON");
         }
-        bail!("the server's rate limits leave no room: set RATE_LIMIT_REGISTER=off and RATE_LIMIT_LOGIN=off on it for the test")
+        bail!(
+            "the server is full, or its rate limits leave no room: set RATE_LIMIT_REGISTER=off and RATE_LIMIT_LOGIN=off on it for the test"
+        )
     }
 }

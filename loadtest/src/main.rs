@@ -6,6 +6,7 @@ mod consumers;
 mod devices;
 mod exits;
 mod fleet;
+mod hostile;
 mod levels;
 mod link_command;
 mod lossy;
@@ -46,6 +47,8 @@ enum Scenario {
     Resume(resume::Options),
     /// Crashes, pauses, cuts and damages everything, and proves from the histories that nothing was lost, doubled or leaked.
     Check(check::Options),
+    /// One host attacks a node in many ways at once; it stays small, and honest devices and consumers lose nothing.
+    Hostile(hostile::Options),
     /// A bad network link inside this machine, and a command at its end. Needs root.
     Link(link_command::Options),
     /// What a flooding device leaves to a TCP flow at a shared bottleneck. Needs root.
@@ -54,6 +57,9 @@ enum Scenario {
     Roam(lossy::RoamOptions),
     /// Lossy links: how late records arrive and what they cost, Motience beside MQTT and a Node.js chain. Needs root.
     Lossy(lossy::Options),
+    /// The attacker of a hostile run.
+    #[command(hide = true)]
+    HostileAttacker(hostile::AttackerOptions),
     /// A device of a check.
     #[command(hide = true)]
     CheckDevice(check::Member),
@@ -76,6 +82,8 @@ async fn main() -> ExitCode {
         Scenario::Fleet(options) => fleet::run(options).await,
         Scenario::Resume(options) => resume::run(options).await,
         Scenario::Check(options) => check::run(options).await,
+        Scenario::Hostile(options) => hostile::run(options).await,
+        Scenario::HostileAttacker(options) => hostile::attack(options).await,
         Scenario::Fairness(options) => lossy::fairness(options).await,
         Scenario::Lossy(options) => lossy::run(options).await,
         Scenario::Roam(options) => lossy::roam(options).await,

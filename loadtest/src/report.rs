@@ -4,7 +4,7 @@ use std::path::Path;
 
 use anyhow::{Context as _, Result};
 use hdrhistogram::Histogram;
-use serde_json::json;
+use serde_json::{Value, json};
 
 /// The outcome of a flow.
 pub(crate) struct Report {
@@ -58,17 +58,21 @@ impl Report {
         println!("{}", if self.good() { "nothing lost, nothing doubled" } else { "NOT GOOD" });
     }
 
-    pub(crate) fn write(&self, file: &Path) -> Result<()> {
+    /// The outcome as JSON; latencies in microseconds.
+    pub(crate) fn json(&self) -> Value {
         let at = |q| self.latency.value_at_quantile(q);
-        let result = json!({
+        json!({
             "devices": self.devices, "consumers": self.consumers, "rate": self.rate, "seconds": self.seconds,
             "sent": self.sent, "acknowledged": self.acknowledged, "delivered": self.delivered,
             "lost": self.lost, "doubled": self.doubled,
             "latency_us": {"p50": at(0.5), "p99": at(0.99), "p999": at(0.999), "max": self.latency.max()},
             "server_cpu_seconds": self.server_cpu_seconds, "server_cpu_seconds_per_million": self.cpu_per_million(),
             "failures": self.failures,
-        });
-        std::fs::write(file, format!("{result:#}\n")).with_context(|| format!("{} cannot be written", file.display()))
+        })
+    }
+
+    pub(crate) fn write(&self, file: &Path) -> Result<()> {
+        std::fs::write(file, format!("{:#}\n", self.json())).with_context(|| format!("{} cannot be written", file.display()))
     }
 }
 

@@ -107,6 +107,11 @@ impl Options {
         Self { devices, consumers, accounts: 1, exit, ..Self::pairs(1, rate, seconds) }
     }
 
+    /// As many devices as consumers of a few accounts, each consumer following one of them.
+    pub(crate) fn shared(count: usize, accounts: usize, rate: f64, seconds: f64) -> Self {
+        Self { accounts: accounts.min(count), ..Self::pairs(count, rate, seconds) }
+    }
+
     /// As many devices as consumers, each consumer following one account.
     pub(crate) fn pairs(count: usize, rate: f64, seconds: f64) -> Self {
         Self {
@@ -130,7 +135,8 @@ impl Options {
     }
 }
 
-fn variable(text: &str) -> Result<(String, String), String> {
+/// A setting as it is written on the command line: `NAME=value`.
+pub(crate) fn variable(text: &str) -> Result<(String, String), String> {
     let (name, value) = text.split_once('=').ok_or("write it as NAME=value")?;
     Ok((name.to_owned(), value.to_owned()))
 }

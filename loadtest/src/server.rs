@@ -8,7 +8,7 @@ use std::{
 
 use anyhow::{Context as _, Result, bail};
 use motience_loadtest::link::Namespace;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use tempfile::TempDir;
 use tokio::{
     process::{Child, Command},
@@ -19,7 +19,7 @@ use tokio::{
 const START_LIMIT: Duration = Duration::from_secs(60);
 
 /// Where the server's parts answer.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Addresses {
     pub(crate) ap: String,
     pub(crate) sm: String,
@@ -46,14 +46,20 @@ pub(crate) struct Own {
 }
 
 impl Own {
-    /// Starts `motience-server` with everything embedded.
+    /// Starts `motience-server` with everything embedded, and without the limits that one account or one address would meet:
+    /// a load test is one host.
     pub(crate) async fn start(program: Option<PathBuf>, variables: &[(String, String)]) -> Result<Self> {
+        Self::start_by(program, &[unlimited(), variables.to_vec()].concat(), |program| std::process::Command::new(program)).await
+    }
+
+    /// Starts it with every limit at its default, but for `variables`.
+    pub(crate) async fn start_limited(program: Option<PathBuf>, variables: &[(String, String)]) -> Result<Self> {
         Self::start_by(program, variables, |program| std::process::Command::new(program)).await
     }
 
     /// The same at the server's side of a bad link.
     pub(crate) async fn start_inside(namespace: &Namespace, program: Option<PathBuf>, variables: &[(String, String)]) -> Result<Self> {
-        Self::start_by(program, variables, |program| namespace.command(program)).await
+        Self::start_by(program, &[unlimited(), variables.to_vec()].concat(), |program| namespace.command(program)).await
     }
 
     async fn start_by(
@@ -98,33 +104,11 @@ impl Own {
             .env("BIND_ADDRESS", "127.0.0.1")
             .env("DATA_DIR", dir.path().join("data"))
             .env("CERTS_DIR", dir.path().join("certs"))
-            // All of a run's clients are of a few accounts, and of one address.
-            .env("MAX_CONNECTIONS_PER_ACCOUNT", "100000")
-            .env("MAX_DEVICES_PER_ACCOUNT", "100000")
-            .env("MAX_UNAUTHENTICATED", "100000")
-            .env("MAX_UNAUTHENTICATED_PER_ADDRESS", "100000")
-            .env("HTTP3_MAX_CONNECTIONS_PER_ADDRESS", "100000")
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .kill_on_drop(true);
         for port in ["AP", "SM", "DSM", "WSS1", "WSS2", "WSS1_UI", "WSS2_UI", "QUIC", "HTTPS", "OPERATIONS"] {
             command.env(format!("{port}_PORT"), "0");
-        }
-        for limit in [
-            "REGISTER",
-            "REGISTER_ACCOUNT",
-            "LOGIN",
-            "LOGIN_ACCOUNT",
-            "LOGIN_STRANGERS",
-            "REFRESH",
-            "REFRESH_LOGIN",
-            "REFRESH_ACCOUNT",
-            "LOGOUT",
-            "REQUESTS",
-            "HISTORY",
-            "CONTROL",
-        ] {
-            command.env(format!("RATE_LIMIT_{limit}"), "off");
         }
         command.envs(variables.iter().map(|(k, v)| (k, v)));
         let mut process = command.spawn().with_context(|| format!("{} cannot be started", program.display()))?;
@@ -150,6 +134,34 @@ impl Own {
     pub(crate) async fn stop(mut self) -> Result<()> {
         self.process.kill().await.context("the server cannot be stopped")
     }
+}
+
+/// The limits that a load test from one host would meet, lifted.
+fn unlimited() -> Vec<(String, String)> {
+    let rates = [
+        "REGISTER",
+        "REGISTER_ACCOUNT",
+        "LOGIN",
+        "LOGIN_ACCOUNT",
+        "LOGIN_STRANGERS",
+        "REFRESH",
+        "REFRESH_LOGIN",
+        "REFRESH_ACCOUNT",
+        "LOGOUT",
+        "REQUESTS",
+        "HISTORY",
+        "CONTROL",
+    ];
+    let off = rates.map(|rate| (format!("RATE_LIMIT_{rate}"), "off".to_owned()));
+    // All of a run's clients are of a few accounts, and of one address.
+    let numbers = [
+        "MAX_CONNECTIONS_PER_ACCOUNT",
+        "MAX_DEVICES_PER_ACCOUNT",
+        "MAX_UNAUTHENTICATED",
+        "MAX_UNAUTHENTICATED_PER_ADDRESS",
+        "HTTP3_MAX_CONNECTIONS_PER_ADDRESS",
+    ];
+    off.into_iter().chain(numbers.map(|number| (number.to_owned(), "100000".to_owned()))).collect()
 }
 
 /// The server beside this program, built first where cargo runs us.

@@ -1,0 +1,130 @@
+//! The attacker's process: it is told its target on standard input, attacks until that ends, and says how often it did what.
+
+use std::{
+    collections::BTreeMap,
+    process::Stdio,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use anyhow::{Context as _, Result, ensure};
+use clap::Args;
+use serde::{Deserialize, Serialize};
+use tokio::{
+    io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader},
+    process::{Child, Command},
+    task::JoinSet,
+    time::timeout,
+};
+
+use super::attacks::{self, Attack};
+use crate::server::Addresses;
+
+/// The longest attack: one that was forgotten ends by itself.
+const LONGEST: Duration = Duration::from_secs(900);
+/// How long the attacker may take to end.
+const END_LIMIT: Duration = Duration::from_secs(20);
+/// Descriptors that the attacks need.
+const DESCRIPTORS: u64 = 16_384;
+
+/// Options of the attacker.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct Options {
+    /// The attacks to carry out, separated by commas; all unless given.
+    #[arg(long, value_delimiter = ',')]
+    only: Vec<String>,
+}
+
+/// Whom to attack, and as whom.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct Target {
+    pub(super) addresses: Addresses,
+    /// The attacker's own producer, with a log to read from.
+    pub(super) producer: i64,
+    pub(super) producer_token: String,
+    /// A consumer that is subscribed to it.
+    pub(super) consumer_token: String,
+    /// A login that may be ended.
+    pub(super) refresh_token: String,
+}
+
+/// How often an attack reached the node: connections, requests or messages.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Count(Arc<AtomicU64>);
+
+impl Count {
+    pub(super) fn add(&self, n: u64) {
+        self.0.fetch_add(n, Ordering::Relaxed);
+    }
+}
+
+/// Attacks until standard input ends. Cancelled, the attacks leave nothing behind but closed connections.
+pub(crate) async fn run(options: Options) -> Result<bool> {
+    motience_certs::install_provider();
+    raise_descriptors()?;
+    let mut input = BufReader::new(tokio::io::stdin());
+    let mut line = String::new();
+    input.read_line(&mut line).await?;
+    let target: Arc<Target> = Arc::new(serde_json::from_str(&line).context("the target is expected on standard input")?);
+    let chosen = chosen(&options.only)?;
+    let mut running = JoinSet::new();
+    let mut counts = Vec::new();
+    for attack in chosen {
+        let count = Count::default();
+        counts.push((attack.name, count.clone()));
+        running.spawn((attack.run)(Arc::clone(&target), count));
+    }
+    // Nothing more is said there: the read returns when the parent is done, or is gone.
+    let _ = timeout(LONGEST, input.read_u8()).await;
+    running.shutdown().await;
+    let told: BTreeMap<_, _> = counts.iter().map(|(name, count)| (name, count.0.load(Ordering::Relaxed))).collect();
+    println!("{}", serde_json::to_string(&told)?);
+    Ok(true)
+}
+
+fn chosen(only: &[String]) -> Result<Vec<&'static Attack>> {
+    for name in only {
+        let names = || attacks::ALL.iter().map(|attack| attack.name).collect::<Vec<_>>().join(", ");
+        ensure!(attacks::ALL.iter().any(|attack| attack.name == name), "there is no attack '{name}'; there are: {}", names());
+    }
+    Ok(attacks::ALL.iter().filter(|attack| only.is_empty() || only.iter().any(|name| name == attack.name)).collect())
+}
+
+fn raise_descriptors() -> Result<()> {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
+    if current.is_some_and(|current| current < DESCRIPTORS) {
+        let wanted = maximum.map_or(DESCRIPTORS, |maximum| maximum.min(DESCRIPTORS));
+        setrlimit(Resource::Nofile, Rlimit { current: Some(wanted), maximum }).context("descriptors cannot be had")?;
+    }
+    Ok(())
+}
+
+/// The running attacker.
+pub(super) struct Attackers(Child);
+
+impl Attackers {
+    pub(super) async fn start(target: &Target, only: &[String]) -> Result<Self> {
+        chosen(only)?;
+        let mut command = Command::new(std::env::current_exe()?);
+        command.arg("hostile-attacker").stdin(Stdio::piped()).stdout(Stdio::piped()).kill_on_drop(true);
+        if !only.is_empty() {
+            command.arg("--only").arg(only.join(","));
+        }
+        let mut child = command.spawn().context("the attacker cannot be started")?;
+        let line = format!("{}\n", serde_json::to_string(target)?);
+        child.stdin.as_mut().context("the attacker's input is a pipe")?.write_all(line.as_bytes()).await?;
+        Ok(Self(child))
+    }
+
+    /// Ends the attacks; how often each reached the node.
+    pub(super) async fn end(mut self) -> Result<BTreeMap<String, u64>> {
+        drop(self.0.stdin.take());
+        let output = timeout(END_LIMIT, self.0.wait_with_output()).await.context("the attacker does not end")??;
+        ensure!(output.status.success(), "the attacker failed: {}", output.status);
+        serde_json::from_slice(&output.stdout).context("the attacker did not say what it did")
+    }
+}
