@@ -35,10 +35,19 @@ pub(super) async fn tcp(url: &str) -> Result<TcpStream> {
 
 /// A WebSocket at `path`, as raw bytes from there on.
 pub(super) async fn websocket(url: &str, path: &str) -> Result<TcpStream> {
+    upgrade(url, path, "").await
+}
+
+/// The tunnel of motience/1.
+pub(super) async fn tunnel(url: &str) -> Result<TcpStream> {
+    upgrade(url, "/motience", "Sec-WebSocket-Protocol: motience.1\r\n").await
+}
+
+async fn upgrade(url: &str, path: &str, more: &str) -> Result<TcpStream> {
     let mut stream = tcp(url).await?;
     let request = format!(
         "GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
-         Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+         Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n{more}\r\n"
     );
     stream.write_all(request.as_bytes()).await?;
     let head = timeout(LIMIT, head(&mut stream)).await??;

@@ -45,12 +45,11 @@ pub(super) async fn pongs(target: Arc<Target>, count: Count) {
         let (target, count, bytes) = (Arc::clone(&target), count.clone(), Arc::clone(&bytes));
         async move {
             let addresses = &target.addresses;
-            let (url, path) = match n % 3 {
-                0 => (&addresses.wss1, "/motience".to_owned()),
-                1 => (&addresses.wss1, format!("/producer?token={}", target.producer_token)),
-                _ => (&addresses.wss2, format!("/consumer?token={}", target.consumer_token)),
+            let mut stream = match n % 3 {
+                0 => raw::tunnel(&addresses.wss1).await?,
+                1 => raw::websocket(&addresses.wss1, &format!("/producer?token={}", target.producer_token)).await?,
+                _ => raw::websocket(&addresses.wss2, &format!("/consumer?token={}", target.consumer_token)).await?,
             };
-            let mut stream = raw::websocket(url, &path).await?;
             while let Ok(written) = timeout(BLOCKED, stream.write_all(&bytes)).await {
                 written?;
                 count.add(PINGS as u64);
@@ -70,7 +69,7 @@ pub(super) async fn nameless(target: Arc<Target>, count: Count) {
         async move {
             match n % 3 {
                 0 => {
-                    let mut stream = raw::websocket(&target.addresses.wss1, "/motience").await?;
+                    let mut stream = raw::tunnel(&target.addresses.wss1).await?;
                     count.add(1);
                     let _ = timeout(HOLD, stream.read_u8()).await;
                 }
