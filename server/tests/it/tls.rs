@@ -74,6 +74,7 @@ async fn a_record_goes_through_both_sockets_under_tls_and_the_pages_know() {
 
 #[tokio::test]
 async fn one_address_has_the_services_the_sockets_and_the_console() {
+    motience_certs::install_provider();
     let node = Node::embedded(&[]).await;
     let https = node.at.https.clone().unwrap();
     let certificate = reqwest::Certificate::from_pem(&std::fs::read(node.at.ca.as_deref().unwrap()).unwrap()).unwrap();
