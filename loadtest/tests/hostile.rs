@@ -13,7 +13,7 @@ fn a_node_under_attack_stays_small_and_loses_nothing() {
     assert!(server.exists(), "the server is not built: run the tests over the whole workspace, or `cargo build --workspace` first");
     let mut command = Command::new(program);
     // A tenth of the rate that a release build bears easily: this one is not optimised.
-    command.args(["hostile", "--seconds", "30", "--rate", "200", "--server-program"]);
+    command.args(["hostile", "--seconds", "30", "--rate", "100", "--server-program"]);
     let output = command.arg(server).stdin(Stdio::null()).output().expect("the program under test is there");
     let (told, complained) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     println!("{told}\n{complained}");

@@ -203,7 +203,8 @@ async fn file_is_one_process_own() {
     let dir = tempfile::tempdir().unwrap();
     let _node = in_file(dir.path()).await;
     let second = open(&[("DATA_DIR", dir.path().to_str().unwrap())]).await.unwrap_err();
-    assert!(second.to_string().contains("another process uses the log"), "{second}");
+    let told = motience_shared::causes(&second);
+    assert!(told.contains("another process uses the log"), "{told}");
 }
 
 #[tokio::test]

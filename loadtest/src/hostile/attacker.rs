@@ -109,7 +109,9 @@ pub(super) struct Attackers(Child);
 impl Attackers {
     pub(super) async fn start(target: &Target, only: &[String]) -> Result<Self> {
         chosen(only)?;
-        let mut command = Command::new(std::env::current_exe()?);
+        // An attacker has a machine of its own; here it must at least not take the node's.
+        let mut command = Command::new("nice");
+        command.args(["-n", "19"]).arg(std::env::current_exe()?);
         command.arg("hostile-attacker").stdin(Stdio::piped()).stdout(Stdio::piped()).kill_on_drop(true);
         if !only.is_empty() {
             command.arg("--only").arg(only.join(","));

@@ -22,21 +22,21 @@ use crate::hostile::{
 /// Sockets of each service that ping without reading.
 const PINGING: usize = 2;
 /// Pings in one write.
-const PINGS: usize = 500;
+const PINGS: usize = 250;
 /// Silent sessions of each kind.
 const NAMELESS: usize = 100;
 /// Pairs of Subscribe and Unsubscribe in one write, and connections that write them.
-const PAIRS: usize = 200;
+const PAIRS: usize = 50;
 const FOLLOWING: usize = 3;
 /// Sessions that ask for datagrams.
 const DATAGRAMS: usize = 3;
 /// Sockets that resume, and requests to in one write.
 const RESUMING: usize = 2;
-const RESUMES: usize = 100;
+const RESUMES: usize = 50;
 /// How long a write may stand still before the attacker only holds on.
 const BLOCKED: Duration = Duration::from_secs(2);
 /// Between two writes of what costs the attacker nothing.
-const BEAT: Duration = Duration::from_millis(10);
+const BEAT: Duration = Duration::from_millis(50);
 
 /// Sends pings of 125 bytes and reads no pong.
 pub(super) async fn pongs(target: Arc<Target>, count: Count) {
@@ -53,6 +53,7 @@ pub(super) async fn pongs(target: Arc<Target>, count: Count) {
             while let Ok(written) = timeout(BLOCKED, stream.write_all(&bytes)).await {
                 written?;
                 count.add(PINGS as u64);
+                sleep(BEAT).await;
             }
             // The node's buffer is full, and stays so for as long as it lets us.
             sleep(HOLD).await;
