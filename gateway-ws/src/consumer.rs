@@ -42,7 +42,7 @@ use crate::{
 /// The upgrade.
 pub(crate) async fn upgrade(State(shared): State<Arc<Shared>>, client: ClientAddress, request: Request) -> Result<Response, ApiError> {
     let Admitted { upgrade, grant, v2, resume, durable, order, cursors, received, selection, permit } =
-        request.admit(Role::Consumer, shared.config.consumer_message, &shared)?;
+        request.admit(Role::Consumer, shared.config.consumer_message, &shared).await?;
     let places = resume.as_deref().map(places::resume).transpose().map_err(|e| ApiError::invalid("resume", e))?;
     let durable = durable.as_deref().map(CursorName::new).transpose().map_err(|e| ApiError::invalid("durable", e.to_string()))?;
     if durable.is_some() && !v2 {

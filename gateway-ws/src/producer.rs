@@ -40,8 +40,8 @@ const DRAIN_LIMIT: Duration = Duration::from_secs(3);
 /// The upgrade.
 pub(crate) async fn upgrade(State(shared): State<Arc<Shared>>, client: ClientAddress, request: Request) -> Result<Response, ApiError> {
     let record = shared.backend.relay.limits().record;
-    let Admitted { upgrade, grant, permit, .. } = request.admit(Role::Producer, record + MAX_ENVELOPE, &shared)?;
-    let publisher = shared.backend.relay.passing_publisher(grant.user.producer()).await?;
+    let Admitted { upgrade, grant, permit, .. } = request.admit(Role::Producer, record + MAX_ENVELOPE, &shared).await?;
+    let publisher = shared.backend.relay.passing_publisher(grant.log_key()).await?;
     let span = info_span!("wss1", user = %grant.user, %client);
     let alive = shared.shutdown.guard();
     let serving = Arc::clone(&shared);
@@ -57,7 +57,7 @@ pub(crate) async fn upgrade(State(shared): State<Arc<Shared>>, client: ClientAdd
 async fn serve(socket: WebSocket, grant: Grant, publisher: Publisher, _permit: Permit, shared: Arc<Shared>) {
     let relay = &shared.backend.relay;
     let _open = (shared.producers.open(), relay.own_node().open(Kind::Producer));
-    let devices = relay.devices().senders(grant.user.producer(), Transport::WebSocket);
+    let devices = relay.devices().senders(grant.log_key(), Transport::WebSocket);
     let mut socket = Socket::new(socket, &shared.config);
     let mut session = Session { shared: &shared, grant: &grant, publisher, devices, replies: Replies::default() };
     let goodbye = session.run(&mut socket).await;

@@ -100,7 +100,7 @@ async fn serve(socket: WebSocket, mut permit: Permit, shared: &Shared) {
 async fn run(socket: &mut Socket, permit: &mut Permit, shared: &Shared) -> Result<(), Ending> {
     let (hello, rest) =
         timeout(shared.config.limits.header, greet(socket)).await.map_err(|_| Ending::new(CloseCode::Protocol, "no Hello in time"))??;
-    let grant = admit(&hello, shared)?;
+    let grant = admit(&hello, shared).await?;
     let device = DeviceId::new(&hello.device_id).map_err(|e| Ending::new(CloseCode::Protocol, e.to_string()))?;
     if grant.only_device().is_some_and(|own| own != device.as_str()) {
         return Err(Ending::new(CloseCode::Forbidden, "wrong_device: this account speaks for the device it was registered with only"));
@@ -110,8 +110,8 @@ async fn run(socket: &mut Socket, permit: &mut Permit, shared: &Shared) -> Resul
     let _open = (shared.tunnels.open(), relay.own_node().open(Kind::Tunnel));
     info!(user = %grant.user, %device, "device connected by tunnel");
     let name = log::SessionName::device(&device);
-    let publisher = relay.publisher(grant.user.producer(), name, hello.epoch).await?;
-    let presence = relay.devices().enter(grant.user.producer(), device.as_str(), Transport::Tunnel);
+    let publisher = relay.publisher(grant.log_key(), name, hello.epoch).await?;
+    let presence = relay.devices().enter(grant.log_key(), device.as_str(), Transport::Tunnel);
     let standing = shared.backend.standing(grant);
     let session = session::Session::new(socket, shared, &publisher, presence, &standing, hello.features);
     // Before everything else, a write that the device does not take among it.
@@ -139,7 +139,7 @@ async fn greet(socket: &mut Socket) -> Result<(Hello, BytesMut), Ending> {
     }
 }
 
-fn admit(hello: &Hello, shared: &Shared) -> Result<Grant, Ending> {
+async fn admit(hello: &Hello, shared: &Shared) -> Result<Grant, Ending> {
     if hello.version != VERSION {
         return Err(Ending::new(CloseCode::Protocol, format!("version {} is not spoken here", hello.version)));
     }
@@ -149,7 +149,7 @@ fn admit(hello: &Hello, shared: &Shared) -> Result<Grant, Ending> {
     if shared.shutdown.soft().is_cancelled() {
         return Err(draining());
     }
-    let grant = shared.backend.authenticate(&hello.token).map_err(|e| Ending::new(CloseCode::Unauthenticated, e.to_string()))?;
+    let grant = shared.backend.authenticate(&hello.token).await.map_err(|e| Ending::new(CloseCode::Unauthenticated, e.to_string()))?;
     if grant.role == Role::Producer { Ok(grant) } else { Err(Ending::new(CloseCode::Forbidden, "this account is no producer")) }
 }
 

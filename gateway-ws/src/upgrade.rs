@@ -94,7 +94,7 @@ impl<S: Send + Sync> FromRequestParts<S> for Request {
 
 impl Request {
     /// Checks everything that can be checked before the upgrade.
-    pub(crate) fn admit(self, role: Role, max_message: usize, shared: &Shared) -> Result<Admitted, ApiError> {
+    pub(crate) async fn admit(self, role: Role, max_message: usize, shared: &Shared) -> Result<Admitted, ApiError> {
         let query = self.query?;
         let upgrade = self.upgrade?;
         check_origin(&self.headers, &shared.config.origins)?;
@@ -106,7 +106,7 @@ impl Request {
             .or_else(|| bearer(&self.headers))
             .or(after_bearer.map(String::as_str))
             .ok_or_else(|| ApiError::unauthenticated("no_token", "Log in, and connect with `?token=`."))?;
-        let grant = shared.backend.authenticate(token)?;
+        let grant = shared.backend.authenticate(token).await?;
         if grant.role != role {
             return Err(ApiError::forbidden(format!("Only {role}s may connect here.")).with_code("wrong_role"));
         }

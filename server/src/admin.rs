@@ -78,7 +78,7 @@ async fn act(config: &backend::Config, store: &Store, action: Action) -> anyhow:
             let Some((account, families)) = store.close_account(user.id, Clock::system().now()).await? else {
                 return Err(Refused::Unknown(user.username).into());
             };
-            match tell(config, &account, &families).await {
+            match tell(config, store, &account, &families).await {
                 Ok(true) => println!("{} is revoked, on every node.", user.username),
                 Ok(false) => println!("{} is revoked; a server that runs notices within 30 seconds.", user.username),
                 Err(e) => {
@@ -135,10 +135,12 @@ async fn find(store: &Store, username: String) -> anyhow::Result<User> {
 }
 
 /// Tells the nodes of a cluster; `false`: there is none.
-async fn tell(config: &backend::Config, account: &Account, families: &[String]) -> Result<bool, motience_shared::log::Error> {
+async fn tell(config: &backend::Config, store: &Store, account: &Account, families: &[String]) -> anyhow::Result<bool> {
     let Some(url) = &config.redis else { return Ok(false) };
-    let log = redis::Log::connect(url, &config.auth.secret, 0, config.retention, Clock::system(), Arc::new(|_| {}));
-    let log = Log::Redis(log.await?);
+    let installation = store.installation().await?;
+    let (secret, clock) = (&config.auth.secret, Clock::system());
+    let log = redis::Log::connect(url, &installation, secret, 0, config.retention, clock, Arc::new(|_| {})).await?;
+    let log = Log::Redis(log);
     for event in Event::account_closed(account, families) {
         log.announce(&event).await?;
     }

@@ -9,6 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use tokio::sync::Notify;
 use tracing::{info, warn};
 
 use crate::{
@@ -17,10 +18,10 @@ use crate::{
     clock::Clock,
     env::{self, Env},
     log::{self, Event, Log, Retention, Signal, Sink, embedded},
-    model::{Account, UserId},
+    model::{Account, User, UserId},
     permits::{self, Permits},
     relay::{Devices, Hub, Limits, Nodes, Relay, Reports, Routes, Streams},
-    store::{self, Store},
+    store::{self, Gone, LogIds, NewUser, Store},
 };
 
 /// Longest wait for each dependency when readiness is asked.
@@ -217,6 +218,7 @@ pub struct Backend {
     pub node: String,
     /// When readiness was last asked for, and the answer.
     readiness: tokio::sync::Mutex<Option<(Instant, Result<(), Unready>)>>,
+    logs: LogIds,
     refresher: tokio::task::JoinHandle<()>,
 }
 
@@ -252,14 +254,16 @@ impl Backend {
             nodes: Arc::new(Nodes::new(config.node.clone(), clock.now())),
             devices: Arc::new(Devices::new(config.node.clone(), clock.clone(), config.limits.devices)),
         };
-        let sink = sink(&hub, &routes, &reports, &revocations, &clock);
+        let restored = Arc::new(Notify::new());
+        let sink = sink(&hub, &routes, &reports, &revocations, &clock, &restored);
         let kind = config.kind();
         let log = match &config.redis {
             None if config.volatile => Log::Embedded(embedded::Log::in_memory(config.retention, clock.clone(), sink)),
             None => Log::Embedded(embedded::Log::in_file(&config.data_dir, config.retention, clock.clone(), sink)?),
             Some(redis) => {
                 let (secret, keep) = (&config.auth.secret, config.retention);
-                let log = log::redis::Log::connect(redis, secret, config.replicas, keep, clock.clone(), sink).await?;
+                let installation = store.installation().await.map_err(failed)?;
+                let log = log::redis::Log::connect(redis, &installation, secret, config.replicas, keep, clock.clone(), sink).await?;
                 Log::Redis(log.watched())
             }
         };
@@ -270,9 +274,19 @@ impl Backend {
         } else if config.auth.generated {
             warn!("JWT_SECRET is not set: a random secret is used, and every token ends with this process");
         }
+        note_accounts(&log, &store).await;
         info!(?kind, durability = log.durability(), node = config.node, "backend is open");
-        let relay = Relay::new(log, store.clone(), hub, routes, reports, clock.clone(), config.limits);
-        let refresher = tokio::spawn(refresh_revocations(store.clone(), revocations.clone(), config.auth.clone(), clock.clone()));
+        let logs = LogIds::new(store.clone());
+        let relay = Relay::new(log, (store.clone(), logs.clone()), hub, routes, reports, clock.clone(), config.limits);
+        let refresher = Refresher {
+            store: store.clone(),
+            logs: logs.clone(),
+            revocations: revocations.clone(),
+            auth: config.auth.clone(),
+            clock: clock.clone(),
+            restored,
+        };
+        let refresher = tokio::spawn(refresher.run());
         Ok(Arc::new(Self {
             store,
             tokens: Tokens::new(&config.auth, clock.clone()),
@@ -285,14 +299,39 @@ impl Backend {
             kind,
             node: config.node,
             readiness: tokio::sync::Mutex::default(),
+            logs,
             refresher,
         }))
     }
 
-    /// Who holds this access token, if it is good now.
-    pub fn authenticate(&self, token: &str) -> Result<Grant, auth::Error> {
+    /// Who holds this access token, if it is good now: it must be of the very account that has its number now, which after a restore
+    /// of the database may be another one than it was issued to.
+    pub async fn authenticate(&self, token: &str) -> Result<Grant, auth::Error> {
         let grant = self.tokens.access(token)?;
-        if self.revocations.is_revoked(&grant) { Err(auth::Error::Revoked) } else { Ok(grant) }
+        if self.revocations.is_revoked(&grant) || !self.logs.is_present(grant.user, grant.log).await {
+            return Err(auth::Error::Revoked);
+        }
+        Ok(grant)
+    }
+
+    /// Makes an account, with a number that no account had before, even where the database has been restored from a backup since.
+    pub async fn create_account(&self, new: NewUser) -> Result<User, store::Error> {
+        let log = self.relay.log();
+        // Where the log is away the account's own log id keeps it apart from others.
+        let given = log.highest_account().await.unwrap_or_else(|e| {
+            warn!(error = %e, "the log does not say which numbers of accounts were given out");
+            UserId(0)
+        });
+        let made = self.store.create_user_above(given, new).await?;
+        if let Err(e) = log.note_account(made.user.id).await {
+            warn!(error = %e, user = %made.user.id, "the log could not note that this number was given out");
+        }
+        end_accounts(self.logs.learn(made.user.id, made.user.log).await, &self.revocations);
+        if made.restored {
+            warn!(given = %given, "the database was restored from a backup; numbers given out since are passed over, and their tokens end");
+            self.announce(Event::Restored).await;
+        }
+        Ok(made.user)
     }
 
     /// What a connection with this grant lives by, which may be renewed.
@@ -374,7 +413,8 @@ impl fmt::Debug for Backend {
     }
 }
 
-fn sink(hub: &Arc<Hub>, routes: &Arc<Routes>, reports: &Reports, revocations: &Revocations, clock: &Clock) -> Sink {
+fn sink(hub: &Arc<Hub>, routes: &Arc<Routes>, reports: &Reports, revocations: &Revocations, clock: &Clock, restored: &Arc<Notify>) -> Sink {
+    let restored = Arc::clone(restored);
     let (hub, routes, reports, revocations) = (Arc::clone(hub), Arc::clone(routes), reports.clone(), revocations.clone());
     let clock = clock.clone();
     Arc::new(move |signal| match signal {
@@ -388,6 +428,7 @@ fn sink(hub: &Arc<Hub>, routes: &Arc<Routes>, reports: &Reports, revocations: &R
                     families.iter().for_each(|family| revocations.revoke_family(family));
                     revocations.revoke_user(*user, at_ms.map_or_else(|| clock.now(), store::from_millis));
                 }
+                Event::Restored => restored.notify_one(),
                 _ => {}
             }
             routes.apply(&event);
@@ -412,17 +453,57 @@ async fn load_revocations(store: &Store, revocations: &Revocations, auth: &auth:
     Ok(())
 }
 
-async fn refresh_revocations(store: Store, revocations: Revocations, auth: auth::Config, clock: Clock) {
-    loop {
-        tokio::time::sleep(REVOCATIONS_EVERY).await;
-        if let Err(e) = load_revocations(&store, &revocations, &auth, &clock).await {
-            warn!(error = %e, "revoked logins cannot be read; trying again");
-        }
-        if let Err(e) = store.purge_refresh(clock.now()).await {
-            warn!(error = %e, "expired refresh tokens cannot be removed; trying again");
-        }
-        if let Err(e) = store.purge_addresses(clock.now()).await {
-            warn!(error = %e, "old addresses of logins cannot be removed; trying again");
+/// What was given out so far is known to the log from now on, whatever becomes of the database. A log that cannot be written to just
+/// now learns it at the next start or with the next account.
+async fn note_accounts(log: &Log, store: &Store) {
+    let noted = async {
+        let newest = store.newest_user().await.map_err(|e| e.to_string())?;
+        let highest = log.highest_account().await.map_err(|e| e.to_string())?;
+        if highest < newest { log.note_account(newest).await.map_err(|e| e.to_string()) } else { Ok(()) }
+    };
+    if let Err(e) = noted.await {
+        warn!(error = e, "the log could not note which numbers of accounts were given out");
+    }
+}
+
+fn end_accounts(gone: impl IntoIterator<Item = Gone>, revocations: &Revocations) {
+    for Gone { user, log } in gone {
+        info!(%user, "an account is no more, or its number is another's: its tokens end");
+        revocations.end_account(user, log);
+    }
+}
+
+/// Reads from the store again what this node knows of it.
+struct Refresher {
+    store: Store,
+    logs: LogIds,
+    revocations: Revocations,
+    auth: auth::Config,
+    clock: Clock,
+    /// Told when the accounts were restored from a backup.
+    restored: Arc<Notify>,
+}
+
+impl Refresher {
+    async fn run(self) {
+        loop {
+            tokio::select! {
+                () = tokio::time::sleep(REVOCATIONS_EVERY) => {}
+                () = self.restored.notified() => {}
+            }
+            match self.logs.refresh().await {
+                Ok(gone) => end_accounts(gone, &self.revocations),
+                Err(e) => warn!(error = %e, "accounts cannot be looked up again; trying again"),
+            }
+            if let Err(e) = load_revocations(&self.store, &self.revocations, &self.auth, &self.clock).await {
+                warn!(error = %e, "revoked logins cannot be read; trying again");
+            }
+            if let Err(e) = self.store.purge_refresh(self.clock.now()).await {
+                warn!(error = %e, "expired refresh tokens cannot be removed; trying again");
+            }
+            if let Err(e) = self.store.purge_addresses(self.clock.now()).await {
+                warn!(error = %e, "old addresses of logins cannot be removed; trying again");
+            }
         }
     }
 }

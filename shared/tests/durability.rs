@@ -14,7 +14,7 @@ use motience_shared::{
     clock::Clock,
     env::Env,
     log::SessionName,
-    model::{Cursor, DeviceId, Epoch, Offset, ProducerId, Seq},
+    model::{Cursor, DeviceId, Epoch, LogKey, Offset, ProducerId, Seq},
     relay::{Delivery, Publisher, ReadFrom, Subscriber, Ticket},
     store,
     testing::Redis,
@@ -23,6 +23,7 @@ use tokio::time::{Instant, timeout};
 
 const LIMIT: Duration = Duration::from_secs(20);
 const P: ProducerId = ProducerId(1);
+const LOG: LogKey = LogKey::numbered(P);
 
 async fn open(settings: &[(&str, &str)]) -> Result<Arc<Backend>, backend::Error> {
     let env = settings.iter().fold(Env::default(), |env, (k, v)| env.with(k, *v));
@@ -36,9 +37,14 @@ async fn in_file(dir: &Path) -> Arc<Backend> {
 }
 
 async fn in_redis(redis: &Redis, replicas: u32) -> Arc<Backend> {
+    in_redis_of(redis, redis, replicas).await
+}
+
+/// The same for a node whose accounts are kept beside another Redis, which may be gone by now.
+async fn in_redis_of(accounts: &Redis, redis: &Redis, replicas: u32) -> Arc<Backend> {
     let env = Env::default().with("DATABASE_URL", "postgres://unused").with("JWT_SECRET", "0123456789abcdef0123456789abcdef");
     let mut config = Config::from_env(&env).unwrap();
-    config.store = store::Config::SqliteMemory;
+    config.store = store::Config::SqliteFile { path: accounts.accounts() };
     config.redis = Some(redis.url().into());
     config.replicas = replicas;
     Backend::open(config, Clock::system()).await.unwrap()
@@ -46,7 +52,7 @@ async fn in_redis(redis: &Redis, replicas: u32) -> Arc<Backend> {
 
 async fn publisher(node: &Backend) -> Publisher {
     let device = SessionName::device(&DeviceId::new("d").unwrap());
-    node.relay.publisher(P, device, Epoch(1)).await.unwrap()
+    node.relay.publisher(LOG, device, Epoch(1)).await.unwrap()
 }
 
 async fn submit(publisher: &Publisher, seqs: impl IntoIterator<Item = u64>) -> Ticket {
@@ -91,7 +97,7 @@ async fn reset(subscriber: &mut Subscriber) -> Cursor {
 }
 
 async fn cursor(node: &Backend) -> Cursor {
-    let head = node.relay.log().head(P).await.unwrap();
+    let head = node.relay.log().head(LOG).await.unwrap();
     Cursor { epoch: head.epoch(), offset: head.last }
 }
 
@@ -247,7 +253,7 @@ async fn redis_notices_a_failover() {
     redis.kill();
     replica.resume();
     replica.command("REPLICAOF NO ONE").await;
-    let after = in_redis(&replica, 0).await;
+    let after = in_redis_of(&redis, &replica, 0).await;
     let device = publisher(&after).await;
     let left = device.seen().max().unwrap();
     assert!((5..=8).contains(&left), "{left}");
@@ -435,7 +441,7 @@ async fn replicas_have_what_is_acknowledged() {
     // The machine is lost; the replica takes over.
     redis.kill();
     replica.command("REPLICAOF NO ONE").await;
-    let after = in_redis(&replica, 0).await;
+    let after = in_redis_of(&redis, &replica, 0).await;
     let device = publisher(&after).await;
     assert_eq!(device.seen().to_string(), "1-6");
     let mut all = follow(&after, ReadFrom::Earliest).await;

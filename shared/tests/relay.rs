@@ -13,7 +13,7 @@ use motience_shared::{
     clock::Clock,
     env::Env,
     log::{Event, SessionName},
-    model::{ConsumerId, Cursor, DeviceId, Epoch, Offset, ProducerId, Role, Seq},
+    model::{ConsumerId, Cursor, DeviceId, Epoch, LogKey, Offset, ProducerId, Role, Seq},
     relay::{Delivery, FeedEvent, Publisher, ReadFrom, Refusal, Subscriber},
     store::{self, NewUser},
     testing::Redis,
@@ -22,12 +22,13 @@ use tokio::time::timeout;
 
 const LIMIT: Duration = Duration::from_secs(20);
 const P: ProducerId = ProducerId(1);
+const LOG: LogKey = LogKey::numbered(P);
 
-/// One node over SQLite in memory and the given log.
+/// One node over SQLite and the given log.
 async fn node(redis: Option<&Redis>, settings: &[(&str, &str)]) -> Arc<Backend> {
     let env = settings.iter().fold(Env::default(), |env, (k, v)| env.with(k, *v));
     let mut config = Config::from_env(&env).unwrap();
-    config.store = store::Config::SqliteMemory;
+    config.store = redis.map_or(store::Config::SqliteMemory, |redis| store::Config::SqliteFile { path: redis.accounts() });
     config.redis = redis.map(|r| r.url().to_owned().into());
     config.volatile = true;
     Backend::open(config, Clock::system()).await.unwrap()
@@ -129,7 +130,7 @@ fn number(message: &[u8]) -> u64 {
 async fn records_arrive_once_and_in_order(node: Arc<Backend>) {
     let mut early = node.relay.subscriber();
     early.follow(P, ReadFrom::Live).await.unwrap();
-    let publisher = node.relay.publisher(P, device(), Epoch(1)).await.unwrap();
+    let publisher = node.relay.publisher(LOG, device(), Epoch(1)).await.unwrap();
     send(&publisher, [1, 2, 3]).await;
     send(&publisher, [3, 2, 4]).await;
     assert_eq!(receive(&mut early, 4).await, [(1, 1), (2, 2), (3, 3), (4, 4)]);
@@ -141,9 +142,9 @@ async fn records_arrive_once_and_in_order(node: Arc<Backend>) {
 }
 
 async fn a_newer_connection_fences_the_older(node: Arc<Backend>) {
-    let older = node.relay.publisher(P, device(), Epoch(1)).await.unwrap();
+    let older = node.relay.publisher(LOG, device(), Epoch(1)).await.unwrap();
     send(&older, [1]).await;
-    let newer = node.relay.publisher(P, device(), Epoch(1)).await.unwrap();
+    let newer = node.relay.publisher(LOG, device(), Epoch(1)).await.unwrap();
     assert!(newer.fence() > older.fence());
     let mut group = older.group();
     group.push(Seq(2), json(2)).unwrap();
@@ -151,25 +152,25 @@ async fn a_newer_connection_fences_the_older(node: Arc<Backend>) {
     let refused = timeout(LIMIT, older.committed(ticket)).await.unwrap().unwrap_err();
     assert_eq!(refused.to_string(), "a newer connection of this device took over");
     send(&newer, [2]).await;
-    assert_eq!(node.relay.log().head(P).await.unwrap().last, Offset(2));
+    assert_eq!(node.relay.log().head(LOG).await.unwrap().last, Offset(2));
 }
 
 async fn a_reconnect_learns_what_is_in_and_another_epoch_does_not(node: Arc<Backend>) {
-    let first = node.relay.publisher(P, device(), Epoch(7)).await.unwrap();
+    let first = node.relay.publisher(LOG, device(), Epoch(7)).await.unwrap();
     send(&first, [1, 2, 5]).await;
     drop(first);
-    let again = node.relay.publisher(P, device(), Epoch(7)).await.unwrap();
+    let again = node.relay.publisher(LOG, device(), Epoch(7)).await.unwrap();
     assert_eq!(again.seen().to_string(), "1-2,5");
     send(&again, [1, 2, 3, 4, 5]).await;
-    assert_eq!(node.relay.log().head(P).await.unwrap().last, Offset(5));
-    let reborn = node.relay.publisher(P, device(), Epoch(8)).await.unwrap();
+    assert_eq!(node.relay.log().head(LOG).await.unwrap().last, Offset(5));
+    let reborn = node.relay.publisher(LOG, device(), Epoch(8)).await.unwrap();
     assert!(reborn.seen().is_empty());
     send(&reborn, [1]).await;
-    assert_eq!(node.relay.log().head(P).await.unwrap().last, Offset(6));
+    assert_eq!(node.relay.log().head(LOG).await.unwrap().last, Offset(6));
 }
 
 async fn cursors_begin_where_they_are_told(node: Arc<Backend>) {
-    let publisher = node.relay.publisher(P, device(), Epoch(1)).await.unwrap();
+    let publisher = node.relay.publisher(LOG, device(), Epoch(1)).await.unwrap();
     send(&publisher, 1..=10).await;
     for (from, expected) in [(ReadFrom::Earliest, 1..=12_u64), (after(7), 8..=12), (ReadFrom::Live, 11..=12)] {
         let mut subscriber = node.relay.subscriber();
@@ -190,7 +191,7 @@ async fn cursors_begin_where_they_are_told(node: Arc<Backend>) {
 async fn a_slow_reader_falls_back_to_the_log_and_loses_nothing(node: Arc<Backend>) {
     let mut slow = node.relay.subscriber();
     slow.follow(P, ReadFrom::Live).await.unwrap();
-    let publisher = node.relay.publisher(P, device(), Epoch(1)).await.unwrap();
+    let publisher = node.relay.publisher(LOG, device(), Epoch(1)).await.unwrap();
     // Several times what a ring holds.
     let total = 30_000;
     for start in (1..=total).step_by(1000) {
@@ -201,7 +202,7 @@ async fn a_slow_reader_falls_back_to_the_log_and_loses_nothing(node: Arc<Backend
 }
 
 async fn a_bad_record_is_refused_and_leaves_no_hole(node: Arc<Backend>) {
-    let publisher = node.relay.publisher(P, device(), Epoch(1)).await.unwrap();
+    let publisher = node.relay.publisher(LOG, device(), Epoch(1)).await.unwrap();
     let mut group = publisher.group();
     group.push(Seq(1), json(1)).unwrap();
     let refused = group.push(Seq(2), Bytes::from_static(b"{\"producer_id\":\"9\"}")).unwrap_err();
@@ -211,12 +212,13 @@ async fn a_bad_record_is_refused_and_leaves_no_hole(node: Arc<Backend>) {
     let ticket = group.submit().await.unwrap();
     publisher.committed(ticket).await.unwrap();
     assert_eq!(publisher.seen().to_string(), "1-3");
-    assert_eq!(node.relay.log().head(P).await.unwrap().last, Offset(2));
+    assert_eq!(node.relay.log().head(LOG).await.unwrap().last, Offset(2));
 }
 
 async fn a_feed_follows_subscriptions(node: Arc<Backend>) {
     let user = |name: &str, role| NewUser { username: name.into(), password_hash: "x".into(), role, device_id: None };
-    let producer = node.store.create_user(user("p", Role::Producer)).await.unwrap().id.producer();
+    let account = node.store.create_user(user("p", Role::Producer)).await.unwrap();
+    let producer = account.id.producer();
     let consumer: ConsumerId = node.store.create_user(user("c", Role::Consumer)).await.unwrap().id.consumer();
     assert_eq!(producer, P);
     let mut feed = node.relay.feed(consumer, None).await.unwrap();
@@ -225,7 +227,7 @@ async fn a_feed_follows_subscriptions(node: Arc<Backend>) {
     node.store.subscribe(consumer, P).await.unwrap();
     node.announce(Event::Subscribed { consumer, producer: P }).await;
     assert!(matches!(timeout(LIMIT, feed.next()).await.unwrap(), FeedEvent::Joined(p) if p == P));
-    let publisher = node.relay.publisher(P, device(), Epoch(1)).await.unwrap();
+    let publisher = node.relay.publisher(account.log_key(), device(), Epoch(1)).await.unwrap();
     send(&publisher, [1]).await;
     assert!(matches!(timeout(LIMIT, feed.next()).await.unwrap(), FeedEvent::Delivery(Delivery::Batch { .. })));
 
@@ -238,7 +240,7 @@ async fn a_feed_follows_subscriptions(node: Arc<Backend>) {
 
 async fn a_reader_takes_little_at_a_time(node: Arc<Backend>) {
     const RECORDS: u64 = 300;
-    let publisher = node.relay.publisher(P, device(), Epoch(1)).await.unwrap();
+    let publisher = node.relay.publisher(LOG, device(), Epoch(1)).await.unwrap();
     let mut live = node.relay.subscriber();
     live.follow(P, ReadFrom::Live).await.unwrap();
     let mut group = publisher.group();
@@ -272,8 +274,8 @@ async fn a_reader_takes_little_at_a_time(node: Arc<Backend>) {
 }
 
 async fn a_clients_own_id_is_written_once(node: Arc<Backend>) {
-    let first = node.relay.passing_publisher(P).await.unwrap();
-    let again = node.relay.passing_publisher(P).await.unwrap();
+    let first = node.relay.passing_publisher(LOG).await.unwrap();
+    let again = node.relay.passing_publisher(LOG).await.unwrap();
     for (publisher, ids) in [(&first, ["a", "b", "a"]), (&again, ["b", "c", "a"])] {
         let mut group = publisher.group();
         for id in ids {
@@ -282,24 +284,24 @@ async fn a_clients_own_id_is_written_once(node: Arc<Backend>) {
         let ticket = group.submit().await.unwrap();
         timeout(LIMIT, publisher.committed(ticket)).await.unwrap().unwrap();
     }
-    assert_eq!(node.relay.log().head(P).await.unwrap().last, Offset(3), "a, b and c");
+    assert_eq!(node.relay.log().head(LOG).await.unwrap().last, Offset(3), "a, b and c");
 }
 
 async fn numbers_given_up_count_as_seen(node: Arc<Backend>) {
-    let publisher = node.relay.publisher(P, device(), Epoch(1)).await.unwrap();
+    let publisher = node.relay.publisher(LOG, device(), Epoch(1)).await.unwrap();
     send(&publisher, [1]).await;
     let mut group = publisher.group();
     group.skip_all(&"2-5000000,7000000".parse().unwrap()).unwrap();
     let ticket = group.submit().await.unwrap();
     timeout(LIMIT, publisher.committed(ticket)).await.unwrap().unwrap();
     drop(publisher);
-    let again = node.relay.publisher(P, device(), Epoch(1)).await.unwrap();
+    let again = node.relay.publisher(LOG, device(), Epoch(1)).await.unwrap();
     assert_eq!(again.seen().to_string(), "1-5000000,7000000");
-    assert_eq!(node.relay.log().head(P).await.unwrap().last, Offset(1));
+    assert_eq!(node.relay.log().head(LOG).await.unwrap().last, Offset(1));
 }
 
 async fn a_reader_may_begin_at_a_time(node: Arc<Backend>) {
-    let publisher = node.relay.publisher(P, device(), Epoch(1)).await.unwrap();
+    let publisher = node.relay.publisher(LOG, device(), Epoch(1)).await.unwrap();
     send(&publisher, 1..=10).await;
     let long_ago = ReadFrom::Time(node.clock.now() - Duration::from_secs(3600));
     let mut subscriber = node.relay.subscriber();
@@ -308,13 +310,13 @@ async fn a_reader_may_begin_at_a_time(node: Arc<Backend>) {
 }
 
 async fn retention_leaves_a_gap_notice(node: Arc<Backend>) {
-    let publisher = node.relay.publisher(P, device(), Epoch(1)).await.unwrap();
+    let publisher = node.relay.publisher(LOG, device(), Epoch(1)).await.unwrap();
     // Ten times what is kept.
     let total = 3000;
     for n in (1..=total).step_by(20) {
         send(&publisher, n..n + 20).await;
     }
-    let head = node.relay.log().head(P).await.unwrap();
+    let head = node.relay.log().head(LOG).await.unwrap();
     let kept = total - head.first.0 + 1;
     assert!((200..700).contains(&kept), "{kept} of about 300 fit");
     let mut late = node.relay.subscriber();
@@ -329,15 +331,15 @@ async fn retention_leaves_a_gap_notice(node: Arc<Backend>) {
 }
 
 async fn what_is_too_old_is_removed(node: Arc<Backend>) {
-    let publisher = node.relay.publisher(P, device(), Epoch(1)).await.unwrap();
+    let publisher = node.relay.publisher(LOG, device(), Epoch(1)).await.unwrap();
     let deadline = tokio::time::Instant::now() + LIMIT;
     let mut n = 0;
-    while node.relay.log().head(P).await.unwrap().first == Offset(1) {
+    while node.relay.log().head(LOG).await.unwrap().first == Offset(1) {
         assert!(tokio::time::Instant::now() < deadline, "the first record is older than a second");
         n += 1;
         send(&publisher, [n]).await;
     }
-    assert_eq!(node.relay.log().head(P).await.unwrap().last, Offset(n));
+    assert_eq!(node.relay.log().head(LOG).await.unwrap().last, Offset(n));
 }
 
 #[tokio::test]
@@ -346,11 +348,11 @@ async fn two_nodes_meet_in_redis() {
     let (a, b) = (node(Some(&redis), &[]).await, node(Some(&redis), &[]).await);
     let mut there = b.relay.subscriber();
     there.follow(P, ReadFrom::Live).await.unwrap();
-    let here = a.relay.publisher(P, device(), Epoch(1)).await.unwrap();
+    let here = a.relay.publisher(LOG, device(), Epoch(1)).await.unwrap();
     send(&here, 1..=100).await;
     assert_eq!(receive(&mut there, 100).await.len(), 100);
     // The device moves to the other node: its old connection can no longer write.
-    let moved = b.relay.publisher(P, device(), Epoch(1)).await.unwrap();
+    let moved = b.relay.publisher(LOG, device(), Epoch(1)).await.unwrap();
     assert_eq!(moved.seen().to_string(), "1-100");
     let mut group = here.group();
     group.push(Seq(101), json(101)).unwrap();
@@ -366,7 +368,7 @@ async fn a_restart_of_redis_loses_nothing_that_was_acknowledged() {
     let node = node(Some(&redis), &[]).await;
     let mut subscriber = node.relay.subscriber();
     subscriber.follow(P, ReadFrom::Live).await.unwrap();
-    let publisher = node.relay.publisher(P, device(), Epoch(1)).await.unwrap();
+    let publisher = node.relay.publisher(LOG, device(), Epoch(1)).await.unwrap();
     send(&publisher, [1, 2]).await;
     assert_eq!(receive(&mut subscriber, 2).await.len(), 2);
     redis.restart().await;
@@ -378,7 +380,7 @@ async fn a_restart_of_redis_loses_nothing_that_was_acknowledged() {
 }
 
 async fn every_record_says_when_it_came(node: Arc<Backend>) {
-    let publisher = node.relay.publisher(P, device(), Epoch(1)).await.unwrap();
+    let publisher = node.relay.publisher(LOG, device(), Epoch(1)).await.unwrap();
     let mut live = node.relay.subscriber();
     live.follow(P, ReadFrom::Live).await.unwrap();
     let begin = node.clock.now() - Duration::from_millis(1);
@@ -397,12 +399,12 @@ async fn every_record_says_when_it_came(node: Arc<Backend>) {
             seen += batch.after(after).count();
         }
     }
-    let read = node.relay.log().read(P, Offset(0), 1 << 20).await.unwrap();
+    let read = node.relay.log().read(LOG, Offset(0), 1 << 20).await.unwrap();
     assert!(read.batches.iter().all(|batch| batch.received.is_some_and(|at| begin <= at && at <= end)));
 }
 
 async fn a_time_that_retention_has_passed_is_a_gap_too(node: Arc<Backend>) {
-    let publisher = node.relay.publisher(P, device(), Epoch(1)).await.unwrap();
+    let publisher = node.relay.publisher(LOG, device(), Epoch(1)).await.unwrap();
     let begin = node.clock.now() - Duration::from_secs(1);
     // While nothing is removed, a time before everything is the beginning.
     send(&publisher, 1..=10).await;
@@ -412,7 +414,7 @@ async fn a_time_that_retention_has_passed_is_a_gap_too(node: Arc<Backend>) {
     for n in 1..100 {
         send(&publisher, n * 10 + 1..=n * 10 + 10).await;
     }
-    let first = node.relay.log().head(P).await.unwrap().first;
+    let first = node.relay.log().head(LOG).await.unwrap().first;
     assert!(first > Offset(1));
     let mut late = node.relay.subscriber();
     late.follow(P, ReadFrom::Time(begin)).await.unwrap();

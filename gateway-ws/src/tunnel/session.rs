@@ -143,7 +143,7 @@ impl<'s> Session<'s> {
                 }
                 Frame::Shape(shape) => self.learn(shape)?,
                 Frame::Skipped(skipped) => group.skip(&skipped.ranges).map_err(refusal)?,
-                Frame::TokenRefresh(refresh) => self.renew(&refresh)?,
+                Frame::TokenRefresh(refresh) => self.renew(&refresh).await?,
                 Frame::Health(health) => self.presence.health(health.loss_ppm, health.backlog),
                 Frame::Ping => {
                     self.socket.spend()?;
@@ -184,9 +184,9 @@ impl<'s> Session<'s> {
     }
 
     /// Takes a renewed token: it must be of the same account and role.
-    fn renew(&mut self, refresh: &TokenRefresh) -> Result<(), Ending> {
+    async fn renew(&mut self, refresh: &TokenRefresh) -> Result<(), Ending> {
         let renewed =
-            self.shared.backend.authenticate(&refresh.token).map_err(|e| Ending::new(CloseCode::Unauthenticated, e.to_string()))?;
+            self.shared.backend.authenticate(&refresh.token).await.map_err(|e| Ending::new(CloseCode::Unauthenticated, e.to_string()))?;
         if !self.standing.renew(renewed) {
             return Err(Ending::new(CloseCode::Forbidden, "the renewed token is another account's"));
         }

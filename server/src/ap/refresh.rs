@@ -72,7 +72,7 @@ pub(super) async fn refresh(
         }
     };
     // Revoking an account ends its families, this one too; that may be under way just now.
-    let account = backend.store.account(token.user).await?.filter(|account| account.revoked_at.is_none());
+    let account = backend.store.account(token.user).await?.filter(|account| account.revoked_at.is_none() && account.user.log == claims.log);
     let user = account.ok_or_else(unknown)?.user;
     let pair = backend.tokens.issue_as(&user, &token.family, &successor, at)?;
     Ok(Json(session::begin(&services, &user, pair).await?))

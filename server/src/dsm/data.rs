@@ -107,7 +107,7 @@ pub(super) async fn data(
     }
     let accepted = records.len();
     if accepted > 0 {
-        let publisher = backend.relay.passing_publisher(caller.id).await?;
+        let publisher = backend.relay.passing_publisher(caller.grant.log_key()).await?;
         let named = records.iter().all(|(_, id)| id.is_some());
         let mut group = publisher.group();
         for (record, id) in &records {
@@ -148,8 +148,8 @@ fn note(services: &Shared, caller: &Producer, publisher: &Publisher, records: &[
         while let Some((_, next)) = records.next_if(|(next, _)| *next == device) {
             (count, misdated, fault) = (count + 1, misdated + u64::from(next.is_some()), next);
         }
-        devices.dated(caller.id, &device, Transport::Http, fault, misdated);
-        devices.note(caller.id, &device, Transport::Http, count);
+        devices.dated(caller.grant.log_key(), &device, Transport::Http, fault, misdated);
+        devices.note(caller.grant.log_key(), &device, Transport::Http, count);
     }
 }
 

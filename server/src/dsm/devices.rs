@@ -86,6 +86,7 @@ pub(super) async fn devices(
     if !may_read(&services, &grant, producer).await? {
         return Err(ApiError::forbidden("Only the producer and its subscribers see its devices."));
     }
+    let key = services.backend.relay.log_of(producer).await?;
     let producer_id = producer.to_string();
     let shown = |stats: DeviceStats| Device {
         producer_id: producer_id.clone(),
@@ -106,7 +107,7 @@ pub(super) async fn devices(
     let limit =
         wanted.limit.map(|limit| shapes::Paging::new(Some(limit), None).page()).transpose()?.map_or(usize::MAX, |page| page.limit as usize);
     let after = wanted.after.unwrap_or_default();
-    let mut devices: Vec<Device> = services.backend.relay.devices_of(producer).into_iter().map(shown).collect();
+    let mut devices: Vec<Device> = services.backend.relay.devices_of(key).into_iter().map(shown).collect();
     devices.drain(..devices.partition_point(|device| device.device_id <= after));
     let more = devices.len() > limit;
     devices.truncate(limit);

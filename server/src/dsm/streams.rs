@@ -49,14 +49,18 @@ pub(super) async fn streams(
     let more = live.len() > page.limit as usize;
     live.truncate(page.limit as usize);
     let ids: Vec<_> = live.iter().map(|live| live.producer.user()).collect();
-    let mut users = services.backend.store.users_by_id(&ids).await?;
-    let stream = |live: StreamStats| Stream {
-        producer_id: live.producer.to_string(),
-        username: users.remove(&live.producer.user()).map(|user| user.username),
-        records: live.records,
-        rate_per_second: live.rate,
-        last_record_at: live.last_record_at,
+    let users = services.backend.store.users_by_id(&ids).await?;
+    let stream = |live: StreamStats| {
+        let user = users.get(&live.producer.user());
+        // Else of an account that had the number before.
+        user.is_none_or(|user| user.log == live.key.log).then(|| Stream {
+            producer_id: live.producer.to_string(),
+            username: user.map(|user| user.username.clone()),
+            records: live.records,
+            rate_per_second: live.rate,
+            last_record_at: live.last_record_at,
+        })
     };
-    let streams = Page::new(permit, live.into_iter().map(stream).collect(), services.config.page)?;
+    let streams = Page::new(permit, live.into_iter().filter_map(stream).collect(), services.config.page)?;
     Ok(streams.followed_by(more, |last| format!("limit={}&after={}", page.limit, last.producer_id)))
 }

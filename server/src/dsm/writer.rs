@@ -176,23 +176,23 @@ impl Writer {
     fn take(&mut self, delivery: Delivery) {
         let producer = delivery.producer();
         // It gives nothing of whom it does not follow.
-        let Some(&expected) = self.kept.get(&producer) else { return };
+        let (Some(&expected), Some(key)) = (self.kept.get(&producer), self.subscriber.log_key(producer)) else { return };
         match delivery {
             Delivery::Batch { batch, after } => {
                 let cursor = Cursor { epoch: batch.epoch, offset: batch.last() };
                 let rows = self.rows(&batch, after);
-                self.gathered.add(producer, expected, cursor, rows);
+                self.gathered.add(key, expected, cursor, rows);
             }
             Delivery::Gap { from, to, .. } => {
                 warn!(%producer, %from, %to, "retention passed the history writer: these records are not kept");
                 metrics::counter!("motience_history_missed_total").increment(to.0 - from.0 + 1);
                 if let Some(at) = self.subscriber.cursor(producer) {
-                    self.gathered.add(producer, expected, Cursor { offset: to, ..at }, Vec::new());
+                    self.gathered.add(key, expected, Cursor { offset: to, ..at }, Vec::new());
                 }
             }
             Delivery::Reset { cursor, .. } => {
                 info!(%producer, %cursor, "the log began a new life");
-                self.gathered.add(producer, expected, cursor, Vec::new());
+                self.gathered.add(key, expected, cursor, Vec::new());
             }
         }
     }

@@ -122,8 +122,11 @@ impl Drop for UnderWay {
 /// behind it.
 pub(crate) async fn per_account(State(services): State<Shared>, request: Request, next: Next) -> Response {
     let kind = Kind::of(request.uri().path());
-    let token = bearer(request.headers()).filter(|_| kind != Kind::Free);
-    let grant = token.and_then(|token| services.backend.authenticate(token).ok());
+    let token = bearer(request.headers()).filter(|_| kind != Kind::Free).map(str::to_owned);
+    let grant = match token {
+        Some(token) => services.backend.authenticate(&token).await.ok(),
+        None => None,
+    };
     let Some(grant) = grant else { return next.run(request).await };
     match services.limiters.requests.enter(&grant, kind).await {
         Ok(_under_way) => next.run(request).await,

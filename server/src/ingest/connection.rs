@@ -117,7 +117,7 @@ async fn run(connection: &Connection, finished: ZeroRttAccepted, mut permit: Per
     let (hello, control) = timeout(shared.config.hello_limit, greet(connection, shared.config.control_frames))
         .await
         .map_err(|_| Ending::new(CloseCode::Protocol, "no Hello in time"))??;
-    let grant = admit(&hello, shared)?;
+    let grant = admit(&hello, shared).await?;
     let device = DeviceId::new(&hello.device_id).map_err(|e| Ending::new(CloseCode::Protocol, e.to_string()))?;
     if hello.intent == Intent::Produce && grant.only_device().is_some_and(|own| own != device.as_str()) {
         return Err(Ending::new(CloseCode::Forbidden, "wrong_device: this account speaks for the device it was registered with only"));
@@ -135,8 +135,8 @@ async fn run(connection: &Connection, finished: ZeroRttAccepted, mut permit: Per
         match hello.intent {
             Intent::Produce => {
                 let name = log::SessionName::device(&device);
-                let publisher = relay.publisher(grant.user.producer(), name, hello.epoch).await?;
-                let presence = relay.devices().enter(grant.user.producer(), device.as_str(), Transport::Quic);
+                let publisher = relay.publisher(grant.log_key(), name, hello.epoch).await?;
+                let presence = relay.devices().enter(grant.log_key(), device.as_str(), Transport::Quic);
                 let path = connection.clone();
                 presence.watch(move || Path { rtt: path.rtt(), address: path.remote_address(), packets: path.stats().udp_rx.datagrams });
                 let device = Device { publisher, presence, offered: hello.features };
@@ -168,14 +168,14 @@ async fn greet(connection: &Connection, control_frames: u32) -> Result<(Hello, C
     }
 }
 
-fn admit(hello: &Hello, shared: &Shared) -> Result<Grant, Ending> {
+async fn admit(hello: &Hello, shared: &Shared) -> Result<Grant, Ending> {
     if hello.version != VERSION {
         return Err(Ending::new(CloseCode::Protocol, format!("version {} is not spoken here", hello.version)));
     }
     if shared.draining.is_cancelled() {
         return Err(Ending::new(CloseCode::Draining, "the node is going away"));
     }
-    let grant = shared.backend.authenticate(&hello.token).map_err(|e| Ending::new(CloseCode::Unauthenticated, e.to_string()))?;
+    let grant = shared.backend.authenticate(&hello.token).await.map_err(|e| Ending::new(CloseCode::Unauthenticated, e.to_string()))?;
     let wanted = match hello.intent {
         Intent::Produce => Role::Producer,
         Intent::Consume => Role::Consumer,

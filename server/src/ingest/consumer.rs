@@ -127,7 +127,7 @@ impl Session<'_> {
                         self.durable.finish().await;
                         return Ok(());
                     }
-                    Some(frame) => self.take(frame)?,
+                    Some(frame) => self.take(frame).await?,
                     None => return Err(Ending::Gone("the consumer closed its control stream".into())),
                 },
             }
@@ -136,7 +136,7 @@ impl Session<'_> {
         }
     }
 
-    fn take(&mut self, frame: Frame) -> Result<(), Ending> {
+    async fn take(&mut self, frame: Frame) -> Result<(), Ending> {
         // Confirmations cost nothing.
         if !matches!(frame, Frame::Confirm(_)) && self.pace.take(1).is_err() {
             metrics::counter!("motience_limited_total", "reason" => "control").increment(1);
@@ -154,7 +154,7 @@ impl Session<'_> {
                     self.durable.confirm(&name, confirm.producer, confirm.cursor);
                 }
             }
-            Frame::TokenRefresh(refresh) => renew(&self.shared.backend, self.standing, &refresh, &mut self.out)?,
+            Frame::TokenRefresh(refresh) => renew(&self.shared.backend, self.standing, &refresh, &mut self.out).await?,
             Frame::Ping => Frame::Pong.encode(&mut self.out),
             Frame::Pong => {}
             other => return Err(unexpected(&other)),

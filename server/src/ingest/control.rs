@@ -13,8 +13,8 @@ use tokio::time::timeout;
 use super::connection::Ending;
 
 /// Takes a renewed token: it must be of the same account and role.
-pub(super) fn renew(backend: &Backend, standing: &Standing, refresh: &TokenRefresh, out: &mut BytesMut) -> Result<(), Ending> {
-    let renewed = backend.authenticate(&refresh.token).map_err(|e| Ending::new(CloseCode::Unauthenticated, e.to_string()))?;
+pub(super) async fn renew(backend: &Backend, standing: &Standing, refresh: &TokenRefresh, out: &mut BytesMut) -> Result<(), Ending> {
+    let renewed = backend.authenticate(&refresh.token).await.map_err(|e| Ending::new(CloseCode::Unauthenticated, e.to_string()))?;
     if !standing.renew(renewed) {
         return Err(Ending::new(CloseCode::Forbidden, "the renewed token is another account's"));
     }

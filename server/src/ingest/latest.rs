@@ -62,7 +62,7 @@ impl Latest<'_> {
     /// Whether the log's writer took it.
     async fn submit(&mut self, json: &bytes::Bytes) -> bool {
         if self.publisher.is_none() {
-            match self.backend.relay.publisher(self.device.producer(), SessionName::passing(), ONLY).await {
+            match self.backend.relay.publisher(self.device.log_key(), SessionName::passing(), ONLY).await {
                 Ok(publisher) => self.publisher = Some(publisher.of_device(self.device.device().unwrap_or_default())),
                 Err(error) => {
                     debug!(%error, "a record that is worth something only now finds no log");

@@ -119,7 +119,7 @@ async fn control_stream(
         tokio::select! {
             frame = recv.next() => match frame? {
                 Some(Frame::TokenRefresh(refresh)) => {
-                    renew(backend, standing, &refresh, &mut out)?;
+                    renew(backend, standing, &refresh, &mut out).await?;
                 }
                 Some(Frame::Skipped(skipped)) => skip(publisher, outcomes, &skipped.ranges).await?,
                 Some(Frame::Shape(shape)) => Frame::ShapeAccepted(ShapeAccepted { id: shapes.learn(shape)? }).encode(&mut out),

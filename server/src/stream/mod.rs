@@ -83,7 +83,7 @@ pub(crate) async fn stream(
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
     let mut wanted = Wanted::read(members);
-    let grant = authenticate(&services, &headers, &wanted)?;
+    let grant = authenticate(&services, &headers, &wanted).await?;
     let producers = wanted.producers()?;
     let format = Format::negotiate(&headers).ok_or_else(|| {
         ApiError::new(StatusCode::NOT_ACCEPTABLE, "not_acceptable", "This is sent as text/event-stream or application/x-ndjson.")
@@ -136,11 +136,11 @@ async fn end_with_token(ended: impl Future<Output = ()>, over: Answer, left: Can
 }
 
 /// A browser's `EventSource` can send no headers, so its token comes in the query.
-fn authenticate(services: &Shared, headers: &HeaderMap, wanted: &Wanted) -> Result<Grant, ApiError> {
+async fn authenticate(services: &Shared, headers: &HeaderMap, wanted: &Wanted) -> Result<Grant, ApiError> {
     let token = bearer(headers).or(wanted.token.as_deref()).ok_or_else(|| {
         ApiError::unauthenticated("no_token", "Log in, and send the access token as `Authorization: Bearer …` or as `?token=`.")
     })?;
-    Ok(services.backend.authenticate(token)?)
+    Ok(services.backend.authenticate(token).await?)
 }
 
 /// Where to begin; what a browser says by itself wins.

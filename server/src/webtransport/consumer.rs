@@ -104,7 +104,7 @@ impl Session<'_> {
                 Some(_) = place.datagrams.recv() => None,
                 line = lines.next(), if !busy => {
                     let Some(line) = line? else { return Ok(()) };
-                    self.take(&Said::read(&line)?)?
+                    self.take(&Said::read(&line)?).await?
                 }
             };
             if let Some(answer) = answer {
@@ -115,7 +115,7 @@ impl Session<'_> {
         }
     }
 
-    fn take(&mut self, said: &Said) -> Result<Option<String>, Ending> {
+    async fn take(&mut self, said: &Said) -> Result<Option<String>, Ending> {
         if self.pace.take(1).is_err() {
             metrics::counter!("motience_limited_total", "reason" => "control").increment(1);
             return Err(Ending::new(Code::TooMany, "too many requests on this session (RATE_LIMIT_CONTROL)"));
@@ -131,7 +131,7 @@ impl Session<'_> {
                 Some(ended(producer).to_string())
             }
             "ping" => Some(said.pong().to_string()),
-            "token" => Some(messages::renew(&self.shared.backend, self.standing, said.token.as_deref())?),
+            "token" => Some(messages::renew(&self.shared.backend, self.standing, said.token.as_deref()).await?),
             other => return Err(Ending::new(Code::Protocol, format!("{other} is not expected here"))),
         })
     }

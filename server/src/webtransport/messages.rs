@@ -135,8 +135,8 @@ pub(super) fn welcome(backend: &Backend, grant: &Grant) -> String {
 }
 
 /// Takes a renewed token: it must be of the same account and role. The line that says so.
-pub(super) fn renew(backend: &Backend, standing: &Standing, token: Option<&str>) -> Result<String, Ending> {
-    let renewed = authenticate(backend, token)?;
+pub(super) async fn renew(backend: &Backend, standing: &Standing, token: Option<&str>) -> Result<String, Ending> {
+    let renewed = authenticate(backend, token).await?;
     let expires_in = expires_in(backend, &renewed);
     if !standing.renew(renewed) {
         return Err(Ending::new(Code::Forbidden, "the renewed token is another account's"));
@@ -145,9 +145,9 @@ pub(super) fn renew(backend: &Backend, standing: &Standing, token: Option<&str>)
 }
 
 /// Who holds this token.
-pub(super) fn authenticate(backend: &Backend, token: Option<&str>) -> Result<Grant, Ending> {
+pub(super) async fn authenticate(backend: &Backend, token: Option<&str>) -> Result<Grant, Ending> {
     let token = token.ok_or_else(|| Ending::new(Code::Unauthenticated, "there is no token"))?;
-    let grant = backend.authenticate(token).map_err(|e| Ending::new(Code::Unauthenticated, e.to_string()))?;
+    let grant = backend.authenticate(token).await.map_err(|e| Ending::new(Code::Unauthenticated, e.to_string()))?;
     match grant.role {
         Role::Producer | Role::Consumer => Ok(grant),
         other => Err(Ending::new(Code::Forbidden, format!("there is nothing here for {other}s"))),

@@ -175,7 +175,7 @@ async fn greet(lines: &mut Lines, shared: &Shared) -> Result<Grant, Ending> {
     if said.r#type != "hello" {
         return Err(Ending::new(Code::Protocol, format!("{} before hello", said.r#type)));
     }
-    messages::authenticate(&shared.backend, said.token.as_deref())
+    messages::authenticate(&shared.backend, said.token.as_deref()).await
 }
 
 /// Writes one line to the control stream.

@@ -50,13 +50,13 @@ pub(super) async fn serve(
     standing: &Standing,
     shared: &Arc<Shared>,
 ) -> Result<(), Ending> {
-    let producer = standing.grant().user.producer();
-    let publisher = shared.backend.relay.passing_publisher(producer).await?;
+    let key = standing.grant().log_key();
+    let publisher = shared.backend.relay.passing_publisher(key).await?;
     let limit = shared.backend.relay.limits().record + MAX_ENVELOPE;
     lines.allow(limit);
     let (read, groups) = mpsc::channel(WAITING);
     let (mut streams, datagrams) = place.take();
-    let devices = shared.backend.relay.devices().senders(producer, Transport::WebTransport);
+    let devices = shared.backend.relay.devices().senders(key, Transport::WebTransport);
     let mut session = Session { peer, shared, standing, publisher, devices, replies: Replies::default() };
     tokio::select! {
         biased;
@@ -140,7 +140,7 @@ impl Session<'_> {
         let (records, bytes) = gathered.submit(&self.publisher, &mut self.devices, &mut self.replies).await.map_err(refusal)?;
         count("producer", records, bytes);
         let Some(said) = renewed else { return Ok(()) };
-        let accepted = messages::renew(backend, self.standing, said.token.as_deref())?;
+        let accepted = messages::renew(backend, self.standing, said.token.as_deref()).await?;
         say(send, self.peer, &accepted).await
     }
 

@@ -14,10 +14,16 @@ use time::OffsetDateTime;
 use tokio::sync::watch;
 
 use super::Grant;
-use crate::{clock::Clock, model::UserId};
+use crate::{
+    clock::Clock,
+    model::{LogId, UserId},
+};
 
 /// Waiting connections are woken by group, so that one revocation does not wake every connection of a node.
 const GROUPS: usize = 64;
+/// How long it is remembered that an account is gone. Whoever connects is compared with the store in any case; this only reaches the
+/// connections that live.
+const GONE_FOR: Duration = Duration::from_secs(300);
 
 /// The revoked families and accounts. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -38,6 +44,8 @@ struct Entries {
     families: HashMap<String, OffsetDateTime>,
     /// Account -> the moment up to which its tokens are revoked, and when that can be forgotten.
     users: HashMap<UserId, (OffsetDateTime, OffsetDateTime)>,
+    /// Logs whose accounts are no more -> when that can be forgotten.
+    logs: HashMap<LogId, OffsetDateTime>,
     /// Forget what can be forgotten when there are this many.
     sweep_at: usize,
 }
@@ -79,9 +87,22 @@ impl Revocations {
         }
     }
 
+    /// Ends the tokens of an account that is no more, or whose number is another's by now.
+    pub fn end_account(&self, user: UserId, log: LogId) {
+        let now = self.0.clock.now();
+        let mut entries = self.entries();
+        entries.logs.insert(log, now + GONE_FOR);
+        entries.sweep(now);
+        drop(entries);
+        self.group(user).send_replace(());
+    }
+
     /// Whether a grant was ended before its time.
     pub fn is_revoked(&self, grant: &Grant) -> bool {
         let entries = self.entries();
+        if entries.logs.get(&grant.log).is_some_and(|until| *until > self.0.clock.now()) {
+            return true;
+        }
         let before = |moment: OffsetDateTime| grant.issued_at.unix_timestamp() < moment.unix_timestamp();
         entries.families.contains_key(&grant.family) || entries.users.get(&grant.user).is_some_and(|&(moment, _)| before(moment))
     }
@@ -117,12 +138,13 @@ impl Revocations {
 impl Entries {
     /// Forgets what has ended, each time the number has doubled: the cost is spread, and the memory bounded by what is alive.
     fn sweep(&mut self, now: OffsetDateTime) {
-        if self.families.len() + self.users.len() < self.sweep_at.max(1024) {
+        if self.families.len() + self.users.len() + self.logs.len() < self.sweep_at.max(1024) {
             return;
         }
         self.families.retain(|_, until| *until > now);
         self.users.retain(|_, (_, until)| *until > now);
-        self.sweep_at = 2 * (self.families.len() + self.users.len());
+        self.logs.retain(|_, until| *until > now);
+        self.sweep_at = 2 * (self.families.len() + self.users.len() + self.logs.len());
     }
 }
 
@@ -140,6 +162,7 @@ mod tests {
             role: Role::Consumer,
             device_id: None,
             strict_device: false,
+            log: LogId(user.cast_unsigned() + 1000),
             family: family.into(),
             issued_at,
             expires_at: issued_at + HOUR,
@@ -170,6 +193,18 @@ mod tests {
         hand.advance(Duration::from_secs(60));
         revocations.revoke_user(UserId(1), OffsetDateTime::UNIX_EPOCH + Duration::from_millis(1500));
         assert!(!revocations.is_revoked(&grant(1, "c", OffsetDateTime::UNIX_EPOCH + Duration::from_secs(2))));
+    }
+
+    #[test]
+    fn an_account_that_is_no_more_ends_and_may_come_back() {
+        let (clock, hand) = Clock::manual(OffsetDateTime::UNIX_EPOCH);
+        let revocations = Revocations::new(clock.clone(), HOUR);
+        let (old, new) = (grant(1, "a", clock.now()), Grant { log: LogId(7), ..grant(1, "b", clock.now()) });
+        revocations.end_account(old.user, old.log);
+        assert!(revocations.is_revoked(&old));
+        assert!(!revocations.is_revoked(&new), "the number is another account's now");
+        hand.advance(GONE_FOR);
+        assert!(!revocations.is_revoked(&old), "the store decides");
     }
 
     #[test]

@@ -30,9 +30,7 @@ impl Standing {
 
     /// Lives by another one from now on. `false`, and nothing happens, where that is another account's.
     pub fn renew(&self, renewed: Grant) -> bool {
-        let known = self.grant.borrow();
-        let same = known.user == renewed.user && known.role == renewed.role;
-        drop(known);
+        let same = renewed.is_of_same_account(&self.grant.borrow());
         if same {
             self.grant.send_replace(renewed);
         }
@@ -74,7 +72,7 @@ mod tests {
     use time::OffsetDateTime;
 
     use super::*;
-    use crate::model::{Role, UserId};
+    use crate::model::{LogId, Role, UserId};
 
     #[tokio::test]
     async fn it_ends_with_the_grant_in_force() {
@@ -82,6 +80,7 @@ mod tests {
         let revocations = Revocations::new(clock.clone(), Duration::from_secs(3600));
         let grant = |user, family: &str| Grant {
             user: UserId(user),
+            log: LogId(1),
             username: "u".into(),
             role: Role::Consumer,
             device_id: None,

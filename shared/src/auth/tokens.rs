@@ -10,7 +10,7 @@ use time::OffsetDateTime;
 use super::{Config, Error, random};
 use crate::{
     clock::Clock,
-    model::{Role, User, UserId, record::Defaults},
+    model::{LogId, LogKey, Role, User, UserId, record::Defaults},
 };
 
 /// Longest token that is looked at, in bytes. Ours are a tenth of it, unless the account's names are very long.
@@ -63,6 +63,8 @@ pub struct Grant {
     pub device_id: Option<String>,
     /// Whether it may speak for that device only.
     pub strict_device: bool,
+    /// The account's log: not that of whoever had the number `user` before, or has it since.
+    pub log: LogId,
     /// The login it goes back to.
     pub family: String,
     /// When it was issued, to the second.
@@ -86,6 +88,16 @@ impl Grant {
     pub fn defaults(&self, now: OffsetDateTime) -> Defaults<'_> {
         Defaults { device_id: self.default_device(), strict: self.only_device().is_some(), now }
     }
+
+    /// The log that the token gives a producer the right to write.
+    pub fn log_key(&self) -> LogKey {
+        LogKey { producer: self.user.producer(), log: self.log }
+    }
+
+    /// Whether the other is a token of this very account, in the same role.
+    pub fn is_of_same_account(&self, other: &Self) -> bool {
+        (self.user, self.log, self.role) == (other.user, other.log, other.role)
+    }
 }
 
 /// What a refresh token says.
@@ -97,6 +109,8 @@ pub struct RefreshClaims {
     pub family: String,
     /// Whose token.
     pub user: UserId,
+    /// The account's log.
+    pub log: LogId,
     /// When it ends.
     pub expires_at: OffsetDateTime,
 }
@@ -135,6 +149,7 @@ impl Tokens {
             role: user.role,
             device_id: user.device_id.clone(),
             strict_device: user.strict_device,
+            log: Some(user.log),
             typ,
             fam: family.to_owned(),
             jti,
@@ -216,6 +231,9 @@ struct Claims {
     device_id: Option<String>,
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     strict_device: bool,
+    /// Tokens of the first release name none: their accounts have the log that bears their number.
+    #[serde(default)]
+    log: Option<LogId>,
     typ: Kind,
     fam: String,
     jti: String,
@@ -226,12 +244,21 @@ struct Claims {
     iss: String,
 }
 
+impl Claims {
+    fn account(&self) -> Result<(UserId, LogId), Error> {
+        let user: UserId = self.sub.parse().map_err(|_| Error::Invalid)?;
+        Ok((user, self.log.unwrap_or(LogKey::numbered(user.producer()).log)))
+    }
+}
+
 impl TryFrom<Claims> for Grant {
     type Error = Error;
 
     fn try_from(claims: Claims) -> Result<Self, Error> {
+        let (user, log) = claims.account()?;
         Ok(Self {
-            user: claims.sub.parse().map_err(|_| Error::Invalid)?,
+            user,
+            log,
             username: claims.username,
             role: claims.role,
             device_id: claims.device_id,
@@ -247,12 +274,8 @@ impl TryFrom<Claims> for RefreshClaims {
     type Error = Error;
 
     fn try_from(claims: Claims) -> Result<Self, Error> {
-        Ok(Self {
-            id: claims.jti,
-            family: claims.fam,
-            user: claims.sub.parse().map_err(|_| Error::Invalid)?,
-            expires_at: time(claims.exp)?,
-        })
+        let (user, log) = claims.account()?;
+        Ok(Self { id: claims.jti, family: claims.fam, user, log, expires_at: time(claims.exp)? })
     }
 }
 
@@ -284,6 +307,7 @@ mod tests {
             device_id: Some("rpi_001".into()),
             strict_device: true,
             created_at: OffsetDateTime::UNIX_EPOCH,
+            log: LogId(1 << 40),
         }
     }
 
@@ -314,14 +338,14 @@ mod tests {
         let (tokens, _hand) = tokens();
         let pair = tokens.issue(&user(), "family").unwrap();
         let grant = tokens.access(&pair.access_token).unwrap();
-        assert_eq!((grant.user, grant.role), (UserId(42), Role::Producer));
+        assert_eq!((grant.user, grant.log, grant.role), (UserId(42), LogId(1 << 40), Role::Producer));
         assert_eq!((grant.username.as_str(), grant.device_id.as_deref(), grant.family.as_str()), ("producer1", Some("rpi_001"), "family"));
         assert_eq!((grant.only_device(), grant.defaults(OffsetDateTime::UNIX_EPOCH).strict), (Some("rpi_001"), true));
         assert_eq!((grant.issued_at.unix_timestamp(), grant.expires_at.unix_timestamp()), (START, START + 3600));
         assert_eq!(pair.expires_in_s, 3600);
         let refresh = tokens.refresh(&pair.refresh_token).unwrap();
         assert_eq!(refresh, pair.refresh);
-        assert_eq!((refresh.user, refresh.family.as_str()), (UserId(42), "family"));
+        assert_eq!((refresh.user, refresh.log, refresh.family.as_str()), (UserId(42), LogId(1 << 40), "family"));
         assert_eq!(refresh.expires_at.unix_timestamp(), START + 604_800);
         assert_ne!(tokens.issue(&user(), "family").unwrap().refresh.id, refresh.id);
     }
@@ -345,6 +369,13 @@ mod tests {
         assert!(tokens.refresh(&pair.refresh_token).is_ok());
         hand.advance(Duration::from_secs(604_800));
         assert_eq!(tokens.refresh(&pair.refresh_token), Err(Error::Expired));
+    }
+
+    #[test]
+    fn a_token_without_a_log_is_of_an_account_from_before_there_were_log_ids() {
+        let (tokens, _hand) = tokens();
+        let grant = tokens.access(&signed(&claims(), Algorithm::HS256, SECRET)).unwrap();
+        assert_eq!(grant.log_key(), LogKey::numbered(UserId(42).producer()));
     }
 
     #[test]

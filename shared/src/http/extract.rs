@@ -197,7 +197,7 @@ impl<S: HasBackend> FromRequestParts<S> for Bearer {
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
         let token = bearer(&parts.headers)
             .ok_or_else(|| ApiError::unauthenticated("no_token", "Log in, and send the access token as `Authorization: Bearer …`."))?;
-        Ok(Self(state.backend().authenticate(token)?))
+        Ok(Self(state.backend().authenticate(token).await?))
     }
 }
 

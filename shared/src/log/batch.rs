@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use time::OffsetDateTime;
 
-use crate::model::{LogEpoch, Offset, ProducerId, RecordName};
+use crate::model::{LogEpoch, LogId, LogKey, Offset, ProducerId, RecordName};
 
 /// What the log keeps of a record beside its place.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -19,6 +19,8 @@ pub struct Entry {
 pub struct Batch {
     /// Whose log.
     pub producer: ProducerId,
+    /// Which log.
+    pub log: LogId,
     /// The life of the log in which it was written or read.
     pub epoch: LogEpoch,
     /// Offset of the first entry.
@@ -31,10 +33,10 @@ pub struct Batch {
 
 impl Batch {
     /// A batch of at least one entry.
-    pub fn new(producer: ProducerId, epoch: LogEpoch, first: Offset, entries: Vec<Entry>) -> Self {
+    pub fn new(key: LogKey, epoch: LogEpoch, first: Offset, entries: Vec<Entry>) -> Self {
         debug_assert!(!entries.is_empty(), "a batch holds something");
         let bytes = entries.iter().map(|entry| entry.message.len()).sum();
-        Self { producer, epoch, first, received: None, entries, bytes }
+        Self { producer: key.producer, log: key.log, epoch, first, received: None, entries, bytes }
     }
 
     /// The same, written at this time.
@@ -42,6 +44,11 @@ impl Batch {
     pub fn received(mut self, at: impl Into<Option<OffsetDateTime>>) -> Self {
         self.received = at.into().and_then(|at| at.replace_millisecond(at.millisecond()).ok());
         self
+    }
+
+    /// Its log.
+    pub fn key(&self) -> LogKey {
+        LogKey { producer: self.producer, log: self.log }
     }
 
     /// Offset of the last entry.
@@ -88,7 +95,7 @@ mod tests {
             name: RecordName { epoch: Epoch(1), seq: Seq(seq) },
             message: Bytes::from_static(text.as_bytes()),
         };
-        let batch = Batch::new(ProducerId(1), LogEpoch(1), Offset(5), vec![entry(1, "a"), entry(2, "b")]);
+        let batch = Batch::new(LogKey::numbered(ProducerId(1)), LogEpoch(1), Offset(5), vec![entry(1, "a"), entry(2, "b")]);
         assert_eq!(batch.last(), Offset(6));
         let seen = |after| batch.after(Offset(after)).map(|(o, name, _)| (o.0, name.seq.0)).collect::<Vec<_>>();
         assert_eq!(seen(0), [(5, 1), (6, 2)]);

@@ -40,6 +40,8 @@ pub enum Event {
         #[serde(default)]
         families: Vec<String>,
     },
+    /// The accounts were restored from a backup: whatever a node knows of them has to be looked up again.
+    Restored,
     /// What a node has taken in lately.
     Streams {
         /// Name of the node.
@@ -83,7 +85,7 @@ impl Event {
             Self::Streams { streams, .. } => streams.iter_mut().map(|stream| &mut stream.last_record_ms).for_each(clamp),
             Self::Node { report } => clamp(&mut report.started_ms),
             Self::Devices { devices, .. } => devices.iter_mut().map(|device| &mut device.seen_ms).for_each(clamp),
-            Self::Subscribed { .. } | Self::Unsubscribed { .. } | Self::FamilyRevoked { .. } | Self::Unknown => {}
+            Self::Subscribed { .. } | Self::Unsubscribed { .. } | Self::FamilyRevoked { .. } | Self::Restored | Self::Unknown => {}
         }
         self
     }
@@ -106,7 +108,7 @@ mod tests {
         assert_eq!(revoked(Some(i64::MAX)).until(1000), revoked(Some(1000)));
         assert_eq!(revoked(Some(7)).until(1000), revoked(Some(7)));
         assert_eq!(revoked(None).until(1000), revoked(None));
-        let stream = |last_record_ms| StreamReport { producer: ProducerId(1), records: 1, millirate: 0, last_record_ms };
+        let stream = |last_record_ms| StreamReport { producer: ProducerId(1), log: None, records: 1, millirate: 0, last_record_ms };
         let streams = |at| Event::Streams { node: "n".into(), streams: vec![stream(at)] };
         assert_eq!(streams(5000).until(1000), streams(1000));
         let node = |started_ms| Event::Node { report: NodeReport { started_ms, ..NodeReport::default() } };

@@ -31,7 +31,7 @@ pub use report::{Connections, DeviceReport, NodeReport, StreamReport, Transport}
 
 use crate::{
     env::{self, Env},
-    model::{Epoch, Fence, LogEpoch, Offset, ProducerId, RangeSet, Seq},
+    model::{Epoch, Fence, LogEpoch, LogKey, Offset, RangeSet, Seq, UserId},
 };
 
 /// How much of each producer's log is kept.
@@ -231,63 +231,74 @@ macro_rules! each {
 
 impl Log {
     /// Raises the fence of a sender and reads what the log has seen of its epoch.
-    pub async fn open(&self, producer: ProducerId, sender: &Sender) -> Result<Opened, Error> {
-        each!(self, log => log.open(producer, sender, None).await)
+    pub async fn open(&self, key: LogKey, sender: &Sender) -> Result<Opened, Error> {
+        each!(self, log => log.open(key, sender, None).await)
     }
 
     /// The same for the connection that holds the fence raised in `life`, after a write of unknown outcome: `Fenced` where
     /// another has come since, `Stale` where that cannot be told. May be repeated, whatever became of the last attempt.
     ///
     /// Raising the fence makes sure that the lost write, should it still arrive, appends nothing.
-    pub async fn reopen(&self, producer: ProducerId, sender: &Sender, life: LogEpoch) -> Result<Opened, Error> {
-        each!(self, log => log.open(producer, sender, Some(life)).await)
+    pub async fn reopen(&self, key: LogKey, sender: &Sender, life: LogEpoch) -> Result<Opened, Error> {
+        each!(self, log => log.open(key, sender, Some(life)).await)
     }
 
     /// Appends the sections in order. One outcome for each: done, `Fenced`, or `Stale`.
     ///
     /// An error as a whole says nothing of what was written; it may even be read already.
-    pub async fn append(&self, producer: ProducerId, sections: &[Section]) -> Result<Vec<Result<(), Error>>, Error> {
-        each!(self, log => log.append(producer, sections).await)
+    pub async fn append(&self, key: LogKey, sections: &[Section]) -> Result<Vec<Result<(), Error>>, Error> {
+        each!(self, log => log.append(key, sections).await)
     }
 
     /// Where the log ends.
-    pub async fn head(&self, producer: ProducerId) -> Result<Head, Error> {
-        each!(self, log => log.head(producer).await)
+    pub async fn head(&self, key: LogKey) -> Result<Head, Error> {
+        each!(self, log => log.head(key).await)
     }
 
     /// Reads from the offset after `after`, up to about `bytes` of messages. Nothing where there is nothing.
-    pub async fn read(&self, producer: ProducerId, after: Offset, bytes: usize) -> Result<Read, Error> {
-        each!(self, log => log.read(producer, after, bytes).await)
+    pub async fn read(&self, key: LogKey, after: Offset, bytes: usize) -> Result<Read, Error> {
+        each!(self, log => log.read(key, after, bytes).await)
     }
 
     /// The offset before the first record logged at `time` or later; it may lie somewhat further back.
-    pub async fn before(&self, producer: ProducerId, time: OffsetDateTime) -> Result<Offset, Error> {
-        each!(self, log => log.before(producer, time).await)
+    pub async fn before(&self, key: LogKey, time: OffsetDateTime) -> Result<Offset, Error> {
+        each!(self, log => log.before(key, time).await)
     }
 
     /// Whether retention may have removed what was written at `time` or later: what [`Log::before`] gives is then not where it began.
-    pub async fn has_lost(&self, producer: ProducerId, time: OffsetDateTime) -> Result<bool, Error> {
-        let (before, head) = (self.before(producer, time).await?, self.head(producer).await?);
+    pub async fn has_lost(&self, key: LogKey, time: OffsetDateTime) -> Result<bool, Error> {
+        let (before, head) = (self.before(key, time).await?, self.head(key).await?);
         if head.first <= Offset(1) || before.next() > head.first {
             return Ok(false);
         }
-        let removed = each!(self, log => log.removed_at(producer).await)?;
+        let removed = each!(self, log => log.removed_at(key).await)?;
         Ok(removed.is_some_and(|removed| removed >= time) || time < each!(self, log => log.oldest()))
     }
 
     /// Has this producer's batches signalled from now on. Returns when that is in force.
-    pub async fn follow(&self, producer: ProducerId) -> Result<(), Error> {
-        each!(self, log => log.follow(producer).await)
+    pub async fn follow(&self, key: LogKey) -> Result<(), Error> {
+        each!(self, log => log.follow(key).await)
     }
 
     /// Ends [`Log::follow`].
-    pub fn unfollow(&self, producer: ProducerId) {
-        each!(self, log => log.unfollow(producer));
+    pub fn unfollow(&self, key: LogKey) {
+        each!(self, log => log.unfollow(key));
     }
 
     /// Tells every node, this one included.
     pub async fn announce(&self, event: &Event) -> Result<(), Error> {
         each!(self, log => log.announce(event).await)
+    }
+
+    /// The highest number of an account that was ever noted here; 0 where none was. Kept with the log, and not with the accounts: after
+    /// the database was restored from a backup it still tells which numbers were given out.
+    pub async fn highest_account(&self) -> Result<UserId, Error> {
+        each!(self, log => log.highest_account().await)
+    }
+
+    /// Notes that the number of this account was given out.
+    pub async fn note_account(&self, user: UserId) -> Result<(), Error> {
+        each!(self, log => log.note_account(user).await)
     }
 
     /// Whether the log answers.

@@ -1,15 +1,15 @@
 -- The log's atomic steps. Every key of a producer carries its hash tag, so each call runs on one shard. The first line, which
 -- names the library, and trim.lua come before it when it is loaded (log/redis/functions.rs).
 --
--- meta     m:{P}:meta   hash: birth, life (the present one), lives ('LIFE:BEGAN,...', oldest first), last offset, total bytes,
+-- meta     m:ID:{P-LOG}:meta   hash: birth, life (the present one), lives ('LIFE:BEGAN,...', oldest first), last offset, total bytes,
 --                       bytes and time at the last mark, redo (what the newest append still owes to other keys; '' for nothing),
 --                       time of the last that was removed
--- log      m:{P}:log    stream; entry ids are OFFSET-SEQ; the one field is the sender's epoch (hex), its value the message
+-- log      m:ID:{P-LOG}:log    stream; entry ids are OFFSET-SEQ; the one field is the sender's epoch (hex), its value the message
 --                       and, behind it, when it came: 11 hexadecimal digits of milliseconds since 1970 (nodes of the first release wrote none)
--- marks    m:{P}:marks  list of 'OFFSET TOTAL TIME', oldest first: where the log is cut when it is trimmed
--- ids      m:{P}:ids    sorted set of clients' own ids by time
--- session  m:{P}:s:NAME hash: life (of the log, in which the fence was raised), owner (who raised it), fence, epoch, seen
--- channel  m:{P}:live   shard channel; one message for each appended section
+-- marks    m:ID:{P-LOG}:marks  list of 'OFFSET TOTAL TIME', oldest first: where the log is cut when it is trimmed
+-- ids      m:ID:{P-LOG}:ids    sorted set of clients' own ids by time
+-- session  m:ID:{P-LOG}:s:NAME hash: life (of the log, in which the fence was raised), owner (who raised it), fence, epoch, seen
+-- channel  m:ID:{P-LOG}:live   shard channel; one message for each appended section
 --
 -- A life of a producer's log is named by the server's epoch (which server this is, and since when it is the master; below
 -- 2^52) plus the log's birth in microseconds. The epoch alone would miss FLUSHALL on a running server, the birth alone a

@@ -2,13 +2,16 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::model::{ProducerId, times::ClockFault};
+use crate::model::{LogId, LogKey, ProducerId, times::ClockFault};
 
 /// One live producer as one node sees it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StreamReport {
     /// The producer.
     pub producer: ProducerId,
+    /// Its log; nodes of the first release do not say, and mean the one that bears its number.
+    #[serde(default)]
+    pub log: Option<LogId>,
     /// Records taken in by this node since it started.
     pub records: u64,
     /// Thousandths of a record for each second, over the last seconds.
@@ -95,6 +98,9 @@ impl Transport {
 pub struct DeviceReport {
     /// Whose.
     pub producer: ProducerId,
+    /// The producer's log; nodes of the first release do not say, and mean the one that bears its number.
+    #[serde(default)]
+    pub log: Option<LogId>,
     /// Its name within the account.
     pub device: String,
     /// Whether it has a connection to this node.
@@ -125,4 +131,22 @@ pub struct DeviceReport {
     /// Records taken in by this node whose time cannot be right.
     #[serde(default)]
     pub misdated: u64,
+}
+
+impl StreamReport {
+    /// Whose log it is about.
+    pub fn key(&self) -> LogKey {
+        key(self.producer, self.log)
+    }
+}
+
+impl DeviceReport {
+    /// Whose log its records are in.
+    pub fn key(&self) -> LogKey {
+        key(self.producer, self.log)
+    }
+}
+
+fn key(producer: ProducerId, log: Option<LogId>) -> LogKey {
+    log.map_or(LogKey::numbered(producer), |log| LogKey { producer, log })
 }

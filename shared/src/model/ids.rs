@@ -78,6 +78,44 @@ number! {
     LogEpoch(u64)
 }
 
+number! {
+    /// The log of one account: random, given to the account when it is made, and never to another. An account from before there were
+    /// log ids has the log that bears its own number.
+    LogId(u64)
+}
+
+/// A producer's log: the number by which clients know the producer, and the id of its log. A number may come back where the database is
+/// restored from a backup; the id does not, so whatever is kept by both is never mistaken for a newcomer's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct LogKey {
+    /// Whose log.
+    pub producer: ProducerId,
+    /// Which log.
+    pub log: LogId,
+}
+
+impl LogKey {
+    /// The log of an account that was made before accounts had log ids.
+    pub const fn numbered(producer: ProducerId) -> Self {
+        Self { producer, log: LogId(producer.0.cast_unsigned()) }
+    }
+}
+
+impl fmt::Display for LogKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}-{}", self.producer, self.log)
+    }
+}
+
+impl FromStr for LogKey {
+    type Err = InvalidPair;
+
+    fn from_str(s: &str) -> Result<Self, InvalidPair> {
+        let (producer, log) = s.split_once('-').ok_or(InvalidPair)?;
+        Ok(Self { producer: producer.parse().map_err(|_| InvalidPair)?, log: log.parse().map_err(|_| InvalidPair)? })
+    }
+}
+
 impl UserId {
     /// This account in the role of a producer.
     pub fn producer(self) -> ProducerId {
@@ -166,7 +204,7 @@ impl FromStr for Cursor {
     }
 }
 
-/// Why a string is neither a [`RecordName`] nor a [`Cursor`].
+/// Why a string is no [`RecordName`], [`Cursor`] or [`LogKey`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("two numbers joined by '-' are expected")]
 pub struct InvalidPair;
@@ -249,6 +287,8 @@ mod tests {
     fn numbers_print_and_parse() {
         assert_eq!("123".parse::<ProducerId>().unwrap(), ProducerId(123));
         assert_eq!(UserId(7).producer().to_string(), "7");
+        let key = LogKey { producer: ProducerId(7), log: LogId(99) };
+        assert_eq!(key.to_string().parse(), Ok(key));
         assert!("-1".parse::<Seq>().is_err());
     }
 }

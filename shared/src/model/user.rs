@@ -5,7 +5,7 @@ use std::{fmt, str::FromStr};
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 
-use super::UserId;
+use super::{LogId, LogKey, UserId};
 
 /// What an account may do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -71,6 +71,16 @@ pub struct User {
     /// When the account was made.
     #[serde(with = "time::serde::rfc3339")]
     pub created_at: OffsetDateTime,
+    /// Its log, which no API shows.
+    #[serde(skip)]
+    pub log: LogId,
+}
+
+impl User {
+    /// Its log, where it is a producer.
+    pub fn log_key(&self) -> LogKey {
+        LogKey { producer: self.id.producer(), log: self.log }
+    }
 }
 
 /// An account as operators see it.

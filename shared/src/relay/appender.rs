@@ -20,7 +20,7 @@ use super::{
 };
 use crate::{
     log::{self, New, Section},
-    model::{ProducerId, RangeSet, Seq, record},
+    model::{LogKey, ProducerId, RangeSet, Seq, record},
     mutation::Mutation,
 };
 
@@ -50,25 +50,25 @@ pub(super) struct Submitted {
 
 /// The running appenders. They end when the last of their publishers is gone.
 #[derive(Default)]
-pub(crate) struct Appenders(Mutex<HashMap<ProducerId, mpsc::WeakSender<Submission>>>);
+pub(crate) struct Appenders(Mutex<HashMap<LogKey, mpsc::WeakSender<Submission>>>);
 
 impl Appenders {
-    /// The way to `producer`'s appender, started if it does not run.
-    pub(super) fn of(&self, relay: &Relay, producer: ProducerId) -> mpsc::Sender<Submission> {
+    /// The way to the appender of this log, started if it does not run.
+    pub(super) fn of(&self, relay: &Relay, key: LogKey) -> mpsc::Sender<Submission> {
         let mut running = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(sender) = running.get(&producer).and_then(mpsc::WeakSender::upgrade) {
+        if let Some(sender) = running.get(&key).and_then(mpsc::WeakSender::upgrade) {
             return sender;
         }
         // Appenders start rarely enough to forget the ended ones here.
         running.retain(|_, sender| sender.strong_count() > 0);
         let (sender, submissions) = mpsc::channel(relay.0.limits.queue);
-        running.insert(producer, sender.downgrade());
-        relay.0.tasks.spawn(run(relay.clone(), producer, submissions));
+        running.insert(key, sender.downgrade());
+        relay.0.tasks.spawn(run(relay.clone(), key, submissions));
         sender
     }
 }
 
-async fn run(relay: Relay, producer: ProducerId, mut submissions: mpsc::Receiver<Submission>) {
+async fn run(relay: Relay, key: LogKey, mut submissions: mpsc::Receiver<Submission>) {
     let mut gathered = Vec::new();
     while let Some(first) = submissions.recv().await {
         let mut bytes = first.bytes;
@@ -79,7 +79,7 @@ async fn run(relay: Relay, producer: ProducerId, mut submissions: mpsc::Receiver
             bytes += next.bytes;
             gathered.push(next);
         }
-        write(&relay, producer, &gathered).await;
+        write(&relay, key, &gathered).await;
         gathered.clear();
     }
 }
@@ -92,8 +92,8 @@ struct Part {
     ticket: Ticket,
 }
 
-async fn write(relay: &Relay, producer: ProducerId, gathered: &[Submission]) {
-    let mut parts = encode(producer, gathered);
+async fn write(relay: &Relay, key: LogKey, gathered: &[Submission]) {
+    let mut parts = encode(key.producer, gathered);
     let deadline = Instant::now() + relay.0.limits.append;
     let mut pause = FIRST_PAUSE;
     if Mutation::AckBeforeAppend.is_on() {
@@ -102,7 +102,7 @@ async fn write(relay: &Relay, producer: ProducerId, gathered: &[Submission]) {
     // Whether some fences were raised in an earlier life, or the outcome of the last write is not known.
     let mut unsure = false;
     loop {
-        let failure = match attempt(relay, producer, &mut parts, unsure).await {
+        let failure = match attempt(relay, key, &mut parts, unsure).await {
             Ok(()) if parts.is_empty() => return,
             // What is left was refused as stale, and not written.
             Ok(()) => {
@@ -113,11 +113,11 @@ async fn write(relay: &Relay, producer: ProducerId, gathered: &[Submission]) {
         };
         unsure = true;
         if Instant::now() + pause >= deadline {
-            warn!(%producer, error = %failure, "a write to the log was given up");
+            warn!(producer = %key.producer, error = %failure, "a write to the log was given up");
             parts.iter().for_each(|part| part.finish(Err(failure.clone())));
             return;
         }
-        warn!(%producer, error = %failure, "a write to the log failed; trying again");
+        warn!(producer = %key.producer, error = %failure, "a write to the log failed; trying again");
         metrics::counter!("motience_append_retries_total").increment(1);
         sleep(pause).await;
         pause = (pause * 2).min(Duration::from_secs(1));
@@ -125,20 +125,20 @@ async fn write(relay: &Relay, producer: ProducerId, gathered: &[Submission]) {
 }
 
 /// Writes once; leaves in `parts` what has to be tried again. Nothing is written before every fence is known to hold.
-async fn attempt(relay: &Relay, producer: ProducerId, parts: &mut Vec<Part>, unsure: bool) -> Result<(), log::Error> {
+async fn attempt(relay: &Relay, key: LogKey, parts: &mut Vec<Part>, unsure: bool) -> Result<(), log::Error> {
     if unsure {
-        reopen(relay, producer, parts).await?;
+        reopen(relay, key, parts).await?;
     }
     if parts.is_empty() {
         return Ok(());
     }
     let sections: Vec<Section> = parts.iter_mut().map(Part::section).collect();
-    let outcomes = relay.0.log.append(producer, &sections).await?;
+    let outcomes = relay.0.log.append(key, &sections).await?;
     let mut left = Vec::new();
     for ((part, section), outcome) in std::mem::take(parts).into_iter().zip(sections).zip(outcomes) {
         match outcome {
             Ok(()) => {
-                relay.0.reports.streams.count(producer, part.records.len() as u64, relay.0.clock.now());
+                relay.0.reports.streams.count(key, part.records.len() as u64, relay.0.clock.now());
                 relay.0.reports.nodes.count_in(part.records.len() as u64);
                 metrics::counter!("motience_records_appended_total").increment(part.records.len() as u64);
                 part.finish(Ok(section.seen));
@@ -153,12 +153,12 @@ async fn attempt(relay: &Relay, producer: ProducerId, parts: &mut Vec<Part>, uns
 
 /// Whether the failed write took place is not known: raises each fence, so that it cannot still happen, and learns what
 /// is in the log. A part that lost its right to write is finished; an error leaves all others to be tried again.
-async fn reopen(relay: &Relay, producer: ProducerId, parts: &mut Vec<Part>) -> Result<(), log::Error> {
+async fn reopen(relay: &Relay, key: LogKey, parts: &mut Vec<Part>) -> Result<(), log::Error> {
     let mut left = Vec::new();
     let mut away = None;
     for part in std::mem::take(parts) {
         let life = part.session.state.lock().unwrap_or_else(PoisonError::into_inner).life;
-        match relay.0.log.reopen(producer, &part.session.sender, life).await {
+        match relay.0.log.reopen(key, &part.session.sender, life).await {
             Ok(opened) => {
                 let mut state = part.session.state.lock().unwrap_or_else(PoisonError::into_inner);
                 state.life = opened.life;

@@ -188,6 +188,7 @@ impl Feed {
     async fn refresh(&mut self) -> Result<(), Error> {
         let allowed = self.allowed().await?;
         let followed: HashSet<ProducerId> = self.subscriber.followed().collect();
+        self.relay.0.logs.prepare(allowed.difference(&followed).copied()).await?;
         for &producer in followed.difference(&allowed) {
             self.subscriber.unfollow(producer);
             self.news = Some(FeedEvent::Left(producer));

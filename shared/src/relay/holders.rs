@@ -7,11 +7,11 @@ use std::{
 };
 
 use super::publisher::Session;
-use crate::{log::SessionName, model::ProducerId};
+use crate::{log::SessionName, model::LogKey};
 
 /// The newest session of each device.
 #[derive(Default)]
-pub(super) struct Holders(Mutex<HashMap<(ProducerId, SessionName), Arc<Session>>>);
+pub(super) struct Holders(Mutex<HashMap<(LogKey, SessionName), Arc<Session>>>);
 
 impl Holders {
     /// Takes over from an older session of the same device.
@@ -39,11 +39,11 @@ impl Holders {
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<(ProducerId, SessionName), Arc<Session>>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<(LogKey, SessionName), Arc<Session>>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-fn key(session: &Session) -> (ProducerId, SessionName) {
-    (session.producer, session.sender.name.clone())
+fn key(session: &Session) -> (LogKey, SessionName) {
+    (session.key, session.sender.name.clone())
 }

@@ -22,7 +22,7 @@ use super::{
 };
 use crate::{
     log::{Batch, Head, Log},
-    model::{Cursor, Offset, ProducerId},
+    model::{Cursor, LogKey, Offset},
 };
 
 /// How often the head of each followed log is compared with what was heard: the bound on noticing that the last
@@ -45,7 +45,7 @@ pub enum ReadFrom {
 /// All producers followed on this node.
 #[derive(Debug)]
 pub struct Hub {
-    channels: Mutex<HashMap<ProducerId, Arc<Channel>>>,
+    channels: Mutex<HashMap<LogKey, Arc<Channel>>>,
     ring: usize,
     /// Longest part of a batch in a ring.
     part: usize,
@@ -62,7 +62,7 @@ impl Hub {
 
     /// Takes a batch from the log. Nothing is kept of a producer that nobody here follows.
     pub fn deliver(&self, batch: &Arc<Batch>) {
-        let channel = lock(&self.channels).get(&batch.producer).cloned();
+        let channel = lock(&self.channels).get(&batch.key()).cloned();
         if channel.is_some_and(|channel| channel.push(batch) == News::Life) {
             self.suspect();
         }
@@ -73,18 +73,18 @@ impl Hub {
         self.suspicious.notify_one();
     }
 
-    /// Follows `producer` for `wake`, from the place asked for.
+    /// Follows the log `key` for `wake`, from the place asked for.
     pub(super) async fn follow(
         self: &Arc<Self>,
         log: &Log,
-        producer: ProducerId,
+        key: LogKey,
         from: ReadFrom,
         wake: &Arc<Wake>,
         slot: usize,
     ) -> Result<(Lease, Cursor), Error> {
         let channel = {
             let mut channels = lock(&self.channels);
-            let channel = channels.entry(producer).or_insert_with(|| Arc::new(Channel::new(producer, Ring::new(self.ring, self.part))));
+            let channel = channels.entry(key).or_insert_with(|| Arc::new(Channel::new(key, Ring::new(self.ring, self.part))));
             lock(&channel.state).users += 1;
             Arc::clone(channel)
         };
@@ -95,18 +95,18 @@ impl Hub {
             .channel
             .ready
             .get_or_try_init(|| async {
-                log.follow(producer).await?;
-                let head = log.head(producer).await?;
+                log.follow(key).await?;
+                let head = log.head(key).await?;
                 lease.channel.advance(head, Cursor::default());
                 Ok::<(), Error>(())
             })
             .await?;
         let offset = |offset| ReadFrom::After(Cursor { offset, ..Cursor::default() });
         let from = match from {
-            ReadFrom::Earliest => offset(Offset(log.head(producer).await?.first.0.saturating_sub(1))),
+            ReadFrom::Earliest => offset(Offset(log.head(key).await?.first.0.saturating_sub(1))),
             // What is gone of that time is told as it is to whoever resumes before it.
-            ReadFrom::Time(time) if log.has_lost(producer, time).await? => offset(Offset(0)),
-            ReadFrom::Time(time) => offset(log.before(producer, time).await?),
+            ReadFrom::Time(time) if log.has_lost(key, time).await? => offset(Offset(0)),
+            ReadFrom::Time(time) => offset(log.before(key, time).await?),
             known => known,
         };
         let cursor = lease.channel.join(id, from, wake, slot);
@@ -139,15 +139,15 @@ impl Drop for Lease {
         state.followers.remove(&self.id);
         state.users -= 1;
         if state.users == 0 {
-            channels.remove(&self.channel.producer);
+            channels.remove(&self.channel.key);
             // Under the map's lock: whoever follows this producer next comes after this.
-            self.log.unfollow(self.channel.producer);
+            self.log.unfollow(self.channel.key);
         }
     }
 }
 
 struct Channel {
-    producer: ProducerId,
+    key: LogKey,
     ready: OnceCell<()>,
     state: Mutex<State>,
 }
@@ -168,9 +168,9 @@ struct Follower {
 }
 
 impl Channel {
-    fn new(producer: ProducerId, ring: Ring) -> Self {
+    fn new(key: LogKey, ring: Ring) -> Self {
         Self {
-            producer,
+            key,
             ready: OnceCell::new(),
             state: Mutex::new(State { ring, followers: HashMap::new(), users: 0, expected: Cursor::default() }),
         }
@@ -239,7 +239,7 @@ impl State {
 
 impl fmt::Debug for Channel {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Channel").field("producer", &self.producer).finish_non_exhaustive()
+        f.debug_struct("Channel").field("key", &self.key).finish_non_exhaustive()
     }
 }
 
@@ -293,15 +293,15 @@ pub(super) fn start_checks(relay: &Relay) {
                 };
                 for channel in hub.channels().iter().filter(|c| c.ready.initialized()) {
                     let heard = channel.end();
-                    match log.head(channel.producer).await {
+                    match log.head(channel.key).await {
                         Ok(head) => {
                             if head.epoch() == heard.epoch && head.last < heard.offset {
                                 metrics::counter!("motience_log_disagreements_total").increment(1);
-                                warn!(producer = %channel.producer, "more was published than the log has: its readers go back to the log");
+                                warn!(producer = %channel.key.producer, "more was published than the log has: its readers go back to the log");
                             }
                             let news = if suspicious { channel.advance(head, heard) } else { channel.check(head, heard) };
                             if news {
-                                debug!(producer = %channel.producer, "a hole is filled from the log");
+                                debug!(producer = %channel.key.producer, "a hole is filled from the log");
                             }
                         }
                         Err(e) => {

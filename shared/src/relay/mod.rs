@@ -53,8 +53,8 @@ use crate::{
     clock::Clock,
     env::{self, Env},
     log::{self, Event, Log},
-    model::{ConsumerId, CursorName, Epoch, ProducerId, record},
-    store::{self, Store},
+    model::{ConsumerId, CursorName, Epoch, LogKey, ProducerId, record},
+    store::{self, LogIds, Store},
 };
 
 /// The relay's limits.
@@ -152,6 +152,7 @@ pub(crate) struct Inner {
     pub(crate) routes: Arc<Routes>,
     pub(crate) reports: Reports,
     pub(crate) store: Store,
+    pub(crate) logs: LogIds,
     pub(crate) clock: Clock,
     pub(crate) limits: Limits,
     pub(crate) appenders: appender::Appenders,
@@ -162,13 +163,22 @@ pub(crate) struct Inner {
 
 impl Relay {
     /// Joins the parts. The log's signals must already go to `hub`, `routes` and `reports`.
-    pub fn new(log: Log, store: Store, hub: Arc<Hub>, routes: Arc<Routes>, reports: Reports, clock: Clock, limits: Limits) -> Self {
+    pub fn new(
+        log: Log,
+        (store, logs): (Store, LogIds),
+        hub: Arc<Hub>,
+        routes: Arc<Routes>,
+        reports: Reports,
+        clock: Clock,
+        limits: Limits,
+    ) -> Self {
         let relay = Self(Arc::new(Inner {
             log,
             hub,
             routes,
             reports,
             store,
+            logs,
             clock,
             limits,
             appenders: appender::Appenders::default(),
@@ -183,13 +193,18 @@ impl Relay {
     }
 
     /// A device's connection: raises its fence and learns what the log has seen of its epoch.
-    pub async fn publisher(&self, producer: ProducerId, name: log::SessionName, epoch: Epoch) -> Result<Publisher, Error> {
-        Publisher::open(self, producer, name, epoch).await
+    pub async fn publisher(&self, key: LogKey, name: log::SessionName, epoch: Epoch) -> Result<Publisher, Error> {
+        Publisher::open(self, key, name, epoch).await
     }
 
     /// A sender without an outbox: one WebSocket connection, one HTTP request.
-    pub async fn passing_publisher(&self, producer: ProducerId) -> Result<Publisher, Error> {
-        Publisher::open(self, producer, log::SessionName::passing(), Epoch(fastrand::u64(..))).await
+    pub async fn passing_publisher(&self, key: LogKey) -> Result<Publisher, Error> {
+        Publisher::open(self, key, log::SessionName::passing(), Epoch(fastrand::u64(..))).await
+    }
+
+    /// The log that a producer has now. Those who write are told by their tokens which one it is.
+    pub async fn log_of(&self, producer: ProducerId) -> Result<LogKey, Error> {
+        Ok(self.0.logs.of(producer).await?)
     }
 
     /// A reader that follows what it is told to.
@@ -255,9 +270,9 @@ impl Relay {
     }
 
     /// A producer's devices, on any node.
-    pub fn devices_of(&self, producer: ProducerId) -> Vec<DeviceStats> {
+    pub fn devices_of(&self, key: LogKey) -> Vec<DeviceStats> {
         let now = self.0.clock.now();
-        self.0.reports.devices.of(producer, |node| self.0.reports.nodes.is_alive(node, now))
+        self.0.reports.devices.of(key, |node| self.0.reports.nodes.is_alive(node, now))
     }
 
     /// The log itself.

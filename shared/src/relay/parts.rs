@@ -30,7 +30,7 @@ pub(super) fn cut(batch: &Arc<Batch>, after: Offset, limit: usize, most: usize) 
         taken += buffer.len();
         let mut text = std::mem::take(&mut buffer).freeze();
         let entries = names.drain(..).map(|(name, length)| Entry { name, message: text.split_to(length) }).collect();
-        parts.extend(first.take().map(|first| Arc::new(Batch::new(batch.producer, batch.epoch, first, entries).received(batch.received))));
+        parts.extend(first.take().map(|first| Arc::new(Batch::new(batch.key(), batch.epoch, first, entries).received(batch.received))));
         if taken >= most {
             break;
         }
@@ -43,14 +43,14 @@ mod tests {
     use bytes::Bytes;
 
     use super::*;
-    use crate::model::{Epoch, LogEpoch, ProducerId, RecordName, Seq};
+    use crate::model::{Epoch, LogEpoch, LogKey, ProducerId, RecordName, Seq};
 
     fn batch(messages: &[&'static str]) -> Arc<Batch> {
         let entry = |(seq, text): (usize, &&'static str)| Entry {
             name: RecordName { epoch: Epoch(1), seq: Seq(seq as u64) },
             message: Bytes::from_static(text.as_bytes()),
         };
-        Arc::new(Batch::new(ProducerId(1), LogEpoch(1), Offset(5), messages.iter().enumerate().map(entry).collect()))
+        Arc::new(Batch::new(LogKey::numbered(ProducerId(1)), LogEpoch(1), Offset(5), messages.iter().enumerate().map(entry).collect()))
     }
 
     #[test]

@@ -22,7 +22,7 @@ use super::{
 };
 use crate::{
     log::{self, Sender, SessionName},
-    model::{Epoch, Fence, LogEpoch, ProducerId, RangeSet, Seq, record, times::ClockFault},
+    model::{Epoch, Fence, LogEpoch, LogKey, ProducerId, RangeSet, Seq, record, times::ClockFault},
     mutation::Mutation,
 };
 
@@ -81,7 +81,7 @@ struct Sent {
 
 /// What the appender needs of a sender.
 pub(super) struct Session {
-    pub(super) producer: ProducerId,
+    pub(super) key: LogKey,
     pub(super) sender: Sender,
     pub(super) state: Mutex<SessionState>,
     pub(super) committed: watch::Sender<Committed>,
@@ -97,24 +97,24 @@ pub(super) struct SessionState {
 }
 
 impl Publisher {
-    pub(super) async fn open(relay: &Relay, producer: ProducerId, name: SessionName, epoch: Epoch) -> Result<Self, Error> {
+    pub(super) async fn open(relay: &Relay, key: LogKey, name: SessionName, epoch: Epoch) -> Result<Self, Error> {
         if relay.0.stop.is_cancelled() {
             return Err(Error::Closed);
         }
         let sender = Sender { name, epoch, owner: fastrand::u64(..) };
-        let mut opened = relay.0.log.open(producer, &sender).await?;
+        let mut opened = relay.0.log.open(key, &sender).await?;
         if Mutation::SkipSeenSet.is_on() {
             opened.seen = RangeSet::new();
         }
         let submitted = Sent { next_seq: opened.seen.max().unwrap_or(0) + 1, seen: opened.seen.clone(), tickets: 0 };
         let session = Session {
-            producer,
+            key,
             sender,
             state: Mutex::new(SessionState { life: opened.life, fence: opened.fence, logged: opened.seen }),
             committed: watch::Sender::new(Committed::default()),
             superseded: CancellationToken::new(),
         };
-        let appender = relay.0.appenders.of(relay, producer);
+        let appender = relay.0.appenders.of(relay, key);
         let session = Arc::new(session);
         relay.0.holders.enter(&session);
         let device = session.sender.name.device_id().map(Arc::from);
@@ -161,7 +161,12 @@ impl Publisher {
 
     /// Whose log it appends to.
     pub fn producer(&self) -> ProducerId {
-        self.session.producer
+        self.session.key.producer
+    }
+
+    /// The log it appends to.
+    pub fn log_key(&self) -> LogKey {
+        self.session.key
     }
 
     /// Begins a group: the records that one read brought, submitted together.
@@ -195,7 +200,7 @@ impl Publisher {
         let Some(device) = &self.device else { return };
         if records > 0 && (self.misdated.swap(fault.is_some(), Relaxed) || misdated > 0) {
             let devices = &self.relay.0.reports.devices;
-            devices.dated(self.session.producer, device, log::Transport::Quic, fault, misdated);
+            devices.dated(self.session.key, device, log::Transport::Quic, fault, misdated);
         }
     }
 
@@ -245,7 +250,7 @@ impl Session {
 impl fmt::Debug for Publisher {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Publisher")
-            .field("producer", &self.session.producer)
+            .field("producer", &self.session.key.producer)
             .field("sender", &self.session.sender.name)
             .finish_non_exhaustive()
     }

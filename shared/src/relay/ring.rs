@@ -143,12 +143,17 @@ mod tests {
     use super::*;
     use crate::{
         log::Entry,
-        model::{Epoch, LogEpoch, ProducerId, RecordName, Seq},
+        model::{Epoch, LogEpoch, LogKey, ProducerId, RecordName, Seq},
     };
 
     fn batch(epoch: u64, first: u64, count: u64) -> Arc<Batch> {
         let entry = |n| Entry { name: RecordName { epoch: Epoch(1), seq: Seq(n) }, message: Bytes::from_static(b"0123456789") };
-        Arc::new(Batch::new(ProducerId(1), LogEpoch(epoch), Offset(first), (0..count).map(|n| entry(first + n)).collect()))
+        Arc::new(Batch::new(
+            LogKey::numbered(ProducerId(1)),
+            LogEpoch(epoch),
+            Offset(first),
+            (0..count).map(|n| entry(first + n)).collect(),
+        ))
     }
 
     fn head(lives: &str, last: u64) -> Head {
@@ -222,7 +227,7 @@ mod tests {
         ring.push(&batch(1, 9, 2));
         assert_eq!(ring.push(&batch(1, 4, 6)), News::Nothing, "known, and as it was told");
         let other = Entry { name: RecordName { epoch: Epoch(2), seq: Seq(1) }, message: Bytes::from_static(b"another") };
-        let false_one = Arc::new(Batch::new(ProducerId(1), LogEpoch(1), Offset(8), vec![other]));
+        let false_one = Arc::new(Batch::new(LogKey::numbered(ProducerId(1)), LogEpoch(1), Offset(8), vec![other]));
         assert_eq!(ring.push(&false_one), News::Life, "the log is asked");
         assert!(matches!(ring.read(at(1, 7), 1000), Found::Older));
         assert_eq!(ring.end(), at(1, 10));

@@ -12,7 +12,7 @@ use tracing::debug;
 use super::Relay;
 use crate::{
     log::{Event, StreamReport},
-    model::ProducerId,
+    model::{LogKey, ProducerId},
 };
 
 /// How often a node tells the others what it takes in.
@@ -30,13 +30,15 @@ const REPORTS_AT_ONCE: usize = 500;
 #[derive(Debug)]
 pub struct Streams {
     node: String,
-    here: Mutex<HashMap<ProducerId, Counter>>,
-    elsewhere: Mutex<HashMap<(String, ProducerId), StreamReport>>,
+    here: Mutex<HashMap<LogKey, Counter>>,
+    elsewhere: Mutex<HashMap<(String, LogKey), StreamReport>>,
 }
 
 /// One live producer over all nodes.
 #[derive(Clone, Debug, PartialEq)]
 pub struct StreamStats {
+    /// The log.
+    pub key: LogKey,
     /// The producer.
     pub producer: ProducerId,
     /// Records taken in since the nodes started.
@@ -64,9 +66,9 @@ impl Streams {
     }
 
     /// Counts records that went into the log.
-    pub(super) fn count(&self, producer: ProducerId, records: u64, now: OffsetDateTime) {
+    pub(super) fn count(&self, key: LogKey, records: u64, now: OffsetDateTime) {
         let mut here = lock(&self.here);
-        let counter = here.entry(producer).or_insert_with(|| Counter::new(now));
+        let counter = here.entry(key).or_insert_with(|| Counter::new(now));
         counter.move_to(now);
         counter.records += records;
         counter.seconds[slot(now.unix_timestamp())] += records;
@@ -80,26 +82,31 @@ impl Streams {
         }
         let mut elsewhere = lock(&self.elsewhere);
         for report in streams {
-            elsewhere.insert((node.clone(), report.producer), report.clone());
+            elsewhere.insert((node.clone(), report.key()), report.clone());
         }
     }
 
     /// All live producers, by id.
     pub(super) fn snapshot(&self, now: OffsetDateTime) -> Vec<StreamStats> {
-        let mut all: HashMap<ProducerId, StreamStats> = HashMap::new();
+        let mut all: HashMap<LogKey, StreamStats> = HashMap::new();
         let mut elsewhere = lock(&self.elsewhere);
         elsewhere.retain(|_, r| now - from_millis(r.last_record_ms) < LIVE_FOR);
         let reports = self.reports(now).into_iter().chain(elsewhere.values().cloned());
         for report in reports {
             let last_record_at = from_millis(report.last_record_ms);
-            let stats =
-                all.entry(report.producer).or_insert(StreamStats { producer: report.producer, records: 0, rate: 0.0, last_record_at });
+            let stats = all.entry(report.key()).or_insert(StreamStats {
+                key: report.key(),
+                producer: report.producer,
+                records: 0,
+                rate: 0.0,
+                last_record_at,
+            });
             stats.records += report.records;
             stats.rate += report.millirate as f64 / 1000.0;
             stats.last_record_at = stats.last_record_at.max(last_record_at);
         }
         let mut all: Vec<StreamStats> = all.into_values().collect();
-        all.sort_by_key(|s| s.producer);
+        all.sort_by_key(|s| s.key);
         all
     }
 
@@ -107,8 +114,9 @@ impl Streams {
         let mut here = lock(&self.here);
         here.retain(|_, counter| now - counter.last < LIVE_FOR);
         here.iter_mut()
-            .map(|(&producer, counter)| StreamReport {
-                producer,
+            .map(|(&key, counter)| StreamReport {
+                producer: key.producer,
+                log: Some(key.log),
                 records: counter.records,
                 millirate: counter.millirate(now),
                 last_record_ms: (counter.last.unix_timestamp_nanos() / 1_000_000) as i64,
@@ -185,7 +193,7 @@ mod tests {
     fn rates_fade_and_streams_end() {
         let streams = Streams::new("a".into());
         for second in 100..110 {
-            streams.count(ProducerId(1), 20, at(second));
+            streams.count(LogKey::numbered(ProducerId(1)), 20, at(second));
         }
         assert_eq!(streams.snapshot(at(110))[0].rate, 20.0);
         assert_eq!(streams.snapshot(at(115))[0].rate, 10.0);
@@ -197,7 +205,7 @@ mod tests {
     fn a_rate_counts_finished_seconds_only() {
         let streams = Streams::new("a".into());
         for second in 100..104 {
-            streams.count(ProducerId(1), 20, at(second));
+            streams.count(LogKey::numbered(ProducerId(1)), 20, at(second));
             // The fourth of these has only begun.
             let expected = if second == 100 { 0.0 } else { 20.0 };
             assert_eq!(streams.snapshot(at(second))[0].rate, expected, "in second {second}");
@@ -207,8 +215,8 @@ mod tests {
     #[test]
     fn nodes_add_up() {
         let streams = Streams::new("a".into());
-        streams.count(ProducerId(1), 5, at(100));
-        let report = StreamReport { producer: ProducerId(1), records: 7, millirate: 1500, last_record_ms: 101_000 };
+        streams.count(LogKey::numbered(ProducerId(1)), 5, at(100));
+        let report = StreamReport { producer: ProducerId(1), log: None, records: 7, millirate: 1500, last_record_ms: 101_000 };
         for node in ["a", "b"] {
             streams.apply(&Event::Streams { node: node.into(), streams: vec![report.clone()] });
         }

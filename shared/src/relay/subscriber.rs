@@ -16,7 +16,7 @@ use super::{
 };
 use crate::{
     log::Batch,
-    model::{Cursor, Offset, ProducerId},
+    model::{Cursor, LogKey, Offset, ProducerId},
 };
 
 /// Work that is given out before other tasks have their turn, as bytes of messages.
@@ -76,7 +76,7 @@ pub struct Subscriber {
 }
 
 struct Follow {
-    producer: ProducerId,
+    key: LogKey,
     lease: Lease,
     cursor: Cursor,
 }
@@ -117,10 +117,11 @@ impl Subscriber {
         if self.places.contains_key(&producer) {
             return Ok(());
         }
+        let key = self.relay.log_of(producer).await?;
         let place = self.next_place;
         self.next_place += 1;
-        let (lease, cursor) = self.relay.0.hub.follow(&self.relay.0.log, producer, from, &self.wake, place).await?;
-        self.follows.insert(place, Follow { producer, lease, cursor });
+        let (lease, cursor) = self.relay.0.hub.follow(&self.relay.0.log, key, from, &self.wake, place).await?;
+        self.follows.insert(place, Follow { key, lease, cursor });
         self.places.insert(producer, place);
         Ok(())
     }
@@ -136,6 +137,11 @@ impl Subscriber {
     /// Whom it follows.
     pub fn followed(&self) -> impl Iterator<Item = ProducerId> {
         self.places.keys().copied()
+    }
+
+    /// The log that is read of a producer.
+    pub fn log_key(&self, producer: ProducerId) -> Option<LogKey> {
+        self.follows.get(self.places.get(&producer)?).map(|follow| follow.key)
     }
 
     /// How far a follow has been read.
@@ -197,7 +203,7 @@ impl Subscriber {
                 Found::Older => self.turn = Some(slot),
                 Found::Reset(cursor) => {
                     follow.cursor = cursor;
-                    self.ready.push_back(Delivery::Reset { producer: follow.producer, cursor });
+                    self.ready.push_back(Delivery::Reset { producer: follow.key.producer, cursor });
                     self.wake.queue(&slot);
                 }
             }
@@ -213,9 +219,9 @@ impl Subscriber {
         };
         let (log, cursor, bytes) = (&self.relay.0.log, follow.cursor, self.relay.0.limits.read);
         let found = async {
-            let read = log.read(follow.producer, cursor.offset, bytes).await?;
+            let read = log.read(follow.key, cursor.offset, bytes).await?;
             // Nothing after a cursor that stands before the end: retention has emptied the log.
-            let head = if read.batches.is_empty() { Some(log.head(follow.producer).await?) } else { None };
+            let head = if read.batches.is_empty() { Some(log.head(follow.key).await?) } else { None };
             Ok::<_, Error>((read, head))
         };
         match found.await {
@@ -230,7 +236,7 @@ impl Subscriber {
                 let first_there = read.batches.first().map(|b| b.first).or(head.map(|h| h.last.next()));
                 if let Some(first) = first_there.filter(|&f| f > cursor.offset.next()) {
                     let to = Offset(first.0 - 1);
-                    self.ready.push_back(Delivery::Gap { producer: follow.producer, from: cursor.offset.next(), to });
+                    self.ready.push_back(Delivery::Gap { producer: follow.key.producer, from: cursor.offset.next(), to });
                     follow.cursor.offset = to;
                 }
                 let nothing = read.batches.is_empty() && first_there.is_none_or(|first| first <= follow.cursor.offset.next());
@@ -244,7 +250,7 @@ impl Subscriber {
                 self.turn = None;
             }
             Err(e) => {
-                warn!(producer = %follow.producer, error = %e, "the log cannot be read; trying again");
+                warn!(producer = %follow.key.producer, error = %e, "the log cannot be read; trying again");
                 tokio::time::sleep(RETRY_AFTER).await;
             }
         }

@@ -1,4 +1,6 @@
 //! The table `cursors`: how far a consumer has confirmed, by names of its own choice and for each producer.
+//!
+//! A cursor is of one log: where a producer's number has become another's, with a log of its own, it is as if there were none.
 
 use std::collections::BTreeMap;
 
@@ -6,7 +8,7 @@ use futures_util::TryFutureExt;
 use sqlx::FromRow;
 use time::OffsetDateTime;
 
-use super::{Engine, Error, MAX_PAGE, Store, from_millis, limited, millis, on};
+use super::{Engine, Error, MAX_PAGE, Store, from_millis, limited, millis, on, users::present_log};
 use crate::model::{ConsumerId, Cursor, CursorName, LogEpoch, Offset, ProducerId};
 
 /// Most names of one consumer. Two nodes that take a new name each at the same moment may pass it by one.
@@ -141,10 +143,26 @@ impl Store {
     }
 }
 
-const FIND: &str = "SELECT log_epoch, log_offset FROM cursors WHERE consumer_id = $1 AND name = $2 AND producer_id = $3";
-const NAMED: &str = "SELECT producer_id, log_epoch, log_offset FROM cursors WHERE consumer_id = $1 AND name = $2 ORDER BY producer_id";
-const LIST: &str = "SELECT name, producer_id, log_epoch, log_offset, updated_at FROM cursors \
-     WHERE consumer_id = $1 AND (name, producer_id) > ($2, $3) ORDER BY name, producer_id LIMIT $4";
+/// Whether a row is of the log that its producer has.
+macro_rules! is_present {
+    () => {
+        concat!("COALESCE(cursors.log_id, cursors.producer_id) = ", present_log!("cursors.producer_id"))
+    };
+}
+
+const FIND: &str =
+    concat!("SELECT log_epoch, log_offset FROM cursors WHERE consumer_id = $1 AND name = $2 AND producer_id = $3 AND ", is_present!());
+const NAMED: &str = concat!(
+    "SELECT producer_id, log_epoch, log_offset FROM cursors WHERE consumer_id = $1 AND name = $2 AND ",
+    is_present!(),
+    " ORDER BY producer_id"
+);
+const LIST: &str = concat!(
+    "SELECT name, producer_id, log_epoch, log_offset, updated_at FROM cursors \
+     WHERE consumer_id = $1 AND (name, producer_id) > ($2, $3) AND ",
+    is_present!(),
+    " ORDER BY name, producer_id LIMIT $4"
+);
 const KNOWN: &str = "SELECT 1 FROM cursors WHERE consumer_id = $1 AND name = $2 LIMIT 1";
 const DELETE: &str = "DELETE FROM cursors WHERE consumer_id = $1 AND name = $2";
 
@@ -152,14 +170,17 @@ const DELETE: &str = "DELETE FROM cursors WHERE consumer_id = $1 AND name = $2";
 macro_rules! upsert {
     ($new:literal) => {
         concat!(
-            "INSERT INTO cursors (consumer_id, name, producer_id, log_epoch, log_offset, updated_at) \
-             SELECT $1, $2, producer, epoch, place, $3 FROM ",
+            "INSERT INTO cursors (consumer_id, name, producer_id, log_epoch, log_offset, updated_at, log_id) \
+             SELECT $1, $2, producer, epoch, place, $3, ",
+            present_log!("producer"),
+            " FROM ",
             $new,
             " WHERE EXISTS (SELECT 1 FROM cursors WHERE consumer_id = $1 AND name = $2) \
                OR (SELECT COUNT(DISTINCT name) FROM cursors WHERE consumer_id = $1) < $4 \
              ORDER BY producer \
              ON CONFLICT (consumer_id, name, producer_id) DO UPDATE \
-             SET log_epoch = EXCLUDED.log_epoch, log_offset = EXCLUDED.log_offset, updated_at = EXCLUDED.updated_at \
+             SET log_epoch = EXCLUDED.log_epoch, log_offset = EXCLUDED.log_offset, updated_at = EXCLUDED.updated_at, \
+                 log_id = EXCLUDED.log_id \
              WHERE cursors.log_epoch <> EXCLUDED.log_epoch OR cursors.log_offset < EXCLUDED.log_offset"
         )
     };

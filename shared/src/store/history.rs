@@ -8,7 +8,7 @@ use std::collections::HashSet;
 use serde_json::value::RawValue;
 use time::{OffsetDateTime, macros::datetime};
 
-use super::{Engine, Error, MAX_PAGE, Store, cursors::Place, limited, on, postgres, sqlite};
+use super::{Engine, Error, MAX_PAGE, Store, cursors::Place, limited, on, postgres, sqlite, users::present_log};
 use crate::model::{Cursor, Epoch, ProducerId, RecordName, Seq};
 
 /// Which records are asked for.
@@ -156,10 +156,24 @@ impl Store {
     }
 }
 
-const LAST_UNTIL: &str = "SELECT CAST(id AS BIGINT) FROM data_history \
-     WHERE producer_id = $1 AND log_epoch = $2 AND log_offset <= $3 ORDER BY log_offset DESC LIMIT 1";
-const FIRST_BEYOND: &str = "SELECT CAST(id AS BIGINT) FROM data_history \
-     WHERE producer_id = $1 AND log_epoch = $2 AND log_offset > $3 ORDER BY log_offset LIMIT 1";
+/// Whether a row is of the log that the producer `$1` has.
+macro_rules! of_present_log {
+    () => {
+        concat!("COALESCE(data_history.log_id, data_history.producer_id) = ", present_log!("$1"))
+    };
+}
+pub(super) use of_present_log;
+
+const LAST_UNTIL: &str = concat!(
+    "SELECT CAST(id AS BIGINT) FROM data_history WHERE producer_id = $1 AND log_epoch = $2 AND log_offset <= $3 AND ",
+    of_present_log!(),
+    " ORDER BY log_offset DESC LIMIT 1"
+);
+const FIRST_BEYOND: &str = concat!(
+    "SELECT CAST(id AS BIGINT) FROM data_history WHERE producer_id = $1 AND log_epoch = $2 AND log_offset > $3 AND ",
+    of_present_log!(),
+    " ORDER BY log_offset LIMIT 1"
+);
 
 /// What the `SELECT` of either database gives.
 #[derive(sqlx::FromRow)]

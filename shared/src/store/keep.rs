@@ -8,8 +8,8 @@
 use serde_json::value::RawValue;
 use time::OffsetDateTime;
 
-use super::{Engine, Error, Store, cursors::Place, is_storable, limited, on, postgres, sqlite};
-use crate::model::{Cursor, DeviceId, ProducerId, RecordName};
+use super::{Engine, Error, Store, cursors::Place, is_storable, limited, on, postgres, sqlite, users::present_log};
+use crate::model::{Cursor, DeviceId, LogId, LogKey, ProducerId, RecordName};
 
 /// A record to be kept.
 #[derive(Clone, Debug)]
@@ -35,6 +35,8 @@ pub struct HistoryRow {
 pub struct HistoryBatch {
     /// Whose log.
     pub producer: ProducerId,
+    /// Which log: rows of one that the producer's number had before are kept, and are not shown as the present one's.
+    pub log: LogId,
     /// Where the history must stand for this to follow; `None`: nothing was read from this log before.
     pub expected: Option<Cursor>,
     /// Where it stands after this.
@@ -87,11 +89,14 @@ impl Store {
     }
 }
 
-const CURSORS: &str =
-    "SELECT producer_id, log_epoch, log_offset FROM history_cursors WHERE producer_id BETWEEN $1 AND $2 ORDER BY producer_id";
+const CURSORS: &str = concat!(
+    "SELECT producer_id, log_epoch, log_offset FROM history_cursors WHERE producer_id BETWEEN $1 AND $2 AND COALESCE(log_id, producer_id) = ",
+    present_log!("history_cursors.producer_id"),
+    " ORDER BY producer_id"
+);
 
-/// Rows with their producer, in order.
-pub(super) fn rows_of<'a>(batches: &[&'a HistoryBatch], moved: &[ProducerId]) -> Vec<(ProducerId, &'a HistoryRow)> {
+/// Rows with their log, in order.
+pub(super) fn rows_of<'a>(batches: &[&'a HistoryBatch], moved: &[ProducerId]) -> Vec<(LogKey, &'a HistoryRow)> {
     let kept = batches.iter().filter(|batch| !moved.contains(&batch.producer));
-    kept.flat_map(|batch| batch.rows.iter().map(|row| (batch.producer, row))).collect()
+    kept.flat_map(|batch| batch.rows.iter().map(|row| (LogKey { producer: batch.producer, log: batch.log }, row))).collect()
 }

@@ -12,9 +12,11 @@ mod connections;
 mod cursors;
 mod error;
 mod history;
+mod installation;
 mod json;
 mod keep;
 mod leases;
+mod log_ids;
 mod postgres;
 mod refresh;
 mod sqlite;
@@ -36,9 +38,10 @@ pub use self::{
     error::Error,
     history::{HistoryEntry, HistoryQuery, entry_bytes, kept_time},
     keep::{HistoryBatch, HistoryRow, Kept},
+    log_ids::{Gone, LogIds},
     refresh::{RefreshToken, Spend, Spending},
     subscriptions::Change,
-    users::{AccountQuery, Credentials, NewUser},
+    users::{AccountQuery, Credentials, Made, NewUser},
 };
 
 /// Longest wait for one call, its waiting for a connection included.

@@ -9,11 +9,12 @@ use super::{
     Error,
     connections::Connections,
     cursors::Place,
-    history::{HistoryQuery, MATCHING, Row, by_clock, in_range},
+    history::{HistoryQuery, MATCHING, Row, by_clock, in_range, of_present_log},
     json,
     keep::{HistoryBatch, HistoryRow, Kept, rows_of},
+    users::present_log,
 };
-use crate::model::{Cursor, ProducerId, RecordName};
+use crate::model::{Cursor, LogKey, ProducerId, RecordName};
 
 /// All rows in one statement. A value that JSONB cannot hold (a number beyond its range, say) must not fail the others: everything is
 /// then done again, and that value kept as a string of its JSON.
@@ -40,12 +41,16 @@ async fn keep(pool: &Connections, batches: &[&HistoryBatch], has_bad_values: boo
 /// Moves the cursors that stand where they are expected, and names the others. Their rows stay locked until the transaction ends.
 async fn move_cursors(transaction: &mut PgConnection, batches: &[&HistoryBatch]) -> Result<Vec<ProducerId>, Error> {
     let producers: Vec<i64> = batches.iter().map(|batch| batch.producer.0).collect();
-    let rows: Vec<(i64, i64, i64)> = sqlx::query_as(LOCK).persistent(false).bind(producers).fetch_all(&mut *transaction).await?;
-    let stand: HashMap<i64, Cursor> = rows.into_iter().map(|(id, epoch, offset)| (id, Place::new(epoch, offset).into())).collect();
+    let rows: Vec<(i64, i64, i64, i64)> = sqlx::query_as(LOCK).persistent(false).bind(producers).fetch_all(&mut *transaction).await?;
+    let stand: HashMap<i64, (i64, Cursor)> =
+        rows.into_iter().map(|(id, epoch, offset, log)| (id, (log, Place::new(epoch, offset).into()))).collect();
     let (mut moved, mut first, mut next) = (Vec::new(), Vec::new(), Vec::new());
     for &batch in batches {
-        match stand.get(&batch.producer.0).copied() {
-            stands if stands != batch.expected => moved.push(batch.producer),
+        let stands = stand.get(&batch.producer.0);
+        // A row of a log that the number had before is written over.
+        let of_this_log = stands.filter(|(log, _)| *log == batch.log.0.cast_signed());
+        match stands {
+            _ if of_this_log.map(|(_, cursor)| *cursor) != batch.expected => moved.push(batch.producer),
             Some(_) => next.push(batch),
             None => first.push(batch),
         }
@@ -69,6 +74,7 @@ fn cursors(statement: &'static str, batches: &[&HistoryBatch]) -> Query<'static,
         .bind(column(|batch| batch.producer.0))
         .bind(column(|batch| batch.cursor.epoch.0.cast_signed()))
         .bind(column(|batch| batch.cursor.offset.0.cast_signed()))
+        .bind(column(|batch| batch.log.0.cast_signed()))
 }
 
 pub(super) async fn history(
@@ -100,7 +106,7 @@ pub(super) async fn names_kept(pool: &Connections, producer: i64, names: &[Recor
     Ok(sqlx::query_as(NAMES).bind(producer).bind(until).bind(epochs).bind(seqs).fetch_all(pool).await?)
 }
 
-type Rows<'a> = [(ProducerId, &'a HistoryRow)];
+type Rows<'a> = [(LogKey, &'a HistoryRow)];
 
 async fn insert(connection: &mut PgConnection, rows: &Rows<'_>, payload: impl Fn(&str) -> String) -> Result<u64, Error> {
     if rows.is_empty() {
@@ -109,7 +115,7 @@ async fn insert(connection: &mut PgConnection, rows: &Rows<'_>, payload: impl Fn
     let column = |value: fn(&HistoryRow) -> i64| rows.iter().map(|(_, row)| value(row)).collect::<Vec<_>>();
     let done = sqlx::query(INSERT)
         .persistent(false)
-        .bind(rows.iter().map(|(producer, _)| producer.0).collect::<Vec<_>>())
+        .bind(rows.iter().map(|(key, _)| key.producer.0).collect::<Vec<_>>())
         .bind(rows.iter().map(|(_, row)| row.device.as_str()).collect::<Vec<_>>())
         .bind(rows.iter().map(|(_, row)| payload(row.data.get())).collect::<Vec<_>>())
         .bind(rows.iter().map(|(_, row)| in_range(row.timestamp)).collect::<Vec<_>>())
@@ -119,6 +125,7 @@ async fn insert(connection: &mut PgConnection, rows: &Rows<'_>, payload: impl Fn
         .bind(column(|row| row.name.epoch.0.cast_signed()))
         .bind(column(|row| row.name.seq.0.cast_signed()))
         .bind(rows.iter().map(|(_, row)| row.extra.as_deref().map(|extra| payload(extra.get()))).collect::<Vec<_>>())
+        .bind(rows.iter().map(|(key, _)| key.log.0.cast_signed()).collect::<Vec<_>>())
         .execute(connection)
         .await?;
     Ok(done.rows_affected())
@@ -137,8 +144,8 @@ async fn insert_apart(transaction: &mut PgConnection, rows: &Rows<'_>) -> Result
             }
             Err(e) if e.is_bad_value() => {
                 attempt.rollback().await?;
-                if let [(producer, row)] = rows {
-                    tracing::warn!(producer = producer.0, place = %row.place, "a record is kept as text: JSONB cannot hold its value");
+                if let [(key, row)] = rows {
+                    tracing::warn!(producer = key.producer.0, place = %row.place, "a record is kept as text: JSONB cannot hold its value");
                     added += insert(transaction, rows, json::quoted).await?;
                 } else {
                     let (first, second) = rows.split_at(rows.len() / 2);
@@ -153,21 +160,23 @@ async fn insert_apart(transaction: &mut PgConnection, rows: &Rows<'_>) -> Result
     Ok(added)
 }
 
-const LOCK: &str =
-    "SELECT producer_id, log_epoch, log_offset FROM history_cursors WHERE producer_id = ANY($1) ORDER BY producer_id FOR UPDATE";
-const UPDATE_CURSORS: &str = "UPDATE history_cursors SET log_epoch = new.epoch, log_offset = new.place \
-     FROM UNNEST($1::bigint[], $2::bigint[], $3::bigint[]) AS new (producer, epoch, place) WHERE producer_id = new.producer";
-const INSERT_CURSORS: &str = "INSERT INTO history_cursors (producer_id, log_epoch, log_offset) \
-     SELECT * FROM UNNEST($1::bigint[], $2::bigint[], $3::bigint[]) ON CONFLICT (producer_id) DO NOTHING RETURNING producer_id";
+const LOCK: &str = "SELECT producer_id, log_epoch, log_offset, COALESCE(log_id, producer_id) FROM history_cursors WHERE producer_id = ANY($1) ORDER BY producer_id FOR UPDATE";
+const UPDATE_CURSORS: &str = "UPDATE history_cursors SET log_epoch = new.epoch, log_offset = new.place, log_id = new.log \
+     FROM UNNEST($1::bigint[], $2::bigint[], $3::bigint[], $4::bigint[]) AS new (producer, epoch, place, log) WHERE producer_id = new.producer";
+const INSERT_CURSORS: &str = "INSERT INTO history_cursors (producer_id, log_epoch, log_offset, log_id) \
+     SELECT * FROM UNNEST($1::bigint[], $2::bigint[], $3::bigint[], $4::bigint[]) ON CONFLICT (producer_id) DO NOTHING RETURNING producer_id";
 const INSERT: &str = "INSERT INTO data_history \
-     (producer_id, device_id, payload, timestamp, received_at, log_epoch, log_offset, sender_epoch, sender_seq, extra) \
-     SELECT producer::integer, device, payload::jsonb, at, received, epoch, log_offset, sender_epoch, sender_seq, extra::jsonb \
-     FROM UNNEST($1::bigint[], $2::text[], $3::text[], $4::timestamptz[], $5::timestamptz[], $6::bigint[], $7::bigint[], $8::bigint[], $9::bigint[], $10::text[]) \
-     AS rows (producer, device, payload, at, received, epoch, log_offset, sender_epoch, sender_seq, extra) \
+     (producer_id, device_id, payload, timestamp, received_at, log_epoch, log_offset, sender_epoch, sender_seq, extra, log_id) \
+     SELECT producer::integer, device, payload::jsonb, at, received, epoch, log_offset, sender_epoch, sender_seq, extra::jsonb, log \
+     FROM UNNEST($1::bigint[], $2::text[], $3::text[], $4::timestamptz[], $5::timestamptz[], $6::bigint[], $7::bigint[], $8::bigint[], $9::bigint[], $10::text[], \
+     $11::bigint[]) AS rows (producer, device, payload, at, received, epoch, log_offset, sender_epoch, sender_seq, extra, log) \
      ON CONFLICT DO NOTHING";
-const NAMES: &str = "SELECT data_history.sender_epoch, data_history.sender_seq FROM data_history \
+const NAMES: &str = concat!(
+    "SELECT data_history.sender_epoch, data_history.sender_seq FROM data_history \
      JOIN UNNEST($3::bigint[], $4::bigint[]) AS names (sender_epoch, sender_seq) USING (sender_epoch, sender_seq) \
-     WHERE producer_id = $1 AND id <= $2";
+     WHERE producer_id = $1 AND id <= $2 AND ",
+    of_present_log!()
+);
 // The casts make an adopted table's INTEGER ids and zoneless times readable too.
 // The server counts the bytes, because what it sends would have to be read to its end. 512 as in `history::ENTRY`.
 macro_rules! select {
@@ -180,7 +189,9 @@ macro_rules! select {
                  SELECT CAST(id AS BIGINT) AS id, device_id, CAST(timestamp AS TIMESTAMPTZ) AS timestamp, CAST(payload AS TEXT) AS payload, \
                  CAST(extra AS TEXT) AS extra, received_at, log_epoch, log_offset FROM data_history WHERE producer_id = $1 AND ",
                 $id,
-                " > $2 AND "
+                " > $2 AND ",
+                of_present_log!(),
+                " AND "
             ),
             "$3",
             "$4",

@@ -183,7 +183,7 @@ impl Row {
 
 impl From<&RefreshClaims> for RefreshToken {
     fn from(claims: &RefreshClaims) -> Self {
-        let RefreshClaims { id, family, user, expires_at } = claims.clone();
+        let RefreshClaims { id, family, user, expires_at, .. } = claims.clone();
         Self { id, family, user, expires_at }
     }
 }

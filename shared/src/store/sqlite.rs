@@ -17,9 +17,10 @@ use tokio::time::timeout;
 use super::{
     ACQUIRE_LIMIT, Error, MIGRATE_LIMIT, Pools,
     cursors::Place,
-    history::{HistoryQuery, MATCHING, Row, by_clock, in_range},
+    history::{HistoryQuery, MATCHING, Row, by_clock, in_range, of_present_log},
     json,
     keep::{HistoryBatch, Kept, rows_of},
+    users::present_log,
 };
 use crate::{model::RecordName, private};
 
@@ -65,7 +66,8 @@ pub(super) async fn keep_history(pool: &SqlitePool, batches: &[&HistoryBatch]) -
     let mut transaction = pool.begin_with("BEGIN IMMEDIATE").await?;
     let mut kept = Kept::default();
     for batch in batches {
-        let stands: Option<Place> = sqlx::query_as(STANDS).bind(batch.producer.0).fetch_optional(&mut *transaction).await?;
+        let stands: Option<Place> =
+            sqlx::query_as(STANDS).bind(batch.producer.0).bind(batch.log.0.cast_signed()).fetch_optional(&mut *transaction).await?;
         if stands.map(Into::into) != batch.expected {
             kept.moved.push(batch.producer);
             continue;
@@ -74,12 +76,13 @@ pub(super) async fn keep_history(pool: &SqlitePool, batches: &[&HistoryBatch]) -
             .bind(batch.producer.0)
             .bind(batch.cursor.epoch.0.cast_signed())
             .bind(batch.cursor.offset.0.cast_signed())
+            .bind(batch.log.0.cast_signed())
             .execute(&mut *transaction)
             .await?;
     }
-    for (producer, row) in rows_of(batches, &kept.moved) {
+    for (key, row) in rows_of(batches, &kept.moved) {
         let added = sqlx::query(INSERT)
-            .bind(producer.0)
+            .bind(key.producer.0)
             .bind(row.device.as_str())
             .bind(json::storable(row.data.get()))
             .bind(text(row.timestamp))
@@ -89,6 +92,7 @@ pub(super) async fn keep_history(pool: &SqlitePool, batches: &[&HistoryBatch]) -
             .bind(row.name.epoch.0.cast_signed())
             .bind(row.name.seq.0.cast_signed())
             .bind(row.extra.as_deref().map(|extra| json::storable(extra.get())))
+            .bind(key.log.0.cast_signed())
             .execute(&mut *transaction)
             .await?;
         kept.rows += added.rows_affected();
@@ -134,12 +138,12 @@ pub(super) async fn names_kept(pool: &SqlitePool, producer: i64, names: &[Record
     Ok(sqlx::query_as(NAMES).bind(producer).bind(until).bind(format!("[{}]", json.join(","))).fetch_all(pool).await?)
 }
 
-const STANDS: &str = "SELECT log_epoch, log_offset FROM history_cursors WHERE producer_id = $1";
-const MOVE: &str = "INSERT INTO history_cursors (producer_id, log_epoch, log_offset) VALUES ($1, $2, $3) \
-     ON CONFLICT (producer_id) DO UPDATE SET log_epoch = EXCLUDED.log_epoch, log_offset = EXCLUDED.log_offset";
+const STANDS: &str = "SELECT log_epoch, log_offset FROM history_cursors WHERE producer_id = $1 AND COALESCE(log_id, producer_id) = $2";
+const MOVE: &str = "INSERT INTO history_cursors (producer_id, log_epoch, log_offset, log_id) VALUES ($1, $2, $3, $4) \
+     ON CONFLICT (producer_id) DO UPDATE SET log_epoch = EXCLUDED.log_epoch, log_offset = EXCLUDED.log_offset, log_id = EXCLUDED.log_id";
 const INSERT: &str = "INSERT INTO data_history \
-     (producer_id, device_id, payload, timestamp, received_at, log_epoch, log_offset, sender_epoch, sender_seq, extra) \
-     VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10) ON CONFLICT DO NOTHING";
+     (producer_id, device_id, payload, timestamp, received_at, log_epoch, log_offset, sender_epoch, sender_seq, extra, log_id) \
+     VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11) ON CONFLICT DO NOTHING";
 macro_rules! select {
     ($id:literal) => {
         by_clock!(
@@ -147,7 +151,9 @@ macro_rules! select {
                 "SELECT id, device_id, timestamp, payload, extra, received_at, log_epoch, log_offset FROM data_history \
                  WHERE producer_id = $1 AND ",
                 $id,
-                " > $2 AND "
+                " > $2 AND ",
+                of_present_log!(),
+                " AND "
             ),
             "$3",
             "$4",
@@ -159,8 +165,11 @@ macro_rules! select {
 const SELECT: [&str; 2] = select!("id");
 /// The same in whichever order of the index of times: an expression is no column, so no other index serves.
 const SELECT_FEW: [&str; 2] = select!("id + 0");
-const NAMES: &str = "SELECT sender_epoch, sender_seq FROM data_history WHERE producer_id = $1 AND id <= $2 AND (sender_epoch, sender_seq) IN \
-     (SELECT json_extract(value, '$[0]'), json_extract(value, '$[1]') FROM json_each($3))";
+const NAMES: &str = concat!(
+    "SELECT sender_epoch, sender_seq FROM data_history WHERE producer_id = $1 AND id <= $2 AND ",
+    of_present_log!(),
+    " AND (sender_epoch, sender_seq) IN (SELECT json_extract(value, '$[0]'), json_extract(value, '$[1]') FROM json_each($3))"
+);
 
 /// One width, so that the order of the texts is the order of the times.
 const TIME: &[BorrowedFormatItem<'_>] = format_description!("[year]-[month]-[day]T[hour]:[minute]:[second].[subsecond digits:6]Z");

@@ -12,7 +12,7 @@ use std::path::Path;
 
 use super::{Config, HistoryBatch, HistoryRow, NewUser, Store};
 use crate::{
-    model::{Cursor, ProducerId, Role, User},
+    model::{Cursor, LogId, LogKey, ProducerId, Role, User},
     testing::{PgBouncer, Postgres},
 };
 
@@ -60,9 +60,13 @@ async fn keep(store: &Store, producer: ProducerId, rows: Vec<HistoryRow>) -> u64
     keep_from(store, producer, expected, cursor, rows).await.expect("nobody else writes")
 }
 
+async fn log_of(store: &Store, producer: ProducerId) -> LogId {
+    store.log_id(producer.user()).await.unwrap().unwrap_or(LogKey::numbered(producer).log)
+}
+
 /// `None` where the history does not stand at `expected`.
 async fn keep_from(store: &Store, producer: ProducerId, expected: Option<Cursor>, cursor: Cursor, rows: Vec<HistoryRow>) -> Option<u64> {
-    let kept = store.keep_history(&[HistoryBatch { producer, expected, cursor, rows }]).await.unwrap();
+    let kept = store.keep_history(&[HistoryBatch { producer, log: log_of(store, producer).await, expected, cursor, rows }]).await.unwrap();
     if kept.moved.is_empty() {
         return Some(kept.rows);
     }

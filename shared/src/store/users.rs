@@ -6,10 +6,10 @@ use futures_util::TryFutureExt;
 use sqlx::{AssertSqlSafe, FromRow};
 use time::{OffsetDateTime, PrimitiveDateTime};
 
-use super::{Error, Page, Store, from_column, from_millis, millis, on};
+use super::{Engine, Error, Page, Store, from_column, from_millis, is_storable, limited, millis, on};
 use crate::{
     auth::{canonical_username, folded},
-    model::{Account, Role, User, UserId},
+    model::{Account, LogId, LogKey, Role, User, UserId},
 };
 
 /// Longest username and device id, in characters: the width of their columns.
@@ -52,10 +52,32 @@ pub struct AccountQuery {
     pub page: Page,
 }
 
+/// An account that was made.
+#[derive(Clone, Debug)]
+pub struct Made {
+    /// The account.
+    pub user: User,
+    /// Whether the database would have given out a number for the second time: it has been restored from a backup.
+    pub restored: bool,
+}
+
+/// Log ids begin here: below lie those that bear an account's number.
+const FIRST_LOG: u64 = 1 << 32;
+/// Log ids end here, so that every client's JSON can hold one.
+const LOGS_END: u64 = 1 << 53;
+
 impl Store {
     /// Makes an account. Its name is canonical, so that no other new account has one that differs only in how it is written; an account
     /// from before names were may.
     pub async fn create_user(&self, new: NewUser) -> Result<User, Error> {
+        Ok(self.create_user_above(UserId(0), new).await?.user)
+    }
+
+    /// The same where every number up to `given` was given out already, though the database may have forgotten it.
+    ///
+    /// Nothing that another account of this number has left behind is the new one's: its subscriptions end, its cursors go, and what is
+    /// kept by log id (records, their history, others' cursors) is that of another log.
+    pub async fn create_user_above(&self, given: UserId, new: NewUser) -> Result<Made, Error> {
         check_text("username", &new.username)?;
         check_text("password_hash", &new.password_hash)?;
         new.device_id.as_deref().map_or(Ok(()), |id| check_text("device_id", id))?;
@@ -63,17 +85,100 @@ impl Store {
         if alike.is_some() {
             return Err(Error::UsernameTaken);
         }
-        let made = on!(self, writer, |db| sqlx::query_as::<_, Row>(INSERT)
-            .bind(&new.username)
-            .bind(&new.password_hash)
-            .bind(new.role.as_str())
-            .bind(&new.device_id)
-            .fetch_one(db));
+        match self.insert(&new).await? {
+            made if made.id <= given && is_storable(given.0) => {
+                self.raise_ids(made.id, given).await?;
+                Ok(Made { user: self.insert(&new).await?, restored: true })
+            }
+            user => Ok(Made { user, restored: false }),
+        }
+    }
+
+    async fn insert(&self, new: &NewUser) -> Result<User, Error> {
+        let log = fastrand::u64(FIRST_LOG..LOGS_END).cast_signed();
+        macro_rules! insert {
+            ($transaction:expr) => {{
+                let mut transaction = $transaction;
+                let row = sqlx::query_as::<_, Row>(INSERT)
+                    .persistent(false)
+                    .bind(&new.username)
+                    .bind(&new.password_hash)
+                    .bind(new.role.as_str())
+                    .bind(&new.device_id)
+                    .bind(log)
+                    .fetch_one(&mut *transaction)
+                    .await?;
+                for statement in LEFT_BEHIND {
+                    sqlx::query(statement).persistent(false).bind(row.id).execute(&mut *transaction).await?;
+                }
+                transaction.commit().await?;
+                row
+            }};
+        }
+        let made = limited(async {
+            Ok(match &*self.0 {
+                Engine::Sqlite(pools) => insert!(pools.writer.begin_with("BEGIN IMMEDIATE").await?),
+                Engine::Postgres(pools) => insert!(pools.writer.begin().await?),
+            })
+        })
+        .await;
         match made {
             Ok(row) => row.user().ok_or(Error::Other(sqlx::Error::RowNotFound)),
             Err(Error::Other(sqlx::Error::Database(e))) if e.is_unique_violation() => Err(Error::UsernameTaken),
             Err(e) => Err(e),
         }
+    }
+
+    /// Takes an account back that nobody was told of, and has the next one numbered above `given`.
+    async fn raise_ids(&self, made: UserId, given: UserId) -> Result<(), Error> {
+        limited(async {
+            match &*self.0 {
+                Engine::Sqlite(pools) => {
+                    let mut transaction = pools.writer.begin_with("BEGIN IMMEDIATE").await?;
+                    sqlx::query(TAKE_BACK).bind(made.0).execute(&mut *transaction).await?;
+                    sqlx::query(RAISE_SQLITE).bind(given.0).execute(&mut *transaction).await?;
+                    transaction.commit().await?;
+                }
+                Engine::Postgres(pools) => {
+                    let mut transaction = pools.writer.begin().await?;
+                    // Whoever inserts holds a lock that this one excludes, so no number is drawn meanwhile.
+                    sqlx::query("LOCK TABLE users IN SHARE ROW EXCLUSIVE MODE").persistent(false).execute(&mut *transaction).await?;
+                    sqlx::query(TAKE_BACK).persistent(false).bind(made.0).execute(&mut *transaction).await?;
+                    sqlx::query(RAISE_POSTGRES).persistent(false).bind(given.0).execute(&mut *transaction).await?;
+                    transaction.commit().await?;
+                }
+            }
+            Ok(())
+        })
+        .await
+    }
+
+    /// The highest number of an account; 0 where there is none.
+    pub async fn newest_user(&self) -> Result<UserId, Error> {
+        let id = on!(self, reader, |db| sqlx::query_scalar::<_, Option<i64>>(NEWEST).fetch_one(db))?;
+        Ok(UserId(id.unwrap_or(0)))
+    }
+
+    /// The log of an account.
+    pub async fn log_id(&self, user: UserId) -> Result<Option<LogId>, Error> {
+        let log = on!(self, reader, |db| sqlx::query_scalar::<_, i64>(LOG_ID).bind(user.0).fetch_optional(db))?;
+        Ok(log.map(|log| LogId(log.cast_unsigned())))
+    }
+
+    /// The logs of those among `users` that there are.
+    pub async fn log_ids(&self, users: &[UserId]) -> Result<Vec<(UserId, LogId)>, Error> {
+        let ids: Vec<i64> = users.iter().map(|user| user.0).collect();
+        let rows: Vec<(i64, i64)> = limited(async {
+            Ok(match &*self.0 {
+                Engine::Sqlite(pools) => {
+                    let json = ids.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
+                    sqlx::query_as(LOG_IDS_SQLITE).bind(format!("[{json}]")).fetch_all(&pools.reader).await?
+                }
+                Engine::Postgres(pools) => sqlx::query_as(LOG_IDS_POSTGRES).bind(ids).fetch_all(&pools.reader).await?,
+            })
+        })
+        .await?;
+        Ok(rows.into_iter().map(|(id, log)| (UserId(id), LogId(log.cast_unsigned()))).collect())
     }
 
     /// The account with this id.
@@ -191,11 +296,32 @@ impl Store {
 
 macro_rules! columns {
     () => {
-        "CAST(id AS BIGINT) AS id, username, role, device_id, strict_device, created_at"
+        "CAST(id AS BIGINT) AS id, username, role, device_id, strict_device, created_at, log_id"
     };
 }
 
-const INSERT: &str = concat!("INSERT INTO users (username, password_hash, role, device_id) VALUES ($1, $2, $3, $4) RETURNING ", columns!());
+/// The log of the account with the number `$id` by what is in the database now; without such an account the log that bears the number.
+macro_rules! present_log {
+    ($id:literal) => {
+        concat!("COALESCE((SELECT COALESCE(users.log_id, users.id) FROM users WHERE users.id = ", $id, "), ", $id, ")")
+    };
+}
+pub(super) use present_log;
+
+const INSERT: &str =
+    concat!("INSERT INTO users (username, password_hash, role, device_id, log_id) VALUES ($1, $2, $3, $4, $5) RETURNING ", columns!());
+const LEFT_BEHIND: [&str; 2] = [
+    "UPDATE subscriptions SET status = 'inactive' WHERE consumer_id = $1 OR producer_id = $1",
+    "DELETE FROM cursors WHERE consumer_id = $1",
+];
+const TAKE_BACK: &str = "DELETE FROM users WHERE id = $1";
+const RAISE_SQLITE: &str = "UPDATE sqlite_sequence SET seq = MAX(seq, $1) WHERE name = 'users'";
+const RAISE_POSTGRES: &str =
+    "SELECT setval(pg_get_serial_sequence('users', 'id'), GREATEST($1, nextval(pg_get_serial_sequence('users', 'id'))))";
+const NEWEST: &str = "SELECT CAST(MAX(id) AS BIGINT) FROM users";
+const LOG_ID: &str = "SELECT CAST(COALESCE(log_id, id) AS BIGINT) FROM users WHERE id = $1";
+const LOG_IDS_POSTGRES: &str = "SELECT CAST(id AS BIGINT), CAST(COALESCE(log_id, id) AS BIGINT) FROM users WHERE id = ANY($1)";
+const LOG_IDS_SQLITE: &str = "SELECT id, COALESCE(log_id, id) FROM users WHERE id IN (SELECT value FROM json_each($1))";
 const ALIKE: &str = "SELECT CAST(id AS BIGINT) FROM users WHERE LOWER(username) = $1 LIMIT 1";
 const BY_ID: &str = concat!("SELECT ", columns!(), " FROM users WHERE id = $1");
 static BY_IDS: LazyLock<String> = LazyLock::new(|| {
@@ -228,6 +354,8 @@ struct Row {
     device_id: Option<String>,
     strict_device: Option<bool>,
     created_at: Option<PrimitiveDateTime>,
+    /// None in a row that a program without log ids has made.
+    log_id: Option<i64>,
 }
 
 #[derive(FromRow)]
@@ -265,6 +393,7 @@ impl Row {
             device_id: self.device_id,
             strict_device: self.strict_device.unwrap_or_default(),
             created_at: from_column(self.created_at),
+            log: self.log_id.map_or(LogKey::numbered(UserId(self.id).producer()).log, |log| LogId(log.cast_unsigned())),
         })
     }
 }

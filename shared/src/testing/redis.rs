@@ -75,6 +75,11 @@ impl Redis {
         self.port
     }
 
+    /// A file for the accounts of the nodes that meet here: those of one database are one installation.
+    pub fn accounts(&self) -> std::path::PathBuf {
+        self.folder.path().join("accounts.db")
+    }
+
     /// Stops the server from answering while its connections stay open, as a hung machine would.
     pub fn pause(&self) {
         self.running().signal("STOP");

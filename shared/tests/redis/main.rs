@@ -16,12 +16,12 @@ use motience_shared::{
     clock::Clock,
     env::Env,
     log::{self, Log, New, Section, Sender, SessionName},
-    model::{DeviceId, Epoch, LogEpoch, Offset, ProducerId, Seq},
+    model::{DeviceId, Epoch, LogEpoch, LogKey, Offset, ProducerId, Seq},
     store,
 };
 
 const LIMIT: Duration = Duration::from_secs(20);
-const P: ProducerId = ProducerId(1);
+const P: LogKey = LogKey::numbered(ProducerId(1));
 
 /// A node over SQLite in memory and the Redis at `url`.
 async fn node(url: &str, settings: &[(&str, &str)]) -> Arc<Backend> {
@@ -38,14 +38,22 @@ async fn open(url: &str, settings: &[(&str, &str)], strict: bool) -> Result<Arc<
         Env::from_pairs([("DATABASE_URL", "postgres://unused"), ("JWT_SECRET", "0123456789abcdef0123456789abcdef"), ("REDIS_URL", url)]);
     let env = settings.iter().fold(env, |env, (name, value)| env.with(name, *value));
     let mut config = Config::from_env(&env).unwrap();
-    config.store = store::Config::SqliteMemory;
+    // Nodes that meet at one Redis are one installation.
+    let port = url.rsplit(':').next().unwrap_or_default().replace(|c: char| !c.is_ascii_digit(), "");
+    let path = std::env::temp_dir().join(format!("motience-test-{}-{port}", std::process::id())).join("accounts.db");
+    config.store = store::Config::SqliteFile { path };
     config.redis.as_mut().unwrap().strict = strict;
     Backend::open(config, Clock::system()).await
 }
 
+/// What a log's keys begin with.
+async fn keys(node: &Backend, key: LogKey) -> String {
+    format!("m:{}:{{{key}}}", node.store.installation().await.unwrap())
+}
+
 /// A device that keeps to the protocol of an outbox, and nothing else.
 struct Device {
-    producer: ProducerId,
+    log: LogKey,
     sender: Sender,
     life: LogEpoch,
     fence: motience_shared::model::Fence,
@@ -53,11 +61,11 @@ struct Device {
 }
 
 impl Device {
-    async fn new(log: &Log, producer: ProducerId, name: &str) -> Self {
+    async fn new(log: &Log, key: LogKey, name: &str) -> Self {
         let name = SessionName::device(&DeviceId::new(name).unwrap());
         let sender = Sender { name, epoch: Epoch(7), owner: 1 };
-        let opened = log.open(producer, &sender).await.unwrap();
-        Self { producer, sender, life: opened.life, fence: opened.fence, seen: opened.seen }
+        let opened = log.open(key, &sender).await.unwrap();
+        Self { log: key, sender, life: opened.life, fence: opened.fence, seen: opened.seen }
     }
 
     /// Its part of an append: those of `seqs` that it does not know to be in.
@@ -77,7 +85,7 @@ impl Device {
 
     /// Learns what is in after a write of unknown outcome.
     async fn reopen(&mut self, log: &Log) -> Result<(), log::Error> {
-        let opened = log.reopen(self.producer, &self.sender, self.life).await?;
+        let opened = log.reopen(self.log, &self.sender, self.life).await?;
         (self.life, self.fence, self.seen) = (opened.life, opened.fence, opened.seen);
         Ok(())
     }
@@ -86,7 +94,7 @@ impl Device {
 /// Writes for several devices at once, as an appender does, and has them take what became of it for granted.
 async fn write(log: &Log, devices: &mut [Device], seqs: &[u64]) -> Result<(), log::Error> {
     let sections: Vec<Section> = devices.iter().map(|device| device.section(seqs)).collect();
-    let outcomes = log.append(devices[0].producer, &sections).await?;
+    let outcomes = log.append(devices[0].log, &sections).await?;
     for ((outcome, section), device) in outcomes.into_iter().zip(sections).zip(devices) {
         outcome?;
         device.seen = section.seen;
@@ -95,10 +103,10 @@ async fn write(log: &Log, devices: &mut [Device], seqs: &[u64]) -> Result<(), lo
 }
 
 /// All of a log: sender's number and message, in order; the offsets are looked at.
-async fn all(log: &Log, producer: ProducerId) -> Vec<(u64, String)> {
+async fn all(log: &Log, key: LogKey) -> Vec<(u64, String)> {
     let (mut found, mut at) = (Vec::new(), Offset(0));
     loop {
-        let read = log.read(producer, at, 1 << 20).await.unwrap();
+        let read = log.read(key, at, 1 << 20).await.unwrap();
         for batch in &read.batches {
             for (offset, name, message) in batch.after(at) {
                 assert_eq!(offset, at.next(), "offsets have no hole");
@@ -107,7 +115,7 @@ async fn all(log: &Log, producer: ProducerId) -> Vec<(u64, String)> {
             }
         }
         if read.batches.is_empty() {
-            assert_eq!(log.head(producer).await.unwrap().last, at);
+            assert_eq!(log.head(key).await.unwrap().last, at);
             return found;
         }
     }

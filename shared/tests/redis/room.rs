@@ -2,7 +2,13 @@
 
 use std::time::Duration;
 
-use motience_shared::{log, model::ProducerId, relay::ReadFrom, telemetry, testing::Redis};
+use motience_shared::{
+    log,
+    model::{LogKey, ProducerId},
+    relay::ReadFrom,
+    telemetry,
+    testing::Redis,
+};
 use tokio::time::{Instant, sleep, timeout};
 
 use super::{Device, LIMIT, P, all, node, try_node, write};
@@ -14,7 +20,7 @@ async fn write_large(log: &log::Log, device: &mut [Device], seq: u64) -> Result<
         record.message = format!("{{\"n\":{seq},\"x\":\"{}\"}}", "x".repeat(4000)).into();
         record.id = None;
     }
-    let outcome = log.append(device[0].producer, std::slice::from_ref(&section)).await?;
+    let outcome = log.append(device[0].log, std::slice::from_ref(&section)).await?;
     outcome.into_iter().collect::<Result<Vec<()>, _>>()?;
     device[0].seen = section.seen;
     Ok(())
@@ -52,7 +58,7 @@ async fn a_full_redis_is_read_restarted_on_and_swept() {
     for reading in [&first, &second] {
         assert_eq!(all(reading.relay.log(), P).await.len() as u64, written);
         let mut reader = reading.relay.subscriber();
-        timeout(LIMIT, reader.follow(P, ReadFrom::Earliest)).await.unwrap().unwrap();
+        timeout(LIMIT, reader.follow(P.producer, ReadFrom::Earliest)).await.unwrap().unwrap();
         timeout(LIMIT, reader.next()).await.unwrap();
         timeout(LIMIT, reader.follow(ProducerId(2), ReadFrom::Live)).await.unwrap().unwrap();
     }
@@ -73,7 +79,7 @@ async fn the_largest_log_gives_way_before_redis_is_full_for_good() {
     let redis = Redis::with(&["--maxmemory", "16mb"]).await;
     let node = node(&redis.url(), &[("LOG_RETENTION_BYTES", "1GiB")]).await;
     let log = node.relay.log();
-    let (small, large) = (ProducerId(1), ProducerId(2));
+    let (small, large) = (LogKey::numbered(ProducerId(1)), LogKey::numbered(ProducerId(2)));
     let mut quiet = [Device::new(log, small, "d").await];
     write(log, &mut quiet, &[1, 2, 3]).await.unwrap();
     let mut device = [Device::new(log, large, "d").await];

@@ -2,13 +2,13 @@
 
 use motience_shared::{
     log::Log,
-    model::ProducerId,
+    model::{LogKey, ProducerId},
     relay::{Delivery, ReadFrom},
     testing::Redis,
 };
 use tokio::time::timeout;
 
-use super::{Device, LIMIT, P, all, each_once, node, write};
+use super::{Device, LIMIT, P, all, each_once, keys, node, write};
 
 /// Before the library: counts the commands of each call, and has one of them fail.
 const SABOTAGE: &str = r"
@@ -97,7 +97,7 @@ async fn a_failure_at_any_step_of_an_append_loses_and_doubles_nothing() {
         // The outer step alone first (0), then each step of the healing.
         while reached {
             runs += 1;
-            let producer = ProducerId(runs);
+            let producer = LogKey::numbered(ProducerId(runs));
             let mut devices = [Device::new(log, producer, "a").await, Device::new(log, producer, "b").await];
             write(log, &mut devices, &[1, 2]).await.unwrap();
             sabotaged.hits().await;
@@ -136,7 +136,7 @@ async fn a_failure_at_any_step_of_an_append_loses_and_doubles_nothing() {
             late[0].seen = motience_shared::model::RangeSet::new();
             write(log, &mut late, &[1, 2, 3, 4, 5, 6]).await.unwrap();
             assert_eq!(all(log, producer).await.len(), 12);
-            let ttl = sabotaged.redis.command(&format!("PTTL m:{{{producer}}}:log")).await;
+            let ttl = sabotaged.redis.command(&format!("PTTL {}:log", keys(&node, producer).await)).await;
             assert!(!ttl.starts_with(":-"), "a log is past its time one day: {ttl}");
         }
         step += 1;
@@ -209,11 +209,11 @@ async fn a_forbidden_command_stops_a_producer_only_while_it_is_forbidden() {
         ("-@all", "+@all"),
     ];
     for (i, (forbid, allow)) in rules.into_iter().enumerate() {
-        let producer = ProducerId(i as i64 + 1);
+        let producer = LogKey::numbered(ProducerId(i as i64 + 1));
         let mut devices = [Device::new(log, producer, "a").await, Device::new(log, producer, "b").await];
         write(log, &mut devices, &[1]).await.unwrap();
         let mut reader = node.relay.subscriber();
-        timeout(LIMIT, reader.follow(producer, ReadFrom::Earliest)).await.unwrap().unwrap();
+        timeout(LIMIT, reader.follow(producer.producer, ReadFrom::Earliest)).await.unwrap().unwrap();
         redis.command(&format!("ACL SETUSER motience {forbid}")).await;
         let forbidden = write(log, &mut devices, &[2, 3]).await;
         if forbidden.is_err() {
@@ -250,11 +250,13 @@ async fn a_log_ahead_of_its_meta_is_taken_as_it_is() {
     let redis = Redis::start().await;
     let node = node(&redis.url(), &[]).await;
     let log = node.relay.log();
-    for (producer, harm) in [(ProducerId(1), "DEL m:{1}:meta"), (ProducerId(2), "HDEL m:{2}:meta redo life")] {
+    for (producer, harm) in [(1, "DEL KEYS:meta"), (2, "HDEL KEYS:meta redo life")] {
+        let producer = LogKey::numbered(ProducerId(producer));
+        let keys = keys(&node, producer).await;
         let mut devices = [Device::new(log, producer, "a").await];
         write(log, &mut devices, &[1, 2, 3]).await.unwrap();
-        redis.command(harm).await;
-        redis.command(&format!("XADD m:{{{producer}}}:log 4-4 0000000000000007 {{}}")).await;
+        redis.command(&harm.replace("KEYS", &keys)).await;
+        redis.command(&format!("XADD {keys}:log 4-4 0000000000000007 {{}}")).await;
         assert_eq!(log.head(producer).await.unwrap().last.0, 4, "before anybody writes");
         let mut devices = [Device::new(log, producer, "a").await];
         assert_eq!(devices[0].seen.to_string(), "1-3");
@@ -275,7 +277,7 @@ async fn the_present_life_is_known_without_reading_the_others() {
     let head = log.head(P).await.unwrap();
     // As many lives as are kept, each as another server would have begun it.
     let lives: Vec<String> = (1..=31).map(|n| format!("{n}:0")).chain([format!("{}:0", head.epoch())]).collect();
-    redis.command(&format!("HSET m:{{1}}:meta lives {}", lives.join(","))).await;
+    redis.command(&format!("HSET {}:meta lives {}", keys(&node, P).await, lives.join(","))).await;
     redis.command("CONFIG RESETSTAT").await;
     write(log, &mut devices, &[2]).await.unwrap();
     assert_eq!(log.head(P).await.unwrap().lives.to_string(), lives.join(","), "no life was begun again");

@@ -8,15 +8,15 @@ use motience_shared::{
     clock::Clock,
     env::Env,
     log::Event,
-    model::{ProducerId, Role, User, UserId},
+    model::{LogKey, ProducerId, Role},
     relay::{Delivery, ReadFrom, Subscriber},
-    store,
+    store::{self, NewUser},
     testing::Redis,
 };
 use time::OffsetDateTime;
 use tokio::time::{sleep, timeout};
 
-use super::{Device, LIMIT, P, all, each_once, node, write};
+use super::{Device, LIMIT, P, all, each_once, keys, node, write};
 
 async fn stranger(redis: &Redis) -> redis::aio::MultiplexedConnection {
     redis::Client::open(redis.url()).unwrap().get_multiplexed_async_connection().await.unwrap()
@@ -31,9 +31,9 @@ async fn receive(reader: &mut Subscriber, count: usize) -> Vec<(u64, String)> {
     got
 }
 
-async fn follow(node: &Backend, producer: ProducerId) -> Subscriber {
+async fn follow(node: &Backend, key: LogKey) -> Subscriber {
     let mut reader = node.relay.subscriber();
-    timeout(LIMIT, reader.follow(producer, ReadFrom::Live)).await.unwrap().unwrap();
+    timeout(LIMIT, reader.follow(key.producer, ReadFrom::Live)).await.unwrap().unwrap();
     reader
 }
 
@@ -66,7 +66,7 @@ async fn a_forged_batch_reaches_nobody_and_hides_nothing() {
     let log = node.relay.log();
     let mut devices = [Device::new(log, P, "d").await];
     write(log, &mut devices, &[1]).await.unwrap();
-    let channel = "m:{1}:live";
+    let channel = &format!("{}:live", keys(&node, P).await);
     let mut overheard = overhear(&redis, channel).await;
     let mut reader = follow(&node, P).await;
     let mut stranger = stranger(&redis).await;
@@ -109,10 +109,10 @@ async fn who_reads_from_the_log_alone_takes_nothing_from_the_ring() {
     let mut devices = [Device::new(log, P, "d").await];
     let mut live = follow(&node, P).await;
     let mut kept = node.relay.subscriber().from_log(Duration::from_millis(10));
-    timeout(LIMIT, kept.follow(P, ReadFrom::Live)).await.unwrap().unwrap();
+    timeout(LIMIT, kept.follow(P.producer, ReadFrom::Live)).await.unwrap().unwrap();
     write(log, &mut devices, &[1, 2, 3]).await.unwrap();
     // What was published and what is in the log differ from here on.
-    redis.command("XDEL m:{1}:log 2-2").await;
+    redis.command(&format!("XDEL {}:log 2-2", keys(&node, P).await)).await;
     assert_eq!(receive(&mut live, 3).await.len(), 3);
     let mut numbers = Vec::new();
     while numbers.last() != Some(&3) {
@@ -134,8 +134,9 @@ async fn the_log_is_right_where_what_was_heard_is_not() {
     write(log, &mut devices, &[1, 2, 3, 4, 5]).await.unwrap();
     assert_eq!(receive(&mut reader, 5).await.len(), 5);
     // The same life, and yet it ends earlier than what everybody has heard.
-    redis.command("XDEL m:{1}:log 4-4 5-5").await;
-    redis.command("HSET m:{1}:meta last 3").await;
+    let keys = keys(&node, P).await;
+    redis.command(&format!("XDEL {keys}:log 4-4 5-5")).await;
+    redis.command(&format!("HSET {keys}:meta last 3")).await;
     let Delivery::Reset { cursor, .. } = timeout(LIMIT, reader.next()).await.unwrap() else { panic!("a reset comes first") };
     assert_eq!(cursor.offset.0, 3);
     write(log, &mut devices, &[6]).await.unwrap();
@@ -158,24 +159,20 @@ async fn a_forged_or_future_revocation_locks_nobody_out() {
     let redis = Redis::start().await;
     let (clock, hand) = Clock::manual(OffsetDateTime::UNIX_EPOCH + Duration::from_secs(2_000_000_000));
     let node = with_clock(&redis, clock).await;
-    let user = User {
-        id: UserId(5),
-        username: "u".into(),
-        role: Role::Consumer,
-        device_id: None,
-        created_at: node.clock.now(),
-        strict_device: false,
-    };
+    let new = NewUser { username: "u".into(), password_hash: "x".into(), role: Role::Consumer, device_id: None };
+    let user = node.store.create_user(new).await.unwrap();
+    let installation = node.store.installation().await.unwrap();
+    let (id, bus, reports) = (user.id, format!("m:{installation}:bus"), format!("m:{installation}:reports"));
     let token = |family: &str| node.tokens.issue(&user, family).unwrap().access_token;
     let family = random_id();
     let first = token(&family);
-    node.authenticate(&first).unwrap();
+    node.authenticate(&first).await.unwrap();
     let mut stranger = stranger(&redis).await;
     for (channel, event) in [
-        ("m:bus", r#"{"type":"user_revoked","user":5,"at_ms":99999999999999}"#.to_owned()),
-        ("m:bus", format!("{} {{\"type\":\"user_revoked\",\"user\":5,\"at_ms\":99999999999999}}", "0".repeat(64))),
-        ("m:bus", format!("{{\"type\":\"family_revoked\",\"family\":\"{family}\"}}")),
-        ("m:reports", format!("{{\"type\":\"family_revoked\",\"family\":\"{family}\"}}")),
+        (&bus, format!("{{\"type\":\"user_revoked\",\"user\":{id},\"at_ms\":99999999999999}}")),
+        (&bus, format!("{} {{\"type\":\"user_revoked\",\"user\":{id},\"at_ms\":99999999999999}}", "0".repeat(64))),
+        (&bus, format!("{{\"type\":\"family_revoked\",\"family\":\"{family}\"}}")),
+        (&reports, format!("{{\"type\":\"family_revoked\",\"family\":\"{family}\"}}")),
     ] {
         redis::cmd("PUBLISH").arg(channel).arg(event).exec_async(&mut stranger).await.unwrap();
     }
@@ -183,20 +180,20 @@ async fn a_forged_or_future_revocation_locks_nobody_out() {
     node.announce(Event::FamilyRevoked { family: "marker".into() }).await;
     let marker = token("marker");
     let deadline = tokio::time::Instant::now() + LIMIT;
-    while node.authenticate(&marker).is_ok() {
+    while node.authenticate(&marker).await.is_ok() {
         assert!(tokio::time::Instant::now() < deadline, "a node believes itself");
         sleep(Duration::from_millis(10)).await;
     }
-    node.authenticate(&first).unwrap();
+    node.authenticate(&first).await.unwrap();
     // A node whose clock is wrong: what it says counts up to now, and no further.
     hand.advance(Duration::from_secs(10));
     node.announce(Event::UserRevoked { user: user.id, at_ms: Some(99_999_999_999_999), families: Vec::new() }).await;
-    while node.authenticate(&first).is_ok() {
+    while node.authenticate(&first).await.is_ok() {
         assert!(tokio::time::Instant::now() < deadline, "it is revoked");
         sleep(Duration::from_millis(10)).await;
     }
     hand.advance(Duration::from_secs(1));
-    node.authenticate(&token("another")).unwrap();
+    node.authenticate(&token("another")).await.unwrap();
 }
 
 /// The rights that docs/redis.md names, word for word.
@@ -223,7 +220,7 @@ async fn a_node_works_with_exactly_the_documented_rights() {
     log.before(P, OffsetDateTime::UNIX_EPOCH).await.unwrap();
     node.announce(Event::FamilyRevoked { family: "marker".into() }).await;
     node.ready().await.unwrap();
-    all_steps_of_healing(&redis, log, &mut devices).await;
+    all_steps_of_healing(&redis, &node, &mut devices).await;
     // The sweep has come by.
     let deadline = tokio::time::Instant::now() + LIMIT;
     while !redis.command("INFO commandstats").await.contains("cmdstat_memory|usage") {
@@ -240,9 +237,10 @@ async fn a_node_works_with_exactly_the_documented_rights() {
 }
 
 /// Entries that nobody committed are removed, with the same rights.
-async fn all_steps_of_healing(redis: &Redis, log: &motience_shared::log::Log, devices: &mut [Device]) {
-    redis.command("XADD m:{1}:log 31-9 0000000000000007 {}").await;
-    redis.command("XADD m:{1}:log 32-9 0000000000000007 {}").await;
+async fn all_steps_of_healing(redis: &Redis, node: &Backend, devices: &mut [Device]) {
+    let (log, keys) = (node.relay.log(), keys(node, P).await);
+    redis.command(&format!("XADD {keys}:log 31-9 0000000000000007 {{}}")).await;
+    redis.command(&format!("XADD {keys}:log 32-9 0000000000000007 {{}}")).await;
     devices[0].reopen(log).await.unwrap();
     write(log, devices, &[31]).await.unwrap();
     assert_eq!(log.head(P).await.unwrap().last.0, 31);
@@ -252,9 +250,11 @@ async fn all_steps_of_healing(redis: &Redis, log: &motience_shared::log::Log, de
 #[tokio::test]
 async fn one_forbidden_channel_leaves_the_others_alone() {
     let redis = Redis::start().await;
-    redis.command("ACL SETUSER some on >pw ~* +@all resetchannels &m:bus &m:reports &m:{1}:live").await;
-    let (good, bad) = (ProducerId(1), ProducerId(2));
+    let (good, bad) = (LogKey::numbered(ProducerId(1)), LogKey::numbered(ProducerId(2)));
     let writing = node(&redis.url(), &[]).await;
+    let installation = writing.store.installation().await.unwrap();
+    let channels = format!("&m:{installation}:bus &m:{installation}:reports &{}:live", keys(&writing, good).await);
+    redis.command(&format!("ACL SETUSER some on >pw ~* +@all resetchannels {channels}")).await;
     let reading = node(&redis.url(), &[("REDIS_USERNAME", "some"), ("REDIS_PASSWORD", "pw")]).await;
     let mut first = follow(&reading, good).await;
     let mut second = follow(&reading, bad).await;
@@ -273,7 +273,8 @@ async fn one_forbidden_channel_leaves_the_others_alone() {
     // Once the rule is mended it is heard.
     redis.command("ACL SETUSER some allchannels").await;
     let deadline = tokio::time::Instant::now() + LIMIT;
-    while !redis.command("PUBSUB SHARDNUMSUB m:{2}:live").await.contains(":1") {
+    let channel = format!("{}:live", keys(&writing, bad).await);
+    while !redis.command(&format!("PUBSUB SHARDNUMSUB {channel}")).await.contains(":1") {
         assert!(tokio::time::Instant::now() < deadline, "it is asked for again");
         sleep(Duration::from_millis(50)).await;
     }

@@ -66,14 +66,14 @@ pub(in crate::dsm) struct BadLine {
 pub(super) async fn upload(services: &Shared, caller: &Producer, key: Key, body: Body) -> Result<Uploaded, ApiError> {
     let backend = &services.backend;
     let _permit = backend.permits.account(caller.grant.user, Share::Connections, Transport::Http)?;
-    let publisher = backend.relay.passing_publisher(caller.id).await?;
+    let publisher = backend.relay.passing_publisher(caller.grant.log_key()).await?;
     let limit = backend.relay.limits().record;
     let mut upload = Upload {
         services,
         caller,
         key,
         publisher,
-        devices: backend.relay.devices().senders(caller.id, Transport::Http),
+        devices: backend.relay.devices().senders(caller.grant.log_key(), Transport::Http),
         limit,
         lines: Lines::new(limit + MAX_ENVELOPE),
         body: body.into_data_stream(),

@@ -127,7 +127,8 @@ pub(super) async fn read(
 }
 
 async fn head_of(backend: &Backend, producer: ProducerId) -> Result<Head, ApiError> {
-    Ok(backend.relay.log().head(producer).await.map_err(relay::Error::from)?)
+    let key = backend.relay.log_of(producer).await?;
+    Ok(backend.relay.log().head(key).await.map_err(relay::Error::from)?)
 }
 
 /// Whether a reader that has come to `seen` has read what lies at `place`: in one life by the offsets, and in two where the present
@@ -141,7 +142,10 @@ fn is_before(head: &Head, place: Cursor, seen: Cursor) -> bool {
 async fn first_of(backend: &Backend, producer: ProducerId, query: &HistoryQuery) -> Result<Offset, ApiError> {
     let from = query.from.filter(|_| !query.by_device).and_then(|from| from.checked_sub(SKEW));
     match from {
-        Some(from) => Ok(backend.relay.log().before(producer, from).await.map_err(relay::Error::from)?),
+        Some(from) => {
+            let key = backend.relay.log_of(producer).await?;
+            Ok(backend.relay.log().before(key, from).await.map_err(relay::Error::from)?)
+        }
         None => Ok(Offset::default()),
     }
 }
@@ -179,10 +183,11 @@ impl Logged {
     ) -> Result<Self, ApiError> {
         let mut found = Self::default();
         let log = (producer, head.epoch());
+        let key = backend.relay.log_of(producer).await?;
         let (mut looked, mut turn) = (0, 0);
         let more = 'all: loop {
             at = marks.skip(log, query, at);
-            let read = backend.relay.log().read(producer, at, CHUNK).await.map_err(relay::Error::from)?;
+            let read = backend.relay.log().read(key, at, CHUNK).await.map_err(relay::Error::from)?;
             if read.batches.is_empty() {
                 break false;
             }

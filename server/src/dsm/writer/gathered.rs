@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use motience_shared::{
-    model::{Cursor, ProducerId},
+    model::{Cursor, LogKey, ProducerId},
     store::{HistoryBatch, HistoryRow},
 };
 
@@ -23,17 +23,17 @@ pub(super) struct Gathered {
 
 impl Gathered {
     /// Adds rows that follow what was added before, which end at `cursor`. `expected` is where the history stands before all of them.
-    pub(super) fn add(&mut self, producer: ProducerId, expected: Option<Cursor>, cursor: Cursor, rows: Vec<HistoryRow>) {
+    pub(super) fn add(&mut self, key: LogKey, expected: Option<Cursor>, cursor: Cursor, rows: Vec<HistoryRow>) {
         self.rows += rows.len();
         self.bytes += rows.iter().map(|row| row.data.get().len() + row.extra.as_ref().map_or(0, |extra| extra.get().len())).sum::<usize>();
         let next = self.batches.len();
-        let at = *self.by_producer.entry(producer).or_insert(next);
+        let at = *self.by_producer.entry(key.producer).or_insert(next);
         match self.batches.get_mut(at) {
             Some(batch) => {
                 batch.cursor = cursor;
                 batch.rows.extend(rows);
             }
-            None => self.batches.push(HistoryBatch { producer, expected, cursor, rows }),
+            None => self.batches.push(HistoryBatch { producer: key.producer, log: key.log, expected, cursor, rows }),
         }
     }
 

@@ -22,7 +22,8 @@ async fn producer(platform: &Platform, name: &str) -> ProducerId {
 
 /// Sends the records `from..to`, whose data are these numbers.
 async fn send(platform: &Platform, producer: ProducerId, from: u64, to: u64) {
-    let publisher = platform.services.backend.relay.passing_publisher(producer).await.unwrap();
+    let relay = &platform.services.backend.relay;
+    let publisher = relay.passing_publisher(relay.log_of(producer).await.unwrap()).await.unwrap();
     for n in from..to {
         let ticket = publisher.submit(record(n).into()).await.unwrap();
         publisher.committed(ticket).await.unwrap();
@@ -169,9 +170,10 @@ async fn a_log_that_lost_its_tail_leaves_one_row_for_each_record() {
     let producer = producer(&platform, "p").await;
     let mut writer = Writer::new(Arc::clone(&platform.services));
     writer.look().await;
+    let key = platform.services.backend.relay.log_of(producer).await.unwrap();
     let batch = |life, first, seqs: &[u64]| {
         let entry = |&seq: &u64| Entry { name: RecordName { epoch: Epoch(7), seq: Seq(seq) }, message: Bytes::from(record(seq)) };
-        let batch = Batch::new(producer, LogEpoch(life), Offset(first), seqs.iter().map(entry).collect());
+        let batch = Batch::new(key, LogEpoch(life), Offset(first), seqs.iter().map(entry).collect());
         Delivery::Batch { batch: Arc::new(batch), after: Offset(first - 1) }
     };
     let reset = Delivery::Reset { producer, cursor: Cursor { epoch: LogEpoch(2), offset: Offset(2) } };
@@ -249,7 +251,8 @@ async fn in_a_cluster_one_node_writes_and_another_goes_on() {
 /// A device that comes back resends what the log says it has not seen.
 async fn resend(platform: &Platform, producer: ProducerId, until: u64) -> u64 {
     let name = SessionName::device(&DeviceId::new("d").unwrap());
-    let publisher = platform.services.backend.relay.publisher(producer, name, Epoch(7)).await.unwrap();
+    let relay = &platform.services.backend.relay;
+    let publisher = relay.publisher(relay.log_of(producer).await.unwrap(), name, Epoch(7)).await.unwrap();
     let (seen, mut sent) = (publisher.seen(), 0);
     for seq in (1..=until).filter(|seq| !seen.contains(*seq)) {
         let mut group = publisher.group();
@@ -312,11 +315,14 @@ async fn what_a_stranger_publishes_is_not_kept_and_hides_nothing() {
     let writer = start(&platform);
     send(&platform, producer, 0, 1).await;
     wait_for(&platform, producer, 1).await;
-    let head = platform.services.backend.relay.log().head(producer).await.unwrap();
+    let backend = &platform.services.backend;
+    let key = backend.relay.log_of(producer).await.unwrap();
+    let channel = format!("m:{}:{{{key}}}:live", backend.store.installation().await.unwrap());
+    let head = backend.relay.log().head(key).await.unwrap();
     for (n, place, seal) in [(666, 2, ""), (667, 2, &"0".repeat(40)[..]), (668, 90, "")] {
         let forged = format!("{} {place} 0 {seal} \n{} 1\n{}", head.epoch(), record(n).len(), record(n));
         let typed = forged.replace('"', "\\\"").replace('\n', "\\n");
-        let heard = redis.command(&format!("SPUBLISH m:{{{producer}}}:live \"{typed}\"")).await;
+        let heard = redis.command(&format!("SPUBLISH {channel} \"{typed}\"")).await;
         assert!(heard.starts_with(":1"), "the node listens: {heard}");
     }
     send(&platform, producer, 1, 10).await;

@@ -40,9 +40,9 @@ async fn of_an_array_with_a_bad_record_nothing_is_taken() {
     post(json!([{}, {}, {}, {}])).await.problem(413, "too_many_records");
     post(json!({"data": 1, "producer_id": "9"})).await.problem(422, "unknown_field");
     let log = platform.services.backend.relay.log();
-    assert_eq!(log.head(producer.id.producer()).await.unwrap().last, Offset(0));
+    assert_eq!(log.head(producer.log_key()).await.unwrap().last, Offset(0));
     post(json!([{}, {}, {}])).await.json(200);
-    assert_eq!(log.head(producer.id.producer()).await.unwrap().last, Offset(3));
+    assert_eq!(log.head(producer.log_key()).await.unwrap().last, Offset(3));
 }
 
 #[tokio::test]
@@ -62,7 +62,7 @@ async fn the_body_of_data_has_a_limit_of_its_own() {
 
 /// What is in a producer's log.
 async fn logged(platform: &Platform, producer: &User) -> Vec<Value> {
-    let read = platform.services.backend.relay.log().read(producer.id.producer(), Offset(0), 1 << 20).await.unwrap();
+    let read = platform.services.backend.relay.log().read(producer.log_key(), Offset(0), 1 << 20).await.unwrap();
     let messages = read.batches.iter().flat_map(|batch| batch.entries().iter().map(|entry| entry.message.clone()).collect::<Vec<_>>());
     messages.map(|message| serde_json::from_slice(&message).unwrap()).collect()
 }

@@ -25,13 +25,14 @@ async fn keep(platform: &Platform, producer: &User, rows: u64) {
         extra: None,
     };
     let rows: Vec<_> = (1..=rows).map(row).collect();
-    let batch = HistoryBatch { producer: producer.id.producer(), expected: None, cursor: rows.last().unwrap().place, rows };
+    let batch =
+        HistoryBatch { producer: producer.id.producer(), log: producer.log, expected: None, cursor: rows.last().unwrap().place, rows };
     assert!(platform.services.backend.store.keep_history(&[batch]).await.unwrap().moved.is_empty());
 }
 
 /// Puts records into the log whose data are these numbers, and their seconds too.
 async fn log(platform: &Platform, producer: &User, numbers: impl Iterator<Item = u64>) {
-    let publisher = platform.services.backend.relay.passing_publisher(producer.id.producer()).await.unwrap();
+    let publisher = platform.services.backend.relay.passing_publisher(producer.log_key()).await.unwrap();
     for n in numbers {
         let at = format!("2025-01-29T{:02}:{:02}:{:02}Z", 12 + n / 3600, n / 60 % 60, n % 60);
         let ticket = publisher.submit(json!({"device_id": "d", "timestamp": at, "data": n}).to_string().into()).await.unwrap();
@@ -41,11 +42,11 @@ async fn log(platform: &Platform, producer: &User, numbers: impl Iterator<Item =
 
 /// Does what the history writer does, up to `entries` further entries of the log.
 async fn write(platform: &Platform, producer: &User, entries: usize) {
-    let (backend, producer) = (&platform.services.backend, producer.id.producer());
+    let (backend, key, producer) = (&platform.services.backend, producer.log_key(), producer.id.producer());
     let expected = backend.store.history_cursor(producer).await.unwrap();
-    let head = backend.relay.log().head(producer).await.unwrap();
+    let head = backend.relay.log().head(key).await.unwrap();
     let at = expected.map_or(Offset(0), |cursor| head.lives.resume(cursor, head.last).offset);
-    let read = backend.relay.log().read(producer, at, 1 << 20).await.unwrap();
+    let read = backend.relay.log().read(key, at, 1 << 20).await.unwrap();
     let all = read.batches.iter().flat_map(|batch: &Arc<Batch>| batch.after(at).map(|entry| (batch.received.unwrap(), entry)));
     let rows: Vec<_> = all
         .take(entries)
@@ -65,7 +66,7 @@ async fn write(platform: &Platform, producer: &User, entries: usize) {
         })
         .collect();
     if let Some(last) = rows.last() {
-        let batch = HistoryBatch { producer, expected, cursor: last.place, rows };
+        let batch = HistoryBatch { producer, log: key.log, expected, cursor: last.place, rows };
         assert!(backend.store.keep_history(&[batch]).await.unwrap().moved.is_empty());
     }
 }
@@ -196,7 +197,7 @@ async fn what_retention_took_from_the_log_is_read_from_the_database() {
     assert_eq!(some, [0, 1, 2, 3, 4]);
     write(&platform, &producer, 10).await;
     log(&platform, &producer, 10..100).await;
-    let head = platform.services.backend.relay.log().head(producer.id.producer()).await.unwrap();
+    let head = platform.services.backend.relay.log().head(producer.log_key()).await.unwrap();
     assert!(head.first > Offset(20), "{head:?}");
     let seen = whole(&platform, &path, &token, &next.unwrap()).await;
     assert_eq!(seen[..5], [5, 6, 7, 8, 9]);
@@ -211,7 +212,7 @@ async fn a_record_that_came_again_is_read_once() {
     let path = format!("/history/{}", producer.id);
     log(&platform, &producer, 0..6).await;
     let (backend, id) = (&platform.services.backend, ProducerId(producer.id.0));
-    let read = backend.relay.log().read(id, Offset(0), 1 << 20).await.unwrap();
+    let read = backend.relay.log().read(producer.log_key(), Offset(0), 1 << 20).await.unwrap();
     let names: Vec<RecordName> = read.batches.iter().flat_map(|batch| batch.after(Offset(0)).map(|(_, name, _)| name)).collect();
     let row = |place: u64, n: usize| HistoryRow {
         place: Cursor { epoch: LogEpoch(9), offset: Offset(place) },
@@ -223,7 +224,7 @@ async fn a_record_that_came_again_is_read_once() {
         extra: None,
     };
     let rows = vec![row(1, 3), row(2, 1)];
-    let batch = HistoryBatch { producer: id, expected: None, cursor: rows[1].place, rows };
+    let batch = HistoryBatch { producer: id, log: producer.log, expected: None, cursor: rows[1].place, rows };
     backend.store.keep_history(&[batch]).await.unwrap();
     assert_eq!(whole(&platform, &path, &token, "").await, [3, 1, 0, 2, 4, 5]);
     assert_eq!(whole(&platform, &path, &token, "?limit=2").await, [3, 1, 0, 2, 4, 5]);

@@ -36,7 +36,7 @@ async fn a_revoked_account_is_out_until_restored_and_its_tokens_for_ever() {
     verify(&pair).await.json(200);
 
     let (revoke, restore) = (format!("/accounts/{}/revoke", user["id"]), format!("/api/auth/accounts/{}/restore", user["id"]));
-    let grant = platform.services.backend.authenticate(pair["access_token"].as_str().unwrap()).unwrap();
+    let grant = platform.services.backend.authenticate(pair["access_token"].as_str().unwrap()).await.unwrap();
     let ended = platform.services.backend.ended(&grant);
     let mut expected = user.clone();
     expected["revoked_at"] = json!("2026-01-01T00:00:00Z");
@@ -87,8 +87,8 @@ async fn a_node_that_starts_again_knows_who_was_revoked() {
             before.services.backend.store.reopen_account(user.id, before.services.backend.clock.now()).await.unwrap();
         }
         let after = platform_on(&settings, file()).await;
-        assert!(after.services.backend.authenticate(&pair.access_token).is_err(), "restored: {restored}");
-        assert_eq!(after.services.backend.authenticate(&stays).unwrap().user, other.id);
+        assert!(after.services.backend.authenticate(&pair.access_token).await.is_err(), "restored: {restored}");
+        assert_eq!(after.services.backend.authenticate(&stays).await.unwrap().user, other.id);
     }
 }
 
@@ -161,7 +161,7 @@ async fn devices_are_for_those_who_may_have_their_records() {
         {"data": 3},
     ]);
     platform.dsm(Method::POST, "/data", Some(&producer), Sent::Json(records)).await.json(200);
-    let quic = platform.services.backend.relay.devices().enter(user.id.producer(), "b", Transport::Quic);
+    let quic = platform.services.backend.relay.devices().enter(user.log_key(), "b", Transport::Quic);
     quic.health(Some(250_000), 17);
     let device = |id: &str, transport: &str, records: u64| {
         json!({

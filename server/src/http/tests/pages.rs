@@ -54,9 +54,9 @@ async fn every_list_is_cut_at_its_bytes_and_goes_on_after() {
         let (another, _) = platform.account(Role::Consumer, &format!("c{n}{}", "\"".repeat(100))).await;
         store.subscribe(consumer.id.consumer(), other.id.producer()).await.unwrap();
         store.subscribe(another.id.consumer(), producer.id.producer()).await.unwrap();
-        here.push(devices.enter(producer.id.producer(), &format!("d&{n:02}"), Transport::Quic));
+        here.push(devices.enter(producer.log_key(), &format!("d&{n:02}"), Transport::Quic));
         let one = json!({"device_id": "d", "timestamp": 1, "data": {"n": n}});
-        let publisher = platform.services.backend.relay.passing_publisher(other.id.producer()).await.unwrap();
+        let publisher = platform.services.backend.relay.passing_publisher(other.log_key()).await.unwrap();
         let ticket = publisher.submit(one.to_string().into()).await.unwrap();
         publisher.committed(ticket).await.unwrap();
     }
@@ -74,7 +74,7 @@ async fn every_list_is_cut_at_its_bytes_and_goes_on_after() {
 async fn history_is_cut_at_its_bytes_however_large_its_records_are() {
     let platform = platform(&[("HTTP_MAX_PAGE_BYTES", "200KiB")]).await;
     let (producer, token) = platform.account(Role::Producer, "p").await;
-    let publisher = platform.services.backend.relay.passing_publisher(producer.id.producer()).await.unwrap();
+    let publisher = platform.services.backend.relay.passing_publisher(producer.log_key()).await.unwrap();
     let long = "x".repeat(40_000);
     for n in 0..20 {
         let pad = if n % 3 == 0 { "" } else { &long };

@@ -80,7 +80,7 @@ async fn subscribe(platform: &Platform, consumer: &User, producer: &User) {
 }
 
 async fn log(platform: &Platform, producer: &User, numbers: impl Iterator<Item = u64>) {
-    let publisher = platform.services.backend.relay.passing_publisher(producer.id.producer()).await.unwrap();
+    let publisher = platform.services.backend.relay.passing_publisher(producer.log_key()).await.unwrap();
     for n in numbers {
         let json = format!("{{\"device_id\":\"d\",\r\n\"timestamp\":{},\"data\":{{\"n\":{n},\"m\":1}}}}", n * 1000);
         let ticket = publisher.submit(json.into()).await.unwrap();
@@ -89,7 +89,7 @@ async fn log(platform: &Platform, producer: &User, numbers: impl Iterator<Item =
 }
 
 async fn offset(platform: &Platform, producer: &User) -> String {
-    let head = platform.services.backend.relay.log().head(producer.id.producer()).await.unwrap();
+    let head = platform.services.backend.relay.log().head(producer.log_key()).await.unwrap();
     format!("{}-{}", head.epoch(), head.last)
 }
 
@@ -188,7 +188,7 @@ async fn a_time_older_than_retention_is_a_gap_and_a_later_one_is_not() {
     log(&platform, &p, 1..=200).await;
     platform.time.advance(Duration::from_secs(600));
     log(&platform, &p, 201..=210).await;
-    let first = platform.services.backend.relay.log().head(p.id.producer()).await.unwrap().first.0;
+    let first = platform.services.backend.relay.log().head(p.log_key()).await.unwrap().first.0;
     assert!((2..=200).contains(&first), "{first}");
     for from in ["2026-01-01T00:00:00Z", "2025-06-01 00:00:00", "1767225600000"] {
         let mut stream = lines(&platform, &format!("/stream?from={}", from.replace(' ', "%20")), &token).await;
@@ -291,7 +291,7 @@ async fn a_stream_ends_with_its_token_its_subscription_and_its_node() {
     log(&platform, &p, 4..=4).await;
     assert_eq!(all.record().await["data"]["n"], 4);
     assert_eq!(drained.record().await["data"]["n"], 4);
-    let grant: Grant = backend.authenticate(&token).unwrap();
+    let grant: Grant = backend.authenticate(&token).await.unwrap();
     let (other, other_token) = platform.account(Role::Producer, "r").await;
     let mut revoked = lines(&platform, "/stream", &other_token).await;
     // Tokens know whole seconds: only those of an earlier one are sure to be older than the end of the account.

@@ -18,7 +18,7 @@ fn pieces(pieces: Vec<String>, ends: bool) -> Body {
 }
 
 async fn last(platform: &Platform, producer: &User) -> Offset {
-    platform.services.backend.relay.log().head(producer.id.producer()).await.unwrap().last
+    platform.services.backend.relay.log().head(producer.log_key()).await.unwrap().last
 }
 
 #[tokio::test]

@@ -28,8 +28,7 @@ use tracing::{error, warn};
 use super::state::{Change, Producer};
 use crate::{
     log::{self, Batch, Retention},
-    model::{LogEpoch, Offset, ProducerId},
-    mutation::Mutation,
+    model::{LogEpoch, LogKey, Offset, UserId},
     private,
 };
 
@@ -68,10 +67,19 @@ pub(super) struct Disk {
     _lock: File,
 }
 
-/// A change, and who waits for it.
+/// Something to be written, and who waits for it.
 struct Order {
-    change: Option<Change>,
+    work: Work,
     done: oneshot::Sender<()>,
+}
+
+/// What is to be written.
+enum Work {
+    /// Nothing: whoever waits wants to know that what was ordered before is in the file.
+    Nothing,
+    Change(Change),
+    /// The number of this account was given out.
+    Account(UserId),
 }
 
 impl Disk {
@@ -112,27 +120,25 @@ impl Disk {
 
     /// Returns once everything ordered before is in the file.
     pub(super) async fn flushed(&self) -> Result<(), log::Error> {
-        self.room().await?.order(None).await
+        self.room().await?.order(Work::Nothing).await
     }
 
     /// What the file holds of a producer, its entries left out.
-    pub(super) async fn load(&self, producer: ProducerId) -> Result<Producer, log::Error> {
+    pub(super) async fn load(&self, key: LogKey) -> Result<Producer, log::Error> {
         let retention = self.retention;
-        self.ask(move |reader| schema::load(reader, producer, &retention)).await
+        self.ask(move |reader| schema::load(reader, key, &retention)).await
     }
 
-    pub(super) async fn read(
-        &self,
-        producer: ProducerId,
-        epoch: LogEpoch,
-        after: Offset,
-        bytes: usize,
-    ) -> Result<Vec<Arc<Batch>>, log::Error> {
-        self.ask(move |reader| schema::read(reader, producer, epoch, after, bytes)).await
+    pub(super) async fn read(&self, key: LogKey, epoch: LogEpoch, after: Offset, bytes: usize) -> Result<Vec<Arc<Batch>>, log::Error> {
+        self.ask(move |reader| schema::read(reader, key, epoch, after, bytes)).await
     }
 
-    pub(super) async fn before(&self, producer: ProducerId, time: OffsetDateTime) -> Result<Option<Offset>, log::Error> {
-        self.ask(move |reader| schema::before(reader, producer, time)).await
+    pub(super) async fn before(&self, key: LogKey, time: OffsetDateTime) -> Result<Option<Offset>, log::Error> {
+        self.ask(move |reader| schema::before(reader, key, time)).await
+    }
+
+    pub(super) async fn highest_account(&self) -> Result<UserId, log::Error> {
+        self.ask(schema::highest_account).await
     }
 
     async fn ask<T: Send + 'static>(
@@ -165,12 +171,6 @@ impl Disk {
             error!(error = %e, "the log's writer failed");
         }
     }
-
-    /// For [`Mutation::EpochBesideData`]: the life that the file itself names.
-    pub(super) fn mutant_epoch(&self) -> Option<LogEpoch> {
-        let reader = self.reader.lock().unwrap_or_else(PoisonError::into_inner);
-        Mutation::EpochBesideData.is_on().then(|| schema::newest_life(&reader)).flatten()
-    }
 }
 
 /// See [`Disk::room`].
@@ -179,12 +179,16 @@ pub(super) struct Room(mpsc::OwnedPermit<Order>);
 impl Room {
     /// Returns once the change is in the file. It will be written whether anyone still waits or not.
     pub(super) fn write(self, change: Change) -> impl Future<Output = Result<(), log::Error>> {
-        self.order(Some(change))
+        self.order(Work::Change(change))
     }
 
-    fn order(self, change: Option<Change>) -> impl Future<Output = Result<(), log::Error>> {
+    pub(super) fn note_account(self, user: UserId) -> impl Future<Output = Result<(), log::Error>> {
+        self.order(Work::Account(user))
+    }
+
+    fn order(self, work: Work) -> impl Future<Output = Result<(), log::Error>> {
         let (done, answer) = oneshot::channel();
-        self.0.send(Order { change, done });
+        self.0.send(Order { work, done });
         async move {
             match timeout(ANSWER_LIMIT, answer).await {
                 Ok(Ok(())) => Ok(()),
@@ -221,7 +225,7 @@ impl Writer {
                 return;
             }
             for order in group.drain(..) {
-                if let Some(change) = &order.change
+                if let Work::Change(change) = &order.work
                     && let Some(place) = &change.settled
                 {
                     place.lock().settled(change.last);
@@ -234,19 +238,26 @@ impl Writer {
 
     /// Tries until it succeeds, or until nobody could want it any more.
     fn commit(&mut self, group: &[Order]) -> bool {
-        let changes: Vec<&Change> = group.iter().filter_map(|order| order.change.as_ref()).collect();
-        if changes.is_empty() {
+        let (mut changes, mut account) = (Vec::new(), None);
+        for order in group {
+            match &order.work {
+                Work::Nothing => {}
+                Work::Change(change) => changes.push(change),
+                Work::Account(user) => account = account.max(Some(*user)),
+            }
+        }
+        if changes.is_empty() && account.is_none() {
             return true;
         }
         let (mut pause, mut tries) = (FIRST_PAUSE, 0);
         loop {
-            match schema::write(&mut self.connection, &changes) {
+            match schema::write(&mut self.connection, &changes, account) {
                 Ok(()) => {
                     self.failing.store(false, Ordering::Relaxed);
                     return true;
                 }
                 Err(e) => {
-                    let producers: HashSet<ProducerId> = changes.iter().map(|change| change.producer).collect();
+                    let producers: HashSet<LogKey> = changes.iter().map(|change| change.key).collect();
                     warn!(error = %e, producers = producers.len(), "the log's file cannot be written; trying again");
                     self.failing.store(true, Ordering::Relaxed);
                     tries += 1;

@@ -10,7 +10,10 @@ use std::{
     collections::HashMap,
     fmt,
     path::Path,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicI64, Ordering},
+    },
     time::Duration,
 };
 
@@ -27,7 +30,8 @@ use self::{
 use super::{Error, Event, Head, Opened, Read, Retention, Section, Sender, Signal, Sink};
 use crate::{
     clock::Clock,
-    model::{LogEpoch, Offset, ProducerId},
+    model::{LogEpoch, LogKey, Offset, UserId},
+    mutation::Mutation,
 };
 
 /// How often producers that write nothing are trimmed by age.
@@ -38,13 +42,14 @@ const SWEEP_EVERY: Duration = Duration::from_secs(60);
 pub struct Log(Arc<Inner>);
 
 struct Inner {
-    epoch: LogEpoch,
     retention: Retention,
     clock: Clock,
     sink: Sink,
     disk: Option<Disk>,
     /// The map is locked to find a producer, the producer to use it: producers do not wait for each other.
-    producers: Mutex<HashMap<ProducerId, Arc<Place>>>,
+    producers: Mutex<HashMap<LogKey, Arc<Place>>>,
+    /// Without a file: the highest number of an account that was noted.
+    highest_account: AtomicI64,
     tasks: TaskTracker,
     stop: CancellationToken,
 }
@@ -58,19 +63,27 @@ struct Place {
 impl Log {
     /// An empty log in memory whose signals go to `sink`.
     pub fn in_memory(retention: Retention, clock: Clock, sink: Sink) -> Self {
-        Self::new(new_epoch(), None, retention, clock, sink)
+        Self::new(None, retention, clock, sink)
     }
 
     /// The log in the folder `dir`, made where there is none. One process at a time may have it.
     pub fn in_file(dir: &Path, retention: Retention, clock: Clock, sink: Sink) -> Result<Self, OpenError> {
         let disk = Disk::open(dir, retention, clock.now())?;
-        let epoch = disk.mutant_epoch().unwrap_or_else(new_epoch);
-        Ok(Self::new(epoch, Some(disk), retention, clock, sink))
+        Ok(Self::new(Some(disk), retention, clock, sink))
     }
 
-    fn new(epoch: LogEpoch, disk: Option<Disk>, retention: Retention, clock: Clock, sink: Sink) -> Self {
+    fn new(disk: Option<Disk>, retention: Retention, clock: Clock, sink: Sink) -> Self {
         let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
-        let log = Self(Arc::new(Inner { epoch, retention, clock, sink, disk, producers: Mutex::default(), tasks, stop }));
+        let log = Self(Arc::new(Inner {
+            retention,
+            clock,
+            sink,
+            disk,
+            producers: Mutex::default(),
+            highest_account: AtomicI64::new(0),
+            tasks,
+            stop,
+        }));
         let (swept, stop) = (Arc::downgrade(&log.0), log.0.stop.clone());
         log.0.tasks.spawn(async move {
             while stop.run_until_cancelled(tokio::time::sleep(SWEEP_EVERY)).await.is_some() {
@@ -81,8 +94,8 @@ impl Log {
         log
     }
 
-    pub(super) async fn open(&self, producer: ProducerId, sender: &Sender, reopened: Option<LogEpoch>) -> Result<Opened, Error> {
-        let place = self.place(producer).await?;
+    pub(super) async fn open(&self, key: LogKey, sender: &Sender, reopened: Option<LogEpoch>) -> Result<Opened, Error> {
+        let place = self.place(key).await?;
         let opened = place.lock().open(sender, reopened.is_some(), self.0.clock.now())?;
         if let Some(disk) = &self.0.disk {
             // What it has seen must be as durable as an acknowledgement.
@@ -91,8 +104,8 @@ impl Log {
         Ok(opened)
     }
 
-    pub(super) async fn append(&self, producer: ProducerId, sections: &[Section]) -> Result<Vec<Result<(), Error>>, Error> {
-        let place = self.place(producer).await?;
+    pub(super) async fn append(&self, key: LogKey, sections: &[Section]) -> Result<Vec<Result<(), Error>>, Error> {
+        let place = self.place(key).await?;
         // Before memory changes: what it says has happened must reach the file.
         let room = match &self.0.disk {
             Some(disk) => Some(disk.room().await?),
@@ -101,7 +114,7 @@ impl Log {
         let now = self.0.clock.now();
         let (outcomes, mut change) = {
             let mut state = place.lock();
-            let mut change = Change::new(producer);
+            let mut change = Change::new(key);
             // Signalled under the producer's lock, so that signals keep the order of the log.
             let outcomes = sections
                 .iter()
@@ -117,25 +130,28 @@ impl Log {
         Ok(outcomes)
     }
 
-    pub(super) async fn head(&self, producer: ProducerId) -> Result<Head, Error> {
-        Ok(self.place(producer).await?.lock().head())
+    pub(super) async fn head(&self, key: LogKey) -> Result<Head, Error> {
+        Ok(self.place(key).await?.lock().head())
     }
 
-    pub(super) async fn read(&self, producer: ProducerId, after: Offset, bytes: usize) -> Result<Read, Error> {
-        let place = self.place(producer).await?;
-        let recent = place.lock().recent(after, bytes);
+    pub(super) async fn read(&self, key: LogKey, after: Offset, bytes: usize) -> Result<Read, Error> {
+        let place = self.place(key).await?;
+        let (recent, epoch) = {
+            let state = place.lock();
+            (state.recent(after, bytes), state.lives.present())
+        };
         let batches = match (&self.0.disk, recent) {
             (_, Some(batches)) => batches,
-            (Some(disk), None) => disk.read(producer, self.0.epoch, after, bytes).await?,
+            (Some(disk), None) => disk.read(key, epoch, after, bytes).await?,
             (None, None) => Vec::new(),
         };
-        Ok(Read { epoch: self.0.epoch, batches })
+        Ok(Read { epoch, batches })
     }
 
-    pub(super) async fn before(&self, producer: ProducerId, time: OffsetDateTime) -> Result<Offset, Error> {
-        let place = self.place(producer).await?;
+    pub(super) async fn before(&self, key: LogKey, time: OffsetDateTime) -> Result<Offset, Error> {
+        let place = self.place(key).await?;
         if let Some(disk) = &self.0.disk
-            && let Some(found) = disk.before(producer, time).await?
+            && let Some(found) = disk.before(key, time).await?
         {
             return Ok(found);
         }
@@ -143,8 +159,8 @@ impl Log {
     }
 
     /// When the newest of what was removed was written, as far as this process knows.
-    pub(super) async fn removed_at(&self, producer: ProducerId) -> Result<Option<OffsetDateTime>, Error> {
-        Ok(self.place(producer).await?.lock().removed_at())
+    pub(super) async fn removed_at(&self, key: LogKey) -> Result<Option<OffsetDateTime>, Error> {
+        Ok(self.place(key).await?.lock().removed_at())
     }
 
     pub(super) fn oldest(&self) -> OffsetDateTime {
@@ -152,15 +168,32 @@ impl Log {
     }
 
     /// Every append is signalled, so there is nothing to arrange.
-    pub(super) async fn follow(&self, _producer: ProducerId) -> Result<(), Error> {
+    pub(super) async fn follow(&self, _key: LogKey) -> Result<(), Error> {
         Ok(())
     }
 
-    pub(super) fn unfollow(&self, _producer: ProducerId) {}
+    pub(super) fn unfollow(&self, _key: LogKey) {}
 
     pub(super) async fn announce(&self, event: &Event) -> Result<(), Error> {
         (self.0.sink)(Signal::Event(event.clone()));
         Ok(())
+    }
+
+    pub(super) async fn highest_account(&self) -> Result<UserId, Error> {
+        match &self.0.disk {
+            Some(disk) => disk.highest_account().await,
+            None => Ok(UserId(self.0.highest_account.load(Ordering::Relaxed))),
+        }
+    }
+
+    pub(super) async fn note_account(&self, user: UserId) -> Result<(), Error> {
+        match &self.0.disk {
+            Some(disk) => disk.room().await?.note_account(user).await,
+            None => {
+                self.0.highest_account.fetch_max(user.0, Ordering::Relaxed);
+                Ok(())
+            }
+        }
     }
 
     pub(super) async fn ping(&self) -> Result<(), Error> {
@@ -181,14 +214,16 @@ impl Log {
     }
 
     /// The producer, read from the file first.
-    async fn place(&self, producer: ProducerId) -> Result<Arc<Place>, Error> {
-        let place = Arc::clone(lock(&self.0.producers).entry(producer).or_default());
+    async fn place(&self, key: LogKey) -> Result<Arc<Place>, Error> {
+        let place = Arc::clone(lock(&self.0.producers).entry(key).or_default());
         let load = async || {
             let mut state = match &self.0.disk {
-                Some(disk) => disk.load(producer).await?,
+                Some(disk) => disk.load(key).await?,
                 None => Producer::default(),
             };
-            state.begin(self.0.epoch);
+            // Of its own, so that a cursor of one log is never taken for a cursor of another.
+            let kept = Mutation::EpochBesideData.is_on().then(|| state.lives.present()).filter(|kept| kept.0 > 0);
+            state.begin(kept.unwrap_or_else(new_epoch));
             Ok(Mutex::new(state))
         };
         place.state.get_or_try_init(load).await?;
@@ -196,10 +231,10 @@ impl Log {
     }
 
     async fn sweep(&self) {
-        let places: Vec<(ProducerId, Arc<Place>)> = lock(&self.0.producers).iter().map(|(id, place)| (*id, Arc::clone(place))).collect();
+        let places: Vec<(LogKey, Arc<Place>)> = lock(&self.0.producers).iter().map(|(id, place)| (*id, Arc::clone(place))).collect();
         let now = self.0.clock.now();
-        for (producer, place) in places.into_iter().filter(|(_, place)| place.state.initialized()) {
-            let mut change = Change::new(producer);
+        for (key, place) in places.into_iter().filter(|(_, place)| place.state.initialized()) {
+            let mut change = Change::new(key);
             change.finish(&mut place.lock(), now, &self.0.retention, self.0.disk.is_some());
             if let Some(disk) = &self.0.disk
                 && change.trim.is_some()
@@ -230,11 +265,11 @@ impl fmt::Debug for Place {
 
 impl fmt::Debug for Log {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("embedded::Log").field("epoch", &self.0.epoch).finish_non_exhaustive()
+        f.debug_struct("embedded::Log").finish_non_exhaustive()
     }
 }
 
-/// Another at each start. 53 bits, so that every client's JSON can hold it.
+/// Another for each log and at each start. 53 bits, so that every client's JSON can hold it.
 fn new_epoch() -> LogEpoch {
     LogEpoch(fastrand::u64(1..1 << 53))
 }

@@ -10,7 +10,7 @@ use time::OffsetDateTime;
 use super::Place;
 use crate::{
     log::{Batch, Entry, Error, Head, Lives, Opened, Retention, Section, Sender, SessionName, retention::Marks},
-    model::{Epoch, Fence, LogEpoch, Offset, ProducerId, RangeSet, RecordName},
+    model::{Epoch, Fence, LogEpoch, LogKey, Offset, RangeSet, RecordName},
     mutation,
 };
 
@@ -47,7 +47,7 @@ pub(super) struct Session {
 /// What one append changes: what the file must hold before it is acknowledged.
 #[derive(Debug)]
 pub(super) struct Change {
-    pub(super) producer: ProducerId,
+    pub(super) key: LogKey,
     pub(super) lives: Lives,
     pub(super) last: Offset,
     pub(super) batches: Vec<(OffsetDateTime, Arc<Batch>)>,
@@ -99,7 +99,7 @@ impl Producer {
         if mutation::keeps_no_log() {
             let name = |seq| RecordName { epoch: section.epoch, seq };
             let entries = section.records.iter().map(|record| Entry { name: name(record.seq), message: record.message.clone() }).collect();
-            let batch = Arc::new(Batch::new(change.producer, self.lives.present(), self.last.next(), entries).received(now));
+            let batch = Arc::new(Batch::new(change.key, self.lives.present(), self.last.next(), entries).received(now));
             self.last = batch.last();
             publish(batch);
             return Ok(());
@@ -125,7 +125,7 @@ impl Producer {
             entries.push(Entry { name: RecordName { epoch: section.epoch, seq: record.seq }, message: record.message.clone() });
         }
         if !entries.is_empty() {
-            let batch = Arc::new(Batch::new(change.producer, self.lives.present(), self.last.next(), entries).received(now));
+            let batch = Arc::new(Batch::new(change.key, self.lives.present(), self.last.next(), entries).received(now));
             self.last = batch.last();
             self.marks.add(self.last, batch.bytes(), now, keep);
             self.batches.push_back((now, Arc::clone(&batch)));
@@ -179,9 +179,9 @@ impl Producer {
 }
 
 impl Change {
-    pub(super) fn new(producer: ProducerId) -> Self {
+    pub(super) fn new(key: LogKey) -> Self {
         Self {
-            producer,
+            key,
             lives: Lives::default(),
             last: Offset(0),
             batches: Vec::new(),

@@ -10,6 +10,7 @@ mod follow;
 mod functions;
 mod link;
 mod mend;
+mod moved;
 mod names;
 mod place;
 mod reply;
@@ -44,19 +45,21 @@ use self::{
 use super::{Error, Event, Head, Opened, Read, Retention, Section, Sender, Signal, Sink};
 use crate::{
     clock::Clock,
-    model::{LogEpoch, Offset, ProducerId},
+    model::{LogEpoch, LogKey, Offset, UserId},
 };
 
 /// Longest wait for one answer of Redis.
 pub const ANSWER_LIMIT: Duration = Duration::from_secs(5);
 /// Longest wait for a connection to Redis.
 pub const CONNECT_LIMIT: Duration = Duration::from_secs(3);
+/// The one member of the sorted set whose score is the highest number of an account.
+const HIGHEST: &str = "highest";
 /// Entries asked for at once when the log is read.
 const READ_COUNT: usize = 512;
 
 /// Whether Redis answers, and is one that a node takes; changes nothing in it.
 pub async fn probe(config: &Config) -> Result<(), Error> {
-    Place::new(config)?.connect(&Names::default()).await.map(drop)
+    Place::new(config)?.connect(&Names::new("probe")).await.map(drop)
 }
 
 /// The Redis log. Cheap to clone.
@@ -79,20 +82,27 @@ struct Inner {
 }
 
 impl Log {
-    /// Connects, loads the functions, and has signals go to `sink`. What is appended counts as written once `replicas`
-    /// replicas have it too. Nodes that share `secret` believe each other. `clock` says when records come.
+    /// Connects for the installation with this id, loads the functions, and has signals go to `sink`. What is appended counts as
+    /// written once `replicas` replicas have it too. Nodes that share `secret` believe each other. `clock` says when records
+    /// come.
     pub async fn connect(
         config: &Config,
+        installation: &str,
         secret: &SecretString,
         replicas: u32,
         retention: Retention,
         clock: Clock,
         sink: Sink,
     ) -> Result<Self, Error> {
-        let (names, seal) = (Names::default(), Seal::new(secret));
+        let (names, seal) = (Names::new(installation), Seal::new(secret));
         let place = Place::new(config)?;
         let link = Link::new(place.clone(), &names);
         link.session().await?;
+        match moved::take_over(&link, &names).await {
+            // An operator may have forbidden what it takes.
+            Err(e @ Error::Damaged(_)) => warn!(error = %e, "logs of the first release, if there are any, cannot be taken over"),
+            done => done?,
+        }
         let barrier = (replicas > 0).then(|| Barrier::start(&place, &names, replicas));
         let follower = Follower::start(place, &names, &seal, sink);
         let inner = Inner {
@@ -118,14 +128,14 @@ impl Log {
         self
     }
 
-    pub(super) async fn open(&self, producer: ProducerId, sender: &Sender, reopened: Option<LogEpoch>) -> Result<Opened, Error> {
+    pub(super) async fn open(&self, key: LogKey, sender: &Sender, reopened: Option<LogEpoch>) -> Result<Opened, Error> {
         // The epoch must be that of the server which takes the call, so it is read with the connection.
         let session = self.0.link.session().await?;
         let mut call = call("open");
         call.arg(3)
-            .arg(self.0.names.key(producer, "meta"))
-            .arg(self.0.names.key(producer, "log"))
-            .arg(self.0.names.session(producer, &sender.name))
+            .arg(self.0.names.key(key, "meta"))
+            .arg(self.0.names.key(key, "log"))
+            .arg(self.0.names.session(key, &sender.name))
             .arg(session.epoch.0)
             .arg(sender.epoch.0);
         call.arg(sender.owner).arg(reopened.map(|life| life.to_string()).unwrap_or_default()).arg(millis(sender.name.memory()));
@@ -135,17 +145,17 @@ impl Log {
         Ok(opened)
     }
 
-    pub(super) async fn append(&self, producer: ProducerId, sections: &[Section]) -> Result<Vec<Result<(), Error>>, Error> {
+    pub(super) async fn append(&self, key: LogKey, sections: &[Section]) -> Result<Vec<Result<(), Error>>, Error> {
         let session = self.0.link.session().await?;
         let mut call = call("append");
         call.arg(sections.len() + 4);
         for name in ["meta", "log", "marks", "ids"] {
-            call.arg(self.0.names.key(producer, name));
+            call.arg(self.0.names.key(key, name));
         }
         for section in sections {
-            call.arg(self.0.names.session(producer, &section.name));
+            call.arg(self.0.names.session(key, &section.name));
         }
-        let channel = self.0.names.channel(Channel::Live(producer));
+        let channel = self.0.names.channel(Channel::Live(key));
         call.arg(&channel).arg(session.epoch.0).arg(self.0.retention.bytes).arg(millis(self.0.retention.age));
         let now = self.0.clock.now();
         for section in sections {
@@ -168,18 +178,18 @@ impl Log {
         if !notes.is_empty() {
             metrics::counter!("motience_redis_steps_failed_total").increment(notes.len() as u64);
             if self.0.noted.now() {
-                warn!(%producer, ?notes, "appended, but not all that goes with it could be done");
+                warn!(producer = %key.producer, ?notes, "appended, but not all that goes with it could be done");
             }
         }
         self.durable(session.epoch).await?;
         Ok(outcomes)
     }
 
-    pub(super) async fn head(&self, producer: ProducerId) -> Result<Head, Error> {
+    pub(super) async fn head(&self, key: LogKey) -> Result<Head, Error> {
         let session = self.0.link.session().await?;
         let ask = |name| {
             let mut call = call(name);
-            call.arg(2).arg(self.0.names.key(producer, "meta")).arg(self.0.names.key(producer, "log")).arg(session.epoch.0);
+            call.arg(2).arg(self.0.names.key(key, "meta")).arg(self.0.names.key(key, "log")).arg(session.epoch.0);
             call
         };
         let (head, begun) = reply::head(self.0.link.query_on(&session, &ask("head")).await?)?;
@@ -191,30 +201,30 @@ impl Log {
         Ok(reply::head(self.0.link.query_on(&session, &ask("head")).await?)?.0)
     }
 
-    pub(super) async fn read(&self, producer: ProducerId, after: Offset, bytes: usize) -> Result<Read, Error> {
+    pub(super) async fn read(&self, key: LogKey, after: Offset, bytes: usize) -> Result<Read, Error> {
         let session = self.0.link.session().await?;
         let mut call = call("read");
         let count = (bytes / 512).clamp(1, READ_COUNT);
-        call.arg(2).arg(self.0.names.key(producer, "meta")).arg(self.0.names.key(producer, "log"));
+        call.arg(2).arg(self.0.names.key(key, "meta")).arg(self.0.names.key(key, "log"));
         call.arg(session.epoch.0).arg(format!("{}-0", after.0 + 1)).arg(count);
-        reply::read(self.0.link.query_on(&session, &call).await?, producer)
+        reply::read(self.0.link.query_on(&session, &call).await?, key)
     }
 
-    pub(super) async fn before(&self, producer: ProducerId, time: OffsetDateTime) -> Result<Offset, Error> {
+    pub(super) async fn before(&self, key: LogKey, time: OffsetDateTime) -> Result<Offset, Error> {
         let mut call = redis::cmd("LRANGE");
-        call.arg(self.0.names.key(producer, "marks")).arg(0).arg(-1);
+        call.arg(self.0.names.key(key, "marks")).arg(0).arg(-1);
         let (_, value) = self.0.link.query(&call).await?;
         let marked = reply::marked_before(value, time.unix_timestamp_nanos() / 1_000_000)?;
         Ok(match marked {
             Some(offset) => offset,
-            None => Offset(self.head(producer).await?.first.0.saturating_sub(1)),
+            None => Offset(self.head(key).await?.first.0.saturating_sub(1)),
         })
     }
 
     /// When the newest of what was removed was written.
-    pub(super) async fn removed_at(&self, producer: ProducerId) -> Result<Option<OffsetDateTime>, Error> {
+    pub(super) async fn removed_at(&self, key: LogKey) -> Result<Option<OffsetDateTime>, Error> {
         let mut call = redis::cmd("HGET");
-        call.arg(self.0.names.key(producer, "meta")).arg("gone_at");
+        call.arg(self.0.names.key(key, "meta")).arg("gone_at");
         let (_, value) = self.0.link.query(&call).await?;
         reply::time(value)
     }
@@ -230,12 +240,12 @@ impl Log {
         }
     }
 
-    pub(super) async fn follow(&self, producer: ProducerId) -> Result<(), Error> {
-        self.0.follower.follow(self.0.names.channel(Channel::Live(producer))).await
+    pub(super) async fn follow(&self, key: LogKey) -> Result<(), Error> {
+        self.0.follower.follow(self.0.names.channel(Channel::Live(key))).await
     }
 
-    pub(super) fn unfollow(&self, producer: ProducerId) {
-        self.0.follower.unfollow(&self.0.names.channel(Channel::Live(producer)));
+    pub(super) fn unfollow(&self, key: LogKey) {
+        self.0.follower.unfollow(&self.0.names.channel(Channel::Live(key)));
     }
 
     pub(super) async fn announce(&self, event: &Event) -> Result<(), Error> {
@@ -244,6 +254,23 @@ impl Log {
         let mut call = redis::cmd("PUBLISH");
         call.arg(&channel).arg(self.0.seal.event(&channel, &text));
         self.0.link.query(&call).await.map(drop)
+    }
+
+    pub(super) async fn highest_account(&self) -> Result<UserId, Error> {
+        let mut call = redis::cmd("ZSCORE");
+        call.arg(self.0.names.shared("accounts")).arg(HIGHEST);
+        let (_, found) = self.0.link.query(&call).await?;
+        let highest: Option<f64> = redis::from_redis_value(found).map_err(|e| Error::Damaged(e.to_string()))?;
+        // Numbers of accounts are integers of 31 bits.
+        Ok(UserId(highest.unwrap_or(0.0) as i64))
+    }
+
+    pub(super) async fn note_account(&self, user: UserId) -> Result<(), Error> {
+        let mut call = redis::cmd("ZADD");
+        // The higher score stays, whoever comes last.
+        call.arg(self.0.names.shared("accounts")).arg("GT").arg(user.0).arg(HIGHEST);
+        let (epoch, _) = self.0.link.query(&call).await?;
+        self.durable(epoch).await
     }
 
     pub(super) async fn ping(&self) -> Result<(), Error> {
@@ -287,7 +314,7 @@ fn millis(duration: Duration) -> u64 {
 fn signal(names: &Names, seal: &Seal, channel: &[u8], payload: Bytes) -> Result<Option<Signal>, Error> {
     let name = String::from_utf8_lossy(channel);
     match names.channel_of(channel)? {
-        Channel::Live(producer) => Ok(reply::published(producer, &name, seal, payload).map(|batch| Signal::Batch(Arc::new(batch)))),
+        Channel::Live(key) => Ok(reply::published(key, &name, seal, payload).map(|batch| Signal::Batch(Arc::new(batch)))),
         Channel::Bus | Channel::Reports => match seal.opened(&name, &payload) {
             Some(text) => serde_json::from_slice(text).map(|event| Some(Signal::Event(event))).map_err(|e| Error::Damaged(e.to_string())),
             None => Ok(None),

@@ -4,10 +4,10 @@
 
 use crate::{
     log::{Error, SessionName},
-    model::ProducerId,
+    model::LogKey,
 };
 
-/// Names of one installation.
+/// Names of one installation: another one on the same Redis has names of its own, and hears nothing of this one.
 #[derive(Clone, Debug)]
 pub(super) struct Names {
     /// What they all begin with.
@@ -18,28 +18,27 @@ pub(super) struct Names {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Channel {
     /// A producer's batches.
-    Live(ProducerId),
+    Live(LogKey),
     /// Events.
     Bus,
     /// Those events that are reports.
     Reports,
 }
 
-impl Default for Names {
-    fn default() -> Self {
-        Self { prefix: "m".to_owned() }
-    }
-}
-
 impl Names {
-    /// One key of a producer: `meta`, `log`, `marks`, `ids`.
-    pub(super) fn key(&self, producer: ProducerId, part: &str) -> String {
-        format!("{}:{{{producer}}}:{part}", self.prefix)
+    /// Those of the installation with this id.
+    pub(super) fn new(installation: &str) -> Self {
+        Self { prefix: format!("m:{installation}") }
+    }
+
+    /// One key of a producer's log: `meta`, `log`, `marks`, `ids`.
+    pub(super) fn key(&self, log: LogKey, part: &str) -> String {
+        format!("{}:{{{log}}}:{part}", self.prefix)
     }
 
     /// The key of a sender's session.
-    pub(super) fn session(&self, producer: ProducerId, sender: &SessionName) -> String {
-        self.key(producer, &format!("s:{sender}"))
+    pub(super) fn session(&self, log: LogKey, sender: &SessionName) -> String {
+        self.key(log, &format!("s:{sender}"))
     }
 
     /// A key of the whole installation: `barrier`, `mended`, `epoch`.
@@ -60,7 +59,7 @@ impl Names {
     /// The channel's own name.
     pub(super) fn channel(&self, channel: Channel) -> String {
         match channel {
-            Channel::Live(producer) => self.key(producer, "live"),
+            Channel::Live(log) => self.key(log, "live"),
             Channel::Bus => self.shared("bus"),
             Channel::Reports => self.shared("reports"),
         }
@@ -84,16 +83,19 @@ impl Names {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::{LogId, ProducerId};
 
     #[test]
     fn a_channel_is_known_by_its_name() {
-        let names = Names::default();
-        for channel in [Channel::Bus, Channel::Reports, Channel::Live(ProducerId(7))] {
+        let names = Names::new("a");
+        let log = LogKey { producer: ProducerId(7), log: LogId(99) };
+        for channel in [Channel::Bus, Channel::Reports, Channel::Live(log)] {
             assert_eq!(names.channel_of(names.channel(channel).as_bytes()).unwrap(), channel);
         }
-        assert_eq!(names.key(ProducerId(7), "meta"), "m:{7}:meta");
-        assert_eq!(names.beside(&names.key(ProducerId(7), "log"), "meta"), "m:{7}:meta");
-        assert!(names.channel_of(b"m:{x}:live").is_err());
-        assert!(names.channel_of(b"n:bus").is_err());
+        assert_eq!(names.key(log, "meta"), "m:a:{7-99}:meta");
+        assert_eq!(names.beside(&names.key(log, "log"), "meta"), "m:a:{7-99}:meta");
+        for other in ["m:a:{x}:live", "m:a:{7}:live", "m:bus", "m:ab:bus", "m:b:{7-99}:live"] {
+            assert!(names.channel_of(other.as_bytes()).is_err(), "{other}");
+        }
     }
 }

@@ -9,7 +9,7 @@ use time::OffsetDateTime;
 use super::seal::{self, Seal};
 use crate::{
     log::{Batch, Entry, Error, Head, Opened, Read},
-    model::{Epoch, LogEpoch, Offset, ProducerId, RecordName, Seq, times},
+    model::{Epoch, LogEpoch, LogKey, Offset, RecordName, Seq, times},
 };
 
 /// Longest first line of a published batch: it may name each of some thousands of records.
@@ -84,11 +84,11 @@ pub(super) fn marked_before(value: Value, time: i128) -> Result<Option<Offset>, 
     Ok(found)
 }
 
-pub(super) fn read(value: Value, producer: ProducerId) -> Result<Read, Error> {
+pub(super) fn read(value: Value, key: LogKey) -> Result<Read, Error> {
     let Value::Array(parts) = value else { return Err(damaged("log")) };
     let [life, found] = <[Value; 2]>::try_from(parts).map_err(|_| damaged("log"))?;
     let epoch = text(life)?.parse().map_err(|_| damaged("life"))?;
-    Ok(Read { epoch, batches: entries(found, producer, epoch)? })
+    Ok(Read { epoch, batches: entries(found, key, epoch)? })
 }
 
 /// Entries that follow each other and came at one time.
@@ -100,20 +100,20 @@ struct Run {
 }
 
 impl Run {
-    fn batch(self, producer: ProducerId, epoch: LogEpoch) -> Option<Batch> {
+    fn batch(self, key: LogKey, epoch: LogEpoch) -> Option<Batch> {
         if self.entries.is_empty() {
             return None;
         }
-        Some(Batch::new(producer, epoch, self.first, self.entries).received(self.received))
+        Some(Batch::new(key, epoch, self.first, self.entries).received(self.received))
     }
 }
 
 /// The answer of XRANGE: runs of consecutive offsets become batches.
-fn entries(value: Value, producer: ProducerId, epoch: LogEpoch) -> Result<Vec<Arc<Batch>>, Error> {
+fn entries(value: Value, key: LogKey, epoch: LogEpoch) -> Result<Vec<Arc<Batch>>, Error> {
     let Value::Array(entries) = value else { return Err(damaged("log")) };
     let mut batches = Vec::new();
     let mut run = Run::default();
-    let mut end = |run: Run| batches.extend(run.batch(producer, epoch).map(Arc::new));
+    let mut end = |run: Run| batches.extend(run.batch(key, epoch).map(Arc::new));
     for entry in entries {
         let (offset, received, entry) = one(entry)?;
         if offset.0 != run.first.0 + run.entries.len() as u64 || received != run.received {
@@ -128,7 +128,7 @@ fn entries(value: Value, producer: ProducerId, epoch: LogEpoch) -> Result<Vec<Ar
 /// The message of one append: `LIFE FIRST SENDER SEAL OMITTED\n` and then `LENGTH SEQ\nMESSAGE` for each record. Those whose
 /// place among them is OMITTED were known by their clients' ids, and are not in the log. `None`: it has no seal of ours, and tells
 /// nothing, be it readable or not.
-pub(super) fn published(producer: ProducerId, channel: &str, seal: &Seal, payload: Bytes) -> Option<Batch> {
+pub(super) fn published(key: LogKey, channel: &str, seal: &Seal, payload: Bytes) -> Option<Batch> {
     let told = Told::read(payload).ok()?;
     let records = told.entries.iter().map(|entry| (entry.name.seq, &entry.message[..]));
     let lent = seal.batch(channel, told.life, told.sender, records);
@@ -147,7 +147,7 @@ pub(super) fn published(producer: ProducerId, channel: &str, seal: &Seal, payloa
     for entry in &mut entries {
         (entry.message, received) = unstamped(entry.message.clone());
     }
-    (!entries.is_empty()).then(|| Batch::new(producer, told.life, told.first, entries).received(received))
+    (!entries.is_empty()).then(|| Batch::new(key, told.life, told.first, entries).received(received))
 }
 
 /// A published batch as it came, whoever sent it.
@@ -258,6 +258,9 @@ fn damaged(what: &str) -> Error {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::ProducerId;
+
+    const KEY: LogKey = LogKey::numbered(ProducerId(3));
 
     fn batch(seal: &Seal, first: &str, omitted: &str, body: &'static str, records: &[(u64, &[u8])]) -> Bytes {
         let lent = seal.batch("c", LogEpoch(77), Epoch(255), records.iter().map(|&(seq, message)| (Seq(seq), message)));
@@ -267,7 +270,7 @@ mod tests {
     #[test]
     fn a_published_batch_is_read_and_its_seal_looked_at() {
         let seal = Seal::new(&"a secret".into());
-        let read = |payload| published(ProducerId(3), "c", &seal, payload);
+        let read = |payload| published(KEY, "c", &seal, payload);
         let (body, records): (_, &[(u64, &[u8])]) = ("2 5\n{}3 6\n{ }", &[(5, b"{}"), (6, b"{ }")]);
         let good = read(batch(&seal, "12", "", body, records)).unwrap();
         assert_eq!((good.epoch, good.first, good.len()), (LogEpoch(77), Offset(12), 2));

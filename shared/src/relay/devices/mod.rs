@@ -25,7 +25,7 @@ pub use self::{
 use crate::{
     clock::Clock,
     log::{DeviceReport, Event, Transport},
-    model::{ProducerId, times::ClockFault},
+    model::{LogKey, times::ClockFault},
     store::{from_millis, millis},
 };
 
@@ -94,17 +94,17 @@ pub struct DeviceStats {
 
 #[derive(Default)]
 struct Table {
-    producers: HashMap<ProducerId, HashMap<Arc<str>, Arc<Device>>>,
+    producers: HashMap<LogKey, HashMap<Arc<str>, Arc<Device>>>,
     devices: usize,
     looks: u64,
     /// Whose devices, or that all of them, were looked through since the last look without finding one to forget: every newcomer to a
     /// full table would pay for that again.
-    barren: HashSet<Option<ProducerId>>,
+    barren: HashSet<Option<LogKey>>,
 }
 
 #[derive(Default)]
 struct Elsewhere {
-    producers: HashMap<ProducerId, Told>,
+    producers: HashMap<LogKey, Told>,
     devices: usize,
 }
 
@@ -118,49 +118,49 @@ impl Devices {
     }
 
     /// A device has connected; it is there until what is returned is dropped.
-    pub fn enter(self: &Arc<Self>, producer: ProducerId, device: &str, transport: Transport) -> Presence {
-        Presence::new(self.clock.clone(), self.device(producer, device, transport), transport)
+    pub fn enter(self: &Arc<Self>, key: LogKey, device: &str, transport: Transport) -> Presence {
+        Presence::new(self.clock.clone(), self.device(key, device, transport), transport)
     }
 
     /// A device sent records without a connection of its own.
-    pub fn note(&self, producer: ProducerId, device: &str, transport: Transport, records: u64) {
-        if let Some(device) = self.device(producer, device, transport) {
+    pub fn note(&self, key: LogKey, device: &str, transport: Transport, records: u64) {
+        if let Some(device) = self.device(key, device, transport) {
             device.seen(records, self.now_ms());
             device.came_by(transport);
         }
     }
 
     /// What the times of a device's newest records say of its clock: `misdated` of them cannot be right.
-    pub fn dated(&self, producer: ProducerId, device: &str, transport: Transport, fault: Option<ClockFault>, misdated: u64) {
-        if let Some(device) = self.device(producer, device, transport) {
+    pub fn dated(&self, key: LogKey, device: &str, transport: Transport, fault: Option<ClockFault>, misdated: u64) {
+        if let Some(device) = self.device(key, device, transport) {
             device.dated(fault, misdated);
         }
     }
 
     /// One connection that may carry several devices.
-    pub fn senders(self: &Arc<Self>, producer: ProducerId, transport: Transport) -> Senders {
-        Senders::new(Arc::clone(self), producer, transport)
+    pub fn senders(self: &Arc<Self>, key: LogKey, transport: Transport) -> Senders {
+        Senders::new(Arc::clone(self), key, transport)
     }
 
     /// The device's entry; `None` where there is no room for it.
-    fn device(&self, producer: ProducerId, device: &str, transport: Transport) -> Option<Arc<Device>> {
+    fn device(&self, key: LogKey, device: &str, transport: Transport) -> Option<Arc<Device>> {
         let mut here = lock(&self.here);
-        if let Some(known) = here.producers.get(&producer).and_then(|own| own.get(device)) {
+        if let Some(known) = here.producers.get(&key).and_then(|own| own.get(device)) {
             return Some(Arc::clone(known));
         }
-        if here.producers.get(&producer).is_some_and(|own| own.len() >= self.most.each) {
-            here.shed(Some(producer));
+        if here.producers.get(&key).is_some_and(|own| own.len() >= self.most.each) {
+            here.shed(Some(key));
         }
         if here.devices >= self.most.all {
             here.shed(None);
         }
         let full = here.devices >= self.most.all;
-        let own = here.producers.entry(producer).or_default();
+        let own = here.producers.entry(key).or_default();
         if full || own.len() >= self.most.each {
             return None;
         }
         let id: Arc<str> = device.into();
-        let entry = Arc::new(Device::new(producer, Arc::clone(&id), transport, self.now_ms()));
+        let entry = Arc::new(Device::new(key, Arc::clone(&id), transport, self.now_ms()));
         own.insert(id, Arc::clone(&entry));
         here.devices += 1;
         Some(entry)
@@ -192,20 +192,19 @@ impl Devices {
         let mut guard = lock(&self.elsewhere);
         let Elsewhere { producers, devices: remembered } = &mut *guard;
         for report in devices {
-            let key = (report.device.clone(), node.clone());
-            let own = producers.entry(report.producer).or_default();
-            if own.contains_key(&key) || (*remembered < self.most.all && own.len() < self.most.each) {
-                *remembered += usize::from(own.insert(key, (report.clone(), now)).is_none());
+            let device = (report.device.clone(), node.clone());
+            let own = producers.entry(report.key()).or_default();
+            if own.contains_key(&device) || (*remembered < self.most.all && own.len() < self.most.each) {
+                *remembered += usize::from(own.insert(device, (report.clone(), now)).is_none());
             }
         }
     }
 
     /// The devices of a producer over all nodes, by name. `alive`: whether a node is still heard of.
-    pub(super) fn of(&self, producer: ProducerId, alive: impl Fn(&str) -> bool) -> Vec<DeviceStats> {
-        let own: Vec<Arc<Device>> =
-            lock(&self.here).producers.get(&producer).map(|own| own.values().cloned().collect()).unwrap_or_default();
+    pub(super) fn of(&self, key: LogKey, alive: impl Fn(&str) -> bool) -> Vec<DeviceStats> {
+        let own: Vec<Arc<Device>> = lock(&self.here).producers.get(&key).map(|own| own.values().cloned().collect()).unwrap_or_default();
         let mut reports: Vec<(String, DeviceReport)> = own.iter().map(|device| (self.node.clone(), device.report())).collect();
-        if let Some(told) = lock(&self.elsewhere).producers.get(&producer) {
+        if let Some(told) = lock(&self.elsewhere).producers.get(&key) {
             reports.extend(told.iter().map(|((_, node), (report, _))| {
                 let connected = report.connected && alive(node);
                 (node.clone(), DeviceReport { connected, ..report.clone() })
@@ -231,20 +230,20 @@ impl Devices {
 
 impl Table {
     /// Forgets some of the longest silent, of one producer or of all.
-    fn shed(&mut self, producer: Option<ProducerId>) {
-        if self.barren.contains(&producer) {
+    fn shed(&mut self, key: Option<LogKey>) {
+        if self.barren.contains(&key) {
             return;
         }
-        let of = |owner: &ProducerId| producer.is_none_or(|producer| producer == *owner);
+        let of = |owner: &LogKey| key.is_none_or(|key| key == *owner);
         let all = self.producers.iter().filter(|(owner, _)| of(owner)).flat_map(|(_, own)| own.values());
         let mut silent: Vec<i64> = all.filter(|device| !device.is_connected()).map(|device| device.seen_ms.load(Relaxed)).collect();
         let most = silent.len() / SHED;
         if silent.is_empty() {
-            self.barren.insert(producer);
+            self.barren.insert(key);
             return;
         }
         let until = *silent.select_nth_unstable(most).1;
-        self.retain(|device| !of(&device.producer) || device.is_connected() || device.seen_ms.load(Relaxed) > until);
+        self.retain(|device| !of(&device.key) || device.is_connected() || device.seen_ms.load(Relaxed) > until);
     }
 
     fn forget(&mut self, now: OffsetDateTime) {

@@ -14,7 +14,7 @@ use super::{REPEAT_CONNECTED, REPEAT_SILENT, lock};
 use crate::{
     clock::Clock,
     log::{DeviceReport, Transport},
-    model::{ProducerId, times::ClockFault},
+    model::{LogKey, times::ClockFault},
     relay::window::Window,
     store::millis,
 };
@@ -35,7 +35,7 @@ pub struct Path {
 
 /// What is known of a device here.
 pub(super) struct Device {
-    pub(super) producer: ProducerId,
+    pub(super) key: LogKey,
     id: Arc<str>,
     records: AtomicU64,
     pub(super) seen_ms: AtomicI64,
@@ -81,7 +81,7 @@ struct Link {
 }
 
 impl Device {
-    pub(super) fn new(producer: ProducerId, id: Arc<str>, transport: Transport, now_ms: i64) -> Self {
+    pub(super) fn new(key: LogKey, id: Arc<str>, transport: Transport, now_ms: i64) -> Self {
         let state = State {
             links: Vec::new(),
             next_link: 0,
@@ -95,7 +95,7 @@ impl Device {
         };
         let (records, connections) = (AtomicU64::new(0), AtomicU32::new(0));
         let (misdated, clock) = (AtomicU64::new(0), AtomicU8::new(0));
-        Self { producer, id, records, seen_ms: AtomicI64::new(now_ms), connections, misdated, clock, state: Mutex::new(state) }
+        Self { key, id, records, seen_ms: AtomicI64::new(now_ms), connections, misdated, clock, state: Mutex::new(state) }
     }
 
     /// What the times of its newest records say of its clock: `misdated` of them cannot be right.
@@ -160,7 +160,8 @@ impl Device {
 
     fn report_of(&self, state: &State) -> DeviceReport {
         DeviceReport {
-            producer: self.producer,
+            producer: self.key.producer,
+            log: Some(self.key.log),
             device: self.id.as_ref().to_owned(),
             connected: !state.links.is_empty(),
             transport: state.transport,

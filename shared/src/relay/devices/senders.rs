@@ -5,7 +5,7 @@ use std::{collections::HashMap, fmt, sync::Arc};
 use super::{Devices, Presence};
 use crate::{
     log::Transport,
-    model::{ProducerId, times::ClockFault},
+    model::{LogKey, times::ClockFault},
 };
 
 /// Devices of one connection that count as connected; what comes of others is counted all the same.
@@ -14,7 +14,7 @@ const MOST: usize = 1024;
 /// The devices of one connection.
 pub struct Senders {
     devices: Arc<Devices>,
-    producer: ProducerId,
+    key: LogKey,
     transport: Transport,
     /// The device of the last record: nearly always that of the next, too.
     last: Option<(Box<str>, Presence)>,
@@ -22,8 +22,8 @@ pub struct Senders {
 }
 
 impl Senders {
-    pub(super) fn new(devices: Arc<Devices>, producer: ProducerId, transport: Transport) -> Self {
-        Self { devices, producer, transport, last: None, others: HashMap::new() }
+    pub(super) fn new(devices: Arc<Devices>, key: LogKey, transport: Transport) -> Self {
+        Self { devices, key, transport, last: None, others: HashMap::new() }
     }
 
     /// Counts a record of `device`, whose time says this of its clock.
@@ -37,10 +37,10 @@ impl Senders {
         let next = match self.others.remove_entry(device) {
             Some(known) => known,
             None if self.others.len() >= MOST => {
-                self.devices.dated(self.producer, device, self.transport, fault, u64::from(fault.is_some()));
-                return self.devices.note(self.producer, device, self.transport, 1);
+                self.devices.dated(self.key, device, self.transport, fault, u64::from(fault.is_some()));
+                return self.devices.note(self.key, device, self.transport, 1);
             }
-            None => (device.into(), self.devices.enter(self.producer, device, self.transport)),
+            None => (device.into(), self.devices.enter(self.key, device, self.transport)),
         };
         next.1.dated(fault);
         next.1.seen(1);
@@ -52,6 +52,6 @@ impl Senders {
 
 impl fmt::Debug for Senders {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Senders").field("producer", &self.producer).field("others", &self.others.len()).finish_non_exhaustive()
+        f.debug_struct("Senders").field("producer", &self.key.producer).field("others", &self.others.len()).finish_non_exhaustive()
     }
 }

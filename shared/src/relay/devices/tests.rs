@@ -3,8 +3,9 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::*;
+use crate::model::ProducerId;
 
-const PRODUCER: ProducerId = ProducerId(7);
+const PRODUCER: LogKey = LogKey::numbered(ProducerId(7));
 
 fn devices(node: &str, all: usize, each: usize) -> (Arc<Devices>, crate::clock::Manual) {
     let (clock, time) = Clock::manual(from_millis(1_000_000_000_000));
@@ -64,7 +65,7 @@ fn the_longest_silent_make_room_and_the_connected_do_not() {
     assert_eq!(names(&devices), ["2", "3", "connected"]);
     for n in 0..10 {
         time.advance(Duration::from_secs(1));
-        devices.note(ProducerId(100 + n), "x", Transport::Http, 1);
+        devices.note(LogKey::numbered(ProducerId(100 + n)), "x", Transport::Http, 1);
     }
     assert_eq!((names(&devices), lock(&devices.here).devices), (vec!["connected".to_owned()], 5));
     // Nobody makes room for one more than all who are connected.

@@ -4,7 +4,7 @@ use serde_json::value::RawValue;
 use time::{Duration, OffsetDateTime};
 use tokio::task::JoinSet;
 
-use super::{Engines, user};
+use super::{Engines, log_of, user};
 use crate::{
     model::{ConsumerId, Cursor, CursorName, DeviceId, Epoch, LogEpoch, Offset, ProducerId, RecordName, Role, Seq},
     store::{Change, Error, HistoryBatch, HistoryQuery, HistoryRow, NewUser, Page, RefreshToken, Spend, Spending, Store},
@@ -117,7 +117,13 @@ async fn one_history(store: &Store) {
                     let last = (at + 1 + n as u64 % 7).min(RECORDS);
                     if last > at {
                         let rows: Vec<_> = (at + 1..=last).map(row).collect();
-                        wanted.push(HistoryBatch { producer, expected, cursor: rows.last().unwrap().place, rows });
+                        wanted.push(HistoryBatch {
+                            producer,
+                            log: log_of(&store, producer).await,
+                            expected,
+                            cursor: rows.last().unwrap().place,
+                            rows,
+                        });
                     }
                 }
                 if wanted.is_empty() {

@@ -5,7 +5,7 @@ use time::OffsetDateTime;
 
 use super::{Engines, keep, keep_from};
 use crate::{
-    model::{Cursor, DeviceId, Epoch, LogEpoch, Offset, ProducerId, RecordName, Seq},
+    model::{Cursor, DeviceId, Epoch, LogEpoch, LogKey, Offset, ProducerId, RecordName, Seq},
     store::{Error, HistoryBatch, HistoryQuery, HistoryRow, Store},
 };
 
@@ -61,7 +61,13 @@ async fn one_row_for_one_name(store: &Store) {
 async fn others_are_kept_beside_one_that_moved(store: &Store) {
     let (moved, fine) = (ProducerId(20), ProducerId(21));
     keep(store, moved, vec![row(at(1, 1), 1)]).await;
-    let batch = |producer, expected| HistoryBatch { producer, expected, cursor: at(1, 2), rows: vec![row(at(1, 2), 2)] };
+    let batch = |producer, expected| HistoryBatch {
+        producer,
+        log: LogKey::numbered(producer).log,
+        expected,
+        cursor: at(1, 2),
+        rows: vec![row(at(1, 2), 2)],
+    };
     let kept = store.keep_history(&[batch(fine, None), batch(moved, None)]).await.unwrap();
     assert_eq!((kept.rows, kept.moved), (1, vec![moved]));
     assert_eq!((seqs(store, moved).await, seqs(store, fine).await), (vec![1], vec![2]));
@@ -90,11 +96,26 @@ async fn a_reader_of_the_log_finds_its_place(store: &Store) {
 /// A batch that cannot be kept moves no cursor.
 async fn all_or_nothing(store: &Store) {
     let producer = ProducerId(40);
-    store.keep_history(&[HistoryBatch { producer, expected: None, cursor: at(1, 1), rows: vec![row(at(1, 1), 1)] }]).await.unwrap();
+    store
+        .keep_history(&[HistoryBatch {
+            producer,
+            log: LogKey::numbered(producer).log,
+            expected: None,
+            cursor: at(1, 1),
+            rows: vec![row(at(1, 1), 1)],
+        }])
+        .await
+        .unwrap();
     let too_long = HistoryRow { device: DeviceId::new(&"x".repeat(255)).unwrap(), ..row(at(1, 2), 2) };
     assert_eq!(keep(store, producer, vec![too_long]).await, 1);
     store.close().await;
-    let lost = [HistoryBatch { producer, expected: Some(at(1, 2)), cursor: at(1, 3), rows: vec![row(at(1, 3), 3)] }];
+    let lost = [HistoryBatch {
+        producer,
+        log: LogKey::numbered(producer).log,
+        expected: Some(at(1, 2)),
+        cursor: at(1, 3),
+        rows: vec![row(at(1, 3), 3)],
+    }];
     assert!(store.keep_history(&lost).await.unwrap_err().is_unavailable());
 }
 

@@ -1,7 +1,7 @@
 //! The file's tables, and the statements over them.
 //!
 //! `batches` holds one row for each appended batch: its entries as `seq, length, message`, one behind the other, little
-//! endian. Times are milliseconds since 1970 UTC.
+//! endian. The columns `producer` hold the log's id; in a log of the first release that is the producer's number. Times are milliseconds since 1970 UTC.
 
 use std::{path::Path, sync::Arc, time::Duration};
 
@@ -14,7 +14,7 @@ use crate::{
         Batch, Entry, Retention, SessionName,
         embedded::state::{Change, Producer, Session},
     },
-    model::{Epoch, Fence, LogEpoch, Offset, ProducerId, RangeSet, RecordName, Seq},
+    model::{Epoch, Fence, LogEpoch, LogKey, Offset, RangeSet, RecordName, Seq, UserId},
 };
 
 const TABLES: &str = "
@@ -31,6 +31,7 @@ CREATE TABLE IF NOT EXISTS sessions (
 CREATE TABLE IF NOT EXISTS ids (
     producer INTEGER NOT NULL, id TEXT NOT NULL, at INTEGER NOT NULL, PRIMARY KEY (producer, id)
 ) STRICT, WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS facts (name TEXT PRIMARY KEY, value INTEGER NOT NULL) STRICT, WITHOUT ROWID;
 ";
 
 /// Longest wait for a lock of the other connection.
@@ -56,10 +57,10 @@ pub(super) fn forget(connection: &Connection, before: OffsetDateTime) -> rusqlit
 }
 
 /// All changes in one transaction.
-pub(super) fn write(connection: &mut Connection, changes: &[&Change]) -> rusqlite::Result<()> {
+pub(super) fn write(connection: &mut Connection, changes: &[&Change], account: Option<UserId>) -> rusqlite::Result<()> {
     let transaction = connection.transaction()?;
     for change in changes {
-        let producer = change.producer.0;
+        let producer = change.key.log.0 as i64;
         transaction
             .prepare_cached("INSERT INTO logs VALUES (?1, ?2, ?3) ON CONFLICT (producer) DO UPDATE SET last = ?2, lives = ?3")?
             .execute(params![producer, change.last.0 as i64, change.lives.to_string()])?;
@@ -101,20 +102,32 @@ pub(super) fn write(connection: &mut Connection, changes: &[&Change]) -> rusqlit
                 .execute(params![producer, gone.0 as i64])?;
         }
     }
+    if let Some(user) = account {
+        transaction
+            .prepare_cached("INSERT INTO facts VALUES ('highest_account', ?1) ON CONFLICT (name) DO UPDATE SET value = MAX(value, ?1)")?
+            .execute([user.0])?;
+    }
     transaction.commit()
 }
 
-pub(super) fn load(connection: &Connection, producer: ProducerId, retention: &Retention) -> rusqlite::Result<Producer> {
+/// The highest number of an account that was noted.
+pub(super) fn highest_account(connection: &Connection) -> rusqlite::Result<UserId> {
+    let found =
+        connection.prepare_cached("SELECT value FROM facts WHERE name = 'highest_account'")?.query_row([], |row| row.get(0)).optional()?;
+    Ok(UserId(found.unwrap_or(0)))
+}
+
+pub(super) fn load(connection: &Connection, key: LogKey, retention: &Retention) -> rusqlite::Result<Producer> {
     let mut state = Producer::default();
     let mut log = connection.prepare_cached("SELECT last, lives FROM logs WHERE producer = ?1")?;
-    let found = log.query_row([producer.0], |row| Ok((offset(row.get(0)?), row.get::<_, String>(1)?))).optional()?;
+    let found = log.query_row([key.log.0 as i64], |row| Ok((offset(row.get(0)?), row.get::<_, String>(1)?))).optional()?;
     let Some((last, lives)) = found else { return Ok(state) };
     state.last = last;
     state.removed = last;
     state.lives = lives.parse().map_err(|e| damaged(1, e))?;
 
     let mut batches = connection.prepare_cached("SELECT first, last, bytes, written FROM batches WHERE producer = ?1 ORDER BY last")?;
-    let mut rows = batches.query([producer.0])?;
+    let mut rows = batches.query([key.log.0 as i64])?;
     let mut first = None;
     while let Some(row) = rows.next()? {
         first.get_or_insert(offset(row.get(0)?));
@@ -126,7 +139,7 @@ pub(super) fn load(connection: &Connection, producer: ProducerId, retention: &Re
     }
 
     let mut sessions = connection.prepare_cached("SELECT name, fence, epoch, seen, used FROM sessions WHERE producer = ?1")?;
-    let mut rows = sessions.query([producer.0])?;
+    let mut rows = sessions.query([key.log.0 as i64])?;
     while let Some(row) = rows.next()? {
         let seen: RangeSet = row.get::<_, String>(3)?.parse().map_err(|e| damaged(3, e))?;
         let (fence, epoch): (i64, i64) = (row.get(1)?, row.get(2)?);
@@ -135,7 +148,7 @@ pub(super) fn load(connection: &Connection, producer: ProducerId, retention: &Re
     }
 
     let mut ids = connection.prepare_cached("SELECT id, at FROM ids WHERE producer = ?1 ORDER BY at")?;
-    let mut rows = ids.query([producer.0])?;
+    let mut rows = ids.query([key.log.0 as i64])?;
     while let Some(row) = rows.next()? {
         state.ids.insert(&Arc::from(row.get::<_, String>(0)?), time_of(row.get(1)?), retention);
     }
@@ -144,14 +157,14 @@ pub(super) fn load(connection: &Connection, producer: ProducerId, retention: &Re
 
 pub(super) fn read(
     connection: &Connection,
-    producer: ProducerId,
+    key: LogKey,
     epoch: LogEpoch,
     after: Offset,
     bytes: usize,
 ) -> rusqlite::Result<Vec<Arc<Batch>>> {
     let mut statement =
         connection.prepare_cached("SELECT first, sender, entries, written FROM batches WHERE producer = ?1 AND last > ?2 ORDER BY last")?;
-    let mut rows = statement.query(params![producer.0, after.0 as i64])?;
+    let mut rows = statement.query(params![key.log.0 as i64, after.0 as i64])?;
     let (mut batches, mut taken) = (Vec::new(), 0);
     while taken < bytes
         && let Some(row) = rows.next()?
@@ -159,7 +172,7 @@ pub(super) fn read(
         let sender: i64 = row.get(1)?;
         let entries = decode(Epoch(sender as u64), row.get::<_, Vec<u8>>(2)?.into())
             .ok_or_else(|| damaged(2, std::io::Error::other("a batch ends too early")))?;
-        let batch = Batch::new(producer, epoch, offset(row.get(0)?), entries).received(time_of(row.get(3)?));
+        let batch = Batch::new(key, epoch, offset(row.get(0)?), entries).received(time_of(row.get(3)?));
         taken += batch.bytes();
         batches.push(Arc::new(batch));
     }
@@ -167,17 +180,11 @@ pub(super) fn read(
 }
 
 /// The offset before the first batch written at `time` or later.
-pub(super) fn before(connection: &Connection, producer: ProducerId, time: OffsetDateTime) -> rusqlite::Result<Option<Offset>> {
+pub(super) fn before(connection: &Connection, key: LogKey, time: OffsetDateTime) -> rusqlite::Result<Option<Offset>> {
     connection
         .prepare_cached("SELECT first FROM batches WHERE producer = ?1 AND written >= ?2 ORDER BY last LIMIT 1")?
-        .query_row(params![producer.0, millis(time)], |row| row.get(0).map(|first: i64| offset(first - 1)))
+        .query_row(params![key.log.0 as i64, millis(time)], |row| row.get(0).map(|first: i64| offset(first - 1)))
         .optional()
-}
-
-/// The newest life that any producer's log names.
-pub(super) fn newest_life(connection: &Connection) -> Option<LogEpoch> {
-    let lives: String = connection.query_row("SELECT lives FROM logs ORDER BY producer LIMIT 1", [], |row| row.get(0)).ok()?;
-    lives.parse::<crate::log::Lives>().ok().map(|lives| lives.present())
 }
 
 fn encode(batch: &Batch) -> Vec<u8> {
