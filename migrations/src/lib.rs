@@ -29,6 +29,6 @@ mod tests {
     fn both_databases_have_the_same_steps() {
         let steps = |m: Migrator| m.iter().map(|step| (step.version, step.description.to_string())).collect::<Vec<_>>();
         assert_eq!(steps(sqlite()), steps(postgres()));
-        assert_eq!(sqlite().iter().count(), 8);
+        assert_eq!(sqlite().iter().count(), 9);
     }
 }
