@@ -299,7 +299,7 @@ let browser;
 async function open(flags, url) {
   const spki = await keyHash();
   browser = await launch([...flags, '--enable-quic', `--ignore-certificate-errors-spki-list=${spki}`, '--host-resolver-rules=MAP localhost 127.0.0.1']);
-  const page = await browser.newPage();
+  const page = await browser.newPage({ bypassCSP: true });
   page.setDefaultTimeout(LIMIT_MS);
   await page.goto(url);
   return page;
@@ -311,7 +311,7 @@ async function plain() {
   await new Promise((ready) => server.listen(0, '127.0.0.1', ready));
   server.unref();
   browser = await launch(['--host-resolver-rules=MAP localhost 127.0.0.1']);
-  const page = await browser.newPage();
+  const page = await browser.newPage({ bypassCSP: true });
   page.setDefaultTimeout(LIMIT_MS);
   await page.goto(`http://localhost:${server.address().port}/`);
   await page.evaluate(tools);

@@ -55,5 +55,6 @@ def deserialize(_context, answer):
     return answer.content.decode()
 
 
-# Names of accounts: PRECIS has no regular expression.
+# Names of accounts and passwords: PRECIS has no regular expression.
 schemathesis.openapi.format("username", strategies.from_regex(r"[a-z0-9]([a-z0-9._@-]{0,40}[a-z0-9])?", fullmatch=True))
+schemathesis.openapi.format("opaque-string", strategies.from_regex(r"[!-~]([ -~]{4,60})[!-~]", fullmatch=True))

@@ -45,6 +45,10 @@ class Node:
             "CERTS_DIR": str(directory / "certs"),
             "JWT_SECRET": "the tests' own secret, of more than 32 bytes",
             "PERSIST": "true",
+            # One client stands for many here.
+            "MAX_REQUESTS_PER_ACCOUNT": "10000",
+            "MAX_CONNECTIONS_PER_ACCOUNT": "1000",
+            "CONTROL_FRAMES_PER_SECOND": "100000",
             # The suites ask faster than any limit of attempts allows; the limits have tests of their own.
             **{f"RATE_LIMIT_{name}": "off" for name in RATES},
             **{f"{name}_PORT": "0" for name in PORTS},

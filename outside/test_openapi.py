@@ -40,6 +40,8 @@ def test_the_service_does_what_its_document_says(node, service, role, tmp_path):
         *("--checks", "all", "--mode", "all", "--phases", PHASES, "--continue-on-failure", "--output-truncate", "false"),
         *("--max-examples", EXAMPLES, "--seed", SEED, "--request-timeout", str(ANSWER_LIMIT)),
         *(("--header", f"Authorization: Bearer {caller.token}") if caller else ()),
+        # The document's own addresses are relative to where it is read.
+        *("--url", node.at[service]),
         f"{node.at[service]}/api-docs/openapi.json",
     ]
     environment = {**os.environ, "PYTHONIOENCODING": "utf-8", "SCHEMATHESIS_HOOKS": "hooks"}
@@ -56,6 +58,10 @@ def settings(*accounts):
     return f"""
 [auth]
 auto-signup = false
+
+[generation]
+# Parameters that nobody knows are passed over, as the first platform did.
+allow-extra-parameters = false
 
 [dictionaries.ids]
 values = {json.dumps([account.id for account in accounts])}

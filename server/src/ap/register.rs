@@ -21,8 +21,8 @@ pub(super) struct Register {
     /// form (RFC 8265, `UsernameCaseMapped`), so that `Producer1` and `producer1` are one name.
     #[schema(min_length = 1, max_length = 255, format = "username")]
     username: String,
-    /// At least PASSWORD_MIN_LENGTH characters, at most 128.
-    #[schema(min_length = 6, max_length = 128)]
+    /// At least PASSWORD_MIN_LENGTH characters, at most 128; none that nobody sees (RFC 8265, `OpaqueString`).
+    #[schema(min_length = 6, max_length = 128, format = "opaque-string")]
     password: String,
     /// `producer` or `consumer`.
     #[schema(pattern = "^(producer|consumer)$")]

@@ -26,7 +26,7 @@ impl PartialSchema for Sent {
             .item(record(&["type", "id"]).property("type", word("data")).required("type").property("id", name()).description(Some(
                 "A record that says so.",
             )))
-            .item(object().property("type", word("ping")).required("type").property("id", name()).description(Some("A sign of life: no record.")))
+            .item(object().property("type", word("ping")).required("type").property("id", Schema::default()).description(Some("A sign of life: no record.")))
             .examples([
                 serde_json::json!({"device_id": "rpi_001", "timestamp": "2025-01-29T11:35:00Z", "data": {"temperature": 24.3, "humidity": 51, "pressure": 1013.25}}),
                 serde_json::json!({"temperature": 24.3, "humidity": 51}),
@@ -82,7 +82,11 @@ fn names_but(names: &[&str]) -> Schema {
 
 /// A record; `also`: names that it may have although no record has them.
 fn record(also: &[&str]) -> ObjectBuilder {
-    let reserved: Vec<&str> = RESERVED.into_iter().filter(|name| !also.contains(name)).collect();
+    let mut reserved: Vec<&str> = RESERVED.into_iter().filter(|name| !also.contains(name)).collect();
+    if also.contains(&"type") {
+        // Beside a payload a message has no record of its own.
+        reserved.push("payload");
+    }
     let record = object().property("device_id", shapes::DeviceId::schema()).property("timestamp", shapes::Timestamp::schema());
     record.property("data", Schema::default()).required("data").property_names(Some(names_but(&reserved)))
 }
