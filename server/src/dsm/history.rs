@@ -109,8 +109,8 @@ pub(super) async fn history(
         return Err(ApiError::forbidden("Only the producer and its subscribers read its history."));
     }
     let mut query = wanted.query()?;
-    // The last record may go beyond it.
-    query.bytes = services.config.page.saturating_sub(services.backend.relay.limits().record);
+    // Room for the last record of a page, which may go beyond it; where records may be as large as pages, a page may be one record larger.
+    query.bytes = services.config.page.saturating_sub(services.backend.relay.limits().record).max(services.config.page / 2);
     let part = part::read(&services.backend, &services.marks, producer, &query, wanted.after(&query)).await?;
     let next = part.next.and_then(|next| wanted.next(next, query.limit));
     let producer_id = producer.to_string();

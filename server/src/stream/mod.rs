@@ -214,7 +214,8 @@ fn places(from: From, feed: &Feed) -> Result<HashMap<ProducerId, ReadFrom>, ApiE
     match from {
         From::Each(places) => Ok(places),
         From::Everywhere(ReadFrom::Live) => Ok(HashMap::new()),
-        From::Everywhere(ReadFrom::After(_)) if feed.followed().count() != 1 => {
+        // An offset by itself is one of every log's present epoch.
+        From::Everywhere(ReadFrom::After(cursor)) if cursor.epoch.0 != 0 && feed.followed().count() != 1 => {
             Err(ApiError::invalid("from", "A cursor is of one log: name one producer, or give each its own: 1:7-456,2:7-9."))
         }
         From::Everywhere(place) => Ok(feed.followed().map(|producer| (producer, place)).collect()),

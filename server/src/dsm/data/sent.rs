@@ -26,7 +26,7 @@ impl PartialSchema for Sent {
             .item(record(&["type", "id"]).property("type", word("data")).required("type").property("id", name()).description(Some(
                 "A record that says so.",
             )))
-            .item(object().property("type", word("ping")).required("type").property("id", Schema::default()).description(Some("A sign of life: no record.")))
+            .item(object().property("type", word("ping")).required("type").property("id", name()).description(Some("A sign of life: no record.")))
             .examples([
                 serde_json::json!({"device_id": "rpi_001", "timestamp": "2025-01-29T11:35:00Z", "data": {"temperature": 24.3, "humidity": 51, "pressure": 1013.25}}),
                 serde_json::json!({"temperature": 24.3, "humidity": 51}),
@@ -72,7 +72,7 @@ fn word(word: &str) -> ObjectBuilder {
 /// A sender's own name for a record.
 fn name() -> RefOr<Schema> {
     let text = ObjectBuilder::new().schema_type(Type::String).pattern(Some(format!("^[!-~]{{1,{MAX_ID}}}$")));
-    AnyOfBuilder::new().item(text).item(ObjectBuilder::new().schema_type(Type::Integer)).into()
+    AnyOfBuilder::new().item(text).item(ObjectBuilder::new().schema_type(Type::Number)).into()
 }
 
 /// Any names but these.
@@ -88,7 +88,10 @@ fn record(also: &[&str]) -> ObjectBuilder {
         reserved.push("payload");
     }
     let record = object().property("device_id", shapes::DeviceId::schema()).property("timestamp", shapes::Timestamp::schema());
-    record.property("data", Schema::default()).required("data").property_names(Some(names_but(&reserved)))
+    record
+        .property("data", ObjectBuilder::new().schema_type(SchemaType::AnyValue))
+        .required("data")
+        .property_names(Some(names_but(&reserved)))
 }
 
 /// What a reading called `type` may be.

@@ -87,3 +87,17 @@ async fn history_is_cut_at_its_bytes_however_large_its_records_are() {
     assert_eq!(numbers, (0..20).collect::<Vec<_>>());
     assert!(parts > 2, "{parts} parts");
 }
+
+#[tokio::test]
+async fn history_is_read_where_a_record_may_be_larger_than_a_page() {
+    let platform = platform(&[("HTTP_MAX_PAGE_BYTES", "64KiB"), ("MAX_RECORD_BYTES", "1MiB")]).await;
+    let (producer, token) = platform.account(Role::Producer, "p").await;
+    let publisher = platform.services.backend.relay.passing_publisher(producer.log_key()).await.unwrap();
+    for n in 0..3 {
+        let one = json!({"device_id": "d", "timestamp": 1, "data": {"n": n, "pad": "x".repeat(100_000)}});
+        let ticket = publisher.submit(one.to_string().into()).await.unwrap();
+        publisher.committed(ticket).await.unwrap();
+    }
+    let (records, _) = all(&platform.dsm, &format!("/history/{}", producer.id), "", &token, 1 << 20).await;
+    assert_eq!(records.iter().map(|record| record["data"]["n"].as_u64().unwrap()).collect::<Vec<_>>(), [0, 1, 2]);
+}
