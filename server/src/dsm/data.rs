@@ -162,7 +162,10 @@ impl Key {
 
     fn of(headers: &HeaderMap) -> Result<Self, ApiError> {
         let Some(value) = headers.get("idempotency-key") else { return Ok(Self(None)) };
-        let key = value.to_str().ok().filter(|key| !key.is_empty() && key.len() + Self::NUMBER <= MAX_ID);
+        let key = value
+            .to_str()
+            .ok()
+            .filter(|key| !key.is_empty() && key.len() + Self::NUMBER <= MAX_ID && key.bytes().all(|byte| byte.is_ascii_graphic()));
         let sentence = || format!("Idempotency-Key is 1 to {} visible characters.", MAX_ID - Self::NUMBER);
         key.map(|key| Self(Some(key.to_owned()))).ok_or_else(|| ApiError::invalid("idempotency-key", sentence()))
     }
