@@ -1,6 +1,7 @@
 //! The server under test: one that is already there, or one of our own on free ports with a fresh database.
 
 use std::{
+    net::{Ipv4Addr, SocketAddr},
     path::{Path, PathBuf},
     process::Stdio,
     time::Duration,
@@ -136,8 +137,8 @@ impl Own {
     }
 }
 
-/// The limits that a load test from one host would meet, lifted.
-fn unlimited() -> Vec<(String, String)> {
+/// The rates that a load test from one host would meet, switched off.
+pub(crate) fn without_rates() -> impl Iterator<Item = (String, String)> {
     let rates = [
         "REGISTER",
         "REGISTER_ACCOUNT",
@@ -152,7 +153,18 @@ fn unlimited() -> Vec<(String, String)> {
         "HISTORY",
         "CONTROL",
     ];
-    let off = rates.map(|rate| (format!("RATE_LIMIT_{rate}"), "off".to_owned()));
+    rates.into_iter().map(|rate| (format!("RATE_LIMIT_{rate}"), "off".to_owned()))
+}
+
+/// The address in a URL, or in `host:port`; every server of a test listens on the loopback of IPv4.
+pub(crate) fn address(url: &str) -> Result<SocketAddr> {
+    let host = url.split("://").last().and_then(|rest| rest.split('/').next());
+    let port = host.and_then(|host| host.rsplit(':').next()).and_then(|port| port.parse::<u16>().ok());
+    Ok((Ipv4Addr::LOCALHOST, port.with_context(|| format!("{url} has no port"))?).into())
+}
+
+/// The limits that a load test from one host would meet, lifted.
+fn unlimited() -> Vec<(String, String)> {
     // All of a run's clients are of a few accounts, and of one address.
     let numbers = [
         "MAX_CONNECTIONS_PER_ACCOUNT",
@@ -161,7 +173,7 @@ fn unlimited() -> Vec<(String, String)> {
         "MAX_UNAUTHENTICATED_PER_ADDRESS",
         "HTTP3_MAX_CONNECTIONS_PER_ADDRESS",
     ];
-    off.into_iter().chain(numbers.map(|number| (number.to_owned(), "100000".to_owned()))).collect()
+    without_rates().chain(numbers.map(|number| (number.to_owned(), "100000".to_owned()))).collect()
 }
 
 /// The server beside this program, built first where cargo runs us.

@@ -16,7 +16,10 @@ use motience_shared::model::Cursor;
 use serde::{Deserialize, Serialize};
 use tokio::time::timeout;
 
-use crate::{accounts::Account, server::Addresses};
+use crate::{
+    accounts::Account,
+    server::{self, Addresses},
+};
 
 /// Longest wait for a connection and for the first answer on it.
 const CONNECT_LIMIT: Duration = Duration::from_secs(10);
@@ -154,9 +157,7 @@ impl Place {
 
     /// `host:port` of a URL, or of itself; every node of a test listens on the loopback of IPv4.
     fn address(&self) -> Result<SocketAddr> {
-        let host = self.server.split("://").last().and_then(|rest| rest.split('/').next());
-        let port = host.and_then(|host| host.rsplit(':').next()).and_then(|port| port.parse::<u16>().ok());
-        Ok(([127, 0, 0, 1], port.with_context(|| format!("{} has no port", self.server))?).into())
+        server::address(&self.server)
     }
 }
 

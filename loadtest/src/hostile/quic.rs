@@ -13,6 +13,7 @@ use quinn::{Connection, Endpoint, IdleTimeout, SendStream, TransportConfig, cryp
 use tokio::time::timeout;
 
 use super::{attacker::Target, raw};
+use crate::server::address;
 
 /// Longest wait for a handshake.
 const LIMIT: Duration = Duration::from_secs(5);
@@ -32,7 +33,7 @@ pub(super) async fn connect(target: &Target, alpn: &[u8], streams: u32) -> Resul
         .max_concurrent_uni_streams(streams.into());
     config.transport_config(Arc::new(transport));
     let endpoint = Endpoint::client((raw::ATTACKER, 0).into())?;
-    Ok(timeout(LIMIT, endpoint.connect_with(config, raw::address(&target.addresses.quic)?, "localhost")?).await??)
+    Ok(timeout(LIMIT, endpoint.connect_with(config, address(&target.addresses.quic)?, "localhost")?).await??)
 }
 
 /// The control stream of motience/1, with `Hello` said on it.

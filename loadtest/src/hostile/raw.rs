@@ -1,16 +1,15 @@
 //! The attacker's connections, byte by byte: a library that keeps to the rules cannot break them.
 
-use std::{
-    net::{Ipv4Addr, SocketAddr},
-    time::Duration,
-};
+use std::{net::Ipv4Addr, time::Duration};
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Result, ensure};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::{TcpSocket, TcpStream},
     time::timeout,
 };
+
+use crate::server::address;
 
 /// Where the attacker comes from: another address than the honest clients', as an attacker has.
 pub(super) const ATTACKER: Ipv4Addr = Ipv4Addr::new(127, 6, 6, 6);
@@ -18,13 +17,6 @@ pub(super) const ATTACKER: Ipv4Addr = Ipv4Addr::new(127, 6, 6, 6);
 const LIMIT: Duration = Duration::from_secs(5);
 /// Longest head of an answer.
 const HEAD: usize = 16 * 1024;
-
-/// The address in a URL, or in `host:port`; every server of a test listens on the loopback of IPv4.
-pub(super) fn address(url: &str) -> Result<SocketAddr> {
-    let host = url.split("://").last().and_then(|rest| rest.split('/').next());
-    let port = host.and_then(|host| host.rsplit(':').next()).and_then(|port| port.parse::<u16>().ok());
-    Ok((Ipv4Addr::LOCALHOST, port.with_context(|| format!("{url} has no port"))?).into())
-}
 
 /// A connection from the attacker's address.
 pub(super) async fn tcp(url: &str) -> Result<TcpStream> {

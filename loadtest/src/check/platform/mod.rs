@@ -205,22 +205,7 @@ fn common(dir: &Path) -> Vec<(String, String)> {
     .map(|(name, value)| (name.to_owned(), value.to_owned()))
     .into();
     variables.push(("CERTS_DIR".into(), dir.join("certs").display().to_string()));
-    for limit in [
-        "REGISTER",
-        "REGISTER_ACCOUNT",
-        "LOGIN",
-        "LOGIN_ACCOUNT",
-        "LOGIN_STRANGERS",
-        "REFRESH",
-        "REFRESH_LOGIN",
-        "REFRESH_ACCOUNT",
-        "LOGOUT",
-        "REQUESTS",
-        "HISTORY",
-        "CONTROL",
-    ] {
-        variables.push((format!("RATE_LIMIT_{limit}"), "off".into()));
-    }
+    variables.extend(server::without_rates());
     variables
 }
 

@@ -14,9 +14,12 @@ use tokio::{
 };
 
 use super::{HOLD, crowd};
-use crate::hostile::{
-    attacker::{Count, Target},
-    quic, raw,
+use crate::{
+    hostile::{
+        attacker::{Count, Target},
+        quic, raw,
+    },
+    server::address,
 };
 
 /// Sockets of each service that ping without reading.
@@ -159,6 +162,6 @@ pub(super) async fn resumes(target: Arc<Target>, count: Count) {
 
 async fn webtransport(target: &Target) -> Result<web_transport_quinn::Session> {
     let connection = quic::connect(target, b"h3", 100).await?;
-    let url: url::Url = format!("https://localhost:{}/wt", raw::address(&target.addresses.quic)?.port()).parse()?;
+    let url: url::Url = format!("https://localhost:{}/wt", address(&target.addresses.quic)?.port()).parse()?;
     Ok(web_transport_quinn::Session::connect(connection, url).await?)
 }
