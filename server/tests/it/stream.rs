@@ -90,12 +90,16 @@ impl Reader {
     }
 }
 
-/// Sends numbered records, a group at a time, until all are acknowledged.
+/// Sends numbered records, a group at a time, so that a batch of the log is never larger than a group.
 async fn flood(mut device: Session, count: u64) {
-    for n in 1..=count {
-        device.send(Lane::Ordered, numbered(n)).await.unwrap();
+    const GROUP: u64 = 100;
+    for first in (1..=count).step_by(GROUP as usize) {
+        let last = count.min(first + GROUP - 1);
+        for n in first..=last {
+            device.send(Lane::Ordered, numbered(n)).await.unwrap();
+        }
+        acked(&mut device, first..=last).await;
     }
-    acked(&mut device, 1..=count).await;
 }
 
 #[tokio::test]
