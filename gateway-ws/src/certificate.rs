@@ -8,6 +8,7 @@ use axum::{
 };
 use motience_certs::{ServerIdentity, Source};
 use motience_shared::{
+    causes,
     clock::Clock,
     env::{self, Env},
     lifecycle::Shutdown,
@@ -90,7 +91,7 @@ async fn keep(identity: &ServerIdentity, source: &Source, clock: &Clock, look: D
             Ok(true) => info!("the development certificate was made anew"),
             Ok(false) => sleep(look).await,
             Err(e) => {
-                warn!(error = %e, "the development certificate cannot be made anew; trying again");
+                warn!(error = %causes(&e), "the development certificate cannot be made anew; trying again");
                 sleep(look).await;
             }
         }

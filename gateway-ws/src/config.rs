@@ -5,7 +5,7 @@ use std::time::Duration;
 use axum::http::HeaderValue;
 use motience_shared::{
     env::{self, Env},
-    http::{Detail, Host, Limits, ListenAddress, Origins, Proxies},
+    http::{Detail, Host, Limits, ListenAddress, Origins},
     rate::Rate,
     relay::{order, view},
 };
@@ -43,8 +43,6 @@ pub struct Config {
     pub wss2_url: Option<String>,
     /// Origins whose pages may connect; none, or `*`: any, as tokens and not cookies say who comes. WSS_ORIGINS.
     pub origins: Origins,
-    /// Proxies whose word on where a request comes from is believed.
-    pub proxies: Proxies,
     /// How often a peer is pinged; one silent for two pings is closed. WSS_PING_INTERVAL, 20 s.
     pub ping: Duration,
     /// How long a peer may leave its socket full before it is closed. WSS_WRITE_LIMIT, 30 s.
@@ -90,7 +88,6 @@ impl Config {
             wss1_url: url("PUBLIC_WSS1_URL"),
             wss2_url: url("PUBLIC_WSS2_URL"),
             origins: Origins::from_env(env, "WSS_ORIGINS")?,
-            proxies: Proxies::from_env(env)?,
             ping: env.duration("WSS_PING_INTERVAL", Duration::from_secs(20))?,
             write: env.duration("WSS_WRITE_LIMIT", Duration::from_secs(30))?,
             write_buffer: env.bytes("WSS_WRITE_BUFFER", 64 * 1024)?,

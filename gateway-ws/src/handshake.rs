@@ -57,6 +57,11 @@ impl<S: Send + Sync> FromRequestParts<S> for Upgrade {
 }
 
 impl Upgrade {
+    /// The subprotocols that the client offers.
+    pub(crate) fn offered(&self) -> &[String] {
+        &self.offered
+    }
+
     /// Chooses the first of these subprotocols that the client offers.
     #[must_use]
     pub(crate) fn protocols(mut self, known: impl IntoIterator<Item = String>) -> Self {
@@ -114,7 +119,7 @@ fn required() -> ApiError {
 }
 
 /// The subprotocols a client offers.
-pub(crate) fn protocols(headers: &HeaderMap) -> Vec<String> {
+fn protocols(headers: &HeaderMap) -> Vec<String> {
     tokens(headers, &header::SEC_WEBSOCKET_PROTOCOL).map(str::to_owned).collect()
 }
 

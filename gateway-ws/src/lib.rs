@@ -77,7 +77,7 @@ pub(crate) struct Shared {
 
 impl HasProxies for Shared {
     fn proxies(&self) -> &Proxies {
-        &self.config.proxies
+        &self.config.limits.trusted
     }
 }
 
@@ -104,10 +104,10 @@ pub async fn bind(
     let (wss1, wss2) = (listen("WSS1_PORT", config.wss1)?, listen("WSS2_PORT", config.wss2)?);
     let (wss1_ui, wss2_ui) = (listen("WSS1_UI_PORT", config.wss1_ui)?, listen("WSS2_UI_PORT", config.wss2_ui)?);
     let addresses = Addresses {
-        wss1: local(&wss1, config.wss1),
-        wss2: local(&wss2, config.wss2),
-        wss1_ui: local(&wss1_ui, config.wss1_ui),
-        wss2_ui: local(&wss2_ui, config.wss2_ui),
+        wss1: config.wss1.local(&wss1),
+        wss2: config.wss2.local(&wss2),
+        wss1_ui: config.wss1_ui.local(&wss1_ui),
+        wss2_ui: config.wss2_ui.local(&wss2_ui),
     };
     let limits = config.limits.clone();
     // Sockets that stay count as connections too.
@@ -181,8 +181,4 @@ fn around(name: &'static str, router: Router<Arc<Shared>>, shared: &Arc<Shared>)
 
 fn listen(setting: &'static str, address: ListenAddress) -> Result<Vec<TcpListener>, Error> {
     address.listen().map_err(|cause| Error::Bind { address, setting, cause })
-}
-
-fn local(listeners: &[TcpListener], asked: ListenAddress) -> SocketAddr {
-    listeners.first().and_then(|first| first.local_addr().ok()).unwrap_or(asked.first())
 }

@@ -167,7 +167,7 @@ async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     backend.relay.own_node().set_roles(["wss"]);
     let scheme = gateway.scheme();
     let gateway = bind(gateway, identity.as_ref(), None, backend.clone(), shutdown.clone()).await?;
-    let asked = sockets.first().and_then(|socket| socket.local_addr().ok()).unwrap_or(operations.first());
+    let asked = operations.local(&sockets);
     let at = gateway.addresses();
     for (role, url) in [
         ("wss1: producers", format!("{scheme}://{}/producer", at.wss1)),

@@ -13,7 +13,7 @@ use axum::{
     response::{IntoResponse, Redirect, Response},
     routing::get,
 };
-use motience_shared::http::ApiError;
+use motience_shared::http::{ApiError, called_host};
 use rust_embed::{EmbeddedFile, RustEmbed};
 use serde_json::json;
 
@@ -84,8 +84,7 @@ fn told(whereabouts: &Whereabouts, reach: Reach, uri: &Uri, headers: &HeaderMap)
     let Some(Told { config, at, webtransport, sockets }) = whereabouts.0.get() else {
         return ApiError::unavailable("starting", "The node is starting. Try again.").into_response();
     };
-    // HTTP/2 and 3 name the host in the URI.
-    let host = uri.host().unwrap_or_else(|| host(headers));
+    let host = host(uri, headers);
     let mut told = config_json("console", Side::Consumer, config, *at, webtransport.as_ref(), host);
     if reach == Reach::Paths {
         for service in ["ap", "sm", "dsm"] {
@@ -111,8 +110,8 @@ pub(crate) fn router(side: Side, at: Addresses) -> Router<Arc<Shared>> {
         .route("/assets/{*path}", get(asset))
         .route(
             "/config.json",
-            get(async move |State(shared): State<Arc<Shared>>, headers: HeaderMap| {
-                Json(config_json(side.role(), side, &shared.config, at, shared.webtransport.as_ref(), host(&headers)))
+            get(async move |State(shared): State<Arc<Shared>>, uri: Uri, headers: HeaderMap| {
+                Json(config_json(side.role(), side, &shared.config, at, shared.webtransport.as_ref(), host(&uri, &headers)))
             }),
         )
         .route("/stats", get(async move |State(shared): State<Arc<Shared>>| shared.config.detail.full().map(|()| stats(side, &shared))))
@@ -205,13 +204,8 @@ fn config_json(
 }
 
 /// The host a page was loaded from, without its port.
-pub(crate) fn host(headers: &HeaderMap) -> &str {
-    let host = headers.get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or("localhost");
-    // The port of `[::1]:3010` begins after the bracket.
-    match host.rsplit_once(':') {
-        Some((name, port)) if !port.contains(']') => name,
-        _ => host,
-    }
+pub(crate) fn host<'a>(uri: &'a Uri, headers: &'a HeaderMap) -> &'a str {
+    called_host(uri, headers).unwrap_or("localhost")
 }
 
 fn stats(side: Side, shared: &Shared) -> Json<Stats> {

@@ -29,7 +29,7 @@ use tracing::{Instrument, debug, info, info_span, warn};
 
 use crate::{
     Shared,
-    handshake::{self, Upgrade, WebSocket},
+    handshake::{Upgrade, WebSocket},
     socket::{Goodbye, Heard, Socket},
 };
 
@@ -58,10 +58,10 @@ pub(crate) async fn upgrade(
     upgrade: Upgrade,
 ) -> Result<Response, ApiError> {
     check_origin(&headers, &shared.config.origins)?;
-    if !handshake::protocols(&headers).iter().any(|p| p == PROTOCOL) {
+    if !upgrade.offered().iter().any(|offered| offered == PROTOCOL) {
         return Err(ApiError::malformed("Offer the subprotocol motience.1.").with_code("no_subprotocol"));
     }
-    let permit = shared.backend.permits.unauthenticated(client.into(), Transport::Tunnel)?;
+    let permit = shared.backend.permits.unauthenticated(client, Transport::Tunnel)?;
     let record = shared.backend.relay.limits().record;
     let upgrade = upgrade.protocols([PROTOCOL.to_owned()]).longest(MAX_MESSAGE.max(record + HEAD));
     let alive = shared.shutdown.guard();

@@ -12,10 +12,7 @@ use motience_shared::{
     permits::{Permit, Share},
 };
 
-use crate::{
-    Shared,
-    handshake::{Upgrade, protocols},
-};
+use crate::{Shared, handshake::Upgrade};
 
 /// The subprotocol that offers a token: `["bearer", TOKEN]`.
 const BEARER: &str = "bearer";
@@ -98,7 +95,7 @@ impl Request {
         let query = self.query?;
         let upgrade = self.upgrade?;
         check_origin(&self.headers, &shared.config.origins)?;
-        let offered = protocols(&self.headers);
+        let offered = upgrade.offered();
         let after_bearer = offered.iter().position(|p| p == BEARER).and_then(|at| offered.get(at + 1));
         let token = query
             .token
@@ -114,7 +111,7 @@ impl Request {
         let permit = shared.backend.permits.account(grant.user, Share::Connections, Transport::WebSocket)?;
         // A client that offers nothing we know expects the first it offered, as the `ws` package answered; a browser closes without one.
         let first = offered.iter().find(|protocol| !protocol.is_empty()).cloned();
-        let spoken = [V2, BEARER].into_iter().map(str::to_owned).chain(first);
+        let spoken: Vec<String> = [V2, BEARER].into_iter().map(str::to_owned).chain(first).collect();
         let upgrade = upgrade.protocols(spoken).longest(max_message);
         let Query { resume, durable, order, cursors, received_at, selection, .. } = query;
         let cursors = cursors.as_deref() == Some("true");

@@ -47,7 +47,6 @@ async fn hashes(State(here): State<Option<WebTransport>>, uri: Uri, headers: Hea
         return ApiError::not_found("This node has no WebTransport.").into_response();
     };
     let hash = here.identity.hash().filter(|_| here.self_made);
-    // HTTP/2 names the host in the URI.
-    let url = here.url(uri.host().unwrap_or_else(|| host(&headers)));
+    let url = here.url(host(&uri, &headers));
     Json(json!({"algorithm": "sha-256", "hashes": Vec::from_iter(hash), "webtransport_url": url})).into_response()
 }

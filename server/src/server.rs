@@ -185,7 +185,7 @@ impl Server {
         let places = [&mut addresses.ap, &mut addresses.sm, &mut addresses.dsm, &mut addresses.operations];
         let asked = [config.ap, config.sm, config.dsm, config.operations];
         for ((place, asked), sockets) in places.into_iter().zip(asked).zip(&sockets) {
-            *place = sockets.as_ref().map(|sockets| url("http", local(sockets, asked), ""));
+            *place = sockets.as_ref().map(|sockets| url("http", asked.local(sockets), ""));
         }
         let hsts = config.gateway.hsts.clone();
         let mut gateway = config.gateway;
@@ -214,7 +214,7 @@ impl Server {
         if let Some(identity) = &identity {
             let router = certificate::strictly(together(&services, roles, here.clone(), whereabouts.clone()), hsts.as_ref());
             let https = listen("HTTPS_PORT", config.https)?;
-            addresses.https = Some(url("https", local(&https, config.https), ""));
+            addresses.https = Some(url("https", config.https.local(&https), ""));
             let told = here.as_ref().and_then(|here| HeaderValue::from_str(&format!("h3=\":{}\"; ma=86400", here.address.port())).ok());
             let over_tcp = router.clone().layer(SetResponseHeaderLayer::overriding(header::ALT_SVC, move |_: &_| told.clone()));
             // One address for everything that a client over TCP can want.
@@ -306,10 +306,6 @@ fn together(services: &Arc<http::Services>, roles: Roles, here: Option<WebTransp
 
 fn listen(setting: &'static str, address: ListenAddress) -> Result<Vec<TcpListener>, Error> {
     address.listen().map_err(|cause| Error::Bind { address, setting, cause })
-}
-
-fn local(listeners: &[TcpListener], asked: ListenAddress) -> SocketAddr {
-    listeners.first().and_then(|first| first.local_addr().ok()).unwrap_or(asked.first())
 }
 
 /// An address that a client on this machine can use: "every interface" is none.

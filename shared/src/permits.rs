@@ -6,6 +6,7 @@
 
 use std::{
     collections::HashMap,
+    fmt,
     hash::Hash,
     net::{IpAddr, Ipv6Addr},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -147,9 +148,9 @@ struct Held {
     rooms: HashMap<Room, usize>,
     accounts: HashMap<(UserId, Share), usize>,
     unauthenticated: usize,
-    addresses: HashMap<Address, usize>,
+    addresses: HashMap<ClientAddress, usize>,
     http3: usize,
-    http3_addresses: HashMap<Address, usize>,
+    http3_addresses: HashMap<ClientAddress, usize>,
 }
 
 /// The right to hold one connection; given back when dropped.
@@ -157,7 +158,7 @@ struct Held {
 pub struct Permit {
     permits: Permits,
     transport: Transport,
-    address: Option<Address>,
+    address: Option<ClientAddress>,
     place: Place,
 }
 
@@ -189,16 +190,23 @@ impl Room {
     }
 }
 
-/// An IPv4 address, or an IPv6 /64, which one subscriber has for itself.
+/// The client that a limit counts: an IPv4 address, or an IPv6 /64, which one subscriber has for itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-struct Address(IpAddr);
+pub struct ClientAddress(IpAddr);
 
-impl From<IpAddr> for Address {
-    fn from(address: IpAddr) -> Self {
+impl ClientAddress {
+    /// The client at this address.
+    pub fn of(address: IpAddr) -> Self {
         match address.to_canonical() {
             IpAddr::V6(v6) => Self(Ipv6Addr::from_bits(v6.to_bits() & !u128::from(u64::MAX)).into()),
-            v4 => Self(v4),
+            v4 @ IpAddr::V4(_) => Self(v4),
         }
+    }
+}
+
+impl fmt::Display for ClientAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
     }
 }
 
@@ -221,8 +229,7 @@ impl Permits {
     }
 
     /// A permit for one that has yet to say who it is; it does with [`Permit::identify`].
-    pub fn unauthenticated(&self, address: IpAddr, transport: Transport) -> Result<Permit, Refusal> {
-        let address = Address::from(address);
+    pub fn unauthenticated(&self, address: ClientAddress, transport: Transport) -> Result<Permit, Refusal> {
         let mut held = self.held();
         let refusal = if held.unauthenticated >= self.limits.unauthenticated {
             Some(Refusal::Unauthenticated)
@@ -243,9 +250,9 @@ impl Permits {
 
     /// Whether so many are unauthenticated, in all or from this address, that the next one should prove its address first:
     /// otherwise whoever invents addresses could use up theirs.
-    pub fn is_crowded(&self, address: IpAddr) -> bool {
+    pub fn is_crowded(&self, address: ClientAddress) -> bool {
         let held = self.held();
-        let of_address = held.addresses.get(&Address::from(address)).copied().unwrap_or_default();
+        let of_address = held.addresses.get(&address).copied().unwrap_or_default();
         held.unauthenticated >= self.limits.unauthenticated / 2 || of_address >= self.limits.unauthenticated_each / 2
     }
 
@@ -321,7 +328,7 @@ impl Held {
         Ok(())
     }
 
-    fn leave(&mut self, place: Place, transport: Transport, address: Option<Address>) {
+    fn leave(&mut self, place: Place, transport: Transport, address: Option<ClientAddress>) {
         match place {
             Place::Unauthenticated => {
                 self.unauthenticated -= 1;
@@ -341,7 +348,8 @@ impl Held {
     }
 }
 
-fn give_back<K: Hash + Eq>(counts: &mut HashMap<K, usize>, key: Option<K>) {
+/// Counts one less of `key`; a count that falls to nothing is removed.
+pub fn give_back<K: Hash + Eq>(counts: &mut HashMap<K, usize>, key: Option<K>) {
     let Some(key) = key else { return };
     if let Some(count) = counts.get_mut(&key) {
         *count -= 1;
@@ -360,7 +368,7 @@ fn counted(refusal: Refusal, transport: Transport) -> Refusal {
 mod tests {
     use super::*;
 
-    const HERE: IpAddr = IpAddr::V4(std::net::Ipv4Addr::LOCALHOST);
+    const HERE: ClientAddress = ClientAddress(IpAddr::V4(std::net::Ipv4Addr::LOCALHOST));
 
     fn permits(change: impl FnOnce(&mut Limits)) -> Permits {
         let mut limits = Limits::default();
@@ -404,7 +412,7 @@ mod tests {
         let permits = permits(|limits| {
             (limits.unauthenticated, limits.unauthenticated_each, limits.websocket) = (5, 3, 4);
         });
-        let come = |address: &str| permits.unauthenticated(address.parse().unwrap(), Transport::Tunnel);
+        let come = |address: &str| permits.unauthenticated(ClientAddress::of(address.parse().unwrap()), Transport::Tunnel);
         assert!(!permits.is_crowded(HERE));
         let mut silent: Vec<Permit> = (0..3).map(|_| come("127.0.0.1").unwrap()).collect();
         assert_eq!(come("::ffff:127.0.0.1").unwrap_err(), Refusal::Address);
@@ -429,7 +437,7 @@ mod tests {
     fn http3_leaves_room_for_devices_and_for_other_addresses() {
         let permits = permits(|limits| (limits.quic, limits.http3_each) = (8, 3));
         let come = |address: &str| {
-            let mut permit = permits.unauthenticated(address.parse().unwrap(), Transport::Quic).unwrap();
+            let mut permit = permits.unauthenticated(ClientAddress::of(address.parse().unwrap()), Transport::Quic).unwrap();
             permit.speaks_http3().map(|()| permit)
         };
         let held = [come("10.0.0.1").unwrap(), come("10.0.0.1").unwrap(), come("10.0.0.1").unwrap()];

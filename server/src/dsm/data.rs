@@ -139,17 +139,16 @@ fn outcome_unknown(error: relay::Error, named: bool) -> ApiError {
 
 /// Notices the devices of records that are in the log.
 fn note(services: &Shared, caller: &Producer, publisher: &Publisher, records: &[(Admitted, Option<String>)]) {
-    let devices = services.backend.relay.devices();
-    let seen = |(record, _): &'_ (Admitted, _)| Some((record::device_of(&record.json)?.into_owned(), publisher.clock_fault(record.time)));
-    let mut records = records.iter().filter_map(seen).peekable();
-    while let Some((device, mut fault)) = records.next() {
-        let (mut count, mut misdated) = (1, u64::from(fault.is_some()));
-        // Records of one device mostly come together.
-        while let Some((_, next)) = records.next_if(|(next, _)| *next == device) {
-            (count, misdated, fault) = (count + 1, misdated + u64::from(next.is_some()), next);
+    let (devices, key) = (services.backend.relay.devices(), caller.grant.log_key());
+    let seen = records.iter().filter_map(|(record, _)| Some((record::device_of(&record.json)?, publisher.clock_fault(record.time))));
+    let mut seen = seen.peekable();
+    while let Some((device, fault)) = seen.next() {
+        let mut count = 1;
+        // Records of one device, with a clock that is right or wrong, mostly come together.
+        while seen.next_if(|next| (&next.0, next.1) == (&device, fault)).is_some() {
+            count += 1;
         }
-        devices.dated(caller.grant.log_key(), &device, Transport::Http, fault, misdated);
-        devices.note(caller.grant.log_key(), &device, Transport::Http, count);
+        devices.note(key, &device, Transport::Http, count, fault);
     }
 }
 

@@ -109,6 +109,7 @@ pub(super) async fn history(
         return Err(ApiError::forbidden("Only the producer and its subscribers read its history."));
     }
     let mut query = wanted.query()?;
+    let _reader = services.limiters.requests.reader().await?;
     // Room for the last record of a page, which may go beyond it; where records may be as large as pages, a page may be one record larger.
     query.bytes = services.config.page.saturating_sub(services.backend.relay.limits().record).max(services.config.page / 2);
     let part = part::read(&services.backend, &services.marks, producer, &query, wanted.after(&query)).await?;
@@ -159,8 +160,7 @@ impl Wanted {
         }
         for (name, value) in [("from", &self.from), ("to", &self.to), ("by", &self.by)] {
             if let Some(value) = value {
-                // The characters of a time that a query would change.
-                next.push_str(&format!("&{name}={}", value.replace('+', "%2B").replace(' ', "%20")));
+                next.push_str(&format!("&{name}={}", shapes::in_query(value)));
             }
         }
         next.push_str(">; rel=\"next\"");

@@ -15,7 +15,7 @@ use axum::{
     middleware::{self, Next},
     response::{IntoResponse as _, Response},
 };
-use motience_shared::http::{ApiError, Inflation, inflate};
+use motience_shared::http::{ApiError, Inflation, called_host, inflate, without_port};
 use tokio::time::{Duration, timeout};
 use tower_http::{
     catch_panic::CatchPanicLayer,
@@ -144,14 +144,9 @@ fn inflation(config: &Config) -> Inflation {
 /// Whether a page comes from the very host that it calls, on whatever port: the platform's own pages do. Tokens and not cookies
 /// say who calls, so a page gets nothing by it that it does not hold already.
 fn own(origin: &HeaderValue, request: &Parts) -> bool {
-    let called = request.uri.host().or_else(|| request.headers.get(header::HOST)?.to_str().ok().map(without_port));
+    let called = called_host(&request.uri, &request.headers);
     let page = origin.to_str().ok().and_then(|origin| origin.split_once("://")).map(|(_, host)| without_port(host));
     called.is_some_and(|called| page.is_some_and(|page| page.eq_ignore_ascii_case(called)))
-}
-
-/// The port of `[::1]:3001` begins after the bracket.
-fn without_port(host: &str) -> &str {
-    host.rsplit_once(':').filter(|(_, port)| !port.contains(']')).map_or(host, |(name, _)| name)
 }
 
 fn cors(config: &Config) -> CorsLayer {

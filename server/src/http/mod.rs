@@ -59,8 +59,6 @@ pub struct Config {
     pub origins: Vec<String>,
     /// Whether pages of any origin may call: CORS_ORIGINS is `*`, or is not set in development.
     pub any_origin: bool,
-    /// Proxies whose word on where a request comes from is believed.
-    pub proxies: Proxies,
     /// Requests of one account under way at once, but for `POST /data`. MAX_REQUESTS_PER_ACCOUNT, 16.
     pub requests_each: usize,
     /// Readers of history at once: one less than there are processors, so that one is left to live traffic. HISTORY_READERS.
@@ -88,7 +86,6 @@ impl Config {
             request: env.duration("HTTP_REQUEST_LIMIT", Duration::from_secs(30))?,
             any_origin: origins == ["*"] || (origins.is_empty() && !env.production()),
             origins,
-            proxies: Proxies::from_env(env)?,
             requests_each: env.parse("MAX_REQUESTS_PER_ACCOUNT", 16)?,
             history_readers: env.parse("HISTORY_READERS", HashLimits::default_at_once())?,
             inflation: env.parse("HTTP_MAX_INFLATION", 200)?,
@@ -168,7 +165,7 @@ impl HasBackend for Shared {
 
 impl HasProxies for Shared {
     fn proxies(&self) -> &Proxies {
-        &self.0.config.proxies
+        &self.0.config.limits.trusted
     }
 }
 

@@ -17,6 +17,7 @@ use motience_shared::{
     auth::Grant,
     http::{ApiError, bearer},
     model::UserId,
+    permits::give_back,
     rate::Buckets,
 };
 use tokio::{
@@ -42,10 +43,9 @@ pub struct Requests {
 }
 
 /// A request that is under way.
-struct UnderWay {
+pub(crate) struct UnderWay {
     user: UserId,
     counts: Arc<Mutex<HashMap<UserId, usize>>>,
-    _reader: Option<OwnedSemaphorePermit>,
 }
 
 /// What a request costs.
@@ -79,20 +79,26 @@ impl Requests {
         }
     }
 
-    async fn enter(&self, grant: &Grant, kind: Kind) -> Result<UnderWay, ApiError> {
+    fn enter(&self, grant: &Grant, kind: Kind) -> Result<UnderWay, ApiError> {
         limited("requests", self.all.take(grant.user))?;
         if kind == Kind::History {
             limited("history", self.history.take(grant.user))?;
         }
-        let mut under_way = self.count(grant.user)?;
-        if kind == Kind::History {
-            let reader = timeout(READER_WAIT, Arc::clone(&self.readers).acquire_owned()).await;
-            under_way._reader = Some(reader.ok().and_then(Result::ok).ok_or_else(|| {
-                metrics::counter!("motience_limited_total", "reason" => "history_readers").increment(1);
-                ApiError::unavailable("busy", "The history is being read by too many. Try again in a moment.")
-            })?);
-        }
-        Ok(under_way)
+        self.count(grant.user)
+    }
+
+    /// Counts a request that brought its token where [`per_account`] does not look.
+    pub(crate) fn plain(&self, grant: &Grant) -> Result<UnderWay, ApiError> {
+        self.enter(grant, Kind::Plain)
+    }
+
+    /// The right to read a part of a log through; waits for its turn. Whoever holds one waits for nothing that its client could hold up.
+    pub(crate) async fn reader(&self) -> Result<OwnedSemaphorePermit, ApiError> {
+        let reader = timeout(READER_WAIT, Arc::clone(&self.readers).acquire_owned()).await;
+        reader.ok().and_then(Result::ok).ok_or_else(|| {
+            metrics::counter!("motience_limited_total", "reason" => "history_readers").increment(1);
+            ApiError::unavailable("busy", "The history is being read by too many. Try again in a moment.")
+        })
     }
 
     fn count(&self, user: UserId) -> Result<UnderWay, ApiError> {
@@ -102,25 +108,19 @@ impl Requests {
             return Err(ApiError::limited("requests_at_once", RETRY_AFTER));
         }
         *count += 1;
-        Ok(UnderWay { user, counts: Arc::clone(&self.under_way), _reader: None })
+        Ok(UnderWay { user, counts: Arc::clone(&self.under_way) })
     }
 }
 
 impl Drop for UnderWay {
     fn drop(&mut self) {
-        let mut counts = lock(&self.counts);
-        if let Some(count) = counts.get_mut(&self.user) {
-            *count -= 1;
-            if *count == 0 {
-                counts.remove(&self.user);
-            }
-        }
+        give_back(&mut lock(&self.counts), Some(self.user));
     }
 }
 
-/// Holds the account that asks to its limits: 429, or 503 where the node has no reader to spare. Who asks without a good token is refused
-/// behind it.
-pub(crate) async fn per_account(State(services): State<Shared>, request: Request, next: Next) -> Response {
+/// Holds the account that asks to its limits: 429. The grant goes on with the request, so that its token is checked once. Who asks
+/// without a good token is refused behind it.
+pub(crate) async fn per_account(State(services): State<Shared>, mut request: Request, next: Next) -> Response {
     let kind = Kind::of(request.uri().path());
     let token = bearer(request.headers()).filter(|_| kind != Kind::Free).map(str::to_owned);
     let grant = match token {
@@ -128,8 +128,11 @@ pub(crate) async fn per_account(State(services): State<Shared>, request: Request
         None => None,
     };
     let Some(grant) = grant else { return next.run(request).await };
-    match services.limiters.requests.enter(&grant, kind).await {
-        Ok(_under_way) => next.run(request).await,
+    match services.limiters.requests.enter(&grant, kind) {
+        Ok(_under_way) => {
+            request.extensions_mut().insert(grant);
+            next.run(request).await
+        }
         Err(refusal) => refusal.into_response(),
     }
 }

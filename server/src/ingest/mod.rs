@@ -28,7 +28,7 @@ use std::{
 use futures_util::future::join_all;
 use motience_shared::{
     backend::Backend,
-    http::ListenAddress,
+    http::{ClientAddress, ListenAddress},
     log::Transport,
     permits::Permit,
     relay::Kind,
@@ -150,7 +150,7 @@ impl Ingest {
 
     /// Decides about one new peer before anything is spent on it.
     fn admit(&self, incoming: Incoming) {
-        let (permits, address) = (&self.shared.backend.permits, incoming.remote_address().ip());
+        let (permits, address) = (&self.shared.backend.permits, ClientAddress::of(incoming.remote_address().ip()));
         let handshakes = self.tasks.len().saturating_sub(self.shared.established.count());
         if (handshakes >= self.shared.config.retry_above || permits.is_crowded(address)) && incoming.may_retry() {
             metrics::counter!("motience_quic_retries_total").increment(1);

@@ -80,10 +80,18 @@ pub(crate) async fn stream(
     State(services): State<Shared>,
     Query(members): Query<Vec<(String, String)>>,
     over: Option<Extension<Answer>>,
+    granted: Option<Extension<Grant>>,
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
     let mut wanted = Wanted::read(members);
-    let grant = authenticate(&services, &headers, &wanted).await?;
+    let (grant, _under_way) = match granted {
+        Some(Extension(grant)) => (grant, None),
+        None => {
+            let grant = authenticate(&services, &headers, &wanted).await?;
+            let under_way = services.limiters.requests.plain(&grant)?;
+            (grant, Some(under_way))
+        }
+    };
     let producers = wanted.producers()?;
     let format = Format::negotiate(&headers).ok_or_else(|| {
         ApiError::new(StatusCode::NOT_ACCEPTABLE, "not_acceptable", "This is sent as text/event-stream or application/x-ndjson.")

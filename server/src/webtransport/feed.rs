@@ -131,7 +131,7 @@ pub(super) async fn latest(mut feed: Feed) -> Result<(), Ending> {
             feed.thinned.deliver(&delivery, std::time::Instant::now(), &mut ready);
             newest.extend(ready.drain(..));
         }
-        if !feed.may_write().await {
+        if !feed.rights.may_write(&feed.stop, &feed.standing).await {
             return Ok(());
         }
         for record in newest.take() {
@@ -164,17 +164,9 @@ impl Feed {
         if self.rights.is_stale() { None } else { self.subscriber.try_next() }
     }
 
-    /// Whether the follow and its right stand. Between word of a change and a look at it nobody knows, and nothing is written.
-    async fn may_write(&self) -> bool {
-        if self.rights.is_stale() {
-            self.stop.run_until_cancelled(self.rights.settled()).await;
-        }
-        !self.stop.is_cancelled() && !self.standing.is_over()
-    }
-
     /// Writes all of `out`; `false` once the follow or its right has ended.
     async fn write(&self, stream: &mut Outgoing, out: &mut BytesMut) -> Result<bool, Ending> {
-        if !self.may_write().await {
+        if !self.rights.may_write(&self.stop, &self.standing).await {
             return Ok(false);
         }
         let written = self.stop.run_until_cancelled(stream.write_within(self.peer.write, out.split().freeze())).await;

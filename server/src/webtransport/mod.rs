@@ -26,7 +26,7 @@ use bytes::Bytes;
 use motience_shared::{
     auth::Grant,
     backend::Backend,
-    http::{ApiError, check_origin, is_path},
+    http::{ApiError, ClientAddress, check_origin, is_path},
     log::Transport,
     model::Role,
     permits::{Permit, Share},
@@ -110,7 +110,7 @@ fn admit(connect: &Connect, sessions: &Arc<Sessions>, shared: &Shared) -> Result
     if shared.draining.is_cancelled() {
         return Err(ApiError::unavailable("draining", "This node is going away. Try again."));
     }
-    let address = sessions.connection().remote_address().ip();
+    let address = ClientAddress::of(sessions.connection().remote_address().ip());
     let permit = shared.backend.permits.unauthenticated(address, Transport::WebTransport)?;
     let place = sessions.enter(connect.id).ok_or_else(|| {
         ApiError::new(StatusCode::TOO_MANY_REQUESTS, "too_many_sessions", "This connection has as many sessions as it may have.")

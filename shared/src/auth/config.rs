@@ -119,7 +119,8 @@ impl Config {
         let open = self.is_published() && !at.is_loopback();
         open.then(|| {
             let problem = format!(
-                "is the documented placeholder, with which everybody can make tokens, and {at} ({port}) is open to the network:                  set a secret of your own, or leave it empty to have one made"
+                "is the documented placeholder, with which everybody can make tokens, and {at} ({port}) is open to the network: \
+                 set a secret of your own, or leave it empty to have one made"
             );
             env::Error::invalid("JWT_SECRET", problem)
         })

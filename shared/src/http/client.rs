@@ -2,8 +2,7 @@
 
 use std::{
     convert::Infallible,
-    fmt,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, SocketAddr},
     str::FromStr,
     sync::Arc,
 };
@@ -14,7 +13,10 @@ use axum::{
     http::{HeaderMap, request::Parts},
 };
 
-use crate::env::{self, Env};
+use crate::{
+    env::{self, Env},
+    permits::ClientAddress,
+};
 
 /// Networks whose word on where a request comes from is believed, and the header that they say it in.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -174,34 +176,10 @@ fn contains(network: IpAddr, prefix: u8, address: IpAddr) -> bool {
     }
 }
 
-/// The client that a limit counts: an IPv4 address, or an IPv6 /64, which one subscriber has for itself.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct ClientAddress(IpAddr);
-
 impl ClientAddress {
     /// Who sent a request with these headers over a connection of `peer`.
     pub fn of_request(proxies: &Proxies, peer: IpAddr, headers: &HeaderMap) -> Self {
         Self::of(proxies.client(peer, headers))
-    }
-
-    /// The client at this address.
-    pub fn of(address: IpAddr) -> Self {
-        match address.to_canonical() {
-            IpAddr::V6(a) => Self(IpAddr::V6(Ipv6Addr::from_bits(a.to_bits() & !u128::from(u64::MAX)))),
-            v4 @ IpAddr::V4(_) => Self(v4),
-        }
-    }
-}
-
-impl From<ClientAddress> for IpAddr {
-    fn from(address: ClientAddress) -> Self {
-        address.0
-    }
-}
-
-impl fmt::Display for ClientAddress {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)
     }
 }
 

@@ -17,7 +17,10 @@ use tokio::{
 };
 
 use super::{ApiError, ClientAddress, Proxies};
-use crate::descriptors::{self, Descriptor};
+use crate::{
+    descriptors::{self, Descriptor},
+    permits::{self, give_back},
+};
 
 /// Refusals that are written at once; beyond them a connection is closed without a word.
 const REFUSALS: usize = 64;
@@ -25,8 +28,6 @@ const REFUSALS: usize = 64;
 const REFUSAL_LIMIT: Duration = Duration::from_secs(1);
 /// Bytes of a refused client's request that are read and thrown away, so that the answer is not lost with them.
 const REFUSED_REQUEST: u64 = 64 * 1024;
-/// When a client of an address with too many connections may ask again.
-const RETRY_AFTER: Duration = Duration::from_secs(10);
 
 /// The limits of one listener.
 pub(super) struct Limiter {
@@ -117,13 +118,7 @@ impl Drop for Permit {
         metrics::gauge!("motience_connections").decrement(1);
         let mut open = lock(&self.open);
         open.all -= 1;
-        let Some(address) = self.address else { return };
-        if let Some(each) = open.each.get_mut(&address) {
-            *each -= 1;
-            if *each == 0 {
-                open.each.remove(&address);
-            }
-        }
+        give_back(&mut open.each, self.address);
     }
 }
 
@@ -138,10 +133,10 @@ impl Refused {
     }
 
     async fn tell(self, mut stream: TcpStream) -> std::io::Result<()> {
-        let error = match self {
-            Self::Address => ApiError::too_many(RETRY_AFTER).with_code("too_many_connections"),
-            Self::Full | Self::Descriptors => ApiError::unavailable("full", "This node has no room for another connection. Try again."),
-        };
+        let error = ApiError::from(match self {
+            Self::Address => permits::Refusal::Address,
+            Self::Full | Self::Descriptors => permits::Refusal::Node,
+        });
         let (head, body) = error.into_response().into_parts();
         let body = to_bytes(body, 4096).await.map_err(std::io::Error::other)?;
         let mut answer = format!("HTTP/1.1 {}\r\n", head.status).into_bytes();

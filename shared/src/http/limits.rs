@@ -15,7 +15,8 @@ pub struct Limits {
     pub connections: usize,
     /// Connections of one address (IPv4, or IPv6 /64) at once. HTTP_MAX_CONNECTIONS_PER_ADDRESS, a quarter of all.
     pub connections_each: Option<usize>,
-    /// Proxies, for whom the limit of an address does not hold. TRUSTED_PROXIES, none.
+    /// Proxies, whose word on where a request comes from is believed, and for whom the limit of an address does not hold.
+    /// TRUSTED_PROXIES, none.
     pub trusted: Proxies,
     /// Time for a request's head to arrive, from the connection's beginning or the last answer on; and before it for the TLS
     /// handshake. HTTP_HEADER_LIMIT, 10 s.

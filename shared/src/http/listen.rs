@@ -8,6 +8,7 @@ use std::{
 
 use tokio::net::{TcpListener, TcpSocket};
 
+use super::Proxies;
 use crate::env::{self, Env};
 
 /// Connections that the system keeps for a listener until they are accepted.
@@ -80,6 +81,11 @@ impl ListenAddress {
         self.host.is_loopback()
     }
 
+    /// Where these sockets of it listen: the port is known then, also where any was asked for.
+    pub fn local(self, sockets: &[TcpListener]) -> SocketAddr {
+        sockets.first().and_then(|first| first.local_addr().ok()).unwrap_or(self.first())
+    }
+
     /// The address that is opened first: for `localhost` that of IPv4.
     pub fn first(self) -> SocketAddr {
         match self.host {
@@ -142,7 +148,7 @@ fn tcp(address: SocketAddr) -> io::Result<TcpListener> {
 /// Refuses a production node that would take passwords and tokens in the clear from the network. `plain` are its listeners without TLS,
 /// each with the setting of its port.
 pub fn check_plaintext(env: &Env, plain: impl IntoIterator<Item = (&'static str, ListenAddress)>) -> Result<(), env::Error> {
-    let allowed = env.flag("INSECURE_PLAINTEXT", false)? || env.has("TRUSTED_PROXIES");
+    let allowed = env.flag("INSECURE_PLAINTEXT", false)? || Proxies::from_env(env).is_ok_and(|proxies| !proxies.is_empty());
     if allowed || !env.production() {
         return Ok(());
     }

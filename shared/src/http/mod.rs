@@ -20,7 +20,7 @@ mod serve;
 mod stalls;
 mod starting;
 
-pub use client::{ClientAddress, HasProxies, InvalidNetwork, Proxies};
+pub use client::{HasProxies, InvalidNetwork, Proxies};
 pub use extract::{
     Admin, Bearer, Consumer, HasBackend, Json, Path, Producer, Query, bearer, body_error, is_json, malformed_json, object,
     unsupported_media_type,
@@ -29,7 +29,7 @@ pub use inflate::{InflatesTooFar, Inflation, inflate};
 pub use limits::Limits;
 pub use listen::{Host, ListenAddress, NoHost, check_plaintext};
 pub use operations::{Detail, OPERATIONS, operations};
-pub use origin::{Origins, check_origin};
+pub use origin::{Origins, called_host, check_origin, without_port};
 pub use page::{Page, PagePermit, PageRoom};
 pub use paths::{is_path, tolerant};
 pub use problem::ApiError;
@@ -37,3 +37,5 @@ pub use ration::{Flooded, Ration, count_ended};
 pub use serve::{Listener, serve};
 pub use stalls::Answer;
 pub use starting::while_starting;
+
+pub use crate::permits::ClientAddress;

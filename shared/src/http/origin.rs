@@ -1,6 +1,6 @@
-//! Which pages may connect where a browser's own rules do not ask: WebSocket and WebTransport.
+//! Which pages may connect where a browser's own rules do not ask: WebSocket and WebTransport; and the host that is called.
 
-use axum::http::{HeaderMap, header};
+use axum::http::{HeaderMap, Uri, header};
 
 use super::ApiError;
 use crate::env::{self, Env};
@@ -37,6 +37,16 @@ pub fn check_origin(headers: &HeaderMap, origins: &Origins) -> Result<(), ApiErr
     } else {
         Err(ApiError::forbidden("Pages of this origin may not connect.").with_code("origin_refused"))
     }
+}
+
+/// The host that a request calls, without its port: HTTP/2 and 3 name it in the URI, HTTP/1.1 in a header.
+pub fn called_host<'a>(uri: &'a Uri, headers: &'a HeaderMap) -> Option<&'a str> {
+    uri.host().or_else(|| headers.get(header::HOST)?.to_str().ok().map(without_port))
+}
+
+/// A host without the port behind it. That of `[::1]:3010` begins after the bracket.
+pub fn without_port(host: &str) -> &str {
+    host.rsplit_once(':').filter(|(_, port)| !port.contains(']')).map_or(host, |(name, _)| name)
 }
 
 /// `scheme://host[:port]` as browsers write it: in small letters, without the scheme's own port and a slash at the end. `null` is the

@@ -40,7 +40,7 @@ use super::{
     ration::count_ended,
     stalls::{Overdue, Stalls, Waits},
 };
-use crate::lifecycle::Shutdown;
+use crate::{lifecycle::Shutdown, telemetry::Sampler};
 
 /// Pause after an accept that failed for want of memory: the listener stays, and does not spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -83,7 +83,7 @@ pub async fn serve(listener: impl Into<Listener>, router: Router, limits: Limits
     let connections = TaskTracker::new();
     let cut = shutdown.hard().child_token();
     let service = Arc::new(Service { router, builder: builder(&limits), limits, tls, shutdown, cut });
-    let mut accepting = Accepting { listener, reserve: reserve(), warned: None };
+    let mut accepting = Accepting { listener, reserve: reserve(), warned: Sampler::new(WARN_EVERY) };
     loop {
         let accepted = tokio::select! {
             biased;
@@ -113,7 +113,7 @@ pub async fn serve(listener: impl Into<Listener>, router: Router, limits: Limits
 struct Accepting {
     listener: TcpListener,
     reserve: Option<File>,
-    warned: Option<Instant>,
+    warned: Sampler,
 }
 
 impl Accepting {
@@ -124,9 +124,8 @@ impl Accepting {
             Err(e) if matches!(e.kind(), io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset) => return None,
             Err(e) => e,
         };
-        if self.warned.is_none_or(|at| at.elapsed() >= WARN_EVERY) {
+        if self.warned.pass("accept").is_some() {
             warn!(%error, "connections cannot be accepted; raise the limit of open files (ulimit -n)");
-            self.warned = Some(Instant::now());
         }
         // Without a descriptor nobody can even be turned away: whoever waits in the backlog would wait for ever.
         if self.reserve.take().is_some()

@@ -5,10 +5,12 @@
 use std::{convert::Infallible, fmt, time::Duration};
 
 use tokio::{sync::watch, time::sleep};
+use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
 use super::{Error, Follows, ReadFrom, Relay, Subscriber, routes::Watch};
 use crate::{
+    auth::Standing,
     log,
     model::{ConsumerId, CursorName, ProducerId},
 };
@@ -82,8 +84,17 @@ impl Rights {
         self.changes.is_pending()
     }
 
+    /// Whether a follow that ends with `stop` may hand over what it has, for a connection that lives by `standing`. Between word of a
+    /// change and a look at it nobody knows, and nothing is handed over.
+    pub async fn may_write(&self, stop: &CancellationToken, standing: &Standing) -> bool {
+        if self.is_stale() {
+            stop.run_until_cancelled(self.settled()).await;
+        }
+        !stop.is_cancelled() && !standing.is_over()
+    }
+
     /// Returns once every change there was word of has been acted on. Cancel-safe.
-    pub async fn settled(&self) {
+    async fn settled(&self) {
         let mut looks = self.looks.subscribe();
         while self.is_stale() {
             // Cannot fail: the sender is in `self`.

@@ -14,7 +14,7 @@ use motience_shared::{
     backend::Backend,
     http::ApiError,
     log::Head,
-    model::{Cursor, LogEpoch, Offset, ProducerId, RecordName, record::Parts},
+    model::{Cursor, LogEpoch, LogKey, Offset, ProducerId, RecordName, record::Parts},
     relay,
     store::{HistoryEntry, HistoryQuery, entry_bytes, kept_time},
 };
@@ -73,11 +73,12 @@ pub(super) async fn read(
     after: After,
 ) -> Result<Part, ApiError> {
     let (store, room) = (&backend.store, query.limit as usize);
+    let key = backend.relay.log_of(producer).await?;
     // Before the rows are read: what is kept after this look is found among the rows, in the log, or in both; never in neither.
     let stands = store.history_cursor(producer).await?;
     let (mut head, mut seen, mut kept) = (None, None, Some(after.id));
     if after.id >= LOG {
-        let found = head_of(backend, producer).await?;
+        let found = head_of(backend, key).await?;
         let place = Cursor { epoch: after.life.unwrap_or(found.epoch()), offset: Offset((after.id - LOG).unsigned_abs()) };
         kept = store.history_id(producer, place).await?.max(after.kept);
         (head, seen) = (Some(found), Some(place));
@@ -107,13 +108,13 @@ pub(super) async fn read(
 
     let head = match head {
         Some(head) => head,
-        None => head_of(backend, producer).await?,
+        None => head_of(backend, key).await?,
     };
     let places = [stands, seen].into_iter().flatten();
     let start = places.map(|place| head.lives.resume(place, head.last).offset).max().unwrap_or_default();
-    let start = start.max(first_of(backend, producer, query).await?);
+    let start = start.max(first_of(backend, key, query).await?);
     let room = Room { records: room - part.records.len(), bytes };
-    let logged = Logged::read(backend, marks, producer, query, &head, start, room).await?;
+    let logged = Logged::read(backend, marks, key, query, &head, start, room).await?;
     // The writer may have kept some of it just before the rows were read; and after the log lost its tail, a record may be in it again
     // that was kept long before.
     let kept_too = match kept {
@@ -126,8 +127,7 @@ pub(super) async fn read(
     Ok(part)
 }
 
-async fn head_of(backend: &Backend, producer: ProducerId) -> Result<Head, ApiError> {
-    let key = backend.relay.log_of(producer).await?;
+async fn head_of(backend: &Backend, key: LogKey) -> Result<Head, ApiError> {
     Ok(backend.relay.log().head(key).await.map_err(relay::Error::from)?)
 }
 
@@ -139,13 +139,10 @@ fn is_before(head: &Head, place: Cursor, seen: Cursor) -> bool {
 }
 
 /// Where the log begins with what came at the times asked for, or somewhat before.
-async fn first_of(backend: &Backend, producer: ProducerId, query: &HistoryQuery) -> Result<Offset, ApiError> {
+async fn first_of(backend: &Backend, key: LogKey, query: &HistoryQuery) -> Result<Offset, ApiError> {
     let from = query.from.filter(|_| !query.by_device).and_then(|from| from.checked_sub(SKEW));
     match from {
-        Some(from) => {
-            let key = backend.relay.log_of(producer).await?;
-            Ok(backend.relay.log().before(key, from).await.map_err(relay::Error::from)?)
-        }
+        Some(from) => Ok(backend.relay.log().before(key, from).await.map_err(relay::Error::from)?),
         None => Ok(Offset::default()),
     }
 }
@@ -175,15 +172,14 @@ impl Logged {
     async fn read(
         backend: &Backend,
         marks: &TimeMarks,
-        producer: ProducerId,
+        key: LogKey,
         query: &HistoryQuery,
         head: &Head,
         mut at: Offset,
         mut room: Room,
     ) -> Result<Self, ApiError> {
         let mut found = Self::default();
-        let log = (producer, head.epoch());
-        let key = backend.relay.log_of(producer).await?;
+        let log = (key.producer, head.epoch());
         let (mut looked, mut turn) = (0, 0);
         let more = 'all: loop {
             at = marks.skip(log, query, at);

@@ -1,6 +1,6 @@
 //! What one account may ask: so often, so much at once; and what a reader of history costs.
 
-use motience_shared::model::ProducerId;
+use motience_shared::{http::PageRoom, model::ProducerId};
 use serde_json::json;
 
 use super::*;
@@ -120,4 +120,39 @@ async fn an_account_asks_so_much_at_once() {
     refused.iter().for_each(|answer| drop(answer.problem(429, "too_many_requests")));
     // Each of them is counted only while it is under way.
     platform.ap(Method::GET, "/producers", Some(&token), Sent::Nothing).await.json(200);
+}
+
+#[tokio::test]
+async fn a_token_in_the_query_is_counted_like_one_in_a_header() {
+    let platform = platform(&[("RATE_LIMIT_REQUESTS", "1/h")]).await;
+    let (_, token) = platform.account(Role::Consumer, "c").await;
+    let ask = async || platform.dsm(Method::GET, &format!("/stream?where=nonsense&token={token}"), None, Sent::Nothing).await;
+    ask().await.problem(400, "invalid_expression");
+    ask().await.problem(429, "too_many_requests");
+}
+
+#[tokio::test]
+async fn who_waits_for_a_page_to_be_taken_holds_no_reader_of_history() {
+    let platform = platform(&[("HISTORY_READERS", "1"), ("RATE_LIMIT_HISTORY", "off")]).await;
+    let (producer, token) = platform.account(Role::Producer, "p").await;
+    fill(&platform, producer.id.producer(), 400).await;
+    // A page of several pieces.
+    let path = format!("/history/{}?limit=400", producer.id);
+    let room = PageRoom::of(1);
+    let ask = || {
+        let mut request = request(Method::GET, &path, Some(&token), Sent::Nothing);
+        request.extensions_mut().insert(room.clone());
+        request
+    };
+    // Its answer is held and not read, so the next page of the same connection has to wait.
+    let held = platform.dsm.clone().oneshot(ask()).await.unwrap();
+    let waiting = tokio::spawn(platform.dsm.clone().oneshot(ask()));
+    // So often that the one that waits has come as far as it can.
+    for _ in 0..20 {
+        let other = platform.dsm(Method::GET, &format!("/history/{}?limit=10", producer.id), Some(&token), Sent::Nothing).await;
+        assert_eq!(other.json(200).as_array().unwrap().len(), 10, "another connection reads meanwhile");
+    }
+    assert!(!waiting.is_finished());
+    drop(held);
+    assert_eq!(waiting.await.unwrap().unwrap().status(), 200);
 }

@@ -70,10 +70,7 @@ enum Halt {
 impl Outlet {
     /// Writes all of `out`, unless the follow's right is over. Between word of a change of it and a look at it nothing is written.
     async fn write(&mut self, out: &mut BytesMut) -> Result<(), Halt> {
-        if self.rights.is_stale() {
-            self.stop.run_until_cancelled(self.rights.settled()).await;
-        }
-        if self.stop.is_cancelled() || self.standing.is_over() {
+        if !self.rights.may_write(&self.stop, &self.standing).await {
             return Err(Halt::Stopped { torn: false });
         }
         match self.stop.run_until_cancelled(within(self.limit, write(&mut self.stream, out))).await {

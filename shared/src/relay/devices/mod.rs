@@ -123,8 +123,9 @@ impl Devices {
     }
 
     /// A device sent records without a connection of its own.
-    pub fn note(&self, key: LogKey, device: &str, transport: Transport, records: u64) {
+    pub fn note(&self, key: LogKey, device: &str, transport: Transport, records: u64, fault: Option<ClockFault>) {
         if let Some(device) = self.device(key, device, transport) {
+            device.dated(fault, if fault.is_some() { records } else { 0 });
             device.seen(records, self.now_ms());
             device.came_by(transport);
         }

@@ -37,8 +37,7 @@ impl Senders {
         let next = match self.others.remove_entry(device) {
             Some(known) => known,
             None if self.others.len() >= MOST => {
-                self.devices.dated(self.key, device, self.transport, fault, u64::from(fault.is_some()));
-                return self.devices.note(self.key, device, self.transport, 1);
+                return self.devices.note(self.key, device, self.transport, 1, fault);
             }
             None => (device.into(), self.devices.enter(self.key, device, self.transport)),
         };

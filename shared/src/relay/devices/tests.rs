@@ -46,7 +46,7 @@ fn a_device_comes_sends_moves_and_goes() {
     drop(tunnel);
     let d = &devices.of(PRODUCER, |_| true)[0];
     assert_eq!((d.connected, d.rtt_ms, d.last_seen_at - quic_seen), (false, None, time::Duration::seconds(5)));
-    devices.note(PRODUCER, "d", Transport::Http, 2);
+    devices.note(PRODUCER, "d", Transport::Http, 2, None);
     let d = &devices.of(PRODUCER, |_| true)[0];
     assert_eq!((d.connected, d.transport, d.records), (false, Transport::Http, 22));
     time.advance(REMEMBER);
@@ -60,12 +60,12 @@ fn the_longest_silent_make_room_and_the_connected_do_not() {
     let _stays = devices.enter(PRODUCER, "connected", Transport::WebSocket);
     for n in 0..4 {
         time.advance(Duration::from_secs(1));
-        devices.note(PRODUCER, &n.to_string(), Transport::Http, 1);
+        devices.note(PRODUCER, &n.to_string(), Transport::Http, 1, None);
     }
     assert_eq!(names(&devices), ["2", "3", "connected"]);
     for n in 0..10 {
         time.advance(Duration::from_secs(1));
-        devices.note(LogKey::numbered(ProducerId(100 + n)), "x", Transport::Http, 1);
+        devices.note(LogKey::numbered(ProducerId(100 + n)), "x", Transport::Http, 1, None);
     }
     assert_eq!((names(&devices), lock(&devices.here).devices), (vec!["connected".to_owned()], 5));
     // Nobody makes room for one more than all who are connected.
@@ -95,9 +95,9 @@ fn one_connection_may_carry_several_devices() {
 fn nodes_tell_each_other_and_a_dead_one_is_not_believed() {
     let ((here, time), (there, _)) = (devices("here", 10, 10), devices("there", 10, 10));
     let (_old, _new) = (here.enter(PRODUCER, "d", Transport::Quic), there.enter(PRODUCER, "d", Transport::Tunnel));
-    there.note(PRODUCER, "d", Transport::Tunnel, 5);
-    there.note(PRODUCER, "e", Transport::Http, 1);
-    here.note(PRODUCER, "d", Transport::Quic, 1);
+    there.note(PRODUCER, "d", Transport::Tunnel, 5, None);
+    there.note(PRODUCER, "e", Transport::Http, 1, None);
+    here.note(PRODUCER, "d", Transport::Quic, 1, None);
     let now = here.clock.now();
     for event in there.look().iter().chain(&here.look()) {
         let told: Event = serde_json::from_str(&serde_json::to_string(event).unwrap()).unwrap();
