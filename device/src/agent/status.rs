@@ -232,18 +232,22 @@ pub struct Several(Vec<String>);
 /// a name of ours is passed over.
 pub fn find(dirs: &[PathBuf], name: Option<&str>) -> io::Result<Result<Found, Several>> {
     let mut running: Vec<Box<Status>> = Vec::new();
+    // The service's is root's to read, which matters only where no other is found.
     let mut unreadable = None;
+    let named = |path: &Path, error: io::Error| io::Error::new(error.kind(), format!("{}: {error}", path.display()));
     for dir in dirs.iter().filter(|dir| is_trusted(dir)) {
         let paths = match name {
             Some(name) => vec![dir.join(name)],
-            None => files_in(dir)?,
+            None => files_in(dir).unwrap_or_else(|error| {
+                unreadable = Some(named(dir, error));
+                Vec::new()
+            }),
         };
         for path in paths {
             match read(&path) {
                 Ok(Found::Running(status)) => running.push(status),
                 Ok(Found::NotRunning) => {}
-                // The service's is root's to read, which matters only where no other is found.
-                Err(error) => unreadable = Some(io::Error::new(error.kind(), format!("{}: {error}", path.display()))),
+                Err(error) => unreadable = Some(named(&path, error)),
             }
         }
     }
@@ -280,7 +284,7 @@ fn files_in(dir: &Path) -> io::Result<Vec<PathBuf>> {
 /// Anybody can make a folder among the temporary ones, under whatever name.
 fn is_trusted(dir: &Path) -> bool {
     #[cfg(unix)]
-    if dir.starts_with(env::temp_dir()) && dir == own_temporary_dir() {
+    if dir == own_temporary_dir() {
         use std::os::unix::fs::MetadataExt as _;
         return fs::symlink_metadata(dir).is_ok_and(|found| found.is_dir() && found.uid() == rustix::process::getuid().as_raw());
     }
@@ -441,6 +445,21 @@ mod tests {
         assert_eq!(device(Some(&file_name(3))), None, "its process is gone");
         let several = find(&dirs, None).unwrap().unwrap_err().to_string();
         assert!(several.contains("one") && several.contains("two") && !several.contains("three"), "{several}");
+    }
+
+    #[test]
+    fn a_folder_that_cannot_be_read_hides_no_agent() {
+        let dir = tempfile::tempdir().unwrap();
+        // No right is needed to fail here, and none helps: tests may run as root.
+        let [closed, open] = ["closed", "open"].map(|name| dir.path().join(name));
+        fs::write(&closed, "").unwrap();
+        write(&open.join(file_name(1)), &status(LinkState::Connected)).unwrap();
+        for dirs in [[closed.clone(), open.clone()], [open, closed.clone()]] {
+            let Ok(Ok(Found::Running(found))) = find(&dirs, None) else { panic!("the agent was not found") };
+            assert_eq!(found.device_id, "dev");
+        }
+        let told = find(std::slice::from_ref(&closed), None).unwrap_err().to_string();
+        assert!(told.contains("closed"), "where there is no other it is told: {told}");
     }
 
     fn dir_of<'a>(dirs: &'a [PathBuf], name: &str) -> &'a Path {
