@@ -31,7 +31,7 @@ use crate::{
     server::{Addresses, Own},
 };
 
-/// Longest wait for all devices to be there at first: each logs in, and the server checks two passwords at a time.
+/// Longest wait for all devices to be there at first: each logs in, and the server checks few passwords at a time.
 const FIRST_LIMIT: Duration = Duration::from_secs(900);
 /// Longest wait for all to be back.
 const LIMIT: Duration = Duration::from_secs(300);
@@ -58,14 +58,8 @@ pub(crate) struct Options {
 /// Whether all were back in time.
 pub(crate) async fn run(options: Options) -> Result<bool> {
     motience_certs::install_provider();
-    let secret = ("JWT_SECRET".to_owned(), format!("{:032x}", fastrand::u128(..)));
-    let many = ("QUIC_MAX_CONNECTIONS".to_owned(), "50000".to_owned());
-    let first = [secret.clone(), many.clone()];
-    // An empty value is the default.
-    let limits = ["LOGIN", "LOGIN_ACCOUNT", "REFRESH", "REFRESH_ACCOUNT"].map(|limit| (format!("RATE_LIMIT_{limit}"), String::new()));
-    let later: Vec<_> = [secret, many].into_iter().chain(limits).collect();
-
-    let own = Own::start(options.server_program.clone(), &first).await?;
+    let secret = [("JWT_SECRET".to_owned(), format!("{:032x}", fastrand::u128(..)))];
+    let own = Own::start(options.server_program.clone(), &secret).await?;
     let account = Accounts::new(&own.addresses)?.make("producer", 1).await?.pop().context("an account was made")?;
     let tokens = TempDir::new()?;
     let began = Instant::now();
@@ -73,14 +67,14 @@ pub(crate) async fn run(options: Options) -> Result<bool> {
     fleet.report("at first, each with a login", began, &own.addresses, FIRST_LIMIT).await?;
 
     let began = Instant::now();
-    let own = own.restart(&later).await?;
+    let own = own.restart(&secret).await?;
     println!("the node was killed and is up again after {:.1} s", began.elapsed().as_secs_f64());
     fleet.forget();
     let node = fleet.report("after the node's restart", began, &own.addresses, LIMIT).await?;
 
     drop(fleet);
     let began = Instant::now();
-    let own = own.restart(&later).await?;
+    let own = own.restart(&secret).await?;
     let fleet = Fleet::start(&options, &own.addresses, &account, tokens.path()).await?;
     let devices = fleet.report("after a restart of node and devices, by kept refresh tokens", began, &own.addresses, LIMIT).await?;
     drop(fleet);

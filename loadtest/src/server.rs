@@ -76,14 +76,17 @@ impl Own {
         Self::start_in(TempDir::new()?, program, variables, command).await
     }
 
-    /// Kills the server and starts it again on what it left, at the same places as far as devices need them.
+    /// Kills the server and starts it again on what it left, at the same places as far as devices need them. It has the usual rates
+    /// then, and room for a load test's connections all the same.
     pub(crate) async fn restart(mut self, variables: &[(String, String)]) -> Result<Self> {
         self.process.kill().await.context("the server cannot be stopped")?;
         std::fs::remove_file(self.dir.path().join("ready.json"))?;
-        let port = |place: &str| place.rsplit(':').next().unwrap_or_default().trim_end_matches('/').to_owned();
-        let mut same = vec![("AP_PORT".to_owned(), port(&self.addresses.ap)), ("QUIC_PORT".to_owned(), port(&self.addresses.quic))];
-        same.extend_from_slice(variables);
-        Self::start_in(self.dir, self.program, &same, |program| std::process::Command::new(program)).await
+        let mut all: Vec<_> = with_room().collect();
+        for (port, place) in [("AP_PORT", &self.addresses.ap), ("QUIC_PORT", &self.addresses.quic)] {
+            all.push((port.to_owned(), address(place)?.port().to_string()));
+        }
+        all.extend_from_slice(variables);
+        Self::start_in(self.dir, self.program, &all, |program| std::process::Command::new(program)).await
     }
 
     async fn start_in(
@@ -163,9 +166,8 @@ pub(crate) fn address(url: &str) -> Result<SocketAddr> {
     Ok((Ipv4Addr::LOCALHOST, port.with_context(|| format!("{url} has no port"))?).into())
 }
 
-/// The limits that a load test from one host would meet, lifted.
-fn unlimited() -> Vec<(String, String)> {
-    // All of a run's clients are of a few accounts, and of one address.
+/// Room for a load test's connections: all of its clients are of a few accounts, and of one address.
+fn with_room() -> impl Iterator<Item = (String, String)> {
     let numbers = [
         "MAX_CONNECTIONS_PER_ACCOUNT",
         "MAX_DEVICES_PER_ACCOUNT",
@@ -173,7 +175,12 @@ fn unlimited() -> Vec<(String, String)> {
         "MAX_UNAUTHENTICATED_PER_ADDRESS",
         "HTTP3_MAX_CONNECTIONS_PER_ADDRESS",
     ];
-    without_rates().chain(numbers.map(|number| (number.to_owned(), "100000".to_owned()))).collect()
+    numbers.into_iter().map(|number| (number.to_owned(), "100000".to_owned()))
+}
+
+/// The limits that a load test from one host would meet, lifted.
+fn unlimited() -> Vec<(String, String)> {
+    without_rates().chain(with_room()).collect()
 }
 
 /// The server beside this program, built first where cargo runs us.
