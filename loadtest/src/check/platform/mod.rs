@@ -7,7 +7,7 @@ mod redis;
 mod walfile;
 
 use std::{
-    net::{Ipv4Addr, SocketAddr},
+    net::SocketAddr,
     path::{Path, PathBuf},
 };
 
@@ -77,7 +77,7 @@ impl Platform {
         if let (true, Some(gateway)) = (options.cluster, &programs.gateway) {
             nodes.push(start_node("gateway", gateway, dir, &common).await?);
         }
-        let quic = |(i, node): (usize, &Node)| Some(host(node.at.quic.as_ref()?).map(|at| (i, at)));
+        let quic = |(i, node): (usize, &Node)| Some(server::address(node.at.quic.as_ref()?).map(|at| (i, at)));
         let endpoints = nodes.iter().enumerate().filter_map(quic).collect::<Result<Vec<(usize, SocketAddr)>>>()?;
         let first = &nodes[0].at;
         let addresses = server::Addresses {
@@ -129,8 +129,8 @@ impl Platform {
         let (mut gateways, mut services) = (Vec::new(), Vec::new());
         for node in &self.nodes {
             let node = node.lock().await;
-            gateways.extend(node.at.wss2.as_deref().map(host).transpose()?);
-            services.extend(node.at.dsm.as_deref().map(host).transpose()?);
+            gateways.extend(node.at.wss2.as_deref().map(server::address).transpose()?);
+            services.extend(node.at.dsm.as_deref().map(server::address).transpose()?);
         }
         for (consumer, account) in (0..).zip(&consumers) {
             let way = match kind(consumer) {
@@ -177,13 +177,6 @@ fn kind(consumer: u32) -> Kind {
     KINDS[consumer as usize % KINDS.len()]
 }
 
-/// `ws://host:port/consumer`, `host:port`: every node listens on the loopback of IPv4.
-fn host(url: &str) -> Result<SocketAddr> {
-    let host = url.split("://").last().and_then(|rest| rest.split('/').next());
-    let port = host.and_then(|host| host.rsplit(':').next()).and_then(|port| port.parse().ok());
-    Ok((Ipv4Addr::LOCALHOST, port.with_context(|| format!("{url} has no port"))?).into())
-}
-
 /// Settings of all nodes.
 fn common(dir: &Path) -> Vec<(String, String)> {
     let mut variables: Vec<(String, String)> = [
@@ -192,7 +185,6 @@ fn common(dir: &Path) -> Vec<(String, String)> {
         // Clients of a check hold one token for as long as it runs.
         ("JWT_EXPIRES_IN", "24h"),
         ("PERSIST", "true"),
-        ("DURABILITY", "file"),
         // Wider than any run: no gap is retention's doing.
         ("LOG_RETENTION", "24h"),
         ("LOG_RETENTION_BYTES", "4GiB"),
