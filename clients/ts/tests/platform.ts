@@ -21,12 +21,13 @@ export interface Platform {
   stop(): Promise<void>;
 }
 
-export async function platform(): Promise<Platform> {
+/** With these settings beside the defaults. */
+export async function platform(settings: Record<string, string> = {}): Promise<Platform> {
   const program = resolve(process.env.MOTIENCE_SERVER ?? join(ROOT, 'target/debug/motience-server'));
   if (!existsSync(program)) throw new Error(`${program} is missing: build it with cargo, or set MOTIENCE_SERVER`);
   const dir = mkdtempSync(join(tmpdir(), 'motience-client-'));
   const ready = join(dir, 'ready.json');
-  const env = { PATH: process.env.PATH ?? '', HOME: dir, BIND_ADDRESS: '127.0.0.1', RUST_LOG: 'warn' };
+  const env = { PATH: process.env.PATH ?? '', HOME: dir, BIND_ADDRESS: '127.0.0.1', RUST_LOG: 'warn', ...settings };
   const server = spawn(program, ['demo', '--any-ports', '--ready-file', ready, '--dir', join(dir, 'demo')], { cwd: dir, env, stdio: ['ignore', 'ignore', 'inherit'] });
   const places = await placesFrom(server, ready);
   let accounts = 0;

@@ -8,6 +8,8 @@ import type { ProducerEnding, ProducerLink } from './transport.ts';
 const MOST = 256;
 /** Bytes of one request, about. */
 const BYTES = 512 * 1024;
+/** Statuses that say what is wrong with a record. */
+const RECORD = [400, 413, 422];
 
 interface Uploaded {
   accepted: number;
@@ -16,6 +18,9 @@ interface Uploaded {
   subscriberCount: number;
 }
 
+/** The service does not take the token. What the session says of its own token is no such error. */
+class TokenRefused extends Error {}
+
 export async function httpProducer(link: ProducerLink): Promise<ProducerEnding> {
   const caller = new Caller();
   const waiting: string[] = [];
@@ -23,7 +28,9 @@ export async function httpProducer(link: ProducerLink): Promise<ProducerEnding> 
   let wake: (() => void) | null = null;
   // A token that cannot be had ends this before a record is taken.
   await link.token();
+  const away = await whyAway(caller, link);
   if (link.signal.aborted) return { code: 1000, reason: 'left', opened };
+  if (away !== null) return { code: 1006, reason: away, opened };
   const left = () => wake?.();
   link.signal.addEventListener('abort', left);
   opened = true;
@@ -44,10 +51,22 @@ export async function httpProducer(link: ProducerLink): Promise<ProducerEnding> 
     return { code: 1000, reason: 'left', opened };
   } catch (cause) {
     if (link.signal.aborted) return { code: 1000, reason: 'left', opened };
+    if (cause instanceof TokenRefused) return { code: 4401, reason: cause.message, opened };
     if (cause instanceof ApiError && !cause.temporary) throw cause;
     return { code: 1006, reason: messageOf(cause), opened };
   } finally {
     link.signal.removeEventListener('abort', left);
+  }
+}
+
+/** Why the service cannot be had now; null where it answers. There is no connection that would show it, so it is asked. */
+async function whyAway(caller: Caller, link: ProducerLink): Promise<string | null> {
+  try {
+    await caller.head('GET', `${link.places.dsm}/health`, { signal: link.signal });
+    return null;
+  } catch (cause) {
+    // A proxy may keep this path to itself: such an answer is one all the same.
+    return cause instanceof ApiError && !cause.temporary ? null : messageOf(cause);
   }
 }
 
@@ -67,7 +86,7 @@ async function answers(caller: Caller, link: ProducerLink, frames: string[]): Pr
     if (refused.size === taken.rejected) return frames.map((_, i) => refused.get(i + 1) ?? { type: 'ack', subscriberCount: taken.subscriberCount });
   } catch (cause) {
     // What is wrong with a record is its own answer; everything else is the connection's end.
-    if (!(cause instanceof ApiError && (cause.status === 422 || cause.status === 413))) throw cause;
+    if (!(cause instanceof ApiError && isOfRecord(cause))) throw cause;
     if (frames.length === 1) return [{ type: 'error', code: cause.code, message: cause.message }];
   }
   // More were refused than are told of: one by one. Names keep those that were taken from being taken twice.
@@ -76,7 +95,17 @@ async function answers(caller: Caller, link: ProducerLink, frames: string[]): Pr
   return each;
 }
 
-function post(caller: Caller, link: ProducerLink, frames: string[]): Promise<Uploaded> {
+/** A 403 is the account's, which has not the role or was revoked, unless it is about the record's device. */
+function isOfRecord(error: ApiError): boolean {
+  return RECORD.includes(error.status) || (error.status === 403 && error.code === 'wrong_device');
+}
+
+async function post(caller: Caller, link: ProducerLink, frames: string[]): Promise<Uploaded> {
   const lines = { type: 'application/x-ndjson', text: frames.map((frame) => `${frame}\n`).join('') };
-  return caller.json('POST', `${link.places.dsm}/data`, { as: { token: () => link.token() }, lines, signal: link.signal });
+  const token = await link.token();
+  try {
+    return await caller.json('POST', `${link.places.dsm}/data`, { as: token, lines, signal: link.signal });
+  } catch (cause) {
+    throw cause instanceof ApiError && cause.status === 401 ? new TokenRefused(cause.message) : cause;
+  }
 }
