@@ -45,8 +45,6 @@ export interface Ending {
   changed?: boolean;
   /** Where the server refused with an answer. */
   error?: ApiError;
-  /** This transport cannot be used here at all. */
-  unusable?: boolean;
 }
 
 export type Connect = (link: Link) => Promise<Ending>;

@@ -27,7 +27,7 @@ export function websocket(make: WebSocketLike | undefined = globalThis.WebSocket
   return async (link: Link): Promise<Ending> => {
     const at = link.places.wss2;
     const missing = whyNoWebSocket(make, at);
-    if (!make || !at || missing) return { code: 0, reason: missing ?? '', opened: false, unusable: true };
+    if (!make || !at || missing) return { code: 0, reason: missing ?? '', opened: false };
     const token = await link.token();
     return new Promise((ended) => {
       const socket = new make(address(at, link), ['motience.v2', 'bearer', token]);

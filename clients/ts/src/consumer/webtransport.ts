@@ -25,14 +25,14 @@ export function whyNoWebTransport(): string | null {
 
 export async function webtransport(link: Link): Promise<Ending> {
   const missing = whyNoWebTransport();
-  if (missing) return { code: 0, reason: missing, opened: false, unusable: true };
+  if (missing) return { code: 0, reason: missing, opened: false };
   // A token that cannot be had says nothing about WebTransport.
   await link.token();
   let session: WebTransport;
   try {
     session = await open(link);
   } catch (cause) {
-    return { code: 0, reason: messageOf(cause), opened: false, unusable: true };
+    return { code: 0, reason: messageOf(cause), opened: false };
   }
   return new Connection(link, session).run();
 }
