@@ -2,14 +2,12 @@
 
 use std::{
     collections::HashMap,
-    sync::{
-        Mutex, PoisonError,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::atomic::{AtomicU64, Ordering},
 };
 
 use hdrhistogram::Histogram;
 use motience_shared::model::RangeSet;
+use parking_lot::Mutex;
 
 use crate::payload::Mark;
 
@@ -62,14 +60,14 @@ impl Live {
 
     /// Something went wrong that the result must not hide; the first few are kept.
     pub(crate) fn fail(&self, what: String) {
-        let mut failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut failures = self.failures.lock();
         if failures.len() < 20 {
             failures.push(what);
         }
     }
 
     pub(crate) fn failures(&self) -> Vec<String> {
-        self.failures.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.failures.lock().clone()
     }
 }
 

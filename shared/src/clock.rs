@@ -1,7 +1,8 @@
 //! The time of day as a dependency, so that expiry can be tested without waiting.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
+use parking_lot::Mutex;
 use time::OffsetDateTime;
 
 /// Tells the time. Cheap to clone.
@@ -29,7 +30,7 @@ impl Clock {
         match &self.0 {
             #[expect(clippy::disallowed_methods, reason = "the one place that reads the machine's clock")]
             None => OffsetDateTime::now_utc(),
-            Some(now) => *now.lock().unwrap_or_else(PoisonError::into_inner),
+            Some(now) => *now.lock(),
         }
     }
 }
@@ -37,7 +38,7 @@ impl Clock {
 impl Manual {
     /// Moves the clock forward by `by`.
     pub fn advance(&self, by: std::time::Duration) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) += by;
+        *self.0.lock() += by;
     }
 }
 

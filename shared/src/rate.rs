@@ -8,9 +8,10 @@ use std::{
     hash::{BuildHasher as _, Hash, RandomState},
     num::NonZeroU32,
     str::FromStr,
-    sync::{Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
+
+use parking_lot::{Mutex, MutexGuard};
 
 /// Most keys of one set of buckets; a key costs about 32 bytes.
 const MAX_KEYS: usize = 100_000;
@@ -167,7 +168,7 @@ impl Buckets {
     }
 
     fn keys(&self) -> MutexGuard<'_, Keys> {
-        self.keys.lock().unwrap_or_else(PoisonError::into_inner)
+        self.keys.lock()
     }
 }
 

@@ -4,7 +4,7 @@ use std::{
     fmt, io,
     net::{Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket},
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc,
         atomic::{AtomicU64, Ordering::Relaxed},
     },
     time::Duration,
@@ -15,6 +15,7 @@ use motience_shared::{
     model::Epoch,
     wire::{self, Intent, Record},
 };
+use parking_lot::{Mutex, MutexGuard};
 use quinn::{ClientConfig, Connection, Endpoint, EndpointConfig, TokioRuntime, ZeroRttAccepted, crypto::rustls::QuicClientConfig};
 use secrecy::SecretString;
 use socket2::{Domain, Protocol, Socket, Type};
@@ -232,8 +233,8 @@ impl Connector {
         socket().and_then(|socket| self.endpoint.rebind(socket)).map_err(|e| Error::socket(&e))
     }
 
-    fn known(&self) -> std::sync::MutexGuard<'_, Option<Known>> {
-        self.shared.known.lock().unwrap_or_else(PoisonError::into_inner)
+    fn known(&self) -> MutexGuard<'_, Option<Known>> {
+        self.shared.known.lock()
     }
 
     /// Waits, not long, until the last packets of closed connections are out.

@@ -2,8 +2,10 @@
 
 use std::{
     net::{IpAddr, SocketAddr, UdpSocket},
-    sync::{Arc, Mutex, PoisonError},
+    sync::Arc,
 };
+
+use parking_lot::Mutex;
 
 use super::Meter;
 
@@ -21,7 +23,7 @@ impl Networks {
     }
 
     fn meter(&self, network: Option<IpAddr>) -> Arc<Meter> {
-        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut known = self.0.lock();
         let meter = match known.iter().position(|(address, _)| *address == network) {
             Some(at) => known.remove(at).1,
             None => Arc::default(),

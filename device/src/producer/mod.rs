@@ -8,13 +8,11 @@
 //! A record is *taken* when it is on disk or settled; in an outbox in memory at once. [`Producer::send`] waits for that,
 //! [`Producer::enqueue`] and [`Producer::try_send`] do not: after them, [`Producer::taken`] does.
 
-use std::{
-    sync::{Arc, MutexGuard},
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use motience_shared::model::{Epoch, Seq};
+use parking_lot::MutexGuard;
 use tokio::{
     task::JoinHandle,
     time::{self, Instant},

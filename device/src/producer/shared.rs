@@ -1,16 +1,13 @@
 //! What the handle and the task share: the outbox, the counters, the wake-ups.
 
-use std::{
-    collections::VecDeque,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
-};
+use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use motience_shared::{
     model::{RangeSet, Seq},
     wire::Refused,
 };
+use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::Notify;
 
 use super::{Error, LinkState, Outcome, Stats};
@@ -79,7 +76,7 @@ impl Shared {
 
     pub(super) fn lock(&self) -> MutexGuard<'_, State> {
         // Nothing panics while it holds the lock; if it did, counters are better than a dead device.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock()
     }
 
     pub(super) fn set_link(&self, link: LinkState) {

@@ -8,12 +8,12 @@ use std::{
     io::Write as _,
     path::Path,
     str::FromStr,
-    sync::Mutex,
     time::{SystemTime, UNIX_EPOCH},
 };
 
 use anyhow::{Context as _, Result};
 use motience_shared::model::{Cursor, RecordName};
+use parking_lot::Mutex;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
 
 use crate::exits::Exit;
@@ -201,7 +201,7 @@ impl Writer {
 
     /// Writes one line. A history that cannot be written proves nothing, so the process ends.
     pub(crate) fn put(&self, event: Event) {
-        let mut file = self.0.lock().expect("no writer panics while it holds the lock");
+        let mut file = self.0.lock();
         // The time is taken under the lock: times rise within a file.
         let mut line = serde_json::to_vec(&Line { t: now(), event }).expect("every event is JSON");
         line.push(b'\n');

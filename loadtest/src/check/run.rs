@@ -3,14 +3,12 @@
 use std::{
     collections::BTreeMap,
     path::{Path, PathBuf},
-    sync::{
-        Mutex, PoisonError,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::atomic::{AtomicBool, Ordering},
     time::Duration,
 };
 
 use anyhow::{Context as _, Result, bail};
+use parking_lot::Mutex;
 use tempfile::TempDir;
 use tokio::{
     sync::RwLock,
@@ -59,7 +57,7 @@ pub(crate) async fn run(options: Options) -> Result<bool> {
     run.flow(&folder.path, options.devices).await?;
     run.storm(&decks, seed, options.duration()).await;
     let mut verdict = settle::settle(&run.platform, &options, &folder.path, &run.troubles).await?;
-    let (tally, troubles) = (lock(&run.tally).clone(), lock(&run.troubles).clone());
+    let (tally, troubles) = (run.tally.lock().clone(), run.troubles.lock().clone());
     verdict.violations.truncate(10_000);
     report::print(seed, &tally, &decks, &verdict, &troubles, &folder.path);
     let good = verdict.violations.is_empty() && troubles.is_empty();
@@ -123,7 +121,7 @@ impl Run {
     async fn lane(&self, lane: Lane, deck: &[Fault], start: Instant, duration: Duration) {
         for step in lane {
             sleep(step.rest).await;
-            let missing = deck.iter().any(|fault| !lock(&self.tally).contains_key(fault));
+            let missing = deck.iter().any(|fault| !self.tally.lock().contains_key(fault));
             let overrun = start.elapsed() >= duration * OVERRUN;
             if self.stop.load(Ordering::Relaxed) || start.elapsed() >= duration && (!missing || overrun) {
                 break;
@@ -138,7 +136,7 @@ impl Run {
             }
             tracing::info!(fault = %step.fault, at = ?start.elapsed(), "injecting");
             match self.platform.inject(step).await {
-                Ok(true) => *lock(&self.tally).entry(step.fault).or_default() += 1,
+                Ok(true) => *self.tally.lock().entry(step.fault).or_default() += 1,
                 Ok(false) => {}
                 Err(e) => {
                     self.trouble(format!("{}: {e:#}", step.fault));
@@ -148,7 +146,7 @@ impl Run {
             drop((shared, alone));
             self.look_for_dead().await;
         }
-        for fault in deck.iter().filter(|fault| !lock(&self.tally).contains_key(fault)) {
+        for fault in deck.iter().filter(|fault| !self.tally.lock().contains_key(fault)) {
             self.trouble(format!("{fault} did not take place"));
         }
     }
@@ -181,7 +179,7 @@ impl Run {
 
     fn trouble(&self, what: String) {
         eprintln!("  ! {what}");
-        lock(&self.troubles).push(what);
+        self.troubles.lock().push(what);
     }
 }
 
@@ -213,8 +211,4 @@ impl Folder {
             println!("files kept in {}", path.display());
         }
     }
-}
-
-pub(super) fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

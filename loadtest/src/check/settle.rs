@@ -1,15 +1,15 @@
 //! The end of a run: everything is mended, devices empty their outboxes, consumers read to the heads, the history is written.
 
-use std::{path::Path, sync::Mutex, time::Duration};
+use std::{path::Path, time::Duration};
 
 use anyhow::Result;
+use parking_lot::Mutex;
 use tokio::time::{Instant, sleep};
 
 use super::{
     options::Options,
     platform::{Platform, Way},
     proxy::Weather,
-    run::lock,
     verify::{History, Verdict, verify},
 };
 
@@ -25,7 +25,7 @@ const LOOK: Duration = Duration::from_millis(500);
 /// Judges the run once nothing is missing any more, or when the time for that is over.
 pub(super) async fn settle(platform: &Platform, options: &Options, dir: &Path, troubles: &Mutex<Vec<String>>) -> Result<Verdict> {
     if let Err(e) = mend(platform).await {
-        lock(troubles).push(format!("the platform cannot be mended: {e:#}"));
+        troubles.lock().push(format!("the platform cannot be mended: {e:#}"));
     }
     drain(platform, troubles).await;
     let deadline = Instant::now() + if options.mutation.is_some() { MUTANT_LIMIT } else { ARRIVAL_LIMIT };
@@ -37,7 +37,7 @@ pub(super) async fn settle(platform: &Platform, options: &Options, dir: &Path, t
             history.store = match platform.stored().await {
                 Ok(rows) => Some(rows),
                 Err(e) if Instant::now() > deadline => {
-                    lock(troubles).push(format!("data_history cannot be read: {e:#}"));
+                    troubles.lock().push(format!("data_history cannot be read: {e:#}"));
                     None
                 }
                 Err(_) => {
@@ -93,7 +93,7 @@ async fn mend(platform: &Platform) -> Result<()> {
 async fn drain(platform: &Platform, troubles: &Mutex<Vec<String>>) {
     for device in &platform.devices {
         if let Err(e) = device.lock().await.finish().await {
-            lock(troubles).push(format!("{e:#}"));
+            troubles.lock().push(format!("{e:#}"));
         }
     }
     let deadline = Instant::now() + DRAIN_LIMIT;
@@ -104,7 +104,7 @@ async fn drain(platform: &Platform, troubles: &Mutex<Vec<String>>) {
                 Ok(Some(status)) if status.success() => break,
                 Ok(None) if Instant::now() < deadline => sleep(LOOK).await,
                 end => {
-                    lock(troubles).push(format!("device {} did not settle: {end:?}", device.plan.number));
+                    troubles.lock().push(format!("device {} did not settle: {end:?}", device.plan.number));
                     break;
                 }
             }

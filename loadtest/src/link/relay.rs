@@ -7,13 +7,14 @@ use std::{
     cmp::Reverse,
     collections::BinaryHeap,
     sync::{
-        Arc, Condvar, Mutex, MutexGuard, PoisonError,
+        Arc,
         atomic::{AtomicU8, AtomicU64, AtomicUsize, Ordering},
     },
     thread::JoinHandle,
     time::{Duration, Instant},
 };
 
+use parking_lot::{Condvar, Mutex, MutexGuard};
 use serde::Serialize;
 use tun_rs::{InterruptEvent, SyncDevice};
 
@@ -135,7 +136,7 @@ impl Relay {
     }
 
     pub(super) fn rebind(&self) {
-        lock(&self.shared.nat).rebind();
+        self.shared.nat.lock().rebind();
     }
 
     pub(super) fn activate(&self, uplink: usize) {
@@ -194,7 +195,7 @@ impl Shared {
 
     fn give_up(&self) {
         self.up.deliver(self.start, |packet| {
-            lock(&self.nat).up(packet);
+            self.nat.lock().up(packet);
             self.server.send(packet).is_ok()
         });
     }
@@ -202,7 +203,7 @@ impl Shared {
     fn give_down(&self) {
         self.down.deliver(self.start, |packet| {
             let active = self.active.load(Ordering::Relaxed);
-            nat::destination(packet) == self.addresses[active] && lock(&self.nat).down(packet) && self.uplinks[active].send(packet).is_ok()
+            nat::destination(packet) == self.addresses[active] && self.nat.lock().down(packet) && self.uplinks[active].send(packet).is_ok()
         });
     }
 
@@ -265,7 +266,7 @@ impl Lane {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        lock(&self.state)
+        self.state.lock()
     }
 
     fn put(&self, packet: &[u8], now: Duration) {
@@ -307,8 +308,10 @@ impl Lane {
                     counter.fetch_add(1, Ordering::Relaxed);
                     state = self.state();
                 }
-                Some(wait) => state = self.wake.wait_timeout(state, wait).unwrap_or_else(PoisonError::into_inner).0,
-                None => state = self.wake.wait(state).unwrap_or_else(PoisonError::into_inner),
+                Some(wait) => {
+                    self.wake.wait_for(&mut state, wait);
+                }
+                None => self.wake.wait(&mut state),
             }
         }
     }
@@ -341,8 +344,4 @@ impl Counters {
             swallowed: read(&self.swallowed),
         }
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -6,7 +6,7 @@
 use std::{
     path::PathBuf,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc,
         atomic::{AtomicBool, Ordering},
     },
     time::{Duration, Instant},
@@ -23,6 +23,7 @@ use motience_device::{
 };
 use motience_loadtest::link::{Block, Direction, Profile, SERVER, Weather};
 use motience_shared::model::DeviceId;
+use parking_lot::Mutex;
 use rustls::pki_types::ServerName;
 use serde::Serialize;
 use tokio::{
@@ -203,7 +204,7 @@ async fn run_one(trial: Trial, options: &Options) -> Result<Outcome> {
             let blocked = Instant::now();
             roamer.until("the fallback", FALLBACK_LIMIT * 3, |stats| stats.way == Some(Way::WebSocket)).await?;
             sleep(CALM).await;
-            fallback = lock(&arrivals).after(blocked + DELAY * 2);
+            fallback = arrivals.lock().after(blocked + DELAY * 2);
             bench.link.block(Block::Nothing);
             back = Some(roamer.until("QUIC again", RETURN_LIMIT * 2, |stats| stats.way == Some(Way::Quic)).await?.as_secs_f64());
             sleep(CALM).await;
@@ -211,7 +212,7 @@ async fn run_one(trial: Trial, options: &Options) -> Result<Outcome> {
         Trial::UdpFirst => {
             roamer.until("the fallback", FALLBACK_LIMIT * 3, |stats| stats.way == Some(Way::WebSocket)).await?;
             sleep(CALM).await;
-            fallback = lock(&arrivals).after(began);
+            fallback = arrivals.lock().after(began);
         }
         Trial::Outage => {
             bench.link.block(Block::Everything);
@@ -238,11 +239,11 @@ async fn run_one(trial: Trial, options: &Options) -> Result<Outcome> {
     }
     let (records, stats) = roamer.finish().await?;
     let limit = Instant::now() + SETTLE_LIMIT;
-    while lock(&arrivals).count() < records && Instant::now() < limit {
+    while arrivals.lock().count() < records && Instant::now() < limit {
         sleep(Duration::from_millis(20)).await;
     }
     reading.abort();
-    let arrivals = lock(&arrivals);
+    let arrivals = arrivals.lock();
     let lost = records.saturating_sub(arrivals.count());
     let (doubled, longest_gap) = (arrivals.doubled, arrivals.longest_gap());
     let (reconnects, early) = (stats.reconnects, stats.early_accepted);
@@ -364,12 +365,8 @@ async fn consume(bench: &Bench, device: &'static str, arrivals: Arc<Mutex<Arriva
             if let Message::Text(text) = message
                 && let Some(number) = number(&text, device)
             {
-                lock(&arrivals).put(number);
+                arrivals.lock().put(number);
             }
         }
     }))
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -2,11 +2,7 @@
 //!
 //! Records on their way in are no part of it, as their log's writer sets the pace; nor is what asks nothing of database and log.
 
-use std::{
-    collections::HashMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
-};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use axum::{
     extract::{Request, State},
@@ -20,6 +16,7 @@ use motience_shared::{
     permits::give_back,
     rate::Buckets,
 };
+use parking_lot::Mutex;
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore},
     time::timeout,
@@ -102,7 +99,7 @@ impl Requests {
     }
 
     fn count(&self, user: UserId) -> Result<UnderWay, ApiError> {
-        let mut counts = lock(&self.under_way);
+        let mut counts = self.under_way.lock();
         let count = counts.entry(user).or_default();
         if *count >= self.most {
             return Err(ApiError::limited("requests_at_once", RETRY_AFTER));
@@ -114,7 +111,7 @@ impl Requests {
 
 impl Drop for UnderWay {
     fn drop(&mut self) {
-        give_back(&mut lock(&self.counts), Some(self.user));
+        give_back(&mut self.counts.lock(), Some(self.user));
     }
 }
 
@@ -135,10 +132,6 @@ pub(crate) async fn per_account(State(services): State<Shared>, mut request: Req
         }
         Err(refusal) => refusal.into_response(),
     }
-}
-
-fn lock(counts: &Mutex<HashMap<UserId, usize>>) -> MutexGuard<'_, HashMap<UserId, usize>> {
-    counts.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]

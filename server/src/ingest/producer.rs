@@ -1,6 +1,6 @@
 //! A device that sends: its lanes are read until it leaves; what is in the log is acknowledged in ranges.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
 use bytes::BytesMut;
 use motience_shared::{
@@ -10,6 +10,7 @@ use motience_shared::{
     relay::{Intake, Pending, Presence, Publisher, Submitted, Ticket},
     wire::{Ack, Frame, Refused, ShapeAccepted, Welcome, features},
 };
+use parking_lot::{Mutex, MutexGuard};
 use quinn::Connection;
 use tokio::sync::{Notify, mpsc};
 use tracing::debug;
@@ -52,7 +53,7 @@ impl Outcomes {
     }
 
     fn pending(&self) -> MutexGuard<'_, Pending> {
-        self.pending.lock().unwrap_or_else(PoisonError::into_inner)
+        self.pending.lock()
     }
 }
 

@@ -1,12 +1,11 @@
 //! The shapes of a connection's compact records.
 
-use std::sync::{PoisonError, RwLock};
-
 use motience_shared::wire::{
     CloseCode, Compact, Record, Shape,
     compact::{self, Decoder},
     features,
 };
+use parking_lot::RwLock;
 
 use super::connection::Ending;
 
@@ -21,12 +20,12 @@ impl Shapes {
 
     /// Learns a shape. Returns its number, with which the device may use it.
     pub(super) fn learn(&self, shape: Shape) -> Result<u64, Ending> {
-        Ok(self.agreed()?.write().unwrap_or_else(PoisonError::into_inner).add(shape)?)
+        Ok(self.agreed()?.write().add(shape)?)
     }
 
     /// The very record that a compact one stands for.
     pub(super) fn expand(&self, record: &Compact, limit: usize) -> Result<Record, Ending> {
-        let json = self.agreed()?.read().unwrap_or_else(PoisonError::into_inner).expand(record, limit)?;
+        let json = self.agreed()?.read().expand(record, limit)?;
         Ok(Record { seq: record.seq, json })
     }
 

@@ -1,13 +1,10 @@
 //! The sessions of one connection, and which of them a stream or a datagram belongs to.
 
-use std::{
-    collections::HashMap,
-    mem,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-};
+use std::{collections::HashMap, mem, sync::Arc};
 
 use bytes::{Buf as _, Bytes, BytesMut};
 use motience_shared::wire::varint;
+use parking_lot::{Mutex, MutexGuard};
 use quinn::{Connection, RecvStream, SendStream, VarInt};
 use tokio::sync::mpsc;
 
@@ -99,7 +96,7 @@ impl Sessions {
     }
 
     fn open(&self) -> MutexGuard<'_, HashMap<u64, Route>> {
-        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+        self.open.lock()
     }
 }
 

@@ -1,14 +1,10 @@
 //! Who may hold a connection to a listener: so many in all, and so many from one address. A connection over either limit is
 //! answered at once; nobody waits behind others in the listener's backlog.
 
-use std::{
-    collections::HashMap,
-    net::IpAddr,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
-};
+use std::{collections::HashMap, net::IpAddr, sync::Arc, time::Duration};
 
 use axum::{body::to_bytes, response::IntoResponse as _};
+use parking_lot::Mutex;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpStream,
@@ -80,7 +76,7 @@ impl Limiter {
     pub(super) fn enter(&self, peer: IpAddr) -> Result<Permit, Refused> {
         let descriptor = if self.kept { None } else { Some(descriptors::take().ok_or(Refused::Descriptors)?) };
         let address = (!self.trusted.trusts(peer)).then(|| ClientAddress::of(peer));
-        let mut open = lock(&self.open);
+        let mut open = self.open.lock();
         if open.all >= self.most {
             return Err(Refused::Full);
         }
@@ -116,7 +112,7 @@ impl Limiter {
 impl Drop for Permit {
     fn drop(&mut self) {
         metrics::gauge!("motience_connections").decrement(1);
-        let mut open = lock(&self.open);
+        let mut open = self.open.lock();
         open.all -= 1;
         give_back(&mut open.each, self.address);
     }
@@ -151,10 +147,6 @@ impl Refused {
     }
 }
 
-fn lock(open: &Mutex<Open>) -> MutexGuard<'_, Open> {
-    open.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -171,7 +163,7 @@ mod tests {
         assert_eq!(enter("192.0.2.1").err(), Some(Refused::Full));
         drop(others);
         drop(held);
-        assert!(lock(&limiter.open).each.is_empty(), "nothing is kept of who has left");
+        assert!(limiter.open.lock().each.is_empty(), "nothing is kept of who has left");
         assert!((0..3).all(|n| enter(&format!("192.0.2.{n}")).is_ok()));
     }
 }

@@ -1,13 +1,10 @@
 //! Group commit: one task for each producer that is being written to. While a write is under way the next one gathers,
 //! so a lone record is never delayed and a flood is batched by itself.
 
-use std::{
-    collections::HashMap,
-    sync::{Arc, Mutex, PoisonError},
-    time::Duration,
-};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use bytes::{Bytes, BytesMut};
+use parking_lot::Mutex;
 use tokio::{
     sync::mpsc,
     time::{Instant, sleep},
@@ -55,7 +52,7 @@ pub(crate) struct Appenders(Mutex<HashMap<LogKey, mpsc::WeakSender<Submission>>>
 impl Appenders {
     /// The way to the appender of this log, started if it does not run.
     pub(super) fn of(&self, relay: &Relay, key: LogKey) -> mpsc::Sender<Submission> {
-        let mut running = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut running = self.0.lock();
         if let Some(sender) = running.get(&key).and_then(mpsc::WeakSender::upgrade) {
             return sender;
         }
@@ -157,10 +154,10 @@ async fn reopen(relay: &Relay, key: LogKey, parts: &mut Vec<Part>) -> Result<(),
     let mut left = Vec::new();
     let mut away = None;
     for part in std::mem::take(parts) {
-        let life = part.session.state.lock().unwrap_or_else(PoisonError::into_inner).life;
+        let life = part.session.state.lock().life;
         match relay.0.log.reopen(key, &part.session.sender, life).await {
             Ok(opened) => {
-                let mut state = part.session.state.lock().unwrap_or_else(PoisonError::into_inner);
+                let mut state = part.session.state.lock();
                 state.life = opened.life;
                 state.fence = opened.fence;
                 state.logged = opened.seen;
@@ -215,7 +212,7 @@ impl Part {
     /// What is to be written now. What the log has by now, through whichever connection, is left out: it may have come
     /// in by another one while this waited.
     fn section(&mut self) -> Section {
-        let state = self.session.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let state = self.session.state.lock();
         if !Mutation::SkipSeenSet.is_on() {
             self.records.retain(|record| !state.logged.contains(record.seq.0));
         }
@@ -237,7 +234,7 @@ impl Part {
     fn finish(&self, outcome: Result<RangeSet, log::Error>) {
         match outcome {
             Ok(seen) => {
-                self.session.state.lock().unwrap_or_else(PoisonError::into_inner).logged = seen;
+                self.session.state.lock().logged = seen;
                 self.session.committed.send_modify(|c| c.up_to = self.ticket);
             }
             Err(e) => self.session.committed.send_modify(|c| c.error = Some(e)),

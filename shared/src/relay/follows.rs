@@ -1,11 +1,9 @@
 //! The follows of one connection that has a reader for each: ended by the consumer, who says so on its control stream, or by the
 //! end of a subscription, which must not wait for that stream.
 
-use std::{
-    collections::{BTreeSet, HashMap, HashSet},
-    sync::{Mutex, MutexGuard, PoisonError},
-};
+use std::collections::{BTreeSet, HashMap, HashSet};
 
+use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
@@ -111,7 +109,7 @@ impl Follows {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock()
     }
 }
 

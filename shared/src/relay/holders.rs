@@ -1,10 +1,9 @@
 //! Which connection of each device is the newest on this node, whatever it came by, so that a device that comes back ends
 //! its own older connection at once. Across nodes the fence in the log does the same at the next write.
 
-use std::{
-    collections::HashMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-};
+use std::{collections::HashMap, sync::Arc};
+
+use parking_lot::{Mutex, MutexGuard};
 
 use super::publisher::Session;
 use crate::{log::SessionName, model::LogKey};
@@ -40,7 +39,7 @@ impl Holders {
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<(LogKey, SessionName), Arc<Session>>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock()
     }
 }
 

@@ -6,12 +6,13 @@ use std::{
     collections::{HashMap, VecDeque},
     fmt,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
 
+use parking_lot::Mutex;
 use time::OffsetDateTime;
 use tokio::sync::{Notify, OnceCell};
 use tracing::{debug, warn};
@@ -62,7 +63,7 @@ impl Hub {
 
     /// Takes a batch from the log. Nothing is kept of a producer that nobody here follows.
     pub fn deliver(&self, batch: &Arc<Batch>) {
-        let channel = lock(&self.channels).get(&batch.key()).cloned();
+        let channel = self.channels.lock().get(&batch.key()).cloned();
         if channel.is_some_and(|channel| channel.push(batch) == News::Life) {
             self.suspect();
         }
@@ -83,9 +84,9 @@ impl Hub {
         slot: usize,
     ) -> Result<(Lease, Cursor), Error> {
         let channel = {
-            let mut channels = lock(&self.channels);
+            let mut channels = self.channels.lock();
             let channel = channels.entry(key).or_insert_with(|| Arc::new(Channel::new(key, Ring::new(self.ring, self.part))));
-            lock(&channel.state).users += 1;
+            channel.state.lock().users += 1;
             Arc::clone(channel)
         };
         // From here on the lease gives the channel back, whatever happens.
@@ -114,7 +115,7 @@ impl Hub {
     }
 
     fn channels(&self) -> Vec<Arc<Channel>> {
-        lock(&self.channels).values().cloned().collect()
+        self.channels.lock().values().cloned().collect()
     }
 }
 
@@ -128,14 +129,14 @@ pub(super) struct Lease {
 
 impl Lease {
     pub(super) fn read(&self, cursor: Cursor, bytes: usize) -> Found {
-        lock(&self.channel.state).ring.read(cursor, bytes)
+        self.channel.state.lock().ring.read(cursor, bytes)
     }
 }
 
 impl Drop for Lease {
     fn drop(&mut self) {
-        let mut channels = lock(&self.hub.channels);
-        let mut state = lock(&self.channel.state);
+        let mut channels = self.hub.channels.lock();
+        let mut state = self.channel.state.lock();
         state.followers.remove(&self.id);
         state.users -= 1;
         if state.users == 0 {
@@ -177,7 +178,7 @@ impl Channel {
     }
 
     fn push(&self, batch: &Arc<Batch>) -> News {
-        let mut state = lock(&self.state);
+        let mut state = self.state.lock();
         let news = state.ring.push(batch);
         if news == News::Batch {
             state.wake_all();
@@ -187,11 +188,11 @@ impl Channel {
 
     /// Where what was heard ends.
     fn end(&self) -> Cursor {
-        lock(&self.state).ring.end()
+        self.state.lock().ring.end()
     }
 
     fn advance(&self, head: Head, heard: Cursor) -> bool {
-        let mut state = lock(&self.state);
+        let mut state = self.state.lock();
         let news = state.ring.advance(head, heard);
         if news {
             state.wake_all();
@@ -202,7 +203,7 @@ impl Channel {
     /// A message may still be under way, so a head that is ahead counts as a loss only at the second look. One that is behind what
     /// was heard before it was asked for counts at once.
     fn check(&self, head: Head, heard: Cursor) -> bool {
-        let mut state = lock(&self.state);
+        let mut state = self.state.lock();
         let end = state.ring.end();
         let overdue = end.offset < state.expected.offset || head.epoch() != end.epoch || head.last < heard.offset;
         state.expected = Cursor { epoch: head.epoch(), offset: head.last };
@@ -211,7 +212,7 @@ impl Channel {
     }
 
     fn join(&self, id: u64, from: ReadFrom, wake: &Arc<Wake>, slot: usize) -> Cursor {
-        let mut state = lock(&self.state);
+        let mut state = self.state.lock();
         let end = state.ring.end();
         let cursor = match from {
             // An offset alone is one of the present life.
@@ -259,14 +260,14 @@ pub(super) struct Slot {
 impl Wake {
     pub(super) fn queue(&self, slot: &Arc<Slot>) {
         if !slot.queued.swap(true, Ordering::AcqRel) {
-            lock(&self.ready).push_back(Arc::clone(slot));
+            self.ready.lock().push_back(Arc::clone(slot));
             self.notify.notify_one();
         }
     }
 
     /// The next follow with news. It can be queued again from now on, so read after this, not before.
     pub(super) fn take(&self) -> Option<Arc<Slot>> {
-        let slot = lock(&self.ready).pop_front()?;
+        let slot = self.ready.lock().pop_front()?;
         slot.queued.store(false, Ordering::Release);
         Some(slot)
     }
@@ -314,8 +315,4 @@ pub(super) fn start_checks(relay: &Relay) {
         };
         stop.run_until_cancelled(watch).await;
     });
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

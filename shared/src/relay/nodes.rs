@@ -5,12 +5,13 @@ use std::{
     collections::HashMap,
     fmt,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc,
         atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed},
     },
     time::Duration,
 };
 
+use parking_lot::Mutex;
 use time::OffsetDateTime;
 use tracing::warn;
 
@@ -93,7 +94,7 @@ impl Nodes {
 
     /// Says what this node does.
     pub fn set_roles<R: Into<String>>(&self, roles: impl IntoIterator<Item = R>) {
-        *lock(&self.roles) = roles.into_iter().map(Into::into).collect();
+        *self.roles.lock() = roles.into_iter().map(Into::into).collect();
     }
 
     /// Counts a connection for as long as what is returned lives.
@@ -114,7 +115,7 @@ impl Nodes {
 
     /// Looks at the counters, for the rates.
     pub(super) fn look(&self) {
-        let mut rates = lock(&self.rates);
+        let mut rates = self.rates.lock();
         rates.0.look(self.records_in.total());
         rates.1.look(self.records_out.total());
     }
@@ -122,11 +123,11 @@ impl Nodes {
     /// This node's own word.
     pub(super) fn report(&self, durability: String) -> NodeReport {
         let open = |kind: Kind| self.open[kind as usize].load(Relaxed);
-        let rates = lock(&self.rates);
+        let rates = self.rates.lock();
         NodeReport {
             node: self.node.clone(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
-            roles: lock(&self.roles).clone(),
+            roles: self.roles.lock().clone(),
             started_ms: self.started_ms(),
             durability,
             connections: Connections {
@@ -150,7 +151,7 @@ impl Nodes {
         if report.node == self.node {
             return self.namesake(report);
         }
-        let mut elsewhere = lock(&self.elsewhere);
+        let mut elsewhere = self.elsewhere.lock();
         if elsewhere.len() < MOST || elsewhere.contains_key(&report.node) {
             elsewhere.insert(report.node.clone(), (report.clone(), now));
         }
@@ -174,7 +175,7 @@ impl Nodes {
 
     /// All nodes, by name.
     pub(super) fn snapshot(&self, now: OffsetDateTime, durability: String) -> Vec<NodeStats> {
-        let mut elsewhere = lock(&self.elsewhere);
+        let mut elsewhere = self.elsewhere.lock();
         elsewhere.retain(|_, (_, heard)| now - *heard < FORGET_AFTER);
         let others = elsewhere.values().cloned().chain([(self.report(durability), now)]);
         let stats = |(report, seen_at): (NodeReport, _)| NodeStats { started_at: from_millis(report.started_ms), report, seen_at };
@@ -185,7 +186,7 @@ impl Nodes {
 
     /// Whether what a node says of its connections still holds.
     pub(super) fn is_alive(&self, node: &str, now: OffsetDateTime) -> bool {
-        node == self.node || lock(&self.elsewhere).get(node).is_some_and(|(_, heard)| now - *heard < BELIEVE_FOR)
+        node == self.node || self.elsewhere.lock().get(node).is_some_and(|(_, heard)| now - *heard < BELIEVE_FOR)
     }
 }
 
@@ -231,10 +232,6 @@ fn own_shard() -> usize {
         static OWN: Cell<usize> = Cell::new(NEXT.fetch_add(1, Relaxed) % SHARDS);
     }
     OWN.with(Cell::get)
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]

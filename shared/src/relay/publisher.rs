@@ -3,12 +3,13 @@
 use std::{
     fmt,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc,
         atomic::{AtomicBool, Ordering::Relaxed},
     },
 };
 
 use bytes::Bytes;
+use parking_lot::Mutex;
 use time::OffsetDateTime;
 use tokio::sync::{
     mpsc::{Permit, error::TrySendError},
@@ -151,12 +152,12 @@ impl Publisher {
 
     /// The fence this connection holds.
     pub fn fence(&self) -> Fence {
-        lock(&self.session.state).fence
+        self.session.state.lock().fence
     }
 
     /// Records of this epoch that are in the log.
     pub fn seen(&self) -> RangeSet {
-        lock(&self.session.state).logged.clone()
+        self.session.state.lock().logged.clone()
     }
 
     /// Whose log it appends to.
@@ -239,7 +240,7 @@ impl Session {
     /// Whether its fence was raised after the other's; only within one life of the log can that be said.
     pub(super) fn is_newer_than(&self, other: &Self) -> bool {
         let place = |session: &Self| {
-            let state = lock(&session.state);
+            let state = session.state.lock();
             (state.life, state.fence)
         };
         let ((life, fence), (other_life, other_fence)) = (place(self), place(other));
@@ -272,7 +273,7 @@ impl Group<'_> {
     /// is a new one.
     pub fn push(&mut self, seq: Seq, json: Bytes) -> Result<bool, Refusal> {
         let time = self.publisher.check_record(&json)?.time;
-        let mut submitted = lock(&self.publisher.submitted);
+        let mut submitted = self.publisher.submitted.lock();
         let new = submitted.seen.insert(seq.0) || Mutation::SkipSeenSet.is_on();
         if new {
             self.bytes += json.len();
@@ -296,14 +297,14 @@ impl Group<'_> {
 
     /// Counts `seq` as seen without a record, because it is refused: its hole in the seen-set would stay for ever.
     pub fn skip(&mut self, seq: Seq) {
-        if lock(&self.publisher.submitted).seen.insert(seq.0) {
+        if self.publisher.submitted.lock().seen.insert(seq.0) {
             self.skipped.insert(seq.0);
         }
     }
 
     /// Counts numbers as seen whose records will never come.
     pub fn skip_all(&mut self, ranges: &RangeSet) -> Result<(), Refusal> {
-        let mut submitted = lock(&self.publisher.submitted);
+        let mut submitted = self.publisher.submitted.lock();
         for range in ranges.iter() {
             submitted.seen.insert_range(range.clone());
             self.skipped.insert_range(range);
@@ -319,7 +320,7 @@ impl Group<'_> {
     /// Adds a record that [`record::admit`] has let in, under the sender's next number. A second record of a client's own
     /// `id` is acknowledged and not written.
     pub fn push_unnumbered(&mut self, id: Option<&str>, json: Bytes) {
-        let mut submitted = lock(&self.publisher.submitted);
+        let mut submitted = self.publisher.submitted.lock();
         let seq = submitted.next_seq;
         submitted.next_seq += 1;
         submitted.seen.insert(seq);
@@ -348,8 +349,8 @@ impl Group<'_> {
 
     fn send(self, permit: Permit<'_, Submission>) -> Ticket {
         self.publisher.note_clock(self.records.len(), self.misdated, self.fault);
-        // Drawn and queued under one lock, so that tickets rise in the order of the queue.
-        let mut submitted = lock(&self.publisher.submitted);
+        // Drawn and queued under one so that tickets rise in the order of the queue.
+        let mut submitted = self.publisher.submitted.lock();
         submitted.tickets += 1;
         let ticket = Ticket(submitted.tickets);
         permit.send(Submission {
@@ -361,8 +362,4 @@ impl Group<'_> {
         });
         ticket
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -5,13 +5,14 @@ use std::{
     collections::HashMap,
     fmt,
     sync::{
-        Arc, Mutex, PoisonError, Weak,
+        Arc, Weak,
         atomic::{AtomicU64, Ordering},
     },
     time::Duration,
 };
 
 use moka::future::Cache;
+use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 use super::Error;
@@ -50,21 +51,21 @@ impl Routes {
         } else {
             counts.invalidate_all();
         }
-        let watchers = self.watchers.lock().unwrap_or_else(PoisonError::into_inner);
+        let watchers = self.watchers.lock();
         watchers.get(consumer).into_iter().flatten().filter_map(Weak::upgrade).for_each(|word| word.tell());
     }
 
     /// Events may have been lost: everyone looks again.
     pub fn suspect(&self) {
         self.counts.invalidate_all();
-        let watchers = self.watchers.lock().unwrap_or_else(PoisonError::into_inner);
+        let watchers = self.watchers.lock();
         watchers.values().flatten().filter_map(Weak::upgrade).for_each(|word| word.tell());
     }
 
     /// Word of each change of this consumer's subscriptions from now on.
     pub(super) fn watch(self: &Arc<Self>, consumer: ConsumerId) -> Watch {
         let word = Arc::new(Word::default());
-        let mut watchers = self.watchers.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut watchers = self.watchers.lock();
         watchers.entry(consumer).or_default().push(Arc::downgrade(&word));
         Watch { routes: Arc::clone(self), consumer, word, seen: AtomicU64::new(0) }
     }
@@ -125,7 +126,7 @@ impl Watch {
 
 impl Drop for Watch {
     fn drop(&mut self) {
-        let mut watchers = self.routes.watchers.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut watchers = self.routes.watchers.lock();
         if let Some(mine) = watchers.get_mut(&self.consumer) {
             mine.retain(|w| w.as_ptr() != Arc::as_ptr(&self.word));
             if mine.is_empty() {

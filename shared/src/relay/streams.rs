@@ -1,11 +1,8 @@
 //! Which producers are live, and how fast: counted where records enter, told to every node.
 
-use std::{
-    collections::HashMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
-};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
+use parking_lot::Mutex;
 use time::OffsetDateTime;
 use tracing::debug;
 
@@ -67,7 +64,7 @@ impl Streams {
 
     /// Counts records that went into the log.
     pub(super) fn count(&self, key: LogKey, records: u64, now: OffsetDateTime) {
-        let mut here = lock(&self.here);
+        let mut here = self.here.lock();
         let counter = here.entry(key).or_insert_with(|| Counter::new(now));
         counter.move_to(now);
         counter.records += records;
@@ -80,7 +77,7 @@ impl Streams {
         if *node == self.node {
             return;
         }
-        let mut elsewhere = lock(&self.elsewhere);
+        let mut elsewhere = self.elsewhere.lock();
         for report in streams {
             elsewhere.insert((node.clone(), report.key()), report.clone());
         }
@@ -89,7 +86,7 @@ impl Streams {
     /// All live producers, by id.
     pub(super) fn snapshot(&self, now: OffsetDateTime) -> Vec<StreamStats> {
         let mut all: HashMap<LogKey, StreamStats> = HashMap::new();
-        let mut elsewhere = lock(&self.elsewhere);
+        let mut elsewhere = self.elsewhere.lock();
         elsewhere.retain(|_, r| now - from_millis(r.last_record_ms) < LIVE_FOR);
         let reports = self.reports(now).into_iter().chain(elsewhere.values().cloned());
         for report in reports {
@@ -111,7 +108,7 @@ impl Streams {
     }
 
     fn reports(&self, now: OffsetDateTime) -> Vec<StreamReport> {
-        let mut here = lock(&self.here);
+        let mut here = self.here.lock();
         here.retain(|_, counter| now - counter.last < LIVE_FOR);
         here.iter_mut()
             .map(|(&key, counter)| StreamReport {
@@ -175,10 +172,6 @@ fn slot(second: i64) -> usize {
 
 fn from_millis(millis: i64) -> OffsetDateTime {
     OffsetDateTime::from_unix_timestamp_nanos(i128::from(millis) * 1_000_000).unwrap_or(OffsetDateTime::UNIX_EPOCH)
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]

@@ -2,9 +2,10 @@
 
 use std::{
     collections::HashMap,
-    sync::{Mutex, PoisonError},
     time::{Duration, Instant},
 };
+
+use parking_lot::Mutex;
 
 /// Lets one event of each kind through in a while and counts the others. Kinds are names of ours, so that there are few.
 #[derive(Debug)]
@@ -31,7 +32,7 @@ impl Sampler {
     }
 
     fn pass_at(&self, kind: &'static str, now: Instant) -> Option<u64> {
-        let mut kinds = self.kinds.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut kinds = self.kinds.lock();
         match kinds.get_or_insert_default().get_mut(kind) {
             Some(seen) if now.saturating_duration_since(seen.passed) < self.every => {
                 seen.held += 1;

@@ -75,11 +75,9 @@ fn sentence(writer: &mut Writer<'_>, text: &str) -> fmt::Result {
 
 #[cfg(test)]
 mod tests {
-    use std::{
-        io,
-        sync::{Arc, Mutex},
-    };
+    use std::{io, sync::Arc};
 
+    use parking_lot::Mutex;
     use tracing_subscriber::{fmt::MakeWriter, layer::SubscriberExt as _};
 
     use super::*;
@@ -89,7 +87,7 @@ mod tests {
 
     impl io::Write for Page {
         fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-            self.0.lock().unwrap().write(bytes)
+            self.0.lock().write(bytes)
         }
 
         fn flush(&mut self) -> io::Result<()> {
@@ -118,7 +116,7 @@ mod tests {
             }
             tracing::info!(device = "rpi_001", at = %"127.0.0.1:80", count = 5, good = true, "it is plain");
         });
-        let text = String::from_utf8(page.0.lock().unwrap().clone()).unwrap();
+        let text = String::from_utf8(page.0.lock().clone()).unwrap();
         assert_eq!(text.lines().count(), 8, "{text}");
         let hidden = |c: char| c != '\n' && (c.is_control() || ['\u{202e}', '\u{200b}', '\u{2028}'].contains(&c));
         assert!(!text.contains(hidden), "{text:?}");

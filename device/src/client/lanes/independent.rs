@@ -7,19 +7,19 @@ use tokio::{
     time::{Instant, sleep_until},
 };
 
-use super::{GROUP, GROUP_BYTES, Uplink, lock, send_stream};
+use super::{GROUP, GROUP_BYTES, Uplink, send_stream};
 use crate::client::Error;
 
 /// Writes what comes until the queue closes or the connection ends.
 pub(super) async fn write(uplink: &Uplink, mut queue: mpsc::Receiver<Record>) -> Result<(), Error> {
     let mut group = Vec::with_capacity(GROUP);
     loop {
-        let deadline = lock(&uplink.copies).deadline();
+        let deadline = uplink.copies.lock().deadline();
         let count = tokio::select! {
             biased;
             count = queue.recv_many(&mut group, GROUP) => count,
             () = sleep_until(deadline.unwrap_or_else(Instant::now)), if deadline.is_some() => {
-                let alone = lock(&uplink.copies).alone(Instant::now());
+                let alone = uplink.copies.lock().alone(Instant::now());
                 if !alone.is_empty() {
                     let mut buffer = BytesMut::with_capacity(1 + alone.len());
                     StreamKind::Independent.encode(&mut buffer);
@@ -40,7 +40,7 @@ async fn send(uplink: &Uplink, group: &mut Vec<Record>) -> Result<(), Error> {
     // One time for all of it: a copy that is due only now must not ride in its own record's packet.
     let now = Instant::now();
     uplink.observe(now);
-    lock(&uplink.copies).begin(now, group.len(), &uplink.settings, &uplink.meter);
+    uplink.copies.lock().begin(now, group.len(), &uplink.settings, &uplink.meter);
     let mut buffer = BytesMut::new();
     let count = group.len();
     for (n, record) in group.drain(..).enumerate() {
@@ -49,10 +49,10 @@ async fn send(uplink: &Uplink, group: &mut Vec<Record>) -> Result<(), Error> {
         }
         let (seq, start) = (record.seq, buffer.len());
         uplink.encode(record, &mut buffer);
-        lock(&uplink.copies).sent(now, seq, &buffer[start..]);
+        uplink.copies.lock().sent(now, seq, &buffer[start..]);
         let last = n + 1 == count;
         if last {
-            lock(&uplink.copies).ride(now, &mut buffer);
+            uplink.copies.lock().ride(now, &mut buffer);
         }
         if last || buffer.len() >= GROUP_BYTES {
             send_stream(&uplink.connection, buffer.split().freeze()).await?;

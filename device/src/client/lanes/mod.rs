@@ -8,7 +8,7 @@
 use std::{
     fmt,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc,
         atomic::{AtomicU64, Ordering::Relaxed},
     },
     time::Duration,
@@ -19,6 +19,7 @@ use motience_shared::{
     model::{RangeSet, Seq},
     wire::{Frame, Record, StreamKind, compact::Encoder, features},
 };
+use parking_lot::Mutex;
 use quinn::{Connection, PathStats, SendStream, WriteError};
 use serde::{Deserialize, Serialize};
 use tokio::{sync::mpsc, time::Instant};
@@ -91,13 +92,13 @@ impl Uplink {
 
     /// No more copies of these.
     pub(super) fn acked(&self, ranges: &RangeSet) {
-        lock(&self.copies).settle(ranges);
+        self.copies.lock().settle(ranges);
     }
 
     /// The server knows the shape.
     pub(super) fn shape_accepted(&self, id: u64) {
         if let Some(shapes) = &self.shapes {
-            lock(shapes).accepted(id);
+            shapes.lock().accepted(id);
         }
     }
 
@@ -133,12 +134,12 @@ impl Uplink {
             rtt_ms: link.rtt.map(|rtt| rtt.as_secs_f64() * 1000.0),
             ..Report::default()
         };
-        lock(&self.copies).report(report)
+        self.copies.lock().report(report)
     }
 
     /// Hands the connection's count of lost packets to the meter, now and then: it is exact, but dear to ask for.
     fn observe(&self, now: Instant) {
-        let mut observed = lock(&self.observed);
+        let mut observed = self.observed.lock();
         if observed.is_none_or(|last| now - last >= OBSERVE) {
             *observed = Some(now);
             let id = self.connection.stable_id();
@@ -150,7 +151,7 @@ impl Uplink {
     fn encode(&self, record: Record, out: &mut BytesMut) {
         let Some(shapes) = &self.shapes else { return Frame::Record(record).encode(out) };
         // Announced under the lock: the server expects shapes in the order of their numbers.
-        let mut shapes = lock(shapes);
+        let mut shapes = shapes.lock();
         let (frame, shape) = shapes.encode(record);
         if let Some(shape) = shape
             && self.control.try_send(Frame::Shape(shape.clone())).is_err()
@@ -220,9 +221,4 @@ pub(super) fn lost(error: WriteError) -> Error {
         WriteError::ConnectionLost(error) => error.into(),
         error => Error::Protocol(format!("the server stopped reading: {error}")),
     }
-}
-
-/// Nothing panics while it holds one of these locks.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -1,11 +1,8 @@
 //! A disk in memory that loses power, fills up and rots.
 
-use std::{
-    collections::HashMap,
-    io,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-};
+use std::{collections::HashMap, io, sync::Arc};
 
+use parking_lot::{Mutex, MutexGuard};
 use redb::{Builder, Database, DatabaseError, StorageBackend};
 
 use super::Medium;
@@ -122,7 +119,7 @@ impl Disk {
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock()
     }
 
     fn file(&self, name: &str) -> Handle {

@@ -2,10 +2,11 @@
 
 use std::{
     net::{Ipv4Addr, SocketAddr},
-    sync::{Arc, Mutex, PoisonError},
+    sync::Arc,
 };
 
 use anyhow::Result;
+use parking_lot::Mutex;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::{
@@ -50,7 +51,7 @@ impl Pipe {
 
     /// Ends every connection without a word.
     pub(crate) fn cut(&self) {
-        let mut cut = self.cut.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut cut = self.cut.lock();
         std::mem::replace(&mut *cut, self.stop.child_token()).cancel();
     }
 
@@ -77,7 +78,7 @@ async fn accept(
     loop {
         let Ok((client, _)) = listener.accept().await else { continue };
         let Some(target) = fastrand::choice(&targets).copied() else { continue };
-        let (stall, cut) = (stall.clone(), cut.lock().unwrap_or_else(PoisonError::into_inner).clone());
+        let (stall, cut) = (stall.clone(), cut.lock().clone());
         tasks.spawn(async move {
             // Where the node is away, the client finds its connection closed.
             let Ok(server) = TcpStream::connect(target).await else { return };

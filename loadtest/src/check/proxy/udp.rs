@@ -3,11 +3,12 @@
 use std::{
     collections::HashMap,
     net::{Ipv4Addr, SocketAddr},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::Arc,
     time::Duration,
 };
 
 use anyhow::Result;
+use parking_lot::Mutex;
 use tokio::{net::UdpSocket, time::sleep};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -67,16 +68,16 @@ impl Link {
     }
 
     pub(crate) fn target(&self) -> SocketAddr {
-        *lock(&self.state.target)
+        *self.state.target.lock()
     }
 
     /// Sends everything elsewhere from now on.
     pub(crate) fn aim(&self, target: SocketAddr) {
-        *lock(&self.state.target) = target;
+        *self.state.target.lock() = target;
     }
 
     pub(crate) fn set(&self, weather: Weather) {
-        *lock(&self.state.weather) = weather;
+        *self.state.weather.lock() = weather;
     }
 }
 
@@ -105,7 +106,7 @@ async fn up(front: Arc<UdpSocket>, state: Arc<State>, stop: CancellationToken) {
             state.tasks.spawn(down);
         }
         let Some((back, _)) = clients.get(&client) else { continue };
-        let (weather, target) = (*lock(&state.weather), *lock(&state.target));
+        let (weather, target) = (*state.weather.lock(), *state.target.lock());
         pass(&packet[..length], back, target, weather, weather.lost_up, &state.tasks).await;
     }
 }
@@ -114,7 +115,7 @@ async fn down(back: Arc<UdpSocket>, front: Arc<UdpSocket>, client: SocketAddr, s
     let mut packet = vec![0; PACKET];
     loop {
         let Ok((length, _)) = back.recv_from(&mut packet).await else { continue };
-        let weather = *lock(&state.weather);
+        let weather = *state.weather.lock();
         pass(&packet[..length], &front, client, weather, weather.lost_down, &state.tasks).await;
     }
 }
@@ -136,10 +137,6 @@ async fn pass(packet: &[u8], socket: &Arc<UdpSocket>, to: SocketAddr, weather: W
             let _ = socket.send_to(packet, to).await;
         }
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]

@@ -6,16 +6,14 @@
 
 use std::{
     collections::HashMap,
-    sync::{
-        Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::atomic::{AtomicU64, Ordering},
 };
 
 use motience_shared::{
     model::{LogEpoch, Offset, ProducerId},
     store::HistoryQuery,
 };
+use parking_lot::{Mutex, MutexGuard};
 use time::OffsetDateTime;
 
 /// Logs whose marks are kept.
@@ -125,7 +123,7 @@ impl TimeMarks {
     }
 
     fn logs(&self) -> MutexGuard<'_, HashMap<(ProducerId, LogEpoch), Vec<Mark>>> {
-        self.logs.lock().unwrap_or_else(PoisonError::into_inner)
+        self.logs.lock()
     }
 }
 

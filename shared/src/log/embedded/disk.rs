@@ -11,12 +11,13 @@ use std::{
     fs::{File, TryLockError},
     path::{Path, PathBuf},
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc,
         atomic::{AtomicBool, Ordering},
     },
     time::Duration,
 };
 
+use parking_lot::Mutex;
 use rusqlite::Connection;
 use time::OffsetDateTime;
 use tokio::{
@@ -114,7 +115,7 @@ impl Disk {
 
     /// A place in the writer's queue.
     pub(super) async fn room(&self) -> Result<Room, log::Error> {
-        let queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner).clone().ok_or_else(closed)?;
+        let queue = self.queue.lock().clone().ok_or_else(closed)?;
         queue.reserve_owned().await.map(Room).map_err(|_| closed())
     }
 
@@ -146,7 +147,7 @@ impl Disk {
         question: impl FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
     ) -> Result<T, log::Error> {
         let reader = Arc::clone(&self.reader);
-        let answer = tokio::task::spawn_blocking(move || question(&reader.lock().unwrap_or_else(PoisonError::into_inner)));
+        let answer = tokio::task::spawn_blocking(move || question(&reader.lock()));
         match answer.await {
             Ok(Ok(found)) => Ok(found),
             Ok(Err(e)) => Err(log::Error::Damaged(e.to_string())),
@@ -163,8 +164,8 @@ impl Disk {
 
     /// Writes what is ordered and lets go of the file.
     pub(super) async fn close(&self) {
-        self.queue.lock().unwrap_or_else(PoisonError::into_inner).take();
-        let writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner).take();
+        self.queue.lock().take();
+        let writer = self.writer.lock().take();
         if let Some(writer) = writer
             && let Err(e) = writer.await
         {

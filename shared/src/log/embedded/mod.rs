@@ -11,12 +11,13 @@ use std::{
     fmt,
     path::Path,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc,
         atomic::{AtomicI64, Ordering},
     },
     time::Duration,
 };
 
+use parking_lot::{Mutex, MutexGuard};
 use time::OffsetDateTime;
 use tokio::sync::OnceCell;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -115,7 +116,7 @@ impl Log {
         let (outcomes, mut change) = {
             let mut state = place.lock();
             let mut change = Change::new(key);
-            // Signalled under the producer's lock, so that signals keep the order of the log.
+            // Signalled under the producer's so that signals keep the order of the log.
             let outcomes = sections
                 .iter()
                 .map(|section| state.append(section, now, &self.0.retention, &mut change, |batch| (self.0.sink)(Signal::Batch(batch))))
@@ -215,7 +216,7 @@ impl Log {
 
     /// The producer, read from the file first.
     async fn place(&self, key: LogKey) -> Result<Arc<Place>, Error> {
-        let place = Arc::clone(lock(&self.0.producers).entry(key).or_default());
+        let place = Arc::clone(self.0.producers.lock().entry(key).or_default());
         let load = async || {
             let mut state = match &self.0.disk {
                 Some(disk) => disk.load(key).await?,
@@ -231,7 +232,7 @@ impl Log {
     }
 
     async fn sweep(&self) {
-        let places: Vec<(LogKey, Arc<Place>)> = lock(&self.0.producers).iter().map(|(id, place)| (*id, Arc::clone(place))).collect();
+        let places: Vec<(LogKey, Arc<Place>)> = self.0.producers.lock().iter().map(|(id, place)| (*id, Arc::clone(place))).collect();
         let now = self.0.clock.now();
         for (key, place) in places.into_iter().filter(|(_, place)| place.state.initialized()) {
             let mut change = Change::new(key);
@@ -253,7 +254,7 @@ impl Place {
     ///
     /// Before the state is there; [`Log::place`] gives out no such place.
     fn lock(&self) -> MutexGuard<'_, Producer> {
-        lock(self.state.get().expect("a place is given out with its state"))
+        self.state.get().expect("a place is given out with its state").lock()
     }
 }
 
@@ -272,8 +273,4 @@ impl fmt::Debug for Log {
 /// Another for each log and at each start. 53 bits, so that every client's JSON can hold it.
 fn new_epoch() -> LogEpoch {
     LogEpoch(fastrand::u64(1..1 << 53))
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

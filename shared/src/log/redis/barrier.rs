@@ -7,11 +7,9 @@
 //! The answer counts only for the life of the server that took the append: one that was restarted may have lost it, and
 //! would say yes to whatever comes first.
 
-use std::{
-    sync::{Mutex, PoisonError},
-    time::Duration,
-};
+use std::time::Duration;
 
+use parking_lot::Mutex;
 use redis::aio::MultiplexedConnection;
 use tokio::{
     sync::{mpsc, oneshot},
@@ -68,7 +66,7 @@ impl Barrier {
 
     pub(super) async fn close(&self) {
         self.stop.cancel();
-        let task = self.task.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let task = self.task.lock().take();
         if let Some(task) = task {
             let _ = task.await;
         }

@@ -5,13 +5,10 @@
 //! follows it reads the log, whose end is compared each second.
 //! A connection that is silent is asked for a PING every second: a dead one is noticed within [`ANSWER_LIMIT`].
 
-use std::{
-    collections::HashSet,
-    sync::{Arc, Mutex, PoisonError},
-    time::Duration,
-};
+use std::{collections::HashSet, sync::Arc, time::Duration};
 
 use bytes::Bytes;
+use parking_lot::Mutex;
 use redis::{AsyncConnectionConfig, PushInfo, PushKind, RedisError, Value, aio::MultiplexedConnection};
 use tokio::{
     sync::watch,
@@ -70,7 +67,7 @@ impl Follower {
     /// Returns when Redis sends this channel's messages, or has refused to.
     pub(super) async fn follow(&self, channel: String) -> Result<(), Error> {
         let mut confirmed = self.shared.confirmed.subscribe();
-        self.shared.wanted.lock().unwrap_or_else(PoisonError::into_inner).insert(channel.clone());
+        self.shared.wanted.lock().insert(channel.clone());
         self.shared.wish.send_modify(|n| *n += 1);
         match time::timeout(ANSWER_LIMIT, confirmed.wait_for(|channels| channels.contains(&channel))).await {
             Ok(Ok(_)) => Ok(()),
@@ -79,13 +76,13 @@ impl Follower {
     }
 
     pub(super) fn unfollow(&self, channel: &str) {
-        self.shared.wanted.lock().unwrap_or_else(PoisonError::into_inner).remove(channel);
+        self.shared.wanted.lock().remove(channel);
         self.shared.wish.send_modify(|n| *n += 1);
     }
 
     pub(super) async fn close(&self) {
         self.stop.cancel();
-        let task = self.task.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let task = self.task.lock().take();
         if let Some(task) = task {
             let _ = task.await;
         }
@@ -169,7 +166,7 @@ impl Task {
     /// Makes what is heard equal to what is wanted. Returns what Redis refuses.
     async fn reconcile(&self, connection: &mut MultiplexedConnection) -> Result<HashSet<String>, RedisError> {
         let (wanted, missing, superfluous) = {
-            let wanted = self.shared.wanted.lock().unwrap_or_else(PoisonError::into_inner);
+            let wanted = self.shared.wanted.lock();
             let confirmed = self.shared.confirmed.borrow().clone();
             let missing: Vec<String> = wanted.difference(&confirmed).cloned().collect();
             let superfluous: Vec<String> = confirmed.difference(&wanted).cloned().collect();

@@ -2,12 +2,13 @@
 
 use std::{
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc,
         atomic::{AtomicBool, Ordering},
     },
     time::Duration,
 };
 
+use parking_lot::Mutex;
 use redis::{AsyncConnectionConfig, Cmd, ErrorKind, FromRedisValue, RedisError, ServerErrorKind, Value, aio::MultiplexedConnection};
 use tokio::{sync::Notify, time::Instant};
 use tracing::warn;
@@ -68,7 +69,7 @@ impl Link {
         match self.connect().await {
             Ok(session) => {
                 *last_failure = None;
-                *self.current.lock().unwrap_or_else(PoisonError::into_inner) = Some(session.clone());
+                *self.current.lock() = Some(session.clone());
                 Ok(session)
             }
             Err(e) => {
@@ -123,7 +124,7 @@ impl Link {
     }
 
     fn current(&self) -> Option<Session> {
-        self.current.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.current.lock().clone()
     }
 
     fn failed(&self, session: &Session, error: &RedisError) -> Error {
@@ -135,7 +136,7 @@ impl Link {
         // A flushed server has lost the functions; the next session loads them again.
         let no_function = error.to_string().contains("Function not found");
         if error.is_io_error() || error.is_timeout() || error.is_connection_dropped() || wrong_server || no_function {
-            let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut current = self.current.lock();
             current.take_if(|c| c.number == session.number);
             return self.place.unavailable(error);
         }

@@ -18,13 +18,10 @@ mod seal;
 mod server;
 mod watch;
 
-use std::{
-    fmt,
-    sync::{Arc, Mutex, PoisonError},
-    time::Duration,
-};
+use std::{fmt, sync::Arc, time::Duration};
 
 use bytes::Bytes;
+use parking_lot::Mutex;
 use secrecy::SecretString;
 
 use time::OffsetDateTime;
@@ -124,7 +121,7 @@ impl Log {
     #[must_use]
     pub fn watched(self) -> Self {
         let task = tokio::spawn(watch::run(Arc::downgrade(&self.0)));
-        *self.0.watch.lock().unwrap_or_else(PoisonError::into_inner) = Some(task);
+        *self.0.watch.lock() = Some(task);
         self
     }
 
@@ -289,7 +286,7 @@ impl Log {
     }
 
     pub(super) async fn close(&self) {
-        let watch = self.0.watch.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let watch = self.0.watch.lock().take();
         if let Some(watch) = watch {
             watch.abort();
         }

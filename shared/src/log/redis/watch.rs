@@ -4,11 +4,9 @@
 //! removed from outside, by a script that Redis runs even then. Where memory passes the budget, the largest logs give up their
 //! oldest records; readers are told of the gap as of any that retention leaves.
 
-use std::{
-    sync::{Mutex, PoisonError, Weak},
-    time::Duration,
-};
+use std::{sync::Weak, time::Duration};
 
+use parking_lot::Mutex;
 use tokio::time::{Instant, sleep};
 use tracing::{debug, info, warn};
 
@@ -35,7 +33,7 @@ pub(super) struct Seldom(Mutex<Option<Instant>>);
 impl Seldom {
     /// Whether to say it now.
     pub(super) fn now(&self) -> bool {
-        let mut said = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut said = self.0.lock();
         let due = said.is_none_or(|at| at.elapsed() >= SAY_EVERY);
         if due {
             *said = Some(Instant::now());

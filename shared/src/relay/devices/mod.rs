@@ -11,10 +11,11 @@ mod senders;
 use std::{
     collections::{HashMap, HashSet},
     fmt,
-    sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::Ordering::Relaxed},
+    sync::{Arc, atomic::Ordering::Relaxed},
     time::Duration,
 };
 
+use parking_lot::Mutex;
 use time::OffsetDateTime;
 
 use self::presence::Device;
@@ -145,7 +146,7 @@ impl Devices {
 
     /// The device's entry; `None` where there is no room for it.
     fn device(&self, key: LogKey, device: &str, transport: Transport) -> Option<Arc<Device>> {
-        let mut here = lock(&self.here);
+        let mut here = self.here.lock();
         if let Some(known) = here.producers.get(&key).and_then(|own| own.get(device)) {
             return Some(Arc::clone(known));
         }
@@ -171,7 +172,7 @@ impl Devices {
     pub(super) fn look(&self) -> Vec<Event> {
         let now = self.clock.now();
         let (devices, looks) = {
-            let mut here = lock(&self.here);
+            let mut here = self.here.lock();
             here.looks += 1;
             here.barren.clear();
             here.forget(now);
@@ -190,7 +191,7 @@ impl Devices {
         if *node == self.node {
             return;
         }
-        let mut guard = lock(&self.elsewhere);
+        let mut guard = self.elsewhere.lock();
         let Elsewhere { producers, devices: remembered } = &mut *guard;
         for report in devices {
             let device = (report.device.clone(), node.clone());
@@ -203,9 +204,9 @@ impl Devices {
 
     /// The devices of a producer over all nodes, by name. `alive`: whether a node is still heard of.
     pub(super) fn of(&self, key: LogKey, alive: impl Fn(&str) -> bool) -> Vec<DeviceStats> {
-        let own: Vec<Arc<Device>> = lock(&self.here).producers.get(&key).map(|own| own.values().cloned().collect()).unwrap_or_default();
+        let own: Vec<Arc<Device>> = self.here.lock().producers.get(&key).map(|own| own.values().cloned().collect()).unwrap_or_default();
         let mut reports: Vec<(String, DeviceReport)> = own.iter().map(|device| (self.node.clone(), device.report())).collect();
-        if let Some(told) = lock(&self.elsewhere).producers.get(&key) {
+        if let Some(told) = self.elsewhere.lock().producers.get(&key) {
             reports.extend(told.iter().map(|((_, node), (report, _))| {
                 let connected = report.connected && alive(node);
                 (node.clone(), DeviceReport { connected, ..report.clone() })
@@ -216,7 +217,7 @@ impl Devices {
 
     /// Forgets what other nodes have not repeated.
     pub(super) fn prune(&self, now: OffsetDateTime) {
-        let mut elsewhere = lock(&self.elsewhere);
+        let mut elsewhere = self.elsewhere.lock();
         elsewhere.producers.retain(|_, own| {
             own.retain(|_, (report, heard)| now - *heard < BELIEVE_FOR && now - from_millis(report.seen_ms) < REMEMBER);
             !own.is_empty()
@@ -299,10 +300,6 @@ impl fmt::Debug for Devices {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Devices").field("node", &self.node).finish_non_exhaustive()
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]

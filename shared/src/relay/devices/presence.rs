@@ -4,13 +4,15 @@ use std::{
     fmt,
     net::SocketAddr,
     sync::{
-        Arc, Mutex,
+        Arc,
         atomic::{AtomicI64, AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed},
     },
     time::Duration,
 };
 
-use super::{REPEAT_CONNECTED, REPEAT_SILENT, lock};
+use parking_lot::Mutex;
+
+use super::{REPEAT_CONNECTED, REPEAT_SILENT};
 use crate::{
     clock::Clock,
     log::{DeviceReport, Transport},
@@ -119,7 +121,7 @@ impl Device {
 
     /// A request, which is no connection.
     pub(super) fn came_by(&self, transport: Transport) {
-        let mut state = lock(&self.state);
+        let mut state = self.state.lock();
         if state.links.is_empty() {
             state.transport = transport;
         }
@@ -127,7 +129,7 @@ impl Device {
 
     /// Takes a look; if the other nodes should be told, the look at which they were last.
     pub(super) fn look(&self, now: u64, now_ms: i64) -> Option<u64> {
-        let mut guard = lock(&self.state);
+        let mut guard = self.state.lock();
         let state = &mut *guard;
         state.rate.look(self.records.load(Relaxed));
         state.rtt_us = None;
@@ -148,14 +150,14 @@ impl Device {
 
     /// What the other nodes are told, at this look.
     pub(super) fn tell(&self, now: u64) -> DeviceReport {
-        let mut state = lock(&self.state);
+        let mut state = self.state.lock();
         state.told_at = now;
         state.told = Some(self.told(&state));
         self.report_of(&state)
     }
 
     pub(super) fn report(&self) -> DeviceReport {
-        self.report_of(&lock(&self.state))
+        self.report_of(&self.state.lock())
     }
 
     fn report_of(&self, state: &State) -> DeviceReport {
@@ -193,7 +195,7 @@ pub struct Presence {
 impl Presence {
     pub(super) fn new(clock: Clock, device: Option<Arc<Device>>, transport: Transport) -> Self {
         let link = device.as_ref().map_or(0, |device| {
-            let mut state = lock(&device.state);
+            let mut state = device.state.lock();
             state.next_link += 1;
             state.transport = transport;
             let link = Link { number: state.next_link, transport, look: None, last: None };
@@ -212,7 +214,7 @@ impl Presence {
         let Some(device) = &self.device else { return };
         // At once, so that a change of address before the first look is one; and outside of the lock.
         let first = path();
-        let mut state = lock(&device.state);
+        let mut state = device.state.lock();
         state.rtt_us = Some(u64::try_from(first.rtt.as_micros()).unwrap_or(u64::MAX));
         if let Some(link) = state.links.iter_mut().find(|link| link.number == self.link) {
             link.look = Some(Box::new(path));
@@ -237,7 +239,7 @@ impl Presence {
     /// What the device says of itself: millionths of its packets that are lost, where it knows, and records in its outbox.
     pub fn health(&self, loss_ppm: Option<u64>, backlog: u64) {
         let Some(device) = &self.device else { return };
-        lock(&device.state).health = Health { loss_ppm: loss_ppm.map(|ppm| ppm.min(1_000_000)), backlog: Some(backlog.min(MOST_BACKLOG)) };
+        device.state.lock().health = Health { loss_ppm: loss_ppm.map(|ppm| ppm.min(1_000_000)), backlog: Some(backlog.min(MOST_BACKLOG)) };
         self.seen(0);
     }
 }
@@ -245,7 +247,7 @@ impl Presence {
 impl Drop for Presence {
     fn drop(&mut self) {
         let Some(device) = &self.device else { return };
-        let mut state = lock(&device.state);
+        let mut state = device.state.lock();
         state.links.retain(|link| link.number != self.link);
         device.connections.fetch_sub(1, Relaxed);
         match state.links.last().map(|link| link.transport) {

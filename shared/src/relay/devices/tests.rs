@@ -67,7 +67,7 @@ fn the_longest_silent_make_room_and_the_connected_do_not() {
         time.advance(Duration::from_secs(1));
         devices.note(LogKey::numbered(ProducerId(100 + n)), "x", Transport::Http, 1, None);
     }
-    assert_eq!((names(&devices), lock(&devices.here).devices), (vec!["connected".to_owned()], 5));
+    assert_eq!((names(&devices), devices.here.lock().devices), (vec!["connected".to_owned()], 5));
     // Nobody makes room for one more than all who are connected.
     let _all: Vec<_> = (0..3).map(|n| devices.enter(PRODUCER, &format!("c{n}"), Transport::Quic)).collect();
     assert_eq!(names(&devices), ["c0", "c1", "connected"]);
