@@ -18,6 +18,7 @@ use motience_shared::{
     store::{self, NewUser},
     testing::Redis,
 };
+use time::OffsetDateTime;
 use tokio::time::timeout;
 
 const LIMIT: Duration = Duration::from_secs(20);
@@ -343,6 +344,64 @@ async fn what_is_too_old_is_removed(node: Arc<Backend>) {
 }
 
 #[tokio::test]
+async fn a_file_remembers_across_a_restart_what_retention_removed() {
+    let dir = tempfile::tempdir().unwrap();
+    let settings = [("LOG_RETENTION_BYTES", "33KiB")];
+    let node = file_node(dir.path(), &settings).await;
+    let begin = node.clock.now() - Duration::from_secs(1);
+    let publisher = node.relay.publisher(LOG, device(), Epoch(1)).await.unwrap();
+    for n in 0..100 {
+        send(&publisher, n * 10 + 1..=n * 10 + 10).await;
+    }
+    let first = node.relay.log().head(LOG).await.unwrap().first;
+    assert!(first > Offset(1));
+    drop(publisher);
+    node.close().await;
+    drop(node);
+
+    let node = file_node(dir.path(), &settings).await;
+    assert_eq!(node.relay.log().head(LOG).await.unwrap().first, first);
+    assert_told_of_gap(&node, begin, first).await;
+    // Of a time after what is gone nothing is missing.
+    assert!(!node.relay.log().has_lost(LOG, node.clock.now() + Duration::from_secs(1)).await.unwrap());
+}
+
+#[tokio::test]
+async fn a_file_remembers_what_it_removed_at_its_start() {
+    let dir = tempfile::tempdir().unwrap();
+    let (clock, hand) = Clock::manual(OffsetDateTime::UNIX_EPOCH + Duration::from_secs(1_738_150_500));
+    let start = async |retention| {
+        let mut config = Config::from_env(&Env::default().with("LOG_RETENTION", retention)).unwrap();
+        config.store = store::Config::SqliteMemory;
+        config.data_dir = dir.path().to_owned();
+        Backend::open(config, clock.clone()).await.unwrap()
+    };
+    let begin = clock.now();
+    let node = start("1h").await;
+    let publisher = node.relay.publisher(LOG, device(), Epoch(1)).await.unwrap();
+    send(&publisher, 1..=10).await;
+    hand.advance(Duration::from_secs(7200));
+    send(&publisher, 11..=20).await;
+    drop(publisher);
+    node.close().await;
+    drop(node);
+    start("1h").await.close().await;
+
+    // More is kept from now on, but what is gone does not come back.
+    let node = start("24h").await;
+    assert_told_of_gap(&node, begin, Offset(11)).await;
+}
+
+/// A reader that asks for what came since `begin` hears that all before `first` is gone.
+async fn assert_told_of_gap(node: &Backend, begin: OffsetDateTime, first: Offset) {
+    let mut late = node.relay.subscriber();
+    late.follow(P, ReadFrom::Time(begin)).await.unwrap();
+    let Delivery::Gap { from, to, .. } = timeout(LIMIT, late.next()).await.unwrap() else { panic!("a gap comes first") };
+    assert_eq!((from, to.next()), (Offset(1), first));
+    assert_eq!(receive(&mut late, 1).await[0].0, first.0);
+}
+
+#[tokio::test]
 async fn two_nodes_meet_in_redis() {
     let redis = Redis::start().await;
     let (a, b) = (node(Some(&redis), &[]).await, node(Some(&redis), &[]).await);
@@ -416,11 +475,7 @@ async fn a_time_that_retention_has_passed_is_a_gap_too(node: Arc<Backend>) {
     }
     let first = node.relay.log().head(LOG).await.unwrap().first;
     assert!(first > Offset(1));
-    let mut late = node.relay.subscriber();
-    late.follow(P, ReadFrom::Time(begin)).await.unwrap();
-    let Delivery::Gap { from, to, .. } = timeout(LIMIT, late.next()).await.unwrap() else { panic!("a gap comes first") };
-    assert_eq!((from, to.next()), (Offset(1), first));
-    assert_eq!(receive(&mut late, 1).await[0].0, first.0);
+    assert_told_of_gap(&node, begin, first).await;
     // Of a time after what is gone nothing is missing.
     let mut recent = node.relay.subscriber();
     recent.follow(P, ReadFrom::Time(node.clock.now() + Duration::from_secs(1))).await.unwrap();

@@ -45,9 +45,14 @@ impl Marks {
         }
     }
 
-    /// When the last of what was removed was written; `None`: nothing was since the process began.
+    /// When the last of what was removed was written; `None`: nothing was.
     pub(super) fn gone_at(&self) -> Option<OffsetDateTime> {
         self.gone_at
+    }
+
+    /// Takes over what [`Marks::gone_at`] said of this log in an earlier process.
+    pub(super) fn recall_gone(&mut self, gone_at: Option<OffsetDateTime>) {
+        self.gone_at = gone_at;
     }
 
     /// The last offset to be removed now, if any is.
@@ -60,7 +65,7 @@ impl Marks {
                 break;
             }
             gone = Some(oldest.last);
-            self.gone_at = Some(oldest.at);
+            self.gone_at = self.gone_at.max(Some(oldest.at));
             self.marks.pop_front();
         }
         gone

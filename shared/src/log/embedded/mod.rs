@@ -159,7 +159,7 @@ impl Log {
         Ok(place.lock().before(time))
     }
 
-    /// When the newest of what was removed was written, as far as this process knows.
+    /// When the newest of what was removed was written.
     pub(super) async fn removed_at(&self, key: LogKey) -> Result<Option<OffsetDateTime>, Error> {
         Ok(self.place(key).await?.lock().removed_at())
     }

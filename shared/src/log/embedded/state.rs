@@ -53,8 +53,8 @@ pub(super) struct Change {
     pub(super) batches: Vec<(OffsetDateTime, Arc<Batch>)>,
     pub(super) sessions: Vec<(SessionName, Session)>,
     pub(super) ids: Vec<(OffsetDateTime, Arc<str>)>,
-    /// Entries up to here are to be removed.
-    pub(super) trim: Option<Offset>,
+    /// Entries up to here are to be removed, and when the last of them was written.
+    pub(super) trim: Option<(Offset, OffsetDateTime)>,
     /// Told once the file has it.
     pub(super) settled: Option<Arc<Place>>,
 }
@@ -194,8 +194,8 @@ impl Change {
 
     /// Notes where the log stands, and what is to be removed of it.
     pub(super) fn finish(&mut self, state: &mut Producer, now: OffsetDateTime, keep: &Retention, file: bool) {
-        self.trim = state.marks.trim(now, keep);
-        if let Some(gone) = self.trim {
+        self.trim = state.marks.trim(now, keep).zip(state.marks.gone_at());
+        if let Some((gone, _)) = self.trim {
             state.removed = state.removed.max(gone);
             if !file {
                 state.drop_batches(gone);

@@ -2,6 +2,7 @@
 //!
 //! `batches` holds one row for each appended batch: its entries as `seq, length, message`, one behind the other, little
 //! endian. The columns `producer` hold the log's id; in a log of the first release that is the producer's number. Times are milliseconds since 1970 UTC.
+//! Among the `facts`, `gone:LOG` is when the last of what retention removed of a log was written.
 
 use std::{path::Path, sync::Arc, time::Duration};
 
@@ -51,6 +52,11 @@ pub(super) fn open(path: &Path) -> rusqlite::Result<Connection> {
 /// Removes what is past its time, of whichever producer.
 pub(super) fn forget(connection: &Connection, before: OffsetDateTime) -> rusqlite::Result<()> {
     let before = millis(before);
+    connection.execute(
+        "INSERT INTO facts SELECT 'gone:' || producer, MAX(written) FROM batches WHERE written < ?1 GROUP BY producer
+         ON CONFLICT (name) DO UPDATE SET value = MAX(value, excluded.value)",
+        [before],
+    )?;
     connection.execute("DELETE FROM batches WHERE written < ?1", [before])?;
     connection.execute("DELETE FROM ids WHERE at < ?1", [before])?;
     Ok(())
@@ -96,10 +102,13 @@ pub(super) fn write(connection: &mut Connection, changes: &[&Change], account: O
                 .prepare_cached("INSERT INTO ids VALUES (?1, ?2, ?3) ON CONFLICT (producer, id) DO UPDATE SET at = ?3")?
                 .execute(params![producer, &**id, millis(*at)])?;
         }
-        if let Some(gone) = change.trim {
+        if let Some((gone, at)) = change.trim {
             transaction
                 .prepare_cached("DELETE FROM batches WHERE producer = ?1 AND last <= ?2")?
                 .execute(params![producer, gone.0 as i64])?;
+            transaction
+                .prepare_cached("INSERT INTO facts VALUES (?1, ?2) ON CONFLICT (name) DO UPDATE SET value = MAX(value, ?2)")?
+                .execute(params![gone_fact(change.key), millis(at)])?;
         }
     }
     if let Some(user) = account {
@@ -108,6 +117,11 @@ pub(super) fn write(connection: &mut Connection, changes: &[&Change], account: O
             .execute([user.0])?;
     }
     transaction.commit()
+}
+
+/// Under which name it is kept when the last of what was removed of this log was written.
+fn gone_fact(key: LogKey) -> String {
+    format!("gone:{}", key.log.0 as i64)
 }
 
 /// The highest number of an account that was noted.
@@ -125,6 +139,9 @@ pub(super) fn load(connection: &Connection, key: LogKey, retention: &Retention) 
     state.last = last;
     state.removed = last;
     state.lives = lives.parse().map_err(|e| damaged(1, e))?;
+    let gone =
+        connection.prepare_cached("SELECT value FROM facts WHERE name = ?1")?.query_row([gone_fact(key)], |row| row.get(0)).optional()?;
+    state.marks.recall_gone(gone.map(time_of));
 
     let mut batches = connection.prepare_cached("SELECT first, last, bytes, written FROM batches WHERE producer = ?1 ORDER BY last")?;
     let mut rows = batches.query([key.log.0 as i64])?;
