@@ -107,7 +107,10 @@ pub(crate) async fn create(
     let username = canonical_username(&username).map_err(Refused::from)?;
     check_password(auth, password.expose_secret()).map_err(Refused::from)?;
     let password_hash = hasher.hash(&username, password).await?;
-    match store.create_user(NewUser { username: username.clone(), password_hash, role: Role::Admin, device_id: None }).await {
+    match store
+        .create_user(NewUser { username: username.clone(), password_hash, role: Role::Admin, device_id: None, strict_device: false })
+        .await
+    {
         Ok(user) => Ok(user),
         Err(store::Error::UsernameTaken) => Err(Refused::Taken(username).into()),
         Err(e) => Err(e.into()),

@@ -217,7 +217,7 @@ async fn a_bad_record_is_refused_and_leaves_no_hole(node: Arc<Backend>) {
 }
 
 async fn a_feed_follows_subscriptions(node: Arc<Backend>) {
-    let user = |name: &str, role| NewUser { username: name.into(), password_hash: "x".into(), role, device_id: None };
+    let user = |name: &str, role| NewUser { username: name.into(), password_hash: "x".into(), role, device_id: None, strict_device: false };
     let account = node.store.create_user(user("p", Role::Producer)).await.unwrap();
     let producer = account.id.producer();
     let consumer: ConsumerId = node.store.create_user(user("c", Role::Consumer)).await.unwrap().id.consumer();

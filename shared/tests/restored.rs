@@ -88,7 +88,7 @@ stories!(
 );
 
 fn new(name: &str, role: Role) -> NewUser {
-    NewUser { username: name.into(), password_hash: "x".into(), role, device_id: None }
+    NewUser { username: name.into(), password_hash: "x".into(), role, device_id: None, strict_device: false }
 }
 
 async fn made(node: &Backend, name: &str, role: Role) -> User {

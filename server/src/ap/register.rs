@@ -68,11 +68,7 @@ pub(super) async fn register(
     check_password(&backend.auth, &new.password)
         .map_err(|weak| ApiError::invalid("password", format!("The password is refused: {weak}.")))?;
     let password_hash = backend.hasher.hash(&username, SecretString::from(new.password)).await?;
-    let strict = role == Role::Producer && new.device_id.is_some() && new.strict_device.unwrap_or(backend.auth.strict_device);
-    let mut user = backend.create_account(NewUser { username, password_hash, role, device_id: new.device_id }).await?;
-    if strict {
-        backend.store.set_strict_device(user.id, true).await?;
-        user.strict_device = true;
-    }
+    let strict_device = role == Role::Producer && new.device_id.is_some() && new.strict_device.unwrap_or(backend.auth.strict_device);
+    let user = backend.create_account(NewUser { username, password_hash, role, device_id: new.device_id, strict_device }).await?;
     Ok((StatusCode::CREATED, Json(user)))
 }

@@ -88,7 +88,7 @@ impl Platform {
     /// An account with a token, without the time that a password takes.
     pub(crate) async fn account(&self, role: Role, name: &str) -> (User, String) {
         let backend = &self.services.backend;
-        let new = NewUser { username: name.to_owned(), password_hash: "none".to_owned(), role, device_id: None };
+        let new = NewUser { username: name.to_owned(), password_hash: "none".to_owned(), role, device_id: None, strict_device: false };
         let user = backend.store.create_user(new).await.unwrap();
         let token = backend.tokens.issue(&user, &random_id()).unwrap().access_token;
         (user, token)

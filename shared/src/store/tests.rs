@@ -49,7 +49,7 @@ fn server(url: &str) -> Config {
 }
 
 async fn user(store: &Store, name: &str, role: Role) -> User {
-    let new = NewUser { username: name.into(), password_hash: "$argon2id$x".into(), role, device_id: None };
+    let new = NewUser { username: name.into(), password_hash: "$argon2id$x".into(), role, device_id: None, strict_device: false };
     store.create_user(new).await.unwrap()
 }
 

@@ -28,6 +28,8 @@ pub struct NewUser {
     pub role: Role,
     /// The device it is for, if any.
     pub device_id: Option<String>,
+    /// Whether a producer may speak for that device only.
+    pub strict_device: bool,
 }
 
 /// An account with what its password is checked against. Has no `Debug`, so that no hash is ever logged.
@@ -85,27 +87,30 @@ impl Store {
         if alike.is_some() {
             return Err(Error::UsernameTaken);
         }
-        match self.insert(&new).await? {
+        match self.insert(&new, None).await? {
             made if made.id <= given && is_storable(given.0) => {
                 self.raise_ids(made.id, given).await?;
-                Ok(Made { user: self.insert(&new).await?, restored: true })
+                Ok(Made { user: self.insert(&new, Some(given)).await?, restored: true })
             }
             user => Ok(Made { user, restored: false }),
         }
     }
 
-    async fn insert(&self, new: &NewUser) -> Result<User, Error> {
+    /// Makes an account with a number above `given`, where the database has been found to have forgotten that it gave that one out.
+    async fn insert(&self, new: &NewUser, given: Option<UserId>) -> Result<User, Error> {
         let log = fastrand::u64(FIRST_LOG..LOGS_END).cast_signed();
         macro_rules! insert {
-            ($transaction:expr) => {{
+            ($transaction:expr, $statement:expr $(, $number:expr)?) => {{
                 let mut transaction = $transaction;
-                let row = sqlx::query_as::<_, Row>(INSERT)
+                let row = sqlx::query_as::<_, Row>($statement)
                     .persistent(false)
                     .bind(&new.username)
                     .bind(&new.password_hash)
                     .bind(new.role.as_str())
                     .bind(&new.device_id)
+                    .bind(new.strict_device)
                     .bind(log)
+                    $(.bind($number))?
                     .fetch_one(&mut *transaction)
                     .await?;
                 for statement in LEFT_BEHIND {
@@ -117,8 +122,11 @@ impl Store {
         }
         let made = limited(async {
             Ok(match &*self.0 {
-                Engine::Sqlite(pools) => insert!(pools.writer.begin_with("BEGIN IMMEDIATE").await?),
-                Engine::Postgres(pools) => insert!(pools.writer.begin().await?),
+                Engine::Sqlite(pools) => {
+                    insert!(pools.writer.begin_with("BEGIN IMMEDIATE").await?, INSERT_SQLITE, given.map(|given| given.0))
+                }
+                // Its sequence has been raised.
+                Engine::Postgres(pools) => insert!(pools.writer.begin().await?, INSERT_POSTGRES),
             })
         })
         .await;
@@ -129,15 +137,12 @@ impl Store {
         }
     }
 
-    /// Takes an account back that nobody was told of, and has the next one numbered above `given`.
+    /// Takes an account back that nobody was told of, and has PostgreSQL number the next one above `given`.
     async fn raise_ids(&self, made: UserId, given: UserId) -> Result<(), Error> {
         limited(async {
             match &*self.0 {
                 Engine::Sqlite(pools) => {
-                    let mut transaction = pools.writer.begin_with("BEGIN IMMEDIATE").await?;
-                    sqlx::query(TAKE_BACK).bind(made.0).execute(&mut *transaction).await?;
-                    sqlx::query(RAISE_SQLITE).bind(given.0).execute(&mut *transaction).await?;
-                    transaction.commit().await?;
+                    sqlx::query(TAKE_BACK).bind(made.0).execute(&pools.writer).await?;
                 }
                 Engine::Postgres(pools) => {
                     let mut transaction = pools.writer.begin().await?;
@@ -281,11 +286,6 @@ impl Store {
         on!(self, writer, |db| sqlx::query(SET_HASH).bind(id.0).bind(hash).execute(db).map_ok(drop))
     }
 
-    /// Says whether a producer may speak for the device it was registered with only. Its tokens say so from the next one on.
-    pub async fn set_strict_device(&self, id: UserId, strict: bool) -> Result<(), Error> {
-        on!(self, writer, |db| sqlx::query(SET_STRICT).bind(id.0).bind(strict).execute(db).map_ok(drop))
-    }
-
     /// The accounts of one role, without those that are closed.
     pub async fn users(&self, role: Role, page: Page) -> Result<Vec<User>, Error> {
         let rows =
@@ -308,14 +308,21 @@ macro_rules! present_log {
 }
 pub(super) use present_log;
 
-const INSERT: &str =
-    concat!("INSERT INTO users (username, password_hash, role, device_id, log_id) VALUES ($1, $2, $3, $4, $5) RETURNING ", columns!());
+const INSERT_POSTGRES: &str = concat!(
+    "INSERT INTO users (username, password_hash, role, device_id, strict_device, log_id) VALUES ($1, $2, $3, $4, $5, $6) RETURNING ",
+    columns!()
+);
+// Without a $7 the number is NULL, for which SQLite takes its next one. That is not always above $7: an adopted table has no AUTOINCREMENT.
+const INSERT_SQLITE: &str = concat!(
+    "INSERT INTO users (id, username, password_hash, role, device_id, strict_device, log_id) \
+     VALUES ((SELECT MAX($7, COALESCE(MAX(id), 0)) + 1 FROM users), $1, $2, $3, $4, $5, $6) RETURNING ",
+    columns!()
+);
 const LEFT_BEHIND: [&str; 2] = [
     "UPDATE subscriptions SET status = 'inactive' WHERE consumer_id = $1 OR producer_id = $1",
     "DELETE FROM cursors WHERE consumer_id = $1",
 ];
 const TAKE_BACK: &str = "DELETE FROM users WHERE id = $1";
-const RAISE_SQLITE: &str = "UPDATE sqlite_sequence SET seq = MAX(seq, $1) WHERE name = 'users'";
 const RAISE_POSTGRES: &str =
     "SELECT setval(pg_get_serial_sequence('users', 'id'), GREATEST($1, nextval(pg_get_serial_sequence('users', 'id'))))";
 const NEWEST: &str = "SELECT CAST(MAX(id) AS BIGINT) FROM users";
@@ -330,7 +337,6 @@ static BY_IDS: LazyLock<String> = LazyLock::new(|| {
 });
 const BY_NAME: &str = concat!("SELECT password_hash, revoked_at, ", columns!(), " FROM users WHERE username = $1");
 const SET_HASH: &str = "UPDATE users SET password_hash = $2 WHERE id = $1";
-const SET_STRICT: &str = "UPDATE users SET strict_device = $2 WHERE id = $1";
 // `users.id`, because a plain `id` would mean the converted column, which no index is in order of.
 const LIST: &str =
     concat!("SELECT ", columns!(), " FROM users WHERE role = $1 AND id > $2 AND revoked_at IS NULL ORDER BY users.id LIMIT $3");

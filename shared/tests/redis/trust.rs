@@ -159,7 +159,7 @@ async fn a_forged_or_future_revocation_locks_nobody_out() {
     let redis = Redis::start().await;
     let (clock, hand) = Clock::manual(OffsetDateTime::UNIX_EPOCH + Duration::from_secs(2_000_000_000));
     let node = with_clock(&redis, clock).await;
-    let new = NewUser { username: "u".into(), password_hash: "x".into(), role: Role::Consumer, device_id: None };
+    let new = NewUser { username: "u".into(), password_hash: "x".into(), role: Role::Consumer, device_id: None, strict_device: false };
     let user = node.store.create_user(new).await.unwrap();
     let installation = node.store.installation().await.unwrap();
     let (id, bus, reports) = (user.id, format!("m:{installation}:bus"), format!("m:{installation}:reports"));

@@ -125,7 +125,7 @@ async fn a_media_type_is_json_or_refused() {
 async fn an_adopted_bcrypt_hash_is_accepted_once_and_replaced() {
     let platform = platform(&[]).await;
     let store = &platform.services.backend.store;
-    let new = NewUser { username: "old".into(), password_hash: BCRYPT.into(), role: Role::Producer, device_id: None };
+    let new = NewUser { username: "old".into(), password_hash: BCRYPT.into(), role: Role::Producer, device_id: None, strict_device: false };
     store.create_user(new).await.unwrap();
     let wrong = json!({"username": "old", "password": "pass124"});
     platform.post("/login", wrong).await.problem(401, "wrong_credentials");
@@ -140,7 +140,7 @@ async fn an_adopted_bcrypt_hash_is_accepted_once_and_replaced() {
 async fn an_adopted_bcrypt_hash_stays_where_the_way_back_is_to_stay_open() {
     let platform = platform(&[("KEEP_LEGACY_HASHES", "true")]).await;
     let store = &platform.services.backend.store;
-    let new = NewUser { username: "old".into(), password_hash: BCRYPT.into(), role: Role::Producer, device_id: None };
+    let new = NewUser { username: "old".into(), password_hash: BCRYPT.into(), role: Role::Producer, device_id: None, strict_device: false };
     store.create_user(new).await.unwrap();
     for _ in 0..2 {
         platform.log_in("old").await;
@@ -271,7 +271,7 @@ async fn names_are_the_same_however_they_are_written() {
     // An account from before is logged in to by its name as it is.
     let old = "Old\u{200b}Root";
     let hash = platform.services.backend.hasher.hash("a", PASSWORD.into()).await.unwrap();
-    let new = NewUser { username: old.into(), password_hash: hash, role: Role::Consumer, device_id: None };
+    let new = NewUser { username: old.into(), password_hash: hash, role: Role::Consumer, device_id: None, strict_device: false };
     platform.services.backend.store.create_user(new).await.unwrap();
     platform.log_in(old).await;
     platform.post("/login", json!({"username": "oldroot", "password": PASSWORD})).await.problem(401, "wrong_credentials");

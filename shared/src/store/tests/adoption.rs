@@ -6,7 +6,7 @@ use time::macros::datetime;
 use super::{file, server, user};
 use crate::{
     model::{ConsumerId, ProducerId, Role, UserId},
-    store::{Change, HistoryQuery, Page, Store},
+    store::{Change, HistoryQuery, NewUser, Page, Store},
     testing::Postgres,
 };
 
@@ -92,6 +92,21 @@ async fn an_existing_sqlite_database_is_adopted() {
     // And once more, with nothing left to migrate.
     let store = Store::open(&file(folder.path())).await.unwrap();
     assert_eq!(store.users(Role::Producer, Page::default()).await.unwrap().len(), 2);
+    // Its table counts on from the rows that are there, whatever numbers were given out.
+    let new = |name: &str| NewUser {
+        username: name.into(),
+        password_hash: "x".into(),
+        role: Role::Producer,
+        device_id: Some("d".into()),
+        strict_device: true,
+    };
+    let made = store.create_user_above(UserId(9), new("late")).await.unwrap();
+    assert_eq!((made.user.id, made.user.strict_device, made.restored), (UserId(10), true, true));
+    let (one, two) = tokio::join!(store.create_user_above(UserId(20), new("one")), store.create_user_above(UserId(20), new("two")));
+    let mut ids = [one.unwrap().user.id, two.unwrap().user.id];
+    ids.sort_unstable();
+    assert_eq!(ids, [UserId(21), UserId(22)]);
+    assert_eq!(user(&store, "next", Role::Producer).await.id, UserId(23));
 }
 
 #[cfg(unix)]

@@ -47,7 +47,8 @@ async fn writers_and_readers(store: &Store) {
 async fn one_name(store: &Store) {
     let results = all(|_| {
         let store = store.clone();
-        let new = NewUser { username: "wanted".into(), password_hash: "h".into(), role: Role::Consumer, device_id: None };
+        let new =
+            NewUser { username: "wanted".into(), password_hash: "h".into(), role: Role::Consumer, device_id: None, strict_device: false };
         async move { store.create_user(new).await }
     })
     .await;

@@ -32,10 +32,16 @@ async fn story(store: Store) {
 }
 
 async fn accounts(store: &Store) {
-    let new =
-        NewUser { username: "producer1".into(), password_hash: "hash".into(), role: Role::Producer, device_id: Some("rpi_001".into()) };
+    let new = NewUser {
+        username: "producer1".into(),
+        password_hash: "hash".into(),
+        role: Role::Producer,
+        device_id: Some("rpi_001".into()),
+        strict_device: true,
+    };
     let made = store.create_user(new.clone()).await.unwrap();
     assert_eq!((made.username.as_str(), made.role, made.device_id.as_deref()), ("producer1", Role::Producer, Some("rpi_001")));
+    assert!(made.strict_device);
     assert!((now() - made.created_at).abs() < Duration::minutes(1), "created_at is UTC: {}", made.created_at);
     assert!(matches!(store.create_user(new).await, Err(Error::UsernameTaken)));
     assert_eq!(store.user(made.id).await.unwrap().as_ref(), Some(&made));
@@ -47,7 +53,7 @@ async fn accounts(store: &Store) {
     assert_eq!(store.credentials("producer1").await.unwrap().unwrap().password_hash, "better");
 
     for n in 2..=5 {
-        user(store, &format!("producer{n}"), Role::Producer).await;
+        assert!(!user(store, &format!("producer{n}"), Role::Producer).await.strict_device);
     }
     user(store, "root", Role::Admin).await;
     let page = |after, limit| store.users(Role::Producer, Page { after, limit });
@@ -61,7 +67,8 @@ async fn accounts(store: &Store) {
     for odd in ["zero\0byte", &"x".repeat(256), "", "it's; DROP TABLE users --", "имя"] {
         assert!(store.credentials(odd).await.unwrap().is_none());
     }
-    let long = NewUser { username: "x".repeat(256), password_hash: "h".into(), role: Role::Consumer, device_id: None };
+    let long =
+        NewUser { username: "x".repeat(256), password_hash: "h".into(), role: Role::Consumer, device_id: None, strict_device: false };
     assert!(matches!(store.create_user(long.clone()).await, Err(Error::Unstorable("username"))));
     let zero = NewUser { username: "ok".into(), device_id: Some("\0".into()), ..long };
     assert!(matches!(store.create_user(zero).await, Err(Error::Unstorable("device_id"))));
@@ -208,7 +215,8 @@ async fn names(store: &Store) {
         assert_eq!(id(written).await, Some(new.id), "{written}");
     }
     let legacy = user(store, "Legacy", Role::Producer).await;
-    let alike = NewUser { username: "legacy".into(), password_hash: "h".into(), role: Role::Consumer, device_id: None };
+    let alike =
+        NewUser { username: "legacy".into(), password_hash: "h".into(), role: Role::Consumer, device_id: None, strict_device: false };
     assert!(matches!(store.create_user(alike).await, Err(Error::UsernameTaken)));
     assert_eq!(id("Legacy").await, Some(legacy.id));
     for part in ["ZO\u{c9}", "oe\u{301}"] {
