@@ -201,6 +201,6 @@ fn refusal(refusal: Refusal) -> ApiError {
     match refusal {
         Refusal::Invalid(invalid) => invalid.into(),
         Refusal::Ended(e) => e.into(),
-        Refusal::TooScattered => ApiError::internal(refusal),
+        Refusal::TooScattered(_) => ApiError::internal(refusal),
     }
 }

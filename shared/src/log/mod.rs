@@ -34,18 +34,28 @@ use crate::{
     model::{Epoch, Fence, LogEpoch, LogKey, Offset, RangeSet, Seq, UserId},
 };
 
-/// How much of each producer's log is kept.
+/// Bytes that a session counts beside its name and its dedup window.
+pub const SESSION_BYTES: usize = 64;
+/// Bytes that one range of a dedup window counts.
+pub const RANGE_BYTES: usize = 16;
+
+/// How much of each producer's log is kept, and how much of its senders.
 #[derive(Clone, Copy, Debug)]
 pub struct Retention {
     /// Oldest record kept. `LOG_RETENTION`, 24 hours.
     pub age: Duration,
     /// Bytes of messages kept for one producer. `LOG_RETENTION_BYTES`, 16 MiB.
     pub bytes: usize,
+    /// Device sessions kept for one producer; of more, the longest idle are forgotten, never one that is connected.
+    /// `LOG_MAX_SESSIONS`, 20,000: twice `MAX_DEVICES_PER_ACCOUNT`.
+    pub sessions: usize,
+    /// Bytes that these sessions take with their dedup windows ([`SessionName::bytes`]). `LOG_MAX_DEDUP_BYTES`, 4 MiB.
+    pub windows: usize,
 }
 
 impl Default for Retention {
     fn default() -> Self {
-        Self { age: Duration::from_secs(24 * 3600), bytes: 16 << 20 }
+        Self { age: Duration::from_secs(24 * 3600), bytes: 16 << 20, sessions: 20_000, windows: 4 << 20 }
     }
 }
 
@@ -53,7 +63,16 @@ impl Retention {
     /// Reads the variables named on the fields.
     pub fn from_env(env: &Env) -> Result<Self, env::Error> {
         let default = Self::default();
-        Ok(Self { age: env.duration("LOG_RETENTION", default.age)?, bytes: env.bytes("LOG_RETENTION_BYTES", default.bytes)? })
+        let retention = Self {
+            age: env.duration("LOG_RETENTION", default.age)?,
+            bytes: env.bytes("LOG_RETENTION_BYTES", default.bytes)?,
+            sessions: env.parse("LOG_MAX_SESSIONS", default.sessions)?,
+            windows: env.bytes("LOG_MAX_DEDUP_BYTES", default.windows)?,
+        };
+        if retention.sessions == 0 {
+            return Err(env::Error::invalid("LOG_MAX_SESSIONS", "must be at least 1"));
+        }
+        Ok(retention)
     }
 }
 
@@ -91,6 +110,11 @@ impl SessionName {
     /// A connection or request whose name is never used again.
     pub fn passing() -> Self {
         Self { text: format!("p:{:016x}{:016x}", fastrand::u64(..), fastrand::u64(..)).into(), passing: true }
+    }
+
+    /// Bytes that a session of this name counts with a dedup window of so many ranges.
+    pub fn bytes(&self, ranges: usize) -> usize {
+        SESSION_BYTES + self.text.len() + RANGE_BYTES * ranges
     }
 
     /// A name that the log has kept.

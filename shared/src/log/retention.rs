@@ -86,7 +86,7 @@ mod tests {
 
     #[test]
     fn as_much_as_fits_is_kept_and_hardly_more() {
-        let keep = Retention { age: Duration::from_secs(1000), bytes: 6400 };
+        let keep = Retention { age: Duration::from_secs(1000), bytes: 6400, ..Retention::default() };
         let (mut marks, mut gone) = (Marks::default(), 0);
         for n in 1..=1000 {
             marks.add(Offset(n), 50, at(0), &keep);
@@ -98,7 +98,7 @@ mod tests {
 
     #[test]
     fn what_is_too_old_goes_part_by_part() {
-        let keep = Retention { age: Duration::from_secs(640), bytes: 1 << 20 };
+        let keep = Retention { age: Duration::from_secs(640), bytes: 1 << 20, ..Retention::default() };
         let mut marks = Marks::default();
         for n in 1..=100 {
             marks.add(Offset(n), 10, at(n as i64), &keep);
@@ -110,7 +110,7 @@ mod tests {
 
     #[test]
     fn a_lone_large_record_is_kept() {
-        let keep = Retention { age: Duration::from_secs(1000), bytes: 100 };
+        let keep = Retention { age: Duration::from_secs(1000), bytes: 100, ..Retention::default() };
         let mut marks = Marks::default();
         marks.add(Offset(1), 5000, at(0), &keep);
         assert_eq!(marks.trim(at(0), &keep), None);

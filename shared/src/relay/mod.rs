@@ -42,7 +42,7 @@ pub use follows::Follows;
 pub use hub::{Hub, ReadFrom};
 pub use intake::{Intake, Pending, Submitted};
 pub use nodes::{Kind, NodeStats, Nodes, Open};
-pub use publisher::{Committed, Group, MAX_SEEN_RANGES, Publisher, Refusal, Ticket};
+pub use publisher::{Committed, Group, Publisher, Refusal, Ticket};
 pub use reports::Reports;
 pub use rights::Rights;
 pub use routes::{Routes, Watch};
@@ -73,6 +73,9 @@ pub struct Limits {
     pub queue: usize,
     /// How long a write to the log is tried again before its senders are told that the log is away. `APPEND_LIMIT`, 10 s.
     pub append: Duration,
+    /// Separate ranges in a sender's dedup window: holes close as records arrive out of order, and a sender that leaves more open is not
+    /// following the protocol. `LOG_MAX_DEDUP_RANGES`, 512.
+    pub ranges: usize,
     /// How many devices are remembered.
     pub devices: Most,
     /// How far ahead of ours a device's clock may be before that counts as a fault of it. CLOCK_AHEAD_LIMIT, 1 h.
@@ -90,6 +93,7 @@ impl Default for Limits {
             batch: 1 << 20,
             queue: 64,
             append: Duration::from_secs(10),
+            ranges: 512,
             devices: Most { all: 100_000, each: 10_000 },
             ahead: Duration::from_secs(3600),
             strict_native: true,
@@ -108,6 +112,7 @@ impl Limits {
             batch: env.bytes("MAX_BATCH_BYTES", default.batch)?,
             queue: env.parse("APPEND_QUEUE", default.queue)?,
             append: env.duration("APPEND_LIMIT", default.append)?,
+            ranges: env.parse("LOG_MAX_DEDUP_RANGES", default.ranges)?,
             devices: Most {
                 all: env.parse("DEVICES_MAX", default.devices.all)?,
                 each: env.parse("DEVICES_MAX_PER_PRODUCER", default.devices.each)?,
@@ -123,6 +128,9 @@ impl Limits {
         }
         if limits.queue == 0 {
             return Err(env::Error::invalid("APPEND_QUEUE", "must be at least 1"));
+        }
+        if limits.ranges == 0 {
+            return Err(env::Error::invalid("LOG_MAX_DEDUP_RANGES", "must be at least 1"));
         }
         Ok(limits)
     }

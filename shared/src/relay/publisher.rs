@@ -27,10 +27,6 @@ use crate::{
     mutation::Mutation,
 };
 
-/// Most separate ranges in a sender's seen-set. Holes close as records arrive out of order; a sender that leaves more
-/// open is not following the protocol.
-pub const MAX_SEEN_RANGES: usize = 4096;
-
 /// A sender's place in the order of its own submissions: what was submitted up to it is in the log once
 /// [`Publisher::committed`] returns.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -52,8 +48,8 @@ pub enum Refusal {
     #[error(transparent)]
     Invalid(#[from] record::Invalid),
     /// Too many records are missing between those that arrived.
-    #[error("more than {MAX_SEEN_RANGES} separate runs of sequence numbers")]
-    TooScattered,
+    #[error("more than {0} separate runs of sequence numbers")]
+    TooScattered(usize),
     /// The sender's session has ended.
     #[error(transparent)]
     Ended(#[from] Error),
@@ -279,12 +275,13 @@ impl Group<'_> {
             self.bytes += json.len();
             self.records.push(Submitted { seq, id: None, json });
         }
-        let scattered = submitted.seen.ranges() > MAX_SEEN_RANGES;
+        let most = self.publisher.relay.0.limits.ranges;
+        let scattered = submitted.seen.ranges() > most;
         drop(submitted);
         if new {
             self.date(time);
         }
-        if scattered { Err(Refusal::TooScattered) } else { Ok(new) }
+        if scattered { Err(Refusal::TooScattered(most)) } else { Ok(new) }
     }
 
     /// Notes a record's time, where it is a device's that is known: what comes of many says itself whose it is.
@@ -309,7 +306,8 @@ impl Group<'_> {
             submitted.seen.insert_range(range.clone());
             self.skipped.insert_range(range);
         }
-        if submitted.seen.ranges() > MAX_SEEN_RANGES { Err(Refusal::TooScattered) } else { Ok(()) }
+        let most = self.publisher.relay.0.limits.ranges;
+        if submitted.seen.ranges() > most { Err(Refusal::TooScattered(most)) } else { Ok(()) }
     }
 
     /// Bytes gathered.
