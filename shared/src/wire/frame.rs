@@ -99,6 +99,10 @@ macro_rules! frames {
             $($(#[$doc])* $name $(($body))?,)+
         }
 
+        /// The number of every frame, for tests that must leave none out.
+        #[cfg(test)]
+        pub(super) const NUMBERS: &[u64] = &[$($number),+];
+
         impl Frame {
             /// The frame's name, for logs and close reasons.
             pub fn name(&self) -> &'static str {
@@ -107,7 +111,7 @@ macro_rules! frames {
                 }
             }
 
-            fn number(&self) -> u64 {
+            pub(super) fn number(&self) -> u64 {
                 match self {
                     $(frames!(@pattern $name body $(($body))?) => $number,)+
                 }

@@ -2,26 +2,31 @@
 //!
 //! Integers are QUIC varints (RFC 9000, section 16). A frame is `type, length, body`. Unknown frames of an even type
 //! are skipped by their length, so that the protocol can grow; an unknown odd type is critical and ends the
-//! connection. Every limit is checked before anything is allocated.
+//! connection. Every limit is checked before anything is allocated. `docs/protocol.md` describes all of it for whoever writes
+//! another client, and `docs/vectors.json` is made of what this module writes.
 //!
 //! | where | frames |
 //! |---|---|
 //! | control stream, up | [`Hello`] first, then [`TokenRefresh`], [`Skipped`], [`Shape`], [`Subscribe`], [`Unsubscribe`], [`Confirm`], [`Health`], `Ping`, `Done` |
-//! | control stream, down | [`Welcome`] first, then [`Ack`], [`Refused`], [`ShapeAccepted`], `Credit`, [`TokenAccepted`], [`Followed`], [`Gap`], `Drain`, `Pong` |
+//! | control stream, down | [`Welcome`] first, then [`Ack`], [`Refused`], [`ShapeAccepted`], `Credit`, [`TokenAccepted`], [`Followed`], `Drain`, `Ping`, `Pong` |
 //! | lanes up (unidirectional, opened by [`StreamKind`]) | [`Record`], [`Compact`] |
 //! | datagrams up, one frame each | [`Record`], [`Compact`], numbered from 1 within the connection |
-//! | feeds down (unidirectional, one for each followed producer) | [`Feed`] first and after each reset, then [`Entry`] |
+//! | feeds down (unidirectional, one for each followed producer) | [`Feed`] first and after each reset, then [`Entry`], [`Gap`] |
 
 mod ack;
 mod close;
 pub mod compact;
 mod consume;
 mod frame;
+#[cfg(test)]
+mod goldens;
 mod health;
 mod hello;
 mod record;
 mod token;
 pub mod varint;
+#[cfg(test)]
+mod vectors;
 mod welcome;
 
 pub use ack::{Ack, Refused, Skipped};

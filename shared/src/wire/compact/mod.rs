@@ -36,4 +36,6 @@ pub const MAX_SLOTS: usize = 256;
 pub const MAX_LITERALS: usize = 4096;
 
 #[cfg(test)]
+pub(super) mod goldens;
+#[cfg(test)]
 mod tests;

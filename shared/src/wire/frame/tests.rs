@@ -4,45 +4,19 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::{
-    model::{Cursor, Epoch, Fence, LogEpoch, Offset, ProducerId, RangeSet, RecordName, Seq},
-    wire::{From, Intent},
+    model::{Epoch, Fence, Offset, ProducerId, RangeSet, Seq},
+    wire::{
+        From, Intent,
+        goldens::{self, cursor, hello, hex, name, welcome},
+    },
 };
 
 const LIMITS: Limits = Limits { frame: 1 << 20 };
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|b| format!("{b:02x}")).collect()
-}
 
 fn encoded(frame: &Frame) -> BytesMut {
     let mut out = BytesMut::new();
     frame.encode(&mut out);
     out
-}
-
-fn hello() -> Hello {
-    Hello { version: 1, intent: Intent::Produce, token: "tok".into(), device_id: "rpi".into(), epoch: Epoch(0xfeed), features: 0 }
-}
-
-fn welcome() -> Welcome {
-    Welcome {
-        node: "n1".into(),
-        fence: Fence(7),
-        seen: "1-300,302".parse().unwrap(),
-        max_record: 65536,
-        credit: 8192,
-        token_expires_in: 3600,
-        durability: "memory".into(),
-        features: 0,
-    }
-}
-
-fn cursor(epoch: u64, offset: u64) -> Cursor {
-    Cursor { epoch: LogEpoch(epoch), offset: Offset(offset) }
-}
-
-fn name(epoch: u64, seq: u64) -> RecordName {
-    RecordName { epoch: Epoch(epoch), seq: Seq(seq) }
 }
 
 fn subscribe(from: From, durable: &str, view: &str) -> Frame {
@@ -51,36 +25,15 @@ fn subscribe(from: From, durable: &str, view: &str) -> Frame {
 
 #[test]
 fn goldens() {
-    for (frame, golden) in [
-        (Frame::Hello(hello()), "0113010103746f6b03727069000000000000feed00"),
-        (Frame::Welcome(welcome()), "031a026e31070201412b02008001000060004e10066d656d6f727900"),
-        (Frame::TokenRefresh(TokenRefresh { token: "t".into() }), "05020174"),
-        (Frame::TokenAccepted(TokenAccepted { expires_in: 60 }), "07013c"),
-        (Frame::Ack(Ack { ranges: "5-9".parse().unwrap() }), "0903010504"),
-        (Frame::Refused(Refused { seq: Seq(3), code: "c".into(), message: "m".into() }), "0b05030163016d"),
-        (subscribe(From::After(cursor(2, 5)), "", ""), "0d0d407b0200000000000000020500"),
-        (subscribe(From::Time(7), "ab", ""), "0d07407b0307026162"),
-        (subscribe(From::Live, "", "{}"), "0d07407b0000027b7d"),
-        (Frame::Skipped(Skipped { ranges: "5-9".parse().unwrap() }), "1703010504"),
-        (Frame::Confirm(Confirm { producer: ProducerId(1), cursor: cursor(2, 9) }), "190a01000000000000000209"),
-        (Frame::Unsubscribe(Unsubscribe { producer: ProducerId(1) }), "0f0101"),
-        (Frame::Followed(Followed { producer: ProducerId(1), refusal: String::new() }), "11020100"),
-        (Frame::Gap(Gap { producer: ProducerId(1), from: Offset(2), to: Offset(3) }), "1303010203"),
-        (Frame::Done, "1500"),
-        (Frame::Credit(Credit { records: 64 }), "02024040"),
-        (Frame::Drain, "0400"),
-        (Frame::Ping, "0600"),
-        (Frame::Pong, "0800"),
-        (Frame::Health(Health { backlog: 3, loss_ppm: Some(12_500) }), "0a030370d5"),
-        (Frame::Health(Health { backlog: 0, loss_ppm: None }), "0a020000"),
-        (Frame::Record(Record { seq: Seq(1), json: Bytes::from_static(b"{}") }), "2103017b7d"),
-        (Frame::Feed(Feed { producer: ProducerId(1), after: cursor(2, 4) }), "230a01000000000000000204"),
-        (Frame::Entry(Entry { offset: Offset(9), name: name(3, 1), message: Bytes::from_static(b"{}") }), "250c090000000000000003017b7d"),
-    ] {
-        let mut bytes = encoded(&frame);
-        assert_eq!(hex(&bytes), golden, "{frame:?}");
-        assert_eq!(Frame::decode(&mut bytes, LIMITS), Ok(Some(frame)));
+    let goldens = goldens::frames();
+    for (frame, golden) in &goldens {
+        let mut bytes = encoded(frame);
+        assert_eq!(hex(&bytes), *golden, "{frame:?}");
+        assert_eq!(Frame::decode(&mut bytes, LIMITS), Ok(Some(frame.clone())));
         assert!(bytes.is_empty());
+    }
+    for number in NUMBERS {
+        assert!(goldens.iter().any(|(frame, _)| frame.number() == *number), "frame {number:#04x} has no golden");
     }
 }
 

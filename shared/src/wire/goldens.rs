@@ -1,0 +1,97 @@
+//! Examples of every frame with the bytes that they have been since motience/1: a change of any of them is a change of the protocol.
+//! `docs/vectors.json` is made of them.
+
+use bytes::Bytes;
+
+use super::{
+    Ack, Compact, Confirm, Credit, Entry, Feed, Followed, Frame, From, Gap, Health, Hello, Intent, Record, Refused, ShapeAccepted, Skipped,
+    Subscribe, TokenAccepted, TokenRefresh, Unsubscribe, Welcome, compact, features,
+};
+use crate::model::{Cursor, Epoch, Fence, LogEpoch, Offset, ProducerId, RangeSet, RecordName, Seq};
+
+pub(super) fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|b| format!("{b:02x}")).collect()
+}
+
+pub(super) fn hello() -> Hello {
+    Hello { version: 1, intent: Intent::Produce, token: "tok".into(), device_id: "rpi".into(), epoch: Epoch(0xfeed), features: 0 }
+}
+
+pub(super) fn welcome() -> Welcome {
+    Welcome {
+        node: "n1".into(),
+        fence: Fence(7),
+        seen: "1-300,302".parse().unwrap(),
+        max_record: 65536,
+        credit: 8192,
+        token_expires_in: 3600,
+        durability: "memory".into(),
+        features: 0,
+    }
+}
+
+pub(super) fn cursor(epoch: u64, offset: u64) -> Cursor {
+    Cursor { epoch: LogEpoch(epoch), offset: Offset(offset) }
+}
+
+pub(super) fn name(epoch: u64, seq: u64) -> RecordName {
+    RecordName { epoch: Epoch(epoch), seq: Seq(seq) }
+}
+
+fn subscribe(from: From, durable: &str, view: &str) -> Frame {
+    Frame::Subscribe(Subscribe { producer: ProducerId(123), from, durable: durable.to_owned(), view: view.to_owned() })
+}
+
+fn ranges(text: &str) -> RangeSet {
+    text.parse().unwrap()
+}
+
+/// Frames with their bytes in hexadecimal.
+pub(super) fn frames() -> Vec<(Frame, &'static str)> {
+    let consumer =
+        Hello { intent: Intent::Consume, epoch: Epoch(0), features: features::COMPACT | features::LATEST | features::VIEW, ..hello() };
+    let mut frames = vec![
+        (Frame::Hello(hello()), "0113010103746f6b03727069000000000000feed00"),
+        (Frame::Hello(consumer), "0113010203746f6b03727069000000000000000007"),
+        (
+            Frame::Hello(Hello { device_id: "wéit".into(), epoch: Epoch(u64::MAX), ..hello() }),
+            "0115010103746f6b0577c3a96974ffffffffffffffff00",
+        ),
+        (Frame::Welcome(welcome()), "031a026e31070201412b02008001000060004e10066d656d6f727900"),
+        (
+            Frame::Welcome(Welcome { seen: RangeSet::new(), durability: "redis+2".into(), features: features::VIEW, ..welcome() }),
+            "0316026e3107008001000060004e100772656469732b3204",
+        ),
+        (Frame::TokenRefresh(TokenRefresh { token: "t".into() }), "05020174"),
+        (Frame::TokenAccepted(TokenAccepted { expires_in: 60 }), "07013c"),
+        (Frame::Ack(Ack { ranges: ranges("5-9") }), "0903010504"),
+        (Frame::Ack(Ack { ranges: ranges("1,3-4,1000") }), "0908030100020143e400"),
+        (Frame::Refused(Refused { seq: Seq(3), code: "c".into(), message: "m".into() }), "0b05030163016d"),
+        (subscribe(From::After(cursor(2, 5)), "", ""), "0d0d407b0200000000000000020500"),
+        (subscribe(From::Time(7), "ab", ""), "0d07407b0307026162"),
+        (subscribe(From::Live, "", "{}"), "0d07407b0000027b7d"),
+        (subscribe(From::Earliest, "", ""), "0d04407b0100"),
+        (Frame::Unsubscribe(Unsubscribe { producer: ProducerId(1) }), "0f0101"),
+        (Frame::Followed(Followed { producer: ProducerId(1), refusal: String::new() }), "11020100"),
+        (Frame::Followed(Followed { producer: ProducerId(1), refusal: "too_many".into() }), "110a0108746f6f5f6d616e79"),
+        (Frame::Gap(Gap { producer: ProducerId(1), from: Offset(2), to: Offset(3) }), "1303010203"),
+        (Frame::Done, "1500"),
+        (Frame::Skipped(Skipped { ranges: ranges("5-9") }), "1703010504"),
+        (Frame::Confirm(Confirm { producer: ProducerId(1), cursor: cursor(2, 9) }), "190a01000000000000000209"),
+        (Frame::ShapeAccepted(ShapeAccepted { id: 1 }), "1d0101"),
+        (Frame::Credit(Credit { records: 64 }), "02024040"),
+        (Frame::Drain, "0400"),
+        (Frame::Ping, "0600"),
+        (Frame::Pong, "0800"),
+        (Frame::Health(Health { backlog: 3, loss_ppm: Some(12_500) }), "0a030370d5"),
+        (Frame::Health(Health { backlog: 0, loss_ppm: None }), "0a020000"),
+        (Frame::Record(Record { seq: Seq(1), json: Bytes::from_static(b"{}") }), "2103017b7d"),
+        (Frame::Record(Record { seq: Seq(16_384), json: Bytes::from_static(br#"{"a":1}"#) }), "210b800040007b2261223a317d"),
+        (Frame::Feed(Feed { producer: ProducerId(1), after: cursor(2, 4) }), "230a01000000000000000204"),
+        (Frame::Entry(Entry { offset: Offset(9), name: name(3, 1), message: Bytes::from_static(b"{}") }), "250c090000000000000003017b7d"),
+        (Frame::Compact(Compact { seq: Seq(70), shape: 1, values: Bytes::from_static(&[0x41, 0x2c]) }), "2705404601412c"),
+        (Frame::Compact(Compact { seq: Seq(1), shape: 0, values: Bytes::new() }), "27020100"),
+    ];
+    frames.extend(compact::goldens::shapes().into_iter().map(|(shape, golden)| (Frame::Shape(shape), golden)));
+    frames
+}
