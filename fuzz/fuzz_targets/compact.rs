@@ -7,7 +7,7 @@ use motience_shared::{
     model::Seq,
     wire::{
         Frame, Limits, Record,
-        compact::{Decoder, Encoder},
+        compact::{Decoder, Encoded, Encoder},
     },
 };
 
@@ -18,8 +18,8 @@ fuzz_target!(|bytes: &[u8]| {
     let (mut encoder, mut decoder) = (Encoder::new(), Decoder::new());
     for (n, line) in bytes.split(|byte| *byte == b'\n').enumerate() {
         let json = Bytes::copy_from_slice(line);
-        let (frame, shape) = encoder.encode(Record { seq: Seq(n as u64 + 1), json: json.clone() });
-        if let Frame::Compact(compact) = frame {
+        let (record, shape) = encoder.encode(Record { seq: Seq(n as u64 + 1), json: json.clone() });
+        if let Encoded::Compact(compact) = record {
             assert_eq!(decoder.expand(&compact, MAX_RECORD), Ok(json));
         }
         if let Some(shape) = shape {

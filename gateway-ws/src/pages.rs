@@ -13,11 +13,11 @@ use axum::{
     response::{IntoResponse, Redirect, Response},
     routing::get,
 };
-use motience_shared::http::{ApiError, called_host};
+use motience_shared::http::ApiError;
 use rust_embed::{EmbeddedFile, RustEmbed};
 use serde_json::json;
 
-use crate::{Addresses, Config, Shared, WebTransport, gauge::Stats};
+use crate::{Addresses, Config, Shared, WebTransport, gauge::Stats, webtransport::host};
 
 /// Scripts and styles of our own only; connections anywhere, as ap, sm and the sockets have other ports.
 const POLICY: &str =
@@ -201,11 +201,6 @@ fn config_json(
         "tester_url": format!("http://{host}:{}/tester", at.wss2_ui.port()),
         "producer_page_url": format!("http://{host}:{}/", at.wss1_ui.port()),
     })
-}
-
-/// The host a page was loaded from, without its port.
-pub(crate) fn host<'a>(uri: &'a Uri, headers: &'a HeaderMap) -> &'a str {
-    called_host(uri, headers).unwrap_or("localhost")
 }
 
 fn stats(side: Side, shared: &Shared) -> Json<Stats> {

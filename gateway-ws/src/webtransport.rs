@@ -10,10 +10,8 @@ use axum::{
     routing::get,
 };
 use motience_certs::ServerIdentity;
-use motience_shared::http::ApiError;
+use motience_shared::http::{ApiError, called_host};
 use serde_json::json;
-
-use crate::pages::host;
 
 /// The WebTransport of this process.
 #[derive(Clone, Debug)]
@@ -40,6 +38,11 @@ impl WebTransport {
 /// `GET /cert-hash`; 404 where there is no WebTransport.
 pub fn router(here: Option<WebTransport>) -> Router {
     Router::new().route("/cert-hash", get(hashes)).with_state(here)
+}
+
+/// The host a page was loaded from, without its port.
+pub(crate) fn host<'a>(uri: &'a Uri, headers: &'a HeaderMap) -> &'a str {
+    called_host(uri, headers).unwrap_or("localhost")
 }
 
 async fn hashes(State(here): State<Option<WebTransport>>, uri: Uri, headers: HeaderMap) -> Response {

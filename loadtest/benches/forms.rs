@@ -72,8 +72,9 @@ fn compact(known: &[Bytes], records: &[Bytes]) -> Row {
     let mut frames = Vec::with_capacity(records.len());
     for (n, json) in (1..).zip(known.iter().chain(records)) {
         let began = Instant::now();
-        let (frame, shape) = encoder.encode(Record { seq: Seq(n), json: json.clone() });
+        let (record, shape) = encoder.encode(Record { seq: Seq(n), json: json.clone() });
         let took = began.elapsed();
+        let frame = Frame::from(record);
         if let Some(shape) = shape {
             encoder.accepted(decoder.add(shape).expect("the encoder knows the limits"));
         }

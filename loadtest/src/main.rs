@@ -5,6 +5,7 @@ mod check;
 mod consumers;
 mod devices;
 mod exits;
+mod exits_command;
 mod fleet;
 mod hostile;
 mod levels;
@@ -40,7 +41,7 @@ enum Scenario {
     /// What each durability level costs, side by side against a path without a log.
     Levels(levels::Options),
     /// What each exit costs, side by side: the first byte, the tail of the latency, the server's processor time.
-    Exits(exits::measure::Options),
+    Exits(exits_command::Options),
     /// Thousands of devices of one account whose node is restarted, and who are then restarted themselves: how soon all are back.
     Fleet(fleet::Options),
     /// Consumers are cut off and resumed again and again during a flood; each record must arrive exactly once.
@@ -78,7 +79,7 @@ async fn main() -> ExitCode {
     let outcome = match Cli::parse().scenario {
         Scenario::Run(options) => run::run(options).await,
         Scenario::Levels(options) => levels::run(options).await,
-        Scenario::Exits(options) => exits::measure::run(options).await,
+        Scenario::Exits(options) => exits_command::run(options).await,
         Scenario::Fleet(options) => fleet::run(options).await,
         Scenario::Resume(options) => resume::run(options).await,
         Scenario::Check(options) => check::run(options).await,

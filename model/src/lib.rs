@@ -37,6 +37,7 @@
 //! `cargo test -p motience-model -- --nocapture` prints how many states were explored.
 
 mod mutants;
+pub mod names;
 mod properties;
 mod scenario;
 pub mod state;

@@ -4,7 +4,8 @@ use stateright::{Model, Property};
 
 use crate::{
     Delivery, Scenario,
-    state::{Consumer, Names, Progress, State},
+    names::Names,
+    state::{Consumer, Progress, State},
 };
 
 /// The names of the properties.

@@ -1,6 +1,6 @@
 //! What takes part in a check, and how many faults of each kind may happen, in any order and at any moment.
 
-use crate::state::{Device, Names};
+use crate::names::Names;
 
 /// How often each fault may happen.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -96,8 +96,4 @@ impl Scenario {
         Self::READER_OF_THREE_LIVES,
         Self::EVERYTHING,
     ];
-
-    pub(crate) fn devices(&self) -> [Device; 2] {
-        self.records.map(|outbox| Device { outbox, linked: false })
-    }
 }

@@ -2,7 +2,8 @@
 
 use crate::{
     Delivery, Mutant,
-    state::{Connection, Consumer, Cursor, Data, Device, Fence, Life, Log, Name, Names, Past, Progress, Session, State, Write},
+    names::{Name, Names},
+    state::{Connection, Consumer, Cursor, Data, Device, Fence, Life, Log, Past, Progress, Session, State, Write},
 };
 
 /// One step. Connections and writes are named by their place in [`State`].

@@ -249,7 +249,7 @@ impl Sink {
     async fn encode(&self, record: Record, message: &mut BytesMut) {
         let Some(shapes) = &self.shapes else { return Frame::Record(record).encode(message) };
         let (frame, shape) = shapes.lock().await.encode(record);
-        frame.encode(message);
+        Frame::from(frame).encode(message);
         if let Some(shape) = shape {
             Frame::Shape(shape).encode(message);
         }

@@ -3,7 +3,6 @@
 
 mod http;
 mod http3;
-pub(crate) mod measure;
 mod native;
 mod webtransport;
 mod wss2;

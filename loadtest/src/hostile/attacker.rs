@@ -1,18 +1,9 @@
 //! The attacker's process: it is told its target on standard input, attacks until that ends, and says how often it did what.
 
-use std::{
-    collections::BTreeMap,
-    process::Stdio,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
-    time::Duration,
-};
+use std::{collections::BTreeMap, process::Stdio, sync::Arc, time::Duration};
 
 use anyhow::{Context as _, Result, ensure};
 use clap::Args;
-use serde::{Deserialize, Serialize};
 use tokio::{
     io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader},
     process::{Child, Command},
@@ -20,8 +11,10 @@ use tokio::{
     time::timeout,
 };
 
-use super::attacks::{self, Attack};
-use crate::server::Addresses;
+use super::{
+    attacks::{self, Attack},
+    target::{Count, Target},
+};
 
 /// The longest attack: one that was forgotten ends by itself.
 const LONGEST: Duration = Duration::from_secs(900);
@@ -36,29 +29,6 @@ pub(crate) struct Options {
     /// The attacks to carry out, separated by commas; all unless given.
     #[arg(long, value_delimiter = ',')]
     only: Vec<String>,
-}
-
-/// Whom to attack, and as whom.
-#[derive(Debug, Serialize, Deserialize)]
-pub(super) struct Target {
-    pub(super) addresses: Addresses,
-    /// The attacker's own producer, with a log to read from.
-    pub(super) producer: i64,
-    pub(super) producer_token: String,
-    /// A consumer that is subscribed to it.
-    pub(super) consumer_token: String,
-    /// A login that may be ended.
-    pub(super) refresh_token: String,
-}
-
-/// How often an attack reached the node: connections, requests or messages.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Count(Arc<AtomicU64>);
-
-impl Count {
-    pub(super) fn add(&self, n: u64) {
-        self.0.fetch_add(n, Ordering::Relaxed);
-    }
 }
 
 /// Attacks until standard input ends. Cancelled, the attacks leave nothing behind but closed connections.
@@ -80,7 +50,7 @@ pub(crate) async fn run(options: Options) -> Result<bool> {
     // Nothing more is said there: the read returns when the parent is done, or is gone.
     let _ = timeout(LONGEST, input.read_u8()).await;
     running.shutdown().await;
-    let told: BTreeMap<_, _> = counts.iter().map(|(name, count)| (name, count.0.load(Ordering::Relaxed))).collect();
+    let told: BTreeMap<_, _> = counts.iter().map(|(name, count)| (name, count.get())).collect();
     println!("{}", serde_json::to_string(&told)?);
     Ok(true)
 }

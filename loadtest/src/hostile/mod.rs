@@ -8,6 +8,7 @@ mod attacker;
 mod attacks;
 mod quic;
 mod raw;
+mod target;
 mod verdict;
 
 use std::{path::PathBuf, time::Duration};
@@ -21,7 +22,8 @@ use tokio_util::sync::CancellationToken;
 pub(crate) use attacker::{Options as AttackerOptions, run as attack};
 
 use self::{
-    attacker::{Attackers, Target},
+    attacker::Attackers,
+    target::Target,
     verdict::{Memory, Verdict},
 };
 use crate::{

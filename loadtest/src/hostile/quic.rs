@@ -12,7 +12,7 @@ use motience_shared::{
 use quinn::{Connection, Endpoint, IdleTimeout, SendStream, TransportConfig, crypto::rustls::QuicClientConfig};
 use tokio::time::timeout;
 
-use super::{attacker::Target, raw};
+use super::{raw, target::Target};
 use crate::server::address;
 
 /// Longest wait for a handshake.

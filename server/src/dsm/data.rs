@@ -14,8 +14,8 @@ use motience_shared::{
     http::{ApiError, Json, Producer, body_error, is_json, malformed_json, unsupported_media_type},
     log::Transport,
     model::{
-        envelope::{self, Envelope, MAX_ID},
-        record::{self, Admitted},
+        envelope::{self, Envelope},
+        record::{self, Admitted, MAX_ID},
     },
     relay::{self, Publisher, Refusal, Ticket, replies},
 };

@@ -1,6 +1,5 @@
 //! `GET /history/:producerId`: what was kept and what the log still holds, for the producer and for its active subscribers.
 
-pub(crate) mod marks;
 mod part;
 
 use std::borrow::Cow;

@@ -34,8 +34,8 @@ use super::{
     gate::Gate,
     opening::{self, Opened, code, reject},
     quic::{Exchange, Link, Out},
+    sessions::Sessions,
 };
-use crate::webtransport::Sessions;
 
 /// How long requests under way have when the node drains; less than the endpoint itself.
 const DRAIN_LIMIT: Duration = Duration::from_secs(4);
@@ -66,14 +66,14 @@ pub(crate) async fn serve(
         .enable_extended_connect(true)
         .enable_datagram(true)
         .enable_webtransport(true)
-        .max_webtransport_sessions(shared.sessions.config.sessions as u64)
+        .max_webtransport_sessions(shared.handler.sessions() as u64)
         .send_grease(false);
     let mut h3: H3 = match timeout(limit, builder.build(Link::new(connection.clone(), controls))).await {
         Ok(Ok(h3)) => h3,
         Ok(Err(e)) => return debug!(error = %e, "HTTP/3 does not begin"),
         Err(_) => return connection.close(code(Code::H3_NO_ERROR), b"no room for control streams"),
     };
-    let sessions = Sessions::new(connection.clone(), shared.sessions.config.sessions);
+    let sessions = Sessions::new(connection.clone(), shared.handler.sessions());
     let cut = CancellationToken::new();
     let requests = TaskTracker::new();
     let pages = PageRoom::of(shared.limits.pages);

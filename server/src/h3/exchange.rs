@@ -27,9 +27,9 @@ use super::{
     quic::Link,
     request::{self, Head},
     response::{self, Answer},
+    sessions::Sessions,
     tunnel::Connect,
 };
-use crate::webtransport::{self, Sessions};
 
 /// What serving one request needs.
 pub(super) struct Service {
@@ -74,7 +74,7 @@ impl Service {
         let limit = shared.config.write;
         if request.method() == Method::CONNECT && request.extensions().get() == Some(&Protocol::WEB_TRANSPORT) {
             let connect = Connect { parts: request.into_parts().0, id, stream, limit };
-            return Ok(webtransport::serve(connect, &sessions, &shared.sessions).await?);
+            return Ok(shared.handler.serve(connect, &sessions).await?);
         }
         let (send, recv) = stream.split();
         let mut answer = Answer { stream: send, limit };

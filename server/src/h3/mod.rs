@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! connection -> handshake's end -> SETTINGS -> bidirectional stream -> head -> Router (tower) -> answer
-//!                                           -> stream of a WebTransport session -> webtransport/session
+//!                                           -> stream of a WebTransport session -> sessions
 //! ```
 //!
 //! The `h3` crate reads heads and the control stream; what it is given, and what becomes of a stream, is decided here. A
@@ -18,11 +18,12 @@ mod opening;
 mod quic;
 mod request;
 mod response;
+mod sessions;
 #[cfg(test)]
 mod tests;
 mod tunnel;
 
-use std::{sync::Arc, time::Duration};
+use std::{pin::Pin, sync::Arc, time::Duration};
 
 use axum::Router;
 use motience_shared::{
@@ -31,10 +32,9 @@ use motience_shared::{
     http::Limits,
 };
 
-use crate::webtransport;
-
 pub(crate) use connection::serve;
 pub(crate) use response::Error;
+pub(crate) use sessions::{Incoming, Place, SESSION_UNI, Sessions};
 pub(crate) use tunnel::{Connect, Up};
 
 /// The ALPN name.
@@ -81,5 +81,17 @@ pub(crate) struct Shared {
     pub(crate) limits: Limits,
     pub(crate) router: Router,
     pub(crate) clock: Clock,
-    pub(crate) sessions: Arc<webtransport::Shared>,
+    pub(crate) handler: Box<dyn ConnectHandler>,
+}
+
+/// A session that is being served.
+pub(crate) type Served<'a> = Pin<Box<dyn Future<Output = Result<(), Error>> + Send + 'a>>;
+
+/// Who serves sessions of WebTransport: an extended CONNECT, and the streams and datagrams that name it.
+pub(crate) trait ConnectHandler: Send + Sync {
+    /// Sessions that one connection may have at once.
+    fn sessions(&self) -> usize;
+
+    /// Serves one session, from its CONNECT to its end.
+    fn serve<'a>(&'a self, connect: Connect, sessions: &'a Arc<Sessions>) -> Served<'a>;
 }

@@ -8,8 +8,10 @@ use motience_shared::wire::varint;
 use quinn::{RecvStream, SendStream, VarInt};
 use tokio::time::timeout;
 
-use super::gate::Gate;
-use crate::webtransport::{SESSION_BIDI, SESSION_UNI};
+use super::{
+    gate::Gate,
+    sessions::{SESSION_BIDI, SESSION_UNI},
+};
 
 /// Longest frame on a control stream, in bytes: SETTINGS are the longest that mean anything.
 const CONTROL_FRAME: usize = 4 * 1024;

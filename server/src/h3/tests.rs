@@ -34,7 +34,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::*;
-use crate::http::tests::platform;
+use crate::{http::tests::platform, webtransport};
 
 const LIMIT: Duration = Duration::from_secs(60);
 
@@ -77,8 +77,8 @@ impl Server {
         let endpoint = Endpoint::server(config, ([127, 0, 0, 1], 0).into()).unwrap();
         let draining = CancellationToken::new();
         let sessions = webtransport::Config::from_env(&env).unwrap();
-        let sessions = Arc::new(webtransport::Shared::new(backend, sessions, draining.clone()));
-        let shared = Arc::new(Shared { config: Config::from_env(&env).unwrap(), limits, router, clock, sessions });
+        let handler = Box::new(Arc::new(webtransport::Shared::new(backend, sessions, draining.clone())));
+        let shared = Arc::new(Shared { config: Config::from_env(&env).unwrap(), limits, router, clock, handler });
         let (accepting, until) = (endpoint.clone(), draining.clone());
         tokio::spawn(async move {
             while let Some(incoming) = accepting.accept().await {

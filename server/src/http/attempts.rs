@@ -18,7 +18,7 @@ use motience_shared::{
 use time::OffsetDateTime;
 use tracing::warn;
 
-use super::rate::{Rates, limited};
+use super::rates::{Rates, limited};
 
 /// Pairs of account and address that this node knows by heart.
 const KNOWN: u64 = 100_000;

@@ -2,9 +2,12 @@
 
 mod attempts;
 mod layers;
-mod rate;
+mod limiters;
+pub(crate) mod marks;
+mod rates;
 mod requests;
 pub(crate) mod shapes;
+mod stream;
 #[cfg(test)]
 pub(crate) mod tests;
 
@@ -32,10 +35,9 @@ use utoipa::openapi::{
     security::{Http, HttpAuthScheme, SecurityScheme},
 };
 
-use crate::{dsm::history::marks::TimeMarks, stream};
-
+use self::marks::TimeMarks;
 pub(crate) use layers::Unhurried;
-pub use rate::Rates;
+pub use rates::Rates;
 
 /// Swagger UI sets styles within the page and shows pictures that it carries with it; requests are tried on the service itself.
 const DOCS_POLICY: &str = "default-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; frame-ancestors 'none'; base-uri 'none'; form-action 'self'";
@@ -130,7 +132,7 @@ pub struct Services {
     /// Settings.
     pub config: Config,
     /// Rate limits in force.
-    pub limiters: rate::Limiters,
+    pub limiters: limiters::Limiters,
     /// What is known of the times in logs.
     pub(crate) marks: TimeMarks,
     /// Cancelled when the node begins to go away: what has no end by itself ends then.
@@ -140,7 +142,7 @@ pub struct Services {
 impl Services {
     /// The services over one backend, until `draining`.
     pub fn new(backend: Arc<Backend>, config: Config, draining: CancellationToken) -> Arc<Self> {
-        let limiters = rate::Limiters::new(&config);
+        let limiters = limiters::Limiters::new(&config);
         Arc::new(Self { backend, config, limiters, marks: TimeMarks::default(), draining })
     }
 }

@@ -22,7 +22,7 @@ use tokio::{
     time::timeout,
 };
 
-use super::{Config, Shared, rate::limited};
+use super::{Config, Shared, rates::limited};
 
 /// When an account that has as many requests under way as it may is to ask again.
 const RETRY_AFTER: Duration = Duration::from_secs(1);

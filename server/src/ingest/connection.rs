@@ -2,95 +2,28 @@
 
 use std::sync::Arc;
 
-use bytes::{Bytes, BytesMut};
+use bytes::BytesMut;
 use motience_shared::{
     auth::Grant,
-    http::{Ration, count_ended},
+    http::Ration,
     log::{self, Transport},
     model::{DeviceId, Role},
     permits::{Permit, Share},
-    relay::{self, Kind, Path},
-    wire::{self, CloseCode, Frame, Hello, Intent, Limits, VERSION},
+    relay::{Kind, Path},
+    wire::{CloseCode, Frame, Hello, Intent, Limits, VERSION},
 };
-use quinn::{Connection, ConnectionError, ReadError, RecvStream, SendStream, WriteError, ZeroRttAccepted};
+use quinn::{Connection, ZeroRttAccepted};
 use tokio::time::timeout;
 use tracing::{debug, info, warn};
 
 use super::{
     Shared, consumer,
     control::ended,
+    ending::Ending,
+    frames::{Control, Frames},
     number,
     producer::{self, Device},
 };
-
-/// Bytes taken from a stream in one read.
-pub(super) const READ: usize = 64 * 1024;
-
-/// Why a connection ends; each is told to the peer by a close code.
-#[derive(Debug, thiserror::Error)]
-pub(super) enum Ending {
-    #[error("{}", .1)]
-    Close(CloseCode, String),
-    /// The peer left or was lost: nobody to tell.
-    #[error("{0}")]
-    Gone(String),
-}
-
-impl Ending {
-    pub(super) fn new(code: CloseCode, reason: impl Into<String>) -> Self {
-        Self::Close(code, reason.into())
-    }
-}
-
-/// A control stream with what was read ahead of the next frame.
-pub(super) struct Control {
-    pub(super) send: SendStream,
-    pub(super) recv: Frames,
-}
-
-/// A stream read frame by frame.
-pub(super) struct Frames {
-    stream: RecvStream,
-    buffer: BytesMut,
-    limits: Limits,
-    /// Of frames that carry nothing; `None` where there are none.
-    ration: Option<Ration>,
-}
-
-impl Frames {
-    pub(super) fn new(stream: RecvStream, buffer: BytesMut, limits: Limits) -> Self {
-        Self { stream, buffer, limits, ration: None }
-    }
-
-    /// The same for a stream on which only so many frames that carry nothing may come.
-    fn rationed(self, ration: Ration) -> Self {
-        Self { ration: Some(ration), ..self }
-    }
-
-    fn count(&mut self, frame: &Frame) -> Result<(), Ending> {
-        let carries_nothing = matches!(frame, Frame::Ping | Frame::Pong | Frame::Done | Frame::Health(_) | Frame::TokenRefresh(_));
-        let Some(ration) = self.ration.as_mut().filter(|_| carries_nothing) else { return Ok(()) };
-        ration.spend().map_err(|flooded| {
-            count_ended("control_flood");
-            Ending::new(CloseCode::RateLimited, flooded.to_string())
-        })
-    }
-
-    /// The next frame; `None` where the stream ends. Cancel-safe.
-    pub(super) async fn next(&mut self) -> Result<Option<Frame>, Ending> {
-        loop {
-            if let Some(frame) = Frame::decode(&mut self.buffer, self.limits)? {
-                self.count(&frame)?;
-                return Ok(Some(frame));
-            }
-            match self.stream.read_chunk(READ, true).await? {
-                Some(chunk) => self.buffer.extend_from_slice(&chunk.bytes),
-                None if self.buffer.is_empty() => return Ok(None),
-                None => return Err(Ending::new(CloseCode::Protocol, "a stream ends within a frame")),
-            }
-        }
-    }
-}
 
 /// Serves the connection until it ends.
 ///
@@ -181,51 +114,4 @@ async fn admit(hello: &Hello, shared: &Shared) -> Result<Grant, Ending> {
         Intent::Consume => Role::Consumer,
     };
     if grant.role == wanted { Ok(grant) } else { Err(Ending::new(CloseCode::Forbidden, format!("this account is no {wanted}"))) }
-}
-
-/// The reasons a device is told carry no causes: those are logged here.
-impl From<relay::Error> for Ending {
-    fn from(error: relay::Error) -> Self {
-        match error {
-            relay::Error::Log(log::Error::Fenced) => Self::new(CloseCode::Fenced, "a newer connection of this device took over"),
-            // Which of two connections is the newer one got lost with the log's tail; whoever is still there comes again.
-            relay::Error::Log(log::Error::Stale) => Self::new(CloseCode::Draining, "the log began a new life: connect again"),
-            relay::Error::Closed => Self::new(CloseCode::Draining, "the node is going away"),
-            other => {
-                warn!(error = %other, "a connection is closed because a dependency failed");
-                Self::new(CloseCode::Internal, "the log or the database is away")
-            }
-        }
-    }
-}
-
-impl From<wire::Error> for Ending {
-    fn from(error: wire::Error) -> Self {
-        let code = if matches!(error, wire::Error::TooLarge { .. }) { CloseCode::TooLarge } else { CloseCode::Protocol };
-        Self::new(code, error.to_string())
-    }
-}
-
-impl From<ConnectionError> for Ending {
-    fn from(error: ConnectionError) -> Self {
-        Self::Gone(error.to_string())
-    }
-}
-
-impl From<ReadError> for Ending {
-    fn from(error: ReadError) -> Self {
-        Self::Gone(error.to_string())
-    }
-}
-
-impl From<WriteError> for Ending {
-    fn from(error: WriteError) -> Self {
-        Self::Gone(error.to_string())
-    }
-}
-
-/// Writes frames that are already encoded.
-pub(super) async fn write(send: &mut SendStream, buffer: &mut BytesMut) -> Result<(), Ending> {
-    let bytes: Bytes = buffer.split().freeze();
-    Ok(send.write_chunk(bytes).await?)
 }

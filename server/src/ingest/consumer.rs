@@ -31,8 +31,9 @@ use tokio::task::JoinSet;
 use self::opening::{Opened, Opening};
 use super::{
     Shared,
-    connection::{Control, Ending, Frames, write},
     control::{expires_in, renew, unexpected, within},
+    ending::Ending,
+    frames::{Control, Frames, write},
 };
 
 pub(super) async fn serve(

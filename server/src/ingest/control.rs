@@ -10,7 +10,7 @@ use motience_shared::{
 };
 use tokio::time::timeout;
 
-use super::connection::Ending;
+use super::ending::Ending;
 
 /// Takes a renewed token: it must be of the same account and role.
 pub(super) async fn renew(backend: &Backend, standing: &Standing, refresh: &TokenRefresh, out: &mut BytesMut) -> Result<(), Ending> {

@@ -9,12 +9,7 @@ use motience_shared::{
 };
 use quinn::{Connection, RecvStream};
 
-use super::{
-    connection::{Ending, READ},
-    control::unexpected,
-    producer::Outcomes,
-    shapes::Shapes,
-};
+use super::{control::unexpected, ending::Ending, frames::READ, outcomes::Outcomes, shapes::Shapes};
 
 /// Bytes of records that are handed on as one group: a compact record is far longer than its frame.
 const GROUP: usize = 256 * 1024;

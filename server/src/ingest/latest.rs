@@ -11,7 +11,7 @@ use motience_shared::{
 use quinn::Connection;
 use tracing::debug;
 
-use super::{connection::Ending, lanes::Entrance};
+use super::{ending::Ending, lanes::Entrance};
 
 /// The epoch of senders that have no life before or after this one.
 const ONLY: Epoch = Epoch(1);

@@ -7,20 +7,21 @@ use motience_shared::{
     auth::Standing,
     log,
     model::RangeSet,
-    relay::{Intake, Pending, Presence, Publisher, Submitted, Ticket},
+    relay::{Intake, Presence, Publisher},
     wire::{Ack, Frame, Refused, ShapeAccepted, Welcome, features},
 };
-use parking_lot::{Mutex, MutexGuard};
 use quinn::Connection;
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::mpsc;
 use tracing::debug;
 
 use super::{
     Shared,
-    connection::{Control, Ending, write},
     control::{expires_in, renew, unexpected, within},
+    ending::Ending,
+    frames::{Control, write},
     lanes::{self, Entrance, refusal},
     latest,
+    outcomes::Outcomes,
     shapes::Shapes,
 };
 
@@ -28,34 +29,6 @@ use super::{
 const REFUSALS: usize = 64;
 /// What this server can.
 const FEATURES: u64 = features::COMPACT | features::LATEST;
-
-/// What the lanes hand to the control stream.
-pub(super) struct Outcomes {
-    pending: Mutex<Pending>,
-    added: Notify,
-    refused: mpsc::Sender<Refused>,
-}
-
-impl Outcomes {
-    /// A group is on its way to the log.
-    pub(super) async fn submitted(&self, submitted: Submitted) -> Result<(), Ending> {
-        self.pending().add(submitted.ticket, submitted.numbers);
-        self.added.notify_one();
-        for refused in submitted.refused {
-            self.refused.send(refused).await.map_err(|_| Ending::Gone("the control stream has ended".into()))?;
-        }
-        Ok(())
-    }
-
-    /// Everything that is in the log by now.
-    fn take(&self, up_to: Ticket) -> RangeSet {
-        self.pending().take(up_to)
-    }
-
-    fn pending(&self) -> MutexGuard<'_, Pending> {
-        self.pending.lock()
-    }
-}
 
 /// The device at the other end.
 pub(super) struct Device {
@@ -74,7 +47,7 @@ pub(super) async fn serve(
 ) -> Result<(), Ending> {
     let Device { publisher, presence, offered } = device;
     let (refused, refusals) = mpsc::channel(REFUSALS);
-    let outcomes = Outcomes { pending: Mutex::default(), added: Notify::new(), refused };
+    let outcomes = Outcomes::new(refused);
     let (features, max_record) = (offered & FEATURES, shared.backend.relay.limits().record);
     let shapes = Shapes::new(features);
     let entrance = Entrance { publisher: &publisher, presence: &presence, outcomes: &outcomes, shapes: &shapes, max_record };

@@ -7,7 +7,7 @@ use motience_shared::wire::{
 };
 use parking_lot::RwLock;
 
-use super::connection::Ending;
+use super::ending::Ending;
 
 /// What the device has announced so far; `None` where it did not say that it would.
 pub(super) struct Shapes(Option<RwLock<Decoder>>);

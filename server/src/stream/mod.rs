@@ -4,7 +4,6 @@
 //! query, token -> Feed (whom the caller may follow) -> Thinned (what it wants) -> Session (chunks, pulled) -> body
 //! ```
 
-mod config;
 mod cursors;
 mod format;
 mod query;
@@ -34,7 +33,6 @@ use motience_shared::{
 };
 use tokio_util::sync::CancellationToken;
 
-pub use config::Config;
 pub(crate) use format::put_line;
 pub(crate) use query::Clock;
 

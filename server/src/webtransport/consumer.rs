@@ -26,8 +26,8 @@ use super::{
     messages::{self, Lines, Said},
     say,
     session::{Code, Ending, Outgoing, Peer},
-    sessions::Place,
 };
+use crate::h3::Place;
 
 /// Why a follow is refused: a code for programs, a sentence for people, and where an expression is wrong.
 struct Refusal {

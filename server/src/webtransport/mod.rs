@@ -4,8 +4,8 @@
 //! CONNECT /wt -> Origin, permit -> session: streams and datagrams -> hello -> consumer | producer
 //! ```
 //!
-//! `sessions` and `session` are the plumbing: which session a stream belongs to, and when a session ends. What is said on
-//! the streams is in `messages`, and what it means in `consumer` and `producer`.
+//! Which session a stream belongs to is HTTP/3's to know (`h3::sessions`); `session` is the other end of one, and how it ends. What is said
+//! on the streams is in `messages`, and what it means in `consumer` and `producer`.
 
 mod config;
 mod consumer;
@@ -14,7 +14,6 @@ mod messages;
 mod newest;
 mod producer;
 mod session;
-mod sessions;
 
 use std::{sync::Arc, time::Duration};
 
@@ -37,19 +36,12 @@ use tokio_util::sync::CancellationToken;
 use tracing::{Instrument as _, debug, info_span};
 
 pub use config::Config;
-pub(crate) use sessions::Sessions;
 
 use self::{
     messages::{Lines, Said},
     session::{Code, Ending, Outgoing, Peer},
-    sessions::{Incoming, Place},
 };
-use crate::h3::{Connect, Error};
-
-/// The type of a unidirectional stream of a session.
-pub(crate) const SESSION_UNI: u64 = 0x54;
-/// How a bidirectional stream of a session begins.
-pub(crate) const SESSION_BIDI: u64 = 0x41;
+use crate::h3::{Connect, ConnectHandler, Error, Incoming, Place, Served, Sessions};
 
 /// Where sessions are opened.
 const PATH: &str = "/wt";
@@ -73,8 +65,17 @@ impl Shared {
     }
 }
 
-/// Serves one session, from its CONNECT to its end.
-pub(crate) async fn serve(connect: Connect, sessions: &Arc<Sessions>, shared: &Arc<Shared>) -> Result<(), Error> {
+impl ConnectHandler for Arc<Shared> {
+    fn sessions(&self) -> usize {
+        self.config.sessions
+    }
+
+    fn serve<'a>(&'a self, connect: Connect, sessions: &'a Arc<Sessions>) -> Served<'a> {
+        Box::pin(serve(connect, sessions, self))
+    }
+}
+
+async fn serve(connect: Connect, sessions: &Arc<Sessions>, shared: &Arc<Shared>) -> Result<(), Error> {
     let (permit, place) = match admit(&connect, sessions, shared) {
         Ok(admitted) => admitted,
         Err(refusal) => return connect.refuse(refusal.into_response(), &shared.backend.clock).await,

@@ -29,8 +29,8 @@ use super::{
     messages::{self, Lines, Said},
     say,
     session::{Code, Ending, Outgoing, Peer},
-    sessions::{Incoming, Place},
 };
+use crate::h3::{Incoming, Place};
 
 /// Replies that may wait for the log; a producer further ahead is read no faster than they go.
 const MAX_REPLIES: usize = 4096;

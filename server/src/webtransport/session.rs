@@ -11,8 +11,7 @@ use quinn::{Connection, SendStream, VarInt};
 use tokio::time::timeout;
 use tracing::warn;
 
-use super::SESSION_UNI;
-use crate::h3::Up;
+use crate::h3::{SESSION_UNI, Up};
 
 /// CLOSE_WEBTRANSPORT_SESSION.
 const CLOSE: u64 = 0x2843;

@@ -1,6 +1,7 @@
 //! The settings of tokens and passwords.
 
 use std::{
+    fmt,
     fs::{self, OpenOptions, Permissions},
     io::{self, Write as _},
     os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _},
@@ -10,11 +11,8 @@ use std::{
 
 use secrecy::{ExposeSecret, SecretString};
 
-use super::{HashLimits, policy::MAX_PASSWORD, random};
-use crate::{
-    env::{self, Env},
-    http::ListenAddress,
-};
+use super::{HashLimits, names::MAX_PASSWORD, random};
+use crate::env::{self, Env};
 
 /// The secret that the documentation shows, and that everybody therefore knows.
 pub const PLACEHOLDER_SECRET: &str = "your-secret-key-here";
@@ -114,10 +112,9 @@ impl Config {
         is_published(self.secret.expose_secret())
     }
 
-    /// An error where everybody knows the secret and others than this machine reach `at`, the listener of `port`.
-    pub fn check_published(&self, port: &str, at: ListenAddress) -> Option<env::Error> {
-        let open = self.is_published() && !at.is_loopback();
-        open.then(|| {
+    /// An error where everybody knows the secret, for a listener that others than this machine reach: `at`, of the setting `port`.
+    pub fn check_published(&self, port: &str, at: impl fmt::Display) -> Option<env::Error> {
+        self.is_published().then(|| {
             let problem = format!(
                 "is the documented placeholder, with which everybody can make tokens, and {at} ({port}) is open to the network: \
                  set a secret of your own, or leave it empty to have one made"

@@ -15,8 +15,7 @@ use tokio::task::spawn_blocking;
 
 use super::{
     Error,
-    names::canonical_password,
-    policy::MAX_PASSWORD,
+    names::{MAX_PASSWORD, canonical_password},
     turns::{HashLimits, Place, Turn, Turns},
 };
 

@@ -12,10 +12,25 @@ use precis_profiles::{
 };
 use unicode_security::{confusable_detection::skeleton, mixed_script::AugmentedScriptSet};
 
-use super::policy::InvalidUsername;
-
 /// Longest username, in characters: the width of `username VARCHAR(255)`.
 pub(super) const MAX_USERNAME: usize = 255;
+
+/// Longest password, in characters, as JSON Schema counts; what hashing one more byte costs must not be the caller's choice.
+pub const MAX_PASSWORD: usize = 128;
+
+/// Why a username is not taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum InvalidUsername {
+    /// Nothing, or more than a name is given room for.
+    #[error("username must be 1 to {MAX_USERNAME} characters")]
+    Length,
+    /// It would not look like what it is.
+    #[error("username must have letters, digits and ASCII marks only, with single blanks between them")]
+    Characters,
+    /// It would look like another name.
+    #[error("username must not mix scripts, or have letters that look like others")]
+    Confusable,
+}
 
 /// The name that a new account called `name` gets: `UsernameCaseMapped` (RFC 8265, section 3.3), in parts where single blanks stand
 /// between them. Refuses what would look like another name: invisible and directional characters, letters of several scripts, and

@@ -1,30 +1,13 @@
-//! Which names and passwords are taken.
+//! Which passwords are taken.
 
 use super::{
     Config,
-    names::{MAX_USERNAME, canonical_password},
+    names::{MAX_PASSWORD, canonical_password},
 };
-
-/// Longest password, in characters, as JSON Schema counts; what hashing one more byte costs must not be the caller's choice.
-pub const MAX_PASSWORD: usize = 128;
 
 /// Well-known passwords, compiled for this project from sequences, keyboard walks and words that appear in every such list. All in
 /// lower case; digits and marks at the end are not written, because they are taken off before comparing.
 const COMMON: &str = include_str!("common_passwords.txt");
-
-/// Why a username is not taken.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum InvalidUsername {
-    /// Nothing, or more than a name is given room for.
-    #[error("username must be 1 to {MAX_USERNAME} characters")]
-    Length,
-    /// It would not look like what it is.
-    #[error("username must have letters, digits and ASCII marks only, with single blanks between them")]
-    Characters,
-    /// It would look like another name.
-    #[error("username must not mix scripts, or have letters that look like others")]
-    Confusable,
-}
 
 /// Why a password is not taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]

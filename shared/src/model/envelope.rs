@@ -14,10 +14,8 @@
 use bytes::Bytes;
 use serde_json::value::RawValue;
 
-use super::record::{self, Admitted, Defaults, Draft, Fields, Invalid, MAX_DEPTH};
+use super::record::{self, Admitted, Defaults, Draft, Fields, Invalid, MAX_DEPTH, MAX_ID};
 
-/// Longest name a client may give a record, in bytes.
-pub const MAX_ID: usize = 128;
 /// Bytes that an envelope may add to a record.
 pub const MAX_ENVELOPE: usize = 4 * 1024;
 

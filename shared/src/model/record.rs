@@ -28,6 +28,9 @@ pub const MAX_RECORD: usize = 64 * 1024;
 /// Deepest nesting of arrays and objects: what every JSON reader downstream is sure to take.
 pub const MAX_DEPTH: usize = 64;
 
+/// Longest name a client may give a record, in bytes.
+pub const MAX_ID: usize = 128;
+
 /// Members that no device may give a record: consumers read in them what the platform says.
 pub const RESERVED: [&str; 6] = ["producer_id", "offset", "cursor", "name", "received_at", "type"];
 
@@ -73,7 +76,7 @@ pub enum Invalid {
     #[error("timestamp must be {}", times::FORMS)]
     Timestamp,
     /// A name for a record that is none.
-    #[error("an id is text of 1 to {} bytes, or a number", super::envelope::MAX_ID)]
+    #[error("an id is text of 1 to {} bytes, or a number", MAX_ID)]
     Id,
     /// A device that the sender may not speak for.
     #[error("these records are of the device '{own}', and of no other")]

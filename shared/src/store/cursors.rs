@@ -8,11 +8,8 @@ use futures_util::TryFutureExt;
 use sqlx::FromRow;
 use time::OffsetDateTime;
 
-use super::{Engine, Error, MAX_PAGE, Store, from_millis, limited, millis, on, users::present_log};
+use super::{Engine, Error, MAX_NAMES, MAX_PAGE, Store, from_millis, limited, millis, on, users::present_log};
 use crate::model::{ConsumerId, Cursor, CursorName, LogEpoch, Offset, ProducerId};
-
-/// Most names of one consumer. Two nodes that take a new name each at the same moment may pass it by one.
-pub const MAX_NAMES: i64 = 100;
 
 /// A cursor that a consumer has the server remember.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -5,55 +5,15 @@
 //! does not know what became of its last transaction learns it from the table. Beside that a row is unique by its place in the log and
 //! by the record's name.
 
-use serde_json::value::RawValue;
-use time::OffsetDateTime;
-
-use super::{Engine, Error, Store, cursors::Place, is_storable, limited, on, postgres, sqlite, users::present_log};
-use crate::model::{Cursor, DeviceId, LogId, LogKey, ProducerId, RecordName};
-
-/// A record to be kept.
-#[derive(Clone, Debug)]
-pub struct HistoryRow {
-    /// Its place in the log.
-    pub place: Cursor,
-    /// Its name, whatever its place.
-    pub name: RecordName,
-    /// The device that sent it.
-    pub device: DeviceId,
-    /// The device's time.
-    pub timestamp: OffsetDateTime,
-    /// When it arrived.
-    pub received_at: OffsetDateTime,
-    /// The record's `data`, as the device wrote it.
-    pub data: Box<RawValue>,
-    /// What else it wrote, as one object.
-    pub extra: Option<Box<RawValue>>,
-}
-
-/// What was read from one producer's log.
-#[derive(Clone, Debug)]
-pub struct HistoryBatch {
-    /// Whose log.
-    pub producer: ProducerId,
-    /// Which log: rows of one that the producer's number had before are kept, and are not shown as the present one's.
-    pub log: LogId,
-    /// Where the history must stand for this to follow; `None`: nothing was read from this log before.
-    pub expected: Option<Cursor>,
-    /// Where it stands after this.
-    pub cursor: Cursor,
-    /// The records between, in order of place; there may be none.
-    pub rows: Vec<HistoryRow>,
-}
-
-/// What [`Store::keep_history`] did.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Kept {
-    /// Rows added; those that were there already are not counted.
-    pub rows: u64,
-    /// Producers of whom nothing was kept, because the history did not stand where it was expected: another writer has gone on from
-    /// there, or an earlier call that seemed to fail had not failed.
-    pub moved: Vec<ProducerId>,
-}
+use super::{
+    Engine, Error, Store,
+    cursors::Place,
+    is_storable, limited, on, postgres,
+    rows::{HistoryBatch, Kept},
+    sqlite,
+    users::present_log,
+};
+use crate::model::{Cursor, ProducerId};
 
 impl Store {
     /// Keeps what was read, at most one batch for each producer, in one transaction. A record that is already there is passed over.
@@ -94,9 +54,3 @@ const CURSORS: &str = concat!(
     present_log!("history_cursors.producer_id"),
     " ORDER BY producer_id"
 );
-
-/// Rows with their log, in order.
-pub(super) fn rows_of<'a>(batches: &[&'a HistoryBatch], moved: &[ProducerId]) -> Vec<(LogKey, &'a HistoryRow)> {
-    let kept = batches.iter().filter(|batch| !moved.contains(&batch.producer));
-    kept.flat_map(|batch| batch.rows.iter().map(|row| (LogKey { producer: batch.producer, log: batch.log }, row))).collect()
-}

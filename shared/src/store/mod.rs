@@ -19,6 +19,7 @@ mod leases;
 mod log_ids;
 mod postgres;
 mod refresh;
+mod rows;
 mod sqlite;
 mod subscriptions;
 #[cfg(test)]
@@ -34,12 +35,11 @@ use connections::Connections;
 
 pub use self::{
     config::{Config, MAX_CONNECTIONS},
-    cursors::{MAX_NAMES, NamedCursor},
+    cursors::NamedCursor,
     error::Error,
-    history::{HistoryEntry, HistoryQuery, entry_bytes, kept_time},
-    keep::{HistoryBatch, HistoryRow, Kept},
     log_ids::{Gone, LogIds},
     refresh::{RefreshToken, Spend, Spending},
+    rows::{HistoryBatch, HistoryEntry, HistoryQuery, HistoryRow, Kept, entry_bytes, kept_time},
     subscriptions::Change,
     users::{AccountQuery, Credentials, Made, NewUser},
 };
@@ -61,6 +61,9 @@ pub const CLOSE_LIMIT: Duration = Duration::from_secs(5);
 
 /// Most rows of one page, whatever is asked for.
 pub const MAX_PAGE: u32 = 1000;
+
+/// Most names of one consumer. Two nodes that take a new name each at the same moment may pass it by one.
+pub const MAX_NAMES: i64 = 100;
 
 /// The open database. Cheap to clone.
 #[derive(Clone, Debug)]

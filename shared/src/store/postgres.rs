@@ -9,9 +9,8 @@ use super::{
     Error,
     connections::Connections,
     cursors::Place,
-    history::{HistoryQuery, MATCHING, Row, by_clock, in_range, of_present_log},
     json,
-    keep::{HistoryBatch, HistoryRow, Kept, rows_of},
+    rows::{HistoryBatch, HistoryQuery, HistoryRow, Kept, MATCHING, Row, by_clock, in_range, of_present_log, rows_of},
     users::present_log,
 };
 use crate::model::{Cursor, LogKey, ProducerId, RecordName};

@@ -17,9 +17,8 @@ use tokio::time::timeout;
 use super::{
     ACQUIRE_LIMIT, Error, MIGRATE_LIMIT, Pools,
     cursors::Place,
-    history::{HistoryQuery, MATCHING, Row, by_clock, in_range, of_present_log},
     json,
-    keep::{HistoryBatch, Kept, rows_of},
+    rows::{HistoryBatch, HistoryQuery, Kept, MATCHING, Row, by_clock, in_range, of_present_log, rows_of},
     users::present_log,
 };
 use crate::{model::RecordName, private};

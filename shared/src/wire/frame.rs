@@ -5,55 +5,10 @@ use bytes::{BufMut, Bytes, BytesMut};
 use super::{
     Ack, Compact, Confirm, Entry, Feed, Followed, Gap, Health, Hello, Record, Refused, Shape, ShapeAccepted, Skipped, Subscribe,
     TokenAccepted, TokenRefresh, Unsubscribe, Welcome,
+    compact::Encoded,
+    error::{Error, Limits},
     varint::{self, Body},
 };
-
-/// What a reader accepts. Anything over a limit is refused before it is buffered.
-#[derive(Clone, Copy, Debug)]
-pub struct Limits {
-    /// Longest body of any frame, in bytes.
-    pub frame: usize,
-}
-
-impl Limits {
-    /// Limits that let records of `bytes` through, with room for what is around them.
-    pub fn for_records(bytes: usize) -> Self {
-        Self { frame: bytes + 1024 }
-    }
-
-    /// Limits of the control stream: tokens of 4 KiB, a few thousand ranges.
-    pub fn control() -> Self {
-        Self { frame: 64 * 1024 }
-    }
-}
-
-/// Why bytes are no frames. Each ends the connection with [`super::CloseCode::Protocol`] or `TooLarge`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Error {
-    /// A body longer than the limit.
-    #[error("a frame of {length} bytes, over the limit of {limit}")]
-    TooLarge {
-        /// The length it announced.
-        length: u64,
-        /// The length allowed.
-        limit: usize,
-    },
-    /// A critical frame this version does not know.
-    #[error("unknown critical frame type {0}")]
-    UnknownCritical(u64),
-    /// A stream of a kind this version does not know.
-    #[error("unknown stream kind {0}")]
-    UnknownStream(u64),
-    /// A body that ends too early.
-    #[error("a {0} frame ends too early")]
-    Truncated(&'static str),
-    /// A part of a body over its own limit.
-    #[error("a part of a {0} frame is too long")]
-    TooLong(&'static str),
-    /// A body that makes no sense.
-    #[error("a {0} frame is malformed")]
-    Malformed(&'static str),
-}
 
 /// What a unidirectional stream carries; its first varint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -87,6 +42,15 @@ impl StreamKind {
         };
         let _ = buf.split_to(size);
         Ok(Some(kind))
+    }
+}
+
+impl From<Encoded> for Frame {
+    fn from(record: Encoded) -> Self {
+        match record {
+            Encoded::Compact(compact) => Self::Compact(compact),
+            Encoded::Plain(record) => Self::Record(record),
+        }
     }
 }
 

@@ -3,7 +3,7 @@
 use bytes::BytesMut;
 
 use super::{
-    frame::Error,
+    error::Error,
     varint::{self, Body},
 };
 

@@ -5,7 +5,7 @@ use std::fmt;
 use bytes::{BufMut, BytesMut};
 
 use super::{
-    frame::Error,
+    error::Error,
     varint::{self, Body},
 };
 use crate::model::{Epoch, ids::MAX_DEVICE_ID_BYTES};

@@ -17,6 +17,7 @@ mod ack;
 mod close;
 pub mod compact;
 mod consume;
+mod error;
 mod frame;
 #[cfg(test)]
 mod goldens;
@@ -33,7 +34,8 @@ pub use ack::{Ack, Refused, Skipped};
 pub use close::CloseCode;
 pub use compact::{Compact, Shape, ShapeAccepted};
 pub use consume::{Confirm, Entry, Feed, Followed, From, Gap, Subscribe, Unsubscribe};
-pub use frame::{Credit, Error, Frame, Limits, StreamKind};
+pub use error::{Error, Limits};
+pub use frame::{Credit, Frame, StreamKind};
 pub use health::Health;
 pub use hello::{Hello, Intent};
 pub use record::Record;

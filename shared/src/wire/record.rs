@@ -3,7 +3,7 @@
 use bytes::{BufMut, Bytes, BytesMut};
 
 use super::{
-    frame::Error,
+    error::Error,
     varint::{self, Body},
 };
 use crate::model::Seq;

@@ -5,7 +5,7 @@ use std::fmt;
 use bytes::BytesMut;
 
 use super::{
-    frame::Error,
+    error::Error,
     varint::{self, Body},
 };
 

@@ -2,7 +2,7 @@
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 
-use super::frame::Error;
+use super::error::Error;
 
 /// The largest number a varint holds: 2^62 - 1.
 pub const MAX: u64 = (1 << 62) - 1;

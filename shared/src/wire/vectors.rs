@@ -18,7 +18,7 @@ use self::{
 use super::{
     Compact, Frame, From, Intent, Limits, StreamKind,
     compact::{self, Decoder, goldens as templates},
-    frame::Error,
+    error::Error,
     goldens::{self, hex},
     varint,
 };

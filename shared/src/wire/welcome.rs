@@ -4,7 +4,7 @@ use bytes::BytesMut;
 
 use super::{
     ack::{put_ranges, read_ranges},
-    frame::Error,
+    error::Error,
     varint::{self, Body},
 };
 use crate::model::{Fence, RangeSet};

@@ -159,7 +159,7 @@ impl Uplink {
             shapes.withdraw(&shape);
         }
         drop(shapes);
-        frame.encode(out);
+        Frame::from(frame).encode(out);
     }
 
     async fn write_ordered(&self, mut queue: mpsc::Receiver<Record>) -> Result<(), Error> {

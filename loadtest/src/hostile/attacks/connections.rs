@@ -9,8 +9,8 @@ use tokio::{
 
 use super::{HOLD, crowd};
 use crate::hostile::{
-    attacker::{Count, Target},
     raw,
+    target::{Count, Target},
 };
 
 /// Silent connections on each port.

@@ -10,8 +10,8 @@ use tokio::time::sleep;
 
 use super::crowd;
 use crate::hostile::{
-    attacker::{Count, Target},
     quic,
+    target::{Count, Target},
 };
 
 /// Devices at once.

@@ -12,7 +12,7 @@ use std::{pin::Pin, sync::Arc, time::Duration};
 use anyhow::Result;
 use tokio::{task::JoinSet, time::sleep};
 
-use super::attacker::{Count, Target};
+use super::target::{Count, Target};
 
 /// Pause after an attempt that ended, however it did.
 const PAUSE: Duration = Duration::from_millis(200);

@@ -6,8 +6,8 @@ use tokio::{io::AsyncWriteExt as _, net::TcpStream, time::sleep};
 
 use super::{HOLD, crowd};
 use crate::hostile::{
-    attacker::{Count, Target},
     raw,
+    target::{Count, Target},
 };
 
 /// HTTP/2 connections whose streams may send nothing.

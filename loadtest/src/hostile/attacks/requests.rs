@@ -7,8 +7,8 @@ use serde_json::json;
 
 use super::crowd;
 use crate::hostile::{
-    attacker::{Count, Target},
     raw,
+    target::{Count, Target},
 };
 
 /// Searches at once.

@@ -16,8 +16,8 @@ use tokio::{
 use super::{HOLD, crowd};
 use crate::{
     hostile::{
-        attacker::{Count, Target},
         quic, raw,
+        target::{Count, Target},
     },
     server::address,
 };

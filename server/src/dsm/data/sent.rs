@@ -1,6 +1,6 @@
 //! What `POST /data` takes, as its document shows it: see [`motience_shared::model::envelope`], which decides.
 
-use motience_shared::model::{envelope::MAX_ID, record::RESERVED};
+use motience_shared::model::record::{MAX_ID, RESERVED};
 use utoipa::{
     PartialSchema, ToSchema,
     openapi::{

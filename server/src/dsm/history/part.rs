@@ -21,7 +21,7 @@ use motience_shared::{
 use serde_json::value::RawValue;
 use time::{Duration, OffsetDateTime};
 
-use super::marks::{Mark, TimeMarks};
+use crate::http::marks::{Mark, TimeMarks};
 
 /// The log's offset 0 as an id. Rows are numbered below it, and JavaScript holds twice this exactly.
 const LOG: i64 = 1 << 52;

@@ -21,10 +21,7 @@ use tokio::time::{sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
-use super::super::{
-    connection::{Ending, write},
-    control::within,
-};
+use super::super::{control::within, ending::Ending, frames::write};
 
 /// Bytes of entries written at once.
 const WRITE: usize = 64 * 1024;

@@ -15,7 +15,7 @@ use time::OffsetDateTime;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    super::{Shared, connection::Ending},
+    super::{Shared, ending::Ending},
     feed::Feed,
 };
 

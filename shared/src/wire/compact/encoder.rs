@@ -14,7 +14,7 @@ use super::{
     timestamp::Form,
     tokens::{Kind, Token, tokens},
 };
-use crate::wire::{Frame, Record, varint};
+use crate::wire::{Record, varint};
 
 /// Structures that are remembered while they wait for their second record.
 const MAX_FAMILIES: usize = 256;
@@ -45,19 +45,28 @@ struct Family {
     cuts: u32,
 }
 
+/// A record in the form that is sent. A [`super::super::Frame`] is made of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Encoded {
+    /// Shorter than its JSON.
+    Compact(Compact),
+    /// No shape fits it.
+    Plain(Record),
+}
+
 impl Encoder {
     /// Knows nothing yet.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// The frame to send a record with, and a shape to be announced on the control stream.
-    pub fn encode(&mut self, record: Record) -> (Frame, Option<Shape>) {
+    /// A record as it is sent, and a shape to be announced on the control stream.
+    pub fn encode(&mut self, record: Record) -> (Encoded, Option<Shape>) {
         let (compact, shape) = match std::str::from_utf8(&record.json) {
             Ok(json) => self.compact(&record, json),
             Err(_) => (None, None),
         };
-        (compact.map_or(Frame::Record(record), Frame::Compact), shape)
+        (compact.map_or(Encoded::Plain(record), Encoded::Compact), shape)
     }
 
     /// The server knows the shape.

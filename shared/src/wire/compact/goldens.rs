@@ -66,7 +66,8 @@ pub(in crate::wire) fn readings() -> [String; 3] {
 pub(in crate::wire) fn learnt(seq: u64) -> (Shape, Compact) {
     let mut encoder = Encoder::new();
     let mut encode = |seq: u64, json: &str| {
-        let (frame, shape) = encoder.encode(Record { seq: Seq(seq), json: Bytes::copy_from_slice(json.as_bytes()) });
+        let (record, shape) = encoder.encode(Record { seq: Seq(seq), json: Bytes::copy_from_slice(json.as_bytes()) });
+        let frame = Frame::from(record);
         if let Some(shape) = &shape {
             encoder.accepted(shape.id);
         }

@@ -25,7 +25,7 @@ mod timestamp;
 mod tokens;
 
 pub use decoder::{Decoder, Error};
-pub use encoder::Encoder;
+pub use encoder::{Encoded, Encoder};
 pub use shape::{Compact, Shape, ShapeAccepted, Slot};
 
 /// Most shapes of one connection.

@@ -6,7 +6,7 @@ use super::{MAX_LITERALS, MAX_SLOTS, number::Style, timestamp::Form};
 use crate::{
     model::Seq,
     wire::{
-        frame::Error,
+        error::Error,
         varint::{self, Body},
     },
 };

@@ -23,7 +23,8 @@ impl Ends {
     /// Sends a record; returns the bytes that it took.
     fn send(&mut self, json: &str) -> usize {
         self.seq += 1;
-        let (frame, shape) = self.encoder.encode(Record { seq: Seq(self.seq), json: Bytes::copy_from_slice(json.as_bytes()) });
+        let (record, shape) = self.encoder.encode(Record { seq: Seq(self.seq), json: Bytes::copy_from_slice(json.as_bytes()) });
+        let frame = Frame::from(record);
         let size = through(&frame);
         let restored = match frame {
             Frame::Record(record) => record.json,

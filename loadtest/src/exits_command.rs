@@ -7,9 +7,9 @@ use anyhow::{Result, bail};
 use clap::Args;
 use hdrhistogram::Histogram;
 
-use super::{Connection, Exit, Place, Said, Start};
 use crate::{
     accounts::Accounts,
+    exits::{Connection, Exit, Place, Said, Start},
     report::Report,
     run,
     server::{Addresses, Own},

@@ -32,7 +32,7 @@ pub(crate) struct TimeMarks {
 
 /// A part of a log, read through.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Mark {
+pub(crate) struct Mark {
     after: Offset,
     last: Offset,
     bytes: usize,
@@ -42,12 +42,12 @@ pub(super) struct Mark {
 
 impl Mark {
     /// Nothing yet, behind this offset.
-    pub(super) fn begin(after: Offset) -> Self {
+    pub(crate) fn begin(after: Offset) -> Self {
         Self { after, last: after, bytes: 0, times: None }
     }
 
     /// Adds the next entry.
-    pub(super) fn add(&mut self, offset: Offset, bytes: usize, time: Option<OffsetDateTime>) {
+    pub(crate) fn add(&mut self, offset: Offset, bytes: usize, time: Option<OffsetDateTime>) {
         self.last = offset;
         self.bytes += bytes;
         if let Some(time) = time {
@@ -72,7 +72,7 @@ impl Mark {
 
 impl TimeMarks {
     /// Where a reader at `at` goes on: behind all that is known to hold nothing of the devices' times asked for.
-    pub(super) fn skip(&self, log: (ProducerId, LogEpoch), query: &HistoryQuery, mut at: Offset) -> Offset {
+    pub(crate) fn skip(&self, log: (ProducerId, LogEpoch), query: &HistoryQuery, mut at: Offset) -> Offset {
         if query.by_device
             && let Some(marks) = self.logs().get(&log)
         {
@@ -88,7 +88,7 @@ impl TimeMarks {
     }
 
     /// Remembers a part that was read through.
-    pub(super) fn keep(&self, log: (ProducerId, LogEpoch), part: Mark) {
+    pub(crate) fn keep(&self, log: (ProducerId, LogEpoch), part: Mark) {
         self.scanned.fetch_add(part.bytes as u64, Ordering::Relaxed);
         metrics::counter!("motience_history_scanned_bytes_total").increment(part.bytes as u64);
         if part.last == part.after {

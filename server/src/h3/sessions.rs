@@ -1,4 +1,4 @@
-//! The sessions of one connection, and which of them a stream or a datagram belongs to.
+//! The sessions of WebTransport on one connection, and which of them a stream or a datagram belongs to.
 
 use std::{collections::HashMap, mem, sync::Arc};
 
@@ -10,6 +10,10 @@ use tokio::sync::mpsc;
 
 /// For a stream of a session that is not there (draft-ietf-webtrans-http3, section 4.5).
 const STREAM_REJECTED: VarInt = VarInt::from_u32(0x3994_bd84);
+/// The type of a unidirectional stream of a session.
+pub(crate) const SESSION_UNI: u64 = 0x54;
+/// How a bidirectional stream of a session begins.
+pub(super) const SESSION_BIDI: u64 = 0x41;
 /// Streams that wait for their session to take them; the transport allows hardly more.
 const WAITING_STREAMS: usize = 256;
 /// Datagrams that wait for their session to take them; what comes then is worth less than what waits.
@@ -28,17 +32,17 @@ struct Route {
 }
 
 /// A stream that the peer opened, with what was read of it.
-pub(super) enum Incoming {
+pub(crate) enum Incoming {
     Bidi(SendStream, RecvStream, BytesMut),
     Uni(RecvStream, BytesMut),
 }
 
 /// A session's place among the others; free again when dropped.
-pub(super) struct Place {
+pub(crate) struct Place {
     sessions: Arc<Sessions>,
-    pub(super) id: u64,
-    pub(super) streams: mpsc::Receiver<Incoming>,
-    pub(super) datagrams: mpsc::Receiver<Bytes>,
+    pub(crate) id: u64,
+    pub(crate) streams: mpsc::Receiver<Incoming>,
+    pub(crate) datagrams: mpsc::Receiver<Bytes>,
 }
 
 impl Sessions {
@@ -48,12 +52,12 @@ impl Sessions {
     }
 
     /// The connection they share.
-    pub(super) fn connection(&self) -> &Connection {
+    pub(crate) fn connection(&self) -> &Connection {
         &self.connection
     }
 
     /// A place for a session; `None` where all are taken.
-    pub(super) fn enter(self: &Arc<Self>, id: u64) -> Option<Place> {
+    pub(crate) fn enter(self: &Arc<Self>, id: u64) -> Option<Place> {
         let mut open = self.open();
         if open.len() >= self.most {
             return None;
@@ -102,7 +106,7 @@ impl Sessions {
 
 impl Incoming {
     /// Ends it, unread.
-    pub(super) fn end(self, code: VarInt) {
+    pub(crate) fn end(self, code: VarInt) {
         // An error says that the half has ended already.
         match self {
             Self::Bidi(mut send, mut recv, _) => {
@@ -116,7 +120,7 @@ impl Incoming {
 
 impl Place {
     /// What comes of the peer, to be read by several.
-    pub(super) fn take(&mut self) -> (mpsc::Receiver<Incoming>, mpsc::Receiver<Bytes>) {
+    pub(crate) fn take(&mut self) -> (mpsc::Receiver<Incoming>, mpsc::Receiver<Bytes>) {
         let (none, nothing) = (mpsc::channel(1).1, mpsc::channel(1).1);
         (mem::replace(&mut self.streams, none), mem::replace(&mut self.datagrams, nothing))
     }

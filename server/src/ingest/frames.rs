@@ -1,0 +1,69 @@
+//! Streams of motience/1, read and written frame by frame.
+
+use bytes::{Bytes, BytesMut};
+use motience_shared::{
+    http::{Ration, count_ended},
+    wire::{CloseCode, Frame, Limits},
+};
+use quinn::{RecvStream, SendStream};
+
+use super::ending::Ending;
+
+/// Bytes taken from a stream in one read.
+pub(super) const READ: usize = 64 * 1024;
+
+/// A control stream with what was read ahead of the next frame.
+pub(super) struct Control {
+    pub(super) send: SendStream,
+    pub(super) recv: Frames,
+}
+
+/// A stream read frame by frame.
+pub(super) struct Frames {
+    stream: RecvStream,
+    buffer: BytesMut,
+    limits: Limits,
+    /// Of frames that carry nothing; `None` where there are none.
+    ration: Option<Ration>,
+}
+
+impl Frames {
+    pub(super) fn new(stream: RecvStream, buffer: BytesMut, limits: Limits) -> Self {
+        Self { stream, buffer, limits, ration: None }
+    }
+
+    /// The same for a stream on which only so many frames that carry nothing may come.
+    pub(super) fn rationed(self, ration: Ration) -> Self {
+        Self { ration: Some(ration), ..self }
+    }
+
+    fn count(&mut self, frame: &Frame) -> Result<(), Ending> {
+        let carries_nothing = matches!(frame, Frame::Ping | Frame::Pong | Frame::Done | Frame::Health(_) | Frame::TokenRefresh(_));
+        let Some(ration) = self.ration.as_mut().filter(|_| carries_nothing) else { return Ok(()) };
+        ration.spend().map_err(|flooded| {
+            count_ended("control_flood");
+            Ending::new(CloseCode::RateLimited, flooded.to_string())
+        })
+    }
+
+    /// The next frame; `None` where the stream ends. Cancel-safe.
+    pub(super) async fn next(&mut self) -> Result<Option<Frame>, Ending> {
+        loop {
+            if let Some(frame) = Frame::decode(&mut self.buffer, self.limits)? {
+                self.count(&frame)?;
+                return Ok(Some(frame));
+            }
+            match self.stream.read_chunk(READ, true).await? {
+                Some(chunk) => self.buffer.extend_from_slice(&chunk.bytes),
+                None if self.buffer.is_empty() => return Ok(None),
+                None => return Err(Ending::new(CloseCode::Protocol, "a stream ends within a frame")),
+            }
+        }
+    }
+}
+
+/// Writes frames that are already encoded.
+pub(super) async fn write(send: &mut SendStream, buffer: &mut BytesMut) -> Result<(), Ending> {
+    let bytes: Bytes = buffer.split().freeze();
+    Ok(send.write_chunk(bytes).await?)
+}

@@ -1,0 +1,44 @@
+//! What the lanes of a device hand to its control stream: which records are on their way to the log, and which are refused.
+
+use motience_shared::{
+    model::RangeSet,
+    relay::{Pending, Submitted, Ticket},
+    wire::Refused,
+};
+use parking_lot::{Mutex, MutexGuard};
+use tokio::sync::{Notify, mpsc};
+
+use super::ending::Ending;
+
+/// What the lanes hand to the control stream.
+pub(super) struct Outcomes {
+    pending: Mutex<Pending>,
+    pub(super) added: Notify,
+    refused: mpsc::Sender<Refused>,
+}
+
+impl Outcomes {
+    /// None yet; records that are refused go to `refused`.
+    pub(super) fn new(refused: mpsc::Sender<Refused>) -> Self {
+        Self { pending: Mutex::default(), added: Notify::new(), refused }
+    }
+
+    /// A group is on its way to the log.
+    pub(super) async fn submitted(&self, submitted: Submitted) -> Result<(), Ending> {
+        self.pending().add(submitted.ticket, submitted.numbers);
+        self.added.notify_one();
+        for refused in submitted.refused {
+            self.refused.send(refused).await.map_err(|_| Ending::Gone("the control stream has ended".into()))?;
+        }
+        Ok(())
+    }
+
+    /// Everything that is in the log by now.
+    pub(super) fn take(&self, up_to: Ticket) -> RangeSet {
+        self.pending().take(up_to)
+    }
+
+    fn pending(&self) -> MutexGuard<'_, Pending> {
+        self.pending.lock()
+    }
+}
