@@ -19,6 +19,8 @@ export interface Gap {
   producer_id: string;
   from: number;
   to: number;
+  /** Why: retention has removed it, or the log's file is damaged there. Older servers do not say. */
+  cause?: 'retention' | 'damaged';
 }
 
 /** The log lost its tail and lives on; records come from after this cursor. Doubles are already left out. */
