@@ -56,6 +56,14 @@ pub enum Command {
         #[command(subcommand)]
         action: Action,
     },
+    /// Look through the log of an embedded node, repair it, or let retention go on. The log is in DATA_DIR.
+    ///
+    /// Exit codes: 0 nothing is damaged (any more); 1 the file cannot be opened, or `check` has found damage; 78 the settings are wrong.
+    Log {
+        /// What to do.
+        #[command(subcommand)]
+        action: LogAction,
+    },
     /// Print a document of the interfaces, as JSON, and open nothing: OpenAPI 3.1 of ap, sm or dsm, or AsyncAPI 3 of the streams.
     Openapi {
         /// Which.
@@ -71,6 +79,17 @@ pub enum Command {
         #[arg(long, default_value_t = 3)]
         limit: u64,
     },
+}
+
+/// What `log` does.
+#[derive(Clone, Copy, Debug, Subcommand)]
+pub enum LogAction {
+    /// Read every record, compare the checksums, and say what is damaged. Changes nothing; a server may run.
+    Check,
+    /// Write what can be read into a new file, and put the damaged one aside. The server must be stopped.
+    Repair,
+    /// Say that this machine's clock is right: records that are too old by it may go, however many (LOG_RETENTION_AT_ONCE). A server may run.
+    Confirm,
 }
 
 /// What `admin` does.

@@ -12,6 +12,7 @@ pub mod dsm;
 pub mod h3;
 pub mod http;
 pub mod ingest;
+mod logs;
 pub mod server;
 pub mod sm;
 pub mod stream;
@@ -69,6 +70,10 @@ async fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
     if let Some(Command::Admin { action }) = cli.command {
         telemetry::init(&env, "warn")?;
         return admin::run(&env, action).await;
+    }
+    if let Some(Command::Log { action }) = cli.command {
+        telemetry::init(&env, "warn")?;
+        return logs::run(&env, action);
     }
     if let Some(Command::Demo { seconds, dir, any_ports }) = &cli.command {
         telemetry::init(&env, "warn")?;

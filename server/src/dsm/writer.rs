@@ -183,8 +183,8 @@ impl Writer {
                 let rows = self.rows(&batch, after);
                 self.gathered.add(key, expected, cursor, rows);
             }
-            Delivery::Gap { from, to, .. } => {
-                warn!(%producer, %from, %to, "retention passed the history writer: these records are not kept");
+            Delivery::Gap { from, to, cause, .. } => {
+                warn!(%producer, %from, %to, ?cause, "these records went before the history writer came to them: they are not kept");
                 metrics::counter!("motience_history_missed_total").increment(to.0 - from.0 + 1);
                 if let Some(at) = self.subscriber.cursor(producer) {
                     self.gathered.add(key, expected, Cursor { offset: to, ..at }, Vec::new());

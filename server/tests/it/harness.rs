@@ -56,6 +56,15 @@ impl Node {
         Self::start_in(self.dir, server(), &[], variables).await
     }
 
+    /// Stops an embedded server in good order, and starts it again once `meanwhile` has been at its folder.
+    pub(crate) async fn restarted(mut self, variables: &[(&str, &str)], meanwhile: impl AsyncFnOnce(&Path)) -> Self {
+        self.signal("TERM");
+        self.ended().await;
+        std::fs::remove_file(self.dir.path().join("ready.json")).unwrap();
+        meanwhile(self.dir.path()).await;
+        Self::start_in(self.dir, server(), &[], variables).await
+    }
+
     async fn start_in(dir: TempDir, program: &Path, arguments: &[&str], variables: &[(&str, &str)]) -> Self {
         let ready = dir.path().join("ready.json");
         let mut command = command(program, dir.path());

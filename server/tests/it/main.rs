@@ -5,6 +5,7 @@
 
 mod cluster;
 mod copies;
+mod damage;
 mod delivery;
 mod embedded;
 mod gateway;

@@ -86,8 +86,18 @@ async fn ready(State(operations): State<Operations>) -> Response {
         Ok(()) if operations.detail == Detail::Brief => Json(json!({"status": "ready", "service": operations.service})).into_response(),
         Err(_) if operations.detail == Detail::Brief => ApiError::unavailable("not_ready", "This node is not ready.").into_response(),
         Ok(()) => {
-            let durability = operations.backend.relay.log().durability();
-            Json(json!({"status": "ready", "service": operations.service, "durability": durability})).into_response()
+            let log = operations.backend.relay.log();
+            let mut body = json!({"status": "ready", "service": operations.service, "durability": log.durability()});
+            // All works, but somebody should look.
+            let (damaged, held) = (log.damaged(), log.held());
+            if damaged > 0 {
+                body["damaged"] = format!("{damaged} parts of the log were skipped: see `motience-server log check`").into();
+            }
+            if held > 0 {
+                let told = format!("the clock has jumped, and much of {held} logs is kept: see `motience-server log confirm`");
+                body["retention"] = told.into();
+            }
+            Json(body).into_response()
         }
         Err(unready) => ApiError::unavailable("not_ready", format!("These do not answer: {}.", unready.away.join(", "))).into_response(),
     }

@@ -34,6 +34,8 @@ use crate::{
     model::{Epoch, Fence, LogEpoch, LogKey, Offset, RangeSet, Seq, UserId},
 };
 
+/// How long a device is remembered after its last write.
+const DEVICE_MEMORY: Duration = Duration::from_secs(30 * 24 * 3600);
 /// Bytes that a session counts beside its name and its dedup window.
 pub const SESSION_BYTES: usize = 64;
 /// Bytes that one range of a dedup window counts.
@@ -46,6 +48,9 @@ pub struct Retention {
     pub age: Duration,
     /// Bytes of messages kept for one producer. `LOG_RETENTION_BYTES`, 16 MiB.
     pub bytes: usize,
+    /// The part of an embedded log, in percent, that may be removed at once because of its age where the machine's clock has jumped: what
+    /// is more waits for an operator (`motience-server log confirm`). `LOG_RETENTION_AT_ONCE`, 50; 100 asks for nothing.
+    pub at_once: u8,
     /// Device sessions kept for one producer; of more, the longest idle are forgotten, never one that is connected.
     /// `LOG_MAX_SESSIONS`, 20,000: twice `MAX_DEVICES_PER_ACCOUNT`.
     pub sessions: usize,
@@ -55,7 +60,7 @@ pub struct Retention {
 
 impl Default for Retention {
     fn default() -> Self {
-        Self { age: Duration::from_secs(24 * 3600), bytes: 16 << 20, sessions: 20_000, windows: 4 << 20 }
+        Self { age: Duration::from_secs(24 * 3600), bytes: 16 << 20, at_once: 50, sessions: 20_000, windows: 4 << 20 }
     }
 }
 
@@ -66,9 +71,13 @@ impl Retention {
         let retention = Self {
             age: env.duration("LOG_RETENTION", default.age)?,
             bytes: env.bytes("LOG_RETENTION_BYTES", default.bytes)?,
+            at_once: env.parse("LOG_RETENTION_AT_ONCE", default.at_once)?,
             sessions: env.parse("LOG_MAX_SESSIONS", default.sessions)?,
             windows: env.bytes("LOG_MAX_DEDUP_BYTES", default.windows)?,
         };
+        if retention.at_once > 100 {
+            return Err(env::Error::invalid("LOG_RETENTION_AT_ONCE", "is a part in percent: 0 to 100"));
+        }
         if retention.sessions == 0 {
             return Err(env::Error::invalid("LOG_MAX_SESSIONS", "must be at least 1"));
         }
@@ -117,6 +126,10 @@ impl SessionName {
         SESSION_BYTES + self.text.len() + RANGE_BYTES * ranges
     }
 
+    pub(crate) fn text(&self) -> &str {
+        &self.text
+    }
+
     /// A name that the log has kept.
     fn stored(text: &str) -> Self {
         Self { text: text.into(), passing: false }
@@ -134,7 +147,7 @@ impl SessionName {
 
     /// How long the log remembers this sender after its last write.
     pub fn memory(&self) -> Duration {
-        if self.passing { Duration::from_secs(600) } else { Duration::from_secs(30 * 24 * 3600) }
+        if self.passing { Duration::from_secs(600) } else { DEVICE_MEMORY }
     }
 }
 
@@ -164,6 +177,8 @@ pub struct Opened {
     pub fence: Fence,
     /// Records of the same epoch that are already in the log.
     pub seen: RangeSet,
+    /// Held by whoever writes with this fence, for as long as it may: the embedded log forgets no sender that is held.
+    pub held: Arc<()>,
 }
 
 /// One sender's part of an append: all of it is written, or none.
@@ -219,6 +234,8 @@ pub struct Read {
     pub epoch: LogEpoch,
     /// Batches in order, the first of them holding the first wanted offset or a later one that retention still has.
     pub batches: Vec<Arc<Batch>>,
+    /// The first and the last of offsets before these batches that the log's file no longer gives because it is damaged.
+    pub damaged: Option<(Offset, Offset)>,
 }
 
 /// What the log tells the node it runs on, in the log's own thread: handlers must be quick and must not wait.
@@ -335,6 +352,22 @@ impl Log {
         match self {
             Self::Embedded(_) => false,
             Self::Redis(log) => log.is_full(),
+        }
+    }
+
+    /// Damaged parts of the log's file that readers have come to since the process began: they were told, and went on behind them.
+    pub fn damaged(&self) -> u64 {
+        match self {
+            Self::Embedded(log) => log.damaged(),
+            Self::Redis(_) => 0,
+        }
+    }
+
+    /// Logs of which much would go at once because of its age, and is kept until an operator has confirmed the clock.
+    pub fn held(&self) -> u64 {
+        match self {
+            Self::Embedded(log) => log.held(),
+            Self::Redis(_) => 0,
         }
     }
 

@@ -161,6 +161,7 @@ async fn reopen(relay: &Relay, key: LogKey, parts: &mut Vec<Part>) -> Result<(),
                 state.life = opened.life;
                 state.fence = opened.fence;
                 state.logged = opened.seen;
+                state.held = opened.held;
                 drop(state);
                 left.push(part);
             }

@@ -47,7 +47,7 @@ pub use reports::Reports;
 pub use rights::Rights;
 pub use routes::{Routes, Watch};
 pub use streams::{StreamStats, Streams};
-pub use subscriber::{Delivery, Subscriber};
+pub use subscriber::{Delivery, GapCause, Subscriber};
 
 use crate::{
     clock::Clock,

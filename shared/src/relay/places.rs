@@ -82,7 +82,9 @@ impl Delivery {
     /// What a consumer is told where this is no batch: the same object on every way out.
     pub fn notice(&self) -> Option<Value> {
         match self {
-            Self::Gap { producer, from, to } => Some(json!({"type": "gap", "producer_id": producer.to_string(), "from": from, "to": to})),
+            Self::Gap { producer, from, to, cause } => Some(json!({
+                "type": "gap", "producer_id": producer.to_string(), "from": from, "to": to, "cause": cause.as_str(),
+            })),
             Self::Reset { producer, cursor } => Some(json!({
                 "type": "reset", "producer_id": producer.to_string(), "cursor": cursor.to_string(),
                 "epoch": cursor.epoch.to_string(), "after": cursor.offset,
@@ -102,7 +104,7 @@ pub fn moved<'c>(cursors: impl IntoIterator<Item = (&'c ProducerId, &'c Cursor)>
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::LogEpoch;
+    use crate::{model::LogEpoch, relay::GapCause};
 
     #[test]
     fn places_are_read_in_all_their_forms() {
@@ -125,8 +127,10 @@ mod tests {
 
     #[test]
     fn what_is_told_names_its_producer() {
-        let gap = Delivery::Gap { producer: ProducerId(1), from: Offset(2), to: Offset(3) };
-        assert_eq!(gap.notice(), Some(json!({"type": "gap", "producer_id": "1", "from": 2, "to": 3})));
+        let gap = |cause| Delivery::Gap { producer: ProducerId(1), from: Offset(2), to: Offset(3), cause }.notice();
+        for (cause, word) in [(GapCause::Retention, "retention"), (GapCause::Damaged, "damaged")] {
+            assert_eq!(gap(cause), Some(json!({"type": "gap", "producer_id": "1", "from": 2, "to": 3, "cause": word})));
+        }
         let cursor = Cursor { epoch: LogEpoch(7), offset: Offset(9) };
         assert_eq!(moved([(&ProducerId(1), &cursor)]), json!({"type": "cursors", "cursors": {"1": "7-9"}}));
     }

@@ -91,6 +91,8 @@ pub(super) struct SessionState {
     pub(super) fence: Fence,
     /// What is in the log.
     pub(super) logged: RangeSet,
+    /// For as long as this is kept, the log remembers the sender.
+    pub(super) held: Arc<()>,
 }
 
 impl Publisher {
@@ -107,7 +109,7 @@ impl Publisher {
         let session = Session {
             key,
             sender,
-            state: Mutex::new(SessionState { life: opened.life, fence: opened.fence, logged: opened.seen }),
+            state: Mutex::new(SessionState { life: opened.life, fence: opened.fence, logged: opened.seen, held: opened.held }),
             committed: watch::Sender::new(Committed::default()),
             superseded: CancellationToken::new(),
         };

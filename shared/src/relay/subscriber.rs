@@ -36,7 +36,7 @@ pub enum Delivery {
         /// Offsets up to here were delivered before.
         after: Offset,
     },
-    /// Retention has removed these.
+    /// These are gone.
     Gap {
         /// Whose.
         producer: ProducerId,
@@ -44,6 +44,8 @@ pub enum Delivery {
         from: Offset,
         /// Last offset that is gone.
         to: Offset,
+        /// Why.
+        cause: GapCause,
     },
     /// The log began another life, in which it may have lost its tail. Delivery goes on after the last place that both
     /// lives surely share; a record may come again under another offset, and is known by its name.
@@ -53,6 +55,25 @@ pub enum Delivery {
         /// Where delivery goes on.
         cursor: Cursor,
     },
+}
+
+/// Why offsets of a log are gone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum GapCause {
+    /// Retention has removed them.
+    Retention,
+    /// The log's file is damaged there.
+    Damaged,
+}
+
+impl GapCause {
+    /// As consumers are told.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Retention => "retention",
+            Self::Damaged => "damaged",
+        }
+    }
 }
 
 /// Follows any number of producers.
@@ -233,13 +254,16 @@ impl Subscriber {
                 self.turn = None;
             }
             Ok((read, head)) => {
-                let first_there = read.batches.first().map(|b| b.first).or(head.map(|h| h.last.next()));
-                if let Some(first) = first_there.filter(|&f| f > cursor.offset.next()) {
-                    let to = Offset(first.0 - 1);
-                    self.ready.push_back(Delivery::Gap { producer: follow.key.producer, from: cursor.offset.next(), to });
-                    follow.cursor.offset = to;
+                if let Some((from, to)) = read.damaged {
+                    follow.gap(Offset(from.0 - 1), GapCause::Retention, &mut self.ready);
+                    follow.gap(to, GapCause::Damaged, &mut self.ready);
                 }
-                let nothing = read.batches.is_empty() && first_there.is_none_or(|first| first <= follow.cursor.offset.next());
+                // Where damage is all that was found, more may lie behind it.
+                let end = head.filter(|_| read.damaged.is_none()).map(|head| head.last.next());
+                if let Some(first) = read.batches.first().map(|batch| batch.first).or(end) {
+                    follow.gap(Offset(first.0.saturating_sub(1)), GapCause::Retention, &mut self.ready);
+                }
+                let nothing = read.batches.is_empty() && follow.cursor == cursor;
                 follow.take(first_bytes(&read.batches, follow.cursor.offset, bytes), &mut self.ready);
                 self.wake.queue(&slot);
                 if nothing {
@@ -258,6 +282,14 @@ impl Subscriber {
 }
 
 impl Follow {
+    /// What lies between the cursor and `to`, that included, is gone.
+    fn gap(&mut self, to: Offset, cause: GapCause, ready: &mut VecDeque<Delivery>) {
+        if to > self.cursor.offset {
+            ready.push_back(Delivery::Gap { producer: self.key.producer, from: self.cursor.offset.next(), to, cause });
+            self.cursor.offset = to;
+        }
+    }
+
     fn take(&mut self, batches: Vec<Arc<Batch>>, ready: &mut VecDeque<Delivery>) {
         for batch in batches {
             let after = self.cursor.offset;

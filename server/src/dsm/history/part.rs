@@ -185,7 +185,10 @@ impl Logged {
             at = marks.skip(log, query, at);
             let read = backend.relay.log().read(key, at, CHUNK).await.map_err(relay::Error::from)?;
             if read.batches.is_empty() {
-                break false;
+                let Some((_, damaged)) = read.damaged else { break false };
+                // More may lie behind what the log's file no longer gives.
+                at = damaged;
+                continue;
             }
             if looked >= MOST || read.epoch != head.epoch() {
                 break true;

@@ -4,6 +4,7 @@ use bytes::Bytes;
 use motience_shared::{
     log::{Entry, SessionName},
     model::{Epoch, LogEpoch, RecordName, Seq},
+    relay::GapCause,
     store::{self, HistoryQuery},
     testing::{Postgres, Redis},
 };
@@ -185,7 +186,7 @@ async fn a_log_that_lost_its_tail_leaves_one_row_for_each_record() {
         }
     }
     // What retention removed moves the place too.
-    writer.take(Delivery::Gap { producer, from: Offset(7), to: Offset(9) });
+    writer.take(Delivery::Gap { producer, from: Offset(7), to: Offset(9), cause: GapCause::Retention });
     writer.keep().await;
     assert_eq!(kept(&platform, producer).await, [1, 2, 3, 4, 5, 6]);
     let stands = platform.services.backend.store.history_cursor(producer).await.unwrap().unwrap();

@@ -193,7 +193,11 @@ async fn a_time_older_than_retention_is_a_gap_and_a_later_one_is_not() {
     for from in ["2026-01-01T00:00:00Z", "2025-06-01 00:00:00", "1767225600000"] {
         let mut stream = lines(&platform, &format!("/stream?from={}", from.replace(' ', "%20")), &token).await;
         let gap = stream.record().await;
-        assert_eq!(gap, json!({"type": "gap", "producer_id": p.id.to_string(), "from": 1, "to": first - 1}), "{from}");
+        assert_eq!(
+            gap,
+            json!({"type": "gap", "producer_id": p.id.to_string(), "from": 1, "to": first - 1, "cause": "retention"}),
+            "{from}"
+        );
         assert_eq!(stream.record().await["data"]["n"], first);
     }
     let mut stream = lines(&platform, "/stream?from=2026-01-01T00:05:00Z", &token).await;

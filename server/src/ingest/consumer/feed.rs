@@ -166,7 +166,7 @@ impl Feed {
         }
         match delivery {
             Delivery::Batch { .. } => {}
-            Delivery::Gap { producer, from, to } => Frame::Gap(Gap { producer: *producer, from: *from, to: *to }).encode(&mut self.out),
+            Delivery::Gap { producer, from, to, .. } => Frame::Gap(Gap { producer: *producer, from: *from, to: *to }).encode(&mut self.out),
             Delivery::Reset { producer, cursor } => {
                 debug!(%producer, %cursor, "the log was reset");
                 self.say_place(*cursor);

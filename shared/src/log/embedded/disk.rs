@@ -3,16 +3,23 @@
 //!
 //! A write that fails, on a full disk for one, is tried again until it succeeds: what it holds may be read by consumers
 //! already. Whoever waits for it hears after [`ANSWER_LIMIT`] that the log is away.
+//!
+//! A damaged file is read as far as it can be: readers are told of what is missing ([`load`]). Where damage stands in the way of
+//! writing, the writer makes a new file of what can be read, and puts the damaged one aside ([`repair`]).
 
+mod load;
+mod repair;
+mod rows;
 mod schema;
+mod writer;
 
 use std::{
-    collections::HashSet,
+    collections::BTreeSet,
     fs::{File, TryLockError},
     path::{Path, PathBuf},
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU32, Ordering},
     },
     time::Duration,
 };
@@ -26,10 +33,15 @@ use tokio::{
 };
 use tracing::{error, warn};
 
-use super::state::{Change, Producer};
+pub use self::repair::{Health, check, confirm, repair};
+use self::{load::Found, writer::Writer};
+use super::{
+    belief::Now,
+    state::{Change, Producer},
+};
 use crate::{
-    log::{self, Batch, Retention},
-    model::{LogEpoch, LogKey, Offset, UserId},
+    log::{self, Retention},
+    model::{LogEpoch, LogId, LogKey, Offset, UserId},
     private,
 };
 
@@ -37,11 +49,10 @@ use crate::{
 const ANSWER_LIMIT: Duration = Duration::from_secs(5);
 /// Changes that wait for the writer; beyond it appenders wait.
 const QUEUE: usize = 1024;
-/// First pause after a failed write; doubles up to [`MAX_PAUSE`].
-const FIRST_PAUSE: Duration = Duration::from_millis(50);
-const MAX_PAUSE: Duration = Duration::from_secs(2);
-/// Attempts at the last write of a process that ends.
-const LAST_TRIES: u32 = 5;
+/// Damaged places that are remembered one by one.
+const MAX_DAMAGE: usize = 10_000;
+/// The file's name in the data folder.
+const FILE: &str = "log.db";
 
 /// Why the file cannot be opened.
 #[derive(Debug, thiserror::Error)]
@@ -55,17 +66,35 @@ pub enum Error {
     /// The file itself.
     #[error("{path}: {cause}", path = .0.display(), cause = .1)]
     Sqlite(PathBuf, rusqlite::Error),
+    /// The file is damaged so much that it cannot be opened.
+    #[error(
+        "the log {path} is damaged ({cause}): `motience-server log repair` makes a new file of what can be read, and puts this one aside",
+        path = .0.display(), cause = .1
+    )]
+    Damaged(PathBuf, rusqlite::Error),
 }
 
 /// The open file.
 pub(super) struct Disk {
     queue: Mutex<Option<mpsc::Sender<Order>>>,
-    reader: Arc<Mutex<Connection>>,
+    readers: Readers,
+    /// What readers have found damaged.
+    damage: Mutex<BTreeSet<(LogKey, Offset)>>,
     retention: Retention,
     /// Whether the last attempt to write failed.
     failing: Arc<AtomicBool>,
     writer: Mutex<Option<tokio::task::JoinHandle<()>>>,
     _lock: File,
+}
+
+/// Connections that only read.
+#[derive(Clone)]
+struct Readers {
+    reader: Arc<Mutex<Connection>>,
+    /// Of its own, since a large log takes its time: other producers' readers do not wait for it.
+    loader: Arc<Mutex<Connection>>,
+    /// How many new files were made of damaged ones.
+    rebuilt: Arc<AtomicU32>,
 }
 
 /// Something to be written, and who waits for it.
@@ -81,36 +110,48 @@ enum Work {
     Change(Change),
     /// The number of this account was given out.
     Account(UserId),
+    /// The time that is believed is to be noted. Clients' ids from before `ids` go, in their own time.
+    Forget {
+        believed: OffsetDateTime,
+        ids: OffsetDateTime,
+    },
+    /// The index is damaged; unless more new files were made by now.
+    Rebuild {
+        rebuilt: u32,
+    },
 }
 
 impl Disk {
-    pub(super) fn open(dir: &Path, retention: Retention, now: OffsetDateTime) -> Result<Self, Error> {
-        let io = |e| Error::Io(dir.to_owned(), e);
-        private::folder(dir).map_err(io)?;
-        let lock = File::create(dir.join("log.lock")).map_err(io)?;
-        lock.try_lock().map_err(|e| match e {
-            TryLockError::WouldBlock => Error::InUse(dir.to_owned()),
-            TryLockError::Error(e) => io(e),
-        })?;
-        let path = dir.join("log.db");
+    /// The file in `dir`, and the time of day that is believed where the clock says `now`.
+    pub(super) fn open(dir: &Path, retention: Retention, now: OffsetDateTime) -> Result<(Self, OffsetDateTime), Error> {
+        private::folder(dir).map_err(|e| Error::Io(dir.to_owned(), e))?;
+        let lock = locked(dir)?;
+        let path = dir.join(FILE);
         // Before SQLite opens it: its journals take over the mode.
         private::file(&path).map_err(|e| Error::Io(path.clone(), e))?;
-        let sqlite = |e| Error::Sqlite(path.clone(), e);
+        let sqlite = |e| if load::is_damage(&e) { Error::Damaged(path.clone(), e) } else { Error::Sqlite(path.clone(), e) };
         let writer = schema::open(&path).map_err(sqlite)?;
-        schema::forget(&writer, now - retention.age).map_err(sqlite)?;
+        let believed = schema::believed(&writer, now).unwrap_or_else(|e| {
+            warn!(error = %e, "the log's file does not tell what time it was: much that is too old waits until the clock is confirmed");
+            OffsetDateTime::UNIX_EPOCH
+        });
         let reader = schema::open(&path).map_err(sqlite)?;
+        let loader = schema::open(&path).map_err(sqlite)?;
+        let readers = Readers { reader: Arc::new(Mutex::new(reader)), loader: Arc::new(Mutex::new(loader)), rebuilt: Arc::default() };
         let failing = Arc::new(AtomicBool::new(false));
         let (queue, orders) = mpsc::channel(QUEUE);
-        let writing = Writer { connection: writer, orders, failing: Arc::clone(&failing) };
+        let writing = Writer::new(dir.to_owned(), writer, readers.clone(), orders, Arc::clone(&failing));
         let writer = tokio::task::spawn_blocking(move || writing.run());
-        Ok(Self {
+        let disk = Self {
             queue: Mutex::new(Some(queue)),
-            reader: Arc::new(Mutex::new(reader)),
+            readers,
+            damage: Mutex::default(),
             retention,
             failing,
             writer: Mutex::new(Some(writer)),
             _lock: lock,
-        })
+        };
+        Ok((disk, believed))
     }
 
     /// A place in the writer's queue.
@@ -125,33 +166,76 @@ impl Disk {
     }
 
     /// What the file holds of a producer, its entries left out.
-    pub(super) async fn load(&self, key: LogKey) -> Result<Producer, log::Error> {
+    pub(super) async fn load(&self, key: LogKey, now: OffsetDateTime) -> Result<Producer, log::Error> {
         let retention = self.retention;
-        self.ask(move |reader| schema::load(reader, key, &retention)).await
+        ask(&self.readers.loader, move |loader| load::load(loader, key, &retention, now)).await.map_err(Failure::error)
     }
 
-    pub(super) async fn read(&self, key: LogKey, epoch: LogEpoch, after: Offset, bytes: usize) -> Result<Vec<Arc<Batch>>, log::Error> {
-        self.ask(move |reader| schema::read(reader, key, epoch, after, bytes)).await
+    /// Some logs after `after` that the file holds.
+    pub(super) async fn keys(&self, after: Option<LogId>) -> Result<Vec<LogKey>, log::Error> {
+        ask(&self.readers.loader, move |loader| schema::keys(loader, after, 100)).await.map_err(Failure::error)
     }
 
-    pub(super) async fn before(&self, key: LogKey, time: OffsetDateTime) -> Result<Option<Offset>, log::Error> {
-        self.ask(move |reader| schema::before(reader, key, time)).await
+    /// Batches after `after`, of which the file holds all up to `filed`.
+    pub(super) async fn read(&self, key: LogKey, epoch: LogEpoch, after: Offset, filed: Offset, bytes: usize) -> Result<Found, log::Error> {
+        let rebuilt = self.readers.rebuilt.load(Ordering::Relaxed);
+        let read = async || ask(&self.readers.reader, move |reader| load::read(reader, key, epoch, after, bytes)).await;
+        match read().await {
+            Err(Failure::Damaged(_)) => {}
+            found => return found.map_err(Failure::error),
+        }
+        // The index is damaged, but not the rows: a new file has another.
+        self.room().await?.order(Work::Rebuild { rebuilt }).await?;
+        match read().await {
+            Err(Failure::Damaged(e)) => {
+                warn!(producer = %key.producer, error = %e, "nothing of this log can be read from the file");
+                Ok(Found { batches: Vec::new(), skipped: Some(filed) })
+            }
+            found => found.map_err(Failure::error),
+        }
+    }
+
+    /// `Some(None)`: the file is damaged there and cannot tell.
+    pub(super) async fn before(&self, key: LogKey, time: OffsetDateTime) -> Result<Option<Option<Offset>>, log::Error> {
+        ask(&self.readers.reader, move |reader| load::before(reader, key, time)).await.map_err(Failure::error)
     }
 
     pub(super) async fn highest_account(&self) -> Result<UserId, log::Error> {
-        self.ask(schema::highest_account).await
+        match ask(&self.readers.reader, schema::highest_account).await {
+            Err(Failure::Damaged(e)) => {
+                error!(error = %e, "which numbers of accounts were given out is damaged in the log's file");
+                Ok(UserId(0))
+            }
+            found => found.map_err(Failure::error),
+        }
     }
 
-    async fn ask<T: Send + 'static>(
-        &self,
-        question: impl FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
-    ) -> Result<T, log::Error> {
-        let reader = Arc::clone(&self.reader);
-        let answer = tokio::task::spawn_blocking(move || question(&reader.lock()));
-        match answer.await {
-            Ok(Ok(found)) => Ok(found),
-            Ok(Err(e)) => Err(log::Error::Damaged(e.to_string())),
-            Err(e) => Err(log::Error::Unavailable(e.to_string())),
+    /// When an operator has confirmed the clock last.
+    pub(super) async fn confirmed(&self) -> Option<OffsetDateTime> {
+        ask(&self.readers.reader, schema::confirmed).await.ok().flatten()
+    }
+
+    /// These offsets cannot be read: says so once.
+    pub(super) fn note_damage(&self, key: LogKey, from: Offset, to: Offset) {
+        let mut damage = self.damage.lock();
+        if damage.len() < MAX_DAMAGE && damage.insert((key, to)) {
+            metrics::counter!("motience_log_damaged_records_total").increment((to.0 + 1).saturating_sub(from.0));
+            error!(
+                producer = %key.producer, %from, %to,
+                "a part of the log's file is damaged: readers are told, and go on behind it (`motience-server log check` tells more)"
+            );
+        }
+    }
+
+    /// Damaged places that readers have come to.
+    pub(super) fn damaged(&self) -> u64 {
+        self.damage.lock().len() as u64
+    }
+
+    /// Has the believed time noted, and clients' ids that are past removed, a part at a time.
+    pub(super) async fn forget(&self, now: Now) {
+        if let Ok(room) = self.room().await {
+            let _ = room.order(Work::Forget { believed: now.sure, ids: now.sure - self.retention.age }).await;
         }
     }
 
@@ -178,7 +262,7 @@ impl Disk {
 pub(super) struct Room(mpsc::OwnedPermit<Order>);
 
 impl Room {
-    /// Returns once the change is in the file. It will be written whether anyone still waits or not.
+    /// Orders the change at once; the answer comes once it is in the file. It will be written whether anyone still waits or not.
     pub(super) fn write(self, change: Change) -> impl Future<Output = Result<(), log::Error>> {
         self.order(Work::Change(change))
     }
@@ -204,72 +288,43 @@ fn closed() -> log::Error {
     log::Error::Unavailable("the log is closed".to_owned())
 }
 
-/// The thread that writes.
-struct Writer {
-    connection: Connection,
-    orders: mpsc::Receiver<Order>,
-    failing: Arc<AtomicBool>,
+/// Why the file does not answer.
+enum Failure {
+    Damaged(rusqlite::Error),
+    Away(String),
 }
 
-impl Writer {
-    fn run(mut self) {
-        let mut group = Vec::new();
-        while let Some(first) = self.orders.blocking_recv() {
-            group.push(first);
-            while group.len() < QUEUE
-                && let Ok(next) = self.orders.try_recv()
-            {
-                group.push(next);
-            }
-            if !self.commit(&group) {
-                error!(changes = group.len(), "the log's file cannot be written; what was not acknowledged is given up");
-                return;
-            }
-            for order in group.drain(..) {
-                if let Work::Change(change) = &order.work
-                    && let Some(place) = &change.settled
-                {
-                    place.lock().settled(change.last);
-                }
-                // Nobody waits any more: the appender has given up, and will find the record seen.
-                let _ = order.done.send(());
-            }
+impl Failure {
+    fn error(self) -> log::Error {
+        match self {
+            Self::Damaged(e) => log::Error::Damaged(e.to_string()),
+            Self::Away(why) => log::Error::Unavailable(why),
         }
     }
+}
 
-    /// Tries until it succeeds, or until nobody could want it any more.
-    fn commit(&mut self, group: &[Order]) -> bool {
-        let (mut changes, mut account) = (Vec::new(), None);
-        for order in group {
-            match &order.work {
-                Work::Nothing => {}
-                Work::Change(change) => changes.push(change),
-                Work::Account(user) => account = account.max(Some(*user)),
-            }
-        }
-        if changes.is_empty() && account.is_none() {
-            return true;
-        }
-        let (mut pause, mut tries) = (FIRST_PAUSE, 0);
-        loop {
-            match schema::write(&mut self.connection, &changes, account) {
-                Ok(()) => {
-                    self.failing.store(false, Ordering::Relaxed);
-                    return true;
-                }
-                Err(e) => {
-                    let producers: HashSet<LogKey> = changes.iter().map(|change| change.key).collect();
-                    warn!(error = %e, producers = producers.len(), "the log's file cannot be written; trying again");
-                    self.failing.store(true, Ordering::Relaxed);
-                    tries += 1;
-                    if self.orders.is_closed() && tries >= LAST_TRIES {
-                        return false;
-                    }
-                    #[expect(clippy::disallowed_methods, reason = "this thread does nothing but write")]
-                    std::thread::sleep(pause);
-                    pause = (pause * 2).min(MAX_PAUSE);
-                }
-            }
-        }
+/// Asks the file, in a thread where that may take its time.
+async fn ask<T: Send + 'static>(
+    connection: &Arc<Mutex<Connection>>,
+    question: impl FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
+) -> Result<T, Failure> {
+    let connection = Arc::clone(connection);
+    let answer = tokio::task::spawn_blocking(move || question(&connection.lock()));
+    match answer.await {
+        Ok(Ok(found)) => Ok(found),
+        Ok(Err(e)) if load::is_damage(&e) => Err(Failure::Damaged(e)),
+        Ok(Err(e)) => Err(Failure::Away(e.to_string())),
+        Err(e) => Err(Failure::Away(e.to_string())),
     }
+}
+
+/// The right to use the folder's log, for as long as it is held.
+fn locked(dir: &Path) -> Result<File, Error> {
+    let io = |e| Error::Io(dir.to_owned(), e);
+    let lock = File::create(dir.join("log.lock")).map_err(io)?;
+    lock.try_lock().map_err(|e| match e {
+        TryLockError::WouldBlock => Error::InUse(dir.to_owned()),
+        TryLockError::Error(e) => io(e),
+    })?;
+    Ok(lock)
 }

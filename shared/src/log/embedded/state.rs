@@ -1,21 +1,26 @@
 //! One producer's log as the process holds it: who may write, what they have written, and the newest batches.
 
-use std::{
-    collections::{HashMap, VecDeque},
-    sync::Arc,
-};
+use std::{collections::VecDeque, sync::Arc};
 
 use time::OffsetDateTime;
 
-use super::Place;
+use super::{
+    Place,
+    belief::Now,
+    ids::Ids,
+    sessions::{Bounds, Session, Sessions},
+};
 use crate::{
-    log::{Batch, Entry, Error, Head, Lives, Opened, Retention, Section, Sender, SessionName, retention::Marks},
-    model::{Epoch, Fence, LogEpoch, LogKey, Offset, RangeSet, RecordName},
+    log::{Batch, DEVICE_MEMORY, Entry, Error, Head, Lives, Opened, Retention, Section, Sender, SessionName, retention::Marks},
+    model::{Fence, LogEpoch, LogKey, Offset, RangeSet, RecordName},
     mutation,
 };
 
-/// Most client ids remembered of one producer; past it the oldest is forgotten before its time.
-const MAX_IDS: usize = 100_000;
+/// Nobody comes back under a passing name: it is forgotten once nobody holds it.
+const PASSING: Bounds = Bounds { count: 0, bytes: usize::MAX, since: None };
+
+/// Devices that are forgotten in one step.
+const FORGOTTEN_AT_ONCE: usize = 1000;
 
 /// See the module.
 #[derive(Debug, Default)]
@@ -27,21 +32,15 @@ pub(super) struct Producer {
     /// Offsets up to here are in the file.
     pub(super) written: Offset,
     pub(super) marks: Marks,
-    pub(super) sessions: HashMap<SessionName, Session>,
+    pub(super) devices: Sessions,
+    passing: Sessions,
+    /// Devices forgotten since the last change.
+    forgotten: Vec<SessionName>,
+    /// Whether the file still holds something of what was removed.
+    pub(super) leftover: bool,
     pub(super) ids: Ids,
     /// In memory: all that is kept. With a file: what is not in it yet.
     batches: VecDeque<(OffsetDateTime, Arc<Batch>)>,
-}
-
-/// What the log knows of a sender.
-#[derive(Clone, Debug)]
-pub(super) struct Session {
-    pub(super) fence: Fence,
-    /// The connection that raised it.
-    pub(super) owner: u64,
-    pub(super) epoch: Epoch,
-    pub(super) seen: RangeSet,
-    pub(super) used: OffsetDateTime,
 }
 
 /// What one append changes: what the file must hold before it is acknowledged.
@@ -53,8 +52,16 @@ pub(super) struct Change {
     pub(super) batches: Vec<(OffsetDateTime, Arc<Batch>)>,
     pub(super) sessions: Vec<(SessionName, Session)>,
     pub(super) ids: Vec<(OffsetDateTime, Arc<str>)>,
-    /// Entries up to here are to be removed, and when the last of them was written.
-    pub(super) trim: Option<(Offset, OffsetDateTime)>,
+    /// Devices and ids that are forgotten.
+    pub(super) gone: Vec<SessionName>,
+    pub(super) ids_gone: Vec<Arc<str>>,
+    /// Entries up to here are removed, the last of which was written then.
+    pub(super) removed: Offset,
+    pub(super) gone_at: Option<OffsetDateTime>,
+    /// Entries up to here are to be removed from the file.
+    pub(super) trim: Option<Offset>,
+    /// Whether entries are only kept because the clock is not believed.
+    pub(super) held: bool,
     /// Told once the file has it.
     pub(super) settled: Option<Arc<Place>>,
 }
@@ -70,28 +77,27 @@ impl Producer {
         Head { lives: self.lives.clone(), first: self.removed.next(), last: self.last }
     }
 
-    pub(super) fn open(&mut self, sender: &Sender, again: bool, now: OffsetDateTime) -> Result<Opened, Error> {
-        // Connections begin rarely enough to look for senders long gone each time.
-        self.sessions.retain(|name, session| now - session.used < name.memory());
-        let new = || Session { fence: Fence(0), owner: sender.owner, epoch: sender.epoch, seen: RangeSet::new(), used: now };
-        let session = self.sessions.entry(sender.name.clone()).or_insert_with(new);
-        if again && session.owner != sender.owner {
+    pub(super) fn open(&mut self, sender: &Sender, again: bool, now: Now, keep: &Retention) -> Result<Opened, Error> {
+        let sessions = self.sessions(&sender.name);
+        let known = sessions.get(&sender.name);
+        if again && known.is_some_and(|session| session.owner != sender.owner) {
             return Err(Error::Fenced);
         }
-        if session.epoch != sender.epoch {
-            session.epoch = sender.epoch;
-            session.seen = RangeSet::new();
-        }
-        session.owner = sender.owner;
-        session.fence.0 += 1;
-        session.used = now;
-        Ok(Opened { life: self.lives.present(), fence: session.fence, seen: session.seen.clone() })
+        let fence = Fence(known.map_or(0, |session| session.fence.0) + 1);
+        let held = known.and_then(|session| session.held.upgrade()).unwrap_or_default();
+        let seen = known.filter(|session| session.epoch == sender.epoch).map_or_else(RangeSet::new, |session| session.seen.clone());
+        let session =
+            Session { fence, owner: sender.owner, epoch: sender.epoch, seen: seen.clone(), used: now.at, held: Arc::downgrade(&held) };
+        sessions.put(sender.name.clone(), session);
+        while self.passing.forget_one(PASSING).is_some() {}
+        self.forget(now, keep);
+        Ok(Opened { life: self.lives.present(), fence, seen, held })
     }
 
     pub(super) fn append(
         &mut self,
         section: &Section,
-        now: OffsetDateTime,
+        now: Now,
         keep: &Retention,
         change: &mut Change,
         publish: impl FnOnce(Arc<Batch>),
@@ -99,59 +105,87 @@ impl Producer {
         if mutation::keeps_no_log() {
             let name = |seq| RecordName { epoch: section.epoch, seq };
             let entries = section.records.iter().map(|record| Entry { name: name(record.seq), message: record.message.clone() }).collect();
-            let batch = Arc::new(Batch::new(change.key, self.lives.present(), self.last.next(), entries).received(now));
+            let batch = Arc::new(Batch::new(change.key, self.lives.present(), self.last.next(), entries).received(now.at));
             self.last = batch.last();
             publish(batch);
             return Ok(());
         }
-        let session = self
-            .sessions
-            .get_mut(&section.name)
-            .filter(|s| s.fence == section.fence && self.lives.present() == section.life)
-            .ok_or(Error::Fenced)?;
-        session.seen.clone_from(&section.seen);
-        session.used = now;
+        let present = self.lives.present();
+        let sessions = self.sessions(&section.name);
+        let known = sessions.get(&section.name).filter(|known| known.fence == section.fence && present == section.life);
+        let session = Session { seen: section.seen.clone(), used: now.at, ..known.ok_or(Error::Fenced)?.clone() };
         if !section.name.is_passing() {
             change.sessions.push((section.name.clone(), session.clone()));
         }
+        sessions.put(section.name.clone(), session);
         let mut entries = Vec::with_capacity(section.records.len());
         for record in &section.records {
             if let Some(id) = &record.id {
-                if !self.ids.insert(id, now, keep) {
+                self.ids.forget(now.sure - keep.age);
+                if !self.ids.insert(id, now.at, &mut change.ids_gone) {
                     continue;
                 }
-                change.ids.push((now, Arc::clone(id)));
+                change.ids.push((now.at, Arc::clone(id)));
             }
             entries.push(Entry { name: RecordName { epoch: section.epoch, seq: record.seq }, message: record.message.clone() });
         }
         if !entries.is_empty() {
-            let batch = Arc::new(Batch::new(change.key, self.lives.present(), self.last.next(), entries).received(now));
+            let batch = Arc::new(Batch::new(change.key, present, self.last.next(), entries).received(now.at));
             self.last = batch.last();
-            self.marks.add(self.last, batch.bytes(), now, keep);
-            self.batches.push_back((now, Arc::clone(&batch)));
-            change.batches.push((now, Arc::clone(&batch)));
+            self.marks.add(self.last, batch.bytes(), now.at, keep);
+            self.batches.push_back((now.at, Arc::clone(&batch)));
+            change.batches.push((now.at, Arc::clone(&batch)));
             publish(batch);
         }
         Ok(())
     }
 
-    /// Batches after `after` from memory; `None` where the file has to be asked.
-    pub(super) fn recent(&self, after: Offset, bytes: usize) -> Option<Vec<Arc<Batch>>> {
+    fn sessions(&mut self, name: &SessionName) -> &mut Sessions {
+        if name.is_passing() { &mut self.passing } else { &mut self.devices }
+    }
+
+    /// Keeps the devices within their bounds, a step at a time.
+    fn forget(&mut self, now: Now, keep: &Retention) {
+        let bounds = Bounds { count: keep.sessions, bytes: keep.windows, since: Some(now.sure - DEVICE_MEMORY) };
+        for (name, reason) in std::iter::from_fn(|| self.devices.forget_one(bounds)).take(FORGOTTEN_AT_ONCE) {
+            metrics::counter!("motience_log_sessions_forgotten_total", "reason" => reason).increment(1);
+            self.forgotten.push(name);
+        }
+    }
+
+    /// How many senders are remembered: devices, and others.
+    #[cfg(test)]
+    pub(super) fn remembered(&self) -> (usize, usize) {
+        (self.devices.len(), self.passing.len())
+    }
+
+    /// Batches after `after` from memory; `Err` where the file has to be asked, which holds all up to there.
+    pub(super) fn recent(&self, after: Offset, bytes: usize) -> Result<Vec<Arc<Batch>>, Offset> {
         match self.batches.front() {
             Some((_, front)) if front.first <= after.next() => {}
-            _ if after >= self.last => return Some(Vec::new()),
+            _ if after >= self.last => return Ok(Vec::new()),
             // Nothing lies between what was removed and what is here.
             Some((_, front)) if front.first == self.removed.next() => {}
-            _ => return None,
+            Some((_, front)) => return Err(Offset(front.first.0 - 1)),
+            None => return Err(self.last),
         }
         let start = self.batches.partition_point(|(_, batch)| batch.last() <= after);
+        Ok(self.here(start, bytes))
+    }
+
+    /// All that is in memory, up to about `bytes`.
+    pub(super) fn newest(&self, bytes: usize) -> Vec<Arc<Batch>> {
+        self.here(0, bytes)
+    }
+
+    fn here(&self, start: usize, bytes: usize) -> Vec<Arc<Batch>> {
         let mut taken = 0;
         let within = |batch: &Arc<Batch>| {
             let more = taken < bytes;
             taken += batch.bytes();
             more
         };
-        Some(self.batches.range(start..).map(|(_, batch)| Arc::clone(batch)).take_while(within).collect())
+        self.batches.range(start..).map(|(_, batch)| Arc::clone(batch)).take_while(within).collect()
     }
 
     /// The offset before the first batch here that was written at `time` or later.
@@ -187,45 +221,37 @@ impl Change {
             batches: Vec::new(),
             sessions: Vec::new(),
             ids: Vec::new(),
+            gone: Vec::new(),
+            ids_gone: Vec::new(),
+            removed: Offset(0),
+            gone_at: None,
             trim: None,
+            held: false,
             settled: None,
         }
     }
 
     /// Notes where the log stands, and what is to be removed of it.
-    pub(super) fn finish(&mut self, state: &mut Producer, now: OffsetDateTime, keep: &Retention, file: bool) {
-        self.trim = state.marks.trim(now, keep).zip(state.marks.gone_at());
-        if let Some((gone, _)) = self.trim {
+    pub(super) fn finish(&mut self, state: &mut Producer, now: Now, keep: &Retention, file: bool) {
+        let trim = state.marks.trim(now.at, now.sure, keep);
+        (self.trim, self.held) = (trim.gone, trim.held);
+        if let Some(gone) = trim.gone {
             state.removed = state.removed.max(gone);
             if !file {
                 state.drop_batches(gone);
             }
         }
+        if std::mem::take(&mut state.leftover) {
+            self.trim = Some(state.removed);
+        }
+        state.forget(now, keep);
+        self.gone.append(&mut state.forgotten);
         self.lives = state.lives.clone();
-        self.last = state.last;
+        (self.last, self.removed, self.gone_at) = (state.last, state.removed, state.marks.gone_at());
     }
-}
 
-/// Clients' own names of records, for as long as the log is kept.
-#[derive(Debug, Default)]
-pub(super) struct Ids {
-    known: HashMap<Arc<str>, OffsetDateTime>,
-    order: VecDeque<(OffsetDateTime, Arc<str>)>,
-}
-
-impl Ids {
-    /// Whether the id is new.
-    pub(super) fn insert(&mut self, id: &Arc<str>, now: OffsetDateTime, keep: &Retention) -> bool {
-        while self.order.front().is_some_and(|(at, _)| now - *at > keep.age || self.order.len() >= MAX_IDS) {
-            if let Some((_, oldest)) = self.order.pop_front() {
-                self.known.remove(&oldest);
-            }
-        }
-        if self.known.contains_key(id) {
-            return false;
-        }
-        self.known.insert(Arc::clone(id), now);
-        self.order.push_back((now, Arc::clone(id)));
-        true
+    /// Whether the file need not be told.
+    pub(super) fn is_empty(&self) -> bool {
+        self.trim.is_none() && self.gone.is_empty() && self.batches.is_empty() && self.sessions.is_empty()
     }
 }

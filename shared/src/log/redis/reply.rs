@@ -27,6 +27,7 @@ pub(super) fn opened(value: Value) -> Result<Opened, Error> {
             life: life.parse().map_err(|_| damaged("life"))?,
             fence: fence.parse().map_err(|_| damaged("fence"))?,
             seen: seen.parse().map_err(|_| damaged("seen-set"))?,
+            held: Arc::default(),
         }),
         _ => Err(damaged("open")),
     }
@@ -88,7 +89,7 @@ pub(super) fn read(value: Value, key: LogKey) -> Result<Read, Error> {
     let Value::Array(parts) = value else { return Err(damaged("log")) };
     let [life, found] = <[Value; 2]>::try_from(parts).map_err(|_| damaged("log"))?;
     let epoch = text(life)?.parse().map_err(|_| damaged("life"))?;
-    Ok(Read { epoch, batches: entries(found, key, epoch)? })
+    Ok(Read { epoch, batches: entries(found, key, epoch)?, damaged: None })
 }
 
 /// Entries that follow each other and came at one time.

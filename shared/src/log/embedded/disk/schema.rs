@@ -1,21 +1,20 @@
-//! The file's tables, and the statements over them.
+//! The file's tables, and the statements that write them.
 //!
 //! `batches` holds one row for each appended batch: its entries as `seq, length, message`, one behind the other, little
-//! endian. The columns `producer` hold the log's id; in a log of the first release that is the producer's number. Times are milliseconds since 1970 UTC.
-//! Among the `facts`, `gone:LOG` is when the last of what retention removed of a log was written.
+//! endian. The columns `producer` hold the log's id, which in a log of the first release is the producer's number. Times are
+//! milliseconds since 1970 UTC. The columns `sum` hold a checksum over the other columns of their row, by which damage to the
+//! file is noticed; rows of the first release have none. Among the `facts`, `believed` and `confirmed` are times of day
+//! ([`super::super::belief`]).
 
-use std::{path::Path, sync::Arc, time::Duration};
+use std::{path::Path, time::Duration};
 
-use bytes::{Buf, BufMut, Bytes};
-use rusqlite::{Connection, OptionalExtension as _, params, types::Type};
+use rusqlite::{Connection, OptionalExtension as _, params};
 use time::OffsetDateTime;
 
+use super::rows::{BatchRow, LogRow, SessionRow, column, millis, time_of};
 use crate::{
-    log::{
-        Batch, Entry, Retention, SessionName,
-        embedded::state::{Change, Producer, Session},
-    },
-    model::{Epoch, Fence, LogEpoch, LogKey, Offset, RangeSet, RecordName, Seq, UserId},
+    log::embedded::state::Change,
+    model::{LogId, LogKey, Offset, ProducerId, UserId},
 };
 
 const TABLES: &str = "
@@ -35,211 +34,207 @@ CREATE TABLE IF NOT EXISTS ids (
 CREATE TABLE IF NOT EXISTS facts (name TEXT PRIMARY KEY, value INTEGER NOT NULL) STRICT, WITHOUT ROWID;
 ";
 
+/// What the first release's tables lack. `number`: the producer whose log it is; `removed`: the last offset that retention has removed;
+/// `gone_at`: when that was written.
+const VERSION_1: &str = "
+ALTER TABLE logs ADD COLUMN number INTEGER;
+ALTER TABLE logs ADD COLUMN removed INTEGER;
+ALTER TABLE logs ADD COLUMN gone_at INTEGER;
+ALTER TABLE logs ADD COLUMN sum INTEGER;
+ALTER TABLE batches ADD COLUMN sum INTEGER;
+ALTER TABLE sessions ADD COLUMN sum INTEGER;
+CREATE INDEX IF NOT EXISTS ids_at ON ids (at);
+PRAGMA user_version = 1;
+";
+
 /// Longest wait for a lock of the other connection.
-const BUSY: Duration = Duration::from_secs(5);
+pub(super) const BUSY: Duration = Duration::from_secs(5);
+/// Longest journal that is left once it was written back.
+const JOURNAL_BYTES: i64 = 16 << 20;
+/// Rows removed in one step, and bytes of their messages, about.
+pub(super) const SLICE: i64 = 1000;
+const SLICE_BYTES: i64 = 4 << 20;
 
 pub(super) fn open(path: &Path) -> rusqlite::Result<Connection> {
-    let connection = Connection::open(path)?;
+    let mut connection = Connection::open(path)?;
     connection.busy_timeout(BUSY)?;
     connection.pragma_update(None, "journal_mode", "WAL")?;
     // In WAL mode FULL makes each commit wait for the disk; NORMAL would not.
     connection.pragma_update(None, "synchronous", "FULL")?;
+    connection.pragma_update(None, "journal_size_limit", JOURNAL_BYTES)?;
     connection.set_prepared_statement_cache_capacity(32);
-    connection.execute_batch(TABLES)?;
+    if version(&connection)? == 0 {
+        let transaction = connection.transaction()?;
+        transaction.execute_batch(TABLES)?;
+        transaction.execute_batch(VERSION_1)?;
+        transaction.commit()?;
+    }
     Ok(connection)
 }
 
-/// Removes what is past its time, of whichever producer.
-pub(super) fn forget(connection: &Connection, before: OffsetDateTime) -> rusqlite::Result<()> {
-    let before = millis(before);
-    connection.execute(
-        "INSERT INTO facts SELECT 'gone:' || producer, MAX(written) FROM batches WHERE written < ?1 GROUP BY producer
-         ON CONFLICT (name) DO UPDATE SET value = MAX(value, excluded.value)",
-        [before],
-    )?;
-    connection.execute("DELETE FROM batches WHERE written < ?1", [before])?;
-    connection.execute("DELETE FROM ids WHERE at < ?1", [before])?;
-    Ok(())
+pub(super) fn version(connection: &Connection) -> rusqlite::Result<i64> {
+    connection.pragma_query_value(None, "user_version", |row| row.get(0))
 }
 
 /// All changes in one transaction.
 pub(super) fn write(connection: &mut Connection, changes: &[&Change], account: Option<UserId>) -> rusqlite::Result<()> {
     let transaction = connection.transaction()?;
     for change in changes {
-        let producer = change.key.log.0 as i64;
-        transaction
-            .prepare_cached("INSERT INTO logs VALUES (?1, ?2, ?3) ON CONFLICT (producer) DO UPDATE SET last = ?2, lives = ?3")?
-            .execute(params![producer, change.last.0 as i64, change.lives.to_string()])?;
+        let log = column(change.key.log);
+        let row = LogRow {
+            number: Some(change.key.producer.0),
+            last: change.last.0 as i64,
+            lives: change.lives.to_string(),
+            removed: Some(change.removed.0 as i64),
+            gone_at: change.gone_at.map(millis),
+        };
+        row.put(&transaction, log)?;
         for (at, batch) in &change.batches {
-            let sender = batch.entries().first().map_or(0, |entry| entry.name.epoch.0);
-            transaction.prepare_cached("INSERT INTO batches VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)")?.execute(params![
-                producer,
-                batch.last().0 as i64,
-                batch.first.0 as i64,
-                millis(*at),
-                batch.bytes() as i64,
-                sender as i64,
-                encode(batch)
-            ])?;
+            BatchRow::of(batch, millis(*at)).put(&transaction, log)?;
+        }
+        // First, since a sender that was forgotten may have come back.
+        for name in &change.gone {
+            transaction.prepare_cached("DELETE FROM sessions WHERE producer = ?1 AND name = ?2")?.execute(params![log, name.text()])?;
         }
         for (name, session) in &change.sessions {
-            transaction
-                .prepare_cached(
-                    "INSERT INTO sessions VALUES (?1, ?2, ?3, ?4, ?5, ?6)
-                     ON CONFLICT (producer, name) DO UPDATE SET fence = ?3, epoch = ?4, seen = ?5, used = ?6",
-                )?
-                .execute(params![
-                    producer,
-                    name.to_string(),
-                    session.fence.0 as i64,
-                    session.epoch.0 as i64,
-                    session.seen.to_string(),
-                    millis(session.used)
-                ])?;
+            let row = SessionRow {
+                name: name.text().to_owned(),
+                fence: session.fence.0 as i64,
+                epoch: session.epoch.0 as i64,
+                seen: session.seen.to_string(),
+                used: millis(session.used),
+            };
+            row.put(&transaction, log)?;
+        }
+        for id in &change.ids_gone {
+            transaction.prepare_cached("DELETE FROM ids WHERE producer = ?1 AND id = ?2")?.execute(params![log, &**id])?;
         }
         for (at, id) in &change.ids {
-            transaction
-                .prepare_cached("INSERT INTO ids VALUES (?1, ?2, ?3) ON CONFLICT (producer, id) DO UPDATE SET at = ?3")?
-                .execute(params![producer, &**id, millis(*at)])?;
-        }
-        if let Some((gone, at)) = change.trim {
-            transaction
-                .prepare_cached("DELETE FROM batches WHERE producer = ?1 AND last <= ?2")?
-                .execute(params![producer, gone.0 as i64])?;
-            transaction
-                .prepare_cached("INSERT INTO facts VALUES (?1, ?2) ON CONFLICT (name) DO UPDATE SET value = MAX(value, ?2)")?
-                .execute(params![gone_fact(change.key), millis(at)])?;
+            put_id(&transaction, log, id, millis(*at))?;
         }
     }
     if let Some(user) = account {
-        transaction
-            .prepare_cached("INSERT INTO facts VALUES ('highest_account', ?1) ON CONFLICT (name) DO UPDATE SET value = MAX(value, ?1)")?
-            .execute([user.0])?;
+        raise_fact(&transaction, "highest_account", user.0)?;
     }
     transaction.commit()
 }
 
-/// Under which name it is kept when the last of what was removed of this log was written.
-fn gone_fact(key: LogKey) -> String {
-    format!("gone:{}", key.log.0 as i64)
+pub(super) fn put_id(connection: &Connection, log: i64, id: &str, at: i64) -> rusqlite::Result<()> {
+    connection
+        .prepare_cached("INSERT INTO ids VALUES (?1, ?2, ?3) ON CONFLICT (producer, id) DO UPDATE SET at = ?3")?
+        .execute(params![log, id, at])
+        .map(drop)
+}
+
+/// Removes some of a log's oldest batches up to `up_to`; says whether those were the last of them.
+pub(super) fn trim_some(connection: &mut Connection, log: LogId, up_to: Offset) -> rusqlite::Result<bool> {
+    let (log, up_to) = (column(log), up_to.0 as i64);
+    let transaction = connection.transaction()?;
+    let (mut rows, mut bytes, mut end) = (0, 0, None);
+    {
+        let mut oldest =
+            transaction.prepare_cached("SELECT last, bytes FROM batches WHERE producer = ?1 AND last <= ?2 ORDER BY last LIMIT ?3")?;
+        let mut found = oldest.query(params![log, up_to, SLICE])?;
+        while bytes < SLICE_BYTES
+            && let Some(row) = found.next()?
+        {
+            end = Some(row.get::<_, i64>(0)?);
+            bytes += row.get::<_, i64>(1)?.clamp(0, SLICE_BYTES);
+            rows += 1;
+        }
+    }
+    if let Some(end) = end {
+        transaction.prepare_cached("DELETE FROM batches WHERE producer = ?1 AND last <= ?2")?.execute(params![log, end])?;
+    }
+    transaction.commit()?;
+    Ok(rows < SLICE && bytes < SLICE_BYTES)
+}
+
+/// Notes the time that is believed, and removes some of the clients' ids from before `ids`, whichever log they are of; says whether none
+/// is left.
+pub(super) fn forget_some(connection: &mut Connection, believed: OffsetDateTime, ids: OffsetDateTime) -> rusqlite::Result<bool> {
+    let transaction = connection.transaction()?;
+    transaction
+        .prepare_cached("INSERT INTO facts VALUES ('believed', ?1) ON CONFLICT (name) DO UPDATE SET value = ?1")?
+        .execute([millis(believed)])?;
+    let ids = transaction
+        .prepare_cached("DELETE FROM ids WHERE (producer, id) IN (SELECT producer, id FROM ids WHERE at < ?1 ORDER BY at LIMIT ?2)")?
+        .execute(params![millis(ids), SLICE])?;
+    transaction.commit()?;
+    Ok((ids as i64) < SLICE)
 }
 
 /// The highest number of an account that was noted.
 pub(super) fn highest_account(connection: &Connection) -> rusqlite::Result<UserId> {
-    let found =
-        connection.prepare_cached("SELECT value FROM facts WHERE name = 'highest_account'")?.query_row([], |row| row.get(0)).optional()?;
-    Ok(UserId(found.unwrap_or(0)))
+    Ok(UserId(fact(connection, "highest_account")?.unwrap_or(0)))
 }
 
-pub(super) fn load(connection: &Connection, key: LogKey, retention: &Retention) -> rusqlite::Result<Producer> {
-    let mut state = Producer::default();
-    let mut log = connection.prepare_cached("SELECT last, lives FROM logs WHERE producer = ?1")?;
-    let found = log.query_row([key.log.0 as i64], |row| Ok((offset(row.get(0)?), row.get::<_, String>(1)?))).optional()?;
-    let Some((last, lives)) = found else { return Ok(state) };
-    state.last = last;
-    state.removed = last;
-    state.lives = lives.parse().map_err(|e| damaged(1, e))?;
-    let gone =
-        connection.prepare_cached("SELECT value FROM facts WHERE name = ?1")?.query_row([gone_fact(key)], |row| row.get(0)).optional()?;
-    state.marks.recall_gone(gone.map(time_of));
-
-    let mut batches = connection.prepare_cached("SELECT first, last, bytes, written FROM batches WHERE producer = ?1 ORDER BY last")?;
-    let mut rows = batches.query([key.log.0 as i64])?;
-    let mut first = None;
-    while let Some(row) = rows.next()? {
-        first.get_or_insert(offset(row.get(0)?));
-        let bytes: i64 = row.get(2)?;
-        state.marks.add(offset(row.get(1)?), bytes as usize, time_of(row.get(3)?), retention);
-    }
-    if let Some(first) = first {
-        state.removed = Offset(first.0 - 1);
-    }
-
-    let mut sessions = connection.prepare_cached("SELECT name, fence, epoch, seen, used FROM sessions WHERE producer = ?1")?;
-    let mut rows = sessions.query([key.log.0 as i64])?;
-    while let Some(row) = rows.next()? {
-        let seen: RangeSet = row.get::<_, String>(3)?.parse().map_err(|e| damaged(3, e))?;
-        let (fence, epoch): (i64, i64) = (row.get(1)?, row.get(2)?);
-        let session = Session { fence: Fence(fence as u64), owner: 0, epoch: Epoch(epoch as u64), seen, used: time_of(row.get(4)?) };
-        state.sessions.insert(SessionName::stored(&row.get::<_, String>(0)?), session);
-    }
-
-    let mut ids = connection.prepare_cached("SELECT id, at FROM ids WHERE producer = ?1 ORDER BY at")?;
-    let mut rows = ids.query([key.log.0 as i64])?;
-    while let Some(row) = rows.next()? {
-        state.ids.insert(&Arc::from(row.get::<_, String>(0)?), time_of(row.get(1)?), retention);
-    }
-    Ok(state)
+/// The time of day that was believed last, or was confirmed since. A new file believes the clock.
+pub(super) fn believed(connection: &Connection, now: OffsetDateTime) -> rusqlite::Result<OffsetDateTime> {
+    connection.prepare_cached("INSERT OR IGNORE INTO facts VALUES ('believed', ?1)")?.execute([millis(now)])?;
+    let believed = fact(connection, "believed")?.map_or(now, time_of);
+    Ok(believed.max(confirmed(connection)?.unwrap_or(believed)))
 }
 
-pub(super) fn read(
-    connection: &Connection,
-    key: LogKey,
-    epoch: LogEpoch,
-    after: Offset,
-    bytes: usize,
-) -> rusqlite::Result<Vec<Arc<Batch>>> {
-    let mut statement =
-        connection.prepare_cached("SELECT first, sender, entries, written FROM batches WHERE producer = ?1 AND last > ?2 ORDER BY last")?;
-    let mut rows = statement.query(params![key.log.0 as i64, after.0 as i64])?;
-    let (mut batches, mut taken) = (Vec::new(), 0);
-    while taken < bytes
-        && let Some(row) = rows.next()?
-    {
-        let sender: i64 = row.get(1)?;
-        let entries = decode(Epoch(sender as u64), row.get::<_, Vec<u8>>(2)?.into())
-            .ok_or_else(|| damaged(2, std::io::Error::other("a batch ends too early")))?;
-        let batch = Batch::new(key, epoch, offset(row.get(0)?), entries).received(time_of(row.get(3)?));
-        taken += batch.bytes();
-        batches.push(Arc::new(batch));
-    }
-    Ok(batches)
+/// The time at which an operator said last that the clock is right.
+pub(super) fn confirmed(connection: &Connection) -> rusqlite::Result<Option<OffsetDateTime>> {
+    Ok(fact(connection, "confirmed")?.map(time_of))
 }
 
-/// The offset before the first batch written at `time` or later.
-pub(super) fn before(connection: &Connection, key: LogKey, time: OffsetDateTime) -> rusqlite::Result<Option<Offset>> {
+pub(super) fn fact(connection: &Connection, name: &str) -> rusqlite::Result<Option<i64>> {
+    connection.prepare_cached("SELECT value FROM facts WHERE name = ?1")?.query_row([name], |row| row.get(0)).optional()
+}
+
+/// Notes a fact that never becomes less.
+pub(super) fn raise_fact(connection: &Connection, name: &str, value: i64) -> rusqlite::Result<()> {
     connection
-        .prepare_cached("SELECT first FROM batches WHERE producer = ?1 AND written >= ?2 ORDER BY last LIMIT 1")?
-        .query_row(params![key.log.0 as i64, millis(time)], |row| row.get(0).map(|first: i64| offset(first - 1)))
-        .optional()
+        .prepare_cached("INSERT INTO facts VALUES (?1, ?2) ON CONFLICT (name) DO UPDATE SET value = MAX(value, ?2)")?
+        .execute(params![name, value])
+        .map(drop)
 }
 
-fn encode(batch: &Batch) -> Vec<u8> {
-    let mut out = Vec::with_capacity(batch.bytes() + batch.len() * 12);
-    for entry in batch.entries() {
-        out.put_u64_le(entry.name.seq.0);
-        out.put_u32_le(u32::try_from(entry.message.len()).unwrap_or(u32::MAX));
-        out.put_slice(&entry.message);
-    }
-    out
+/// Some logs after `after`, by their ids. Those of the first release that were not written since are left out: their producers are not known.
+pub(super) fn keys(connection: &Connection, after: Option<LogId>, most: usize) -> rusqlite::Result<Vec<LogKey>> {
+    let mut statement = connection.prepare_cached(
+        "SELECT producer, number FROM logs WHERE number IS NOT NULL AND (?1 IS NULL OR producer > ?1) ORDER BY producer LIMIT ?2",
+    )?;
+    let key = |row: &rusqlite::Row<'_>| {
+        let (log, number): (i64, i64) = (row.get(0)?, row.get(1)?);
+        Ok(LogKey { producer: ProducerId(number), log: LogId(log.cast_unsigned()) })
+    };
+    statement.query_map(params![after.map(column), most as i64], key)?.collect()
 }
 
-/// `None` where the bytes end too early.
-fn decode(epoch: Epoch, mut bytes: Bytes) -> Option<Vec<Entry>> {
-    let mut entries = Vec::new();
-    while bytes.has_remaining() {
-        let seq = Seq(bytes.try_get_u64_le().ok()?);
-        let length = bytes.try_get_u32_le().ok()? as usize;
-        if length > bytes.len() {
-            return None;
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_removed_goes_in_slices() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut connection = open(&dir.path().join("log.db")).unwrap();
+        let transaction = connection.transaction().unwrap();
+        for (log, size) in [(1, 10), (2, 100_000)] {
+            for last in 1..=if log == 1 { 3500 } else { 100 } {
+                let entries = vec![0; size].into();
+                let row = BatchRow { first: last, last, written: 0, bytes: size as i64, sender: 1, entries };
+                row.put(&transaction, log).unwrap();
+            }
         }
-        entries.push(Entry { name: RecordName { epoch, seq }, message: bytes.split_to(length) });
+        transaction.commit().unwrap();
+        let count = |connection: &Connection, log: i64| {
+            connection.query_row("SELECT COUNT(*) FROM batches WHERE producer = ?1", [log], |row| row.get::<_, i64>(0)).unwrap()
+        };
+        // By rows, and by bytes.
+        for (log, up_to, most, left) in [(1, 3200, SLICE, 300), (2, 95, SLICE_BYTES / 100_000 + 1, 5)] {
+            let (mut before, mut steps) = (count(&connection, log), 0);
+            while !trim_some(&mut connection, LogId(log as u64), Offset(up_to)).unwrap() {
+                let now = count(&connection, log);
+                assert!((1..=most).contains(&(before - now)), "{} rows in one step", before - now);
+                (before, steps) = (now, steps + 1);
+            }
+            assert_eq!(count(&connection, log), left);
+            assert!(steps >= 2);
+        }
     }
-    (!entries.is_empty()).then_some(entries)
-}
-
-fn offset(stored: i64) -> Offset {
-    Offset(stored.max(0) as u64)
-}
-
-fn millis(time: OffsetDateTime) -> i64 {
-    i64::try_from(time.unix_timestamp_nanos() / 1_000_000).unwrap_or(i64::MAX)
-}
-
-fn time_of(millis: i64) -> OffsetDateTime {
-    OffsetDateTime::from_unix_timestamp_nanos(i128::from(millis) * 1_000_000).unwrap_or(OffsetDateTime::UNIX_EPOCH)
-}
-
-fn damaged(column: usize, why: impl std::error::Error + Send + Sync + 'static) -> rusqlite::Error {
-    rusqlite::Error::FromSqlConversionFailure(column, Type::Text, Box::new(why))
 }

@@ -105,7 +105,11 @@ fn what_is_not_wanted_moves_the_cursor() {
 fn notices_come_after_what_was_held_back() {
     let (mut thinned, mut out, now) = (thinned(WIDE), Vec::new(), Instant::now());
     thinned.push(&record(1, 5, 1), now, &mut out);
-    thinned.deliver(&Delivery::Gap { producer: PRODUCER, from: Offset(2), to: Offset(9) }, now, &mut out);
+    thinned.deliver(
+        &Delivery::Gap { producer: PRODUCER, from: Offset(2), to: Offset(9), cause: crate::relay::GapCause::Retention },
+        now,
+        &mut out,
+    );
     assert_eq!(places(&out), [(1, 1)]);
     assert_eq!(thinned.cursor(PRODUCER), Some(at(1, 9)));
     thinned.push(&record(1, 6, 10), now, &mut out);
