@@ -24,6 +24,7 @@ use motience_shared::{
         replies::pong,
         view::{Thinned, View},
     },
+    uploads::Owner,
 };
 use serde::Deserialize;
 use serde_json::{json, value::RawValue};
@@ -63,8 +64,8 @@ pub(crate) async fn upgrade(State(shared): State<Arc<Shared>>, client: ClientAdd
     }
     let span = info_span!("wss2", user = %grant.user, %client);
     let alive = shared.shutdown.guard();
-    let (serving, record) = (Arc::clone(&shared), shared.backend.relay.limits().record);
-    Ok(upgrade.accept(&shared.config, record, move |socket| {
+    let (serving, upload) = (Arc::clone(&shared), shared.upload(Owner::Account(grant.user)));
+    Ok(upgrade.accept(&shared, upload, move |socket| {
         async move {
             let shared = serving;
             let arranged = Arranged::new(order, view);

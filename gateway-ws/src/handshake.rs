@@ -7,7 +7,10 @@ use axum::{
     response::Response,
 };
 use hyper::upgrade::OnUpgrade;
-use motience_shared::http::{ApiError, Ration};
+use motience_shared::{
+    http::{ApiError, Ration},
+    uploads::Upload,
+};
 use tokio_tungstenite::{
     WebSocketStream,
     tungstenite::{
@@ -17,11 +20,11 @@ use tokio_tungstenite::{
 };
 use tracing::{Instrument as _, Span, debug};
 
-use crate::{Config, metered::Metered};
+use crate::{Shared, metered::Metered};
 
 /// Bytes read from a socket at once: tungstenite's own default costs 128 KiB for each idle connection.
 const READ_BUFFER: usize = 4 * 1024;
-/// Bytes that may wait for a peer beside [`Config::write_buffer`]: one message, and the answers to pings. The longest message of ours is
+/// Bytes that may wait for a peer beside [`crate::Config::write_buffer`]: one message, and the answers to pings. The longest message of ours is
 /// a record, or word of a thousand cursors.
 const WAITING: usize = 256 * 1024;
 
@@ -77,12 +80,13 @@ impl Upgrade {
         self
     }
 
-    /// Answers, and serves the socket in a task of its own. `record`: longest record, in bytes.
-    pub(crate) fn accept<F>(self, config: &Config, record: usize, serve: impl FnOnce(WebSocket) -> F + Send + 'static) -> Response
+    /// Answers, and serves the socket in a task of its own. `upload`: all that it sends.
+    pub(crate) fn accept<F>(self, shared: &Shared, upload: Upload, serve: impl FnOnce(WebSocket) -> F + Send + 'static) -> Response
     where
         F: Future<Output = ()> + Send + 'static,
     {
         let Self { on, accept, protocol, longest, .. } = self;
+        let (config, record) = (&shared.config, shared.backend.relay.limits().record);
         let options = WebSocketConfig::default()
             .read_buffer_size(READ_BUFFER)
             .write_buffer_size(config.write_buffer)
@@ -93,7 +97,7 @@ impl Upgrade {
         let serving = async move {
             match on.await {
                 Ok(upgraded) => {
-                    let metered = Metered::new(upgraded, ration);
+                    let metered = Metered::new(upgraded, ration, upload);
                     serve(WebSocketStream::from_raw_socket(metered, Role::Server, Some(options)).await).await;
                 }
                 Err(e) => debug!(error = %e, "a connection ended before it was a WebSocket"),

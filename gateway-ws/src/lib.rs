@@ -20,12 +20,13 @@ pub mod webtransport;
 
 use std::{net::SocketAddr, sync::Arc};
 
-use axum::{Router, routing::any};
+use axum::{Router, middleware::from_fn_with_state, routing::any};
 use motience_certs::{ServerIdentity, server::tcp_config};
 use motience_shared::{
     backend::Backend,
-    http::{ApiError, HasProxies, Limits, ListenAddress, Listener, OPERATIONS, Proxies, operations, serve, tolerant},
+    http::{ApiError, HasProxies, Limits, ListenAddress, Listener, OPERATIONS, Proxies, log_refusals, operations, serve, tolerant},
     lifecycle::Shutdown,
+    uploads::{self, Owner, Upload},
 };
 use tokio::net::TcpListener;
 
@@ -73,6 +74,13 @@ pub(crate) struct Shared {
     pub(crate) consumers: Gauge,
     pub(crate) tunnels: Gauge,
     pub(crate) webtransport: Option<WebTransport>,
+}
+
+impl Shared {
+    /// All that a new socket sends.
+    pub(crate) fn upload(&self, owner: Owner) -> Upload {
+        self.backend.uploads.upload(&uploads::Connection::default(), owner)
+    }
 }
 
 impl HasProxies for Shared {
@@ -148,7 +156,8 @@ impl Gateway {
 
     /// The sockets of producers, devices and consumers, for a listener that has everything else too.
     pub fn sockets(&self) -> Router {
-        producer_sockets().merge(consumer_sockets()).with_state(Arc::clone(&self.shared))
+        let logged = from_fn_with_state(Arc::clone(&self.shared), log_refusals);
+        producer_sockets().merge(consumer_sockets()).layer(logged).with_state(Arc::clone(&self.shared))
     }
 
     /// Serves until the shutdown begins. Connections end by themselves then; the shutdown's owner waits for them.
@@ -175,7 +184,8 @@ fn around(name: &'static str, router: Router<Arc<Shared>>, shared: &Arc<Shared>)
     let router = router
         .with_state(Arc::clone(shared))
         .merge(operations(name, Arc::clone(&shared.backend), shared.config.detail))
-        .fallback(async || ApiError::not_found("There is nothing at this path."));
+        .fallback(async || ApiError::not_found("There is nothing at this path."))
+        .layer(from_fn_with_state(Arc::clone(shared), log_refusals));
     tolerant(router, PATHS.into_iter().chain(OPERATIONS))
 }
 

@@ -9,7 +9,11 @@ use std::{
 
 use hyper::upgrade::Upgraded;
 use hyper_util::rt::TokioIo;
-use motience_shared::http::{Flooded, Ration};
+use motience_shared::{
+    http::{Flooded, Ration},
+    model::UserId,
+    uploads::{Part, Upload},
+};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 /// A fragment shorter than this carries nothing worth a frame.
@@ -20,18 +24,28 @@ const THROWN: usize = 256 * 1024;
 /// Longest head: two bytes, a length of eight, a mask of four.
 const HEAD: usize = 14;
 
-/// An upgraded connection whose peer may send so many frames that carry nothing.
+/// An upgraded connection whose peer may send so many frames that carry nothing, and whose messages have so much room while they come.
 pub(crate) struct Metered {
     inner: TokioIo<Upgraded>,
     heads: Heads,
     ration: Ration,
+    upload: Upload,
+    /// Of the message that is being put together.
+    room: Part,
+    message: Message,
     /// Bytes that are thrown away, once the peer has sent too much.
     throwing: Option<usize>,
 }
 
 impl Metered {
-    pub(crate) fn new(upgraded: Upgraded, ration: Ration) -> Self {
-        Self { inner: TokioIo::new(upgraded), heads: Heads::default(), ration, throwing: None }
+    pub(crate) fn new(upgraded: Upgraded, ration: Ration, upload: Upload) -> Self {
+        let (room, message) = (upload.part(), Message::default());
+        Self { inner: TokioIo::new(upgraded), heads: Heads::default(), ration, upload, room, message, throwing: None }
+    }
+
+    /// Counts its messages as this account's from now on.
+    pub(crate) fn is_of(&self, user: UserId) {
+        self.upload.is_of(user);
     }
 
     /// Counts a message that carries nothing.
@@ -67,12 +81,17 @@ impl AsyncRead for Metered {
         }
         let before = buffer.filled().len();
         ready!(Pin::new(&mut this.inner).poll_read(cx, buffer))?;
-        let ration = &mut this.ration;
-        let flooded = this.heads.pass(&buffer.filled()[before..], |head| if head.carries_nothing() { ration.spend() } else { Ok(()) });
-        if let Err(flooded) = flooded {
+        let (ration, message) = (&mut this.ration, &mut this.message);
+        let passed = this.heads.pass(&buffer.filled()[before..], |head| {
+            message.take(head);
+            if head.carries_nothing() { ration.spend() } else { Ok(()) }
+        });
+        let held = this.message.held(this.heads.skip == 0);
+        let refused = passed.map_err(io::Error::other).and_then(|()| this.room.set(held).map_err(io::Error::other));
+        if let Err(refused) = refused {
             buffer.set_filled(before);
             this.throw_away();
-            return Poll::Ready(Err(io::Error::other(flooded)));
+            return Poll::Ready(Err(refused));
         }
         Poll::Ready(Ok(()))
     }
@@ -112,6 +131,33 @@ impl Head {
         let is_control = self.opcode & 8 != 0;
         let is_fragment = !self.is_final || self.opcode == 0;
         is_control || self.length == 0 || (is_fragment && self.length < SMALL)
+    }
+}
+
+/// The message whose frames come.
+#[derive(Default)]
+struct Message {
+    /// Bytes that its frames say they have.
+    length: u64,
+    /// Whether its last frame has begun.
+    is_last: bool,
+}
+
+impl Message {
+    fn take(&mut self, head: Head) {
+        // Control frames come between, and are short.
+        if head.opcode & 8 == 0 {
+            if self.is_last {
+                *self = Self::default();
+            }
+            self.length = self.length.saturating_add(head.length);
+            self.is_last = head.is_final;
+        }
+    }
+
+    /// Bytes that are kept of it. `ended`: whether its last frame has come to its end, if that has begun.
+    fn held(&self, ended: bool) -> usize {
+        if self.is_last && ended { 0 } else { usize::try_from(self.length).unwrap_or(usize::MAX) }
     }
 }
 

@@ -18,6 +18,7 @@ use motience_shared::{
         self, Kind, Publisher, Refusal, Senders,
         replies::{Gathered, Replies},
     },
+    uploads::Owner,
 };
 use tokio::time::{Duration, timeout};
 use tokio_tungstenite::tungstenite::Message;
@@ -30,10 +31,10 @@ use crate::{
     upgrade::{Admitted, Request},
 };
 
-/// Replies that may wait for the log; a producer further ahead is read no faster than they go.
-const MAX_REPLIES: usize = 4096;
 /// Frames read before the group is handed on.
 const GROUP: usize = 512;
+/// Bytes of records and answers before it is.
+const GROUP_BYTES: usize = 256 * 1024;
 /// How long acknowledgements under way are waited for when the node drains.
 const DRAIN_LIMIT: Duration = Duration::from_secs(3);
 
@@ -45,7 +46,8 @@ pub(crate) async fn upgrade(State(shared): State<Arc<Shared>>, client: ClientAdd
     let span = info_span!("wss1", user = %grant.user, %client);
     let alive = shared.shutdown.guard();
     let serving = Arc::clone(&shared);
-    Ok(upgrade.accept(&shared.config, record, move |socket| {
+    let upload = shared.upload(Owner::Account(grant.user));
+    Ok(upgrade.accept(&shared, upload, move |socket| {
         async move {
             serve(socket, grant, publisher, permit, serving).await;
             drop(alive);
@@ -93,7 +95,7 @@ impl Session<'_> {
                 () = soft.cancelled() => Err(Goodbye::Away),
                 // Cannot fail: the publisher holds the sender.
                 _ = progress.changed(), if !self.replies.is_empty() => Ok(()),
-                heard = socket.hear(), if self.replies.len() < MAX_REPLIES => match heard {
+                heard = socket.hear(), if self.replies.have_room() => match heard {
                     Ok(heard) => self.take(heard, socket).await,
                     Err(goodbye) => Err(goodbye),
                 },
@@ -131,7 +133,7 @@ impl Session<'_> {
                     break;
                 }
             }
-            if gathered.len() >= GROUP {
+            if gathered.len() >= GROUP || gathered.bytes() >= GROUP_BYTES {
                 break;
             }
             heard = socket.heard();

@@ -4,7 +4,11 @@ use std::{error::Error, time::Duration};
 
 use bytes::Bytes;
 use futures_util::{SinkExt as _, StreamExt as _};
-use motience_shared::http::{Flooded, count_ended};
+use motience_shared::{
+    http::{Flooded, count_ended},
+    model::UserId,
+    uploads::Full,
+};
 use tokio::{
     io::AsyncReadExt as _,
     time::{Instant, Interval, MissedTickBehavior, interval_at, timeout},
@@ -33,6 +37,8 @@ pub(crate) enum Goodbye {
     Flooded,
     /// 1008: more requests than one connection may make.
     RateLimited,
+    /// 1013: more is being sent at once than the account, or the node, may hold.
+    TooMuch,
     /// 1009: a message over the limit.
     TooLarge,
     /// 1011: the node failed.
@@ -52,6 +58,7 @@ impl Goodbye {
             Self::NotUtf8 => (1007, "the text is not UTF-8"),
             Self::Flooded => (1008, "too many pings, empty fragments or idle messages"),
             Self::RateLimited => (1008, "too many requests on this connection"),
+            Self::TooMuch => (1013, "too much is sent at once"),
             Self::TooLarge => (1009, "the message is too large"),
             Self::Failed => (1011, "the server failed"),
             Self::TryLater => (1013, "try again later"),
@@ -66,6 +73,7 @@ impl Goodbye {
             Self::Flooded => Some("control_flood"),
             Self::RateLimited => Some("control_rate"),
             Self::TooLarge => Some("too_large"),
+            Self::TooMuch => Some("too_much_at_once"),
             Self::Broken | Self::NotUtf8 => Some("protocol"),
             _ => None,
         }
@@ -151,6 +159,11 @@ impl Socket {
         within(self.write_limit, self.inner.send(message)).await
     }
 
+    /// Counts what it sends as this account's from now on.
+    pub(crate) fn is_of(&self, user: UserId) {
+        self.inner.get_ref().is_of(user);
+    }
+
     /// Counts a message that carries nothing, as pings are counted.
     pub(crate) fn spend(&mut self) -> Result<(), Goodbye> {
         self.inner.get_mut().spend().map_err(|Flooded| Goodbye::Flooded)
@@ -222,6 +235,7 @@ fn why(error: &tungstenite::Error) -> Goodbye {
         tungstenite::Error::Protocol(ProtocolError::ResetWithoutClosingHandshake) => Goodbye::Gone,
         tungstenite::Error::Protocol(_) => Goodbye::Broken,
         tungstenite::Error::Io(e) if e.get_ref().is_some_and(<dyn Error + Send + Sync>::is::<Flooded>) => Goodbye::Flooded,
+        tungstenite::Error::Io(e) if e.get_ref().is_some_and(<dyn Error + Send + Sync>::is::<Full>) => Goodbye::TooMuch,
         _ => Goodbye::Gone,
     }
 }

@@ -16,11 +16,12 @@ use axum::{extract::State, http::HeaderMap, response::Response};
 use bytes::BytesMut;
 use motience_shared::{
     auth::Grant,
-    http::{ApiError, ClientAddress, check_origin},
+    http::{ApiError, ClientAddress, check_origin, session_refused},
     log::{self, Transport},
     model::{DeviceId, Role},
     permits::{Permit, Share},
     relay::{self, Kind},
+    uploads::Owner,
     wire::{self, CloseCode, Frame, Hello, Intent, Limits, VERSION},
 };
 use tokio::time::timeout;
@@ -66,16 +67,17 @@ pub(crate) async fn upgrade(
     let upgrade = upgrade.protocols([PROTOCOL.to_owned()]).longest(MAX_MESSAGE.max(record + HEAD));
     let alive = shared.shutdown.guard();
     let serving = Arc::clone(&shared);
-    Ok(upgrade.accept(&shared.config, record, move |socket| {
+    let upload = shared.upload(Owner::Address(client));
+    Ok(upgrade.accept(&shared, upload, move |socket| {
         async move {
-            serve(socket, permit, &serving).await;
+            serve(socket, permit, client, &serving).await;
             drop(alive);
         }
         .instrument(info_span!("tunnel", %client))
     }))
 }
 
-async fn serve(socket: WebSocket, mut permit: Permit, shared: &Shared) {
+async fn serve(socket: WebSocket, mut permit: Permit, client: ClientAddress, shared: &Shared) {
     let mut socket = Socket::new(socket, &shared.config);
     let ending = match run(&mut socket, &mut permit, shared).await {
         Ok(()) => Ending::new(CloseCode::Done, "done"),
@@ -83,6 +85,9 @@ async fn serve(socket: WebSocket, mut permit: Permit, shared: &Shared) {
     };
     match ending {
         Ending::Close(code, reason) => {
+            if !permit.is_identified() {
+                session_refused(Transport::Tunnel, code.name(), client, &reason);
+            }
             if code == CloseCode::Internal {
                 warn!(%reason, "tunnel closed");
             } else {
@@ -106,6 +111,7 @@ async fn run(socket: &mut Socket, permit: &mut Permit, shared: &Shared) -> Resul
         return Err(Ending::new(CloseCode::Forbidden, "wrong_device: this account speaks for the device it was registered with only"));
     }
     permit.identify(grant.user, Share::Devices).map_err(|e| Ending::new(CloseCode::RateLimited, e.to_string()))?;
+    socket.is_of(grant.user);
     let relay = &shared.backend.relay;
     let _open = (shared.tunnels.open(), relay.own_node().open(Kind::Tunnel));
     info!(user = %grant.user, %device, "device connected by tunnel");
@@ -181,6 +187,7 @@ impl Ending {
 impl From<Goodbye> for Ending {
     fn from(goodbye: Goodbye) -> Self {
         match goodbye {
+            Goodbye::TooMuch => Self::new(CloseCode::RateLimited, "too much is sent at once"),
             Goodbye::TooLarge => Self::new(CloseCode::TooLarge, "the message is too large"),
             goodbye => Self::Socket(goodbye),
         }

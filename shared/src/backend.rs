@@ -22,6 +22,7 @@ use crate::{
     permits::{self, Permits},
     relay::{Devices, Hub, Limits, Nodes, Relay, Reports, Routes, Streams},
     store::{self, Gone, LogIds, NewUser, Store},
+    uploads::{self, Uploads},
 };
 
 /// Longest wait for each dependency when readiness is asked.
@@ -60,6 +61,8 @@ pub struct Config {
     pub limits: Limits,
     /// How many connections there may be.
     pub permits: permits::Limits,
+    /// How much memory what comes in may take.
+    pub uploads: uploads::Limits,
     /// The node's name in logs and reports. NODE_NAME; the default is random.
     pub node: String,
     /// Where an embedded node keeps its files. DATA_DIR, `data`.
@@ -113,6 +116,7 @@ impl Config {
             retention: Retention::from_env(env)?,
             limits: Limits::from_env(env)?,
             permits: permits::Limits::from_env(env)?,
+            uploads: uploads::Limits::from_env(env)?,
             node,
             data_dir,
             wait: env.duration("BACKEND_WAIT", Duration::from_secs(300))?,
@@ -208,6 +212,8 @@ pub struct Backend {
     pub relay: Relay,
     /// Who may hold a connection, whatever it comes by.
     pub permits: Permits,
+    /// Memory for what comes in, whatever it comes by.
+    pub uploads: Uploads,
     /// The time of day.
     pub clock: Clock,
     /// Settings of accounts.
@@ -294,6 +300,7 @@ impl Backend {
             revocations,
             relay,
             permits: Permits::new(config.permits),
+            uploads: Uploads::new(config.uploads),
             clock,
             auth: config.auth,
             kind,

@@ -44,6 +44,8 @@ pub mod store;
 #[cfg(feature = "backend")]
 pub mod telemetry;
 #[cfg(feature = "backend")]
+pub mod uploads;
+#[cfg(feature = "backend")]
 pub use causes::causes;
 #[cfg(any(feature = "testing", all(test, feature = "backend")))]
 pub mod testing;

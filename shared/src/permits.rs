@@ -279,6 +279,11 @@ impl Permit {
         Ok(())
     }
 
+    /// Whether it has said who it is.
+    pub fn is_identified(&self) -> bool {
+        matches!(self.place, Place::Account(..))
+    }
+
     /// Counts a QUIC connection as one that speaks HTTP/3, whose requests each say who sends them.
     pub fn speaks_http3(&mut self) -> Result<(), Refusal> {
         let limits = self.permits.limits;
@@ -352,11 +357,17 @@ impl Held {
 
 /// Counts one less of `key`; a count that falls to nothing is removed.
 pub fn give_back<K: Hash + Eq>(counts: &mut HashMap<K, usize>, key: Option<K>) {
-    let Some(key) = key else { return };
-    if let Some(count) = counts.get_mut(&key) {
-        *count -= 1;
+    if let Some(key) = key {
+        give_back_some(counts, &key, 1);
+    }
+}
+
+/// Counts so many less of `key`; a count that falls to nothing is removed.
+pub fn give_back_some<K: Hash + Eq>(counts: &mut HashMap<K, usize>, key: &K, number: usize) {
+    if let Some(count) = counts.get_mut(key) {
+        *count -= number;
         if *count == 0 {
-            counts.remove(&key);
+            counts.remove(key);
         }
     }
 }

@@ -49,8 +49,8 @@ pub(super) async fn login(
     // However it is written, it is guessed at as one account.
     let name = canonical_username(&login.username).unwrap_or_else(|_| login.username.clone());
     let mut attempt = services.limiters.logins.attempt(&name, address);
-    attempt.begin(&backend.store, &login.username).await?;
-    let wrong = || ApiError::unauthenticated("wrong_credentials", "The username or the password is wrong.");
+    attempt.begin(&backend.store, &login.username).await.map_err(|refusal| refusal.meant(&name))?;
+    let wrong = || ApiError::unauthenticated("wrong_credentials", "The username or the password is wrong.").meant(&name);
     if login.password.len() > MAX_PASSWORD {
         attempt.failed();
         return Err(wrong());
@@ -60,7 +60,7 @@ pub(super) async fn login(
     let credentials = backend.store.credentials_meant(&login.username).await?;
     let turn = place.turn().await?;
     // Others may have failed meanwhile: what waited is no way round the limit.
-    attempt.check()?;
+    attempt.check().map_err(|refusal| refusal.meant(&name))?;
     let hash = credentials.as_ref().map(|credentials| credentials.password_hash.as_str());
     let verdict = turn.verify(password.clone(), hash).await?;
     let Some(credentials) = credentials.filter(|_| verdict != Verdict::Mismatch) else {
@@ -69,7 +69,7 @@ pub(super) async fn login(
     };
     // Only who knows the password learns that there is such an account.
     if credentials.revoked_at.is_some() {
-        return Err(revoked());
+        return Err(revoked().meant(&name));
     }
     // The way back to the first platform stays open where that is wanted: it knows no other form than bcrypt's.
     let stays = backend.auth.keep_legacy_hashes && is_legacy(&credentials.password_hash);
@@ -92,7 +92,7 @@ pub(super) async fn login(
     if backend.store.account(user.id).await?.is_none_or(|account| account.revoked_at.is_some()) {
         backend.store.revoke_family(&family, backend.clock.now()).await?;
         backend.announce(Event::FamilyRevoked { family }).await;
-        return Err(revoked());
+        return Err(revoked().meant(&name));
     }
     Ok(Json(session))
 }

@@ -7,11 +7,11 @@ mod upload;
 use axum::{
     Extension,
     body::Bytes,
-    extract::{FromRequest as _, Request, State},
+    extract::{Request, State},
     http::{HeaderMap, StatusCode, header},
 };
 use motience_shared::{
-    http::{ApiError, Json, Producer, body_error, is_json, malformed_json, unsupported_media_type},
+    http::{ApiError, Json, Producer, collect, is_json, malformed_json, unsupported_media_type},
     log::Transport,
     model::{
         envelope::{self, Envelope},
@@ -69,7 +69,7 @@ pub(super) enum Taken {
     (status = 413, description = "The body or a record is too large", body = shapes::Problem, content_type = "application/problem+json"),
     (status = 415, description = "Not JSON", body = shapes::Problem, content_type = "application/problem+json"),
     (status = 422, description = "Not a record", body = shapes::Problem, content_type = "application/problem+json"),
-    (status = 429, description = "The account has too many streams", body = shapes::Problem, content_type = "application/problem+json"),
+    (status = 429, description = "The account has too many streams, or sends too much at once", body = shapes::Problem, content_type = "application/problem+json"),
     (status = 503, description = "The log is away; `outcome` is `unknown` where records may be in it all the same", body = shapes::Problem, content_type = "application/problem+json"),
 ))]
 pub(super) async fn data(
@@ -83,17 +83,18 @@ pub(super) async fn data(
         if let Some(Extension(unhurried)) = unhurried {
             unhurried.lift();
         }
-        return upload::upload(&services, &caller, key, request.into_body()).await.map(Taken::Lines).map(Json);
+        return upload::upload(&services, &caller, key, request).await.map(Taken::Lines).map(Json);
     }
     let json = is_json(request.headers());
-    let body = Bytes::from_request(request, &services).await.map_err(|e| body_error(e.status()))?;
+    // What it holds is held until its records are in the log.
+    let collected = collect(request).await?;
     if !json {
         return Err(unsupported_media_type());
     }
     let backend = &services.backend;
     let defaults = caller.grant.defaults(backend.clock.now());
     let limit = backend.relay.limits().record;
-    let body = record::without_mark(body);
+    let body = record::without_mark(collected.bytes.clone());
     let several = body.trim_ascii_start().starts_with(b"[");
     let mut records = Vec::new();
     for (index, json) in split(&body, services.config.data_records)?.into_iter().enumerate() {

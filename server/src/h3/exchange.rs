@@ -87,6 +87,7 @@ impl Service {
         }
         let mut request = request.map(|()| AnyBody::new(Body::new(recv, connection, length)));
         request.extensions_mut().insert(pages);
+        request.extensions_mut().insert(sessions.uploads().clone());
         let (right, over) = http::Answer::on_its_own();
         request.extensions_mut().insert(right);
         // Cannot fail: a router's errors are answers.

@@ -3,7 +3,7 @@
 use std::{collections::HashMap, mem, sync::Arc};
 
 use bytes::{Buf as _, Bytes, BytesMut};
-use motience_shared::wire::varint;
+use motience_shared::{uploads, wire::varint};
 use parking_lot::{Mutex, MutexGuard};
 use quinn::{Connection, RecvStream, SendStream, VarInt};
 use tokio::sync::mpsc;
@@ -24,6 +24,8 @@ pub(crate) struct Sessions {
     connection: Connection,
     open: Mutex<HashMap<u64, Route>>,
     most: usize,
+    /// What sessions and requests hold of what comes in.
+    uploads: uploads::Connection,
 }
 
 struct Route {
@@ -48,12 +50,17 @@ pub(crate) struct Place {
 impl Sessions {
     /// None yet, and at most so many.
     pub(crate) fn new(connection: Connection, most: usize) -> Arc<Self> {
-        Arc::new(Self { connection, open: Mutex::default(), most })
+        Arc::new(Self { connection, open: Mutex::default(), most, uploads: uploads::Connection::default() })
     }
 
     /// The connection they share.
     pub(crate) fn connection(&self) -> &Connection {
         &self.connection
+    }
+
+    /// What the connection holds of what comes in.
+    pub(crate) fn uploads(&self) -> &uploads::Connection {
+        &self.uploads
     }
 
     /// A place for a session; `None` where all are taken.

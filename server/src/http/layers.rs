@@ -9,13 +9,17 @@ use std::{
 };
 
 use axum::{
-    Router,
+    Extension, Router,
+    body::HttpBody as _,
     extract::{DefaultBodyLimit, Request, State},
     http::{HeaderName, HeaderValue, Method, StatusCode, Version, header, request::Parts},
     middleware::{self, Next},
     response::{IntoResponse as _, Response},
 };
-use motience_shared::http::{ApiError, Inflation, called_host, inflate, without_port};
+use motience_shared::{
+    http::{ApiError, ClientAddress, Inflation, called_host, inflate, log_refusals, without_port},
+    uploads::{self, Owner},
+};
 use tokio::time::{Duration, timeout};
 use tower_http::{
     catch_panic::CatchPanicLayer,
@@ -23,7 +27,7 @@ use tower_http::{
     set_header::SetResponseHeaderLayer,
 };
 
-use super::{Config, Services};
+use super::{Config, Services, Shared};
 
 /// How long a browser may remember what it was told about origins.
 const CORS_MEMORY: Duration = Duration::from_secs(3600);
@@ -76,8 +80,10 @@ pub(super) fn around(router: Router, services: &Arc<Services>) -> Router {
         .layer(DefaultBodyLimit::max(services.config.body))
         // Outside of the limits of bodies, which therefore hold for what is in them.
         .layer(middleware::from_fn_with_state(inflation(&services.config), inflate))
+        .layer(middleware::from_fn_with_state(Shared(Arc::clone(services)), with_room))
         .layer(middleware::from_fn_with_state(services.config.request, in_time))
         .layer(middleware::from_fn(count))
+        .layer(middleware::from_fn_with_state(Shared(Arc::clone(services)), log_refusals))
         .layer(CatchPanicLayer::custom(panicked))
         .layer(SetResponseHeaderLayer::if_not_present(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff")))
         // An answer that is no page needs nothing from anywhere, and no frame.
@@ -109,6 +115,22 @@ async fn in_time(State(limit): State<Duration>, mut request: Request, next: Next
         Err(_) if unhurried.0.load(Ordering::Relaxed) => answered.await,
         Err(_) => ApiError::unavailable("too_slow", "The request took too long. Try again.").into_response(),
     }
+}
+
+/// Gives a request's body its place among all that is taken in: of its connection, and of its client's address until its account is known.
+async fn with_room(
+    State(services): State<Shared>,
+    connection: Option<Extension<uploads::Connection>>,
+    client: ClientAddress,
+    mut request: Request,
+    next: Next,
+) -> Response {
+    if !request.body().is_end_stream() {
+        let connection = connection.map(|Extension(connection)| connection).unwrap_or_default();
+        let upload = services.backend.uploads.upload(&connection, Owner::Address(client));
+        request.extensions_mut().insert(upload);
+    }
+    next.run(request).await
 }
 
 /// Counts by version of HTTP, and by outcome. Paths are left out: they hold ids.

@@ -5,10 +5,10 @@ use std::sync::Arc;
 use bytes::BytesMut;
 use motience_shared::{
     auth::Grant,
-    http::Ration,
+    http::{Ration, session_refused},
     log::{self, Transport},
     model::{DeviceId, Role},
-    permits::{Permit, Share},
+    permits::{ClientAddress, Permit, Share},
     relay::{Kind, Path},
     wire::{CloseCode, Frame, Hello, Intent, Limits, VERSION},
 };
@@ -28,11 +28,14 @@ use super::{
 /// Serves the connection until it ends.
 ///
 /// `finished`: resolves with the handshake's end.
-pub(super) async fn serve(connection: Connection, finished: ZeroRttAccepted, permit: Permit, shared: Arc<Shared>) {
-    let ending = match run(&connection, finished, permit, &shared).await {
+pub(super) async fn serve(connection: Connection, finished: ZeroRttAccepted, mut permit: Permit, shared: Arc<Shared>) {
+    let ending = match run(&connection, finished, &mut permit, &shared).await {
         Ok(()) => Ending::new(CloseCode::Done, "done"),
         Err(ending) => ending,
     };
+    if let (Ending::Close(code, reason), false) = (&ending, permit.is_identified()) {
+        session_refused(Transport::Quic, code.name(), ClientAddress::of(connection.remote_address().ip()), reason);
+    }
     match &ending {
         Ending::Close(code, reason) => {
             if *code == CloseCode::Internal {
@@ -46,7 +49,7 @@ pub(super) async fn serve(connection: Connection, finished: ZeroRttAccepted, per
     }
 }
 
-async fn run(connection: &Connection, finished: ZeroRttAccepted, mut permit: Permit, shared: &Arc<Shared>) -> Result<(), Ending> {
+async fn run(connection: &Connection, finished: ZeroRttAccepted, permit: &mut Permit, shared: &Arc<Shared>) -> Result<(), Ending> {
     let (hello, control) = timeout(shared.config.hello_limit, greet(connection, shared.config.control_frames))
         .await
         .map_err(|_| Ending::new(CloseCode::Protocol, "no Hello in time"))??;

@@ -5,6 +5,7 @@ use bytes::BytesMut;
 use futures_util::{StreamExt as _, stream::FuturesUnordered};
 use motience_shared::{
     relay::{Intake, Presence, Publisher, Refusal},
+    uploads::{Full, UNCOUNTED, Upload},
     wire::{CloseCode, Frame, Limits, Record, StreamKind},
 };
 use quinn::{Connection, RecvStream};
@@ -23,6 +24,8 @@ pub(super) struct Entrance<'s> {
     pub(super) shapes: &'s Shapes,
     /// Longest record.
     pub(super) max_record: usize,
+    /// What is read of the lanes and not handed on yet.
+    pub(super) upload: &'s Upload,
 }
 
 /// Reads every lane the device opens, until the connection ends. How many at once is bounded by the transport.
@@ -40,12 +43,17 @@ async fn read(mut lane: RecvStream, entrance: Entrance<'_>) -> Result<(), Ending
     let limits = Limits::for_records(entrance.max_record);
     let mut buffer = BytesMut::new();
     let mut opened = false;
+    // Most lanes hold hardly anything, and need no room of their own.
+    let mut room = None;
     loop {
         let Some(chunk) = lane.read_chunk(READ, true).await? else {
             return if buffer.is_empty() { Ok(()) } else { Err(Ending::new(CloseCode::Protocol, "a lane ends within a record")) };
         };
         // The one copy: from here on a record is a slice of this buffer.
         buffer.extend_from_slice(&chunk.bytes);
+        if buffer.len() > UNCOUNTED {
+            room.get_or_insert_with(|| entrance.upload.part()).set(buffer.len()).map_err(full)?;
+        }
         if !opened {
             match StreamKind::decode(&mut buffer)? {
                 Some(StreamKind::Ordered | StreamKind::Independent) => opened = true,
@@ -54,7 +62,14 @@ async fn read(mut lane: RecvStream, entrance: Entrance<'_>) -> Result<(), Ending
             }
         }
         entrance.take(&mut buffer, limits).await?;
+        if let Some(room) = &mut room {
+            room.set(buffer.len()).map_err(full)?;
+        }
     }
+}
+
+fn full(full: Full) -> Ending {
+    Ending::new(CloseCode::RateLimited, full.to_string())
 }
 
 impl Entrance<'_> {

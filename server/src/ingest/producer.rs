@@ -8,6 +8,7 @@ use motience_shared::{
     log,
     model::RangeSet,
     relay::{Intake, Presence, Publisher},
+    uploads::{self, Owner},
     wire::{Ack, Frame, Refused, ShapeAccepted, Welcome, features},
 };
 use quinn::Connection;
@@ -50,7 +51,10 @@ pub(super) async fn serve(
     let outcomes = Outcomes::new(refused);
     let (features, max_record) = (offered & FEATURES, shared.backend.relay.limits().record);
     let shapes = Shapes::new(features);
-    let entrance = Entrance { publisher: &publisher, presence: &presence, outcomes: &outcomes, shapes: &shapes, max_record };
+    // All lanes are one upload: how many there are bounds what one connection holds.
+    let upload = shared.backend.uploads.upload(&uploads::Connection::default(), Owner::Account(standing.grant().user));
+    let entrance =
+        Entrance { publisher: &publisher, presence: &presence, outcomes: &outcomes, shapes: &shapes, max_record, upload: &upload };
     tokio::select! {
         biased;
         // Whatever the newer one came by: QUIC or the gateway's tunnel.

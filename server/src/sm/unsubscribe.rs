@@ -1,11 +1,8 @@
 //! `DELETE /unsubscribe`: a consumer no longer wants a producer's records.
 
-use axum::{
-    body::Bytes,
-    extract::{FromRequest as _, Request, State},
-};
+use axum::extract::{Request, State};
 use motience_shared::{
-    http::{ApiError, Consumer, Json, Query, body_error, object},
+    http::{ApiError, Consumer, Json, Query, collect, object},
     log::Event,
     model::{ProducerId, Subscription},
 };
@@ -49,9 +46,9 @@ pub(super) async fn unsubscribe(
     Query(query): Query<Unsubscribe>,
     request: Request,
 ) -> Result<Json<Subscription>, ApiError> {
-    let body = Bytes::from_request(request, &services).await.map_err(|e| body_error(e.status()))?;
+    let body = collect(request).await?;
     // Clients of the first Motience send the body with or without naming its type.
-    let wish = if query.producer_id.is_some() { query } else { parse(&body)? };
+    let wish = if query.producer_id.is_some() { query } else { parse(&body.bytes)? };
     if wish.consumer_id.is_some_and(|id| id.0 != caller.id.0) {
         return Err(ApiError::forbidden("Consumers unsubscribe themselves only."));
     }

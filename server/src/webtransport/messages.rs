@@ -6,6 +6,7 @@ use motience_shared::{
     backend::Backend,
     model::{ProducerId, Role, Selection, record::without_mark},
     relay::places::Place,
+    uploads::Part,
 };
 use quinn::RecvStream;
 use serde::Deserialize;
@@ -73,11 +74,24 @@ pub(super) struct Lines {
     seen: usize,
     /// Longest line.
     limit: usize,
+    /// The room of what is kept of it.
+    room: Option<Part>,
 }
 
 impl Lines {
     pub(super) fn new(stream: RecvStream, buffer: BytesMut, limit: usize) -> Self {
-        Self { stream, buffer, seen: 0, limit }
+        Self { stream, buffer, seen: 0, limit, room: None }
+    }
+
+    /// The same with room for what is kept of it.
+    pub(super) fn within(self, room: Part) -> Self {
+        Self { room: Some(room), ..self }
+    }
+
+    /// Holds room for what was read and not given out, and for so many bytes of what was.
+    pub(super) fn holds(&mut self, given: usize) -> Result<(), Ending> {
+        let bytes = self.buffer.len() + given;
+        self.room.as_mut().map_or(Ok(()), |room| room.set(bytes).map_err(|full| Ending::new(Code::TooMany, full.to_string())))
     }
 
     /// Allows longer lines from now on.
@@ -92,7 +106,10 @@ impl Lines {
                 return Ok(Some(line));
             }
             match self.stream.read_chunk(READ, true).await.map_err(Ending::gone)? {
-                Some(chunk) => self.buffer.extend_from_slice(&chunk.bytes),
+                Some(chunk) => {
+                    self.buffer.extend_from_slice(&chunk.bytes);
+                    self.holds(0)?;
+                }
                 // The last line needs no end.
                 None if self.buffer.is_empty() => return Ok(None),
                 None => self.buffer.extend_from_slice(b"\n"),

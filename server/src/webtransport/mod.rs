@@ -25,7 +25,7 @@ use bytes::Bytes;
 use motience_shared::{
     auth::Grant,
     backend::Backend,
-    http::{ApiError, ClientAddress, check_origin, is_path},
+    http::{ApiError, ClientAddress, check_origin, is_path, log_refusal, session_refused},
     log::Transport,
     model::Role,
     permits::{Permit, Share},
@@ -78,7 +78,12 @@ impl ConnectHandler for Arc<Shared> {
 async fn serve(connect: Connect, sessions: &Arc<Sessions>, shared: &Arc<Shared>) -> Result<(), Error> {
     let (permit, place) = match admit(&connect, sessions, shared) {
         Ok(admitted) => admitted,
-        Err(refusal) => return connect.refuse(refusal.into_response(), &shared.backend.clock).await,
+        Err(refusal) => {
+            let client = ClientAddress::of(sessions.connection().remote_address().ip());
+            let refusal = refusal.into_response();
+            log_refusal(&refusal, client, &connect.parts.method, connect.parts.uri.path());
+            return connect.refuse(refusal, &shared.backend.clock).await;
+        }
     };
     let mut head = Response::new(());
     // What Chromium asks of whoever speaks this draft.
@@ -86,7 +91,8 @@ async fn serve(connect: Connect, sessions: &Arc<Sessions>, shared: &Arc<Shared>)
     let span = info_span!("webtransport", session = place.id);
     let (down, mut up) = connect.accept(head).await?;
     let _open = (Open::new(), shared.backend.relay.own_node().open(Kind::WebTransport));
-    let peer = Peer { connection: sessions.connection().clone(), id: place.id, write: shared.config.write };
+    let peer =
+        Peer { connection: sessions.connection().clone(), id: place.id, write: shared.config.write, uploads: sessions.uploads().clone() };
     let ending = tokio::select! {
         biased;
         how = session::ended_by_client(&mut up) => Ending::Gone(how),
@@ -153,7 +159,11 @@ async fn converse(peer: &Peer, mut place: Place, mut permit: Permit, shared: &Ar
             ending = serving => ending,
         }
     };
-    let ending = outcome.await.err().unwrap_or_else(|| Ending::new(Code::Done, "done"));
+    let outcome = outcome.await;
+    if let (Err(Ending::Close(code, reason)), false) = (&outcome, permit.is_identified()) {
+        session_refused(Transport::WebTransport, code.name(), peer.client(), reason);
+    }
+    let ending = outcome.err().unwrap_or_else(|| Ending::new(Code::Done, "done"));
     // What was said before the end is still to be heard.
     send.finish();
     ending

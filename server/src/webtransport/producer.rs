@@ -16,8 +16,8 @@ use motience_shared::{
         self, Committed, Publisher, Refusal, Senders,
         replies::{Gathered, Replies},
     },
+    uploads::{Owner, Upload},
 };
-use quinn::RecvStream;
 use tokio::{
     sync::{mpsc, watch},
     time::{Duration, timeout},
@@ -32,8 +32,6 @@ use super::{
 };
 use crate::h3::{Incoming, Place};
 
-/// Replies that may wait for the log; a producer further ahead is read no faster than they go.
-const MAX_REPLIES: usize = 4096;
 /// Lines handed on as one group.
 const GROUP: usize = 512;
 /// Groups of lines read from streams that wait to be taken.
@@ -56,12 +54,14 @@ pub(super) async fn serve(
     lines.allow(limit);
     let (read, groups) = mpsc::channel(WAITING);
     let (mut streams, datagrams) = place.take();
+    // All streams are one upload: how many there are bounds what one session holds.
+    let upload = shared.backend.uploads.upload(&peer.uploads, Owner::Account(standing.grant().user));
     let devices = shared.backend.relay.devices().senders(key, Transport::WebTransport);
     let mut session = Session { peer, shared, standing, publisher, devices, replies: Replies::default() };
     tokio::select! {
         biased;
         ending = session.run(send, lines, groups, datagrams) => ending,
-        ending = read_streams(&mut streams, early, limit, read) => Err(ending),
+        ending = read_streams(&mut streams, early, limit, read, &upload) => Err(ending),
     }
 }
 
@@ -92,7 +92,7 @@ impl Session<'_> {
         let shared = self.shared;
         let mut progress = self.publisher.progress();
         loop {
-            let room = self.replies.len() < MAX_REPLIES;
+            let room = self.replies.have_room();
             let turn = tokio::select! {
                 biased;
                 () = shared.draining.cancelled() => {
@@ -209,18 +209,24 @@ fn gather(first: Bytes, lines: &mut Lines) -> Result<Vec<Bytes>, Ending> {
     Ok(group)
 }
 
-/// Reads every stream that the client opens. How many at once is bounded by the transport.
-async fn read_streams(streams: &mut mpsc::Receiver<Incoming>, early: Vec<Incoming>, limit: usize, to: mpsc::Sender<Vec<Bytes>>) -> Ending {
+/// Reads every stream that the client opens. How many at once is bounded by the transport, and what is kept of them by `upload`.
+async fn read_streams(
+    streams: &mut mpsc::Receiver<Incoming>,
+    early: Vec<Incoming>,
+    limit: usize,
+    to: mpsc::Sender<Vec<Bytes>>,
+    upload: &Upload,
+) -> Ending {
     let mut reading = FuturesUnordered::new();
     for stream in early {
         if let Incoming::Uni(recv, buffer) = stream {
-            reading.push(read(recv, buffer, limit, &to));
+            reading.push(read(Lines::new(recv, buffer, limit).within(upload.part()), &to));
         }
     }
     loop {
         tokio::select! {
             stream = streams.recv() => match stream {
-                Some(Incoming::Uni(recv, buffer)) => reading.push(read(recv, buffer, limit, &to)),
+                Some(Incoming::Uni(recv, buffer)) => reading.push(read(Lines::new(recv, buffer, limit).within(upload.part()), &to)),
                 Some(bidi @ Incoming::Bidi(..)) => {
                     bidi.end(0_u32.into());
                     return Ending::new(Code::Protocol, "there is one control stream");
@@ -235,11 +241,12 @@ async fn read_streams(streams: &mut mpsc::Receiver<Incoming>, early: Vec<Incomin
 }
 
 /// One stream's lines. A stream that is reset ends where it is.
-async fn read(recv: RecvStream, buffer: BytesMut, limit: usize, to: &mpsc::Sender<Vec<Bytes>>) -> Result<(), Ending> {
-    let mut lines = Lines::new(recv, buffer, limit);
+async fn read(mut lines: Lines, to: &mpsc::Sender<Vec<Bytes>>) -> Result<(), Ending> {
     while let Some(line) = lines.next().await? {
         let group = gather(line, &mut lines)?;
+        lines.holds(group.iter().map(Bytes::len).sum())?;
         to.send(group).await.map_err(|_| Ending::gone("the session is over"))?;
+        lines.holds(0)?;
     }
     Ok(())
 }

@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use bytes::{Buf as _, BufMut as _, Bytes, BytesMut};
-use motience_shared::{log, relay, wire::varint};
+use motience_shared::{http::ClientAddress, log, relay, uploads, wire::varint};
 use quinn::{Connection, SendStream, VarInt};
 use tokio::time::timeout;
 use tracing::warn;
@@ -41,6 +41,22 @@ pub(super) enum Code {
     TooLarge = 4413,
     /// Too many sessions of the account.
     TooMany = 4429,
+}
+
+impl Code {
+    /// As metrics and logs say it: in the words of motience/1.
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Done => "done",
+            Self::Draining => "draining",
+            Self::Internal => "internal",
+            Self::Protocol => "protocol",
+            Self::Unauthenticated => "unauthenticated",
+            Self::Forbidden => "forbidden",
+            Self::TooLarge => "too_large",
+            Self::TooMany => "rate_limited",
+        }
+    }
 }
 
 /// Why a session ends.
@@ -85,9 +101,16 @@ pub(super) struct Peer {
     pub(super) id: u64,
     /// Time for the client to take something that it must take.
     pub(super) write: Duration,
+    /// What its connection holds of what comes in.
+    pub(super) uploads: uploads::Connection,
 }
 
 impl Peer {
+    /// Where it comes from.
+    pub(super) fn client(&self) -> ClientAddress {
+        ClientAddress::of(self.connection.remote_address().ip())
+    }
+
     /// Opens a stream to the client, which must give one in time.
     pub(super) async fn open_uni(&self) -> Result<Outgoing, Ending> {
         let stream = timeout(self.write, self.connection.open_uni()).await.map_err(|_| unread())?;

@@ -19,7 +19,7 @@ use tokio::{net::UdpSocket, task::JoinHandle, time::timeout};
 
 use crate::{
     harness::{LIMIT, Node, PASSWORD, account, subscribe},
-    unread::{PATIENT, flood, login, logout, until_metric},
+    unread::{PATIENT, flood, login, logout, metric, until_metric},
 };
 
 /// A connection that speaks HTTP/3.
@@ -260,4 +260,32 @@ async fn the_end_of_a_login_resets_a_stream_that_is_not_read() {
     until_metric(&node, r#"motience_stream_connections{format="sse"}"#, |open| open == 0.0).await;
     // What it had been given is still there; the stream ends all the same.
     while let Ok(Some(_)) = timeout(LIMIT, stream.recv_data()).await.expect("it ends") {}
+}
+
+#[tokio::test]
+async fn bodies_that_do_not_end_are_few_over_http_3() {
+    const MIB: usize = 1 << 20;
+    let node = Node::embedded(&[("HTTP_REQUEST_LIMIT", "1h")]).await;
+    let producer = account(node.at.ap.as_deref().unwrap(), "producer", "p").await;
+    let mut client = Client::connect(&node).await;
+    let mut under_way = tokio::task::JoinSet::new();
+    for _ in 0..60 {
+        let request = Request::post("https://localhost/data")
+            .header("content-type", "application/json")
+            .header("content-length", MIB)
+            .header("authorization", format!("Bearer {}", producer.token));
+        let mut stream = client.sender.send_request(request.body(()).unwrap()).await.unwrap();
+        under_way.spawn(async move {
+            // Without its last byte. A refusal stops it.
+            let _ = stream.send_data(vec![b' '; MIB - 1].into()).await;
+            stream.recv_response().await.map(|head| head.status())
+        });
+    }
+    for refused in 0..52 {
+        let answer = timeout(LIMIT, under_way.join_next()).await.unwrap_or_else(|_| panic!("only {refused} are refused")).unwrap();
+        assert_eq!(answer.unwrap().unwrap(), 429);
+    }
+    until_metric(&node, r#"motience_limited_total{reason="upload_connection"}"#, |refused| refused == 52.0).await;
+    let held = metric(&node, "motience_upload_bytes").await;
+    assert_eq!(held, 8.0 * MIB as f64, "what the others said they would send");
 }

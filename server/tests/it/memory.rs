@@ -1,6 +1,7 @@
 //! What one client can make a node hold: idle connections, pongs that nobody reads, answers that nobody takes.
 
 use std::{
+    collections::BTreeMap,
     net::{Ipv4Addr, SocketAddr},
     path::Path,
     sync::Arc,
@@ -172,6 +173,24 @@ impl Http2 {
         self.0.write_all(&frame(1, 5, stream, &head)).await.unwrap();
     }
 
+    /// Begins a body of so many bytes.
+    async fn post(&mut self, stream: u32, path: &str, token: &str, length: usize) {
+        let mut head = b"\x83\x86".to_vec();
+        let (bearer, length) = (format!("Bearer {token}"), length.to_string());
+        for (name, value) in [
+            (":path", path),
+            (":authority", "localhost"),
+            ("authorization", &bearer),
+            ("content-type", "application/json"),
+            ("content-length", &length),
+        ] {
+            head.push(0);
+            put(&mut head, name);
+            put(&mut head, value);
+        }
+        self.0.write_all(&frame(1, 4, stream, &head)).await.unwrap();
+    }
+
     /// Waits for an answer's head.
     async fn answered(&mut self) {
         loop {
@@ -257,6 +276,75 @@ async fn pages_that_nobody_takes_are_few() {
     assert!(metric(&node, "motience_connections_ended_total{reason=\"stalled\"} ").await.is_some_and(|ended| ended >= 2.0));
 }
 
+/// Bodies that a client sends side by side over HTTP/2, each without its last byte.
+struct Bodies {
+    /// Bytes that are still to be sent of those that have no answer, and the windows of their streams.
+    left: BTreeMap<u32, (usize, i64)>,
+    window: i64,
+    answered: usize,
+}
+
+impl Bodies {
+    /// Sends as fast as the server lets it, until all that have no answer are sent.
+    async fn send(&mut self, client: &mut Http2) {
+        while self.left.values().any(|(left, _)| *left > 0) {
+            let mut out = Vec::new();
+            for (&stream, (left, window)) in &mut self.left {
+                let piece = (*left).min(16 * KIB).min(usize::try_from(self.window.min(*window)).unwrap_or(0));
+                if piece > 0 {
+                    out.extend(frame(0, 0, stream, &vec![b' '; piece]));
+                    *left -= piece;
+                    *window -= piece as i64;
+                    self.window -= piece as i64;
+                }
+            }
+            client.0.write_all(&out).await.unwrap();
+            self.hear(client).await;
+        }
+    }
+
+    async fn hear(&mut self, client: &mut Http2) {
+        let mut head = [0; 9];
+        timeout(LIMIT, client.0.read_exact(&mut head)).await.expect("windows or answers in time").unwrap();
+        let mut payload = vec![0; u32::from_be_bytes([0, head[0], head[1], head[2]]) as usize];
+        client.0.read_exact(&mut payload).await.unwrap();
+        let stream = u32::from_be_bytes([head[5], head[6], head[7], head[8]]);
+        match head[3] {
+            1 | 3 => self.answered += usize::from(self.left.remove(&stream).is_some()),
+            8 => {
+                let more = i64::from(u32::from_be_bytes(payload.try_into().unwrap()));
+                match self.left.get_mut(&stream) {
+                    Some((_, window)) => *window += more,
+                    None if stream == 0 => self.window += more,
+                    None => {}
+                }
+            }
+            _ => {}
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn bodies_that_do_not_end_are_few_over_http_2() {
+    let Pair { node, producer, .. } = pair(&[("HTTP_REQUEST_LIMIT", "1h")]).await;
+    let memory = Memory::of(&node);
+    // A window of a quarter of HTTP2_RECEIVE_WINDOW for each stream, once the server's settings were heard.
+    let mut client = Http2::connect(address(node.at.dsm.as_deref().unwrap()), &[]).await;
+    let mut bodies = Bodies { left: BTreeMap::new(), window: 65_535, answered: 0 };
+    for n in 0..100 {
+        client.post(2 * n + 1, "/data", &producer.token, MIB).await;
+        bodies.left.insert(2 * n + 1, (MIB - 1, 65_535));
+    }
+    bodies.send(&mut client).await;
+    println!("{} answered, {} MiB at most", bodies.answered, memory.peak() / MIB);
+    assert!(memory.peak() <= 32 * MIB, "{} MiB", memory.peak() / MIB);
+    assert!((90..100).contains(&bodies.answered), "{} are refused", bodies.answered);
+    let refused = metric(&node, "motience_limited_total{reason=\"upload_connection\"} ").await;
+    assert_eq!(refused, Some(bodies.answered as f64));
+    let held = metric(&node, "motience_upload_bytes ").await.unwrap_or_default();
+    assert!(held >= MIB as f64 && held <= 8.0 * MIB as f64, "{held} bytes are held");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn files_that_nobody_takes_are_not_copied() {
     let node = Node::embedded(&[("HTTP_WRITE_LIMIT", "3s")]).await;
@@ -328,6 +416,35 @@ async fn pongs_that_nobody_reads_are_bounded() {
         println!("{} KiB at most", memory.peak() / KIB);
         assert!(memory.peak() <= 12 * MIB, "{} MiB of {url}", memory.peak() / MIB);
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn messages_that_do_not_end_are_few() {
+    let Pair { node, producer, consumer } = pair(&[("UPLOAD_MEMORY_PER_ACCOUNT", "100KiB")]).await;
+    let held = async |bytes: f64| {
+        let deadline = Instant::now() + LIMIT;
+        while metric(&node, "motience_upload_bytes ").await.unwrap_or_default() != bytes {
+            assert!(Instant::now() < deadline, "{bytes} bytes are not held");
+            sleep(Duration::from_millis(20)).await;
+        }
+    };
+    // A device that has not said who it is, and a producer: both in frames of 60,000 bytes, without the last.
+    for ((url, protocol), code) in sockets(&node, &producer, &consumer).into_iter().zip([4106, 1013]) {
+        let begun = [&[0x82, 0x80 | 126][..], &60_000_u16.to_be_bytes(), &[0; 4], &[b' '; 59_999]].concat();
+        let mut first = raw(&url, protocol).await;
+        first.write_all(&begun).await.unwrap();
+        held(60_000.0).await;
+        let mut second = raw(&url, protocol).await;
+        second.write_all(&begun).await.unwrap();
+        let mut heard = Vec::new();
+        let _ = timeout(LIMIT, second.read_to_end(&mut heard)).await.expect("it is closed");
+        assert!(heard.len() >= 4 && heard[0] == 0x88, "{heard:?}");
+        assert_eq!(u16::from_be_bytes([heard[2], heard[3]]), code, "{url}");
+        // The last byte ends the message, and what it held.
+        first.write_all(b" ").await.unwrap();
+        held(0.0).await;
+    }
+    assert_eq!(metric(&node, "motience_limited_total{reason=\"upload_account\"} ").await, Some(2.0));
 }
 
 #[tokio::test(flavor = "multi_thread")]

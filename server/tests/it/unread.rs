@@ -490,3 +490,37 @@ async fn a_consumer_that_reads_nothing_costs_little() {
     // readers took whole batches of the log it was 5.6 and 2.8 MiB.
     assert!(each.iter().all(|&bytes| bytes < 2 << 20), "an unread stream and an unread socket cost {each:?} bytes");
 }
+
+#[tokio::test]
+async fn records_that_do_not_end_are_few() {
+    let Pair { node, producer, .. } = pair(&[("UPLOAD_MEMORY_PER_ACCOUNT", "1MiB")]).await;
+    let raw = Raw::enter(&node, &producer.token, Intent::Produce, (1 << 20, 16)).await;
+    let json = json!({"device_id": "d", "timestamp": 1, "data": {"text": "x".repeat(60_000)}}).to_string();
+    let mut out = BytesMut::new();
+    StreamKind::Independent.encode(&mut out);
+    Frame::Record(Record { seq: Seq(1), json: json.into() }).encode(&mut out);
+    let mut lanes = Vec::new();
+    for _ in 0..100 {
+        let Ok(mut lane) = raw.connection.open_uni().await else { break };
+        if lane.write_all(&out[..out.len() - 1]).await.is_err() {
+            break;
+        }
+        lanes.push(lane);
+    }
+    assert_eq!(raw.closed().await, CloseCode::RateLimited);
+    assert_eq!(metric(&node, r#"motience_limited_total{reason="upload_account"}"#).await, 1.0);
+    until_metric(&node, "motience_upload_bytes", |held| held == 0.0).await;
+    // Whole records of any length are no matter, however they come interleaved.
+    let Pair { node, producer, .. } = pair(&[]).await;
+    let raw = Raw::enter(&node, &producer.token, Intent::Produce, (1 << 20, 16)).await;
+    for n in 0..100 {
+        let json = json!({"device_id": "d", "timestamp": 1, "data": {"text": "x".repeat(60_000)}}).to_string();
+        let mut out = BytesMut::new();
+        StreamKind::Independent.encode(&mut out);
+        Frame::Record(Record { seq: Seq(n + 10), json: json.into() }).encode(&mut out);
+        let mut lane = raw.connection.open_uni().await.unwrap();
+        lane.write_all(&out).await.unwrap();
+        lane.finish().unwrap();
+    }
+    until_metric(&node, "motience_records_appended_total", |appended| appended == 100.0).await;
+}

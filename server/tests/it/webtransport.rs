@@ -413,3 +413,21 @@ async fn the_end_of_a_login_ends_sessions_that_read_nothing() {
     telling.abort();
     drop((session, unread));
 }
+
+#[tokio::test]
+async fn lines_that_do_not_end_are_few() {
+    let node = Node::embedded(&[("UPLOAD_MEMORY_PER_ACCOUNT", "1MiB")]).await;
+    let (producer, _) = pair(&node).await;
+    let client = Client::welcome(&node, &producer).await;
+    let mut streams = Vec::new();
+    for _ in 0..60 {
+        let Ok(Ok(mut stream)) = timeout(LIMIT, client.session.open_uni()).await else { break };
+        if stream.write_all(&[b'x'; 60_000]).await.is_err() {
+            break;
+        }
+        streams.push(stream);
+    }
+    assert_eq!(client.closed().await.0, 4429);
+    let text = http().get(format!("{}/metrics", node.at.operations.as_deref().unwrap())).send().await.unwrap().text().await.unwrap();
+    assert!(text.contains(r#"motience_limited_total{reason="upload_account"} 1"#), "{text}");
+}

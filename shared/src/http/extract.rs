@@ -3,7 +3,6 @@
 use std::{error::Error, sync::Arc};
 
 use axum::{
-    body::Bytes,
     extract::{
         FromRequest, FromRequestParts, Request,
         rejection::{JsonRejection, PathRejection},
@@ -16,11 +15,12 @@ use serde::{
     de::{DeserializeOwned, IgnoredAny},
 };
 
-use super::ApiError;
+use super::{ApiError, collect};
 use crate::{
     auth::Grant,
     backend::Backend,
     model::{ConsumerId, ProducerId, Role},
+    uploads::Upload,
 };
 
 /// A JSON body, in and out. What comes in is an object: serde would fill a struct's fields from an array too.
@@ -67,12 +67,12 @@ pub struct Admin {
 impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Json<T> {
     type Rejection = ApiError;
 
-    async fn from_request(request: Request, state: &S) -> Result<Self, ApiError> {
+    async fn from_request(request: Request, _state: &S) -> Result<Self, ApiError> {
         if !is_json(request.headers()) {
             return Err(unsupported_media_type());
         }
-        let body = Bytes::from_request(request, state).await.map_err(|e| body_error(e.status()))?;
-        object(&body).map(Self)
+        let body = collect(request).await?;
+        object(&body.bytes).map(Self)
     }
 }
 
@@ -99,7 +99,7 @@ fn json_error(rejection: &JsonRejection) -> ApiError {
     match rejection {
         JsonRejection::JsonDataError(e) => unfit("invalid_field", "The body", e),
         JsonRejection::JsonSyntaxError(e) => malformed_json(&words(e)),
-        other => body_error(other.status()),
+        other => malformed_json(&words(other)),
     }
 }
 
@@ -135,15 +135,6 @@ pub fn is_json(headers: &HeaderMap) -> bool {
 /// 415, in the words all services use.
 pub fn unsupported_media_type() -> ApiError {
     ApiError::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type", "Send JSON, with `Content-Type: application/json`.")
-}
-
-/// A body that could not be taken in: too large, or cut off.
-pub fn body_error(status: StatusCode) -> ApiError {
-    if status == StatusCode::PAYLOAD_TOO_LARGE {
-        ApiError::new(status, "body_too_large", "The body is larger than this service takes.")
-    } else {
-        ApiError::malformed("The body cannot be read.")
-    }
 }
 
 impl<T: DeserializeOwned, S: Send + Sync> FromRequestParts<S> for Query<T> {
@@ -195,13 +186,20 @@ impl<S: HasBackend> FromRequestParts<S> for Bearer {
     type Rejection = ApiError;
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
+        let upload = parts.extensions.get::<Upload>().cloned();
+        let known = |grant: Grant| {
+            if let Some(upload) = &upload {
+                upload.is_of(grant.user);
+            }
+            Self(grant)
+        };
         // A layer in front that had to know who asks has checked the token.
         if let Some(grant) = parts.extensions.get::<Grant>() {
-            return Ok(Self(grant.clone()));
+            return Ok(known(grant.clone()));
         }
         let token = bearer(&parts.headers)
             .ok_or_else(|| ApiError::unauthenticated("no_token", "Log in, and send the access token as `Authorization: Bearer …`."))?;
-        Ok(Self(state.backend().authenticate(token).await?))
+        Ok(known(state.backend().authenticate(token).await?))
     }
 }
 

@@ -7,7 +7,7 @@ use std::{
     io,
     pin::Pin,
     sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{AtomicU64, Ordering},
     },
 };
@@ -29,12 +29,13 @@ use tokio::io::{AsyncRead, AsyncReadExt as _};
 use tokio_util::io::StreamReader;
 
 use super::ApiError;
+use crate::uploads::Upload;
 
 /// Bytes inflated at once.
 const PIECE: usize = 16 * 1024;
 /// Bytes inflated before others have their turn.
 const TURN: usize = 128 * 1024;
-/// The largest window that a zstd frame may ask for, as a power of two: 8 MiB (RFC 9659). Its bytes are taken only as they are filled.
+/// The largest window that a zstd frame may ask for, as a power of two: 8 MiB (RFC 9659).
 const ZSTD_WINDOW: u32 = 23;
 /// What is taken, as a refusal says it.
 const TAKEN: &str = "gzip, deflate, br, zstd";
@@ -94,6 +95,37 @@ impl Coding {
     }
 }
 
+impl Coding {
+    /// What a decoder keeps, as measured, beside its window.
+    fn state(self) -> usize {
+        match self {
+            Self::Gzip | Self::Deflate => 48 << 10,
+            Self::Brotli => 64 << 10,
+            Self::Zstd => 256 << 10,
+        }
+    }
+
+    /// The window that it fills as it goes on. `first`: the first byte that came, which says brotli's (RFC 7932, section 9.1). Every
+    /// frame of zstd says its own.
+    fn window(self, first: u8) -> usize {
+        match self {
+            Self::Gzip | Self::Deflate => 0,
+            Self::Zstd => 1 << ZSTD_WINDOW,
+            Self::Brotli => {
+                let (bit, three, next) = (first & 1, first >> 1 & 7, first >> 4 & 7);
+                1 << match (bit, three, next) {
+                    (0, ..) => 16,
+                    (_, 0, 0) => 17,
+                    // A large window, which says its length behind.
+                    (_, 0, 1) => 30,
+                    (_, 0, next) => 8 + next,
+                    (_, three, _) => 17 + three,
+                }
+            }
+        }
+    }
+}
+
 /// How far a body may inflate, beside the limits of any body.
 #[derive(Clone, Copy, Debug)]
 pub struct Inflation {
@@ -117,44 +149,49 @@ pub async fn inflate(State(most): State<Inflation>, mut request: Request, next: 
     let Some(coding) = coding else { return next.run(request).await };
     // What it says is of the compressed body.
     request.headers_mut().remove(header::CONTENT_LENGTH);
-    let request = request.map(|body| Body::from_stream(inflated(coding, body, most)));
+    let upload = request.extensions().get::<Upload>().cloned();
+    let request = request.map(|body| Body::from_stream(inflated(coding, body, most, upload.as_ref())));
     next.run(request).await
 }
 
-impl InflatesTooFar {
-    /// Whether an error, or what it wraps, is this.
-    pub fn is(error: &(dyn std::error::Error + 'static)) -> bool {
-        let inner = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
-        error.is::<Self>() || inner.and_then(|inner| inner.downcast_ref::<Self>()).is_some()
-    }
-}
-
-fn inflated(coding: Coding, body: Body, most: Inflation) -> impl Stream<Item = io::Result<Bytes>> + Send + 'static {
+fn inflated(coding: Coding, body: Body, most: Inflation, upload: Option<&Upload>) -> impl Stream<Item = io::Result<Bytes>> + Send + use<> {
     let came = Arc::new(AtomicU64::new(0));
+    let first = Arc::new(OnceLock::new());
     let counted = body.into_data_stream().map_err(io::Error::other).inspect_ok({
-        let came = Arc::clone(&came);
+        let (came, first) = (Arc::clone(&came), Arc::clone(&first));
         move |piece| {
             came.fetch_add(piece.len() as u64, Ordering::Relaxed);
+            if let Some(&byte) = piece.first() {
+                first.get_or_init(|| byte);
+            }
         }
     });
-    let state = (coding.decoder(counted), came, 0_u64, 0_usize);
-    let pieces = stream::try_unfold(state, move |(mut decoder, came, mut whole, mut turn)| async move {
-        let mut piece = BytesMut::with_capacity(PIECE);
-        let length = decoder.read_buf(&mut piece).await?;
-        if length == 0 {
-            return Ok(None);
+    let state = (coding.decoder(counted), upload.map(Upload::part), 0_u64, 0_usize);
+    let pieces = stream::try_unfold(state, move |(mut decoder, mut room, mut whole, mut turn)| {
+        let (came, first) = (Arc::clone(&came), Arc::clone(&first));
+        async move {
+            if let Some(room) = &mut room {
+                let window = first.get().map_or(0, |&first| coding.window(first));
+                let filled = usize::try_from(whole).unwrap_or(usize::MAX).min(window);
+                room.set(coding.state() + filled).map_err(io::Error::other)?;
+            }
+            let mut piece = BytesMut::with_capacity(PIECE);
+            let length = decoder.read_buf(&mut piece).await?;
+            if length == 0 {
+                return Ok(None);
+            }
+            whole += length as u64;
+            if whole > most.free.saturating_add(most.most.saturating_mul(came.load(Ordering::Relaxed))) {
+                metrics::counter!("motience_limited_total", "reason" => "inflation").increment(1);
+                return Err(io::Error::other(InflatesTooFar));
+            }
+            turn += length;
+            if turn >= TURN {
+                turn = 0;
+                tokio::task::yield_now().await;
+            }
+            Ok(Some((piece.freeze(), (decoder, room, whole, turn))))
         }
-        whole += length as u64;
-        if whole > most.free.saturating_add(most.most.saturating_mul(came.load(Ordering::Relaxed))) {
-            metrics::counter!("motience_limited_total", "reason" => "inflation").increment(1);
-            return Err(io::Error::other(InflatesTooFar));
-        }
-        turn += length;
-        if turn >= TURN {
-            turn = 0;
-            tokio::task::yield_now().await;
-        }
-        Ok(Some((piece.freeze(), (decoder, came, whole, turn))))
     });
     pieces.fuse()
 }
@@ -170,6 +207,15 @@ mod tests {
                 all
             });
         Coding::of(&headers).map_err(|refusal| refusal.status().as_u16())
+    }
+
+    #[test]
+    fn a_decoder_s_window_is_known_from_its_first_byte() {
+        // As encoders write them: `lgwin` 16, 17, 18, 22 and 24, then 10.
+        for (first, window) in [(0x0c, 16), (0x01, 17), (0x03, 18), (0x0b, 22), (0x0f, 24), (0x21, 10), (0x1b, 22)] {
+            assert_eq!(Coding::Brotli.window(first), 1 << window, "{first:#x}");
+        }
+        assert_eq!(Coding::Zstd.window(0x28), 8 << 20);
     }
 
     #[test]

@@ -2,6 +2,7 @@
 //! and the paths that operators ask.
 
 mod client;
+mod collect;
 mod extract;
 mod frames;
 mod guarded;
@@ -16,14 +17,15 @@ mod page;
 mod paths;
 mod problem;
 mod ration;
+mod refusals;
 mod serve;
 mod stalls;
 mod starting;
 
 pub use client::{HasProxies, InvalidNetwork, Proxies};
+pub use collect::{Collected, broken, collect};
 pub use extract::{
-    Admin, Bearer, Consumer, HasBackend, Json, Path, Producer, Query, bearer, body_error, is_json, malformed_json, object,
-    unsupported_media_type,
+    Admin, Bearer, Consumer, HasBackend, Json, Path, Producer, Query, bearer, is_json, malformed_json, object, unsupported_media_type,
 };
 pub use inflate::{InflatesTooFar, Inflation, inflate};
 pub use limits::Limits;
@@ -34,6 +36,7 @@ pub use page::{Page, PagePermit, PageRoom};
 pub use paths::{is_path, tolerant};
 pub use problem::ApiError;
 pub use ration::{Flooded, Ration, count_ended};
+pub use refusals::{log_refusal, log_refusals, session_refused};
 pub use serve::{Listener, serve};
 pub use stalls::Answer;
 pub use starting::while_starting;

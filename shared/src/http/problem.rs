@@ -8,7 +8,9 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use serde_json::{Map, Value, json};
-use tracing::{error, info, warn};
+use tracing::{error, warn};
+
+use super::refusals::Refused;
 
 use crate::{
     auth,
@@ -16,16 +18,16 @@ use crate::{
     permits,
     relay::{self, view},
     store,
-    telemetry::Sampler,
+    uploads::Full,
 };
 
 /// Seconds after which a client may ask again when a dependency is away.
 const AWAY_RETRY: u64 = 2;
 
-/// Between two log lines about refusals of one code.
-const REFUSALS_EVERY: Duration = Duration::from_secs(10);
 /// When whoever holds as many connections as it may can ask again.
 const PERMIT_RETRY: Duration = Duration::from_secs(10);
+/// When whoever sends too much at once may send again.
+const UPLOAD_RETRY: Duration = Duration::from_secs(1);
 
 /// An answer that is no success.
 #[derive(Debug)]
@@ -33,9 +35,11 @@ pub struct ApiError {
     status: StatusCode,
     code: &'static str,
     sentence: String,
-    field: Option<String>,
+    field: Option<Box<str>>,
     retry_after: Option<u64>,
-    allow: Option<String>,
+    allow: Option<Box<str>>,
+    /// The account that was meant: for the log alone.
+    account: Option<Box<str>>,
     /// Boxed, as few errors have any.
     members: Option<Box<Map<String, Value>>>,
 }
@@ -48,7 +52,7 @@ impl ApiError {
         if !sentence.ends_with('.') {
             sentence.push('.');
         }
-        Self { status, code, sentence, field: None, retry_after: None, allow: None, members: None }
+        Self { status, code, sentence, field: None, retry_after: None, allow: None, account: None, members: None }
     }
 
     /// 400: the request cannot be read.
@@ -74,7 +78,7 @@ impl ApiError {
     /// 422: `field` is out of bounds.
     pub fn invalid(field: &str, sentence: impl Into<String>) -> Self {
         let mut error = Self::new(StatusCode::UNPROCESSABLE_ENTITY, "invalid_field", sentence);
-        error.field = Some(field.to_owned());
+        error.field = Some(field.into());
         error
     }
 
@@ -114,7 +118,7 @@ impl ApiError {
     /// Names the field that is out of bounds, where it is known.
     #[must_use]
     pub fn with_field(mut self, field: Option<String>) -> Self {
-        self.field = field;
+        self.field = field.map(String::into_boxed_str);
         self
     }
 
@@ -128,7 +132,7 @@ impl ApiError {
     /// Names the methods that are allowed (405).
     #[must_use]
     pub fn allowing(mut self, methods: impl Into<String>) -> Self {
-        self.allow = Some(methods.into());
+        self.allow = Some(methods.into().into_boxed_str());
         self
     }
 
@@ -136,6 +140,13 @@ impl ApiError {
     #[must_use]
     pub fn with(mut self, name: &str, value: impl Into<Value>) -> Self {
         self.members.get_or_insert_default().insert(name.to_owned(), value.into());
+        self
+    }
+
+    /// Says in the log which account was meant, as the client wrote it.
+    #[must_use]
+    pub fn meant(mut self, account: &str) -> Self {
+        self.account = Some(account.into());
         self
     }
 
@@ -157,7 +168,7 @@ impl ApiError {
 
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
-        refused(self.status, self.code);
+        metrics::counter!("motience_refusals_total", "status" => self.status.as_str().to_owned(), "code" => self.code).increment(1);
         let mut body = Map::new();
         body.insert("type".into(), json!("about:blank"));
         body.insert("title".into(), json!(self.status.canonical_reason().unwrap_or("Error")));
@@ -170,6 +181,7 @@ impl IntoResponse for ApiError {
         }
         body.extend(self.members.map(|members| *members).unwrap_or_default());
         let mut response = (self.status, Value::Object(body).to_string()).into_response();
+        response.extensions_mut().insert(Refused { code: self.code, account: self.account });
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
         if self.status == StatusCode::UNAUTHORIZED {
@@ -188,17 +200,6 @@ impl IntoResponse for ApiError {
             headers.insert(header::ALLOW, allow);
         }
         response
-    }
-}
-
-/// Counts a refusal by its code, and logs one of each code in a while: a flood of them must not be a flood of lines.
-fn refused(status: StatusCode, code: &'static str) {
-    static SAMPLER: Sampler = Sampler::new(REFUSALS_EVERY);
-    metrics::counter!("motience_refusals_total", "status" => status.as_str().to_owned(), "code" => code).increment(1);
-    if status.is_client_error()
-        && let Some(held) = SAMPLER.pass(code)
-    {
-        info!(status = status.as_u16(), code, more = held, "a request is refused");
     }
 }
 
@@ -224,6 +225,19 @@ impl From<permits::Refusal> for ApiError {
                 Self::unavailable("full", "This node has no room for another connection. Try again.")
             }
             permits::Refusal::Account | permits::Refusal::Address => Self::too_many(PERMIT_RETRY).with_code("too_many_connections"),
+        }
+    }
+}
+
+impl From<Full> for ApiError {
+    fn from(full: Full) -> Self {
+        match full {
+            Full::Connection | Full::Account => {
+                let mut error = Self::too_many(UPLOAD_RETRY).with_code("too_much_at_once");
+                error.sentence = "Too much is sent at once. Send less side by side, or try again in a moment.".to_owned();
+                error
+            }
+            Full::Node => Self::unavailable("busy", "This node takes in too much at once. Try again in a moment."),
         }
     }
 }

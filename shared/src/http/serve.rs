@@ -40,7 +40,7 @@ use super::{
     ration::count_ended,
     stalls::{Overdue, Stalls, Waits},
 };
-use crate::{lifecycle::Shutdown, telemetry::Sampler};
+use crate::{lifecycle::Shutdown, telemetry::Sampler, uploads};
 
 /// Pause after an accept that failed for want of memory: the listener stays, and does not spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -218,7 +218,8 @@ impl Service {
         let stream = TokioIo::new(Guarded::new(stream, permit, limits.write, limits.control_frames));
         let stalls = Stalls::new(Waits { first, idle: limits.idle, write: limits.write });
         let pages = PageRoom::of(limits.pages);
-        let service = service_fn(|request| self.answer(request, peer, &stalls, &pages));
+        let uploads = uploads::Connection::default();
+        let service = service_fn(|request| self.answer(request, peer, &stalls, (&pages, &uploads)));
         let serving = self.builder.serve_connection_with_upgrades(stream, service);
         tokio::pin!(serving);
         let served = tokio::select! {
@@ -252,7 +253,7 @@ impl Service {
         request: Request<Incoming>,
         peer: SocketAddr,
         stalls: &Stalls,
-        pages: &PageRoom,
+        (pages, uploads): (&PageRoom, &uploads::Connection),
     ) -> impl Future<Output = Result<Response<Paced>, Infallible>> + use<> {
         let (router, under_way) = (self.router.clone(), stalls.begin());
         let mut request = request.map(Body::new);
@@ -261,6 +262,7 @@ impl Service {
         request.extensions_mut().insert(under_way.answer(!is_http_2));
         request.extensions_mut().insert(ConnectInfo(peer));
         request.extensions_mut().insert(pages.clone());
+        request.extensions_mut().insert(uploads.clone());
         async move {
             let mut response = match names_no_host(&request) {
                 false => router.oneshot(request).await?,

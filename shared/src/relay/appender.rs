@@ -6,7 +6,10 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 use bytes::{Bytes, BytesMut};
 use parking_lot::Mutex;
 use tokio::{
-    sync::mpsc,
+    sync::{
+        OwnedSemaphorePermit, Semaphore,
+        mpsc::{self, error::TrySendError},
+    },
     time::{Instant, sleep},
 };
 use tracing::warn;
@@ -27,6 +30,8 @@ const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const BUFFER: usize = 64 << 10;
 /// What a message has beside its record.
 const HEAD: usize = 40;
+/// Bytes that the room of a queue is counted in.
+const PIECE: usize = 1024;
 
 /// Records of one sender on their way into the log.
 pub(super) struct Submission {
@@ -36,6 +41,8 @@ pub(super) struct Submission {
     pub(super) skipped: RangeSet,
     pub(super) bytes: usize,
     pub(super) ticket: Ticket,
+    /// Its room in the queue, given back once it is written.
+    pub(super) _room: OwnedSemaphorePermit,
 }
 
 /// A record on its way, as its sender wrote it.
@@ -45,23 +52,73 @@ pub(super) struct Submitted {
     pub(super) json: Bytes,
 }
 
+/// The way to an appender: so many groups may wait for it, and so many bytes of records. Cheap to clone.
+#[derive(Clone)]
+pub(super) struct Queue {
+    groups: mpsc::Sender<Submission>,
+    room: Arc<Semaphore>,
+    /// All of the room, in pieces.
+    whole: u32,
+}
+
+/// A place in the queue for one group.
+pub(super) struct Place<'q> {
+    group: mpsc::Permit<'q, Submission>,
+    room: OwnedSemaphorePermit,
+}
+
+impl Queue {
+    /// A place for a group of so many bytes; waits for one. `None`: the appender has ended. Cancel-safe.
+    pub(super) async fn place(&self, bytes: usize) -> Option<Place<'_>> {
+        let room = Arc::clone(&self.room).acquire_many_owned(self.pieces(bytes)).await.ok()?;
+        Some(Place { group: self.groups.reserve().await.ok()?, room })
+    }
+
+    /// The same without waiting: [`TrySendError::Full`] where there is none.
+    pub(super) fn try_place(&self, bytes: usize) -> Result<Place<'_>, TrySendError<()>> {
+        let room = Arc::clone(&self.room).try_acquire_many_owned(self.pieces(bytes)).map_err(|_| TrySendError::Full(()))?;
+        Ok(Place { group: self.groups.try_reserve()?, room })
+    }
+
+    /// A group larger than all of the room takes all of it.
+    fn pieces(&self, bytes: usize) -> u32 {
+        u32::try_from(bytes / PIECE + 1).unwrap_or(u32::MAX).min(self.whole)
+    }
+}
+
+impl Place<'_> {
+    /// Sends what `make` makes of the right to its room.
+    pub(super) fn send(self, make: impl FnOnce(OwnedSemaphorePermit) -> Submission) {
+        self.group.send(make(self.room));
+    }
+}
+
 /// The running appenders. They end when the last of their publishers is gone.
 #[derive(Default)]
-pub(crate) struct Appenders(Mutex<HashMap<LogKey, mpsc::WeakSender<Submission>>>);
+pub(crate) struct Appenders(Mutex<HashMap<LogKey, Running>>);
+
+struct Running {
+    groups: mpsc::WeakSender<Submission>,
+    room: Arc<Semaphore>,
+}
 
 impl Appenders {
     /// The way to the appender of this log, started if it does not run.
-    pub(super) fn of(&self, relay: &Relay, key: LogKey) -> mpsc::Sender<Submission> {
-        let mut running = self.0.lock();
-        if let Some(sender) = running.get(&key).and_then(mpsc::WeakSender::upgrade) {
-            return sender;
+    pub(super) fn of(&self, relay: &Relay, key: LogKey) -> Queue {
+        let whole = u32::try_from(relay.0.limits.queue_bytes / PIECE).unwrap_or(u32::MAX).max(1);
+        let mut all = self.0.lock();
+        if let Some(running) = all.get(&key)
+            && let Some(groups) = running.groups.upgrade()
+        {
+            return Queue { groups, room: Arc::clone(&running.room), whole };
         }
         // Appenders start rarely enough to forget the ended ones here.
-        running.retain(|_, sender| sender.strong_count() > 0);
-        let (sender, submissions) = mpsc::channel(relay.0.limits.queue);
-        running.insert(key, sender.downgrade());
+        all.retain(|_, running| running.groups.strong_count() > 0);
+        let (groups, submissions) = mpsc::channel(relay.0.limits.queue);
+        let queue = Queue { groups, room: Arc::new(Semaphore::new(whole as usize)), whole };
+        all.insert(key, Running { groups: queue.groups.downgrade(), room: Arc::clone(&queue.room) });
         relay.0.tasks.spawn(run(relay.clone(), key, submissions));
-        sender
+        queue
     }
 }
 
@@ -240,5 +297,26 @@ impl Part {
             }
             Err(e) => self.session.committed.send_modify(|c| c.error = Some(e)),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_queue_is_full_by_its_bytes_long_before_its_groups() {
+        let (groups, mut submissions) = mpsc::channel(64);
+        let queue = Queue { groups, room: Arc::new(Semaphore::new(1024)), whole: 1024 };
+        let full = |place: Result<Place<'_>, TrySendError<()>>| matches!(place, Err(TrySendError::Full(())));
+        let held: Vec<_> = std::iter::from_fn(|| queue.try_place(256 << 10).ok()).collect();
+        assert_eq!(held.len(), 3, "of four, as each takes a piece for what is beside its records");
+        assert!(full(queue.try_place(256 << 10)) && queue.try_place(100 << 10).is_ok());
+        drop(held);
+        // One that is larger than all of the room waits for all of it, and is let in.
+        let whole = queue.try_place(32 << 20).expect("an empty queue takes any group");
+        assert!(full(queue.try_place(0)));
+        drop(whole);
+        assert!(queue.try_place(0).is_ok() && submissions.try_recv().is_err());
     }
 }

@@ -71,6 +71,8 @@ pub struct Limits {
     pub batch: usize,
     /// Groups of records that wait for the log, for each producer; a sender beyond that waits. `APPEND_QUEUE`, 64.
     pub queue: usize,
+    /// Bytes of the records in them. `APPEND_QUEUE_BYTES`, 8 MiB.
+    pub queue_bytes: usize,
     /// How long a write to the log is tried again before its senders are told that the log is away. `APPEND_LIMIT`, 10 s.
     pub append: Duration,
     /// Separate ranges in a sender's dedup window: holes close as records arrive out of order, and a sender that leaves more open is not
@@ -92,6 +94,7 @@ impl Default for Limits {
             read: 64 << 10,
             batch: 1 << 20,
             queue: 64,
+            queue_bytes: 8 << 20,
             append: Duration::from_secs(10),
             ranges: 512,
             devices: Most { all: 100_000, each: 10_000 },
@@ -111,6 +114,7 @@ impl Limits {
             read: env.bytes("READ_BYTES", default.read)?,
             batch: env.bytes("MAX_BATCH_BYTES", default.batch)?,
             queue: env.parse("APPEND_QUEUE", default.queue)?,
+            queue_bytes: env.bytes("APPEND_QUEUE_BYTES", default.queue_bytes)?,
             append: env.duration("APPEND_LIMIT", default.append)?,
             ranges: env.parse("LOG_MAX_DEDUP_RANGES", default.ranges)?,
             devices: Most {
@@ -131,6 +135,9 @@ impl Limits {
         }
         if limits.ranges == 0 {
             return Err(env::Error::invalid("LOG_MAX_DEDUP_RANGES", "must be at least 1"));
+        }
+        if !(1 << 10..=1 << 30).contains(&limits.queue_bytes) {
+            return Err(env::Error::invalid("APPEND_QUEUE_BYTES", "must lie between 1KiB and 1GiB"));
         }
         Ok(limits)
     }

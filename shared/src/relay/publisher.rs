@@ -11,15 +11,12 @@ use std::{
 use bytes::Bytes;
 use parking_lot::Mutex;
 use time::OffsetDateTime;
-use tokio::sync::{
-    mpsc::{Permit, error::TrySendError},
-    watch,
-};
+use tokio::sync::{mpsc::error::TrySendError, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::{
     Error, Relay,
-    appender::{Submission, Submitted},
+    appender::{Place, Queue, Submission, Submitted},
 };
 use crate::{
     log::{self, Sender, SessionName},
@@ -59,7 +56,7 @@ pub enum Refusal {
 pub struct Publisher {
     session: Arc<Session>,
     relay: Relay,
-    appender: tokio::sync::mpsc::Sender<Submission>,
+    appender: Queue,
     submitted: Mutex<Sent>,
     /// The device that it is, where it is one: its records are of no other.
     device: Option<Arc<str>>,
@@ -333,32 +330,33 @@ impl Group<'_> {
     /// The ticket stands for everything this sender has submitted so far.
     pub async fn submit(self) -> Result<Ticket, Refusal> {
         self.publisher.check()?;
-        let permit = self.publisher.appender.reserve().await.map_err(|_| Refusal::Ended(Error::Closed))?;
-        Ok(self.send(permit))
+        let place = self.publisher.appender.place(self.bytes).await.ok_or(Refusal::Ended(Error::Closed))?;
+        Ok(self.send(place))
     }
 
     /// Hands the group to the log's writer, unless it is behind: for records that are worth nothing later.
     pub fn try_submit(self) -> Result<Option<Ticket>, Refusal> {
         self.publisher.check()?;
-        match self.publisher.appender.try_reserve() {
-            Ok(permit) => Ok(Some(self.send(permit))),
+        match self.publisher.appender.try_place(self.bytes) {
+            Ok(place) => Ok(Some(self.send(place))),
             Err(TrySendError::Full(())) => Ok(None),
             Err(TrySendError::Closed(())) => Err(Refusal::Ended(Error::Closed)),
         }
     }
 
-    fn send(self, permit: Permit<'_, Submission>) -> Ticket {
+    fn send(self, place: Place<'_>) -> Ticket {
         self.publisher.note_clock(self.records.len(), self.misdated, self.fault);
         // Drawn and queued under one so that tickets rise in the order of the queue.
         let mut submitted = self.publisher.submitted.lock();
         submitted.tickets += 1;
         let ticket = Ticket(submitted.tickets);
-        permit.send(Submission {
+        place.send(|room| Submission {
             session: Arc::clone(&self.publisher.session),
             records: self.records,
             skipped: self.skipped,
             bytes: self.bytes,
             ticket,
+            _room: room,
         });
         ticket
     }

@@ -10,17 +10,26 @@ use crate::model::{
     record::{self, Admitted, Invalid},
 };
 
+/// Replies that may wait for the log; a producer further ahead is read no faster than they go.
+const MAX_REPLIES: usize = 4096;
+/// Bytes of what they quote.
+const MAX_TEXT: usize = 256 * 1024;
+
 /// What came together: submitted to the log as one group.
 #[derive(Debug, Default)]
 pub struct Gathered {
     records: Vec<(Admitted, Option<String>)>,
     answers: Vec<Answer>,
+    /// Bytes of the records and of the answers.
+    bytes: usize,
 }
 
 /// Replies that wait for the log, in the order of what they answer.
 #[derive(Debug, Default)]
 pub struct Replies {
     waiting: VecDeque<Reply>,
+    /// Bytes of the texts in them.
+    text: usize,
     /// Records accepted: the `seq` of acknowledgements.
     accepted: u64,
 }
@@ -29,6 +38,15 @@ pub struct Replies {
 enum Answer {
     Ack(Option<String>),
     Text(String),
+}
+
+impl Answer {
+    fn text(&self) -> &str {
+        match self {
+            Self::Ack(id) => id.as_deref().unwrap_or_default(),
+            Self::Text(text) => text,
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -41,15 +59,23 @@ enum Reply {
 impl Gathered {
     /// Takes in what a frame means: a record, a ping, or an error to be told.
     pub fn take(&mut self, meaning: Result<Envelope, Invalid>) {
-        self.answers.push(match meaning {
+        let answer = match meaning {
             Ok(Envelope::Record(record, id)) => {
+                self.bytes += record.json.len();
                 self.records.push((record, id.clone()));
                 Answer::Ack(id)
             }
             Ok(Envelope::Ping(id)) => Answer::Text(pong(id.as_deref())),
             Ok(Envelope::Unknown(name)) => Answer::Text(error(UNKNOWN_TYPE, &unknown_type(&name))),
             Err(invalid) => Answer::Text(error(invalid.code(), &invalid.to_string())),
-        });
+        };
+        self.bytes += answer.text().len();
+        self.answers.push(answer);
+    }
+
+    /// Bytes of the records and of the answers taken.
+    pub fn bytes(&self) -> usize {
+        self.bytes
     }
 
     /// Frames taken.
@@ -78,23 +104,28 @@ impl Gathered {
             }
             group.submit().await?
         };
-        for answer in self.answers {
-            replies.waiting.push_back(match answer {
-                Answer::Text(text) => Reply::Text(text),
-                Answer::Ack(id) => {
-                    replies.accepted += 1;
-                    Reply::Ack(ticket, replies.accepted, id)
-                }
-            });
-        }
+        replies.take(self.answers, ticket);
         Ok(counted)
     }
 }
 
 impl Replies {
-    /// How many wait.
-    pub fn len(&self) -> usize {
-        self.waiting.len()
+    fn take(&mut self, answers: Vec<Answer>, ticket: Ticket) {
+        for answer in answers {
+            self.text += answer.text().len();
+            self.waiting.push_back(match answer {
+                Answer::Text(text) => Reply::Text(text),
+                Answer::Ack(id) => {
+                    self.accepted += 1;
+                    Reply::Ack(ticket, self.accepted, id)
+                }
+            });
+        }
+    }
+
+    /// Whether more may wait.
+    pub fn have_room(&self) -> bool {
+        self.waiting.len() < MAX_REPLIES && self.text < MAX_TEXT
     }
 
     /// Whether none does.
@@ -112,7 +143,11 @@ impl Replies {
         if !self.are_due(up_to) {
             return None;
         }
-        Some(match self.waiting.pop_front()? {
+        let reply = self.waiting.pop_front()?;
+        if let Reply::Ack(_, _, Some(text)) | Reply::Text(text) = &reply {
+            self.text -= text.len();
+        }
+        Some(match reply {
             Reply::Ack(_, seq, None) => format!(r#"{{"type":"ack","seq":{seq},"subscriberCount":{subscribers}}}"#),
             Reply::Ack(_, seq, Some(id)) => json!({"type": "ack", "seq": seq, "id": id, "subscriberCount": subscribers}).to_string(),
             Reply::Text(text) => text,
@@ -138,4 +173,24 @@ pub fn pong(id: Option<&str>) -> String {
 
 fn error(code: &str, message: &str) -> String {
     json!({"type": "error", "code": code, "message": message}).to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn replies_are_bounded_by_what_they_quote() {
+        let mut replies = Replies::default();
+        replies.waiting.push_back(Reply::Ack(Ticket(1), 1, None));
+        let mut gathered = Gathered::default();
+        for _ in 0..5 {
+            gathered.take(Ok(Envelope::Unknown("y".repeat(60_000))));
+        }
+        assert!(gathered.bytes() > 256 * 1024 && gathered.len() == 5);
+        replies.take(gathered.answers, Ticket::default());
+        assert!(!replies.have_room(), "far fewer than 4,096 wait");
+        while replies.next(Ticket(1), 0).is_some() {}
+        assert!(replies.have_room() && replies.text == 0);
+    }
 }

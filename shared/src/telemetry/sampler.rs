@@ -2,6 +2,7 @@
 
 use std::{
     collections::HashMap,
+    hash::Hash,
     time::{Duration, Instant},
 };
 
@@ -9,9 +10,9 @@ use parking_lot::Mutex;
 
 /// Lets one event of each kind through in a while and counts the others. Kinds are names of ours, so that there are few.
 #[derive(Debug)]
-pub struct Sampler {
+pub struct Sampler<K = &'static str> {
     every: Duration,
-    kinds: Mutex<Option<HashMap<&'static str, Seen>>>,
+    kinds: Mutex<Option<HashMap<K, Seen>>>,
 }
 
 #[derive(Debug)]
@@ -20,20 +21,20 @@ struct Seen {
     held: u64,
 }
 
-impl Sampler {
+impl<K: Eq + Hash> Sampler<K> {
     /// One of each kind in `every`.
     pub const fn new(every: Duration) -> Self {
         Self { every, kinds: Mutex::new(None) }
     }
 
     /// Whether this one is to be logged, and how many were held back since the last that was.
-    pub fn pass(&self, kind: &'static str) -> Option<u64> {
+    pub fn pass(&self, kind: K) -> Option<u64> {
         self.pass_at(kind, Instant::now())
     }
 
-    fn pass_at(&self, kind: &'static str, now: Instant) -> Option<u64> {
+    fn pass_at(&self, kind: K, now: Instant) -> Option<u64> {
         let mut kinds = self.kinds.lock();
-        match kinds.get_or_insert_default().get_mut(kind) {
+        match kinds.get_or_insert_default().get_mut(&kind) {
             Some(seen) if now.saturating_duration_since(seen.passed) < self.every => {
                 seen.held += 1;
                 None

@@ -49,6 +49,21 @@ impl CloseCode {
         })
     }
 
+    /// As metrics and logs say it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Done => "done",
+            Self::Protocol => "protocol",
+            Self::Unauthenticated => "unauthenticated",
+            Self::Forbidden => "forbidden",
+            Self::Fenced => "fenced",
+            Self::TooLarge => "too_large",
+            Self::RateLimited => "rate_limited",
+            Self::Draining => "draining",
+            Self::Internal => "internal",
+        }
+    }
+
     /// The code's number.
     pub fn number(self) -> u32 {
         self as u32

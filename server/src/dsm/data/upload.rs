@@ -2,14 +2,11 @@
 
 use std::collections::VecDeque;
 
-use axum::{
-    body::{Body, BodyDataStream},
-    http::StatusCode,
-};
+use axum::{body::BodyDataStream, extract::Request, http::StatusCode};
 use bytes::Bytes;
 use futures_util::{FutureExt as _, StreamExt as _};
 use motience_shared::{
-    http::{ApiError, InflatesTooFar, Producer},
+    http::{ApiError, Producer, broken},
     log::Transport,
     model::{
         envelope::{self, Envelope, MAX_ENVELOPE},
@@ -17,6 +14,7 @@ use motience_shared::{
     },
     permits::Share,
     relay::{Publisher, Refusal, Senders, Ticket},
+    uploads,
 };
 use serde::Serialize;
 use tokio::time::{Duration, timeout};
@@ -63,9 +61,14 @@ pub(in crate::dsm) struct BadLine {
 }
 
 /// Takes a body to its end, and answers once all of it is in the log.
-pub(super) async fn upload(services: &Shared, caller: &Producer, key: Key, body: Body) -> Result<Uploaded, ApiError> {
+pub(super) async fn upload(services: &Shared, caller: &Producer, key: Key, request: Request) -> Result<Uploaded, ApiError> {
     let backend = &services.backend;
     let _permit = backend.permits.account(caller.grant.user, Share::Connections, Transport::Http)?;
+    let mut room = request.extensions().get::<uploads::Upload>().map(uploads::Upload::part);
+    if let Some(room) = &mut room {
+        // At most a group of records, and a line whose end has not come.
+        room.set(GROUP + backend.relay.limits().record + MAX_ENVELOPE)?;
+    }
     let publisher = backend.relay.passing_publisher(caller.grant.log_key()).await?;
     let limit = backend.relay.limits().record;
     let mut upload = Upload {
@@ -76,7 +79,7 @@ pub(super) async fn upload(services: &Shared, caller: &Producer, key: Key, body:
         devices: backend.relay.devices().senders(caller.grant.log_key(), Transport::Http),
         limit,
         lines: Lines::new(limit + MAX_ENVELOPE),
-        body: body.into_data_stream(),
+        body: request.into_body().into_data_stream(),
         waiting: VecDeque::new(),
         ticket: Ticket::default(),
         line: 0,
@@ -270,12 +273,4 @@ impl Upload<'_> {
 
 fn bytes(records: &[Named]) -> usize {
     records.iter().map(|(record, _)| record.json.len()).sum()
-}
-
-fn broken(error: &axum::Error) -> ApiError {
-    let mut causes = std::iter::successors(Some(error as &(dyn std::error::Error + 'static)), |error| error.source());
-    if causes.any(InflatesTooFar::is) {
-        return ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", "The body inflates further than this service takes.");
-    }
-    ApiError::malformed("The body broke off.")
 }

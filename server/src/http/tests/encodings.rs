@@ -12,7 +12,7 @@ use tokio::io::AsyncWriteExt as _;
 
 use super::*;
 
-async fn compressed(coding: &str, body: &[u8]) -> Vec<u8> {
+pub(super) async fn compressed(coding: &str, body: &[u8]) -> Vec<u8> {
     macro_rules! through {
         ($encoder:ident) => {{
             let mut encoder = $encoder::new(Vec::new());
@@ -36,7 +36,7 @@ async fn compressed(coding: &str, body: &[u8]) -> Vec<u8> {
     }
 }
 
-fn post(path: &str, token: &str, kind: &str, coding: &str, body: impl Into<Body>) -> Request<Body> {
+pub(super) fn post(path: &str, token: &str, kind: &str, coding: &str, body: impl Into<Body>) -> Request<Body> {
     Request::post(path)
         .header(header::AUTHORIZATION, format!("Bearer {token}"))
         .header(header::CONTENT_TYPE, kind)
