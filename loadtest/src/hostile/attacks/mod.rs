@@ -52,6 +52,8 @@ pub(super) const ALL: &[Attack] = &[
     Attack { name: "searches", run: |target, count| Box::pin(requests::searches(target, count)) },
     // Requests to resume, again and again on one socket.
     Attack { name: "resumes", run: |target, count| Box::pin(sessions::resumes(target, count)) },
+    // Bodies that do not end.
+    Attack { name: "bodies", run: |target, count| Box::pin(requests::bodies(target, count)) },
     // Logouts of one login.
     Attack { name: "logouts", run: |target, count| Box::pin(requests::logouts(target, count)) },
 ];
