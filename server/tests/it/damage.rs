@@ -29,12 +29,13 @@ async fn post(node: &Node, who: &Account, n: u64) {
 
 /// What a reader of everything is told by wss2 until it has come to `last`: offsets of records, and notices.
 async fn told(node: &Node, consumer: &Account, producer: &Account, last: u64) -> (Vec<u64>, Vec<Value>) {
-    let cursors = json!({producer.id.to_string(): 0}).to_string().replace('"', "%22");
+    let whose = producer.id.to_string();
+    let cursors = json!({&whose: 0}).to_string().replace('"', "%22");
     let mut exit = consume(node, consumer, &format!("&v=2&resume={cursors}")).await;
     let (mut records, mut notices) = (Vec::new(), Vec::new());
     while records.last() != Some(&last) {
         let told = next_json(&mut exit).await;
-        if told["producer_id"] != producer.id.to_string() {
+        if told["producer_id"] != whose.as_str() {
             continue;
         }
         match told["offset"].as_u64() {

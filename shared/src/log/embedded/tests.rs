@@ -264,6 +264,42 @@ async fn an_unreadable_page_costs_what_it_held() {
     goes_on(&home, [RECORDS as usize, RECORDS as usize]).await;
 }
 
+/// Whatever page it is, and whatever became of it: nobody waits for ever, nobody is told anything wrong.
+#[tokio::test]
+async fn any_page_may_be_ruined() {
+    let home = Home::written().await;
+    let sound = fs::read(home.file()).unwrap();
+    let mut random = fastrand::Rng::with_seed(17);
+    for page in 0..sound.len() / 4096 {
+        for harm in 0..3 {
+            let mut bytes = sound.clone();
+            let ruined = &mut bytes[page * 4096..][..4096];
+            match harm {
+                0 => ruined.fill(0),
+                1 => random.fill(&mut ruined[..16]),
+                _ => ruined[random.usize(..4096)] ^= 1 << random.u8(..8),
+            }
+            let home = Home::new();
+            fs::write(home.file(), bytes).unwrap();
+            let Ok(log) = Log::in_file(home.dir.path(), Retention::default(), home.clock.clone(), Arc::new(|_| {})) else {
+                assert_eq!(page, 0, "no other is needed to open the file");
+                repair(home.dir.path()).unwrap();
+                close(home.open()).await;
+                continue;
+            };
+            for key in [A, B] {
+                read_all(&log, key).await;
+                let before = log.head(key).await.unwrap().last;
+                fill(&log, key, [1000]).await;
+                assert_eq!(log.head(key).await.unwrap().last, before.next());
+                let (records, _) = read_all(&log, key).await;
+                assert!(records.contains(&before.next().0), "page {page}, harm {harm}");
+            }
+            close(log).await;
+        }
+    }
+}
+
 #[tokio::test]
 async fn a_page_ruined_while_the_log_is_open_does_not_end_writing() {
     let home = Home::written().await;
