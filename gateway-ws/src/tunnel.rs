@@ -104,7 +104,7 @@ async fn serve(socket: WebSocket, mut permit: Permit, client: ClientAddress, sha
 
 async fn run(socket: &mut Socket, permit: &mut Permit, shared: &Shared) -> Result<(), Ending> {
     let (hello, rest) =
-        timeout(shared.config.limits.header, greet(socket)).await.map_err(|_| Ending::new(CloseCode::Protocol, "no Hello in time"))??;
+        timeout(shared.config.limits.header, greet(socket)).await.map_err(|_| Ending::new(CloseCode::Done, "no Hello in time"))??;
     let grant = admit(&hello, shared).await?;
     let device = DeviceId::new(&hello.device_id).map_err(|e| Ending::new(CloseCode::Protocol, e.to_string()))?;
     if grant.only_device().is_some_and(|own| own != device.as_str()) {

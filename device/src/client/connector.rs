@@ -194,12 +194,16 @@ impl Connector {
         let session = match accepted {
             None => open(&[]).await?,
             Some(accepted) => {
-                let first = open(early);
-                pin!(first);
-                let session = tokio::select! {
-                    biased;
-                    taken = accepted => if taken { Some(first.await?) } else { None },
-                    session = &mut first => Some(session?),
+                // The first flight's streams must be gone before others are opened: where it was refused, those have the same numbers, and
+                // quinn forgets who waits for a number when a stream of it is dropped. Nobody would hear of acknowledgements then.
+                let session = {
+                    let first = open(early);
+                    pin!(first);
+                    tokio::select! {
+                        biased;
+                        taken = accepted => if taken { Some(first.await?) } else { None },
+                        session = &mut first => Some(session?),
+                    }
                 };
                 match session {
                     Some(session) => {

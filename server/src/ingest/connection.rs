@@ -52,7 +52,8 @@ pub(super) async fn serve(connection: Connection, finished: ZeroRttAccepted, mut
 async fn run(connection: &Connection, finished: ZeroRttAccepted, permit: &mut Permit, shared: &Arc<Shared>) -> Result<(), Ending> {
     let (hello, control) = timeout(shared.config.hello_limit, greet(connection, shared.config.control_frames))
         .await
-        .map_err(|_| Ending::new(CloseCode::Protocol, "no Hello in time"))??;
+        // No breach of the protocol: a bad link or a busy machine delayed it, and the device must come again.
+        .map_err(|_| Ending::new(CloseCode::Done, "no Hello in time"))??;
     let grant = admit(&hello, shared).await?;
     let device = DeviceId::new(&hello.device_id).map_err(|e| Ending::new(CloseCode::Protocol, e.to_string()))?;
     if hello.intent == Intent::Produce && grant.only_device().is_some_and(|own| own != device.as_str()) {

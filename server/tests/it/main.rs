@@ -8,6 +8,7 @@ mod copies;
 mod damage;
 mod delivery;
 mod embedded;
+mod fleet;
 mod gateway;
 mod h3;
 mod harness;

@@ -268,7 +268,7 @@ async fn every_refusal_has_its_code() {
         assert!(got == code(expected) && reason.contains(words), "{got} {reason}");
     }
     assert_eq!(refused(Frame::Ping).await, (code(CloseCode::Protocol), "Ping before Hello".to_owned()));
-    assert_eq!(open(&node).await.closed().await, (code(CloseCode::Protocol), "no Hello in time".to_owned()));
+    assert_eq!(open(&node).await.closed().await, (code(CloseCode::Done), "no Hello in time".to_owned()));
 
     let (mut held, _) = enter(&node, &producer, 1).await;
     assert_eq!(refused(Frame::Hello(good())).await.0, code(CloseCode::RateLimited));

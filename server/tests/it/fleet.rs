@@ -1,0 +1,75 @@
+//! A fleet of one account whose node is killed: all of it is back by itself, without logins, and each device by one connection.
+
+use std::{path::Path, sync::Arc, time::Duration};
+
+use motience_certs::Trust;
+use motience_device::{
+    Credentials, Producer,
+    client::{self, Lane},
+    login::Auth,
+    producer::Config,
+};
+use motience_shared::model::DeviceId;
+use tokio::time::{Instant, sleep};
+
+use crate::{
+    harness::{Account, LIMIT, Node, PASSWORD, account},
+    quic::ap,
+};
+
+const DEVICES: usize = 100;
+const VARIABLES: [(&str, &str); 2] =
+    [("JWT_SECRET", "a secret of tests, long enough to pass"), ("MAX_UNAUTHENTICATED_PER_ADDRESS", "1000")];
+
+struct Fleet(Vec<Arc<Producer>>);
+
+impl Fleet {
+    fn start(node: &Node, account: &Account, password: &str, tokens: &Path) -> Self {
+        let trust = Trust::Ca(node.at.ca.clone().unwrap());
+        let auth = Auth::new(ap(node), &trust).unwrap();
+        let devices = (0..DEVICES).map(|n| {
+            let id = DeviceId::new(&format!("d{n}")).unwrap();
+            let server = node.at.quic.as_deref().unwrap().parse().unwrap();
+            let mut config = Config::new(client::Config::new(server, trust.clone(), id));
+            // A device that waits in vain for an acknowledgement does so for longer than this test.
+            config.ack_timeout = Duration::from_secs(3600);
+            let credentials = Credentials::account(auth.clone(), &account.username, password.into());
+            Arc::new(Producer::start(config, credentials.kept_in(tokens.join(format!("{n}.json")))).unwrap())
+        });
+        Self(devices.collect())
+    }
+
+    /// Each sends a record, and hears that it is in the log.
+    async fn report(&self, when: &str) {
+        for (n, device) in self.0.iter().enumerate() {
+            let record = format!(r#"{{"device_id":"d{n}","timestamp":"2025-01-29T11:35:00Z","data":{{"n":{n}}}}}"#);
+            device.try_send(Lane::default(), record).unwrap();
+        }
+        let deadline = Instant::now() + 2 * LIMIT;
+        while self.0.iter().any(|device| device.stats().outbox_records > 0) {
+            let waiting: Vec<_> = self.0.iter().map(|device| device.stats()).filter(|stats| stats.outbox_records > 0).collect();
+            assert!(Instant::now() < deadline, "{when}: {} devices wait, one of them so: {:?}", waiting.len(), waiting.first());
+            sleep(Duration::from_millis(50)).await;
+        }
+    }
+}
+
+/// On several threads, as devices and servers are: what one hears too early another must not miss.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_fleet_comes_back_after_a_crash_of_its_node_without_logins() {
+    let node = Node::embedded(&VARIABLES).await;
+    let producer = account(ap(&node), "producer", "p").await;
+    let tokens = tempfile::tempdir().unwrap();
+    let fleet = Fleet::start(&node, &producer, PASSWORD, tokens.path());
+    fleet.report("at first").await;
+    // From now on no login could succeed.
+    drop(fleet);
+    let fleet = Fleet::start(&node, &producer, "no longer so", tokens.path());
+    fleet.report("after a restart of the devices, by the refresh tokens that they kept").await;
+
+    let port = |url: &str| url.trim_end_matches('/').rsplit(':').next().unwrap().to_owned();
+    let ports = [port(ap(&node)), port(node.at.quic.as_deref().unwrap())];
+    let again = [&VARIABLES[..], &[("AP_PORT", ports[0].as_str()), ("QUIC_PORT", ports[1].as_str())]].concat();
+    let _node = node.crash(&again).await;
+    fleet.report("after the crash").await;
+}
