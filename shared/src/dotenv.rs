@@ -40,6 +40,9 @@ pub fn read(path: &Path) -> Result<Option<Vec<(String, String)>>, Error> {
 /// The variables of a file's text, in its order. `file`: its name, for errors.
 pub fn parse(file: &str, bytes: &[u8]) -> Result<Vec<(String, String)>, Error> {
     let wrong = |line, problem: &str| Error { file: file.to_owned(), line: Some(line), problem: problem.to_owned() };
+    if bytes.starts_with(&[0xff, 0xfe]) || bytes.starts_with(&[0xfe, 0xff]) || bytes.contains(&0) {
+        return Err(wrong(1, "this looks like UTF-16: save the file as UTF-8"));
+    }
     let text = std::str::from_utf8(bytes).map_err(|error| {
         let before = &bytes[..error.valid_up_to()];
         wrong(before.iter().filter(|byte| **byte == b'\n').count() + 1, "this is not UTF-8")
@@ -191,7 +194,9 @@ mod tests {
         assert_eq!(error(b"A=1\nB='2\n3'\n\nhunter2 hunter2\n"), "dir/.env:5: this is not NAME=value");
         assert_eq!(error(b"=x"), "dir/.env:1: this is not NAME=value");
         assert_eq!(error(b"A=1\nB=\xff\n"), "dir/.env:2: this is not UTF-8");
-        assert_eq!(error(b"\xff\xfeA\0=\0"), "dir/.env:1: this is not UTF-8");
+        for text in [&b"\xff\xfeA\0=\0"[..], b"\xfe\xff\0A\0=", b"A\0=\0b\0"] {
+            assert_eq!(error(text), "dir/.env:1: this looks like UTF-16: save the file as UTF-8");
+        }
         let dir = std::env::temp_dir();
         assert_eq!(read(&dir.join("there/is/none/.env")), Ok(None));
         assert!(read(&dir).unwrap_err().to_string().contains("cannot be read"));

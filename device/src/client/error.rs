@@ -5,6 +5,8 @@ use std::io;
 use motience_shared::wire::{self, CloseCode};
 use quinn::ConnectionError;
 
+use crate::clock;
+
 /// Longest reason kept from a peer's close, in characters.
 const MAX_REASON: usize = 256;
 
@@ -66,6 +68,11 @@ pub(crate) fn explain(failure: &str) -> String {
     // rustls's names of what it found.
     if ["UnknownIssuer", "UnknownCA", "CaUsedAsEndEntity", "BadSignature"].iter().any(|name| failure.contains(name)) {
         format!("{failure}. No authority trusted here vouches for the certificate: where the CA is your own, pass --ca FILE (`ca`, CA)")
+    } else if ["Expired", "NotValidYet", "certificate expired", "not valid yet"].iter().any(|name| failure.contains(name)) {
+        let now = clock::timestamp();
+        format!("{failure}. Renew the server's certificate; or mend this device's clock, which says {now}, where that is wrong")
+    } else if failure.contains("NotValidForName") || failure.contains("not valid for name") {
+        format!("{failure}. Connect by a name that the certificate carries, or say which that is (`server_name`)")
     } else {
         failure.to_owned()
     }
@@ -94,5 +101,29 @@ impl From<ConnectionError> for Error {
 impl From<wire::Error> for Error {
     fn from(error: wire::Error) -> Self {
         Self::Protocol(error.to_string())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A device's clock may be years off until it has asked for the time: that must be told, and passes.
+    #[test]
+    fn each_fault_of_a_certificate_says_what_to_do() {
+        for (failure, told) in [
+            ("invalid peer certificate: UnknownIssuer", "--ca FILE"),
+            ("invalid peer certificate: Expired", "this device's clock, which says 20"),
+            ("invalid peer certificate: certificate expired: verification time 5 (UNIX)", "this device's clock"),
+            ("invalid peer certificate: certificate not valid yet: verification time 5 (UNIX)", "this device's clock"),
+            (
+                "invalid peer certificate: certificate not valid for name \"a\"; certificate is only valid for DnsName(\"b\")",
+                "`server_name`",
+            ),
+        ] {
+            let words = explain(failure);
+            assert!(words.starts_with(failure) && words.contains(told), "{words}");
+        }
+        assert_eq!(explain("connection refused"), "connection refused");
     }
 }

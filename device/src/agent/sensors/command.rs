@@ -82,7 +82,7 @@ async fn work(command: &[String], limit: Duration, max: usize, complaint: &mut V
     if !listening.is_terminated() {
         let _ = time::timeout(LAST_WORD, listening).await;
     }
-    let status = status.map_err(|_| format!("{program} took longer than {} s", limit.as_secs_f64()))?;
+    let status = status.map_err(|_| format!("{program} took longer than {} s (timeout_secs)", limit.as_secs_f64()))?;
     let status = status.map_err(|e| format!("{program}: {e}"))?;
     if status.success() { Ok(output.into()) } else { Err(format!("{program} failed: {status}")) }
 }
