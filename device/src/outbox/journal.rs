@@ -9,9 +9,11 @@
 //! the numbers between will not come. A mark counts only when the commit after the one that wrote it is synced, too:
 //! should the newest commit be damaged on the medium, the file falls back to the one before, which holds a mark as good.
 //!
-//! **Why the file says what was given out**: a copy of it may have gone on and used the numbers that follow. Until the first connection
-//! of a life the file says that nothing was, so that the records of this life are never taken for those that the log has by the copy.
-//! Nothing new is given to a connection before the file, in both commits, leaves that open.
+//! **Why each start leaves a gap**: a copy of the file may go on as well, or may have (an image, an overlay root, a cloned card). Each takes
+//! its new numbers in a place of its own, so that no two records of them have one name, whatever the log remembers.
+//!
+//! **Why the file says what was given out**: so that a copy is noticed. Until the first connection of a start the file says that nothing
+//! more was. Nothing new is given to a connection before the file, in both commits, leaves that open.
 
 use motience_shared::model::{Epoch, RangeSet};
 
@@ -79,7 +81,7 @@ pub(super) struct Journal {
     reserved: u64,
     /// Records beyond `saved`, and their bytes.
     waiting: (usize, usize),
-    /// Numbers up to here were given in an earlier life, or may have been.
+    /// Numbers up to here were given by an earlier start, or may have been.
     bound: u64,
     /// What the file says of numbers given in this life.
     opening: Opening,
@@ -117,6 +119,13 @@ impl Journal {
     pub(super) fn new(reserved: u64, given: u64) -> Self {
         let (gone, opening) = (RangeSet::new(), Opening::Closed);
         Self { saved: reserved, written: reserved, gone, usable: reserved, reserved, waiting: (0, 0), bound: given, opening }
+    }
+
+    /// The file has records up to `old` under another epoch, and those that are here, with `waiting`, are to take their place.
+    pub(super) fn afresh(old: u64, waiting: (usize, usize)) -> Self {
+        let mut gone = RangeSet::new();
+        gone.insert_range(1..=old);
+        Self { saved: 0, written: 0, gone, usable: 0, reserved: 0, waiting, bound: 0, opening: Opening::Closed }
     }
 
     /// The last number that may be given to a connection now.

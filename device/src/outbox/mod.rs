@@ -38,6 +38,14 @@ use turns::Turns;
 
 /// What a record costs beside its JSON, in bytes.
 pub const OVERHEAD: usize = 96;
+/// Each start takes its numbers so far behind those of the one before, at most, and at least half as far. Two copies with a million
+/// records each take one number twice about once in four million times.
+const LEAP: u64 = 1 << 44;
+/// Numbers from here on are left for a new epoch as soon as nothing is here that may be in the log: after about ten starts. A log keeps
+/// a range of each.
+const FAR: u64 = 1 << 47;
+/// Numbers from here on are left in any case: they must not run out (of 2^62), and they fit into every client's JSON.
+const FURTHEST: u64 = 1 << 52;
 
 /// The outbox has no room under [`Policy::Block`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -77,8 +85,19 @@ pub struct Outbox {
     journal: Journal,
     /// No number beyond was ever given out under this epoch, neither for a record nor as one that will not come.
     given: u64,
-    /// Records up to here may have been given before the file was read: where the log has them, it has ours.
-    common: u64,
+    before: Before,
+}
+
+/// What was before the file was read. Every copy of the file has the same records under those numbers; each start takes new numbers in a
+/// place of its own, at random, so that no two copies ever name two records alike.
+#[derive(Clone, Copy, Debug, Default)]
+struct Before {
+    /// No number beyond was given out.
+    given: u64,
+    /// No record beyond was taken.
+    taken: u64,
+    /// No number up to here is taken any more.
+    closed: u64,
 }
 
 impl Outbox {
@@ -86,15 +105,20 @@ impl Outbox {
     pub fn new(config: Config) -> Self {
         let turns = Turns::new(config.order);
         let (items, skips, journal) = (Memory::default(), Skips::default(), Journal::off());
-        Self { config, epoch: new_epoch(), last: 0, items, turns, skips, journal, given: 0, common: 0 }
+        Self { config, epoch: new_epoch(), last: 0, items, turns, skips, journal, given: 0, before: Before::default() }
     }
 
     /// The outbox that a file holds.
     pub(crate) fn restore(config: Config, loaded: Loaded) -> Self {
-        let Loaded { mark, items, .. } = loaded;
+        let Loaded { mark, items, fresh, .. } = loaded;
+        if mark.reserved >= FURTHEST || (mark.reserved >= FAR && items.is_empty()) {
+            return Self::afresh(config, mark.reserved, items);
+        }
         let given = mark.given.unwrap_or(mark.reserved).min(mark.reserved);
-        let (epoch, last, journal) = (mark.epoch, mark.reserved, Journal::new(mark.reserved, given));
-        let mut outbox = Self { epoch, last, given, common: given, journal, ..Self::new(config) };
+        let last = if fresh { mark.reserved } else { mark.reserved + LEAP / 2 + random() % (LEAP / 2) };
+        let (epoch, journal) = (mark.epoch, Journal::new(last, given));
+        let before = Before { given, taken: mark.last, closed: last };
+        let mut outbox = Self { epoch, last, given, before, journal, ..Self::new(config) };
         let mut skipped = mark.skipped;
         if Mutation::IgnoreTornTail.is_on() {
             outbox.last = mark.last;
@@ -106,6 +130,17 @@ impl Outbox {
         for item in items {
             outbox.items.insert(item);
         }
+        outbox
+    }
+
+    /// The records of a file under a new epoch and new numbers, for the old ones run out.
+    fn afresh(config: Config, reserved: u64, items: Vec<Item>) -> Self {
+        let mut outbox = Self::new(config);
+        for item in items {
+            outbox.last += 1;
+            outbox.items.insert(Item { seq: Seq(outbox.last), ..item });
+        }
+        outbox.journal = Journal::afresh(reserved, outbox.cost_behind(0));
         outbox
     }
 
@@ -154,24 +189,35 @@ impl Outbox {
         Seq(self.given)
     }
 
-    /// Goes on under a new epoch, for the log has `seen` numbers of the present one that were never given out here: this outbox is an
-    /// earlier copy of itself, or another one was made of it. Everything is sent again but what was given before the file was read,
-    /// which is the same in every copy. Returns the numbers of those records that are in the log.
+    /// Whether the log has `seen` numbers that this outbox never gave out, nor any earlier start of it: it is an earlier copy of itself,
+    /// or another one was made of it. `given`: the last number given out before the log was asked.
+    pub fn is_copied(&self, seen: &RangeSet, given: Seq) -> bool {
+        let Before { given: before, taken, closed } = self.before;
+        let (known, reached) = (before.max(taken.min(given.0)), closed.max(given.0));
+        seen.iter().any(|range| *range.end() > reached || (known < closed && *range.end() > known && *range.start() <= closed))
+    }
+
+    /// Goes on under a new epoch, for [this is a copy](Self::is_copied). Everything is sent again but what is in the log of the records
+    /// that were here when the file was read: those are the same in every copy. Returns their numbers.
     pub fn renew(&mut self, seen: &RangeSet) -> Vec<Seq> {
         let mut common = RangeSet::new();
-        for range in seen.iter().take_while(|range| *range.start() <= self.common) {
-            common.insert_range(*range.start()..=self.common.min(*range.end()));
+        for range in seen.iter().take_while(|range| *range.start() <= self.before.closed) {
+            common.insert_range(*range.start()..=self.before.closed.min(*range.end()));
         }
         let settled = self.settle(&common);
-        (self.epoch, self.given, self.common) = (new_epoch(), 0, 0);
-        // The numbers stay as they are; the new epoch has never heard of those that are gone.
-        let mut skipped = RangeSet::new();
-        let mut next = 1;
+        (self.epoch, self.given, self.before) = (new_epoch(), 0, Before::default());
+        // The numbers stay as they are; the new epoch has never heard of those that are gone. What a start left out is not worth telling.
+        let (mut skipped, mut next) = (RangeSet::new(), 1);
+        let mut skip = |gap: std::ops::RangeInclusive<u64>| {
+            if *gap.end() < *gap.start() + LEAP / 4 {
+                skipped.insert_range(gap);
+            }
+        };
         for item in self.items.behind(0) {
-            skipped.insert_range(next..=item.seq.0 - 1);
+            skip(next..=item.seq.0 - 1);
             next = item.seq.0 + 1;
         }
-        skipped.insert_range(next..=self.last);
+        skip(next..=self.last);
         self.skips.replace(skipped, &self.items);
         self.turns.rewind(self.last);
         let waiting = self.cost_behind(0);
@@ -376,7 +422,11 @@ impl Outbox {
 
 /// From the system's own source: a generator in memory would give the same epoch to each copy of a machine.
 pub(crate) fn new_epoch() -> Epoch {
-    Epoch(getrandom::u64().unwrap_or_else(|_| fastrand::u64(..)).max(1))
+    Epoch(random().max(1))
+}
+
+fn random() -> u64 {
+    getrandom::u64().unwrap_or_else(|_| fastrand::u64(..))
 }
 
 #[cfg(test)]

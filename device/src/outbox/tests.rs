@@ -78,16 +78,16 @@ fn what_was_given_out_is_known() {
 fn a_new_epoch_sends_all_that_nobody_else_can_have_sent() {
     let mark = Mark { epoch: Epoch(7), last: 3, reserved: 5, given: None, skipped: RangeSet::new() };
     let item = |seq| Item { seq: Seq(seq), lane: Lane::Ordered, taken_at: 0, json: Bytes::from_static(b"{}") };
-    let mut outbox = Outbox::restore(Config::default(), Loaded { mark, items: vec![item(1), item(3)], doubtful: false, lost: 0 });
+    let mut outbox =
+        Outbox::restore(Config::default(), Loaded { mark, items: vec![item(1), item(3)], doubtful: false, lost: 0, fresh: false });
     assert_eq!(outbox.given(), Seq(5), "perhaps, before the file was written last");
-    for n in 6..=8 {
-        assert_eq!(push(&mut outbox).unwrap().0, Seq(n));
-    }
+    let new: Vec<u64> = (0..3).map(|_| push(&mut outbox).unwrap().0.0).collect();
+    let first = new[0];
     // Another lineage of the same file sent 1 to 9 under the same epoch; of 1 and 3 all copies have the same.
     assert_eq!(outbox.renew(&ranges("1-2,6-9")), [Seq(1)]);
     assert_ne!(outbox.epoch(), Epoch(7));
     assert_eq!(outbox.given(), Seq(0));
-    assert_eq!(outbox.skipped(), &ranges("1-2,4-5"), "the new epoch has heard of none of them");
+    assert_eq!(outbox.skipped(), &ranges("1-2"), "the new epoch has heard of none of them; a gap is not told");
     assert_eq!(outbox.len(), 4);
     outbox.open();
     assert_eq!(outbox.peek(CREDIT), None, "not before the file has the new epoch, twice");
@@ -98,7 +98,52 @@ fn a_new_epoch_sends_all_that_nobody_else_can_have_sent() {
         outbox.committed(&group.state);
     }
     let sent: Vec<u64> = std::iter::from_fn(|| outbox.give(CREDIT)).map(|item| item.seq.0).collect();
-    assert_eq!(sent, [3, 6, 7, 8]);
+    assert_eq!(sent, [3, first, first + 1, first + 2]);
+}
+
+/// Whatever becomes of the copies of a file, and whatever the log still knows: none of them names a record as another does.
+#[test]
+fn copies_of_one_file_take_other_numbers() {
+    let mark = Mark { epoch: Epoch(7), last: 3, reserved: 5, given: Some(2), skipped: RangeSet::new() };
+    let item = Item { seq: Seq(3), lane: Lane::Ordered, taken_at: 0, json: Bytes::from_static(b"{}") };
+    let mut used = BTreeSet::new();
+    for _ in 0..20 {
+        let loaded = Loaded { mark: mark.clone(), items: vec![item.clone()], doubtful: false, lost: 0, fresh: false };
+        let mut copy = Outbox::restore(Config::default(), loaded);
+        for _ in 0..50 {
+            assert!(used.insert(push(&mut copy).unwrap().0));
+        }
+        let (given, own) = (copy.given(), copy.last());
+        assert!(!copy.is_copied(&ranges("1-2"), given), "what an earlier start gave out");
+        assert!(copy.is_copied(&ranges("1-3"), given), "a record that it has, and did not give out yet");
+        assert!(!copy.is_copied(&ranges("1-3"), own), "nor another: it may be its own by now");
+        for foreign in ["1-4", "1-3,5-9", &format!("1-2,{}", own.0 + 1)] {
+            assert!(copy.is_copied(&ranges(foreign), own), "{foreign}");
+        }
+        let mine = format!("1-3,{}-{}", own.0 - 49, own.0);
+        assert!(!copy.is_copied(&ranges(&mine), own) && copy.is_copied(&ranges(&mine), given));
+    }
+}
+
+#[test]
+fn numbers_do_not_run_out() {
+    let item = |seq| Item { seq: Seq(seq), lane: Lane::Ordered, taken_at: 0, json: Bytes::from_static(b"{}") };
+    let start = |mark: Mark, items| Outbox::restore(Config::default(), Loaded { mark, items, doubtful: false, lost: 0, fresh: false });
+    let mut mark = Mark { epoch: Epoch(7), last: 1, reserved: 1, given: Some(1), skipped: RangeSet::new() };
+    let mut starts = 0;
+    while mark.epoch == Epoch(7) {
+        mark = start(mark, Vec::new()).collect(true).state;
+        starts += 1;
+    }
+    assert!((8..=17).contains(&starts) && mark.last == 0, "{starts} {mark:?}");
+    // Those of records that may be in the log are kept far longer, and given up in the end.
+    let kept = Mark { epoch: Epoch(7), last: FAR, reserved: FAR, given: None, skipped: RangeSet::new() };
+    assert_eq!(start(kept, vec![item(FAR)]).epoch(), Epoch(7));
+    let spent = Mark { epoch: Epoch(7), last: FURTHEST, reserved: FURTHEST, given: None, skipped: RangeSet::new() };
+    let mut outbox = start(spent, vec![item(5), item(FURTHEST)]);
+    let group = outbox.collect(false);
+    assert!(outbox.epoch() != Epoch(7) && group.gone == ranges(&format!("1-{FURTHEST}")), "{group:?}");
+    assert_eq!((group.put.iter().map(|item| item.seq.0).collect::<Vec<_>>(), push(&mut outbox).unwrap().0), (vec![1, 2], Seq(3)));
 }
 
 /// A life without a connection gives nothing out, and its file says so, also where it ends in a cut.
@@ -106,7 +151,7 @@ fn a_new_epoch_sends_all_that_nobody_else_can_have_sent() {
 fn what_was_never_given_is_nobody_elses() {
     let mark = Mark { epoch: Epoch(7), last: 5, reserved: 70, given: Some(3), skipped: RangeSet::new() };
     let item = |seq| Item { seq: Seq(seq), lane: Lane::Ordered, taken_at: 0, json: Bytes::from_static(b"{}") };
-    let loaded = || Loaded { mark: mark.clone(), items: vec![item(2), item(4), item(5)], doubtful: false, lost: 0 };
+    let loaded = || Loaded { mark: mark.clone(), items: vec![item(2), item(4), item(5)], doubtful: false, lost: 0, fresh: false };
     let mut outbox = Outbox::restore(Config::default(), loaded());
     assert_eq!(outbox.given(), Seq(3));
     assert_eq!(outbox.collect(false).state.given, Some(3));
@@ -143,17 +188,18 @@ fn a_group_of_the_old_epoch_that_comes_late_counts_for_nothing() {
             items: Vec::new(),
             doubtful: false,
             lost: 0,
+            fresh: false,
         },
     );
-    push(&mut outbox).unwrap();
+    let seq = push(&mut outbox).unwrap().0;
     let old = outbox.collect(false);
     outbox.renew(&ranges("1-5"));
     outbox.committed(&old.state);
-    assert!(!outbox.is_taken(Seq(1)), "it is on disk under another name");
+    assert!(!outbox.is_taken(seq), "it is on disk under another name");
     let group = outbox.collect(false);
     assert_eq!(group.put.len(), 1);
     outbox.committed(&group.state);
-    assert!(outbox.is_taken(Seq(1)));
+    assert!(outbox.is_taken(seq));
 }
 
 #[derive(Clone, Debug)]

@@ -172,7 +172,7 @@ impl Actor {
     async fn leave_copies(&mut self, session: &mut Session) -> Option<Failure> {
         let seen = session.welcome().seen.clone();
         // A fault on purpose: a device that uses numbers twice must not find out by itself.
-        if seen.max().is_none_or(|max| max <= self.before.0) || Mutation::IgnoreTornTail.is_on() {
+        if !self.shared.lock().outbox.is_copied(&seen, self.before) || Mutation::IgnoreTornTail.is_on() {
             return None;
         }
         if session.early() > 0 {
@@ -232,6 +232,9 @@ impl Actor {
         match failure {
             // Each says where by itself.
             Failure::Login(_) | Failure::Connection(client::Error::Config(_) | client::Error::Resolve { .. }) => failure.to_string(),
+            Failure::Connection(client::Error::Timeout) => {
+                format!("{}: {failure}: is a Motience server there, and does UDP get through?", self.config.client.place())
+            }
             failure => format!("{}: {failure}", self.config.client.place()),
         }
     }

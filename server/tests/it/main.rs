@@ -20,6 +20,7 @@ mod operators;
 mod order;
 mod permits;
 mod quic;
+mod restored;
 mod seed;
 mod stream;
 mod tls;

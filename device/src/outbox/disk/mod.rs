@@ -47,6 +47,8 @@ pub(crate) struct Loaded {
     pub(crate) doubtful: bool,
     /// How many records are gone.
     pub(crate) lost: u64,
+    /// Whether it held nothing, being new: there is no copy of it.
+    pub(crate) fresh: bool,
 }
 
 /// Why a group was not written.
@@ -202,7 +204,7 @@ impl Loaded {
     /// Nothing: a new life.
     fn new() -> Self {
         let mark = Mark { epoch: new_epoch(), last: 0, reserved: 0, given: Some(0), skipped: RangeSet::new() };
-        Self { mark, items: Vec::new(), doubtful: false, lost: 0 }
+        Self { mark, items: Vec::new(), doubtful: false, lost: 0, fresh: true }
     }
 
     /// Of every number that is not here it is unknown whether its record was settled or is lost: the server is told that
@@ -285,7 +287,7 @@ fn read(database: &Database) -> Result<Option<Loaded>, Fault> {
     }
     let lost = count.saturating_sub(items.len() as u64);
     let doubtful = !sound || items.len() as u64 != count;
-    Ok(Some(Loaded { mark, items, doubtful, lost }))
+    Ok(Some(Loaded { mark, items, doubtful, lost, fresh: false }))
 }
 
 #[cfg(test)]

@@ -39,7 +39,7 @@ fn survives(bytes: Vec<u8>, world: &World, epoch: u64, place: &str) -> (usize, b
         assert_eq!(item.json, json, "{place}");
     }
     drop(device);
-    check(&disk, world.clone(), &BTreeMap::new(), None, place);
+    check(&disk, world.clone(), &BTreeMap::new(), None, 2, place);
     (kept.len(), same)
 }
 
