@@ -146,9 +146,9 @@ fn numbers_do_not_run_out() {
     assert_eq!((group.put.iter().map(|item| item.seq.0).collect::<Vec<_>>(), push(&mut outbox).unwrap().0), (vec![1, 2], Seq(3)));
 }
 
-/// A life without a connection gives nothing out, and its file says so, also where it ends in a cut.
+/// A start without a connection gives nothing out, and its file says so, also where it ends in a cut.
 #[test]
-fn what_was_never_given_is_nobody_elses() {
+fn what_was_never_given_is_known() {
     let mark = Mark { epoch: Epoch(7), last: 5, reserved: 70, given: Some(3), skipped: RangeSet::new() };
     let item = |seq| Item { seq: Seq(seq), lane: Lane::Ordered, taken_at: 0, json: Bytes::from_static(b"{}") };
     let loaded = || Loaded { mark: mark.clone(), items: vec![item(2), item(4), item(5)], doubtful: false, lost: 0, fresh: false };
@@ -161,7 +161,7 @@ fn what_was_never_given_is_nobody_elses() {
         "what was given before may be given again"
     );
     let mut outbox = Outbox::restore(Config::default(), loaded());
-    assert_eq!(outbox.renew(&ranges("1-5")), [Seq(2)], "4 and 5 in the log are another's");
+    assert_eq!(outbox.renew(&ranges("1-5")), [Seq(2), Seq(4), Seq(5)], "every copy has the same 4 and 5, whoever sent them");
     // With a connection the file leaves it open, in both commits, before anything is given.
     let mut outbox = Outbox::restore(Config::default(), loaded());
     outbox.give(CREDIT);

@@ -48,5 +48,5 @@ async fn a_sender_hears_that_the_disk_is_full_and_can_go_on_when_it_is_not() {
     assert_eq!((stats.outbox_records, stats.outbox_unsaved), (taken + 1, 0));
     let producer = start(&disk);
     assert_eq!(producer.stats().outbox_records, taken + 1);
-    assert_eq!(producer.send("{}").await.unwrap(), Seq(again.0 + 1));
+    assert!(producer.send("{}").await.unwrap() > again);
 }

