@@ -18,7 +18,7 @@ pub mod redis;
 mod report;
 mod retention;
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{any::Any, fmt, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 
@@ -84,6 +84,9 @@ impl Retention {
         Ok(retention)
     }
 }
+
+/// How long the log remembers a device after its last write.
+const DEVICE_MEMORY: Duration = Duration::from_secs(30 * 24 * 3600);
 
 /// Why the log did not do what it was asked.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -177,8 +180,33 @@ pub struct Opened {
     pub fence: Fence,
     /// Records of the same epoch that are already in the log.
     pub seen: RangeSet,
-    /// Held by whoever writes with this fence, for as long as it may: the embedded log forgets no sender that is held.
-    pub held: Arc<()>,
+    /// To be kept while the connection or its writes live: as long as anybody has it, the session is not evicted.
+    pub held: Hold,
+}
+
+/// See [`Opened::held`]. All are alike.
+#[derive(Clone, Default)]
+pub struct Hold(#[expect(dead_code, reason = "it matters when it is dropped")] Option<Arc<dyn Any + Send + Sync>>);
+
+impl Hold {
+    /// Drops `guard` when nobody has it any more.
+    fn of(guard: impl Any + Send + Sync) -> Self {
+        Self(Some(Arc::new(guard)))
+    }
+}
+
+impl PartialEq for Hold {
+    fn eq(&self, _: &Self) -> bool {
+        true
+    }
+}
+
+impl Eq for Hold {}
+
+impl fmt::Debug for Hold {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Hold")
+    }
 }
 
 /// One sender's part of an append: all of it is written, or none.

@@ -1,14 +1,15 @@
 -- The log's atomic steps. Every key of a producer carries its hash tag, so each call runs on one shard. The first line, which
--- names the library, and trim.lua come before it when it is loaded (log/redis/functions.rs).
+-- names the library, trim.lua and sessions.lua come before it when it is loaded (log/redis/functions.rs).
 --
 -- meta     m:ID:{P-LOG}:meta   hash: birth, life (the present one), lives ('LIFE:BEGAN,...', oldest first), last offset, total bytes,
---                       bytes and time at the last mark, redo (what the newest append still owes to other keys; '' for nothing),
---                       time of the last that was removed
+--                       bytes and time at the last mark, redo (what the newest call still owes to other keys; '' for nothing),
+--                       time of the last that was removed, the newest fence of all senders, what the devices' sessions take
 -- log      m:ID:{P-LOG}:log    stream; entry ids are OFFSET-SEQ; the one field is the sender's epoch (hex), its value the message
 --                       and, behind it, when it came: 11 hexadecimal digits of milliseconds since 1970 (nodes of the first release wrote none)
 -- marks    m:ID:{P-LOG}:marks  list of 'OFFSET TOTAL TIME', oldest first: where the log is cut when it is trimmed
 -- ids      m:ID:{P-LOG}:ids    sorted set of clients' own ids by time
 -- session  m:ID:{P-LOG}:s:NAME hash: life (of the log, in which the fence was raised), owner (who raised it), fence, epoch, seen
+-- roster   m:ID:{P-LOG}:devices, :passing   sorted sets of the sessions (sessions.lua)
 -- channel  m:ID:{P-LOG}:live   shard channel; one message for each appended section
 --
 -- A life of a producer's log is named by the server's epoch (which server this is, and since when it is the master; below
@@ -18,7 +19,10 @@
 -- Any command can fail (a rule of the ACL, a key of a wrong type), and Redis takes nothing back. So one HSET of meta is the
 -- moment at which an append takes place. Entries beyond `last` are not in the log: nobody reads them, and whoever writes next
 -- removes them. What an append owes to other keys is written by that same HSET, and paid by whoever comes next where it was not
--- paid at once.
+-- paid at once. The same holds for the opening of a session, and for those that have to go.
+--
+-- Fences are counted for a log, not for a sender: one that was evicted and comes back is given no number that an older connection of
+-- it still has.
 --
 -- Numbers above 2^53 do not survive Lua: senders' epochs are passed on as text. Offsets, lives and times stay below.
 
@@ -48,9 +52,10 @@ end
 
 -- The log as it is; writes nothing. An unborn log is in life 0, which every reader of it leaves at its birth.
 local function look(keys, epoch)
-  local held = redis.call('HMGET', keys[1], 'birth', 'life', 'lives', 'last', 'total', 'marked', 'since', 'redo')
+  local held = redis.call('HMGET', keys[1], 'birth', 'life', 'lives', 'last', 'total', 'marked', 'since', 'redo', 'fence', 'windows')
   local log = {birth = held[1], lives = held[3] or '', last = tonumber(held[4] or '0'), total = tonumber(held[5] or '0'),
-    marked = tonumber(held[6] or '0'), since = tonumber(held[7]), redo = held[8]}
+    marked = tonumber(held[6] or '0'), since = tonumber(held[7]), redo = held[8], fence = tonumber(held[9] or '0'),
+    windows = tonumber(held[10] or '0')}
   log.life = log.birth and text(tonumber(epoch) + tonumber(log.birth)) or '0'
   log.begun = log.birth and held[2] == log.life
   if not log.redo then
@@ -65,12 +70,20 @@ local function look(keys, epoch)
   return log
 end
 
--- Pays what an append owes to other keys. May be repeated.
+-- Pays what a call owes to other keys. May be repeated. What an earlier release left to be paid has neither scores, nor any that are
+-- gone, nor fences.
 local function pay(meta, owed)
+  remove(owed.gone or {})
   for _, one in ipairs(owed.sessions) do
-    redis.call('HSET', one[1], 'epoch', one[2], 'seen', one[3])
-    redis.call('PEXPIRE', one[1], one[4])
+    local key, epoch, seen, memory, life, owner, fence = unpack(one)
+    if fence then
+      redis.call('HSET', key, 'life', life, 'owner', owner, 'fence', fence, 'epoch', epoch, 'seen', seen)
+    else
+      redis.call('HSET', key, 'epoch', epoch, 'seen', seen)
+    end
+    redis.call('PEXPIRE', key, memory)
   end
+  enroll(owed.scores or {})
   for _, id in ipairs(owed.ids) do
     redis.call('ZADD', owed.key, owed.now, id)
   end
@@ -107,23 +120,80 @@ local function enter(keys, epoch)
   return log
 end
 
--- KEYS meta, log, session   ARGV server's epoch, sender's epoch, owner, life of the owner's last fence or '', memory in ms
--- -> {life, fence, seen}, {'fenced'} or {'stale'}
+-- What a call owes to keys other than meta, before it has any records.
+local function debts(book)
+  return {ids = {}, sessions = {}, scores = book.scores, gone = book.gone}
+end
+
+-- KEYS meta, log, devices, passing, session
+-- ARGV server's epoch, most sessions, bytes of windows, lease in ms, sender's epoch, owner, life of the owner's last fence or '',
+--   memory in ms
+-- -> {life, fence, seen, {evicted}}, {'fenced'} or {'stale'}
 local function open(keys, args)
-  local life = enter(keys, args[1]).life
-  local state = redis.call('HMGET', keys[3], 'life', 'owner', 'fence', 'epoch', 'seen')
-  if args[4] ~= '' and state[1] == life and state[2] ~= args[3] then
+  local log = enter(keys, args[1])
+  local key, epoch, owner, memory = keys[5], args[5], args[6], args[8]
+  local state = redis.call('HMGET', key, 'life', 'owner', 'fence', 'epoch', 'seen')
+  if args[7] ~= '' and state[1] == log.life and state[2] ~= owner then
     -- Somebody else opened in this life. Who came later is known only where both did.
-    return {args[4] == life and 'fenced' or 'stale'}
+    return {args[7] == log.life and 'fenced' or 'stale'}
   end
   local seen = ''
-  if state[4] == args[2] then
+  if state[4] == epoch then
     seen = state[5] or ''
   end
-  local raised = text(tonumber(state[3] or '0') + 1)
-  redis.call('HSET', keys[3], 'life', life, 'owner', args[3], 'fence', raised, 'epoch', args[2], 'seen', seen)
-  redis.call('PEXPIRE', keys[3], args[5])
-  return {life, raised, seen}
+  local raised = text(math.max(log.fence, tonumber(state[3] or '0')) + 1)
+  local book = ledger(keys, 3, now_ms(), {args[2], args[3], args[4]})
+  connected(book, log, key, seen, memory)
+  local roster = find(book, key)
+  choose(book, log, roster, memory, 0)
+  local owed = debts(book)
+  owed.sessions[1] = {key, epoch, seen, memory, log.life, owner, raised}
+  redis.call('HSET', keys[1], 'fence', raised, 'windows', text(log.windows), 'redo', cmsgpack.pack(owed))
+  pay(keys[1], owed)
+  return {log.life, raised, seen, reasons(book)}
+end
+
+-- KEYS meta, log, devices, passing, session...
+-- ARGV server's epoch, most sessions, bytes of windows, lease in ms, how long devices are remembered in ms, 1 where the connections
+--   last and 0 where they have ended, then for each session: owner, memory in ms
+-- -> {evicted}
+--
+-- A session that another connection has taken over is left alone.
+local function keep(keys, args)
+  local own = {}
+  for k = 5, #keys do
+    if redis.call('HGET', keys[k], 'owner') == args[2 * k - 3] then
+      own[#own + 1] = k
+    end
+  end
+  local book = ledger(keys, 3, now_ms(), {args[2], args[3], args[4]})
+  if #own == 0 then
+    return reasons(book)
+  end
+  local log = enter(keys, args[1])
+  local ended = {}
+  for _, k in ipairs(own) do
+    local roster, name, held = find(book, keys[k])
+    local memory = args[2 * k - 2]
+    if args[6] == '1' then
+      enroll({{roster, text((book.now + book.lease) * SCALE + (held or 0) % SCALE), name, memory}})
+      redis.call('PEXPIRE', keys[k], memory)
+    elseif roster == book.passing then
+      ended[#ended + 1] = name
+    else
+      enroll({{roster, text(book.now * SCALE + (held or 0) % SCALE), name, memory}})
+    end
+  end
+  if #ended > 0 then
+    book.gone[1] = {book.passing, book.prefix, ended}
+  end
+  choose(book, log, book.devices, args[5], #own)
+  if #book.gone > 0 then
+    local owed = debts(book)
+    redis.call('HSET', keys[1], 'windows', text(log.windows), 'redo', cmsgpack.pack(owed))
+    pay(keys[1], owed)
+  end
+  return reasons(book)
 end
 
 -- Adds an entry. Entries that were removed leave their ids behind as the lowest that Redis takes: these are taken back.
@@ -139,10 +209,11 @@ local function add(key, last, seq, hex, message)
   end
 end
 
--- KEYS meta, log, marks, ids, session...
--- ARGV channel, server's epoch, bytes kept, age kept in ms, then for each session:
+-- KEYS meta, log, marks, ids, devices, passing, session...
+-- ARGV channel, server's epoch, bytes kept, age kept in ms, most sessions, bytes of windows, lease in ms, then for each session:
 --   life and number of the fence, epoch, epoch in hex, seen, memory in ms, seal, n, then n times: seq, client's id or '', message
--- -> {for each session 1, or -1 where its fence is not the newest, or -2 where it was raised in an earlier life}, {notes}
+-- -> {for each session 1, or -1 where its fence is not the newest, or -2 where it was raised in an earlier life, or the session was
+--   forgotten}, {notes}, {evicted}
 --
 -- What is published is sealed (log/redis/seal.rs): the sender's node knows all but the place that the records are given here, and
 -- lends a key for it, which is never published.
@@ -150,10 +221,12 @@ local function append(keys, args)
   local outcomes, notes, published = {}, {}, {}
   local log = enter(keys, args[2])
   local now, bytes, age = now_ms(), tonumber(args[3]), tonumber(args[4])
-  local owed = {key = keys[4], now = text(now), age = text(age), ids = {}, sessions = {}}
-  local last, total, taken = log.last, log.total, {}
-  local at = 5
-  for k = 5, #keys do
+  local book = ledger(keys, 5, now, {args[5], args[6], args[7]})
+  local owed = debts(book)
+  owed.key, owed.now, owed.age = keys[4], text(now), text(age)
+  local last, total, taken, windows, longest = log.last, log.total, {}, log.windows, 0
+  local at = 8
+  for k = 7, #keys do
     local raised_in, fence, epoch, hex = args[at], args[at + 1], args[at + 2], args[at + 3]
     local seen, memory, seal, n = args[at + 4], args[at + 5], args[at + 6], tonumber(args[at + 7])
     at = at + 8
@@ -181,6 +254,8 @@ local function append(keys, args)
           total = total + #message
         end
       end
+      connected(book, log, keys[k], seen, memory)
+      longest = math.max(longest, tonumber(memory))
       owed.sessions[#owed.sessions + 1] = {keys[k], epoch, seen, memory}
       if #omitted < n then
         omitted = table.concat(omitted, ',')
@@ -196,13 +271,16 @@ local function append(keys, args)
   if mark then
     marked, since = total, now
   end
+  if log.windows > windows and log.windows > book.room then
+    choose(book, log, book.devices, longest, 0)
+  end
   if last > log.last then
     -- A producer that writes nothing more is past its time all at once.
     redis.call('PEXPIRE', keys[2], text(age))
-    redis.call('HSET', keys[1], 'last', text(last), 'total', text(total), 'marked', text(marked), 'since', text(since),
-      'redo', cmsgpack.pack(owed))
   end
-  if last > log.last or #owed.sessions > 0 then
+  if #owed.sessions > 0 then
+    redis.call('HSET', keys[1], 'last', text(last), 'total', text(total), 'marked', text(marked), 'since', text(since),
+      'windows', text(log.windows), 'redo', cmsgpack.pack(owed))
     pay(keys[1], owed)
   end
   for _, message in ipairs(published) do
@@ -222,7 +300,7 @@ local function append(keys, args)
       attempt(notes, 'HSET', keys[1], 'gone_at', gone_at)
     end
   end
-  return {outcomes, notes}
+  return {outcomes, notes, reasons(book)}
 end
 
 -- KEYS meta, log   ARGV server's epoch, first id wanted, most entries wanted   ->  {life, entries}
@@ -254,6 +332,7 @@ end
 
 redis.register_function('LIBRARY_open', open)
 redis.register_function('LIBRARY_append', append)
+redis.register_function('LIBRARY_keep', keep)
 redis.register_function('LIBRARY_begin', begin)
 redis.register_function('LIBRARY_probe', probe)
 redis.register_function{function_name = 'LIBRARY_read', callback = read, flags = {'no-writes'}}

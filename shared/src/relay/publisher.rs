@@ -19,7 +19,7 @@ use super::{
     appender::{Place, Queue, Submission, Submitted},
 };
 use crate::{
-    log::{self, Sender, SessionName},
+    log::{self, Hold, Sender, SessionName},
     model::{Epoch, Fence, LogEpoch, LogKey, ProducerId, RangeSet, Seq, record, times::ClockFault},
     mutation::Mutation,
 };
@@ -88,8 +88,8 @@ pub(super) struct SessionState {
     pub(super) fence: Fence,
     /// What is in the log.
     pub(super) logged: RangeSet,
-    /// For as long as this is kept, the log remembers the sender.
-    pub(super) held: Arc<()>,
+    /// Keeps the log from evicting the session.
+    pub(super) held: Hold,
 }
 
 impl Publisher {

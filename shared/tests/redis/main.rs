@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, clippy::allow_attributes, reason = "tests")]
 
 mod room;
+mod sessions;
 mod steps;
 mod tls;
 mod trust;
@@ -58,6 +59,8 @@ struct Device {
     life: LogEpoch,
     fence: motience_shared::model::Fence,
     seen: motience_shared::model::RangeSet,
+    /// As long as it is connected.
+    held: Option<log::Hold>,
 }
 
 impl Device {
@@ -65,7 +68,7 @@ impl Device {
         let name = SessionName::device(&DeviceId::new(name).unwrap());
         let sender = Sender { name, epoch: Epoch(7), owner: 1 };
         let opened = log.open(key, &sender).await.unwrap();
-        Self { log: key, sender, life: opened.life, fence: opened.fence, seen: opened.seen }
+        Self { log: key, sender, life: opened.life, fence: opened.fence, seen: opened.seen, held: Some(opened.held) }
     }
 
     /// Its part of an append: those of `seqs` that it does not know to be in.
@@ -86,7 +89,7 @@ impl Device {
     /// Learns what is in after a write of unknown outcome.
     async fn reopen(&mut self, log: &Log) -> Result<(), log::Error> {
         let opened = log.reopen(self.log, &self.sender, self.life).await?;
-        (self.life, self.fence, self.seen) = (opened.life, opened.fence, opened.seen);
+        (self.life, self.fence, self.seen, self.held) = (opened.life, opened.fence, opened.seen, Some(opened.held));
         Ok(())
     }
 }

@@ -46,14 +46,14 @@ end
 ";
 
 /// A Redis whose functions fail at a step that can be chosen.
-struct Sabotaged {
-    redis: Redis,
-    control: redis::aio::MultiplexedConnection,
+pub(super) struct Sabotaged {
+    pub(super) redis: Redis,
+    pub(super) control: redis::aio::MultiplexedConnection,
 }
 
 impl Sabotaged {
     /// Takes the place of the functions that `log` has loaded.
-    async fn new(redis: Redis) -> Self {
+    pub(super) async fn new(redis: Redis) -> Self {
         let client = redis::Client::open(redis.url()).unwrap();
         let mut control = client.get_multiplexed_async_connection().await.unwrap();
         let code: redis::Value = redis::cmd("FUNCTION").arg("LIST").arg("WITHCODE").query_async(&mut control).await.unwrap();
@@ -65,18 +65,19 @@ impl Sabotaged {
     }
 
     /// From now on this step of each call fails; 0: none.
-    async fn fail(&mut self, step: u64) {
+    pub(super) async fn fail(&mut self, step: u64) {
         redis::cmd("SET").arg("fail").arg(step).exec_async(&mut self.control).await.unwrap();
     }
 
     /// How often a step of a writing function failed since the last question.
-    async fn hits(&mut self) -> u64 {
+    pub(super) async fn hits(&mut self) -> u64 {
         let hits: Option<u64> = redis::cmd("GETDEL").arg("hits").query_async(&mut self.control).await.unwrap();
         hits.unwrap_or(0)
     }
 }
 
-fn find_code(value: &redis::Value) -> Option<String> {
+/// The source of the loaded library.
+pub(super) fn find_code(value: &redis::Value) -> Option<String> {
     match value {
         redis::Value::BulkString(text) if text.starts_with(b"#!lua") => String::from_utf8(text.clone()).ok(),
         redis::Value::Array(parts) => parts.iter().find_map(find_code),
@@ -199,6 +200,8 @@ async fn a_forbidden_command_stops_a_producer_only_while_it_is_forbidden() {
         ("-pexpire", "+pexpire"),
         ("-zadd", "+zadd"),
         ("-zscore", "+zscore"),
+        ("-zcard", "+zcard"),
+        ("-zrange", "+zrange"),
         ("-rpush", "+rpush"),
         ("-lindex", "+lindex"),
         ("-time", "+time"),

@@ -207,8 +207,13 @@ fn documented_rights() -> String {
 async fn a_node_works_with_exactly_the_documented_rights() {
     let redis = Redis::durable().await;
     assert_eq!(redis.command(&documented_rights()).await, "+OK\r\n+OK\r\n");
-    let settings =
-        [("REDIS_USERNAME", "motience"), ("REDIS_PASSWORD", "pw"), ("LOG_RETENTION_BYTES", "200"), ("REDIS_MEMORY_BUDGET", "1KiB")];
+    let settings = [
+        ("REDIS_USERNAME", "motience"),
+        ("REDIS_PASSWORD", "pw"),
+        ("LOG_RETENTION_BYTES", "200"),
+        ("REDIS_MEMORY_BUDGET", "1KiB"),
+        ("LOG_MAX_SESSIONS", "1"),
+    ];
     let node = node(&redis.url(), &settings).await;
     let log = node.relay.log();
     let mut reader = follow(&node, P).await;
@@ -221,6 +226,14 @@ async fn a_node_works_with_exactly_the_documented_rights() {
     node.announce(Event::FamilyRevoked { family: "marker".into() }).await;
     node.ready().await.unwrap();
     all_steps_of_healing(&redis, &node, &mut devices).await;
+    // Sessions are evicted.
+    for name in ["e", "f"] {
+        drop(Device::new(log, P, name).await);
+    }
+    super::sessions::until("one is connected, and nobody else is remembered", || async {
+        redis.command(&format!("ZCARD {}:devices", keys(&node, P).await)).await.starts_with(":1")
+    })
+    .await;
     // The sweep has come by.
     let deadline = tokio::time::Instant::now() + LIMIT;
     while !redis.command("INFO commandstats").await.contains("cmdstat_memory|usage") {

@@ -11,7 +11,7 @@ use super::{
     sessions::{Bounds, Session, Sessions},
 };
 use crate::{
-    log::{Batch, DEVICE_MEMORY, Entry, Error, Head, Lives, Opened, Retention, Section, Sender, SessionName, retention::Marks},
+    log::{Batch, DEVICE_MEMORY, Entry, Error, Head, Hold, Lives, Opened, Retention, Section, Sender, SessionName, retention::Marks},
     model::{Fence, LogEpoch, LogKey, Offset, RangeSet, RecordName},
     mutation,
 };
@@ -91,7 +91,7 @@ impl Producer {
         sessions.put(sender.name.clone(), session);
         while self.passing.forget_one(PASSING).is_some() {}
         self.forget(now, keep);
-        Ok(Opened { life: self.lives.present(), fence, seen, held })
+        Ok(Opened { life: self.lives.present(), fence, seen, held: Hold::of(held) })
     }
 
     pub(super) fn append(

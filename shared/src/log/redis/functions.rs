@@ -8,7 +8,7 @@ use std::sync::LazyLock;
 use aws_lc_rs::digest::{SHA256, digest};
 use redis::{Cmd, RedisError, Value, aio::MultiplexedConnection};
 
-const SOURCE: &str = concat!(include_str!("../trim.lua"), include_str!("../motience.lua"));
+const SOURCE: &str = concat!(include_str!("../trim.lua"), include_str!("../sessions.lua"), include_str!("../motience.lua"));
 /// No function, so that it needs not be loaded, and runs where Redis has no memory left.
 const SWEEP: &str = concat!("#!lua flags=allow-oom\n", include_str!("../trim.lua"), include_str!("../sweep.lua"));
 

@@ -8,6 +8,7 @@ mod barrier;
 mod config;
 mod follow;
 mod functions;
+mod leases;
 mod link;
 mod mend;
 mod moved;
@@ -33,13 +34,14 @@ use self::{
     barrier::Barrier,
     follow::Follower,
     functions::call,
+    leases::{LEASE, Leases, Owned},
     link::Link,
     names::{Channel, Names},
     place::Place,
     seal::Seal,
     watch::Seldom,
 };
-use super::{Error, Event, Head, Opened, Read, Retention, Section, Sender, Signal, Sink};
+use super::{DEVICE_MEMORY, Error, Event, Head, Opened, Read, Retention, Section, Sender, Signal, Sink};
 use crate::{
     clock::Clock,
     model::{LogEpoch, LogKey, Offset, UserId},
@@ -73,8 +75,13 @@ struct Inner {
     budget: Option<usize>,
     barrier: Option<Barrier>,
     watch: Mutex<Option<JoinHandle<()>>>,
+    leases: Arc<Leases>,
+    /// Renews the leases.
+    keeper: Mutex<Option<JoinHandle<()>>>,
     /// When steps of an append that failed were last spoken of.
     noted: Seldom,
+    /// When sessions that had to go were.
+    crowded: Seldom,
     clock: Clock,
 }
 
@@ -111,10 +118,16 @@ impl Log {
             budget: config.budget,
             barrier,
             watch: Mutex::default(),
+            leases: Arc::default(),
+            keeper: Mutex::default(),
             noted: Seldom::default(),
+            crowded: Seldom::default(),
             clock,
         };
-        Ok(Self(Arc::new(inner)))
+        let log = Self(Arc::new(inner));
+        let keeper = tokio::spawn(leases::run(Arc::downgrade(&log.0), Arc::clone(&log.0.leases)));
+        *log.0.keeper.lock() = Some(keeper);
+        Ok(log)
     }
 
     /// Has the server looked after: what is wrong with it is said, and room is made where it has too little.
@@ -129,24 +142,27 @@ impl Log {
         // The epoch must be that of the server which takes the call, so it is read with the connection.
         let session = self.0.link.session().await?;
         let mut call = call("open");
-        call.arg(3)
-            .arg(self.0.names.key(key, "meta"))
-            .arg(self.0.names.key(key, "log"))
-            .arg(self.0.names.session(key, &sender.name))
-            .arg(session.epoch.0)
-            .arg(sender.epoch.0);
-        call.arg(sender.owner).arg(reopened.map(|life| life.to_string()).unwrap_or_default()).arg(millis(sender.name.memory()));
-        let opened = reply::opened(self.0.link.query_on(&session, &call).await?)?;
+        call.arg(5);
+        for name in ["meta", "log", "devices", "passing"] {
+            call.arg(self.0.names.key(key, name));
+        }
+        call.arg(self.0.names.session(key, &sender.name)).arg(session.epoch.0);
+        self.0.bounds(&mut call);
+        call.arg(sender.epoch.0).arg(sender.owner);
+        call.arg(reopened.map(|life| life.to_string()).unwrap_or_default()).arg(millis(sender.name.memory()));
+        let (opened, evicted) = reply::opened(self.0.link.query_on(&session, &call).await?)?;
+        let held = self.0.leases.hold(key, sender);
+        self.0.note_evicted(key, evicted);
         // What it has seen must be as durable as an acknowledgement.
         self.durable(session.epoch).await?;
-        Ok(opened)
+        Ok(Opened { held, ..opened })
     }
 
     pub(super) async fn append(&self, key: LogKey, sections: &[Section]) -> Result<Vec<Result<(), Error>>, Error> {
         let session = self.0.link.session().await?;
         let mut call = call("append");
-        call.arg(sections.len() + 4);
-        for name in ["meta", "log", "marks", "ids"] {
+        call.arg(sections.len() + 6);
+        for name in ["meta", "log", "marks", "ids", "devices", "passing"] {
             call.arg(self.0.names.key(key, name));
         }
         for section in sections {
@@ -154,6 +170,7 @@ impl Log {
         }
         let channel = self.0.names.channel(Channel::Live(key));
         call.arg(&channel).arg(session.epoch.0).arg(self.0.retention.bytes).arg(millis(self.0.retention.age));
+        self.0.bounds(&mut call);
         let now = self.0.clock.now();
         for section in sections {
             call.arg(section.life.0)
@@ -171,7 +188,8 @@ impl Log {
         }
         let value = self.0.link.query_on(&session, &call).await?;
         self.0.link.has_room();
-        let reply::Appended { outcomes, notes } = reply::appended(value, sections.len())?;
+        let reply::Appended { outcomes, notes, evicted } = reply::appended(value, sections.len())?;
+        self.0.note_evicted(key, evicted);
         if !notes.is_empty() {
             metrics::counter!("motience_redis_steps_failed_total").increment(notes.len() as u64);
             if self.0.noted.now() {
@@ -287,12 +305,56 @@ impl Log {
 
     pub(super) async fn close(&self) {
         let watch = self.0.watch.lock().take();
-        if let Some(watch) = watch {
-            watch.abort();
+        let keeper = self.0.keeper.lock().take();
+        for task in [watch, keeper].into_iter().flatten() {
+            task.abort();
         }
+        leases::finish(&self.0).await;
         self.0.follower.close().await;
         if let Some(barrier) = &self.0.barrier {
             barrier.close().await;
+        }
+    }
+}
+
+impl Inner {
+    /// Adds what bounds the sessions to a call.
+    fn bounds(&self, call: &mut redis::Cmd) {
+        call.arg(self.retention.sessions).arg(self.retention.windows).arg(millis(LEASE));
+    }
+
+    /// Says of these sessions that their connections last, or have ended.
+    async fn keep(&self, key: LogKey, sessions: &[Owned], last: bool) -> Result<(), Error> {
+        let session = self.link.session().await?;
+        let mut call = call("keep");
+        call.arg(sessions.len() + 4);
+        for name in ["meta", "log", "devices", "passing"] {
+            call.arg(self.names.key(key, name));
+        }
+        for (name, _) in sessions {
+            call.arg(self.names.session(key, name));
+        }
+        call.arg(session.epoch.0);
+        self.bounds(&mut call);
+        call.arg(millis(DEVICE_MEMORY)).arg(u8::from(last));
+        for (name, owner) in sessions {
+            call.arg(*owner).arg(millis(name.memory()));
+        }
+        let evicted = reply::evicted(self.link.query_on(&session, &call).await?)?;
+        self.note_evicted(key, evicted);
+        Ok(())
+    }
+
+    fn note_evicted(&self, key: LogKey, evicted: reply::Evicted) {
+        for (reason, number) in evicted.by_reason() {
+            metrics::counter!("motience_log_sessions_forgotten_total", "reason" => reason).increment(number);
+            if reason != "age" && self.crowded.now() {
+                warn!(
+                    producer = %key.producer, reason,
+                    "a producer's devices are more than the log remembers: those that were away the longest are forgotten \
+                     (LOG_MAX_SESSIONS, LOG_MAX_DEDUP_BYTES)"
+                );
+            }
         }
     }
 }

@@ -31,7 +31,7 @@ impl Names {
         Self { prefix: format!("m:{installation}") }
     }
 
-    /// One key of a producer's log: `meta`, `log`, `marks`, `ids`.
+    /// One key of a producer's log: `meta`, `log`, `marks`, `ids`, `devices`, `passing`.
     pub(super) fn key(&self, log: LogKey, part: &str) -> String {
         format!("{}:{{{log}}}:{part}", self.prefix)
     }

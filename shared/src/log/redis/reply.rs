@@ -8,7 +8,7 @@ use time::OffsetDateTime;
 
 use super::seal::{self, Seal};
 use crate::{
-    log::{Batch, Entry, Error, Head, Opened, Read},
+    log::{Batch, Entry, Error, Head, Hold, Opened, Read},
     model::{Epoch, LogEpoch, LogKey, Offset, RecordName, Seq, times},
 };
 
@@ -17,20 +17,50 @@ const MAX_HEAD: usize = 64 << 10;
 /// Longest line before a record.
 const MAX_LINE: usize = 64;
 
-pub(super) fn opened(value: Value) -> Result<Opened, Error> {
-    let Value::Array(parts) = value else { return Err(damaged("open")) };
-    let parts: Vec<String> = parts.into_iter().map(text).collect::<Result<_, _>>()?;
-    match &parts[..] {
-        [word] if word == "fenced" => Err(Error::Fenced),
-        [word] if word == "stale" => Err(Error::Stale),
-        [life, fence, seen] => Ok(Opened {
-            life: life.parse().map_err(|_| damaged("life"))?,
-            fence: fence.parse().map_err(|_| damaged("fence"))?,
-            seen: seen.parse().map_err(|_| damaged("seen-set"))?,
-            held: Arc::default(),
-        }),
-        _ => Err(damaged("open")),
+/// Sessions that one call has evicted, by reason.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Evicted([u64; 3]);
+
+impl Evicted {
+    const REASONS: [&str; 3] = ["count", "bytes", "age"];
+
+    /// Reason and number, where there are any.
+    pub(super) fn by_reason(self) -> impl Iterator<Item = (&'static str, u64)> {
+        Self::REASONS.into_iter().zip(self.0).filter(|(_, number)| *number > 0)
     }
+}
+
+/// What the functions that keep sessions evict.
+pub(super) fn evicted(value: Value) -> Result<Evicted, Error> {
+    let Value::Array(parts) = value else { return Err(damaged("number of evicted sessions")) };
+    let numbers: Vec<u64> = parts
+        .into_iter()
+        .filter_map(|part| match part {
+            Value::Int(number) => u64::try_from(number).ok(),
+            _ => None,
+        })
+        .collect();
+    numbers.try_into().map(Evicted).map_err(|_| damaged("number of evicted sessions"))
+}
+
+/// The session, which nobody holds yet, and what had to go for it.
+pub(super) fn opened(value: Value) -> Result<(Opened, Evicted), Error> {
+    let Value::Array(mut parts) = value else { return Err(damaged("open")) };
+    if parts.len() == 1 {
+        return Err(match text(parts.remove(0))?.as_str() {
+            "fenced" => Error::Fenced,
+            "stale" => Error::Stale,
+            _ => damaged("open"),
+        });
+    }
+    let [life, fence, seen, gone] = <[Value; 4]>::try_from(parts).map_err(|_| damaged("open"))?;
+    let opened = Opened {
+        life: text(life)?.parse().map_err(|_| damaged("life"))?,
+        fence: text(fence)?.parse().map_err(|_| damaged("fence"))?,
+        seen: text(seen)?.parse().map_err(|_| damaged("seen-set"))?,
+        held: Hold::default(),
+    };
+    Ok((opened, evicted(gone)?))
 }
 
 /// What an append did.
@@ -39,11 +69,13 @@ pub(super) struct Appended {
     pub(super) outcomes: Vec<Result<(), Error>>,
     /// What could not be done beside.
     pub(super) notes: Vec<String>,
+    /// Sessions that had to go for the room that windows take.
+    pub(super) evicted: Evicted,
 }
 
 pub(super) fn appended(value: Value, sections: usize) -> Result<Appended, Error> {
     let Value::Array(parts) = value else { return Err(damaged("append")) };
-    let [Value::Array(outcomes), Value::Array(notes)] = <[Value; 2]>::try_from(parts).map_err(|_| damaged("append"))? else {
+    let [Value::Array(outcomes), Value::Array(notes), gone] = <[Value; 3]>::try_from(parts).map_err(|_| damaged("append"))? else {
         return Err(damaged("append"));
     };
     if outcomes.len() != sections {
@@ -58,7 +90,7 @@ pub(super) fn appended(value: Value, sections: usize) -> Result<Appended, Error>
             _ => Err(damaged("append")),
         })
         .collect();
-    Ok(Appended { outcomes: outcomes?, notes: notes.into_iter().map(text).collect::<Result<_, _>>()? })
+    Ok(Appended { outcomes: outcomes?, notes: notes.into_iter().map(text).collect::<Result<_, _>>()?, evicted: evicted(gone)? })
 }
 
 /// The log's ends, and whether its present life has begun.
