@@ -81,6 +81,7 @@ stories!(
     a_reader_takes_little_at_a_time,
     a_clients_own_id_is_written_once,
     numbers_given_up_count_as_seen,
+    holes_are_bounded_and_may_always_be_filled = [("LOG_MAX_DEDUP_RANGES", "4")],
     a_reader_may_begin_at_a_time,
     every_record_says_when_it_came,
     a_time_that_retention_has_passed_is_a_gap_too = [("LOG_RETENTION_BYTES", "33KiB"), ("RING_BYTES", "5000")],
@@ -208,7 +209,7 @@ async fn a_bad_record_is_refused_and_leaves_no_hole(node: Arc<Backend>) {
     group.push(Seq(1), json(1)).unwrap();
     let refused = group.push(Seq(2), Bytes::from_static(b"{\"producer_id\":\"9\"}")).unwrap_err();
     assert!(matches!(refused, Refusal::Invalid(i) if i.code() == "unknown_field"));
-    group.skip(Seq(2));
+    group.skip(Seq(2)).unwrap();
     group.push(Seq(3), json(3)).unwrap();
     let ticket = group.submit().await.unwrap();
     publisher.committed(ticket).await.unwrap();
@@ -292,13 +293,36 @@ async fn numbers_given_up_count_as_seen(node: Arc<Backend>) {
     let publisher = node.relay.publisher(LOG, device(), Epoch(1)).await.unwrap();
     send(&publisher, [1]).await;
     let mut group = publisher.group();
-    group.skip_all(&"2-5000000,7000000".parse().unwrap()).unwrap();
+    group.skip_all(&"2-5000000,7000000".parse().unwrap());
     let ticket = group.submit().await.unwrap();
     timeout(LIMIT, publisher.committed(ticket)).await.unwrap().unwrap();
     drop(publisher);
     let again = node.relay.publisher(LOG, device(), Epoch(1)).await.unwrap();
     assert_eq!(again.seen().to_string(), "1-5000000,7000000");
     assert_eq!(node.relay.log().head(LOG).await.unwrap().last, Offset(1));
+}
+
+async fn holes_are_bounded_and_may_always_be_filled(node: Arc<Backend>) {
+    let publisher = node.relay.publisher(LOG, device(), Epoch(1)).await.unwrap();
+    send(&publisher, [1, 3, 5, 7]).await;
+    let mut group = publisher.group();
+    assert!(matches!(group.push(Seq(9), json(9)), Err(Refusal::TooScattered(4))));
+    // Nor does a number whose record is refused leave one more.
+    assert!(matches!(group.skip(Seq(9)), Err(Refusal::TooScattered(4))));
+    drop(group);
+    drop(publisher);
+    // It comes back: what fills a hole is taken, and so is what lies beyond once there is room.
+    let again = node.relay.publisher(LOG, device(), Epoch(1)).await.unwrap();
+    assert_eq!(again.seen().to_string(), "1,3,5,7");
+    send(&again, [8, 2, 10]).await;
+    let mut group = again.group();
+    assert_eq!(group.skip_all(&"4,12-20,30".parse().unwrap()).to_string(), "4,12-20", "as many as there is room for");
+    let ticket = group.submit().await.unwrap();
+    timeout(LIMIT, again.committed(ticket)).await.unwrap().unwrap();
+    drop(again);
+    let last = node.relay.publisher(LOG, device(), Epoch(1)).await.unwrap();
+    assert_eq!(last.seen().to_string(), "1-5,7-8,10,12-20");
+    assert_eq!(node.relay.log().head(LOG).await.unwrap().last, Offset(7));
 }
 
 async fn a_reader_may_begin_at_a_time(node: Arc<Backend>) {

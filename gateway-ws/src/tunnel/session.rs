@@ -142,7 +142,7 @@ impl<'s> Session<'s> {
                     group.record(Record { seq: record.seq, json }).map_err(refusal)?;
                 }
                 Frame::Shape(shape) => self.learn(shape)?,
-                Frame::Skipped(skipped) => group.skip(&skipped.ranges).map_err(refusal)?,
+                Frame::Skipped(skipped) => group.skip(&skipped.ranges),
                 Frame::TokenRefresh(refresh) => self.renew(&refresh).await?,
                 Frame::Health(health) => self.presence.health(health.loss_ppm, health.backlog),
                 Frame::Ping => {
@@ -224,6 +224,8 @@ impl From<compact::Error> for Ending {
 fn refusal(refusal: Refusal) -> Ending {
     match refusal {
         Refusal::Ended(e) => e.into(),
+        // The device comes back, and sends what is missing first.
+        Refusal::TooScattered(_) => Ending::new(CloseCode::RateLimited, refusal.to_string()),
         other => Ending::new(CloseCode::Protocol, other.to_string()),
     }
 }

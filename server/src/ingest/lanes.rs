@@ -106,6 +106,8 @@ impl Entrance<'_> {
 pub(super) fn refusal(refusal: Refusal) -> Ending {
     match refusal {
         Refusal::Ended(e) => e.into(),
+        // The device comes back, and sends what is missing first.
+        Refusal::TooScattered(_) => Ending::new(CloseCode::RateLimited, refusal.to_string()),
         other => Ending::new(CloseCode::Protocol, other.to_string()),
     }
 }

@@ -132,7 +132,7 @@ async fn control_stream(
 /// Numbers that the device has given up.
 async fn skip(publisher: &Publisher, outcomes: &Outcomes, ranges: &RangeSet) -> Result<(), Ending> {
     let mut group = Intake::new(publisher);
-    group.skip(ranges).map_err(refusal)?;
+    group.skip(ranges);
     if let Some(submitted) = group.submit().await.map_err(refusal)? {
         outcomes.submitted(submitted).await?;
     }

@@ -68,6 +68,12 @@ impl RangeSet {
         self.0.splice(first..last, [(start, end)]);
     }
 
+    /// Whether one of the ranges overlaps `range` or is next to it, so that adding it makes no range more.
+    pub fn touches(&self, range: &RangeInclusive<u64>) -> bool {
+        let at = self.0.partition_point(|r| r.1.saturating_add(1) < *range.start());
+        self.0.get(at).is_some_and(|r| r.0 <= range.end().saturating_add(1))
+    }
+
     /// Whether `n` is in the set.
     pub fn contains(&self, n: u64) -> bool {
         let at = self.0.partition_point(|r| r.1 < n);
@@ -172,8 +178,10 @@ mod tests {
                 prop_assert_eq!(set.insert(n), model.insert(n));
             }
             for (start, length) in spans {
+                let (touches, before) = (set.touches(&(start..=start + length)), set.ranges());
                 set.insert_range(start..=start + length);
                 model.extend(start..=start + length);
+                prop_assert_eq!(touches, set.ranges() <= before);
             }
             prop_assert!((0..220).all(|n| set.contains(n) == model.contains(&n)));
             prop_assert_eq!(set.iter().flatten().collect::<Vec<_>>(), model.into_iter().collect::<Vec<_>>());

@@ -53,7 +53,7 @@ impl<'p> Intake<'p> {
             }
             Err(Refusal::Invalid(invalid)) => {
                 metrics::counter!("motience_records_refused_total").increment(1);
-                self.group.skip(record.seq);
+                self.group.skip(record.seq)?;
                 self.refused.push(Refused { seq: record.seq, code: invalid.code().to_owned(), message: invalid.to_string() });
                 Ok(())
             }
@@ -62,13 +62,12 @@ impl<'p> Intake<'p> {
     }
 
     /// Takes numbers that the device has given up. They are acknowledged like records, once the log counts them as seen.
-    pub fn skip(&mut self, ranges: &RangeSet) -> Result<(), Refusal> {
-        let numbers = ranges.iter().map(|range| (range.end() - range.start()).saturating_add(1)).fold(0, u64::saturating_add);
+    pub fn skip(&mut self, ranges: &RangeSet) {
+        let taken = self.group.skip_all(ranges);
+        let numbers = taken.iter().map(|range| (range.end() - range.start()).saturating_add(1)).fold(0, u64::saturating_add);
         // The device names the numbers: one frame must not be able to fill the counter.
         metrics::counter!("motience_records_skipped_total").increment(numbers.min(MOST_SKIPPED));
-        self.group.skip_all(ranges)?;
-        ranges.iter().for_each(|range| self.numbers.insert_range(range));
-        Ok(())
+        taken.iter().for_each(|range| self.numbers.insert_range(range));
     }
 
     /// Bytes of records gathered.

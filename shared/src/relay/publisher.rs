@@ -200,6 +200,17 @@ impl Publisher {
         }
     }
 
+    /// Refuses a number that would leave more holes than a sender may have. Whatever fills a hole or lengthens a run is taken, so that
+    /// one with too many comes down.
+    fn room_for(&self, seen: &RangeSet, seq: Seq) -> Result<(), Refusal> {
+        let most = self.relay.0.limits.ranges;
+        if seen.ranges() < most || seen.touches(&(seq.0..=seq.0)) {
+            return Ok(());
+        }
+        count_scattered();
+        Err(Refusal::TooScattered(most))
+    }
+
     /// Whether what is submitted now can still come into the log.
     fn check(&self) -> Result<(), Refusal> {
         match &self.session.committed.borrow().error {
@@ -269,18 +280,17 @@ impl Group<'_> {
     pub fn push(&mut self, seq: Seq, json: Bytes) -> Result<bool, Refusal> {
         let time = self.publisher.check_record(&json)?.time;
         let mut submitted = self.publisher.submitted.lock();
+        self.publisher.room_for(&submitted.seen, seq)?;
         let new = submitted.seen.insert(seq.0) || Mutation::SkipSeenSet.is_on();
         if new {
             self.bytes += json.len();
             self.records.push(Submitted { seq, id: None, json });
         }
-        let most = self.publisher.relay.0.limits.ranges;
-        let scattered = submitted.seen.ranges() > most;
         drop(submitted);
         if new {
             self.date(time);
         }
-        if scattered { Err(Refusal::TooScattered(most)) } else { Ok(new) }
+        Ok(new)
     }
 
     /// Notes a record's time, where it is a device's that is known: what comes of many says itself whose it is.
@@ -292,21 +302,31 @@ impl Group<'_> {
     }
 
     /// Counts `seq` as seen without a record, because it is refused: its hole in the seen-set would stay for ever.
-    pub fn skip(&mut self, seq: Seq) {
-        if self.publisher.submitted.lock().seen.insert(seq.0) {
+    pub fn skip(&mut self, seq: Seq) -> Result<(), Refusal> {
+        let mut submitted = self.publisher.submitted.lock();
+        self.publisher.room_for(&submitted.seen, seq)?;
+        if submitted.seen.insert(seq.0) {
             self.skipped.insert(seq.0);
         }
+        Ok(())
     }
 
-    /// Counts numbers as seen whose records will never come.
-    pub fn skip_all(&mut self, ranges: &RangeSet) -> Result<(), Refusal> {
+    /// Counts numbers as seen whose records will never come, and returns them: those that would leave more holes than a sender may
+    /// have are left out. It tells of them again later, when it has sent what lies between.
+    pub fn skip_all(&mut self, ranges: &RangeSet) -> RangeSet {
         let mut submitted = self.publisher.submitted.lock();
-        for range in ranges.iter() {
-            submitted.seen.insert_range(range.clone());
-            self.skipped.insert_range(range);
-        }
         let most = self.publisher.relay.0.limits.ranges;
-        if submitted.seen.ranges() > most { Err(Refusal::TooScattered(most)) } else { Ok(()) }
+        let mut taken = RangeSet::new();
+        for range in ranges.iter() {
+            if submitted.seen.ranges() >= most && !submitted.seen.touches(&range) {
+                count_scattered();
+                continue;
+            }
+            submitted.seen.insert_range(range.clone());
+            self.skipped.insert_range(range.clone());
+            taken.insert_range(range);
+        }
+        taken
     }
 
     /// Bytes gathered.
@@ -360,4 +380,8 @@ impl Group<'_> {
         });
         ticket
     }
+}
+
+fn count_scattered() {
+    metrics::counter!("motience_limited_total", "reason" => "scattered").increment(1);
 }
