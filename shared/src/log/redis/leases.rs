@@ -45,8 +45,8 @@ pub(super) struct Leases {
 
 #[derive(Default)]
 struct State {
-    /// By owner: the session's name, and how often it is held. An open that was repeated is held twice for a moment.
-    held: HashMap<LogKey, HashMap<u64, (SessionName, usize)>>,
+    /// How often each session is held: one that was opened again is held twice for a moment.
+    held: HashMap<LogKey, HashMap<Owned, usize>>,
     ended: HashMap<LogKey, Vec<Owned>>,
     waiting: usize,
 }
@@ -55,35 +55,32 @@ struct State {
 struct Lease {
     leases: Arc<Leases>,
     key: LogKey,
-    owner: u64,
+    session: Owned,
 }
 
 impl Leases {
     /// Holds the session that this sender has opened.
     pub(super) fn hold(self: &Arc<Self>, key: LogKey, sender: &Sender) -> Hold {
-        let mut state = self.state.lock();
-        state.held.entry(key).or_default().entry(sender.owner).or_insert_with(|| (sender.name.clone(), 0)).1 += 1;
-        drop(state);
-        Hold::of(Lease { leases: Arc::clone(self), key, owner: sender.owner })
+        let session = (sender.name.clone(), sender.owner);
+        *self.state.lock().held.entry(key).or_default().entry(session.clone()).or_default() += 1;
+        Hold::of(Lease { leases: Arc::clone(self), key, session })
     }
 
-    fn let_go(&self, key: LogKey, owner: u64) {
+    fn let_go(&self, key: LogKey, session: &Owned) {
         let mut state = self.state.lock();
         let Some(of_log) = state.held.get_mut(&key) else { return };
-        let Some((_, times)) = of_log.get_mut(&owner) else { return };
+        let Some(times) = of_log.get_mut(session) else { return };
         *times -= 1;
         if *times > 0 {
             return;
         }
-        let ended = of_log.remove(&owner);
+        of_log.remove(session);
         if of_log.is_empty() {
             state.held.remove(&key);
         }
-        if let Some((name, _)) = ended
-            && state.waiting < MOST_WAITING
-        {
+        if state.waiting < MOST_WAITING {
             state.waiting += 1;
-            state.ended.entry(key).or_default().push((name, owner));
+            state.ended.entry(key).or_default().push(session.clone());
             drop(state);
             self.ended.notify_one();
         }
@@ -96,14 +93,13 @@ impl Leases {
     }
 
     fn held(&self) -> HashMap<LogKey, Vec<Owned>> {
-        let owned = |of_log: &HashMap<u64, (SessionName, usize)>| of_log.iter().map(|(owner, (name, _))| (name.clone(), *owner)).collect();
-        self.state.lock().held.iter().map(|(key, of_log)| (*key, owned(of_log))).collect()
+        self.state.lock().held.iter().map(|(key, of_log)| (*key, of_log.keys().cloned().collect())).collect()
     }
 }
 
 impl Drop for Lease {
     fn drop(&mut self) {
-        self.leases.let_go(self.key, self.owner);
+        self.leases.let_go(self.key, &self.session);
     }
 }
 
