@@ -110,7 +110,7 @@ impl Task {
             Some(connection) => connection,
             None => self.place.connect(&self.names).await.map(|(connection, server)| (connection, server.epoch))?,
         };
-        let limit = u64::try_from(REPLICA_LIMIT.as_millis()).unwrap_or(u64::MAX);
+        let limit = super::millis(REPLICA_LIMIT);
         let mut pipeline = redis::pipe();
         // One key: its shard is the only one there is.
         pipeline.cmd("INCR").arg(self.names.shared("barrier")).ignore().cmd("WAIT").arg(self.replicas).arg(limit);

@@ -23,9 +23,12 @@ use super::{
     names::{Channel, Names},
     place::Place,
     seal::Seal,
-    watch::Seldom,
+    watch::SAY_EVERY,
 };
-use crate::log::{Error, Signal, Sink};
+use crate::{
+    log::{Error, Signal, Sink},
+    telemetry::Sampler,
+};
 
 /// Longest pause between attempts to connect.
 const MAX_PAUSE: Duration = Duration::from_secs(1);
@@ -123,7 +126,7 @@ impl Task {
         let receiver = Receiver {
             names: self.names.clone(),
             seal: self.seal.clone(),
-            unsealed: Seldom::default(),
+            unsealed: Sampler::new(SAY_EVERY),
             sink: Arc::clone(&self.sink),
             broken: broken.clone(),
         };
@@ -219,7 +222,7 @@ struct Receiver {
     names: Names,
     seal: Seal,
     /// When messages without our seal were last spoken of.
-    unsealed: Seldom,
+    unsealed: Sampler,
     sink: Sink,
     broken: CancellationToken,
 }
@@ -245,7 +248,7 @@ impl Receiver {
             // Nothing of ours is lost by it: whoever sent it is no node, or one with another secret.
             Ok(None) => {
                 metrics::counter!("motience_redis_refused_messages_total").increment(1);
-                if self.unsealed.now() {
+                if self.unsealed.pass("unsealed").is_some() {
                     warn!("messages from Redis without our seal are left out: from a stranger, or a node with another JWT_SECRET");
                 }
             }

@@ -8,6 +8,8 @@ use std::sync::LazyLock;
 use aws_lc_rs::digest::{SHA256, digest};
 use redis::{Cmd, RedisError, Value, aio::MultiplexedConnection};
 
+use super::seal;
+
 const SOURCE: &str = concat!(include_str!("../trim.lua"), include_str!("../sessions.lua"), include_str!("../motience.lua"));
 /// No function, so that it needs not be loaded, and runs where Redis has no memory left.
 const SWEEP: &str = concat!("#!lua flags=allow-oom\n", include_str!("../trim.lua"), include_str!("../sweep.lua"));
@@ -15,7 +17,7 @@ const SWEEP: &str = concat!("#!lua flags=allow-oom\n", include_str!("../trim.lua
 /// The library's name and source.
 static LIBRARY: LazyLock<(String, String)> = LazyLock::new(|| {
     let hash = digest(&SHA256, SOURCE.as_bytes());
-    let hash: String = hash.as_ref().iter().take(6).map(|byte| format!("{byte:02x}")).collect();
+    let hash = seal::hex(&hash.as_ref()[..6]);
     let name = format!("motience_{hash}");
     let source = format!("#!lua name={name}\n{}", SOURCE.replace("LIBRARY_", &format!("{name}_")));
     (name, source)

@@ -161,7 +161,9 @@ impl Link {
             }
             result => result.map_err(|e| self.place.unavailable(&e))?,
         }
-        mend(&mut connection, &self.names.shared("mended"), &server.epoch.to_string()).await;
+        if server.persists() {
+            mend(&mut connection, &self.names.shared("mended"), &server.epoch.to_string()).await;
+        }
         Ok(Session { connection, epoch: server.epoch, number: fastrand::u64(..) })
     }
 }

@@ -39,12 +39,13 @@ use self::{
     names::{Channel, Names},
     place::Place,
     seal::Seal,
-    watch::Seldom,
+    watch::SAY_EVERY,
 };
 use super::{DEVICE_MEMORY, Error, Event, Head, Opened, Read, Retention, Section, Sender, Signal, Sink};
 use crate::{
     clock::Clock,
     model::{LogEpoch, LogKey, Offset, UserId},
+    telemetry::Sampler,
 };
 
 /// Longest wait for one answer of Redis.
@@ -78,10 +79,8 @@ struct Inner {
     leases: Arc<Leases>,
     /// Renews the leases.
     keeper: Mutex<Option<JoinHandle<()>>>,
-    /// When steps of an append that failed were last spoken of.
-    noted: Seldom,
-    /// When sessions that had to go were.
-    crowded: Seldom,
+    /// What was said lately: steps of an append that failed, sessions that had to go.
+    said: Sampler,
     clock: Clock,
 }
 
@@ -120,8 +119,7 @@ impl Log {
             watch: Mutex::default(),
             leases: Arc::default(),
             keeper: Mutex::default(),
-            noted: Seldom::default(),
-            crowded: Seldom::default(),
+            said: Sampler::new(SAY_EVERY),
             clock,
         };
         let log = Self(Arc::new(inner));
@@ -192,7 +190,7 @@ impl Log {
         self.0.note_evicted(key, evicted);
         if !notes.is_empty() {
             metrics::counter!("motience_redis_steps_failed_total").increment(notes.len() as u64);
-            if self.0.noted.now() {
+            if self.0.said.pass("steps").is_some() {
                 warn!(producer = %key.producer, ?notes, "appended, but not all that goes with it could be done");
             }
         }
@@ -274,8 +272,7 @@ impl Log {
     pub(super) async fn highest_account(&self) -> Result<UserId, Error> {
         let mut call = redis::cmd("ZSCORE");
         call.arg(self.0.names.shared("accounts")).arg(HIGHEST);
-        let (_, found) = self.0.link.query(&call).await?;
-        let highest: Option<f64> = redis::from_redis_value(found).map_err(|e| Error::Damaged(e.to_string()))?;
+        let highest: Option<f64> = self.0.link.ask(&call).await?;
         // Numbers of accounts are integers of 31 bits.
         Ok(UserId(highest.unwrap_or(0.0) as i64))
     }
@@ -348,7 +345,7 @@ impl Inner {
     fn note_evicted(&self, key: LogKey, evicted: reply::Evicted) {
         for (reason, number) in evicted.by_reason() {
             metrics::counter!("motience_log_sessions_forgotten_total", "reason" => reason).increment(number);
-            if reason != "age" && self.crowded.now() {
+            if reason != "age" && self.said.pass("forgotten").is_some() {
                 warn!(
                     producer = %key.producer, reason,
                     "a producer's devices are more than the log remembers: those that were away the longest are forgotten \

@@ -19,14 +19,14 @@ const STEP: usize = 1000;
 /// Renames what is there. Any number of nodes may do it at once: when one has come to the end, nothing is left.
 pub(super) async fn take_over(link: &Link, names: &Names) -> Result<(), Error> {
     let mark = names.shared("moved");
-    let (_, done) = link.query(redis::cmd("EXISTS").arg(&mark)).await?;
-    if done == Value::Int(1) {
+    if link.ask::<bool>(redis::cmd("EXISTS").arg(&mark)).await? {
         return Ok(());
     }
     let (mut cursor, mut moved, mut left) = ("0".to_owned(), 0_u64, 0_u64);
     loop {
-        let (_, step) = link.query(redis::cmd("SCAN").arg(&cursor).arg("MATCH").arg("m:{*}:*").arg("COUNT").arg(STEP)).await?;
-        let (next, keys): (String, Vec<String>) = redis::from_redis_value(step).map_err(|e| Error::Damaged(e.to_string()))?;
+        let mut scan = redis::cmd("SCAN");
+        scan.arg(&cursor).arg("MATCH").arg("m:{*}:*").arg("COUNT").arg(STEP);
+        let (next, keys): (String, Vec<String>) = link.ask(&scan).await?;
         for (old, new) in keys.iter().filter_map(|old| Some((old, renamed(names, old)?))) {
             match link.query(redis::cmd("RENAMENX").arg(old).arg(&new)).await {
                 Ok((_, Value::Int(1))) => moved += 1,

@@ -58,6 +58,11 @@ impl Server {
         [("evicts", self.evicts().then(|| self.eviction())), ("not_persistent", (!self.persists).then(|| persistence.to_owned()))]
     }
 
+    /// Whether it keeps an append-only file.
+    pub(super) fn persists(&self) -> bool {
+        self.persists
+    }
+
     fn evicts(&self) -> bool {
         !matches!(&self.policy[..], "" | "noeviction")
     }

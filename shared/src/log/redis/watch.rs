@@ -6,17 +6,16 @@
 
 use std::{sync::Weak, time::Duration};
 
-use parking_lot::Mutex;
-use tokio::time::{Instant, sleep};
+use tokio::time::sleep;
 use tracing::{debug, info, warn};
 
 use super::{Inner, functions, server::Server};
-use crate::log::Error;
+use crate::{log::Error, telemetry::Sampler};
 
 /// How often memory is looked at.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
 /// How often what is wrong is said again.
-const SAY_EVERY: Duration = Duration::from_secs(60);
+pub(super) const SAY_EVERY: Duration = Duration::from_secs(60);
 /// Least pause between two sweeps that calls for room bring about.
 const SWEEP_PAUSE: Duration = Duration::from_secs(1);
 /// Where room is made, so much of the budget is left free beyond what is needed: a twentieth.
@@ -26,32 +25,16 @@ const LOGS_KEEP: u64 = 4;
 /// Keys looked at in one step of a sweep.
 const KEYS_AT_ONCE: usize = 500;
 
-/// Lets what comes again and again be said only so often.
-#[derive(Debug, Default)]
-pub(super) struct Seldom(Mutex<Option<Instant>>);
-
-impl Seldom {
-    /// Whether to say it now.
-    pub(super) fn now(&self) -> bool {
-        let mut said = self.0.lock();
-        let due = said.is_none_or(|at| at.elapsed() >= SAY_EVERY);
-        if due {
-            *said = Some(Instant::now());
-        }
-        due
-    }
-}
-
 /// Runs as long as there is a log.
 pub(super) async fn run(watched: Weak<Inner>) {
-    let said = Seldom::default();
+    let said = Sampler::new(SAY_EVERY);
     // What retention says may have changed since the logs were written.
     let mut due = true;
     while let Some(log) = watched.upgrade() {
         match log.link.server().await {
             Ok(server) => {
                 measure(&server);
-                if said.now() {
+                if said.pass("hazards").is_some() {
                     say(&server);
                 }
                 let need = log.over_budget(&server);
@@ -105,8 +88,10 @@ async fn sweep(log: &Inner, need: u64) -> Result<(), Error> {
         let (next, keys): (String, Vec<String>) = log.link.ask(&scan).await?;
         for key in keys {
             removed += trim(log, &key, 1000).await?;
-            let size: Option<u64> = log.link.ask(redis::cmd("MEMORY").arg("USAGE").arg(&key)).await?;
-            sizes.push((size.unwrap_or(0), key));
+            if need > 0 {
+                let size: Option<u64> = log.link.ask(redis::cmd("MEMORY").arg("USAGE").arg(&key)).await?;
+                sizes.push((size.unwrap_or(0), key));
+            }
         }
         cursor = next;
         if cursor == "0" {
@@ -117,9 +102,13 @@ async fn sweep(log: &Inner, need: u64) -> Result<(), Error> {
     if removed > 0 {
         info!(removed, "what retention no longer keeps was removed");
     }
+    if need == 0 || sizes.is_empty() {
+        return Ok(());
+    }
+    // What was too old may have been enough.
     let server = log.link.server().await?;
     let need = log.over_budget(&server).min(need);
-    if need == 0 || sizes.is_empty() {
+    if need == 0 {
         return Ok(());
     }
     // Where something else fills Redis, no log is emptied in vain.
