@@ -85,9 +85,6 @@ impl Retention {
     }
 }
 
-/// How long the log remembers a device after its last write.
-const DEVICE_MEMORY: Duration = Duration::from_secs(30 * 24 * 3600);
-
 /// Why the log did not do what it was asked.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum Error {
