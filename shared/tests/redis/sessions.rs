@@ -395,9 +395,9 @@ async fn a_lease_is_renewed_and_runs_out_by_itself() {
     let sabotaged = Sabotaged::new(redis).await;
     let kept = Kept::new(&sabotaged.redis, &node, P).await;
     let (renewed, crashed) = (Device::new(log, P, "renewed").await, Device::new(log, P, "crashed").await);
-    // Both leases have run out, as after a node's crash; then one of the nodes turns out to live.
+    // Both leases have run out, as after a node's crash; then one of the nodes turns out to live. Each takes two steps.
     for name in ["renewed", "crashed"] {
-        kept.ask::<()>(&format!("ZADD KEYS:devices {} d:{name}", recent(&kept).await)).await;
+        kept.ask::<()>(&format!("ZADD KEYS:devices {} d:{name}", recent(&kept).await + 2)).await;
     }
     keep(&sabotaged, &node, P, 2, &[&renewed], true).await.unwrap();
     // Who is not the owner any more changes nothing.
