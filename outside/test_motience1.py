@@ -2,7 +2,9 @@
 
 import asyncio
 import json
+import re
 import secrets
+import time
 from contextlib import asynccontextmanager
 
 import pytest
@@ -14,9 +16,12 @@ from motience1 import (
     FENCED,
     FORBIDDEN,
     LATEST,
+    LIMIT,
     PROTOCOL,
+    RATE_LIMITED,
     SELECTION,
     UNAUTHENTICATED,
+    Closed,
     connect,
 )
 from motience1_bytes import DELIVERY, INDEPENDENT, KINDS, ORDERED, TYPES, Broken, Templates, decode, encode, peek, varint
@@ -148,6 +153,92 @@ async def test_session(vector):
         kind = next((kind for kind, name in KINDS.items() if name == step["on"] and data[0] == kind), None)
         frames, left = all_of(data if kind is None else data[1:])
         assert ([name for name, _ in frames], left) == (step["frames"], b"")
+
+
+async def test_close_codes_have_their_names():
+    assert [(code["code"], code["name"]) for code in VECTORS["close_codes"]] == [row[:2] for row in CODES]
+
+
+# ── The page
+
+PAGE = (ROOT / "docs/protocol.md").read_text(encoding="utf-8")
+
+
+def rows(heading, *columns):
+    """The cells of a table's rows below a heading, as these patterns find them."""
+    section = PAGE.split(f"\n## {heading}\n")[1].split("\n## ")[0]
+    return re.findall(r"^\| " + r" \| ".join(columns) + r" \|$", section, re.MULTILINE)
+
+
+CODES = [(int(code), name) for code, name in rows("Close codes", r"(\d)", r"`(\w+)`", ".*", ".*")]
+# The first table of frames: type, name, where, who.
+TABLE = rows("Frames", r"(0x\w\w)", r"`(\w+)`", "(.*)", "(.*)")
+ROLES = {"produce": "device", "consume": "consumer"}
+
+
+async def test_the_page_has_every_frame():
+    assert {name: int(number, 16) for number, name, _, _ in TABLE} == TYPES
+
+
+def defaults():
+    """The settings of .env.example."""
+    lines = (ROOT / ".env.example").read_text(encoding="utf-8").splitlines()
+    return dict(line.removeprefix("#").split("=", 1) for line in lines if re.match(r"#?[A-Z][A-Z0-9_]*=", line))
+
+
+async def test_the_pages_limits_are_the_defaults():
+    known = defaults()
+    for limit, settings in rows("Limits", "[^|]*", "([^|]*)", "([^|]*)", "[^|]*"):
+        names = re.findall(r"`([A-Z0-9_]+)`", settings)
+        for name, value in zip(names, limit.split("; "), strict=True) if names else ():
+            value = value.replace(",", "").replace(" a minute", "/m").split(" a second")[0].replace(" ", "")
+            assert "maxrecord" in value or value == known[name], (name, value, known[name])
+    for name in set(re.findall(r"`([A-Z]+_[A-Z0-9_]+)`", PAGE)) - {"CONNECTION_REFUSED", "EPOCH-OFFSET"}:
+        assert name in known, name
+
+
+async def spoken(node, role, account, frame):
+    """What becomes of a connection of this role on which a frame is sent: its close code; `None` where it goes on."""
+    async with to(node) as connection:
+        await connection.hello(role, account.token, DEVICE, 1, COMPACT | LATEST | SELECTION)
+        connection._write(0, frame + encode("Ping"))
+        try:
+            while await connection.control.next() != ("Pong", {}):
+                pass
+        except Closed as closed:
+            return closed.code
+    return None
+
+
+@pytest.mark.parametrize("role", ROLES)
+async def test_the_table_says_who_may_send_what(node, role):
+    sample = {vector["name"]: bytes.fromhex(vector["hex"]) for vector in VECTORS["frames"]}
+    account = node.account(f"{role}r")
+    for _, name, where, who in TABLE:
+        code = await spoken(node, role, account, sample[name])
+        first = where == "C up, first"
+        if "C up" not in where or first or not (ROLES[role] in who or who in ("all", "both")):
+            assert code == PROTOCOL, name
+        elif name == "TokenRefresh":
+            assert code == UNAUTHENTICATED
+        else:
+            # A consumer that is done is let go.
+            assert code == (DONE if (name, role) == ("Done", "consume") else None), name
+
+
+async def test_the_table_says_what_comes_on_uplink_streams(node):
+    producer = node.account("producer")
+    sample = {vector["name"]: bytes.fromhex(vector["hex"]) for vector in VECTORS["frames"]}
+    for _, name, where, _ in TABLE:
+        device = Device(producer)
+        async with to(node) as up:
+            await device.open(up)
+            if "uplink" not in where:
+                up.independent(sample[name])
+                assert await up.closed() == PROTOCOL, name
+            elif name == "Record":
+                up.independent(device.record(1))
+                await device.settled(up)
 
 
 # ── A node
@@ -300,6 +391,32 @@ async def test_what_will_not_come_and_what_is_no_record(node):
     async with to(node) as up:
         welcome = await up.hello("produce", producer.token, DEVICE, device.epoch)
         assert (welcome["dedup_window"], welcome["features"]) == ([[1, 4]], 0)
+
+
+async def test_a_device_with_too_many_holes_comes_again_and_closes_them(tmp_path):
+    node = Node(tmp_path, LOG_MAX_DEDUP_RANGES="3")
+    producer = node.account("producer")
+    device = Device(producer)
+    frames = {n: device.record(n) for n in range(1, 9)}
+    url = node.at["wss1"].replace("/producer", "/motience")
+    async with to(node) as up:
+        await device.open(up)
+        for n in (1, 3, 5):
+            up.ordered(frames[n])
+            device.settle((await up.control.expect("Ack"))["ranges"])
+        up.ordered(frames[7])
+        assert await up.closed() == RATE_LIMITED
+    async with tunnel(url) as through:
+        welcome = await through.hello(producer.token, DEVICE, device.epoch)
+        assert welcome["dedup_window"] == [[1, 1], [3, 3], [5, 5]]
+        through.message(frames[7])
+        assert await through.closed() == 4100 + RATE_LIMITED
+    async with to(node) as up:
+        await device.open(up)
+        assert list(device.held) == [2, 4, 6, 7, 8]
+        up.ordered(*(frames[n] for n in device.held))
+        await device.settled(up)
+    node.stop()
 
 
 async def test_a_compact_record_is_the_record(node):
@@ -471,6 +588,40 @@ async def test_an_uplink_stream_is_ended_and_not_reset(node):
             assert await up.closed() == code
 
 
+async def test_what_retention_removed_is_told(tmp_path):
+    node = Node(tmp_path, LOG_RETENTION_BYTES="64KiB")
+    producer, account = node.account("producer"), node.account("consumer")
+    node.subscribe(account, producer)
+    device = Device(producer)
+    async with to(node) as up, to(node) as down:
+        await device.open(up)
+        for n in range(1, 41):
+            up.ordered(encode("Record", seq=n, json=reading(n).replace(b'"data":{', b'"data":{"filling":"' + b"x" * 8000 + b'",')))
+            device.given, device.held = n, {n: b""}
+            await device.settled(up)
+        await down.hello("consume", account.token, "python")
+        # What is over the limit goes in a moment.
+        first, deadline = 0, time.monotonic() + LIMIT
+        while first < 4 and time.monotonic() < deadline:
+            down.say("Subscribe", producer=producer.id, start={"kind": "earliest"}, cursor_name="", selection="")
+            first = (await (await down.delivery()).expect("Cursor"))["cursor"]["offset"]
+            down.say("Unsubscribe", producer=producer.id)
+            while (await down.control.expect("Followed"))["refusal"] != "unsubscribed":
+                pass
+        assert first >= 4
+        # The log epoch 0 is no log's: the offset is believed.
+        start = {"kind": "cursor", "cursor": {"log_epoch": 0, "offset": 3}}
+        down.say("Subscribe", producer=producer.id, start=start, cursor_name="", selection="")
+        stream = await down.delivery()
+        head = (await stream.expect("Cursor"))["cursor"]
+        assert head["offset"] == 3 and head["log_epoch"] > 0
+        gap = await stream.expect("Gap")
+        assert (gap["producer"], gap["from"]) == (producer.id, 4) and gap["to"] >= 4
+        offsets = [(await stream.expect("Entry"))["offset"] for _ in range(gap["to"], 40)]
+        assert offsets == list(range(gap["to"] + 1, 41))
+    node.stop()
+
+
 async def test_close_codes(node):
     producer, consumer = node.account("producer"), node.account("consumer")
     stranger = node.account("producer")
@@ -506,16 +657,20 @@ async def test_a_node_that_goes_away_is_left_and_found_again(tmp_path):
     first = Node(tmp_path)
     producer = first.account("producer")
     device = Device(producer)
-    async with to(first) as up, consumer_of(first, producer) as (down, follow):
+    url = first.at["wss1"].replace("/producer", "/motience")
+    async with to(first) as up, tunnel(url) as through, consumer_of(first, producer) as (down, follow):
+        await through.hello(producer.token, "another", 1)
         fence = (await device.open(up))["fence"]
         up.ordered(device.record(1), device.record(2))
         await device.settled(up)
         assert await follow.read(2) == [1, 2]
         first.process.terminate()
-        for connection in (up, down):
+        for connection in (up, through, down):
             assert await connection.control.expect("Drain") == {}
             connection.say("Done")
         await up.leave()
+        # One that stays is closed.
+        assert await through.closed() == 4100 + DRAINING
         assert await down.closed() in (DONE, DRAINING)
     first.ended()
     (tmp_path / "ready.json").unlink(missing_ok=True)

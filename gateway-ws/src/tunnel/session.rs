@@ -196,9 +196,7 @@ impl<'s> Session<'s> {
 
     fn acknowledge(&mut self, committed: &Committed) {
         let ranges = self.pending.take(committed.up_to);
-        if !ranges.is_empty() {
-            Frame::Ack(Ack { ranges }).encode(&mut self.out);
-        }
+        Ack::of(&ranges).for_each(|ack| Frame::Ack(ack).encode(&mut self.out));
     }
 
     /// Writes the frames that wait, as one message.

@@ -120,9 +120,7 @@ async fn control_stream(
         }
         let committed = progress.borrow_and_update().clone();
         let ranges = outcomes.take(committed.up_to);
-        if !ranges.is_empty() {
-            Frame::Ack(Ack { ranges }).encode(&mut out);
-        }
+        Ack::of(&ranges).for_each(|ack| Frame::Ack(ack).encode(&mut out));
         if let Some(error) = committed.error {
             return Err(motience_shared::relay::Error::from(error).into());
         }

@@ -55,6 +55,7 @@ use crate::{
     log::{self, Event, Log},
     model::{ConsumerId, CursorName, Epoch, LogKey, ProducerId, record},
     store::{self, LogIds, Store},
+    wire::MAX_RANGES,
 };
 
 /// The relay's limits.
@@ -133,8 +134,8 @@ impl Limits {
         if limits.queue == 0 {
             return Err(env::Error::invalid("APPEND_QUEUE", "must be at least 1"));
         }
-        if limits.ranges == 0 {
-            return Err(env::Error::invalid("LOG_MAX_DEDUP_RANGES", "must be at least 1"));
+        if !(1..=MAX_RANGES).contains(&(limits.ranges as u64)) {
+            return Err(env::Error::invalid("LOG_MAX_DEDUP_RANGES", "must lie between 1 and 4096, which a device reads in one frame"));
         }
         if !(1 << 10..=1 << 30).contains(&limits.queue_bytes) {
             return Err(env::Error::invalid("APPEND_QUEUE_BYTES", "must lie between 1KiB and 1GiB"));

@@ -9,7 +9,9 @@ use super::{
 use crate::model::{RangeSet, Seq};
 
 /// Most ranges in one frame; a sender with more splits them.
-pub(super) const MAX_RANGES: u64 = 4096;
+pub const MAX_RANGES: u64 = 4096;
+/// Most ranges of an acknowledgement: two numbers of eight bytes each stay well below the limit of the control stream.
+const MAX_ACK_RANGES: usize = 2048;
 /// Longest code and message of a refusal, in bytes.
 const MAX_CODE: usize = 64;
 const MAX_MESSAGE: usize = 512;
@@ -22,6 +24,17 @@ pub struct Ack {
 }
 
 impl Ack {
+    /// Acknowledges these numbers: several times where one frame would hold more than its reader takes.
+    pub fn of(ranges: &RangeSet) -> impl Iterator<Item = Self> {
+        let all: Vec<_> = ranges.iter().collect();
+        let count = all.len().div_ceil(MAX_ACK_RANGES);
+        (0..count).map(move |n| {
+            let mut ranges = RangeSet::new();
+            all.iter().skip(n * MAX_ACK_RANGES).take(MAX_ACK_RANGES).for_each(|range| ranges.insert_range(range.clone()));
+            Self { ranges }
+        })
+    }
+
     pub(super) fn put(&self, out: &mut BytesMut) {
         put_ranges(&self.ranges, out);
     }

@@ -30,7 +30,7 @@ pub mod varint;
 mod vectors;
 mod welcome;
 
-pub use ack::{Ack, Refused, Skipped};
+pub use ack::{Ack, MAX_RANGES, Refused, Skipped};
 pub use close::CloseCode;
 pub use compact::{Compact, Shape, ShapeAccepted};
 pub use consume::{Confirm, Entry, Feed, Followed, From, Gap, Subscribe, Unsubscribe};

@@ -16,7 +16,7 @@ use self::{
     sessions::sessions,
 };
 use super::{
-    Compact, Frame, From, Intent, Limits, StreamKind,
+    CloseCode, Compact, Frame, From, Intent, Limits, StreamKind,
     compact::{self, Decoder, goldens as templates},
     error::Error,
     goldens::{self, hex},
@@ -161,6 +161,10 @@ fn streams() -> Vec<Value> {
     kinds.into_iter().chain(["00", "04", "4040"].map(|hex| json!({"hex": hex, "error": "unknown_stream"}))).collect()
 }
 
+fn close_codes() -> Vec<Value> {
+    (0..).map_while(CloseCode::from_number).map(|code| json!({"code": code.number(), "name": format!("{code:?}")})).collect()
+}
+
 fn skipped() -> Vec<Value> {
     [
         ("an unknown frame of an even type, then Ping", "3e02aabb0600"),
@@ -219,6 +223,7 @@ fn document() -> Vec<(&'static str, Vec<Value>)> {
         ("refused", refused()),
         ("templates", template_examples()),
         ("templates_refused", templates_refused()),
+        ("close_codes", close_codes()),
         ("sessions", sessions()),
     ]
 }

@@ -67,6 +67,22 @@ fn bytes_left_over_in_a_body_are_an_error() {
 }
 
 #[test]
+fn acknowledgements_of_many_ranges_are_frames_that_a_reader_takes() {
+    // The largest numbers that there are, with the largest gaps: as many bytes as ranges can have.
+    let (count, step) = (3 * 4096, varint::MAX / (3 * 4096));
+    let all: RangeSet = (1..=count).map(|n| n * step).collect();
+    let mut bytes = BytesMut::new();
+    Ack::of(&all).for_each(|ack| Frame::Ack(ack).encode(&mut bytes));
+    let mut read = RangeSet::new();
+    while let Some(frame) = Frame::decode(&mut bytes, Limits::control()).unwrap() {
+        let Frame::Ack(ack) = frame else { panic!("{frame:?}") };
+        ack.ranges.iter().for_each(|range| read.insert_range(range));
+    }
+    assert_eq!((read, bytes.len()), (all, 0));
+    assert_eq!(Ack::of(&RangeSet::new()).count(), 0);
+}
+
+#[test]
 fn tokens_are_not_in_debug_output() {
     assert!(!format!("{:?}", Frame::Hello(hello())).contains("tok"));
     assert!(!format!("{:?}", TokenRefresh { token: "sesame".into() }).contains("sesame"));
