@@ -176,7 +176,7 @@ impl Agent {
             place(&at.quic)?.parse()?,
         );
         config.trust = trust;
-        config.sensors = vec![agent::sensors::Sensor::system(SAMPLE_EVERY)];
+        config.sensors = vec![agent::config::Sensor::system(SAMPLE_EVERY)];
         config.grace = AGENT_LIMIT;
         let stop = CancellationToken::new();
         let task = tokio::spawn(agent::run(config, stop.clone()));

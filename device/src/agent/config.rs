@@ -15,11 +15,7 @@ use motience_certs::Trust;
 use motience_shared::{dotenv, model::DeviceId};
 use secrecy::{ExposeSecret as _, SecretString};
 
-use super::{
-    names,
-    sensors::{Kind, Sensor},
-    status,
-};
+use super::{names, places};
 use crate::{
     backoff::Backoff,
     client::{Gateway, Server, Transport},
@@ -27,6 +23,9 @@ use crate::{
 };
 
 mod file;
+mod sensor;
+
+pub use sensor::{Kind, Lane, Sensor};
 
 use file::File;
 
@@ -166,8 +165,8 @@ impl Variables {
         let mut dirs = Vec::new();
         dirs.extend(self.get("RUNTIME_DIRECTORY").map(PathBuf::from));
         dirs.extend(self.get("XDG_RUNTIME_DIR").map(|dir| Path::new(dir).join("motience-device")));
-        dirs.push(status::own_temporary_dir());
-        dirs.push(status::SYSTEMD_DIR.into());
+        dirs.push(places::own_temporary_dir());
+        dirs.push(places::SYSTEMD_DIR.into());
         dirs
     }
 
@@ -231,7 +230,7 @@ impl Config {
         let file = overrides.config.as_deref().map(File::read).transpose()?.unwrap_or_default();
         let username = file.username.or_else(|| variables.username().map(str::to_owned));
         let device_id = file.device_id.or_else(|| variables.get("DEVICE_ID").map(str::to_owned));
-        let name = username.zip(device_id).map(|(username, device_id)| status::file_name(identity(&username, &device_id)));
+        let name = username.zip(device_id).map(|(username, device_id)| places::file_name(identity(&username, &device_id)));
         Ok((overrides.status_file.clone().or(file.status_file), name))
     }
 
@@ -314,7 +313,7 @@ impl Config {
         config.outbox = file.outbox.check(state_dir.join(format!("outbox-{identity:016x}.redb")))?;
         config.token_file = Some(state_dir.join(format!("token-{identity:016x}.json")));
         config.state_dir = Some(state_dir);
-        let default = || Some(variables.status_dirs().first()?.join(status::file_name(identity)));
+        let default = || Some(variables.status_dirs().first()?.join(places::file_name(identity)));
         config.status_file = overrides.status_file.clone().or(file.status_file).or_else(default);
         config.refused = time("refused_wait_secs", file.refused_wait_secs)?.unwrap_or(REFUSED);
         config.log = text(file.log, "RUST_LOG").unwrap_or(config.log);

@@ -23,6 +23,7 @@ pub mod cli;
 pub mod config;
 mod names;
 mod notify;
+mod places;
 pub mod sensors;
 pub mod status;
 

@@ -12,7 +12,12 @@ use std::{
 use serde::{Deserialize, Serialize};
 use tokio::time;
 
-use super::{Config, notify::Watchdog, sensors::Counts};
+use super::{
+    Config,
+    notify::Watchdog,
+    places::{NAME, own_temporary_dir},
+    sensors::Counts,
+};
 use crate::{
     link::Report,
     outbox::Order,
@@ -24,25 +29,6 @@ use crate::{
 const PERIOD: Duration = Duration::from_secs(1);
 /// A file older than this is of an agent that is gone.
 const STALE: Duration = Duration::from_secs(10);
-
-/// Where systemd puts the file of the service.
-pub(super) const SYSTEMD_DIR: &str = "/run/motience-device";
-/// How the names of status files begin and end.
-const NAME: [&str; 2] = ["status-", ".json"];
-
-/// The name of a device's file.
-pub(super) fn file_name(identity: u64) -> String {
-    format!("{}{identity:016x}{}", NAME[0], NAME[1])
-}
-
-/// A folder for temporary files that is this user's own.
-pub(super) fn own_temporary_dir() -> PathBuf {
-    #[cfg(unix)]
-    let name = format!("motience-device-{}", rustix::process::getuid().as_raw());
-    #[cfg(not(unix))]
-    let name = "motience-device";
-    env::temp_dir().join(name)
-}
 
 /// What the file says.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -371,6 +357,7 @@ impl Counts {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::agent::places::file_name;
 
     fn status(state: LinkState) -> Status {
         Status {

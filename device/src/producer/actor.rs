@@ -1,23 +1,19 @@
 //! The producer's task: logs in, connects, waits, stops. What happens while connected is in [`super::connected`].
 
-use std::sync::Arc;
-
 use motience_shared::{
     model::{RangeSet, Seq},
     mutation::Mutation,
     wire::{CloseCode, Record},
 };
 use tokio::time::{self, Instant};
-use tokio_util::sync::CancellationToken;
 
 use super::{
-    Config, LinkState,
+    LinkState,
     connected::{Connected, End},
-    shared::Shared,
+    context::Context,
 };
 use crate::{
-    client::{self, Connector, Event, Lane, Session, Way},
-    login::Credentials,
+    client::{self, Event, Lane, Session, Way},
     outbox::{Outbox, without},
     policy::{Failure, Next, Tried},
 };
@@ -27,11 +23,7 @@ const EARLY: u64 = 32;
 const EARLY_BYTES: usize = 8 * 1024;
 
 pub(super) struct Actor {
-    pub(super) config: Config,
-    pub(super) connector: Connector,
-    pub(super) credentials: Arc<Credentials>,
-    pub(super) shared: Arc<Shared>,
-    pub(super) cancel: CancellationToken,
+    context: Context,
     tried: Tried,
     /// The last connection ended in silence: the tunnel is tried at once beside QUIC.
     silent: bool,
@@ -41,39 +33,23 @@ pub(super) struct Actor {
 }
 
 impl Actor {
-    pub(super) fn new(
-        config: Config,
-        connector: Connector,
-        credentials: Credentials,
-        shared: Arc<Shared>,
-        cancel: CancellationToken,
-    ) -> Self {
-        let tried = Tried { can_login: credentials.can_renew(), ..Tried::default() };
-        Self {
-            config,
-            connector,
-            credentials: Arc::new(credentials),
-            shared,
-            cancel,
-            tried,
-            silent: false,
-            before: Seq(0),
-            early: Vec::new(),
-        }
+    pub(super) fn new(context: Context) -> Self {
+        let tried = Tried { can_login: context.credentials.can_renew(), ..Tried::default() };
+        Self { context, tried, silent: false, before: Seq(0), early: Vec::new() }
     }
 
     pub(super) async fn run(mut self) {
-        let cancel = self.cancel.clone();
+        let cancel = self.context.cancel.clone();
         let mut first = true;
         loop {
-            self.shared.set_link(LinkState::Connecting);
+            self.context.shared.set_link(LinkState::Connecting);
             let failure = tokio::select! {
                 biased;
                 () = cancel.cancelled() => break,
                 connected = self.connect() => match connected {
                     Ok(session) => {
                         if !first {
-                            self.shared.lock().counters.reconnects += 1;
+                            self.context.shared.lock().counters.reconnects += 1;
                         }
                         first = false;
                         match self.stay(session).await {
@@ -86,46 +62,46 @@ impl Actor {
             };
             self.silent = matches!(failure, Failure::Silent);
             self.note(&failure);
-            let next = self.config.policy.next(&failure, self.tried, fastrand::f64());
+            let next = self.context.config.policy.next(&failure, self.tried, fastrand::f64());
             self.tried.attempts = self.tried.attempts.saturating_add(1);
             let wait = match next {
                 Next::Stop => {
                     tracing::error!(failure = %self.explain(&failure), "stopped for good");
-                    self.shared.lock().stopped = Some(failure);
+                    self.context.shared.lock().stopped = Some(failure);
                     break;
                 }
                 Next::Login(wait) => {
-                    self.credentials.forget().await;
+                    self.context.credentials.forget().await;
                     wait
                 }
                 Next::Retry(wait) => wait,
             };
             tracing::warn!(failure = %self.explain(&failure), ?wait, attempts = self.tried.attempts, "not connected");
-            self.shared.set_link(LinkState::Waiting);
+            self.context.shared.set_link(LinkState::Waiting);
             tokio::select! {
                 biased;
                 () = cancel.cancelled() => break,
                 () = time::sleep(wait) => {}
             }
         }
-        self.shared.set_link(LinkState::Stopped);
-        self.shared.room.notify_waiters();
+        self.context.shared.set_link(LinkState::Stopped);
+        self.context.shared.room.notify_waiters();
     }
 
     async fn connect(&mut self) -> Result<Session, Failure> {
         // Whether this token comes straight from the password: if it is refused, another would be too.
-        let (token, fresh) = self.credentials.obtain().await?;
+        let (token, fresh) = self.context.credentials.obtain().await?;
         self.tried.fresh_login = fresh;
         let (epoch, early) = {
-            let mut state = self.shared.lock();
+            let mut state = self.context.shared.lock();
             state.outbox.rewind();
             self.before = state.outbox.given();
-            (state.outbox.epoch(), early(&mut state.outbox, self.connector.first_flight()))
+            (state.outbox.epoch(), early(&mut state.outbox, self.context.connector.first_flight()))
         };
         self.early = early.iter().map(|record| record.seq).collect();
-        let session = self.connector.produce(&token, epoch, &early, self.silent).await?;
+        let session = self.context.connector.produce(&token, epoch, &early, self.silent).await?;
         self.tried.fresh_login = false;
-        self.credentials.accepted();
+        self.context.credentials.accepted();
         let welcome = session.welcome();
         let way = session.way();
         tracing::info!(node = welcome.node, durability = welcome.durability, fence = %welcome.fence, %way, "connected");
@@ -141,22 +117,22 @@ impl Actor {
                 return Some(failure);
             }
             self.begin(&session);
-            let end = Connected::new(self, session).run().await;
+            let end = Connected::new(&self.context, session).run().await;
             // Its handle would keep the connection open.
-            self.shared.lock().uplink = None;
-            if since.elapsed() >= self.config.policy.stable_after {
+            self.context.shared.lock().uplink = None;
+            if since.elapsed() >= self.context.config.policy.stable_after {
                 self.tried.attempts = 0;
             }
-            if since.elapsed() >= self.config.policy.unrivalled_after() {
+            if since.elapsed() >= self.context.config.policy.unrivalled_after() {
                 self.tried.superseded = 0;
-                self.shared.lock().counters.rivalry = 0;
+                self.context.shared.lock().counters.rivalry = 0;
             }
             match end {
                 End::Shut => return None,
                 End::Failed(failure) => return Some(failure),
                 End::Changed(other) => {
                     tracing::info!("QUIC works again: the tunnel is left");
-                    let mut state = self.shared.lock();
+                    let mut state = self.context.shared.lock();
                     state.counters.returns += 1;
                     self.before = state.outbox.given();
                     drop(state);
@@ -172,13 +148,13 @@ impl Actor {
     async fn leave_copies(&mut self, session: &mut Session) -> Option<Failure> {
         let seen = session.welcome().seen.clone();
         // A fault on purpose: a device that uses numbers twice must not find out by itself.
-        if !self.shared.lock().outbox.is_copied(&seen, self.before) || Mutation::IgnoreTornTail.is_on() {
+        if !self.context.shared.lock().outbox.is_copied(&seen, self.before) || Mutation::IgnoreTornTail.is_on() {
             return None;
         }
         if session.early() > 0 {
             self.settle_first_flight(session, &seen).await;
         }
-        let mut state = self.shared.lock();
+        let mut state = self.context.shared.lock();
         let settled = state.outbox.renew(&seen).len() as u64;
         state.counters.acked += settled;
         state.counters.copies_found += 1;
@@ -189,21 +165,21 @@ impl Actor {
             "the log has records of this outbox that it never sent: it was put back in time (an image, a snapshot), or another device has \
              a copy of it. It goes on under a new name and sends everything it holds"
         );
-        self.shared.wake();
+        self.context.shared.wake();
         Some(Failure::Copied)
     }
 
     /// Records of the first flight went under the old epoch: those that nobody else has numbered alike are in the log soon.
     async fn settle_first_flight(&self, session: &mut Session, seen: &RangeSet) {
         let mut open: RangeSet = self.early.iter().map(|seq| seq.0).filter(|seq| !seen.contains(*seq)).collect();
-        let deadline = Instant::now() + self.config.drain_timeout;
+        let deadline = Instant::now() + self.context.config.drain_timeout;
         while !open.is_empty()
             && let Ok(Ok(event)) = time::timeout_at(deadline, session.next()).await
         {
             if let Event::Acked(ranges) = event {
                 let ours = without(&ranges, seen);
                 open = without(&open, &ours);
-                self.shared.acked(&ours);
+                self.context.shared.acked(&ours);
             }
         }
     }
@@ -211,7 +187,7 @@ impl Actor {
     /// Remembers a failure for the status, and tells of another device that takes over again and again.
     fn note(&mut self, failure: &Failure) {
         let superseded = matches!(failure, Failure::Connection(client::Error::Closed { code: CloseCode::Fenced, .. }));
-        let mut state = self.shared.lock();
+        let mut state = self.context.shared.lock();
         state.counters.last_error = Some(self.explain(failure));
         if superseded {
             self.tried.superseded = self.tried.superseded.saturating_add(1);
@@ -221,7 +197,7 @@ impl Actor {
         drop(state);
         if superseded && self.tried.superseded > 1 {
             tracing::error!(
-                device_id = %self.config.client.device_id, times = self.tried.superseded,
+                device_id = %self.context.config.client.device_id, times = self.tried.superseded,
                 "another device of this account connects under this name, again and again: give each a device_id and an outbox of its own"
             );
         }
@@ -233,15 +209,15 @@ impl Actor {
             // Each says where by itself.
             Failure::Login(_) | Failure::Connection(client::Error::Config(_) | client::Error::Resolve { .. }) => failure.to_string(),
             Failure::Connection(client::Error::Timeout) => {
-                format!("{}: {failure}: is a Motience server there, and does UDP get through?", self.config.client.place())
+                format!("{}: {failure}: is a Motience server there, and does UDP get through?", self.context.config.client.place())
             }
-            failure => format!("{}: {failure}", self.config.client.place()),
+            failure => format!("{}: {failure}", self.context.config.client.place()),
         }
     }
 
     fn begin(&self, session: &Session) {
         {
-            let mut state = self.shared.lock();
+            let mut state = self.context.shared.lock();
             // What went in the first flight has been given already.
             if session.early() == 0 {
                 state.outbox.rewind();
@@ -256,11 +232,11 @@ impl Actor {
             state.counters.last_error = None;
             state.counters.way = Some(session.way());
             state.counters.fallbacks += u64::from(session.way() == Way::WebSocket);
-            (state.counters.early_accepted, state.counters.early_refused) = self.connector.early();
+            (state.counters.early_accepted, state.counters.early_refused) = self.context.connector.early();
             state.uplink = session.uplink().cloned();
         }
-        self.shared.wake();
-        self.shared.set_link(LinkState::Connected);
+        self.context.shared.wake();
+        self.context.shared.set_link(LinkState::Connected);
     }
 }
 

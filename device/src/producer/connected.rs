@@ -8,7 +8,7 @@ use tokio::time::{self, Instant};
 
 use super::{
     LinkState,
-    actor::Actor,
+    context::Context,
     health::{self, Telling},
     shared::Shared,
     silence::{Silence, Verdict},
@@ -38,7 +38,7 @@ pub(super) enum End {
 }
 
 pub(super) struct Connected<'a> {
-    actor: &'a Actor,
+    context: &'a Context,
     shared: Arc<Shared>,
     session: Session,
     credit: u64,
@@ -65,19 +65,19 @@ enum Pause {
 }
 
 impl<'a> Connected<'a> {
-    pub(super) fn new(actor: &'a Actor, session: Session) -> Self {
+    pub(super) fn new(context: &'a Context, session: Session) -> Self {
         let welcome = session.welcome();
         let (credit, life) = (welcome.credit, welcome.token_expires_in);
         let max_record = usize::try_from(welcome.max_record).unwrap_or(usize::MAX);
-        let renewal = Renewal::new(actor.credentials.clone(), life);
-        let (now, shared) = (Instant::now(), actor.shared.clone());
-        let silence = Silence::new(actor.connector.config().fallback.is_some());
+        let renewal = Renewal::new(context.credentials.clone(), life);
+        let (now, shared) = (Instant::now(), context.shared.clone());
+        let silence = Silence::new(context.connector.config().fallback.is_some());
         let [probe_after, _] = PROBE_AFTER;
         let probe: Pin<Box<dyn Future<Output = _> + Send>> = match session.way() {
             Way::Quic => Box::pin(pending()),
-            Way::WebSocket => Box::pin(probe(actor, probe_after)),
+            Way::WebSocket => Box::pin(probe(context, probe_after)),
         };
-        Self { actor, shared, session, credit, max_record, renewal, progress: now, drain: None, silence, probe, probe_after }
+        Self { context, shared, session, credit, max_record, renewal, progress: now, drain: None, silence, probe, probe_after }
     }
 
     /// Until the connection ends.
@@ -86,7 +86,7 @@ impl<'a> Connected<'a> {
         looks.set_missed_tick_behavior(time::MissedTickBehavior::Delay);
         let mut healths = time::interval_at(Instant::now() + health::FIRST, health::EVERY);
         healths.set_missed_tick_behavior(time::MissedTickBehavior::Delay);
-        let mut telling = Telling::new(self.actor.connector.config().transport.keep_alive);
+        let mut telling = Telling::new(self.context.connector.config().transport.keep_alive);
         loop {
             self.send_latest();
             if self.shared.lock().outbox.under_way() == 0 {
@@ -107,12 +107,12 @@ impl<'a> Connected<'a> {
             }
             let watched = self.session.way() == Way::Quic;
             self.silence.owed(Instant::now(), watched && under_way > 0);
-            let patience = self.drain.unwrap_or(self.progress + self.actor.config.ack_timeout);
+            let patience = self.drain.unwrap_or(self.progress + self.context.config.ack_timeout);
             let more = more(&pause, &self.session, self.shared.clone());
             // Every arm is cancel-safe: what is not taken now is there the next time.
             tokio::select! {
                 biased;
-                () = self.actor.cancel.cancelled() => {
+                () = self.context.cancel.cancelled() => {
                     self.session.finish().await;
                     return End::Shut;
                 }
@@ -148,7 +148,7 @@ impl<'a> Connected<'a> {
                     Some(other) => return End::Changed(other),
                     None => {
                         self.probe_after = (self.probe_after * 2).min(PROBE_AFTER[1]);
-                        self.probe = Box::pin(probe(self.actor, self.probe_after));
+                        self.probe = Box::pin(probe(self.context, self.probe_after));
                     }
                 },
                 () = more => {}
@@ -175,7 +175,7 @@ impl<'a> Connected<'a> {
             Verdict::Rebind => {
                 tracing::info!("nothing is heard from the server: going on from another port");
                 self.shared.lock().counters.rebinds += 1;
-                if let Err(error) = self.actor.connector.rebind() {
+                if let Err(error) = self.context.connector.rebind() {
                     tracing::warn!(%error, "there is no other port");
                 }
                 false
@@ -216,7 +216,7 @@ impl<'a> Connected<'a> {
             Event::Credit(records) => self.credit = records,
             Event::Drain if self.drain.is_none() => {
                 tracing::info!("the server is going away");
-                self.drain = Some(Instant::now() + self.actor.config.drain_timeout);
+                self.drain = Some(Instant::now() + self.context.config.drain_timeout);
                 self.shared.set_link(LinkState::Draining);
             }
             Event::TokenAccepted(life) => {
@@ -271,11 +271,11 @@ impl<'a> Connected<'a> {
 }
 
 /// Tries QUIC after a wait.
-async fn probe(actor: &Actor, wait: Duration) -> Option<Session> {
+async fn probe(context: &Context, wait: Duration) -> Option<Session> {
     time::sleep(wait).await;
-    let token = actor.credentials.token().await.ok()?;
-    let epoch = actor.shared.lock().outbox.epoch();
-    match actor.connector.connect(&token, Intent::Produce, epoch).await {
+    let token = context.credentials.token().await.ok()?;
+    let epoch = context.shared.lock().outbox.epoch();
+    match context.connector.connect(&token, Intent::Produce, epoch).await {
         Ok(session) => Some(session),
         Err(error) => {
             tracing::debug!(%error, "QUIC does not work yet");

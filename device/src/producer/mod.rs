@@ -31,6 +31,7 @@ use crate::{
 
 mod actor;
 mod connected;
+mod context;
 mod health;
 mod keeper;
 mod shared;
@@ -38,6 +39,7 @@ mod silence;
 mod stats;
 
 use actor::Actor;
+use context::Context;
 use keeper::Keeper;
 use shared::{Shared, State};
 pub use stats::{LinkState, Stats};
@@ -156,7 +158,13 @@ impl Producer {
         let shared = Arc::new(Shared::new(outbox, counters));
         let (cancel, close) = (CancellationToken::new(), CancellationToken::new());
         let keeper = store.map(|store| tokio::spawn(Keeper::new(store, shared.clone(), close.clone()).run()));
-        let actor = Actor::new(config.clone(), connector.clone(), credentials, shared.clone(), cancel.clone());
+        let actor = Actor::new(Context {
+            config: config.clone(),
+            connector: connector.clone(),
+            credentials: Arc::new(credentials),
+            shared: shared.clone(),
+            cancel: cancel.clone(),
+        });
         let task = Some(tokio::spawn(actor.run()));
         Ok(Self { shared, task, keeper, connector, config, cancel, close })
     }

@@ -11,7 +11,7 @@ use std::{
 use motience_device::{
     agent::{
         self, Config,
-        sensors::{Kind, Sensor},
+        config::{Kind, Sensor},
     },
     link::Redundancy,
 };

@@ -16,7 +16,7 @@ use tracing::warn;
 
 use super::{
     Relay,
-    publisher::{Session, Ticket},
+    session::{Session, Ticket},
 };
 use crate::{
     log::{self, New, Section},

@@ -5,7 +5,7 @@ use std::{collections::HashMap, sync::Arc};
 
 use parking_lot::{Mutex, MutexGuard};
 
-use super::publisher::Session;
+use super::session::Session;
 use crate::{log::SessionName, model::LogKey};
 
 /// The newest session of each device.

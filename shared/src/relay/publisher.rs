@@ -17,26 +17,13 @@ use tokio_util::sync::CancellationToken;
 use super::{
     Error, Relay,
     appender::{Place, Queue, Submission, Submitted},
+    session::{Committed, Session, SessionState, Ticket},
 };
 use crate::{
-    log::{self, Hold, Sender, SessionName},
-    model::{Epoch, Fence, LogEpoch, LogKey, ProducerId, RangeSet, Seq, record, times::ClockFault},
+    log::{self, Sender, SessionName},
+    model::{Epoch, Fence, LogKey, ProducerId, RangeSet, Seq, record, times::ClockFault},
     mutation::Mutation,
 };
-
-/// A sender's place in the order of its own submissions: what was submitted up to it is in the log once
-/// [`Publisher::committed`] returns.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Ticket(pub u64);
-
-/// How far a sender's submissions have come.
-#[derive(Clone, Debug, Default)]
-pub struct Committed {
-    /// Everything up to this ticket is in the log.
-    pub up_to: Ticket,
-    /// Why nothing more will be.
-    pub error: Option<log::Error>,
-}
 
 /// Why a record is not taken.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -71,25 +58,6 @@ struct Sent {
     /// Records are numbered here for senders that do not number them.
     next_seq: u64,
     tickets: u64,
-}
-
-/// What the appender needs of a sender.
-pub(super) struct Session {
-    pub(super) key: LogKey,
-    pub(super) sender: Sender,
-    pub(super) state: Mutex<SessionState>,
-    pub(super) committed: watch::Sender<Committed>,
-    /// Cancelled when a newer connection of the same device came to this node.
-    pub(super) superseded: CancellationToken,
-}
-
-pub(super) struct SessionState {
-    pub(super) life: LogEpoch,
-    pub(super) fence: Fence,
-    /// What is in the log.
-    pub(super) logged: RangeSet,
-    /// Keeps the log from evicting the session.
-    pub(super) held: Hold,
 }
 
 impl Publisher {

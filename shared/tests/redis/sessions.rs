@@ -40,7 +40,9 @@ impl Kept {
     async fn ask<T: redis::FromRedisValue>(&self, command: &str) -> T {
         let mut words = command.split(' ');
         let mut call = redis::cmd(words.next().unwrap());
-        words.for_each(|word| drop(call.arg(word.replace("KEYS", &self.keys))));
+        words.for_each(|word| {
+            call.arg(word.replace("KEYS", &self.keys));
+        });
         call.query_async(&mut self.redis.clone()).await.unwrap()
     }
 
@@ -316,10 +318,16 @@ async fn keep(
     let keys = keys(node, key).await;
     let mut call = redis::cmd("FCALL");
     call.arg(format!("{library}_keep")).arg(sessions.len() + 4);
-    ["meta", "log", "devices", "passing"].iter().for_each(|part| drop(call.arg(format!("{keys}:{part}"))));
-    sessions.iter().for_each(|device| drop(call.arg(format!("{keys}:s:{}", device.sender.name))));
+    ["meta", "log", "devices", "passing"].iter().for_each(|part| {
+        call.arg(format!("{keys}:{part}"));
+    });
+    sessions.iter().for_each(|device| {
+        call.arg(format!("{keys}:s:{}", device.sender.name));
+    });
     call.arg(1).arg(most).arg(4 << 20).arg(180_000).arg(30_u64 * 24 * 3_600_000).arg(u8::from(last));
-    sessions.iter().for_each(|device| drop(call.arg(device.sender.owner).arg(30_u64 * 24 * 3_600_000)));
+    sessions.iter().for_each(|device| {
+        call.arg(device.sender.owner).arg(30_u64 * 24 * 3_600_000);
+    });
     call.query_async(&mut control).await
 }
 
@@ -428,7 +436,9 @@ async fn sessions_from_before_there_were_bounds_are_read() {
                return redis.call('HSET', KEYS[1], 'redo', cmsgpack.pack(owed))";
     let mut call = redis::cmd("EVAL");
     call.arg(owe).arg(3);
-    ["meta", "ids", "s:d:a"].iter().for_each(|part| drop(call.arg(format!("{}:{part}", kept.keys))));
+    ["meta", "ids", "s:d:a"].iter().for_each(|part| {
+        call.arg(format!("{}:{part}", kept.keys));
+    });
     call.exec_async(&mut kept.redis.clone()).await.unwrap();
     device[0].reopen(log).await.unwrap();
     assert_eq!((device[0].seen.to_string().as_str(), device[0].fence.0), ("1-9", 42));

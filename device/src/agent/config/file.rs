@@ -9,9 +9,8 @@ use std::{
 use secrecy::SecretString;
 use serde::Deserialize;
 
-use super::{COMMAND_TIMEOUT, Error, FILE_INTERVAL, time};
+use super::{COMMAND_TIMEOUT, Error, FILE_INTERVAL, Kind, Lane, Sensor, time};
 use crate::{
-    agent::sensors::{Kind, Lane, Sensor},
     client::{Gateway, Transport},
     link::{self, Controller, Redundancy, plan::MAX_COPIES},
     outbox::{self, Storage},

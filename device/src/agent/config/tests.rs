@@ -2,7 +2,6 @@
 
 use super::*;
 use crate::{
-    agent::sensors::Lane,
     link::{Controller, Redundancy},
     outbox::{Order, Policy, Storage},
 };
