@@ -13,8 +13,9 @@ use motience_shared::{
     descriptors,
     env::{self, Env},
     healthcheck::{self, operations_address},
-    http::{Detail, ListenAddress, Listener, check_plaintext, operations as operations_router, serve, while_starting},
+    http::{Detail, ListenAddress, Listener, check_plaintext, operations as operations_router, operations_listener, serve, while_starting},
     lifecycle::{EX_CONFIG, Shutdown, notify_ready},
+    output::say,
     telemetry,
 };
 use serde_json::json;
@@ -130,7 +131,8 @@ async fn check(env: &Env, settings: Result<Settings, env::Error>, offline: bool)
         }
     }
     if wrong.is_empty() {
-        println!("The configuration is good.");
+        // Whoever does not read it has the exit code.
+        let _ = say("The configuration is good.");
         return ExitCode::SUCCESS;
     }
     wrong.iter().for_each(|line| eprintln!("motience-gateway: {line}"));
@@ -178,7 +180,7 @@ async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     ] {
         info!(role, url, "listening");
     }
-    let router = operations_router("motience-gateway", backend.clone(), Detail::Full).merge(gateway.statistics());
+    let router = operations_listener(operations_router("motience-gateway", backend.clone(), Detail::Full).merge(gateway.statistics()));
     for socket in sockets {
         shutdown.spawn("http", serve(Listener::kept(socket), router.clone(), limits.clone(), shutdown.clone()));
     }

@@ -74,6 +74,7 @@ async fn main() -> ExitCode {
     // The pages of the report are for people; diagnostics go to stderr and only when asked for.
     tracing_subscriber::fmt()
         .with_writer(std::io::stderr)
+        .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
         .with_env_filter(tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| "warn,web_transport_quinn=error".into()))
         .init();
     let outcome = match Cli::parse().scenario {

@@ -171,6 +171,7 @@ fn with_room() -> impl Iterator<Item = (String, String)> {
     let numbers = [
         "MAX_CONNECTIONS_PER_ACCOUNT",
         "MAX_DEVICES_PER_ACCOUNT",
+        "MAX_REQUESTS_PER_ACCOUNT",
         "MAX_UNAUTHENTICATED",
         "MAX_UNAUTHENTICATED_PER_ADDRESS",
         "HTTP3_MAX_CONNECTIONS_PER_ADDRESS",
@@ -204,5 +205,22 @@ async fn built() -> Result<PathBuf> {
         bail!(
             "no motience-server beside this program: build it with `cargo build --release -p motience-server`, or name it with --server-program"
         )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_limit_of_an_account_is_left_to_a_load_test() {
+        let lifted: Vec<String> = unlimited().into_iter().map(|(name, _)| name).collect();
+        let documented = include_str!("../../.env.example").lines().filter_map(|line| line.trim_start_matches('#').split_once('='));
+        let names: Vec<&str> =
+            documented.map(|(name, _)| name).filter(|name| name.starts_with("RATE_LIMIT_") || name.ends_with("_PER_ACCOUNT")).collect();
+        assert!(names.len() > 10, "{names:?}");
+        for name in names {
+            assert!(lifted.iter().any(|lifted| lifted == name), "{name}");
+        }
     }
 }

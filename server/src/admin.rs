@@ -15,6 +15,7 @@ use motience_shared::{
     env::Env,
     log::{Event, Log, redis},
     model::{Account, Role, User},
+    output::say,
     store::{self, AccountQuery, NewUser, Page, Store},
 };
 use secrecy::{ExposeSecret as _, SecretString};
@@ -70,27 +71,31 @@ async fn act(config: &backend::Config, store: &Store, action: Action) -> anyhow:
             }
             let password = password(password_file.as_deref())?;
             let user = create(store, &Hasher::new(HashLimits::default()), &config.auth, username, password).await?;
-            println!("The operator {} was made, with the id {}.", user.username, user.id);
+            say(format_args!("The operator {} was made, with the id {}, in {}.", user.username, user.id, config.store_place()))?;
         }
-        Action::List { role, query } => list(store, role, query).await?,
+        Action::List { role, query } => {
+            if list(store, role, query).await? == 0 {
+                eprintln!("motience-server: there is no such account in {}", config.store_place());
+            }
+        }
         Action::Revoke { username } => {
             let user = find(store, username).await?;
             let Some((account, families)) = store.close_account(user.id, Clock::system().now()).await? else {
                 return Err(Refused::Unknown(user.username).into());
             };
             match tell(config, store, &account, &families).await {
-                Ok(true) => println!("{} is revoked, on every node.", user.username),
-                Ok(false) => println!("{} is revoked; a server that runs notices within 30 seconds.", user.username),
+                Ok(true) => say(format_args!("{} is revoked, on every node.", user.username))?,
+                Ok(false) => say(format_args!("{} is revoked; a server that runs notices within 30 seconds.", user.username))?,
                 Err(e) => {
                     warn!(error = %e, "the nodes could not be told");
-                    println!("{} is revoked; the nodes could not be told, and notice within 30 seconds.", user.username);
+                    say(format_args!("{} is revoked; the nodes could not be told, and notice within 30 seconds.", user.username))?;
                 }
             }
         }
         Action::Restore { username } => {
             let user = find(store, username).await?;
             store.reopen_account(user.id, Clock::system().now()).await?;
-            println!("{} may log in again.", user.username);
+            say(format_args!("{} may log in again.", user.username))?;
         }
     }
     Ok(())
@@ -117,17 +122,20 @@ pub(crate) async fn create(
     }
 }
 
-async fn list(store: &Store, role: Option<Role>, name: String) -> anyhow::Result<()> {
+/// How many there were.
+async fn list(store: &Store, role: Option<Role>, name: String) -> anyhow::Result<usize> {
     let mut query = AccountQuery { role, name, page: Page::default() };
+    let mut shown = 0;
     loop {
         let accounts = store.accounts(&query).await?;
         for Account { user, revoked_at } in &accounts {
             let revoked = revoked_at.map(|at| at.format(&Rfc3339)).transpose()?.map_or(String::new(), |at| format!("\trevoked {at}"));
-            println!("{}\t{}\t{}{revoked}", user.id, user.role, user.username);
+            say(format_args!("{}\t{}\t{}{revoked}", user.id, user.role, user.username))?;
         }
+        shown += accounts.len();
         match accounts.last() {
             Some(last) if accounts.len() == query.page.limit as usize => query.page.after = last.user.id.0,
-            _ => return Ok(()),
+            _ => return Ok(shown),
         }
     }
 }

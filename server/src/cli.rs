@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use clap::{Parser, Subcommand, ValueEnum};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use motience_shared::model::Role;
 
@@ -12,9 +12,9 @@ use crate::config::Roles;
 #[derive(Debug, Parser)]
 #[command(name = "motience-server", version)]
 pub struct Cli {
-    /// What this node does: any of ap, sm, dsm, ingest, wss. All of it unless told otherwise (also ROLES).
-    #[arg(long, global = true)]
-    pub roles: Option<Roles>,
+    /// How it serves.
+    #[command(flatten)]
+    pub node: Node,
     /// Check the configuration, say everything that is wrong with it, and exit: 0 good, 78 bad. Opens the certificate's files, and tries
     /// the database and Redis.
     #[arg(long)]
@@ -22,19 +22,31 @@ pub struct Cli {
     /// With --check-config: leave the database and Redis alone.
     #[arg(long, requires = "check_config")]
     pub offline: bool,
-    /// Once everything listens, write the addresses to this file as JSON.
-    #[arg(long, global = true)]
-    pub ready_file: Option<PathBuf>,
     /// What to do; to serve unless told otherwise.
     #[command(subcommand)]
     pub command: Option<Command>,
 }
 
+/// How a node serves.
+#[derive(Debug, Default, Args)]
+pub struct Node {
+    /// What this node does: any of ap, sm, dsm, ingest, wss. All of it unless told otherwise (also ROLES).
+    #[arg(long)]
+    pub roles: Option<Roles>,
+    /// Once everything listens, write the addresses to this file as JSON.
+    #[arg(long)]
+    pub ready_file: Option<PathBuf>,
+}
+
 /// What else the binary does.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Serve until told to stop.
-    Serve,
+    /// Serve until told to stop; the same as no command at all.
+    Serve {
+        /// How it serves.
+        #[command(flatten)]
+        node: Node,
+    },
     /// Show the whole platform at work: a device streams this machine's metrics, a consumer prints them.
     Demo {
         /// End after so many seconds, with exit code 0 only if records arrived.
@@ -46,6 +58,9 @@ pub enum Command {
         /// Take any free ports instead of the documented ones.
         #[arg(long)]
         any_ports: bool,
+        /// Once everything listens, write the addresses to this file as JSON.
+        #[arg(long)]
+        ready_file: Option<PathBuf>,
     },
     /// Make operators, and close or open accounts. Works on the configured database, also while servers run on it.
     ///
@@ -66,7 +81,7 @@ pub enum Command {
     },
     /// Print a document of the interfaces, as JSON, and open nothing: OpenAPI 3.1 of ap, sm or dsm, or AsyncAPI 3 of the streams.
     Openapi {
-        /// Which.
+        /// Which of them.
         document: Document,
     },
     /// Ask a running server whether it is ready: exit code 0 or 1.

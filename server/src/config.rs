@@ -1,6 +1,6 @@
 //! The server's settings: each part reads its own variables, this file joins them and checks how they fit together.
 
-use std::str::FromStr;
+use std::{fmt, str::FromStr};
 
 use motience_certs::Source;
 use motience_shared::{
@@ -38,6 +38,12 @@ impl Roles {
     pub fn names(self) -> impl Iterator<Item = &'static str> {
         let all = [(self.ap, "ap"), (self.sm, "sm"), (self.dsm, "dsm"), (self.ingest, "ingest"), (self.wss, "wss")];
         all.into_iter().filter_map(|(has, name)| has.then_some(name))
+    }
+}
+
+impl fmt::Display for Roles {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.names().collect::<Vec<_>>().join(","))
     }
 }
 
@@ -309,5 +315,22 @@ mod tests {
         for variable in ["AP_PORT", "QUIC_CREDIT", "QUIC_IDLE_TIMEOUT", "JWT_EXPIRES_IN", "LOG_DURABILITY", "TLS_KEY", "PERSIST"] {
             assert_eq!(told.lines().filter(|line| line.starts_with(&format!("{variable}: "))).count(), 1, "{variable}: {told}");
         }
+    }
+
+    #[test]
+    fn a_setting_that_is_missing_hides_no_other() {
+        let named = |pairs: &[(&str, &str)]| -> Vec<String> {
+            refused(pairs).lines().map(|line| line.split(": ").next().unwrap_or_default().to_owned()).collect()
+        };
+        assert_eq!(named(&[("MOTIENCE_ENV", "production")]), ["JWT_SECRET", "TLS_CERT", "INSECURE_PLAINTEXT"]);
+        let log = ("REDIS_URL", "redis://log");
+        let found = named(&[("MOTIENCE_ENV", "production"), log, ("ROLES", "ap"), ("CORS_ORIGINS", "*"), ("WSS_PING_INTERVAL", "soon")]);
+        // No mistake is made up either: with the Redis of these settings a node may have some roles only.
+        let expected = ["DATABASE_URL", "REDIS_URL", "JWT_SECRET", "WSS_PING_INTERVAL", "INSECURE_PLAINTEXT", "CORS_ORIGINS"];
+        let sorted = |mut names: Vec<String>| {
+            names.sort();
+            names
+        };
+        assert_eq!(sorted(found), sorted(expected.map(str::to_owned).into()));
     }
 }

@@ -3,13 +3,13 @@
 //! Nothing is simulated but the wish: a real agent reads this machine's sensors and streams them over QUIC with
 //! acknowledgements, and a real WebSocket client receives them, both with accounts made through the documented API.
 
-use std::{path::PathBuf, process::ExitCode, time::Duration};
+use std::{io, path::PathBuf, process::ExitCode, time::Duration};
 
 use anyhow::{Context as _, bail};
 use futures_util::StreamExt as _;
 use motience_certs::Trust;
 use motience_device::agent;
-use motience_shared::{backend::Backend, clock::Clock, descriptors, env::Env, lifecycle::Shutdown, model::DeviceId};
+use motience_shared::{backend::Backend, clock::Clock, descriptors, env::Env, lifecycle::Shutdown, model::DeviceId, output::say};
 use secrecy::SecretString;
 use serde::Deserialize;
 use serde_json::json;
@@ -62,18 +62,21 @@ pub(crate) async fn run(env: &Env, options: Options) -> anyhow::Result<ExitCode>
 
     let cast = Cast::make(&at).await?;
     let agent = Agent::start(&at, &cast)?;
-    print_places(&at, &cast);
-    if let Some(file) = &options.ready_file {
-        write_ready(file, &at)?;
-    }
-    let until = options.seconds.map(|s| Instant::now() + Duration::from_secs(s));
-    let received = watch(&at, &cast, until, &shutdown).await;
+    let shown = async {
+        print_places(&at, &cast)?;
+        if let Some(file) = &options.ready_file {
+            write_ready(file, &at)?;
+        }
+        let until = options.seconds.map(|s| Instant::now() + Duration::from_secs(s));
+        watch(&at, &cast, until, &shutdown).await
+    };
+    // However it ends, what runs is ended before.
+    let received = shown.await;
     let sent = agent.stop().await;
     shutdown.begin();
     serving.await.context("the server failed")?;
     let received = received?;
-    println!();
-    println!("{sent} records acknowledged to the device, {received} received by the consumer.");
+    say(format_args!("\n{sent} records acknowledged to the device, {received} received by the consumer."))?;
     Ok(if received > 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
@@ -219,7 +222,9 @@ async fn watch(at: &Addresses, cast: &Cast, until: Option<Instant>, shutdown: &S
             message = socket.next() => match message {
                 Some(Ok(Message::Text(text))) => {
                     received += 1;
-                    println!("{text}");
+                    if say(text).is_err() {
+                        break;
+                    }
                 }
                 Some(Ok(_)) => {}
                 Some(Err(e)) => bail!("the demo's consumer was cut: {e}"),
@@ -232,28 +237,24 @@ async fn watch(at: &Addresses, cast: &Cast, until: Option<Instant>, shutdown: &S
     Ok(received)
 }
 
-fn print_places(at: &Addresses, cast: &Cast) {
-    let show = |what: &str, place: &Option<String>| println!("  {what:<22} {}", place.as_deref().unwrap_or("-"));
-    println!("Motience is up: a device streams this machine's metrics over QUIC, a consumer receives them over WebSocket.");
-    println!();
-    show("Console", &at.consumer_page);
-    show("  also at", &at.dsm.as_deref().map(|dsm| format!("{dsm}/console/")));
-    println!("  {:<22} {}, {} or demo-admin", "Log in as", cast.consumer, cast.producer);
-    println!("  {:<22} {}", "Password", cast.password);
-    println!();
-    show("Producer page", &at.producer_page);
+fn print_places(at: &Addresses, cast: &Cast) -> io::Result<()> {
+    let show = |what: &str, place: &Option<String>| say(format_args!("  {what:<22} {}", place.as_deref().unwrap_or("-")));
+    say("Motience is up: a device streams this machine's metrics over QUIC, a consumer receives them over WebSocket.\n")?;
+    show("Console", &at.consumer_page)?;
+    show("  also at", &at.dsm.as_deref().map(|dsm| format!("{dsm}/console/")))?;
+    say(format_args!("  {:<22} {}, {} or demo-admin", "Log in as", cast.consumer, cast.producer))?;
+    say(format_args!("  {:<22} {}\n", "Password", cast.password))?;
+    show("Producer page", &at.producer_page)?;
     for (what, base) in [("Accounts API", &at.ap), ("Subscriptions API", &at.sm), ("Data API", &at.dsm)] {
-        show(what, &base.as_deref().map(|b| format!("{b}/api-docs")));
+        show(what, &base.as_deref().map(|b| format!("{b}/api-docs")))?;
     }
-    show("HTTPS and HTTP/3", &at.https);
-    show("WebTransport", &at.webtransport);
-    show("WebSocket consumers", &at.wss2);
-    show("WebSocket producers", &at.wss1);
-    show("QUIC (motience/1)", &at.quic);
-    show("Health and metrics", &at.operations);
-    println!();
-    println!("  Ctrl-C ends it.");
-    println!();
+    show("HTTPS and HTTP/3", &at.https)?;
+    show("WebTransport", &at.webtransport)?;
+    show("WebSocket consumers", &at.wss2)?;
+    show("WebSocket producers", &at.wss1)?;
+    show("QUIC (motience/1)", &at.quic)?;
+    show("Readiness and metrics", &at.operations.as_deref().map(|at| format!("{at}/ready, {at}/metrics")))?;
+    say("\n  Ctrl-C ends it.\n")
 }
 
 fn place(address: &Option<String>) -> anyhow::Result<&str> {

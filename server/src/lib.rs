@@ -18,23 +18,25 @@ pub mod sm;
 pub mod stream;
 pub mod webtransport;
 
-use std::{path::Path, process::ExitCode};
+use std::{io, path::Path, process::ExitCode};
 
 use anyhow::Context as _;
 use motience_shared::{
+    backend::Kind,
     causes,
     clock::Clock,
     descriptors,
     env::{self, Env},
     healthcheck,
     lifecycle::{EX_CONFIG, Shutdown, notify_ready},
+    output::{is_unread, say},
     telemetry,
 };
 use tokio::runtime::Runtime;
 use tracing::{info, warn};
 
 use crate::{
-    cli::{Cli, Command},
+    cli::{Cli, Command, Node},
     config::{Config, OPERATIONS_PORT},
     server::{Addresses, Server},
 };
@@ -44,6 +46,7 @@ pub fn run(cli: Cli) -> ExitCode {
     let outcome = Runtime::new().context("the runtime cannot be started").and_then(|runtime| runtime.block_on(dispatch(cli)));
     match outcome {
         Ok(code) => code,
+        Err(e) if e.downcast_ref::<io::Error>().is_some_and(is_unread) => ExitCode::SUCCESS,
         Err(e) => match e.downcast_ref::<env::Error>() {
             Some(setting) => {
                 // One line for each setting that is wrong.
@@ -63,26 +66,33 @@ async fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
         return Ok(healthcheck::run("motience-server", address.clone(), *limit, OPERATIONS_PORT).await);
     }
     if let Some(Command::Openapi { document }) = &cli.command {
-        println!("{}", documents::text(*document)?);
+        say(documents::text(*document)?)?;
         return Ok(ExitCode::SUCCESS);
     }
     let env = Env::load()?;
-    if let Some(Command::Admin { action }) = cli.command {
-        telemetry::init(&env, "warn")?;
-        return admin::run(&env, action).await;
+    let mut node = cli.node;
+    match cli.command {
+        Some(Command::Admin { action }) => {
+            telemetry::init(&env, "warn")?;
+            return admin::run(&env, action).await;
+        }
+        Some(Command::Log { action }) => {
+            telemetry::init(&env, "warn")?;
+            return logs::run(&env, action);
+        }
+        Some(Command::Demo { seconds, dir, any_ports, ready_file }) => {
+            telemetry::init(&env, "warn")?;
+            let ready_file = ready_file.or(node.ready_file);
+            return demo::run(&env, demo::Options { seconds, dir, any_ports, ready_file }).await;
+        }
+        Some(Command::Serve { node: told }) => {
+            node = Node { roles: told.roles.or(node.roles), ready_file: told.ready_file.or(node.ready_file) };
+        }
+        _ => {}
     }
-    if let Some(Command::Log { action }) = cli.command {
-        telemetry::init(&env, "warn")?;
-        return logs::run(&env, action);
-    }
-    if let Some(Command::Demo { seconds, dir, any_ports }) = &cli.command {
-        telemetry::init(&env, "warn")?;
-        return demo::run(&env, demo::Options { seconds: *seconds, dir: dir.clone(), any_ports: *any_ports, ready_file: cli.ready_file })
-            .await;
-    }
-    let config = Config::from_env(&env, cli.roles);
+    let config = Config::from_env(&env, node.roles);
     if cli.check_config {
-        return Ok(check(&env, config, cli.offline).await);
+        return check(&env, config, cli.offline).await;
     }
     let config = config?;
     telemetry::init(&env, "info")?;
@@ -97,7 +107,7 @@ async fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
     };
     let server = server?;
     server.addresses().log();
-    if let Some(file) = &cli.ready_file {
+    if let Some(file) = &node.ready_file {
         write_ready(file, server.addresses())?;
     }
     notify_ready();
@@ -107,7 +117,7 @@ async fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
 }
 
 /// Says everything that is wrong with the settings, and with what they name.
-async fn check(env: &Env, config: Result<Config, env::Error>, offline: bool) -> ExitCode {
+async fn check(env: &Env, config: Result<Config, env::Error>, offline: bool) -> anyhow::Result<ExitCode> {
     let mut wrong = env.misspelt();
     match &config {
         Err(e) => wrong.extend(e.to_string().lines().map(str::to_owned)),
@@ -124,12 +134,16 @@ async fn check(env: &Env, config: Result<Config, env::Error>, offline: bool) -> 
     }
     match config {
         Ok(config) if wrong.is_empty() => {
-            println!("The configuration is good: {:?} backend, roles {:?}.", config.backend.kind(), config.roles);
-            ExitCode::SUCCESS
+            let log = match config.backend.kind() {
+                Kind::Embedded => "in this process",
+                Kind::Cluster => "in Redis",
+            };
+            say(format_args!("The configuration is good: the log is {log}, the roles are {}.", config.roles))?;
+            Ok(ExitCode::SUCCESS)
         }
         _ => {
             wrong.iter().for_each(|line| eprintln!("motience-server: {line}"));
-            ExitCode::from(EX_CONFIG)
+            Ok(ExitCode::from(EX_CONFIG))
         }
     }
 }

@@ -231,7 +231,7 @@ impl Server {
             }
         }
         let operators = sockets.pop().flatten().unwrap_or_default();
-        let operations = shared_http::tolerant(operations, shared_http::OPERATIONS);
+        let operations = shared_http::operations_listener(operations);
         listeners.extend(operators.into_iter().map(|socket| (Listener::kept(socket), operations.clone())));
         for (sockets, router) in sockets.into_iter().zip(services_routers) {
             listeners.extend(sockets.into_iter().flatten().map(|socket| (socket.into(), router.clone())));

@@ -124,7 +124,7 @@ impl Config {
     }
 
     /// The database and its setting, for people.
-    fn store_place(&self) -> String {
+    pub fn store_place(&self) -> String {
         let setting = match &self.store {
             store::Config::SqliteFile { path } if *path == self.data_dir.join("motience.db") => "DATA_DIR",
             store::Config::Postgres { .. } => "DATABASE_URL, DB_HOST",

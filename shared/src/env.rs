@@ -3,8 +3,10 @@
 mod misspelt;
 
 use std::{
+    any::Any,
     collections::{BTreeMap, BTreeSet},
     fmt,
+    num::{IntErrorKind, ParseFloatError, ParseIntError},
     path::Path,
     str::FromStr,
     time::Duration,
@@ -22,6 +24,17 @@ const SECRET_FILES: [(&str, &str); 5] = [
     ("DATABASE_URL_FILE", "DATABASE_URL"),
     ("REDIS_URL_FILE", "REDIS_URL"),
     ("REDIS_PASSWORD_FILE", "REDIS_PASSWORD"),
+];
+
+/// What stands for a setting that is wrong or missing and has no default while the others are looked at, so that a mistake in it hides
+/// none of theirs and makes none up. Nothing runs on these: an error is noted whenever one is used.
+const STAND_INS: [(&str, &str); 6] = [
+    ("JWT_SECRET", "stands-in-for-a-secret-of-at-least-32-bytes"),
+    ("DATABASE_URL", "postgres://stand:in@localhost/motience"),
+    ("DB_PASSWORD", "stand-in"),
+    ("REDIS_URL", "redis://:stand-in@localhost"),
+    ("TLS_CERT", "stand-in.pem"),
+    ("TLS_KEY", "stand-in.pem"),
 ];
 
 /// The two names of the environment's variable; the first wins.
@@ -122,33 +135,43 @@ impl Env {
     }
 
     /// Reads settings with `read` and notes in `errors` everything that is wrong with them, not only the first: whatever was wrong is
-    /// left at its default, and they are read again. `None` where that does not help.
+    /// left at its default, or something stands for it where it has none, and they are read again. `None` where that does not help.
     pub fn gather<T>(&self, errors: &mut Vec<Error>, read: impl Fn(&Self) -> Result<T, Error>) -> Option<T> {
         let mut env = self.clone();
         let mut wrong = BTreeSet::new();
         loop {
-            match read(&env) {
+            let found = match read(&env) {
                 Ok(settings) => return Some(settings),
-                Err(Error::Several(several)) => {
-                    errors.extend(several);
-                    return None;
+                Err(Error::Several(several)) => several,
+                Err(error) => vec![error],
+            };
+            let mut mended = false;
+            for error in found {
+                let variable = match &error {
+                    Error::Invalid { variable, .. } => Some(variable.clone()),
+                    _ => None,
+                };
+                let is_new = variable.clone().is_none_or(|variable| wrong.insert(variable));
+                // Two parts may read the same variable.
+                if is_new && !errors.iter().any(|known| known.to_string() == error.to_string()) {
+                    errors.push(error);
                 }
-                Err(error) => {
-                    let variable = match &error {
-                        Error::Invalid { variable, .. } => Some(variable.clone()),
-                        _ => None,
-                    };
-                    let is_new = variable.clone().is_none_or(|variable| wrong.insert(variable));
-                    // Two parts may read the same variable.
-                    if is_new && !errors.iter().any(|known| known.to_string() == error.to_string()) {
-                        errors.push(error);
-                    }
-                    match variable {
-                        Some(variable) if is_new && env.0.remove(&variable).is_some() => {}
-                        _ => return None,
-                    }
-                }
+                mended |= is_new && variable.is_some_and(|variable| env.mend(&variable));
             }
+            if !mended {
+                return None;
+            }
+        }
+    }
+
+    /// Puts something in the place of a wrong setting, or leaves it at its default; whether that changes anything.
+    fn mend(&mut self, variable: &str) -> bool {
+        match STAND_INS.iter().find(|(name, _)| *name == variable) {
+            Some((name, value)) => {
+                self.0.insert((*name).to_owned(), (*value).to_owned());
+                true
+            }
+            None => self.0.remove(variable).is_some(),
         }
     }
 
@@ -187,11 +210,11 @@ impl Env {
     pub fn parse<T>(&self, name: &str, default: T) -> Result<T, Error>
     where
         T: FromStr,
-        T::Err: fmt::Display,
+        T::Err: fmt::Display + 'static,
     {
         match self.get(name) {
             None => Ok(default),
-            Some(value) => value.parse().map_err(|e| Error::invalid(name, format_args!("'{value}' cannot be used: {e}"))),
+            Some(value) => value.parse().map_err(|e| Error::invalid(name, format_args!("'{value}' cannot be used: {}", words::<T>(&e)))),
         }
     }
 
@@ -267,6 +290,24 @@ impl fmt::Debug for Env {
     }
 }
 
+/// Why a text is no `T`. What the standard library says of numbers speaks of its types.
+fn words<T: FromStr<Err: fmt::Display + 'static>>(error: &T::Err) -> String {
+    let any: &dyn Any = error;
+    match any.downcast_ref::<ParseIntError>().map(ParseIntError::kind) {
+        // As large as an unsigned number of its size can be; those of our settings are unsigned.
+        Some(IntErrorKind::PosOverflow) => {
+            match u32::try_from(128 - 8 * size_of::<T>().min(16)).ok().and_then(|bits| u128::MAX.checked_shr(bits)) {
+                Some(most) => format!("it is more than {most}"),
+                None => "it is too large".to_owned(),
+            }
+        }
+        Some(IntErrorKind::Zero) => "it must be more than 0".to_owned(),
+        Some(_) => "it is no whole number".to_owned(),
+        None if any.is::<ParseFloatError>() => "it is no number".to_owned(),
+        None => error.to_string(),
+    }
+}
+
 fn split_unit(value: &str) -> (&str, &str) {
     let end = value.find(|c: char| !c.is_ascii_digit()).unwrap_or(value.len());
     (&value[..end], value[end..].trim())
@@ -297,6 +338,16 @@ mod tests {
     }
 
     #[test]
+    fn a_number_that_is_none_is_told_in_plain_words() {
+        let env = Env::from_pairs([("PORT", "99999"), ("WORD", "ten"), ("MINUS", "-1"), ("FLOAT", "x")]);
+        let told = |outcome: Result<u16, Error>| outcome.unwrap_err().to_string();
+        assert_eq!(told(env.parse("PORT", 1)), "PORT: '99999' cannot be used: it is more than 65535");
+        assert_eq!(told(env.parse("WORD", 1)), "WORD: 'ten' cannot be used: it is no whole number");
+        assert_eq!(told(env.parse("MINUS", 1)), "MINUS: '-1' cannot be used: it is no whole number");
+        assert_eq!(env.parse::<f64>("FLOAT", 1.0).unwrap_err().to_string(), "FLOAT: 'x' cannot be used: it is no number");
+    }
+
+    #[test]
     fn an_environment_that_nobody_knows_is_not_development() {
         let environment = |value: &str| Env::from_pairs([("NODE_ENV", value)]).environment();
         for name in ["production", "PRODUCTION", "Production", " prod ", "live", "staging"] {
@@ -323,7 +374,17 @@ mod tests {
         let told = Error::all(errors).unwrap_err().to_string();
         let lines: Vec<&str> = told.lines().collect();
         assert!(lines.len() == 2 && lines[0].starts_with("A: ") && lines[1].starts_with("C: "), "{told}");
-        // One that is missing cannot be left at its default.
+        // One that is missing hides no other where something can stand for it, and several in one answer are like one.
+        let mut errors = Vec::new();
+        let read = |env: &Env| match (env.get("JWT_SECRET"), env.parse::<u16>("A", 1)) {
+            (None, Err(wrong)) => Err(Error::Several(vec![Error::invalid("JWT_SECRET", "is missing"), wrong])),
+            (None, _) => Err(Error::invalid("JWT_SECRET", "is missing")),
+            (Some(_), port) => Ok((port?, env.duration("C", Duration::ZERO)?)),
+        };
+        assert_eq!(env.gather(&mut errors, read), Some((1, Duration::ZERO)));
+        let told = Error::all(errors).unwrap_err().to_string();
+        assert_eq!(told.lines().map(|line| line.split(':').next().unwrap()).collect::<Vec<_>>(), ["JWT_SECRET", "A", "C"], "{told}");
+        // Any other that is missing cannot be left at its default.
         let mut errors = Vec::new();
         assert_eq!(env.gather(&mut errors, |_| Err::<(), _>(Error::invalid("D", "is missing"))), None);
         assert_eq!(errors.len(), 1);

@@ -11,6 +11,7 @@ use tokio::{
 use crate::{
     env::{self, Env},
     http::{Host, ListenAddress},
+    output::say,
 };
 
 /// The address of a process's operations port: OPERATIONS_ADDRESS (BIND_ADDRESS unless given) and OPERATIONS_PORT.
@@ -31,7 +32,8 @@ pub async fn run(program: &str, address: Option<String>, limit: u64, default_por
     };
     match timeout(Duration::from_secs(limit), status(&address)).await {
         Ok(Ok(200)) => {
-            println!("ready");
+            // Whoever does not read it has the exit code.
+            let _ = say("ready");
             ExitCode::SUCCESS
         }
         Ok(Ok(status)) => failed(program, &format!("not ready: {address} answered {status}")),

@@ -9,6 +9,7 @@
 pub mod dotenv;
 pub mod model;
 pub mod mutation;
+pub mod output;
 pub mod wire;
 
 #[cfg(feature = "backend")]

@@ -24,8 +24,9 @@ static METRICS: OnceLock<(PrometheusHandle, Instant)> = OnceLock::new();
 
 /// Sends logs to standard error, at `level` unless RUST_LOG says otherwise, and starts the metrics.
 pub fn init(env: &Env, level: &str) -> Result<(), env::Error> {
-    let wanted = env.get("RUST_LOG").unwrap_or(level);
-    let filter = EnvFilter::try_new(wanted).map_err(|e| env::Error::invalid("RUST_LOG", e))?;
+    // PostgreSQL notes at each start that the table of migrations is there already.
+    let usual = format!("{level},sqlx::postgres::notice=warn");
+    let filter = EnvFilter::try_new(env.get("RUST_LOG").unwrap_or(&usual)).map_err(|e| env::Error::invalid("RUST_LOG", e))?;
     let json = match env.get("LOG_FORMAT").unwrap_or("text") {
         "json" => true,
         "text" => false,

@@ -1,8 +1,9 @@
 //! The command line of `motience-device`.
 
-use std::{path::PathBuf, process::ExitCode, time::Duration};
+use std::{fmt, path::PathBuf, process::ExitCode, time::Duration};
 
 use clap::{Args, Parser, Subcommand};
+use motience_shared::output::{is_unread, say};
 use tokio::runtime::{Builder, Runtime};
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
@@ -102,20 +103,20 @@ fn execute(cli: Cli) -> Result<ExitCode, Failure> {
                     found.map_err(|e| (1, format!("cannot read the status: {e}")))?.map_err(|several| (1, several.to_string()))?
                 }
             };
-            print!("{}", if json { found.to_json() } else { found.to_text() });
+            tell(if json { found.to_json() } else { found.to_text() }.trim_end())?;
             Ok(ExitCode::from(found.exit_code()))
         }
         Command::CheckConfig => {
             let config = Config::load(&overrides, &variables).map_err(bad_config)?;
             runtime()?.block_on(try_sensors(&config))?;
-            println!("the settings are good");
+            tell("the settings are good")?;
             Ok(ExitCode::SUCCESS)
         }
         Command::Register => {
             let config = Config::load(&overrides, &variables).map_err(bad_config)?;
             log_to_stderr(&config.log)?;
             runtime()?.block_on(register(&config)).map_err(|e| failed(&e))?;
-            println!("registered {}", config.username);
+            tell(format_args!("registered {}", config.username))?;
             Ok(ExitCode::SUCCESS)
         }
         Command::Run => {
@@ -130,12 +131,17 @@ fn execute(cli: Cli) -> Result<ExitCode, Failure> {
     }
 }
 
+/// Writes a line for whoever asked. That nobody reads it is no failure: the exit code says the rest.
+fn tell(line: impl fmt::Display) -> Result<(), Failure> {
+    say(line).or_else(|e| if is_unread(&e) { Ok(()) } else { Err((1, format!("standard output cannot be written: {e}"))) })
+}
+
 /// Reads each sensor once and shows what came of it.
 async fn try_sensors(config: &Config) -> Result<(), Failure> {
     let mut wrong = Vec::new();
     for (n, sensor) in config.sensors.iter().enumerate() {
         match trial(sensor, &config.device_id).await {
-            Ok(words) => println!("sensor {} ({}): {words}", n + 1, sensor.label()),
+            Ok(words) => tell(format_args!("sensor {} ({}): {words}", n + 1, sensor.label()))?,
             Err(reason) => wrong.push(format!("sensor {} ({}): {reason}", n + 1, sensor.label())),
         }
     }

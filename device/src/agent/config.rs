@@ -245,14 +245,23 @@ impl Config {
 
     fn assemble(file: File, overrides: &Overrides, variables: &Variables) -> Result<Self, Error> {
         let text = |value: Option<String>, name: &str| value.or_else(|| variables.get(name).map(str::to_owned));
-        let needed = |value: Option<String>, key: &str, name: &str| {
-            text(value, name).ok_or_else(|| Error::new(format!("{name} (in the configuration file: {key})"), "is missing"))
-        };
-        let device_id = needed(file.device_id, "device_id", "DEVICE_ID")?;
-        let device_id = DeviceId::new(&device_id).map_err(|e| Error::new("DEVICE_ID (device_id)", format!("cannot be used: {e}")))?;
+        let device_id = text(file.device_id, "DEVICE_ID");
         let username = file.username.or_else(|| variables.username().map(str::to_owned));
-        let username =
-            username.ok_or_else(|| Error::new("MOTIENCE_USERNAME, or USERNAME (in the configuration file: username)", "is missing"))?;
+        let has_password = file.password.is_some() || file.password_file.is_some() || variables.get("PASSWORD").is_some();
+        let missing: Vec<&str> = [
+            (device_id.is_some(), "DEVICE_ID (in the configuration file: device_id)"),
+            (username.is_some(), "MOTIENCE_USERNAME, or USERNAME (in the configuration file: username)"),
+            (has_password, "PASSWORD (in the configuration file: password)"),
+        ]
+        .into_iter()
+        .filter_map(|(there, setting)| (!there).then_some(setting))
+        .collect();
+        let (Some(device_id), Some(username), true) = (device_id, username, has_password) else {
+            let verb = if missing.len() == 1 { "is" } else { "are" };
+            let places = "settings come from the file of --config, from the environment, or from .env";
+            return Err(Error::new(missing.join("; "), format!("{verb} missing: {places}")));
+        };
+        let device_id = DeviceId::new(&device_id).map_err(|e| Error::new("DEVICE_ID (device_id)", format!("cannot be used: {e}")))?;
         let password = match (file.password, file.password_file) {
             (Some(_), Some(_)) => return Err(Error::new("password", "and password_file exclude each other")),
             (Some(password), None) => password,
@@ -261,7 +270,7 @@ impl Config {
                     .map_err(|e| Error::new("password_file", format!("{} cannot be read: {e}", path.display())))?;
                 text.trim_end_matches(['\r', '\n']).to_owned().into()
             }
-            (None, None) => needed(None, "password", "PASSWORD")?.into(),
+            (None, None) => variables.get("PASSWORD").unwrap_or_default().to_owned().into(),
         };
         if password.expose_secret().is_empty() {
             return Err(Error::new("PASSWORD (password)", "is empty"));

@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, bail, ensure};
 use clap::Args;
 use motience_certs::Trust;
 use motience_device::{Credentials, Producer, client, client::Lane, link::Controller, outbox::Policy, producer};
@@ -118,9 +118,12 @@ async fn beside(bench: &Bench, rival: &Rival, counted: Duration) -> Result<(f64,
     let rate = |bytes: u64| bytes as f64 * 8.0 / 1e6 / counted.as_secs_f64();
     let rates = (rate(bulk.bytes() - before.0), rate(taken() - before.1));
     drop((bulk, other));
+    let refused = device.as_ref().map_or(0, |device| device.producer.stats().refused);
     if let Some(device) = device {
         device.end().await;
     }
+    // Who sends nothing leaves everything to others, which says nothing.
+    ensure!(refused == 0, "the server refused {refused} records of the device, which so took nothing");
     // What is still in the queue leaves it.
     sleep(Duration::from_secs(1)).await;
     Ok(rates)
@@ -185,10 +188,11 @@ impl Flood {
 async fn flood(bench: &Bench, controller: Controller) -> Result<Flood> {
     let (port, ca, token) = (bench.motience.quic()?, bench.motience.ca()?, bench.motience.producer.token.clone());
     let name = format!("flood-{controller}");
+    let device = DeviceId::new(&name)?;
     let producer = bench
         .device
         .run(async move {
-            let mut client = client::Config::new(format!("{SERVER}:{port}").parse()?, Trust::Ca(ca), DeviceId::new(&name)?);
+            let mut client = client::Config::new(format!("{SERVER}:{port}").parse()?, Trust::Ca(ca), device);
             client.server_name = Some("localhost".into());
             client.link.controller = controller;
             let mut config = producer::Config::new(client);
@@ -201,9 +205,10 @@ async fn flood(bench: &Bench, controller: Controller) -> Result<Flood> {
         })
         .await?;
     let sending = Arc::clone(&producer);
-    let size = Sensor::new("flood-0000", 1).record(1, 0).len() as u64;
+    // A device may send records of its own only.
+    let mut sensor = Sensor::new(&name, 1);
+    let size = Sensor::new(&name, 1).record(1, 0).len() as u64;
     let task = bench.device.spawn(async move {
-        let mut sensor = Sensor::new("flood-0000", 1);
         for number in 1.. {
             if sending.enqueue(Lane::Independent, sensor.record(number, number)).await.is_err() {
                 return;

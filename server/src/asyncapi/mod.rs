@@ -1,18 +1,12 @@
-//! The AsyncAPI document: everything that streams, described once, beside the OpenAPI documents of what does not; and the page
-//! that shows both.
+//! The AsyncAPI document: everything that streams, described once, beside the OpenAPI documents of what does not.
 
 #[cfg(test)]
 mod tests;
 
-use axum::{
-    Router,
-    body::Bytes,
-    http::{HeaderValue, header},
-    routing::{MethodRouter, get},
-};
+use axum::{Router, body::Bytes};
 use serde_json::Value;
 
-use crate::http::guarded;
+use crate::http::{file, guarded};
 
 /// The document, in one file of its own.
 const DOCUMENT: &str = include_str!("asyncapi.json");
@@ -24,21 +18,9 @@ pub(crate) fn document() -> Value {
     document
 }
 
-/// The page at `/api-docs/`, its files, and the document. Swagger UI's own files are expected beside them.
+/// The document beside the page of the service that streams.
 pub(crate) fn router() -> Router {
     // Made once: a router is copied for each request, with what its handlers hold.
     let document = Bytes::from(document().to_string());
-    let files = Router::new()
-        .route("/api-docs/", file("text/html; charset=utf-8", include_str!("page/index.html")))
-        .route("/api-docs/docs.css", file("text/css; charset=utf-8", include_str!("page/docs.css")))
-        .route("/api-docs/docs.js", file("text/javascript; charset=utf-8", include_str!("page/docs.js")))
-        .route(
-            "/api-docs/asyncapi.json",
-            get(async move || ([(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))], document)),
-        );
-    guarded(files)
-}
-
-fn file(kind: &'static str, text: &'static str) -> MethodRouter {
-    get(move || async move { ([(header::CONTENT_TYPE, HeaderValue::from_static(kind))], text) })
+    guarded(Router::new().route("/api-docs/asyncapi.json", file("application/json", document)))
 }

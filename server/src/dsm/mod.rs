@@ -43,7 +43,7 @@ pub fn router(services: &Arc<Services>) -> Router {
 pub(crate) fn service(services: &Arc<Services>) -> Service {
     let (operations, document) = operations(services.config.data_body).with_state(Shared(Arc::clone(services))).split_for_parts();
     let operations = limited(operations, services);
-    Service { name: "motience-dsm", prefix: "/dsm", alias: "/api", operations, document, page: true, more: asyncapi::router() }
+    Service { name: "motience-dsm", prefix: "/dsm", alias: "/api", operations, document, streams: true, more: asyncapi::router() }
 }
 
 /// Its OpenAPI document.

@@ -1,6 +1,7 @@
 //! What ap, sm and dsm share: their settings, their limits, the layers around every router, and their documents.
 
 mod attempts;
+mod docs;
 mod layers;
 mod limiters;
 pub(crate) mod marks;
@@ -11,36 +12,24 @@ mod stream;
 #[cfg(test)]
 pub(crate) mod tests;
 
-use std::{borrow::Cow, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
-use axum::{
-    Router,
-    body::Bytes,
-    extract::Path,
-    http::{HeaderValue, header},
-    middleware::from_fn_with_state,
-    response::{IntoResponse as _, Redirect, Response},
-    routing::get,
-};
+use axum::{Router, middleware::from_fn_with_state, response::Redirect, routing::get};
 use motience_shared::{
     auth::HashLimits,
     backend::Backend,
     env::{self, Env},
-    http::{self as shared_http, ApiError, Detail, HasBackend, HasProxies, Limits, Proxies, tolerant},
+    http::{self as shared_http, Detail, HasBackend, HasProxies, Limits, Proxies, tolerant},
 };
 use tokio_util::sync::CancellationToken;
-use tower_http::set_header::SetResponseHeaderLayer;
-use utoipa::openapi::{
-    OpenApi, Server,
-    security::{Http, HttpAuthScheme, SecurityScheme},
-};
+use utoipa::openapi::OpenApi;
 
-use self::marks::TimeMarks;
+use docs::documented;
+pub(crate) use docs::{file, guarded, secured};
 pub(crate) use layers::Unhurried;
 pub use rates::Rates;
 
-/// Swagger UI sets styles within the page and shows pictures that it carries with it; requests are tried on the service itself.
-const DOCS_POLICY: &str = "default-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; frame-ancestors 'none'; base-uri 'none'; form-action 'self'";
+use self::marks::TimeMarks;
 
 /// Settings of the HTTP services.
 #[derive(Clone, Debug)]
@@ -181,8 +170,8 @@ pub(crate) struct Service {
     pub(crate) alias: &'static str,
     pub(crate) operations: Router,
     pub(crate) document: OpenApi,
-    /// Whether a page of its own stands at `/api-docs/`, with Swagger UI in it.
-    pub(crate) page: bool,
+    /// Whether the AsyncAPI document is beside it.
+    pub(crate) streams: bool,
     /// Paths that are no part of its document.
     pub(crate) more: Router,
 }
@@ -194,15 +183,16 @@ impl Service {
         Self { more: self.more.merge(more), ..self }
     }
 
-    /// A port of its own: its operations at the root and under its alias, its document and Swagger UI at `/api-docs`, what
-    /// operators ask, and the layers that hold for every request.
+    /// A port of its own: its operations at the root and under its alias, its document and Swagger UI at `/api-docs`, to which `/`
+    /// leads, what operators ask, and the layers that hold for every request.
     pub(crate) fn alone(self, services: &Arc<Services>) -> Router {
         let paths = self.paths(&["", self.alias]).chain(KNOWN.map(str::to_owned)).collect::<Vec<_>>();
         let router = Router::new()
             .merge(self.operations.clone())
             .nest(self.alias, self.operations)
             .merge(self.more)
-            .merge(guarded(documented("", self.page, self.document)))
+            .merge(documented("", self.streams, self.document))
+            .route("/", get(async || Redirect::temporary("api-docs/")))
             .merge(shared_http::operations(self.name, Arc::clone(&services.backend), services.config.detail));
         tolerant(layers::around(router, services), paths)
     }
@@ -234,59 +224,7 @@ pub(crate) fn together(parts: impl IntoIterator<Item = Service>, more: Router, s
             .nest(part.prefix, part.operations.clone().merge(part.more))
             .merge(part.operations.clone())
             .nest(part.alias, part.operations)
-            .merge(guarded(documented(part.prefix, part.page, part.document)));
+            .merge(documented(part.prefix, part.streams, part.document));
     }
     tolerant(layers::around(router, services), paths)
-}
-
-/// A document and its Swagger UI, of a service that is found under `prefix`. `own`: a page of the service's own stands in the place
-/// of Swagger UI's first, and has it within.
-///
-/// Addresses are relative to where the document or the page is found, so that they hold behind a proxy which takes a prefix off. The
-/// document is kept as bytes: a router is copied for each request, and whatever its handlers hold is copied with it.
-fn documented(prefix: &str, own: bool, document: OpenApi) -> Router {
-    let mut document = secured(document);
-    // The folder above `api-docs/`.
-    document.servers = Some(vec![Server::new("..")]);
-    let document = Bytes::from(document.to_json().expect("the names in a document are texts, so it is JSON"));
-    let config = Arc::new(utoipa_swagger_ui::Config::from("openapi.json"));
-    let page = format!("{prefix}/api-docs");
-    let mut router = Router::new().route(&page, get(async || Redirect::temporary("api-docs/"))).route(
-        &format!("{page}/openapi.json"),
-        get(move || async move { ([(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))], document) }),
-    );
-    if !own {
-        let config = Arc::clone(&config);
-        router = router.route(&format!("{page}/"), get(move || async move { part("", config) }));
-    }
-    router.route(&format!("{page}/{{*name}}"), get(move |Path(name): Path<String>| async move { part(&name, config) }))
-}
-
-/// Pages of documents, which nobody may frame, and which run no scripts but their own.
-pub(crate) fn guarded(router: Router) -> Router {
-    let set = |name, value| SetResponseHeaderLayer::if_not_present(name, HeaderValue::from_static(value));
-    router.layer(set(header::CONTENT_SECURITY_POLICY, DOCS_POLICY)).layer(set(header::REFERRER_POLICY, "no-referrer"))
-}
-
-/// A file of Swagger UI.
-fn part(name: &str, config: Arc<utoipa_swagger_ui::Config<'static>>) -> Result<Response, ApiError> {
-    let found = utoipa_swagger_ui::serve(name, config).map_err(ApiError::internal)?;
-    let file = found.ok_or_else(|| ApiError::not_found("There is nothing at this path."))?;
-    // Megabytes that stand in the program already are not copied for each who asks.
-    let bytes = match file.bytes {
-        Cow::Borrowed(bytes) => Bytes::from_static(bytes),
-        Cow::Owned(bytes) => bytes.into(),
-    };
-    let mut response = ([(header::CONTENT_TYPE, file.content_type)], bytes).into_response();
-    if file.gzpipped {
-        response.headers_mut().insert(header::CONTENT_ENCODING, HeaderValue::from_static("gzip"));
-    }
-    Ok(response)
-}
-
-/// Every document names the one way to authenticate.
-pub(crate) fn secured(mut document: OpenApi) -> OpenApi {
-    let bearer = SecurityScheme::Http(Http::builder().scheme(HttpAuthScheme::Bearer).bearer_format("JWT").build());
-    document.components.get_or_insert_default().add_security_scheme("bearer", bearer);
-    document
 }

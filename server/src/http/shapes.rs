@@ -208,6 +208,8 @@ impl<'de> Deserialize<'de> for Id {
             Ok(Written::Float(n)) if n.fract() == 0.0 && n.abs() < EXACT => Some(n as i64),
             Ok(Written::Text(text)) if text.bytes().all(|b| b.is_ascii_digit()) => text.parse().ok(),
             Ok(_) => None,
+            // That there is none at all: the reader names the field.
+            Err(e) if e.to_string().starts_with("missing field") => return Err(e),
             Err(_) => None,
         };
         number.map(Self).ok_or_else(|| de::Error::custom("an id is a number or a string of digits"))

@@ -25,7 +25,7 @@ pub fn router(services: &Arc<Services>) -> Router {
 pub(crate) fn service(services: &Arc<Services>) -> Service {
     let (operations, document) = operations().with_state(Shared(Arc::clone(services))).split_for_parts();
     let operations = limited(operations, services);
-    Service { name: "motience-sm", prefix: "/sm", alias: "/api", operations, document, page: false, more: Router::new() }
+    Service { name: "motience-sm", prefix: "/sm", alias: "/api", operations, document, streams: false, more: Router::new() }
 }
 
 /// Its OpenAPI document.

@@ -53,6 +53,40 @@ async fn a_bad_setting_is_named_and_exits_78() {
 }
 
 #[tokio::test]
+async fn output_that_nobody_reads_ends_a_command_without_a_panic() {
+    for arguments in [&["openapi", "dsm"][..], &["--check-config"], &["demo", "--any-ports"]] {
+        let dir = TempDir::new().unwrap();
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let run = command(server(), dir.path()).args(arguments).stdout(writer).stderr(Stdio::piped()).output();
+        let run = timeout(LIMIT, run).await.unwrap().unwrap();
+        let told = String::from_utf8(run.stderr).unwrap();
+        assert!(run.status.code() == Some(0) && !told.contains("panicked"), "{arguments:?}: {:?} {told}", run.status);
+    }
+}
+
+#[tokio::test]
+async fn an_operator_is_told_in_which_database_and_lists_show_where_nobody_is() {
+    let dir = TempDir::new().unwrap();
+    let admin = |arguments: &[&str]| {
+        let mut admin = command(server(), dir.path());
+        admin.arg("admin").args(arguments).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        admin.output()
+    };
+    let run = timeout(LIMIT, admin(&["list"])).await.unwrap().unwrap();
+    let told = String::from_utf8(run.stderr).unwrap();
+    assert!(run.status.success() && run.stdout.is_empty() && told.contains("motience.db"), "{told}");
+    std::fs::write(dir.path().join("password"), "an-operator-1").unwrap();
+    let file = dir.path().join("password");
+    let run = timeout(LIMIT, admin(&["create", "--username", "root", "--password-file", file.to_str().unwrap()])).await.unwrap().unwrap();
+    let said = String::from_utf8(run.stdout).unwrap();
+    assert!(run.status.success() && said.contains("root") && said.contains("motience.db"), "{said}");
+    // What serves has no part in other commands.
+    let run = timeout(LIMIT, admin(&["list", "--roles", "ap"])).await.unwrap().unwrap();
+    assert_eq!(run.status.code(), Some(2));
+}
+
+#[tokio::test]
 async fn health_readiness_and_metrics_answer_on_every_http_port() {
     let node = Node::embedded(&[]).await;
     let at = &node.at;
@@ -65,6 +99,11 @@ async fn health_readiness_and_metrics_answer_on_every_http_port() {
         let metrics = http().get(format!("{base}/metrics")).send().await.unwrap().text().await.unwrap();
         assert!(metrics.contains("motience_"), "{base}/metrics: {metrics}");
     }
+    // Whoever opens the port itself is told what there is.
+    let answer = http().get(at.operations.as_deref().unwrap()).send().await.unwrap();
+    assert_eq!(answer.status(), 404);
+    let problem: serde_json::Value = answer.json().await.unwrap();
+    assert!(problem["code"] == "not_found" && problem["detail"].as_str().unwrap().contains("/metrics"), "{problem}");
     let port = at.operations.as_deref().unwrap().rsplit(':').next().unwrap();
     // By an address, by that variable, and by the setting of the port.
     for (arguments, variables) in [
@@ -207,6 +246,12 @@ async fn a_node_waits_for_its_database_and_for_redis() {
     // One of the two is not enough.
     postgres.start_again().await;
     assert_eq!((status("health").await, status("ready").await), (Some(200), Some(503)));
+    // What a database answers is told in its words, and once.
+    let mut check = self::command(server(), dir.path());
+    check.arg("--check-config").env("DATABASE_URL", postgres.url_of("nowhere")).stdout(Stdio::null()).stderr(Stdio::piped());
+    let run = timeout(LIMIT, check.output()).await.unwrap().unwrap();
+    let text = String::from_utf8(run.stderr).unwrap();
+    assert!(run.status.code() == Some(78) && text.matches("does not exist").count() == 1 && !text.contains("at line"), "{text}");
     assert!(!ready.exists() && process.try_wait().unwrap().is_none());
     redis.start_again().await;
     until("ready", 200).await;

@@ -5,6 +5,7 @@ use std::{error::Error, sync::Arc};
 use axum::{
     extract::{
         FromRequest, FromRequestParts, Request,
+        path::ErrorKind,
         rejection::{JsonRejection, PathRejection},
     },
     http::{HeaderMap, StatusCode, header, request::Parts},
@@ -155,7 +156,14 @@ impl<T: DeserializeOwned + Send, S: Send + Sync> FromRequestParts<S> for Path<T>
         match axum::extract::Path::from_request_parts(parts, state).await {
             Ok(axum::extract::Path(value)) => Ok(Self(value)),
             Err(PathRejection::FailedToDeserializePathParams(e)) => {
-                Err(ApiError::new(StatusCode::UNPROCESSABLE_ENTITY, "invalid_path", format!("The path is not as expected: {}.", e.kind())))
+                let problem = match e.kind() {
+                    // Only numbers can be told apart from other texts, and all numbers in paths are ids.
+                    ErrorKind::ParseError { value, .. }
+                    | ErrorKind::ParseErrorAtIndex { value, .. }
+                    | ErrorKind::ParseErrorAtKey { value, .. } => format!("`{value}` is no id, which is a number"),
+                    other => other.to_string(),
+                };
+                Err(ApiError::new(StatusCode::UNPROCESSABLE_ENTITY, "invalid_path", format!("The path is not as expected: {problem}.")))
             }
             Err(e) => Err(ApiError::internal(e)),
         }

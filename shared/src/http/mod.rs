@@ -30,7 +30,7 @@ pub use extract::{
 pub use inflate::{InflatesTooFar, Inflation, inflate};
 pub use limits::Limits;
 pub use listen::{Host, ListenAddress, NoHost, check_plaintext};
-pub use operations::{Detail, OPERATIONS, operations};
+pub use operations::{Detail, OPERATIONS, operations, operations_listener};
 pub use origin::{Origins, called_host, check_origin, without_port};
 pub use page::{Page, PagePermit, PageRoom};
 pub use paths::{is_path, tolerant};

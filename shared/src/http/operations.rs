@@ -13,7 +13,7 @@ use axum::{
 };
 use serde_json::json;
 
-use super::{ApiError, Host};
+use super::{ApiError, Host, tolerant};
 use crate::{
     backend::Backend,
     env::{self, Env},
@@ -63,6 +63,16 @@ pub fn operations(service: &'static str, backend: Arc<Backend>, detail: Detail) 
         backend,
         detail,
     })
+}
+
+/// All of an operations listener: what is asked for by a wrong path, as `/` is by whoever opens it in a browser, is told what there is.
+pub fn operations_listener(operations: Router) -> Router {
+    let nothing = || {
+        ApiError::not_found(
+            "There is nothing at this path. Here are /health, /ready, /metrics and, where the node has WebSockets, /stats/producer and /stats/consumer.",
+        )
+    };
+    tolerant(operations.fallback(async move || nothing()), OPERATIONS)
 }
 
 /// The process is up: nothing is asked.

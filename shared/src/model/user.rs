@@ -21,7 +21,7 @@ pub enum Role {
 
 /// The text is no role.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("role is one of producer, consumer")]
+#[error("a role is producer, consumer or admin")]
 pub struct UnknownRole;
 
 impl Role {

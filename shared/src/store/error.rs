@@ -17,8 +17,8 @@ pub enum Error {
     #[error("a consumer has at most {MAX_NAMES} named cursors")]
     TooManyNames,
     /// The database is away or overloaded; the same call may succeed later.
-    #[error("the database is unavailable")]
-    Unavailable(#[source] sqlx::Error),
+    #[error("the database is unavailable: {}", words(.0))]
+    Unavailable(sqlx::Error),
     /// No answer within the time limit. A write may or may not have happened.
     #[error("the database did not answer in time")]
     TimedOut,
@@ -29,8 +29,8 @@ pub enum Error {
     #[error("the database could not be migrated")]
     Migrate(#[source] sqlx::migrate::MigrateError),
     /// Anything else: a fault of the program or of the data in the database.
-    #[error("the database refused")]
-    Other(#[source] sqlx::Error),
+    #[error("the database refused: {}", words(.0))]
+    Other(sqlx::Error),
 }
 
 impl Error {
@@ -56,6 +56,15 @@ impl From<sqlx::Error> for Error {
             _ => false,
         };
         if away { Self::Unavailable(error) } else { Self::Other(error) }
+    }
+}
+
+/// What is wrong, for people. The library's words for an answer of the database end in a line of the database's own source code.
+fn words(error: &sqlx::Error) -> String {
+    match error {
+        sqlx::Error::Database(answer) => answer.message().to_owned(),
+        sqlx::Error::Io(cause) => cause.to_string(),
+        other => other.to_string(),
     }
 }
 

@@ -83,12 +83,13 @@ fn nothing_secret_travels_in_the_clear_unless_told() {
 #[test]
 fn mistakes_are_named() {
     let wrong = |text: &str| assemble(text, &variables()).unwrap_err().to_string();
-    assert!(
-        assemble("", &Variables::from_pairs([]))
-            .unwrap_err()
-            .to_string()
-            .starts_with("DEVICE_ID (in the configuration file: device_id) is missing")
-    );
+    let told = |pairs: Variables| assemble("", &pairs).unwrap_err().to_string();
+    let all = told(Variables::from_pairs([]));
+    for setting in ["DEVICE_ID (in the configuration file: device_id)", "MOTIENCE_USERNAME", "PASSWORD (", "are missing", "--config"] {
+        assert!(all.contains(setting), "{setting}: {all}");
+    }
+    let one = told(Variables::from_pairs([("MOTIENCE_USERNAME", "me"), ("PASSWORD", "pass123")]));
+    assert!(one.starts_with("DEVICE_ID (in the configuration file: device_id) is missing"), "{one}");
     assert!(wrong("server_url = \"http://x\"").contains("SERVER_URL (server_url)"));
     assert!(wrong("send_interval_secs = 0").contains("SEND_INTERVAL_SECS"));
     assert!(wrong("sensors = []").contains("nothing to send"));

@@ -96,7 +96,12 @@ async fn the_pages_are_reached_with_and_without_a_slash() {
         assert_eq!(answer.headers[header::LOCATION], "api-docs/");
         let page = send(router, request(Method::GET, "/api-docs/", None, Sent::Nothing)).await;
         assert_eq!(page.status, 200);
-        assert!(page.text().contains("swagger-ui"));
+        let page = page.text();
+        assert!(page.contains("swagger-ui") && page.contains(r#"name="viewport""#) && !page.contains("TITLE"));
+        let title = document(router).await["info"]["title"].as_str().unwrap().to_owned();
+        assert!(page.contains(&format!("<title>{title}, API documentation</title>")), "{page}");
+        let root = send(router, request(Method::GET, "/", None, Sent::Nothing)).await;
+        assert!(root.status.is_redirection() && root.headers[header::LOCATION] == "api-docs/");
         let start = send(router, request(Method::GET, "/api-docs/swagger-initializer.js", None, Sent::Nothing)).await.text();
         assert!(start.contains(r#""openapi.json""#), "{start}");
         assert_eq!(document(router).await["servers"], serde_json::json!([{"url": ".."}]));
@@ -106,16 +111,21 @@ async fn the_pages_are_reached_with_and_without_a_slash() {
 #[tokio::test]
 async fn the_streams_are_shown_beside_swagger_ui() {
     let platform = platform(&[]).await;
-    let get = async |path: &str| send(&platform.dsm, request(Method::GET, path, None, Sent::Nothing)).await;
+    let at = async |router, path: &str| send(router, request(Method::GET, path, None, Sent::Nothing)).await;
+    let get = async |path: &str| at(&platform.dsm, path).await;
     let document = get("/api-docs/asyncapi.json").await.json(200);
     assert_eq!((&document["asyncapi"], &document["info"]["version"]), (&Value::from("3.0.0"), &Value::from(env!("CARGO_PKG_VERSION"))));
-    let page = get("/api-docs/").await.text();
-    // Everything that the page asks for is here, and nothing in it is a script or a style of its own.
-    for part in page.split(['"']).filter(|part| part.ends_with(".js") || part.ends_with(".css") || part.ends_with(".json")) {
-        let answer = get(&format!("/api-docs/{part}")).await;
-        assert!(answer.status == 200 && !answer.text().is_empty(), "{part}");
+    for (router, streams) in [(&platform.ap, false), (&platform.sm, false), (&platform.dsm, true)] {
+        let page = at(router, "/api-docs/").await.text();
+        assert_eq!(page.contains("asyncapi.json") && page.contains("Streams"), streams, "{page}");
+        // Everything that the page asks for is here, and nothing in it is a script or a style of its own.
+        for part in page.split(['"']).filter(|part| [".js", ".css", ".json", ".png"].iter().any(|end| part.ends_with(end))) {
+            let answer = at(router, &format!("/api-docs/{part}")).await;
+            assert!(answer.status == 200 && !answer.text().is_empty(), "{part}");
+        }
+        assert!(!page.contains("://") && !page.contains("<style") && !page.contains("<script>"), "{page}");
+        assert_eq!(page.matches("tabpanel").count(), usize::from(streams), "{page}");
     }
-    assert!(!page.contains("://") && !page.contains("<style") && !page.contains("<script>"), "{page}");
     assert!(get("/api-docs/index.html").await.text().contains("swagger-ui"));
     get("/api-docs/nothing.js").await.problem(404, "not_found");
 }

@@ -1,6 +1,6 @@
-// Two views of one service: its HTTP operations by Swagger UI, its streams from the AsyncAPI document.
+// The views of one service: its HTTP operations by Swagger UI, and its streams, where it has any, from the AsyncAPI document.
 
-const tabs = [...document.querySelectorAll('[role="tab"]')];
+const tabs = [...document.querySelectorAll('header [role="tab"]')];
 
 function show(tab, focus) {
   for (const each of tabs) {
@@ -98,11 +98,15 @@ function streams(document_) {
 
 window.SwaggerUIBundle({ url: 'openapi.json', dom_id: '#swagger-ui', deepLinking: false });
 const place = document.getElementById('streams');
-try {
-  const answer = await fetch('asyncapi.json');
-  if (!answer.ok) throw new Error(`the server answered ${answer.status}`);
-  place.replaceChildren(...streams(await answer.json()));
-} catch (problem) {
-  place.replaceChildren(element('p', { role: 'alert' }, `The document of the streams cannot be read: ${problem.message}. Load this page again.`));
+if (place) {
+  document.getElementById('http').setAttribute('role', 'tabpanel');
+  document.getElementById('http').setAttribute('aria-labelledby', 'tab-http');
+  try {
+    const answer = await fetch('asyncapi.json');
+    if (!answer.ok) throw new Error(`the server answered ${answer.status}`);
+    place.replaceChildren(...streams(await answer.json()));
+  } catch (problem) {
+    place.replaceChildren(element('p', { role: 'alert' }, `The document of the streams cannot be read: ${problem.message}. Load this page again.`));
+  }
+  if (location.hash === '#streams') show(tabs[1], false);
 }
-if (location.hash === '#streams') show(tabs[1], false);
