@@ -21,14 +21,18 @@ export interface Platform {
   stop(): Promise<void>;
 }
 
+const PORTS = ['AP_PORT', 'SM_PORT', 'DSM_PORT', 'WSS1_PORT', 'WSS2_PORT', 'WSS1_UI_PORT', 'WSS2_UI_PORT', 'QUIC_PORT', 'HTTPS_PORT', 'OPERATIONS_PORT'];
+
 /** With these settings beside the defaults. */
 export async function platform(settings: Record<string, string> = {}): Promise<Platform> {
   const program = resolve(process.env.MOTIENCE_SERVER ?? join(ROOT, 'target/debug/motience-server'));
   if (!existsSync(program)) throw new Error(`${program} is missing: build it with cargo, or set MOTIENCE_SERVER`);
   const dir = mkdtempSync(join(tmpdir(), 'motience-client-'));
   const ready = join(dir, 'ready.json');
-  const env = { PATH: process.env.PATH ?? '', HOME: dir, BIND_ADDRESS: '127.0.0.1', RUST_LOG: 'warn', ...settings };
-  const server = spawn(program, ['demo', '--any-ports', '--ready-file', ready, '--dir', join(dir, 'demo')], { cwd: dir, env, stdio: ['ignore', 'ignore', 'inherit'] });
+  // Not `demo`, which leaves out all settings but its own.
+  const ports = Object.fromEntries(PORTS.map((name) => [name, '0']));
+  const env = { PATH: process.env.PATH ?? '', HOME: dir, BIND_ADDRESS: '127.0.0.1', PERSIST: 'true', RUST_LOG: 'warn', ...ports, ...settings };
+  const server = spawn(program, ['--ready-file', ready], { cwd: dir, env, stdio: ['ignore', 'ignore', 'inherit'] });
   const places = await placesFrom(server, ready);
   let accounts = 0;
   return {

@@ -19,8 +19,8 @@ describe('a producer over plain requests', () => {
     const good = (n: number) => ({ device_id: 'mine', timestamp: new Date().toISOString(), data: { n } });
     const bad = {
       wrong_device: { ...good(0), device_id: 'another' },
-      record_too_large: { ...good(0), data: { text: 'x'.repeat(9_000) } },
-      invalid_json: { ...good(0), data: { text: '\ud800' } },
+      too_large: { ...good(0), data: { text: 'x'.repeat(9_000) } },
+      unknown_field: { ...good(0), offset: 7 },
       invalid_timestamp: { ...good(0), timestamp: 'never' },
     };
     for (const [code, record] of Object.entries(bad)) {
