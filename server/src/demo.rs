@@ -55,7 +55,9 @@ pub(crate) async fn run(env: &Env, options: Options) -> anyhow::Result<ExitCode>
     descriptors::prepare(0);
     let shutdown = Shutdown::new();
     shutdown.spawn_signals();
-    let server = Server::bind(Config::from_env(&env, None)?, Clock::system(), shutdown.clone()).await?;
+    let config = Config::from_env(&env, None)?;
+    let server = Server::bind(config, Clock::system(), shutdown.clone()).await;
+    let server = server.context("the demo cannot start (--any-ports takes whatever ports are free)")?;
     let at = server.addresses().clone();
     make_operator(server.backend()).await?;
     let serving = tokio::spawn(server.run());

@@ -25,9 +25,9 @@ const BAD_DISK: u8 = 74;
 /// Ended by a second signal.
 const ABORTED: u8 = 130;
 
-/// Streams this device's readings to a Motience server.
+/// Streams this device's readings to a Motience server. Settings come from the file of --config, from the environment, and from `.env`.
 #[derive(Debug, Parser)]
-#[command(version, about)]
+#[command(version)]
 struct Cli {
     #[command(flatten)]
     settings: Settings,
