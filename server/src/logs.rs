@@ -6,11 +6,12 @@ use motience_shared::{
     clock::Clock,
     env::Env,
     log::embedded::{self, Health},
+    output::say,
 };
 
 use crate::cli::LogAction;
 
-/// Does it, says what was found, and tells the outcome by the exit code.
+/// Does it, says what was found, and tells the outcome by the exit code, whether or not anybody reads the rest.
 pub(crate) fn run(env: &Env, action: LogAction) -> anyhow::Result<ExitCode> {
     let dir = PathBuf::from(env.get("DATA_DIR").unwrap_or("data"));
     let health = match action {
@@ -18,34 +19,35 @@ pub(crate) fn run(env: &Env, action: LogAction) -> anyhow::Result<ExitCode> {
         LogAction::Repair => embedded::repair(&dir)?,
         LogAction::Confirm => {
             embedded::confirm(&dir, Clock::system().now())?;
-            println!("The clock is taken to be right: what is too old by it goes.");
+            let _ = say("The clock is taken to be right: what is too old by it goes.");
             return Ok(ExitCode::SUCCESS);
         }
     };
     tell(&health);
     if let Some(kept) = &health.kept {
-        println!("What can be read is in a new file. The damaged one was put aside: {}", kept.display());
+        let _ = say(format_args!("What can be read is in a new file. The damaged one was put aside: {}", kept.display()));
     } else if health.is_good() {
-        println!("Nothing is damaged.");
+        let _ = say("Nothing is damaged.");
     } else {
-        println!("Readers are told of what is damaged and go on behind it. `motience-server log repair` makes a sound file of the rest.");
+        let _ =
+            say("Readers are told of what is damaged and go on behind it. `motience-server log repair` makes a sound file of the rest.");
         return Ok(ExitCode::FAILURE);
     }
     Ok(ExitCode::SUCCESS)
 }
 
 fn tell(health: &Health) {
-    println!("{} logs, {} records, {} bytes can be read.", health.logs, health.records, health.bytes);
+    let _ = say(format_args!("{} logs, {} records, {} bytes can be read.", health.logs, health.records, health.bytes));
     for finding in &health.findings {
-        println!("The file: {finding}");
+        let _ = say(format_args!("The file: {finding}"));
     }
     for (key, from, to) in &health.damaged {
-        println!("Producer {}: records {from} to {to} are damaged.", key.producer);
+        let _ = say(format_args!("Producer {}: records {from} to {to} are damaged.", key.producer));
     }
     for (key, from, to) in &health.lost {
-        println!("Producer {}: records {from} to {to} were damaged, and are lost.", key.producer);
+        let _ = say(format_args!("Producer {}: records {from} to {to} were damaged, and are lost.", key.producer));
     }
     for key in &health.forgetful {
-        println!("Producer {}: some of what is known of its devices or of clients' ids is damaged.", key.producer);
+        let _ = say(format_args!("Producer {}: some of what is known of its devices or of clients' ids is damaged.", key.producer));
     }
 }
