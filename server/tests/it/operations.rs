@@ -58,7 +58,8 @@ async fn output_that_nobody_reads_ends_a_command_without_a_panic() {
         let dir = TempDir::new().unwrap();
         let (reader, writer) = std::io::pipe().unwrap();
         drop(reader);
-        let run = command(server(), dir.path()).args(arguments).stdout(writer).stderr(Stdio::piped()).output();
+        // `output` would read it all the same.
+        let run = command(server(), dir.path()).args(arguments).stdout(writer).stderr(Stdio::piped()).spawn().unwrap().wait_with_output();
         let run = timeout(LIMIT, run).await.unwrap().unwrap();
         let told = String::from_utf8(run.stderr).unwrap();
         assert!(run.status.code() == Some(0) && !told.contains("panicked"), "{arguments:?}: {:?} {told}", run.status);
