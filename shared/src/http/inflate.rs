@@ -96,7 +96,7 @@ impl Coding {
 }
 
 impl Coding {
-    /// What a decoder keeps, as measured, beside its window.
+    /// What a decoder keeps beside its window, taken generously.
     fn state(self) -> usize {
         match self {
             Self::Gzip | Self::Deflate => 48 << 10,
