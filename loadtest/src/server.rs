@@ -176,7 +176,9 @@ fn with_room() -> impl Iterator<Item = (String, String)> {
         "MAX_UNAUTHENTICATED_PER_ADDRESS",
         "HTTP3_MAX_CONNECTIONS_PER_ADDRESS",
     ];
-    numbers.into_iter().map(|number| (number.to_owned(), "100000".to_owned()))
+    let numbers = numbers.map(|number| (number, "100000"));
+    let memory = [("UPLOAD_MEMORY", "16GiB"), ("UPLOAD_MEMORY_PER_ACCOUNT", "4GiB")];
+    numbers.into_iter().chain(memory).map(|(name, value)| (name.to_owned(), value.to_owned()))
 }
 
 /// The limits that a load test from one host would meet, lifted.

@@ -26,4 +26,5 @@ mod stream;
 mod tls;
 mod tunnel;
 mod unread;
+mod unread_cost;
 mod webtransport;

@@ -117,6 +117,13 @@ impl Client {
     }
 }
 
+/// A consumer that follows a producer and reads nothing.
+pub(crate) async fn unread(node: &Node, consumer: &Account, producer: &Account, from: &str) -> impl Send + use<> {
+    let mut client = Client::welcome(node, consumer).await;
+    client.say(&json!({"type": "subscribe", "producer_id": producer.id.to_string(), "from": from})).await;
+    client
+}
+
 async fn closed(session: &Session) -> (u32, String) {
     match within(session.closed()).await {
         SessionError::WebTransportError(WebTransportError::Closed(code, reason)) => (code, reason),

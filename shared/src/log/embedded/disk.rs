@@ -28,7 +28,7 @@ use parking_lot::Mutex;
 use rusqlite::Connection;
 use time::OffsetDateTime;
 use tokio::{
-    sync::{mpsc, oneshot},
+    sync::{Semaphore, mpsc, oneshot},
     time::timeout,
 };
 use tracing::{error, warn};
@@ -90,9 +90,9 @@ pub(super) struct Disk {
 /// Connections that only read.
 #[derive(Clone)]
 struct Readers {
-    reader: Arc<Mutex<Connection>>,
+    reader: Reader,
     /// Of its own, since a large log takes its time: other producers' readers do not wait for it.
-    loader: Arc<Mutex<Connection>>,
+    loader: Reader,
     /// How many new files were made of damaged ones.
     rebuilt: Arc<AtomicU32>,
 }
@@ -137,7 +137,7 @@ impl Disk {
         });
         let reader = schema::open(&path).map_err(sqlite)?;
         let loader = schema::open(&path).map_err(sqlite)?;
-        let readers = Readers { reader: Arc::new(Mutex::new(reader)), loader: Arc::new(Mutex::new(loader)), rebuilt: Arc::default() };
+        let readers = Readers { reader: Reader::new(reader), loader: Reader::new(loader), rebuilt: Arc::default() };
         let failing = Arc::new(AtomicBool::new(false));
         let (queue, orders) = mpsc::channel(QUEUE);
         let writing = Writer::new(dir.to_owned(), writer, readers.clone(), orders, Arc::clone(&failing));
@@ -168,18 +168,18 @@ impl Disk {
     /// What the file holds of a producer, its entries left out.
     pub(super) async fn load(&self, key: LogKey, now: OffsetDateTime) -> Result<Producer, log::Error> {
         let retention = self.retention;
-        ask(&self.readers.loader, move |loader| load::load(loader, key, &retention, now)).await.map_err(Failure::error)
+        self.readers.loader.ask(move |loader| load::load(loader, key, &retention, now)).await.map_err(Failure::error)
     }
 
     /// Some logs after `after` that the file holds.
     pub(super) async fn keys(&self, after: Option<LogId>) -> Result<Vec<LogKey>, log::Error> {
-        ask(&self.readers.loader, move |loader| schema::keys(loader, after, 100)).await.map_err(Failure::error)
+        self.readers.loader.ask(move |loader| schema::keys(loader, after, 100)).await.map_err(Failure::error)
     }
 
     /// Batches after `after`, of which the file holds all up to `filed`.
     pub(super) async fn read(&self, key: LogKey, epoch: LogEpoch, after: Offset, filed: Offset, bytes: usize) -> Result<Found, log::Error> {
         let rebuilt = self.readers.rebuilt.load(Ordering::Relaxed);
-        let read = async || ask(&self.readers.reader, move |reader| load::read(reader, key, epoch, after, bytes)).await;
+        let read = async || self.readers.reader.ask(move |reader| load::read(reader, key, epoch, after, bytes)).await;
         match read().await {
             Err(Failure::Damaged(_)) => {}
             found => return found.map_err(Failure::error),
@@ -197,11 +197,11 @@ impl Disk {
 
     /// `Some(None)`: the file is damaged there and cannot tell.
     pub(super) async fn before(&self, key: LogKey, time: OffsetDateTime) -> Result<Option<Option<Offset>>, log::Error> {
-        ask(&self.readers.reader, move |reader| load::before(reader, key, time)).await.map_err(Failure::error)
+        self.readers.reader.ask(move |reader| load::before(reader, key, time)).await.map_err(Failure::error)
     }
 
     pub(super) async fn highest_account(&self) -> Result<UserId, log::Error> {
-        match ask(&self.readers.reader, schema::highest_account).await {
+        match self.readers.reader.ask(schema::highest_account).await {
             Err(Failure::Damaged(e)) => {
                 error!(error = %e, "which numbers of accounts were given out is damaged in the log's file");
                 Ok(UserId(0))
@@ -212,7 +212,7 @@ impl Disk {
 
     /// When an operator has confirmed the clock last.
     pub(super) async fn confirmed(&self) -> Option<OffsetDateTime> {
-        ask(&self.readers.reader, schema::confirmed).await.ok().flatten()
+        self.readers.reader.ask(schema::confirmed).await.ok().flatten()
     }
 
     /// These offsets cannot be read: says so once.
@@ -303,18 +303,38 @@ impl Failure {
     }
 }
 
-/// Asks the file, in a thread where that may take its time.
-async fn ask<T: Send + 'static>(
-    connection: &Arc<Mutex<Connection>>,
-    question: impl FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
-) -> Result<T, Failure> {
-    let connection = Arc::clone(connection);
-    let answer = tokio::task::spawn_blocking(move || question(&connection.lock()));
-    match answer.await {
-        Ok(Ok(found)) => Ok(found),
-        Ok(Err(e)) if load::is_damage(&e) => Err(Failure::Damaged(e)),
-        Ok(Err(e)) => Err(Failure::Away(e.to_string())),
-        Err(e) => Err(Failure::Away(e.to_string())),
+/// A connection that answers one question after another. Cheap to clone.
+#[derive(Clone)]
+struct Reader {
+    connection: Arc<Mutex<Connection>>,
+    turn: Arc<Semaphore>,
+}
+
+impl Reader {
+    fn new(connection: Connection) -> Self {
+        Self { connection: Arc::new(Mutex::new(connection)), turn: Arc::new(Semaphore::new(1)) }
+    }
+
+    /// Asks the file, in a thread where that may take its time. Whoever waits for its turn takes no thread: each thread keeps the memory
+    /// that it once needed.
+    async fn ask<T: Send + 'static>(
+        &self,
+        question: impl FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
+    ) -> Result<T, Failure> {
+        // Cannot fail: the semaphore is never closed.
+        let turn = Arc::clone(&self.turn).acquire_owned().await.ok();
+        let connection = Arc::clone(&self.connection);
+        let answer = tokio::task::spawn_blocking(move || {
+            let found = question(&connection.lock());
+            drop(turn);
+            found
+        });
+        match answer.await {
+            Ok(Ok(found)) => Ok(found),
+            Ok(Err(e)) if load::is_damage(&e) => Err(Failure::Damaged(e)),
+            Ok(Err(e)) => Err(Failure::Away(e.to_string())),
+            Err(e) => Err(Failure::Away(e.to_string())),
+        }
     }
 }
 
