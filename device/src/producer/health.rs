@@ -24,7 +24,8 @@ pub(super) struct Telling {
 impl Telling {
     /// `keep_alive`: the transport's. What is said again on an idle link then takes the place of its ping.
     pub(super) fn new(keep_alive: Duration) -> Self {
-        Self { said: None, repeat: keep_alive.max(EVERY) }
+        // Half a look early: one that comes a moment before its time would leave the ping to be sent, and be told beside it.
+        Self { said: None, repeat: keep_alive.max(EVERY) - EVERY / 2 }
     }
 
     /// Whether it is worth saying now.
@@ -49,6 +50,19 @@ fn is_news(said: Health, now: Health) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_said_again_comes_in_time_to_take_the_place_of_a_ping() {
+        let start = Instant::now();
+        let health = Health { backlog: 0, loss_ppm: None };
+        let mut telling = Telling::new(Duration::from_secs(15));
+        // Looks are late by this and that.
+        for (millis, due) in
+            [(1004, true), (4001, false), (13_001, false), (16_001, true), (19_005, false), (28_002, false), (31_000, true)]
+        {
+            assert_eq!(telling.is_due(health, start + Duration::from_millis(millis)), due, "after {millis} ms");
+        }
+    }
 
     #[test]
     fn news_are_said_at_once_and_the_same_now_and_then() {
