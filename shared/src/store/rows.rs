@@ -131,7 +131,7 @@ pub struct HistoryBatch {
     pub rows: Vec<HistoryRow>,
 }
 
-/// What [`Store::keep_history`] did.
+/// What [`super::Store::keep_history`] did.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Kept {
     /// Rows added; those that were there already are not counted.

@@ -5,7 +5,7 @@
 //! already. Whoever waits for it hears after [`ANSWER_LIMIT`] that the log is away.
 //!
 //! A damaged file is read as far as it can be: readers are told of what is missing ([`load`]). Where damage stands in the way of
-//! writing, the writer makes a new file of what can be read, and puts the damaged one aside ([`repair`]).
+//! writing, the writer makes a new file of what can be read, and puts the damaged one aside ([`mod@repair`]).
 
 mod load;
 mod repair;
