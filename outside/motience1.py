@@ -59,6 +59,14 @@ class Stream:
             raise frame
         return frame
 
+    async def closed(self):
+        """The node's close code, once everything before it is read."""
+        while True:
+            try:
+                await self.next()
+            except Closed as closed:
+                return closed.code
+
     async def expect(self, name):
         """The fields of the next frame, which has to be of this name."""
         frame = await self.next()
@@ -140,12 +148,7 @@ class Connection(QuicConnectionProtocol):
         return await asyncio.wait_for(self.deliveries.get(), LIMIT)
 
     async def closed(self):
-        """The node's close code, once everything before it is read."""
-        while True:
-            try:
-                await self.control.next()
-            except Closed as closed:
-                return closed.code
+        return await self.control.closed()
 
     async def leave(self):
         """Closes: all is done."""

@@ -51,12 +51,7 @@ class Tunnel:
                     return Closed(int.from_bytes(data[:2], "big"), data[2:].decode())
 
     async def closed(self):
-        """The node's close code, once everything before it is read."""
-        while True:
-            try:
-                await self.control.next()
-            except Closed as closed:
-                return closed.code
+        return await self.control.closed()
 
     async def leave(self):
         self.message((1000).to_bytes(2, "big"), CLOSE)

@@ -10,7 +10,7 @@ use hdrhistogram::Histogram;
 use crate::{
     accounts::Accounts,
     exits::{Connection, Exit, Place, Said, Start},
-    report::Report,
+    report::{Report, middle},
     run,
     server::{Addresses, Own},
 };
@@ -129,10 +129,4 @@ fn print(options: &Options, runs: &[Vec<Run>]) {
             run.flood.print();
         }
     }
-}
-
-fn middle(runs: &[Run], value: impl Fn(&Run) -> f64) -> f64 {
-    let mut values: Vec<f64> = runs.iter().map(value).collect();
-    values.sort_by(f64::total_cmp);
-    values[values.len() / 2]
 }

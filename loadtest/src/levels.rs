@@ -10,7 +10,11 @@ use motience_shared::{
     testing::{Postgres, Redis},
 };
 
-use crate::{report::Report, run, server::Own};
+use crate::{
+    report::{Report, middle},
+    run,
+    server::Own,
+};
 
 /// Options of `loadtest levels`.
 #[derive(Args, Clone, Debug)]
@@ -107,10 +111,4 @@ fn print(options: &Options, runs: &[Vec<Run>]) {
             run.steady.print();
         }
     }
-}
-
-fn middle(runs: &[Run], value: impl Fn(&Run) -> f64) -> f64 {
-    let mut values: Vec<f64> = runs.iter().map(value).collect();
-    values.sort_by(f64::total_cmp);
-    values[values.len() / 2]
 }

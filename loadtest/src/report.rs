@@ -98,3 +98,10 @@ impl Idle {
         }
     }
 }
+
+/// The value in the middle of those that runs have.
+pub(crate) fn middle<R>(runs: &[R], value: impl Fn(&R) -> f64) -> f64 {
+    let mut values: Vec<f64> = runs.iter().map(value).collect();
+    values.sort_by(f64::total_cmp);
+    values[values.len() / 2]
+}
