@@ -76,10 +76,10 @@ impl ConnectHandler for Arc<Shared> {
 }
 
 async fn serve(connect: Connect, sessions: &Arc<Sessions>, shared: &Arc<Shared>) -> Result<(), Error> {
-    let (permit, place) = match admit(&connect, sessions, shared) {
+    let client = ClientAddress::of(sessions.connection().remote_address().ip());
+    let (permit, place) = match admit(&connect, client, sessions, shared) {
         Ok(admitted) => admitted,
         Err(refusal) => {
-            let client = ClientAddress::of(sessions.connection().remote_address().ip());
             let refusal = refusal.into_response();
             log_refusal(&refusal, client, &connect.parts.method, connect.parts.uri.path());
             return connect.refuse(refusal, &shared.backend.clock).await;
@@ -109,7 +109,7 @@ async fn serve(connect: Connect, sessions: &Arc<Sessions>, shared: &Arc<Shared>)
 }
 
 /// Everything that can be checked before there is a session.
-fn admit(connect: &Connect, sessions: &Arc<Sessions>, shared: &Shared) -> Result<(Permit, Place), ApiError> {
+fn admit(connect: &Connect, client: ClientAddress, sessions: &Arc<Sessions>, shared: &Shared) -> Result<(Permit, Place), ApiError> {
     if !is_path(connect.parts.uri.path(), PATH) {
         return Err(ApiError::not_found("There is nothing at this path."));
     }
@@ -117,8 +117,7 @@ fn admit(connect: &Connect, sessions: &Arc<Sessions>, shared: &Shared) -> Result
     if shared.draining.is_cancelled() {
         return Err(ApiError::unavailable("draining", "This node is going away. Try again."));
     }
-    let address = ClientAddress::of(sessions.connection().remote_address().ip());
-    let permit = shared.backend.permits.unauthenticated(address, Transport::WebTransport)?;
+    let permit = shared.backend.permits.unauthenticated(client, Transport::WebTransport)?;
     let place = sessions.enter(connect.id).ok_or_else(|| {
         ApiError::new(StatusCode::TOO_MANY_REQUESTS, "too_many_sessions", "This connection has as many sessions as it may have.")
     })?;

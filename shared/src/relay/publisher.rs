@@ -2,6 +2,7 @@
 
 use std::{
     fmt,
+    ops::RangeInclusive,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering::Relaxed},
@@ -168,15 +169,19 @@ impl Publisher {
         }
     }
 
-    /// Refuses a number that would leave more holes than a sender may have. Whatever fills a hole or lengthens a run is taken, so that
-    /// one with too many comes down.
-    fn room_for(&self, seen: &RangeSet, seq: Seq) -> Result<(), Refusal> {
-        let most = self.relay.0.limits.ranges;
-        if seen.ranges() < most || seen.touches(&(seq.0..=seq.0)) {
-            return Ok(());
+    /// Whether these numbers leave no more holes than a sender may have. Whatever fills a hole or lengthens a run is taken, so that one
+    /// with too many comes down.
+    fn has_room(&self, seen: &RangeSet, numbers: &RangeInclusive<u64>) -> bool {
+        let has_room = seen.ranges() < self.relay.0.limits.ranges || seen.touches(numbers);
+        if !has_room {
+            metrics::counter!("motience_limited_total", "reason" => "scattered").increment(1);
         }
-        count_scattered();
-        Err(Refusal::TooScattered(most))
+        has_room
+    }
+
+    /// Refuses a number that has no room.
+    fn room_for(&self, seen: &RangeSet, seq: Seq) -> Result<(), Refusal> {
+        if self.has_room(seen, &(seq.0..=seq.0)) { Ok(()) } else { Err(Refusal::TooScattered(self.relay.0.limits.ranges)) }
     }
 
     /// Whether what is submitted now can still come into the log.
@@ -283,11 +288,9 @@ impl Group<'_> {
     /// have are left out. It tells of them again later, when it has sent what lies between.
     pub fn skip_all(&mut self, ranges: &RangeSet) -> RangeSet {
         let mut submitted = self.publisher.submitted.lock();
-        let most = self.publisher.relay.0.limits.ranges;
         let mut taken = RangeSet::new();
         for range in ranges.iter() {
-            if submitted.seen.ranges() >= most && !submitted.seen.touches(&range) {
-                count_scattered();
+            if !self.publisher.has_room(&submitted.seen, &range) {
                 continue;
             }
             submitted.seen.insert_range(range.clone());
@@ -334,7 +337,7 @@ impl Group<'_> {
 
     fn send(self, place: Place<'_>) -> Ticket {
         self.publisher.note_clock(self.records.len(), self.misdated, self.fault);
-        // Drawn and queued under one so that tickets rise in the order of the queue.
+        // Drawn and queued under one lock, so that tickets rise in the order of the queue.
         let mut submitted = self.publisher.submitted.lock();
         submitted.tickets += 1;
         let ticket = Ticket(submitted.tickets);
@@ -348,8 +351,4 @@ impl Group<'_> {
         });
         ticket
     }
-}
-
-fn count_scattered() {
-    metrics::counter!("motience_limited_total", "reason" => "scattered").increment(1);
 }

@@ -28,7 +28,7 @@ use parking_lot::Mutex;
 use rusqlite::Connection;
 use time::OffsetDateTime;
 use tokio::{
-    sync::{Semaphore, mpsc, oneshot},
+    sync::{mpsc, oneshot},
     time::timeout,
 };
 use tracing::{error, warn};
@@ -305,14 +305,11 @@ impl Failure {
 
 /// A connection that answers one question after another. Cheap to clone.
 #[derive(Clone)]
-struct Reader {
-    connection: Arc<Mutex<Connection>>,
-    turn: Arc<Semaphore>,
-}
+struct Reader(Arc<tokio::sync::Mutex<Connection>>);
 
 impl Reader {
     fn new(connection: Connection) -> Self {
-        Self { connection: Arc::new(Mutex::new(connection)), turn: Arc::new(Semaphore::new(1)) }
+        Self(Arc::new(tokio::sync::Mutex::new(connection)))
     }
 
     /// Asks the file, in a thread where that may take its time. Whoever waits for its turn takes no thread: each thread keeps the memory
@@ -321,14 +318,8 @@ impl Reader {
         &self,
         question: impl FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
     ) -> Result<T, Failure> {
-        // Cannot fail: the semaphore is never closed.
-        let turn = Arc::clone(&self.turn).acquire_owned().await.ok();
-        let connection = Arc::clone(&self.connection);
-        let answer = tokio::task::spawn_blocking(move || {
-            let found = question(&connection.lock());
-            drop(turn);
-            found
-        });
+        let connection = Arc::clone(&self.0).lock_owned().await;
+        let answer = tokio::task::spawn_blocking(move || question(&connection));
         match answer.await {
             Ok(Ok(found)) => Ok(found),
             Ok(Err(e)) if load::is_damage(&e) => Err(Failure::Damaged(e)),

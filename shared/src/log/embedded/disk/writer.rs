@@ -204,7 +204,7 @@ impl Writer {
         let path = self.dir.join(FILE);
         let sqlite = |e| Error::Sqlite(path.clone(), e);
         let readers = self.readers.clone();
-        let (mut reader, mut loader) = (readers.reader.connection.lock(), readers.loader.connection.lock());
+        let (mut reader, mut loader) = (readers.reader.0.blocking_lock(), readers.loader.0.blocking_lock());
         for open in [&mut self.connection, &mut *reader, &mut *loader] {
             *open = Connection::open_in_memory().map_err(sqlite)?;
         }
