@@ -1,4 +1,4 @@
-//! The native Motience client, and the agent built on it.
+//! The native Motience client. The agent that is built on it is the crate `motience-agent`.
 //!
 //! - [`login`]: tokens for a username and password.
 //! - [`client`]: one motience/1 connection over QUIC.
@@ -6,18 +6,16 @@
 //! - [`outbox`]: records until they are acknowledged.
 //! - [`producer`]: the outbox kept connected; what most programs want.
 //! - [`consumer`]: followed producers' records, resumed across reconnects.
-//! - [`agent`]: sensors, configuration, status: the `motience-device` program.
 
-pub mod agent;
 pub mod backoff;
 pub mod client;
-mod clock;
+pub mod clock;
 pub mod consumer;
 pub mod link;
 pub mod login;
 pub mod outbox;
 pub mod policy;
-mod private_file;
+pub mod private_file;
 pub mod producer;
 mod renewal;
 

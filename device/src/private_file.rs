@@ -7,17 +7,17 @@ use std::{
 };
 
 /// Writes beside the file and renames. The folder is made where it is missing.
-pub(crate) fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
+pub fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
     replace(path, bytes, false)
 }
 
 /// The same, and it is on disk when this returns.
-pub(crate) fn write_durably(path: &Path, bytes: &[u8]) -> io::Result<()> {
+pub fn write_durably(path: &Path, bytes: &[u8]) -> io::Result<()> {
     replace(path, bytes, true)
 }
 
 /// Makes a folder, and those it is in, where they are missing.
-pub(crate) fn make_dir(dir: &Path) -> io::Result<()> {
+pub fn make_dir(dir: &Path) -> io::Result<()> {
     let mut builder = fs::DirBuilder::new();
     builder.recursive(true);
     #[cfg(unix)]
@@ -26,7 +26,7 @@ pub(crate) fn make_dir(dir: &Path) -> io::Result<()> {
 }
 
 /// A new, empty file. An error where there is one already, be it a link that somebody has laid.
-pub(crate) fn create(path: &Path) -> io::Result<fs::File> {
+pub fn create(path: &Path) -> io::Result<fs::File> {
     let mut options = fs::File::options();
     options.write(true).create_new(true);
     #[cfg(unix)]
@@ -35,7 +35,7 @@ pub(crate) fn create(path: &Path) -> io::Result<fs::File> {
 }
 
 /// Takes the rights of others away from a file that an earlier version, or a copy, has left open to them.
-pub(crate) fn close_to_others(path: &Path) -> io::Result<()> {
+pub fn close_to_others(path: &Path) -> io::Result<()> {
     #[cfg(unix)]
     {
         use std::os::unix::fs::PermissionsExt as _;

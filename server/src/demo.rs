@@ -7,8 +7,9 @@ use std::{io, path::PathBuf, process::ExitCode, time::Duration};
 
 use anyhow::{Context as _, bail};
 use futures_util::StreamExt as _;
+use motience_agent as agent;
 use motience_certs::Trust;
-use motience_device::agent;
+use motience_device::producer::Stats;
 use motience_shared::{backend::Backend, clock::Clock, descriptors, env::Env, lifecycle::Shutdown, model::DeviceId, output::say};
 use secrecy::SecretString;
 use serde::Deserialize;
@@ -166,7 +167,7 @@ impl Cast {
 /// The device agent, as its own program runs it.
 struct Agent {
     stop: CancellationToken,
-    task: tokio::task::JoinHandle<Result<motience_device::producer::Stats, agent::Error>>,
+    task: tokio::task::JoinHandle<Result<Stats, agent::Error>>,
 }
 
 impl Agent {

@@ -13,7 +13,7 @@ use motience_shared::{
     wire::{CloseCode, Entry, Feed, Followed, Frame, From, Gap, Intent, Subscribe},
 };
 
-use crate::{peer::Peer, soon};
+use crate::support::{peer::Peer, soon};
 
 const WHO: ProducerId = ProducerId(5);
 

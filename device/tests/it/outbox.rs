@@ -14,7 +14,7 @@ use motience_shared::{
     wire::{CloseCode, Frame, Refused, Skipped, Welcome},
 };
 
-use crate::{
+use crate::support::{
     eventually,
     peer::{Peer, welcome},
     soon,

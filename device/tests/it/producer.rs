@@ -15,7 +15,7 @@ use motience_shared::{
     wire::{CloseCode, Credit, Frame, Health, Refused, StreamKind, Welcome},
 };
 
-use crate::{
+use crate::support::{
     eventually,
     peer::{Peer, welcome},
     soon,

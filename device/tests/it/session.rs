@@ -9,7 +9,7 @@ use motience_shared::{
 };
 use secrecy::SecretString;
 
-use crate::{
+use crate::support::{
     peer::{Guest, Peer},
     soon,
 };

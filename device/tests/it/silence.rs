@@ -31,7 +31,7 @@ use tokio_tungstenite::{
     },
 };
 
-use crate::{
+use crate::support::{
     LIMIT, eventually,
     peer::{Guest, Peer, welcome},
 };

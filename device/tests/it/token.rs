@@ -11,10 +11,10 @@ use motience_device::{
 };
 use motience_shared::wire::{CloseCode, Frame, TokenAccepted, Welcome};
 
-use crate::{
-    auth::Service,
+use crate::support::{
     eventually,
     peer::{Peer, welcome},
+    service::Service,
     soon,
 };
 

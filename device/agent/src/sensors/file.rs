@@ -13,6 +13,7 @@ use std::{
 };
 
 use bytes::BytesMut;
+use motience_device::private_file;
 use motience_shared::model::Seq;
 use serde::{Deserialize, Serialize};
 use tokio::{
@@ -25,7 +26,7 @@ use super::{
     Context, Sink,
     lines::{Line, Lines},
 };
-use crate::{agent::names, private_file};
+use crate::names;
 
 /// Bytes read at once.
 const CHUNK: usize = 64 * 1024;

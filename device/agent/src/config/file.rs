@@ -6,15 +6,15 @@ use std::{
     time::Duration,
 };
 
-use secrecy::SecretString;
-use serde::Deserialize;
-
-use super::{COMMAND_TIMEOUT, Error, FILE_INTERVAL, Kind, Lane, Sensor, time};
-use crate::{
+use motience_device::{
     client::{Gateway, Transport},
     link::{self, Controller, Redundancy, plan::MAX_COPIES},
     outbox::{self, Storage},
 };
+use secrecy::SecretString;
+use serde::Deserialize;
+
+use super::{COMMAND_TIMEOUT, Error, FILE_INTERVAL, Kind, Lane, Sensor, time};
 
 /// The longest silence of a connection: servers give one up after a minute, and so do many NATs.
 const MAX_KEEP_ALIVE: f64 = 50.0;

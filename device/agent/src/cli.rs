@@ -8,7 +8,7 @@ use tokio::runtime::{Builder, Runtime};
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
 
-use super::{
+use crate::{
     Error,
     config::{Config, Overrides, Variables},
     register, run,

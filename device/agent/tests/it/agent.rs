@@ -8,22 +8,19 @@ use std::{
     time::Duration,
 };
 
-use motience_device::{
-    agent::{
-        self, Config,
-        config::{Kind, Sensor},
-    },
-    link::Redundancy,
+use motience_agent::{
+    self as agent, Config,
+    config::{Kind, Sensor},
 };
+use motience_device::link::Redundancy;
 use motience_shared::wire::{CloseCode, Frame};
 use serde_json::Value;
 use tokio_util::sync::CancellationToken;
 
-use crate::{
-    LIMIT,
-    auth::Service,
-    eventually,
+use crate::support::{
+    LIMIT, eventually,
     peer::{Guest, Peer, Records},
+    service::Service,
     soon,
 };
 

@@ -1,10 +1,11 @@
 //! What wins over what, and what is said of mistakes.
 
-use super::*;
-use crate::{
+use motience_device::{
     link::{Controller, Redundancy},
     outbox::{Order, Policy, Storage},
 };
+
+use super::*;
 
 fn variables() -> Variables {
     Variables::from_pairs([
@@ -148,7 +149,7 @@ fn the_link_is_as_the_file_says() {
 
 #[test]
 fn the_example_file_holds() {
-    let example = include_str!("../../../motience-device.example.toml");
+    let example = include_str!("../../motience-device.example.toml");
     let config = assemble(example, &Variables::from_pairs([])).unwrap();
     assert_eq!(config.username, "rpi_001");
     // Every line that is commented out is a setting that works.

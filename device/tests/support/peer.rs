@@ -19,7 +19,7 @@ use quinn::{Connection, Endpoint, RecvStream, SendStream, ServerConfig, VarInt, 
 use time::OffsetDateTime;
 use tokio::sync::mpsc;
 
-use crate::soon;
+use super::soon;
 
 /// A listening server; its certificates live as long.
 pub(crate) struct Peer {

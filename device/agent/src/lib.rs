@@ -1,23 +1,22 @@
-//! The agent: sensors into a [`Producer`], until it is told to stop.
+//! The device agent: sensors into a [`Producer`], until it is told to stop.
 //!
-//! `run` is what the `motience-device` program calls, and what the server's demonstration runs in its own process.
+//! The `motience-device` program and the server's demonstration both call [`run`].
 
 use std::{sync::Arc, time::Duration};
 
-use motience_shared::model::Role;
-use tokio::{
-    task::JoinSet,
-    time::{self, Instant},
-};
-use tokio_util::sync::CancellationToken;
-
-use crate::{
+use motience_device::{
     client,
     login::{self, Auth, Credentials},
     outbox::{self, Storage},
     policy::Failure,
     producer::{self, Producer, Stats},
 };
+use motience_shared::model::Role;
+use tokio::{
+    task::JoinSet,
+    time::{self, Instant},
+};
+use tokio_util::sync::CancellationToken;
 
 pub mod cli;
 pub mod config;

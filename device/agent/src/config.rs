@@ -12,15 +12,16 @@ use std::{
 };
 
 use motience_certs::Trust;
-use motience_shared::{dotenv, model::DeviceId};
-use secrecy::{ExposeSecret as _, SecretString};
-
-use super::{names, places};
-use crate::{
+use motience_device::{
     backoff::Backoff,
     client::{Gateway, Server, Transport},
     link, outbox,
 };
+use motience_shared::{dotenv, model::DeviceId};
+use secrecy::{ExposeSecret as _, SecretString};
+use url::Url;
+
+use crate::{names, places};
 
 mod file;
 mod sensor;
@@ -346,7 +347,7 @@ fn refuse_plaintext(config: &Config) -> Result<(), Error> {
         ))
     };
     // What cannot be read at all is told later, with how it is written.
-    if let Ok(url) = reqwest::Url::parse(&config.auth_url)
+    if let Ok(url) = Url::parse(&config.auth_url)
         && url.scheme() == "http"
         && let Some(host) = url.host_str()
         && !is_loopback(host)

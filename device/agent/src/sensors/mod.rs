@@ -10,6 +10,10 @@ use std::{
 };
 
 use bytes::Bytes;
+use motience_device::{
+    client, clock,
+    producer::{Error, Producer},
+};
 use motience_shared::model::{
     DeviceId, Seq,
     record::{self, Defaults},
@@ -18,11 +22,7 @@ use serde_json::Value;
 use tokio::time;
 use tokio_util::sync::CancellationToken;
 
-use super::config::{Config, Kind, Lane, Sensor};
-use crate::{
-    client, clock,
-    producer::{Error, Producer},
-};
+use crate::config::{Config, Kind, Lane, Sensor};
 
 mod command;
 mod file;

@@ -9,20 +9,21 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use serde::{Deserialize, Serialize};
-use tokio::time;
-
-use super::{
-    Config,
-    notify::Watchdog,
-    places::{NAME, own_temporary_dir},
-    sensors::Counts,
-};
-use crate::{
+use motience_device::{
+    clock,
     link::Report,
     outbox::Order,
     private_file,
     producer::{LinkState, Producer, Stats},
+};
+use serde::{Deserialize, Serialize};
+use tokio::time;
+
+use crate::{
+    Config,
+    notify::Watchdog,
+    places::{NAME, own_temporary_dir},
+    sensors::Counts,
 };
 
 /// How often the file is written.
@@ -299,7 +300,7 @@ pub(super) struct Board {
 
 impl Board {
     pub(super) fn new(config: &Config, counts: Vec<Arc<Counts>>) -> Self {
-        let started_at = crate::clock::timestamp();
+        let started_at = clock::timestamp();
         let status = Status {
             pid: std::process::id(),
             processes: processes(),
@@ -338,7 +339,7 @@ impl Board {
             return;
         }
         self.status.stats = stats.clone();
-        self.status.updated_at = crate::clock::timestamp();
+        self.status.updated_at = clock::timestamp();
         self.status.sensors = self.counts.iter().map(|counts| counts.snapshot()).collect();
         if let Err(error) = serde_json::to_vec(&self.status).map_err(Into::into).and_then(|text| private_file::write(path, &text))
             && !std::mem::replace(&mut self.complained, true)
@@ -357,7 +358,7 @@ impl Counts {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::agent::places::file_name;
+    use crate::places::file_name;
 
     fn status(state: LinkState) -> Status {
         Status {
