@@ -24,6 +24,7 @@ use motience_shared::{
         replies::pong,
         view::{Thinned, View},
     },
+    session::CloseReason,
     uploads::Owner,
 };
 use serde::Deserialize;
@@ -36,7 +37,7 @@ use crate::{
     Shared,
     arranged::{Arranged, MAX_CURSORS},
     handshake::WebSocket,
-    socket::{Goodbye, Heard, Socket},
+    socket::{Heard, Socket},
     upgrade::{Admitted, Request},
 };
 
@@ -122,12 +123,12 @@ async fn serve(socket: WebSocket, mut session: Session<'_>, _permit: Permit) {
     // The end of the token comes before everything else, a write that the peer does not take among it.
     let goodbye = tokio::select! {
         biased;
-        () = standing.over() => Goodbye::TokenEnded,
+        () = standing.over() => CloseReason::TokenEnded,
         goodbye = session.run(&mut socket) => goodbye,
     };
     session.feed.finish().await;
     debug!(?goodbye, "consumer leaves");
-    socket.close(goodbye).await;
+    socket.close(&goodbye).await;
 }
 
 struct Session<'s> {
@@ -153,7 +154,7 @@ struct Session<'s> {
 }
 
 impl Session<'_> {
-    async fn run(&mut self, socket: &mut Socket) -> Goodbye {
+    async fn run(&mut self, socket: &mut Socket) -> CloseReason {
         let soft = self.shared.shutdown.soft().clone();
         let every = self.shared.config.ping;
         let mut tell = interval_at(Instant::now() + every, every);
@@ -164,7 +165,7 @@ impl Session<'_> {
         loop {
             let step = tokio::select! {
                 biased;
-                () = soft.cancelled() => Err(Goodbye::Away),
+                () = soft.cancelled() => Err(CloseReason::Draining),
                 heard = socket.hear() => match heard {
                     Ok(heard) => self.take(heard, socket).await,
                     Err(goodbye) => Err(goodbye),
@@ -186,7 +187,7 @@ impl Session<'_> {
     }
 
     /// Writes this and all that is ready behind it, then flushes once.
-    async fn deliver_all(&mut self, first: Delivery, socket: &mut Socket) -> Result<(), Goodbye> {
+    async fn deliver_all(&mut self, first: Delivery, socket: &mut Socket) -> Result<(), CloseReason> {
         let mut next = Some(first);
         while let Some(delivery) = next {
             self.arranged.deliver(&delivery, &mut self.released);
@@ -200,7 +201,7 @@ impl Session<'_> {
 
     /// Writes what is ready into the socket's buffer, as it finds room. What ends meanwhile is left out: a subscription and, since
     /// much may have been published while this thread was elsewhere, the token.
-    async fn write(&mut self, socket: &mut Socket) -> Result<(), Goodbye> {
+    async fn write(&mut self, socket: &mut Socket) -> Result<(), CloseReason> {
         let (mut records, mut bytes) = (0, 0);
         let (mut checked, mut changed) = (false, false);
         while !self.ready.is_empty() || self.notice.is_some() {
@@ -218,7 +219,7 @@ impl Session<'_> {
             }
             if !checked {
                 if self.standing.is_over() {
-                    return Err(Goodbye::TokenEnded);
+                    return Err(CloseReason::TokenEnded);
                 }
                 if self.feed.settle().await.is_some() {
                     self.keep_followed();
@@ -241,7 +242,7 @@ impl Session<'_> {
     }
 
     /// Lets go what was held back for long enough.
-    async fn expire(&mut self, socket: &mut Socket) -> Result<(), Goodbye> {
+    async fn expire(&mut self, socket: &mut Socket) -> Result<(), CloseReason> {
         self.arranged.expire(&mut self.released);
         self.ready.extend(self.released.drain(..));
         self.write(socket).await?;
@@ -249,7 +250,7 @@ impl Session<'_> {
     }
 
     /// Moves a consumer's cursors past what its view does not show.
-    async fn tell_moved(&mut self, socket: &mut Socket) -> Result<(), Goodbye> {
+    async fn tell_moved(&mut self, socket: &mut Socket) -> Result<(), CloseReason> {
         for moved in self.arranged.moved(self.feed.followed()) {
             socket.send(Message::Text(moved.to_string().into())).await?;
         }
@@ -258,7 +259,7 @@ impl Session<'_> {
 
     /// Says where the consumer begins with each producer that is new to it, before anything of it: one that is cut off before
     /// it has heard a producer goes on from there, and misses nothing.
-    async fn tell_beginnings(&mut self, socket: &mut Socket) -> Result<(), Goodbye> {
+    async fn tell_beginnings(&mut self, socket: &mut Socket) -> Result<(), CloseReason> {
         let Some(told) = &mut self.told else { return Ok(()) };
         let feed = &self.feed;
         told.retain(|producer| feed.cursor(*producer).is_some());
@@ -279,7 +280,7 @@ impl Session<'_> {
         self.notice.take_if(|(producer, _)| !followed.contains(producer));
     }
 
-    fn message(&mut self, record: order::Record) -> Result<Utf8Bytes, Goodbye> {
+    fn message(&mut self, record: order::Record) -> Result<Utf8Bytes, CloseReason> {
         let order::Record { cursor, offset, name, received, message, .. } = record;
         let received = received.filter(|_| self.received);
         let bytes = if self.v2 {
@@ -290,11 +291,11 @@ impl Session<'_> {
         };
         Utf8Bytes::try_from(bytes).map_err(|_| {
             warn!(%cursor, "an entry of the log is not text");
-            Goodbye::Failed
+            CloseReason::internal("a record could not be written")
         })
     }
 
-    async fn take(&mut self, heard: Heard, socket: &mut Socket) -> Result<(), Goodbye> {
+    async fn take(&mut self, heard: Heard, socket: &mut Socket) -> Result<(), CloseReason> {
         let said: Bytes = match heard {
             Heard::Text(text) => text.into(),
             // Some clients send the same JSON as bytes.
@@ -311,7 +312,7 @@ impl Session<'_> {
         };
         if request.r#type != "confirm" && self.pace.take(request.cost()).is_err() {
             metrics::counter!("motience_limited_total", "reason" => "control").increment(1);
-            return Err(Goodbye::RateLimited);
+            return Err(CloseReason::TooManyRequests);
         }
         match request.r#type.as_str() {
             "ping" => socket.send(Message::Text(pong(request.id.as_deref().map(RawValue::get)).into())).await,
@@ -326,7 +327,7 @@ impl Session<'_> {
                     }
                     Err(e) => {
                         warn!(error = %e, "a consumer cannot resume");
-                        Err(Goodbye::TryLater)
+                        Err(CloseReason::Unavailable)
                     }
                 },
                 _ => self.complain(socket, "invalid_cursors", places::CURSORS).await,
@@ -351,7 +352,7 @@ impl Session<'_> {
         producers.for_each(|&producer| self.arranged.forget(producer));
     }
 
-    async fn complain(&self, socket: &mut Socket, code: &str, message: &str) -> Result<(), Goodbye> {
+    async fn complain(&self, socket: &mut Socket, code: &str, message: &str) -> Result<(), CloseReason> {
         let text = json!({"type": "error", "code": code, "message": message}).to_string();
         socket.send(Message::Text(text.into())).await
     }

@@ -8,16 +8,17 @@ use axum::{extract::State, response::Response};
 use motience_shared::{
     auth::Grant,
     http::{ApiError, ClientAddress},
-    log::{self, Transport},
+    log::Transport,
     model::{
         Role,
         envelope::{self, MAX_ENVELOPE},
     },
     permits::Permit,
     relay::{
-        self, Kind, Publisher, Refusal, Senders,
+        self, Kind, Publisher, Senders,
         replies::{Gathered, Replies},
     },
+    session::CloseReason,
     uploads::Owner,
 };
 use tokio::time::{Duration, timeout};
@@ -27,7 +28,7 @@ use tracing::{Instrument, debug, info_span, warn};
 use crate::{
     Shared,
     handshake::WebSocket,
-    socket::{Goodbye, Heard, Socket},
+    socket::{Heard, Socket},
     upgrade::{Admitted, Request},
 };
 
@@ -64,7 +65,7 @@ async fn serve(socket: WebSocket, grant: Grant, publisher: Publisher, _permit: P
     let mut session = Session { shared: &shared, grant: &grant, publisher, devices, replies: Replies::default() };
     let goodbye = session.run(&mut socket).await;
     debug!(?goodbye, "producer leaves");
-    socket.close(goodbye).await;
+    socket.close(&goodbye).await;
 }
 
 struct Session<'s> {
@@ -77,22 +78,22 @@ struct Session<'s> {
 
 impl Session<'_> {
     /// The end of the token comes before everything else, a write that the peer does not take among it.
-    async fn run(&mut self, socket: &mut Socket) -> Goodbye {
+    async fn run(&mut self, socket: &mut Socket) -> CloseReason {
         let ended = self.shared.backend.ended(self.grant);
         tokio::select! {
             biased;
-            () = ended => Goodbye::TokenEnded,
+            () = ended => CloseReason::TokenEnded,
             goodbye = self.work(socket) => goodbye,
         }
     }
 
-    async fn work(&mut self, socket: &mut Socket) -> Goodbye {
+    async fn work(&mut self, socket: &mut Socket) -> CloseReason {
         let soft = self.shared.shutdown.soft().clone();
         let mut progress = self.publisher.progress();
         loop {
             let step = tokio::select! {
                 biased;
-                () = soft.cancelled() => Err(Goodbye::Away),
+                () = soft.cancelled() => Err(CloseReason::Draining),
                 // Cannot fail: the publisher holds the sender.
                 _ = progress.changed(), if !self.replies.is_empty() => Ok(()),
                 heard = socket.hear(), if self.replies.have_room() => match heard {
@@ -104,10 +105,10 @@ impl Session<'_> {
             let answered = self.answer(socket, &committed).await;
             match step.and(answered) {
                 Ok(()) => {}
-                Err(Goodbye::Away) => {
+                Err(CloseReason::Draining) => {
                     // What was submitted is still acknowledged, as far as the log allows.
                     let _ = timeout(DRAIN_LIMIT, self.finish(socket, &mut progress)).await;
-                    return Goodbye::Away;
+                    return CloseReason::Draining;
                 }
                 Err(goodbye) => return goodbye,
             }
@@ -115,7 +116,7 @@ impl Session<'_> {
     }
 
     /// Takes a frame and all that have come behind it, as one group.
-    async fn take(&mut self, first: Heard, socket: &mut Socket) -> Result<(), Goodbye> {
+    async fn take(&mut self, first: Heard, socket: &mut Socket) -> Result<(), CloseReason> {
         let now = self.shared.backend.clock.now();
         let limit = self.shared.backend.relay.limits().record;
         let defaults = self.grant.defaults(now);
@@ -142,21 +143,14 @@ impl Session<'_> {
         goodbye.map_or(Ok(()), Err)
     }
 
-    async fn submit(&mut self, gathered: Gathered) -> Result<(), Goodbye> {
-        let submitted = gathered.submit(&self.publisher, &mut self.devices, &mut self.replies).await;
-        let (records, bytes) = submitted.map_err(|refusal| match refusal {
-            Refusal::Ended(e) => why(&e),
-            other => {
-                warn!(error = %other, "an admitted record was refused");
-                Goodbye::Failed
-            }
-        })?;
+    async fn submit(&mut self, gathered: Gathered) -> Result<(), CloseReason> {
+        let (records, bytes) = gathered.submit(&self.publisher, &mut self.devices, &mut self.replies).await?;
         self.shared.producers.count(records, bytes);
         Ok(())
     }
 
     /// Writes the replies that are due, from the front.
-    async fn answer(&mut self, socket: &mut Socket, committed: &relay::Committed) -> Result<(), Goodbye> {
+    async fn answer(&mut self, socket: &mut Socket, committed: &relay::Committed) -> Result<(), CloseReason> {
         if self.replies.are_due(committed.up_to) {
             let subscribers = self.shared.backend.relay.subscriber_count(self.publisher.producer()).await.unwrap_or_else(|e| {
                 // The record is in the log; the count is a courtesy.
@@ -168,10 +162,14 @@ impl Session<'_> {
             }
             socket.flush().await?;
         }
-        committed.error.as_ref().map_or(Ok(()), |e| Err(why(&relay::Error::from(e.clone()))))
+        committed.error.as_ref().map_or(Ok(()), |e| Err(relay::Error::from(e.clone()).into()))
     }
 
-    async fn finish(&mut self, socket: &mut Socket, progress: &mut tokio::sync::watch::Receiver<relay::Committed>) -> Result<(), Goodbye> {
+    async fn finish(
+        &mut self,
+        socket: &mut Socket,
+        progress: &mut tokio::sync::watch::Receiver<relay::Committed>,
+    ) -> Result<(), CloseReason> {
         loop {
             let committed = progress.borrow_and_update().clone();
             self.answer(socket, &committed).await?;
@@ -179,16 +177,5 @@ impl Session<'_> {
                 return Ok(());
             }
         }
-    }
-}
-
-fn why(error: &relay::Error) -> Goodbye {
-    match error {
-        relay::Error::Closed => Goodbye::Away,
-        relay::Error::Log(log::Error::Fenced | log::Error::Damaged(_)) => {
-            warn!(%error, "a producer's records cannot be written");
-            Goodbye::Failed
-        }
-        relay::Error::Log(log::Error::Unavailable(_) | log::Error::Stale) | relay::Error::Store(_) => Goodbye::TryLater,
     }
 }

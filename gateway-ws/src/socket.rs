@@ -1,12 +1,13 @@
 //! What both sides do with a socket: writing within a time limit, noticing a dead peer, saying goodbye.
 
-use std::{error::Error, time::Duration};
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::{SinkExt as _, StreamExt as _};
 use motience_shared::{
     http::{Flooded, count_ended},
     model::UserId,
+    session::CloseReason,
     uploads::Full,
 };
 use tokio::{
@@ -19,66 +20,6 @@ use crate::handshake::WebSocket;
 
 /// How long a peer has to take a close and to answer it: less than the second within which the end of a right ends a connection.
 const CLOSE_LIMIT: Duration = Duration::from_millis(900);
-
-/// Why the gateway ends a connection, and the close code that says so.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Goodbye {
-    /// The peer vanished, or takes nothing: there is nobody to tell.
-    Gone,
-    /// The peer closed: its close is answered.
-    Left,
-    /// 1001: the node is going away.
-    Away,
-    /// 1002: the peer does not keep to RFC 6455.
-    Broken,
-    /// 1007: a text message that is not UTF-8.
-    NotUtf8,
-    /// 1008: more frames that carry nothing than a peer may send.
-    Flooded,
-    /// 1008: more requests than one connection may make.
-    RateLimited,
-    /// 1013: more is being sent at once than the account, or the node, may hold.
-    TooMuch,
-    /// 1009: a message over the limit.
-    TooLarge,
-    /// 1011: the node failed.
-    Failed,
-    /// 1013: the log or the database is away; come back later.
-    TryLater,
-    /// 4401: the token has expired or was revoked.
-    TokenEnded,
-}
-
-impl Goodbye {
-    fn frame(self) -> Option<CloseFrame> {
-        let (code, reason): (u16, _) = match self {
-            Self::Gone | Self::Left => return None,
-            Self::Away => (1001, "the node is going away"),
-            Self::Broken => (1002, "this is not WebSocket"),
-            Self::NotUtf8 => (1007, "the text is not UTF-8"),
-            Self::Flooded => (1008, "too many pings, empty fragments or idle messages"),
-            Self::RateLimited => (1008, "too many requests on this connection"),
-            Self::TooMuch => (1013, "too much is sent at once"),
-            Self::TooLarge => (1009, "the message is too large"),
-            Self::Failed => (1011, "the server failed"),
-            Self::TryLater => (1013, "try again later"),
-            Self::TokenEnded => (4401, "the token has expired or was revoked"),
-        };
-        Some(CloseFrame { code: code.into(), reason: Utf8Bytes::from_static(reason) })
-    }
-
-    /// What the peer did wrong, as the metrics say it.
-    fn fault(self) -> Option<&'static str> {
-        match self {
-            Self::Flooded => Some("control_flood"),
-            Self::RateLimited => Some("control_rate"),
-            Self::TooLarge => Some("too_large"),
-            Self::TooMuch => Some("too_much_at_once"),
-            Self::Broken | Self::NotUtf8 => Some("protocol"),
-            _ => None,
-        }
-    }
-}
 
 /// A socket with its limits.
 pub(crate) struct Socket {
@@ -105,14 +46,14 @@ impl Socket {
     }
 
     /// What comes next. Pings on time, and ends a peer that is silent for two of them. Cancel-safe.
-    pub(crate) async fn hear(&mut self) -> Result<Heard, Goodbye> {
+    pub(crate) async fn hear(&mut self) -> Result<Heard, CloseReason> {
         loop {
             tokio::select! {
                 biased;
                 message = self.inner.next() => return self.understand(message),
                 _ = self.ping.tick() => {
                     if self.heard.elapsed() > self.ping_every * 2 {
-                        return Err(Goodbye::Gone);
+                        return Err(CloseReason::gone("the peer is silent"));
                     }
                     self.send(Message::Ping(Bytes::new())).await?;
                 }
@@ -121,41 +62,41 @@ impl Socket {
     }
 
     /// What has come already.
-    pub(crate) fn heard(&mut self) -> Option<Result<Heard, Goodbye>> {
+    pub(crate) fn heard(&mut self) -> Option<Result<Heard, CloseReason>> {
         use futures_util::FutureExt as _;
         let message = self.inner.next().now_or_never()?;
         Some(self.understand(message))
     }
 
     /// Whether the socket's buffer takes another message now.
-    pub(crate) fn has_room(&mut self) -> Result<bool, Goodbye> {
+    pub(crate) fn has_room(&mut self) -> Result<bool, CloseReason> {
         use futures_util::FutureExt as _;
         let ready = std::future::poll_fn(|cx| self.inner.poll_ready_unpin(cx)).now_or_never();
-        ready.transpose().map(|ready| ready.is_some()).map_err(|_| Goodbye::Gone)
+        ready.transpose().map(|ready| ready.is_some()).map_err(CloseReason::gone)
     }
 
     /// Returns once the socket's buffer takes another message, or the limit is over. Cancel-safe.
-    pub(crate) async fn room(&mut self) -> Result<(), Goodbye> {
+    pub(crate) async fn room(&mut self) -> Result<(), CloseReason> {
         within(self.write_limit, std::future::poll_fn(|cx| self.inner.poll_ready_unpin(cx))).await
     }
 
     /// Hands a message to the socket's buffer, which has room.
-    pub(crate) fn put(&mut self, message: Message) -> Result<(), Goodbye> {
-        self.inner.start_send_unpin(message).map_err(|_| Goodbye::Gone)
+    pub(crate) fn put(&mut self, message: Message) -> Result<(), CloseReason> {
+        self.inner.start_send_unpin(message).map_err(CloseReason::gone)
     }
 
     /// Hands a message to the socket's buffer; waits while that is full, within the limit.
-    pub(crate) async fn feed(&mut self, message: Message) -> Result<(), Goodbye> {
+    pub(crate) async fn feed(&mut self, message: Message) -> Result<(), CloseReason> {
         within(self.write_limit, self.inner.feed(message)).await
     }
 
     /// Writes the buffer out.
-    pub(crate) async fn flush(&mut self) -> Result<(), Goodbye> {
+    pub(crate) async fn flush(&mut self) -> Result<(), CloseReason> {
         within(self.write_limit, self.inner.flush()).await
     }
 
     /// Sends one message at once.
-    pub(crate) async fn send(&mut self, message: Message) -> Result<(), Goodbye> {
+    pub(crate) async fn send(&mut self, message: Message) -> Result<(), CloseReason> {
         within(self.write_limit, self.inner.send(message)).await
     }
 
@@ -165,33 +106,37 @@ impl Socket {
     }
 
     /// Counts a message that carries nothing, as pings are counted.
-    pub(crate) fn spend(&mut self) -> Result<(), Goodbye> {
-        self.inner.get_mut().spend().map_err(|Flooded| Goodbye::Flooded)
+    pub(crate) fn spend(&mut self) -> Result<(), CloseReason> {
+        Ok(self.inner.get_mut().spend()?)
     }
 
-    /// Says why, and gives the peer a moment to answer.
-    pub(crate) async fn close(mut self, goodbye: Goodbye) {
-        if let Some(fault) = goodbye.fault() {
+    /// Says why in the words of wss1 and wss2, and gives the peer a moment to answer.
+    pub(crate) async fn close(self, reason: &CloseReason) {
+        if let Some(fault) = reason.fault() {
             count_ended(fault);
         }
-        match goodbye.frame() {
-            Some(frame) => self.close_with(frame).await,
-            // Reading on is what writes the answer; it is the last that is written.
-            None if goodbye == Goodbye::Left => drop(timeout(CLOSE_LIMIT, self.rest()).await),
-            None => {}
-        }
+        self.close_with(reason, reason.websocket().map(|(code, text)| frame(code, text))).await;
     }
 
-    /// The same in other words.
-    pub(crate) async fn close_with(mut self, frame: CloseFrame) {
-        let farewell = async {
-            self.inner.send(Message::Close(Some(frame))).await?;
+    /// Says why in the words of motience/1.
+    pub(crate) async fn close_tunnel(self, reason: &CloseReason) {
+        self.close_with(reason, reason.tunnel().map(|(code, text)| frame(code, &text))).await;
+    }
+
+    async fn close_with(mut self, reason: &CloseReason, frame: Option<CloseFrame>) {
+        let closing = async {
+            match frame {
+                Some(frame) => self.inner.send(Message::Close(Some(frame))).await?,
+                // Reading on is what writes the answer to the peer's close; it is the last that is written.
+                None if *reason == CloseReason::Left => {}
+                None => return Ok(()),
+            }
             // Until the peer has closed too, its answer could be lost with the socket.
             self.rest().await;
             Ok::<_, tungstenite::Error>(())
         };
-        // Whoever does not take the farewell is not waited for.
-        let _ = timeout(CLOSE_LIMIT, farewell).await;
+        // A peer that does not take the close is not waited for.
+        let _ = timeout(CLOSE_LIMIT, closing).await;
     }
 
     /// Reads until the peer has closed.
@@ -201,41 +146,48 @@ impl Socket {
         let _ = self.inner.get_mut().read(&mut [0]).await;
     }
 
-    fn understand(&mut self, message: Option<Result<Message, tungstenite::Error>>) -> Result<Heard, Goodbye> {
+    fn understand(&mut self, message: Option<Result<Message, tungstenite::Error>>) -> Result<Heard, CloseReason> {
         self.heard = Instant::now();
         match message {
             Some(Ok(Message::Text(text))) => Ok(Heard::Text(text)),
             Some(Ok(Message::Binary(bytes))) => Ok(Heard::Binary(bytes)),
             // Whole frames are never given out.
             Some(Ok(Message::Ping(_) | Message::Pong(_) | Message::Frame(_))) => Ok(Heard::Life),
-            Some(Ok(Message::Close(_))) => Err(Goodbye::Left),
+            Some(Ok(Message::Close(_))) => Err(CloseReason::Left),
             Some(Err(e)) => Err(why(&e)),
-            None => Err(Goodbye::Gone),
+            None => Err(CloseReason::gone("the socket is closed")),
         }
     }
 }
 
-async fn within(limit: Duration, write: impl Future<Output = Result<(), tungstenite::Error>>) -> Result<(), Goodbye> {
+async fn within(limit: Duration, write: impl Future<Output = Result<(), tungstenite::Error>>) -> Result<(), CloseReason> {
     match timeout(limit, write).await {
         Ok(Ok(())) => Ok(()),
-        Ok(Err(_)) => Err(Goodbye::Gone),
+        Ok(Err(e)) => Err(CloseReason::gone(e)),
         Err(_) => {
             count_ended("stalled");
-            Err(Goodbye::Gone)
+            Err(CloseReason::gone("the peer takes nothing"))
         }
     }
 }
 
-/// What is wrong with what came.
-fn why(error: &tungstenite::Error) -> Goodbye {
+fn frame(code: u16, text: &str) -> CloseFrame {
+    CloseFrame { code: code.into(), reason: text.into() }
+}
+
+/// The reason that an error while reading is.
+fn why(error: &tungstenite::Error) -> CloseReason {
     match error {
-        tungstenite::Error::Capacity(_) => Goodbye::TooLarge,
-        tungstenite::Error::Utf8(_) => Goodbye::NotUtf8,
+        tungstenite::Error::Capacity(_) => CloseReason::TooLarge("the message is too large".into()),
+        tungstenite::Error::Utf8(_) => CloseReason::NotUtf8,
         // The peer's TCP ended without a close: nobody reads what is wrong with that.
-        tungstenite::Error::Protocol(ProtocolError::ResetWithoutClosingHandshake) => Goodbye::Gone,
-        tungstenite::Error::Protocol(_) => Goodbye::Broken,
-        tungstenite::Error::Io(e) if e.get_ref().is_some_and(<dyn Error + Send + Sync>::is::<Flooded>) => Goodbye::Flooded,
-        tungstenite::Error::Io(e) if e.get_ref().is_some_and(<dyn Error + Send + Sync>::is::<Full>) => Goodbye::TooMuch,
-        _ => Goodbye::Gone,
+        tungstenite::Error::Protocol(ProtocolError::ResetWithoutClosingHandshake) => CloseReason::gone(error),
+        tungstenite::Error::Protocol(_) => CloseReason::NotWebSocket,
+        tungstenite::Error::Io(e) => match e.get_ref() {
+            Some(cause) if cause.is::<Flooded>() => CloseReason::Flooded,
+            Some(cause) => cause.downcast_ref::<Full>().map_or_else(|| CloseReason::gone(cause), |&full| full.into()),
+            None => CloseReason::gone(error),
+        },
+        _ => CloseReason::gone(error),
     }
 }

@@ -4,7 +4,7 @@
 //! The feature `backend` adds what a node needs: accounts ([`auth`]), the database ([`store`]), the [`log`], and the
 //! [`relay`] that joins producers and consumers to it.
 //!
-//! Imports point one way: `model <- wire`, `model <- {store, log, auth} <- relay <- backend`.
+//! Imports point one way: `model <- wire`, `model <- {store, log, auth} <- relay <- backend <- session`.
 
 pub mod dotenv;
 pub mod model;
@@ -40,6 +40,8 @@ mod private;
 pub mod rate;
 #[cfg(feature = "backend")]
 pub mod relay;
+#[cfg(feature = "backend")]
+pub mod session;
 #[cfg(feature = "backend")]
 pub mod store;
 #[cfg(feature = "backend")]

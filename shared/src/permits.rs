@@ -279,6 +279,11 @@ impl Permit {
         Ok(())
     }
 
+    /// What the connection came by.
+    pub fn transport(&self) -> Transport {
+        self.transport
+    }
+
     /// Whether it has said who it is.
     pub fn is_identified(&self) -> bool {
         matches!(self.place, Place::Account(..))

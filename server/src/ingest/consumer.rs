@@ -23,7 +23,8 @@ use motience_shared::{
     model::{Fence, ProducerId, RangeSet},
     rate::Bucket,
     relay::{Durable, Follows, Rights},
-    wire::{CloseCode, Followed, Frame, Subscribe, Welcome, features},
+    session::{CloseReason, renew},
+    wire::{Followed, Frame, Subscribe, TokenAccepted, Welcome, features},
 };
 use quinn::Connection;
 use tokio::task::JoinSet;
@@ -31,8 +32,7 @@ use tokio::task::JoinSet;
 use self::opening::{Opened, Opening};
 use super::{
     Shared,
-    control::{expires_in, renew, unexpected, within},
-    ending::Ending,
+    control::within,
     frames::{Control, Frames, write},
 };
 
@@ -42,7 +42,7 @@ pub(super) async fn serve(
     standing: &Arc<Standing>,
     offered: u64,
     shared: &Arc<Shared>,
-) -> Result<(), Ending> {
+) -> Result<(), CloseReason> {
     let Control { mut send, mut recv } = control;
     let backend = &shared.backend;
     let mut out = BytesMut::new();
@@ -52,7 +52,7 @@ pub(super) async fn serve(
         seen: RangeSet::new(),
         max_record: backend.relay.limits().record as u64,
         credit: 0,
-        token_expires_in: expires_in(backend, standing),
+        token_expires_in: standing.expires_in(),
         durability: backend.relay.log().durability(),
         features: offered & features::VIEW,
     })
@@ -89,8 +89,8 @@ struct Session<'s> {
     follows: &'s Follows,
     durable: Durable,
     /// Follows that have yet to begin.
-    openings: FuturesUnordered<BoxFuture<'static, Result<Opened, Ending>>>,
-    feeds: JoinSet<Result<(), Ending>>,
+    openings: FuturesUnordered<BoxFuture<'static, Result<Opened, CloseReason>>>,
+    feeds: JoinSet<Result<(), CloseReason>>,
     /// How much the consumer may still ask for.
     pace: Bucket,
     /// Frames on their way to the consumer.
@@ -99,7 +99,7 @@ struct Session<'s> {
 }
 
 impl Session<'_> {
-    async fn run(&mut self, recv: &mut Frames, send: &mut quinn::SendStream) -> Result<(), Ending> {
+    async fn run(&mut self, recv: &mut Frames, send: &mut quinn::SendStream) -> Result<(), CloseReason> {
         let shared = self.shared;
         loop {
             for producer in self.follows.take_ended() {
@@ -115,7 +115,7 @@ impl Session<'_> {
                 () = self.follows.ended() => {}
                 Some(finished) = self.feeds.join_next() => match finished {
                     Ok(finished) => finished?,
-                    Err(e) => return Err(Ending::new(CloseCode::Internal, format!("a feed failed: {e}"))),
+                    Err(e) => return Err(CloseReason::internal(format!("a feed failed: {e}"))),
                 },
                 Some(opened) = self.openings.next() => self.begin(opened?),
                 () = shared.draining.cancelled(), if !self.drain_told => {
@@ -129,7 +129,7 @@ impl Session<'_> {
                         return Ok(());
                     }
                     Some(frame) => self.take(frame).await?,
-                    None => return Err(Ending::Gone("the consumer closed its control stream".into())),
+                    None => return Err(CloseReason::gone("the consumer closed its control stream")),
                 },
             }
             // However fast the consumer speaks.
@@ -137,11 +137,11 @@ impl Session<'_> {
         }
     }
 
-    async fn take(&mut self, frame: Frame) -> Result<(), Ending> {
+    async fn take(&mut self, frame: Frame) -> Result<(), CloseReason> {
         // Confirmations cost nothing.
         if !matches!(frame, Frame::Confirm(_)) && self.pace.take(1).is_err() {
             metrics::counter!("motience_limited_total", "reason" => "control").increment(1);
-            return Err(Ending::new(CloseCode::RateLimited, "too many requests on this connection (RATE_LIMIT_CONTROL)"));
+            return Err(CloseReason::TooManyRequests);
         }
         match frame {
             Frame::Subscribe(subscribe) => self.subscribe(&subscribe),
@@ -155,10 +155,13 @@ impl Session<'_> {
                     self.durable.confirm(&name, confirm.producer, confirm.cursor);
                 }
             }
-            Frame::TokenRefresh(refresh) => renew(&self.shared.backend, self.standing, &refresh, &mut self.out).await?,
+            Frame::TokenRefresh(refresh) => {
+                let expires_in = renew(&self.shared.backend, self.standing, &refresh.token).await?;
+                Frame::TokenAccepted(TokenAccepted { expires_in }).encode(&mut self.out);
+            }
             Frame::Ping => Frame::Pong.encode(&mut self.out),
             Frame::Pong => {}
-            other => return Err(unexpected(&other)),
+            other => return Err(CloseReason::unexpected(&other)),
         }
         Ok(())
     }

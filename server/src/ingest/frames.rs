@@ -2,12 +2,11 @@
 
 use bytes::{Bytes, BytesMut};
 use motience_shared::{
-    http::{Ration, count_ended},
-    wire::{CloseCode, Frame, Limits},
+    http::Ration,
+    session::CloseReason,
+    wire::{Frame, Limits},
 };
-use quinn::{RecvStream, SendStream};
-
-use super::ending::Ending;
+use quinn::{RecvStream, SendStream, WriteError};
 
 /// Bytes taken from a stream in one read.
 pub(super) const READ: usize = 64 * 1024;
@@ -37,33 +36,30 @@ impl Frames {
         Self { ration: Some(ration), ..self }
     }
 
-    fn count(&mut self, frame: &Frame) -> Result<(), Ending> {
+    fn count(&mut self, frame: &Frame) -> Result<(), CloseReason> {
         let carries_nothing = matches!(frame, Frame::Ping | Frame::Pong | Frame::Done | Frame::Health(_) | Frame::TokenRefresh(_));
         let Some(ration) = self.ration.as_mut().filter(|_| carries_nothing) else { return Ok(()) };
-        ration.spend().map_err(|flooded| {
-            count_ended("control_flood");
-            Ending::new(CloseCode::RateLimited, flooded.to_string())
-        })
+        Ok(ration.spend()?)
     }
 
     /// The next frame; `None` where the stream ends. Cancel-safe.
-    pub(super) async fn next(&mut self) -> Result<Option<Frame>, Ending> {
+    pub(super) async fn next(&mut self) -> Result<Option<Frame>, CloseReason> {
         loop {
             if let Some(frame) = Frame::decode(&mut self.buffer, self.limits)? {
                 self.count(&frame)?;
                 return Ok(Some(frame));
             }
-            match self.stream.read_chunk(READ, true).await? {
+            match self.stream.read_chunk(READ, true).await.map_err(CloseReason::gone)? {
                 Some(chunk) => self.buffer.extend_from_slice(&chunk.bytes),
                 None if self.buffer.is_empty() => return Ok(None),
-                None => return Err(Ending::new(CloseCode::Protocol, "a stream ends within a frame")),
+                None => return Err(CloseReason::protocol("a stream ends within a frame")),
             }
         }
     }
 }
 
 /// Writes frames that are already encoded.
-pub(super) async fn write(send: &mut SendStream, buffer: &mut BytesMut) -> Result<(), Ending> {
+pub(super) async fn write(send: &mut SendStream, buffer: &mut BytesMut) -> Result<(), WriteError> {
     let bytes: Bytes = buffer.split().freeze();
-    Ok(send.write_chunk(bytes).await?)
+    send.write_chunk(bytes).await
 }

@@ -4,13 +4,14 @@
 use bytes::BytesMut;
 use futures_util::{StreamExt as _, stream::FuturesUnordered};
 use motience_shared::{
-    relay::{Intake, Presence, Publisher, Refusal},
-    uploads::{Full, UNCOUNTED, Upload},
-    wire::{CloseCode, Frame, Limits, Record, StreamKind},
+    relay::{Intake, Presence, Publisher},
+    session::CloseReason,
+    uploads::{UNCOUNTED, Upload},
+    wire::{Frame, Limits, Record, StreamKind},
 };
 use quinn::{Connection, RecvStream};
 
-use super::{control::unexpected, ending::Ending, frames::READ, outcomes::Outcomes, shapes::Shapes};
+use super::{frames::READ, outcomes::Outcomes, shapes::Shapes};
 
 /// Bytes of records that are handed on as one group: a compact record is far longer than its frame.
 const GROUP: usize = 256 * 1024;
@@ -29,55 +30,51 @@ pub(super) struct Entrance<'s> {
 }
 
 /// Reads every lane the device opens, until the connection ends. How many at once is bounded by the transport.
-pub(super) async fn read_all(connection: &Connection, entrance: Entrance<'_>) -> Result<(), Ending> {
+pub(super) async fn read_all(connection: &Connection, entrance: Entrance<'_>) -> Result<(), CloseReason> {
     let mut lanes = FuturesUnordered::new();
     loop {
         tokio::select! {
-            lane = connection.accept_uni() => lanes.push(read(lane?, entrance)),
+            lane = connection.accept_uni() => lanes.push(read(lane.map_err(CloseReason::gone)?, entrance)),
             Some(ended) = lanes.next() => ended?,
         }
     }
 }
 
-async fn read(mut lane: RecvStream, entrance: Entrance<'_>) -> Result<(), Ending> {
+async fn read(mut lane: RecvStream, entrance: Entrance<'_>) -> Result<(), CloseReason> {
     let limits = Limits::for_records(entrance.max_record);
     let mut buffer = BytesMut::new();
     let mut opened = false;
     // Most lanes hold hardly anything, and need no room of their own.
     let mut room = None;
     loop {
-        let Some(chunk) = lane.read_chunk(READ, true).await? else {
-            return if buffer.is_empty() { Ok(()) } else { Err(Ending::new(CloseCode::Protocol, "a lane ends within a record")) };
+        let Some(chunk) = lane.read_chunk(READ, true).await.map_err(CloseReason::gone)? else {
+            return if buffer.is_empty() { Ok(()) } else { Err(CloseReason::protocol("a lane ends within a record")) };
         };
         // The one copy: from here on a record is a slice of this buffer.
         buffer.extend_from_slice(&chunk.bytes);
         if buffer.len() > UNCOUNTED {
-            room.get_or_insert_with(|| entrance.upload.part()).set(buffer.len()).map_err(full)?;
+            room.get_or_insert_with(|| entrance.upload.part()).set(buffer.len())?;
         }
         if !opened {
             match StreamKind::decode(&mut buffer)? {
                 Some(StreamKind::Ordered | StreamKind::Independent) => opened = true,
-                Some(StreamKind::Feed) => return Err(Ending::new(CloseCode::Protocol, "a device opens no feed")),
+                Some(StreamKind::Feed) => return Err(CloseReason::protocol("a device opens no feed")),
                 None => continue,
             }
         }
         entrance.take(&mut buffer, limits).await?;
         if let Some(room) = &mut room {
-            room.set(buffer.len()).map_err(full)?;
+            room.set(buffer.len())?;
         }
     }
 }
 
-fn full(full: Full) -> Ending {
-    Ending::new(CloseCode::RateLimited, full.to_string())
-}
-
 impl Entrance<'_> {
     /// Submits all complete records in the buffer as one group.
-    async fn take(self, buffer: &mut BytesMut, limits: Limits) -> Result<(), Ending> {
+    async fn take(self, buffer: &mut BytesMut, limits: Limits) -> Result<(), CloseReason> {
         let mut group = Intake::new(self.publisher);
         while let Some(frame) = Frame::decode(buffer, limits)? {
-            group.record(self.record(frame)?).map_err(refusal)?;
+            group.record(self.record(frame)?)?;
             if group.bytes() >= GROUP {
                 self.submit(std::mem::replace(&mut group, Intake::new(self.publisher))).await?;
             }
@@ -86,28 +83,19 @@ impl Entrance<'_> {
     }
 
     /// The record that a frame holds, in whichever form.
-    pub(super) fn record(self, frame: Frame) -> Result<Record, Ending> {
+    pub(super) fn record(self, frame: Frame) -> Result<Record, CloseReason> {
         match frame {
             Frame::Record(record) => Ok(record),
             Frame::Compact(compact) => self.shapes.expand(&compact, self.max_record),
-            other => Err(unexpected(&other)),
+            other => Err(CloseReason::unexpected(&other)),
         }
     }
 
-    async fn submit(self, group: Intake<'_>) -> Result<(), Ending> {
+    async fn submit(self, group: Intake<'_>) -> Result<(), CloseReason> {
         self.presence.seen(group.new_records());
-        if let Some(submitted) = group.submit().await.map_err(refusal)? {
+        if let Some(submitted) = group.submit().await? {
             self.outcomes.submitted(submitted).await?;
         }
         Ok(())
-    }
-}
-
-pub(super) fn refusal(refusal: Refusal) -> Ending {
-    match refusal {
-        Refusal::Ended(e) => e.into(),
-        // The device comes back, and sends what is missing first.
-        Refusal::TooScattered(_) => Ending::new(CloseCode::RateLimited, refusal.to_string()),
-        other => Ending::new(CloseCode::Protocol, other.to_string()),
     }
 }

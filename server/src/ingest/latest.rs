@@ -6,24 +6,25 @@ use motience_shared::{
     log::SessionName,
     model::Epoch,
     relay::Publisher,
-    wire::{CloseCode, Frame, Limits},
+    session::CloseReason,
+    wire::{Frame, Limits},
 };
 use quinn::Connection;
 use tracing::debug;
 
-use super::{ending::Ending, lanes::Entrance};
+use super::lanes::Entrance;
 
 /// The epoch of senders that have no life before or after this one.
 const ONLY: Epoch = Epoch(1);
 
 /// Takes datagrams until the connection ends. What is not taken in time is dropped by the transport, oldest first.
-pub(super) async fn read_all(connection: &Connection, entrance: Entrance<'_>, backend: &Backend) -> Result<(), Ending> {
+pub(super) async fn read_all(connection: &Connection, entrance: Entrance<'_>, backend: &Backend) -> Result<(), CloseReason> {
     let limits = Limits::for_records(entrance.max_record);
     let mut latest = Latest { backend, device: entrance.publisher, publisher: None, newest: 0 };
     loop {
-        let mut datagram = connection.read_datagram().await?.into();
+        let mut datagram = connection.read_datagram().await.map_err(CloseReason::gone)?.into();
         let frame = Frame::decode(&mut datagram, limits)?.filter(|_| datagram.is_empty());
-        let frame = frame.ok_or_else(|| Ending::new(CloseCode::Protocol, "a datagram is one frame"))?;
+        let frame = frame.ok_or_else(|| CloseReason::protocol("a datagram is one frame"))?;
         let record = entrance.record(frame)?;
         if latest.is_late(record.seq.0) || !latest.submit(&record.json).await {
             metrics::counter!("motience_latest_dropped_total").increment(1);

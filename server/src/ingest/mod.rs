@@ -11,7 +11,6 @@ mod config;
 mod connection;
 mod consumer;
 mod control;
-mod ending;
 mod established;
 mod frames;
 mod lanes;

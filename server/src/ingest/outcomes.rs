@@ -3,12 +3,11 @@
 use motience_shared::{
     model::RangeSet,
     relay::{Pending, Submitted, Ticket},
+    session::CloseReason,
     wire::Refused,
 };
 use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::{Notify, mpsc};
-
-use super::ending::Ending;
 
 /// What the lanes hand to the control stream.
 pub(super) struct Outcomes {
@@ -24,11 +23,11 @@ impl Outcomes {
     }
 
     /// A group is on its way to the log.
-    pub(super) async fn submitted(&self, submitted: Submitted) -> Result<(), Ending> {
+    pub(super) async fn submitted(&self, submitted: Submitted) -> Result<(), CloseReason> {
         self.pending().add(submitted.ticket, submitted.numbers);
         self.added.notify_one();
         for refused in submitted.refused {
-            self.refused.send(refused).await.map_err(|_| Ending::Gone("the control stream has ended".into()))?;
+            self.refused.send(refused).await.map_err(|_| CloseReason::gone("the control stream has ended"))?;
         }
         Ok(())
     }

@@ -8,8 +8,9 @@ use motience_shared::{
     log,
     model::RangeSet,
     relay::{Intake, Presence, Publisher},
+    session::{CloseReason, renew},
     uploads::{self, Owner},
-    wire::{Ack, Frame, Refused, ShapeAccepted, Welcome, features},
+    wire::{Ack, Frame, Refused, ShapeAccepted, TokenAccepted, Welcome, features},
 };
 use quinn::Connection;
 use tokio::sync::mpsc;
@@ -17,10 +18,9 @@ use tracing::debug;
 
 use super::{
     Shared,
-    control::{expires_in, renew, unexpected, within},
-    ending::Ending,
+    control::within,
     frames::{Control, write},
-    lanes::{self, Entrance, refusal},
+    lanes::{self, Entrance},
     latest,
     outcomes::Outcomes,
     shapes::Shapes,
@@ -45,7 +45,7 @@ pub(super) async fn serve(
     standing: &Standing,
     device: Device,
     shared: &Arc<Shared>,
-) -> Result<(), Ending> {
+) -> Result<(), CloseReason> {
     let Device { publisher, presence, offered } = device;
     let (refused, refusals) = mpsc::channel(REFUSALS);
     let outcomes = Outcomes::new(refused);
@@ -72,7 +72,7 @@ async fn control_stream(
     entrance: Entrance<'_>,
     mut refusals: mpsc::Receiver<Refused>,
     shared: &Shared,
-) -> Result<(), Ending> {
+) -> Result<(), CloseReason> {
     let Entrance { publisher, presence, outcomes, shapes, .. } = entrance;
     let Control { mut send, mut recv } = control;
     let backend = &shared.backend;
@@ -83,7 +83,7 @@ async fn control_stream(
         seen: publisher.seen(),
         max_record: backend.relay.limits().record as u64,
         credit: shared.config.credit,
-        token_expires_in: expires_in(backend, standing),
+        token_expires_in: standing.expires_in(),
         durability: backend.relay.log().durability(),
         features,
     })
@@ -97,7 +97,8 @@ async fn control_stream(
         tokio::select! {
             frame = recv.next() => match frame? {
                 Some(Frame::TokenRefresh(refresh)) => {
-                    renew(backend, standing, &refresh, &mut out).await?;
+                    let expires_in = renew(backend, standing, &refresh.token).await?;
+                    Frame::TokenAccepted(TokenAccepted { expires_in }).encode(&mut out);
                 }
                 Some(Frame::Skipped(skipped)) => skip(publisher, outcomes, &skipped.ranges).await?,
                 Some(Frame::Shape(shape)) => Frame::ShapeAccepted(ShapeAccepted { id: shapes.learn(shape)? }).encode(&mut out),
@@ -105,8 +106,8 @@ async fn control_stream(
                 Some(Frame::Ping) => Frame::Pong.encode(&mut out),
                 // The device waits for the last acknowledgements, which come in any case, and closes.
                 Some(Frame::Done | Frame::Pong) => {}
-                Some(other) => return Err(unexpected(&other)),
-                None => return Err(Ending::Gone("the device closed its control stream".into())),
+                Some(other) => return Err(CloseReason::unexpected(&other)),
+                None => return Err(CloseReason::gone("the device closed its control stream")),
             },
             // Cannot fail: the publisher holds the sender.
             _ = progress.changed() => {}
@@ -128,10 +129,10 @@ async fn control_stream(
 }
 
 /// Numbers that the device has given up.
-async fn skip(publisher: &Publisher, outcomes: &Outcomes, ranges: &RangeSet) -> Result<(), Ending> {
+async fn skip(publisher: &Publisher, outcomes: &Outcomes, ranges: &RangeSet) -> Result<(), CloseReason> {
     let mut group = Intake::new(publisher);
     group.skip(ranges);
-    if let Some(submitted) = group.submit().await.map_err(refusal)? {
+    if let Some(submitted) = group.submit().await? {
         outcomes.submitted(submitted).await?;
     }
     Ok(())

@@ -15,6 +15,7 @@ use motience_shared::{
         self, Follows, ReadFrom, Rights,
         view::{self, Thinned, View},
     },
+    session::CloseReason,
 };
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
@@ -25,7 +26,7 @@ use super::{
     feed::{self, Feed},
     messages::{self, Lines, Said},
     say,
-    session::{Code, Ending, Outgoing, Peer},
+    session::{Outgoing, Peer},
 };
 use crate::h3::Place;
 
@@ -52,8 +53,8 @@ struct Session<'s> {
     rights: &'s Arc<Rights>,
     follows: &'s Follows,
     /// Follows that have yet to begin.
-    openings: FuturesUnordered<BoxFuture<'static, Result<Opened, Ending>>>,
-    feeds: JoinSet<Result<(), Ending>>,
+    openings: FuturesUnordered<BoxFuture<'static, Result<Opened, CloseReason>>>,
+    feeds: JoinSet<Result<(), CloseReason>>,
     /// How much the client may still ask for.
     pace: Bucket,
 }
@@ -65,7 +66,7 @@ pub(super) async fn serve(
     mut place: Place,
     standing: &Arc<Standing>,
     shared: &Arc<Shared>,
-) -> Result<(), Ending> {
+) -> Result<(), CloseReason> {
     let rights = Arc::new(shared.backend.relay.rights(standing.grant().user.consumer()));
     let follows = Follows::default();
     let (openings, feeds) = (FuturesUnordered::new(), JoinSet::new());
@@ -80,7 +81,7 @@ pub(super) async fn serve(
 }
 
 impl Session<'_> {
-    async fn run(&mut self, send: &mut Outgoing, lines: &mut Lines, place: &mut Place) -> Result<(), Ending> {
+    async fn run(&mut self, send: &mut Outgoing, lines: &mut Lines, place: &mut Place) -> Result<(), CloseReason> {
         loop {
             for producer in self.follows.take_ended() {
                 say(send, self.peer, &ended(producer).to_string()).await?;
@@ -89,16 +90,16 @@ impl Session<'_> {
             let busy = self.feeds.len() + self.openings.len() >= 2 * self.shared.config.follows;
             let answer = tokio::select! {
                 biased;
-                () = self.shared.draining.cancelled() => return Err(messages::draining()),
+                () = self.shared.draining.cancelled() => return Err(CloseReason::Draining),
                 () = self.follows.ended() => None,
                 Some(finished) = self.feeds.join_next() => match finished {
                     Ok(finished) => finished.map(|()| None)?,
-                    Err(e) => return Err(Ending::new(Code::Internal, format!("a feed failed: {e}"))),
+                    Err(e) => return Err(CloseReason::internal(format!("a feed failed: {e}"))),
                 },
                 Some(opened) = self.openings.next() => self.begin(opened?),
                 stream = place.streams.recv() => return Err(match stream {
-                    Some(_) => Ending::new(Code::Protocol, "a consumer opens one stream"),
-                    None => Ending::gone("the connection is over"),
+                    Some(_) => CloseReason::protocol("a consumer opens one stream"),
+                    None => CloseReason::gone("the connection is over"),
                 }),
                 // Nothing that a consumer could mean by it.
                 Some(_) = place.datagrams.recv() => None,
@@ -115,10 +116,10 @@ impl Session<'_> {
         }
     }
 
-    async fn take(&mut self, said: &Said) -> Result<Option<String>, Ending> {
+    async fn take(&mut self, said: &Said) -> Result<Option<String>, CloseReason> {
         if self.pace.take(1).is_err() {
             metrics::counter!("motience_limited_total", "reason" => "control").increment(1);
-            return Err(Ending::new(Code::TooMany, "too many requests on this session (RATE_LIMIT_CONTROL)"));
+            return Err(CloseReason::TooManyRequests);
         }
         Ok(match said.r#type.as_str() {
             "subscribe" => {
@@ -132,7 +133,7 @@ impl Session<'_> {
             }
             "ping" => Some(said.pong().to_string()),
             "token" => Some(messages::renew(&self.shared.backend, self.standing, said.token.as_deref()).await?),
-            other => return Err(Ending::new(Code::Protocol, format!("{other} is not expected here"))),
+            other => return Err(CloseReason::protocol(format!("{other} is not expected here"))),
         })
     }
 

@@ -13,6 +13,7 @@ use motience_shared::{
         places,
         view::{self, Thinned},
     },
+    session::CloseReason,
 };
 use serde_json::json;
 use tokio::time::{Instant, sleep_until};
@@ -21,7 +22,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     count,
     newest::Newest,
-    session::{Ending, Outgoing, Peer},
+    session::{Outgoing, Peer},
 };
 use crate::stream::put_line;
 
@@ -54,7 +55,7 @@ enum Step {
 
 /// Writes to a stream of its own until the follow ends. One that ends while its stream is full ends in the middle of a line, and says
 /// so by a reset.
-pub(super) async fn records(mut feed: Feed) -> Result<(), Ending> {
+pub(super) async fn records(mut feed: Feed) -> Result<(), CloseReason> {
     let stop = feed.stop.clone();
     let Some(stream) = stop.run_until_cancelled(feed.peer.open_uni()).await else { return Ok(()) };
     let mut stream = stream?;
@@ -115,7 +116,7 @@ pub(super) async fn records(mut feed: Feed) -> Result<(), Ending> {
 
 /// Sends datagrams until the follow ends. What does not fit one, or finds no room, goes nowhere. Of what one turn brings only the
 /// newest of each device is sent; a turn is bounded, so what is kept of it is too.
-pub(super) async fn latest(mut feed: Feed) -> Result<(), Ending> {
+pub(super) async fn latest(mut feed: Feed) -> Result<(), CloseReason> {
     let stop = feed.stop.clone();
     let never = Instant::now() + Duration::from_secs(365 * 24 * 3600);
     let mut scratch = BytesMut::new();
@@ -165,7 +166,7 @@ impl Feed {
     }
 
     /// Writes all of `out`; `false` once the follow or its right has ended.
-    async fn write(&self, stream: &mut Outgoing, out: &mut BytesMut) -> Result<bool, Ending> {
+    async fn write(&self, stream: &mut Outgoing, out: &mut BytesMut) -> Result<bool, CloseReason> {
         if !self.rights.may_write(&self.stop, &self.standing).await {
             return Ok(false);
         }

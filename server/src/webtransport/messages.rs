@@ -6,13 +6,12 @@ use motience_shared::{
     backend::Backend,
     model::{ProducerId, Role, Selection, record::without_mark},
     relay::places::Place,
+    session::{self, CloseReason},
     uploads::Part,
 };
 use quinn::RecvStream;
 use serde::Deserialize;
 use serde_json::{Value, json};
-
-use super::session::{Code, Ending};
 
 /// Bytes taken from a stream in one read.
 const READ: usize = 64 * 1024;
@@ -42,8 +41,8 @@ enum Id {
 }
 
 impl Said {
-    pub(super) fn read(line: &[u8]) -> Result<Self, Ending> {
-        serde_json::from_slice(line).map_err(|e| Ending::new(Code::Protocol, format!("this is no message: {e}")))
+    pub(super) fn read(line: &[u8]) -> Result<Self, CloseReason> {
+        serde_json::from_slice(line).map_err(|e| CloseReason::protocol(format!("this is no message: {e}")))
     }
 
     /// The answer to a ping.
@@ -56,13 +55,13 @@ impl Said {
     }
 
     /// The producer that it is about.
-    pub(super) fn producer(&self) -> Result<ProducerId, Ending> {
+    pub(super) fn producer(&self) -> Result<ProducerId, CloseReason> {
         let id = match &self.producer_id {
             Some(Id::Number(id)) => Some(ProducerId(*id)),
             Some(Id::Text(id)) => id.parse().ok(),
             None => None,
         };
-        id.ok_or_else(|| Ending::new(Code::Protocol, format!("{} needs a producer_id", self.r#type)))
+        id.ok_or_else(|| CloseReason::protocol(format!("{} needs a producer_id", self.r#type)))
     }
 }
 
@@ -89,9 +88,9 @@ impl Lines {
     }
 
     /// Holds room for what was read and not given out, and for so many bytes of what was.
-    pub(super) fn holds(&mut self, given: usize) -> Result<(), Ending> {
+    pub(super) fn holds(&mut self, given: usize) -> Result<(), CloseReason> {
         let bytes = self.buffer.len() + given;
-        self.room.as_mut().map_or(Ok(()), |room| room.set(bytes).map_err(|full| Ending::new(Code::TooMany, full.to_string())))
+        self.room.as_mut().map_or(Ok(()), |room| Ok(room.set(bytes)?))
     }
 
     /// Allows longer lines from now on.
@@ -100,12 +99,12 @@ impl Lines {
     }
 
     /// The next line; `None` at the end. Cancel-safe.
-    pub(super) async fn next(&mut self) -> Result<Option<Bytes>, Ending> {
+    pub(super) async fn next(&mut self) -> Result<Option<Bytes>, CloseReason> {
         loop {
             if let Some(line) = self.ready()? {
                 return Ok(Some(line));
             }
-            match self.stream.read_chunk(READ, true).await.map_err(Ending::gone)? {
+            match self.stream.read_chunk(READ, true).await.map_err(CloseReason::gone)? {
                 Some(chunk) => {
                     self.buffer.extend_from_slice(&chunk.bytes);
                     self.holds(0)?;
@@ -118,7 +117,7 @@ impl Lines {
     }
 
     /// A line that was read already.
-    pub(super) fn ready(&mut self) -> Result<Option<Bytes>, Ending> {
+    pub(super) fn ready(&mut self) -> Result<Option<Bytes>, CloseReason> {
         loop {
             let Some(at) = self.buffer[self.seen..].iter().position(|&byte| byte == b'\n') else {
                 self.seen = self.buffer.len();
@@ -138,50 +137,35 @@ impl Lines {
     }
 }
 
-fn too_large(limit: usize) -> Ending {
-    Ending::new(Code::TooLarge, format!("a line has more than {limit} bytes"))
+fn too_large(limit: usize) -> CloseReason {
+    CloseReason::TooLarge(format!("a line has more than {limit} bytes").into())
 }
 
 /// The first line to a client that is who it says.
-pub(super) fn welcome(backend: &Backend, grant: &Grant) -> String {
+pub(super) fn welcome(backend: &Backend, standing: &Standing) -> String {
+    let grant = standing.grant();
     let welcome = json!({
         "type": "welcome", "role": grant.role, "user_id": grant.user, "node": backend.node,
-        "expires_in": expires_in(backend, grant), "max_record": backend.relay.limits().record,
+        "expires_in": standing.expires_in(), "max_record": backend.relay.limits().record,
     });
     welcome.to_string()
 }
 
-/// Takes a renewed token: it must be of the same account and role. The line that says so.
-pub(super) async fn renew(backend: &Backend, standing: &Standing, token: Option<&str>) -> Result<String, Ending> {
-    let renewed = authenticate(backend, token).await?;
-    let expires_in = expires_in(backend, &renewed);
-    if !standing.renew(renewed) {
-        return Err(Ending::new(Code::Forbidden, "the renewed token is another account's"));
-    }
+/// Takes a renewed token: the line that says so.
+pub(super) async fn renew(backend: &Backend, standing: &Standing, token: Option<&str>) -> Result<String, CloseReason> {
+    let expires_in = session::renew(backend, standing, given(token)?).await?;
     Ok(json!({"type": "token_accepted", "expires_in": expires_in}).to_string())
 }
 
-/// Who holds this token.
-pub(super) async fn authenticate(backend: &Backend, token: Option<&str>) -> Result<Grant, Ending> {
-    let token = token.ok_or_else(|| Ending::new(Code::Unauthenticated, "there is no token"))?;
-    let grant = backend.authenticate(token).await.map_err(|e| Ending::new(Code::Unauthenticated, e.to_string()))?;
+/// Who holds this token, if that is a producer or a consumer.
+pub(super) async fn authenticate(backend: &Backend, token: Option<&str>) -> Result<Grant, CloseReason> {
+    let grant = session::authenticate(backend, given(token)?).await?;
     match grant.role {
         Role::Producer | Role::Consumer => Ok(grant),
-        other => Err(Ending::new(Code::Forbidden, format!("there is nothing here for {other}s"))),
+        other => Err(CloseReason::forbidden(format!("there is nothing here for {other}s"))),
     }
 }
 
-/// The grant is over.
-pub(super) fn ended() -> Ending {
-    Ending::new(Code::Unauthenticated, "the token has expired or was revoked")
-}
-
-/// The node drains.
-pub(super) fn draining() -> Ending {
-    Ending::new(Code::Draining, "the node is going away")
-}
-
-/// Whole seconds for which the grant is still good.
-fn expires_in(backend: &Backend, grant: &Grant) -> u64 {
-    u64::try_from((grant.expires_at - backend.clock.now()).whole_seconds()).unwrap_or(0)
+fn given(token: Option<&str>) -> Result<&str, CloseReason> {
+    token.ok_or_else(|| CloseReason::Unauthenticated("there is no token".into()))
 }

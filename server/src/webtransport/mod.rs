@@ -25,21 +25,22 @@ use bytes::Bytes;
 use motience_shared::{
     auth::Grant,
     backend::Backend,
-    http::{ApiError, ClientAddress, check_origin, is_path, log_refusal, session_refused},
+    http::{ApiError, ClientAddress, check_origin, is_path, log_refusal},
     log::Transport,
     model::Role,
     permits::{Permit, Share},
     relay::Kind,
+    session::{CloseReason, report_end, while_authorized},
 };
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
-use tracing::{Instrument as _, debug, info_span};
+use tracing::{Instrument as _, info_span};
 
 pub use config::Config;
 
 use self::{
     messages::{Lines, Said},
-    session::{Code, Ending, Outgoing, Peer},
+    session::{Outgoing, Peer},
 };
 use crate::h3::{Connect, ConnectHandler, Error, Incoming, Place, Served, Sessions};
 
@@ -95,13 +96,12 @@ async fn serve(connect: Connect, sessions: &Arc<Sessions>, shared: &Arc<Shared>)
         Peer { connection: sessions.connection().clone(), id: place.id, write: shared.config.write, uploads: sessions.uploads().clone() };
     let ending = tokio::select! {
         biased;
-        how = session::ended_by_client(&mut up) => Ending::Gone(how),
+        how = session::ended_by_client(&mut up) => CloseReason::gone(how),
         ending = converse(&peer, place, permit, shared).instrument(span) => ending,
     };
-    debug!(?ending, "a session ends");
-    let Ending::Close(code, reason) = ending else { return down.end(Bytes::new()).await };
+    let Some(code) = ending.webtransport() else { return down.end(Bytes::new()).await };
     // Where the client takes nothing, dropping the stream resets it, and the session ends by that.
-    let Ok(told) = timeout(FAREWELL_LIMIT, down.end(session::close(code, &reason))).await else { return Ok(()) };
+    let Ok(told) = timeout(FAREWELL_LIMIT, down.end(session::close(code, &ending.to_string()))).await else { return Ok(()) };
     told?;
     // To give up reading would overtake the capsule, and Chromium then takes the session for lost.
     let _ = timeout(FAREWELL_LIMIT, session::ended_by_client(&mut up)).await;
@@ -125,71 +125,62 @@ fn admit(connect: &Connect, client: ClientAddress, sessions: &Arc<Sessions>, sha
 }
 
 /// From the first stream to the last word.
-async fn converse(peer: &Peer, mut place: Place, mut permit: Permit, shared: &Arc<Shared>) -> Ending {
+async fn converse(peer: &Peer, mut place: Place, mut permit: Permit, shared: &Arc<Shared>) -> CloseReason {
     // Streams that overtook the control stream.
     let mut early = Vec::new();
     let control = tokio::select! {
         biased;
-        () = shared.draining.cancelled() => return messages::draining(),
+        () = shared.draining.cancelled() => return CloseReason::Draining,
         control = timeout(shared.config.hello, control_stream(&mut place, &mut early)) => control,
     };
     let (mut send, mut lines) = match control {
         Ok(Ok(control)) => control,
         Ok(Err(ending)) => return ending,
-        Err(_) => return Ending::new(Code::Protocol, "no hello in time"),
+        Err(_) => return CloseReason::protocol("no hello in time"),
     };
     let outcome = async {
         let hello = timeout(shared.config.hello, greet(&mut lines, shared)).await;
-        let grant = hello.map_err(|_| Ending::new(Code::Protocol, "no hello in time"))??;
-        permit.identify(grant.user, Share::Connections).map_err(|e| Ending::new(Code::TooMany, e.to_string()))?;
+        let grant = hello.map_err(|_| CloseReason::protocol("no hello in time"))??;
+        permit.identify(grant.user, Share::Connections)?;
         let standing = Arc::new(shared.backend.standing(grant));
         let serving = async {
-            let grant = standing.grant();
-            say(&mut send, peer, &messages::welcome(&shared.backend, &grant)).await?;
-            match grant.role {
+            say(&mut send, peer, &messages::welcome(&shared.backend, &standing)).await?;
+            match standing.grant().role {
                 Role::Consumer => consumer::serve(peer, (&mut send, &mut lines), place, &standing, shared).await,
                 _ => producer::serve(peer, (&mut send, &mut lines), place, early, &standing, shared).await,
             }
         };
-        // Before everything else, a write that the client does not take among it.
-        tokio::select! {
-            biased;
-            () = standing.over() => Err(messages::ended()),
-            ending = serving => ending,
-        }
+        while_authorized(&standing, serving).await
     };
-    let outcome = outcome.await;
-    if let (Err(Ending::Close(code, reason)), false) = (&outcome, permit.is_identified()) {
-        session_refused(Transport::WebTransport, code.name(), peer.client(), reason);
-    }
-    let ending = outcome.err().unwrap_or_else(|| Ending::new(Code::Done, "done"));
+    let ending = outcome.await.err().unwrap_or(CloseReason::Done);
+    report_end(&ending, Transport::WebTransport, peer.client(), &permit);
     // What was said before the end is still to be heard.
     send.finish();
     ending
 }
 
 /// The client's first bidirectional stream.
-async fn control_stream(place: &mut Place, early: &mut Vec<Incoming>) -> Result<(Outgoing, Lines), Ending> {
+async fn control_stream(place: &mut Place, early: &mut Vec<Incoming>) -> Result<(Outgoing, Lines), CloseReason> {
     loop {
         match place.streams.recv().await {
             Some(Incoming::Bidi(send, recv, buffer)) => return Ok((Outgoing::new(send), Lines::new(recv, buffer, MAX_LINE))),
             Some(uni) => early.push(uni),
-            None => return Err(Ending::gone("the connection is over")),
+            None => return Err(CloseReason::gone("the connection is over")),
         }
     }
 }
 
-async fn greet(lines: &mut Lines, shared: &Shared) -> Result<Grant, Ending> {
-    let line = lines.next().await?.ok_or_else(|| Ending::new(Code::Protocol, "no hello"))?;
+async fn greet(lines: &mut Lines, shared: &Shared) -> Result<Grant, CloseReason> {
+    let line = lines.next().await?.ok_or_else(|| CloseReason::protocol("no hello"))?;
     let said = Said::read(&line)?;
     if said.r#type != "hello" {
-        return Err(Ending::new(Code::Protocol, format!("{} before hello", said.r#type)));
+        return Err(CloseReason::protocol(format!("{} before hello", said.r#type)));
     }
     messages::authenticate(&shared.backend, said.token.as_deref()).await
 }
 
 /// Writes one line to the control stream.
-async fn say(send: &mut Outgoing, peer: &Peer, line: &str) -> Result<(), Ending> {
+async fn say(send: &mut Outgoing, peer: &Peer, line: &str) -> Result<(), CloseReason> {
     send.write_within(peer.write, format!("{line}\n").into()).await
 }
 

@@ -7,15 +7,16 @@ use bytes::{Bytes, BytesMut};
 use futures_util::{StreamExt as _, stream::FuturesUnordered};
 use motience_shared::{
     auth::Standing,
-    log::{self, Transport},
+    log::Transport,
     model::{
         envelope::{self, Envelope, MAX_ENVELOPE},
         record,
     },
     relay::{
-        self, Committed, Publisher, Refusal, Senders,
+        self, Committed, Publisher, Senders,
         replies::{Gathered, Replies},
     },
+    session::CloseReason,
     uploads::{Owner, Upload},
 };
 use tokio::{
@@ -28,7 +29,7 @@ use super::{
     Shared, count,
     messages::{self, Lines, Said},
     say,
-    session::{Code, Ending, Outgoing, Peer},
+    session::{Outgoing, Peer},
 };
 use crate::h3::{Incoming, Place};
 
@@ -47,7 +48,7 @@ pub(super) async fn serve(
     early: Vec<Incoming>,
     standing: &Standing,
     shared: &Arc<Shared>,
-) -> Result<(), Ending> {
+) -> Result<(), CloseReason> {
     let key = standing.grant().log_key();
     let publisher = shared.backend.relay.passing_publisher(key).await?;
     let limit = shared.backend.relay.limits().record + MAX_ENVELOPE;
@@ -88,7 +89,7 @@ impl Session<'_> {
         lines: &mut Lines,
         mut groups: mpsc::Receiver<Vec<Bytes>>,
         mut datagrams: mpsc::Receiver<Bytes>,
-    ) -> Result<(), Ending> {
+    ) -> Result<(), CloseReason> {
         let shared = self.shared;
         let mut progress = self.publisher.progress();
         loop {
@@ -98,7 +99,7 @@ impl Session<'_> {
                 () = shared.draining.cancelled() => {
                     // What was submitted is still acknowledged, as far as the log allows.
                     let _ = timeout(DRAIN_LIMIT, self.finish(send, &mut progress)).await;
-                    return Err(messages::draining());
+                    return Err(CloseReason::Draining);
                 }
                 // Cannot fail: the publisher holds the sender.
                 _ = progress.changed(), if !self.replies.is_empty() => Turn::Progress,
@@ -123,7 +124,7 @@ impl Session<'_> {
     }
 
     /// Takes lines as one group; the token may be renewed among them.
-    async fn take(&mut self, lines: Vec<Bytes>, send: &mut Outgoing) -> Result<(), Ending> {
+    async fn take(&mut self, lines: Vec<Bytes>, send: &mut Outgoing) -> Result<(), CloseReason> {
         let backend = &self.shared.backend;
         let (limit, now) = (backend.relay.limits().record, backend.clock.now());
         let grant = self.standing.grant();
@@ -137,7 +138,7 @@ impl Session<'_> {
             }
             gathered.take(meaning);
         }
-        let (records, bytes) = gathered.submit(&self.publisher, &mut self.devices, &mut self.replies).await.map_err(refusal)?;
+        let (records, bytes) = gathered.submit(&self.publisher, &mut self.devices, &mut self.replies).await?;
         count("producer", records, bytes);
         let Some(said) = renewed else { return Ok(()) };
         let accepted = messages::renew(backend, self.standing, said.token.as_deref()).await?;
@@ -170,7 +171,7 @@ impl Session<'_> {
     }
 
     /// Writes the replies that are due, from the front.
-    async fn answer(&mut self, send: &mut Outgoing, committed: &Committed) -> Result<(), Ending> {
+    async fn answer(&mut self, send: &mut Outgoing, committed: &Committed) -> Result<(), CloseReason> {
         if self.replies.are_due(committed.up_to) {
             let subscribers = self.shared.backend.relay.subscriber_count(self.publisher.producer()).await.unwrap_or_else(|e| {
                 // The record is in the log; the count is a courtesy.
@@ -187,7 +188,7 @@ impl Session<'_> {
         committed.error.as_ref().map_or(Ok(()), |e| Err(relay::Error::from(e.clone()).into()))
     }
 
-    async fn finish(&mut self, send: &mut Outgoing, progress: &mut watch::Receiver<Committed>) -> Result<(), Ending> {
+    async fn finish(&mut self, send: &mut Outgoing, progress: &mut watch::Receiver<Committed>) -> Result<(), CloseReason> {
         loop {
             let committed = progress.borrow_and_update().clone();
             self.answer(send, &committed).await?;
@@ -199,7 +200,7 @@ impl Session<'_> {
 }
 
 /// A line with those that have come behind it.
-fn gather(first: Bytes, lines: &mut Lines) -> Result<Vec<Bytes>, Ending> {
+fn gather(first: Bytes, lines: &mut Lines) -> Result<Vec<Bytes>, CloseReason> {
     let mut group = vec![first];
     while group.len() < GROUP
         && let Some(line) = lines.ready()?
@@ -216,7 +217,7 @@ async fn read_streams(
     limit: usize,
     to: mpsc::Sender<Vec<Bytes>>,
     upload: &Upload,
-) -> Ending {
+) -> CloseReason {
     let mut reading = FuturesUnordered::new();
     for stream in early {
         if let Incoming::Uni(recv, buffer) = stream {
@@ -229,11 +230,13 @@ async fn read_streams(
                 Some(Incoming::Uni(recv, buffer)) => reading.push(read(Lines::new(recv, buffer, limit).within(upload.part()), &to)),
                 Some(bidi @ Incoming::Bidi(..)) => {
                     bidi.end(0_u32.into());
-                    return Ending::new(Code::Protocol, "there is one control stream");
+                    return CloseReason::protocol("there is one control stream");
                 }
-                None => return Ending::gone("the connection is over"),
+                None => return CloseReason::gone("the connection is over"),
             },
-            Some(ended) = reading.next() => if let Err(ending @ Ending::Close(..)) = ended {
+            Some(ended) = reading.next() => if let Err(ending) = ended
+                && ending.code().is_some()
+            {
                 return ending;
             },
         }
@@ -241,23 +244,12 @@ async fn read_streams(
 }
 
 /// One stream's lines. A stream that is reset ends where it is.
-async fn read(mut lines: Lines, to: &mpsc::Sender<Vec<Bytes>>) -> Result<(), Ending> {
+async fn read(mut lines: Lines, to: &mpsc::Sender<Vec<Bytes>>) -> Result<(), CloseReason> {
     while let Some(line) = lines.next().await? {
         let group = gather(line, &mut lines)?;
         lines.holds(group.iter().map(Bytes::len).sum())?;
-        to.send(group).await.map_err(|_| Ending::gone("the session is over"))?;
+        to.send(group).await.map_err(|_| CloseReason::gone("the session is over"))?;
         lines.holds(0)?;
     }
     Ok(())
-}
-
-fn refusal(refusal: Refusal) -> Ending {
-    match refusal {
-        Refusal::Ended(relay::Error::Log(log::Error::Fenced)) => Ending::new(Code::Internal, "another session took over"),
-        Refusal::Ended(e) => e.into(),
-        other => {
-            warn!(error = %other, "an admitted record was refused");
-            Ending::new(Code::Internal, "a record was refused")
-        }
-    }
 }

@@ -6,10 +6,9 @@
 use std::time::Duration;
 
 use bytes::{Buf as _, BufMut as _, Bytes, BytesMut};
-use motience_shared::{http::ClientAddress, log, relay, uploads, wire::varint};
+use motience_shared::{http::ClientAddress, session::CloseReason, uploads, wire::varint};
 use quinn::{Connection, SendStream, VarInt};
 use tokio::time::timeout;
-use tracing::warn;
 
 use crate::h3::{SESSION_UNI, Up};
 
@@ -21,77 +20,6 @@ const MAX_REASON: usize = 1024;
 const LAST_LIMIT: Duration = Duration::from_secs(1);
 /// For the streams of a session that has ended (section 8.5).
 const SESSION_GONE: VarInt = VarInt::from_u32(0x170d_7b68);
-
-/// Why the server closes a session, as the client is told.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Code {
-    /// The client has what it wanted.
-    Done = 0,
-    /// The node is going away.
-    Draining = 1001,
-    /// The node failed, or the log or the database is away.
-    Internal = 1011,
-    /// The client said what has no place here.
-    Protocol = 4400,
-    /// No good token, or one that has ended.
-    Unauthenticated = 4401,
-    /// Not this account's business.
-    Forbidden = 4403,
-    /// A line over the limit.
-    TooLarge = 4413,
-    /// Too many sessions of the account.
-    TooMany = 4429,
-}
-
-impl Code {
-    /// As metrics and logs say it: in the words of motience/1.
-    pub(super) fn name(self) -> &'static str {
-        match self {
-            Self::Done => "done",
-            Self::Draining => "draining",
-            Self::Internal => "internal",
-            Self::Protocol => "protocol",
-            Self::Unauthenticated => "unauthenticated",
-            Self::Forbidden => "forbidden",
-            Self::TooLarge => "too_large",
-            Self::TooMany => "rate_limited",
-        }
-    }
-}
-
-/// Why a session ends.
-#[derive(Debug, thiserror::Error)]
-pub(super) enum Ending {
-    #[error("{1}")]
-    Close(Code, String),
-    /// The client left or was lost: nobody to tell.
-    #[error("{0}")]
-    Gone(String),
-}
-
-impl Ending {
-    pub(super) fn new(code: Code, reason: impl Into<String>) -> Self {
-        Self::Close(code, reason.into())
-    }
-
-    pub(super) fn gone(error: impl std::fmt::Display) -> Self {
-        Self::Gone(error.to_string())
-    }
-}
-
-/// The reasons a client is told carry no causes: those are logged here.
-impl From<relay::Error> for Ending {
-    fn from(error: relay::Error) -> Self {
-        match error {
-            relay::Error::Closed => Self::new(Code::Draining, "the node is going away"),
-            relay::Error::Log(log::Error::Stale) => Self::new(Code::Draining, "the log began a new life: connect again"),
-            other => {
-                warn!(error = %other, "a session is closed because a dependency failed");
-                Self::new(Code::Internal, "the log or the database is away")
-            }
-        }
-    }
-}
 
 /// The other end of a session. Cheap to clone.
 #[derive(Clone)]
@@ -112,9 +40,9 @@ impl Peer {
     }
 
     /// Opens a stream to the client, which must give one in time.
-    pub(super) async fn open_uni(&self) -> Result<Outgoing, Ending> {
+    pub(super) async fn open_uni(&self) -> Result<Outgoing, CloseReason> {
         let stream = timeout(self.write, self.connection.open_uni()).await.map_err(|_| unread())?;
-        let mut stream = Outgoing { stream: stream.map_err(Ending::gone)?, finished: false };
+        let mut stream = Outgoing { stream: stream.map_err(CloseReason::gone)?, finished: false };
         let mut head = BytesMut::new();
         varint::put(SESSION_UNI, &mut head);
         varint::put(self.id, &mut head);
@@ -146,12 +74,12 @@ impl Outgoing {
         Self { stream, finished: false }
     }
 
-    async fn write(&mut self, bytes: Bytes) -> Result<(), Ending> {
-        self.stream.write_chunk(bytes).await.map_err(Ending::gone)
+    async fn write(&mut self, bytes: Bytes) -> Result<(), CloseReason> {
+        self.stream.write_chunk(bytes).await.map_err(CloseReason::gone)
     }
 
     /// Writes all of it within the limit.
-    pub(super) async fn write_within(&mut self, limit: Duration, bytes: Bytes) -> Result<(), Ending> {
+    pub(super) async fn write_within(&mut self, limit: Duration, bytes: Bytes) -> Result<(), CloseReason> {
         timeout(limit, self.write(bytes)).await.map_err(|_| unread())?
     }
 
@@ -179,9 +107,9 @@ impl Drop for Outgoing {
     }
 }
 
-fn unread() -> Ending {
+fn unread() -> CloseReason {
     metrics::counter!("motience_webtransport_let_go_total", "reason" => "unread").increment(1);
-    Ending::new(Code::TooMany, "the client takes nothing")
+    CloseReason::rate_limited("the client takes nothing")
 }
 
 /// Returns when the client has ended the session: how.
@@ -213,12 +141,12 @@ pub(super) async fn ended_by_client(up: &mut Up) -> String {
 }
 
 /// The capsule that closes a session.
-pub(super) fn close(code: Code, reason: &str) -> Bytes {
+pub(super) fn close(code: u32, reason: &str) -> Bytes {
     let reason = &reason[..reason.floor_char_boundary(MAX_REASON)];
     let mut capsule = BytesMut::new();
     varint::put(CLOSE, &mut capsule);
     varint::put(4 + reason.len() as u64, &mut capsule);
-    capsule.put_u32(code as u32);
+    capsule.put_u32(code);
     capsule.put_slice(reason.as_bytes());
     capsule.freeze()
 }
@@ -229,8 +157,8 @@ mod tests {
 
     #[test]
     fn a_close_carries_its_code_and_as_much_of_its_reason_as_fits() {
-        assert_eq!(close(Code::Unauthenticated, "no"), &b"\x68\x43\x06\x00\x00\x11\x31no"[..]);
-        let long = close(Code::Done, &"é".repeat(1000));
+        assert_eq!(close(4401, "no"), &b"\x68\x43\x06\x00\x00\x11\x31no"[..]);
+        let long = close(0, &"é".repeat(1000));
         assert_eq!(long.len(), 2 + 2 + 4 + MAX_REASON);
     }
 }

@@ -37,6 +37,11 @@ impl Standing {
         same
     }
 
+    /// Whole seconds for which the grant in force is good.
+    pub fn expires_in(&self) -> u64 {
+        u64::try_from((self.grant.borrow().expires_at - self.clock.now()).whole_seconds()).unwrap_or(0)
+    }
+
     /// Whether the grant in force has expired or was revoked.
     pub fn is_over(&self) -> bool {
         let grant = self.grant.borrow();

@@ -14,6 +14,7 @@ use motience_shared::{
         order::Record,
         view::{self, Thinned},
     },
+    session::CloseReason,
     wire::{self, Entry, Frame, Gap, StreamKind},
 };
 use quinn::{Connection, SendStream, VarInt};
@@ -21,7 +22,7 @@ use tokio::time::{sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
-use super::super::{control::within, ending::Ending, frames::write};
+use super::super::{control::within, frames::write};
 
 /// Bytes of entries written at once.
 const WRITE: usize = 64 * 1024;
@@ -61,7 +62,7 @@ enum Halt {
     Stopped {
         torn: bool,
     },
-    Ending(Ending),
+    Closed(CloseReason),
 }
 
 impl Outlet {
@@ -71,7 +72,7 @@ impl Outlet {
             return Err(Halt::Stopped { torn: false });
         }
         match self.stop.run_until_cancelled(within(self.limit, write(&mut self.stream, out))).await {
-            Some(written) => written.map_err(Halt::Ending),
+            Some(written) => written.map_err(Halt::Closed),
             None => Err(Halt::Stopped { torn: true }),
         }
     }
@@ -92,12 +93,12 @@ impl Feed {
         standing: Arc<Standing>,
         rights: Arc<Rights>,
         stop: CancellationToken,
-    ) -> Result<(), Ending> {
+    ) -> Result<(), CloseReason> {
         let limit = self.limit;
         let Some(stream) = stop.run_until_cancelled(within(limit, connection.open_uni())).await else { return Ok(()) };
         let mut outlet = Outlet { stream: stream?, standing, rights, stop, limit };
         let torn = match self.follow(&mut outlet).await {
-            Err(Halt::Ending(ending)) => return Err(ending),
+            Err(Halt::Closed(ending)) => return Err(ending),
             Err(Halt::Stopped { torn }) => torn,
             Ok(never) => match never {},
         };

@@ -9,15 +9,13 @@ use motience_shared::{
         ReadFrom, Rights,
         view::{self, Thinned, View},
     },
+    session::CloseReason,
     wire::{From, Subscribe},
 };
 use time::OffsetDateTime;
 use tokio_util::sync::CancellationToken;
 
-use super::{
-    super::{Shared, ending::Ending},
-    feed::Feed,
-};
+use super::{super::Shared, feed::Feed};
 
 /// A follow that is wanted.
 pub(super) struct Opening {
@@ -55,7 +53,7 @@ impl Opening {
     }
 
     /// Ends with the follow, whatever it waits for.
-    pub(super) async fn run(self, shared: Arc<Shared>, rights: Arc<Rights>, stop: CancellationToken) -> Result<Opened, Ending> {
+    pub(super) async fn run(self, shared: Arc<Shared>, rights: Arc<Rights>, stop: CancellationToken) -> Result<Opened, CloseReason> {
         let producer = self.producer;
         let opened = stop.run_until_cancelled(rights.open(producer, self.from, self.name.as_ref())).await;
         let outcome = match opened.transpose()? {

@@ -5,18 +5,15 @@ use std::mem;
 use bytes::BytesMut;
 use motience_shared::{
     auth::Standing,
-    relay::{self, Committed, Intake, Pending, Presence, Publisher, Refusal},
-    wire::{
-        Ack, CloseCode, Frame, Limits, Record, Shape, ShapeAccepted, TokenAccepted, TokenRefresh, Welcome,
-        compact::{self, Decoder},
-        features,
-    },
+    relay::{self, Committed, Intake, Pending, Presence, Publisher},
+    session::{CloseReason, renew},
+    wire::{Ack, Frame, Limits, Record, Shape, ShapeAccepted, TokenAccepted, TokenRefresh, Welcome, compact::Decoder, features},
 };
 use tokio::time::{Duration, Instant, sleep_until};
 use tokio_tungstenite::tungstenite::Message;
 use tracing::debug;
 
-use super::{Ending, Shared, draining, not_binary};
+use super::{Shared, not_binary};
 use crate::socket::{Heard, Socket};
 
 /// How long a device has to finish and leave when the node drains, before it is cut.
@@ -59,7 +56,7 @@ impl<'s> Session<'s> {
     }
 
     /// Runs until the device leaves or has to. `rest`: what came in one message with its Hello.
-    pub(super) async fn run(mut self, rest: BytesMut) -> Result<(), Ending> {
+    pub(super) async fn run(mut self, rest: BytesMut) -> Result<(), CloseReason> {
         let soft = self.shared.shutdown.soft();
         let mut progress = self.publisher.progress();
         let mut cut = None;
@@ -76,7 +73,7 @@ impl<'s> Session<'s> {
                     Frame::Drain.encode(&mut self.out);
                     cut = Some(Instant::now() + DRAIN_LIMIT);
                 }
-                () = sleep_until(cut.unwrap_or_else(Instant::now)), if cut.is_some() => return Err(draining()),
+                () = sleep_until(cut.unwrap_or_else(Instant::now)), if cut.is_some() => return Err(CloseReason::Draining),
                 heard = self.socket.hear(), if self.pending.len() < MAX_PENDING => match heard? {
                     Heard::Binary(message) => self.take(BytesMut::from(message)).await?,
                     Heard::Text(_) => return Err(not_binary()),
@@ -100,7 +97,7 @@ impl<'s> Session<'s> {
             seen: self.publisher.seen(),
             max_record: backend.relay.limits().record as u64,
             credit: self.shared.config.credit,
-            token_expires_in: self.expires_in(),
+            token_expires_in: self.standing.expires_in(),
             durability: backend.relay.log().durability(),
             features: if self.shapes.is_some() { features::COMPACT } else { 0 },
         };
@@ -108,7 +105,7 @@ impl<'s> Session<'s> {
     }
 
     /// Takes a message and those that have come behind it, as one group.
-    async fn take(&mut self, first: BytesMut) -> Result<(), Ending> {
+    async fn take(&mut self, first: BytesMut) -> Result<(), CloseReason> {
         let mut group = Intake::new(self.publisher);
         let (mut next, mut bytes) = (Some(Ok(Heard::Binary(first.freeze()))), 0);
         let mut goodbye = None;
@@ -128,18 +125,18 @@ impl<'s> Session<'s> {
             next = if bytes < GROUP { self.socket.heard() } else { None };
         }
         self.hand_on(group).await?;
-        goodbye.map_or(Ok(()), |goodbye| Err(goodbye.into()))
+        goodbye.map_or(Ok(()), Err)
     }
 
     /// Reads one message's frames.
-    async fn read(&mut self, mut message: BytesMut, group: &mut Intake<'s>) -> Result<(), Ending> {
+    async fn read(&mut self, mut message: BytesMut, group: &mut Intake<'s>) -> Result<(), CloseReason> {
         while let Some(frame) = Frame::decode(&mut message, self.limits)? {
             match frame {
-                Frame::Record(record) => group.record(record).map_err(refusal)?,
+                Frame::Record(record) => group.record(record)?,
                 Frame::Compact(record) => {
                     let limit = self.shared.backend.relay.limits().record;
                     let json = self.shapes()?.expand(&record, limit)?;
-                    group.record(Record { seq: record.seq, json }).map_err(refusal)?;
+                    group.record(Record { seq: record.seq, json })?;
                 }
                 Frame::Shape(shape) => self.learn(shape)?,
                 Frame::Skipped(skipped) => group.skip(&skipped.ranges),
@@ -151,7 +148,7 @@ impl<'s> Session<'s> {
                 }
                 // The device waits for the last acknowledgements, which come in any case, and closes.
                 Frame::Done | Frame::Pong => {}
-                other => return Err(Ending::new(CloseCode::Protocol, format!("{} is not expected here", other.name()))),
+                other => return Err(CloseReason::unexpected(&other)),
             }
             if group.bytes() >= GROUP {
                 let full = mem::replace(group, Intake::new(self.publisher));
@@ -161,36 +158,31 @@ impl<'s> Session<'s> {
                 self.write().await?;
             }
         }
-        if message.is_empty() { Ok(()) } else { Err(Ending::new(CloseCode::Protocol, "a message ends within a frame")) }
+        if message.is_empty() { Ok(()) } else { Err(CloseReason::protocol("a message ends within a frame")) }
     }
 
-    async fn hand_on(&mut self, group: Intake<'s>) -> Result<(), Ending> {
+    async fn hand_on(&mut self, group: Intake<'s>) -> Result<(), CloseReason> {
         self.shared.tunnels.count(group.records(), group.bytes() as u64);
         self.presence.seen(group.new_records());
-        let Some(submitted) = group.submit().await.map_err(refusal)? else { return Ok(()) };
+        let Some(submitted) = group.submit().await? else { return Ok(()) };
         self.pending.add(submitted.ticket, submitted.numbers);
         submitted.refused.into_iter().for_each(|refused| Frame::Refused(refused).encode(&mut self.out));
         Ok(())
     }
 
-    fn shapes(&mut self) -> Result<&mut Decoder, Ending> {
-        self.shapes.as_mut().ok_or_else(|| Ending::new(CloseCode::Protocol, "compact records were not agreed on"))
+    fn shapes(&mut self) -> Result<&mut Decoder, CloseReason> {
+        self.shapes.as_mut().ok_or_else(|| CloseReason::protocol("compact records were not agreed on"))
     }
 
-    fn learn(&mut self, shape: Shape) -> Result<(), Ending> {
+    fn learn(&mut self, shape: Shape) -> Result<(), CloseReason> {
         let id = self.shapes()?.add(shape)?;
         Frame::ShapeAccepted(ShapeAccepted { id }).encode(&mut self.out);
         Ok(())
     }
 
-    /// Takes a renewed token: it must be of the same account and role.
-    async fn renew(&mut self, refresh: &TokenRefresh) -> Result<(), Ending> {
-        let renewed =
-            self.shared.backend.authenticate(&refresh.token).await.map_err(|e| Ending::new(CloseCode::Unauthenticated, e.to_string()))?;
-        if !self.standing.renew(renewed) {
-            return Err(Ending::new(CloseCode::Forbidden, "the renewed token is another account's"));
-        }
-        Frame::TokenAccepted(TokenAccepted { expires_in: self.expires_in() }).encode(&mut self.out);
+    async fn renew(&mut self, refresh: &TokenRefresh) -> Result<(), CloseReason> {
+        let expires_in = renew(&self.shared.backend, self.standing, &refresh.token).await?;
+        Frame::TokenAccepted(TokenAccepted { expires_in }).encode(&mut self.out);
         Ok(())
     }
 
@@ -200,30 +192,10 @@ impl<'s> Session<'s> {
     }
 
     /// Writes the frames that wait, as one message.
-    async fn write(&mut self) -> Result<(), Ending> {
+    async fn write(&mut self) -> Result<(), CloseReason> {
         if !self.out.is_empty() {
             self.socket.send(Message::Binary(self.out.split().freeze())).await?;
         }
         Ok(())
-    }
-
-    /// Whole seconds for which the grant is still good.
-    fn expires_in(&self) -> u64 {
-        u64::try_from((self.standing.grant().expires_at - self.shared.backend.clock.now()).whole_seconds()).unwrap_or(0)
-    }
-}
-
-impl From<compact::Error> for Ending {
-    fn from(error: compact::Error) -> Self {
-        Self::new(CloseCode::Protocol, error.to_string())
-    }
-}
-
-fn refusal(refusal: Refusal) -> Ending {
-    match refusal {
-        Refusal::Ended(e) => e.into(),
-        // The device comes back, and sends what is missing first.
-        Refusal::TooScattered(_) => Ending::new(CloseCode::RateLimited, refusal.to_string()),
-        other => Ending::new(CloseCode::Protocol, other.to_string()),
     }
 }
