@@ -6,7 +6,7 @@ use motience_certs::{
     Trust,
     client::{distrusting_config, tcp_config},
 };
-use motience_shared::model::{Role, UserId};
+use motience_proto::model::{Role, UserId};
 use reqwest::{
     RequestBuilder, StatusCode, Url,
     header::{CONTENT_TYPE, LOCATION, RETRY_AFTER},

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use motience_shared::wire::CloseCode;
+use motience_proto::wire::CloseCode;
 
 use crate::{backoff::Backoff, client, login};
 

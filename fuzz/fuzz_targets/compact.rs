@@ -3,7 +3,7 @@
 
 use bytes::{Bytes, BytesMut};
 use libfuzzer_sys::fuzz_target;
-use motience_shared::{
+use motience_proto::{
     model::Seq,
     wire::{
         Frame, Limits, Record,

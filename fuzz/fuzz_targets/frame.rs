@@ -3,7 +3,7 @@
 
 use bytes::BytesMut;
 use libfuzzer_sys::fuzz_target;
-use motience_shared::wire::{Frame, Limits};
+use motience_proto::wire::{Frame, Limits};
 
 const LIMITS: Limits = Limits { frame: 64 * 1024 };
 

@@ -3,7 +3,7 @@
 
 use bytes::BytesMut;
 use libfuzzer_sys::fuzz_target;
-use motience_shared::model::{ProducerId, record};
+use motience_proto::model::{ProducerId, record};
 
 fuzz_target!(|json: &[u8]| {
     if record::check(json, record::MAX_RECORD).is_ok() {

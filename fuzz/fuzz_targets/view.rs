@@ -3,10 +3,8 @@
 
 use bytes::{Bytes, BytesMut};
 use libfuzzer_sys::fuzz_target;
-use motience_shared::{
-    model::{ProducerId, record},
-    relay::view::View,
-};
+use motience_proto::model::{ProducerId, record};
+use motience_relay::view::View;
 
 fuzz_target!(|text: &str| {
     let mut lines = text.splitn(4, '\n');

@@ -6,14 +6,12 @@ use std::{
     time::Instant,
 };
 
-use motience_shared::{
-    model::{Cursor, ProducerId},
-    relay::{
-        Delivery,
-        order::{Record, Reorder},
-        places,
-        view::Thinned,
-    },
+use motience_proto::model::{Cursor, ProducerId};
+use motience_relay::{
+    Delivery,
+    order::{Record, Reorder},
+    places,
+    view::Thinned,
 };
 use serde_json::Value;
 

@@ -7,12 +7,8 @@ use axum::{
     http::{HeaderValue, header},
 };
 use motience_certs::{ServerIdentity, Source};
-use motience_shared::{
-    causes,
-    clock::Clock,
-    env::{self, Env},
-    lifecycle::Shutdown,
-};
+use motience_runtime::{causes, clock::Clock, lifecycle::Shutdown};
+use motience_settings::env::{self, Env};
 use tokio::time::sleep;
 use tower_http::set_header::SetResponseHeaderLayer;
 use tracing::{info, warn};

@@ -3,12 +3,10 @@
 use std::time::Duration;
 
 use axum::http::HeaderValue;
-use motience_shared::{
-    env::{self, Env},
-    http::{Detail, Host, Limits, ListenAddress, Origins},
-    rate::Rate,
-    relay::{order, view},
-};
+use motience_http::{Detail, Host, Limits, ListenAddress, Origins};
+use motience_limits::rate::Rate;
+use motience_relay::{order, view};
+use motience_settings::env::{self, Env};
 
 use crate::certificate;
 

@@ -11,22 +11,18 @@ use std::{
 
 use axum::{extract::State, response::Response};
 use bytes::{Bytes, BytesMut};
-use motience_shared::{
-    auth::Standing,
-    http::{ApiError, ClientAddress},
-    model::{Cursor, CursorName, ProducerId, Role, Selection, record},
-    permits::Permit,
-    rate::Bucket,
-    relay::{
-        Delivery, Feed, FeedEvent, Kind, ReadFrom,
-        order::{self, Reorder},
-        places::{self, Place},
-        replies::pong,
-        view::{Thinned, View},
-    },
-    session::CloseReason,
-    uploads::Owner,
+use motience_auth::Standing;
+use motience_http::{ApiError, Client};
+use motience_limits::{permits::Permit, rate::Bucket, uploads::Owner};
+use motience_proto::model::{Cursor, CursorName, ProducerId, Role, Selection, record};
+use motience_relay::{
+    Delivery, Feed, FeedEvent, Kind, ReadFrom,
+    order::{self, Reorder},
+    places::{self, Place},
+    replies::pong,
+    view::{Thinned, View},
 };
+use motience_session::CloseReason;
 use serde::Deserialize;
 use serde_json::{json, value::RawValue};
 use tokio::time::{Instant, MissedTickBehavior, interval_at};
@@ -42,7 +38,7 @@ use crate::{
 };
 
 /// The upgrade.
-pub(crate) async fn upgrade(State(shared): State<Arc<Shared>>, client: ClientAddress, request: Request) -> Result<Response, ApiError> {
+pub(crate) async fn upgrade(State(shared): State<Arc<Shared>>, Client(client): Client, request: Request) -> Result<Response, ApiError> {
     let Admitted { upgrade, grant, v2, resume, durable, order, cursors, received, selection, permit } =
         request.admit(Role::Consumer, shared.config.consumer_message, &shared).await?;
     let places = resume.as_deref().map(places::resume).transpose().map_err(|e| ApiError::invalid("resume", e))?;

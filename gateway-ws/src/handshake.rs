@@ -7,10 +7,8 @@ use axum::{
     response::Response,
 };
 use hyper::upgrade::OnUpgrade;
-use motience_shared::{
-    http::{ApiError, Ration},
-    uploads::Upload,
-};
+use motience_http::{ApiError, Ration};
+use motience_limits::uploads::Upload;
 use tokio_tungstenite::{
     WebSocketStream,
     tungstenite::{

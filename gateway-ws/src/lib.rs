@@ -21,13 +21,13 @@ pub mod webtransport;
 use std::{net::SocketAddr, sync::Arc};
 
 use axum::{Router, middleware::from_fn_with_state, routing::any};
+use motience_backend::Backend;
 use motience_certs::{ServerIdentity, server::tcp_config};
-use motience_shared::{
-    backend::Backend,
-    http::{ApiError, HasProxies, Limits, ListenAddress, Listener, OPERATIONS, Proxies, log_refusals, operations, serve, tolerant},
-    lifecycle::Shutdown,
-    uploads::{self, Owner, Upload},
+use motience_http::{
+    ApiError, HasProxies, Limits, ListenAddress, Listener, OPERATIONS, Proxies, log_refusals, operations, serve, tolerant,
 };
+use motience_limits::uploads::{self, Owner, Upload};
+use motience_runtime::lifecycle::Shutdown;
 use tokio::net::TcpListener;
 
 pub use config::Config;

@@ -4,19 +4,24 @@ use std::{path::PathBuf, process::ExitCode, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
 use clap::{Parser, Subcommand};
+use motience_backend::{self as backend, Backend, Kind};
 use motience_certs::Source;
 use motience_gateway::{Config, bind, certificate};
-use motience_shared::{
-    backend::{self, Backend, Kind},
+use motience_http::{
+    Detail, ListenAddress, Listener, check_plaintext,
+    healthcheck::{self, operations_address},
+    operations as operations_router, operations_listener, serve, while_starting,
+};
+use motience_runtime::{
     causes,
     clock::Clock,
     descriptors,
-    env::{self, Env},
-    healthcheck::{self, operations_address},
-    http::{Detail, ListenAddress, Listener, check_plaintext, operations as operations_router, operations_listener, serve, while_starting},
     lifecycle::{EX_CONFIG, Shutdown, notify_ready},
-    output::say,
     telemetry,
+};
+use motience_settings::{
+    env::{self, Env},
+    output::say,
 };
 use serde_json::json;
 use tracing::{info, warn};

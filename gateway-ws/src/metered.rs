@@ -9,11 +9,9 @@ use std::{
 
 use hyper::upgrade::Upgraded;
 use hyper_util::rt::TokioIo;
-use motience_shared::{
-    http::{Flooded, Ration},
-    model::UserId,
-    uploads::{Part, Upload},
-};
+use motience_http::{Flooded, Ration};
+use motience_limits::uploads::{Part, Upload};
+use motience_proto::model::UserId;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 /// A fragment shorter than this carries nothing worth a frame.

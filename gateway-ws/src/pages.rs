@@ -13,7 +13,7 @@ use axum::{
     response::{IntoResponse, Redirect, Response},
     routing::get,
 };
-use motience_shared::http::ApiError;
+use motience_http::ApiError;
 use rust_embed::{EmbeddedFile, RustEmbed};
 use serde_json::json;
 

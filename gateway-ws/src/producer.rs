@@ -5,22 +5,19 @@
 use std::sync::Arc;
 
 use axum::{extract::State, response::Response};
-use motience_shared::{
-    auth::Grant,
-    http::{ApiError, ClientAddress},
-    log::Transport,
-    model::{
-        Role,
-        envelope::{self, MAX_ENVELOPE},
-    },
-    permits::Permit,
-    relay::{
-        self, Kind, Publisher, Senders,
-        replies::{Gathered, Replies},
-    },
-    session::CloseReason,
-    uploads::Owner,
+use motience_auth::Grant;
+use motience_http::{ApiError, Client};
+use motience_limits::{permits::Permit, uploads::Owner};
+use motience_log::Transport;
+use motience_proto::model::{
+    Role,
+    envelope::{self, MAX_ENVELOPE},
 };
+use motience_relay::{
+    self as relay, Kind, Publisher, Senders,
+    replies::{Gathered, Replies},
+};
+use motience_session::CloseReason;
 use tokio::time::{Duration, timeout};
 use tokio_tungstenite::tungstenite::Message;
 use tracing::{Instrument, debug, info_span, warn};
@@ -40,7 +37,7 @@ const GROUP_BYTES: usize = 256 * 1024;
 const DRAIN_LIMIT: Duration = Duration::from_secs(3);
 
 /// The upgrade.
-pub(crate) async fn upgrade(State(shared): State<Arc<Shared>>, client: ClientAddress, request: Request) -> Result<Response, ApiError> {
+pub(crate) async fn upgrade(State(shared): State<Arc<Shared>>, Client(client): Client, request: Request) -> Result<Response, ApiError> {
     let record = shared.backend.relay.limits().record;
     let Admitted { upgrade, grant, permit, .. } = request.admit(Role::Producer, record + MAX_ENVELOPE, &shared).await?;
     let publisher = shared.backend.relay.passing_publisher(grant.log_key()).await?;

@@ -4,12 +4,10 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::{SinkExt as _, StreamExt as _};
-use motience_shared::{
-    http::{Flooded, count_ended},
-    model::UserId,
-    session::CloseReason,
-    uploads::Full,
-};
+use motience_http::{Flooded, count_ended};
+use motience_limits::uploads::Full;
+use motience_proto::model::UserId;
+use motience_session::CloseReason;
 use tokio::{
     io::AsyncReadExt as _,
     time::{Instant, Interval, MissedTickBehavior, interval_at, timeout},

@@ -14,15 +14,12 @@ use std::sync::Arc;
 
 use axum::{extract::State, http::HeaderMap, response::Response};
 use bytes::BytesMut;
-use motience_shared::{
-    http::{ApiError, ClientAddress, check_origin},
-    log::{self, Transport},
-    permits::Permit,
-    relay::Kind,
-    session::{self, Admitted, CloseReason},
-    uploads::Owner,
-    wire::{Frame, Hello, Intent, Limits},
-};
+use motience_http::{ApiError, Client, ClientAddress, check_origin};
+use motience_limits::{permits::Permit, uploads::Owner};
+use motience_log::{self as log, Transport};
+use motience_proto::wire::{Frame, Hello, Intent, Limits};
+use motience_relay::Kind;
+use motience_session::{self as session, Admitted, CloseReason};
 use tokio::time::timeout;
 use tracing::{Instrument, info_span};
 
@@ -42,7 +39,7 @@ const HEAD: usize = 1024 + 16;
 /// The upgrade: who comes is asked later, by Hello.
 pub(crate) async fn upgrade(
     State(shared): State<Arc<Shared>>,
-    client: ClientAddress,
+    Client(client): Client,
     headers: HeaderMap,
     upgrade: Upgrade,
 ) -> Result<Response, ApiError> {

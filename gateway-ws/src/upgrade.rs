@@ -4,13 +4,11 @@ use axum::{
     extract::FromRequestParts,
     http::{HeaderMap, request::Parts},
 };
-use motience_shared::{
-    auth::Grant,
-    http::{ApiError, bearer, check_origin},
-    log::Transport,
-    model::{Role, Selection},
-    permits::{Permit, Share},
-};
+use motience_auth::Grant;
+use motience_http::{ApiError, bearer, check_origin};
+use motience_limits::permits::{Permit, Share};
+use motience_log::Transport;
+use motience_proto::model::{Role, Selection};
 
 use crate::{Shared, handshake::Upgrade};
 

@@ -10,7 +10,7 @@ use axum::{
     routing::get,
 };
 use motience_certs::ServerIdentity;
-use motience_shared::http::{ApiError, called_host};
+use motience_http::{ApiError, called_host};
 use serde_json::json;
 
 /// The WebTransport of this process.

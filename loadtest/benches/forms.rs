@@ -9,7 +9,7 @@ use std::{
 };
 
 use bytes::{Bytes, BytesMut};
-use motience_shared::{
+use motience_proto::{
     model::Seq,
     wire::{
         Frame, Record,

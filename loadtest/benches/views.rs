@@ -8,12 +8,10 @@ use std::{
 };
 
 use bytes::Bytes;
-use motience_shared::{
-    model::{Cursor, Epoch, LogEpoch, Offset, ProducerId, RecordName, Seq},
-    relay::{
-        order::Record,
-        view::{Limits, Thinned, View},
-    },
+use motience_proto::model::{Cursor, Epoch, LogEpoch, Offset, ProducerId, RecordName, Seq};
+use motience_relay::{
+    order::Record,
+    view::{Limits, Thinned, View},
 };
 use serde_json::Value;
 

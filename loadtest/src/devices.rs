@@ -9,7 +9,7 @@ use std::{
 use anyhow::{Context as _, Result};
 use motience_certs::Trust;
 use motience_device::client::{Config, Connector, Event, Lane, Session};
-use motience_shared::{
+use motience_proto::{
     model::{DeviceId, Epoch, Seq},
     wire::{Intent, Record},
 };

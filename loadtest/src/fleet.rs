@@ -18,7 +18,7 @@ use motience_device::{
     login::Auth,
     producer::{Config, LinkState},
 };
-use motience_shared::model::DeviceId;
+use motience_proto::model::DeviceId;
 use tempfile::TempDir;
 use tokio::{
     task::JoinSet,

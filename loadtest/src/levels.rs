@@ -5,10 +5,8 @@ use std::path::PathBuf;
 
 use anyhow::{Result, bail};
 use clap::Args;
-use motience_shared::{
-    mutation,
-    testing::{Postgres, Redis},
-};
+use motience_mutation as mutation;
+use motience_testing::{Postgres, Redis};
 
 use crate::{
     report::{Report, middle},

@@ -6,7 +6,7 @@ use std::{
 };
 
 use hdrhistogram::Histogram;
-use motience_shared::model::RangeSet;
+use motience_proto::model::RangeSet;
 use parking_lot::Mutex;
 
 use crate::payload::Mark;

@@ -10,11 +10,11 @@ use anyhow::{Context as _, Result, bail};
 use clap::Args;
 use motience_certs::Trust;
 use motience_device::client::{Config, Connector, Event, Lane, Session};
-use motience_shared::{
+use motience_proto::{
     model::{Cursor, DeviceId, Epoch, ProducerId, RangeSet, RecordName, Seq},
-    testing::{Postgres, Redis},
     wire::{From, Intent, Record},
 };
+use motience_testing::{Postgres, Redis};
 use secrecy::SecretString;
 use serde::Deserialize;
 use tokio::time::timeout;

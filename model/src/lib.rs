@@ -8,13 +8,13 @@
 //! | in the model | in the product |
 //! |---|---|
 //! | [`state::Device`]: outbox and link | `device/src/outbox`, `device/src/producer` |
-//! | [`state::Connection`]: what a node holds of a connection | `shared/src/relay/publisher.rs` |
-//! | [`Step::Connect`]: the fence is raised, the seen-set read | `Publisher::open`, function `open` of `shared/src/log/motience.lua` |
-//! | [`Step::Write`], [`Step::TimeOut`]: group commit, and what follows an unknown outcome | `shared/src/relay/appender.rs` |
-//! | [`Step::Append`]: fence, entries and seen-set in one step | function `append` of `motience.lua`, `shared/src/log/embedded/state.rs` |
-//! | [`state::Lives`]: where a cursor of an earlier life goes on | `shared/src/log/lives.rs` |
-//! | [`Step::Hear`]: a published entry reaches a node's ring, or never does | `shared/src/relay/{hub,ring}.rs` |
-//! | [`Step::Read`]: the log is read; `Gap` and `Reset` are told | `shared/src/relay/subscriber.rs` |
+//! | [`state::Connection`]: what a node holds of a connection | `shared/relay/src/publisher.rs` |
+//! | [`Step::Connect`]: the fence is raised, the seen-set read | `Publisher::open`, function `open` of `shared/log/src/motience.lua` |
+//! | [`Step::Write`], [`Step::TimeOut`]: group commit, and what follows an unknown outcome | `shared/relay/src/appender.rs` |
+//! | [`Step::Append`]: fence, entries and seen-set in one step | function `append` of `motience.lua`, `shared/log/src/embedded/state.rs` |
+//! | [`state::Lives`]: where a cursor of an earlier life goes on | `shared/log/src/lives.rs` |
+//! | [`Step::Hear`]: a published entry reaches a node's ring, or never does | `shared/relay/src/{hub,ring}.rs` |
+//! | [`Step::Read`]: the log is read; `Gap` and `Reset` are told | `shared/relay/src/subscriber.rs` |
 //! | [`state::Consumer`]: place, names known, what is kept across a kill | `device/src/consumer/cursor.rs` and the application |
 //!
 //! How often each fault may happen is bounded ([`Scenario`]), how and when is not. Only safety is checked, and that the good

@@ -8,16 +8,13 @@ use std::{
 };
 
 use anyhow::Context as _;
-use motience_shared::{
-    auth::{self, HashLimits, Hasher, canonical_username, check_password},
-    backend,
-    clock::Clock,
-    env::Env,
-    log::{Event, Log, redis},
-    model::{Account, Role, User},
-    output::say,
-    store::{self, AccountQuery, NewUser, Page, Store},
-};
+use motience_auth::{self as auth, HashLimits, Hasher, canonical_username, check_password};
+use motience_backend as backend;
+use motience_log::{Event, Log, redis};
+use motience_proto::model::{Account, Role, User};
+use motience_runtime::clock::Clock;
+use motience_settings::{env::Env, output::say};
+use motience_store::{self as store, AccountQuery, NewUser, Page, Store};
 use secrecy::{ExposeSecret as _, SecretString};
 use time::format_description::well_known::Rfc3339;
 use tracing::warn;

@@ -3,8 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-
-use motience_shared::model::Role;
+use motience_proto::model::Role;
 
 use crate::config::Roles;
 

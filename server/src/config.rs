@@ -2,13 +2,10 @@
 
 use std::{fmt, str::FromStr};
 
+use motience_backend::{self as backend, Kind};
 use motience_certs::Source;
-use motience_shared::{
-    backend::{self, Kind},
-    env::{self, Env},
-    healthcheck::operations_address,
-    http::{Host, ListenAddress, check_plaintext},
-};
+use motience_http::{Host, ListenAddress, check_plaintext, healthcheck::operations_address};
+use motience_settings::env::{self, Env};
 
 use crate::{h3, http, ingest, webtransport};
 

@@ -21,16 +21,18 @@ pub mod webtransport;
 use std::{io, path::Path, process::ExitCode};
 
 use anyhow::Context as _;
-use motience_shared::{
-    backend::Kind,
+use motience_backend::Kind;
+use motience_http::healthcheck;
+use motience_runtime::{
     causes,
     clock::Clock,
     descriptors,
-    env::{self, Env},
-    healthcheck,
     lifecycle::{EX_CONFIG, Shutdown, notify_ready},
-    output::{is_unread, say},
     telemetry,
+};
+use motience_settings::{
+    env::{self, Env},
+    output::{is_unread, say},
 };
 use tokio::runtime::Runtime;
 use tracing::{info, warn};

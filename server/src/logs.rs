@@ -2,12 +2,9 @@
 
 use std::{path::PathBuf, process::ExitCode};
 
-use motience_shared::{
-    clock::Clock,
-    env::Env,
-    log::embedded::{self, Health},
-    output::say,
-};
+use motience_log::embedded::{self, Health};
+use motience_runtime::clock::Clock;
+use motience_settings::{env::Env, output::say};
 
 use crate::cli::LogAction;
 

@@ -3,6 +3,7 @@
 use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use axum::http::{HeaderValue, header};
+use motience_backend::{self as backend, Backend};
 use motience_certs::{
     ServerIdentity, Source,
     server::{EarlyData, quic_config, tcp_config},
@@ -12,13 +13,9 @@ use motience_gateway::{
     Gateway, WebTransport, certificate,
     pages::{self, Reach, Whereabouts},
 };
-use motience_shared::{
-    backend::{self, Backend},
-    clock::Clock,
-    http::{self as shared_http, Detail, Limits, ListenAddress, Listener},
-    lifecycle::Shutdown,
-    wire::ALPN,
-};
+use motience_http::{self as shared_http, Detail, Limits, ListenAddress, Listener};
+use motience_proto::wire::ALPN;
+use motience_runtime::{clock::Clock, lifecycle::Shutdown};
 use serde::Serialize;
 use tokio::net::TcpListener;
 use tower_http::set_header::SetResponseHeaderLayer;

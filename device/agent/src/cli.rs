@@ -3,7 +3,7 @@
 use std::{fmt, path::PathBuf, process::ExitCode, time::Duration};
 
 use clap::{Args, Parser, Subcommand};
-use motience_shared::output::{is_unread, say};
+use motience_settings::output::{is_unread, say};
 use tokio::runtime::{Builder, Runtime};
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;

@@ -17,7 +17,8 @@ use motience_device::{
     client::{Gateway, Server, Transport},
     link, outbox,
 };
-use motience_shared::{dotenv, model::DeviceId};
+use motience_proto::model::DeviceId;
+use motience_settings::dotenv;
 use secrecy::{ExposeSecret as _, SecretString};
 use url::Url;
 

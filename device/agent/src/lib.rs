@@ -11,7 +11,7 @@ use motience_device::{
     policy::Failure,
     producer::{self, Producer, Stats},
 };
-use motience_shared::model::Role;
+use motience_proto::model::Role;
 use tokio::{
     task::JoinSet,
     time::{self, Instant},

@@ -11,7 +11,7 @@ use std::{
 };
 
 use motience_certs::client::{quic_config, tcp_config};
-use motience_shared::{
+use motience_proto::{
     model::Epoch,
     wire::{self, Intent, Record},
 };

@@ -2,7 +2,7 @@
 
 use std::io;
 
-use motience_shared::wire::{self, CloseCode};
+use motience_proto::wire::{self, CloseCode};
 use quinn::ConnectionError;
 
 use crate::clock;

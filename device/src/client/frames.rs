@@ -1,7 +1,7 @@
 //! Frames out of a QUIC stream.
 
 use bytes::BytesMut;
-use motience_shared::wire::{Frame, Limits, StreamKind};
+use motience_proto::wire::{Frame, Limits, StreamKind};
 use quinn::{ReadError, RecvStream};
 
 use super::Error;

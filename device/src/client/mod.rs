@@ -6,7 +6,7 @@
 use std::{fmt, str::FromStr, time::Duration};
 
 use motience_certs::Trust;
-use motience_shared::model::{DeviceId, record::MAX_RECORD};
+use motience_proto::model::{DeviceId, record::MAX_RECORD};
 
 use crate::link;
 

@@ -10,7 +10,7 @@ use std::{
 };
 
 use bytes::{Bytes, BytesMut};
-use motience_shared::{
+use motience_proto::{
     model::{Cursor, Epoch, ProducerId, RangeSet, Selection},
     wire::{
         CloseCode, Confirm, Entry, Feed, Frame, From, Gap, Health, Hello, Intent, Limits, Record, Refused, Skipped, StreamKind, Subscribe,

@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use motience_shared::wire::Intent;
+use motience_proto::wire::Intent;
 use quinn::{
     AckFrequencyConfig, IdleTimeout, TransportConfig, VarInt,
     congestion::{BbrConfig, ControllerFactory, CubicConfig, NewRenoConfig},

@@ -11,7 +11,7 @@ use futures_util::{
     SinkExt as _, StreamExt as _,
     stream::{SplitSink, SplitStream},
 };
-use motience_shared::{
+use motience_proto::{
     model::Epoch,
     wire::{CloseCode, Frame, Hello, Intent, Limits, Record, VERSION, Welcome, compact, features},
 };

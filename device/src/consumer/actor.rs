@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use motience_shared::model::{Cursor as Place, ProducerId};
+use motience_proto::model::{Cursor as Place, ProducerId};
 use tokio::{
     sync::mpsc,
     time::{self, Instant},

@@ -7,7 +7,7 @@
 use std::collections::{HashMap, HashSet, VecDeque};
 
 use bytes::Bytes;
-use motience_shared::{
+use motience_proto::{
     model::{Cursor as Place, Epoch, Offset, ProducerId, RangeSet, RecordName, Selection},
     wire::From as Start,
 };
@@ -140,7 +140,7 @@ impl Names {
 
 #[cfg(test)]
 mod tests {
-    use motience_shared::model::{LogEpoch, Seq};
+    use motience_proto::model::{LogEpoch, Seq};
 
     use super::*;
 

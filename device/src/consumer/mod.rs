@@ -4,7 +4,7 @@
 //! that the caller has not taken yet, so a slow caller slows the server (QUIC flow control) instead of filling memory.
 
 use bytes::Bytes;
-use motience_shared::{
+use motience_proto::{
     model::{Cursor as Place, Epoch, Offset, ProducerId, RecordName, Selection},
     wire::{From as Start, Intent},
 };

@@ -28,7 +28,7 @@ pub struct Settings {
     pub budget: f64,
     /// Share of records that may need a retransmission in spite of their copies.
     pub residual: f64,
-    /// Whether records may take their compact form ([`motience_shared::wire::compact`]).
+    /// Whether records may take their compact form ([`motience_proto::wire::compact`]).
     pub compact: bool,
     /// Congestion control.
     pub controller: Controller,

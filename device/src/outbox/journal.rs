@@ -15,7 +15,7 @@
 //! **Why the file says what was given out**: so that a copy is noticed. Until the first connection of a start the file says that nothing
 //! more was. Nothing new is given to a connection before the file, in both commits, leaves that open.
 
-use motience_shared::model::{Epoch, RangeSet};
+use motience_proto::model::{Epoch, RangeSet};
 
 use super::Item;
 

@@ -11,10 +11,8 @@
 use std::fmt;
 
 use bytes::Bytes;
-use motience_shared::{
-    model::{Epoch, RangeSet, Seq},
-    mutation::Mutation,
-};
+use motience_mutation::Mutation;
+use motience_proto::model::{Epoch, RangeSet, Seq};
 
 use crate::{client::Lane, clock};
 

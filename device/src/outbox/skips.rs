@@ -1,7 +1,7 @@
 //! Numbers that were given out and will never be sent: the server is told until it has acknowledged them, so that they
 //! leave no hole in what it has seen.
 
-use motience_shared::model::RangeSet;
+use motience_proto::model::RangeSet;
 
 use super::memory::Memory;
 

@@ -1,8 +1,8 @@
 //! The producer's task: logs in, connects, waits, stops. What happens while connected is in [`super::connected`].
 
-use motience_shared::{
+use motience_mutation::Mutation;
+use motience_proto::{
     model::{RangeSet, Seq},
-    mutation::Mutation,
     wire::{CloseCode, Record},
 };
 use tokio::time::{self, Instant};

@@ -3,7 +3,7 @@
 use std::{future::pending, pin::Pin, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use motience_shared::wire::{CloseCode, Health, Intent, Record, Refused};
+use motience_proto::wire::{CloseCode, Health, Intent, Record, Refused};
 use tokio::time::{self, Instant};
 
 use super::{

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use motience_shared::wire::Health;
+use motience_proto::wire::Health;
 use tokio::time::Instant;
 
 /// How soon after the connection began, and how often then, it is considered.

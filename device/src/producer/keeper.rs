@@ -151,7 +151,7 @@ impl Keeper {
 #[cfg(test)]
 mod tests {
     use bytes::Bytes;
-    use motience_shared::model::Seq;
+    use motience_proto::model::Seq;
 
     use super::*;
     use crate::{

@@ -11,7 +11,7 @@
 use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use motience_shared::model::{Epoch, Seq};
+use motience_proto::model::{Epoch, Seq};
 use parking_lot::MutexGuard;
 use tokio::{
     task::JoinHandle,

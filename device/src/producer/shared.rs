@@ -3,7 +3,7 @@
 use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use motience_shared::{
+use motience_proto::{
     model::{RangeSet, Seq},
     wire::Refused,
 };

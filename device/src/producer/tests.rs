@@ -1,7 +1,7 @@
 //! What senders hear of a disk that fails. Nobody listens on the other side.
 
 use motience_certs::Trust;
-use motience_shared::model::DeviceId;
+use motience_proto::model::DeviceId;
 
 use super::*;
 use crate::{

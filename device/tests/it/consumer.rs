@@ -8,7 +8,7 @@ use motience_device::{
     backoff::Backoff,
     consumer::{Config, Delivery, Error},
 };
-use motience_shared::{
+use motience_proto::{
     model::{Cursor, Epoch, LogEpoch, Offset, ProducerId, RecordName, Seq},
     wire::{CloseCode, Entry, Feed, Followed, Frame, From, Gap, Intent, Subscribe},
 };

@@ -9,7 +9,7 @@ use motience_device::{
     outbox::{self, Order, Storage},
     producer::{Config, Error, Outcome},
 };
-use motience_shared::{
+use motience_proto::{
     model::Seq,
     wire::{CloseCode, Frame, Refused, Skipped, Welcome},
 };

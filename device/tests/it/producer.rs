@@ -10,7 +10,7 @@ use motience_device::{
     policy::Failure,
     producer::{Config, Error, LinkState, Outcome},
 };
-use motience_shared::{
+use motience_proto::{
     model::Seq,
     wire::{CloseCode, Credit, Frame, Health, Refused, StreamKind, Welcome},
 };

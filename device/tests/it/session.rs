@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use motience_certs::Trust;
 use motience_device::client::{Connector, Error, Event, Lane, Session};
-use motience_shared::{
+use motience_proto::{
     model::{Epoch, Seq},
     wire::{CloseCode, Credit, Frame, Intent, Record, StreamKind, TokenAccepted},
 };

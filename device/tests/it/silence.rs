@@ -17,7 +17,7 @@ use motience_device::{
     client::{Gateway, Server, Way},
     producer::{Config, LinkState, Stats},
 };
-use motience_shared::wire::{Ack, Frame, Limits};
+use motience_proto::wire::{Ack, Frame, Limits};
 use tokio::{
     net::{TcpListener, UdpSocket},
     task::JoinSet,

@@ -9,7 +9,7 @@ use motience_device::{
     policy::Failure,
     producer::{Config, LinkState},
 };
-use motience_shared::wire::{CloseCode, Frame, TokenAccepted, Welcome};
+use motience_proto::wire::{CloseCode, Frame, TokenAccepted, Welcome};
 
 use crate::support::{
     eventually,

@@ -11,7 +11,7 @@ use motience_device::{
     client::{Config, Server},
     link::Redundancy,
 };
-use motience_shared::{
+use motience_proto::{
     model::{DeviceId, Fence, RangeSet},
     wire::{self, Ack, CloseCode, Frame, Health, Hello, Limits, Record, StreamKind, Welcome},
 };

@@ -3,12 +3,12 @@
 use std::mem;
 
 use bytes::BytesMut;
-use motience_shared::{
-    auth::Standing,
-    relay::{self, Committed, Intake, Pending, Presence, Publisher},
-    session::{CloseReason, renew},
-    wire::{Ack, Frame, Limits, Record, Shape, ShapeAccepted, TokenAccepted, TokenRefresh, Welcome, compact::Decoder, features},
+use motience_auth::Standing;
+use motience_proto::wire::{
+    Ack, Frame, Limits, Record, Shape, ShapeAccepted, TokenAccepted, TokenRefresh, Welcome, compact::Decoder, features,
 };
+use motience_relay::{self as relay, Committed, Intake, Pending, Presence, Publisher};
+use motience_session::{CloseReason, renew};
 use tokio::time::{Duration, Instant, sleep_until};
 use tokio_tungstenite::tungstenite::Message;
 use tracing::debug;

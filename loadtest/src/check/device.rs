@@ -16,7 +16,7 @@ use motience_device::{
     policy::Policy,
     producer::{self, Outcome, Producer},
 };
-use motience_shared::model::{DeviceId, RecordName, Seq};
+use motience_proto::model::{DeviceId, RecordName, Seq};
 use serde::{Deserialize, Serialize};
 use tokio::time::{MissedTickBehavior, interval};
 

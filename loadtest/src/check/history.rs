@@ -12,7 +12,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result};
-use motience_shared::model::{Cursor, RecordName};
+use motience_proto::model::{Cursor, RecordName};
 use parking_lot::Mutex;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
 
@@ -315,7 +315,7 @@ mod maybe_text {
 
 #[cfg(test)]
 mod tests {
-    use motience_shared::model::{Epoch, LogEpoch, Offset, Seq};
+    use motience_proto::model::{Epoch, LogEpoch, Offset, Seq};
 
     use super::*;
 

@@ -67,7 +67,7 @@ mod tests {
     fn a_record_is_known_again() {
         let id = Id { device: 3, incarnation: 1, number: 4711 };
         let (json, hash) = make(id, "check-3");
-        motience_shared::model::record::check(&json, 1024).unwrap();
+        motience_proto::model::record::check(&json, 1024).unwrap();
         let text = std::str::from_utf8(&json).unwrap();
         let message = text.replacen('{', r#"{"producer_id":"3","#, 1);
         assert_eq!(read(&message).unwrap(), (id, hash));

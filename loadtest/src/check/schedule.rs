@@ -184,7 +184,7 @@ impl Decks {
 
     /// What brings a mutation to light soon. `None`: there is no such mutation.
     pub(crate) fn for_mutation(name: &str, cluster: bool) -> Option<Self> {
-        use motience_shared::mutation::Mutation;
+        use motience_mutation::Mutation;
         let mutation = Mutation::ALL.into_iter().find(|m| m.name() == name)?;
         let (foundation, edge) = match mutation {
             // What is acknowledged and waits for a log that stands still dies with the node.
@@ -271,7 +271,7 @@ mod tests {
             assert_eq!(name.parse(), Ok(fault));
             assert_eq!(fault.name(), name);
         }
-        for mutation in motience_shared::mutation::Mutation::ALL {
+        for mutation in motience_mutation::Mutation::ALL {
             assert!(Decks::for_mutation(mutation.name(), true).unwrap().kinds().count() > 0);
         }
         assert!(Decks::for_mutation("none", true).is_none());

@@ -11,7 +11,7 @@ use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, time::Duration}
 
 use anyhow::{Context as _, Result};
 use clap::ValueEnum;
-use motience_shared::model::Cursor;
+use motience_proto::model::Cursor;
 use serde::{Deserialize, Serialize};
 use tokio::time::timeout;
 

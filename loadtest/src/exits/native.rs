@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use anyhow::{Context as _, Result, bail, ensure};
 use motience_certs::Trust;
 use motience_device::client::{Config, Connector, Event, Session as Inner};
-use motience_shared::{
+use motience_proto::{
     model::{DeviceId, Epoch, ProducerId},
     wire::{From, Intent},
 };

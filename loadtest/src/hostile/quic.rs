@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use anyhow::Result;
 use bytes::BytesMut;
 use motience_certs::{Trust, client::quic_config};
-use motience_shared::{
+use motience_proto::{
     model::Epoch,
     wire::{self, Frame, Hello, Intent, StreamKind},
 };

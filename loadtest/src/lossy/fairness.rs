@@ -15,7 +15,7 @@ use clap::Args;
 use motience_certs::Trust;
 use motience_device::{Credentials, Producer, client, client::Lane, link::Controller, outbox::Policy, producer};
 use motience_loadtest::link::{Profile, Rate, SERVER, Weather};
-use motience_shared::model::DeviceId;
+use motience_proto::model::DeviceId;
 use serde::Serialize;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},

@@ -22,7 +22,7 @@ use motience_device::{
     producer::{self, Stats},
 };
 use motience_loadtest::link::{Block, Direction, Profile, SERVER, Weather};
-use motience_shared::model::DeviceId;
+use motience_proto::model::DeviceId;
 use parking_lot::Mutex;
 use rustls::pki_types::ServerName;
 use serde::Serialize;

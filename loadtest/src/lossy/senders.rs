@@ -7,7 +7,7 @@ use futures_util::{SinkExt as _, StreamExt as _, stream::SplitSink};
 use motience_certs::Trust;
 use motience_device::{Credentials, Producer, client, client::Lane, link::Controller, producer};
 use motience_loadtest::link::SERVER;
-use motience_shared::model::DeviceId;
+use motience_proto::model::DeviceId;
 use rustls::{ClientConfig, pki_types::ServerName};
 use tokio::{net::TcpStream, time::timeout};
 use tokio_rustls::{TlsConnector, client::TlsStream};

@@ -1,11 +1,9 @@
 //! `GET /accounts`: every account, for operators.
 
 use axum::extract::State;
-use motience_shared::{
-    http::{Admin, ApiError, Page, PagePermit, Query},
-    model::Account,
-    store::AccountQuery,
-};
+use motience_http::{Admin, ApiError, Page, PagePermit, Query};
+use motience_proto::model::Account;
+use motience_store::AccountQuery;
 use serde::Deserialize;
 use utoipa::IntoParams;
 

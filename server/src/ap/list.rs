@@ -1,10 +1,8 @@
 //! `GET /producers` and `GET /consumers`: who there is.
 
 use axum::extract::State;
-use motience_shared::{
-    http::{ApiError, Bearer, Page, PagePermit, Query},
-    model::{Role, User},
-};
+use motience_http::{ApiError, Bearer, Page, PagePermit, Query};
+use motience_proto::model::{Role, User};
 
 use crate::http::{Shared, shapes};
 

@@ -1,11 +1,9 @@
 //! `POST /login`: tokens for a name and a password.
 
 use axum::extract::State;
-use motience_shared::{
-    auth::{Verdict, canonical_username, random_id},
-    http::{ApiError, ClientAddress, Json},
-    log::Event,
-};
+use motience_auth::{Verdict, canonical_username, random_id};
+use motience_http::{ApiError, Client, Json};
+use motience_log::Event;
 use secrecy::SecretString;
 use serde::Deserialize;
 use tracing::warn;
@@ -42,7 +40,7 @@ pub(super) struct Login {
 ))]
 pub(super) async fn login(
     State(services): State<Shared>,
-    address: ClientAddress,
+    Client(address): Client,
     Json(login): Json<Login>,
 ) -> Result<Json<Session>, ApiError> {
     let backend = &services.backend;

@@ -1,11 +1,9 @@
 //! `POST /logout`: the end of a login, its tokens and its live connections.
 
 use axum::extract::State;
-use motience_shared::{
-    auth,
-    http::{ApiError, ClientAddress, Json},
-    log::Event,
-};
+use motience_auth as auth;
+use motience_http::{ApiError, Client, Json};
+use motience_log::Event;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -37,7 +35,7 @@ pub(super) struct LoggedOut {
 ))]
 pub(super) async fn logout(
     State(services): State<Shared>,
-    address: ClientAddress,
+    Client(address): Client,
     Json(logout): Json<Logout>,
 ) -> Result<Json<LoggedOut>, ApiError> {
     let (backend, limiter) = (&services.backend, &services.limiters.logout);

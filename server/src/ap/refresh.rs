@@ -2,12 +2,10 @@
 //! again: two tabs renewed the login at once, or the answer was lost on its way.
 
 use axum::extract::State;
-use motience_shared::{
-    auth::random_id,
-    http::{ApiError, ClientAddress, Json},
-    log::Event,
-    store::{Spend, Spending},
-};
+use motience_auth::random_id;
+use motience_http::{ApiError, Client, Json};
+use motience_log::Event;
+use motience_store::{Spend, Spending};
 use serde::Deserialize;
 use tracing::warn;
 use utoipa::ToSchema;
@@ -38,7 +36,7 @@ pub(super) struct Refresh {
 ))]
 pub(super) async fn refresh(
     State(services): State<Shared>,
-    address: ClientAddress,
+    Client(address): Client,
     Json(refresh): Json<Refresh>,
 ) -> Result<Json<Session>, ApiError> {
     let limiter = &services.limiters.refresh;

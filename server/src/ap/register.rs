@@ -1,12 +1,10 @@
 //! `POST /register`: a new account.
 
 use axum::{extract::State, http::StatusCode};
-use motience_shared::{
-    auth::{canonical_username, check_password},
-    http::{ApiError, ClientAddress, Json},
-    model::{DeviceId, Role},
-    store::NewUser,
-};
+use motience_auth::{canonical_username, check_password};
+use motience_http::{ApiError, Client, Json};
+use motience_proto::model::{DeviceId, Role};
+use motience_store::NewUser;
 use secrecy::SecretString;
 use serde::Deserialize;
 use utoipa::ToSchema;
@@ -51,9 +49,9 @@ pub(super) struct Register {
 ))]
 pub(super) async fn register(
     State(services): State<Shared>,
-    address: ClientAddress,
+    Client(address): Client,
     Json(new): Json<Register>,
-) -> Result<(StatusCode, Json<motience_shared::model::User>), ApiError> {
+) -> Result<(StatusCode, Json<motience_proto::model::User>), ApiError> {
     services.limiters.register.address(address)?;
     let username = canonical_username(&new.username).map_err(|invalid| ApiError::invalid("username", invalid.to_string()))?;
     services.limiters.register.account(&username)?;

@@ -1,10 +1,8 @@
 //! `POST /accounts/:id/revoke` and `POST /accounts/:id/restore`: an operator closes an account, and opens it again.
 
 use axum::{extract::State, http::StatusCode};
-use motience_shared::{
-    http::{Admin, ApiError, Json, Path},
-    model::{Account, UserId},
-};
+use motience_http::{Admin, ApiError, Json, Path};
+use motience_proto::model::{Account, UserId};
 use tracing::info;
 
 use crate::http::{Shared, shapes};

@@ -1,6 +1,9 @@
 //! A login's pair of tokens: issued, remembered, shown.
 
-use motience_shared::{auth::Pair, http::ApiError, model::User, store::RefreshToken};
+use motience_auth::Pair;
+use motience_http::ApiError;
+use motience_proto::model::User;
+use motience_store::RefreshToken;
 use serde::Serialize;
 use utoipa::ToSchema;
 

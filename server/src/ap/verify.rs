@@ -1,6 +1,6 @@
 //! `GET /verify`: whether a token is good, and whose it is.
 
-use motience_shared::http::{Bearer, Json};
+use motience_http::{Bearer, Json};
 use serde::Serialize;
 use time::OffsetDateTime;
 use utoipa::ToSchema;

@@ -1,11 +1,9 @@
 //! `GET /cursors` and `DELETE /cursors/:name`: how far the calling consumer has confirmed, by its own names.
 
 use axum::{extract::State, http::StatusCode};
-use motience_shared::{
-    http::{ApiError, Consumer, Page, PagePermit, Path, Query},
-    model::{CursorName, ProducerId},
-    store::NamedCursor,
-};
+use motience_http::{ApiError, Consumer, Page, PagePermit, Path, Query};
+use motience_proto::model::{CursorName, ProducerId};
+use motience_store::NamedCursor;
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 use utoipa::{IntoParams, ToSchema};

@@ -10,15 +10,13 @@ use axum::{
     extract::{Request, State},
     http::{HeaderMap, StatusCode, header},
 };
-use motience_shared::{
-    http::{ApiError, Json, Producer, collect, is_json, malformed_json, unsupported_media_type},
-    log::Transport,
-    model::{
-        envelope::{self, Envelope},
-        record::{self, Admitted, MAX_ID},
-    },
-    relay::{self, Publisher, Refusal, Ticket, replies},
+use motience_http::{ApiError, Json, Producer, collect, is_json, malformed_json, unsupported_media_type};
+use motience_log::Transport;
+use motience_proto::model::{
+    envelope::{self, Envelope},
+    record::{self, Admitted, MAX_ID},
 };
+use motience_relay::{self as relay, Publisher, Refusal, Ticket, replies};
 use serde::Serialize;
 use serde_json::value::RawValue;
 use utoipa::ToSchema;

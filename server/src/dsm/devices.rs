@@ -1,11 +1,9 @@
 //! `GET /devices/:producerId`: a producer's devices and how they are, for the producer, its active subscribers and operators.
 
 use axum::extract::State;
-use motience_shared::{
-    http::{ApiError, Bearer, Page, PagePermit, Path, Query},
-    model::{ProducerId, times::ClockFault},
-    relay::DeviceStats,
-};
+use motience_http::{ApiError, Bearer, Page, PagePermit, Path, Query};
+use motience_proto::model::{ProducerId, times::ClockFault};
+use motience_relay::DeviceStats;
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 use utoipa::{IntoParams, ToSchema};

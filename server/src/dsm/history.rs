@@ -5,11 +5,9 @@ mod part;
 use std::borrow::Cow;
 
 use axum::{extract::State, http::HeaderValue};
-use motience_shared::{
-    http::{ApiError, Bearer, Page, PagePermit, Path, Query},
-    model::{LogEpoch, ProducerId, record, times},
-    store::{HistoryQuery, MAX_PAGE},
-};
+use motience_http::{ApiError, Bearer, Page, PagePermit, Path, Query};
+use motience_proto::model::{LogEpoch, ProducerId, record, times};
+use motience_store::{HistoryQuery, MAX_PAGE};
 use serde::{Deserialize, Serialize, Serializer};
 use serde_json::value::RawValue;
 use time::OffsetDateTime;

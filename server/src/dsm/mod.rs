@@ -11,11 +11,9 @@ mod writer;
 use std::sync::Arc;
 
 use axum::{Router, extract::DefaultBodyLimit};
-use motience_shared::{
-    auth::Grant,
-    http::ApiError,
-    model::{ProducerId, Role},
-};
+use motience_auth::Grant;
+use motience_http::ApiError;
+use motience_proto::model::{ProducerId, Role};
 use utoipa::{OpenApi, openapi};
 use utoipa_axum::{router::OpenApiRouter, routes};
 

@@ -1,11 +1,9 @@
 //! `GET /nodes`: every node of the platform, for operators.
 
 use axum::extract::State;
-use motience_shared::{
-    http::{Admin, ApiError, Json},
-    log,
-    relay::NodeStats,
-};
+use motience_http::{Admin, ApiError, Json};
+use motience_log as log;
+use motience_relay::NodeStats;
 use serde::Serialize;
 use time::OffsetDateTime;
 use utoipa::ToSchema;

@@ -1,10 +1,8 @@
 //! `GET /streams`: the producers that are live, and how fast.
 
 use axum::extract::State;
-use motience_shared::{
-    http::{ApiError, Bearer, Page, PagePermit, Query},
-    relay::StreamStats,
-};
+use motience_http::{ApiError, Bearer, Page, PagePermit, Query};
+use motience_relay::StreamStats;
 use serde::Serialize;
 use time::OffsetDateTime;
 use utoipa::ToSchema;

@@ -19,12 +19,10 @@ use std::{
     time::Duration,
 };
 
-use motience_shared::{
-    log::Batch,
-    model::{Cursor, DeviceId, Offset, ProducerId, Role, record::Parts},
-    relay::{self, Delivery, ReadFrom, Subscriber},
-    store::{HistoryRow, MAX_PAGE, Page},
-};
+use motience_log::Batch;
+use motience_proto::model::{Cursor, DeviceId, Offset, ProducerId, Role, record::Parts};
+use motience_relay::{self as relay, Delivery, ReadFrom, Subscriber};
+use motience_store::{HistoryRow, MAX_PAGE, Page};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};

@@ -19,7 +19,7 @@ use h3::{
     server::RequestResolver,
     stream::BufRecvStream,
 };
-use motience_shared::http::PageRoom;
+use motience_http::PageRoom;
 use quinn::{Connection, RecvStream, SendStream, VarInt, ZeroRttAccepted};
 use tokio::{
     sync::mpsc,

@@ -15,7 +15,7 @@ use axum::{
 };
 use bytes::Bytes;
 use h3::{ext::Protocol, server::RequestResolver};
-use motience_shared::http::{self, ApiError, PageRoom};
+use motience_http::{self as http, ApiError, PageRoom};
 use quinn::{Connection, StoppedError, VarInt};
 use tokio::time::timeout;
 use tower::ServiceExt as _;

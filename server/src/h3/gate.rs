@@ -15,7 +15,7 @@ use h3::{
     error::Code,
     quic::{ConnectionErrorIncoming, RecvStream, StreamErrorIncoming, StreamId},
 };
-use motience_shared::wire::varint;
+use motience_proto::wire::varint;
 use quinn::{ConnectionError, ReadError, VarInt};
 
 /// Bytes read at once.

@@ -26,11 +26,9 @@ mod tunnel;
 use std::{pin::Pin, sync::Arc, time::Duration};
 
 use axum::Router;
-use motience_shared::{
-    clock::Clock,
-    env::{self, Env},
-    http::Limits,
-};
+use motience_http::Limits;
+use motience_runtime::clock::Clock;
+use motience_settings::env::{self, Env};
 
 pub(crate) use connection::serve;
 pub(crate) use response::Error;

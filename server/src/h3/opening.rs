@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use bytes::{Buf as _, BytesMut};
 use h3::error::Code;
-use motience_shared::wire::varint;
+use motience_proto::wire::varint;
 use quinn::{RecvStream, SendStream, VarInt};
 use tokio::time::timeout;
 

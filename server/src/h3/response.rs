@@ -14,7 +14,7 @@ use h3::{
 };
 use http_body_util::BodyExt as _;
 use hyper::body::Body as _;
-use motience_shared::clock::Clock;
+use motience_runtime::clock::Clock;
 use time::{format_description::StaticFormatDescription, macros::format_description};
 use tokio::time::timeout;
 

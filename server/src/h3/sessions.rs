@@ -3,7 +3,8 @@
 use std::{collections::HashMap, mem, sync::Arc};
 
 use bytes::{Buf as _, Bytes, BytesMut};
-use motience_shared::{uploads, wire::varint};
+use motience_limits::uploads;
+use motience_proto::wire::varint;
 use parking_lot::{Mutex, MutexGuard};
 use quinn::{Connection, RecvStream, SendStream, VarInt};
 use tokio::sync::mpsc;

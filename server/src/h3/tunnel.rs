@@ -6,7 +6,7 @@ use axum::{
 };
 use bytes::{Buf as _, Bytes};
 use h3::{error::StreamError, server::RequestStream};
-use motience_shared::clock::Clock;
+use motience_runtime::clock::Clock;
 
 use super::{
     gate::Gate,

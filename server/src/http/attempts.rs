@@ -9,12 +9,10 @@
 //! A stranger is an address that the account never logged in from: the store remembers those that it did.
 
 use moka::future::Cache;
-use motience_shared::{
-    http::{ApiError, ClientAddress},
-    model::UserId,
-    rate::{Buckets, Rate, TooOften},
-    store::Store,
-};
+use motience_http::{ApiError, ClientAddress};
+use motience_limits::rate::{Buckets, Rate, TooOften};
+use motience_proto::model::UserId;
+use motience_store::Store;
 use time::OffsetDateTime;
 use tracing::warn;
 

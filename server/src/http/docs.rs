@@ -10,7 +10,7 @@ use axum::{
     response::{IntoResponse as _, Redirect, Response},
     routing::{MethodRouter, get},
 };
-use motience_shared::http::ApiError;
+use motience_http::ApiError;
 use tower_http::set_header::SetResponseHeaderLayer;
 use utoipa::openapi::{
     OpenApi, Server,

@@ -16,10 +16,8 @@ use axum::{
     middleware::{self, Next},
     response::{IntoResponse as _, Response},
 };
-use motience_shared::{
-    http::{ApiError, ClientAddress, Inflation, called_host, inflate, log_refusals, without_port},
-    uploads::{self, Owner},
-};
+use motience_http::{ApiError, Client, Inflation, called_host, inflate, log_refusals, without_port};
+use motience_limits::uploads::{self, Owner};
 use tokio::time::{Duration, timeout};
 use tower_http::{
     catch_panic::CatchPanicLayer,
@@ -121,7 +119,7 @@ async fn in_time(State(limit): State<Duration>, mut request: Request, next: Next
 async fn with_room(
     State(services): State<Shared>,
     connection: Option<Extension<uploads::Connection>>,
-    client: ClientAddress,
+    Client(client): Client,
     mut request: Request,
     next: Next,
 ) -> Response {

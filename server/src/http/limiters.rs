@@ -1,10 +1,8 @@
 //! How often someone may try: limits by address and by account.
 
-use motience_shared::{
-    auth::RefreshClaims,
-    http::{ApiError, ClientAddress},
-    rate::{Buckets, Rate},
-};
+use motience_auth::RefreshClaims;
+use motience_http::{ApiError, ClientAddress};
+use motience_limits::rate::{Buckets, Rate};
 
 use super::{Config, attempts::Attempts, rates::limited, requests::Requests};
 

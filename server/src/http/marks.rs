@@ -9,10 +9,8 @@ use std::{
     sync::atomic::{AtomicU64, Ordering},
 };
 
-use motience_shared::{
-    model::{LogEpoch, Offset, ProducerId},
-    store::HistoryQuery,
-};
+use motience_proto::model::{LogEpoch, Offset, ProducerId};
+use motience_store::HistoryQuery;
 use parking_lot::{Mutex, MutexGuard};
 use time::OffsetDateTime;
 

@@ -15,12 +15,10 @@ pub(crate) mod tests;
 use std::{sync::Arc, time::Duration};
 
 use axum::{Router, middleware::from_fn_with_state, response::Redirect, routing::get};
-use motience_shared::{
-    auth::HashLimits,
-    backend::Backend,
-    env::{self, Env},
-    http::{self as shared_http, Detail, HasBackend, HasProxies, Limits, Proxies, tolerant},
-};
+use motience_auth::HashLimits;
+use motience_backend::Backend;
+use motience_http::{self as shared_http, Detail, HasBackend, HasProxies, Limits, Proxies, tolerant};
+use motience_settings::env::{self, Env};
 use tokio_util::sync::CancellationToken;
 use utoipa::openapi::OpenApi;
 

@@ -1,10 +1,8 @@
 //! How often someone may ask, as settings.
 
-use motience_shared::{
-    env::{self, Env},
-    http::ApiError,
-    rate::{Rate, TooOften},
-};
+use motience_http::ApiError;
+use motience_limits::rate::{Rate, TooOften};
+use motience_settings::env::{self, Env};
 
 /// How often what is asked may be asked.
 #[derive(Clone, Copy, Debug)]

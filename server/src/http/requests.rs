@@ -9,13 +9,10 @@ use axum::{
     middleware::Next,
     response::{IntoResponse as _, Response},
 };
-use motience_shared::{
-    auth::Grant,
-    http::{ApiError, bearer},
-    model::UserId,
-    permits::give_back,
-    rate::Buckets,
-};
+use motience_auth::Grant;
+use motience_http::{ApiError, bearer};
+use motience_limits::{permits::give_back, rate::Buckets};
+use motience_proto::model::UserId;
 use parking_lot::Mutex;
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore},

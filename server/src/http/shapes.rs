@@ -1,10 +1,8 @@
 //! Shapes that several operations show or take.
 
-use motience_shared::{
-    http::ApiError,
-    model::{self, ids::MAX_DEVICE_ID},
-    store::{MAX_PAGE, Page},
-};
+use motience_http::ApiError;
+use motience_proto::model::{self, ids::MAX_DEVICE_ID};
+use motience_store::{MAX_PAGE, Page};
 use serde::{Deserialize, Deserializer, Serialize, de};
 use utoipa::{
     IntoParams, PartialSchema, ToSchema,

@@ -2,10 +2,8 @@
 
 use std::time::Duration;
 
-use motience_shared::{
-    env::{self, Env},
-    relay::view,
-};
+use motience_relay::view;
+use motience_settings::env::{self, Env};
 
 /// Limits of live streams, down and up.
 #[derive(Clone, Debug)]

@@ -21,13 +21,11 @@ use axum::{
     body::{Body, Bytes, to_bytes},
     http::{HeaderMap, Method, Request, StatusCode, header},
 };
-use motience_shared::{
-    auth::random_id,
-    backend,
-    clock::{Clock, Manual},
-    model::{Role, User},
-    store::{self, NewUser},
-};
+use motience_auth::random_id;
+use motience_backend as backend;
+use motience_proto::model::{Role, User};
+use motience_runtime::clock::{Clock, Manual};
+use motience_store::{self as store, NewUser};
 use serde_json::Value;
 use time::macros::datetime;
 use tower::ServiceExt as _;

@@ -5,12 +5,10 @@
 
 use std::{sync::Arc, time::Duration};
 
-use motience_shared::{
-    env::{self, Env},
-    http::{Host, ListenAddress},
-    rate::Rate,
-    relay::view,
-};
+use motience_http::{Host, ListenAddress};
+use motience_limits::rate::Rate;
+use motience_relay::view;
+use motience_settings::env::{self, Env};
 use quinn::{IdleTimeout, TransportConfig, VarInt, crypto::rustls::QuicServerConfig};
 
 use super::Error;

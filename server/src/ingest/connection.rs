@@ -3,14 +3,12 @@
 use std::sync::Arc;
 
 use bytes::BytesMut;
-use motience_shared::{
-    http::Ration,
-    log::{self, Transport},
-    permits::{ClientAddress, Permit},
-    relay::{Kind, Path},
-    session::{self, Admitted, CloseReason},
-    wire::{Hello, Intent, Limits},
-};
+use motience_http::Ration;
+use motience_limits::permits::{ClientAddress, Permit};
+use motience_log::{self as log, Transport};
+use motience_proto::wire::{Hello, Intent, Limits};
+use motience_relay::{Kind, Path};
+use motience_session::{self as session, Admitted, CloseReason};
 use quinn::{Connection, ZeroRttAccepted};
 use tokio::time::timeout;
 

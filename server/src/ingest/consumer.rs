@@ -18,14 +18,14 @@ use futures_util::{
     future::{BoxFuture, FutureExt as _},
     stream::FuturesUnordered,
 };
-use motience_shared::{
-    auth::Standing,
+use motience_auth::Standing;
+use motience_limits::rate::Bucket;
+use motience_proto::{
     model::{Fence, ProducerId, RangeSet},
-    rate::Bucket,
-    relay::{Durable, Follows, Rights},
-    session::{CloseReason, renew},
     wire::{Followed, Frame, Subscribe, TokenAccepted, Welcome, features},
 };
+use motience_relay::{Durable, Follows, Rights};
+use motience_session::{CloseReason, renew};
 use quinn::Connection;
 use tokio::task::JoinSet;
 

@@ -2,7 +2,7 @@
 
 use std::{fmt::Display, time::Duration};
 
-use motience_shared::session::CloseReason;
+use motience_session::CloseReason;
 use tokio::time::timeout;
 
 /// Waits for a write at most for `limit`: a peer that takes nothing for so long is let go.

@@ -1,11 +1,9 @@
 //! Streams of motience/1, read and written frame by frame.
 
 use bytes::{Bytes, BytesMut};
-use motience_shared::{
-    http::Ration,
-    session::CloseReason,
-    wire::{Frame, Limits},
-};
+use motience_http::Ration;
+use motience_proto::wire::{Frame, Limits};
+use motience_session::CloseReason;
 use quinn::{RecvStream, SendStream, WriteError};
 
 /// Bytes taken from a stream in one read.

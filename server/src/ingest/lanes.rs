@@ -3,12 +3,10 @@
 
 use bytes::BytesMut;
 use futures_util::{StreamExt as _, stream::FuturesUnordered};
-use motience_shared::{
-    relay::{Intake, Presence, Publisher},
-    session::CloseReason,
-    uploads::{UNCOUNTED, Upload},
-    wire::{Frame, Limits, Record, StreamKind},
-};
+use motience_limits::uploads::{UNCOUNTED, Upload};
+use motience_proto::wire::{Frame, Limits, Record, StreamKind};
+use motience_relay::{Intake, Presence, Publisher};
+use motience_session::CloseReason;
 use quinn::{Connection, RecvStream};
 
 use super::{frames::READ, outcomes::Outcomes, shapes::Shapes};

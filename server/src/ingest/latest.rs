@@ -1,14 +1,14 @@
 //! Records in datagrams: worth something only now. One that comes late, or finds the log behind, is dropped; none is
 //! acknowledged or sent again.
 
-use motience_shared::{
-    backend::Backend,
-    log::SessionName,
+use motience_backend::Backend;
+use motience_log::SessionName;
+use motience_proto::{
     model::Epoch,
-    relay::Publisher,
-    session::CloseReason,
     wire::{Frame, Limits},
 };
+use motience_relay::Publisher;
+use motience_session::CloseReason;
 use quinn::Connection;
 use tracing::debug;
 

@@ -28,14 +28,12 @@ use std::{
 };
 
 use futures_util::future::join_all;
-use motience_shared::{
-    backend::Backend,
-    http::{ClientAddress, ListenAddress},
-    log::Transport,
-    permits::Permit,
-    relay::Kind,
-    wire::{ALPN, CloseCode},
-};
+use motience_backend::Backend;
+use motience_http::{ClientAddress, ListenAddress};
+use motience_limits::permits::Permit;
+use motience_log::Transport;
+use motience_proto::wire::{ALPN, CloseCode};
+use motience_relay::Kind;
 use quinn::{Connecting, Connection, ConnectionError, Endpoint, Incoming, VarInt, ZeroRttAccepted};
 use tokio::time::timeout;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};

@@ -1,11 +1,8 @@
 //! What the lanes of a device hand to its control stream: which records are on their way to the log, and which are refused.
 
-use motience_shared::{
-    model::RangeSet,
-    relay::{Pending, Submitted, Ticket},
-    session::CloseReason,
-    wire::Refused,
-};
+use motience_proto::{model::RangeSet, wire::Refused};
+use motience_relay::{Pending, Submitted, Ticket};
+use motience_session::CloseReason;
 use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::{Notify, mpsc};
 

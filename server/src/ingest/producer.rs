@@ -3,15 +3,15 @@
 use std::sync::Arc;
 
 use bytes::BytesMut;
-use motience_shared::{
-    auth::Standing,
-    log,
+use motience_auth::Standing;
+use motience_limits::uploads::{self, Owner};
+use motience_log as log;
+use motience_proto::{
     model::RangeSet,
-    relay::{Intake, Presence, Publisher},
-    session::{CloseReason, renew},
-    uploads::{self, Owner},
     wire::{Ack, Frame, Refused, ShapeAccepted, TokenAccepted, Welcome, features},
 };
+use motience_relay::{Intake, Presence, Publisher};
+use motience_session::{CloseReason, renew};
 use quinn::Connection;
 use tokio::sync::mpsc;
 use tracing::debug;
@@ -58,7 +58,7 @@ pub(super) async fn serve(
     tokio::select! {
         biased;
         // Whatever the newer one came by: QUIC or the gateway's tunnel.
-        () = publisher.superseded() => Err(motience_shared::relay::Error::from(log::Error::Fenced).into()),
+        () = publisher.superseded() => Err(motience_relay::Error::from(log::Error::Fenced).into()),
         ending = control_stream(control, standing, features, entrance, refusals, shared) => ending,
         ending = lanes::read_all(connection, entrance) => ending,
         ending = latest::read_all(connection, entrance, &shared.backend), if features & features::LATEST != 0 => ending,
@@ -123,7 +123,7 @@ async fn control_stream(
         let ranges = outcomes.take(committed.up_to);
         Ack::of(&ranges).for_each(|ack| Frame::Ack(ack).encode(&mut out));
         if let Some(error) = committed.error {
-            return Err(motience_shared::relay::Error::from(error).into());
+            return Err(motience_relay::Error::from(error).into());
         }
     }
 }

@@ -1,7 +1,7 @@
 //! The shapes of a connection's compact records.
 
-use motience_shared::session::CloseReason;
-use motience_shared::wire::{Compact, Record, Shape, compact::Decoder, features};
+use motience_proto::wire::{Compact, Record, Shape, compact::Decoder, features};
+use motience_session::CloseReason;
 use parking_lot::RwLock;
 
 /// What the device has announced so far; `None` where it did not say that it would.

@@ -1,11 +1,9 @@
 //! `GET /subscriptions/:consumerId` and `GET /subscribers/:producerId`: each for the account itself.
 
 use axum::extract::State;
-use motience_shared::{
-    http::{ApiError, Bearer, Page, PagePermit, Path, Query},
-    model::{ConsumerId, ProducerId, Role, Subscription},
-    store,
-};
+use motience_http::{ApiError, Bearer, Page, PagePermit, Path, Query};
+use motience_proto::model::{ConsumerId, ProducerId, Role, Subscription};
+use motience_store as store;
 
 use crate::http::{Shared, shapes};
 

@@ -1,12 +1,10 @@
 //! `POST /subscribe`: a consumer wants a producer's records.
 
 use axum::{extract::State, http::StatusCode};
-use motience_shared::{
-    http::{ApiError, Consumer, Json},
-    log::Event,
-    model::{ProducerId, Role, Subscription},
-    store::Change,
-};
+use motience_http::{ApiError, Consumer, Json};
+use motience_log::Event;
+use motience_proto::model::{ProducerId, Role, Subscription};
+use motience_store::Change;
 use serde::Deserialize;
 use utoipa::ToSchema;
 

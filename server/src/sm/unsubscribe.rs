@@ -1,11 +1,9 @@
 //! `DELETE /unsubscribe`: a consumer no longer wants a producer's records.
 
 use axum::extract::{Request, State};
-use motience_shared::{
-    http::{ApiError, Consumer, Json, Query, collect, object},
-    log::Event,
-    model::{ProducerId, Subscription},
-};
+use motience_http::{ApiError, Consumer, Json, Query, collect, object};
+use motience_log::Event;
+use motience_proto::model::{ProducerId, Subscription};
 use serde::Deserialize;
 use utoipa::IntoParams;
 

@@ -5,10 +5,8 @@ use std::{
     fmt,
 };
 
-use motience_shared::{
-    model::{Cursor, ProducerId},
-    relay::{ReadFrom, places},
-};
+use motience_proto::model::{Cursor, ProducerId};
+use motience_relay::{ReadFrom, places};
 
 /// The cursors of one stream, in order of the producers.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -50,7 +48,7 @@ pub(super) fn read(text: &str) -> Option<From> {
 
 #[cfg(test)]
 mod tests {
-    use motience_shared::model::{LogEpoch, Offset};
+    use motience_proto::model::{LogEpoch, Offset};
 
     use super::*;
 

@@ -7,7 +7,7 @@ use std::fmt::Write as _;
 
 use axum::http::{HeaderMap, HeaderValue, header};
 use bytes::{BufMut as _, BytesMut};
-use motience_shared::relay::places;
+use motience_relay::places;
 use serde_json::Value;
 
 use super::cursors::Cursors;
@@ -123,7 +123,7 @@ pub(crate) fn put_line(message: &[u8], out: &mut BytesMut) {
 
 #[cfg(test)]
 mod tests {
-    use motience_shared::model::{Cursor, LogEpoch, Offset, ProducerId};
+    use motience_proto::model::{Cursor, LogEpoch, Offset, ProducerId};
     use serde_json::json;
 
     use super::*;

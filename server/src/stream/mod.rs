@@ -23,14 +23,12 @@ use axum::{
     response::{IntoResponse as _, Response},
 };
 use futures_util::stream;
-use motience_shared::{
-    auth::Grant,
-    http::{Answer, ApiError, Query, bearer},
-    log::Transport,
-    model::{ProducerId, Role, times},
-    permits::Share,
-    relay::{Feed, ReadFrom, view::Thinned},
-};
+use motience_auth::Grant;
+use motience_http::{Answer, ApiError, Query, bearer};
+use motience_limits::permits::Share;
+use motience_log::Transport;
+use motience_proto::model::{ProducerId, Role, times};
+use motience_relay::{Feed, ReadFrom, view::Thinned};
 use tokio_util::sync::CancellationToken;
 
 pub(crate) use format::put_line;

@@ -2,11 +2,9 @@
 
 use std::collections::HashSet;
 
-use motience_shared::{
-    http::ApiError,
-    model::{ProducerId, Selection},
-    relay::{ReadFrom, view::View},
-};
+use motience_http::ApiError;
+use motience_proto::model::{ProducerId, Selection};
+use motience_relay::{ReadFrom, view::View};
 use time::format_description::well_known::Rfc3339;
 
 use super::cursors::From;

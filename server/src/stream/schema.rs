@@ -91,7 +91,7 @@ impl PartialSchema for Conditions {
         const POINTER: &str = "/(device_id|producer_id|data(/([#-.0-;?-}]|~[01])*)*)";
         const VALUE: &str = r#"(-?(0|[1-9][0-9]{0,14})(\.[0-9]{1,6})?([eE][+-]?[0-9]{1,2})?|"[ !#-\[\]-~]*")"#;
         let condition = text(&format!("^{POINTER}((=|!=|<=|>=|<|>){VALUE}|(=|!=)(true|false|null))$"));
-        ArrayBuilder::new().items(condition).max_items(Some(motience_shared::relay::view::MAX_CONDITIONS)).into()
+        ArrayBuilder::new().items(condition).max_items(Some(motience_relay::view::MAX_CONDITIONS)).into()
     }
 }
 

@@ -4,15 +4,13 @@
 use std::{collections::VecDeque, pin::Pin, time::Duration};
 
 use bytes::{Bytes, BytesMut};
-use motience_shared::{
-    http::Answer,
-    model::record,
-    permits::Permit,
-    relay::{
-        Delivery, Feed, FeedEvent,
-        order::Record,
-        view::{self, Thinned},
-    },
+use motience_http::Answer;
+use motience_limits::permits::Permit;
+use motience_proto::model::record;
+use motience_relay::{
+    Delivery, Feed, FeedEvent,
+    order::Record,
+    view::{self, Thinned},
 };
 use serde_json::{Value, json};
 use tokio::time::{Instant, sleep_until};

@@ -2,12 +2,10 @@
 
 use std::time::Duration;
 
-use motience_shared::{
-    env::{self, Env},
-    http::Origins,
-    rate::Rate,
-    relay::view,
-};
+use motience_http::Origins;
+use motience_limits::rate::Rate;
+use motience_relay::view;
+use motience_settings::env::{self, Env};
 
 /// Settings of WebTransport.
 #[derive(Clone, Debug)]

@@ -7,16 +7,14 @@ use futures_util::{
     future::{BoxFuture, FutureExt as _},
     stream::FuturesUnordered,
 };
-use motience_shared::{
-    auth::Standing,
-    model::ProducerId,
-    rate::Bucket,
-    relay::{
-        self, Follows, ReadFrom, Rights,
-        view::{self, Thinned, View},
-    },
-    session::CloseReason,
+use motience_auth::Standing;
+use motience_limits::rate::Bucket;
+use motience_proto::model::ProducerId;
+use motience_relay::{
+    self as relay, Follows, ReadFrom, Rights,
+    view::{self, Thinned, View},
 };
+use motience_session::CloseReason;
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;

@@ -4,17 +4,15 @@
 use std::{sync::Arc, time::Duration};
 
 use bytes::BytesMut;
-use motience_shared::{
-    auth::Standing,
-    model::{Cursor, ProducerId, record},
-    relay::{
-        Delivery, Rights, Subscriber,
-        order::Record,
-        places,
-        view::{self, Thinned},
-    },
-    session::CloseReason,
+use motience_auth::Standing;
+use motience_proto::model::{Cursor, ProducerId, record};
+use motience_relay::{
+    Delivery, Rights, Subscriber,
+    order::Record,
+    places,
+    view::{self, Thinned},
 };
+use motience_session::CloseReason;
 use serde_json::json;
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;

@@ -1,14 +1,12 @@
 //! What is said on a session's streams: a line of JSON each.
 
 use bytes::{Bytes, BytesMut};
-use motience_shared::{
-    auth::{Grant, Standing},
-    backend::Backend,
-    model::{ProducerId, Role, Selection, record::without_mark},
-    relay::places::Place,
-    session::{self, CloseReason},
-    uploads::Part,
-};
+use motience_auth::{Grant, Standing};
+use motience_backend::Backend;
+use motience_limits::uploads::Part;
+use motience_proto::model::{ProducerId, Role, Selection, record::without_mark};
+use motience_relay::places::Place;
+use motience_session::{self as session, CloseReason};
 use quinn::RecvStream;
 use serde::Deserialize;
 use serde_json::{Value, json};

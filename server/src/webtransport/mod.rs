@@ -22,16 +22,14 @@ use axum::{
     response::IntoResponse as _,
 };
 use bytes::Bytes;
-use motience_shared::{
-    auth::Grant,
-    backend::Backend,
-    http::{ApiError, ClientAddress, check_origin, is_path, log_refusal},
-    log::Transport,
-    model::Role,
-    permits::{Permit, Share},
-    relay::Kind,
-    session::{CloseReason, report_end, while_authorized},
-};
+use motience_auth::Grant;
+use motience_backend::Backend;
+use motience_http::{ApiError, ClientAddress, check_origin, is_path, log_refusal};
+use motience_limits::permits::{Permit, Share};
+use motience_log::Transport;
+use motience_proto::model::Role;
+use motience_relay::Kind;
+use motience_session::{CloseReason, report_end, while_authorized};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument as _, info_span};

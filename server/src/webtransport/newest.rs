@@ -2,7 +2,8 @@
 
 use std::collections::HashMap;
 
-use motience_shared::{model::record, relay::order::Record};
+use motience_proto::model::record;
+use motience_relay::order::Record;
 
 /// What one turn has brought.
 #[derive(Debug, Default)]
@@ -35,7 +36,7 @@ impl Extend<Record> for Newest {
 #[cfg(test)]
 mod tests {
     use bytes::Bytes;
-    use motience_shared::model::{Cursor, Epoch, Offset, ProducerId, RecordName, Seq};
+    use motience_proto::model::{Cursor, Epoch, Offset, ProducerId, RecordName, Seq};
 
     use super::*;
 

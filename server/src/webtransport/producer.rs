@@ -5,20 +5,18 @@ use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 use futures_util::{StreamExt as _, stream::FuturesUnordered};
-use motience_shared::{
-    auth::Standing,
-    log::Transport,
-    model::{
-        envelope::{self, Envelope, MAX_ENVELOPE},
-        record,
-    },
-    relay::{
-        self, Committed, Publisher, Senders,
-        replies::{Gathered, Replies},
-    },
-    session::CloseReason,
-    uploads::{Owner, Upload},
+use motience_auth::Standing;
+use motience_limits::uploads::{Owner, Upload};
+use motience_log::Transport;
+use motience_proto::model::{
+    envelope::{self, Envelope, MAX_ENVELOPE},
+    record,
 };
+use motience_relay::{
+    self as relay, Committed, Publisher, Senders,
+    replies::{Gathered, Replies},
+};
+use motience_session::CloseReason;
 use tokio::{
     sync::{mpsc, watch},
     time::{Duration, timeout},

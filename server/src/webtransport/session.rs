@@ -6,7 +6,10 @@
 use std::time::Duration;
 
 use bytes::{Buf as _, BufMut as _, Bytes, BytesMut};
-use motience_shared::{http::ClientAddress, session::CloseReason, uploads, wire::varint};
+use motience_http::ClientAddress;
+use motience_limits::uploads;
+use motience_proto::wire::varint;
+use motience_session::CloseReason;
 use quinn::{Connection, SendStream, VarInt};
 use tokio::time::timeout;
 

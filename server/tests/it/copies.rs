@@ -9,7 +9,7 @@ use motience_device::{
     outbox::Storage,
     producer::Config,
 };
-use motience_shared::{
+use motience_proto::{
     model::{DeviceId, ProducerId},
     wire::{From, Intent},
 };

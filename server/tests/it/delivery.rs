@@ -2,7 +2,7 @@
 
 use futures_util::SinkExt as _;
 use motience_device::client::{Event, Lane, Session};
-use motience_shared::{
+use motience_proto::{
     model::{Cursor, ProducerId},
     wire::{Entry, From, Intent, Record},
 };

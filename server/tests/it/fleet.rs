@@ -9,7 +9,7 @@ use motience_device::{
     login::Auth,
     producer::Config,
 };
-use motience_shared::model::DeviceId;
+use motience_proto::model::DeviceId;
 use tokio::time::{Instant, sleep};
 
 use crate::{

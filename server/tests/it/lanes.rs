@@ -1,7 +1,7 @@
 //! What the device library and the server agree on beyond plain records: compact forms, datagrams, first flights, sockets.
 
 use motience_device::client::{Connector, Event, Lane, Session};
-use motience_shared::{
+use motience_proto::{
     model::{Epoch, ProducerId, Seq},
     wire::{From, Intent, Record},
 };
@@ -43,7 +43,7 @@ async fn follow(variables: &[(&str, &str)]) -> (Node, Account, Session) {
     (node, producer, exit)
 }
 
-async fn entries(exit: &mut Session, count: usize) -> Vec<motience_shared::wire::Entry> {
+async fn entries(exit: &mut Session, count: usize) -> Vec<motience_proto::wire::Entry> {
     let mut found = Vec::new();
     while found.len() < count {
         let Event::Entries { entries, .. } = event(exit).await.unwrap() else { panic!("entries only") };

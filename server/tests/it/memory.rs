@@ -14,7 +14,7 @@ use motience_certs::{
     Trust,
     client::{quic_config, tcp_config},
 };
-use motience_shared::{
+use motience_proto::{
     model::Epoch,
     wire::{ALPN, CloseCode, Frame, Hello, Intent, VERSION},
 };

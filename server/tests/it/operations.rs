@@ -3,14 +3,13 @@
 use std::process::Stdio;
 
 use futures_util::StreamExt as _;
+use motience_testing::{Postgres, Redis};
 use tempfile::TempDir;
 use tokio::time::{Instant, timeout};
 use tokio_tungstenite::{
     connect_async,
     tungstenite::{Message, protocol::frame::coding::CloseCode},
 };
-
-use motience_shared::testing::{Postgres, Redis};
 
 use crate::harness::{LIMIT, Node, account, command, gateway, http, output, server};
 

@@ -4,10 +4,8 @@ use std::{path::Path, time::Duration};
 
 use futures_util::{SinkExt as _, StreamExt as _};
 use motience_device::client::Lane;
-use motience_shared::{
-    testing::{Postgres, Redis},
-    wire::{CloseCode, Health, Intent},
-};
+use motience_proto::wire::{CloseCode, Health, Intent};
+use motience_testing::{Postgres, Redis};
 use reqwest::Method;
 use serde_json::{Value, json};
 use tokio::{

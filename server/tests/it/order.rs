@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use futures_util::{SinkExt as _, StreamExt as _};
 use motience_device::client::{Lane, Session};
-use motience_shared::{
+use motience_proto::{
     model::Seq,
     wire::{Intent, Record},
 };

@@ -3,7 +3,7 @@
 
 use futures_util::SinkExt as _;
 use motience_device::client::Error;
-use motience_shared::wire::{CloseCode, Intent};
+use motience_proto::wire::{CloseCode, Intent};
 use tokio_tungstenite::{
     connect_async,
     tungstenite::{self, client::IntoClientRequest as _},

@@ -5,7 +5,7 @@ use std::time::Duration;
 use futures_util::SinkExt as _;
 use motience_certs::Trust;
 use motience_device::client::{Config, Connector, Error, Event, Lane, Session};
-use motience_shared::{
+use motience_proto::{
     model::{DeviceId, Epoch, ProducerId, RangeSet, Seq},
     wire::{CloseCode, From, Intent, Record},
 };
@@ -324,7 +324,7 @@ async fn under_load_a_peer_first_proves_its_address() {
 async fn a_certificate_is_read_again_on_sighup() {
     let dir = tempfile::TempDir::new().unwrap();
     let (old, new) = (dir.path().join("old"), dir.path().join("new"));
-    let now = motience_shared::clock::Clock::system().now();
+    let now = motience_runtime::clock::Clock::system().now();
     let (old, new) = (motience_certs::dev::ensure(&old, now).unwrap(), motience_certs::dev::ensure(&new, now).unwrap());
     let (chain, key) = (dir.path().join("chain.pem"), dir.path().join("key.pem"));
     let install = |from: &motience_certs::dev::DevCerts| {

@@ -11,11 +11,11 @@ use motience_device::{
     outbox::Storage,
     producer::{Config, Stats},
 };
-use motience_shared::{
+use motience_proto::{
     model::{DeviceId, ProducerId},
-    testing::{Postgres, Redis},
     wire::{From, Intent},
 };
+use motience_testing::{Postgres, Redis};
 use serde_json::Value;
 use tokio::time::timeout;
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use futures_util::SinkExt as _;
 use motience_device::client::{Event, Lane, Session};
-use motience_shared::{
+use motience_proto::{
     model::{ProducerId, Selection},
     wire::{From, Intent, Record},
 };

@@ -4,10 +4,8 @@ use std::{net::SocketAddr, path::Path, sync::Arc, time::Duration};
 
 use futures_util::{SinkExt as _, StreamExt as _};
 use motience_certs::{Trust, client::tcp_config, dev};
-use motience_shared::{
-    clock::Clock,
-    testing::{Postgres, Redis},
-};
+use motience_runtime::clock::Clock;
+use motience_testing::{Postgres, Redis};
 use serde_json::{Value, json};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 
 use bytes::BytesMut;
 use futures_util::{Sink, SinkExt as _, Stream, StreamExt as _};
-use motience_shared::{
+use motience_proto::{
     model::{Epoch, RangeSet, Seq},
     wire::{CloseCode, Frame, Hello, Intent, Limits, Record, Skipped, TokenRefresh, VERSION, Welcome, compact::Encoder, features},
 };

@@ -6,7 +6,7 @@ use std::{net::Ipv4Addr, sync::Arc, time::Duration};
 use bytes::BytesMut;
 use futures_util::{SinkExt as _, StreamExt as _};
 use motience_certs::{Trust, client};
-use motience_shared::{
+use motience_proto::{
     model::{Epoch, ProducerId, Seq},
     wire::{ALPN, CloseCode, Frame, From, Hello, Intent, Limits, Record, StreamKind, Subscribe, Unsubscribe, VERSION},
 };

@@ -5,7 +5,7 @@
 use std::{any::Any, time::Duration};
 
 use futures_util::SinkExt as _;
-use motience_shared::{
+use motience_proto::{
     model::ProducerId,
     wire::{Frame, From, Intent, Subscribe},
 };

@@ -5,7 +5,7 @@ use std::{future::Future, time::Duration};
 
 use motience_certs::pem;
 use motience_device::client::Lane;
-use motience_shared::{
+use motience_proto::{
     model::Seq,
     wire::{Intent, Record},
 };

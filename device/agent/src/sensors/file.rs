@@ -14,7 +14,7 @@ use std::{
 
 use bytes::BytesMut;
 use motience_device::private_file;
-use motience_shared::model::Seq;
+use motience_proto::model::Seq;
 use serde::{Deserialize, Serialize};
 use tokio::{
     fs::{self, File},

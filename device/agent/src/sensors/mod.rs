@@ -14,7 +14,7 @@ use motience_device::{
     client, clock,
     producer::{Error, Producer},
 };
-use motience_shared::model::{
+use motience_proto::model::{
     DeviceId, Seq,
     record::{self, Defaults},
 };

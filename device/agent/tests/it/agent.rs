@@ -13,7 +13,7 @@ use motience_agent::{
     config::{Kind, Sensor},
 };
 use motience_device::link::Redundancy;
-use motience_shared::wire::{CloseCode, Frame};
+use motience_proto::wire::{CloseCode, Frame};
 use serde_json::Value;
 use tokio_util::sync::CancellationToken;
 

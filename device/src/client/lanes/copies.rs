@@ -3,7 +3,7 @@
 use std::{collections::VecDeque, time::Duration};
 
 use bytes::{Bytes, BytesMut};
-use motience_shared::model::{RangeSet, Seq};
+use motience_proto::model::{RangeSet, Seq};
 use tokio::time::Instant;
 
 use crate::link::{

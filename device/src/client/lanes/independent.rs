@@ -1,7 +1,7 @@
 //! The independent lane's writer: a stream for each group, and for copies that no group took along in time.
 
 use bytes::BytesMut;
-use motience_shared::wire::{Record, StreamKind};
+use motience_proto::wire::{Record, StreamKind};
 use tokio::{
     sync::mpsc,
     time::{Instant, sleep_until},

@@ -15,7 +15,7 @@ use std::{
 };
 
 use bytes::{Bytes, BytesMut};
-use motience_shared::{
+use motience_proto::{
     model::{RangeSet, Seq},
     wire::{Frame, Record, StreamKind, compact::Encoder, features},
 };

@@ -15,7 +15,8 @@ use std::{
     },
 };
 
-use motience_shared::{model::RangeSet, mutation::Mutation};
+use motience_mutation::Mutation;
+use motience_proto::model::RangeSet;
 use redb::{Builder, Database, ReadableDatabase as _, ReadableTable as _, ReadableTableMetadata as _, TableDefinition, TableError};
 
 use super::{Group, Item, Mark, new_epoch, without};

@@ -4,7 +4,7 @@
 //! CRC-32, JSON. Numbers are big-endian.
 
 use bytes::Bytes;
-use motience_shared::model::{Epoch, Seq};
+use motience_proto::model::{Epoch, Seq};
 use serde::{Deserialize, Serialize};
 
 use super::Mark;

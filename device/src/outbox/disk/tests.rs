@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use motience_shared::model::{RangeSet, Seq};
+use motience_proto::model::{RangeSet, Seq};
 
 use super::{sim::Disk, *};
 use crate::{

@@ -8,7 +8,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result};
-use motience_shared::model::Cursor;
+use motience_proto::model::Cursor;
 
 /// Wide enough for two 64-bit numbers and the mark between them.
 const WIDTH: usize = 48;
@@ -44,7 +44,7 @@ impl Cursors {
 
 #[cfg(test)]
 mod tests {
-    use motience_shared::model::{LogEpoch, Offset};
+    use motience_proto::model::{LogEpoch, Offset};
 
     use super::*;
 

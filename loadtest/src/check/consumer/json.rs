@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
-use motience_shared::model::{Cursor, LogEpoch, Offset};
+use motience_proto::model::{Cursor, LogEpoch, Offset};
 use serde::Deserialize;
 use serde_json::Value;
 use tokio::time::{sleep, timeout};

@@ -10,7 +10,7 @@ mod native;
 use std::path::PathBuf;
 
 use anyhow::Result;
-use motience_shared::model::{Cursor, RecordName};
+use motience_proto::model::{Cursor, RecordName};
 use serde::{Deserialize, Serialize};
 
 use self::cursors::Cursors;
@@ -77,7 +77,7 @@ impl Book {
     fn gap(&mut self, producer: i64, from: u64, to: u64) -> Result<()> {
         self.history.put(Event::Gap { producer, from, to });
         let cursor = self.cursors.get(producer).unwrap_or_default();
-        self.cursors.set(producer, Cursor { offset: motience_shared::model::Offset(to), ..cursor })
+        self.cursors.set(producer, Cursor { offset: motience_proto::model::Offset(to), ..cursor })
     }
 
     fn note(&self, what: String) {

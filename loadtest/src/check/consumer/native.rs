@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::Result;
 use motience_device::consumer::{Config, Consumer, Delivery};
 use motience_device::login::Credentials;
-use motience_shared::{
+use motience_proto::{
     model::{DeviceId, ProducerId},
     wire::From as Start,
 };

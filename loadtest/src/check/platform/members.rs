@@ -152,7 +152,7 @@ impl Starter {
         let mut command = Command::new(std::env::current_exe()?);
         command.arg(self.role).arg("--plan").arg(&self.plan).args(arguments);
         if let Some(mutation) = &self.mutation {
-            command.env(motience_shared::mutation::VARIABLE, mutation);
+            command.env(motience_mutation::VARIABLE, mutation);
         }
         Process::start(self.role, command, &self.log)
     }

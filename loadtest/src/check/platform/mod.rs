@@ -12,7 +12,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result};
-use motience_shared::testing::Postgres;
+use motience_testing::Postgres;
 use tokio::sync::Mutex;
 
 pub(crate) use members::{Consumer, Device, Way};
@@ -66,7 +66,7 @@ impl Platform {
             common.push(("DATABASE_URL".into(), postgres.url()));
         }
         if let Some(mutation) = &options.mutation {
-            common.push((motience_shared::mutation::VARIABLE.into(), mutation.clone()));
+            common.push((motience_mutation::VARIABLE.into(), mutation.clone()));
         }
         let names: &[&str] = if options.cluster { &["node-0", "node-1"] } else { &["node-0"] };
         let mut nodes = Vec::new();

@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use motience_shared::model::{Cursor, LogEpoch, RecordName};
+use motience_proto::model::{Cursor, LogEpoch, RecordName};
 
 use super::{Counts, History};
 use crate::check::{

@@ -6,7 +6,7 @@
 
 use std::collections::HashMap;
 
-use motience_shared::model::RecordName;
+use motience_proto::model::RecordName;
 
 use super::{Invariant, Violation, broken, facts::Facts};
 use crate::check::history::{Event, Id};

@@ -11,7 +11,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use motience_shared::model::LogEpoch;
+use motience_proto::model::LogEpoch;
 
 use super::{
     Invariant, Violation, broken,

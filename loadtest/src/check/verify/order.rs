@@ -7,7 +7,7 @@
 
 use std::collections::HashMap;
 
-use motience_shared::model::{Cursor, LogEpoch, RecordName};
+use motience_proto::model::{Cursor, LogEpoch, RecordName};
 
 use super::{
     Invariant, Violation, broken,

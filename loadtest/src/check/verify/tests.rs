@@ -1,6 +1,6 @@
 //! Synthetic histories: a clean one passes, and each single defect is refused under the right name.
 
-use motience_shared::model::{Cursor, Epoch, LogEpoch, Offset, RecordName, Seq};
+use motience_proto::model::{Cursor, Epoch, LogEpoch, Offset, RecordName, Seq};
 
 use super::*;
 use crate::check::history::{Event, Hash, Line, Phase};

@@ -2,7 +2,7 @@
 
 use std::{fmt::Write as _, sync::Arc, time::Duration};
 
-use motience_shared::{
+use motience_proto::{
     model::Seq,
     wire::{ALPN, Frame, Intent, Record},
 };

@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use anyhow::Result;
-use motience_shared::{
+use motience_proto::{
     model::ProducerId,
     wire::{ALPN, Frame, From, Intent, Subscribe, Unsubscribe},
 };

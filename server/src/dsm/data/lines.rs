@@ -1,7 +1,7 @@
 //! A body cut into lines, however it comes in pieces. No more than a line is kept.
 
 use bytes::{Bytes, BytesMut};
-use motience_shared::model::record::without_mark;
+use motience_proto::model::record::without_mark;
 
 /// Cuts pieces into lines.
 #[derive(Debug)]

@@ -1,6 +1,6 @@
-//! What `POST /data` takes, as its document shows it: see [`motience_shared::model::envelope`], which decides.
+//! What `POST /data` takes, as its document shows it: see [`motience_proto::model::envelope`], which decides.
 
-use motience_shared::model::record::{MAX_ID, RESERVED};
+use motience_proto::model::record::{MAX_ID, RESERVED};
 use utoipa::{
     PartialSchema, ToSchema,
     openapi::{

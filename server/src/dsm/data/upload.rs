@@ -5,17 +5,14 @@ use std::collections::VecDeque;
 use axum::{body::BodyDataStream, extract::Request, http::StatusCode};
 use bytes::Bytes;
 use futures_util::{FutureExt as _, StreamExt as _};
-use motience_shared::{
-    http::{ApiError, Producer, broken},
-    log::Transport,
-    model::{
-        envelope::{self, Envelope, MAX_ENVELOPE},
-        record::{self, Admitted, Invalid},
-    },
-    permits::Share,
-    relay::{Publisher, Refusal, Senders, Ticket},
-    uploads,
+use motience_http::{ApiError, Producer, broken};
+use motience_limits::{permits::Share, uploads};
+use motience_log::Transport;
+use motience_proto::model::{
+    envelope::{self, Envelope, MAX_ENVELOPE},
+    record::{self, Admitted, Invalid},
 };
+use motience_relay::{Publisher, Refusal, Senders, Ticket};
 use serde::Serialize;
 use tokio::time::{Duration, timeout};
 use tracing::warn;

@@ -10,14 +10,12 @@
 //! Invariant, whatever the writer does meanwhile: following the parts gives each record once and in the order of the log. Where the log
 //! lost its tail, a record that was kept before is not given again, but one that was read from the log may be.
 
-use motience_shared::{
-    backend::Backend,
-    http::ApiError,
-    log::Head,
-    model::{Cursor, LogEpoch, LogKey, Offset, ProducerId, RecordName, record::Parts},
-    relay,
-    store::{HistoryEntry, HistoryQuery, entry_bytes, kept_time},
-};
+use motience_backend::Backend;
+use motience_http::ApiError;
+use motience_log::Head;
+use motience_proto::model::{Cursor, LogEpoch, LogKey, Offset, ProducerId, RecordName, record::Parts};
+use motience_relay as relay;
+use motience_store::{HistoryEntry, HistoryQuery, entry_bytes, kept_time};
 use serde_json::value::RawValue;
 use time::{Duration, OffsetDateTime};
 

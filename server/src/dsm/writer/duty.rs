@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use motience_shared::backend::Kind;
+use motience_backend::Kind;
 use tokio::time::{Instant, sleep, timeout};
 use tracing::warn;
 
@@ -73,7 +73,7 @@ impl Duty {
         }
     }
 
-    async fn claim(&mut self) -> Result<bool, motience_shared::store::Error> {
+    async fn claim(&mut self) -> Result<bool, motience_store::Error> {
         let backend = &self.services.backend;
         let held = backend.store.lease(NAME, &self.holder, LASTS, backend.clock.now()).await?;
         self.renew_at = held.then(|| Instant::now() + TRY_EVERY);

@@ -2,10 +2,8 @@
 
 use std::collections::HashMap;
 
-use motience_shared::{
-    model::{Cursor, LogKey, ProducerId},
-    store::{HistoryBatch, HistoryRow},
-};
+use motience_proto::model::{Cursor, LogKey, ProducerId};
+use motience_store::{HistoryBatch, HistoryRow};
 
 /// Rows of one transaction, about.
 const ROWS: usize = 1000;

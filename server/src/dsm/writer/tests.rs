@@ -1,13 +1,11 @@
 //! The history writer, cut off at any moment: each record is kept once, in the order of the log.
 
 use bytes::Bytes;
-use motience_shared::{
-    log::{Entry, SessionName},
-    model::{Epoch, LogEpoch, RecordName, Seq},
-    relay::GapCause,
-    store::{self, HistoryQuery},
-    testing::{Postgres, Redis},
-};
+use motience_log::{Entry, SessionName};
+use motience_proto::model::{Epoch, LogEpoch, RecordName, Seq};
+use motience_relay::GapCause;
+use motience_store::{self as store, HistoryQuery};
+use motience_testing::{Postgres, Redis};
 use serde_json::json;
 use tokio::task::JoinHandle;
 

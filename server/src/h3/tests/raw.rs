@@ -24,8 +24,8 @@ fn block(fields: &[(&str, &str)]) -> Vec<u8> {
 
 fn frame(kind: u64, payload: &[u8]) -> Vec<u8> {
     let mut frame = bytes::BytesMut::new();
-    motience_shared::wire::varint::put(kind, &mut frame);
-    motience_shared::wire::varint::put(payload.len() as u64, &mut frame);
+    motience_proto::wire::varint::put(kind, &mut frame);
+    motience_proto::wire::varint::put(payload.len() as u64, &mut frame);
     frame.extend_from_slice(payload);
     frame.to_vec()
 }

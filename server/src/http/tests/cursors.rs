@@ -1,6 +1,6 @@
 //! Named cursors over HTTP: a consumer sees and forgets its own.
 
-use motience_shared::model::{ConsumerId, Cursor, CursorName, LogEpoch, Offset, ProducerId};
+use motience_proto::model::{ConsumerId, Cursor, CursorName, LogEpoch, Offset, ProducerId};
 use serde_json::json;
 
 use super::*;

@@ -1,6 +1,6 @@
 //! Records over HTTP, live streams: what the flow tests over sockets leave out.
 
-use motience_shared::model::Offset;
+use motience_proto::model::Offset;
 use serde_json::json;
 
 use super::*;

@@ -2,11 +2,9 @@
 
 use std::{cell::Cell, collections::BTreeSet};
 
-use motience_shared::{
-    log::Batch,
-    model::{Cursor, DeviceId, Epoch, LogEpoch, Offset, ProducerId, RecordName, Seq, record::Parts},
-    store::{HistoryBatch, HistoryRow},
-};
+use motience_log::Batch;
+use motience_proto::model::{Cursor, DeviceId, Epoch, LogEpoch, Offset, ProducerId, RecordName, Seq, record::Parts};
+use motience_store::{HistoryBatch, HistoryRow};
 use serde_json::{json, value::RawValue};
 use time::{Duration as Span, OffsetDateTime};
 

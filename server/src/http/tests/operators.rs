@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use motience_shared::{log::Transport, relay::Kind};
+use motience_log::Transport;
+use motience_relay::Kind;
 use serde_json::json;
 
 use super::*;

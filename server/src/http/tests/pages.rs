@@ -1,6 +1,6 @@
 //! Pages of lists: bounded in bytes, and followed by `Link` they give each entry once.
 
-use motience_shared::log::Transport;
+use motience_log::Transport;
 use serde_json::json;
 
 use super::*;

@@ -1,6 +1,7 @@
 //! What one account may ask: so often, so much at once; and what a reader of history costs.
 
-use motience_shared::{http::PageRoom, model::ProducerId};
+use motience_http::PageRoom;
+use motience_proto::model::ProducerId;
 use serde_json::json;
 
 use super::*;

@@ -2,10 +2,8 @@
 
 use axum::extract::ConnectInfo;
 use futures_util::{StreamExt as _, stream};
-use motience_shared::{
-    http::ClientAddress,
-    uploads::{Connection, Owner},
-};
+use motience_http::ClientAddress;
+use motience_limits::uploads::{Connection, Owner};
 use serde_json::json;
 use tokio::task::JoinSet;
 

@@ -6,17 +6,17 @@ use std::{
 };
 
 use bytes::BytesMut;
-use motience_shared::{
-    auth::Standing,
+use motience_auth::Standing;
+use motience_proto::{
     model::{Cursor, ProducerId},
-    relay::{
-        Delivery, Rights, Subscriber,
-        order::Record,
-        view::{self, Thinned},
-    },
-    session::CloseReason,
     wire::{self, Entry, Frame, Gap, StreamKind},
 };
+use motience_relay::{
+    Delivery, Rights, Subscriber,
+    order::Record,
+    view::{self, Thinned},
+};
+use motience_session::CloseReason;
 use quinn::{Connection, SendStream, VarInt};
 use tokio::time::{sleep_until, timeout};
 use tokio_util::sync::CancellationToken;

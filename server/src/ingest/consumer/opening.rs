@@ -3,15 +3,15 @@
 
 use std::sync::Arc;
 
-use motience_shared::{
+use motience_proto::{
     model::{CursorName, ProducerId, Selection},
-    relay::{
-        ReadFrom, Rights,
-        view::{self, Thinned, View},
-    },
-    session::CloseReason,
     wire::{From, Subscribe},
 };
+use motience_relay::{
+    ReadFrom, Rights,
+    view::{self, Thinned, View},
+};
+use motience_session::CloseReason;
 use time::OffsetDateTime;
 use tokio_util::sync::CancellationToken;
 

@@ -1,0 +1,517 @@
+//! Everything a role needs, opened together: accounts, store, log and relay.
+//!
+//! Embedded: this process is the whole platform. Cluster: Redis joins any number of nodes over one PostgreSQL.
+
+use std::{
+    fmt,
+    path::PathBuf,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use motience_auth::{self as auth, Grant, Hasher, Revocations, Standing, Tokens};
+use motience_limits::{
+    permits::{self, Permits},
+    uploads::{self, Uploads},
+};
+use motience_log::{self as log, Event, Log, Retention, Signal, Sink, embedded};
+use motience_proto::model::{Account, User, UserId};
+use motience_relay::{Devices, Hub, Limits, Nodes, Relay, Reports, Routes, Streams};
+use motience_runtime::{
+    causes,
+    clock::{Clock, from_millis},
+};
+use motience_settings::env::{self, Env};
+use motience_store::{self as store, Gone, LogIds, NewUser, Store};
+use tokio::sync::Notify;
+use tracing::{info, warn};
+
+/// Longest wait for each dependency when readiness is asked.
+const READY_LIMIT: Duration = Duration::from_secs(2);
+/// First pause before the backend is tried again at a node's start; it doubles up to [`LONGEST_PAUSE`].
+const FIRST_PAUSE: Duration = Duration::from_millis(250);
+const LONGEST_PAUSE: Duration = Duration::from_secs(10);
+/// How often revoked logins are read again, in case word of one was lost.
+const REVOCATIONS_EVERY: Duration = Duration::from_secs(30);
+
+/// Where producers and consumers of this node meet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// In this process, which therefore has every role.
+    Embedded,
+    /// In Redis, with any number of other nodes.
+    Cluster,
+}
+
+/// Settings of the backend.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// The database.
+    pub store: store::Config,
+    /// The Redis that holds the log; `None`: the log lives in this process.
+    pub redis: Option<log::redis::Config>,
+    /// Replicas of Redis that must have a record before it is acknowledged. REDIS_REPLICAS, 0.
+    pub replicas: u32,
+    /// Whether an embedded log is kept in memory only, and not in a file. LOG_DURABILITY, `file`.
+    pub volatile: bool,
+    /// Tokens and passwords.
+    pub auth: auth::Config,
+    /// How much of the log is kept.
+    pub retention: Retention,
+    /// Limits of the relay.
+    pub limits: Limits,
+    /// How many connections there may be.
+    pub permits: permits::Limits,
+    /// How much memory what comes in may take.
+    pub uploads: uploads::Limits,
+    /// The node's name in logs and reports. NODE_NAME; the default is random.
+    pub node: String,
+    /// Where an embedded node keeps its files. DATA_DIR, `data`.
+    pub data_dir: PathBuf,
+    /// How long a node waits at its start for PostgreSQL and Redis. BACKEND_WAIT, 5 m; zero: not at all.
+    pub wait: Duration,
+}
+
+impl Config {
+    /// Reads the variables of the backend and of its parts.
+    pub fn from_env(env: &Env) -> Result<Self, env::Error> {
+        env.environment()?;
+        let data_dir = PathBuf::from(env.get("DATA_DIR").unwrap_or("data"));
+        let store = store::Config::from_env(env, &data_dir)?;
+        let redis = log::redis::Config::from_env(env)?;
+        if redis.is_some() && !matches!(store, store::Config::Postgres { .. }) {
+            return Err(env::Error::invalid(
+                "DATABASE_URL",
+                "REDIS_URL or REDIS_HOST joins several nodes, and they need one PostgreSQL: set DATABASE_URL or DB_HOST too",
+            ));
+        }
+        let node = env.get("NODE_NAME").map_or_else(|| format!("node-{:08x}", fastrand::u32(..)), str::to_owned);
+        if node.len() > 64 || node.chars().any(|c| c.is_control() || c.is_whitespace()) {
+            return Err(env::Error::invalid("NODE_NAME", "must have at most 64 characters and no blanks"));
+        }
+        let auth = auth::Config::from_env(env, env.production())?;
+        if redis.is_some() && auth.generated {
+            return Err(env::Error::invalid(
+                "JWT_SECRET",
+                "is missing: nodes that share Redis must share the secret that signs their tokens",
+            ));
+        }
+        let replicas = env.parse("REDIS_REPLICAS", 0)?;
+        if replicas > 0 && redis.is_none() {
+            return Err(env::Error::invalid("REDIS_REPLICAS", "needs the log in Redis: set REDIS_URL or REDIS_HOST"));
+        }
+        let volatile = match env.get("LOG_DURABILITY") {
+            None | Some("file") => false,
+            Some("memory") if redis.is_none() => true,
+            Some(_) if redis.is_some() => {
+                return Err(env::Error::invalid("LOG_DURABILITY", "is of embedded nodes; Redis persists as it is configured"));
+            }
+            Some(_) => return Err(env::Error::invalid("LOG_DURABILITY", "must be file or memory")),
+        };
+        Ok(Self {
+            store,
+            redis,
+            replicas,
+            volatile,
+            auth,
+            retention: Retention::from_env(env)?,
+            limits: Limits::from_env(env)?,
+            permits: permits::Limits::from_env(env)?,
+            uploads: uploads::Limits::from_env(env)?,
+            node,
+            data_dir,
+            wait: env.duration("BACKEND_WAIT", Duration::from_secs(300))?,
+        })
+    }
+
+    /// The database and its setting, for people.
+    pub fn store_place(&self) -> String {
+        let setting = match &self.store {
+            store::Config::SqliteFile { path } if *path == self.data_dir.join("motience.db") => "DATA_DIR",
+            store::Config::Postgres { .. } => "DATABASE_URL, DB_HOST",
+            _ => "DATABASE_URL",
+        };
+        format!("{} ({setting})", self.store)
+    }
+
+    /// Whether anything is kept in the data folder.
+    fn keeps_files(&self) -> bool {
+        self.redis.is_none() && (matches!(self.store, store::Config::SqliteFile { .. }) || !self.volatile)
+    }
+
+    /// Tries the database and Redis, and changes nothing in them: what is wrong, each as a sentence.
+    pub async fn probe(&self) -> Vec<String> {
+        let mut wrong = Vec::new();
+        if let Err(source) = Store::probe(&self.store).await {
+            wrong.push(causes(&Error::Store { place: self.store_place(), source }));
+        }
+        if let Some(redis) = &self.redis
+            && let Err(e) = log::redis::probe(redis).await
+        {
+            wrong.push(causes(&e));
+        }
+        wrong
+    }
+
+    /// Where producers and consumers will meet.
+    pub fn kind(&self) -> Kind {
+        if self.redis.is_some() { Kind::Cluster } else { Kind::Embedded }
+    }
+}
+
+/// Why the backend could not be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The database.
+    #[error("the database {place} cannot be opened")]
+    Store {
+        /// Which, and by which setting.
+        place: String,
+        /// Why.
+        source: store::Error,
+    },
+    /// The log.
+    #[error(transparent)]
+    Log(#[from] log::Error),
+    /// The log's file.
+    #[error("the log's file cannot be opened (DATA_DIR)")]
+    File(#[from] embedded::OpenError),
+    /// The file with the node's own secret.
+    #[error(transparent)]
+    Secret(#[from] auth::SecretFileError),
+}
+
+impl Error {
+    /// Whether it may pass without anybody's doing, as when a database starts later than its nodes.
+    fn may_pass(&self) -> bool {
+        match self {
+            Self::Store { source, .. } => source.is_unavailable(),
+            Self::Log(source) => matches!(source, log::Error::Unavailable(_)),
+            Self::File(_) | Self::Secret(_) => false,
+        }
+    }
+}
+
+/// What is away, when a node is not ready.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Unready {
+    /// Names of the dependencies that do not answer, or refuse to be written: `database`, `log`, `log full`.
+    pub away: Vec<&'static str>,
+}
+
+/// The opened backend of one node.
+pub struct Backend {
+    /// Accounts, subscriptions, history.
+    pub store: Store,
+    /// Issues and checks tokens.
+    pub tokens: Tokens,
+    /// Hashes and checks passwords.
+    pub hasher: Hasher,
+    /// Logins that have ended before their tokens.
+    pub revocations: Revocations,
+    /// Joins producers and consumers.
+    pub relay: Relay,
+    /// Who may hold a connection, whatever it comes by.
+    pub permits: Permits,
+    /// Memory for what comes in, whatever it comes by.
+    pub uploads: Uploads,
+    /// The time of day.
+    pub clock: Clock,
+    /// Settings of accounts.
+    pub auth: auth::Config,
+    /// Where producers and consumers meet.
+    pub kind: Kind,
+    /// The node's name.
+    pub node: String,
+    /// When readiness was last asked for, and the answer.
+    readiness: tokio::sync::Mutex<Option<(Instant, Result<(), Unready>)>>,
+    logs: LogIds,
+    refresher: tokio::task::JoinHandle<()>,
+}
+
+impl Backend {
+    /// Opens the backend like [`Backend::open`], and tries again for as long as `config.wait` while PostgreSQL or Redis is away.
+    pub async fn open_when_there(config: Config, clock: Clock) -> Result<Arc<Self>, Error> {
+        let waits = config.redis.is_some() || matches!(config.store, store::Config::Postgres { .. });
+        let deadline = tokio::time::Instant::now() + if waits { config.wait } else { Duration::ZERO };
+        let mut pause = FIRST_PAUSE;
+        loop {
+            match Self::open(config.clone(), clock.clone()).await {
+                Err(e) if e.may_pass() && tokio::time::Instant::now() + pause < deadline => {
+                    warn!(error = causes(&e), "waiting for it");
+                    // Not all nodes at once: what comes back has enough to do.
+                    tokio::time::sleep(pause.mul_f64(0.5 + fastrand::f64())).await;
+                    pause = (pause * 2).min(LONGEST_PAUSE);
+                }
+                outcome => return outcome,
+            }
+        }
+    }
+
+    /// Opens the database, applies its migrations, connects the log.
+    pub async fn open(mut config: Config, clock: Clock) -> Result<Arc<Self>, Error> {
+        let failed = |source| Error::Store { place: config.store_place(), source };
+        let store = Store::open(&config.store).await.map_err(failed)?;
+        let revocations = Revocations::new(clock.clone(), config.auth.refresh_ttl.max(config.auth.access_ttl));
+        load_revocations(&store, &revocations, &config.auth, &clock).await.map_err(failed)?;
+        let hub = Arc::new(Hub::new(config.limits.ring, config.limits.read));
+        let routes = Arc::new(Routes::new());
+        let reports = Reports {
+            streams: Arc::new(Streams::new(config.node.clone())),
+            nodes: Arc::new(Nodes::new(config.node.clone(), clock.now())),
+            devices: Arc::new(Devices::new(config.node.clone(), clock.clone(), config.limits.devices)),
+        };
+        let restored = Arc::new(Notify::new());
+        let sink = sink(&hub, &routes, &reports, &revocations, &clock, &restored);
+        let kind = config.kind();
+        let log = match &config.redis {
+            None if config.volatile => Log::Embedded(embedded::Log::in_memory(config.retention, clock.clone(), sink)),
+            None => Log::Embedded(embedded::Log::in_file(&config.data_dir, config.retention, clock.clone(), sink)?),
+            Some(redis) => {
+                let (secret, keep) = (&config.auth.secret, config.retention);
+                let installation = store.installation().await.map_err(failed)?;
+                let log = log::redis::Log::connect(redis, &installation, secret, config.replicas, keep, clock.clone(), sink).await?;
+                Log::Redis(log.watched())
+            }
+        };
+        // The log is open, so no other process uses the folder now.
+        if config.auth.generated && config.keeps_files() {
+            let path = config.auth.keep_secret(&config.data_dir)?;
+            info!(path = %path.display(), "JWT_SECRET is not set: tokens are signed with this node's own secret");
+        } else if config.auth.generated {
+            warn!("JWT_SECRET is not set: a random secret is used, and every token ends with this process");
+        }
+        note_accounts(&log, &store).await;
+        info!(?kind, durability = log.durability(), node = config.node, "backend is open");
+        let logs = LogIds::new(store.clone());
+        let relay = Relay::new(log, (store.clone(), logs.clone()), hub, routes, reports, clock.clone(), config.limits);
+        let refresher = Refresher {
+            store: store.clone(),
+            logs: logs.clone(),
+            revocations: revocations.clone(),
+            auth: config.auth.clone(),
+            clock: clock.clone(),
+            restored,
+        };
+        let refresher = tokio::spawn(refresher.run());
+        Ok(Arc::new(Self {
+            store,
+            tokens: Tokens::new(&config.auth, clock.clone()),
+            hasher: Hasher::new(config.auth.hashing),
+            revocations,
+            relay,
+            permits: Permits::new(config.permits),
+            uploads: Uploads::new(config.uploads),
+            clock,
+            auth: config.auth,
+            kind,
+            node: config.node,
+            readiness: tokio::sync::Mutex::default(),
+            logs,
+            refresher,
+        }))
+    }
+
+    /// Who holds this access token, if it is good now: it must be of the very account that has its number now, which after a restore
+    /// of the database may be another one than it was issued to.
+    pub async fn authenticate(&self, token: &str) -> Result<Grant, auth::Error> {
+        let grant = self.tokens.access(token)?;
+        if self.revocations.is_revoked(&grant) || !self.logs.is_present(grant.user, grant.log).await {
+            return Err(auth::Error::Revoked);
+        }
+        Ok(grant)
+    }
+
+    /// Makes an account, with a number that no account had before, even where the database has been restored from a backup since.
+    pub async fn create_account(&self, new: NewUser) -> Result<User, store::Error> {
+        let log = self.relay.log();
+        // Where the log is away the account's own log id keeps it apart from others.
+        let given = log.highest_account().await.unwrap_or_else(|e| {
+            warn!(error = %e, "the log does not say which numbers of accounts were given out");
+            UserId(0)
+        });
+        let made = self.store.create_user_above(given, new).await?;
+        if let Err(e) = log.note_account(made.user.id).await {
+            warn!(error = %e, user = %made.user.id, "the log could not note that this number was given out");
+        }
+        end_accounts(self.logs.learn(made.user.id, made.user.log).await, &self.revocations);
+        if made.restored {
+            warn!(given = %given, "the database was restored from a backup; numbers given out since are passed over, and their tokens end");
+            self.announce(Event::Restored).await;
+        }
+        Ok(made.user)
+    }
+
+    /// What a connection with this grant lives by, which may be renewed.
+    pub fn standing(&self, grant: Grant) -> Standing {
+        Standing::new(grant, self.revocations.clone(), self.clock.clone())
+    }
+
+    /// Returns when the grant expires or is revoked: a connection that lives by it ends then.
+    pub fn ended(&self, grant: &Grant) -> impl Future<Output = ()> + Send + use<> {
+        let left = (grant.expires_at - self.clock.now()).try_into().unwrap_or(Duration::ZERO);
+        let (revocations, grant) = (self.revocations.clone(), grant.clone());
+        async move {
+            tokio::select! {
+                () = tokio::time::sleep(left) => {}
+                () = revocations.revoked(&grant) => {}
+            }
+        }
+    }
+
+    /// Whether the database and the log answer. Anybody may ask: however many do at once, they are asked once, or twice for those who came
+    /// after it had begun.
+    pub async fn ready(&self) -> Result<(), Unready> {
+        let came = Instant::now();
+        let mut last = self.readiness.lock().await;
+        if let Some((began, answer)) = &*last
+            && *began >= came
+        {
+            return answer.clone();
+        }
+        let began = Instant::now();
+        metrics::counter!("motience_readiness_checks_total").increment(1);
+        let answer = self.ask().await;
+        *last = Some((began, answer.clone()));
+        answer
+    }
+
+    /// Asks the database and the log, each within a time limit.
+    async fn ask(&self) -> Result<(), Unready> {
+        let (store, log) =
+            tokio::join!(tokio::time::timeout(READY_LIMIT, self.store.ping()), tokio::time::timeout(READY_LIMIT, self.relay.log().ping()));
+        let mut away = Vec::new();
+        if !matches!(store, Ok(Ok(()))) {
+            away.push("database");
+        }
+        if !matches!(log, Ok(Ok(()))) {
+            away.push(if self.relay.log().is_full() { "log full" } else { "log" });
+        }
+        if away.is_empty() { Ok(()) } else { Err(Unready { away }) }
+    }
+
+    /// Tells every node of a change that the store already holds. A failure is logged, not returned: the change
+    /// stands, and every node finds it on its next look.
+    pub async fn announce(&self, event: Event) {
+        if let Err(e) = self.relay.announce(&event).await {
+            warn!(error = %e, "a change could not be told to the other nodes");
+        }
+    }
+
+    /// Closes an account, here and on every node: its logins end, and with them its live connections. `None`: there is none.
+    pub async fn close_account(&self, user: UserId) -> Result<Option<Account>, store::Error> {
+        let Some((account, families)) = self.store.close_account(user, self.clock.now()).await? else { return Ok(None) };
+        for event in Event::account_closed(&account, &families) {
+            self.announce(event).await;
+        }
+        Ok(Some(account))
+    }
+
+    /// Writes out what waits and closes log and database.
+    pub async fn close(&self) {
+        self.refresher.abort();
+        self.relay.close().await;
+        self.store.close().await;
+    }
+}
+
+impl fmt::Debug for Backend {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Backend").field("kind", &self.kind).field("node", &self.node).finish_non_exhaustive()
+    }
+}
+
+fn sink(hub: &Arc<Hub>, routes: &Arc<Routes>, reports: &Reports, revocations: &Revocations, clock: &Clock, restored: &Arc<Notify>) -> Sink {
+    let restored = Arc::clone(restored);
+    let (hub, routes, reports, revocations) = (Arc::clone(hub), Arc::clone(routes), reports.clone(), revocations.clone());
+    let clock = clock.clone();
+    Arc::new(move |signal| match signal {
+        Signal::Batch(batch) => hub.deliver(&batch),
+        Signal::Event(event) => {
+            // A clock that is ahead, or whoever sets one, must not reach into the time to come.
+            let event = event.until((clock.now().unix_timestamp_nanos() / 1_000_000) as i64);
+            match &event {
+                Event::FamilyRevoked { family } => revocations.revoke_family(family),
+                Event::UserRevoked { user, at_ms, families } => {
+                    families.iter().for_each(|family| revocations.revoke_family(family));
+                    revocations.revoke_user(*user, at_ms.map_or_else(|| clock.now(), from_millis));
+                }
+                Event::Restored => restored.notify_one(),
+                _ => {}
+            }
+            routes.apply(&event);
+            reports.apply(&event, &clock);
+        }
+        Signal::Interrupted => {
+            hub.suspect();
+            routes.suspect();
+        }
+    })
+}
+
+async fn load_revocations(store: &Store, revocations: &Revocations, auth: &auth::Config, clock: &Clock) -> Result<(), store::Error> {
+    // Whatever ended earlier has no access token alive, and gets none.
+    let since = clock.now() - auth.access_ttl;
+    for family in store.revoked_families(since).await? {
+        revocations.revoke_family(&family);
+    }
+    for (user, moment) in store.closed_accounts(since).await? {
+        revocations.revoke_user(user, moment);
+    }
+    Ok(())
+}
+
+/// What was given out so far is known to the log from now on, whatever becomes of the database. A log that cannot be written to just
+/// now learns it at the next start or with the next account.
+async fn note_accounts(log: &Log, store: &Store) {
+    let noted = async {
+        let newest = store.newest_user().await.map_err(|e| e.to_string())?;
+        let highest = log.highest_account().await.map_err(|e| e.to_string())?;
+        if highest < newest { log.note_account(newest).await.map_err(|e| e.to_string()) } else { Ok(()) }
+    };
+    if let Err(e) = noted.await {
+        warn!(error = e, "the log could not note which numbers of accounts were given out");
+    }
+}
+
+fn end_accounts(gone: impl IntoIterator<Item = Gone>, revocations: &Revocations) {
+    for Gone { user, log } in gone {
+        info!(%user, "an account is no more, or its number is another's: its tokens end");
+        revocations.end_account(user, log);
+    }
+}
+
+/// Reads from the store again what this node knows of it.
+struct Refresher {
+    store: Store,
+    logs: LogIds,
+    revocations: Revocations,
+    auth: auth::Config,
+    clock: Clock,
+    /// Told when the accounts were restored from a backup.
+    restored: Arc<Notify>,
+}
+
+impl Refresher {
+    async fn run(self) {
+        loop {
+            tokio::select! {
+                () = tokio::time::sleep(REVOCATIONS_EVERY) => {}
+                () = self.restored.notified() => {}
+            }
+            match self.logs.refresh().await {
+                Ok(gone) => end_accounts(gone, &self.revocations),
+                Err(e) => warn!(error = %e, "accounts cannot be looked up again; trying again"),
+            }
+            if let Err(e) = load_revocations(&self.store, &self.revocations, &self.auth, &self.clock).await {
+                warn!(error = %e, "revoked logins cannot be read; trying again");
+            }
+            if let Err(e) = self.store.purge_refresh(self.clock.now()).await {
+                warn!(error = %e, "expired refresh tokens cannot be removed; trying again");
+            }
+            if let Err(e) = self.store.purge_addresses(self.clock.now()).await {
+                warn!(error = %e, "old addresses of logins cannot be removed; trying again");
+            }
+        }
+    }
+}

@@ -1,0 +1,154 @@
+//! A Redis that is full, evicts, waits for replicas, or is part of a cluster.
+
+use std::time::Duration;
+
+use motience_log as log;
+use motience_proto::model::{LogKey, ProducerId};
+use motience_relay::ReadFrom;
+use motience_runtime::telemetry;
+use motience_testing::Redis;
+use tokio::time::{Instant, sleep, timeout};
+
+use super::{Device, LIMIT, P, all, node, try_node, write};
+
+/// A record of four thousand bytes, and what the device must do where it is refused.
+async fn write_large(log: &log::Log, device: &mut [Device], seq: u64) -> Result<(), log::Error> {
+    let mut section = device[0].section(&[seq]);
+    for record in &mut section.records {
+        record.message = format!("{{\"n\":{seq},\"x\":\"{}\"}}", "x".repeat(4000)).into();
+        record.id = None;
+    }
+    let outcome = log.append(device[0].log, std::slice::from_ref(&section)).await?;
+    outcome.into_iter().collect::<Result<Vec<()>, _>>()?;
+    device[0].seen = section.seen;
+    Ok(())
+}
+
+async fn until<F: Future<Output = bool>>(what: &str, done: impl Fn() -> F) {
+    let deadline = Instant::now() + LIMIT;
+    while !done().await {
+        assert!(Instant::now() < deadline, "not in time: {what}");
+        sleep(Duration::from_millis(50)).await;
+    }
+}
+
+#[tokio::test]
+async fn a_full_redis_is_read_restarted_on_and_swept() {
+    let redis = Redis::with(&["--maxmemory", "16mb"]).await;
+    let patient = [("REDIS_MEMORY_BUDGET", "0"), ("LOG_RETENTION_BYTES", "64MiB")];
+    let first = node(&redis.url(), &patient).await;
+    let log = first.relay.log();
+    let mut device = [Device::new(log, P, "d").await];
+    let mut written = 0;
+    let refused = loop {
+        match write_large(log, &mut device, written + 1).await {
+            Ok(()) => written += 1,
+            Err(e) => break e,
+        }
+        assert!(written < 40_000, "there is a limit");
+    };
+    assert!(matches!(&refused, log::Error::Unavailable(why) if why.contains("memory is full") && why.contains("REDIS_URL")), "{refused}");
+    // Not only for a large record.
+    redis.command("CONFIG SET maxmemory 15mb").await;
+    assert_eq!(first.ready().await.unwrap_err().away, ["log full"]);
+    // Consumers drain it, also those that come only now, and to a node that starts only now.
+    let second = node(&redis.url(), &patient).await;
+    for reading in [&first, &second] {
+        assert_eq!(all(reading.relay.log(), P).await.len() as u64, written);
+        let mut reader = reading.relay.subscriber();
+        timeout(LIMIT, reader.follow(P.producer, ReadFrom::Earliest)).await.unwrap().unwrap();
+        timeout(LIMIT, reader.next()).await.unwrap();
+        timeout(LIMIT, reader.follow(ProducerId(2), ReadFrom::Live)).await.unwrap().unwrap();
+    }
+    // Less is to be kept: a node that starts with that makes room, and everybody goes on.
+    let third = node(&redis.url(), &[("REDIS_MEMORY_BUDGET", "0"), ("LOG_RETENTION_BYTES", "1MiB")]).await;
+    until("the log is swept", || async { third.ready().await.is_ok() && first.ready().await.is_ok() }).await;
+    device[0].reopen(log).await.unwrap();
+    assert_eq!(device[0].seen.max(), Some(written), "nothing that was refused counts as seen");
+    write_large(log, &mut device, written + 1).await.unwrap();
+    let head = log.head(P).await.unwrap();
+    assert_eq!(head.last.0, written + 1);
+    assert!(head.first.0 + 600 > written, "about a mebibyte is left: {head:?}");
+}
+
+#[tokio::test]
+async fn the_largest_log_gives_way_before_redis_is_full_for_good() {
+    telemetry::start_metrics();
+    let redis = Redis::with(&["--maxmemory", "16mb"]).await;
+    let node = node(&redis.url(), &[("LOG_RETENTION_BYTES", "1GiB")]).await;
+    let log = node.relay.log();
+    let (small, large) = (LogKey::numbered(ProducerId(1)), LogKey::numbered(ProducerId(2)));
+    let mut quiet = [Device::new(log, small, "d").await];
+    write(log, &mut quiet, &[1, 2, 3]).await.unwrap();
+    let mut device = [Device::new(log, large, "d").await];
+    let mut seq = 1;
+    while seq <= 8_000 {
+        if write_large(log, &mut device, seq).await.is_ok() {
+            seq += 1;
+        } else {
+            let deadline = Instant::now() + LIMIT;
+            while device[0].reopen(log).await.is_err() {
+                assert!(Instant::now() < deadline, "room is made");
+                sleep(Duration::from_millis(50)).await;
+            }
+        }
+    }
+    assert_eq!(all(log, small).await.len(), 3, "who has little gives up nothing");
+    let head = log.head(large).await.unwrap();
+    assert!(head.last.0 == 8_000 && head.first.0 > 500, "{head:?}");
+    assert!(telemetry::render().contains("motience_log_given_up_total"));
+}
+
+#[tokio::test]
+async fn a_redis_that_evicts_is_refused_in_production_and_shown_elsewhere() {
+    for policy in ["allkeys-lru", "volatile-lru", "volatile-ttl"] {
+        let redis = Redis::with(&["--maxmemory-policy", policy]).await;
+        let refused = super::open(&redis.url(), &[], true).await.unwrap_err().to_string();
+        assert!(refused.contains(policy) && refused.contains("noeviction") && refused.matches("REDIS_URL").count() == 1, "{refused}");
+        telemetry::start_metrics();
+        let _node = node(&redis.url(), &[]).await;
+        let shown = |value: u8| telemetry::render().contains(&format!("motience_redis_hazard{{reason=\"evicts\"}} {value}"));
+        until("the metric says it", || async { shown(1) }).await;
+        redis.command("CONFIG SET maxmemory-policy noeviction").await;
+        until("the metric says that it is mended", || async { shown(0) }).await;
+        super::open(&redis.url(), &[], true).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_node_of_a_redis_cluster_is_refused_in_words() {
+    let redis = Redis::with(&["--cluster-enabled", "yes"]).await;
+    let refused = try_node(&redis.url(), &[]).await.unwrap_err().to_string();
+    assert!(refused.contains("Redis Cluster") && refused.contains("cluster_enabled:1"), "{refused}");
+}
+
+#[tokio::test]
+async fn a_redis_without_its_replicas_is_read_and_goes_on_when_they_are_back() {
+    let redis = Redis::start().await;
+    let node = node(&redis.url(), &[]).await;
+    let log = node.relay.log();
+    let mut device = [Device::new(log, P, "d").await];
+    write(log, &mut device, &[1]).await.unwrap();
+    redis.command("CONFIG SET min-replicas-to-write 1").await;
+    let refused = write(log, &mut device, &[2]).await.unwrap_err();
+    assert!(matches!(&refused, log::Error::Unavailable(why) if why.contains("NOREPLICAS")), "{refused}");
+    assert_eq!(node.ready().await.unwrap_err().away, ["log"]);
+    assert_eq!(all(log, P).await.len(), 1);
+    let mut reader = node.relay.subscriber();
+    timeout(LIMIT, reader.follow(ProducerId(2), ReadFrom::Live)).await.unwrap().unwrap();
+    redis.command("CONFIG SET min-replicas-to-write 0").await;
+    node.ready().await.unwrap();
+    write(log, &mut device, &[2]).await.unwrap();
+    assert_eq!(all(log, P).await.len(), 2);
+}
+
+/// The functions are loaded once, by whoever comes first.
+#[tokio::test]
+async fn functions_that_are_there_are_not_loaded_again() {
+    let redis = Redis::start().await;
+    let _first = node(&redis.url(), &[]).await;
+    redis.command("CONFIG RESETSTAT").await;
+    let _second = node(&redis.url(), &[]).await;
+    let stats = redis.command("INFO commandstats").await;
+    assert!(stats.contains("cmdstat_function|list") && !stats.contains("cmdstat_function|load"), "{stats}");
+}

@@ -1,0 +1,505 @@
+//! The relay over each log: what is acknowledged is delivered once and in order, whoever reads, from wherever.
+//!
+//! Every story runs against the in-process log and against a real Redis.
+
+#![allow(clippy::unwrap_used, clippy::allow_attributes, reason = "tests")]
+
+use std::{path::Path, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use motience_backend::{Backend, Config};
+use motience_log::{Event, SessionName};
+use motience_proto::model::{ConsumerId, Cursor, DeviceId, Epoch, LogKey, Offset, ProducerId, Role, Seq};
+use motience_relay::{Delivery, FeedEvent, Publisher, ReadFrom, Refusal, Subscriber};
+use motience_runtime::clock::Clock;
+use motience_settings::env::Env;
+use motience_store::{self as store, NewUser};
+use motience_testing::Redis;
+use time::OffsetDateTime;
+use tokio::time::timeout;
+
+const LIMIT: Duration = Duration::from_secs(20);
+const P: ProducerId = ProducerId(1);
+const LOG: LogKey = LogKey::numbered(P);
+
+/// One node over SQLite and the given log.
+async fn node(redis: Option<&Redis>, settings: &[(&str, &str)]) -> Arc<Backend> {
+    let env = settings.iter().fold(Env::default(), |env, (k, v)| env.with(k, *v));
+    let mut config = Config::from_env(&env).unwrap();
+    config.store = redis.map_or(store::Config::SqliteMemory, |redis| store::Config::SqliteFile { path: redis.accounts() });
+    config.redis = redis.map(|r| r.url().to_owned().into());
+    config.volatile = true;
+    Backend::open(config, Clock::system()).await.unwrap()
+}
+
+/// One node over SQLite in memory and a log in files under `dir`.
+async fn file_node(dir: &Path, settings: &[(&str, &str)]) -> Arc<Backend> {
+    let env = settings.iter().fold(Env::default(), |env, (k, v)| env.with(k, *v));
+    let mut config = Config::from_env(&env).unwrap();
+    config.store = store::Config::SqliteMemory;
+    config.data_dir = dir.to_owned();
+    Backend::open(config, Clock::system()).await.unwrap()
+}
+
+/// Runs a story against each log.
+macro_rules! stories {
+    ($($name:ident $(= $settings:expr)?),+ $(,)?) => {$(
+        mod $name {
+            const SETTINGS: &[&[(&str, &str)]] = &[$(&$settings)?];
+
+            #[tokio::test]
+            async fn embedded() {
+                super::$name(super::node(None, &SETTINGS.concat()).await).await;
+            }
+
+            #[tokio::test]
+            async fn file() {
+                let dir = tempfile::tempdir().unwrap();
+                super::$name(super::file_node(dir.path(), &SETTINGS.concat()).await).await;
+            }
+
+            #[tokio::test]
+            async fn redis() {
+                let redis = super::Redis::start().await;
+                super::$name(super::node(Some(&redis), &SETTINGS.concat()).await).await;
+            }
+        }
+    )+};
+}
+
+stories!(
+    records_arrive_once_and_in_order,
+    a_newer_connection_fences_the_older,
+    a_reconnect_learns_what_is_in_and_another_epoch_does_not,
+    cursors_begin_where_they_are_told,
+    a_slow_reader_falls_back_to_the_log_and_loses_nothing,
+    a_bad_record_is_refused_and_leaves_no_hole,
+    a_feed_follows_subscriptions,
+    a_reader_takes_little_at_a_time,
+    a_clients_own_id_is_written_once,
+    numbers_given_up_count_as_seen,
+    holes_are_bounded_and_may_always_be_filled = [("LOG_MAX_DEDUP_RANGES", "4")],
+    a_reader_may_begin_at_a_time,
+    every_record_says_when_it_came,
+    a_time_that_retention_has_passed_is_a_gap_too = [("LOG_RETENTION_BYTES", "33KiB"), ("RING_BYTES", "5000")],
+    retention_leaves_a_gap_notice = [("LOG_RETENTION_BYTES", "33KiB"), ("RING_BYTES", "5000")],
+    what_is_too_old_is_removed = [("LOG_RETENTION", "1s")],
+);
+
+fn json(n: u64) -> Bytes {
+    Bytes::from(format!(r#"{{"device_id":"d","timestamp":"2025-01-29T11:35:00Z","data":{{"n":{n}}}}}"#))
+}
+
+fn device() -> SessionName {
+    SessionName::device(&DeviceId::new("d").unwrap())
+}
+
+async fn send(publisher: &Publisher, seqs: impl IntoIterator<Item = u64>) {
+    let mut group = publisher.group();
+    for n in seqs {
+        group.push(Seq(n), json(n)).unwrap();
+    }
+    let ticket = group.submit().await.unwrap();
+    timeout(LIMIT, publisher.committed(ticket)).await.unwrap().unwrap();
+}
+
+/// A place in whatever life the log has.
+fn after(offset: u64) -> ReadFrom {
+    ReadFrom::After(Cursor { offset: Offset(offset), ..Cursor::default() })
+}
+
+/// The next `count` messages as (offset, n).
+async fn receive(subscriber: &mut Subscriber, count: usize) -> Vec<(u64, u64)> {
+    let mut got = Vec::new();
+    while got.len() < count {
+        match timeout(LIMIT, subscriber.next()).await.expect("a delivery in time") {
+            Delivery::Batch { batch, after } => got.extend(batch.after(after).map(|(offset, _, message)| (offset.0, number(message)))),
+            other => panic!("{other:?}"),
+        }
+    }
+    got
+}
+
+fn number(message: &[u8]) -> u64 {
+    let value: serde_json::Value = serde_json::from_slice(message).unwrap();
+    assert_eq!(value["producer_id"], "1");
+    value["data"]["n"].as_u64().unwrap()
+}
+
+async fn records_arrive_once_and_in_order(node: Arc<Backend>) {
+    let mut early = node.relay.subscriber();
+    early.follow(P, ReadFrom::Live).await.unwrap();
+    let publisher = node.relay.publisher(LOG, device(), Epoch(1)).await.unwrap();
+    send(&publisher, [1, 2, 3]).await;
+    send(&publisher, [3, 2, 4]).await;
+    assert_eq!(receive(&mut early, 4).await, [(1, 1), (2, 2), (3, 3), (4, 4)]);
+    assert_eq!(publisher.seen().to_string(), "1-4");
+    assert_eq!(node.relay.streams()[0].records, 4);
+    node.ready().await.unwrap();
+    drop(publisher);
+    node.close().await;
+}
+
+async fn a_newer_connection_fences_the_older(node: Arc<Backend>) {
+    let older = node.relay.publisher(LOG, device(), Epoch(1)).await.unwrap();
+    send(&older, [1]).await;
+    let newer = node.relay.publisher(LOG, device(), Epoch(1)).await.unwrap();
+    assert!(newer.fence() > older.fence());
+    let mut group = older.group();
+    group.push(Seq(2), json(2)).unwrap();
+    let ticket = group.submit().await.unwrap();
+    let refused = timeout(LIMIT, older.committed(ticket)).await.unwrap().unwrap_err();
+    assert_eq!(refused.to_string(), "a newer connection of this device took over");
+    send(&newer, [2]).await;
+    assert_eq!(node.relay.log().head(LOG).await.unwrap().last, Offset(2));
+}
+
+async fn a_reconnect_learns_what_is_in_and_another_epoch_does_not(node: Arc<Backend>) {
+    let first = node.relay.publisher(LOG, device(), Epoch(7)).await.unwrap();
+    send(&first, [1, 2, 5]).await;
+    drop(first);
+    let again = node.relay.publisher(LOG, device(), Epoch(7)).await.unwrap();
+    assert_eq!(again.seen().to_string(), "1-2,5");
+    send(&again, [1, 2, 3, 4, 5]).await;
+    assert_eq!(node.relay.log().head(LOG).await.unwrap().last, Offset(5));
+    let reborn = node.relay.publisher(LOG, device(), Epoch(8)).await.unwrap();
+    assert!(reborn.seen().is_empty());
+    send(&reborn, [1]).await;
+    assert_eq!(node.relay.log().head(LOG).await.unwrap().last, Offset(6));
+}
+
+async fn cursors_begin_where_they_are_told(node: Arc<Backend>) {
+    let publisher = node.relay.publisher(LOG, device(), Epoch(1)).await.unwrap();
+    send(&publisher, 1..=10).await;
+    for (from, expected) in [(ReadFrom::Earliest, 1..=12_u64), (after(7), 8..=12), (ReadFrom::Live, 11..=12)] {
+        let mut subscriber = node.relay.subscriber();
+        subscriber.follow(P, from).await.unwrap();
+        if from == ReadFrom::Earliest {
+            send(&publisher, [11, 12]).await;
+        } else if from == ReadFrom::Live {
+            // The earlier rounds have appended; this one begins after them.
+            send(&publisher, [13, 14]).await;
+            assert_eq!(receive(&mut subscriber, 2).await, [(13, 13), (14, 14)]);
+            continue;
+        }
+        let got: Vec<u64> = receive(&mut subscriber, expected.clone().count()).await.into_iter().map(|(offset, _)| offset).collect();
+        assert_eq!(got, expected.collect::<Vec<_>>());
+    }
+}
+
+async fn a_slow_reader_falls_back_to_the_log_and_loses_nothing(node: Arc<Backend>) {
+    let mut slow = node.relay.subscriber();
+    slow.follow(P, ReadFrom::Live).await.unwrap();
+    let publisher = node.relay.publisher(LOG, device(), Epoch(1)).await.unwrap();
+    // Several times what a ring holds.
+    let total = 30_000;
+    for start in (1..=total).step_by(1000) {
+        send(&publisher, start..start + 1000).await;
+    }
+    let got = receive(&mut slow, total as usize).await;
+    assert!(got.iter().enumerate().all(|(i, &(offset, n))| offset == i as u64 + 1 && n == offset), "each once, in order");
+}
+
+async fn a_bad_record_is_refused_and_leaves_no_hole(node: Arc<Backend>) {
+    let publisher = node.relay.publisher(LOG, device(), Epoch(1)).await.unwrap();
+    let mut group = publisher.group();
+    group.push(Seq(1), json(1)).unwrap();
+    let refused = group.push(Seq(2), Bytes::from_static(b"{\"producer_id\":\"9\"}")).unwrap_err();
+    assert!(matches!(refused, Refusal::Invalid(i) if i.code() == "unknown_field"));
+    group.skip(Seq(2)).unwrap();
+    group.push(Seq(3), json(3)).unwrap();
+    let ticket = group.submit().await.unwrap();
+    publisher.committed(ticket).await.unwrap();
+    assert_eq!(publisher.seen().to_string(), "1-3");
+    assert_eq!(node.relay.log().head(LOG).await.unwrap().last, Offset(2));
+}
+
+async fn a_feed_follows_subscriptions(node: Arc<Backend>) {
+    let user = |name: &str, role| NewUser { username: name.into(), password_hash: "x".into(), role, device_id: None, strict_device: false };
+    let account = node.store.create_user(user("p", Role::Producer)).await.unwrap();
+    let producer = account.id.producer();
+    let consumer: ConsumerId = node.store.create_user(user("c", Role::Consumer)).await.unwrap().id.consumer();
+    assert_eq!(producer, P);
+    let mut feed = node.relay.feed(consumer, None).await.unwrap();
+    assert_eq!(node.relay.subscriber_count(P).await.unwrap(), 0);
+
+    node.store.subscribe(consumer, P).await.unwrap();
+    node.announce(Event::Subscribed { consumer, producer: P }).await;
+    assert!(matches!(timeout(LIMIT, feed.next()).await.unwrap(), FeedEvent::Joined(p) if p == P));
+    let publisher = node.relay.publisher(account.log_key(), device(), Epoch(1)).await.unwrap();
+    send(&publisher, [1]).await;
+    assert!(matches!(timeout(LIMIT, feed.next()).await.unwrap(), FeedEvent::Delivery(Delivery::Batch { .. })));
+
+    node.store.unsubscribe(consumer, P).await.unwrap();
+    node.announce(Event::Unsubscribed { consumer, producer: P }).await;
+    assert!(matches!(timeout(LIMIT, feed.next()).await.unwrap(), FeedEvent::Left(p) if p == P));
+    send(&publisher, [2]).await;
+    assert!(feed.try_next().is_none(), "nothing is delivered after the end of a subscription");
+}
+
+async fn a_reader_takes_little_at_a_time(node: Arc<Backend>) {
+    const RECORDS: u64 = 300;
+    let publisher = node.relay.publisher(LOG, device(), Epoch(1)).await.unwrap();
+    let mut live = node.relay.subscriber();
+    live.follow(P, ReadFrom::Live).await.unwrap();
+    let mut group = publisher.group();
+    for n in 1..=RECORDS {
+        let json = format!(r#"{{"device_id":"d","timestamp":1,"data":{{"n":{n},"pad":"{n:0>3000}"}}}}"#);
+        group.push(Seq(n), json.into()).unwrap();
+    }
+    let ticket = group.submit().await.unwrap();
+    timeout(LIMIT, publisher.committed(ticket)).await.unwrap().unwrap();
+    let mut replay = node.relay.subscriber();
+    replay.follow(P, ReadFrom::Earliest).await.unwrap();
+    // Nearly a mebibyte was written in one step; from memory or from the log, it is read in parts, and a turn comes to an end.
+    for mut reader in [live, replay] {
+        let mut next = 1;
+        while next <= RECORDS {
+            let mut turn = 0;
+            let mut delivery = Some(timeout(LIMIT, reader.next()).await.unwrap());
+            while let Some(given) = delivery {
+                assert!(given.bytes() <= (64 << 10) + 4096, "{} bytes are kept alive", given.bytes());
+                turn += given.bytes();
+                let Delivery::Batch { batch, after } = given else { panic!("{given:?}") };
+                for (offset, _, _) in batch.after(after) {
+                    assert_eq!(offset, Offset(next));
+                    next += 1;
+                }
+                delivery = reader.try_next();
+            }
+            assert!(turn < 400 << 10, "{turn} bytes in one turn");
+        }
+    }
+}
+
+async fn a_clients_own_id_is_written_once(node: Arc<Backend>) {
+    let first = node.relay.passing_publisher(LOG).await.unwrap();
+    let again = node.relay.passing_publisher(LOG).await.unwrap();
+    for (publisher, ids) in [(&first, ["a", "b", "a"]), (&again, ["b", "c", "a"])] {
+        let mut group = publisher.group();
+        for id in ids {
+            group.push_unnumbered(Some(id), json(1));
+        }
+        let ticket = group.submit().await.unwrap();
+        timeout(LIMIT, publisher.committed(ticket)).await.unwrap().unwrap();
+    }
+    assert_eq!(node.relay.log().head(LOG).await.unwrap().last, Offset(3), "a, b and c");
+}
+
+async fn numbers_given_up_count_as_seen(node: Arc<Backend>) {
+    let publisher = node.relay.publisher(LOG, device(), Epoch(1)).await.unwrap();
+    send(&publisher, [1]).await;
+    let mut group = publisher.group();
+    group.skip_all(&"2-5000000,7000000".parse().unwrap());
+    let ticket = group.submit().await.unwrap();
+    timeout(LIMIT, publisher.committed(ticket)).await.unwrap().unwrap();
+    drop(publisher);
+    let again = node.relay.publisher(LOG, device(), Epoch(1)).await.unwrap();
+    assert_eq!(again.seen().to_string(), "1-5000000,7000000");
+    assert_eq!(node.relay.log().head(LOG).await.unwrap().last, Offset(1));
+}
+
+async fn holes_are_bounded_and_may_always_be_filled(node: Arc<Backend>) {
+    let publisher = node.relay.publisher(LOG, device(), Epoch(1)).await.unwrap();
+    send(&publisher, [1, 3, 5, 7]).await;
+    let mut group = publisher.group();
+    assert!(matches!(group.push(Seq(9), json(9)), Err(Refusal::TooScattered(4))));
+    // Nor does a number whose record is refused leave one more.
+    assert!(matches!(group.skip(Seq(9)), Err(Refusal::TooScattered(4))));
+    drop(group);
+    drop(publisher);
+    // It comes back: what fills a hole is taken, and so is what lies beyond once there is room.
+    let again = node.relay.publisher(LOG, device(), Epoch(1)).await.unwrap();
+    assert_eq!(again.seen().to_string(), "1,3,5,7");
+    send(&again, [8, 2, 10]).await;
+    let mut group = again.group();
+    assert_eq!(group.skip_all(&"4,12-20,30".parse().unwrap()).to_string(), "4,12-20", "as many as there is room for");
+    let ticket = group.submit().await.unwrap();
+    timeout(LIMIT, again.committed(ticket)).await.unwrap().unwrap();
+    drop(again);
+    let last = node.relay.publisher(LOG, device(), Epoch(1)).await.unwrap();
+    assert_eq!(last.seen().to_string(), "1-5,7-8,10,12-20");
+    assert_eq!(node.relay.log().head(LOG).await.unwrap().last, Offset(7));
+}
+
+async fn a_reader_may_begin_at_a_time(node: Arc<Backend>) {
+    let publisher = node.relay.publisher(LOG, device(), Epoch(1)).await.unwrap();
+    send(&publisher, 1..=10).await;
+    let long_ago = ReadFrom::Time(node.clock.now() - Duration::from_secs(3600));
+    let mut subscriber = node.relay.subscriber();
+    subscriber.follow(P, long_ago).await.unwrap();
+    assert_eq!(receive(&mut subscriber, 10).await[0].0, 1);
+}
+
+async fn retention_leaves_a_gap_notice(node: Arc<Backend>) {
+    let publisher = node.relay.publisher(LOG, device(), Epoch(1)).await.unwrap();
+    // Ten times what is kept.
+    let total = 3000;
+    for n in (1..=total).step_by(20) {
+        send(&publisher, n..n + 20).await;
+    }
+    let head = node.relay.log().head(LOG).await.unwrap();
+    let kept = total - head.first.0 + 1;
+    assert!((200..700).contains(&kept), "{kept} of about 300 fit");
+    let mut late = node.relay.subscriber();
+    late.follow(P, after(3)).await.unwrap();
+    let Delivery::Gap { from, to, .. } = timeout(LIMIT, late.next()).await.unwrap() else { panic!("a gap comes first") };
+    assert_eq!((from, to.next()), (Offset(4), head.first));
+    let got = receive(&mut late, kept as usize).await;
+    assert_eq!((got[0].0, got[got.len() - 1].0), (head.first.0, total));
+    let mut earliest = node.relay.subscriber();
+    earliest.follow(P, ReadFrom::Earliest).await.unwrap();
+    assert_eq!(receive(&mut earliest, kept as usize).await[0].0, head.first.0, "who asks for the oldest misses nothing");
+}
+
+async fn what_is_too_old_is_removed(node: Arc<Backend>) {
+    let publisher = node.relay.publisher(LOG, device(), Epoch(1)).await.unwrap();
+    let deadline = tokio::time::Instant::now() + LIMIT;
+    let mut n = 0;
+    while node.relay.log().head(LOG).await.unwrap().first == Offset(1) {
+        assert!(tokio::time::Instant::now() < deadline, "the first record is older than a second");
+        n += 1;
+        send(&publisher, [n]).await;
+    }
+    assert_eq!(node.relay.log().head(LOG).await.unwrap().last, Offset(n));
+}
+
+#[tokio::test]
+async fn a_file_remembers_across_a_restart_what_retention_removed() {
+    let dir = tempfile::tempdir().unwrap();
+    let settings = [("LOG_RETENTION_BYTES", "33KiB")];
+    let node = file_node(dir.path(), &settings).await;
+    let begin = node.clock.now() - Duration::from_secs(1);
+    let publisher = node.relay.publisher(LOG, device(), Epoch(1)).await.unwrap();
+    for n in 0..100 {
+        send(&publisher, n * 10 + 1..=n * 10 + 10).await;
+    }
+    let first = node.relay.log().head(LOG).await.unwrap().first;
+    assert!(first > Offset(1));
+    drop(publisher);
+    node.close().await;
+    drop(node);
+
+    let node = file_node(dir.path(), &settings).await;
+    assert_eq!(node.relay.log().head(LOG).await.unwrap().first, first);
+    assert_told_of_gap(&node, begin, first).await;
+    // Of a time after what is gone nothing is missing.
+    assert!(!node.relay.log().has_lost(LOG, node.clock.now() + Duration::from_secs(1)).await.unwrap());
+}
+
+#[tokio::test]
+async fn a_file_remembers_what_it_removed_at_its_start() {
+    let dir = tempfile::tempdir().unwrap();
+    let (clock, hand) = Clock::manual(OffsetDateTime::UNIX_EPOCH + Duration::from_secs(1_738_150_500));
+    let start = async |retention| {
+        let mut config = Config::from_env(&Env::default().with("LOG_RETENTION", retention)).unwrap();
+        config.store = store::Config::SqliteMemory;
+        config.data_dir = dir.path().to_owned();
+        Backend::open(config, clock.clone()).await.unwrap()
+    };
+    let begin = clock.now();
+    let node = start("1h").await;
+    let publisher = node.relay.publisher(LOG, device(), Epoch(1)).await.unwrap();
+    send(&publisher, 1..=10).await;
+    hand.advance(Duration::from_secs(7200));
+    send(&publisher, 11..=20).await;
+    drop(publisher);
+    node.close().await;
+    drop(node);
+    start("1h").await.close().await;
+
+    // More is kept from now on, but what is gone does not come back.
+    let node = start("24h").await;
+    assert_told_of_gap(&node, begin, Offset(11)).await;
+}
+
+/// A reader that asks for what came since `begin` hears that all before `first` is gone.
+async fn assert_told_of_gap(node: &Backend, begin: OffsetDateTime, first: Offset) {
+    let mut late = node.relay.subscriber();
+    late.follow(P, ReadFrom::Time(begin)).await.unwrap();
+    let Delivery::Gap { from, to, .. } = timeout(LIMIT, late.next()).await.unwrap() else { panic!("a gap comes first") };
+    assert_eq!((from, to.next()), (Offset(1), first));
+    assert_eq!(receive(&mut late, 1).await[0].0, first.0);
+}
+
+#[tokio::test]
+async fn two_nodes_meet_in_redis() {
+    let redis = Redis::start().await;
+    let (a, b) = (node(Some(&redis), &[]).await, node(Some(&redis), &[]).await);
+    let mut there = b.relay.subscriber();
+    there.follow(P, ReadFrom::Live).await.unwrap();
+    let here = a.relay.publisher(LOG, device(), Epoch(1)).await.unwrap();
+    send(&here, 1..=100).await;
+    assert_eq!(receive(&mut there, 100).await.len(), 100);
+    // The device moves to the other node: its old connection can no longer write.
+    let moved = b.relay.publisher(LOG, device(), Epoch(1)).await.unwrap();
+    assert_eq!(moved.seen().to_string(), "1-100");
+    let mut group = here.group();
+    group.push(Seq(101), json(101)).unwrap();
+    let ticket = group.submit().await.unwrap();
+    assert!(timeout(LIMIT, here.committed(ticket)).await.unwrap().is_err());
+    send(&moved, [101]).await;
+    assert_eq!(receive(&mut there, 1).await, [(101, 101)]);
+}
+
+#[tokio::test]
+async fn a_restart_of_redis_loses_nothing_that_was_acknowledged() {
+    let mut redis = Redis::durable().await;
+    let node = node(Some(&redis), &[]).await;
+    let mut subscriber = node.relay.subscriber();
+    subscriber.follow(P, ReadFrom::Live).await.unwrap();
+    let publisher = node.relay.publisher(LOG, device(), Epoch(1)).await.unwrap();
+    send(&publisher, [1, 2]).await;
+    assert_eq!(receive(&mut subscriber, 2).await.len(), 2);
+    redis.restart().await;
+    // Sent while the subscription may still be away: the log fills what pub/sub lost.
+    send(&publisher, [3, 4]).await;
+    let Delivery::Reset { cursor, .. } = timeout(LIMIT, subscriber.next()).await.unwrap() else { panic!("the new life is told") };
+    assert_eq!(cursor.offset, Offset(2), "nothing was lost, so delivery goes on where it was");
+    assert_eq!(receive(&mut subscriber, 2).await, [(3, 3), (4, 4)]);
+}
+
+async fn every_record_says_when_it_came(node: Arc<Backend>) {
+    let publisher = node.relay.publisher(LOG, device(), Epoch(1)).await.unwrap();
+    let mut live = node.relay.subscriber();
+    live.follow(P, ReadFrom::Live).await.unwrap();
+    let begin = node.clock.now() - Duration::from_millis(1);
+    send(&publisher, 1..=3).await;
+    send(&publisher, 4..=4).await;
+    let end = node.clock.now();
+    // From the ring, from the log by a reader, and from the log itself.
+    let mut late = node.relay.subscriber();
+    late.follow(P, ReadFrom::Earliest).await.unwrap();
+    for reader in [&mut live, &mut late] {
+        let mut seen = 0;
+        while seen < 4 {
+            let Delivery::Batch { batch, after } = timeout(LIMIT, reader.next()).await.unwrap() else { panic!("records only") };
+            let received = batch.received.unwrap();
+            assert!(begin <= received && received <= end, "{received} is not between {begin} and {end}");
+            seen += batch.after(after).count();
+        }
+    }
+    let read = node.relay.log().read(LOG, Offset(0), 1 << 20).await.unwrap();
+    assert!(read.batches.iter().all(|batch| batch.received.is_some_and(|at| begin <= at && at <= end)));
+}
+
+async fn a_time_that_retention_has_passed_is_a_gap_too(node: Arc<Backend>) {
+    let publisher = node.relay.publisher(LOG, device(), Epoch(1)).await.unwrap();
+    let begin = node.clock.now() - Duration::from_secs(1);
+    // While nothing is removed, a time before everything is the beginning.
+    send(&publisher, 1..=10).await;
+    let mut early = node.relay.subscriber();
+    early.follow(P, ReadFrom::Time(begin)).await.unwrap();
+    assert_eq!(receive(&mut early, 10).await[0], (1, 1));
+    for n in 1..100 {
+        send(&publisher, n * 10 + 1..=n * 10 + 10).await;
+    }
+    let first = node.relay.log().head(LOG).await.unwrap().first;
+    assert!(first > Offset(1));
+    assert_told_of_gap(&node, begin, first).await;
+    // Of a time after what is gone nothing is missing.
+    let mut recent = node.relay.subscriber();
+    recent.follow(P, ReadFrom::Time(node.clock.now() + Duration::from_secs(1))).await.unwrap();
+    send(&publisher, [1001]).await;
+    assert!(matches!(timeout(LIMIT, recent.next()).await.unwrap(), Delivery::Batch { .. }));
+}

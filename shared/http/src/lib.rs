@@ -1,0 +1,45 @@
+//! HTTP as every service of Motience speaks it: one accept loop with limits, one form of error, one set of extractors,
+//! and the paths that operators ask.
+
+mod client;
+mod collect;
+mod extract;
+mod frames;
+mod guarded;
+pub mod healthcheck;
+mod inflate;
+mod limiter;
+mod limits;
+mod listen;
+mod operations;
+mod origin;
+mod paced;
+mod page;
+mod paths;
+mod problem;
+mod ration;
+mod refusals;
+mod serve;
+mod stalls;
+mod starting;
+
+pub use client::{Client, HasProxies, InvalidNetwork, Proxies};
+pub use collect::{Collected, broken, collect};
+pub use extract::{
+    Admin, Bearer, Consumer, HasBackend, Json, Path, Producer, Query, bearer, is_json, malformed_json, object, unsupported_media_type,
+};
+pub use inflate::{InflatesTooFar, Inflation, inflate};
+pub use limits::Limits;
+pub use listen::{Host, ListenAddress, NoHost, check_plaintext};
+pub use operations::{Detail, OPERATIONS, operations, operations_listener};
+pub use origin::{Origins, called_host, check_origin, without_port};
+pub use page::{Page, PagePermit, PageRoom};
+pub use paths::{is_path, tolerant};
+pub use problem::ApiError;
+pub use ration::{Flooded, Ration, count_ended};
+pub use refusals::{log_refusal, log_refusals, session_refused};
+pub use serve::{Listener, serve};
+pub use stalls::Answer;
+pub use starting::while_starting;
+
+pub use motience_limits::permits::ClientAddress;

@@ -1,0 +1,290 @@
+//! What a client is told when it cannot have what it asked for: RFC 9457 `application/problem+json`, with a stable
+//! `code` for programs and a plain `error` sentence for clients of the first Motience.
+
+use std::time::Duration;
+
+use axum::{
+    http::{HeaderValue, StatusCode, header},
+    response::{IntoResponse, Response},
+};
+use motience_auth as auth;
+use motience_limits::{permits, uploads::Full};
+use motience_proto::model::record;
+use motience_relay::{self as relay, view};
+use motience_store as store;
+use serde_json::{Map, Value, json};
+use tracing::{error, warn};
+
+use super::refusals::Refused;
+
+/// Seconds after which a client may ask again when a dependency is away.
+const AWAY_RETRY: u64 = 2;
+
+/// When whoever holds as many connections as it may can ask again.
+const PERMIT_RETRY: Duration = Duration::from_secs(10);
+/// When whoever sends too much at once may send again.
+const UPLOAD_RETRY: Duration = Duration::from_secs(1);
+
+/// An answer that is no success.
+#[derive(Debug)]
+pub struct ApiError {
+    status: StatusCode,
+    code: &'static str,
+    sentence: String,
+    field: Option<Box<str>>,
+    retry_after: Option<u64>,
+    allow: Option<Box<str>>,
+    /// The account that was meant: for the log alone.
+    account: Option<Box<str>>,
+    /// Boxed, as few errors have any.
+    members: Option<Box<Map<String, Value>>>,
+}
+
+impl ApiError {
+    /// An error with its stable code and a sentence for people.
+    pub fn new(status: StatusCode, code: &'static str, sentence: impl Into<String>) -> Self {
+        let mut sentence: String = sentence.into();
+        // Words from elsewhere, such as a parser's, come without.
+        if !sentence.ends_with('.') {
+            sentence.push('.');
+        }
+        Self { status, code, sentence, field: None, retry_after: None, allow: None, account: None, members: None }
+    }
+
+    /// 400: the request cannot be read.
+    pub fn malformed(sentence: impl Into<String>) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, "malformed", sentence)
+    }
+
+    /// 401: who are you?
+    pub fn unauthenticated(code: &'static str, sentence: impl Into<String>) -> Self {
+        Self::new(StatusCode::UNAUTHORIZED, code, sentence)
+    }
+
+    /// 403: not yours, or not your role.
+    pub fn forbidden(sentence: impl Into<String>) -> Self {
+        Self::new(StatusCode::FORBIDDEN, "forbidden", sentence)
+    }
+
+    /// 404.
+    pub fn not_found(sentence: impl Into<String>) -> Self {
+        Self::new(StatusCode::NOT_FOUND, "not_found", sentence)
+    }
+
+    /// 422: `field` is out of bounds.
+    pub fn invalid(field: &str, sentence: impl Into<String>) -> Self {
+        let mut error = Self::new(StatusCode::UNPROCESSABLE_ENTITY, "invalid_field", sentence);
+        error.field = Some(field.into());
+        error
+    }
+
+    /// 429: come back after `wait`.
+    pub fn too_many(wait: Duration) -> Self {
+        let mut error = Self::new(StatusCode::TOO_MANY_REQUESTS, "too_many_requests", "Too many requests. Try again later.");
+        error.retry_after = Some(wait.as_secs() + u64::from(wait.subsec_nanos() > 0));
+        error
+    }
+
+    /// 429, counted in the metrics by the limit that was met.
+    pub fn limited(reason: &'static str, wait: Duration) -> Self {
+        metrics::counter!("motience_limited_total", "reason" => reason).increment(1);
+        Self::too_many(wait)
+    }
+
+    /// 503: something this node needs is away or busy.
+    pub fn unavailable(code: &'static str, sentence: impl Into<String>) -> Self {
+        let mut error = Self::new(StatusCode::SERVICE_UNAVAILABLE, code, sentence);
+        error.retry_after = Some(AWAY_RETRY);
+        error
+    }
+
+    /// 500: our fault. The cause is logged, never sent.
+    pub fn internal(cause: impl std::fmt::Display) -> Self {
+        error!(%cause, "a request failed");
+        Self::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", "The server failed. It has been noted.")
+    }
+
+    /// The same with another code.
+    #[must_use]
+    pub fn with_code(mut self, code: &'static str) -> Self {
+        self.code = code;
+        self
+    }
+
+    /// Names the field that is out of bounds, where it is known.
+    #[must_use]
+    pub fn with_field(mut self, field: Option<String>) -> Self {
+        self.field = field.map(String::into_boxed_str);
+        self
+    }
+
+    /// Says which part of the request it is about.
+    #[must_use]
+    pub fn about(mut self, part: impl std::fmt::Display) -> Self {
+        self.sentence = format!("{part}: {}", self.sentence);
+        self
+    }
+
+    /// Names the methods that are allowed (405).
+    #[must_use]
+    pub fn allowing(mut self, methods: impl Into<String>) -> Self {
+        self.allow = Some(methods.into().into_boxed_str());
+        self
+    }
+
+    /// The same with a member of its own (RFC 9457, section 3.2).
+    #[must_use]
+    pub fn with(mut self, name: &str, value: impl Into<Value>) -> Self {
+        self.members.get_or_insert_default().insert(name.to_owned(), value.into());
+        self
+    }
+
+    /// Says in the log which account was meant, as the client wrote it.
+    #[must_use]
+    pub fn meant(mut self, account: &str) -> Self {
+        self.account = Some(account.into());
+        self
+    }
+
+    /// The stable name, for programs.
+    pub fn code(&self) -> &'static str {
+        self.code
+    }
+
+    /// The sentence, for people.
+    pub fn sentence(&self) -> &str {
+        &self.sentence
+    }
+
+    /// The status.
+    pub fn status(&self) -> StatusCode {
+        self.status
+    }
+}
+
+impl IntoResponse for ApiError {
+    fn into_response(self) -> Response {
+        metrics::counter!("motience_refusals_total", "status" => self.status.as_str().to_owned(), "code" => self.code).increment(1);
+        let mut body = Map::new();
+        body.insert("type".into(), json!("about:blank"));
+        body.insert("title".into(), json!(self.status.canonical_reason().unwrap_or("Error")));
+        body.insert("status".into(), json!(self.status.as_u16()));
+        body.insert("detail".into(), json!(self.sentence));
+        body.insert("code".into(), json!(self.code));
+        body.insert("error".into(), json!(self.sentence));
+        if let Some(field) = self.field {
+            body.insert("field".into(), json!(field));
+        }
+        body.extend(self.members.map(|members| *members).unwrap_or_default());
+        let mut response = (self.status, Value::Object(body).to_string()).into_response();
+        response.extensions_mut().insert(Refused { code: self.code, account: self.account });
+        let headers = response.headers_mut();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+        if self.status == StatusCode::UNAUTHORIZED {
+            headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+        }
+        if self.status == StatusCode::UPGRADE_REQUIRED {
+            // Says to what (RFC 9110, section 15.5.22; RFC 6455, section 4.4). HTTP/2 has no upgrades, and drops both but the version.
+            headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+            headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
+            headers.insert(header::SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13"));
+        }
+        if let Some(seconds) = self.retry_after {
+            headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds.max(1)));
+        }
+        if let Some(allow) = self.allow.and_then(|a| HeaderValue::from_str(&a).ok()) {
+            headers.insert(header::ALLOW, allow);
+        }
+        response
+    }
+}
+
+impl From<store::Error> for ApiError {
+    fn from(error: store::Error) -> Self {
+        match error {
+            store::Error::UsernameTaken => Self::new(StatusCode::CONFLICT, "username_taken", "This username is taken."),
+            store::Error::Unstorable(field) => Self::invalid(field, format!("{field} cannot be stored.")),
+            e @ store::Error::TooManyNames => Self::new(StatusCode::CONFLICT, "too_many_cursors", sentence(&e.to_string())),
+            e if e.is_unavailable() => {
+                warn!(error = %e, "the database is away");
+                Self::unavailable("database_away", "The database is away. Try again in a moment.")
+            }
+            e => Self::internal(e),
+        }
+    }
+}
+
+impl From<permits::Refusal> for ApiError {
+    fn from(refusal: permits::Refusal) -> Self {
+        match refusal {
+            permits::Refusal::Node | permits::Refusal::Unauthenticated => {
+                Self::unavailable("full", "This node has no room for another connection. Try again.")
+            }
+            permits::Refusal::Account | permits::Refusal::Address => Self::too_many(PERMIT_RETRY).with_code("too_many_connections"),
+        }
+    }
+}
+
+impl From<Full> for ApiError {
+    fn from(full: Full) -> Self {
+        match full {
+            Full::Connection | Full::Account => {
+                let mut error = Self::too_many(UPLOAD_RETRY).with_code("too_much_at_once");
+                error.sentence = "Too much is sent at once. Send less side by side, or try again in a moment.".to_owned();
+                error
+            }
+            Full::Node => Self::unavailable("busy", "This node takes in too much at once. Try again in a moment."),
+        }
+    }
+}
+
+impl From<auth::Error> for ApiError {
+    fn from(error: auth::Error) -> Self {
+        match error {
+            auth::Error::Busy => Self::unavailable("busy", "Too many passwords are being checked. Try again in a moment."),
+            auth::Error::Internal => Self::internal(error),
+            other => Self::unauthenticated(other.code(), sentence(&other.to_string())),
+        }
+    }
+}
+
+impl From<relay::Error> for ApiError {
+    fn from(error: relay::Error) -> Self {
+        warn!(%error, "the relay failed a request");
+        match error {
+            relay::Error::Closed => Self::unavailable("draining", "This node is going away. Try again."),
+            relay::Error::Store(_) => Self::unavailable("database_away", "The database is away. Try again in a moment."),
+            relay::Error::Log(_) => Self::unavailable("log_away", "The log is away. Try again in a moment."),
+        }
+    }
+}
+
+impl From<view::Error> for ApiError {
+    fn from(error: view::Error) -> Self {
+        Self::malformed(sentence(&error.to_string()))
+            .with_code(view::Error::CODE)
+            .with_field(Some(error.parameter.to_owned()))
+            .with("column", error.column)
+            .with("caret", error.caret())
+            .with("expression", error.expression)
+    }
+}
+
+impl From<record::Invalid> for ApiError {
+    fn from(invalid: record::Invalid) -> Self {
+        let status = match invalid {
+            record::Invalid::TooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
+            record::Invalid::Json(_) => StatusCode::BAD_REQUEST,
+            record::Invalid::WrongDevice { .. } => StatusCode::FORBIDDEN,
+            _ => StatusCode::UNPROCESSABLE_ENTITY,
+        };
+        Self::new(status, invalid.code(), sentence(&invalid.to_string())).with_field(invalid.field().map(str::to_owned))
+    }
+}
+
+/// A capital letter and a full stop.
+fn sentence(text: &str) -> String {
+    let mut letters = text.chars();
+    let first = letters.next().map(|c| c.to_uppercase().to_string()).unwrap_or_default();
+    format!("{first}{}.", letters.as_str().trim_end_matches('.'))
+}

@@ -1,0 +1,172 @@
+//! What a log remembers of its senders, within bounds: the longest idle are forgotten first, and never one that is held.
+//!
+//! Opening, using and forgetting one costs the logarithm of how many there are, never a walk over all of them.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Weak,
+};
+
+use motience_proto::model::{Epoch, Fence, RangeSet};
+use time::OffsetDateTime;
+
+use crate::SessionName;
+
+/// Held senders that are passed over in one search for one that may be forgotten.
+const LOOK: usize = 16;
+
+/// What the log knows of a sender.
+#[derive(Clone, Debug)]
+pub(super) struct Session {
+    pub(super) fence: Fence,
+    /// The connection that raised it.
+    pub(super) owner: u64,
+    pub(super) epoch: Epoch,
+    pub(super) seen: RangeSet,
+    pub(super) used: OffsetDateTime,
+    /// Alive for as long as a connection may write.
+    pub(super) held: Weak<()>,
+}
+
+/// How much is remembered.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Bounds {
+    pub(super) count: usize,
+    /// Of names and dedup windows, as [`SessionName::bytes`] counts them.
+    pub(super) bytes: usize,
+    /// When the last use of a session may have been at the earliest.
+    pub(super) since: Option<OffsetDateTime>,
+}
+
+/// Sessions by name, and in order of their last use.
+#[derive(Debug, Default)]
+pub(super) struct Sessions {
+    known: HashMap<SessionName, Known>,
+    /// By turn: the longest idle first.
+    idle: BTreeMap<u64, SessionName>,
+    turn: u64,
+    bytes: usize,
+}
+
+#[derive(Debug)]
+struct Known {
+    session: Session,
+    turn: u64,
+    bytes: usize,
+}
+
+impl Sessions {
+    pub(super) fn get(&self, name: &SessionName) -> Option<&Session> {
+        self.known.get(name).map(|known| &known.session)
+    }
+
+    /// Puts a session in the place of what was known of its sender, as the last used.
+    pub(super) fn put(&mut self, name: SessionName, session: Session) {
+        self.turn += 1;
+        let bytes = name.bytes(session.seen.ranges());
+        let known = Known { session, turn: self.turn, bytes };
+        if let Some(before) = self.known.insert(name.clone(), known) {
+            self.idle.remove(&before.turn);
+            self.bytes -= before.bytes;
+        }
+        self.idle.insert(self.turn, name);
+        self.bytes += bytes;
+    }
+
+    /// Forgets the longest idle sender where the bounds ask for it, and says which of them did.
+    pub(super) fn forget_one(&mut self, bounds: Bounds) -> Option<(SessionName, &'static str)> {
+        for _ in 0..LOOK {
+            let (&turn, name) = self.idle.first_key_value()?;
+            let session = &self.known.get(name)?.session;
+            let reason = if self.known.len() > bounds.count {
+                "count"
+            } else if self.bytes > bounds.bytes {
+                "bytes"
+            } else if bounds.since.is_some_and(|since| session.used < since) {
+                "age"
+            } else {
+                return None;
+            };
+            let is_held = session.held.strong_count() > 0;
+            let name = self.idle.remove(&turn)?;
+            if !is_held {
+                self.bytes -= self.known.remove(&name)?.bytes;
+                return Some((name, reason));
+            }
+            // Its turn comes again once all others were looked at.
+            self.turn += 1;
+            self.known.get_mut(&name)?.turn = self.turn;
+            self.idle.insert(self.turn, name);
+        }
+        None
+    }
+
+    #[cfg(test)]
+    pub(super) fn len(&self) -> usize {
+        self.known.len()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use motience_proto::model::DeviceId;
+
+    const WIDE: Bounds = Bounds { count: usize::MAX, bytes: usize::MAX, since: None };
+
+    fn name(n: u64) -> SessionName {
+        SessionName::device(&DeviceId::new(&n.to_string()).unwrap())
+    }
+
+    fn session(ranges: u64, second: i64) -> Session {
+        let seen = (0..ranges).map(|n| 2 * n + 1).collect();
+        let used = OffsetDateTime::UNIX_EPOCH + time::Duration::seconds(second);
+        Session { fence: Fence(1), owner: 1, epoch: Epoch(1), seen, used, held: Weak::new() }
+    }
+
+    #[test]
+    fn the_longest_idle_goes_first() {
+        let mut sessions = Sessions::default();
+        for n in 1..=3 {
+            sessions.put(name(n), session(1, 0));
+        }
+        sessions.put(name(1), session(1, 1));
+        assert_eq!(sessions.forget_one(Bounds { count: 2, ..WIDE }), Some((name(2), "count")));
+        assert_eq!(sessions.forget_one(Bounds { count: 2, ..WIDE }), None);
+        let since = Some(OffsetDateTime::UNIX_EPOCH + time::Duration::seconds(1));
+        assert_eq!(sessions.forget_one(Bounds { since, ..WIDE }), Some((name(3), "age")));
+        assert_eq!(sessions.forget_one(Bounds { since, ..WIDE }), None);
+        assert_eq!((sessions.len(), sessions.idle.len()), (1, 1));
+    }
+
+    #[test]
+    fn windows_count_by_their_ranges() {
+        let mut sessions = Sessions::default();
+        sessions.put(name(1), session(100, 0));
+        sessions.put(name(2), session(100, 0));
+        let bounds = Bounds { bytes: 4000, ..WIDE };
+        assert_eq!(sessions.forget_one(bounds), None);
+        sessions.put(name(2), session(200, 0));
+        assert_eq!(sessions.forget_one(bounds), Some((name(1), "bytes")));
+        assert_eq!(sessions.forget_one(bounds), None);
+        sessions.put(name(2), session(1, 0));
+        assert_eq!(sessions.bytes, name(2).bytes(1));
+    }
+
+    #[test]
+    fn who_is_connected_is_passed_over() {
+        let (mut sessions, held) = (Sessions::default(), Arc::new(()));
+        for n in 1..=LOOK as u64 * 3 {
+            sessions.put(name(n), Session { held: Arc::downgrade(&held), ..session(1, 0) });
+        }
+        sessions.put(name(99), session(1, 0));
+        let bounds = Bounds { count: 1, ..WIDE };
+        // However many are connected, one search is short; the idle one is found by the third after it.
+        let found: Vec<_> = (0..4).map(|_| sessions.forget_one(bounds)).collect();
+        assert_eq!(found, [None, None, None, Some((name(99), "count"))]);
+        drop(held);
+        assert_eq!(sessions.forget_one(bounds), Some((name(1), "count")));
+    }
+}

@@ -1,0 +1,255 @@
+//! One producer's log as the process holds it: who may write, what they have written, and the newest batches.
+
+use std::{collections::VecDeque, sync::Arc};
+
+use motience_mutation as mutation;
+use motience_proto::model::{Fence, LogEpoch, LogKey, Offset, RangeSet, RecordName};
+use time::OffsetDateTime;
+
+use super::{
+    Place,
+    belief::Now,
+    ids::Ids,
+    sessions::{Bounds, Session, Sessions},
+};
+use crate::{Batch, DEVICE_MEMORY, Entry, Error, Head, Hold, Lives, Opened, Retention, Section, Sender, SessionName, retention::Marks};
+
+/// Nobody comes back under a passing name: it is forgotten once nobody holds it.
+const PASSING: Bounds = Bounds { count: 0, bytes: usize::MAX, since: None };
+
+/// Devices that are forgotten in one step.
+const FORGOTTEN_AT_ONCE: usize = 1000;
+
+/// See the module.
+#[derive(Debug, Default)]
+pub(super) struct Producer {
+    pub(super) lives: Lives,
+    pub(super) last: Offset,
+    /// Offsets up to here are removed.
+    pub(super) removed: Offset,
+    /// Offsets up to here are in the file.
+    pub(super) written: Offset,
+    pub(super) marks: Marks,
+    pub(super) devices: Sessions,
+    passing: Sessions,
+    /// Devices forgotten since the last change.
+    forgotten: Vec<SessionName>,
+    /// Whether the file still holds something of what was removed.
+    pub(super) leftover: bool,
+    pub(super) ids: Ids,
+    /// In memory: all that is kept. With a file: what is not in it yet.
+    batches: VecDeque<(OffsetDateTime, Arc<Batch>)>,
+}
+
+/// What one append changes: what the file must hold before it is acknowledged.
+#[derive(Debug)]
+pub(super) struct Change {
+    pub(super) key: LogKey,
+    pub(super) lives: Lives,
+    pub(super) last: Offset,
+    pub(super) batches: Vec<(OffsetDateTime, Arc<Batch>)>,
+    pub(super) sessions: Vec<(SessionName, Session)>,
+    pub(super) ids: Vec<(OffsetDateTime, Arc<str>)>,
+    /// Devices and ids that are forgotten.
+    pub(super) gone: Vec<SessionName>,
+    pub(super) ids_gone: Vec<Arc<str>>,
+    /// Entries up to here are removed, the last of which was written then.
+    pub(super) removed: Offset,
+    pub(super) gone_at: Option<OffsetDateTime>,
+    /// Entries up to here are to be removed from the file.
+    pub(super) trim: Option<Offset>,
+    /// Whether entries are only kept because the clock is not believed.
+    pub(super) held: bool,
+    /// Told once the file has it.
+    pub(super) settled: Option<Arc<Place>>,
+}
+
+impl Producer {
+    /// A life of the log begins.
+    pub(super) fn begin(&mut self, epoch: LogEpoch) {
+        self.lives.begin(epoch, self.last);
+        self.written = self.last;
+    }
+
+    pub(super) fn head(&self) -> Head {
+        Head { lives: self.lives.clone(), first: self.removed.next(), last: self.last }
+    }
+
+    pub(super) fn open(&mut self, sender: &Sender, again: bool, now: Now, keep: &Retention) -> Result<Opened, Error> {
+        let sessions = self.sessions(&sender.name);
+        let known = sessions.get(&sender.name);
+        if again && known.is_some_and(|session| session.owner != sender.owner) {
+            return Err(Error::Fenced);
+        }
+        let fence = Fence(known.map_or(0, |session| session.fence.0) + 1);
+        let held = known.and_then(|session| session.held.upgrade()).unwrap_or_default();
+        let seen = known.filter(|session| session.epoch == sender.epoch).map_or_else(RangeSet::new, |session| session.seen.clone());
+        let session =
+            Session { fence, owner: sender.owner, epoch: sender.epoch, seen: seen.clone(), used: now.at, held: Arc::downgrade(&held) };
+        sessions.put(sender.name.clone(), session);
+        while self.passing.forget_one(PASSING).is_some() {}
+        self.forget(now, keep);
+        Ok(Opened { life: self.lives.present(), fence, seen, held: Hold::of(held) })
+    }
+
+    pub(super) fn append(
+        &mut self,
+        section: &Section,
+        now: Now,
+        keep: &Retention,
+        change: &mut Change,
+        publish: impl FnOnce(Arc<Batch>),
+    ) -> Result<(), Error> {
+        if mutation::keeps_no_log() {
+            let name = |seq| RecordName { epoch: section.epoch, seq };
+            let entries = section.records.iter().map(|record| Entry { name: name(record.seq), message: record.message.clone() }).collect();
+            let batch = Arc::new(Batch::new(change.key, self.lives.present(), self.last.next(), entries).received(now.at));
+            self.last = batch.last();
+            publish(batch);
+            return Ok(());
+        }
+        let present = self.lives.present();
+        let sessions = self.sessions(&section.name);
+        let known = sessions.get(&section.name).filter(|known| known.fence == section.fence && present == section.life);
+        let session = Session { seen: section.seen.clone(), used: now.at, ..known.ok_or(Error::Fenced)?.clone() };
+        if !section.name.is_passing() {
+            change.sessions.push((section.name.clone(), session.clone()));
+        }
+        sessions.put(section.name.clone(), session);
+        let mut entries = Vec::with_capacity(section.records.len());
+        for record in &section.records {
+            if let Some(id) = &record.id {
+                self.ids.forget(now.sure - keep.age);
+                if !self.ids.insert(id, now.at, &mut change.ids_gone) {
+                    continue;
+                }
+                change.ids.push((now.at, Arc::clone(id)));
+            }
+            entries.push(Entry { name: RecordName { epoch: section.epoch, seq: record.seq }, message: record.message.clone() });
+        }
+        if !entries.is_empty() {
+            let batch = Arc::new(Batch::new(change.key, present, self.last.next(), entries).received(now.at));
+            self.last = batch.last();
+            self.marks.add(self.last, batch.bytes(), now.at, keep);
+            self.batches.push_back((now.at, Arc::clone(&batch)));
+            change.batches.push((now.at, Arc::clone(&batch)));
+            publish(batch);
+        }
+        Ok(())
+    }
+
+    fn sessions(&mut self, name: &SessionName) -> &mut Sessions {
+        if name.is_passing() { &mut self.passing } else { &mut self.devices }
+    }
+
+    /// Keeps the devices within their bounds, a step at a time.
+    fn forget(&mut self, now: Now, keep: &Retention) {
+        let bounds = Bounds { count: keep.sessions, bytes: keep.windows, since: Some(now.sure - DEVICE_MEMORY) };
+        for (name, reason) in std::iter::from_fn(|| self.devices.forget_one(bounds)).take(FORGOTTEN_AT_ONCE) {
+            metrics::counter!("motience_log_sessions_forgotten_total", "reason" => reason).increment(1);
+            self.forgotten.push(name);
+        }
+    }
+
+    /// How many senders are remembered: devices, and others.
+    #[cfg(test)]
+    pub(super) fn remembered(&self) -> (usize, usize) {
+        (self.devices.len(), self.passing.len())
+    }
+
+    /// Batches after `after` from memory; `Err` where the file has to be asked, which holds all up to there.
+    pub(super) fn recent(&self, after: Offset, bytes: usize) -> Result<Vec<Arc<Batch>>, Offset> {
+        match self.batches.front() {
+            Some((_, front)) if front.first <= after.next() => {}
+            _ if after >= self.last => return Ok(Vec::new()),
+            // Nothing lies between what was removed and what is here.
+            Some((_, front)) if front.first == self.removed.next() => {}
+            Some((_, front)) => return Err(Offset(front.first.0 - 1)),
+            None => return Err(self.last),
+        }
+        let start = self.batches.partition_point(|(_, batch)| batch.last() <= after);
+        Ok(self.here(start, bytes))
+    }
+
+    /// All that is in memory, up to about `bytes`.
+    pub(super) fn newest(&self, bytes: usize) -> Vec<Arc<Batch>> {
+        self.here(0, bytes)
+    }
+
+    fn here(&self, start: usize, bytes: usize) -> Vec<Arc<Batch>> {
+        let mut taken = 0;
+        let within = |batch: &Arc<Batch>| {
+            let more = taken < bytes;
+            taken += batch.bytes();
+            more
+        };
+        self.batches.range(start..).map(|(_, batch)| Arc::clone(batch)).take_while(within).collect()
+    }
+
+    /// The offset before the first batch here that was written at `time` or later.
+    pub(super) fn before(&self, time: OffsetDateTime) -> Offset {
+        let first = self.batches.iter().find(|(at, _)| *at >= time);
+        first.map_or(self.last, |(_, batch)| Offset(batch.first.0 - 1))
+    }
+
+    /// When the newest of what was removed was written.
+    pub(super) fn removed_at(&self) -> Option<OffsetDateTime> {
+        self.marks.gone_at()
+    }
+
+    /// The file holds everything up to `last`.
+    pub(super) fn settled(&mut self, last: Offset) {
+        self.written = self.written.max(last);
+        self.drop_batches(self.written);
+    }
+
+    fn drop_batches(&mut self, up_to: Offset) {
+        while self.batches.front().is_some_and(|(_, batch)| batch.last() <= up_to) {
+            self.batches.pop_front();
+        }
+    }
+}
+
+impl Change {
+    pub(super) fn new(key: LogKey) -> Self {
+        Self {
+            key,
+            lives: Lives::default(),
+            last: Offset(0),
+            batches: Vec::new(),
+            sessions: Vec::new(),
+            ids: Vec::new(),
+            gone: Vec::new(),
+            ids_gone: Vec::new(),
+            removed: Offset(0),
+            gone_at: None,
+            trim: None,
+            held: false,
+            settled: None,
+        }
+    }
+
+    /// Notes where the log stands, and what is to be removed of it.
+    pub(super) fn finish(&mut self, state: &mut Producer, now: Now, keep: &Retention, file: bool) {
+        let trim = state.marks.trim(now.at, now.sure, keep);
+        (self.trim, self.held) = (trim.gone, trim.held);
+        if let Some(gone) = trim.gone {
+            state.removed = state.removed.max(gone);
+            if !file {
+                state.drop_batches(gone);
+            }
+        }
+        if std::mem::take(&mut state.leftover) {
+            self.trim = Some(state.removed);
+        }
+        state.forget(now, keep);
+        self.gone.append(&mut state.forgotten);
+        self.lives = state.lives.clone();
+        (self.last, self.removed, self.gone_at) = (state.last, state.removed, state.marks.gone_at());
+    }
+
+    /// Whether the file need not be told.
+    pub(super) fn is_empty(&self) -> bool {
+        self.trim.is_none() && self.gone.is_empty() && self.batches.is_empty() && self.sessions.is_empty()
+    }
+}

@@ -1,0 +1,139 @@
+//! The lives of a log: which there have been, and where each began. From them follows where a reader of an earlier life
+//! goes on.
+//!
+//! A life begins wherever the log may have lost its tail. It takes over what is left, so two lives share exactly the
+//! entries up to the lowest beginning of any life after the older one.
+
+use std::{fmt, str::FromStr};
+
+use motience_proto::model::{Cursor, LogEpoch, Offset};
+
+/// Most lives remembered of one log. Of older ones only the lowest beginning is: a reader of such a life may be sent back
+/// further than it had to be, never less.
+pub const MAX_LIVES: usize = 32;
+
+/// Each life and the last offset before it, oldest first.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Lives(Vec<(LogEpoch, Offset)>);
+
+impl Lives {
+    /// A log that began with this life.
+    pub fn first(epoch: LogEpoch) -> Self {
+        Self(vec![(epoch, Offset(0))])
+    }
+
+    /// The present life.
+    pub fn present(&self) -> LogEpoch {
+        self.0.last().map_or(LogEpoch(0), |(epoch, _)| *epoch)
+    }
+
+    /// Begins another life after `last`. The same life again changes nothing.
+    pub fn begin(&mut self, epoch: LogEpoch, last: Offset) {
+        if self.present() == epoch && !self.0.is_empty() {
+            return;
+        }
+        self.0.push((epoch, last));
+        if self.0.len() > MAX_LIVES {
+            let (_, oldest) = self.0.remove(0);
+            self.0[0].1 = self.0[0].1.min(oldest);
+        }
+    }
+
+    /// Where a reader at `cursor` goes on in the present life, whose last offset is `last`: the cursor itself, or the last
+    /// place that its life and the present one surely share.
+    pub fn resume(&self, cursor: Cursor, last: Offset) -> Cursor {
+        let later = match self.0.iter().position(|(epoch, _)| *epoch == cursor.epoch) {
+            Some(at) => &self.0[at + 1..],
+            None if cursor.epoch.0 == 0 => &[],
+            None => &self.0[..],
+        };
+        let shared = later.iter().map(|(_, began)| *began).min().unwrap_or(last);
+        Cursor { epoch: self.present(), offset: cursor.offset.min(shared).min(last) }
+    }
+}
+
+impl fmt::Display for Lives {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (i, (epoch, began)) in self.0.iter().enumerate() {
+            write!(f, "{}{epoch}:{began}", if i > 0 { "," } else { "" })?;
+        }
+        Ok(())
+    }
+}
+
+impl FromStr for Lives {
+    type Err = std::num::ParseIntError;
+
+    fn from_str(s: &str) -> Result<Self, Self::Err> {
+        let parts = s.split(',').filter(|part| !part.is_empty());
+        let life = |part: &str| {
+            let (epoch, began) = part.split_once(':').unwrap_or((part, ""));
+            Ok((LogEpoch(epoch.parse()?), Offset(began.parse()?)))
+        };
+        parts.map(life).collect::<Result<_, _>>().map(Self)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn lives(text: &str) -> Lives {
+        text.parse().unwrap()
+    }
+
+    fn resume(lives: &Lives, epoch: u64, offset: u64, last: u64) -> u64 {
+        let resumed = lives.resume(Cursor { epoch: LogEpoch(epoch), offset: Offset(offset) }, Offset(last));
+        assert_eq!(resumed.epoch, lives.present());
+        resumed.offset.0
+    }
+
+    #[test]
+    fn a_reader_goes_back_to_what_is_surely_shared() {
+        let log = lives("7:0,8:40,9:30");
+        assert_eq!(resume(&log, 9, 50, 60), 50, "the present life needs no step back");
+        assert_eq!(resume(&log, 8, 50, 60), 30);
+        assert_eq!(resume(&log, 8, 20, 60), 20, "nothing was lost before it");
+        assert_eq!(resume(&log, 7, 38, 60), 30, "a later life lost more than the next one");
+        assert_eq!(resume(&log, 5, 38, 60), 0, "a life that nobody knows shares nothing for sure");
+        assert_eq!(resume(&log, 0, 38, 60), 38, "an offset alone is believed");
+        assert_eq!(resume(&log, 9, 99, 60), 60, "a place that no log gave out");
+    }
+
+    #[test]
+    fn the_text_is_read_back() {
+        assert_eq!(lives("7:0,8:40").to_string(), "7:0,8:40");
+        assert_eq!(lives(""), Lives::default());
+        assert!("7".parse::<Lives>().is_err());
+    }
+
+    proptest! {
+        /// A log that is cut and written again and again: whoever resumes finds before its place only what it has read.
+        #[test]
+        fn no_reader_resumes_behind_what_it_has_not_read(cuts in proptest::collection::vec((0_u64..20, 0_u64..20), 1..60), reader in 0_usize..60, at in 0_u64..40) {
+            let mut log: Vec<(u64, u64)> = Vec::new();
+            let mut known = Lives::first(LogEpoch(1));
+            let mut read = None;
+            for (i, (kept, written)) in cuts.iter().enumerate() {
+                let epoch = i as u64 + 2;
+                log.truncate(*kept as usize);
+                // A life in which nothing was written left no trace.
+                if *written > 0 {
+                    known.begin(LogEpoch(epoch), Offset(log.len() as u64));
+                    log.extend((0..*written).map(|n| (epoch, n)));
+                }
+                if i == reader {
+                    let at = (at as usize).min(log.len());
+                    read = Some((Cursor { epoch: known.present(), offset: Offset(at as u64) }, log[..at].to_vec()));
+                }
+            }
+            if let Some((cursor, read)) = read {
+                let to = known.resume(cursor, Offset(log.len() as u64)).offset.0 as usize;
+                prop_assert!(to <= read.len());
+                prop_assert_eq!(&log[..to], &read[..to]);
+            }
+        }
+    }
+}

@@ -1,0 +1,125 @@
+//! Waiting for replicas: one task asks for all who wait, one question at a time.
+//!
+//! WAIT speaks of the writes of its own connection, and blocks it. So it has a connection of its own, on which a small
+//! write goes before it: replication is one stream, so whoever has that write has all that was appended earlier. Live
+//! delivery, on other connections, waits for nothing.
+//!
+//! The answer counts only for the life of the server that took the append: one that was restarted may have lost it, and
+//! would say yes to whatever comes first.
+
+use std::time::Duration;
+
+use motience_proto::model::LogEpoch;
+use parking_lot::Mutex;
+use redis::aio::MultiplexedConnection;
+use tokio::{
+    sync::{mpsc, oneshot},
+    task::JoinHandle,
+};
+use tokio_util::sync::CancellationToken;
+use tracing::warn;
+
+use super::{names::Names, place::Place};
+use crate::Error;
+
+/// Who may wait for an answer at once; beyond it, one waits to wait.
+const QUEUE: usize = 4096;
+/// Longest wait for the replicas.
+const REPLICA_LIMIT: Duration = Duration::from_secs(2);
+
+struct Waiter {
+    /// The life of the server that took the append.
+    epoch: LogEpoch,
+    answer: oneshot::Sender<Result<(), Error>>,
+}
+
+/// See the module.
+pub(super) struct Barrier {
+    replicas: u32,
+    waiters: mpsc::Sender<Waiter>,
+    task: Mutex<Option<JoinHandle<()>>>,
+    stop: CancellationToken,
+}
+
+impl Barrier {
+    pub(super) fn start(place: &Place, names: &Names, replicas: u32) -> Self {
+        let (waiters, waiting) = mpsc::channel(QUEUE);
+        let stop = CancellationToken::new();
+        let task = Task { place: place.clone(), names: names.clone(), replicas, waiting, connection: None };
+        let stopped = stop.clone();
+        let task = tokio::spawn(async move {
+            stopped.run_until_cancelled(task.run()).await;
+        });
+        Self { replicas, waiters, task: Mutex::new(Some(task)), stop }
+    }
+
+    pub(super) fn replicas(&self) -> u32 {
+        self.replicas
+    }
+
+    /// Returns once everything written before the call, to the server of this life, is on enough replicas.
+    pub(super) async fn pass(&self, epoch: LogEpoch) -> Result<(), Error> {
+        let gone = || Error::Unavailable("the log is closed".to_owned());
+        let (answer, answered) = oneshot::channel();
+        self.waiters.send(Waiter { epoch, answer }).await.map_err(|_| gone())?;
+        answered.await.map_err(|_| gone())?
+    }
+
+    pub(super) async fn close(&self) {
+        self.stop.cancel();
+        let task = self.task.lock().take();
+        if let Some(task) = task {
+            let _ = task.await;
+        }
+    }
+}
+
+impl Drop for Barrier {
+    fn drop(&mut self) {
+        self.stop.cancel();
+    }
+}
+
+struct Task {
+    place: Place,
+    names: Names,
+    replicas: u32,
+    waiting: mpsc::Receiver<Waiter>,
+    connection: Option<(MultiplexedConnection, LogEpoch)>,
+}
+
+impl Task {
+    async fn run(mut self) {
+        let mut waiters = Vec::new();
+        while self.waiting.recv_many(&mut waiters, QUEUE).await > 0 {
+            let outcome = self.ask().await;
+            if let Err(e) = &outcome {
+                warn!(error = %e, "appended, but not on enough replicas");
+            }
+            for waiter in waiters.drain(..) {
+                let outcome = outcome.clone().and_then(|epoch| {
+                    if epoch == waiter.epoch { Ok(()) } else { Err(Error::Unavailable("Redis was restarted in between".to_owned())) }
+                });
+                // Nobody may wait any more.
+                let _ = waiter.answer.send(outcome);
+            }
+        }
+    }
+
+    async fn ask(&mut self) -> Result<LogEpoch, Error> {
+        let (mut connection, epoch) = match self.connection.take() {
+            Some(connection) => connection,
+            None => self.place.connect(&self.names).await.map(|(connection, server)| (connection, server.epoch))?,
+        };
+        let limit = super::millis(REPLICA_LIMIT);
+        let mut pipeline = redis::pipe();
+        // One key: its shard is the only one there is.
+        pipeline.cmd("INCR").arg(self.names.shared("barrier")).ignore().cmd("WAIT").arg(self.replicas).arg(limit);
+        let (there,): (u32,) = pipeline.query_async(&mut connection).await.map_err(|e| self.place.unavailable(&e))?;
+        self.connection = Some((connection, epoch));
+        if there < self.replicas {
+            return Err(Error::Unavailable(format!("{there} of {} replicas have it", self.replicas)));
+        }
+        Ok(epoch)
+    }
+}

@@ -1,0 +1,260 @@
+//! The connection that receives: one task keeps what Redis is asked to send equal to what the node wants to hear.
+//!
+//! Wanting is a set; the task makes it so, again after each break. So there is no queue of orders to lose or reorder.
+//! A channel that Redis refuses (its rules forbid it, say) is asked for again and again, and keeps no other from being heard. Who
+//! follows it reads the log, whose end is compared each second.
+//! A connection that is silent is asked for a PING every second: a dead one is noticed within [`ANSWER_LIMIT`].
+
+use std::{collections::HashSet, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use motience_runtime::telemetry::Sampler;
+use parking_lot::Mutex;
+use redis::{AsyncConnectionConfig, PushInfo, PushKind, RedisError, Value, aio::MultiplexedConnection};
+use tokio::{
+    sync::watch,
+    task::JoinHandle,
+    time::{self, Instant},
+};
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use super::{
+    ANSWER_LIMIT, CONNECT_LIMIT,
+    names::{Channel, Names},
+    place::Place,
+    seal::Seal,
+    watch::SAY_EVERY,
+};
+use crate::{Error, Signal, Sink};
+
+/// Longest pause between attempts to connect.
+const MAX_PAUSE: Duration = Duration::from_secs(1);
+/// How often a silent connection is tried.
+const WATCH_EVERY: Duration = Duration::from_secs(1);
+/// Channels asked for in one command.
+const CHANNELS_AT_ONCE: usize = 256;
+/// How often refused channels are asked for again.
+const ASK_AGAIN: Duration = Duration::from_secs(5);
+
+/// Handle of the task.
+pub(super) struct Follower {
+    shared: Arc<Shared>,
+    task: Mutex<Option<JoinHandle<()>>>,
+    stop: CancellationToken,
+}
+
+struct Shared {
+    wanted: Mutex<HashSet<String>>,
+    /// Changes whenever `wanted` does.
+    wish: watch::Sender<u64>,
+    /// What Redis has answered for on the present connection: confirmed, or refused.
+    confirmed: watch::Sender<HashSet<String>>,
+}
+
+impl Follower {
+    pub(super) fn start(place: Place, names: &Names, seal: &Seal, sink: Sink) -> Self {
+        let shared =
+            Arc::new(Shared { wanted: Mutex::default(), wish: watch::Sender::new(0), confirmed: watch::Sender::new(HashSet::new()) });
+        let stop = CancellationToken::new();
+        let task = Task { place, shared: Arc::clone(&shared), names: names.clone(), seal: seal.clone(), sink };
+        let stopped = stop.clone();
+        let task = tokio::spawn(async move {
+            stopped.run_until_cancelled(task.run()).await;
+        });
+        Self { shared, task: Mutex::new(Some(task)), stop }
+    }
+
+    /// Returns when Redis sends this channel's messages, or has refused to.
+    pub(super) async fn follow(&self, channel: String) -> Result<(), Error> {
+        let mut confirmed = self.shared.confirmed.subscribe();
+        self.shared.wanted.lock().insert(channel.clone());
+        self.shared.wish.send_modify(|n| *n += 1);
+        match time::timeout(ANSWER_LIMIT, confirmed.wait_for(|channels| channels.contains(&channel))).await {
+            Ok(Ok(_)) => Ok(()),
+            _ => Err(Error::Unavailable("Redis did not confirm a subscription in time".to_owned())),
+        }
+    }
+
+    pub(super) fn unfollow(&self, channel: &str) {
+        self.shared.wanted.lock().remove(channel);
+        self.shared.wish.send_modify(|n| *n += 1);
+    }
+
+    pub(super) async fn close(&self) {
+        self.stop.cancel();
+        let task = self.task.lock().take();
+        if let Some(task) = task {
+            let _ = task.await;
+        }
+    }
+}
+
+impl Drop for Follower {
+    fn drop(&mut self) {
+        self.stop.cancel();
+    }
+}
+
+struct Task {
+    place: Place,
+    shared: Arc<Shared>,
+    names: Names,
+    seal: Seal,
+    sink: Sink,
+}
+
+impl Task {
+    async fn run(self) {
+        let mut pause = Duration::from_millis(50);
+        loop {
+            match self.listen(&mut pause).await {
+                Ok(()) => warn!("the Redis subscription ended; connecting again"),
+                Err(e) => warn!(error = %self.place.unavailable(&e), "the Redis subscription broke; connecting again"),
+            }
+            self.shared.confirmed.send_modify(HashSet::clear);
+            time::sleep(pause).await;
+            pause = (pause * 2).min(MAX_PAUSE);
+        }
+    }
+
+    /// Listens until the connection breaks.
+    async fn listen(&self, pause: &mut Duration) -> Result<(), RedisError> {
+        let broken = CancellationToken::new();
+        let receiver = Receiver {
+            names: self.names.clone(),
+            seal: self.seal.clone(),
+            unsealed: Sampler::new(SAY_EVERY),
+            sink: Arc::clone(&self.sink),
+            broken: broken.clone(),
+        };
+        let config = AsyncConnectionConfig::new()
+            .set_connection_timeout(Some(CONNECT_LIMIT))
+            .set_response_timeout(Some(ANSWER_LIMIT))
+            .set_push_sender(move |push: PushInfo| receiver.receive(&push.kind, push.data));
+        let mut connection = self.place.client.get_multiplexed_async_connection_with_config(&config).await?;
+        let bus = [Channel::Bus, Channel::Reports].map(|channel| self.names.channel(channel));
+        let mut wish = self.shared.wish.subscribe();
+        let mut refused = self.subscribe(&mut connection, "SUBSCRIBE", &bus).await?;
+        refused.extend(self.reconcile(&mut connection).await?);
+        info!("subscribed to Redis");
+        *pause = Duration::from_millis(50);
+        // Whatever was published while nobody listened has to be looked up.
+        (self.sink)(Signal::Interrupted);
+        let mut asked = Instant::now();
+        loop {
+            tokio::select! {
+                biased;
+                () = broken.cancelled() => return Ok(()),
+                // Cannot fail: `shared` holds the sender.
+                _ = wish.changed() => refused.extend(self.reconcile(&mut connection).await?),
+                () = time::sleep(WATCH_EVERY) => redis::cmd("PING").exec_async(&mut connection).await?,
+            }
+            if !refused.is_empty() && asked.elapsed() >= ASK_AGAIN {
+                asked = Instant::now();
+                let before = std::mem::take(&mut refused);
+                let missing: Vec<String> = bus.iter().filter(|channel| before.contains(*channel)).cloned().collect();
+                refused = self.subscribe(&mut connection, "SUBSCRIBE", &missing).await?;
+                self.shared.confirmed.send_modify(|confirmed| confirmed.retain(|channel| !before.contains(channel)));
+                refused.extend(self.reconcile(&mut connection).await?);
+                if refused.len() < before.len() {
+                    (self.sink)(Signal::Interrupted);
+                }
+            }
+        }
+    }
+
+    /// Makes what is heard equal to what is wanted. Returns what Redis refuses.
+    async fn reconcile(&self, connection: &mut MultiplexedConnection) -> Result<HashSet<String>, RedisError> {
+        let (wanted, missing, superfluous) = {
+            let wanted = self.shared.wanted.lock();
+            let confirmed = self.shared.confirmed.borrow().clone();
+            let missing: Vec<String> = wanted.difference(&confirmed).cloned().collect();
+            let superfluous: Vec<String> = confirmed.difference(&wanted).cloned().collect();
+            // Before anyone can want one of them again and take the old confirmation for a new one.
+            self.shared.confirmed.send_modify(|c| c.retain(|channel| wanted.contains(channel)));
+            (wanted.clone(), missing, superfluous)
+        };
+        let refused = self.subscribe(connection, "SSUBSCRIBE", &missing).await?;
+        self.subscribe(connection, "SUNSUBSCRIBE", &superfluous).await?;
+        self.shared.confirmed.send_replace(wanted);
+        Ok(refused)
+    }
+
+    /// Asks for all of these, and one by one where Redis refuses them together: that has to do with one of them, not with the
+    /// connection. Returns the refused ones.
+    async fn subscribe(
+        &self,
+        connection: &mut MultiplexedConnection,
+        command: &str,
+        channels: &[String],
+    ) -> Result<HashSet<String>, RedisError> {
+        let mut refused = HashSet::new();
+        for some in channels.chunks(CHANNELS_AT_ONCE) {
+            if is_taken(redis::cmd(command).arg(some).exec_async(connection).await)?.is_none() {
+                continue;
+            }
+            for one in some {
+                if let Some(e) = is_taken(redis::cmd(command).arg(one).exec_async(connection).await)? {
+                    metrics::counter!("motience_redis_refusals_total", "reason" => "channel").increment(1);
+                    warn!(channel = one, error = %self.place.unavailable(&e), "a channel cannot be heard; its log is read instead");
+                    refused.insert(one.clone());
+                }
+            }
+        }
+        Ok(refused)
+    }
+}
+
+/// Tells a refusal, which is the channel's, from an error of the connection.
+fn is_taken(result: Result<(), RedisError>) -> Result<Option<RedisError>, RedisError> {
+    match result {
+        Ok(()) => Ok(None),
+        Err(e) if e.is_io_error() || e.is_timeout() || e.is_connection_dropped() || e.code().is_none() => Err(e),
+        Err(e) => Ok(Some(e)),
+    }
+}
+
+/// Takes what Redis sends. Runs in the connection's own task, so it only hands on.
+struct Receiver {
+    names: Names,
+    seal: Seal,
+    /// When messages without our seal were last spoken of.
+    unsealed: Sampler,
+    sink: Sink,
+    broken: CancellationToken,
+}
+
+impl Receiver {
+    fn receive(&self, kind: &PushKind, data: Vec<Value>) -> Result<(), Error> {
+        match kind {
+            PushKind::Disconnection => self.broken.cancel(),
+            PushKind::Message | PushKind::SMessage => {
+                let mut parts = data.into_iter();
+                if let (Some(Value::BulkString(channel)), Some(Value::BulkString(payload))) = (parts.next(), parts.next()) {
+                    self.take(&channel, Bytes::from(payload));
+                }
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn take(&self, channel: &[u8], payload: Bytes) {
+        match super::signal(&self.names, &self.seal, channel, payload) {
+            Ok(Some(signal)) => (self.sink)(signal),
+            // Nothing of ours is lost by it: whoever sent it is no node, or one with another secret.
+            Ok(None) => {
+                metrics::counter!("motience_redis_refused_messages_total").increment(1);
+                if self.unsealed.pass("unsealed").is_some() {
+                    warn!("messages from Redis without our seal are left out: from a stranger, or a node with another JWT_SECRET");
+                }
+            }
+            // Unreadable is as good as lost; the log has it.
+            Err(e) => {
+                warn!(error = %e, "an unreadable message from Redis");
+                (self.sink)(Signal::Interrupted);
+            }
+        }
+    }
+}

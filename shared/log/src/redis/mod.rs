@@ -1,0 +1,376 @@
+//! The log in Redis: any number of nodes meet here.
+//!
+//! Each atomic step is one function call of `motience.lua`. A multiplexed connection pipelines the calls of all
+//! producers; a second one receives what is published; a third waits for replicas, where that is asked for. Redis
+//! persists as its operator configured it.
+
+mod barrier;
+mod config;
+mod follow;
+mod functions;
+mod leases;
+mod link;
+mod mend;
+mod moved;
+mod names;
+mod place;
+mod reply;
+mod seal;
+mod server;
+mod watch;
+
+use std::{fmt, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+use secrecy::SecretString;
+
+use motience_proto::model::{LogEpoch, LogKey, Offset, UserId};
+use motience_runtime::{clock::Clock, telemetry::Sampler};
+use time::OffsetDateTime;
+use tokio::task::JoinHandle;
+use tracing::warn;
+
+pub use self::config::Config;
+use self::{
+    barrier::Barrier,
+    follow::Follower,
+    functions::call,
+    leases::{LEASE, Leases, Owned},
+    link::Link,
+    names::{Channel, Names},
+    place::Place,
+    seal::Seal,
+    watch::SAY_EVERY,
+};
+use super::{DEVICE_MEMORY, Error, Event, Head, Opened, Read, Retention, Section, Sender, Signal, Sink};
+
+/// Longest wait for one answer of Redis.
+pub const ANSWER_LIMIT: Duration = Duration::from_secs(5);
+/// Longest wait for a connection to Redis.
+pub const CONNECT_LIMIT: Duration = Duration::from_secs(3);
+/// The one member of the sorted set whose score is the highest number of an account.
+const HIGHEST: &str = "highest";
+/// Entries asked for at once when the log is read.
+const READ_COUNT: usize = 512;
+
+/// Whether Redis answers, and is one that a node takes; changes nothing in it.
+pub async fn probe(config: &Config) -> Result<(), Error> {
+    Place::new(config)?.connect(&Names::new("probe")).await.map(drop)
+}
+
+/// The Redis log. Cheap to clone.
+#[derive(Clone)]
+pub struct Log(Arc<Inner>);
+
+struct Inner {
+    names: Names,
+    seal: Seal,
+    link: Link,
+    follower: Follower,
+    retention: Retention,
+    /// See [`Config::budget`].
+    budget: Option<usize>,
+    barrier: Option<Barrier>,
+    watch: Mutex<Option<JoinHandle<()>>>,
+    leases: Arc<Leases>,
+    /// Renews the leases.
+    keeper: Mutex<Option<JoinHandle<()>>>,
+    /// What was said lately: steps of an append that failed, sessions that had to go.
+    said: Sampler,
+    clock: Clock,
+}
+
+impl Log {
+    /// Connects for the installation with this id, loads the functions, and has signals go to `sink`. What is appended counts as
+    /// written once `replicas` replicas have it too. Nodes that share `secret` believe each other. `clock` says when records
+    /// come.
+    pub async fn connect(
+        config: &Config,
+        installation: &str,
+        secret: &SecretString,
+        replicas: u32,
+        retention: Retention,
+        clock: Clock,
+        sink: Sink,
+    ) -> Result<Self, Error> {
+        let (names, seal) = (Names::new(installation), Seal::new(secret));
+        let place = Place::new(config)?;
+        let link = Link::new(place.clone(), &names);
+        link.session().await?;
+        match moved::take_over(&link, &names).await {
+            // An operator may have forbidden what it takes.
+            Err(e @ Error::Damaged(_)) => warn!(error = %e, "logs of the first release, if there are any, cannot be taken over"),
+            done => done?,
+        }
+        let barrier = (replicas > 0).then(|| Barrier::start(&place, &names, replicas));
+        let follower = Follower::start(place, &names, &seal, sink);
+        let inner = Inner {
+            names,
+            seal,
+            link,
+            follower,
+            retention,
+            budget: config.budget,
+            barrier,
+            watch: Mutex::default(),
+            leases: Arc::default(),
+            keeper: Mutex::default(),
+            said: Sampler::new(SAY_EVERY),
+            clock,
+        };
+        let log = Self(Arc::new(inner));
+        let keeper = tokio::spawn(leases::run(Arc::downgrade(&log.0), Arc::clone(&log.0.leases)));
+        *log.0.keeper.lock() = Some(keeper);
+        Ok(log)
+    }
+
+    /// Has the server looked after: what is wrong with it is said, and room is made where it has too little.
+    #[must_use]
+    pub fn watched(self) -> Self {
+        let task = tokio::spawn(watch::run(Arc::downgrade(&self.0)));
+        *self.0.watch.lock() = Some(task);
+        self
+    }
+
+    pub(super) async fn open(&self, key: LogKey, sender: &Sender, reopened: Option<LogEpoch>) -> Result<Opened, Error> {
+        // The epoch must be that of the server which takes the call, so it is read with the connection.
+        let session = self.0.link.session().await?;
+        let mut call = call("open");
+        call.arg(5);
+        for name in ["meta", "log", "devices", "passing"] {
+            call.arg(self.0.names.key(key, name));
+        }
+        call.arg(self.0.names.session(key, &sender.name)).arg(session.epoch.0);
+        self.0.bounds(&mut call);
+        call.arg(sender.epoch.0).arg(sender.owner);
+        call.arg(reopened.map(|life| life.to_string()).unwrap_or_default()).arg(millis(sender.name.memory()));
+        let (opened, evicted) = reply::opened(self.0.link.query_on(&session, &call).await?)?;
+        let held = self.0.leases.hold(key, sender);
+        self.0.note_evicted(key, evicted);
+        // What it has seen must be as durable as an acknowledgement.
+        self.durable(session.epoch).await?;
+        Ok(Opened { held, ..opened })
+    }
+
+    pub(super) async fn append(&self, key: LogKey, sections: &[Section]) -> Result<Vec<Result<(), Error>>, Error> {
+        let session = self.0.link.session().await?;
+        let mut call = call("append");
+        call.arg(sections.len() + 6);
+        for name in ["meta", "log", "marks", "ids", "devices", "passing"] {
+            call.arg(self.0.names.key(key, name));
+        }
+        for section in sections {
+            call.arg(self.0.names.session(key, &section.name));
+        }
+        let channel = self.0.names.channel(Channel::Live(key));
+        call.arg(&channel).arg(session.epoch.0).arg(self.0.retention.bytes).arg(millis(self.0.retention.age));
+        self.0.bounds(&mut call);
+        let now = self.0.clock.now();
+        for section in sections {
+            call.arg(section.life.0)
+                .arg(section.fence.0)
+                .arg(section.epoch.0)
+                .arg(format!("{:016x}", section.epoch.0))
+                .arg(section.seen.to_string());
+            let stamped: Vec<Vec<u8>> = section.records.iter().map(|record| reply::stamped(&record.message, now)).collect();
+            let records = section.records.iter().zip(&stamped).map(|(record, message)| (record.seq, &message[..]));
+            let seal = self.0.seal.batch(&channel, section.life, section.epoch, records);
+            call.arg(millis(section.name.memory())).arg(seal).arg(section.records.len());
+            for (record, message) in section.records.iter().zip(&stamped) {
+                call.arg(record.seq.0).arg(record.id.as_deref().unwrap_or_default()).arg(&message[..]);
+            }
+        }
+        let value = self.0.link.query_on(&session, &call).await?;
+        self.0.link.has_room();
+        let reply::Appended { outcomes, notes, evicted } = reply::appended(value, sections.len())?;
+        self.0.note_evicted(key, evicted);
+        if !notes.is_empty() {
+            metrics::counter!("motience_redis_steps_failed_total").increment(notes.len() as u64);
+            if self.0.said.pass("steps").is_some() {
+                warn!(producer = %key.producer, ?notes, "appended, but not all that goes with it could be done");
+            }
+        }
+        self.durable(session.epoch).await?;
+        Ok(outcomes)
+    }
+
+    pub(super) async fn head(&self, key: LogKey) -> Result<Head, Error> {
+        let session = self.0.link.session().await?;
+        let ask = |name| {
+            let mut call = call(name);
+            call.arg(2).arg(self.0.names.key(key, "meta")).arg(self.0.names.key(key, "log")).arg(session.epoch.0);
+            call
+        };
+        let (head, begun) = reply::head(self.0.link.query_on(&session, &ask("head")).await?)?;
+        // A present life that nobody has written in yet is begun, so that readers stand in it and need no reset later. Where that
+        // is refused (Redis is full, say), they read all the same.
+        if begun || self.0.link.query_on(&session, &ask("begin")).await.is_err() {
+            return Ok(head);
+        }
+        Ok(reply::head(self.0.link.query_on(&session, &ask("head")).await?)?.0)
+    }
+
+    pub(super) async fn read(&self, key: LogKey, after: Offset, bytes: usize) -> Result<Read, Error> {
+        let session = self.0.link.session().await?;
+        let mut call = call("read");
+        let count = (bytes / 512).clamp(1, READ_COUNT);
+        call.arg(2).arg(self.0.names.key(key, "meta")).arg(self.0.names.key(key, "log"));
+        call.arg(session.epoch.0).arg(format!("{}-0", after.0 + 1)).arg(count);
+        reply::read(self.0.link.query_on(&session, &call).await?, key)
+    }
+
+    pub(super) async fn before(&self, key: LogKey, time: OffsetDateTime) -> Result<Offset, Error> {
+        let mut call = redis::cmd("LRANGE");
+        call.arg(self.0.names.key(key, "marks")).arg(0).arg(-1);
+        let (_, value) = self.0.link.query(&call).await?;
+        let marked = reply::marked_before(value, time.unix_timestamp_nanos() / 1_000_000)?;
+        Ok(match marked {
+            Some(offset) => offset,
+            None => Offset(self.head(key).await?.first.0.saturating_sub(1)),
+        })
+    }
+
+    /// When the newest of what was removed was written.
+    pub(super) async fn removed_at(&self, key: LogKey) -> Result<Option<OffsetDateTime>, Error> {
+        let mut call = redis::cmd("HGET");
+        call.arg(self.0.names.key(key, "meta")).arg("gone_at");
+        let (_, value) = self.0.link.query(&call).await?;
+        reply::time(value)
+    }
+
+    pub(super) fn oldest(&self) -> OffsetDateTime {
+        self.0.clock.now() - self.0.retention.age
+    }
+
+    async fn durable(&self, epoch: LogEpoch) -> Result<(), Error> {
+        match &self.0.barrier {
+            Some(barrier) => barrier.pass(epoch).await,
+            None => Ok(()),
+        }
+    }
+
+    pub(super) async fn follow(&self, key: LogKey) -> Result<(), Error> {
+        self.0.follower.follow(self.0.names.channel(Channel::Live(key))).await
+    }
+
+    pub(super) fn unfollow(&self, key: LogKey) {
+        self.0.follower.unfollow(&self.0.names.channel(Channel::Live(key)));
+    }
+
+    pub(super) async fn announce(&self, event: &Event) -> Result<(), Error> {
+        let text = serde_json::to_string(event).map_err(|e| Error::Damaged(e.to_string()))?;
+        let channel = self.0.names.channel(if event.is_report() { Channel::Reports } else { Channel::Bus });
+        let mut call = redis::cmd("PUBLISH");
+        call.arg(&channel).arg(self.0.seal.event(&channel, &text));
+        self.0.link.query(&call).await.map(drop)
+    }
+
+    pub(super) async fn highest_account(&self) -> Result<UserId, Error> {
+        let mut call = redis::cmd("ZSCORE");
+        call.arg(self.0.names.shared("accounts")).arg(HIGHEST);
+        let highest: Option<f64> = self.0.link.ask(&call).await?;
+        // Numbers of accounts are integers of 31 bits.
+        Ok(UserId(highest.unwrap_or(0.0) as i64))
+    }
+
+    pub(super) async fn note_account(&self, user: UserId) -> Result<(), Error> {
+        let mut call = redis::cmd("ZADD");
+        // The higher score stays, whoever comes last.
+        call.arg(self.0.names.shared("accounts")).arg("GT").arg(user.0).arg(HIGHEST);
+        let (epoch, _) = self.0.link.query(&call).await?;
+        self.durable(epoch).await
+    }
+
+    pub(super) async fn ping(&self) -> Result<(), Error> {
+        // Refused wherever an append would be.
+        self.0.link.query(call("probe").arg(0)).await?;
+        self.0.link.has_room();
+        Ok(())
+    }
+
+    pub(super) fn is_full(&self) -> bool {
+        self.0.link.is_full()
+    }
+
+    pub(super) fn durability(&self) -> String {
+        self.0.barrier.as_ref().map_or_else(|| "redis".to_owned(), |barrier| format!("redis+{}", barrier.replicas()))
+    }
+
+    pub(super) async fn close(&self) {
+        let watch = self.0.watch.lock().take();
+        let keeper = self.0.keeper.lock().take();
+        for task in [watch, keeper].into_iter().flatten() {
+            task.abort();
+        }
+        leases::finish(&self.0).await;
+        self.0.follower.close().await;
+        if let Some(barrier) = &self.0.barrier {
+            barrier.close().await;
+        }
+    }
+}
+
+impl Inner {
+    /// Adds what bounds the sessions to a call.
+    fn bounds(&self, call: &mut redis::Cmd) {
+        call.arg(self.retention.sessions).arg(self.retention.windows).arg(millis(LEASE));
+    }
+
+    /// Says of these sessions that their connections last, or have ended.
+    async fn keep(&self, key: LogKey, sessions: &[Owned], last: bool) -> Result<(), Error> {
+        let session = self.link.session().await?;
+        let mut call = call("keep");
+        call.arg(sessions.len() + 4);
+        for name in ["meta", "log", "devices", "passing"] {
+            call.arg(self.names.key(key, name));
+        }
+        for (name, _) in sessions {
+            call.arg(self.names.session(key, name));
+        }
+        call.arg(session.epoch.0);
+        self.bounds(&mut call);
+        call.arg(millis(DEVICE_MEMORY)).arg(u8::from(last));
+        for (name, owner) in sessions {
+            call.arg(*owner).arg(millis(name.memory()));
+        }
+        let evicted = reply::evicted(self.link.query_on(&session, &call).await?)?;
+        self.note_evicted(key, evicted);
+        Ok(())
+    }
+
+    fn note_evicted(&self, key: LogKey, evicted: reply::Evicted) {
+        for (reason, number) in evicted.by_reason() {
+            metrics::counter!("motience_log_sessions_forgotten_total", "reason" => reason).increment(number);
+            if reason != "age" && self.said.pass("forgotten").is_some() {
+                warn!(
+                    producer = %key.producer, reason,
+                    "a producer's devices are more than the log remembers: those that were away the longest are forgotten \
+                     (LOG_MAX_SESSIONS, LOG_MAX_DEDUP_BYTES)"
+                );
+            }
+        }
+    }
+}
+
+impl fmt::Debug for Log {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("redis::Log").finish_non_exhaustive()
+    }
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// Turns a message received on a shard channel or the bus into a signal. `None`: it is not from one of our nodes.
+fn signal(names: &Names, seal: &Seal, channel: &[u8], payload: Bytes) -> Result<Option<Signal>, Error> {
+    let name = String::from_utf8_lossy(channel);
+    match names.channel_of(channel)? {
+        Channel::Live(key) => Ok(reply::published(key, &name, seal, payload).map(|batch| Signal::Batch(Arc::new(batch)))),
+        Channel::Bus | Channel::Reports => match seal.opened(&name, &payload) {
+            Some(text) => serde_json::from_slice(text).map(|event| Some(Signal::Event(event))).map_err(|e| Error::Damaged(e.to_string())),
+            None => Ok(None),
+        },
+    }
+}

@@ -1,0 +1,100 @@
+//! How keys and channels are called: the one place that builds their names, and reads a channel's.
+//!
+//! All keys and the channel of a producer carry its hash tag, so that one function call finds them on one shard.
+
+use motience_proto::model::LogKey;
+
+use crate::{Error, SessionName};
+
+/// Names of one installation: another one on the same Redis has names of its own, and hears nothing of this one.
+#[derive(Clone, Debug)]
+pub(super) struct Names {
+    /// What they all begin with.
+    prefix: String,
+}
+
+/// What a message came by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Channel {
+    /// A producer's batches.
+    Live(LogKey),
+    /// Events.
+    Bus,
+    /// Those events that are reports.
+    Reports,
+}
+
+impl Names {
+    /// Those of the installation with this id.
+    pub(super) fn new(installation: &str) -> Self {
+        Self { prefix: format!("m:{installation}") }
+    }
+
+    /// One key of a producer's log: `meta`, `log`, `marks`, `ids`, `devices`, `passing`.
+    pub(super) fn key(&self, log: LogKey, part: &str) -> String {
+        format!("{}:{{{log}}}:{part}", self.prefix)
+    }
+
+    /// The key of a sender's session.
+    pub(super) fn session(&self, log: LogKey, sender: &SessionName) -> String {
+        self.key(log, &format!("s:{sender}"))
+    }
+
+    /// A key of the whole installation: `barrier`, `mended`, `epoch`.
+    pub(super) fn shared(&self, part: &str) -> String {
+        format!("{}:{part}", self.prefix)
+    }
+
+    /// A pattern that the logs' keys match.
+    pub(super) fn logs(&self) -> String {
+        format!("{}:{{*}}:log", self.prefix)
+    }
+
+    /// Another key of the producer whose log has the key `log`.
+    pub(super) fn beside(&self, log: &str, part: &str) -> String {
+        format!("{}{part}", log.strip_suffix("log").unwrap_or(log))
+    }
+
+    /// The channel's own name.
+    pub(super) fn channel(&self, channel: Channel) -> String {
+        match channel {
+            Channel::Live(log) => self.key(log, "live"),
+            Channel::Bus => self.shared("bus"),
+            Channel::Reports => self.shared("reports"),
+        }
+    }
+
+    /// Which channel has this name.
+    pub(super) fn channel_of(&self, name: &[u8]) -> Result<Channel, Error> {
+        let read = |name: &str| {
+            let rest = name.strip_prefix(&self.prefix)?.strip_prefix(':')?;
+            match rest {
+                "bus" => Some(Channel::Bus),
+                "reports" => Some(Channel::Reports),
+                _ => rest.strip_prefix('{')?.strip_suffix("}:live")?.parse().ok().map(Channel::Live),
+            }
+        };
+        let known = std::str::from_utf8(name).ok().and_then(read);
+        known.ok_or_else(|| Error::Damaged("a message on an unknown channel".to_owned()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use motience_proto::model::{LogId, ProducerId};
+
+    #[test]
+    fn a_channel_is_known_by_its_name() {
+        let names = Names::new("a");
+        let log = LogKey { producer: ProducerId(7), log: LogId(99) };
+        for channel in [Channel::Bus, Channel::Reports, Channel::Live(log)] {
+            assert_eq!(names.channel_of(names.channel(channel).as_bytes()).unwrap(), channel);
+        }
+        assert_eq!(names.key(log, "meta"), "m:a:{7-99}:meta");
+        assert_eq!(names.beside(&names.key(log, "log"), "meta"), "m:a:{7-99}:meta");
+        for other in ["m:a:{x}:live", "m:a:{7}:live", "m:bus", "m:ab:bus", "m:b:{7-99}:live"] {
+            assert!(names.channel_of(other.as_bytes()).is_err(), "{other}");
+        }
+    }
+}

@@ -1,0 +1,340 @@
+//! Reading what the functions answer and publish.
+
+use std::{collections::HashSet, sync::Arc};
+
+use bytes::{Buf, Bytes};
+use motience_proto::model::{Epoch, LogEpoch, LogKey, Offset, RecordName, Seq, times};
+use redis::Value;
+use time::OffsetDateTime;
+
+use super::seal::{self, Seal};
+use crate::{Batch, Entry, Error, Head, Hold, Opened, Read};
+
+/// Longest first line of a published batch: it may name each of some thousands of records.
+const MAX_HEAD: usize = 64 << 10;
+/// Longest line before a record.
+const MAX_LINE: usize = 64;
+
+/// Sessions that one call has evicted, by reason.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Evicted([u64; 3]);
+
+impl Evicted {
+    const REASONS: [&str; 3] = ["count", "bytes", "age"];
+
+    /// Reason and number, where there are any.
+    pub(super) fn by_reason(self) -> impl Iterator<Item = (&'static str, u64)> {
+        Self::REASONS.into_iter().zip(self.0).filter(|(_, number)| *number > 0)
+    }
+}
+
+/// What the functions that keep sessions evict.
+pub(super) fn evicted(value: Value) -> Result<Evicted, Error> {
+    let Value::Array(parts) = value else { return Err(damaged("number of evicted sessions")) };
+    let numbers: Vec<u64> = parts
+        .into_iter()
+        .filter_map(|part| match part {
+            Value::Int(number) => u64::try_from(number).ok(),
+            _ => None,
+        })
+        .collect();
+    numbers.try_into().map(Evicted).map_err(|_| damaged("number of evicted sessions"))
+}
+
+/// The session, which nobody holds yet, and what had to go for it.
+pub(super) fn opened(value: Value) -> Result<(Opened, Evicted), Error> {
+    let Value::Array(mut parts) = value else { return Err(damaged("open")) };
+    if parts.len() == 1 {
+        return Err(match text(parts.remove(0))?.as_str() {
+            "fenced" => Error::Fenced,
+            "stale" => Error::Stale,
+            _ => damaged("open"),
+        });
+    }
+    let [life, fence, seen, gone] = <[Value; 4]>::try_from(parts).map_err(|_| damaged("open"))?;
+    let opened = Opened {
+        life: text(life)?.parse().map_err(|_| damaged("life"))?,
+        fence: text(fence)?.parse().map_err(|_| damaged("fence"))?,
+        seen: text(seen)?.parse().map_err(|_| damaged("seen-set"))?,
+        held: Hold::default(),
+    };
+    Ok((opened, evicted(gone)?))
+}
+
+/// What an append did.
+pub(super) struct Appended {
+    /// What became of each section.
+    pub(super) outcomes: Vec<Result<(), Error>>,
+    /// What could not be done beside.
+    pub(super) notes: Vec<String>,
+    /// Sessions that had to go for the room that windows take.
+    pub(super) evicted: Evicted,
+}
+
+pub(super) fn appended(value: Value, sections: usize) -> Result<Appended, Error> {
+    let Value::Array(parts) = value else { return Err(damaged("append")) };
+    let [Value::Array(outcomes), Value::Array(notes), gone] = <[Value; 3]>::try_from(parts).map_err(|_| damaged("append"))? else {
+        return Err(damaged("append"));
+    };
+    if outcomes.len() != sections {
+        return Err(damaged("append"));
+    }
+    let outcomes: Result<_, Error> = outcomes
+        .iter()
+        .map(|part| match part {
+            Value::Int(1) => Ok(Ok(())),
+            Value::Int(-1) => Ok(Err(Error::Fenced)),
+            Value::Int(-2) => Ok(Err(Error::Stale)),
+            _ => Err(damaged("append")),
+        })
+        .collect();
+    Ok(Appended { outcomes: outcomes?, notes: notes.into_iter().map(text).collect::<Result<_, _>>()?, evicted: evicted(gone)? })
+}
+
+/// The log's ends, and whether its present life has begun.
+pub(super) fn head(value: Value) -> Result<(Head, bool), Error> {
+    let Value::Array(parts) = value else { return Err(damaged("head")) };
+    let [lives, first, last, begun] = <[Value; 4]>::try_from(parts).map_err(|_| damaged("head"))?;
+    let head = Head { lives: text(lives)?.parse().map_err(|_| damaged("lives"))?, first: offset(first)?, last: offset(last)? };
+    Ok((head, begun == Value::Int(1)))
+}
+
+/// The offset of the newest mark older than `time`, in milliseconds.
+pub(super) fn marked_before(value: Value, time: i128) -> Result<Option<Offset>, Error> {
+    let Value::Array(marks) = value else { return Err(damaged("marks")) };
+    let mut found = None;
+    for mark in marks {
+        let mark = text(mark)?;
+        let mut parts = mark.split(' ');
+        let (Some(offset), Some(at)) = (parts.next(), parts.nth(1)) else { return Err(damaged("mark")) };
+        if at.parse::<i128>().map_err(|_| damaged("mark"))? >= time {
+            break;
+        }
+        found = Some(Offset(offset.parse().map_err(|_| damaged("mark"))?));
+    }
+    Ok(found)
+}
+
+pub(super) fn read(value: Value, key: LogKey) -> Result<Read, Error> {
+    let Value::Array(parts) = value else { return Err(damaged("log")) };
+    let [life, found] = <[Value; 2]>::try_from(parts).map_err(|_| damaged("log"))?;
+    let epoch = text(life)?.parse().map_err(|_| damaged("life"))?;
+    Ok(Read { epoch, batches: entries(found, key, epoch)?, damaged: None })
+}
+
+/// Entries that follow each other and came at one time.
+#[derive(Default)]
+struct Run {
+    first: Offset,
+    received: Option<OffsetDateTime>,
+    entries: Vec<Entry>,
+}
+
+impl Run {
+    fn batch(self, key: LogKey, epoch: LogEpoch) -> Option<Batch> {
+        if self.entries.is_empty() {
+            return None;
+        }
+        Some(Batch::new(key, epoch, self.first, self.entries).received(self.received))
+    }
+}
+
+/// The answer of XRANGE: runs of consecutive offsets become batches.
+fn entries(value: Value, key: LogKey, epoch: LogEpoch) -> Result<Vec<Arc<Batch>>, Error> {
+    let Value::Array(entries) = value else { return Err(damaged("log")) };
+    let mut batches = Vec::new();
+    let mut run = Run::default();
+    let mut end = |run: Run| batches.extend(run.batch(key, epoch).map(Arc::new));
+    for entry in entries {
+        let (offset, received, entry) = one(entry)?;
+        if offset.0 != run.first.0 + run.entries.len() as u64 || received != run.received {
+            end(std::mem::replace(&mut run, Run { first: offset, received, entries: Vec::new() }));
+        }
+        run.entries.push(entry);
+    }
+    end(run);
+    Ok(batches)
+}
+
+/// The message of one append: `LIFE FIRST SENDER SEAL OMITTED\n` and then `LENGTH SEQ\nMESSAGE` for each record. Those whose
+/// place among them is OMITTED were known by their clients' ids, and are not in the log. `None`: it has no seal of ours, and tells
+/// nothing, be it readable or not.
+pub(super) fn published(key: LogKey, channel: &str, seal: &Seal, payload: Bytes) -> Option<Batch> {
+    let told = Told::read(payload).ok()?;
+    let records = told.entries.iter().map(|entry| (entry.name.seq, &entry.message[..]));
+    let lent = seal.batch(channel, told.life, told.sender, records);
+    let placed = seal::placed(&lent, &told.first.to_string(), &told.omitted);
+    if !seal::same(placed.as_bytes(), told.seal.as_bytes()) {
+        return None;
+    }
+    let omitted: HashSet<u64> = told.omitted.split(',').filter_map(|at| at.parse().ok()).collect();
+    let mut entries = told.entries;
+    if !omitted.is_empty() {
+        let mut at = 0..;
+        entries.retain(|_| at.next().is_none_or(|at| !omitted.contains(&at)));
+    }
+    // One append, so one time.
+    let mut received = None;
+    for entry in &mut entries {
+        (entry.message, received) = unstamped(entry.message.clone());
+    }
+    (!entries.is_empty()).then(|| Batch::new(key, told.life, told.first, entries).received(received))
+}
+
+/// A published batch as it came, whoever sent it.
+struct Told {
+    life: LogEpoch,
+    first: Offset,
+    sender: Epoch,
+    seal: String,
+    omitted: String,
+    entries: Vec<Entry>,
+}
+
+impl Told {
+    fn read(mut payload: Bytes) -> Result<Self, Error> {
+        let head = line(&mut payload, MAX_HEAD)?;
+        let parts: Vec<&str> = head.split(' ').collect();
+        let [life, first, sender, seal, omitted] = parts[..] else { return Err(damaged("published batch")) };
+        let (life, first, sender) = (LogEpoch(number(life)?), Offset(number(first)?), hex(sender)?);
+        let mut entries = Vec::new();
+        while payload.has_remaining() {
+            let head = line(&mut payload, MAX_LINE)?;
+            let (length, seq) = head.split_once(' ').ok_or_else(|| damaged("published length"))?;
+            let length: usize = length.parse().map_err(|_| damaged("published length"))?;
+            let seq = Seq(number(seq)?);
+            if length > payload.len() {
+                return Err(damaged("published message"));
+            }
+            entries.push(Entry { name: RecordName { epoch: sender, seq }, message: payload.split_to(length) });
+        }
+        Ok(Self { life, first, sender, seal: seal.to_owned(), omitted: omitted.to_owned(), entries })
+    }
+}
+
+fn one(entry: Value) -> Result<(Offset, Option<OffsetDateTime>, Entry), Error> {
+    let Value::Array(parts) = entry else { return Err(damaged("entry")) };
+    let [id, fields] = <[Value; 2]>::try_from(parts).map_err(|_| damaged("entry"))?;
+    let id = text(id)?;
+    let (offset, seq) = id.split_once('-').ok_or_else(|| damaged("entry id"))?;
+    let (offset, seq) = (offset.parse().map_err(|_| damaged("entry id"))?, seq.parse().map_err(|_| damaged("entry id"))?);
+    let Value::Array(fields) = fields else { return Err(damaged("entry")) };
+    let [sender, message] = <[Value; 2]>::try_from(fields).map_err(|_| damaged("entry"))?;
+    let Value::BulkString(message) = message else { return Err(damaged("entry")) };
+    let name = RecordName { epoch: hex(&text(sender)?)?, seq: Seq(seq) };
+    let (message, received) = unstamped(Bytes::from(message));
+    Ok((Offset(offset), received, Entry { name, message }))
+}
+
+/// Digits of a stamp: milliseconds since 1970, until the year 2527.
+const STAMP: usize = 11;
+
+/// A message with the time it came behind it, as the log keeps it.
+pub(super) fn stamped(message: &[u8], now: OffsetDateTime) -> Vec<u8> {
+    let stamp = format!("{:011x}", now.unix_timestamp_nanos() / 1_000_000);
+    [message, stamp.as_bytes()].concat()
+}
+
+/// A message and when it came. One without a stamp ends as every object does, and no stamp has a brace in it.
+fn unstamped(mut kept: Bytes) -> (Bytes, Option<OffsetDateTime>) {
+    let Some(at) = kept.len().checked_sub(STAMP).filter(|at| *at > 0 && kept[at - 1] == b'}') else { return (kept, None) };
+    let millis = std::str::from_utf8(&kept[at..]).ok().and_then(|digits| u64::from_str_radix(digits, 16).ok());
+    let received = millis.and_then(times::from_millis);
+    if received.is_some() {
+        kept.truncate(at);
+    }
+    (kept, received)
+}
+
+/// Milliseconds that a hash keeps, or nothing.
+pub(super) fn time(value: Value) -> Result<Option<OffsetDateTime>, Error> {
+    if value == Value::Nil {
+        return Ok(None);
+    }
+    let millis: u64 = text(value)?.parse().map_err(|_| damaged("time"))?;
+    Ok(times::from_millis(millis))
+}
+
+fn offset(value: Value) -> Result<Offset, Error> {
+    text(value)?.parse().map_err(|_| damaged("offset"))
+}
+
+fn hex(text: &str) -> Result<Epoch, Error> {
+    u64::from_str_radix(text, 16).map(Epoch).map_err(|_| damaged("sender"))
+}
+
+fn number(text: &str) -> Result<u64, Error> {
+    text.parse().map_err(|_| damaged("published number"))
+}
+
+fn line(payload: &mut Bytes, longest: usize) -> Result<String, Error> {
+    let end = payload.iter().take(longest).position(|&b| b == b'\n').ok_or_else(|| damaged("published batch"))?;
+    let line = payload.split_to(end);
+    payload.advance(1);
+    String::from_utf8(line.to_vec()).map_err(|_| damaged("published batch"))
+}
+
+fn text(value: Value) -> Result<String, Error> {
+    match value {
+        Value::BulkString(bytes) => String::from_utf8(bytes.to_vec()).map_err(|_| damaged("text")),
+        Value::SimpleString(text) => Ok(text),
+        _ => Err(damaged("text")),
+    }
+}
+
+fn damaged(what: &str) -> Error {
+    Error::Damaged(format!("Redis answered with no valid {what}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use motience_proto::model::ProducerId;
+
+    const KEY: LogKey = LogKey::numbered(ProducerId(3));
+
+    fn batch(seal: &Seal, first: &str, omitted: &str, body: &'static str, records: &[(u64, &[u8])]) -> Bytes {
+        let lent = seal.batch("c", LogEpoch(77), Epoch(255), records.iter().map(|&(seq, message)| (Seq(seq), message)));
+        Bytes::from(format!("77 {first} ff {} {omitted}\n{body}", seal::placed(&lent, first, omitted)))
+    }
+
+    #[test]
+    fn a_published_batch_is_read_and_its_seal_looked_at() {
+        let seal = Seal::new(&"a secret".into());
+        let read = |payload| published(KEY, "c", &seal, payload);
+        let (body, records): (_, &[(u64, &[u8])]) = ("2 5\n{}3 6\n{ }", &[(5, b"{}"), (6, b"{ }")]);
+        let good = read(batch(&seal, "12", "", body, records)).unwrap();
+        assert_eq!((good.epoch, good.first, good.len()), (LogEpoch(77), Offset(12), 2));
+        assert_eq!(good.entries()[1].name, RecordName { epoch: Epoch(255), seq: Seq(6) });
+        let part = read(batch(&seal, "12", "0", body, records)).unwrap();
+        assert_eq!((part.first, part.len(), part.entries()[0].name.seq), (Offset(12), 1, Seq(6)));
+
+        let whole = String::from_utf8(batch(&seal, "12", "", body, records).to_vec()).unwrap();
+        for (from, to) in [("77 12", "77 13"), ("77 12", "78 12"), ("{ }", "[ ]"), ("3 6", "3 7"), (" ff ", " fe "), (" \n2", " 1\n2")] {
+            assert_ne!(whole, whole.replacen(from, to, 1));
+            assert_eq!(read(Bytes::from(whole.replacen(from, to, 1))), None, "{from}");
+        }
+        for bad in ["77 12 ff\n2 5\n{}", "77 12 ff x \n2 5\n{}9 6\n{", "77 12 zz x \n", ""] {
+            assert_eq!(read(Bytes::from(bad)), None, "{bad}");
+        }
+    }
+
+    #[test]
+    fn when_a_message_came_is_kept_behind_it() {
+        let now = times::from_millis(1_738_150_500_123).unwrap();
+        let kept = stamped(br#"{"a":1}"#, now);
+        assert_eq!(unstamped(kept.into()), (Bytes::from_static(br#"{"a":1}"#), Some(now)));
+        // As nodes of the first release wrote them.
+        for plain in [&br#"{"a":"0194b1c0d2b"}"#[..], b"{}", b""] {
+            assert_eq!(unstamped(plain.into()), (plain.into(), None));
+        }
+    }
+
+    #[test]
+    fn the_mark_before_a_time_is_found() {
+        let marks = || Value::Array(["5 100 1000", "9 200 2000"].map(|m| Value::BulkString(m.into())).to_vec());
+        for (time, found) in [(1000, None), (1001, Some(5)), (2000, Some(5)), (5000, Some(9))] {
+            assert_eq!(marked_before(marks(), time).unwrap(), found.map(Offset));
+        }
+    }
+}

@@ -1,0 +1,144 @@
+//! What nodes say to each other through Redis carries a seal, so that only who knows the installation's secret is believed.
+//!
+//! Whoever may publish on a channel of Redis could otherwise hand consumers records that no device sent, or end any login.
+//!
+//! A published batch has two seals in one. The sender's node makes an HMAC of all that it knows: channel, life, sender, numbers,
+//! messages. The offset is given only by the function that appends. So that HMAC is not published: it is lent to the function,
+//! which publishes a hash of it and of the place. Whoever receives the batch makes the HMAC again from what came, and compares
+//! the hash. A record taken from one place and published at another is no better than one made up.
+
+use std::fmt;
+
+use aws_lc_rs::{
+    constant_time, digest,
+    hkdf::{self, KeyType},
+    hmac,
+};
+use motience_proto::model::{Epoch, LogEpoch, Seq};
+use secrecy::{ExposeSecret, SecretString};
+
+/// Bytes of an event's seal in hex.
+const EVENT: usize = 64;
+
+/// The installation's key for messages between nodes. Cheap to clone.
+#[derive(Clone)]
+pub(super) struct Seal(hmac::Key);
+
+/// Nothing but a length, as `hkdf` wants it.
+struct Length;
+
+impl KeyType for Length {
+    fn len(&self) -> usize {
+        32
+    }
+}
+
+impl Seal {
+    /// The key that follows from the secret which signs tokens: a key of its own, so that neither tells anything of the other.
+    pub(super) fn new(secret: &SecretString) -> Self {
+        let salt = hkdf::Salt::new(hkdf::HKDF_SHA256, b"motience");
+        let mut key = [0; 32];
+        salt.extract(secret.expose_secret().as_bytes())
+            .expand(&[b"messages between nodes 1"], Length)
+            .and_then(|okm| okm.fill(&mut key))
+            .expect("HKDF-SHA256 gives up to 8160 bytes");
+        Self(hmac::Key::new(hmac::HMAC_SHA256, &key))
+    }
+
+    /// What is lent to the function: the seal of a batch but for its place, in hex.
+    pub(super) fn batch<'a>(&self, channel: &str, life: LogEpoch, sender: Epoch, records: impl Iterator<Item = (Seq, &'a [u8])>) -> String {
+        let mut seal = self.begin("batch", channel);
+        seal.update(&life.0.to_be_bytes());
+        seal.update(&sender.0.to_be_bytes());
+        for (seq, message) in records {
+            seal.update(&seq.0.to_be_bytes());
+            seal.update(&(message.len() as u64).to_be_bytes());
+            seal.update(message);
+        }
+        hex(seal.sign().as_ref())
+    }
+
+    /// A sealed event: seal and text, one blank between them.
+    pub(super) fn event(&self, channel: &str, text: &str) -> String {
+        format!("{} {text}", self.of_event(channel, text.as_bytes()))
+    }
+
+    /// The text of an event that came by this channel, where its seal is good.
+    pub(super) fn opened<'a>(&self, channel: &str, sealed: &'a [u8]) -> Option<&'a [u8]> {
+        let (seal, rest) = sealed.split_at_checked(EVENT)?;
+        let text = rest.strip_prefix(b" ")?;
+        same(self.of_event(channel, text).as_bytes(), seal).then_some(text)
+    }
+
+    fn of_event(&self, channel: &str, text: &[u8]) -> String {
+        let mut seal = self.begin("event", channel);
+        seal.update(text);
+        hex(seal.sign().as_ref())
+    }
+
+    /// A seal is good for one kind of message and one channel.
+    fn begin(&self, kind: &str, channel: &str) -> hmac::Context {
+        let mut seal = hmac::Context::with_key(&self.0);
+        seal.update(format!("{kind} {} {channel}\n", channel.len()).as_bytes());
+        seal
+    }
+}
+
+impl fmt::Debug for Seal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Seal")
+    }
+}
+
+/// What the function publishes of a lent seal, in hex; see `append` in motience.lua. SHA-1 is what a function of Redis has: here it
+/// is keyed, and by a key that is used once, so that its known weakness (collisions of what one has chosen oneself) is none.
+pub(super) fn placed(lent: &str, first: &str, omitted: &str) -> String {
+    hex(digest::digest(&digest::SHA1_FOR_LEGACY_USE_ONLY, format!("{lent} {first} {omitted} {lent}").as_bytes()).as_ref())
+}
+
+/// Compares in a time that tells nothing.
+pub(super) fn same(a: &[u8], b: &[u8]) -> bool {
+    constant_time::verify_slices_are_equal(a, b).is_ok()
+}
+
+/// Lower-case hexadecimal digits.
+pub(super) fn hex(bytes: &[u8]) -> String {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    bytes.iter().flat_map(|&byte| [DIGITS[usize::from(byte >> 4)], DIGITS[usize::from(byte & 15)]]).map(char::from).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_seal_is_good_for_one_secret_one_channel_and_one_text() {
+        let (ours, theirs) = (Seal::new(&"a secret".into()), Seal::new(&"another".into()));
+        let sealed = ours.event("m:bus", "{}");
+        assert_eq!(ours.opened("m:bus", sealed.as_bytes()), Some(&b"{}"[..]));
+        assert_eq!(theirs.opened("m:bus", sealed.as_bytes()), None);
+        assert_eq!(ours.opened("m:reports", sealed.as_bytes()), None);
+        assert_eq!(ours.opened("m:bus", sealed.replace("{}", "{ }").as_bytes()), None);
+        assert_eq!(ours.opened("m:bus", b"{}"), None);
+    }
+
+    #[test]
+    fn a_batch_is_sealed_as_a_whole_and_in_its_place() {
+        let seal = Seal::new(&"a secret".into());
+        let lent = |channel: &str, life, records: &[(u64, &[u8])]| {
+            seal.batch(channel, LogEpoch(life), Epoch(2), records.iter().map(|&(seq, message)| (Seq(seq), message)))
+        };
+        let good = lent("c", 1, &[(1, b"ab"), (2, b"c")]);
+        for other in [
+            lent("d", 1, &[(1, b"ab"), (2, b"c")]),
+            lent("c", 3, &[(1, b"ab"), (2, b"c")]),
+            lent("c", 1, &[(1, b"a"), (2, b"bc")]),
+            lent("c", 1, &[(1, b"ab")]),
+        ] {
+            assert_ne!(good, other);
+        }
+        assert_ne!(placed(&good, "5", ""), placed(&good, "6", ""));
+        assert_ne!(placed(&good, "5", ""), placed(&good, "5", "0"));
+        assert_eq!(placed("k", "5", "").len(), 40);
+    }
+}

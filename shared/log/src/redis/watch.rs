@@ -1,0 +1,184 @@
+//! Looks after the server: says what is wrong with it, and makes room before it is full.
+//!
+//! Redis trims a log only while it is written to, and a full Redis refuses to be written to. So what is too old or too much is also
+//! removed from outside, by a script that Redis runs even then. Where memory passes the budget, the largest logs give up their
+//! oldest records; readers are told of the gap as of any that retention leaves.
+
+use std::{sync::Weak, time::Duration};
+
+use motience_runtime::telemetry::Sampler;
+use tokio::time::sleep;
+use tracing::{debug, info, warn};
+
+use super::{Inner, functions, server::Server};
+use crate::Error;
+
+/// How often memory is looked at.
+const LOOK_EVERY: Duration = Duration::from_secs(5);
+/// How often what is wrong is said again.
+pub(super) const SAY_EVERY: Duration = Duration::from_secs(60);
+/// Least pause between two sweeps that calls for room bring about.
+const SWEEP_PAUSE: Duration = Duration::from_secs(1);
+/// Where room is made, so much of the budget is left free beyond what is needed: a twentieth.
+const SPARE: u64 = 20;
+/// However much is needed, so much of the budget (a fourth) is left to the logs, in equal parts.
+const LOGS_KEEP: u64 = 4;
+/// Keys looked at in one step of a sweep.
+const KEYS_AT_ONCE: usize = 500;
+
+/// Runs as long as there is a log.
+pub(super) async fn run(watched: Weak<Inner>) {
+    let said = Sampler::new(SAY_EVERY);
+    // What retention says may have changed since the logs were written.
+    let mut due = true;
+    while let Some(log) = watched.upgrade() {
+        match log.link.server().await {
+            Ok(server) => {
+                measure(&server);
+                if said.pass("hazards").is_some() {
+                    say(&server);
+                }
+                let need = log.over_budget(&server);
+                if due || need > 0 {
+                    match sweep(&log, need).await {
+                        Ok(()) => due = false,
+                        Err(e) => warn!(error = %e, "room cannot be made in Redis; trying again"),
+                    }
+                }
+            }
+            Err(e) => debug!(error = %e, "the state of Redis cannot be seen; trying again"),
+        }
+        let refused = log.link.refused();
+        drop(log);
+        // Nodes that were started together do not look together.
+        let pause = LOOK_EVERY.mul_f64(0.8 + 0.4 * fastrand::f64());
+        tokio::select! {
+            () = sleep(pause) => {}
+            () = refused.notified() => sleep(SWEEP_PAUSE.mul_f64(fastrand::f64())).await,
+        }
+    }
+}
+
+fn measure(server: &Server) {
+    metrics::gauge!("motience_redis_used_bytes").set(server.used as f64);
+    metrics::gauge!("motience_redis_limit_bytes").set(server.limit as f64);
+    metrics::gauge!("motience_redis_evicted_keys").set(server.evicted as f64);
+    for (name, words) in server.hazards() {
+        metrics::gauge!("motience_redis_hazard", "reason" => name).set(f64::from(u8::from(words.is_some())));
+    }
+}
+
+fn say(server: &Server) {
+    for (_, words) in server.hazards() {
+        if let Some(words) = words {
+            warn!("Redis: {words}");
+        }
+    }
+    if server.evicted > 0 {
+        warn!(keys = server.evicted, "Redis has thrown keys away since it started: acknowledged records may be lost");
+    }
+}
+
+/// Removes from each log what retention no longer keeps, and `need` bytes more.
+async fn sweep(log: &Inner, need: u64) -> Result<(), Error> {
+    let mut sizes = Vec::new();
+    let (mut cursor, mut removed) = ("0".to_owned(), 0);
+    loop {
+        let mut scan = redis::cmd("SCAN");
+        scan.arg(&cursor).arg("MATCH").arg(log.names.logs()).arg("COUNT").arg(KEYS_AT_ONCE);
+        let (next, keys): (String, Vec<String>) = log.link.ask(&scan).await?;
+        for key in keys {
+            removed += trim(log, &key, 1000).await?;
+            if need > 0 {
+                let size: Option<u64> = log.link.ask(redis::cmd("MEMORY").arg("USAGE").arg(&key)).await?;
+                sizes.push((size.unwrap_or(0), key));
+            }
+        }
+        cursor = next;
+        if cursor == "0" {
+            break;
+        }
+        tokio::task::yield_now().await;
+    }
+    if removed > 0 {
+        info!(removed, "what retention no longer keeps was removed");
+    }
+    if need == 0 || sizes.is_empty() {
+        return Ok(());
+    }
+    // What was too old may have been enough.
+    let server = log.link.server().await?;
+    let need = log.over_budget(&server).min(need);
+    if need == 0 {
+        return Ok(());
+    }
+    // Where something else fills Redis, no log is emptied in vain.
+    let least = log.budget_of(&server) / LOGS_KEEP / sizes.len() as u64;
+    let most = most_for_each(sizes.iter().map(|(size, _)| *size).collect(), need).max(least);
+    let mut removed = 0;
+    for (size, key) in sizes.iter().filter(|(size, _)| *size > most) {
+        removed += trim(log, key, most * 1000 / size).await?;
+    }
+    if removed > 0 {
+        metrics::counter!("motience_log_given_up_total", "reason" => "memory").increment(removed);
+        warn!(removed, "Redis is over its memory budget: the oldest records of the largest logs were given up");
+    } else {
+        warn!("Redis is over its memory budget, and there are no records whose removal would help");
+    }
+    Ok(())
+}
+
+/// Keeps of one log what retention keeps, and of that so many thousandths.
+async fn trim(log: &Inner, key: &str, keep: u64) -> Result<u64, Error> {
+    let mut call = functions::sweep();
+    call.arg(3).arg(log.names.beside(key, "meta")).arg(key).arg(log.names.beside(key, "marks"));
+    call.arg(log.retention.bytes).arg(super::millis(log.retention.age)).arg(keep);
+    log.link.ask(&call).await
+}
+
+/// The size to which all larger logs must shrink, so that together they lose `need` bytes.
+fn most_for_each(mut sizes: Vec<u64>, need: u64) -> u64 {
+    sizes.sort_unstable_by(|a, b| b.cmp(a));
+    let mut sum: u64 = 0;
+    for (i, size) in sizes.iter().enumerate() {
+        sum += size;
+        let most = sum.saturating_sub(need) / (i as u64 + 1);
+        if sizes.get(i + 1).is_none_or(|next| *next <= most) {
+            return most;
+        }
+    }
+    0
+}
+
+impl Inner {
+    fn budget_of(&self, server: &Server) -> u64 {
+        self.budget.map_or(server.limit / 10 * 9, |budget| budget as u64)
+    }
+
+    /// How many bytes the server has too many in use.
+    fn over_budget(&self, server: &Server) -> u64 {
+        let budget = self.budget_of(server);
+        metrics::gauge!("motience_redis_budget_bytes").set(budget as f64);
+        if budget == 0 || server.used <= budget { 0 } else { server.used - budget + budget / SPARE }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_largest_logs_give_up_first() {
+        assert_eq!(most_for_each(vec![100, 10, 10], 40), 60);
+        assert_eq!(most_for_each(vec![100, 80, 10], 40), 70);
+        assert_eq!(most_for_each(vec![100, 80, 10], 0), 100);
+        assert_eq!(most_for_each(vec![100, 80, 10], 500), 0);
+        assert_eq!(most_for_each(vec![], 5), 0);
+        for need in 0..=300 {
+            let sizes = vec![100, 90, 50, 50, 10];
+            let most = most_for_each(sizes.clone(), need);
+            let given_up: u64 = sizes.iter().map(|size| size.saturating_sub(most)).sum();
+            assert!(given_up >= need && given_up < need + 5, "{need}: {most}");
+        }
+    }
+}

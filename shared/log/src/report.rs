@@ -1,0 +1,151 @@
+//! What nodes tell each other of themselves: numbers that are out of date as soon as they are told.
+
+use motience_proto::model::{LogId, LogKey, ProducerId, times::ClockFault};
+use serde::{Deserialize, Serialize};
+
+/// One live producer as one node sees it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StreamReport {
+    /// The producer.
+    pub producer: ProducerId,
+    /// Its log; nodes of the first release do not say, and mean the one that bears its number.
+    #[serde(default)]
+    pub log: Option<LogId>,
+    /// Records taken in by this node since it started.
+    pub records: u64,
+    /// Thousandths of a record for each second, over the last seconds.
+    pub millirate: u64,
+    /// Milliseconds since 1970 of the last record.
+    pub last_record_ms: i64,
+}
+
+/// One node.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct NodeReport {
+    /// Its name.
+    pub node: String,
+    /// The version of the program.
+    pub version: String,
+    /// What it does.
+    pub roles: Vec<String>,
+    /// Milliseconds since 1970 of its start.
+    pub started_ms: i64,
+    /// What an acknowledgement means there.
+    pub durability: String,
+    /// Its open connections.
+    pub connections: Connections,
+    /// Records it took in since it started.
+    pub records_in: u64,
+    /// Records it handed to consumers since it started.
+    pub records_out: u64,
+    /// Thousandths of a record taken in each second, over the last seconds.
+    pub millirate_in: u64,
+    /// The same of what it handed out.
+    pub millirate_out: u64,
+}
+
+/// Open connections of a node, by kind.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Connections {
+    /// motience/1 over QUIC, devices and consumers.
+    pub quic: u64,
+    /// WebTransport sessions.
+    pub webtransport: u64,
+    /// WebSocket producers.
+    pub producers: u64,
+    /// WebSocket consumers.
+    pub consumers: u64,
+    /// Devices that come through the gateway's tunnel.
+    pub tunnels: u64,
+    /// HTTP/3.
+    pub http3: u64,
+}
+
+/// What carries a device's records.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Transport {
+    /// motience/1 over QUIC.
+    Quic,
+    /// motience/1 through the gateway's tunnel.
+    Tunnel,
+    /// wss1.
+    WebSocket,
+    /// WebTransport.
+    WebTransport,
+    /// `POST /data`.
+    Http,
+}
+
+impl Transport {
+    /// As the API spells it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Quic => "quic",
+            Self::Tunnel => "tunnel",
+            Self::WebSocket => "websocket",
+            Self::WebTransport => "webtransport",
+            Self::Http => "http",
+        }
+    }
+}
+
+/// One device as one node sees it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeviceReport {
+    /// Whose.
+    pub producer: ProducerId,
+    /// The producer's log; nodes of the first release do not say, and mean the one that bears its number.
+    #[serde(default)]
+    pub log: Option<LogId>,
+    /// Its name within the account.
+    pub device: String,
+    /// Whether it has a connection to this node.
+    pub connected: bool,
+    /// What it came by last.
+    pub transport: Transport,
+    /// Milliseconds since 1970 of the last sign of it.
+    pub seen_ms: i64,
+    /// Records taken in from it by this node since that started.
+    pub records: u64,
+    /// Thousandths of a record for each second, over the last seconds.
+    pub millirate: u64,
+    /// Millionths of its packets that are lost, as it says itself.
+    #[serde(default)]
+    pub loss_ppm: Option<u64>,
+    /// Microseconds of a round trip.
+    #[serde(default)]
+    pub rtt_us: Option<u64>,
+    /// Records that wait in its outbox, as it says itself.
+    #[serde(default)]
+    pub backlog: Option<u64>,
+    /// How often its address changed under an open connection.
+    #[serde(default)]
+    pub address_changes: u64,
+    /// What is wrong with its clock, by the time of its last record.
+    #[serde(default)]
+    pub clock: Option<ClockFault>,
+    /// Records taken in by this node whose time cannot be right.
+    #[serde(default)]
+    pub misdated: u64,
+}
+
+impl StreamReport {
+    /// Whose log it is about.
+    pub fn key(&self) -> LogKey {
+        key(self.producer, self.log)
+    }
+}
+
+impl DeviceReport {
+    /// Whose log its records are in.
+    pub fn key(&self) -> LogKey {
+        key(self.producer, self.log)
+    }
+}
+
+fn key(producer: ProducerId, log: Option<LogId>) -> LogKey {
+    log.map_or(LogKey::numbered(producer), |log| LogKey { producer, log })
+}

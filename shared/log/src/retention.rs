@@ -1,0 +1,202 @@
+//! How much of a producer's log is kept, and marks by which it is trimmed without looking at every entry.
+
+use std::{collections::VecDeque, time::Duration};
+
+use motience_proto::model::Offset;
+use time::OffsetDateTime;
+
+use super::Retention;
+
+/// Parts into which the kept log is divided: it is trimmed by whole parts.
+const PARTS: u32 = 64;
+
+/// The end of a part.
+#[derive(Clone, Copy, Debug)]
+struct Mark {
+    /// Its last offset.
+    last: Offset,
+    /// Bytes of messages from the log's beginning up to there.
+    total: u64,
+    /// When it was written.
+    at: OffsetDateTime,
+}
+
+/// Marks of one log, oldest first.
+#[derive(Debug, Default)]
+pub(super) struct Marks {
+    marks: VecDeque<Mark>,
+    total: u64,
+    /// Bytes that are removed.
+    gone: u64,
+    /// Bytes and time at the last mark.
+    marked: u64,
+    since: Option<OffsetDateTime>,
+    /// The last batch, and when it was written.
+    end: Option<(Offset, OffsetDateTime)>,
+    /// When the last of what was removed was written.
+    gone_at: Option<OffsetDateTime>,
+}
+
+/// What is to be removed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Trim {
+    /// Everything up to here.
+    pub(super) gone: Option<Offset>,
+    /// Whether more would be, because of its age, were the clock believed.
+    pub(super) held: bool,
+}
+
+impl Marks {
+    /// Counts a batch that ends with `last`.
+    pub(super) fn add(&mut self, last: Offset, bytes: usize, at: OffsetDateTime, keep: &Retention) {
+        // A part ends before what comes long after it, so that it can go by itself.
+        if let (Some(since), Some((end, ended))) = (self.since, self.end)
+            && at - since >= part(keep.age)
+        {
+            self.mark(end, ended);
+        }
+        self.total += bytes as u64;
+        self.end = Some((last, at));
+        self.since.get_or_insert(at);
+        if self.total - self.marked >= (keep.bytes as u64 / u64::from(PARTS)).max(1) {
+            self.mark(last, at);
+        }
+    }
+
+    fn mark(&mut self, last: Offset, at: OffsetDateTime) {
+        self.marks.push_back(Mark { last, total: self.total, at });
+        self.marked = self.total;
+        self.since = None;
+    }
+
+    /// When the last of what was removed was written; `None`: nothing was.
+    pub(super) fn gone_at(&self) -> Option<OffsetDateTime> {
+        self.gone_at
+    }
+
+    /// Takes over what [`Marks::gone_at`] said of this log in an earlier process.
+    pub(super) fn recall_gone(&mut self, gone_at: Option<OffsetDateTime>) {
+        self.gone_at = gone_at;
+    }
+
+    /// What is to be removed now: what there is no room for, and what is too old. Where the clock says `now`, but only `sure` is believed,
+    /// no more than [`Retention::at_once`] of the log goes because of the difference.
+    pub(super) fn trim(&mut self, now: OffsetDateTime, sure: OffsetDateTime, keep: &Retention) -> Trim {
+        // What lies after a mark is enough to fill the room.
+        let full = self.marks.iter().take_while(|mark| self.total - mark.total >= keep.bytes as u64).count();
+        let surely = self.too_old(full, sure, keep.age);
+        let perhaps = self.too_old(full, now, keep.age);
+        let share = (self.bytes_of(perhaps) - self.bytes_of(surely)) * 100;
+        let held = share > (self.total - self.gone) * u64::from(keep.at_once);
+        let parts = if held { surely } else { perhaps };
+        let Some(last) = self.end_of(parts) else { return Trim { gone: None, held } };
+        self.gone = self.bytes_of(parts);
+        self.gone_at = self.gone_at.max(Some(last.1));
+        if parts > self.marks.len() {
+            (self.end, self.since, self.marked) = (None, None, self.total);
+        }
+        self.marks.drain(..parts.min(self.marks.len()));
+        Trim { gone: Some(last.0), held }
+    }
+
+    /// How many parts are too old at `now`, those that are to go in any case included. All marks and one more: so is what follows the last.
+    fn too_old(&self, gone: usize, now: OffsetDateTime, age: Duration) -> usize {
+        let old = |at: OffsetDateTime| now - at > age;
+        let parts = gone + self.marks.iter().skip(gone).take_while(|mark| old(mark.at)).count();
+        let whole = parts == self.marks.len() && self.total > self.marked && self.end.is_some_and(|(_, at)| old(at));
+        parts + usize::from(whole)
+    }
+
+    fn bytes_of(&self, parts: usize) -> u64 {
+        match parts.checked_sub(1) {
+            None => self.gone,
+            Some(last) => self.marks.get(last).map_or(self.total, |mark| mark.total),
+        }
+    }
+
+    fn end_of(&self, parts: usize) -> Option<(Offset, OffsetDateTime)> {
+        self.marks.get(parts.checked_sub(1)?).map(|mark| (mark.last, mark.at)).or(self.end)
+    }
+}
+
+fn part(age: Duration) -> time::Duration {
+    time::Duration::try_from(age / PARTS).unwrap_or(time::Duration::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(second: i64) -> OffsetDateTime {
+        OffsetDateTime::UNIX_EPOCH + time::Duration::seconds(second)
+    }
+
+    #[test]
+    fn as_much_as_fits_is_kept_and_hardly_more() {
+        let keep = Retention { age: Duration::from_secs(1000), bytes: 6400, ..Retention::default() };
+        let (mut marks, mut gone) = (Marks::default(), 0);
+        for n in 1..=1000 {
+            marks.add(Offset(n), 50, at(0), &keep);
+            gone = marks.trim(at(0), at(0), &keep).gone.map_or(gone, |offset| offset.0);
+            let kept = (n - gone) * 50;
+            assert!(kept >= (n * 50).min(6400) && kept <= 6400 + 200, "{n}: {kept}");
+        }
+    }
+
+    #[test]
+    fn what_is_too_old_goes_part_by_part() {
+        let keep = Retention { age: Duration::from_secs(640), bytes: 1 << 20, ..Retention::default() };
+        let mut marks = Marks::default();
+        for n in 1..=100 {
+            marks.add(Offset(n), 10, at(n as i64), &keep);
+        }
+        assert_eq!(marks.trim(at(640), at(640), &keep).gone, None);
+        let gone = marks.trim(at(700), at(700), &keep).gone.unwrap().0;
+        assert!((45..=59).contains(&gone), "{gone}");
+        assert_eq!(marks.gone_at(), Some(at(gone as i64)));
+        // And the tail of a log that nobody writes to any more.
+        assert_eq!(marks.trim(at(741), at(741), &keep).gone, Some(Offset(100)));
+        assert_eq!(marks.trim(at(9999), at(9999), &keep), Trim::default());
+        marks.add(Offset(101), 10, at(9999), &keep);
+        assert_eq!(marks.trim(at(9999), at(9999), &keep), Trim::default());
+    }
+
+    #[test]
+    fn a_lone_large_record_is_kept() {
+        let keep = Retention { age: Duration::from_secs(1000), bytes: 100, ..Retention::default() };
+        let mut marks = Marks::default();
+        marks.add(Offset(1), 5000, at(0), &keep);
+        assert_eq!(marks.trim(at(0), at(0), &keep).gone, None);
+        marks.add(Offset(2), 5000, at(0), &keep);
+        assert_eq!(marks.trim(at(0), at(0), &keep).gone, Some(Offset(1)));
+    }
+
+    /// A clock that is set ahead makes everything too old at once.
+    #[test]
+    fn much_at_once_waits_until_the_clock_is_believed() {
+        let keep = Retention { age: Duration::from_secs(640), bytes: 6400, ..Retention::default() };
+        let mut marks = Marks::default();
+        for n in 1..=100 {
+            marks.add(Offset(n), 50, at(n as i64), &keep);
+        }
+        let day = 25 * 3600;
+        assert_eq!(marks.trim(at(day), at(100), &keep), Trim { gone: None, held: true });
+        // A small part goes all the same, and so does what is surely too old, and what there is no room for.
+        let small = marks.trim(at(680), at(100), &keep);
+        assert!(!small.held && small.gone.is_some_and(|gone| (30..40).contains(&gone.0)), "{small:?}");
+        let sure = marks.trim(at(day), at(690), &keep);
+        assert!(sure.held && sure.gone.is_some_and(|gone| (40..50).contains(&gone.0)), "{sure:?}");
+        for n in 101..=300 {
+            marks.add(Offset(n), 50, at(day), &keep);
+        }
+        let full = marks.trim(at(day), at(690), &keep);
+        assert!(full.gone.is_some_and(|gone| (160..=172).contains(&gone.0)), "{full:?}");
+        assert!(marks.trim(at(2 * day), at(690), &keep).held);
+        assert_eq!(marks.trim(at(2 * day), at(2 * day), &keep), Trim { gone: Some(Offset(300)), held: false }, "all of it, with its tail");
+        assert_eq!(marks.trim(at(3 * day), at(3 * day), &keep), Trim::default());
+        // Or an operator wants no questions.
+        marks.add(Offset(301), 50, at(0), &keep);
+        let keep = Retention { at_once: 100, ..keep };
+        assert_eq!(marks.trim(at(day), at(0), &keep), Trim { gone: Some(Offset(301)), held: false });
+    }
+}

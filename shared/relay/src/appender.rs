@@ -1,0 +1,320 @@
+//! Group commit: one task for each producer that is being written to. While a write is under way the next one gathers,
+//! so a lone record is never delayed and a flood is batched by itself.
+
+use std::{collections::HashMap, sync::Arc, time::Duration};
+
+use bytes::{Bytes, BytesMut};
+use motience_log::{self as log, New, Section};
+use motience_mutation::Mutation;
+use motience_proto::model::{LogKey, ProducerId, RangeSet, Seq, record};
+use parking_lot::Mutex;
+use tokio::{
+    sync::{
+        OwnedSemaphorePermit, Semaphore,
+        mpsc::{self, error::TrySendError},
+    },
+    time::{Instant, sleep},
+};
+use tracing::warn;
+
+use super::{
+    Relay,
+    session::{Session, Ticket},
+};
+
+/// First pause before a failed write is tried again; doubles up to a second.
+const FIRST_PAUSE: Duration = Duration::from_millis(50);
+/// Bytes of the buffers that messages are made in.
+const BUFFER: usize = 64 << 10;
+/// What a message has beside its record.
+const HEAD: usize = 40;
+/// Bytes that the room of a queue is counted in.
+const PIECE: usize = 1024;
+
+/// Records of one sender on their way into the log.
+pub(super) struct Submission {
+    pub(super) session: Arc<Session>,
+    pub(super) records: Vec<Submitted>,
+    /// Refused: seen, but not written.
+    pub(super) skipped: RangeSet,
+    pub(super) bytes: usize,
+    pub(super) ticket: Ticket,
+    /// Its room in the queue, given back once it is written.
+    pub(super) _room: OwnedSemaphorePermit,
+}
+
+/// A record on its way, as its sender wrote it.
+pub(super) struct Submitted {
+    pub(super) seq: Seq,
+    pub(super) id: Option<Arc<str>>,
+    pub(super) json: Bytes,
+}
+
+/// The way to an appender: so many groups may wait for it, and so many bytes of records. Cheap to clone.
+#[derive(Clone)]
+pub(super) struct Queue {
+    groups: mpsc::Sender<Submission>,
+    room: Arc<Semaphore>,
+    /// All of the room, in pieces.
+    whole: u32,
+}
+
+/// A place in the queue for one group.
+pub(super) struct Place<'q> {
+    group: mpsc::Permit<'q, Submission>,
+    room: OwnedSemaphorePermit,
+}
+
+impl Queue {
+    /// A place for a group of so many bytes; waits for one. `None`: the appender has ended. Cancel-safe.
+    pub(super) async fn place(&self, bytes: usize) -> Option<Place<'_>> {
+        let room = Arc::clone(&self.room).acquire_many_owned(self.pieces(bytes)).await.ok()?;
+        Some(Place { group: self.groups.reserve().await.ok()?, room })
+    }
+
+    /// The same without waiting: [`TrySendError::Full`] where there is none.
+    pub(super) fn try_place(&self, bytes: usize) -> Result<Place<'_>, TrySendError<()>> {
+        let room = Arc::clone(&self.room).try_acquire_many_owned(self.pieces(bytes)).map_err(|_| TrySendError::Full(()))?;
+        Ok(Place { group: self.groups.try_reserve()?, room })
+    }
+
+    /// A group larger than all of the room takes all of it.
+    fn pieces(&self, bytes: usize) -> u32 {
+        u32::try_from(bytes / PIECE + 1).unwrap_or(u32::MAX).min(self.whole)
+    }
+}
+
+impl Place<'_> {
+    /// Sends what `make` makes of the right to its room.
+    pub(super) fn send(self, make: impl FnOnce(OwnedSemaphorePermit) -> Submission) {
+        self.group.send(make(self.room));
+    }
+}
+
+/// The running appenders. They end when the last of their publishers is gone.
+#[derive(Default)]
+pub(crate) struct Appenders(Mutex<HashMap<LogKey, Running>>);
+
+struct Running {
+    groups: mpsc::WeakSender<Submission>,
+    room: Arc<Semaphore>,
+}
+
+impl Appenders {
+    /// The way to the appender of this log, started if it does not run.
+    pub(super) fn of(&self, relay: &Relay, key: LogKey) -> Queue {
+        let whole = u32::try_from(relay.0.limits.queue_bytes / PIECE).unwrap_or(u32::MAX).max(1);
+        let mut all = self.0.lock();
+        if let Some(running) = all.get(&key)
+            && let Some(groups) = running.groups.upgrade()
+        {
+            return Queue { groups, room: Arc::clone(&running.room), whole };
+        }
+        // Appenders start rarely enough to forget the ended ones here.
+        all.retain(|_, running| running.groups.strong_count() > 0);
+        let (groups, submissions) = mpsc::channel(relay.0.limits.queue);
+        let queue = Queue { groups, room: Arc::new(Semaphore::new(whole as usize)), whole };
+        all.insert(key, Running { groups: queue.groups.downgrade(), room: Arc::clone(&queue.room) });
+        relay.0.tasks.spawn(run(relay.clone(), key, submissions));
+        queue
+    }
+}
+
+async fn run(relay: Relay, key: LogKey, mut submissions: mpsc::Receiver<Submission>) {
+    let mut gathered = Vec::new();
+    while let Some(first) = submissions.recv().await {
+        let mut bytes = first.bytes;
+        gathered.push(first);
+        while bytes < relay.0.limits.batch
+            && let Ok(next) = submissions.try_recv()
+        {
+            bytes += next.bytes;
+            gathered.push(next);
+        }
+        write(&relay, key, &gathered).await;
+        gathered.clear();
+    }
+}
+
+/// One sender's part of a write.
+struct Part {
+    session: Arc<Session>,
+    records: Vec<New>,
+    skipped: RangeSet,
+    ticket: Ticket,
+}
+
+async fn write(relay: &Relay, key: LogKey, gathered: &[Submission]) {
+    let mut parts = encode(key.producer, gathered);
+    let deadline = Instant::now() + relay.0.limits.append;
+    let mut pause = FIRST_PAUSE;
+    if Mutation::AckBeforeAppend.is_on() {
+        parts.iter().for_each(|part| part.session.committed.send_modify(|c| c.up_to = part.ticket));
+    }
+    // Whether some fences were raised in an earlier life, or the outcome of the last write is not known.
+    let mut unsure = false;
+    loop {
+        let failure = match attempt(relay, key, &mut parts, unsure).await {
+            Ok(()) if parts.is_empty() => return,
+            // What is left was refused as stale, and not written.
+            Ok(()) => {
+                unsure = true;
+                continue;
+            }
+            Err(e) => e,
+        };
+        unsure = true;
+        if Instant::now() + pause >= deadline {
+            warn!(producer = %key.producer, error = %failure, "a write to the log was given up");
+            parts.iter().for_each(|part| part.finish(Err(failure.clone())));
+            return;
+        }
+        warn!(producer = %key.producer, error = %failure, "a write to the log failed; trying again");
+        metrics::counter!("motience_append_retries_total").increment(1);
+        sleep(pause).await;
+        pause = (pause * 2).min(Duration::from_secs(1));
+    }
+}
+
+/// Writes once; leaves in `parts` what has to be tried again. Nothing is written before every fence is known to hold.
+async fn attempt(relay: &Relay, key: LogKey, parts: &mut Vec<Part>, unsure: bool) -> Result<(), log::Error> {
+    if unsure {
+        reopen(relay, key, parts).await?;
+    }
+    if parts.is_empty() {
+        return Ok(());
+    }
+    let sections: Vec<Section> = parts.iter_mut().map(Part::section).collect();
+    let outcomes = relay.0.log.append(key, &sections).await?;
+    let mut left = Vec::new();
+    for ((part, section), outcome) in std::mem::take(parts).into_iter().zip(sections).zip(outcomes) {
+        match outcome {
+            Ok(()) => {
+                relay.0.reports.streams.count(key, part.records.len() as u64, relay.0.clock.now());
+                relay.0.reports.nodes.count_in(part.records.len() as u64);
+                metrics::counter!("motience_records_appended_total").increment(part.records.len() as u64);
+                part.finish(Ok(section.seen));
+            }
+            Err(log::Error::Stale) => left.push(part),
+            Err(e) => part.finish(Err(e)),
+        }
+    }
+    *parts = left;
+    Ok(())
+}
+
+/// Whether the failed write took place is not known: raises each fence, so that it cannot still happen, and learns what
+/// is in the log. A part that lost its right to write is finished; an error leaves all others to be tried again.
+async fn reopen(relay: &Relay, key: LogKey, parts: &mut Vec<Part>) -> Result<(), log::Error> {
+    let mut left = Vec::new();
+    let mut away = None;
+    for part in std::mem::take(parts) {
+        let life = part.session.state.lock().life;
+        match relay.0.log.reopen(key, &part.session.sender, life).await {
+            Ok(opened) => {
+                let mut state = part.session.state.lock();
+                state.life = opened.life;
+                state.fence = opened.fence;
+                state.logged = opened.seen;
+                state.held = opened.held;
+                drop(state);
+                left.push(part);
+            }
+            Err(e @ log::Error::Unavailable(_)) => {
+                away = Some(e);
+                left.push(part);
+            }
+            Err(e) => part.finish(Err(e)),
+        }
+    }
+    *parts = left;
+    away.map_or(Ok(()), Err)
+}
+
+/// Encodes what consumers will receive, into buffers of moderate length, and joins each sender's submissions: whoever keeps one
+/// message for long keeps its buffer.
+fn encode(producer: ProducerId, gathered: &[Submission]) -> Vec<Part> {
+    let mut left: usize = gathered.iter().map(|s| s.bytes + s.records.len() * HEAD).sum();
+    let mut buffer = BytesMut::new();
+    let mut parts: Vec<Part> = Vec::new();
+    // By the address of the session: a batch may hold thousands of senders.
+    let mut places: HashMap<*const Session, usize> = HashMap::new();
+    for submission in gathered {
+        let at = *places.entry(Arc::as_ptr(&submission.session)).or_insert_with(|| {
+            parts.push(Part {
+                session: Arc::clone(&submission.session),
+                records: Vec::new(),
+                skipped: RangeSet::new(),
+                ticket: submission.ticket,
+            });
+            parts.len() - 1
+        });
+        parts[at].ticket = submission.ticket;
+        submission.skipped.iter().for_each(|range| parts[at].skipped.insert_range(range));
+        for record in &submission.records {
+            let needed = record.json.len() + HEAD;
+            if buffer.capacity() < needed {
+                buffer = BytesMut::with_capacity(left.min(BUFFER).max(needed));
+            }
+            left = left.saturating_sub(needed);
+            record::encode(producer, &record.json, &mut buffer);
+            parts[at].records.push(New { seq: record.seq, id: record.id.clone(), message: buffer.split().freeze() });
+        }
+    }
+    parts
+}
+
+impl Part {
+    /// What is to be written now. What the log has by now, through whichever connection, is left out: it may have come
+    /// in by another one while this waited.
+    fn section(&mut self) -> Section {
+        let state = self.session.state.lock();
+        if !Mutation::SkipSeenSet.is_on() {
+            self.records.retain(|record| !state.logged.contains(record.seq.0));
+        }
+        let mut seen = state.logged.clone();
+        for record in &self.records {
+            seen.insert(record.seq.0);
+        }
+        self.skipped.iter().for_each(|range| seen.insert_range(range));
+        Section {
+            name: self.session.sender.name.clone(),
+            life: state.life,
+            fence: state.fence,
+            epoch: self.session.sender.epoch,
+            seen,
+            records: self.records.clone(),
+        }
+    }
+
+    fn finish(&self, outcome: Result<RangeSet, log::Error>) {
+        match outcome {
+            Ok(seen) => {
+                self.session.state.lock().logged = seen;
+                self.session.committed.send_modify(|c| c.up_to = self.ticket);
+            }
+            Err(e) => self.session.committed.send_modify(|c| c.error = Some(e)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_queue_is_full_by_its_bytes_long_before_its_groups() {
+        let (groups, mut submissions) = mpsc::channel(64);
+        let queue = Queue { groups, room: Arc::new(Semaphore::new(1024)), whole: 1024 };
+        let full = |place: Result<Place<'_>, TrySendError<()>>| matches!(place, Err(TrySendError::Full(())));
+        let held: Vec<_> = std::iter::from_fn(|| queue.try_place(256 << 10).ok()).collect();
+        assert_eq!(held.len(), 3, "of four, as each takes a piece for what is beside its records");
+        assert!(full(queue.try_place(256 << 10)) && queue.try_place(100 << 10).is_ok());
+        drop(held);
+        // One that is larger than all of the room waits for all of it, and is let in.
+        let whole = queue.try_place(32 << 20).expect("an empty queue takes any group");
+        assert!(full(queue.try_place(0)));
+        drop(whole);
+        assert!(queue.try_place(0).is_ok() && submissions.try_recv().is_err());
+    }
+}

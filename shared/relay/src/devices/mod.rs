@@ -1,0 +1,304 @@
+//! The devices of each producer: what carries them, when they were last heard of, and how their link is; noticed where they
+//! connect, told to every node.
+//!
+//! An entrance calls [`Devices::enter`] for a connection and [`Presence::seen`] for each group of records; a request that is no
+//! connection calls [`Devices::note`]. Both cost a few atomics. Everything else happens every two seconds, for all devices at once.
+//! How many are remembered is bounded, in all and for each producer: the longest silent make room, never one that is connected.
+
+mod presence;
+mod senders;
+
+use std::{
+    collections::{HashMap, HashSet},
+    fmt,
+    sync::{Arc, atomic::Ordering::Relaxed},
+    time::Duration,
+};
+
+use motience_log::{DeviceReport, Event, Transport};
+use motience_proto::model::{LogKey, times::ClockFault};
+use motience_runtime::clock::Clock;
+use motience_runtime::clock::{from_millis, millis};
+use parking_lot::Mutex;
+use time::OffsetDateTime;
+
+use self::presence::Device;
+pub use self::{
+    presence::{Path, Presence},
+    senders::Senders,
+};
+
+/// A device that was silent for this long is forgotten.
+const REMEMBER: Duration = Duration::from_secs(24 * 3600);
+/// Another node's word of a device that was not repeated for this long is forgotten.
+const BELIEVE_FOR: Duration = Duration::from_secs(30 * 60);
+/// Looks after which a device is told of again although nothing has happened: half a minute while it is connected, five minutes else.
+const REPEAT_CONNECTED: u64 = 15;
+const REPEAT_SILENT: u64 = 150;
+/// Devices told of at each look; where there are more, those that were told of longest ago come first.
+const REPORTS_PER_LOOK: usize = 2000;
+/// Devices told in one event.
+const REPORTS_AT_ONCE: usize = 250;
+/// The part of a full table that is forgotten at once, so that looking for it is not paid for by every newcomer.
+const SHED: usize = 16;
+
+/// How many devices a node remembers.
+#[derive(Clone, Copy, Debug)]
+pub struct Most {
+    /// In all. DEVICES_MAX, 100,000.
+    pub all: usize,
+    /// Of one producer. DEVICES_MAX_PER_PRODUCER, 10,000.
+    pub each: usize,
+}
+
+/// The devices of this node, and what the others say of theirs.
+pub struct Devices {
+    node: String,
+    clock: Clock,
+    most: Most,
+    here: Mutex<Table>,
+    elsewhere: Mutex<Elsewhere>,
+}
+
+/// One device over all nodes.
+#[derive(Clone, Debug, PartialEq)]
+pub struct DeviceStats {
+    /// Its name within the account.
+    pub device: String,
+    /// Whether it has a connection to any node.
+    pub connected: bool,
+    /// The node it is connected to, or was last.
+    pub node: String,
+    /// What it came by last.
+    pub transport: Transport,
+    /// The last sign of it.
+    pub last_seen_at: OffsetDateTime,
+    /// Records taken in from it since the nodes started.
+    pub records: u64,
+    /// Records a second over the last ten seconds.
+    pub rate: f64,
+    /// The share of its packets that is lost, as it says itself.
+    pub loss: Option<f64>,
+    /// A round trip, in milliseconds.
+    pub rtt_ms: Option<f64>,
+    /// Records that wait in its outbox, as it says itself.
+    pub backlog: Option<u64>,
+    /// How often its address changed under an open connection.
+    pub address_changes: u64,
+    /// What is wrong with its clock, by the time of its last record.
+    pub clock: Option<ClockFault>,
+    /// Records whose time cannot be right, since the nodes started. They are kept like all others.
+    pub misdated: u64,
+}
+
+#[derive(Default)]
+struct Table {
+    producers: HashMap<LogKey, HashMap<Arc<str>, Arc<Device>>>,
+    devices: usize,
+    looks: u64,
+    /// Whose devices, or that all of them, were looked through since the last look without finding one to forget: every newcomer to a
+    /// full table would pay for that again.
+    barren: HashSet<Option<LogKey>>,
+}
+
+#[derive(Default)]
+struct Elsewhere {
+    producers: HashMap<LogKey, Told>,
+    devices: usize,
+}
+
+/// By device and node: the report, and when it was told.
+type Told = HashMap<(String, String), (DeviceReport, OffsetDateTime)>;
+
+impl Devices {
+    /// Those of the node called `node`: none yet.
+    pub fn new(node: String, clock: Clock, most: Most) -> Self {
+        Self { node, clock, most, here: Mutex::default(), elsewhere: Mutex::default() }
+    }
+
+    /// A device has connected; it is there until what is returned is dropped.
+    pub fn enter(self: &Arc<Self>, key: LogKey, device: &str, transport: Transport) -> Presence {
+        Presence::new(self.clock.clone(), self.device(key, device, transport), transport)
+    }
+
+    /// A device sent records without a connection of its own.
+    pub fn note(&self, key: LogKey, device: &str, transport: Transport, records: u64, fault: Option<ClockFault>) {
+        if let Some(device) = self.device(key, device, transport) {
+            device.dated(fault, if fault.is_some() { records } else { 0 });
+            device.seen(records, self.now_ms());
+            device.came_by(transport);
+        }
+    }
+
+    /// What the times of a device's newest records say of its clock: `misdated` of them cannot be right.
+    pub fn dated(&self, key: LogKey, device: &str, transport: Transport, fault: Option<ClockFault>, misdated: u64) {
+        if let Some(device) = self.device(key, device, transport) {
+            device.dated(fault, misdated);
+        }
+    }
+
+    /// One connection that may carry several devices.
+    pub fn senders(self: &Arc<Self>, key: LogKey, transport: Transport) -> Senders {
+        Senders::new(Arc::clone(self), key, transport)
+    }
+
+    /// The device's entry; `None` where there is no room for it.
+    fn device(&self, key: LogKey, device: &str, transport: Transport) -> Option<Arc<Device>> {
+        let mut here = self.here.lock();
+        if let Some(known) = here.producers.get(&key).and_then(|own| own.get(device)) {
+            return Some(Arc::clone(known));
+        }
+        if here.producers.get(&key).is_some_and(|own| own.len() >= self.most.each) {
+            here.shed(Some(key));
+        }
+        if here.devices >= self.most.all {
+            here.shed(None);
+        }
+        let full = here.devices >= self.most.all;
+        let own = here.producers.entry(key).or_default();
+        if full || own.len() >= self.most.each {
+            return None;
+        }
+        let id: Arc<str> = device.into();
+        let entry = Arc::new(Device::new(key, Arc::clone(&id), transport, self.now_ms()));
+        own.insert(id, Arc::clone(&entry));
+        here.devices += 1;
+        Some(entry)
+    }
+
+    /// Looks at every device: its rate, its path; forgets the long silent. Gives what the other nodes are to be told.
+    pub(super) fn look(&self) -> Vec<Event> {
+        let now = self.clock.now();
+        let (devices, looks) = {
+            let mut here = self.here.lock();
+            here.looks += 1;
+            here.barren.clear();
+            here.forget(now);
+            (here.producers.values().flat_map(HashMap::values).cloned().collect::<Vec<_>>(), here.looks)
+        };
+        let mut due: Vec<(u64, &Arc<Device>)> = devices.iter().filter_map(|d| Some((d.look(looks, millis(now))?, d))).collect();
+        due.sort_by_key(|(told, _)| *told);
+        due.truncate(REPORTS_PER_LOOK);
+        let reports: Vec<DeviceReport> = due.into_iter().map(|(_, device)| device.tell(looks)).collect();
+        reports.chunks(REPORTS_AT_ONCE).map(|some| Event::Devices { node: self.node.clone(), devices: some.to_vec() }).collect()
+    }
+
+    /// Takes another node's word.
+    pub(super) fn apply(&self, event: &Event, now: OffsetDateTime) {
+        let Event::Devices { node, devices } = event else { return };
+        if *node == self.node {
+            return;
+        }
+        let mut guard = self.elsewhere.lock();
+        let Elsewhere { producers, devices: remembered } = &mut *guard;
+        for report in devices {
+            let device = (report.device.clone(), node.clone());
+            let own = producers.entry(report.key()).or_default();
+            if own.contains_key(&device) || (*remembered < self.most.all && own.len() < self.most.each) {
+                *remembered += usize::from(own.insert(device, (report.clone(), now)).is_none());
+            }
+        }
+    }
+
+    /// The devices of a producer over all nodes, by name. `alive`: whether a node is still heard of.
+    pub(super) fn of(&self, key: LogKey, alive: impl Fn(&str) -> bool) -> Vec<DeviceStats> {
+        let own: Vec<Arc<Device>> = self.here.lock().producers.get(&key).map(|own| own.values().cloned().collect()).unwrap_or_default();
+        let mut reports: Vec<(String, DeviceReport)> = own.iter().map(|device| (self.node.clone(), device.report())).collect();
+        if let Some(told) = self.elsewhere.lock().producers.get(&key) {
+            reports.extend(told.iter().map(|((_, node), (report, _))| {
+                let connected = report.connected && alive(node);
+                (node.clone(), DeviceReport { connected, ..report.clone() })
+            }));
+        }
+        merge(reports)
+    }
+
+    /// Forgets what other nodes have not repeated.
+    pub(super) fn prune(&self, now: OffsetDateTime) {
+        let mut elsewhere = self.elsewhere.lock();
+        elsewhere.producers.retain(|_, own| {
+            own.retain(|_, (report, heard)| now - *heard < BELIEVE_FOR && now - from_millis(report.seen_ms) < REMEMBER);
+            !own.is_empty()
+        });
+        elsewhere.devices = elsewhere.producers.values().map(HashMap::len).sum();
+    }
+
+    fn now_ms(&self) -> i64 {
+        millis(self.clock.now())
+    }
+}
+
+impl Table {
+    /// Forgets some of the longest silent, of one producer or of all.
+    fn shed(&mut self, key: Option<LogKey>) {
+        if self.barren.contains(&key) {
+            return;
+        }
+        let of = |owner: &LogKey| key.is_none_or(|key| key == *owner);
+        let all = self.producers.iter().filter(|(owner, _)| of(owner)).flat_map(|(_, own)| own.values());
+        let mut silent: Vec<i64> = all.filter(|device| !device.is_connected()).map(|device| device.seen_ms.load(Relaxed)).collect();
+        let most = silent.len() / SHED;
+        if silent.is_empty() {
+            self.barren.insert(key);
+            return;
+        }
+        let until = *silent.select_nth_unstable(most).1;
+        self.retain(|device| !of(&device.key) || device.is_connected() || device.seen_ms.load(Relaxed) > until);
+    }
+
+    fn forget(&mut self, now: OffsetDateTime) {
+        let until = millis(now - REMEMBER);
+        self.retain(|device| device.is_connected() || device.seen_ms.load(Relaxed) > until);
+    }
+
+    fn retain(&mut self, keep: impl Fn(&Device) -> bool) {
+        self.producers.retain(|_, own| {
+            own.retain(|_, device| keep(device));
+            !own.is_empty()
+        });
+        self.devices = self.producers.values().map(HashMap::len).sum();
+    }
+}
+
+/// Joins what several nodes say of one device: counts add up, the rest is the word of the node that has it, or had it last.
+fn merge(mut reports: Vec<(String, DeviceReport)>) -> Vec<DeviceStats> {
+    reports.sort_by(|(_, a), (_, b)| a.device.cmp(&b.device).then((b.connected, b.seen_ms).cmp(&(a.connected, a.seen_ms))));
+    let mut all: Vec<DeviceStats> = Vec::new();
+    for (node, report) in reports {
+        let last_seen_at = from_millis(report.seen_ms);
+        match all.last_mut().filter(|known| known.device == report.device) {
+            Some(known) => {
+                known.records += report.records;
+                known.rate += report.millirate as f64 / 1000.0;
+                known.address_changes += report.address_changes;
+                known.misdated += report.misdated;
+                known.last_seen_at = known.last_seen_at.max(last_seen_at);
+            }
+            None => all.push(DeviceStats {
+                device: report.device,
+                connected: report.connected,
+                node,
+                transport: report.transport,
+                last_seen_at,
+                records: report.records,
+                rate: report.millirate as f64 / 1000.0,
+                loss: report.loss_ppm.filter(|_| report.connected).map(|ppm| ppm as f64 / 1e6),
+                rtt_ms: report.rtt_us.filter(|_| report.connected).map(|us| us as f64 / 1000.0),
+                backlog: report.backlog.filter(|_| report.connected),
+                address_changes: report.address_changes,
+                clock: report.clock,
+                misdated: report.misdated,
+            }),
+        }
+    }
+    all
+}
+
+impl fmt::Debug for Devices {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Devices").field("node", &self.node).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,264 @@
+//! One device on this node, and one connection of it.
+
+use std::{
+    fmt,
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicI64, AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+
+use motience_log::{DeviceReport, Transport};
+use motience_proto::model::{LogKey, times::ClockFault};
+use motience_runtime::clock::Clock;
+use motience_runtime::clock::millis;
+use parking_lot::Mutex;
+
+use super::{REPEAT_CONNECTED, REPEAT_SILENT};
+use crate::window::Window;
+
+/// The largest backlog that a device is believed: every reader of JSON has it exactly.
+const MOST_BACKLOG: u64 = (1 << 53) - 1;
+
+/// How a connection's path is now.
+#[derive(Clone, Copy, Debug)]
+pub struct Path {
+    /// A round trip.
+    pub rtt: Duration,
+    /// The device's address.
+    pub address: SocketAddr,
+    /// Packets received so far: a sign of life.
+    pub packets: u64,
+}
+
+/// What is known of a device here.
+pub(super) struct Device {
+    pub(super) key: LogKey,
+    id: Arc<str>,
+    records: AtomicU64,
+    pub(super) seen_ms: AtomicI64,
+    connections: AtomicU32,
+    /// Records whose time cannot be right, and what is wrong with that of the last one.
+    misdated: AtomicU64,
+    clock: AtomicU8,
+    state: Mutex<State>,
+}
+
+/// What can be wrong with a clock, by its number less one; 0: nothing.
+const FAULTS: [ClockFault; 2] = [ClockFault::Seconds, ClockFault::Ahead];
+
+struct State {
+    links: Vec<Link>,
+    next_link: u64,
+    transport: Transport,
+    health: Health,
+    rtt_us: Option<u64>,
+    address_changes: u64,
+    rate: Window,
+    /// The look at which the other nodes were told last, and what; 0: never.
+    told_at: u64,
+    told: Option<Told>,
+}
+
+/// What a device says of itself.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Health {
+    loss_ppm: Option<u64>,
+    backlog: Option<u64>,
+}
+
+/// What is worth telling when it changes.
+type Told = (u64, bool, Transport, Health, u64);
+
+struct Link {
+    number: u64,
+    transport: Transport,
+    look: Option<Box<dyn Fn() -> Path + Send + Sync>>,
+    /// The path at the last look.
+    last: Option<Path>,
+}
+
+impl Device {
+    pub(super) fn new(key: LogKey, id: Arc<str>, transport: Transport, now_ms: i64) -> Self {
+        let state = State {
+            links: Vec::new(),
+            next_link: 0,
+            transport,
+            health: Health::default(),
+            rtt_us: None,
+            address_changes: 0,
+            rate: Window::default(),
+            told_at: 0,
+            told: None,
+        };
+        let (records, connections) = (AtomicU64::new(0), AtomicU32::new(0));
+        let (misdated, clock) = (AtomicU64::new(0), AtomicU8::new(0));
+        Self { key, id, records, seen_ms: AtomicI64::new(now_ms), connections, misdated, clock, state: Mutex::new(state) }
+    }
+
+    /// What the times of its newest records say of its clock: `misdated` of them cannot be right.
+    pub(super) fn dated(&self, fault: Option<ClockFault>, misdated: u64) {
+        let number = fault.and_then(|fault| FAULTS.iter().position(|known| *known == fault)).map_or(0, |at| at as u8 + 1);
+        self.clock.store(number, Relaxed);
+        self.misdated.fetch_add(misdated, Relaxed);
+        if let Some(fault) = fault {
+            metrics::counter!("motience_records_misdated_total", "reason" => fault.as_str()).increment(misdated);
+        }
+    }
+
+    pub(super) fn seen(&self, records: u64, now_ms: i64) {
+        self.records.fetch_add(records, Relaxed);
+        self.seen_ms.fetch_max(now_ms, Relaxed);
+    }
+
+    pub(super) fn is_connected(&self) -> bool {
+        self.connections.load(Relaxed) > 0
+    }
+
+    /// A request, which is no connection.
+    pub(super) fn came_by(&self, transport: Transport) {
+        let mut state = self.state.lock();
+        if state.links.is_empty() {
+            state.transport = transport;
+        }
+    }
+
+    /// Takes a look; if the other nodes should be told, the look at which they were last.
+    pub(super) fn look(&self, now: u64, now_ms: i64) -> Option<u64> {
+        let mut guard = self.state.lock();
+        let state = &mut *guard;
+        state.rate.look(self.records.load(Relaxed));
+        state.rtt_us = None;
+        for link in &mut state.links {
+            let Some(path) = link.look.as_ref().map(|look| look()) else { continue };
+            state.rtt_us = Some(u64::try_from(path.rtt.as_micros()).unwrap_or(u64::MAX));
+            if link.last.is_none_or(|last| last.packets != path.packets) {
+                self.seen_ms.fetch_max(now_ms, Relaxed);
+            }
+            state.address_changes += u64::from(link.last.is_some_and(|last| last.address != path.address));
+            link.last = Some(path);
+        }
+        let repeat = if state.links.is_empty() { REPEAT_SILENT } else { REPEAT_CONNECTED };
+        // A rate that fades is worth telling too.
+        let news = state.told != Some(self.told(state)) || state.rate.millirate() > 0 || now >= state.told_at + repeat;
+        news.then_some(state.told_at)
+    }
+
+    /// What the other nodes are told, at this look.
+    pub(super) fn tell(&self, now: u64) -> DeviceReport {
+        let mut state = self.state.lock();
+        state.told_at = now;
+        state.told = Some(self.told(&state));
+        self.report_of(&state)
+    }
+
+    pub(super) fn report(&self) -> DeviceReport {
+        self.report_of(&self.state.lock())
+    }
+
+    fn report_of(&self, state: &State) -> DeviceReport {
+        DeviceReport {
+            producer: self.key.producer,
+            log: Some(self.key.log),
+            device: self.id.as_ref().to_owned(),
+            connected: !state.links.is_empty(),
+            transport: state.transport,
+            seen_ms: self.seen_ms.load(Relaxed),
+            records: self.records.load(Relaxed),
+            millirate: state.rate.millirate(),
+            loss_ppm: state.health.loss_ppm,
+            rtt_us: state.rtt_us,
+            backlog: state.health.backlog,
+            address_changes: state.address_changes,
+            clock: FAULTS.get(usize::from(self.clock.load(Relaxed)).wrapping_sub(1)).copied(),
+            misdated: self.misdated.load(Relaxed),
+        }
+    }
+
+    fn told(&self, state: &State) -> Told {
+        (self.records.load(Relaxed), !state.links.is_empty(), state.transport, state.health, state.address_changes)
+    }
+}
+
+/// One connection of a device; the device is gone by it when this is dropped.
+pub struct Presence {
+    clock: Clock,
+    /// `None`: there was no room to remember it.
+    device: Option<Arc<Device>>,
+    link: u64,
+}
+
+impl Presence {
+    pub(super) fn new(clock: Clock, device: Option<Arc<Device>>, transport: Transport) -> Self {
+        let link = device.as_ref().map_or(0, |device| {
+            let mut state = device.state.lock();
+            state.next_link += 1;
+            state.transport = transport;
+            let link = Link { number: state.next_link, transport, look: None, last: None };
+            state.links.push(link);
+            // What an earlier connection said is not this one's.
+            state.health = Health::default();
+            device.connections.fetch_add(1, Relaxed);
+            device.seen(0, millis(clock.now()));
+            state.next_link
+        });
+        Self { clock, device, link }
+    }
+
+    /// Has the path looked at every two seconds. What is given must not wait.
+    pub fn watch(&self, path: impl Fn() -> Path + Send + Sync + 'static) {
+        let Some(device) = &self.device else { return };
+        // At once, so that a change of address before the first look is one; and outside of the lock.
+        let first = path();
+        let mut state = device.state.lock();
+        state.rtt_us = Some(u64::try_from(first.rtt.as_micros()).unwrap_or(u64::MAX));
+        if let Some(link) = state.links.iter_mut().find(|link| link.number == self.link) {
+            link.look = Some(Box::new(path));
+            link.last = Some(first);
+        }
+    }
+
+    /// One record came, and its time says this of the device's clock.
+    pub fn dated(&self, fault: Option<ClockFault>) {
+        if let Some(device) = &self.device {
+            device.dated(fault, u64::from(fault.is_some()));
+        }
+    }
+
+    /// Records came, or some other sign of life if 0.
+    pub fn seen(&self, records: u64) {
+        if let Some(device) = &self.device {
+            device.seen(records, millis(self.clock.now()));
+        }
+    }
+
+    /// What the device says of itself: millionths of its packets that are lost, where it knows, and records in its outbox.
+    pub fn health(&self, loss_ppm: Option<u64>, backlog: u64) {
+        let Some(device) = &self.device else { return };
+        device.state.lock().health = Health { loss_ppm: loss_ppm.map(|ppm| ppm.min(1_000_000)), backlog: Some(backlog.min(MOST_BACKLOG)) };
+        self.seen(0);
+    }
+}
+
+impl Drop for Presence {
+    fn drop(&mut self) {
+        let Some(device) = &self.device else { return };
+        let mut state = device.state.lock();
+        state.links.retain(|link| link.number != self.link);
+        device.connections.fetch_sub(1, Relaxed);
+        match state.links.last().map(|link| link.transport) {
+            Some(transport) => state.transport = transport,
+            None => (state.health, state.rtt_us) = (Health::default(), None),
+        }
+        drop(state);
+        device.seen(0, millis(self.clock.now()));
+    }
+}
+
+impl fmt::Debug for Presence {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Presence").field("device", &self.device.as_ref().map(|device| &device.id)).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,96 @@
+//! Cursors that the server keeps for a consumer, by name: they move when the consumer confirms, and outlive its
+//! connections.
+//!
+//! Confirmations are gathered and written together, the newest of each cursor: a consumer may confirm each record at no
+//! greater cost than one write in [`FLUSH_EVERY`]. What a broken connection leaves unwritten is delivered again.
+
+use std::{
+    collections::HashMap,
+    fmt,
+    time::{Duration, Instant},
+};
+
+use motience_proto::model::{ConsumerId, Cursor, CursorName, ProducerId};
+use tracing::warn;
+
+use super::{Error, ReadFrom, Relay};
+
+/// How long a confirmation may wait for others.
+const FLUSH_EVERY: Duration = Duration::from_millis(200);
+/// Longest wait for the last write of a connection that ends.
+const FINISH_LIMIT: Duration = Duration::from_secs(2);
+
+/// The named cursors of one consumer's connection.
+pub struct Durable {
+    relay: Relay,
+    consumer: ConsumerId,
+    pending: HashMap<(CursorName, ProducerId), Cursor>,
+    /// When the pending ones are to be written.
+    due: Option<Instant>,
+}
+
+impl Durable {
+    pub(super) fn new(relay: Relay, consumer: ConsumerId) -> Self {
+        Self { relay, consumer, pending: HashMap::new(), due: None }
+    }
+
+    /// Where a follow under this name begins: where it was last confirmed, unless the consumer names a place itself; at
+    /// `from` where there is no such cursor. From then on there is one.
+    pub async fn place(&self, name: &CursorName, producer: ProducerId, from: ReadFrom) -> Result<ReadFrom, Error> {
+        if matches!(from, ReadFrom::After(_)) {
+            return Ok(from);
+        }
+        let store = &self.relay.0.store;
+        if let Some(cursor) = store.cursor(self.consumer, name, producer).await.map_err(Error::store)? {
+            return Ok(ReadFrom::After(cursor));
+        }
+        // Kept before the first record is confirmed: a consumer that dies before that must not miss what follows.
+        let mut subscriber = self.relay.subscriber().uncounted();
+        subscriber.follow(producer, from).await?;
+        let cursor = subscriber.cursor(producer).unwrap_or_default();
+        store.confirm(self.consumer, name, producer, cursor, self.relay.0.clock.now()).await.map_err(Error::store)?;
+        Ok(ReadFrom::After(cursor))
+    }
+
+    /// Everything up to `cursor` is dealt with.
+    pub fn confirm(&mut self, name: &CursorName, producer: ProducerId, cursor: Cursor) {
+        self.pending.insert((name.clone(), producer), cursor);
+        self.due.get_or_insert_with(|| Instant::now() + FLUSH_EVERY);
+    }
+
+    /// Returns when confirmations are to be written; never where there are none. Cancel-safe.
+    pub async fn due(&self) {
+        match self.due {
+            Some(due) => tokio::time::sleep_until(due.into()).await,
+            None => std::future::pending().await,
+        }
+    }
+
+    /// Writes what was confirmed. What cannot be written is tried again. Cancel-safe.
+    pub async fn flush(&mut self) {
+        let now = self.relay.0.clock.now();
+        while let Some((key, &cursor)) = self.pending.iter().next() {
+            let key = key.clone();
+            if let Err(e) = self.relay.0.store.confirm(self.consumer, &key.0, key.1, cursor, now).await {
+                warn!(error = %e, "a cursor cannot be kept; trying again");
+                self.due = Some(Instant::now() + FLUSH_EVERY);
+                return;
+            }
+            self.pending.remove(&key);
+        }
+        self.due = None;
+    }
+
+    /// Writes what was confirmed when the connection ends.
+    pub async fn finish(&mut self) {
+        if tokio::time::timeout(FINISH_LIMIT, self.flush()).await.is_err() {
+            warn!("the last confirmations are not kept: what they confirmed will be delivered again");
+        }
+    }
+}
+
+impl fmt::Debug for Durable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Durable").field("consumer", &self.consumer).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,49 @@
+//! Which connection of each device is the newest on this node, whatever it came by, so that a device that comes back ends
+//! its own older connection at once. Across nodes the fence in the log does the same at the next write.
+
+use std::{collections::HashMap, sync::Arc};
+
+use motience_log::SessionName;
+use motience_proto::model::LogKey;
+use parking_lot::{Mutex, MutexGuard};
+
+use super::session::Session;
+
+/// The newest session of each device.
+#[derive(Default)]
+pub(super) struct Holders(Mutex<HashMap<(LogKey, SessionName), Arc<Session>>>);
+
+impl Holders {
+    /// Takes over from an older session of the same device.
+    pub(super) fn enter(&self, session: &Arc<Session>) {
+        if session.sender.name.is_passing() {
+            return;
+        }
+        let mut sessions = self.lock();
+        match sessions.get(&key(session)) {
+            // Two may overtake each other between log and here: within one life of the log the higher fence stays.
+            Some(other) if other.is_newer_than(session) => session.superseded.cancel(),
+            _ => {
+                if let Some(older) = sessions.insert(key(session), Arc::clone(session)) {
+                    older.superseded.cancel();
+                }
+            }
+        }
+    }
+
+    /// The session has ended by itself.
+    pub(super) fn leave(&self, session: &Arc<Session>) {
+        let (mut sessions, key) = (self.lock(), key(session));
+        if sessions.get(&key).is_some_and(|holder| Arc::ptr_eq(holder, session)) {
+            sessions.remove(&key);
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<(LogKey, SessionName), Arc<Session>>> {
+        self.0.lock()
+    }
+}
+
+fn key(session: &Session) -> (LogKey, SessionName) {
+    (session.key, session.sender.name.clone())
+}

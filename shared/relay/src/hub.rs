@@ -1,0 +1,316 @@
+//! This node's side of delivery: a ring for each producer that someone here follows, and whom to wake.
+//!
+//! Lock order: the map of channels, then one channel. Both are held for moments, never across an await.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    fmt,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use motience_log::{Batch, Head, Log};
+use motience_proto::model::{Cursor, LogKey, Offset};
+use parking_lot::Mutex;
+use time::OffsetDateTime;
+use tokio::sync::{Notify, OnceCell};
+use tracing::{debug, warn};
+
+use super::{
+    Error, Relay,
+    ring::{Found, News, Ring},
+};
+
+/// How often the head of each followed log is compared with what was heard: the bound on noticing that the last
+/// message before a silence was lost.
+const CHECK_EVERY: Duration = Duration::from_secs(1);
+
+/// Where a follow begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ReadFrom {
+    /// At the log's end at this moment.
+    Live,
+    /// At the oldest entry that retention still holds.
+    Earliest,
+    /// After this place, or after what its life surely shares with the present one.
+    After(Cursor),
+    /// At what was logged at this time or later; somewhat earlier entries may come first.
+    Time(OffsetDateTime),
+}
+
+/// All producers followed on this node.
+#[derive(Debug)]
+pub struct Hub {
+    channels: Mutex<HashMap<LogKey, Arc<Channel>>>,
+    ring: usize,
+    /// Longest part of a batch in a ring.
+    part: usize,
+    next_follower: AtomicU64,
+    /// Set when messages may have been lost: look at every head now.
+    suspicious: Notify,
+}
+
+impl Hub {
+    /// A hub whose rings hold `ring` bytes each, in parts of `part` bytes.
+    pub fn new(ring: usize, part: usize) -> Self {
+        Self { channels: Mutex::default(), ring, part, next_follower: AtomicU64::new(1), suspicious: Notify::new() }
+    }
+
+    /// Takes a batch from the log. Nothing is kept of a producer that nobody here follows.
+    pub fn deliver(&self, batch: &Arc<Batch>) {
+        let channel = self.channels.lock().get(&batch.key()).cloned();
+        if channel.is_some_and(|channel| channel.push(batch) == News::Life) {
+            self.suspect();
+        }
+    }
+
+    /// Messages may have been lost: compare all heads.
+    pub fn suspect(&self) {
+        self.suspicious.notify_one();
+    }
+
+    /// Follows the log `key` for `wake`, from the place asked for.
+    pub(super) async fn follow(
+        self: &Arc<Self>,
+        log: &Log,
+        key: LogKey,
+        from: ReadFrom,
+        wake: &Arc<Wake>,
+        slot: usize,
+    ) -> Result<(Lease, Cursor), Error> {
+        let channel = {
+            let mut channels = self.channels.lock();
+            let channel = channels.entry(key).or_insert_with(|| Arc::new(Channel::new(key, Ring::new(self.ring, self.part))));
+            channel.state.lock().users += 1;
+            Arc::clone(channel)
+        };
+        // From here on the lease gives the channel back, whatever happens.
+        let id = self.next_follower.fetch_add(1, Ordering::Relaxed);
+        let lease = Lease { hub: Arc::clone(self), log: log.clone(), channel, id };
+        lease
+            .channel
+            .ready
+            .get_or_try_init(|| async {
+                log.follow(key).await?;
+                let head = log.head(key).await?;
+                lease.channel.advance(head, Cursor::default());
+                Ok::<(), Error>(())
+            })
+            .await?;
+        let offset = |offset| ReadFrom::After(Cursor { offset, ..Cursor::default() });
+        let from = match from {
+            ReadFrom::Earliest => offset(Offset(log.head(key).await?.first.0.saturating_sub(1))),
+            // What is gone of that time is told as it is to whoever resumes before it.
+            ReadFrom::Time(time) if log.has_lost(key, time).await? => offset(Offset(0)),
+            ReadFrom::Time(time) => offset(log.before(key, time).await?),
+            known => known,
+        };
+        let cursor = lease.channel.join(id, from, wake, slot);
+        Ok((lease, cursor))
+    }
+
+    fn channels(&self) -> Vec<Arc<Channel>> {
+        self.channels.lock().values().cloned().collect()
+    }
+}
+
+/// A right to read one channel; given back when dropped.
+pub(super) struct Lease {
+    hub: Arc<Hub>,
+    log: Log,
+    channel: Arc<Channel>,
+    id: u64,
+}
+
+impl Lease {
+    pub(super) fn read(&self, cursor: Cursor, bytes: usize) -> Found {
+        self.channel.state.lock().ring.read(cursor, bytes)
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        let mut channels = self.hub.channels.lock();
+        let mut state = self.channel.state.lock();
+        state.followers.remove(&self.id);
+        state.users -= 1;
+        if state.users == 0 {
+            channels.remove(&self.channel.key);
+            // Under the map's lock: whoever follows this producer next comes after this.
+            self.log.unfollow(self.channel.key);
+        }
+    }
+}
+
+struct Channel {
+    key: LogKey,
+    ready: OnceCell<()>,
+    state: Mutex<State>,
+}
+
+struct State {
+    ring: Ring,
+    /// By a number of their own, so that one of many leaves at no cost.
+    followers: HashMap<u64, Follower>,
+    /// Leases, those still waiting for the log included.
+    users: usize,
+    /// The head at the last check: by the next one it must have been heard of.
+    expected: Cursor,
+}
+
+struct Follower {
+    wake: Arc<Wake>,
+    slot: Arc<Slot>,
+}
+
+impl Channel {
+    fn new(key: LogKey, ring: Ring) -> Self {
+        Self {
+            key,
+            ready: OnceCell::new(),
+            state: Mutex::new(State { ring, followers: HashMap::new(), users: 0, expected: Cursor::default() }),
+        }
+    }
+
+    fn push(&self, batch: &Arc<Batch>) -> News {
+        let mut state = self.state.lock();
+        let news = state.ring.push(batch);
+        if news == News::Batch {
+            state.wake_all();
+        }
+        news
+    }
+
+    /// Where what was heard ends.
+    fn end(&self) -> Cursor {
+        self.state.lock().ring.end()
+    }
+
+    fn advance(&self, head: Head, heard: Cursor) -> bool {
+        let mut state = self.state.lock();
+        let news = state.ring.advance(head, heard);
+        if news {
+            state.wake_all();
+        }
+        news
+    }
+
+    /// A message may still be under way, so a head that is ahead counts as a loss only at the second look. One that is behind what
+    /// was heard before it was asked for counts at once.
+    fn check(&self, head: Head, heard: Cursor) -> bool {
+        let mut state = self.state.lock();
+        let end = state.ring.end();
+        let overdue = end.offset < state.expected.offset || head.epoch() != end.epoch || head.last < heard.offset;
+        state.expected = Cursor { epoch: head.epoch(), offset: head.last };
+        drop(state);
+        overdue && self.advance(head, heard)
+    }
+
+    fn join(&self, id: u64, from: ReadFrom, wake: &Arc<Wake>, slot: usize) -> Cursor {
+        let mut state = self.state.lock();
+        let end = state.ring.end();
+        let cursor = match from {
+            // An offset alone is one of the present life.
+            ReadFrom::After(cursor) if cursor.epoch.0 == 0 => Cursor { epoch: end.epoch, ..cursor },
+            ReadFrom::After(cursor) => cursor,
+            _ => end,
+        };
+        let slot = Arc::new(Slot { index: slot, queued: AtomicBool::new(false) });
+        let follower = Follower { wake: Arc::clone(wake), slot };
+        if cursor != end {
+            follower.wake.queue(&follower.slot);
+        }
+        state.followers.insert(id, follower);
+        cursor
+    }
+}
+
+impl State {
+    fn wake_all(&self) {
+        for follower in self.followers.values() {
+            follower.wake.queue(&follower.slot);
+        }
+    }
+}
+
+impl fmt::Debug for Channel {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Channel").field("key", &self.key).finish_non_exhaustive()
+    }
+}
+
+/// How a reader is woken: which of its follows have news. Holds each follow at most once.
+#[derive(Default)]
+pub(super) struct Wake {
+    ready: Mutex<VecDeque<Arc<Slot>>>,
+    notify: Notify,
+}
+
+/// One follow of one reader.
+pub(super) struct Slot {
+    pub(super) index: usize,
+    queued: AtomicBool,
+}
+
+impl Wake {
+    pub(super) fn queue(&self, slot: &Arc<Slot>) {
+        if !slot.queued.swap(true, Ordering::AcqRel) {
+            self.ready.lock().push_back(Arc::clone(slot));
+            self.notify.notify_one();
+        }
+    }
+
+    /// The next follow with news. It can be queued again from now on, so read after this, not before.
+    pub(super) fn take(&self) -> Option<Arc<Slot>> {
+        let slot = self.ready.lock().pop_front()?;
+        slot.queued.store(false, Ordering::Release);
+        Some(slot)
+    }
+
+    /// Returns when there may be one. Cancel-safe.
+    pub(super) async fn wait(&self) {
+        self.notify.notified().await;
+    }
+}
+
+/// Compares what was heard with the truth, every second and whenever messages may have been lost.
+pub(super) fn start_checks(relay: &Relay) {
+    if matches!(relay.0.log, Log::Embedded(_)) {
+        // In one process nothing can be lost between log and hub.
+        return;
+    }
+    let (hub, log, stop) = (Arc::clone(&relay.0.hub), relay.0.log.clone(), relay.0.stop.clone());
+    relay.0.tasks.spawn(async move {
+        let watch = async {
+            loop {
+                let suspicious = tokio::select! {
+                    () = hub.suspicious.notified() => true,
+                    () = tokio::time::sleep(CHECK_EVERY) => false,
+                };
+                for channel in hub.channels().iter().filter(|c| c.ready.initialized()) {
+                    let heard = channel.end();
+                    match log.head(channel.key).await {
+                        Ok(head) => {
+                            if head.epoch() == heard.epoch && head.last < heard.offset {
+                                metrics::counter!("motience_log_disagreements_total").increment(1);
+                                warn!(producer = %channel.key.producer, "more was published than the log has: its readers go back to the log");
+                            }
+                            let news = if suspicious { channel.advance(head, heard) } else { channel.check(head, heard) };
+                            if news {
+                                debug!(producer = %channel.key.producer, "a hole is filled from the log");
+                            }
+                        }
+                        Err(e) => {
+                            warn!(error = %e, "the log's heads cannot be compared");
+                            break;
+                        }
+                    }
+                }
+            }
+        };
+        stop.run_until_cancelled(watch).await;
+    });
+}

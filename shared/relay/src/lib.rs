@@ -1,0 +1,329 @@
+//! Joins producers and consumers to the log: every entrance ends in a [`Publisher`], every exit begins at a
+//! [`Subscriber`] or at a consumer's [`Feed`].
+//!
+//! ```text
+//! Publisher -> appender (group commit) -> Log -> hub (ring, encoded once) -> Subscriber (cursor) -> socket
+//! ```
+//!
+//! Consumers pull. Nothing is queued for a consumer: it is a cursor for each producer it follows and a flag that wakes
+//! it. A consumer slower than the ring reads the log until it has caught up.
+
+mod appender;
+mod devices;
+mod durable;
+mod feed;
+mod follows;
+mod holders;
+mod hub;
+mod intake;
+mod nodes;
+pub mod order;
+mod parts;
+pub mod places;
+mod publisher;
+pub mod replies;
+mod reports;
+mod rights;
+mod ring;
+mod routes;
+mod session;
+mod streams;
+mod subscriber;
+pub mod view;
+mod window;
+
+use std::{collections::HashSet, sync::Arc, time::Duration};
+
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+pub use devices::{DeviceStats, Devices, Most, Path, Presence, Senders};
+pub use durable::Durable;
+pub use feed::{Feed, FeedEvent};
+pub use follows::Follows;
+pub use hub::{Hub, ReadFrom};
+pub use intake::{Intake, Pending, Submitted};
+use motience_log::{self as log, Event, Log};
+use motience_proto::{
+    model::{ConsumerId, CursorName, Epoch, LogKey, ProducerId, record},
+    wire::MAX_RANGES,
+};
+use motience_runtime::clock::Clock;
+use motience_settings::env::{self, Env};
+use motience_store::{self as store, LogIds, Store};
+pub use nodes::{Kind, NodeStats, Nodes, Open};
+pub use publisher::{Group, Publisher, Refusal};
+pub use reports::Reports;
+pub use rights::Rights;
+pub use routes::{Routes, Watch};
+pub use session::{Committed, Ticket};
+pub use streams::{StreamStats, Streams};
+pub use subscriber::{Delivery, GapCause, Subscriber};
+
+/// The relay's limits.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Longest record, in bytes. `MAX_RECORD_BYTES`, 64 KiB.
+    pub record: usize,
+    /// Bytes of newest entries kept ready for each followed producer. `RING_BYTES`, 1 MiB.
+    pub ring: usize,
+    /// Bytes that a reader takes of one producer in one turn, from memory or from the log; longer batches are cut. `READ_BYTES`,
+    /// 64 KiB.
+    pub read: usize,
+    /// Bytes written to the log in one step. `MAX_BATCH_BYTES`, 1 MiB.
+    pub batch: usize,
+    /// Groups of records that wait for the log, for each producer; a sender beyond that waits. `APPEND_QUEUE`, 64.
+    pub queue: usize,
+    /// Bytes of the records in them. `APPEND_QUEUE_BYTES`, 8 MiB.
+    pub queue_bytes: usize,
+    /// How long a write to the log is tried again before its senders are told that the log is away. `APPEND_LIMIT`, 10 s.
+    pub append: Duration,
+    /// Separate ranges in a sender's dedup window: holes close as records arrive out of order, and a sender that leaves more open is not
+    /// following the protocol. `LOG_MAX_DEDUP_RANGES`, 512.
+    pub ranges: usize,
+    /// How many devices are remembered.
+    pub devices: Most,
+    /// How far ahead of ours a device's clock may be before that counts as a fault of it. CLOCK_AHEAD_LIMIT, 1 h.
+    pub ahead: Duration,
+    /// Whether the records of a native device must be of the device that it is. STRICT_NATIVE_DEVICE, true.
+    pub strict_native: bool,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            record: record::MAX_RECORD,
+            ring: 1 << 20,
+            read: 64 << 10,
+            batch: 1 << 20,
+            queue: 64,
+            queue_bytes: 8 << 20,
+            append: Duration::from_secs(10),
+            ranges: 512,
+            devices: Most { all: 100_000, each: 10_000 },
+            ahead: Duration::from_secs(3600),
+            strict_native: true,
+        }
+    }
+}
+
+impl Limits {
+    /// Reads the variables named on the fields.
+    pub fn from_env(env: &Env) -> Result<Self, env::Error> {
+        let default = Self::default();
+        let limits = Self {
+            record: env.bytes("MAX_RECORD_BYTES", default.record)?,
+            ring: env.bytes("RING_BYTES", default.ring)?,
+            read: env.bytes("READ_BYTES", default.read)?,
+            batch: env.bytes("MAX_BATCH_BYTES", default.batch)?,
+            queue: env.parse("APPEND_QUEUE", default.queue)?,
+            queue_bytes: env.bytes("APPEND_QUEUE_BYTES", default.queue_bytes)?,
+            append: env.duration("APPEND_LIMIT", default.append)?,
+            ranges: env.parse("LOG_MAX_DEDUP_RANGES", default.ranges)?,
+            devices: Most {
+                all: env.parse("DEVICES_MAX", default.devices.all)?,
+                each: env.parse("DEVICES_MAX_PER_PRODUCER", default.devices.each)?,
+            },
+            ahead: env.duration("CLOCK_AHEAD_LIMIT", default.ahead)?,
+            strict_native: env.flag("STRICT_NATIVE_DEVICE", default.strict_native)?,
+        };
+        if limits.record == 0 || limits.record > 16 << 20 {
+            return Err(env::Error::invalid("MAX_RECORD_BYTES", "must lie between 1 and 16MiB"));
+        }
+        if !(4096..=16 << 20).contains(&limits.read) {
+            return Err(env::Error::invalid("READ_BYTES", "must lie between 4KiB and 16MiB"));
+        }
+        if limits.queue == 0 {
+            return Err(env::Error::invalid("APPEND_QUEUE", "must be at least 1"));
+        }
+        if !(1..=MAX_RANGES).contains(&(limits.ranges as u64)) {
+            return Err(env::Error::invalid("LOG_MAX_DEDUP_RANGES", "must lie between 1 and 4096, which a device reads in one frame"));
+        }
+        if !(1 << 10..=1 << 30).contains(&limits.queue_bytes) {
+            return Err(env::Error::invalid("APPEND_QUEUE_BYTES", "must lie between 1KiB and 1GiB"));
+        }
+        Ok(limits)
+    }
+}
+
+/// Why the relay did not do what it was asked.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum Error {
+    /// The log did not.
+    #[error(transparent)]
+    Log(#[from] log::Error),
+    /// The node is shutting down.
+    #[error("the node is going away")]
+    Closed,
+    /// The database could not be asked.
+    #[error("the database is away")]
+    Store(#[from] Arc<store::Error>),
+}
+
+/// The relay of one node. Cheap to clone.
+#[derive(Clone)]
+pub struct Relay(Arc<Inner>);
+
+pub(crate) struct Inner {
+    pub(crate) log: Log,
+    pub(crate) hub: Arc<Hub>,
+    pub(crate) routes: Arc<Routes>,
+    pub(crate) reports: Reports,
+    pub(crate) store: Store,
+    pub(crate) logs: LogIds,
+    pub(crate) clock: Clock,
+    pub(crate) limits: Limits,
+    pub(crate) appenders: appender::Appenders,
+    holders: holders::Holders,
+    pub(crate) tasks: TaskTracker,
+    pub(crate) stop: CancellationToken,
+}
+
+impl Relay {
+    /// Joins the parts. The log's signals must already go to `hub`, `routes` and `reports`.
+    pub fn new(
+        log: Log,
+        (store, logs): (Store, LogIds),
+        hub: Arc<Hub>,
+        routes: Arc<Routes>,
+        reports: Reports,
+        clock: Clock,
+        limits: Limits,
+    ) -> Self {
+        let relay = Self(Arc::new(Inner {
+            log,
+            hub,
+            routes,
+            reports,
+            store,
+            logs,
+            clock,
+            limits,
+            appenders: appender::Appenders::default(),
+            holders: holders::Holders::default(),
+            tasks: TaskTracker::new(),
+            stop: CancellationToken::new(),
+        }));
+        streams::start_reports(&relay);
+        reports::start(&relay);
+        hub::start_checks(&relay);
+        relay
+    }
+
+    /// A device's connection: raises its fence and learns what the log has seen of its epoch.
+    pub async fn publisher(&self, key: LogKey, name: log::SessionName, epoch: Epoch) -> Result<Publisher, Error> {
+        Publisher::open(self, key, name, epoch).await
+    }
+
+    /// A sender without an outbox: one WebSocket connection, one HTTP request.
+    pub async fn passing_publisher(&self, key: LogKey) -> Result<Publisher, Error> {
+        Publisher::open(self, key, log::SessionName::passing(), Epoch(fastrand::u64(..))).await
+    }
+
+    /// The log that a producer has now. Those who write are told by their tokens which one it is.
+    pub async fn log_of(&self, producer: ProducerId) -> Result<LogKey, Error> {
+        Ok(self.0.logs.of(producer).await?)
+    }
+
+    /// A reader that follows what it is told to.
+    pub fn subscriber(&self) -> Subscriber {
+        Subscriber::new(self.clone())
+    }
+
+    /// A reader that follows whatever its consumer is subscribed to, as that changes; each producer from where the cursor
+    /// `durable` stands, if a name is given.
+    pub async fn feed(&self, consumer: ConsumerId, durable: Option<CursorName>) -> Result<Feed, Error> {
+        Feed::open(self.clone(), consumer, durable).await
+    }
+
+    /// The same of some of its producers only: those it is subscribed to among `chosen`. [`Feed::lacks`] names the others,
+    /// now and later.
+    pub async fn chosen_feed(&self, consumer: ConsumerId, chosen: HashSet<ProducerId>) -> Result<Feed, Error> {
+        Feed::open_chosen(self.clone(), consumer, chosen).await
+    }
+
+    /// A reader of these producers for whoever has a right to them that does not end before its token: the producer itself, an
+    /// operator.
+    pub async fn granted_feed(&self, producers: HashSet<ProducerId>) -> Result<Feed, Error> {
+        Feed::open_granted(self.clone(), producers).await
+    }
+
+    /// The cursors that are kept for a consumer.
+    pub fn durable(&self, consumer: ConsumerId) -> Durable {
+        Durable::new(self.clone(), consumer)
+    }
+
+    /// Whom a consumer may follow, as that changes, for a connection with a reader for each.
+    pub fn rights(&self, consumer: ConsumerId) -> Rights {
+        Rights::new(self.clone(), consumer)
+    }
+
+    fn watch_subscriptions(&self, consumer: ConsumerId) -> Watch {
+        self.0.routes.watch(consumer)
+    }
+
+    /// How many consumers are subscribed to `producer`.
+    pub async fn subscriber_count(&self, producer: ProducerId) -> Result<u64, Error> {
+        self.0.routes.subscriber_count(&self.0.store, producer).await
+    }
+
+    /// Producers that have sent lately, on any node.
+    pub fn streams(&self) -> Vec<StreamStats> {
+        self.0.reports.streams.snapshot(self.0.clock.now())
+    }
+
+    /// Where connections are counted, and what this node does is said.
+    pub fn own_node(&self) -> &Arc<Nodes> {
+        &self.0.reports.nodes
+    }
+
+    /// All nodes that were heard of lately, this one among them.
+    pub fn nodes(&self) -> Vec<NodeStats> {
+        self.0.reports.nodes.snapshot(self.0.clock.now(), self.0.log.durability())
+    }
+
+    /// Where devices are noticed.
+    pub fn devices(&self) -> &Arc<Devices> {
+        &self.0.reports.devices
+    }
+
+    /// A producer's devices, on any node.
+    pub fn devices_of(&self, key: LogKey) -> Vec<DeviceStats> {
+        let now = self.0.clock.now();
+        self.0.reports.devices.of(key, |node| self.0.reports.nodes.is_alive(node, now))
+    }
+
+    /// The log itself.
+    pub fn log(&self) -> &Log {
+        &self.0.log
+    }
+
+    /// The limits in force.
+    pub fn limits(&self) -> Limits {
+        self.0.limits
+    }
+
+    /// Tells every node, this one included.
+    pub async fn announce(&self, event: &Event) -> Result<(), Error> {
+        Ok(self.0.log.announce(event).await?)
+    }
+
+    /// Writes out what waits, ends all tasks, then the log's own.
+    pub async fn close(&self) {
+        self.0.stop.cancel();
+        self.0.tasks.close();
+        self.0.tasks.wait().await;
+        self.0.log.close().await;
+    }
+}
+
+impl Error {
+    fn store(error: store::Error) -> Self {
+        Self::Store(Arc::new(error))
+    }
+}
+
+impl std::fmt::Debug for Relay {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Relay").field("log", &self.0.log).finish_non_exhaustive()
+    }
+}

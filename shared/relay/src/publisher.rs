@@ -1,0 +1,352 @@
+//! The entrance: one sender of one producer, with the right to append to that producer's log.
+
+use std::{
+    fmt,
+    ops::RangeInclusive,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+};
+
+use bytes::Bytes;
+use motience_log::{self as log, Sender, SessionName};
+use motience_mutation::Mutation;
+use motience_proto::model::{Epoch, Fence, LogKey, ProducerId, RangeSet, Seq, record, times::ClockFault};
+use parking_lot::Mutex;
+use time::OffsetDateTime;
+use tokio::sync::{mpsc::error::TrySendError, watch};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    Error, Relay,
+    appender::{Place, Queue, Submission, Submitted},
+    session::{Committed, Session, SessionState, Ticket},
+};
+
+/// Why a record is not taken.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum Refusal {
+    /// It is not a record; sending it again changes nothing.
+    #[error(transparent)]
+    Invalid(#[from] record::Invalid),
+    /// Too many records are missing between those that arrived.
+    #[error("more than {0} separate runs of sequence numbers")]
+    TooScattered(usize),
+    /// The sender's session has ended.
+    #[error(transparent)]
+    Ended(#[from] Error),
+}
+
+/// One sender. Dropping it lets what was submitted be written and ends the session.
+pub struct Publisher {
+    session: Arc<Session>,
+    relay: Relay,
+    appender: Queue,
+    submitted: Mutex<Sent>,
+    /// The device that it is, where it is one: its records are of no other.
+    device: Option<Arc<str>>,
+    /// Whether its last group had a time that cannot be right.
+    misdated: AtomicBool,
+}
+
+/// What a sender has handed in.
+#[derive(Default)]
+struct Sent {
+    seen: RangeSet,
+    /// Records are numbered here for senders that do not number them.
+    next_seq: u64,
+    tickets: u64,
+}
+
+impl Publisher {
+    pub(super) async fn open(relay: &Relay, key: LogKey, name: SessionName, epoch: Epoch) -> Result<Self, Error> {
+        if relay.0.stop.is_cancelled() {
+            return Err(Error::Closed);
+        }
+        let sender = Sender { name, epoch, owner: fastrand::u64(..) };
+        let mut opened = relay.0.log.open(key, &sender).await?;
+        if Mutation::SkipSeenSet.is_on() {
+            opened.seen = RangeSet::new();
+        }
+        let submitted = Sent { next_seq: opened.seen.max().unwrap_or(0) + 1, seen: opened.seen.clone(), tickets: 0 };
+        let session = Session {
+            key,
+            sender,
+            state: Mutex::new(SessionState { life: opened.life, fence: opened.fence, logged: opened.seen, held: opened.held }),
+            committed: watch::Sender::new(Committed::default()),
+            superseded: CancellationToken::new(),
+        };
+        let appender = relay.0.appenders.of(relay, key);
+        let session = Arc::new(session);
+        relay.0.holders.enter(&session);
+        let device = session.sender.name.device_id().map(Arc::from);
+        Ok(Self { session, relay: relay.clone(), appender, submitted: Mutex::new(submitted), device, misdated: AtomicBool::new(false) })
+    }
+
+    /// The same for a sender of passing records that is a device.
+    #[must_use]
+    pub fn of_device(mut self, device: &str) -> Self {
+        self.device = Some(device.into());
+        self
+    }
+
+    /// The device that it is, where it is one.
+    pub fn device(&self) -> Option<&str> {
+        self.device.as_deref()
+    }
+
+    /// What a record's time says of its device's clock.
+    pub fn clock_fault(&self, time: OffsetDateTime) -> Option<ClockFault> {
+        ClockFault::of(time, self.relay.0.clock.now(), self.relay.0.limits.ahead)
+    }
+
+    /// Checks a record that comes whole, and whose it is.
+    fn check_record<'r>(&self, json: &'r [u8]) -> Result<record::Checked<'r>, record::Invalid> {
+        let checked = record::check(json, self.relay.0.limits.record)?;
+        match &self.device {
+            Some(own) if self.relay.0.limits.strict_native && **own != *checked.device => {
+                Err(record::Invalid::WrongDevice { own: own.as_ref().to_owned() })
+            }
+            _ => Ok(checked),
+        }
+    }
+
+    /// The fence this connection holds.
+    pub fn fence(&self) -> Fence {
+        self.session.state.lock().fence
+    }
+
+    /// Records of this epoch that are in the log.
+    pub fn seen(&self) -> RangeSet {
+        self.session.state.lock().logged.clone()
+    }
+
+    /// Whose log it appends to.
+    pub fn producer(&self) -> ProducerId {
+        self.session.key.producer
+    }
+
+    /// The log it appends to.
+    pub fn log_key(&self) -> LogKey {
+        self.session.key
+    }
+
+    /// Begins a group: the records that one read brought, submitted together.
+    pub fn group(&self) -> Group<'_> {
+        Group { publisher: self, records: Vec::new(), skipped: RangeSet::new(), bytes: 0, misdated: 0, fault: None }
+    }
+
+    /// Submits one record that has no number of its own. Waits while the log is behind.
+    pub async fn submit(&self, json: Bytes) -> Result<Ticket, Refusal> {
+        let mut group = self.group();
+        group.date(self.check_record(&json)?.time);
+        group.push_unnumbered(None, json);
+        group.submit().await
+    }
+
+    /// The same, unless the log is behind: says whether the record was taken.
+    pub fn try_submit(&self, json: Bytes) -> Result<bool, Refusal> {
+        let mut group = self.group();
+        group.date(self.check_record(&json)?.time);
+        group.push_unnumbered(None, json);
+        Ok(group.try_submit()?.is_some())
+    }
+
+    /// Follows how far this sender's submissions have come.
+    pub fn progress(&self) -> watch::Receiver<Committed> {
+        self.session.committed.subscribe()
+    }
+
+    /// Has a device's clock noticed, where something is wrong with it or was.
+    fn note_clock(&self, records: usize, misdated: u64, fault: Option<ClockFault>) {
+        let Some(device) = &self.device else { return };
+        if records > 0 && (self.misdated.swap(fault.is_some(), Relaxed) || misdated > 0) {
+            let devices = &self.relay.0.reports.devices;
+            devices.dated(self.session.key, device, log::Transport::Quic, fault, misdated);
+        }
+    }
+
+    /// Whether these numbers leave no more holes than a sender may have. Whatever fills a hole or lengthens a run is taken, so that one
+    /// with too many comes down.
+    fn has_room(&self, seen: &RangeSet, numbers: &RangeInclusive<u64>) -> bool {
+        let has_room = seen.ranges() < self.relay.0.limits.ranges || seen.touches(numbers);
+        if !has_room {
+            metrics::counter!("motience_limited_total", "reason" => "scattered").increment(1);
+        }
+        has_room
+    }
+
+    /// Refuses a number that has no room.
+    fn room_for(&self, seen: &RangeSet, seq: Seq) -> Result<(), Refusal> {
+        if self.has_room(seen, &(seq.0..=seq.0)) { Ok(()) } else { Err(Refusal::TooScattered(self.relay.0.limits.ranges)) }
+    }
+
+    /// Whether what is submitted now can still come into the log.
+    fn check(&self) -> Result<(), Refusal> {
+        match &self.session.committed.borrow().error {
+            Some(error) => Err(Error::from(error.clone()).into()),
+            None => Ok(()),
+        }
+    }
+
+    /// Returns once a newer connection of the same device has come to this node: this one may close, as the log would fence
+    /// its next write. Cancel-safe.
+    pub async fn superseded(&self) {
+        self.session.superseded.cancelled().await;
+    }
+
+    /// Waits until everything up to `ticket` is in the log.
+    pub async fn committed(&self, ticket: Ticket) -> Result<(), Error> {
+        let mut progress = self.progress();
+        let committed = progress.wait_for(|c| c.up_to >= ticket || c.error.is_some()).await.map_err(|_| Error::Closed)?;
+        match &committed.error {
+            Some(error) if committed.up_to < ticket => Err(error.clone().into()),
+            _ => Ok(()),
+        }
+    }
+}
+
+impl Drop for Publisher {
+    fn drop(&mut self) {
+        self.relay.0.holders.leave(&self.session);
+    }
+}
+
+impl Session {
+    /// Whether its fence was raised after the other's; only within one life of the log can that be said.
+    pub(super) fn is_newer_than(&self, other: &Self) -> bool {
+        let place = |session: &Self| {
+            let state = session.state.lock();
+            (state.life, state.fence)
+        };
+        let ((life, fence), (other_life, other_fence)) = (place(self), place(other));
+        life == other_life && fence > other_fence
+    }
+}
+
+impl fmt::Debug for Publisher {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Publisher")
+            .field("producer", &self.session.key.producer)
+            .field("sender", &self.session.sender.name)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Records gathered from one read.
+pub struct Group<'p> {
+    publisher: &'p Publisher,
+    records: Vec<Submitted>,
+    skipped: RangeSet,
+    bytes: usize,
+    /// Records of a device whose time cannot be right, and what is wrong with that of the last record.
+    misdated: u64,
+    fault: Option<ClockFault>,
+}
+
+impl Group<'_> {
+    /// Adds a numbered record. One that was submitted before is left out, since its first submission counts; says whether it
+    /// is a new one.
+    pub fn push(&mut self, seq: Seq, json: Bytes) -> Result<bool, Refusal> {
+        let time = self.publisher.check_record(&json)?.time;
+        let mut submitted = self.publisher.submitted.lock();
+        self.publisher.room_for(&submitted.seen, seq)?;
+        let new = submitted.seen.insert(seq.0) || Mutation::SkipSeenSet.is_on();
+        if new {
+            self.bytes += json.len();
+            self.records.push(Submitted { seq, id: None, json });
+        }
+        drop(submitted);
+        if new {
+            self.date(time);
+        }
+        Ok(new)
+    }
+
+    /// Notes a record's time, where it is a device's that is known: what comes of many says itself whose it is.
+    fn date(&mut self, time: OffsetDateTime) {
+        if self.publisher.device.is_some() {
+            self.fault = self.publisher.clock_fault(time);
+            self.misdated += u64::from(self.fault.is_some());
+        }
+    }
+
+    /// Counts `seq` as seen without a record, because it is refused: its hole in the seen-set would stay for ever.
+    pub fn skip(&mut self, seq: Seq) -> Result<(), Refusal> {
+        let mut submitted = self.publisher.submitted.lock();
+        self.publisher.room_for(&submitted.seen, seq)?;
+        if submitted.seen.insert(seq.0) {
+            self.skipped.insert(seq.0);
+        }
+        Ok(())
+    }
+
+    /// Counts numbers as seen whose records will never come, and returns them: those that would leave more holes than a sender may
+    /// have are left out. It tells of them again later, when it has sent what lies between.
+    pub fn skip_all(&mut self, ranges: &RangeSet) -> RangeSet {
+        let mut submitted = self.publisher.submitted.lock();
+        let mut taken = RangeSet::new();
+        for range in ranges.iter() {
+            if !self.publisher.has_room(&submitted.seen, &range) {
+                continue;
+            }
+            submitted.seen.insert_range(range.clone());
+            self.skipped.insert_range(range.clone());
+            taken.insert_range(range);
+        }
+        taken
+    }
+
+    /// Bytes gathered.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Adds a record that [`record::admit`] has let in, under the sender's next number. A second record of a client's own
+    /// `id` is acknowledged and not written.
+    pub fn push_unnumbered(&mut self, id: Option<&str>, json: Bytes) {
+        let mut submitted = self.publisher.submitted.lock();
+        let seq = submitted.next_seq;
+        submitted.next_seq += 1;
+        submitted.seen.insert(seq);
+        self.bytes += json.len();
+        self.records.push(Submitted { seq: Seq(seq), id: id.map(Arc::from), json });
+    }
+
+    /// Hands the group to the log's writer. Waits while it is behind: that is the sender's back-pressure.
+    ///
+    /// The ticket stands for everything this sender has submitted so far.
+    pub async fn submit(self) -> Result<Ticket, Refusal> {
+        self.publisher.check()?;
+        let place = self.publisher.appender.place(self.bytes).await.ok_or(Refusal::Ended(Error::Closed))?;
+        Ok(self.send(place))
+    }
+
+    /// Hands the group to the log's writer, unless it is behind: for records that are worth nothing later.
+    pub fn try_submit(self) -> Result<Option<Ticket>, Refusal> {
+        self.publisher.check()?;
+        match self.publisher.appender.try_place(self.bytes) {
+            Ok(place) => Ok(Some(self.send(place))),
+            Err(TrySendError::Full(())) => Ok(None),
+            Err(TrySendError::Closed(())) => Err(Refusal::Ended(Error::Closed)),
+        }
+    }
+
+    fn send(self, place: Place<'_>) -> Ticket {
+        self.publisher.note_clock(self.records.len(), self.misdated, self.fault);
+        // Drawn and queued under one lock, so that tickets rise in the order of the queue.
+        let mut submitted = self.publisher.submitted.lock();
+        submitted.tickets += 1;
+        let ticket = Ticket(submitted.tickets);
+        place.send(|room| Submission {
+            session: Arc::clone(&self.publisher.session),
+            records: self.records,
+            skipped: self.skipped,
+            bytes: self.bytes,
+            ticket,
+            _room: room,
+        });
+        ticket
+    }
+}

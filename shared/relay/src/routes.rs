@@ -1,0 +1,153 @@
+//! Who is subscribed to whom, as far as this node needs to know it at once. The store is the truth; events from the
+//! bus say when to look again, and a short lifetime bounds how long a lost event can matter.
+
+use std::{
+    collections::HashMap,
+    fmt,
+    sync::{
+        Arc, Weak,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use moka::future::Cache;
+use motience_log::Event;
+use motience_proto::model::{ConsumerId, ProducerId};
+use motience_store::Store;
+use parking_lot::Mutex;
+use tokio::sync::Notify;
+
+use super::Error;
+
+/// How long a subscriber count is believed without word of a change.
+const COUNT_LIFETIME: Duration = Duration::from_secs(30);
+/// Producers whose count is kept.
+const COUNTS: u64 = 100_000;
+
+/// The subscription cache.
+pub struct Routes {
+    counts: Cache<ProducerId, u64>,
+    watchers: Mutex<HashMap<ConsumerId, Vec<Weak<Word>>>>,
+}
+
+impl Routes {
+    /// An empty cache.
+    pub fn new() -> Self {
+        Self { counts: Cache::builder().max_capacity(COUNTS).time_to_live(COUNT_LIFETIME).build(), watchers: Mutex::default() }
+    }
+
+    /// Takes word of a change.
+    pub fn apply(&self, event: &Event) {
+        let (Event::Subscribed { consumer, producer } | Event::Unsubscribed { consumer, producer }) = event else { return };
+        // Runs in the log's thread, where nothing can be awaited; a query under way may put the old count back, for
+        // its lifetime at most.
+        let counts = self.counts.clone();
+        let producer = *producer;
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            runtime.spawn(async move { counts.invalidate(&producer).await });
+        } else {
+            counts.invalidate_all();
+        }
+        let watchers = self.watchers.lock();
+        watchers.get(consumer).into_iter().flatten().filter_map(Weak::upgrade).for_each(|word| word.tell());
+    }
+
+    /// Events may have been lost: everyone looks again.
+    pub fn suspect(&self) {
+        self.counts.invalidate_all();
+        let watchers = self.watchers.lock();
+        watchers.values().flatten().filter_map(Weak::upgrade).for_each(|word| word.tell());
+    }
+
+    /// Word of each change of this consumer's subscriptions from now on.
+    pub(super) fn watch(self: &Arc<Self>, consumer: ConsumerId) -> Watch {
+        let word = Arc::new(Word::default());
+        let mut watchers = self.watchers.lock();
+        watchers.entry(consumer).or_default().push(Arc::downgrade(&word));
+        Watch { routes: Arc::clone(self), consumer, word, seen: AtomicU64::new(0) }
+    }
+
+    pub(super) async fn subscriber_count(&self, store: &Store, producer: ProducerId) -> Result<u64, Error> {
+        self.counts.try_get_with(producer, store.follower_count(producer)).await.map_err(Error::Store)
+    }
+}
+
+/// Word of changes for one watch.
+#[derive(Debug, Default)]
+struct Word {
+    /// How many there were.
+    version: AtomicU64,
+    notify: Notify,
+}
+
+impl Word {
+    fn tell(&self) {
+        self.version.fetch_add(1, Ordering::AcqRel);
+        self.notify.notify_one();
+    }
+}
+
+/// Tells when a consumer's subscriptions may have changed. Whoever was told looks at the store, and says which version of the
+/// word it had then: a change in between is told again.
+pub struct Watch {
+    routes: Arc<Routes>,
+    consumer: ConsumerId,
+    word: Arc<Word>,
+    /// The version up to which the store was looked at.
+    seen: AtomicU64,
+}
+
+impl Watch {
+    /// Returns where there is word of a change that was not looked at. For one task at a time. Cancel-safe.
+    pub async fn changed(&self) {
+        while !self.is_pending() {
+            self.word.notify.notified().await;
+        }
+    }
+
+    /// Whether there is word of a change that was not looked at.
+    pub fn is_pending(&self) -> bool {
+        self.version() != self.seen.load(Ordering::Acquire)
+    }
+
+    /// To be read before the store is.
+    pub fn version(&self) -> u64 {
+        self.word.version.load(Ordering::Acquire)
+    }
+
+    /// The store was looked at since this version, and what it says was followed.
+    pub fn looked(&self, version: u64) {
+        self.seen.store(version, Ordering::Release);
+    }
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        let mut watchers = self.routes.watchers.lock();
+        if let Some(mine) = watchers.get_mut(&self.consumer) {
+            mine.retain(|w| w.as_ptr() != Arc::as_ptr(&self.word));
+            if mine.is_empty() {
+                watchers.remove(&self.consumer);
+            }
+        }
+    }
+}
+
+impl fmt::Debug for Watch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Watch").field("consumer", &self.consumer).finish_non_exhaustive()
+    }
+}
+
+impl Default for Routes {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl fmt::Debug for Routes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Routes").finish_non_exhaustive()
+    }
+}

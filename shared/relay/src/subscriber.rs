@@ -1,0 +1,345 @@
+//! A reader: a cursor for each producer it follows. It pulls; nothing is queued for it.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    sync::Arc,
+    time::Duration,
+};
+
+use motience_log::Batch;
+use motience_proto::model::{Cursor, LogKey, Offset, ProducerId};
+use tracing::warn;
+
+use super::{
+    Error, ReadFrom, Relay,
+    hub::{Lease, Slot, Wake},
+    parts::cut,
+    ring::Found,
+};
+
+/// Work that is given out before other tasks have their turn, as bytes of messages.
+const TURN: usize = 256 * 1024;
+/// What a delivery costs beside its bytes.
+const DELIVERY: usize = 256;
+/// Pause before a log that is away is asked again.
+const RETRY_AFTER: Duration = Duration::from_millis(250);
+
+/// What a reader is given, in offset order for each producer.
+#[derive(Clone, Debug)]
+pub enum Delivery {
+    /// The messages of `batch` after the offset `after`.
+    Batch {
+        /// Shared with all who read it.
+        batch: Arc<Batch>,
+        /// Offsets up to here were delivered before.
+        after: Offset,
+    },
+    /// These are gone.
+    Gap {
+        /// Whose.
+        producer: ProducerId,
+        /// First offset that is gone.
+        from: Offset,
+        /// Last offset that is gone.
+        to: Offset,
+        /// Why.
+        cause: GapCause,
+    },
+    /// The log began another life, in which it may have lost its tail. Delivery goes on after the last place that both
+    /// lives surely share; a record may come again under another offset, and is known by its name.
+    Reset {
+        /// Whose.
+        producer: ProducerId,
+        /// Where delivery goes on.
+        cursor: Cursor,
+    },
+}
+
+/// Why offsets of a log are gone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum GapCause {
+    /// Retention has removed them.
+    Retention,
+    /// The log's file is damaged there.
+    Damaged,
+}
+
+impl GapCause {
+    /// As consumers are told.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Retention => "retention",
+            Self::Damaged => "damaged",
+        }
+    }
+}
+
+/// Follows any number of producers.
+pub struct Subscriber {
+    relay: Relay,
+    wake: Arc<Wake>,
+    /// By a number that is never used twice: news queued for a follow that has ended must not wake another.
+    follows: HashMap<usize, Follow>,
+    places: HashMap<ProducerId, usize>,
+    next_place: usize,
+    /// Read and not yet handed out; at most one turn.
+    ready: VecDeque<Delivery>,
+    /// The follow whose turn it is; kept here so that a cancelled read loses nothing.
+    turn: Option<Arc<Slot>>,
+    /// What was given out since this reader last waited.
+    spent: usize,
+    /// Whether what it reads goes out to a consumer.
+    counted: bool,
+    /// For a reader that takes nothing that was only published: how long news gather before the log is read.
+    from_log: Option<Duration>,
+}
+
+struct Follow {
+    key: LogKey,
+    lease: Lease,
+    cursor: Cursor,
+}
+
+impl Subscriber {
+    pub(super) fn new(relay: Relay) -> Self {
+        Self {
+            relay,
+            wake: Arc::default(),
+            follows: HashMap::new(),
+            places: HashMap::new(),
+            next_place: 0,
+            ready: VecDeque::new(),
+            turn: None,
+            spent: 0,
+            counted: true,
+            from_log: None,
+        }
+    }
+
+    /// The same for a reader that is no consumer's: what it reads is not counted as going out.
+    #[must_use]
+    pub fn uncounted(mut self) -> Self {
+        self.counted = false;
+        self
+    }
+
+    /// The same for a reader that keeps what it reads: where nodes share the log, it takes nothing from what was published to them, and
+    /// reads the log itself, `every` so long at the most.
+    #[must_use]
+    pub fn from_log(mut self, every: Duration) -> Self {
+        self.from_log = self.relay.0.log.is_shared().then_some(every);
+        self
+    }
+
+    /// Follows `producer`. Following it again changes nothing.
+    pub async fn follow(&mut self, producer: ProducerId, from: ReadFrom) -> Result<(), Error> {
+        if self.places.contains_key(&producer) {
+            return Ok(());
+        }
+        let key = self.relay.log_of(producer).await?;
+        let place = self.next_place;
+        self.next_place += 1;
+        let (lease, cursor) = self.relay.0.hub.follow(&self.relay.0.log, key, from, &self.wake, place).await?;
+        self.follows.insert(place, Follow { key, lease, cursor });
+        self.places.insert(producer, place);
+        Ok(())
+    }
+
+    /// Ends a follow at once: nothing of it is delivered after this.
+    pub fn unfollow(&mut self, producer: ProducerId) {
+        if let Some(place) = self.places.remove(&producer) {
+            self.follows.remove(&place);
+            self.ready.retain(|d| d.producer() != producer);
+        }
+    }
+
+    /// Whom it follows.
+    pub fn followed(&self) -> impl Iterator<Item = ProducerId> {
+        self.places.keys().copied()
+    }
+
+    /// The log that is read of a producer.
+    pub fn log_key(&self, producer: ProducerId) -> Option<LogKey> {
+        self.follows.get(self.places.get(&producer)?).map(|follow| follow.key)
+    }
+
+    /// How far a follow has been read.
+    pub fn cursor(&self, producer: ProducerId) -> Option<Cursor> {
+        let place = self.places.get(&producer)?;
+        self.follows.get(place).map(|f| f.cursor)
+    }
+
+    /// The next delivery. Cancel-safe: what a cancelled call had not returned, the next one does.
+    pub async fn next(&mut self) -> Delivery {
+        loop {
+            if self.spent >= TURN {
+                // However much there is to read, and however fast it is taken: this thread has others to serve.
+                self.spent = 0;
+                tokio::task::yield_now().await;
+            }
+            if let Some(delivery) = self.try_next() {
+                return delivery;
+            }
+            if self.turn.is_some() {
+                self.read_log().await;
+            } else {
+                self.wake.wait().await;
+                if let Some(every) = self.from_log {
+                    // What comes in meanwhile is read with it. A cancelled wait loses nothing: the news stay queued.
+                    tokio::time::sleep(every).await;
+                }
+            }
+        }
+    }
+
+    /// What can be delivered from memory without waiting. Nothing once a turn's worth was given out: whoever takes all there is goes
+    /// back to [`Subscriber::next`] then, which lets others run.
+    pub fn try_next(&mut self) -> Option<Delivery> {
+        if self.spent >= TURN {
+            return None;
+        }
+        loop {
+            if let Some(delivery) = self.ready.pop_front() {
+                if self.counted {
+                    self.relay.0.reports.nodes.count_out(delivery.records());
+                }
+                self.spent += delivery.bytes() + DELIVERY;
+                return Some(delivery);
+            }
+            if self.turn.is_some() {
+                return None;
+            }
+            let slot = self.wake.take()?;
+            let Some(follow) = self.follows.get_mut(&slot.index) else { continue };
+            match follow.lease.read(follow.cursor, self.relay.0.limits.read) {
+                Found::Nothing => {}
+                Found::Batches(_) if self.from_log.is_some() => self.turn = Some(slot),
+                Found::Batches(batches) => {
+                    follow.take(batches, &mut self.ready);
+                    // There may be more; others first.
+                    self.wake.queue(&slot);
+                }
+                Found::Older => self.turn = Some(slot),
+                Found::Reset(cursor) => {
+                    follow.cursor = cursor;
+                    self.ready.push_back(Delivery::Reset { producer: follow.key.producer, cursor });
+                    self.wake.queue(&slot);
+                }
+            }
+        }
+    }
+
+    /// Reads from the log for the follow whose turn it is.
+    async fn read_log(&mut self) {
+        let Some(slot) = self.turn.clone() else { return };
+        let Some(follow) = self.follows.get_mut(&slot.index) else {
+            self.turn = None;
+            return;
+        };
+        let (log, cursor, bytes) = (&self.relay.0.log, follow.cursor, self.relay.0.limits.read);
+        let found = async {
+            let read = log.read(follow.key, cursor.offset, bytes).await?;
+            // Nothing after a cursor that stands before the end: retention has emptied the log.
+            let head = if read.batches.is_empty() { Some(log.head(follow.key).await?) } else { None };
+            Ok::<_, Error>((read, head))
+        };
+        match found.await {
+            Ok((read, head)) if read.epoch != cursor.epoch || head.as_ref().is_some_and(|h| h.epoch() != cursor.epoch) => {
+                // The ring learns of the new life in a moment, and says where this cursor goes on.
+                self.relay.0.hub.suspect();
+                self.wake.queue(&slot);
+                tokio::time::sleep(RETRY_AFTER).await;
+                self.turn = None;
+            }
+            Ok((read, head)) => {
+                if let Some((from, to)) = read.damaged {
+                    follow.gap(Offset(from.0 - 1), GapCause::Retention, &mut self.ready);
+                    follow.gap(to, GapCause::Damaged, &mut self.ready);
+                }
+                // Where damage is all that was found, more may lie behind it.
+                let end = head.filter(|_| read.damaged.is_none()).map(|head| head.last.next());
+                if let Some(first) = read.batches.first().map(|batch| batch.first).or(end) {
+                    follow.gap(Offset(first.0.saturating_sub(1)), GapCause::Retention, &mut self.ready);
+                }
+                let nothing = read.batches.is_empty() && follow.cursor == cursor;
+                follow.take(first_bytes(&read.batches, follow.cursor.offset, bytes), &mut self.ready);
+                self.wake.queue(&slot);
+                if nothing {
+                    // More was heard of than there is.
+                    self.relay.0.hub.suspect();
+                    tokio::time::sleep(RETRY_AFTER).await;
+                }
+                self.turn = None;
+            }
+            Err(e) => {
+                warn!(producer = %follow.key.producer, error = %e, "the log cannot be read; trying again");
+                tokio::time::sleep(RETRY_AFTER).await;
+            }
+        }
+    }
+}
+
+impl Follow {
+    /// What lies between the cursor and `to`, that included, is gone.
+    fn gap(&mut self, to: Offset, cause: GapCause, ready: &mut VecDeque<Delivery>) {
+        if to > self.cursor.offset {
+            ready.push_back(Delivery::Gap { producer: self.key.producer, from: self.cursor.offset.next(), to, cause });
+            self.cursor.offset = to;
+        }
+    }
+
+    fn take(&mut self, batches: Vec<Arc<Batch>>, ready: &mut VecDeque<Delivery>) {
+        for batch in batches {
+            let after = self.cursor.offset;
+            self.cursor.offset = batch.last();
+            ready.push_back(Delivery::Batch { batch, after });
+        }
+    }
+}
+
+/// What a reader takes of what the log gave it: whole batches may be far longer.
+fn first_bytes(batches: &[Arc<Batch>], after: Offset, bytes: usize) -> Vec<Arc<Batch>> {
+    let (mut first, mut taken) = (Vec::new(), 0);
+    for batch in batches {
+        if taken >= bytes {
+            break;
+        }
+        for part in cut(batch, after, bytes, bytes - taken) {
+            taken += part.bytes();
+            first.push(part);
+        }
+    }
+    first
+}
+
+impl Delivery {
+    /// Bytes of the batch that it keeps alive.
+    pub fn bytes(&self) -> usize {
+        match self {
+            Self::Batch { batch, .. } => batch.bytes(),
+            Self::Gap { .. } | Self::Reset { .. } => 0,
+        }
+    }
+
+    /// How many records it holds.
+    fn records(&self) -> u64 {
+        match self {
+            Self::Batch { batch, after } => batch.last().0.saturating_sub(after.0.max(batch.first.0.saturating_sub(1))),
+            Self::Gap { .. } | Self::Reset { .. } => 0,
+        }
+    }
+
+    /// Whose log it is about.
+    pub fn producer(&self) -> ProducerId {
+        match self {
+            Self::Batch { batch, .. } => batch.producer,
+            Self::Gap { producer, .. } | Self::Reset { producer, .. } => *producer,
+        }
+    }
+}
+
+impl std::fmt::Debug for Subscriber {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Subscriber").field("follows", &self.places.len()).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,198 @@
+//! What a consumer wants of a feed: which records, which of their readings, and how often.
+//!
+//! ```text
+//! where=/data/temperature>30     a JSON pointer (RFC 6901) into the message, = != < <= > >=, a JSON value; all must hold
+//! fields=/data/temperature,/data/position    what `data` keeps, in its own shape
+//! every=10s                      the last value of each device in each such time of its own clock
+//! ```
+//!
+//! A pointer with blanks, commas or signs of comparison in it is written as a JSON string: `"/data/a=b" = 3`. Pure: [`View`]
+//! is the expression, [`Thinned`] its state for one consumer, and time is an argument.
+
+mod condition;
+mod every;
+mod pointer;
+mod text;
+mod thinned;
+mod tree;
+
+use std::{borrow::Cow, time::Duration};
+
+use bytes::{BufMut as _, Bytes, BytesMut};
+use motience_proto::model::Selection;
+use serde::Deserialize;
+use serde_json::value::RawValue;
+
+use self::{condition::Condition, pointer::Pointer, text::Text, tree::Tree};
+
+pub use thinned::{Limits, Thinned, due};
+
+/// Most conditions of one view.
+pub const MAX_CONDITIONS: usize = 32;
+/// Most fields of one view.
+pub const MAX_FIELDS: usize = 128;
+
+/// An expression that makes no sense, and where.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{parameter}: {problem}, at character {column}")]
+pub struct Error {
+    /// `where`, `fields` or `every`.
+    pub parameter: &'static str,
+    /// The expression as it came.
+    pub expression: String,
+    /// The character that is wrong, from 1; one more than there are where something is missing at the end.
+    pub column: usize,
+    /// What is wrong, for people.
+    pub problem: String,
+}
+
+impl Error {
+    /// A stable name for programs.
+    pub const CODE: &'static str = "invalid_expression";
+
+    /// A line that points at the character, to be shown under the expression.
+    pub fn caret(&self) -> String {
+        format!("{}^", " ".repeat(self.column - 1))
+    }
+}
+
+/// What a consumer wants. Cheap enough to evaluate for each record: nothing of a record is built but slices of it.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct View {
+    conditions: Vec<Condition>,
+    /// What the conditions look at below `/data`, under their numbers.
+    looks: Tree,
+    /// What `data` keeps; `None`: everything.
+    fields: Option<Tree>,
+    every: Option<Duration>,
+}
+
+/// A message, in its parts.
+#[derive(Deserialize)]
+struct Message<'m> {
+    #[serde(borrow)]
+    producer_id: &'m RawValue,
+    #[serde(borrow)]
+    device_id: &'m RawValue,
+    #[serde(borrow)]
+    timestamp: &'m RawValue,
+    #[serde(borrow)]
+    data: &'m RawValue,
+}
+
+impl View {
+    /// Reads the three expressions.
+    pub fn parse(conditions: &[&str], fields: Option<&str>, every: Option<&str>) -> Result<Self, Error> {
+        if let Some(beyond) = conditions.get(MAX_CONDITIONS) {
+            return Err(Text::new("where", beyond)?.wrong(format!("there are more than {MAX_CONDITIONS} conditions")));
+        }
+        let conditions = conditions.iter().map(|text| Condition::parse(text)).collect::<Result<Vec<_>, _>>()?;
+        let mut looks = Tree::default();
+        for (number, condition) in conditions.iter().enumerate() {
+            if let Pointer::Data(tokens) = &condition.pointer {
+                looks.add(tokens, number);
+            }
+        }
+        let fields = fields.map(read_fields).transpose()?;
+        let every = every.map(every::parse).transpose()?;
+        Ok(Self { conditions, looks, fields, every })
+    }
+
+    /// Reads what a client sent.
+    pub fn of(selection: &Selection) -> Result<Self, Error> {
+        let conditions: Vec<&str> = selection.conditions.iter().map(String::as_str).collect();
+        Self::parse(&conditions, selection.fields.as_deref(), selection.every.as_deref())
+    }
+
+    /// Whether every record passes as it is.
+    pub fn is_everything(&self) -> bool {
+        *self == Self::default()
+    }
+
+    /// How often a device's value is wanted.
+    pub fn every(&self) -> Option<Duration> {
+        self.every
+    }
+
+    /// The message as the consumer wants it, whatever `every` says; `None` where it does not want it.
+    pub fn apply(&self, message: &Bytes) -> Option<Bytes> {
+        if self.conditions.is_empty() && self.fields.is_none() {
+            return Some(message.clone());
+        }
+        // Cannot fail: what is in the log is a message. Anything else is none that a condition could hold of.
+        let parts = Message::of(message)?;
+        if !self.admits(&parts) {
+            return None;
+        }
+        Some(self.project(message, &parts).unwrap_or_else(|| message.clone()))
+    }
+
+    fn admits(&self, message: &Message<'_>) -> bool {
+        if self.conditions.is_empty() {
+            return true;
+        }
+        let mut found = vec![None; self.conditions.len()];
+        self.looks.find(message.data, &mut found);
+        self.conditions.iter().zip(found).all(|(condition, found)| {
+            let value = match condition.pointer {
+                Pointer::Data(_) => found,
+                Pointer::ProducerId => Some(message.producer_id),
+                Pointer::DeviceId => Some(message.device_id),
+                Pointer::Timestamp => Some(message.timestamp),
+            };
+            value.is_some_and(|value| condition.holds(value))
+        })
+    }
+
+    /// The message with the wanted fields of its data only, and all else as it is; `None` where all are wanted.
+    fn project(&self, whole: &Bytes, message: &Message<'_>) -> Option<Bytes> {
+        let fields = self.fields.as_ref()?;
+        let data = message.data.get();
+        // Where the data stand in the message, of which they are a part.
+        let begin = (data.as_ptr() as usize).checked_sub(whole.as_ptr() as usize)?;
+        let (before, after) = (whole.get(..begin)?, whole.get(begin + data.len()..)?);
+        let mut out = BytesMut::with_capacity(128);
+        out.put_slice(before);
+        fields.project(message.data, &mut out);
+        out.put_slice(after);
+        Some(out.freeze())
+    }
+}
+
+impl<'m> Message<'m> {
+    fn of(message: &'m [u8]) -> Option<Self> {
+        serde_json::from_slice(message).ok()
+    }
+
+    fn device(&self) -> Cow<'m, str> {
+        let text = self.device_id.get();
+        match text.strip_prefix('"').and_then(|inner| inner.strip_suffix('"')) {
+            Some(plain) if !plain.contains('\\') => Cow::Borrowed(plain),
+            _ => Cow::Owned(serde_json::from_str(text).unwrap_or_default()),
+        }
+    }
+}
+
+/// `fields`: what is always there may be named too, and changes nothing.
+fn read_fields(expression: &str) -> Result<Tree, Error> {
+    let mut text = Text::new("fields", expression)?;
+    let mut tree = Tree::default();
+    for number in 0.. {
+        text.skip_blanks();
+        if number == MAX_FIELDS {
+            return Err(text.wrong(format!("there are more than {MAX_FIELDS} fields")));
+        }
+        if let Pointer::Data(tokens) = Pointer::read(&mut text, &[','])? {
+            tree.add(&tokens, number);
+        }
+        text.skip_blanks();
+        if !text.take_if(",") {
+            break;
+        }
+    }
+    text.end()?;
+    Ok(tree)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,10 @@
+//! One process: its clock, its start and end, its telemetry, its private files.
+
+mod causes;
+pub mod clock;
+pub mod descriptors;
+pub mod lifecycle;
+pub mod private;
+pub mod telemetry;
+
+pub use causes::causes;

@@ -1,0 +1,90 @@
+//! Logs and metrics: set up once at the start of a process.
+//!
+//! Logs are structured (LOG_FORMAT, `text` or `json`; RUST_LOG says how much). Metrics are Prometheus text, rendered
+//! wherever `/metrics` is asked for.
+
+mod sampler;
+mod text;
+
+use std::{
+    fs,
+    io::IsTerminal as _,
+    sync::OnceLock,
+    time::{Duration, Instant},
+};
+
+use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
+use tracing_subscriber::{EnvFilter, fmt, layer::SubscriberExt as _, util::SubscriberInitExt as _};
+
+use motience_settings::env::{self, Env};
+pub use sampler::Sampler;
+
+static METRICS: OnceLock<(PrometheusHandle, Instant)> = OnceLock::new();
+
+/// Sends logs to standard error, at `level` unless RUST_LOG says otherwise, and starts the metrics.
+pub fn init(env: &Env, level: &str) -> Result<(), env::Error> {
+    // PostgreSQL notes at each start that the table of migrations is there already.
+    let usual = format!("{level},sqlx::postgres::notice=warn");
+    let filter = EnvFilter::try_new(env.get("RUST_LOG").unwrap_or(&usual)).map_err(|e| env::Error::invalid("RUST_LOG", e))?;
+    let json = match env.get("LOG_FORMAT").unwrap_or("text") {
+        "json" => true,
+        "text" => false,
+        other => return Err(env::Error::invalid("LOG_FORMAT", format_args!("'{other}' is neither text nor json"))),
+    };
+    let registry = tracing_subscriber::registry().with(filter);
+    // A second set-up, in a test that starts two nodes, leaves the first in place.
+    let _ = if json {
+        registry.with(fmt::layer().json().with_writer(std::io::stderr)).try_init()
+    } else {
+        let text = fmt::layer().fmt_fields(text::Fields).with_ansi(std::io::stderr().is_terminal());
+        registry.with(text.with_writer(std::io::stderr)).try_init()
+    };
+    start_metrics();
+    Ok(())
+}
+
+/// Starts the metrics, where they do not run yet.
+pub fn start_metrics() {
+    METRICS.get_or_init(|| {
+        let recorder = PrometheusBuilder::new().build_recorder();
+        let handle = recorder.handle();
+        // Another recorder in this process keeps what it has; ours then renders its own process figures only.
+        let _ = metrics::set_global_recorder(recorder);
+        (handle, Instant::now())
+    });
+}
+
+/// All metrics as Prometheus text.
+pub fn render() -> String {
+    start_metrics();
+    let Some((handle, _)) = METRICS.get() else { return String::new() };
+    metrics::gauge!("motience_uptime_seconds").set(uptime().as_secs_f64());
+    if let Some(bytes) = resident() {
+        metrics::gauge!("motience_resident_bytes").set(bytes as f64);
+    }
+    if let Some(cpu) = cpu() {
+        metrics::counter!("motience_cpu_milliseconds_total").absolute(u64::try_from(cpu.as_millis()).unwrap_or(u64::MAX));
+    }
+    handle.run_upkeep();
+    handle.render()
+}
+
+/// How long the process has run.
+pub fn uptime() -> Duration {
+    METRICS.get().map(|(_, started)| started.elapsed()).unwrap_or_default()
+}
+
+/// Resident memory of this process in bytes, where the system tells (Linux, proc(5)).
+fn resident() -> Option<u64> {
+    let status = fs::read_to_string("/proc/self/status").ok()?;
+    let kib: u64 = status.lines().find_map(|l| l.strip_prefix("VmRSS:"))?.trim().trim_end_matches(" kB").parse().ok()?;
+    Some(kib * 1024)
+}
+
+/// Processor time used so far; the kernel counts it to programs in hundredths of a second.
+fn cpu() -> Option<Duration> {
+    let stat = fs::read_to_string("/proc/self/stat").ok()?;
+    let fields = stat.rsplit_once(')')?.1;
+    let ticks: u64 = fields.split_whitespace().skip(11).take(2).filter_map(|f| f.parse::<u64>().ok()).sum();
+    Some(Duration::from_millis(ticks * 10))
+}

@@ -1,0 +1,94 @@
+//! Who may have a session, and for how long: the Hello of motience/1, access tokens, and their renewal.
+
+use std::sync::Arc;
+
+use motience_auth::{Grant, Standing};
+use motience_backend::Backend;
+use motience_http::{count_ended, session_refused};
+use motience_limits::permits::{ClientAddress, Permit, Share};
+use motience_log::Transport;
+use motience_proto::{
+    model::{DeviceId, Role},
+    wire::{CloseCode, Frame, Hello, Intent, VERSION},
+};
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, info, warn};
+
+use super::CloseReason;
+
+/// A peer of motience/1 that may come in.
+pub struct Admitted {
+    /// The device, or a consumer's name for itself.
+    pub device: DeviceId,
+    /// The right to be there.
+    pub standing: Arc<Standing>,
+}
+
+/// The Hello that a connection's first frame must be.
+pub fn hello(first: Frame) -> Result<Hello, CloseReason> {
+    match first {
+        Frame::Hello(hello) => Ok(hello),
+        other => Err(CloseReason::protocol(format!("{} before Hello", other.name()))),
+    }
+}
+
+/// Decides about a Hello: version, token, role, device, and the account's limit of connections.
+pub async fn admit(hello: &Hello, permit: &mut Permit, backend: &Backend, draining: &CancellationToken) -> Result<Admitted, CloseReason> {
+    if hello.version != VERSION {
+        return Err(CloseReason::protocol(format!("version {} is not spoken here", hello.version)));
+    }
+    if draining.is_cancelled() {
+        return Err(CloseReason::Draining);
+    }
+    let (role, share) = match hello.intent {
+        Intent::Produce => (Role::Producer, Share::Devices),
+        Intent::Consume => (Role::Consumer, Share::Connections),
+    };
+    let grant = authenticate(backend, &hello.token).await?;
+    if grant.role != role {
+        return Err(CloseReason::forbidden(format!("this account is no {role}")));
+    }
+    let device = DeviceId::new(&hello.device_id).map_err(|e| CloseReason::protocol(e.to_string()))?;
+    if hello.intent == Intent::Produce && grant.only_device().is_some_and(|own| own != device.as_str()) {
+        return Err(CloseReason::forbidden("wrong_device: this account speaks for the device it was registered with only"));
+    }
+    permit.identify(grant.user, share)?;
+    info!(user = %grant.user, %device, intent = ?hello.intent, transport = permit.transport().as_str(), "device connected");
+    Ok(Admitted { device, standing: Arc::new(backend.standing(grant)) })
+}
+
+/// Who holds this access token.
+pub async fn authenticate(backend: &Backend, token: &str) -> Result<Grant, CloseReason> {
+    backend.authenticate(token).await.map_err(|e| CloseReason::Unauthenticated(e.to_string().into()))
+}
+
+/// Takes a renewed token, which must be of the same account and role. Returns the whole seconds for which it is good.
+pub async fn renew(backend: &Backend, standing: &Standing, token: &str) -> Result<u64, CloseReason> {
+    let renewed = authenticate(backend, token).await?;
+    if standing.renew(renewed) { Ok(standing.expires_in()) } else { Err(CloseReason::forbidden("the renewed token is another account's")) }
+}
+
+/// Runs a session for as long as its token is good. The token's end comes before everything that the session does or waits for, a
+/// write that its peer does not take among it.
+pub async fn while_authorized<T>(standing: &Standing, session: impl Future<Output = Result<T, CloseReason>>) -> Result<T, CloseReason> {
+    tokio::select! {
+        biased;
+        () = standing.over() => Err(CloseReason::TokenEnded),
+        ended = session => ended,
+    }
+}
+
+/// Logs how a session ended, and counts it where it was refused or ended by its peer's fault. Call it before the peer is told.
+pub fn report_end(reason: &CloseReason, transport: Transport, client: ClientAddress, permit: &Permit) {
+    if let Some(fault) = reason.fault() {
+        count_ended(fault);
+    }
+    if let (Some(code), false) = (reason.code(), permit.is_identified()) {
+        session_refused(transport, code.name(), client, &reason.to_string());
+    }
+    if matches!(reason, CloseReason::Internal(_) | CloseReason::Unavailable) {
+        warn!(%reason, "connection closed");
+    } else {
+        debug!(%reason, code = reason.code().map(CloseCode::name), "connection closed");
+    }
+}

@@ -1,0 +1,197 @@
+//! The database: accounts, subscriptions, refresh tokens, the cursors of consumers and the history of records.
+//!
+//! One interface, two engines: SQLite for an embedded node, PostgreSQL for a cluster. A statement that both understand is written
+//! once and typed by sqlx for each (`on!`); what differs is in `sqlite.rs` and `postgres.rs`. One table a file.
+//!
+//! Invariants: every call ends within [`OPERATION_LIMIT`]; an id that the database's INTEGER cannot hold is simply not found;
+//! whoever is told that something was written can read it back after a crash of the database.
+
+mod addresses;
+mod config;
+mod connections;
+mod cursors;
+mod error;
+mod history;
+mod installation;
+mod json;
+mod keep;
+mod leases;
+mod log_ids;
+mod postgres;
+mod refresh;
+mod rows;
+mod sqlite;
+mod subscriptions;
+#[cfg(test)]
+mod tests;
+mod users;
+
+use std::{future::Future, sync::Arc, time::Duration};
+
+use time::{OffsetDateTime, PrimitiveDateTime};
+use tokio::time::timeout;
+
+use connections::Connections;
+
+pub use self::{
+    config::{Config, MAX_CONNECTIONS},
+    cursors::NamedCursor,
+    error::Error,
+    log_ids::{Gone, LogIds},
+    refresh::{RefreshToken, Spend, Spending},
+    rows::{HistoryBatch, HistoryEntry, HistoryQuery, HistoryRow, Kept, entry_bytes, kept_time},
+    subscriptions::Change,
+    users::{AccountQuery, Credentials, Made, NewUser},
+};
+
+/// Longest wait for one call, its waiting for a connection included.
+pub const OPERATION_LIMIT: Duration = Duration::from_secs(15);
+
+/// Longest wait for the first connection at start.
+pub const CONNECT_LIMIT: Duration = Duration::from_secs(10);
+
+/// Longest wait for a connection out of the pool. Shorter than what clients wait, so that they are told "unavailable" in time.
+pub const ACQUIRE_LIMIT: Duration = Duration::from_secs(5);
+
+/// Longest wait for the migrations: an index over an adopted database's tables takes its time.
+pub const MIGRATE_LIMIT: Duration = Duration::from_secs(600);
+
+/// Longest wait for the connections to end in [`Store::close`].
+pub const CLOSE_LIMIT: Duration = Duration::from_secs(5);
+
+/// Most rows of one page, whatever is asked for.
+pub const MAX_PAGE: u32 = 1000;
+
+/// Most names of one consumer. Two nodes that take a new name each at the same moment may pass it by one.
+pub const MAX_NAMES: i64 = 100;
+
+/// The open database. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Store(Arc<Engine>);
+
+/// A part of a list in order of id.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Page {
+    /// The last id already seen; 0 at the start.
+    pub after: i64,
+    /// Most rows wanted; more than [`MAX_PAGE`] count as that.
+    pub limit: u32,
+}
+
+impl Default for Page {
+    fn default() -> Self {
+        Self { after: 0, limit: MAX_PAGE }
+    }
+}
+
+impl Page {
+    fn limit(self) -> i64 {
+        i64::from(self.limit.min(MAX_PAGE))
+    }
+
+    /// The query of the part after `last`, as lists over HTTP are asked for.
+    pub fn after(self, last: i64) -> String {
+        format!("limit={}&after={last}", self.limit)
+    }
+}
+
+impl Store {
+    /// Connects and applies the migrations that are missing.
+    pub async fn open(config: &Config) -> Result<Self, Error> {
+        let engine = match config {
+            Config::SqliteFile { path } => Engine::Sqlite(sqlite::open(path).await?),
+            Config::SqliteMemory => Engine::Sqlite(sqlite::memory().await?),
+            Config::Postgres { url, max_connections } => Engine::Postgres(Pools::one(Connections::open(url, *max_connections).await?)),
+        };
+        Ok(Self(Arc::new(engine)))
+    }
+
+    /// Whether the database could be opened; changes nothing in it, and applies no migrations.
+    pub async fn probe(config: &Config) -> Result<(), Error> {
+        match config {
+            Config::SqliteFile { path } => sqlite::probe(path).await,
+            Config::SqliteMemory => Ok(()),
+            Config::Postgres { url, .. } => connections::probe(url).await,
+        }
+    }
+
+    /// Asks the database for an answer; PostgreSQL for a write, since one that takes none answers all the same.
+    pub async fn ping(&self) -> Result<(), Error> {
+        match &*self.0 {
+            Engine::Sqlite(_) => on!(self, reader, |db| sqlx::query_scalar::<_, i32>("SELECT 1").fetch_one(db)).map(drop),
+            // A lease that nobody holds.
+            Engine::Postgres(_) => self.lease("readiness", "", Duration::ZERO, OffsetDateTime::UNIX_EPOCH).await.map(drop),
+        }
+    }
+
+    /// Ends the connections; calls under way are waited for, a little.
+    pub async fn close(&self) {
+        let closing = async {
+            match &*self.0 {
+                // Readers first: the last connection of an SQLite file writes the journal back, and needs to be able to write.
+                Engine::Sqlite(pools) => {
+                    pools.reader.close().await;
+                    pools.writer.close().await;
+                }
+                Engine::Postgres(pools) => pools.writer.close().await,
+            }
+        };
+        if timeout(CLOSE_LIMIT, closing).await.is_err() {
+            tracing::warn!("the database connections did not end in time");
+        }
+    }
+}
+
+#[derive(Debug)]
+enum Engine {
+    Sqlite(Pools<sqlx::SqlitePool>),
+    Postgres(Pools<Connections>),
+}
+
+/// Where statements go. SQLite has one writer, so that no write ever meets another's lock; for PostgreSQL both are the same pool.
+#[derive(Debug)]
+struct Pools<P> {
+    writer: P,
+    reader: P,
+}
+
+impl<P: Clone> Pools<P> {
+    fn one(pool: P) -> Self {
+        Self { writer: pool.clone(), reader: pool }
+    }
+}
+
+/// Holds a call to [`OPERATION_LIMIT`].
+async fn limited<T>(work: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
+    timeout(OPERATION_LIMIT, work).await.unwrap_or(Err(Error::TimedOut))
+}
+
+/// Whether the database's INTEGER columns can hold `id`; SQLite could hold more, and is kept to the same.
+fn is_storable(id: i64) -> bool {
+    i32::try_from(id).is_ok()
+}
+
+/// The UTC time of a seed's column, which has neither a time zone nor NOT NULL.
+fn from_column(at: Option<PrimitiveDateTime>) -> OffsetDateTime {
+    at.map_or(OffsetDateTime::UNIX_EPOCH, PrimitiveDateTime::assume_utc)
+}
+
+/// Runs one statement, which is the same for both, on the database that is open. Written once, typed by sqlx for each.
+macro_rules! on {
+    ($store:expr, $side:ident, |$db:ident| $statement:expr) => {
+        $crate::limited(async {
+            Ok::<_, $crate::Error>(match &*$store.0 {
+                $crate::Engine::Sqlite(pools) => {
+                    let $db = &pools.$side;
+                    $statement.await?
+                }
+                $crate::Engine::Postgres(pools) => {
+                    let $db = &pools.$side;
+                    $statement.await?
+                }
+            })
+        })
+        .await
+    };
+}
+use on;

@@ -1,0 +1,192 @@
+//! The tables `refresh_tokens` and `revoked_families`.
+//!
+//! A refresh token works once. Those that came from one login are a family; using a spent one shows that it was stolen, and the
+//! caller then revokes the family. For a moment the client that spent it may use it again, and gets what it got: two of its tabs renewed
+//! the login at once, or the answer was lost. Only ids are stored: nobody can make a token out of the database.
+
+use std::time::Duration;
+
+use futures_util::TryFutureExt;
+use motience_auth::RefreshClaims;
+use motience_proto::model::UserId;
+use sqlx::FromRow;
+use time::OffsetDateTime;
+
+use motience_runtime::clock::{from_millis, millis};
+
+use super::{Error, Store, is_storable, on};
+
+/// A refresh token that was issued.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RefreshToken {
+    /// Its `jti`.
+    pub id: String,
+    /// The login it goes back to.
+    pub family: String,
+    /// Whose it is.
+    pub user: UserId,
+    /// When it ends by itself.
+    pub expires_at: OffsetDateTime,
+}
+
+/// An attempt to use a refresh token.
+#[derive(Clone, Copy, Debug)]
+pub struct Spending<'a> {
+    /// The id of the token that will take its place, made for this attempt.
+    pub successor: &'a str,
+    /// Who tries, such as an address.
+    pub client: &'a str,
+    /// How long after its use the same client gets the same successor again.
+    pub leeway: Duration,
+}
+
+/// What became of an attempt to use a refresh token.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Spend {
+    /// It was good, and is now spent.
+    Fresh(RefreshToken),
+    /// This client spent it a moment ago.
+    Repeated {
+        /// The token.
+        token: RefreshToken,
+        /// The id of what it was renewed with.
+        successor: String,
+        /// When it was spent, to the millisecond.
+        at: OffsetDateTime,
+    },
+    /// It was spent before: revoke its family.
+    Reused(RefreshToken),
+    /// Never issued, expired, or of a revoked family.
+    Unknown,
+}
+
+impl Store {
+    /// Remembers a token that is about to be handed out. A token that is known already stays as it is.
+    pub async fn add_refresh(&self, token: &RefreshToken) -> Result<(), Error> {
+        if !is_storable(token.user.0) {
+            return Err(Error::Unstorable("user_id"));
+        }
+        on!(self, writer, |db| sqlx::query(ADD)
+            .bind(&token.id)
+            .bind(&token.family)
+            .bind(token.user.0)
+            .bind(millis(token.expires_at))
+            .execute(db)
+            .map_ok(drop))
+    }
+
+    /// Uses a token up. Of any number of concurrent calls with one token, on whichever nodes, exactly one gets [`Spend::Fresh`], and all
+    /// calls of its client get the same successor.
+    pub async fn spend_refresh(&self, id: &str, spending: Spending<'_>, now: OffsetDateTime) -> Result<Spend, Error> {
+        let at = millis(now);
+        let fresh = on!(self, writer, |db| sqlx::query_as::<_, Row>(SPEND)
+            .bind(id)
+            .bind(at)
+            .bind(spending.successor)
+            .bind(spending.client)
+            .fetch_optional(db))?;
+        if let Some(row) = fresh {
+            return Ok(Spend::Fresh(row.token()));
+        }
+        // By the writer, which has seen what another call just spent.
+        let spent = on!(self, writer, |db| sqlx::query_as::<_, Row>(FIND_SPENT).bind(id).bind(at).fetch_optional(db))?;
+        let Some(row) = spent else { return Ok(Spend::Unknown) };
+        let recent = row.spent_at.map(from_millis).filter(|&spent| now - spent <= spending.leeway);
+        Ok(match (recent, row.successor.clone()) {
+            (Some(at), Some(successor)) if row.spent_by.as_deref() == Some(spending.client) => {
+                Spend::Repeated { token: row.token(), successor, at }
+            }
+            _ => Spend::Reused(row.token()),
+        })
+    }
+
+    /// Whether a family is revoked.
+    pub async fn is_family_revoked(&self, family: &str) -> Result<bool, Error> {
+        let found = on!(self, reader, |db| sqlx::query_scalar::<_, i64>(IS_REVOKED).bind(family).fetch_optional(db))?;
+        Ok(found.is_some())
+    }
+
+    /// Ends all tokens of a family, for ever; `false` where it had ended before.
+    pub async fn revoke_family(&self, family: &str, now: OffsetDateTime) -> Result<bool, Error> {
+        let ended =
+            on!(self, writer, |db| sqlx::query(REVOKE).bind(family).bind(millis(now)).execute(db).map_ok(|done| done.rows_affected()))?;
+        Ok(ended > 0)
+    }
+
+    /// Ends all families of an account and names those that were alive.
+    pub async fn revoke_user(&self, user: UserId, now: OffsetDateTime) -> Result<Vec<String>, Error> {
+        on!(self, writer, |db| sqlx::query_scalar::<_, String>(REVOKE_USER).bind(user.0).bind(millis(now)).fetch_all(db))
+    }
+
+    /// The families revoked at or after `since`. With `since` one access token's life ago, these are all whose access tokens
+    /// may still be alive: what a starting node must know.
+    pub async fn revoked_families(&self, since: OffsetDateTime) -> Result<Vec<String>, Error> {
+        on!(self, reader, |db| sqlx::query_scalar::<_, String>(REVOKED).bind(millis(since)).fetch_all(db))
+    }
+
+    /// Forgets what has expired, and tells how many tokens that were.
+    pub async fn purge_refresh(&self, now: OffsetDateTime) -> Result<u64, Error> {
+        let now = millis(now);
+        let tokens = on!(self, writer, |db| sqlx::query(PURGE_TOKENS).bind(now).execute(db).map_ok(|done| done.rows_affected()))?;
+        on!(self, writer, |db| sqlx::query(PURGE_FAMILIES).bind(now).execute(db).map_ok(drop))?;
+        Ok(tokens)
+    }
+}
+
+const ADD: &str = "INSERT INTO refresh_tokens (id, family, user_id, expires_at) VALUES ($1, $2, $3, $4) ON CONFLICT (id) DO NOTHING";
+
+macro_rules! columns {
+    () => {
+        "id, family, CAST(user_id AS BIGINT) AS user_id, expires_at, spent_at, successor, spent_by"
+    };
+}
+
+const SPEND: &str = concat!(
+    "UPDATE refresh_tokens SET spent_at = $2, successor = $3, spent_by = $4 WHERE id = $1 AND spent_at IS NULL AND expires_at > $2 \
+     AND NOT EXISTS (SELECT 1 FROM revoked_families WHERE revoked_families.family = refresh_tokens.family) RETURNING ",
+    columns!()
+);
+const FIND_SPENT: &str = concat!(
+    "SELECT ",
+    columns!(),
+    " FROM refresh_tokens WHERE id = $1 AND spent_at IS NOT NULL AND expires_at > $2 \
+     AND NOT EXISTS (SELECT 1 FROM revoked_families WHERE revoked_families.family = refresh_tokens.family)"
+);
+
+// A family is remembered as long as its longest token would have lived, and as long as any token of it is here: one may have
+// been added while it was being revoked.
+const REVOKE: &str = "INSERT INTO revoked_families (family, revoked_at, expires_at) \
+     SELECT $1, $2, COALESCE(MAX(expires_at), $2) FROM refresh_tokens WHERE family = $1 \
+     ON CONFLICT (family) DO NOTHING";
+const REVOKE_USER: &str = "INSERT INTO revoked_families (family, revoked_at, expires_at) \
+     SELECT family, $2, MAX(expires_at) FROM refresh_tokens WHERE user_id = $1 AND expires_at > $2 GROUP BY family \
+     ON CONFLICT (family) DO NOTHING RETURNING family";
+const IS_REVOKED: &str = "SELECT revoked_at FROM revoked_families WHERE family = $1";
+const REVOKED: &str = "SELECT family FROM revoked_families WHERE revoked_at >= $1 ORDER BY revoked_at";
+const PURGE_TOKENS: &str = "DELETE FROM refresh_tokens WHERE expires_at <= $1";
+const PURGE_FAMILIES: &str = "DELETE FROM revoked_families WHERE expires_at <= $1 \
+     AND NOT EXISTS (SELECT 1 FROM refresh_tokens WHERE refresh_tokens.family = revoked_families.family)";
+
+#[derive(FromRow)]
+struct Row {
+    id: String,
+    family: String,
+    user_id: i64,
+    expires_at: i64,
+    spent_at: Option<i64>,
+    successor: Option<String>,
+    spent_by: Option<String>,
+}
+
+impl Row {
+    fn token(self) -> RefreshToken {
+        RefreshToken { id: self.id, family: self.family, user: UserId(self.user_id), expires_at: from_millis(self.expires_at) }
+    }
+}
+
+impl From<&RefreshClaims> for RefreshToken {
+    fn from(claims: &RefreshClaims) -> Self {
+        let RefreshClaims { id, family, user, expires_at, .. } = claims.clone();
+        Self { id, family, user, expires_at }
+    }
+}

@@ -1,0 +1,226 @@
+//! What only SQLite needs: how its file is opened, and its own way with the history.
+//!
+//! Write-ahead log, so that readers and the writer never wait for each other. `synchronous = FULL`: each commit is on the disk
+//! before it is answered, so an account that was told "created" is still there after a power cut; the writes here are few, and the
+//! many of the history come in batches. One connection writes: in a single process nothing can then be `locked`.
+
+use std::{path::Path, time::Duration};
+
+use futures_util::TryStreamExt as _;
+use motience_proto::model::RecordName;
+use motience_runtime::private;
+use sqlx::{
+    ConnectOptions as _, Connection as _, SqlitePool,
+    sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous},
+};
+use time::{OffsetDateTime, UtcOffset, format_description::BorrowedFormatItem, macros::format_description};
+use tokio::time::timeout;
+
+use super::{
+    ACQUIRE_LIMIT, Error, MIGRATE_LIMIT, Pools,
+    cursors::Place,
+    json,
+    rows::{HistoryBatch, HistoryQuery, Kept, MATCHING, Row, by_clock, in_range, of_present_log, rows_of},
+    users::present_log,
+};
+
+/// Connections that read. Reading is local and short; more would only share the same processor.
+const READERS: u32 = 4;
+
+/// How long to wait for a lock of another process (a backup, the `sqlite3` shell).
+const BUSY_LIMIT: Duration = Duration::from_secs(5);
+
+pub(super) async fn open(path: &Path) -> Result<Pools<SqlitePool>, Error> {
+    prepare_file(path).await.map_err(Error::File)?;
+    let options = options().filename(path).journal_mode(SqliteJournalMode::Wal).synchronous(SqliteSynchronous::Full);
+    let writer = pool(1).connect_with(options.clone()).await?;
+    migrate(&writer).await?;
+    let reader = pool(READERS).connect_with(options.pragma("query_only", "ON")).await?;
+    Ok(Pools { writer, reader })
+}
+
+/// Whether the file can be read, or could be made.
+pub(super) async fn probe(path: &Path) -> Result<(), Error> {
+    if path.exists() {
+        let mut connection = options().filename(path).create_if_missing(false).read_only(true).connect().await?;
+        sqlx::query("SELECT COUNT(*) FROM sqlite_schema").execute(&mut connection).await?;
+        return Ok(connection.close().await?);
+    }
+    let folder = path.ancestors().skip(1).find(|folder| folder.exists() || folder.as_os_str().is_empty());
+    match folder {
+        Some(folder) if !folder.as_os_str().is_empty() && !folder.is_dir() => {
+            Err(Error::File(std::io::Error::other(format!("{} is no folder", folder.display()))))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Each connection to `:memory:` has a database of its own, so there is one connection, and it is never closed.
+pub(super) async fn memory() -> Result<Pools<SqlitePool>, Error> {
+    let pool = pool(1).test_before_acquire(false).connect_with(options().in_memory(true)).await?;
+    migrate(&pool).await?;
+    Ok(Pools::one(pool))
+}
+
+pub(super) async fn keep_history(pool: &SqlitePool, batches: &[&HistoryBatch]) -> Result<Kept, Error> {
+    let mut transaction = pool.begin_with("BEGIN IMMEDIATE").await?;
+    let mut kept = Kept::default();
+    for batch in batches {
+        let stands: Option<Place> =
+            sqlx::query_as(STANDS).bind(batch.producer.0).bind(batch.log.0.cast_signed()).fetch_optional(&mut *transaction).await?;
+        if stands.map(Into::into) != batch.expected {
+            kept.moved.push(batch.producer);
+            continue;
+        }
+        sqlx::query(MOVE)
+            .bind(batch.producer.0)
+            .bind(batch.cursor.epoch.0.cast_signed())
+            .bind(batch.cursor.offset.0.cast_signed())
+            .bind(batch.log.0.cast_signed())
+            .execute(&mut *transaction)
+            .await?;
+    }
+    for (key, row) in rows_of(batches, &kept.moved) {
+        let added = sqlx::query(INSERT)
+            .bind(key.producer.0)
+            .bind(row.device.as_str())
+            .bind(json::storable(row.data.get()))
+            .bind(text(row.timestamp))
+            .bind(text(row.received_at))
+            .bind(row.place.epoch.0.cast_signed())
+            .bind(row.place.offset.0.cast_signed())
+            .bind(row.name.epoch.0.cast_signed())
+            .bind(row.name.seq.0.cast_signed())
+            .bind(row.extra.as_deref().map(|extra| json::storable(extra.get())))
+            .bind(key.log.0.cast_signed())
+            .execute(&mut *transaction)
+            .await?;
+        kept.rows += added.rows_affected();
+    }
+    transaction.commit().await?;
+    Ok(kept)
+}
+
+pub(super) async fn history(
+    pool: &SqlitePool,
+    producer: i64,
+    (from, to): (OffsetDateTime, OffsetDateTime),
+    query: &HistoryQuery,
+    limit: i64,
+    few: bool,
+) -> Result<Vec<Row>, Error> {
+    let most = query.bytes;
+    let select = if few { SELECT_FEW } else { SELECT }[query.clock()];
+    let query = sqlx::query_as(select).bind(producer).bind(query.after).bind(text(from)).bind(text(to)).bind(limit);
+    let mut rows = query.fetch(pool);
+    let (mut found, mut size) = (Vec::new(), 0_usize);
+    while size < most
+        && let Some(row) = rows.try_next().await?
+    {
+        let row: Row = row;
+        size = size.saturating_add(row.bytes());
+        found.push(row);
+    }
+    Ok(found)
+}
+
+pub(super) async fn matching(
+    pool: &SqlitePool,
+    producer: i64,
+    (from, to): (OffsetDateTime, OffsetDateTime),
+    query: &HistoryQuery,
+) -> Result<i64, Error> {
+    Ok(sqlx::query_scalar(MATCHING[query.clock()]).bind(producer).bind(text(from)).bind(text(to)).fetch_one(pool).await?)
+}
+
+pub(super) async fn names_kept(pool: &SqlitePool, producer: i64, names: &[RecordName], until: i64) -> Result<Vec<(i64, i64)>, Error> {
+    let json: Vec<String> = names.iter().map(|name| format!("[{},{}]", name.epoch.0.cast_signed(), name.seq.0.cast_signed())).collect();
+    Ok(sqlx::query_as(NAMES).bind(producer).bind(until).bind(format!("[{}]", json.join(","))).fetch_all(pool).await?)
+}
+
+const STANDS: &str = "SELECT log_epoch, log_offset FROM history_cursors WHERE producer_id = $1 AND COALESCE(log_id, producer_id) = $2";
+const MOVE: &str = "INSERT INTO history_cursors (producer_id, log_epoch, log_offset, log_id) VALUES ($1, $2, $3, $4) \
+     ON CONFLICT (producer_id) DO UPDATE SET log_epoch = EXCLUDED.log_epoch, log_offset = EXCLUDED.log_offset, log_id = EXCLUDED.log_id";
+const INSERT: &str = "INSERT INTO data_history \
+     (producer_id, device_id, payload, timestamp, received_at, log_epoch, log_offset, sender_epoch, sender_seq, extra, log_id) \
+     VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11) ON CONFLICT DO NOTHING";
+macro_rules! select {
+    ($id:literal) => {
+        by_clock!(
+            concat!(
+                "SELECT id, device_id, timestamp, payload, extra, received_at, log_epoch, log_offset FROM data_history \
+                 WHERE producer_id = $1 AND ",
+                $id,
+                " > $2 AND ",
+                of_present_log!(),
+                " AND "
+            ),
+            "$3",
+            "$4",
+            concat!(" ORDER BY ", $id, " LIMIT $5")
+        )
+    };
+}
+
+const SELECT: [&str; 2] = select!("id");
+/// The same in whichever order of the index of times: an expression is no column, so no other index serves.
+const SELECT_FEW: [&str; 2] = select!("id + 0");
+const NAMES: &str = concat!(
+    "SELECT sender_epoch, sender_seq FROM data_history WHERE producer_id = $1 AND id <= $2 AND ",
+    of_present_log!(),
+    " AND (sender_epoch, sender_seq) IN (SELECT json_extract(value, '$[0]'), json_extract(value, '$[1]') FROM json_each($3))"
+);
+
+/// One width, so that the order of the texts is the order of the times.
+const TIME: &[BorrowedFormatItem<'_>] = format_description!("[year]-[month]-[day]T[hour]:[minute]:[second].[subsecond digits:6]Z");
+
+fn text(at: OffsetDateTime) -> String {
+    in_range(at).to_offset(UtcOffset::UTC).format(&TIME).expect("every time in range has these parts")
+}
+
+fn options() -> SqliteConnectOptions {
+    SqliteConnectOptions::new().create_if_missing(true).foreign_keys(true).busy_timeout(BUSY_LIMIT)
+}
+
+fn pool(connections: u32) -> SqlitePoolOptions {
+    SqlitePoolOptions::new()
+        .min_connections(1)
+        .max_connections(connections)
+        .acquire_timeout(ACQUIRE_LIMIT)
+        .idle_timeout(None)
+        .max_lifetime(None)
+}
+
+async fn migrate(pool: &SqlitePool) -> Result<(), Error> {
+    timeout(MIGRATE_LIMIT, motience_migrations::sqlite().run(pool)).await.map_err(|_| Error::TimedOut)?.map_err(Error::Migrate)
+}
+
+/// Makes the file readable to its owner only, because it holds password hashes; its journals take over the mode.
+async fn prepare_file(path: &Path) -> std::io::Result<()> {
+    let path = path.to_owned();
+    let prepared = tokio::task::spawn_blocking(move || {
+        if let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
+            private::folder(folder)?;
+        }
+        private::file(&path)
+    });
+    prepared.await.map_err(std::io::Error::other)?
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn few_rows_of_a_time_are_found_by_it() {
+        let pools = memory().await.unwrap();
+        for (statement, index) in [SELECT_FEW, MATCHING].into_iter().flat_map(|both| both.into_iter().zip(["received", "time"])) {
+            let plan: Vec<(i64, i64, i64, String)> =
+                sqlx::query_as(sqlx::AssertSqlSafe(format!("EXPLAIN QUERY PLAN {statement}"))).fetch_all(&pools.reader).await.unwrap();
+            let found_by = |index: &str, bound: &str| plan.iter().any(|(_, _, _, step)| step.contains(index) && step.contains(bound));
+            assert!(found_by("data_history_time", "timestamp>"), "{plan:?}");
+            assert_eq!(found_by("data_history_received", "received_at>"), index == "received", "{plan:?}");
+            assert!(!found_by("SCAN data_history", "") && !found_by("data_history_page", ""), "{plan:?}");
+        }
+    }
+}

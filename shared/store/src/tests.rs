@@ -1,0 +1,74 @@
+//! One story, told to every engine, and what only one of them has to show.
+
+mod adoption;
+mod concurrency;
+mod cursors;
+mod failure;
+mod history;
+mod once;
+mod story;
+
+use std::path::Path;
+
+use motience_proto::model::{Cursor, LogId, LogKey, ProducerId, Role, User};
+use motience_testing::{PgBouncer, Postgres};
+
+use super::{Config, HistoryBatch, HistoryRow, NewUser, Store};
+
+/// A store of each engine. What the stores live in lives as long as this.
+struct Engines {
+    stores: Vec<(&'static str, Store)>,
+    _folder: tempfile::TempDir,
+    _pooler: PgBouncer,
+    _postgres: Postgres,
+}
+
+impl Engines {
+    async fn start() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let postgres = Postgres::start().await;
+        postgres.database("pooled").await;
+        let pooler = PgBouncer::start(&postgres).await;
+        let stores = vec![
+            ("SQLite file", Store::open(&file(folder.path())).await.unwrap()),
+            ("SQLite memory", Store::open(&Config::SqliteMemory).await.unwrap()),
+            ("PostgreSQL", Store::open(&server(&postgres.url())).await.unwrap()),
+            ("PgBouncer", Store::open(&server(&pooler.url("pooled"))).await.unwrap()),
+        ];
+        Self { stores, _folder: folder, _pooler: pooler, _postgres: postgres }
+    }
+}
+
+fn file(folder: &Path) -> Config {
+    Config::SqliteFile { path: folder.join("data").join("motience.db") }
+}
+
+fn server(url: &str) -> Config {
+    Config::Postgres { url: url.into(), max_connections: 10 }
+}
+
+async fn user(store: &Store, name: &str, role: Role) -> User {
+    let new = NewUser { username: name.into(), password_hash: "$argon2id$x".into(), role, device_id: None, strict_device: false };
+    store.create_user(new).await.unwrap()
+}
+
+/// Keeps rows after whatever is kept already, and tells how many were added.
+async fn keep(store: &Store, producer: ProducerId, rows: Vec<HistoryRow>) -> u64 {
+    let expected = store.history_cursor(producer).await.unwrap();
+    let cursor = rows.last().map(|row| row.place).or(expected).unwrap_or_default();
+    keep_from(store, producer, expected, cursor, rows).await.expect("nobody else writes")
+}
+
+async fn log_of(store: &Store, producer: ProducerId) -> LogId {
+    store.log_id(producer.user()).await.unwrap().unwrap_or(LogKey::numbered(producer).log)
+}
+
+/// `None` where the history does not stand at `expected`.
+async fn keep_from(store: &Store, producer: ProducerId, expected: Option<Cursor>, cursor: Cursor, rows: Vec<HistoryRow>) -> Option<u64> {
+    let kept = store.keep_history(&[HistoryBatch { producer, log: log_of(store, producer).await, expected, cursor, rows }]).await.unwrap();
+    if kept.moved.is_empty() {
+        return Some(kept.rows);
+    }
+    assert_eq!((kept.moved, kept.rows), (vec![producer], 0));
+    None
+}

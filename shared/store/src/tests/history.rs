@@ -1,0 +1,156 @@
+//! The history of records: the same values come back, once each, from every engine.
+
+use motience_proto::model::{Cursor, DeviceId, Epoch, LogEpoch, Offset, ProducerId, RecordName, Seq};
+use serde_json::{Value, value::RawValue};
+use time::{Duration, OffsetDateTime, macros::datetime};
+
+use super::{Engines, keep};
+use crate::{HistoryEntry, HistoryQuery, HistoryRow, Store, kept_time};
+
+const PRODUCER: ProducerId = ProducerId(7);
+const RECEIVED: OffsetDateTime = datetime!(2025-01-29 11:35:01 UTC);
+
+#[tokio::test(flavor = "multi_thread")]
+async fn history_is_the_same_on_every_engine() {
+    let engines = Engines::start().await;
+    for (name, store) in &engines.stores {
+        println!("{name}");
+        comes_back(store).await;
+        is_read_up_to_its_bytes(store).await;
+        is_found_by_time(store).await;
+        takes_what_jsonb_refuses(store).await;
+    }
+    let (_, postgres) = engines.stores.last().unwrap();
+    keeps_what_jsonb_cannot_hold(postgres).await;
+}
+
+async fn comes_back(store: &Store) {
+    let data = r#"{"temperature":24.3,"text":"\"a\" é 😀","list":[1,2.50,-7,1000.0,true,null],"nested":{"a":{"b":[]}},"big":12345678901234567890}"#;
+    // A log's epoch is random: its highest bit may be set.
+    let epoch = u64::MAX;
+    let rows: Vec<_> = (1..=3).map(|offset| row(epoch, offset, datetime!(2025-01-29 11:35:00.123456789 UTC), data)).collect();
+    keep(store, PRODUCER, rows.clone()).await;
+    // The same again, and with it a new one: a writer that repeats itself after a crash.
+    let mut again = rows.clone();
+    again.push(row(epoch, 4, datetime!(2025-01-29 11:36 UTC), "1"));
+    assert_eq!(keep(store, PRODUCER, again).await, 1);
+    assert_eq!(keep(store, PRODUCER, vec![]).await, 0);
+    // Another life of the log reuses the offsets.
+    keep(store, PRODUCER, vec![row(5, 1, datetime!(2025-01-29 11:37 UTC), "[]")]).await;
+
+    let all = store.history(PRODUCER, &HistoryQuery::default()).await.unwrap();
+    assert_eq!(all.len(), 5);
+    assert!(all.windows(2).all(|pair| pair[0].id < pair[1].id));
+    let first = &all[0];
+    assert_eq!((first.producer_id, first.device_id.as_str()), (PRODUCER, "rpi_001"));
+    assert_eq!(first.timestamp, datetime!(2025-01-29 11:35:00.123456 UTC));
+    assert_eq!(first.timestamp, kept_time(rows[0].timestamp));
+    assert_eq!(first.place, Some(rows[0].place));
+    assert_eq!(value(first), serde_json::from_str::<Value>(data).unwrap());
+    assert_eq!(first.received_at, Some(rows[0].received_at));
+    assert_eq!(first.extra.as_ref().map(|extra| extra.get().replace(' ', "")), Some(r#"{"battery":81}"#.to_owned()));
+    assert!(store.history(ProducerId(8), &HistoryQuery::default()).await.unwrap().is_empty());
+    assert!(store.history(ProducerId(i64::MAX), &HistoryQuery::default()).await.unwrap().is_empty());
+
+    let page = |after| async move { store.history(PRODUCER, &HistoryQuery { after, limit: 2, ..HistoryQuery::default() }).await.unwrap() };
+    let (one, two) = (page(0).await, page(all[1].id).await);
+    let paged: Vec<_> = one.iter().chain(&two).map(|entry| entry.id).collect();
+    assert_eq!(paged, all[..4].iter().map(|entry| entry.id).collect::<Vec<_>>());
+}
+
+async fn is_read_up_to_its_bytes(store: &Store) {
+    let producer = ProducerId(21);
+    let long = format!("\"{}\"", "x".repeat(100_000));
+    let data = ["1", &long, &long, "2", &long, "3"];
+    let rows = (1..).zip(data).map(|(offset, data)| row(1, offset, datetime!(2025-01-29 11:35 UTC), data)).collect();
+    keep(store, producer, rows).await;
+    let mut after = 0;
+    let mut parts = Vec::new();
+    loop {
+        let query = HistoryQuery { after, bytes: 150_000, ..HistoryQuery::default() };
+        let part = store.history(producer, &query).await.unwrap();
+        let Some((last, before)) = part.split_last() else { break };
+        // The last may go beyond the limit, and nothing comes after it.
+        assert!(before.iter().map(HistoryEntry::bytes).sum::<usize>() < 150_000);
+        after = last.id;
+        parts.push(part.len());
+    }
+    assert_eq!(parts, [3, 3]);
+}
+
+async fn is_found_by_time(store: &Store) {
+    let producer = ProducerId(9);
+    let times = [
+        datetime!(2025-01-01 00:00:00 UTC),
+        datetime!(2025-01-01 00:00:00.5 UTC),
+        datetime!(2025-01-01 00:00:01 UTC),
+        datetime!(2025-01-01 02:00:00 +01:00),
+        datetime!(9999-12-31 23:59:59.999999999 UTC),
+        datetime!(-4800-01-01 00:00:00 UTC),
+    ];
+    let rows: Vec<_> = (1..).zip(times).map(|(offset, at)| row(1, offset, at, &offset.to_string())).collect();
+    keep(store, producer, rows).await;
+    let found = |from: Option<OffsetDateTime>, to: Option<OffsetDateTime>| async move {
+        let query = HistoryQuery { from, to, by_device: true, ..HistoryQuery::default() };
+        let entries = store.history(producer, &query).await.unwrap();
+        // What is still in the log only is chosen by the same rule.
+        assert_eq!(times.iter().filter(|at| query.includes(kept_time(**at), None)).count(), entries.len());
+        entries.iter().map(|entry| entry.data.get().to_owned()).collect::<Vec<_>>().join(" ")
+    };
+    assert_eq!(found(None, None).await, "1 2 3 4 5 6");
+    assert_eq!(found(Some(times[0]), Some(times[2])).await, "1 2 3");
+    assert_eq!(found(Some(times[1]), Some(times[1])).await, "2");
+    assert_eq!(found(Some(times[2]), None).await, "3 4 5");
+    assert_eq!(found(Some(datetime!(2025-01-01 01:00 UTC)), Some(datetime!(2025-01-01 01:00 UTC))).await, "4");
+    assert_eq!(found(None, Some(times[0])).await, "1 6");
+    // By when they came, which is one time for all of these.
+    let came = async |from, to| store.history(producer, &HistoryQuery { from, to, ..HistoryQuery::default() }).await.unwrap().len();
+    assert_eq!(came(Some(RECEIVED), Some(RECEIVED)).await, 6);
+    assert_eq!(came(Some(RECEIVED + Duration::MICROSECOND), None).await, 0);
+    assert_eq!(came(None, Some(RECEIVED - Duration::MICROSECOND)).await, 0);
+}
+
+async fn takes_what_jsonb_refuses(store: &Store) {
+    let producer = ProducerId(10);
+    let given = [r#"{"a":"x\u0000y"}"#, r#"{"\ud800":"\udc00"}"#, r#"{"a":"\\u0000 \ud83d\ude00"}"#];
+    let rows: Vec<_> = (1..).zip(given).map(|(offset, data)| row(1, offset, OffsetDateTime::UNIX_EPOCH, data)).collect();
+    keep(store, producer, rows).await;
+    let kept: Vec<_> = store.history(producer, &HistoryQuery::default()).await.unwrap().iter().map(value).collect();
+    let expected = [r#"{"a":"x\ufffdy"}"#, r#"{"\ufffd":"\ufffd"}"#, r#"{"a":"\\u0000 \ud83d\ude00"}"#];
+    assert_eq!(kept, expected.map(|json| serde_json::from_str::<Value>(json).unwrap()));
+}
+
+async fn keeps_what_jsonb_cannot_hold(postgres: &Store) {
+    let producer = ProducerId(11);
+    let rows: Vec<_> = (1..)
+        .zip(["1", "1e400000", "3", "4", "-1e400000"])
+        .map(|(offset, data)| row(1, offset, OffsetDateTime::UNIX_EPOCH, data))
+        .chain([HistoryRow { extra: Some(json(r#"{"a":1e400000}"#)), ..row(1, 6, OffsetDateTime::UNIX_EPOCH, "6") }])
+        .collect();
+    keep(postgres, producer, rows).await;
+    let rows = postgres.history(producer, &HistoryQuery::default()).await.unwrap();
+    let kept: Vec<_> = rows.iter().map(|e| e.data.get().to_owned()).collect();
+    assert_eq!(kept, ["1", r#""1e400000""#, "3", "4", r#""-1e400000""#, r#""6""#]);
+    assert_eq!(rows[5].extra.as_ref().unwrap().get(), r#"{"a":1e400000}"#);
+}
+
+fn json(text: &str) -> Box<RawValue> {
+    RawValue::from_string(text.to_owned()).unwrap()
+}
+
+/// Named by its place: each is another record.
+fn row(epoch: u64, offset: u64, timestamp: OffsetDateTime, data: &str) -> HistoryRow {
+    HistoryRow {
+        place: Cursor { epoch: LogEpoch(epoch), offset: Offset(offset) },
+        name: RecordName { epoch: Epoch(epoch), seq: Seq(offset) },
+        device: DeviceId::new("rpi_001").unwrap(),
+        timestamp,
+        received_at: RECEIVED,
+        extra: Some(json(r#"{"battery":81}"#)),
+        data: json(data),
+    }
+}
+
+fn value(entry: &HistoryEntry) -> Value {
+    serde_json::from_str(entry.data.get()).unwrap()
+}
