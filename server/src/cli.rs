@@ -47,6 +47,7 @@ pub enum Command {
         node: Node,
     },
     /// Show the whole platform at work: a device streams this machine's metrics, a consumer prints them.
+    #[cfg(feature = "demo")]
     Demo {
         /// End after so many seconds, with exit code 0 only if records arrived.
         #[arg(long)]

@@ -6,6 +6,7 @@ pub mod ap;
 mod asyncapi;
 pub mod cli;
 pub mod config;
+#[cfg(feature = "demo")]
 mod demo;
 mod documents;
 pub mod dsm;
@@ -82,6 +83,7 @@ async fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
             telemetry::init(&env, "warn")?;
             return logs::run(&env, action);
         }
+        #[cfg(feature = "demo")]
         Some(Command::Demo { seconds, dir, any_ports, ready_file }) => {
             telemetry::init(&env, "warn")?;
             let ready_file = ready_file.or(node.ready_file);

@@ -9,7 +9,7 @@ use std::{str::FromStr, time::Duration};
 use futures_util::{FutureExt as _, StreamExt as _, TryFutureExt as _, TryStreamExt as _, future::BoxFuture, stream, stream::BoxStream};
 use secrecy::{ExposeSecret, SecretString};
 use sqlx::{
-    ConnectOptions, Connection, Describe, Either, Execute, Executor, PgConnection, PgPool, Postgres, Row as _, SqlStr, Transaction,
+    ConnectOptions, Connection, Either, Execute, Executor, PgConnection, PgPool, Postgres, Row as _, SqlStr, Transaction,
     postgres::{PgConnectOptions, PgPoolOptions, PgQueryResult, PgRow, PgStatement, PgTypeInfo},
 };
 use tokio::time::timeout;
@@ -236,12 +236,5 @@ impl<'c> Executor<'c> for &'c Connections {
         'c: 'e,
     {
         self.pool.prepare_with(sql, parameters)
-    }
-
-    fn describe<'e>(self, sql: SqlStr) -> BoxFuture<'e, Result<Describe<Postgres>, sqlx::Error>>
-    where
-        'c: 'e,
-    {
-        self.pool.describe(sql)
     }
 }

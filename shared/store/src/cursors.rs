@@ -6,12 +6,11 @@ use std::collections::BTreeMap;
 
 use futures_util::TryFutureExt;
 use motience_proto::model::{ConsumerId, Cursor, CursorName, LogEpoch, Offset, ProducerId};
-use sqlx::FromRow;
 use time::OffsetDateTime;
 
 use motience_runtime::clock::{from_millis, millis};
 
-use super::{Engine, Error, MAX_NAMES, MAX_PAGE, Store, limited, on, users::present_log};
+use super::{Engine, Error, MAX_NAMES, MAX_PAGE, Store, limited, on, row::row, users::present_log};
 
 /// A cursor that a consumer has the server remember.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -191,11 +190,12 @@ const UPSERT_SQLITE: &str = upsert!(
      FROM json_each($5)) AS new"
 );
 
-/// A place in a log, as all our tables hold it: both numbers by their bits.
-#[derive(FromRow)]
-pub(super) struct Place {
-    log_epoch: i64,
-    log_offset: i64,
+row! {
+    /// A place in a log, as all our tables hold it: both numbers by their bits.
+    pub(super) struct Place {
+        log_epoch: i64,
+        log_offset: i64,
+    }
 }
 
 impl Place {
@@ -210,13 +210,14 @@ impl From<Place> for Cursor {
     }
 }
 
-#[derive(FromRow)]
-struct Row {
-    name: String,
-    producer_id: i64,
-    log_epoch: i64,
-    log_offset: i64,
-    updated_at: i64,
+row! {
+    struct Row {
+        name: String,
+        producer_id: i64,
+        log_epoch: i64,
+        log_offset: i64,
+        updated_at: i64,
+    }
 }
 
 impl Row {

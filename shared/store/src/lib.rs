@@ -19,6 +19,7 @@ mod leases;
 mod log_ids;
 mod postgres;
 mod refresh;
+mod row;
 mod rows;
 mod sqlite;
 mod subscriptions;

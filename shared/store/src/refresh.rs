@@ -9,12 +9,11 @@ use std::time::Duration;
 use futures_util::TryFutureExt;
 use motience_auth::RefreshClaims;
 use motience_proto::model::UserId;
-use sqlx::FromRow;
 use time::OffsetDateTime;
 
 use motience_runtime::clock::{from_millis, millis};
 
-use super::{Error, Store, is_storable, on};
+use super::{Error, Store, is_storable, on, row::row};
 
 /// A refresh token that was issued.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -167,15 +166,16 @@ const PURGE_TOKENS: &str = "DELETE FROM refresh_tokens WHERE expires_at <= $1";
 const PURGE_FAMILIES: &str = "DELETE FROM revoked_families WHERE expires_at <= $1 \
      AND NOT EXISTS (SELECT 1 FROM refresh_tokens WHERE refresh_tokens.family = revoked_families.family)";
 
-#[derive(FromRow)]
-struct Row {
-    id: String,
-    family: String,
-    user_id: i64,
-    expires_at: i64,
-    spent_at: Option<i64>,
-    successor: Option<String>,
-    spent_by: Option<String>,
+row! {
+    struct Row {
+        id: String,
+        family: String,
+        user_id: i64,
+        expires_at: i64,
+        spent_at: Option<i64>,
+        successor: Option<String>,
+        spent_by: Option<String>,
+    }
 }
 
 impl Row {

@@ -4,7 +4,7 @@ use motience_proto::model::{Cursor, DeviceId, LogId, LogKey, ProducerId, RecordN
 use serde_json::value::RawValue;
 use time::{OffsetDateTime, macros::datetime};
 
-use super::{Error, MAX_PAGE, cursors::Place};
+use super::{Error, MAX_PAGE, cursors::Place, row::row};
 
 /// Which records are asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -155,18 +155,19 @@ macro_rules! of_present_log {
 }
 pub(super) use of_present_log;
 
-/// What the `SELECT` of either database gives.
-#[derive(sqlx::FromRow)]
-pub(super) struct Row {
-    id: i64,
-    // An adopted table allows none.
-    device_id: Option<String>,
-    timestamp: OffsetDateTime,
-    payload: String,
-    extra: Option<String>,
-    received_at: Option<OffsetDateTime>,
-    log_epoch: Option<i64>,
-    log_offset: Option<i64>,
+row! {
+    /// What the `SELECT` of either database gives.
+    pub(super) struct Row {
+        id: i64,
+        // An adopted table allows none.
+        device_id: Option<String>,
+        timestamp: OffsetDateTime,
+        payload: String,
+        extra: Option<String>,
+        received_at: Option<OffsetDateTime>,
+        log_epoch: Option<i64>,
+        log_offset: Option<i64>,
+    }
 }
 
 impl Row {

@@ -1,10 +1,9 @@
 //! The table `subscriptions`: who receives whose records.
 
 use motience_proto::model::{ConsumerId, ProducerId, Status, Subscription};
-use sqlx::FromRow;
 use time::PrimitiveDateTime;
 
-use super::{Error, Page, Store, from_column, is_storable, on};
+use super::{Error, Page, Store, from_column, is_storable, on, row::row};
 
 /// How often [`Store::subscribe`] begins again when others change the same row between its steps.
 const ROUNDS: usize = 5;
@@ -119,13 +118,14 @@ const FOLLOWS: &str =
     "SELECT CAST(producer_id AS BIGINT) FROM subscriptions WHERE consumer_id = $1 AND status = 'active' ORDER BY subscriptions.id";
 const COUNT: &str = "SELECT COUNT(*) FROM subscriptions WHERE producer_id = $1 AND status = 'active'";
 
-#[derive(FromRow)]
-struct Row {
-    id: i64,
-    consumer_id: i64,
-    producer_id: i64,
-    status: Option<String>,
-    created_at: Option<PrimitiveDateTime>,
+row! {
+    struct Row {
+        id: i64,
+        consumer_id: i64,
+        producer_id: i64,
+        status: Option<String>,
+        created_at: Option<PrimitiveDateTime>,
+    }
 }
 
 impl From<Row> for Subscription {

@@ -5,12 +5,12 @@ use std::{collections::HashMap, sync::LazyLock};
 use futures_util::TryFutureExt;
 use motience_auth::{canonical_username, folded};
 use motience_proto::model::{Account, LogId, LogKey, Role, User, UserId};
-use sqlx::{AssertSqlSafe, FromRow};
+use sqlx::AssertSqlSafe;
 use time::{OffsetDateTime, PrimitiveDateTime};
 
 use motience_runtime::clock::{from_millis, millis};
 
-use super::{Engine, Error, Page, Store, from_column, is_storable, limited, on};
+use super::{Engine, Error, Page, Store, from_column, is_storable, limited, on, row::row};
 
 /// Longest username and device id, in characters: the width of their columns.
 const MAX_NAME: usize = 255;
@@ -352,31 +352,32 @@ const CLOSE: &str = "UPDATE users SET revoked_at = $2 WHERE id = $1 AND revoked_
 const REOPEN: &str = "UPDATE users SET revoked_at = NULL WHERE id = $1";
 const CLOSED: &str = "SELECT CAST(id AS BIGINT) AS id, revoked_at FROM users WHERE revoked_at >= $1";
 
-#[derive(FromRow)]
-struct Row {
-    id: i64,
-    username: String,
-    role: String,
-    device_id: Option<String>,
-    strict_device: Option<bool>,
-    created_at: Option<PrimitiveDateTime>,
-    /// None in a row that a program without log ids has made.
-    log_id: Option<i64>,
+row! {
+    struct Row {
+        id: i64,
+        username: String,
+        role: String,
+        device_id: Option<String>,
+        strict_device: Option<bool>,
+        created_at: Option<PrimitiveDateTime>,
+        /// None in a row that a program without log ids has made.
+        log_id: Option<i64>,
+    }
 }
 
-#[derive(FromRow)]
-struct Secret {
-    #[sqlx(flatten)]
-    row: Row,
-    password_hash: String,
-    revoked_at: Option<i64>,
+row! {
+    struct Secret {
+        ..row: Row,
+        password_hash: String,
+        revoked_at: Option<i64>,
+    }
 }
 
-#[derive(FromRow)]
-struct AccountRow {
-    #[sqlx(flatten)]
-    row: Row,
-    revoked_at: Option<i64>,
+row! {
+    struct AccountRow {
+        ..row: Row,
+        revoked_at: Option<i64>,
+    }
 }
 
 impl AccountRow {
