@@ -222,7 +222,7 @@ impl Server {
                 let sessions = webtransport::Shared::new(Arc::clone(&backend), config.webtransport, ingest.draining().clone());
                 let limits = config.http.limits.clone();
                 let clock = backend.clock.clone();
-                ingest.serve_http(h3::Shared { config: config.h3, limits, router, clock, handler: Box::new(Arc::new(sessions)) });
+                ingest.serve_http(h3::Shared { config: config.h3, limits, router, clock, webtransport: Arc::new(sessions) });
                 addresses.quic = Some(reachable(ingest.address()).to_string());
                 addresses.webtransport = here.as_ref().map(|here| here.url("localhost"));
             }

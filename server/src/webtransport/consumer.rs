@@ -8,6 +8,7 @@ use futures_util::{
     stream::FuturesUnordered,
 };
 use motience_auth::Standing;
+use motience_h3::Inbox;
 use motience_limits::rate::Bucket;
 use motience_proto::model::ProducerId;
 use motience_relay::{
@@ -26,7 +27,6 @@ use super::{
     say,
     session::{Outgoing, Peer},
 };
-use crate::h3::Place;
 
 /// Why a follow is refused: a code for programs, a sentence for people, and where an expression is wrong.
 struct Refusal {
@@ -61,7 +61,7 @@ struct Session<'s> {
 pub(super) async fn serve(
     peer: &Peer,
     (send, lines): (&mut Outgoing, &mut Lines),
-    mut place: Place,
+    mut place: Inbox,
     standing: &Arc<Standing>,
     shared: &Arc<Shared>,
 ) -> Result<(), CloseReason> {
@@ -79,7 +79,7 @@ pub(super) async fn serve(
 }
 
 impl Session<'_> {
-    async fn run(&mut self, send: &mut Outgoing, lines: &mut Lines, place: &mut Place) -> Result<(), CloseReason> {
+    async fn run(&mut self, send: &mut Outgoing, lines: &mut Lines, place: &mut Inbox) -> Result<(), CloseReason> {
         loop {
             for producer in self.follows.take_ended() {
                 say(send, self.peer, &ended(producer).to_string()).await?;

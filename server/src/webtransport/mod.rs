@@ -4,8 +4,8 @@
 //! CONNECT /wt -> Origin, permit -> session: streams and datagrams -> hello -> consumer | producer
 //! ```
 //!
-//! Which session a stream belongs to is HTTP/3's to know (`h3::sessions`); `session` is the other end of one, and how it ends. What is said
-//! on the streams is in `messages`, and what it means in `consumer` and `producer`.
+//! `motience_h3` sorts streams by session and reads the CONNECT stream. `session` has the reasons why a session ends, `messages` the lines on its
+//! streams, `consumer` and `producer` their meaning.
 
 mod config;
 mod consumer;
@@ -17,15 +17,15 @@ mod session;
 
 use std::{sync::Arc, time::Duration};
 
-use axum::{
-    http::{Response, StatusCode, header},
-    response::IntoResponse as _,
-};
-use bytes::Bytes;
+use axum::{http::StatusCode, response::IntoResponse as _};
 use motience_auth::Grant;
 use motience_backend::Backend;
+use motience_h3::{Connect, Error, Inbox, Incoming};
 use motience_http::{ApiError, ClientAddress, check_origin, is_path, log_refusal};
-use motience_limits::permits::{Permit, Share};
+use motience_limits::{
+    permits::{Permit, Share},
+    uploads,
+};
 use motience_log::Transport;
 use motience_proto::model::Role;
 use motience_relay::Kind;
@@ -40,7 +40,6 @@ use self::{
     messages::{Lines, Said},
     session::{Outgoing, Peer},
 };
-use crate::h3::{Connect, ConnectHandler, Error, Incoming, Place, Served, Sessions};
 
 /// Where sessions are opened.
 const PATH: &str = "/wt";
@@ -49,7 +48,7 @@ const FAREWELL_LIMIT: Duration = Duration::from_millis(800);
 /// Longest line of a control stream that is no record, in bytes.
 const MAX_LINE: usize = 32 * 1024;
 
-/// What every session uses.
+/// The parts that every session uses.
 pub(crate) struct Shared {
     pub(crate) backend: Arc<Backend>,
     pub(crate) config: Config,
@@ -64,50 +63,33 @@ impl Shared {
     }
 }
 
-impl ConnectHandler for Arc<Shared> {
-    fn sessions(&self) -> usize {
-        self.config.sessions
-    }
-
-    fn serve<'a>(&'a self, connect: Connect, sessions: &'a Arc<Sessions>) -> Served<'a> {
-        Box::pin(serve(connect, sessions, self))
-    }
-}
-
-async fn serve(connect: Connect, sessions: &Arc<Sessions>, shared: &Arc<Shared>) -> Result<(), Error> {
-    let client = ClientAddress::of(sessions.connection().remote_address().ip());
-    let (permit, place) = match admit(&connect, client, sessions, shared) {
+/// Serves one session, from its CONNECT to its end.
+pub(crate) async fn serve(connect: Connect, uploads: &uploads::Connection, shared: &Arc<Shared>) -> Result<(), Error> {
+    let peer = Peer { inner: connect.peer(), write: shared.config.write, uploads: uploads.clone() };
+    let (permit, inbox) = match admit(&connect, peer.client(), shared) {
         Ok(admitted) => admitted,
         Err(refusal) => {
             let refusal = refusal.into_response();
-            log_refusal(&refusal, client, &connect.parts.method, connect.parts.uri.path());
-            return connect.refuse(refusal, &shared.backend.clock).await;
+            log_refusal(&refusal, peer.client(), &connect.parts.method, connect.parts.uri.path());
+            return connect.refuse(refusal, shared.backend.clock.now()).await;
         }
     };
-    let mut head = Response::new(());
-    // What Chromium asks of whoever speaks this draft.
-    head.headers_mut().insert("sec-webtransport-http3-draft", header::HeaderValue::from_static("draft02"));
-    let span = info_span!("webtransport", session = place.id);
-    let (down, mut up) = connect.accept(head).await?;
+    let span = info_span!("webtransport", session = inbox.id);
+    let mut control = connect.accept().await?;
     let _open = (Open::new(), shared.backend.relay.own_node().open(Kind::WebTransport));
-    let peer =
-        Peer { connection: sessions.connection().clone(), id: place.id, write: shared.config.write, uploads: sessions.uploads().clone() };
     let ending = tokio::select! {
         biased;
-        how = session::ended_by_client(&mut up) => CloseReason::gone(how),
-        ending = converse(&peer, place, permit, shared).instrument(span) => ending,
+        how = control.ended() => CloseReason::gone(how),
+        ending = converse(&peer, inbox, permit, shared).instrument(span) => ending,
     };
-    let Some(code) = ending.webtransport() else { return down.end(Bytes::new()).await };
-    // Where the client takes nothing, dropping the stream resets it, and the session ends by that.
-    let Ok(told) = timeout(FAREWELL_LIMIT, down.end(session::close(code, &ending.to_string()))).await else { return Ok(()) };
-    told?;
-    // To give up reading would overtake the capsule, and Chromium then takes the session for lost.
-    let _ = timeout(FAREWELL_LIMIT, session::ended_by_client(&mut up)).await;
-    Ok(())
+    match ending.webtransport() {
+        Some(code) => control.close(FAREWELL_LIMIT, code, &ending.to_string()).await,
+        None => control.finish().await,
+    }
 }
 
 /// Everything that can be checked before there is a session.
-fn admit(connect: &Connect, client: ClientAddress, sessions: &Arc<Sessions>, shared: &Shared) -> Result<(Permit, Place), ApiError> {
+fn admit(connect: &Connect, client: ClientAddress, shared: &Shared) -> Result<(Permit, Inbox), ApiError> {
     if !is_path(connect.parts.uri.path(), PATH) {
         return Err(ApiError::not_found("There is nothing at this path."));
     }
@@ -116,20 +98,20 @@ fn admit(connect: &Connect, client: ClientAddress, sessions: &Arc<Sessions>, sha
         return Err(ApiError::unavailable("draining", "This node is going away. Try again."));
     }
     let permit = shared.backend.permits.unauthenticated(client, Transport::WebTransport)?;
-    let place = sessions.enter(connect.id).ok_or_else(|| {
+    let inbox = connect.register().ok_or_else(|| {
         ApiError::new(StatusCode::TOO_MANY_REQUESTS, "too_many_sessions", "This connection has as many sessions as it may have.")
     })?;
-    Ok((permit, place))
+    Ok((permit, inbox))
 }
 
 /// From the first stream to the last word.
-async fn converse(peer: &Peer, mut place: Place, mut permit: Permit, shared: &Arc<Shared>) -> CloseReason {
+async fn converse(peer: &Peer, mut inbox: Inbox, mut permit: Permit, shared: &Arc<Shared>) -> CloseReason {
     // Streams that overtook the control stream.
     let mut early = Vec::new();
     let control = tokio::select! {
         biased;
         () = shared.draining.cancelled() => return CloseReason::Draining,
-        control = timeout(shared.config.hello, control_stream(&mut place, &mut early)) => control,
+        control = timeout(shared.config.hello, control_stream(&mut inbox, &mut early)) => control,
     };
     let (mut send, mut lines) = match control {
         Ok(Ok(control)) => control,
@@ -144,8 +126,8 @@ async fn converse(peer: &Peer, mut place: Place, mut permit: Permit, shared: &Ar
         let serving = async {
             say(&mut send, peer, &messages::welcome(&shared.backend, &standing)).await?;
             match standing.grant().role {
-                Role::Consumer => consumer::serve(peer, (&mut send, &mut lines), place, &standing, shared).await,
-                _ => producer::serve(peer, (&mut send, &mut lines), place, early, &standing, shared).await,
+                Role::Consumer => consumer::serve(peer, (&mut send, &mut lines), inbox, &standing, shared).await,
+                _ => producer::serve(peer, (&mut send, &mut lines), inbox, early, &standing, shared).await,
             }
         };
         while_authorized(&standing, serving).await
@@ -158,9 +140,9 @@ async fn converse(peer: &Peer, mut place: Place, mut permit: Permit, shared: &Ar
 }
 
 /// The client's first bidirectional stream.
-async fn control_stream(place: &mut Place, early: &mut Vec<Incoming>) -> Result<(Outgoing, Lines), CloseReason> {
+async fn control_stream(inbox: &mut Inbox, early: &mut Vec<Incoming>) -> Result<(Outgoing, Lines), CloseReason> {
     loop {
-        match place.streams.recv().await {
+        match inbox.streams.recv().await {
             Some(Incoming::Bidi(send, recv, buffer)) => return Ok((Outgoing::new(send), Lines::new(recv, buffer, MAX_LINE))),
             Some(uni) => early.push(uni),
             None => return Err(CloseReason::gone("the connection is over")),

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use bytes::{Bytes, BytesMut};
 use futures_util::{StreamExt as _, stream::FuturesUnordered};
 use motience_auth::Standing;
+use motience_h3::{Inbox, Incoming};
 use motience_limits::uploads::{Owner, Upload};
 use motience_log::Transport;
 use motience_proto::model::{
@@ -29,7 +30,6 @@ use super::{
     say,
     session::{Outgoing, Peer},
 };
-use crate::h3::{Incoming, Place};
 
 /// Lines handed on as one group.
 const GROUP: usize = 512;
@@ -42,7 +42,7 @@ const DRAIN_LIMIT: Duration = Duration::from_secs(3);
 pub(super) async fn serve(
     peer: &Peer,
     (send, lines): (&mut Outgoing, &mut Lines),
-    mut place: Place,
+    mut place: Inbox,
     early: Vec<Incoming>,
     standing: &Standing,
     shared: &Arc<Shared>,

@@ -137,6 +137,7 @@ async fn limits_and_refusals_are_those_of_every_version() {
     assert_eq!(client.ask(Method::GET, "/producers", None, None).await.json(401)["code"], "no_token");
     assert_eq!(client.ask(Method::GET, "/nowhere", None, None).await.json(404)["code"], "not_found");
     assert_eq!(client.ask(Method::PUT, "/register", None, None).await.json(405)["code"], "method_not_allowed");
+    assert_eq!(client.ask(Method::CONNECT, "/register", None, None).await.json(405)["code"], "method_not_allowed");
     let mut cancelled = client.begin(Method::POST, "/register", None).await.unwrap();
     cancelled.stop_stream(h3::error::Code::H3_REQUEST_CANCELLED);
     let all = futures_util::future::join_all((0..150).map(|_| {

@@ -1,14 +1,14 @@
-//! What a client may ask for at most, and how long it may take.
+//! The limits of one connection.
 
 use super::*;
 
-fn short(header: Duration) -> Limits {
-    Limits { header, header_bytes: 8 * 1024, ..Limits::default() }
+fn short(head: Duration) -> Limits {
+    Limits { head, head_bytes: 8 * 1024, ..GENEROUS }
 }
 
 #[tokio::test]
 async fn a_head_over_the_limit_is_answered_431() {
-    let server = Server::with(Router::new().route("/", get(async || "ok")), short(LIMIT), &[]).await;
+    let server = Server::with(Router::new().route("/", get(async || "ok")), short(LIMIT)).await;
     let mut client = server.connect().await;
     // Larger than what is read of it, and larger only once it is decoded.
     let long = "x".repeat(20_000);
@@ -44,7 +44,7 @@ async fn a_head_over_the_limit_is_answered_431() {
 
 #[tokio::test]
 async fn a_head_that_does_not_come_in_time_is_given_up() {
-    let server = Server::with(Router::new(), short(Duration::from_millis(200)), &[]).await;
+    let server = Server::with(Router::new(), short(Duration::from_millis(200))).await;
     let client = server.connect().await;
     for beginning in [&b"\x01"[..], b"\x01\x20\x00"] {
         let (mut sending, mut recv) = client.quic.open_bi().await.unwrap();
@@ -57,7 +57,7 @@ async fn a_head_that_does_not_come_in_time_is_given_up() {
 
 #[tokio::test]
 async fn a_connection_that_asks_for_nothing_is_closed() {
-    let server = Server::with(Router::new(), Limits::default(), &[("HTTP3_IDLE_LIMIT", "200ms")]).await;
+    let server = Server::with(Router::new(), Limits { idle: Duration::from_millis(200), ..GENEROUS }).await;
     let client = server.connect().await;
     let ended = timeout(LIMIT, client.quic.closed()).await.expect("the connection ends");
     let quinn::ConnectionError::ApplicationClosed(close) = ended else { panic!("{ended:?}") };
@@ -68,7 +68,7 @@ async fn a_connection_that_asks_for_nothing_is_closed() {
 async fn an_answer_that_is_not_taken_is_given_up() {
     let endless =
         async || Body::from_stream(futures_util::stream::repeat_with(|| Ok::<_, std::io::Error>(Bytes::from_static(&[0; 65_536]))));
-    let server = Server::with(Router::new().route("/", get(endless)), Limits::default(), &[("HTTP3_WRITE_LIMIT", "200ms")]).await;
+    let server = Server::with(Router::new().route("/", get(endless)), Limits { write: Duration::from_millis(200), ..GENEROUS }).await;
     let mut client = server.connect().await;
     let mut stream = client.begin(request(Method::GET, "/")).await.unwrap();
     stream.finish().await.unwrap();

@@ -24,8 +24,8 @@ fn block(fields: &[(&str, &str)]) -> Vec<u8> {
 
 fn frame(kind: u64, payload: &[u8]) -> Vec<u8> {
     let mut frame = bytes::BytesMut::new();
-    motience_proto::wire::varint::put(kind, &mut frame);
-    motience_proto::wire::varint::put(payload.len() as u64, &mut frame);
+    crate::varint::put(kind, &mut frame);
+    crate::varint::put(payload.len() as u64, &mut frame);
     frame.extend_from_slice(payload);
     frame.to_vec()
 }
@@ -131,6 +131,8 @@ async fn what_breaks_the_frames_ends_the_connection_with_its_code() {
         (post(&[])[..20].to_vec(), Code::H3_FRAME_ERROR),
         // Half a piece of the body.
         ([post(&[]), frame(0, b"12345")[..4].to_vec()].concat(), Code::H3_FRAME_ERROR),
+        // The head of a piece of the body, and nothing of it.
+        ([post(&[]), frame(0, b"12345")[..2].to_vec()].concat(), Code::H3_FRAME_ERROR),
         // A header block that names a table that is not there.
         (frame(1, &[0x05, 0x00, 0x80]), Code::QPACK_DECOMPRESSION_FAILED),
     ] {

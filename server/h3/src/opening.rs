@@ -1,40 +1,39 @@
-//! What a stream of the peer is for: its first numbers say it (RFC 9114, section 6; draft-ietf-webtrans-http3, section 4).
+//! Classifies a stream of the peer by its first numbers (RFC 9114, section 6; draft-ietf-webtrans-http3, section 4).
 
 use std::time::Duration;
 
 use bytes::{Buf as _, BytesMut};
 use h3::error::Code;
-use motience_proto::wire::varint;
 use quinn::{RecvStream, SendStream, VarInt};
 use tokio::time::timeout;
 
-use super::{
+use crate::{
     gate::Gate,
-    sessions::{SESSION_BIDI, SESSION_UNI},
+    sessions::{Incoming, SESSION_BIDI, SESSION_UNI},
+    varint,
 };
 
-/// Longest frame on a control stream, in bytes: SETTINGS are the longest that mean anything.
+/// Longest frame that is kept of a control stream, in bytes. No frame that means anything there is longer than SETTINGS.
 const CONTROL_FRAME: usize = 4 * 1024;
 
-/// Control stream, and the two of QPACK.
+/// Type of a control stream.
 const CONTROL: u64 = 0x0;
+/// Types of QPACK's streams.
 const QPACK: [u64; 2] = [0x2, 0x3];
 
-/// An opened stream.
+/// A classified stream.
 pub(super) enum Opened {
-    /// A request, with what was read of it.
+    /// A request, with the bytes that were read of it.
     Request(SendStream, RecvStream, BytesMut),
-    /// A bidirectional stream of the session with this number.
-    SessionBidi(u64, SendStream, RecvStream, BytesMut),
-    /// A unidirectional one.
-    SessionUni(u64, RecvStream, BytesMut),
-    /// A stream that h3 reads.
+    /// A stream of the session with this number.
+    Session(u64, Incoming),
+    /// A stream that `h3` reads.
     Control(Gate),
-    /// It ended, or said nothing in time, or nothing that means something here.
+    /// A stream that ended, was silent for too long, or has an unknown type.
     Nothing,
 }
 
-/// Reads the beginning of a bidirectional stream.
+/// Reads the first numbers of a bidirectional stream within `limit`.
 pub(super) async fn bidirectional(send: SendStream, mut recv: RecvStream, limit: Duration) -> Opened {
     let mut buffer = BytesMut::new();
     let session = async {
@@ -47,8 +46,8 @@ pub(super) async fn bidirectional(send: SendStream, mut recv: RecvStream, limit:
         Some(Some(session.0))
     };
     match timeout(limit, session).await {
-        Ok(Some(Some(session))) => Opened::SessionBidi(session, send, recv, buffer),
-        // What ended too early is h3's to refuse.
+        Ok(Some(Some(session))) => Opened::Session(session, Incoming::Bidi(send, recv, buffer)),
+        // `h3` refuses a stream that ended too early.
         Ok(Some(None) | None) => Opened::Request(send, recv, buffer),
         Err(_) => {
             reject(send, recv, Code::H3_REQUEST_REJECTED);
@@ -57,7 +56,7 @@ pub(super) async fn bidirectional(send: SendStream, mut recv: RecvStream, limit:
     }
 }
 
-/// Reads the beginning of a unidirectional stream; `head`: longest head of a request.
+/// Reads the first numbers of a unidirectional stream within `limit`.
 pub(super) async fn unidirectional(mut recv: RecvStream, limit: Duration) -> Opened {
     let mut buffer = BytesMut::new();
     let kind = async {
@@ -70,7 +69,7 @@ pub(super) async fn unidirectional(mut recv: RecvStream, limit: Duration) -> Ope
         Some((kind, Some(session.0)))
     };
     match timeout(limit, kind).await {
-        Ok(Some((_, Some(session)))) => Opened::SessionUni(session, recv, buffer),
+        Ok(Some((_, Some(session)))) => Opened::Session(session, Incoming::Uni(recv, buffer)),
         Ok(Some(((CONTROL, size), _))) => Opened::Control(Gate::typed(recv, buffer, size, CONTROL_FRAME)),
         Ok(Some(((kind, _), _))) if QPACK.contains(&kind) => Opened::Control(Gate::raw(recv, buffer)),
         _ => {
@@ -91,13 +90,13 @@ pub(super) fn code(code: Code) -> VarInt {
     VarInt::from_u64(code.value()).unwrap_or(VarInt::MAX)
 }
 
-/// The number that begins at `at`, and its size. Bytes are left in the buffer.
+/// Reads the number at `at`, and its size, into the buffer without consuming it.
 async fn number(recv: &mut RecvStream, buffer: &mut BytesMut, at: usize) -> Option<(u64, usize)> {
     loop {
         if let Some(found) = varint::peek(buffer, at) {
             return Some(found);
         }
-        // No more than the longest number takes: what follows is read by whom it is for.
+        // At most the bytes of the longest number, because whoever owns the stream reads the rest.
         let chunk = recv.read_chunk(8, true).await.ok()??;
         buffer.extend_from_slice(&chunk.bytes);
     }

@@ -1,12 +1,8 @@
-//! A request's head: read within its limits, checked for what `h3` leaves open, and put into the words that the services
-//! know from HTTP/1.1 and 2.
+//! Reads a request's head within its limits, checks what `h3` leaves unchecked, and puts it in the form that services know from HTTP/1.1 and
+//! HTTP/2.
 
-use std::{future::poll_fn, net::SocketAddr, time::Duration};
+use std::{future::poll_fn, time::Duration};
 
-use axum::{
-    extract::ConnectInfo,
-    http::{HeaderMap, HeaderName, HeaderValue, Method, Request, header},
-};
 use bytes::Bytes;
 use h3::{
     error::{Code, StreamError},
@@ -15,18 +11,19 @@ use h3::{
     quic::{SendStream as _, StreamErrorIncoming},
     server::{RequestResolver, RequestStream},
 };
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, header};
 use tokio::time::timeout;
 
-use super::{
+use crate::{
     fields,
     gate::TooLong,
-    quic::{Exchange, Link},
+    quic::{Bidi, Link},
 };
 
-/// The header block `:status: 431`, from QPACK's static table (RFC 9204, appendix A) and as it is.
+/// The header block `:status: 431`: a name of QPACK's static table (RFC 9204, appendix A) and a value in plain text.
 const TOO_LARGE: &[u8] = &[0x00, 0x00, 0x5f, 0x09, 0x03, b'4', b'3', b'1'];
 
-/// Header fields of one hop of HTTP/1.1, which make a message malformed (RFC 9114, section 4.2).
+/// Header fields of one hop of HTTP/1.1. They make a message malformed (RFC 9114, section 4.2).
 pub(super) const OF_A_CONNECTION: [HeaderName; 5] = [
     header::CONNECTION,
     HeaderName::from_static("keep-alive"),
@@ -35,7 +32,7 @@ pub(super) const OF_A_CONNECTION: [HeaderName; 5] = [
     header::UPGRADE,
 ];
 
-/// Why there is no request. Whatever could be said to the peer has been said.
+/// Why there is no request. The peer has been told as far as it can be.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Error {
     #[error("no head in time")]
@@ -51,15 +48,15 @@ pub(super) enum Error {
 /// A request whose head is read.
 pub(super) struct Head {
     pub(super) request: Request<()>,
-    pub(super) stream: RequestStream<Exchange, Bytes>,
-    /// As `content-length` says.
+    pub(super) stream: RequestStream<Bidi, Bytes>,
+    /// Value of `content-length`.
     pub(super) length: Option<u64>,
-    /// Whether the client waits for a word before it sends its body.
+    /// Whether the client sends its body only after `100 Continue`.
     pub(super) waits: bool,
 }
 
 /// Reads the head.
-pub(super) async fn read(mut resolver: RequestResolver<Link, Bytes>, limit: Duration, peer: SocketAddr) -> Result<Head, Error> {
+pub(super) async fn read(mut resolver: RequestResolver<Link, Bytes>, limit: Duration) -> Result<Head, Error> {
     let Ok(frame) = timeout(limit, poll_fn(|cx| resolver.frame_stream.poll_next(cx))).await else {
         resolver.frame_stream.reset(Code::H3_REQUEST_REJECTED.value());
         return Err(Error::Late);
@@ -68,7 +65,7 @@ pub(super) async fn read(mut resolver: RequestResolver<Link, Bytes>, limit: Dura
         && e.is::<TooLong>()
     {
         resolver.frame_stream.send_data(Frame::Headers(Bytes::from_static(TOO_LARGE))).map_err(lost)?;
-        // The stream's end is that of the resolver.
+        // The stream ends when the resolver is dropped.
         let _ = timeout(limit, poll_fn(|cx| resolver.frame_stream.poll_ready(cx))).await;
         return Err(Error::TooLarge);
     }
@@ -80,7 +77,7 @@ pub(super) async fn read(mut resolver: RequestResolver<Link, Bytes>, limit: Dura
         Ok(Err(StreamError::HeaderTooBig { .. })) => return Err(Error::TooLarge),
         resolved => resolved.map_err(|_| Error::Late)??,
     };
-    match ordered.and_then(|()| checked(request, peer)) {
+    match ordered.and_then(|()| checked(request)) {
         Ok((request, length, waits)) => Ok(Head { request, stream, length, waits }),
         Err(why) => {
             stream.stop_stream(Code::H3_MESSAGE_ERROR);
@@ -94,8 +91,8 @@ fn lost(error: StreamErrorIncoming) -> Error {
     Error::Stream(StreamError::Undefined(Box::new(error)))
 }
 
-/// The request as the services take it, the length of its body, and whether the client waits to be told to send it.
-fn checked(mut request: Request<()>, peer: SocketAddr) -> Result<(Request<()>, Option<u64>, bool), &'static str> {
+/// The request as services take it, the length of its body, and whether the client waits for `100 Continue`.
+fn checked(mut request: Request<()>) -> Result<(Request<()>, Option<u64>, bool), &'static str> {
     let headers = request.headers();
     if OF_A_CONNECTION.iter().any(|name| headers.contains_key(name)) {
         return Err("a header field of HTTP/1.1's connections");
@@ -116,11 +113,10 @@ fn checked(mut request: Request<()>, peer: SocketAddr) -> Result<(Request<()>, O
     {
         request.headers_mut().insert(header::HOST, host);
     }
-    request.extensions_mut().insert(ConnectInfo(peer));
     Ok((request, length, waits))
 }
 
-/// One number, however often it is said (RFC 9110, section 8.6).
+/// The length of the body, which may be repeated but must be one number (RFC 9110, section 8.6).
 fn content_length(headers: &HeaderMap) -> Result<Option<u64>, &'static str> {
     let mut length = None;
     for value in headers.get_all(header::CONTENT_LENGTH) {
@@ -128,8 +124,8 @@ fn content_length(headers: &HeaderMap) -> Result<Option<u64>, &'static str> {
             if text.is_empty() || !text.bytes().all(|b| b.is_ascii_digit()) {
                 return Err("content-length is no number");
             }
-            let said = text.parse().map_err(|_| "content-length is no number")?;
-            if length.replace(said).is_some_and(|before: u64| before != said) {
+            let number = text.parse().map_err(|_| "content-length is no number")?;
+            if length.replace(number).is_some_and(|before: u64| before != number) {
                 return Err("content-length says two things");
             }
         }
@@ -137,7 +133,7 @@ fn content_length(headers: &HeaderMap) -> Result<Option<u64>, &'static str> {
     Ok(length)
 }
 
-/// HTTP/3 sends cookies in crumbs; everyone else knows one field (RFC 9114, section 4.2.1).
+/// Joins cookies, which HTTP/3 may send in several fields, into the one field of other versions (RFC 9114, section 4.2.1).
 fn join_cookies(headers: &mut HeaderMap) {
     if headers.get_all(header::COOKIE).iter().nth(1).is_none() {
         return;
@@ -157,16 +153,15 @@ mod tests {
         for (name, value) in headers {
             request = request.header(*name, *value);
         }
-        checked(request.body(()).unwrap(), ([127, 0, 0, 1], 1).into())
+        checked(request.body(()).unwrap())
     }
 
     #[test]
-    fn a_request_is_put_into_common_words() {
+    fn a_request_gets_the_form_of_other_versions() {
         let cookies = [("cookie", "a=1"), ("cookie", "b=2"), ("te", "trailers"), ("expect", "100-Continue")];
         let (request, length, waits) = check("GET", "https://localhost:4433/data?x=1", &cookies).unwrap();
         assert_eq!(request.headers()["cookie"], "a=1; b=2");
         assert_eq!(request.headers()["host"], "localhost:4433");
-        assert!(request.extensions().get::<ConnectInfo<SocketAddr>>().is_some());
         assert_eq!((length, waits), (None, true));
         assert_eq!(check("POST", "https://h/", &[("content-length", "7, 7")]).unwrap().1, Some(7));
         assert!(check("OPTIONS", "*", &[]).is_ok());

@@ -1,31 +1,30 @@
-//! What the `h3` crate is given to read of a stream: frame by frame, so that what it keeps has a limit.
+//! The receiving half of a stream as the `h3` crate reads it. It bounds how much `h3` keeps.
 //!
-//! By itself it reads on for each frame and for each piece of a body, whether it needs more or not, so that a peer that
-//! writes small frames has it keep most of what was sent; it keeps frames whole before it knows them, however long they
-//! say they are; and it takes an empty DATA frame for the end of the body. Behind the gate heads come whole and within
-//! their limit, bodies piece by piece as they are asked for, and frames that mean nothing not at all (RFC 9114, section 9).
+//! `h3` 0.0.8 reads once before each frame and once before each piece of a body, whether it needs more or not; it keeps every frame but DATA
+//! whole, of whatever type and length, before it looks at it; and it takes an empty DATA frame for the end of the body. The gate therefore
+//! hands out heads whole and within a limit, the head of a DATA frame by itself, then one piece of its body for each that is asked for, and no
+//! frame that means nothing (RFC 9114, section 9). `tests/order.rs` observes the order in which `h3` reads: where that changes, this file
+//! has to be read again.
 
-use std::{
-    mem,
-    task::{Context, Poll, ready},
-};
+use std::task::{Context, Poll, ready};
 
 use bytes::{Buf as _, Bytes, BytesMut};
 use h3::{
     error::Code,
     quic::{ConnectionErrorIncoming, RecvStream, StreamErrorIncoming, StreamId},
 };
-use motience_proto::wire::varint;
 use quinn::{ConnectionError, ReadError, VarInt};
+
+use crate::varint;
 
 /// Bytes read at once.
 const READ: usize = 8 * 1024;
 
 const DATA: u64 = 0x0;
-/// HEADERS and every other frame that RFC 9114 names, with those of HTTP/2 that it forbids: what h3 has a say about.
+/// HEADERS and every other frame that RFC 9114 names, with those of HTTP/2 that it forbids. `h3` acts on these.
 const KNOWN: [u64; 10] = [0x1, 0x2, 0x3, 0x4, 0x5, 0x6, 0x7, 0x8, 0x9, 0xd];
 
-/// A frame that is kept whole says that it is longer than it may be.
+/// A frame that would be kept whole is longer than the limit.
 #[derive(Debug, thiserror::Error)]
 #[error("a frame of {0} bytes")]
 pub(super) struct TooLong(u64);
@@ -35,52 +34,51 @@ pub(super) struct TooLong(u64);
 #[error("the stream ends within a frame")]
 pub(super) struct Cut;
 
-/// A receiving stream with what was read ahead.
+/// A receiving stream with the bytes that were read ahead of `h3`.
 pub(super) struct Gate {
     stream: quinn::RecvStream,
     buffer: BytesMut,
     at: At,
-    /// Longest frame that is kept whole.
+    /// Longest frame that is kept whole, in bytes.
     limit: usize,
-    /// h3 was given the beginning of a DATA frame: it looks again before it takes what it has.
-    ahead: bool,
     ended: bool,
 }
 
-/// What comes next.
+/// The next bytes of the stream.
 enum At {
+    /// The head of a frame.
     Frame,
-    /// So many more bytes of a frame that is given whole.
+    /// A part of this length that is handed out whole.
     Whole(usize),
-    /// So many more bytes of a piece of the body.
+    /// The rest of a DATA frame.
     Data(u64),
-    /// So many more bytes that mean nothing.
+    /// The rest of a frame that means nothing.
     Skip(u64),
-    /// Bytes as they come: a stream's type, or what has no frames.
+    /// Bytes without frames.
     Raw,
 }
 
 impl Gate {
-    /// Frames, of which what is kept whole has at most `limit` bytes. `buffer`: what was read of them.
+    /// A stream of frames, of which `buffer` was read. A frame that is kept whole has at most `limit` bytes.
     pub(super) fn frames(stream: quinn::RecvStream, buffer: BytesMut, limit: usize) -> Self {
         Self::new(stream, buffer, At::Frame, limit)
     }
 
-    /// A stream's type of so many bytes, then frames.
+    /// A stream that begins with a type of `kind` bytes and goes on with frames.
     pub(super) fn typed(stream: quinn::RecvStream, buffer: BytesMut, kind: usize, limit: usize) -> Self {
         Self::new(stream, buffer, At::Whole(kind), limit)
     }
 
-    /// Everything as it comes.
+    /// A stream without frames.
     pub(super) fn raw(stream: quinn::RecvStream, buffer: BytesMut) -> Self {
         Self::new(stream, buffer, At::Raw, 0)
     }
 
     fn new(stream: quinn::RecvStream, buffer: BytesMut, at: At, limit: usize) -> Self {
-        Self { stream, buffer, at, limit, ahead: false, ended: false }
+        Self { stream, buffer, at, limit, ended: false }
     }
 
-    /// The next piece for h3, if enough was read for one.
+    /// The next piece for `h3`, if enough was read for one.
     fn take(&mut self) -> Result<Option<Bytes>, TooLong> {
         loop {
             match self.at {
@@ -89,13 +87,8 @@ impl Gate {
                     let Some((length, b)) = varint::peek(&self.buffer, a) else { return Ok(None) };
                     let head = a + b;
                     if kind == DATA && length > 0 {
-                        if self.buffer.len() == head {
-                            return Ok(None);
-                        }
-                        let piece = self.buffer.len().min(head.saturating_add(usize::try_from(length).unwrap_or(usize::MAX)));
-                        self.at = At::Data(length).less((piece - head) as u64);
-                        self.ahead = true;
-                        return Ok(Some(self.buffer.split_to(piece).freeze()));
+                        self.at = At::Data(length);
+                        return Ok(Some(self.buffer.split_to(head).freeze()));
                     }
                     if KNOWN.contains(&kind) {
                         if length > self.limit as u64 {
@@ -103,6 +96,7 @@ impl Gate {
                         }
                         self.at = At::Whole(head + length as usize);
                     } else {
+                        // An empty DATA frame is among these.
                         self.buffer.advance(head);
                         self.at = At::Skip(length).less(0);
                     }
@@ -128,7 +122,7 @@ impl Gate {
         }
     }
 
-    /// Reads on; whether there was more.
+    /// Reads from the transport. Returns whether there was more.
     fn fill(&mut self, cx: &mut Context<'_>) -> Poll<Result<bool, ReadError>> {
         let start = self.buffer.len();
         self.buffer.resize(start + READ, 0);
@@ -139,7 +133,7 @@ impl Gate {
 }
 
 impl At {
-    /// The same with `taken` bytes less to come.
+    /// The state after `taken` more bytes.
     fn less(self, taken: u64) -> Self {
         match self {
             Self::Data(left) if left > taken => Self::Data(left - taken),
@@ -153,10 +147,6 @@ impl RecvStream for Gate {
     type Buf = Bytes;
 
     fn poll_data(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Bytes>, StreamErrorIncoming>> {
-        if mem::take(&mut self.ahead) {
-            // Nobody waits for this: h3 goes on with the piece that it has.
-            return Poll::Pending;
-        }
         loop {
             match self.take() {
                 Ok(Some(piece)) => return Poll::Ready(Ok(Some(piece))),
@@ -169,7 +159,7 @@ impl RecvStream for Gate {
             self.ended = true;
             return Poll::Ready(match self.at {
                 At::Data(_) => Err(StreamErrorIncoming::Unknown(Box::new(Cut))),
-                // Half a frame: h3 knows what to say about it.
+                // Half a frame, which `h3` refuses.
                 _ if !self.buffer.is_empty() => Ok(Some(self.buffer.split().freeze())),
                 _ => Ok(None),
             });
@@ -188,7 +178,7 @@ impl RecvStream for Gate {
 }
 
 impl Drop for Gate {
-    /// Whoever does not need the rest says so (RFC 9114, section 4.1).
+    /// Tells the peer that the rest is not needed (RFC 9114, section 4.1).
     fn drop(&mut self) {
         if !self.ended {
             self.stop_sending(Code::H3_NO_ERROR.value());
@@ -196,7 +186,7 @@ impl Drop for Gate {
     }
 }
 
-/// The same number in h3's words.
+/// Converts a stream's number.
 pub(super) fn id(id: quinn::StreamId) -> StreamId {
     StreamId::try_from(u64::from(id)).expect("both are numbers below 2^62")
 }

@@ -1,4 +1,4 @@
-//! The transport as the `h3` crate wants it: it opens its own streams and is handed those of the peer that it is to read.
+//! The transport as the `h3` crate sees it. `h3` opens its own streams and is handed those of the peer that it has to read.
 
 use std::{
     pin::Pin,
@@ -17,11 +17,11 @@ use h3::{
 use quinn::{VarInt, WriteError};
 use tokio::sync::mpsc;
 
-use super::gate::{self, Gate};
+use crate::gate::{self, Gate};
 
 type Inner = h3_quinn::Connection;
 
-/// A connection: its control streams are h3's, its bidirectional streams are dealt with before h3 sees them.
+/// A connection. `h3` accepts the peer's control streams from it and never sees a bidirectional stream, which [`crate::opening`] sorts.
 pub(super) struct Link {
     inner: Inner,
     /// The peer's control streams.
@@ -41,12 +41,12 @@ impl quic::Connection<Bytes> for Link {
     fn poll_accept_recv(&mut self, cx: &mut Context<'_>) -> Poll<Result<Gate, ConnectionErrorIncoming>> {
         match self.control.poll_recv(cx) {
             Poll::Ready(Some(stream)) => Poll::Ready(Ok(stream)),
-            // The driver that held the other end notices by itself that the connection is over.
+            // The driver holds the other end, and notices by itself that the connection is over.
             Poll::Ready(None) | Poll::Pending => Poll::Pending,
         }
     }
 
-    fn poll_accept_bidi(&mut self, _cx: &mut Context<'_>) -> Poll<Result<Exchange, ConnectionErrorIncoming>> {
+    fn poll_accept_bidi(&mut self, _cx: &mut Context<'_>) -> Poll<Result<Bidi, ConnectionErrorIncoming>> {
         Poll::Pending
     }
 
@@ -56,10 +56,10 @@ impl quic::Connection<Bytes> for Link {
 }
 
 impl quic::OpenStreams<Bytes> for Link {
-    type BidiStream = Exchange;
+    type BidiStream = Bidi;
     type SendStream = h3_quinn::SendStream<Bytes>;
 
-    fn poll_open_bidi(&mut self, _cx: &mut Context<'_>) -> Poll<Result<Exchange, StreamErrorIncoming>> {
+    fn poll_open_bidi(&mut self, _cx: &mut Context<'_>) -> Poll<Result<Bidi, StreamErrorIncoming>> {
         unreachable!("only clients open requests")
     }
 
@@ -72,14 +72,14 @@ impl quic::OpenStreams<Bytes> for Link {
     }
 }
 
-/// One request and its answer.
-pub(super) struct Exchange {
+/// The stream of one request and its answer.
+pub(super) struct Bidi {
     pub(super) send: Out,
     pub(super) recv: Gate,
 }
 
-/// The answer's half. Dropped before its end it is reset once it is armed: quinn by itself would finish it, and the
-/// client would take half an answer for a whole one.
+/// The sending half of a request's stream. Dropped before its end it is reset once it is armed, because quinn by itself would finish it
+/// and the client would take half an answer for a whole one.
 pub(super) struct Out {
     stream: quinn::SendStream,
     writing: Option<WriteBuf<Bytes>>,
@@ -135,7 +135,7 @@ impl quic::SendStream<Bytes> for Out {
     }
 }
 
-impl quic::SendStream<Bytes> for Exchange {
+impl quic::SendStream<Bytes> for Bidi {
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), StreamErrorIncoming>> {
         self.send.poll_ready(cx)
     }
@@ -157,7 +157,7 @@ impl quic::SendStream<Bytes> for Exchange {
     }
 }
 
-impl quic::RecvStream for Exchange {
+impl quic::RecvStream for Bidi {
     type Buf = Bytes;
 
     fn poll_data(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Bytes>, StreamErrorIncoming>> {
@@ -173,7 +173,7 @@ impl quic::RecvStream for Exchange {
     }
 }
 
-impl quic::BidiStream<Bytes> for Exchange {
+impl quic::BidiStream<Bytes> for Bidi {
     type SendStream = Out;
     type RecvStream = Gate;
 

@@ -1,9 +1,9 @@
-//! The order of a head's fields: pseudo-header fields come first, each once, and none of an answer's (RFC 9114, section 4.3).
-//! `h3` takes them in any order and lets the last count, so the field block is looked at before it is (RFC 9204, section 4.5).
+//! Checks the order of a head's fields: pseudo-header fields come first, each once, and none of an answer's (RFC 9114, section 4.3).
 //!
-//! Only names are read. A block that is none, or that refers to a dynamic table, is left to `h3`, which refuses it.
+//! `h3` takes pseudo-header fields in any order and lets the last one count, so the encoded block is read before `h3` decodes it
+//! (RFC 9204, section 4.5). Only names are read. `h3` refuses a malformed block, and one that refers to a dynamic table.
 
-/// As they are written, and in the Huffman code of RFC 7541, appendix B.
+/// Pseudo-header fields, each in plain text and in the Huffman code of RFC 7541, appendix B.
 const PSEUDO: [(&[u8], &[u8]); 6] = [
     (b":authority", b"\xb8\x3b\x53\x39\xec\x32\x7d\x7f"),
     (b":method", b"\xb9\x49\x53\x39\xe4"),
@@ -12,17 +12,17 @@ const PSEUDO: [(&[u8], &[u8]); 6] = [
     (b":scheme", b"\xb8\x82\x4e\x5a\x4b"),
     (b":status", b"\xb8\x84\x8d\x36\xa3"),
 ];
-// Places in the above.
+// Indices in `PSEUDO`.
 const AUTHORITY: usize = 0;
 const METHOD: usize = 1;
 const PATH: usize = 2;
 const SCHEME: usize = 4;
 const STATUS: usize = 5;
 
-/// Checks a request's field block; what is wrong with it.
+/// Checks a request's field block. The error says what is wrong.
 pub(super) fn check(block: &[u8]) -> Result<(), &'static str> {
     let mut lines = Lines(block);
-    // What a block says of the dynamic table.
+    // Required Insert Count and Base.
     let prefix = lines.number(8).and_then(|_| lines.number(7));
     let mut seen = [false; PSEUDO.len()];
     let mut fields = false;
@@ -42,12 +42,12 @@ pub(super) fn check(block: &[u8]) -> Result<(), &'static str> {
 
 /// The name of a field line.
 enum Line {
-    /// By its place in [`PSEUDO`].
+    /// Index in [`PSEUDO`].
     Pseudo(usize),
     Field,
 }
 
-/// What is left of a block.
+/// The unread rest of a block.
 struct Lines<'b>(&'b [u8]);
 
 impl Iterator for Lines<'_> {
@@ -61,7 +61,7 @@ impl Iterator for Lines<'_> {
             0xC0.. => return self.number(6).map(known),
             // A name of the static table, and a value.
             0x50..0x60 | 0x70..0x80 => known(self.number(4)?),
-            // Both as they are.
+            // A name and a value as text.
             0x20..0x40 => {
                 let coded = first & 0x08 != 0;
                 let name = self.text(3)?;
@@ -76,7 +76,7 @@ impl Iterator for Lines<'_> {
 }
 
 impl<'b> Lines<'b> {
-    /// An integer whose first byte has so many bits of it (RFC 7541, section 5.1).
+    /// Reads an integer of which the first byte has `bits` bits (RFC 7541, section 5.1).
     fn number(&mut self, bits: u32) -> Option<usize> {
         let (&first, mut rest) = self.0.split_first()?;
         let most = (1 << bits) - 1;
@@ -97,7 +97,7 @@ impl<'b> Lines<'b> {
         Some(number)
     }
 
-    /// A text, coded or not.
+    /// Reads a text, Huffman-coded or not, whose length has `bits` bits in the first byte.
     fn text(&mut self, bits: u32) -> Option<&'b [u8]> {
         let length = self.number(bits)?;
         let (text, rest) = self.0.split_at_checked(length)?;
@@ -106,7 +106,7 @@ impl<'b> Lines<'b> {
     }
 }
 
-/// What the static table has at this place (RFC 9204, appendix A).
+/// The name at this index of the static table (RFC 9204, appendix A).
 fn known(index: usize) -> Line {
     match index {
         0 => Line::Pseudo(AUTHORITY),

@@ -1,4 +1,4 @@
-//! The body of a request as the services read it: piece by piece as they ask for it, then its trailers.
+//! The body of a request: read from the stream piece by piece as the service asks for it, then its trailers.
 
 use std::{
     error::Error as _,
@@ -6,24 +6,24 @@ use std::{
     task::{Context, Poll, ready},
 };
 
-use axum::BoxError;
 use bytes::{Buf as _, Bytes};
 use h3::{
     error::{Code, StreamError},
     server::RequestStream,
 };
-use hyper::body::{Frame, SizeHint};
+use http_body::{Frame, SizeHint};
 
-use super::{
+use crate::{
     gate::{Cut, Gate, TooLong},
     opening::code,
+    response::BoxError,
 };
 
-/// What a client may send after its head, while somebody wants it.
-pub(super) struct Body {
+/// The body of a request. Dropped before its end, the client is told to send no more.
+pub struct Body {
     stream: RequestStream<Gate, Bytes>,
     connection: quinn::Connection,
-    /// As `content-length` says.
+    /// Value of `content-length`.
     length: Option<u64>,
     received: u64,
     at: At,
@@ -46,7 +46,7 @@ enum Error {
 }
 
 impl Body {
-    pub(super) fn new(stream: RequestStream<Gate, Bytes>, connection: quinn::Connection, length: Option<u64>) -> Self {
+    pub(crate) fn new(stream: RequestStream<Gate, Bytes>, connection: quinn::Connection, length: Option<u64>) -> Self {
         Self { stream, connection, length, received: 0, at: At::Data }
     }
 
@@ -73,25 +73,25 @@ impl Body {
         Poll::Ready(Ok(None))
     }
 
-    /// The request is malformed (RFC 9114, section 4.1.2).
+    /// Stops a malformed request (RFC 9114, section 4.1.2).
     fn wrong_length(&mut self) -> Error {
         self.stream.stop_sending(Code::H3_MESSAGE_ERROR);
         Error::Length
     }
 
-    /// What the gate let not through.
+    /// Tells the peer why the gate ended the body.
     fn refuse(&mut self, error: &Error) {
         let Error::Stream(StreamError::Undefined(cause)) = error else { return };
         if cause.is::<TooLong>() {
             self.stream.stop_sending(Code::H3_EXCESSIVE_LOAD);
         } else if cause.is::<Cut>() {
-            // Of the whole connection, as RFC 9114, section 7.1, has it.
+            // RFC 9114, section 7.1: an error of the whole connection.
             self.connection.close(code(Code::H3_FRAME_ERROR), b"a stream ends within a frame");
         }
     }
 }
 
-impl hyper::body::Body for Body {
+impl http_body::Body for Body {
     type Data = Bytes;
     type Error = BoxError;
 

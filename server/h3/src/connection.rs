@@ -1,5 +1,5 @@
-//! One HTTP/3 connection: streams are sorted as they come, each request is a task, and at the end the peer is told which
-//! requests will not be served.
+//! Drives one HTTP/3 connection: streams are sorted as they come, each request is a task, and at the end the peer is told which requests
+//! will not be served.
 
 use std::{
     future::poll_fn,
@@ -19,7 +19,6 @@ use h3::{
     server::RequestResolver,
     stream::BufRecvStream,
 };
-use motience_http::PageRoom;
 use quinn::{Connection, RecvStream, SendStream, VarInt, ZeroRttAccepted};
 use tokio::{
     sync::mpsc,
@@ -28,76 +27,78 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{Instrument as _, debug};
 
-use super::{
-    Shared,
-    exchange::Service,
+use crate::{
+    Handler, Limits,
+    exchange::Exchange,
     gate::Gate,
     opening::{self, Opened, code, reject},
-    quic::{Exchange, Link, Out},
+    quic::{Bidi, Link, Out},
     sessions::Sessions,
 };
 
-/// How long requests under way have when the node drains; less than the endpoint itself.
+/// How long requests in progress have when the node drains.
 const DRAIN_LIMIT: Duration = Duration::from_secs(4);
-/// Streams of one kind that wait for `h3` to read them: there are three.
+/// Streams that wait for `h3` to read them. A peer has one of each of three types.
 const CONTROL_STREAMS: usize = 4;
 /// Time for tasks to notice that the connection is over.
 const CUT_LIMIT: Duration = Duration::from_secs(1);
 
 type H3 = h3::server::Connection<Link, Bytes>;
 
-/// Serves the connection until it ends. `finished`: resolves with the handshake's end.
-pub(crate) async fn serve(
+/// Serves the connection until it ends, and asks its peer to leave when `draining` is cancelled. `finished` resolves with the handshake's
+/// end, which must come within `handshake`.
+pub async fn serve<H: Handler>(
     connection: Connection,
     finished: ZeroRttAccepted,
-    limit: Duration,
+    handshake: Duration,
     draining: CancellationToken,
-    shared: Arc<Shared>,
+    limits: Limits,
+    handler: H,
 ) {
-    if timeout(limit, finished).await.is_err() {
+    if timeout(handshake, finished).await.is_err() {
         return connection.close(code(Code::H3_NO_ERROR), b"the handshake does not end");
     }
     let _open = Open::new();
-    connection.set_max_concurrent_bi_streams(VarInt::from_u32(shared.config.streams));
+    connection.set_max_concurrent_bi_streams(VarInt::from_u32(limits.streams));
     let (control, controls) = mpsc::channel(CONTROL_STREAMS);
     let mut builder = h3::server::builder();
     builder
-        .max_field_section_size(shared.limits.header_bytes as u64)
+        .max_field_section_size(limits.head_bytes as u64)
         .enable_extended_connect(true)
         .enable_datagram(true)
         .enable_webtransport(true)
-        .max_webtransport_sessions(shared.handler.sessions() as u64)
+        .max_webtransport_sessions(limits.sessions as u64)
         .send_grease(false);
-    let mut h3: H3 = match timeout(limit, builder.build(Link::new(connection.clone(), controls))).await {
+    let mut h3: H3 = match timeout(handshake, builder.build(Link::new(connection.clone(), controls))).await {
         Ok(Ok(h3)) => h3,
         Ok(Err(e)) => return debug!(error = %e, "HTTP/3 does not begin"),
         Err(_) => return connection.close(code(Code::H3_NO_ERROR), b"no room for control streams"),
     };
-    let sessions = Sessions::new(connection.clone(), shared.handler.sessions());
+    let sessions = Sessions::new(connection.clone(), limits.sessions);
     let cut = CancellationToken::new();
     let requests = TaskTracker::new();
-    let pages = PageRoom::of(shared.limits.pages);
-    let mut driver = Driver { connection, shared, sessions, pages, control, requests, cut, first_refused: 0, leaving: None };
+    let handler = Arc::new(handler);
+    let mut driver = Driver { connection, limits, handler, sessions, control, requests, cut, first_refused: 0, leaving: None };
     match driver.run(&mut h3, &draining).await {
         Ok(()) => debug!("HTTP/3 ends"),
         Err(e) => debug!(error = %e, "HTTP/3 ended badly"),
     }
     driver.cut.cancel();
     driver.requests.close();
-    // Whoever is not gone by then notices at its next write.
+    // A task that is not gone by then notices at its next write.
     let _ = timeout(CUT_LIMIT, driver.requests.wait()).await;
-    // Dropping h3 closes the connection, unless that has happened.
+    // Dropping `h3` closes the connection, unless that has happened.
 }
 
-struct Driver {
+struct Driver<H> {
     connection: Connection,
-    shared: Arc<Shared>,
+    limits: Limits,
+    handler: Arc<H>,
     sessions: Arc<Sessions>,
-    pages: PageRoom,
-    /// To h3.
+    /// The peer's control streams, for `h3` to read.
     control: mpsc::Sender<Gate>,
     requests: TaskTracker,
-    /// Ends what is left of the requests.
+    /// Ends the requests that are left.
     cut: CancellationToken,
     /// Number of the first request that was not taken yet.
     first_refused: u64,
@@ -105,11 +106,11 @@ struct Driver {
     leaving: Option<Instant>,
 }
 
-impl Driver {
+impl<H: Handler> Driver<H> {
     async fn run(&mut self, h3: &mut H3, draining: &CancellationToken) -> Result<(), Ended> {
         let connection = self.connection.clone();
         let mut opening: FuturesUnordered<BoxFuture<'static, Opened>> = FuturesUnordered::new();
-        let (limit, idle) = (self.shared.limits.header, self.shared.config.idle);
+        let (limit, idle) = (self.limits.head, self.limits.idle);
         let quiet = sleep(idle);
         tokio::pin!(quiet);
         let mut peer_listens = true;
@@ -120,7 +121,7 @@ impl Driver {
                 () = self.requests.wait(), if self.leaving.is_some() && opening.is_empty() => return Ok(()),
                 () = sleep_until(self.leaving.unwrap_or_else(Instant::now)), if self.leaving.is_some() => return Ok(()),
                 event = poll_fn(|cx| h3.poll_accept_request_stream(cx)), if peer_listens => if event?.is_none() {
-                    // The peer sent GOAWAY: nothing more comes, and what is under way may take its time.
+                    // The peer sent GOAWAY: no request comes any more, and those in progress may take their time.
                     peer_listens = false;
                     if self.leaving.is_none() {
                         self.leave(h3, idle).await?;
@@ -150,20 +151,19 @@ impl Driver {
         }
     }
 
-    /// Tells the peer which requests are not served any more: all that were not taken yet (RFC 9114, section 5.2).
+    /// Tells the peer that requests which were not taken yet are not served (RFC 9114, section 5.2).
     async fn leave(&mut self, h3: &mut H3, limit: Duration) -> Result<(), Ended> {
         self.leaving = Some(Instant::now() + limit);
         self.requests.close();
         let first = h3::quic::StreamId::try_from(self.first_refused).map_err(|_| Ended::Numbers)?;
-        Ok(timeout(self.shared.config.write, h3.inner.shutdown(&mut None, first)).await.map_err(|_| Ended::Unread)??)
+        Ok(timeout(self.limits.write, h3.inner.shutdown(&mut None, first)).await.map_err(|_| Ended::Unread)??)
     }
 
     fn sort(&self, opened: Opened, h3: &H3) {
         match opened {
             Opened::Request(send, recv, buffer) => self.request(send, recv, buffer, h3),
-            Opened::SessionBidi(session, send, recv, buffer) => self.sessions.bidirectional(session, send, recv, buffer),
-            Opened::SessionUni(session, recv, buffer) => self.sessions.unidirectional(session, recv, buffer),
-            // A fourth stream of this kind is one too many, and has no place to wait in.
+            Opened::Session(session, stream) => self.sessions.stream(session, stream),
+            // Where the queue is full the peer has opened more than it may, and the stream is dropped.
             Opened::Control(gate) => drop(self.control.try_send(gate)),
             Opened::Nothing => {}
         }
@@ -173,26 +173,20 @@ impl Driver {
         let id = u64::from(send.id());
         let armed = Arc::new(AtomicBool::new(false));
         let stopped = send.stopped();
-        let recv = Gate::frames(recv, buffer, self.shared.limits.header_bytes);
-        let exchange = Exchange { send: Out::new(send, Arc::clone(&armed)), recv };
-        let resolver: RequestResolver<Link, Bytes> = h3.create_resolver(FrameStream::new(BufRecvStream::new(exchange)));
-        let service = Service {
-            id,
-            armed,
-            connection: self.connection.clone(),
-            shared: Arc::clone(&self.shared),
-            sessions: Arc::clone(&self.sessions),
-            pages: self.pages.clone(),
-        };
+        let recv = Gate::frames(recv, buffer, self.limits.head_bytes);
+        let stream = Bidi { send: Out::new(send, Arc::clone(&armed)), recv };
+        let resolver: RequestResolver<Link, Bytes> = h3.create_resolver(FrameStream::new(BufRecvStream::new(stream)));
+        let exchange =
+            Exchange { id, armed, limits: self.limits, sessions: Arc::clone(&self.sessions), handler: Arc::clone(&self.handler) };
         let cut = self.cut.clone();
         let task = async move {
-            cut.run_until_cancelled(service.serve(resolver, stopped)).await;
+            cut.run_until_cancelled(exchange.serve(resolver, stopped)).await;
         };
         self.requests.spawn(task.in_current_span());
     }
 }
 
-/// Why a connection ends by itself.
+/// Why a connection ends on its own.
 #[derive(Debug, thiserror::Error)]
 enum Ended {
     #[error(transparent)]
