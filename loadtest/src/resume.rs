@@ -152,7 +152,7 @@ struct Reader {
 #[serde(untagged)]
 enum Message {
     Notice { r#type: String },
-    Record { cursor: String, name: String },
+    Record { cursor: String, record_id: String },
 }
 
 impl Reader {
@@ -223,8 +223,8 @@ impl Reader {
             while !self.is_done() {
                 match timeout(SILENCE, connection.next()).await.context("the server fell silent")?? {
                     Said::Message(text) => match serde_json::from_str(&text).with_context(|| format!("no message: {text}"))? {
-                        Message::Record { cursor, name } => {
-                            if self.take(cursor.parse()?, name.parse()?) {
+                        Message::Record { cursor, record_id } => {
+                            if self.take(cursor.parse()?, record_id.parse()?) {
                                 break;
                             }
                         }

@@ -214,7 +214,7 @@ function stream(request, response, query) {
 
 // ---- the log
 
-const placed = ({ record, offset }) => ({ ...record, offset, cursor: `7-${offset}`, name: `n${record.producer_id}-${offset}` });
+const placed = ({ record, offset }) => ({ ...record, offset, cursor: `7-${offset}`, record_id: `n${record.producer_id}-${offset}` });
 
 function replay(producer, from, take, tell) {
   const log = logs.get(Number(producer)) ?? [];

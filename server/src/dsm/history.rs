@@ -39,9 +39,9 @@ pub(super) struct Wanted {
     /// The last `id` already seen.
     #[param(minimum = 0)]
     after: Option<i64>,
-    /// Which life of the log that `id` belongs to, as `Link` says.
+    /// The log epoch that `after` belongs to, as `Link` says.
     #[param(pattern = "^[0-9]{1,20}$")]
-    life: Option<String>,
+    epoch: Option<String>,
     /// The last `id` seen of what is in the database, as `Link` says.
     #[param(minimum = 0)]
     kept: Option<i64>,
@@ -126,8 +126,8 @@ impl Wanted {
         if self.kept.is_some_and(|kept| kept < 0) {
             return Err(ApiError::invalid("kept", "kept must not be negative."));
         }
-        if self.life.as_ref().is_some_and(|life| life.is_empty() || life.len() > 20 || !life.bytes().all(|b| b.is_ascii_digit())) {
-            return Err(ApiError::invalid("life", "life must be a number, as `Link` says."));
+        if self.epoch.as_ref().is_some_and(|epoch| epoch.is_empty() || epoch.len() > 20 || !epoch.bytes().all(|b| b.is_ascii_digit())) {
+            return Err(ApiError::invalid("epoch", "epoch must be a number, as `Link` says."));
         }
         debug_assert!(page.limit <= MAX_PAGE);
         Ok(HistoryQuery {
@@ -141,16 +141,16 @@ impl Wanted {
     }
 
     fn after(&self, query: &HistoryQuery) -> After {
-        // A number too large for a life is that of none, like any other that never was.
-        let life = self.life.as_ref().map(|life| LogEpoch(life.parse().unwrap_or(u64::MAX)));
-        After { id: query.after, life, kept: self.kept }
+        // A number too large for an epoch names none, like any other that never was.
+        let epoch = self.epoch.as_ref().map(|epoch| LogEpoch(epoch.parse().unwrap_or(u64::MAX)));
+        After { id: query.after, epoch, kept: self.kept }
     }
 
     /// The address of the part after `after`: a query alone, so that it holds under every alias and behind every proxy.
     fn next(&self, after: After, limit: u32) -> Option<HeaderValue> {
         let mut next = format!("<?limit={limit}&after={}", after.id);
-        if let Some(life) = after.life {
-            next.push_str(&format!("&life={life}"));
+        if let Some(epoch) = after.epoch {
+            next.push_str(&format!("&epoch={epoch}"));
         }
         if let Some(kept) = after.kept {
             next.push_str(&format!("&kept={kept}"));

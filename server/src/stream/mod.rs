@@ -46,7 +46,7 @@ const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
 const ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
 
 /// Records as they come, each the message of `motience.v2`: `producer_id`, `device_id`, `timestamp`, `data`, `offset`, `cursor`,
-/// `name`. Server-sent events carry all cursors as `id`, so that a browser resumes by itself; lines of JSON tell them in
+/// `record_id`. Server-sent events carry all cursors as `id`, so that a browser resumes by itself; lines of JSON tell them in
 /// `{"type":"cursors"}`. `gap`, `reset` and `end` are said, never implied.
 ///
 /// A consumer follows its subscriptions, or those it names; a producer its own log; an operator whom it names. The stream ends

@@ -324,7 +324,7 @@ async fn control_is_answered_and_never_stored() {
     let mut placed = consume(&node, &consumer, &format!("&v=2&received_at=true&resume=%7B%22{id}%22%3A%22@2%22%7D")).await;
     let told = next_json(&mut placed).await;
     assert_eq!((&told["location"], &told["battery"], &told["id"]), (&json!({"lat": 10.0}), &json!(81.5), &json!(7)), "{told}");
-    assert!(told["received_at"].as_str().unwrap().ends_with('Z') && told["name"].is_string(), "{told}");
+    assert!(told["received_at"].as_str().unwrap().ends_with('Z') && told["record_id"].is_string(), "{told}");
     placed.send(Message::binary(br#"{"type":"ping","id":"b"}"#.to_vec())).await.unwrap();
     assert_eq!(next_json(&mut placed).await, json!({"type": "pong", "id": "b"}));
 }

@@ -174,7 +174,7 @@ async fn a_consumer_follows_resumes_and_leaves_off() {
     for n in 1..=3 {
         let message = feed.next().await;
         assert_eq!((&message["producer_id"], &message["data"]["n"], &message["offset"]), (&json!(id), &json!(n), &json!(n)));
-        assert!(message["name"].is_string());
+        assert!(message["record_id"].is_string());
         cursors.push(message["cursor"].clone());
     }
     let refused = client.ask(&json!({"type": "subscribe", "producer_id": id})).await;

@@ -10,8 +10,8 @@ export interface StreamRecord {
   offset: number;
   /** Where to go on after it. */
   cursor: string;
-  /** Names the record for ever, whatever its offset. */
-  name?: string;
+  /** The permanent id of the record, whatever its offset. */
+  record_id?: string;
 }
 
 /** Retention removed these offsets before they were read. */
@@ -63,6 +63,6 @@ export function recordIn(message: Message): StreamRecord | null {
     data: message.data,
     offset: Number(message.offset),
     cursor: message.cursor,
-    ...(typeof message.name === 'string' ? { name: message.name } : {}),
+    ...(typeof message.record_id === 'string' ? { record_id: message.record_id } : {}),
   };
 }

@@ -1,6 +1,6 @@
 // How far a consumer has come in each log, and which records it has already had. That is what makes a reconnect neither
 // lose nor double anything: a new connection goes on after the cursor, and what comes twice all the same is known by its
-// offset or, after a log has lost its tail, by its name.
+// offset or, after a log has lost its tail, by its record id.
 import type { Gap, Reset, StreamRecord } from './events.ts';
 
 /** Names remembered of each producer: the tail that a log may lose is a second or so of records. */
@@ -11,7 +11,7 @@ interface Log {
   place: string | null;
   epoch: string;
   offset: number;
-  names: Set<string>;
+  ids: Set<string>;
 }
 
 export class Progress {
@@ -41,12 +41,12 @@ export class Progress {
     const [epoch] = split(record.cursor);
     if (this.#inOrder && epoch === log.epoch && record.offset <= log.offset) return false;
     this.#move(log, record.cursor);
-    if (record.name === undefined) return true;
-    if (log.names.has(record.name)) return false;
-    log.names.add(record.name);
-    if (log.names.size > NAMES) {
-      const oldest = log.names.values().next().value;
-      if (oldest !== undefined) log.names.delete(oldest);
+    if (record.record_id === undefined) return true;
+    if (log.ids.has(record.record_id)) return false;
+    log.ids.add(record.record_id);
+    if (log.ids.size > NAMES) {
+      const oldest = log.ids.values().next().value;
+      if (oldest !== undefined) log.ids.delete(oldest);
     }
     return true;
   }
@@ -88,7 +88,7 @@ export class Progress {
 
   #log(producer: string): Log {
     let log = this.#logs.get(producer);
-    if (!log) this.#logs.set(producer, (log = { place: null, epoch: '', offset: 0, names: new Set() }));
+    if (!log) this.#logs.set(producer, (log = { place: null, epoch: '', offset: 0, ids: new Set() }));
     return log;
   }
 

@@ -62,7 +62,7 @@ struct Envelope {
     r#type: Option<String>,
     producer_id: Option<Value>,
     cursor: Option<String>,
-    name: Option<String>,
+    record_id: Option<String>,
     epoch: Option<Value>,
     after: Option<u64>,
     from: Option<u64>,
@@ -77,8 +77,8 @@ fn take(text: &str, book: &mut Book) -> Result<Option<String>> {
     match envelope.r#type.as_deref() {
         None => {
             let cursor = envelope.cursor.as_deref().with_context(|| format!("there is no cursor in {text}"))?.parse()?;
-            let name = envelope.name.as_deref().with_context(|| format!("there is no name in {text}"))?.parse()?;
-            book.received(producer()?, cursor, name, text)?;
+            let id = envelope.record_id.as_deref().with_context(|| format!("there is no record id in {text}"))?.parse()?;
+            book.received(producer()?, cursor, id, text)?;
         }
         Some("gap") => {
             let (from, to) = envelope.from.zip(envelope.to).with_context(|| format!("a gap of what? {text}"))?;

@@ -56,8 +56,8 @@ pub(super) struct Record {
 pub(super) struct After {
     /// The last record, of either half.
     pub(super) id: i64,
-    /// The life of the log that an id of the log belongs to; `None`: the present one.
-    pub(super) life: Option<LogEpoch>,
+    /// The log epoch that an id of the log belongs to; `None`: the present one.
+    pub(super) epoch: Option<LogEpoch>,
     /// The last row that was read before an id of the log.
     pub(super) kept: Option<i64>,
 }
@@ -77,7 +77,7 @@ pub(super) async fn read(
     let (mut head, mut seen, mut kept) = (None, None, Some(after.id));
     if after.id >= LOG {
         let found = head_of(backend, key).await?;
-        let place = Cursor { epoch: after.life.unwrap_or(found.epoch()), offset: Offset((after.id - LOG).unsigned_abs()) };
+        let place = Cursor { epoch: after.epoch.unwrap_or(found.epoch()), offset: Offset((after.id - LOG).unsigned_abs()) };
         kept = store.history_id(producer, place).await?.max(after.kept);
         (head, seen) = (Some(found), Some(place));
     }
@@ -223,7 +223,7 @@ impl Logged {
             }
             marks.keep(log, mark);
         };
-        found.next = more.then(|| After { id: log_id(at), life: Some(head.epoch()), kept: None });
+        found.next = more.then(|| After { id: log_id(at), epoch: Some(head.epoch()), kept: None });
         Ok(found)
     }
 }

@@ -253,7 +253,7 @@ async fn the_history_is_for_the_producer_and_its_active_subscribers() {
         ("limit=0", "limit"),
         ("after=-1", "after"),
         ("kept=-1", "kept"),
-        ("life=x", "life"),
+        ("epoch=x", "epoch"),
     ] {
         let answer = platform.dsm(Method::GET, &format!("{path}?{query}"), Some(&token), Sent::Nothing).await;
         assert_eq!(answer.problem(422, "invalid_field")["field"], field);

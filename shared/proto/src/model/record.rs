@@ -32,7 +32,7 @@ pub const MAX_DEPTH: usize = 64;
 pub const MAX_ID: usize = 128;
 
 /// Members that no device may give a record: consumers read in them what the platform says.
-pub const RESERVED: [&str; 6] = ["producer_id", "offset", "cursor", "name", "received_at", "type"];
+pub const RESERVED: [&str; 6] = ["producer_id", "offset", "cursor", "record_id", "received_at", "type"];
 
 /// Why a record is refused.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -274,16 +274,16 @@ pub fn encode(producer: ProducerId, json: &[u8], out: &mut BytesMut) {
     out.put_slice(members);
 }
 
-/// The same message with its place in the log and its name as the last members: what `motience.v2` consumers receive.
+/// A consumer's message of `motience.v2`: the plain message with offset, cursor and record id as its last members.
 ///
-/// `"offset":9,"cursor":"EPOCH-9","name":"SENDER-SEQ"`; the cursor is what to resume after, the name is how to know the
+/// `"offset":9,"cursor":"EPOCH-9","record_id":"PRODUCER_EPOCH-SEQ"`; the cursor is what to resume after, the record id is how to know the
 /// record again after a reset. The cursor may lie elsewhere than the record: see `relay::order`. `received`: when it came, for a consumer
 /// that wants to know: `"received_at":"…"`.
 pub fn with_place(message: &[u8], offset: Offset, cursor: Cursor, name: RecordName, received: Option<OffsetDateTime>, out: &mut BytesMut) {
     let open = message.strip_suffix(b"}").unwrap_or(message);
     out.put_slice(open);
     // Writing to memory cannot fail.
-    let _ = write!(out, ",\"offset\":{offset},\"cursor\":\"{cursor}\",\"name\":\"{name}\"");
+    let _ = write!(out, ",\"offset\":{offset},\"cursor\":\"{cursor}\",\"record_id\":\"{name}\"");
     if let Some(received) = received.and_then(|at| at.format(&Rfc3339).ok()) {
         let _ = write!(out, ",\"received_at\":\"{received}\"");
     }

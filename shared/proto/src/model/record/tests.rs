@@ -31,10 +31,10 @@ fn the_seeds_record_passes_and_is_spliced() {
         None,
         &mut v2,
     );
-    assert!(v2.ends_with(br#"24.3},"offset":9,"cursor":"5-9","name":"0000000000000001-2"}"#));
+    assert!(v2.ends_with(br#"24.3},"offset":9,"cursor":"5-9","record_id":"0000000000000001-2"}"#));
     let (place, name) = (Cursor { epoch: LogEpoch(5), offset: Offset(9) }, RecordName { epoch: Epoch(1), seq: Seq(2) });
     with_place(&out, Offset(9), place, name, times::from_millis(1_738_150_500_250), &mut v2);
-    assert!(v2.ends_with(br#""name":"0000000000000001-2","received_at":"2025-01-29T11:35:00.25Z"}"#));
+    assert!(v2.ends_with(br#""record_id":"0000000000000001-2","received_at":"2025-01-29T11:35:00.25Z"}"#));
     let parts = Parts::of(&out).unwrap();
     assert_eq!(parts.device_id, "rpi_001");
     assert_eq!(parts.time().unwrap().unix_timestamp(), 1_738_150_500);
