@@ -18,7 +18,7 @@ use tokio_tungstenite::{
 };
 use tracing::{Instrument as _, Span, debug};
 
-use crate::{Shared, metered::Metered};
+use crate::{Shared, frame_guard::FrameGuard};
 
 /// Bytes read from a socket at once: tungstenite's own default costs 128 KiB for each idle connection.
 const READ_BUFFER: usize = 4 * 1024;
@@ -26,7 +26,7 @@ const READ_BUFFER: usize = 4 * 1024;
 /// a record, or word of a thousand cursors.
 const WAITING: usize = 256 * 1024;
 
-pub(crate) type WebSocket = WebSocketStream<Metered>;
+pub(crate) type WebSocket = WebSocketStream<FrameGuard>;
 
 /// A request that asks to become a WebSocket, and may.
 pub(crate) struct Upgrade {
@@ -95,8 +95,8 @@ impl Upgrade {
         let serving = async move {
             match on.await {
                 Ok(upgraded) => {
-                    let metered = Metered::new(upgraded, ration, upload);
-                    serve(WebSocketStream::from_raw_socket(metered, Role::Server, Some(options)).await).await;
+                    let guarded = FrameGuard::new(upgraded, ration, upload);
+                    serve(WebSocketStream::from_raw_socket(guarded, Role::Server, Some(options)).await).await;
                 }
                 Err(e) => debug!(error = %e, "a connection ended before it was a WebSocket"),
             }

@@ -5,18 +5,18 @@
 //! Four listeners: producers, consumers, and a page for trying each. Linked into the server, and a program of its own.
 
 mod arranged;
+pub mod cert_hash;
 pub mod certificate;
 mod config;
 mod consumer;
-mod gauge;
+mod counters;
+mod frame_guard;
 mod handshake;
-mod metered;
 pub mod pages;
 mod producer;
 mod socket;
 mod tunnel;
 mod upgrade;
-pub mod webtransport;
 
 use std::{net::SocketAddr, sync::Arc};
 
@@ -30,9 +30,10 @@ use motience_limits::uploads::{self, Owner, Upload};
 use motience_runtime::lifecycle::Shutdown;
 use tokio::net::TcpListener;
 
+use counters::Counters;
+
+pub use cert_hash::WebTransport;
 pub use config::Config;
-use gauge::Gauge;
-pub use webtransport::WebTransport;
 
 /// Why the gateway could not be opened.
 #[derive(Debug, thiserror::Error)]
@@ -70,9 +71,9 @@ pub(crate) struct Shared {
     pub(crate) backend: Arc<Backend>,
     pub(crate) config: Config,
     pub(crate) shutdown: Shutdown,
-    pub(crate) producers: Gauge,
-    pub(crate) consumers: Gauge,
-    pub(crate) tunnels: Gauge,
+    pub(crate) producers: Counters,
+    pub(crate) consumers: Counters,
+    pub(crate) tunnels: Counters,
     pub(crate) webtransport: Option<WebTransport>,
 }
 
@@ -120,13 +121,13 @@ pub async fn bind(
     let limits = config.limits.clone();
     // Sockets that stay count as connections too.
     let staying = limits.clone().with_more(backend.permits.limits().websocket);
-    let (producers, consumers, tunnels) = (Gauge::new("producer"), Gauge::new("consumer"), Gauge::new("tunnel"));
+    let (producers, consumers, tunnels) = (Counters::new("producer"), Counters::new("consumer"), Counters::new("tunnel"));
     let shared = Arc::new(Shared { backend, config, shutdown, producers, consumers, tunnels, webtransport });
     let secured = |listener: TcpListener| match &tls {
         Some(tls) => Listener::tls(listener, Arc::clone(tls)),
         None => listener.into(),
     };
-    let page = |side, at| pages::router(side, at).merge(webtransport::router(shared.webtransport.clone()).with_state(()));
+    let page = |side, at| pages::router(side, at).merge(cert_hash::router(shared.webtransport.clone()).with_state(()));
     let mut listeners = Vec::new();
     for (name, router, sockets, under_tls) in [
         ("motience-wss1", producer_sockets(), wss1, true),

@@ -1,4 +1,4 @@
-//! The pages: the console and the two testers, built by Vite, committed, embedded; and what they ask of who serves them.
+//! The pages: the console and the two testers, which Vite builds and the program embeds, and the configuration that they ask for.
 
 use std::{
     borrow::Cow,
@@ -17,7 +17,7 @@ use motience_http::ApiError;
 use rust_embed::{EmbeddedFile, RustEmbed};
 use serde_json::json;
 
-use crate::{Addresses, Config, Shared, WebTransport, gauge::Stats, webtransport::host};
+use crate::{Addresses, Config, Shared, WebTransport, cert_hash::host, counters::Stats};
 
 /// Scripts and styles of our own only; connections anywhere, as ap, sm and the sockets have other ports.
 const POLICY: &str =
@@ -29,73 +29,73 @@ const CONSOLE: &str = "console.html";
 #[folder = "ui/dist/"]
 struct Dist;
 
-/// Whose page.
+/// The side that a tester page is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Side {
     Producer,
     Consumer,
 }
 
-/// Where everything is, for the console of a service whose port opens before the gateway's do.
+/// The endpoints of the platform as the console is told them. A service's port opens before the gateway's, so the directory is filled later.
 #[derive(Clone, Debug, Default)]
-pub struct Whereabouts(Arc<OnceLock<Told>>);
+pub struct EndpointDirectory(Arc<OnceLock<Endpoints>>);
 
 #[derive(Debug)]
-struct Told {
+struct Endpoints {
     config: Config,
     at: Addresses,
     webtransport: Option<WebTransport>,
-    /// The sockets are at the same origin as everything else, where that has paths for all of it.
+    /// Whether the sockets are at the same origin as the services.
     sockets: bool,
 }
 
-impl Whereabouts {
-    /// Says it, once. `sockets`: this node has them, beside all else that it has.
-    pub fn tell(&self, config: Config, at: Addresses, webtransport: Option<WebTransport>, sockets: bool) {
-        // Whoever asks twice is told the same.
-        let _ = self.0.set(Told { config, at, webtransport, sockets });
+impl EndpointDirectory {
+    /// Fills the directory, once. `sockets`: whether this node has the WebSocket listeners.
+    pub fn set(&self, config: Config, at: Addresses, webtransport: Option<WebTransport>, sockets: bool) {
+        // An error says that it is filled.
+        let _ = self.0.set(Endpoints { config, at, webtransport, sockets });
     }
 }
 
-/// How a page reaches the services from where it is served.
+/// How a page derives the services' base URLs from its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Reach {
-    /// Each on a port of its own.
+pub enum BaseUrlMode {
+    /// Each service has a port of its own.
     Ports,
-    /// Under `/ap`, `/sm` and `/dsm` of the same origin.
+    /// The services are under `/ap`, `/sm` and `/dsm` of the page's origin.
     Paths,
 }
 
 /// The console under `/console/`.
-pub fn console(whereabouts: Whereabouts, reach: Reach) -> Router {
-    let pages = match reach {
-        // Where everything is, people come to the root.
-        Reach::Paths => Router::new().route("/", get(async || Redirect::temporary("console/"))),
-        Reach::Ports => Router::new(),
+pub fn console(directory: EndpointDirectory, mode: BaseUrlMode) -> Router {
+    let pages = match mode {
+        // People open the root of the port that has everything.
+        BaseUrlMode::Paths => Router::new().route("/", get(async || Redirect::temporary("console/"))),
+        BaseUrlMode::Ports => Router::new(),
     };
     pages
         .route("/console", get(async || Redirect::permanent("console/")))
         .route("/console/", get(async |headers: HeaderMap| file(CONSOLE, "no-cache", &headers)))
         .route("/console/assets/{*path}", get(asset))
-        .route("/console/config.json", get(async move |uri: Uri, headers: HeaderMap| told(&whereabouts, reach, &uri, &headers)))
+        .route("/console/config.json", get(async move |uri: Uri, headers: HeaderMap| console_config(&directory, mode, &uri, &headers)))
 }
 
-fn told(whereabouts: &Whereabouts, reach: Reach, uri: &Uri, headers: &HeaderMap) -> Response {
-    let Some(Told { config, at, webtransport, sockets }) = whereabouts.0.get() else {
+fn console_config(directory: &EndpointDirectory, mode: BaseUrlMode, uri: &Uri, headers: &HeaderMap) -> Response {
+    let Some(Endpoints { config, at, webtransport, sockets }) = directory.0.get() else {
         return ApiError::unavailable("starting", "The node is starting. Try again.").into_response();
     };
     let host = host(uri, headers);
-    let mut told = config_json("console", Side::Consumer, config, *at, webtransport.as_ref(), host);
-    if reach == Reach::Paths {
+    let mut page = config_json("console", Side::Consumer, config, *at, webtransport.as_ref(), host);
+    if mode == BaseUrlMode::Paths {
         for service in ["ap", "sm", "dsm"] {
-            // Seen from `/console/`, which may itself be under a prefix that a proxy takes off.
-            told[format!("{service}_url")] = json!(format!("../{service}"));
+            // Relative to `/console/`, which may itself be under a prefix that a proxy takes off.
+            page[format!("{service}_url")] = json!(format!("../{service}"));
         }
         if *sockets {
-            told["ws_url"] = json!("../consumer");
+            page["ws_url"] = json!("../consumer");
         }
     }
-    ([(header::CACHE_CONTROL, "no-store")], Json(told)).into_response()
+    ([(header::CACHE_CONTROL, "no-store")], Json(page)).into_response()
 }
 
 /// The pages of a side's port, their assets, their configuration and the gateway's statistics. On the consumers' port the
@@ -157,7 +157,7 @@ fn file(name: &str, caching: &'static str, headers: &HeaderMap) -> Response {
     response
 }
 
-/// A file stands in the program already, and is not copied for each who asks.
+/// The file's bytes, which are part of the program and not copied for each request.
 fn bytes(data: Cow<'static, [u8]>) -> Bytes {
     match data {
         Cow::Borrowed(bytes) => Bytes::from_static(bytes),
@@ -176,8 +176,8 @@ fn media_type(name: &str) -> &'static str {
     }
 }
 
-/// Where a page finds everything: ports on the host it was loaded from, or whole addresses where those are set. The
-/// sockets of a page that came without TLS may be under TLS; their whole address says so.
+/// The configuration of a page: ports on the host it was loaded from, or URLs where those are set. The sockets of a page that came without
+/// TLS may be under TLS, so they then have a URL too.
 fn config_json(
     role: &str,
     side: Side,

@@ -1,22 +1,22 @@
 //! The Motience server: accounts, subscriptions, data streams, QUIC ingest and the WebSocket gateway, in one process or
 //! in many.
 
+pub mod accounts;
 mod admin;
-pub mod ap;
 mod asyncapi;
 pub mod cli;
 pub mod config;
+pub mod data;
 #[cfg(feature = "demo")]
 mod demo;
 mod documents;
-pub mod dsm;
 pub mod h3;
 pub mod http;
 pub mod ingest;
 mod logs;
 pub mod server;
-pub mod sm;
 pub mod stream;
+pub mod subscriptions;
 pub mod webtransport;
 
 use std::{io, path::Path, process::ExitCode};

@@ -1,8 +1,11 @@
-//! One node, assembled: every start-up step in order, then running, then the way down.
+//! One node: every start-up step in order, then running, then the shutdown.
 
 use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
-use axum::http::{HeaderValue, header};
+use axum::{
+    Router,
+    http::{HeaderValue, header},
+};
 use motience_backend::{self as backend, Backend};
 use motience_certs::{
     ServerIdentity, Source,
@@ -10,8 +13,8 @@ use motience_certs::{
     source,
 };
 use motience_gateway::{
-    Gateway, WebTransport, certificate,
-    pages::{self, Reach, Whereabouts},
+    Gateway, WebTransport, cert_hash, certificate,
+    pages::{self, BaseUrlMode, EndpointDirectory},
 };
 use motience_http::{self as shared_http, Detail, Limits, ListenAddress, Listener};
 use motience_proto::wire::ALPN;
@@ -22,11 +25,11 @@ use tower_http::set_header::SetResponseHeaderLayer;
 use tracing::{info, warn};
 
 use crate::{
-    ap,
+    accounts,
     config::{Config, Roles},
-    dsm, h3, http,
+    data, h3, http,
     ingest::{self, Ingest},
-    sm, webtransport,
+    subscriptions, webtransport,
 };
 
 /// Time for connections to end and for what was submitted to be written, before the node leaves anyway: with the rest
@@ -65,7 +68,7 @@ pub enum Error {
     },
 }
 
-/// Where the node listens; what has a role it lacks is absent.
+/// Where the node listens. A role that it lacks has no address.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct Addresses {
     /// Base URL of the accounts service.
@@ -121,7 +124,7 @@ impl Addresses {
 pub struct Server {
     backend: Arc<Backend>,
     services: Arc<http::Services>,
-    listeners: Vec<(Listener, axum::Router)>,
+    listeners: Vec<(Listener, Router)>,
     limits: Limits,
     gateway: Option<Gateway>,
     ingest: Option<Ingest>,
@@ -135,116 +138,52 @@ impl Server {
     /// Opens the backend and every port.
     pub async fn bind(config: Config, clock: Clock, shutdown: Shutdown) -> Result<Self, Error> {
         motience_certs::install_provider();
-        let mut addresses = Addresses::default();
-        let identity = if config.speaks_tls() {
-            let failed = |source| Error::Certificate { setting: certificate::settings(&config.certificate), source };
-            let (identity, ca) = config.certificate.load(clock.now()).map_err(failed)?;
-            addresses.ca = ca;
-            Some(identity)
-        } else {
-            None
-        };
-        let roles = config.roles;
-        let mut sockets = Vec::new();
-        for (wanted, setting, at) in [
-            (roles.ap, "AP_PORT", config.ap),
-            (roles.sm, "SM_PORT", config.sm),
-            (roles.dsm, "DSM_PORT", config.dsm),
-            (true, "OPERATIONS_PORT", config.operations),
-        ] {
-            sockets.push(if wanted { Some(listen(setting, at)?) } else { None });
-        }
-        let open: Vec<&TcpListener> = sockets.iter().flatten().flatten().collect();
-        let backend = shared_http::while_starting(&open, &config.http.limits, Backend::open_when_there(config.backend, clock)).await?;
+        let (identity, ca) = load_identity(&config, &clock)?;
+        let sockets = ServiceSockets::open(&config)?;
+        let opening = Backend::open_when_there(config.backend.clone(), clock);
+        let backend = shared_http::while_starting(&sockets.all(), &config.http.limits, opening).await?;
+        backend.relay.own_node().set_roles(config.roles.names());
         let services = http::Services::new(Arc::clone(&backend), config.http.clone(), shutdown.soft().clone());
-        let whereabouts = Whereabouts::default();
-        backend.relay.own_node().set_roles(roles.names());
-        let ingest = match identity.as_ref().filter(|_| roles.ingest) {
-            None => None,
-            Some(identity) => {
-                let tls = quic_config(Arc::clone(identity), &[ALPN, h3::ALPN], EarlyData::Accept);
-                Some(Ingest::bind(config.ingest, tls, Arc::clone(&backend))?)
-            }
-        };
-        let here = ingest.as_ref().zip(identity.as_ref()).map(|(ingest, identity)| WebTransport {
+        let ingest = bind_quic(&config, identity.as_ref(), &backend)?;
+        let webtransport = ingest.as_ref().zip(identity.as_ref()).map(|(ingest, identity)| WebTransport {
             identity: Arc::clone(identity),
             self_made: config.certificate.is_self_made(),
             address: ingest.address(),
             url: config.webtransport.url.clone(),
         });
-        let dsm = || {
-            let more = motience_gateway::webtransport::router(here.clone());
-            dsm::service(&services).with(more).with(pages::console(whereabouts.clone(), Reach::Ports))
-        };
-        let mut listeners: Vec<(Listener, axum::Router)> = Vec::new();
-        let services_routers = [ap::router(&services), sm::router(&services), dsm().alone(&services)];
-        let mut operations = shared_http::operations("motience-server", Arc::clone(&backend), Detail::Full);
-        let places = [&mut addresses.ap, &mut addresses.sm, &mut addresses.dsm, &mut addresses.operations];
-        let asked = [config.ap, config.sm, config.dsm, config.operations];
-        for ((place, asked), sockets) in places.into_iter().zip(asked).zip(&sockets) {
-            *place = sockets.as_ref().map(|sockets| url("http", asked.local(sockets), ""));
-        }
-        let hsts = config.gateway.hsts.clone();
-        let mut gateway = config.gateway;
-        gateway.ap_port = port_of(addresses.ap.as_deref()).unwrap_or(config.ap.port());
-        gateway.sm_port = port_of(addresses.sm.as_deref()).unwrap_or(config.sm.port());
-        gateway.dsm_port = port_of(addresses.dsm.as_deref()).unwrap_or(config.dsm.port());
-        let told = gateway.clone();
-        let gateway = if roles.wss {
-            let scheme = gateway.scheme();
-            let gateway = motience_gateway::bind(gateway, identity.as_ref(), here.clone(), Arc::clone(&backend), shutdown.clone()).await?;
-            let at = gateway.addresses();
-            operations = operations.merge(gateway.statistics());
-            whereabouts.tell(told, at, here.clone(), true);
-            addresses.wss1 = Some(url(scheme, at.wss1, "/producer"));
-            addresses.wss2 = Some(url(scheme, at.wss2, "/consumer"));
-            addresses.producer_page = Some(url("http", at.wss1_ui, "/"));
-            addresses.consumer_page = Some(url("http", at.wss2_ui, "/"));
-            Some(gateway)
-        } else {
-            // Another node of the platform has the sockets, on the ports that are set.
-            let [wss1, wss2, wss1_ui, wss2_ui] = told.listeners().map(|(_, at, _)| at.first());
-            let at = motience_gateway::Addresses { wss1, wss2, wss1_ui, wss2_ui };
-            whereabouts.tell(told, at, here.clone(), false);
-            None
-        };
+        let mut addresses = Addresses { ca, ..sockets.addresses(&config) };
+        let directory = EndpointDirectory::default();
+        let gateway =
+            bind_gateway(&config, &mut addresses, &directory, identity.as_ref(), webtransport.as_ref(), &services, &shutdown).await?;
+        let mut listeners = sockets.listeners(&services, gateway.as_ref(), webtransport.as_ref(), &directory);
         if let Some(identity) = &identity {
-            let router = certificate::strictly(together(&services, roles, here.clone(), whereabouts.clone()), hsts.as_ref());
-            let https = listen("HTTPS_PORT", config.https)?;
-            addresses.https = Some(url("https", config.https.local(&https), ""));
-            let told = here.as_ref().and_then(|here| HeaderValue::from_str(&format!("h3=\":{}\"; ma=86400", here.address.port())).ok());
-            let over_tcp = router.clone().layer(SetResponseHeaderLayer::overriding(header::ALT_SVC, move |_: &_| told.clone()));
-            // One address for everything that a client over TCP can want.
-            let over_tcp = gateway.iter().fold(over_tcp, |all, gateway| all.merge(gateway.sockets()));
-            let tls = tcp_config(Arc::clone(identity), &[b"h2", b"http/1.1"]);
-            listeners.extend(https.into_iter().map(|socket| (Listener::tls(socket, Arc::clone(&tls)), over_tcp.clone())));
+            let router = combined_router(&services, config.roles, webtransport.as_ref(), directory);
+            let router = certificate::strictly(router, config.gateway.hsts.as_ref());
+            listeners.extend(https_listeners(&config, &mut addresses, identity, &router, gateway.as_ref(), webtransport.as_ref())?);
             if let Some(ingest) = &ingest {
-                let sessions = webtransport::Shared::new(Arc::clone(&backend), config.webtransport, ingest.draining().clone());
-                let limits = config.http.limits.clone();
-                let clock = backend.clock.clone();
-                ingest.serve_http(h3::Shared { config: config.h3, limits, router, clock, webtransport: Arc::new(sessions) });
+                let sessions = webtransport::Shared::new(Arc::clone(&backend), config.webtransport.clone(), ingest.draining().clone());
+                ingest.serve_http(h3::Shared {
+                    config: config.h3.clone(),
+                    limits: config.http.limits.clone(),
+                    router,
+                    clock: backend.clock.clone(),
+                    webtransport: Arc::new(sessions),
+                });
                 addresses.quic = Some(reachable(ingest.address()).to_string());
-                addresses.webtransport = here.as_ref().map(|here| here.url("localhost"));
+                addresses.webtransport = webtransport.as_ref().map(|webtransport| webtransport.url("localhost"));
             }
         }
-        let operators = sockets.pop().flatten().unwrap_or_default();
-        let operations = shared_http::operations_listener(operations);
-        listeners.extend(operators.into_iter().map(|socket| (Listener::kept(socket), operations.clone())));
-        for (sockets, router) in sockets.into_iter().zip(services_routers) {
-            listeners.extend(sockets.into_iter().flatten().map(|socket| (socket.into(), router.clone())));
-        }
-        let limits = config.http.limits;
         Ok(Self {
             backend,
             services,
             listeners,
-            limits,
+            limits: config.http.limits,
             gateway,
             ingest,
             identity: identity.map(|identity| (identity, config.certificate)),
             addresses,
             shutdown,
-            persist: config.persist && roles.dsm,
+            persist: config.persist && config.roles.dsm,
         })
     }
 
@@ -278,7 +217,7 @@ impl Server {
             shutdown.spawn("gateway", gateway.run());
         }
         if persist {
-            shutdown.spawn("history", dsm::history_writer(services, shutdown.soft().clone()));
+            shutdown.spawn("history", data::history_writer(services, shutdown.soft().clone()));
         }
         shutdown.soft().cancelled().await;
         info!("draining");
@@ -292,13 +231,149 @@ impl Server {
     }
 }
 
+/// The open ports of the REST services and of the operations listener. A service that the node lacks has none.
+struct ServiceSockets {
+    ap: Option<Vec<TcpListener>>,
+    sm: Option<Vec<TcpListener>>,
+    dsm: Option<Vec<TcpListener>>,
+    operations: Vec<TcpListener>,
+}
+
+impl ServiceSockets {
+    fn open(config: &Config) -> Result<Self, Error> {
+        let roles = config.roles;
+        let open = |wanted: bool, setting, at| wanted.then(|| listen(setting, at)).transpose();
+        Ok(Self {
+            ap: open(roles.ap, "AP_PORT", config.ap)?,
+            sm: open(roles.sm, "SM_PORT", config.sm)?,
+            dsm: open(roles.dsm, "DSM_PORT", config.dsm)?,
+            operations: listen("OPERATIONS_PORT", config.operations)?,
+        })
+    }
+
+    fn all(&self) -> Vec<&TcpListener> {
+        [&self.ap, &self.sm, &self.dsm].into_iter().flatten().chain([&self.operations]).flatten().collect()
+    }
+
+    fn addresses(&self, config: &Config) -> Addresses {
+        let at = |asked: ListenAddress, sockets: &[TcpListener]| url("http", asked.local(sockets), "");
+        Addresses {
+            ap: self.ap.as_ref().map(|sockets| at(config.ap, sockets)),
+            sm: self.sm.as_ref().map(|sockets| at(config.sm, sockets)),
+            dsm: self.dsm.as_ref().map(|sockets| at(config.dsm, sockets)),
+            operations: Some(at(config.operations, &self.operations)),
+            ..Addresses::default()
+        }
+    }
+
+    /// Each socket with the router of its service.
+    fn listeners(
+        self,
+        services: &Arc<http::Services>,
+        gateway: Option<&Gateway>,
+        webtransport: Option<&WebTransport>,
+        directory: &EndpointDirectory,
+    ) -> Vec<(Listener, Router)> {
+        let dsm = || {
+            let pages = cert_hash::router(webtransport.cloned()).merge(pages::console(directory.clone(), BaseUrlMode::Ports));
+            data::service(services).with_extra_routes(pages).standalone_router(services)
+        };
+        let mut listeners: Vec<(Listener, Router)> = Vec::new();
+        let mut add = |sockets: Option<Vec<TcpListener>>, router: &dyn Fn() -> Router| {
+            if let Some(sockets) = sockets {
+                let router = router();
+                listeners.extend(sockets.into_iter().map(|socket| (socket.into(), router.clone())));
+            }
+        };
+        add(self.ap, &|| accounts::router(services));
+        add(self.sm, &|| subscriptions::router(services));
+        add(self.dsm, &dsm);
+        let operations = shared_http::operations("motience-server", Arc::clone(&services.backend), Detail::Full);
+        let operations = gateway.into_iter().fold(operations, |operations, gateway| operations.merge(gateway.statistics()));
+        let operations = shared_http::operations_listener(operations);
+        listeners.extend(self.operations.into_iter().map(|socket| (Listener::kept(socket), operations.clone())));
+        listeners
+    }
+}
+
+/// The certificate, where a listener of the node needs one, and the development CA that signed it.
+fn load_identity(config: &Config, clock: &Clock) -> Result<(Option<Arc<ServerIdentity>>, Option<PathBuf>), Error> {
+    if !config.speaks_tls() {
+        return Ok((None, None));
+    }
+    let failed = |source| Error::Certificate { setting: certificate::settings(&config.certificate), source };
+    let (identity, ca) = config.certificate.load(clock.now()).map_err(failed)?;
+    Ok((Some(identity), ca))
+}
+
+fn bind_quic(config: &Config, identity: Option<&Arc<ServerIdentity>>, backend: &Arc<Backend>) -> Result<Option<Ingest>, Error> {
+    let Some(identity) = identity.filter(|_| config.roles.ingest) else { return Ok(None) };
+    let tls = quic_config(Arc::clone(identity), &[ALPN, h3::ALPN], EarlyData::Accept);
+    Ok(Some(Ingest::bind(config.ingest.clone(), tls, Arc::clone(backend))?))
+}
+
+/// Opens the gateway's ports, where the node has that role, and fills the directory for the pages.
+async fn bind_gateway(
+    config: &Config,
+    addresses: &mut Addresses,
+    directory: &EndpointDirectory,
+    identity: Option<&Arc<ServerIdentity>>,
+    webtransport: Option<&WebTransport>,
+    services: &Arc<http::Services>,
+    shutdown: &Shutdown,
+) -> Result<Option<Gateway>, Error> {
+    let mut settings = config.gateway.clone();
+    settings.ap_port = port_of(addresses.ap.as_deref()).unwrap_or(config.ap.port());
+    settings.sm_port = port_of(addresses.sm.as_deref()).unwrap_or(config.sm.port());
+    settings.dsm_port = port_of(addresses.dsm.as_deref()).unwrap_or(config.dsm.port());
+    if !config.roles.wss {
+        // Another node of the platform has the sockets, on the ports that are set.
+        let [wss1, wss2, wss1_ui, wss2_ui] = settings.listeners().map(|(_, at, _)| at.first());
+        directory.set(settings, motience_gateway::Addresses { wss1, wss2, wss1_ui, wss2_ui }, webtransport.cloned(), false);
+        return Ok(None);
+    }
+    let (scheme, backend) = (settings.scheme(), Arc::clone(&services.backend));
+    let gateway = motience_gateway::bind(settings.clone(), identity, webtransport.cloned(), backend, shutdown.clone()).await?;
+    let at = gateway.addresses();
+    directory.set(settings, at, webtransport.cloned(), true);
+    addresses.wss1 = Some(url(scheme, at.wss1, "/producer"));
+    addresses.wss2 = Some(url(scheme, at.wss2, "/consumer"));
+    addresses.producer_page = Some(url("http", at.wss1_ui, "/"));
+    addresses.consumer_page = Some(url("http", at.wss2_ui, "/"));
+    Ok(Some(gateway))
+}
+
+/// Opens the port on which all services, and the gateway's sockets, are under TLS.
+fn https_listeners(
+    config: &Config,
+    addresses: &mut Addresses,
+    identity: &Arc<ServerIdentity>,
+    router: &Router,
+    gateway: Option<&Gateway>,
+    webtransport: Option<&WebTransport>,
+) -> Result<impl Iterator<Item = (Listener, Router)> + use<>, Error> {
+    let sockets = listen("HTTPS_PORT", config.https)?;
+    addresses.https = Some(url("https", config.https.local(&sockets), ""));
+    let http3 = webtransport.and_then(|at| HeaderValue::from_str(&format!("h3=\":{}\"; ma=86400", at.address.port())).ok());
+    let router = router.clone().layer(SetResponseHeaderLayer::overriding(header::ALT_SVC, move |_: &_| http3.clone()));
+    // One address for everything that a client over TCP can want.
+    let router = gateway.into_iter().fold(router, |all, gateway| all.merge(gateway.sockets()));
+    let tls = tcp_config(Arc::clone(identity), &[b"h2", b"http/1.1"]);
+    Ok(sockets.into_iter().map(move |socket| (Listener::tls(socket, Arc::clone(&tls)), router.clone())))
+}
+
 /// The router of all services that the node has.
-fn together(services: &Arc<http::Services>, roles: Roles, here: Option<WebTransport>, whereabouts: Whereabouts) -> axum::Router {
-    let more = motience_gateway::webtransport::router(here);
-    let parts =
-        [(roles.ap, ap::service(services)), (roles.sm, sm::service(services)), (roles.dsm, dsm::service(services).with(more.clone()))];
+fn combined_router(
+    services: &Arc<http::Services>,
+    roles: Roles,
+    webtransport: Option<&WebTransport>,
+    directory: EndpointDirectory,
+) -> Router {
+    let cert_hash = cert_hash::router(webtransport.cloned());
+    let dsm = data::service(services).with_extra_routes(cert_hash.clone());
+    let parts = [(roles.ap, accounts::service(services)), (roles.sm, subscriptions::service(services)), (roles.dsm, dsm)];
     let parts = parts.into_iter().filter_map(|(wanted, part)| wanted.then_some(part));
-    http::together(parts, more.merge(pages::console(whereabouts, Reach::Paths)), services)
+    http::combined_router(parts, cert_hash.merge(pages::console(directory, BaseUrlMode::Paths)), services)
 }
 
 fn listen(setting: &'static str, address: ListenAddress) -> Result<Vec<TcpListener>, Error> {

@@ -12,10 +12,15 @@ use axum::{
 };
 use motience_http::ApiError;
 use tower_http::set_header::SetResponseHeaderLayer;
-use utoipa::openapi::{
-    OpenApi, Server,
-    security::{Http, HttpAuthScheme, SecurityScheme},
+use utoipa::{
+    PartialSchema as _, ToSchema as _,
+    openapi::{
+        Content, OpenApi, Ref, RefOr, Server,
+        security::{Http, HttpAuthScheme, SecurityScheme},
+    },
 };
+
+use super::shapes::Problem;
 
 /// Swagger UI sets styles within the page and shows pictures that it carries with it; requests are tried on the service itself.
 const POLICY: &str = "default-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; frame-ancestors 'none'; base-uri 'none'; form-action 'self'";
@@ -28,7 +33,7 @@ const PAGE: &str = include_str!("docs/index.html");
 /// Addresses are relative to where the document or the page is found, so that they hold behind a proxy which takes a prefix off. The
 /// document is kept as bytes: a router is copied for each request, and whatever its handlers hold is copied with it.
 pub(super) fn documented(prefix: &str, streams: bool, document: OpenApi) -> Router {
-    let mut document = secured(document);
+    let mut document = completed(document);
     let page = page(&document.info.title, streams);
     // The folder above `api-docs/`.
     document.servers = Some(vec![Server::new("..")]);
@@ -57,7 +62,7 @@ pub(crate) fn guarded(router: Router) -> Router {
     router.layer(set(header::CONTENT_SECURITY_POLICY, POLICY)).layer(set(header::REFERRER_POLICY, "no-referrer"))
 }
 
-/// What is made once and given to everybody.
+/// A file that is made once and given to everybody.
 pub(crate) fn file(kind: &'static str, bytes: Bytes) -> MethodRouter {
     get(move || async move { ([(header::CONTENT_TYPE, HeaderValue::from_static(kind))], bytes) })
 }
@@ -78,9 +83,20 @@ fn part(name: &str, config: Arc<utoipa_swagger_ui::Config<'static>>) -> Result<R
     Ok(response)
 }
 
-/// Every document names the one way to authenticate.
-pub(crate) fn secured(mut document: OpenApi) -> OpenApi {
+/// Completes a document with the parts that hold for every operation: how to authenticate, and the form of every refusal.
+pub(crate) fn completed(mut document: OpenApi) -> OpenApi {
     let bearer = SecurityScheme::Http(Http::builder().scheme(HttpAuthScheme::Bearer).bearer_format("JWT").build());
-    document.components.get_or_insert_default().add_security_scheme("bearer", bearer);
+    let components = document.components.get_or_insert_default();
+    components.add_security_scheme("bearer", bearer);
+    components.schemas.insert(Problem::name().into_owned(), Problem::schema());
+    let problem = RefOr::T(Content::new(Some(Ref::from_schema_name(Problem::name()))));
+    let operations = document.paths.paths.values_mut().flat_map(|item| [&mut item.get, &mut item.post, &mut item.delete]).flatten();
+    for (status, response) in operations.flat_map(|operation| &mut operation.responses.responses) {
+        if let RefOr::T(response) = response
+            && status.as_str() >= "400"
+        {
+            response.content.insert("application/problem+json".to_owned(), problem.clone());
+        }
+    }
     document
 }

@@ -1,4 +1,4 @@
-//! The layers around every router: what holds for each request, whatever it asks.
+//! The layers around every router. They hold for each request, whatever it asks.
 
 use std::{
     any::Any,
@@ -30,7 +30,7 @@ use super::{Config, Services, Shared};
 /// How long a browser may remember what it was told about origins.
 const CORS_MEMORY: Duration = Duration::from_secs(3600);
 
-/// What pages may send: what the services read, and what tracing libraries add to every request by themselves.
+/// Headers that pages may send: those that the services read, and those that tracing libraries add to every request by themselves.
 const ALLOWED_HEADERS: [&str; 31] = [
     "authorization",
     "content-type",
@@ -92,25 +92,25 @@ pub(super) fn around(router: Router, services: &Arc<Services>) -> Router {
         .layer(cors(&services.config))
 }
 
-/// Lifts the limit on the time of a request, for one that takes as long as its body: that has limits of its own.
+/// Exempts a request from the limit on its time. A request that takes as long as its body has limits on that instead.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Unhurried(Arc<AtomicBool>);
+pub(crate) struct TimeoutExemption(Arc<AtomicBool>);
 
-impl Unhurried {
-    /// There is no limit from here on.
-    pub(crate) fn lift(&self) {
+impl TimeoutExemption {
+    /// Lifts the limit, for this request.
+    pub(crate) fn claim(&self) {
         self.0.store(true, Ordering::Relaxed);
     }
 }
 
 /// Ends a request that takes too long to be answered; how long the answer's body takes is another matter.
 async fn in_time(State(limit): State<Duration>, mut request: Request, next: Next) -> Response {
-    let unhurried = Unhurried::default();
-    request.extensions_mut().insert(unhurried.clone());
+    let exemption = TimeoutExemption::default();
+    request.extensions_mut().insert(exemption.clone());
     let mut answered = std::pin::pin!(next.run(request));
     match timeout(limit, answered.as_mut()).await {
         Ok(response) => response,
-        Err(_) if unhurried.0.load(Ordering::Relaxed) => answered.await,
+        Err(_) if exemption.0.load(Ordering::Relaxed) => answered.await,
         Err(_) => ApiError::unavailable("too_slow", "The request took too long. Try again.").into_response(),
     }
 }

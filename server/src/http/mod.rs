@@ -1,16 +1,16 @@
-//! What ap, sm and dsm share: their settings, their limits, the layers around every router, and their documents.
+//! The parts that the three REST services share: settings, limits, the layers around every router, and documents.
 
 mod attempts;
 mod docs;
 mod layers;
 mod limiters;
-pub(crate) mod marks;
 mod rates;
 mod requests;
 pub(crate) mod shapes;
 mod stream;
 #[cfg(test)]
 pub(crate) mod tests;
+pub(crate) mod time_index;
 
 use std::{sync::Arc, time::Duration};
 
@@ -23,11 +23,11 @@ use tokio_util::sync::CancellationToken;
 use utoipa::openapi::OpenApi;
 
 use docs::documented;
-pub(crate) use docs::{file, guarded, secured};
-pub(crate) use layers::Unhurried;
+pub(crate) use docs::{completed, file, guarded};
+pub(crate) use layers::TimeoutExemption;
 pub use rates::Rates;
 
-use self::marks::TimeMarks;
+use self::time_index::TimeIndex;
 
 /// Settings of the HTTP services.
 #[derive(Clone, Debug)]
@@ -111,7 +111,7 @@ fn is_origin(text: &str) -> bool {
     host.is_some_and(|host| !host.is_empty() && !host.contains(['/', '*', ' '])) && text.parse::<axum::http::HeaderValue>().is_ok()
 }
 
-/// What the handlers of the three services use.
+/// The parts that the handlers of the three services use.
 #[derive(Debug)]
 pub struct Services {
     /// Accounts, store, relay.
@@ -120,9 +120,9 @@ pub struct Services {
     pub config: Config,
     /// Rate limits in force.
     pub limiters: limiters::Limiters,
-    /// What is known of the times in logs.
-    pub(crate) marks: TimeMarks,
-    /// Cancelled when the node begins to go away: what has no end by itself ends then.
+    /// Times in the logs that were read.
+    pub(crate) time_index: TimeIndex,
+    /// Cancelled when the node begins to drain. Streams without an end stop then.
     pub draining: CancellationToken,
 }
 
@@ -130,7 +130,7 @@ impl Services {
     /// The services over one backend, until `draining`.
     pub fn new(backend: Arc<Backend>, config: Config, draining: CancellationToken) -> Arc<Self> {
         let limiters = limiters::Limiters::new(&config);
-        Arc::new(Self { backend, config, limiters, marks: TimeMarks::default(), draining })
+        Arc::new(Self { backend, config, limiters, time_index: TimeIndex::default(), draining })
     }
 }
 
@@ -171,24 +171,24 @@ pub(crate) struct Service {
     /// Whether the AsyncAPI document is beside it.
     pub(crate) streams: bool,
     /// Paths that are no part of its document.
-    pub(crate) more: Router,
+    pub(crate) extra_routes: Router,
 }
 
 impl Service {
-    /// The same with more paths.
+    /// Adds paths that are no part of the document.
     #[must_use]
-    pub(crate) fn with(self, more: Router) -> Self {
-        Self { more: self.more.merge(more), ..self }
+    pub(crate) fn with_extra_routes(self, routes: Router) -> Self {
+        Self { extra_routes: self.extra_routes.merge(routes), ..self }
     }
 
-    /// A port of its own: its operations at the root and under its alias, its document and Swagger UI at `/api-docs`, to which `/`
+    /// The router of a port of its own: its operations at the root and under its alias, its document and Swagger UI at `/api-docs`, to which `/`
     /// leads, what operators ask, and the layers that hold for every request.
-    pub(crate) fn alone(self, services: &Arc<Services>) -> Router {
+    pub(crate) fn standalone_router(self, services: &Arc<Services>) -> Router {
         let paths = self.paths(&["", self.alias]).chain(KNOWN.map(str::to_owned)).collect::<Vec<_>>();
         let router = Router::new()
             .merge(self.operations.clone())
             .nest(self.alias, self.operations)
-            .merge(self.more)
+            .merge(self.extra_routes)
             .merge(documented("", self.streams, self.document))
             .route("/", get(async || Redirect::temporary("api-docs/")))
             .merge(shared_http::operations(self.name, Arc::clone(&services.backend), services.config.detail));
@@ -213,13 +213,13 @@ pub(crate) fn limited(operations: Router, services: &Arc<Services>) -> Router {
 
 /// All of a node's services on one port: each under its prefix with its document, the operations of all at the root and
 /// under their aliases too, and what operators ask, once.
-pub(crate) fn together(parts: impl IntoIterator<Item = Service>, more: Router, services: &Arc<Services>) -> Router {
-    let mut router = more.merge(shared_http::operations("motience", Arc::clone(&services.backend), services.config.detail));
+pub(crate) fn combined_router(parts: impl IntoIterator<Item = Service>, extra_routes: Router, services: &Arc<Services>) -> Router {
+    let mut router = extra_routes.merge(shared_http::operations("motience", Arc::clone(&services.backend), services.config.detail));
     let mut paths: Vec<String> = KNOWN.map(str::to_owned).into();
     for part in parts {
         paths.extend(part.paths(&["", part.prefix, part.alias]));
         router = router
-            .nest(part.prefix, part.operations.clone().merge(part.more))
+            .nest(part.prefix, part.operations.clone().merge(part.extra_routes))
             .merge(part.operations.clone())
             .nest(part.alias, part.operations)
             .merge(documented(part.prefix, part.streams, part.document));

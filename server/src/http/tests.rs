@@ -68,7 +68,7 @@ pub(crate) async fn platform_on(settings: &[(&str, &str)], store: store::Config)
     config.volatile = true;
     let (clock, time) = Clock::manual(datetime!(2026-01-01 00:00 UTC));
     let services = Services::new(Backend::open(config, clock).await.unwrap(), Config::from_env(&env).unwrap(), CancellationToken::new());
-    let (ap, sm, dsm) = (crate::ap::router(&services), crate::sm::router(&services), crate::dsm::router(&services));
+    let (ap, sm, dsm) = (crate::accounts::router(&services), crate::subscriptions::router(&services), crate::data::router(&services));
     Platform { services, time, ap, sm, dsm }
 }
 

@@ -40,7 +40,7 @@ use self::{
     query::Wanted,
     session::{Parts, Session},
 };
-use crate::http::{Shared, shapes};
+use crate::http::Shared;
 
 const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
 const ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
@@ -63,14 +63,14 @@ const ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering")
     schema::LastEventId,
 ), responses(
     (status = 200, description = "Records, until the stream ends", content((String = "text/event-stream"), (String = "application/x-ndjson"))),
-    (status = 400, description = "An expression that makes no sense: `column` and `caret` point at the character", body = shapes::Problem, content_type = "application/problem+json"),
-    (status = 401, description = "No or bad token", body = shapes::Problem, content_type = "application/problem+json"),
-    (status = 403, description = "Not subscribed to one of these, or another's log", body = shapes::Problem, content_type = "application/problem+json"),
-    (status = 404, description = "No such producer", body = shapes::Problem, content_type = "application/problem+json"),
-    (status = 406, description = "Neither form is acceptable", body = shapes::Problem, content_type = "application/problem+json"),
-    (status = 422, description = "A parameter is out of bounds", body = shapes::Problem, content_type = "application/problem+json"),
-    (status = 429, description = "The account has too many streams", body = shapes::Problem, content_type = "application/problem+json"),
-    (status = 503, description = "The database or the log is away, or the node is full", body = shapes::Problem, content_type = "application/problem+json"),
+    (status = 400, description = "An expression that makes no sense: `column` and `caret` point at the character"),
+    (status = 401, description = "No or bad token"),
+    (status = 403, description = "Not subscribed to one of these, or another's log"),
+    (status = 404, description = "No such producer"),
+    (status = 406, description = "Neither form is acceptable"),
+    (status = 422, description = "A parameter is out of bounds"),
+    (status = 429, description = "The account has too many streams"),
+    (status = 503, description = "The database or the log is away, or the node is full"),
 ))]
 pub(crate) async fn stream(
     State(services): State<Shared>,

@@ -36,18 +36,18 @@ async fn a_history_in_which_nothing_is_found_is_read_through_once() {
     };
     let readers = (0..32).map(|_| ask("by=device&from=2030-01-01T00:00:00Z"));
     assert_eq!(futures_util::future::join_all(readers).await, [0; 32]);
-    let scanned = platform.services.marks.scanned();
+    let scanned = platform.services.time_index.scanned();
     // The message has the producer's id beside the record.
     assert!((bytes..bytes + 4000 * 40).contains(&scanned), "{scanned} bytes were looked through, of {bytes}");
     // What is known to be elsewhere is passed over, and the rest is found.
     assert_eq!(ask("by=device&from=2025-01-29T12:30:00Z&to=2025-01-29T12:30:09Z").await, 10);
-    let some = platform.services.marks.scanned() - scanned;
+    let some = platform.services.time_index.scanned() - scanned;
     assert!(some <= bytes / 2, "{some} bytes were looked through for ten records, of {bytes}");
     // What comes in later is looked at, and nothing else.
     fill(&platform, producer.id.producer(), 10).await;
-    let before = platform.services.marks.scanned();
+    let before = platform.services.time_index.scanned();
     assert_eq!(ask("by=device&from=2030-01-01T00:00:00Z").await, 0);
-    let later = platform.services.marks.scanned() - before;
+    let later = platform.services.time_index.scanned() - before;
     assert!(later > 0 && later < bytes / 100, "{later} bytes were looked through for ten new records");
     assert_eq!(ask("by=device&from=2025-01-29T12:00:00Z&to=2025-01-29T12:00:09Z").await, 20);
 }
@@ -64,9 +64,9 @@ async fn what_came_at_other_times_is_not_read() {
     // They began at midnight, and one comes alone.
     fill(&platform, producer.id.producer(), 1).await;
     let ask = async |query: &str| {
-        let before = platform.services.marks.scanned();
+        let before = platform.services.time_index.scanned();
         let answer = platform.dsm(Method::GET, &format!("/history/{}?{query}", producer.id), Some(&token), Sent::Nothing).await;
-        (answer.json(200).as_array().unwrap().len(), platform.services.marks.scanned() - before)
+        (answer.json(200).as_array().unwrap().len(), platform.services.time_index.scanned() - before)
     };
     assert_eq!(ask("from=2026-01-01T02:00:00Z").await.0, 0);
     let (found, scanned) = ask("from=2026-01-01T00:50:00Z").await;

@@ -1,0 +1,66 @@
+//! Counters of one side of the gateway, for its `/stats` and for the metrics.
+
+use std::{
+    sync::atomic::{AtomicU64, Ordering},
+    time::Instant,
+};
+
+use serde::Serialize;
+
+/// Counters of one side.
+pub(crate) struct Counters {
+    side: &'static str,
+    connections: AtomicU64,
+    records: AtomicU64,
+    bytes: AtomicU64,
+    started: Instant,
+}
+
+/// The answer of `/stats`.
+#[derive(Serialize)]
+pub(crate) struct Stats {
+    connections: u64,
+    records: u64,
+    bytes: u64,
+    uptime_seconds: u64,
+}
+
+/// One open connection; counted until dropped.
+pub(crate) struct Open<'c>(&'c Counters);
+
+impl Counters {
+    pub(crate) fn new(side: &'static str) -> Self {
+        let zero = AtomicU64::default;
+        Self { side, connections: zero(), records: zero(), bytes: zero(), started: Instant::now() }
+    }
+
+    pub(crate) fn open(&self) -> Open<'_> {
+        self.connections.fetch_add(1, Ordering::Relaxed);
+        metrics::gauge!("motience_websocket_connections", "side" => self.side).increment(1);
+        Open(self)
+    }
+
+    /// Counts records that went through, in one step for many.
+    pub(crate) fn count(&self, records: u64, bytes: u64) {
+        self.records.fetch_add(records, Ordering::Relaxed);
+        self.bytes.fetch_add(bytes, Ordering::Relaxed);
+        metrics::counter!("motience_websocket_records_total", "side" => self.side).increment(records);
+        metrics::counter!("motience_websocket_bytes_total", "side" => self.side).increment(bytes);
+    }
+
+    pub(crate) fn stats(&self) -> Stats {
+        Stats {
+            connections: self.connections.load(Ordering::Relaxed),
+            records: self.records.load(Ordering::Relaxed),
+            bytes: self.bytes.load(Ordering::Relaxed),
+            uptime_seconds: self.started.elapsed().as_secs(),
+        }
+    }
+}
+
+impl Drop for Open<'_> {
+    fn drop(&mut self) {
+        self.0.connections.fetch_sub(1, Ordering::Relaxed);
+        metrics::gauge!("motience_websocket_connections", "side" => self.0.side).decrement(1);
+    }
+}

@@ -1,0 +1,57 @@
+//! The accounts service (role `ap`): registration, login, tokens, and the accounts for operators. One operation a file.
+
+mod directory;
+mod list;
+mod login;
+mod logout;
+mod refresh;
+mod register;
+mod revoke;
+mod session;
+mod verify;
+
+use std::sync::Arc;
+
+use axum::Router;
+use utoipa::{OpenApi, openapi};
+use utoipa_axum::{router::OpenApiRouter, routes};
+
+use crate::http::{Service, Services, Shared, completed, limited};
+
+#[derive(OpenApi)]
+#[openapi(info(
+    title = "Motience: accounts",
+    description = "Registration, login, tokens, and the accounts for operators. Every path also answers under `/api/auth`."
+))]
+struct Document;
+
+/// The whole service on a port of its own.
+pub fn router(services: &Arc<Services>) -> Router {
+    service(services).standalone_router(services)
+}
+
+/// The service's operations and its document.
+pub(crate) fn service(services: &Arc<Services>) -> Service {
+    let (operations, document) = operations().with_state(Shared(Arc::clone(services))).split_for_parts();
+    let operations = limited(operations, services);
+    Service { name: "motience-ap", prefix: "/ap", alias: "/api/auth", operations, document, streams: false, extra_routes: Router::new() }
+}
+
+/// Its OpenAPI document.
+pub fn document() -> openapi::OpenApi {
+    completed(operations().into_openapi())
+}
+
+fn operations() -> OpenApiRouter<Shared> {
+    OpenApiRouter::with_openapi(Document::openapi())
+        .routes(routes!(register::register))
+        .routes(routes!(login::login))
+        .routes(routes!(refresh::refresh))
+        .routes(routes!(logout::logout))
+        .routes(routes!(directory::producers))
+        .routes(routes!(directory::consumers))
+        .routes(routes!(verify::verify))
+        .routes(routes!(list::accounts))
+        .routes(routes!(revoke::revoke))
+        .routes(routes!(revoke::restore))
+}

@@ -1,0 +1,247 @@
+//! One list out of two: what the database keeps, and after it what only the log holds yet.
+//!
+//! The list of a producer is its kept rows in order of id, then the entries of its log after the place that the history has come to.
+//! An entry moves from the second half to the end of the first when the history writer keeps it, which changes its id but not the
+//! order. So each half has ids of its own, and a reader that goes on after an id of the log is first looked up among the rows.
+//!
+//! Reading a log costs what it holds, whatever is found. So what came at other times than those asked for is not read; by the devices'
+//! times, parts that are known to hold nothing of them are passed over; and a reader lets others have their turn as it goes.
+//!
+//! Invariant, whatever the writer does meanwhile: following the parts gives each record once and in the order of the log. Where the log
+//! lost its tail, a record that was kept before is not given again, but one that was read from the log may be.
+
+use motience_backend::Backend;
+use motience_http::ApiError;
+use motience_log::Head;
+use motience_proto::model::{Cursor, LogEpoch, LogKey, Offset, ProducerId, RecordName, record::Parts};
+use motience_relay as relay;
+use motience_store::{HistoryEntry, HistoryQuery, entry_bytes, kept_time};
+use serde_json::value::RawValue;
+use time::{Duration, OffsetDateTime};
+
+use crate::http::time_index::{Span, TimeIndex};
+
+/// The log's offset 0 as an id. Rows are numbered below it, and JavaScript holds twice this exactly.
+const LOG: i64 = 1 << 52;
+/// Bytes read from the log at once.
+const CHUNK: usize = 256 << 10;
+/// Bytes of the log looked through for one part, about: few of its entries may be of the time asked for.
+const MOST: usize = 8 << 20;
+/// Times of arrival rise in a log, but for this much: each is of the clock of the node that wrote it.
+const SKEW: Duration = Duration::minutes(1);
+/// Bytes looked through before others have their turn.
+const TURN: usize = 64 << 10;
+
+/// Some of the list.
+#[derive(Debug, Default)]
+pub(super) struct Part {
+    pub(super) records: Vec<Record>,
+    /// Where the next part begins, if there may be one.
+    pub(super) next: Option<After>,
+}
+
+/// One record of either half.
+#[derive(Debug)]
+pub(super) struct Record {
+    pub(super) id: i64,
+    pub(super) device_id: String,
+    pub(super) timestamp: OffsetDateTime,
+    pub(super) data: Box<RawValue>,
+    pub(super) extra: Option<Box<RawValue>>,
+    pub(super) received_at: Option<OffsetDateTime>,
+}
+
+/// What a part follows on.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct After {
+    /// The last record, of either half.
+    pub(super) id: i64,
+    /// The log epoch that an id of the log belongs to; `None`: the present one.
+    pub(super) epoch: Option<LogEpoch>,
+    /// The last row that was read before an id of the log.
+    pub(super) kept: Option<i64>,
+}
+
+/// Reads what `query` asks for, after `after`.
+pub(super) async fn read(
+    backend: &Backend,
+    times: &TimeIndex,
+    producer: ProducerId,
+    query: &HistoryQuery,
+    after: After,
+) -> Result<Part, ApiError> {
+    let (store, room) = (&backend.store, query.limit as usize);
+    let key = backend.relay.log_of(producer).await?;
+    // Before the rows are read: what is kept after this look is found among the rows, in the log, or in both; never in neither.
+    let stands = store.history_cursor(producer).await?;
+    let (mut head, mut seen, mut kept) = (None, None, Some(after.id));
+    if after.id >= LOG {
+        let found = head_of(backend, key).await?;
+        let place = Cursor { epoch: after.epoch.unwrap_or(found.epoch()), offset: Offset((after.id - LOG).unsigned_abs()) };
+        kept = store.history_id(producer, place).await?.max(after.kept);
+        (head, seen) = (Some(found), Some(place));
+    }
+
+    let mut part = Part::default();
+    let mut bytes = query.bytes;
+    if let Some(id) = kept {
+        let rows = store.history(producer, &HistoryQuery { after: id, ..*query }).await?;
+        bytes = bytes.saturating_sub(rows.iter().map(HistoryEntry::bytes).sum());
+        let full = rows.len() >= room || bytes == 0;
+        if let Some(last) = rows.last() {
+            kept = Some(last.id);
+        }
+        let unseen = |row: &HistoryEntry| match (&head, seen, row.place) {
+            (Some(head), Some(seen), Some(place)) => !is_before(head, place, seen),
+            _ => true,
+        };
+        // The writer may just have kept what the reader has from the log.
+        let behind = rows.last().is_some_and(|last| !unseen(last));
+        part.records = rows.into_iter().filter(unseen).map(Record::from).collect();
+        if full {
+            part.next = if behind { Some(After { kept, ..after }) } else { kept.map(|id| After { id, ..After::default() }) };
+            return Ok(part);
+        }
+    }
+
+    let head = match head {
+        Some(head) => head,
+        None => head_of(backend, key).await?,
+    };
+    let places = [stands, seen].into_iter().flatten();
+    let start = places.map(|place| head.lives.resume(place, head.last).offset).max().unwrap_or_default();
+    let start = start.max(first_of(backend, key, query).await?);
+    let room = Room { records: room - part.records.len(), bytes };
+    let logged = Logged::read(backend, times, key, query, &head, start, room).await?;
+    // The writer may have kept some of it just before the rows were read; and after the log lost its tail, a record may be in it again
+    // that was kept long before.
+    let kept_too = match kept {
+        Some(until) if until > 0 => store.names_kept(producer, &logged.names, until).await?,
+        _ => Default::default(),
+    };
+    let records = logged.names.iter().zip(logged.records).filter(|(name, _)| !kept_too.contains(name));
+    part.records.extend(records.map(|(_, record)| record));
+    part.next = logged.next.map(|next| After { kept, ..next });
+    Ok(part)
+}
+
+async fn head_of(backend: &Backend, key: LogKey) -> Result<Head, ApiError> {
+    Ok(backend.relay.log().head(key).await.map_err(relay::Error::from)?)
+}
+
+/// Whether a reader that has come to `seen` has read what lies at `place`: in one life by the offsets, and in two where the present
+/// life shares the place.
+fn is_before(head: &Head, place: Cursor, seen: Cursor) -> bool {
+    let shared = |cursor| head.lives.resume(cursor, head.last).offset;
+    if place.epoch == seen.epoch { place.offset <= seen.offset } else { shared(place) == place.offset && place.offset <= shared(seen) }
+}
+
+/// Where the log begins with what came at the times asked for, or somewhat before.
+async fn first_of(backend: &Backend, key: LogKey, query: &HistoryQuery) -> Result<Offset, ApiError> {
+    let from = query.from.filter(|_| !query.by_device).and_then(|from| from.checked_sub(SKEW));
+    match from {
+        Some(from) => Ok(backend.relay.log().before(key, from).await.map_err(relay::Error::from)?),
+        None => Ok(Offset::default()),
+    }
+}
+
+/// Whether what came at `received`, and all behind it, came after the times asked for.
+fn is_behind(query: &HistoryQuery, received: Option<OffsetDateTime>) -> bool {
+    let to = query.to.filter(|_| !query.by_device).and_then(|to| to.checked_add(SKEW));
+    to.zip(received).is_some_and(|(to, received)| received > to)
+}
+
+/// How much of the log there is room for. The last record may go beyond the bytes.
+struct Room {
+    records: usize,
+    bytes: usize,
+}
+
+/// What the log holds.
+#[derive(Default)]
+struct Logged {
+    names: Vec<RecordName>,
+    records: Vec<Record>,
+    next: Option<After>,
+}
+
+impl Logged {
+    /// Entries after `at`, as many of the times asked for as there is room for.
+    async fn read(
+        backend: &Backend,
+        times: &TimeIndex,
+        key: LogKey,
+        query: &HistoryQuery,
+        head: &Head,
+        mut at: Offset,
+        mut room: Room,
+    ) -> Result<Self, ApiError> {
+        let mut found = Self::default();
+        let log = (key.producer, head.epoch());
+        let (mut looked, mut turn) = (0, 0);
+        let more = 'all: loop {
+            at = times.skip(log, query, at);
+            let read = backend.relay.log().read(key, at, CHUNK).await.map_err(relay::Error::from)?;
+            if read.batches.is_empty() {
+                let Some((_, damaged)) = read.damaged else { break false };
+                // More may lie behind what the log's file no longer gives.
+                at = damaged;
+                continue;
+            }
+            if looked >= MOST || read.epoch != head.epoch() {
+                break true;
+            }
+            let mut span = Span::begin(at);
+            for batch in &read.batches {
+                let received = batch.received.map(kept_time);
+                if is_behind(query, received) {
+                    times.keep(log, span);
+                    break 'all false;
+                }
+                for (offset, name, message) in batch.after(at) {
+                    if room.records == 0 || room.bytes == 0 {
+                        times.keep(log, span);
+                        break 'all true;
+                    }
+                    at = offset;
+                    looked += message.len();
+                    turn += message.len();
+                    let record = Parts::of(message).ok().and_then(|parts| Some((parts.time().ok().map(kept_time)?, parts)));
+                    span.add(offset, message.len(), record.as_ref().map(|(time, _)| *time));
+                    // Damaged in the log, as it was checked when it came in; or of another time.
+                    let Some((time, parts)) = record.filter(|(time, _)| query.includes(*time, received)) else { continue };
+                    let record = Record::logged(offset, (time, received), parts);
+                    room.records -= 1;
+                    room.bytes = room.bytes.saturating_sub(entry_bytes(&record.data, record.extra.as_deref()));
+                    found.names.push(name);
+                    found.records.push(record);
+                }
+                if turn >= TURN {
+                    turn = 0;
+                    tokio::task::yield_now().await;
+                }
+            }
+            times.keep(log, span);
+        };
+        found.next = more.then(|| After { id: log_id(at), epoch: Some(head.epoch()), kept: None });
+        Ok(found)
+    }
+}
+
+impl Record {
+    fn logged(offset: Offset, (timestamp, received_at): (OffsetDateTime, Option<OffsetDateTime>), parts: Parts<'_>) -> Self {
+        let (data, extra) = (parts.data.to_owned(), parts.others());
+        Self { id: log_id(offset), timestamp, data, extra, received_at, device_id: parts.device_id.into_owned() }
+    }
+}
+
+impl From<HistoryEntry> for Record {
+    fn from(entry: HistoryEntry) -> Self {
+        let HistoryEntry { id, device_id, timestamp, data, extra, received_at, .. } = entry;
+        Self { id, device_id, timestamp, data, extra, received_at }
+    }
+}
+
+fn log_id(offset: Offset) -> i64 {
+    LOG.saturating_add_unsigned(offset.0)
+}

@@ -1,0 +1,73 @@
+//! The data service (role `dsm`): records over HTTP, the history, live streams, consumers' cursors, devices and nodes. One operation a file.
+
+mod cursors;
+mod devices;
+pub(crate) mod history;
+mod nodes;
+mod publish;
+mod streams;
+mod writer;
+
+use std::sync::Arc;
+
+use axum::{Router, extract::DefaultBodyLimit};
+use motience_auth::Grant;
+use motience_http::ApiError;
+use motience_proto::model::{ProducerId, Role};
+use utoipa::{OpenApi, openapi};
+use utoipa_axum::{router::OpenApiRouter, routes};
+
+pub use writer::history_writer;
+
+use crate::{
+    asyncapi,
+    http::{Service, Services, Shared, completed, limited},
+    stream,
+};
+
+#[derive(OpenApi)]
+#[openapi(info(
+    title = "Motience: data",
+    description = "Records over HTTP, the history, live streams, consumers' cursors, devices and nodes. Every path also answers under `/api`."
+))]
+struct Document;
+
+/// The whole service on a port of its own.
+pub fn router(services: &Arc<Services>) -> Router {
+    service(services).standalone_router(services)
+}
+
+/// The service's operations and its document.
+pub(crate) fn service(services: &Arc<Services>) -> Service {
+    let (operations, document) = operations(services.config.data_body).with_state(Shared(Arc::clone(services))).split_for_parts();
+    let operations = limited(operations, services);
+    Service { name: "motience-dsm", prefix: "/dsm", alias: "/api", operations, document, streams: true, extra_routes: asyncapi::router() }
+}
+
+/// Its OpenAPI document.
+pub fn document() -> openapi::OpenApi {
+    completed(operations(0).into_openapi())
+}
+
+/// `data_body`: largest body of `POST /data`.
+fn operations(data_body: usize) -> OpenApiRouter<Shared> {
+    let data = OpenApiRouter::new().routes(routes!(publish::data)).layer(DefaultBodyLimit::max(data_body));
+    OpenApiRouter::with_openapi(Document::openapi())
+        .merge(data)
+        .routes(routes!(history::history))
+        .routes(routes!(streams::streams))
+        .routes(routes!(stream::stream))
+        .routes(routes!(cursors::list))
+        .routes(routes!(cursors::delete))
+        .routes(routes!(devices::devices))
+        .routes(routes!(nodes::nodes))
+}
+
+/// Whether a caller may see a producer's records and devices.
+async fn may_read(services: &Shared, grant: &Grant, producer: ProducerId) -> Result<bool, ApiError> {
+    Ok(match grant.role {
+        Role::Producer => grant.user == producer.user(),
+        Role::Consumer => services.backend.store.is_following(grant.user.consumer(), producer).await?,
+        Role::Admin => true,
+    })
+}

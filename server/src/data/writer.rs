@@ -1,0 +1,255 @@
+//! The history writer (PERSIST=true): one more durable consumer of the log, which follows every producer and keeps what it reads.
+//!
+//! It gathers a batch, and reads on only after that is committed together with its place in each log. So a database that is away
+//! delays it, costs no memory, and loses nothing that the log still holds; and wherever it is cut off, it or another goes on at the
+//! stored place, with each record kept once. One node of a cluster writes at a time (see [`lease`]); that two believe they do is
+//! harmless, because a batch is kept only where the history stands where its reader began.
+//!
+//! When an embedded node stops, it goes on until nothing more comes in: the log may end with its process. In a cluster another node
+//! goes on.
+
+mod lease;
+mod pending;
+#[cfg(test)]
+mod tests;
+
+use std::{
+    collections::{BTreeSet, HashMap},
+    sync::Arc,
+    time::Duration,
+};
+
+use motience_log::Batch;
+use motience_proto::model::{Cursor, DeviceId, Offset, ProducerId, Role, record::Parts};
+use motience_relay::{self as relay, Delivery, ReadFrom, Subscriber};
+use motience_store::{HistoryRow, MAX_PAGE, Page};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout, timeout_at};
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, info, warn};
+
+use self::{lease::Lease, pending::Pending};
+use crate::http::Services;
+
+/// How often new producers are looked for.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// How long nothing must have come in before a node that stops counts its log as read.
+const QUIET: Duration = Duration::from_secs(1);
+/// Longest time for which a batch is gathered: many producers that send little then share a transaction.
+const GATHER: Duration = Duration::from_millis(100);
+/// How long news gather before the log is read: what was published is not kept, but read from the log itself.
+const READ_EVERY: Duration = Duration::from_millis(50);
+/// First pause before a database that is away is tried again; doubles up to [`MAX_PAUSE`].
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+const MAX_PAUSE: Duration = Duration::from_secs(5);
+
+/// Keeps records until `stop`, and of an embedded node what still comes in while its entrances close.
+pub async fn history_writer(services: Arc<Services>, stop: CancellationToken) {
+    let mut lease = Lease::new(Arc::clone(&services));
+    loop {
+        // An embedded node's log is finished even where the stop comes at once.
+        if stop.run_until_cancelled(lease.acquired()).await.is_none() && !lease.is_uncontended() {
+            break;
+        }
+        info!("keeping history");
+        let mut writer = Writer::new(Arc::clone(&services));
+        // Cutting `run` short loses nothing: what it has read is in `pending` until it is committed, and whether a commit that was cut
+        // short took place shows in the stored place.
+        if stop.run_until_cancelled(writer.run(&mut lease)).await.is_none() {
+            if lease.is_uncontended() {
+                writer.finish().await;
+            }
+            break;
+        }
+        info!("another node keeps history now");
+    }
+    lease.release().await;
+}
+
+struct Writer {
+    services: Arc<Services>,
+    subscriber: Subscriber,
+    /// The producers it follows, and how far the history of each has come as far as it knows.
+    kept: HashMap<ProducerId, Option<Cursor>>,
+    /// Producers to follow at the next look.
+    to_follow: BTreeSet<ProducerId>,
+    /// The last producer found.
+    newest: i64,
+    pending: Pending,
+}
+
+impl Writer {
+    fn new(services: Arc<Services>) -> Self {
+        let subscriber = services.backend.relay.subscriber().uncounted().from_log(READ_EVERY);
+        Self { services, subscriber, kept: HashMap::new(), to_follow: BTreeSet::new(), newest: 0, pending: Pending::default() }
+    }
+
+    /// Returns when another node has taken over.
+    async fn run(&mut self, lease: &mut Lease) {
+        let mut look = interval(LOOK_EVERY);
+        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                _ = look.tick() => {
+                    if !lease.is_held().await {
+                        return;
+                    }
+                    self.look().await;
+                }
+                delivery = self.subscriber.next() => {
+                    self.gather_from(delivery).await;
+                    self.keep().await;
+                }
+            }
+        }
+    }
+
+    async fn finish(&mut self) {
+        self.look().await;
+        self.keep().await;
+        while let Ok(delivery) = timeout(QUIET, self.subscriber.next()).await {
+            self.take(delivery);
+            while !self.pending.is_full()
+                && let Some(delivery) = self.subscriber.try_next()
+            {
+                self.take(delivery);
+            }
+            self.keep().await;
+        }
+    }
+
+    /// Follows whom it does not follow yet. What cannot be done now is done at the next look.
+    async fn look(&mut self) {
+        if let Err(e) = self.follow_new_producers().await {
+            warn!(error = %e, "not every producer can be followed for the history; trying again");
+        }
+    }
+
+    /// Who has registered since the last look, and who sends: of two accounts that are made at once the later one may be seen first,
+    /// and the other is then behind `newest`.
+    async fn follow_new_producers(&mut self) -> Result<(), relay::Error> {
+        let live = self.services.backend.relay.streams().into_iter().map(|live| live.producer);
+        self.to_follow.extend(live.filter(|producer| !self.kept.contains_key(producer)));
+        while let Some(&producer) = self.to_follow.first() {
+            let cursor = self.services.backend.store.history_cursor(producer).await.map_err(Arc::new)?;
+            self.follow(producer, cursor).await?;
+            self.to_follow.remove(&producer);
+        }
+        loop {
+            let page = Page { after: self.newest, limit: MAX_PAGE };
+            let store = &self.services.backend.store;
+            let found = store.users(Role::Producer, page).await.map_err(Arc::new)?;
+            let (Some(first), Some(last)) = (found.first(), found.last()) else { return Ok(()) };
+            let cursors = store.history_cursors(first.id.producer(), last.id.producer()).await.map_err(Arc::new)?;
+            let cursors: HashMap<ProducerId, Cursor> = cursors.into_iter().collect();
+            for producer in found.iter().map(|user| user.id.producer()) {
+                self.follow(producer, cursors.get(&producer).copied()).await?;
+                self.newest = producer.0;
+            }
+            if found.len() < MAX_PAGE as usize {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Follows a producer from where its history stands.
+    async fn follow(&mut self, producer: ProducerId, cursor: Option<Cursor>) -> Result<(), relay::Error> {
+        if !self.kept.contains_key(&producer) {
+            self.subscriber.follow(producer, cursor.map_or(ReadFrom::Earliest, ReadFrom::After)).await?;
+            self.kept.insert(producer, cursor);
+        }
+        Ok(())
+    }
+
+    /// Gathers a delivery and what comes in after it, until there is enough or it has lasted long enough.
+    async fn gather_from(&mut self, delivery: Delivery) {
+        self.take(delivery);
+        let until = Instant::now() + GATHER;
+        while !self.pending.is_full()
+            && let Ok(delivery) = timeout_at(until, self.subscriber.next()).await
+        {
+            self.take(delivery);
+        }
+    }
+
+    fn take(&mut self, delivery: Delivery) {
+        let producer = delivery.producer();
+        // It gives nothing of whom it does not follow.
+        let (Some(&expected), Some(key)) = (self.kept.get(&producer), self.subscriber.log_key(producer)) else { return };
+        match delivery {
+            Delivery::Batch { batch, after } => {
+                let cursor = Cursor { epoch: batch.epoch, offset: batch.last() };
+                let rows = self.rows(&batch, after);
+                self.pending.add(key, expected, cursor, rows);
+            }
+            Delivery::Gap { from, to, cause, .. } => {
+                warn!(%producer, %from, %to, ?cause, "these records went before the history writer came to them: they are not kept");
+                metrics::counter!("motience_history_missed_total").increment(to.0 - from.0 + 1);
+                if let Some(at) = self.subscriber.cursor(producer) {
+                    self.pending.add(key, expected, Cursor { offset: to, ..at }, Vec::new());
+                }
+            }
+            Delivery::Reset { cursor, .. } => {
+                info!(%producer, %cursor, "the log began a new epoch");
+                self.pending.add(key, expected, cursor, Vec::new());
+            }
+        }
+    }
+
+    fn rows(&self, batch: &Batch, after: Offset) -> Vec<HistoryRow> {
+        let received_at = batch.received.unwrap_or_else(|| self.services.backend.clock.now());
+        let mut rows = Vec::with_capacity(batch.len());
+        for (offset, name, message) in batch.after(after) {
+            // Checked when it came in; what cannot be taken apart now was damaged in the log.
+            let parts = Parts::of(message).and_then(|parts| Ok((parts.time()?, parts)));
+            let row = parts.ok().and_then(|(timestamp, parts)| {
+                let device = DeviceId::new(&parts.device_id).ok()?;
+                let place = Cursor { epoch: batch.epoch, offset };
+                Some(HistoryRow { place, name, device, timestamp, received_at, extra: parts.others(), data: parts.data.to_owned() })
+            });
+            match row {
+                Some(row) => rows.push(row),
+                None => warn!(producer = %batch.producer, %offset, "a damaged entry is not kept"),
+            }
+        }
+        rows
+    }
+
+    /// Tries until what was gathered is committed, or is found to be kept already.
+    async fn keep(&mut self) {
+        let (begun, mut pause) = (Instant::now(), FIRST_PAUSE);
+        while !self.pending.is_empty() {
+            match self.services.backend.store.keep_history(self.pending.batches()).await {
+                Ok(kept) => {
+                    metrics::counter!("motience_history_rows_total").increment(kept.rows);
+                    metrics::counter!("motience_history_batches_total").increment(1);
+                    metrics::gauge!("motience_history_waiting_seconds").set(0.0);
+                    self.settle(&kept.moved);
+                }
+                Err(e) => {
+                    metrics::gauge!("motience_history_waiting_seconds").set(begun.elapsed().as_secs_f64());
+                    warn!(error = %e, rows = self.pending.rows(), "history cannot be written; trying again");
+                    sleep(pause).await;
+                    pause = (pause * 2).min(MAX_PAUSE);
+                }
+            }
+        }
+        // Where the history stood elsewhere, go on from there now, not a second later.
+        if !self.to_follow.is_empty() {
+            self.look().await;
+        }
+    }
+
+    fn settle(&mut self, moved: &[ProducerId]) {
+        for batch in self.pending.take() {
+            if moved.contains(&batch.producer) {
+                debug!(producer = %batch.producer, "the history has gone on from where it was expected; following again from there");
+                metrics::counter!("motience_history_moved_total").increment(1);
+                self.subscriber.unfollow(batch.producer);
+                self.kept.remove(&batch.producer);
+                self.to_follow.insert(batch.producer);
+            } else {
+                self.kept.insert(batch.producer, Some(batch.cursor));
+            }
+        }
+    }
+}

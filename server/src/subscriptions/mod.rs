@@ -1,0 +1,42 @@
+//! The subscriptions service (role `sm`): which consumer receives which producer's records. One operation a file.
+
+mod lists;
+mod subscribe;
+mod unsubscribe;
+
+use std::sync::Arc;
+
+use axum::Router;
+use utoipa::{OpenApi, openapi};
+use utoipa_axum::{router::OpenApiRouter, routes};
+
+use crate::http::{Service, Services, Shared, completed, limited};
+
+#[derive(OpenApi)]
+#[openapi(info(title = "Motience: subscriptions", description = "Who receives whose records. Every path also answers under `/api`."))]
+struct Document;
+
+/// The whole service on a port of its own.
+pub fn router(services: &Arc<Services>) -> Router {
+    service(services).standalone_router(services)
+}
+
+/// The service's operations and its document.
+pub(crate) fn service(services: &Arc<Services>) -> Service {
+    let (operations, document) = operations().with_state(Shared(Arc::clone(services))).split_for_parts();
+    let operations = limited(operations, services);
+    Service { name: "motience-sm", prefix: "/sm", alias: "/api", operations, document, streams: false, extra_routes: Router::new() }
+}
+
+/// Its OpenAPI document.
+pub fn document() -> openapi::OpenApi {
+    completed(operations().into_openapi())
+}
+
+fn operations() -> OpenApiRouter<Shared> {
+    OpenApiRouter::with_openapi(Document::openapi())
+        .routes(routes!(subscribe::subscribe))
+        .routes(routes!(unsubscribe::unsubscribe))
+        .routes(routes!(lists::subscriptions))
+        .routes(routes!(lists::subscribers))
+}

@@ -1,0 +1,67 @@
+//! `POST /subscribe`: a consumer wants a producer's records.
+
+use axum::{extract::State, http::StatusCode};
+use motience_http::{ApiError, Consumer, Json};
+use motience_log::Event;
+use motience_proto::model::{ProducerId, Role, Subscription};
+use motience_store::Change;
+use serde::Deserialize;
+use utoipa::ToSchema;
+
+use crate::http::{
+    Shared,
+    shapes::{self, Id},
+};
+
+/// Whom to subscribe to.
+#[derive(Deserialize, ToSchema)]
+#[schema(example = json!({"producer_id": 1}))]
+pub(super) struct Subscribe {
+    /// A producer's id, as a number or a string of digits.
+    producer_id: Id,
+    /// The caller's own id, if it is given at all.
+    #[serde(default)]
+    consumer_id: Option<Id>,
+}
+
+/// Subscribes the caller. It takes effect on its live connections within a second.
+#[utoipa::path(post, path = "/subscribe", tag = "subscriptions", request_body = Subscribe, security(("bearer" = [])), responses(
+    (status = 201, description = "The subscription", body = shapes::Subscription, links(
+        ("unsubscribe" = (operation_id = "unsubscribe", parameters(("producer_id" = "$response.body#/producer_id")))),
+        ("subscriptions" = (operation_id = "subscriptions", parameters(("consumer_id" = "$response.body#/consumer_id")))),
+    )),
+    (status = 200, description = "It stood already", body = shapes::Subscription, links(
+        ("unsubscribe" = (operation_id = "unsubscribe", parameters(("producer_id" = "$response.body#/producer_id")))),
+        ("subscriptions" = (operation_id = "subscriptions", parameters(("consumer_id" = "$response.body#/consumer_id")))),
+    )),
+    (status = 400, description = "Malformed JSON"),
+    (status = 401, description = "No or bad token"),
+    (status = 403, description = "Not a consumer, or for someone else"),
+    (status = 404, description = "No such producer"),
+    (status = 413, description = "The body is too large"),
+    (status = 415, description = "Not JSON"),
+    (status = 422, description = "A field is out of bounds"),
+    (status = 503, description = "The database is away"),
+))]
+pub(super) async fn subscribe(
+    State(services): State<Shared>,
+    caller: Consumer,
+    Json(wish): Json<Subscribe>,
+) -> Result<(StatusCode, Json<Subscription>), ApiError> {
+    if wish.consumer_id.is_some_and(|id| id.0 != caller.id.0) {
+        return Err(ApiError::forbidden("Consumers subscribe themselves only."));
+    }
+    let backend = &services.backend;
+    let producer: ProducerId = wish.producer_id.into();
+    let account = backend.store.account(producer.user()).await?;
+    // A revoked one is in no list either.
+    if !account.is_some_and(|account| account.user.role == Role::Producer && account.revoked_at.is_none()) {
+        return Err(ApiError::not_found("There is no producer with this id."));
+    }
+    let (subscription, change) = backend.store.subscribe(caller.id, producer).await?;
+    if change == Change::Unchanged {
+        return Ok((StatusCode::OK, Json(subscription)));
+    }
+    backend.announce(Event::Subscribed { consumer: caller.id, producer }).await;
+    Ok((StatusCode::CREATED, Json(subscription)))
+}
