@@ -62,7 +62,7 @@ pub(super) struct Kept {
     /// Any JSON, as the device wrote it.
     #[schema(value_type = serde_json::Value)]
     data: Box<RawValue>,
-    /// When it came; `null`: the row was adopted, or its log does not say.
+    /// When it came; `null`: the row was imported, or its log does not say.
     #[serde(with = "time::serde::rfc3339::option")]
     #[schema(value_type = Option<String>, format = DateTime, required)]
     received_at: Option<OffsetDateTime>,

@@ -12,7 +12,7 @@ use utoipa::{
     },
 };
 
-/// An error: RFC 9457, with a stable `code`, and `error` for clients of the first Motience.
+/// An error: RFC 9457, with a stable `code`, and `error` for legacy clients.
 #[derive(Serialize, ToSchema)]
 #[schema(example = json!({"type": "about:blank", "title": "Conflict", "status": 409, "detail": "This username is taken.", "code": "username_taken", "error": "This username is taken."}))]
 pub(crate) struct Problem {

@@ -26,7 +26,7 @@ pub(super) struct Unsubscribe {
     consumer_id: Option<Id>,
 }
 
-/// Ends a subscription of the caller. It takes effect on its live connections within a second. Clients of the first Motience
+/// Ends a subscription of the caller. It takes effect on its live connections within a second. Legacy clients
 /// send the same fields as a JSON body instead; it counts where the query names no producer.
 #[utoipa::path(delete, path = "/unsubscribe", tag = "subscriptions", params(Unsubscribe), security(("bearer" = [])), responses(
     (status = 200, description = "The subscription, inactive", body = shapes::Subscription),
@@ -45,7 +45,7 @@ pub(super) async fn unsubscribe(
     request: Request,
 ) -> Result<Json<Subscription>, ApiError> {
     let body = collect(request).await?;
-    // Clients of the first Motience send the body with or without naming its type.
+    // Legacy clients send the body with or without naming its type.
     let wish = if query.producer_id.is_some() { query } else { parse(&body.bytes)? };
     if wish.consumer_id.is_some_and(|id| id.0 != caller.id.0) {
         return Err(ApiError::forbidden("Consumers unsubscribe themselves only."));

@@ -1,4 +1,4 @@
-//! Password hashes: argon2id, and bcrypt in rows of an adopted database.
+//! Password hashes: argon2id, and bcrypt in rows of an imported database.
 //!
 //! A hash takes tens of milliseconds and 19 MiB, so only so many are made at once, off the async threads, and one processor is left to
 //! live traffic; who has to wait too long is told to come back. An unknown user costs the same time as a known one; only an adopted

@@ -1,5 +1,5 @@
 //! What a client is told when it cannot have what it asked for: RFC 9457 `application/problem+json`, with a stable
-//! `code` for programs and a plain `error` sentence for clients of the first Motience.
+//! `code` for programs and a plain `error` sentence for legacy clients.
 
 use std::time::Duration;
 

@@ -10,7 +10,7 @@ use time::OffsetDateTime;
 
 use motience_runtime::clock::{from_millis, millis};
 
-use super::{Engine, Error, MAX_NAMES, MAX_PAGE, Store, limited, on, row::row, users::present_log};
+use super::{Engine, Error, MAX_NAMES, MAX_PAGE, Store, accounts::present_log, limited, on, row::row};
 
 /// A cursor that a consumer has the server remember.
 #[derive(Clone, Debug, PartialEq, Eq)]

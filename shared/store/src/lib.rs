@@ -1,48 +1,46 @@
 //! The database: accounts, subscriptions, refresh tokens, the cursors of consumers and the history of records.
 //!
 //! One interface, two engines: SQLite for an embedded node, PostgreSQL for a cluster. A statement that both understand is written
-//! once and typed by sqlx for each (`on!`); what differs is in `sqlite.rs` and `postgres.rs`. One table a file.
+//! once and typed by sqlx for each (`on!`). One table a file, or a folder, with the statements of both engines; `engine` opens them.
 //!
 //! Invariants: every call ends within [`OPERATION_LIMIT`]; an id that the database's INTEGER cannot hold is simply not found;
 //! whoever is told that something was written can read it back after a crash of the database.
 
-mod addresses;
+mod accounts;
 mod config;
-mod connections;
 mod cursors;
+mod engine;
 mod error;
 mod history;
 mod installation;
-mod json;
-mod keep;
 mod leases;
 mod log_ids;
-mod postgres;
+mod login_addresses;
 mod refresh;
 mod row;
-mod rows;
-mod sqlite;
 mod subscriptions;
 #[cfg(test)]
 mod tests;
-mod users;
 
 use std::{future::Future, sync::Arc, time::Duration};
 
 use time::{OffsetDateTime, PrimitiveDateTime};
 use tokio::time::timeout;
 
-use connections::Connections;
+use self::engine::{
+    postgres::{self, Connections},
+    sqlite,
+};
 
 pub use self::{
+    accounts::{AccountQuery, Credentials, Made, NewUser},
     config::{Config, MAX_CONNECTIONS},
     cursors::NamedCursor,
     error::Error,
+    history::{HistoryBatch, HistoryEntry, HistoryQuery, HistoryRow, Kept, entry_bytes, kept_time},
     log_ids::{Gone, LogIds},
     refresh::{RefreshToken, Spend, Spending},
-    rows::{HistoryBatch, HistoryEntry, HistoryQuery, HistoryRow, Kept, entry_bytes, kept_time},
     subscriptions::Change,
-    users::{AccountQuery, Credentials, Made, NewUser},
 };
 
 /// Longest wait for one call, its waiting for a connection included.
@@ -54,7 +52,7 @@ pub const CONNECT_LIMIT: Duration = Duration::from_secs(10);
 /// Longest wait for a connection out of the pool. Shorter than what clients wait, so that they are told "unavailable" in time.
 pub const ACQUIRE_LIMIT: Duration = Duration::from_secs(5);
 
-/// Longest wait for the migrations: an index over an adopted database's tables takes its time.
+/// Longest wait for the migrations: an index over an imported database's tables takes its time.
 pub const MIGRATE_LIMIT: Duration = Duration::from_secs(600);
 
 /// Longest wait for the connections to end in [`Store::close`].
@@ -112,7 +110,7 @@ impl Store {
         match config {
             Config::SqliteFile { path } => sqlite::probe(path).await,
             Config::SqliteMemory => Ok(()),
-            Config::Postgres { url, .. } => connections::probe(url).await,
+            Config::Postgres { url, .. } => postgres::probe(url).await,
         }
     }
 
@@ -172,7 +170,7 @@ fn is_storable(id: i64) -> bool {
     i32::try_from(id).is_ok()
 }
 
-/// The UTC time of a seed's column, which has neither a time zone nor NOT NULL.
+/// The UTC time of a legacy column, which has neither a time zone nor NOT NULL.
 fn from_column(at: Option<PrimitiveDateTime>) -> OffsetDateTime {
     at.map_or(OffsetDateTime::UNIX_EPOCH, PrimitiveDateTime::assume_utc)
 }

@@ -134,7 +134,7 @@ impl From<Row> for Subscription {
             id: row.id,
             consumer_id: ConsumerId(row.consumer_id),
             producer_id: ProducerId(row.producer_id),
-            // The statements compare with 'active'; whatever else an adopted row says is not in force.
+            // The statements compare with 'active'; whatever else an imported row says is not in force.
             status: row.status.and_then(|s| s.parse().ok()).unwrap_or(Status::Inactive),
             created_at: from_column(row.created_at),
         }

@@ -1,10 +1,10 @@
 //! One story, told to every engine, and what only one of them has to show.
 
-mod adoption;
 mod concurrency;
 mod cursors;
 mod failure;
 mod history;
+mod legacy;
 mod once;
 mod story;
 

@@ -7,7 +7,7 @@ use serde_json::json;
 use super::*;
 
 const PASSWORD: &str = "pass123";
-/// `pass123` as the first Motience kept it.
+/// `pass123` as the legacy platform kept it.
 const BCRYPT: &str = "$2b$04$abcdefghijklmnopqrstuuJ.s2CWtie7QPvRrkIMPLoBLMx68N9JS";
 
 impl Platform {
@@ -122,7 +122,7 @@ async fn a_media_type_is_json_or_refused() {
 }
 
 #[tokio::test]
-async fn an_adopted_bcrypt_hash_is_accepted_once_and_replaced() {
+async fn an_imported_bcrypt_hash_is_accepted_once_and_replaced() {
     let platform = platform(&[]).await;
     let store = &platform.services.backend.store;
     let new = NewUser { username: "old".into(), password_hash: BCRYPT.into(), role: Role::Producer, device_id: None, strict_device: false };
@@ -137,7 +137,7 @@ async fn an_adopted_bcrypt_hash_is_accepted_once_and_replaced() {
 }
 
 #[tokio::test]
-async fn an_adopted_bcrypt_hash_stays_where_the_way_back_is_to_stay_open() {
+async fn an_imported_bcrypt_hash_stays_where_the_way_back_is_to_stay_open() {
     let platform = platform(&[("KEEP_LEGACY_HASHES", "true")]).await;
     let store = &platform.services.backend.store;
     let new = NewUser { username: "old".into(), password_hash: BCRYPT.into(), role: Role::Producer, device_id: None, strict_device: false };

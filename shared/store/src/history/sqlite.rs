@@ -1,66 +1,15 @@
-//! What only SQLite needs: how its file is opened, and its own way with the history.
-//!
-//! Write-ahead log, so that readers and the writer never wait for each other. `synchronous = FULL`: each commit is on the disk
-//! before it is answered, so an account that was told "created" is still there after a power cut; the writes here are few, and the
-//! many of the history come in batches. One connection writes: in a single process nothing can then be `locked`.
-
-use std::{path::Path, time::Duration};
+//! The history's statements that only SQLite has.
 
 use futures_util::TryStreamExt as _;
 use motience_proto::model::RecordName;
-use motience_runtime::private;
-use sqlx::{
-    ConnectOptions as _, Connection as _, SqlitePool,
-    sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous},
-};
+use sqlx::SqlitePool;
 use time::{OffsetDateTime, UtcOffset, format_description::BorrowedFormatItem, macros::format_description};
-use tokio::time::timeout;
 
 use super::{
-    ACQUIRE_LIMIT, Error, MIGRATE_LIMIT, Pools,
-    cursors::Place,
     json,
     rows::{HistoryBatch, HistoryQuery, Kept, MATCHING, Row, by_clock, in_range, of_present_log, rows_of},
-    users::present_log,
 };
-
-/// Connections that read. Reading is local and short; more would only share the same processor.
-const READERS: u32 = 4;
-
-/// How long to wait for a lock of another process (a backup, the `sqlite3` shell).
-const BUSY_LIMIT: Duration = Duration::from_secs(5);
-
-pub(super) async fn open(path: &Path) -> Result<Pools<SqlitePool>, Error> {
-    prepare_file(path).await.map_err(Error::File)?;
-    let options = options().filename(path).journal_mode(SqliteJournalMode::Wal).synchronous(SqliteSynchronous::Full);
-    let writer = pool(1).connect_with(options.clone()).await?;
-    migrate(&writer).await?;
-    let reader = pool(READERS).connect_with(options.pragma("query_only", "ON")).await?;
-    Ok(Pools { writer, reader })
-}
-
-/// Whether the file can be read, or could be made.
-pub(super) async fn probe(path: &Path) -> Result<(), Error> {
-    if path.exists() {
-        let mut connection = options().filename(path).create_if_missing(false).read_only(true).connect().await?;
-        sqlx::query("SELECT COUNT(*) FROM sqlite_schema").execute(&mut connection).await?;
-        return Ok(connection.close().await?);
-    }
-    let folder = path.ancestors().skip(1).find(|folder| folder.exists() || folder.as_os_str().is_empty());
-    match folder {
-        Some(folder) if !folder.as_os_str().is_empty() && !folder.is_dir() => {
-            Err(Error::File(std::io::Error::other(format!("{} is no folder", folder.display()))))
-        }
-        _ => Ok(()),
-    }
-}
-
-/// Each connection to `:memory:` has a database of its own, so there is one connection, and it is never closed.
-pub(super) async fn memory() -> Result<Pools<SqlitePool>, Error> {
-    let pool = pool(1).test_before_acquire(false).connect_with(options().in_memory(true)).await?;
-    migrate(&pool).await?;
-    Ok(Pools::one(pool))
-}
+use crate::{Error, accounts::present_log, cursors::Place};
 
 pub(super) async fn keep_history(pool: &SqlitePool, batches: &[&HistoryBatch]) -> Result<Kept, Error> {
     let mut transaction = pool.begin_with("BEGIN IMMEDIATE").await?;
@@ -178,38 +127,10 @@ fn text(at: OffsetDateTime) -> String {
     in_range(at).to_offset(UtcOffset::UTC).format(&TIME).expect("every time in range has these parts")
 }
 
-fn options() -> SqliteConnectOptions {
-    SqliteConnectOptions::new().create_if_missing(true).foreign_keys(true).busy_timeout(BUSY_LIMIT)
-}
-
-fn pool(connections: u32) -> SqlitePoolOptions {
-    SqlitePoolOptions::new()
-        .min_connections(1)
-        .max_connections(connections)
-        .acquire_timeout(ACQUIRE_LIMIT)
-        .idle_timeout(None)
-        .max_lifetime(None)
-}
-
-async fn migrate(pool: &SqlitePool) -> Result<(), Error> {
-    timeout(MIGRATE_LIMIT, motience_migrations::sqlite().run(pool)).await.map_err(|_| Error::TimedOut)?.map_err(Error::Migrate)
-}
-
-/// Makes the file readable to its owner only, because it holds password hashes; its journals take over the mode.
-async fn prepare_file(path: &Path) -> std::io::Result<()> {
-    let path = path.to_owned();
-    let prepared = tokio::task::spawn_blocking(move || {
-        if let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
-            private::folder(folder)?;
-        }
-        private::file(&path)
-    });
-    prepared.await.map_err(std::io::Error::other)?
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::engine::sqlite::memory;
 
     #[tokio::test]
     async fn few_rows_of_a_time_are_found_by_it() {

@@ -14,7 +14,7 @@ use sqlx::{
 };
 use tokio::time::timeout;
 
-use super::{ACQUIRE_LIMIT, CONNECT_LIMIT, Error, MIGRATE_LIMIT, OPERATION_LIMIT};
+use crate::{ACQUIRE_LIMIT, CONNECT_LIMIT, Error, MIGRATE_LIMIT, OPERATION_LIMIT};
 
 /// An unused connection is closed after this time.
 const IDLE_LIMIT: Duration = Duration::from_secs(300);
@@ -23,7 +23,7 @@ const MIGRATION_LOCK: i64 = 0x6d6f_7469;
 
 /// A pool of connections. Cheap to clone.
 #[derive(Clone, Debug)]
-pub(super) struct Connections {
+pub(crate) struct Connections {
     pool: PgPool,
     mode: Mode,
 }
@@ -39,7 +39,7 @@ enum Mode {
 
 impl Connections {
     /// Finds out what the address leads to, applies the migrations that are missing, and makes the pool.
-    pub(super) async fn open(url: &SecretString, max_connections: u32) -> Result<Self, Error> {
+    pub(crate) async fn open(url: &SecretString, max_connections: u32) -> Result<Self, Error> {
         let plain = PgConnectOptions::from_str(url.expose_secret())?.application_name("motience");
         let mode = mode_of(&plain).await?;
         tracing::debug!(?mode, "the database is found");
@@ -62,20 +62,20 @@ impl Connections {
     }
 
     /// Begins a transaction. Its statements must have no name: [`persistent(false)`](sqlx::query::Query::persistent).
-    pub(super) async fn begin(&self) -> Result<Transaction<'static, Postgres>, sqlx::Error> {
+    pub(crate) async fn begin(&self) -> Result<Transaction<'static, Postgres>, sqlx::Error> {
         match self.mode {
             Mode::Session => self.pool.begin().await,
             Mode::Transaction => self.pool.begin_with(sqlx::AssertSqlSafe(begin(OPERATION_LIMIT))).await,
         }
     }
 
-    pub(super) async fn close(&self) {
+    pub(crate) async fn close(&self) {
         self.pool.close().await;
     }
 }
 
 /// A connection by itself, as the migrations need it and as a check tries it.
-pub(super) async fn probe(url: &SecretString) -> Result<(), Error> {
+pub(crate) async fn probe(url: &SecretString) -> Result<(), Error> {
     let options = without_session(&PgConnectOptions::from_str(url.expose_secret())?.application_name("motience"));
     Ok(connect(&options).await?.close().await?)
 }

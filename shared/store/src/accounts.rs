@@ -37,7 +37,7 @@ pub struct NewUser {
 pub struct Credentials {
     /// The account.
     pub user: User,
-    /// The password's hash, of argon2id or, in an adopted row, bcrypt.
+    /// The password's hash, of argon2id or, in an imported row, bcrypt.
     pub password_hash: String,
     /// When the account was closed.
     pub revoked_at: Option<OffsetDateTime>,
@@ -312,7 +312,7 @@ const INSERT_POSTGRES: &str = concat!(
     "INSERT INTO users (username, password_hash, role, device_id, strict_device, log_id) VALUES ($1, $2, $3, $4, $5, $6) RETURNING ",
     columns!()
 );
-// Without a $7 the number is NULL, for which SQLite takes its next one. That is not always above $7: an adopted table has no AUTOINCREMENT.
+// Without a $7 the number is NULL, for which SQLite takes its next one. That is not always above $7: an imported table has no AUTOINCREMENT.
 const INSERT_SQLITE: &str = concat!(
     "INSERT INTO users (id, username, password_hash, role, device_id, strict_device, log_id) \
      VALUES ((SELECT MAX($7, COALESCE(MAX(id), 0)) + 1 FROM users), $1, $2, $3, $4, $5, $6) RETURNING ",
@@ -387,7 +387,7 @@ impl AccountRow {
 }
 
 impl Row {
-    /// An adopted row may have a role that this platform does not know; nobody can act in it, so it is no account.
+    /// An imported row may have a role that this platform does not know; nobody can act in it, so it is no account.
     fn user(self) -> Option<User> {
         let Ok(role) = self.role.parse() else {
             tracing::warn!(user = self.id, "an account has an unknown role and is passed over");

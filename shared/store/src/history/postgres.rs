@@ -1,4 +1,4 @@
-//! What only PostgreSQL has: its own way with the history.
+//! The history's statements that only PostgreSQL has.
 
 use std::collections::HashMap;
 
@@ -7,13 +7,10 @@ use sqlx::{Connection, PgConnection, Postgres, Row as _, postgres::PgArguments, 
 use time::OffsetDateTime;
 
 use super::{
-    Error,
-    connections::Connections,
-    cursors::Place,
     json,
     rows::{HistoryBatch, HistoryQuery, HistoryRow, Kept, MATCHING, Row, by_clock, in_range, of_present_log, rows_of},
-    users::present_log,
 };
+use crate::{Error, accounts::present_log, cursors::Place, engine::postgres::Connections};
 
 /// All rows in one statement. A value that JSONB cannot hold (a number beyond its range, say) must not fail the others: everything is
 /// then done again, and that value kept as a string of its JSON.
@@ -176,8 +173,8 @@ const NAMES: &str = concat!(
      WHERE producer_id = $1 AND id <= $2 AND ",
     of_present_log!()
 );
-// The casts make an adopted table's INTEGER ids and zoneless times readable too.
-// The server counts the bytes, because what it sends would have to be read to its end. 512 as in `history::ENTRY`.
+// The casts make an imported table's INTEGER ids and zoneless times readable too.
+// The server counts the bytes, because what it sends would have to be read to its end. 512 as in `rows::ENTRY`.
 macro_rules! select {
     ($id:literal) => {
         by_clock!(

@@ -1,18 +1,22 @@
-//! Reading the table `data_history`: records kept for later, where the operator asks for it.
+//! The table `data_history`: records kept for later, where the operator asks for it. Reading is here, writing in [`keep`].
 //!
-//! Rows of one producer are numbered in the order of its log, and become visible in that order: whoever has read up to an id has
-//! missed nothing before it.
+//! Rows of one producer are numbered in the order of its log, and become visible in that order: a reader that has read up to an id has missed
+//! nothing before it.
+
+mod json;
+mod keep;
+mod postgres;
+mod rows;
+mod sqlite;
 
 use std::collections::HashSet;
 
 use motience_proto::model::{Cursor, Epoch, ProducerId, RecordName, Seq};
 
-use super::{
-    Engine, Error, MAX_PAGE, Store, limited, on, postgres,
-    rows::{FEW, HistoryEntry, HistoryQuery, of_present_log},
-    sqlite,
-    users::present_log,
-};
+pub use self::rows::{HistoryBatch, HistoryEntry, HistoryQuery, HistoryRow, Kept, entry_bytes, kept_time};
+
+use self::rows::{FEW, of_present_log};
+use crate::{Engine, Error, MAX_PAGE, Store, accounts::present_log, limited, on};
 
 impl Store {
     /// The kept records of a producer, in order of id.

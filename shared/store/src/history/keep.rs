@@ -1,20 +1,17 @@
-//! Writing the table `data_history`: each record once.
+//! Writes the table `data_history`: each record once.
 //!
-//! Rows go in together with the writer's place in each producer's log (`history_cursors`), in one transaction, which moves that place
-//! only where it stands as the writer believes. So of two writers that read the same part of a log one writes it, and a writer that
-//! does not know what became of its last transaction learns it from the table. Beside that a row is unique by its place in the log and
-//! by the record's name.
+//! One transaction inserts the rows and moves the writer's cursor in each producer's log (`history_cursors`) from the place that the writer expects to
+//! the place behind its rows. Of two writers that read the same part of a log one therefore writes it, and a writer that does not know the
+//! outcome of its last transaction learns it from the table. Rows are also unique by their place in the log and by record id.
 
 use motience_proto::model::{Cursor, ProducerId};
 
 use super::{
-    Engine, Error, Store,
-    cursors::Place,
-    is_storable, limited, on, postgres,
+    postgres,
     rows::{HistoryBatch, Kept},
     sqlite,
-    users::present_log,
 };
+use crate::{Engine, Error, Store, accounts::present_log, cursors::Place, is_storable, limited, on};
 
 impl Store {
     /// Keeps what was read, at most one batch for each producer, in one transaction. A record that is already there is passed over.

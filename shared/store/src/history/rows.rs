@@ -4,7 +4,7 @@ use motience_proto::model::{Cursor, DeviceId, LogId, LogKey, ProducerId, RecordN
 use serde_json::value::RawValue;
 use time::{OffsetDateTime, macros::datetime};
 
-use super::{Error, MAX_PAGE, cursors::Place, row::row};
+use crate::{Error, MAX_PAGE, cursors::Place, row::row};
 
 /// Which records are asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -65,7 +65,7 @@ pub struct HistoryEntry {
     pub id: i64,
     /// Whose record.
     pub producer_id: ProducerId,
-    /// Its place in the log; an adopted row has none.
+    /// Its place in the log; an imported row has none.
     pub place: Option<Cursor>,
     /// The device that sent it.
     pub device_id: String,
@@ -76,7 +76,7 @@ pub struct HistoryEntry {
     pub data: Box<RawValue>,
     /// What else the device wrote, as one object; likewise.
     pub extra: Option<Box<RawValue>>,
-    /// When it came, to the microsecond; an adopted row does not say.
+    /// When it came, to the microsecond; an imported row does not say.
     pub received_at: Option<OffsetDateTime>,
     /// As the database holds it, which may spell `extra` otherwise.
     bytes: usize,
@@ -131,7 +131,7 @@ pub struct HistoryBatch {
     pub rows: Vec<HistoryRow>,
 }
 
-/// What [`super::Store::keep_history`] did.
+/// What [`keep_history`](crate::Store::keep_history) did.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Kept {
     /// Rows added; those that were there already are not counted.
@@ -156,10 +156,10 @@ macro_rules! of_present_log {
 pub(super) use of_present_log;
 
 row! {
-    /// What the `SELECT` of either database gives.
+    /// A row of either database's `SELECT`.
     pub(super) struct Row {
         id: i64,
-        // An adopted table allows none.
+        // An imported table allows none.
         device_id: Option<String>,
         timestamp: OffsetDateTime,
         payload: String,

@@ -36,7 +36,7 @@ INSERT INTO subscriptions (consumer_id, producer_id, status, created_at) VALUES
   (2, 1, 'active', '2024-06-01 00:00:00'), (2, 3, 'paused', NULL), (2, 4, NULL, NULL);";
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_existing_postgres_database_is_adopted() {
+async fn a_legacy_postgres_database_is_imported() {
     let server_process = Postgres::start().await;
     let url = server_process.database("motience").await;
     let mut before = PgConnection::connect(&url).await.unwrap();
@@ -60,7 +60,7 @@ async fn an_existing_postgres_database_is_adopted() {
     let after: Vec<String> = sqlx::query_scalar(rows).fetch_all(&mut before).await.unwrap();
     assert_eq!(after, untouched);
 
-    adopted(&store).await;
+    check_imported(&store).await;
     let kept = store.history(ProducerId(1), &HistoryQuery::default()).await.unwrap();
     assert_eq!((kept[0].device_id.as_str(), kept[0].timestamp), ("", datetime!(2024-05-01 12:00 UTC)));
     assert_eq!(kept[0].data.get(), r#"{"t": 1}"#);
@@ -73,7 +73,7 @@ async fn an_existing_postgres_database_is_adopted() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_existing_sqlite_database_is_adopted() {
+async fn a_legacy_sqlite_database_is_imported() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("data").join("motience.db");
     std::fs::create_dir_all(path.parent().unwrap()).unwrap();
@@ -85,7 +85,7 @@ async fn an_existing_sqlite_database_is_adopted() {
     before.close().await.unwrap();
 
     let store = Store::open(&file(folder.path())).await.unwrap();
-    adopted(&store).await;
+    check_imported(&store).await;
     store.close().await;
     // And once more, with nothing left to migrate.
     let store = Store::open(&file(folder.path())).await.unwrap();
@@ -119,7 +119,7 @@ async fn a_new_file_is_its_owners_only() {
     }
 }
 
-async fn adopted(store: &Store) {
+async fn check_imported(store: &Store) {
     let producer = store.user(UserId(1)).await.unwrap().unwrap();
     assert_eq!((producer.username.as_str(), producer.role, producer.device_id.as_deref()), ("producer1", Role::Producer, Some("rpi_001")));
     assert_eq!(producer.created_at, datetime!(2024-05-01 12:00 UTC));
