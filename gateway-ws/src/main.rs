@@ -1,12 +1,18 @@
 //! `motience-gateway`: the WebSocket gateway as a process of its own, beside the servers of a cluster.
 
-use std::{path::PathBuf, process::ExitCode, sync::Arc, time::Duration};
+use std::{
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    process::ExitCode,
+    sync::Arc,
+    time::Duration,
+};
 
 use anyhow::Context as _;
 use clap::{Parser, Subcommand};
 use motience_backend::{self as backend, Backend, Kind};
 use motience_certs::Source;
-use motience_gateway::{Config, bind, certificate};
+use motience_gateway::{Addresses, Config, bind, certificate};
 use motience_http::{
     Detail, ListenAddress, Listener, check_plaintext,
     healthcheck::{self, operations_address},
@@ -174,34 +180,14 @@ async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     backend.relay.own_node().set_roles(["wss"]);
     let scheme = gateway.scheme();
     let gateway = bind(gateway, identity.as_ref(), None, backend.clone(), shutdown.clone()).await?;
-    let asked = operations.local(&sockets);
-    let at = gateway.addresses();
-    for (role, url) in [
-        ("wss1: producers", format!("{scheme}://{}/producer", at.wss1)),
-        ("wss2: consumers", format!("{scheme}://{}/consumer", at.wss2)),
-        ("producers' tester page", format!("http://{}/", at.wss1_ui)),
-        ("console and consumers' tester page", format!("http://{}/", at.wss2_ui)),
-        ("operations: health, readiness, metrics", format!("http://{asked}")),
-    ] {
-        info!(role, url, "listening");
-    }
+    let listening = Listening { scheme, at: gateway.addresses(), operations: operations.local(&sockets), ca: ca.flatten() };
+    listening.log();
     let router = operations_listener(operations_router("motience-gateway", backend.clone(), Detail::Full).merge(gateway.statistics()));
     for socket in sockets {
         shutdown.spawn("http", serve(Listener::kept(socket), router.clone(), limits.clone(), shutdown.clone()));
     }
     if let Some(file) = &cli.ready_file {
-        let addresses = json!({
-            "wss1": format!("{scheme}://localhost:{}/producer", at.wss1.port()),
-            "wss2": format!("{scheme}://localhost:{}/consumer", at.wss2.port()),
-            "producer_page": format!("http://localhost:{}/", at.wss1_ui.port()),
-            "consumer_page": format!("http://localhost:{}/", at.wss2_ui.port()),
-            "operations": format!("http://localhost:{}", asked.port()),
-            "ca": ca.flatten(),
-        });
-        let partial = file.with_extension("partial");
-        std::fs::write(&partial, addresses.to_string())
-            .and_then(|()| std::fs::rename(&partial, file))
-            .with_context(|| format!("{} cannot be written", file.display()))?;
+        listening.write(file)?;
     }
     notify_ready();
     info!("ready");
@@ -218,4 +204,45 @@ async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         warn!("the backend did not close in time");
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// The addresses of the process, for its log and for its ready file.
+struct Listening {
+    scheme: &'static str,
+    at: Addresses,
+    operations: SocketAddr,
+    /// The development CA, where the certificate is self-made.
+    ca: Option<PathBuf>,
+}
+
+impl Listening {
+    fn log(&self) {
+        let Self { scheme, at, operations, .. } = self;
+        for (role, url) in [
+            ("wss1: producers", format!("{scheme}://{}/producer", at.wss1)),
+            ("wss2: consumers", format!("{scheme}://{}/consumer", at.wss2)),
+            ("producers' tester page", format!("http://{}/", at.wss1_ui)),
+            ("console and consumers' tester page", format!("http://{}/", at.wss2_ui)),
+            ("operations: health, readiness, metrics", format!("http://{operations}")),
+        ] {
+            info!(role, url, "listening");
+        }
+    }
+
+    /// Writes the ready file, which appears as a whole or not at all.
+    fn write(&self, file: &Path) -> anyhow::Result<()> {
+        let Self { scheme, at, operations, ca } = self;
+        let addresses = json!({
+            "wss1": format!("{scheme}://localhost:{}/producer", at.wss1.port()),
+            "wss2": format!("{scheme}://localhost:{}/consumer", at.wss2.port()),
+            "producer_page": format!("http://localhost:{}/", at.wss1_ui.port()),
+            "consumer_page": format!("http://localhost:{}/", at.wss2_ui.port()),
+            "operations": format!("http://localhost:{}", operations.port()),
+            "ca": ca,
+        });
+        let partial = file.with_extension("partial");
+        std::fs::write(&partial, addresses.to_string())
+            .and_then(|()| std::fs::rename(&partial, file))
+            .with_context(|| format!("{} cannot be written", file.display()))
+    }
 }

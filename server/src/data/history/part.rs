@@ -91,13 +91,8 @@ pub(super) async fn read(
         if let Some(last) = rows.last() {
             kept = Some(last.id);
         }
-        let unseen = |row: &HistoryEntry| match (&head, seen, row.place) {
-            (Some(head), Some(seen), Some(place)) => !is_before(head, place, seen),
-            _ => true,
-        };
-        // The writer may just have kept what the reader has from the log.
-        let behind = rows.last().is_some_and(|last| !unseen(last));
-        part.records = rows.into_iter().filter(unseen).map(Record::from).collect();
+        let behind;
+        (part.records, behind) = unseen(rows, head.as_ref().zip(seen));
         if full {
             part.next = if behind { Some(After { kept, ..after }) } else { kept.map(|id| After { id, ..After::default() }) };
             return Ok(part);
@@ -123,6 +118,14 @@ pub(super) async fn read(
     part.records.extend(records.map(|(_, record)| record));
     part.next = logged.next.map(|next| After { kept, ..next });
     Ok(part)
+}
+
+/// The rows that a reader which has come to `seen` in the log has not read there, and whether the last row is not one of them: the writer may
+/// just have kept it.
+fn unseen(rows: Vec<HistoryEntry>, seen: Option<(&Head, Cursor)>) -> (Vec<Record>, bool) {
+    let is_unseen = |row: &HistoryEntry| seen.zip(row.place).is_none_or(|((head, seen), place)| !is_before(head, place, seen));
+    let behind = rows.last().is_some_and(|last| !is_unseen(last));
+    (rows.into_iter().filter(is_unseen).map(Record::from).collect(), behind)
 }
 
 async fn head_of(backend: &Backend, key: LogKey) -> Result<Head, ApiError> {
