@@ -5,8 +5,6 @@ use serde::Serialize;
 use time::OffsetDateTime;
 use utoipa::ToSchema;
 
-use crate::http::shapes;
-
 /// A good token's owner.
 #[derive(Serialize, ToSchema)]
 pub(super) struct Verified {
