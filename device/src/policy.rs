@@ -57,7 +57,7 @@ pub enum Failure {
     #[error("no acknowledgement within the time limit")]
     Unacknowledged,
     /// Nothing at all was heard while records were under way.
-    #[error("nothing is heard from the server")]
+    #[error("no packets from the server")]
     Silent,
     /// The log has records of this outbox that it never sent: it was put back in time, or somebody has a copy of it.
     #[error("the log has records of this outbox that it never sent")]

@@ -63,8 +63,8 @@ pub async fn reload(identity: Arc<ServerIdentity>, shutdown: Shutdown) {
         tokio::select! {
             () = shutdown.soft().cancelled() => return,
             () = shutdown.reload() => match identity.reload() {
-                Ok(()) => info!("the certificate was read again"),
-                Err(e) => warn!(error = %e, "the certificate cannot be read again; the old one stays"),
+                Ok(()) => info!("certificate reloaded"),
+                Err(e) => warn!(error = %e, "cannot reload the certificate; the old one stays in use"),
             },
         }
     }
@@ -84,10 +84,10 @@ async fn keep(identity: &ServerIdentity, source: &Source, clock: &Clock, look: D
             continue;
         }
         match source.renew(identity, clock.now()) {
-            Ok(true) => info!("the development certificate was made anew"),
+            Ok(true) => info!("the development certificate was renewed"),
             Ok(false) => sleep(look).await,
             Err(e) => {
-                warn!(error = %causes(&e), "the development certificate cannot be made anew; trying again");
+                warn!(error = %causes(&e), "cannot renew the development certificate; retrying");
                 sleep(look).await;
             }
         }

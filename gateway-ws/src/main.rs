@@ -45,17 +45,17 @@ const DRAIN_LIMIT: Duration = Duration::from_secs(8);
 #[derive(Parser)]
 #[command(name = "motience-gateway", version)]
 struct Cli {
-    /// Check the configuration, say everything that is wrong with it, and exit: 0 good, 78 bad. Opens the certificate's files, and tries
+    /// Check the settings, report everything that is wrong, and exit: 0 good, 78 bad. Also opens the certificate files and connects to
     /// the database and Redis.
     #[arg(long)]
     check_config: bool,
-    /// With --check-config: leave the database and Redis alone.
+    /// With --check-config: do not connect to the database and Redis.
     #[arg(long, requires = "check_config")]
     offline: bool,
-    /// Once everything listens, write the addresses to this file as JSON.
+    /// Write the addresses to this file, as JSON, once all ports listen.
     #[arg(long)]
     ready_file: Option<PathBuf>,
-    /// What to do; to serve unless told otherwise.
+    /// What to do. Default: serve.
     #[command(subcommand)]
     command: Option<Command>,
 }
@@ -65,11 +65,10 @@ struct Cli {
 enum Command {
     /// Ask a running gateway whether it is ready: exit code 0 or 1.
     Healthcheck {
-        /// The address of its operations listener (also HEALTHCHECK_ADDRESS). Unless given, that of OPERATIONS_ADDRESS and
-        /// OPERATIONS_PORT.
+        /// Address of the operations port (also HEALTHCHECK_ADDRESS). Default: from OPERATIONS_ADDRESS and OPERATIONS_PORT.
         #[arg(long)]
         address: Option<String>,
-        /// How long to wait for the answer, in seconds.
+        /// Seconds to wait for the answer.
         #[arg(long, default_value_t = 3)]
         limit: u64,
     },

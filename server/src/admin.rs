@@ -84,8 +84,8 @@ async fn act(config: &backend::Config, store: &Store, action: Action) -> anyhow:
                 Ok(true) => say(format_args!("{} is revoked, on every node.", user.username))?,
                 Ok(false) => say(format_args!("{} is revoked; a server that runs notices within 30 seconds.", user.username))?,
                 Err(e) => {
-                    warn!(error = %e, "the nodes could not be told");
-                    say(format_args!("{} is revoked; the nodes could not be told, and notice within 30 seconds.", user.username))?;
+                    warn!(error = %e, "cannot notify the nodes");
+                    say(format_args!("{} is revoked; cannot notify the nodes, and notice within 30 seconds.", user.username))?;
                 }
             }
         }

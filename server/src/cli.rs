@@ -11,17 +11,17 @@ use crate::config::Roles;
 #[derive(Debug, Parser)]
 #[command(name = "motience-server", version)]
 pub struct Cli {
-    /// How it serves.
+    /// How the node serves.
     #[command(flatten)]
     pub node: Node,
-    /// Check the configuration, say everything that is wrong with it, and exit: 0 good, 78 bad. Opens the certificate's files, and tries
+    /// Check the settings, report everything that is wrong, and exit: 0 good, 78 bad. Also opens the certificate files and connects to
     /// the database and Redis.
     #[arg(long)]
     pub check_config: bool,
-    /// With --check-config: leave the database and Redis alone.
+    /// With --check-config: do not connect to the database and Redis.
     #[arg(long, requires = "check_config")]
     pub offline: bool,
-    /// What to do; to serve unless told otherwise.
+    /// What to do. Default: serve.
     #[command(subcommand)]
     pub command: Option<Command>,
 }
@@ -29,40 +29,40 @@ pub struct Cli {
 /// How a node serves.
 #[derive(Debug, Default, Args)]
 pub struct Node {
-    /// What this node does: any of ap, sm, dsm, ingest, wss. All of it unless told otherwise (also ROLES).
+    /// Roles of this node: any of ap, sm, dsm, ingest, wss. Default: all (also ROLES).
     #[arg(long)]
     pub roles: Option<Roles>,
-    /// Once everything listens, write the addresses to this file as JSON.
+    /// Write the addresses to this file, as JSON, once all ports listen.
     #[arg(long)]
     pub ready_file: Option<PathBuf>,
 }
 
-/// What else the binary does.
+/// The commands of the program.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Serve until told to stop; the same as no command at all.
+    /// Serve until stopped. Default without a command.
     Serve {
         /// How it serves.
         #[command(flatten)]
         node: Node,
     },
-    /// Show the whole platform at work: a device streams this machine's metrics, a consumer prints them.
+    /// Show the whole platform: a device streams this machine's metrics, and a consumer prints them.
     #[cfg(feature = "demo")]
     Demo {
-        /// End after so many seconds, with exit code 0 only if records arrived.
+        /// Stop after this many seconds, with exit code 0 only if records arrived.
         #[arg(long)]
         seconds: Option<u64>,
-        /// Where the demo keeps its files; a folder that is removed at the end unless named.
+        /// Folder for the demo's files. Default: a temporary folder, removed at the end.
         #[arg(long)]
         dir: Option<PathBuf>,
-        /// Take any free ports instead of the documented ones.
+        /// Use any free ports instead of the documented ones.
         #[arg(long)]
         any_ports: bool,
-        /// Once everything listens, write the addresses to this file as JSON.
+        /// Write the addresses to this file, as JSON, once all ports listen.
         #[arg(long)]
         ready_file: Option<PathBuf>,
     },
-    /// Make operators, and close or open accounts. Works on the configured database, also while servers run on it.
+    /// Create operators, and revoke or restore accounts. Works on the configured database, also while servers use it.
     ///
     /// Exit codes: 0 done; 1 the database or a file failed; 2 the command line is wrong; 3 refused (the name is taken, there is no
     /// such account, the name or the password is not good enough); 78 the settings are wrong.
@@ -71,7 +71,7 @@ pub enum Command {
         #[command(subcommand)]
         action: Action,
     },
-    /// Look through the log of an embedded node, repair it, or let retention go on. The log is in DATA_DIR.
+    /// Check or repair the log of an embedded node in DATA_DIR, or confirm the clock for retention.
     ///
     /// Exit codes: 0 nothing is damaged (any more); 1 the file cannot be opened, or `check` has found damage; 78 the settings are wrong.
     Log {
@@ -79,70 +79,70 @@ pub enum Command {
         #[command(subcommand)]
         action: LogAction,
     },
-    /// Print a document of the interfaces, as JSON, and open nothing: OpenAPI 3.1 of ap, sm or dsm, or AsyncAPI 3 of the streams.
+    /// Print an API document as JSON and exit: OpenAPI 3.1 of ap, sm or dsm, or AsyncAPI 3 of the streams.
     Openapi {
-        /// Which of them.
+        /// The document to print.
         document: Document,
     },
     /// Ask a running server whether it is ready: exit code 0 or 1.
     Healthcheck {
-        /// The address of its operations listener (also HEALTHCHECK_ADDRESS). Unless given, that of OPERATIONS_ADDRESS and
-        /// OPERATIONS_PORT.
+        /// Address of the operations port (also HEALTHCHECK_ADDRESS). Default: from OPERATIONS_ADDRESS and OPERATIONS_PORT.
         #[arg(long)]
         address: Option<String>,
-        /// How long to wait for the answer, in seconds.
+        /// Seconds to wait for the answer.
         #[arg(long, default_value_t = 3)]
         limit: u64,
     },
 }
 
-/// What `log` does.
+/// The commands of `log`.
 #[derive(Clone, Copy, Debug, Subcommand)]
 pub enum LogAction {
-    /// Read every record, compare the checksums, and say what is damaged. Changes nothing; a server may run.
+    /// Read every record, compare checksums, and report damage. Changes nothing; the server may run.
     Check,
-    /// Write what can be read into a new file, and put the damaged one aside. The server must be stopped.
+    /// Copy what can be read to a new file, and keep the damaged one beside it. The server must be stopped.
     Repair,
-    /// Say that this machine's clock is right: records that are too old by it may go, however many (LOG_RETENTION_AT_ONCE). A server may run.
+    /// Confirm that this machine's clock is right: retention may remove all records that are too old, however many (LOG_RETENTION_AT_ONCE).
+    /// The server may run.
     Confirm,
 }
 
-/// What `admin` does.
+/// The commands of `admin`.
 #[derive(Debug, Subcommand)]
 pub enum Action {
-    /// Make an account with the role admin, which registration never gives.
+    /// Create an account with the role admin, which registration never gives.
     Create {
-        /// Its name.
+        /// The account's name.
         #[arg(long)]
         username: String,
-        /// Where its password stands, on the first line. Without it: asked for on a terminal, read from standard input elsewhere.
+        /// File whose first line is the password. Default: prompt on a terminal, otherwise read standard input.
         #[arg(long)]
         password_file: Option<PathBuf>,
     },
-    /// List accounts: id, role, name, and when they were revoked.
+    /// List accounts: id, role, name, and time of revocation.
     List {
-        /// Of this role only: producer, consumer or admin.
+        /// Only this role: producer, consumer or admin.
         #[arg(long)]
         role: Option<Role>,
-        /// With this in their names.
+        /// Only names that contain this text.
         #[arg(long, default_value = "")]
         query: String,
     },
-    /// Close an account: its tokens and live connections end, and nobody can log in to it. With Redis at once, else within 30 seconds.
+    /// Revoke an account: its tokens and live connections end, and logins are refused. At once with Redis, otherwise within 30 seconds.
     Revoke {
-        /// Its name.
+        /// The account's name.
         #[arg(long)]
         username: String,
     },
-    /// Open a closed account again for new logins.
+    /// Restore a revoked account: new logins work again.
     Restore {
-        /// Its name.
+        /// The account's name.
         #[arg(long)]
         username: String,
     },
 }
 
-/// A document of the interfaces.
+/// An API document.
 #[derive(Clone, Copy, Debug, ValueEnum)]
 pub enum Document {
     /// Accounts.
@@ -151,6 +151,6 @@ pub enum Document {
     Sm,
     /// Data.
     Dsm,
-    /// Everything that streams.
+    /// Streams, WebSocket and WebTransport messages, motience/1 frames.
     Asyncapi,
 }

@@ -46,7 +46,7 @@ impl Config {
         }
         for (name, limit) in [("HTTP3_IDLE_LIMIT", config.idle), ("HTTP3_WRITE_LIMIT", config.write)] {
             if limit.is_zero() {
-                return Err(env::Error::invalid(name, "must be more than nothing"));
+                return Err(env::Error::invalid(name, "must be greater than zero"));
             }
         }
         Ok(config)

@@ -87,7 +87,7 @@ test('the verdict tells a wrong role, an expired, an invalid and an unreachable 
   assert.deepEqual(await session.verify(), { kind: 'invalid', message: 'The token is not valid.' });
   session.useToken(jwt({ exp: 100 }));
   assert.deepEqual(await session.verify(), { kind: 'expired', at: 100_000 });
-  answer = { status: 503, body: { code: 'unavailable', error: 'the database is away' } };
+  answer = { status: 503, body: { code: 'unavailable', error: 'the database is unreachable' } };
   assert.equal((await session.verify()).kind, 'unknown');
   answer = { status: 200, body: { valid: true, user_id: 7, username: 'bob', role: 'producer', expires_at: 1_900_000_000 } };
   assert.deepEqual(await session.verify(), { kind: 'good' });

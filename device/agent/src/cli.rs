@@ -37,10 +37,10 @@ struct Cli {
 
 #[derive(Debug, Args)]
 struct Settings {
-    /// TOML file with the settings; without it, environment variables are read.
+    /// TOML file with the settings. Default: environment variables.
     #[arg(long, global = true, value_name = "FILE")]
     config: Option<PathBuf>,
-    /// Trust the certificates of this PEM file instead of the system's.
+    /// PEM file of CA certificates to trust instead of the system's.
     #[arg(long, global = true, value_name = "FILE")]
     ca: Option<PathBuf>,
     /// The ingest server, such as quic://localhost:4433.
@@ -52,7 +52,7 @@ struct Settings {
     /// Allow http:// and ws:// to other machines: passwords, tokens and records then travel without encryption.
     #[arg(long, global = true)]
     insecure_plaintext: bool,
-    /// Check the settings, read each sensor once, and end; the same as `check-config`.
+    /// Check the settings, read each sensor once, and exit (the same as `check-config`).
     #[arg(long)]
     check_config: bool,
 }
@@ -61,15 +61,15 @@ struct Settings {
 enum Command {
     /// Read the sensors and stream their records (the default).
     Run,
-    /// Show the running agent's state; exits with 0 connected, 2 not connected, 3 not running.
+    /// Show the running agent's state. Exit code: 0 connected, 2 not connected, 3 not running.
     Status {
-        /// For programs.
+        /// Print JSON, for programs.
         #[arg(long)]
         json: bool,
     },
-    /// Make the account that the settings name, with the role `producer`.
+    /// Register the account that the settings name, with the role `producer`.
     Register,
-    /// Check the settings, read each sensor once, and say what is wrong with them.
+    /// Check the settings, read each sensor once, and report what is wrong.
     CheckConfig,
 }
 

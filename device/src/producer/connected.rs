@@ -173,7 +173,7 @@ impl<'a> Connected<'a> {
         match self.silence.look(Instant::now(), stats.udp_rx.datagrams, stats.path.rtt) {
             Verdict::Fine => false,
             Verdict::Rebind => {
-                tracing::info!("nothing is heard from the server: going on from another port");
+                tracing::info!("no packets from the server: switching to a new local port");
                 self.shared.lock().counters.rebinds += 1;
                 if let Err(error) = self.context.connector.rebind() {
                     tracing::warn!(%error, "there is no other port");

@@ -11,7 +11,7 @@ use crate::http::{Shared, shapes};
     (status = 200, description = "Some of them; where there may be more, `Link` names the next part", body = [shapes::User]),
     (status = 401, description = "No or bad token"),
     (status = 422, description = "A parameter is out of bounds"),
-    (status = 503, description = "The database is away"),
+    (status = 503, description = "The database is unreachable"),
 ))]
 pub(super) async fn producers(
     State(services): State<Shared>,
@@ -27,7 +27,7 @@ pub(super) async fn producers(
     (status = 200, description = "Some of them; where there may be more, `Link` names the next part", body = [shapes::User]),
     (status = 401, description = "No or bad token"),
     (status = 422, description = "A parameter is out of bounds"),
-    (status = 503, description = "The database is away"),
+    (status = 503, description = "The database is unreachable"),
 ))]
 pub(super) async fn consumers(
     State(services): State<Shared>,

@@ -36,7 +36,7 @@ pub(super) struct Wanted {
     (status = 401, description = "No or bad token"),
     (status = 403, description = "Not an operator"),
     (status = 422, description = "A parameter is out of bounds"),
-    (status = 503, description = "The database is away"),
+    (status = 503, description = "The database is unreachable"),
 ))]
 pub(super) async fn accounts(
     State(services): State<Shared>,

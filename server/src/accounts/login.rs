@@ -36,7 +36,7 @@ pub(super) struct Login {
     (status = 415, description = "Not JSON"),
     (status = 422, description = "A field is missing"),
     (status = 429, description = "Too many wrong passwords"),
-    (status = 503, description = "The database is away, or too many passwords are being checked"),
+    (status = 503, description = "The database is unreachable, or too many passwords are being checked"),
 ))]
 pub(super) async fn login(
     State(services): State<Shared>,
@@ -76,10 +76,10 @@ pub(super) async fn login(
         match turn.hash(password).await {
             Ok(hash) => {
                 if let Err(e) = backend.store.set_password_hash(credentials.user.id, &hash).await {
-                    warn!(error = %e, "a password could not be hashed anew");
+                    warn!(error = %e, "a password cannot be hashed again");
                 }
             }
-            Err(e) => warn!(error = %e, "a password could not be hashed anew"),
+            Err(e) => warn!(error = %e, "a password cannot be hashed again"),
         }
     }
     drop(turn);

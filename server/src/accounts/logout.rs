@@ -31,7 +31,7 @@ pub(super) struct LoggedOut {
     (status = 415, description = "Not JSON"),
     (status = 422, description = "A field is missing"),
     (status = 429, description = "Too many logouts that end nothing"),
-    (status = 503, description = "The database is away"),
+    (status = 503, description = "The database is unreachable"),
 ))]
 pub(super) async fn logout(
     State(services): State<Shared>,

@@ -32,7 +32,7 @@ pub(super) struct Refresh {
     (status = 415, description = "Not JSON"),
     (status = 422, description = "A field is missing"),
     (status = 429, description = "Too many attempts"),
-    (status = 503, description = "The database is away"),
+    (status = 503, description = "The database is unreachable"),
 ))]
 pub(super) async fn refresh(
     State(services): State<Shared>,

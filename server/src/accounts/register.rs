@@ -45,7 +45,7 @@ pub(super) struct Register {
     (status = 415, description = "Not JSON"),
     (status = 422, description = "A field is out of bounds"),
     (status = 429, description = "Too many registrations"),
-    (status = 503, description = "The database is away"),
+    (status = 503, description = "The database is unreachable"),
 ))]
 pub(super) async fn register(
     State(services): State<Shared>,

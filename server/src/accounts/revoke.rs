@@ -17,7 +17,7 @@ use crate::http::{Shared, shapes};
     (status = 404, description = "No such account"),
     (status = 409, description = "The caller's own account"),
     (status = 422, description = "Not an id"),
-    (status = 503, description = "The database is away"),
+    (status = 503, description = "The database is unreachable"),
 ))]
 pub(super) async fn revoke(State(services): State<Shared>, caller: Admin, Path(id): Path<i64>) -> Result<Json<Account>, ApiError> {
     if caller.grant.user.0 == id {
@@ -36,7 +36,7 @@ pub(super) async fn revoke(State(services): State<Shared>, caller: Admin, Path(i
     (status = 403, description = "Not an operator"),
     (status = 404, description = "No such account"),
     (status = 422, description = "Not an id"),
-    (status = 503, description = "The database is away"),
+    (status = 503, description = "The database is unreachable"),
 ))]
 pub(super) async fn restore(State(services): State<Shared>, caller: Admin, Path(id): Path<i64>) -> Result<Json<Account>, ApiError> {
     let backend = &services.backend;

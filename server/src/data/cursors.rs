@@ -47,7 +47,7 @@ pub(super) struct Listed {
     (status = 401, description = "No or bad token"),
     (status = 403, description = "Not a consumer"),
     (status = 422, description = "A parameter is out of bounds"),
-    (status = 503, description = "The database is away"),
+    (status = 503, description = "The database is unreachable"),
 ))]
 pub(super) async fn list(
     State(services): State<Shared>,
@@ -72,7 +72,7 @@ pub(super) async fn list(
     (status = 403, description = "Not a consumer"),
     (status = 404, description = "The caller has no cursor of this name"),
     (status = 422, description = "No name of a cursor"),
-    (status = 503, description = "The database is away"),
+    (status = 503, description = "The database is unreachable"),
 ))]
 pub(super) async fn delete(State(services): State<Shared>, caller: Consumer, Path(name): Path<CursorName>) -> Result<StatusCode, ApiError> {
     match services.backend.store.delete_cursors(caller.id, &name).await? {

@@ -71,7 +71,7 @@ pub(super) struct Device {
     (status = 401, description = "No or bad token"),
     (status = 403, description = "Not the producer, nor subscribed to it"),
     (status = 422, description = "Not an id"),
-    (status = 503, description = "The database is away"),
+    (status = 503, description = "The database is unreachable"),
 ))]
 pub(super) async fn devices(
     State(services): State<Shared>,

@@ -92,7 +92,7 @@ impl Serialize for Extra {
     (status = 403, description = "Not the producer, nor subscribed to it"),
     (status = 422, description = "A parameter is out of bounds"),
     (status = 429, description = "Too many requests"),
-    (status = 503, description = "The database or the log is away"),
+    (status = 503, description = "The database or the log is unavailable"),
 ))]
 pub(super) async fn history(
     State(services): State<Shared>,

@@ -68,7 +68,7 @@ pub(super) enum Taken {
     (status = 415, description = "Not JSON"),
     (status = 422, description = "Not a record"),
     (status = 429, description = "The account has too many streams, or sends too much at once"),
-    (status = 503, description = "The log is away; `outcome` is `unknown` where records may be in it all the same"),
+    (status = 503, description = "The log is unavailable; `outcome` is `unknown` where records may be in it all the same"),
 ))]
 pub(super) async fn data(
     State(services): State<Shared>,

@@ -32,7 +32,7 @@ pub(super) struct Stream {
     )),
     (status = 401, description = "No or bad token"),
     (status = 422, description = "A parameter is out of bounds"),
-    (status = 503, description = "The database is away"),
+    (status = 503, description = "The database is unreachable"),
 ))]
 pub(super) async fn streams(
     State(services): State<Shared>,

@@ -182,7 +182,7 @@ impl Writer {
                 self.pending.add(key, expected, cursor, rows);
             }
             Delivery::Gap { from, to, cause, .. } => {
-                warn!(%producer, %from, %to, ?cause, "these records went before the history writer came to them: they are not kept");
+                warn!(%producer, %from, %to, ?cause, "retention removed these records before the history writer read them: they are not in the history");
                 metrics::counter!("motience_history_missed_total").increment(to.0 - from.0 + 1);
                 if let Some(at) = self.subscriber.cursor(producer) {
                     self.pending.add(key, expected, Cursor { offset: to, ..at }, Vec::new());

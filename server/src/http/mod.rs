@@ -98,7 +98,7 @@ impl Config {
             ("HTTP_MAX_INFLATION", config.inflation == 0),
         ] {
             if none {
-                return Err(env::Error::invalid(name, "must be more than nothing"));
+                return Err(env::Error::invalid(name, "must be greater than zero"));
             }
         }
         Ok(config)

@@ -33,7 +33,7 @@ impl Config {
             ("DATA_SILENCE_LIMIT", config.silence.is_zero()),
         ] {
             if none {
-                return Err(env::Error::invalid(name, "must be more than nothing"));
+                return Err(env::Error::invalid(name, "must be greater than zero"));
             }
         }
         Ok(config)

@@ -91,7 +91,7 @@ impl Config {
             return Err(env::Error::invalid("CONTROL_FRAMES_PER_SECOND", "must be greater than zero"));
         }
         if config.write.is_zero() {
-            return Err(env::Error::invalid("QUIC_WRITE_LIMIT", "must be more than nothing"));
+            return Err(env::Error::invalid("QUIC_WRITE_LIMIT", "must be greater than zero"));
         }
         if config.credit == 0 {
             return Err(env::Error::invalid("QUIC_CREDIT", "must be at least 1"));

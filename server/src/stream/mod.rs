@@ -70,7 +70,7 @@ const ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering")
     (status = 406, description = "Neither form is acceptable"),
     (status = 422, description = "A parameter is out of bounds"),
     (status = 429, description = "The account has too many streams"),
-    (status = 503, description = "The database or the log is away, or the node is full"),
+    (status = 503, description = "The database or the log is unavailable, or the node is full"),
 ))]
 pub(crate) async fn stream(
     State(services): State<Shared>,

@@ -14,7 +14,7 @@ use crate::http::{Shared, shapes};
     (status = 401, description = "No or bad token"),
     (status = 403, description = "Someone else's"),
     (status = 422, description = "A parameter is out of bounds"),
-    (status = 503, description = "The database is away"),
+    (status = 503, description = "The database is unreachable"),
 ))]
 pub(super) async fn subscriptions(
     State(services): State<Shared>,
@@ -38,7 +38,7 @@ pub(super) async fn subscriptions(
     (status = 401, description = "No or bad token"),
     (status = 403, description = "Someone else's"),
     (status = 422, description = "A parameter is out of bounds"),
-    (status = 503, description = "The database is away"),
+    (status = 503, description = "The database is unreachable"),
 ))]
 pub(super) async fn subscribers(
     State(services): State<Shared>,

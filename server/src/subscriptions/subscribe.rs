@@ -41,7 +41,7 @@ pub(super) struct Subscribe {
     (status = 413, description = "The body is too large"),
     (status = 415, description = "Not JSON"),
     (status = 422, description = "A field is out of bounds"),
-    (status = 503, description = "The database is away"),
+    (status = 503, description = "The database is unreachable"),
 ))]
 pub(super) async fn subscribe(
     State(services): State<Shared>,

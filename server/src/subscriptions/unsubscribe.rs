@@ -36,7 +36,7 @@ pub(super) struct Unsubscribe {
     (status = 404, description = "There was none"),
     (status = 413, description = "The body is too large"),
     (status = 422, description = "A field is out of bounds"),
-    (status = 503, description = "The database is away"),
+    (status = 503, description = "The database is unreachable"),
 ))]
 pub(super) async fn unsubscribe(
     State(services): State<Shared>,

@@ -45,7 +45,7 @@ impl Config {
             view: view::Limits::from_env(env)?,
         };
         if config.hello.is_zero() {
-            return Err(env::Error::invalid("WT_HELLO_LIMIT", "must be more than nothing"));
+            return Err(env::Error::invalid("WT_HELLO_LIMIT", "must be greater than zero"));
         }
         Ok(config)
     }

@@ -394,7 +394,7 @@ impl Backend {
     /// stands, and every node finds it on its next look.
     pub async fn announce(&self, event: Event) {
         if let Err(e) = self.relay.announce(&event).await {
-            warn!(error = %e, "a change could not be told to the other nodes");
+            warn!(error = %e, "cannot notify the other nodes of a change");
         }
     }
 

@@ -394,7 +394,7 @@ async fn redis_takes_no_late_write_of_an_earlier_connection() {
     // The genuine one is told to come again, not that it was replaced.
     let ticket = submit(&new, [4, 5]).await;
     let error = timeout(LIMIT, new.committed(ticket)).await.unwrap().unwrap_err();
-    assert_eq!(error.to_string(), "the log began a new life");
+    assert_eq!(error.to_string(), "the log began a new epoch");
     let again = publisher(&node).await;
     assert_eq!(again.seen().to_string(), "1-4");
     send(&again, [4, 5]).await;

@@ -206,8 +206,8 @@ impl From<store::Error> for ApiError {
             store::Error::Unstorable(field) => Self::invalid(field, format!("{field} cannot be stored.")),
             e @ store::Error::TooManyNames => Self::new(StatusCode::CONFLICT, "too_many_cursors", sentence(&e.to_string())),
             e if e.is_unavailable() => {
-                warn!(error = %e, "the database is away");
-                Self::unavailable("database_away", "The database is away. Try again in a moment.")
+                warn!(error = %e, "the database is unreachable");
+                Self::unavailable("database_away", "The database is unreachable. Try again in a moment.")
             }
             e => Self::internal(e),
         }
@@ -253,8 +253,8 @@ impl From<relay::Error> for ApiError {
         warn!(%error, "the relay failed a request");
         match error {
             relay::Error::Closed => Self::unavailable("draining", "This node is going away. Try again."),
-            relay::Error::Store(_) => Self::unavailable("database_away", "The database is away. Try again in a moment."),
-            relay::Error::Log(_) => Self::unavailable("log_away", "The log is away. Try again in a moment."),
+            relay::Error::Store(_) => Self::unavailable("database_away", "The database is unreachable. Try again in a moment."),
+            relay::Error::Log(_) => Self::unavailable("log_away", "The log is unavailable. Try again in a moment."),
         }
     }
 }

@@ -104,7 +104,7 @@ pub async fn serve(listener: impl Into<Listener>, router: Router, limits: Limits
     drop(accepting);
     connections.close();
     if timeout(DRAIN_LIMIT, connections.wait()).await.is_err() {
-        warn!(address = ?address, connections = connections.len(), "requests under way are cut");
+        warn!(address = ?address, connections = connections.len(), "requests in progress are cut off");
         service.cut.cancel();
         connections.wait().await;
     }

@@ -89,10 +89,10 @@ pub enum Error {
     #[error("a newer connection of this device took over")]
     Fenced,
     /// The log began a new life, and the fence was raised in an earlier one: open again.
-    #[error("the log began a new life")]
+    #[error("the log began a new epoch")]
     Stale,
     /// The log cannot be reached; whether the last write took place is not known.
-    #[error("the log is away: {0}")]
+    #[error("the log is unavailable: {0}")]
     Unavailable(String),
     /// The log answered with something that makes no sense.
     #[error("the log is damaged: {0}")]

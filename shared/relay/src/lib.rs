@@ -155,7 +155,7 @@ pub enum Error {
     #[error("the node is going away")]
     Closed,
     /// The database could not be asked.
-    #[error("the database is away")]
+    #[error("the database is unreachable")]
     Store(#[from] Arc<store::Error>),
 }
 

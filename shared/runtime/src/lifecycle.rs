@@ -21,7 +21,7 @@ pub const EX_CONFIG: u8 = 78;
 /// Tells a supervisor that the process serves (sd_notify, `READY=1`); nothing where there is none.
 pub fn notify_ready() {
     if let Err(e) = sd_notify::notify(&[sd_notify::NotifyState::Ready]) {
-        warn!(error = %e, "the supervisor cannot be told that the process serves");
+        warn!(error = %e, "cannot tell systemd that the process is ready");
     }
 }
 

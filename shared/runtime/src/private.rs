@@ -30,7 +30,7 @@ pub fn folder(path: &Path) -> io::Result<()> {
     if is_ours && fs::set_permissions(path, Permissions::from_mode(0o700)).is_ok() {
         return Ok(());
     }
-    warn!(folder = %path.display(), mode = format!("{mode:04o}"), "others may look into the data folder; chmod 700 closes it");
+    warn!(folder = %path.display(), mode = format!("{mode:04o}"), "other users can read the data folder; chmod 700 protects it");
     Ok(())
 }
 

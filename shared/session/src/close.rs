@@ -45,7 +45,7 @@ pub enum CloseReason {
     #[error("the log began another epoch: connect again")]
     Stale,
     /// The log or the database cannot be reached.
-    #[error("the log or the database is away")]
+    #[error("the log or the database is unavailable")]
     Unavailable,
     /// The node failed.
     #[error("{0}")]
@@ -207,7 +207,7 @@ impl From<relay::Error> for CloseReason {
                 Self::internal("the log is damaged")
             }
             relay::Error::Log(log::Error::Unavailable(_)) | relay::Error::Store(_) => {
-                warn!(%error, "a connection is closed because the log or the database is away");
+                warn!(%error, "a connection is closed because the log or the database is unavailable");
                 Self::Unavailable
             }
         }

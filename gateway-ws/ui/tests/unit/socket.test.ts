@@ -145,7 +145,7 @@ test('a service that is away at renewal is waited for, a refusal is not', async 
   const s = scene();
   s.session.renewable = true;
   await s.opened();
-  s.session.renew = async () => Promise.reject(new ApiError(0, 'unreachable', 'AP is away.'));
+  s.session.renew = async () => Promise.reject(new ApiError(0, 'unreachable', 'AP cannot be reached.'));
   s.socket().onclose?.({ code: 4401, reason: '' });
   await s.settle();
   assert.equal(s.link.get().state, 'waiting');

@@ -197,7 +197,7 @@ impl Task {
             for one in some {
                 if let Some(e) = is_taken(redis::cmd(command).arg(one).exec_async(connection).await)? {
                     metrics::counter!("motience_redis_refusals_total", "reason" => "channel").increment(1);
-                    warn!(channel = one, error = %self.place.unavailable(&e), "a channel cannot be heard; its log is read instead");
+                    warn!(channel = one, error = %self.place.unavailable(&e), "cannot subscribe to a channel; its log is read instead");
                     refused.insert(one.clone());
                 }
             }
@@ -247,7 +247,9 @@ impl Receiver {
             Ok(None) => {
                 metrics::counter!("motience_redis_refused_messages_total").increment(1);
                 if self.unsealed.pass("unsealed").is_some() {
-                    warn!("messages from Redis without our seal are left out: from a stranger, or a node with another JWT_SECRET");
+                    warn!(
+                        "ignoring messages from Redis without a valid seal: they come from a stranger, or from a node with another JWT_SECRET"
+                    );
                 }
             }
             // Unreadable is as good as lost; the log has it.

@@ -13,9 +13,9 @@ use redis::{ErrorKind, RedisError, ServerErrorKind, aio::MultiplexedConnection};
 /// have forbidden it, and the log works without.
 pub(super) async fn mend(connection: &mut MultiplexedConnection, mark: &str, run: &str) {
     match attempt(connection, mark, run).await {
-        Ok(true) => tracing::info!("Redis writes its append-only file anew, as after each restart"),
+        Ok(true) => tracing::info!("Redis rewrites its append-only file, as after each restart"),
         Ok(false) => {}
-        Err(error) => tracing::warn!(%error, "Redis cannot be asked to write its append-only file anew"),
+        Err(error) => tracing::warn!(%error, "cannot ask Redis to rewrite its append-only file"),
     }
 }
 

@@ -75,7 +75,7 @@ fn say(server: &Server) {
         }
     }
     if server.evicted > 0 {
-        warn!(keys = server.evicted, "Redis has thrown keys away since it started: acknowledged records may be lost");
+        warn!(keys = server.evicted, "Redis has evicted keys since it started: acknowledged records may be lost");
     }
 }
 
@@ -101,7 +101,7 @@ async fn sweep(log: &Inner, need: u64) -> Result<(), Error> {
         tokio::task::yield_now().await;
     }
     if removed > 0 {
-        info!(removed, "what retention no longer keeps was removed");
+        info!(removed, "records past retention were removed");
     }
     if need == 0 || sizes.is_empty() {
         return Ok(());
@@ -121,7 +121,7 @@ async fn sweep(log: &Inner, need: u64) -> Result<(), Error> {
     }
     if removed > 0 {
         metrics::counter!("motience_log_given_up_total", "reason" => "memory").increment(removed);
-        warn!(removed, "Redis is over its memory budget: the oldest records of the largest logs were given up");
+        warn!(removed, "Redis is over its memory budget: the oldest records of the largest logs were removed");
     } else {
         warn!("Redis is over its memory budget, and there are no records whose removal would help");
     }

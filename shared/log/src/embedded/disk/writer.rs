@@ -59,7 +59,7 @@ impl Writer {
                 group.push(next);
             }
             if !self.commit(&group) {
-                error!(changes = group.len(), "the log's file cannot be written; what was not acknowledged is given up");
+                error!(changes = group.len(), "cannot write the log's file; records that were not acknowledged are given up");
                 return;
             }
             // Once for all that have found it damaged meanwhile.
@@ -162,7 +162,7 @@ impl Writer {
                 Err(e) if load::is_damage(&e) && self.rebuild() => {}
                 Err(e) => {
                     let producers: HashSet<LogKey> = changes.iter().map(|change| change.key).collect();
-                    warn!(error = %e, producers = producers.len(), "the log's file cannot be written; trying again");
+                    warn!(error = %e, producers = producers.len(), "cannot write the log's file; retrying");
                     self.failing.store(true, Ordering::Relaxed);
                     tries += 1;
                     if self.orders.is_closed() && tries >= LAST_TRIES {
