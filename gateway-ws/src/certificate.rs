@@ -30,7 +30,7 @@ pub fn settings(source: &Source) -> &'static str {
     if source.is_self_made() { "CERTS_DIR" } else { "TLS_CERT, TLS_KEY" }
 }
 
-/// What tells browsers to come by HTTPS only (RFC 6797). HSTS_MAX_AGE, 365 d with a certificate of the operator's; zero: nothing. Not with a
+/// The header that tells browsers to use HTTPS only (RFC 6797). HSTS_MAX_AGE, 365 d with a certificate of the operator's; zero: nothing. Not with a
 /// self-made one: it holds for the host's other ports too, and those of a development node are plain.
 pub fn hsts(env: &Env) -> Result<Option<HeaderValue>, env::Error> {
     let default = if from_env(env)?.is_self_made() { Duration::ZERO } else { HSTS_MAX_AGE };

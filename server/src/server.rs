@@ -49,7 +49,7 @@ pub enum Error {
         address: ListenAddress,
         /// The setting of its port.
         setting: &'static str,
-        /// What the system says.
+        /// The error of the system.
         cause: std::io::Error,
     },
     /// The QUIC endpoint.
@@ -63,7 +63,7 @@ pub enum Error {
     Certificate {
         /// The settings that name it.
         setting: &'static str,
-        /// What is wrong.
+        /// The error of the certificate.
         source: source::Error,
     },
 }

@@ -31,7 +31,7 @@ pub(super) struct Listed {
     name: String,
     /// In whose log; a string, as consumers see it.
     producer_id: String,
-    /// The life of the log, and the last offset confirmed in it.
+    /// The log epoch, and the last offset confirmed in it.
     cursor: String,
     /// When it last moved.
     #[serde(with = "time::serde::rfc3339")]

@@ -151,7 +151,7 @@ fn note(services: &Shared, caller: &Producer, publisher: &Publisher, records: &[
     }
 }
 
-/// What a client wants its records to be called that bring no name: the value of `Idempotency-Key`.
+/// The value of `Idempotency-Key`, which names the records that bring no id.
 struct Key(Option<String>);
 
 impl Key {

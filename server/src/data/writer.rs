@@ -1,8 +1,8 @@
 //! The history writer (PERSIST=true): one more durable consumer of the log, which follows every producer and keeps what it reads.
 //!
-//! It gathers a batch, and reads on only after that is committed together with its place in each log. So a database that is away
-//! delays it, costs no memory, and loses nothing that the log still holds; and wherever it is cut off, it or another goes on at the
-//! stored place, with each record kept once. One node of a cluster writes at a time (see [`lease`]); that two believe they do is
+//! The writer gathers a batch, and reads on only after the batch is committed together with its cursor in each log. An unreachable database
+//! therefore delays it, costs no memory, and loses nothing that the log still holds. After an interruption this or another writer continues at
+//! the stored cursor, with each record kept once. One node of a cluster writes at a time (see [`lease`]); that two believe they do is
 //! harmless, because a batch is kept only where the history stands where its reader began.
 //!
 //! When an embedded node stops, it goes on until nothing more comes in: the log may end with its process. In a cluster another node

@@ -58,7 +58,7 @@ pub struct Config {
     pub stream: stream::Config,
     /// How often each address and each account may register, log in and refresh.
     pub rates: Rates,
-    /// What the services' ports tell of the node. METRICS_ON_SERVICE_PORTS.
+    /// Detail of `/health` and `/metrics` on the services' ports. METRICS_ON_SERVICE_PORTS.
     pub detail: Detail,
 }
 

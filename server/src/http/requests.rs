@@ -1,4 +1,4 @@
-//! What one account may ask of a service: so many requests in a minute, so many at once, and a share of the node's readers of history.
+//! Limits of one account: requests in a minute, requests at once, and a share of the node's readers of history.
 //!
 //! Records on their way in are no part of it, as their log's writer sets the pace; nor is what asks nothing of database and log.
 
@@ -42,7 +42,7 @@ pub(crate) struct UnderWay {
     counts: Arc<Mutex<HashMap<UserId, usize>>>,
 }
 
-/// What a request costs.
+/// The cost of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kind {
     /// Nothing that is worth counting, or what is limited otherwise.

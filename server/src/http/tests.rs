@@ -60,7 +60,7 @@ pub(crate) async fn platform(settings: &[(&str, &str)]) -> Platform {
     platform_on(settings, store::Config::SqliteMemory).await
 }
 
-/// The same over another database.
+/// The services under these settings and over this database.
 pub(crate) async fn platform_on(settings: &[(&str, &str)], store: store::Config) -> Platform {
     let env = Env::from_pairs(settings.iter().copied());
     let mut config = backend::Config::from_env(&env).unwrap();

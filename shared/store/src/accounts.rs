@@ -24,7 +24,7 @@ pub struct NewUser {
     pub username: String,
     /// The password's hash, never the password.
     pub password_hash: String,
-    /// What the account may do.
+    /// The role of the account.
     pub role: Role,
     /// The device it is for, if any.
     pub device_id: Option<String>,
@@ -75,7 +75,7 @@ impl Store {
         Ok(self.create_user_above(UserId(0), new).await?.user)
     }
 
-    /// The same where every number up to `given` was given out already, though the database may have forgotten it.
+    /// Makes an account where every number up to `given` was given out already, though the database may have forgotten it.
     ///
     /// Nothing that another account of this number has left behind is the new one's: its subscriptions end, its cursors go, and what is
     /// kept by log id (records, their history, others' cursors) is that of another log.

@@ -57,8 +57,8 @@ impl Store {
         rows.into_iter().map(Row::named).collect()
     }
 
-    /// Moves a name forward in a producer's log. Within one life of the log it never moves back, so two clients of one name cannot
-    /// rewind each other; a cursor of another life takes the old one's place.
+    /// Moves a name forward in a producer's log. Within one log epoch it never moves back, so two clients of one name cannot
+    /// rewind each other; a cursor of another epoch replaces the old one.
     pub async fn confirm(
         &self,
         consumer: ConsumerId,
@@ -70,7 +70,7 @@ impl Store {
         self.confirm_many(consumer, name, &[(producer, cursor)], now).await
     }
 
-    /// The same for several logs at once. Of two cursors for one log the later counts, or the further one of the same life.
+    /// Confirms several logs at once. Of two cursors for one log the later counts, or the further one of the same log epoch.
     pub async fn confirm_many(
         &self,
         consumer: ConsumerId,

@@ -1,4 +1,4 @@
-//! What can go wrong with the store, sorted by what the caller can do about it.
+//! Errors of the store, sorted by what the caller can do about them.
 
 use sqlx::{error::DatabaseError, postgres::PgDatabaseError};
 

@@ -22,7 +22,7 @@ pub struct RefreshToken {
     pub id: String,
     /// The login it goes back to.
     pub family: String,
-    /// Whose it is.
+    /// The account that it is for.
     pub user: UserId,
     /// When it ends by itself.
     pub expires_at: OffsetDateTime,
@@ -39,10 +39,10 @@ pub struct Spending<'a> {
     pub leeway: Duration,
 }
 
-/// What became of an attempt to use a refresh token.
+/// Outcome of the use of a refresh token.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Spend {
-    /// It was good, and is now spent.
+    /// The token was good, and is now spent.
     Fresh(RefreshToken),
     /// This client spent it a moment ago.
     Repeated {
@@ -53,7 +53,7 @@ pub enum Spend {
         /// When it was spent, to the millisecond.
         at: OffsetDateTime,
     },
-    /// It was spent before: revoke its family.
+    /// The token was spent before: revoke its family.
     Reused(RefreshToken),
     /// Never issued, expired, or of a revoked family.
     Unknown,

@@ -8,14 +8,14 @@ use super::{Error, Page, Store, from_column, is_storable, on, row::row};
 /// How often [`Store::subscribe`] begins again when others change the same row between its steps.
 const ROUNDS: usize = 5;
 
-/// What a call to [`Store::subscribe`] changed.
+/// Outcome of [`Store::subscribe`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Change {
     /// There was no such subscription.
     Created,
     /// There was one that had ended.
     Reactivated,
-    /// It was already in force.
+    /// The subscription was already in force.
     Unchanged,
 }
 

@@ -51,7 +51,7 @@ pub(super) struct Record {
     pub(super) received_at: Option<OffsetDateTime>,
 }
 
-/// What a part follows on.
+/// The end of the part before.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct After {
     /// The last record, of either half.
@@ -132,8 +132,8 @@ async fn head_of(backend: &Backend, key: LogKey) -> Result<Head, ApiError> {
     Ok(backend.relay.log().head(key).await.map_err(relay::Error::from)?)
 }
 
-/// Whether a reader that has come to `seen` has read what lies at `place`: in one life by the offsets, and in two where the present
-/// life shares the place.
+/// Whether a reader that has come to `seen` has read what lies at `place`: in one log epoch by the offsets, and in two where the present
+/// epoch shares the place.
 fn is_before(head: &Head, place: Cursor, seen: Cursor) -> bool {
     let shared = |cursor| head.lives.resume(cursor, head.last).offset;
     if place.epoch == seen.epoch { place.offset <= seen.offset } else { shared(place) == place.offset && place.offset <= shared(seen) }
@@ -160,7 +160,7 @@ struct Room {
     bytes: usize,
 }
 
-/// What the log holds.
+/// Records of the log.
 #[derive(Default)]
 struct Logged {
     names: Vec<RecordName>,

@@ -7,7 +7,7 @@ use motience_proto::model::record::without_mark;
 #[derive(Debug)]
 pub(super) struct Lines {
     limit: usize,
-    /// What has come since the last line that was given out.
+    /// Bytes that have come since the last line that was given out.
     piece: Bytes,
     /// The beginning of a line whose end is in a later piece.
     begun: BytesMut,
@@ -21,7 +21,7 @@ pub(super) struct Lines {
 pub(super) struct Line {
     /// Its number, from 1; blank lines count.
     pub(super) number: u64,
-    /// What is on it, without its end; `None` where that is over the limit.
+    /// The line without its end; `None` where it is over the limit.
     pub(super) text: Option<Bytes>,
 }
 

@@ -126,7 +126,7 @@ struct Waiting {
     line: u64,
 }
 
-/// What is dealt with.
+/// The lines that are dealt with.
 #[derive(Default)]
 struct Done {
     accepted: u64,

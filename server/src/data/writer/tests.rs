@@ -170,9 +170,9 @@ async fn a_log_that_lost_its_tail_leaves_one_row_for_each_record() {
     let mut writer = Writer::new(Arc::clone(&platform.services));
     writer.look().await;
     let key = platform.services.backend.relay.log_of(producer).await.unwrap();
-    let batch = |life, first, seqs: &[u64]| {
+    let batch = |epoch, first, seqs: &[u64]| {
         let entry = |&seq: &u64| Entry { name: RecordName { epoch: Epoch(7), seq: Seq(seq) }, message: Bytes::from(record(seq)) };
-        let batch = Batch::new(key, LogEpoch(life), Offset(first), seqs.iter().map(entry).collect());
+        let batch = Batch::new(key, LogEpoch(epoch), Offset(first), seqs.iter().map(entry).collect());
         Delivery::Batch { batch: Arc::new(batch), after: Offset(first - 1) }
     };
     let reset = Delivery::Reset { producer, cursor: Cursor { epoch: LogEpoch(2), offset: Offset(2) } };

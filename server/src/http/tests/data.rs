@@ -60,7 +60,7 @@ async fn the_body_of_data_has_a_limit_of_its_own() {
     platform.dsm(Method::POST, "/data", Some(&token), Sent::Text("text/plain", "{}")).await.problem(415, "unsupported_media_type");
 }
 
-/// What is in a producer's log.
+/// The records in a producer's log.
 async fn logged(platform: &Platform, producer: &User) -> Vec<Value> {
     let read = platform.services.backend.relay.log().read(producer.log_key(), Offset(0), 1 << 20).await.unwrap();
     let messages = read.batches.iter().flat_map(|batch| batch.entries().iter().map(|entry| entry.message.clone()).collect::<Vec<_>>());

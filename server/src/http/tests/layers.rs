@@ -1,4 +1,4 @@
-//! What holds for every request: paths, methods, origins, rates, and what operators ask.
+//! The layers around every request: paths, methods, origins, rates, and the paths of operators.
 
 use std::net::SocketAddr;
 

@@ -1,4 +1,4 @@
-//! What operators see and do.
+//! The operations of operators.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! What the log says of refused requests: who asked, what for, whose account was meant; no password, no token, nothing twice in a moment.
+//! Log lines of refused requests: who asked, what for, whose account was meant; no password, no token, nothing twice in a moment.
 
 use std::{
     io::Write,
@@ -11,7 +11,7 @@ use serde_json::json;
 
 use super::*;
 
-/// What is logged, as text.
+/// The log as text.
 #[derive(Clone, Default)]
 struct Log(Arc<Mutex<Vec<u8>>>);
 

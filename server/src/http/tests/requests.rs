@@ -1,4 +1,4 @@
-//! What one account may ask: so often, so much at once; and what a reader of history costs.
+//! Limits of one account's requests, and the cost of a reader of history.
 
 use motience_http::PageRoom;
 use motience_proto::model::ProducerId;

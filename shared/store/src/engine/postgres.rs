@@ -28,7 +28,7 @@ pub(crate) struct Connections {
     mode: Mode,
 }
 
-/// What a connection is.
+/// How a connection behaves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Mode {
     /// One session, with its settings and its statements.
@@ -91,7 +91,7 @@ fn without_session(options: &PgConnectOptions) -> PgConnectOptions {
     options.clone().extra_float_digits(None).statement_cache_capacity(0)
 }
 
-/// The same limits for one transaction.
+/// The statement that begins a transaction with these limits.
 fn begin(limit: Duration) -> String {
     let limit = limit.as_millis();
     format!("BEGIN; SET LOCAL statement_timeout = {limit}; SET LOCAL idle_in_transaction_session_timeout = {limit}")

@@ -40,7 +40,7 @@ impl Store {
         Ok(self.history_cursors(producer, producer).await?.pop().map(|(_, cursor)| cursor))
     }
 
-    /// The same for all producers from `first` to `last`, both included, in order of id.
+    /// How far the history has come for all producers from `first` to `last`, both included, in order of id.
     pub async fn history_cursors(&self, first: ProducerId, last: ProducerId) -> Result<Vec<(ProducerId, Cursor)>, Error> {
         let rows = on!(self, reader, |db| sqlx::query_as::<_, (i64, i64, i64)>(CURSORS).bind(first.0).bind(last.0).fetch_all(db))?;
         Ok(rows.into_iter().map(|(producer, epoch, offset)| (ProducerId(producer), Place::new(epoch, offset).into())).collect())

@@ -39,8 +39,8 @@ impl Store {
         rows.into_iter().map(|row| row.entry(producer)).collect()
     }
 
-    /// The id of the row that a reader of the log at `place` goes on after: of the last row of that life up to there, or else of the one
-    /// before the first row beyond. `None`: the history holds nothing of that life.
+    /// The id of the row after which a reader of the log at `place` continues: of the last row of that log epoch up to there, or else of the one
+    /// before the first row beyond. `None`: the history has nothing of that epoch.
     pub async fn history_id(&self, producer: ProducerId, place: Cursor) -> Result<Option<i64>, Error> {
         for (statement, before) in [(LAST_UNTIL, 0), (FIRST_BEYOND, 1)] {
             let id = on!(self, reader, |db| sqlx::query_scalar::<_, i64>(statement)

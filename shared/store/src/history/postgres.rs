@@ -197,5 +197,5 @@ macro_rules! select {
 }
 
 const SELECT: [&str; 2] = select!("data_history.id");
-/// The same in whichever order of the index of times: an expression is no column, so no other index serves.
+/// [`SELECT`] in the order of an index of times: `id + 0` is an expression and no column, so no other index serves.
 const SELECT_FEW: [&str; 2] = select!("data_history.id + 0");

@@ -63,7 +63,7 @@ impl Default for HistoryQuery {
 pub struct HistoryEntry {
     /// Rises in the order in which records were kept.
     pub id: i64,
-    /// Whose record.
+    /// The producer of the record.
     pub producer_id: ProducerId,
     /// Its place in the log; an imported row has none.
     pub place: Option<Cursor>,
@@ -74,7 +74,7 @@ pub struct HistoryEntry {
     /// The record's `data`: the same value, though PostgreSQL orders members and spells numbers its own way (`1e3` is `1000`) and keeps
     /// the last of members with one name.
     pub data: Box<RawValue>,
-    /// What else the device wrote, as one object; likewise.
+    /// Other members that the device wrote, as one object; likewise.
     pub extra: Option<Box<RawValue>>,
     /// When it came, to the microsecond; an imported row does not say.
     pub received_at: Option<OffsetDateTime>,
@@ -112,14 +112,14 @@ pub struct HistoryRow {
     pub received_at: OffsetDateTime,
     /// The record's `data`, as the device wrote it.
     pub data: Box<RawValue>,
-    /// What else it wrote, as one object.
+    /// Other members that it wrote, as one object.
     pub extra: Option<Box<RawValue>>,
 }
 
-/// What was read from one producer's log.
+/// Records that were read from one producer's log.
 #[derive(Clone, Debug)]
 pub struct HistoryBatch {
-    /// Whose log.
+    /// The producer of the log.
     pub producer: ProducerId,
     /// Which log: rows of one that the producer's number had before are kept, and are not shown as the present one's.
     pub log: LogId,
@@ -131,7 +131,7 @@ pub struct HistoryBatch {
     pub rows: Vec<HistoryRow>,
 }
 
-/// What [`keep_history`](crate::Store::keep_history) did.
+/// Outcome of [`keep_history`](crate::Store::keep_history).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Kept {
     /// Rows added; those that were there already are not counted.

@@ -112,7 +112,7 @@ macro_rules! select {
 }
 
 const SELECT: [&str; 2] = select!("id");
-/// The same in whichever order of the index of times: an expression is no column, so no other index serves.
+/// [`SELECT`] in the order of an index of times: `id + 0` is an expression and no column, so no other index serves.
 const SELECT_FEW: [&str; 2] = select!("id + 0");
 const NAMES: &str = concat!(
     "SELECT sender_epoch, sender_seq FROM data_history WHERE producer_id = $1 AND id <= $2 AND ",

@@ -27,9 +27,11 @@ async fn cursors_and_leases_are_the_same_on_every_engine() {
 async fn moves_forward_only(store: &Store) {
     let (app, producer) = (name("app"), ProducerId(1));
     assert_eq!(store.cursor(CONSUMER, &app, producer).await.unwrap(), None);
-    // A life's highest bit may be set.
-    let life = u64::MAX;
-    for (confirmed, stands) in [(at(life, 5), at(life, 5)), (at(life, 3), at(life, 5)), (at(life, 9), at(life, 9)), (at(2, 4), at(2, 4))] {
+    // The highest bit of a log epoch may be set.
+    let epoch = u64::MAX;
+    for (confirmed, stands) in
+        [(at(epoch, 5), at(epoch, 5)), (at(epoch, 3), at(epoch, 5)), (at(epoch, 9), at(epoch, 9)), (at(2, 4), at(2, 4))]
+    {
         store.confirm(CONSUMER, &app, producer, confirmed, NOW).await.unwrap();
         assert_eq!(store.cursor(CONSUMER, &app, producer).await.unwrap(), Some(stands), "{confirmed} was confirmed");
     }

@@ -35,7 +35,7 @@ async fn comes_back(store: &Store) {
     again.push(row(epoch, 4, datetime!(2025-01-29 11:36 UTC), "1"));
     assert_eq!(keep(store, PRODUCER, again).await, 1);
     assert_eq!(keep(store, PRODUCER, vec![]).await, 0);
-    // Another life of the log reuses the offsets.
+    // Another log epoch reuses the offsets.
     keep(store, PRODUCER, vec![row(5, 1, datetime!(2025-01-29 11:37 UTC), "[]")]).await;
 
     let all = store.history(PRODUCER, &HistoryQuery::default()).await.unwrap();

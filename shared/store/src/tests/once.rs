@@ -28,10 +28,10 @@ async fn only_from_where_the_history_stands(store: &Store) {
     assert_eq!(keep_from(store, PRODUCER, Some(one), two, vec![row(two, 2)]).await, None, "there is no history yet");
     assert_eq!(keep_from(store, PRODUCER, None, one, vec![row(one, 1)]).await, Some(1));
     assert_eq!(keep_from(store, PRODUCER, None, one, vec![row(one, 1)]).await, None, "the same call again");
-    assert_eq!(keep_from(store, PRODUCER, Some(at(2, 1)), two, vec![row(two, 2)]).await, None, "another life");
+    assert_eq!(keep_from(store, PRODUCER, Some(at(2, 1)), two, vec![row(two, 2)]).await, None, "another log epoch");
     assert_eq!(store.history_cursor(PRODUCER).await.unwrap(), Some(one));
     assert_eq!(keep_from(store, PRODUCER, Some(one), two, vec![row(two, 2)]).await, Some(1));
-    // A gap or a reset moves it without a row; the bits of a life are kept.
+    // A gap or a reset moves it without a row; the bits of a log epoch are kept.
     let far = at(u64::MAX, 90);
     assert_eq!(keep_from(store, PRODUCER, Some(two), far, vec![]).await, Some(0));
     assert_eq!(store.history_cursor(PRODUCER).await.unwrap(), Some(far));

@@ -1,4 +1,4 @@
-//! What every engine does alike, from the first account to the last token.
+//! A story that every engine tells alike, from the first account to the last token.
 
 use motience_proto::model::{ConsumerId, ProducerId, Role, Status, UserId};
 use time::{Duration, OffsetDateTime, macros::datetime};
