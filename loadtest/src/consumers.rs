@@ -1,4 +1,4 @@
-//! Real consumers: clients of an exit that read as fast as they can.
+//! Real consumers: clients of an egress that read as fast as they can.
 
 use std::sync::{Arc, atomic::Ordering};
 
@@ -7,7 +7,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    exits::{Connection, Exit, Place, Said, Start},
+    egress::{Connection, Egress, Incoming, Start, Target},
     measure::{Live, Seen},
     payload::{TestClock, mark},
 };
@@ -17,8 +17,8 @@ pub(crate) struct Consumer(Connection);
 
 impl Consumer {
     /// Every record that is logged from now on comes.
-    pub(crate) async fn connect(exit: Exit, place: &Place) -> Result<Self> {
-        Connection::open(exit, place, &Start::Live).await.map(Self)
+    pub(crate) async fn connect(egress: Egress, target: &Target) -> Result<Self> {
+        Connection::open(egress, target, &Start::Live).await.map(Self)
     }
 
     /// Reads until `stop`, and then gives what it saw.
@@ -32,16 +32,16 @@ impl Consumer {
                     () = stop.cancelled() => break,
                 };
                 match said {
-                    Ok(Said::Message(text)) => match mark(&text) {
+                    Ok(Incoming::Message(text)) => match mark(&text) {
                         Some(mark) => {
                             seen.record(mark, clock.now());
                             live.delivered.fetch_add(1, Ordering::Relaxed);
                         }
-                        // Where the exit stands, without a record.
-                        None if Said::is_place(&text) => {}
+                        // Where the egress stands, without a record.
+                        None if Incoming::is_position(&text) => {}
                         None => live.fail(format!("a consumer received something else: {}", text.chars().take(80).collect::<String>())),
                     },
-                    Ok(Said::End(how)) => {
+                    Ok(Incoming::End(how)) => {
                         live.fail(format!("a consumer was cut: {how}"));
                         break;
                     }

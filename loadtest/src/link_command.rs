@@ -43,7 +43,7 @@ pub(crate) struct Options {
     /// Larger packets vanish.
     #[arg(long)]
     mtu: Option<u16>,
-    /// The same seed is the same weather.
+    /// Equal seeds drop the same packets.
     #[arg(long, default_value_t = 1)]
     seed: u64,
     /// A program to run at the device's end, and its arguments.
@@ -53,7 +53,7 @@ pub(crate) struct Options {
 
 /// Runs the command, or waits for ctrl-c.
 pub(crate) async fn run(options: Options) -> Result<bool> {
-    let link = Link::new(options.weather(), options.seed)?;
+    let link = Link::new(options.impairment(), options.seed)?;
     let (device, server) = (link.device().name(), link.server().name());
     eprintln!(
         "The link is up ({:?}). The server's side is reached at {SERVER} (MOTIENCE_LINK_SERVER in the command's environment).",
@@ -88,24 +88,24 @@ fn print(way: &str, c: Counts) {
 }
 
 impl Options {
-    fn weather(&self) -> motience_loadtest::link::Profile {
+    fn impairment(&self) -> motience_loadtest::link::Profile {
         let mut profile = self.profile.profile();
         let ms = |ms: f64| Duration::from_secs_f64(ms.max(0.0) / 1000.0);
-        for weather in [&mut profile.up, &mut profile.down] {
-            weather.delay = self.delay.map_or(weather.delay, ms);
-            weather.jitter = self.jitter.map_or(weather.jitter, ms);
-            weather.loss = match (self.loss, self.bursts) {
+        for impairment in [&mut profile.up, &mut profile.down] {
+            impairment.delay = self.delay.map_or(impairment.delay, ms);
+            impairment.jitter = self.jitter.map_or(impairment.jitter, ms);
+            impairment.loss = match (self.loss, self.bursts) {
                 (Some(per_cent), _) => Loss::Random(per_cent / 100.0),
                 (None, Some(per_cent)) => Loss::Bursts(Bursts::blackouts(per_cent / 100.0, ms(self.burst))),
-                (None, None) => weather.loss,
+                (None, None) => impairment.loss,
             };
-            weather.reordered = self.reordered.map_or(weather.reordered, |p| p / 100.0);
-            weather.doubled = self.doubled.map_or(weather.doubled, |p| p / 100.0);
+            impairment.reordered = self.reordered.map_or(impairment.reordered, |p| p / 100.0);
+            impairment.doubled = self.doubled.map_or(impairment.doubled, |p| p / 100.0);
             if let Some(mbit) = self.rate {
                 let bits = mbit * 1e6;
-                weather.rate = Some(Rate { bits: bits as u64, queue: (bits / 8.0 * self.queue / 1000.0) as u64 });
+                impairment.rate = Some(Rate { bits: bits as u64, queue: (bits / 8.0 * self.queue / 1000.0) as u64 });
             }
-            weather.mtu = self.mtu.or(weather.mtu);
+            impairment.mtu = self.mtu.or(impairment.mtu);
         }
         profile
     }

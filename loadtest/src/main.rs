@@ -4,8 +4,8 @@ mod accounts;
 mod check;
 mod consumers;
 mod devices;
-mod exits;
-mod exits_command;
+mod egress;
+mod egress_command;
 mod fleet;
 mod hostile;
 mod levels;
@@ -36,27 +36,28 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Scenario {
-    /// Devices send, consumers receive; what was delivered, lost, doubled, how fast, and at what cost.
+    /// Devices send and consumers receive: records delivered, lost and doubled, latency, and processor time.
     Run(run::Options),
-    /// What each durability level costs, side by side against a path without a log.
+    /// Compare the cost of the durability levels, beside a path without a log.
     Levels(levels::Options),
-    /// What each exit costs, side by side: the first byte, the tail of the latency, the server's processor time.
-    Exits(exits_command::Options),
-    /// Thousands of devices of one account whose node is restarted, and who are then restarted themselves: how soon all are back.
+    /// Compare the cost of the egresses: first byte, latency, the server's processor time.
+    #[command(alias = "exits")]
+    Egress(egress_command::Options),
+    /// Restart the node of thousands of devices, then the devices too, and measure how soon all are back.
     Fleet(fleet::Options),
-    /// Consumers are cut off and resumed again and again during a flood; each record must arrive exactly once.
+    /// Cut consumers off again and again during a flood: each must get every record exactly once.
     Resume(resume::Options),
-    /// Crashes, pauses, cuts and damages everything, and proves from the histories that nothing was lost, doubled or leaked.
+    /// Crash, pause, cut off and damage everything, then check that nothing was lost, doubled or leaked.
     Check(check::Options),
-    /// One host attacks a node in many ways at once; it stays small, and honest devices and consumers lose nothing.
+    /// Attack a node in many ways at once: its memory stays bounded, and honest devices and consumers lose nothing.
     Hostile(hostile::Options),
-    /// A bad network link inside this machine, and a command at its end. Needs root.
+    /// Run a command at the end of an emulated bad link. Needs root.
     Link(link_command::Options),
-    /// What a flooding device leaves to a TCP flow at a shared bottleneck. Needs root.
+    /// Measure what a flooding device leaves to a TCP flow at a shared bottleneck. Needs root.
     Fairness(lossy::FairnessOptions),
-    /// What a device on the move goes through: each record is delivered once all the same. Needs root.
+    /// Move a device between networks: each record must be delivered once. Needs root.
     Roam(lossy::RoamOptions),
-    /// Lossy links: how late records arrive and what they cost, Motience beside MQTT and a Node.js chain. Needs root.
+    /// Compare Motience, MQTT and a Node.js chain on lossy links: latency and cost. Needs root.
     Lossy(lossy::Options),
     /// The attacker of a hostile run.
     #[command(hide = true)]
@@ -80,7 +81,7 @@ async fn main() -> ExitCode {
     let outcome = match Cli::parse().scenario {
         Scenario::Run(options) => run::run(options).await,
         Scenario::Levels(options) => levels::run(options).await,
-        Scenario::Exits(options) => exits_command::run(options).await,
+        Scenario::Egress(options) => egress_command::run(options).await,
         Scenario::Fleet(options) => fleet::run(options).await,
         Scenario::Resume(options) => resume::run(options).await,
         Scenario::Check(options) => check::run(options).await,

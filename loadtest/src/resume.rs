@@ -1,4 +1,4 @@
-//! `loadtest resume`: consumers by every exit are cut off again and again during a flood of one producer, each time without
+//! `loadtest resume`: consumers by every egress are cut off again and again during a flood of one producer, each time without
 //! a word, and go on from the cursor of the last record they had. Each record must reach each of them exactly once.
 
 use std::{
@@ -21,7 +21,7 @@ use tokio::time::timeout;
 
 use crate::{
     accounts::{Account, Accounts},
-    exits::{Connection, Exit, Place, Said, Start},
+    egress::{Connection, Egress, Incoming, Start, Target},
     payload::{Mark, record},
     server::{Addresses, Own},
 };
@@ -80,16 +80,16 @@ async fn against(options: &Options, mut settings: Vec<(String, String)>) -> Resu
 async fn flood(options: &Options, addresses: &Addresses) -> Result<bool> {
     let accounts = Accounts::new(addresses)?;
     let producer = accounts.make("producer", 1).await?.remove(0);
-    let consumers = accounts.make("consumer", 1 + Exit::RESUMING.len()).await?;
+    let consumers = accounts.make("consumer", 1 + Egress::RESUMING.len()).await?;
     for consumer in &consumers {
         accounts.subscribe(consumer, &producer).await?;
     }
     let began = Instant::now();
     let native = Reader::new(options, &producer, 0).native(connector(addresses, "reader")?, consumers[0].clone());
     let mut readers = vec![("motience/1", tokio::spawn(native))];
-    for ((number, exit), consumer) in (1..).zip(Exit::RESUMING).zip(&consumers[1..]) {
-        let place = Place::at(exit, addresses, consumer, vec![producer.id]);
-        readers.push((exit.name(), tokio::spawn(Reader::new(options, &producer, number).json(exit, place))));
+    for ((number, egress), consumer) in (1..).zip(Egress::RESUMING).zip(&consumers[1..]) {
+        let target = Target::at(egress, addresses, consumer, vec![producer.id]);
+        readers.push((egress.name(), tokio::spawn(Reader::new(options, &producer, number).json(egress, target))));
     }
     let sending = tokio::spawn(send(connector(addresses, "load-00000")?, producer, options.records));
     let mut good = true;
@@ -196,14 +196,14 @@ impl Reader {
         while !self.is_done() {
             let mut session = connect(&connector, &account, Intent::Consume).await?;
             session.subscribe(self.producer, self.cursor.map_or(From::Earliest, From::After), "").await?;
-            let mut place = Cursor::default();
+            let mut position = Cursor::default();
             'alive: while !self.is_done() {
                 match timeout(SILENCE, session.next()).await.context("the server fell silent")?? {
-                    Event::Feed(feed) => place = feed.after,
+                    Event::Feed(feed) => position = feed.after,
                     Event::Entries { entries, .. } => {
                         for entry in entries {
-                            place.offset = entry.offset;
-                            if self.take(place, entry.name) {
+                            position.offset = entry.offset;
+                            if self.take(position, entry.name) {
                                 break 'alive;
                             }
                         }
@@ -216,13 +216,13 @@ impl Reader {
         Ok(self)
     }
 
-    async fn json(mut self, exit: Exit, place: Place) -> Result<Self> {
+    async fn json(mut self, egress: Egress, target: Target) -> Result<Self> {
         while !self.is_done() {
             let cursors = self.cursor.map(|cursor| (self.producer.0, cursor));
-            let mut connection = Connection::open(exit, &place, &Start::After(cursors.into_iter().collect())).await?;
+            let mut connection = Connection::open(egress, &target, &Start::After(cursors.into_iter().collect())).await?;
             while !self.is_done() {
                 match timeout(SILENCE, connection.next()).await.context("the server fell silent")?? {
-                    Said::Message(text) => match serde_json::from_str(&text).with_context(|| format!("no message: {text}"))? {
+                    Incoming::Message(text) => match serde_json::from_str(&text).with_context(|| format!("no message: {text}"))? {
                         Message::Record { cursor, record_id } => {
                             if self.take(cursor.parse()?, record_id.parse()?) {
                                 break;
@@ -231,7 +231,7 @@ impl Reader {
                         Message::Notice { r#type } if matches!(&*r#type, "subscribed" | "feed" | "cursors") => {}
                         Message::Notice { .. } => bail!("unexpected: {text}"),
                     },
-                    Said::End(how) => bail!("the connection ended: {how}"),
+                    Incoming::End(how) => bail!("the connection ended: {how}"),
                 }
             }
         }

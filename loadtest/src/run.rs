@@ -17,7 +17,7 @@ use crate::{
     accounts::{Account, Accounts},
     consumers::Consumer,
     devices::{Device, Pace, schedule},
-    exits::{Exit, Place},
+    egress::{Egress, Target},
     measure::{Live, Seen},
     payload::TestClock,
     process,
@@ -60,9 +60,9 @@ pub(crate) struct Options {
     /// Consumers.
     #[arg(long, default_value_t = 10)]
     consumers: usize,
-    /// The exit that they read.
-    #[arg(long, value_enum, default_value = "plain")]
-    exit: Exit,
+    /// The egress that they read.
+    #[arg(long, alias = "exit", value_enum, default_value = "plain")]
+    egress: Egress,
     /// How long to send.
     #[arg(long, default_value_t = 10.0)]
     seconds: f64,
@@ -102,9 +102,9 @@ pub(crate) struct Options {
 }
 
 impl Options {
-    /// Devices of one account, and consumers of another that follows it by an exit.
-    pub(crate) fn fan(exit: Exit, devices: usize, consumers: usize, rate: f64, seconds: f64) -> Self {
-        Self { devices, consumers, accounts: 1, exit, ..Self::pairs(1, rate, seconds) }
+    /// Devices of one account, and consumers of another that follows it by an egress.
+    pub(crate) fn fan(egress: Egress, devices: usize, consumers: usize, rate: f64, seconds: f64) -> Self {
+        Self { devices, consumers, accounts: 1, egress, ..Self::pairs(1, rate, seconds) }
     }
 
     /// As many devices as consumers of a few accounts, each consumer following one of them.
@@ -118,7 +118,7 @@ impl Options {
             devices: count,
             rate,
             consumers: count,
-            exit: Exit::Plain,
+            egress: Egress::Plain,
             seconds,
             follow: Follow::One,
             in_flight: 256,
@@ -213,8 +213,8 @@ async fn connect_consumers(options: &Options, addresses: &Addresses, cast: &Cast
     let connect = |i: usize| {
         let account = i % cast.consumers.len();
         let followed = cast.followed(options.follow, account).map(|producer| producer.id).collect();
-        let (exit, place) = (options.exit, Place::at(options.exit, addresses, &cast.consumers[account], followed));
-        async move { Consumer::connect(exit, &place).await }
+        let (egress, target) = (options.egress, Target::at(options.egress, addresses, &cast.consumers[account], followed));
+        async move { Consumer::connect(egress, &target).await }
     };
     gather(options.consumers, connect).await
 }

@@ -10,7 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use motience_loadtest::link::{Block, Direction, Link, Loss, Profile, SERVER, UPLINKS, Weather};
+use motience_loadtest::link::{Block, Direction, Impairment, Link, Loss, Profile, SERVER, UPLINKS};
 
 const PORT: u16 = 7000;
 const MS: Duration = Duration::from_millis(1);
@@ -19,8 +19,8 @@ const LIMIT: Duration = Duration::from_secs(10);
 /// How long nothing must come.
 const SILENCE: Duration = Duration::from_millis(300);
 
-fn link(weather: Weather) -> Option<Link> {
-    match Link::new(Profile::both(weather), 7) {
+fn link(impairment: Impairment) -> Option<Link> {
+    match Link::new(Profile::both(impairment), 7) {
         Ok(link) => Some(link),
         Err(e) => {
             assert!(e.is_denied(), "{e:?}");
@@ -63,7 +63,7 @@ fn ask(socket: &UdpSocket) -> std::io::Result<String> {
 
 #[test]
 fn packets_take_their_time_and_are_counted() {
-    let Some(link) = link(Weather::calm(25 * MS)) else { return };
+    let Some(link) = link(Impairment::calm(25 * MS)) else { return };
     echo(&link);
     let socket = device(&link);
     let began = Instant::now();
@@ -80,19 +80,19 @@ fn packets_take_their_time_and_are_counted() {
 
 #[test]
 fn everything_is_lost_where_everything_is_to_be() {
-    let Some(link) = link(Weather::calm(MS).losing(Loss::Random(1.0))) else { return };
+    let Some(link) = link(Impairment::calm(MS).losing(Loss::Random(1.0))) else { return };
     echo(&link);
     let socket = device(&link);
     socket.set_read_timeout(Some(SILENCE)).unwrap();
     assert!(ask(&socket).is_err());
     assert_eq!(link.counts(Direction::Up).lost, 1);
-    link.change(Profile::both(Weather::calm(MS)));
+    link.change(Profile::both(Impairment::calm(MS)));
     ask(&socket).unwrap();
 }
 
 #[test]
 fn blocked_udp_leaves_tcp_alone() {
-    let Some(link) = link(Weather::calm(MS)) else { return };
+    let Some(link) = link(Impairment::calm(MS)) else { return };
     echo(&link);
     let listener = link.server().run(|| TcpListener::bind((SERVER, PORT)).unwrap()).unwrap();
     let (heard, hear) = mpsc::channel();
@@ -115,7 +115,7 @@ fn blocked_udp_leaves_tcp_alone() {
 
 #[test]
 fn another_uplink_is_another_address() {
-    let Some(link) = link(Weather::calm(MS)) else { return };
+    let Some(link) = link(Impairment::calm(MS)) else { return };
     echo(&link);
     let socket = device(&link);
     assert!(ask(&socket).unwrap().starts_with(&UPLINKS[0].to_string()));
@@ -127,7 +127,7 @@ fn another_uplink_is_another_address() {
 
 #[test]
 fn a_nat_that_forgets_gives_another_port() {
-    let Some(link) = link(Weather::calm(MS)) else { return };
+    let Some(link) = link(Impairment::calm(MS)) else { return };
     echo(&link);
     let socket = device(&link);
     let before = ask(&socket).unwrap();
@@ -141,7 +141,7 @@ fn a_nat_that_forgets_gives_another_port() {
 
 #[test]
 fn namespaces_end_with_the_link() {
-    let Some(link) = link(Weather::calm(MS)) else { return };
+    let Some(link) = link(Impairment::calm(MS)) else { return };
     let names = [link.device().name(), link.server().name()].map(|n| std::path::Path::new("/var/run/netns").join(n));
     assert!(names.iter().all(|n| n.exists()));
     drop(link);

@@ -16,7 +16,7 @@ use motience_proto::model::{Cursor, RecordName};
 use parking_lot::Mutex;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
 
-use crate::exits::Exit;
+use crate::egress::Egress;
 
 /// What a record is called by whoever made it: device, life of the device's process, number in it. Part of its content.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -145,8 +145,8 @@ pub(crate) enum Event {
 pub(crate) enum Kind {
     /// motience/1, with the client library, which removes doubles within one life of the process.
     Native,
-    /// One of the exits by which JSON goes out, with a client that removes nothing.
-    Json(Exit),
+    /// One of the egresses by which JSON goes out, with a client that removes nothing.
+    Json(Egress),
 }
 
 impl Kind {
@@ -154,7 +154,7 @@ impl Kind {
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Native => "motience/1",
-            Self::Json(exit) => exit.name(),
+            Self::Json(egress) => egress.name(),
         }
     }
 }

@@ -34,13 +34,13 @@ pub(crate) struct Options {
     /// Devices; two share a producer.
     #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=64))]
     pub(crate) devices: u32,
-    /// Consumers, by turns of every exit; each follows every producer, and the last one is slow.
+    /// Consumers, by turns of every egress; each follows every producer, and the last one is slow.
     #[arg(long, default_value_t = 6, value_parser = clap::value_parser!(u32).range(2..=64))]
     pub(crate) consumers: u32,
     /// Records a second, of all devices together.
     #[arg(long, default_value_t = 300.0)]
     pub(crate) rate: f64,
-    /// Records of the flood that comes first, during which consumers by every exit are cut off and resumed; 0: none.
+    /// Records of the flood that comes first, during which consumers by every egress are cut off and resumed; 0: none.
     #[arg(long, default_value_t = 100_000)]
     pub(crate) flood: u64,
     /// How often each consumer is cut off in it.

@@ -8,8 +8,8 @@ use tokio::time::{Instant, sleep};
 
 use super::{
     options::Options,
-    platform::{Platform, Way},
-    proxy::Weather,
+    platform::{NetworkPath, Platform},
+    proxy::Impairment,
     verify::{History, Verdict, verify},
 };
 
@@ -77,14 +77,14 @@ async fn mend(platform: &Platform) -> Result<()> {
         node.start_again().await?;
     }
     for device in &platform.devices {
-        device.lock().await.link.set(Weather::default());
+        device.lock().await.link.set(Impairment::default());
     }
     for consumer in &platform.consumers {
         let consumer = consumer.lock().await;
         consumer.signal("CONT").await?;
-        match &consumer.way {
-            Way::Link(link) => link.set(Weather::default()),
-            Way::Pipe(pipe) => pipe.stall(false),
+        match &consumer.path {
+            NetworkPath::Link(link) => link.set(Impairment::default()),
+            NetworkPath::Pipe(pipe) => pipe.stall(false),
         }
     }
     Ok(())

@@ -18,12 +18,12 @@
 //! # }
 //! ```
 
-mod fate;
+mod emulator;
+mod impairment;
 mod namespace;
 mod nat;
 mod profiles;
 mod relay;
-mod weather;
 
 use std::{
     net::Ipv4Addr,
@@ -32,11 +32,11 @@ use std::{
 
 use tun_rs::{DeviceBuilder, SyncDevice};
 
-pub use fate::{Dropped, Fate, Oracle};
+pub use emulator::{Dropped, Emulator, Outcome};
+pub use impairment::{Bursts, Impairment, Loss, Outages, Profile, Rate};
 pub use namespace::Namespace;
 pub use profiles::Name;
 pub use relay::{Block, Counts, Direction};
-pub use weather::{Bursts, Loss, Outages, Profile, Rate, Weather};
 
 /// Where the server's side answers: RFC 2544 keeps these addresses for tests of networks.
 pub const SERVER: Ipv4Addr = Ipv4Addr::new(198, 18, 9, 1);
@@ -78,7 +78,7 @@ pub struct Link {
 }
 
 impl Link {
-    /// A link like this. The same seed makes the same weather.
+    /// A link with this profile. Equal seeds drop the same packets.
     pub fn new(profile: Profile, seed: u64) -> Result<Self, Error> {
         if !rustix::process::geteuid().is_root() {
             let denied = std::io::Error::from(std::io::ErrorKind::PermissionDenied);
@@ -110,13 +110,13 @@ impl Link {
         &self.server
     }
 
-    /// Another weather from now on.
+    /// Changes the profile from now on.
     pub fn change(&self, profile: Profile) {
         self.relay.change(Direction::Up, profile.up, None);
         self.relay.change(Direction::Down, profile.down, None);
     }
 
-    /// Another weather from now on, the same whenever it is begun with the same seed.
+    /// Changes the profile from now on, with a seed: equal seeds drop the same packets.
     pub fn begin(&self, profile: Profile, seed: u64) {
         let mut seeds = fastrand::Rng::with_seed(seed);
         self.relay.change(Direction::Up, profile.up, Some(seeds.u64(..)));

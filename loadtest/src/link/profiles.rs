@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use clap::ValueEnum;
 
-use super::weather::{Bursts, Loss, Outages, Profile, Rate, Weather};
+use super::impairment::{Bursts, Impairment, Loss, Outages, Profile, Rate};
 
 /// A link as it is met outside.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -54,10 +54,10 @@ impl Name {
     #[must_use]
     pub fn profile(self) -> Profile {
         match self {
-            Self::Clean => Profile::both(Weather::calm(ms(25))),
+            Self::Clean => Profile::both(Impairment::calm(ms(25))),
             Self::Lte => Profile { up: lte(mbit(10, 300)), down: lte(mbit(30, 300)) },
             Self::LteMoving => {
-                let moving = |rate| Weather {
+                let moving = |rate| Impairment {
                     jitter: ms(6),
                     loss: Loss::Bursts(Bursts { share: 0.01, length: ms(60), fixed: false, bad: 0.8, good: 0.001 }),
                     outages: Some(Outages { every: Duration::from_secs(12), length: ms(50), held: true }),
@@ -66,42 +66,42 @@ impl Name {
                 Profile { up: moving(mbit(4, 400)), down: moving(mbit(12, 400)) }
             }
             Self::SatelliteLeo => {
-                let leo = |rate| Weather {
+                let leo = |rate| Impairment {
                     jitter: ms(4),
                     loss: Loss::Bursts(Bursts { share: 0.01, length: ms(30), fixed: false, bad: 0.7, good: 0.002 }),
                     outages: Some(Outages { every: Duration::from_secs(15), length: ms(80), held: false }),
                     rate: Some(rate),
-                    ..Weather::calm(ms(20))
+                    ..Impairment::calm(ms(20))
                 };
                 Profile { up: leo(mbit(10, 100)), down: leo(mbit(100, 100)) }
             }
             Self::SatelliteGeo => {
-                let geo = |rate| Weather { jitter: ms(8), loss: Loss::Random(0.003), rate: Some(rate), ..Weather::calm(ms(295)) };
+                let geo = |rate| Impairment { jitter: ms(8), loss: Loss::Random(0.003), rate: Some(rate), ..Impairment::calm(ms(295)) };
                 Profile { up: geo(mbit(2, 600)), down: geo(mbit(20, 600)) }
             }
             Self::LoraBackhaul => {
-                let narrow = |bits| Weather {
+                let narrow = |bits| Impairment {
                     jitter: ms(80),
                     loss: Loss::Random(0.02),
                     rate: Some(Rate { bits, queue: 16 * 1024 }),
-                    ..Weather::calm(ms(250))
+                    ..Impairment::calm(ms(250))
                 };
                 Profile { up: narrow(50_000), down: narrow(25_000) }
             }
-            Self::WifiCongested => Profile::both(Weather {
+            Self::WifiCongested => Profile::both(Impairment {
                 jitter: ms(12),
                 loss: Loss::Bursts(Bursts { share: 0.04, length: ms(25), fixed: false, bad: 0.7, good: 0.005 }),
                 reordered: 0.002,
                 doubled: 0.0005,
                 rate: Some(mbit(8, 150)),
-                ..Weather::calm(ms(4))
+                ..Impairment::calm(ms(4))
             }),
         }
     }
 }
 
-fn lte(rate: Rate) -> Weather {
-    Weather { jitter: ms(3), loss: Loss::Random(0.001), rate: Some(rate), ..Weather::calm(ms(22)) }
+fn lte(rate: Rate) -> Impairment {
+    Impairment { jitter: ms(3), loss: Loss::Random(0.001), rate: Some(rate), ..Impairment::calm(ms(22)) }
 }
 
 fn ms(ms: u64) -> Duration {

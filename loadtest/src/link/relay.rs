@@ -1,4 +1,4 @@
-//! The relay between the TUN devices: threads that read packets, ask the oracle, and deliver in time.
+//! The relay between the TUN devices: threads that read packets, ask the emulator, and deliver in time.
 //!
 //! Threads and not tasks, for tokio's timers are as coarse as a millisecond; a thread that waits for a condition is woken
 //! within a tenth of one.
@@ -20,9 +20,9 @@ use tun_rs::{InterruptEvent, SyncDevice};
 
 use super::{
     Error,
-    fate::{Dropped, Oracle},
+    emulator::{Dropped, Emulator},
+    impairment::Impairment,
     nat::{self, Nat},
-    weather::Weather,
 };
 
 /// Largest packet of a TUN device.
@@ -93,13 +93,13 @@ impl Relay {
     pub(super) fn start(
         uplinks: Vec<(SyncDevice, [u8; 4])>,
         server: SyncDevice,
-        up: Weather,
-        down: Weather,
+        up: Impairment,
+        down: Impairment,
         seed: u64,
     ) -> Result<Self, Error> {
         let start = Instant::now();
         let mut seeds = fastrand::Rng::with_seed(seed);
-        let mut lane = |weather| Lane::new(Oracle::new(weather, seeds.u64(..), Duration::ZERO));
+        let mut lane = |impairment| Lane::new(Emulator::new(impairment, seeds.u64(..), Duration::ZERO));
         let shared = Arc::new(Shared {
             start,
             up: lane(up),
@@ -122,12 +122,12 @@ impl Relay {
         Ok(relay)
     }
 
-    pub(super) fn change(&self, direction: Direction, weather: Weather, seed: Option<u64>) {
+    pub(super) fn change(&self, direction: Direction, impairment: Impairment, seed: Option<u64>) {
         let now = self.shared.start.elapsed();
         let mut state = self.shared.lane(direction).state();
         match seed {
-            Some(seed) => state.oracle = Oracle::new(weather, seed, now),
-            None => state.oracle.change(weather, now),
+            Some(seed) => state.emulator = Emulator::new(impairment, seed, now),
+            None => state.emulator.change(impairment, now),
         }
     }
 
@@ -252,7 +252,7 @@ struct Lane {
 }
 
 struct State {
-    oracle: Oracle,
+    emulator: Emulator,
     /// Packets by when they are due; the number keeps those of the same instant in order.
     under_way: BinaryHeap<Reverse<(Duration, u64, Vec<u8>)>>,
     number: u64,
@@ -260,8 +260,8 @@ struct State {
 }
 
 impl Lane {
-    fn new(oracle: Oracle) -> Self {
-        let state = State { oracle, under_way: BinaryHeap::new(), number: 0, stopped: false };
+    fn new(emulator: Emulator) -> Self {
+        let state = State { emulator, under_way: BinaryHeap::new(), number: 0, stopped: false };
         Self { state: Mutex::new(state), wake: Condvar::new(), counts: Counters::default() }
     }
 
@@ -271,9 +271,9 @@ impl Lane {
 
     fn put(&self, packet: &[u8], now: Duration) {
         let mut state = self.state();
-        let fate = state.oracle.decide(packet.len(), now);
-        let fate = if state.under_way.len() < MAX_UNDER_WAY { fate } else { Err(Dropped::Queue) };
-        match fate {
+        let outcome = state.emulator.decide(packet.len(), now);
+        let outcome = if state.under_way.len() < MAX_UNDER_WAY { outcome } else { Err(Dropped::Queue) };
+        match outcome {
             Ok((at, double)) => {
                 for at in std::iter::once(at).chain(double) {
                     state.number += 1;

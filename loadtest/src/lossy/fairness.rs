@@ -14,7 +14,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 use clap::Args;
 use motience_certs::Trust;
 use motience_device::{Credentials, Producer, client, client::Lane, link::Controller, outbox::Policy, producer};
-use motience_loadtest::link::{Profile, Rate, SERVER, Weather};
+use motience_loadtest::link::{Impairment, Profile, Rate, SERVER};
 use motience_proto::model::DeviceId;
 use serde::Serialize;
 use tokio::{
@@ -75,8 +75,8 @@ pub(crate) async fn run(options: Options) -> Result<bool> {
     motience_certs::install_provider();
     let bench = Bench::start(&[], options.server_program.clone(), &[]).await?;
     let queue = MBIT * 1_000_000 / 8 * 2 * DELAY.as_millis() as u64 / 1000;
-    let up = Weather { rate: Some(Rate { bits: MBIT * 1_000_000, queue }), ..Weather::calm(DELAY) };
-    bench.link.change(Profile { up, down: Weather::calm(DELAY) });
+    let up = Impairment { rate: Some(Rate { bits: MBIT * 1_000_000, queue }), ..Impairment::calm(DELAY) };
+    bench.link.change(Profile { up, down: Impairment::calm(DELAY) });
     let rivals = [Rival::Nobody, Rival::Tcp].into_iter().chain(CONTROLLERS.into_iter().map(Rival::Device));
     println!(
         "{MBIT} Mbit/s, {} ms round trip, a queue of {queue} bytes; a bulk TCP flow beside a rival, Mbit/s of payload",

@@ -241,7 +241,7 @@ fn method(results: &Results) -> String {
     let plan = &results.plan;
     format!(
         "<p>Every system sends the same schedule of JSON telemetry records of about 150 bytes over the same emulated link: {:.0} ms each way, the loss each way by itself, \
-         from the same seed and so the same weather. Rounds of the systems follow each other in turns, {} side by side, each with a link and servers of its own, so that what else the machine does hits all alike. \
+         from the same seed and so the same impairment. Rounds of the systems follow each other in turns, {} side by side, each with a link and servers of its own, so that what else the machine does hits all alike. \
          Each cell is {} rounds of {:.0} s; the first {:.0} s of a round more do not count: they hold TCP's slow start and the device's measuring of the loss. Connections are made before the loss begins.</p>\
          <p>Latency counts from the moment a record was due, whatever held it up, to its first arrival at a consumer on the server's side of the link, where nothing is lost. \
          What has not arrived {} s after the last record was due counts as undelivered; the latest lane promises no delivery, and its percentiles are of what arrived. \

@@ -45,7 +45,7 @@ pub(crate) struct Options {
     /// The cells that the claims are about, in less than ten minutes.
     #[arg(long)]
     quick: bool,
-    /// Rounds of each cell, each in a weather of its own.
+    /// Rounds of each cell, each with a seed of its own.
     #[arg(long)]
     seeds: Option<u64>,
     /// Where the JSON file and the HTML report go.

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use motience_device::link::Controller;
-use motience_loadtest::link::{Bursts, Loss, Profile, Weather};
+use motience_loadtest::link::{Bursts, Impairment, Loss, Profile};
 use serde::Serialize;
 
 /// The link's delay each way.
@@ -79,7 +79,7 @@ impl Condition {
             Self::Random(per_cent) => Loss::Random(f64::from(per_cent) / 100.0),
             Self::Bursts => Loss::Bursts(Bursts::blackouts(BURSTS, BURST)),
         };
-        Profile::both(Weather::calm(DELAY).losing(loss))
+        Profile::both(Impairment::calm(DELAY).losing(loss))
     }
 }
 
@@ -100,7 +100,7 @@ pub(super) struct Plan {
     pub(super) warm_up: f64,
     /// Seconds of each round that count.
     pub(super) seconds: f64,
-    /// Rounds of each cell, each in a weather of its own.
+    /// Rounds of each cell, each with a seed of its own.
     pub(super) seeds: u64,
     /// Rounds at the same time, each with a link and servers of its own.
     pub(super) side_by_side: usize,

@@ -21,7 +21,7 @@ use motience_device::{
     client::{Lane, Way},
     producer::{self, Stats},
 };
-use motience_loadtest::link::{Block, Direction, Profile, SERVER, Weather};
+use motience_loadtest::link::{Block, Direction, Impairment, Profile, SERVER};
 use motience_proto::model::DeviceId;
 use parking_lot::Mutex;
 use rustls::pki_types::ServerName;
@@ -232,7 +232,7 @@ async fn run_one(trial: Trial, options: &Options) -> Result<Outcome> {
             idle = Some([(up.packets, up.bytes), (down.packets, down.bytes)]);
         }
         Trial::Mtu => {
-            let hole = Weather { mtu: Some(HOLE), ..Weather::calm(DELAY) };
+            let hole = Impairment { mtu: Some(HOLE), ..Impairment::calm(DELAY) };
             bench.link.change(Profile::both(hole));
             sleep(CALM * 5).await;
         }

@@ -1,4 +1,4 @@
-//! One round: one system sends its records over one weather.
+//! One round: one system sends its records over one emulated link.
 
 use std::{
     sync::Arc,

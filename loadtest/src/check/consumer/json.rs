@@ -1,4 +1,4 @@
-//! A consumer by one of the exits that give out JSON: it goes on from its cursors after each break.
+//! A consumer by one of the egresses that give out JSON: it goes on from its cursors after each break.
 
 use std::time::Duration;
 
@@ -11,18 +11,18 @@ use tokio::time::{sleep, timeout};
 use super::{Book, Plan};
 use crate::{
     check::history::Event,
-    exits::{Connection, Exit, Place, Said, Start},
+    egress::{Connection, Egress, Incoming, Start, Target},
 };
 
-/// Longest silence of an exit that pings, or whose connection ends by itself when the node is silent.
+/// Longest silence of an egress that pings, or whose connection ends by itself when the node is silent.
 const SILENCE: Duration = Duration::from_secs(8);
 /// Between two attempts to connect.
 const PAUSE: Duration = Duration::from_millis(200);
 
-pub(super) async fn read(exit: Exit, plan: &Plan, mut book: Book) -> Result<()> {
-    let place = Place { server: plan.server.clone(), ca: plan.ca.clone(), token: plan.token.clone(), producers: plan.producers.clone() };
+pub(super) async fn read(egress: Egress, plan: &Plan, mut book: Book) -> Result<()> {
+    let target = Target { server: plan.server.clone(), ca: plan.ca.clone(), token: plan.token.clone(), producers: plan.producers.clone() };
     loop {
-        match Connection::open(exit, &place, &start(plan, &book)).await {
+        match Connection::open(egress, &target, &start(plan, &book)).await {
             Ok(connection) => {
                 book.note("connected".into());
                 let end = follow(connection, &mut book).await?;
@@ -44,12 +44,12 @@ async fn follow(mut connection: Connection, book: &mut Book) -> Result<String> {
     loop {
         match timeout(SILENCE, connection.next()).await {
             Ok(said) => match said? {
-                Said::Message(text) => {
+                Incoming::Message(text) => {
                     if let Some(end) = take(&text, book)? {
                         return Ok(end);
                     }
                 }
-                Said::End(how) => return Ok(how),
+                Incoming::End(how) => return Ok(how),
             },
             Err(_) => return Ok("silent for too long".into()),
         }
@@ -97,7 +97,7 @@ fn take(text: &str, book: &mut Book) -> Result<Option<String>> {
             book.history.put(Event::Ended { producer: producer()?, why: why.clone() });
             return Ok(Some(format!("a follow ended: {why}")));
         }
-        // Where the exit stands without a record: the record's own cursor says it too.
+        // Where the egress stands without a record: the record's own cursor says it too.
         Some("cursors" | "feed" | "subscribed") => {}
         Some(_) => book.note(text.to_owned()),
     }

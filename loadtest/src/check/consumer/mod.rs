@@ -46,7 +46,7 @@ pub(crate) async fn run(plan: Plan) -> Result<()> {
     let reading = async {
         match plan.kind {
             Kind::Native => native::read(&plan, book).await,
-            Kind::Json(exit) => json::read(exit, &plan, book).await,
+            Kind::Json(egress) => json::read(egress, &plan, book).await,
         }
     };
     tokio::select! {

@@ -10,8 +10,8 @@ use super::pause;
 use crate::check::{
     damage,
     history::{Event, Phase},
-    platform::{Platform, Way},
-    proxy::Weather,
+    platform::{NetworkPath, Platform},
+    proxy::Impairment,
     schedule::Fault,
 };
 
@@ -20,16 +20,18 @@ const REVOKED: Duration = Duration::from_millis(4500);
 
 impl Platform {
     pub(super) async fn udp(&self, fault: Fault, random: &mut Rng) -> Result<bool> {
-        let weather = match fault {
-            Fault::UdpLoss => Weather { lost_up: 0.05 + 0.3 * random.f64(), lost_down: 0.05 + 0.3 * random.f64(), ..Weather::default() },
-            Fault::UdpMangle => Weather { doubled: 0.3, held: 0.4, ..Weather::default() },
+        let impairment = match fault {
+            Fault::UdpLoss => {
+                Impairment { lost_up: 0.05 + 0.3 * random.f64(), lost_down: 0.05 + 0.3 * random.f64(), ..Impairment::default() }
+            }
+            Fault::UdpMangle => Impairment { doubled: 0.3, held: 0.4, ..Impairment::default() },
             Fault::UdpBlackhole => match random.u8(0..4) {
-                0 => Weather { lost_up: 1.0, ..Weather::default() },
-                1 => Weather { lost_up: 1.0, lost_down: 1.0, ..Weather::default() },
+                0 => Impairment { lost_up: 1.0, ..Impairment::default() },
+                1 => Impairment { lost_up: 1.0, lost_down: 1.0, ..Impairment::default() },
                 // The worst one: records arrive, and word of it does not.
-                _ => Weather { lost_down: 1.0, ..Weather::default() },
+                _ => Impairment { lost_down: 1.0, ..Impairment::default() },
             },
-            _ => Weather::default(),
+            _ => Impairment::default(),
         };
         self.mark(fault, Phase::Begin, "");
         let everyone = random.bool();
@@ -45,12 +47,12 @@ impl Platform {
                     link.aim(*other);
                 }
             } else {
-                link.set(weather);
+                link.set(impairment);
             }
         })
         .await;
         pause(random, if fault == Fault::UdpBlackhole { 800..5500 } else { 800..3000 }).await;
-        self.links(async |link| link.set(Weather::default())).await;
+        self.links(async |link| link.set(Impairment::default())).await;
         self.mark(fault, Phase::End, "");
         Ok(really)
     }
@@ -58,14 +60,14 @@ impl Platform {
     pub(super) async fn tcp(&self, fault: Fault, random: &mut Rng) -> Result<bool> {
         let mut pipes = Vec::new();
         for (i, consumer) in self.consumers.iter().enumerate() {
-            if matches!(consumer.lock().await.way, Way::Pipe(_)) {
+            if matches!(consumer.lock().await.path, NetworkPath::Pipe(_)) {
                 pipes.push(i);
             }
         }
         let Some(chosen) = random.choice(&pipes).copied() else { return Ok(false) };
         let name = chosen.to_string();
         let set = async |stall: bool| {
-            if let Way::Pipe(pipe) = &self.consumers[chosen].lock().await.way {
+            if let NetworkPath::Pipe(pipe) = &self.consumers[chosen].lock().await.path {
                 if fault == Fault::TcpCut { pipe.cut() } else { pipe.stall(stall) }
             }
         };
@@ -84,7 +86,7 @@ impl Platform {
         self.mark(fault, Phase::Begin, &name);
         // On a good link records are acknowledged before they are written; on a dead one they pile up in the file.
         if random.bool() {
-            device.link.set(Weather { lost_up: 1.0, lost_down: 1.0, ..Weather::default() });
+            device.link.set(Impairment { lost_up: 1.0, lost_down: 1.0, ..Impairment::default() });
             pause(random, 300..1000).await;
         }
         device.kill().await?;
@@ -99,7 +101,7 @@ impl Platform {
         // The fault has taken place; what the device says of it from now on is later.
         self.mark(fault, Phase::End, &name);
         pause(random, 50..600).await;
-        device.link.set(Weather::default());
+        device.link.set(Impairment::default());
         device.start_again(!done.is_empty())?;
         Ok(fault == Fault::DeviceKill || !done.is_empty())
     }

@@ -11,7 +11,7 @@ use tokio::time::sleep;
 
 use super::{
     history::{Event, Phase},
-    platform::{Platform, Way},
+    platform::{NetworkPath, Platform},
     proxy::Link,
     schedule::{Fault, Step},
 };
@@ -53,7 +53,7 @@ impl Platform {
             each(&device.lock().await.link).await;
         }
         for consumer in &self.consumers {
-            if let Way::Link(link) = &consumer.lock().await.way {
+            if let NetworkPath::Link(link) = &consumer.lock().await.path {
                 each(link).await;
             }
         }

@@ -19,7 +19,7 @@ use crate::{
         orders::FINISH,
         proxy::{Link, Pipe},
     },
-    exits::Exit,
+    egress::Egress,
 };
 
 /// A device.
@@ -34,14 +34,14 @@ pub(crate) struct Device {
 /// A consumer.
 pub(crate) struct Consumer {
     pub(crate) plan: consumer::Plan,
-    pub(crate) way: Way,
+    pub(crate) path: NetworkPath,
     pub(crate) account: Account,
     starter: Starter,
     process: Process,
 }
 
 /// How a consumer reaches the nodes.
-pub(crate) enum Way {
+pub(crate) enum NetworkPath {
     Link(Link),
     Pipe(Pipe),
 }
@@ -64,14 +64,14 @@ pub(super) fn consumer_plan(
     number: u32,
     kind: Kind,
     account: &Account,
-    way: &Way,
+    path: &NetworkPath,
     ca: Option<PathBuf>,
     producers: Vec<i64>,
 ) -> consumer::Plan {
-    let server = match (way, kind) {
-        (Way::Link(link), _) => link.address().to_string(),
-        (Way::Pipe(pipe), Kind::Json(Exit::Sse | Exit::Ndjson)) => format!("http://{}", pipe.address()),
-        (Way::Pipe(pipe), _) => format!("ws://{}/consumer", pipe.address()),
+    let server = match (path, kind) {
+        (NetworkPath::Link(link), _) => link.address().to_string(),
+        (NetworkPath::Pipe(pipe), Kind::Json(Egress::Sse | Egress::Ndjson)) => format!("http://{}", pipe.address()),
+        (NetworkPath::Pipe(pipe), _) => format!("ws://{}/consumer", pipe.address()),
     };
     let (history, cursors) = (dir.join(format!("consumer-{number}")), dir.join(format!("cursors-{number}")));
     consumer::Plan { number, kind, token: account.token.clone(), server, ca, history, cursors, producers }
@@ -108,10 +108,10 @@ impl Device {
 }
 
 impl Consumer {
-    pub(super) fn start(plan: consumer::Plan, way: Way, account: Account, options: &Options) -> Result<Self> {
+    pub(super) fn start(plan: consumer::Plan, path: NetworkPath, account: Account, options: &Options) -> Result<Self> {
         let starter = Starter::new("check-consumer", &plan.history, &plan, options)?;
         let process = starter.start(&[])?;
-        Ok(Self { plan, way, account, starter, process })
+        Ok(Self { plan, path, account, starter, process })
     }
 
     pub(crate) async fn kill(&mut self) -> Result<()> {

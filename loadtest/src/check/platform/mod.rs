@@ -15,7 +15,7 @@ use anyhow::{Context as _, Result};
 use motience_testing::Postgres;
 use tokio::sync::Mutex;
 
-pub(crate) use members::{Consumer, Device, Way};
+pub(crate) use members::{Consumer, Device, NetworkPath};
 pub(crate) use node::Node;
 pub(crate) use redis::Redis;
 pub(crate) use walfile::cut_wal;
@@ -27,7 +27,7 @@ use super::{
 };
 use crate::{
     accounts::{Account, Accounts},
-    exits::Exit,
+    egress::Egress,
     server,
 };
 
@@ -133,13 +133,13 @@ impl Platform {
             services.extend(node.at.dsm.as_deref().map(server::address).transpose()?);
         }
         for (consumer, account) in (0..).zip(&consumers) {
-            let way = match kind(consumer) {
-                Kind::Json(Exit::Wss2) => Way::Pipe(Pipe::open(gateways.clone()).await?),
-                Kind::Json(Exit::Sse | Exit::Ndjson) => Way::Pipe(Pipe::open(services.clone()).await?),
-                Kind::Native | Kind::Json(_) => Way::Link(self.link(consumer).await?),
+            let path = match kind(consumer) {
+                Kind::Json(Egress::Wss2) => NetworkPath::Pipe(Pipe::open(gateways.clone()).await?),
+                Kind::Json(Egress::Sse | Egress::Ndjson) => NetworkPath::Pipe(Pipe::open(services.clone()).await?),
+                Kind::Native | Kind::Json(_) => NetworkPath::Link(self.link(consumer).await?),
             };
-            let plan = members::consumer_plan(dir, consumer, kind(consumer), account, &way, ca.clone(), followed.clone());
-            self.consumers.push(Mutex::new(Consumer::start(plan, way, account.clone(), options)?));
+            let plan = members::consumer_plan(dir, consumer, kind(consumer), account, &path, ca.clone(), followed.clone());
+            self.consumers.push(Mutex::new(Consumer::start(plan, path, account.clone(), options)?));
         }
         for device in 0..options.devices {
             let link = self.link(device).await?;
@@ -168,11 +168,11 @@ impl Platform {
 fn kind(consumer: u32) -> Kind {
     const KINDS: [Kind; 6] = [
         Kind::Native,
-        Kind::Json(Exit::Wss2),
-        Kind::Json(Exit::Sse),
-        Kind::Json(Exit::WebTransport),
-        Kind::Json(Exit::Ndjson3),
-        Kind::Json(Exit::Ndjson),
+        Kind::Json(Egress::Wss2),
+        Kind::Json(Egress::Sse),
+        Kind::Json(Egress::WebTransport),
+        Kind::Json(Egress::Ndjson3),
+        Kind::Json(Egress::Ndjson),
     ];
     KINDS[consumer as usize % KINDS.len()]
 }

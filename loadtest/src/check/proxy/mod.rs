@@ -4,4 +4,4 @@ mod tcp;
 mod udp;
 
 pub(crate) use tcp::Pipe;
-pub(crate) use udp::{Link, Weather};
+pub(crate) use udp::{Impairment, Link};

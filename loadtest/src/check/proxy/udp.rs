@@ -19,18 +19,18 @@ const MAX_CLIENTS: usize = 16;
 
 /// What happens to packets, as chances from 0 to 1.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub(crate) struct Weather {
+pub(crate) struct Impairment {
     /// Lost on the way to the node.
     pub(crate) lost_up: f64,
     /// Lost on the way to the client.
     pub(crate) lost_down: f64,
     /// Sent twice.
     pub(crate) doubled: f64,
-    /// Held back for up to [`Weather::HELD`], so that others overtake it.
+    /// Held back for up to [`Impairment::HELD`], so that others overtake it.
     pub(crate) held: f64,
 }
 
-impl Weather {
+impl Impairment {
     /// Longest time that a packet is held back, in milliseconds.
     const HELD: u64 = 60;
 }
@@ -45,17 +45,17 @@ pub(crate) struct Link {
 
 #[derive(Debug)]
 struct State {
-    weather: Mutex<Weather>,
+    impairment: Mutex<Impairment>,
     target: Mutex<SocketAddr>,
     tasks: TaskTracker,
 }
 
 impl Link {
-    /// A link in fair weather.
+    /// A link without impairment.
     pub(crate) async fn open(target: SocketAddr) -> Result<Self> {
         let front = Arc::new(UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await?);
         let address = front.local_addr()?;
-        let state = Arc::new(State { weather: Mutex::default(), target: Mutex::new(target), tasks: TaskTracker::new() });
+        let state = Arc::new(State { impairment: Mutex::default(), target: Mutex::new(target), tasks: TaskTracker::new() });
         let stop = CancellationToken::new();
         let up = stop.clone().run_until_cancelled_owned(up(front, Arc::clone(&state), stop.clone()));
         state.tasks.spawn(up);
@@ -76,8 +76,8 @@ impl Link {
         *self.state.target.lock() = target;
     }
 
-    pub(crate) fn set(&self, weather: Weather) {
-        *self.state.weather.lock() = weather;
+    pub(crate) fn set(&self, impairment: Impairment) {
+        *self.state.impairment.lock() = impairment;
     }
 }
 
@@ -106,8 +106,8 @@ async fn up(front: Arc<UdpSocket>, state: Arc<State>, stop: CancellationToken) {
             state.tasks.spawn(down);
         }
         let Some((back, _)) = clients.get(&client) else { continue };
-        let (weather, target) = (*state.weather.lock(), *state.target.lock());
-        pass(&packet[..length], back, target, weather, weather.lost_up, &state.tasks).await;
+        let (impairment, target) = (*state.impairment.lock(), *state.target.lock());
+        pass(&packet[..length], back, target, impairment, impairment.lost_up, &state.tasks).await;
     }
 }
 
@@ -115,21 +115,21 @@ async fn down(back: Arc<UdpSocket>, front: Arc<UdpSocket>, client: SocketAddr, s
     let mut packet = vec![0; PACKET];
     loop {
         let Ok((length, _)) = back.recv_from(&mut packet).await else { continue };
-        let weather = *state.weather.lock();
-        pass(&packet[..length], &front, client, weather, weather.lost_down, &state.tasks).await;
+        let impairment = *state.impairment.lock();
+        pass(&packet[..length], &front, client, impairment, impairment.lost_down, &state.tasks).await;
     }
 }
 
-async fn pass(packet: &[u8], socket: &Arc<UdpSocket>, to: SocketAddr, weather: Weather, lost: f64, tasks: &TaskTracker) {
+async fn pass(packet: &[u8], socket: &Arc<UdpSocket>, to: SocketAddr, impairment: Impairment, lost: f64, tasks: &TaskTracker) {
     if fastrand::f64() < lost {
         return;
     }
-    let copies = if fastrand::f64() < weather.doubled { 2 } else { 1 };
+    let copies = if fastrand::f64() < impairment.doubled { 2 } else { 1 };
     for _ in 0..copies {
-        if fastrand::f64() < weather.held {
+        if fastrand::f64() < impairment.held {
             let (packet, socket) = (packet.to_vec(), Arc::clone(socket));
             tasks.spawn(async move {
-                sleep(Duration::from_millis(fastrand::u64(1..Weather::HELD))).await;
+                sleep(Duration::from_millis(fastrand::u64(1..Impairment::HELD))).await;
                 // Lost like any other, where it cannot be sent.
                 let _ = socket.send_to(&packet, to).await;
             });
@@ -161,17 +161,17 @@ mod tests {
         assert_eq!(&packet[..length], b"back");
 
         link.aim(two.local_addr().unwrap());
-        link.set(Weather { doubled: 1.0, held: 0.5, ..Weather::default() });
+        link.set(Impairment { doubled: 1.0, held: 0.5, ..Impairment::default() });
         client.send_to(b"again", link.address()).await.unwrap();
         for _ in 0..2 {
             let (length, _) = timeout(SOON, two.recv_from(&mut packet)).await.unwrap().unwrap();
             assert_eq!(&packet[..length], b"again");
         }
-        link.set(Weather { lost_up: 1.0, ..Weather::default() });
+        link.set(Impairment { lost_up: 1.0, ..Impairment::default() });
         client.send_to(b"lost", link.address()).await.unwrap();
-        // What is sent after the weather has cleared arrives, and before it nothing has.
+        // What is sent after the impairment has cleared arrives, and before it nothing has.
         assert!(timeout(Duration::from_millis(100), two.recv_from(&mut packet)).await.is_err());
-        link.set(Weather::default());
+        link.set(Impairment::default());
         client.send_to(b"clear", link.address()).await.unwrap();
         let (length, _) = timeout(SOON, two.recv_from(&mut packet)).await.unwrap().unwrap();
         assert_eq!(&packet[..length], b"clear");

@@ -4,7 +4,7 @@ use motience_proto::model::{Cursor, Epoch, LogEpoch, Offset, RecordName, Seq};
 
 use super::*;
 use crate::check::history::{Event, Hash, Line, Phase};
-use crate::exits::Exit;
+use crate::egress::Egress;
 
 const P: i64 = 5;
 const SECOND: u64 = 1_000_000;
@@ -46,7 +46,7 @@ fn clean() -> History {
     let harness = vec![
         line(1, Event::Device { device: 0, producer: P, drops: false }),
         line(1, Event::Consumer { consumer: 0, kind: Kind::Native, producers: vec![P] }),
-        line(1, Event::Consumer { consumer: 1, kind: Kind::Json(Exit::Wss2), producers: vec![P] }),
+        line(1, Event::Consumer { consumer: 1, kind: Kind::Json(Egress::Wss2), producers: vec![P] }),
         line(2, Event::Subscribed { consumer: 0, producer: P }),
         line(2, Event::Subscribed { consumer: 1, producer: P }),
     ];

@@ -6,7 +6,7 @@ use h3::client::{RequestStream, SendRequest};
 use h3_quinn::{OpenStreams, RecvStream};
 use tokio_util::task::AbortOnDropHandle;
 
-use super::{Place, webtransport};
+use super::{Target, webtransport};
 
 /// An answer's body.
 pub(crate) struct Body {
@@ -17,8 +17,8 @@ pub(crate) struct Body {
 }
 
 impl Body {
-    pub(super) async fn get(place: &Place, path: &str, headers: &[(&str, String)]) -> Result<Self> {
-        let connection = webtransport::connect(place).await?;
+    pub(super) async fn get(target: &Target, path: &str, headers: &[(&str, String)]) -> Result<Self> {
+        let connection = webtransport::connect(target).await?;
         let (mut driver, mut asking) = h3::client::new(h3_quinn::Connection::new(connection)).await?;
         let driving = AbortOnDropHandle::new(tokio::spawn(async move {
             // How the connection ends shows in the body.
@@ -28,7 +28,7 @@ impl Body {
         for (name, value) in headers {
             request.insert(reqwest::header::HeaderName::from_bytes(name.as_bytes())?, value.parse()?);
         }
-        let mut head = http::Request::get(format!("https://{}{path}", webtransport::authority(place)?)).body(())?;
+        let mut head = http::Request::get(format!("https://{}{path}", webtransport::authority(target)?)).body(())?;
         *head.headers_mut() = request;
         let mut stream = asking.send_request(head).await?;
         // A server that needs nothing more may have said so by now (RFC 9114, section 4.1): its answer says the rest.

@@ -1,4 +1,4 @@
-//! What becomes of each packet of one direction: a seeded generator decides, and time is told to it.
+//! Decides what happens to each packet of one direction: dropped, delayed, reordered or duplicated. Seeded; the caller passes the time.
 //!
 //! The order is that of a real link: first the queue before the bottleneck, then loss on the way, then the way itself.
 
@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use fastrand::Rng;
 
-use super::weather::{Loss, Outages, Rate, Weather};
+use super::impairment::{Impairment, Loss, Outages, Rate};
 
 /// Why a packet does not arrive.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -19,8 +19,8 @@ pub enum Dropped {
     Size,
 }
 
-/// What becomes of a packet: when it arrives, and when its double does. Times count from the start of the link.
-pub type Fate = Result<(Duration, Option<Duration>), Dropped>;
+/// A packet's time of arrival and its duplicate's, or why it was dropped. Times count from the start of the link.
+pub type Outcome = Result<(Duration, Option<Duration>), Dropped>;
 
 /// How far behind its time a packet comes that others overtake: more than the usual distance of packets.
 const OVERTAKEN: Duration = Duration::from_millis(5);
@@ -31,8 +31,8 @@ const MAX_JITTER: u32 = 8;
 
 /// One direction's generator.
 #[derive(Debug)]
-pub struct Oracle {
-    weather: Weather,
+pub struct Emulator {
+    impairment: Impairment,
     rng: Rng,
     bottleneck: Duration,
     latest: Duration,
@@ -40,14 +40,14 @@ pub struct Oracle {
     outage: Spells,
 }
 
-impl Oracle {
-    /// The weather from `now` on.
+impl Emulator {
+    /// An emulator from `now` on.
     #[must_use]
-    pub fn new(weather: Weather, seed: u64, now: Duration) -> Self {
+    pub fn new(impairment: Impairment, seed: u64, now: Duration) -> Self {
         let mut rng = Rng::with_seed(seed);
         let spells = |rng: &mut Rng, good, bad| Spells::new(rng.fork(), now, good, bad);
         let never = (Duration::MAX, Length::Fixed(Duration::ZERO));
-        let (good, length) = match weather.loss {
+        let (good, length) = match impairment.loss {
             Loss::Bursts(b) if b.share > 0.0 => {
                 let good = b.length.mul_f64((1.0 - b.share) / b.share);
                 (good, if b.fixed { Length::Fixed(b.length) } else { Length::Mean(b.length) })
@@ -55,43 +55,43 @@ impl Oracle {
             _ => never,
         };
         let bad = spells(&mut rng, good, length);
-        let (good, length) = weather.outages.map_or(never, |o| (o.every, Length::Fixed(o.length)));
+        let (good, length) = impairment.outages.map_or(never, |o| (o.every, Length::Fixed(o.length)));
         let outage = spells(&mut rng, good, length);
-        Self { weather, rng, bottleneck: now, latest: now, bad, outage }
+        Self { impairment, rng, bottleneck: now, latest: now, bad, outage }
     }
 
-    /// Another weather from `now` on; what waits before the bottleneck goes on waiting.
-    pub fn change(&mut self, weather: Weather, now: Duration) {
+    /// Changes the impairment from `now` on; packets in the queue of the bottleneck stay there.
+    pub fn change(&mut self, impairment: Impairment, now: Duration) {
         let (bottleneck, latest) = (self.bottleneck, self.latest);
-        *self = Self::new(weather, self.rng.u64(..), now);
+        *self = Self::new(impairment, self.rng.u64(..), now);
         (self.bottleneck, self.latest) = (bottleneck.max(now), latest);
     }
 
     /// Decides about a packet of so many bytes that enters the link `now`.
-    pub fn decide(&mut self, bytes: usize, now: Duration) -> Fate {
-        if self.weather.mtu.is_some_and(|mtu| bytes > usize::from(mtu)) {
+    pub fn decide(&mut self, bytes: usize, now: Duration) -> Outcome {
+        if self.impairment.mtu.is_some_and(|mtu| bytes > usize::from(mtu)) {
             return Err(Dropped::Size);
         }
-        let departs = match self.weather.rate {
+        let departs = match self.impairment.rate {
             Some(rate) => self.queue(rate, bytes as u64, now)?,
             None => now,
         };
         if self.is_lost(departs) {
             return Err(Dropped::Lost);
         }
-        let departs = match (self.weather.outages, self.outage.until(departs)) {
+        let departs = match (self.impairment.outages, self.outage.until(departs)) {
             (Some(Outages { held: true, .. }), Some(end)) => end,
             (Some(_), Some(_)) => return Err(Dropped::Lost),
             _ => departs,
         };
-        let due = departs + self.weather.delay + self.jitter();
-        let arrives = if self.rng.f64() < self.weather.reordered {
+        let due = departs + self.impairment.delay + self.jitter();
+        let arrives = if self.rng.f64() < self.impairment.reordered {
             due + OVERTAKEN
         } else {
             self.latest = self.latest.max(due);
             self.latest
         };
-        let double = (self.rng.f64() < self.weather.doubled).then_some(arrives + DOUBLE);
+        let double = (self.rng.f64() < self.impairment.doubled).then_some(arrives + DOUBLE);
         Ok((arrives, double))
     }
 
@@ -107,7 +107,7 @@ impl Oracle {
     }
 
     fn is_lost(&mut self, at: Duration) -> bool {
-        let probability = match self.weather.loss {
+        let probability = match self.impairment.loss {
             Loss::None => return false,
             Loss::Random(p) => p,
             Loss::Bursts(b) => {
@@ -122,7 +122,7 @@ impl Oracle {
     }
 
     fn jitter(&mut self) -> Duration {
-        let mean = self.weather.jitter;
+        let mean = self.impairment.jitter;
         if mean.is_zero() { mean } else { exponential(&mut self.rng, mean).min(mean * MAX_JITTER) }
     }
 }
@@ -180,87 +180,88 @@ fn exponential(rng: &mut Rng, mean: Duration) -> Duration {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::link::weather::Bursts;
+    use crate::link::impairment::Bursts;
 
     const MS: Duration = Duration::from_millis(1);
 
-    /// Fates of packets of 100 bytes, one each millisecond.
-    fn fates(weather: Weather, seed: u64, count: u32) -> Vec<Fate> {
-        let mut oracle = Oracle::new(weather, seed, Duration::ZERO);
-        (0..count).map(|n| oracle.decide(100, MS * n)).collect()
+    /// Outcomes of packets of 100 bytes, one each millisecond.
+    fn outcomes(impairment: Impairment, seed: u64, count: u32) -> Vec<Outcome> {
+        let mut emulator = Emulator::new(impairment, seed, Duration::ZERO);
+        (0..count).map(|n| emulator.decide(100, MS * n)).collect()
     }
 
-    fn share_lost(fates: &[Fate]) -> f64 {
-        fates.iter().filter(|f| f.is_err()).count() as f64 / fates.len() as f64
+    fn share_lost(outcomes: &[Outcome]) -> f64 {
+        outcomes.iter().filter(|f| f.is_err()).count() as f64 / outcomes.len() as f64
     }
 
     #[test]
     fn the_same_seed_is_the_same_weather() {
-        let weather = Weather { jitter: MS, loss: Loss::Random(0.1), reordered: 0.1, doubled: 0.1, ..Weather::calm(25 * MS) };
-        assert_eq!(fates(weather, 1, 1000), fates(weather, 1, 1000));
-        assert_ne!(fates(weather, 1, 1000), fates(weather, 2, 1000));
+        let impairment = Impairment { jitter: MS, loss: Loss::Random(0.1), reordered: 0.1, doubled: 0.1, ..Impairment::calm(25 * MS) };
+        assert_eq!(outcomes(impairment, 1, 1000), outcomes(impairment, 1, 1000));
+        assert_ne!(outcomes(impairment, 1, 1000), outcomes(impairment, 2, 1000));
     }
 
     #[test]
     fn a_calm_link_only_delays() {
-        for (n, fate) in (0..).zip(fates(Weather::calm(25 * MS), 1, 100)) {
-            assert_eq!(fate, Ok((MS * (25 + n), None)));
+        for (n, outcome) in (0..).zip(outcomes(Impairment::calm(25 * MS), 1, 100)) {
+            assert_eq!(outcome, Ok((MS * (25 + n), None)));
         }
     }
 
     #[test]
     fn loss_is_as_frequent_as_asked() {
-        let random = share_lost(&fates(Weather::default().losing(Loss::Random(0.05)), 1, 100_000));
+        let random = share_lost(&outcomes(Impairment::default().losing(Loss::Random(0.05)), 1, 100_000));
         assert!((0.045..0.055).contains(&random), "{random}");
-        let bursts = Weather::default().losing(Loss::Bursts(Bursts::blackouts(0.05, 40 * MS)));
-        let bursts = share_lost(&fates(bursts, 1, 1_000_000));
+        let bursts = Impairment::default().losing(Loss::Bursts(Bursts::blackouts(0.05, 40 * MS)));
+        let bursts = share_lost(&outcomes(bursts, 1, 1_000_000));
         assert!((0.045..0.055).contains(&bursts), "{bursts}");
     }
 
     #[test]
     fn blackouts_are_as_long_as_asked() {
-        let fates = fates(Weather::default().losing(Loss::Bursts(Bursts::blackouts(0.05, 40 * MS))), 3, 100_000);
-        let lengths: Vec<usize> = fates.chunk_by(|a, b| a.is_err() == b.is_err()).filter(|c| c[0].is_err()).map(<[Fate]>::len).collect();
+        let outcomes = outcomes(Impairment::default().losing(Loss::Bursts(Bursts::blackouts(0.05, 40 * MS))), 3, 100_000);
+        let lengths: Vec<usize> =
+            outcomes.chunk_by(|a, b| a.is_err() == b.is_err()).filter(|c| c[0].is_err()).map(<[Outcome]>::len).collect();
         // Two that follow each other at once count as one.
         assert!(lengths.iter().filter(|l| (39..=41).contains(*l)).count() * 10 > lengths.len() * 9, "{lengths:?}");
     }
 
     #[test]
     fn jitter_keeps_the_order_and_reordering_does_not() {
-        let ordered = |weather| {
-            let arrivals: Vec<Duration> = fates(weather, 1, 1000).into_iter().flatten().map(|(at, _)| at).collect();
+        let ordered = |impairment| {
+            let arrivals: Vec<Duration> = outcomes(impairment, 1, 1000).into_iter().flatten().map(|(at, _)| at).collect();
             arrivals.is_sorted()
         };
-        let jitter = Weather { jitter: 3 * MS, ..Weather::calm(25 * MS) };
+        let jitter = Impairment { jitter: 3 * MS, ..Impairment::calm(25 * MS) };
         assert!(ordered(jitter));
-        assert!(!ordered(Weather { reordered: 0.05, ..jitter }));
+        assert!(!ordered(Impairment { reordered: 0.05, ..jitter }));
     }
 
     #[test]
     fn the_bottleneck_queues_and_then_drops() {
         // 100 bytes take a millisecond; five fit into the queue.
         let rate = Rate { bits: 800_000, queue: 500 };
-        let mut oracle = Oracle::new(Weather { rate: Some(rate), ..Weather::default() }, 1, Duration::ZERO);
-        let fates: Vec<Fate> = (0..7).map(|_| oracle.decide(100, Duration::ZERO)).collect();
-        for (n, fate) in (1..).zip(&fates[..5]) {
-            assert_eq!(*fate, Ok((MS * n, None)));
+        let mut emulator = Emulator::new(Impairment { rate: Some(rate), ..Impairment::default() }, 1, Duration::ZERO);
+        let outcomes: Vec<Outcome> = (0..7).map(|_| emulator.decide(100, Duration::ZERO)).collect();
+        for (n, outcome) in (1..).zip(&outcomes[..5]) {
+            assert_eq!(*outcome, Ok((MS * n, None)));
         }
-        assert_eq!(fates[5..], [Err(Dropped::Queue), Err(Dropped::Queue)]);
-        assert_eq!(oracle.decide(100, 2 * MS), Ok((6 * MS, None)));
+        assert_eq!(outcomes[5..], [Err(Dropped::Queue), Err(Dropped::Queue)]);
+        assert_eq!(emulator.decide(100, 2 * MS), Ok((6 * MS, None)));
     }
 
     #[test]
     fn an_outage_holds_or_loses() {
-        let weather = |held| Weather { outages: Some(Outages { every: 50 * MS, length: 30 * MS, held }), ..Weather::default() };
-        assert_eq!(share_lost(&fates(weather(true), 1, 10_000)), 0.0);
-        let lost = share_lost(&fates(weather(false), 1, 10_000));
+        let impairment = |held| Impairment { outages: Some(Outages { every: 50 * MS, length: 30 * MS, held }), ..Impairment::default() };
+        assert_eq!(share_lost(&outcomes(impairment(true), 1, 10_000)), 0.0);
+        let lost = share_lost(&outcomes(impairment(false), 1, 10_000));
         assert!((0.3..0.45).contains(&lost), "{lost}");
     }
 
     #[test]
     fn what_is_too_large_vanishes() {
-        let mut oracle = Oracle::new(Weather { mtu: Some(1280), ..Weather::default() }, 1, Duration::ZERO);
-        assert_eq!(oracle.decide(1281, Duration::ZERO), Err(Dropped::Size));
-        assert!(oracle.decide(1280, Duration::ZERO).is_ok());
+        let mut emulator = Emulator::new(Impairment { mtu: Some(1280), ..Impairment::default() }, 1, Duration::ZERO);
+        assert_eq!(emulator.decide(1281, Duration::ZERO), Err(Dropped::Size));
+        assert!(emulator.decide(1280, Duration::ZERO).is_ok());
     }
 }

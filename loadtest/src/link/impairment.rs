@@ -16,7 +16,7 @@ pub enum Loss {
     Bursts(Bursts),
 }
 
-/// Gilbert-Elliott in time instead of packets, so that it is the same weather for a thin and for a thick flow: the link is
+/// Gilbert-Elliott in time instead of packets, so that thin and thick flows meet the same bursts: the link is
 /// good or bad, and stays so for a while.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct Bursts {
@@ -62,7 +62,7 @@ pub struct Rate {
 
 /// One direction of a link.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
-pub struct Weather {
+pub struct Impairment {
     /// How long a packet is under way at least.
     pub delay: Duration,
     /// Mean of what is added to that, exponentially distributed and at most eight times as much. Packets stay in order.
@@ -81,7 +81,7 @@ pub struct Weather {
     pub mtu: Option<u16>,
 }
 
-impl Weather {
+impl Impairment {
     /// Nothing but delay.
     #[must_use]
     pub fn calm(delay: Duration) -> Self {
@@ -99,15 +99,15 @@ impl Weather {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
 pub struct Profile {
     /// From the device to the server.
-    pub up: Weather,
+    pub up: Impairment,
     /// From the server to the device.
-    pub down: Weather,
+    pub down: Impairment,
 }
 
 impl Profile {
     /// The same both ways.
     #[must_use]
-    pub fn both(weather: Weather) -> Self {
-        Self { up: weather, down: weather }
+    pub fn both(impairment: Impairment) -> Self {
+        Self { up: impairment, down: impairment }
     }
 }

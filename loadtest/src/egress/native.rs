@@ -11,7 +11,7 @@ use motience_proto::{
 };
 use secrecy::SecretString;
 
-use super::{Place, Said, Start};
+use super::{Incoming, Start, Target};
 
 /// A connection that follows.
 pub(crate) struct Session {
@@ -21,12 +21,12 @@ pub(crate) struct Session {
 }
 
 impl Session {
-    pub(super) async fn open(place: &Place, start: &Start) -> Result<Self> {
-        let trust = place.ca.clone().map_or(Trust::Platform, Trust::Ca);
-        let connector = Connector::new(Config::new(place.server.parse()?, trust, DeviceId::new("reader")?))?;
-        let token = SecretString::from(place.token.clone());
+    pub(super) async fn open(target: &Target, start: &Start) -> Result<Self> {
+        let trust = target.ca.clone().map_or(Trust::Platform, Trust::Ca);
+        let connector = Connector::new(Config::new(target.server.parse()?, trust, DeviceId::new("reader")?))?;
+        let token = SecretString::from(target.token.clone());
         let mut inner = connector.connect(&token, Intent::Consume, Epoch(fastrand::u64(1..))).await?;
-        for producer in &place.producers {
+        for producer in &target.producers {
             let from = match start {
                 Start::Live => From::Live,
                 Start::After(cursors) => cursors.get(producer).map_or(From::Earliest, |cursor| From::After(*cursor)),
@@ -34,7 +34,7 @@ impl Session {
             inner.subscribe(ProducerId(*producer), from, "").await?;
         }
         let mut feeds = 0;
-        while feeds < place.producers.len() {
+        while feeds < target.producers.len() {
             match inner.next().await? {
                 Event::Feed(_) => feeds += 1,
                 Event::Followed { refusal, .. } => ensure!(refusal.is_empty(), "a follow was refused: {refusal}"),
@@ -44,10 +44,10 @@ impl Session {
         Ok(Self { inner, ready: VecDeque::new(), _connector: connector })
     }
 
-    pub(super) async fn next(&mut self) -> Result<Said> {
+    pub(super) async fn next(&mut self) -> Result<Incoming> {
         loop {
             if let Some(message) = self.ready.pop_front() {
-                return Ok(Said::Message(message));
+                return Ok(Incoming::Message(message));
             }
             match self.inner.next().await {
                 Ok(Event::Entries { entries, .. }) => {
@@ -56,7 +56,7 @@ impl Session {
                     }
                 }
                 Ok(_) => {}
-                Err(e) => return Ok(Said::End(e.to_string())),
+                Err(e) => return Ok(Incoming::End(e.to_string())),
             }
         }
     }

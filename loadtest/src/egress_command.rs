@@ -1,4 +1,4 @@
-//! `loadtest exits`: what each exit costs. All of them run the same flows against one server, in turns, so that a noisy
+//! `loadtest egress`: what each egress costs. All of them run the same flows against one server, in turns, so that a noisy
 //! machine is noisy for all; the middle of the rounds is reported.
 
 use std::{path::PathBuf, time::Instant};
@@ -9,19 +9,19 @@ use hdrhistogram::Histogram;
 
 use crate::{
     accounts::Accounts,
-    exits::{Connection, Exit, Place, Said, Start},
+    egress::{Connection, Egress, Incoming, Start, Target},
     report::{Report, middle},
     run,
     server::{Addresses, Own},
 };
 
-/// Options of `loadtest exits`.
+/// Options of `loadtest egress`.
 #[derive(Args, Clone, Debug)]
 pub(crate) struct Options {
     /// Seconds of each flow.
     #[arg(long, default_value_t = 5.0)]
     seconds: f64,
-    /// Rounds of all exits.
+    /// Rounds of all egresses.
     #[arg(long, default_value_t = 3)]
     rounds: usize,
     /// Consumers of each flow; all follow the same producer.
@@ -38,10 +38,11 @@ pub(crate) struct Options {
     server_program: Option<PathBuf>,
 }
 
-/// Every exit, the oldest first.
-const EXITS: [Exit; 8] = [Exit::Plain, Exit::Wss2, Exit::Native, Exit::WebTransport, Exit::Sse, Exit::Sse3, Exit::Ndjson, Exit::Ndjson3];
+/// Every egress, the oldest first.
+const EGRESSES: [Egress; 8] =
+    [Egress::Plain, Egress::Wss2, Egress::Native, Egress::WebTransport, Egress::Sse, Egress::Sse3, Egress::Ndjson, Egress::Ndjson3];
 
-/// One exit in one round.
+/// One egress in one round.
 struct Run {
     /// Microseconds from the beginning of a connection to the first record on it.
     first: Histogram<u64>,
@@ -55,14 +56,14 @@ pub(crate) async fn run(options: Options) -> Result<bool> {
         bail!("give at least one round, one consumer and one connection");
     }
     let own = Own::start(options.server_program.clone(), &[]).await?;
-    let mut runs: Vec<Vec<Run>> = EXITS.iter().map(|_| Vec::new()).collect();
+    let mut runs: Vec<Vec<Run>> = EGRESSES.iter().map(|_| Vec::new()).collect();
     for round in 0..options.rounds {
-        for (exit, runs) in EXITS.into_iter().zip(&mut runs) {
-            eprintln!("round {}: {}", round + 1, exit.name());
-            let first = first_byte(exit, &options, &own.addresses).await?;
-            let steady = run::Options::fan(exit, 1, options.consumers, options.rate, options.seconds);
+        for (egress, runs) in EGRESSES.into_iter().zip(&mut runs) {
+            eprintln!("round {}: {}", round + 1, egress.name());
+            let first = first_byte(egress, &options, &own.addresses).await?;
+            let steady = run::Options::fan(egress, 1, options.consumers, options.rate, options.seconds);
             let steady = run::flow(&steady, &own.addresses).await?;
-            let flood = run::flow(&run::Options::fan(exit, 1, options.consumers, 0.0, options.seconds), &own.addresses).await?;
+            let flood = run::flow(&run::Options::fan(egress, 1, options.consumers, 0.0, options.seconds), &own.addresses).await?;
             runs.push(Run { first, steady, flood });
         }
     }
@@ -73,24 +74,24 @@ pub(crate) async fn run(options: Options) -> Result<bool> {
 
 /// Connects anew again and again, and waits each time for the one record that the log holds. A plain consumer begins with
 /// what is live, so that there is nothing for it to wait for.
-async fn first_byte(exit: Exit, options: &Options, addresses: &Addresses) -> Result<Histogram<u64>> {
+async fn first_byte(egress: Egress, options: &Options, addresses: &Addresses) -> Result<Histogram<u64>> {
     let mut first = Histogram::new(3)?;
-    if exit == Exit::Plain {
+    if egress == Egress::Plain {
         return Ok(first);
     }
     let accounts = Accounts::new(addresses)?;
     let (producer, consumer) = (accounts.make("producer", 1).await?.remove(0), accounts.make("consumer", 1).await?.remove(0));
     accounts.subscribe(&consumer, &producer).await?;
     accounts.post(&producer, &serde_json::json!({"device_id": "d", "timestamp": 0, "data": {}})).await?;
-    let (place, start) = (Place::at(exit, addresses, &consumer, vec![producer.id]), Start::After(Default::default()));
+    let (target, start) = (Target::at(egress, addresses, &consumer, vec![producer.id]), Start::After(Default::default()));
     for _ in 0..options.connections {
         let began = Instant::now();
-        let mut connection = Connection::open(exit, &place, &start).await?;
+        let mut connection = Connection::open(egress, &target, &start).await?;
         loop {
             match connection.next().await? {
-                Said::Message(text) if Said::is_place(&text) => {}
-                Said::Message(_) => break,
-                Said::End(how) => bail!("{} ended: {how}", exit.name()),
+                Incoming::Message(text) if Incoming::is_position(&text) => {}
+                Incoming::Message(_) => break,
+                Incoming::End(how) => bail!("{} ended: {how}", egress.name()),
             }
         }
         first.record(u64::try_from(began.elapsed().as_micros())?)?;
@@ -105,20 +106,20 @@ fn print(options: &Options, runs: &[Vec<Run>]) {
     );
     println!(
         "{:<17} | {:>10} {:>8} | {:>8} {:>8} {:>6} | {:>12} {:>8} {:>6}",
-        "exit", "first ms", "p99 ms", "p50 ms", "p99 ms", "ratio", "flood rec/s", "CPU-s/M", "ratio"
+        "egress", "first ms", "p99 ms", "p50 ms", "p99 ms", "ratio", "flood rec/s", "CPU-s/M", "ratio"
     );
     let shown = |ms: f64| if ms > 0.0 { format!("{ms:.3}") } else { "-".to_owned() };
     let tail = |runs: &[Run]| middle(runs, |run| run.steady.latency.value_at_quantile(0.99) as f64 / 1e3);
     let cost = |runs: &[Run]| middle(runs, |run| run.flood.cpu_per_million().unwrap_or(f64::NAN));
     let (base_tail, base_cost) = (tail(&runs[0]), cost(&runs[0]));
-    for (exit, runs) in EXITS.iter().zip(runs) {
+    for (egress, runs) in EGRESSES.iter().zip(runs) {
         let first = |q| middle(runs, |run| run.first.value_at_quantile(q) as f64 / 1e3);
         let half = middle(runs, |run| run.steady.latency.value_at_quantile(0.5) as f64 / 1e3);
         let rate = middle(runs, |run| run.flood.delivered as f64 / run.flood.seconds);
         let (tail, cost) = (tail(runs), cost(runs));
         println!(
             "{:<17} | {:>10} {:>8} | {half:>8.3} {tail:>8.3} {:>6.2} | {rate:>12.0} {cost:>8.2} {:>6.2}",
-            exit.name(),
+            egress.name(),
             shown(first(0.5)),
             shown(first(0.99)),
             tail / base_tail,

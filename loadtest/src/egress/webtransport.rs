@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use tokio::{sync::mpsc, task::JoinSet};
 use web_transport_quinn::{RecvStream, SendStream, Session as Inner};
 
-use super::{Place, Said, Start};
+use super::{Incoming, Start, Target};
 
 /// Lines read and not yet taken; streams are read no faster.
 const READY: usize = 1024;
@@ -24,25 +24,25 @@ const KEEP_ALIVE: Duration = Duration::from_secs(2);
 /// An open session.
 pub(crate) struct Session {
     inner: Inner,
-    said: mpsc::Receiver<Said>,
+    said: mpsc::Receiver<Incoming>,
     /// What came while the answers were waited for.
-    first: VecDeque<Said>,
+    first: VecDeque<Incoming>,
     /// Kept open: its end would be the session's.
     _control: SendStream,
     _tasks: JoinSet<()>,
 }
 
 impl Session {
-    pub(super) async fn open(place: &Place, start: &Start) -> Result<Self> {
-        let url: url::Url = format!("https://{}/wt", authority(place)?).parse()?;
-        let inner = Inner::connect(connect(place).await?, url).await?;
+    pub(super) async fn open(target: &Target, start: &Start) -> Result<Self> {
+        let url: url::Url = format!("https://{}/wt", authority(target)?).parse()?;
+        let inner = Inner::connect(connect(target).await?, url).await?;
         let (mut control, receive) = inner.open_bi().await?;
         let mut answers = Lines::new(receive);
-        control.write_all(line(&json!({"type": "hello", "token": place.token})).as_bytes()).await?;
+        control.write_all(line(&json!({"type": "hello", "token": target.token})).as_bytes()).await?;
         let welcome = answers.next().await?.context("the control stream ended before the welcome")?;
         let welcome: Value = serde_json::from_str(&welcome)?;
         ensure!(welcome["type"] == "welcome", "no welcome: {welcome}");
-        for producer in &place.producers {
+        for producer in &target.producers {
             let wish = json!({"type": "subscribe", "producer_id": producer.to_string(), "from": start.of(*producer)});
             control.write_all(line(&wish).as_bytes()).await?;
         }
@@ -51,7 +51,7 @@ impl Session {
         tasks.spawn(tell(answers, sender.clone()));
         tasks.spawn(accept(inner.clone(), sender));
         let mut session = Self { inner, said, first: VecDeque::new(), _control: control, _tasks: tasks };
-        session.answered(place.producers.len()).await;
+        session.answered(target.producers.len()).await;
         Ok(session)
     }
 
@@ -61,34 +61,34 @@ impl Session {
         while answers < wishes {
             let said = self.said().await;
             match &said {
-                Said::Message(text) => {
-                    answers += usize::from(Said::notice(text).is_some_and(|kind| matches!(&*kind, "feed" | "refused")));
+                Incoming::Message(text) => {
+                    answers += usize::from(Incoming::notice(text).is_some_and(|kind| matches!(&*kind, "feed" | "refused")));
                 }
-                Said::End(_) => answers = wishes,
+                Incoming::End(_) => answers = wishes,
             }
             self.first.push_back(said);
         }
     }
 
-    pub(super) async fn next(&mut self) -> Said {
+    pub(super) async fn next(&mut self) -> Incoming {
         match self.first.pop_front() {
             Some(said) => said,
             None => self.said().await,
         }
     }
 
-    async fn said(&mut self) -> Said {
+    async fn said(&mut self) -> Incoming {
         tokio::select! {
             biased;
-            said = self.said.recv() => said.unwrap_or_else(|| Said::End("ended".to_owned())),
-            closed = self.inner.closed() => Said::End(format!("closed: {closed}")),
+            said = self.said.recv() => said.unwrap_or_else(|| Incoming::End("ended".to_owned())),
+            closed = self.inner.closed() => Incoming::End(format!("closed: {closed}")),
         }
     }
 }
 
 /// A connection to the endpoint, for HTTP/3.
-pub(super) async fn connect(place: &Place) -> Result<quinn::Connection> {
-    let trust = place.ca.clone().map_or(Trust::Platform, Trust::Ca);
+pub(super) async fn connect(target: &Target) -> Result<quinn::Connection> {
+    let trust = target.ca.clone().map_or(Trust::Platform, Trust::Ca);
     let mut tls = quic_config(&trust, &[b"h3"])?;
     // A connection of a test says nothing before it is answered.
     tls.enable_early_data = false;
@@ -97,12 +97,12 @@ pub(super) async fn connect(place: &Place) -> Result<quinn::Connection> {
     transport.max_idle_timeout(Some(IdleTimeout::try_from(IDLE)?)).keep_alive_interval(Some(KEEP_ALIVE));
     config.transport_config(Arc::new(transport));
     let endpoint = Endpoint::client((Ipv4Addr::LOCALHOST, 0).into())?;
-    Ok(endpoint.connect_with(config, place.address()?, "localhost")?.await?)
+    Ok(endpoint.connect_with(config, target.address()?, "localhost")?.await?)
 }
 
 /// The name that the development certificate has.
-pub(super) fn authority(place: &Place) -> Result<String> {
-    Ok(format!("localhost:{}", place.address()?.port()))
+pub(super) fn authority(target: &Target) -> Result<String> {
+    Ok(format!("localhost:{}", target.address()?.port()))
 }
 
 fn line(message: &Value) -> String {
@@ -110,17 +110,17 @@ fn line(message: &Value) -> String {
 }
 
 /// Reads every stream that the node opens.
-async fn accept(session: Inner, said: mpsc::Sender<Said>) {
+async fn accept(session: Inner, said: mpsc::Sender<Incoming>) {
     let mut feeds = JoinSet::new();
     while let Ok(stream) = session.accept_uni().await {
         feeds.spawn(tell(Lines::new(stream), said.clone()));
     }
 }
 
-async fn tell(mut lines: Lines, said: mpsc::Sender<Said>) {
+async fn tell(mut lines: Lines, said: mpsc::Sender<Incoming>) {
     // A stream that breaks off is its session's end, which tells itself.
     while let Ok(Some(line)) = lines.next().await {
-        if said.send(Said::Message(line)).await.is_err() {
+        if said.send(Incoming::Message(line)).await.is_err() {
             return;
         }
     }

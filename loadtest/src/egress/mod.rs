@@ -1,4 +1,4 @@
-//! The exits of a node, each read by a small client of its own, which removes nothing and repairs nothing: whatever the node
+//! The egresses of a node, each read by a small client of its own, which removes nothing and repairs nothing: whatever the node
 //! says comes out as it was said.
 
 mod http;
@@ -23,9 +23,9 @@ use crate::{
 /// Longest wait for a connection and for the first answer on it.
 const CONNECT_LIMIT: Duration = Duration::from_secs(10);
 
-/// A way out.
+/// An egress of the node, as a client reads it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, ValueEnum)]
-pub(crate) enum Exit {
+pub(crate) enum Egress {
     /// WebSocket, as every existing client knows it: without cursors.
     Plain,
     /// motience/1: a record comes without its cursor here.
@@ -44,7 +44,7 @@ pub(crate) enum Exit {
     WebTransport,
 }
 
-impl Exit {
+impl Egress {
     /// Those that give out JSON with cursors.
     pub(crate) const RESUMING: [Self; 6] = [Self::Wss2, Self::Sse, Self::Sse3, Self::Ndjson, Self::Ndjson3, Self::WebTransport];
 
@@ -63,10 +63,10 @@ impl Exit {
     }
 }
 
-/// Where an exit is, and who comes.
+/// Where an egress is, and who comes.
 #[derive(Clone, Debug)]
-pub(crate) struct Place {
-    /// A WebSocket's URL, the base URL of the data service, or `host:port` of the QUIC endpoint: as the exit needs it.
+pub(crate) struct Target {
+    /// A WebSocket's URL, the base URL of the data service, or `host:port` of the QUIC endpoint: as the egress needs it.
     pub(crate) server: String,
     /// Whose certificates are trusted.
     pub(crate) ca: Option<PathBuf>,
@@ -87,14 +87,14 @@ pub(crate) enum Start {
 
 /// What comes out.
 #[derive(Clone, Debug)]
-pub(crate) enum Said {
+pub(crate) enum Incoming {
     /// A record or a notice: a JSON object.
     Message(String),
     /// The connection is over, and how.
     End(String),
 }
 
-impl Said {
+impl Incoming {
     /// The `type` of a notice; `None` for a record.
     pub(crate) fn notice(text: &str) -> Option<String> {
         #[derive(Deserialize)]
@@ -104,8 +104,8 @@ impl Said {
         serde_json::from_str(text).ok().map(|Notice { r#type }| r#type)
     }
 
-    /// Whether it only says where an exit stands.
-    pub(crate) fn is_place(text: &str) -> bool {
+    /// Whether it only says where an egress stands.
+    pub(crate) fn is_position(text: &str) -> bool {
         Self::notice(text).is_some_and(|kind| matches!(&*kind, "cursors" | "feed" | "subscribed"))
     }
 }
@@ -120,20 +120,22 @@ pub(crate) enum Connection {
 
 impl Connection {
     /// Connects and asks for the records; where they are to be live ones, every later record comes.
-    pub(crate) async fn open(exit: Exit, place: &Place, start: &Start) -> Result<Self> {
+    pub(crate) async fn open(egress: Egress, target: &Target, start: &Start) -> Result<Self> {
         let opening = async {
-            Ok(match exit {
-                Exit::Native => Self::Native(Box::new(native::Session::open(place, start).await?)),
-                Exit::Plain | Exit::Wss2 => Self::Wss2(wss2::Socket::open(exit, place, start).await?),
-                Exit::Sse | Exit::Ndjson | Exit::Sse3 | Exit::Ndjson3 => Self::Http(http::Stream::open(exit, place, start).await?),
-                Exit::WebTransport => Self::WebTransport(Box::new(webtransport::Session::open(place, start).await?)),
+            Ok(match egress {
+                Egress::Native => Self::Native(Box::new(native::Session::open(target, start).await?)),
+                Egress::Plain | Egress::Wss2 => Self::Wss2(wss2::Socket::open(egress, target, start).await?),
+                Egress::Sse | Egress::Ndjson | Egress::Sse3 | Egress::Ndjson3 => {
+                    Self::Http(http::Stream::open(egress, target, start).await?)
+                }
+                Egress::WebTransport => Self::WebTransport(Box::new(webtransport::Session::open(target, start).await?)),
             })
         };
         timeout(CONNECT_LIMIT, opening).await.context("no answer in time")?
     }
 
     /// What comes next. An error is one of the protocol: nothing that a bad network could do. Cancel-safe.
-    pub(crate) async fn next(&mut self) -> Result<Said> {
+    pub(crate) async fn next(&mut self) -> Result<Incoming> {
         match self {
             Self::Native(session) => session.next().await,
             Self::Wss2(socket) => Ok(socket.next().await),
@@ -143,13 +145,13 @@ impl Connection {
     }
 }
 
-impl Place {
-    /// Where a server's exit is.
-    pub(crate) fn at(exit: Exit, addresses: &Addresses, account: &Account, producers: Vec<i64>) -> Self {
-        let server = match exit {
-            Exit::Plain | Exit::Wss2 => &addresses.wss2,
-            Exit::Sse | Exit::Ndjson => &addresses.dsm,
-            Exit::Native | Exit::Sse3 | Exit::Ndjson3 | Exit::WebTransport => &addresses.quic,
+impl Target {
+    /// Where a server's egress is.
+    pub(crate) fn at(egress: Egress, addresses: &Addresses, account: &Account, producers: Vec<i64>) -> Self {
+        let server = match egress {
+            Egress::Plain | Egress::Wss2 => &addresses.wss2,
+            Egress::Sse | Egress::Ndjson => &addresses.dsm,
+            Egress::Native | Egress::Sse3 | Egress::Ndjson3 | Egress::WebTransport => &addresses.quic,
         };
         Self { server: server.clone(), ca: addresses.ca.clone(), token: account.token.clone(), producers }
     }
@@ -161,7 +163,7 @@ impl Place {
 }
 
 impl Start {
-    /// Where to begin with one producer, as every exit reads it.
+    /// Where to begin with one producer, as every egress reads it.
     fn of(&self, producer: i64) -> String {
         match self {
             Self::Live => "live".to_owned(),

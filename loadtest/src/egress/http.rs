@@ -7,7 +7,7 @@ use bytes::{Buf as _, Bytes, BytesMut};
 use reqwest::{Client, header};
 use serde_json::Value;
 
-use super::{Exit, Place, Said, Start, escaped, http3};
+use super::{Egress, Incoming, Start, Target, escaped, http3};
 
 /// An answer that does not end by itself.
 pub(crate) struct Stream {
@@ -38,31 +38,31 @@ enum Body {
 }
 
 impl Stream {
-    pub(super) async fn open(exit: Exit, place: &Place, start: &Start) -> Result<Self> {
-        let sse = matches!(exit, Exit::Sse | Exit::Sse3);
+    pub(super) async fn open(egress: Egress, target: &Target, start: &Start) -> Result<Self> {
+        let sse = matches!(egress, Egress::Sse | Egress::Sse3);
         let accept = if sse { "text/event-stream" } else { "application/x-ndjson" };
         let form = if sse { Form::Sse { event: String::new(), data: String::new(), id: String::new() } } else { Form::Ndjson };
         let (query, last) = match start {
             Start::Live => (String::new(), None),
             Start::After(cursors) => {
-                let places = place.producers.iter().map(|p| cursors.get(p).map(|cursor| format!("{p}:{cursor}")));
+                let places = target.producers.iter().map(|p| cursors.get(p).map(|cursor| format!("{p}:{cursor}")));
                 match places.collect::<Option<Vec<_>>>().map(|places| places.join(",")) {
                     // A browser that comes back tells its last id in a header; others write the same into the query.
                     Some(places) if sse => (String::new(), Some(places)),
                     Some(places) => (format!("?from={}", escaped(&places)), None),
-                    None => (format!("?from={}", escaped(&start.map(&place.producers)?)), None),
+                    None => (format!("?from={}", escaped(&start.map(&target.producers)?)), None),
                 }
             }
         };
-        let mut headers = vec![("accept", accept.to_owned()), ("authorization", format!("Bearer {}", place.token))];
+        let mut headers = vec![("accept", accept.to_owned()), ("authorization", format!("Bearer {}", target.token))];
         headers.extend(last.map(|last| ("last-event-id", last)));
         let path = format!("/stream{query}");
-        let body = match exit {
-            Exit::Sse3 | Exit::Ndjson3 => Body::Http3(http3::Body::get(place, &path, &headers).await?),
+        let body = match egress {
+            Egress::Sse3 | Egress::Ndjson3 => Body::Http3(http3::Body::get(target, &path, &headers).await?),
             _ => {
                 // Everything of a stream has to be there at once, so none is kept for another.
                 let client = Client::builder().http1_only().tcp_nodelay(true).pool_max_idle_per_host(0).build()?;
-                let mut request = client.get(format!("{}{path}", place.server));
+                let mut request = client.get(format!("{}{path}", target.server));
                 for (name, value) in headers {
                     request = request.header(name, value);
                 }
@@ -78,13 +78,13 @@ impl Stream {
         Ok(Self { body, form, buffer: BytesMut::new(), looked: 0, ready: VecDeque::new(), ended: None })
     }
 
-    pub(super) async fn next(&mut self) -> Result<Said> {
+    pub(super) async fn next(&mut self) -> Result<Incoming> {
         loop {
             if let Some(message) = self.ready.pop_front() {
-                return Ok(Said::Message(message));
+                return Ok(Incoming::Message(message));
             }
             if let Some(end) = self.ended.take() {
-                return Ok(Said::End(end));
+                return Ok(Incoming::End(end));
             }
             match self.body.chunk().await {
                 Ok(Some(chunk)) => {
@@ -145,8 +145,8 @@ impl Stream {
 fn covered(record: &str, id: &str) -> Result<()> {
     let value: Value = serde_json::from_str(record).with_context(|| format!("no JSON: {record}"))?;
     let text = |name: &str| value[name].as_str().with_context(|| format!("{name} is missing in {record}"));
-    let place = format!("{}:{}", text("producer_id")?, text("cursor")?);
-    ensure!(id.split(',').any(|part| part == place), "the id {id} does not hold {place}");
+    let target = format!("{}:{}", text("producer_id")?, text("cursor")?);
+    ensure!(id.split(',').any(|part| part == target), "the id {id} does not hold {target}");
     Ok(())
 }
 
