@@ -19,10 +19,9 @@ use motience_relay::{
     Delivery, Feed, FeedEvent, Kind, ReadFrom,
     order::{self, Reorder},
     places::{self, Place},
-    replies::pong,
     view::{Thinned, View},
 };
-use motience_session::CloseReason;
+use motience_session::{CloseReason, pong};
 use serde::Deserialize;
 use serde_json::{json, value::RawValue};
 use tokio::time::{Instant, MissedTickBehavior, interval_at};

@@ -59,13 +59,6 @@ impl Socket {
         }
     }
 
-    /// What has come already.
-    pub(crate) fn heard(&mut self) -> Option<Result<Heard, CloseReason>> {
-        use futures_util::FutureExt as _;
-        let message = self.inner.next().now_or_never()?;
-        Some(self.understand(message))
-    }
-
     /// Whether the socket's buffer takes another message now.
     pub(crate) fn has_room(&mut self) -> Result<bool, CloseReason> {
         use futures_util::FutureExt as _;

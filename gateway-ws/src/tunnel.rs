@@ -8,23 +8,23 @@
 //! A message holds any number of whole frames; control and records share one order. Only senders come here: consumers
 //! have wss2.
 
-mod device;
-
-use std::sync::Arc;
+use std::{convert::Infallible, future::pending, sync::Arc};
 
 use axum::{extract::State, http::HeaderMap, response::Response};
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 use motience_http::{ApiError, Client, ClientAddress, check_origin};
 use motience_limits::{permits::Permit, uploads::Owner};
-use motience_log::{self as log, Transport};
-use motience_proto::wire::{Frame, Hello, Intent, Limits};
-use motience_relay::Kind;
-use motience_session::{self as session, Admitted, CloseReason};
+use motience_log::Transport;
+use motience_proto::wire::{Frame, Intent, Limits, features};
+use motience_relay::{Kind, Path};
+use motience_session::{self as session, CloseReason, Host, Received, Transport as _, Wanted};
 use tokio::time::timeout;
+use tokio_tungstenite::tungstenite::Message;
 use tracing::{Instrument, info_span};
 
 use crate::{
     Shared,
+    gauge::Gauge,
     handshake::{Upgrade, WebSocket},
     socket::{Heard, Socket},
 };
@@ -63,49 +63,74 @@ pub(crate) async fn upgrade(
 }
 
 async fn serve(socket: WebSocket, mut permit: Permit, client: ClientAddress, shared: &Shared) {
-    let mut socket = Socket::new(socket, &shared.config);
-    let reason = run(&mut socket, &mut permit, shared).await.err().unwrap_or(CloseReason::Done);
+    let (socket, limits) = (Socket::new(socket, &shared.config), Limits::control());
+    let mut tunnel = Tunnel { socket, gauge: &shared.tunnels, message: BytesMut::new(), limits };
+    let Err(reason) = run(&mut tunnel, &mut permit, shared).await;
     session::report_end(&reason, Transport::Tunnel, client, &permit);
-    socket.close_tunnel(&reason).await;
+    tunnel.socket.close_tunnel(&reason).await;
 }
 
-async fn run(socket: &mut Socket, permit: &mut Permit, shared: &Shared) -> Result<(), CloseReason> {
-    let (hello, rest) = timeout(shared.config.limits.header, greet(socket)).await.map_err(|_| CloseReason::NoHello)??;
+async fn run(tunnel: &mut Tunnel<'_>, permit: &mut Permit, shared: &Shared) -> Result<Infallible, CloseReason> {
+    let first = timeout(shared.config.limits.header, tunnel.recv(Wanted::All)).await.map_err(|_| CloseReason::NoHello)??;
+    let (Received::Frame(first) | Received::Datagram(first)) = first;
+    let hello = session::hello(first)?;
     if hello.intent == Intent::Consume {
         return Err(CloseReason::protocol("the tunnel only carries records up: consumers connect by QUIC, or to wss2"));
     }
-    let Admitted { device, standing } = session::admit(&hello, permit, &shared.backend, shared.shutdown.soft()).await?;
-    let grant = standing.grant();
-    socket.is_of(grant.user);
-    let relay = &shared.backend.relay;
-    let _open = (shared.tunnels.open(), relay.own_node().open(Kind::Tunnel));
-    let publisher = relay.publisher(grant.log_key(), log::SessionName::device(&device), hello.epoch).await?;
-    let presence = relay.devices().enter(grant.log_key(), device.as_str(), Transport::Tunnel);
-    let session = device::Session::new(socket, shared, &publisher, presence, &standing, hello.features);
-    session::while_authorized(&standing, async {
-        tokio::select! {
-            biased;
-            () = publisher.superseded() => Err(CloseReason::Fenced),
-            ended = session.run(rest) => ended,
+    let backend = &shared.backend;
+    let admitted = session::admit(&hello, permit, backend, shared.shutdown.soft()).await?;
+    tunnel.socket.is_of(admitted.standing.grant().user);
+    let records = Limits::for_records(backend.relay.limits().record);
+    tunnel.limits = Limits { frame: records.frame.max(tunnel.limits.frame) };
+    let _open = (shared.tunnels.open(), backend.relay.own_node().open(Kind::Tunnel));
+    let host = Host { backend, credit: shared.config.credit, draining: shared.shutdown.soft() };
+    session::produce(tunnel, &hello, &admitted, host).await
+}
+
+/// A device's WebSocket as the transport of a producer session.
+struct Tunnel<'s> {
+    socket: Socket,
+    gauge: &'s Gauge,
+    /// Bytes of the last message, from the next frame on.
+    message: BytesMut,
+    limits: Limits,
+}
+
+impl session::Transport for Tunnel<'_> {
+    const KIND: Transport = Transport::Tunnel;
+    const FEATURES: u64 = features::COMPACT;
+
+    async fn recv(&mut self, wanted: Wanted) -> Result<Received, CloseReason> {
+        if wanted == Wanted::Control {
+            return pending().await;
         }
-    })
-    .await
-}
-
-/// Waits for Hello, and gives what came behind it in the same message.
-async fn greet(socket: &mut Socket) -> Result<(Hello, BytesMut), CloseReason> {
-    loop {
-        let mut message = match socket.hear().await? {
-            Heard::Binary(message) => BytesMut::from(message),
-            Heard::Life => continue,
-            Heard::Text(_) => return Err(not_binary()),
-        };
-        let first = Frame::decode(&mut message, Limits::control())?;
-        let first = first.ok_or_else(|| CloseReason::protocol("the first message holds no Hello"))?;
-        return Ok((session::hello(first)?, message));
+        loop {
+            if let Some(frame) = Frame::decode(&mut self.message, self.limits)? {
+                if session::carries_nothing(&frame) {
+                    self.socket.spend()?;
+                }
+                return Ok(Received::Frame(frame));
+            }
+            if !self.message.is_empty() {
+                return Err(CloseReason::protocol("a message ends within a frame"));
+            }
+            match self.socket.hear().await? {
+                Heard::Binary(message) => self.message = message.into(),
+                Heard::Life => {}
+                Heard::Text(_) => return Err(CloseReason::protocol("frames are sent in binary messages")),
+            }
+        }
     }
-}
 
-fn not_binary() -> CloseReason {
-    CloseReason::protocol("frames are sent in binary messages")
+    async fn send(&mut self, frames: Bytes) -> Result<(), CloseReason> {
+        self.socket.send(Message::Binary(frames)).await
+    }
+
+    fn path(&self) -> Option<impl Fn() -> Path + Send + Sync + 'static> {
+        None::<fn() -> Path>
+    }
+
+    fn count(&self, records: u64, bytes: u64) {
+        self.gauge.count(records, bytes);
+    }
 }

@@ -16,7 +16,8 @@ use motience_proto::model::{
     envelope::{self, Envelope},
     record::{self, Admitted, MAX_ID},
 };
-use motience_relay::{self as relay, Publisher, Refusal, Ticket, replies};
+use motience_relay::{self as relay, Publisher, Ticket};
+use motience_session as session;
 use serde::Serialize;
 use serde_json::value::RawValue;
 use utoipa::ToSchema;
@@ -112,7 +113,7 @@ pub(super) async fn data(
         for (record, id) in &records {
             group.push_unnumbered(id.as_deref(), record.json.clone());
         }
-        let ticket = group.submit().await.map_err(refusal)?;
+        let ticket = group.submit().await?;
         committed(&publisher, ticket, named).await?;
         note(&services, &caller, &publisher, &records);
     }
@@ -175,7 +176,7 @@ impl Key {
 }
 
 fn unknown_type(name: &str) -> ApiError {
-    ApiError::invalid("type", replies::unknown_type(name)).with_code(replies::UNKNOWN_TYPE)
+    ApiError::invalid("type", session::unknown_type(name)).with_code(session::UNKNOWN_TYPE)
 }
 
 fn is_lines(headers: &HeaderMap) -> bool {
@@ -194,12 +195,4 @@ fn split(body: &Bytes, most: usize) -> Result<Vec<Bytes>, ApiError> {
         return Err(ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, "too_many_records", format!("At most {most} records at once.")));
     }
     Ok(items.into_iter().map(|item| body.slice_ref(item.get().as_bytes())).collect())
-}
-
-fn refusal(refusal: Refusal) -> ApiError {
-    match refusal {
-        Refusal::Invalid(invalid) => invalid.into(),
-        Refusal::Ended(e) => e.into(),
-        Refusal::TooScattered(_) => ApiError::internal(refusal),
-    }
 }

@@ -4,19 +4,22 @@ use std::sync::Arc;
 
 use bytes::BytesMut;
 use motience_http::Ration;
-use motience_limits::permits::{ClientAddress, Permit};
-use motience_log::{self as log, Transport};
+use motience_limits::{
+    permits::{ClientAddress, Permit},
+    uploads::{self, Owner},
+};
+use motience_log::Transport;
 use motience_proto::wire::{Hello, Intent, Limits};
-use motience_relay::{Kind, Path};
-use motience_session::{self as session, Admitted, CloseReason};
+use motience_relay::Kind;
+use motience_session::{self as session, CloseReason, Host};
 use quinn::{Connection, ZeroRttAccepted};
 use tokio::time::timeout;
 
 use super::{
     Shared, consumer,
+    device::Device,
     frames::{Control, Frames},
     number,
-    producer::{self, Device},
 };
 
 /// Serves the connection until it ends.
@@ -34,28 +37,26 @@ async fn run(connection: &Connection, finished: ZeroRttAccepted, permit: &mut Pe
     let (hello, control) =
         timeout(shared.config.hello_limit, greet(connection, shared.config.control_frames)).await.map_err(|_| CloseReason::NoHello)??;
     let backend = &shared.backend;
-    let Admitted { device, standing } = session::admit(&hello, permit, backend, &shared.draining).await?;
-    let relay = &backend.relay;
-    let _entered = (shared.established.enter(), relay.own_node().open(Kind::Quic));
-    let serving = async {
-        match hello.intent {
-            Intent::Produce => {
-                let key = standing.grant().log_key();
-                let publisher = relay.publisher(key, log::SessionName::device(&device), hello.epoch).await?;
-                let presence = relay.devices().enter(key, device.as_str(), Transport::Quic);
-                let path = connection.clone();
-                presence.watch(move || Path { rtt: path.rtt(), address: path.remote_address(), packets: path.stats().udp_rx.datagrams });
-                let device = Device { publisher, presence, offered: hello.features };
-                producer::serve(connection, control, &standing, device, shared).await
-            }
-            Intent::Consume => {
+    let admitted = session::admit(&hello, permit, backend, &shared.draining).await?;
+    let _entered = (shared.established.enter(), backend.relay.own_node().open(Kind::Quic));
+    match hello.intent {
+        Intent::Produce => {
+            // All uplink streams are one upload: how many there are bounds what one connection holds.
+            let upload = backend.uploads.upload(&uploads::Connection::default(), Owner::Account(admitted.standing.grant().user));
+            let max_record = backend.relay.limits().record;
+            let mut device = Device::new(connection, control, hello.features, max_record, shared.config.write, upload);
+            let host = Host { backend, credit: shared.config.credit, draining: &shared.draining };
+            session::produce(&mut device, &hello, &admitted, host).await.map(|never| match never {})
+        }
+        Intent::Consume => {
+            let serving = async {
                 // Nothing is given away before the peer has shown that it is there.
                 timeout(shared.config.hello_limit, finished).await.map_err(|_| CloseReason::gone("the handshake does not end"))?;
-                consumer::serve(connection, control, &standing, hello.features, shared).await
-            }
+                consumer::serve(connection, control, &admitted.standing, hello.features, shared).await
+            };
+            session::while_authorized(&admitted.standing, serving).await
         }
-    };
-    session::while_authorized(&standing, serving).await
+    }
 }
 
 /// `control_frames`: frames that carry nothing, for each second.

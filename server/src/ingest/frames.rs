@@ -3,7 +3,7 @@
 use bytes::{Bytes, BytesMut};
 use motience_http::Ration;
 use motience_proto::wire::{Frame, Limits};
-use motience_session::CloseReason;
+use motience_session::{CloseReason, carries_nothing};
 use quinn::{RecvStream, SendStream, WriteError};
 
 /// Bytes taken from a stream in one read.
@@ -35,9 +35,10 @@ impl Frames {
     }
 
     fn count(&mut self, frame: &Frame) -> Result<(), CloseReason> {
-        let carries_nothing = matches!(frame, Frame::Ping | Frame::Pong | Frame::Done | Frame::Health(_) | Frame::TokenRefresh(_));
-        let Some(ration) = self.ration.as_mut().filter(|_| carries_nothing) else { return Ok(()) };
-        Ok(ration.spend()?)
+        match &mut self.ration {
+            Some(ration) if carries_nothing(frame) => Ok(ration.spend()?),
+            _ => Ok(()),
+        }
     }
 
     /// The next frame; `None` where the stream ends. Cancel-safe.

@@ -11,13 +11,9 @@ mod config;
 mod connection;
 mod consumer;
 mod control;
+mod device;
 mod established;
 mod frames;
-mod lanes;
-mod latest;
-mod outcomes;
-mod producer;
-mod shapes;
 mod sockets;
 
 use std::{

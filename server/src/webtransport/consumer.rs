@@ -15,7 +15,7 @@ use motience_relay::{
     self as relay, Follows, ReadFrom, Rights,
     view::{self, Thinned, View},
 };
-use motience_session::CloseReason;
+use motience_session::{CloseReason, renewal_reply};
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -23,7 +23,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     Shared,
     feed::{self, Feed},
-    messages::{self, Lines, Said},
+    messages::{Lines, Said},
     say,
     session::{Outgoing, Peer},
 };
@@ -130,7 +130,7 @@ impl Session<'_> {
                 Some(ended(producer).to_string())
             }
             "ping" => Some(said.pong().to_string()),
-            "token" => Some(messages::renew(&self.shared.backend, self.standing, said.token.as_deref()).await?),
+            "token" => Some(renewal_reply(&self.shared.backend, self.standing, said.token.as_deref()).await?),
             other => return Err(CloseReason::protocol(format!("{other} is not expected here"))),
         })
     }

@@ -149,21 +149,11 @@ pub(super) fn welcome(backend: &Backend, standing: &Standing) -> String {
     welcome.to_string()
 }
 
-/// Takes a renewed token: the line that says so.
-pub(super) async fn renew(backend: &Backend, standing: &Standing, token: Option<&str>) -> Result<String, CloseReason> {
-    let expires_in = session::renew(backend, standing, given(token)?).await?;
-    Ok(json!({"type": "token_accepted", "expires_in": expires_in}).to_string())
-}
-
 /// Who holds this token, if that is a producer or a consumer.
 pub(super) async fn authenticate(backend: &Backend, token: Option<&str>) -> Result<Grant, CloseReason> {
-    let grant = session::authenticate(backend, given(token)?).await?;
+    let grant = session::authenticate(backend, session::given(token)?).await?;
     match grant.role {
         Role::Producer | Role::Consumer => Ok(grant),
         other => Err(CloseReason::forbidden(format!("there is nothing here for {other}s"))),
     }
-}
-
-fn given(token: Option<&str>) -> Result<&str, CloseReason> {
-    token.ok_or_else(|| CloseReason::Unauthenticated("there is no token".into()))
 }

@@ -1,7 +1,7 @@
 //! A producer: records on its control stream, on streams of their own, or in datagrams; an acknowledgement for each that is
 //! not a datagram, in the order they were taken, once it is in the log.
 
-use std::sync::Arc;
+use std::{collections::VecDeque, sync::Arc};
 
 use bytes::{Bytes, BytesMut};
 use futures_util::{StreamExt as _, stream::FuturesUnordered};
@@ -9,25 +9,13 @@ use motience_auth::Standing;
 use motience_h3::{Inbox, Incoming};
 use motience_limits::uploads::{Owner, Upload};
 use motience_log::Transport;
-use motience_proto::model::{
-    envelope::{self, Envelope, MAX_ENVELOPE},
-    record,
-};
-use motience_relay::{
-    self as relay, Committed, Publisher, Senders,
-    replies::{Gathered, Replies},
-};
-use motience_session::CloseReason;
-use tokio::{
-    sync::{mpsc, watch},
-    time::{Duration, timeout},
-};
-use tracing::{debug, warn};
+use motience_proto::model::envelope::MAX_ENVELOPE;
+use motience_session::{CloseReason, Message, MessagePublisher, MessageSession, MessageTransport};
+use tokio::sync::mpsc;
 
 use super::{
     Shared, count,
-    messages::{self, Lines, Said},
-    say,
+    messages::Lines,
     session::{Outgoing, Peer},
 };
 
@@ -35,8 +23,6 @@ use super::{
 const GROUP: usize = 512;
 /// Groups of lines read from streams that wait to be taken.
 const WAITING: usize = 4;
-/// How long acknowledgements under way are waited for when the node drains.
-const DRAIN_LIMIT: Duration = Duration::from_secs(3);
 
 /// Serves a producer until it leaves or has to. `early`: streams that came before its hello.
 pub(super) async fn serve(
@@ -47,153 +33,63 @@ pub(super) async fn serve(
     standing: &Standing,
     shared: &Arc<Shared>,
 ) -> Result<(), CloseReason> {
-    let key = standing.grant().log_key();
-    let publisher = shared.backend.relay.passing_publisher(key).await?;
+    let grant = standing.grant();
+    let publisher = MessagePublisher::open(&shared.backend, grant.log_key(), Transport::WebTransport).await?;
     let limit = shared.backend.relay.limits().record + MAX_ENVELOPE;
     lines.allow(limit);
     let (read, groups) = mpsc::channel(WAITING);
     let (mut streams, datagrams) = place.take();
     // All streams are one upload: how many there are bounds what one session holds.
-    let upload = shared.backend.uploads.upload(&peer.uploads, Owner::Account(standing.grant().user));
-    let devices = shared.backend.relay.devices().senders(key, Transport::WebTransport);
-    let mut session = Session { peer, shared, standing, publisher, devices, replies: Replies::default() };
+    let upload = shared.backend.uploads.upload(&peer.uploads, Owner::Account(grant.user));
+    let mut producer = Producer { peer, send, lines, groups, ready: VecDeque::new(), datagrams };
     tokio::select! {
         biased;
-        ending = session.run(send, lines, groups, datagrams) => ending,
-        ending = read_streams(&mut streams, early, limit, read, &upload) => Err(ending),
+        ended = MessageSession::new(publisher, standing).run(&mut producer, &shared.draining) => ended,
+        reason = read_streams(&mut streams, early, limit, read, &upload) => Err(reason),
     }
 }
 
-struct Session<'s> {
+/// A WebTransport session as the transport of a producer's messages.
+struct Producer<'s> {
     peer: &'s Peer,
-    shared: &'s Shared,
-    standing: &'s Standing,
-    publisher: Publisher,
-    devices: Senders,
-    replies: Replies,
+    send: &'s mut Outgoing,
+    /// Lines of the control stream.
+    lines: &'s mut Lines,
+    /// Lines of the other streams.
+    groups: mpsc::Receiver<Vec<Bytes>>,
+    /// Those of them that are given out next.
+    ready: VecDeque<Bytes>,
+    datagrams: mpsc::Receiver<Bytes>,
 }
 
-/// What a producer's turn brings.
-enum Turn {
-    Lines(Vec<Bytes>),
-    Datagram(Bytes),
-    Progress,
-}
+impl MessageTransport for Producer<'_> {
+    const RENEWS: bool = true;
 
-impl Session<'_> {
-    async fn run(
-        &mut self,
-        send: &mut Outgoing,
-        lines: &mut Lines,
-        mut groups: mpsc::Receiver<Vec<Bytes>>,
-        mut datagrams: mpsc::Receiver<Bytes>,
-    ) -> Result<(), CloseReason> {
-        let shared = self.shared;
-        let mut progress = self.publisher.progress();
+    async fn recv(&mut self) -> Result<Option<Message>, CloseReason> {
         loop {
-            let room = self.replies.have_room();
-            let turn = tokio::select! {
+            if let Some(line) = self.ready.pop_front() {
+                return Ok(Some(Message::Text(line)));
+            }
+            tokio::select! {
                 biased;
-                () = shared.draining.cancelled() => {
-                    // What was submitted is still acknowledged, as far as the log allows.
-                    let _ = timeout(DRAIN_LIMIT, self.finish(send, &mut progress)).await;
-                    return Err(CloseReason::Draining);
-                }
-                // Cannot fail: the publisher holds the sender.
-                _ = progress.changed(), if !self.replies.is_empty() => Turn::Progress,
-                Some(datagram) = datagrams.recv() => Turn::Datagram(datagram),
-                line = lines.next(), if room => match line? {
-                    Some(line) => Turn::Lines(gather(line, lines)?),
-                    None => {
-                        let _ = timeout(DRAIN_LIMIT, self.finish(send, &mut progress)).await;
-                        return Ok(());
-                    }
-                },
-                Some(lines) = groups.recv(), if room => Turn::Lines(lines),
-            };
-            match turn {
-                Turn::Lines(lines) => self.take(lines, send).await?,
-                Turn::Datagram(datagram) => self.latest(datagram),
-                Turn::Progress => {}
+                Some(datagram) = self.datagrams.recv() => return Ok(Some(Message::Datagram(datagram))),
+                line = self.lines.next() => return Ok(line?.map(Message::Text)),
+                Some(lines) = self.groups.recv() => self.ready = lines.into(),
             }
-            let committed = progress.borrow_and_update().clone();
-            self.answer(send, &committed).await?;
         }
     }
 
-    /// Takes lines as one group; the token may be renewed among them.
-    async fn take(&mut self, lines: Vec<Bytes>, send: &mut Outgoing) -> Result<(), CloseReason> {
-        let backend = &self.shared.backend;
-        let (limit, now) = (backend.relay.limits().record, backend.clock.now());
-        let grant = self.standing.grant();
-        let mut gathered = Gathered::default();
-        let mut renewed = None;
-        for line in lines {
-            let meaning = envelope::read(line.clone(), limit, &grant.defaults(now));
-            if matches!(&meaning, Ok(Envelope::Unknown(name)) if name == "token") {
-                renewed = Some(Said::read(&line)?);
-                continue;
-            }
-            gathered.take(meaning);
+    async fn send(&mut self, replies: Vec<String>) -> Result<(), CloseReason> {
+        let mut out = BytesMut::new();
+        for reply in replies {
+            out.extend_from_slice(reply.as_bytes());
+            out.extend_from_slice(b"\n");
         }
-        let (records, bytes) = gathered.submit(&self.publisher, &mut self.devices, &mut self.replies).await?;
+        self.send.write_within(self.peer.write, out.freeze()).await
+    }
+
+    fn count(&self, records: u64, bytes: u64) {
         count("producer", records, bytes);
-        let Some(said) = renewed else { return Ok(()) };
-        let accepted = messages::renew(backend, self.standing, said.token.as_deref()).await?;
-        say(send, self.peer, &accepted).await
-    }
-
-    /// Takes what is worth something only now: dropped where the log is behind, never answered.
-    fn latest(&mut self, datagram: Bytes) {
-        metrics::counter!("motience_latest_received_total").increment(1);
-        let backend = &self.shared.backend;
-        let grant = self.standing.grant();
-        let defaults = grant.defaults(backend.clock.now());
-        let admitted = match envelope::read(datagram, backend.relay.limits().record, &defaults) {
-            Ok(Envelope::Record(record, _)) => Some(record),
-            _ => None,
-        };
-        let bytes = admitted.as_ref().map_or(0, |record| record.json.len() as u64);
-        if let Some(record) = &admitted
-            && let Some(device) = record::device_of(&record.json)
-        {
-            self.devices.seen(&device, self.publisher.clock_fault(record.time));
-        }
-        match admitted.map(|record| self.publisher.try_submit(record.json)) {
-            Some(Ok(true)) => count("producer", 1, bytes),
-            dropped => {
-                debug!(?dropped, "a record that is worth something only now is dropped");
-                metrics::counter!("motience_latest_dropped_total").increment(1);
-            }
-        }
-    }
-
-    /// Writes the replies that are due, from the front.
-    async fn answer(&mut self, send: &mut Outgoing, committed: &Committed) -> Result<(), CloseReason> {
-        if self.replies.are_due(committed.up_to) {
-            let subscribers = self.shared.backend.relay.subscriber_count(self.publisher.producer()).await.unwrap_or_else(|e| {
-                // The record is in the log; the count is a courtesy.
-                warn!(error = %e, "subscribers cannot be counted");
-                0
-            });
-            let mut out = BytesMut::new();
-            while let Some(text) = self.replies.next(committed.up_to, subscribers) {
-                out.extend_from_slice(text.as_bytes());
-                out.extend_from_slice(b"\n");
-            }
-            send.write_within(self.peer.write, out.freeze()).await?;
-        }
-        committed.error.as_ref().map_or(Ok(()), |e| Err(relay::Error::from(e.clone()).into()))
-    }
-
-    async fn finish(&mut self, send: &mut Outgoing, progress: &mut watch::Receiver<Committed>) -> Result<(), CloseReason> {
-        loop {
-            let committed = progress.borrow_and_update().clone();
-            self.answer(send, &committed).await?;
-            if self.replies.is_empty() || progress.changed().await.is_err() {
-                return Ok(());
-            }
-        }
     }
 }
 

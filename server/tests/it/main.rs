@@ -22,6 +22,7 @@ mod permits;
 mod quic;
 mod restored;
 mod seed;
+mod session;
 mod stream;
 mod tls;
 mod tunnel;

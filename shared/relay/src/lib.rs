@@ -15,13 +15,11 @@ mod feed;
 mod follows;
 mod holders;
 mod hub;
-mod intake;
 mod nodes;
 pub mod order;
 mod parts;
 pub mod places;
 mod publisher;
-pub mod replies;
 mod reports;
 mod rights;
 mod ring;
@@ -41,7 +39,6 @@ pub use durable::Durable;
 pub use feed::{Feed, FeedEvent};
 pub use follows::Follows;
 pub use hub::{Hub, ReadFrom};
-pub use intake::{Intake, Pending, Submitted};
 use motience_log::{self as log, Event, Log};
 use motience_proto::{
     model::{ConsumerId, CursorName, Epoch, LogKey, ProducerId, record},

@@ -142,7 +142,7 @@ impl Publisher {
         let mut group = self.group();
         group.date(self.check_record(&json)?.time);
         group.push_unnumbered(None, json);
-        group.submit().await
+        Ok(group.submit().await?)
     }
 
     /// The same, unless the log is behind: says whether the record was taken.
@@ -183,9 +183,9 @@ impl Publisher {
     }
 
     /// Whether what is submitted now can still come into the log.
-    fn check(&self) -> Result<(), Refusal> {
+    fn check(&self) -> Result<(), Error> {
         match &self.session.committed.borrow().error {
-            Some(error) => Err(Error::from(error.clone()).into()),
+            Some(error) => Err(error.clone().into()),
             None => Ok(()),
         }
     }
@@ -317,19 +317,19 @@ impl Group<'_> {
     /// Hands the group to the log's writer. Waits while it is behind: that is the sender's back-pressure.
     ///
     /// The ticket stands for everything this sender has submitted so far.
-    pub async fn submit(self) -> Result<Ticket, Refusal> {
+    pub async fn submit(self) -> Result<Ticket, Error> {
         self.publisher.check()?;
-        let place = self.publisher.appender.place(self.bytes).await.ok_or(Refusal::Ended(Error::Closed))?;
+        let place = self.publisher.appender.place(self.bytes).await.ok_or(Error::Closed)?;
         Ok(self.send(place))
     }
 
     /// Hands the group to the log's writer, unless it is behind: for records that are worth nothing later.
-    pub fn try_submit(self) -> Result<Option<Ticket>, Refusal> {
+    pub fn try_submit(self) -> Result<Option<Ticket>, Error> {
         self.publisher.check()?;
         match self.publisher.appender.try_place(self.bytes) {
             Ok(place) => Ok(Some(self.send(place))),
             Err(TrySendError::Full(())) => Ok(None),
-            Err(TrySendError::Closed(())) => Err(Refusal::Ended(Error::Closed)),
+            Err(TrySendError::Closed(())) => Err(Error::Closed),
         }
     }
 

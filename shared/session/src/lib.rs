@@ -1,9 +1,19 @@
 //! Sessions: one authenticated connection of a device or a client, whatever transport it comes by.
 //!
-//! A transport brings the peer's frames or messages here and says how the session ended: [`CloseReason`].
+//! A transport reads and writes; everything else is here. [`admit`] decides who may come in, [`produce`] is the producer side of
+//! motience/1 over QUIC and the tunnel, [`MessageSession`] the producers' JSON over WebSocket and WebTransport, and [`CloseReason`] says on
+//! each of them why a session ended.
 
 mod admission;
+mod batch;
 mod close;
+mod latest;
+mod messages;
+mod producer;
+mod replies;
 
 pub use admission::{Admitted, admit, authenticate, hello, renew, report_end, while_authorized};
 pub use close::CloseReason;
+pub use messages::{Message, MessagePublisher, MessageSession, MessageTransport, given, renewal_reply};
+pub use producer::{DRAIN_LIMIT, Host, Received, Transport, Wanted, carries_nothing, produce};
+pub use replies::{ClientRecord, UNKNOWN_TYPE, pong, unknown_type};

@@ -9,13 +9,13 @@ use motience_http::{ApiError, Producer, broken};
 use motience_limits::{permits::Share, uploads};
 use motience_log::Transport;
 use motience_proto::model::{
-    envelope::{self, Envelope, MAX_ENVELOPE},
-    record::{self, Admitted, Invalid},
+    envelope::{Envelope, MAX_ENVELOPE},
+    record::Invalid,
 };
-use motience_relay::{Publisher, Refusal, Senders, Ticket};
+use motience_relay::Ticket;
+use motience_session::{ClientRecord, MessagePublisher};
 use serde::Serialize;
 use tokio::time::{Duration, timeout};
-use tracing::warn;
 use utoipa::ToSchema;
 
 use super::{
@@ -66,14 +66,13 @@ pub(super) async fn upload(services: &Shared, caller: &Producer, key: Key, reque
         // At most a group of records, and a line whose end has not come.
         room.set(GROUP + backend.relay.limits().record + MAX_ENVELOPE)?;
     }
-    let publisher = backend.relay.passing_publisher(caller.grant.log_key()).await?;
+    let publisher = MessagePublisher::open(backend, caller.grant.log_key(), Transport::Http).await?;
     let limit = backend.relay.limits().record;
     let mut upload = Upload {
         services,
         caller,
         key,
         publisher,
-        devices: backend.relay.devices().senders(caller.grant.log_key(), Transport::Http),
         limit,
         lines: Lines::new(limit + MAX_ENVELOPE),
         body: request.into_body().into_data_stream(),
@@ -99,8 +98,7 @@ struct Upload<'s> {
     services: &'s Shared,
     caller: &'s Producer,
     key: Key,
-    publisher: Publisher,
-    devices: Senders,
+    publisher: MessagePublisher,
     limit: usize,
     lines: Lines,
     body: BodyDataStream,
@@ -135,9 +133,6 @@ struct Done {
     line: u64,
     errors: Vec<BadLine>,
 }
-
-/// A record, and the name its sender gives it.
-type Named = (Admitted, Option<String>);
 
 impl Upload<'_> {
     async fn run(&mut self) -> Result<(), ApiError> {
@@ -184,18 +179,17 @@ impl Upload<'_> {
         }
     }
 
-    fn cut(&mut self, piece: Bytes, records: &mut Vec<Named>) {
+    fn cut(&mut self, piece: Bytes, records: &mut Vec<ClientRecord>) {
         self.lines.push(piece);
         while let Some(line) = self.lines.next() {
             self.admit(line, records);
         }
     }
 
-    fn admit(&mut self, line: Line, records: &mut Vec<Named>) {
+    fn admit(&mut self, line: Line, records: &mut Vec<ClientRecord>) {
         self.line = line.number;
-        let defaults = self.caller.grant.defaults(self.services.backend.clock.now());
         let too_large = || Invalid::TooLarge { size: self.limit + MAX_ENVELOPE + 1, limit: self.limit };
-        let meaning = line.text.ok_or_else(too_large).and_then(|text| envelope::read(text, self.limit, &defaults));
+        let meaning = line.text.ok_or_else(too_large).and_then(|text| self.publisher.read(text, &self.caller.grant));
         let error = match meaning {
             Ok(Envelope::Record(record, id)) => {
                 let id = id.or_else(|| self.key.name(line.number));
@@ -216,19 +210,12 @@ impl Upload<'_> {
         self.first_bad.get_or_insert_with(|| error.about(format!("Line {}", line.number)));
     }
 
-    async fn submit(&mut self, records: Vec<Named>) -> Result<(), ApiError> {
+    async fn submit(&mut self, records: Vec<ClientRecord>) -> Result<(), ApiError> {
         let count = records.len() as u64;
         if count > 0 {
-            let mut group = self.publisher.group();
-            for (record, id) in records {
-                if let Some(device) = record::device_of(&record.json) {
-                    self.devices.seen(&device, self.publisher.clock_fault(record.time));
-                }
-                group.push_unnumbered(id.as_deref(), record.json);
-            }
-            self.ticket = group.submit().await.map_err(|refusal| match refusal {
-                Refusal::Ended(error) if !self.waiting.is_empty() => outcome_unknown(error, self.named),
-                other => super::refusal(other),
+            self.ticket = self.publisher.submit(records).await.map_err(|error| match error {
+                error if !self.waiting.is_empty() => outcome_unknown(error, self.named),
+                error => error.into(),
             })?;
         }
         self.waiting.push_back(Waiting { ticket: self.ticket, records: count, line: self.line });
@@ -259,15 +246,11 @@ impl Upload<'_> {
             let told = serde_json::to_value(&errors).unwrap_or_default();
             error.with("accepted", accepted).with("rejected", rejected).with("last_line", line).with("errors", told)
         })?;
-        let subscriber_count = self.services.backend.relay.subscriber_count(self.caller.id).await.unwrap_or_else(|e| {
-            // The records are in the log; the count is a courtesy.
-            warn!(error = %e, "subscribers cannot be counted");
-            0
-        });
+        let subscriber_count = self.publisher.subscriber_count().await;
         Ok(Uploaded { accepted, rejected, errors, subscriber_count })
     }
 }
 
-fn bytes(records: &[Named]) -> usize {
+fn bytes(records: &[ClientRecord]) -> usize {
     records.iter().map(|(record, _)| record.json.len()).sum()
 }

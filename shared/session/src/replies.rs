@@ -1,32 +1,34 @@
-//! Records of a producer that numbers none and waits for a word about each: in the order they came, once they are in the log.
+//! The replies to JSON messages: one for each record, in the order the records came, once they are in the log.
 
 use std::collections::VecDeque;
 
 use motience_proto::model::{
     envelope::Envelope,
-    record::{self, Admitted, Invalid},
+    record::{Admitted, Invalid},
 };
+use motience_relay::Ticket;
 use serde_json::json;
-
-use super::{Publisher, Refusal, Senders, Ticket};
 
 /// Replies that may wait for the log; a producer further ahead is read no faster than they go.
 const MAX_REPLIES: usize = 4096;
 /// Bytes of what they quote.
 const MAX_TEXT: usize = 256 * 1024;
 
-/// What came together: submitted to the log as one group.
+/// A record, and the id its client gives it.
+pub type ClientRecord = (Admitted, Option<String>);
+
+/// Messages that came together: their records are one append.
 #[derive(Debug, Default)]
-pub struct Gathered {
-    records: Vec<(Admitted, Option<String>)>,
+pub(super) struct MessageBatch {
+    records: Vec<ClientRecord>,
     answers: Vec<Answer>,
     /// Bytes of the records and of the answers.
     bytes: usize,
 }
 
-/// Replies that wait for the log, in the order of what they answer.
+/// Replies that wait for the log, in the order of the messages.
 #[derive(Debug, Default)]
-pub struct Replies {
+pub(super) struct ReplyQueue {
     waiting: VecDeque<Reply>,
     /// Bytes of the texts in them.
     text: usize,
@@ -34,8 +36,9 @@ pub struct Replies {
     accepted: u64,
 }
 
+/// The answer to a message, before its record is submitted.
 #[derive(Debug)]
-enum Answer {
+pub(super) enum Answer {
     Ack(Option<String>),
     Text(String),
 }
@@ -51,14 +54,14 @@ impl Answer {
 
 #[derive(Debug)]
 enum Reply {
-    /// Once the ticket is in the log: the number, and the client's own name of the record.
+    /// Once the ticket is committed: the number, and the client id of the record.
     Ack(Ticket, u64, Option<String>),
     Text(String),
 }
 
-impl Gathered {
-    /// Takes in what a frame means: a record, a ping, or an error to be told.
-    pub fn take(&mut self, meaning: Result<Envelope, Invalid>) {
+impl MessageBatch {
+    /// Takes a message's meaning: a record, a ping, or an error to be told.
+    pub(super) fn take(&mut self, meaning: Result<Envelope, Invalid>) {
         let answer = match meaning {
             Ok(Envelope::Record(record, id)) => {
                 self.bytes += record.json.len();
@@ -73,44 +76,20 @@ impl Gathered {
         self.answers.push(answer);
     }
 
-    /// Bytes of the records and of the answers taken.
-    pub fn bytes(&self) -> usize {
+    /// Bytes of the records and of the answers.
+    pub(super) fn bytes(&self) -> usize {
         self.bytes
     }
 
-    /// Frames taken.
-    pub fn len(&self) -> usize {
-        self.answers.len()
-    }
-
-    /// Whether there was none.
-    pub fn is_empty(&self) -> bool {
-        self.answers.is_empty()
-    }
-
-    /// Hands the records to the log's writer, and the answers to those that wait; notes whose records they are. How many records,
-    /// and their bytes.
-    pub async fn submit(self, publisher: &Publisher, devices: &mut Senders, replies: &mut Replies) -> Result<(u64, u64), Refusal> {
-        let counted = (self.records.len() as u64, self.records.iter().map(|(record, _)| record.json.len() as u64).sum());
-        let ticket = if self.records.is_empty() {
-            Ticket::default()
-        } else {
-            let mut group = publisher.group();
-            for (record, id) in self.records {
-                if let Some(device) = record::device_of(&record.json) {
-                    devices.seen(&device, publisher.clock_fault(record.time));
-                }
-                group.push_unnumbered(id.as_deref(), record.json);
-            }
-            group.submit().await?
-        };
-        replies.take(self.answers, ticket);
-        Ok(counted)
+    /// The records, and the answers to all messages.
+    pub(super) fn into_parts(self) -> (Vec<ClientRecord>, Vec<Answer>) {
+        (self.records, self.answers)
     }
 }
 
-impl Replies {
-    fn take(&mut self, answers: Vec<Answer>, ticket: Ticket) {
+impl ReplyQueue {
+    /// Keeps the answers until the ticket of their records is committed.
+    pub(super) fn take(&mut self, answers: Vec<Answer>, ticket: Ticket) {
         for answer in answers {
             self.text += answer.text().len();
             self.waiting.push_back(match answer {
@@ -123,23 +102,23 @@ impl Replies {
         }
     }
 
-    /// Whether more may wait.
-    pub fn have_room(&self) -> bool {
+    /// Whether more replies may wait.
+    pub(super) fn have_room(&self) -> bool {
         self.waiting.len() < MAX_REPLIES && self.text < MAX_TEXT
     }
 
-    /// Whether none does.
-    pub fn is_empty(&self) -> bool {
+    /// Whether no reply waits.
+    pub(super) fn is_empty(&self) -> bool {
         self.waiting.is_empty()
     }
 
-    /// Whether the first may be said, once everything up to this is in the log.
-    pub fn are_due(&self, up_to: Ticket) -> bool {
+    /// Whether the first reply may be sent, once everything up to this ticket is in the log.
+    pub(super) fn are_due(&self, up_to: Ticket) -> bool {
         self.waiting.front().is_some_and(|reply| !matches!(reply, Reply::Ack(ticket, ..) if *ticket > up_to))
     }
 
-    /// The first that may be said.
-    pub fn next(&mut self, up_to: Ticket, subscribers: u64) -> Option<String> {
+    /// The first reply that may be sent.
+    pub(super) fn next(&mut self, up_to: Ticket, subscribers: u64) -> Option<String> {
         if !self.are_due(up_to) {
             return None;
         }
@@ -155,10 +134,10 @@ impl Replies {
     }
 }
 
-/// The code of a message of a type that means nothing here.
+/// The code of the reply to a message of a type that means nothing here.
 pub const UNKNOWN_TYPE: &str = "unknown_type";
 
-/// The same for people.
+/// The reply's sentence about a message of this type, which means nothing here.
 pub fn unknown_type(name: &str) -> String {
     format!("there is no message of type '{name}'; readings called so are sent as {{\"type\":\"data\",\"payload\":{{…}}}}")
 }
@@ -181,14 +160,14 @@ mod tests {
 
     #[test]
     fn replies_are_bounded_by_what_they_quote() {
-        let mut replies = Replies::default();
+        let mut replies = ReplyQueue::default();
         replies.waiting.push_back(Reply::Ack(Ticket(1), 1, None));
-        let mut gathered = Gathered::default();
+        let mut batch = MessageBatch::default();
         for _ in 0..5 {
-            gathered.take(Ok(Envelope::Unknown("y".repeat(60_000))));
+            batch.take(Ok(Envelope::Unknown("y".repeat(60_000))));
         }
-        assert!(gathered.bytes() > 256 * 1024 && gathered.len() == 5);
-        replies.take(gathered.answers, Ticket::default());
+        assert!(batch.bytes() > 256 * 1024 && batch.answers.len() == 5);
+        replies.take(batch.answers, Ticket::default());
         assert!(!replies.have_room(), "far fewer than 4,096 wait");
         while replies.next(Ticket(1), 0).is_some() {}
         assert!(replies.have_room() && replies.text == 0);
