@@ -30,6 +30,7 @@ use motience_limits::permits::Permit;
 use motience_log::Transport;
 use motience_proto::wire::{ALPN, CloseCode};
 use motience_relay::Kind;
+use motience_session::DRAIN_LIMIT;
 use quinn::{Connecting, Connection, ConnectionError, Endpoint, Incoming, VarInt, ZeroRttAccepted};
 use tokio::time::timeout;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -40,9 +41,6 @@ pub use config::Config;
 use established::Established;
 
 use crate::h3;
-
-/// How long devices have to finish and leave when the node drains, before they are cut.
-const DRAIN_LIMIT: Duration = Duration::from_secs(5);
 
 /// Why the endpoint could not be opened.
 #[derive(Debug, thiserror::Error)]

@@ -34,7 +34,7 @@ const PIECE: usize = 1024;
 /// Records of one sender on their way into the log.
 pub(super) struct Submission {
     pub(super) session: Arc<Session>,
-    pub(super) records: Vec<Submitted>,
+    pub(super) records: Vec<QueuedRecord>,
     /// Refused: seen, but not written.
     pub(super) skipped: RangeSet,
     pub(super) bytes: usize,
@@ -43,8 +43,8 @@ pub(super) struct Submission {
     pub(super) _room: OwnedSemaphorePermit,
 }
 
-/// A record on its way, as its sender wrote it.
-pub(super) struct Submitted {
+/// A record on its way into the log, as its sender wrote it.
+pub(super) struct QueuedRecord {
     pub(super) seq: Seq,
     pub(super) id: Option<Arc<str>>,
     pub(super) json: Bytes,
@@ -59,23 +59,23 @@ pub(super) struct Queue {
     whole: u32,
 }
 
-/// A place in the queue for one group.
-pub(super) struct Place<'q> {
+/// A slot in the queue for one group.
+pub(super) struct Slot<'q> {
     group: mpsc::Permit<'q, Submission>,
     room: OwnedSemaphorePermit,
 }
 
 impl Queue {
-    /// A place for a group of so many bytes; waits for one. `None`: the appender has ended. Cancel-safe.
-    pub(super) async fn place(&self, bytes: usize) -> Option<Place<'_>> {
+    /// A slot for a group of so many bytes; waits for one. `None`: the appender has ended. Cancel-safe.
+    pub(super) async fn slot(&self, bytes: usize) -> Option<Slot<'_>> {
         let room = Arc::clone(&self.room).acquire_many_owned(self.pieces(bytes)).await.ok()?;
-        Some(Place { group: self.groups.reserve().await.ok()?, room })
+        Some(Slot { group: self.groups.reserve().await.ok()?, room })
     }
 
-    /// The same without waiting: [`TrySendError::Full`] where there is none.
-    pub(super) fn try_place(&self, bytes: usize) -> Result<Place<'_>, TrySendError<()>> {
+    /// A slot that is free now: [`TrySendError::Full`] where there is none.
+    pub(super) fn try_slot(&self, bytes: usize) -> Result<Slot<'_>, TrySendError<()>> {
         let room = Arc::clone(&self.room).try_acquire_many_owned(self.pieces(bytes)).map_err(|_| TrySendError::Full(()))?;
-        Ok(Place { group: self.groups.try_reserve()?, room })
+        Ok(Slot { group: self.groups.try_reserve()?, room })
     }
 
     /// A group larger than all of the room takes all of it.
@@ -84,7 +84,7 @@ impl Queue {
     }
 }
 
-impl Place<'_> {
+impl Slot<'_> {
     /// Sends what `make` makes of the right to its room.
     pub(super) fn send(self, make: impl FnOnce(OwnedSemaphorePermit) -> Submission) {
         self.group.send(make(self.room));
@@ -306,15 +306,15 @@ mod tests {
     fn a_queue_is_full_by_its_bytes_long_before_its_groups() {
         let (groups, mut submissions) = mpsc::channel(64);
         let queue = Queue { groups, room: Arc::new(Semaphore::new(1024)), whole: 1024 };
-        let full = |place: Result<Place<'_>, TrySendError<()>>| matches!(place, Err(TrySendError::Full(())));
-        let held: Vec<_> = std::iter::from_fn(|| queue.try_place(256 << 10).ok()).collect();
+        let full = |slot: Result<Slot<'_>, TrySendError<()>>| matches!(slot, Err(TrySendError::Full(())));
+        let held: Vec<_> = std::iter::from_fn(|| queue.try_slot(256 << 10).ok()).collect();
         assert_eq!(held.len(), 3, "of four, as each takes a piece for what is beside its records");
-        assert!(full(queue.try_place(256 << 10)) && queue.try_place(100 << 10).is_ok());
+        assert!(full(queue.try_slot(256 << 10)) && queue.try_slot(100 << 10).is_ok());
         drop(held);
         // One that is larger than all of the room waits for all of it, and is let in.
-        let whole = queue.try_place(32 << 20).expect("an empty queue takes any group");
-        assert!(full(queue.try_place(0)));
+        let whole = queue.try_slot(32 << 20).expect("an empty queue takes any group");
+        assert!(full(queue.try_slot(0)));
         drop(whole);
-        assert!(queue.try_place(0).is_ok() && submissions.try_recv().is_err());
+        assert!(queue.try_slot(0).is_ok() && submissions.try_recv().is_err());
     }
 }

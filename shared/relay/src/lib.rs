@@ -8,12 +8,12 @@
 //! Consumers pull. Nothing is queued for a consumer: it is a cursor for each producer it follows and a flag that wakes
 //! it. A consumer slower than the ring reads the log until it has caught up.
 
+mod active_sessions;
 mod appender;
 mod devices;
 mod durable;
 mod feed;
 mod follows;
-mod holders;
 mod hub;
 mod nodes;
 pub mod order;
@@ -170,7 +170,7 @@ pub(crate) struct Inner {
     pub(crate) clock: Clock,
     pub(crate) limits: Limits,
     pub(crate) appenders: appender::Appenders,
-    holders: holders::Holders,
+    sessions: active_sessions::ActiveSessions,
     pub(crate) tasks: TaskTracker,
     pub(crate) stop: CancellationToken,
 }
@@ -196,7 +196,7 @@ impl Relay {
             clock,
             limits,
             appenders: appender::Appenders::default(),
-            holders: holders::Holders::default(),
+            sessions: active_sessions::ActiveSessions::default(),
             tasks: TaskTracker::new(),
             stop: CancellationToken::new(),
         }));

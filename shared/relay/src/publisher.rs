@@ -1,4 +1,4 @@
-//! The entrance: one sender of one producer, with the right to append to that producer's log.
+//! The publish side: one sender of one producer, with the right to append to that producer's log.
 
 use std::{
     fmt,
@@ -20,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     Error, Relay,
-    appender::{Place, Queue, Submission, Submitted},
+    appender::{Queue, QueuedRecord, Slot, Submission},
     session::{Committed, Session, SessionState, Ticket},
 };
 
@@ -79,7 +79,7 @@ impl Publisher {
         };
         let appender = relay.0.appenders.of(relay, key);
         let session = Arc::new(session);
-        relay.0.holders.enter(&session);
+        relay.0.sessions.enter(&session);
         let device = session.sender.name.device_id().map(Arc::from);
         Ok(Self { session, relay: relay.clone(), appender, submitted: Mutex::new(submitted), device, misdated: AtomicBool::new(false) })
     }
@@ -209,7 +209,7 @@ impl Publisher {
 
 impl Drop for Publisher {
     fn drop(&mut self) {
-        self.relay.0.holders.leave(&self.session);
+        self.relay.0.sessions.leave(&self.session);
     }
 }
 
@@ -237,7 +237,7 @@ impl fmt::Debug for Publisher {
 /// Records gathered from one read.
 pub struct Group<'p> {
     publisher: &'p Publisher,
-    records: Vec<Submitted>,
+    records: Vec<QueuedRecord>,
     skipped: RangeSet,
     bytes: usize,
     /// Records of a device whose time cannot be right, and what is wrong with that of the last record.
@@ -255,7 +255,7 @@ impl Group<'_> {
         let new = submitted.seen.insert(seq.0) || Mutation::SkipSeenSet.is_on();
         if new {
             self.bytes += json.len();
-            self.records.push(Submitted { seq, id: None, json });
+            self.records.push(QueuedRecord { seq, id: None, json });
         }
         drop(submitted);
         if new {
@@ -311,7 +311,7 @@ impl Group<'_> {
         submitted.next_seq += 1;
         submitted.seen.insert(seq);
         self.bytes += json.len();
-        self.records.push(Submitted { seq: Seq(seq), id: id.map(Arc::from), json });
+        self.records.push(QueuedRecord { seq: Seq(seq), id: id.map(Arc::from), json });
     }
 
     /// Hands the group to the log's writer. Waits while it is behind: that is the sender's back-pressure.
@@ -319,27 +319,27 @@ impl Group<'_> {
     /// The ticket stands for everything this sender has submitted so far.
     pub async fn submit(self) -> Result<Ticket, Error> {
         self.publisher.check()?;
-        let place = self.publisher.appender.place(self.bytes).await.ok_or(Error::Closed)?;
-        Ok(self.send(place))
+        let slot = self.publisher.appender.slot(self.bytes).await.ok_or(Error::Closed)?;
+        Ok(self.send(slot))
     }
 
     /// Hands the group to the log's writer, unless it is behind: for records that are worth nothing later.
     pub fn try_submit(self) -> Result<Option<Ticket>, Error> {
         self.publisher.check()?;
-        match self.publisher.appender.try_place(self.bytes) {
-            Ok(place) => Ok(Some(self.send(place))),
+        match self.publisher.appender.try_slot(self.bytes) {
+            Ok(slot) => Ok(Some(self.send(slot))),
             Err(TrySendError::Full(())) => Ok(None),
             Err(TrySendError::Closed(())) => Err(Error::Closed),
         }
     }
 
-    fn send(self, place: Place<'_>) -> Ticket {
+    fn send(self, slot: Slot<'_>) -> Ticket {
         self.publisher.note_clock(self.records.len(), self.misdated, self.fault);
         // Drawn and queued under one lock, so that tickets rise in the order of the queue.
         let mut submitted = self.publisher.submitted.lock();
         submitted.tickets += 1;
         let ticket = Ticket(submitted.tickets);
-        place.send(|room| Submission {
+        slot.send(|room| Submission {
             session: Arc::clone(&self.publisher.session),
             records: self.records,
             skipped: self.skipped,

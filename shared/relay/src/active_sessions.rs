@@ -1,5 +1,5 @@
-//! Which connection of each device is the newest on this node, whatever it came by, so that a device that comes back ends
-//! its own older connection at once. Across nodes the fence in the log does the same at the next write.
+//! The newest session of each device on this node, whatever transport it came by, so that a device that comes back ends its own older
+//! session at once. Across nodes the fence in the log does that at the next write.
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -11,9 +11,9 @@ use super::session::Session;
 
 /// The newest session of each device.
 #[derive(Default)]
-pub(super) struct Holders(Mutex<HashMap<(LogKey, SessionName), Arc<Session>>>);
+pub(super) struct ActiveSessions(Mutex<HashMap<(LogKey, SessionName), Arc<Session>>>);
 
-impl Holders {
+impl ActiveSessions {
     /// Takes over from an older session of the same device.
     pub(super) fn enter(&self, session: &Arc<Session>) {
         if session.sender.name.is_passing() {
@@ -34,7 +34,7 @@ impl Holders {
     /// The session has ended by itself.
     pub(super) fn leave(&self, session: &Arc<Session>) {
         let (mut sessions, key) = (self.lock(), key(session));
-        if sessions.get(&key).is_some_and(|holder| Arc::ptr_eq(holder, session)) {
+        if sessions.get(&key).is_some_and(|active| Arc::ptr_eq(active, session)) {
             sessions.remove(&key);
         }
     }
