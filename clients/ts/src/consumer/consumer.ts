@@ -7,12 +7,12 @@ import { Observable } from '../observable.ts';
 import type { Places } from '../places.ts';
 import type { Session } from '../session.ts';
 import type { View } from '../view.ts';
-import { Ways } from '../ways.ts';
+import { TransportChoice } from '../transport-choice.ts';
 import { recordIn, type ConsumerEvent, type Ended, type Gap, type Message, type Reset, type StreamRecord } from './events.ts';
 import { Inbox } from './inbox.ts';
 import { Progress } from './progress.ts';
 import { stream } from './stream.ts';
-import type { Connect, Ending, Link, TransportKind } from './transport.ts';
+import type { Connect, CloseReason, Link, TransportKind } from './transport.ts';
 import { websocket, type WebSocketLike } from './websocket.ts';
 import { webtransport } from './webtransport.ts';
 
@@ -204,15 +204,15 @@ export class Consumer implements AsyncIterable<ConsumerEvent> {
 
   async #run(): Promise<void> {
     const forced = this.#options.transport ?? 'auto';
-    const ways = new Ways<TransportKind>(forced === 'auto' ? TRANSPORTS : [forced]);
+    const choice = new TransportChoice<TransportKind>(forced === 'auto' ? TRANSPORTS : [forced]);
     let attempt = 0;
     while (!this.#stop.signal.aborted) {
-      const { kind, fallback } = ways;
+      const { kind, fallback } = choice;
       this.status.set({ ...this.status.get(), state: 'connecting', transport: kind, fallback, openedAt: null, retryAt: null });
       const ending = await this.#connect(kind);
       if (this.#stop.signal.aborted) return;
       const { openedAt } = this.status.get();
-      if (!ending.opened && !ending.error && ending.code !== 4401 && !ending.changed && ways.next(ending.reason || closing(ending.code).name)) continue;
+      if (!ending.opened && !ending.error && ending.code !== 4401 && !ending.changed && choice.next(ending.reason || closing(ending.code).name)) continue;
       if (openedAt !== null && Date.now() - openedAt >= SETTLED_MS) attempt = 0;
       if (ending.overrun) {
         this.status.set({ ...this.status.get(), state: 'waiting', openedAt: null });
@@ -238,7 +238,7 @@ export class Consumer implements AsyncIterable<ConsumerEvent> {
     }
   }
 
-  async #connect(kind: TransportKind): Promise<Ending> {
+  async #connect(kind: TransportKind): Promise<CloseReason> {
     const stop = new AbortController();
     const leave = () => stop.abort();
     let dropped = false;
@@ -314,7 +314,7 @@ export class Consumer implements AsyncIterable<ConsumerEvent> {
 
   // ---- ends
 
-  async #problem(ending: Ending): Promise<{ title: string; advice: string; code: string; retry: boolean }> {
+  async #problem(ending: CloseReason): Promise<{ title: string; advice: string; code: string; retry: boolean }> {
     if (ending.error) {
       const { status, code, message, temporary } = ending.error;
       const title = status === 0 ? 'The service cannot be reached' : status === 401 ? 'The session has ended' : 'The service refused';

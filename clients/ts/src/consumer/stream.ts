@@ -5,7 +5,7 @@ import { lines } from '../lines.ts';
 import { unanswered } from '../rest/caller.ts';
 import { viewParameters } from '../view.ts';
 import { messageIn, type Message } from './events.ts';
-import type { Ending, Link } from './transport.ts';
+import type { CloseReason, Link } from './transport.ts';
 
 /** How long the answer's head may take. */
 const ANSWER_LIMIT_MS = 15_000;
@@ -13,14 +13,14 @@ const ANSWER_LIMIT_MS = 15_000;
 const SILENCE_LIMIT_MS = 45_000;
 
 export function stream(format: 'ndjson' | 'sse') {
-  return async (link: Link): Promise<Ending> => {
+  return async (link: Link): Promise<CloseReason> => {
     const token = await link.token();
     const stop = new AbortController();
     let silence = setTimeout(() => stop.abort(), ANSWER_LIMIT_MS);
     const left = () => stop.abort();
     link.signal.addEventListener('abort', left);
     let opened = false;
-    let why: Partial<Ending> | null = null;
+    let why: Partial<CloseReason> | null = null;
     link.onChange(() => {
       why = { code: 1000, reason: 'the producers changed', changed: true };
       stop.abort();
@@ -61,7 +61,7 @@ export function stream(format: 'ndjson' | 'sse') {
       }
       return { code: 1006, reason: 'the stream ended', opened };
     } catch (cause) {
-      if (why) return { code: 1000, reason: '', opened, ...(why as Partial<Ending>) };
+      if (why) return { code: 1000, reason: '', opened, ...(why as Partial<CloseReason>) };
       if (link.signal.aborted) return { code: 1000, reason: 'left', opened };
       if (cause instanceof ApiError) return { code: 0, reason: cause.message, opened, error: cause };
       return { code: 1006, reason: messageOf(cause), opened };

@@ -33,7 +33,7 @@ export interface Link {
 }
 
 /** How a connection ended. */
-export interface Ending {
+export interface CloseReason {
   /** A close code, as WebSocket has them; 0 where there was none. */
   code: number;
   reason: string;
@@ -47,4 +47,4 @@ export interface Ending {
   error?: ApiError;
 }
 
-export type Connect = (link: Link) => Promise<Ending>;
+export type Connect = (link: Link) => Promise<CloseReason>;

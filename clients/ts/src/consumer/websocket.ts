@@ -4,7 +4,7 @@
 // its cursors when the application has caught up: bounded memory, and nothing lost.
 import { viewParameters } from '../view.ts';
 import { messageIn } from './events.ts';
-import type { Ending, Link } from './transport.ts';
+import type { CloseReason, Link } from './transport.ts';
 
 /** An upgrade that takes longer than this is given up. */
 const OPEN_LIMIT_MS = 15_000;
@@ -24,7 +24,7 @@ export function whyNoWebSocket(make: WebSocketLike | undefined, at: string | und
 }
 
 export function websocket(make: WebSocketLike | undefined = globalThis.WebSocket) {
-  return async (link: Link): Promise<Ending> => {
+  return async (link: Link): Promise<CloseReason> => {
     const at = link.places.wss2;
     const missing = whyNoWebSocket(make, at);
     if (!make || !at || missing) return { code: 0, reason: missing ?? '', opened: false };
@@ -33,7 +33,7 @@ export function websocket(make: WebSocketLike | undefined = globalThis.WebSocket
       const socket = new make(address(at, link), ['motience.v2', 'bearer', token]);
       let opened = false;
       let timer: ReturnType<typeof setTimeout>;
-      const finish = (ending: Ending) => {
+      const finish = (ending: CloseReason) => {
         clearTimeout(timer);
         socket.onopen = socket.onmessage = socket.onclose = null;
         link.signal.removeEventListener('abort', left);

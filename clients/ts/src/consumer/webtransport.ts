@@ -6,7 +6,7 @@ import { Caller } from '../rest/caller.ts';
 import { Dsm } from '../rest/dsm.ts';
 import { viewMembers } from '../view.ts';
 import { messageIn } from './events.ts';
-import type { Ending, Link } from './transport.ts';
+import type { CloseReason, Link } from './transport.ts';
 
 /** How long the session and its welcome may take: where UDP is blocked nothing ever answers. */
 const OPEN_LIMIT_MS = 5_000;
@@ -23,7 +23,7 @@ export function whyNoWebTransport(): string | null {
   return 'this browser has no WebTransport';
 }
 
-export async function webtransport(link: Link): Promise<Ending> {
+export async function webtransport(link: Link): Promise<CloseReason> {
   const missing = whyNoWebTransport();
   if (missing) return { code: 0, reason: missing, opened: false };
   // A token that cannot be had says nothing about WebTransport.
@@ -83,7 +83,7 @@ class Connection {
     this.#session = session;
   }
 
-  async run(): Promise<Ending> {
+  async run(): Promise<CloseReason> {
     const session = this.#session;
     const left = () => session.close({ closeCode: 1000, reason: 'left' });
     this.#link.signal.addEventListener('abort', left);

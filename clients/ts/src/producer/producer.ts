@@ -9,7 +9,7 @@ import { Observable } from '../observable.ts';
 import type { Places } from '../places.ts';
 import type { RecordToSend } from '../rest/types.ts';
 import type { Session } from '../session.ts';
-import { Ways } from '../ways.ts';
+import { TransportChoice } from '../transport-choice.ts';
 import type { ProducerEnding, ProducerLink, Send } from './transport.ts';
 import { httpProducer } from './http.ts';
 import { websocketProducer } from './websocket.ts';
@@ -143,10 +143,10 @@ export class Producer {
 
   async #run(): Promise<void> {
     const forced = this.#options.transport ?? 'auto';
-    const ways = new Ways(forced === 'auto' ? TRANSPORTS : [forced]);
+    const choice = new TransportChoice(forced === 'auto' ? TRANSPORTS : [forced]);
     let attempt = 0;
     while (!this.#stop.signal.aborted) {
-      const { kind, fallback } = ways;
+      const { kind, fallback } = choice;
       this.status.set({ state: 'connecting', transport: kind, fallback, problem: this.status.get().problem });
       const began = Date.now();
       let error: unknown = null;
@@ -176,7 +176,7 @@ export class Producer {
       this.#sent = 0;
       if (this.#stop.signal.aborted) return;
       if (dropped) continue;
-      if (!ending.opened && !error && ending.code !== 4401 && ways.next(ending.reason || closing(ending.code).name)) continue;
+      if (!ending.opened && !error && ending.code !== 4401 && choice.next(ending.reason || closing(ending.code).name)) continue;
       if (Date.now() - began >= SETTLED_MS) attempt = 0;
       if (ending.code === 4401 && this.#around.session.renewable) {
         const renewed = await this.#around.session.renew().then(() => true, (cause: unknown) => ((error = cause), false));

@@ -1,7 +1,7 @@
 // Which of several transports is tried: the best first, the next one where it never opened, and after the last of them the
 // first again, as what stood in the way may have gone.
 
-export class Ways<Kind extends string> {
+export class TransportChoice<Kind extends string> {
   readonly #kinds: readonly Kind[];
   #at = 0;
   #fallback: string | null = null;
