@@ -39,10 +39,10 @@ impl Arranged {
         let mut passing = self.begin(out);
         match delivery {
             Delivery::Batch { batch, after } => {
-                for (offset, name, message) in batch.after(*after) {
-                    let cursor = Cursor { epoch: batch.epoch, offset };
+                for (offset, record_id, message) in batch.after(*after) {
+                    let cursor = Cursor { log_epoch: batch.log_epoch, offset };
                     let (producer, received) = (batch.producer, batch.received);
-                    let record = Record { producer, cursor, offset, name, received, message: message.clone() };
+                    let record = Record { producer, cursor, offset, record_id, received, message: message.clone() };
                     match &mut self.order {
                         Some(order) => order.push(record, now, &mut passing),
                         None => passing.push(record),

@@ -276,10 +276,10 @@ impl Session<'_> {
     }
 
     fn message(&mut self, record: order::Record) -> Result<Utf8Bytes, CloseReason> {
-        let order::Record { cursor, offset, name, received, message, .. } = record;
+        let order::Record { cursor, offset, record_id, received, message, .. } = record;
         let received = received.filter(|_| self.received);
         let bytes = if self.v2 {
-            record::with_place(&message, offset, cursor, name, received, &mut self.scratch);
+            record::with_place(&message, offset, cursor, record_id, received, &mut self.scratch);
             self.scratch.split().freeze()
         } else {
             message
@@ -373,7 +373,7 @@ struct Spoken {
 
 fn confirmed(cursors: HashMap<String, Place>) -> Result<Vec<(ProducerId, Cursor)>, &'static str> {
     let cursor = |(producer, place): (String, Place)| match place.read().ok()? {
-        ReadFrom::After(cursor) if cursor.epoch.0 != 0 => Some((producer.parse().ok()?, cursor)),
+        ReadFrom::After(cursor) if cursor.log_epoch.0 != 0 => Some((producer.parse().ok()?, cursor)),
         _ => None,
     };
     cursors.into_iter().map(|entry| cursor(entry).ok_or(CONFIRMED)).collect()

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use motience_auth::Standing;
 use motience_http::{ApiError, Client};
 use motience_limits::{permits::Permit, uploads::Owner};
-use motience_log::Transport;
+use motience_proto::model::Transport;
 use motience_proto::model::{Role, envelope::MAX_ENVELOPE};
 use motience_relay::Kind;
 use motience_session::{self as session, CloseReason, MessagePublisher, MessageSession, MessageTransport};

@@ -8,7 +8,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use motience_proto::model::{Cursor, Epoch, LogEpoch, Offset, ProducerId, RecordName, Seq};
+use motience_proto::model::{Cursor, LogEpoch, Offset, ProducerEpoch, ProducerId, RecordId, Seq};
 use motience_relay::{
     order::Record,
     view::{Limits, Thinned, View},
@@ -34,9 +34,9 @@ fn reading(random: &mut fastrand::Rng, n: u64) -> Record {
     let offset = Offset(n + 1);
     Record {
         producer: ProducerId(7),
-        cursor: Cursor { epoch: LogEpoch(1), offset },
+        cursor: Cursor { log_epoch: LogEpoch(1), offset },
         offset,
-        name: RecordName { epoch: Epoch(device), seq: Seq(n + 1) },
+        record_id: RecordId { producer_epoch: ProducerEpoch(device), seq: Seq(n + 1) },
         received: None,
         message: Bytes::from(text),
     }

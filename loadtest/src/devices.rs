@@ -10,7 +10,7 @@ use anyhow::{Context as _, Result};
 use motience_certs::Trust;
 use motience_device::client::{Config, Connector, Event, Lane, Session};
 use motience_proto::{
-    model::{DeviceId, Epoch, Seq},
+    model::{DeviceId, ProducerEpoch, Seq},
     wire::{Intent, Record},
 };
 use secrecy::SecretString;
@@ -61,7 +61,8 @@ impl Device {
         let config = Config::new(quic.parse()?, trust, id);
         let connector = Connector::new(config)?;
         let token = SecretString::from(account.token.clone());
-        let session = connector.connect(&token, Intent::Produce, Epoch(fastrand::u64(1..))).await.context("a device could not connect")?;
+        let session =
+            connector.connect(&token, Intent::Produce, ProducerEpoch(fastrand::u64(1..))).await.context("a device could not connect")?;
         Ok(Self { number, session, _connector: connector })
     }
 

@@ -11,7 +11,7 @@ use clap::Args;
 use motience_certs::Trust;
 use motience_device::client::{Config, Connector, Event, Lane, Session};
 use motience_proto::{
-    model::{Cursor, DeviceId, Epoch, ProducerId, RangeSet, RecordName, Seq},
+    model::{Cursor, DeviceId, ProducerEpoch, ProducerId, RangeSet, RecordId, Seq},
     wire::{From, Intent, Record},
 };
 use motience_testing::{Postgres, Redis};
@@ -116,7 +116,7 @@ fn connector(addresses: &Addresses, name: &str) -> Result<Connector> {
 }
 
 async fn connect(connector: &Connector, account: &Account, intent: Intent) -> Result<Session> {
-    Ok(connector.connect(&SecretString::from(account.token.clone()), intent, Epoch(1)).await?)
+    Ok(connector.connect(&SecretString::from(account.token.clone()), intent, ProducerEpoch(1)).await?)
 }
 
 async fn send(connector: Connector, account: Account, records: u64) -> Result<()> {
@@ -173,7 +173,7 @@ impl Reader {
     }
 
     /// Takes a record; `true` where the consumer dies behind it.
-    fn take(&mut self, cursor: Cursor, name: RecordName) -> bool {
+    fn take(&mut self, cursor: Cursor, name: RecordId) -> bool {
         if self.seen.insert(name.seq.0) {
             self.count += 1;
         } else {
@@ -203,7 +203,7 @@ impl Reader {
                     Event::Entries { entries, .. } => {
                         for entry in entries {
                             position.offset = entry.offset;
-                            if self.take(position, entry.name) {
+                            if self.take(position, entry.record_id) {
                                 break 'alive;
                             }
                         }

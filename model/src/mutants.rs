@@ -10,22 +10,22 @@ pub enum Mutant {
     /// The name of the log's life is kept beside its data: a log that lost its tail goes on under the same name.
     EpochBesideData,
     /// A node does not look which records are in the log already.
-    SkipSeenSet,
+    SkipDedupWindow,
     /// The log appends whatever the fence of the write.
     SkipFenceCheck,
     /// A write says its fence's number but not in which life it was raised. After a loss the same number is given out again.
-    FenceOfAnyLife,
+    FenceOfAnyEpoch,
     /// A node looks what is in the log when a record arrives, but not again when it writes: a connection that has outlived a
     /// newer one, which the log forgot with its tail, writes what that one has written.
     FilterOnArrivalOnly,
     /// A write of unknown outcome is sent again without raising the fence and reading the seen-set first.
     AppendAgain,
     /// The seen-sets survive when the log loses its tail.
-    SeenSetOutlives,
+    DedupWindowOutlives,
     /// A life's name comes back, as where it is that of a server to which a failover goes and from which another returns.
     EpochReturns,
     /// A cursor of a life that the log does not know, because it lost every trace of it, is believed.
-    BelieveUnknownLife,
+    BelieveUnknownEpoch,
     /// A consumer forgets, when it is killed, that it was told of a reset.
     ForgetReset,
 }
@@ -35,24 +35,24 @@ impl Mutant {
     pub const ALL: [Self; 11] = [
         Self::AckBeforeAppend,
         Self::EpochBesideData,
-        Self::SkipSeenSet,
+        Self::SkipDedupWindow,
         Self::SkipFenceCheck,
-        Self::FenceOfAnyLife,
+        Self::FenceOfAnyEpoch,
         Self::FilterOnArrivalOnly,
         Self::AppendAgain,
-        Self::SeenSetOutlives,
+        Self::DedupWindowOutlives,
         Self::EpochReturns,
-        Self::BelieveUnknownLife,
+        Self::BelieveUnknownEpoch,
         Self::ForgetReset,
     ];
 
     /// The scenario that shows it.
     pub fn scenario(self) -> Scenario {
         match self {
-            Self::AckBeforeAppend | Self::SkipSeenSet | Self::SkipFenceCheck | Self::AppendAgain => Scenario::CONNECTIONS,
-            Self::FenceOfAnyLife | Self::FilterOnArrivalOnly | Self::SeenSetOutlives => Scenario::ROLLBACK,
+            Self::AckBeforeAppend | Self::SkipDedupWindow | Self::SkipFenceCheck | Self::AppendAgain => Scenario::CONNECTIONS,
+            Self::FenceOfAnyEpoch | Self::FilterOnArrivalOnly | Self::DedupWindowOutlives => Scenario::ROLLBACK,
             Self::EpochBesideData | Self::ForgetReset => Scenario::RESET,
-            Self::EpochReturns | Self::BelieveUnknownLife => Scenario::READER_OF_THREE_LIVES,
+            Self::EpochReturns | Self::BelieveUnknownEpoch => Scenario::READER_OF_THREE_EPOCHS,
         }
     }
 
@@ -60,11 +60,11 @@ impl Mutant {
     pub fn breaks(self) -> &'static str {
         match self {
             Self::AckBeforeAppend => property::ACKNOWLEDGED,
-            Self::SkipSeenSet | Self::SkipFenceCheck | Self::FenceOfAnyLife | Self::FilterOnArrivalOnly | Self::AppendAgain => {
+            Self::SkipDedupWindow | Self::SkipFenceCheck | Self::FenceOfAnyEpoch | Self::FilterOnArrivalOnly | Self::AppendAgain => {
                 property::ONCE
             }
-            Self::SeenSetOutlives => property::ACKNOWLEDGED,
-            Self::EpochBesideData | Self::EpochReturns | Self::BelieveUnknownLife => property::MISSED,
+            Self::DedupWindowOutlives => property::ACKNOWLEDGED,
+            Self::EpochBesideData | Self::EpochReturns | Self::BelieveUnknownEpoch => property::MISSED,
             Self::ForgetReset => property::DOUBLED,
         }
     }

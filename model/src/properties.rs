@@ -67,7 +67,7 @@ pub(crate) fn all(scenario: &Scenario) -> Vec<Property<Delivery>> {
                 let data = &state.log.data;
                 progress(state).is_some_and(|p| {
                     let ahead = data.entries.iter().skip(usize::from(p.place.offset)).copied().collect::<Names>();
-                    p.reset && p.place.life == state.log.life && ahead.both(p.handled) != Names::NONE
+                    p.reset && p.place.log_epoch == state.log.log_epoch && ahead.both(p.handled) != Names::NONE
                 })
             }));
         }
@@ -96,11 +96,11 @@ fn nothing_is_forgotten(model: &Delivery, state: &State) -> bool {
 /// Whoever has a cursor of a life, or hears an entry that was published in it, and finds that life still there, finds before
 /// its place what it has read. (Where the log was in the same life before and after a loss, that is not so.)
 fn one_name_for_a_place(_: &Delivery, state: &State) -> bool {
-    let now = (state.log.life, &state.log.data.entries);
-    let mut lives = state.past.lives.iter().map(|(life, entries)| (*life, entries)).chain([now]);
-    while let Some((life, entries)) = lives.next() {
-        let same = |(other, others): (u8, &Vec<u8>)| other != life || entries.iter().zip(others).all(|(a, b)| a == b);
-        if !lives.clone().all(same) {
+    let now = (state.log.log_epoch, &state.log.data.entries);
+    let mut epochs = state.past.epochs.iter().map(|(log_epoch, entries)| (*log_epoch, entries)).chain([now]);
+    while let Some((log_epoch, entries)) = epochs.next() {
+        let same = |(other, others): (u8, &Vec<u8>)| other != log_epoch || entries.iter().zip(others).all(|(a, b)| a == b);
+        if !epochs.clone().all(same) {
             return false;
         }
     }
@@ -119,9 +119,9 @@ fn consumer_misses_nothing(model: &Delivery, state: &State) -> bool {
     let Some(Consumer { now, saved }) = &state.consumer else { return true };
     let knows = |progress: &Progress| {
         let mut data = state.log.data.clone();
-        data.lives.enter(state.log.life, data.last());
+        data.epochs.enter(state.log.log_epoch, data.last());
         let place = progress.place;
-        let place = if place.life == state.log.life { place } else { model.resume(&data, place, state.log.life) };
+        let place = if place.log_epoch == state.log.log_epoch { place } else { model.resume(&data, place, state.log.log_epoch) };
         let before: Names = data.entries.iter().take(usize::from(place.offset)).copied().collect();
         before.without(progress.handled).without(progress.told) == Names::NONE
     };

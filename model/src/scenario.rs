@@ -71,11 +71,11 @@ impl Scenario {
         Self { name: "a consumer is reset", records: THREE, consumer: true, faults: Faults { rollbacks: 1, trims: 1, kills: 1, ..NONE } };
 
     /// Writers of a log that loses its tail twice: fences and connections of three lives.
-    pub const WRITERS_OF_THREE_LIVES: Self =
+    pub const WRITERS_OF_THREE_EPOCHS: Self =
         Self { name: "writers of three lives", records: TWO, consumer: false, faults: Faults { cuts: 1, rollbacks: 2, ..NONE } };
 
     /// A consumer of a log that loses its tail twice: cursors of three lives.
-    pub const READER_OF_THREE_LIVES: Self =
+    pub const READER_OF_THREE_EPOCHS: Self =
         Self { name: "a consumer of three lives", records: TWO, consumer: true, faults: Faults { rollbacks: 2, kills: 1, ..NONE } };
 
     /// Every fault, each with every other.
@@ -92,8 +92,8 @@ impl Scenario {
         Self::ROLLBACK,
         Self::CONSUMER,
         Self::RESET,
-        Self::WRITERS_OF_THREE_LIVES,
-        Self::READER_OF_THREE_LIVES,
+        Self::WRITERS_OF_THREE_EPOCHS,
+        Self::READER_OF_THREE_EPOCHS,
         Self::EVERYTHING,
     ];
 }

@@ -6,13 +6,13 @@ use crate::{
 };
 
 /// A life of the log, its "epoch". A new one begins wherever the log may have lost its tail.
-pub type Life = u8;
+pub type LogEpoch = u8;
 
 /// A place in a life of the log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Cursor {
     /// The life.
-    pub life: Life,
+    pub log_epoch: LogEpoch,
     /// The last offset behind it.
     pub offset: u8,
 }
@@ -53,7 +53,7 @@ pub struct Connection {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Fence {
     /// The life of the log in which it was raised.
-    pub life: Life,
+    pub log_epoch: LogEpoch,
     /// Grows with each connection of the device.
     pub number: u8,
 }
@@ -75,7 +75,7 @@ pub struct Write {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Data {
     /// The lives so far.
-    pub lives: Lives,
+    pub epochs: Epochs,
     /// All entries ever, the first at offset 1. Those that retention removed are kept here for the properties to know.
     pub entries: Vec<Name>,
     /// Offsets up to here are removed.
@@ -95,13 +95,13 @@ pub struct Session {
 
 /// Which lives a log has had, and the last offset before each. A life in which nothing was asked left no trace.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
-pub struct Lives(pub Vec<(Life, u8)>);
+pub struct Epochs(pub Vec<(LogEpoch, u8)>);
 
 /// The log: what it holds now, and what of it would survive a crash.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Log {
     /// The present life; told by the server, not kept beside the data.
-    pub life: Life,
+    pub log_epoch: LogEpoch,
     /// What is there.
     pub data: Data,
     /// What a crash would leave.
@@ -160,7 +160,7 @@ pub struct Past {
     pub destroyed: Names,
     /// What each earlier life of the log held at its end, where there is a consumer: these entries may have been published,
     /// and may still arrive.
-    pub lives: Vec<(Life, Vec<Name>)>,
+    pub epochs: Vec<(LogEpoch, Vec<Name>)>,
     /// Whether a record was kept from being appended twice.
     pub filtered: bool,
 }
@@ -172,7 +172,7 @@ impl State {
             devices: scenario.records.map(|outbox| Device { outbox, linked: false }),
             connections: Vec::new(),
             writes: Vec::new(),
-            log: Log { life: 1, data: Data::default(), saved: None },
+            log: Log { log_epoch: 1, data: Data::default(), saved: None },
             consumer: scenario.consumer.then_some(consumer),
             left: scenario.faults,
             past: Past::default(),
@@ -213,29 +213,29 @@ impl Data {
     }
 }
 
-impl Lives {
+impl Epochs {
     /// Notes the life `life`, unless it is the last one noted.
-    pub(crate) fn enter(&mut self, life: Life, last: u8) {
-        if self.0.last().is_none_or(|(present, _)| *present != life) {
-            self.0.push((life, last));
+    pub(crate) fn enter(&mut self, log_epoch: LogEpoch, last: u8) {
+        if self.0.last().is_none_or(|(present, _)| *present != log_epoch) {
+            self.0.push((log_epoch, last));
         }
     }
 
     /// Where a consumer at `cursor` goes on: at its place, or at the last one that its life and all later ones share.
-    pub(crate) fn resume(&self, cursor: Cursor, life: Life, last: u8) -> Cursor {
-        let later = match self.0.iter().position(|(life, _)| *life == cursor.life) {
+    pub(crate) fn resume(&self, cursor: Cursor, log_epoch: LogEpoch, last: u8) -> Cursor {
+        let later = match self.0.iter().position(|(log_epoch, _)| *log_epoch == cursor.log_epoch) {
             Some(at) => &self.0[at + 1..],
             None => &self.0[..],
         };
         let shared = later.iter().map(|(_, began)| *began).min().unwrap_or(last);
-        Cursor { life, offset: cursor.offset.min(shared).min(last) }
+        Cursor { log_epoch, offset: cursor.offset.min(shared).min(last) }
     }
 }
 
 impl Progress {
     /// Reads from the beginning.
-    pub(crate) fn start(life: Life) -> Self {
-        let place = Cursor { life, offset: 0 };
+    pub(crate) fn start(log_epoch: LogEpoch) -> Self {
+        let place = Cursor { log_epoch, offset: 0 };
         Self { place, handled: Names::NONE, reset: false, told: Names::NONE, doubled: Names::NONE }
     }
 }

@@ -3,7 +3,7 @@
 use crate::{
     Delivery, Mutant,
     names::{Name, Names},
-    state::{Connection, Consumer, Cursor, Data, Device, Fence, Life, Log, Past, Progress, Session, State, Write},
+    state::{Connection, Consumer, Cursor, Data, Device, Fence, Log, LogEpoch, Past, Progress, Session, State, Write},
 };
 
 /// One step. Connections and writes are named by their place in [`State`].
@@ -100,7 +100,7 @@ impl Delivery {
         if let Some(consumer) = &state.consumer {
             let place = consumer.now.place;
             steps.extend(published(state, place).iter().map(Step::Hear));
-            if place.life != state.log.life || place.offset < data.last() {
+            if place.log_epoch != state.log.log_epoch || place.offset < data.last() {
                 steps.push(Step::Read);
             }
             if state.left.kills > 0 {
@@ -172,7 +172,7 @@ impl Delivery {
             Step::Kill => {
                 state.left.kills -= 1;
                 if let Some(consumer) = &mut state.consumer {
-                    self.kill(consumer, state.log.life);
+                    self.kill(consumer, state.log.log_epoch);
                 }
             }
         }
@@ -181,8 +181,8 @@ impl Delivery {
     /// `Hello` and `Welcome`.
     fn connect(&self, state: &mut State, d: usize) {
         let session = &mut state.log.data.sessions[d];
-        session.raise(state.log.life);
-        let logged = if self.is(Mutant::SkipSeenSet) { Names::NONE } else { session.seen };
+        session.raise(state.log.log_epoch);
+        let logged = if self.is(Mutant::SkipDedupWindow) { Names::NONE } else { session.seen };
         let connection = Connection {
             device: d as u8,
             fence: session.fence,
@@ -205,7 +205,7 @@ impl Delivery {
         if self.is(Mutant::AckBeforeAppend) && connection.linked {
             connection.acks = connection.acks.and(Names::one(name));
         }
-        if connection.submitted.has(name) && !self.is(Mutant::SkipSeenSet) {
+        if connection.submitted.has(name) && !self.is(Mutant::SkipDedupWindow) {
             past.filtered = true;
             return;
         }
@@ -217,7 +217,7 @@ impl Delivery {
     fn write(&self, state: &mut State, c: usize) {
         let connection = &mut state.connections[c];
         let gathered = std::mem::take(&mut connection.queue);
-        let late = self.is(Mutant::SkipSeenSet) || self.is(Mutant::FilterOnArrivalOnly);
+        let late = self.is(Mutant::SkipDedupWindow) || self.is(Mutant::FilterOnArrivalOnly);
         let again = if late { Names::NONE } else { gathered.both(connection.logged) };
         state.past.filtered |= again != Names::NONE;
         if connection.linked {
@@ -235,14 +235,14 @@ impl Delivery {
     /// The atomic step of the log.
     fn append(&self, state: &mut State, w: usize, heard: bool) {
         let write = state.writes.remove(w);
-        let Log { life, data, .. } = &mut state.log;
-        data.lives.enter(*life, data.entries.len() as u8);
+        let Log { log_epoch, data, .. } = &mut state.log;
+        data.epochs.enter(*log_epoch, data.entries.len() as u8);
         let held = data.sessions[usize::from(write.device)].fence;
         let valid = match self.mutant {
             Some(Mutant::SkipFenceCheck) => true,
             // The write does not say in which life its fence was raised.
-            Some(Mutant::FenceOfAnyLife) => held.life == *life && held.number == write.fence.number,
-            _ => held.life == *life && held == write.fence,
+            Some(Mutant::FenceOfAnyEpoch) => held.log_epoch == *log_epoch && held.number == write.fence.number,
+            _ => held.log_epoch == *log_epoch && held == write.fence,
         };
         if valid {
             data.sessions[usize::from(write.device)].seen = write.seen;
@@ -277,12 +277,12 @@ impl Delivery {
             connection.writing = None;
             return;
         }
-        let life = state.log.life;
-        if session.fence.life == life && session.fence != connection.fence {
+        let log_epoch = state.log.log_epoch;
+        if session.fence.log_epoch == log_epoch && session.fence != connection.fence {
             return end(state, c);
         }
-        session.raise(life);
-        let seen = if self.is(Mutant::SkipSeenSet) { Names::NONE } else { session.seen };
+        session.raise(log_epoch);
+        let seen = if self.is(Mutant::SkipDedupWindow) { Names::NONE } else { session.seen };
         connection.fence = session.fence;
         connection.logged = session.seen;
         connection.writing = None;
@@ -298,7 +298,7 @@ impl Delivery {
         state.writes.clear();
         let log = &mut state.log;
         let mut kept = log.saved.take().map(|saved| *saved).unwrap_or_default();
-        if self.is(Mutant::SeenSetOutlives) {
+        if self.is(Mutant::DedupWindowOutlives) {
             for (kept, lost) in kept.sessions.iter_mut().zip(&log.data.sessions) {
                 kept.seen = lost.seen;
             }
@@ -308,21 +308,21 @@ impl Delivery {
         let gone = lost.names().without(log.data.names());
         state.past.destroyed = state.past.destroyed.and(gone.both(acks));
         if state.consumer.is_some() {
-            state.past.lives.push((log.life, lost.entries));
+            state.past.epochs.push((log.log_epoch, lost.entries));
         }
-        log.life = match self.mutant {
-            Some(Mutant::EpochBesideData) => log.life,
-            Some(Mutant::EpochReturns) => 3 - log.life,
-            _ => log.life + 1,
+        log.log_epoch = match self.mutant {
+            Some(Mutant::EpochBesideData) => log.log_epoch,
+            Some(Mutant::EpochReturns) => 3 - log.log_epoch,
+            _ => log.log_epoch + 1,
         };
     }
 
     fn read(&self, log: &mut Log, reader: &mut Progress) {
-        let Log { life, data, .. } = log;
-        data.lives.enter(*life, data.entries.len() as u8);
+        let Log { log_epoch, data, .. } = log;
+        data.epochs.enter(*log_epoch, data.entries.len() as u8);
         let Progress { place, .. } = reader;
-        if place.life != *life {
-            *place = self.resume(data, *place, *life);
+        if place.log_epoch != *log_epoch {
+            *place = self.resume(data, *place, *log_epoch);
             reader.reset = true;
         } else if place.offset < data.removed {
             let gone = &data.entries[usize::from(place.offset)..usize::from(data.removed)];
@@ -334,16 +334,16 @@ impl Delivery {
     }
 
     /// Where a consumer goes on in the life `life`.
-    pub(crate) fn resume(&self, data: &Data, place: Cursor, life: Life) -> Cursor {
-        let unknown = data.lives.0.iter().all(|(known, _)| *known != place.life);
-        if unknown && self.is(Mutant::BelieveUnknownLife) {
-            return Cursor { life, offset: place.offset.min(data.last()) };
+    pub(crate) fn resume(&self, data: &Data, place: Cursor, log_epoch: LogEpoch) -> Cursor {
+        let unknown = data.epochs.0.iter().all(|(known, _)| *known != place.log_epoch);
+        if unknown && self.is(Mutant::BelieveUnknownEpoch) {
+            return Cursor { log_epoch, offset: place.offset.min(data.last()) };
         }
-        data.lives.resume(place, life, data.last())
+        data.epochs.resume(place, log_epoch, data.last())
     }
 
-    fn kill(&self, consumer: &mut Consumer, life: Life) {
-        consumer.now = consumer.saved.clone().unwrap_or_else(|| Progress::start(life));
+    fn kill(&self, consumer: &mut Consumer, log_epoch: LogEpoch) {
+        consumer.now = consumer.saved.clone().unwrap_or_else(|| Progress::start(log_epoch));
         if self.is(Mutant::ForgetReset) {
             consumer.now.reset = false;
         }
@@ -353,9 +353,9 @@ impl Delivery {
 /// Entries that were published for the place after `place`: some may have been lost by the log or removed since. (One that
 /// the log still has is the same heard as read.)
 fn published(state: &State, place: Cursor) -> Names {
-    let Log { life, data, .. } = &state.log;
-    let removed = (place.life == *life && place.offset < data.removed).then_some(&data.entries);
-    let earlier = state.past.lives.iter().filter(|(life, _)| *life == place.life).map(|(_, entries)| entries);
+    let Log { log_epoch, data, .. } = &state.log;
+    let removed = (place.log_epoch == *log_epoch && place.offset < data.removed).then_some(&data.entries);
+    let earlier = state.past.epochs.iter().filter(|(log_epoch, _)| *log_epoch == place.log_epoch).map(|(_, entries)| entries);
     earlier.chain(removed).filter_map(|entries| entries.get(usize::from(place.offset)).copied()).collect()
 }
 
@@ -383,8 +383,8 @@ fn end(state: &mut State, c: usize) {
 }
 
 impl Session {
-    fn raise(&mut self, life: Life) {
-        self.fence = Fence { life, number: self.fence.number + 1 };
+    fn raise(&mut self, log_epoch: LogEpoch) {
+        self.fence = Fence { log_epoch, number: self.fence.number + 1 };
     }
 }
 

@@ -50,12 +50,12 @@ fn a_consumer_is_reset() {
 
 #[test]
 fn writers_of_three_lives() {
-    holds(Scenario::WRITERS_OF_THREE_LIVES);
+    holds(Scenario::WRITERS_OF_THREE_EPOCHS);
 }
 
 #[test]
 fn a_consumer_of_three_lives() {
-    holds(Scenario::READER_OF_THREE_LIVES);
+    holds(Scenario::READER_OF_THREE_EPOCHS);
 }
 
 #[test]

@@ -150,7 +150,7 @@ async fn tell(config: &backend::Config, store: &Store, account: &Account, famili
     let log = redis::Log::connect(url, &installation, secret, 0, config.retention, clock, Arc::new(|_| {})).await?;
     let log = Log::Redis(log);
     for event in Event::account_closed(account, families) {
-        log.announce(&event).await?;
+        log.broadcast(&event).await?;
     }
     log.close().await;
     Ok(true)

@@ -12,7 +12,7 @@ use std::{
 
 use motience_certs::client::{quic_config, tcp_config};
 use motience_proto::{
-    model::Epoch,
+    model::ProducerEpoch,
     wire::{self, Intent, Record},
 };
 use parking_lot::{Mutex, MutexGuard};
@@ -105,7 +105,7 @@ impl Connector {
     }
 
     /// Connects, says `Hello` and waits for `Welcome`, all within the time limit.
-    pub async fn connect(&self, token: &SecretString, intent: Intent, epoch: Epoch) -> Result<Session, Error> {
+    pub async fn connect(&self, token: &SecretString, intent: Intent, epoch: ProducerEpoch) -> Result<Session, Error> {
         self.quic(token, intent, epoch, &[]).await
     }
 
@@ -114,7 +114,7 @@ impl Connector {
     ///
     /// Records of `early`, no more than [`Self::first_flight`], travel in the first flight; [`Session::early`] says how many
     /// of them are under way. `doubtful`: QUIC was silent just now.
-    pub async fn produce(&self, token: &SecretString, epoch: Epoch, early: &[Record], doubtful: bool) -> Result<Session, Error> {
+    pub async fn produce(&self, token: &SecretString, epoch: ProducerEpoch, early: &[Record], doubtful: bool) -> Result<Session, Error> {
         let Some(gateway) = &self.config.fallback else { return self.quic(token, Intent::Produce, epoch, early).await };
         let dial = async {
             let dialed = time::timeout(self.config.connect_timeout, self.dial(Intent::Produce, !doubtful)).await;
@@ -168,7 +168,7 @@ impl Connector {
         }
     }
 
-    async fn quic(&self, token: &SecretString, intent: Intent, epoch: Epoch, early: &[Record]) -> Result<Session, Error> {
+    async fn quic(&self, token: &SecretString, intent: Intent, epoch: ProducerEpoch, early: &[Record]) -> Result<Session, Error> {
         let connect = async {
             let Dialed { connection, early: accepted } = self.dial(intent, true).await?;
             self.open(connection, accepted, token, intent, epoch, early).await
@@ -183,7 +183,7 @@ impl Connector {
         accepted: Option<ZeroRttAccepted>,
         token: &SecretString,
         intent: Intent,
-        epoch: Epoch,
+        epoch: ProducerEpoch,
         early: &[Record],
     ) -> Result<Session, Error> {
         let peer = connection.remote_address();

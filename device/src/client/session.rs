@@ -11,7 +11,7 @@ use std::{
 
 use bytes::{Bytes, BytesMut};
 use motience_proto::{
-    model::{Cursor, Epoch, ProducerId, RangeSet, Selection},
+    model::{Cursor, ProducerEpoch, ProducerId, RangeSet, Selection},
     wire::{
         CloseCode, Confirm, Entry, Feed, Frame, From, Gap, Health, Hello, Intent, Limits, Record, Refused, Skipped, StreamKind, Subscribe,
         TokenRefresh, Unsubscribe, VERSION, Welcome, features,
@@ -126,7 +126,7 @@ impl Session {
         config: &Config,
         token: &SecretString,
         intent: Intent,
-        epoch: Epoch,
+        epoch: ProducerEpoch,
         early: &[Record],
         meter: &Arc<Meter>,
     ) -> Result<Self, Error> {

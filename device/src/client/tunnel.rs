@@ -12,7 +12,7 @@ use futures_util::{
     stream::{SplitSink, SplitStream},
 };
 use motience_proto::{
-    model::Epoch,
+    model::ProducerEpoch,
     wire::{CloseCode, Frame, Hello, Intent, Limits, Record, VERSION, Welcome, compact, features},
 };
 use rustls::pki_types::ServerName;
@@ -136,7 +136,7 @@ pub(super) struct Source {
 }
 
 /// Says `Hello` and waits for `Welcome`. The caller sets the time limit.
-pub(super) async fn open(socket: Socket, config: &Config, token: &SecretString, epoch: Epoch) -> Result<Tunnel, Error> {
+pub(super) async fn open(socket: Socket, config: &Config, token: &SecretString, epoch: ProducerEpoch) -> Result<Tunnel, Error> {
     let (mut sink, socket) = socket.split();
     let hello = Hello {
         version: VERSION,

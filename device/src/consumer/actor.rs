@@ -205,7 +205,7 @@ impl Actor {
             Event::Entries { producer, entries } => {
                 if let Some(cursor) = self.cursors.get_mut(&producer) {
                     for entry in entries {
-                        cursor.entry(entry.offset, entry.name, entry.message, out);
+                        cursor.entry(entry.offset, entry.record_id, entry.message, out);
                     }
                 }
             }

@@ -8,7 +8,7 @@ use std::collections::{HashMap, HashSet, VecDeque};
 
 use bytes::Bytes;
 use motience_proto::{
-    model::{Cursor as Place, Epoch, Offset, ProducerId, RangeSet, RecordName, Selection},
+    model::{Cursor as Place, Offset, ProducerEpoch, ProducerId, RangeSet, RecordId, Selection},
     wire::From as Start,
 };
 
@@ -57,12 +57,12 @@ impl Cursor {
     pub(super) fn feed(&mut self, after: Place, out: &mut VecDeque<Delivery>) {
         let selective = self.selective();
         match &mut self.place {
-            Some(place) if place.epoch == after.epoch && selective && place.offset < after.offset => {
+            Some(place) if place.log_epoch == after.log_epoch && selective && place.offset < after.offset => {
                 *place = after;
                 out.push_back(Delivery::Passed { producer: self.producer, cursor: after });
             }
-            Some(place) if place.epoch == after.epoch => {}
-            Some(place) if place.epoch.0 == 0 && place.offset <= after.offset => *place = after,
+            Some(place) if place.log_epoch == after.log_epoch => {}
+            Some(place) if place.log_epoch.0 == 0 && place.offset <= after.offset => *place = after,
             Some(place) => {
                 *place = after;
                 out.push_back(Delivery::Reset { producer: self.producer, cursor: after });
@@ -72,15 +72,15 @@ impl Cursor {
     }
 
     /// An entry came. One without a feed before it has no life to belong to, and is dropped.
-    pub(super) fn entry(&mut self, offset: Offset, name: RecordName, message: Bytes, out: &mut VecDeque<Delivery>) {
+    pub(super) fn entry(&mut self, offset: Offset, record_id: RecordId, message: Bytes, out: &mut VecDeque<Delivery>) {
         let selective = self.selective();
         let Some(place) = self.place.as_mut().filter(|place| offset > place.offset) else { return };
         if !selective {
             place.offset = offset;
         }
-        let new = if selective { self.names.insert_single(name) } else { self.names.insert(name) };
+        let new = if selective { self.names.insert_single(record_id) } else { self.names.insert(record_id) };
         if new {
-            out.push_back(Delivery::Record { producer: self.producer, cursor: *place, name, message });
+            out.push_back(Delivery::Record { producer: self.producer, cursor: *place, record_id, message });
         }
     }
 
@@ -101,18 +101,18 @@ impl Cursor {
 /// The names of what was delivered.
 #[derive(Debug, Default)]
 struct Names {
-    senders: HashMap<Epoch, RangeSet>,
-    order: VecDeque<Epoch>,
-    singles: HashSet<RecordName>,
-    singles_order: VecDeque<RecordName>,
+    senders: HashMap<ProducerEpoch, RangeSet>,
+    order: VecDeque<ProducerEpoch>,
+    singles: HashSet<RecordId>,
+    singles_order: VecDeque<RecordId>,
 }
 
 impl Names {
     /// Whether the name is new among the last ones, of numbers that have holes.
-    fn insert_single(&mut self, name: RecordName) -> bool {
-        let new = self.singles.insert(name);
+    fn insert_single(&mut self, record_id: RecordId) -> bool {
+        let new = self.singles.insert(record_id);
         if new {
-            self.singles_order.push_back(name);
+            self.singles_order.push_back(record_id);
         }
         if self.singles_order.len() > MAX_NAMES
             && let Some(first) = self.singles_order.pop_front()
@@ -123,12 +123,12 @@ impl Names {
     }
 
     /// Whether the name is new.
-    fn insert(&mut self, name: RecordName) -> bool {
-        let seen = self.senders.entry(name.epoch).or_insert_with(|| {
-            self.order.push_back(name.epoch);
+    fn insert(&mut self, record_id: RecordId) -> bool {
+        let seen = self.senders.entry(record_id.producer_epoch).or_insert_with(|| {
+            self.order.push_back(record_id.producer_epoch);
             RangeSet::new()
         });
-        let new = seen.insert(name.seq.0);
+        let new = seen.insert(record_id.seq.0);
         if self.order.len() > MAX_SENDERS
             && let Some(first) = self.order.pop_front()
         {
@@ -147,11 +147,11 @@ mod tests {
     const WHO: ProducerId = ProducerId(1);
 
     fn place(epoch: u64, offset: u64) -> Place {
-        Place { epoch: LogEpoch(epoch), offset: Offset(offset) }
+        Place { log_epoch: LogEpoch(epoch), offset: Offset(offset) }
     }
 
-    fn name(seq: u64) -> RecordName {
-        RecordName { epoch: Epoch(7), seq: Seq(seq) }
+    fn name(seq: u64) -> RecordId {
+        RecordId { producer_epoch: ProducerEpoch(7), seq: Seq(seq) }
     }
 
     fn follow(start: Start) -> (Cursor, VecDeque<Delivery>) {
@@ -224,7 +224,7 @@ mod tests {
         assert_eq!(cursor.resume(), Start::After(place(3, 8)));
         cursor.entry(Offset(8), name(8), Bytes::new(), &mut out);
         let told = out.iter().map(|delivery| match delivery {
-            Delivery::Record { name, cursor, .. } => (name.seq.0, cursor.offset.0),
+            Delivery::Record { name, cursor, .. } => (record_id.seq.0, cursor.offset.0),
             Delivery::Passed { cursor, .. } => (0, cursor.offset.0),
             other => panic!("{other:?}"),
         });
@@ -248,7 +248,7 @@ mod tests {
     fn the_names_of_many_senders_are_bounded() {
         let mut names = Names::default();
         for epoch in 0..2 * MAX_SENDERS as u64 {
-            assert!(names.insert(RecordName { epoch: Epoch(epoch), seq: Seq(1) }));
+            assert!(names.insert(RecordId { producer_epoch: ProducerEpoch(epoch), seq: Seq(1) }));
         }
         assert_eq!(names.senders.len(), MAX_SENDERS);
     }

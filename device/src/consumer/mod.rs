@@ -5,7 +5,7 @@
 
 use bytes::Bytes;
 use motience_proto::{
-    model::{Cursor as Place, Epoch, Offset, ProducerId, RecordName, Selection},
+    model::{Cursor as Place, Offset, ProducerEpoch, ProducerId, RecordId, Selection},
     wire::{From as Start, Intent},
 };
 use tokio::{sync::mpsc, task::JoinHandle};
@@ -29,7 +29,7 @@ const DELIVERIES: usize = 256;
 const COMMANDS: usize = 64;
 
 /// The epoch of a client that has no outbox.
-const NO_EPOCH: Epoch = Epoch(0);
+const NO_EPOCH: ProducerEpoch = ProducerEpoch(0);
 /// What a consumer connects for.
 const INTENT: Intent = Intent::Consume;
 
@@ -59,7 +59,7 @@ pub enum Delivery {
         /// Its place in the log: what to resume after, and to confirm.
         cursor: Place,
         /// What it is called wherever it is, for whoever keeps records across a reset.
-        name: RecordName,
+        record_id: RecordId,
         /// `{"producer_id","device_id","timestamp","data"}`.
         message: Bytes,
     },

@@ -15,7 +15,7 @@
 //! **Why the file says what was given out**: so that a copy is noticed. Until the first connection of a start the file says that nothing
 //! more was. Nothing new is given to a connection before the file, in both commits, leaves that open.
 
-use motience_proto::model::{Epoch, RangeSet};
+use motience_proto::model::{ProducerEpoch, RangeSet};
 
 use super::Item;
 
@@ -43,7 +43,7 @@ pub(crate) struct Group {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Mark {
     /// The name of its life.
-    pub(crate) epoch: Epoch,
+    pub(crate) epoch: ProducerEpoch,
     /// The last number given.
     pub(crate) last: u64,
     /// The last number that may be given.
@@ -198,7 +198,13 @@ impl Journal {
 
     /// The next group; `given` is the last number that was given to a connection. `closing`: no number is given any more, so that none
     /// is skipped after a good end.
-    pub(super) fn collect(&mut self, put: Vec<Item>, (epoch, last, given): (Epoch, u64, u64), skipped: RangeSet, closing: bool) -> Group {
+    pub(super) fn collect(
+        &mut self,
+        put: Vec<Item>,
+        (epoch, last, given): (ProducerEpoch, u64, u64),
+        skipped: RangeSet,
+        closing: bool,
+    ) -> Group {
         if closing && self.is_on() {
             (self.opening, self.bound) = (Opening::Closed, 0);
         }

@@ -12,7 +12,7 @@ use std::fmt;
 
 use bytes::Bytes;
 use motience_mutation::Mutation;
-use motience_proto::model::{Epoch, RangeSet, Seq};
+use motience_proto::model::{ProducerEpoch, RangeSet, Seq};
 
 use crate::{client::Lane, clock};
 
@@ -74,7 +74,7 @@ impl fmt::Debug for Item {
 #[derive(Debug)]
 pub struct Outbox {
     config: Config,
-    epoch: Epoch,
+    epoch: ProducerEpoch,
     last: u64,
     /// Where the records are.
     items: Memory,
@@ -143,7 +143,7 @@ impl Outbox {
     }
 
     /// The name of this outbox's life.
-    pub fn epoch(&self) -> Epoch {
+    pub fn epoch(&self) -> ProducerEpoch {
         self.epoch
     }
 
@@ -419,8 +419,8 @@ impl Outbox {
 }
 
 /// From the system's own source: a generator in memory would give the same epoch to each copy of a machine.
-pub(crate) fn new_epoch() -> Epoch {
-    Epoch(random().max(1))
+pub(crate) fn new_epoch() -> ProducerEpoch {
+    ProducerEpoch(random().max(1))
 }
 
 fn random() -> u64 {

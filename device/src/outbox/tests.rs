@@ -19,7 +19,7 @@ fn push(outbox: &mut Outbox) -> Result<(Seq, Vec<Seq>), Full> {
 #[test]
 fn numbers_start_at_one_without_holes() {
     let mut outbox = outbox(10, 10_000, Policy::Block);
-    assert_ne!(outbox.epoch(), Epoch(0));
+    assert_ne!(outbox.epoch(), ProducerEpoch(0));
     for n in 1..=10 {
         assert_eq!(push(&mut outbox).unwrap().0, Seq(n));
     }
@@ -76,7 +76,7 @@ fn what_was_given_out_is_known() {
 
 #[test]
 fn a_new_epoch_sends_all_that_nobody_else_can_have_sent() {
-    let mark = Mark { epoch: Epoch(7), last: 3, reserved: 5, given: None, skipped: RangeSet::new() };
+    let mark = Mark { epoch: ProducerEpoch(7), last: 3, reserved: 5, given: None, skipped: RangeSet::new() };
     let item = |seq| Item { seq: Seq(seq), lane: Lane::Ordered, taken_at: 0, json: Bytes::from_static(b"{}") };
     let mut outbox =
         Outbox::restore(Config::default(), Loaded { mark, items: vec![item(1), item(3)], doubtful: false, lost: 0, fresh: false });
@@ -85,7 +85,7 @@ fn a_new_epoch_sends_all_that_nobody_else_can_have_sent() {
     let first = new[0];
     // Another lineage of the same file sent 1 to 9 under the same epoch; of 1 and 3 all copies have the same.
     assert_eq!(outbox.renew(&ranges("1-2,6-9")), [Seq(1)]);
-    assert_ne!(outbox.epoch(), Epoch(7));
+    assert_ne!(outbox.epoch(), ProducerEpoch(7));
     assert_eq!(outbox.given(), Seq(0));
     assert_eq!(outbox.skipped(), &ranges("1-2"), "the new epoch has heard of none of them; a gap is not told");
     assert_eq!(outbox.len(), 4);
@@ -104,7 +104,7 @@ fn a_new_epoch_sends_all_that_nobody_else_can_have_sent() {
 /// Whatever becomes of the copies of a file, and whatever the log still knows: none of them names a record as another does.
 #[test]
 fn copies_of_one_file_take_other_numbers() {
-    let mark = Mark { epoch: Epoch(7), last: 3, reserved: 5, given: Some(2), skipped: RangeSet::new() };
+    let mark = Mark { epoch: ProducerEpoch(7), last: 3, reserved: 5, given: Some(2), skipped: RangeSet::new() };
     let item = Item { seq: Seq(3), lane: Lane::Ordered, taken_at: 0, json: Bytes::from_static(b"{}") };
     let mut used = BTreeSet::new();
     for _ in 0..20 {
@@ -129,27 +129,27 @@ fn copies_of_one_file_take_other_numbers() {
 fn numbers_do_not_run_out() {
     let item = |seq| Item { seq: Seq(seq), lane: Lane::Ordered, taken_at: 0, json: Bytes::from_static(b"{}") };
     let start = |mark: Mark, items| Outbox::restore(Config::default(), Loaded { mark, items, doubtful: false, lost: 0, fresh: false });
-    let mut mark = Mark { epoch: Epoch(7), last: 1, reserved: 1, given: Some(1), skipped: RangeSet::new() };
+    let mut mark = Mark { epoch: ProducerEpoch(7), last: 1, reserved: 1, given: Some(1), skipped: RangeSet::new() };
     let mut starts = 0;
-    while mark.epoch == Epoch(7) {
+    while mark.epoch == ProducerEpoch(7) {
         mark = start(mark, Vec::new()).collect(true).state;
         starts += 1;
     }
     assert!((8..=17).contains(&starts) && mark.last == 0, "{starts} {mark:?}");
     // Those of records that may be in the log are kept far longer, and given up in the end.
-    let kept = Mark { epoch: Epoch(7), last: FAR, reserved: FAR, given: None, skipped: RangeSet::new() };
-    assert_eq!(start(kept, vec![item(FAR)]).epoch(), Epoch(7));
-    let spent = Mark { epoch: Epoch(7), last: FURTHEST, reserved: FURTHEST, given: None, skipped: RangeSet::new() };
+    let kept = Mark { epoch: ProducerEpoch(7), last: FAR, reserved: FAR, given: None, skipped: RangeSet::new() };
+    assert_eq!(start(kept, vec![item(FAR)]).epoch(), ProducerEpoch(7));
+    let spent = Mark { epoch: ProducerEpoch(7), last: FURTHEST, reserved: FURTHEST, given: None, skipped: RangeSet::new() };
     let mut outbox = start(spent, vec![item(5), item(FURTHEST)]);
     let group = outbox.collect(false);
-    assert!(outbox.epoch() != Epoch(7) && group.gone == ranges(&format!("1-{FURTHEST}")), "{group:?}");
+    assert!(outbox.epoch() != ProducerEpoch(7) && group.gone == ranges(&format!("1-{FURTHEST}")), "{group:?}");
     assert_eq!((group.put.iter().map(|item| item.seq.0).collect::<Vec<_>>(), push(&mut outbox).unwrap().0), (vec![1, 2], Seq(3)));
 }
 
 /// A start without a connection gives nothing out, and its file says so, also where it ends in a cut.
 #[test]
 fn what_was_never_given_is_known() {
-    let mark = Mark { epoch: Epoch(7), last: 5, reserved: 70, given: Some(3), skipped: RangeSet::new() };
+    let mark = Mark { epoch: ProducerEpoch(7), last: 5, reserved: 70, given: Some(3), skipped: RangeSet::new() };
     let item = |seq| Item { seq: Seq(seq), lane: Lane::Ordered, taken_at: 0, json: Bytes::from_static(b"{}") };
     let loaded = || Loaded { mark: mark.clone(), items: vec![item(2), item(4), item(5)], doubtful: false, lost: 0, fresh: false };
     let mut outbox = Outbox::restore(Config::default(), loaded());
@@ -184,7 +184,7 @@ fn a_group_of_the_old_epoch_that_comes_late_counts_for_nothing() {
     let mut outbox = Outbox::restore(
         Config::default(),
         Loaded {
-            mark: Mark { epoch: Epoch(7), last: 0, reserved: 0, given: Some(0), skipped: RangeSet::new() },
+            mark: Mark { epoch: ProducerEpoch(7), last: 0, reserved: 0, given: Some(0), skipped: RangeSet::new() },
             items: Vec::new(),
             doubtful: false,
             lost: 0,

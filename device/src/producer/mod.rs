@@ -11,7 +11,7 @@
 use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use motience_proto::model::{Epoch, Seq};
+use motience_proto::model::{ProducerEpoch, Seq};
 use parking_lot::MutexGuard;
 use tokio::{
     task::JoinHandle,
@@ -364,7 +364,7 @@ impl Producer {
     }
 
     /// The name of the outbox's life: with a record's number it names the record for ever.
-    pub fn epoch(&self) -> Epoch {
+    pub fn epoch(&self) -> ProducerEpoch {
         self.shared.lock().outbox.epoch()
     }
 

@@ -9,7 +9,7 @@ use motience_device::{
     consumer::{Config, Delivery, Error},
 };
 use motience_proto::{
-    model::{Cursor, Epoch, LogEpoch, Offset, ProducerId, RecordName, Seq},
+    model::{Cursor, LogEpoch, Offset, ProducerEpoch, ProducerId, RecordId, Seq},
     wire::{CloseCode, Entry, Feed, Followed, Frame, From, Gap, Intent, Subscribe},
 };
 
@@ -28,15 +28,15 @@ fn feed() -> Frame {
 }
 
 fn entry(offset: u64) -> Frame {
-    Frame::Entry(Entry { offset: Offset(offset), name: name(offset), message: message(offset) })
+    Frame::Entry(Entry { offset: Offset(offset), record_id: name(offset), message: message(offset) })
 }
 
 fn cursor(offset: u64) -> Cursor {
-    Cursor { epoch: LogEpoch(1), offset: Offset(offset) }
+    Cursor { log_epoch: LogEpoch(1), offset: Offset(offset) }
 }
 
-fn name(seq: u64) -> RecordName {
-    RecordName { epoch: Epoch(3), seq: Seq(seq) }
+fn name(seq: u64) -> RecordId {
+    RecordId { producer_epoch: ProducerEpoch(3), seq: Seq(seq) }
 }
 
 fn subscribe(from: From) -> Option<Frame> {
@@ -48,7 +48,7 @@ fn message(offset: u64) -> Bytes {
 }
 
 fn record(offset: u64) -> Delivery {
-    Delivery::Record { producer: WHO, cursor: cursor(offset), name: name(offset), message: message(offset) }
+    Delivery::Record { producer: WHO, cursor: cursor(offset), record_id: name(offset), message: message(offset) }
 }
 
 async fn next(consumer: &mut Consumer) -> Delivery {

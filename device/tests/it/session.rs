@@ -4,7 +4,7 @@ use bytes::Bytes;
 use motience_certs::Trust;
 use motience_device::client::{Connector, Error, Event, Lane, Session};
 use motience_proto::{
-    model::{Epoch, Seq},
+    model::{ProducerEpoch, Seq},
     wire::{CloseCode, Credit, Frame, Intent, Record, StreamKind, TokenAccepted},
 };
 use secrecy::SecretString;
@@ -24,7 +24,7 @@ fn record(seq: u64) -> Record {
 
 async fn open(peer: &Peer) -> (Session, Guest) {
     let connector = Connector::new(peer.config()).unwrap();
-    let connect = tokio::spawn(async move { connector.connect(&token(), Intent::Produce, Epoch(7)).await });
+    let connect = tokio::spawn(async move { connector.connect(&token(), Intent::Produce, ProducerEpoch(7)).await });
     let mut guest = peer.guest().await;
     guest.welcome("1-3").await;
     (connect.await.unwrap().unwrap(), guest)
@@ -34,7 +34,7 @@ async fn open(peer: &Peer) -> (Session, Guest) {
 async fn hello_and_welcome() {
     let peer = Peer::start();
     let (session, guest) = open(&peer).await;
-    assert_eq!((guest.hello.token.as_str(), guest.hello.device_id.as_str(), guest.hello.epoch), ("secret-token", "dev", Epoch(7)));
+    assert_eq!((guest.hello.token.as_str(), guest.hello.device_id.as_str(), guest.hello.epoch), ("secret-token", "dev", ProducerEpoch(7)));
     assert_eq!(guest.hello.intent, Intent::Produce);
     assert_eq!(session.welcome().seen.to_string(), "1-3");
 }
@@ -91,7 +91,7 @@ async fn every_close_code_arrives_with_its_reason() {
 async fn a_close_instead_of_welcome() {
     let peer = Peer::start();
     let connector = Connector::new(peer.config()).unwrap();
-    let connect = tokio::spawn(async move { connector.connect(&token(), Intent::Produce, Epoch(7)).await });
+    let connect = tokio::spawn(async move { connector.connect(&token(), Intent::Produce, ProducerEpoch(7)).await });
     peer.guest().await.close(CloseCode::Unauthenticated);
     let error = soon("the answer", connect).await.unwrap().unwrap_err();
     assert!(matches!(error, Error::Closed { code: CloseCode::Unauthenticated, .. }), "{error:?}");
@@ -115,7 +115,7 @@ async fn a_certificate_of_another_ca_is_refused() {
     config.trust = other.config().trust;
     assert!(matches!(config.trust, Trust::Ca(_)));
     let connector = Connector::new(config).unwrap();
-    let connect = tokio::spawn(async move { connector.connect(&token(), Intent::Produce, Epoch(7)).await });
+    let connect = tokio::spawn(async move { connector.connect(&token(), Intent::Produce, ProducerEpoch(7)).await });
     let accept = tokio::spawn(async move { peer.guest().await });
     let error = soon("the refusal", connect).await.unwrap().unwrap_err();
     assert!(matches!(error, Error::Tls(_)), "{error:?}");
@@ -128,7 +128,7 @@ async fn a_silent_server_costs_the_time_limit_only() {
     let mut config = peer.config();
     config.connect_timeout = std::time::Duration::from_millis(300);
     let connector = Connector::new(config).unwrap();
-    let connect = tokio::spawn(async move { connector.connect(&token(), Intent::Produce, Epoch(7)).await });
+    let connect = tokio::spawn(async move { connector.connect(&token(), Intent::Produce, ProducerEpoch(7)).await });
     let guest = peer.guest().await;
     assert!(matches!(soon("the limit", connect).await.unwrap(), Err(Error::Timeout)));
     soon("the connection is given up", guest.connection.closed()).await;

@@ -16,7 +16,7 @@ use motience_device::{
     policy::Policy,
     producer::{self, Outcome, Producer},
 };
-use motience_proto::model::{DeviceId, RecordName, Seq};
+use motience_proto::model::{DeviceId, RecordId, Seq};
 use serde::{Deserialize, Serialize};
 use tokio::time::{MissedTickBehavior, interval};
 
@@ -95,8 +95,8 @@ impl Device {
     ///
     /// Damage to the end of the file may undo the last commits without a trace: what is missing behind all that is there
     /// was lost with them.
-    fn unsettled(&self, past: &[history::Line], damaged: bool) -> Vec<(Id, RecordName)> {
-        let mut open: Vec<(Id, RecordName)> = Vec::new();
+    fn unsettled(&self, past: &[history::Line], damaged: bool) -> Vec<(Id, RecordId)> {
+        let mut open: Vec<(Id, RecordId)> = Vec::new();
         for line in past {
             match &line.event {
                 Event::Taken { id, name } => open.push((*id, *name)),
@@ -107,14 +107,14 @@ impl Device {
             }
         }
         let (epoch, lost) = (self.producer.epoch(), self.producer.stats().lost);
-        let here = |name: &RecordName| name.epoch == epoch && self.producer.acked(name.seq).now_or_never().is_none();
+        let here = |name: &RecordId| name.producer_epoch == epoch && self.producer.acked(name.seq).now_or_never().is_none();
         let last = open.iter().filter(|(_, name)| here(name)).map(|(_, name)| name.seq).max();
         open.retain(|(id, name)| {
             let here = here(name);
             if !here {
                 // The library's word, as far as it goes: where it says that it lost nothing, what is not there was settled.
                 let undone = damaged && last.is_none_or(|last| name.seq > last);
-                let gone = lost > 0 || name.epoch != epoch || undone;
+                let gone = lost > 0 || name.producer_epoch != epoch || undone;
                 self.history.put(if gone { Event::Lost { id: *id } } else { Event::Acked { id: *id } });
             }
             here
@@ -133,7 +133,7 @@ impl Device {
         };
         match taken.await {
             Ok(seq) => {
-                self.history.put(Event::Taken { id, name: RecordName { epoch: self.producer.epoch(), seq } });
+                self.history.put(Event::Taken { id, name: RecordId { producer_epoch: self.producer.epoch(), seq } });
                 self.settle(id, seq).await;
             }
             Err(e) => self.history.put(Event::Rejected { id, why: e.to_string() }),

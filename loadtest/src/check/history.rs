@@ -12,7 +12,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result};
-use motience_proto::model::{Cursor, RecordName};
+use motience_proto::model::{Cursor, RecordId};
 use parking_lot::Mutex;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
 
@@ -79,7 +79,7 @@ pub(crate) enum Event {
     Taken {
         id: Id,
         #[serde(with = "text")]
-        name: RecordName,
+        name: RecordId,
     },
     Rejected {
         id: Id,
@@ -113,7 +113,7 @@ pub(crate) enum Event {
         #[serde(with = "text")]
         cursor: Cursor,
         #[serde(with = "text")]
-        name: RecordName,
+        name: RecordId,
         id: Id,
         hash: Hash,
     },
@@ -315,7 +315,7 @@ mod maybe_text {
 
 #[cfg(test)]
 mod tests {
-    use motience_proto::model::{Epoch, LogEpoch, Offset, Seq};
+    use motience_proto::model::{LogEpoch, Offset, ProducerEpoch, Seq};
 
     use super::*;
 
@@ -326,8 +326,8 @@ mod tests {
         let id = Id { device: 1, incarnation: 2, number: 3 };
         let received = Event::Received {
             producer: 7,
-            cursor: Cursor { epoch: LogEpoch(u64::MAX), offset: Offset(5) },
-            name: RecordName { epoch: Epoch(u64::MAX), seq: Seq(9) },
+            cursor: Cursor { log_epoch: LogEpoch(u64::MAX), offset: Offset(5) },
+            name: RecordId { producer_epoch: ProducerEpoch(u64::MAX), seq: Seq(9) },
             id,
             hash: Hash::of(&[b"a", b"b"]),
         };

@@ -192,7 +192,7 @@ impl Decks {
             Mutation::EpochBesideData if cluster => (vec![Fault::AofCut], vec![Fault::ConsumerKill]),
             Mutation::EpochBesideData => (vec![Fault::LogRestore], vec![Fault::ConsumerKill]),
             // Records are in the log, and their acknowledgements are lost.
-            Mutation::SkipSeenSet => (vec![Fault::NodeKill], vec![Fault::UdpBlackhole, Fault::DeviceKill]),
+            Mutation::SkipDedupWindow => (vec![Fault::NodeKill], vec![Fault::UdpBlackhole, Fault::DeviceKill]),
             // Numbers that were sent and not yet written are given out again.
             Mutation::IgnoreTornTail => (Vec::new(), vec![Fault::DeviceKill, Fault::DeviceTear, Fault::DeviceFlip]),
         };

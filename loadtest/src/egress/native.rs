@@ -6,7 +6,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 use motience_certs::Trust;
 use motience_device::client::{Config, Connector, Event, Session as Inner};
 use motience_proto::{
-    model::{DeviceId, Epoch, ProducerId},
+    model::{DeviceId, ProducerEpoch, ProducerId},
     wire::{From, Intent},
 };
 use secrecy::SecretString;
@@ -25,7 +25,7 @@ impl Session {
         let trust = target.ca.clone().map_or(Trust::Platform, Trust::Ca);
         let connector = Connector::new(Config::new(target.server.parse()?, trust, DeviceId::new("reader")?))?;
         let token = SecretString::from(target.token.clone());
-        let mut inner = connector.connect(&token, Intent::Consume, Epoch(fastrand::u64(1..))).await?;
+        let mut inner = connector.connect(&token, Intent::Consume, ProducerEpoch(fastrand::u64(1..))).await?;
         for producer in &target.producers {
             let from = match start {
                 Start::Live => From::Live,

@@ -6,7 +6,7 @@ use anyhow::Result;
 use bytes::BytesMut;
 use motience_certs::{Trust, client::quic_config};
 use motience_proto::{
-    model::Epoch,
+    model::ProducerEpoch,
     wire::{self, Frame, Hello, Intent, StreamKind},
 };
 use quinn::{Connection, Endpoint, IdleTimeout, SendStream, TransportConfig, crypto::rustls::QuicClientConfig};
@@ -39,7 +39,7 @@ pub(super) async fn connect(target: &Target, alpn: &[u8], streams: u32) -> Resul
 /// The control stream of motience/1, with `Hello` said on it.
 pub(super) async fn hello(connection: &Connection, intent: Intent, token: &str, device: &str) -> Result<SendStream> {
     let (mut control, _) = connection.open_bi().await?;
-    let epoch = if intent == Intent::Produce { Epoch(fastrand::u64(1..)) } else { Epoch(0) };
+    let epoch = if intent == Intent::Produce { ProducerEpoch(fastrand::u64(1..)) } else { ProducerEpoch(0) };
     let hello = Hello { version: wire::VERSION, intent, token: token.to_owned(), device_id: device.to_owned(), epoch, features: 0 };
     control.write_all(&encoded([Frame::Hello(hello)])).await?;
     Ok(control)

@@ -89,7 +89,7 @@ pub(super) async fn login(
     // Whoever revoked the account since it was looked at may not have found this login among those to end.
     if backend.store.account(user.id).await?.is_none_or(|account| account.revoked_at.is_some()) {
         backend.store.revoke_family(&family, backend.clock.now()).await?;
-        backend.announce(Event::FamilyRevoked { family }).await;
+        backend.broadcast(Event::FamilyRevoked { family }).await;
         return Err(revoked().meant(&name));
     }
     Ok(Json(session))

@@ -46,7 +46,7 @@ pub(super) async fn logout(
         Ok(claims) if backend.store.is_family_revoked(&claims.family).await? => false,
         Ok(claims) => {
             let ended = backend.store.revoke_family(&claims.family, backend.clock.now()).await?;
-            backend.announce(Event::FamilyRevoked { family: claims.family }).await;
+            backend.broadcast(Event::FamilyRevoked { family: claims.family }).await;
             ended
         }
         // Over is over.

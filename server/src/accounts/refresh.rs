@@ -60,7 +60,7 @@ pub(super) async fn refresh(
             warn!(user = %token.user, "a spent refresh token was used again; its login is ended");
             limiter.failed(address);
             backend.store.revoke_family(&token.family, now).await?;
-            backend.announce(Event::FamilyRevoked { family: token.family }).await;
+            backend.broadcast(Event::FamilyRevoked { family: token.family }).await;
             let sentence = "This refresh token was used before. The login is ended: log in again.";
             return Err(ApiError::unauthenticated("refresh_reused", sentence));
         }

@@ -149,7 +149,7 @@ impl Wanted {
     /// The address of the part after `after`: a query alone, so that it holds under every alias and behind every proxy.
     fn next(&self, after: After, limit: u32) -> Option<HeaderValue> {
         let mut next = format!("<?limit={limit}&after={}", after.id);
-        if let Some(epoch) = after.epoch {
+        if let Some(epoch) = after.log_epoch {
             next.push_str(&format!("&epoch={epoch}"));
         }
         if let Some(kept) = after.kept {

@@ -11,7 +11,7 @@ use axum::{
     http::{HeaderMap, StatusCode, header},
 };
 use motience_http::{ApiError, Json, Producer, collect, is_json, malformed_json, unsupported_media_type};
-use motience_log::Transport;
+use motience_proto::model::Transport;
 use motience_proto::model::{
     envelope::{self, Envelope},
     record::{self, Admitted, MAX_ID},
@@ -107,7 +107,7 @@ pub(super) async fn data(
     }
     let accepted = records.len();
     if accepted > 0 {
-        let publisher = backend.relay.passing_publisher(caller.grant.log_key()).await?;
+        let publisher = backend.relay.ephemeral_publisher(caller.grant.log_key()).await?;
         let named = records.iter().all(|(_, id)| id.is_some());
         let mut group = publisher.group();
         for (record, id) in &records {

@@ -177,7 +177,7 @@ impl Writer {
         let (Some(&expected), Some(key)) = (self.kept.get(&producer), self.subscriber.log_key(producer)) else { return };
         match delivery {
             Delivery::Batch { batch, after } => {
-                let cursor = Cursor { epoch: batch.epoch, offset: batch.last() };
+                let cursor = Cursor { log_epoch: batch.log_epoch, offset: batch.last() };
                 let rows = self.rows(&batch, after);
                 self.pending.add(key, expected, cursor, rows);
             }
@@ -198,13 +198,13 @@ impl Writer {
     fn rows(&self, batch: &Batch, after: Offset) -> Vec<HistoryRow> {
         let received_at = batch.received.unwrap_or_else(|| self.services.backend.clock.now());
         let mut rows = Vec::with_capacity(batch.len());
-        for (offset, name, message) in batch.after(after) {
+        for (offset, record_id, message) in batch.after(after) {
             // Checked when it came in; what cannot be taken apart now was damaged in the log.
             let parts = Parts::of(message).and_then(|parts| Ok((parts.time()?, parts)));
             let row = parts.ok().and_then(|(timestamp, parts)| {
                 let device = DeviceId::new(&parts.device_id).ok()?;
-                let place = Cursor { epoch: batch.epoch, offset };
-                Some(HistoryRow { place, name, device, timestamp, received_at, extra: parts.others(), data: parts.data.to_owned() })
+                let place = Cursor { log_epoch: batch.log_epoch, offset };
+                Some(HistoryRow { place, record_id, device, timestamp, received_at, extra: parts.others(), data: parts.data.to_owned() })
             });
             match row {
                 Some(row) => rows.push(row),

@@ -8,7 +8,7 @@ use motience_limits::{
     permits::{ClientAddress, Permit},
     uploads::{self, Owner},
 };
-use motience_log::Transport;
+use motience_proto::model::Transport;
 use motience_proto::wire::{Hello, Intent, Limits};
 use motience_relay::Kind;
 use motience_session::{self as session, CloseReason, Host};

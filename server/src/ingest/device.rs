@@ -65,7 +65,7 @@ impl Device {
 }
 
 impl Transport for Device {
-    const KIND: log::Transport = log::Transport::Quic;
+    const KIND: motience_proto::model::Transport = motience_proto::model::Transport::Quic;
     const FEATURES: u64 = features::COMPACT | features::LATEST;
 
     async fn recv(&mut self, wanted: Wanted) -> Result<Received, CloseReason> {

@@ -27,7 +27,7 @@ use futures_util::future::join_all;
 use motience_backend::Backend;
 use motience_http::{ClientAddress, ListenAddress};
 use motience_limits::permits::Permit;
-use motience_log::Transport;
+use motience_proto::model::Transport;
 use motience_proto::wire::{ALPN, CloseCode};
 use motience_relay::Kind;
 use motience_session::DRAIN_LIMIT;

@@ -53,7 +53,7 @@ mod tests {
     use super::*;
 
     fn at(epoch: u64, offset: u64) -> Cursor {
-        Cursor { epoch: LogEpoch(epoch), offset: Offset(offset) }
+        Cursor { log_epoch: LogEpoch(epoch), offset: Offset(offset) }
     }
 
     #[test]

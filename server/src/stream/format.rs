@@ -153,7 +153,7 @@ mod tests {
 
     #[test]
     fn line_ends_in_a_record_do_not_end_a_line() {
-        let cursors = Cursors([(ProducerId(1), Cursor { epoch: LogEpoch(7), offset: Offset(9) })].into());
+        let cursors = Cursors([(ProducerId(1), Cursor { log_epoch: LogEpoch(7), offset: Offset(9) })].into());
         let written = |write: &dyn Fn(Format, &mut BytesMut)| {
             [Format::Events, Format::Lines].map(|format| {
                 let mut out = BytesMut::new();

@@ -26,7 +26,7 @@ use futures_util::stream;
 use motience_auth::Grant;
 use motience_http::{Answer, ApiError, Query, bearer};
 use motience_limits::permits::Share;
-use motience_log::Transport;
+use motience_proto::model::Transport;
 use motience_proto::model::{ProducerId, Role, times};
 use motience_relay::{Feed, ReadFrom, view::Thinned};
 use tokio_util::sync::CancellationToken;
@@ -219,7 +219,7 @@ fn places(from: From, feed: &Feed) -> Result<HashMap<ProducerId, ReadFrom>, ApiE
         From::Each(places) => Ok(places),
         From::Everywhere(ReadFrom::Live) => Ok(HashMap::new()),
         // An offset by itself is one of every log's present epoch.
-        From::Everywhere(ReadFrom::After(cursor)) if cursor.epoch.0 != 0 && feed.followed().count() != 1 => {
+        From::Everywhere(ReadFrom::After(cursor)) if cursor.log_epoch.0 != 0 && feed.followed().count() != 1 => {
             Err(ApiError::invalid("from", "A cursor is of one log: name one producer, or give each its own: 1:7-456,2:7-9."))
         }
         From::Everywhere(place) => Ok(feed.followed().map(|producer| (producer, place)).collect()),

@@ -149,7 +149,7 @@ impl Session {
                     self.cursors.0.insert(record.producer, record.cursor);
                     self.scratch.clear();
                     let received = record.received.filter(|_| self.received);
-                    record::with_place(&record.message, record.offset, record.cursor, record.name, received, &mut self.scratch);
+                    record::with_place(&record.message, record.offset, record.cursor, record.record_id, received, &mut self.scratch);
                     self.format.record(&self.scratch, &self.cursors, &mut self.out);
                 }
                 Some(Ready::Notice(notice)) => {

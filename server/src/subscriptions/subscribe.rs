@@ -62,6 +62,6 @@ pub(super) async fn subscribe(
     if change == Change::Unchanged {
         return Ok((StatusCode::OK, Json(subscription)));
     }
-    backend.announce(Event::Subscribed { consumer: caller.id, producer }).await;
+    backend.broadcast(Event::Subscribed { consumer: caller.id, producer }).await;
     Ok((StatusCode::CREATED, Json(subscription)))
 }

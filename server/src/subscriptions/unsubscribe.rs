@@ -53,7 +53,7 @@ pub(super) async fn unsubscribe(
     let producer: ProducerId = wish.producer_id.ok_or_else(|| ApiError::invalid("producer_id", "producer_id is missing."))?.into();
     let ended = services.backend.store.unsubscribe(caller.id, producer).await?;
     let ended = ended.ok_or_else(|| ApiError::not_found("There is no such subscription."))?;
-    services.backend.announce(Event::Unsubscribed { consumer: caller.id, producer }).await;
+    services.backend.broadcast(Event::Unsubscribed { consumer: caller.id, producer }).await;
     Ok(Json(ended))
 }
 

@@ -183,7 +183,7 @@ impl Feed {
 /// The message with its place.
 fn place<'s>(record: &Record, received: bool, scratch: &'s mut BytesMut) -> &'s [u8] {
     scratch.clear();
-    record::with_place(&record.message, record.offset, record.cursor, record.name, record.received.filter(|_| received), scratch);
+    record::with_place(&record.message, record.offset, record.cursor, record.record_id, record.received.filter(|_| received), scratch);
     scratch
 }
 

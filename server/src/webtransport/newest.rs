@@ -36,7 +36,7 @@ impl Extend<Record> for Newest {
 #[cfg(test)]
 mod tests {
     use bytes::Bytes;
-    use motience_proto::model::{Cursor, Epoch, Offset, ProducerId, RecordName, Seq};
+    use motience_proto::model::{Cursor, Offset, ProducerEpoch, ProducerId, RecordId, Seq};
 
     use super::*;
 
@@ -45,7 +45,7 @@ mod tests {
             producer: ProducerId(1),
             cursor: Cursor::default(),
             offset: Offset(offset),
-            name: RecordName { epoch: Epoch(1), seq: Seq(offset) },
+            record_id: RecordId { producer_epoch: ProducerEpoch(1), seq: Seq(offset) },
             received: None,
             message: Bytes::from(format!(r#"{{"producer_id":"1","device_id":"{device}","timestamp":1,"data":{{}}}}"#)),
         }

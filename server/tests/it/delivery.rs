@@ -41,7 +41,7 @@ async fn entries(session: &mut Session, count: usize) -> (Vec<Entry>, Cursor) {
 }
 
 fn numbers(entries: &[Entry]) -> Vec<u64> {
-    entries.iter().map(|entry| entry.name.seq.0).collect()
+    entries.iter().map(|entry| entry.record_id.seq.0).collect()
 }
 
 #[tokio::test]
@@ -67,7 +67,7 @@ async fn a_killed_node_has_what_it_acknowledged_and_readers_go_on() {
     exit.subscribe(p, From::After(place), "").await.unwrap();
     let (rest, again) = entries(&mut exit, 20).await;
     assert_eq!(numbers(&rest), (91..=110).collect::<Vec<_>>(), "each once, behind the cursor");
-    assert_ne!(again.epoch, place.epoch, "a log that was killed says so");
+    assert_ne!(again.log_epoch, place.log_epoch, "a log that was killed says so");
 }
 
 #[tokio::test]

@@ -2,7 +2,7 @@
 
 use motience_device::client::{Connector, Event, Lane, Session};
 use motience_proto::{
-    model::{Epoch, ProducerId, Seq},
+    model::{ProducerEpoch, ProducerId, Seq},
     wire::{From, Intent, Record},
 };
 use secrecy::SecretString;
@@ -72,7 +72,7 @@ async fn compact_records_arrive_as_the_very_same_text() {
     let own = format!(r#""producer_id":"{}","#, producer.id);
     for entry in entries(&mut exit, 300).await {
         let message = String::from_utf8(entry.message.to_vec()).unwrap();
-        assert_eq!(message.replacen(&own, "", 1), reading(entry.name.seq.0));
+        assert_eq!(message.replacen(&own, "", 1), reading(entry.record_id.seq.0));
     }
     let sent = device.report().unwrap().first_bytes;
     assert!(sent < plain / 3, "{sent} bytes for {plain}");
@@ -98,7 +98,7 @@ async fn records_travel_in_the_first_flight_of_a_device_that_comes_back() {
     let (node, producer, mut exit) = follow(&[]).await;
     let (connector, token) = (connector(&node, "d"), SecretString::from(producer.token.as_str()));
     let open = async |connector: &Connector, early: &[Record]| {
-        timeout(LIMIT, connector.produce(&token, Epoch(7), early, false)).await.unwrap().unwrap()
+        timeout(LIMIT, connector.produce(&token, ProducerEpoch(7), early, false)).await.unwrap().unwrap()
     };
     let mut first = open(&connector, &[]).await;
     first.send(Lane::Independent, record(1)).await.unwrap();
@@ -111,7 +111,7 @@ async fn records_travel_in_the_first_flight_of_a_device_that_comes_back() {
     acked(&mut second, 2..=3).await;
     second.send(Lane::Independent, record(4)).await.unwrap();
     acked(&mut second, 4..=4).await;
-    let numbers: Vec<u64> = entries(&mut exit, 4).await.iter().map(|entry| entry.name.seq.0).collect();
+    let numbers: Vec<u64> = entries(&mut exit, 4).await.iter().map(|entry| entry.record_id.seq.0).collect();
     assert_eq!(numbers, [1, 2, 3, 4]);
 }
 
@@ -123,7 +123,7 @@ async fn connections_keep_their_socket_when_their_address_changes() {
     // Enough of them that all sockets are in use.
     for n in 0..12 {
         let connector = connector(&node, &format!("d{n}"));
-        let session = timeout(LIMIT, connector.connect(&token, Intent::Produce, Epoch(1))).await.unwrap().unwrap();
+        let session = timeout(LIMIT, connector.connect(&token, Intent::Produce, ProducerEpoch(1))).await.unwrap().unwrap();
         devices.push((connector, session));
     }
     for n in 1..=3 {

@@ -15,7 +15,7 @@ use motience_certs::{
     client::{quic_config, tcp_config},
 };
 use motience_proto::{
-    model::Epoch,
+    model::ProducerEpoch,
     wire::{ALPN, CloseCode, Frame, Hello, Intent, VERSION},
 };
 use quinn::{ClientConfig, Endpoint, crypto::rustls::QuicClientConfig};
@@ -518,7 +518,7 @@ async fn whoever_floods_motience_1_is_told_so() {
         let (mut send, mut recv) = connection.open_bi().await.unwrap();
         let mut out = BytesMut::new();
         let (token, device_id) = (account.token.clone(), "d".to_owned());
-        Frame::Hello(Hello { version: VERSION, intent, token, device_id, epoch: Epoch(1), features: 0 }).encode(&mut out);
+        Frame::Hello(Hello { version: VERSION, intent, token, device_id, epoch: ProducerEpoch(1), features: 0 }).encode(&mut out);
         (0..5000).for_each(|_| Frame::Ping.encode(&mut out));
         let reading = tokio::spawn(async move { recv.read_to_end(1 << 20).await });
         // The end of the connection ends the writing too.

@@ -6,7 +6,7 @@ use futures_util::SinkExt as _;
 use motience_certs::Trust;
 use motience_device::client::{Config, Connector, Error, Event, Lane, Session};
 use motience_proto::{
-    model::{DeviceId, Epoch, ProducerId, RangeSet, Seq},
+    model::{DeviceId, ProducerEpoch, ProducerId, RangeSet, Seq},
     wire::{CloseCode, From, Intent, Record},
 };
 use secrecy::SecretString;
@@ -23,7 +23,7 @@ pub(crate) fn connector(node: &Node, device: &str) -> Connector {
 }
 
 pub(crate) async fn connect(node: &Node, token: &str, device: &str, intent: Intent, epoch: u64) -> Result<Session, Error> {
-    timeout(LIMIT, connector(node, device).connect(&SecretString::from(token), intent, Epoch(epoch))).await.unwrap()
+    timeout(LIMIT, connector(node, device).connect(&SecretString::from(token), intent, ProducerEpoch(epoch))).await.unwrap()
 }
 
 pub(crate) async fn event(session: &mut Session) -> Result<Event, Error> {
@@ -103,7 +103,7 @@ async fn records_on_both_lanes_reach_a_native_consumer_once() {
             assert_eq!(entry.offset.0, next_offset, "offsets have no holes");
             next_offset += 1;
             let message: Value = serde_json::from_slice(&entry.message).unwrap();
-            assert_eq!((entry.name.epoch, entry.name.seq.0), (Epoch(7), message["data"]["n"].as_u64().unwrap()));
+            assert_eq!((entry.record_id.producer_epoch, entry.record_id.seq.0), (ProducerEpoch(7), message["data"]["n"].as_u64().unwrap()));
             assert_eq!(message["producer_id"], producer.id.to_string());
             assert!(seen.insert(message["data"]["n"].as_u64().unwrap()), "each once");
         }
@@ -338,7 +338,7 @@ async fn a_certificate_is_read_again_on_sighup() {
         let server = node.at.quic.as_deref().unwrap().parse().unwrap();
         let config = Config::new(server, Trust::Ca(ca.to_owned()), DeviceId::new("d").unwrap());
         let token = SecretString::from(producer.token.as_str());
-        timeout(LIMIT, Connector::new(config).unwrap().connect(&token, Intent::Produce, Epoch(1))).await.unwrap()
+        timeout(LIMIT, Connector::new(config).unwrap().connect(&token, Intent::Produce, ProducerEpoch(1))).await.unwrap()
     };
     assert!(trusting(&old.ca).await.is_ok());
     assert!(matches!(trusting(&new.ca).await, Err(Error::Tls(_))));

@@ -73,8 +73,8 @@ async fn logged(node: &Node, producer: &Account, consumer: &Account, expected: &
         for entry in entries {
             let json: Value = serde_json::from_slice(&entry.message).unwrap();
             let text = json["data"]["text"].as_str().unwrap().to_owned();
-            let known = names.entry(entry.name).or_insert_with(|| text.clone());
-            assert_eq!(*known, text, "{} names two records", entry.name);
+            let known = names.entry(entry.record_id).or_insert_with(|| text.clone());
+            assert_eq!(*known, text, "{} names two records", entry.record_id);
             *texts.entry(text).or_insert(0) += 1;
         }
     }

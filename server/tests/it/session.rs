@@ -6,7 +6,7 @@ use bytes::BytesMut;
 use futures_util::{SinkExt as _, StreamExt as _};
 use motience_certs::{Trust, client};
 use motience_proto::{
-    model::{Epoch, RangeSet, Seq},
+    model::{ProducerEpoch, RangeSet, Seq},
     wire::{
         ALPN, CloseCode, Frame, Health, Hello, Intent, Limits, Record, Skipped, StreamKind, TokenRefresh, VERSION, Welcome,
         compact::Encoder, features,
@@ -186,7 +186,7 @@ impl Peer {
 
 fn hello(token: &str, device: &str) -> Hello {
     let (token, device_id) = (token.to_owned(), device.to_owned());
-    Hello { version: VERSION, intent: Intent::Produce, token, device_id, epoch: Epoch(7), features: 0 }
+    Hello { version: VERSION, intent: Intent::Produce, token, device_id, epoch: ProducerEpoch(7), features: 0 }
 }
 
 fn records(device: &str, numbers: RangeInclusive<u64>) -> impl Iterator<Item = Frame> {

@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use bytes::BytesMut;
 use futures_util::{Sink, SinkExt as _, Stream, StreamExt as _};
 use motience_proto::{
-    model::{Epoch, RangeSet, Seq},
+    model::{ProducerEpoch, RangeSet, Seq},
     wire::{CloseCode, Frame, Hello, Intent, Limits, Record, Skipped, TokenRefresh, VERSION, Welcome, compact::Encoder, features},
 };
 use serde_json::{Value, json};
@@ -46,7 +46,7 @@ fn request(node: &Node) -> Request {
 
 fn hello(token: &str, device: &str, epoch: u64) -> Hello {
     let (token, device_id) = (token.to_owned(), device.to_owned());
-    Hello { version: VERSION, intent: Intent::Produce, token, device_id, epoch: Epoch(epoch), features: 0 }
+    Hello { version: VERSION, intent: Intent::Produce, token, device_id, epoch: ProducerEpoch(epoch), features: 0 }
 }
 
 async fn open(node: &Node) -> Tunnel<Plain> {

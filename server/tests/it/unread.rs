@@ -7,7 +7,7 @@ use bytes::BytesMut;
 use futures_util::{SinkExt as _, StreamExt as _};
 use motience_certs::{Trust, client};
 use motience_proto::{
-    model::{Epoch, ProducerId, Seq},
+    model::{ProducerEpoch, ProducerId, Seq},
     wire::{ALPN, CloseCode, Frame, From, Hello, Intent, Limits, Record, StreamKind, Subscribe, Unsubscribe, VERSION},
 };
 use quinn::{
@@ -188,7 +188,7 @@ impl Raw {
         let (send, recv) = connection.open_bi().await.unwrap();
         let mut raw = Self { connection, send, recv, buffer: BytesMut::new(), _endpoint: endpoint };
         let (token, device_id) = (token.to_owned(), "d".to_owned());
-        raw.say(&[Frame::Hello(Hello { version: VERSION, intent, token, device_id, epoch: Epoch(1), features: 0 })]).await;
+        raw.say(&[Frame::Hello(Hello { version: VERSION, intent, token, device_id, epoch: ProducerEpoch(1), features: 0 })]).await;
         assert!(matches!(raw.hear().await, Frame::Welcome(_)));
         raw
     }
@@ -353,8 +353,14 @@ async fn a_logout_ends_producers_that_read_nothing_and_takes_nothing_of_them() {
     });
     let tunnel = node.at.wss1.as_deref().unwrap().replace("/producer", "/motience");
     let (mut frames, _unread) = websocket(&tunnel, Some("motience.1")).await.split();
-    let hello =
-        Hello { version: VERSION, intent: Intent::Produce, token: token.clone(), device_id: "t".into(), epoch: Epoch(1), features: 0 };
+    let hello = Hello {
+        version: VERSION,
+        intent: Intent::Produce,
+        token: token.clone(),
+        device_id: "t".into(),
+        epoch: ProducerEpoch(1),
+        features: 0,
+    };
     let message = |frames: &[Frame]| {
         let mut out = BytesMut::new();
         frames.iter().for_each(|frame| frame.encode(&mut out));

@@ -16,7 +16,7 @@ use motience_limits::{
 };
 use motience_log::{self as log, Event, Log, Retention, Signal, Sink, embedded};
 use motience_proto::model::{Account, User, UserId};
-use motience_relay::{Devices, Hub, Limits, Nodes, Relay, Reports, Routes, Streams};
+use motience_relay::{Devices, Hub, Limits, Nodes, Relay, Reports, Streams, SubscriptionCache};
 use motience_runtime::{
     causes,
     clock::{Clock, from_millis},
@@ -255,14 +255,14 @@ impl Backend {
         let revocations = Revocations::new(clock.clone(), config.auth.refresh_ttl.max(config.auth.access_ttl));
         load_revocations(&store, &revocations, &config.auth, &clock).await.map_err(failed)?;
         let hub = Arc::new(Hub::new(config.limits.ring, config.limits.read));
-        let routes = Arc::new(Routes::new());
+        let subscription_cache = Arc::new(SubscriptionCache::new());
         let reports = Reports {
             streams: Arc::new(Streams::new(config.node.clone())),
             nodes: Arc::new(Nodes::new(config.node.clone(), clock.now())),
             devices: Arc::new(Devices::new(config.node.clone(), clock.clone(), config.limits.devices)),
         };
         let restored = Arc::new(Notify::new());
-        let sink = sink(&hub, &routes, &reports, &revocations, &clock, &restored);
+        let sink = sink(&hub, &subscription_cache, &reports, &revocations, &clock, &restored);
         let kind = config.kind();
         let log = match &config.redis {
             None if config.volatile => Log::Embedded(embedded::Log::in_memory(config.retention, clock.clone(), sink)),
@@ -284,7 +284,7 @@ impl Backend {
         note_accounts(&log, &store).await;
         info!(?kind, durability = log.durability(), node = config.node, "backend is open");
         let logs = LogIds::new(store.clone());
-        let relay = Relay::new(log, (store.clone(), logs.clone()), hub, routes, reports, clock.clone(), config.limits);
+        let relay = Relay::new(log, (store.clone(), logs.clone()), hub, subscription_cache, reports, clock.clone(), config.limits);
         let refresher = Refresher {
             store: store.clone(),
             logs: logs.clone(),
@@ -337,7 +337,7 @@ impl Backend {
         end_accounts(self.logs.learn(made.user.id, made.user.log).await, &self.revocations);
         if made.restored {
             warn!(given = %given, "the database was restored from a backup; numbers given out since are passed over, and their tokens end");
-            self.announce(Event::Restored).await;
+            self.broadcast(Event::Restored).await;
         }
         Ok(made.user)
     }
@@ -392,8 +392,8 @@ impl Backend {
 
     /// Tells every node of a change that the store already holds. A failure is logged, not returned: the change
     /// stands, and every node finds it on its next look.
-    pub async fn announce(&self, event: Event) {
-        if let Err(e) = self.relay.announce(&event).await {
+    pub async fn broadcast(&self, event: Event) {
+        if let Err(e) = self.relay.broadcast(&event).await {
             warn!(error = %e, "cannot notify the other nodes of a change");
         }
     }
@@ -402,7 +402,7 @@ impl Backend {
     pub async fn close_account(&self, user: UserId) -> Result<Option<Account>, store::Error> {
         let Some((account, families)) = self.store.close_account(user, self.clock.now()).await? else { return Ok(None) };
         for event in Event::account_closed(&account, &families) {
-            self.announce(event).await;
+            self.broadcast(event).await;
         }
         Ok(Some(account))
     }
@@ -421,9 +421,17 @@ impl fmt::Debug for Backend {
     }
 }
 
-fn sink(hub: &Arc<Hub>, routes: &Arc<Routes>, reports: &Reports, revocations: &Revocations, clock: &Clock, restored: &Arc<Notify>) -> Sink {
+fn sink(
+    hub: &Arc<Hub>,
+    subscription_cache: &Arc<SubscriptionCache>,
+    reports: &Reports,
+    revocations: &Revocations,
+    clock: &Clock,
+    restored: &Arc<Notify>,
+) -> Sink {
     let restored = Arc::clone(restored);
-    let (hub, routes, reports, revocations) = (Arc::clone(hub), Arc::clone(routes), reports.clone(), revocations.clone());
+    let (hub, subscription_cache, reports, revocations) =
+        (Arc::clone(hub), Arc::clone(subscription_cache), reports.clone(), revocations.clone());
     let clock = clock.clone();
     Arc::new(move |signal| match signal {
         Signal::Batch(batch) => hub.deliver(&batch),
@@ -439,12 +447,12 @@ fn sink(hub: &Arc<Hub>, routes: &Arc<Routes>, reports: &Reports, revocations: &R
                 Event::Restored => restored.notify_one(),
                 _ => {}
             }
-            routes.apply(&event);
+            subscription_cache.apply(&event);
             reports.apply(&event, &clock);
         }
         Signal::Interrupted => {
-            hub.suspect();
-            routes.suspect();
+            hub.mark_stale();
+            subscription_cache.mark_stale();
         }
     })
 }

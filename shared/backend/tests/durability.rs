@@ -10,7 +10,7 @@ use std::{path::Path, sync::Arc, time::Duration};
 use bytes::Bytes;
 use motience_backend::{self as backend, Backend, Config};
 use motience_log::SessionName;
-use motience_proto::model::{Cursor, DeviceId, Epoch, LogKey, Offset, ProducerId, Seq};
+use motience_proto::model::{Cursor, DeviceId, LogKey, Offset, ProducerEpoch, ProducerId, Seq};
 use motience_relay::{Delivery, Publisher, ReadFrom, Subscriber, Ticket};
 use motience_runtime::clock::Clock;
 use motience_settings::env::Env;
@@ -49,7 +49,7 @@ async fn in_redis_of(accounts: &Redis, redis: &Redis, replicas: u32) -> Arc<Back
 
 async fn publisher(node: &Backend) -> Publisher {
     let device = SessionName::device(&DeviceId::new("d").unwrap());
-    node.relay.publisher(LOG, device, Epoch(1)).await.unwrap()
+    node.relay.publisher(LOG, device, ProducerEpoch(1)).await.unwrap()
 }
 
 async fn submit(publisher: &Publisher, seqs: impl IntoIterator<Item = u64>) -> Ticket {
@@ -81,7 +81,7 @@ async fn receive(subscriber: &mut Subscriber, count: usize) -> Vec<u64> {
     let mut got = Vec::new();
     while got.len() < count {
         let Delivery::Batch { batch, after } = next(subscriber).await else { panic!("only records are expected") };
-        got.extend(batch.after(after).map(|(_, name, _)| name.seq.0));
+        got.extend(batch.after(after).map(|(_, record_id, _)| record_id.seq.0));
     }
     got
 }
@@ -94,8 +94,8 @@ async fn reset(subscriber: &mut Subscriber) -> Cursor {
 }
 
 async fn cursor(node: &Backend) -> Cursor {
-    let head = node.relay.log().head(LOG).await.unwrap();
-    Cursor { epoch: head.epoch(), offset: head.last }
+    let head = node.relay.log().bounds(LOG).await.unwrap();
+    Cursor { log_epoch: head.log_epoch(), offset: head.last }
 }
 
 /// What SIGKILL would leave of a running node's folder.

@@ -9,7 +9,7 @@ use std::{path::Path, sync::Arc, time::Duration};
 use bytes::Bytes;
 use motience_backend::{Backend, Config};
 use motience_log::{Event, SessionName};
-use motience_proto::model::{ConsumerId, Cursor, DeviceId, Epoch, LogKey, Offset, ProducerId, Role, Seq};
+use motience_proto::model::{ConsumerId, Cursor, DeviceId, LogKey, Offset, ProducerEpoch, ProducerId, Role, Seq};
 use motience_relay::{Delivery, FeedEvent, Publisher, ReadFrom, Refusal, Subscriber};
 use motience_runtime::clock::Clock;
 use motience_settings::env::Env;
@@ -129,7 +129,7 @@ fn number(message: &[u8]) -> u64 {
 async fn records_arrive_once_and_in_order(node: Arc<Backend>) {
     let mut early = node.relay.subscriber();
     early.follow(P, ReadFrom::Live).await.unwrap();
-    let publisher = node.relay.publisher(LOG, device(), Epoch(1)).await.unwrap();
+    let publisher = node.relay.publisher(LOG, device(), ProducerEpoch(1)).await.unwrap();
     send(&publisher, [1, 2, 3]).await;
     send(&publisher, [3, 2, 4]).await;
     assert_eq!(receive(&mut early, 4).await, [(1, 1), (2, 2), (3, 3), (4, 4)]);
@@ -141,9 +141,9 @@ async fn records_arrive_once_and_in_order(node: Arc<Backend>) {
 }
 
 async fn a_newer_connection_fences_the_older(node: Arc<Backend>) {
-    let older = node.relay.publisher(LOG, device(), Epoch(1)).await.unwrap();
+    let older = node.relay.publisher(LOG, device(), ProducerEpoch(1)).await.unwrap();
     send(&older, [1]).await;
-    let newer = node.relay.publisher(LOG, device(), Epoch(1)).await.unwrap();
+    let newer = node.relay.publisher(LOG, device(), ProducerEpoch(1)).await.unwrap();
     assert!(newer.fence() > older.fence());
     let mut group = older.group();
     group.push(Seq(2), json(2)).unwrap();
@@ -151,25 +151,25 @@ async fn a_newer_connection_fences_the_older(node: Arc<Backend>) {
     let refused = timeout(LIMIT, older.committed(ticket)).await.unwrap().unwrap_err();
     assert_eq!(refused.to_string(), "a newer connection of this device took over");
     send(&newer, [2]).await;
-    assert_eq!(node.relay.log().head(LOG).await.unwrap().last, Offset(2));
+    assert_eq!(node.relay.log().bounds(LOG).await.unwrap().last, Offset(2));
 }
 
 async fn a_reconnect_learns_what_is_in_and_another_epoch_does_not(node: Arc<Backend>) {
-    let first = node.relay.publisher(LOG, device(), Epoch(7)).await.unwrap();
+    let first = node.relay.publisher(LOG, device(), ProducerEpoch(7)).await.unwrap();
     send(&first, [1, 2, 5]).await;
     drop(first);
-    let again = node.relay.publisher(LOG, device(), Epoch(7)).await.unwrap();
+    let again = node.relay.publisher(LOG, device(), ProducerEpoch(7)).await.unwrap();
     assert_eq!(again.seen().to_string(), "1-2,5");
     send(&again, [1, 2, 3, 4, 5]).await;
-    assert_eq!(node.relay.log().head(LOG).await.unwrap().last, Offset(5));
-    let reborn = node.relay.publisher(LOG, device(), Epoch(8)).await.unwrap();
+    assert_eq!(node.relay.log().bounds(LOG).await.unwrap().last, Offset(5));
+    let reborn = node.relay.publisher(LOG, device(), ProducerEpoch(8)).await.unwrap();
     assert!(reborn.seen().is_empty());
     send(&reborn, [1]).await;
-    assert_eq!(node.relay.log().head(LOG).await.unwrap().last, Offset(6));
+    assert_eq!(node.relay.log().bounds(LOG).await.unwrap().last, Offset(6));
 }
 
 async fn cursors_begin_where_they_are_told(node: Arc<Backend>) {
-    let publisher = node.relay.publisher(LOG, device(), Epoch(1)).await.unwrap();
+    let publisher = node.relay.publisher(LOG, device(), ProducerEpoch(1)).await.unwrap();
     send(&publisher, 1..=10).await;
     for (from, expected) in [(ReadFrom::Earliest, 1..=12_u64), (after(7), 8..=12), (ReadFrom::Live, 11..=12)] {
         let mut subscriber = node.relay.subscriber();
@@ -190,7 +190,7 @@ async fn cursors_begin_where_they_are_told(node: Arc<Backend>) {
 async fn a_slow_reader_falls_back_to_the_log_and_loses_nothing(node: Arc<Backend>) {
     let mut slow = node.relay.subscriber();
     slow.follow(P, ReadFrom::Live).await.unwrap();
-    let publisher = node.relay.publisher(LOG, device(), Epoch(1)).await.unwrap();
+    let publisher = node.relay.publisher(LOG, device(), ProducerEpoch(1)).await.unwrap();
     // Several times what a ring holds.
     let total = 30_000;
     for start in (1..=total).step_by(1000) {
@@ -201,7 +201,7 @@ async fn a_slow_reader_falls_back_to_the_log_and_loses_nothing(node: Arc<Backend
 }
 
 async fn a_bad_record_is_refused_and_leaves_no_hole(node: Arc<Backend>) {
-    let publisher = node.relay.publisher(LOG, device(), Epoch(1)).await.unwrap();
+    let publisher = node.relay.publisher(LOG, device(), ProducerEpoch(1)).await.unwrap();
     let mut group = publisher.group();
     group.push(Seq(1), json(1)).unwrap();
     let refused = group.push(Seq(2), Bytes::from_static(b"{\"producer_id\":\"9\"}")).unwrap_err();
@@ -211,7 +211,7 @@ async fn a_bad_record_is_refused_and_leaves_no_hole(node: Arc<Backend>) {
     let ticket = group.submit().await.unwrap();
     publisher.committed(ticket).await.unwrap();
     assert_eq!(publisher.seen().to_string(), "1-3");
-    assert_eq!(node.relay.log().head(LOG).await.unwrap().last, Offset(2));
+    assert_eq!(node.relay.log().bounds(LOG).await.unwrap().last, Offset(2));
 }
 
 async fn a_feed_follows_subscriptions(node: Arc<Backend>) {
@@ -224,14 +224,14 @@ async fn a_feed_follows_subscriptions(node: Arc<Backend>) {
     assert_eq!(node.relay.subscriber_count(P).await.unwrap(), 0);
 
     node.store.subscribe(consumer, P).await.unwrap();
-    node.announce(Event::Subscribed { consumer, producer: P }).await;
+    node.broadcast(Event::Subscribed { consumer, producer: P }).await;
     assert!(matches!(timeout(LIMIT, feed.next()).await.unwrap(), FeedEvent::Joined(p) if p == P));
-    let publisher = node.relay.publisher(account.log_key(), device(), Epoch(1)).await.unwrap();
+    let publisher = node.relay.publisher(account.log_key(), device(), ProducerEpoch(1)).await.unwrap();
     send(&publisher, [1]).await;
     assert!(matches!(timeout(LIMIT, feed.next()).await.unwrap(), FeedEvent::Delivery(Delivery::Batch { .. })));
 
     node.store.unsubscribe(consumer, P).await.unwrap();
-    node.announce(Event::Unsubscribed { consumer, producer: P }).await;
+    node.broadcast(Event::Unsubscribed { consumer, producer: P }).await;
     assert!(matches!(timeout(LIMIT, feed.next()).await.unwrap(), FeedEvent::Left(p) if p == P));
     send(&publisher, [2]).await;
     assert!(feed.try_next().is_none(), "nothing is delivered after the end of a subscription");
@@ -239,7 +239,7 @@ async fn a_feed_follows_subscriptions(node: Arc<Backend>) {
 
 async fn a_reader_takes_little_at_a_time(node: Arc<Backend>) {
     const RECORDS: u64 = 300;
-    let publisher = node.relay.publisher(LOG, device(), Epoch(1)).await.unwrap();
+    let publisher = node.relay.publisher(LOG, device(), ProducerEpoch(1)).await.unwrap();
     let mut live = node.relay.subscriber();
     live.follow(P, ReadFrom::Live).await.unwrap();
     let mut group = publisher.group();
@@ -273,8 +273,8 @@ async fn a_reader_takes_little_at_a_time(node: Arc<Backend>) {
 }
 
 async fn a_clients_own_id_is_written_once(node: Arc<Backend>) {
-    let first = node.relay.passing_publisher(LOG).await.unwrap();
-    let again = node.relay.passing_publisher(LOG).await.unwrap();
+    let first = node.relay.ephemeral_publisher(LOG).await.unwrap();
+    let again = node.relay.ephemeral_publisher(LOG).await.unwrap();
     for (publisher, ids) in [(&first, ["a", "b", "a"]), (&again, ["b", "c", "a"])] {
         let mut group = publisher.group();
         for id in ids {
@@ -283,24 +283,24 @@ async fn a_clients_own_id_is_written_once(node: Arc<Backend>) {
         let ticket = group.submit().await.unwrap();
         timeout(LIMIT, publisher.committed(ticket)).await.unwrap().unwrap();
     }
-    assert_eq!(node.relay.log().head(LOG).await.unwrap().last, Offset(3), "a, b and c");
+    assert_eq!(node.relay.log().bounds(LOG).await.unwrap().last, Offset(3), "a, b and c");
 }
 
 async fn numbers_given_up_count_as_seen(node: Arc<Backend>) {
-    let publisher = node.relay.publisher(LOG, device(), Epoch(1)).await.unwrap();
+    let publisher = node.relay.publisher(LOG, device(), ProducerEpoch(1)).await.unwrap();
     send(&publisher, [1]).await;
     let mut group = publisher.group();
     group.skip_all(&"2-5000000,7000000".parse().unwrap());
     let ticket = group.submit().await.unwrap();
     timeout(LIMIT, publisher.committed(ticket)).await.unwrap().unwrap();
     drop(publisher);
-    let again = node.relay.publisher(LOG, device(), Epoch(1)).await.unwrap();
+    let again = node.relay.publisher(LOG, device(), ProducerEpoch(1)).await.unwrap();
     assert_eq!(again.seen().to_string(), "1-5000000,7000000");
-    assert_eq!(node.relay.log().head(LOG).await.unwrap().last, Offset(1));
+    assert_eq!(node.relay.log().bounds(LOG).await.unwrap().last, Offset(1));
 }
 
 async fn holes_are_bounded_and_may_always_be_filled(node: Arc<Backend>) {
-    let publisher = node.relay.publisher(LOG, device(), Epoch(1)).await.unwrap();
+    let publisher = node.relay.publisher(LOG, device(), ProducerEpoch(1)).await.unwrap();
     send(&publisher, [1, 3, 5, 7]).await;
     let mut group = publisher.group();
     assert!(matches!(group.push(Seq(9), json(9)), Err(Refusal::TooScattered(4))));
@@ -309,7 +309,7 @@ async fn holes_are_bounded_and_may_always_be_filled(node: Arc<Backend>) {
     drop(group);
     drop(publisher);
     // It comes back: what fills a hole is taken, and so is what lies beyond once there is room.
-    let again = node.relay.publisher(LOG, device(), Epoch(1)).await.unwrap();
+    let again = node.relay.publisher(LOG, device(), ProducerEpoch(1)).await.unwrap();
     assert_eq!(again.seen().to_string(), "1,3,5,7");
     send(&again, [8, 2, 10]).await;
     let mut group = again.group();
@@ -317,13 +317,13 @@ async fn holes_are_bounded_and_may_always_be_filled(node: Arc<Backend>) {
     let ticket = group.submit().await.unwrap();
     timeout(LIMIT, again.committed(ticket)).await.unwrap().unwrap();
     drop(again);
-    let last = node.relay.publisher(LOG, device(), Epoch(1)).await.unwrap();
+    let last = node.relay.publisher(LOG, device(), ProducerEpoch(1)).await.unwrap();
     assert_eq!(last.seen().to_string(), "1-5,7-8,10,12-20");
-    assert_eq!(node.relay.log().head(LOG).await.unwrap().last, Offset(7));
+    assert_eq!(node.relay.log().bounds(LOG).await.unwrap().last, Offset(7));
 }
 
 async fn a_reader_may_begin_at_a_time(node: Arc<Backend>) {
-    let publisher = node.relay.publisher(LOG, device(), Epoch(1)).await.unwrap();
+    let publisher = node.relay.publisher(LOG, device(), ProducerEpoch(1)).await.unwrap();
     send(&publisher, 1..=10).await;
     let long_ago = ReadFrom::Time(node.clock.now() - Duration::from_secs(3600));
     let mut subscriber = node.relay.subscriber();
@@ -332,13 +332,13 @@ async fn a_reader_may_begin_at_a_time(node: Arc<Backend>) {
 }
 
 async fn retention_leaves_a_gap_notice(node: Arc<Backend>) {
-    let publisher = node.relay.publisher(LOG, device(), Epoch(1)).await.unwrap();
+    let publisher = node.relay.publisher(LOG, device(), ProducerEpoch(1)).await.unwrap();
     // Ten times what is kept.
     let total = 3000;
     for n in (1..=total).step_by(20) {
         send(&publisher, n..n + 20).await;
     }
-    let head = node.relay.log().head(LOG).await.unwrap();
+    let head = node.relay.log().bounds(LOG).await.unwrap();
     let kept = total - head.first.0 + 1;
     assert!((200..700).contains(&kept), "{kept} of about 300 fit");
     let mut late = node.relay.subscriber();
@@ -353,15 +353,15 @@ async fn retention_leaves_a_gap_notice(node: Arc<Backend>) {
 }
 
 async fn what_is_too_old_is_removed(node: Arc<Backend>) {
-    let publisher = node.relay.publisher(LOG, device(), Epoch(1)).await.unwrap();
+    let publisher = node.relay.publisher(LOG, device(), ProducerEpoch(1)).await.unwrap();
     let deadline = tokio::time::Instant::now() + LIMIT;
     let mut n = 0;
-    while node.relay.log().head(LOG).await.unwrap().first == Offset(1) {
+    while node.relay.log().bounds(LOG).await.unwrap().first == Offset(1) {
         assert!(tokio::time::Instant::now() < deadline, "the first record is older than a second");
         n += 1;
         send(&publisher, [n]).await;
     }
-    assert_eq!(node.relay.log().head(LOG).await.unwrap().last, Offset(n));
+    assert_eq!(node.relay.log().bounds(LOG).await.unwrap().last, Offset(n));
 }
 
 #[tokio::test]
@@ -370,18 +370,18 @@ async fn a_file_remembers_across_a_restart_what_retention_removed() {
     let settings = [("LOG_RETENTION_BYTES", "33KiB")];
     let node = file_node(dir.path(), &settings).await;
     let begin = node.clock.now() - Duration::from_secs(1);
-    let publisher = node.relay.publisher(LOG, device(), Epoch(1)).await.unwrap();
+    let publisher = node.relay.publisher(LOG, device(), ProducerEpoch(1)).await.unwrap();
     for n in 0..100 {
         send(&publisher, n * 10 + 1..=n * 10 + 10).await;
     }
-    let first = node.relay.log().head(LOG).await.unwrap().first;
+    let first = node.relay.log().bounds(LOG).await.unwrap().first;
     assert!(first > Offset(1));
     drop(publisher);
     node.close().await;
     drop(node);
 
     let node = file_node(dir.path(), &settings).await;
-    assert_eq!(node.relay.log().head(LOG).await.unwrap().first, first);
+    assert_eq!(node.relay.log().bounds(LOG).await.unwrap().first, first);
     assert_told_of_gap(&node, begin, first).await;
     // Of a time after what is gone nothing is missing.
     assert!(!node.relay.log().has_lost(LOG, node.clock.now() + Duration::from_secs(1)).await.unwrap());
@@ -399,7 +399,7 @@ async fn a_file_remembers_what_it_removed_at_its_start() {
     };
     let begin = clock.now();
     let node = start("1h").await;
-    let publisher = node.relay.publisher(LOG, device(), Epoch(1)).await.unwrap();
+    let publisher = node.relay.publisher(LOG, device(), ProducerEpoch(1)).await.unwrap();
     send(&publisher, 1..=10).await;
     hand.advance(Duration::from_secs(7200));
     send(&publisher, 11..=20).await;
@@ -428,11 +428,11 @@ async fn two_nodes_meet_in_redis() {
     let (a, b) = (node(Some(&redis), &[]).await, node(Some(&redis), &[]).await);
     let mut there = b.relay.subscriber();
     there.follow(P, ReadFrom::Live).await.unwrap();
-    let here = a.relay.publisher(LOG, device(), Epoch(1)).await.unwrap();
+    let here = a.relay.publisher(LOG, device(), ProducerEpoch(1)).await.unwrap();
     send(&here, 1..=100).await;
     assert_eq!(receive(&mut there, 100).await.len(), 100);
     // The device moves to the other node: its old connection can no longer write.
-    let moved = b.relay.publisher(LOG, device(), Epoch(1)).await.unwrap();
+    let moved = b.relay.publisher(LOG, device(), ProducerEpoch(1)).await.unwrap();
     assert_eq!(moved.seen().to_string(), "1-100");
     let mut group = here.group();
     group.push(Seq(101), json(101)).unwrap();
@@ -448,7 +448,7 @@ async fn a_restart_of_redis_loses_nothing_that_was_acknowledged() {
     let node = node(Some(&redis), &[]).await;
     let mut subscriber = node.relay.subscriber();
     subscriber.follow(P, ReadFrom::Live).await.unwrap();
-    let publisher = node.relay.publisher(LOG, device(), Epoch(1)).await.unwrap();
+    let publisher = node.relay.publisher(LOG, device(), ProducerEpoch(1)).await.unwrap();
     send(&publisher, [1, 2]).await;
     assert_eq!(receive(&mut subscriber, 2).await.len(), 2);
     redis.restart().await;
@@ -460,7 +460,7 @@ async fn a_restart_of_redis_loses_nothing_that_was_acknowledged() {
 }
 
 async fn every_record_says_when_it_came(node: Arc<Backend>) {
-    let publisher = node.relay.publisher(LOG, device(), Epoch(1)).await.unwrap();
+    let publisher = node.relay.publisher(LOG, device(), ProducerEpoch(1)).await.unwrap();
     let mut live = node.relay.subscriber();
     live.follow(P, ReadFrom::Live).await.unwrap();
     let begin = node.clock.now() - Duration::from_millis(1);
@@ -484,7 +484,7 @@ async fn every_record_says_when_it_came(node: Arc<Backend>) {
 }
 
 async fn a_time_that_retention_has_passed_is_a_gap_too(node: Arc<Backend>) {
-    let publisher = node.relay.publisher(LOG, device(), Epoch(1)).await.unwrap();
+    let publisher = node.relay.publisher(LOG, device(), ProducerEpoch(1)).await.unwrap();
     let begin = node.clock.now() - Duration::from_secs(1);
     // While nothing is removed, a time before everything is the beginning.
     send(&publisher, 1..=10).await;
@@ -494,7 +494,7 @@ async fn a_time_that_retention_has_passed_is_a_gap_too(node: Arc<Backend>) {
     for n in 1..100 {
         send(&publisher, n * 10 + 1..=n * 10 + 10).await;
     }
-    let first = node.relay.log().head(LOG).await.unwrap().first;
+    let first = node.relay.log().bounds(LOG).await.unwrap().first;
     assert!(first > Offset(1));
     assert_told_of_gap(&node, begin, first).await;
     // Of a time after what is gone nothing is missing.

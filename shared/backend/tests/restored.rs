@@ -13,8 +13,9 @@ use std::{
 use bytes::Bytes;
 use motience_auth::{Grant, random_id};
 use motience_backend::{Backend, Config};
-use motience_log::{SessionName, Transport};
-use motience_proto::model::{ConsumerId, Cursor, CursorName, DeviceId, Epoch, Offset, RecordName, Role, Seq, User, UserId};
+use motience_log::SessionName;
+use motience_proto::model::Transport;
+use motience_proto::model::{ConsumerId, Cursor, CursorName, DeviceId, Offset, ProducerEpoch, RecordId, Role, Seq, User, UserId};
 use motience_relay::{Delivery, Publisher, ReadFrom};
 use motience_runtime::clock::Clock;
 use motience_settings::env::Env;
@@ -118,7 +119,7 @@ async fn read(node: &Backend, user: UserId, from: ReadFrom, count: usize) -> Vec
     let mut got = Vec::new();
     while got.len() < count {
         match timeout(LIMIT, subscriber.next()).await.expect("a delivery in time") {
-            Delivery::Batch { batch, after } => got.extend(batch.after(after).map(|(_, name, _)| name.seq.0)),
+            Delivery::Batch { batch, after } => got.extend(batch.after(after).map(|(_, record_id, _)| record_id.seq.0)),
             Delivery::Reset { .. } => {}
             other => panic!("{other:?}"),
         }
@@ -144,18 +145,18 @@ async fn a_newcomer_gets_nothing_of_whoever_had_its_number(home: Home<'_>) {
     let reader = made(&node, "reader", Role::Consumer).await;
     let victim = made(&node, "victim", Role::Producer).await;
     let (old, token) = grant(&node, &victim).await;
-    let publisher = node.relay.publisher(old.log_key(), device(), Epoch(1)).await.unwrap();
+    let publisher = node.relay.publisher(old.log_key(), device(), ProducerEpoch(1)).await.unwrap();
     send(&publisher, 1..=5).await;
     assert_eq!(read(&node, victim.id, ReadFrom::Earliest, 5).await, [1, 2, 3, 4, 5]);
     // Everything that is kept by number: a subscription, a cursor, history, a device.
     let (name, consumer): (CursorName, ConsumerId) = (CursorName::new("all").unwrap(), reader.id.consumer());
-    let head = node.relay.log().head(old.log_key()).await.unwrap();
-    let place = Cursor { epoch: head.epoch(), offset: Offset(4) };
+    let head = node.relay.log().bounds(old.log_key()).await.unwrap();
+    let place = Cursor { log_epoch: head.log_epoch(), offset: Offset(4) };
     node.store.subscribe(consumer, victim.id.producer()).await.unwrap();
     node.store.confirm(consumer, &name, victim.id.producer(), place, node.clock.now()).await.unwrap();
     let row = HistoryRow {
         place,
-        name: RecordName { epoch: Epoch(1), seq: Seq(4) },
+        record_id: RecordId { producer_epoch: ProducerEpoch(1), seq: Seq(4) },
         device: DeviceId::new("d").unwrap(),
         timestamp: OffsetDateTime::UNIX_EPOCH,
         received_at: OffsetDateTime::UNIX_EPOCH,
@@ -176,7 +177,7 @@ async fn a_newcomer_gets_nothing_of_whoever_had_its_number(home: Home<'_>) {
     let node = home.start().await;
     let key = node.relay.log_of(newcomer.id.producer()).await.unwrap();
     assert_eq!(key, newcomer.log_key());
-    assert_eq!(node.relay.log().head(key).await.unwrap().last, Offset(0));
+    assert_eq!(node.relay.log().bounds(key).await.unwrap().last, Offset(0));
     assert_eq!(node.store.follows(consumer).await.unwrap(), [], "nobody has subscribed to the newcomer");
     assert_eq!(node.store.cursor(consumer, &name, newcomer.id.producer()).await.unwrap(), None);
     assert_eq!(node.store.cursors(consumer, None, 10).await.unwrap(), []);
@@ -187,13 +188,13 @@ async fn a_newcomer_gets_nothing_of_whoever_had_its_number(home: Home<'_>) {
     assert!(node.relay.devices_of(key).is_empty());
     // The old token opens nothing; whoever still holds a right from it writes into the old log.
     assert!(node.authenticate(&token).await.is_err());
-    let late = node.relay.publisher(old.log_key(), device(), Epoch(1)).await.unwrap();
+    let late = node.relay.publisher(old.log_key(), device(), ProducerEpoch(1)).await.unwrap();
     assert_eq!(late.seen().to_string(), "1-5");
     send(&late, [6]).await;
-    assert_eq!(node.relay.log().head(key).await.unwrap().last, Offset(0));
+    assert_eq!(node.relay.log().bounds(key).await.unwrap().last, Offset(0));
     // The newcomer's own records are all that its readers get, whatever cursor they come with.
     let (own, _) = grant(&node, &newcomer).await;
-    let publisher = node.relay.publisher(own.log_key(), device(), Epoch(2)).await.unwrap();
+    let publisher = node.relay.publisher(own.log_key(), device(), ProducerEpoch(2)).await.unwrap();
     assert!(publisher.seen().is_empty());
     send(&publisher, 11..=13).await;
     for from in [ReadFrom::Earliest, ReadFrom::After(place)] {
@@ -205,7 +206,7 @@ async fn a_newcomer_gets_nothing_of_whoever_had_its_number(home: Home<'_>) {
     assert!(kept.moved.is_empty());
     assert_eq!(node.store.history_cursor(newcomer.id.producer()).await.unwrap(), Some(place));
     // A cursor of its log takes the other's place, however far back it stands.
-    let first = Cursor { epoch: node.relay.log().head(key).await.unwrap().epoch(), offset: Offset(1) };
+    let first = Cursor { log_epoch: node.relay.log().bounds(key).await.unwrap().log_epoch(), offset: Offset(1) };
     node.store.confirm(consumer, &name, newcomer.id.producer(), first, node.clock.now()).await.unwrap();
     assert_eq!(node.store.cursors_named(consumer, &name).await.unwrap(), [(newcomer.id.producer(), first)]);
     drop((late, publisher));
@@ -221,7 +222,7 @@ async fn a_number_is_not_given_out_twice(home: Home<'_>) {
     let lost = made(&node, "lost", Role::Producer).await;
     let also = made(&node, "also lost", Role::Producer).await;
     let (old, token) = grant(&node, &lost).await;
-    send(&node.relay.publisher(old.log_key(), device(), Epoch(1)).await.unwrap(), 1..=3).await;
+    send(&node.relay.publisher(old.log_key(), device(), ProducerEpoch(1)).await.unwrap(), 1..=3).await;
     stop(node).await;
     home.restore(&backup);
 
@@ -265,13 +266,13 @@ async fn two_installations_on_one_redis_know_nothing_of_each_other() {
         read_by.push(subscriber);
     }
     for (n, node) in nodes.iter().enumerate() {
-        let publisher = node.relay.publisher(grants[n].log_key(), device(), Epoch(1)).await.unwrap();
+        let publisher = node.relay.publisher(grants[n].log_key(), device(), ProducerEpoch(1)).await.unwrap();
         assert!(publisher.seen().is_empty());
         send(&publisher, [n as u64 + 1]).await;
     }
     for (n, subscriber) in read_by.iter_mut().enumerate() {
         let Delivery::Batch { batch, .. } = timeout(LIMIT, subscriber.next()).await.unwrap() else { panic!("a record comes") };
-        assert_eq!(batch.entries()[0].name.seq, Seq(n as u64 + 1));
+        assert_eq!(batch.entries()[0].record_id.seq, Seq(n as u64 + 1));
         assert!(subscriber.try_next().is_none());
     }
     // Closing an account of one ends nothing of the other: their buses are apart.
@@ -297,7 +298,7 @@ async fn logs_of_the_first_release_are_taken_over() {
     let node = home.start().await;
     let user = made(&node, "p", Role::Producer).await;
     let numbered = motience_proto::model::LogKey::numbered(user.id.producer());
-    send(&node.relay.publisher(numbered, device(), Epoch(1)).await.unwrap(), 1..=3).await;
+    send(&node.relay.publisher(numbered, device(), ProducerEpoch(1)).await.unwrap(), 1..=3).await;
     let installation = node.store.installation().await.unwrap();
     stop(node).await;
     // As the first release has left it: an account without a log id, and keys without an installation.
@@ -314,10 +315,10 @@ async fn logs_of_the_first_release_are_taken_over() {
     let node = home.start().await;
     assert_eq!(node.relay.log_of(user.id.producer()).await.unwrap(), numbered);
     assert_eq!(read(&node, user.id, ReadFrom::Earliest, 3).await, [1, 2, 3]);
-    let again = node.relay.publisher(numbered, device(), Epoch(1)).await.unwrap();
+    let again = node.relay.publisher(numbered, device(), ProducerEpoch(1)).await.unwrap();
     assert_eq!(again.seen().to_string(), "1-3");
     assert!(!redis.command("KEYS m:{*").await.contains("m:{"), "nothing is left under the old names");
     // A second installation takes nothing over, and a second start neither.
     let other = Home { dir: tempfile::tempdir().unwrap(), redis: Some(&redis) }.start().await;
-    assert_eq!(other.relay.log().head(numbered).await.unwrap().last, Offset(0));
+    assert_eq!(other.relay.log().bounds(numbered).await.unwrap().last, Offset(0));
 }

@@ -9,7 +9,7 @@ use axum::{
     middleware::Next,
     response::Response,
 };
-use motience_log::Transport;
+use motience_proto::model::Transport;
 use motience_runtime::telemetry::Sampler;
 use tracing::info;
 

@@ -1,14 +1,14 @@
 //! A run of consecutive entries of one producer, shared by all who read it.
 
 use bytes::Bytes;
-use motience_proto::model::{LogEpoch, LogId, LogKey, Offset, ProducerId, RecordName};
+use motience_proto::model::{LogEpoch, LogId, LogKey, Offset, ProducerId, RecordId};
 use time::OffsetDateTime;
 
 /// What the log keeps of a record beside its place.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Entry {
     /// What it is called wherever it is.
-    pub name: RecordName,
+    pub name: RecordId,
     /// What a consumer receives.
     pub message: Bytes,
 }
@@ -21,7 +21,7 @@ pub struct Batch {
     /// Which log.
     pub log: LogId,
     /// The life of the log in which it was written or read.
-    pub epoch: LogEpoch,
+    pub log_epoch: LogEpoch,
     /// Offset of the first entry.
     pub first: Offset,
     /// When it was written, to the millisecond; `None`: the node that wrote it did not say.
@@ -32,10 +32,10 @@ pub struct Batch {
 
 impl Batch {
     /// A batch of at least one entry.
-    pub fn new(key: LogKey, epoch: LogEpoch, first: Offset, entries: Vec<Entry>) -> Self {
+    pub fn new(key: LogKey, log_epoch: LogEpoch, first: Offset, entries: Vec<Entry>) -> Self {
         debug_assert!(!entries.is_empty(), "a batch holds something");
         let bytes = entries.iter().map(|entry| entry.message.len()).sum();
-        Self { producer: key.producer, log: key.log, epoch, first, received: None, entries, bytes }
+        Self { producer: key.producer, log: key.log, log_epoch, first, received: None, entries, bytes }
     }
 
     /// The same, written at this time.
@@ -76,27 +76,27 @@ impl Batch {
     }
 
     /// Entries with an offset after `after`: offset, name and message.
-    pub fn after(&self, after: Offset) -> impl Iterator<Item = (Offset, RecordName, &Bytes)> {
+    pub fn after(&self, after: Offset) -> impl Iterator<Item = (Offset, RecordId, &Bytes)> {
         let skip = (after.0 + 1).saturating_sub(self.first.0) as usize;
         let first = self.first.0;
-        self.entries.iter().enumerate().skip(skip).map(move |(i, entry)| (Offset(first + i as u64), entry.name, &entry.message))
+        self.entries.iter().enumerate().skip(skip).map(move |(i, entry)| (Offset(first + i as u64), entry.record_id, &entry.message))
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use motience_proto::model::{Epoch, Seq};
+    use motience_proto::model::{ProducerEpoch, Seq};
 
     #[test]
     fn a_cursor_within_a_batch_sees_its_rest() {
         let entry = |seq, text: &'static str| Entry {
-            name: RecordName { epoch: Epoch(1), seq: Seq(seq) },
+            name: RecordId { producer_epoch: ProducerEpoch(1), seq: Seq(seq) },
             message: Bytes::from_static(text.as_bytes()),
         };
         let batch = Batch::new(LogKey::numbered(ProducerId(1)), LogEpoch(1), Offset(5), vec![entry(1, "a"), entry(2, "b")]);
         assert_eq!(batch.last(), Offset(6));
-        let seen = |after| batch.after(Offset(after)).map(|(o, name, _)| (o.0, name.seq.0)).collect::<Vec<_>>();
+        let seen = |after| batch.after(Offset(after)).map(|(o, record_id, _)| (o.0, record_id.seq.0)).collect::<Vec<_>>();
         assert_eq!(seen(0), [(5, 1), (6, 2)]);
         assert_eq!(seen(5), [(6, 2)]);
         assert!(seen(6).is_empty());

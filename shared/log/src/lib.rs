@@ -12,8 +12,8 @@
 
 mod batch;
 pub mod embedded;
+mod epochs;
 mod event;
-mod lives;
 pub mod redis;
 mod report;
 mod retention;
@@ -25,9 +25,9 @@ use bytes::Bytes;
 use time::OffsetDateTime;
 
 pub use batch::{Batch, Entry};
+pub use epochs::{Epochs, MAX_EPOCHS};
 pub use event::Event;
-pub use lives::{Lives, MAX_LIVES};
-use motience_proto::model::{Epoch, Fence, LogEpoch, LogKey, Offset, RangeSet, Seq, UserId};
+use motience_proto::model::{Fence, LogEpoch, LogKey, Offset, ProducerEpoch, RangeSet, Seq, UserId};
 use motience_settings::env::{self, Env};
 pub use report::{Connections, DeviceReport, NodeReport, StreamReport, Transport};
 
@@ -104,18 +104,18 @@ pub enum Error {
 pub struct SessionName {
     text: Arc<str>,
     /// Whether nobody will come back under this name.
-    passing: bool,
+    ephemeral: bool,
 }
 
 impl SessionName {
     /// A device, which comes back under the same name after a break.
     pub fn device(id: &motience_proto::model::DeviceId) -> Self {
-        Self { text: format!("d:{id}").into(), passing: false }
+        Self { text: format!("d:{id}").into(), ephemeral: false }
     }
 
     /// A connection or request whose name is never used again.
-    pub fn passing() -> Self {
-        Self { text: format!("p:{:016x}{:016x}", fastrand::u64(..), fastrand::u64(..)).into(), passing: true }
+    pub fn ephemeral() -> Self {
+        Self { text: format!("p:{:016x}{:016x}", fastrand::u64(..), fastrand::u64(..)).into(), ephemeral: true }
     }
 
     /// Bytes that a session of this name counts with a dedup window of so many ranges.
@@ -129,22 +129,22 @@ impl SessionName {
 
     /// A name that the log has kept.
     fn stored(text: &str) -> Self {
-        Self { text: text.into(), passing: false }
+        Self { text: text.into(), ephemeral: false }
     }
 
     /// The device that it is the name of, where it is one.
     pub fn device_id(&self) -> Option<&str> {
-        if self.passing { None } else { self.text.strip_prefix("d:") }
+        if self.ephemeral { None } else { self.text.strip_prefix("d:") }
     }
 
     /// Whether nobody will come back under this name: there is no need to keep it beyond the process.
-    pub fn is_passing(&self) -> bool {
-        self.passing
+    pub fn is_ephemeral(&self) -> bool {
+        self.ephemeral
     }
 
     /// How long the log remembers this sender after its last write.
     pub fn memory(&self) -> Duration {
-        if self.passing { Duration::from_secs(600) } else { DEVICE_MEMORY }
+        if self.ephemeral { Duration::from_secs(600) } else { DEVICE_MEMORY }
     }
 }
 
@@ -160,16 +160,16 @@ pub struct Sender {
     /// Who sends.
     pub name: SessionName,
     /// The life of its outbox.
-    pub epoch: Epoch,
+    pub epoch: ProducerEpoch,
     /// This connection: random, so that no other is taken for it.
     pub owner: u64,
 }
 
 /// What the log knows of a sender when its connection begins.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Opened {
+pub struct SessionState {
     /// The life of the log in which the fence was raised, and holds.
-    pub life: LogEpoch,
+    pub log_epoch: LogEpoch,
     /// The fence that this connection's writes carry.
     pub fence: Fence,
     /// Records of the same epoch that are already in the log.
@@ -205,24 +205,24 @@ impl fmt::Debug for Hold {
 
 /// One sender's part of an append: all of it is written, or none.
 #[derive(Clone, Debug)]
-pub struct Section {
+pub struct AppendBatch {
     /// Who sends.
     pub name: SessionName,
     /// The life of the log in which its connection's fence was raised.
-    pub life: LogEpoch,
+    pub log_epoch: LogEpoch,
     /// The fence of its connection.
     pub fence: Fence,
     /// The life of its outbox.
-    pub epoch: Epoch,
+    pub epoch: ProducerEpoch,
     /// What the log will have seen of it once this is written.
     pub seen: RangeSet,
     /// Its records, in order.
-    pub records: Vec<New>,
+    pub records: Vec<AppendRecord>,
 }
 
 /// A record to be appended.
 #[derive(Clone, Debug)]
-pub struct New {
+pub struct AppendRecord {
     /// Its number within the sender's epoch.
     pub seq: Seq,
     /// A client's own name for it: within [`Retention::age`], a second record of that name is left out.
@@ -233,25 +233,25 @@ pub struct New {
 
 /// Where a producer's log begins and ends.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Head {
+pub struct Bounds {
     /// The lives of the log; its present one is the last.
-    pub lives: Lives,
+    pub epochs: Epochs,
     /// The oldest offset that is kept; the one after `last` where nothing is.
     pub first: Offset,
     /// The last offset given out; 0 before the first.
     pub last: Offset,
 }
 
-impl Head {
+impl Bounds {
     /// The present life.
     pub fn epoch(&self) -> LogEpoch {
-        self.lives.present()
+        self.epochs.present()
     }
 }
 
 /// What a read found.
 #[derive(Clone, Debug, Default)]
-pub struct Read {
+pub struct Fetch {
     /// The life in which it was read: another than the reader's means that the reader must find its place first.
     pub epoch: LogEpoch,
     /// Batches in order, the first of them holding the first wanted offset or a later one that retention still has.
@@ -294,7 +294,7 @@ macro_rules! each {
 
 impl Log {
     /// Raises the fence of a sender and reads what the log has seen of its epoch.
-    pub async fn open(&self, key: LogKey, sender: &Sender) -> Result<Opened, Error> {
+    pub async fn open(&self, key: LogKey, sender: &Sender) -> Result<SessionState, Error> {
         each!(self, log => log.open(key, sender, None).await)
     }
 
@@ -302,36 +302,36 @@ impl Log {
     /// another has come since, `Stale` where that cannot be told. May be repeated, whatever became of the last attempt.
     ///
     /// Raising the fence makes sure that the lost write, should it still arrive, appends nothing.
-    pub async fn reopen(&self, key: LogKey, sender: &Sender, life: LogEpoch) -> Result<Opened, Error> {
-        each!(self, log => log.open(key, sender, Some(life)).await)
+    pub async fn reopen(&self, key: LogKey, sender: &Sender, log_epoch: LogEpoch) -> Result<SessionState, Error> {
+        each!(self, log => log.open(key, sender, Some(log_epoch)).await)
     }
 
     /// Appends the sections in order. One outcome for each: done, `Fenced`, or `Stale`.
     ///
     /// An error as a whole says nothing of what was written; it may even be read already.
-    pub async fn append(&self, key: LogKey, sections: &[Section]) -> Result<Vec<Result<(), Error>>, Error> {
-        each!(self, log => log.append(key, sections).await)
+    pub async fn append(&self, key: LogKey, batches: &[AppendBatch]) -> Result<Vec<Result<(), Error>>, Error> {
+        each!(self, log => log.append(key, batches).await)
     }
 
     /// Where the log ends.
-    pub async fn head(&self, key: LogKey) -> Result<Head, Error> {
-        each!(self, log => log.head(key).await)
+    pub async fn bounds(&self, key: LogKey) -> Result<Bounds, Error> {
+        each!(self, log => log.bounds(key).await)
     }
 
     /// Reads from the offset after `after`, up to about `bytes` of messages. Nothing where there is nothing.
-    pub async fn read(&self, key: LogKey, after: Offset, bytes: usize) -> Result<Read, Error> {
+    pub async fn read(&self, key: LogKey, after: Offset, bytes: usize) -> Result<Fetch, Error> {
         each!(self, log => log.read(key, after, bytes).await)
     }
 
     /// The offset before the first record logged at `time` or later; it may lie somewhat further back.
-    pub async fn before(&self, key: LogKey, time: OffsetDateTime) -> Result<Offset, Error> {
-        each!(self, log => log.before(key, time).await)
+    pub async fn offset_for_time(&self, key: LogKey, time: OffsetDateTime) -> Result<Offset, Error> {
+        each!(self, log => log.offset_for_time(key, time).await)
     }
 
     /// Whether retention may have removed what was written at `time` or later: what [`Log::before`] gives is then not where it began.
     pub async fn has_lost(&self, key: LogKey, time: OffsetDateTime) -> Result<bool, Error> {
-        let (before, head) = (self.before(key, time).await?, self.head(key).await?);
-        if head.first <= Offset(1) || before.next() > head.first {
+        let (offset_for_time, bounds) = (self.offset_for_time(key, time).await?, self.bounds(key).await?);
+        if bounds.first <= Offset(1) || offset_for_time.next() > bounds.first {
             return Ok(false);
         }
         let removed = each!(self, log => log.removed_at(key).await)?;
@@ -349,8 +349,8 @@ impl Log {
     }
 
     /// Tells every node, this one included.
-    pub async fn announce(&self, event: &Event) -> Result<(), Error> {
-        each!(self, log => log.announce(event).await)
+    pub async fn broadcast(&self, event: &Event) -> Result<(), Error> {
+        each!(self, log => log.broadcast(event).await)
     }
 
     /// The highest number of an account that was ever noted here; 0 where none was. Kept with the log, and not with the accounts: after

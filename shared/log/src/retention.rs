@@ -8,11 +8,11 @@ use time::OffsetDateTime;
 use super::Retention;
 
 /// Parts into which the kept log is divided: it is trimmed by whole parts.
-const PARTS: u32 = 64;
+const SEGMENTS: u32 = 64;
 
 /// The end of a part.
 #[derive(Clone, Copy, Debug)]
-struct Mark {
+struct Segment {
     /// Its last offset.
     last: Offset,
     /// Bytes of messages from the log's beginning up to there.
@@ -23,8 +23,8 @@ struct Mark {
 
 /// Marks of one log, oldest first.
 #[derive(Debug, Default)]
-pub(super) struct Marks {
-    marks: VecDeque<Mark>,
+pub(super) struct Segments {
+    segments: VecDeque<Segment>,
     total: u64,
     /// Bytes that are removed.
     gone: u64,
@@ -46,25 +46,25 @@ pub(super) struct Trim {
     pub(super) held: bool,
 }
 
-impl Marks {
+impl Segments {
     /// Counts a batch that ends with `last`.
     pub(super) fn add(&mut self, last: Offset, bytes: usize, at: OffsetDateTime, keep: &Retention) {
         // A part ends before what comes long after it, so that it can go by itself.
         if let (Some(since), Some((end, ended))) = (self.since, self.end)
             && at - since >= part(keep.age)
         {
-            self.mark(end, ended);
+            self.segment(end, ended);
         }
         self.total += bytes as u64;
         self.end = Some((last, at));
         self.since.get_or_insert(at);
-        if self.total - self.marked >= (keep.bytes as u64 / u64::from(PARTS)).max(1) {
-            self.mark(last, at);
+        if self.total - self.marked >= (keep.bytes as u64 / u64::from(SEGMENTS)).max(1) {
+            self.segment(last, at);
         }
     }
 
-    fn mark(&mut self, last: Offset, at: OffsetDateTime) {
-        self.marks.push_back(Mark { last, total: self.total, at });
+    fn segment(&mut self, last: Offset, at: OffsetDateTime) {
+        self.segments.push_back(Segment { last, total: self.total, at });
         self.marked = self.total;
         self.since = None;
     }
@@ -83,7 +83,7 @@ impl Marks {
     /// no more than [`Retention::at_once`] of the log goes because of the difference.
     pub(super) fn trim(&mut self, now: OffsetDateTime, sure: OffsetDateTime, keep: &Retention) -> Trim {
         // What lies after a mark is enough to fill the room.
-        let full = self.marks.iter().take_while(|mark| self.total - mark.total >= keep.bytes as u64).count();
+        let full = self.segments.iter().take_while(|segment| self.total - segment.total >= keep.bytes as u64).count();
         let surely = self.too_old(full, sure, keep.age);
         let perhaps = self.too_old(full, now, keep.age);
         let share = (self.bytes_of(perhaps) - self.bytes_of(surely)) * 100;
@@ -92,35 +92,35 @@ impl Marks {
         let Some(last) = self.end_of(parts) else { return Trim { gone: None, held } };
         self.gone = self.bytes_of(parts);
         self.gone_at = self.gone_at.max(Some(last.1));
-        if parts > self.marks.len() {
+        if parts > self.segments.len() {
             (self.end, self.since, self.marked) = (None, None, self.total);
         }
-        self.marks.drain(..parts.min(self.marks.len()));
+        self.segments.drain(..parts.min(self.segments.len()));
         Trim { gone: Some(last.0), held }
     }
 
     /// How many parts are too old at `now`, those that are to go in any case included. All marks and one more: so is what follows the last.
     fn too_old(&self, gone: usize, now: OffsetDateTime, age: Duration) -> usize {
         let old = |at: OffsetDateTime| now - at > age;
-        let parts = gone + self.marks.iter().skip(gone).take_while(|mark| old(mark.at)).count();
-        let whole = parts == self.marks.len() && self.total > self.marked && self.end.is_some_and(|(_, at)| old(at));
+        let parts = gone + self.segments.iter().skip(gone).take_while(|segment| old(segment.at)).count();
+        let whole = parts == self.segments.len() && self.total > self.marked && self.end.is_some_and(|(_, at)| old(at));
         parts + usize::from(whole)
     }
 
     fn bytes_of(&self, parts: usize) -> u64 {
         match parts.checked_sub(1) {
             None => self.gone,
-            Some(last) => self.marks.get(last).map_or(self.total, |mark| mark.total),
+            Some(last) => self.segments.get(last).map_or(self.total, |segment| segment.total),
         }
     }
 
     fn end_of(&self, parts: usize) -> Option<(Offset, OffsetDateTime)> {
-        self.marks.get(parts.checked_sub(1)?).map(|mark| (mark.last, mark.at)).or(self.end)
+        self.segments.get(parts.checked_sub(1)?).map(|segment| (segment.last, segment.at)).or(self.end)
     }
 }
 
 fn part(age: Duration) -> time::Duration {
-    time::Duration::try_from(age / PARTS).unwrap_or(time::Duration::MAX)
+    time::Duration::try_from(age / SEGMENTS).unwrap_or(time::Duration::MAX)
 }
 
 #[cfg(test)]
@@ -134,10 +134,10 @@ mod tests {
     #[test]
     fn as_much_as_fits_is_kept_and_hardly_more() {
         let keep = Retention { age: Duration::from_secs(1000), bytes: 6400, ..Retention::default() };
-        let (mut marks, mut gone) = (Marks::default(), 0);
+        let (mut segments, mut gone) = (Segments::default(), 0);
         for n in 1..=1000 {
-            marks.add(Offset(n), 50, at(0), &keep);
-            gone = marks.trim(at(0), at(0), &keep).gone.map_or(gone, |offset| offset.0);
+            segments.add(Offset(n), 50, at(0), &keep);
+            gone = segments.trim(at(0), at(0), &keep).gone.map_or(gone, |offset| offset.0);
             let kept = (n - gone) * 50;
             assert!(kept >= (n * 50).min(6400) && kept <= 6400 + 200, "{n}: {kept}");
         }
@@ -146,57 +146,61 @@ mod tests {
     #[test]
     fn what_is_too_old_goes_part_by_part() {
         let keep = Retention { age: Duration::from_secs(640), bytes: 1 << 20, ..Retention::default() };
-        let mut marks = Marks::default();
+        let mut segments = Segments::default();
         for n in 1..=100 {
-            marks.add(Offset(n), 10, at(n as i64), &keep);
+            segments.add(Offset(n), 10, at(n as i64), &keep);
         }
-        assert_eq!(marks.trim(at(640), at(640), &keep).gone, None);
-        let gone = marks.trim(at(700), at(700), &keep).gone.unwrap().0;
+        assert_eq!(segments.trim(at(640), at(640), &keep).gone, None);
+        let gone = segments.trim(at(700), at(700), &keep).gone.unwrap().0;
         assert!((45..=59).contains(&gone), "{gone}");
-        assert_eq!(marks.gone_at(), Some(at(gone as i64)));
+        assert_eq!(segments.gone_at(), Some(at(gone as i64)));
         // And the tail of a log that nobody writes to any more.
-        assert_eq!(marks.trim(at(741), at(741), &keep).gone, Some(Offset(100)));
-        assert_eq!(marks.trim(at(9999), at(9999), &keep), Trim::default());
-        marks.add(Offset(101), 10, at(9999), &keep);
-        assert_eq!(marks.trim(at(9999), at(9999), &keep), Trim::default());
+        assert_eq!(segments.trim(at(741), at(741), &keep).gone, Some(Offset(100)));
+        assert_eq!(segments.trim(at(9999), at(9999), &keep), Trim::default());
+        segments.add(Offset(101), 10, at(9999), &keep);
+        assert_eq!(segments.trim(at(9999), at(9999), &keep), Trim::default());
     }
 
     #[test]
     fn a_lone_large_record_is_kept() {
         let keep = Retention { age: Duration::from_secs(1000), bytes: 100, ..Retention::default() };
-        let mut marks = Marks::default();
-        marks.add(Offset(1), 5000, at(0), &keep);
-        assert_eq!(marks.trim(at(0), at(0), &keep).gone, None);
-        marks.add(Offset(2), 5000, at(0), &keep);
-        assert_eq!(marks.trim(at(0), at(0), &keep).gone, Some(Offset(1)));
+        let mut segments = Segments::default();
+        segments.add(Offset(1), 5000, at(0), &keep);
+        assert_eq!(segments.trim(at(0), at(0), &keep).gone, None);
+        segments.add(Offset(2), 5000, at(0), &keep);
+        assert_eq!(segments.trim(at(0), at(0), &keep).gone, Some(Offset(1)));
     }
 
     /// A clock that is set ahead makes everything too old at once.
     #[test]
     fn much_at_once_waits_until_the_clock_is_believed() {
         let keep = Retention { age: Duration::from_secs(640), bytes: 6400, ..Retention::default() };
-        let mut marks = Marks::default();
+        let mut segments = Segments::default();
         for n in 1..=100 {
-            marks.add(Offset(n), 50, at(n as i64), &keep);
+            segments.add(Offset(n), 50, at(n as i64), &keep);
         }
         let day = 25 * 3600;
-        assert_eq!(marks.trim(at(day), at(100), &keep), Trim { gone: None, held: true });
+        assert_eq!(segments.trim(at(day), at(100), &keep), Trim { gone: None, held: true });
         // A small part goes all the same, and so does what is surely too old, and what there is no room for.
-        let small = marks.trim(at(680), at(100), &keep);
+        let small = segments.trim(at(680), at(100), &keep);
         assert!(!small.held && small.gone.is_some_and(|gone| (30..40).contains(&gone.0)), "{small:?}");
-        let sure = marks.trim(at(day), at(690), &keep);
+        let sure = segments.trim(at(day), at(690), &keep);
         assert!(sure.held && sure.gone.is_some_and(|gone| (40..50).contains(&gone.0)), "{sure:?}");
         for n in 101..=300 {
-            marks.add(Offset(n), 50, at(day), &keep);
+            segments.add(Offset(n), 50, at(day), &keep);
         }
-        let full = marks.trim(at(day), at(690), &keep);
+        let full = segments.trim(at(day), at(690), &keep);
         assert!(full.gone.is_some_and(|gone| (160..=172).contains(&gone.0)), "{full:?}");
-        assert!(marks.trim(at(2 * day), at(690), &keep).held);
-        assert_eq!(marks.trim(at(2 * day), at(2 * day), &keep), Trim { gone: Some(Offset(300)), held: false }, "all of it, with its tail");
-        assert_eq!(marks.trim(at(3 * day), at(3 * day), &keep), Trim::default());
+        assert!(segments.trim(at(2 * day), at(690), &keep).held);
+        assert_eq!(
+            segments.trim(at(2 * day), at(2 * day), &keep),
+            Trim { gone: Some(Offset(300)), held: false },
+            "all of it, with its tail"
+        );
+        assert_eq!(segments.trim(at(3 * day), at(3 * day), &keep), Trim::default());
         // Or an operator wants no questions.
-        marks.add(Offset(301), 50, at(0), &keep);
+        segments.add(Offset(301), 50, at(0), &keep);
         let keep = Retention { at_once: 100, ..keep };
-        assert_eq!(marks.trim(at(day), at(0), &keep), Trim { gone: Some(Offset(301)), held: false });
+        assert_eq!(segments.trim(at(day), at(0), &keep), Trim { gone: Some(Offset(301)), held: false });
     }
 }

@@ -10,7 +10,7 @@ pub enum Mutation {
     /// Keeps the log's epoch beside its data, so that a log which lost its tail keeps its name.
     EpochBesideData,
     /// Does not drop what a sender's seen-set holds already.
-    SkipSeenSet,
+    SkipDedupWindow,
     /// Goes on with an outbox whose end is torn as if nothing were missing.
     IgnoreTornTail,
 }
@@ -20,14 +20,14 @@ pub const VARIABLE: &str = "MOTIENCE_MUTATION";
 
 impl Mutation {
     /// Those that the checker must find.
-    pub const ALL: [Self; 4] = [Self::AckBeforeAppend, Self::EpochBesideData, Self::SkipSeenSet, Self::IgnoreTornTail];
+    pub const ALL: [Self; 4] = [Self::AckBeforeAppend, Self::EpochBesideData, Self::SkipDedupWindow, Self::IgnoreTornTail];
 
     /// Its name in [`VARIABLE`].
     pub fn name(self) -> &'static str {
         match self {
             Self::AckBeforeAppend => "ack-before-append",
             Self::EpochBesideData => "epoch-beside-data",
-            Self::SkipSeenSet => "skip-seen-set",
+            Self::SkipDedupWindow => "skip-seen-set",
             Self::IgnoreTornTail => "ignore-torn-tail",
         }
     }

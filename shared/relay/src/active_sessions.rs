@@ -16,7 +16,7 @@ pub(super) struct ActiveSessions(Mutex<HashMap<(LogKey, SessionName), Arc<Sessio
 impl ActiveSessions {
     /// Takes over from an older session of the same device.
     pub(super) fn enter(&self, session: &Arc<Session>) {
-        if session.sender.name.is_passing() {
+        if session.sender.name.is_ephemeral() {
             return;
         }
         let mut sessions = self.lock();

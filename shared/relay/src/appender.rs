@@ -4,7 +4,7 @@
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use bytes::{Bytes, BytesMut};
-use motience_log::{self as log, New, Section};
+use motience_log::{self as log, AppendBatch, AppendRecord};
 use motience_mutation::Mutation;
 use motience_proto::model::{LogKey, ProducerId, RangeSet, Seq, record};
 use parking_lot::Mutex;
@@ -139,7 +139,7 @@ async fn run(relay: Relay, key: LogKey, mut submissions: mpsc::Receiver<Submissi
 /// One sender's part of a write.
 struct Part {
     session: Arc<Session>,
-    records: Vec<New>,
+    records: Vec<AppendRecord>,
     skipped: RangeSet,
     ticket: Ticket,
 }
@@ -184,16 +184,16 @@ async fn attempt(relay: &Relay, key: LogKey, parts: &mut Vec<Part>, unsure: bool
     if parts.is_empty() {
         return Ok(());
     }
-    let sections: Vec<Section> = parts.iter_mut().map(Part::section).collect();
-    let outcomes = relay.0.log.append(key, &sections).await?;
+    let batches: Vec<AppendBatch> = parts.iter_mut().map(Part::batch).collect();
+    let outcomes = relay.0.log.append(key, &batches).await?;
     let mut left = Vec::new();
-    for ((part, section), outcome) in std::mem::take(parts).into_iter().zip(sections).zip(outcomes) {
+    for ((part, batch), outcome) in std::mem::take(parts).into_iter().zip(batches).zip(outcomes) {
         match outcome {
             Ok(()) => {
                 relay.0.reports.streams.count(key, part.records.len() as u64, relay.0.clock.now());
                 relay.0.reports.nodes.count_in(part.records.len() as u64);
                 metrics::counter!("motience_records_appended_total").increment(part.records.len() as u64);
-                part.finish(Ok(section.seen));
+                part.finish(Ok(batch.seen));
             }
             Err(log::Error::Stale) => left.push(part),
             Err(e) => part.finish(Err(e)),
@@ -209,11 +209,11 @@ async fn reopen(relay: &Relay, key: LogKey, parts: &mut Vec<Part>) -> Result<(),
     let mut left = Vec::new();
     let mut away = None;
     for part in std::mem::take(parts) {
-        let life = part.session.state.lock().life;
-        match relay.0.log.reopen(key, &part.session.sender, life).await {
+        let log_epoch = part.session.state.lock().log_epoch;
+        match relay.0.log.reopen(key, &part.session.sender, log_epoch).await {
             Ok(opened) => {
                 let mut state = part.session.state.lock();
-                state.life = opened.life;
+                state.log_epoch = opened.log_epoch;
                 state.fence = opened.fence;
                 state.logged = opened.seen;
                 state.held = opened.held;
@@ -258,7 +258,7 @@ fn encode(producer: ProducerId, gathered: &[Submission]) -> Vec<Part> {
             }
             left = left.saturating_sub(needed);
             record::encode(producer, &record.json, &mut buffer);
-            parts[at].records.push(New { seq: record.seq, id: record.id.clone(), message: buffer.split().freeze() });
+            parts[at].records.push(AppendRecord { seq: record.seq, id: record.id.clone(), message: buffer.split().freeze() });
         }
     }
     parts
@@ -267,9 +267,9 @@ fn encode(producer: ProducerId, gathered: &[Submission]) -> Vec<Part> {
 impl Part {
     /// What is to be written now. What the log has by now, through whichever connection, is left out: it may have come
     /// in by another one while this waited.
-    fn section(&mut self) -> Section {
+    fn batch(&mut self) -> AppendBatch {
         let state = self.session.state.lock();
-        if !Mutation::SkipSeenSet.is_on() {
+        if !Mutation::SkipDedupWindow.is_on() {
             self.records.retain(|record| !state.logged.contains(record.seq.0));
         }
         let mut seen = state.logged.clone();
@@ -277,11 +277,11 @@ impl Part {
             seen.insert(record.seq.0);
         }
         self.skipped.iter().for_each(|range| seen.insert_range(range));
-        Section {
+        AppendBatch {
             name: self.session.sender.name.clone(),
-            life: state.life,
+            log_epoch: state.log_epoch,
             fence: state.fence,
-            epoch: self.session.sender.epoch,
+            producer_epoch: self.session.sender.producer_epoch,
             seen,
             records: self.records.clone(),
         }

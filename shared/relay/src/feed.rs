@@ -8,7 +8,7 @@ use std::{
 use motience_proto::model::{ConsumerId, Cursor, CursorName, ProducerId};
 use tracing::warn;
 
-use super::{Delivery, Durable, Error, ReadFrom, Relay, Subscriber, rights::RETRY_AFTER, routes::Watch};
+use super::{Delivery, Durable, Error, ReadFrom, Relay, Subscriber, rights::RETRY_AFTER, subscription_cache::Watch};
 
 /// A [`Subscriber`] that keeps to its reader's rights: as a rule its subscriptions. The right to each producer is checked when
 /// its follow begins and whenever the subscriptions change, never for each record.

@@ -12,7 +12,7 @@ use std::{
     time::Duration,
 };
 
-use motience_log::{Batch, Head, Log};
+use motience_log::{Batch, Bounds, Log};
 use motience_proto::model::{Cursor, LogKey, Offset};
 use parking_lot::Mutex;
 use time::OffsetDateTime;
@@ -21,7 +21,7 @@ use tracing::{debug, warn};
 
 use super::{
     Error, Relay,
-    ring::{Found, News, Ring},
+    ring::{PushOutcome, ReadOutcome, Ring},
 };
 
 /// How often the head of each followed log is compared with what was heard: the bound on noticing that the last
@@ -50,26 +50,26 @@ pub struct Hub {
     part: usize,
     next_follower: AtomicU64,
     /// Set when messages may have been lost: look at every head now.
-    suspicious: Notify,
+    stale: Notify,
 }
 
 impl Hub {
     /// A hub whose rings hold `ring` bytes each, in parts of `part` bytes.
     pub fn new(ring: usize, part: usize) -> Self {
-        Self { channels: Mutex::default(), ring, part, next_follower: AtomicU64::new(1), suspicious: Notify::new() }
+        Self { channels: Mutex::default(), ring, part, next_follower: AtomicU64::new(1), stale: Notify::new() }
     }
 
     /// Takes a batch from the log. Nothing is kept of a producer that nobody here follows.
     pub fn deliver(&self, batch: &Arc<Batch>) {
         let channel = self.channels.lock().get(&batch.key()).cloned();
-        if channel.is_some_and(|channel| channel.push(batch) == News::Life) {
-            self.suspect();
+        if channel.is_some_and(|channel| channel.push(batch) == PushOutcome::UnknownEpoch) {
+            self.mark_stale();
         }
     }
 
     /// Messages may have been lost: compare all heads.
-    pub fn suspect(&self) {
-        self.suspicious.notify_one();
+    pub fn mark_stale(&self) {
+        self.stale.notify_one();
     }
 
     /// Follows the log `key` for `wake`, from the place asked for.
@@ -78,9 +78,9 @@ impl Hub {
         log: &Log,
         key: LogKey,
         from: ReadFrom,
-        wake: &Arc<Wake>,
-        slot: usize,
-    ) -> Result<(Lease, Cursor), Error> {
+        wake: &Arc<ReadyQueue>,
+        entry: usize,
+    ) -> Result<(FollowGuard, Cursor), Error> {
         let channel = {
             let mut channels = self.channels.lock();
             let channel = channels.entry(key).or_insert_with(|| Arc::new(Channel::new(key, Ring::new(self.ring, self.part))));
@@ -89,27 +89,27 @@ impl Hub {
         };
         // From here on the lease gives the channel back, whatever happens.
         let id = self.next_follower.fetch_add(1, Ordering::Relaxed);
-        let lease = Lease { hub: Arc::clone(self), log: log.clone(), channel, id };
-        lease
+        let guard = FollowGuard { hub: Arc::clone(self), log: log.clone(), channel, id };
+        guard
             .channel
             .ready
             .get_or_try_init(|| async {
                 log.follow(key).await?;
-                let head = log.head(key).await?;
-                lease.channel.advance(head, Cursor::default());
+                let bounds = log.bounds(key).await?;
+                guard.channel.advance(bounds, Cursor::default());
                 Ok::<(), Error>(())
             })
             .await?;
         let offset = |offset| ReadFrom::After(Cursor { offset, ..Cursor::default() });
         let from = match from {
-            ReadFrom::Earliest => offset(Offset(log.head(key).await?.first.0.saturating_sub(1))),
+            ReadFrom::Earliest => offset(Offset(log.bounds(key).await?.first.0.saturating_sub(1))),
             // What is gone of that time is told as it is to whoever resumes before it.
             ReadFrom::Time(time) if log.has_lost(key, time).await? => offset(Offset(0)),
-            ReadFrom::Time(time) => offset(log.before(key, time).await?),
+            ReadFrom::Time(time) => offset(log.offset_for_time(key, time).await?),
             known => known,
         };
-        let cursor = lease.channel.join(id, from, wake, slot);
-        Ok((lease, cursor))
+        let cursor = guard.channel.join(id, from, wake, entry);
+        Ok((guard, cursor))
     }
 
     fn channels(&self) -> Vec<Arc<Channel>> {
@@ -118,20 +118,20 @@ impl Hub {
 }
 
 /// A right to read one channel; given back when dropped.
-pub(super) struct Lease {
+pub(super) struct FollowGuard {
     hub: Arc<Hub>,
     log: Log,
     channel: Arc<Channel>,
     id: u64,
 }
 
-impl Lease {
-    pub(super) fn read(&self, cursor: Cursor, bytes: usize) -> Found {
+impl FollowGuard {
+    pub(super) fn read(&self, cursor: Cursor, bytes: usize) -> ReadOutcome {
         self.channel.state.lock().ring.read(cursor, bytes)
     }
 }
 
-impl Drop for Lease {
+impl Drop for FollowGuard {
     fn drop(&mut self) {
         let mut channels = self.hub.channels.lock();
         let mut state = self.channel.state.lock();
@@ -162,8 +162,8 @@ struct State {
 }
 
 struct Follower {
-    wake: Arc<Wake>,
-    slot: Arc<Slot>,
+    wake: Arc<ReadyQueue>,
+    entry: Arc<ReadyEntry>,
 }
 
 impl Channel {
@@ -175,10 +175,10 @@ impl Channel {
         }
     }
 
-    fn push(&self, batch: &Arc<Batch>) -> News {
+    fn push(&self, batch: &Arc<Batch>) -> PushOutcome {
         let mut state = self.state.lock();
         let news = state.ring.push(batch);
-        if news == News::Batch {
+        if news == PushOutcome::Appended {
             state.wake_all();
         }
         news
@@ -189,9 +189,9 @@ impl Channel {
         self.state.lock().ring.end()
     }
 
-    fn advance(&self, head: Head, heard: Cursor) -> bool {
+    fn advance(&self, bounds: Bounds, heard: Cursor) -> bool {
         let mut state = self.state.lock();
-        let news = state.ring.advance(head, heard);
+        let news = state.ring.advance(bounds, heard);
         if news {
             state.wake_all();
         }
@@ -200,28 +200,28 @@ impl Channel {
 
     /// A message may still be under way, so a head that is ahead counts as a loss only at the second look. One that is behind what
     /// was heard before it was asked for counts at once.
-    fn check(&self, head: Head, heard: Cursor) -> bool {
+    fn check(&self, bounds: Bounds, heard: Cursor) -> bool {
         let mut state = self.state.lock();
         let end = state.ring.end();
-        let overdue = end.offset < state.expected.offset || head.epoch() != end.epoch || head.last < heard.offset;
-        state.expected = Cursor { epoch: head.epoch(), offset: head.last };
+        let overdue = end.offset < state.expected.offset || bounds.log_epoch() != end.log_epoch || bounds.last < heard.offset;
+        state.expected = Cursor { log_epoch: bounds.log_epoch(), offset: bounds.last };
         drop(state);
-        overdue && self.advance(head, heard)
+        overdue && self.advance(bounds, heard)
     }
 
-    fn join(&self, id: u64, from: ReadFrom, wake: &Arc<Wake>, slot: usize) -> Cursor {
+    fn join(&self, id: u64, from: ReadFrom, wake: &Arc<ReadyQueue>, entry: usize) -> Cursor {
         let mut state = self.state.lock();
         let end = state.ring.end();
         let cursor = match from {
             // An offset alone is one of the present life.
-            ReadFrom::After(cursor) if cursor.epoch.0 == 0 => Cursor { epoch: end.epoch, ..cursor },
+            ReadFrom::After(cursor) if cursor.log_epoch.0 == 0 => Cursor { log_epoch: end.log_epoch, ..cursor },
             ReadFrom::After(cursor) => cursor,
             _ => end,
         };
-        let slot = Arc::new(Slot { index: slot, queued: AtomicBool::new(false) });
-        let follower = Follower { wake: Arc::clone(wake), slot };
+        let entry = Arc::new(ReadyEntry { index: entry, queued: AtomicBool::new(false) });
+        let follower = Follower { wake: Arc::clone(wake), entry };
         if cursor != end {
-            follower.wake.queue(&follower.slot);
+            follower.wake.queue(&follower.entry);
         }
         state.followers.insert(id, follower);
         cursor
@@ -231,7 +231,7 @@ impl Channel {
 impl State {
     fn wake_all(&self) {
         for follower in self.followers.values() {
-            follower.wake.queue(&follower.slot);
+            follower.wake.queue(&follower.entry);
         }
     }
 }
@@ -244,30 +244,30 @@ impl fmt::Debug for Channel {
 
 /// How a reader is woken: which of its follows have news. Holds each follow at most once.
 #[derive(Default)]
-pub(super) struct Wake {
-    ready: Mutex<VecDeque<Arc<Slot>>>,
+pub(super) struct ReadyQueue {
+    ready: Mutex<VecDeque<Arc<ReadyEntry>>>,
     notify: Notify,
 }
 
 /// One follow of one reader.
-pub(super) struct Slot {
+pub(super) struct ReadyEntry {
     pub(super) index: usize,
     queued: AtomicBool,
 }
 
-impl Wake {
-    pub(super) fn queue(&self, slot: &Arc<Slot>) {
-        if !slot.queued.swap(true, Ordering::AcqRel) {
-            self.ready.lock().push_back(Arc::clone(slot));
+impl ReadyQueue {
+    pub(super) fn queue(&self, entry: &Arc<ReadyEntry>) {
+        if !entry.queued.swap(true, Ordering::AcqRel) {
+            self.ready.lock().push_back(Arc::clone(entry));
             self.notify.notify_one();
         }
     }
 
     /// The next follow with news. It can be queued again from now on, so read after this, not before.
-    pub(super) fn take(&self) -> Option<Arc<Slot>> {
-        let slot = self.ready.lock().pop_front()?;
-        slot.queued.store(false, Ordering::Release);
-        Some(slot)
+    pub(super) fn take(&self) -> Option<Arc<ReadyEntry>> {
+        let entry = self.ready.lock().pop_front()?;
+        entry.queued.store(false, Ordering::Release);
+        Some(entry)
     }
 
     /// Returns when there may be one. Cancel-safe.
@@ -286,19 +286,19 @@ pub(super) fn start_checks(relay: &Relay) {
     relay.0.tasks.spawn(async move {
         let watch = async {
             loop {
-                let suspicious = tokio::select! {
-                    () = hub.suspicious.notified() => true,
+                let stale = tokio::select! {
+                    () = hub.stale.notified() => true,
                     () = tokio::time::sleep(CHECK_EVERY) => false,
                 };
                 for channel in hub.channels().iter().filter(|c| c.ready.initialized()) {
                     let heard = channel.end();
-                    match log.head(channel.key).await {
-                        Ok(head) => {
-                            if head.epoch() == heard.epoch && head.last < heard.offset {
+                    match log.bounds(channel.key).await {
+                        Ok(bounds) => {
+                            if bounds.log_epoch() == heard.log_epoch && bounds.last < heard.offset {
                                 metrics::counter!("motience_log_disagreements_total").increment(1);
                                 warn!(producer = %channel.key.producer, "more was published than the log has: its readers go back to the log");
                             }
-                            let news = if suspicious { channel.advance(head, heard) } else { channel.check(head, heard) };
+                            let news = if stale { channel.advance(bounds, heard) } else { channel.check(bounds, heard) };
                             if news {
                                 debug!(producer = %channel.key.producer, "a hole is filled from the log");
                             }

@@ -23,10 +23,10 @@ mod publisher;
 mod reports;
 mod rights;
 mod ring;
-mod routes;
 mod session;
 mod streams;
 mod subscriber;
+mod subscription_cache;
 pub mod view;
 mod window;
 
@@ -41,7 +41,7 @@ pub use follows::Follows;
 pub use hub::{Hub, ReadFrom};
 use motience_log::{self as log, Event, Log};
 use motience_proto::{
-    model::{ConsumerId, CursorName, Epoch, LogKey, ProducerId, record},
+    model::{ConsumerId, CursorName, LogKey, ProducerEpoch, ProducerId, record},
     wire::MAX_RANGES,
 };
 use motience_runtime::clock::Clock;
@@ -51,10 +51,10 @@ pub use nodes::{Kind, NodeStats, Nodes, Open};
 pub use publisher::{Group, Publisher, Refusal};
 pub use reports::Reports;
 pub use rights::Rights;
-pub use routes::{Routes, Watch};
 pub use session::{Committed, Ticket};
 pub use streams::{StreamStats, Streams};
 pub use subscriber::{Delivery, GapCause, Subscriber};
+pub use subscription_cache::{SubscriptionCache, Watch};
 
 /// The relay's limits.
 #[derive(Clone, Copy, Debug)]
@@ -163,7 +163,7 @@ pub struct Relay(Arc<Inner>);
 pub(crate) struct Inner {
     pub(crate) log: Log,
     pub(crate) hub: Arc<Hub>,
-    pub(crate) routes: Arc<Routes>,
+    pub(crate) subscription_cache: Arc<SubscriptionCache>,
     pub(crate) reports: Reports,
     pub(crate) store: Store,
     pub(crate) logs: LogIds,
@@ -181,7 +181,7 @@ impl Relay {
         log: Log,
         (store, logs): (Store, LogIds),
         hub: Arc<Hub>,
-        routes: Arc<Routes>,
+        subscription_cache: Arc<SubscriptionCache>,
         reports: Reports,
         clock: Clock,
         limits: Limits,
@@ -189,7 +189,7 @@ impl Relay {
         let relay = Self(Arc::new(Inner {
             log,
             hub,
-            routes,
+            subscription_cache,
             reports,
             store,
             logs,
@@ -207,13 +207,13 @@ impl Relay {
     }
 
     /// A device's connection: raises its fence and learns what the log has seen of its epoch.
-    pub async fn publisher(&self, key: LogKey, name: log::SessionName, epoch: Epoch) -> Result<Publisher, Error> {
+    pub async fn publisher(&self, key: LogKey, name: log::SessionName, epoch: ProducerEpoch) -> Result<Publisher, Error> {
         Publisher::open(self, key, name, epoch).await
     }
 
     /// A sender without an outbox: one WebSocket connection, one HTTP request.
-    pub async fn passing_publisher(&self, key: LogKey) -> Result<Publisher, Error> {
-        Publisher::open(self, key, log::SessionName::passing(), Epoch(fastrand::u64(..))).await
+    pub async fn ephemeral_publisher(&self, key: LogKey) -> Result<Publisher, Error> {
+        Publisher::open(self, key, log::SessionName::ephemeral(), ProducerEpoch(fastrand::u64(..))).await
     }
 
     /// The log that a producer has now. Those who write are told by their tokens which one it is.
@@ -255,12 +255,12 @@ impl Relay {
     }
 
     fn watch_subscriptions(&self, consumer: ConsumerId) -> Watch {
-        self.0.routes.watch(consumer)
+        self.0.subscription_cache.watch(consumer)
     }
 
     /// How many consumers are subscribed to `producer`.
     pub async fn subscriber_count(&self, producer: ProducerId) -> Result<u64, Error> {
-        self.0.routes.subscriber_count(&self.0.store, producer).await
+        self.0.subscription_cache.subscriber_count(&self.0.store, producer).await
     }
 
     /// Producers that have sent lately, on any node.
@@ -300,8 +300,8 @@ impl Relay {
     }
 
     /// Tells every node, this one included.
-    pub async fn announce(&self, event: &Event) -> Result<(), Error> {
-        Ok(self.0.log.announce(event).await?)
+    pub async fn broadcast(&self, event: &Event) -> Result<(), Error> {
+        Ok(self.0.log.broadcast(event).await?)
     }
 
     /// Writes out what waits, ends all tasks, then the log's own.

@@ -16,7 +16,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use motience_proto::model::{Cursor, Epoch, Offset, ProducerId, RecordName};
+use motience_proto::model::{Cursor, Offset, ProducerEpoch, ProducerId, RecordId};
 use motience_settings::env::{self, Env};
 use time::OffsetDateTime;
 
@@ -62,7 +62,7 @@ pub struct Record {
     /// Its own place, in and out.
     pub offset: Offset,
     /// Its sender's epoch, and its number there.
-    pub name: RecordName,
+    pub record_id: RecordId,
     /// When it came into the log, where that is known.
     pub received: Option<OffsetDateTime>,
     /// What the consumer receives.
@@ -82,7 +82,7 @@ pub struct Reorder {
 struct Producer {
     /// Held back, by place: the first is the one that came first and stands in every cursor's way.
     held: BTreeMap<Offset, Held>,
-    epochs: HashMap<Epoch, Numbers>,
+    epochs: HashMap<ProducerEpoch, Numbers>,
     /// The highest place taken in.
     last: Cursor,
 }
@@ -112,14 +112,14 @@ impl Reorder {
 
     /// Takes in the next record of a producer's log; `out` receives what may go on by this.
     pub fn push(&mut self, record: Record, now: Instant, out: &mut Vec<Record>) {
-        let (id, place) = (record.producer, record.cursor.epoch);
-        if self.producers.get(&id).is_some_and(|p| p.last.epoch != place || p.last.offset >= record.offset) {
+        let (id, place) = (record.producer, record.cursor.log_epoch);
+        if self.producers.get(&id).is_some_and(|p| p.last.log_epoch != place || p.last.offset >= record.offset) {
             // Another life of the log, or read again from further back: it does not continue what was before.
             self.restart(id, out);
         }
-        let RecordName { epoch, seq } = record.name;
+        let RecordId { producer_epoch: epoch, seq } = record.record_id;
         let producer = self.producers.entry(id).or_default();
-        producer.last = Cursor { epoch: place, offset: record.offset };
+        producer.last = Cursor { log_epoch: place, offset: record.offset };
         let numbers = producer.numbers(epoch, seq.0, record.offset);
         if numbers.next.is_some_and(|next| seq.0 <= next) {
             numbers.passed(seq.0);
@@ -144,15 +144,15 @@ impl Reorder {
     /// Lets go what has waited long enough, and what it held up.
     pub fn expire(&mut self, now: Instant, out: &mut Vec<Record>) {
         while let Some(held) = self.oldest().filter(|held| held.since + self.limits.wait <= now) {
-            let Record { producer, name, .. } = held.record;
-            self.release(producer, name.epoch, name.seq.0, out);
+            let Record { producer, record_id, .. } = held.record;
+            self.release(producer, record_id.producer_epoch, record_id.seq.0, out);
         }
     }
 
     /// Lets go all that is held back of one producer: before what must not overtake it.
     pub fn flush(&mut self, producer: ProducerId, out: &mut Vec<Record>) {
         while let Some(held) = self.producers.get(&producer).and_then(Producer::oldest) {
-            let epoch = held.record.name.epoch;
+            let epoch = held.record.record_id.producer_epoch;
             self.release(producer, epoch, u64::MAX, out);
         }
     }
@@ -180,12 +180,12 @@ impl Reorder {
     pub fn bounded(&self, producer: ProducerId, cursor: Cursor) -> Cursor {
         let Some(producer) = self.producers.get(&producer) else { return cursor };
         let safe = producer.safe();
-        let beyond = !producer.held.is_empty() && cursor.epoch == safe.epoch && cursor.offset > safe.offset;
+        let beyond = !producer.held.is_empty() && cursor.log_epoch == safe.log_epoch && cursor.offset > safe.offset;
         if beyond { safe } else { cursor }
     }
 
     /// Lets go an epoch's records up to the number `through`, and those that continue what is out.
-    fn release(&mut self, id: ProducerId, epoch: Epoch, through: u64, out: &mut Vec<Record>) {
+    fn release(&mut self, id: ProducerId, epoch: ProducerEpoch, through: u64, out: &mut Vec<Record>) {
         let Some(producer) = self.producers.get_mut(&id) else { return };
         while let Some(offset) = producer.epochs.get_mut(&epoch).and_then(|numbers| numbers.take(through)) {
             let Some(Held { record, .. }) = producer.held.remove(&offset) else { continue };
@@ -198,8 +198,8 @@ impl Reorder {
     fn make_room(&mut self, out: &mut Vec<Record>) {
         while self.records > self.limits.records || self.bytes > self.limits.bytes {
             let Some(held) = self.oldest() else { return };
-            let Record { producer, name, .. } = held.record;
-            self.release(producer, name.epoch, name.seq.0, out);
+            let Record { producer, record_id, .. } = held.record;
+            self.release(producer, record_id.producer_epoch, record_id.seq.0, out);
         }
     }
 
@@ -220,12 +220,12 @@ impl Producer {
     /// The furthest place with nothing held back before it.
     fn safe(&self) -> Cursor {
         match self.held.first_key_value() {
-            Some((first, _)) => Cursor { epoch: self.last.epoch, offset: Offset(first.0.saturating_sub(1)) },
+            Some((first, _)) => Cursor { log_epoch: self.last.log_epoch, offset: Offset(first.0.saturating_sub(1)) },
             None => self.last,
         }
     }
 
-    fn numbers(&mut self, epoch: Epoch, seq: u64, at: Offset) -> &mut Numbers {
+    fn numbers(&mut self, epoch: ProducerEpoch, seq: u64, at: Offset) -> &mut Numbers {
         if self.epochs.len() >= MAX_EPOCHS && !self.epochs.contains_key(&epoch) {
             let quiet = self.epochs.iter().filter(|(_, numbers)| numbers.waiting.is_empty());
             if let Some(oldest) = quiet.min_by_key(|(_, numbers)| numbers.heard).map(|(&epoch, _)| epoch) {

@@ -17,7 +17,7 @@ pub(super) fn cut(batch: &Arc<Batch>, after: Offset, limit: usize, most: usize) 
     let (mut taken, mut first) = (0, None);
     let (mut names, mut buffer) = (Vec::new(), BytesMut::new());
     let mut rest = batch.after(after).peekable();
-    while let Some((offset, name, message)) = rest.next() {
+    while let Some((offset, record_id, message)) = rest.next() {
         first.get_or_insert(offset);
         names.push((name, message.len()));
         buffer.extend_from_slice(message);
@@ -27,7 +27,7 @@ pub(super) fn cut(batch: &Arc<Batch>, after: Offset, limit: usize, most: usize) 
         taken += buffer.len();
         let mut text = std::mem::take(&mut buffer).freeze();
         let entries = names.drain(..).map(|(name, length)| Entry { name, message: text.split_to(length) }).collect();
-        parts.extend(first.take().map(|first| Arc::new(Batch::new(batch.key(), batch.epoch, first, entries).received(batch.received))));
+        parts.extend(first.take().map(|first| Arc::new(Batch::new(batch.key(), batch.log_epoch, first, entries).received(batch.received))));
         if taken >= most {
             break;
         }
@@ -40,11 +40,11 @@ mod tests {
     use bytes::Bytes;
 
     use super::*;
-    use motience_proto::model::{Epoch, LogEpoch, LogKey, ProducerId, RecordName, Seq};
+    use motience_proto::model::{LogEpoch, LogKey, ProducerEpoch, ProducerId, RecordId, Seq};
 
     fn batch(messages: &[&'static str]) -> Arc<Batch> {
         let entry = |(seq, text): (usize, &&'static str)| Entry {
-            name: RecordName { epoch: Epoch(1), seq: Seq(seq as u64) },
+            record_id: RecordId { producer_epoch: ProducerEpoch(1), seq: Seq(seq as u64) },
             message: Bytes::from_static(text.as_bytes()),
         };
         Arc::new(Batch::new(LogKey::numbered(ProducerId(1)), LogEpoch(1), Offset(5), messages.iter().enumerate().map(entry).collect()))

@@ -87,7 +87,7 @@ impl Delivery {
             })),
             Self::Reset { producer, cursor } => Some(json!({
                 "type": "reset", "producer_id": producer.to_string(), "cursor": cursor.to_string(),
-                "epoch": cursor.epoch.to_string(), "after": cursor.offset,
+                "epoch": cursor.log_epoch.to_string(), "after": cursor.offset,
             })),
             Self::Batch { .. } => None,
         }
@@ -111,7 +111,7 @@ mod tests {
     #[test]
     fn places_are_read_in_all_their_forms() {
         let read = |text: &str| resume(text).map(|places| places[&ProducerId(1)]);
-        let after = |epoch, offset| ReadFrom::After(Cursor { epoch: LogEpoch(epoch), offset: Offset(offset) });
+        let after = |epoch, offset| ReadFrom::After(Cursor { log_epoch: LogEpoch(epoch), offset: Offset(offset) });
         assert_eq!(read(r#"{"1": 456}"#), Ok(after(0, 456)));
         assert_eq!(read(r#"{"1": "7-456"}"#), Ok(after(7, 456)));
         assert_eq!(read(r#"{"1": "earliest"}"#), Ok(ReadFrom::Earliest));
@@ -133,7 +133,7 @@ mod tests {
         for (cause, word) in [(GapCause::Retention, "retention"), (GapCause::Damaged, "damaged")] {
             assert_eq!(gap(cause), Some(json!({"type": "gap", "producer_id": "1", "from": 2, "to": 3, "cause": word})));
         }
-        let cursor = Cursor { epoch: LogEpoch(7), offset: Offset(9) };
+        let cursor = Cursor { log_epoch: LogEpoch(7), offset: Offset(9) };
         assert_eq!(moved([(&ProducerId(1), &cursor)]), json!({"type": "cursors", "cursors": {"1": "7-9"}}));
     }
 }

@@ -12,7 +12,7 @@ use std::{
 use bytes::Bytes;
 use motience_log::{self as log, Sender, SessionName};
 use motience_mutation::Mutation;
-use motience_proto::model::{Epoch, Fence, LogKey, ProducerId, RangeSet, Seq, record, times::ClockFault};
+use motience_proto::model::{Fence, LogKey, ProducerEpoch, ProducerId, RangeSet, Seq, record, times::ClockFault};
 use parking_lot::Mutex;
 use time::OffsetDateTime;
 use tokio::sync::{mpsc::error::TrySendError, watch};
@@ -60,20 +60,20 @@ struct Sent {
 }
 
 impl Publisher {
-    pub(super) async fn open(relay: &Relay, key: LogKey, name: SessionName, epoch: Epoch) -> Result<Self, Error> {
+    pub(super) async fn open(relay: &Relay, key: LogKey, name: SessionName, epoch: ProducerEpoch) -> Result<Self, Error> {
         if relay.0.stop.is_cancelled() {
             return Err(Error::Closed);
         }
-        let sender = Sender { name, epoch, owner: fastrand::u64(..) };
+        let sender = Sender { name, producer_epoch, owner: fastrand::u64(..) };
         let mut opened = relay.0.log.open(key, &sender).await?;
-        if Mutation::SkipSeenSet.is_on() {
+        if Mutation::SkipDedupWindow.is_on() {
             opened.seen = RangeSet::new();
         }
         let submitted = Sent { next_seq: opened.seen.max().unwrap_or(0) + 1, seen: opened.seen.clone(), tickets: 0 };
         let session = Session {
             key,
             sender,
-            state: Mutex::new(SessionState { life: opened.life, fence: opened.fence, logged: opened.seen, held: opened.held }),
+            state: Mutex::new(SessionState { log_epoch: opened.log_epoch, fence: opened.fence, logged: opened.seen, held: opened.held }),
             committed: watch::Sender::new(Committed::default()),
             superseded: CancellationToken::new(),
         };
@@ -163,7 +163,7 @@ impl Publisher {
         let Some(device) = &self.device else { return };
         if records > 0 && (self.misdated.swap(fault.is_some(), Relaxed) || misdated > 0) {
             let devices = &self.relay.0.reports.devices;
-            devices.dated(self.session.key, device, log::Transport::Quic, fault, misdated);
+            devices.dated(self.session.key, device, motience_proto::model::Transport::Quic, fault, misdated);
         }
     }
 
@@ -218,10 +218,10 @@ impl Session {
     pub(super) fn is_newer_than(&self, other: &Self) -> bool {
         let place = |session: &Self| {
             let state = session.state.lock();
-            (state.life, state.fence)
+            (state.log_epoch, state.fence)
         };
-        let ((life, fence), (other_life, other_fence)) = (place(self), place(other));
-        life == other_life && fence > other_fence
+        let ((log_epoch, fence), (other_epoch, other_fence)) = (place(self), place(other));
+        log_epoch == other_epoch && fence > other_fence
     }
 }
 
@@ -252,7 +252,7 @@ impl Group<'_> {
         let time = self.publisher.check_record(&json)?.time;
         let mut submitted = self.publisher.submitted.lock();
         self.publisher.room_for(&submitted.seen, seq)?;
-        let new = submitted.seen.insert(seq.0) || Mutation::SkipSeenSet.is_on();
+        let new = submitted.seen.insert(seq.0) || Mutation::SkipDedupWindow.is_on();
         if new {
             self.bytes += json.len();
             self.records.push(QueuedRecord { seq, id: None, json });

@@ -44,7 +44,7 @@ pub(super) fn start(relay: &Relay) {
                 events.extend(reports.devices.look());
                 reports.devices.prune(clock.now());
                 for event in events.iter().filter(|_| log.is_shared()) {
-                    if let Err(e) = log.announce(event).await {
+                    if let Err(e) = log.broadcast(event).await {
                         debug!(error = %e, "this node's state could not be told to the others");
                         break;
                     }

@@ -11,7 +11,7 @@ use tokio::{sync::watch, time::sleep};
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
-use super::{Error, Follows, ReadFrom, Relay, Subscriber, routes::Watch};
+use super::{Error, Follows, ReadFrom, Relay, Subscriber, subscription_cache::Watch};
 
 /// Pause before a dependency that is away is asked again.
 pub(super) const RETRY_AFTER: Duration = Duration::from_millis(500);

@@ -2,7 +2,7 @@
 
 use std::{collections::VecDeque, sync::Arc};
 
-use motience_log::{Batch, Head};
+use motience_log::{Batch, Bounds};
 use motience_proto::model::{Cursor, Offset};
 
 use super::parts::cut;
@@ -19,12 +19,12 @@ pub(super) struct Ring {
     /// Longest part, in bytes: longer batches are cut, once for all who read them.
     part: usize,
     /// The log's end as far as it is known; `None` before the log has been asked.
-    head: Option<Head>,
+    bounds: Option<Bounds>,
 }
 
 /// What a cursor finds.
 #[derive(Debug)]
-pub(super) enum Found {
+pub(super) enum ReadOutcome {
     /// Nothing after it yet.
     Nothing,
     /// These, the first of them holding the next offset.
@@ -37,7 +37,7 @@ pub(super) enum Found {
 
 /// What a published batch was.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum News {
+pub(super) enum PushOutcome {
     /// Known.
     Nothing,
     /// The next, or one after a hole.
@@ -48,29 +48,29 @@ pub(super) enum News {
 
 impl Ring {
     pub(super) fn new(limit: usize, part: usize) -> Self {
-        Self { batches: VecDeque::new(), bytes: 0, limit, part, head: None }
+        Self { batches: VecDeque::new(), bytes: 0, limit, part, bounds: None }
     }
 
     /// Takes a published batch.
-    pub(super) fn push(&mut self, batch: &Arc<Batch>) -> News {
-        let Some(head) = self.head.as_mut() else { return News::Life };
-        if batch.epoch != head.epoch() {
-            return News::Life;
+    pub(super) fn push(&mut self, batch: &Arc<Batch>) -> PushOutcome {
+        let Some(bounds) = self.bounds.as_mut() else { return PushOutcome::UnknownEpoch };
+        if batch.log_epoch != bounds.log_epoch() {
+            return PushOutcome::UnknownEpoch;
         }
-        if batch.last() <= head.last {
+        if batch.last() <= bounds.last {
             let agrees = agree(&self.batches, batch);
             if !agrees {
                 // One of the two is not what the log has: readers that have not passed it read the log.
                 self.batches.clear();
                 self.bytes = 0;
             }
-            return if agrees { News::Nothing } else { News::Life };
+            return if agrees { PushOutcome::Known } else { PushOutcome::UnknownEpoch };
         }
-        if batch.first != head.last.next() {
+        if batch.first != bounds.last.next() {
             self.batches.clear();
             self.bytes = 0;
         }
-        head.last = batch.last();
+        bounds.last = batch.last();
         self.bytes += batch.bytes();
         self.batches.extend(cut(batch, Offset(0), self.part, usize::MAX));
         while self.bytes > self.limit && self.batches.len() > 1 {
@@ -78,40 +78,40 @@ impl Ring {
                 self.bytes -= oldest.bytes();
             }
         }
-        News::Batch
+        PushOutcome::Appended
     }
 
     /// Learns where the log really ends. Returns whether that was news. `heard` is where the ring ended when the log was asked: an
     /// end before that, in the same life, means that something was heard which the log does not have.
-    pub(super) fn advance(&mut self, head: Head, heard: Cursor) -> bool {
-        let false_end = head.epoch() == heard.epoch && head.last < heard.offset;
+    pub(super) fn advance(&mut self, bounds: Bounds, heard: Cursor) -> bool {
+        let false_end = bounds.log_epoch() == heard.log_epoch && bounds.last < heard.offset;
         // Asked for before the newest batch was heard, it may be behind.
-        let news = false_end || self.head.as_ref().is_none_or(|known| head.lives != known.lives || head.last > known.last);
+        let news = false_end || self.bounds.as_ref().is_none_or(|known| bounds.epochs != known.epochs || bounds.last > known.last);
         if news {
             self.batches.clear();
             self.bytes = 0;
-            self.head = Some(head);
+            self.bounds = Some(bounds);
         }
         news
     }
 
     /// The newest place known.
     pub(super) fn end(&self) -> Cursor {
-        self.head.as_ref().map_or_else(Cursor::default, |head| Cursor { epoch: head.epoch(), offset: head.last })
+        self.bounds.as_ref().map_or_else(Cursor::default, |bounds| Cursor { log_epoch: bounds.log_epoch(), offset: bounds.last })
     }
 
     /// Batches after `cursor`, up to about `bytes`.
-    pub(super) fn read(&self, cursor: Cursor, bytes: usize) -> Found {
-        let Some(head) = &self.head else { return Found::Nothing };
-        if cursor.epoch != head.epoch() || cursor.offset > head.last {
-            return Found::Reset(head.lives.resume(cursor, head.last));
+    pub(super) fn read(&self, cursor: Cursor, bytes: usize) -> ReadOutcome {
+        let Some(bounds) = &self.bounds else { return ReadOutcome::Nothing };
+        if cursor.log_epoch != bounds.log_epoch() || cursor.offset > bounds.last {
+            return ReadOutcome::Reset(bounds.epochs.resume(cursor, bounds.last));
         }
-        if cursor.offset == head.last {
-            return Found::Nothing;
+        if cursor.offset == bounds.last {
+            return ReadOutcome::Nothing;
         }
         match self.batches.front() {
             Some(front) if front.first <= cursor.offset.next() => {}
-            _ => return Found::Older,
+            _ => return ReadOutcome::Older,
         }
         let start = self.batches.partition_point(|batch| batch.last() <= cursor.offset);
         let mut taken = 0;
@@ -120,7 +120,7 @@ impl Ring {
             taken += batch.bytes();
             more
         };
-        Found::Batches(self.batches.range(start..).take_while(within).cloned().collect())
+        ReadOutcome::Batches(self.batches.range(start..).take_while(within).cloned().collect())
     }
 }
 
@@ -141,10 +141,11 @@ mod tests {
 
     use super::*;
     use motience_log::Entry;
-    use motience_proto::model::{Epoch, LogEpoch, LogKey, ProducerId, RecordName, Seq};
+    use motience_proto::model::{LogEpoch, LogKey, ProducerEpoch, ProducerId, RecordId, Seq};
 
     fn batch(epoch: u64, first: u64, count: u64) -> Arc<Batch> {
-        let entry = |n| Entry { name: RecordName { epoch: Epoch(1), seq: Seq(n) }, message: Bytes::from_static(b"0123456789") };
+        let entry =
+            |n| Entry { record_id: RecordId { producer_epoch: ProducerEpoch(1), seq: Seq(n) }, message: Bytes::from_static(b"0123456789") };
         Arc::new(Batch::new(
             LogKey::numbered(ProducerId(1)),
             LogEpoch(epoch),
@@ -153,23 +154,23 @@ mod tests {
         ))
     }
 
-    fn head(lives: &str, last: u64) -> Head {
-        Head { lives: lives.parse().unwrap(), first: Offset(1), last: Offset(last) }
+    fn bounds(epochs: &str, last: u64) -> Bounds {
+        Bounds { epochs: epochs.parse().unwrap(), first: Offset(1), last: Offset(last) }
     }
 
     fn ring(limit: usize) -> Ring {
         let mut ring = Ring::new(limit, 1 << 20);
-        assert!(ring.advance(head("1:0", 0), Cursor::default()));
+        assert!(ring.advance(bounds("1:0", 0), Cursor::default()));
         ring
     }
 
     fn at(epoch: u64, offset: u64) -> Cursor {
-        Cursor { epoch: LogEpoch(epoch), offset: Offset(offset) }
+        Cursor { log_epoch: LogEpoch(epoch), offset: Offset(offset) }
     }
 
-    fn seen(found: &Found) -> Option<(u64, u64)> {
+    fn seen(found: &ReadOutcome) -> Option<(u64, u64)> {
         match found {
-            Found::Batches(batches) => Some((batches[0].first.0, batches[batches.len() - 1].last().0)),
+            ReadOutcome::Batches(batches) => Some((batches[0].first.0, batches[batches.len() - 1].last().0)),
             _ => None,
         }
     }
@@ -178,23 +179,23 @@ mod tests {
     fn it_keeps_the_newest_and_sends_older_cursors_to_the_log() {
         let mut ring = ring(40);
         for first in [1, 3, 5, 7] {
-            assert_eq!(ring.push(&batch(1, first, 2)), News::Batch);
+            assert_eq!(ring.push(&batch(1, first, 2)), PushOutcome::Appended);
         }
-        assert_eq!(ring.push(&batch(1, 7, 2)), News::Nothing, "a repeated message is no news");
-        assert!(matches!(ring.read(at(1, 8), 1000), Found::Nothing));
+        assert_eq!(ring.push(&batch(1, 7, 2)), PushOutcome::Known, "a repeated message is no news");
+        assert!(matches!(ring.read(at(1, 8), 1000), ReadOutcome::Nothing));
         assert_eq!(seen(&ring.read(at(1, 4), 1000)), Some((5, 8)));
         assert_eq!(seen(&ring.read(at(1, 4), 1)), Some((5, 6)), "at least one batch, whatever the budget");
-        assert!(matches!(ring.read(at(1, 3), 1000), Found::Older));
+        assert!(matches!(ring.read(at(1, 3), 1000), ReadOutcome::Older));
     }
 
     #[test]
     fn a_long_batch_is_cut_so_that_a_reader_keeps_little_of_it() {
         let mut ring = Ring::new(1000, 30);
-        ring.advance(head("1:0", 0), Cursor::default());
-        assert_eq!(ring.push(&batch(1, 1, 20)), News::Batch);
-        let Found::Batches(read) = ring.read(at(1, 4), 30) else { panic!("it is there") };
+        ring.advance(bounds("1:0", 0), Cursor::default());
+        assert_eq!(ring.push(&batch(1, 1, 20)), PushOutcome::Appended);
+        let ReadOutcome::Batches(read) = ring.read(at(1, 4), 30) else { panic!("it is there") };
         assert_eq!(read.iter().map(|part| (part.first.0, part.last().0)).collect::<Vec<_>>(), [(4, 6)]);
-        let Found::Batches(read) = ring.read(at(1, 6), 31) else { panic!("it is there") };
+        let ReadOutcome::Batches(read) = ring.read(at(1, 6), 31) else { panic!("it is there") };
         assert_eq!(read.iter().map(|part| part.first.0).collect::<Vec<_>>(), [7, 10]);
         assert_eq!(ring.end(), at(1, 20));
     }
@@ -204,29 +205,30 @@ mod tests {
         let mut ring = ring(1000);
         ring.push(&batch(1, 1, 2));
         ring.push(&batch(1, 5, 1));
-        assert!(matches!(ring.read(at(1, 2), 1000), Found::Older));
+        assert!(matches!(ring.read(at(1, 2), 1000), ReadOutcome::Older));
         assert_eq!(seen(&ring.read(at(1, 4), 1000)), Some((5, 5)));
-        assert!(ring.advance(head("1:0", 9), Cursor::default()), "a lost last message shows in the head");
-        assert!(!ring.advance(head("1:0", 8), Cursor::default()), "an answer that was overtaken is no news");
-        assert!(matches!(ring.read(at(1, 5), 1000), Found::Older));
+        assert!(ring.advance(bounds("1:0", 9), Cursor::default()), "a lost last message shows in the head");
+        assert!(!ring.advance(bounds("1:0", 8), Cursor::default()), "an answer that was overtaken is no news");
+        assert!(matches!(ring.read(at(1, 5), 1000), ReadOutcome::Older));
     }
 
     #[test]
     fn the_log_is_right_where_it_disagrees_with_what_was_heard() {
         let mut ring = ring(1000);
         ring.push(&batch(1, 1, 9));
-        assert!(!ring.advance(head("1:0", 5), at(1, 5)), "the rest came in while the log was asked");
-        assert!(ring.advance(head("1:0", 5), at(1, 9)), "the log ends before what was heard by then");
-        assert!(matches!(ring.read(at(1, 9), 1000), Found::Reset(cursor) if cursor == at(1, 5)));
-        assert!(matches!(ring.read(at(1, 2), 1000), Found::Older));
+        assert!(!ring.advance(bounds("1:0", 5), at(1, 5)), "the rest came in while the log was asked");
+        assert!(ring.advance(bounds("1:0", 5), at(1, 9)), "the log ends before what was heard by then");
+        assert!(matches!(ring.read(at(1, 9), 1000), ReadOutcome::Reset(cursor) if cursor == at(1, 5)));
+        assert!(matches!(ring.read(at(1, 2), 1000), ReadOutcome::Older));
 
         ring.push(&batch(1, 6, 3));
         ring.push(&batch(1, 9, 2));
-        assert_eq!(ring.push(&batch(1, 4, 6)), News::Nothing, "known, and as it was told");
-        let other = Entry { name: RecordName { epoch: Epoch(2), seq: Seq(1) }, message: Bytes::from_static(b"another") };
+        assert_eq!(ring.push(&batch(1, 4, 6)), PushOutcome::Known, "known, and as it was told");
+        let other =
+            Entry { record_id: RecordId { producer_epoch: ProducerEpoch(2), seq: Seq(1) }, message: Bytes::from_static(b"another") };
         let false_one = Arc::new(Batch::new(LogKey::numbered(ProducerId(1)), LogEpoch(1), Offset(8), vec![other]));
-        assert_eq!(ring.push(&false_one), News::Life, "the log is asked");
-        assert!(matches!(ring.read(at(1, 7), 1000), Found::Older));
+        assert_eq!(ring.push(&false_one), PushOutcome::UnknownEpoch, "the log is asked");
+        assert!(matches!(ring.read(at(1, 7), 1000), ReadOutcome::Older));
         assert_eq!(ring.end(), at(1, 10));
     }
 
@@ -234,14 +236,14 @@ mod tests {
     fn another_life_is_asked_for_and_sends_cursors_back_to_what_is_shared() {
         let mut ring = ring(1000);
         ring.push(&batch(1, 1, 9));
-        assert_eq!(ring.push(&batch(2, 4, 1)), News::Life);
+        assert_eq!(ring.push(&batch(2, 4, 1)), PushOutcome::UnknownEpoch);
         assert_eq!(seen(&ring.read(at(1, 4), 1000)), Some((1, 9)), "until it is known where it began");
-        assert!(ring.advance(head("1:0,2:3", 4), Cursor::default()));
-        assert!(matches!(ring.read(at(1, 9), 1000), Found::Reset(cursor) if cursor == at(2, 3)));
-        assert!(matches!(ring.read(at(1, 2), 1000), Found::Reset(cursor) if cursor == at(2, 2)));
-        assert!(matches!(ring.read(at(2, 4), 1000), Found::Nothing));
+        assert!(ring.advance(bounds("1:0,2:3", 4), Cursor::default()));
+        assert!(matches!(ring.read(at(1, 9), 1000), ReadOutcome::Reset(cursor) if cursor == at(2, 3)));
+        assert!(matches!(ring.read(at(1, 2), 1000), ReadOutcome::Reset(cursor) if cursor == at(2, 2)));
+        assert!(matches!(ring.read(at(2, 4), 1000), ReadOutcome::Nothing));
         // A wiped log knows nothing of its past.
-        assert!(ring.advance(head("3:0", 0), Cursor::default()));
-        assert!(matches!(ring.read(at(2, 4), 1000), Found::Reset(cursor) if cursor == at(3, 0)));
+        assert!(ring.advance(bounds("3:0", 0), Cursor::default()));
+        assert!(matches!(ring.read(at(2, 4), 1000), ReadOutcome::Reset(cursor) if cursor == at(3, 0)));
     }
 }

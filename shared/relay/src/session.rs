@@ -31,7 +31,7 @@ pub(super) struct Session {
 }
 
 pub(super) struct SessionState {
-    pub(super) life: LogEpoch,
+    pub(super) log_epoch: LogEpoch,
     pub(super) fence: Fence,
     /// What is in the log.
     pub(super) logged: RangeSet,

@@ -154,7 +154,7 @@ pub(super) fn start_reports(relay: &Relay) {
                 tokio::time::sleep(REPORT_EVERY).await;
                 for some in streams.reports(clock.now()).chunks(REPORTS_AT_ONCE) {
                     let event = Event::Streams { node: streams.node.clone(), streams: some.to_vec() };
-                    if let Err(e) = log.announce(&event).await {
+                    if let Err(e) = log.broadcast(&event).await {
                         debug!(error = %e, "live producers could not be told to the other nodes");
                         break;
                     }

@@ -12,9 +12,9 @@ use tracing::warn;
 
 use super::{
     Error, ReadFrom, Relay,
-    hub::{Lease, Slot, Wake},
+    hub::{FollowGuard, ReadyEntry, ReadyQueue},
     parts::cut,
-    ring::Found,
+    ring::ReadOutcome,
 };
 
 /// Work that is given out before other tasks have their turn, as bytes of messages.
@@ -77,7 +77,7 @@ impl GapCause {
 /// Follows any number of producers.
 pub struct Subscriber {
     relay: Relay,
-    wake: Arc<Wake>,
+    wake: Arc<ReadyQueue>,
     /// By a number that is never used twice: news queued for a follow that has ended must not wake another.
     follows: HashMap<usize, Follow>,
     places: HashMap<ProducerId, usize>,
@@ -85,7 +85,7 @@ pub struct Subscriber {
     /// Read and not yet handed out; at most one turn.
     ready: VecDeque<Delivery>,
     /// The follow whose turn it is; kept here so that a cancelled read loses nothing.
-    turn: Option<Arc<Slot>>,
+    turn: Option<Arc<ReadyEntry>>,
     /// What was given out since this reader last waited.
     spent: usize,
     /// Whether what it reads goes out to a consumer.
@@ -96,7 +96,7 @@ pub struct Subscriber {
 
 struct Follow {
     key: LogKey,
-    lease: Lease,
+    lease: FollowGuard,
     cursor: Cursor,
 }
 
@@ -212,15 +212,15 @@ impl Subscriber {
             let slot = self.wake.take()?;
             let Some(follow) = self.follows.get_mut(&slot.index) else { continue };
             match follow.lease.read(follow.cursor, self.relay.0.limits.read) {
-                Found::Nothing => {}
-                Found::Batches(_) if self.from_log.is_some() => self.turn = Some(slot),
-                Found::Batches(batches) => {
+                ReadOutcome::Nothing => {}
+                ReadOutcome::Batches(_) if self.from_log.is_some() => self.turn = Some(slot),
+                ReadOutcome::Batches(batches) => {
                     follow.take(batches, &mut self.ready);
                     // There may be more; others first.
                     self.wake.queue(&slot);
                 }
-                Found::Older => self.turn = Some(slot),
-                Found::Reset(cursor) => {
+                ReadOutcome::Older => self.turn = Some(slot),
+                ReadOutcome::Reset(cursor) => {
                     follow.cursor = cursor;
                     self.ready.push_back(Delivery::Reset { producer: follow.key.producer, cursor });
                     self.wake.queue(&slot);
@@ -240,13 +240,13 @@ impl Subscriber {
         let found = async {
             let read = log.read(follow.key, cursor.offset, bytes).await?;
             // Nothing after a cursor that stands before the end: retention has emptied the log.
-            let head = if read.batches.is_empty() { Some(log.head(follow.key).await?) } else { None };
+            let head = if read.batches.is_empty() { Some(log.bounds(follow.key).await?) } else { None };
             Ok::<_, Error>((read, head))
         };
         match found.await {
-            Ok((read, head)) if read.epoch != cursor.epoch || head.as_ref().is_some_and(|h| h.epoch() != cursor.epoch) => {
+            Ok((read, head)) if read.log_epoch != cursor.log_epoch || head.as_ref().is_some_and(|h| h.log_epoch() != cursor.log_epoch) => {
                 // The ring learns of the new life in a moment, and says where this cursor goes on.
-                self.relay.0.hub.suspect();
+                self.relay.0.hub.mark_stale();
                 self.wake.queue(&slot);
                 tokio::time::sleep(RETRY_AFTER).await;
                 self.turn = None;
@@ -266,7 +266,7 @@ impl Subscriber {
                 self.wake.queue(&slot);
                 if nothing {
                     // More was heard of than there is.
-                    self.relay.0.hub.suspect();
+                    self.relay.0.hub.mark_stale();
                     tokio::time::sleep(RETRY_AFTER).await;
                 }
                 self.turn = None;

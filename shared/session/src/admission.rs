@@ -6,7 +6,7 @@ use motience_auth::{Grant, Standing};
 use motience_backend::Backend;
 use motience_http::{count_ended, session_refused};
 use motience_limits::permits::{ClientAddress, Permit, Share};
-use motience_log::Transport;
+use motience_proto::model::Transport;
 use motience_proto::{
     model::{DeviceId, Role},
     wire::{CloseCode, Frame, Hello, Intent, VERSION},

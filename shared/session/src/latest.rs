@@ -7,14 +7,14 @@ use bytes::Bytes;
 use futures_util::future::{BoxFuture, FutureExt as _};
 use motience_log::SessionName;
 use motience_proto::{
-    model::{Epoch, LogKey},
+    model::{LogKey, ProducerEpoch},
     wire::Record,
 };
 use motience_relay::{Error, Presence, Publisher, Relay};
 use tracing::debug;
 
 /// The producer epoch of publishers that nobody comes back to.
-const ONLY: Epoch = Epoch(1);
+const ONLY: ProducerEpoch = ProducerEpoch(1);
 /// Datagrams that count as missing between two: a link that loses more in a row is down.
 const MOST_MISSING: u64 = 10_000;
 
@@ -56,7 +56,7 @@ impl<'s> Latest<'s> {
             return self.submit(record.json);
         }
         let (relay, key) = (self.relay.clone(), self.key);
-        let opening = async move { relay.publisher(key, SessionName::passing(), ONLY).await };
+        let opening = async move { relay.publisher(key, SessionName::ephemeral(), ONLY).await };
         self.opening = Some((opening.boxed(), record.json));
     }
 

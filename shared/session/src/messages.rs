@@ -9,7 +9,7 @@ use bytes::Bytes;
 use futures_util::FutureExt as _;
 use motience_auth::{Grant, Standing};
 use motience_backend::Backend;
-use motience_log::Transport;
+use motience_proto::model::Transport;
 use motience_proto::model::{
     LogKey,
     envelope::{self, Envelope},
@@ -47,7 +47,7 @@ pub struct MessagePublisher {
 impl MessagePublisher {
     /// Opens a publisher for one connection or request.
     pub async fn open(backend: &Arc<Backend>, key: LogKey, transport: Transport) -> Result<Self, Error> {
-        let publisher = backend.relay.passing_publisher(key).await?;
+        let publisher = backend.relay.ephemeral_publisher(key).await?;
         let devices = backend.relay.devices().senders(key, transport);
         Ok(Self { backend: Arc::clone(backend), publisher, devices })
     }

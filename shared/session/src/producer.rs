@@ -48,7 +48,7 @@ const WRITE: usize = 64 * 1024;
 /// How motience/1 travels between a device and this node.
 pub trait Transport: Send {
     /// The transport's name in reports.
-    const KIND: log::Transport;
+    const KIND: motience_proto::model::Transport;
     /// The optional abilities of a device that the transport can carry.
     const FEATURES: u64;
 

@@ -86,7 +86,7 @@ impl Store {
             }
             last.entry(producer)
                 .and_modify(|was| {
-                    if was.epoch != cursor.epoch || was.offset < cursor.offset {
+                    if was.log_epoch != cursor.log_epoch || was.offset < cursor.offset {
                         *was = cursor;
                     }
                 })
@@ -116,7 +116,7 @@ impl Store {
         cursors: &BTreeMap<ProducerId, Cursor>,
         now: OffsetDateTime,
     ) -> Result<u64, Error> {
-        let rows = cursors.iter().map(|(producer, at)| (producer.0, at.epoch.0.cast_signed(), at.offset.0.cast_signed()));
+        let rows = cursors.iter().map(|(producer, at)| (producer.0, at.log_epoch.0.cast_signed(), at.offset.0.cast_signed()));
         let (consumer, name, now) = (consumer.0, name.as_str(), millis(now));
         limited(async {
             Ok(match &*self.0 {

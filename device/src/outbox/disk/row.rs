@@ -4,7 +4,7 @@
 //! CRC-32, JSON. Numbers are big-endian.
 
 use bytes::Bytes;
-use motience_proto::model::{Epoch, Seq};
+use motience_proto::model::{ProducerEpoch, Seq};
 use serde::{Deserialize, Serialize};
 
 use super::Mark;
@@ -31,7 +31,7 @@ struct MarkRow {
     records: u64,
 }
 
-pub(super) fn encode(epoch: Epoch, item: &Item) -> Vec<u8> {
+pub(super) fn encode(epoch: ProducerEpoch, item: &Item) -> Vec<u8> {
     let mut row = Vec::with_capacity(HEAD + item.json.len());
     row.extend_from_slice(&[0; CRC]);
     row.push(match item.lane {
@@ -46,7 +46,7 @@ pub(super) fn encode(epoch: Epoch, item: &Item) -> Vec<u8> {
 }
 
 /// The record, if it is the one that was written for this epoch and number.
-pub(super) fn decode(epoch: Epoch, seq: u64, row: &[u8]) -> Option<Item> {
+pub(super) fn decode(epoch: ProducerEpoch, seq: u64, row: &[u8]) -> Option<Item> {
     let (head, json) = row.split_at_checked(HEAD)?;
     if checksum(epoch, seq, &row[CRC..]).to_be_bytes() != head[..CRC] {
         return None;
@@ -88,10 +88,10 @@ pub(super) fn decode_mark(bytes: &[u8]) -> Option<(Mark, u64)> {
         return None;
     }
     let skipped = row.skipped.parse().ok()?;
-    Some((Mark { epoch: Epoch(row.epoch), last: row.last, reserved: row.reserved, given: row.given, skipped }, row.records))
+    Some((Mark { epoch: ProducerEpoch(row.epoch), last: row.last, reserved: row.reserved, given: row.given, skipped }, row.records))
 }
 
-fn checksum(epoch: Epoch, seq: u64, rest: &[u8]) -> u32 {
+fn checksum(epoch: ProducerEpoch, seq: u64, rest: &[u8]) -> u32 {
     let mut hasher = crc32fast::Hasher::new();
     hasher.update(&epoch.0.to_be_bytes());
     hasher.update(&seq.to_be_bytes());
@@ -113,14 +113,14 @@ mod tests {
         ) {
             let lane = if ordered { Lane::Ordered } else { Lane::Independent };
             let item = Item { seq: Seq(seq), lane, taken_at, json: json.into() };
-            let mut row = encode(Epoch(epoch), &item);
-            let read = decode(Epoch(epoch), seq, &row);
+            let mut row = encode(ProducerEpoch(epoch), &item);
+            let read = decode(ProducerEpoch(epoch), seq, &row);
             prop_assert_eq!(read, Some(item));
-            prop_assert_eq!(decode(Epoch(epoch), seq.wrapping_add(1), &row), None);
-            prop_assert_eq!(decode(Epoch(epoch.wrapping_add(1)), seq, &row), None);
+            prop_assert_eq!(decode(ProducerEpoch(epoch), seq.wrapping_add(1), &row), None);
+            prop_assert_eq!(decode(ProducerEpoch(epoch.wrapping_add(1)), seq, &row), None);
             let bit = bit % (row.len() * 8);
             row[bit / 8] ^= 1 << (bit % 8);
-            prop_assert_eq!(decode(Epoch(epoch), seq, &row), None);
+            prop_assert_eq!(decode(ProducerEpoch(epoch), seq, &row), None);
         }
 
         #[test]
@@ -128,7 +128,7 @@ mod tests {
             epoch in 1_u64.., last in 0_u64..1000, more in 0_u64..1000, skips in proptest::collection::vec(1_u64..50, 0..9), bit: usize
         ) {
             let given = (more % 2 == 0).then_some(last / 2);
-            let mark = Mark { epoch: Epoch(epoch), last, reserved: last + more, given, skipped: skips.into_iter().collect() };
+            let mark = Mark { epoch: ProducerEpoch(epoch), last, reserved: last + more, given, skipped: skips.into_iter().collect() };
             let mut row = encode_mark(&mark, 7);
             prop_assert_eq!(decode_mark(&row), Some((mark, 7)));
             let bit = bit % (row.len() * 8);

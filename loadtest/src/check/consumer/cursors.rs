@@ -53,8 +53,8 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let mut cursors = Cursors::open(dir.path(), &[1, 2]).unwrap();
         assert_eq!(cursors.get(1), None);
-        let long = Cursor { epoch: LogEpoch(u64::MAX), offset: Offset(u64::MAX) };
-        let short = Cursor { epoch: LogEpoch(1), offset: Offset(2) };
+        let long = Cursor { log_epoch: LogEpoch(u64::MAX), offset: Offset(u64::MAX) };
+        let short = Cursor { log_epoch: LogEpoch(1), offset: Offset(2) };
         for cursor in [long, short] {
             cursors.set(1, cursor).unwrap();
             let again = Cursors::open(dir.path(), &[1, 2]).unwrap();

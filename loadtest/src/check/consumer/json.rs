@@ -87,7 +87,7 @@ fn take(text: &str, book: &mut Book) -> Result<Option<String>> {
         Some("reset") => {
             let cursor = match (&envelope.cursor, number(envelope.epoch.as_ref()), envelope.after) {
                 (Some(cursor), ..) => cursor.parse()?,
-                (None, Some(epoch), Some(after)) => Cursor { epoch: LogEpoch(u64::try_from(epoch)?), offset: Offset(after) },
+                (None, Some(epoch), Some(after)) => Cursor { log_epoch: LogEpoch(u64::try_from(epoch)?), offset: Offset(after) },
                 _ => bail!("a reset to where? {text}"),
             };
             book.reset(producer()?, cursor)?;

@@ -10,7 +10,7 @@ mod native;
 use std::path::PathBuf;
 
 use anyhow::Result;
-use motience_proto::model::{Cursor, RecordName};
+use motience_proto::model::{Cursor, RecordId};
 use serde::{Deserialize, Serialize};
 
 use self::cursors::Cursors;
@@ -63,7 +63,7 @@ struct Book {
 }
 
 impl Book {
-    fn received(&mut self, producer: i64, cursor: Cursor, name: RecordName, message: &str) -> Result<()> {
+    fn received(&mut self, producer: i64, cursor: Cursor, name: RecordId, message: &str) -> Result<()> {
         let (id, hash) = record::read(message)?;
         self.history.put(Event::Received { producer, cursor, name, id, hash });
         self.cursors.set(producer, cursor)

@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use motience_proto::model::{Cursor, LogEpoch, RecordName};
+use motience_proto::model::{Cursor, LogEpoch, RecordId};
 
 use super::{Counts, History};
 use crate::check::{
@@ -28,7 +28,7 @@ pub(super) enum Outcome {
 pub(super) struct Record {
     pub(super) offered: u64,
     pub(super) hash: Hash,
-    pub(super) taken: Option<(u64, RecordName)>,
+    pub(super) taken: Option<(u64, RecordId)>,
     pub(super) rejected: bool,
     pub(super) outcome: Option<(u64, Outcome)>,
 }
@@ -79,7 +79,7 @@ pub(super) struct Facts<'h> {
     /// Where each record was seen by anyone.
     pub(super) places: HashMap<Id, HashSet<Place>>,
     /// What was seen at each place, by whoever saw it first.
-    pub(super) at: HashMap<Place, (RecordName, Id)>,
+    pub(super) at: HashMap<Place, (RecordId, Id)>,
     /// When each life was heard of first.
     pub(super) began: HashMap<(i64, LogEpoch), u64>,
     /// `(producer, older life, newer life)` and the last offset that both surely share.
@@ -136,11 +136,11 @@ impl<'h> Facts<'h> {
         self.rollbacks.iter().filter(|rollback| could(rollback)).any(|rollback| match places {
             None => matches!(record.outcome, Some((at, Outcome::Acked)) if at <= rollback.to + LATE),
             Some(places) => places.iter().all(|place| {
-                let (producer, life, offset) = *place;
-                let old = self.began.get(&(producer, life)).is_none_or(|began| *began <= rollback.to);
+                let (producer, log_epoch, offset) = *place;
+                let old = self.began.get(&(producer, log_epoch)).is_none_or(|began| *began <= rollback.to);
                 let survived = self.shared.iter().any(|((p, older, newer), shared)| {
                     let later = self.began.get(&(producer, *newer)).is_some_and(|began| *began > rollback.from);
-                    *p == producer && *older == life && later && *shared >= offset
+                    *p == producer && *older == log_epoch && later && *shared >= offset
                 });
                 old && !survived
             }),
@@ -247,19 +247,19 @@ impl<'h> Facts<'h> {
                         place.insert(*producer, cursor.unwrap_or_default());
                     }
                     Event::Received { producer, cursor, name, id, .. } => {
-                        let at = (*producer, cursor.epoch, cursor.offset.0);
+                        let at = (*producer, cursor.log_epoch, cursor.offset.0);
                         self.places.entry(*id).or_default().insert(at);
                         self.at.entry(at).or_insert((*name, *id));
                         self.received.insert((*number, *id));
-                        self.hear_of(*producer, cursor.epoch, line.t);
+                        self.hear_of(*producer, cursor.log_epoch, line.t);
                         place.insert(*producer, *cursor);
                     }
                     Event::Reset { producer, cursor } => {
-                        self.hear_of(*producer, cursor.epoch, line.t);
+                        self.hear_of(*producer, cursor.log_epoch, line.t);
                         if let Some(before) = place.insert(*producer, *cursor)
-                            && before.epoch != cursor.epoch
+                            && before.log_epoch != cursor.log_epoch
                         {
-                            let shared = self.shared.entry((*producer, before.epoch, cursor.epoch)).or_default();
+                            let shared = self.shared.entry((*producer, before.log_epoch, cursor.log_epoch)).or_default();
                             *shared = (*shared).max(cursor.offset.0.min(before.offset.0));
                         }
                     }
@@ -269,8 +269,8 @@ impl<'h> Facts<'h> {
         }
     }
 
-    fn hear_of(&mut self, producer: i64, life: LogEpoch, t: u64) {
-        let began = self.began.entry((producer, life)).or_insert(t);
+    fn hear_of(&mut self, producer: i64, log_epoch: LogEpoch, t: u64) {
+        let began = self.began.entry((producer, log_epoch)).or_insert(t);
         *began = (*began).min(t);
     }
 
@@ -297,7 +297,7 @@ impl<'h> Facts<'h> {
                 }
             }
         }
-        counts.lives = self.began.len();
+        counts.epochs = self.began.len();
         counts.stored = self.history.store.as_ref().map_or(0, Vec::len);
     }
 }

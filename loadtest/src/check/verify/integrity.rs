@@ -6,7 +6,7 @@
 
 use std::collections::HashMap;
 
-use motience_proto::model::RecordName;
+use motience_proto::model::RecordId;
 
 use super::{Invariant, Violation, broken, facts::Facts};
 use crate::check::history::{Event, Id};
@@ -49,7 +49,7 @@ pub(super) fn check(facts: &Facts<'_>, violations: &mut Vec<Violation>) {
 
 /// An outbox gives no name twice.
 fn names_are_used_once(facts: &Facts<'_>, violations: &mut Vec<Violation>) {
-    let mut names: HashMap<RecordName, Id> = HashMap::new();
+    let mut names: HashMap<RecordId, Id> = HashMap::new();
     let mut taken: Vec<_> = facts.records.iter().filter_map(|(id, record)| Some((*id, record.taken?))).collect();
     taken.sort_unstable_by_key(|(_, (t, _))| *t);
     for (id, (_, name)) in taken {

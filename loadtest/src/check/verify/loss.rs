@@ -159,23 +159,23 @@ struct Read {
 
 impl Read {
     fn of(facts: &Facts<'_>, consumer: &Consumer) -> Self {
-        let (mut read, mut life) = (Self::default(), HashMap::new());
+        let (mut read, mut log_epoch) = (Self::default(), HashMap::new());
         for line in facts.history.consumers.get(&consumer.number).into_iter().flatten() {
             match &line.event {
                 Event::Received { producer, cursor, id, .. } => {
-                    life.insert(*producer, cursor.epoch);
+                    log_epoch.insert(*producer, cursor.log_epoch);
                     let offers = read.offers.entry(*producer).or_default();
                     let latest = offers.last().map_or(0, |(_, offered)| *offered);
                     offers.push((line.t, facts.records.get(id).map_or(0, |record| record.offered).max(latest)));
-                    let last = read.last.entry((*producer, cursor.epoch)).or_default();
+                    let last = read.last.entry((*producer, cursor.log_epoch)).or_default();
                     *last = (*last).max(cursor.offset.0);
                 }
                 Event::Resumed { producer, cursor: Some(cursor) } | Event::Reset { producer, cursor } => {
-                    life.insert(*producer, cursor.epoch);
+                    log_epoch.insert(*producer, cursor.log_epoch);
                 }
                 Event::Gap { producer, from, to } => {
-                    let life = life.get(producer).copied().unwrap_or_default();
-                    read.gaps.push((*producer, life, *from, *to));
+                    let log_epoch = log_epoch.get(producer).copied().unwrap_or_default();
+                    read.gaps.push((*producer, log_epoch, *from, *to));
                 }
                 _ => {}
             }
@@ -186,7 +186,7 @@ impl Read {
     /// Whether it received something that stands behind this record.
     fn is_past(&self, facts: &Facts<'_>, id: Id) -> bool {
         let mut places = facts.places.get(&id).into_iter().flatten();
-        places.any(|(producer, life, offset)| self.last.get(&(*producer, *life)).is_some_and(|last| last > offset))
+        places.any(|(producer, log_epoch, offset)| self.last.get(&(*producer, *log_epoch)).is_some_and(|last| last > offset))
     }
 
     /// Whether it received, before `time`, something that was offered after this record was acknowledged: what stood in the
@@ -202,8 +202,8 @@ impl Read {
     /// Whether it was told of a gap that holds the record. Whether the gap had a cause, [`super::order`] asks.
     fn has_gap_over(&self, facts: &Facts<'_>, id: Id) -> bool {
         let mut places = facts.places.get(&id).into_iter().flatten();
-        places.any(|(producer, life, offset)| {
-            self.gaps.iter().any(|(p, l, from, to)| p == producer && l == life && (from..=to).contains(&offset))
+        places.any(|(producer, log_epoch, offset)| {
+            self.gaps.iter().any(|(p, l, from, to)| p == producer && l == log_epoch && (from..=to).contains(&offset))
         })
     }
 }

@@ -82,7 +82,7 @@ pub(crate) struct Counts {
     /// Records in `data_history`.
     pub(crate) stored: usize,
     /// Lives of logs.
-    pub(crate) lives: usize,
+    pub(crate) epochs: usize,
 }
 
 /// What the checker found.

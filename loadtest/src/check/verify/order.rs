@@ -7,7 +7,7 @@
 
 use std::collections::HashMap;
 
-use motience_proto::model::{Cursor, LogEpoch, RecordName};
+use motience_proto::model::{Cursor, LogEpoch, RecordId};
 
 use super::{
     Invariant, Violation, broken,
@@ -17,7 +17,7 @@ use crate::check::history::{Event, Id, Kind};
 
 pub(super) fn check(facts: &Facts<'_>, violations: &mut Vec<Violation>) {
     one_to_one(facts, violations);
-    once_in_shared_lives(facts, violations);
+    once_in_shared_epochs(facts, violations);
     for consumer in &facts.consumers {
         let mut following = Following { facts, consumer, violations, places: HashMap::new(), names: HashMap::new(), process: 0 };
         for line in facts.history.consumers.get(&consumer.number).into_iter().flatten() {
@@ -28,19 +28,19 @@ pub(super) fn check(facts: &Facts<'_>, violations: &mut Vec<Violation>) {
 
 /// Nobody saw two things in one place, nor one thing in two places of a life.
 fn one_to_one(facts: &Facts<'_>, violations: &mut Vec<Violation>) {
-    let mut offsets: HashMap<(i64, LogEpoch, RecordName), u64> = HashMap::new();
-    let mut names: HashMap<RecordName, Id> = HashMap::new();
+    let mut offsets: HashMap<(i64, LogEpoch, RecordId), u64> = HashMap::new();
+    let mut names: HashMap<RecordId, Id> = HashMap::new();
     for (number, lines) in &facts.history.consumers {
         for line in lines {
             let Event::Received { producer, cursor, name, id, .. } = &line.event else { continue };
-            let (first_name, first_id) = facts.at[&(*producer, cursor.epoch, cursor.offset.0)];
+            let (first_name, first_id) = facts.at[&(*producer, cursor.log_epoch, cursor.offset.0)];
             if (first_name, first_id) != (*name, *id) {
                 let what = format!(
                     "place {cursor} of producer {producer} holds {name} for consumer {number}, and {first_name} ({first_id}) for another"
                 );
                 broken(violations, Invariant::Uniqueness, Some(*id), what);
             }
-            let first = *offsets.entry((*producer, cursor.epoch, *name)).or_insert(cursor.offset.0);
+            let first = *offsets.entry((*producer, cursor.log_epoch, *name)).or_insert(cursor.offset.0);
             if first != cursor.offset.0 {
                 let what = format!("record {id} ({name}) is in the log of producer {producer} twice: at {first} and at {cursor}");
                 broken(violations, Invariant::Uniqueness, Some(*id), what);
@@ -55,7 +55,7 @@ fn one_to_one(facts: &Facts<'_>, violations: &mut Vec<Violation>) {
 }
 
 /// A record below the place that two lives share stands in both of them there, and nowhere else.
-fn once_in_shared_lives(facts: &Facts<'_>, violations: &mut Vec<Violation>) {
+fn once_in_shared_epochs(facts: &Facts<'_>, violations: &mut Vec<Violation>) {
     for (id, places) in facts.places.iter().filter(|(_, places)| places.len() > 1) {
         for (producer, older, offset) in places {
             for (_, newer, other) in places.iter().filter(|place| place.0 == *producer && place.1 != *older) {
@@ -97,7 +97,7 @@ struct Following<'f, 'h> {
     consumer: &'f Consumer,
     violations: &'f mut Vec<Violation>,
     places: HashMap<i64, Place>,
-    names: HashMap<RecordName, Seen>,
+    names: HashMap<RecordId, Seen>,
     process: u32,
 }
 
@@ -135,14 +135,14 @@ impl Following<'_, '_> {
         }
     }
 
-    fn received(&mut self, producer: i64, cursor: Cursor, name: RecordName, id: Id) {
+    fn received(&mut self, producer: i64, cursor: Cursor, name: RecordId, id: Id) {
         let number = self.consumer.number;
         let Some(place) = self.places.get(&producer).copied() else {
             let what = format!("consumer {number} received {id} of producer {producer}, which it does not follow");
             return broken(self.violations, Invariant::Integrity, Some(id), what);
         };
         let at = place.at;
-        if at.epoch.0 != 0 && at.epoch != cursor.epoch {
+        if at.log_epoch.0 != 0 && at.log_epoch != cursor.log_epoch {
             let what = format!("consumer {number} went from {at} to {cursor} of producer {producer} without word of a reset");
             broken(self.violations, Invariant::Order, Some(id), what);
         } else if cursor.offset <= at.offset {
@@ -171,7 +171,7 @@ impl Following<'_, '_> {
     fn has_all_between(&self, producer: i64, place: Place, cursor: Cursor) -> bool {
         place.removes
             && (place.at.offset.0 + 1..cursor.offset.0).all(|offset| {
-                let there = self.facts.at.get(&(producer, cursor.epoch, offset));
+                let there = self.facts.at.get(&(producer, cursor.log_epoch, offset));
                 there.is_none_or(|(name, _)| self.names.contains_key(name))
             })
     }

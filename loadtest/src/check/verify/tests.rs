@@ -1,6 +1,6 @@
 //! Synthetic histories: a clean one passes, and each single defect is refused under the right name.
 
-use motience_proto::model::{Cursor, Epoch, LogEpoch, Offset, RecordName, Seq};
+use motience_proto::model::{Cursor, LogEpoch, Offset, ProducerEpoch, RecordId, Seq};
 
 use super::*;
 use crate::check::history::{Event, Hash, Line, Phase};
@@ -13,12 +13,12 @@ fn id(number: u64) -> Id {
     Id { device: 0, incarnation: 1, number }
 }
 
-fn name(number: u64) -> RecordName {
-    RecordName { epoch: Epoch(77), seq: Seq(number) }
+fn name(number: u64) -> RecordId {
+    RecordId { producer_epoch: ProducerEpoch(77), seq: Seq(number) }
 }
 
-fn at(life: u64, offset: u64) -> Cursor {
-    Cursor { epoch: LogEpoch(life), offset: Offset(offset) }
+fn at(log_epoch: u64, offset: u64) -> Cursor {
+    Cursor { log_epoch: LogEpoch(log_epoch), offset: Offset(offset) }
 }
 
 fn hash(number: u64) -> Hash {
@@ -101,7 +101,7 @@ fn passes(change: impl FnOnce(&mut History)) -> Counts {
 #[test]
 fn a_clean_history_passes_and_is_counted() {
     let counts = passes(|_| {});
-    assert_eq!((counts.offered, counts.taken, counts.acked, counts.stored, counts.lives), (10, 10, 10, 10, 1));
+    assert_eq!((counts.offered, counts.taken, counts.acked, counts.stored, counts.epochs), (10, 10, 10, 10, 1));
     assert_eq!(counts.received[&Kind::Native], [10, 0, 0]);
 }
 

@@ -12,8 +12,8 @@
 
 use motience_backend::Backend;
 use motience_http::ApiError;
-use motience_log::Head;
-use motience_proto::model::{Cursor, LogEpoch, LogKey, Offset, ProducerId, RecordName, record::Parts};
+use motience_log::Bounds;
+use motience_proto::model::{Cursor, LogEpoch, LogKey, Offset, ProducerId, RecordId, record::Parts};
 use motience_relay as relay;
 use motience_store::{HistoryEntry, HistoryQuery, entry_bytes, kept_time};
 use serde_json::value::RawValue;
@@ -74,12 +74,12 @@ pub(super) async fn read(
     let key = backend.relay.log_of(producer).await?;
     // Before the rows are read: what is kept after this look is found among the rows, in the log, or in both; never in neither.
     let stands = store.history_cursor(producer).await?;
-    let (mut head, mut seen, mut kept) = (None, None, Some(after.id));
+    let (mut bounds, mut seen, mut kept) = (None, None, Some(after.id));
     if after.id >= LOG {
-        let found = head_of(backend, key).await?;
-        let place = Cursor { epoch: after.epoch.unwrap_or(found.epoch()), offset: Offset((after.id - LOG).unsigned_abs()) };
+        let found = bounds_of(backend, key).await?;
+        let place = Cursor { log_epoch: after.log_epoch.unwrap_or(found.log_epoch()), offset: Offset((after.id - LOG).unsigned_abs()) };
         kept = store.history_id(producer, place).await?.max(after.kept);
-        (head, seen) = (Some(found), Some(place));
+        (bounds, seen) = (Some(found), Some(place));
     }
 
     let mut part = Part::default();
@@ -92,22 +92,22 @@ pub(super) async fn read(
             kept = Some(last.id);
         }
         let behind;
-        (part.records, behind) = unseen(rows, head.as_ref().zip(seen));
+        (part.records, behind) = unseen(rows, bounds.as_ref().zip(seen));
         if full {
             part.next = if behind { Some(After { kept, ..after }) } else { kept.map(|id| After { id, ..After::default() }) };
             return Ok(part);
         }
     }
 
-    let head = match head {
-        Some(head) => head,
-        None => head_of(backend, key).await?,
+    let bounds = match bounds {
+        Some(bounds) => bounds,
+        None => bounds_of(backend, key).await?,
     };
     let places = [stands, seen].into_iter().flatten();
-    let start = places.map(|place| head.lives.resume(place, head.last).offset).max().unwrap_or_default();
+    let start = places.map(|place| bounds.epochs.resume(place, bounds.last).offset).max().unwrap_or_default();
     let start = start.max(first_of(backend, key, query).await?);
     let room = Room { records: room - part.records.len(), bytes };
-    let logged = Logged::read(backend, times, key, query, &head, start, room).await?;
+    let logged = Logged::read(backend, times, key, query, &bounds, start, room).await?;
     // The writer may have kept some of it just before the rows were read; and after the log lost its tail, a record may be in it again
     // that was kept long before.
     let kept_too = match kept {
@@ -122,28 +122,32 @@ pub(super) async fn read(
 
 /// The rows that a reader which has come to `seen` in the log has not read there, and whether the last row is not one of them: the writer may
 /// just have kept it.
-fn unseen(rows: Vec<HistoryEntry>, seen: Option<(&Head, Cursor)>) -> (Vec<Record>, bool) {
-    let is_unseen = |row: &HistoryEntry| seen.zip(row.place).is_none_or(|((head, seen), place)| !is_before(head, place, seen));
+fn unseen(rows: Vec<HistoryEntry>, seen: Option<(&Bounds, Cursor)>) -> (Vec<Record>, bool) {
+    let is_unseen = |row: &HistoryEntry| seen.zip(row.place).is_none_or(|((bounds, seen), place)| !is_before(bounds, place, seen));
     let behind = rows.last().is_some_and(|last| !is_unseen(last));
     (rows.into_iter().filter(is_unseen).map(Record::from).collect(), behind)
 }
 
-async fn head_of(backend: &Backend, key: LogKey) -> Result<Head, ApiError> {
-    Ok(backend.relay.log().head(key).await.map_err(relay::Error::from)?)
+async fn bounds_of(backend: &Backend, key: LogKey) -> Result<Bounds, ApiError> {
+    Ok(backend.relay.log().bounds(key).await.map_err(relay::Error::from)?)
 }
 
 /// Whether a reader that has come to `seen` has read what lies at `place`: in one log epoch by the offsets, and in two where the present
 /// epoch shares the place.
-fn is_before(head: &Head, place: Cursor, seen: Cursor) -> bool {
-    let shared = |cursor| head.lives.resume(cursor, head.last).offset;
-    if place.epoch == seen.epoch { place.offset <= seen.offset } else { shared(place) == place.offset && place.offset <= shared(seen) }
+fn is_before(bounds: &Bounds, place: Cursor, seen: Cursor) -> bool {
+    let shared = |cursor| bounds.epochs.resume(cursor, bounds.last).offset;
+    if place.log_epoch == seen.log_epoch {
+        place.offset <= seen.offset
+    } else {
+        shared(place) == place.offset && place.offset <= shared(seen)
+    }
 }
 
 /// Where the log begins with what came at the times asked for, or somewhat before.
 async fn first_of(backend: &Backend, key: LogKey, query: &HistoryQuery) -> Result<Offset, ApiError> {
     let from = query.from.filter(|_| !query.by_device).and_then(|from| from.checked_sub(SKEW));
     match from {
-        Some(from) => Ok(backend.relay.log().before(key, from).await.map_err(relay::Error::from)?),
+        Some(from) => Ok(backend.relay.log().offset_for_time(key, from).await.map_err(relay::Error::from)?),
         None => Ok(Offset::default()),
     }
 }
@@ -163,7 +167,7 @@ struct Room {
 /// Records of the log.
 #[derive(Default)]
 struct Logged {
-    names: Vec<RecordName>,
+    names: Vec<RecordId>,
     records: Vec<Record>,
     next: Option<After>,
 }
@@ -175,12 +179,12 @@ impl Logged {
         times: &TimeIndex,
         key: LogKey,
         query: &HistoryQuery,
-        head: &Head,
+        bounds: &Bounds,
         mut at: Offset,
         mut room: Room,
     ) -> Result<Self, ApiError> {
         let mut found = Self::default();
-        let log = (key.producer, head.epoch());
+        let log = (key.producer, bounds.log_epoch());
         let (mut looked, mut turn) = (0, 0);
         let more = 'all: loop {
             at = times.skip(log, query, at);
@@ -191,7 +195,7 @@ impl Logged {
                 at = damaged;
                 continue;
             }
-            if looked >= MOST || read.epoch != head.epoch() {
+            if looked >= MOST || read.log_epoch != bounds.log_epoch() {
                 break true;
             }
             let mut span = Span::begin(at);
@@ -201,7 +205,7 @@ impl Logged {
                     times.keep(log, span);
                     break 'all false;
                 }
-                for (offset, name, message) in batch.after(at) {
+                for (offset, record_id, message) in batch.after(at) {
                     if room.records == 0 || room.bytes == 0 {
                         times.keep(log, span);
                         break 'all true;
@@ -226,7 +230,7 @@ impl Logged {
             }
             times.keep(log, span);
         };
-        found.next = more.then(|| After { id: log_id(at), epoch: Some(head.epoch()), kept: None });
+        found.next = more.then(|| After { id: log_id(at), epoch: Some(bounds.log_epoch()), kept: None });
         Ok(found)
     }
 }

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use motience_log::{Entry, SessionName};
-use motience_proto::model::{Epoch, LogEpoch, RecordName, Seq};
+use motience_proto::model::{LogEpoch, ProducerEpoch, RecordId, Seq};
 use motience_relay::GapCause;
 use motience_store::{self as store, HistoryQuery};
 use motience_testing::{Postgres, Redis};
@@ -22,7 +22,7 @@ async fn producer(platform: &Platform, name: &str) -> ProducerId {
 /// Sends the records `from..to`, whose data are these numbers.
 async fn send(platform: &Platform, producer: ProducerId, from: u64, to: u64) {
     let relay = &platform.services.backend.relay;
-    let publisher = relay.passing_publisher(relay.log_of(producer).await.unwrap()).await.unwrap();
+    let publisher = relay.ephemeral_publisher(relay.log_of(producer).await.unwrap()).await.unwrap();
     for n in from..to {
         let ticket = publisher.submit(record(n).into()).await.unwrap();
         publisher.committed(ticket).await.unwrap();
@@ -171,11 +171,14 @@ async fn a_log_that_lost_its_tail_leaves_one_row_for_each_record() {
     writer.look().await;
     let key = platform.services.backend.relay.log_of(producer).await.unwrap();
     let batch = |epoch, first, seqs: &[u64]| {
-        let entry = |&seq: &u64| Entry { name: RecordName { epoch: Epoch(7), seq: Seq(seq) }, message: Bytes::from(record(seq)) };
+        let entry = |&seq: &u64| Entry {
+            record_id: RecordId { producer_epoch: ProducerEpoch(7), seq: Seq(seq) },
+            message: Bytes::from(record(seq)),
+        };
         let batch = Batch::new(key, LogEpoch(epoch), Offset(first), seqs.iter().map(entry).collect());
         Delivery::Batch { batch: Arc::new(batch), after: Offset(first - 1) }
     };
-    let reset = Delivery::Reset { producer, cursor: Cursor { epoch: LogEpoch(2), offset: Offset(2) } };
+    let reset = Delivery::Reset { producer, cursor: Cursor { log_epoch: LogEpoch(2), offset: Offset(2) } };
     // Records 3 and 4 were lost by the log after they were kept; they come again, the other way round.
     for delivery in [batch(1, 1, &[1, 2]), batch(1, 3, &[3, 4]), reset, batch(2, 3, &[4, 5]), batch(2, 5, &[3, 6])] {
         writer.take(delivery);
@@ -251,7 +254,7 @@ async fn in_a_cluster_one_node_writes_and_another_goes_on() {
 async fn resend(platform: &Platform, producer: ProducerId, until: u64) -> u64 {
     let name = SessionName::device(&DeviceId::new("d").unwrap());
     let relay = &platform.services.backend.relay;
-    let publisher = relay.publisher(relay.log_of(producer).await.unwrap(), name, Epoch(7)).await.unwrap();
+    let publisher = relay.publisher(relay.log_of(producer).await.unwrap(), name, ProducerEpoch(7)).await.unwrap();
     let (seen, mut sent) = (publisher.seen(), 0);
     for seq in (1..=until).filter(|seq| !seen.contains(*seq)) {
         let mut group = publisher.group();
@@ -317,9 +320,9 @@ async fn what_a_stranger_publishes_is_not_kept_and_hides_nothing() {
     let backend = &platform.services.backend;
     let key = backend.relay.log_of(producer).await.unwrap();
     let channel = format!("m:{}:{{{key}}}:live", backend.store.installation().await.unwrap());
-    let head = backend.relay.log().head(key).await.unwrap();
+    let head = backend.relay.log().bounds(key).await.unwrap();
     for (n, place, seal) in [(666, 2, ""), (667, 2, &"0".repeat(40)[..]), (668, 90, "")] {
-        let forged = format!("{} {place} 0 {seal} \n{} 1\n{}", head.epoch(), record(n).len(), record(n));
+        let forged = format!("{} {place} 0 {seal} \n{} 1\n{}", head.log_epoch(), record(n).len(), record(n));
         let typed = forged.replace('"', "\\\"").replace('\n', "\\n");
         let heard = redis.command(&format!("SPUBLISH {channel} \"{typed}\"")).await;
         assert!(heard.starts_with(":1"), "the node listens: {heard}");

@@ -6,7 +6,7 @@ use serde_json::json;
 use super::*;
 
 async fn confirm(platform: &Platform, consumer: ConsumerId, name: &str, producer: i64, offset: u64) {
-    let cursor = Cursor { epoch: LogEpoch(77), offset: Offset(offset) };
+    let cursor = Cursor { log_epoch: LogEpoch(77), offset: Offset(offset) };
     let (store, now) = (&platform.services.backend.store, platform.services.backend.clock.now());
     store.confirm(consumer, &CursorName::new(name).unwrap(), ProducerId(producer), cursor, now).await.unwrap();
 }

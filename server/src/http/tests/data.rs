@@ -40,9 +40,9 @@ async fn of_an_array_with_a_bad_record_nothing_is_taken() {
     post(json!([{}, {}, {}, {}])).await.problem(413, "too_many_records");
     post(json!({"data": 1, "producer_id": "9"})).await.problem(422, "unknown_field");
     let log = platform.services.backend.relay.log();
-    assert_eq!(log.head(producer.log_key()).await.unwrap().last, Offset(0));
+    assert_eq!(log.bounds(producer.log_key()).await.unwrap().last, Offset(0));
     post(json!([{}, {}, {}])).await.json(200);
-    assert_eq!(log.head(producer.log_key()).await.unwrap().last, Offset(3));
+    assert_eq!(log.bounds(producer.log_key()).await.unwrap().last, Offset(3));
 }
 
 #[tokio::test]

@@ -113,7 +113,7 @@ async fn a_bomb_is_not_inflated() {
         let problem = send(&platform.dsm, post("/data", &token, "application/x-ndjson", coding, lines)).await;
         problem.problem(413, "body_too_large");
     }
-    assert_eq!(platform.services.backend.relay.log().head(producer.log_key()).await.unwrap().last.0, 0);
+    assert_eq!(platform.services.backend.relay.log().bounds(producer.log_key()).await.unwrap().last.0, 0);
 }
 
 /// A zstd frame that asks for a window of 128 MiB is refused before it has one.

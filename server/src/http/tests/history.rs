@@ -3,7 +3,7 @@
 use std::{cell::Cell, collections::BTreeSet};
 
 use motience_log::Batch;
-use motience_proto::model::{Cursor, DeviceId, Epoch, LogEpoch, Offset, ProducerId, RecordName, Seq, record::Parts};
+use motience_proto::model::{Cursor, DeviceId, LogEpoch, Offset, ProducerEpoch, ProducerId, RecordId, Seq, record::Parts};
 use motience_store::{HistoryBatch, HistoryRow};
 use serde_json::{json, value::RawValue};
 use time::{Duration as Span, OffsetDateTime};
@@ -14,8 +14,8 @@ use super::*;
 async fn keep(platform: &Platform, producer: &User, rows: u64) {
     let first = datetime!(2025-01-29 11:35:00 UTC);
     let row = |n: u64| HistoryRow {
-        place: Cursor { epoch: LogEpoch(1), offset: Offset(n) },
-        name: RecordName { epoch: Epoch(1), seq: Seq(n) },
+        place: Cursor { log_epoch: LogEpoch(1), offset: Offset(n) },
+        record_id: RecordId { producer_epoch: ProducerEpoch(1), seq: Seq(n) },
         device: DeviceId::new("d").unwrap(),
         timestamp: first + Span::seconds(n as i64),
         received_at: OffsetDateTime::UNIX_EPOCH,
@@ -30,7 +30,7 @@ async fn keep(platform: &Platform, producer: &User, rows: u64) {
 
 /// Puts records into the log whose data are these numbers, and their seconds too.
 async fn log(platform: &Platform, producer: &User, numbers: impl Iterator<Item = u64>) {
-    let publisher = platform.services.backend.relay.passing_publisher(producer.log_key()).await.unwrap();
+    let publisher = platform.services.backend.relay.ephemeral_publisher(producer.log_key()).await.unwrap();
     for n in numbers {
         let at = format!("2025-01-29T{:02}:{:02}:{:02}Z", 12 + n / 3600, n / 60 % 60, n % 60);
         let ticket = publisher.submit(json!({"device_id": "d", "timestamp": at, "data": n}).to_string().into()).await.unwrap();
@@ -42,17 +42,17 @@ async fn log(platform: &Platform, producer: &User, numbers: impl Iterator<Item =
 async fn write(platform: &Platform, producer: &User, entries: usize) {
     let (backend, key, producer) = (&platform.services.backend, producer.log_key(), producer.id.producer());
     let expected = backend.store.history_cursor(producer).await.unwrap();
-    let head = backend.relay.log().head(key).await.unwrap();
-    let at = expected.map_or(Offset(0), |cursor| head.lives.resume(cursor, head.last).offset);
+    let bounds = backend.relay.log().bounds(key).await.unwrap();
+    let at = expected.map_or(Offset(0), |cursor| bounds.epochs.resume(cursor, bounds.last).offset);
     let read = backend.relay.log().read(key, at, 1 << 20).await.unwrap();
     let all = read.batches.iter().flat_map(|batch: &Arc<Batch>| batch.after(at).map(|entry| (batch.received.unwrap(), entry)));
     let rows: Vec<_> = all
         .take(entries)
-        .map(|(received_at, (offset, name, message))| {
+        .map(|(received_at, (offset, record_id, message))| {
             let extra = Parts::of(message).unwrap().others();
             let message: Value = serde_json::from_slice(message).unwrap();
             HistoryRow {
-                place: Cursor { epoch: read.epoch, offset },
+                place: Cursor { log_epoch: read.log_epoch, offset },
                 name,
                 device: DeviceId::new("d").unwrap(),
                 timestamp: OffsetDateTime::parse(message["timestamp"].as_str().unwrap(), &time::format_description::well_known::Rfc3339)
@@ -195,11 +195,11 @@ async fn what_retention_took_from_the_log_is_read_from_the_database() {
     assert_eq!(some, [0, 1, 2, 3, 4]);
     write(&platform, &producer, 10).await;
     log(&platform, &producer, 10..100).await;
-    let head = platform.services.backend.relay.log().head(producer.log_key()).await.unwrap();
-    assert!(head.first > Offset(20), "{head:?}");
+    let bounds = platform.services.backend.relay.log().bounds(producer.log_key()).await.unwrap();
+    assert!(bounds.first > Offset(20), "{bounds:?}");
     let seen = whole(&platform, &path, &token, &next.unwrap()).await;
     assert_eq!(seen[..5], [5, 6, 7, 8, 9]);
-    assert_eq!(seen[5..], (head.first.0 - 1..100).collect::<Vec<_>>());
+    assert_eq!(seen[5..], (bounds.first.0 - 1..100).collect::<Vec<_>>());
 }
 
 /// The database knows the log by an earlier life, in which it had a tail that is lost; some of its records came in again.
@@ -211,9 +211,9 @@ async fn a_record_that_came_again_is_read_once() {
     log(&platform, &producer, 0..6).await;
     let (backend, id) = (&platform.services.backend, ProducerId(producer.id.0));
     let read = backend.relay.log().read(producer.log_key(), Offset(0), 1 << 20).await.unwrap();
-    let names: Vec<RecordName> = read.batches.iter().flat_map(|batch| batch.after(Offset(0)).map(|(_, name, _)| name)).collect();
+    let names: Vec<RecordId> = read.batches.iter().flat_map(|batch| batch.after(Offset(0)).map(|(_, record_id, _)| record_id)).collect();
     let row = |place: u64, n: usize| HistoryRow {
-        place: Cursor { epoch: LogEpoch(9), offset: Offset(place) },
+        place: Cursor { log_epoch: LogEpoch(9), offset: Offset(place) },
         name: names[n],
         device: DeviceId::new("d").unwrap(),
         timestamp: datetime!(2025-01-29 12:00:00 UTC),

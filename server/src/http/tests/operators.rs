@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use motience_log::Transport;
+use motience_proto::model::Transport;
 use motience_relay::Kind;
 use serde_json::json;
 

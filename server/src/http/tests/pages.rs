@@ -1,6 +1,6 @@
 //! Pages of lists: bounded in bytes, and followed by `Link` they give each entry once.
 
-use motience_log::Transport;
+use motience_proto::model::Transport;
 use serde_json::json;
 
 use super::*;
@@ -56,7 +56,7 @@ async fn every_list_is_cut_at_its_bytes_and_goes_on_after() {
         store.subscribe(another.id.consumer(), producer.id.producer()).await.unwrap();
         here.push(devices.enter(producer.log_key(), &format!("d&{n:02}"), Transport::Quic));
         let one = json!({"device_id": "d", "timestamp": 1, "data": {"n": n}});
-        let publisher = platform.services.backend.relay.passing_publisher(other.log_key()).await.unwrap();
+        let publisher = platform.services.backend.relay.ephemeral_publisher(other.log_key()).await.unwrap();
         let ticket = publisher.submit(one.to_string().into()).await.unwrap();
         publisher.committed(ticket).await.unwrap();
     }
@@ -74,7 +74,7 @@ async fn every_list_is_cut_at_its_bytes_and_goes_on_after() {
 async fn history_is_cut_at_its_bytes_however_large_its_records_are() {
     let platform = platform(&[("HTTP_MAX_PAGE_BYTES", "200KiB")]).await;
     let (producer, token) = platform.account(Role::Producer, "p").await;
-    let publisher = platform.services.backend.relay.passing_publisher(producer.log_key()).await.unwrap();
+    let publisher = platform.services.backend.relay.ephemeral_publisher(producer.log_key()).await.unwrap();
     let long = "x".repeat(40_000);
     for n in 0..20 {
         let pad = if n % 3 == 0 { "" } else { &long };
@@ -92,7 +92,7 @@ async fn history_is_cut_at_its_bytes_however_large_its_records_are() {
 async fn history_is_read_where_a_record_may_be_larger_than_a_page() {
     let platform = platform(&[("HTTP_MAX_PAGE_BYTES", "64KiB"), ("MAX_RECORD_BYTES", "1MiB")]).await;
     let (producer, token) = platform.account(Role::Producer, "p").await;
-    let publisher = platform.services.backend.relay.passing_publisher(producer.log_key()).await.unwrap();
+    let publisher = platform.services.backend.relay.ephemeral_publisher(producer.log_key()).await.unwrap();
     for n in 0..3 {
         let one = json!({"device_id": "d", "timestamp": 1, "data": {"n": n, "pad": "x".repeat(100_000)}});
         let ticket = publisher.submit(one.to_string().into()).await.unwrap();

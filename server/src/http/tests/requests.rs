@@ -9,7 +9,7 @@ use super::*;
 /// Puts records into a producer's log, one a second from 2025-01-29T12:00:00Z: how many bytes they are there.
 async fn fill(platform: &Platform, producer: ProducerId, records: u64) -> u64 {
     let relay = &platform.services.backend.relay;
-    let publisher = relay.passing_publisher(relay.log_of(producer).await.unwrap()).await.unwrap();
+    let publisher = relay.ephemeral_publisher(relay.log_of(producer).await.unwrap()).await.unwrap();
     let mut bytes = 0;
     for first in (0..records).step_by(200) {
         let mut group = publisher.group();

@@ -78,7 +78,7 @@ async fn subscribe(platform: &Platform, consumer: &User, producer: &User) {
 }
 
 async fn log(platform: &Platform, producer: &User, numbers: impl Iterator<Item = u64>) {
-    let publisher = platform.services.backend.relay.passing_publisher(producer.log_key()).await.unwrap();
+    let publisher = platform.services.backend.relay.ephemeral_publisher(producer.log_key()).await.unwrap();
     for n in numbers {
         let json = format!("{{\"device_id\":\"d\",\r\n\"timestamp\":{},\"data\":{{\"n\":{n},\"m\":1}}}}", n * 1000);
         let ticket = publisher.submit(json.into()).await.unwrap();
@@ -87,8 +87,8 @@ async fn log(platform: &Platform, producer: &User, numbers: impl Iterator<Item =
 }
 
 async fn offset(platform: &Platform, producer: &User) -> String {
-    let head = platform.services.backend.relay.log().head(producer.log_key()).await.unwrap();
-    format!("{}-{}", head.epoch(), head.last)
+    let head = platform.services.backend.relay.log().bounds(producer.log_key()).await.unwrap();
+    format!("{}-{}", head.log_epoch(), head.last)
 }
 
 #[tokio::test]
@@ -186,7 +186,7 @@ async fn a_time_older_than_retention_is_a_gap_and_a_later_one_is_not() {
     log(&platform, &p, 1..=200).await;
     platform.time.advance(Duration::from_secs(600));
     log(&platform, &p, 201..=210).await;
-    let first = platform.services.backend.relay.log().head(p.log_key()).await.unwrap().first.0;
+    let first = platform.services.backend.relay.log().bounds(p.log_key()).await.unwrap().first.0;
     assert!((2..=200).contains(&first), "{first}");
     for from in ["2026-01-01T00:00:00Z", "2025-06-01 00:00:00", "1767225600000"] {
         let mut stream = lines(&platform, &format!("/stream?from={}", from.replace(' ', "%20")), &token).await;
@@ -282,7 +282,7 @@ async fn a_stream_ends_with_its_token_its_subscription_and_its_node() {
     let mut drained = lines(&platform, "/stream", &token).await;
     let end = |consumer: ConsumerId, producer: ProducerId| async move {
         backend.store.unsubscribe(consumer, producer).await.unwrap();
-        backend.announce(Event::Unsubscribed { consumer, producer }).await;
+        backend.broadcast(Event::Unsubscribed { consumer, producer }).await;
     };
     end(c.id.consumer(), q.id.producer()).await;
     let last = named.record().await;
@@ -298,7 +298,7 @@ async fn a_stream_ends_with_its_token_its_subscription_and_its_node() {
     let mut revoked = lines(&platform, "/stream", &other_token).await;
     // Tokens know whole seconds: only those of an earlier one are sure to be older than the end of the account.
     platform.time.advance(Duration::from_secs(1));
-    backend.announce(Event::UserRevoked { user: other.id, at_ms: None, families: Vec::new() }).await;
+    backend.broadcast(Event::UserRevoked { user: other.id, at_ms: None, families: Vec::new() }).await;
     assert_eq!(revoked.record().await, json!({"type": "end", "why": "token_ended"}));
     assert_eq!(revoked.line().await, None);
     assert_eq!(grant.user, c.id);

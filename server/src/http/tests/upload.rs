@@ -19,7 +19,7 @@ fn pieces(pieces: Vec<String>, ends: bool) -> Body {
 }
 
 async fn last(platform: &Platform, producer: &User) -> Offset {
-    platform.services.backend.relay.log().head(producer.log_key()).await.unwrap().last
+    platform.services.backend.relay.log().bounds(producer.log_key()).await.unwrap().last
 }
 
 #[tokio::test]
@@ -109,7 +109,7 @@ async fn an_upload_ends_with_its_token_and_its_node() {
     let (answer, ()) = tokio::join!(send(&revoked.dsm, post(&token, body())), async {
         logged(&revoked, &producer).await;
         revoked.time.advance(Duration::from_secs(1));
-        revoked.services.backend.announce(Event::UserRevoked { user: producer.id, at_ms: None, families: Vec::new() }).await;
+        revoked.services.backend.broadcast(Event::UserRevoked { user: producer.id, at_ms: None, families: Vec::new() }).await;
     });
     assert_eq!(answer.problem(401, "token_ended")["last_line"], 2);
 }

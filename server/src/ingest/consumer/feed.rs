@@ -156,8 +156,8 @@ impl Feed {
                 wrote = self.write_ready(outlet).await?;
             }
             (None, Delivery::Batch { batch, after }) => {
-                for (offset, name, message) in batch.after(*after) {
-                    Frame::Entry(Entry { offset, name, message: message.clone() }).encode(&mut self.out);
+                for (offset, record_id, message) in batch.after(*after) {
+                    Frame::Entry(Entry { offset, record_id, message: message.clone() }).encode(&mut self.out);
                     if self.out.len() >= WRITE {
                         outlet.write(&mut self.out).await?;
                     }
@@ -178,8 +178,8 @@ impl Feed {
 
     async fn write_ready(&mut self, outlet: &mut Outlet) -> Result<bool, Halt> {
         let wrote = !self.ready.is_empty();
-        for Record { offset, name, message, .. } in self.ready.drain(..) {
-            Frame::Entry(Entry { offset, name, message }).encode(&mut self.out);
+        for Record { offset, record_id, message, .. } in self.ready.drain(..) {
+            Frame::Entry(Entry { offset, record_id, message }).encode(&mut self.out);
             if self.out.len() >= WRITE {
                 outlet.write(&mut self.out).await?;
             }

@@ -12,8 +12,8 @@ use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use motience_backend::{self as backend, Backend, Config};
-use motience_log::{self as log, Log, New, Section, Sender, SessionName};
-use motience_proto::model::{DeviceId, Epoch, LogEpoch, LogKey, Offset, ProducerId, Seq};
+use motience_log::{self as log, AppendBatch, AppendRecord, Log, Sender, SessionName};
+use motience_proto::model::{DeviceId, LogEpoch, LogKey, Offset, ProducerEpoch, ProducerId, Seq};
 use motience_runtime::clock::Clock;
 use motience_settings::env::Env;
 use motience_store as store;
@@ -53,7 +53,7 @@ async fn keys(node: &Backend, key: LogKey) -> String {
 struct Device {
     log: LogKey,
     sender: Sender,
-    life: LogEpoch,
+    log_epoch: LogEpoch,
     fence: motience_proto::model::Fence,
     seen: motience_proto::model::RangeSet,
     /// As long as it is connected.
@@ -63,41 +63,48 @@ struct Device {
 impl Device {
     async fn new(log: &Log, key: LogKey, name: &str) -> Self {
         let name = SessionName::device(&DeviceId::new(name).unwrap());
-        let sender = Sender { name, epoch: Epoch(7), owner: 1 };
+        let sender = Sender { name, producer_epoch: ProducerEpoch(7), owner: 1 };
         let opened = log.open(key, &sender).await.unwrap();
-        Self { log: key, sender, life: opened.life, fence: opened.fence, seen: opened.seen, held: Some(opened.held) }
+        Self { log: key, sender, log_epoch: opened.log_epoch, fence: opened.fence, seen: opened.seen, held: Some(opened.held) }
     }
 
     /// Its part of an append: those of `seqs` that it does not know to be in.
-    fn section(&self, seqs: &[u64]) -> Section {
+    fn batch(&self, seqs: &[u64]) -> AppendBatch {
         let mut seen = self.seen.clone();
-        let records = seqs.iter().filter(|seq| !self.seen.contains(**seq)).map(|&seq| New {
+        let records = seqs.iter().filter(|seq| !self.seen.contains(**seq)).map(|&seq| AppendRecord {
             seq: Seq(seq),
             id: Some(format!("{}-{seq}", self.sender.name).into()),
             message: Bytes::from(format!("{{\"n\":{seq}}}")),
         });
-        let records: Vec<New> = records.collect();
+        let records: Vec<AppendRecord> = records.collect();
         seqs.iter().for_each(|&seq| {
             seen.insert(seq);
         });
-        Section { name: self.sender.name.clone(), life: self.life, fence: self.fence, epoch: self.sender.epoch, seen, records }
+        AppendBatch {
+            name: self.sender.name.clone(),
+            log_epoch: self.log_epoch,
+            fence: self.fence,
+            producer_epoch: self.sender.producer_epoch,
+            seen,
+            records,
+        }
     }
 
     /// Learns what is in after a write of unknown outcome.
     async fn reopen(&mut self, log: &Log) -> Result<(), log::Error> {
-        let opened = log.reopen(self.log, &self.sender, self.life).await?;
-        (self.life, self.fence, self.seen, self.held) = (opened.life, opened.fence, opened.seen, Some(opened.held));
+        let opened = log.reopen(self.log, &self.sender, self.log_epoch).await?;
+        (self.log_epoch, self.fence, self.seen, self.held) = (opened.log_epoch, opened.fence, opened.seen, Some(opened.held));
         Ok(())
     }
 }
 
 /// Writes for several devices at once, as an appender does, and has them take what became of it for granted.
 async fn write(log: &Log, devices: &mut [Device], seqs: &[u64]) -> Result<(), log::Error> {
-    let sections: Vec<Section> = devices.iter().map(|device| device.section(seqs)).collect();
-    let outcomes = log.append(devices[0].log, &sections).await?;
-    for ((outcome, section), device) in outcomes.into_iter().zip(sections).zip(devices) {
+    let batches: Vec<AppendBatch> = devices.iter().map(|device| device.batch(seqs)).collect();
+    let outcomes = log.append(devices[0].log, &batches).await?;
+    for ((outcome, batch), device) in outcomes.into_iter().zip(batches).zip(devices) {
         outcome?;
-        device.seen = section.seen;
+        device.seen = batch.seen;
     }
     Ok(())
 }
@@ -108,14 +115,14 @@ async fn all(log: &Log, key: LogKey) -> Vec<(u64, String)> {
     loop {
         let read = log.read(key, at, 1 << 20).await.unwrap();
         for batch in &read.batches {
-            for (offset, name, message) in batch.after(at) {
+            for (offset, record_id, message) in batch.after(at) {
                 assert_eq!(offset, at.next(), "offsets have no hole");
-                found.push((name.seq.0, String::from_utf8_lossy(message).into_owned()));
+                found.push((record_id.seq.0, String::from_utf8_lossy(message).into_owned()));
                 at = offset;
             }
         }
         if read.batches.is_empty() {
-            assert_eq!(log.head(key).await.unwrap().last, at);
+            assert_eq!(log.bounds(key).await.unwrap().last, at);
             return found;
         }
     }

@@ -13,14 +13,14 @@ use super::{Device, LIMIT, P, all, node, try_node, write};
 
 /// A record of four thousand bytes, and what the device must do where it is refused.
 async fn write_large(log: &log::Log, device: &mut [Device], seq: u64) -> Result<(), log::Error> {
-    let mut section = device[0].section(&[seq]);
-    for record in &mut section.records {
+    let mut batch = device[0].batch(&[seq]);
+    for record in &mut batch.records {
         record.message = format!("{{\"n\":{seq},\"x\":\"{}\"}}", "x".repeat(4000)).into();
         record.id = None;
     }
-    let outcome = log.append(device[0].log, std::slice::from_ref(&section)).await?;
+    let outcome = log.append(device[0].log, std::slice::from_ref(&batch)).await?;
     outcome.into_iter().collect::<Result<Vec<()>, _>>()?;
-    device[0].seen = section.seen;
+    device[0].seen = batch.seen;
     Ok(())
 }
 
@@ -66,7 +66,7 @@ async fn a_full_redis_is_read_restarted_on_and_swept() {
     device[0].reopen(log).await.unwrap();
     assert_eq!(device[0].seen.max(), Some(written), "nothing that was refused counts as seen");
     write_large(log, &mut device, written + 1).await.unwrap();
-    let head = log.head(P).await.unwrap();
+    let head = log.bounds(P).await.unwrap();
     assert_eq!(head.last.0, written + 1);
     assert!(head.first.0 + 600 > written, "about a mebibyte is left: {head:?}");
 }
@@ -94,7 +94,7 @@ async fn the_largest_log_gives_way_before_redis_is_full_for_good() {
         }
     }
     assert_eq!(all(log, small).await.len(), 3, "who has little gives up nothing");
-    let head = log.head(large).await.unwrap();
+    let head = log.bounds(large).await.unwrap();
     assert!(head.last.0 == 8_000 && head.first.0 > 500, "{head:?}");
     assert!(telemetry::render().contains("motience_log_given_up_total"));
 }

@@ -99,9 +99,9 @@ fn scattered(ranges: u64) -> RangeSet {
 /// A device that comes once, says a number of ranges, and leaves.
 async fn visit(log: &log::Log, name: &str, ranges: u64) -> Result<(), log::Error> {
     let device = Device::new(log, P, name).await;
-    let mut section = device.section(&[2 * ranges]);
-    section.seen = scattered(ranges);
-    log.append(P, std::slice::from_ref(&section)).await?.remove(0)
+    let mut batch = device.batch(&[2 * ranges]);
+    batch.seen = scattered(ranges);
+    log.append(P, std::slice::from_ref(&batch)).await?.remove(0)
 }
 
 #[tokio::test]
@@ -208,7 +208,7 @@ async fn an_evicted_device_comes_back_and_works() {
     write(log, &mut device, &[3, 4]).await.unwrap();
     // Somebody with the fence from before the eviction has no right any more, whatever was opened since.
     let late = Device { fence: first, ..Device::new(log, P, "b").await };
-    let refused = log.append(P, &[log::Section { name: device[0].sender.name.clone(), ..late.section(&[9]) }]).await.unwrap().remove(0);
+    let refused = log.append(P, &[log::AppendBatch { name: device[0].sender.name.clone(), ..late.batch(&[9]) }]).await.unwrap().remove(0);
     assert!(matches!(refused, Err(log::Error::Fenced)), "{refused:?}");
     let numbers: Vec<u64> = all(log, P).await.into_iter().map(|(seq, _)| seq).collect();
     assert_eq!(numbers, [1, 2, 3, 4]);
@@ -240,7 +240,7 @@ async fn passing_senders_leave_nothing_behind() {
     let node = node(&redis.url(), &[]).await;
     let kept = Kept::new(&redis, &node, P).await;
     let post = || async {
-        let publisher = node.relay.passing_publisher(P).await.unwrap();
+        let publisher = node.relay.ephemeral_publisher(P).await.unwrap();
         let ticket = publisher.submit(r#"{"device_id":"d","timestamp":1,"data":{}}"#.into()).await.unwrap();
         publisher.committed(ticket).await.unwrap();
     };
@@ -364,9 +364,9 @@ async fn a_failure_at_any_step_of_an_eviction_leaves_sessions_and_sums_in_agreem
                     Err(_) => true,
                 },
                 "append" => {
-                    let mut section = devices[3].section(&[2000]);
-                    section.seen = scattered(400);
-                    log.append(producer, std::slice::from_ref(&section)).await.is_err()
+                    let mut batch = devices[3].batch(&[2000]);
+                    batch.seen = scattered(400);
+                    log.append(producer, std::slice::from_ref(&batch)).await.is_err()
                 }
                 _ => keep(&sabotaged, &node, producer, 2, &[&devices[3]], false).await.is_err(),
             };

@@ -169,7 +169,7 @@ async fn a_failure_while_trimming_keeps_nobody_from_writing() {
             written += 1;
             write(log, &mut devices, &[written]).await.unwrap();
         }
-        let head = log.head(P).await.unwrap();
+        let head = log.bounds(P).await.unwrap();
         assert_eq!(head.last.0, written, "step {step}");
         assert!(head.last.0 - head.first.0 < 30, "step {step}: trimmed again, {head:?}");
         if sabotaged.hits().await == 0 {
@@ -231,7 +231,8 @@ async fn a_forbidden_command_stops_a_producer_only_while_it_is_forbidden() {
         let mut delivered = Vec::new();
         while delivered.len() < found.len() {
             let Delivery::Batch { batch, after } = timeout(LIMIT, reader.next()).await.unwrap() else { panic!("records only") };
-            delivered.extend(batch.after(after).map(|(_, name, message)| (name.seq.0, String::from_utf8_lossy(message).into_owned())));
+            delivered
+                .extend(batch.after(after).map(|(_, record_id, message)| (record_id.seq.0, String::from_utf8_lossy(message).into_owned())));
         }
         assert_eq!(delivered, found, "after {forbid}");
     }
@@ -258,7 +259,7 @@ async fn a_log_ahead_of_its_meta_is_taken_as_it_is() {
         write(log, &mut devices, &[1, 2, 3]).await.unwrap();
         redis.command(&harm.replace("KEYS", &keys)).await;
         redis.command(&format!("XADD {keys}:log 4-4 0000000000000007 {{}}")).await;
-        assert_eq!(log.head(producer).await.unwrap().last.0, 4, "before anybody writes");
+        assert_eq!(log.bounds(producer).await.unwrap().last.0, 4, "before anybody writes");
         let mut devices = [Device::new(log, producer, "a").await];
         assert_eq!(devices[0].seen.to_string(), "1-3");
         write(log, &mut devices, &[5]).await.unwrap();
@@ -275,13 +276,13 @@ async fn the_present_life_is_known_without_reading_the_others() {
     let log = node.relay.log();
     let mut devices = [Device::new(log, P, "a").await];
     write(log, &mut devices, &[1]).await.unwrap();
-    let head = log.head(P).await.unwrap();
+    let head = log.bounds(P).await.unwrap();
     // As many lives as are kept, each as another server would have begun it.
-    let lives: Vec<String> = (1..=31).map(|n| format!("{n}:0")).chain([format!("{}:0", head.epoch())]).collect();
-    redis.command(&format!("HSET {}:meta lives {}", keys(&node, P).await, lives.join(","))).await;
+    let epochs: Vec<String> = (1..=31).map(|n| format!("{n}:0")).chain([format!("{}:0", head.log_epoch())]).collect();
+    redis.command(&format!("HSET {}:meta lives {}", keys(&node, P).await, epochs.join(","))).await;
     redis.command("CONFIG RESETSTAT").await;
     write(log, &mut devices, &[2]).await.unwrap();
-    assert_eq!(log.head(P).await.unwrap().lives.to_string(), lives.join(","), "no life was begun again");
+    assert_eq!(log.bounds(P).await.unwrap().epochs.to_string(), epochs.join(","), "no life was begun again");
     let stats = redis.command("INFO commandstats").await;
     let commands: u64 = stats
         .lines()

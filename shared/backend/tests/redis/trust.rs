@@ -24,7 +24,7 @@ async fn receive(reader: &mut Subscriber, count: usize) -> Vec<(u64, String)> {
     let mut got = Vec::new();
     while got.len() < count {
         let Delivery::Batch { batch, after } = timeout(LIMIT, reader.next()).await.expect("in time") else { panic!("only records") };
-        got.extend(batch.after(after).map(|(_, name, message)| (name.seq.0, String::from_utf8_lossy(message).into_owned())));
+        got.extend(batch.after(after).map(|(_, record_id, message)| (record_id.seq.0, String::from_utf8_lossy(message).into_owned())));
     }
     got
 }
@@ -71,18 +71,18 @@ async fn a_forged_batch_reaches_nobody_and_hides_nothing() {
     write(log, &mut devices, &[2]).await.unwrap();
     assert_eq!(receive(&mut reader, 1).await.len(), 1);
     let genuine = String::from_utf8(timeout(LIMIT, overheard.recv()).await.unwrap().unwrap()).unwrap();
-    let life = log.head(P).await.unwrap().epoch();
+    let log_epoch = log.bounds(P).await.unwrap().log_epoch();
     let forged = r#"{"n":666}"#;
     let zeros = "0".repeat(40);
     let forgeries = [
         // As the first release wrote it, without any seal.
-        format!("{life} 3 7\n{} 3\n{forged}", forged.len()),
-        format!("{life} 3 7 {zeros} \n{} 3\n{forged}", forged.len()),
-        format!("{life} 1000000 7 {zeros} \n{} 3\n{forged}", forged.len()),
+        format!("{log_epoch} 3 7\n{} 3\n{forged}", forged.len()),
+        format!("{log_epoch} 3 7 {zeros} \n{} 3\n{forged}", forged.len()),
+        format!("{log_epoch} 1000000 7 {zeros} \n{} 3\n{forged}", forged.len()),
         // What is genuine at its own place, at another.
-        genuine.replacen(&format!("{life} 2 "), &format!("{life} 3 "), 1),
-        genuine.replacen(&format!("{life} 2 "), &format!("{life} 1000 "), 1),
-        genuine.replacen(&format!("{life} "), "9 ", 1),
+        genuine.replacen(&format!("{log_epoch} 2 "), &format!("{log_epoch} 3 "), 1),
+        genuine.replacen(&format!("{log_epoch} 2 "), &format!("{log_epoch} 1000 "), 1),
+        genuine.replacen(&format!("{log_epoch} "), "9 ", 1),
         genuine.replace("{\"n\":2}", "{\"n\":7}"),
         // The very same once more, and what is no message at all.
         genuine.clone(),
@@ -115,7 +115,7 @@ async fn who_reads_from_the_log_alone_takes_nothing_from_the_ring() {
     let mut numbers = Vec::new();
     while numbers.last() != Some(&3) {
         if let Delivery::Batch { batch, after } = timeout(LIMIT, kept.next()).await.unwrap() {
-            numbers.extend(batch.after(after).map(|(_, name, _)| name.seq.0));
+            numbers.extend(batch.after(after).map(|(_, record_id, _)| record_id.seq.0));
         }
     }
     assert_eq!(numbers, [1, 3]);
@@ -175,7 +175,7 @@ async fn a_forged_or_future_revocation_locks_nobody_out() {
         redis::cmd("PUBLISH").arg(channel).arg(event).exec_async(&mut stranger).await.unwrap();
     }
     // A genuine event that comes after them: once it is here, they were too.
-    node.announce(Event::FamilyRevoked { family: "marker".into() }).await;
+    node.broadcast(Event::FamilyRevoked { family: "marker".into() }).await;
     let marker = token("marker");
     let deadline = tokio::time::Instant::now() + LIMIT;
     while node.authenticate(&marker).await.is_ok() {
@@ -185,7 +185,7 @@ async fn a_forged_or_future_revocation_locks_nobody_out() {
     node.authenticate(&first).await.unwrap();
     // A node whose clock is wrong: what it says counts up to now, and no further.
     hand.advance(Duration::from_secs(10));
-    node.announce(Event::UserRevoked { user: user.id, at_ms: Some(99_999_999_999_999), families: Vec::new() }).await;
+    node.broadcast(Event::UserRevoked { user: user.id, at_ms: Some(99_999_999_999_999), families: Vec::new() }).await;
     while node.authenticate(&first).await.is_ok() {
         assert!(tokio::time::Instant::now() < deadline, "it is revoked");
         sleep(Duration::from_millis(10)).await;
@@ -220,8 +220,8 @@ async fn a_node_works_with_exactly_the_documented_rights() {
         write(log, &mut devices, &[n]).await.unwrap();
     }
     assert_eq!(receive(&mut reader, 30).await.len(), 30);
-    log.before(P, OffsetDateTime::UNIX_EPOCH).await.unwrap();
-    node.announce(Event::FamilyRevoked { family: "marker".into() }).await;
+    log.offset_for_time(P, OffsetDateTime::UNIX_EPOCH).await.unwrap();
+    node.broadcast(Event::FamilyRevoked { family: "marker".into() }).await;
     node.ready().await.unwrap();
     all_steps_of_healing(&redis, &node, &mut devices).await;
     // Sessions are evicted.
@@ -254,7 +254,7 @@ async fn all_steps_of_healing(redis: &Redis, node: &Backend, devices: &mut [Devi
     redis.command(&format!("XADD {keys}:log 32-9 0000000000000007 {{}}")).await;
     devices[0].reopen(log).await.unwrap();
     write(log, devices, &[31]).await.unwrap();
-    assert_eq!(log.head(P).await.unwrap().last.0, 31);
+    assert_eq!(log.bounds(P).await.unwrap().last.0, 31);
 }
 
 /// A channel that the rules forbid is served from the log, and everything else as before.

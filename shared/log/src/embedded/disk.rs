@@ -175,9 +175,16 @@ impl Disk {
     }
 
     /// Batches after `after`, of which the file holds all up to `filed`.
-    pub(super) async fn read(&self, key: LogKey, epoch: LogEpoch, after: Offset, filed: Offset, bytes: usize) -> Result<Found, log::Error> {
+    pub(super) async fn read(
+        &self,
+        key: LogKey,
+        log_epoch: LogEpoch,
+        after: Offset,
+        filed: Offset,
+        bytes: usize,
+    ) -> Result<Found, log::Error> {
         let rebuilt = self.readers.rebuilt.load(Ordering::Relaxed);
-        let read = async || self.readers.reader.ask(move |reader| load::read(reader, key, epoch, after, bytes)).await;
+        let read = async || self.readers.reader.ask(move |reader| load::read(reader, key, log_epoch, after, bytes)).await;
         match read().await {
             Err(Failure::Damaged(_)) => {}
             found => return found.map_err(Failure::error),
@@ -194,8 +201,8 @@ impl Disk {
     }
 
     /// `Some(None)`: the file is damaged there and cannot tell.
-    pub(super) async fn before(&self, key: LogKey, time: OffsetDateTime) -> Result<Option<Option<Offset>>, log::Error> {
-        self.readers.reader.ask(move |reader| load::before(reader, key, time)).await.map_err(Failure::error)
+    pub(super) async fn offset_for_time(&self, key: LogKey, time: OffsetDateTime) -> Result<Option<Option<Offset>>, log::Error> {
+        self.readers.reader.ask(move |reader| load::offset_for_time(reader, key, time)).await.map_err(Failure::error)
     }
 
     pub(super) async fn highest_account(&self) -> Result<UserId, log::Error> {

@@ -38,7 +38,7 @@ use self::{
     disk::Disk,
     state::{Change, Producer},
 };
-use super::{Error, Event, Head, Opened, Read, Retention, Section, Sender, Signal, Sink};
+use super::{AppendBatch, Bounds, Error, Event, Fetch, Retention, Sender, SessionState, Signal, Sink};
 
 /// How often producers that write nothing are trimmed by age.
 const SWEEP_EVERY: Duration = Duration::from_secs(60);
@@ -120,7 +120,7 @@ impl Log {
         log
     }
 
-    pub(super) async fn open(&self, key: LogKey, sender: &Sender, reopened: Option<LogEpoch>) -> Result<Opened, Error> {
+    pub(super) async fn open(&self, key: LogKey, sender: &Sender, reopened: Option<LogEpoch>) -> Result<SessionState, Error> {
         let place = self.place(key).await?;
         let opened = place.lock().open(sender, reopened.is_some(), self.now(), &self.0.retention)?;
         if let Some(disk) = &self.0.disk {
@@ -130,7 +130,7 @@ impl Log {
         Ok(opened)
     }
 
-    pub(super) async fn append(&self, key: LogKey, sections: &[Section]) -> Result<Vec<Result<(), Error>>, Error> {
+    pub(super) async fn append(&self, key: LogKey, batches: &[AppendBatch]) -> Result<Vec<Result<(), Error>>, Error> {
         let place = self.place(key).await?;
         // Before memory changes: what it says has happened must reach the file.
         let room = match &self.0.disk {
@@ -142,9 +142,9 @@ impl Log {
             let mut state = place.lock();
             let mut change = Change::new(key);
             // Signalled under the producer's lock, so that signals keep the order of the log. So do orders to the file.
-            let outcomes = sections
+            let outcomes = batches
                 .iter()
-                .map(|section| state.append(section, now, &self.0.retention, &mut change, |batch| (self.0.sink)(Signal::Batch(batch))))
+                .map(|batch| state.append(batch, now, &self.0.retention, &mut change, |batch| (self.0.sink)(Signal::Batch(batch))))
                 .collect();
             change.finish(&mut state, now, &self.0.retention, self.0.disk.is_some());
             change.settled = Some(Arc::clone(&place));
@@ -156,24 +156,24 @@ impl Log {
         Ok(outcomes)
     }
 
-    pub(super) async fn head(&self, key: LogKey) -> Result<Head, Error> {
-        Ok(self.place(key).await?.lock().head())
+    pub(super) async fn bounds(&self, key: LogKey) -> Result<Bounds, Error> {
+        Ok(self.place(key).await?.lock().bounds())
     }
 
-    pub(super) async fn read(&self, key: LogKey, after: Offset, bytes: usize) -> Result<Read, Error> {
+    pub(super) async fn read(&self, key: LogKey, after: Offset, bytes: usize) -> Result<Fetch, Error> {
         let place = self.place(key).await?;
-        let (after, recent, epoch) = {
+        let (after, recent, log_epoch) = {
             let state = place.lock();
             // The file may still hold some of what was removed.
             let after = after.max(state.removed);
-            (after, state.recent(after, bytes), state.lives.present())
+            (after, state.recent(after, bytes), state.epochs.present())
         };
         let (disk, filed) = match (&self.0.disk, recent) {
-            (_, Ok(batches)) => return Ok(Read { epoch, batches, damaged: None }),
-            (None, Err(_)) => return Ok(Read { epoch, ..Read::default() }),
+            (_, Ok(batches)) => return Ok(Fetch { log_epoch, batches, damaged: None }),
+            (None, Err(_)) => return Ok(Fetch { log_epoch, ..Fetch::default() }),
             (Some(disk), Err(filed)) => (disk, filed),
         };
-        let found = disk.read(key, epoch, after, filed, bytes).await?;
+        let found = disk.read(key, log_epoch, after, filed, bytes).await?;
         let to = found.batches.first().map(|batch| Offset(batch.first.0 - 1)).or(found.skipped).unwrap_or(filed);
         let state = place.lock();
         // What retention has not removed should have been there.
@@ -184,19 +184,19 @@ impl Log {
         if let Some((from, to)) = damaged {
             disk.note_damage(key, from, to);
         }
-        Ok(Read { epoch, batches, damaged })
+        Ok(Fetch { log_epoch, batches, damaged })
     }
 
-    pub(super) async fn before(&self, key: LogKey, time: OffsetDateTime) -> Result<Offset, Error> {
+    pub(super) async fn offset_for_time(&self, key: LogKey, time: OffsetDateTime) -> Result<Offset, Error> {
         let place = self.place(key).await?;
         if let Some(disk) = &self.0.disk
-            && let Some(found) = disk.before(key, time).await?
+            && let Some(found) = disk.offset_for_time(key, time).await?
         {
             let state = place.lock();
             // Where the file cannot tell, from the beginning of what there is.
             return Ok(found.unwrap_or(state.removed).clamp(state.removed, state.last));
         }
-        Ok(place.lock().before(time))
+        Ok(place.lock().offset_for_time(time))
     }
 
     /// When the newest of what was removed was written.
@@ -215,7 +215,7 @@ impl Log {
 
     pub(super) fn unfollow(&self, _key: LogKey) {}
 
-    pub(super) async fn announce(&self, event: &Event) -> Result<(), Error> {
+    pub(super) async fn broadcast(&self, event: &Event) -> Result<(), Error> {
         (self.0.sink)(Signal::Event(event.clone()));
         Ok(())
     }
@@ -281,7 +281,7 @@ impl Log {
                 None => Producer::default(),
             };
             // Of its own, so that a cursor of one log is never taken for a cursor of another.
-            let kept = Mutation::EpochBesideData.is_on().then(|| state.lives.present()).filter(|kept| kept.0 > 0);
+            let kept = Mutation::EpochBesideData.is_on().then(|| state.epochs.present()).filter(|kept| kept.0 > 0);
             state.begin(kept.unwrap_or_else(new_epoch));
             Ok(Mutex::new(state))
         };

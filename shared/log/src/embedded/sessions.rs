@@ -7,7 +7,7 @@ use std::{
     sync::Weak,
 };
 
-use motience_proto::model::{Epoch, Fence, RangeSet};
+use motience_proto::model::{Fence, ProducerEpoch, RangeSet};
 use time::OffsetDateTime;
 
 use crate::SessionName;
@@ -21,7 +21,7 @@ pub(super) struct Session {
     pub(super) fence: Fence,
     /// The connection that raised it.
     pub(super) owner: u64,
-    pub(super) epoch: Epoch,
+    pub(super) producer_epoch: ProducerEpoch,
     pub(super) seen: RangeSet,
     pub(super) used: OffsetDateTime,
     /// Alive for as long as a connection may write.
@@ -30,7 +30,7 @@ pub(super) struct Session {
 
 /// How much is remembered.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Bounds {
+pub(super) struct Limits {
     pub(super) count: usize,
     /// Of names and dedup windows, as [`SessionName::bytes`] counts them.
     pub(super) bytes: usize,
@@ -74,7 +74,7 @@ impl Sessions {
     }
 
     /// Forgets the longest idle sender where the bounds ask for it, and says which of them did.
-    pub(super) fn forget_one(&mut self, bounds: Bounds) -> Option<(SessionName, &'static str)> {
+    pub(super) fn forget_one(&mut self, bounds: Limits) -> Option<(SessionName, &'static str)> {
         for _ in 0..LOOK {
             let (&turn, name) = self.idle.first_key_value()?;
             let session = &self.known.get(name)?.session;
@@ -114,7 +114,7 @@ mod tests {
     use super::*;
     use motience_proto::model::DeviceId;
 
-    const WIDE: Bounds = Bounds { count: usize::MAX, bytes: usize::MAX, since: None };
+    const WIDE: Limits = Limits { count: usize::MAX, bytes: usize::MAX, since: None };
 
     fn name(n: u64) -> SessionName {
         SessionName::device(&DeviceId::new(&n.to_string()).unwrap())
@@ -123,7 +123,7 @@ mod tests {
     fn session(ranges: u64, second: i64) -> Session {
         let seen = (0..ranges).map(|n| 2 * n + 1).collect();
         let used = OffsetDateTime::UNIX_EPOCH + time::Duration::seconds(second);
-        Session { fence: Fence(1), owner: 1, epoch: Epoch(1), seen, used, held: Weak::new() }
+        Session { fence: Fence(1), owner: 1, producer_epoch: ProducerEpoch(1), seen, used, held: Weak::new() }
     }
 
     #[test]
@@ -133,11 +133,11 @@ mod tests {
             sessions.put(name(n), session(1, 0));
         }
         sessions.put(name(1), session(1, 1));
-        assert_eq!(sessions.forget_one(Bounds { count: 2, ..WIDE }), Some((name(2), "count")));
-        assert_eq!(sessions.forget_one(Bounds { count: 2, ..WIDE }), None);
+        assert_eq!(sessions.forget_one(Limits { count: 2, ..WIDE }), Some((name(2), "count")));
+        assert_eq!(sessions.forget_one(Limits { count: 2, ..WIDE }), None);
         let since = Some(OffsetDateTime::UNIX_EPOCH + time::Duration::seconds(1));
-        assert_eq!(sessions.forget_one(Bounds { since, ..WIDE }), Some((name(3), "age")));
-        assert_eq!(sessions.forget_one(Bounds { since, ..WIDE }), None);
+        assert_eq!(sessions.forget_one(Limits { since, ..WIDE }), Some((name(3), "age")));
+        assert_eq!(sessions.forget_one(Limits { since, ..WIDE }), None);
         assert_eq!((sessions.len(), sessions.idle.len()), (1, 1));
     }
 
@@ -146,7 +146,7 @@ mod tests {
         let mut sessions = Sessions::default();
         sessions.put(name(1), session(100, 0));
         sessions.put(name(2), session(100, 0));
-        let bounds = Bounds { bytes: 4000, ..WIDE };
+        let bounds = Limits { bytes: 4000, ..WIDE };
         assert_eq!(sessions.forget_one(bounds), None);
         sessions.put(name(2), session(200, 0));
         assert_eq!(sessions.forget_one(bounds), Some((name(1), "bytes")));
@@ -162,7 +162,7 @@ mod tests {
             sessions.put(name(n), Session { held: Arc::downgrade(&held), ..session(1, 0) });
         }
         sessions.put(name(99), session(1, 0));
-        let bounds = Bounds { count: 1, ..WIDE };
+        let bounds = Limits { count: 1, ..WIDE };
         // However many are connected, one search is short; the idle one is found by the third after it.
         let found: Vec<_> = (0..4).map(|_| sessions.forget_one(bounds)).collect();
         assert_eq!(found, [None, None, None, Some((name(99), "count"))]);

@@ -3,19 +3,22 @@
 use std::{collections::VecDeque, sync::Arc};
 
 use motience_mutation as mutation;
-use motience_proto::model::{Fence, LogEpoch, LogKey, Offset, RangeSet, RecordName};
+use motience_proto::model::{Fence, LogEpoch, LogKey, Offset, RangeSet, RecordId};
 use time::OffsetDateTime;
 
 use super::{
     Place,
     belief::Now,
     ids::Ids,
-    sessions::{Bounds, Session, Sessions},
+    sessions::{Limits, Session, Sessions},
 };
-use crate::{Batch, DEVICE_MEMORY, Entry, Error, Head, Hold, Lives, Opened, Retention, Section, Sender, SessionName, retention::Marks};
+use crate::{
+    AppendBatch, Batch, Bounds, DEVICE_MEMORY, Entry, Epochs, Error, Hold, Retention, Sender, SessionName, SessionState,
+    retention::Segments,
+};
 
 /// Nobody comes back under a passing name: it is forgotten once nobody holds it.
-const PASSING: Bounds = Bounds { count: 0, bytes: usize::MAX, since: None };
+const EPHEMERAL: Limits = Limits { count: 0, bytes: usize::MAX, since: None };
 
 /// Devices that are forgotten in one step.
 const FORGOTTEN_AT_ONCE: usize = 1000;
@@ -23,15 +26,15 @@ const FORGOTTEN_AT_ONCE: usize = 1000;
 /// See the module.
 #[derive(Debug, Default)]
 pub(super) struct Producer {
-    pub(super) lives: Lives,
+    pub(super) epochs: Epochs,
     pub(super) last: Offset,
     /// Offsets up to here are removed.
     pub(super) removed: Offset,
     /// Offsets up to here are in the file.
     pub(super) written: Offset,
-    pub(super) marks: Marks,
+    pub(super) segments: Segments,
     pub(super) devices: Sessions,
-    passing: Sessions,
+    ephemeral: Sessions,
     /// Devices forgotten since the last change.
     forgotten: Vec<SessionName>,
     /// Whether the file still holds something of what was removed.
@@ -45,7 +48,7 @@ pub(super) struct Producer {
 #[derive(Debug)]
 pub(super) struct Change {
     pub(super) key: LogKey,
-    pub(super) lives: Lives,
+    pub(super) epochs: Epochs,
     pub(super) last: Offset,
     pub(super) batches: Vec<(OffsetDateTime, Arc<Batch>)>,
     pub(super) sessions: Vec<(SessionName, Session)>,
@@ -66,16 +69,16 @@ pub(super) struct Change {
 
 impl Producer {
     /// A life of the log begins.
-    pub(super) fn begin(&mut self, epoch: LogEpoch) {
-        self.lives.begin(epoch, self.last);
+    pub(super) fn begin(&mut self, log_epoch: LogEpoch) {
+        self.epochs.begin(log_epoch, self.last);
         self.written = self.last;
     }
 
-    pub(super) fn head(&self) -> Head {
-        Head { lives: self.lives.clone(), first: self.removed.next(), last: self.last }
+    pub(super) fn bounds(&self) -> Bounds {
+        Bounds { epochs: self.epochs.clone(), first: self.removed.next(), last: self.last }
     }
 
-    pub(super) fn open(&mut self, sender: &Sender, again: bool, now: Now, keep: &Retention) -> Result<Opened, Error> {
+    pub(super) fn open(&mut self, sender: &Sender, again: bool, now: Now, keep: &Retention) -> Result<SessionState, Error> {
         let sessions = self.sessions(&sender.name);
         let known = sessions.get(&sender.name);
         if again && known.is_some_and(|session| session.owner != sender.owner) {
@@ -83,41 +86,50 @@ impl Producer {
         }
         let fence = Fence(known.map_or(0, |session| session.fence.0) + 1);
         let held = known.and_then(|session| session.held.upgrade()).unwrap_or_default();
-        let seen = known.filter(|session| session.epoch == sender.epoch).map_or_else(RangeSet::new, |session| session.seen.clone());
-        let session =
-            Session { fence, owner: sender.owner, epoch: sender.epoch, seen: seen.clone(), used: now.at, held: Arc::downgrade(&held) };
+        let seen = known
+            .filter(|session| session.producer_epoch == sender.producer_epoch)
+            .map_or_else(RangeSet::new, |session| session.seen.clone());
+        let session = Session {
+            fence,
+            owner: sender.owner,
+            producer_epoch: sender.producer_epoch,
+            seen: seen.clone(),
+            used: now.at,
+            held: Arc::downgrade(&held),
+        };
         sessions.put(sender.name.clone(), session);
-        while self.passing.forget_one(PASSING).is_some() {}
+        while self.ephemeral.forget_one(EPHEMERAL).is_some() {}
         self.forget(now, keep);
-        Ok(Opened { life: self.lives.present(), fence, seen, held: Hold::of(held) })
+        Ok(SessionState { log_epoch: self.epochs.present(), fence, seen, held: Hold::of(held) })
     }
 
     pub(super) fn append(
         &mut self,
-        section: &Section,
+        batch: &AppendBatch,
         now: Now,
         keep: &Retention,
         change: &mut Change,
         publish: impl FnOnce(Arc<Batch>),
     ) -> Result<(), Error> {
         if mutation::keeps_no_log() {
-            let name = |seq| RecordName { epoch: section.epoch, seq };
-            let entries = section.records.iter().map(|record| Entry { name: name(record.seq), message: record.message.clone() }).collect();
-            let batch = Arc::new(Batch::new(change.key, self.lives.present(), self.last.next(), entries).received(now.at));
+            let name = |seq| RecordId { producer_epoch: batch.producer_epoch, seq };
+            let entries =
+                batch.records.iter().map(|record| Entry { record_id: name(record.seq), message: record.message.clone() }).collect();
+            let batch = Arc::new(Batch::new(change.key, self.epochs.present(), self.last.next(), entries).received(now.at));
             self.last = batch.last();
             publish(batch);
             return Ok(());
         }
-        let present = self.lives.present();
-        let sessions = self.sessions(&section.name);
-        let known = sessions.get(&section.name).filter(|known| known.fence == section.fence && present == section.life);
-        let session = Session { seen: section.seen.clone(), used: now.at, ..known.ok_or(Error::Fenced)?.clone() };
-        if !section.name.is_passing() {
-            change.sessions.push((section.name.clone(), session.clone()));
+        let present = self.epochs.present();
+        let sessions = self.sessions(&batch.name);
+        let known = sessions.get(&batch.name).filter(|known| known.fence == batch.fence && present == batch.log_epoch);
+        let session = Session { seen: batch.seen.clone(), used: now.at, ..known.ok_or(Error::Fenced)?.clone() };
+        if !batch.name.is_ephemeral() {
+            change.sessions.push((batch.name.clone(), session.clone()));
         }
-        sessions.put(section.name.clone(), session);
-        let mut entries = Vec::with_capacity(section.records.len());
-        for record in &section.records {
+        sessions.put(batch.name.clone(), session);
+        let mut entries = Vec::with_capacity(batch.records.len());
+        for record in &batch.records {
             if let Some(id) = &record.id {
                 self.ids.forget(now.sure - keep.age);
                 if !self.ids.insert(id, now.at, &mut change.ids_gone) {
@@ -125,12 +137,15 @@ impl Producer {
                 }
                 change.ids.push((now.at, Arc::clone(id)));
             }
-            entries.push(Entry { name: RecordName { epoch: section.epoch, seq: record.seq }, message: record.message.clone() });
+            entries.push(Entry {
+                record_id: RecordId { producer_epoch: batch.producer_epoch, seq: record.seq },
+                message: record.message.clone(),
+            });
         }
         if !entries.is_empty() {
             let batch = Arc::new(Batch::new(change.key, present, self.last.next(), entries).received(now.at));
             self.last = batch.last();
-            self.marks.add(self.last, batch.bytes(), now.at, keep);
+            self.segments.add(self.last, batch.bytes(), now.at, keep);
             self.batches.push_back((now.at, Arc::clone(&batch)));
             change.batches.push((now.at, Arc::clone(&batch)));
             publish(batch);
@@ -139,12 +154,12 @@ impl Producer {
     }
 
     fn sessions(&mut self, name: &SessionName) -> &mut Sessions {
-        if name.is_passing() { &mut self.passing } else { &mut self.devices }
+        if name.is_ephemeral() { &mut self.ephemeral } else { &mut self.devices }
     }
 
     /// Keeps the devices within their bounds, a step at a time.
     fn forget(&mut self, now: Now, keep: &Retention) {
-        let bounds = Bounds { count: keep.sessions, bytes: keep.windows, since: Some(now.sure - DEVICE_MEMORY) };
+        let bounds = Limits { count: keep.sessions, bytes: keep.windows, since: Some(now.sure - DEVICE_MEMORY) };
         for (name, reason) in std::iter::from_fn(|| self.devices.forget_one(bounds)).take(FORGOTTEN_AT_ONCE) {
             metrics::counter!("motience_log_sessions_forgotten_total", "reason" => reason).increment(1);
             self.forgotten.push(name);
@@ -154,7 +169,7 @@ impl Producer {
     /// How many senders are remembered: devices, and others.
     #[cfg(test)]
     pub(super) fn remembered(&self) -> (usize, usize) {
-        (self.devices.len(), self.passing.len())
+        (self.devices.len(), self.ephemeral.len())
     }
 
     /// Batches after `after` from memory; `Err` where the file has to be asked, which holds all up to there.
@@ -187,14 +202,14 @@ impl Producer {
     }
 
     /// The offset before the first batch here that was written at `time` or later.
-    pub(super) fn before(&self, time: OffsetDateTime) -> Offset {
+    pub(super) fn offset_for_time(&self, time: OffsetDateTime) -> Offset {
         let first = self.batches.iter().find(|(at, _)| *at >= time);
         first.map_or(self.last, |(_, batch)| Offset(batch.first.0 - 1))
     }
 
     /// When the newest of what was removed was written.
     pub(super) fn removed_at(&self) -> Option<OffsetDateTime> {
-        self.marks.gone_at()
+        self.segments.gone_at()
     }
 
     /// The file holds everything up to `last`.
@@ -214,7 +229,7 @@ impl Change {
     pub(super) fn new(key: LogKey) -> Self {
         Self {
             key,
-            lives: Lives::default(),
+            epochs: Epochs::default(),
             last: Offset(0),
             batches: Vec::new(),
             sessions: Vec::new(),
@@ -231,7 +246,7 @@ impl Change {
 
     /// Notes where the log stands, and what is to be removed of it.
     pub(super) fn finish(&mut self, state: &mut Producer, now: Now, keep: &Retention, file: bool) {
-        let trim = state.marks.trim(now.at, now.sure, keep);
+        let trim = state.segments.trim(now.at, now.sure, keep);
         (self.trim, self.held) = (trim.gone, trim.held);
         if let Some(gone) = trim.gone {
             state.removed = state.removed.max(gone);
@@ -244,8 +259,8 @@ impl Change {
         }
         state.forget(now, keep);
         self.gone.append(&mut state.forgotten);
-        self.lives = state.lives.clone();
-        (self.last, self.removed, self.gone_at) = (state.last, state.removed, state.marks.gone_at());
+        self.epochs = state.epochs.clone();
+        (self.last, self.removed, self.gone_at) = (state.last, state.removed, state.segments.gone_at());
     }
 
     /// Whether the file need not be told.

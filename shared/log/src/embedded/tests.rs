@@ -3,14 +3,14 @@
 use std::{collections::BTreeSet, fs, path::Path, time::Duration};
 
 use bytes::Bytes;
-use motience_proto::model::{DeviceId, Epoch, ProducerId, Seq};
+use motience_proto::model::{DeviceId, ProducerEpoch, ProducerId, Seq};
 use motience_runtime::clock::Manual;
 use rusqlite::Connection;
 use tempfile::TempDir;
 use time::macros::datetime;
 
 use super::*;
-use crate::{New, SessionName};
+use crate::{AppendRecord, SessionName};
 
 /// Longest wait for what a test waits for.
 const LIMIT: Duration = Duration::from_secs(30);
@@ -95,22 +95,22 @@ fn message(key: LogKey, n: u64) -> String {
 }
 
 fn device(name: &str, owner: u64) -> Sender {
-    Sender { name: SessionName::device(&DeviceId::new(name).unwrap()), epoch: Epoch(7), owner }
+    Sender { name: SessionName::device(&DeviceId::new(name).unwrap()), producer_epoch: ProducerEpoch(7), owner }
 }
 
 /// Appends one record to the log of an opened sender.
-async fn send(log: &Log, key: LogKey, sender: &Sender, opened: &Opened, n: u64) {
+async fn send(log: &Log, key: LogKey, sender: &Sender, opened: &SessionState, n: u64) {
     let mut seen = opened.seen.clone();
     seen.insert(n);
-    let section = Section {
+    let batch = AppendBatch {
         name: sender.name.clone(),
-        life: opened.life,
+        log_epoch: opened.log_epoch,
         fence: opened.fence,
-        epoch: sender.epoch,
+        producer_epoch: sender.producer_epoch,
         seen,
-        records: vec![New { seq: Seq(n), id: Some(format!("{}-{n}", sender.name).into()), message: Bytes::from(message(key, n)) }],
+        records: vec![AppendRecord { seq: Seq(n), id: Some(format!("{}-{n}", sender.name).into()), message: Bytes::from(message(key, n)) }],
     };
-    for outcome in log.append(key, &[section]).await.unwrap() {
+    for outcome in log.append(key, &[batch]).await.unwrap() {
         outcome.unwrap();
     }
 }
@@ -128,11 +128,11 @@ async fn fill(log: &Log, key: LogKey, numbers: impl IntoIterator<Item = u64>) {
 /// What a reader gets from the beginning: records, and the offsets that it is told are damaged. Between them they are all there are.
 async fn read_all(log: &Log, key: LogKey) -> (BTreeSet<u64>, BTreeSet<u64>) {
     let (mut records, mut damaged) = (BTreeSet::new(), BTreeSet::new());
-    let head = log.head(key).await.unwrap();
-    let mut at = Offset(head.first.0 - 1);
-    while at < head.last {
+    let bounds = log.bounds(key).await.unwrap();
+    let mut at = Offset(bounds.first.0 - 1);
+    while at < bounds.last {
         let read = log.read(key, at, 10_000).await.unwrap();
-        assert!(read.damaged.is_some() || !read.batches.is_empty(), "a reader at {at} of {} gets nothing", head.last);
+        assert!(read.damaged.is_some() || !read.batches.is_empty(), "a reader at {at} of {} gets nothing", bounds.last);
         if let Some((from, to)) = read.damaged {
             assert_eq!(from, at.next());
             damaged.extend(from.0..=to.0);
@@ -140,14 +140,14 @@ async fn read_all(log: &Log, key: LogKey) -> (BTreeSet<u64>, BTreeSet<u64>) {
         }
         for batch in &read.batches {
             assert_eq!(batch.first, at.next());
-            for (offset, name, found) in batch.after(at) {
-                assert_eq!(found, message(key, name.seq.0).as_bytes());
+            for (offset, record_id, found) in batch.after(at) {
+                assert_eq!(found, message(key, record_id.seq.0).as_bytes());
                 records.insert(offset.0);
             }
             at = batch.last();
         }
     }
-    assert_eq!(records.union(&damaged).copied().collect::<Vec<_>>(), (head.first.0..=head.last.0).collect::<Vec<_>>());
+    assert_eq!(records.union(&damaged).copied().collect::<Vec<_>>(), (bounds.first.0..=bounds.last.0).collect::<Vec<_>>());
     (records, damaged)
 }
 
@@ -287,9 +287,9 @@ async fn any_page_may_be_ruined() {
             };
             for key in [A, B] {
                 read_all(&log, key).await;
-                let before = log.head(key).await.unwrap().last;
+                let before = log.bounds(key).await.unwrap().last;
                 fill(&log, key, [1000]).await;
-                assert_eq!(log.head(key).await.unwrap().last, before.next());
+                assert_eq!(log.bounds(key).await.unwrap().last, before.next());
                 let (records, _) = read_all(&log, key).await;
                 assert!(records.contains(&before.next().0), "page {page}, harm {harm}");
             }
@@ -344,10 +344,10 @@ async fn a_file_that_cannot_be_opened_says_what_to_do() {
         assert!(repaired.records >= least, "{}", repaired.records);
         let log = home.open();
         for key in [A, B] {
-            let kept = log.head(key).await.unwrap().last;
+            let kept = log.bounds(key).await.unwrap().last;
             read_all(&log, key).await;
             fill(&log, key, [1000]).await;
-            assert_eq!(log.head(key).await.unwrap().last, kept.next());
+            assert_eq!(log.bounds(key).await.unwrap().last, kept.next());
         }
         close(log).await;
         assert!(check(home.dir.path()).unwrap().is_good());
@@ -367,7 +367,7 @@ async fn a_journal_that_is_cut_costs_the_newest_records() {
     let journal = fs::OpenOptions::new().write(true).open(crashed.dir.path().join("log.db-wal")).unwrap();
     journal.set_len(journal.metadata().unwrap().len() / 2).unwrap();
     let log = crashed.open();
-    let kept = log.head(A).await.unwrap().last.0;
+    let kept = log.bounds(A).await.unwrap().last.0;
     assert!((1..50).contains(&kept), "{kept}");
     assert_eq!(read_all(&log, A).await.0.len() as u64, kept);
     fill(&log, A, kept + 1..=60).await;
@@ -384,7 +384,7 @@ async fn a_clock_that_is_far_ahead_removes_nothing_before_it_is_confirmed() {
     for _ in 0..2 {
         let log = home.open();
         wait_for("much waits to be removed", async || log.held() == 2).await;
-        assert_eq!(log.head(A).await.unwrap().first, Offset(1));
+        assert_eq!(log.bounds(A).await.unwrap().first, Offset(1));
         assert_eq!(read_all(&log, A).await.0.len() as u64, RECORDS);
         close(log).await;
     }
@@ -394,8 +394,8 @@ async fn a_clock_that_is_far_ahead_removes_nothing_before_it_is_confirmed() {
     fill(&log, A, [RECORDS + 1]).await;
     confirm(home.dir.path(), home.clock.now()).unwrap();
     wait_for("it goes once the clock is confirmed", async || log.held() == 0).await;
-    assert_eq!(log.head(A).await.unwrap().first, Offset(RECORDS + 1));
-    assert_eq!(log.head(B).await.unwrap().first, Offset(RECORDS + 1));
+    assert_eq!(log.bounds(A).await.unwrap().first, Offset(RECORDS + 1));
+    assert_eq!(log.bounds(B).await.unwrap().first, Offset(RECORDS + 1));
     assert_eq!(log.removed_at(A).await.unwrap(), Some(datetime!(2026-01-01 00:00 UTC)));
     wait_for("and leaves the file", async || home.count("batches") == 1).await;
     close(log).await;
@@ -408,7 +408,7 @@ async fn a_log_that_nobody_asks_for_is_trimmed_all_the_same() {
     let log = home.open_with(Retention { at_once: 100, ..Retention::default() });
     wait_for("all is too old", async || home.count("batches") == 0).await;
     assert!(log.0.producers.lock().is_empty(), "and nothing of it stays in memory");
-    assert_eq!(log.head(A).await.unwrap().first, Offset(RECORDS + 1));
+    assert_eq!(log.bounds(A).await.unwrap().first, Offset(RECORDS + 1));
     close(log).await;
 }
 
@@ -419,10 +419,10 @@ async fn trims_that_a_crash_interrupted_are_taken_up_again() {
     close(log).await;
     // Retention has removed these, and the process ended before their rows went.
     let log = home.open_with(Retention { bytes: 40_000, ..Retention::default() });
-    wait_for("it is trimmed", async || log.head(A).await.unwrap().first > Offset(1)).await;
+    wait_for("it is trimmed", async || log.bounds(A).await.unwrap().first > Offset(1)).await;
     close(log).await;
     let log = home.open_with(Retention { bytes: 40_000, ..Retention::default() });
-    let first = log.head(A).await.unwrap().first.0;
+    let first = log.bounds(A).await.unwrap().first.0;
     wait_for("rows go", async || home.count("batches WHERE producer = 1") == RECORDS + 1 - first).await;
     let (records, damaged) = read_all(&log, A).await;
     assert_eq!((records.len() as u64, damaged.len()), (RECORDS + 1 - first, 0));
@@ -433,9 +433,9 @@ async fn trims_that_a_crash_interrupted_are_taken_up_again() {
 async fn requests_leave_nothing_behind() {
     let (clock, _) = Clock::manual(datetime!(2026-01-01 00:00 UTC));
     let log = Log::in_memory(Retention::default(), clock, Arc::new(|_| {}));
-    let held = log.open(A, &Sender { name: SessionName::passing(), epoch: Epoch(1), owner: 0 }, None).await.unwrap();
+    let held = log.open(A, &Sender { name: SessionName::ephemeral(), producer_epoch: ProducerEpoch(1), owner: 0 }, None).await.unwrap();
     for n in 1..=5000 {
-        let sender = Sender { name: SessionName::passing(), epoch: Epoch(n), owner: n };
+        let sender = Sender { name: SessionName::ephemeral(), producer_epoch: ProducerEpoch(n), owner: n };
         let opened = log.open(A, &sender, None).await.unwrap();
         send(&log, A, &sender, &opened, 1).await;
     }

@@ -29,7 +29,7 @@ const REPLICA_LIMIT: Duration = Duration::from_secs(2);
 
 struct Waiter {
     /// The life of the server that took the append.
-    epoch: LogEpoch,
+    log_epoch: LogEpoch,
     answer: oneshot::Sender<Result<(), Error>>,
 }
 
@@ -58,10 +58,10 @@ impl Barrier {
     }
 
     /// Returns once everything written before the call, to the server of this life, is on enough replicas.
-    pub(super) async fn pass(&self, epoch: LogEpoch) -> Result<(), Error> {
+    pub(super) async fn pass(&self, log_epoch: LogEpoch) -> Result<(), Error> {
         let gone = || Error::Unavailable("the log is closed".to_owned());
         let (answer, answered) = oneshot::channel();
-        self.waiters.send(Waiter { epoch, answer }).await.map_err(|_| gone())?;
+        self.waiters.send(Waiter { log_epoch, answer }).await.map_err(|_| gone())?;
         answered.await.map_err(|_| gone())?
     }
 
@@ -97,8 +97,12 @@ impl Task {
                 warn!(error = %e, "appended, but not on enough replicas");
             }
             for waiter in waiters.drain(..) {
-                let outcome = outcome.clone().and_then(|epoch| {
-                    if epoch == waiter.epoch { Ok(()) } else { Err(Error::Unavailable("Redis was restarted in between".to_owned())) }
+                let outcome = outcome.clone().and_then(|log_epoch| {
+                    if log_epoch == waiter.log_epoch {
+                        Ok(())
+                    } else {
+                        Err(Error::Unavailable("Redis was restarted in between".to_owned()))
+                    }
                 });
                 // Nobody may wait any more.
                 let _ = waiter.answer.send(outcome);
@@ -107,19 +111,19 @@ impl Task {
     }
 
     async fn ask(&mut self) -> Result<LogEpoch, Error> {
-        let (mut connection, epoch) = match self.connection.take() {
+        let (mut connection, log_epoch) = match self.connection.take() {
             Some(connection) => connection,
-            None => self.place.connect(&self.names).await.map(|(connection, server)| (connection, server.epoch))?,
+            None => self.place.connect(&self.names).await.map(|(connection, server)| (connection, server.log_epoch))?,
         };
         let limit = super::millis(REPLICA_LIMIT);
         let mut pipeline = redis::pipe();
         // One key: its shard is the only one there is.
         pipeline.cmd("INCR").arg(self.names.shared("barrier")).ignore().cmd("WAIT").arg(self.replicas).arg(limit);
         let (there,): (u32,) = pipeline.query_async(&mut connection).await.map_err(|e| self.place.unavailable(&e))?;
-        self.connection = Some((connection, epoch));
+        self.connection = Some((connection, log_epoch));
         if there < self.replicas {
             return Err(Error::Unavailable(format!("{there} of {} replicas have it", self.replicas)));
         }
-        Ok(epoch)
+        Ok(log_epoch)
     }
 }

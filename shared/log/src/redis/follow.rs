@@ -45,9 +45,9 @@ pub(super) struct Follower {
 }
 
 struct Shared {
-    wanted: Mutex<HashSet<String>>,
+    desired: Mutex<HashSet<String>>,
     /// Changes whenever `wanted` does.
-    wish: watch::Sender<u64>,
+    changed: watch::Sender<u64>,
     /// What Redis has answered for on the present connection: confirmed, or refused.
     confirmed: watch::Sender<HashSet<String>>,
 }
@@ -55,7 +55,7 @@ struct Shared {
 impl Follower {
     pub(super) fn start(place: Place, names: &Names, seal: &Seal, sink: Sink) -> Self {
         let shared =
-            Arc::new(Shared { wanted: Mutex::default(), wish: watch::Sender::new(0), confirmed: watch::Sender::new(HashSet::new()) });
+            Arc::new(Shared { desired: Mutex::default(), changed: watch::Sender::new(0), confirmed: watch::Sender::new(HashSet::new()) });
         let stop = CancellationToken::new();
         let task = Task { place, shared: Arc::clone(&shared), names: names.clone(), seal: seal.clone(), sink };
         let stopped = stop.clone();
@@ -68,8 +68,8 @@ impl Follower {
     /// Returns when Redis sends this channel's messages, or has refused to.
     pub(super) async fn follow(&self, channel: String) -> Result<(), Error> {
         let mut confirmed = self.shared.confirmed.subscribe();
-        self.shared.wanted.lock().insert(channel.clone());
-        self.shared.wish.send_modify(|n| *n += 1);
+        self.shared.desired.lock().insert(channel.clone());
+        self.shared.changed.send_modify(|n| *n += 1);
         match time::timeout(ANSWER_LIMIT, confirmed.wait_for(|channels| channels.contains(&channel))).await {
             Ok(Ok(_)) => Ok(()),
             _ => Err(Error::Unavailable("Redis did not confirm a subscription in time".to_owned())),
@@ -77,8 +77,8 @@ impl Follower {
     }
 
     pub(super) fn unfollow(&self, channel: &str) {
-        self.shared.wanted.lock().remove(channel);
-        self.shared.wish.send_modify(|n| *n += 1);
+        self.shared.desired.lock().remove(channel);
+        self.shared.changed.send_modify(|n| *n += 1);
     }
 
     pub(super) async fn close(&self) {
@@ -134,7 +134,7 @@ impl Task {
             .set_push_sender(move |push: PushInfo| receiver.receive(&push.kind, push.data));
         let mut connection = self.place.client.get_multiplexed_async_connection_with_config(&config).await?;
         let bus = [Channel::Bus, Channel::Reports].map(|channel| self.names.channel(channel));
-        let mut wish = self.shared.wish.subscribe();
+        let mut changed = self.shared.changed.subscribe();
         let mut refused = self.subscribe(&mut connection, "SUBSCRIBE", &bus).await?;
         refused.extend(self.reconcile(&mut connection).await?);
         info!("subscribed to Redis");
@@ -147,7 +147,7 @@ impl Task {
                 biased;
                 () = broken.cancelled() => return Ok(()),
                 // Cannot fail: `shared` holds the sender.
-                _ = wish.changed() => refused.extend(self.reconcile(&mut connection).await?),
+                _ = changed.changed() => refused.extend(self.reconcile(&mut connection).await?),
                 () = time::sleep(WATCH_EVERY) => redis::cmd("PING").exec_async(&mut connection).await?,
             }
             if !refused.is_empty() && asked.elapsed() >= ASK_AGAIN {
@@ -166,18 +166,18 @@ impl Task {
 
     /// Makes what is heard equal to what is wanted. Returns what Redis refuses.
     async fn reconcile(&self, connection: &mut MultiplexedConnection) -> Result<HashSet<String>, RedisError> {
-        let (wanted, missing, superfluous) = {
-            let wanted = self.shared.wanted.lock();
+        let (desired, missing, superfluous) = {
+            let desired = self.shared.desired.lock();
             let confirmed = self.shared.confirmed.borrow().clone();
-            let missing: Vec<String> = wanted.difference(&confirmed).cloned().collect();
-            let superfluous: Vec<String> = confirmed.difference(&wanted).cloned().collect();
+            let missing: Vec<String> = desired.difference(&confirmed).cloned().collect();
+            let superfluous: Vec<String> = confirmed.difference(&desired).cloned().collect();
             // Before anyone can want one of them again and take the old confirmation for a new one.
-            self.shared.confirmed.send_modify(|c| c.retain(|channel| wanted.contains(channel)));
-            (wanted.clone(), missing, superfluous)
+            self.shared.confirmed.send_modify(|c| c.retain(|channel| desired.contains(channel)));
+            (desired.clone(), missing, superfluous)
         };
         let refused = self.subscribe(connection, "SSUBSCRIBE", &missing).await?;
         self.subscribe(connection, "SUNSUBSCRIBE", &superfluous).await?;
-        self.shared.confirmed.send_replace(wanted);
+        self.shared.confirmed.send_replace(desired);
         Ok(refused)
     }
 

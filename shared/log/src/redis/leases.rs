@@ -137,7 +137,7 @@ async fn tell(log: &Inner, sessions: HashMap<LogKey, Vec<Owned>>, last: bool) ->
 #[cfg(test)]
 mod tests {
     use super::*;
-    use motience_proto::model::{DeviceId, Epoch, ProducerId};
+    use motience_proto::model::{DeviceId, ProducerEpoch, ProducerId};
 
     const KEY: LogKey = LogKey::numbered(ProducerId(1));
 
@@ -145,7 +145,7 @@ mod tests {
     fn a_session_ends_when_nobody_holds_it_any_more() {
         let leases = Arc::new(Leases::default());
         let name = SessionName::device(&DeviceId::new("d").unwrap());
-        let sender = |owner| Sender { name: name.clone(), epoch: Epoch(1), owner };
+        let sender = |owner| Sender { name: name.clone(), producer_epoch: ProducerEpoch(1), owner };
         let (first, again) = (leases.hold(KEY, &sender(7)), leases.hold(KEY, &sender(7)));
         let newer = leases.hold(KEY, &sender(8));
         drop(first);

@@ -17,9 +17,9 @@ use tracing::warn;
 
 use super::{
     ANSWER_LIMIT, CONNECT_LIMIT, functions,
-    mend::mend,
     names::Names,
     place::{self, Place},
+    rewrite_aof::rewrite_aof,
     server::Server,
 };
 use crate::Error;
@@ -44,7 +44,7 @@ pub(super) struct Link {
 #[derive(Clone)]
 pub(super) struct Session {
     connection: MultiplexedConnection,
-    pub(super) epoch: LogEpoch,
+    pub(super) log_epoch: LogEpoch,
     /// Tells sessions apart when one has to be given up.
     number: u64,
 }
@@ -85,7 +85,7 @@ impl Link {
     pub(super) async fn query(&self, call: &Cmd) -> Result<(LogEpoch, Value), Error> {
         let session = self.session().await?;
         let value = self.query_on(&session, call).await?;
-        Ok((session.epoch, value))
+        Ok((session.log_epoch, value))
     }
 
     /// The same for an answer of a known kind.
@@ -164,9 +164,9 @@ impl Link {
             result => result.map_err(|e| self.place.unavailable(&e))?,
         }
         if server.persists() {
-            mend(&mut connection, &self.names.shared("mended"), &server.epoch.to_string()).await;
+            rewrite_aof(&mut connection, &self.names.shared("mended"), &server.log_epoch.to_string()).await;
         }
-        Ok(Session { connection, epoch: server.epoch, number: fastrand::u64(..) })
+        Ok(Session { connection, log_epoch: server.log_epoch, number: fastrand::u64(..) })
     }
 }
 
@@ -178,8 +178,8 @@ impl Place {
             let mut connection = self.client.get_multiplexed_async_connection_with_config(&config).await?;
             let info: String = redis::cmd("INFO").query_async(&mut connection).await?;
             let mut server = Server::read(&info);
-            if let Some(epoch) = beside_data(&mut connection, names).await? {
-                server.epoch = epoch;
+            if let Some(log_epoch) = beside_data(&mut connection, names).await? {
+                server.log_epoch = log_epoch;
             }
             Ok((connection, server))
         };
@@ -198,5 +198,5 @@ async fn beside_data(connection: &mut MultiplexedConnection, names: &Names) -> R
     }
     let key = names.shared("epoch");
     redis::cmd("SETNX").arg(&key).arg(fastrand::u64(1..1 << 52)).exec_async(connection).await?;
-    redis::cmd("GET").arg(&key).query_async(connection).await.map(|epoch| Some(LogEpoch(epoch)))
+    redis::cmd("GET").arg(&key).query_async(connection).await.map(|log_epoch| Some(LogEpoch(log_epoch)))
 }

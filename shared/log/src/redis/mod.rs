@@ -10,11 +10,11 @@ mod follow;
 mod functions;
 mod leases;
 mod link;
-mod mend;
 mod moved;
 mod names;
 mod place;
 mod reply;
+mod rewrite_aof;
 mod seal;
 mod server;
 mod watch;
@@ -43,7 +43,7 @@ use self::{
     seal::Seal,
     watch::SAY_EVERY,
 };
-use super::{DEVICE_MEMORY, Error, Event, Head, Opened, Read, Retention, Section, Sender, Signal, Sink};
+use super::{AppendBatch, Bounds, DEVICE_MEMORY, Error, Event, Fetch, Retention, Sender, SessionState, Signal, Sink};
 
 /// Longest wait for one answer of Redis.
 pub const ANSWER_LIMIT: Duration = Duration::from_secs(5);
@@ -133,7 +133,7 @@ impl Log {
         self
     }
 
-    pub(super) async fn open(&self, key: LogKey, sender: &Sender, reopened: Option<LogEpoch>) -> Result<Opened, Error> {
+    pub(super) async fn open(&self, key: LogKey, sender: &Sender, reopened: Option<LogEpoch>) -> Result<SessionState, Error> {
         // The epoch must be that of the server which takes the call, so it is read with the connection.
         let session = self.0.link.session().await?;
         let mut call = call("open");
@@ -141,49 +141,49 @@ impl Log {
         for name in ["meta", "log", "devices", "passing"] {
             call.arg(self.0.names.key(key, name));
         }
-        call.arg(self.0.names.session(key, &sender.name)).arg(session.epoch.0);
+        call.arg(self.0.names.session(key, &sender.name)).arg(session.log_epoch.0);
         self.0.bounds(&mut call);
-        call.arg(sender.epoch.0).arg(sender.owner);
-        call.arg(reopened.map(|life| life.to_string()).unwrap_or_default()).arg(millis(sender.name.memory()));
+        call.arg(sender.producer_epoch.0).arg(sender.owner);
+        call.arg(reopened.map(|log_epoch| log_epoch.to_string()).unwrap_or_default()).arg(millis(sender.name.memory()));
         let (opened, evicted) = reply::opened(self.0.link.query_on(&session, &call).await?)?;
         let held = self.0.leases.hold(key, sender);
         self.0.note_evicted(key, evicted);
         // What it has seen must be as durable as an acknowledgement.
-        self.durable(session.epoch).await?;
-        Ok(Opened { held, ..opened })
+        self.durable(session.log_epoch).await?;
+        Ok(SessionState { held, ..opened })
     }
 
-    pub(super) async fn append(&self, key: LogKey, sections: &[Section]) -> Result<Vec<Result<(), Error>>, Error> {
+    pub(super) async fn append(&self, key: LogKey, batches: &[AppendBatch]) -> Result<Vec<Result<(), Error>>, Error> {
         let session = self.0.link.session().await?;
         let mut call = call("append");
-        call.arg(sections.len() + 6);
+        call.arg(batches.len() + 6);
         for name in ["meta", "log", "marks", "ids", "devices", "passing"] {
             call.arg(self.0.names.key(key, name));
         }
-        for section in sections {
-            call.arg(self.0.names.session(key, &section.name));
+        for batch in batches {
+            call.arg(self.0.names.session(key, &batch.name));
         }
         let channel = self.0.names.channel(Channel::Live(key));
-        call.arg(&channel).arg(session.epoch.0).arg(self.0.retention.bytes).arg(millis(self.0.retention.age));
+        call.arg(&channel).arg(session.log_epoch.0).arg(self.0.retention.bytes).arg(millis(self.0.retention.age));
         self.0.bounds(&mut call);
         let now = self.0.clock.now();
-        for section in sections {
-            call.arg(section.life.0)
-                .arg(section.fence.0)
-                .arg(section.epoch.0)
-                .arg(format!("{:016x}", section.epoch.0))
-                .arg(section.seen.to_string());
-            let stamped: Vec<Vec<u8>> = section.records.iter().map(|record| reply::stamped(&record.message, now)).collect();
-            let records = section.records.iter().zip(&stamped).map(|(record, message)| (record.seq, &message[..]));
-            let seal = self.0.seal.batch(&channel, section.life, section.epoch, records);
-            call.arg(millis(section.name.memory())).arg(seal).arg(section.records.len());
-            for (record, message) in section.records.iter().zip(&stamped) {
+        for batch in batches {
+            call.arg(batch.log_epoch.0)
+                .arg(batch.fence.0)
+                .arg(batch.producer_epoch.0)
+                .arg(format!("{:016x}", batch.producer_epoch.0))
+                .arg(batch.seen.to_string());
+            let stamped: Vec<Vec<u8>> = batch.records.iter().map(|record| reply::stamped(&record.message, now)).collect();
+            let records = batch.records.iter().zip(&stamped).map(|(record, message)| (record.seq, &message[..]));
+            let seal = self.0.seal.batch(&channel, batch.log_epoch, batch.producer_epoch, records);
+            call.arg(millis(batch.name.memory())).arg(seal).arg(batch.records.len());
+            for (record, message) in batch.records.iter().zip(&stamped) {
                 call.arg(record.seq.0).arg(record.id.as_deref().unwrap_or_default()).arg(&message[..]);
             }
         }
         let value = self.0.link.query_on(&session, &call).await?;
         self.0.link.has_room();
-        let reply::Appended { outcomes, notes, evicted } = reply::appended(value, sections.len())?;
+        let reply::Appended { outcomes, notes, evicted } = reply::appended(value, batches.len())?;
         self.0.note_evicted(key, evicted);
         if !notes.is_empty() {
             metrics::counter!("motience_redis_steps_failed_total").increment(notes.len() as u64);
@@ -191,43 +191,43 @@ impl Log {
                 warn!(producer = %key.producer, ?notes, "appended, but not all that goes with it could be done");
             }
         }
-        self.durable(session.epoch).await?;
+        self.durable(session.log_epoch).await?;
         Ok(outcomes)
     }
 
-    pub(super) async fn head(&self, key: LogKey) -> Result<Head, Error> {
+    pub(super) async fn bounds(&self, key: LogKey) -> Result<Bounds, Error> {
         let session = self.0.link.session().await?;
         let ask = |name| {
             let mut call = call(name);
-            call.arg(2).arg(self.0.names.key(key, "meta")).arg(self.0.names.key(key, "log")).arg(session.epoch.0);
+            call.arg(2).arg(self.0.names.key(key, "meta")).arg(self.0.names.key(key, "log")).arg(session.log_epoch.0);
             call
         };
-        let (head, begun) = reply::head(self.0.link.query_on(&session, &ask("head")).await?)?;
+        let (bounds, begun) = reply::bounds(self.0.link.query_on(&session, &ask("head")).await?)?;
         // A present life that nobody has written in yet is begun, so that readers stand in it and need no reset later. Where that
         // is refused (Redis is full, say), they read all the same.
         if begun || self.0.link.query_on(&session, &ask("begin")).await.is_err() {
-            return Ok(head);
+            return Ok(bounds);
         }
-        Ok(reply::head(self.0.link.query_on(&session, &ask("head")).await?)?.0)
+        Ok(reply::bounds(self.0.link.query_on(&session, &ask("head")).await?)?.0)
     }
 
-    pub(super) async fn read(&self, key: LogKey, after: Offset, bytes: usize) -> Result<Read, Error> {
+    pub(super) async fn read(&self, key: LogKey, after: Offset, bytes: usize) -> Result<Fetch, Error> {
         let session = self.0.link.session().await?;
         let mut call = call("read");
         let count = (bytes / 512).clamp(1, READ_COUNT);
         call.arg(2).arg(self.0.names.key(key, "meta")).arg(self.0.names.key(key, "log"));
-        call.arg(session.epoch.0).arg(format!("{}-0", after.0 + 1)).arg(count);
+        call.arg(session.log_epoch.0).arg(format!("{}-0", after.0 + 1)).arg(count);
         reply::read(self.0.link.query_on(&session, &call).await?, key)
     }
 
-    pub(super) async fn before(&self, key: LogKey, time: OffsetDateTime) -> Result<Offset, Error> {
+    pub(super) async fn offset_for_time(&self, key: LogKey, time: OffsetDateTime) -> Result<Offset, Error> {
         let mut call = redis::cmd("LRANGE");
         call.arg(self.0.names.key(key, "marks")).arg(0).arg(-1);
         let (_, value) = self.0.link.query(&call).await?;
-        let marked = reply::marked_before(value, time.unix_timestamp_nanos() / 1_000_000)?;
+        let marked = reply::segment_before(value, time.unix_timestamp_nanos() / 1_000_000)?;
         Ok(match marked {
             Some(offset) => offset,
-            None => Offset(self.head(key).await?.first.0.saturating_sub(1)),
+            None => Offset(self.bounds(key).await?.first.0.saturating_sub(1)),
         })
     }
 
@@ -243,9 +243,9 @@ impl Log {
         self.0.clock.now() - self.0.retention.age
     }
 
-    async fn durable(&self, epoch: LogEpoch) -> Result<(), Error> {
+    async fn durable(&self, log_epoch: LogEpoch) -> Result<(), Error> {
         match &self.0.barrier {
-            Some(barrier) => barrier.pass(epoch).await,
+            Some(barrier) => barrier.pass(log_epoch).await,
             None => Ok(()),
         }
     }
@@ -258,7 +258,7 @@ impl Log {
         self.0.follower.unfollow(&self.0.names.channel(Channel::Live(key)));
     }
 
-    pub(super) async fn announce(&self, event: &Event) -> Result<(), Error> {
+    pub(super) async fn broadcast(&self, event: &Event) -> Result<(), Error> {
         let text = serde_json::to_string(event).map_err(|e| Error::Damaged(e.to_string()))?;
         let channel = self.0.names.channel(if event.is_report() { Channel::Reports } else { Channel::Bus });
         let mut call = redis::cmd("PUBLISH");
@@ -278,8 +278,8 @@ impl Log {
         let mut call = redis::cmd("ZADD");
         // The higher score stays, whoever comes last.
         call.arg(self.0.names.shared("accounts")).arg("GT").arg(user.0).arg(HIGHEST);
-        let (epoch, _) = self.0.link.query(&call).await?;
-        self.durable(epoch).await
+        let (log_epoch, _) = self.0.link.query(&call).await?;
+        self.durable(log_epoch).await
     }
 
     pub(super) async fn ping(&self) -> Result<(), Error> {
@@ -328,7 +328,7 @@ impl Inner {
         for (name, _) in sessions {
             call.arg(self.names.session(key, name));
         }
-        call.arg(session.epoch.0);
+        call.arg(session.log_epoch.0);
         self.bounds(&mut call);
         call.arg(millis(DEVICE_MEMORY)).arg(u8::from(last));
         for (name, owner) in sessions {

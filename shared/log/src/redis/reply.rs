@@ -3,12 +3,12 @@
 use std::{collections::HashSet, sync::Arc};
 
 use bytes::{Buf, Bytes};
-use motience_proto::model::{Epoch, LogEpoch, LogKey, Offset, RecordName, Seq, times};
+use motience_proto::model::{LogEpoch, LogKey, Offset, ProducerEpoch, RecordId, Seq, times};
 use redis::Value;
 use time::OffsetDateTime;
 
 use super::seal::{self, Seal};
-use crate::{Batch, Entry, Error, Head, Hold, Opened, Read};
+use crate::{Batch, Bounds, Entry, Error, Fetch, Hold, SessionState};
 
 /// Longest first line of a published batch: it may name each of some thousands of records.
 const MAX_HEAD: usize = 64 << 10;
@@ -42,7 +42,7 @@ pub(super) fn evicted(value: Value) -> Result<Evicted, Error> {
 }
 
 /// The session, which nobody holds yet, and what had to go for it.
-pub(super) fn opened(value: Value) -> Result<(Opened, Evicted), Error> {
+pub(super) fn opened(value: Value) -> Result<(SessionState, Evicted), Error> {
     let Value::Array(mut parts) = value else { return Err(damaged("open")) };
     if parts.len() == 1 {
         return Err(match text(parts.remove(0))?.as_str() {
@@ -51,9 +51,9 @@ pub(super) fn opened(value: Value) -> Result<(Opened, Evicted), Error> {
             _ => damaged("open"),
         });
     }
-    let [life, fence, seen, gone] = <[Value; 4]>::try_from(parts).map_err(|_| damaged("open"))?;
-    let opened = Opened {
-        life: text(life)?.parse().map_err(|_| damaged("life"))?,
+    let [log_epoch, fence, seen, gone] = <[Value; 4]>::try_from(parts).map_err(|_| damaged("open"))?;
+    let opened = SessionState {
+        log_epoch: text(log_epoch)?.parse().map_err(|_| damaged("life"))?,
         fence: text(fence)?.parse().map_err(|_| damaged("fence"))?,
         seen: text(seen)?.parse().map_err(|_| damaged("seen-set"))?,
         held: Hold::default(),
@@ -71,12 +71,12 @@ pub(super) struct Appended {
     pub(super) evicted: Evicted,
 }
 
-pub(super) fn appended(value: Value, sections: usize) -> Result<Appended, Error> {
+pub(super) fn appended(value: Value, batches: usize) -> Result<Appended, Error> {
     let Value::Array(parts) = value else { return Err(damaged("append")) };
     let [Value::Array(outcomes), Value::Array(notes), gone] = <[Value; 3]>::try_from(parts).map_err(|_| damaged("append"))? else {
         return Err(damaged("append"));
     };
-    if outcomes.len() != sections {
+    if outcomes.len() != batches {
         return Err(damaged("append"));
     }
     let outcomes: Result<_, Error> = outcomes
@@ -92,15 +92,15 @@ pub(super) fn appended(value: Value, sections: usize) -> Result<Appended, Error>
 }
 
 /// The log's ends, and whether its present life has begun.
-pub(super) fn head(value: Value) -> Result<(Head, bool), Error> {
+pub(super) fn bounds(value: Value) -> Result<(Bounds, bool), Error> {
     let Value::Array(parts) = value else { return Err(damaged("head")) };
-    let [lives, first, last, begun] = <[Value; 4]>::try_from(parts).map_err(|_| damaged("head"))?;
-    let head = Head { lives: text(lives)?.parse().map_err(|_| damaged("lives"))?, first: offset(first)?, last: offset(last)? };
-    Ok((head, begun == Value::Int(1)))
+    let [epochs, first, last, begun] = <[Value; 4]>::try_from(parts).map_err(|_| damaged("head"))?;
+    let bounds = Bounds { epochs: text(epochs)?.parse().map_err(|_| damaged("lives"))?, first: offset(first)?, last: offset(last)? };
+    Ok((bounds, begun == Value::Int(1)))
 }
 
 /// The offset of the newest mark older than `time`, in milliseconds.
-pub(super) fn marked_before(value: Value, time: i128) -> Result<Option<Offset>, Error> {
+pub(super) fn segment_before(value: Value, time: i128) -> Result<Option<Offset>, Error> {
     let Value::Array(marks) = value else { return Err(damaged("marks")) };
     let mut found = None;
     for mark in marks {
@@ -115,11 +115,11 @@ pub(super) fn marked_before(value: Value, time: i128) -> Result<Option<Offset>, 
     Ok(found)
 }
 
-pub(super) fn read(value: Value, key: LogKey) -> Result<Read, Error> {
+pub(super) fn read(value: Value, key: LogKey) -> Result<Fetch, Error> {
     let Value::Array(parts) = value else { return Err(damaged("log")) };
-    let [life, found] = <[Value; 2]>::try_from(parts).map_err(|_| damaged("log"))?;
-    let epoch = text(life)?.parse().map_err(|_| damaged("life"))?;
-    Ok(Read { epoch, batches: entries(found, key, epoch)?, damaged: None })
+    let [log_epoch, found] = <[Value; 2]>::try_from(parts).map_err(|_| damaged("log"))?;
+    let log_epoch = text(log_epoch)?.parse().map_err(|_| damaged("life"))?;
+    Ok(Fetch { log_epoch, batches: entries(found, key, log_epoch)?, damaged: None })
 }
 
 /// Entries that follow each other and came at one time.
@@ -131,20 +131,20 @@ struct Run {
 }
 
 impl Run {
-    fn batch(self, key: LogKey, epoch: LogEpoch) -> Option<Batch> {
+    fn batch(self, key: LogKey, log_epoch: LogEpoch) -> Option<Batch> {
         if self.entries.is_empty() {
             return None;
         }
-        Some(Batch::new(key, epoch, self.first, self.entries).received(self.received))
+        Some(Batch::new(key, log_epoch, self.first, self.entries).received(self.received))
     }
 }
 
 /// The answer of XRANGE: runs of consecutive offsets become batches.
-fn entries(value: Value, key: LogKey, epoch: LogEpoch) -> Result<Vec<Arc<Batch>>, Error> {
+fn entries(value: Value, key: LogKey, log_epoch: LogEpoch) -> Result<Vec<Arc<Batch>>, Error> {
     let Value::Array(entries) = value else { return Err(damaged("log")) };
     let mut batches = Vec::new();
     let mut run = Run::default();
-    let mut end = |run: Run| batches.extend(run.batch(key, epoch).map(Arc::new));
+    let mut end = |run: Run| batches.extend(run.batch(key, log_epoch).map(Arc::new));
     for entry in entries {
         let (offset, received, entry) = one(entry)?;
         if offset.0 != run.first.0 + run.entries.len() as u64 || received != run.received {
@@ -162,7 +162,7 @@ fn entries(value: Value, key: LogKey, epoch: LogEpoch) -> Result<Vec<Arc<Batch>>
 pub(super) fn published(key: LogKey, channel: &str, seal: &Seal, payload: Bytes) -> Option<Batch> {
     let told = Told::read(payload).ok()?;
     let records = told.entries.iter().map(|entry| (entry.name.seq, &entry.message[..]));
-    let lent = seal.batch(channel, told.life, told.sender, records);
+    let lent = seal.batch(channel, told.log_epoch, told.sender, records);
     let placed = seal::placed(&lent, &told.first.to_string(), &told.omitted);
     if !seal::same(placed.as_bytes(), told.seal.as_bytes()) {
         return None;
@@ -178,14 +178,14 @@ pub(super) fn published(key: LogKey, channel: &str, seal: &Seal, payload: Bytes)
     for entry in &mut entries {
         (entry.message, received) = unstamped(entry.message.clone());
     }
-    (!entries.is_empty()).then(|| Batch::new(key, told.life, told.first, entries).received(received))
+    (!entries.is_empty()).then(|| Batch::new(key, told.log_epoch, told.first, entries).received(received))
 }
 
 /// A published batch as it came, whoever sent it.
 struct Told {
-    life: LogEpoch,
+    log_epoch: LogEpoch,
     first: Offset,
-    sender: Epoch,
+    sender: ProducerEpoch,
     seal: String,
     omitted: String,
     entries: Vec<Entry>,
@@ -193,22 +193,22 @@ struct Told {
 
 impl Told {
     fn read(mut payload: Bytes) -> Result<Self, Error> {
-        let head = line(&mut payload, MAX_HEAD)?;
-        let parts: Vec<&str> = head.split(' ').collect();
-        let [life, first, sender, seal, omitted] = parts[..] else { return Err(damaged("published batch")) };
-        let (life, first, sender) = (LogEpoch(number(life)?), Offset(number(first)?), hex(sender)?);
+        let bounds = line(&mut payload, MAX_HEAD)?;
+        let parts: Vec<&str> = bounds.split(' ').collect();
+        let [log_epoch, first, sender, seal, omitted] = parts[..] else { return Err(damaged("published batch")) };
+        let (log_epoch, first, sender) = (LogEpoch(number(log_epoch)?), Offset(number(first)?), hex(sender)?);
         let mut entries = Vec::new();
         while payload.has_remaining() {
-            let head = line(&mut payload, MAX_LINE)?;
-            let (length, seq) = head.split_once(' ').ok_or_else(|| damaged("published length"))?;
+            let bounds = line(&mut payload, MAX_LINE)?;
+            let (length, seq) = bounds.split_once(' ').ok_or_else(|| damaged("published length"))?;
             let length: usize = length.parse().map_err(|_| damaged("published length"))?;
             let seq = Seq(number(seq)?);
             if length > payload.len() {
                 return Err(damaged("published message"));
             }
-            entries.push(Entry { name: RecordName { epoch: sender, seq }, message: payload.split_to(length) });
+            entries.push(Entry { record_id: RecordId { producer_epoch: sender, seq }, message: payload.split_to(length) });
         }
-        Ok(Self { life, first, sender, seal: seal.to_owned(), omitted: omitted.to_owned(), entries })
+        Ok(Self { log_epoch, first, sender, seal: seal.to_owned(), omitted: omitted.to_owned(), entries })
     }
 }
 
@@ -221,9 +221,9 @@ fn one(entry: Value) -> Result<(Offset, Option<OffsetDateTime>, Entry), Error> {
     let Value::Array(fields) = fields else { return Err(damaged("entry")) };
     let [sender, message] = <[Value; 2]>::try_from(fields).map_err(|_| damaged("entry"))?;
     let Value::BulkString(message) = message else { return Err(damaged("entry")) };
-    let name = RecordName { epoch: hex(&text(sender)?)?, seq: Seq(seq) };
+    let name = RecordId { producer_epoch: hex(&text(sender)?)?, seq: Seq(seq) };
     let (message, received) = unstamped(Bytes::from(message));
-    Ok((Offset(offset), received, Entry { name, message }))
+    Ok((Offset(offset), received, Entry { record_id: name, message }))
 }
 
 /// Digits of a stamp: milliseconds since 1970, until the year 2527.
@@ -259,8 +259,8 @@ fn offset(value: Value) -> Result<Offset, Error> {
     text(value)?.parse().map_err(|_| damaged("offset"))
 }
 
-fn hex(text: &str) -> Result<Epoch, Error> {
-    u64::from_str_radix(text, 16).map(Epoch).map_err(|_| damaged("sender"))
+fn hex(text: &str) -> Result<ProducerEpoch, Error> {
+    u64::from_str_radix(text, 16).map(ProducerEpoch).map_err(|_| damaged("sender"))
 }
 
 fn number(text: &str) -> Result<u64, Error> {
@@ -294,7 +294,7 @@ mod tests {
     const KEY: LogKey = LogKey::numbered(ProducerId(3));
 
     fn batch(seal: &Seal, first: &str, omitted: &str, body: &'static str, records: &[(u64, &[u8])]) -> Bytes {
-        let lent = seal.batch("c", LogEpoch(77), Epoch(255), records.iter().map(|&(seq, message)| (Seq(seq), message)));
+        let lent = seal.batch("c", LogEpoch(77), ProducerEpoch(255), records.iter().map(|&(seq, message)| (Seq(seq), message)));
         Bytes::from(format!("77 {first} ff {} {omitted}\n{body}", seal::placed(&lent, first, omitted)))
     }
 
@@ -304,8 +304,8 @@ mod tests {
         let read = |payload| published(KEY, "c", &seal, payload);
         let (body, records): (_, &[(u64, &[u8])]) = ("2 5\n{}3 6\n{ }", &[(5, b"{}"), (6, b"{ }")]);
         let good = read(batch(&seal, "12", "", body, records)).unwrap();
-        assert_eq!((good.epoch, good.first, good.len()), (LogEpoch(77), Offset(12), 2));
-        assert_eq!(good.entries()[1].name, RecordName { epoch: Epoch(255), seq: Seq(6) });
+        assert_eq!((good.log_epoch, good.first, good.len()), (LogEpoch(77), Offset(12), 2));
+        assert_eq!(good.entries()[1].name, RecordId { producer_producer_epoch: ProducerEpoch(255), seq: Seq(6) });
         let part = read(batch(&seal, "12", "0", body, records)).unwrap();
         assert_eq!((part.first, part.len(), part.entries()[0].name.seq), (Offset(12), 1, Seq(6)));
 
@@ -334,7 +334,7 @@ mod tests {
     fn the_mark_before_a_time_is_found() {
         let marks = || Value::Array(["5 100 1000", "9 200 2000"].map(|m| Value::BulkString(m.into())).to_vec());
         for (time, found) in [(1000, None), (1001, Some(5)), (2000, Some(5)), (5000, Some(9))] {
-            assert_eq!(marked_before(marks(), time).unwrap(), found.map(Offset));
+            assert_eq!(segment_before(marks(), time).unwrap(), found.map(Offset));
         }
     }
 }

@@ -14,7 +14,7 @@ use aws_lc_rs::{
     hkdf::{self, KeyType},
     hmac,
 };
-use motience_proto::model::{Epoch, LogEpoch, Seq};
+use motience_proto::model::{LogEpoch, ProducerEpoch, Seq};
 use secrecy::{ExposeSecret, SecretString};
 
 /// Bytes of an event's seal in hex.
@@ -46,9 +46,15 @@ impl Seal {
     }
 
     /// What is lent to the function: the seal of a batch but for its place, in hex.
-    pub(super) fn batch<'a>(&self, channel: &str, life: LogEpoch, sender: Epoch, records: impl Iterator<Item = (Seq, &'a [u8])>) -> String {
+    pub(super) fn batch<'a>(
+        &self,
+        channel: &str,
+        log_epoch: LogEpoch,
+        sender: ProducerEpoch,
+        records: impl Iterator<Item = (Seq, &'a [u8])>,
+    ) -> String {
         let mut seal = self.begin("batch", channel);
-        seal.update(&life.0.to_be_bytes());
+        seal.update(&log_epoch.0.to_be_bytes());
         seal.update(&sender.0.to_be_bytes());
         for (seq, message) in records {
             seal.update(&seq.0.to_be_bytes());
@@ -125,8 +131,8 @@ mod tests {
     #[test]
     fn a_batch_is_sealed_as_a_whole_and_in_its_place() {
         let seal = Seal::new(&"a secret".into());
-        let lent = |channel: &str, life, records: &[(u64, &[u8])]| {
-            seal.batch(channel, LogEpoch(life), Epoch(2), records.iter().map(|&(seq, message)| (Seq(seq), message)))
+        let lent = |channel: &str, log_epoch, records: &[(u64, &[u8])]| {
+            seal.batch(channel, LogEpoch(log_epoch), ProducerEpoch(2), records.iter().map(|&(seq, message)| (Seq(seq), message)))
         };
         let good = lent("c", 1, &[(1, b"ab"), (2, b"c")]);
         for other in [

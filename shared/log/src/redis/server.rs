@@ -9,7 +9,7 @@ const LOWEST: u64 = 7;
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Server {
     /// See [`epoch_of`].
-    pub(super) epoch: LogEpoch,
+    pub(super) log_epoch: LogEpoch,
     version: String,
     cluster: bool,
     policy: String,
@@ -27,7 +27,7 @@ impl Server {
         let text = |name: &str| value(info, name);
         let number = |name: &str| text(name).parse().unwrap_or(0);
         Self {
-            epoch: epoch_of(info),
+            log_epoch: epoch_of(info),
             version: text("redis_version:").to_owned(),
             cluster: text("cluster_enabled:") == "1",
             policy: text("maxmemory_policy:").to_owned(),
@@ -92,11 +92,11 @@ mod tests {
 
     #[test]
     fn the_epoch_changes_with_the_server_and_with_its_promotion() {
-        let epoch = |run_id, replid| epoch_of(&format!("# Server\r\nrun_id:{run_id}\r\n# Replication\r\nmaster_replid:{replid}\r\n"));
-        assert_eq!(epoch("a", "b"), epoch("a", "b"));
-        assert_ne!(epoch("a", "b"), epoch("a", "c"));
-        assert_ne!(epoch("a", "b"), epoch("c", "b"));
-        assert!(epoch("a", "b").0 < 1 << 52);
+        let log_epoch = |run_id, replid| epoch_of(&format!("# Server\r\nrun_id:{run_id}\r\n# Replication\r\nmaster_replid:{replid}\r\n"));
+        assert_eq!(log_epoch("a", "b"), log_epoch("a", "b"));
+        assert_ne!(log_epoch("a", "b"), log_epoch("a", "c"));
+        assert_ne!(log_epoch("a", "b"), log_epoch("c", "b"));
+        assert!(log_epoch("a", "b").0 < 1 << 52);
     }
 
     #[test]

@@ -59,7 +59,7 @@ number! {
 }
 number! {
     /// One life of a device's outbox: random, kept beside the outbox.
-    Epoch(u64)
+    ProducerEpoch(u64)
 }
 number! {
     /// A record's number within its epoch: from 1, without holes.
@@ -153,26 +153,26 @@ impl Offset {
 /// A record's name within its producer, for ever: the life of the sender's outbox and the number in it. After a reset of
 /// the log a record may come again under another offset, and is known by this.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct RecordName {
+pub struct RecordId {
     /// The life of the outbox it was sent from: random 64 bits, so no two senders share one.
-    pub epoch: Epoch,
+    pub epoch: ProducerEpoch,
     /// Its number there.
     pub seq: Seq,
 }
 
-impl fmt::Display for RecordName {
+impl fmt::Display for RecordId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:016x}-{}", self.epoch.0, self.seq)
     }
 }
 
-impl FromStr for RecordName {
+impl FromStr for RecordId {
     type Err = InvalidPair;
 
     fn from_str(s: &str) -> Result<Self, Self::Err> {
         let (epoch, seq) = s.split_once('-').ok_or(InvalidPair)?;
         let epoch = u64::from_str_radix(epoch, 16).map_err(|_| InvalidPair)?;
-        Ok(Self { epoch: Epoch(epoch), seq: seq.parse().map_err(|_| InvalidPair)? })
+        Ok(Self { epoch: ProducerEpoch(epoch), seq: seq.parse().map_err(|_| InvalidPair)? })
     }
 }
 
@@ -204,7 +204,7 @@ impl FromStr for Cursor {
     }
 }
 
-/// Why a string is no [`RecordName`], [`Cursor`] or [`LogKey`].
+/// Why a string is no [`RecordId`], [`Cursor`] or [`LogKey`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("two numbers joined by '-' are expected")]
 pub struct InvalidPair;

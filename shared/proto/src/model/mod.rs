@@ -11,7 +11,7 @@ pub mod times;
 pub mod user;
 
 pub use cursor_name::CursorName;
-pub use ids::{ConsumerId, Cursor, DeviceId, Epoch, Fence, LogEpoch, LogId, LogKey, Offset, ProducerId, RecordName, Seq, UserId};
+pub use ids::{ConsumerId, Cursor, DeviceId, Fence, LogEpoch, LogId, LogKey, Offset, ProducerEpoch, ProducerId, RecordId, Seq, UserId};
 pub use ranges::RangeSet;
 pub use selection::Selection;
 pub use subscription::{Status, Subscription};

@@ -20,7 +20,7 @@ use serde_json::value::RawValue;
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
 pub(super) use self::fields::{Fields, text};
-use super::{Cursor, DeviceId, Offset, ProducerId, RecordName, times};
+use super::{Cursor, DeviceId, Offset, ProducerId, RecordId, times};
 
 /// Default limit of one record, in bytes.
 pub const MAX_RECORD: usize = 64 * 1024;
@@ -279,7 +279,14 @@ pub fn encode(producer: ProducerId, json: &[u8], out: &mut BytesMut) {
 /// `"offset":9,"cursor":"EPOCH-9","record_id":"PRODUCER_EPOCH-SEQ"`; the cursor is what to resume after, the record id is how to know the
 /// record again after a reset. The cursor may lie elsewhere than the record: see `relay::order`. `received`: when it came, for a consumer
 /// that wants to know: `"received_at":"…"`.
-pub fn with_place(message: &[u8], offset: Offset, cursor: Cursor, name: RecordName, received: Option<OffsetDateTime>, out: &mut BytesMut) {
+pub fn with_place(
+    message: &[u8],
+    offset: Offset,
+    cursor: Cursor,
+    record_id: RecordId,
+    received: Option<OffsetDateTime>,
+    out: &mut BytesMut,
+) {
     let open = message.strip_suffix(b"}").unwrap_or(message);
     out.put_slice(open);
     // Writing to memory cannot fail.

@@ -6,7 +6,7 @@ use super::{
     error::Error,
     varint::{self, Body},
 };
-use crate::model::{Cursor, Epoch, LogEpoch, Offset, ProducerId, RecordName, Seq, selection::MAX_SELECTION};
+use crate::model::{Cursor, LogEpoch, Offset, ProducerEpoch, ProducerId, RecordId, Seq, selection::MAX_SELECTION};
 
 /// Longest code of a refused follow, in bytes.
 const MAX_CODE: usize = 64;
@@ -183,7 +183,7 @@ pub struct Entry {
     /// Its place in the producer's log.
     pub offset: Offset,
     /// What it is called wherever it is.
-    pub name: RecordName,
+    pub record_id: RecordId,
     /// `{"producer_id","device_id","timestamp","data"}`.
     pub message: Bytes,
 }
@@ -191,15 +191,15 @@ pub struct Entry {
 impl Entry {
     pub(super) fn put(&self, out: &mut BytesMut) {
         varint::put(self.offset.0, out);
-        out.put_u64(self.name.epoch.0);
-        varint::put(self.name.seq.0, out);
+        out.put_u64(self.record_id.producer_epoch.0);
+        varint::put(self.record_id.seq.0, out);
         out.put_slice(&self.message);
     }
 
     pub(super) fn read(body: &mut Body) -> Result<Self, Error> {
         let offset = Offset(body.number()?);
-        let name = RecordName { epoch: Epoch(body.u64()?), seq: Seq(body.number()?) };
-        Ok(Self { offset, name, message: body.rest() })
+        let name = RecordId { producer_epoch: ProducerEpoch(body.u64()?), seq: Seq(body.number()?) };
+        Ok(Self { offset, record_id, message: body.rest() })
     }
 }
 
@@ -214,10 +214,10 @@ fn read_producer(body: &mut Body) -> Result<ProducerId, Error> {
 }
 
 fn put_cursor(cursor: Cursor, out: &mut BytesMut) {
-    out.put_u64(cursor.epoch.0);
+    out.put_u64(cursor.log_epoch.0);
     varint::put(cursor.offset.0, out);
 }
 
 fn read_cursor(body: &mut Body) -> Result<Cursor, Error> {
-    Ok(Cursor { epoch: LogEpoch(body.u64()?), offset: Offset(body.number()?) })
+    Ok(Cursor { log_epoch: LogEpoch(body.u64()?), offset: Offset(body.number()?) })
 }

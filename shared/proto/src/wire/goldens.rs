@@ -7,14 +7,14 @@ use super::{
     Ack, Compact, Confirm, Credit, Entry, Feed, Followed, Frame, From, Gap, Health, Hello, Intent, Record, Refused, ShapeAccepted, Skipped,
     Subscribe, TokenAccepted, TokenRefresh, Unsubscribe, Welcome, compact, features,
 };
-use crate::model::{Cursor, Epoch, Fence, LogEpoch, Offset, ProducerId, RangeSet, RecordName, Seq};
+use crate::model::{Cursor, Fence, LogEpoch, Offset, ProducerEpoch, ProducerId, RangeSet, RecordId, Seq};
 
 pub(super) fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|b| format!("{b:02x}")).collect()
 }
 
 pub(super) fn hello() -> Hello {
-    Hello { version: 1, intent: Intent::Produce, token: "tok".into(), device_id: "rpi".into(), epoch: Epoch(0xfeed), features: 0 }
+    Hello { version: 1, intent: Intent::Produce, token: "tok".into(), device_id: "rpi".into(), epoch: ProducerEpoch(0xfeed), features: 0 }
 }
 
 pub(super) fn welcome() -> Welcome {
@@ -31,11 +31,11 @@ pub(super) fn welcome() -> Welcome {
 }
 
 pub(super) fn cursor(epoch: u64, offset: u64) -> Cursor {
-    Cursor { epoch: LogEpoch(epoch), offset: Offset(offset) }
+    Cursor { log_epoch: LogEpoch(epoch), offset: Offset(offset) }
 }
 
-pub(super) fn name(epoch: u64, seq: u64) -> RecordName {
-    RecordName { epoch: Epoch(epoch), seq: Seq(seq) }
+pub(super) fn name(epoch: u64, seq: u64) -> RecordId {
+    RecordId { producer_epoch: ProducerEpoch(epoch), seq: Seq(seq) }
 }
 
 fn subscribe(from: From, durable: &str, view: &str) -> Frame {
@@ -48,13 +48,17 @@ fn ranges(text: &str) -> RangeSet {
 
 /// Frames with their bytes in hexadecimal.
 pub(super) fn frames() -> Vec<(Frame, &'static str)> {
-    let consumer =
-        Hello { intent: Intent::Consume, epoch: Epoch(0), features: features::COMPACT | features::LATEST | features::VIEW, ..hello() };
+    let consumer = Hello {
+        intent: Intent::Consume,
+        epoch: ProducerEpoch(0),
+        features: features::COMPACT | features::LATEST | features::VIEW,
+        ..hello()
+    };
     let mut frames = vec![
         (Frame::Hello(hello()), "0113010103746f6b03727069000000000000feed00"),
         (Frame::Hello(consumer), "0113010203746f6b03727069000000000000000007"),
         (
-            Frame::Hello(Hello { device_id: "wéit".into(), epoch: Epoch(u64::MAX), ..hello() }),
+            Frame::Hello(Hello { device_id: "wéit".into(), epoch: ProducerEpoch(u64::MAX), ..hello() }),
             "0115010103746f6b0577c3a96974ffffffffffffffff00",
         ),
         (Frame::Welcome(welcome()), "031a026e31070201412b02008001000060004e10066d656d6f727900"),
@@ -88,7 +92,10 @@ pub(super) fn frames() -> Vec<(Frame, &'static str)> {
         (Frame::Record(Record { seq: Seq(1), json: Bytes::from_static(b"{}") }), "2103017b7d"),
         (Frame::Record(Record { seq: Seq(16_384), json: Bytes::from_static(br#"{"a":1}"#) }), "210b800040007b2261223a317d"),
         (Frame::Feed(Feed { producer: ProducerId(1), after: cursor(2, 4) }), "230a01000000000000000204"),
-        (Frame::Entry(Entry { offset: Offset(9), name: name(3, 1), message: Bytes::from_static(b"{}") }), "250c090000000000000003017b7d"),
+        (
+            Frame::Entry(Entry { offset: Offset(9), record_id: name(3, 1), message: Bytes::from_static(b"{}") }),
+            "250c090000000000000003017b7d",
+        ),
         (Frame::Compact(Compact { seq: Seq(70), shape: 1, values: Bytes::from_static(&[0x41, 0x2c]) }), "2705404601412c"),
         (Frame::Compact(Compact { seq: Seq(1), shape: 0, values: Bytes::new() }), "27020100"),
     ];

@@ -8,7 +8,7 @@ use super::{
     error::Error,
     varint::{self, Body},
 };
-use crate::model::{Epoch, ids::MAX_DEVICE_ID_BYTES};
+use crate::model::{ProducerEpoch, ids::MAX_DEVICE_ID_BYTES};
 
 /// Longest access token, in bytes.
 const MAX_TOKEN: usize = 4096;
@@ -34,7 +34,7 @@ pub struct Hello {
     /// Name of the device within its account; for a consumer, of the client.
     pub device_id: String,
     /// The life of the device's outbox; 0 for a consumer.
-    pub epoch: Epoch,
+    pub epoch: ProducerEpoch,
     /// Bits of optional abilities: [`super::features`].
     pub features: u64,
 }
@@ -62,7 +62,7 @@ impl Hello {
             },
             token: body.text(MAX_TOKEN)?,
             device_id: body.text(MAX_DEVICE_ID_BYTES)?,
-            epoch: Epoch(body.u64()?),
+            epoch: ProducerEpoch(body.u64()?),
             features: body.number()?,
         })
     }

@@ -49,7 +49,7 @@ fn ranges(set: &RangeSet) -> Value {
 }
 
 fn place(cursor: model::Cursor) -> Value {
-    json!({"log_epoch": cursor.epoch.to_string(), "offset": cursor.offset.0})
+    json!({"log_epoch": cursor.log_epoch.to_string(), "offset": cursor.offset.0})
 }
 
 /// A frame's name in `docs/protocol.md`.
@@ -104,7 +104,7 @@ fn fields(frame: &Frame) -> Value {
         Frame::Record(record) => json!({"seq": record.seq.0, "json": text(&record.json)}),
         Frame::Feed(feed) => json!({"producer": feed.producer.0, "cursor": place(feed.after)}),
         Frame::Entry(entry) => json!({
-            "offset": entry.offset.0, "producer_epoch": entry.name.epoch.to_string(), "seq": entry.name.seq.0,
+            "offset": entry.offset.0, "producer_epoch": entry.record_id.producer_epoch.to_string(), "seq": entry.record_id.seq.0,
             "message": text(&entry.message),
         }),
         Frame::Compact(record) => json!({"seq": record.seq.0, "template": record.shape, "values": hex(&record.values)}),

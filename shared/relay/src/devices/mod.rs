@@ -15,7 +15,8 @@ use std::{
     time::Duration,
 };
 
-use motience_log::{DeviceReport, Event, Transport};
+use motience_log::{DeviceReport, Event};
+use motience_proto::model::Transport;
 use motience_proto::model::{LogKey, times::ClockFault};
 use motience_runtime::clock::Clock;
 use motience_runtime::clock::{from_millis, millis};

@@ -10,7 +10,8 @@ use std::{
     time::Duration,
 };
 
-use motience_log::{DeviceReport, Transport};
+use motience_log::DeviceReport;
+use motience_proto::model::Transport;
 use motience_proto::model::{LogKey, times::ClockFault};
 use motience_runtime::clock::Clock;
 use motience_runtime::clock::millis;

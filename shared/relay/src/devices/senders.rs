@@ -2,7 +2,7 @@
 
 use std::{collections::HashMap, fmt, sync::Arc};
 
-use motience_log::Transport;
+use motience_proto::model::Transport;
 use motience_proto::model::{LogKey, times::ClockFault};
 
 use super::{Devices, Presence};

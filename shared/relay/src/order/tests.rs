@@ -12,9 +12,9 @@ const WIDE: Limits = Limits { wait: WAIT, records: usize::MAX, bytes: usize::MAX
 fn record(epoch: u64, seq: u64, offset: u64) -> Record {
     Record {
         producer: PRODUCER,
-        cursor: Cursor { epoch: LogEpoch(1), offset: Offset(offset) },
+        cursor: Cursor { log_epoch: LogEpoch(1), offset: Offset(offset) },
         offset: Offset(offset),
-        name: RecordName { epoch: Epoch(epoch), seq: Seq(seq) },
+        record_id: RecordId { producer_epoch: ProducerEpoch(epoch), seq: Seq(seq) },
         received: None,
         message: Bytes::from_static(b"0123456789"),
     }
@@ -23,7 +23,7 @@ fn record(epoch: u64, seq: u64, offset: u64) -> Record {
 /// What goes in and when: an epoch's records, each a few places from where its number says, some of them missing.
 #[derive(Clone, Debug)]
 struct Arrival {
-    name: RecordName,
+    record_id: RecordId,
     after: Duration,
 }
 
@@ -36,8 +36,8 @@ fn arrivals() -> impl Strategy<Value = Vec<Arrival>> {
             let seq = next[epoch as usize];
             next[epoch as usize] += if missing && late < 5 { 2 } else { 1 };
             let place = i as u64 + if late < 10 { far } else { 0 };
-            let name = RecordName { epoch: Epoch(epoch), seq: Seq(seq) };
-            arrivals.push((place, Arrival { name, after: Duration::from_millis(after / 10) }));
+            let name = RecordId { producer_epoch: ProducerEpoch(epoch), seq: Seq(seq) };
+            arrivals.push((place, Arrival { record_id: name, after: Duration::from_millis(after / 10) }));
         }
         arrivals.sort_by_key(|(place, _)| *place);
         arrivals.into_iter().map(|(_, arrival)| arrival).collect()
@@ -65,7 +65,7 @@ impl Run {
             assert!(self.reorder.due().is_none_or(|next| next > due), "what was due is gone");
         }
         self.now = at;
-        let record = record(arrival.name.epoch.0, arrival.name.seq.0, self.came.len() as u64 + 1);
+        let record = record(arrival.record_id.producer_epoch.0, arrival.record_id.seq.0, self.came.len() as u64 + 1);
         self.came.push((record.clone(), at));
         self.step(|reorder, out| reorder.push(record, at, out));
     }
@@ -76,7 +76,7 @@ impl Run {
         for record in out {
             let cursor = record.cursor;
             self.left.push(record);
-            let held = self.came.iter().map(|(r, _)| r).filter(|r| !self.left.iter().any(|l| l.name == r.name));
+            let held = self.came.iter().map(|(r, _)| r).filter(|r| !self.left.iter().any(|l| l.record_id == r.record_id));
             let first = held.map(|r| r.offset).min();
             assert!(first.is_none_or(|first| cursor.offset < first), "{cursor} lies beyond {first:?}");
             let before = self.left.iter().rev().nth(1).map_or(Offset(0), |r| r.cursor.offset);
@@ -96,8 +96,8 @@ impl Run {
         assert_eq!(self.left.last().unwrap().cursor.offset, Offset(self.came.len() as u64), "at the end the cursor is the last place");
     }
 
-    fn arrived(&self, name: RecordName) -> Instant {
-        self.came.iter().find(|(r, _)| r.name == name).unwrap().1
+    fn arrived(&self, record_id: RecordId) -> Instant {
+        self.came.iter().find(|(r, _)| r.record_id == name).unwrap().1
     }
 }
 
@@ -107,12 +107,12 @@ proptest! {
         let mut run = Run::new(WIDE);
         arrivals.iter().for_each(|arrival| run.arrive(arrival));
         for (i, late) in run.left.iter().enumerate() {
-            let overtaken = run.left[..i].iter().any(|r| r.name.epoch == late.name.epoch && r.name.seq > late.name.seq);
-            let came = run.arrived(late.name);
+            let overtaken = run.left[..i].iter().any(|r| r.record_id.producer_epoch == late.record_id.producer_epoch && r.record_id.seq > late.record_id.seq);
+            let came = run.arrived(late.record_id);
             let waited = |higher: &(Record, Instant)| {
-                higher.0.name.epoch == late.name.epoch && higher.0.name.seq > late.name.seq && higher.1 + WAIT <= came
+                higher.0.record_id.producer_epoch == late.record_id.producer_epoch && higher.0.record_id.seq > late.record_id.seq && higher.1 + WAIT <= came
             };
-            prop_assert!(!overtaken || run.came.iter().any(waited), "{} was not waited for", late.name);
+            prop_assert!(!overtaken || run.came.iter().any(waited), "{} was not waited for", late.record_id);
         }
         run.finish();
     }
@@ -126,7 +126,7 @@ proptest! {
 }
 
 fn names(out: &[Record]) -> Vec<(u64, u64)> {
-    out.iter().map(|r| (r.name.seq.0, r.cursor.offset.0)).collect()
+    out.iter().map(|r| (r.record_id.seq.0, r.cursor.offset.0)).collect()
 }
 
 #[test]
@@ -136,7 +136,7 @@ fn an_epoch_met_at_its_beginning_waits_for_nothing_but_holes() {
         reorder.push(record(7, seq, offset as u64 + 1), now, &mut out);
     }
     assert_eq!(names(&out), [(1, 1), (2, 2)]);
-    let at = |offset| Cursor { epoch: LogEpoch(1), offset: Offset(offset) };
+    let at = |offset| Cursor { log_epoch: LogEpoch(1), offset: Offset(offset) };
     assert_eq!(reorder.bounded(PRODUCER, at(4)), at(2), "nothing beyond what is held back is dealt with");
     assert_eq!(reorder.bounded(PRODUCER, at(1)), at(1));
     reorder.push(record(7, 3, 5), now, &mut out);
@@ -162,12 +162,12 @@ fn another_life_of_the_log_follows_what_was_held_back() {
     let (mut reorder, mut out, now) = (Reorder::new(WIDE), Vec::new(), Instant::now());
     reorder.push(record(7, 1, 1), now, &mut out);
     reorder.push(record(7, 3, 2), now, &mut out);
-    let again = |seq, offset| Record { cursor: Cursor { epoch: LogEpoch(2), offset: Offset(offset) }, ..record(7, seq, offset) };
+    let again = |seq, offset| Record { cursor: Cursor { log_epoch: LogEpoch(2), offset: Offset(offset) }, ..record(7, seq, offset) };
     reorder.push(again(1, 1), now, &mut out);
     reorder.push(again(2, 2), now, &mut out);
     reorder.push(again(3, 3), now, &mut out);
     assert_eq!(names(&out), [(1, 1), (3, 2), (1, 1), (2, 2), (3, 3)]);
-    assert_eq!(out[4].cursor.epoch, LogEpoch(2));
+    assert_eq!(out[4].cursor.log_epoch, LogEpoch(2));
 }
 
 #[test]

@@ -92,10 +92,10 @@ impl Thinned {
     pub fn deliver(&mut self, delivery: &Delivery, now: Instant, out: &mut Vec<Record>) {
         match delivery {
             Delivery::Batch { batch, after } => {
-                for (offset, name, message) in batch.after(*after) {
-                    let cursor = Cursor { epoch: batch.epoch, offset };
+                for (offset, record_id, message) in batch.after(*after) {
+                    let cursor = Cursor { log_epoch: batch.log_epoch, offset };
                     let (producer, received) = (batch.producer, batch.received);
-                    self.push(&Record { producer, cursor, offset, name, received, message: message.clone() }, now, out);
+                    self.push(&Record { producer, cursor, offset, record_id, received, message: message.clone() }, now, out);
                 }
             }
             Delivery::Gap { producer, to, .. } => {
@@ -117,7 +117,7 @@ impl Thinned {
     /// Takes in the next record of a producer; its cursor is what is safe up to here.
     pub fn push(&mut self, record: &Record, now: Instant, out: &mut Vec<Record>) {
         let id = record.producer;
-        if self.producers.get(&id).is_some_and(|known| known.last.epoch != record.cursor.epoch) {
+        if self.producers.get(&id).is_some_and(|known| known.last.log_epoch != record.cursor.log_epoch) {
             // Another life of the log does not continue what was before.
             self.restart(id, out);
         }
@@ -188,14 +188,14 @@ impl Thinned {
     /// How far a producer's log is dealt with once everything that came out is: past what is not wanted, and never beyond what
     /// is held back. `None` for one of whom nothing is known.
     pub fn cursor(&self, producer: ProducerId) -> Option<Cursor> {
-        self.producers.get(&producer).map(Producer::safe).filter(|cursor| cursor.epoch.0 != 0)
+        self.producers.get(&producer).map(Producer::safe).filter(|cursor| cursor.log_epoch.0 != 0)
     }
 
     /// `cursor`, or the last place before what is held back: how far a consumer can have dealt with a producer's records.
     pub fn bounded(&self, producer: ProducerId, cursor: Cursor) -> Cursor {
         let Some(producer) = self.producers.get(&producer).filter(|producer| !producer.places.is_empty()) else { return cursor };
         let safe = producer.safe();
-        if cursor.epoch == safe.epoch && cursor.offset > safe.offset { safe } else { cursor }
+        if cursor.log_epoch == safe.log_epoch && cursor.offset > safe.offset { safe } else { cursor }
     }
 
     /// Puts a wanted record into its device's window.

@@ -11,7 +11,7 @@ mod sqlite;
 
 use std::collections::HashSet;
 
-use motience_proto::model::{Cursor, Epoch, ProducerId, RecordName, Seq};
+use motience_proto::model::{Cursor, ProducerEpoch, ProducerId, RecordId, Seq};
 
 pub use self::rows::{HistoryBatch, HistoryEntry, HistoryQuery, HistoryRow, Kept, entry_bytes, kept_time};
 
@@ -45,7 +45,7 @@ impl Store {
         for (statement, before) in [(LAST_UNTIL, 0), (FIRST_BEYOND, 1)] {
             let id = on!(self, reader, |db| sqlx::query_scalar::<_, i64>(statement)
                 .bind(producer.0)
-                .bind(place.epoch.0.cast_signed())
+                .bind(place.log_epoch.0.cast_signed())
                 .bind(place.offset.0.cast_signed())
                 .fetch_optional(db))?;
             if let Some(id) = id {
@@ -56,7 +56,7 @@ impl Store {
     }
 
     /// Which of `names` are among the rows up to the id `until`.
-    pub async fn names_kept(&self, producer: ProducerId, names: &[RecordName], until: i64) -> Result<HashSet<RecordName>, Error> {
+    pub async fn names_kept(&self, producer: ProducerId, names: &[RecordId], until: i64) -> Result<HashSet<RecordId>, Error> {
         if names.is_empty() {
             return Ok(HashSet::new());
         }
@@ -67,7 +67,8 @@ impl Store {
             }
         })
         .await?;
-        let name = |(epoch, seq): (i64, i64)| RecordName { epoch: Epoch(epoch.cast_unsigned()), seq: Seq(seq.cast_unsigned()) };
+        let name =
+            |(epoch, seq): (i64, i64)| RecordId { producer_epoch: ProducerEpoch(epoch.cast_unsigned()), seq: Seq(seq.cast_unsigned()) };
         Ok(rows.into_iter().map(name).collect())
     }
 }

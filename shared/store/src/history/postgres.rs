@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use motience_proto::model::{Cursor, LogKey, ProducerId, RecordName};
+use motience_proto::model::{Cursor, LogKey, ProducerId, RecordId};
 use sqlx::{Connection, PgConnection, Postgres, Row as _, postgres::PgArguments, query::Query};
 use time::OffsetDateTime;
 
@@ -68,7 +68,7 @@ fn cursors(statement: &'static str, batches: &[&HistoryBatch]) -> Query<'static,
     sqlx::query(statement)
         .persistent(false)
         .bind(column(|batch| batch.producer.0))
-        .bind(column(|batch| batch.cursor.epoch.0.cast_signed()))
+        .bind(column(|batch| batch.cursor.log_epoch.0.cast_signed()))
         .bind(column(|batch| batch.cursor.offset.0.cast_signed()))
         .bind(column(|batch| batch.log.0.cast_signed()))
 }
@@ -96,8 +96,8 @@ pub(super) async fn matching(
     Ok(sqlx::query_scalar(MATCHING[query.clock()]).bind(producer).bind(from).bind(to).fetch_one(pool).await?)
 }
 
-pub(super) async fn names_kept(pool: &Connections, producer: i64, names: &[RecordName], until: i64) -> Result<Vec<(i64, i64)>, Error> {
-    let epochs: Vec<i64> = names.iter().map(|name| name.epoch.0.cast_signed()).collect();
+pub(super) async fn names_kept(pool: &Connections, producer: i64, names: &[RecordId], until: i64) -> Result<Vec<(i64, i64)>, Error> {
+    let epochs: Vec<i64> = names.iter().map(|name| name.producer_epoch.0.cast_signed()).collect();
     let seqs: Vec<i64> = names.iter().map(|name| name.seq.0.cast_signed()).collect();
     Ok(sqlx::query_as(NAMES).bind(producer).bind(until).bind(epochs).bind(seqs).fetch_all(pool).await?)
 }
@@ -116,10 +116,10 @@ async fn insert(connection: &mut PgConnection, rows: &Rows<'_>, payload: impl Fn
         .bind(rows.iter().map(|(_, row)| payload(row.data.get())).collect::<Vec<_>>())
         .bind(rows.iter().map(|(_, row)| in_range(row.timestamp)).collect::<Vec<_>>())
         .bind(rows.iter().map(|(_, row)| in_range(row.received_at)).collect::<Vec<_>>())
-        .bind(column(|row| row.place.epoch.0.cast_signed()))
+        .bind(column(|row| row.place.log_epoch.0.cast_signed()))
         .bind(column(|row| row.place.offset.0.cast_signed()))
-        .bind(column(|row| row.name.epoch.0.cast_signed()))
-        .bind(column(|row| row.name.seq.0.cast_signed()))
+        .bind(column(|row| row.record_id.producer_epoch.0.cast_signed()))
+        .bind(column(|row| row.record_id.seq.0.cast_signed()))
         .bind(rows.iter().map(|(_, row)| row.extra.as_deref().map(|extra| payload(extra.get()))).collect::<Vec<_>>())
         .bind(rows.iter().map(|(key, _)| key.log.0.cast_signed()).collect::<Vec<_>>())
         .execute(connection)

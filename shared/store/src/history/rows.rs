@@ -1,6 +1,6 @@
 //! Rows of the table `data_history`, read and written, and the parts of statements that both databases share.
 
-use motience_proto::model::{Cursor, DeviceId, LogId, LogKey, ProducerId, RecordName};
+use motience_proto::model::{Cursor, DeviceId, LogId, LogKey, ProducerId, RecordId};
 use serde_json::value::RawValue;
 use time::{OffsetDateTime, macros::datetime};
 
@@ -103,7 +103,7 @@ pub struct HistoryRow {
     /// Its place in the log.
     pub place: Cursor,
     /// Its name, whatever its place.
-    pub name: RecordName,
+    pub record_id: RecordId,
     /// The device that sent it.
     pub device: DeviceId,
     /// The device's time.

@@ -1,7 +1,7 @@
 //! The history's statements that only SQLite has.
 
 use futures_util::TryStreamExt as _;
-use motience_proto::model::RecordName;
+use motience_proto::model::RecordId;
 use sqlx::SqlitePool;
 use time::{OffsetDateTime, UtcOffset, format_description::BorrowedFormatItem, macros::format_description};
 
@@ -23,7 +23,7 @@ pub(super) async fn keep_history(pool: &SqlitePool, batches: &[&HistoryBatch]) -
         }
         sqlx::query(MOVE)
             .bind(batch.producer.0)
-            .bind(batch.cursor.epoch.0.cast_signed())
+            .bind(batch.cursor.log_epoch.0.cast_signed())
             .bind(batch.cursor.offset.0.cast_signed())
             .bind(batch.log.0.cast_signed())
             .execute(&mut *transaction)
@@ -36,10 +36,10 @@ pub(super) async fn keep_history(pool: &SqlitePool, batches: &[&HistoryBatch]) -
             .bind(json::storable(row.data.get()))
             .bind(text(row.timestamp))
             .bind(text(row.received_at))
-            .bind(row.place.epoch.0.cast_signed())
+            .bind(row.place.log_epoch.0.cast_signed())
             .bind(row.place.offset.0.cast_signed())
-            .bind(row.name.epoch.0.cast_signed())
-            .bind(row.name.seq.0.cast_signed())
+            .bind(row.record_id.producer_epoch.0.cast_signed())
+            .bind(row.record_id.seq.0.cast_signed())
             .bind(row.extra.as_deref().map(|extra| json::storable(extra.get())))
             .bind(key.log.0.cast_signed())
             .execute(&mut *transaction)
@@ -82,8 +82,9 @@ pub(super) async fn matching(
     Ok(sqlx::query_scalar(MATCHING[query.clock()]).bind(producer).bind(text(from)).bind(text(to)).fetch_one(pool).await?)
 }
 
-pub(super) async fn names_kept(pool: &SqlitePool, producer: i64, names: &[RecordName], until: i64) -> Result<Vec<(i64, i64)>, Error> {
-    let json: Vec<String> = names.iter().map(|name| format!("[{},{}]", name.epoch.0.cast_signed(), name.seq.0.cast_signed())).collect();
+pub(super) async fn names_kept(pool: &SqlitePool, producer: i64, names: &[RecordId], until: i64) -> Result<Vec<(i64, i64)>, Error> {
+    let json: Vec<String> =
+        names.iter().map(|name| format!("[{},{}]", name.producer_epoch.0.cast_signed(), name.seq.0.cast_signed())).collect();
     Ok(sqlx::query_as(NAMES).bind(producer).bind(until).bind(format!("[{}]", json.join(","))).fetch_all(pool).await?)
 }
 

@@ -1,6 +1,6 @@
 //! Many callers at once: no lock errors, and each thing happens exactly once.
 
-use motience_proto::model::{ConsumerId, Cursor, CursorName, DeviceId, Epoch, LogEpoch, Offset, ProducerId, RecordName, Role, Seq};
+use motience_proto::model::{ConsumerId, Cursor, CursorName, DeviceId, LogEpoch, Offset, ProducerEpoch, ProducerId, RecordId, Role, Seq};
 use serde_json::value::RawValue;
 use time::{Duration, OffsetDateTime};
 use tokio::task::JoinSet;
@@ -96,8 +96,8 @@ async fn one_token(store: &Store) {
 /// Two nodes may write the same part of a log while it moves from one to the other: each goes on from where it finds the history.
 async fn one_history(store: &Store) {
     let row = |offset| HistoryRow {
-        place: Cursor { epoch: LogEpoch(1), offset: Offset(offset) },
-        name: RecordName { epoch: Epoch(1), seq: Seq(offset) },
+        place: Cursor { log_epoch: LogEpoch(1), offset: Offset(offset) },
+        record_id: RecordId { producer_epoch: ProducerEpoch(1), seq: Seq(offset) },
         device: DeviceId::new("d").unwrap(),
         timestamp: OffsetDateTime::UNIX_EPOCH,
         received_at: OffsetDateTime::UNIX_EPOCH,
@@ -161,7 +161,7 @@ async fn one_cursor(store: &Store) {
         let (store, name) = (store.clone(), name.clone());
         async move {
             for offset in [n as u64, 2 * n as u64] {
-                let cursor = Cursor { epoch: LogEpoch(1), offset: Offset(offset) };
+                let cursor = Cursor { log_epoch: LogEpoch(1), offset: Offset(offset) };
                 let mut cursors = [(ProducerId(1), cursor), (ProducerId(2), cursor)];
                 if n % 2 == 0 {
                     cursors.reverse();

@@ -116,5 +116,5 @@ fn name(text: &str) -> CursorName {
 }
 
 fn at(epoch: u64, offset: u64) -> Cursor {
-    Cursor { epoch: LogEpoch(epoch), offset: Offset(offset) }
+    Cursor { log_epoch: LogEpoch(epoch), offset: Offset(offset) }
 }

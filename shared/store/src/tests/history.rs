@@ -1,6 +1,6 @@
 //! The history of records: the same values come back, once each, from every engine.
 
-use motience_proto::model::{Cursor, DeviceId, Epoch, LogEpoch, Offset, ProducerId, RecordName, Seq};
+use motience_proto::model::{Cursor, DeviceId, LogEpoch, Offset, ProducerEpoch, ProducerId, RecordId, Seq};
 use serde_json::{Value, value::RawValue};
 use time::{Duration, OffsetDateTime, macros::datetime};
 
@@ -141,8 +141,8 @@ fn json(text: &str) -> Box<RawValue> {
 /// Named by its place: each is another record.
 fn row(epoch: u64, offset: u64, timestamp: OffsetDateTime, data: &str) -> HistoryRow {
     HistoryRow {
-        place: Cursor { epoch: LogEpoch(epoch), offset: Offset(offset) },
-        name: RecordName { epoch: Epoch(epoch), seq: Seq(offset) },
+        place: Cursor { log_epoch: LogEpoch(epoch), offset: Offset(offset) },
+        record_id: RecordId { producer_epoch: ProducerEpoch(epoch), seq: Seq(offset) },
         device: DeviceId::new("rpi_001").unwrap(),
         timestamp,
         received_at: RECEIVED,

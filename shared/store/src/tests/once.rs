@@ -1,6 +1,6 @@
 //! Each record is kept once, whoever writes it and however often.
 
-use motience_proto::model::{Cursor, DeviceId, Epoch, LogEpoch, LogKey, Offset, ProducerId, RecordName, Seq};
+use motience_proto::model::{Cursor, DeviceId, LogEpoch, LogKey, Offset, ProducerEpoch, ProducerId, RecordId, Seq};
 use serde_json::value::RawValue;
 use time::OffsetDateTime;
 
@@ -124,18 +124,18 @@ async fn seqs(store: &Store, producer: ProducerId) -> Vec<u64> {
 }
 
 fn at(epoch: u64, offset: u64) -> Cursor {
-    Cursor { epoch: LogEpoch(epoch), offset: Offset(offset) }
+    Cursor { log_epoch: LogEpoch(epoch), offset: Offset(offset) }
 }
 
 /// A sender's epoch is random: its highest bit may be set.
-fn name(seq: u64) -> RecordName {
-    RecordName { epoch: Epoch(u64::MAX), seq: Seq(seq) }
+fn name(seq: u64) -> RecordId {
+    RecordId { producer_epoch: ProducerEpoch(u64::MAX), seq: Seq(seq) }
 }
 
 fn row(place: Cursor, seq: u64) -> HistoryRow {
     HistoryRow {
         place,
-        name: name(seq),
+        record_id: name(seq),
         device: DeviceId::new("rpi_001").unwrap(),
         timestamp: OffsetDateTime::UNIX_EPOCH,
         received_at: OffsetDateTime::UNIX_EPOCH,

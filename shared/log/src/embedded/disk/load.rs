@@ -3,14 +3,14 @@
 use std::sync::Arc;
 
 use bytes::{Buf, Bytes};
-use motience_proto::model::{Epoch, Fence, LogEpoch, LogKey, Offset, RangeSet, RecordName, Seq};
+use motience_proto::model::{Fence, LogEpoch, LogKey, Offset, ProducerEpoch, RangeSet, RecordId, Seq};
 use rusqlite::{Connection, Error, ErrorCode, OptionalExtension as _, Row, params, types::Type};
 use time::OffsetDateTime;
 use tracing::error;
 
 use super::rows::{BatchRow, LogRow, SessionRow, column, millis, offset, time_of};
 use crate::{
-    Batch, Entry, Lives, Retention, SessionName,
+    Batch, Entry, Epochs, Retention, SessionName,
     embedded::{sessions::Session, state::Producer},
 };
 
@@ -61,8 +61,8 @@ pub(super) fn load(connection: &Connection, key: LogKey, retention: &Retention, 
     let known = row.as_ref().map(|row| offset(row.last));
     let row = row.unwrap_or_default();
     let removed = row.removed.map(offset);
-    state.lives = row.lives.parse().unwrap_or_default();
-    state.marks.recall_gone(row.gone_at.map(time_of));
+    state.epochs = row.epochs.parse().unwrap_or_default();
+    state.segments.recall_gone(row.gone_at.map(time_of));
 
     let (mut first, mut newest, mut at) = (None, OffsetDateTime::UNIX_EPOCH, removed.unwrap_or_default().0.cast_signed());
     let mut ends = Vec::new();
@@ -74,7 +74,7 @@ pub(super) fn load(connection: &Connection, key: LogKey, retention: &Retention, 
             }
             first.get_or_insert(from.min(to));
             newest = newest.max(written.min(now));
-            state.marks.add(to, bytes, newest, retention);
+            state.segments.add(to, bytes, newest, retention);
             if known.is_none() {
                 ends.push(to);
             }
@@ -117,7 +117,7 @@ pub(super) fn load(connection: &Connection, key: LogKey, retention: &Retention, 
         let session = Session {
             fence: Fence(row.fence.cast_unsigned()),
             owner: 0,
-            epoch: Epoch(row.epoch.cast_unsigned()),
+            producer_epoch: ProducerEpoch(row.producer_epoch.cast_unsigned()),
             seen,
             used: time_of(row.used),
             held: std::sync::Weak::new(),
@@ -148,9 +148,9 @@ pub(super) fn log_row(connection: &Connection, key: LogKey) -> rusqlite::Result<
     let log = column(key.log);
     let mut statement = connection.prepare_cached("SELECT number, last, lives, removed, gone_at, sum FROM logs WHERE producer = ?1")?;
     let row = |row: &Row<'_>| {
-        let found = LogRow { number: row.get(0)?, last: row.get(1)?, lives: row.get(2)?, removed: row.get(3)?, gone_at: row.get(4)? };
+        let found = LogRow { number: row.get(0)?, last: row.get(1)?, epochs: row.get(2)?, removed: row.get(3)?, gone_at: row.get(4)? };
         verify(row.get(5)?, found.sum(log))?;
-        found.lives.parse::<Lives>().map_err(|e| Error::FromSqlConversionFailure(2, Type::Text, Box::new(e)))?;
+        found.epochs.parse::<Epochs>().map_err(|e| Error::FromSqlConversionFailure(2, Type::Text, Box::new(e)))?;
         Ok(found)
     };
     statement.query_row([log], row).optional()
@@ -183,7 +183,8 @@ pub(super) fn sessions(connection: &Connection, key: LogKey, found: &mut impl Fn
     let (mut rows, mut whole) = (statement.query([log])?, true);
     while let Some(row) = rows.next()? {
         let read = || -> rusqlite::Result<SessionRow> {
-            let session = SessionRow { name: row.get(0)?, fence: row.get(1)?, epoch: row.get(2)?, seen: row.get(3)?, used: row.get(4)? };
+            let session =
+                SessionRow { name: row.get(0)?, fence: row.get(1)?, producer_epoch: row.get(2)?, seen: row.get(3)?, used: row.get(4)? };
             verify(row.get(5)?, session.sum(log))?;
             Ok(session)
         };
@@ -211,10 +212,10 @@ pub(super) fn ids(connection: &Connection, key: LogKey, found: &mut impl FnMut(S
 
 /// Consecutive batches after `after`, up to about `bytes`: where the next one is damaged, the one behind the damage. An error where the
 /// index does not tell what comes next.
-pub(super) fn read(connection: &Connection, key: LogKey, epoch: LogEpoch, after: Offset, bytes: usize) -> rusqlite::Result<Found> {
+pub(super) fn read(connection: &Connection, key: LogKey, log_epoch: LogEpoch, after: Offset, bytes: usize) -> rusqlite::Result<Found> {
     let mut found = Found::default();
     let mut at = after.0.cast_signed();
-    match run(connection, key, epoch, at, bytes, &mut found.batches) {
+    match run(connection, key, log_epoch, at, bytes, &mut found.batches) {
         Err(e) if !is_damage(&e) => return Err(e),
         Err(_) if found.batches.is_empty() => {}
         // What can be read comes first.
@@ -222,7 +223,7 @@ pub(super) fn read(connection: &Connection, key: LogKey, epoch: LogEpoch, after:
     }
     for _ in 0..SKIPS {
         let Some(last) = next_place(connection, key, at)? else { return Ok(found) };
-        if let Some(batch) = unless_damaged(one(connection, key, epoch, last))? {
+        if let Some(batch) = unless_damaged(one(connection, key, log_epoch, last))? {
             found.batches.push(Arc::new(batch));
             return Ok(found);
         }
@@ -236,7 +237,7 @@ pub(super) fn read(connection: &Connection, key: LogKey, epoch: LogEpoch, after:
 fn run(
     connection: &Connection,
     key: LogKey,
-    epoch: LogEpoch,
+    log_epoch: LogEpoch,
     at: i64,
     bytes: usize,
     batches: &mut Vec<Arc<Batch>>,
@@ -247,8 +248,8 @@ fn run(
     while taken < bytes
         && let Some(row) = rows.next()?
     {
-        let batch = batch_of(row, key, epoch)?;
-        if batches.last().is_some_and(|before: &Arc<Batch>| before.last().next() != batch.first) {
+        let batch = batch_of(row, key, log_epoch)?;
+        if batches.last().is_some_and(|offset_for_time: &Arc<Batch>| offset_for_time.last().next() != batch.first) {
             break;
         }
         taken += batch.bytes();
@@ -258,8 +259,8 @@ fn run(
 }
 
 /// The batch that ends at `last`.
-fn one(connection: &Connection, key: LogKey, epoch: LogEpoch, last: i64) -> rusqlite::Result<Option<Batch>> {
-    connection.prepare_cached(BATCH)?.query_row(params![column(key.log), last], |row| batch_of(row, key, epoch)).optional()
+fn one(connection: &Connection, key: LogKey, log_epoch: LogEpoch, last: i64) -> rusqlite::Result<Option<Batch>> {
+    connection.prepare_cached(BATCH)?.query_row(params![column(key.log), last], |row| batch_of(row, key, log_epoch)).optional()
 }
 
 /// The end of the next batch after `at`, whether it can be read or not.
@@ -267,13 +268,13 @@ pub(super) fn next_place(connection: &Connection, key: LogKey, at: i64) -> rusql
     connection.prepare_cached(NEXT)?.query_row(params![column(key.log), at], |row| row.get(0)).optional()
 }
 
-fn batch_of(row: &Row<'_>, key: LogKey, epoch: LogEpoch) -> rusqlite::Result<Batch> {
-    let (row, batch) = checked_row(row, column(key.log), key, epoch)?;
+fn batch_of(row: &Row<'_>, key: LogKey, log_epoch: LogEpoch) -> rusqlite::Result<Batch> {
+    let (row, batch) = checked_row(row, column(key.log), key, log_epoch)?;
     Ok(batch.received(time_of(row.written)))
 }
 
 /// A row of `first, last, written, bytes, sender, entries, sum`, and the batch that it holds.
-pub(super) fn checked_row(row: &Row<'_>, log: i64, key: LogKey, epoch: LogEpoch) -> rusqlite::Result<(BatchRow, Batch)> {
+pub(super) fn checked_row(row: &Row<'_>, log: i64, key: LogKey, log_epoch: LogEpoch) -> rusqlite::Result<(BatchRow, Batch)> {
     let found = BatchRow {
         first: row.get(0)?,
         last: row.get(1)?,
@@ -283,13 +284,13 @@ pub(super) fn checked_row(row: &Row<'_>, log: i64, key: LogKey, epoch: LogEpoch)
         entries: row.get::<_, Vec<u8>>(5)?.into(),
     };
     verify(row.get(6)?, found.sum(log))?;
-    let entries = decode(Epoch(found.sender.cast_unsigned()), found.entries.clone()).ok_or_else(damaged)?;
-    let batch = Batch::new(key, epoch, offset(found.first), entries);
+    let entries = decode(ProducerEpoch(found.sender.cast_unsigned()), found.entries.clone()).ok_or_else(damaged)?;
+    let batch = Batch::new(key, log_epoch, offset(found.first), entries);
     if found.first > 0 && batch.last() == offset(found.last) { Ok((found, batch)) } else { Err(damaged()) }
 }
 
 /// The offset before the first batch written at `time` or later; `Some(None)` where the file is damaged and cannot tell.
-pub(super) fn before(connection: &Connection, key: LogKey, time: OffsetDateTime) -> rusqlite::Result<Option<Option<Offset>>> {
+pub(super) fn offset_for_time(connection: &Connection, key: LogKey, time: OffsetDateTime) -> rusqlite::Result<Option<Option<Offset>>> {
     let found = connection
         .prepare_cached("SELECT first FROM batches WHERE producer = ?1 AND written >= ?2 ORDER BY last LIMIT 1")
         .and_then(|mut statement| {
@@ -303,7 +304,7 @@ pub(super) fn before(connection: &Connection, key: LogKey, time: OffsetDateTime)
 }
 
 /// `None` where the bytes end too early.
-fn decode(epoch: Epoch, mut bytes: Bytes) -> Option<Vec<Entry>> {
+fn decode(producer_epoch: ProducerEpoch, mut bytes: Bytes) -> Option<Vec<Entry>> {
     let mut entries = Vec::new();
     while bytes.has_remaining() {
         let seq = Seq(bytes.try_get_u64_le().ok()?);
@@ -311,7 +312,7 @@ fn decode(epoch: Epoch, mut bytes: Bytes) -> Option<Vec<Entry>> {
         if length > bytes.len() {
             return None;
         }
-        entries.push(Entry { name: RecordName { epoch, seq }, message: bytes.split_to(length) });
+        entries.push(Entry { record_id: RecordId { producer_epoch, seq }, message: bytes.split_to(length) });
     }
     (!entries.is_empty()).then_some(entries)
 }

@@ -12,14 +12,14 @@ use crate::Batch;
 pub(super) struct LogRow {
     pub(super) number: Option<i64>,
     pub(super) last: i64,
-    pub(super) lives: String,
+    pub(super) epochs: String,
     pub(super) removed: Option<i64>,
     pub(super) gone_at: Option<i64>,
 }
 
 impl LogRow {
     pub(super) fn sum(&self, log: i64) -> i64 {
-        let sum = Sum::default().number(log).number(self.last).text(&self.lives);
+        let sum = Sum::default().number(log).number(self.last).text(&self.epochs);
         [self.number, self.removed, self.gone_at].into_iter().fold(sum, |sum, column| sum.number(column.unwrap_or(-1))).value()
     }
 
@@ -29,7 +29,7 @@ impl LogRow {
                 "INSERT INTO logs (producer, number, last, lives, removed, gone_at, sum) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)
                  ON CONFLICT (producer) DO UPDATE SET number = ?2, last = ?3, lives = ?4, removed = ?5, gone_at = ?6, sum = ?7",
             )?
-            .execute(params![log, self.number, self.last, self.lives, self.removed, self.gone_at, self.sum(log)])
+            .execute(params![log, self.number, self.last, self.epochs, self.removed, self.gone_at, self.sum(log)])
             .map(drop)
     }
 }
@@ -52,7 +52,7 @@ impl BatchRow {
             last: batch.last().0 as i64,
             written,
             bytes: batch.bytes() as i64,
-            sender: batch.entries().first().map_or(0, |entry| entry.name.epoch.0) as i64,
+            sender: batch.entries().first().map_or(0, |entry| entry.record_id.producer_epoch.0) as i64,
             entries: encode(batch).into(),
         }
     }
@@ -76,14 +76,21 @@ impl BatchRow {
 pub(super) struct SessionRow {
     pub(super) name: String,
     pub(super) fence: i64,
-    pub(super) epoch: i64,
+    pub(super) producer_epoch: i64,
     pub(super) seen: String,
     pub(super) used: i64,
 }
 
 impl SessionRow {
     pub(super) fn sum(&self, log: i64) -> i64 {
-        Sum::default().number(log).text(&self.name).number(self.fence).number(self.epoch).text(&self.seen).number(self.used).value()
+        Sum::default()
+            .number(log)
+            .text(&self.name)
+            .number(self.fence)
+            .number(self.producer_epoch)
+            .text(&self.seen)
+            .number(self.used)
+            .value()
     }
 
     pub(super) fn put(&self, connection: &Connection, log: i64) -> rusqlite::Result<()> {
@@ -92,7 +99,7 @@ impl SessionRow {
                 "INSERT INTO sessions VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)
                  ON CONFLICT (producer, name) DO UPDATE SET fence = ?3, epoch = ?4, seen = ?5, used = ?6, sum = ?7",
             )?
-            .execute(params![log, self.name, self.fence, self.epoch, self.seen, self.used, self.sum(log)])
+            .execute(params![log, self.name, self.fence, self.producer_epoch, self.seen, self.used, self.sum(log)])
             .map(drop)
     }
 }
@@ -130,7 +137,7 @@ pub(super) fn column(log: LogId) -> i64 {
 fn encode(batch: &Batch) -> Vec<u8> {
     let mut out = Vec::with_capacity(batch.bytes() + batch.len() * 12);
     for entry in batch.entries() {
-        out.put_u64_le(entry.name.seq.0);
+        out.put_u64_le(entry.record_id.seq.0);
         out.put_u32_le(u32::try_from(entry.message.len()).unwrap_or(u32::MAX));
         out.put_slice(&entry.message);
     }

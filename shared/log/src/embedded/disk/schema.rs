@@ -82,7 +82,7 @@ pub(super) fn write(connection: &mut Connection, changes: &[&Change], account: O
         let row = LogRow {
             number: Some(change.key.producer.0),
             last: change.last.0 as i64,
-            lives: change.lives.to_string(),
+            epochs: change.epochs.to_string(),
             removed: Some(change.removed.0 as i64),
             gone_at: change.gone_at.map(millis),
         };
@@ -98,7 +98,7 @@ pub(super) fn write(connection: &mut Connection, changes: &[&Change], account: O
             let row = SessionRow {
                 name: name.text().to_owned(),
                 fence: session.fence.0 as i64,
-                epoch: session.epoch.0 as i64,
+                producer_epoch: session.producer_epoch.0 as i64,
                 seen: session.seen.to_string(),
                 used: millis(session.used),
             };

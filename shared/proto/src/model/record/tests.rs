@@ -1,7 +1,7 @@
 //! What passes, what does not, and what it becomes.
 
 use super::*;
-use crate::model::{Epoch, LogEpoch, Offset, Seq};
+use crate::model::{LogEpoch, Offset, ProducerEpoch, Seq};
 
 const SEED: &str = r#"{"device_id":"rpi_001","timestamp":"2025-01-29T11:35:00Z","data":{"temperature":24.3}}"#;
 
@@ -26,13 +26,13 @@ fn the_seeds_record_passes_and_is_spliced() {
     with_place(
         &out,
         Offset(9),
-        Cursor { epoch: LogEpoch(5), offset: Offset(9) },
-        RecordName { epoch: Epoch(1), seq: Seq(2) },
+        Cursor { log_epoch: LogEpoch(5), offset: Offset(9) },
+        RecordId { producer_epoch: ProducerEpoch(1), seq: Seq(2) },
         None,
         &mut v2,
     );
     assert!(v2.ends_with(br#"24.3},"offset":9,"cursor":"5-9","record_id":"0000000000000001-2"}"#));
-    let (place, name) = (Cursor { epoch: LogEpoch(5), offset: Offset(9) }, RecordName { epoch: Epoch(1), seq: Seq(2) });
+    let (place, name) = (Cursor { log_epoch: LogEpoch(5), offset: Offset(9) }, RecordId { producer_epoch: ProducerEpoch(1), seq: Seq(2) });
     with_place(&out, Offset(9), place, name, times::from_millis(1_738_150_500_250), &mut v2);
     assert!(v2.ends_with(br#""record_id":"0000000000000001-2","received_at":"2025-01-29T11:35:00.25Z"}"#));
     let parts = Parts::of(&out).unwrap();

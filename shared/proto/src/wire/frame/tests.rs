@@ -4,7 +4,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::{
-    model::{Epoch, Fence, Offset, ProducerId, RangeSet, Seq},
+    model::{Fence, Offset, ProducerEpoch, ProducerId, RangeSet, Seq},
     wire::{
         From, Intent,
         goldens::{self, cursor, hello, hex, name, welcome},
@@ -102,7 +102,7 @@ fn frames() -> impl Strategy<Value = Frame> {
             intent: Intent::Consume,
             token,
             device_id,
-            epoch: Epoch(epoch),
+            epoch: ProducerEpoch(epoch),
             features: 3
         })),
         ranges().prop_map(|ranges| Frame::Ack(Ack { ranges })),
@@ -110,7 +110,7 @@ fn frames() -> impl Strategy<Value = Frame> {
         (number.clone(), body.clone()).prop_map(|(n, json)| Frame::Record(Record { seq: Seq(n), json })),
         (number.clone(), any::<u64>(), body).prop_map(|(n, epoch, message)| Frame::Entry(Entry {
             offset: Offset(n),
-            name: name(epoch, n),
+            record_id: name(epoch, n),
             message
         })),
         (any::<u64>(), number.clone(), "[a-z]{0,20}", ".{0,40}").prop_map(|(epoch, n, durable, view)| subscribe(

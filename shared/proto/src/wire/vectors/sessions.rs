@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 
 use super::{encoded, title};
 use crate::{
-    model::{Epoch, Fence, Offset, ProducerId, RangeSet, Seq},
+    model::{Fence, Offset, ProducerEpoch, ProducerId, RangeSet, Seq},
     wire::{
         Ack, Entry, Feed, Followed, Frame, From, Hello, Intent, Record, ShapeAccepted, Subscribe, Welcome,
         compact::goldens as templates,
@@ -20,7 +20,14 @@ pub(super) fn sessions() -> Vec<Value> {
     let record = |seq: u64, json: &str| Frame::Record(Record { seq: Seq(seq), json: Bytes::copy_from_slice(json.as_bytes()) });
     let ack = |text: &str| Frame::Ack(Ack { ranges: text.parse().unwrap() });
     let hello = |intent, epoch, features| {
-        Frame::Hello(Hello { version: 1, intent, token: "TOKEN".into(), device_id: "rpi_001".into(), epoch: Epoch(epoch), features })
+        Frame::Hello(Hello {
+            version: 1,
+            intent,
+            token: "TOKEN".into(),
+            device_id: "rpi_001".into(),
+            epoch: ProducerEpoch(epoch),
+            features,
+        })
     };
     let welcome = |fence, credit, features| {
         Frame::Welcome(Welcome {
@@ -36,7 +43,7 @@ pub(super) fn sessions() -> Vec<Value> {
     };
     let entry = |offset: u64, json: &str| {
         let message = format!(r#"{{"producer_id":"7",{}"#, &json[1..]);
-        Frame::Entry(Entry { offset: Offset(offset), name: name(epoch, offset), message: message.into() })
+        Frame::Entry(Entry { offset: Offset(offset), record_id: name(epoch, offset), message: message.into() })
     };
     let seven = ProducerId(7);
     let subscribe = Subscribe { producer: seven, from: From::Earliest, durable: String::new(), view: String::new() };

@@ -2,7 +2,7 @@
 
 use std::{collections::HashSet, time::Duration};
 
-use motience_proto::model::{Epoch, LogEpoch, RecordName, Seq};
+use motience_proto::model::{LogEpoch, ProducerEpoch, RecordId, Seq};
 use proptest::prelude::*;
 use serde_json::Value;
 
@@ -19,14 +19,14 @@ fn record(device: u64, second: i64, offset: u64) -> Record {
         producer: PRODUCER,
         cursor: at(1, offset),
         offset: Offset(offset),
-        name: RecordName { epoch: Epoch(device), seq: Seq(offset) },
+        record_id: RecordId { producer_epoch: ProducerEpoch(device), seq: Seq(offset) },
         received: None,
         message: message.into(),
     }
 }
 
 fn at(epoch: u64, offset: u64) -> Cursor {
-    Cursor { epoch: LogEpoch(epoch), offset: Offset(offset) }
+    Cursor { log_epoch: LogEpoch(epoch), offset: Offset(offset) }
 }
 
 fn thinned(limits: Limits) -> Thinned {

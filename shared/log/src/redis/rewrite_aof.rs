@@ -11,7 +11,7 @@ use redis::{ErrorKind, RedisError, ServerErrorKind, aio::MultiplexedConnection};
 /// Has the file of a server that keeps one rewritten in the background, if nobody has in this run of it; the key `mark` remembers for which run it
 /// was done. Failures are logged: an operator may
 /// have forbidden it, and the log works without.
-pub(super) async fn mend(connection: &mut MultiplexedConnection, mark: &str, run: &str) {
+pub(super) async fn rewrite_aof(connection: &mut MultiplexedConnection, mark: &str, run: &str) {
     match attempt(connection, mark, run).await {
         Ok(true) => tracing::info!("Redis rewrites its append-only file, as after each restart"),
         Ok(false) => {}

@@ -26,12 +26,12 @@ const COUNT_LIFETIME: Duration = Duration::from_secs(30);
 const COUNTS: u64 = 100_000;
 
 /// The subscription cache.
-pub struct Routes {
+pub struct SubscriptionCache {
     counts: Cache<ProducerId, u64>,
     watchers: Mutex<HashMap<ConsumerId, Vec<Weak<Word>>>>,
 }
 
-impl Routes {
+impl SubscriptionCache {
     /// An empty cache.
     pub fn new() -> Self {
         Self { counts: Cache::builder().max_capacity(COUNTS).time_to_live(COUNT_LIFETIME).build(), watchers: Mutex::default() }
@@ -54,7 +54,7 @@ impl Routes {
     }
 
     /// Events may have been lost: everyone looks again.
-    pub fn suspect(&self) {
+    pub fn mark_stale(&self) {
         self.counts.invalidate_all();
         let watchers = self.watchers.lock();
         watchers.values().flatten().filter_map(Weak::upgrade).for_each(|word| word.tell());
@@ -65,7 +65,7 @@ impl Routes {
         let word = Arc::new(Word::default());
         let mut watchers = self.watchers.lock();
         watchers.entry(consumer).or_default().push(Arc::downgrade(&word));
-        Watch { routes: Arc::clone(self), consumer, word, seen: AtomicU64::new(0) }
+        Watch { subscription_cache: Arc::clone(self), consumer, word, seen: AtomicU64::new(0) }
     }
 
     pub(super) async fn subscriber_count(&self, store: &Store, producer: ProducerId) -> Result<u64, Error> {
@@ -91,7 +91,7 @@ impl Word {
 /// Tells when a consumer's subscriptions may have changed. Whoever was told looks at the store, and says which version of the
 /// word it had then: a change in between is told again.
 pub struct Watch {
-    routes: Arc<Routes>,
+    subscription_cache: Arc<SubscriptionCache>,
     consumer: ConsumerId,
     word: Arc<Word>,
     /// The version up to which the store was looked at.
@@ -124,7 +124,7 @@ impl Watch {
 
 impl Drop for Watch {
     fn drop(&mut self) {
-        let mut watchers = self.routes.watchers.lock();
+        let mut watchers = self.subscription_cache.watchers.lock();
         if let Some(mine) = watchers.get_mut(&self.consumer) {
             mine.retain(|w| w.as_ptr() != Arc::as_ptr(&self.word));
             if mine.is_empty() {
@@ -140,13 +140,13 @@ impl fmt::Debug for Watch {
     }
 }
 
-impl Default for Routes {
+impl Default for SubscriptionCache {
     fn default() -> Self {
         Self::new()
     }
 }
 
-impl fmt::Debug for Routes {
+impl fmt::Debug for SubscriptionCache {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Routes").finish_non_exhaustive()
     }

@@ -10,30 +10,30 @@ use motience_proto::model::{Cursor, LogEpoch, Offset};
 
 /// Most lives remembered of one log. Of older ones only the lowest beginning is: a reader of such a life may be sent back
 /// further than it had to be, never less.
-pub const MAX_LIVES: usize = 32;
+pub const MAX_EPOCHS: usize = 32;
 
 /// Each life and the last offset before it, oldest first.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Lives(Vec<(LogEpoch, Offset)>);
+pub struct Epochs(Vec<(LogEpoch, Offset)>);
 
-impl Lives {
+impl Epochs {
     /// A log that began with this life.
-    pub fn first(epoch: LogEpoch) -> Self {
-        Self(vec![(epoch, Offset(0))])
+    pub fn first(log_epoch: LogEpoch) -> Self {
+        Self(vec![(log_epoch, Offset(0))])
     }
 
     /// The present life.
     pub fn present(&self) -> LogEpoch {
-        self.0.last().map_or(LogEpoch(0), |(epoch, _)| *epoch)
+        self.0.last().map_or(LogEpoch(0), |(log_epoch, _)| *log_epoch)
     }
 
     /// Begins another life after `last`. The same life again changes nothing.
-    pub fn begin(&mut self, epoch: LogEpoch, last: Offset) {
-        if self.present() == epoch && !self.0.is_empty() {
+    pub fn begin(&mut self, log_epoch: LogEpoch, last: Offset) {
+        if self.present() == log_epoch && !self.0.is_empty() {
             return;
         }
-        self.0.push((epoch, last));
-        if self.0.len() > MAX_LIVES {
+        self.0.push((log_epoch, last));
+        if self.0.len() > MAX_EPOCHS {
             let (_, oldest) = self.0.remove(0);
             self.0[0].1 = self.0[0].1.min(oldest);
         }
@@ -42,35 +42,35 @@ impl Lives {
     /// Where a reader at `cursor` goes on in the present life, whose last offset is `last`: the cursor itself, or the last
     /// place that its life and the present one surely share.
     pub fn resume(&self, cursor: Cursor, last: Offset) -> Cursor {
-        let later = match self.0.iter().position(|(epoch, _)| *epoch == cursor.epoch) {
+        let later = match self.0.iter().position(|(log_epoch, _)| *log_epoch == cursor.log_epoch) {
             Some(at) => &self.0[at + 1..],
-            None if cursor.epoch.0 == 0 => &[],
+            None if cursor.log_epoch.0 == 0 => &[],
             None => &self.0[..],
         };
         let shared = later.iter().map(|(_, began)| *began).min().unwrap_or(last);
-        Cursor { epoch: self.present(), offset: cursor.offset.min(shared).min(last) }
+        Cursor { log_epoch: self.present(), offset: cursor.offset.min(shared).min(last) }
     }
 }
 
-impl fmt::Display for Lives {
+impl fmt::Display for Epochs {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (i, (epoch, began)) in self.0.iter().enumerate() {
-            write!(f, "{}{epoch}:{began}", if i > 0 { "," } else { "" })?;
+        for (i, (log_epoch, began)) in self.0.iter().enumerate() {
+            write!(f, "{}{log_epoch}:{began}", if i > 0 { "," } else { "" })?;
         }
         Ok(())
     }
 }
 
-impl FromStr for Lives {
+impl FromStr for Epochs {
     type Err = std::num::ParseIntError;
 
     fn from_str(s: &str) -> Result<Self, Self::Err> {
         let parts = s.split(',').filter(|part| !part.is_empty());
-        let life = |part: &str| {
-            let (epoch, began) = part.split_once(':').unwrap_or((part, ""));
-            Ok((LogEpoch(epoch.parse()?), Offset(began.parse()?)))
+        let log_epoch = |part: &str| {
+            let (log_epoch, began) = part.split_once(':').unwrap_or((part, ""));
+            Ok((LogEpoch(log_epoch.parse()?), Offset(began.parse()?)))
         };
-        parts.map(life).collect::<Result<_, _>>().map(Self)
+        parts.map(log_epoch).collect::<Result<_, _>>().map(Self)
     }
 }
 
@@ -80,19 +80,19 @@ mod tests {
 
     use super::*;
 
-    fn lives(text: &str) -> Lives {
+    fn epochs(text: &str) -> Epochs {
         text.parse().unwrap()
     }
 
-    fn resume(lives: &Lives, epoch: u64, offset: u64, last: u64) -> u64 {
-        let resumed = lives.resume(Cursor { epoch: LogEpoch(epoch), offset: Offset(offset) }, Offset(last));
-        assert_eq!(resumed.epoch, lives.present());
+    fn resume(epochs: &Epochs, log_epoch: u64, offset: u64, last: u64) -> u64 {
+        let resumed = epochs.resume(Cursor { log_epoch: LogEpoch(log_epoch), offset: Offset(offset) }, Offset(last));
+        assert_eq!(resumed.log_epoch, epochs.present());
         resumed.offset.0
     }
 
     #[test]
     fn a_reader_goes_back_to_what_is_surely_shared() {
-        let log = lives("7:0,8:40,9:30");
+        let log = epochs("7:0,8:40,9:30");
         assert_eq!(resume(&log, 9, 50, 60), 50, "the present life needs no step back");
         assert_eq!(resume(&log, 8, 50, 60), 30);
         assert_eq!(resume(&log, 8, 20, 60), 20, "nothing was lost before it");
@@ -104,9 +104,9 @@ mod tests {
 
     #[test]
     fn the_text_is_read_back() {
-        assert_eq!(lives("7:0,8:40").to_string(), "7:0,8:40");
-        assert_eq!(lives(""), Lives::default());
-        assert!("7".parse::<Lives>().is_err());
+        assert_eq!(epochs("7:0,8:40").to_string(), "7:0,8:40");
+        assert_eq!(epochs(""), Epochs::default());
+        assert!("7".parse::<Epochs>().is_err());
     }
 
     proptest! {
@@ -114,19 +114,19 @@ mod tests {
         #[test]
         fn no_reader_resumes_behind_what_it_has_not_read(cuts in proptest::collection::vec((0_u64..20, 0_u64..20), 1..60), reader in 0_usize..60, at in 0_u64..40) {
             let mut log: Vec<(u64, u64)> = Vec::new();
-            let mut known = Lives::first(LogEpoch(1));
+            let mut known = Epochs::first(LogEpoch(1));
             let mut read = None;
             for (i, (kept, written)) in cuts.iter().enumerate() {
-                let epoch = i as u64 + 2;
+                let log_epoch = i as u64 + 2;
                 log.truncate(*kept as usize);
                 // A life in which nothing was written left no trace.
                 if *written > 0 {
-                    known.begin(LogEpoch(epoch), Offset(log.len() as u64));
-                    log.extend((0..*written).map(|n| (epoch, n)));
+                    known.begin(LogEpoch(log_epoch), Offset(log.len() as u64));
+                    log.extend((0..*written).map(|n| (log_epoch, n)));
                 }
                 if i == reader {
                     let at = (at as usize).min(log.len());
-                    read = Some((Cursor { epoch: known.present(), offset: Offset(at as u64) }, log[..at].to_vec()));
+                    read = Some((Cursor { log_epoch: known.present(), offset: Offset(at as u64) }, log[..at].to_vec()));
                 }
             }
             if let Some((cursor, read)) = read {
