@@ -16,7 +16,7 @@ use tracing::{Instrument, debug, info_span};
 
 use crate::{
     Shared,
-    gauge::Gauge,
+    counters::Counters,
     handshake::WebSocket,
     socket::{Heard, Socket},
     upgrade::{Admitted, Request},
@@ -43,7 +43,7 @@ pub(crate) async fn upgrade(State(shared): State<Arc<Shared>>, Client(client): C
 
 async fn serve(socket: WebSocket, publisher: MessagePublisher, standing: &Standing, _permit: Permit, shared: &Shared) {
     let _open = (shared.producers.open(), shared.backend.relay.own_node().open(Kind::Producer));
-    let mut producer = Producer { socket: Socket::new(socket, &shared.config), gauge: &shared.producers };
+    let mut producer = Producer { socket: Socket::new(socket, &shared.config), counters: &shared.producers };
     let session = MessageSession::new(publisher, standing).run(&mut producer, shared.shutdown.soft());
     let reason = session::while_authorized(standing, session).await.err().unwrap_or(CloseReason::Done);
     debug!(%reason, "producer leaves");
@@ -53,7 +53,7 @@ async fn serve(socket: WebSocket, publisher: MessagePublisher, standing: &Standi
 /// A producer's WebSocket as the transport of its session.
 struct Producer<'s> {
     socket: Socket,
-    gauge: &'s Gauge,
+    counters: &'s Counters,
 }
 
 impl MessageTransport for Producer<'_> {
@@ -79,6 +79,6 @@ impl MessageTransport for Producer<'_> {
     }
 
     fn count(&self, records: u64, bytes: u64) {
-        self.gauge.count(records, bytes);
+        self.counters.count(records, bytes);
     }
 }

@@ -24,7 +24,7 @@ use tracing::{Instrument, info_span};
 
 use crate::{
     Shared,
-    gauge::Gauge,
+    counters::Counters,
     handshake::{Upgrade, WebSocket},
     socket::{Heard, Socket},
 };
@@ -64,7 +64,7 @@ pub(crate) async fn upgrade(
 
 async fn serve(socket: WebSocket, mut permit: Permit, client: ClientAddress, shared: &Shared) {
     let (socket, limits) = (Socket::new(socket, &shared.config), Limits::control());
-    let mut tunnel = Tunnel { socket, gauge: &shared.tunnels, message: BytesMut::new(), limits };
+    let mut tunnel = Tunnel { socket, counters: &shared.tunnels, message: BytesMut::new(), limits };
     let Err(reason) = run(&mut tunnel, &mut permit, shared).await;
     session::report_end(&reason, Transport::Tunnel, client, &permit);
     tunnel.socket.close_tunnel(&reason).await;
@@ -90,7 +90,7 @@ async fn run(tunnel: &mut Tunnel<'_>, permit: &mut Permit, shared: &Shared) -> R
 /// A device's WebSocket as the transport of a producer session.
 struct Tunnel<'s> {
     socket: Socket,
-    gauge: &'s Gauge,
+    counters: &'s Counters,
     /// Bytes of the last message, from the next frame on.
     message: BytesMut,
     limits: Limits,
@@ -131,6 +131,6 @@ impl session::Transport for Tunnel<'_> {
     }
 
     fn count(&self, records: u64, bytes: u64) {
-        self.gauge.count(records, bytes);
+        self.counters.count(records, bytes);
     }
 }

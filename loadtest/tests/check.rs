@@ -79,9 +79,9 @@ mod mutations {
     }
 
     #[test]
-    fn a_seen_set_that_is_skipped_is_found() {
-        finds("skip-seen-set", &[]);
-        finds("skip-seen-set", &["--cluster"]);
+    fn a_dedup_window_that_is_skipped_is_found() {
+        finds("skip-dedup-window", &[]);
+        finds("skip-dedup-window", &["--cluster"]);
     }
 
     #[test]

@@ -9,10 +9,10 @@
 //! |---|---|
 //! | [`state::Device`]: outbox and link | `device/src/outbox`, `device/src/producer` |
 //! | [`state::Connection`]: what a node holds of a connection | `shared/relay/src/publisher.rs` |
-//! | [`Step::Connect`]: the fence is raised, the seen-set read | `Publisher::open`, function `open` of `shared/log/src/motience.lua` |
+//! | [`Step::Connect`]: the fence is raised, the dedup window read | `Publisher::open`, function `open` of `shared/log/src/motience.lua` |
 //! | [`Step::Write`], [`Step::TimeOut`]: group commit, and what follows an unknown outcome | `shared/relay/src/appender.rs` |
-//! | [`Step::Append`]: fence, entries and seen-set in one step | function `append` of `motience.lua`, `shared/log/src/embedded/state.rs` |
-//! | [`state::Lives`]: where a cursor of an earlier life goes on | `shared/log/src/lives.rs` |
+//! | [`Step::Append`]: fence, entries and dedup window in one step | function `append` of `motience.lua`, `shared/log/src/embedded/state.rs` |
+//! | [`state::Epochs`]: where a cursor of an earlier epoch goes on | `shared/log/src/epochs.rs` |
 //! | [`Step::Hear`]: a published entry reaches a node's ring, or never does | `shared/relay/src/{hub,ring}.rs` |
 //! | [`Step::Read`]: the log is read; `Gap` and `Reset` are told | `shared/relay/src/subscriber.rs` |
 //! | [`state::Consumer`]: place, names known, what is kept across a kill | `device/src/consumer/cursor.rs` and the application |
@@ -31,7 +31,7 @@
 //! - Waiting for replicas or for the disk only moves the moment of the acknowledgement after the append; what a loss
 //!   at that moment does is what a rollback does.
 //!
-//! Not in the model: an outbox that is lost and begins another epoch, senders and lives that the log forgets because there
+//! Not in the model: an outbox that is lost and begins another epoch, senders and epochs that the log forgets because there
 //! are too many, clients' own ids, records refused or skipped.
 //!
 //! `cargo test -p motience-model -- --nocapture` prints how many states were explored.

@@ -7,24 +7,24 @@ use crate::{property, scenario::Scenario};
 pub enum Mutant {
     /// A node acknowledges a record when it has arrived.
     AckBeforeAppend,
-    /// The name of the log's life is kept beside its data: a log that lost its tail goes on under the same name.
+    /// The name of the log's epoch is kept beside its data: a log that lost its tail goes on under the same name.
     EpochBesideData,
     /// A node does not look which records are in the log already.
     SkipDedupWindow,
     /// The log appends whatever the fence of the write.
     SkipFenceCheck,
-    /// A write says its fence's number but not in which life it was raised. After a loss the same number is given out again.
+    /// A write says its fence's number but not in which epoch it was raised. After a loss the same number is given out again.
     FenceOfAnyEpoch,
     /// A node looks what is in the log when a record arrives, but not again when it writes: a connection that has outlived a
     /// newer one, which the log forgot with its tail, writes what that one has written.
     FilterOnArrivalOnly,
-    /// A write of unknown outcome is sent again without raising the fence and reading the seen-set first.
+    /// A write of unknown outcome is sent again without raising the fence and reading the dedup window first.
     AppendAgain,
-    /// The seen-sets survive when the log loses its tail.
+    /// The dedup windows survive when the log loses its tail.
     DedupWindowOutlives,
-    /// A life's name comes back, as where it is that of a server to which a failover goes and from which another returns.
+    /// An epoch's name comes back, as where it is that of a server to which a failover goes and from which another returns.
     EpochReturns,
-    /// A cursor of a life that the log does not know, because it lost every trace of it, is believed.
+    /// A cursor of an epoch that the log does not know, because it lost every trace of it, is believed.
     BelieveUnknownEpoch,
     /// A consumer forgets, when it is killed, that it was told of a reset.
     ForgetReset,

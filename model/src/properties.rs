@@ -17,13 +17,13 @@ pub mod name {
     /// See [`super::nothing_is_forgotten`].
     pub const FORGOTTEN: &str = "what is not acknowledged is still in its outbox";
     /// See [`super::one_name_for_a_place`].
-    pub const PLACE: &str = "a place in a life of the log never means two records";
+    pub const PLACE: &str = "a place in an epoch of the log never means two records";
     /// See [`super::consumer_misses_nothing`].
     pub const MISSED: &str = "wherever a consumer goes on, it knows all that lies before";
     /// See [`super::consumer_sees_once`].
     pub const DOUBLED: &str = "no consumer that was told of no reset is given a record twice";
     /// See [`super::seen_is_in`].
-    pub const SEEN: &str = "a seen-set names what is in the log and nothing else";
+    pub const SEEN: &str = "a dedup window names what is in the log and nothing else";
 }
 
 /// All that is checked in a scenario.
@@ -93,8 +93,8 @@ fn nothing_is_forgotten(model: &Delivery, state: &State) -> bool {
     outboxes.and(state.past.acknowledged) == records(model)
 }
 
-/// Whoever has a cursor of a life, or hears an entry that was published in it, and finds that life still there, finds before
-/// its place what it has read. (Where the log was in the same life before and after a loss, that is not so.)
+/// Whoever has a cursor of an epoch, or hears an entry that was published in it, and finds that epoch still there, finds before
+/// its place what it has read. (Where the log was in the same epoch before and after a loss, that is not so.)
 fn one_name_for_a_place(_: &Delivery, state: &State) -> bool {
     let now = (state.log.log_epoch, &state.log.data.entries);
     let mut epochs = state.past.epochs.iter().map(|(log_epoch, entries)| (*log_epoch, entries)).chain([now]);

@@ -70,13 +70,13 @@ impl Scenario {
     pub const RESET: Self =
         Self { name: "a consumer is reset", records: THREE, consumer: true, faults: Faults { rollbacks: 1, trims: 1, kills: 1, ..NONE } };
 
-    /// Writers of a log that loses its tail twice: fences and connections of three lives.
+    /// Writers of a log that loses its tail twice: fences and connections of three epochs.
     pub const WRITERS_OF_THREE_EPOCHS: Self =
-        Self { name: "writers of three lives", records: TWO, consumer: false, faults: Faults { cuts: 1, rollbacks: 2, ..NONE } };
+        Self { name: "writers of three epochs", records: TWO, consumer: false, faults: Faults { cuts: 1, rollbacks: 2, ..NONE } };
 
-    /// A consumer of a log that loses its tail twice: cursors of three lives.
+    /// A consumer of a log that loses its tail twice: cursors of three epochs.
     pub const READER_OF_THREE_EPOCHS: Self =
-        Self { name: "a consumer of three lives", records: TWO, consumer: true, faults: Faults { rollbacks: 2, kills: 1, ..NONE } };
+        Self { name: "a consumer of three epochs", records: TWO, consumer: true, faults: Faults { rollbacks: 2, kills: 1, ..NONE } };
 
     /// Every fault, each with every other.
     pub const EVERYTHING: Self = Self {

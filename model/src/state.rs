@@ -5,13 +5,13 @@ use crate::{
     scenario::{Faults, Scenario},
 };
 
-/// A life of the log, its "epoch". A new one begins wherever the log may have lost its tail.
+/// Epoch of the log. A new one begins wherever the log may have lost its tail.
 pub type LogEpoch = u8;
 
-/// A place in a life of the log.
+/// A place in an epoch of the log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Cursor {
-    /// The life.
+    /// The log epoch.
     pub log_epoch: LogEpoch,
     /// The last offset behind it.
     pub offset: u8,
@@ -52,7 +52,7 @@ pub struct Connection {
 /// A right to append: it is good as long as the log holds the same one.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Fence {
-    /// The life of the log in which it was raised.
+    /// The epoch of the log in which it was raised.
     pub log_epoch: LogEpoch,
     /// Grows with each connection of the device.
     pub number: u8,
@@ -74,7 +74,7 @@ pub struct Write {
 /// All that the log loses together when it loses its tail.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Data {
-    /// The lives so far.
+    /// The epochs so far.
     pub epochs: Epochs,
     /// All entries ever, the first at offset 1. Those that retention removed are kept here for the properties to know.
     pub entries: Vec<Name>,
@@ -93,14 +93,14 @@ pub struct Session {
     pub seen: Names,
 }
 
-/// Which lives a log has had, and the last offset before each. A life in which nothing was asked left no trace.
+/// Which epochs a log has had, and the last offset before each. An epoch in which nothing was asked left no trace.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Epochs(pub Vec<(LogEpoch, u8)>);
 
 /// The log: what it holds now, and what of it would survive a crash.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Log {
-    /// The present life; told by the server, not kept beside the data.
+    /// The present epoch; told by the server, not kept beside the data.
     pub log_epoch: LogEpoch,
     /// What is there.
     pub data: Data,
@@ -158,7 +158,7 @@ pub struct Past {
     pub acknowledged: Names,
     /// Records that were acknowledged, or just being so, when the log lost them.
     pub destroyed: Names,
-    /// What each earlier life of the log held at its end, where there is a consumer: these entries may have been published,
+    /// What each earlier epoch of the log held at its end, where there is a consumer: these entries may have been published,
     /// and may still arrive.
     pub epochs: Vec<(LogEpoch, Vec<Name>)>,
     /// Whether a record was kept from being appended twice.
@@ -214,14 +214,14 @@ impl Data {
 }
 
 impl Epochs {
-    /// Notes the life `life`, unless it is the last one noted.
+    /// Notes the epoch `log_epoch`, unless it is the last one noted.
     pub(crate) fn enter(&mut self, log_epoch: LogEpoch, last: u8) {
         if self.0.last().is_none_or(|(present, _)| *present != log_epoch) {
             self.0.push((log_epoch, last));
         }
     }
 
-    /// Where a consumer at `cursor` goes on: at its place, or at the last one that its life and all later ones share.
+    /// Where a consumer at `cursor` goes on: at its place, or at the last one that its epoch and all later ones share.
     pub(crate) fn resume(&self, cursor: Cursor, log_epoch: LogEpoch, last: u8) -> Cursor {
         let later = match self.0.iter().position(|(log_epoch, _)| *log_epoch == cursor.log_epoch) {
             Some(at) => &self.0[at + 1..],

@@ -32,7 +32,7 @@ pub enum Step {
     NodeCrash(usize),
     /// All that the log has done so far is made to survive.
     Persist,
-    /// The log loses what was not made to survive, and begins a new life.
+    /// The log loses what was not made to survive, and begins a new epoch.
     Rollback,
     /// Retention removes entries up to this offset.
     Trim(u8),
@@ -240,7 +240,7 @@ impl Delivery {
         let held = data.sessions[usize::from(write.device)].fence;
         let valid = match self.mutant {
             Some(Mutant::SkipFenceCheck) => true,
-            // The write does not say in which life its fence was raised.
+            // The write does not say in which epoch its fence was raised.
             Some(Mutant::FenceOfAnyEpoch) => held.log_epoch == *log_epoch && held.number == write.fence.number,
             _ => held.log_epoch == *log_epoch && held == write.fence,
         };
@@ -262,7 +262,7 @@ impl Delivery {
     }
 
     /// The outcome of a write is unknown: the fence is raised, so that the write cannot still happen, and what is in the log
-    /// already is not written again. Where the log has begun a new life, the first connection that asks may raise the fence:
+    /// already is not written again. Where the log has begun a new epoch, the first connection that asks may raise the fence:
     /// which one is the newest may have been forgotten.
     fn time_out(&self, state: &mut State, c: usize) {
         let under_way = state.writes.iter().any(|w| state.connections[c].sent(w));
@@ -333,7 +333,7 @@ impl Delivery {
         }
     }
 
-    /// Where a consumer goes on in the life `life`.
+    /// Where a consumer goes on in the epoch `epoch`.
     pub(crate) fn resume(&self, data: &Data, place: Cursor, log_epoch: LogEpoch) -> Cursor {
         let unknown = data.epochs.0.iter().all(|(known, _)| *known != place.log_epoch);
         if unknown && self.is(Mutant::BelieveUnknownEpoch) {

@@ -224,7 +224,7 @@ mod tests {
         assert_eq!(cursor.resume(), Start::After(place(3, 8)));
         cursor.entry(Offset(8), name(8), Bytes::new(), &mut out);
         let told = out.iter().map(|delivery| match delivery {
-            Delivery::Record { name, cursor, .. } => (record_id.seq.0, cursor.offset.0),
+            Delivery::Record { record_id, cursor, .. } => (record_id.seq.0, cursor.offset.0),
             Delivery::Passed { cursor, .. } => (0, cursor.offset.0),
             other => panic!("{other:?}"),
         });

@@ -5,7 +5,7 @@ use motience_proto::model::RangeSet;
 
 use super::memory::Memory;
 
-/// Ranges told at once: a quarter of those that the protocol and the server's seen-set let be apart.
+/// Ranges told at once: a quarter of those that the protocol and the server's dedup window let be apart.
 const MAX_TOLD: usize = 1024;
 /// More ranges than this are joined across numbers that are settled anyway.
 const MAX_RANGES: usize = 1024;

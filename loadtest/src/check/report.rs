@@ -61,7 +61,7 @@ fn counts(counts: &Counts) {
     for (kind, [received, resets, gaps]) in &counts.received {
         println!("  {:<16} {received:>8}   {resets} resets, {gaps} gaps", kind.name());
     }
-    println!("  lives of logs    {:>8}", counts.epochs);
+    println!("  epochs of logs   {:>8}", counts.epochs);
     println!("  destroyed        {:>8}   (receptions that an injected rollback made impossible)", counts.destroyed);
 }
 

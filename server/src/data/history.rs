@@ -142,8 +142,8 @@ impl Wanted {
 
     fn after(&self, query: &HistoryQuery) -> After {
         // A number too large for an epoch names none, like any other that never was.
-        let epoch = self.epoch.as_ref().map(|epoch| LogEpoch(epoch.parse().unwrap_or(u64::MAX)));
-        After { id: query.after, epoch, kept: self.kept }
+        let log_epoch = self.epoch.as_ref().map(|epoch| LogEpoch(epoch.parse().unwrap_or(u64::MAX)));
+        After { id: query.after, log_epoch, kept: self.kept }
     }
 
     /// The address of the part after `after`: a query alone, so that it holds under every alias and behind every proxy.

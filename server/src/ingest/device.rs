@@ -5,7 +5,6 @@
 use bytes::{Bytes, BytesMut};
 use futures_util::{FutureExt as _, StreamExt as _, future::BoxFuture, stream::FuturesUnordered};
 use motience_limits::uploads::{Part, Upload};
-use motience_log as log;
 use motience_proto::wire::{Frame, Limits, StreamKind, features};
 use motience_relay::Path;
 use motience_session::{CloseReason, Received, Transport, Wanted};

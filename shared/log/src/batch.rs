@@ -4,23 +4,23 @@ use bytes::Bytes;
 use motience_proto::model::{LogEpoch, LogId, LogKey, Offset, ProducerId, RecordId};
 use time::OffsetDateTime;
 
-/// What the log keeps of a record beside its place.
+/// A record as the log keeps it, without its offset.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Entry {
-    /// What it is called wherever it is.
-    pub name: RecordId,
-    /// What a consumer receives.
+    /// Identity of the record, whatever its offset.
+    pub record_id: RecordId,
+    /// Message that consumers receive.
     pub message: Bytes,
 }
 
 /// Consecutive entries, encoded once.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Batch {
-    /// Whose log.
+    /// Producer that the log belongs to.
     pub producer: ProducerId,
-    /// Which log.
+    /// Id of the log.
     pub log: LogId,
-    /// The life of the log in which it was written or read.
+    /// Epoch of the log in which the batch was written or read.
     pub log_epoch: LogEpoch,
     /// Offset of the first entry.
     pub first: Offset,
@@ -38,14 +38,14 @@ impl Batch {
         Self { producer: key.producer, log: key.log, log_epoch, first, received: None, entries, bytes }
     }
 
-    /// The same, written at this time.
+    /// Sets the time at which the batch was written.
     #[must_use]
     pub fn received(mut self, at: impl Into<Option<OffsetDateTime>>) -> Self {
         self.received = at.into().and_then(|at| at.replace_millisecond(at.millisecond()).ok());
         self
     }
 
-    /// Its log.
+    /// Key of the log.
     pub fn key(&self) -> LogKey {
         LogKey { producer: self.producer, log: self.log }
     }
@@ -75,7 +75,7 @@ impl Batch {
         &self.entries
     }
 
-    /// Entries with an offset after `after`: offset, name and message.
+    /// Entries with an offset after `after`: offset, record id and message.
     pub fn after(&self, after: Offset) -> impl Iterator<Item = (Offset, RecordId, &Bytes)> {
         let skip = (after.0 + 1).saturating_sub(self.first.0) as usize;
         let first = self.first.0;
@@ -91,7 +91,7 @@ mod tests {
     #[test]
     fn a_cursor_within_a_batch_sees_its_rest() {
         let entry = |seq, text: &'static str| Entry {
-            name: RecordId { producer_epoch: ProducerEpoch(1), seq: Seq(seq) },
+            record_id: RecordId { producer_epoch: ProducerEpoch(1), seq: Seq(seq) },
             message: Bytes::from_static(text.as_bytes()),
         };
         let batch = Batch::new(LogKey::numbered(ProducerId(1)), LogEpoch(1), Offset(5), vec![entry(1, "a"), entry(2, "b")]);

@@ -1,33 +1,32 @@
-//! The lives of a log: which there have been, and where each began. From them follows where a reader of an earlier life
-//! goes on.
+//! Epoch history of one log. A new epoch begins whenever the log's tail may have been lost: restart, failover, flush.
 //!
-//! A life begins wherever the log may have lost its tail. It takes over what is left, so two lives share exactly the
-//! entries up to the lowest beginning of any life after the older one.
+//! Each entry is an epoch and the last offset that survived into it. Two epochs share the entries up to the lowest such offset of any
+//! epoch after the older one, so a cursor of an earlier epoch is cut back to there (compare Kafka's leader-epoch cache, KIP-101).
 
 use std::{fmt, str::FromStr};
 
 use motience_proto::model::{Cursor, LogEpoch, Offset};
 
-/// Most lives remembered of one log. Of older ones only the lowest beginning is: a reader of such a life may be sent back
+/// Most epochs remembered of one log. Of older ones only the lowest beginning is kept: a reader of such an epoch may be sent back
 /// further than it had to be, never less.
 pub const MAX_EPOCHS: usize = 32;
 
-/// Each life and the last offset before it, oldest first.
+/// Each epoch and the last offset before it, oldest first.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Epochs(Vec<(LogEpoch, Offset)>);
 
 impl Epochs {
-    /// A log that began with this life.
+    /// History of a log that began with this epoch.
     pub fn first(log_epoch: LogEpoch) -> Self {
         Self(vec![(log_epoch, Offset(0))])
     }
 
-    /// The present life.
+    /// Present epoch; 0 if the log has none.
     pub fn present(&self) -> LogEpoch {
         self.0.last().map_or(LogEpoch(0), |(log_epoch, _)| *log_epoch)
     }
 
-    /// Begins another life after `last`. The same life again changes nothing.
+    /// Begins an epoch after the offset `last`. Beginning the present epoch again changes nothing.
     pub fn begin(&mut self, log_epoch: LogEpoch, last: Offset) {
         if self.present() == log_epoch && !self.0.is_empty() {
             return;
@@ -39,8 +38,8 @@ impl Epochs {
         }
     }
 
-    /// Where a reader at `cursor` goes on in the present life, whose last offset is `last`: the cursor itself, or the last
-    /// place that its life and the present one surely share.
+    /// Places a reader at `cursor` in the present epoch, whose last offset is `last`: at the cursor itself, or at the last offset that
+    /// both epochs surely share.
     pub fn resume(&self, cursor: Cursor, last: Offset) -> Cursor {
         let later = match self.0.iter().position(|(log_epoch, _)| *log_epoch == cursor.log_epoch) {
             Some(at) => &self.0[at + 1..],
@@ -119,7 +118,7 @@ mod tests {
             for (i, (kept, written)) in cuts.iter().enumerate() {
                 let log_epoch = i as u64 + 2;
                 log.truncate(*kept as usize);
-                // A life in which nothing was written left no trace.
+                // An epoch in which nothing was written left no trace.
                 if *written > 0 {
                     known.begin(LogEpoch(log_epoch), Offset(log.len() as u64));
                     log.extend((0..*written).map(|n| (log_epoch, n)));

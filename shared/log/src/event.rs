@@ -1,27 +1,27 @@
-//! Word that nodes give each other over the log's bus. Every event is a hint to look at the store again, never the
-//! truth itself: one that is lost costs a cache's lifetime, not correctness.
+//! Events that nodes broadcast on the cluster bus. An event is a hint to read the store again, never the truth itself: one that is lost
+//! costs the lifetime of a cache, not correctness.
 
 use motience_proto::model::{Account, ConsumerId, ProducerId, UserId};
 use serde::{Deserialize, Serialize};
 
 use super::report::{DeviceReport, NodeReport, StreamReport};
 
-/// What happened.
+/// An event of the cluster.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
 pub enum Event {
     /// A subscription came into force.
     Subscribed {
-        /// Who.
+        /// The consumer.
         consumer: ConsumerId,
-        /// To whom.
+        /// The producer.
         producer: ProducerId,
     },
     /// A subscription ended.
     Unsubscribed {
-        /// Who.
+        /// The consumer.
         consumer: ConsumerId,
-        /// From whom.
+        /// The producer.
         producer: ProducerId,
     },
     /// A login was ended: tokens of this family are no longer good.
@@ -42,26 +42,26 @@ pub enum Event {
     },
     /// The accounts were restored from a backup: whatever a node knows of them has to be looked up again.
     Restored,
-    /// What a node has taken in lately.
+    /// Report of the producers that a node has taken records from lately.
     Streams {
         /// Name of the node.
         node: String,
-        /// Its live producers, some of them where there are many.
+        /// Live producers, or some of them where there are many.
         streams: Vec<StreamReport>,
     },
-    /// How a node is.
+    /// Report of a node.
     Node {
-        /// Its own word.
+        /// The node's report of itself.
         report: NodeReport,
     },
-    /// How the devices of a node are, some of them where there are many.
+    /// Report of a node's devices, or of some of them where there are many.
     Devices {
         /// Name of the node.
         node: String,
-        /// What it knows of them.
+        /// One report for each device.
         devices: Vec<DeviceReport>,
     },
-    /// What a newer node says and this one does not know.
+    /// An event of a newer version, unknown to this one.
     #[serde(other)]
     Unknown,
 }
@@ -70,13 +70,13 @@ pub enum Event {
 const FAMILIES_AT_ONCE: usize = 500;
 
 impl Event {
-    /// Whether it is news of the node's own state, which travels apart: nodes of the first release would take what they cannot read
+    /// Whether the event is a report of the node's own state. Reports travel apart: nodes of the first release would take what they cannot read
     /// on the bus for a lost message, and empty their rings each time.
     pub(super) fn is_report(&self) -> bool {
         matches!(self, Self::Node { .. } | Self::Devices { .. })
     }
 
-    /// The same with no time later than `now`, in milliseconds since 1970: another node's clock may be ahead.
+    /// Cuts all times of the event to `now`, in milliseconds since 1970: another node's clock may be ahead.
     #[must_use]
     pub fn until(mut self, now: i64) -> Self {
         let clamp = |ms: &mut i64| *ms = now.min(*ms);
@@ -90,7 +90,7 @@ impl Event {
         self
     }
 
-    /// Word of a closed account, whose logins of these families were ended: one event, or several where they are many.
+    /// Events that tell of a closed account and of the token families that ended with it: one event, or several for many families.
     pub fn account_closed(account: &Account, families: &[String]) -> Vec<Self> {
         let at_ms = account.revoked_at.map(|at| (at.unix_timestamp_nanos() / 1_000_000) as i64);
         let event = |families: &[String]| Self::UserRevoked { user: account.user.id, at_ms, families: families.to_vec() };

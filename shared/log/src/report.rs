@@ -1,6 +1,6 @@
-//! What nodes tell each other of themselves: numbers that are out of date as soon as they are told.
+//! Reports of nodes, producers and devices, which nodes broadcast on the cluster bus every two seconds.
 
-use motience_proto::model::{LogId, LogKey, ProducerId, times::ClockFault};
+use motience_proto::model::{LogId, LogKey, ProducerId, Transport, times::ClockFault};
 use serde::{Deserialize, Serialize};
 
 /// One live producer as one node sees it.
@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 pub struct StreamReport {
     /// The producer.
     pub producer: ProducerId,
-    /// Its log; nodes of the first release do not say, and mean the one that bears its number.
+    /// Id of the log; nodes of the first release do not say, and mean the one that bears its number.
     #[serde(default)]
     pub log: Option<LogId>,
     /// Records taken in by this node since it started.
@@ -23,17 +23,17 @@ pub struct StreamReport {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct NodeReport {
-    /// Its name.
+    /// Name of the node, NODE_NAME.
     pub node: String,
     /// The version of the program.
     pub version: String,
-    /// What it does.
+    /// Roles that it has.
     pub roles: Vec<String>,
     /// Milliseconds since 1970 of its start.
     pub started_ms: i64,
-    /// What an acknowledgement means there.
+    /// Durability of its log: the meaning of an acknowledgement.
     pub durability: String,
-    /// Its open connections.
+    /// Open connections.
     pub connections: Connections,
     /// Records it took in since it started.
     pub records_in: u64,
@@ -41,7 +41,7 @@ pub struct NodeReport {
     pub records_out: u64,
     /// Thousandths of a record taken in each second, over the last seconds.
     pub millirate_in: u64,
-    /// The same of what it handed out.
+    /// Thousandths of a record handed out in each second, over the last seconds.
     pub millirate_out: u64,
 }
 
@@ -63,48 +63,19 @@ pub struct Connections {
     pub http3: u64,
 }
 
-/// What carries a device's records.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Transport {
-    /// motience/1 over QUIC.
-    Quic,
-    /// motience/1 through the gateway's tunnel.
-    Tunnel,
-    /// wss1.
-    WebSocket,
-    /// WebTransport.
-    WebTransport,
-    /// `POST /data`.
-    Http,
-}
-
-impl Transport {
-    /// As the API spells it.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Quic => "quic",
-            Self::Tunnel => "tunnel",
-            Self::WebSocket => "websocket",
-            Self::WebTransport => "webtransport",
-            Self::Http => "http",
-        }
-    }
-}
-
 /// One device as one node sees it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DeviceReport {
-    /// Whose.
+    /// Producer that the device belongs to.
     pub producer: ProducerId,
     /// The producer's log; nodes of the first release do not say, and mean the one that bears its number.
     #[serde(default)]
     pub log: Option<LogId>,
-    /// Its name within the account.
+    /// Name of the device within the account.
     pub device: String,
     /// Whether it has a connection to this node.
     pub connected: bool,
-    /// What it came by last.
+    /// Transport of its last connection or request.
     pub transport: Transport,
     /// Milliseconds since 1970 of the last sign of it.
     pub seen_ms: i64,
@@ -124,7 +95,7 @@ pub struct DeviceReport {
     /// How often its address changed under an open connection.
     #[serde(default)]
     pub address_changes: u64,
-    /// What is wrong with its clock, by the time of its last record.
+    /// Fault of its clock, by the time of its last record.
     #[serde(default)]
     pub clock: Option<ClockFault>,
     /// Records taken in by this node whose time cannot be right.
@@ -133,14 +104,14 @@ pub struct DeviceReport {
 }
 
 impl StreamReport {
-    /// Whose log it is about.
+    /// Key of the log that the report is about.
     pub fn key(&self) -> LogKey {
         key(self.producer, self.log)
     }
 }
 
 impl DeviceReport {
-    /// Whose log its records are in.
+    /// Key of the log that has the device's records.
     pub fn key(&self) -> LogKey {
         key(self.producer, self.log)
     }

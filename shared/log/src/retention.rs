@@ -1,34 +1,77 @@
-//! How much of a producer's log is kept, and marks by which it is trimmed without looking at every entry.
+//! Retention: how much of a producer's log is kept, and the segments by which it is trimmed without looking at every entry.
 
 use std::{collections::VecDeque, time::Duration};
 
 use motience_proto::model::Offset;
+use motience_settings::env::{self, Env};
 use time::OffsetDateTime;
 
-use super::Retention;
+/// How much of each producer's log is kept, and how much of its senders.
+#[derive(Clone, Copy, Debug)]
+pub struct Retention {
+    /// Oldest record kept. `LOG_RETENTION`, 24 hours.
+    pub age: Duration,
+    /// Bytes of messages kept for one producer. `LOG_RETENTION_BYTES`, 16 MiB.
+    pub bytes: usize,
+    /// Share of an embedded log, in percent, that may be removed at once because of its age after the machine's clock has jumped. More than
+    /// that waits for an operator (`motience-server log confirm`). `LOG_RETENTION_AT_ONCE`, 50; 100 asks for nothing.
+    pub at_once: u8,
+    /// Device sessions kept for one producer; of more, the longest idle are forgotten, never one that is connected.
+    /// `LOG_MAX_SESSIONS`, 20,000: twice `MAX_DEVICES_PER_ACCOUNT`.
+    pub sessions: usize,
+    /// Bytes that these sessions take with their dedup windows ([`SessionName::bytes`](crate::SessionName::bytes)). `LOG_MAX_DEDUP_BYTES`, 4 MiB.
+    pub windows: usize,
+}
 
-/// Parts into which the kept log is divided: it is trimmed by whole parts.
+impl Default for Retention {
+    fn default() -> Self {
+        Self { age: Duration::from_secs(24 * 3600), bytes: 16 << 20, at_once: 50, sessions: 20_000, windows: 4 << 20 }
+    }
+}
+
+impl Retention {
+    /// Reads the variables named on the fields.
+    pub fn from_env(env: &Env) -> Result<Self, env::Error> {
+        let default = Self::default();
+        let retention = Self {
+            age: env.duration("LOG_RETENTION", default.age)?,
+            bytes: env.bytes("LOG_RETENTION_BYTES", default.bytes)?,
+            at_once: env.parse("LOG_RETENTION_AT_ONCE", default.at_once)?,
+            sessions: env.parse("LOG_MAX_SESSIONS", default.sessions)?,
+            windows: env.bytes("LOG_MAX_DEDUP_BYTES", default.windows)?,
+        };
+        if retention.at_once > 100 {
+            return Err(env::Error::invalid("LOG_RETENTION_AT_ONCE", "is a part in percent: 0 to 100"));
+        }
+        if retention.sessions == 0 {
+            return Err(env::Error::invalid("LOG_MAX_SESSIONS", "must be at least 1"));
+        }
+        Ok(retention)
+    }
+}
+
+/// Segments into which the kept log is divided: it is trimmed by whole segments.
 const SEGMENTS: u32 = 64;
 
-/// The end of a part.
+/// A run of entries that is removed as a whole, known by its end.
 #[derive(Clone, Copy, Debug)]
 struct Segment {
-    /// Its last offset.
+    /// Last offset.
     last: Offset,
     /// Bytes of messages from the log's beginning up to there.
     total: u64,
-    /// When it was written.
+    /// When the last entry was written.
     at: OffsetDateTime,
 }
 
-/// Marks of one log, oldest first.
+/// Segments of one log, oldest first.
 #[derive(Debug, Default)]
 pub(super) struct Segments {
     segments: VecDeque<Segment>,
     total: u64,
-    /// Bytes that are removed.
+    /// Bytes removed.
     gone: u64,
-    /// Bytes and time at the last mark.
+    /// Bytes up to the end of the last segment, and when the next one began.
     marked: u64,
     since: Option<OffsetDateTime>,
     /// The last batch, and when it was written.
@@ -37,10 +80,10 @@ pub(super) struct Segments {
     gone_at: Option<OffsetDateTime>,
 }
 
-/// What is to be removed.
+/// Outcome of a trim.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Trim {
-    /// Everything up to here.
+    /// Entries up to here are to be removed.
     pub(super) gone: Option<Offset>,
     /// Whether more would be, because of its age, were the clock believed.
     pub(super) held: bool,
@@ -49,7 +92,7 @@ pub(super) struct Trim {
 impl Segments {
     /// Counts a batch that ends with `last`.
     pub(super) fn add(&mut self, last: Offset, bytes: usize, at: OffsetDateTime, keep: &Retention) {
-        // A part ends before what comes long after it, so that it can go by itself.
+        // A segment ends before an entry that comes long after it, so that it can go by itself.
         if let (Some(since), Some((end, ended))) = (self.since, self.end)
             && at - since >= part(keep.age)
         {
@@ -79,10 +122,10 @@ impl Segments {
         self.gone_at = gone_at;
     }
 
-    /// What is to be removed now: what there is no room for, and what is too old. Where the clock says `now`, but only `sure` is believed,
+    /// Removes segments that there is no room for, and those that are too old. Where the clock says `now`, but only `sure` is believed,
     /// no more than [`Retention::at_once`] of the log goes because of the difference.
     pub(super) fn trim(&mut self, now: OffsetDateTime, sure: OffsetDateTime, keep: &Retention) -> Trim {
-        // What lies after a mark is enough to fill the room.
+        // Entries behind such a segment fill the room by themselves.
         let full = self.segments.iter().take_while(|segment| self.total - segment.total >= keep.bytes as u64).count();
         let surely = self.too_old(full, sure, keep.age);
         let perhaps = self.too_old(full, now, keep.age);
@@ -99,7 +142,7 @@ impl Segments {
         Trim { gone: Some(last.0), held }
     }
 
-    /// How many parts are too old at `now`, those that are to go in any case included. All marks and one more: so is what follows the last.
+    /// Number of segments that are too old at `now`, the first `gone` of them in any case. One more than there are: so is the open one.
     fn too_old(&self, gone: usize, now: OffsetDateTime, age: Duration) -> usize {
         let old = |at: OffsetDateTime| now - at > age;
         let parts = gone + self.segments.iter().skip(gone).take_while(|segment| old(segment.at)).count();

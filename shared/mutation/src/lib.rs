@@ -9,7 +9,7 @@ pub enum Mutation {
     AckBeforeAppend,
     /// Keeps the log's epoch beside its data, so that a log which lost its tail keeps its name.
     EpochBesideData,
-    /// Does not drop what a sender's seen-set holds already.
+    /// Does not drop what a sender's dedup window holds already.
     SkipDedupWindow,
     /// Goes on with an outbox whose end is torn as if nothing were missing.
     IgnoreTornTail,
@@ -27,7 +27,7 @@ impl Mutation {
         match self {
             Self::AckBeforeAppend => "ack-before-append",
             Self::EpochBesideData => "epoch-beside-data",
-            Self::SkipDedupWindow => "skip-seen-set",
+            Self::SkipDedupWindow => "skip-dedup-window",
             Self::IgnoreTornTail => "ignore-torn-tail",
         }
     }

@@ -1,4 +1,4 @@
-//! Group commit: one task for each producer that is being written to. While a write is under way the next one gathers,
+//! Group commit: one task for each producer that is being written to, from its publishers' queue into the log. While a write is under way the next one gathers,
 //! so a lone record is never delayed and a flood is batched by itself.
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
@@ -26,7 +26,7 @@ use super::{
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 /// Bytes of the buffers that messages are made in.
 const BUFFER: usize = 64 << 10;
-/// What a message has beside its record.
+/// Bytes that a message has beside its record.
 const HEAD: usize = 40;
 /// Bytes that the room of a queue is counted in.
 const PIECE: usize = 1024;
@@ -39,7 +39,7 @@ pub(super) struct Submission {
     pub(super) skipped: RangeSet,
     pub(super) bytes: usize,
     pub(super) ticket: Ticket,
-    /// Its room in the queue, given back once it is written.
+    /// Room in the queue, given back once the submission is written.
     pub(super) _room: OwnedSemaphorePermit,
 }
 
@@ -151,12 +151,12 @@ async fn write(relay: &Relay, key: LogKey, gathered: &[Submission]) {
     if Mutation::AckBeforeAppend.is_on() {
         parts.iter().for_each(|part| part.session.committed.send_modify(|c| c.up_to = part.ticket));
     }
-    // Whether some fences were raised in an earlier life, or the outcome of the last write is not known.
+    // Some fences may be of an earlier epoch, or the outcome of the last write is not known.
     let mut unsure = false;
     loop {
         let failure = match attempt(relay, key, &mut parts, unsure).await {
             Ok(()) if parts.is_empty() => return,
-            // What is left was refused as stale, and not written.
+            // The parts left were refused as stale, and not written.
             Ok(()) => {
                 unsure = true;
                 continue;
@@ -203,8 +203,9 @@ async fn attempt(relay: &Relay, key: LogKey, parts: &mut Vec<Part>, unsure: bool
     Ok(())
 }
 
-/// Whether the failed write took place is not known: raises each fence, so that it cannot still happen, and learns what
-/// is in the log. A part that lost its right to write is finished; an error leaves all others to be tried again.
+/// Opens the session of each part again after a write of unknown outcome. A raised fence keeps the lost write from happening later, and
+/// the dedup window tells which records it wrote. A part whose right to write is lost is finished; an error leaves all others to be
+/// tried again.
 async fn reopen(relay: &Relay, key: LogKey, parts: &mut Vec<Part>) -> Result<(), log::Error> {
     let mut left = Vec::new();
     let mut away = None;
@@ -265,8 +266,8 @@ fn encode(producer: ProducerId, gathered: &[Submission]) -> Vec<Part> {
 }
 
 impl Part {
-    /// What is to be written now. What the log has by now, through whichever connection, is left out: it may have come
-    /// in by another one while this waited.
+    /// Batch to be appended now, without the records that the log has by now: another connection of the device may have brought them
+    /// while this one waited.
     fn batch(&mut self) -> AppendBatch {
         let state = self.session.state.lock();
         if !Mutation::SkipDedupWindow.is_on() {

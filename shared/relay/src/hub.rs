@@ -1,4 +1,7 @@
-//! This node's side of delivery: a ring for each producer that someone here follows, and whom to wake.
+//! Live delivery on this node: a ring of the newest batches for each log that is followed here, and the ready queue of each follower.
+//!
+//! In: [`Hub::deliver`], called by the log's sink for every signalled batch. Out: [`ReadyQueue`], which wakes a
+//! [`Subscriber`](super::Subscriber); it reads the ring through its [`FollowGuard`].
 //!
 //! Lock order: the map of channels, then one channel. Both are held for moments, never across an await.
 
@@ -24,24 +27,23 @@ use super::{
     ring::{PushOutcome, ReadOutcome, Ring},
 };
 
-/// How often the head of each followed log is compared with what was heard: the bound on noticing that the last
-/// message before a silence was lost.
+/// How often the bounds of each followed log are compared with its ring. A lost signal is noticed after two comparisons at the latest.
 const CHECK_EVERY: Duration = Duration::from_secs(1);
 
-/// Where a follow begins.
+/// Start position of a follow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ReadFrom {
     /// At the log's end at this moment.
     Live,
     /// At the oldest entry that retention still holds.
     Earliest,
-    /// After this place, or after what its life surely shares with the present one.
+    /// After this cursor, or after the last offset that its epoch and the present one surely share.
     After(Cursor),
-    /// At what was logged at this time or later; somewhat earlier entries may come first.
+    /// At the first entry logged at this time or later; somewhat earlier entries may come first.
     Time(OffsetDateTime),
 }
 
-/// All producers followed on this node.
+/// All logs followed on this node.
 #[derive(Debug)]
 pub struct Hub {
     channels: Mutex<HashMap<LogKey, Arc<Channel>>>,
@@ -49,7 +51,7 @@ pub struct Hub {
     /// Longest part of a batch in a ring.
     part: usize,
     next_follower: AtomicU64,
-    /// Set when messages may have been lost: look at every head now.
+    /// Told when signals may have been lost: all bounds are compared at once.
     stale: Notify,
 }
 
@@ -59,7 +61,7 @@ impl Hub {
         Self { channels: Mutex::default(), ring, part, next_follower: AtomicU64::new(1), stale: Notify::new() }
     }
 
-    /// Takes a batch from the log. Nothing is kept of a producer that nobody here follows.
+    /// Puts a signalled batch into the ring of its log. A batch of a log that nobody here follows is dropped.
     pub fn deliver(&self, batch: &Arc<Batch>) {
         let channel = self.channels.lock().get(&batch.key()).cloned();
         if channel.is_some_and(|channel| channel.push(batch) == PushOutcome::UnknownEpoch) {
@@ -67,19 +69,19 @@ impl Hub {
         }
     }
 
-    /// Messages may have been lost: compare all heads.
+    /// Signals may have been lost: compares all rings with the log.
     pub fn mark_stale(&self) {
         self.stale.notify_one();
     }
 
-    /// Follows the log `key` for `wake`, from the place asked for.
+    /// Follows the log `key` from a start position. The follow's number `index` is put into `wake` whenever there is more to read.
     pub(super) async fn follow(
         self: &Arc<Self>,
         log: &Log,
         key: LogKey,
         from: ReadFrom,
         wake: &Arc<ReadyQueue>,
-        entry: usize,
+        index: usize,
     ) -> Result<(FollowGuard, Cursor), Error> {
         let channel = {
             let mut channels = self.channels.lock();
@@ -87,14 +89,14 @@ impl Hub {
             channel.state.lock().users += 1;
             Arc::clone(channel)
         };
-        // From here on the lease gives the channel back, whatever happens.
+        // From here on the guard gives the channel back, whatever happens.
         let id = self.next_follower.fetch_add(1, Ordering::Relaxed);
         let guard = FollowGuard { hub: Arc::clone(self), log: log.clone(), channel, id };
         guard
             .channel
             .ready
             .get_or_try_init(|| async {
-                log.follow(key).await?;
+                log.watch(key).await?;
                 let bounds = log.bounds(key).await?;
                 guard.channel.advance(bounds, Cursor::default());
                 Ok::<(), Error>(())
@@ -103,12 +105,12 @@ impl Hub {
         let offset = |offset| ReadFrom::After(Cursor { offset, ..Cursor::default() });
         let from = match from {
             ReadFrom::Earliest => offset(Offset(log.bounds(key).await?.first.0.saturating_sub(1))),
-            // What is gone of that time is told as it is to whoever resumes before it.
+            // Removed records of that time are told as a gap, as to a reader that resumes before them.
             ReadFrom::Time(time) if log.has_lost(key, time).await? => offset(Offset(0)),
             ReadFrom::Time(time) => offset(log.offset_for_time(key, time).await?),
             known => known,
         };
-        let cursor = guard.channel.join(id, from, wake, entry);
+        let cursor = guard.channel.join(id, from, wake, index);
         Ok((guard, cursor))
     }
 
@@ -117,7 +119,7 @@ impl Hub {
     }
 }
 
-/// A right to read one channel; given back when dropped.
+/// Membership of one follower in a channel, which ends when this is dropped.
 pub(super) struct FollowGuard {
     hub: Arc<Hub>,
     log: Log,
@@ -140,7 +142,7 @@ impl Drop for FollowGuard {
         if state.users == 0 {
             channels.remove(&self.channel.key);
             // Under the map's lock: whoever follows this producer next comes after this.
-            self.log.unfollow(self.channel.key);
+            self.log.unwatch(self.channel.key);
         }
     }
 }
@@ -155,9 +157,9 @@ struct State {
     ring: Ring,
     /// By a number of their own, so that one of many leaves at no cost.
     followers: HashMap<u64, Follower>,
-    /// Leases, those still waiting for the log included.
+    /// Guards, those still waiting for the log included.
     users: usize,
-    /// The head at the last check: by the next one it must have been heard of.
+    /// End of the log at the last check: the ring must have reached it by the next one.
     expected: Cursor,
 }
 
@@ -184,7 +186,7 @@ impl Channel {
         news
     }
 
-    /// Where what was heard ends.
+    /// End of the ring.
     fn end(&self) -> Cursor {
         self.state.lock().ring.end()
     }
@@ -198,8 +200,8 @@ impl Channel {
         news
     }
 
-    /// A message may still be under way, so a head that is ahead counts as a loss only at the second look. One that is behind what
-    /// was heard before it was asked for counts at once.
+    /// A signal may still be in flight, so a log that is ahead of the ring counts as a loss only at the second check. A log that ends
+    /// before the ring did when it was asked counts at once.
     fn check(&self, bounds: Bounds, heard: Cursor) -> bool {
         let mut state = self.state.lock();
         let end = state.ring.end();
@@ -209,16 +211,16 @@ impl Channel {
         overdue && self.advance(bounds, heard)
     }
 
-    fn join(&self, id: u64, from: ReadFrom, wake: &Arc<ReadyQueue>, entry: usize) -> Cursor {
+    fn join(&self, id: u64, from: ReadFrom, wake: &Arc<ReadyQueue>, index: usize) -> Cursor {
         let mut state = self.state.lock();
         let end = state.ring.end();
         let cursor = match from {
-            // An offset alone is one of the present life.
+            // An offset alone is one of the present epoch.
             ReadFrom::After(cursor) if cursor.log_epoch.0 == 0 => Cursor { log_epoch: end.log_epoch, ..cursor },
             ReadFrom::After(cursor) => cursor,
             _ => end,
         };
-        let entry = Arc::new(ReadyEntry { index: entry, queued: AtomicBool::new(false) });
+        let entry = Arc::new(ReadyEntry { index, queued: AtomicBool::new(false) });
         let follower = Follower { wake: Arc::clone(wake), entry };
         if cursor != end {
             follower.wake.queue(&follower.entry);
@@ -242,14 +244,14 @@ impl fmt::Debug for Channel {
     }
 }
 
-/// How a reader is woken: which of its follows have news. Holds each follow at most once.
+/// Follows of one reader that have something to read. Holds each at most once.
 #[derive(Default)]
 pub(super) struct ReadyQueue {
     ready: Mutex<VecDeque<Arc<ReadyEntry>>>,
     notify: Notify,
 }
 
-/// One follow of one reader.
+/// One follow of one reader, in its ready queue or not.
 pub(super) struct ReadyEntry {
     pub(super) index: usize,
     queued: AtomicBool,
@@ -263,20 +265,20 @@ impl ReadyQueue {
         }
     }
 
-    /// The next follow with news. It can be queued again from now on, so read after this, not before.
+    /// Takes the next follow. It can be queued again from now on, so read after this, not before.
     pub(super) fn take(&self) -> Option<Arc<ReadyEntry>> {
         let entry = self.ready.lock().pop_front()?;
         entry.queued.store(false, Ordering::Release);
         Some(entry)
     }
 
-    /// Returns when there may be one. Cancel-safe.
+    /// Returns when the queue may have an entry. Cancel-safe.
     pub(super) async fn wait(&self) {
         self.notify.notified().await;
     }
 }
 
-/// Compares what was heard with the truth, every second and whenever messages may have been lost.
+/// Starts the task that compares rings with the log, every second and whenever signals may have been lost.
 pub(super) fn start_checks(relay: &Relay) {
     if matches!(relay.0.log, Log::Embedded(_)) {
         // In one process nothing can be lost between log and hub.
@@ -304,7 +306,7 @@ pub(super) fn start_checks(relay: &Relay) {
                             }
                         }
                         Err(e) => {
-                            warn!(error = %e, "the log's heads cannot be compared");
+                            warn!(error = %e, "the bounds of the log cannot be compared");
                             break;
                         }
                     }

@@ -207,8 +207,8 @@ impl Relay {
     }
 
     /// A device's connection: raises its fence and learns what the log has seen of its epoch.
-    pub async fn publisher(&self, key: LogKey, name: log::SessionName, epoch: ProducerEpoch) -> Result<Publisher, Error> {
-        Publisher::open(self, key, name, epoch).await
+    pub async fn publisher(&self, key: LogKey, name: log::SessionName, producer_epoch: ProducerEpoch) -> Result<Publisher, Error> {
+        Publisher::open(self, key, name, producer_epoch).await
     }
 
     /// A sender without an outbox: one WebSocket connection, one HTTP request.

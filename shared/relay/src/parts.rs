@@ -15,18 +15,18 @@ pub(super) fn cut(batch: &Arc<Batch>, after: Offset, limit: usize, most: usize) 
     }
     let mut parts = Vec::new();
     let (mut taken, mut first) = (0, None);
-    let (mut names, mut buffer) = (Vec::new(), BytesMut::new());
+    let (mut ids, mut buffer) = (Vec::new(), BytesMut::new());
     let mut rest = batch.after(after).peekable();
     while let Some((offset, record_id, message)) = rest.next() {
         first.get_or_insert(offset);
-        names.push((name, message.len()));
+        ids.push((record_id, message.len()));
         buffer.extend_from_slice(message);
         if buffer.len() < limit && rest.peek().is_some() {
             continue;
         }
         taken += buffer.len();
         let mut text = std::mem::take(&mut buffer).freeze();
-        let entries = names.drain(..).map(|(name, length)| Entry { name, message: text.split_to(length) }).collect();
+        let entries = ids.drain(..).map(|(record_id, length)| Entry { record_id, message: text.split_to(length) }).collect();
         parts.extend(first.take().map(|first| Arc::new(Batch::new(batch.key(), batch.log_epoch, first, entries).received(batch.received))));
         if taken >= most {
             break;

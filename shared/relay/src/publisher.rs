@@ -1,4 +1,5 @@
-//! The publish side: one sender of one producer, with the right to append to that producer's log.
+//! Publisher: one sender of one producer, with the right to append to that producer's log. In: records of an ingress, checked here and
+//! grouped. Out: submissions to the [`appender`](super::appender), which writes them.
 
 use std::{
     fmt,
@@ -10,7 +11,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use motience_log::{self as log, Sender, SessionName};
+use motience_log::{Sender, SessionName};
 use motience_mutation::Mutation;
 use motience_proto::model::{Fence, LogKey, ProducerEpoch, ProducerId, RangeSet, Seq, record, times::ClockFault};
 use parking_lot::Mutex;
@@ -27,7 +28,7 @@ use super::{
 /// Why a record is not taken.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum Refusal {
-    /// It is not a record; sending it again changes nothing.
+    /// No record; sending it again changes nothing.
     #[error(transparent)]
     Invalid(#[from] record::Invalid),
     /// Too many records are missing between those that arrived.
@@ -44,13 +45,13 @@ pub struct Publisher {
     relay: Relay,
     appender: Queue,
     submitted: Mutex<Sent>,
-    /// The device that it is, where it is one: its records are of no other.
+    /// Device that the sender is, if it is one: its records are of no other.
     device: Option<Arc<str>>,
-    /// Whether its last group had a time that cannot be right.
+    /// Set if the last group had a time that cannot be right.
     misdated: AtomicBool,
 }
 
-/// What a sender has handed in.
+/// Submissions of a sender so far.
 #[derive(Default)]
 struct Sent {
     seen: RangeSet,
@@ -60,7 +61,7 @@ struct Sent {
 }
 
 impl Publisher {
-    pub(super) async fn open(relay: &Relay, key: LogKey, name: SessionName, epoch: ProducerEpoch) -> Result<Self, Error> {
+    pub(super) async fn open(relay: &Relay, key: LogKey, name: SessionName, producer_epoch: ProducerEpoch) -> Result<Self, Error> {
         if relay.0.stop.is_cancelled() {
             return Err(Error::Closed);
         }
@@ -84,19 +85,19 @@ impl Publisher {
         Ok(Self { session, relay: relay.clone(), appender, submitted: Mutex::new(submitted), device, misdated: AtomicBool::new(false) })
     }
 
-    /// The same for a sender of passing records that is a device.
+    /// Says which device an ephemeral sender is: its records are of no other.
     #[must_use]
     pub fn of_device(mut self, device: &str) -> Self {
         self.device = Some(device.into());
         self
     }
 
-    /// The device that it is, where it is one.
+    /// Device that the sender is, if it is one.
     pub fn device(&self) -> Option<&str> {
         self.device.as_deref()
     }
 
-    /// What a record's time says of its device's clock.
+    /// Fault of a device's clock, by the time of a record.
     pub fn clock_fault(&self, time: OffsetDateTime) -> Option<ClockFault> {
         ClockFault::of(time, self.relay.0.clock.now(), self.relay.0.limits.ahead)
     }
@@ -122,7 +123,7 @@ impl Publisher {
         self.session.state.lock().logged.clone()
     }
 
-    /// Whose log it appends to.
+    /// Producer whose log it appends to.
     pub fn producer(&self) -> ProducerId {
         self.session.key.producer
     }
@@ -145,7 +146,7 @@ impl Publisher {
         Ok(group.submit().await?)
     }
 
-    /// The same, unless the log is behind: says whether the record was taken.
+    /// Submits one record without a number, unless the log is behind: says whether the record was taken.
     pub fn try_submit(&self, json: Bytes) -> Result<bool, Refusal> {
         let mut group = self.group();
         group.date(self.check_record(&json)?.time);
@@ -167,7 +168,7 @@ impl Publisher {
         }
     }
 
-    /// Whether these numbers leave no more holes than a sender may have. Whatever fills a hole or lengthens a run is taken, so that one
+    /// Says if these numbers leave no more holes than a sender may have. A number that fills a hole or lengthens a run is taken, so that one
     /// with too many comes down.
     fn has_room(&self, seen: &RangeSet, numbers: &RangeInclusive<u64>) -> bool {
         let has_room = seen.ranges() < self.relay.0.limits.ranges || seen.touches(numbers);
@@ -182,7 +183,7 @@ impl Publisher {
         if self.has_room(seen, &(seq.0..=seq.0)) { Ok(()) } else { Err(Refusal::TooScattered(self.relay.0.limits.ranges)) }
     }
 
-    /// Whether what is submitted now can still come into the log.
+    /// Fails if a submission can no longer come into the log.
     fn check(&self) -> Result<(), Error> {
         match &self.session.committed.borrow().error {
             Some(error) => Err(error.clone().into()),
@@ -214,7 +215,7 @@ impl Drop for Publisher {
 }
 
 impl Session {
-    /// Whether its fence was raised after the other's; only within one life of the log can that be said.
+    /// Says if this fence was raised after the other's, which can only be known within one epoch of the log.
     pub(super) fn is_newer_than(&self, other: &Self) -> bool {
         let place = |session: &Self| {
             let state = session.state.lock();
@@ -272,7 +273,7 @@ impl Group<'_> {
         }
     }
 
-    /// Counts `seq` as seen without a record, because it is refused: its hole in the seen-set would stay for ever.
+    /// Counts `seq` as seen without a record, because it is refused: its hole in the dedup window would stay for ever.
     pub fn skip(&mut self, seq: Seq) -> Result<(), Refusal> {
         let mut submitted = self.publisher.submitted.lock();
         self.publisher.room_for(&submitted.seen, seq)?;

@@ -9,7 +9,7 @@ use super::parts::cut;
 
 /// Consecutive batches, bounded by bytes.
 ///
-/// Invariant: the batches are consecutive and the last ends at the head. A hole empties the ring, so that a cursor before
+/// Invariant: the batches are consecutive and the last ends at the end of the log as it is known. A hole empties the ring, so that a cursor before
 /// it finds nothing here and reads the log.
 #[derive(Debug)]
 pub(super) struct Ring {
@@ -18,11 +18,11 @@ pub(super) struct Ring {
     limit: usize,
     /// Longest part, in bytes: longer batches are cut, once for all who read them.
     part: usize,
-    /// The log's end as far as it is known; `None` before the log has been asked.
+    /// Bounds of the log as far as they are known; `None` before the log has been asked.
     bounds: Option<Bounds>,
 }
 
-/// What a cursor finds.
+/// Outcome of reading the ring at a cursor.
 #[derive(Debug)]
 pub(super) enum ReadOutcome {
     /// Nothing after it yet.
@@ -31,19 +31,19 @@ pub(super) enum ReadOutcome {
     Batches(Vec<Arc<Batch>>),
     /// There is more than the ring holds: read the log.
     Older,
-    /// The log has another life: go on after this cursor.
+    /// The log has entered another epoch: go on after this cursor.
     Reset(Cursor),
 }
 
-/// What a published batch was.
+/// Outcome of pushing a signalled batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum PushOutcome {
-    /// Known.
-    Nothing,
+    /// Known already.
+    Known,
     /// The next, or one after a hole.
-    Batch,
-    /// Word of a life that this node knows nothing of, or of other records than it heard before: ask the log.
-    Life,
+    Appended,
+    /// Batch of an epoch not in our history, or with other records than known at its offsets: ask the log for its bounds.
+    UnknownEpoch,
 }
 
 impl Ring {
@@ -82,7 +82,7 @@ impl Ring {
     }
 
     /// Learns where the log really ends. Returns whether that was news. `heard` is where the ring ended when the log was asked: an
-    /// end before that, in the same life, means that something was heard which the log does not have.
+    /// end before that, in the same epoch, means that a batch was signalled which the log does not have.
     pub(super) fn advance(&mut self, bounds: Bounds, heard: Cursor) -> bool {
         let false_end = bounds.log_epoch() == heard.log_epoch && bounds.last < heard.offset;
         // Asked for before the newest batch was heard, it may be behind.
@@ -95,7 +95,7 @@ impl Ring {
         news
     }
 
-    /// The newest place known.
+    /// End of the log as it is known.
     pub(super) fn end(&self) -> Cursor {
         self.bounds.as_ref().map_or_else(Cursor::default, |bounds| Cursor { log_epoch: bounds.log_epoch(), offset: bounds.last })
     }

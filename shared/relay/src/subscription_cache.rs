@@ -1,5 +1,5 @@
-//! Who is subscribed to whom, as far as this node needs to know it at once. The store is the truth; events from the
-//! bus say when to look again, and a short lifetime bounds how long a lost event can matter.
+//! Subscription cache: subscriber counts, and a change signal for each consumer with open readers. The store is the truth; events of the
+//! cluster bus say when to read it again, and a short lifetime bounds how long a lost event can matter.
 
 use std::{
     collections::HashMap,
@@ -20,7 +20,7 @@ use tokio::sync::Notify;
 
 use super::Error;
 
-/// How long a subscriber count is believed without word of a change.
+/// How long a subscriber count is believed without an event.
 const COUNT_LIFETIME: Duration = Duration::from_secs(30);
 /// Producers whose count is kept.
 const COUNTS: u64 = 100_000;
@@ -28,7 +28,7 @@ const COUNTS: u64 = 100_000;
 /// The subscription cache.
 pub struct SubscriptionCache {
     counts: Cache<ProducerId, u64>,
-    watchers: Mutex<HashMap<ConsumerId, Vec<Weak<Word>>>>,
+    watchers: Mutex<HashMap<ConsumerId, Vec<Weak<ChangeSignal>>>>,
 }
 
 impl SubscriptionCache {
@@ -37,7 +37,7 @@ impl SubscriptionCache {
         Self { counts: Cache::builder().max_capacity(COUNTS).time_to_live(COUNT_LIFETIME).build(), watchers: Mutex::default() }
     }
 
-    /// Takes word of a change.
+    /// Applies an event of the bus.
     pub fn apply(&self, event: &Event) {
         let (Event::Subscribed { consumer, producer } | Event::Unsubscribed { consumer, producer }) = event else { return };
         // Runs in the log's thread, where nothing can be awaited; a query under way may put the old count back, for
@@ -50,22 +50,22 @@ impl SubscriptionCache {
             counts.invalidate_all();
         }
         let watchers = self.watchers.lock();
-        watchers.get(consumer).into_iter().flatten().filter_map(Weak::upgrade).for_each(|word| word.tell());
+        watchers.get(consumer).into_iter().flatten().filter_map(Weak::upgrade).for_each(|signal| signal.raise());
     }
 
     /// Events may have been lost: everyone looks again.
     pub fn mark_stale(&self) {
         self.counts.invalidate_all();
         let watchers = self.watchers.lock();
-        watchers.values().flatten().filter_map(Weak::upgrade).for_each(|word| word.tell());
+        watchers.values().flatten().filter_map(Weak::upgrade).for_each(|signal| signal.raise());
     }
 
-    /// Word of each change of this consumer's subscriptions from now on.
+    /// Watches this consumer's subscriptions from now on.
     pub(super) fn watch(self: &Arc<Self>, consumer: ConsumerId) -> Watch {
-        let word = Arc::new(Word::default());
+        let signal = Arc::new(ChangeSignal::default());
         let mut watchers = self.watchers.lock();
-        watchers.entry(consumer).or_default().push(Arc::downgrade(&word));
-        Watch { subscription_cache: Arc::clone(self), consumer, word, seen: AtomicU64::new(0) }
+        watchers.entry(consumer).or_default().push(Arc::downgrade(&signal));
+        Watch { subscription_cache: Arc::clone(self), consumer, signal, seen: AtomicU64::new(0) }
     }
 
     pub(super) async fn subscriber_count(&self, store: &Store, producer: ProducerId) -> Result<u64, Error> {
@@ -73,47 +73,47 @@ impl SubscriptionCache {
     }
 }
 
-/// Word of changes for one watch.
+/// Change signal of one watch.
 #[derive(Debug, Default)]
-struct Word {
+struct ChangeSignal {
     /// How many there were.
     version: AtomicU64,
     notify: Notify,
 }
 
-impl Word {
-    fn tell(&self) {
+impl ChangeSignal {
+    fn raise(&self) {
         self.version.fetch_add(1, Ordering::AcqRel);
         self.notify.notify_one();
     }
 }
 
-/// Tells when a consumer's subscriptions may have changed. Whoever was told looks at the store, and says which version of the
-/// word it had then: a change in between is told again.
+/// Tells when a consumer's subscriptions may have changed. Whoever is told reads the store, and says which version of the
+/// signal it had read before: a change in between is told again.
 pub struct Watch {
     subscription_cache: Arc<SubscriptionCache>,
     consumer: ConsumerId,
-    word: Arc<Word>,
+    signal: Arc<ChangeSignal>,
     /// The version up to which the store was looked at.
     seen: AtomicU64,
 }
 
 impl Watch {
-    /// Returns where there is word of a change that was not looked at. For one task at a time. Cancel-safe.
+    /// Returns when there is a change that was not looked at. For one task at a time. Cancel-safe.
     pub async fn changed(&self) {
         while !self.is_pending() {
-            self.word.notify.notified().await;
+            self.signal.notify.notified().await;
         }
     }
 
-    /// Whether there is word of a change that was not looked at.
+    /// Says if there is a change that was not looked at.
     pub fn is_pending(&self) -> bool {
         self.version() != self.seen.load(Ordering::Acquire)
     }
 
     /// To be read before the store is.
     pub fn version(&self) -> u64 {
-        self.word.version.load(Ordering::Acquire)
+        self.signal.version.load(Ordering::Acquire)
     }
 
     /// The store was looked at since this version, and what it says was followed.
@@ -126,7 +126,7 @@ impl Drop for Watch {
     fn drop(&mut self) {
         let mut watchers = self.subscription_cache.watchers.lock();
         if let Some(mine) = watchers.get_mut(&self.consumer) {
-            mine.retain(|w| w.as_ptr() != Arc::as_ptr(&self.word));
+            mine.retain(|w| w.as_ptr() != Arc::as_ptr(&self.signal));
             if mine.is_empty() {
                 watchers.remove(&self.consumer);
             }

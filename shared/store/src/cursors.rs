@@ -206,7 +206,7 @@ impl Place {
 
 impl From<Place> for Cursor {
     fn from(place: Place) -> Self {
-        Self { epoch: LogEpoch(place.log_epoch.cast_unsigned()), offset: Offset(place.log_offset.cast_unsigned()) }
+        Self { log_epoch: LogEpoch(place.log_epoch.cast_unsigned()), offset: Offset(place.log_offset.cast_unsigned()) }
     }
 }
 

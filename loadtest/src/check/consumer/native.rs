@@ -38,8 +38,8 @@ pub(super) async fn read(plan: &Plan, mut book: Book) -> Result<()> {
             }
         };
         match delivery {
-            Delivery::Record { producer, cursor, name, message } => {
-                book.received(producer.0, cursor, name, std::str::from_utf8(&message)?)?;
+            Delivery::Record { producer, cursor, record_id, message } => {
+                book.received(producer.0, cursor, record_id, std::str::from_utf8(&message)?)?;
             }
             Delivery::Reset { producer, cursor } => book.reset(producer.0, cursor)?,
             Delivery::Gap { producer, from, to } => book.gap(producer.0, from.0, to.0)?,

@@ -81,7 +81,7 @@ pub(crate) struct Counts {
     pub(crate) destroyed: usize,
     /// Records in `data_history`.
     pub(crate) stored: usize,
-    /// Lives of logs.
+    /// Epochs of logs.
     pub(crate) epochs: usize,
 }
 

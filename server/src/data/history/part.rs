@@ -57,7 +57,7 @@ pub(super) struct After {
     /// The last record, of either half.
     pub(super) id: i64,
     /// The log epoch that an id of the log belongs to; `None`: the present one.
-    pub(super) epoch: Option<LogEpoch>,
+    pub(super) log_epoch: Option<LogEpoch>,
     /// The last row that was read before an id of the log.
     pub(super) kept: Option<i64>,
 }
@@ -220,7 +220,7 @@ impl Logged {
                     let record = Record::logged(offset, (time, received), parts);
                     room.records -= 1;
                     room.bytes = room.bytes.saturating_sub(entry_bytes(&record.data, record.extra.as_deref()));
-                    found.names.push(name);
+                    found.names.push(record_id);
                     found.records.push(record);
                 }
                 if turn >= TURN {
@@ -230,7 +230,7 @@ impl Logged {
             }
             times.keep(log, span);
         };
-        found.next = more.then(|| After { id: log_id(at), epoch: Some(bounds.log_epoch()), kept: None });
+        found.next = more.then(|| After { id: log_id(at), log_epoch: Some(bounds.log_epoch()), kept: None });
         Ok(found)
     }
 }

@@ -53,7 +53,7 @@ async fn write(platform: &Platform, producer: &User, entries: usize) {
             let message: Value = serde_json::from_slice(message).unwrap();
             HistoryRow {
                 place: Cursor { log_epoch: read.log_epoch, offset },
-                name,
+                record_id,
                 device: DeviceId::new("d").unwrap(),
                 timestamp: OffsetDateTime::parse(message["timestamp"].as_str().unwrap(), &time::format_description::well_known::Rfc3339)
                     .unwrap(),
@@ -214,7 +214,7 @@ async fn a_record_that_came_again_is_read_once() {
     let names: Vec<RecordId> = read.batches.iter().flat_map(|batch| batch.after(Offset(0)).map(|(_, record_id, _)| record_id)).collect();
     let row = |place: u64, n: usize| HistoryRow {
         place: Cursor { log_epoch: LogEpoch(9), offset: Offset(place) },
-        name: names[n],
+        record_id: names[n],
         device: DeviceId::new("d").unwrap(),
         timestamp: datetime!(2025-01-29 12:00:00 UTC),
         received_at: OffsetDateTime::UNIX_EPOCH,

@@ -17,7 +17,7 @@ pub(super) struct Now {
     pub(super) sure: OffsetDateTime,
 }
 
-/// See the module.
+/// Time of day as the log believes it.
 #[derive(Debug)]
 pub(super) struct Belief(Mutex<(Instant, OffsetDateTime)>);
 

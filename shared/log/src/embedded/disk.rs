@@ -76,7 +76,7 @@ pub enum Error {
 pub(super) struct Disk {
     queue: Mutex<Option<mpsc::Sender<Order>>>,
     readers: Readers,
-    /// What readers have found damaged.
+    /// Parts that readers have found damaged.
     damage: Mutex<BTreeSet<(LogKey, Offset)>>,
     retention: Retention,
     /// Whether the last attempt to write failed.
@@ -101,7 +101,7 @@ struct Order {
     done: oneshot::Sender<()>,
 }
 
-/// What is to be written.
+/// An order to the writer.
 enum Work {
     /// Nothing: whoever waits wants to know that what was ordered before is in the file.
     Nothing,
@@ -163,7 +163,7 @@ impl Disk {
         self.room().await?.order(Work::Nothing).await
     }
 
-    /// What the file holds of a producer, its entries left out.
+    /// Loads a producer's state without its entries.
     pub(super) async fn load(&self, key: LogKey, now: OffsetDateTime) -> Result<Producer, log::Error> {
         let retention = self.retention;
         self.readers.loader.ask(move |loader| load::load(loader, key, &retention, now)).await.map_err(Failure::error)

@@ -1,4 +1,4 @@
-//! Clients' own names of records, for as long as the log is kept and within a bound.
+//! Client ids of records, for as long as the log is kept and within a bound.
 
 use std::{
     collections::{HashSet, VecDeque},
@@ -10,7 +10,7 @@ use time::OffsetDateTime;
 /// Most client ids remembered of one producer; past it the oldest is forgotten before its time.
 const MAX_IDS: usize = 100_000;
 
-/// See the module.
+/// Client ids of one producer.
 #[derive(Debug, Default)]
 pub(super) struct Ids {
     known: HashSet<Arc<str>>,

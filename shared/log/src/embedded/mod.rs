@@ -38,7 +38,7 @@ use self::{
     disk::Disk,
     state::{Change, Producer},
 };
-use super::{AppendBatch, Bounds, Error, Event, Fetch, Retention, Sender, SessionState, Signal, Sink};
+use crate::{AppendBatch, Bounds, Bus, Engine, Error, Event, Fetch, Records, Retention, Sender, SessionState, Sessions, Signal, Sink};
 
 /// How often producers that write nothing are trimmed by age.
 const SWEEP_EVERY: Duration = Duration::from_secs(60);
@@ -120,147 +120,12 @@ impl Log {
         log
     }
 
-    pub(super) async fn open(&self, key: LogKey, sender: &Sender, reopened: Option<LogEpoch>) -> Result<SessionState, Error> {
-        let place = self.place(key).await?;
-        let opened = place.lock().open(sender, reopened.is_some(), self.now(), &self.0.retention)?;
-        if let Some(disk) = &self.0.disk {
-            // What it has seen must be as durable as an acknowledgement.
-            disk.flushed().await?;
-        }
-        Ok(opened)
-    }
-
-    pub(super) async fn append(&self, key: LogKey, batches: &[AppendBatch]) -> Result<Vec<Result<(), Error>>, Error> {
-        let place = self.place(key).await?;
-        // Before memory changes: what it says has happened must reach the file.
-        let room = match &self.0.disk {
-            Some(disk) => Some(disk.room().await?),
-            None => None,
-        };
-        let now = self.now();
-        let (outcomes, written) = {
-            let mut state = place.lock();
-            let mut change = Change::new(key);
-            // Signalled under the producer's lock, so that signals keep the order of the log. So do orders to the file.
-            let outcomes = batches
-                .iter()
-                .map(|batch| state.append(batch, now, &self.0.retention, &mut change, |batch| (self.0.sink)(Signal::Batch(batch))))
-                .collect();
-            change.finish(&mut state, now, &self.0.retention, self.0.disk.is_some());
-            change.settled = Some(Arc::clone(&place));
-            (outcomes, room.map(|room| room.write(change)))
-        };
-        if let Some(written) = written {
-            written.await?;
-        }
-        Ok(outcomes)
-    }
-
-    pub(super) async fn bounds(&self, key: LogKey) -> Result<Bounds, Error> {
-        Ok(self.place(key).await?.lock().bounds())
-    }
-
-    pub(super) async fn read(&self, key: LogKey, after: Offset, bytes: usize) -> Result<Fetch, Error> {
-        let place = self.place(key).await?;
-        let (after, recent, log_epoch) = {
-            let state = place.lock();
-            // The file may still hold some of what was removed.
-            let after = after.max(state.removed);
-            (after, state.recent(after, bytes), state.epochs.present())
-        };
-        let (disk, filed) = match (&self.0.disk, recent) {
-            (_, Ok(batches)) => return Ok(Fetch { log_epoch, batches, damaged: None }),
-            (None, Err(_)) => return Ok(Fetch { log_epoch, ..Fetch::default() }),
-            (Some(disk), Err(filed)) => (disk, filed),
-        };
-        let found = disk.read(key, log_epoch, after, filed, bytes).await?;
-        let to = found.batches.first().map(|batch| Offset(batch.first.0 - 1)).or(found.skipped).unwrap_or(filed);
-        let state = place.lock();
-        // What retention has not removed should have been there.
-        let from = after.max(state.removed).next();
-        let damaged = (from <= to).then_some((from, to));
-        let batches = if found.batches.is_empty() && damaged.is_none() { state.newest(bytes) } else { found.batches };
-        drop(state);
-        if let Some((from, to)) = damaged {
-            disk.note_damage(key, from, to);
-        }
-        Ok(Fetch { log_epoch, batches, damaged })
-    }
-
-    pub(super) async fn offset_for_time(&self, key: LogKey, time: OffsetDateTime) -> Result<Offset, Error> {
-        let place = self.place(key).await?;
-        if let Some(disk) = &self.0.disk
-            && let Some(found) = disk.offset_for_time(key, time).await?
-        {
-            let state = place.lock();
-            // Where the file cannot tell, from the beginning of what there is.
-            return Ok(found.unwrap_or(state.removed).clamp(state.removed, state.last));
-        }
-        Ok(place.lock().offset_for_time(time))
-    }
-
-    /// When the newest of what was removed was written.
-    pub(super) async fn removed_at(&self, key: LogKey) -> Result<Option<OffsetDateTime>, Error> {
-        Ok(self.place(key).await?.lock().removed_at())
-    }
-
-    pub(super) fn oldest(&self) -> OffsetDateTime {
-        self.0.clock.now() - self.0.retention.age
-    }
-
-    /// Every append is signalled, so there is nothing to arrange.
-    pub(super) async fn follow(&self, _key: LogKey) -> Result<(), Error> {
-        Ok(())
-    }
-
-    pub(super) fn unfollow(&self, _key: LogKey) {}
-
-    pub(super) async fn broadcast(&self, event: &Event) -> Result<(), Error> {
-        (self.0.sink)(Signal::Event(event.clone()));
-        Ok(())
-    }
-
-    pub(super) async fn highest_account(&self) -> Result<UserId, Error> {
-        match &self.0.disk {
-            Some(disk) => disk.highest_account().await,
-            None => Ok(UserId(self.0.highest_account.load(Ordering::Relaxed))),
-        }
-    }
-
-    pub(super) async fn note_account(&self, user: UserId) -> Result<(), Error> {
-        match &self.0.disk {
-            Some(disk) => disk.room().await?.note_account(user).await,
-            None => {
-                self.0.highest_account.fetch_max(user.0, Ordering::Relaxed);
-                Ok(())
-            }
-        }
-    }
-
     pub(super) fn damaged(&self) -> u64 {
         self.0.disk.as_ref().map_or(0, Disk::damaged)
     }
 
     pub(super) fn held(&self) -> u64 {
         self.0.held.load(Ordering::Relaxed)
-    }
-
-    pub(super) async fn ping(&self) -> Result<(), Error> {
-        self.0.disk.as_ref().map_or(Ok(()), Disk::ping)
-    }
-
-    pub(super) fn durability(&self) -> String {
-        if self.0.disk.is_some() { "file" } else { "memory" }.to_owned()
-    }
-
-    pub(super) async fn close(&self) {
-        self.0.stop.cancel();
-        self.0.tasks.close();
-        self.0.tasks.wait().await;
-        if let Some(disk) = &self.0.disk {
-            disk.forget(self.now()).await;
-            disk.close().await;
-        }
     }
 
     /// The producer, read from the file first.
@@ -363,10 +228,152 @@ impl Log {
             (change.held, room.filter(|_| !change.is_empty()).map(|room| room.write(change)))
         };
         if let Some(written) = written {
-            // What cannot be done now is done at the next start.
+            // A failed trim is made up for at the next start.
             let _ = written.await;
         }
         held
+    }
+}
+
+impl Records for Log {
+    async fn append(&self, key: LogKey, batches: &[AppendBatch]) -> Result<Vec<Result<(), Error>>, Error> {
+        let place = self.place(key).await?;
+        // Before memory changes: what it says has happened must reach the file.
+        let room = match &self.0.disk {
+            Some(disk) => Some(disk.room().await?),
+            None => None,
+        };
+        let now = self.now();
+        let (outcomes, written) = {
+            let mut state = place.lock();
+            let mut change = Change::new(key);
+            // Signalled under the producer's lock, so that signals keep the order of the log. So do orders to the file.
+            let outcomes = batches
+                .iter()
+                .map(|batch| state.append(batch, now, &self.0.retention, &mut change, |batch| (self.0.sink)(Signal::Batch(batch))))
+                .collect();
+            change.finish(&mut state, now, &self.0.retention, self.0.disk.is_some());
+            change.settled = Some(Arc::clone(&place));
+            (outcomes, room.map(|room| room.write(change)))
+        };
+        if let Some(written) = written {
+            written.await?;
+        }
+        Ok(outcomes)
+    }
+
+    async fn read(&self, key: LogKey, after: Offset, bytes: usize) -> Result<Fetch, Error> {
+        let place = self.place(key).await?;
+        let (after, recent, log_epoch) = {
+            let state = place.lock();
+            // The file may still hold some of what was removed.
+            let after = after.max(state.removed);
+            (after, state.recent(after, bytes), state.epochs.present())
+        };
+        let (disk, filed) = match (&self.0.disk, recent) {
+            (_, Ok(batches)) => return Ok(Fetch { log_epoch, batches, damaged: None }),
+            (None, Err(_)) => return Ok(Fetch { log_epoch, ..Fetch::default() }),
+            (Some(disk), Err(filed)) => (disk, filed),
+        };
+        let found = disk.read(key, log_epoch, after, filed, bytes).await?;
+        let to = found.batches.first().map(|batch| Offset(batch.first.0 - 1)).or(found.skipped).unwrap_or(filed);
+        let state = place.lock();
+        // Entries that retention has not removed should have been there.
+        let from = after.max(state.removed).next();
+        let damaged = (from <= to).then_some((from, to));
+        let batches = if found.batches.is_empty() && damaged.is_none() { state.newest(bytes) } else { found.batches };
+        drop(state);
+        if let Some((from, to)) = damaged {
+            disk.note_damage(key, from, to);
+        }
+        Ok(Fetch { log_epoch, batches, damaged })
+    }
+
+    async fn bounds(&self, key: LogKey) -> Result<Bounds, Error> {
+        Ok(self.place(key).await?.lock().bounds())
+    }
+
+    async fn offset_for_time(&self, key: LogKey, time: OffsetDateTime) -> Result<Offset, Error> {
+        let place = self.place(key).await?;
+        if let Some(disk) = &self.0.disk
+            && let Some(found) = disk.offset_for_time(key, time).await?
+        {
+            let state = place.lock();
+            // Where the file cannot tell, from the beginning of what there is.
+            return Ok(found.unwrap_or(state.removed).clamp(state.removed, state.last));
+        }
+        Ok(place.lock().offset_for_time(time))
+    }
+
+    async fn removed_at(&self, key: LogKey) -> Result<Option<OffsetDateTime>, Error> {
+        Ok(self.place(key).await?.lock().removed_at())
+    }
+
+    fn oldest(&self) -> OffsetDateTime {
+        self.0.clock.now() - self.0.retention.age
+    }
+
+    /// Does nothing: every append is signalled.
+    async fn watch(&self, _key: LogKey) -> Result<(), Error> {
+        Ok(())
+    }
+
+    fn unwatch(&self, _key: LogKey) {}
+}
+
+impl Sessions for Log {
+    async fn open(&self, key: LogKey, sender: &Sender, reopened: Option<LogEpoch>) -> Result<SessionState, Error> {
+        let place = self.place(key).await?;
+        let opened = place.lock().open(sender, reopened.is_some(), self.now(), &self.0.retention)?;
+        if let Some(disk) = &self.0.disk {
+            // The dedup window must be as durable as an acknowledgement.
+            disk.flushed().await?;
+        }
+        Ok(opened)
+    }
+}
+
+impl Bus for Log {
+    async fn broadcast(&self, event: &Event) -> Result<(), Error> {
+        (self.0.sink)(Signal::Event(event.clone()));
+        Ok(())
+    }
+}
+
+impl Engine for Log {
+    async fn ping(&self) -> Result<(), Error> {
+        self.0.disk.as_ref().map_or(Ok(()), Disk::ping)
+    }
+
+    fn durability(&self) -> String {
+        if self.0.disk.is_some() { "file" } else { "memory" }.to_owned()
+    }
+
+    async fn highest_account(&self) -> Result<UserId, Error> {
+        match &self.0.disk {
+            Some(disk) => disk.highest_account().await,
+            None => Ok(UserId(self.0.highest_account.load(Ordering::Relaxed))),
+        }
+    }
+
+    async fn note_account(&self, user: UserId) -> Result<(), Error> {
+        match &self.0.disk {
+            Some(disk) => disk.room().await?.note_account(user).await,
+            None => {
+                self.0.highest_account.fetch_max(user.0, Ordering::Relaxed);
+                Ok(())
+            }
+        }
+    }
+
+    async fn close(&self) {
+        self.0.stop.cancel();
+        self.0.tasks.close();
+        self.0.tasks.wait().await;
+        if let Some(disk) = &self.0.disk {
+            disk.forget(self.now()).await;
+            disk.close().await;
+        }
     }
 }
 

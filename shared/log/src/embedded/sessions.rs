@@ -1,4 +1,4 @@
-//! What a log remembers of its senders, within bounds: the longest idle are forgotten first, and never one that is held.
+//! Sessions of a log, within limits: the longest idle are forgotten first, and never one that is held.
 //!
 //! Opening, using and forgetting one costs the logarithm of how many there are, never a walk over all of them.
 
@@ -15,9 +15,9 @@ use crate::SessionName;
 /// Held senders that are passed over in one search for one that may be forgotten.
 const LOOK: usize = 16;
 
-/// What the log knows of a sender.
+/// State of one sender.
 #[derive(Clone, Debug)]
-pub(super) struct Session {
+pub(super) struct SessionEntry {
     pub(super) fence: Fence,
     /// The connection that raised it.
     pub(super) owner: u64,
@@ -28,7 +28,7 @@ pub(super) struct Session {
     pub(super) held: Weak<()>,
 }
 
-/// How much is remembered.
+/// Limits of a table.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Limits {
     pub(super) count: usize,
@@ -38,9 +38,9 @@ pub(super) struct Limits {
     pub(super) since: Option<OffsetDateTime>,
 }
 
-/// Sessions by name, and in order of their last use.
+/// SessionTable by name, and in order of their last use.
 #[derive(Debug, Default)]
-pub(super) struct Sessions {
+pub(super) struct SessionTable {
     known: HashMap<SessionName, Known>,
     /// By turn: the longest idle first.
     idle: BTreeMap<u64, SessionName>,
@@ -50,18 +50,18 @@ pub(super) struct Sessions {
 
 #[derive(Debug)]
 struct Known {
-    session: Session,
+    session: SessionEntry,
     turn: u64,
     bytes: usize,
 }
 
-impl Sessions {
-    pub(super) fn get(&self, name: &SessionName) -> Option<&Session> {
+impl SessionTable {
+    pub(super) fn get(&self, name: &SessionName) -> Option<&SessionEntry> {
         self.known.get(name).map(|known| &known.session)
     }
 
     /// Puts a session in the place of what was known of its sender, as the last used.
-    pub(super) fn put(&mut self, name: SessionName, session: Session) {
+    pub(super) fn put(&mut self, name: SessionName, session: SessionEntry) {
         self.turn += 1;
         let bytes = name.bytes(session.seen.ranges());
         let known = Known { session, turn: self.turn, bytes };
@@ -93,7 +93,7 @@ impl Sessions {
                 self.bytes -= self.known.remove(&name)?.bytes;
                 return Some((name, reason));
             }
-            // Its turn comes again once all others were looked at.
+            // All others are looked at before the session comes up again.
             self.turn += 1;
             self.known.get_mut(&name)?.turn = self.turn;
             self.idle.insert(self.turn, name);
@@ -120,15 +120,15 @@ mod tests {
         SessionName::device(&DeviceId::new(&n.to_string()).unwrap())
     }
 
-    fn session(ranges: u64, second: i64) -> Session {
+    fn session(ranges: u64, second: i64) -> SessionEntry {
         let seen = (0..ranges).map(|n| 2 * n + 1).collect();
         let used = OffsetDateTime::UNIX_EPOCH + time::Duration::seconds(second);
-        Session { fence: Fence(1), owner: 1, producer_epoch: ProducerEpoch(1), seen, used, held: Weak::new() }
+        SessionEntry { fence: Fence(1), owner: 1, producer_epoch: ProducerEpoch(1), seen, used, held: Weak::new() }
     }
 
     #[test]
     fn the_longest_idle_goes_first() {
-        let mut sessions = Sessions::default();
+        let mut sessions = SessionTable::default();
         for n in 1..=3 {
             sessions.put(name(n), session(1, 0));
         }
@@ -143,7 +143,7 @@ mod tests {
 
     #[test]
     fn windows_count_by_their_ranges() {
-        let mut sessions = Sessions::default();
+        let mut sessions = SessionTable::default();
         sessions.put(name(1), session(100, 0));
         sessions.put(name(2), session(100, 0));
         let bounds = Limits { bytes: 4000, ..WIDE };
@@ -157,9 +157,9 @@ mod tests {
 
     #[test]
     fn who_is_connected_is_passed_over() {
-        let (mut sessions, held) = (Sessions::default(), Arc::new(()));
+        let (mut sessions, held) = (SessionTable::default(), Arc::new(()));
         for n in 1..=LOOK as u64 * 3 {
-            sessions.put(name(n), Session { held: Arc::downgrade(&held), ..session(1, 0) });
+            sessions.put(name(n), SessionEntry { held: Arc::downgrade(&held), ..session(1, 0) });
         }
         sessions.put(name(99), session(1, 0));
         let bounds = Limits { count: 1, ..WIDE };

@@ -10,20 +10,20 @@ use super::{
     Place,
     belief::Now,
     ids::Ids,
-    sessions::{Limits, Session, Sessions},
+    sessions::{Limits, SessionEntry, SessionTable},
 };
 use crate::{
-    AppendBatch, Batch, Bounds, DEVICE_MEMORY, Entry, Epochs, Error, Hold, Retention, Sender, SessionName, SessionState,
-    retention::Segments,
+    AppendBatch, Batch, Bounds, Entry, Epochs, Error, Hold, Retention, Sender, SessionName, SessionState, retention::Segments,
+    sessions::DEVICE_MEMORY,
 };
 
-/// Nobody comes back under a passing name: it is forgotten once nobody holds it.
+/// Nobody comes back under an ephemeral name: its session is forgotten once nobody holds it.
 const EPHEMERAL: Limits = Limits { count: 0, bytes: usize::MAX, since: None };
 
 /// Devices that are forgotten in one step.
 const FORGOTTEN_AT_ONCE: usize = 1000;
 
-/// See the module.
+/// State of one producer's log.
 #[derive(Debug, Default)]
 pub(super) struct Producer {
     pub(super) epochs: Epochs,
@@ -33,8 +33,8 @@ pub(super) struct Producer {
     /// Offsets up to here are in the file.
     pub(super) written: Offset,
     pub(super) segments: Segments,
-    pub(super) devices: Sessions,
-    ephemeral: Sessions,
+    pub(super) devices: SessionTable,
+    ephemeral: SessionTable,
     /// Devices forgotten since the last change.
     forgotten: Vec<SessionName>,
     /// Whether the file still holds something of what was removed.
@@ -44,14 +44,14 @@ pub(super) struct Producer {
     batches: VecDeque<(OffsetDateTime, Arc<Batch>)>,
 }
 
-/// What one append changes: what the file must hold before it is acknowledged.
+/// Changes of one append, which the file must hold before it is acknowledged.
 #[derive(Debug)]
 pub(super) struct Change {
     pub(super) key: LogKey,
     pub(super) epochs: Epochs,
     pub(super) last: Offset,
     pub(super) batches: Vec<(OffsetDateTime, Arc<Batch>)>,
-    pub(super) sessions: Vec<(SessionName, Session)>,
+    pub(super) sessions: Vec<(SessionName, SessionEntry)>,
     pub(super) ids: Vec<(OffsetDateTime, Arc<str>)>,
     /// Devices and ids that are forgotten.
     pub(super) gone: Vec<SessionName>,
@@ -68,7 +68,7 @@ pub(super) struct Change {
 }
 
 impl Producer {
-    /// A life of the log begins.
+    /// Begins an epoch.
     pub(super) fn begin(&mut self, log_epoch: LogEpoch) {
         self.epochs.begin(log_epoch, self.last);
         self.written = self.last;
@@ -89,7 +89,7 @@ impl Producer {
         let seen = known
             .filter(|session| session.producer_epoch == sender.producer_epoch)
             .map_or_else(RangeSet::new, |session| session.seen.clone());
-        let session = Session {
+        let session = SessionEntry {
             fence,
             owner: sender.owner,
             producer_epoch: sender.producer_epoch,
@@ -115,15 +115,15 @@ impl Producer {
             let name = |seq| RecordId { producer_epoch: batch.producer_epoch, seq };
             let entries =
                 batch.records.iter().map(|record| Entry { record_id: name(record.seq), message: record.message.clone() }).collect();
-            let batch = Arc::new(Batch::new(change.key, self.epochs.present(), self.last.next(), entries).received(now.at));
-            self.last = batch.last();
-            publish(batch);
+            let written = Arc::new(Batch::new(change.key, self.epochs.present(), self.last.next(), entries).received(now.at));
+            self.last = written.last();
+            publish(written);
             return Ok(());
         }
         let present = self.epochs.present();
         let sessions = self.sessions(&batch.name);
         let known = sessions.get(&batch.name).filter(|known| known.fence == batch.fence && present == batch.log_epoch);
-        let session = Session { seen: batch.seen.clone(), used: now.at, ..known.ok_or(Error::Fenced)?.clone() };
+        let session = SessionEntry { seen: batch.seen.clone(), used: now.at, ..known.ok_or(Error::Fenced)?.clone() };
         if !batch.name.is_ephemeral() {
             change.sessions.push((batch.name.clone(), session.clone()));
         }
@@ -143,17 +143,17 @@ impl Producer {
             });
         }
         if !entries.is_empty() {
-            let batch = Arc::new(Batch::new(change.key, present, self.last.next(), entries).received(now.at));
-            self.last = batch.last();
-            self.segments.add(self.last, batch.bytes(), now.at, keep);
-            self.batches.push_back((now.at, Arc::clone(&batch)));
-            change.batches.push((now.at, Arc::clone(&batch)));
-            publish(batch);
+            let written = Arc::new(Batch::new(change.key, present, self.last.next(), entries).received(now.at));
+            self.last = written.last();
+            self.segments.add(self.last, written.bytes(), now.at, keep);
+            self.batches.push_back((now.at, Arc::clone(&written)));
+            change.batches.push((now.at, Arc::clone(&written)));
+            publish(written);
         }
         Ok(())
     }
 
-    fn sessions(&mut self, name: &SessionName) -> &mut Sessions {
+    fn sessions(&mut self, name: &SessionName) -> &mut SessionTable {
         if name.is_ephemeral() { &mut self.ephemeral } else { &mut self.devices }
     }
 

@@ -4,7 +4,7 @@
 //! write goes before it: replication is one stream, so whoever has that write has all that was appended earlier. Live
 //! delivery, on other connections, waits for nothing.
 //!
-//! The answer counts only for the life of the server that took the append: one that was restarted may have lost it, and
+//! The answer counts only for the epoch of the server that took the append: one that was restarted may have lost it, and
 //! would say yes to whatever comes first.
 
 use std::time::Duration;
@@ -28,12 +28,12 @@ const QUEUE: usize = 4096;
 const REPLICA_LIMIT: Duration = Duration::from_secs(2);
 
 struct Waiter {
-    /// The life of the server that took the append.
+    /// Epoch of the server that took the append.
     log_epoch: LogEpoch,
     answer: oneshot::Sender<Result<(), Error>>,
 }
 
-/// See the module.
+/// Handle of the task that waits for replicas.
 pub(super) struct Barrier {
     replicas: u32,
     waiters: mpsc::Sender<Waiter>,
@@ -57,7 +57,7 @@ impl Barrier {
         self.replicas
     }
 
-    /// Returns once everything written before the call, to the server of this life, is on enough replicas.
+    /// Returns once everything written before the call, to the server of this epoch, is on enough replicas.
     pub(super) async fn pass(&self, log_epoch: LogEpoch) -> Result<(), Error> {
         let gone = || Error::Unavailable("the log is closed".to_owned());
         let (answer, answered) = oneshot::channel();

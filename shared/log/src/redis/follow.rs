@@ -1,6 +1,6 @@
-//! The connection that receives: one task keeps what Redis is asked to send equal to what the node wants to hear.
+//! The connection that receives what is published. A reconcile task makes the channels that Redis sends equal to the desired set after
+//! every change and every reconnect, so there is no queue of commands to lose or reorder.
 //!
-//! Wanting is a set; the task makes it so, again after each break. So there is no queue of orders to lose or reorder.
 //! A channel that Redis refuses (its rules forbid it, say) is asked for again and again, and keeps no other from being heard. Who
 //! follows it reads the log, whose end is compared each second.
 //! A connection that is silent is asked for a PING every second: a dead one is noticed within [`ANSWER_LIMIT`].
@@ -46,9 +46,9 @@ pub(super) struct Follower {
 
 struct Shared {
     desired: Mutex<HashSet<String>>,
-    /// Changes whenever `wanted` does.
+    /// Counts the changes of `desired`.
     changed: watch::Sender<u64>,
-    /// What Redis has answered for on the present connection: confirmed, or refused.
+    /// Channels that Redis has confirmed or refused on the present connection.
     confirmed: watch::Sender<HashSet<String>>,
 }
 
@@ -164,14 +164,14 @@ impl Task {
         }
     }
 
-    /// Makes what is heard equal to what is wanted. Returns what Redis refuses.
+    /// Subscribes and unsubscribes until Redis sends the desired channels. Returns those that it refuses.
     async fn reconcile(&self, connection: &mut MultiplexedConnection) -> Result<HashSet<String>, RedisError> {
         let (desired, missing, superfluous) = {
             let desired = self.shared.desired.lock();
             let confirmed = self.shared.confirmed.borrow().clone();
             let missing: Vec<String> = desired.difference(&confirmed).cloned().collect();
             let superfluous: Vec<String> = confirmed.difference(&desired).cloned().collect();
-            // Before anyone can want one of them again and take the old confirmation for a new one.
+            // Before anyone can desire one of them again and take the old confirmation for a new one.
             self.shared.confirmed.send_modify(|c| c.retain(|channel| desired.contains(channel)));
             (desired.clone(), missing, superfluous)
         };

@@ -1,8 +1,8 @@
 //! Leases on sessions: who is connected to a node is not evicted, whichever node makes room.
 //!
 //! Redis cannot know who is connected. So an opened session has a lease, which its node renews each minute while anybody holds the
-//! session, and gives back when nobody does: from then on the session is idle, and that of a passing sender is removed. Both are
-//! told for many sessions at once. Where word is lost, or the node crashes, the lease runs out by itself.
+//! session, and gives back when nobody does: from then on the session is idle, and that of an ephemeral sender is removed. Both are
+//! told for many sessions at once. Where a call is lost, or the node crashes, the lease runs out by itself.
 
 use std::{
     collections::HashMap,
@@ -21,7 +21,7 @@ use tracing::debug;
 use super::{ANSWER_LIMIT, Inner};
 use crate::{Error, Hold, Sender, SessionName};
 
-/// How long a session counts as connected after word of it.
+/// How long a session counts as connected after its last renewal.
 pub(super) const LEASE: Duration = Duration::from_secs(180);
 /// How often leases are renewed.
 const RENEW_EVERY: Duration = Duration::from_secs(60);

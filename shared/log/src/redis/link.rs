@@ -40,7 +40,7 @@ pub(super) struct Link {
     refused: Arc<Notify>,
 }
 
-/// A connection and the life of the Redis server it leads to.
+/// A connection and the epoch of the Redis server it leads to.
 #[derive(Clone)]
 pub(super) struct Session {
     connection: MultiplexedConnection,
@@ -88,7 +88,7 @@ impl Link {
         Ok((session.log_epoch, value))
     }
 
-    /// The same for an answer of a known kind.
+    /// Runs a query whose answer is of a known type.
     pub(super) async fn ask<T: FromRedisValue>(&self, call: &Cmd) -> Result<T, Error> {
         let (_, value) = self.query(call).await?;
         T::from_redis_value(value).map_err(|e| self.place.judge(&e.into()))
@@ -104,7 +104,7 @@ impl Link {
         }
     }
 
-    /// What the server says of itself.
+    /// Properties that the server reports.
     pub(super) async fn server(&self) -> Result<Server, Error> {
         let info: String = self.ask(&redis::cmd("INFO")).await?;
         Ok(Server::read(&info))

@@ -43,7 +43,10 @@ use self::{
     seal::Seal,
     watch::SAY_EVERY,
 };
-use super::{AppendBatch, Bounds, DEVICE_MEMORY, Error, Event, Fetch, Retention, Sender, SessionState, Signal, Sink};
+use crate::{
+    AppendBatch, Bounds, Bus, Engine, Error, Event, Fetch, Records, Retention, Sender, SessionState, Sessions, Signal, Sink,
+    sessions::DEVICE_MEMORY,
+};
 
 /// Longest wait for one answer of Redis.
 pub const ANSWER_LIMIT: Duration = Duration::from_secs(5);
@@ -76,7 +79,7 @@ struct Inner {
     leases: Arc<Leases>,
     /// Renews the leases.
     keeper: Mutex<Option<JoinHandle<()>>>,
-    /// What was said lately: steps of an append that failed, sessions that had to go.
+    /// Limits repeated warnings: steps of an append that failed, sessions that had to go.
     said: Sampler,
     clock: Clock,
 }
@@ -133,27 +136,20 @@ impl Log {
         self
     }
 
-    pub(super) async fn open(&self, key: LogKey, sender: &Sender, reopened: Option<LogEpoch>) -> Result<SessionState, Error> {
-        // The epoch must be that of the server which takes the call, so it is read with the connection.
-        let session = self.0.link.session().await?;
-        let mut call = call("open");
-        call.arg(5);
-        for name in ["meta", "log", "devices", "passing"] {
-            call.arg(self.0.names.key(key, name));
+    async fn durable(&self, log_epoch: LogEpoch) -> Result<(), Error> {
+        match &self.0.barrier {
+            Some(barrier) => barrier.pass(log_epoch).await,
+            None => Ok(()),
         }
-        call.arg(self.0.names.session(key, &sender.name)).arg(session.log_epoch.0);
-        self.0.bounds(&mut call);
-        call.arg(sender.producer_epoch.0).arg(sender.owner);
-        call.arg(reopened.map(|log_epoch| log_epoch.to_string()).unwrap_or_default()).arg(millis(sender.name.memory()));
-        let (opened, evicted) = reply::opened(self.0.link.query_on(&session, &call).await?)?;
-        let held = self.0.leases.hold(key, sender);
-        self.0.note_evicted(key, evicted);
-        // What it has seen must be as durable as an acknowledgement.
-        self.durable(session.log_epoch).await?;
-        Ok(SessionState { held, ..opened })
     }
 
-    pub(super) async fn append(&self, key: LogKey, batches: &[AppendBatch]) -> Result<Vec<Result<(), Error>>, Error> {
+    pub(super) fn is_full(&self) -> bool {
+        self.0.link.is_full()
+    }
+}
+
+impl Records for Log {
+    async fn append(&self, key: LogKey, batches: &[AppendBatch]) -> Result<Vec<Result<(), Error>>, Error> {
         let session = self.0.link.session().await?;
         let mut call = call("append");
         call.arg(batches.len() + 6);
@@ -195,23 +191,7 @@ impl Log {
         Ok(outcomes)
     }
 
-    pub(super) async fn bounds(&self, key: LogKey) -> Result<Bounds, Error> {
-        let session = self.0.link.session().await?;
-        let ask = |name| {
-            let mut call = call(name);
-            call.arg(2).arg(self.0.names.key(key, "meta")).arg(self.0.names.key(key, "log")).arg(session.log_epoch.0);
-            call
-        };
-        let (bounds, begun) = reply::bounds(self.0.link.query_on(&session, &ask("head")).await?)?;
-        // A present life that nobody has written in yet is begun, so that readers stand in it and need no reset later. Where that
-        // is refused (Redis is full, say), they read all the same.
-        if begun || self.0.link.query_on(&session, &ask("begin")).await.is_err() {
-            return Ok(bounds);
-        }
-        Ok(reply::bounds(self.0.link.query_on(&session, &ask("head")).await?)?.0)
-    }
-
-    pub(super) async fn read(&self, key: LogKey, after: Offset, bytes: usize) -> Result<Fetch, Error> {
+    async fn read(&self, key: LogKey, after: Offset, bytes: usize) -> Result<Fetch, Error> {
         let session = self.0.link.session().await?;
         let mut call = call("read");
         let count = (bytes / 512).clamp(1, READ_COUNT);
@@ -220,7 +200,23 @@ impl Log {
         reply::read(self.0.link.query_on(&session, &call).await?, key)
     }
 
-    pub(super) async fn offset_for_time(&self, key: LogKey, time: OffsetDateTime) -> Result<Offset, Error> {
+    async fn bounds(&self, key: LogKey) -> Result<Bounds, Error> {
+        let session = self.0.link.session().await?;
+        let ask = |name| {
+            let mut call = call(name);
+            call.arg(2).arg(self.0.names.key(key, "meta")).arg(self.0.names.key(key, "log")).arg(session.log_epoch.0);
+            call
+        };
+        let (bounds, begun) = reply::bounds(self.0.link.query_on(&session, &ask("head")).await?)?;
+        // The present epoch is begun if nobody has written in it yet, so that readers stand in it and need no reset later. Where that
+        // is refused (Redis is full, say), they read all the same.
+        if begun || self.0.link.query_on(&session, &ask("begin")).await.is_err() {
+            return Ok(bounds);
+        }
+        Ok(reply::bounds(self.0.link.query_on(&session, &ask("head")).await?)?.0)
+    }
+
+    async fn offset_for_time(&self, key: LogKey, time: OffsetDateTime) -> Result<Offset, Error> {
         let mut call = redis::cmd("LRANGE");
         call.arg(self.0.names.key(key, "marks")).arg(0).arg(-1);
         let (_, value) = self.0.link.query(&call).await?;
@@ -231,42 +227,71 @@ impl Log {
         })
     }
 
-    /// When the newest of what was removed was written.
-    pub(super) async fn removed_at(&self, key: LogKey) -> Result<Option<OffsetDateTime>, Error> {
+    async fn removed_at(&self, key: LogKey) -> Result<Option<OffsetDateTime>, Error> {
         let mut call = redis::cmd("HGET");
         call.arg(self.0.names.key(key, "meta")).arg("gone_at");
         let (_, value) = self.0.link.query(&call).await?;
         reply::time(value)
     }
 
-    pub(super) fn oldest(&self) -> OffsetDateTime {
+    fn oldest(&self) -> OffsetDateTime {
         self.0.clock.now() - self.0.retention.age
     }
 
-    async fn durable(&self, log_epoch: LogEpoch) -> Result<(), Error> {
-        match &self.0.barrier {
-            Some(barrier) => barrier.pass(log_epoch).await,
-            None => Ok(()),
-        }
-    }
-
-    pub(super) async fn follow(&self, key: LogKey) -> Result<(), Error> {
+    async fn watch(&self, key: LogKey) -> Result<(), Error> {
         self.0.follower.follow(self.0.names.channel(Channel::Live(key))).await
     }
 
-    pub(super) fn unfollow(&self, key: LogKey) {
+    fn unwatch(&self, key: LogKey) {
         self.0.follower.unfollow(&self.0.names.channel(Channel::Live(key)));
     }
+}
 
-    pub(super) async fn broadcast(&self, event: &Event) -> Result<(), Error> {
+impl Sessions for Log {
+    async fn open(&self, key: LogKey, sender: &Sender, reopened: Option<LogEpoch>) -> Result<SessionState, Error> {
+        // The epoch must be that of the server which takes the call, so it is read with the connection.
+        let session = self.0.link.session().await?;
+        let mut call = call("open");
+        call.arg(5);
+        for name in ["meta", "log", "devices", "passing"] {
+            call.arg(self.0.names.key(key, name));
+        }
+        call.arg(self.0.names.session(key, &sender.name)).arg(session.log_epoch.0);
+        self.0.bounds(&mut call);
+        call.arg(sender.producer_epoch.0).arg(sender.owner);
+        call.arg(reopened.map(|log_epoch| log_epoch.to_string()).unwrap_or_default()).arg(millis(sender.name.memory()));
+        let (opened, evicted) = reply::opened(self.0.link.query_on(&session, &call).await?)?;
+        let held = self.0.leases.hold(key, sender);
+        self.0.note_evicted(key, evicted);
+        // The dedup window must be as durable as an acknowledgement.
+        self.durable(session.log_epoch).await?;
+        Ok(SessionState { held, ..opened })
+    }
+}
+
+impl Bus for Log {
+    async fn broadcast(&self, event: &Event) -> Result<(), Error> {
         let text = serde_json::to_string(event).map_err(|e| Error::Damaged(e.to_string()))?;
         let channel = self.0.names.channel(if event.is_report() { Channel::Reports } else { Channel::Bus });
         let mut call = redis::cmd("PUBLISH");
         call.arg(&channel).arg(self.0.seal.event(&channel, &text));
         self.0.link.query(&call).await.map(drop)
     }
+}
 
-    pub(super) async fn highest_account(&self) -> Result<UserId, Error> {
+impl Engine for Log {
+    async fn ping(&self) -> Result<(), Error> {
+        // Refused wherever an append would be.
+        self.0.link.query(call("probe").arg(0)).await?;
+        self.0.link.has_room();
+        Ok(())
+    }
+
+    fn durability(&self) -> String {
+        self.0.barrier.as_ref().map_or_else(|| "redis".to_owned(), |barrier| format!("redis+{}", barrier.replicas()))
+    }
+
+    async fn highest_account(&self) -> Result<UserId, Error> {
         let mut call = redis::cmd("ZSCORE");
         call.arg(self.0.names.shared("accounts")).arg(HIGHEST);
         let highest: Option<f64> = self.0.link.ask(&call).await?;
@@ -274,7 +299,7 @@ impl Log {
         Ok(UserId(highest.unwrap_or(0.0) as i64))
     }
 
-    pub(super) async fn note_account(&self, user: UserId) -> Result<(), Error> {
+    async fn note_account(&self, user: UserId) -> Result<(), Error> {
         let mut call = redis::cmd("ZADD");
         // The higher score stays, whoever comes last.
         call.arg(self.0.names.shared("accounts")).arg("GT").arg(user.0).arg(HIGHEST);
@@ -282,22 +307,7 @@ impl Log {
         self.durable(log_epoch).await
     }
 
-    pub(super) async fn ping(&self) -> Result<(), Error> {
-        // Refused wherever an append would be.
-        self.0.link.query(call("probe").arg(0)).await?;
-        self.0.link.has_room();
-        Ok(())
-    }
-
-    pub(super) fn is_full(&self) -> bool {
-        self.0.link.is_full()
-    }
-
-    pub(super) fn durability(&self) -> String {
-        self.0.barrier.as_ref().map_or_else(|| "redis".to_owned(), |barrier| format!("redis+{}", barrier.replicas()))
-    }
-
-    pub(super) async fn close(&self) {
+    async fn close(&self) {
         let watch = self.0.watch.lock().take();
         let keeper = self.0.keeper.lock().take();
         for task in [watch, keeper].into_iter().flatten() {

@@ -9,11 +9,11 @@ use crate::{Error, SessionName};
 /// Names of one installation: another one on the same Redis has names of its own, and hears nothing of this one.
 #[derive(Clone, Debug)]
 pub(super) struct Names {
-    /// What they all begin with.
+    /// Prefix of all of them.
     prefix: String,
 }
 
-/// What a message came by.
+/// Channel of a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Channel {
     /// A producer's batches.

@@ -44,12 +44,12 @@ impl Place {
         Error::Unavailable(format!("{}: {reason}", self.name))
     }
 
-    /// The same of an error that Redis or the way to it gave.
+    /// Describes an error of Redis or of the connection to it as unavailability.
     pub(super) fn unavailable(&self, error: &RedisError) -> Error {
         self.away(Told(error))
     }
 
-    /// What an answer means that is an error. A refusal (full, read-only, too few replicas, forbidden) is no damage: it ends.
+    /// Classifies an answer that is an error. A refusal (full, read-only, too few replicas, forbidden) is no damage: it ends.
     pub(super) fn judge(&self, error: &RedisError) -> Error {
         let damage = match error.kind() {
             ErrorKind::Server(ServerErrorKind::ResponseError) => !is_forbidden(error),

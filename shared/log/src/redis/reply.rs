@@ -28,7 +28,7 @@ impl Evicted {
     }
 }
 
-/// What the functions that keep sessions evict.
+/// Sessions that a function has evicted.
 pub(super) fn evicted(value: Value) -> Result<Evicted, Error> {
     let Value::Array(parts) = value else { return Err(damaged("number of evicted sessions")) };
     let numbers: Vec<u64> = parts
@@ -53,19 +53,19 @@ pub(super) fn opened(value: Value) -> Result<(SessionState, Evicted), Error> {
     }
     let [log_epoch, fence, seen, gone] = <[Value; 4]>::try_from(parts).map_err(|_| damaged("open"))?;
     let opened = SessionState {
-        log_epoch: text(log_epoch)?.parse().map_err(|_| damaged("life"))?,
+        log_epoch: text(log_epoch)?.parse().map_err(|_| damaged("epoch"))?,
         fence: text(fence)?.parse().map_err(|_| damaged("fence"))?,
-        seen: text(seen)?.parse().map_err(|_| damaged("seen-set"))?,
+        seen: text(seen)?.parse().map_err(|_| damaged("dedup window"))?,
         held: Hold::default(),
     };
     Ok((opened, evicted(gone)?))
 }
 
-/// What an append did.
+/// Answer to an append.
 pub(super) struct Appended {
-    /// What became of each section.
+    /// Outcome of each batch.
     pub(super) outcomes: Vec<Result<(), Error>>,
-    /// What could not be done beside.
+    /// Steps beside the append that failed.
     pub(super) notes: Vec<String>,
     /// Sessions that had to go for the room that windows take.
     pub(super) evicted: Evicted,
@@ -91,26 +91,26 @@ pub(super) fn appended(value: Value, batches: usize) -> Result<Appended, Error> 
     Ok(Appended { outcomes: outcomes?, notes: notes.into_iter().map(text).collect::<Result<_, _>>()?, evicted: evicted(gone)? })
 }
 
-/// The log's ends, and whether its present life has begun.
+/// Bounds of the log, and whether its present epoch has begun.
 pub(super) fn bounds(value: Value) -> Result<(Bounds, bool), Error> {
-    let Value::Array(parts) = value else { return Err(damaged("head")) };
-    let [epochs, first, last, begun] = <[Value; 4]>::try_from(parts).map_err(|_| damaged("head"))?;
-    let bounds = Bounds { epochs: text(epochs)?.parse().map_err(|_| damaged("lives"))?, first: offset(first)?, last: offset(last)? };
+    let Value::Array(parts) = value else { return Err(damaged("bounds")) };
+    let [epochs, first, last, begun] = <[Value; 4]>::try_from(parts).map_err(|_| damaged("bounds"))?;
+    let bounds = Bounds { epochs: text(epochs)?.parse().map_err(|_| damaged("epochs"))?, first: offset(first)?, last: offset(last)? };
     Ok((bounds, begun == Value::Int(1)))
 }
 
-/// The offset of the newest mark older than `time`, in milliseconds.
+/// Last offset of the newest segment older than `time`, in milliseconds.
 pub(super) fn segment_before(value: Value, time: i128) -> Result<Option<Offset>, Error> {
-    let Value::Array(marks) = value else { return Err(damaged("marks")) };
+    let Value::Array(marks) = value else { return Err(damaged("segments")) };
     let mut found = None;
     for mark in marks {
         let mark = text(mark)?;
         let mut parts = mark.split(' ');
-        let (Some(offset), Some(at)) = (parts.next(), parts.nth(1)) else { return Err(damaged("mark")) };
-        if at.parse::<i128>().map_err(|_| damaged("mark"))? >= time {
+        let (Some(offset), Some(at)) = (parts.next(), parts.nth(1)) else { return Err(damaged("segment")) };
+        if at.parse::<i128>().map_err(|_| damaged("segment"))? >= time {
             break;
         }
-        found = Some(Offset(offset.parse().map_err(|_| damaged("mark"))?));
+        found = Some(Offset(offset.parse().map_err(|_| damaged("segment"))?));
     }
     Ok(found)
 }
@@ -118,7 +118,7 @@ pub(super) fn segment_before(value: Value, time: i128) -> Result<Option<Offset>,
 pub(super) fn read(value: Value, key: LogKey) -> Result<Fetch, Error> {
     let Value::Array(parts) = value else { return Err(damaged("log")) };
     let [log_epoch, found] = <[Value; 2]>::try_from(parts).map_err(|_| damaged("log"))?;
-    let log_epoch = text(log_epoch)?.parse().map_err(|_| damaged("life"))?;
+    let log_epoch = text(log_epoch)?.parse().map_err(|_| damaged("epoch"))?;
     Ok(Fetch { log_epoch, batches: entries(found, key, log_epoch)?, damaged: None })
 }
 
@@ -161,7 +161,7 @@ fn entries(value: Value, key: LogKey, log_epoch: LogEpoch) -> Result<Vec<Arc<Bat
 /// nothing, be it readable or not.
 pub(super) fn published(key: LogKey, channel: &str, seal: &Seal, payload: Bytes) -> Option<Batch> {
     let told = Told::read(payload).ok()?;
-    let records = told.entries.iter().map(|entry| (entry.name.seq, &entry.message[..]));
+    let records = told.entries.iter().map(|entry| (entry.record_id.seq, &entry.message[..]));
     let lent = seal.batch(channel, told.log_epoch, told.sender, records);
     let placed = seal::placed(&lent, &told.first.to_string(), &told.omitted);
     if !seal::same(placed.as_bytes(), told.seal.as_bytes()) {
@@ -193,14 +193,14 @@ struct Told {
 
 impl Told {
     fn read(mut payload: Bytes) -> Result<Self, Error> {
-        let bounds = line(&mut payload, MAX_HEAD)?;
-        let parts: Vec<&str> = bounds.split(' ').collect();
+        let header = line(&mut payload, MAX_HEAD)?;
+        let parts: Vec<&str> = header.split(' ').collect();
         let [log_epoch, first, sender, seal, omitted] = parts[..] else { return Err(damaged("published batch")) };
         let (log_epoch, first, sender) = (LogEpoch(number(log_epoch)?), Offset(number(first)?), hex(sender)?);
         let mut entries = Vec::new();
         while payload.has_remaining() {
-            let bounds = line(&mut payload, MAX_LINE)?;
-            let (length, seq) = bounds.split_once(' ').ok_or_else(|| damaged("published length"))?;
+            let header = line(&mut payload, MAX_LINE)?;
+            let (length, seq) = header.split_once(' ').ok_or_else(|| damaged("published length"))?;
             let length: usize = length.parse().map_err(|_| damaged("published length"))?;
             let seq = Seq(number(seq)?);
             if length > payload.len() {
@@ -305,9 +305,9 @@ mod tests {
         let (body, records): (_, &[(u64, &[u8])]) = ("2 5\n{}3 6\n{ }", &[(5, b"{}"), (6, b"{ }")]);
         let good = read(batch(&seal, "12", "", body, records)).unwrap();
         assert_eq!((good.log_epoch, good.first, good.len()), (LogEpoch(77), Offset(12), 2));
-        assert_eq!(good.entries()[1].name, RecordId { producer_producer_epoch: ProducerEpoch(255), seq: Seq(6) });
+        assert_eq!(good.entries()[1].record_id, RecordId { producer_epoch: ProducerEpoch(255), seq: Seq(6) });
         let part = read(batch(&seal, "12", "0", body, records)).unwrap();
-        assert_eq!((part.first, part.len(), part.entries()[0].name.seq), (Offset(12), 1, Seq(6)));
+        assert_eq!((part.first, part.len(), part.entries()[0].record_id.seq), (Offset(12), 1, Seq(6)));
 
         let whole = String::from_utf8(batch(&seal, "12", "", body, records).to_vec()).unwrap();
         for (from, to) in [("77 12", "77 13"), ("77 12", "78 12"), ("{ }", "[ ]"), ("3 6", "3 7"), (" ff ", " fe "), (" \n2", " 1\n2")] {

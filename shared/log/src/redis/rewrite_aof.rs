@@ -1,6 +1,6 @@
 //! The append-only file, written anew once after each restart of Redis.
 //!
-//! What one function call writes stands in the file as a transaction. Where the file's tail is cut within a command of a
+//! The writes of one function call stand in the file as a transaction. Where the file's tail is cut within a command of a
 //! transaction, a Redis with `aof-load-truncated yes` (its default; seen in 7.0.15, `loadSingleAppendOnlyFile`) cuts the
 //! file behind the last whole command, and not before the transaction. It forgets the half transaction, but its first
 //! commands stay in the file: at the next restart they come back, among what was written since, at the same offsets.

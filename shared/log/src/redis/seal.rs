@@ -1,8 +1,8 @@
-//! What nodes say to each other through Redis carries a seal, so that only who knows the installation's secret is believed.
+//! Messages between nodes carry a seal, so that only who knows the installation's secret is believed.
 //!
 //! Whoever may publish on a channel of Redis could otherwise hand consumers records that no device sent, or end any login.
 //!
-//! A published batch has two seals in one. The sender's node makes an HMAC of all that it knows: channel, life, sender, numbers,
+//! A published batch has two seals in one. The sender's node makes an HMAC of all that it knows: channel, log epoch, producer epoch, numbers,
 //! messages. The offset is given only by the function that appends. So that HMAC is not published: it is lent to the function,
 //! which publishes a hash of it and of the place. Whoever receives the batch makes the HMAC again from what came, and compares
 //! the hash. A record taken from one place and published at another is no better than one made up.
@@ -45,7 +45,7 @@ impl Seal {
         Self(hmac::Key::new(hmac::HMAC_SHA256, &key))
     }
 
-    /// What is lent to the function: the seal of a batch but for its place, in hex.
+    /// Seal of a batch without its offset, in hex: the function completes it.
     pub(super) fn batch<'a>(
         &self,
         channel: &str,
@@ -96,7 +96,7 @@ impl fmt::Debug for Seal {
     }
 }
 
-/// What the function publishes of a lent seal, in hex; see `append` in motience.lua. SHA-1 is what a function of Redis has: here it
+/// Seal that the function publishes, made of a lent one, in hex; see `append` in motience.lua. SHA-1 is what a function of Redis has: here it
 /// is keyed, and by a key that is used once, so that its known weakness (collisions of what one has chosen oneself) is none.
 pub(super) fn placed(lent: &str, first: &str, omitted: &str) -> String {
     hex(digest::digest(&digest::SHA1_FOR_LEGACY_USE_ONLY, format!("{lent} {first} {omitted} {lent}").as_bytes()).as_ref())

@@ -1,4 +1,4 @@
-//! What a Redis server says of itself: its life, and whether it can be trusted with records.
+//! Properties that a Redis server reports: its epoch, and whether it can be trusted with records.
 
 use motience_proto::model::LogEpoch;
 
@@ -52,7 +52,7 @@ impl Server {
         (strict && self.evicts()).then(|| format!("its {}", self.eviction()))
     }
 
-    /// What an operator should know: a short name and the words.
+    /// Hazards that an operator should know of: a short name, and the text if it applies.
     pub(super) fn hazards(&self) -> [(&'static str, Option<String>); 2] {
         let persistence = "no append-only file is kept (appendonly no): a restart of Redis loses acknowledged records";
         [("evicts", self.evicts().then(|| self.eviction())), ("not_persistent", (!self.persists).then(|| persistence.to_owned()))]

@@ -58,11 +58,11 @@ number! {
     ConsumerId(i64)
 }
 number! {
-    /// One life of a device's outbox: random, kept beside the outbox.
+    /// One incarnation of a device's outbox, which numbers records: random, kept beside the outbox.
     ProducerEpoch(u64)
 }
 number! {
-    /// A record's number within its epoch: from 1, without holes.
+    /// A record's number within its producer epoch: from 1, without holes.
     Seq(u64)
 }
 number! {
@@ -74,7 +74,7 @@ number! {
     Fence(u64)
 }
 number! {
-    /// One life of a log: changes whenever the log may have lost its tail.
+    /// One incarnation of a producer's log: another one whenever the log's tail may have been lost (compare Kafka's leader epoch, KIP-101).
     LogEpoch(u64)
 }
 
@@ -150,19 +150,18 @@ impl Offset {
     }
 }
 
-/// A record's name within its producer, for ever: the life of the sender's outbox and the number in it. After a reset of
-/// the log a record may come again under another offset, and is known by this.
+/// The permanent identity of a record within its producer. A record may get another offset in another epoch of the log; its id stays.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct RecordId {
-    /// The life of the outbox it was sent from: random 64 bits, so no two senders share one.
-    pub epoch: ProducerEpoch,
-    /// Its number there.
+    /// The incarnation of the outbox that numbered the record: 64 random bits, so no two senders share one.
+    pub producer_epoch: ProducerEpoch,
+    /// Its number within that incarnation.
     pub seq: Seq,
 }
 
 impl fmt::Display for RecordId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:016x}-{}", self.epoch.0, self.seq)
+        write!(f, "{:016x}-{}", self.producer_epoch.0, self.seq)
     }
 }
 
@@ -170,26 +169,26 @@ impl FromStr for RecordId {
     type Err = InvalidPair;
 
     fn from_str(s: &str) -> Result<Self, Self::Err> {
-        let (epoch, seq) = s.split_once('-').ok_or(InvalidPair)?;
-        let epoch = u64::from_str_radix(epoch, 16).map_err(|_| InvalidPair)?;
-        Ok(Self { epoch: ProducerEpoch(epoch), seq: seq.parse().map_err(|_| InvalidPair)? })
+        let (producer_epoch, seq) = s.split_once('-').ok_or(InvalidPair)?;
+        let producer_epoch = ProducerEpoch(u64::from_str_radix(producer_epoch, 16).map_err(|_| InvalidPair)?);
+        Ok(Self { producer_epoch, seq: seq.parse().map_err(|_| InvalidPair)? })
     }
 }
 
-/// How far a reader has come in a producer's log: everything up to `offset` in the log's life `epoch`.
+/// How far a reader has come in a producer's log: everything up to `offset` in the epoch `log_epoch`.
 ///
-/// The life 0 is no log's: such a cursor trusts its offset, whatever the log's life.
+/// No log has the epoch 0: such a cursor trusts its offset, whatever the log's epoch.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Cursor {
-    /// The life of the log that the offset belongs to.
-    pub epoch: LogEpoch,
+    /// The epoch that the offset belongs to.
+    pub log_epoch: LogEpoch,
     /// The last offset read; 0 before the first.
     pub offset: Offset,
 }
 
 impl fmt::Display for Cursor {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}-{}", self.epoch, self.offset)
+        write!(f, "{}-{}", self.log_epoch, self.offset)
     }
 }
 
@@ -198,9 +197,9 @@ impl FromStr for Cursor {
 
     /// `EPOCH-OFFSET`, or an offset alone.
     fn from_str(s: &str) -> Result<Self, Self::Err> {
-        let (epoch, offset) = s.split_once('-').unwrap_or(("0", s));
+        let (log_epoch, offset) = s.split_once('-').unwrap_or(("0", s));
         let number = |text: &str| text.parse().map_err(|_| InvalidPair);
-        Ok(Self { epoch: LogEpoch(number(epoch)?), offset: Offset(number(offset)?) })
+        Ok(Self { log_epoch: LogEpoch(number(log_epoch)?), offset: Offset(number(offset)?) })
     }
 }
 

@@ -8,6 +8,7 @@ pub mod record;
 pub mod selection;
 pub mod subscription;
 pub mod times;
+pub mod transport;
 pub mod user;
 
 pub use cursor_name::CursorName;
@@ -15,4 +16,5 @@ pub use ids::{ConsumerId, Cursor, DeviceId, Fence, LogEpoch, LogId, LogKey, Offs
 pub use ranges::RangeSet;
 pub use selection::Selection;
 pub use subscription::{Status, Subscription};
+pub use transport::Transport;
 pub use user::{Account, Role, User};

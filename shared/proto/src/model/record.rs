@@ -290,7 +290,7 @@ pub fn with_place(
     let open = message.strip_suffix(b"}").unwrap_or(message);
     out.put_slice(open);
     // Writing to memory cannot fail.
-    let _ = write!(out, ",\"offset\":{offset},\"cursor\":\"{cursor}\",\"record_id\":\"{name}\"");
+    let _ = write!(out, ",\"offset\":{offset},\"cursor\":\"{cursor}\",\"record_id\":\"{record_id}\"");
     if let Some(received) = received.and_then(|at| at.format(&Rfc3339).ok()) {
         let _ = write!(out, ",\"received_at\":\"{received}\"");
     }

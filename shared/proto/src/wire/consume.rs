@@ -180,9 +180,9 @@ impl Feed {
 /// Body of [`super::Frame::Entry`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Entry {
-    /// Its place in the producer's log.
+    /// Offset in the producer's log.
     pub offset: Offset,
-    /// What it is called wherever it is.
+    /// Identity of the record, whatever its offset.
     pub record_id: RecordId,
     /// `{"producer_id","device_id","timestamp","data"}`.
     pub message: Bytes,
@@ -198,7 +198,7 @@ impl Entry {
 
     pub(super) fn read(body: &mut Body) -> Result<Self, Error> {
         let offset = Offset(body.number()?);
-        let name = RecordId { producer_epoch: ProducerEpoch(body.u64()?), seq: Seq(body.number()?) };
+        let record_id = RecordId { producer_epoch: ProducerEpoch(body.u64()?), seq: Seq(body.number()?) };
         Ok(Self { offset, record_id, message: body.rest() })
     }
 }

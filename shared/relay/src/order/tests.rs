@@ -97,7 +97,7 @@ impl Run {
     }
 
     fn arrived(&self, record_id: RecordId) -> Instant {
-        self.came.iter().find(|(r, _)| r.record_id == name).unwrap().1
+        self.came.iter().find(|(r, _)| r.record_id == record_id).unwrap().1
     }
 }
 

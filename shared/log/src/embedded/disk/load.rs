@@ -11,7 +11,7 @@ use tracing::error;
 use super::rows::{BatchRow, LogRow, SessionRow, column, millis, offset, time_of};
 use crate::{
     Batch, Entry, Epochs, Retention, SessionName,
-    embedded::{sessions::Session, state::Producer},
+    embedded::{sessions::SessionEntry, state::Producer},
 };
 
 const BATCH: &str = "SELECT first, last, written, bytes, sender, entries, sum FROM batches WHERE producer = ?1 AND last = ?2";
@@ -22,7 +22,7 @@ const NEXT: &str = "SELECT last FROM batches INDEXED BY batches_place WHERE prod
 /// Damaged batches that one read passes over.
 const SKIPS: usize = 1000;
 
-/// What a read found.
+/// Outcome of a read.
 #[derive(Debug, Default)]
 pub(in crate::embedded) struct Found {
     /// Consecutive batches.
@@ -42,7 +42,7 @@ pub(super) fn is_damage(error: &Error) -> bool {
     }
 }
 
-/// What is found; nothing where the file is damaged.
+/// Value that was read; `None` where the file is damaged.
 pub(super) fn unless_damaged<T>(found: rusqlite::Result<Option<T>>) -> rusqlite::Result<Option<T>> {
     match found {
         Err(e) if is_damage(&e) => Ok(None),
@@ -50,7 +50,7 @@ pub(super) fn unless_damaged<T>(found: rusqlite::Result<Option<T>>) -> rusqlite:
     }
 }
 
-/// What the file holds of a log, its entries left out.
+/// Loads the state of a log without its entries.
 pub(super) fn load(connection: &Connection, key: LogKey, retention: &Retention, now: OffsetDateTime) -> rusqlite::Result<Producer> {
     let mut state = Producer::default();
     let row = log_row(connection, key);
@@ -103,7 +103,7 @@ pub(super) fn load(connection: &Connection, key: LogKey, retention: &Retention, 
             whole
         }
     };
-    // What the first batches held is only known to be removed where that was noted.
+    // Removal of the first batches is only known to be removed where that was noted.
     state.removed = match (removed, first) {
         (Some(removed), _) => removed.min(state.last),
         (None, Some(first)) => Offset(first.0.saturating_sub(1)).min(state.last),
@@ -114,7 +114,7 @@ pub(super) fn load(connection: &Connection, key: LogKey, retention: &Retention, 
 
     let devices = sessions(connection, key, &mut |row| {
         let Ok(seen) = row.seen.parse::<RangeSet>() else { return };
-        let session = Session {
+        let session = SessionEntry {
             fence: Fence(row.fence.cast_unsigned()),
             owner: 0,
             producer_epoch: ProducerEpoch(row.producer_epoch.cast_unsigned()),
@@ -218,7 +218,7 @@ pub(super) fn read(connection: &Connection, key: LogKey, log_epoch: LogEpoch, af
     match run(connection, key, log_epoch, at, bytes, &mut found.batches) {
         Err(e) if !is_damage(&e) => return Err(e),
         Err(_) if found.batches.is_empty() => {}
-        // What can be read comes first.
+        // Readable batches come first.
         _ => return Ok(found),
     }
     for _ in 0..SKIPS {

@@ -31,7 +31,7 @@ const ROWS_UP: &str =
 const ROWS_DOWN: &str = "SELECT first, last, written, bytes, sender, entries, sum, producer, rowid FROM batches NOT INDEXED \
                          WHERE rowid < ?1 ORDER BY rowid DESC";
 
-/// What was found in a log's file.
+/// Findings in a log's file.
 #[derive(Clone, Debug, Default)]
 pub struct Health {
     /// Logs in it.
@@ -46,7 +46,7 @@ pub struct Health {
     pub lost: Vec<(LogKey, Offset, Offset)>,
     /// Logs of whose devices, clients' ids or place something cannot be read.
     pub forgetful: Vec<LogKey>,
-    /// What SQLite says of the file, some of it.
+    /// Some of SQLite's own findings.
     pub findings: Vec<String>,
     /// Where a repair has put the file as it was.
     pub kept: Option<PathBuf>,

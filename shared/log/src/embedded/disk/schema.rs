@@ -32,7 +32,7 @@ CREATE TABLE IF NOT EXISTS ids (
 CREATE TABLE IF NOT EXISTS facts (name TEXT PRIMARY KEY, value INTEGER NOT NULL) STRICT, WITHOUT ROWID;
 ";
 
-/// What the first release's tables lack. `number`: the producer whose log it is; `removed`: the last offset that retention has removed;
+/// Columns that the first release's tables lack. `number`: the producer whose log it is; `removed`: the last offset that retention has removed;
 /// `gone_at`: when that was written.
 const VERSION_1: &str = "
 ALTER TABLE logs ADD COLUMN number INTEGER;

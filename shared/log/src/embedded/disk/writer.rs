@@ -37,7 +37,7 @@ pub(super) struct Writer {
     failing: Arc<AtomicBool>,
     /// Logs of which something is to be removed, and up to where. Done in parts between the groups, so that nobody waits for it.
     trims: BTreeMap<LogKey, Offset>,
-    /// What is believed to be the time, and that before which clients' ids are past.
+    /// Time that is believed, and the time before which client ids are forgotten.
     forget: Option<[OffsetDateTime; 2]>,
     /// Whether the last part could not be removed.
     pause: bool,
