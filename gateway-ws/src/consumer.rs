@@ -1,5 +1,9 @@
 //! `/consumer`: every record of every producer the consumer is subscribed to, from its connection on.
 //!
+//! In: deliveries of one feed.
+//! Out: WebSocket messages.
+//! Next: the consumer.
+//!
 //! A v1 client receives exactly the documented message and nothing else. `motience.v2` adds the place and name of
 //! each record, resume from any place, durable cursors, notices of gaps and resets, and device order. Nothing is queued
 //! for a consumer: while its socket is full, its cursor stands; only device order holds a bounded number of records back.

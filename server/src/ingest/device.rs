@@ -1,6 +1,8 @@
 //! A device's QUIC connection as the transport of a producer session: its control stream, its uplink streams, its datagrams.
 //!
-//! Comes in: QUIC streams. Goes out: frames, one after the other, to `shared/session/producer`, which asks for them.
+//! In: the streams and datagrams of a device's QUIC connection.
+//! Out: frames, one after the other, when the session asks for one.
+//! Next: `shared/session/src/producer.rs`: the session.
 
 use bytes::{Bytes, BytesMut};
 use futures_util::{FutureExt as _, StreamExt as _, future::BoxFuture, stream::FuturesUnordered};

@@ -1,5 +1,9 @@
 //! Everything a role needs, opened together: accounts, store, log and relay.
 //!
+//! In: settings; once open, signals of the log.
+//! Out: batches to the hub, events to whoever they concern.
+//! Next: `shared/relay/src/hub.rs`: `deliver`.
+//!
 //! Embedded: this process is the whole platform. Cluster: Redis joins any number of nodes over one PostgreSQL.
 
 use std::{

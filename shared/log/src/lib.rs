@@ -1,6 +1,10 @@
 //! The record log: for each producer one append-only sequence of records, offsets from 1 without holes. Consumers see what the log has,
 //! and nothing else.
 //!
+//! In: appends with their fences.
+//! Out: the batch as the log has it, to the answer and as a signal to each node.
+//! Next: `shared/backend/src/lib.rs`: the function that `sink` makes takes the signals.
+//!
 //! The contract has three parts, and each is a trait that an engine implements:
 //!
 //! | trait | operations | subject |

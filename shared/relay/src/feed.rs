@@ -1,4 +1,8 @@
 //! What a reader receives: as a rule the records of every producer it is subscribed to, as its subscriptions change.
+//!
+//! In: deliveries of one subscriber.
+//! Out: deliveries that the reader may see.
+//! Next: `gateway-ws/src/consumer.rs`, and every other egress.
 
 use std::{
     collections::{HashMap, HashSet},

@@ -1,7 +1,8 @@
 //! Live delivery on this node: a ring of the newest batches for each log that is followed here, and the ready queue of each follower.
 //!
-//! In: [`Hub::deliver`], called by the log's sink for every signalled batch. Out: [`ReadyQueue`], which wakes a
-//! [`Subscriber`](super::Subscriber); it reads the ring through its [`FollowGuard`].
+//! In: [`Hub::deliver`], called by the log's sink for every signalled batch.
+//! Out: [`ReadyQueue`], which wakes a [`Subscriber`](super::Subscriber); it reads the ring through its [`FollowGuard`].
+//! Next: `shared/relay/src/subscriber.rs`: a reader's cursors.
 //!
 //! Lock order: the map of channels, then one channel. Both are held for moments, never across an await.
 

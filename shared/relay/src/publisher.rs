@@ -1,5 +1,8 @@
-//! Publisher: one sender of one producer, with the right to append to that producer's log. In: records of an ingress, checked here and
-//! grouped. Out: submissions to the [`appender`](super::appender), which writes them.
+//! Publisher: one sender of one producer, with the right to append to that producer's log.
+//!
+//! In: records of one session, with their sequence numbers.
+//! Out: checked records that the log does not have, and a ticket that says when they are in it.
+//! Next: `shared/relay/src/appender.rs`: the queue of the producer's appender.
 
 use std::{
     fmt,

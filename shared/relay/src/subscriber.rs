@@ -1,4 +1,8 @@
 //! A reader: a cursor for each producer it follows. It pulls; nothing is queued for it.
+//!
+//! In: wake-ups, and batches from the ring or the log.
+//! Out: batches, gaps and resets, in order, when they are pulled.
+//! Next: `shared/relay/src/feed.rs`: the rights of the reader.
 
 use std::{
     collections::{HashMap, VecDeque},

@@ -1,7 +1,8 @@
 //! The producer side of motience/1, over any [`Transport`].
 //!
-//! Comes in: a device that was admitted, and its frames, one after the other. Goes out: batches of records to a [`Publisher`], whose
-//! log acknowledges them; frames of the control stream to the device. The next room is `relay/publisher`.
+//! In: an admitted device and its frames, from any transport.
+//! Out: batches of records; acknowledgements and refusals back to the device.
+//! Next: `shared/relay/src/publisher.rs`: one publisher for each session.
 //!
 //! ```text
 //! admit -> Welcome -> records, templates, skipped numbers, health, renewals up | acknowledgements, refusals down -> drain or close
