@@ -21,7 +21,7 @@ impl ActiveSessions {
         }
         let mut sessions = self.lock();
         match sessions.get(&key(session)) {
-            // Two may overtake each other between log and here: within one life of the log the higher fence stays.
+            // Two may overtake each other between log and here: within one epoch of the log the higher fence stays.
             Some(other) if other.is_newer_than(session) => session.superseded.cancel(),
             _ => {
                 if let Some(older) = sessions.insert(key(session), Arc::clone(session)) {

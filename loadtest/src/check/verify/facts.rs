@@ -80,9 +80,9 @@ pub(super) struct Facts<'h> {
     pub(super) places: HashMap<Id, HashSet<Place>>,
     /// What was seen at each place, by whoever saw it first.
     pub(super) at: HashMap<Place, (RecordId, Id)>,
-    /// When each life was heard of first.
+    /// When each epoch was heard of first.
     pub(super) began: HashMap<(i64, LogEpoch), u64>,
-    /// `(producer, older life, newer life)` and the last offset that both surely share.
+    /// `(producer, older epoch, newer epoch)` and the last offset that both surely share.
     pub(super) shared: HashMap<(i64, LogEpoch, LogEpoch), u64>,
     pub(super) rollbacks: Vec<Window>,
     pub(super) foundation: Vec<Window>,
@@ -123,12 +123,12 @@ impl<'h> Facts<'h> {
     }
 
     /// Whether an injected rollback may have destroyed what was in the log of this record's producer: it was destroyed in
-    /// every life in which anyone saw it, and it was not written again.
+    /// every epoch in which anyone saw it, and it was not written again.
     ///
     /// - Where nobody saw it, it must have been acknowledged before the rollback ended, or shortly after: one that was not
     ///   acknowledged is sent again, so it can be destroyed only once it is.
-    /// - A life that was first heard of after the rollback was not rolled back by it.
-    /// - What lies below a place that an older and a newer life surely share was not destroyed.
+    /// - An epoch that was first heard of after the rollback was not rolled back by it.
+    /// - What lies below a place that an older and a newer epoch surely share was not destroyed.
     ///
     /// `could` says of a rollback whether the one who asks could not have read the record before it.
     pub(super) fn may_be_destroyed(&self, id: Id, record: &Record, could: impl Fn(&Window) -> bool) -> bool {

@@ -5,9 +5,9 @@
 //!
 //! **The rule of destroyed records.** A record may be missing at a consumer without a word only where all of this holds: a
 //! rollback of the log was injected; the record may have been destroyed by it (see [`Facts::may_be_destroyed`]: it had been
-//! acknowledged, it was seen in no life of the log that began later, and it does not lie below a place that its life and a
+//! acknowledged, it was seen in no epoch of the log that began later, and it does not lie below a place that its epoch and a
 //! later one share); and the consumer could not have read it before: it received nothing that stands behind it in the same
-//! life and, before that rollback, nothing that was offered only after the record was acknowledged.
+//! epoch and, before that rollback, nothing that was offered only after the record was acknowledged.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -148,7 +148,7 @@ fn is_owed(facts: &Facts<'_>, consumer: &Consumer, id: Id, record: &Record) -> b
     })
 }
 
-/// How far a consumer came in each life of each log, and the gaps it was told of.
+/// How far a consumer came in each epoch of each log, and the gaps it was told of.
 #[derive(Default)]
 struct Read {
     last: HashMap<(i64, LogEpoch), u64>,

@@ -3,8 +3,8 @@
 //! - **no loss** ([`loss`]): every record that a device took inside a consumer's authorised interval is received by it, unless
 //!   the device reported that it dropped or lost it, or an injected rollback destroyed it where that consumer could not have
 //!   read it any more. Without an injected rollback there is no excuse.
-//! - **order** and **uniqueness** ([`order`]): within a life of a log, offset and name are one to one; what a consumer receives
-//!   rises by one, but for gaps it was told of and doubles its client removed; a life ends with word of a reset; a name comes
+//! - **order** and **uniqueness** ([`order`]): within an epoch of a log, offset and name are one to one; what a consumer receives
+//!   rises by one, but for gaps it was told of and doubles its client removed; an epoch ends with word of a reset; a name comes
 //!   once, but for after a reset.
 //! - **integrity** ([`integrity`]): what is received is what was offered, byte for byte, under the name it was taken by.
 //! - **leak** ([`leak`]): nothing is received later than [`leak::PATIENCE`] after a subscription ended.

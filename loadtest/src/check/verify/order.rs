@@ -1,7 +1,7 @@
 //! Order and uniqueness: offset and name are one to one, and what a consumer receives rises without holes.
 //!
-//! A consumer begins where it says it resumes. From there each reception is the next offset of the same life, unless a gap was
-//! told of or, for a consumer whose client removes doubles, the places left out hold names that this consumer has. A life
+//! A consumer begins where it says it resumes. From there each reception is the next offset of the same epoch, unless a gap was
+//! told of or, for a consumer whose client removes doubles, the places left out hold names that this consumer has. An epoch
 //! gives way to another by word of a reset only. A consumer that was killed between writing a record down and writing its
 //! cursor receives that one record again, in the same place; that is its own doing.
 
@@ -26,7 +26,7 @@ pub(super) fn check(facts: &Facts<'_>, violations: &mut Vec<Violation>) {
     }
 }
 
-/// Nobody saw two things in one place, nor one thing in two places of a life.
+/// Nobody saw two things in one place, nor one thing in two places of an epoch.
 fn one_to_one(facts: &Facts<'_>, violations: &mut Vec<Violation>) {
     let mut offsets: HashMap<(i64, LogEpoch, RecordId), u64> = HashMap::new();
     let mut names: HashMap<RecordId, Id> = HashMap::new();
@@ -54,7 +54,7 @@ fn one_to_one(facts: &Facts<'_>, violations: &mut Vec<Violation>) {
     }
 }
 
-/// A record below the place that two lives share stands in both of them there, and nowhere else.
+/// A record below the place that two epochs share stands in both of them there, and nowhere else.
 fn once_in_shared_epochs(facts: &Facts<'_>, violations: &mut Vec<Violation>) {
     for (id, places) in facts.places.iter().filter(|(_, places)| places.len() > 1) {
         for (producer, older, offset) in places {
@@ -62,7 +62,7 @@ fn once_in_shared_epochs(facts: &Facts<'_>, violations: &mut Vec<Violation>) {
                 let shared = facts.shared.get(&(*producer, *older, *newer)).copied().unwrap_or_default();
                 if *offset <= shared && other != offset {
                     let what = format!(
-                        "record {id} stands at {older}-{offset}, which the life {newer} shares up to {shared}, and at {newer}-{other} again"
+                        "record {id} stands at {older}-{offset}, which the epoch {newer} shares up to {shared}, and at {newer}-{other} again"
                     );
                     broken(violations, Invariant::Uniqueness, Some(*id), what);
                 }
@@ -74,7 +74,7 @@ fn once_in_shared_epochs(facts: &Facts<'_>, violations: &mut Vec<Violation>) {
 /// Where a consumer is in one log.
 #[derive(Clone, Copy, Debug)]
 struct Place {
-    /// The life 0 is none yet.
+    /// The epoch 0 is none yet.
     at: Cursor,
     /// Where this process began.
     resumed: Cursor,

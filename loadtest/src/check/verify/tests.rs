@@ -147,7 +147,7 @@ fn a_hole_a_step_back_and_a_second_time_are_refused() {
     refused(|h| of(h, 0).swap(5, 6), Invariant::Order);
     refused(|h| of(h, 1).push(received(25 * SECOND, at(1, 11), 4)), Invariant::Uniqueness);
     refused(|h| of(h, 1).push(received(25 * SECOND, at(1, 10), 10)), Invariant::Order);
-    // Another life without word of it.
+    // Another epoch without word of it.
     refused(|h| of(h, 1)[10] = received(25 * SECOND, at(2, 10), 10), Invariant::Order);
 }
 
@@ -272,7 +272,7 @@ fn what_a_rollback_destroyed_is_excused_where_nobody_could_read_it() {
         rolled_back(h);
         h.store.as_mut().unwrap().truncate(8);
     });
-    // Sent again in the new life: owed to everyone, and a double for those who had it.
+    // Sent again in the new epoch: owed to everyone, and a double for those who had it.
     passes(|h| {
         rolled_back(h);
         of(h, 1).push(received(24 * SECOND, at(2, 9), 9));
@@ -285,7 +285,7 @@ fn what_a_rollback_destroyed_is_excused_where_nobody_could_read_it() {
         },
         Invariant::Loss,
     );
-    // Below what both lives share nothing was destroyed.
+    // Below what both epochs share nothing was destroyed.
     refused(
         |h| {
             rolled_back(h);
