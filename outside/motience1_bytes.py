@@ -116,6 +116,10 @@ def read_start(body):
     raise Broken("malformed")
 
 
+def read_order(number):
+    return checked(number <= 1, ("log", "device")[number & 1])
+
+
 def put_parts(parts):
     out = varint(len(parts))
     for part in parts:
@@ -165,6 +169,8 @@ INTENT = INTENTS.get, lambda body: {1: "produce", 2: "consume"}.get(body.take(1)
 TEXT = text(MAX_LITERALS)
 # Only there where it is not empty.
 SELECTION_TEXT = lambda value: TEXT[0](value) if value else b"", lambda body: body.text(16384) if body.left() else ""
+# Only there where it is not the log's.
+ORDER = lambda order: b"\1" if order == "device" else b"", lambda body: read_order(body.number()) if body.left() else "log"
 LOSS = lambda ppm: varint(0 if ppm is None else ppm + 1), lambda body: n - 1 if (n := body.number()) else None
 
 PRODUCER = {"producer": NUMBER}
@@ -179,7 +185,7 @@ FRAMES = {
     0x07: ("TokenAccepted", {"expires_in": NUMBER}),
     0x09: ("Ack", {"ranges": RANGES}),
     0x0B: ("Refused", {"seq": NUMBER, "code": text(64), "message": text(512)}),
-    0x0D: ("Subscribe", PRODUCER | {"start": (put_start, read_start), "cursor_name": text(64), "selection": SELECTION_TEXT}),
+    0x0D: ("Subscribe", PRODUCER | {"start": (put_start, read_start), "cursor_name": text(64), "selection": SELECTION_TEXT, "order": ORDER}),
     0x0F: ("Unsubscribe", PRODUCER),
     0x11: ("Followed", PRODUCER | {"refusal": text(64)}),
     0x13: ("Gap", PRODUCER | {"from": NUMBER, "to": NUMBER}),
@@ -203,7 +209,13 @@ TYPES = {name: number for number, (name, _) in FRAMES.items()}
 
 def encode(name, **fields):
     """A frame's bytes."""
-    body = b"".join(put(fields[key]) for key, (put, _) in FRAMES[TYPES[name]][1].items())
+    if name == "Subscribe":
+        fields = {"order": "log"} | fields
+    parts = {key: put(fields[key]) for key, (put, _) in FRAMES[TYPES[name]][1].items()}
+    if parts.get("order"):
+        # An order has a selection before it, be it an empty one.
+        parts["selection"] = parts["selection"] or TEXT[0]("")
+    body = b"".join(parts.values())
     return varint(TYPES[name]) + varint(len(body)) + body
 
 

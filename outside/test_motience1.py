@@ -484,6 +484,29 @@ async def test_a_named_cursor_is_kept_by_the_node(node):
     assert [head["offset"] for head in heads] == [0, 2]
 
 
+async def test_device_order_says_how_far_it_has_come(node):
+    producer, account = node.account("producer"), node.account("consumer")
+    node.subscribe(account, producer)
+    device = Device(producer)
+    async with to(node) as up, to(node) as down:
+        await device.open(up)
+        records = {n: device.record(n) for n in range(1, 4)}
+        for n in (1, 3, 2):
+            up.ordered(records[n])
+        await device.settled(up)
+        await down.hello("consume", account.token, "python", features=ORDER)
+        down.say("Subscribe", producer=producer.id, start={"kind": "earliest"}, cursor_name="", selection="", order="device")
+        stream = await down.delivery()
+        cursor, seqs = (await stream.expect("Cursor"))["cursor"], []
+        while cursor["offset"] < 3:
+            name, fields = await stream.next()
+            if name == "Cursor":
+                cursor = fields["cursor"]
+            else:
+                seqs.append(fields["seq"])
+        assert seqs == [1, 2, 3]
+
+
 async def test_a_selection_says_how_far_it_has_come(node):
     producer, account = node.account("producer"), node.account("consumer")
     node.subscribe(account, producer)

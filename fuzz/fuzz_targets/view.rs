@@ -4,22 +4,24 @@
 use bytes::{Bytes, BytesMut};
 use libfuzzer_sys::fuzz_target;
 use motience_proto::model::{ProducerId, record};
-use motience_relay::view::View;
+use motience_relay::pipeline::selection::Selector;
 
 fuzz_target!(|text: &str| {
     let mut lines = text.splitn(4, '\n');
     let mut line = || lines.next().unwrap_or_default();
     let (condition, fields, every, json) = (line(), line(), line(), line());
-    for view in [View::parse(&[condition], None, None), View::parse(&[], Some(fields), None), View::parse(&[], None, Some(every))] {
-        match view {
+    for selector in
+        [Selector::parse(&[condition], None, None), Selector::parse(&[], Some(fields), None), Selector::parse(&[], None, Some(every))]
+    {
+        match selector {
             Err(error) => assert!((1..=error.expression.chars().count() + 1).contains(&error.column)),
-            Ok(view) => {
+            Ok(selector) => {
                 // What is no record never comes into a log, but does no harm.
-                view.apply(&Bytes::copy_from_slice(json.as_bytes()));
+                selector.apply(&Bytes::copy_from_slice(json.as_bytes()));
                 if record::check(json.as_bytes(), record::MAX_RECORD).is_ok() {
                     let mut message = BytesMut::new();
                     record::encode(ProducerId(42), json.as_bytes(), &mut message);
-                    if let Some(shown) = view.apply(&message.freeze()) {
+                    if let Some(shown) = selector.apply(&message.freeze()) {
                         record::Parts::of(&shown).expect("what is shown is a message");
                     }
                 }

@@ -5,7 +5,6 @@ use std::time::Duration;
 use axum::http::HeaderValue;
 use motience_http::{Detail, Host, Limits, ListenAddress, Origins};
 use motience_limits::rate::Rate;
-use motience_relay::{order, view};
 use motience_settings::env::{self, Env};
 
 use crate::certificate;
@@ -53,10 +52,6 @@ pub struct Config {
     pub consumer_message: usize,
     /// What one consumer may ask for on its connection: a resume counts one for each of its cursors. RATE_LIMIT_CONTROL, 3000/m.
     pub control: Rate,
-    /// How much is held back for a consumer that asks for device order.
-    pub order: order::Limits,
-    /// How much is held back for one that asks for a view.
-    pub view: view::Limits,
     /// Limits of the listeners.
     pub limits: Limits,
     /// What its ports tell of the node. METRICS_ON_SERVICE_PORTS.
@@ -92,8 +87,6 @@ impl Config {
             credit: env.parse("QUIC_CREDIT", 8192)?,
             consumer_message: env.bytes("WSS2_MAX_MESSAGE_BYTES", 16 * 1024)?,
             control: env.parse("RATE_LIMIT_CONTROL", Rate::per_minute(3000))?,
-            order: order::Limits::from_env(env)?,
-            view: view::Limits::from_env(env)?,
             limits: Limits::from_env(env)?,
             detail: Detail::of_services(env)?,
             hsts: certificate::hsts(env)?,

@@ -1,10 +1,9 @@
 //! The WebSocket gateway: `/producer` and `/consumer` as every existing client knows them, `/motience` for devices that
 //! QUIC does not reach, and the pages: a console, and a tester for each side.
 //!
-//! A connection authenticates at its upgrade and then holds a `Publisher` or a `Feed` until it closes or its token ends.
+//! A connection authenticates at its upgrade and then holds a `Publisher` or a delivery `Pipeline` until it closes or its token ends.
 //! Four listeners: producers, consumers, and a page for trying each. Linked into the server, and a program of its own.
 
-mod arranged;
 pub mod cert_hash;
 pub mod certificate;
 mod config;

@@ -7,8 +7,9 @@ use axum::{
 use motience_auth::Grant;
 use motience_http::{ApiError, bearer, check_origin};
 use motience_limits::permits::{Permit, Share};
+use motience_proto::model::Role;
 use motience_proto::model::Transport;
-use motience_proto::model::{Role, Selection};
+use motience_relay::pipeline;
 
 use crate::{Shared, handshake::Upgrade};
 
@@ -29,11 +30,9 @@ struct Query {
     token: Option<String>,
     v: Option<String>,
     resume: Option<String>,
-    durable: Option<String>,
-    order: Option<String>,
     cursors: Option<String>,
     received_at: Option<String>,
-    selection: Selection,
+    wishes: pipeline::Request,
 }
 
 impl Query {
@@ -41,13 +40,11 @@ impl Query {
     fn read(members: Vec<(String, String)>) -> Self {
         let mut query = Self::default();
         for (name, value) in members {
-            let Some(value) = query.selection.take(&name, value) else { continue };
+            let Some(value) = query.wishes.take(&name, value) else { continue };
             match name.as_str() {
                 "token" => query.token = Some(value),
                 "v" => query.v = Some(value),
                 "resume" => query.resume = Some(value),
-                "durable" => query.durable = Some(value),
-                "order" => query.order = Some(value),
                 "cursors" => query.cursors = Some(value),
                 "received_at" => query.received_at = Some(value),
                 _ => {}
@@ -63,13 +60,12 @@ pub(crate) struct Admitted {
     pub(crate) grant: Grant,
     pub(crate) v2: bool,
     pub(crate) resume: Option<String>,
-    pub(crate) durable: Option<String>,
-    pub(crate) order: Option<String>,
     /// Whether the client wants to be told where it begins with each producer.
     pub(crate) cursors: bool,
     /// Whether it wants to know when each record came.
     pub(crate) received: bool,
-    pub(crate) selection: Selection,
+    /// The pipeline's part of the query.
+    pub(crate) wishes: pipeline::Request,
     pub(crate) permit: Permit,
 }
 
@@ -111,9 +107,9 @@ impl Request {
         let first = offered.iter().find(|protocol| !protocol.is_empty()).cloned();
         let spoken: Vec<String> = [V2, BEARER].into_iter().map(str::to_owned).chain(first).collect();
         let upgrade = upgrade.protocols(spoken).longest(max_message);
-        let Query { resume, durable, order, cursors, received_at, selection, .. } = query;
+        let Query { resume, cursors, received_at, wishes, .. } = query;
         let cursors = cursors.as_deref() == Some("true");
         let received = received_at.as_deref() == Some("true");
-        Ok(Admitted { upgrade, grant, v2, resume, durable, order, cursors, received, selection, permit })
+        Ok(Admitted { upgrade, grant, v2, resume, cursors, received, wishes, permit })
     }
 }

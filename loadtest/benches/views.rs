@@ -1,4 +1,4 @@
-//! What a view costs for each record of about 150 bytes, beside what it replaces: a document built of the whole record.
+//! The cost of a selection for each record of about 150 bytes, beside that of what it replaces: a document built of the whole record.
 //!
 //! `cargo bench -p motience-loadtest --bench views`
 
@@ -9,9 +9,10 @@ use std::{
 
 use bytes::Bytes;
 use motience_proto::model::{Cursor, LogEpoch, Offset, ProducerEpoch, ProducerId, RecordId, Seq};
-use motience_relay::{
-    order::Record,
-    view::{Limits, Thinned, View},
+use motience_relay::pipeline::{
+    DeliveredRecord,
+    sampler::{Limits, Sampler},
+    selection::Selector,
 };
 use serde_json::Value;
 
@@ -21,7 +22,7 @@ const RECORDS: u64 = 200_000;
 const DEVICES: u64 = 100;
 
 /// A pump's reading, with its place in the log.
-fn reading(random: &mut fastrand::Rng, n: u64) -> Record {
+fn reading(random: &mut fastrand::Rng, n: u64) -> DeliveredRecord {
     let (device, second) = (n % DEVICES, n / DEVICES);
     let text = format!(
         r#"{{"producer_id":"7","device_id":"pump-{device:05}","timestamp":{},"data":{{"seq":{n},"pressure":{:.3},"flow":{:.2},"temperature":{:.1},"valve":"{}"}}}}"#,
@@ -32,7 +33,7 @@ fn reading(random: &mut fastrand::Rng, n: u64) -> Record {
         if random.u8(0..20) == 0 { "closed" } else { "open" },
     );
     let offset = Offset(n + 1);
-    Record {
+    DeliveredRecord {
         producer: ProducerId(7),
         cursor: Cursor { log_epoch: LogEpoch(1), offset },
         offset,
@@ -44,7 +45,7 @@ fn reading(random: &mut fastrand::Rng, n: u64) -> Record {
 
 fn main() {
     let mut random = fastrand::Rng::with_seed(1);
-    let records: Vec<Record> = (0..RECORDS).map(|n| reading(&mut random, n)).collect();
+    let records: Vec<DeliveredRecord> = (0..RECORDS).map(|n| reading(&mut random, n)).collect();
     println!("{:<34} {:>12} {:>12}", "", "ns a record", "shown");
     for (name, conditions, fields, every) in [
         ("everything", &[][..], None, None),
@@ -54,18 +55,18 @@ fn main() {
         ("every=10s", &[], None, Some("10s")),
         ("where, fields and every", &["/data/temperature>32.5"], Some("/data/temperature"), Some("10s")),
     ] {
-        let view = View::parse(conditions, fields, every).expect("the expressions are good");
-        let mut thinned = Thinned::new(view, Limits::default());
+        let selector = Selector::parse(conditions, fields, every).expect("the expressions are good");
+        let mut sampler = Sampler::new(selector, Limits::default());
         let (mut out, mut shown, now) = (Vec::new(), 0, Instant::now());
         for record in &records {
-            thinned.push(record, now, &mut out);
+            sampler.push(record, now, &mut out);
             shown += black_box(&out).len();
             out.clear();
         }
         row(name, now.elapsed(), shown);
     }
     let begun = Instant::now();
-    let hot = |record: &&Record| {
+    let hot = |record: &&DeliveredRecord| {
         let built: Value = serde_json::from_slice(&record.message).expect("it is JSON");
         built.pointer("/data/temperature").and_then(Value::as_f64).is_some_and(|t| t > 32.5)
     };

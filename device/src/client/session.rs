@@ -11,7 +11,7 @@ use std::{
 
 use bytes::{Bytes, BytesMut};
 use motience_proto::{
-    model::{Cursor, ProducerEpoch, ProducerId, RangeSet, Selection},
+    model::{Cursor, Order, ProducerEpoch, ProducerId, RangeSet, Selection},
     wire::{
         CloseCode, Confirm, Entry, Feed, Frame, From, Gap, Health, Hello, Intent, Limits, Record, Refused, Skipped, StreamKind, Subscribe,
         TokenRefresh, Unsubscribe, VERSION, Welcome, features,
@@ -137,7 +137,7 @@ impl Session {
             token: token.expose_secret().to_owned(),
             device_id: config.device_id.as_str().to_owned(),
             epoch,
-            features: features::LATEST | features::VIEW | if config.link.compact { features::COMPACT } else { 0 },
+            features: features::LATEST | features::VIEW | features::ORDER | if config.link.compact { features::COMPACT } else { 0 },
         };
         put(&mut send, &[Frame::Hello(hello)]).await?;
         if !early.is_empty() {
@@ -242,19 +242,27 @@ impl Session {
 
     /// Asks to follow a producer; `Followed` answers.
     pub async fn subscribe(&self, producer: ProducerId, from: From, durable: &str) -> Result<(), Error> {
-        self.subscribe_view(producer, from, durable, &Selection::default()).await
+        self.subscribe_with(producer, from, durable, &Selection::default(), Order::Log).await
     }
 
-    /// The same for some of its records only; [`Event::Feed`] then also says how far the follow has come. Only where
-    /// [`Session::has_views`].
-    pub async fn subscribe_view(&self, producer: ProducerId, from: From, durable: &str, view: &Selection) -> Result<(), Error> {
-        let view = if view.is_empty() { String::new() } else { serde_json::to_string(view).unwrap_or_default() };
-        self.control(Frame::Subscribe(Subscribe { producer, from, durable: durable.to_owned(), view })).await
+    /// Asks to follow some of a producer's records, or all of them in another order; [`Event::Feed`] then also says how far the
+    /// follow has come. Only where the server [knows](Session::knows) both.
+    pub async fn subscribe_with(
+        &self,
+        producer: ProducerId,
+        from: From,
+        durable: &str,
+        selection: &Selection,
+        order: Order,
+    ) -> Result<(), Error> {
+        let view = if selection.is_empty() { String::new() } else { serde_json::to_string(selection).unwrap_or_default() };
+        self.control(Frame::Subscribe(Subscribe { producer, from, durable: durable.to_owned(), view, order })).await
     }
 
-    /// Whether the server knows views.
-    pub fn has_views(&self) -> bool {
-        self.welcome.features & features::VIEW != 0
+    /// Whether the server knows selections, where one is asked for, and device order, where that is.
+    pub fn knows(&self, selection: &Selection, order: Order) -> bool {
+        let knows = |feature| self.welcome.features & feature != 0;
+        (selection.is_empty() || knows(features::VIEW)) && (order == Order::Log || knows(features::ORDER))
     }
 
     /// Moves the durable cursor of a follow.

@@ -116,13 +116,13 @@ impl Actor {
     /// Asks for a follow from where its cursor is.
     async fn follow(&mut self, session: &Session, producer: ProducerId) -> Result<(), crate::client::Error> {
         let Some(cursor) = self.cursors.get(&producer) else { return Ok(()) };
-        let Follow { durable, selection, .. } = &cursor.follow;
-        if !selection.is_empty() && !session.has_views() {
+        let Follow { durable, selection, order, .. } = &cursor.follow;
+        if !session.knows(selection, *order) {
             self.cursors.remove(&producer);
             self.pending.push_back(Delivery::Ended { producer, refusal: NO_VIEWS.to_owned() });
             return Ok(());
         }
-        session.subscribe_view(producer, cursor.resume(), durable, selection).await
+        session.subscribe_with(producer, cursor.resume(), durable, selection, *order).await
     }
 
     async fn stay(&mut self, mut session: Session) -> Option<Failure> {

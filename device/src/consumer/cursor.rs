@@ -8,7 +8,7 @@ use std::collections::{HashMap, HashSet, VecDeque};
 
 use bytes::Bytes;
 use motience_proto::{
-    model::{Cursor as Place, Offset, ProducerEpoch, ProducerId, RangeSet, RecordId, Selection},
+    model::{Cursor as Place, Offset, Order, ProducerEpoch, ProducerId, RangeSet, RecordId, Selection},
     wire::From as Start,
 };
 
@@ -27,6 +27,7 @@ pub(super) struct Follow {
     /// The name of a durable cursor, or empty.
     pub(super) durable: String,
     pub(super) selection: Selection,
+    pub(super) order: Order,
 }
 
 /// The place of one follow.
@@ -84,9 +85,9 @@ impl Cursor {
         }
     }
 
-    /// Whether the server leaves records out.
+    /// Whether the server leaves records out, or changes their order.
     fn selective(&self) -> bool {
-        !self.follow.selection.is_empty()
+        !self.follow.selection.is_empty() || self.follow.order == Order::Device
     }
 
     /// Word of a gap came.
@@ -155,7 +156,7 @@ mod tests {
     }
 
     fn follow(start: Start) -> (Cursor, VecDeque<Delivery>) {
-        (Cursor::new(WHO, Follow { start, durable: String::new(), selection: Selection::default() }), VecDeque::new())
+        (Cursor::new(WHO, Follow { start, durable: String::new(), selection: Selection::default(), order: Order::Log }), VecDeque::new())
     }
 
     /// Offsets delivered, gaps as ranges, a reset as the offset it goes back to twice, negative.
@@ -212,7 +213,7 @@ mod tests {
     #[test]
     fn with_a_selection_the_server_says_how_far_it_has_come() {
         let selection = Selection { every: Some("10s".to_owned()), ..Selection::default() };
-        let follow = Follow { start: Start::Live, durable: String::new(), selection };
+        let follow = Follow { start: Start::Live, durable: String::new(), selection, order: Order::Log };
         let (mut cursor, mut out) = (Cursor::new(WHO, follow), VecDeque::new());
         cursor.feed(place(3, 4), &mut out);
         for offset in [9, 7, 9] {

@@ -5,7 +5,7 @@
 
 use bytes::Bytes;
 use motience_proto::{
-    model::{Cursor as Place, Offset, ProducerEpoch, ProducerId, RecordId, Selection},
+    model::{Cursor as Place, Offset, Order, ProducerEpoch, ProducerId, RecordId, Selection},
     wire::{From as Start, Intent},
 };
 use tokio::{sync::mpsc, task::JoinHandle};
@@ -94,7 +94,7 @@ pub enum Delivery {
         cursor: Place,
     },
     /// A follow was refused, or has ended: `not_subscribed`, `unsubscribed`, `too_many`, `invalid_expression`; `no_views` where
-    /// the server knows no selections.
+    /// the server knows no selections or no device order.
     Ended {
         /// Whom.
         producer: ProducerId,
@@ -155,7 +155,20 @@ impl Consumer {
     /// The same (without a cursor where `name` is empty) for a selection of the records: the server sends only what is wanted.
     /// A record's cursor is then a place before which everything is dealt with, and [`Delivery::Passed`] moves it on.
     pub async fn subscribe_selection(&self, producer: ProducerId, start: Start, name: &str, selection: Selection) -> Result<(), Error> {
-        self.command(Command::Subscribe(producer, Box::new(Follow { start, durable: name.to_owned(), selection }))).await
+        let follow = Follow { start, durable: name.to_owned(), selection, order: Order::Log };
+        self.command(Command::Subscribe(producer, Box::new(follow))).await
+    }
+
+    /// Follows a producer whose records come as each device numbered them, with a cursor and a selection as above.
+    pub async fn subscribe_in_device_order(
+        &self,
+        producer: ProducerId,
+        start: Start,
+        name: &str,
+        selection: Selection,
+    ) -> Result<(), Error> {
+        let follow = Follow { start, durable: name.to_owned(), selection, order: Order::Device };
+        self.command(Command::Subscribe(producer, Box::new(follow))).await
     }
 
     /// Moves the durable cursor: everything up to `cursor` is dealt with. Lost with a broken connection; the next one

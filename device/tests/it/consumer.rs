@@ -9,7 +9,7 @@ use motience_device::{
     consumer::{Config, Delivery, Error},
 };
 use motience_proto::{
-    model::{Cursor, LogEpoch, Offset, ProducerEpoch, ProducerId, RecordId, Seq},
+    model::{Cursor, LogEpoch, Offset, Order, ProducerEpoch, ProducerId, RecordId, Seq},
     wire::{CloseCode, Entry, Feed, Followed, Frame, From, Gap, Intent, Subscribe},
 };
 
@@ -40,7 +40,7 @@ fn name(seq: u64) -> RecordId {
 }
 
 fn subscribe(from: From) -> Option<Frame> {
-    Some(Frame::Subscribe(Subscribe { producer: WHO, from, durable: String::new(), view: String::new() }))
+    Some(Frame::Subscribe(Subscribe { producer: WHO, from, durable: String::new(), view: String::new(), order: Order::Log }))
 }
 
 fn message(offset: u64) -> Bytes {

@@ -1,12 +1,21 @@
-//! `GET /cursors` and `DELETE /cursors/:name`: how far the calling consumer has confirmed, by its own names.
+//! `GET /cursors`, `POST /cursors/:name` and `DELETE /cursors/:name`: the named cursors of the calling consumer.
+
+use std::collections::{HashMap, HashSet};
 
 use axum::{extract::State, http::StatusCode};
-use motience_http::{ApiError, Consumer, Page, PagePermit, Path, Query};
+use motience_http::{ApiError, Consumer, Json, Page, PagePermit, Path, Query};
 use motience_proto::model::{CursorName, ProducerId};
+use motience_relay::pipeline::position::{self, WrittenPosition};
 use motience_store::NamedCursor;
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
-use utoipa::{IntoParams, ToSchema};
+use utoipa::{
+    IntoParams, ToSchema,
+    openapi::{
+        RefOr, Schema,
+        schema::{ObjectBuilder, Type},
+    },
+};
 
 use crate::http::{Shared, shapes};
 
@@ -37,6 +46,53 @@ pub(super) struct Listed {
     #[serde(with = "time::serde::rfc3339")]
     #[schema(value_type = String, format = DateTime)]
     updated_at: OffsetDateTime,
+}
+
+/// How far the caller has dealt with records.
+#[derive(Deserialize, ToSchema)]
+#[schema(example = json!({"cursors": {"123": "7153046918624-42"}}))]
+pub(super) struct Confirmation {
+    /// For each producer the `cursor` of the last record dealt with, or the place that an `id:` names.
+    #[schema(schema_with = confirmed_schema)]
+    cursors: HashMap<String, WrittenPosition>,
+}
+
+fn confirmed_schema() -> RefOr<Schema> {
+    let text = |pattern: &str| ObjectBuilder::new().schema_type(Type::String).pattern(Some(pattern)).build();
+    ObjectBuilder::new()
+        .property_names(Some(Schema::from(text("^[1-9][0-9]{0,17}$"))))
+        .additional_properties(Some(Schema::from(text("^[1-9][0-9]{0,17}-[0-9]{1,18}$"))))
+        .into()
+}
+
+/// Moves a named cursor forward: everything up to these cursors is dealt with. For readers of `GET /stream`, which cannot say so
+/// themselves. Within one epoch of a log a cursor never moves back.
+#[utoipa::path(post, path = "/cursors/{name}", tag = "cursors", request_body = Confirmation, security(("bearer" = [])),
+    params(("name" = String, Path, description = "The cursor's name", pattern = "^[A-Za-z0-9._-]{1,64}$")), responses(
+    (status = 204, description = "Moved"),
+    (status = 400, description = "Malformed JSON"),
+    (status = 401, description = "No or bad token"),
+    (status = 403, description = "Not a consumer, or not subscribed to one of these"),
+    (status = 409, description = "The caller has as many names as it may"),
+    (status = 413, description = "The body is too large"),
+    (status = 415, description = "Not JSON"),
+    (status = 422, description = "No name of a cursor, or no cursors"),
+    (status = 503, description = "The database is unreachable"),
+))]
+pub(super) async fn confirm(
+    State(services): State<Shared>,
+    caller: Consumer,
+    Path(name): Path<CursorName>,
+    Json(confirmation): Json<Confirmation>,
+) -> Result<StatusCode, ApiError> {
+    let backend = &services.backend;
+    let cursors = position::confirmed(confirmation.cursors).map_err(|e| ApiError::invalid("cursors", e))?;
+    let allowed: HashSet<ProducerId> = backend.store.follows(caller.id).await?.into_iter().collect();
+    if let Some((producer, _)) = cursors.iter().find(|(producer, _)| !allowed.contains(producer)) {
+        return Err(ApiError::forbidden(format!("Not subscribed to {producer}.")).with_code("not_subscribed"));
+    }
+    backend.store.confirm_many(caller.id, &name, &cursors, backend.clock.now()).await?;
+    Ok(StatusCode::NO_CONTENT)
 }
 
 /// The caller's named cursors, in order of name and producer. Where there may be more, `Link` names the next part.

@@ -58,7 +58,7 @@ fn operations(data_body: usize) -> OpenApiRouter<Shared> {
         .routes(routes!(streams::streams))
         .routes(routes!(stream::stream))
         .routes(routes!(cursors::list))
-        .routes(routes!(cursors::delete))
+        .routes(routes!(cursors::confirm, cursors::delete))
         .routes(routes!(devices::devices))
         .routes(routes!(nodes::nodes))
 }

@@ -21,7 +21,7 @@ use std::{
 
 use motience_log::Batch;
 use motience_proto::model::{Cursor, DeviceId, Offset, ProducerId, Role, record::Parts};
-use motience_relay::{self as relay, Delivery, ReadFrom, Subscriber};
+use motience_relay::{self as relay, Delivery, StartPosition, Subscriber};
 use motience_store::{HistoryRow, MAX_PAGE, Page};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
@@ -154,7 +154,7 @@ impl Writer {
     /// Follows a producer from where its history stands.
     async fn follow(&mut self, producer: ProducerId, cursor: Option<Cursor>) -> Result<(), relay::Error> {
         if !self.kept.contains_key(&producer) {
-            self.subscriber.follow(producer, cursor.map_or(ReadFrom::Earliest, ReadFrom::After)).await?;
+            self.subscriber.follow(producer, cursor.map_or(StartPosition::Earliest, StartPosition::After)).await?;
             self.kept.insert(producer, cursor);
         }
         Ok(())

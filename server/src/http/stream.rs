@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use motience_relay::view;
 use motience_settings::env::{self, Env};
 
 /// Limits of live streams, down and up.
@@ -14,8 +13,6 @@ pub struct Config {
     pub comment: Duration,
     /// Longest silence within records that are sent as a stream. DATA_SILENCE_LIMIT, 30 s.
     pub silence: Duration,
-    /// How much a view may hold back.
-    pub view: view::Limits,
 }
 
 impl Config {
@@ -25,7 +22,6 @@ impl Config {
             producers: env.parse("STREAM_MAX_PRODUCERS", 100)?,
             comment: env.duration("STREAM_COMMENT_INTERVAL", Duration::from_secs(15))?,
             silence: env.duration("DATA_SILENCE_LIMIT", Duration::from_secs(30))?,
-            view: view::Limits::from_env(env)?,
         };
         for (name, none) in [
             ("STREAM_MAX_PRODUCERS", config.producers == 0),

@@ -7,7 +7,6 @@ use std::{sync::Arc, time::Duration};
 
 use motience_http::{Host, ListenAddress};
 use motience_limits::rate::Rate;
-use motience_relay::view;
 use motience_settings::env::{self, Env};
 use quinn::{IdleTimeout, TransportConfig, VarInt, crypto::rustls::QuicServerConfig};
 
@@ -51,8 +50,6 @@ pub struct Config {
     /// Frames of motience/1 that carry nothing (pings and the like) for each second, and ten seconds' worth at once.
     /// CONTROL_FRAMES_PER_SECOND, 100.
     pub control_frames: u32,
-    /// How much a view may hold back for each follow.
-    pub view: view::Limits,
 }
 
 /// Bytes buffered for a peer before its handshake is accepted.
@@ -85,7 +82,6 @@ impl Config {
             datagram_buffer: env.bytes("QUIC_DATAGRAM_BUFFER", 64 << 10)?,
             control: env.parse("RATE_LIMIT_CONTROL", Rate::per_minute(3000))?,
             control_frames: env.parse("CONTROL_FRAMES_PER_SECOND", 100)?,
-            view: view::Limits::from_env(env)?,
         };
         if config.control_frames == 0 {
             return Err(env::Error::invalid("CONTROL_FRAMES_PER_SECOND", "must be greater than zero"));

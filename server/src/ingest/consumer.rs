@@ -1,40 +1,43 @@
 //! A native consumer: one unidirectional stream for each producer it follows, so that none delays another.
 //!
 //! ```text
-//! Subscribe -> opening (may it? from where?) -> feed: a task with a stream of its own -> Unsubscribe, or its right ends
+//! Subscribe -> follows (may it? from where?) -> delivery: a task with a pipeline and a stream of its own -> Unsubscribe, or its right ends
 //! ```
 //!
-//! Nothing here waits for the consumer to read: the end of a right is acted on beside the control stream, and a follow ends with
+//! Nothing here waits for the consumer to read: the end of a right is acted on beside the control stream, and a delivery ends with
 //! whatever it was about to do.
 
-mod feed;
-mod opening;
+mod delivery;
 
 use std::sync::Arc;
 
 use bytes::BytesMut;
-use futures_util::{
-    StreamExt as _,
-    future::{BoxFuture, FutureExt as _},
-    stream::FuturesUnordered,
-};
 use motience_auth::Standing;
 use motience_limits::rate::Bucket;
 use motience_proto::{
-    model::{Fence, ProducerId, RangeSet},
-    wire::{Followed, Frame, Subscribe, TokenAccepted, Welcome, features},
+    model::{CursorName, Fence, ProducerId, RangeSet, Selection},
+    wire::{Followed, Frame, From, Subscribe, TokenAccepted, Welcome, features},
 };
-use motience_relay::{Durable, Follows, Rights};
+use motience_relay::{
+    StartPosition,
+    pipeline::{
+        Asked, Follow, FollowEvent, Follows, Options,
+        selection::{self, Selector},
+    },
+};
 use motience_session::{CloseReason, renew};
 use quinn::Connection;
+use time::OffsetDateTime;
 use tokio::task::JoinSet;
 
-use self::opening::{Opened, Opening};
 use super::{
     Shared,
     control::within,
     frames::{Control, Frames, write},
 };
+
+/// What a consumer may use.
+const FEATURES: u64 = features::VIEW | features::ORDER;
 
 pub(super) async fn serve(
     connection: &Connection,
@@ -54,21 +57,17 @@ pub(super) async fn serve(
         credit: 0,
         token_expires_in: standing.expires_in(),
         durability: backend.relay.log().durability(),
-        features: offered & features::VIEW,
+        features: offered & FEATURES,
     })
     .encode(&mut out);
-    let consumer = standing.grant().user.consumer();
-    let rights = Arc::new(backend.relay.rights(consumer));
-    let follows = Follows::default();
+    let follows = backend.relay.follows(Arc::clone(standing), shared.config.max_follows);
+    let rights = follows.keep();
     let mut session = Session {
         connection,
         shared,
         standing,
-        rights: &rights,
-        follows: &follows,
-        durable: backend.relay.durable(consumer),
-        openings: FuturesUnordered::new(),
-        feeds: JoinSet::new(),
+        follows,
+        deliveries: JoinSet::new(),
         pace: Bucket::new(shared.config.control),
         out,
         drain_told: false,
@@ -76,7 +75,7 @@ pub(super) async fn serve(
     tokio::select! {
         biased;
         // Beside the control stream, which may be full.
-        never = rights.keep(&follows) => match never {},
+        never = rights => match never {},
         ending = session.run(&mut recv, &mut send) => ending,
     }
 }
@@ -85,13 +84,9 @@ struct Session<'s> {
     connection: &'s Connection,
     shared: &'s Arc<Shared>,
     standing: &'s Arc<Standing>,
-    rights: &'s Arc<Rights>,
-    follows: &'s Follows,
-    durable: Durable,
-    /// Follows that have yet to begin.
-    openings: FuturesUnordered<BoxFuture<'static, Result<Opened, CloseReason>>>,
-    feeds: JoinSet<Result<(), CloseReason>>,
-    /// How much the consumer may still ask for.
+    follows: Follows<()>,
+    deliveries: JoinSet<Result<(), CloseReason>>,
+    /// What the consumer may still ask for.
     pace: Bucket,
     /// Frames on their way to the consumer.
     out: BytesMut,
@@ -102,30 +97,25 @@ impl Session<'_> {
     async fn run(&mut self, recv: &mut Frames, send: &mut quinn::SendStream) -> Result<(), CloseReason> {
         let shared = self.shared;
         loop {
-            for producer in self.follows.take_ended() {
-                self.followed(producer, "unsubscribed");
-            }
             if !self.out.is_empty() {
                 within(shared.config.write, write(send, &mut self.out)).await?;
             }
             // What ends comes before what begins, so that as much has ended as was asked to.
-            let busy = self.feeds.len() + self.openings.len() >= 2 * shared.config.max_follows;
+            let busy = self.deliveries.len() + self.follows.opening() >= 2 * shared.config.max_follows;
             tokio::select! {
                 biased;
-                () = self.follows.ended() => {}
-                Some(finished) = self.feeds.join_next() => match finished {
+                Some(finished) = self.deliveries.join_next() => match finished {
                     Ok(finished) => finished?,
-                    Err(e) => return Err(CloseReason::internal(format!("a feed failed: {e}"))),
+                    Err(e) => return Err(CloseReason::internal(format!("a delivery failed: {e}"))),
                 },
-                Some(opened) = self.openings.next() => self.begin(opened?),
+                event = self.follows.next() => self.follow(event?),
                 () = shared.draining.cancelled(), if !self.drain_told => {
                     Frame::Drain.encode(&mut self.out);
                     self.drain_told = true;
                 }
-                () = self.durable.due() => self.durable.flush().await,
                 frame = recv.next(), if !busy => match frame? {
                     Some(Frame::Done) => {
-                        self.durable.finish().await;
+                        self.follows.finish().await;
                         return Ok(());
                     }
                     Some(frame) => self.take(frame).await?,
@@ -149,12 +139,8 @@ impl Session<'_> {
                 self.follows.end(unsubscribe.producer);
                 self.followed(unsubscribe.producer, "unsubscribed");
             }
-            Frame::Confirm(confirm) => {
-                // Of a follow that ended in between, or without a name, there is no cursor to move.
-                if let Some(name) = self.follows.durable(confirm.producer) {
-                    self.durable.confirm(&name, confirm.producer, confirm.cursor);
-                }
-            }
+            // A follow without a name has no cursor to move.
+            Frame::Confirm(confirm) => drop(self.follows.confirm(confirm.producer, confirm.cursor)),
             Frame::TokenRefresh(refresh) => {
                 let expires_in = renew(&self.shared.backend, self.standing, &refresh.token).await?;
                 Frame::TokenAccepted(TokenAccepted { expires_in }).encode(&mut self.out);
@@ -168,41 +154,57 @@ impl Session<'_> {
 
     fn subscribe(&mut self, subscribe: &Subscribe) {
         let producer = subscribe.producer;
-        if self.follows.contains(producer) {
-            return self.followed(producer, "");
-        }
-        if self.follows.len() >= self.shared.config.max_follows {
-            return self.followed(producer, "too_many");
-        }
-        match Opening::read(subscribe) {
-            Ok(opening) => {
-                // Before anyone is asked whether it may be, so that word of its end cannot be missed.
-                let stop = self.follows.enter(producer, opening.name.clone());
-                self.openings.push(opening.run(Arc::clone(self.shared), Arc::clone(self.rights), stop).boxed());
-            }
-            Err(refusal) => self.followed(producer, refusal),
-        }
+        let answer = match options(subscribe) {
+            Err(code) => code,
+            Ok(options) => match self.follows.ask(Follow { producer, start: start(subscribe.from), options, egress: () }) {
+                Ok(Asked::Later) => return,
+                Ok(Asked::Already) => "",
+                Err(refusal) => refusal.code(),
+            },
+        };
+        self.followed(producer, answer);
     }
 
-    /// A follow may begin, or not.
-    fn begin(&mut self, opened: Opened) {
-        let Opened { producer, stop, outcome } = opened;
-        match outcome {
-            // Whoever ended it has said so.
-            _ if stop.is_cancelled() => {}
-            Ok(feed) => {
-                let feed = feed.run(self.connection.clone(), Arc::clone(self.standing), Arc::clone(self.rights), stop);
-                self.feeds.spawn(feed);
+    fn follow(&mut self, event: FollowEvent<()>) {
+        match event {
+            FollowEvent::Begun { producer, pipeline, stop, egress: () } => {
+                self.deliveries.spawn(delivery::run(producer, *pipeline, stop, self.connection.clone(), self.shared.config.write));
                 self.followed(producer, "");
             }
-            Err(refusal) => {
-                self.follows.end(producer);
-                self.followed(producer, refusal);
-            }
+            FollowEvent::Refused(producer, refusal) => self.followed(producer, refusal.code()),
+            FollowEvent::Ended(producer) => self.followed(producer, "unsubscribed"),
         }
     }
 
     fn followed(&mut self, producer: ProducerId, refusal: &str) {
         Frame::Followed(Followed { producer, refusal: refusal.to_owned() }).encode(&mut self.out);
     }
+}
+
+fn start(from: From) -> StartPosition {
+    match from {
+        From::Live => StartPosition::Live,
+        From::Earliest => StartPosition::Earliest,
+        From::After(cursor) => StartPosition::After(cursor),
+        From::Time(ms) => {
+            let time = OffsetDateTime::from_unix_timestamp_nanos(i128::from(ms) * 1_000_000);
+            StartPosition::Time(time.unwrap_or(OffsetDateTime::UNIX_EPOCH))
+        }
+    }
+}
+
+/// The options of a follow, or the code of its refusal. The client made the text of a selection, so what is wrong with its expressions
+/// is told over HTTP, where people try them.
+fn options(subscribe: &Subscribe) -> Result<Options, &'static str> {
+    let selection = if subscribe.view.is_empty() {
+        Selection::default()
+    } else {
+        serde_json::from_str(&subscribe.view).map_err(|_| selection::Error::CODE)?
+    };
+    let selector = Selector::of(&selection).map_err(|_| selection::Error::CODE)?;
+    let cursor = match subscribe.durable.as_str() {
+        "" => None,
+        name => Some(CursorName::new(name).map_err(|_| "invalid_cursor_name")?),
+    };
+    Ok(Options { order: subscribe.order, selector, cursor })
 }

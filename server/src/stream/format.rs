@@ -3,17 +3,21 @@
 //! A record may have line ends between its tokens, where JSON allows any blank: they become blanks, or they would end a line
 //! here. Within its strings JSON allows none.
 
-use std::fmt::Write as _;
+use std::{collections::BTreeMap, fmt::Write as _};
 
 use axum::http::{HeaderMap, HeaderValue, header};
 use bytes::{BufMut as _, BytesMut};
-use motience_relay::places;
+use motience_proto::model::{Cursor, ProducerId};
+use motience_relay::pipeline::json::{self, put_line};
 use serde_json::Value;
 
-use super::cursors::Cursors;
+use super::cursors::Shown;
 
 /// Milliseconds after which an `EventSource` comes back.
 const RETRY: &str = "1000";
+
+/// Where a stream stands in each log, in order of the producers.
+type Cursors = BTreeMap<ProducerId, Cursor>;
 
 /// How a stream is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -74,7 +78,7 @@ impl Format {
     pub(super) fn record(self, message: &[u8], cursors: &Cursors, out: &mut BytesMut) {
         match self {
             Self::Events => {
-                put(out, format_args!("id: {cursors}\ndata: "));
+                put(out, format_args!("id: {}\ndata: ", Shown(cursors)));
                 put_line(message, out);
                 out.put_slice(b"\n\n");
             }
@@ -90,7 +94,7 @@ impl Format {
         match self {
             Self::Events => {
                 let name = notice["type"].as_str().unwrap_or_default();
-                put(out, format_args!("event: {name}\nid: {cursors}\ndata: {notice}\n\n"));
+                put(out, format_args!("event: {name}\nid: {}\ndata: {notice}\n\n", Shown(cursors)));
             }
             Self::Lines => put(out, format_args!("{notice}\n")),
         }
@@ -99,8 +103,8 @@ impl Format {
     /// A sign of life that moves the cursors: a block without data is no event, but its id counts.
     pub(super) fn beat(self, cursors: &Cursors, out: &mut BytesMut) {
         match self {
-            Self::Events => put(out, format_args!(": \nid: {cursors}\n\n")),
-            Self::Lines => put(out, format_args!("{}\n", places::moved(&cursors.0))),
+            Self::Events => put(out, format_args!(": \nid: {}\n\n", Shown(cursors))),
+            Self::Lines => put(out, format_args!("{}\n", json::moved(cursors))),
         }
     }
 }
@@ -110,20 +114,9 @@ fn put(out: &mut BytesMut, what: std::fmt::Arguments<'_>) {
     let _ = out.write_fmt(what);
 }
 
-/// Appends a message as one line: a record may have blanks that end lines.
-pub(crate) fn put_line(message: &[u8], out: &mut BytesMut) {
-    let begin = out.len();
-    out.put_slice(message);
-    for byte in &mut out[begin..] {
-        if matches!(byte, b'\r' | b'\n') {
-            *byte = b' ';
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use motience_proto::model::{Cursor, LogEpoch, Offset, ProducerId};
+    use motience_proto::model::{LogEpoch, Offset};
     use serde_json::json;
 
     use super::*;
@@ -153,7 +146,7 @@ mod tests {
 
     #[test]
     fn line_ends_in_a_record_do_not_end_a_line() {
-        let cursors = Cursors([(ProducerId(1), Cursor { log_epoch: LogEpoch(7), offset: Offset(9) })].into());
+        let cursors = Cursors::from([(ProducerId(1), Cursor { log_epoch: LogEpoch(7), offset: Offset(9) })]);
         let written = |write: &dyn Fn(Format, &mut BytesMut)| {
             [Format::Events, Format::Lines].map(|format| {
                 let mut out = BytesMut::new();

@@ -1,7 +1,7 @@
 //! `GET /stream`: live records for HTTP clients, as server-sent events or as lines of JSON, over any version of HTTP.
 //!
 //! ```text
-//! query, token -> Feed (whom the caller may follow) -> Thinned (what it wants) -> Session (chunks, pulled) -> body
+//! query, token -> Pipeline (what the caller may read, in the form it wants) -> Session (chunks, pulled) -> body
 //! ```
 
 mod cursors;
@@ -10,10 +10,7 @@ mod query;
 mod schema;
 mod session;
 
-use std::{
-    collections::{HashMap, HashSet},
-    convert::Infallible,
-};
+use std::{collections::HashSet, convert::Infallible, sync::Arc};
 
 use axum::{
     Extension,
@@ -23,19 +20,20 @@ use axum::{
     response::{IntoResponse as _, Response},
 };
 use futures_util::stream;
-use motience_auth::Grant;
+use motience_auth::{Grant, Standing};
 use motience_http::{Answer, ApiError, Query, bearer};
 use motience_limits::permits::Share;
 use motience_proto::model::Transport;
 use motience_proto::model::{ProducerId, Role, times};
-use motience_relay::{Feed, ReadFrom, view::Thinned};
+use motience_relay::{
+    StartPosition,
+    pipeline::{Options, Pipeline, Reader, Start},
+};
 use tokio_util::sync::CancellationToken;
 
-pub(crate) use format::put_line;
 pub(crate) use query::Clock;
 
 use self::{
-    cursors::From,
     format::Format,
     query::Wanted,
     session::{Parts, Session},
@@ -56,6 +54,8 @@ const ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering")
     ("from" = inline(Option<schema::Place>), Query, description = "`live` (the default), `earliest`, a time (of arrival, unless `by=device`), a cursor, an offset such as `@456`, `1:7-456,2:7-9`, or `{\"1\":\"7-456\"}`. A time or a place that retention has passed is answered by `gap`", example = "live"),
     ("by" = inline(Option<schema::By>), Query, description = "Whose clock a time in `from` is of: `received` (the default), or `device`"),
     ("received_at" = inline(Option<schema::Flag>), Query, description = "Whether each record says when it came: `received_at`"),
+    ("order" = inline(Option<schema::Order>), Query, description = "`log` (the default): as records arrived; `device`: as each device numbered them"),
+    ("durable" = inline(Option<schema::CursorName>), Query, description = "A consumer's named cursor: the stream begins where it stands, and it moves by `POST /cursors/{name}`", example = "app"),
     ("where" = inline(Option<schema::Conditions>), Query, description = "A JSON pointer into the message, a comparison, a JSON value; all must hold", example = json!(["/data/temperature>30"])),
     ("fields" = inline(Option<schema::Fields>), Query, description = "JSON pointers with commas: what `data` keeps", example = "/data/temperature,/data/humidity"),
     ("every" = inline(Option<schema::Every>), Query, description = "The last value of each device in each such time", example = "10s"),
@@ -68,6 +68,7 @@ const ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering")
     (status = 403, description = "Not subscribed to one of these, or another's log"),
     (status = 404, description = "No such producer"),
     (status = 406, description = "Neither form is acceptable"),
+    (status = 409, description = "The account has as many named cursors as it may"),
     (status = 422, description = "A parameter is out of bounds"),
     (status = 429, description = "The account has too many streams"),
     (status = 503, description = "The database or the log is unavailable, or the node is full"),
@@ -92,32 +93,29 @@ pub(crate) async fn stream(
     let format = Format::negotiate(&headers).ok_or_else(|| {
         ApiError::new(StatusCode::NOT_ACCEPTABLE, "not_acceptable", "This is sent as text/event-stream or application/x-ndjson.")
     })?;
-    let from = beginning(&headers, &wanted)?;
-    let from = wanted.begin_by(from)?;
-    let (view, received) = (wanted.view()?, wanted.received()?);
+    let start = beginning(&headers, &wanted)?;
+    let start = wanted.begin_by(start)?;
+    let (options, received) = (wanted.options()?, wanted.received()?);
     let (backend, config) = (&services.backend, &services.config.stream);
     let permit = backend.permits.account(grant.user, Share::Connections, Transport::Http)?;
-    let mut feed = feed(&services, &grant, producers).await?;
-    if let Some(from) = from {
-        feed.resume(&places(from, &feed)?).await?;
-    }
+    let standing = Arc::new(backend.standing(grant.clone()));
+    let pipeline = pipeline(&services, &grant, producers, &start, options, Arc::clone(&standing)).await?;
     let left = CancellationToken::new();
     let over = over.map(|Extension(over)| over);
     if let Some(over) = &over {
-        tokio::spawn(end_with_token(backend.ended(&grant), over.clone(), left.clone()));
+        tokio::spawn(end_with_token(Arc::clone(&standing), over.clone(), left.clone()));
     }
     let session = Session::new(Parts {
-        feed,
-        thinned: Thinned::new(view, config.view),
+        pipeline,
         received,
         format,
         beat_every: config.comment,
         most: config.producers,
-        ended: Box::pin(backend.ended(&grant)),
+        ended: Box::pin(async move { standing.over().await }),
         draining: services.draining.clone(),
-        over,
-        permit,
-        left: left.drop_guard(),
+        answer: over,
+        _permit: permit,
+        _left: left.drop_guard(),
     });
     let chunks = stream::unfold(session, |mut session| async {
         let chunk = session.chunk().await?;
@@ -133,8 +131,8 @@ pub(crate) async fn stream(
 }
 
 /// Nobody asks a body for more whose client takes nothing, so the end of its token is waited for apart from it.
-async fn end_with_token(ended: impl Future<Output = ()>, over: Answer, left: CancellationToken) {
-    if left.run_until_cancelled(ended).await.is_some() {
+async fn end_with_token(standing: Arc<Standing>, over: Answer, left: CancellationToken) {
+    if left.run_until_cancelled(standing.over()).await.is_some() {
         over.over();
     }
 }
@@ -148,14 +146,14 @@ async fn authenticate(services: &Shared, headers: &HeaderMap, wanted: &Wanted) -
 }
 
 /// Where to begin; what a browser says by itself wins.
-fn beginning(headers: &HeaderMap, wanted: &Wanted) -> Result<Option<From>, ApiError> {
+fn beginning(headers: &HeaderMap, wanted: &Wanted) -> Result<Start, ApiError> {
     let resumed = headers.get(LAST_EVENT_ID).map(|value| value.to_str().unwrap_or("?")).filter(|value| !value.is_empty());
     let (field, text) = match (resumed, &wanted.from) {
         (Some(id), _) => ("last-event-id", id),
         (None, Some(from)) => ("from", from.as_str()),
-        (None, None) => return Ok(None),
+        (None, None) => return Ok(Start::default()),
     };
-    let from = cursors::read(text).ok_or_else(|| {
+    cursors::read(text).ok_or_else(|| {
         ApiError::invalid(
             field,
             format!(
@@ -163,37 +161,51 @@ fn beginning(headers: &HeaderMap, wanted: &Wanted) -> Result<Option<From>, ApiEr
                 times::FORMS
             ),
         )
-    })?;
-    Ok(Some(from))
+    })
 }
 
-/// Whom the caller follows.
-async fn feed(services: &Shared, grant: &Grant, producers: Option<HashSet<ProducerId>>) -> Result<Feed, ApiError> {
-    let (relay, most) = (&services.backend.relay, services.config.stream.producers);
+/// What the caller reads.
+async fn pipeline(
+    services: &Shared,
+    grant: &Grant,
+    producers: Option<HashSet<ProducerId>>,
+    start: &Start,
+    options: Options,
+    standing: Arc<Standing>,
+) -> Result<Pipeline, ApiError> {
+    let most = services.config.stream.producers;
     if producers.as_ref().is_some_and(|producers| producers.len() > most) {
         return Err(too_many(most));
     }
+    if options.cursor.is_some() && grant.role != Role::Consumer {
+        return Err(ApiError::invalid("durable", "Named cursors are a consumer's."));
+    }
+    let reader = reader(services, grant, producers).await?;
+    let pipeline = services.backend.relay.pipeline(reader, start, options, standing).await?;
+    let lacking = pipeline.lacks();
+    if !lacking.is_empty() {
+        let ids = lacking.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+        return Err(ApiError::forbidden(format!("Not subscribed to {ids}.")).with_code("not_subscribed"));
+    }
+    let followed = pipeline.cursors().len();
+    // An offset by itself is one of every log's present epoch.
+    if matches!(start.everywhere, StartPosition::After(cursor) if cursor.log_epoch.0 != 0 && followed != 1) {
+        return Err(ApiError::invalid("from", "A cursor is of one log: name one producer, or give each its own: 1:7-456,2:7-9."));
+    }
+    if followed > most { Err(too_many(most)) } else { Ok(pipeline) }
+}
+
+/// Whom the caller may follow.
+async fn reader(services: &Shared, grant: &Grant, producers: Option<HashSet<ProducerId>>) -> Result<Reader, ApiError> {
     match (grant.role, producers) {
-        (Role::Consumer, Some(chosen)) => {
-            let feed = relay.chosen_feed(grant.user.consumer(), chosen).await?;
-            match feed.lacks().as_slice() {
-                [] => Ok(feed),
-                lacking => {
-                    let ids = lacking.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
-                    Err(ApiError::forbidden(format!("Not subscribed to {ids}.")).with_code("not_subscribed"))
-                }
-            }
-        }
-        (Role::Consumer, None) => {
-            let feed = relay.feed(grant.user.consumer(), None).await?;
-            if feed.followed().count() > most { Err(too_many(most)) } else { Ok(feed) }
-        }
+        (Role::Consumer, Some(chosen)) => Ok(Reader::Chosen(grant.user.consumer(), chosen)),
+        (Role::Consumer, None) => Ok(Reader::Subscriptions(grant.user.consumer())),
         (Role::Producer, named) => {
             let own = HashSet::from([grant.user.producer()]);
             if named.is_some_and(|named| named != own) {
                 return Err(ApiError::forbidden("A producer reads its own log only."));
             }
-            Ok(relay.granted_feed(own).await?)
+            Ok(Reader::Granted(own))
         }
         // Which roles may leave it out is nothing that a document of parameters can say: it is no matter of form.
         (Role::Admin, None) => Err(ApiError::forbidden("An operator names whom to follow, in producers.").with_code("no_producers")),
@@ -204,24 +216,11 @@ async fn feed(services: &Shared, grant: &Grant, producers: Option<HashSet<Produc
             if let Some(producer) = named.iter().find(missing) {
                 return Err(ApiError::not_found(format!("There is no producer {producer}.")));
             }
-            Ok(relay.granted_feed(named).await?)
+            Ok(Reader::Granted(named))
         }
     }
 }
 
 fn too_many(most: usize) -> ApiError {
     ApiError::invalid("producers", format!("A stream follows at most {most} producers: name some of them.")).with_code("too_many_producers")
-}
-
-/// The place in each log.
-fn places(from: From, feed: &Feed) -> Result<HashMap<ProducerId, ReadFrom>, ApiError> {
-    match from {
-        From::Each(places) => Ok(places),
-        From::Everywhere(ReadFrom::Live) => Ok(HashMap::new()),
-        // An offset by itself is one of every log's present epoch.
-        From::Everywhere(ReadFrom::After(cursor)) if cursor.log_epoch.0 != 0 && feed.followed().count() != 1 => {
-            Err(ApiError::invalid("from", "A cursor is of one log: name one producer, or give each its own: 1:7-456,2:7-9."))
-        }
-        From::Everywhere(place) => Ok(feed.followed().map(|producer| (producer, place)).collect()),
-    }
 }

@@ -3,11 +3,12 @@
 use std::collections::HashSet;
 
 use motience_http::ApiError;
-use motience_proto::model::{ProducerId, Selection};
-use motience_relay::{ReadFrom, view::View};
+use motience_proto::model::ProducerId;
+use motience_relay::{
+    StartPosition,
+    pipeline::{Options, Request, Start},
+};
 use time::format_description::well_known::Rfc3339;
-
-use super::cursors::From;
 
 /// The query, read.
 #[derive(Debug, Default)]
@@ -17,7 +18,8 @@ pub(super) struct Wanted {
     pub(super) from: Option<String>,
     received_at: Option<String>,
     by: Option<String>,
-    pub(super) selection: Selection,
+    /// The pipeline's part.
+    pub(super) wishes: Request,
 }
 
 impl Wanted {
@@ -26,7 +28,7 @@ impl Wanted {
     pub(super) fn read(members: Vec<(String, String)>) -> Self {
         let mut wanted = Self::default();
         for (name, value) in members {
-            let Some(value) = wanted.selection.take(&name, value) else { continue };
+            let Some(value) = wanted.wishes.take(&name, value) else { continue };
             match name.as_str() {
                 "token" => wanted.token = Some(value),
                 "from" => wanted.from = Some(value),
@@ -44,8 +46,8 @@ impl Wanted {
         self.producers.as_deref().map(ids).transpose()
     }
 
-    pub(super) fn view(&self) -> Result<View, ApiError> {
-        Ok(View::of(&self.selection)?)
+    pub(super) fn options(&self) -> Result<Options, ApiError> {
+        Ok(self.wishes.read()?)
     }
 
     /// Whether the records are to say when they came.
@@ -58,14 +60,14 @@ impl Wanted {
     }
 
     /// A stream that begins at a time of the devices' own clocks begins with the oldest record, and leaves out what is before that time.
-    pub(super) fn begin_by(&mut self, from: Option<From>) -> Result<Option<From>, ApiError> {
-        match (Clock::read(self.by.as_deref())?, from) {
-            (Clock::Device, Some(From::Everywhere(ReadFrom::Time(time)))) => {
+    pub(super) fn begin_by(&mut self, start: Start) -> Result<Start, ApiError> {
+        match (Clock::read(self.by.as_deref())?, start.everywhere) {
+            (Clock::Device, StartPosition::Time(time)) => {
                 let time = time.format(&Rfc3339).map_err(|_| ApiError::invalid("from", "from is beyond all times."))?;
-                self.selection.conditions.push(format!("/timestamp>=\"{time}\""));
-                Ok(Some(From::Everywhere(ReadFrom::Earliest)))
+                self.wishes.selection.conditions.push(format!("/timestamp>=\"{time}\""));
+                Ok(Start { everywhere: StartPosition::Earliest, ..start })
             }
-            (_, from) => Ok(from),
+            _ => Ok(start),
         }
     }
 }

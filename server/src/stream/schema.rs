@@ -1,5 +1,5 @@
 //! The parameters of a stream as its document shows them. What is really taken is decided by `cursors`, `query` and
-//! `relay::view`; the patterns leave out blanks and JSON's escapes, which these take too.
+//! `relay::pipeline`; the patterns leave out blanks and JSON's escapes, which these take too.
 
 use utoipa::{
     IntoParams, PartialSchema, ToSchema,
@@ -43,6 +43,24 @@ pub(super) struct By;
 impl PartialSchema for By {
     fn schema() -> RefOr<Schema> {
         ObjectBuilder::new().schema_type(Type::String).enum_values(Some(["received", "device"])).into()
+    }
+}
+
+/// `log` or `device`
+pub(super) struct Order;
+
+impl PartialSchema for Order {
+    fn schema() -> RefOr<Schema> {
+        ObjectBuilder::new().schema_type(Type::String).enum_values(Some(["log", "device"])).into()
+    }
+}
+
+/// The name of a cursor.
+pub(super) struct CursorName;
+
+impl PartialSchema for CursorName {
+    fn schema() -> RefOr<Schema> {
+        text("^[A-Za-z0-9._-]{1,64}$").into()
     }
 }
 
@@ -91,7 +109,7 @@ impl PartialSchema for Conditions {
         const POINTER: &str = "/(device_id|producer_id|data(/([#-.0-;?-}]|~[01])*)*)";
         const VALUE: &str = r#"(-?(0|[1-9][0-9]{0,14})(\.[0-9]{1,6})?([eE][+-]?[0-9]{1,2})?|"[ !#-\[\]-~]*")"#;
         let condition = text(&format!("^{POINTER}((=|!=|<=|>=|<|>){VALUE}|(=|!=)(true|false|null))$"));
-        ArrayBuilder::new().items(condition).max_items(Some(motience_relay::view::MAX_CONDITIONS)).into()
+        ArrayBuilder::new().items(condition).max_items(Some(motience_relay::pipeline::selection::MAX_CONDITIONS)).into()
     }
 }
 
@@ -117,6 +135,8 @@ impl PartialSchema for Every {
 
 impl ToSchema for Flag {}
 impl ToSchema for By {}
+impl ToSchema for Order {}
+impl ToSchema for CursorName {}
 impl ToSchema for Producers {}
 impl ToSchema for Place {}
 impl ToSchema for Conditions {}

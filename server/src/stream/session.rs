@@ -1,56 +1,34 @@
 //! One stream, written by pulling: a chunk is made when the client has taken the last one, out of what the logs hold by then.
 //! Nothing is queued for a client; one that reads slowly costs a cursor.
 
-use std::{collections::VecDeque, pin::Pin, time::Duration};
+use std::{pin::Pin, time::Duration};
 
 use bytes::{Bytes, BytesMut};
 use motience_http::Answer;
 use motience_limits::permits::Permit;
-use motience_proto::model::record;
-use motience_relay::{
-    Delivery, Feed, FeedEvent,
-    order::Record,
-    view::{self, Thinned},
-};
-use serde_json::{Value, json};
+use motience_relay::pipeline::{Event, Item, Pipeline};
+use serde_json::json;
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use super::{cursors::Cursors, format::Format};
+use super::format::Format;
 
 /// Bytes after which a chunk is handed over.
 const CHUNK: usize = 64 * 1024;
 
 /// A stream on its way to a client.
 pub(super) struct Session {
-    feed: Feed,
-    thinned: Thinned,
-    received: bool,
-    format: Format,
-    /// Where the client stands once it has read what was written.
-    cursors: Cursors,
-    /// What is to be written next: at most one delivery's records.
-    ready: VecDeque<Ready>,
+    parts: Parts,
     out: BytesMut,
     scratch: BytesMut,
-    beat_every: Duration,
     beat: Instant,
-    most: usize,
-    ended: Pin<Box<dyn Future<Output = ()> + Send>>,
-    draining: CancellationToken,
-    /// Told when the token ends.
-    told: Option<Answer>,
     open: Open,
-    _permit: Permit,
-    /// Tells whoever waits with it for the end of the token.
-    _left: DropGuard,
     over: bool,
 }
 
 /// What a session is made of.
 pub(super) struct Parts {
-    pub(super) feed: Feed,
-    pub(super) thinned: Thinned,
+    pub(super) pipeline: Pipeline,
     /// Whether it says when each record came.
     pub(super) received: bool,
     pub(super) format: Format,
@@ -61,42 +39,19 @@ pub(super) struct Parts {
     /// Returns when the caller's token ends.
     pub(super) ended: Pin<Box<dyn Future<Output = ()> + Send>>,
     pub(super) draining: CancellationToken,
-    /// Whoever writes the body, to be told when the token ends.
-    pub(super) over: Option<Answer>,
-    pub(super) permit: Permit,
-    pub(super) left: DropGuard,
-}
-
-enum Ready {
-    Record(Record),
-    Notice(Value),
+    /// The writer of the body, which is told when the token ends.
+    pub(super) answer: Option<Answer>,
+    pub(super) _permit: Permit,
+    /// Tells whoever waits with it for the end of the token.
+    pub(super) _left: DropGuard,
 }
 
 impl Session {
     pub(super) fn new(parts: Parts) -> Self {
-        let Parts { feed, thinned, received, format, beat_every, most, ended, draining, over: told, permit, left } = parts;
-        let mut session = Self {
-            feed,
-            thinned,
-            received,
-            format,
-            cursors: Cursors::default(),
-            ready: VecDeque::new(),
-            out: BytesMut::new(),
-            scratch: BytesMut::new(),
-            beat_every,
-            beat: Instant::now() + beat_every,
-            most,
-            ended,
-            draining,
-            told,
-            open: Open::new(format),
-            _permit: permit,
-            _left: left,
-            over: false,
-        };
-        session.keep_followed();
-        session.format.begin(&session.cursors, &mut session.out);
+        let (open, beat) = (Open::new(parts.format), Instant::now() + parts.beat_every);
+        let mut session = Self { parts, out: BytesMut::new(), scratch: BytesMut::new(), beat, open, over: false };
+        session.check();
+        session.parts.format.begin(session.parts.pipeline.cursors(), &mut session.out);
         session
     }
 
@@ -106,130 +61,73 @@ impl Session {
             if self.over {
                 return None;
             }
-            self.step().await;
-            self.write();
-            // A view may let nothing through for long.
+            let parts = &mut self.parts;
+            tokio::select! {
+                biased;
+                () = &mut parts.ended => self.end("token_ended"),
+                () = parts.draining.cancelled() => self.end("draining"),
+                () = sleep_until(self.beat) => self.show_cursors(),
+                event = parts.pipeline.next() => match event {
+                    Event::Ready => self.write(),
+                    Event::Changed => self.check(),
+                    Event::Ended => self.end("token_ended"),
+                },
+            }
+            // A selection may let nothing through for long.
             tokio::task::consume_budget().await;
         }
         Some(self.out.split().freeze())
     }
 
-    /// Waits for the next thing that happens, unless there is something to write: then only what ends it comes first.
-    async fn step(&mut self) {
-        if !self.ready.is_empty() {
-            tokio::select! {
-                biased;
-                () = &mut self.ended => self.end("token_ended"),
-                () = self.draining.cancelled() => self.end("draining"),
-                change = self.feed.settle() => if change.is_some() { self.keep_followed() },
-            }
-            return;
-        }
-        tokio::select! {
-            biased;
-            () = &mut self.ended => self.end("token_ended"),
-            () = self.draining.cancelled() => self.end("draining"),
-            () = view::due(Some(&self.thinned)) => self.release(|thinned, out| thinned.expire(std::time::Instant::now(), out)),
-            () = sleep_until(self.beat) => self.show_cursors(),
-            event = self.feed.next() => match event {
-                FeedEvent::Delivery(delivery) => self.take(&delivery),
-                FeedEvent::Joined(_) | FeedEvent::Left(_) => self.keep_followed(),
-            },
-        }
-    }
-
-    /// Writes what is ready and what can be had without waiting, up to a chunk.
+    /// Writes what can be had without waiting, up to a chunk.
     fn write(&mut self) {
-        let before = self.out.len();
+        let Parts { pipeline, format, received, .. } = &mut self.parts;
         let mut records = 0;
-        while self.out.len() < CHUNK && !self.over {
-            match self.ready.pop_front() {
-                Some(Ready::Record(record)) => {
+        while self.out.len() < CHUNK
+            && let Some(item) = pipeline.take()
+        {
+            match item {
+                Item::Record(record) => {
                     records += 1;
-                    self.cursors.0.insert(record.producer, record.cursor);
                     self.scratch.clear();
-                    let received = record.received.filter(|_| self.received);
-                    record::with_place(&record.message, record.offset, record.cursor, record.record_id, received, &mut self.scratch);
-                    self.format.record(&self.scratch, &self.cursors, &mut self.out);
+                    record.put_json(*received, &mut self.scratch);
+                    format.record(&self.scratch, pipeline.cursors(), &mut self.out);
                 }
-                Some(Ready::Notice(notice)) => {
-                    self.move_cursors();
-                    self.format.notice(&notice, &self.cursors, &mut self.out);
-                }
-                None => match self.feed.try_next() {
-                    Some(delivery) => self.take(&delivery),
-                    None => break,
-                },
+                Item::Notice(notice) => format.notice(&notice.json(), pipeline.cursors(), &mut self.out),
             }
         }
-        if self.out.len() > before {
-            self.beat = Instant::now() + self.beat_every;
-            self.open.count(records, (self.out.len() - before) as u64);
+        if !self.out.is_empty() {
+            self.beat = Instant::now() + self.parts.beat_every;
+            self.open.count(records, self.out.len() as u64);
         }
     }
 
-    fn take(&mut self, delivery: &Delivery) {
-        self.release(|thinned, out| thinned.deliver(delivery, std::time::Instant::now(), out));
-        self.ready.extend(delivery.notice().map(Ready::Notice));
-    }
-
-    fn release(&mut self, step: impl FnOnce(&mut Thinned, &mut Vec<Record>)) {
-        let mut out = Vec::new();
-        step(&mut self.thinned, &mut out);
-        self.ready.extend(out.into_iter().map(Ready::Record));
-    }
-
-    /// Makes what it knows of producers equal to whom it follows. Nothing of a producer is written once its subscription is over.
-    fn keep_followed(&mut self) {
-        for producer in self.feed.followed() {
-            if !self.cursors.0.contains_key(&producer)
-                && let Some(cursor) = self.feed.cursor(producer)
-            {
-                self.thinned.start(producer, cursor);
-                self.cursors.0.insert(producer, cursor);
-            }
-        }
-        let feed = &self.feed;
-        let follows = |producer| feed.cursor(producer).is_some();
-        self.thinned.retain(follows);
-        self.cursors.0.retain(|&producer, _| follows(producer));
-        self.ready.retain(|ready| match ready {
-            Ready::Record(record) => follows(record.producer),
-            Ready::Notice(_) => true,
-        });
-        if !self.feed.lacks().is_empty() {
+    /// Ends a stream that follows fewer producers than were named, or more than it may.
+    fn check(&mut self) {
+        if !self.parts.pipeline.lacks().is_empty() {
             self.end("unsubscribed");
-        } else if self.cursors.0.len() > self.most {
+        } else if self.parts.pipeline.cursors().len() > self.parts.most {
             self.end("too_many_producers");
         }
     }
 
-    /// Says that it lives, and moves the client's cursors past what its view does not show.
+    /// Says that it lives, and moves the client's cursors past records that its selection leaves out.
     fn show_cursors(&mut self) {
-        self.move_cursors();
-        self.format.beat(&self.cursors, &mut self.out);
-        self.beat = Instant::now() + self.beat_every;
-    }
-
-    /// To where the client stands. Only while no record is ready.
-    fn move_cursors(&mut self) {
-        for (&producer, cursor) in &mut self.cursors.0 {
-            if let Some(safe) = self.thinned.cursor(producer) {
-                *cursor = safe;
-            }
-        }
+        self.parts.pipeline.moved();
+        self.parts.format.beat(self.parts.pipeline.cursors(), &mut self.out);
+        self.beat = Instant::now() + self.parts.beat_every;
     }
 
     fn end(&mut self, why: &str) {
         let mut notice = json!({"type": "end", "why": why});
-        let lacking: Vec<String> = self.feed.lacks().iter().map(ToString::to_string).collect();
+        let lacking: Vec<String> = self.parts.pipeline.lacks().iter().map(ToString::to_string).collect();
         if !lacking.is_empty() {
             notice["producer_ids"] = lacking.into();
         }
-        self.format.notice(&notice, &self.cursors, &mut self.out);
+        self.parts.format.notice(&notice, self.parts.pipeline.cursors(), &mut self.out);
         self.over = true;
-        if let (Some(told), "token_ended") = (&self.told, why) {
-            told.over();
+        if let (Some(answer), "token_ended") = (&self.parts.answer, why) {
+            answer.over();
         }
     }
 }

@@ -4,7 +4,6 @@ use std::time::Duration;
 
 use motience_http::Origins;
 use motience_limits::rate::Rate;
-use motience_relay::view;
 use motience_settings::env::{self, Env};
 
 /// Settings of WebTransport.
@@ -22,12 +21,10 @@ pub struct Config {
     pub write: Duration,
     /// Producers that one session follows, the same as over motience/1. QUIC_MAX_FOLLOWS, 1,000.
     pub follows: usize,
-    /// How often a feed says how far it is, where its view shows nothing. STREAM_COMMENT_INTERVAL, 15 s.
+    /// How often a feed says how far it is, where its selection shows nothing. STREAM_COMMENT_INTERVAL, 15 s.
     pub beat: Duration,
     /// What one session may ask for. RATE_LIMIT_CONTROL, 3000/m.
     pub control: Rate,
-    /// How much a view may hold back.
-    pub view: view::Limits,
 }
 
 impl Config {
@@ -42,7 +39,6 @@ impl Config {
             follows: env.parse("QUIC_MAX_FOLLOWS", 1000)?,
             beat: env.duration("STREAM_COMMENT_INTERVAL", Duration::from_secs(15))?,
             control: env.parse("RATE_LIMIT_CONTROL", Rate::per_minute(3000))?,
-            view: view::Limits::from_env(env)?,
         };
         if config.hello.is_zero() {
             return Err(env::Error::invalid("WT_HELLO_LIMIT", "must be greater than zero"));

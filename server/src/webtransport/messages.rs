@@ -1,11 +1,13 @@
 //! What is said on a session's streams: a line of JSON each.
 
+use std::collections::HashMap;
+
 use bytes::{Bytes, BytesMut};
 use motience_auth::{Grant, Standing};
 use motience_backend::Backend;
 use motience_limits::uploads::Part;
-use motience_proto::model::{ProducerId, Role, Selection, record::without_mark};
-use motience_relay::places::Place;
+use motience_proto::model::{ProducerId, Role, record::without_mark};
+use motience_relay::pipeline::{Request, position::WrittenPosition};
 use motience_session::{self as session, CloseReason};
 use quinn::RecvStream;
 use serde::Deserialize;
@@ -21,13 +23,15 @@ pub(super) struct Said {
     pub(super) token: Option<String>,
     producer_id: Option<Id>,
     id: Option<Value>,
-    pub(super) from: Option<Place>,
+    pub(super) from: Option<WrittenPosition>,
+    /// Of a confirmation.
+    pub(super) cursors: Option<HashMap<String, WrittenPosition>>,
     pub(super) lane: Option<String>,
     /// Whether it wants to know when each record came.
     #[serde(default)]
     pub(super) received_at: bool,
     #[serde(flatten)]
-    pub(super) selection: Selection,
+    pub(super) wishes: Request,
 }
 
 /// Ids may be numbers, or the same in text.

@@ -9,7 +9,7 @@
 
 mod config;
 mod consumer;
-mod feed;
+mod delivery;
 mod messages;
 mod newest;
 mod producer;

@@ -3,28 +3,28 @@
 use std::collections::HashMap;
 
 use motience_proto::model::record;
-use motience_relay::order::Record;
+use motience_relay::pipeline::DeliveredRecord;
 
 /// What one turn has brought.
 #[derive(Debug, Default)]
 pub(super) struct Newest {
     /// By device, under the record's number.
-    records: HashMap<Box<str>, (u64, Record)>,
+    records: HashMap<Box<str>, (u64, DeliveredRecord)>,
     /// How many were looked at.
     looked_at: u64,
 }
 
 impl Newest {
     /// What is left, in the order it came; nothing is kept.
-    pub(super) fn take(&mut self) -> Vec<Record> {
-        let mut left: Vec<(u64, Record)> = std::mem::take(&mut self.records).into_values().collect();
+    pub(super) fn take(&mut self) -> Vec<DeliveredRecord> {
+        let mut left: Vec<(u64, DeliveredRecord)> = std::mem::take(&mut self.records).into_values().collect();
         left.sort_unstable_by_key(|(number, _)| *number);
         left.into_iter().map(|(_, record)| record).collect()
     }
 }
 
-impl Extend<Record> for Newest {
-    fn extend<T: IntoIterator<Item = Record>>(&mut self, records: T) {
+impl Extend<DeliveredRecord> for Newest {
+    fn extend<T: IntoIterator<Item = DeliveredRecord>>(&mut self, records: T) {
         for record in records {
             self.looked_at += 1;
             let device: Box<str> = record::Parts::of(&record.message).map(|parts| parts.device_id.into()).unwrap_or_default();
@@ -40,8 +40,8 @@ mod tests {
 
     use super::*;
 
-    fn record(device: &str, offset: u64) -> Record {
-        Record {
+    fn record(device: &str, offset: u64) -> DeliveredRecord {
+        DeliveredRecord {
             producer: ProducerId(1),
             cursor: Cursor::default(),
             offset: Offset(offset),

@@ -21,7 +21,7 @@ use crate::{
 };
 
 /// Sends records one by one, so that they stand in the log in this order.
-async fn log(device: &mut Session, numbers: impl IntoIterator<Item = u64>) {
+pub(crate) async fn log(device: &mut Session, numbers: impl IntoIterator<Item = u64>) {
     log_of("d", device, numbers).await;
 }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 use futures_util::SinkExt as _;
 use motience_device::client::{Event, Lane, Session};
 use motience_proto::{
-    model::{ProducerId, Selection},
+    model::{Order, ProducerId, Selection},
     wire::{From, Intent, Record},
 };
 use reqwest::Response;
@@ -27,7 +27,7 @@ use crate::{
 const SECRET: (&str, &str) = ("JWT_SECRET", "a secret of tests, long enough to pass");
 
 /// A stream of server-sent events, or of lines.
-struct Reader {
+pub(crate) struct Reader {
     answer: Response,
     buffer: Vec<u8>,
     at: usize,
@@ -35,10 +35,10 @@ struct Reader {
 
 /// One event.
 #[derive(Debug)]
-struct Told {
-    id: String,
-    name: String,
-    data: Value,
+pub(crate) struct Told {
+    pub(crate) id: String,
+    pub(crate) name: String,
+    pub(crate) data: Value,
 }
 
 async fn open(node: &Node, who: &Account, query: &str, headers: &[(&str, &str)]) -> Reader {
@@ -48,10 +48,14 @@ async fn open(node: &Node, who: &Account, query: &str, headers: &[(&str, &str)])
     }
     let answer = request.send().await.unwrap();
     assert_eq!(answer.status(), 200);
-    Reader { answer, buffer: Vec::new(), at: 0 }
+    Reader::new(answer)
 }
 
 impl Reader {
+    pub(crate) fn new(answer: Response) -> Self {
+        Self { answer, buffer: Vec::new(), at: 0 }
+    }
+
     /// The next line; `None` at the end.
     async fn line(&mut self) -> Option<String> {
         loop {
@@ -67,7 +71,7 @@ impl Reader {
     }
 
     /// The next event with data; a block without moves the id only, as in a browser.
-    async fn event(&mut self, id: &mut String) -> Option<Told> {
+    pub(crate) async fn event(&mut self, id: &mut String) -> Option<Told> {
         let (mut name, mut data) = ("message".to_owned(), None);
         loop {
             let line = self.line().await?;
@@ -85,7 +89,7 @@ impl Reader {
         }
     }
 
-    async fn json(&mut self) -> Option<Value> {
+    pub(crate) async fn json(&mut self) -> Option<Value> {
         self.line().await.map(|line| serde_json::from_str(&line).unwrap())
     }
 }
@@ -279,13 +283,12 @@ async fn a_view_holds_over_quic_and_a_follow_says_how_far_it_has_come() {
     let device = connect(&node, &producer.token, "d", Intent::Produce, 7).await.unwrap();
     flood(device, 50).await;
     let mut exit = connect(&node, &consumer.token, "app", Intent::Consume, 0).await.unwrap();
-    assert!(exit.has_views());
     let p = ProducerId(producer.id);
     let bad = Selection { conditions: vec!["/data/n>>1".to_owned()], ..Selection::default() };
-    exit.subscribe_view(p, From::Earliest, "", &bad).await.unwrap();
+    exit.subscribe_with(p, From::Earliest, "", &bad, Order::Log).await.unwrap();
     assert_eq!(event(&mut exit).await.unwrap(), Event::Followed { producer: p, refusal: "invalid_expression".to_owned() });
     let some = Selection { conditions: vec!["/data/n>10".to_owned(), "/data/n<=12".to_owned()], ..Selection::default() };
-    exit.subscribe_view(p, From::Earliest, "", &some).await.unwrap();
+    exit.subscribe_with(p, From::Earliest, "", &some, Order::Log).await.unwrap();
     let (mut seen, mut place) = (Vec::new(), 0);
     while seen.len() < 2 || place < 50 {
         match event(&mut exit).await.unwrap() {

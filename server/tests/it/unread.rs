@@ -7,7 +7,7 @@ use bytes::BytesMut;
 use futures_util::{SinkExt as _, StreamExt as _};
 use motience_certs::{Trust, client};
 use motience_proto::{
-    model::{ProducerEpoch, ProducerId, Seq},
+    model::{Order, ProducerEpoch, ProducerId, Seq},
     wire::{ALPN, CloseCode, Frame, From, Hello, Intent, Limits, Record, StreamKind, Subscribe, Unsubscribe, VERSION},
 };
 use quinn::{
@@ -97,7 +97,7 @@ pub(crate) async fn logout(node: &Node, login: &Login) {
     assert_eq!(answer.status(), 200);
 }
 
-async fn unsubscribe(node: &Node, consumer: &Account, producer: &Account) {
+pub(crate) async fn unsubscribe(node: &Node, consumer: &Account, producer: &Account) {
     let url = format!("{}/unsubscribe?producer_id={}", node.at.sm.as_deref().unwrap(), producer.id);
     assert_eq!(http().delete(url).bearer_auth(&consumer.token).send().await.unwrap().status(), 200);
 }
@@ -225,7 +225,13 @@ impl Raw {
 }
 
 fn follow(producer: &Account) -> Frame {
-    Frame::Subscribe(Subscribe { producer: ProducerId(producer.id), from: From::Live, durable: String::new(), view: String::new() })
+    Frame::Subscribe(Subscribe {
+        producer: ProducerId(producer.id),
+        from: From::Live,
+        durable: String::new(),
+        view: String::new(),
+        order: Order::Log,
+    })
 }
 
 fn unfollow(producer: &Account) -> Frame {

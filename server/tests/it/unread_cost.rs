@@ -6,7 +6,7 @@ use std::{any::Any, time::Duration};
 
 use futures_util::SinkExt as _;
 use motience_proto::{
-    model::ProducerId,
+    model::{Order, ProducerId},
     wire::{Frame, From, Intent, Subscribe},
 };
 use serde_json::json;
@@ -60,7 +60,8 @@ async fn open(pair: &Pair, way: Way, earliest: bool) -> Held {
         Way::Native => {
             let mut raw = Raw::enter(node, &consumer.token, Intent::Consume, (64 << 10, 16)).await;
             let from = if earliest { From::Earliest } else { From::Live };
-            let follow = Subscribe { producer: ProducerId(producer.id), from, durable: String::new(), view: String::new() };
+            let follow =
+                Subscribe { producer: ProducerId(producer.id), from, durable: String::new(), view: String::new(), order: Order::Log };
             raw.say(&[Frame::Subscribe(follow)]).await;
             Box::new(raw)
         }

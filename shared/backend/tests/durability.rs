@@ -11,7 +11,7 @@ use bytes::Bytes;
 use motience_backend::{self as backend, Backend, Config};
 use motience_log::SessionName;
 use motience_proto::model::{Cursor, DeviceId, LogKey, Offset, ProducerEpoch, ProducerId, Seq};
-use motience_relay::{Delivery, Publisher, ReadFrom, Subscriber, Ticket};
+use motience_relay::{Delivery, Publisher, StartPosition, Subscriber, Ticket};
 use motience_runtime::clock::Clock;
 use motience_settings::env::Env;
 use motience_store as store;
@@ -66,7 +66,7 @@ async fn send(publisher: &Publisher, seqs: impl IntoIterator<Item = u64>) {
     timeout(LIMIT, publisher.committed(ticket)).await.unwrap().unwrap();
 }
 
-async fn follow(node: &Backend, from: ReadFrom) -> Subscriber {
+async fn follow(node: &Backend, from: StartPosition) -> Subscriber {
     let mut subscriber = node.relay.subscriber();
     timeout(LIMIT, subscriber.follow(P, from)).await.unwrap().unwrap();
     subscriber
@@ -115,7 +115,7 @@ async fn memory_survives_nothing_and_says_so() {
     let place = cursor(&node).await;
     node.close().await;
     let again = open(&[("LOG_DURABILITY", "memory")]).await.unwrap();
-    let mut late = follow(&again, ReadFrom::After(place)).await;
+    let mut late = follow(&again, StartPosition::After(place)).await;
     assert_eq!(reset(&mut late).await.offset, Offset(0), "a reader is told, never left waiting");
 }
 
@@ -132,7 +132,7 @@ async fn file_survives_a_crash_of_the_process() {
     let device = publisher(&again).await;
     assert_eq!(device.seen().to_string(), "1-5", "what was acknowledged is not sent again");
     send(&device, [5, 6]).await;
-    let mut late = follow(&again, ReadFrom::After(Cursor { offset: Offset(3), ..place })).await;
+    let mut late = follow(&again, StartPosition::After(Cursor { offset: Offset(3), ..place })).await;
     assert_eq!(reset(&mut late).await, Cursor { offset: Offset(3), ..cursor(&again).await }, "nothing before it was lost");
     assert_eq!(receive(&mut late, 3).await, [4, 5, 6]);
 }
@@ -145,7 +145,7 @@ async fn file_survives_a_restart() {
         let device = publisher(&node).await;
         assert_eq!(device.seen().max().unwrap_or(0), round * 10);
         send(&device, round * 10 + 1..=round * 10 + 10).await;
-        let mut all = follow(&node, ReadFrom::Earliest).await;
+        let mut all = follow(&node, StartPosition::Earliest).await;
         assert_eq!(receive(&mut all, (round * 10 + 10) as usize).await, (1..=round * 10 + 10).collect::<Vec<_>>());
         drop(device);
         node.close().await;
@@ -171,7 +171,7 @@ async fn file_notices_that_it_lost_its_tail() {
         assert!(left < place.offset, "{cut} bytes held at least one record");
         let device = publisher(&again).await;
         assert_eq!(device.seen().max().unwrap_or(0), left.0, "what is lost may be sent again");
-        let mut late = follow(&again, ReadFrom::After(place)).await;
+        let mut late = follow(&again, StartPosition::After(place)).await;
         assert_eq!(reset(&mut late).await.offset, left);
         send(&device, left.0 + 1..=20).await;
         assert_eq!(receive(&mut late, (20 - left.0) as usize).await, (left.0 + 1..=20).collect::<Vec<_>>());
@@ -184,7 +184,7 @@ async fn file_acknowledges_nothing_that_it_cannot_write() {
     let node = in_file(dir.path()).await;
     let device = publisher(&node).await;
     send(&device, [1]).await;
-    let mut live = follow(&node, ReadFrom::Live).await;
+    let mut live = follow(&node, StartPosition::Live).await;
     // Whoever holds the file's write lock keeps the log from it, as a full disk would.
     let thief = rusqlite::Connection::open(dir.path().join("log.db")).unwrap();
     thief.execute_batch("BEGIN IMMEDIATE").unwrap();
@@ -219,7 +219,7 @@ async fn redis_survives_a_crash_of_the_process() {
     // The first node is not closed: it vanishes, as far as the second can see.
     let again = in_redis(&redis, 0).await;
     assert_eq!(publisher(&again).await.seen().to_string(), "1-5");
-    let mut late = follow(&again, ReadFrom::After(Cursor { offset: Offset(3), ..place })).await;
+    let mut late = follow(&again, StartPosition::After(Cursor { offset: Offset(3), ..place })).await;
     assert_eq!(receive(&mut late, 2).await, [4, 5], "Redis lives on, so the log does: no reset");
 }
 
@@ -232,7 +232,7 @@ async fn redis_survives_a_restart() {
     redis.restart().await;
     let again = in_redis(&redis, 0).await;
     assert_eq!(publisher(&again).await.seen().to_string(), "1-5");
-    assert_eq!(receive(&mut follow(&again, ReadFrom::Earliest).await, 5).await, [1, 2, 3, 4, 5]);
+    assert_eq!(receive(&mut follow(&again, StartPosition::Earliest).await, 5).await, [1, 2, 3, 4, 5]);
 }
 
 #[tokio::test]
@@ -255,7 +255,7 @@ async fn redis_notices_a_failover() {
     let left = device.seen().max().unwrap();
     assert!((5..=8).contains(&left), "{left}");
     send(&device, left + 1..=9).await;
-    let mut late = follow(&after, ReadFrom::After(place)).await;
+    let mut late = follow(&after, StartPosition::After(place)).await;
     assert_eq!(reset(&mut late).await.offset, Offset(left));
     assert_eq!(receive(&mut late, (9 - left) as usize).await, (left + 1..=9).collect::<Vec<_>>());
 }
@@ -267,7 +267,7 @@ async fn redis_survives_a_crash_of_redis() {
     assert_eq!(node.relay.log().durability(), "redis");
     let device = publisher(&node).await;
     send(&device, 1..=5).await;
-    let mut live = follow(&node, ReadFrom::Earliest).await;
+    let mut live = follow(&node, StartPosition::Earliest).await;
     assert_eq!(receive(&mut live, 5).await.len(), 5);
     redis.kill();
     redis.start_again().await;
@@ -284,7 +284,7 @@ async fn redis_notices_that_it_lost_its_tail() {
     for n in 1..=20 {
         send(&device, [n]).await;
     }
-    let mut live = follow(&node, ReadFrom::Earliest).await;
+    let mut live = follow(&node, StartPosition::Earliest).await;
     assert_eq!(receive(&mut live, 20).await.len(), 20);
     redis.kill();
     redis.cut_tail(1500);
@@ -315,14 +315,14 @@ async fn half_a_write_does_not_come_back_at_the_second_crash() {
     redis.cut_tail(40);
     redis.start_again().await;
     send(&device, [21]).await;
-    let mut first = follow(&node, ReadFrom::Earliest).await;
+    let mut first = follow(&node, StartPosition::Earliest).await;
     let told = receive(&mut first, 20).await;
     assert_eq!(told.last(), Some(&21));
     rewritten(&redis).await;
     redis.kill();
     redis.start_again().await;
     send(&device, [22]).await;
-    let mut second = follow(&node, ReadFrom::Earliest).await;
+    let mut second = follow(&node, StartPosition::Earliest).await;
     assert_eq!(receive(&mut second, 21).await, [told, vec![22]].concat());
 }
 
@@ -346,7 +346,7 @@ async fn redis_notices_that_it_was_wiped() {
     let node = in_redis(&redis, 0).await;
     let device = publisher(&node).await;
     send(&device, 1..=20).await;
-    let mut live = follow(&node, ReadFrom::Live).await;
+    let mut live = follow(&node, StartPosition::Live).await;
     let place = cursor(&node).await;
     redis.kill();
     redis.wipe();
@@ -354,7 +354,7 @@ async fn redis_notices_that_it_was_wiped() {
     send(&device, [21]).await;
     assert_eq!(reset(&mut live).await.offset, Offset(0));
     assert_eq!(receive(&mut live, 1).await, [21]);
-    let mut late = follow(&node, ReadFrom::After(place)).await;
+    let mut late = follow(&node, StartPosition::After(place)).await;
     assert_eq!(reset(&mut late).await.offset, Offset(0));
     assert_eq!(receive(&mut late, 1).await, [21]);
 }
@@ -365,11 +365,11 @@ async fn redis_notices_that_it_was_flushed_while_it_ran() {
     let node = in_redis(&redis, 0).await;
     let device = publisher(&node).await;
     send(&device, 1..=20).await;
-    let mut live = follow(&node, ReadFrom::Live).await;
+    let mut live = follow(&node, StartPosition::Live).await;
     let place = cursor(&node).await;
     redis.command("FLUSHALL").await;
     send(&device, 21..=60).await;
-    let mut late = follow(&node, ReadFrom::After(place)).await;
+    let mut late = follow(&node, StartPosition::After(place)).await;
     for reader in [&mut live, &mut late] {
         assert_eq!(reset(reader).await.offset, Offset(0), "offsets are given out again, in another life");
         assert_eq!(receive(reader, 40).await, (21..=60).collect::<Vec<_>>());
@@ -406,7 +406,7 @@ async fn redis_fills_what_pubsub_lost() {
     let redis = Redis::start().await;
     let node = in_redis(&redis, 0).await;
     let device = publisher(&node).await;
-    let mut live = follow(&node, ReadFrom::Live).await;
+    let mut live = follow(&node, StartPosition::Live).await;
     for n in 1..=50 {
         if n % 10 == 0 {
             redis.command("CLIENT KILL TYPE pubsub").await;
@@ -424,7 +424,7 @@ async fn replicas_have_what_is_acknowledged() {
     assert_eq!(node.relay.log().durability(), "redis+1");
     let device = publisher(&node).await;
     send(&device, 1..=5).await;
-    let mut live = follow(&node, ReadFrom::Live).await;
+    let mut live = follow(&node, StartPosition::Live).await;
 
     replica.pause();
     let ticket = submit(&device, [6]).await;
@@ -441,6 +441,6 @@ async fn replicas_have_what_is_acknowledged() {
     let after = in_redis_of(&redis, &replica, 0).await;
     let device = publisher(&after).await;
     assert_eq!(device.seen().to_string(), "1-6");
-    let mut all = follow(&after, ReadFrom::Earliest).await;
+    let mut all = follow(&after, StartPosition::Earliest).await;
     assert_eq!(receive(&mut all, 6).await, (1..=6).collect::<Vec<_>>());
 }

@@ -7,10 +7,14 @@
 use std::{path::Path, sync::Arc, time::Duration};
 
 use bytes::Bytes;
+use motience_auth::Grant;
 use motience_backend::{Backend, Config};
 use motience_log::{Event, SessionName};
 use motience_proto::model::{ConsumerId, Cursor, DeviceId, LogKey, Offset, ProducerEpoch, ProducerId, Role, Seq};
-use motience_relay::{Delivery, FeedEvent, Publisher, ReadFrom, Refusal, Subscriber};
+use motience_relay::{
+    Delivery, Publisher, Refusal, StartPosition, Subscriber,
+    pipeline::{Event as PipelineEvent, Item, Options, Reader, Start},
+};
 use motience_runtime::clock::Clock;
 use motience_settings::env::Env;
 use motience_store::{self as store, NewUser};
@@ -74,7 +78,7 @@ stories!(
     cursors_begin_where_they_are_told,
     a_slow_reader_falls_back_to_the_log_and_loses_nothing,
     a_bad_record_is_refused_and_leaves_no_hole,
-    a_feed_follows_subscriptions,
+    a_pipeline_follows_subscriptions,
     a_reader_takes_little_at_a_time,
     a_clients_own_id_is_written_once,
     numbers_given_up_count_as_seen,
@@ -104,8 +108,8 @@ async fn send(publisher: &Publisher, seqs: impl IntoIterator<Item = u64>) {
 }
 
 /// A place in whatever life the log has.
-fn after(offset: u64) -> ReadFrom {
-    ReadFrom::After(Cursor { offset: Offset(offset), ..Cursor::default() })
+fn after(offset: u64) -> StartPosition {
+    StartPosition::After(Cursor { offset: Offset(offset), ..Cursor::default() })
 }
 
 /// The next `count` messages as (offset, n).
@@ -128,7 +132,7 @@ fn number(message: &[u8]) -> u64 {
 
 async fn records_arrive_once_and_in_order(node: Arc<Backend>) {
     let mut early = node.relay.subscriber();
-    early.follow(P, ReadFrom::Live).await.unwrap();
+    early.follow(P, StartPosition::Live).await.unwrap();
     let publisher = node.relay.publisher(LOG, device(), ProducerEpoch(1)).await.unwrap();
     send(&publisher, [1, 2, 3]).await;
     send(&publisher, [3, 2, 4]).await;
@@ -171,12 +175,12 @@ async fn a_reconnect_learns_what_is_in_and_another_epoch_does_not(node: Arc<Back
 async fn cursors_begin_where_they_are_told(node: Arc<Backend>) {
     let publisher = node.relay.publisher(LOG, device(), ProducerEpoch(1)).await.unwrap();
     send(&publisher, 1..=10).await;
-    for (from, expected) in [(ReadFrom::Earliest, 1..=12_u64), (after(7), 8..=12), (ReadFrom::Live, 11..=12)] {
+    for (from, expected) in [(StartPosition::Earliest, 1..=12_u64), (after(7), 8..=12), (StartPosition::Live, 11..=12)] {
         let mut subscriber = node.relay.subscriber();
         subscriber.follow(P, from).await.unwrap();
-        if from == ReadFrom::Earliest {
+        if from == StartPosition::Earliest {
             send(&publisher, [11, 12]).await;
-        } else if from == ReadFrom::Live {
+        } else if from == StartPosition::Live {
             // The earlier rounds have appended; this one begins after them.
             send(&publisher, [13, 14]).await;
             assert_eq!(receive(&mut subscriber, 2).await, [(13, 13), (14, 14)]);
@@ -189,7 +193,7 @@ async fn cursors_begin_where_they_are_told(node: Arc<Backend>) {
 
 async fn a_slow_reader_falls_back_to_the_log_and_loses_nothing(node: Arc<Backend>) {
     let mut slow = node.relay.subscriber();
-    slow.follow(P, ReadFrom::Live).await.unwrap();
+    slow.follow(P, StartPosition::Live).await.unwrap();
     let publisher = node.relay.publisher(LOG, device(), ProducerEpoch(1)).await.unwrap();
     // Several times what a ring holds.
     let total = 30_000;
@@ -214,34 +218,51 @@ async fn a_bad_record_is_refused_and_leaves_no_hole(node: Arc<Backend>) {
     assert_eq!(node.relay.log().bounds(LOG).await.unwrap().last, Offset(2));
 }
 
-async fn a_feed_follows_subscriptions(node: Arc<Backend>) {
+async fn a_pipeline_follows_subscriptions(node: Arc<Backend>) {
     let user = |name: &str, role| NewUser { username: name.into(), password_hash: "x".into(), role, device_id: None, strict_device: false };
     let account = node.store.create_user(user("p", Role::Producer)).await.unwrap();
     let producer = account.id.producer();
     let consumer: ConsumerId = node.store.create_user(user("c", Role::Consumer)).await.unwrap().id.consumer();
     assert_eq!(producer, P);
-    let mut feed = node.relay.feed(consumer, None).await.unwrap();
+    let clock = Clock::system();
+    let grant = Grant {
+        user: account.id,
+        username: "c".into(),
+        role: Role::Consumer,
+        device_id: None,
+        strict_device: false,
+        log: LOG.log,
+        family: "f".into(),
+        issued_at: clock.now(),
+        expires_at: clock.now() + LIMIT,
+    };
+    let standing = Arc::new(node.standing(grant));
+    let reader = Reader::Subscriptions(consumer);
+    let mut pipeline = node.relay.pipeline(reader, &Start::default(), Options::default(), standing).await.unwrap();
     assert_eq!(node.relay.subscriber_count(P).await.unwrap(), 0);
 
     node.store.subscribe(consumer, P).await.unwrap();
     node.broadcast(Event::Subscribed { consumer, producer: P }).await;
-    assert!(matches!(timeout(LIMIT, feed.next()).await.unwrap(), FeedEvent::Joined(p) if p == P));
+    assert_eq!(timeout(LIMIT, pipeline.next()).await.unwrap(), PipelineEvent::Changed);
+    assert_eq!(pipeline.take_begun().len(), 1);
     let publisher = node.relay.publisher(account.log_key(), device(), ProducerEpoch(1)).await.unwrap();
     send(&publisher, [1]).await;
-    assert!(matches!(timeout(LIMIT, feed.next()).await.unwrap(), FeedEvent::Delivery(Delivery::Batch { .. })));
+    assert_eq!(timeout(LIMIT, pipeline.next()).await.unwrap(), PipelineEvent::Ready);
+    assert!(matches!(pipeline.take(), Some(Item::Record(record)) if record.offset == Offset(1)));
+    assert!(pipeline.take().is_none());
 
     node.store.unsubscribe(consumer, P).await.unwrap();
     node.broadcast(Event::Unsubscribed { consumer, producer: P }).await;
-    assert!(matches!(timeout(LIMIT, feed.next()).await.unwrap(), FeedEvent::Left(p) if p == P));
+    assert_eq!(timeout(LIMIT, pipeline.next()).await.unwrap(), PipelineEvent::Changed);
     send(&publisher, [2]).await;
-    assert!(feed.try_next().is_none(), "nothing is delivered after the end of a subscription");
+    assert!(pipeline.take().is_none() && pipeline.cursors().is_empty(), "nothing is delivered after the end of a subscription");
 }
 
 async fn a_reader_takes_little_at_a_time(node: Arc<Backend>) {
     const RECORDS: u64 = 300;
     let publisher = node.relay.publisher(LOG, device(), ProducerEpoch(1)).await.unwrap();
     let mut live = node.relay.subscriber();
-    live.follow(P, ReadFrom::Live).await.unwrap();
+    live.follow(P, StartPosition::Live).await.unwrap();
     let mut group = publisher.group();
     for n in 1..=RECORDS {
         let json = format!(r#"{{"device_id":"d","timestamp":1,"data":{{"n":{n},"pad":"{n:0>3000}"}}}}"#);
@@ -250,7 +271,7 @@ async fn a_reader_takes_little_at_a_time(node: Arc<Backend>) {
     let ticket = group.submit().await.unwrap();
     timeout(LIMIT, publisher.committed(ticket)).await.unwrap().unwrap();
     let mut replay = node.relay.subscriber();
-    replay.follow(P, ReadFrom::Earliest).await.unwrap();
+    replay.follow(P, StartPosition::Earliest).await.unwrap();
     // Nearly a mebibyte was written in one step; from memory or from the log, it is read in parts, and a turn comes to an end.
     for mut reader in [live, replay] {
         let mut next = 1;
@@ -325,7 +346,7 @@ async fn holes_are_bounded_and_may_always_be_filled(node: Arc<Backend>) {
 async fn a_reader_may_begin_at_a_time(node: Arc<Backend>) {
     let publisher = node.relay.publisher(LOG, device(), ProducerEpoch(1)).await.unwrap();
     send(&publisher, 1..=10).await;
-    let long_ago = ReadFrom::Time(node.clock.now() - Duration::from_secs(3600));
+    let long_ago = StartPosition::Time(node.clock.now() - Duration::from_secs(3600));
     let mut subscriber = node.relay.subscriber();
     subscriber.follow(P, long_ago).await.unwrap();
     assert_eq!(receive(&mut subscriber, 10).await[0].0, 1);
@@ -348,7 +369,7 @@ async fn retention_leaves_a_gap_notice(node: Arc<Backend>) {
     let got = receive(&mut late, kept as usize).await;
     assert_eq!((got[0].0, got[got.len() - 1].0), (head.first.0, total));
     let mut earliest = node.relay.subscriber();
-    earliest.follow(P, ReadFrom::Earliest).await.unwrap();
+    earliest.follow(P, StartPosition::Earliest).await.unwrap();
     assert_eq!(receive(&mut earliest, kept as usize).await[0].0, head.first.0, "who asks for the oldest misses nothing");
 }
 
@@ -416,7 +437,7 @@ async fn a_file_remembers_what_it_removed_at_its_start() {
 /// A reader that asks for what came since `begin` hears that all before `first` is gone.
 async fn assert_told_of_gap(node: &Backend, begin: OffsetDateTime, first: Offset) {
     let mut late = node.relay.subscriber();
-    late.follow(P, ReadFrom::Time(begin)).await.unwrap();
+    late.follow(P, StartPosition::Time(begin)).await.unwrap();
     let Delivery::Gap { from, to, .. } = timeout(LIMIT, late.next()).await.unwrap() else { panic!("a gap comes first") };
     assert_eq!((from, to.next()), (Offset(1), first));
     assert_eq!(receive(&mut late, 1).await[0].0, first.0);
@@ -427,7 +448,7 @@ async fn two_nodes_meet_in_redis() {
     let redis = Redis::start().await;
     let (a, b) = (node(Some(&redis), &[]).await, node(Some(&redis), &[]).await);
     let mut there = b.relay.subscriber();
-    there.follow(P, ReadFrom::Live).await.unwrap();
+    there.follow(P, StartPosition::Live).await.unwrap();
     let here = a.relay.publisher(LOG, device(), ProducerEpoch(1)).await.unwrap();
     send(&here, 1..=100).await;
     assert_eq!(receive(&mut there, 100).await.len(), 100);
@@ -447,7 +468,7 @@ async fn a_restart_of_redis_loses_nothing_that_was_acknowledged() {
     let mut redis = Redis::durable().await;
     let node = node(Some(&redis), &[]).await;
     let mut subscriber = node.relay.subscriber();
-    subscriber.follow(P, ReadFrom::Live).await.unwrap();
+    subscriber.follow(P, StartPosition::Live).await.unwrap();
     let publisher = node.relay.publisher(LOG, device(), ProducerEpoch(1)).await.unwrap();
     send(&publisher, [1, 2]).await;
     assert_eq!(receive(&mut subscriber, 2).await.len(), 2);
@@ -462,14 +483,14 @@ async fn a_restart_of_redis_loses_nothing_that_was_acknowledged() {
 async fn every_record_says_when_it_came(node: Arc<Backend>) {
     let publisher = node.relay.publisher(LOG, device(), ProducerEpoch(1)).await.unwrap();
     let mut live = node.relay.subscriber();
-    live.follow(P, ReadFrom::Live).await.unwrap();
+    live.follow(P, StartPosition::Live).await.unwrap();
     let begin = node.clock.now() - Duration::from_millis(1);
     send(&publisher, 1..=3).await;
     send(&publisher, 4..=4).await;
     let end = node.clock.now();
     // From the ring, from the log by a reader, and from the log itself.
     let mut late = node.relay.subscriber();
-    late.follow(P, ReadFrom::Earliest).await.unwrap();
+    late.follow(P, StartPosition::Earliest).await.unwrap();
     for reader in [&mut live, &mut late] {
         let mut seen = 0;
         while seen < 4 {
@@ -489,7 +510,7 @@ async fn a_time_that_retention_has_passed_is_a_gap_too(node: Arc<Backend>) {
     // While nothing is removed, a time before everything is the beginning.
     send(&publisher, 1..=10).await;
     let mut early = node.relay.subscriber();
-    early.follow(P, ReadFrom::Time(begin)).await.unwrap();
+    early.follow(P, StartPosition::Time(begin)).await.unwrap();
     assert_eq!(receive(&mut early, 10).await[0], (1, 1));
     for n in 1..100 {
         send(&publisher, n * 10 + 1..=n * 10 + 10).await;
@@ -499,7 +520,7 @@ async fn a_time_that_retention_has_passed_is_a_gap_too(node: Arc<Backend>) {
     assert_told_of_gap(&node, begin, first).await;
     // Of a time after what is gone nothing is missing.
     let mut recent = node.relay.subscriber();
-    recent.follow(P, ReadFrom::Time(node.clock.now() + Duration::from_secs(1))).await.unwrap();
+    recent.follow(P, StartPosition::Time(node.clock.now() + Duration::from_secs(1))).await.unwrap();
     send(&publisher, [1001]).await;
     assert!(matches!(timeout(LIMIT, recent.next()).await.unwrap(), Delivery::Batch { .. }));
 }

@@ -16,7 +16,7 @@ use motience_backend::{Backend, Config};
 use motience_log::SessionName;
 use motience_proto::model::Transport;
 use motience_proto::model::{ConsumerId, Cursor, CursorName, DeviceId, Offset, ProducerEpoch, RecordId, Role, Seq, User, UserId};
-use motience_relay::{Delivery, Publisher, ReadFrom};
+use motience_relay::{Delivery, Publisher, StartPosition};
 use motience_runtime::clock::Clock;
 use motience_settings::env::Env;
 use motience_store::{self as store, HistoryBatch, HistoryQuery, HistoryRow, NewUser};
@@ -113,7 +113,7 @@ async fn send(publisher: &Publisher, seqs: impl IntoIterator<Item = u64>) {
 }
 
 /// The first `count` numbers that are read of a producer from `from`.
-async fn read(node: &Backend, user: UserId, from: ReadFrom, count: usize) -> Vec<u64> {
+async fn read(node: &Backend, user: UserId, from: StartPosition, count: usize) -> Vec<u64> {
     let mut subscriber = node.relay.subscriber();
     subscriber.follow(user.producer(), from).await.unwrap();
     let mut got = Vec::new();
@@ -147,7 +147,7 @@ async fn a_newcomer_gets_nothing_of_whoever_had_its_number(home: Home<'_>) {
     let (old, token) = grant(&node, &victim).await;
     let publisher = node.relay.publisher(old.log_key(), device(), ProducerEpoch(1)).await.unwrap();
     send(&publisher, 1..=5).await;
-    assert_eq!(read(&node, victim.id, ReadFrom::Earliest, 5).await, [1, 2, 3, 4, 5]);
+    assert_eq!(read(&node, victim.id, StartPosition::Earliest, 5).await, [1, 2, 3, 4, 5]);
     // Everything that is kept by number: a subscription, a cursor, history, a device.
     let (name, consumer): (CursorName, ConsumerId) = (CursorName::new("all").unwrap(), reader.id.consumer());
     let head = node.relay.log().bounds(old.log_key()).await.unwrap();
@@ -197,7 +197,7 @@ async fn a_newcomer_gets_nothing_of_whoever_had_its_number(home: Home<'_>) {
     let publisher = node.relay.publisher(own.log_key(), device(), ProducerEpoch(2)).await.unwrap();
     assert!(publisher.seen().is_empty());
     send(&publisher, 11..=13).await;
-    for from in [ReadFrom::Earliest, ReadFrom::After(place)] {
+    for from in [StartPosition::Earliest, StartPosition::After(place)] {
         assert_eq!(read(&node, newcomer.id, from, 3).await, [11, 12, 13]);
     }
     // Its history begins anew beside the other's rows, on the same number.
@@ -262,7 +262,7 @@ async fn two_installations_on_one_redis_know_nothing_of_each_other() {
     let (grants, mut read_by) = ([grant(&nodes[0], &users[0]).await.0, grant(&nodes[1], &users[1]).await.0], Vec::new());
     for (n, node) in nodes.iter().enumerate() {
         let mut subscriber = node.relay.subscriber();
-        subscriber.follow(users[n].id.producer(), ReadFrom::Earliest).await.unwrap();
+        subscriber.follow(users[n].id.producer(), StartPosition::Earliest).await.unwrap();
         read_by.push(subscriber);
     }
     for (n, node) in nodes.iter().enumerate() {
@@ -314,7 +314,7 @@ async fn logs_of_the_first_release_are_taken_over() {
 
     let node = home.start().await;
     assert_eq!(node.relay.log_of(user.id.producer()).await.unwrap(), numbered);
-    assert_eq!(read(&node, user.id, ReadFrom::Earliest, 3).await, [1, 2, 3]);
+    assert_eq!(read(&node, user.id, StartPosition::Earliest, 3).await, [1, 2, 3]);
     let again = node.relay.publisher(numbered, device(), ProducerEpoch(1)).await.unwrap();
     assert_eq!(again.seen().to_string(), "1-3");
     assert!(!redis.command("KEYS m:{*").await.contains("m:{"), "nothing is left under the old names");

@@ -10,7 +10,10 @@ use axum::{
 use motience_auth as auth;
 use motience_limits::{permits, uploads::Full};
 use motience_proto::model::record;
-use motience_relay::{self as relay, view};
+use motience_relay::{
+    self as relay,
+    pipeline::{InvalidRequest, selection},
+};
 use motience_store as store;
 use serde_json::{Map, Value, json};
 use tracing::{error, warn};
@@ -259,10 +262,22 @@ impl From<relay::Error> for ApiError {
     }
 }
 
-impl From<view::Error> for ApiError {
-    fn from(error: view::Error) -> Self {
+impl From<InvalidRequest> for ApiError {
+    fn from(error: InvalidRequest) -> Self {
+        match error {
+            InvalidRequest::Selection(error) => error.into(),
+            InvalidRequest::Order(_) => {
+                Self::malformed(sentence(&error.to_string())).with_code("invalid_field").with_field(Some("order".to_owned()))
+            }
+            InvalidRequest::CursorName(_) => Self::invalid("durable", sentence(&error.to_string())),
+        }
+    }
+}
+
+impl From<selection::Error> for ApiError {
+    fn from(error: selection::Error) -> Self {
         Self::malformed(sentence(&error.to_string()))
-            .with_code(view::Error::CODE)
+            .with_code(selection::Error::CODE)
             .with_field(Some(error.parameter.to_owned()))
             .with("column", error.column)
             .with("caret", error.caret())

@@ -33,7 +33,7 @@ const CHECK_EVERY: Duration = Duration::from_secs(1);
 
 /// Start position of a follow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ReadFrom {
+pub enum StartPosition {
     /// At the log's end at this moment.
     Live,
     /// At the oldest entry that retention still holds.
@@ -80,7 +80,7 @@ impl Hub {
         self: &Arc<Self>,
         log: &Log,
         key: LogKey,
-        from: ReadFrom,
+        from: StartPosition,
         wake: &Arc<ReadyQueue>,
         index: usize,
     ) -> Result<(FollowGuard, Cursor), Error> {
@@ -103,12 +103,12 @@ impl Hub {
                 Ok::<(), Error>(())
             })
             .await?;
-        let offset = |offset| ReadFrom::After(Cursor { offset, ..Cursor::default() });
+        let offset = |offset| StartPosition::After(Cursor { offset, ..Cursor::default() });
         let from = match from {
-            ReadFrom::Earliest => offset(Offset(log.bounds(key).await?.first.0.saturating_sub(1))),
+            StartPosition::Earliest => offset(Offset(log.bounds(key).await?.first.0.saturating_sub(1))),
             // Removed records of that time are told as a gap, as to a reader that resumes before them.
-            ReadFrom::Time(time) if log.has_lost(key, time).await? => offset(Offset(0)),
-            ReadFrom::Time(time) => offset(log.offset_for_time(key, time).await?),
+            StartPosition::Time(time) if log.has_lost(key, time).await? => offset(Offset(0)),
+            StartPosition::Time(time) => offset(log.offset_for_time(key, time).await?),
             known => known,
         };
         let cursor = guard.channel.join(id, from, wake, index);
@@ -212,13 +212,13 @@ impl Channel {
         overdue && self.advance(bounds, heard)
     }
 
-    fn join(&self, id: u64, from: ReadFrom, wake: &Arc<ReadyQueue>, index: usize) -> Cursor {
+    fn join(&self, id: u64, from: StartPosition, wake: &Arc<ReadyQueue>, index: usize) -> Cursor {
         let mut state = self.state.lock();
         let end = state.ring.end();
         let cursor = match from {
             // An offset alone is one of the present epoch.
-            ReadFrom::After(cursor) if cursor.log_epoch.0 == 0 => Cursor { log_epoch: end.log_epoch, ..cursor },
-            ReadFrom::After(cursor) => cursor,
+            StartPosition::After(cursor) if cursor.log_epoch.0 == 0 => Cursor { log_epoch: end.log_epoch, ..cursor },
+            StartPosition::After(cursor) => cursor,
             _ => end,
         };
         let entry = Arc::new(ReadyEntry { index, queued: AtomicBool::new(false) });

@@ -1,8 +1,8 @@
-//! Joins producers and consumers to the log: every entrance ends in a [`Publisher`], every exit begins at a
-//! [`Subscriber`] or at a consumer's [`Feed`].
+//! Joins producers and consumers to the log: every ingress ends in a [`Publisher`], every egress reads from a
+//! [`pipeline::Pipeline`], which begins at a [`Subscriber`].
 //!
 //! ```text
-//! Publisher -> appender (group commit) -> Log -> hub (ring, encoded once) -> Subscriber (cursor) -> socket
+//! Publisher -> appender (group commit) -> Log -> hub (ring, encoded once) -> Subscriber (cursor) -> pipeline -> socket
 //! ```
 //!
 //! Consumers pull. Nothing is queued for a consumer: it is a cursor for each producer it follows and a flag that wakes
@@ -11,50 +11,43 @@
 mod active_sessions;
 mod appender;
 mod devices;
-mod durable;
-mod feed;
-mod follows;
 mod hub;
 mod nodes;
-pub mod order;
 mod parts;
-pub mod places;
+pub mod pipeline;
 mod publisher;
 mod reports;
-mod rights;
 mod ring;
 mod session;
 mod streams;
 mod subscriber;
 mod subscription_cache;
-pub mod view;
 mod window;
 
-use std::{collections::HashSet, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 pub use devices::{DeviceStats, Devices, Most, Path, Presence, Senders};
-pub use durable::Durable;
-pub use feed::{Feed, FeedEvent};
-pub use follows::Follows;
-pub use hub::{Hub, ReadFrom};
+pub use hub::{Hub, StartPosition};
+pub use nodes::{Kind, NodeStats, Nodes, Open};
+pub use publisher::{Group, Publisher, Refusal};
+pub use reports::Reports;
+pub use session::{Committed, Ticket};
+pub use streams::{StreamStats, Streams};
+pub use subscriber::{Delivery, GapCause, Subscriber};
+pub use subscription_cache::{SubscriptionCache, Watch};
+
+use motience_auth::Standing;
 use motience_log::{self as log, Event, Log};
 use motience_proto::{
-    model::{ConsumerId, CursorName, LogKey, ProducerEpoch, ProducerId, record},
+    model::{ConsumerId, LogKey, ProducerEpoch, ProducerId, record},
     wire::MAX_RANGES,
 };
 use motience_runtime::clock::Clock;
 use motience_settings::env::{self, Env};
 use motience_store::{self as store, LogIds, Store};
-pub use nodes::{Kind, NodeStats, Nodes, Open};
-pub use publisher::{Group, Publisher, Refusal};
-pub use reports::Reports;
-pub use rights::Rights;
-pub use session::{Committed, Ticket};
-pub use streams::{StreamStats, Streams};
-pub use subscriber::{Delivery, GapCause, Subscriber};
-pub use subscription_cache::{SubscriptionCache, Watch};
+use pipeline::{Follows, Options, Pipeline, Reader, Start, named_cursors::NamedCursors};
 
 /// The relay's limits.
 #[derive(Clone, Copy, Debug)]
@@ -81,6 +74,8 @@ pub struct Limits {
     pub devices: Most,
     /// How far ahead of ours a device's clock may be before that counts as a fault of it. CLOCK_AHEAD_LIMIT, 1 h.
     pub ahead: Duration,
+    /// Room of the stages of each delivery pipeline.
+    pub pipeline: pipeline::Limits,
     /// Whether the records of a native device must be of the device that it is. STRICT_NATIVE_DEVICE, true.
     pub strict_native: bool,
 }
@@ -98,6 +93,7 @@ impl Default for Limits {
             ranges: 512,
             devices: Most { all: 100_000, each: 10_000 },
             ahead: Duration::from_secs(3600),
+            pipeline: pipeline::Limits::default(),
             strict_native: true,
         }
     }
@@ -121,6 +117,7 @@ impl Limits {
                 each: env.parse("DEVICES_MAX_PER_PRODUCER", default.devices.each)?,
             },
             ahead: env.duration("CLOCK_AHEAD_LIMIT", default.ahead)?,
+            pipeline: pipeline::Limits::from_env(env)?,
             strict_native: env.flag("STRICT_NATIVE_DEVICE", default.strict_native)?,
         };
         if limits.record == 0 || limits.record > 16 << 20 {
@@ -226,32 +223,19 @@ impl Relay {
         Subscriber::new(self.clone())
     }
 
-    /// A reader that follows whatever its consumer is subscribed to, as that changes; each producer from where the cursor
-    /// `durable` stands, if a name is given.
-    pub async fn feed(&self, consumer: ConsumerId, durable: Option<CursorName>) -> Result<Feed, Error> {
-        Feed::open(self.clone(), consumer, durable).await
+    /// The delivery pipeline of all that a reader may read, for as long as its token is good.
+    pub async fn pipeline(&self, reader: Reader, start: &Start, options: Options, standing: Arc<Standing>) -> Result<Pipeline, Error> {
+        Pipeline::open(self.clone(), reader, start, options, standing).await
     }
 
-    /// The same of some of its producers only: those it is subscribed to among `chosen`. [`Feed::lacks`] names the others,
-    /// now and later.
-    pub async fn chosen_feed(&self, consumer: ConsumerId, chosen: HashSet<ProducerId>) -> Result<Feed, Error> {
-        Feed::open_chosen(self.clone(), consumer, chosen).await
-    }
-
-    /// A reader of these producers for whoever has a right to them that does not end before its token: the producer itself, an
-    /// operator.
-    pub async fn granted_feed(&self, producers: HashSet<ProducerId>) -> Result<Feed, Error> {
-        Feed::open_granted(self.clone(), producers).await
+    /// The follows of a consumer's connection that has a stream for each, at most `most` at once.
+    pub fn follows<T: Send + 'static>(&self, standing: Arc<Standing>, most: usize) -> Follows<T> {
+        Follows::new(self.clone(), standing, most)
     }
 
     /// The cursors that are kept for a consumer.
-    pub fn durable(&self, consumer: ConsumerId) -> Durable {
-        Durable::new(self.clone(), consumer)
-    }
-
-    /// Whom a consumer may follow, as that changes, for a connection with a reader for each.
-    pub fn rights(&self, consumer: ConsumerId) -> Rights {
-        Rights::new(self.clone(), consumer)
+    pub(crate) fn named_cursors(&self, consumer: ConsumerId) -> NamedCursors {
+        NamedCursors::new(self.clone(), consumer)
     }
 
     fn watch_subscriptions(&self, consumer: ConsumerId) -> Watch {

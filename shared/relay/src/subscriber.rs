@@ -15,7 +15,7 @@ use motience_proto::model::{Cursor, LogKey, Offset, ProducerId};
 use tracing::warn;
 
 use super::{
-    Error, ReadFrom, Relay,
+    Error, Relay, StartPosition,
     hub::{FollowGuard, ReadyEntry, ReadyQueue},
     parts::cut,
     ring::ReadOutcome,
@@ -136,7 +136,7 @@ impl Subscriber {
     }
 
     /// Follows `producer`. Following it again changes nothing.
-    pub async fn follow(&mut self, producer: ProducerId, from: ReadFrom) -> Result<(), Error> {
+    pub async fn follow(&mut self, producer: ProducerId, from: StartPosition) -> Result<(), Error> {
         if self.places.contains_key(&producer) {
             return Ok(());
         }

@@ -85,7 +85,7 @@ export class Consumer implements AsyncIterable<ConsumerEvent> {
     this.#around = around;
     this.#options = options;
     this.#inbox = new Inbox(options.buffer ?? BUFFER);
-    this.#progress = new Progress(!options.every);
+    this.#progress = new Progress(!options.every && options.order !== 'device');
     this.#wanted = options.producers ? new Set([...options.producers].map(String)) : null;
     if (typeof options.from === 'object') for (const [producer, place] of Object.entries(options.from)) this.#progress.begin(producer, place);
     this.status.subscribe((status) => this.#handlers.status.forEach((handler) => handler(status)));

@@ -18,7 +18,7 @@ export class Progress {
   readonly #logs = new Map<string, Log>();
   readonly #inOrder: boolean;
 
-  /** `inOrder` is false where a view holds records back, so that offsets do not rise. */
+  /** `inOrder` is false where the server holds records back, so that offsets do not rise. */
   constructor(inOrder: boolean) {
     this.#inOrder = inOrder;
   }

@@ -58,6 +58,11 @@ export class Dsm {
     return this.#caller.json('GET', `${this.#at}/cursors`, { as });
   }
 
+  /** Moves a named cursor of the calling consumer: everything up to these cursors is dealt with. */
+  async confirm(as: Credentials, name: string, cursors: Record<string, string>): Promise<void> {
+    await this.#caller.json('POST', `${this.#at}/cursors/${encodeURIComponent(name)}`, { as, body: { cursors } });
+  }
+
   /** What a browser needs to trust a development certificate. */
   certHash(signal?: AbortSignal): Promise<CertHash> {
     return this.#caller.json('GET', `${this.#at}/cert-hash`, { signal });

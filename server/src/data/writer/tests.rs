@@ -143,7 +143,7 @@ async fn a_database_that_was_away_gets_what_came_in_meanwhile() {
     send(&platform, producer, 0, 100).await;
     wait_for(&platform, producer, 100).await;
     let mut follower = platform.services.backend.relay.subscriber();
-    follower.follow(producer, ReadFrom::Live).await.unwrap();
+    follower.follow(producer, StartPosition::Live).await.unwrap();
 
     // In the midst of the flow, so that a commit is under way.
     tokio::join!(send(&platform, producer, 100, 1000), postgres.stop());

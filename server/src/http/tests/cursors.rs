@@ -66,7 +66,24 @@ async fn a_consumer_sees_and_forgets_its_own_cursors() {
         let answer = get(&format!("/cursors?{query}"), &token).await;
         assert_eq!(answer.problem(422, "invalid_field")["field"], field);
     }
+    // A reader over HTTP confirms by name, of producers that it is subscribed to, and only forward.
+    let (producer, _) = platform.account(Role::Producer, "q").await;
+    platform.services.backend.store.subscribe(consumer.id.consumer(), producer.id.producer()).await.unwrap();
+    let post = async |name: &str, cursors: Value, token: &str| {
+        platform.dsm(Method::POST, &format!("/cursors/{name}"), Some(token), Sent::Json(json!({"cursors": cursors}))).await
+    };
+    let of = |cursor: &str| json!({producer.id.to_string(): cursor});
+    for cursor in ["77-5", "77-4"] {
+        assert_eq!(post("http", of(cursor), &token).await.status, 204);
+        assert_eq!(get("/cursors", &token).await.json(200)[0]["cursor"], "77-5");
+    }
+    post("http", json!({"4711": "77-5"}), &token).await.problem(403, "not_subscribed");
+    post("http", of("77-5"), &producer_token).await.problem(403, "wrong_role");
+    for bad in [of("live"), of("5"), json!({"x": "77-5"})] {
+        assert_eq!(post("http", bad, &token).await.problem(422, "invalid_field")["field"], "cursors");
+    }
     platform.services.backend.store.close().await;
+    post("http", of("77-6"), &token).await.problem(503, "database_away");
     get("/cursors", &token).await.problem(503, "database_away");
     delete("/cursors/app", &token).await.problem(503, "database_away");
 }

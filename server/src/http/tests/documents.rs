@@ -53,6 +53,7 @@ async fn each_document_names_every_path_of_its_service() {
                 "GET /nodes",
                 "GET /stream",
                 "GET /streams",
+                "POST /cursors/{name}",
                 "POST /data",
             ],
         ),

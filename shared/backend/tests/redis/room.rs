@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use motience_log as log;
 use motience_proto::model::{LogKey, ProducerId};
-use motience_relay::ReadFrom;
+use motience_relay::StartPosition;
 use motience_runtime::telemetry;
 use motience_testing::Redis;
 use tokio::time::{Instant, sleep, timeout};
@@ -56,9 +56,9 @@ async fn a_full_redis_is_read_restarted_on_and_swept() {
     for reading in [&first, &second] {
         assert_eq!(all(reading.relay.log(), P).await.len() as u64, written);
         let mut reader = reading.relay.subscriber();
-        timeout(LIMIT, reader.follow(P.producer, ReadFrom::Earliest)).await.unwrap().unwrap();
+        timeout(LIMIT, reader.follow(P.producer, StartPosition::Earliest)).await.unwrap().unwrap();
         timeout(LIMIT, reader.next()).await.unwrap();
-        timeout(LIMIT, reader.follow(ProducerId(2), ReadFrom::Live)).await.unwrap().unwrap();
+        timeout(LIMIT, reader.follow(ProducerId(2), StartPosition::Live)).await.unwrap().unwrap();
     }
     // Less is to be kept: a node that starts with that makes room, and everybody goes on.
     let third = node(&redis.url(), &[("REDIS_MEMORY_BUDGET", "0"), ("LOG_RETENTION_BYTES", "1MiB")]).await;
@@ -135,7 +135,7 @@ async fn a_redis_without_its_replicas_is_read_and_goes_on_when_they_are_back() {
     assert_eq!(node.ready().await.unwrap_err().away, ["log"]);
     assert_eq!(all(log, P).await.len(), 1);
     let mut reader = node.relay.subscriber();
-    timeout(LIMIT, reader.follow(ProducerId(2), ReadFrom::Live)).await.unwrap().unwrap();
+    timeout(LIMIT, reader.follow(ProducerId(2), StartPosition::Live)).await.unwrap().unwrap();
     redis.command("CONFIG SET min-replicas-to-write 0").await;
     node.ready().await.unwrap();
     write(log, &mut device, &[2]).await.unwrap();

@@ -2,7 +2,7 @@
 
 use motience_log::Log;
 use motience_proto::model::{LogKey, ProducerId};
-use motience_relay::{Delivery, ReadFrom};
+use motience_relay::{Delivery, StartPosition};
 use motience_testing::Redis;
 use tokio::time::timeout;
 
@@ -214,7 +214,7 @@ async fn a_forbidden_command_stops_a_producer_only_while_it_is_forbidden() {
         let mut devices = [Device::new(log, producer, "a").await, Device::new(log, producer, "b").await];
         write(log, &mut devices, &[1]).await.unwrap();
         let mut reader = node.relay.subscriber();
-        timeout(LIMIT, reader.follow(producer.producer, ReadFrom::Earliest)).await.unwrap().unwrap();
+        timeout(LIMIT, reader.follow(producer.producer, StartPosition::Earliest)).await.unwrap().unwrap();
         redis.command(&format!("ACL SETUSER motience {forbid}")).await;
         let forbidden = write(log, &mut devices, &[2, 3]).await;
         if forbidden.is_err() {

@@ -51,7 +51,7 @@ async fn a_node_reaches_redis_over_tls_with_its_own_certificate() {
     let first = node(&url, &settings).await;
     let second = node(&url, &settings).await;
     let mut reader = second.relay.subscriber();
-    reader.follow(P.producer, motience_relay::ReadFrom::Live).await.unwrap();
+    reader.follow(P.producer, motience_relay::StartPosition::Live).await.unwrap();
     let mut devices = [Device::new(first.relay.log(), P, "d").await];
     write(first.relay.log(), &mut devices, &[1, 2]).await.unwrap();
     tokio::time::timeout(super::LIMIT, reader.next()).await.unwrap();

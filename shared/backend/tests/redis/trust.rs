@@ -6,7 +6,7 @@ use motience_auth::random_id;
 use motience_backend::{Backend, Config};
 use motience_log::Event;
 use motience_proto::model::{LogKey, ProducerId, Role};
-use motience_relay::{Delivery, ReadFrom, Subscriber};
+use motience_relay::{Delivery, StartPosition, Subscriber};
 use motience_runtime::clock::Clock;
 use motience_settings::env::Env;
 use motience_store::{self as store, NewUser};
@@ -31,7 +31,7 @@ async fn receive(reader: &mut Subscriber, count: usize) -> Vec<(u64, String)> {
 
 async fn follow(node: &Backend, key: LogKey) -> Subscriber {
     let mut reader = node.relay.subscriber();
-    timeout(LIMIT, reader.follow(key.producer, ReadFrom::Live)).await.unwrap().unwrap();
+    timeout(LIMIT, reader.follow(key.producer, StartPosition::Live)).await.unwrap().unwrap();
     reader
 }
 
@@ -107,7 +107,7 @@ async fn who_reads_from_the_log_alone_takes_nothing_from_the_ring() {
     let mut devices = [Device::new(log, P, "d").await];
     let mut live = follow(&node, P).await;
     let mut kept = node.relay.subscriber().from_log(Duration::from_millis(10));
-    timeout(LIMIT, kept.follow(P.producer, ReadFrom::Live)).await.unwrap().unwrap();
+    timeout(LIMIT, kept.follow(P.producer, StartPosition::Live)).await.unwrap().unwrap();
     write(log, &mut devices, &[1, 2, 3]).await.unwrap();
     // What was published and what is in the log differ from here on.
     redis.command(&format!("XDEL {}:log 2-2", keys(&node, P).await)).await;

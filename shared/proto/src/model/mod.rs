@@ -11,10 +11,10 @@ pub mod times;
 pub mod transport;
 pub mod user;
 
-pub use cursor_name::CursorName;
+pub use cursor_name::{CursorName, InvalidCursorName};
 pub use ids::{ConsumerId, Cursor, DeviceId, Fence, LogEpoch, LogId, LogKey, Offset, ProducerEpoch, ProducerId, RecordId, Seq, UserId};
 pub use ranges::RangeSet;
-pub use selection::Selection;
+pub use selection::{InvalidOrder, Order, Selection};
 pub use subscription::{Status, Subscription};
 pub use transport::Transport;
 pub use user::{Account, Role, User};

@@ -277,7 +277,7 @@ pub fn encode(producer: ProducerId, json: &[u8], out: &mut BytesMut) {
 /// A consumer's message of `motience.v2`: the plain message with offset, cursor and record id as its last members.
 ///
 /// `"offset":9,"cursor":"EPOCH-9","record_id":"PRODUCER_EPOCH-SEQ"`; the cursor is what to resume after, the record id is how to know the
-/// record again after a reset. The cursor may lie elsewhere than the record: see `relay::order`. `received`: when it came, for a consumer
+/// record again after a reset. The cursor may lie elsewhere than the record: see `relay::pipeline`. `received`: when it came, for a consumer
 /// that wants to know: `"received_at":"…"`.
 pub fn with_place(
     message: &[u8],

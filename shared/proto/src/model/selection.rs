@@ -1,11 +1,13 @@
-//! What a consumer wants of a feed, in its own words: read by `relay::view`, carried by every way out.
+//! What a consumer wants of a log, in its own words: read by `relay::pipeline`, carried by every egress.
+
+use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
 /// Longest selection on the wire, in bytes of its JSON.
 pub const MAX_SELECTION: usize = 16 * 1024;
 
-/// `where`, `fields` and `every`, unread: their grammar is that of `relay::view`. Empty: everything as it is.
+/// `where`, `fields` and `every`, unread: their grammar is that of `relay::pipeline::selection`. Empty: everything as it is.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Selection {
     /// What must hold of a record, all of it: `/data/temperature>30`.
@@ -35,5 +37,32 @@ impl Selection {
             _ => return Some(value),
         }
         None
+    }
+}
+
+/// The order in which a consumer receives the records of one producer.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Order {
+    /// The log's own: as records arrived.
+    #[default]
+    Log,
+    /// As each device numbered them.
+    Device,
+}
+
+/// A text that names no order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("order is `log` or `device`")]
+pub struct InvalidOrder;
+
+impl FromStr for Order {
+    type Err = InvalidOrder;
+
+    fn from_str(text: &str) -> Result<Self, InvalidOrder> {
+        match text {
+            "log" => Ok(Self::Log),
+            "device" => Ok(Self::Device),
+            _ => Err(InvalidOrder),
+        }
     }
 }

@@ -6,7 +6,7 @@ use super::{
     error::Error,
     varint::{self, Body},
 };
-use crate::model::{Cursor, LogEpoch, Offset, ProducerEpoch, ProducerId, RecordId, Seq, selection::MAX_SELECTION};
+use crate::model::{Cursor, LogEpoch, Offset, Order, ProducerEpoch, ProducerId, RecordId, Seq, selection::MAX_SELECTION};
 
 /// Longest code of a refused follow, in bytes.
 const MAX_CODE: usize = 64;
@@ -38,6 +38,9 @@ pub struct Subscribe {
     /// A [`crate::model::Selection`] as JSON; empty for everything, and not there at all where an older peer wrote the frame.
     /// Offset order then does not hold, and [`Feed`] frames say how far the follow has come.
     pub view: String,
+    /// The order of its records; the log's where an older peer wrote the frame. In device order [`Feed`] frames say how far the
+    /// follow has come.
+    pub order: Order,
 }
 
 impl Subscribe {
@@ -56,8 +59,11 @@ impl Subscribe {
             }
         }
         varint::put_text(&self.durable, out);
-        if !self.view.is_empty() {
+        if !self.view.is_empty() || self.order != Order::Log {
             varint::put_text(&self.view, out);
+        }
+        if self.order == Order::Device {
+            out.put_u8(1);
         }
     }
 
@@ -72,7 +78,13 @@ impl Subscribe {
         };
         let durable = body.text(MAX_DURABLE)?;
         let view = if body.is_empty() { String::new() } else { body.text(MAX_SELECTION)? };
-        Ok(Self { producer, from, durable, view })
+        let order = if body.is_empty() { 0 } else { body.number()? };
+        let order = match order {
+            0 => Order::Log,
+            1 => Order::Device,
+            _ => return Err(body.malformed()),
+        };
+        Ok(Self { producer, from, durable, view, order })
     }
 }
 

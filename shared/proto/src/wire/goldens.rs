@@ -7,7 +7,7 @@ use super::{
     Ack, Compact, Confirm, Credit, Entry, Feed, Followed, Frame, From, Gap, Health, Hello, Intent, Record, Refused, ShapeAccepted, Skipped,
     Subscribe, TokenAccepted, TokenRefresh, Unsubscribe, Welcome, compact, features,
 };
-use crate::model::{Cursor, Fence, LogEpoch, Offset, ProducerEpoch, ProducerId, RangeSet, RecordId, Seq};
+use crate::model::{Cursor, Fence, LogEpoch, Offset, Order, ProducerEpoch, ProducerId, RangeSet, RecordId, Seq};
 
 pub(super) fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|b| format!("{b:02x}")).collect()
@@ -39,7 +39,13 @@ pub(super) fn name(epoch: u64, seq: u64) -> RecordId {
 }
 
 fn subscribe(from: From, durable: &str, view: &str) -> Frame {
-    Frame::Subscribe(Subscribe { producer: ProducerId(123), from, durable: durable.to_owned(), view: view.to_owned() })
+    Frame::Subscribe(Subscribe { producer: ProducerId(123), from, durable: durable.to_owned(), view: view.to_owned(), order: Order::Log })
+}
+
+fn in_device_order(view: &str) -> Frame {
+    let subscribe =
+        Subscribe { producer: ProducerId(123), from: From::Live, durable: String::new(), view: view.to_owned(), order: Order::Device };
+    Frame::Subscribe(subscribe)
 }
 
 fn ranges(text: &str) -> RangeSet {
@@ -75,6 +81,8 @@ pub(super) fn frames() -> Vec<(Frame, &'static str)> {
         (subscribe(From::Time(7), "ab", ""), "0d07407b0307026162"),
         (subscribe(From::Live, "", "{}"), "0d07407b0000027b7d"),
         (subscribe(From::Earliest, "", ""), "0d04407b0100"),
+        (in_device_order(""), "0d06407b00000001"),
+        (in_device_order("{}"), "0d08407b0000027b7d01"),
         (Frame::Unsubscribe(Unsubscribe { producer: ProducerId(1) }), "0f0101"),
         (Frame::Followed(Followed { producer: ProducerId(1), refusal: String::new() }), "11020100"),
         (Frame::Followed(Followed { producer: ProducerId(1), refusal: "too_many".into() }), "110a0108746f6f5f6d616e79"),

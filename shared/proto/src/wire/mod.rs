@@ -57,4 +57,6 @@ pub mod features {
     pub const LATEST: u64 = 2;
     /// A follow may have a view: [`super::Subscribe`].
     pub const VIEW: u64 = 4;
+    /// A follow may have device order: [`super::Subscribe`].
+    pub const ORDER: u64 = 8;
 }

@@ -89,7 +89,8 @@ fn fields(frame: &Frame) -> Value {
                 From::Time(ms) => json!({"kind": "time", "ms": ms}),
             };
             let (cursor_name, selection) = (&subscribe.durable, &subscribe.view);
-            json!({"producer": subscribe.producer.0, "start": start, "cursor_name": cursor_name, "selection": selection})
+            let order = if subscribe.order == model::Order::Device { "device" } else { "log" };
+            json!({"producer": subscribe.producer.0, "start": start, "cursor_name": cursor_name, "selection": selection, "order": order})
         }
         Frame::Unsubscribe(unsubscribe) => json!({"producer": unsubscribe.producer.0}),
         Frame::Followed(followed) => json!({"producer": followed.producer.0, "refusal": followed.refusal}),

@@ -4,7 +4,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::{
-    model::{Fence, Offset, ProducerEpoch, ProducerId, RangeSet, Seq},
+    model::{Fence, Offset, Order, ProducerEpoch, ProducerId, RangeSet, Seq},
     wire::{
         From, Intent,
         goldens::{self, cursor, hello, hex, name, welcome},
@@ -20,7 +20,7 @@ fn encoded(frame: &Frame) -> BytesMut {
 }
 
 fn subscribe(from: From, durable: &str, view: &str) -> Frame {
-    Frame::Subscribe(Subscribe { producer: ProducerId(123), from, durable: durable.to_owned(), view: view.to_owned() })
+    Frame::Subscribe(Subscribe { producer: ProducerId(123), from, durable: durable.to_owned(), view: view.to_owned(), order: Order::Log })
 }
 
 #[test]

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 
 use super::{encoded, title};
 use crate::{
-    model::{Fence, Offset, ProducerEpoch, ProducerId, RangeSet, Seq},
+    model::{Fence, Offset, Order, ProducerEpoch, ProducerId, RangeSet, Seq},
     wire::{
         Ack, Entry, Feed, Followed, Frame, From, Hello, Intent, Record, ShapeAccepted, Subscribe, Welcome,
         compact::goldens as templates,
@@ -46,7 +46,7 @@ pub(super) fn sessions() -> Vec<Value> {
         Frame::Entry(Entry { offset: Offset(offset), record_id: name(epoch, offset), message: message.into() })
     };
     let seven = ProducerId(7);
-    let subscribe = Subscribe { producer: seven, from: From::Earliest, durable: String::new(), view: String::new() };
+    let subscribe = Subscribe { producer: seven, from: From::Earliest, durable: String::new(), view: String::new(), order: Order::Log };
     let resume = Subscribe { from: From::After(cursor(1_738_150_000_000_000, 1)), ..subscribe.clone() };
     let head = |offset| Frame::Feed(Feed { producer: seven, after: cursor(1_738_150_000_000_000, offset) });
     let steps = |steps: Vec<(&str, &str, &str, Vec<Frame>)>| -> Vec<Value> {

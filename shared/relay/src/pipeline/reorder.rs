@@ -1,14 +1,13 @@
-//! Device order: what a log holds as it arrived, handed out as each sender numbered it.
+//! The reorder buffer of `order=device`: records of a log leave it as each device numbered them.
 //!
-//! Records that travel independently reach the log out of order. For a consumer that asks for it they are put back into
-//! order here: within one sender's epoch a record that came too early is held back until those before it are there, until
-//! it has waited long enough, or until there is no more room. Pure: time is an argument.
+//! Records that travel independently reach the log out of order. Within one producer epoch the buffer holds a record that came
+//! too early until those before it are there, until it has waited long enough, or until there is no more room. Pure: time is an
+//! argument.
 //!
-//! Two things hold whatever comes: every record that goes in comes out once, and no cursor that comes out lies beyond a
-//! record that is still held back. A consumer that resumes there may see a record again, known by its name, but none is
-//! missing.
+//! Two invariants: every record that goes in comes out once, and no emitted cursor passes a record that is still held. A
+//! consumer that resumes there may see a record again (its record id tells), and misses none.
 //!
-//! Where an epoch is met in its middle, nothing tells which of its records come first: the beginning is found by waiting.
+//! An epoch that is met in its middle has no known first record: the buffer finds its beginning by waiting.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -18,17 +17,18 @@ use std::{
 use bytes::Bytes;
 use motience_proto::model::{Cursor, Offset, ProducerEpoch, ProducerId, RecordId};
 use motience_settings::env::{self, Env};
-use time::OffsetDateTime;
+
+use super::DeliveredRecord;
 
 /// Epochs of one producer whose next number is remembered; an older one that is heard of again is met anew.
 const MAX_EPOCHS: usize = 256;
 
-/// How long and how much is held back, for each consumer's connection.
+/// Longest wait in a reorder buffer, and its room.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
     /// Longest wait for the records before one. ORDER_WAIT, 2 s.
     pub wait: Duration,
-    /// Records held back at once. ORDER_MAX_RECORDS, 4,096.
+    /// Records held at once. ORDER_MAX_RECORDS, 4,096.
     pub records: usize,
     /// Their bytes. ORDER_MAX_BYTES, 1 MiB.
     pub bytes: usize,
@@ -52,26 +52,9 @@ impl Limits {
     }
 }
 
-/// A record on its way to a consumer.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Record {
-    /// Whose.
-    pub producer: ProducerId,
-    /// In: its own place. Out: the place to resume from once this record is dealt with; never beyond one held back.
-    pub cursor: Cursor,
-    /// Its own place, in and out.
-    pub offset: Offset,
-    /// Its sender's epoch, and its number there.
-    pub record_id: RecordId,
-    /// When it came into the log, where that is known.
-    pub received: Option<OffsetDateTime>,
-    /// What the consumer receives.
-    pub message: Bytes,
-}
-
-/// Puts the records of one consumer's connection into device order.
+/// Puts the records of one delivery pipeline into device order.
 #[derive(Debug)]
-pub struct Reorder {
+pub struct ReorderBuffer {
     limits: Limits,
     producers: HashMap<ProducerId, Producer>,
     records: usize,
@@ -80,16 +63,16 @@ pub struct Reorder {
 
 #[derive(Debug, Default)]
 struct Producer {
-    /// Held back, by place: the first is the one that came first and stands in every cursor's way.
+    /// Held records by offset: the first one stands in every cursor's way.
     held: BTreeMap<Offset, Held>,
     epochs: HashMap<ProducerEpoch, Numbers>,
-    /// The highest place taken in.
+    /// The last record taken in.
     last: Cursor,
 }
 
 #[derive(Debug)]
 struct Held {
-    record: Record,
+    record: DeliveredRecord,
     since: Instant,
 }
 
@@ -98,32 +81,32 @@ struct Held {
 struct Numbers {
     /// The number that comes next; unknown until the epoch's beginning is.
     next: Option<u64>,
-    /// Those held back. The same number comes twice where a log began another life.
+    /// Held records. A number comes twice where a log began another epoch.
     waiting: BTreeSet<(u64, Offset)>,
     /// When it was last heard of.
     heard: Offset,
 }
 
-impl Reorder {
-    /// Nothing held back yet.
+impl ReorderBuffer {
+    /// An empty buffer.
     pub fn new(limits: Limits) -> Self {
         Self { limits, producers: HashMap::new(), records: 0, bytes: 0 }
     }
 
     /// Takes in the next record of a producer's log; `out` receives what may go on by this.
-    pub fn push(&mut self, record: Record, now: Instant, out: &mut Vec<Record>) {
-        let (id, place) = (record.producer, record.cursor.log_epoch);
-        if self.producers.get(&id).is_some_and(|p| p.last.log_epoch != place || p.last.offset >= record.offset) {
-            // Another life of the log, or read again from further back: it does not continue what was before.
+    pub fn push(&mut self, record: DeliveredRecord, now: Instant, out: &mut Vec<DeliveredRecord>) {
+        let (id, log_epoch) = (record.producer, record.cursor.log_epoch);
+        if self.producers.get(&id).is_some_and(|p| p.last.log_epoch != log_epoch || p.last.offset >= record.offset) {
+            // Another log epoch, or a read from further back: the record does not continue what was before.
             self.restart(id, out);
         }
         let RecordId { producer_epoch: epoch, seq } = record.record_id;
         let producer = self.producers.entry(id).or_default();
-        producer.last = Cursor { log_epoch: place, offset: record.offset };
+        producer.last = Cursor { log_epoch: log_epoch, offset: record.offset };
         let numbers = producer.numbers(epoch, seq.0, record.offset);
         if numbers.next.is_some_and(|next| seq.0 <= next) {
             numbers.passed(seq.0);
-            out.push(Record { cursor: producer.safe(), ..record });
+            out.push(DeliveredRecord { cursor: producer.safe(), ..record });
             self.release(id, epoch, 0, out);
         } else {
             numbers.waiting.insert((seq.0, record.offset));
@@ -131,74 +114,71 @@ impl Reorder {
             self.bytes += record.message.len();
             // A copy: the original may be a small part of a large buffer, which it would keep alive uncounted.
             let message = Bytes::copy_from_slice(&record.message);
-            producer.held.insert(record.offset, Held { record: Record { message, ..record }, since: now });
+            producer.held.insert(record.offset, Held { record: DeliveredRecord { message, ..record }, since: now });
             self.make_room(out);
         }
     }
 
-    /// When [`Reorder::expire`] has something to do; `None` while nothing is held back.
+    /// When [`ReorderBuffer::expire`] has something to do; `None` while nothing is held back.
     pub fn due(&self) -> Option<Instant> {
         self.oldest().map(|held| held.since + self.limits.wait)
     }
 
     /// Lets go what has waited long enough, and what it held up.
-    pub fn expire(&mut self, now: Instant, out: &mut Vec<Record>) {
+    pub fn expire(&mut self, now: Instant, out: &mut Vec<DeliveredRecord>) {
         while let Some(held) = self.oldest().filter(|held| held.since + self.limits.wait <= now) {
-            let Record { producer, record_id, .. } = held.record;
+            let DeliveredRecord { producer, record_id, .. } = held.record;
             self.release(producer, record_id.producer_epoch, record_id.seq.0, out);
         }
     }
 
-    /// Lets go all that is held back of one producer: before what must not overtake it.
-    pub fn flush(&mut self, producer: ProducerId, out: &mut Vec<Record>) {
+    /// Releases all that is held of one producer, ahead of what must not overtake it.
+    pub fn flush(&mut self, producer: ProducerId, out: &mut Vec<DeliveredRecord>) {
         while let Some(held) = self.producers.get(&producer).and_then(Producer::oldest) {
             let epoch = held.record.record_id.producer_epoch;
             self.release(producer, epoch, u64::MAX, out);
         }
     }
 
-    /// The same, and what follows begins anew: the log has begun another life.
-    pub fn restart(&mut self, producer: ProducerId, out: &mut Vec<Record>) {
+    /// Releases all that is held of one producer and forgets its numbers: the log began another epoch.
+    pub fn restart(&mut self, producer: ProducerId, out: &mut Vec<DeliveredRecord>) {
         self.flush(producer, out);
         self.forget(producer);
     }
 
-    /// Drops what is held back of a producer: it is followed no longer, or from elsewhere.
+    /// Drops all that is held of a producer that is followed no longer, or from another position.
     pub fn forget(&mut self, producer: ProducerId) {
         let Some(forgotten) = self.producers.remove(&producer) else { return };
         self.records -= forgotten.held.len();
         self.bytes -= forgotten.held.values().map(|held| held.record.message.len()).sum::<usize>();
     }
 
-    /// The same for every producer that is not kept.
+    /// Forgets every producer that is not kept.
     pub fn retain(&mut self, keep: impl Fn(ProducerId) -> bool) {
         let gone: Vec<ProducerId> = self.producers.keys().copied().filter(|&producer| !keep(producer)).collect();
         gone.into_iter().for_each(|producer| self.forget(producer));
     }
 
-    /// `cursor`, or the last place before what is held back: how far a consumer can have dealt with a producer's records.
-    pub fn bounded(&self, producer: ProducerId, cursor: Cursor) -> Cursor {
-        let Some(producer) = self.producers.get(&producer) else { return cursor };
-        let safe = producer.safe();
-        let beyond = !producer.held.is_empty() && cursor.log_epoch == safe.log_epoch && cursor.offset > safe.offset;
-        if beyond { safe } else { cursor }
+    /// The last cursor before the first held record of a producer; `None` while nothing of it is held.
+    pub fn low_watermark(&self, producer: ProducerId) -> Option<Cursor> {
+        self.producers.get(&producer).filter(|producer| !producer.held.is_empty()).map(Producer::safe)
     }
 
     /// Lets go an epoch's records up to the number `through`, and those that continue what is out.
-    fn release(&mut self, id: ProducerId, epoch: ProducerEpoch, through: u64, out: &mut Vec<Record>) {
+    fn release(&mut self, id: ProducerId, epoch: ProducerEpoch, through: u64, out: &mut Vec<DeliveredRecord>) {
         let Some(producer) = self.producers.get_mut(&id) else { return };
         while let Some(offset) = producer.epochs.get_mut(&epoch).and_then(|numbers| numbers.take(through)) {
             let Some(Held { record, .. }) = producer.held.remove(&offset) else { continue };
             self.records -= 1;
             self.bytes -= record.message.len();
-            out.push(Record { cursor: producer.safe(), ..record });
+            out.push(DeliveredRecord { cursor: producer.safe(), ..record });
         }
     }
 
-    fn make_room(&mut self, out: &mut Vec<Record>) {
+    fn make_room(&mut self, out: &mut Vec<DeliveredRecord>) {
         while self.records > self.limits.records || self.bytes > self.limits.bytes {
             let Some(held) = self.oldest() else { return };
-            let Record { producer, record_id, .. } = held.record;
+            let DeliveredRecord { producer, record_id, .. } = held.record;
             self.release(producer, record_id.producer_epoch, record_id.seq.0, out);
         }
     }
@@ -212,12 +192,12 @@ impl Reorder {
 }
 
 impl Producer {
-    /// Places rise as records come in, so the first place is the longest wait.
+    /// Offsets rise as records come in, so the first one has waited longest.
     fn oldest(&self) -> Option<&Held> {
         self.held.first_key_value().map(|(_, held)| held)
     }
 
-    /// The furthest place with nothing held back before it.
+    /// The furthest cursor with nothing held before it.
     fn safe(&self) -> Cursor {
         match self.held.first_key_value() {
             Some((first, _)) => Cursor { log_epoch: self.last.log_epoch, offset: Offset(first.0.saturating_sub(1)) },

@@ -1,4 +1,4 @@
-//! The grammar and its errors, and the view against the plainest possible one: over values as serde_json builds them.
+//! The grammar and its errors, and the selection against the plainest possible one: over values as serde_json builds them.
 
 use proptest::prelude::*;
 use serde_json::{Value, json};
@@ -14,12 +14,12 @@ fn text(data: &str) -> Bytes {
 }
 
 fn passes(condition: &str, message: &Bytes) -> bool {
-    View::parse(&[condition], None, None).unwrap_or_else(|e| panic!("{e}")).apply(message).is_some()
+    Selector::parse(&[condition], None, None).unwrap_or_else(|e| panic!("{e}")).apply(message).is_some()
 }
 
 fn kept(fields: &str, data: &Value) -> Value {
-    let view = View::parse(&[], Some(fields), None).unwrap();
-    let shown: Value = serde_json::from_slice(&view.apply(&message(data)).unwrap()).unwrap();
+    let selector = Selector::parse(&[], Some(fields), None).unwrap();
+    let shown: Value = serde_json::from_slice(&selector.apply(&message(data)).unwrap()).unwrap();
     assert_eq!(shown["device_id"], "rpi \"1\"");
     assert_eq!((&shown["producer_id"], &shown["timestamp"]), (&json!("7"), &json!("2025-01-29T11:35:00Z")));
     shown["data"].clone()
@@ -72,7 +72,7 @@ fn comparisons_hold_of_what_they_should() {
     ] {
         assert!(!passes(bad, &reading), "{bad}");
     }
-    let both = View::parse(&["/data/temperature>30", "/data/on=false"], None, None).unwrap();
+    let both = Selector::parse(&["/data/temperature>30", "/data/on=false"], None, None).unwrap();
     assert_eq!(both.apply(&reading), None, "all of them must hold");
 }
 
@@ -141,9 +141,9 @@ fn an_error_points_at_the_character() {
         ("every", "25h", 1, "24h"),
     ] {
         let refused = match parameter {
-            "where" => View::parse(&["/data/fine=1", expression], None, None),
-            "fields" => View::parse(&[], Some(expression), None),
-            _ => View::parse(&[], None, Some(expression)),
+            "where" => Selector::parse(&["/data/fine=1", expression], None, None),
+            "fields" => Selector::parse(&[], Some(expression), None),
+            _ => Selector::parse(&[], None, Some(expression)),
         };
         let error = refused.expect_err(expression);
         assert_eq!((error.parameter, error.column, error.expression.as_str()), (parameter, column, expression), "{error}");
@@ -151,18 +151,18 @@ fn an_error_points_at_the_character() {
         assert_eq!(error.caret().len(), column);
     }
     let many = vec!["/data/t=1"; MAX_CONDITIONS + 1];
-    assert!(View::parse(&many, None, None).is_err());
-    assert!(View::parse(&[], Some(&vec!["/data/t"; MAX_FIELDS + 1].join(",")), None).is_err());
-    assert!(View::parse(&[&format!("/data/{}", "x".repeat(20_000))], None, None).is_err());
+    assert!(Selector::parse(&many, None, None).is_err());
+    assert!(Selector::parse(&[], Some(&vec!["/data/t"; MAX_FIELDS + 1].join(",")), None).is_err());
+    assert!(Selector::parse(&[&format!("/data/{}", "x".repeat(20_000))], None, None).is_err());
 }
 
 #[test]
 fn lengths_of_time_have_units() {
     for (every, millis) in [("500ms", 500), ("10s", 10_000), ("10", 10_000), (" 5m ", 300_000), ("1h", 3_600_000)] {
-        assert_eq!(View::parse(&[], None, Some(every)).unwrap().every(), Some(Duration::from_millis(millis)));
+        assert_eq!(Selector::parse(&[], None, Some(every)).unwrap().every(), Some(Duration::from_millis(millis)));
     }
-    assert!(View::parse(&[], None, None).unwrap().is_everything());
-    assert!(View::of(&Selection::default()).unwrap().is_everything());
+    assert!(Selector::parse(&[], None, None).unwrap().is_everything());
+    assert!(Selector::of(&Selection::default()).unwrap().is_everything());
 }
 
 fn scalars() -> impl Strategy<Value = Value> {
@@ -226,8 +226,8 @@ proptest! {
     #[test]
     fn what_is_kept_is_found_where_it_was(data in values(), pointers in proptest::collection::vec(pointers(), 1..4)) {
         let fields = pointers.iter().map(|pointer| quoted(pointer)).collect::<Vec<_>>().join(",");
-        let view = View::parse(&[], Some(&fields), None).unwrap();
-        let shown: Value = serde_json::from_slice(&view.apply(&message(&data)).unwrap()).unwrap();
+        let selector = Selector::parse(&[], Some(&fields), None).unwrap();
+        let shown: Value = serde_json::from_slice(&selector.apply(&message(&data)).unwrap()).unwrap();
         let whole = json!({"data": data});
         for pointer in &pointers {
             match whole.pointer(pointer) {
@@ -242,7 +242,7 @@ proptest! {
     #[test]
     fn no_expression_panics_and_columns_lie_within(expression in "[/dat~0\"\\\\=!<>,.1-9e µ\t]{0,20}|.{0,30}", prefix in "|/data/|/timestamp=|\"") {
         let expression = format!("{prefix}{expression}");
-        for refused in [View::parse(&[&expression], None, None), View::parse(&[], Some(&expression), None), View::parse(&[], None, Some(&expression))] {
+        for refused in [Selector::parse(&[&expression], None, None), Selector::parse(&[], Some(&expression), None), Selector::parse(&[], None, Some(&expression))] {
             if let Err(error) = refused {
                 prop_assert!((1..=expression.chars().count() + 1).contains(&error.column), "{:?}", error);
             }

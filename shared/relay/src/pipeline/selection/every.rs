@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::{Error, text::Text};
 
-/// The shortest: below it thinning costs more than it saves.
+/// The shortest: below it sampling costs more than it saves.
 const SHORTEST: Duration = Duration::from_millis(100);
 /// The longest.
 const LONGEST: Duration = Duration::from_secs(24 * 3600);

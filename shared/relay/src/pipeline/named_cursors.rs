@@ -1,8 +1,7 @@
-//! Cursors that the server keeps for a consumer, by name: they move when the consumer confirms, and outlive its
-//! connections.
+//! Named cursors: the server keeps them for a durable consumer. They move when the consumer confirms, and outlive its connections.
 //!
-//! Confirmations are gathered and written together, the newest of each cursor: a consumer may confirm each record at no
-//! greater cost than one write in [`FLUSH_EVERY`]. What a broken connection leaves unwritten is delivered again.
+//! Confirmations are gathered, and the newest of each cursor is written every [`FLUSH_EVERY`]: a consumer may confirm each record
+//! at no greater cost. Records whose confirmation a broken connection leaves unwritten are delivered again.
 
 use std::{
     collections::HashMap,
@@ -13,7 +12,7 @@ use std::{
 use motience_proto::model::{ConsumerId, Cursor, CursorName, ProducerId};
 use tracing::warn;
 
-use super::{Error, ReadFrom, Relay};
+use crate::{Error, Relay, StartPosition};
 
 /// How long a confirmation may wait for others.
 const FLUSH_EVERY: Duration = Duration::from_millis(200);
@@ -21,7 +20,7 @@ const FLUSH_EVERY: Duration = Duration::from_millis(200);
 const FINISH_LIMIT: Duration = Duration::from_secs(2);
 
 /// The named cursors of one consumer's connection.
-pub struct Durable {
+pub(crate) struct NamedCursors {
     relay: Relay,
     consumer: ConsumerId,
     pending: HashMap<(CursorName, ProducerId), Cursor>,
@@ -29,37 +28,37 @@ pub struct Durable {
     due: Option<Instant>,
 }
 
-impl Durable {
-    pub(super) fn new(relay: Relay, consumer: ConsumerId) -> Self {
+impl NamedCursors {
+    pub(crate) fn new(relay: Relay, consumer: ConsumerId) -> Self {
         Self { relay, consumer, pending: HashMap::new(), due: None }
     }
 
-    /// Where a follow under this name begins: where it was last confirmed, unless the consumer names a place itself; at
-    /// `from` where there is no such cursor. From then on there is one.
-    pub async fn place(&self, name: &CursorName, producer: ProducerId, from: ReadFrom) -> Result<ReadFrom, Error> {
-        if matches!(from, ReadFrom::After(_)) {
+    /// Where a follow under this name begins: where the name stands, unless the consumer names a cursor itself; at `from` where the
+    /// name does not stand yet. From then on it stands there.
+    pub(super) async fn position(&self, name: &CursorName, producer: ProducerId, from: StartPosition) -> Result<StartPosition, Error> {
+        if matches!(from, StartPosition::After(_)) {
             return Ok(from);
         }
         let store = &self.relay.0.store;
         if let Some(cursor) = store.cursor(self.consumer, name, producer).await.map_err(Error::store)? {
-            return Ok(ReadFrom::After(cursor));
+            return Ok(StartPosition::After(cursor));
         }
         // Kept before the first record is confirmed: a consumer that dies before that must not miss what follows.
         let mut subscriber = self.relay.subscriber().uncounted();
         subscriber.follow(producer, from).await?;
         let cursor = subscriber.cursor(producer).unwrap_or_default();
         store.confirm(self.consumer, name, producer, cursor, self.relay.0.clock.now()).await.map_err(Error::store)?;
-        Ok(ReadFrom::After(cursor))
+        Ok(StartPosition::After(cursor))
     }
 
     /// Everything up to `cursor` is dealt with.
-    pub fn confirm(&mut self, name: &CursorName, producer: ProducerId, cursor: Cursor) {
+    pub(super) fn confirm(&mut self, name: &CursorName, producer: ProducerId, cursor: Cursor) {
         self.pending.insert((name.clone(), producer), cursor);
         self.due.get_or_insert_with(|| Instant::now() + FLUSH_EVERY);
     }
 
     /// Returns when confirmations are to be written; never where there are none. Cancel-safe.
-    pub async fn due(&self) {
+    pub(super) async fn due(&self) {
         match self.due {
             Some(due) => tokio::time::sleep_until(due.into()).await,
             None => std::future::pending().await,
@@ -67,7 +66,7 @@ impl Durable {
     }
 
     /// Writes what was confirmed. What cannot be written is tried again. Cancel-safe.
-    pub async fn flush(&mut self) {
+    pub(super) async fn flush(&mut self) {
         let now = self.relay.0.clock.now();
         while let Some((key, &cursor)) = self.pending.iter().next() {
             let key = key.clone();
@@ -82,15 +81,15 @@ impl Durable {
     }
 
     /// Writes what was confirmed when the connection ends.
-    pub async fn finish(&mut self) {
+    pub(super) async fn finish(&mut self) {
         if tokio::time::timeout(FINISH_LIMIT, self.flush()).await.is_err() {
             warn!("the last confirmations are not kept: what they confirmed will be delivered again");
         }
     }
 }
 
-impl fmt::Debug for Durable {
+impl fmt::Debug for NamedCursors {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Durable").field("consumer", &self.consumer).finish_non_exhaustive()
+        f.debug_struct("NamedCursors").field("consumer", &self.consumer).finish_non_exhaustive()
     }
 }

@@ -1,4 +1,4 @@
-//! What a consumer wants of a feed: which records, which of their readings, and how often.
+//! A compiled selection: filter (`where`), projection (`fields`) and the length of sampling windows (`every`).
 //!
 //! ```text
 //! where=/data/temperature>30     a JSON pointer (RFC 6901) into the message, = != < <= > >=, a JSON value; all must hold
@@ -6,14 +6,13 @@
 //! every=10s                      the last value of each device in each such time of its own clock
 //! ```
 //!
-//! A pointer with blanks, commas or signs of comparison in it is written as a JSON string: `"/data/a=b" = 3`. Pure: [`View`]
-//! is the expression, [`Thinned`] its state for one consumer, and time is an argument.
+//! A pointer with blanks, commas or signs of comparison in it is written as a JSON string: `"/data/a=b" = 3`. Pure:
+//! [`super::sampler::Sampler`] is its state for one consumer.
 
 mod condition;
 mod every;
 mod pointer;
 mod text;
-mod thinned;
 mod tree;
 
 use std::{borrow::Cow, time::Duration};
@@ -25,11 +24,9 @@ use serde_json::value::RawValue;
 
 use self::{condition::Condition, pointer::Pointer, text::Text, tree::Tree};
 
-pub use thinned::{Limits, Thinned, due};
-
-/// Most conditions of one view.
+/// Most conditions of one selection.
 pub const MAX_CONDITIONS: usize = 32;
-/// Most fields of one view.
+/// Most fields of one selection.
 pub const MAX_FIELDS: usize = 128;
 
 /// An expression that makes no sense, and where.
@@ -56,9 +53,9 @@ impl Error {
     }
 }
 
-/// What a consumer wants. Cheap enough to evaluate for each record: nothing of a record is built but slices of it.
+/// A compiled [`Selection`]. Cheap enough to evaluate for each record: nothing of a record is built but slices of it.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct View {
+pub struct Selector {
     conditions: Vec<Condition>,
     /// What the conditions look at below `/data`, under their numbers.
     looks: Tree,
@@ -67,20 +64,20 @@ pub struct View {
     every: Option<Duration>,
 }
 
-/// A message, in its parts.
+/// A message in its parts.
 #[derive(Deserialize)]
-struct Message<'m> {
+pub(super) struct Message<'m> {
     #[serde(borrow)]
     producer_id: &'m RawValue,
     #[serde(borrow)]
     device_id: &'m RawValue,
     #[serde(borrow)]
-    timestamp: &'m RawValue,
+    pub(super) timestamp: &'m RawValue,
     #[serde(borrow)]
     data: &'m RawValue,
 }
 
-impl View {
+impl Selector {
     /// Reads the three expressions.
     pub fn parse(conditions: &[&str], fields: Option<&str>, every: Option<&str>) -> Result<Self, Error> {
         if let Some(beyond) = conditions.get(MAX_CONDITIONS) {
@@ -109,7 +106,7 @@ impl View {
         *self == Self::default()
     }
 
-    /// How often a device's value is wanted.
+    /// The length of a sampling window.
     pub fn every(&self) -> Option<Duration> {
         self.every
     }
@@ -127,7 +124,7 @@ impl View {
         Some(self.project(message, &parts).unwrap_or_else(|| message.clone()))
     }
 
-    fn admits(&self, message: &Message<'_>) -> bool {
+    pub(super) fn admits(&self, message: &Message<'_>) -> bool {
         if self.conditions.is_empty() {
             return true;
         }
@@ -145,7 +142,7 @@ impl View {
     }
 
     /// The message with the wanted fields of its data only, and all else as it is; `None` where all are wanted.
-    fn project(&self, whole: &Bytes, message: &Message<'_>) -> Option<Bytes> {
+    pub(super) fn project(&self, whole: &Bytes, message: &Message<'_>) -> Option<Bytes> {
         let fields = self.fields.as_ref()?;
         let data = message.data.get();
         // Where the data stand in the message, of which they are a part.
@@ -160,11 +157,11 @@ impl View {
 }
 
 impl<'m> Message<'m> {
-    fn of(message: &'m [u8]) -> Option<Self> {
+    pub(super) fn of(message: &'m [u8]) -> Option<Self> {
         serde_json::from_slice(message).ok()
     }
 
-    fn device(&self) -> Cow<'m, str> {
+    pub(super) fn device(&self) -> Cow<'m, str> {
         let text = self.device_id.get();
         match text.strip_prefix('"').and_then(|inner| inner.strip_suffix('"')) {
             Some(plain) if !plain.contains('\\') => Cow::Borrowed(plain),

@@ -9,8 +9,8 @@ const PRODUCER: ProducerId = ProducerId(1);
 const WAIT: Duration = Duration::from_secs(2);
 const WIDE: Limits = Limits { wait: WAIT, records: usize::MAX, bytes: usize::MAX };
 
-fn record(epoch: u64, seq: u64, offset: u64) -> Record {
-    Record {
+fn record(epoch: u64, seq: u64, offset: u64) -> DeliveredRecord {
+    DeliveredRecord {
         producer: PRODUCER,
         cursor: Cursor { log_epoch: LogEpoch(1), offset: Offset(offset) },
         offset: Offset(offset),
@@ -46,15 +46,15 @@ fn arrivals() -> impl Strategy<Value = Vec<Arrival>> {
 
 /// Runs arrivals through, and checks at each step what must hold at every moment.
 struct Run {
-    reorder: Reorder,
+    reorder: ReorderBuffer,
     now: Instant,
-    came: Vec<(Record, Instant)>,
-    left: Vec<Record>,
+    came: Vec<(DeliveredRecord, Instant)>,
+    left: Vec<DeliveredRecord>,
 }
 
 impl Run {
     fn new(limits: Limits) -> Self {
-        Self { reorder: Reorder::new(limits), now: Instant::now(), came: Vec::new(), left: Vec::new() }
+        Self { reorder: ReorderBuffer::new(limits), now: Instant::now(), came: Vec::new(), left: Vec::new() }
     }
 
     fn arrive(&mut self, arrival: &Arrival) {
@@ -70,7 +70,7 @@ impl Run {
         self.step(|reorder, out| reorder.push(record, at, out));
     }
 
-    fn step(&mut self, step: impl FnOnce(&mut Reorder, &mut Vec<Record>)) {
+    fn step(&mut self, step: impl FnOnce(&mut ReorderBuffer, &mut Vec<DeliveredRecord>)) {
         let mut out = Vec::new();
         step(&mut self.reorder, &mut out);
         for record in out {
@@ -109,7 +109,7 @@ proptest! {
         for (i, late) in run.left.iter().enumerate() {
             let overtaken = run.left[..i].iter().any(|r| r.record_id.producer_epoch == late.record_id.producer_epoch && r.record_id.seq > late.record_id.seq);
             let came = run.arrived(late.record_id);
-            let waited = |higher: &(Record, Instant)| {
+            let waited = |higher: &(DeliveredRecord, Instant)| {
                 higher.0.record_id.producer_epoch == late.record_id.producer_epoch && higher.0.record_id.seq > late.record_id.seq && higher.1 + WAIT <= came
             };
             prop_assert!(!overtaken || run.came.iter().any(waited), "{} was not waited for", late.record_id);
@@ -125,20 +125,19 @@ proptest! {
     }
 }
 
-fn names(out: &[Record]) -> Vec<(u64, u64)> {
+fn names(out: &[DeliveredRecord]) -> Vec<(u64, u64)> {
     out.iter().map(|r| (r.record_id.seq.0, r.cursor.offset.0)).collect()
 }
 
 #[test]
 fn an_epoch_met_at_its_beginning_waits_for_nothing_but_holes() {
-    let (mut reorder, mut out, now) = (Reorder::new(WIDE), Vec::new(), Instant::now());
+    let (mut reorder, mut out, now) = (ReorderBuffer::new(WIDE), Vec::new(), Instant::now());
     for (offset, seq) in [1, 2, 4, 5].into_iter().enumerate() {
         reorder.push(record(7, seq, offset as u64 + 1), now, &mut out);
     }
     assert_eq!(names(&out), [(1, 1), (2, 2)]);
     let at = |offset| Cursor { log_epoch: LogEpoch(1), offset: Offset(offset) };
-    assert_eq!(reorder.bounded(PRODUCER, at(4)), at(2), "nothing beyond what is held back is dealt with");
-    assert_eq!(reorder.bounded(PRODUCER, at(1)), at(1));
+    assert_eq!(reorder.low_watermark(PRODUCER), Some(at(2)), "no cursor passes what is held");
     reorder.push(record(7, 3, 5), now, &mut out);
     assert_eq!(names(&out[2..]), [(3, 2), (4, 3), (5, 5)]);
     assert_eq!(reorder.due(), None);
@@ -146,7 +145,7 @@ fn an_epoch_met_at_its_beginning_waits_for_nothing_but_holes() {
 
 #[test]
 fn a_hole_that_stays_costs_one_wait() {
-    let (mut reorder, mut out, now) = (Reorder::new(WIDE), Vec::new(), Instant::now());
+    let (mut reorder, mut out, now) = (ReorderBuffer::new(WIDE), Vec::new(), Instant::now());
     for (offset, seq) in [1, 3, 4].into_iter().enumerate() {
         reorder.push(record(7, seq, offset as u64 + 1), now, &mut out);
     }
@@ -159,10 +158,11 @@ fn a_hole_that_stays_costs_one_wait() {
 
 #[test]
 fn another_life_of_the_log_follows_what_was_held_back() {
-    let (mut reorder, mut out, now) = (Reorder::new(WIDE), Vec::new(), Instant::now());
+    let (mut reorder, mut out, now) = (ReorderBuffer::new(WIDE), Vec::new(), Instant::now());
     reorder.push(record(7, 1, 1), now, &mut out);
     reorder.push(record(7, 3, 2), now, &mut out);
-    let again = |seq, offset| Record { cursor: Cursor { log_epoch: LogEpoch(2), offset: Offset(offset) }, ..record(7, seq, offset) };
+    let again =
+        |seq, offset| DeliveredRecord { cursor: Cursor { log_epoch: LogEpoch(2), offset: Offset(offset) }, ..record(7, seq, offset) };
     reorder.push(again(1, 1), now, &mut out);
     reorder.push(again(2, 2), now, &mut out);
     reorder.push(again(3, 3), now, &mut out);
@@ -172,7 +172,7 @@ fn another_life_of_the_log_follows_what_was_held_back() {
 
 #[test]
 fn what_is_followed_no_longer_is_dropped() {
-    let (mut reorder, mut out) = (Reorder::new(WIDE), Vec::new());
+    let (mut reorder, mut out) = (ReorderBuffer::new(WIDE), Vec::new());
     reorder.push(record(7, 9, 1), Instant::now(), &mut out);
     reorder.retain(|producer| producer != PRODUCER);
     reorder.flush(PRODUCER, &mut out);
@@ -181,7 +181,7 @@ fn what_is_followed_no_longer_is_dropped() {
 
 #[test]
 fn epochs_that_are_over_are_not_remembered_for_ever() {
-    let (mut reorder, mut out, now) = (Reorder::new(WIDE), Vec::new(), Instant::now());
+    let (mut reorder, mut out, now) = (ReorderBuffer::new(WIDE), Vec::new(), Instant::now());
     for n in 1..=3 * MAX_EPOCHS as u64 {
         reorder.push(record(n, 1, n), now, &mut out);
     }

@@ -1,12 +1,12 @@
-//! A view at work for one consumer: records in, those it wants out, each with a cursor that is safe to resume from.
+//! Filter, projection and sampling of one delivery pipeline: records in, wanted records out, each with a cursor to resume from.
 //!
-//! Without `every` nothing is held back. With it, a device's newest record is held until its window is over: when the first
-//! record of another window comes, or when it has been open for the window's length, so that a device that falls silent is
-//! heard. Windows are of the device's own time, so a replay is thinned as the live feed was. A record of the window before
-//! the open one came too late; one from further back says that the device's clock was set back, and opens its own.
+//! Without `every` nothing is held. With it, the sampler holds a device's newest record until its window is over: when the first
+//! record of another window comes, or when the window has been open for its length, so that a silent device is heard. Windows
+//! are of the device's own time, so a replay is sampled as live records were. A record of the window before the open one came
+//! too late; one from further back says that the device's clock was set back, and opens its own window.
 //!
-//! No cursor that comes out lies beyond a record held back. A consumer that resumes there may see a record again, known by its
-//! name, and misses none that its view shows. Cursors go forward past records that are not wanted: see [`Thinned::cursor`].
+//! Invariant: an emitted cursor never passes a held record. Resuming from it may redeliver (the record id tells) but never skips
+//! a wanted record. Cursors go forward past unwanted records: see [`Sampler::cursor`].
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -18,10 +18,12 @@ use bytes::Bytes;
 use motience_proto::model::{Cursor, Offset, ProducerId, record};
 use motience_settings::env::{self, Env};
 
-use super::{Message, View};
-use crate::{Delivery, order::Record};
+use super::{
+    DeliveredRecord,
+    selection::{Message, Selector},
+};
 
-/// How much is held back, for each consumer's connection; beyond it the oldest are let go early.
+/// Room of a sampler; beyond it the oldest records leave early.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
     /// Devices whose newest record is held. VIEW_MAX_DEVICES, 10,000.
@@ -47,10 +49,10 @@ impl Limits {
 /// What a held record costs beside its bytes and its device's name: entries in four collections, and their spare room.
 const HELD: usize = 640;
 
-/// A view and what it holds back.
+/// A selection at work, and what it holds.
 #[derive(Debug)]
-pub struct Thinned {
-    view: View,
+pub struct Sampler {
+    selector: Selector,
     limits: Limits,
     producers: HashMap<ProducerId, Producer>,
     /// Everything held, the longest first.
@@ -65,15 +67,15 @@ type Age = (Instant, u64);
 #[derive(Debug, Default)]
 struct Producer {
     devices: HashMap<Arc<str>, Held>,
-    /// The places of what is held: the first stands in every cursor's way.
-    places: BTreeSet<Offset>,
-    /// How far the log was taken in.
+    /// Offsets of held records: the first one stands in every cursor's way.
+    offsets: BTreeSet<Offset>,
+    /// The last cursor taken in.
     last: Cursor,
 }
 
 #[derive(Debug)]
 struct Held {
-    record: Record,
+    record: DeliveredRecord,
     /// The device's time, and the window it falls into.
     time: i128,
     window: i128,
@@ -82,55 +84,46 @@ struct Held {
     cost: usize,
 }
 
-impl Thinned {
-    /// Nothing held back yet.
-    pub fn new(view: View, limits: Limits) -> Self {
-        Self { view, limits, producers: HashMap::new(), ages: BTreeMap::new(), serial: 0, bytes: 0 }
+impl Sampler {
+    /// An empty sampler.
+    pub fn new(selector: Selector, limits: Limits) -> Self {
+        Self { selector, limits, producers: HashMap::new(), ages: BTreeMap::new(), serial: 0, bytes: 0 }
     }
 
-    /// Takes in what a feed delivers; `out` receives what may go on by this. A notice comes after all of `out`.
-    pub fn deliver(&mut self, delivery: &Delivery, now: Instant, out: &mut Vec<Record>) {
-        match delivery {
-            Delivery::Batch { batch, after } => {
-                for (offset, record_id, message) in batch.after(*after) {
-                    let cursor = Cursor { log_epoch: batch.log_epoch, offset };
-                    let (producer, received) = (batch.producer, batch.received);
-                    self.push(&Record { producer, cursor, offset, record_id, received, message: message.clone() }, now, out);
-                }
-            }
-            Delivery::Gap { producer, to, .. } => {
-                self.flush(*producer, out);
-                self.producers.entry(*producer).or_default().last.offset = *to;
-            }
-            Delivery::Reset { producer, cursor } => {
-                self.restart(*producer, out);
-                self.start(*producer, *cursor);
-            }
-        }
+    /// Releases all that is held of one producer and moves its cursor past a gap that ends at `to`.
+    pub fn gap(&mut self, producer: ProducerId, to: Offset, out: &mut Vec<DeliveredRecord>) {
+        self.flush(producer, out);
+        self.producers.entry(producer).or_default().last.offset = to;
     }
 
-    /// Says where a producer's records come after: its cursor stands there until one comes.
+    /// Releases all that is held of one producer, whose log goes on at `cursor` in another epoch.
+    pub fn reset(&mut self, producer: ProducerId, cursor: Cursor, out: &mut Vec<DeliveredRecord>) {
+        self.restart(producer, out);
+        self.start(producer, cursor);
+    }
+
+    /// Sets the cursor after which a producer's records come.
     pub fn start(&mut self, producer: ProducerId, cursor: Cursor) {
         self.producers.entry(producer).or_default().last = cursor;
     }
 
     /// Takes in the next record of a producer; its cursor is what is safe up to here.
-    pub fn push(&mut self, record: &Record, now: Instant, out: &mut Vec<Record>) {
+    pub fn push(&mut self, record: &DeliveredRecord, now: Instant, out: &mut Vec<DeliveredRecord>) {
         let id = record.producer;
         if self.producers.get(&id).is_some_and(|known| known.last.log_epoch != record.cursor.log_epoch) {
-            // Another life of the log does not continue what was before.
+            // Another log epoch does not continue what was before.
             self.restart(id, out);
         }
         let producer = self.producers.entry(id).or_default();
         producer.last = record.cursor;
-        let Some(length) = self.view.every else {
-            if let Some(message) = self.view.apply(&record.message) {
-                out.push(Record { message, ..*record });
+        let Some(length) = self.selector.every() else {
+            if let Some(message) = self.selector.apply(&record.message) {
+                out.push(DeliveredRecord { message, ..*record });
             }
             return;
         };
         let message = record.message.clone();
-        let Some(parts) = Message::of(&message).filter(|parts| self.view.admits(parts)) else { return };
+        let Some(parts) = Message::of(&message).filter(|parts| self.selector.admits(parts)) else { return };
         // Cannot fail: what is in the log was checked.
         let Ok(time) = record::read_time(parts.timestamp.get()) else { return };
         let time = time.unix_timestamp_nanos();
@@ -140,21 +133,21 @@ impl Thinned {
         }
     }
 
-    /// When [`Thinned::expire`] has something to do; `None` while nothing is held back.
+    /// When [`Sampler::expire`] has something to do; `None` while nothing is held back.
     pub fn due(&self) -> Option<Instant> {
-        let length = self.view.every?;
+        let length = self.selector.every()?;
         self.ages.first_key_value().map(|(&(since, _), _)| since + length)
     }
 
     /// Lets go the windows that have been open for their length.
-    pub fn expire(&mut self, now: Instant, out: &mut Vec<Record>) {
+    pub fn expire(&mut self, now: Instant, out: &mut Vec<DeliveredRecord>) {
         while self.due().is_some_and(|due| due <= now) {
             self.release_oldest(out);
         }
     }
 
-    /// Lets go all that is held back of one producer, in order of the log: before what must not overtake it.
-    pub fn flush(&mut self, producer: ProducerId, out: &mut Vec<Record>) {
+    /// Releases all that is held of one producer, in order of the log, ahead of what must not overtake it.
+    pub fn flush(&mut self, producer: ProducerId, out: &mut Vec<DeliveredRecord>) {
         let Some(devices) = self.producers.get_mut(&producer).map(|producer| std::mem::take(&mut producer.devices)) else { return };
         let mut held: Vec<Held> = devices.into_values().collect();
         held.sort_by_key(|held| held.record.offset);
@@ -164,13 +157,13 @@ impl Thinned {
         }
     }
 
-    /// The same, and what follows begins anew: the log has begun another life.
-    pub fn restart(&mut self, producer: ProducerId, out: &mut Vec<Record>) {
+    /// Releases all that is held of one producer and forgets it: its log began another epoch.
+    pub fn restart(&mut self, producer: ProducerId, out: &mut Vec<DeliveredRecord>) {
         self.flush(producer, out);
         self.forget(producer);
     }
 
-    /// Drops what is held back of a producer: it is followed no longer, or from elsewhere.
+    /// Drops all that is held of a producer that is followed no longer, or from another position.
     pub fn forget(&mut self, producer: ProducerId) {
         let Some(forgotten) = self.producers.remove(&producer) else { return };
         for held in forgotten.devices.values() {
@@ -179,35 +172,33 @@ impl Thinned {
         }
     }
 
-    /// The same for every producer that is not kept.
+    /// Forgets every producer that is not kept.
     pub fn retain(&mut self, keep: impl Fn(ProducerId) -> bool) {
         let gone: Vec<ProducerId> = self.producers.keys().copied().filter(|&producer| !keep(producer)).collect();
         gone.into_iter().for_each(|producer| self.forget(producer));
     }
 
-    /// How far a producer's log is dealt with once everything that came out is: past what is not wanted, and never beyond what
-    /// is held back. `None` for one of whom nothing is known.
+    /// The cursor of a producer once everything that came out is dealt with: past unwanted records, never past a held one. `None`
+    /// for an unknown producer.
     pub fn cursor(&self, producer: ProducerId) -> Option<Cursor> {
         self.producers.get(&producer).map(Producer::safe).filter(|cursor| cursor.log_epoch.0 != 0)
     }
 
-    /// `cursor`, or the last place before what is held back: how far a consumer can have dealt with a producer's records.
-    pub fn bounded(&self, producer: ProducerId, cursor: Cursor) -> Cursor {
-        let Some(producer) = self.producers.get(&producer).filter(|producer| !producer.places.is_empty()) else { return cursor };
-        let safe = producer.safe();
-        if cursor.log_epoch == safe.log_epoch && cursor.offset > safe.offset { safe } else { cursor }
+    /// The last cursor before the first held record of a producer; `None` while nothing of it is held.
+    pub fn low_watermark(&self, producer: ProducerId) -> Option<Cursor> {
+        self.producers.get(&producer).filter(|producer| !producer.offsets.is_empty()).map(Producer::safe)
     }
 
     /// Puts a wanted record into its device's window.
-    fn place(&mut self, record: &Record, device: &str, time: i128, window: i128, now: Instant, out: &mut Vec<Record>) {
+    fn place(&mut self, record: &DeliveredRecord, device: &str, time: i128, window: i128, now: Instant, out: &mut Vec<DeliveredRecord>) {
         let Some(producer) = self.producers.get_mut(&record.producer) else { return };
         if let Some(held) = producer.devices.get_mut(device) {
             if window == held.window - 1 || (window == held.window && time < held.time) {
                 return;
             }
             if window == held.window {
-                producer.places.remove(&held.record.offset);
-                producer.places.insert(record.offset);
+                producer.offsets.remove(&held.record.offset);
+                producer.offsets.insert(record.offset);
                 let cost = cost(record, device);
                 self.bytes = self.bytes + cost - held.cost;
                 held.cost = cost;
@@ -216,8 +207,8 @@ impl Thinned {
                 return;
             }
             let key = self.ages.remove(&held.age);
-            // Held from here on: what is let go by it must not carry a cursor beyond it.
-            producer.places.insert(record.offset);
+            // Held from here on: the record that it releases must not carry a cursor beyond it.
+            producer.offsets.insert(record.offset);
             self.release(key, out);
         }
         let Some(producer) = self.producers.get_mut(&record.producer) else { return };
@@ -226,58 +217,50 @@ impl Thinned {
         let device = Arc::<str>::from(device);
         self.ages.insert(age, (record.producer, Arc::clone(&device)));
         self.bytes += cost;
-        producer.places.insert(record.offset);
+        producer.offsets.insert(record.offset);
         producer.devices.insert(device, Held { record: owned(record), time, window, age, cost });
     }
 
-    fn release_oldest(&mut self, out: &mut Vec<Record>) {
+    fn release_oldest(&mut self, out: &mut Vec<DeliveredRecord>) {
         let oldest = self.ages.pop_first().map(|(_, key)| key);
         self.release(oldest, out);
     }
 
-    fn release(&mut self, key: Option<(ProducerId, Arc<str>)>, out: &mut Vec<Record>) {
+    fn release(&mut self, key: Option<(ProducerId, Arc<str>)>, out: &mut Vec<DeliveredRecord>) {
         let held = key.and_then(|(producer, device)| self.producers.get_mut(&producer)?.devices.remove(&device));
         if let Some(held) = held {
             self.let_go(held, out);
         }
     }
 
-    fn let_go(&mut self, held: Held, out: &mut Vec<Record>) {
+    fn let_go(&mut self, held: Held, out: &mut Vec<DeliveredRecord>) {
         let record = held.record;
         self.bytes -= held.cost;
         let Some(producer) = self.producers.get_mut(&record.producer) else { return };
-        producer.places.remove(&record.offset);
+        producer.offsets.remove(&record.offset);
         let cursor = producer.safe();
-        let message = Message::of(&record.message).and_then(|parts| self.view.project(&record.message, &parts));
-        out.push(Record { cursor, message: message.unwrap_or_else(|| record.message.clone()), ..record });
+        let message = Message::of(&record.message).and_then(|parts| self.selector.project(&record.message, &parts));
+        out.push(DeliveredRecord { cursor, message: message.unwrap_or_else(|| record.message.clone()), ..record });
     }
 }
 
 impl Producer {
-    /// The furthest place with nothing held back before it.
+    /// The furthest cursor with nothing held before it.
     fn safe(&self) -> Cursor {
-        match self.places.first() {
+        match self.offsets.first() {
             Some(first) => Cursor { offset: self.last.offset.min(Offset(first.0.saturating_sub(1))), ..self.last },
             None => self.last,
         }
     }
 }
 
-fn cost(record: &Record, device: &str) -> usize {
+fn cost(record: &DeliveredRecord, device: &str) -> usize {
     record.message.len() + device.len() + HELD
 }
 
 /// A copy: the original may be a small part of a large buffer, which it would keep alive uncounted.
-fn owned(record: &Record) -> Record {
-    Record { message: Bytes::copy_from_slice(&record.message), ..*record }
-}
-
-/// Returns when something has been held back for long enough; never while nothing is.
-pub async fn due(thinned: Option<&Thinned>) {
-    match thinned.and_then(Thinned::due) {
-        Some(due) => tokio::time::sleep_until(due.into()).await,
-        None => std::future::pending().await,
-    }
+fn owned(record: &DeliveredRecord) -> DeliveredRecord {
+    DeliveredRecord { message: Bytes::copy_from_slice(&record.message), ..*record }
 }
 
 #[cfg(test)]

@@ -1,0 +1,138 @@
+//! One follow: a producer's pipeline, encoded onto a stream of its own.
+
+use std::time::Duration;
+
+use bytes::BytesMut;
+use motience_proto::{
+    model::{Cursor, ProducerId},
+    wire::{self, Entry, Frame, Gap, StreamKind},
+};
+use motience_relay::pipeline::{DeliveredRecord, Event, Item, Notice, Pipeline};
+use motience_session::CloseReason;
+use quinn::{Connection, SendStream, VarInt};
+use tokio::time::{Instant, sleep_until, timeout};
+use tokio_util::sync::CancellationToken;
+use tracing::debug;
+
+use super::super::{control::within, frames::write};
+
+/// Bytes of entries written at once.
+const WRITE: usize = 64 * 1024;
+/// How long a follow with stages may go without saying how far it has come, while no record leaves it.
+const CURSOR_EVERY: Duration = Duration::from_secs(5);
+/// How long a consumer may take for the last of a stream that has ended; then it is reset, so that nothing of it is kept.
+const LAST_LIMIT: Duration = Duration::from_secs(1);
+/// For a stream that is given up.
+const GIVEN_UP: VarInt = VarInt::from_u32(0);
+
+/// Writes what leaves the pipeline until its follow ends (`stop`), whatever the consumer reads. A stream that ends in the middle of a
+/// write, which the consumer did not take, is reset.
+///
+/// `limit`: how long the consumer may leave the stream unread.
+pub(super) async fn run(
+    producer: ProducerId,
+    pipeline: Pipeline,
+    stop: CancellationToken,
+    connection: Connection,
+    limit: Duration,
+) -> Result<(), CloseReason> {
+    let Some(stream) = stop.run_until_cancelled(within(limit, connection.open_uni())).await else { return Ok(()) };
+    let mut stream = stream?;
+    let mut delivery = Delivery { producer, pipeline, out: BytesMut::new(), told: None, told_at: Instant::now() };
+    let torn = loop {
+        if stop.is_cancelled() {
+            break false;
+        }
+        match stop.run_until_cancelled(delivery.write(&mut stream, limit)).await {
+            Some(written) => written?,
+            None => break true,
+        }
+        if !delivery.next().await {
+            break false;
+        }
+    };
+    // Errors say that the connection is gone, which ends the stream as well.
+    if torn || stream.finish().is_err() || timeout(LAST_LIMIT, stream.stopped()).await.is_err() {
+        let _ = stream.reset(GIVEN_UP);
+    }
+    Ok(())
+}
+
+struct Delivery {
+    producer: ProducerId,
+    pipeline: Pipeline,
+    out: BytesMut,
+    /// The cursor that the consumer was told last; `None` before the first one.
+    told: Option<Cursor>,
+    told_at: Instant,
+}
+
+impl Delivery {
+    async fn write(&mut self, stream: &mut SendStream, limit: Duration) -> Result<(), CloseReason> {
+        if self.told.is_none() {
+            StreamKind::Feed.encode(&mut self.out);
+            self.say_cursor();
+        }
+        if self.out.is_empty() {
+            return Ok(());
+        }
+        within(limit, write(stream, &mut self.out)).await
+    }
+
+    /// Waits for the next thing to write; `false` once the follow has ended.
+    async fn next(&mut self) -> bool {
+        tokio::select! {
+            biased;
+            event = self.pipeline.next() => match event {
+                Event::Ready => self.encode(),
+                Event::Changed => {}
+                Event::Ended => return false,
+            },
+            () = sleep_until(self.told_at + CURSOR_EVERY), if !self.pipeline.is_plain() => {
+                self.told_at = Instant::now();
+                self.say_moved();
+            }
+        }
+        true
+    }
+
+    fn encode(&mut self) {
+        let mut drained = false;
+        while self.out.len() < WRITE {
+            match self.pipeline.take() {
+                Some(Item::Record(DeliveredRecord { offset, record_id, message, .. })) => {
+                    Frame::Entry(Entry { offset, record_id, message }).encode(&mut self.out);
+                }
+                Some(Item::Notice(Notice::Gap { producer, from, to, .. })) => {
+                    Frame::Gap(Gap { producer, from, to }).encode(&mut self.out);
+                }
+                Some(Item::Notice(Notice::Reset { producer, cursor })) => {
+                    debug!(%producer, %cursor, "the log was reset");
+                    self.say_cursor();
+                }
+                None => {
+                    drained = true;
+                    break;
+                }
+            }
+        }
+        // Entries that were written show how far a plain follow is; of others only this does.
+        if drained && !self.out.is_empty() && !self.pipeline.is_plain() {
+            self.say_moved();
+        }
+    }
+
+    /// Says where a follow with stages has come to, if the consumer does not know.
+    fn say_moved(&mut self) {
+        self.pipeline.moved();
+        if self.pipeline.cursors().get(&self.producer) != self.told.as_ref() {
+            self.say_cursor();
+        }
+    }
+
+    fn say_cursor(&mut self) {
+        let after = self.pipeline.cursors().get(&self.producer).copied().unwrap_or_default();
+        Frame::Feed(wire::Feed { producer: self.producer, after }).encode(&mut self.out);
+        (self.told, self.told_at) = (Some(after), Instant::now());
+    }
+}

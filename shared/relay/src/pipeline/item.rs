@@ -1,0 +1,76 @@
+//! What leaves a pipeline: records, and notices between them.
+
+use bytes::Bytes;
+use motience_proto::model::{Cursor, Offset, ProducerId, RecordId};
+use time::OffsetDateTime;
+
+use crate::GapCause;
+
+/// A record on its way to a consumer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DeliveredRecord {
+    /// The producer in whose log it stands.
+    pub producer: ProducerId,
+    /// Into the stages: its own position. Out of them: the cursor to resume from once this record is dealt with, which never passes a
+    /// record that is still held.
+    pub cursor: Cursor,
+    /// Its own offset.
+    pub offset: Offset,
+    /// Producer epoch and sequence number.
+    pub record_id: RecordId,
+    /// When it came into the log, where that is known.
+    pub received: Option<OffsetDateTime>,
+    /// The message of a consumer.
+    pub message: Bytes,
+}
+
+/// News of a log that is no record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Notice {
+    /// Offsets that are gone.
+    Gap {
+        /// The producer whose log it is.
+        producer: ProducerId,
+        /// First offset that is gone.
+        from: Offset,
+        /// Last offset that is gone.
+        to: Offset,
+        /// Why they are gone.
+        cause: GapCause,
+    },
+    /// The log entered a new epoch and may have lost its tail. Delivery goes on after `cursor`, the last position common to both
+    /// epochs; records may come again under other offsets.
+    Reset {
+        /// The producer whose log it is.
+        producer: ProducerId,
+        /// Where delivery goes on.
+        cursor: Cursor,
+    },
+}
+
+impl Notice {
+    /// The producer whose log it is about.
+    pub fn producer(&self) -> ProducerId {
+        match *self {
+            Self::Gap { producer, .. } | Self::Reset { producer, .. } => producer,
+        }
+    }
+}
+
+/// What an egress encodes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Item {
+    /// A record.
+    Record(DeliveredRecord),
+    /// A notice, after all records before it.
+    Notice(Notice),
+}
+
+impl Item {
+    pub(super) fn producer(&self) -> ProducerId {
+        match self {
+            Self::Record(record) => record.producer,
+            Self::Notice(notice) => notice.producer(),
+        }
+    }
+}

@@ -1,0 +1,69 @@
+//! The subscriptions of a consumer whose connection has a pipeline for each follow: one look at the store for all of them after
+//! each change. A database that is away is asked again, and ends nothing.
+
+use std::{convert::Infallible, fmt, time::Duration};
+
+use motience_proto::model::ConsumerId;
+use tokio::{sync::watch, time::sleep};
+use tracing::warn;
+
+use super::active::Active;
+use crate::{Relay, subscription_cache::Watch};
+
+/// Pause before a dependency that is away is asked again.
+pub(super) const RETRY_AFTER: Duration = Duration::from_millis(500);
+
+/// The subscriptions of one consumer, as they change.
+pub(super) struct Rights {
+    relay: Relay,
+    consumer: ConsumerId,
+    changes: Watch,
+    /// Tells follows that wait for one of each look.
+    looks: watch::Sender<()>,
+}
+
+impl Rights {
+    pub(super) fn new(relay: Relay, consumer: ConsumerId) -> Self {
+        let changes = relay.watch_subscriptions(consumer);
+        Self { relay, consumer, changes, looks: watch::Sender::new(()) }
+    }
+
+    /// Ends the follows that the consumer loses its right to, for as long as it is polled.
+    pub(super) async fn keep(&self, active: &Active) -> Infallible {
+        loop {
+            self.changes.changed().await;
+            let (version, entered) = (self.changes.version(), active.entered());
+            match self.relay.0.store.follows(self.consumer).await {
+                Ok(allowed) => {
+                    active.keep(&allowed.into_iter().collect(), entered);
+                    self.changes.looked(version);
+                    self.looks.send_replace(());
+                }
+                Err(e) => {
+                    warn!(consumer = %self.consumer, error = %e, "subscriptions cannot be read; trying again");
+                    sleep(RETRY_AFTER).await;
+                }
+            }
+        }
+    }
+
+    /// Whether there was word of a change that nobody has looked into.
+    pub(super) fn is_stale(&self) -> bool {
+        self.changes.is_pending()
+    }
+
+    /// Returns once every change there was word of has been acted on. Cancel-safe.
+    pub(super) async fn settled(&self) {
+        let mut looks = self.looks.subscribe();
+        while self.is_stale() {
+            // Cannot fail: the sender is in `self`.
+            let _ = looks.changed().await;
+        }
+    }
+}
+
+impl fmt::Debug for Rights {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "consumer {}", self.consumer)
+    }
+}
