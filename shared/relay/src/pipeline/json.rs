@@ -7,10 +7,10 @@ use serde_json::{Value, json};
 use super::{DeliveredRecord, Notice};
 
 impl DeliveredRecord {
-    /// Appends the message with `offset`, `cursor` and `name`, and with `received_at` where it is asked for.
+    /// Appends the message with `offset`, `cursor` and `record_id`, and with `received_at` where it is asked for.
     pub fn put_json(&self, received_at: bool, out: &mut BytesMut) {
         let received = self.received.filter(|_| received_at);
-        record::with_place(&self.message, self.offset, self.cursor, self.name, received, out);
+        record::with_place(&self.message, self.offset, self.cursor, self.record_id, received, out);
     }
 }
 

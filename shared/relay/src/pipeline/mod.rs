@@ -295,7 +295,7 @@ impl Pipeline {
         *index += 1;
         let cursor = Cursor { log_epoch: batch.log_epoch, offset };
         let (producer, received, message) = (batch.producer, batch.received, entry.message.clone());
-        Some(DeliveredRecord { producer, cursor, offset, name: entry.record_id, received, message })
+        Some(DeliveredRecord { producer, cursor, offset, record_id: entry.record_id, received, message })
     }
 
     fn expire(&mut self) {
@@ -332,7 +332,7 @@ impl Pipeline {
 /// `cursor`, or the watermark before it: a record that is held is not dealt with, whatever the consumer says of records after it.
 fn bounded(cursor: Cursor, low_watermark: Option<Cursor>) -> Cursor {
     match low_watermark {
-        Some(mark) if mark.epoch == cursor.log_epoch && mark.offset < cursor.offset => mark,
+        Some(mark) if mark.log_epoch == cursor.log_epoch && mark.offset < cursor.offset => mark,
         _ => cursor,
     }
 }
