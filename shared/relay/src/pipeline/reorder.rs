@@ -102,7 +102,7 @@ impl ReorderBuffer {
         }
         let RecordId { producer_epoch: epoch, seq } = record.record_id;
         let producer = self.producers.entry(id).or_default();
-        producer.last = Cursor { log_epoch: log_epoch, offset: record.offset };
+        producer.last = Cursor { log_epoch, offset: record.offset };
         let numbers = producer.numbers(epoch, seq.0, record.offset);
         if numbers.next.is_some_and(|next| seq.0 <= next) {
             numbers.passed(seq.0);
