@@ -26,6 +26,7 @@ mod seed;
 mod session;
 mod stream;
 mod tls;
+mod toy_egress;
 mod tunnel;
 mod unread;
 mod unread_cost;

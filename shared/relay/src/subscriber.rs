@@ -2,7 +2,7 @@
 //!
 //! In: wake-ups, and batches from the ring or the log.
 //! Out: batches, gaps and resets, in order, when they are pulled.
-//! Next: `shared/relay/src/feed.rs`: the rights of the reader.
+//! Next: `shared/relay/src/pipeline/mod.rs`: the stages that the reader asked for.
 
 use std::{
     collections::{HashMap, VecDeque},

@@ -4,6 +4,10 @@
 //! rights -> subscriber -> reorder -> filter -> projection -> sampling -> an encoder of the egress
 //! ```
 //!
+//! In: deliveries of one subscriber.
+//! Out: records and notices that the reader may see and asked for.
+//! Next: `gateway-ws/src/consumer.rs`, and every other egress.
+//!
 //! [`Pipeline`] joins the rights of a reader, its [`super::Subscriber`] and the stages that it asked for. An egress waits for
 //! [`Pipeline::next`], takes what is ready and encodes it. A connection with a stream for each producer has a pipeline for each
 //! ([`Follows`]), so that none delays another; any other connection has one for all of its producers.
