@@ -116,11 +116,11 @@ assert.deepEqual(await producing.json(), { type: 'ack', seq: 1, subscriberCount:
 const expected = { producer_id: String(producer.id), ...record(1) };
 assert.equal(await consuming.next(), JSON.stringify(expected), 'exactly the documented message');
 assert.deepEqual(await second.json(), expected);
-const { offset, cursor, name, ...rest } = await v2.json();
+const { offset, cursor, record_id, ...rest } = await v2.json();
 assert.deepEqual(rest, expected);
 assert.equal(typeof offset, 'number');
 assert.equal(cursor.split('-')[1], String(offset));
-assert.match(name, /^[0-9a-f]{16}-\d+$/);
+assert.match(record_id, /^[0-9a-f]{16}-\d+$/);
 console.log('ok a record reaches its consumers exactly as documented');
 
 producing.socket.send(JSON.stringify({ type: 'data', payload: record(2) }));
