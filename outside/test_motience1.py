@@ -19,6 +19,7 @@ from motience1 import (
     LIMIT,
     PROTOCOL,
     RATE_LIMITED,
+    ORDER,
     SELECTION,
     UNAUTHENTICATED,
     Closed,
