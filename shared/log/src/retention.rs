@@ -117,7 +117,7 @@ impl Segments {
         self.gone_at
     }
 
-    /// Takes over what [`Marks::gone_at`] said of this log in an earlier process.
+    /// Takes over what [`Segments::gone_at`] said of this log in an earlier process.
     pub(super) fn recall_gone(&mut self, gone_at: Option<OffsetDateTime>) {
         self.gone_at = gone_at;
     }
