@@ -65,7 +65,7 @@ const ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering")
     (status = 200, description = "Records, until the stream ends", content((String = "text/event-stream"), (String = "application/x-ndjson"))),
     (status = 400, description = "An expression that makes no sense: `column` and `caret` point at the character"),
     (status = 401, description = "No or bad token"),
-    (status = 403, description = "Not subscribed to one of these, or another's log"),
+    (status = 403, description = "Not subscribed to one of these, another's log, or a named cursor of who is no consumer"),
     (status = 404, description = "No such producer"),
     (status = 406, description = "Neither form is acceptable"),
     (status = 409, description = "The account has as many named cursors as it may"),
@@ -178,7 +178,7 @@ async fn pipeline(
         return Err(too_many(most));
     }
     if options.cursor.is_some() && grant.role != Role::Consumer {
-        return Err(ApiError::invalid("durable", "Named cursors are a consumer's."));
+        return Err(ApiError::forbidden("Named cursors are for consumers."));
     }
     let reader = reader(services, grant, producers).await?;
     let pipeline = services.backend.relay.pipeline(reader, start, options, standing).await?;
