@@ -23,9 +23,9 @@ use motience_relay::{
         position::{self, WrittenPosition},
     },
 };
-use motience_session::{CloseReason, pong};
+use motience_session::{CloseReason, error_reply, pong, ration};
 use serde::Deserialize;
-use serde_json::{json, value::RawValue};
+use serde_json::value::RawValue;
 use tokio::time::{Instant, MissedTickBehavior, interval_at};
 use tokio_tungstenite::tungstenite::{Message, Utf8Bytes};
 use tracing::{Instrument, debug, info_span, warn};
@@ -222,9 +222,8 @@ impl Session<'_> {
         let Some(message) = message else {
             return if self.v2 { complain(socket, "invalid_json", "not a message this service knows").await } else { Ok(()) };
         };
-        if message.r#type != "confirm" && self.pace.take(message.cost()).is_err() {
-            metrics::counter!("motience_limited_total", "reason" => "control").increment(1);
-            return Err(CloseReason::TooManyRequests);
+        if message.r#type != "confirm" {
+            ration(&mut self.pace, message.cost())?;
         }
         match message.r#type.as_str() {
             "ping" => socket.send(Message::Text(pong(message.id.as_deref().map(RawValue::get)).into())).await,
@@ -262,8 +261,7 @@ async fn tell(cursors: &[(ProducerId, Cursor)], socket: &mut Socket) -> Result<(
 }
 
 async fn complain(socket: &mut Socket, code: &str, message: &str) -> Result<(), CloseReason> {
-    let text = json!({"type": "error", "code": code, "message": message}).to_string();
-    socket.send(Message::Text(text.into())).await
+    socket.send(Message::Text(error_reply(code, message).into())).await
 }
 
 #[derive(Deserialize)]

@@ -14,8 +14,10 @@ use axum::{extract::State, http::HeaderMap, response::Response};
 use bytes::{Bytes, BytesMut};
 use motience_http::{ApiError, Client, ClientAddress, check_origin};
 use motience_limits::{permits::Permit, uploads::Owner};
-use motience_proto::model::Transport;
-use motience_proto::wire::{Frame, Intent, Limits, features};
+use motience_proto::{
+    model::Transport,
+    wire::{Frame, Intent, Limits, features},
+};
 use motience_relay::{Kind, Path};
 use motience_session::{self as session, CloseReason, Host, Received, Transport as _, Wanted};
 use tokio::time::timeout;

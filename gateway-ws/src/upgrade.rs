@@ -7,8 +7,7 @@ use axum::{
 use motience_auth::Grant;
 use motience_http::{ApiError, bearer, check_origin};
 use motience_limits::permits::{Permit, Share};
-use motience_proto::model::Role;
-use motience_proto::model::Transport;
+use motience_proto::model::{Role, Transport};
 use motience_relay::pipeline;
 
 use crate::{Shared, handshake::Upgrade};

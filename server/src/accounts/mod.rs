@@ -16,7 +16,7 @@ use axum::Router;
 use utoipa::{OpenApi, openapi};
 use utoipa_axum::{router::OpenApiRouter, routes};
 
-use crate::http::{Service, Services, Shared, completed, limited};
+use crate::http::{Service, Services, Shared, completed};
 
 #[derive(OpenApi)]
 #[openapi(info(
@@ -32,9 +32,7 @@ pub fn router(services: &Arc<Services>) -> Router {
 
 /// The service's operations and its document.
 pub(crate) fn service(services: &Arc<Services>) -> Service {
-    let (operations, document) = operations().with_state(Shared(Arc::clone(services))).split_for_parts();
-    let operations = limited(operations, services);
-    Service { name: "motience-ap", prefix: "/ap", alias: "/api/auth", operations, document, streams: false, extra_routes: Router::new() }
+    Service::new("motience-ap", "/ap", "/api/auth", operations(), services)
 }
 
 /// Its OpenAPI document.

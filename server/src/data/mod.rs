@@ -21,7 +21,7 @@ pub use writer::history_writer;
 
 use crate::{
     asyncapi,
-    http::{Service, Services, Shared, completed, limited},
+    http::{Service, Services, Shared, completed},
     stream,
 };
 
@@ -39,9 +39,11 @@ pub fn router(services: &Arc<Services>) -> Router {
 
 /// The service's operations and its document.
 pub(crate) fn service(services: &Arc<Services>) -> Service {
-    let (operations, document) = operations(services.config.data_body).with_state(Shared(Arc::clone(services))).split_for_parts();
-    let operations = limited(operations, services);
-    Service { name: "motience-dsm", prefix: "/dsm", alias: "/api", operations, document, streams: true, extra_routes: asyncapi::router() }
+    Service {
+        streams: true,
+        extra_routes: asyncapi::router(),
+        ..Service::new("motience-dsm", "/dsm", "/api", operations(services.config.data_body), services)
+    }
 }
 
 /// Its OpenAPI document.

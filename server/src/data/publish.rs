@@ -11,8 +11,8 @@ use axum::{
     http::{HeaderMap, StatusCode, header},
 };
 use motience_http::{ApiError, Json, Producer, collect, is_json, malformed_json, unsupported_media_type};
-use motience_proto::model::Transport;
 use motience_proto::model::{
+    Transport,
     envelope::{self, Envelope},
     record::{self, Admitted, MAX_ID},
 };

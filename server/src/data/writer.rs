@@ -21,7 +21,7 @@ use std::{
 
 use motience_log::Batch;
 use motience_proto::model::{Cursor, DeviceId, Offset, ProducerId, Role, record::Parts};
-use motience_relay::{self as relay, Delivery, StartPosition, Subscriber};
+use motience_relay::{self as relay, Delivery, Notice, StartPosition, Subscriber};
 use motience_store::{HistoryRow, MAX_PAGE, Page};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
@@ -181,14 +181,14 @@ impl Writer {
                 let rows = self.rows(&batch, after);
                 self.pending.add(key, expected, cursor, rows);
             }
-            Delivery::Gap { from, to, cause, .. } => {
+            Delivery::Notice(Notice::Gap { from, to, cause, .. }) => {
                 warn!(%producer, %from, %to, ?cause, "retention removed these records before the history writer read them: they are not in the history");
                 metrics::counter!("motience_history_missed_total").increment(to.0 - from.0 + 1);
                 if let Some(at) = self.subscriber.cursor(producer) {
                     self.pending.add(key, expected, Cursor { offset: to, ..at }, Vec::new());
                 }
             }
-            Delivery::Reset { cursor, .. } => {
+            Delivery::Notice(Notice::Reset { cursor, .. }) => {
                 info!(%producer, %cursor, "the log began a new epoch");
                 self.pending.add(key, expected, cursor, Vec::new());
             }

@@ -21,6 +21,7 @@ use motience_http::{self as shared_http, Detail, HasBackend, HasProxies, Limits,
 use motience_settings::env::{self, Env};
 use tokio_util::sync::CancellationToken;
 use utoipa::openapi::OpenApi;
+use utoipa_axum::router::OpenApiRouter;
 
 use docs::documented;
 pub(crate) use docs::{completed, file, guarded};
@@ -175,6 +176,19 @@ pub(crate) struct Service {
 }
 
 impl Service {
+    /// A service of these operations, which hold each account to its limits, and of their document.
+    pub(crate) fn new(
+        name: &'static str,
+        prefix: &'static str,
+        alias: &'static str,
+        operations: OpenApiRouter<Shared>,
+        services: &Arc<Services>,
+    ) -> Self {
+        let (operations, document) = operations.with_state(Shared(Arc::clone(services))).split_for_parts();
+        let operations = operations.route_layer(from_fn_with_state(Shared(Arc::clone(services)), requests::per_account));
+        Self { name, prefix, alias, operations, document, streams: false, extra_routes: Router::new() }
+    }
+
     /// Adds paths that are no part of the document.
     #[must_use]
     pub(crate) fn with_extra_routes(self, routes: Router) -> Self {
@@ -205,11 +219,6 @@ impl Service {
 
 /// Paths beside those of the documents: what operators and pages ask.
 const KNOWN: [&str; 4] = ["/health", "/ready", "/metrics", "/cert-hash"];
-
-/// Operations that hold each account to its limits.
-pub(crate) fn limited(operations: Router, services: &Arc<Services>) -> Router {
-    operations.route_layer(from_fn_with_state(Shared(Arc::clone(services)), requests::per_account))
-}
 
 /// All of a node's services on one port: each under its prefix with its document, the operations of all at the root and
 /// under their aliases too, and what operators ask, once.

@@ -8,8 +8,10 @@ use motience_limits::{
     permits::{ClientAddress, Permit},
     uploads::{self, Owner},
 };
-use motience_proto::model::Transport;
-use motience_proto::wire::{Hello, Intent, Limits};
+use motience_proto::{
+    model::Transport,
+    wire::{Hello, Intent, Limits},
+};
 use motience_relay::Kind;
 use motience_session::{self as session, CloseReason, Host};
 use quinn::{Connection, ZeroRttAccepted};

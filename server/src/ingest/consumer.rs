@@ -15,8 +15,8 @@ use bytes::BytesMut;
 use motience_auth::Standing;
 use motience_limits::rate::Bucket;
 use motience_proto::{
-    model::{CursorName, Fence, ProducerId, RangeSet, Selection},
-    wire::{Followed, Frame, From, Subscribe, TokenAccepted, Welcome, features},
+    model::{CursorName, Fence, ProducerId, RangeSet, Selection, times},
+    wire::{Followed, Frame, From, Subscribe, Welcome, features},
 };
 use motience_relay::{
     StartPosition,
@@ -25,7 +25,7 @@ use motience_relay::{
         selection::{self, Selector},
     },
 };
-use motience_session::{CloseReason, renew};
+use motience_session::{CloseReason, ration, refreshed};
 use quinn::Connection;
 use time::OffsetDateTime;
 use tokio::task::JoinSet;
@@ -129,9 +129,8 @@ impl Session<'_> {
 
     async fn take(&mut self, frame: Frame) -> Result<(), CloseReason> {
         // Confirmations cost nothing.
-        if !matches!(frame, Frame::Confirm(_)) && self.pace.take(1).is_err() {
-            metrics::counter!("motience_limited_total", "reason" => "control").increment(1);
-            return Err(CloseReason::TooManyRequests);
+        if !matches!(frame, Frame::Confirm(_)) {
+            ration(&mut self.pace, 1)?;
         }
         match frame {
             Frame::Subscribe(subscribe) => self.subscribe(&subscribe),
@@ -141,10 +140,7 @@ impl Session<'_> {
             }
             // A follow without a name has no cursor to move.
             Frame::Confirm(confirm) => drop(self.follows.confirm(confirm.producer, confirm.cursor)),
-            Frame::TokenRefresh(refresh) => {
-                let expires_in = renew(&self.shared.backend, self.standing, &refresh.token).await?;
-                Frame::TokenAccepted(TokenAccepted { expires_in }).encode(&mut self.out);
-            }
+            Frame::TokenRefresh(refresh) => refreshed(&self.shared.backend, self.standing, &refresh).await?.encode(&mut self.out),
             Frame::Ping => Frame::Pong.encode(&mut self.out),
             Frame::Pong => {}
             other => return Err(CloseReason::unexpected(&other)),
@@ -186,10 +182,7 @@ fn start(from: From) -> StartPosition {
         From::Live => StartPosition::Live,
         From::Earliest => StartPosition::Earliest,
         From::After(cursor) => StartPosition::After(cursor),
-        From::Time(ms) => {
-            let time = OffsetDateTime::from_unix_timestamp_nanos(i128::from(ms) * 1_000_000);
-            StartPosition::Time(time.unwrap_or(OffsetDateTime::UNIX_EPOCH))
-        }
+        From::Time(ms) => StartPosition::Time(times::from_millis(ms).unwrap_or(OffsetDateTime::UNIX_EPOCH)),
     }
 }
 

@@ -27,8 +27,10 @@ use futures_util::future::join_all;
 use motience_backend::Backend;
 use motience_http::{ClientAddress, ListenAddress};
 use motience_limits::permits::Permit;
-use motience_proto::model::Transport;
-use motience_proto::wire::{ALPN, CloseCode};
+use motience_proto::{
+    model::Transport,
+    wire::{ALPN, CloseCode},
+};
 use motience_relay::Kind;
 use motience_session::DRAIN_LIMIT;
 use quinn::{Connecting, Connection, ConnectionError, Endpoint, Incoming, VarInt, ZeroRttAccepted};

@@ -23,8 +23,7 @@ use futures_util::stream;
 use motience_auth::{Grant, Standing};
 use motience_http::{Answer, ApiError, Query, bearer};
 use motience_limits::permits::Share;
-use motience_proto::model::Transport;
-use motience_proto::model::{ProducerId, Role, times};
+use motience_proto::model::{ProducerId, Role, Transport, times};
 use motience_relay::{
     StartPosition,
     pipeline::{Options, Pipeline, Reader, Start},
@@ -111,7 +110,6 @@ pub(crate) async fn stream(
         format,
         beat_every: config.comment,
         most: config.producers,
-        ended: Box::pin(async move { standing.over().await }),
         draining: services.draining.clone(),
         answer: over,
         _permit: permit,

@@ -1,7 +1,7 @@
 //! One stream, written by pulling: a chunk is made when the client has taken the last one, out of what the logs hold by then.
 //! Nothing is queued for a client; one that reads slowly costs a cursor.
 
-use std::{pin::Pin, time::Duration};
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use motience_http::Answer;
@@ -36,8 +36,6 @@ pub(super) struct Parts {
     pub(super) beat_every: Duration,
     /// Producers that it follows at most.
     pub(super) most: usize,
-    /// Returns when the caller's token ends.
-    pub(super) ended: Pin<Box<dyn Future<Output = ()> + Send>>,
     pub(super) draining: CancellationToken,
     /// The writer of the body, which is told when the token ends.
     pub(super) answer: Option<Answer>,
@@ -64,7 +62,6 @@ impl Session {
             let parts = &mut self.parts;
             tokio::select! {
                 biased;
-                () = &mut parts.ended => self.end("token_ended"),
                 () = parts.draining.cancelled() => self.end("draining"),
                 () = sleep_until(self.beat) => self.show_cursors(),
                 event = parts.pipeline.next() => match event {

@@ -10,7 +10,7 @@ use axum::Router;
 use utoipa::{OpenApi, openapi};
 use utoipa_axum::{router::OpenApiRouter, routes};
 
-use crate::http::{Service, Services, Shared, completed, limited};
+use crate::http::{Service, Services, Shared, completed};
 
 #[derive(OpenApi)]
 #[openapi(info(title = "Motience: subscriptions", description = "Who receives whose records. Every path also answers under `/api`."))]
@@ -23,9 +23,7 @@ pub fn router(services: &Arc<Services>) -> Router {
 
 /// The service's operations and its document.
 pub(crate) fn service(services: &Arc<Services>) -> Service {
-    let (operations, document) = operations().with_state(Shared(Arc::clone(services))).split_for_parts();
-    let operations = limited(operations, services);
-    Service { name: "motience-sm", prefix: "/sm", alias: "/api", operations, document, streams: false, extra_routes: Router::new() }
+    Service::new("motience-sm", "/sm", "/api", operations(), services)
 }
 
 /// Its OpenAPI document.

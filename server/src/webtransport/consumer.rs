@@ -13,7 +13,7 @@ use motience_relay::{
         position::{self, WrittenPosition},
     },
 };
-use motience_session::{CloseReason, renewal_reply};
+use motience_session::{CloseReason, error_reply, ration, renewal_reply};
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
 
@@ -107,9 +107,8 @@ impl Session<'_> {
 
     async fn take(&mut self, said: Said) -> Result<Option<String>, CloseReason> {
         // Confirmations cost nothing.
-        if said.r#type != "confirm" && self.pace.take(1).is_err() {
-            metrics::counter!("motience_limited_total", "reason" => "control").increment(1);
-            return Err(CloseReason::TooManyRequests);
+        if said.r#type != "confirm" {
+            ration(&mut self.pace, 1)?;
         }
         Ok(match said.r#type.as_str() {
             "subscribe" => {
@@ -151,9 +150,9 @@ impl Session<'_> {
             Ok(Some(cursors)) => {
                 let follows = &mut self.follows;
                 let kept = cursors.into_iter().all(|(producer, cursor)| follows.confirm(producer, cursor));
-                (!kept).then(|| error("not_durable", "subscribe with `durable` to confirm"))
+                (!kept).then(|| error_reply("not_durable", "subscribe with `durable` to confirm"))
             }
-            _ => Some(error("invalid_cursors", position::CONFIRMED)),
+            _ => Some(error_reply("invalid_cursors", position::CONFIRMED)),
         }
     }
 
@@ -210,8 +209,4 @@ fn refused(producer: ProducerId, refusal: Refusal) -> String {
 
 fn ended(producer: ProducerId) -> String {
     json!({"type": "ended", "producer_id": producer.to_string(), "code": "unsubscribed"}).to_string()
-}
-
-fn error(code: &str, message: &str) -> String {
-    json!({"type": "error", "code": code, "message": message}).to_string()
 }

@@ -20,7 +20,7 @@ use super::{
     session::{Outgoing, Peer},
 };
 
-/// Bytes written at once.
+/// Bytes written at once, or looked through for the newest records of one turn.
 const WRITE: usize = 64 * 1024;
 
 /// What a delivery is made of.
@@ -87,8 +87,12 @@ pub(super) async fn latest(mut delivery: Delivery) -> Result<(), CloseReason> {
             Event::Changed => continue,
             Event::Ended => return Ok(()),
         }
-        while let Some(item) = delivery.pipeline.take() {
+        let mut taken = 0;
+        while taken < WRITE
+            && let Some(item) = delivery.pipeline.take()
+        {
             if let Item::Record(record) = item {
+                taken += record.message.len();
                 newest.extend([record]);
             }
         }
@@ -109,7 +113,7 @@ pub(super) async fn latest(mut delivery: Delivery) -> Result<(), CloseReason> {
 
 impl Delivery {
     /// Writes all of it; `false` where the follow has ended before the client took it.
-    async fn write(&self, stream: &mut Outgoing, bytes: Bytes) -> Result<bool, CloseReason> {
+    async fn write(&mut self, stream: &mut Outgoing, bytes: Bytes) -> Result<bool, CloseReason> {
         let written = self.stop.run_until_cancelled(stream.write_within(self.peer.write, bytes)).await;
         written.map_or(Ok(false), |written| written.map(|()| true))
     }

@@ -26,8 +26,7 @@ use motience_limits::{
     permits::{Permit, Share},
     uploads,
 };
-use motience_proto::model::Role;
-use motience_proto::model::Transport;
+use motience_proto::model::{Role, Transport};
 use motience_relay::Kind;
 use motience_session::{CloseReason, report_end, while_authorized};
 use tokio::time::timeout;

@@ -8,8 +8,7 @@ use futures_util::{StreamExt as _, stream::FuturesUnordered};
 use motience_auth::Standing;
 use motience_h3::{Inbox, Incoming};
 use motience_limits::uploads::{Owner, Upload};
-use motience_proto::model::Transport;
-use motience_proto::model::envelope::MAX_ENVELOPE;
+use motience_proto::model::{Transport, envelope::MAX_ENVELOPE};
 use motience_session::{CloseReason, Message, MessagePublisher, MessageSession, MessageTransport};
 use tokio::sync::mpsc;
 

@@ -1,11 +1,13 @@
 //! Starting nodes as processes, and talking to them.
 
 use std::{
+    ops::RangeInclusive,
     path::{Path, PathBuf},
     process::Stdio,
     time::Duration,
 };
 
+use motience_proto::{model::RangeSet, wire::Frame};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -210,4 +212,16 @@ pub(crate) async fn npm_flow(ap: &str, sm: &str, dsm: &str, wss1: &str, wss2: &s
     let at = json!({"ap": ap, "sm": sm, "dsm": dsm, "wss1": wss1, "wss2": wss2});
     command.arg(clients().join("flow.mjs")).arg(at.to_string());
     output(command).await
+}
+
+/// Waits until all of `numbers` are acknowledged by a peer's frames, and nothing else.
+pub(crate) async fn acked(numbers: RangeInclusive<u64>, mut frame: impl AsyncFnMut() -> Frame) {
+    let mut ranges = RangeSet::new();
+    while !numbers.clone().all(|n| ranges.contains(n)) {
+        match frame().await {
+            Frame::Ack(ack) => ack.ranges.iter().for_each(|range| ranges.insert_range(range)),
+            other => panic!("{other:?}"),
+        }
+    }
+    assert!(ranges.iter().all(|range| numbers.contains(range.start()) && numbers.contains(range.end())));
 }

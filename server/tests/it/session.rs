@@ -6,7 +6,7 @@ use bytes::BytesMut;
 use futures_util::{SinkExt as _, StreamExt as _};
 use motience_certs::{Trust, client};
 use motience_proto::{
-    model::{ProducerEpoch, RangeSet, Seq},
+    model::{ProducerEpoch, Seq},
     wire::{
         ALPN, CloseCode, Frame, Health, Hello, Intent, Limits, Record, Skipped, StreamKind, TokenRefresh, VERSION, Welcome,
         compact::Encoder, features,
@@ -22,7 +22,7 @@ use tokio_tungstenite::{
 
 use crate::{
     gateway::{Pair, Socket, consume, next_json, pair},
-    harness::{Account, LIMIT, Node, PASSWORD, account, http},
+    harness::{self, Account, LIMIT, Node, PASSWORD, account, http},
     quic::{ap, record_of},
 };
 
@@ -164,14 +164,7 @@ impl Peer {
 
     /// Waits until all of `numbers` are acknowledged, and nothing else.
     async fn acked(&mut self, numbers: RangeInclusive<u64>) {
-        let mut ranges = RangeSet::new();
-        while !numbers.clone().all(|n| ranges.contains(n)) {
-            match self.frame().await {
-                Frame::Ack(ack) => ack.ranges.iter().for_each(|range| ranges.insert_range(range)),
-                other => panic!("{other:?}"),
-            }
-        }
-        assert!(ranges.iter().all(|range| numbers.contains(range.start()) && numbers.contains(range.end())));
+        harness::acked(numbers, async || self.frame().await).await;
     }
 
     /// Waits for the end, past whatever comes before it.

@@ -125,6 +125,13 @@ async fn a_new_egress_has_rights_filters_and_ends_from_the_pipeline() {
         assert_eq!((&record["offset"], record["record_id"].is_string()), (&json!(offset), true), "{record}");
     }
 
+    let other_token = backend.tokens.issue(&consumer, "other family").unwrap().access_token;
+    let (mut idle, ended) = connect(&other_token, "/data/n>1").await;
+    assert_eq!(idle.next().await.unwrap()["type"], "begun");
+    backend.revocations.revoke_family("other family");
+    assert_eq!(idle.next().await, None, "nothing has to be delivered for a token's end to be noticed");
+    assert!(matches!(ended.await.unwrap(), Err(CloseReason::TokenEnded)));
+
     drain.cancel();
     assert_eq!(client.next().await, None, "a node that drains lets its clients go");
     assert!(matches!(served.await.unwrap(), Err(CloseReason::Draining)));

@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use bytes::BytesMut;
 use futures_util::{Sink, SinkExt as _, Stream, StreamExt as _};
 use motience_proto::{
-    model::{ProducerEpoch, RangeSet, Seq},
+    model::{ProducerEpoch, Seq},
     wire::{CloseCode, Frame, Hello, Intent, Limits, Record, Skipped, TokenRefresh, VERSION, Welcome, compact::Encoder, features},
 };
 use serde_json::{Value, json};
@@ -17,7 +17,7 @@ use tokio_tungstenite::{
 
 use crate::{
     gateway::{Pair, consume, next_json, pair},
-    harness::{Account, LIMIT, Node, PASSWORD, account, http},
+    harness::{self, Account, LIMIT, Node, PASSWORD, account, http},
     quic::{self, acked, ap, closed_with, record},
     tls,
 };
@@ -110,14 +110,7 @@ where
 
     /// Waits until all of `numbers` are acknowledged, and nothing else.
     async fn acked(&mut self, numbers: std::ops::RangeInclusive<u64>) {
-        let mut ranges = RangeSet::new();
-        while !numbers.clone().all(|n| ranges.contains(n)) {
-            match self.frame().await {
-                Frame::Ack(ack) => ack.ranges.iter().for_each(|range| ranges.insert_range(range)),
-                other => panic!("{other:?}"),
-            }
-        }
-        assert!(ranges.iter().all(|range| numbers.contains(range.start()) && numbers.contains(range.end())));
+        harness::acked(numbers, async || self.frame().await).await;
     }
 
     /// Waits for the end, past whatever comes before it.

@@ -11,7 +11,7 @@ use bytes::Bytes;
 use motience_backend::{self as backend, Backend, Config};
 use motience_log::SessionName;
 use motience_proto::model::{Cursor, DeviceId, LogKey, Offset, ProducerEpoch, ProducerId, Seq};
-use motience_relay::{Delivery, Publisher, StartPosition, Subscriber, Ticket};
+use motience_relay::{Delivery, Notice, Publisher, StartPosition, Subscriber, Ticket};
 use motience_runtime::clock::Clock;
 use motience_settings::env::Env;
 use motience_store as store;
@@ -88,7 +88,7 @@ async fn receive(subscriber: &mut Subscriber, count: usize) -> Vec<u64> {
 
 async fn reset(subscriber: &mut Subscriber) -> Cursor {
     match next(subscriber).await {
-        Delivery::Reset { cursor, .. } => cursor,
+        Delivery::Notice(Notice::Reset { cursor, .. }) => cursor,
         other => panic!("a reset is expected, not {other:?}"),
     }
 }

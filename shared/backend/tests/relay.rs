@@ -12,7 +12,7 @@ use motience_backend::{Backend, Config};
 use motience_log::{Event, SessionName};
 use motience_proto::model::{ConsumerId, Cursor, DeviceId, LogKey, Offset, ProducerEpoch, ProducerId, Role, Seq};
 use motience_relay::{
-    Delivery, Publisher, Refusal, StartPosition, Subscriber,
+    Delivery, Notice, Publisher, Refusal, StartPosition, Subscriber,
     pipeline::{Event as PipelineEvent, Item, Options, Reader, Start},
 };
 use motience_runtime::clock::Clock;
@@ -364,7 +364,7 @@ async fn retention_leaves_a_gap_notice(node: Arc<Backend>) {
     assert!((200..700).contains(&kept), "{kept} of about 300 fit");
     let mut late = node.relay.subscriber();
     late.follow(P, after(3)).await.unwrap();
-    let Delivery::Gap { from, to, .. } = timeout(LIMIT, late.next()).await.unwrap() else { panic!("a gap comes first") };
+    let Delivery::Notice(Notice::Gap { from, to, .. }) = timeout(LIMIT, late.next()).await.unwrap() else { panic!("a gap comes first") };
     assert_eq!((from, to.next()), (Offset(4), head.first));
     let got = receive(&mut late, kept as usize).await;
     assert_eq!((got[0].0, got[got.len() - 1].0), (head.first.0, total));
@@ -438,7 +438,7 @@ async fn a_file_remembers_what_it_removed_at_its_start() {
 async fn assert_told_of_gap(node: &Backend, begin: OffsetDateTime, first: Offset) {
     let mut late = node.relay.subscriber();
     late.follow(P, StartPosition::Time(begin)).await.unwrap();
-    let Delivery::Gap { from, to, .. } = timeout(LIMIT, late.next()).await.unwrap() else { panic!("a gap comes first") };
+    let Delivery::Notice(Notice::Gap { from, to, .. }) = timeout(LIMIT, late.next()).await.unwrap() else { panic!("a gap comes first") };
     assert_eq!((from, to.next()), (Offset(1), first));
     assert_eq!(receive(&mut late, 1).await[0].0, first.0);
 }
@@ -475,7 +475,9 @@ async fn a_restart_of_redis_loses_nothing_that_was_acknowledged() {
     redis.restart().await;
     // Sent while the subscription may still be away: the log fills what pub/sub lost.
     send(&publisher, [3, 4]).await;
-    let Delivery::Reset { cursor, .. } = timeout(LIMIT, subscriber.next()).await.unwrap() else { panic!("the new life is told") };
+    let Delivery::Notice(Notice::Reset { cursor, .. }) = timeout(LIMIT, subscriber.next()).await.unwrap() else {
+        panic!("the new life is told")
+    };
     assert_eq!(cursor.offset, Offset(2), "nothing was lost, so delivery goes on where it was");
     assert_eq!(receive(&mut subscriber, 2).await, [(3, 3), (4, 4)]);
 }

@@ -14,9 +14,10 @@ use bytes::Bytes;
 use motience_auth::{Grant, random_id};
 use motience_backend::{Backend, Config};
 use motience_log::SessionName;
-use motience_proto::model::Transport;
-use motience_proto::model::{ConsumerId, Cursor, CursorName, DeviceId, Offset, ProducerEpoch, RecordId, Role, Seq, User, UserId};
-use motience_relay::{Delivery, Publisher, StartPosition};
+use motience_proto::model::{
+    ConsumerId, Cursor, CursorName, DeviceId, Offset, ProducerEpoch, RecordId, Role, Seq, Transport, User, UserId,
+};
+use motience_relay::{Delivery, Notice, Publisher, StartPosition};
 use motience_runtime::clock::Clock;
 use motience_settings::env::Env;
 use motience_store::{self as store, HistoryBatch, HistoryQuery, HistoryRow, NewUser};
@@ -120,7 +121,7 @@ async fn read(node: &Backend, user: UserId, from: StartPosition, count: usize) -
     while got.len() < count {
         match timeout(LIMIT, subscriber.next()).await.expect("a delivery in time") {
             Delivery::Batch { batch, after } => got.extend(batch.after(after).map(|(_, record_id, _)| record_id.seq.0)),
-            Delivery::Reset { .. } => {}
+            Delivery::Notice(Notice::Reset { .. }) => {}
             other => panic!("{other:?}"),
         }
     }

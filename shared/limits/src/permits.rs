@@ -12,8 +12,7 @@ use std::{
     sync::Arc,
 };
 
-use motience_proto::model::Transport;
-use motience_proto::model::UserId;
+use motience_proto::model::{Transport, UserId};
 use motience_settings::env::{self, Env};
 use parking_lot::{Mutex, MutexGuard};
 

@@ -48,11 +48,12 @@ pub use batch::{Batch, Entry};
 pub use bus::{Bus, Signal, Sink};
 pub use epochs::{Epochs, MAX_EPOCHS};
 pub use event::Event;
-use motience_proto::model::UserId;
 pub use records::{AppendBatch, AppendRecord, Bounds, Fetch, Records};
 pub use report::{Connections, DeviceReport, NodeReport, StreamReport};
 pub use retention::Retention;
 pub use sessions::{Hold, RANGE_BYTES, SESSION_BYTES, Sender, SessionName, SessionState, Sessions};
+
+use motience_proto::model::UserId;
 
 /// Why the log did not do what it was asked.
 #[derive(Clone, Debug, thiserror::Error)]

@@ -217,12 +217,7 @@ async fn reopen(relay: &Relay, key: LogKey, parts: &mut Vec<Part>) -> Result<(),
         let log_epoch = part.session.state.lock().log_epoch;
         match relay.0.log.reopen(key, &part.session.sender, log_epoch).await {
             Ok(opened) => {
-                let mut state = part.session.state.lock();
-                state.log_epoch = opened.log_epoch;
-                state.fence = opened.fence;
-                state.logged = opened.seen;
-                state.held = opened.held;
-                drop(state);
+                *part.session.state.lock() = opened;
                 left.push(part);
             }
             Err(e @ log::Error::Unavailable(_)) => {
@@ -275,9 +270,9 @@ impl Part {
     fn batch(&mut self) -> AppendBatch {
         let state = self.session.state.lock();
         if !Mutation::SkipDedupWindow.is_on() {
-            self.records.retain(|record| !state.logged.contains(record.seq.0));
+            self.records.retain(|record| !state.seen.contains(record.seq.0));
         }
-        let mut seen = state.logged.clone();
+        let mut seen = state.seen.clone();
         for record in &self.records {
             seen.insert(record.seq.0);
         }
@@ -295,7 +290,7 @@ impl Part {
     fn finish(&self, outcome: Result<RangeSet, log::Error>) {
         match outcome {
             Ok(seen) => {
-                self.session.state.lock().logged = seen;
+                self.session.state.lock().seen = seen;
                 self.session.committed.send_modify(|c| c.up_to = self.ticket);
             }
             Err(e) => self.session.committed.send_modify(|c| c.error = Some(e)),

@@ -35,7 +35,7 @@ pub use publisher::{Group, Publisher, Refusal};
 pub use reports::Reports;
 pub use session::{Committed, Ticket};
 pub use streams::{StreamStats, Streams};
-pub use subscriber::{Delivery, GapCause, Subscriber};
+pub use subscriber::{Delivery, GapCause, Notice, Subscriber};
 pub use subscription_cache::{SubscriptionCache, Watch};
 
 use motience_auth::Standing;

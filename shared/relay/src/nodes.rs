@@ -12,8 +12,7 @@ use std::{
 };
 
 use motience_log::{Connections, Event, NodeReport};
-use motience_runtime::clock::from_millis;
-use motience_runtime::telemetry::Sampler;
+use motience_runtime::{clock::from_millis, telemetry::Sampler};
 use parking_lot::Mutex;
 use time::OffsetDateTime;
 use tracing::warn;

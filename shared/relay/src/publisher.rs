@@ -25,7 +25,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     Error, Relay,
     appender::{Queue, QueuedRecord, Slot, Submission},
-    session::{Committed, Session, SessionState, Ticket},
+    session::{Committed, Session, Ticket},
 };
 
 /// Why a record is not taken.
@@ -77,7 +77,7 @@ impl Publisher {
         let session = Session {
             key,
             sender,
-            state: Mutex::new(SessionState { log_epoch: opened.log_epoch, fence: opened.fence, logged: opened.seen, held: opened.held }),
+            state: Mutex::new(opened),
             committed: watch::Sender::new(Committed::default()),
             superseded: CancellationToken::new(),
         };
@@ -123,7 +123,7 @@ impl Publisher {
 
     /// Records of this epoch that are in the log.
     pub fn seen(&self) -> RangeSet {
-        self.session.state.lock().logged.clone()
+        self.session.state.lock().seen.clone()
     }
 
     /// Producer whose log it appends to.

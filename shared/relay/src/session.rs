@@ -1,7 +1,7 @@
 //! A sender's session on this node: what its publisher and the log's writer share.
 
-use motience_log::{self as log, Hold, Sender};
-use motience_proto::model::{Fence, LogEpoch, LogKey, RangeSet};
+use motience_log::{self as log, Sender, SessionState};
+use motience_proto::model::LogKey;
 use parking_lot::Mutex;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -24,17 +24,9 @@ pub struct Committed {
 pub(super) struct Session {
     pub(super) key: LogKey,
     pub(super) sender: Sender,
+    /// As the log has it, so far as it has answered.
     pub(super) state: Mutex<SessionState>,
     pub(super) committed: watch::Sender<Committed>,
     /// Cancelled when a newer connection of the same device came to this node.
     pub(super) superseded: CancellationToken,
-}
-
-pub(super) struct SessionState {
-    pub(super) log_epoch: LogEpoch,
-    pub(super) fence: Fence,
-    /// What is in the log.
-    pub(super) logged: RangeSet,
-    /// Keeps the log from evicting the session.
-    pub(super) held: Hold,
 }

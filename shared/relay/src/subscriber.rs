@@ -38,25 +38,41 @@ pub enum Delivery {
         /// Offsets up to here were delivered before.
         after: Offset,
     },
-    /// These are gone.
+    /// News of a log, after all records before it.
+    Notice(Notice),
+}
+
+/// News of a log that is no record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Notice {
+    /// Offsets that are gone.
     Gap {
-        /// Whose.
+        /// The producer whose log it is.
         producer: ProducerId,
         /// First offset that is gone.
         from: Offset,
         /// Last offset that is gone.
         to: Offset,
-        /// Why.
+        /// Why they are gone.
         cause: GapCause,
     },
-    /// The log began another life, in which it may have lost its tail. Delivery goes on after the last place that both
-    /// lives surely share; a record may come again under another offset, and is known by its name.
+    /// The log entered a new epoch and may have lost its tail. Delivery goes on after `cursor`, the last position common to both
+    /// epochs; records may come again under other offsets.
     Reset {
-        /// Whose.
+        /// The producer whose log it is.
         producer: ProducerId,
         /// Where delivery goes on.
         cursor: Cursor,
     },
+}
+
+impl Notice {
+    /// The producer whose log it is about.
+    pub fn producer(&self) -> ProducerId {
+        match *self {
+            Self::Gap { producer, .. } | Self::Reset { producer, .. } => producer,
+        }
+    }
 }
 
 /// Why offsets of a log are gone.
@@ -226,7 +242,7 @@ impl Subscriber {
                 ReadOutcome::Older => self.turn = Some(slot),
                 ReadOutcome::Reset(cursor) => {
                     follow.cursor = cursor;
-                    self.ready.push_back(Delivery::Reset { producer: follow.key.producer, cursor });
+                    self.ready.push_back(Delivery::Notice(Notice::Reset { producer: follow.key.producer, cursor }));
                     self.wake.queue(&slot);
                 }
             }
@@ -287,7 +303,7 @@ impl Follow {
     /// What lies between the cursor and `to`, that included, is gone.
     fn gap(&mut self, to: Offset, cause: GapCause, ready: &mut VecDeque<Delivery>) {
         if to > self.cursor.offset {
-            ready.push_back(Delivery::Gap { producer: self.key.producer, from: self.cursor.offset.next(), to, cause });
+            ready.push_back(Delivery::Notice(Notice::Gap { producer: self.key.producer, from: self.cursor.offset.next(), to, cause }));
             self.cursor.offset = to;
         }
     }
@@ -321,7 +337,7 @@ impl Delivery {
     pub fn bytes(&self) -> usize {
         match self {
             Self::Batch { batch, .. } => batch.bytes(),
-            Self::Gap { .. } | Self::Reset { .. } => 0,
+            Self::Notice(_) => 0,
         }
     }
 
@@ -329,7 +345,7 @@ impl Delivery {
     fn records(&self) -> u64 {
         match self {
             Self::Batch { batch, after } => batch.last().0.saturating_sub(after.0.max(batch.first.0.saturating_sub(1))),
-            Self::Gap { .. } | Self::Reset { .. } => 0,
+            Self::Notice(_) => 0,
         }
     }
 
@@ -337,7 +353,7 @@ impl Delivery {
     pub fn producer(&self) -> ProducerId {
         match self {
             Self::Batch { batch, .. } => batch.producer,
-            Self::Gap { producer, .. } | Self::Reset { producer, .. } => *producer,
+            Self::Notice(notice) => notice.producer(),
         }
     }
 }

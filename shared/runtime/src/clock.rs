@@ -1,6 +1,6 @@
 //! The time of day as a dependency, so that expiry can be tested without waiting.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Instant};
 
 use parking_lot::Mutex;
 use time::OffsetDateTime;
@@ -50,6 +50,14 @@ pub fn millis(at: OffsetDateTime) -> i64 {
 /// The time that [`millis`] made; the beginning of 1970 for a number beyond the years of four digits.
 pub fn from_millis(millis: i64) -> OffsetDateTime {
     OffsetDateTime::from_unix_timestamp_nanos(i128::from(millis) * 1_000_000).unwrap_or(OffsetDateTime::UNIX_EPOCH)
+}
+
+/// Returns at a moment; never where there is none. Cancel-safe.
+pub async fn until(moment: Option<Instant>) {
+    match moment {
+        Some(moment) => tokio::time::sleep_until(moment.into()).await,
+        None => std::future::pending().await,
+    }
 }
 
 #[cfg(test)]

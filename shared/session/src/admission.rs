@@ -5,11 +5,13 @@ use std::sync::Arc;
 use motience_auth::{Grant, Standing};
 use motience_backend::Backend;
 use motience_http::{count_ended, session_refused};
-use motience_limits::permits::{ClientAddress, Permit, Share};
-use motience_proto::model::Transport;
+use motience_limits::{
+    permits::{ClientAddress, Permit, Share},
+    rate::Bucket,
+};
 use motience_proto::{
-    model::{DeviceId, Role},
-    wire::{CloseCode, Frame, Hello, Intent, VERSION},
+    model::{DeviceId, Role, Transport},
+    wire::{CloseCode, Frame, Hello, Intent, TokenAccepted, TokenRefresh, VERSION},
 };
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
@@ -63,9 +65,23 @@ pub async fn authenticate(backend: &Backend, token: &str) -> Result<Grant, Close
 }
 
 /// Takes a renewed token, which must be of the same account and role. Returns the whole seconds for which it is good.
-pub async fn renew(backend: &Backend, standing: &Standing, token: &str) -> Result<u64, CloseReason> {
+pub(super) async fn renew(backend: &Backend, standing: &Standing, token: &str) -> Result<u64, CloseReason> {
     let renewed = authenticate(backend, token).await?;
     if standing.renew(renewed) { Ok(standing.expires_in()) } else { Err(CloseReason::forbidden("the renewed token is another account's")) }
+}
+
+/// Takes the renewed token of a frame. Returns the frame that answers it.
+pub async fn refreshed(backend: &Backend, standing: &Standing, refresh: &TokenRefresh) -> Result<Frame, CloseReason> {
+    let expires_in = renew(backend, standing, &refresh.token).await?;
+    Ok(Frame::TokenAccepted(TokenAccepted { expires_in }))
+}
+
+/// Takes what a request costs out of the ration of its connection (RATE_LIMIT_CONTROL). One that asks for more is closed.
+pub fn ration(pace: &mut Bucket, cost: u32) -> Result<(), CloseReason> {
+    pace.take(cost).map_err(|_| {
+        metrics::counter!("motience_limited_total", "reason" => "control").increment(1);
+        CloseReason::TooManyRequests
+    })
 }
 
 /// Runs a session for as long as its token is good. The token's end comes before everything that the session does or waits for, a

@@ -12,8 +12,8 @@ mod messages;
 mod producer;
 mod replies;
 
-pub use admission::{Admitted, admit, authenticate, hello, renew, report_end, while_authorized};
+pub use admission::{Admitted, admit, authenticate, hello, ration, refreshed, report_end, while_authorized};
 pub use close::CloseReason;
 pub use messages::{Message, MessagePublisher, MessageSession, MessageTransport, given, renewal_reply};
 pub use producer::{DRAIN_LIMIT, Host, Received, Transport, Wanted, carries_nothing, produce};
-pub use replies::{ClientRecord, UNKNOWN_TYPE, pong, unknown_type};
+pub use replies::{ClientRecord, UNKNOWN_TYPE, error_reply, pong, unknown_type};

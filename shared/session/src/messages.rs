@@ -9,9 +9,8 @@ use bytes::Bytes;
 use futures_util::FutureExt as _;
 use motience_auth::{Grant, Standing};
 use motience_backend::Backend;
-use motience_proto::model::Transport;
 use motience_proto::model::{
-    LogKey,
+    LogKey, Transport,
     envelope::{self, Envelope},
     record::{self, Invalid},
 };
@@ -26,7 +25,8 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
 use super::{
-    CloseReason, renew,
+    CloseReason,
+    admission::renew,
     replies::{ClientRecord, MessageBatch, ReplyQueue},
 };
 
@@ -61,9 +61,7 @@ impl MessagePublisher {
     pub async fn submit(&mut self, records: Vec<ClientRecord>) -> Result<Ticket, Error> {
         let mut group = self.publisher.group();
         for (record, id) in records {
-            if let Some(device) = record::device_of(&record.json) {
-                self.devices.seen(&device, self.publisher.clock_fault(record.time));
-            }
+            notice(&mut self.devices, &self.publisher, &record);
             group.push_unnumbered(id.as_deref(), record.json);
         }
         group.submit().await
@@ -71,9 +69,7 @@ impl MessagePublisher {
 
     /// Submits a record that is worth something only now, unless the log's writer is behind. Whether it was taken.
     fn submit_latest(&mut self, record: record::Admitted) -> bool {
-        if let Some(device) = record::device_of(&record.json) {
-            self.devices.seen(&device, self.publisher.clock_fault(record.time));
-        }
+        notice(&mut self.devices, &self.publisher, &record);
         self.publisher.try_submit(record.json).is_ok_and(|taken| taken)
     }
 
@@ -93,6 +89,13 @@ impl MessagePublisher {
     /// Waits until everything up to `ticket` is in the log.
     pub async fn committed(&self, ticket: Ticket) -> Result<(), Error> {
         self.publisher.committed(ticket).await
+    }
+}
+
+/// Notices the device that a record names.
+fn notice(devices: &mut Senders, publisher: &Publisher, record: &record::Admitted) {
+    if let Some(device) = record::device_of(&record.json) {
+        devices.seen(&device, publisher.clock_fault(record.time));
     }
 }
 

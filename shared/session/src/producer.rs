@@ -10,18 +10,20 @@
 //!
 //! One batch at a time is on its way to the log's writer. While that is behind, frames that come beside the records are still read.
 
-use std::{convert::Infallible, pin::pin};
+use std::{
+    convert::Infallible,
+    pin::pin,
+    time::{Duration, Instant},
+};
 
 use bytes::{Bytes, BytesMut};
 use futures_util::future::{Fuse, FusedFuture as _, FutureExt as _};
 use motience_auth::Standing;
 use motience_backend::Backend;
 use motience_log as log;
-use motience_proto::wire::{
-    Ack, Compact, Frame, Hello, Record, Shape, ShapeAccepted, TokenAccepted, TokenRefresh, Welcome, compact::Decoder, features,
-};
+use motience_proto::wire::{Ack, Compact, Frame, Hello, Record, Shape, ShapeAccepted, Welcome, compact::Decoder, features};
 use motience_relay::{self as relay, Committed, Path, Presence, Publisher};
-use tokio::time::{Duration, Instant, sleep_until};
+use motience_runtime::clock::until;
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
@@ -29,7 +31,7 @@ use super::{
     Admitted, CloseReason,
     batch::{AckQueue, IngestBatch, Receipt},
     latest::Latest,
-    renew, while_authorized,
+    refreshed, while_authorized,
 };
 
 /// How long a device has to finish and leave when the node drains, before it is cut.
@@ -182,7 +184,7 @@ impl<'s, T: Transport> Session<'s, T> {
                     Frame::Drain.encode(&mut self.out);
                     cut = Some(Instant::now() + DRAIN_LIMIT);
                 }
-                () = reached(cut) => return Err(CloseReason::Draining),
+                () = until(cut) => return Err(CloseReason::Draining),
                 () = opened(&mut self.latest) => {}
                 received = self.transport.recv(wanted) => self.take_all(received, wanted).await?,
             }
@@ -248,7 +250,7 @@ impl<'s, T: Transport> Session<'s, T> {
             }
             Frame::Shape(template) => self.learn(template)?,
             Frame::Skipped(skipped) => self.batch.skip(&skipped.ranges),
-            Frame::TokenRefresh(refresh) => self.renew(&refresh).await?,
+            Frame::TokenRefresh(refresh) => refreshed(self.host.backend, self.standing, &refresh).await?.encode(&mut self.out),
             Frame::Health(health) => self.presence.health(health.loss_ppm, health.backlog),
             Frame::Ping => Frame::Pong.encode(&mut self.out),
             // The device waits for the last acknowledgements, which come in any case, and closes.
@@ -285,12 +287,6 @@ impl<'s, T: Transport> Session<'s, T> {
 
     fn templates(&mut self) -> Result<&mut Decoder, CloseReason> {
         self.templates.as_mut().ok_or_else(|| CloseReason::protocol("compact records were not agreed on"))
-    }
-
-    async fn renew(&mut self, refresh: &TokenRefresh) -> Result<(), CloseReason> {
-        let expires_in = renew(self.host.backend, self.standing, &refresh.token).await?;
-        Frame::TokenAccepted(TokenAccepted { expires_in }).encode(&mut self.out);
-        Ok(())
     }
 
     /// The batch that is to be submitted, if there is anything in it.
@@ -332,14 +328,6 @@ impl<'s, T: Transport> Session<'s, T> {
 async fn opened(latest: &mut Option<Latest<'_>>) {
     match latest {
         Some(latest) => latest.opened().await,
-        None => std::future::pending().await,
-    }
-}
-
-/// Waits for a moment, and for ever where there is none.
-async fn reached(moment: Option<Instant>) {
-    match moment {
-        Some(moment) => sleep_until(moment).await,
         None => std::future::pending().await,
     }
 }

@@ -69,8 +69,8 @@ impl MessageBatch {
                 Answer::Ack(id)
             }
             Ok(Envelope::Ping(id)) => Answer::Text(pong(id.as_deref())),
-            Ok(Envelope::Unknown(name)) => Answer::Text(error(UNKNOWN_TYPE, &unknown_type(&name))),
-            Err(invalid) => Answer::Text(error(invalid.code(), &invalid.to_string())),
+            Ok(Envelope::Unknown(name)) => Answer::Text(error_reply(UNKNOWN_TYPE, &unknown_type(&name))),
+            Err(invalid) => Answer::Text(error_reply(invalid.code(), &invalid.to_string())),
         };
         self.bytes += answer.text().len();
         self.answers.push(answer);
@@ -150,7 +150,8 @@ pub fn pong(id: Option<&str>) -> String {
     }
 }
 
-fn error(code: &str, message: &str) -> String {
+/// The reply to a message that cannot be acted on: a code for programs, a sentence for people.
+pub fn error_reply(code: &str, message: &str) -> String {
     json!({"type": "error", "code": code, "message": message}).to_string()
 }
 

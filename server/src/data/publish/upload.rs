@@ -7,8 +7,8 @@ use bytes::Bytes;
 use futures_util::{FutureExt as _, StreamExt as _};
 use motience_http::{ApiError, Producer, broken};
 use motience_limits::{permits::Share, uploads};
-use motience_proto::model::Transport;
 use motience_proto::model::{
+    Transport,
     envelope::{Envelope, MAX_ENVELOPE},
     record::Invalid,
 };

@@ -178,7 +178,7 @@ async fn a_log_that_lost_its_tail_leaves_one_row_for_each_record() {
         let batch = Batch::new(key, LogEpoch(epoch), Offset(first), seqs.iter().map(entry).collect());
         Delivery::Batch { batch: Arc::new(batch), after: Offset(first - 1) }
     };
-    let reset = Delivery::Reset { producer, cursor: Cursor { log_epoch: LogEpoch(2), offset: Offset(2) } };
+    let reset = Delivery::Notice(Notice::Reset { producer, cursor: Cursor { log_epoch: LogEpoch(2), offset: Offset(2) } });
     // Records 3 and 4 were lost by the log after they were kept; they come again, the other way round.
     for delivery in [batch(1, 1, &[1, 2]), batch(1, 3, &[3, 4]), reset, batch(2, 3, &[4, 5]), batch(2, 5, &[3, 6])] {
         writer.take(delivery);
@@ -187,7 +187,7 @@ async fn a_log_that_lost_its_tail_leaves_one_row_for_each_record() {
         }
     }
     // What retention removed moves the place too.
-    writer.take(Delivery::Gap { producer, from: Offset(7), to: Offset(9), cause: GapCause::Retention });
+    writer.take(Delivery::Notice(Notice::Gap { producer, from: Offset(7), to: Offset(9), cause: GapCause::Retention }));
     writer.keep().await;
     assert_eq!(kept(&platform, producer).await, [1, 2, 3, 4, 5, 6]);
     let stands = platform.services.backend.store.history_cursor(producer).await.unwrap().unwrap();

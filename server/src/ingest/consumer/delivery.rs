@@ -7,7 +7,10 @@ use motience_proto::{
     model::{Cursor, ProducerId},
     wire::{self, Entry, Frame, Gap, StreamKind},
 };
-use motience_relay::pipeline::{DeliveredRecord, Event, Item, Notice, Pipeline};
+use motience_relay::{
+    Notice,
+    pipeline::{DeliveredRecord, Event, Item, Pipeline},
+};
 use motience_session::CloseReason;
 use quinn::{Connection, SendStream, VarInt};
 use tokio::time::{Instant, sleep_until, timeout};

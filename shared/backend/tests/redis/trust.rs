@@ -6,7 +6,7 @@ use motience_auth::random_id;
 use motience_backend::{Backend, Config};
 use motience_log::Event;
 use motience_proto::model::{LogKey, ProducerId, Role};
-use motience_relay::{Delivery, StartPosition, Subscriber};
+use motience_relay::{Delivery, Notice, StartPosition, Subscriber};
 use motience_runtime::clock::Clock;
 use motience_settings::env::Env;
 use motience_store::{self as store, NewUser};
@@ -135,7 +135,9 @@ async fn the_log_is_right_where_what_was_heard_is_not() {
     let keys = keys(&node, P).await;
     redis.command(&format!("XDEL {keys}:log 4-4 5-5")).await;
     redis.command(&format!("HSET {keys}:meta last 3")).await;
-    let Delivery::Reset { cursor, .. } = timeout(LIMIT, reader.next()).await.unwrap() else { panic!("a reset comes first") };
+    let Delivery::Notice(Notice::Reset { cursor, .. }) = timeout(LIMIT, reader.next()).await.unwrap() else {
+        panic!("a reset comes first")
+    };
     assert_eq!(cursor.offset.0, 3);
     write(log, &mut devices, &[6]).await.unwrap();
     assert_eq!(receive(&mut reader, 1).await, [(6, "{\"n\":6}".to_owned())]);

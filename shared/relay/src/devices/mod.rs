@@ -16,10 +16,8 @@ use std::{
 };
 
 use motience_log::{DeviceReport, Event};
-use motience_proto::model::Transport;
-use motience_proto::model::{LogKey, times::ClockFault};
-use motience_runtime::clock::Clock;
-use motience_runtime::clock::{from_millis, millis};
+use motience_proto::model::{LogKey, Transport, times::ClockFault};
+use motience_runtime::clock::{Clock, from_millis, millis};
 use parking_lot::Mutex;
 use time::OffsetDateTime;
 

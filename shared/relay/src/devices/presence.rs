@@ -11,10 +11,8 @@ use std::{
 };
 
 use motience_log::DeviceReport;
-use motience_proto::model::Transport;
-use motience_proto::model::{LogKey, times::ClockFault};
-use motience_runtime::clock::Clock;
-use motience_runtime::clock::millis;
+use motience_proto::model::{LogKey, Transport, times::ClockFault};
+use motience_runtime::clock::{Clock, millis};
 use parking_lot::Mutex;
 
 use super::{REPEAT_CONNECTED, REPEAT_SILENT};

@@ -2,8 +2,7 @@
 
 use std::{collections::HashMap, fmt, sync::Arc};
 
-use motience_proto::model::Transport;
-use motience_proto::model::{LogKey, times::ClockFault};
+use motience_proto::model::{LogKey, Transport, times::ClockFault};
 
 use super::{Devices, Presence};
 

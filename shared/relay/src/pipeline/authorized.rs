@@ -8,6 +8,7 @@ use std::{
 };
 
 use motience_proto::model::{ConsumerId, Cursor, CursorName, ProducerId};
+use motience_runtime::clock::until;
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
@@ -75,10 +76,13 @@ pub(super) struct Authorized {
 impl Authorized {
     pub(super) async fn open(relay: Relay, reader: Reader, start: &Start, cursor: Option<CursorName>) -> Result<Self, Error> {
         // Watching begins before the first look, so that no change falls between.
-        let watched = |consumer, chosen| Right::Subscriptions { consumer, changes: relay.watch_subscriptions(consumer), chosen };
+        let watched = |consumer, chosen| {
+            let changes = relay.watch_subscriptions(consumer);
+            (Right::Subscriptions { consumer, changes, chosen }, cursor.map(|name| (name, relay.named_cursors(consumer))))
+        };
         let (right, cursor) = match reader {
-            Reader::Subscriptions(consumer) => (watched(consumer, None), cursor.map(|name| (name, relay.named_cursors(consumer)))),
-            Reader::Chosen(consumer, chosen) => (watched(consumer, Some(chosen)), cursor.map(|name| (name, relay.named_cursors(consumer)))),
+            Reader::Subscriptions(consumer) => watched(consumer, None),
+            Reader::Chosen(consumer, chosen) => watched(consumer, Some(chosen)),
             Reader::Granted(producers) => (Right::Granted(producers), None),
         };
         let subscriber = relay.subscriber();
@@ -114,10 +118,11 @@ impl Authorized {
             if let Some(step) = self.settle().await {
                 return step;
             }
+            let due = self.cursor.as_ref().and_then(|(_, cursors)| cursors.due());
             tokio::select! {
                 biased;
                 () = self.right.changed() => {}
-                () = due(self.cursor.as_ref()) => if let Some((_, cursors)) = &mut self.cursor { cursors.flush().await },
+                () = until(due) => if let Some((_, cursors)) = &mut self.cursor { cursors.flush().await },
                 delivery = self.subscriber.next() => return Step::Delivery(delivery),
             }
         }
@@ -250,13 +255,6 @@ impl Right {
             Self::Granted(_) => std::future::pending().await,
             Self::Follow { stop, .. } => stop.cancelled().await,
         }
-    }
-}
-
-async fn due(cursor: Option<&(CursorName, NamedCursors)>) {
-    match cursor {
-        Some((_, cursors)) => cursors.due().await,
-        None => std::future::pending().await,
     }
 }
 

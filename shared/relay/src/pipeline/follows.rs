@@ -11,6 +11,7 @@ use futures_util::{
 use motience_auth::Standing;
 use motience_log as log;
 use motience_proto::model::{ConsumerId, Cursor, CursorName, ProducerId};
+use motience_runtime::clock::until;
 use motience_store as store;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
@@ -195,7 +196,7 @@ impl<T: Send + 'static> Follows<T> {
                         }
                     }
                 }
-                () = self.cursors.due() => self.cursors.flush().await,
+                () = until(self.cursors.due()) => self.cursors.flush().await,
             }
         }
     }

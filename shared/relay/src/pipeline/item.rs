@@ -4,7 +4,7 @@ use bytes::Bytes;
 use motience_proto::model::{Cursor, Offset, ProducerId, RecordId};
 use time::OffsetDateTime;
 
-use crate::GapCause;
+use crate::Notice;
 
 /// A record on its way to a consumer.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -22,39 +22,6 @@ pub struct DeliveredRecord {
     pub received: Option<OffsetDateTime>,
     /// The message of a consumer.
     pub message: Bytes,
-}
-
-/// News of a log that is no record.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Notice {
-    /// Offsets that are gone.
-    Gap {
-        /// The producer whose log it is.
-        producer: ProducerId,
-        /// First offset that is gone.
-        from: Offset,
-        /// Last offset that is gone.
-        to: Offset,
-        /// Why they are gone.
-        cause: GapCause,
-    },
-    /// The log entered a new epoch and may have lost its tail. Delivery goes on after `cursor`, the last position common to both
-    /// epochs; records may come again under other offsets.
-    Reset {
-        /// The producer whose log it is.
-        producer: ProducerId,
-        /// Where delivery goes on.
-        cursor: Cursor,
-    },
-}
-
-impl Notice {
-    /// The producer whose log it is about.
-    pub fn producer(&self) -> ProducerId {
-        match *self {
-            Self::Gap { producer, .. } | Self::Reset { producer, .. } => producer,
-        }
-    }
 }
 
 /// What an egress encodes.

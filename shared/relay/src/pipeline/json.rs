@@ -4,7 +4,8 @@ use bytes::{BufMut as _, BytesMut};
 use motience_proto::model::{Cursor, ProducerId, record};
 use serde_json::{Value, json};
 
-use super::{DeliveredRecord, Notice};
+use super::DeliveredRecord;
+use crate::Notice;
 
 impl DeliveredRecord {
     /// Appends the message with `offset`, `cursor` and `record_id`, and with `received_at` where it is asked for.

@@ -35,20 +35,22 @@ use std::{
     time::Instant,
 };
 
+use futures_util::future::{BoxFuture, Fuse, FutureExt as _, pending};
 use motience_auth::Standing;
 use motience_log::Batch;
 use motience_proto::model::{Cursor, Offset, ProducerId};
+use motience_runtime::clock::until;
 use motience_settings::env::{self, Env};
 use parking_lot::Mutex;
 
 pub use authorized::{Reader, Start};
 pub use follows::{Asked, Follow, FollowEvent, FollowRefusal, Follows};
-pub use item::{DeliveredRecord, Item, Notice};
+pub use item::{DeliveredRecord, Item};
 pub use request::{InvalidRequest, Options, Request};
 pub use stages::Stages;
 
 use self::authorized::{Authorized, Step};
-use super::{Delivery, Error, Relay, StartPosition};
+use super::{Delivery, Error, Notice, Relay, StartPosition};
 
 /// Room of the stages of one pipeline.
 #[derive(Clone, Copy, Debug, Default)]
@@ -81,6 +83,8 @@ pub enum Event {
 pub struct Pipeline {
     authorized: Authorized,
     standing: Arc<Standing>,
+    /// Resolves with the end of the token; never for a follow, whose connection waits for that itself.
+    over: Fuse<BoxFuture<'static, ()>>,
     stages: Stages,
     /// The batch that is given out, and the index of its next entry.
     batch: Option<(Arc<Batch>, usize)>,
@@ -107,13 +111,16 @@ impl Pipeline {
     ) -> Result<Self, Error> {
         let stages = Stages::new(&options, relay.0.limits.pipeline);
         let authorized = Authorized::open(relay, reader, start, options.cursor).await?;
-        Ok(Self::new(authorized, stages, standing))
+        let token = Arc::clone(&standing);
+        let over = async move { token.over().await };
+        Ok(Self { over: over.boxed().fuse(), ..Self::new(authorized, stages, standing) })
     }
 
     fn new(authorized: Authorized, stages: Stages, standing: Arc<Standing>) -> Self {
         let mut pipeline = Self {
             authorized,
             standing,
+            over: pending().boxed().fuse(),
             stages,
             batch: None,
             ready: VecDeque::new(),
@@ -131,7 +138,13 @@ impl Pipeline {
     /// the reader may read, this waits. Cancel-safe.
     pub async fn next(&mut self) -> Event {
         loop {
-            if let Some(step) = self.authorized.settle().await {
+            let settled = tokio::select! {
+                biased;
+                settled = self.authorized.settle() => settled,
+                // A database that is away holds up every answer but this one.
+                () = &mut self.over => return Event::Ended,
+            };
+            if let Some(step) = settled {
                 return self.changed(&step);
             }
             if self.standing.is_over() {
@@ -143,7 +156,8 @@ impl Pipeline {
             let due = self.stages.due();
             tokio::select! {
                 biased;
-                () = at(due) => self.expire(),
+                () = &mut self.over => return Event::Ended,
+                () = until(due) => self.expire(),
                 step = self.authorized.next() => match step {
                     Step::Delivery(delivery) => self.accept(delivery),
                     other => return self.changed(&other),
@@ -281,8 +295,7 @@ impl Pipeline {
                 self.batch = Some((batch, index));
                 return;
             }
-            Delivery::Gap { producer, from, to, cause } => Notice::Gap { producer, from, to, cause },
-            Delivery::Reset { producer, cursor } => Notice::Reset { producer, cursor },
+            Delivery::Notice(notice) => notice,
         };
         self.stages.notice(&notice, self.now, &mut self.released);
         self.release(Some(notice.producer()));
@@ -338,13 +351,6 @@ fn bounded(cursor: Cursor, low_watermark: Option<Cursor>) -> Cursor {
     match low_watermark {
         Some(mark) if mark.log_epoch == cursor.log_epoch && mark.offset < cursor.offset => mark,
         _ => cursor,
-    }
-}
-
-async fn at(due: Option<Instant>) {
-    match due {
-        Some(due) => tokio::time::sleep_until(due.into()).await,
-        None => std::future::pending().await,
     }
 }
 

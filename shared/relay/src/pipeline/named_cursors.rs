@@ -57,12 +57,9 @@ impl NamedCursors {
         self.due.get_or_insert_with(|| Instant::now() + FLUSH_EVERY);
     }
 
-    /// Returns when confirmations are to be written; never where there are none. Cancel-safe.
-    pub(super) async fn due(&self) {
-        match self.due {
-            Some(due) => tokio::time::sleep_until(due.into()).await,
-            None => std::future::pending().await,
-        }
+    /// When confirmations are to be written; `None` where there are none.
+    pub(super) fn due(&self) -> Option<Instant> {
+        self.due
     }
 
     /// Writes what was confirmed. What cannot be written is tried again. Cancel-safe.

@@ -4,7 +4,9 @@ use std::time::Instant;
 
 use motience_proto::model::{Cursor, Order, ProducerId};
 
-use super::{DeliveredRecord, Limits, Notice, Options, reorder::ReorderBuffer, sampler::Sampler};
+use crate::Notice;
+
+use super::{DeliveredRecord, Limits, Options, reorder::ReorderBuffer, sampler::Sampler};
 
 /// The stages that a consumer asked for.
 #[derive(Debug, Default)]

@@ -4,11 +4,12 @@ use std::sync::Arc;
 
 use bytes::{Buf, Bytes};
 use motience_proto::model::{Fence, LogEpoch, LogKey, Offset, ProducerEpoch, RangeSet, RecordId, Seq};
+use motience_runtime::clock::{from_millis, millis};
 use rusqlite::{Connection, Error, ErrorCode, OptionalExtension as _, Row, params, types::Type};
 use time::OffsetDateTime;
 use tracing::error;
 
-use super::rows::{BatchRow, LogRow, SessionRow, column, millis, offset, time_of};
+use super::rows::{BatchRow, LogRow, SessionRow, column, offset};
 use crate::{
     Batch, Entry, Epochs, Retention, SessionName,
     embedded::{sessions::SessionEntry, state::Producer},
@@ -62,7 +63,7 @@ pub(super) fn load(connection: &Connection, key: LogKey, retention: &Retention, 
     let row = row.unwrap_or_default();
     let removed = row.removed.map(offset);
     state.epochs = row.epochs.parse().unwrap_or_default();
-    state.segments.recall_gone(row.gone_at.map(time_of));
+    state.segments.recall_gone(row.gone_at.map(from_millis));
 
     let (mut first, mut newest, mut at) = (None, OffsetDateTime::UNIX_EPOCH, removed.unwrap_or_default().0.cast_signed());
     let mut ends = Vec::new();
@@ -119,7 +120,7 @@ pub(super) fn load(connection: &Connection, key: LogKey, retention: &Retention, 
             owner: 0,
             producer_epoch: ProducerEpoch(row.producer_epoch.cast_unsigned()),
             seen,
-            used: time_of(row.used),
+            used: from_millis(row.used),
             held: std::sync::Weak::new(),
         };
         state.devices.put(SessionName::stored(&row.name), session);
@@ -128,7 +129,7 @@ pub(super) fn load(connection: &Connection, key: LogKey, retention: &Retention, 
         error!(producer = %key.producer, "what the log's file knows of devices is damaged: some may have their newest records twice");
     }
     let known = ids(connection, key, &mut |id, at| {
-        state.ids.insert(&Arc::from(id), time_of(at), &mut Vec::new());
+        state.ids.insert(&Arc::from(id), from_millis(at), &mut Vec::new());
     });
     if !is_whole(known)? {
         error!(producer = %key.producer, "what the log's file knows of clients' ids is damaged: some are forgotten");
@@ -169,7 +170,7 @@ fn walk(
     let mut rows = statement.query(params![column(key.log), *at])?;
     while let Some(row) = rows.next()? {
         let (first, last, bytes, written): (i64, i64, i64, i64) = (row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?);
-        found(offset(first), offset(last), usize::try_from(bytes).unwrap_or(0), time_of(written));
+        found(offset(first), offset(last), usize::try_from(bytes).unwrap_or(0), from_millis(written));
         *at = last;
     }
     Ok(())
@@ -270,7 +271,7 @@ pub(super) fn next_place(connection: &Connection, key: LogKey, at: i64) -> rusql
 
 fn batch_of(row: &Row<'_>, key: LogKey, log_epoch: LogEpoch) -> rusqlite::Result<Batch> {
     let (row, batch) = checked_row(row, column(key.log), key, log_epoch)?;
-    Ok(batch.received(time_of(row.written)))
+    Ok(batch.received(from_millis(row.written)))
 }
 
 /// A row of `first, last, written, bytes, sender, entries, sum`, and the batch that it holds.

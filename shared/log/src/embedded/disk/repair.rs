@@ -8,12 +8,13 @@ use std::{
 };
 
 use motience_proto::model::{LogEpoch, LogId, LogKey, Offset, ProducerId};
+use motience_runtime::clock::millis;
 use motience_runtime::private;
 use rusqlite::{Connection, OpenFlags};
 
 use super::{
     Error, FILE, load, locked,
-    rows::{BatchRow, LogRow, column, millis, offset},
+    rows::{BatchRow, LogRow, column, offset},
     schema,
 };
 

@@ -3,7 +3,6 @@
 use bytes::{BufMut, Bytes};
 use motience_proto::model::{LogId, Offset};
 use rusqlite::{Connection, params};
-use time::OffsetDateTime;
 
 use crate::Batch;
 
@@ -144,14 +143,6 @@ fn encode(batch: &Batch) -> Vec<u8> {
     out
 }
 
-pub(super) fn millis(time: OffsetDateTime) -> i64 {
-    i64::try_from(time.unix_timestamp_nanos() / 1_000_000).unwrap_or(i64::MAX)
-}
-
 pub(super) fn offset(stored: i64) -> Offset {
     Offset(stored.max(0).cast_unsigned())
-}
-
-pub(super) fn time_of(millis: i64) -> OffsetDateTime {
-    OffsetDateTime::from_unix_timestamp_nanos(i128::from(millis) * 1_000_000).unwrap_or(OffsetDateTime::UNIX_EPOCH)
 }

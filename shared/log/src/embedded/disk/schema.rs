@@ -9,10 +9,11 @@
 use std::{path::Path, time::Duration};
 
 use motience_proto::model::{LogId, LogKey, Offset, ProducerId, UserId};
+use motience_runtime::clock::{from_millis, millis};
 use rusqlite::{Connection, OptionalExtension as _, params};
 use time::OffsetDateTime;
 
-use super::rows::{BatchRow, LogRow, SessionRow, column, millis, time_of};
+use super::rows::{BatchRow, LogRow, SessionRow, column};
 use crate::embedded::state::Change;
 
 const TABLES: &str = "
@@ -170,13 +171,13 @@ pub(super) fn highest_account(connection: &Connection) -> rusqlite::Result<UserI
 /// The time of day that was believed last, or was confirmed since. A new file believes the clock.
 pub(super) fn believed(connection: &Connection, now: OffsetDateTime) -> rusqlite::Result<OffsetDateTime> {
     connection.prepare_cached("INSERT OR IGNORE INTO facts VALUES ('believed', ?1)")?.execute([millis(now)])?;
-    let believed = fact(connection, "believed")?.map_or(now, time_of);
+    let believed = fact(connection, "believed")?.map_or(now, from_millis);
     Ok(believed.max(confirmed(connection)?.unwrap_or(believed)))
 }
 
 /// The time at which an operator said last that the clock is right.
 pub(super) fn confirmed(connection: &Connection) -> rusqlite::Result<Option<OffsetDateTime>> {
-    Ok(fact(connection, "confirmed")?.map(time_of))
+    Ok(fact(connection, "confirmed")?.map(from_millis))
 }
 
 pub(super) fn fact(connection: &Connection, name: &str) -> rusqlite::Result<Option<i64>> {
