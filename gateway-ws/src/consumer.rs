@@ -8,7 +8,7 @@
 //! resume from any position, named cursors, notices, and all that a pipeline does. Nothing is queued for a consumer: while its
 //! socket is full, its pipeline stands.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{collections::HashMap, convert::Infallible, sync::Arc};
 
 use axum::{extract::State, response::Response};
 use bytes::{Bytes, BytesMut};
@@ -23,7 +23,7 @@ use motience_relay::{
         position::{self, WrittenPosition},
     },
 };
-use motience_session::{CloseReason, error_reply, pong, ration};
+use motience_session::{CloseReason, error_reply, pong, ration, while_authorized};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use tokio::time::{Instant, MissedTickBehavior, interval_at};
@@ -103,15 +103,10 @@ async fn serve(socket: WebSocket, mut session: Session<'_>, standing: &Standing,
     let shared = session.shared;
     let _open = (shared.consumers.open(), shared.backend.relay.own_node().open(Kind::Consumer));
     let mut socket = Socket::new(socket, &shared.config);
-    // The end of the token comes before everything else, a write that the peer does not take among it.
-    let goodbye = tokio::select! {
-        biased;
-        () = standing.over() => CloseReason::TokenEnded,
-        goodbye = session.run(&mut socket) => goodbye,
-    };
+    let Err(reason) = while_authorized(standing, session.run(&mut socket)).await;
     session.pipeline.finish().await;
-    debug!(?goodbye, "consumer leaves");
-    socket.close(&goodbye).await;
+    debug!(%reason, "consumer leaves");
+    socket.close(&reason).await;
 }
 
 struct Session<'s> {
@@ -128,31 +123,23 @@ struct Session<'s> {
 }
 
 impl Session<'_> {
-    async fn run(&mut self, socket: &mut Socket) -> CloseReason {
+    async fn run(&mut self, socket: &mut Socket) -> Result<Infallible, CloseReason> {
         let soft = self.shared.shutdown.soft().clone();
         let every = self.shared.config.ping;
         let mut tell = interval_at(Instant::now() + every, every);
         tell.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        if let Err(goodbye) = self.tell_beginnings(socket).await {
-            return goodbye;
-        }
+        self.tell_beginnings(socket).await?;
         loop {
-            let step = tokio::select! {
+            tokio::select! {
                 biased;
-                () = soft.cancelled() => Err(CloseReason::Draining),
-                heard = socket.hear() => match heard {
-                    Ok(heard) => self.take(heard, socket).await,
-                    Err(goodbye) => Err(goodbye),
-                },
-                _ = tell.tick(), if self.v2 && !self.pipeline.is_plain() => self.tell_moved(socket).await,
+                () = soft.cancelled() => return Err(CloseReason::Draining),
+                heard = socket.hear() => self.take(heard?, socket).await?,
+                _ = tell.tick(), if self.v2 && !self.pipeline.is_plain() => self.tell_moved(socket).await?,
                 event = self.pipeline.next() => match event {
-                    Event::Ready => self.write(socket).await,
-                    Event::Changed => self.tell_beginnings(socket).await,
-                    Event::Ended => Err(CloseReason::TokenEnded),
+                    Event::Ready => self.write(socket).await?,
+                    Event::Changed => self.tell_beginnings(socket).await?,
+                    Event::Ended => return Err(CloseReason::TokenEnded),
                 },
-            };
-            if let Err(goodbye) = step {
-                return goodbye;
             }
         }
     }
