@@ -9,15 +9,16 @@ use std::{path::Path, sync::Arc, time::Duration};
 use bytes::Bytes;
 use motience_auth::Grant;
 use motience_backend::{Backend, Config};
-use motience_log::{Event, SessionName};
+use motience_log::{Event, Log, Retention, SessionName, embedded};
 use motience_proto::model::{ConsumerId, Cursor, DeviceId, LogKey, Offset, ProducerEpoch, ProducerId, Role, Seq};
 use motience_relay::{
-    Delivery, Notice, Publisher, Refusal, StartPosition, Subscriber,
+    Delivery, Devices, Hub, Limits, Nodes, Notice, Publisher, Refusal, Relay, Reports, StartPosition, Streams, Subscriber,
+    SubscriptionCache,
     pipeline::{Event as PipelineEvent, Item, Options, Reader, Start},
 };
 use motience_runtime::clock::Clock;
 use motience_settings::env::Env;
-use motience_store::{self as store, NewUser};
+use motience_store::{self as store, LogIds, NewUser, Store};
 use motience_testing::Redis;
 use time::OffsetDateTime;
 use tokio::time::timeout;
@@ -525,4 +526,47 @@ async fn a_time_that_retention_has_passed_is_a_gap_too(node: Arc<Backend>) {
     recent.follow(P, StartPosition::Time(node.clock.now() + Duration::from_secs(1))).await.unwrap();
     send(&publisher, [1001]).await;
     assert!(matches!(timeout(LIMIT, recent.next()).await.unwrap(), Delivery::Batch { .. }));
+}
+
+/// A relay that hears of nothing, over a log with `records` records: each signal is still on its way.
+async fn before_any_signal(records: u64) -> (Relay, Publisher) {
+    let clock = Clock::system();
+    let log = Log::Embedded(embedded::Log::in_memory(Retention::default(), clock.clone(), Arc::new(|_| {})));
+    let store = Store::open(&store::Config::SqliteMemory).await.unwrap();
+    let logs = LogIds::new(store.clone());
+    let reports = Reports {
+        streams: Arc::new(Streams::new("deaf".to_owned())),
+        nodes: Arc::new(Nodes::new("deaf".to_owned(), clock.now())),
+        devices: Arc::new(Devices::new("deaf".to_owned(), clock.clone(), Limits::default().devices)),
+    };
+    let hub = Arc::new(Hub::new(1 << 20, 64 << 10));
+    let relay = Relay::new(log, (store, logs), hub, Arc::new(SubscriptionCache::new()), reports, clock, Limits::default());
+    let publisher = relay.publisher(LOG, device(), ProducerEpoch(1)).await.unwrap();
+    send(&publisher, 1..=records).await;
+    (relay, publisher)
+}
+
+#[tokio::test]
+async fn a_reader_ahead_of_what_its_node_has_heard_is_not_sent_back() {
+    let (relay, publisher) = before_any_signal(3).await;
+    let mut first = relay.subscriber();
+    first.follow(P, StartPosition::Earliest).await.unwrap();
+    send(&publisher, [4, 5]).await;
+    assert_eq!(receive(&mut first, 5).await.last(), Some(&(5, 5)), "read from the log, past what was heard");
+    assert!(timeout(Duration::from_millis(50), first.next()).await.is_err(), "nothing more, and no reset");
+
+    // A record after the cursor that another node gave out.
+    send(&publisher, [6, 7]).await;
+    let cursor = Cursor { offset: Offset(6), ..first.cursor(P).unwrap() };
+    let mut second = relay.subscriber();
+    second.follow(P, StartPosition::After(cursor)).await.unwrap();
+    assert_eq!(receive(&mut second, 1).await, [(7, 7)]);
+    assert!(timeout(Duration::from_millis(50), second.next()).await.is_err(), "nothing more, and no reset");
+    assert_eq!(receive(&mut first, 2).await, [(6, 6), (7, 7)], "what one reader found out wakes the others");
+
+    // A cursor that nobody gave out.
+    let mut third = relay.subscriber();
+    third.follow(P, StartPosition::After(Cursor { offset: Offset(50), ..cursor })).await.unwrap();
+    let delivery = timeout(LIMIT, third.next()).await.unwrap();
+    assert!(matches!(delivery, Delivery::Notice(Notice::Reset { cursor, .. }) if cursor.offset == Offset(7)), "{delivery:?}");
 }

@@ -132,6 +132,16 @@ impl FollowGuard {
     pub(super) fn read(&self, cursor: Cursor, bytes: usize) -> ReadOutcome {
         self.channel.state.lock().ring.read(cursor, bytes)
     }
+
+    /// End of the log as this node knows it.
+    pub(super) fn end(&self) -> Cursor {
+        self.channel.end()
+    }
+
+    /// Tells the ring where the log ends; `heard`: where the ring ended when the log was asked.
+    pub(super) fn advance(&self, bounds: Bounds, heard: Cursor) {
+        self.channel.advance(bounds, heard);
+    }
 }
 
 impl Drop for FollowGuard {

@@ -20,6 +20,8 @@ pub(super) struct Ring {
     part: usize,
     /// Bounds of the log as far as they are known; `None` before the log has been asked.
     bounds: Option<Bounds>,
+    /// End of the last batch that came while the log was first asked: the answer may be older.
+    early: Option<Cursor>,
 }
 
 /// Outcome of reading the ring at a cursor.
@@ -31,6 +33,9 @@ pub(super) enum ReadOutcome {
     Batches(Vec<Arc<Batch>>),
     /// There is more than the ring holds: read the log.
     Older,
+    /// The cursor is past the end that this node knows of. Its record was read from the log or on another node, and the signal is still
+    /// on its way; or no log ever gave it out. The log tells which.
+    Beyond,
     /// The log has entered another epoch: go on after this cursor.
     Reset(Cursor),
 }
@@ -48,12 +53,15 @@ pub(super) enum PushOutcome {
 
 impl Ring {
     pub(super) fn new(limit: usize, part: usize) -> Self {
-        Self { batches: VecDeque::new(), bytes: 0, limit, part, bounds: None }
+        Self { batches: VecDeque::new(), bytes: 0, limit, part, bounds: None, early: None }
     }
 
     /// Takes a published batch.
     pub(super) fn push(&mut self, batch: &Arc<Batch>) -> PushOutcome {
-        let Some(bounds) = self.bounds.as_mut() else { return PushOutcome::UnknownEpoch };
+        let Some(bounds) = self.bounds.as_mut() else {
+            self.early = Some(Cursor { log_epoch: batch.log_epoch, offset: batch.last() });
+            return PushOutcome::UnknownEpoch;
+        };
         if batch.log_epoch != bounds.log_epoch() {
             return PushOutcome::UnknownEpoch;
         }
@@ -83,7 +91,10 @@ impl Ring {
 
     /// Learns where the log really ends. Returns whether that was news. `heard` is where the ring ended when the log was asked: an
     /// end before that, in the same epoch, means that a batch was signalled which the log does not have.
-    pub(super) fn advance(&mut self, bounds: Bounds, heard: Cursor) -> bool {
+    pub(super) fn advance(&mut self, mut bounds: Bounds, heard: Cursor) -> bool {
+        if let Some(early) = self.early.take().filter(|early| early.log_epoch == bounds.log_epoch()) {
+            bounds.last = bounds.last.max(early.offset);
+        }
         let false_end = bounds.log_epoch() == heard.log_epoch && bounds.last < heard.offset;
         // Asked for before the newest batch was heard, it may be behind.
         let news = false_end || self.bounds.as_ref().is_none_or(|known| bounds.epochs != known.epochs || bounds.last > known.last);
@@ -103,8 +114,11 @@ impl Ring {
     /// Batches after `cursor`, up to about `bytes`.
     pub(super) fn read(&self, cursor: Cursor, bytes: usize) -> ReadOutcome {
         let Some(bounds) = &self.bounds else { return ReadOutcome::Nothing };
-        if cursor.log_epoch != bounds.log_epoch() || cursor.offset > bounds.last {
+        if cursor.log_epoch != bounds.log_epoch() {
             return ReadOutcome::Reset(bounds.epochs.resume(cursor, bounds.last));
+        }
+        if cursor.offset > bounds.last {
+            return ReadOutcome::Beyond;
         }
         if cursor.offset == bounds.last {
             return ReadOutcome::Nothing;
@@ -213,12 +227,26 @@ mod tests {
     }
 
     #[test]
+    fn a_batch_that_comes_before_the_answer_of_the_log_is_not_forgotten() {
+        let mut ring = Ring::new(1000, 1 << 20);
+        assert_eq!(ring.push(&batch(1, 1, 4)), PushOutcome::UnknownEpoch, "the log is being asked");
+        assert!(ring.advance(bounds("1:0", 2), Cursor::default()), "an answer from before the batch");
+        assert_eq!(ring.end(), at(1, 4));
+        assert!(matches!(ring.read(at(1, 2), 1000), ReadOutcome::Older), "the log has the rest");
+        // Of another epoch it says nothing.
+        let mut ring = Ring::new(1000, 1 << 20);
+        ring.push(&batch(2, 1, 4));
+        ring.advance(bounds("1:0", 2), Cursor::default());
+        assert_eq!(ring.end(), at(1, 2));
+    }
+
+    #[test]
     fn the_log_is_right_where_it_disagrees_with_what_was_heard() {
         let mut ring = ring(1000);
         ring.push(&batch(1, 1, 9));
         assert!(!ring.advance(bounds("1:0", 5), at(1, 5)), "the rest came in while the log was asked");
         assert!(ring.advance(bounds("1:0", 5), at(1, 9)), "the log ends before what was heard by then");
-        assert!(matches!(ring.read(at(1, 9), 1000), ReadOutcome::Reset(cursor) if cursor == at(1, 5)));
+        assert!(matches!(ring.read(at(1, 9), 1000), ReadOutcome::Beyond));
         assert!(matches!(ring.read(at(1, 2), 1000), ReadOutcome::Older));
 
         ring.push(&batch(1, 6, 3));

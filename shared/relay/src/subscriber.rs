@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use motience_log::Batch;
+use motience_log::{Batch, Bounds};
 use motience_proto::model::{Cursor, LogKey, Offset, ProducerId};
 use tracing::warn;
 
@@ -239,7 +239,7 @@ impl Subscriber {
                     // There may be more; others first.
                     self.wake.queue(&slot);
                 }
-                ReadOutcome::Older => self.turn = Some(slot),
+                ReadOutcome::Older | ReadOutcome::Beyond => self.turn = Some(slot),
                 ReadOutcome::Reset(cursor) => {
                     follow.cursor = cursor;
                     self.ready.push_back(Delivery::Notice(Notice::Reset { producer: follow.key.producer, cursor }));
@@ -257,34 +257,37 @@ impl Subscriber {
             return;
         };
         let (log, cursor, bytes) = (&self.relay.0.log, follow.cursor, self.relay.0.limits.read);
+        let heard = follow.lease.end();
         let found = async {
             let read = log.read(follow.key, cursor.offset, bytes).await?;
-            // Nothing after a cursor that stands before the end: retention has emptied the log.
-            let head = if read.batches.is_empty() { Some(log.bounds(follow.key).await?) } else { None };
-            Ok::<_, Error>((read, head))
+            // Nothing after the cursor: the log ends here, or even before, or retention has emptied it.
+            let bounds = if read.batches.is_empty() { Some(log.bounds(follow.key).await?) } else { None };
+            Ok::<_, Error>((read, bounds))
         };
         match found.await {
-            Ok((read, head)) if read.log_epoch != cursor.log_epoch || head.as_ref().is_some_and(|h| h.log_epoch() != cursor.log_epoch) => {
-                // The ring learns of the new life in a moment, and says where this cursor goes on.
+            Ok((read, bounds))
+                if read.log_epoch != cursor.log_epoch || bounds.as_ref().is_some_and(|b| b.log_epoch() != cursor.log_epoch) =>
+            {
+                // The ring learns of the new epoch in a moment, and says where this cursor goes on.
                 self.relay.0.hub.mark_stale();
                 self.wake.queue(&slot);
                 tokio::time::sleep(RETRY_AFTER).await;
                 self.turn = None;
             }
-            Ok((read, head)) => {
+            Ok((read, bounds)) => {
                 if let Some((from, to)) = read.damaged {
                     follow.gap(Offset(from.0 - 1), GapCause::Retention, &mut self.ready);
                     follow.gap(to, GapCause::Damaged, &mut self.ready);
                 }
                 // Where damage is all that was found, more may lie behind it.
-                let end = head.filter(|_| read.damaged.is_none()).map(|head| head.last.next());
-                if let Some(first) = read.batches.first().map(|batch| batch.first).or(end) {
+                let bounds = bounds.filter(|_| read.damaged.is_none());
+                if let Some(first) = read.batches.first().map(|batch| batch.first).or(bounds.as_ref().map(|bounds| bounds.first)) {
                     follow.gap(Offset(first.0.saturating_sub(1)), GapCause::Retention, &mut self.ready);
                 }
-                let nothing = read.batches.is_empty() && follow.cursor == cursor;
                 follow.take(first_bytes(&read.batches, follow.cursor.offset, bytes), &mut self.ready);
+                let at_end = bounds.is_some_and(|bounds| follow.reached(bounds, heard, &mut self.ready));
                 self.wake.queue(&slot);
-                if nothing {
+                if at_end && heard.offset > follow.cursor.offset {
                     // More was heard of than there is.
                     self.relay.0.hub.mark_stale();
                     tokio::time::sleep(RETRY_AFTER).await;
@@ -306,6 +309,22 @@ impl Follow {
             ready.push_back(Delivery::Notice(Notice::Gap { producer: self.key.producer, from: self.cursor.offset.next(), to, cause }));
             self.cursor.offset = to;
         }
+    }
+
+    /// Compares the cursor with where the log ends. Returns whether there is nothing after the cursor.
+    fn reached(&mut self, bounds: Bounds, heard: Cursor, ready: &mut VecDeque<Delivery>) -> bool {
+        if bounds.last > self.cursor.offset {
+            return false;
+        }
+        if bounds.last < self.cursor.offset {
+            // No log gave this cursor out, or its tail is lost.
+            self.cursor = bounds.epochs.resume(self.cursor, bounds.last);
+            ready.push_back(Delivery::Notice(Notice::Reset { producer: self.key.producer, cursor: self.cursor }));
+        }
+        if heard.log_epoch == self.cursor.log_epoch && heard.offset < bounds.last {
+            self.lease.advance(bounds, heard);
+        }
+        true
     }
 
     fn take(&mut self, batches: Vec<Arc<Batch>>, ready: &mut VecDeque<Delivery>) {
