@@ -12,6 +12,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 SERVER = os.environ.get("MOTIENCE_SERVER", str(ROOT / "target/debug/motience-server"))
+GATEWAY = os.environ.get("MOTIENCE_GATEWAY", str(ROOT / "target/debug/motience-gateway"))
 PORTS = ("AP", "SM", "DSM", "WSS1", "WSS2", "WSS1_UI", "WSS2_UI", "QUIC", "HTTPS", "OPERATIONS")
 RATES = ("REGISTER", "REGISTER_ACCOUNT", "LOGIN", "LOGIN_ACCOUNT", "LOGIN_STRANGERS", "REFRESH", "REFRESH_LOGIN", "REFRESH_ACCOUNT", "LOGOUT", "REQUESTS", "HISTORY", "CONTROL")
 PASSWORD = "pass123"
@@ -32,9 +33,9 @@ class Account:
 
 
 class Node:
-    """An embedded server with every role. It has to go when asked, and cleanly."""
+    """A server, embedded and with every role unless the variables say otherwise. It has to go when asked, and cleanly."""
 
-    def __init__(self, directory, **variables):
+    def __init__(self, directory, program=SERVER, **variables):
         ready = directory / "ready.json"
         environment = {
             "PATH": os.environ["PATH"],
@@ -57,7 +58,7 @@ class Node:
         self.directory, self.environment = directory, environment
         self.log = directory / "server.log"
         with self.log.open("w", encoding="utf-8") as log:
-            command = [SERVER, "--ready-file", str(ready)]
+            command = [program, "--ready-file", str(ready)]
             self.process = subprocess.Popen(command, cwd=directory, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
         deadline = time.monotonic() + START_LIMIT
         while not ready.exists():
