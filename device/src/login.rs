@@ -74,7 +74,7 @@ pub struct Tokens {
     pub expires_in: u64,
     /// The account.
     pub user_id: UserId,
-    /// What it may do.
+    /// Its role.
     pub role: Role,
 }
 
@@ -83,7 +83,7 @@ pub struct Tokens {
 pub struct Auth {
     http: reqwest::Client,
     base: String,
-    /// The same for people, without what may be secret in it.
+    /// For people, without what may be secret in it.
     place: String,
 }
 

@@ -1,4 +1,4 @@
-//! What to do after a connection failed: pure, so that "it never hammers a server that said no" can be tested.
+//! Reaction to a failed connection: pure, so that "it never hammers a server that said no" can be tested.
 
 use std::time::Duration;
 
@@ -64,7 +64,7 @@ pub enum Failure {
     Copied,
 }
 
-/// What to do next.
+/// The next step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Next {
     /// Connect after this wait.
@@ -75,7 +75,7 @@ pub enum Next {
     Stop,
 }
 
-/// What has been tried since the last success.
+/// Attempts since the last success.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Tried {
     /// Attempts that failed in a row.
@@ -89,7 +89,7 @@ pub struct Tried {
 }
 
 impl Policy {
-    /// What to do after `failure`, where `random` is uniform in `0..1`.
+    /// The next step after `failure`, where `random` is uniform in `0..1`.
     pub fn next(&self, failure: &Failure, tried: Tried, random: f64) -> Next {
         let backoff = self.backoff.delay(tried.attempts, random);
         match failure {

@@ -100,13 +100,25 @@ async fn first_byte(egress: Egress, options: &Options, addresses: &Addresses) ->
 }
 
 fn print(options: &Options, runs: &[Vec<Run>]) {
-    println!(
+    say!(
         "one device -> {} consumers, {} s each, the middle of {} rounds; steady at {:.0} records/s; first byte of {} connections a round",
-        options.consumers, options.seconds, options.rounds, options.rate, options.connections
+        options.consumers,
+        options.seconds,
+        options.rounds,
+        options.rate,
+        options.connections
     );
-    println!(
+    say!(
         "{:<17} | {:>10} {:>8} | {:>8} {:>8} {:>6} | {:>12} {:>8} {:>6}",
-        "egress", "first ms", "p99 ms", "p50 ms", "p99 ms", "ratio", "flood rec/s", "CPU-s/M", "ratio"
+        "egress",
+        "first ms",
+        "p99 ms",
+        "p50 ms",
+        "p99 ms",
+        "ratio",
+        "flood rec/s",
+        "CPU-s/M",
+        "ratio"
     );
     let shown = |ms: f64| if ms > 0.0 { format!("{ms:.3}") } else { "-".to_owned() };
     let tail = |runs: &[Run]| middle(runs, |run| run.steady.latency.value_at_quantile(0.99) as f64 / 1e3);
@@ -117,7 +129,7 @@ fn print(options: &Options, runs: &[Vec<Run>]) {
         let half = middle(runs, |run| run.steady.latency.value_at_quantile(0.5) as f64 / 1e3);
         let rate = middle(runs, |run| run.flood.delivered as f64 / run.flood.seconds);
         let (tail, cost) = (tail(runs), cost(runs));
-        println!(
+        say!(
             "{:<17} | {:>10} {:>8} | {half:>8.3} {tail:>8.3} {:>6.2} | {rate:>12.0} {cost:>8.2} {:>6.2}",
             egress.name(),
             shown(first(0.5)),

@@ -68,7 +68,7 @@ pub(crate) async fn run(options: Options) -> Result<bool> {
 
     let began = Instant::now();
     let own = own.restart(&secret).await?;
-    println!("the node was killed and is up again after {:.1} s", began.elapsed().as_secs_f64());
+    say!("the node was killed and is up again after {:.1} s", began.elapsed().as_secs_f64());
     fleet.forget();
     let node = fleet.report("after the node's restart", began, &own.addresses, LIMIT).await?;
 
@@ -119,7 +119,7 @@ impl Fleet {
     /// From now on they count as away.
     fn forget(&mut self) {
         for (producer, known) in &mut self.devices {
-            *known = producer.stats().acked;
+            *known = producer.stats().outbox.acked;
         }
     }
 
@@ -129,7 +129,7 @@ impl Fleet {
         let mut marks = [(0.5, None), (0.99, None), (1.0, None)];
         while marks[2].1.is_none() {
             let back = self.devices.iter().map(|(producer, known)| (producer.stats(), known));
-            let back = back.filter(|(stats, known)| stats.acked > **known && stats.state == LinkState::Connected).count();
+            let back = back.filter(|(stats, known)| stats.outbox.acked > **known && stats.state == LinkState::Connected).count();
             let now = began.elapsed();
             for (share, time) in &mut marks {
                 if time.is_none() && back as f64 >= *share * self.devices.len() as f64 {
@@ -137,14 +137,14 @@ impl Fleet {
                 }
             }
             if now > limit {
-                let why = self.devices.iter().find_map(|(producer, _)| producer.stats().last_error).unwrap_or_default();
+                let why = self.devices.iter().find_map(|(producer, _)| producer.stats().transport.last_error).unwrap_or_default();
                 bail!("only {back} of {} devices are back after {} s; one says: {why}", self.devices.len(), limit.as_secs());
             }
             sleep(LOOK).await;
         }
         let [half, most, all] = marks.map(|(_, time)| time.unwrap_or_default().as_secs_f64());
         let cpu = at.pid.map(process::cpu).transpose()?.unwrap_or_default().saturating_sub(before).as_secs_f64();
-        println!(
+        say!(
             "{when}: half of {} are back after {half:.1} s, 99 % after {most:.1} s, all after {all:.1} s; the server used {cpu:.1} CPU-s",
             self.devices.len()
         );

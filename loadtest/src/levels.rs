@@ -82,13 +82,24 @@ pub(crate) async fn run(options: Options) -> Result<bool> {
 }
 
 fn print(options: &Options, runs: &[Vec<Run>]) {
-    println!(
+    say!(
         "{} devices -> {} consumers, {} s each, the middle of {} rounds; steady at {:.0} records/s",
-        options.pairs, options.pairs, options.seconds, options.rounds, options.rate
+        options.pairs,
+        options.pairs,
+        options.seconds,
+        options.rounds,
+        options.rate
     );
-    println!(
+    say!(
         "{:<8} | {:>12} {:>6} {:>8} | {:>8} {:>8} {:>6} {:>8}",
-        "level", "flood rec/s", "ratio", "CPU-s/M", "p50 ms", "p99 ms", "ratio", "CPU-s/M"
+        "level",
+        "flood rec/s",
+        "ratio",
+        "CPU-s/M",
+        "p50 ms",
+        "p99 ms",
+        "ratio",
+        "CPU-s/M"
     );
     let row = |runs: &[Run]| {
         [
@@ -103,7 +114,7 @@ fn print(options: &Options, runs: &[Vec<Run>]) {
     for (level, runs) in LEVELS.iter().zip(runs) {
         let [rate, cpu, half, tail, steady] = row(runs);
         let (slower, longer) = (rate / base_rate, tail / base_tail);
-        println!("{level:<8} | {rate:>12.0} {slower:>6.2} {cpu:>8.2} | {half:>8.3} {tail:>8.3} {longer:>6.2} {steady:>8.1}");
+        say!("{level:<8} | {rate:>12.0} {slower:>6.2} {cpu:>8.2} | {half:>8.3} {tail:>8.3} {longer:>6.2} {steady:>8.1}");
         for run in runs.iter().filter(|run| !run.flood.good() || !run.steady.good()) {
             run.flood.print();
             run.steady.print();

@@ -1,5 +1,13 @@
 //! `loadtest`: real devices over QUIC and real consumers over WebSocket against a real server.
 
+/// Prints a line of a report. A reader that has gone away, as `head` does, is no failure: the exit code tells the outcome.
+macro_rules! say {
+    ($($line:tt)*) => {{
+        use std::io::Write as _;
+        let _ = writeln!(std::io::stdout(), $($line)*);
+    }};
+}
+
 mod accounts;
 mod check;
 mod consumers;

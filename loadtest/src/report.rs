@@ -37,25 +37,25 @@ impl Report {
 
     pub(crate) fn print(&self) {
         let pace = if self.rate > 0.0 { format!("{:.0} records/s", self.rate) } else { "as fast as they go".to_owned() };
-        println!("{} devices -> {} consumers, {pace}, {:.1} s", self.devices, self.consumers, self.seconds);
-        println!("  sent          {:>12}   {:>10.0}/s", self.sent, self.sent as f64 / self.seconds);
-        println!("  acknowledged  {:>12}", self.acknowledged);
-        println!("  delivered     {:>12}   {:>10.0}/s", self.delivered, self.delivered as f64 / self.seconds);
-        println!("  lost          {:>12}", self.lost);
-        println!("  doubled       {:>12}", self.doubled);
+        say!("{} devices -> {} consumers, {pace}, {:.1} s", self.devices, self.consumers, self.seconds);
+        say!("  sent          {:>12}   {:>10.0}/s", self.sent, self.sent as f64 / self.seconds);
+        say!("  acknowledged  {:>12}", self.acknowledged);
+        say!("  delivered     {:>12}   {:>10.0}/s", self.delivered, self.delivered as f64 / self.seconds);
+        say!("  lost          {:>12}", self.lost);
+        say!("  doubled       {:>12}", self.doubled);
         if !self.latency.is_empty() {
             let at = |q| self.latency.value_at_quantile(q) as f64 / 1e3;
             let max = self.latency.max() as f64 / 1e3;
-            println!("  latency       p50 {:.3} ms, p99 {:.3} ms, p99.9 {:.3} ms, max {max:.3} ms", at(0.5), at(0.99), at(0.999));
+            say!("  latency       p50 {:.3} ms, p99 {:.3} ms, p99.9 {:.3} ms, max {max:.3} ms", at(0.5), at(0.99), at(0.999));
         }
         match (self.server_cpu_seconds, self.cpu_per_million()) {
-            (Some(cpu), Some(each)) => println!("  server CPU    {cpu:.2} s, {each:.2} s per million records"),
-            _ => println!("  server CPU    not measured (a server elsewhere, or no --server-pid)"),
+            (Some(cpu), Some(each)) => say!("  server CPU    {cpu:.2} s, {each:.2} s per million records"),
+            _ => say!("  server CPU    not measured (a server elsewhere, or no --server-pid)"),
         }
         for failure in &self.failures {
-            println!("  ! {failure}");
+            say!("  ! {failure}");
         }
-        println!("{}", if self.good() { "nothing lost, nothing doubled" } else { "NOT GOOD" });
+        say!("{}", if self.good() { "nothing lost, nothing doubled" } else { "NOT GOOD" });
     }
 
     /// The outcome as JSON; latencies in microseconds.
@@ -90,11 +90,11 @@ pub(crate) struct Idle {
 impl Idle {
     pub(crate) fn print(&self) {
         let wave = (self.devices + self.consumers).max(1) as u64;
-        println!("{} idle devices, {} idle consumers, connected in two waves", self.devices * 2, self.consumers * 2);
-        println!("  server memory {} KiB after the first, {} KiB after the second", self.half / 1024, self.all / 1024);
-        println!("  each          {:.1} KiB", self.all.saturating_sub(self.half) as f64 / wave as f64 / 1024.0);
+        say!("{} idle devices, {} idle consumers, connected in two waves", self.devices * 2, self.consumers * 2);
+        say!("  server memory {} KiB after the first, {} KiB after the second", self.half / 1024, self.all / 1024);
+        say!("  each          {:.1} KiB", self.all.saturating_sub(self.half) as f64 / wave as f64 / 1024.0);
         for failure in &self.failures {
-            println!("  ! {failure}");
+            say!("  ! {failure}");
         }
     }
 }

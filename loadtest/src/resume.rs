@@ -96,11 +96,11 @@ async fn flood(options: &Options, addresses: &Addresses) -> Result<bool> {
     for (name, reading) in readers {
         let reader: Result<Reader> = reading.await?;
         let reader = reader.with_context(|| format!("the consumer over {name}"))?;
-        println!("  {name:<18} {} records, cut off {} times, {} doubled", reader.count, reader.cuts, reader.doubled);
+        say!("  {name:<18} {} records, cut off {} times, {} doubled", reader.count, reader.cuts, reader.doubled);
         good &= reader.count == options.records && reader.doubled == 0 && reader.cuts == options.kills;
     }
     sending.await??;
-    println!(
+    say!(
         "{} records in {:.1} s, seed {}: {}",
         options.records,
         began.elapsed().as_secs_f64(),

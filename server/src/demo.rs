@@ -196,7 +196,7 @@ impl Agent {
     async fn stop(self) -> u64 {
         self.stop.cancel();
         match self.task.await {
-            Ok(Ok(stats)) => stats.acked,
+            Ok(Ok(stats)) => stats.outbox.acked,
             Ok(Err(e)) => {
                 eprintln!("the agent ended: {e}");
                 0

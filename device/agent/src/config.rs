@@ -14,7 +14,7 @@ use std::{
 use motience_certs::Trust;
 use motience_device::{
     backoff::Backoff,
-    client::{Gateway, Server, Transport},
+    client::{Gateway, QuicSettings, Server},
     link, outbox,
 };
 use motience_proto::model::DeviceId;
@@ -216,7 +216,7 @@ impl Config {
             backoff: Backoff::default(),
             gso: true,
             link: link::Settings::default(),
-            keep_alive: Transport::default().keep_alive,
+            keep_alive: QuicSettings::default().keep_alive,
             grace: GRACE,
             state_dir: None,
             status_file: None,

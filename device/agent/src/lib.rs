@@ -118,14 +118,14 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<Stats, E
         Some(producer) => producer.shutdown(deadline.saturating_duration_since(Instant::now())).await,
         None => Stats::default(),
     };
-    if stats.outbox_records > 0 {
+    if stats.outbox.records > 0 {
         match config.outbox.storage {
-            Storage::Memory => tracing::warn!(records = stats.outbox_records, "records were not acknowledged in time and are lost"),
-            Storage::Disk(_) => tracing::info!(records = stats.outbox_records, "records wait in the outbox for the next start"),
+            Storage::Memory => tracing::warn!(records = stats.outbox.records, "records were not acknowledged in time and are lost"),
+            Storage::Disk(_) => tracing::info!(records = stats.outbox.records, "records wait in the outbox for the next start"),
         }
     }
     board.end(&stats);
-    tracing::info!(acked = stats.acked, refused = stats.refused, dropped = stats.dropped, "stopped");
+    tracing::info!(acked = stats.outbox.acked, refused = stats.outbox.refused, dropped = stats.outbox.dropped, "stopped");
     failure.map_or(Ok(stats), |failure| Err(failure.into()))
 }
 
@@ -151,8 +151,8 @@ impl Config {
         let mut client = client::Config::new(self.server.clone(), self.trust.clone(), self.device_id.clone());
         client.server_name = self.server_name.clone();
         client.fallback = self.fallback.clone();
-        client.transport.gso = self.gso;
-        client.transport.keep_alive = self.keep_alive;
+        client.quic.gso = self.gso;
+        client.quic.keep_alive = self.keep_alive;
         client.link = self.link;
         let mut producer = producer::Config::new(client);
         producer.outbox = self.outbox.clone();

@@ -31,7 +31,7 @@ const PERIOD: Duration = Duration::from_secs(1);
 /// A file older than this is of an agent that is gone.
 const STALE: Duration = Duration::from_secs(10);
 
-/// What the file says.
+/// Content of the file.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Status {
     /// The process.
@@ -67,7 +67,7 @@ pub struct Sensor {
     pub bad: u64,
 }
 
-/// What is known from the outside.
+/// State of an agent as seen from outside.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Found {
     /// An agent runs.
@@ -98,54 +98,70 @@ impl Found {
         line("device", status.device_id.clone());
         line("state", format!("{:?}", stats.state).to_lowercase());
         line("server", status.server.clone());
-        if let (Some(node), Some(durability)) = (&stats.node, &stats.durability) {
+        if let (Some(node), Some(durability)) = (&stats.transport.node, &stats.transport.durability) {
             line("node", format!("{node} (acknowledges: {durability})"));
         }
-        if let Some(rtt) = stats.rtt {
+        if let Some(rtt) = stats.link.rtt {
             line(
                 "link",
-                format!("{:.1} ms round trip, {} of {} packets lost", rtt.as_secs_f64() * 1e3, stats.lost_packets, stats.sent_packets),
+                format!(
+                    "{:.1} ms round trip, {} of {} packets lost",
+                    rtt.as_secs_f64() * 1e3,
+                    stats.link.lost_packets,
+                    stats.link.sent_packets
+                ),
             );
         }
-        if let Some(way) = stats.way {
-            line("way", format!("{way}, {} times by the gateway, {} times back to QUIC", stats.fallbacks, stats.returns));
+        if let Some(transport) = stats.transport.current {
+            line(
+                "transport",
+                format!("{transport}, {} times by the gateway, {} times back to QUIC", stats.transport.fallbacks, stats.transport.returns),
+            );
         }
-        if let Some(link) = &stats.link {
-            line("repeats", copies(link));
+        if let Some(link) = &stats.link.report {
+            line("redundancy", redundancy(link));
         }
-        if stats.latest_sent + stats.latest_dropped > 0 {
-            line("latest", format!("{} sent, {} dropped", stats.latest_sent, stats.latest_dropped));
+        if stats.link.latest_sent + stats.link.latest_dropped > 0 {
+            line("latest", format!("{} sent, {} dropped", stats.link.latest_sent, stats.link.latest_dropped));
         }
         line(
             "records",
             format!(
-                "{} taken, {} acknowledged, {} refused, {} dropped, {} lost, {} blocked",
-                stats.taken, stats.acked, stats.refused, stats.dropped, stats.lost, stats.blocked
+                "{} enqueued, {} acknowledged, {} refused, {} dropped, {} lost, {} blocked",
+                stats.outbox.enqueued,
+                stats.outbox.acked,
+                stats.outbox.refused,
+                stats.outbox.dropped,
+                stats.outbox.lost,
+                stats.outbox.blocked
             ),
         );
         line("outbox", outbox(stats));
-        if let Some(error) = &stats.disk_error {
+        if let Some(error) = &stats.disk.error {
             line("disk", error.clone());
         }
-        line("reconnects", format!("{}, another port {} times", stats.reconnects, stats.rebinds));
-        if stats.copies_found > 0 {
+        line("reconnects", format!("{}, another port {} times", stats.transport.reconnects, stats.transport.rebinds));
+        if stats.outbox.copies_found > 0 {
             line(
-                "copies",
+                "copied",
                 format!(
                     "{} times the log had records of this outbox that it never sent: it was put back in time, or copied",
-                    stats.copies_found
+                    stats.outbox.copies_found
                 ),
             );
         }
-        if stats.superseded > 0 {
-            let rival =
-                if stats.rivalry > 1 { "; another device uses this name: give each a device_id and an outbox of its own" } else { "" };
-            line("superseded", format!("{} times, {} in a row{rival}", stats.superseded, stats.rivalry));
+        if stats.transport.superseded > 0 {
+            let rival = if stats.transport.rivalry > 1 {
+                "; another device uses this name: give each a device_id and an outbox of its own"
+            } else {
+                ""
+            };
+            line("superseded", format!("{} times, {} in a row{rival}", stats.transport.superseded, stats.transport.rivalry));
         }
         for sensor in &status.sensors {
             line("sensor", format!("{}: {} records, {} bad", sensor.name, sensor.records, sensor.bad));
         }
-        if let Some(error) = &stats.last_error {
+        if let Some(error) = &stats.transport.last_error {
             line("error", error.clone());
         }
         line("since", format!("{} (process {})", status.started_at, status.pid));
@@ -162,33 +178,33 @@ impl Found {
     }
 }
 
-fn copies(link: &Report) -> String {
-    let mut text = format!("{} a record ({:.1} % of packets lost", link.copies, link.loss * 100.0);
+fn redundancy(link: &Report) -> String {
+    let mut text = format!("{} a record ({:.1} % of packets lost", link.redundancy, link.loss * 100.0);
     if let Some(burst) = link.burst_ms {
         let _ = write!(text, ", in bursts of {burst:.0} ms");
     }
-    let share = if link.first_bytes > 0 { link.copy_bytes as f64 * 100.0 / link.first_bytes as f64 } else { 0.0 };
-    let _ = write!(text, "), {} sent, {share:.0} % more bytes", link.copies_sent);
+    let share = if link.first_bytes > 0 { link.redundant_bytes as f64 * 100.0 / link.first_bytes as f64 } else { 0.0 };
+    let _ = write!(text, "), {} sent, {share:.0} % more bytes", link.redundant_sent);
     text
 }
 
 fn outbox(stats: &Stats) -> String {
-    let mut text = format!("{} records, {} bytes", stats.outbox_records, stats.outbox_bytes);
-    if let Some(age) = stats.outbox_oldest {
+    let mut text = format!("{} records, {} bytes", stats.outbox.records, stats.outbox.bytes);
+    if let Some(age) = stats.outbox.oldest {
         let _ = write!(text, ", the oldest {:.1} s old", age.as_secs_f64());
     }
-    if stats.outbox_unsaved > 0 {
-        let _ = write!(text, ", {} not on disk yet", stats.outbox_unsaved);
+    if stats.outbox.unsaved > 0 {
+        let _ = write!(text, ", {} not on disk yet", stats.outbox.unsaved);
     }
-    if stats.outbox_skipped > 0 {
-        let _ = write!(text, ", {} numbers skipped", stats.outbox_skipped);
+    if stats.outbox.abandoned > 0 {
+        let _ = write!(text, ", {} numbers skipped", stats.outbox.abandoned);
     }
-    let order = match stats.outbox_order {
+    let order = match stats.outbox.order {
         Order::OldestFirst => "oldest first",
         Order::LiveFirst => "live first",
     };
     let _ = write!(text, ", {order}");
-    match stats.disk_bytes {
+    match stats.disk.bytes {
         Some(bytes) => {
             let _ = write!(text, ", {bytes} bytes on disk");
         }
@@ -357,6 +373,8 @@ impl Counts {
 
 #[cfg(test)]
 mod tests {
+    use motience_device::producer::OutboxStats;
+
     use super::*;
     use crate::places::file_name;
 
@@ -369,7 +387,7 @@ mod tests {
             server: "localhost:4433".into(),
             started_at: "now".into(),
             updated_at: "now".into(),
-            stats: Stats { state, acked: 7, ..Stats::default() },
+            stats: Stats { state, outbox: OutboxStats { acked: 7, ..OutboxStats::default() }, ..Stats::default() },
             sensors: vec![Sensor { name: "system".into(), records: 7, bad: 0 }],
         }
     }
@@ -388,20 +406,15 @@ mod tests {
         assert!(found.to_text().contains("7 acknowledged"));
         assert!(found.to_json().contains("\"acked\": 7"));
         let mut status = status(LinkState::Connected);
-        status.stats = Stats {
-            taken: 9,
-            lost: 1,
-            blocked: 2,
-            disk_bytes: Some(4096),
-            outbox_oldest: Some(Duration::from_millis(2500)),
-            outbox_order: Order::LiveFirst,
-            ..status.stats
-        };
-        status.stats.copies_found = 1;
-        (status.stats.superseded, status.stats.rivalry) = (3, 2);
+        let outbox = &mut status.stats.outbox;
+        (outbox.enqueued, outbox.lost, outbox.blocked) = (9, 1, 2);
+        (outbox.oldest, outbox.order) = (Some(Duration::from_millis(2500)), Order::LiveFirst);
+        status.stats.disk.bytes = Some(4096);
+        status.stats.outbox.copies_found = 1;
+        (status.stats.transport.superseded, status.stats.transport.rivalry) = (3, 2);
         let text = Found::Running(Box::new(status)).to_text();
         assert!(text.contains("put back in time") && text.contains("another device uses this name"), "{text}");
-        assert!(text.contains("9 taken, 7 acknowledged, 0 refused, 0 dropped, 1 lost, 2 blocked"), "{text}");
+        assert!(text.contains("9 enqueued, 7 acknowledged, 0 refused, 0 dropped, 1 lost, 2 blocked"), "{text}");
         assert!(text.contains("the oldest 2.5 s old, live first, 4096 bytes on disk"), "{text}");
     }
 

@@ -1,4 +1,4 @@
-//! What outlives a connection: the socket, the TLS session tickets, the settings; and which way a session goes.
+//! Connector: the socket, the TLS session tickets and the settings that outlive a connection, and the choice of transport.
 
 use std::{
     fmt, io,
@@ -21,7 +21,7 @@ use secrecy::SecretString;
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::{net::lookup_host, pin, task::JoinSet, time};
 
-use super::{Config, Error, Session, transport, tunnel};
+use super::{Config, Error, Session, quic, tunnel};
 use crate::link::Networks;
 
 /// How long one address of a name may stay silent before the next is tried beside it (RFC 8305).
@@ -47,7 +47,7 @@ pub struct Connector {
     networks: Arc<Networks>,
 }
 
-/// What connections leave behind for the next.
+/// State that connections leave behind for the next.
 #[derive(Default)]
 struct Shared {
     /// Only there may the first flight carry anything.
@@ -59,7 +59,7 @@ struct Shared {
 #[derive(Clone, Copy)]
 struct Known {
     peer: SocketAddr,
-    /// Records that may be under way there.
+    /// Records that may be in flight there.
     credit: u64,
 }
 
@@ -77,7 +77,7 @@ impl EarlyCount {
     }
 }
 
-/// A connection whose handshake may still be under way.
+/// A connection whose handshake may still be in flight.
 struct Dialed {
     connection: Connection,
     /// Where it is: whether the server will take what is sent before its end.
@@ -113,7 +113,7 @@ impl Connector {
     /// [`HEAD_START`]. `Hello` is said on one of them only: two would fence each other.
     ///
     /// Records of `early`, no more than [`Self::first_flight`], travel in the first flight; [`Session::early`] says how many
-    /// of them are under way. `doubtful`: QUIC was silent just now.
+    /// of them are in flight. `doubtful`: QUIC was silent just now.
     pub async fn produce(&self, token: &SecretString, epoch: ProducerEpoch, early: &[Record], doubtful: bool) -> Result<Session, Error> {
         let Some(gateway) = &self.config.fallback else { return self.quic(token, Intent::Produce, epoch, early).await };
         let dial = async {
@@ -176,7 +176,7 @@ impl Connector {
         time::timeout(self.config.connect_timeout, connect).await.map_err(|_| Error::Timeout)?
     }
 
-    /// Says `Hello` and waits for `Welcome`. `accepted`: the handshake is under way, and all of it is the first flight.
+    /// Says `Hello` and waits for `Welcome`. `accepted`: the handshake is in flight, and all of it is the first flight.
     async fn open(
         &self,
         connection: Connection,
@@ -294,7 +294,7 @@ impl Connector {
     fn start(&self, intent: Intent, address: SocketAddr, name: &str) -> Result<quinn::Connecting, Error> {
         let mut config = ClientConfig::new(self.crypto.clone());
         let meter = self.networks.towards(address);
-        config.transport_config(transport::config(&self.config.transport, intent, &self.config.link, &meter));
+        config.transport_config(quic::config(&self.config.quic, intent, &self.config.link, &meter));
         self.endpoint.connect_with(config, address, name).map_err(|e| Error::Config(e.to_string()))
     }
 }

@@ -39,7 +39,7 @@ pub enum Error {
     /// The server closed it, and said why.
     #[error("the server closed the connection ({code:?}): {reason}")]
     Closed {
-        /// What the server means.
+        /// The server's reason.
         code: CloseCode,
         /// Its words.
         reason: String,

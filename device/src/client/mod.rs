@@ -14,8 +14,8 @@ mod connector;
 mod error;
 mod frames;
 mod lanes;
+mod quic;
 mod session;
-mod transport;
 mod tunnel;
 
 pub use connector::Connector;
@@ -23,7 +23,7 @@ pub use error::Error;
 pub(crate) use error::explain;
 pub use lanes::Lane;
 pub(crate) use lanes::Uplink;
-pub use session::{Event, Session, Way};
+pub use session::{Event, Session, Transport};
 pub use tunnel::{Gateway, InvalidGateway};
 
 /// Where servers listen when an address names no port.
@@ -84,11 +84,11 @@ impl FromStr for Server {
 /// Settings of connections.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// Whom to connect to.
+    /// The server.
     pub server: Server,
     /// The name the server's certificate must carry, where it is not the host.
     pub server_name: Option<String>,
-    /// Whose certificates are trusted.
+    /// Trusted certificates.
     pub trust: Trust,
     /// Where to go where UDP does not get through; `None`: nowhere. For producers.
     pub fallback: Option<Gateway>,
@@ -99,13 +99,13 @@ pub struct Config {
     /// Time limit of resolving, handshake and `Welcome` together.
     pub connect_timeout: Duration,
     /// QUIC settings.
-    pub transport: Transport,
+    pub quic: QuicSettings,
     /// A producer's link: redundancy, compact form, congestion control.
     pub link: link::Settings,
 }
 
 impl Config {
-    /// Whom it connects to, for people.
+    /// The address it connects to, for people.
     pub(crate) fn place(&self) -> String {
         match &self.fallback {
             Some(gateway) => format!("{} or {gateway}", self.server),
@@ -123,7 +123,7 @@ impl Config {
             device_id,
             max_record: MAX_RECORD,
             connect_timeout: Duration::from_secs(15),
-            transport: Transport::default(),
+            quic: QuicSettings::default(),
             link: link::Settings::default(),
         }
     }
@@ -131,7 +131,7 @@ impl Config {
 
 /// QUIC settings. quinn's own defaults leave the receive window unbounded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Transport {
+pub struct QuicSettings {
     /// How often a quiet connection sends a packet, so that NATs keep its mapping.
     pub keep_alive: Duration,
     /// How long without any packet until the connection counts as lost.
@@ -148,7 +148,7 @@ pub struct Transport {
     pub gso: bool,
 }
 
-impl Default for Transport {
+impl Default for QuicSettings {
     fn default() -> Self {
         Self {
             keep_alive: Duration::from_secs(15),

@@ -59,7 +59,7 @@ pub enum Event {
     TokenAccepted(u64),
     /// A follow is in force (empty refusal), was refused, or ended.
     Followed {
-        /// Whom.
+        /// The producer.
         producer: ProducerId,
         /// Why not.
         refusal: String,
@@ -70,9 +70,9 @@ pub enum Event {
     Feed(Feed),
     /// Entries of a feed, rising.
     Entries {
-        /// Whose.
+        /// The producer.
         producer: ProducerId,
-        /// What its stream held.
+        /// Entries of its stream.
         entries: Vec<Entry>,
     },
 }
@@ -80,7 +80,7 @@ pub enum Event {
 /// An open connection. Dropping it closes it.
 #[derive(Debug)]
 pub struct Session {
-    carrier: Carrier,
+    handle: Handle,
     welcome: Welcome,
     ordered: mpsc::Sender<Record>,
     independent: mpsc::Sender<Record>,
@@ -93,17 +93,17 @@ pub struct Session {
     early: usize,
 }
 
-/// What carries a session.
+/// Transport of a session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Way {
+pub enum Transport {
     /// A QUIC connection.
     Quic,
     /// A tunnel through a gateway.
     WebSocket,
 }
 
-impl fmt::Display for Way {
+impl fmt::Display for Transport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Quic => "quic",
@@ -113,7 +113,7 @@ impl fmt::Display for Way {
 }
 
 #[derive(Debug)]
-enum Carrier {
+enum Handle {
     Quic(Connection),
     /// Cancelled to have it say farewell and end.
     Tunnel(CancellationToken),
@@ -157,9 +157,9 @@ impl Session {
         let (independent, independent_out) = mpsc::channel(QUEUE);
         let uplink = (intent == Intent::Produce)
             .then(|| Uplink::new(connection.clone(), meter.clone(), config.link, welcome.features, control.clone()));
-        let (carrier, failure) = (Carrier::Quic(connection.clone()), Arc::default());
+        let (handle, failure) = (Handle::Quic(connection.clone()), Arc::default());
         let mut session =
-            Self { carrier, welcome, ordered, independent, control, uplink, events, failure, tasks: JoinSet::new(), early: early.len() };
+            Self { handle, welcome, ordered, independent, control, uplink, events, failure, tasks: JoinSet::new(), early: early.len() };
         session.spawn(read_control(connection.clone(), frames, session.uplink.clone(), events_in.clone()));
         session.spawn(write_control(send, control_out));
         match &session.uplink {
@@ -184,9 +184,9 @@ impl Session {
         let (ordered, ordered_out) = mpsc::channel(QUEUE);
         let (independent, independent_out) = mpsc::channel(QUEUE);
         let closing = CancellationToken::new();
-        let carrier = Carrier::Tunnel(closing.clone());
+        let handle = Handle::Tunnel(closing.clone());
         let mut session = Self {
-            carrier,
+            handle,
             welcome,
             ordered,
             independent,
@@ -202,7 +202,7 @@ impl Session {
         session
     }
 
-    /// What the server said to `Hello`.
+    /// The server's answer to `Hello`.
     pub fn welcome(&self) -> &Welcome {
         &self.welcome
     }
@@ -286,7 +286,7 @@ impl Session {
             Some(event) => Ok(event),
             None => {
                 // The reader may have ended a moment before the connection's own end is known.
-                if let Carrier::Quic(connection) = &self.carrier
+                if let Handle::Quic(connection) = &self.handle
                     && self.failure.get().is_none()
                 {
                     let end = connection.closed().await.into();
@@ -303,14 +303,14 @@ impl Session {
     }
 
     /// Records that are settled get no more copies.
-    pub fn settled(&self, ranges: &RangeSet) {
+    pub fn acked(&self, ranges: &RangeSet) {
         if let Some(uplink) = &self.uplink {
             uplink.acked(ranges);
         }
     }
 
     /// Says how the device is, unless the control stream is held up: the next word of it is as good.
-    pub fn tell(&self, health: Health) {
+    pub fn report_health(&self, health: Health) {
         let _ = self.control.try_send(Frame::Health(health));
     }
 
@@ -319,29 +319,29 @@ impl Session {
         self.uplink.as_ref().and_then(|uplink| uplink.loss())
     }
 
-    /// What is known of the link and what was decided; `None`: it is a tunnel, or a consumer's.
+    /// Measured losses and the redundancy against them; `None` over the tunnel, and for a consumer.
     pub fn report(&self) -> Option<Report> {
         self.uplink.as_ref().map(|uplink| uplink.report())
     }
 
-    /// What goes up over QUIC, for statistics beyond the session's life. Keeping it keeps the connection open.
+    /// The uplink over QUIC, for statistics beyond the session's life. Keeping it keeps the connection open.
     pub(crate) fn uplink(&self) -> Option<&Arc<Uplink>> {
         self.uplink.as_ref()
     }
 
-    /// What carries it.
-    pub fn way(&self) -> Way {
-        match &self.carrier {
-            Carrier::Quic(_) => Way::Quic,
-            Carrier::Tunnel(_) => Way::WebSocket,
+    /// The transport.
+    pub fn transport(&self) -> Transport {
+        match &self.handle {
+            Handle::Quic(_) => Transport::Quic,
+            Handle::Tunnel(_) => Transport::WebSocket,
         }
     }
 
     /// The QUIC connection, for statistics beyond the session's life; none in a tunnel. Keeping it keeps it open.
     pub(crate) fn connection(&self) -> Option<&Connection> {
-        match &self.carrier {
-            Carrier::Quic(connection) => Some(connection),
-            Carrier::Tunnel(_) => None,
+        match &self.handle {
+            Handle::Quic(connection) => Some(connection),
+            Handle::Tunnel(_) => None,
         }
     }
 
@@ -349,7 +349,7 @@ impl Session {
     pub async fn finish(mut self) {
         // The connection's end is what is wanted: an error here is no news.
         let _ = self.control(Frame::Done).await;
-        if let Carrier::Tunnel(closing) = &self.carrier {
+        if let Handle::Tunnel(closing) = &self.handle {
             closing.cancel();
             // The writer ends with the farewell, or the reader because of it.
             let _ = time::timeout(LAST_WORD, self.tasks.join_next()).await;
@@ -359,7 +359,7 @@ impl Session {
 
     /// Closes at once.
     pub fn close(mut self, code: CloseCode, reason: &str) {
-        if let Carrier::Quic(connection) = &self.carrier {
+        if let Handle::Quic(connection) = &self.handle {
             connection.close(VarInt::from_u32(code.number()), reason.as_bytes());
         }
         self.tasks.abort_all();
@@ -404,7 +404,7 @@ impl Session {
 
 impl Drop for Session {
     fn drop(&mut self) {
-        if let Carrier::Quic(connection) = &self.carrier {
+        if let Handle::Quic(connection) = &self.handle {
             // Does nothing where it is closed already.
             connection.close(VarInt::from_u32(CloseCode::Done.number()), b"");
         }
@@ -434,7 +434,7 @@ async fn write_control(mut stream: SendStream, mut queue: mpsc::Receiver<Frame>)
     Ok(())
 }
 
-/// What the server says of records; `None` for what needs no answer.
+/// The server's word on records; `None` for frames that need no answer.
 fn event(frame: Frame) -> Result<Option<Event>, Error> {
     Ok(Some(match frame {
         Frame::Ack(ack) => Event::Acked(ack.ranges),

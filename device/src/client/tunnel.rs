@@ -45,7 +45,7 @@ const PATH: &str = "/motience";
 const PROTOCOL: &str = "motience.1";
 /// WebSocket close codes are this plus motience/1's own.
 const CLOSE_BASE: u16 = 4100;
-/// Longest message taken, in bytes: the gateway sends control frames only.
+/// Longest message accepted, in bytes: the gateway sends control frames only.
 const MAX_MESSAGE: usize = 256 * 1024;
 /// Bytes after which a message is written, whatever else is queued.
 const GROUP_BYTES: usize = 64 * 1024;
@@ -149,7 +149,7 @@ pub(super) async fn open(socket: Socket, config: &Config, token: &SecretString, 
     let mut message = BytesMut::new();
     Frame::Hello(hello).encode(&mut message);
     sink.send(Message::Binary(message.freeze())).await.map_err(lost)?;
-    let silence = config.transport.idle_timeout;
+    let silence = config.quic.idle_timeout;
     let mut source = Source { socket, buffer: BytesMut::new(), limits: Limits::control(), silence, shapes: None };
     let welcome = match source.next().await? {
         Frame::Welcome(welcome) => welcome,

@@ -20,7 +20,7 @@ const MAX_SENDERS: usize = 1024;
 /// Names of single records that are kept of a follow with a selection, whose numbers have holes: past it the oldest is forgotten.
 const MAX_NAMES: usize = 8192;
 
-/// What is asked for.
+/// A requested follow.
 #[derive(Debug)]
 pub(super) struct Follow {
     pub(super) start: Start,

@@ -30,7 +30,7 @@ const COMMANDS: usize = 64;
 
 /// The epoch of a client that has no outbox.
 const NO_EPOCH: ProducerEpoch = ProducerEpoch(0);
-/// What a consumer connects for.
+/// Reading mode of a consumer.
 const INTENT: Intent = Intent::Consume;
 
 /// Settings.
@@ -49,28 +49,28 @@ impl Config {
     }
 }
 
-/// What a consumer receives.
+/// Event of a consumer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Delivery {
     /// A record.
     Record {
-        /// Whose.
+        /// The producer.
         producer: ProducerId,
         /// Its place in the log: what to resume after, and to confirm.
         cursor: Place,
-        /// What it is called wherever it is, for whoever keeps records across a reset.
+        /// Record id, which stays the same across a reset.
         record_id: RecordId,
         /// `{"producer_id","device_id","timestamp","data"}`.
         message: Bytes,
     },
     /// A follow is in force.
     Following {
-        /// Whom.
+        /// The producer.
         producer: ProducerId,
     },
     /// Retention removed a range before it could be delivered.
     Gap {
-        /// Whose log.
+        /// The producer.
         producer: ProducerId,
         /// First offset that is gone.
         from: Offset,
@@ -80,7 +80,7 @@ pub enum Delivery {
     /// The log began a new life. What follows comes after the last place that both lives surely share; records that
     /// were delivered by this consumer do not come again.
     Reset {
-        /// Whose log.
+        /// The producer.
         producer: ProducerId,
         /// The place in its new life.
         cursor: Place,
@@ -88,15 +88,15 @@ pub enum Delivery {
     /// Everything up to here is dealt with, though not all of it was wanted: word of a follow with a selection, to confirm where
     /// it has a durable cursor.
     Passed {
-        /// Whose.
+        /// The producer.
         producer: ProducerId,
-        /// What a later follow may go on after.
+        /// Cursor after which a later follow may go on.
         cursor: Place,
     },
     /// A follow was refused, or has ended: `not_subscribed`, `unsubscribed`, `too_many`, `invalid_expression`; `no_views` where
     /// the server knows no selections or no device order.
     Ended {
-        /// Whom.
+        /// The producer.
         producer: ProducerId,
         /// Why.
         refusal: String,
@@ -146,13 +146,13 @@ impl Consumer {
         self.subscribe_durable(producer, start, "").await
     }
 
-    /// The same with a cursor that the server keeps under `name`: the follow goes on behind what was last confirmed, by
+    /// Follows with a named cursor, which the server keeps: the follow goes on behind what was last confirmed, by
     /// whichever client of this account; from `start` where nothing was yet.
     pub async fn subscribe_durable(&self, producer: ProducerId, start: Start, name: &str) -> Result<(), Error> {
         self.subscribe_selection(producer, start, name, Selection::default()).await
     }
 
-    /// The same (without a cursor where `name` is empty) for a selection of the records: the server sends only what is wanted.
+    /// Follows a selection of the records, without a named cursor where `name` is empty: the server sends only what is wanted.
     /// A record's cursor is then a place before which everything is dealt with, and [`Delivery::Passed`] moves it on.
     pub async fn subscribe_selection(&self, producer: ProducerId, start: Start, name: &str, selection: Selection) -> Result<(), Error> {
         let follow = Follow { start, durable: name.to_owned(), selection, order: Order::Log };

@@ -22,11 +22,11 @@ const LEAST_RUNS: u32 = 4;
 /// Sent times of acknowledged packets that are remembered, to find the ends of a run.
 const ACKED: usize = 64;
 
-/// What is known of a link. One for each network, handed on from connection to connection.
+/// Measured properties of a link. One for each network, handed on from connection to connection.
 #[derive(Debug, Default)]
 pub struct Meter(Mutex<State>);
 
-/// What the meter says.
+/// Properties of a link.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Link {
     /// Share of packets lost lately; `None` while too few have been seen.
@@ -68,7 +68,7 @@ struct Run {
 }
 
 impl Meter {
-    /// What is known now.
+    /// The properties as of now.
     pub fn link(&self) -> Link {
         let state = self.lock();
         let packets = state.delivered + state.lost;

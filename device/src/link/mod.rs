@@ -1,32 +1,32 @@
-//! The link to the server: what is known of its losses, what is done about them, how fast it is used.
+//! The link to the server: its measured losses, the redundancy against them, and congestion control.
 //!
 //! - [`Meter`]: loss, bursts and round-trip time, from QUIC's own statistics.
 //! - [`plan`]: how records are repeated; a pure function of what the meter says.
-//! - [`Thin`]: congestion control for thin streams; [`Controller`] names the others.
+//! - [`DelayGatedNewReno`]: congestion control that ignores single losses; [`Controller`] names the others.
 
 use std::{fmt, str::FromStr};
 
 use serde::{Deserialize, Serialize};
 
+mod delay_gated;
 mod meter;
 mod networks;
 mod observed;
 pub mod plan;
-mod thin;
 
+pub use delay_gated::{DelayGatedConfig, DelayGatedNewReno};
 pub use meter::{Link, Meter};
 pub(crate) use networks::Networks;
 pub(crate) use observed::Observed;
-pub use thin::{Thin, ThinConfig};
 
 /// Settings of a producer's link.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Settings {
     /// Whether records are repeated in later packets.
     pub redundancy: Redundancy,
-    /// Most bytes sent, copies included, over the bytes without them.
+    /// Most bytes sent, redundant transmissions included, over the bytes without them.
     pub budget: f64,
-    /// Share of records that may need a retransmission in spite of their copies.
+    /// Share of records that may need a retransmission in spite of redundancy.
     pub residual: f64,
     /// Whether records may take their compact form ([`motience_proto::wire::compact`]).
     pub compact: bool,
@@ -48,13 +48,13 @@ pub enum Redundancy {
     Auto,
     /// Never: on a link where bytes cost money.
     Off,
-    /// So many copies, whatever the loss.
+    /// A fixed number of redundant transmissions, whatever the loss.
     Always(u8),
 }
 
 /// The text is no redundancy.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("redundancy is \"auto\", \"off\" or a number of copies up to 4, not {0:?}")]
+#[error("redundancy is \"auto\", \"off\" or a number of redundant transmissions up to 4, not {0:?}")]
 pub struct InvalidRedundancy(String);
 
 impl FromStr for Redundancy {
@@ -65,7 +65,7 @@ impl FromStr for Redundancy {
             "auto" => Ok(Self::Auto),
             "off" => Ok(Self::Off),
             number => match number.parse() {
-                Ok(copies) if copies <= plan::MAX_COPIES => Ok(Self::Always(copies)),
+                Ok(redundancy) if redundancy <= plan::MAX_REDUNDANCY => Ok(Self::Always(redundancy)),
                 _ => Err(InvalidRedundancy(text.to_owned())),
             },
         }
@@ -76,9 +76,10 @@ impl FromStr for Redundancy {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Controller {
-    /// [`Thin`]: delay and lasting loss are signs of congestion, single losses are not.
+    /// [`DelayGatedNewReno`]: delay and lasting loss are signs of congestion, single losses are not.
     #[default]
-    Thin,
+    #[serde(rename = "delay-gated", alias = "thin")]
+    DelayGated,
     /// quinn's BBR.
     Bbr,
     /// CUBIC (RFC 9438): every loss is congestion.
@@ -90,7 +91,7 @@ pub enum Controller {
 impl fmt::Display for Controller {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Self::Thin => "thin",
+            Self::DelayGated => "delay-gated",
             Self::Bbr => "bbr",
             Self::Cubic => "cubic",
             Self::NewReno => "newreno",
@@ -98,7 +99,7 @@ impl fmt::Display for Controller {
     }
 }
 
-/// What is known of a link and what was decided, for status and metrics.
+/// Measured losses of a link and the redundancy against them, for status and metrics.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Report {
@@ -108,16 +109,16 @@ pub struct Report {
     pub burst_ms: Option<f64>,
     /// Round-trip time, in milliseconds.
     pub rtt_ms: Option<f64>,
-    /// Copies that a record is given at present.
-    pub copies: u8,
-    /// After how many milliseconds the first copy travels in a packet of its own; `None`: it waits for a later record.
-    pub own_packet_ms: Option<f64>,
-    /// How many milliseconds a copy travels behind the one before it, at least.
+    /// Redundant transmissions of each record at present.
+    pub redundancy: u8,
+    /// Milliseconds from a record to its standalone redundant transmission; `None`: it is piggybacked on a later record.
+    pub standalone_after_ms: Option<f64>,
+    /// Least milliseconds between two redundant transmissions of a record.
     pub spread_ms: f64,
     /// Bytes of frames sent for the first time on this connection.
     pub first_bytes: u64,
-    /// Bytes of copies, those of packets made for them included.
-    pub copy_bytes: u64,
-    /// Copies sent.
-    pub copies_sent: u64,
+    /// Bytes of redundant transmissions, those of packets made for them included.
+    pub redundant_bytes: u64,
+    /// Redundant transmissions sent.
+    pub redundant_sent: u64,
 }

@@ -12,7 +12,7 @@ use super::Meter;
 /// Networks that are remembered; the one that was used least lately is forgotten.
 const MAX: usize = 8;
 
-/// What is known of each network.
+/// One meter for each network.
 #[derive(Debug, Default)]
 pub(crate) struct Networks(Mutex<Vec<(Option<IpAddr>, Arc<Meter>)>>);
 

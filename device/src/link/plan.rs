@@ -1,27 +1,28 @@
 //! How records are repeated: a pure function of what is known of the link.
 //!
-//! A copy helps only in another packet than the record, and only if it comes sooner than a retransmission would. Where
-//! the next records come soon, copies ride in their packets and cost little; where they are far apart, a copy needs a packet
-//! of its own. Losses that come together take a record and its copy alike unless the copy is further behind than they last.
+//! A redundant transmission helps only in another packet than the record, and only if it comes sooner than a retransmission
+//! would. Where the next records come soon, it is piggybacked on their packets and costs little; where they are far apart, it
+//! needs a standalone packet. A burst of losses takes a record and its redundant transmission alike, unless that one is further
+//! behind than the burst lasts.
 
 use std::time::Duration;
 
 use super::{Link, Redundancy, Settings};
 
-/// Most copies of one record.
-pub const MAX_COPIES: u8 = 4;
-/// What a packet of its own costs beyond its frames, in bytes: IP and UDP (28), QUIC's header and tag (27), the stream's (5).
+/// Most redundant transmissions of one record.
+pub const MAX_REDUNDANCY: u8 = 4;
+/// Cost of a standalone packet beyond its frames, in bytes: IP and UDP (28), QUIC's header and tag (27), the stream's (5).
 pub const PACKET: usize = 60;
 /// Loss under which nothing is repeated.
 const CLEAN: f64 = 0.002;
-/// How far behind its record a copy in a packet of its own travels: far enough for another packet and for a short collision.
-const OWN_AFTER: Duration = Duration::from_millis(3);
-/// How much higher than measured the loss may be: it is measured with few packets, and too few copies cost more than too many.
+/// Time from a record to its standalone redundant transmission: enough for another packet and for a short collision.
+const STANDALONE_AFTER: Duration = Duration::from_millis(3);
+/// Factor on the measured loss, which rests on few packets: too little redundancy costs more than too much.
 const CAUTION: f64 = 1.5;
-/// How long a copy is of use where the round-trip time is not known.
+/// How long a redundant transmission is of use where the round-trip time is not known.
 const UNKNOWN_RTT: Duration = Duration::from_millis(100);
 
-/// What the sender knows of its own records.
+/// Pace and size of the sender's own records.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Records {
     /// Time between two of them.
@@ -33,67 +34,67 @@ pub struct Records {
 /// How the next records are repeated.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Plan {
-    /// How often each.
-    pub copies: u8,
-    /// After how long the first copy gets a packet of its own; `None`: it waits for a later record's.
-    pub own: Option<Duration>,
-    /// How far a copy is behind the one before it, at least.
+    /// Redundant transmissions of each record.
+    pub redundancy: u8,
+    /// After how long the first redundant transmission gets a packet of its own; `None`: it waits for a later record's.
+    pub standalone: Option<Duration>,
+    /// How far a redundant transmission is behind the one before it, at least.
     pub spread: Duration,
 }
 
-/// Plans.
+/// Plans the redundancy of the next records.
 pub fn plan(settings: &Settings, link: &Link, records: Records) -> Plan {
     let fixed = match settings.redundancy {
         Redundancy::Off => return Plan::default(),
-        Redundancy::Always(copies) => Some(copies.min(MAX_COPIES)),
+        Redundancy::Always(redundancy) => Some(redundancy.min(MAX_REDUNDANCY)),
         Redundancy::Auto => None,
     };
-    // Nothing measured yet: one copy, where it is cheap.
+    // Nothing measured yet: one redundant transmission, where it is cheap.
     let loss = link.loss.unwrap_or(if settings.redundancy == Redundancy::Auto { CLEAN } else { 0.0 });
     let wanted = fixed.unwrap_or_else(|| wanted(loss, settings.residual));
     if wanted == 0 {
         return Plan::default();
     }
-    let own_cost = records.bytes + PACKET as f64;
-    let room = (settings.budget - 1.0) * own_cost;
+    let standalone_cost = records.bytes + PACKET as f64;
+    let room = (settings.budget - 1.0) * standalone_cost;
     if let Some(burst) = link.burst {
         return through(burst, records, room);
     }
     // In units of the time between records; later than a round trip and a half a retransmission has come already.
     let rtt = link.rtt.unwrap_or(UNKNOWN_RTT).mul_f64(1.5);
     let useful =
-        if records.interval.is_zero() { u32::from(MAX_COPIES) } else { (rtt.as_secs_f64() / records.interval.as_secs_f64()) as u32 };
-    let riding = u32::from(wanted).min(useful).min((room / records.bytes.max(1.0)) as u32) as u8;
-    if records.interval > OWN_AFTER && link.loss.is_some() && room >= own_cost {
-        let more = ((room - own_cost) / records.bytes.max(1.0)) as u8;
-        let copies = wanted.min(1 + more.min(riding));
-        if copies >= wanted || riding < wanted {
-            return Plan { copies, own: Some(OWN_AFTER), spread: Duration::ZERO };
+        if records.interval.is_zero() { u32::from(MAX_REDUNDANCY) } else { (rtt.as_secs_f64() / records.interval.as_secs_f64()) as u32 };
+    let piggybacked = u32::from(wanted).min(useful).min((room / records.bytes.max(1.0)) as u32) as u8;
+    if records.interval > STANDALONE_AFTER && link.loss.is_some() && room >= standalone_cost {
+        let more = ((room - standalone_cost) / records.bytes.max(1.0)) as u8;
+        let redundancy = wanted.min(1 + more.min(piggybacked));
+        if redundancy >= wanted || piggybacked < wanted {
+            return Plan { redundancy, standalone: Some(STANDALONE_AFTER), spread: Duration::ZERO };
         }
     }
-    Plan { copies: riding, own: None, spread: Duration::ZERO }
+    Plan { redundancy: piggybacked, standalone: None, spread: Duration::ZERO }
 }
 
-/// As many copies as there is room for, evenly over the length of a burst: the first one after its end is the one that
+/// Spreads as many redundant transmissions as there is room for evenly over a burst: the first one after its end is the one that
 /// counts, whenever in the burst the record was sent.
 fn through(burst: Duration, records: Records, room: f64) -> Plan {
     let each = if records.interval > burst { records.bytes + PACKET as f64 } else { records.bytes.max(1.0) };
     match (room / each) as u8 {
         0 => Plan::default(),
         fit => {
-            let copies = fit.min(MAX_COPIES);
-            Plan { copies, own: None, spread: burst / u32::from(copies) }
+            let redundancy = fit.min(MAX_REDUNDANCY);
+            Plan { redundancy, standalone: None, spread: burst / u32::from(redundancy) }
         }
     }
 }
 
-/// Fewest copies with which no more than `residual` of the records are lost with all of them.
+/// Fewest redundant transmissions with which no more than `residual` of the records are lost with all of them.
 fn wanted(loss: f64, residual: f64) -> u8 {
     if loss < CLEAN {
         return 0;
     }
     let loss = loss * CAUTION;
-    (1..MAX_COPIES).find(|copies| loss.powi(i32::from(*copies) + 1) <= residual).unwrap_or(MAX_COPIES)
+    (1..MAX_REDUNDANCY).find(|redundancy| loss.powi(i32::from(*redundancy) + 1) <= residual).unwrap_or(MAX_REDUNDANCY)
 }
 
 #[cfg(test)]
@@ -118,32 +119,36 @@ mod tests {
 
     #[test]
     fn as_many_copies_as_the_loss_asks_for() {
-        let riding = |copies| Plan { copies, own: None, spread: Duration::ZERO };
-        for (loss, copies) in [(0.01, 1), (0.02, 1), (0.03, 2), (0.05, 2), (0.1, 3), (0.5, 3)] {
-            assert_eq!(planned(loss, 0, 2, 2.0), riding(copies), "{loss}");
+        let piggybacked = |redundancy| Plan { redundancy, standalone: None, spread: Duration::ZERO };
+        for (loss, redundancy) in [(0.01, 1), (0.02, 1), (0.03, 2), (0.05, 2), (0.1, 3), (0.5, 3)] {
+            assert_eq!(planned(loss, 0, 2, 2.0), piggybacked(redundancy), "{loss}");
         }
     }
 
     #[test]
     fn what_is_left_of_the_budget_makes_the_first_copy_sooner() {
-        let own = |copies| Plan { copies, own: Some(OWN_AFTER), spread: Duration::ZERO };
-        assert_eq!(planned(0.01, 0, 10, 2.0), own(1), "one copy, and a packet for it");
-        assert_eq!(planned(0.05, 0, 10, 2.0), Plan { copies: 2, own: None, spread: Duration::ZERO }, "two: no room for a packet");
-        assert_eq!(planned(0.05, 0, 10, 2.5), own(2));
-        assert_eq!(planned(0.05, 0, 100, 2.0), own(1), "the next record comes too late");
+        let standalone = |redundancy| Plan { redundancy, standalone: Some(STANDALONE_AFTER), spread: Duration::ZERO };
+        assert_eq!(planned(0.01, 0, 10, 2.0), standalone(1), "one redundant transmission, and a packet for it");
+        assert_eq!(
+            planned(0.05, 0, 10, 2.0),
+            Plan { redundancy: 2, standalone: None, spread: Duration::ZERO },
+            "two: no room for a packet"
+        );
+        assert_eq!(planned(0.05, 0, 10, 2.5), standalone(2));
+        assert_eq!(planned(0.05, 0, 100, 2.0), standalone(1), "the next record comes too late");
     }
 
     #[test]
     fn copies_reach_beyond_bursts() {
         let plan = planned(0.05, 50, 10, 2.0);
-        assert_eq!((plan.copies, plan.own), (3, None));
+        assert_eq!((plan.redundancy, plan.standalone), (3, None));
         assert!(plan.spread * 3 >= Duration::from_millis(49), "{plan:?}");
-        assert_eq!(planned(0.05, 50, 1000, 2.0).copies, 1, "a packet for each is dear");
+        assert_eq!(planned(0.05, 50, 1000, 2.0).redundancy, 1, "a packet for each is dear");
     }
 
     #[test]
     fn before_anything_is_known_one_cheap_copy() {
         let plan = plan(&Settings::default(), &Link::default(), Records { interval: Duration::from_millis(10), bytes: 25.0 });
-        assert_eq!(plan, Plan { copies: 1, own: None, spread: Duration::ZERO });
+        assert_eq!(plan, Plan { redundancy: 1, standalone: None, spread: Duration::ZERO });
     }
 }

@@ -31,7 +31,7 @@ impl Credentials {
         Self::Account(Box::new(Account { auth, username: username.into(), password, file, state, doubted: AtomicBool::new(false) }))
     }
 
-    /// The same, which keeps its refresh token in this file, so that it needs no login after a restart. A login costs the server
+    /// Keeps the refresh token in this file as well, so that the account needs no login after a restart. A login costs the server
     /// far more than a refresh, and is limited to keep guessers out.
     #[must_use]
     pub fn kept_in(mut self, file: PathBuf) -> Self {

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::private_file;
 
-/// What the file says.
+/// Content of the file.
 #[derive(Serialize, Deserialize)]
 struct Kept<T> {
     /// The service and the account.

@@ -14,13 +14,13 @@ pub enum Storage {
     Disk(PathBuf),
 }
 
-/// What happens when the outbox is full.
+/// Behaviour of a full outbox.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Policy {
     /// The sender waits, up to the time limit, and then hears an error.
     Block,
-    /// The oldest record that is not under way makes room, and is counted.
+    /// The oldest record that is not in flight makes room, and is counted.
     #[default]
     DropOldest,
 }
@@ -29,11 +29,11 @@ pub enum Policy {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Order {
-    /// As they were taken.
+    /// As they were enqueued.
     #[default]
     OldestFirst,
-    /// What is taken after the connection came up goes first, and what was there before fills the rest: one record in
-    /// four where both wait, and at most three quarters of what may be under way.
+    /// Live records, enqueued after the connection came up, go first, and the backlog fills the rest: one record in
+    /// four where both wait, and at most three quarters of what may be in flight.
     LiveFirst,
 }
 
@@ -46,7 +46,7 @@ pub struct Config {
     pub records: usize,
     /// Most bytes, [`super::OVERHEAD`] for each record included. All of them are in memory, too.
     pub bytes: usize,
-    /// What happens past them.
+    /// Behaviour past them.
     pub policy: Policy,
     /// In which order they are sent.
     pub order: Order,

@@ -1,19 +1,19 @@
-//! What of the outbox is on disk, and what is to be written next: the side in memory of [`super::disk`].
+//! Journal: the part of the outbox that is on disk, and the group that is written next. [`super::disk`] is the file itself.
 //!
-//! **When a record is taken.** It is numbered and may be sent at once; it counts as taken when the group it belongs to
-//! is synced to disk, or when it is settled, whichever comes first. On a good link records are acknowledged before the
+//! **When a record is saved.** A record is numbered and may be sent at once; it is *saved* when the group it belongs to is
+//! synced to disk, and *acked* when the server has it, whichever comes first. On a good link records are acknowledged before the
 //! group is due and the disk, which is often flash, is not written at all.
 //!
-//! **Why no number is used twice** though records are sent before they are on disk: numbers are used only below a mark
-//! that was reserved on disk ahead of them. After a cut the outbox goes on behind the mark, and tells the server that
-//! the numbers between will not come. A mark counts only when the commit after the one that wrote it is synced, too:
-//! should the newest commit be damaged on the medium, the file falls back to the one before, which holds a mark as good.
+//! **Why no number is used twice** though records are sent before they are on disk: numbers are reserved on disk in blocks ahead
+//! of their use. After a cut the outbox goes on behind the reserved block, and tells the server that
+//! the numbers between will not come. A reservation counts only when the commit after the one that wrote it is synced, too:
+//! should the newest commit be damaged on the medium, the file falls back to the one before, which reserves enough.
 //!
 //! **Why each start leaves a gap**: a copy of the file may go on as well, or may have (an image, an overlay root, a cloned card). Each takes
 //! its new numbers in a place of its own, so that no two records of them have one name, whatever the log remembers.
 //!
-//! **Why the file says what was given out**: so that a copy is noticed. Until the first connection of a start the file says that nothing
-//! more was. Nothing new is given to a connection before the file, in both commits, leaves that open.
+//! **Why the file says what was sent**: so that a copy is noticed. Until the first connection of a start the file says that nothing
+//! more was. Nothing new is sent on a connection before the file, in both commits, leaves that open.
 
 use motience_proto::model::{ProducerEpoch, RangeSet};
 
@@ -26,32 +26,32 @@ const RESERVE: u64 = 65_536;
 #[cfg(test)]
 const RESERVE: u64 = 8;
 
-/// What is written together.
+/// Changes that are written in one commit.
 #[derive(Clone, Debug)]
 pub(crate) struct Group {
     /// Records that are not on disk.
     pub(crate) put: Vec<Item>,
-    /// Numbers whose records may be on disk and are settled.
+    /// Numbers whose records may be on disk and are acknowledged.
     pub(crate) gone: RangeSet,
-    /// What holds with them.
-    pub(crate) state: Mark,
+    /// The numbers reserved with them.
+    pub(crate) reservation: Reservation,
     /// Up to here everything was on disk before.
     pub(crate) saved: u64,
 }
 
 /// The outbox's numbers.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Mark {
-    /// The name of its life.
+pub(crate) struct Reservation {
+    /// The producer epoch.
     pub(crate) epoch: ProducerEpoch,
-    /// The last number given.
+    /// The last number assigned.
     pub(crate) last: u64,
-    /// The last number that may be given.
+    /// The last number that may be assigned.
     pub(crate) reserved: u64,
-    /// No number beyond was ever given to a connection; `None`: any up to `reserved` may have been.
-    pub(crate) given: Option<u64>,
-    /// Numbers that will not come, of which the server does not know yet.
-    pub(crate) skipped: RangeSet,
+    /// No number beyond was ever sent on a connection; `None`: any up to `reserved` may have been.
+    pub(crate) last_sent: Option<u64>,
+    /// Abandoned numbers that the server has not acknowledged.
+    pub(crate) abandoned: RangeSet,
 }
 
 /// How soon the disk is to be written.
@@ -59,7 +59,7 @@ pub(crate) struct Mark {
 pub(crate) enum Urgency {
     /// Nothing is to be written.
     None,
-    /// Only what would do no harm if it were lost: records that are settled, sent again, are known to the server.
+    /// Only what would do no harm if it were lost: records that are acknowledged, sent again, are known to the server.
     Lazy,
     /// Records.
     Soon,
@@ -73,26 +73,26 @@ pub(super) struct Journal {
     saved: u64,
     /// No record beyond is on disk.
     written: u64,
-    /// On disk, perhaps, and settled.
+    /// On disk, perhaps, and acknowledged.
     gone: RangeSet,
     /// Numbers up to here may be sent.
     usable: u64,
-    /// The mark in the newest commit.
+    /// The reservation in the newest commit.
     reserved: u64,
     /// Records beyond `saved`, and their bytes.
     waiting: (usize, usize),
-    /// Numbers up to here were given by an earlier start, or may have been.
+    /// Numbers up to here were sent by an earlier start, or may have been.
     bound: u64,
-    /// What the file says of numbers given in this life.
+    /// Whether the file leaves it open which numbers were sent since the start.
     opening: Opening,
 }
 
-/// Whether the file leaves it open what numbers are given.
+/// Whether the file leaves it open which numbers are sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Opening {
     /// There has been no connection, or there will be none any more: it names the last.
     Closed,
-    /// It is to leave that open, from the next commit on.
+    /// The file is to leave that open, from the next commit on.
     Asked,
     /// The newest commit does, the one before does not.
     Once,
@@ -115,10 +115,10 @@ impl Journal {
         }
     }
 
-    /// All records are on disk, up to `reserved`; none beyond `given` was ever given to a connection.
-    pub(super) fn new(reserved: u64, given: u64) -> Self {
+    /// All records are on disk, up to `reserved`; none beyond `last_sent` was ever sent on a connection.
+    pub(super) fn new(reserved: u64, last_sent: u64) -> Self {
         let (gone, opening) = (RangeSet::new(), Opening::Closed);
-        Self { saved: reserved, written: reserved, gone, usable: reserved, reserved, waiting: (0, 0), bound: given, opening }
+        Self { saved: reserved, written: reserved, gone, usable: reserved, reserved, waiting: (0, 0), bound: last_sent, opening }
     }
 
     /// The file has records up to `old` under another epoch, and those that are here, with `waiting`, are to take their place.
@@ -128,7 +128,7 @@ impl Journal {
         Self { saved: 0, written: 0, gone, usable: 0, reserved: 0, waiting, bound: 0, opening: Opening::Closed }
     }
 
-    /// The last number that may be given to a connection now.
+    /// The last number that may be sent on a connection now.
     pub(super) fn usable(&self) -> u64 {
         if self.opening == Opening::Open { self.usable } else { self.usable.min(self.bound) }
     }
@@ -138,7 +138,7 @@ impl Journal {
         self.opening = self.opening.max(Opening::Asked);
     }
 
-    /// Whether numbers may be given that never were.
+    /// Whether numbers may be sent that never were.
     pub(super) fn is_open(&self) -> bool {
         self.opening == Opening::Open
     }
@@ -182,50 +182,55 @@ impl Journal {
         self.waiting.1
     }
 
-    pub(super) fn urgency(&self, last: u64, commit_bytes: usize, skips_changed: bool) -> Urgency {
+    pub(super) fn urgency(&self, last: u64, commit_bytes: usize, abandoned_changed: bool) -> Urgency {
         if !self.is_on() {
             Urgency::None
         } else if self.runs_out(last) || self.waiting.1 >= commit_bytes || matches!(self.opening, Opening::Asked | Opening::Once) {
             Urgency::Now
         } else if self.waiting.0 > 0 {
             Urgency::Soon
-        } else if skips_changed || !self.gone.is_empty() {
+        } else if abandoned_changed || !self.gone.is_empty() {
             Urgency::Lazy
         } else {
             Urgency::None
         }
     }
 
-    /// The next group; `given` is the last number that was given to a connection. `closing`: no number is given any more, so that none
+    /// The next group; `last_sent` is the last number that was sent on a connection. `closing`: no number is assigned any more, so that none
     /// is skipped after a good end.
     pub(super) fn collect(
         &mut self,
         put: Vec<Item>,
-        (epoch, last, given): (ProducerEpoch, u64, u64),
-        skipped: RangeSet,
+        (epoch, last, last_sent): (ProducerEpoch, u64, u64),
+        abandoned: RangeSet,
         closing: bool,
     ) -> Group {
         if closing && self.is_on() {
             (self.opening, self.bound) = (Opening::Closed, 0);
         }
-        let given = (self.opening == Opening::Closed).then_some(given);
+        let last_sent = (self.opening == Opening::Closed).then_some(last_sent);
         let reserved = match (closing, self.runs_out(last)) {
             (true, _) => last,
             (false, true) => last + RESERVE,
             (false, false) => self.reserved,
         };
         self.written = self.written.max(last);
-        Group { put, gone: std::mem::take(&mut self.gone), state: Mark { epoch, last, reserved, given, skipped }, saved: self.saved }
+        Group {
+            put,
+            gone: std::mem::take(&mut self.gone),
+            reservation: Reservation { epoch, last, reserved, last_sent, abandoned },
+            saved: self.saved,
+        }
     }
 
     /// The group is on disk; `waiting` is what came since.
-    pub(super) fn committed(&mut self, mark: &Mark, waiting: (usize, usize)) {
-        self.saved = mark.last;
-        self.usable = self.usable.max(self.reserved.min(mark.reserved));
-        self.reserved = mark.reserved;
+    pub(super) fn group_saved(&mut self, reservation: &Reservation, waiting: (usize, usize)) {
+        self.saved = reservation.last;
+        self.usable = self.usable.max(self.reserved.min(reservation.reserved));
+        self.reserved = reservation.reserved;
         self.waiting = waiting;
         self.opening = match self.opening {
-            Opening::Asked if mark.given.is_none() => Opening::Once,
+            Opening::Asked if reservation.last_sent.is_none() => Opening::Once,
             Opening::Once => Opening::Open,
             other => other,
         };

@@ -1,12 +1,12 @@
-//! Records from the moment they are taken until they are acknowledged or refused.
+//! Records from the moment they are enqueued until they are acknowledged or refused.
 //!
-//! The outbox numbers records from 1 and names its own life by a random epoch, so that the server recognises what it
-//! has already. It is bounded by records and by bytes. It also knows what the present connection has under way, so
+//! The outbox numbers records from 1 under a random producer epoch, so that the server recognises the records it
+//! has already. It is bounded by records and by bytes. It also knows what the present connection has in flight, so
 //! that a new connection resends the rest and nothing else, and which numbers will never come, so that the server can
 //! be told.
 //!
-//! All of it is in memory. With [`Storage::Disk`] the records are in a file, too: [`journal`] says when a record counts
-//! as taken then, and [`disk`] what the file holds and how it is recovered after a power cut.
+//! All of it is in memory. With [`Storage::Disk`] the records are in a file, too: [`journal`] says when a record is
+//! saved then, and [`disk`] what the file holds and how it is recovered after a power cut.
 
 use std::fmt;
 
@@ -16,25 +16,25 @@ use motience_proto::model::{ProducerEpoch, RangeSet, Seq};
 
 use crate::{client::Lane, clock};
 
+mod abandoned;
 mod config;
 pub(crate) mod disk;
 mod journal;
 mod memory;
-mod skips;
-mod turns;
+mod scheduler;
 
+pub(crate) use abandoned::difference;
 pub use config::{Config, Order, Policy, Storage};
 pub use disk::Error;
-pub(crate) use journal::{Group, Mark, Urgency};
-pub(crate) use skips::without;
+pub(crate) use journal::{Group, Reservation, Urgency};
 
+use abandoned::Abandoned;
 use disk::Loaded;
 use journal::Journal;
 use memory::Memory;
-use skips::Skips;
-use turns::Turns;
+use scheduler::Scheduler;
 
-/// What a record costs beside its JSON, in bytes.
+/// Cost of a record beside its JSON, in bytes.
 pub const OVERHEAD: usize = 96;
 /// Each start takes its numbers so far behind those of the one before, at most, and at least half as far. Two copies with a million
 /// records each take one number twice about once in four million times.
@@ -55,10 +55,10 @@ pub struct Full;
 pub struct Item {
     /// Its number.
     pub seq: Seq,
-    /// The way it takes.
+    /// Its lane.
     pub lane: Lane,
-    /// When it was taken, in milliseconds since 1970.
-    pub taken_at: u64,
+    /// Time at which it was enqueued, in milliseconds since 1970.
+    pub enqueued_at: u64,
     /// The record.
     pub json: Bytes,
 }
@@ -78,53 +78,53 @@ pub struct Outbox {
     last: u64,
     /// Where the records are.
     items: Memory,
-    turns: Turns,
-    skips: Skips,
+    scheduler: Scheduler,
+    abandoned: Abandoned,
     journal: Journal,
-    /// No number beyond was ever given out under this epoch, neither for a record nor as one that will not come.
-    given: u64,
+    /// No number beyond was ever sent under this epoch, neither for a record nor as one that will not come.
+    last_sent: u64,
     before: Before,
 }
 
-/// What was before the file was read. Every copy of the file has the same records under those numbers; each start takes new numbers in a
+/// State from before the file was read. Every copy of the file has the same records under those numbers; each start takes new numbers in a
 /// place of its own, at random, so that no two copies ever name two records alike.
 #[derive(Clone, Copy, Debug, Default)]
 struct Before {
-    /// No number beyond was given out.
-    given: u64,
-    /// No record beyond was taken.
-    taken: u64,
-    /// No number up to here is taken any more.
+    /// No number beyond was sent.
+    last_sent: u64,
+    /// No record beyond was enqueued.
+    enqueued: u64,
+    /// No number up to here is assigned any more.
     closed: u64,
 }
 
 impl Outbox {
     /// An empty outbox with a new epoch, in memory whatever the configuration says.
     pub fn new(config: Config) -> Self {
-        let turns = Turns::new(config.order);
-        let (items, skips, journal) = (Memory::default(), Skips::default(), Journal::off());
-        Self { config, epoch: new_epoch(), last: 0, items, turns, skips, journal, given: 0, before: Before::default() }
+        let scheduler = Scheduler::new(config.order);
+        let (items, abandoned, journal) = (Memory::default(), Abandoned::default(), Journal::off());
+        Self { config, epoch: new_epoch(), last: 0, items, scheduler, abandoned, journal, last_sent: 0, before: Before::default() }
     }
 
     /// The outbox that a file holds.
     pub(crate) fn restore(config: Config, loaded: Loaded) -> Self {
-        let Loaded { mark, items, fresh, .. } = loaded;
-        if mark.reserved >= FURTHEST || (mark.reserved >= FAR && items.is_empty()) {
-            return Self::afresh(config, mark.reserved, items);
+        let Loaded { reservation, items, fresh, .. } = loaded;
+        if reservation.reserved >= FURTHEST || (reservation.reserved >= FAR && items.is_empty()) {
+            return Self::afresh(config, reservation.reserved, items);
         }
-        let given = mark.given.unwrap_or(mark.reserved).min(mark.reserved);
-        let last = if fresh { mark.reserved } else { mark.reserved + LEAP / 2 + random() % (LEAP / 2) };
-        let (epoch, journal) = (mark.epoch, Journal::new(last, given));
-        let before = Before { given, taken: mark.last, closed: last };
-        let mut outbox = Self { epoch, last, given, before, journal, ..Self::new(config) };
-        let mut skipped = mark.skipped;
+        let last_sent = reservation.last_sent.unwrap_or(reservation.reserved).min(reservation.reserved);
+        let last = if fresh { reservation.reserved } else { reservation.reserved + LEAP / 2 + random() % (LEAP / 2) };
+        let (epoch, journal) = (reservation.epoch, Journal::new(last, last_sent));
+        let before = Before { last_sent, enqueued: reservation.last, closed: last };
+        let mut outbox = Self { epoch, last, last_sent, before, journal, ..Self::new(config) };
+        let mut abandoned = reservation.abandoned;
         if Mutation::IgnoreTornTail.is_on() {
-            outbox.last = mark.last;
+            outbox.last = reservation.last;
         } else {
-            // Records beyond the last commit were not taken; but some may have been sent. After a good end there are none.
-            skipped.insert_range(mark.last + 1..=mark.reserved);
+            // Records beyond the last commit were not enqueued; but some may have been sent. After a good end there are none.
+            abandoned.insert_range(reservation.last + 1..=reservation.reserved);
         }
-        outbox.skips = Skips::new(skipped);
+        outbox.abandoned = Abandoned::new(abandoned);
         for item in items {
             outbox.items.insert(item);
         }
@@ -142,15 +142,15 @@ impl Outbox {
         outbox
     }
 
-    /// The name of this outbox's life.
+    /// The producer epoch.
     pub fn epoch(&self) -> ProducerEpoch {
         self.epoch
     }
 
-    /// Takes a record. Returns its number and the records dropped for it.
+    /// Enqueues a record. Returns its number and the records dropped for it.
     pub fn push(&mut self, lane: Lane, json: Bytes) -> Result<(Seq, Vec<Seq>), Full> {
         let mut dropped = Vec::new();
-        // A record larger than all room is taken when there is nothing else, or a flood of them would stop everything.
+        // A record larger than all room is enqueued when there is nothing else, or a flood of them would stop everything.
         while !self.items.is_empty() && !self.has_room(json.len()) {
             match self.config.policy {
                 Policy::Block => return Err(Full),
@@ -160,38 +160,38 @@ impl Outbox {
         self.last += 1;
         let seq = Seq(self.last);
         self.journal.pushed(seq.0, json.len());
-        self.items.insert(Item { seq, lane, taken_at: clock::unix_millis(), json });
+        self.items.insert(Item { seq, lane, enqueued_at: clock::unix_millis(), json });
         Ok((seq, dropped))
     }
 
-    /// Whether a record of `size` bytes would be taken without dropping any.
+    /// Whether a record of `size` bytes would be enqueued without dropping any.
     pub fn has_room(&self, size: usize) -> bool {
         self.items.len() < self.config.records && self.items.bytes() + size + OVERHEAD <= self.config.bytes
     }
 
-    /// The next record for the present connection, which may have `credit` under way, without giving it.
+    /// The next record for the present connection, which may have `credit` in flight, without sending it.
     pub fn peek(&self, credit: u64) -> Option<&Item> {
-        self.turns.pick(&self.items, self.journal.usable(), credit)
+        self.scheduler.pick(&self.items, self.journal.usable(), credit)
     }
 
-    /// Gives the next record to the present connection; it stays in the outbox.
-    pub fn give(&mut self, credit: u64) -> Option<Item> {
+    /// Sends the next record on the present connection; the record stays in the outbox.
+    pub fn send(&mut self, credit: u64) -> Option<Item> {
         let item = self.peek(credit)?.clone();
-        self.turns.give(item.seq.0);
-        self.given = self.given.max(item.seq.0);
+        self.scheduler.sent(item.seq.0);
+        self.last_sent = self.last_sent.max(item.seq.0);
         Some(item)
     }
 
-    /// No number beyond was ever given out under this epoch.
-    pub fn given(&self) -> Seq {
-        Seq(self.given)
+    /// No number beyond was ever sent under this epoch.
+    pub fn last_sent(&self) -> Seq {
+        Seq(self.last_sent)
     }
 
     /// Whether the log has `seen` numbers that this outbox never gave out, nor any earlier start of it: it is an earlier copy of itself,
-    /// or another one was made of it. `given`: the last number given out before the log was asked.
-    pub fn is_copied(&self, seen: &RangeSet, given: Seq) -> bool {
-        let Before { given: before, taken, closed } = self.before;
-        let (known, reached) = (before.max(taken.min(given.0)), closed.max(given.0));
+    /// or another one was made of it. `last_sent`: the last number sent before the log was asked.
+    pub fn is_copied(&self, seen: &RangeSet, last_sent: Seq) -> bool {
+        let Before { last_sent: before, enqueued, closed } = self.before;
+        let (known, reached) = (before.max(enqueued.min(last_sent.0)), closed.max(last_sent.0));
         seen.iter().any(|range| *range.end() > reached || (known < closed && *range.end() > known && *range.start() <= closed))
     }
 
@@ -202,13 +202,13 @@ impl Outbox {
         for range in seen.iter().take_while(|range| *range.start() <= self.before.closed) {
             common.insert_range(*range.start()..=self.before.closed.min(*range.end()));
         }
-        let settled = self.settle(&common);
-        (self.epoch, self.given, self.before) = (new_epoch(), 0, Before::default());
+        let acked = self.ack(&common);
+        (self.epoch, self.last_sent, self.before) = (new_epoch(), 0, Before::default());
         // The numbers stay as they are; the new epoch has never heard of those that are gone. What a start left out is not worth telling.
-        let (mut skipped, mut next) = (RangeSet::new(), 1);
+        let (mut abandoned, mut next) = (RangeSet::new(), 1);
         let mut skip = |gap: std::ops::RangeInclusive<u64>| {
             if *gap.end() < *gap.start() + LEAP / 4 {
-                skipped.insert_range(gap);
+                abandoned.insert_range(gap);
             }
         };
         for item in self.items.behind(0) {
@@ -216,71 +216,71 @@ impl Outbox {
             next = item.seq.0 + 1;
         }
         skip(next..=self.last);
-        self.skips.replace(skipped, &self.items);
-        self.turns.rewind(self.last);
+        self.abandoned.replace(abandoned, &self.items);
+        self.scheduler.rewind(self.last);
         let waiting = self.cost_behind(0);
         self.journal.renew(waiting);
-        settled
+        acked
     }
 
     /// Removes records that are in the log. Returns those that were in the outbox.
-    pub fn settle(&mut self, ranges: &RangeSet) -> Vec<Seq> {
-        let mut settled = Vec::new();
+    pub fn ack(&mut self, ranges: &RangeSet) -> Vec<Seq> {
+        let mut acked = Vec::new();
         for range in ranges.iter() {
             while let Some(seq) = self.items.first_in(&range) {
                 self.take(seq);
-                settled.push(Seq(seq));
+                acked.push(Seq(seq));
             }
-            self.turns.settle(range);
+            self.scheduler.acked(range);
         }
-        self.skips.settle(ranges);
-        settled
+        self.abandoned.acked(ranges);
+        acked
     }
 
     /// Removes one record that the server refused. Returns whether it was in the outbox.
     pub fn remove(&mut self, seq: Seq) -> bool {
-        self.turns.settle(seq.0..=seq.0);
+        self.scheduler.acked(seq.0..=seq.0);
         self.take(seq.0).is_some()
     }
 
     /// Removes one record that is not to be sent, and has the server told. Returns whether it was in the outbox.
-    pub fn skip(&mut self, seq: Seq) -> bool {
+    pub fn abandon(&mut self, seq: Seq) -> bool {
         let removed = self.remove(seq);
         if removed {
-            self.skips.add(seq.0, &self.items);
+            self.abandoned.add(seq.0, &self.items);
         }
         removed
     }
 
-    /// Removes a record that is neither on disk nor under way, and has the server told. Returns whether it was so.
-    pub fn withdraw(&mut self, seq: Seq) -> bool {
-        !self.turns.is_given(seq.0) && !self.is_taken(seq) && self.skip(seq)
+    /// Removes a record that is neither on disk nor in flight, and has the server told. Returns whether it was so.
+    pub fn abandon_unsaved(&mut self, seq: Seq) -> bool {
+        !self.scheduler.is_sent(seq.0) && !self.is_saved(seq) && self.abandon(seq)
     }
 
-    /// Numbers to tell the server now: they will never come.
-    pub fn tell(&mut self) -> Option<RangeSet> {
+    /// Abandoned numbers to report to the server now.
+    pub fn report_abandoned(&mut self) -> Option<RangeSet> {
         if !self.journal.is_open() {
             return None;
         }
-        let told = self.skips.tell()?;
-        self.given = self.given.max(told.max().unwrap_or(0));
-        Some(told)
+        let reported = self.abandoned.report()?;
+        self.last_sent = self.last_sent.max(reported.max().unwrap_or(0));
+        Some(reported)
     }
 
-    /// Starts a new connection that has nothing under way.
+    /// Starts a new connection that has nothing in flight.
     pub fn rewind(&mut self) {
-        self.turns.rewind(self.last);
-        self.skips.rewind();
+        self.scheduler.rewind(self.last);
+        self.abandoned.rewind();
     }
 
-    /// There is a connection: numbers may be given as soon as the file leaves it open which.
+    /// There is a connection: numbers may be sent as soon as the file leaves it open which.
     pub fn open(&mut self) {
         self.journal.open();
     }
 
-    /// Records under way on the present connection, unacknowledged.
-    pub fn under_way(&self) -> u64 {
-        self.turns.under_way()
+    /// Records in flight on the present connection, unacknowledged.
+    pub fn in_flight(&self) -> u64 {
+        self.scheduler.in_flight()
     }
 
     /// Whether the record is still here.
@@ -288,17 +288,17 @@ impl Outbox {
         self.items.contains(seq.0)
     }
 
-    /// Whether the record is safe: on disk where there is one, or settled.
-    pub fn is_taken(&self, seq: Seq) -> bool {
+    /// Whether the record is on disk, where there is a file, or no longer in the outbox.
+    pub fn is_saved(&self, seq: Seq) -> bool {
         self.journal.is_saved(seq.0) || !self.contains(seq)
     }
 
-    /// Whether every record up to this one is settled, or on disk.
-    pub fn is_safe(&self, seq: Seq) -> bool {
+    /// Whether every record up to this one is on disk, or no longer in the outbox. In memory, no record counts as being on disk.
+    pub fn is_saved_through(&self, seq: Seq) -> bool {
         (self.journal.is_on() && self.journal.is_saved(seq.0)) || self.first().is_none_or(|first| first.seq > seq)
     }
 
-    /// The last number given; 0 where there is none yet.
+    /// The last number assigned; 0 where there is none yet.
     pub fn last(&self) -> Seq {
         Seq(self.last)
     }
@@ -333,37 +333,37 @@ impl Outbox {
         &self.config
     }
 
-    /// Numbers that will not come, and of which the server has not said that it knows.
-    pub fn skipped(&self) -> &RangeSet {
-        self.skips.all()
+    /// Abandoned numbers that the server has not acknowledged.
+    pub fn abandoned(&self) -> &RangeSet {
+        self.abandoned.all()
     }
 
     /// How soon the disk is to be written.
     pub(crate) fn urgency(&self) -> Urgency {
-        self.journal.urgency(self.last, self.config.commit_bytes, self.skips.is_changed())
+        self.journal.urgency(self.last, self.config.commit_bytes, self.abandoned.is_changed())
     }
 
-    /// What is to be written now. [`Outbox::committed`] or [`Outbox::failed`] follows before the next group.
+    /// The group to write now. [`Outbox::saved`] or [`Outbox::failed`] follows before the next group.
     pub(crate) fn collect(&mut self, closing: bool) -> Group {
         let put = self.items.behind(self.journal.saved()).cloned().collect();
-        self.skips.set_changed(false);
-        self.journal.collect(put, (self.epoch, self.last, self.given), self.skips.all().clone(), closing)
+        self.abandoned.set_changed(false);
+        self.journal.collect(put, (self.epoch, self.last, self.last_sent), self.abandoned.all().clone(), closing)
     }
 
     /// The group is on disk.
-    pub(crate) fn committed(&mut self, mark: &Mark) {
-        if mark.epoch != self.epoch {
+    pub(crate) fn saved(&mut self, reservation: &Reservation) {
+        if reservation.epoch != self.epoch {
             // It was on its way when the epoch changed: the next group holds everything under the new one.
             return;
         }
-        let waiting = self.cost_behind(mark.last);
-        self.journal.committed(mark, waiting);
+        let waiting = self.cost_behind(reservation.last);
+        self.journal.group_saved(reservation, waiting);
     }
 
     /// The group may or may not be on disk; the next one holds the same again.
     pub(crate) fn failed(&mut self, group: &Group) {
         self.journal.failed(&group.gone);
-        self.skips.set_changed(true);
+        self.abandoned.set_changed(true);
     }
 
     /// The file was found damaged and is a new one: the next group holds everything.
@@ -395,24 +395,24 @@ impl Outbox {
 
     fn take(&mut self, seq: u64) -> Option<Item> {
         let item = self.items.remove(seq)?;
-        self.turns.forget(seq);
+        self.scheduler.removed(seq);
         self.journal.removed(seq, item.json.len());
         Some(item)
     }
 
-    /// Drops the oldest record that is not under way: those are about to be acknowledged. Where all are, the oldest.
+    /// Drops the oldest record that is not in flight: those are about to be acknowledged. Where all are, the oldest.
     fn drop_oldest(&mut self) -> Option<Seq> {
-        let seq = self.turns.oldest(&self.items)?;
+        let seq = self.scheduler.oldest(&self.items)?;
         self.drop(seq);
         Some(Seq(seq))
     }
 
     fn drop(&mut self, seq: u64) {
-        let given = self.turns.is_given(seq);
+        let in_flight = self.scheduler.is_sent(seq);
         if self.take(seq).is_some() {
-            self.skips.add(seq, &self.items);
-            if given {
-                self.turns.orphan(seq);
+            self.abandoned.add(seq, &self.items);
+            if in_flight {
+                self.scheduler.dropped(seq);
             }
         }
     }

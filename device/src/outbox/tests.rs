@@ -24,7 +24,7 @@ fn numbers_start_at_one_without_holes() {
         assert_eq!(push(&mut outbox).unwrap().0, Seq(n));
     }
     assert_eq!(push(&mut outbox), Err(Full));
-    outbox.settle(&[1].into_iter().collect());
+    outbox.ack(&[1].into_iter().collect());
     assert_eq!(push(&mut outbox).unwrap().0, Seq(11), "a refused push uses up no number");
 }
 
@@ -42,17 +42,17 @@ fn what_is_under_way_is_dropped_last_and_uses_credit_until_settled() {
     for _ in 0..3 {
         push(&mut outbox).unwrap();
     }
-    outbox.give(CREDIT);
+    outbox.send(CREDIT);
     assert_eq!(push(&mut outbox).unwrap(), (Seq(4), vec![Seq(2)]));
-    outbox.give(CREDIT);
-    outbox.give(CREDIT);
-    assert_eq!(outbox.under_way(), 3);
+    outbox.send(CREDIT);
+    outbox.send(CREDIT);
+    assert_eq!(outbox.in_flight(), 3);
     assert_eq!(push(&mut outbox).unwrap(), (Seq(5), vec![Seq(1)]));
-    assert_eq!(outbox.under_way(), 3);
-    assert!(outbox.settle(&[1].into_iter().collect()).is_empty());
-    assert_eq!(outbox.under_way(), 2);
+    assert_eq!(outbox.in_flight(), 3);
+    assert!(outbox.ack(&[1].into_iter().collect()).is_empty());
+    assert_eq!(outbox.in_flight(), 2);
     outbox.rewind();
-    assert_eq!((outbox.under_way(), outbox.peek(CREDIT).map(|item| item.seq)), (0, Some(Seq(3))));
+    assert_eq!((outbox.in_flight(), outbox.peek(CREDIT).map(|item| item.seq)), (0, Some(Seq(3))));
 }
 
 fn ranges(text: &str) -> RangeSet {
@@ -65,81 +65,83 @@ fn what_was_given_out_is_known() {
     for _ in 0..5 {
         push(&mut outbox).unwrap();
     }
-    assert_eq!(outbox.given(), Seq(0), "taken is not given");
-    assert_eq!(outbox.tell(), Some(ranges("1-3")));
-    assert_eq!(outbox.given(), Seq(3), "said not to come is given");
-    outbox.give(CREDIT);
-    assert_eq!(outbox.given(), Seq(4));
+    assert_eq!(outbox.last_sent(), Seq(0), "enqueued is not given");
+    assert_eq!(outbox.report_abandoned(), Some(ranges("1-3")));
+    assert_eq!(outbox.last_sent(), Seq(3), "said not to come is given");
+    outbox.send(CREDIT);
+    assert_eq!(outbox.last_sent(), Seq(4));
     outbox.rewind();
-    assert_eq!(outbox.given(), Seq(4), "on an earlier connection");
+    assert_eq!(outbox.last_sent(), Seq(4), "on an earlier connection");
 }
 
 #[test]
 fn a_new_epoch_sends_all_that_nobody_else_can_have_sent() {
-    let mark = Mark { epoch: ProducerEpoch(7), last: 3, reserved: 5, given: None, skipped: RangeSet::new() };
-    let item = |seq| Item { seq: Seq(seq), lane: Lane::Ordered, taken_at: 0, json: Bytes::from_static(b"{}") };
+    let reservation = Reservation { epoch: ProducerEpoch(7), last: 3, reserved: 5, last_sent: None, abandoned: RangeSet::new() };
+    let item = |seq| Item { seq: Seq(seq), lane: Lane::Ordered, enqueued_at: 0, json: Bytes::from_static(b"{}") };
     let mut outbox =
-        Outbox::restore(Config::default(), Loaded { mark, items: vec![item(1), item(3)], doubtful: false, lost: 0, fresh: false });
-    assert_eq!(outbox.given(), Seq(5), "perhaps, before the file was written last");
+        Outbox::restore(Config::default(), Loaded { reservation, items: vec![item(1), item(3)], doubtful: false, lost: 0, fresh: false });
+    assert_eq!(outbox.last_sent(), Seq(5), "perhaps, before the file was written last");
     let new: Vec<u64> = (0..3).map(|_| push(&mut outbox).unwrap().0.0).collect();
     let first = new[0];
     // Another lineage of the same file sent 1 to 9 under the same epoch; of 1 and 3 all copies have the same.
     assert_eq!(outbox.renew(&ranges("1-2,6-9")), [Seq(1)]);
     assert_ne!(outbox.epoch(), ProducerEpoch(7));
-    assert_eq!(outbox.given(), Seq(0));
-    assert_eq!(outbox.skipped(), &ranges("1-2"), "the new epoch has heard of none of them; a gap is not told");
+    assert_eq!(outbox.last_sent(), Seq(0));
+    assert_eq!(outbox.abandoned(), &ranges("1-2"), "the new epoch has heard of none of them; a gap is not told");
     assert_eq!(outbox.len(), 4);
     outbox.open();
     assert_eq!(outbox.peek(CREDIT), None, "not before the file has the new epoch, twice");
     let epoch = outbox.epoch();
     for _ in 0..2 {
         let group = outbox.collect(false);
-        assert!(group.state.epoch == epoch && outbox.peek(CREDIT).is_none());
-        outbox.committed(&group.state);
+        assert!(group.reservation.epoch == epoch && outbox.peek(CREDIT).is_none());
+        outbox.saved(&group.reservation);
     }
-    let sent: Vec<u64> = std::iter::from_fn(|| outbox.give(CREDIT)).map(|item| item.seq.0).collect();
+    let sent: Vec<u64> = std::iter::from_fn(|| outbox.send(CREDIT)).map(|item| item.seq.0).collect();
     assert_eq!(sent, [3, first, first + 1, first + 2]);
 }
 
 /// Whatever becomes of the copies of a file, and whatever the log still knows: none of them names a record as another does.
 #[test]
 fn copies_of_one_file_take_other_numbers() {
-    let mark = Mark { epoch: ProducerEpoch(7), last: 3, reserved: 5, given: Some(2), skipped: RangeSet::new() };
-    let item = Item { seq: Seq(3), lane: Lane::Ordered, taken_at: 0, json: Bytes::from_static(b"{}") };
+    let reservation = Reservation { epoch: ProducerEpoch(7), last: 3, reserved: 5, last_sent: Some(2), abandoned: RangeSet::new() };
+    let item = Item { seq: Seq(3), lane: Lane::Ordered, enqueued_at: 0, json: Bytes::from_static(b"{}") };
     let mut used = BTreeSet::new();
     for _ in 0..20 {
-        let loaded = Loaded { mark: mark.clone(), items: vec![item.clone()], doubtful: false, lost: 0, fresh: false };
+        let loaded = Loaded { reservation: reservation.clone(), items: vec![item.clone()], doubtful: false, lost: 0, fresh: false };
         let mut copy = Outbox::restore(Config::default(), loaded);
         for _ in 0..50 {
             assert!(used.insert(push(&mut copy).unwrap().0));
         }
-        let (given, own) = (copy.given(), copy.last());
-        assert!(!copy.is_copied(&ranges("1-2"), given), "what an earlier start gave out");
-        assert!(copy.is_copied(&ranges("1-3"), given), "a record that it has, and did not give out yet");
+        let (last_sent, own) = (copy.last_sent(), copy.last());
+        assert!(!copy.is_copied(&ranges("1-2"), last_sent), "what an earlier start gave out");
+        assert!(copy.is_copied(&ranges("1-3"), last_sent), "a record that it has, and did not give out yet");
         assert!(!copy.is_copied(&ranges("1-3"), own), "nor another: it may be its own by now");
         for foreign in ["1-4", "1-3,5-9", &format!("1-2,{}", own.0 + 1)] {
             assert!(copy.is_copied(&ranges(foreign), own), "{foreign}");
         }
         let mine = format!("1-3,{}-{}", own.0 - 49, own.0);
-        assert!(!copy.is_copied(&ranges(&mine), own) && copy.is_copied(&ranges(&mine), given));
+        assert!(!copy.is_copied(&ranges(&mine), own) && copy.is_copied(&ranges(&mine), last_sent));
     }
 }
 
 #[test]
 fn numbers_do_not_run_out() {
-    let item = |seq| Item { seq: Seq(seq), lane: Lane::Ordered, taken_at: 0, json: Bytes::from_static(b"{}") };
-    let start = |mark: Mark, items| Outbox::restore(Config::default(), Loaded { mark, items, doubtful: false, lost: 0, fresh: false });
-    let mut mark = Mark { epoch: ProducerEpoch(7), last: 1, reserved: 1, given: Some(1), skipped: RangeSet::new() };
+    let item = |seq| Item { seq: Seq(seq), lane: Lane::Ordered, enqueued_at: 0, json: Bytes::from_static(b"{}") };
+    let start = |reservation: Reservation, items| {
+        Outbox::restore(Config::default(), Loaded { reservation, items, doubtful: false, lost: 0, fresh: false })
+    };
+    let mut reservation = Reservation { epoch: ProducerEpoch(7), last: 1, reserved: 1, last_sent: Some(1), abandoned: RangeSet::new() };
     let mut starts = 0;
-    while mark.epoch == ProducerEpoch(7) {
-        mark = start(mark, Vec::new()).collect(true).state;
+    while reservation.epoch == ProducerEpoch(7) {
+        reservation = start(reservation, Vec::new()).collect(true).reservation;
         starts += 1;
     }
-    assert!((8..=17).contains(&starts) && mark.last == 0, "{starts} {mark:?}");
+    assert!((8..=17).contains(&starts) && reservation.last == 0, "{starts} {reservation:?}");
     // Those of records that may be in the log are kept far longer, and given up in the end.
-    let kept = Mark { epoch: ProducerEpoch(7), last: FAR, reserved: FAR, given: None, skipped: RangeSet::new() };
+    let kept = Reservation { epoch: ProducerEpoch(7), last: FAR, reserved: FAR, last_sent: None, abandoned: RangeSet::new() };
     assert_eq!(start(kept, vec![item(FAR)]).epoch(), ProducerEpoch(7));
-    let spent = Mark { epoch: ProducerEpoch(7), last: FURTHEST, reserved: FURTHEST, given: None, skipped: RangeSet::new() };
+    let spent = Reservation { epoch: ProducerEpoch(7), last: FURTHEST, reserved: FURTHEST, last_sent: None, abandoned: RangeSet::new() };
     let mut outbox = start(spent, vec![item(5), item(FURTHEST)]);
     let group = outbox.collect(false);
     assert!(outbox.epoch() != ProducerEpoch(7) && group.gone == ranges(&format!("1-{FURTHEST}")), "{group:?}");
@@ -149,14 +151,15 @@ fn numbers_do_not_run_out() {
 /// A start without a connection gives nothing out, and its file says so, also where it ends in a cut.
 #[test]
 fn what_was_never_given_is_known() {
-    let mark = Mark { epoch: ProducerEpoch(7), last: 5, reserved: 70, given: Some(3), skipped: RangeSet::new() };
-    let item = |seq| Item { seq: Seq(seq), lane: Lane::Ordered, taken_at: 0, json: Bytes::from_static(b"{}") };
-    let loaded = || Loaded { mark: mark.clone(), items: vec![item(2), item(4), item(5)], doubtful: false, lost: 0, fresh: false };
+    let reservation = Reservation { epoch: ProducerEpoch(7), last: 5, reserved: 70, last_sent: Some(3), abandoned: RangeSet::new() };
+    let item = |seq| Item { seq: Seq(seq), lane: Lane::Ordered, enqueued_at: 0, json: Bytes::from_static(b"{}") };
+    let loaded =
+        || Loaded { reservation: reservation.clone(), items: vec![item(2), item(4), item(5)], doubtful: false, lost: 0, fresh: false };
     let mut outbox = Outbox::restore(Config::default(), loaded());
-    assert_eq!(outbox.given(), Seq(3));
-    assert_eq!(outbox.collect(false).state.given, Some(3));
+    assert_eq!(outbox.last_sent(), Seq(3));
+    assert_eq!(outbox.collect(false).reservation.last_sent, Some(3));
     assert_eq!(
-        (outbox.give(CREDIT).map(|item| item.seq), outbox.peek(CREDIT)),
+        (outbox.send(CREDIT).map(|item| item.seq), outbox.peek(CREDIT)),
         (Some(Seq(2)), None),
         "what was given before may be given again"
     );
@@ -164,19 +167,19 @@ fn what_was_never_given_is_known() {
     assert_eq!(outbox.renew(&ranges("1-5")), [Seq(2), Seq(4), Seq(5)], "every copy has the same 4 and 5, whoever sent them");
     // With a connection the file leaves it open, in both commits, before anything is given.
     let mut outbox = Outbox::restore(Config::default(), loaded());
-    outbox.give(CREDIT);
+    outbox.send(CREDIT);
     outbox.open();
     for _ in 0..2 {
         assert_eq!(outbox.peek(CREDIT), None);
-        assert_eq!(outbox.tell(), None);
+        assert_eq!(outbox.report_abandoned(), None);
         assert_eq!(outbox.urgency(), Urgency::Now);
         let group = outbox.collect(false);
-        assert_eq!(group.state.given, None);
-        outbox.committed(&group.state);
+        assert_eq!(group.reservation.last_sent, None);
+        outbox.saved(&group.reservation);
     }
-    assert_eq!(outbox.give(CREDIT).map(|item| item.seq), Some(Seq(4)));
+    assert_eq!(outbox.send(CREDIT).map(|item| item.seq), Some(Seq(4)));
     let end = outbox.collect(true);
-    assert_eq!((end.state.given, outbox.peek(CREDIT)), (Some(4), None), "after the end nothing is given any more");
+    assert_eq!((end.reservation.last_sent, outbox.peek(CREDIT)), (Some(4), None), "after the end nothing is given any more");
 }
 
 #[test]
@@ -184,7 +187,7 @@ fn a_group_of_the_old_epoch_that_comes_late_counts_for_nothing() {
     let mut outbox = Outbox::restore(
         Config::default(),
         Loaded {
-            mark: Mark { epoch: ProducerEpoch(7), last: 0, reserved: 0, given: Some(0), skipped: RangeSet::new() },
+            reservation: Reservation { epoch: ProducerEpoch(7), last: 0, reserved: 0, last_sent: Some(0), abandoned: RangeSet::new() },
             items: Vec::new(),
             doubtful: false,
             lost: 0,
@@ -194,12 +197,12 @@ fn a_group_of_the_old_epoch_that_comes_late_counts_for_nothing() {
     let seq = push(&mut outbox).unwrap().0;
     let old = outbox.collect(false);
     outbox.renew(&ranges("1-5"));
-    outbox.committed(&old.state);
-    assert!(!outbox.is_taken(seq), "it is on disk under another name");
+    outbox.saved(&old.reservation);
+    assert!(!outbox.is_saved(seq), "it is on disk under another name");
     let group = outbox.collect(false);
     assert_eq!(group.put.len(), 1);
-    outbox.committed(&group.state);
-    assert!(outbox.is_taken(seq));
+    outbox.saved(&group.reservation);
+    assert!(outbox.is_saved(seq));
 }
 
 #[derive(Clone, Debug)]
@@ -227,7 +230,7 @@ proptest! {
         steps in proptest::collection::vec(step(), 0..200), drops in any::<bool>()
     ) {
         let mut outbox = outbox(8, 1200, if drops { Policy::DropOldest } else { Policy::Block });
-        let (mut here, mut given) = (BTreeSet::new(), BTreeSet::new());
+        let (mut here, mut sent) = (BTreeSet::new(), BTreeSet::new());
         for step in steps {
             match step {
                 Step::Push(size) => match outbox.push(Lane::Independent, vec![b' '; size].into()) {
@@ -241,15 +244,15 @@ proptest! {
                     Err(Full) => prop_assert!(!drops && !here.is_empty()),
                 },
                 Step::Give => {
-                    let due = here.iter().copied().find(|seq| given.last().is_none_or(|last| seq > last));
-                    let item = outbox.give(CREDIT);
+                    let due = here.iter().copied().find(|seq| sent.last().is_none_or(|last| seq > last));
+                    let item = outbox.send(CREDIT);
                     prop_assert_eq!(item.map(|item| item.seq.0), due);
-                    given.extend(due);
+                    sent.extend(due);
                 }
                 Step::Settle(start, end) => {
                     let mut ranges = RangeSet::new();
                     ranges.insert_range(start..=end);
-                    for seq in outbox.settle(&ranges) {
+                    for seq in outbox.ack(&ranges) {
                         prop_assert!((start..=end).contains(&seq.0) && here.remove(&seq.0));
                     }
                     prop_assert!(here.range(start..=end).next().is_none());
@@ -257,13 +260,13 @@ proptest! {
                 Step::Remove(seq) => prop_assert_eq!(outbox.remove(Seq(seq)), here.remove(&seq)),
                 Step::Rewind => {
                     outbox.rewind();
-                    given.clear();
+                    sent.clear();
                 }
             }
             prop_assert_eq!(outbox.len(), here.len());
             prop_assert!(outbox.len() <= 8 && (outbox.bytes() <= 1200 || outbox.len() == 1));
-            prop_assert!(outbox.under_way() >= given.intersection(&here).count() as u64);
-            prop_assert!(outbox.under_way() <= given.len() as u64);
+            prop_assert!(outbox.in_flight() >= sent.intersection(&here).count() as u64);
+            prop_assert!(outbox.in_flight() <= sent.len() as u64);
         }
     }
 }
@@ -277,42 +280,42 @@ fn live_first(backlog: usize) -> Outbox {
     outbox
 }
 
-fn given(outbox: &mut Outbox, count: usize, credit: u64) -> Vec<u64> {
-    (0..count).filter_map(|_| outbox.give(credit)).map(|item| item.seq.0).collect()
+fn sent(outbox: &mut Outbox, count: usize, credit: u64) -> Vec<u64> {
+    (0..count).filter_map(|_| outbox.send(credit)).map(|item| item.seq.0).collect()
 }
 
 #[test]
 fn live_records_go_first_and_the_backlog_has_one_turn_in_four() {
     let mut outbox = live_first(10);
-    assert_eq!(given(&mut outbox, 2, CREDIT), [1, 2], "nothing is live yet");
+    assert_eq!(sent(&mut outbox, 2, CREDIT), [1, 2], "nothing is live yet");
     for _ in 0..8 {
         push(&mut outbox).unwrap();
     }
-    assert_eq!(given(&mut outbox, 9, CREDIT), [11, 12, 13, 3, 14, 15, 16, 4, 17]);
-    assert_eq!(given(&mut outbox, 99, CREDIT), [18, 5, 6, 7, 8, 9, 10]);
-    assert_eq!(outbox.under_way(), 18);
-    outbox.settle(&"1-18".parse().unwrap());
-    assert_eq!(outbox.under_way(), 0);
+    assert_eq!(sent(&mut outbox, 9, CREDIT), [11, 12, 13, 3, 14, 15, 16, 4, 17]);
+    assert_eq!(sent(&mut outbox, 99, CREDIT), [18, 5, 6, 7, 8, 9, 10]);
+    assert_eq!(outbox.in_flight(), 18);
+    outbox.ack(&"1-18".parse().unwrap());
+    assert_eq!(outbox.in_flight(), 0);
 }
 
 #[test]
 fn the_backlog_leaves_a_quarter_of_the_credit_to_what_is_live() {
     let mut outbox = live_first(100);
-    assert_eq!(given(&mut outbox, 99, 20).len(), 15);
+    assert_eq!(sent(&mut outbox, 99, 20).len(), 15);
     push(&mut outbox).unwrap();
-    assert_eq!(given(&mut outbox, 99, 20), [101]);
-    outbox.settle(&"1-4".parse().unwrap());
-    assert_eq!(given(&mut outbox, 99, 20), [16, 17, 18, 19]);
-    assert_eq!(live_first(1).give(1).map(|item| item.seq), Some(Seq(1)), "a credit of one is enough for a backlog");
+    assert_eq!(sent(&mut outbox, 99, 20), [101]);
+    outbox.ack(&"1-4".parse().unwrap());
+    assert_eq!(sent(&mut outbox, 99, 20), [16, 17, 18, 19]);
+    assert_eq!(live_first(1).send(1).map(|item| item.seq), Some(Seq(1)), "a credit of one is enough for a backlog");
 }
 
 #[test]
 fn what_was_live_is_backlog_to_the_next_connection() {
     let mut outbox = live_first(2);
     push(&mut outbox).unwrap();
-    assert_eq!(given(&mut outbox, 9, CREDIT), [3, 1, 2]);
+    assert_eq!(sent(&mut outbox, 9, CREDIT), [3, 1, 2]);
     outbox.rewind();
-    assert_eq!(given(&mut outbox, 9, CREDIT), [1, 2, 3]);
+    assert_eq!(sent(&mut outbox, 9, CREDIT), [1, 2, 3]);
 }
 
 #[test]
@@ -321,11 +324,11 @@ fn what_is_dropped_is_told_until_it_is_acknowledged() {
     for _ in 0..5 {
         push(&mut outbox).unwrap();
     }
-    assert_eq!(outbox.tell().unwrap().to_string(), "1-3");
+    assert_eq!(outbox.report_abandoned().unwrap().to_string(), "1-3");
     push(&mut outbox).unwrap();
-    assert_eq!(outbox.tell(), None);
+    assert_eq!(outbox.report_abandoned(), None);
     outbox.rewind();
-    assert_eq!(outbox.tell().unwrap().to_string(), "1-4");
-    outbox.settle(&"1-4".parse().unwrap());
-    assert!(outbox.tell().is_none() && outbox.skipped().is_empty());
+    assert_eq!(outbox.report_abandoned().unwrap().to_string(), "1-4");
+    outbox.ack(&"1-4".parse().unwrap());
+    assert!(outbox.report_abandoned().is_none() && outbox.abandoned().is_empty());
 }

@@ -13,8 +13,8 @@ use super::{
     context::Context,
 };
 use crate::{
-    client::{self, Event, Lane, Session, Way},
-    outbox::{Outbox, without},
+    client::{self, Event, Lane, Session, Transport},
+    outbox::{Outbox, difference},
     policy::{Failure, Next, Tried},
 };
 
@@ -27,7 +27,7 @@ pub(super) struct Actor {
     tried: Tried,
     /// The last connection ended in silence: the tunnel is tried at once beside QUIC.
     silent: bool,
-    /// The last number that was given out before the present attempt to connect, and what its first flight carries.
+    /// The last number that was sent before the present attempt to connect, and what its first flight carries.
     before: Seq,
     early: Vec<Seq>,
 }
@@ -49,7 +49,7 @@ impl Actor {
                 connected = self.connect() => match connected {
                     Ok(session) => {
                         if !first {
-                            self.context.shared.lock().counters.reconnects += 1;
+                            self.context.shared.lock().counters.transport.reconnects += 1;
                         }
                         first = false;
                         match self.stay(session).await {
@@ -95,7 +95,7 @@ impl Actor {
         let (epoch, early) = {
             let mut state = self.context.shared.lock();
             state.outbox.rewind();
-            self.before = state.outbox.given();
+            self.before = state.outbox.last_sent();
             (state.outbox.epoch(), early(&mut state.outbox, self.context.connector.first_flight()))
         };
         self.early = early.iter().map(|record| record.seq).collect();
@@ -103,8 +103,8 @@ impl Actor {
         self.tried.fresh_login = false;
         self.context.credentials.accepted();
         let welcome = session.welcome();
-        let way = session.way();
-        tracing::info!(node = welcome.node, durability = welcome.durability, fence = %welcome.fence, %way, "connected");
+        let transport = session.transport();
+        tracing::info!(node = welcome.node, durability = welcome.durability, fence = %welcome.fence, %transport, "connected");
         Ok(session)
     }
 
@@ -125,7 +125,7 @@ impl Actor {
             }
             if since.elapsed() >= self.context.config.policy.unrivalled_after() {
                 self.tried.superseded = 0;
-                self.context.shared.lock().counters.rivalry = 0;
+                self.context.shared.lock().counters.transport.rivalry = 0;
             }
             match end {
                 End::Shut => return None,
@@ -133,8 +133,8 @@ impl Actor {
                 End::Changed(other) => {
                     tracing::info!("QUIC works again: the tunnel is left");
                     let mut state = self.context.shared.lock();
-                    state.counters.returns += 1;
-                    self.before = state.outbox.given();
+                    state.counters.transport.returns += 1;
+                    self.before = state.outbox.last_sent();
                     drop(state);
                     self.early.clear();
                     session = other;
@@ -152,12 +152,12 @@ impl Actor {
             return None;
         }
         if session.early() > 0 {
-            self.settle_first_flight(session, &seen).await;
+            self.ack_first_flight(session, &seen).await;
         }
         let mut state = self.context.shared.lock();
-        let settled = state.outbox.renew(&seen).len() as u64;
-        state.counters.acked += settled;
-        state.counters.copies_found += 1;
+        let acked = state.outbox.renew(&seen).len() as u64;
+        state.counters.outbox.acked += acked;
+        state.counters.outbox.copies_found += 1;
         let (records, epoch) = (state.outbox.len(), state.outbox.epoch());
         drop(state);
         tracing::error!(
@@ -170,15 +170,15 @@ impl Actor {
     }
 
     /// Records of the first flight went under the old epoch: those that nobody else has numbered alike are in the log soon.
-    async fn settle_first_flight(&self, session: &mut Session, seen: &RangeSet) {
+    async fn ack_first_flight(&self, session: &mut Session, seen: &RangeSet) {
         let mut open: RangeSet = self.early.iter().map(|seq| seq.0).filter(|seq| !seen.contains(*seq)).collect();
         let deadline = Instant::now() + self.context.config.drain_timeout;
         while !open.is_empty()
             && let Ok(Ok(event)) = time::timeout_at(deadline, session.next()).await
         {
             if let Event::Acked(ranges) = event {
-                let ours = without(&ranges, seen);
-                open = without(&open, &ours);
+                let ours = difference(&ranges, seen);
+                open = difference(&open, &ours);
                 self.context.shared.acked(&ours);
             }
         }
@@ -188,11 +188,11 @@ impl Actor {
     fn note(&mut self, failure: &Failure) {
         let superseded = matches!(failure, Failure::Connection(client::Error::Closed { code: CloseCode::Fenced, .. }));
         let mut state = self.context.shared.lock();
-        state.counters.last_error = Some(self.explain(failure));
+        state.counters.transport.last_error = Some(self.explain(failure));
         if superseded {
             self.tried.superseded = self.tried.superseded.saturating_add(1);
-            state.counters.superseded += 1;
-            state.counters.rivalry = self.tried.superseded;
+            state.counters.transport.superseded += 1;
+            state.counters.transport.rivalry = self.tried.superseded;
         }
         drop(state);
         if superseded && self.tried.superseded > 1 {
@@ -223,16 +223,16 @@ impl Actor {
                 state.outbox.rewind();
             }
             state.outbox.open();
-            state.counters.sent += session.early() as u64;
+            state.counters.outbox.sent += session.early() as u64;
             let welcome = session.welcome();
-            let seen = state.outbox.settle(&welcome.seen).len() as u64;
-            state.counters.acked += seen;
-            state.counters.node = Some(welcome.node.clone());
-            state.counters.durability = Some(welcome.durability.clone());
-            state.counters.last_error = None;
-            state.counters.way = Some(session.way());
-            state.counters.fallbacks += u64::from(session.way() == Way::WebSocket);
-            (state.counters.early_accepted, state.counters.early_refused) = self.context.connector.early();
+            let seen = state.outbox.ack(&welcome.seen).len() as u64;
+            state.counters.outbox.acked += seen;
+            state.counters.transport.node = Some(welcome.node.clone());
+            state.counters.transport.durability = Some(welcome.durability.clone());
+            state.counters.transport.last_error = None;
+            state.counters.transport.current = Some(session.transport());
+            state.counters.transport.fallbacks += u64::from(session.transport() == Transport::WebSocket);
+            (state.counters.transport.early_accepted, state.counters.transport.early_refused) = self.context.connector.early();
             state.uplink = session.uplink().cloned();
         }
         self.context.shared.wake();
@@ -243,7 +243,7 @@ impl Actor {
 /// The first records to send, as far as they need no order.
 fn early(outbox: &mut Outbox, credit: u64) -> Vec<Record> {
     let (mut records, mut bytes, credit) = (Vec::new(), 0, credit.min(EARLY));
-    while outbox.under_way() < credit
+    while outbox.in_flight() < credit
         && let Some(item) = outbox.peek(credit)
         && item.lane == Lane::Independent
     {
@@ -252,7 +252,7 @@ fn early(outbox: &mut Outbox, credit: u64) -> Vec<Record> {
             break;
         }
         records.push(Record { seq: item.seq, json: item.json.clone() });
-        outbox.give(credit);
+        outbox.send(credit);
     }
     records
 }

@@ -1,4 +1,4 @@
-//! The producer while it is connected: sends within the credit, settles what the server answers, renews the token.
+//! The producer while it is connected: sends within the credit, handles acknowledgements, renews the token.
 
 use std::{future::pending, pin::Pin, sync::Arc, time::Duration};
 
@@ -9,20 +9,20 @@ use tokio::time::{self, Instant};
 use super::{
     LinkState,
     context::Context,
-    health::{self, Telling},
+    health::{self, Reporter},
     shared::Shared,
     silence::{Silence, Verdict},
 };
 use crate::{
-    client::{Error, Event, Lane, Session, Way},
+    client::{Error, Event, Lane, Session, Transport},
     policy::Failure,
     renewal::Renewal,
 };
 
-/// Records given to the connection before it is listened to again.
+/// Records sent on the connection before it is listened to again.
 const TURN: usize = 256;
-/// How often the connection is looked at while records are under way.
-const LOOK: Duration = Duration::from_millis(100);
+/// How often the connection is looked at while records are in flight.
+const POLL: Duration = Duration::from_millis(100);
 /// How long the `Welcome` of a connection that took the tunnel's place may take, once the tunnel is closed for it.
 const TAKE_OVER: Duration = Duration::from_secs(5);
 /// Wait before QUIC is tried from a tunnel, doubled each time up to the second.
@@ -46,7 +46,7 @@ pub(super) struct Connected<'a> {
     renewal: Renewal,
     /// The time of the last sign that records are acknowledged.
     progress: Instant,
-    /// Until when the server, which goes away, is given to settle what is under way.
+    /// Until when the server, which goes away, may acknowledge the records in flight.
     drain: Option<Instant>,
     silence: Silence,
     /// An attempt to get from the tunnel to QUIC, and the wait before the next.
@@ -73,40 +73,31 @@ impl<'a> Connected<'a> {
         let (now, shared) = (Instant::now(), context.shared.clone());
         let silence = Silence::new(context.connector.config().fallback.is_some());
         let [probe_after, _] = PROBE_AFTER;
-        let probe: Pin<Box<dyn Future<Output = _> + Send>> = match session.way() {
-            Way::Quic => Box::pin(pending()),
-            Way::WebSocket => Box::pin(probe(context, probe_after)),
+        let probe: Pin<Box<dyn Future<Output = _> + Send>> = match session.transport() {
+            Transport::Quic => Box::pin(pending()),
+            Transport::WebSocket => Box::pin(probe(context, probe_after)),
         };
         Self { context, shared, session, credit, max_record, renewal, progress: now, drain: None, silence, probe, probe_after }
     }
 
     /// Until the connection ends.
     pub(super) async fn run(mut self) -> End {
-        let mut looks = time::interval(LOOK);
-        looks.set_missed_tick_behavior(time::MissedTickBehavior::Delay);
+        let mut polls = time::interval(POLL);
+        polls.set_missed_tick_behavior(time::MissedTickBehavior::Delay);
         let mut healths = time::interval_at(Instant::now() + health::FIRST, health::EVERY);
         healths.set_missed_tick_behavior(time::MissedTickBehavior::Delay);
-        let mut telling = Telling::new(self.context.connector.config().transport.keep_alive);
+        let mut reporter = Reporter::new(self.context.connector.config().quic.keep_alive);
         loop {
-            self.send_latest();
-            if self.shared.lock().outbox.under_way() == 0 {
-                // Patience begins with what is sent now, not with the idle time before it.
-                self.progress = Instant::now();
-            }
-            let pause = self.send();
-            let skipped = self.shared.lock().outbox.tell();
-            if let Some(skipped) = skipped
-                && let Err(error) = self.session.skip(skipped).await
-            {
-                return End::Failed(error.into());
-            }
-            let under_way = self.shared.lock().outbox.under_way();
-            if self.drain.is_some() && under_way == 0 {
+            let (pause, in_flight) = match self.advance().await {
+                Ok(state) => state,
+                Err(error) => return End::Failed(error.into()),
+            };
+            if self.drain.is_some() && in_flight == 0 {
                 self.session.finish().await;
                 return End::Failed(Failure::Drained);
             }
-            let watched = self.session.way() == Way::Quic;
-            self.silence.owed(Instant::now(), watched && under_way > 0);
+            let watched = self.session.transport() == Transport::Quic;
+            self.silence.in_flight(Instant::now(), watched && in_flight > 0);
             let patience = self.drain.unwrap_or(self.progress + self.context.config.ack_timeout);
             let more = more(&pause, &self.session, self.shared.clone());
             // Every arm is cancel-safe: what is not taken now is there the next time.
@@ -128,20 +119,20 @@ impl<'a> Connected<'a> {
                     }
                     Err(error) => return End::Failed(error.into()),
                 },
-                () = time::sleep_until(patience), if under_way > 0 => {
+                () = time::sleep_until(patience), if in_flight > 0 => {
                     let draining = self.drain.is_some();
                     self.session.finish().await;
                     return End::Failed(if draining { Failure::Drained } else { Failure::Unacknowledged });
                 }
-                _ = looks.tick(), if watched && under_way > 0 => {
+                _ = polls.tick(), if watched && in_flight > 0 => {
                     if self.is_silent() {
                         return End::Failed(Failure::Silent);
                     }
                 }
                 _ = healths.tick() => {
                     let health = self.health();
-                    if telling.is_due(health, Instant::now()) {
-                        self.session.tell(health);
+                    if reporter.is_due(health, Instant::now()) {
+                        self.session.report_health(health);
                     }
                 }
                 other = &mut self.probe => match other {
@@ -156,9 +147,24 @@ impl<'a> Connected<'a> {
         }
     }
 
+    /// Sends as much as may be sent now. Returns why no more is sent, and how many records are in flight.
+    async fn advance(&mut self) -> Result<(Pause, u64), Error> {
+        self.send_latest();
+        if self.shared.lock().outbox.in_flight() == 0 {
+            // Patience begins with what is sent now, not with the idle time before it.
+            self.progress = Instant::now();
+        }
+        let pause = self.send();
+        let abandoned = self.shared.lock().outbox.report_abandoned();
+        if let Some(abandoned) = abandoned {
+            self.session.skip(abandoned).await?;
+        }
+        Ok((pause, self.shared.lock().outbox.in_flight()))
+    }
+
     /// The tunnel may end because the connection that is to take its place took over: then that one is waited for.
     async fn taken_over(self, error: Error) -> End {
-        if self.session.way() == Way::WebSocket
+        if self.session.transport() == Transport::WebSocket
             && matches!(error, Error::Closed { code: CloseCode::Fenced, .. })
             && let Ok(Some(other)) = time::timeout(TAKE_OVER, self.probe).await
         {
@@ -170,11 +176,11 @@ impl<'a> Connected<'a> {
     /// Whether the connection is to be given up because nothing is heard.
     fn is_silent(&mut self) -> bool {
         let Some(stats) = self.session.connection().map(quinn::Connection::stats) else { return false };
-        match self.silence.look(Instant::now(), stats.udp_rx.datagrams, stats.path.rtt) {
+        match self.silence.poll(Instant::now(), stats.udp_rx.datagrams, stats.path.rtt) {
             Verdict::Fine => false,
             Verdict::Rebind => {
                 tracing::info!("no packets from the server: switching to a new local port");
-                self.shared.lock().counters.rebinds += 1;
+                self.shared.lock().counters.transport.rebinds += 1;
                 if let Err(error) = self.context.connector.rebind() {
                     tracing::warn!(%error, "there is no other port");
                 }
@@ -194,9 +200,9 @@ impl<'a> Connected<'a> {
         let mut state = self.shared.lock();
         while let Some(json) = state.latest.pop_front() {
             if self.session.send_latest(json) {
-                state.counters.latest_sent += 1;
+                state.counters.link.latest_sent += 1;
             } else {
-                state.counters.latest_dropped += 1;
+                state.counters.link.latest_dropped += 1;
             }
         }
     }
@@ -205,7 +211,7 @@ impl<'a> Connected<'a> {
         match event {
             Event::Acked(ranges) => {
                 self.progress = Instant::now();
-                self.session.settled(&ranges);
+                self.session.acked(&ranges);
                 self.shared.acked(&ranges);
             }
             Event::Refused(refused) => {
@@ -237,7 +243,7 @@ impl<'a> Connected<'a> {
             let mut state = self.shared.lock();
             let mut turn = 0;
             loop {
-                if state.outbox.under_way() >= self.credit {
+                if state.outbox.in_flight() >= self.credit {
                     break Pause::Idle;
                 }
                 if turn == TURN {
@@ -247,7 +253,7 @@ impl<'a> Connected<'a> {
                 if item.json.len() > self.max_record {
                     // Sending it would end the connection; and again after every reconnect.
                     too_large.push((item.seq, item.json.len()));
-                    state.outbox.give(self.credit);
+                    state.outbox.send(self.credit);
                     continue;
                 }
                 // A reference count, not a copy.
@@ -256,8 +262,8 @@ impl<'a> Connected<'a> {
                 if self.session.try_send(lane, record).is_err() {
                     break Pause::Lane(lane);
                 }
-                state.outbox.give(self.credit);
-                state.counters.sent += 1;
+                state.outbox.send(self.credit);
+                state.counters.outbox.sent += 1;
                 turn += 1;
             }
         };

@@ -1,4 +1,4 @@
-//! What the producer's task and each of its connections work with.
+//! Context of the producer's task and of each of its connections.
 
 use std::sync::Arc;
 

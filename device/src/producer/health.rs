@@ -8,41 +8,41 @@ use tokio::time::Instant;
 /// How soon after the connection began, and how often then, it is considered.
 pub(super) const FIRST: Duration = Duration::from_secs(1);
 pub(super) const EVERY: Duration = Duration::from_secs(3);
-/// Records more or less that are no news: a few are always under way.
+/// Records more or less that are no news: a few are always in flight.
 const BACKLOG: u64 = 16;
 /// Millionths of loss that are none.
 const LOSS: u64 = 2000;
 
-/// What was said last.
+/// The last report.
 #[derive(Debug)]
-pub(super) struct Telling {
-    said: Option<(Health, Instant)>,
+pub(super) struct Reporter {
+    reported: Option<(Health, Instant)>,
     /// After how long the same is said again.
     repeat: Duration,
 }
 
-impl Telling {
+impl Reporter {
     /// `keep_alive`: the transport's. What is said again on an idle link then takes the place of its ping.
     pub(super) fn new(keep_alive: Duration) -> Self {
         // Half a look early: one that comes a moment before its time would leave the ping to be sent, and be told beside it.
-        Self { said: None, repeat: keep_alive.max(EVERY) - EVERY / 2 }
+        Self { reported: None, repeat: keep_alive.max(EVERY) - EVERY / 2 }
     }
 
     /// Whether it is worth saying now.
     pub(super) fn is_due(&mut self, health: Health, now: Instant) -> bool {
-        let due = self.said.is_none_or(|(said, at)| is_news(said, health) || now - at >= self.repeat);
+        let due = self.reported.is_none_or(|(reported, at)| is_news(reported, health) || now - at >= self.repeat);
         if due {
-            self.said = Some((health, now));
+            self.reported = Some((health, now));
         }
         due
     }
 }
 
-fn is_news(said: Health, now: Health) -> bool {
-    let backlog = said.backlog.abs_diff(now.backlog) > BACKLOG.max(said.backlog / 4);
-    let loss = match (said.loss_ppm, now.loss_ppm) {
-        (Some(said), Some(now)) => said.abs_diff(now) > LOSS.max(said / 5),
-        (said, now) => said != now,
+fn is_news(reported: Health, now: Health) -> bool {
+    let backlog = reported.backlog.abs_diff(now.backlog) > BACKLOG.max(reported.backlog / 4);
+    let loss = match (reported.loss_ppm, now.loss_ppm) {
+        (Some(reported), Some(now)) => reported.abs_diff(now) > LOSS.max(reported / 5),
+        (reported, now) => reported != now,
     };
     backlog || loss
 }
@@ -55,12 +55,12 @@ mod tests {
     fn what_is_said_again_comes_in_time_to_take_the_place_of_a_ping() {
         let start = Instant::now();
         let health = Health { backlog: 0, loss_ppm: None };
-        let mut telling = Telling::new(Duration::from_secs(15));
+        let mut reporter = Reporter::new(Duration::from_secs(15));
         // Looks are late by this and that.
         for (millis, due) in
             [(1004, true), (4001, false), (13_001, false), (16_001, true), (19_005, false), (28_002, false), (31_000, true)]
         {
-            assert_eq!(telling.is_due(health, start + Duration::from_millis(millis)), due, "after {millis} ms");
+            assert_eq!(reporter.is_due(health, start + Duration::from_millis(millis)), due, "after {millis} ms");
         }
     }
 
@@ -69,7 +69,7 @@ mod tests {
         let start = Instant::now();
         let at = |secs| start + Duration::from_secs(secs);
         let health = |backlog, loss_ppm| Health { backlog, loss_ppm };
-        let mut telling = Telling::new(Duration::from_secs(15));
+        let mut reporter = Reporter::new(Duration::from_secs(15));
         for (secs, backlog, loss, due) in [
             (1, 3, None, true),
             (4, 9, None, false),
@@ -83,7 +83,7 @@ mod tests {
             (37, 1200, Some(60_000), false),
             (40, 0, Some(60_000), true),
         ] {
-            assert_eq!(telling.is_due(health(backlog, loss), at(secs)), due, "after {secs} s");
+            assert_eq!(reporter.is_due(health(backlog, loss), at(secs)), due, "after {secs} s");
         }
     }
 }

@@ -1,12 +1,12 @@
 //! The high-level producer: an outbox that is kept connected.
 //!
-//! A record is taken into the outbox, sent, and dropped only when the server has acknowledged or refused it. After a
+//! A record is put into the outbox, sent, and dropped only when the server has acknowledged or refused it. After a
 //! break the producer connects again, learns from `Welcome` what is in the log already, and resends only the rest.
 //! [`Producer`] is a handle; a private task owns the connection and ends with the handle or for good reason, another one
 //! the outbox's file, where there is one.
 //!
-//! A record is *taken* when it is on disk or settled; in an outbox in memory at once. [`Producer::send`] waits for that,
-//! [`Producer::enqueue`] and [`Producer::try_send`] do not: after them, [`Producer::taken`] does.
+//! A record is *saved* when it is on disk, or acknowledged before; in an outbox in memory at once. [`Producer::send`] waits for that,
+//! [`Producer::enqueue`] and [`Producer::try_send`] do not: after them, [`Producer::saved`] does.
 
 use std::{sync::Arc, time::Duration};
 
@@ -33,16 +33,16 @@ mod actor;
 mod connected;
 mod context;
 mod health;
-mod keeper;
+mod persister;
 mod shared;
 mod silence;
 mod stats;
 
 use actor::Actor;
 use context::Context;
-use keeper::Keeper;
+use persister::Persister;
 use shared::{Shared, State};
-pub use stats::{LinkState, Stats};
+pub use stats::{DiskStats, LinkState, LinkStats, OutboxStats, Stats, TransportStats};
 
 /// Settings.
 #[derive(Clone, Debug)]
@@ -53,9 +53,9 @@ pub struct Config {
     pub outbox: outbox::Config,
     /// Reconnecting.
     pub policy: Policy,
-    /// How long records may be under way without any acknowledgement before the connection counts as dead.
+    /// How long records may be in flight without any acknowledgement before the connection counts as dead.
     pub ack_timeout: Duration,
-    /// How long records under way may take after the server said that it goes away.
+    /// How long records in flight may take after the server said that it goes away.
     pub drain_timeout: Duration,
 }
 
@@ -72,7 +72,7 @@ impl Config {
     }
 }
 
-/// Why a record was not taken, or a wait had no good end.
+/// Why a record was not enqueued, or a wait had no good end.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum Error {
     /// The settings cannot work.
@@ -90,13 +90,13 @@ pub enum Error {
     #[error(transparent)]
     Full(#[from] Full),
     /// The outbox's file cannot be opened; or a record did not get onto the disk within the time limit. It is given up
-    /// then, unless it was under way to the server already.
+    /// then, unless it was in flight to the server already.
     #[error(transparent)]
     Disk(#[from] outbox::Error),
     /// The wait took too long.
-    #[error("not settled within the time limit")]
+    #[error("not acknowledged within the time limit")]
     Timeout,
-    /// The server refused for good; no more records are taken.
+    /// The server refused for good; no more records are enqueued.
     #[error("stopped for good: {0}")]
     Stopped(Failure),
     /// [`Producer::shutdown`] was called.
@@ -104,10 +104,10 @@ pub enum Error {
     ShutDown,
 }
 
-/// What became of a record.
+/// Outcome of a record.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Outcome {
-    /// It is in the log.
+    /// The record is in the log.
     Acked,
     /// The server refused it; the code and the words.
     Refused {
@@ -116,7 +116,7 @@ pub enum Outcome {
         /// The reason in words.
         message: String,
     },
-    /// It was dropped to make room.
+    /// The record was dropped to make room.
     Dropped,
 }
 
@@ -125,11 +125,11 @@ pub enum Outcome {
 pub struct Producer {
     shared: Arc<Shared>,
     task: Option<JoinHandle<()>>,
-    keeper: Option<JoinHandle<()>>,
+    persister: Option<JoinHandle<()>>,
     connector: Connector,
     config: Config,
     cancel: CancellationToken,
-    /// Ends the keeper, which outlives the connection: what that settles last is to be written.
+    /// Ends the persister, which outlives the connection: its last acknowledgements are to be written.
     close: CancellationToken,
 }
 
@@ -150,14 +150,14 @@ impl Producer {
         let (outbox, store) = match store {
             None => (Outbox::new(config.outbox.clone()), None),
             Some((store, loaded)) => {
-                counters.lost = loaded.lost;
-                counters.disk_bytes = Some(store.size());
+                counters.outbox.lost = loaded.lost;
+                counters.disk.bytes = Some(store.size());
                 (Outbox::restore(config.outbox.clone(), loaded), Some(store))
             }
         };
         let shared = Arc::new(Shared::new(outbox, counters));
         let (cancel, close) = (CancellationToken::new(), CancellationToken::new());
-        let keeper = store.map(|store| tokio::spawn(Keeper::new(store, shared.clone(), close.clone()).run()));
+        let persister = store.map(|store| tokio::spawn(Persister::new(store, shared.clone(), close.clone()).run()));
         let actor = Actor::new(Context {
             config: config.clone(),
             connector: connector.clone(),
@@ -166,19 +166,19 @@ impl Producer {
             cancel: cancel.clone(),
         });
         let task = Some(tokio::spawn(actor.run()));
-        Ok(Self { shared, task, keeper, connector, config, cancel, close })
+        Ok(Self { shared, task, persister, connector, config, cancel, close })
     }
 
-    /// Takes a record into the outbox; it is sent by itself ([`Lane::Independent`]).
+    /// Puts a record into the outbox; it is sent by itself ([`Lane::Independent`]).
     pub async fn send(&self, json: impl Into<Bytes>) -> Result<Seq, Error> {
         self.send_on(Lane::default(), json).await
     }
 
-    /// Takes a record into the outbox, for a lane. Where the outbox is full, its policy decides. Returns when the record is
-    /// taken: it survives a power cut then where the outbox is on disk.
+    /// Puts a record into the outbox, for a lane. Where the outbox is full, its policy decides. Returns when the record is
+    /// saved: it survives a power cut then where the outbox is on disk.
     pub async fn send_on(&self, lane: Lane, json: impl Into<Bytes>) -> Result<Seq, Error> {
         let seq = self.enqueue(lane, json).await?;
-        self.taken(seq).await?;
+        self.saved(seq).await?;
         Ok(seq)
     }
 
@@ -197,7 +197,7 @@ impl Producer {
                 Ok(seq) => return Ok(seq),
                 Err(full) => {
                     if !std::mem::replace(&mut blocked, true) {
-                        self.shared.lock().counters.blocked += 1;
+                        self.shared.lock().counters.outbox.blocked += 1;
                     }
                     time::timeout_at(deadline, room).await.map_err(|_| full)?;
                 }
@@ -205,25 +205,25 @@ impl Producer {
         }
     }
 
-    /// Waits until a record is on disk, or settled. Where the disk fails for longer than the outbox's `block_timeout`, the
-    /// record is given up, unless it is under way to the server.
-    pub async fn taken(&self, seq: Seq) -> Result<(), Error> {
+    /// Waits until a record is on disk, or acknowledged. Where the disk fails for longer than the outbox's `block_timeout`, the
+    /// record is given up, unless it is in flight to the server.
+    pub async fn saved(&self, seq: Seq) -> Result<(), Error> {
         let deadline = Instant::now() + self.config.outbox.block_timeout;
         loop {
-            let settled = self.shared.settled.notified();
+            let changed = self.shared.changed.notified();
             let failure = {
                 let state = self.shared.lock();
-                if state.outbox.is_taken(seq) {
+                if state.outbox.is_saved(seq) {
                     return Ok(());
                 }
                 state.disk.clone()
             };
-            if time::timeout_at(deadline, settled).await.is_err() {
+            if time::timeout_at(deadline, changed).await.is_err() {
                 let mut state = self.shared.lock();
-                if state.outbox.is_taken(seq) {
+                if state.outbox.is_saved(seq) {
                     return Ok(());
                 }
-                state.withdraw(seq);
+                state.abandon_unsaved(seq);
                 drop(state);
                 self.shared.wake();
                 return Err(failure.map_or(Error::Timeout, Error::Disk));
@@ -231,20 +231,20 @@ impl Producer {
         }
     }
 
-    /// Waits until every record up to this one is on disk, or settled. In memory nothing is safe but what is settled.
-    pub async fn safe(&self, seq: Seq) {
+    /// Waits until every record up to this one is on disk, or acknowledged. In memory, only acknowledged records count.
+    pub async fn saved_through(&self, seq: Seq) {
         loop {
-            let settled = self.shared.settled.notified();
-            if self.is_safe(seq) {
+            let changed = self.shared.changed.notified();
+            if self.is_saved_through(seq) {
                 return;
             }
-            settled.await;
+            changed.await;
         }
     }
 
-    /// Whether every record up to this one is on disk, or settled.
-    pub fn is_safe(&self, seq: Seq) -> bool {
-        self.shared.lock().outbox.is_safe(seq)
+    /// Whether every record up to this one is on disk, or acknowledged.
+    pub fn is_saved_through(&self, seq: Seq) -> bool {
+        self.shared.lock().outbox.is_saved_through(seq)
     }
 
     /// Puts a record into the outbox if that needs no waiting.
@@ -258,7 +258,7 @@ impl Producer {
     }
 
     /// Sends a reading that the next one makes worthless: at once, in a datagram, or never. It has no number, is in no outbox
-    /// and is not acknowledged; [`Stats::latest_dropped`] counts those for which there was no connection.
+    /// and is not acknowledged; [`LinkStats::latest_dropped`] counts those for which there was no connection.
     pub fn send_latest(&self, json: impl Into<Bytes>) -> Result<(), Error> {
         let json = json.into();
         let limit = self.config.client.max_record;
@@ -271,7 +271,7 @@ impl Producer {
             if state.shut {
                 return Err(Error::ShutDown);
             }
-            state.take_latest(json);
+            state.enqueue_latest(json);
         }
         self.shared.work.notify_one();
         Ok(())
@@ -280,7 +280,7 @@ impl Producer {
     /// Waits until the record is acknowledged, refused or dropped.
     pub async fn acked(&self, seq: Seq) -> Result<Outcome, Error> {
         loop {
-            let settled = self.shared.settled.notified();
+            let changed = self.shared.changed.notified();
             {
                 let state = self.shared.lock();
                 if !state.outbox.contains(seq) {
@@ -288,40 +288,40 @@ impl Producer {
                 }
                 state.check()?;
             }
-            settled.await;
+            changed.await;
         }
     }
 
-    /// Waits until every record taken so far is acknowledged, refused or dropped.
+    /// Waits until every record enqueued so far is acknowledged, refused or dropped.
     pub async fn flush(&self, limit: Duration) -> Result<(), Error> {
         let last = self.shared.lock().outbox.last();
-        time::timeout(limit, self.flushed(last)).await.unwrap_or(Err(Error::Timeout))
+        time::timeout(limit, self.acked_through(last)).await.unwrap_or(Err(Error::Timeout))
     }
 
     /// Waits until every record up to this one is acknowledged, refused or dropped.
-    pub async fn flushed(&self, seq: Seq) -> Result<(), Error> {
+    pub async fn acked_through(&self, seq: Seq) -> Result<(), Error> {
         loop {
-            let settled = self.shared.settled.notified();
+            let changed = self.shared.changed.notified();
             {
                 let state = self.shared.lock();
-                if state.is_flushed(seq) {
+                if state.is_acked_through(seq) {
                     return Ok(());
                 }
                 state.check()?;
             }
-            settled.await;
+            changed.await;
         }
     }
 
     /// Whether every record up to this one is acknowledged, refused or dropped.
-    pub fn is_flushed(&self, seq: Seq) -> bool {
-        self.shared.lock().is_flushed(seq)
+    pub fn is_acked_through(&self, seq: Seq) -> bool {
+        self.shared.lock().is_acked_through(seq)
     }
 
     /// Waits until the connection is up.
     pub async fn connected(&self) -> Result<(), Error> {
         loop {
-            let settled = self.shared.settled.notified();
+            let changed = self.shared.changed.notified();
             {
                 let state = self.shared.lock();
                 state.check()?;
@@ -329,18 +329,18 @@ impl Producer {
                     return Ok(());
                 }
             }
-            settled.await;
+            changed.await;
         }
     }
 
     /// Waits until the producer has stopped for good; why. Never ends where it is shut down.
     pub async fn stopped(&self) -> Failure {
         loop {
-            let settled = self.shared.settled.notified();
+            let changed = self.shared.changed.notified();
             if let Some(failure) = self.shared.lock().stopped.clone() {
                 return failure;
             }
-            settled.await;
+            changed.await;
         }
     }
 
@@ -356,14 +356,14 @@ impl Producer {
             let _ = task.await;
         }
         self.close.cancel();
-        if let Some(keeper) = self.keeper.take() {
-            let _ = keeper.await;
+        if let Some(persister) = self.persister.take() {
+            let _ = persister.await;
         }
         self.connector.idle().await;
         self.stats()
     }
 
-    /// The name of the outbox's life: with a record's number it names the record for ever.
+    /// The producer epoch. Together with producer and sequence number it is the record id.
     pub fn epoch(&self) -> ProducerEpoch {
         self.shared.lock().outbox.epoch()
     }
@@ -379,13 +379,13 @@ impl Producer {
         if state.shut {
             return Err(Error::ShutDown);
         }
-        match state.take(lane, json) {
+        match state.enqueue(lane, json) {
             Ok((seq, dropped)) => {
                 drop(state);
                 self.shared.work.notify_one();
                 self.shared.save.notify_one();
                 if dropped {
-                    self.shared.settled.notify_waiters();
+                    self.shared.changed.notify_waiters();
                 }
                 Ok(Ok(seq))
             }

@@ -1,4 +1,4 @@
-//! What the handle and the task share: the outbox, the counters, the wake-ups.
+//! State that the handle and the tasks share: the outbox, the counters, the wake-ups.
 
 use std::{collections::VecDeque, sync::Arc, time::Duration};
 
@@ -31,8 +31,8 @@ pub(super) struct Shared {
     pub(super) work: Notify,
     /// A full outbox has room.
     pub(super) room: Notify,
-    /// A record was settled or is on disk, or the connection's state changed.
-    pub(super) settled: Notify,
+    /// A record was acknowledged or is on disk, or the connection's state changed.
+    pub(super) changed: Notify,
     /// There is something for the disk.
     pub(super) save: Notify,
 }
@@ -69,7 +69,7 @@ impl Shared {
             }),
             work: Notify::new(),
             room: Notify::new(),
-            settled: Notify::new(),
+            changed: Notify::new(),
             save: Notify::new(),
         }
     }
@@ -81,13 +81,13 @@ impl Shared {
 
     pub(super) fn set_link(&self, link: LinkState) {
         self.lock().link = link;
-        self.settled.notify_waiters();
+        self.changed.notify_waiters();
     }
 
     pub(super) fn acked(&self, ranges: &RangeSet) {
         {
             let mut state = self.lock();
-            state.counters.acked += state.outbox.settle(ranges).len() as u64;
+            state.counters.outbox.acked += state.outbox.ack(ranges).len() as u64;
         }
         self.wake();
     }
@@ -98,7 +98,7 @@ impl Shared {
             if !state.outbox.remove(refused.seq) {
                 return;
             }
-            state.counters.refused += 1;
+            state.counters.outbox.refused += 1;
             state.remember(refused.seq, Outcome::Refused { code: refused.code, message: refused.message });
         }
         self.wake();
@@ -108,63 +108,63 @@ impl Shared {
     pub(super) fn refused_here(&self, refused: Refused) {
         {
             let mut state = self.lock();
-            if !state.outbox.skip(refused.seq) {
+            if !state.outbox.abandon(refused.seq) {
                 return;
             }
-            state.counters.refused += 1;
+            state.counters.outbox.refused += 1;
             state.remember(refused.seq, Outcome::Refused { code: refused.code, message: refused.message });
         }
         self.wake();
     }
 
-    /// Room came about, or records were settled.
+    /// Room came about, or records were acknowledged.
     pub(super) fn wake(&self) {
         self.room.notify_waiters();
-        self.settled.notify_waiters();
+        self.changed.notify_waiters();
         self.save.notify_one();
     }
 }
 
 impl State {
     /// Takes a record; whether others were dropped for it.
-    pub(super) fn take(&mut self, lane: Lane, json: Bytes) -> Result<(Seq, bool), Full> {
+    pub(super) fn enqueue(&mut self, lane: Lane, json: Bytes) -> Result<(Seq, bool), Full> {
         let (seq, dropped) = self.outbox.push(lane, json)?;
         let any = !dropped.is_empty();
-        self.counters.taken += 1;
+        self.counters.outbox.enqueued += 1;
         self.dropped(dropped);
         Ok((seq, any))
     }
 
     /// Takes a record for a datagram; the oldest that was not sent yet is dropped for it.
-    pub(super) fn take_latest(&mut self, json: Bytes) {
+    pub(super) fn enqueue_latest(&mut self, json: Bytes) {
         if self.link != LinkState::Connected {
-            self.counters.latest_dropped += 1;
+            self.counters.link.latest_dropped += 1;
             return;
         }
         if self.latest.len() == LATEST {
             self.latest.pop_front();
-            self.counters.latest_dropped += 1;
+            self.counters.link.latest_dropped += 1;
         }
         self.latest.push_back(json);
     }
 
     /// Counts records that were dropped for room.
     pub(super) fn dropped(&mut self, dropped: Vec<Seq>) {
-        self.counters.dropped += dropped.len() as u64;
+        self.counters.outbox.dropped += dropped.len() as u64;
         for seq in dropped {
             self.remember(seq, Outcome::Dropped);
         }
     }
 
     /// Gives a record up that does not get onto the disk; whether it is not sent, either.
-    pub(super) fn withdraw(&mut self, seq: Seq) -> bool {
-        let withdrawn = self.outbox.withdraw(seq);
-        if withdrawn {
-            self.counters.taken -= 1;
-            self.counters.blocked += 1;
+    pub(super) fn abandon_unsaved(&mut self, seq: Seq) -> bool {
+        let abandoned = self.outbox.abandon_unsaved(seq);
+        if abandoned {
+            self.counters.outbox.enqueued -= 1;
+            self.counters.outbox.blocked += 1;
             self.remember(seq, Outcome::Dropped);
         }
-        withdrawn
+        abandoned
     }
 
     /// Whether the producer still works.
@@ -175,11 +175,11 @@ impl State {
         }
     }
 
-    pub(super) fn is_flushed(&self, seq: Seq) -> bool {
+    pub(super) fn is_acked_through(&self, seq: Seq) -> bool {
         self.outbox.first().is_none_or(|first| first.seq > seq)
     }
 
-    /// What became of a record that is no longer in the outbox.
+    /// Outcome of a record that is no longer in the outbox.
     pub(super) fn outcome(&self, seq: Seq) -> Outcome {
         let at = self.unhappy.iter().rev().find(|(unhappy, _)| *unhappy == seq);
         at.map_or(Outcome::Acked, |(_, outcome)| outcome.clone())
@@ -188,19 +188,20 @@ impl State {
     pub(super) fn stats(&self) -> Stats {
         let mut stats = self.counters.clone();
         stats.state = self.link;
-        stats.outbox_records = self.outbox.len() as u64;
-        stats.outbox_bytes = self.outbox.bytes() as u64;
-        stats.outbox_unsaved = self.outbox.unsaved() as u64;
-        stats.outbox_skipped = self.outbox.skipped().iter().map(|range| range.end() - range.start() + 1).sum();
-        stats.outbox_order = self.outbox.config().order;
-        stats.outbox_oldest = self.outbox.first().map(|oldest| Duration::from_millis(clock::unix_millis().saturating_sub(oldest.taken_at)));
-        stats.disk_error = self.disk.as_ref().map(ToString::to_string);
+        stats.outbox.records = self.outbox.len() as u64;
+        stats.outbox.bytes = self.outbox.bytes() as u64;
+        stats.outbox.unsaved = self.outbox.unsaved() as u64;
+        stats.outbox.abandoned = self.outbox.abandoned().iter().map(|range| range.end() - range.start() + 1).sum();
+        stats.outbox.order = self.outbox.config().order;
+        stats.outbox.oldest =
+            self.outbox.first().map(|oldest| Duration::from_millis(clock::unix_millis().saturating_sub(oldest.enqueued_at)));
+        stats.disk.error = self.disk.as_ref().map(ToString::to_string);
         if let Some(uplink) = &self.uplink {
             let path = uplink.path();
-            stats.link = Some(uplink.report());
-            stats.rtt = Some(path.rtt);
-            stats.lost_packets = path.lost_packets;
-            stats.sent_packets = path.sent_packets;
+            stats.link.report = Some(uplink.report());
+            stats.link.rtt = Some(path.rtt);
+            stats.link.lost_packets = path.lost_packets;
+            stats.link.sent_packets = path.sent_packets;
         }
         stats
     }

@@ -12,7 +12,7 @@ const ROUND_TRIPS: u32 = 8;
 const TO_TUNNEL: u32 = 2;
 const TO_NOWHERE: u32 = 5;
 
-/// What to do about it.
+/// Reaction to a silence.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Verdict {
     /// Nothing.
@@ -23,17 +23,17 @@ pub(super) enum Verdict {
     GiveUp,
 }
 
-/// The most that one look adds to the silence. Looks are far more frequent while something is owed: where more time went by, it was
+/// The most that one look adds to the silence. Looks are far more frequent while something is in flight: where more time went by, it was
 /// this process that stood still (stopped, or starved of its processor), and nothing can be said of the server.
 const MOST: Duration = Duration::from_millis(500);
 
-/// How long nothing has been heard since something was owed. Time before that does not count: a sensor that reads once a minute
+/// How long nothing has been heard since something was in flight. Time before that does not count: a sensor that reads once a minute
 /// leaves its link silent, not dead.
 #[derive(Debug)]
 pub(super) struct Silence {
     received: u64,
-    /// When the connection was looked at last; `None` while nothing is owed.
-    looked: Option<Instant>,
+    /// When the connection was looked at last; `None` while nothing is in flight.
+    polled: Option<Instant>,
     silent: Duration,
     rebound: bool,
     fallback: bool,
@@ -41,28 +41,28 @@ pub(super) struct Silence {
 
 impl Silence {
     pub(super) fn new(fallback: bool) -> Self {
-        Self { received: 0, looked: None, silent: Duration::ZERO, rebound: false, fallback }
+        Self { received: 0, polled: None, silent: Duration::ZERO, rebound: false, fallback }
     }
 
     /// Says whether something is sent and unanswered. The silence counts from the moment this becomes true.
-    pub(super) fn owed(&mut self, now: Instant, owed: bool) {
-        match (owed, self.looked) {
+    pub(super) fn in_flight(&mut self, now: Instant, in_flight: bool) {
+        match (in_flight, self.polled) {
             (true, None) => self.begin(now),
             (true, Some(_)) => {}
-            (false, _) => self.looked = None,
+            (false, _) => self.polled = None,
         }
     }
 
     /// `received`: packets so far. To be asked regularly, many times within [`LEAST`].
-    pub(super) fn look(&mut self, now: Instant, received: u64, rtt: Duration) -> Verdict {
-        let Some(looked) = self.looked else { return Verdict::Fine };
+    pub(super) fn poll(&mut self, now: Instant, received: u64, rtt: Duration) -> Verdict {
+        let Some(polled) = self.polled else { return Verdict::Fine };
         if received != self.received {
             self.received = received;
             self.begin(now);
             return Verdict::Fine;
         }
-        self.silent += (now - looked).min(MOST);
-        self.looked = Some(now);
+        self.silent += (now - polled).min(MOST);
+        self.polled = Some(now);
         let patience = LEAST.max(rtt * ROUND_TRIPS);
         if self.silent >= patience * if self.fallback { TO_TUNNEL } else { TO_NOWHERE } {
             Verdict::GiveUp
@@ -74,7 +74,7 @@ impl Silence {
     }
 
     fn begin(&mut self, now: Instant) {
-        (self.looked, self.silent, self.rebound) = (Some(now), Duration::ZERO, false);
+        (self.polled, self.silent, self.rebound) = (Some(now), Duration::ZERO, false);
     }
 }
 
@@ -84,20 +84,20 @@ mod tests {
 
     const RTT: Duration = Duration::from_millis(50);
     /// How often the connection is looked at.
-    const LOOK: Duration = Duration::from_millis(100);
+    const POLL: Duration = Duration::from_millis(100);
 
-    /// What happens while something is owed from `start` on and nothing more comes: milliseconds until another port is taken, and until
+    /// Something is in flight from `start` on and nothing more comes: milliseconds until another port is tried, and until
     /// the connection is given up.
     fn dead(silence: &mut Silence, start: Instant, received: u64, rtt: Duration) -> (u128, u128) {
-        silence.owed(start, true);
+        silence.in_flight(start, true);
         let (mut now, mut rebound) = (start, None);
         loop {
-            match silence.look(now, received, rtt) {
+            match silence.poll(now, received, rtt) {
                 Verdict::Fine => {}
                 Verdict::Rebind => assert_eq!(rebound.replace((now - start).as_millis()), None),
                 Verdict::GiveUp => return (rebound.unwrap_or_default(), (now - start).as_millis()),
             }
-            now += LOOK;
+            now += POLL;
         }
     }
 
@@ -118,10 +118,10 @@ mod tests {
     fn any_packet_is_a_sign_of_life() {
         let start = Instant::now();
         let mut silence = Silence::new(true);
-        silence.owed(start, true);
+        silence.in_flight(start, true);
         for n in 1..100 {
-            silence.owed(start + LOOK * n, true);
-            assert_eq!(silence.look(start + LOOK * n, u64::from(n / 9), RTT), Verdict::Fine);
+            silence.in_flight(start + POLL * n, true);
+            assert_eq!(silence.poll(start + POLL * n, u64::from(n / 9), RTT), Verdict::Fine);
         }
     }
 
@@ -135,18 +135,18 @@ mod tests {
                 let (mut received, mut now) = (4, start);
                 for n in 0..u64::max(3, 300_000 / interval) {
                     now = start + Duration::from_millis(n * interval);
-                    silence.owed(now, true);
+                    silence.in_flight(now, true);
                     // A timer that was due long ago fires at once.
-                    assert_eq!(silence.look(now, received, RTT), Verdict::Fine, "{interval} ms, record {n}");
+                    assert_eq!(silence.poll(now, received, RTT), Verdict::Fine, "{interval} ms, record {n}");
                     // The record's acknowledgement; packets of the link's own care come and go unseen.
                     received += 2;
                     now += Duration::from_millis(30.min(interval / 2));
-                    assert_eq!(silence.look(now, received, RTT), Verdict::Fine, "{interval} ms, record {n}");
-                    silence.owed(now, false);
+                    assert_eq!(silence.poll(now, received, RTT), Verdict::Fine, "{interval} ms, record {n}");
+                    silence.in_flight(now, false);
                 }
                 let (rebound, given_up) = dead(&mut silence, now + Duration::from_millis(interval), received, RTT);
-                assert!(rebound <= 1000 + LOOK.as_millis(), "{interval} ms: {rebound}");
-                assert!(given_up <= if fallback { 2000 } else { 5000 } + LOOK.as_millis(), "{interval} ms: {given_up}");
+                assert!(rebound <= 1000 + POLL.as_millis(), "{interval} ms: {rebound}");
+                assert!(given_up <= if fallback { 2000 } else { 5000 } + POLL.as_millis(), "{interval} ms: {given_up}");
             }
         }
     }
@@ -155,9 +155,9 @@ mod tests {
     fn a_process_that_stood_still_says_nothing_of_the_server() {
         let start = Instant::now();
         let mut silence = Silence::new(true);
-        silence.owed(start, true);
-        assert_eq!(silence.look(start, 0, RTT), Verdict::Fine);
-        assert_eq!(silence.look(start + Duration::from_secs(60), 0, RTT), Verdict::Fine);
-        assert_eq!(silence.look(start + Duration::from_secs(60) + LOOK, 1, RTT), Verdict::Fine);
+        silence.in_flight(start, true);
+        assert_eq!(silence.poll(start, 0, RTT), Verdict::Fine);
+        assert_eq!(silence.poll(start + Duration::from_secs(60), 0, RTT), Verdict::Fine);
+        assert_eq!(silence.poll(start + Duration::from_secs(60) + POLL, 1, RTT), Verdict::Fine);
     }
 }

@@ -34,10 +34,10 @@ async fn a_sender_hears_that_the_disk_is_full_and_can_go_on_when_it_is_not() {
     };
     assert!(matches!(error, Error::Disk(outbox::Error::NoSpace(_))), "{error}");
     let stats = producer.stats();
-    assert_eq!((stats.taken, stats.outbox_records, stats.blocked, stats.outbox_skipped), (taken, taken, 1, 1));
-    assert!(producer.is_safe(first));
+    assert_eq!((stats.outbox.enqueued, stats.outbox.records, stats.outbox.blocked, stats.outbox.abandoned), (taken, taken, 1, 1));
+    assert!(producer.is_saved_through(first));
     disk.set_room(u64::MAX);
-    // The keeper tries again by itself, after ever longer waits.
+    // The persister tries again by itself, after ever longer waits.
     let again = loop {
         match producer.send("{}").await {
             Ok(seq) => break seq,
@@ -45,8 +45,8 @@ async fn a_sender_hears_that_the_disk_is_full_and_can_go_on_when_it_is_not() {
         }
     };
     let stats = producer.shutdown(Duration::ZERO).await;
-    assert_eq!((stats.outbox_records, stats.outbox_unsaved), (taken + 1, 0));
+    assert_eq!((stats.outbox.records, stats.outbox.unsaved), (taken + 1, 0));
     let producer = start(&disk);
-    assert_eq!(producer.stats().outbox_records, taken + 1);
+    assert_eq!(producer.stats().outbox.records, taken + 1);
     assert!(producer.send("{}").await.unwrap() > again);
 }

@@ -65,16 +65,16 @@ async fn what_is_dropped_is_told_until_it_is_acknowledged() {
     guest.welcome("1").await;
     assert_eq!(guest.control().await, skipped("2-3"));
     guest.ack("2-5").await;
-    eventually("all is settled", || producer.stats().outbox_records == 0).await;
+    eventually("all is settled", || producer.stats().outbox.records == 0).await;
     // With the first record of the next run, which drops nothing, nothing is told.
     send(&producer, 3).await;
     let mut records = guest.records();
-    eventually("the drop", || producer.stats().dropped == 4).await;
+    eventually("the drop", || producer.stats().outbox.dropped == 4).await;
     let told = guest.control().await;
     assert!(told == skipped("6") || told == skipped("7") || told == skipped("8"), "{told:?}");
     records.take(2).await;
     let stats = producer.stats();
-    assert_eq!((stats.taken, stats.acked, stats.dropped, stats.outbox_skipped), (8, 2, 4, 1));
+    assert_eq!((stats.outbox.enqueued, stats.outbox.acked, stats.outbox.dropped, stats.outbox.abandoned), (8, 2, 4, 1));
 }
 
 #[tokio::test]
@@ -93,14 +93,14 @@ async fn a_restart_goes_on_where_the_last_run_ended() {
     guest.records().take(4).await;
     guest.ack("2").await;
     guest.put(Frame::Refused(Refused { seq: Seq(3), code: "no".into(), message: "no".into() })).await;
-    eventually("both are settled", || producer.stats().outbox_records == 2).await;
+    eventually("both are settled", || producer.stats().outbox.records == 2).await;
     let stats = producer.shutdown(Duration::ZERO).await;
-    assert_eq!((stats.outbox_records, stats.outbox_unsaved), (2, 0));
-    assert!(stats.disk_bytes.is_some_and(|bytes| bytes > 0));
+    assert_eq!((stats.outbox.records, stats.outbox.unsaved), (2, 0));
+    assert!(stats.disk.bytes.is_some_and(|bytes| bytes > 0));
 
     let producer = start(settings);
-    assert_eq!(producer.stats().outbox_records, 2);
-    assert!(producer.stats().outbox_oldest.is_some());
+    assert_eq!(producer.stats().outbox.records, 2);
+    assert!(producer.stats().outbox.oldest.is_some());
     let mut guest = peer.guest().await;
     assert_eq!(guest.hello.epoch, epoch);
     guest.welcome("").await;
@@ -115,7 +115,7 @@ async fn a_restart_goes_on_where_the_last_run_ended() {
     guest.ack(&format!("1,4-5,{next}")).await;
     soon("the flush", producer.flush(Duration::from_secs(9))).await.unwrap();
     let stats = producer.shutdown(Duration::ZERO).await;
-    assert_eq!((stats.acked, stats.lost, stats.outbox_skipped), (3, 0, 0));
+    assert_eq!((stats.outbox.acked, stats.outbox.lost, stats.outbox.abandoned), (3, 0, 0));
 }
 
 #[tokio::test]
@@ -201,7 +201,7 @@ async fn an_outbox_that_went_back_in_time_begins_a_new_life_and_sends_everything
     guest.ack("1-3").await;
     soon("the flush", producer.flush(Duration::from_secs(9))).await.unwrap();
     let stats = producer.stats();
-    assert_eq!((stats.copies_found, stats.acked, stats.superseded), (1, 3, 0));
+    assert_eq!((stats.outbox.copies_found, stats.outbox.acked, stats.transport.superseded), (1, 3, 0));
     producer.shutdown(Duration::ZERO).await;
 
     // It stays so, and its own numbers are no cause for another.
@@ -215,7 +215,7 @@ async fn an_outbox_that_went_back_in_time_begins_a_new_life_and_sends_everything
     let mut guest = peer.guest().await;
     guest.welcome(&format!("1-3,{next}")).await;
     soon("the flush", producer.flush(Duration::from_secs(9))).await.unwrap();
-    assert_eq!(producer.stats().copies_found, 0);
+    assert_eq!(producer.stats().outbox.copies_found, 0);
 }
 
 /// The copy reads its sensors, is switched off and on again, and only then finds its server.
@@ -249,7 +249,7 @@ async fn what_a_copy_took_before_it_ever_connected_is_its_own() {
     assert_ne!(guest.hello.epoch, old);
     guest.welcome("").await;
     assert_eq!(guest.records().take(2).await.to_string(), format!("{}-{}", own[0], own[1]));
-    assert_eq!(producer.stats().copies_found, 1);
+    assert_eq!(producer.stats().outbox.copies_found, 1);
 }
 
 /// A machine that goes on in memory from a snapshot has no file to show it.
@@ -263,7 +263,7 @@ async fn so_does_one_in_memory() {
     guest.welcome("").await;
     guest.records().take(2).await;
     guest.ack("1").await;
-    eventually("one is settled", || producer.stats().acked == 1).await;
+    eventually("one is settled", || producer.stats().outbox.acked == 1).await;
     guest.close(CloseCode::Internal);
     let mut guest = peer.guest().await;
     guest.welcome("1-3").await;

@@ -62,7 +62,7 @@ async fn a_reconnect_resends_only_what_is_not_in() {
     soon("the flush", producer.flush(Duration::from_secs(9))).await.unwrap();
     assert!(records.is_quiet());
     let stats = producer.shutdown(Duration::ZERO).await;
-    assert_eq!((stats.acked, stats.sent, stats.reconnects, stats.outbox_records), (10, 13, 1, 0));
+    assert_eq!((stats.outbox.acked, stats.outbox.sent, stats.transport.reconnects, stats.outbox.records), (10, 13, 1, 0));
     assert_eq!(stats.state, LinkState::Stopped);
 }
 
@@ -82,7 +82,7 @@ async fn a_refused_record_is_counted_and_not_sent_again() {
     let mut guest = peer.guest().await;
     guest.welcome("").await;
     assert_eq!(guest.records().take(1).await.to_string(), "2");
-    assert_eq!(producer.stats().refused, 1);
+    assert_eq!(producer.stats().outbox.refused, 1);
 }
 
 #[tokio::test]
@@ -94,7 +94,7 @@ async fn credit_bounds_what_is_under_way() {
     guest.welcome_with(Welcome { credit: 3, ..welcome() }).await;
     let mut records = guest.records();
     assert_eq!(records.take(3).await.to_string(), "1-3");
-    assert_eq!(producer.stats().sent, 3);
+    assert_eq!(producer.stats().outbox.sent, 3);
     guest.ack("2").await;
     assert_eq!(records.take(1).await.to_string(), "4");
     guest.put(Frame::Credit(Credit { records: 100 })).await;
@@ -127,7 +127,7 @@ async fn a_newer_connection_of_the_same_device_is_left_in_peace() {
     eventually("the long wait", || producer.stats().state == LinkState::Waiting).await;
     eventually("no connection is left", || peer.connections() == 0).await;
     let stats = producer.shutdown(Duration::ZERO).await;
-    assert_eq!((stats.state, stats.reconnects, stats.outbox_records), (LinkState::Stopped, 0, 1));
+    assert_eq!((stats.state, stats.transport.reconnects, stats.outbox.records), (LinkState::Stopped, 0, 1));
 }
 
 #[tokio::test]
@@ -140,8 +140,8 @@ async fn another_device_of_the_same_name_is_told_of() {
         let mut guest = peer.guest().await;
         guest.welcome("").await;
         guest.close(CloseCode::Fenced);
-        eventually("it is counted", || producer.stats().superseded == times).await;
-        assert_eq!(u64::from(producer.stats().rivalry), times, "it goes on until a connection lasts");
+        eventually("it is counted", || producer.stats().transport.superseded == times).await;
+        assert_eq!(u64::from(producer.stats().transport.rivalry), times, "it goes on until a connection lasts");
     }
 }
 
@@ -191,7 +191,7 @@ async fn shutdown_settles_first_and_takes_no_more() {
     let shutdown = tokio::spawn(producer.shutdown(Duration::from_secs(9)));
     guest.ack("1").await;
     let stats = soon("the shutdown", shutdown).await.unwrap();
-    assert_eq!((stats.acked, stats.outbox_records), (1, 0));
+    assert_eq!((stats.outbox.acked, stats.outbox.records), (1, 0));
     let end = soon("the close", guest.connection.closed()).await;
     assert!(matches!(ClientError::from(end), ClientError::Closed { code: CloseCode::Done, .. }));
 }
@@ -204,7 +204,7 @@ async fn a_full_outbox_blocks_or_drops() {
     settings.outbox.block_timeout = Duration::from_millis(50);
     let dropping = start(settings.clone());
     send(&dropping, 5).await;
-    assert_eq!((dropping.stats().dropped, dropping.stats().outbox_records), (3, 2));
+    assert_eq!((dropping.stats().outbox.dropped, dropping.stats().outbox.records), (3, 2));
     assert_eq!(dropping.acked(Seq(1)).await.unwrap(), Outcome::Dropped);
     let mut guest = peer.guest().await;
     guest.welcome("").await;

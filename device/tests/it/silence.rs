@@ -14,7 +14,7 @@ use bytes::BytesMut;
 use futures_util::{SinkExt as _, StreamExt as _};
 use motience_device::{
     Credentials, Producer,
-    client::{Gateway, Server, Way},
+    client::{Gateway, Server, Transport},
     producer::{Config, LinkState, Stats},
 };
 use motience_proto::wire::{Ack, Frame, Limits};
@@ -127,8 +127,12 @@ async fn over_quic(pace: (u64, u64), fallback: bool) {
     let answering = tokio::spawn(answer(guest));
     let stats = read(&producer, pace).await;
     let told = format!("every {} ms, fallback: {fallback}: {stats:?}", pace.0);
-    assert_eq!((stats.acked, stats.reconnects, stats.rebinds, stats.fallbacks), (pace.1, 0, 0, 0), "{told}");
-    assert_eq!((stats.state, stats.last_error.as_deref()), (LinkState::Connected, None), "{told}");
+    assert_eq!(
+        (stats.outbox.acked, stats.transport.reconnects, stats.transport.rebinds, stats.transport.fallbacks),
+        (pace.1, 0, 0, 0),
+        "{told}"
+    );
+    assert_eq!((stats.state, stats.transport.last_error.as_deref()), (LinkState::Connected, None), "{told}");
     assert_eq!((connection.remote_address(), peer.connections()), (address, 1), "{told}");
     answering.abort();
 }
@@ -144,8 +148,16 @@ async fn through_the_tunnel(pace: (u64, u64)) {
     producer.connected().await.unwrap();
     let stats = read(&producer, pace).await;
     let told = format!("every {} ms: {stats:?}", pace.0);
-    assert_eq!((stats.acked, stats.reconnects, stats.rebinds, stats.fallbacks), (pace.1, 0, 0, 1), "{told}");
-    assert_eq!((stats.state, stats.way, stats.last_error.as_deref()), (LinkState::Connected, Some(Way::WebSocket), None), "{told}");
+    assert_eq!(
+        (stats.outbox.acked, stats.transport.reconnects, stats.transport.rebinds, stats.transport.fallbacks),
+        (pace.1, 0, 0, 1),
+        "{told}"
+    );
+    assert_eq!(
+        (stats.state, stats.transport.current, stats.transport.last_error.as_deref()),
+        (LinkState::Connected, Some(Transport::WebSocket), None),
+        "{told}"
+    );
 }
 
 #[tokio::test]
@@ -199,11 +211,13 @@ async fn a_dead_link_is_noticed_when_something_is_owed() {
         producer.flush(LIMIT).await.unwrap();
         cut.store(true, SeqCst);
         sleep(Duration::from_millis(rest)).await;
-        assert_eq!((producer.stats().rebinds, producer.stats().state), (0, LinkState::Connected), "nothing is owed");
+        assert_eq!((producer.stats().transport.rebinds, producer.stats().state), (0, LinkState::Connected), "nothing is owed");
         producer.send("{}").await.unwrap();
-        eventually("another port", || producer.stats().rebinds == 1).await;
-        eventually("the link is given up", || producer.stats().way != Some(Way::Quic) || producer.stats().state != LinkState::Connected)
-            .await;
+        eventually("another port", || producer.stats().transport.rebinds == 1).await;
+        eventually("the link is given up", || {
+            producer.stats().transport.current != Some(Transport::Quic) || producer.stats().state != LinkState::Connected
+        })
+        .await;
         answering.abort();
     }
 }

@@ -36,7 +36,7 @@ async fn it_is_renewed_before_it_expires_without_a_reconnect() {
     guest.put(Frame::TokenAccepted(TokenAccepted { expires_in: 1 })).await;
     let Some(Frame::TokenRefresh(refresh)) = guest.control().await else { panic!("no second TokenRefresh") };
     assert_eq!(refresh.token, "refresh-2");
-    assert_eq!((service.logins.load(SeqCst), producer.stats().reconnects), (1, 0));
+    assert_eq!((service.logins.load(SeqCst), producer.stats().transport.reconnects), (1, 0));
     assert_eq!(producer.stats().state, LinkState::Connected);
 }
 

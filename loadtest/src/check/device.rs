@@ -106,7 +106,7 @@ impl Device {
                 _ => {}
             }
         }
-        let (epoch, lost) = (self.producer.epoch(), self.producer.stats().lost);
+        let (epoch, lost) = (self.producer.epoch(), self.producer.stats().outbox.lost);
         let here = |name: &RecordId| name.producer_epoch == epoch && self.producer.acked(name.seq).now_or_never().is_none();
         let last = open.iter().filter(|(_, name)| here(name)).map(|(_, name)| name.seq).max();
         open.retain(|(id, name)| {
@@ -129,7 +129,7 @@ impl Device {
         let lane = if id.number.is_multiple_of(2) { Lane::Ordered } else { Lane::Independent };
         let taken = async {
             let seq = self.producer.enqueue(lane, json).await?;
-            self.producer.taken(seq).await.map(|()| seq)
+            self.producer.saved(seq).await.map(|()| seq)
         };
         match taken.await {
             Ok(seq) => {
@@ -181,8 +181,8 @@ fn config(plan: &Plan) -> Result<producer::Config> {
 pub(crate) fn impatient(server: &str, ca: Option<PathBuf>, id: DeviceId) -> Result<(client::Config, Policy)> {
     let mut config = client::Config::new(server.parse()?, ca.map_or(Trust::Platform, Trust::Ca), id);
     config.connect_timeout = Duration::from_secs(2);
-    config.transport.keep_alive = Duration::from_millis(300);
-    config.transport.idle_timeout = Duration::from_millis(1500);
+    config.quic.keep_alive = Duration::from_millis(300);
+    config.quic.idle_timeout = Duration::from_millis(1500);
     let policy = Policy {
         backoff: Backoff { base: Duration::from_millis(100), max: Duration::from_secs(1) },
         rate_limited: Duration::from_secs(1),

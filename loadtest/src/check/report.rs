@@ -20,22 +20,22 @@ const STORY: usize = 60;
 
 /// Prints the outcome.
 pub(crate) fn print(seed: u64, tally: &BTreeMap<Fault, u32>, decks: &Decks, verdict: &Verdict, troubles: &[String], dir: &Path) {
-    println!("faults injected");
+    say!("faults injected");
     for fault in decks.kinds() {
-        println!("  {fault:<16} {:>6}", tally.get(&fault).copied().unwrap_or_default());
+        say!("  {fault:<16} {:>6}", tally.get(&fault).copied().unwrap_or_default());
     }
     counts(&verdict.counts);
     for trouble in troubles {
-        println!("! {trouble}");
+        say!("! {trouble}");
     }
     let (mut by, mut told) = (BTreeMap::<_, Vec<&Violation>>::new(), BTreeSet::new());
     for violation in &verdict.violations {
         by.entry(violation.invariant).or_default().push(violation);
     }
     for (invariant, violations) in &by {
-        println!("BROKEN {}: {} times", invariant.name(), violations.len());
+        say!("BROKEN {}: {} times", invariant.name(), violations.len());
         for violation in violations.iter().take(TOLD) {
-            println!("  {violation}");
+            say!("  {violation}");
         }
         if let Some(id) = violations.iter().find_map(|violation| violation.id)
             && told.insert(id)
@@ -43,11 +43,11 @@ pub(crate) fn print(seed: u64, tally: &BTreeMap<Fault, u32>, decks: &Decks, verd
             story(id, dir);
         }
     }
-    println!("seed {seed}: {}", if by.is_empty() && troubles.is_empty() { "every invariant holds" } else { "NOT GOOD" });
+    say!("seed {seed}: {}", if by.is_empty() && troubles.is_empty() { "every invariant holds" } else { "NOT GOOD" });
 }
 
 fn counts(counts: &Counts) {
-    println!("records");
+    say!("records");
     for (name, count) in [
         ("offered", counts.offered),
         ("taken", counts.taken),
@@ -56,18 +56,18 @@ fn counts(counts: &Counts) {
         ("lost", counts.lost),
         ("in the history", counts.stored),
     ] {
-        println!("  {name:<16} {count:>8}");
+        say!("  {name:<16} {count:>8}");
     }
     for (kind, [received, resets, gaps]) in &counts.received {
-        println!("  {:<16} {received:>8}   {resets} resets, {gaps} gaps", kind.name());
+        say!("  {:<16} {received:>8}   {resets} resets, {gaps} gaps", kind.name());
     }
-    println!("  epochs of logs   {:>8}", counts.epochs);
-    println!("  destroyed        {:>8}   (receptions that an injected rollback made impossible)", counts.destroyed);
+    say!("  epochs of logs   {:>8}", counts.epochs);
+    say!("  destroyed        {:>8}   (receptions that an injected rollback made impossible)", counts.destroyed);
 }
 
 /// Every line of every file about a record.
 fn story(id: Id, dir: &Path) {
-    println!("  the story of {id}:");
+    say!("  the story of {id}:");
     let needle = format!("\"id\":\"{id}\"");
     let mut lines: Vec<(u64, String)> = Vec::new();
     for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
@@ -88,10 +88,10 @@ fn story(id: Id, dir: &Path) {
     lines.extend(harness.lines().filter(done).filter(near).map(|line| (time(line), format!("harness: {line}"))));
     lines.sort();
     for (_, line) in lines.iter().take(STORY) {
-        println!("    {line}");
+        say!("    {line}");
     }
     if lines.len() > STORY {
-        println!("    and {} lines more", lines.len() - STORY);
+        say!("    and {} lines more", lines.len() - STORY);
     }
 }
 

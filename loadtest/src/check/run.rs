@@ -45,12 +45,12 @@ pub(crate) async fn run(options: Options) -> Result<bool> {
     let folder = Folder::new(options.keep.clone())?;
     let kind = if options.cluster { "cluster" } else { "embedded" };
     if options.flood > 0 && options.mutation.is_none() {
-        println!("{kind}, a flood with every consumer cut off {} times, seed {seed}", options.cuts);
+        say!("{kind}, a flood with every consumer cut off {} times, seed {seed}", options.cuts);
         if !resume::part(options.flood, options.cuts, seed, programs.server.clone(), options.cluster).await? {
             return Ok(false);
         }
     }
-    println!("{kind}, {} s, seed {seed}, files in {}", options.duration().as_secs(), folder.path.display());
+    say!("{kind}, {} s, seed {seed}, files in {}", options.duration().as_secs(), folder.path.display());
 
     let platform = Platform::start(&options, &programs, &folder.path).await?;
     let run = Run { platform, calm: RwLock::new(()), tally: Mutex::default(), troubles: Mutex::default(), stop: AtomicBool::new(false) };
@@ -208,7 +208,7 @@ impl Folder {
             && !good
         {
             let path: &Path = &temporary.keep();
-            println!("files kept in {}", path.display());
+            say!("files kept in {}", path.display());
         }
     }
 }

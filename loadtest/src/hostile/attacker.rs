@@ -51,7 +51,7 @@ pub(crate) async fn run(options: Options) -> Result<bool> {
     let _ = timeout(LONGEST, input.read_u8()).await;
     running.shutdown().await;
     let told: BTreeMap<_, _> = counts.iter().map(|(name, count)| (name, count.get())).collect();
-    println!("{}", serde_json::to_string(&told)?);
+    say!("{}", serde_json::to_string(&told)?);
     Ok(true)
 }
 

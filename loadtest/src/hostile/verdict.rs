@@ -40,18 +40,18 @@ impl Verdict {
     pub(super) fn print(&self) {
         match &self.honest {
             Ok(report) => report.print(),
-            Err(e) => println!("the honest clients failed: {e:#}"),
+            Err(e) => say!("the honest clients failed: {e:#}"),
         }
         for (name, count) in &self.attacks {
-            println!("  {name:<14}{count:>12} times");
+            say!("  {name:<14}{count:>12} times");
         }
         let mib = |bytes: u64| bytes as f64 / f64::from(1 << 20);
         let Memory { quiet, most, allowed } = self.memory;
-        println!("  server memory {:>8.0} MiB before, {:.0} MiB at most, {:.0} MiB allowed", mib(quiet), mib(most), mib(allowed));
+        say!("  server memory {:>8.0} MiB before, {:.0} MiB at most, {:.0} MiB allowed", mib(quiet), mib(most), mib(allowed));
         for name in self.missing() {
-            println!("  ! {name} never reached the node");
+            say!("  ! {name} never reached the node");
         }
-        println!("{}", if self.good() { "the node stands" } else { "NOT GOOD" });
+        say!("{}", if self.good() { "the node stands" } else { "NOT GOOD" });
     }
 
     pub(super) fn write(&self, file: &Path) -> Result<()> {

@@ -35,7 +35,7 @@ const CHUNK: usize = 64 * 1024;
 const WARM_UP: Duration = Duration::from_secs(5);
 
 /// What a device can be set to.
-const CONTROLLERS: [Controller; 4] = [Controller::Thin, Controller::Bbr, Controller::Cubic, Controller::NewReno];
+const CONTROLLERS: [Controller; 4] = [Controller::DelayGated, Controller::Bbr, Controller::Cubic, Controller::NewReno];
 
 /// Options of `loadtest fairness`.
 #[derive(Args, Clone, Debug)]
@@ -78,7 +78,7 @@ pub(crate) async fn run(options: Options) -> Result<bool> {
     let up = Impairment { rate: Some(Rate { bits: MBIT * 1_000_000, queue }), ..Impairment::calm(DELAY) };
     bench.link.change(Profile { up, down: Impairment::calm(DELAY) });
     let rivals = [Rival::Nobody, Rival::Tcp].into_iter().chain(CONTROLLERS.into_iter().map(Rival::Device));
-    println!(
+    say!(
         "{MBIT} Mbit/s, {} ms round trip, a queue of {queue} bytes; a bulk TCP flow beside a rival, Mbit/s of payload",
         2 * DELAY.as_millis()
     );
@@ -93,7 +93,7 @@ pub(crate) async fn run(options: Options) -> Result<bool> {
             bulk += took.0 / f64::from(options.rounds);
             rival_takes += took.1 / f64::from(options.rounds);
         }
-        println!("  {:<24} bulk {bulk:>5.2}   rival {rival_takes:>5.2}", format!("{rival:?}"));
+        say!("  {:<24} bulk {bulk:>5.2}   rival {rival_takes:>5.2}", format!("{rival:?}"));
         all.push(Shares { rival, bulk, rival_takes });
     }
     if let Some(file) = &options.json {
@@ -118,7 +118,7 @@ async fn beside(bench: &Bench, rival: &Rival, counted: Duration) -> Result<(f64,
     let rate = |bytes: u64| bytes as f64 * 8.0 / 1e6 / counted.as_secs_f64();
     let rates = (rate(bulk.bytes() - before.0), rate(taken() - before.1));
     drop((bulk, other));
-    let refused = device.as_ref().map_or(0, |device| device.producer.stats().refused);
+    let refused = device.as_ref().map_or(0, |device| device.producer.stats().outbox.refused);
     if let Some(device) = device {
         device.end().await;
     }
@@ -176,7 +176,7 @@ struct Flood {
 
 impl Flood {
     fn bytes(&self) -> u64 {
-        self.producer.stats().acked * self.size
+        self.producer.stats().outbox.acked * self.size
     }
 
     async fn end(self) {

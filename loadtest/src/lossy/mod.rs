@@ -60,7 +60,7 @@ pub(crate) struct Options {
     /// Only this system; may be given often.
     #[arg(long, value_enum)]
     system: Vec<SystemName>,
-    /// Congestion control of the Motience device: thin, bbr, cubic or newreno.
+    /// Congestion control of the Motience device: delay-gated, bbr, cubic or newreno.
     #[arg(long, value_parser = congestion)]
     congestion: Option<Controller>,
     /// A Markdown file whose figures, between its two marks, are replaced by those of this run.
@@ -106,7 +106,7 @@ fn condition(text: &str) -> Result<Condition, String> {
 }
 
 fn congestion(text: &str) -> Result<Controller, String> {
-    serde_json::from_value(text.into()).map_err(|_| "write thin, bbr, cubic or newreno".into())
+    serde_json::from_value(text.into()).map_err(|_| "write delay-gated, bbr, cubic or newreno".into())
 }
 
 /// Runs the comparison. `Ok(false)`: something that is promised to arrive did not.
@@ -134,7 +134,7 @@ pub(crate) async fn run(options: Options) -> Result<bool> {
     if let Some(file) = &options.docs {
         markdown::put(&results, file)?;
     }
-    println!("\nWritten: {} and {}", json.display(), page.display());
+    say!("\nWritten: {} and {}", json.display(), page.display());
     Ok(results.summaries.iter().all(|s| !s.cell.system.reliable() || s.undelivered == 0))
 }
 

@@ -18,7 +18,7 @@ use futures_util::StreamExt as _;
 use motience_certs::Trust;
 use motience_device::{
     Credentials, Producer, client,
-    client::{Lane, Way},
+    client::{Lane, Transport},
     producer::{self, Stats},
 };
 use motience_loadtest::link::{Block, Direction, Impairment, Profile, SERVER};
@@ -128,7 +128,7 @@ pub(crate) async fn run(options: Options) -> Result<bool> {
         };
         let holds = outcome.holds();
         good &= holds;
-        println!("{}{}", outcome.line(), if holds { "" } else { "   FALLS SHORT" });
+        say!("{}{}", outcome.line(), if holds { "" } else { "   FALLS SHORT" });
         all.push(outcome);
     }
     if let Some(file) = &options.json {
@@ -202,15 +202,17 @@ async fn run_one(trial: Trial, options: &Options) -> Result<Outcome> {
         Trial::Udp => {
             bench.link.block(Block::Udp);
             let blocked = Instant::now();
-            roamer.until("the fallback", FALLBACK_LIMIT * 3, |stats| stats.way == Some(Way::WebSocket)).await?;
+            roamer.until("the fallback", FALLBACK_LIMIT * 3, |stats| stats.transport.current == Some(Transport::WebSocket)).await?;
             sleep(CALM).await;
             fallback = arrivals.lock().after(blocked + DELAY * 2);
             bench.link.block(Block::Nothing);
-            back = Some(roamer.until("QUIC again", RETURN_LIMIT * 2, |stats| stats.way == Some(Way::Quic)).await?.as_secs_f64());
+            back = Some(
+                roamer.until("QUIC again", RETURN_LIMIT * 2, |stats| stats.transport.current == Some(Transport::Quic)).await?.as_secs_f64(),
+            );
             sleep(CALM).await;
         }
         Trial::UdpFirst => {
-            roamer.until("the fallback", FALLBACK_LIMIT * 3, |stats| stats.way == Some(Way::WebSocket)).await?;
+            roamer.until("the fallback", FALLBACK_LIMIT * 3, |stats| stats.transport.current == Some(Transport::WebSocket)).await?;
             sleep(CALM).await;
             fallback = arrivals.lock().after(began);
         }
@@ -218,7 +220,7 @@ async fn run_one(trial: Trial, options: &Options) -> Result<Outcome> {
             bench.link.block(Block::Everything);
             sleep(Duration::from_secs(options.outage)).await;
             bench.link.block(Block::Nothing);
-            roamer.until("the connection", SETTLE_LIMIT, |stats| stats.outbox_records < 100).await?;
+            roamer.until("the connection", SETTLE_LIMIT, |stats| stats.outbox.records < 100).await?;
             sleep(CALM).await;
         }
         Trial::Idle => {
@@ -246,7 +248,7 @@ async fn run_one(trial: Trial, options: &Options) -> Result<Outcome> {
     let arrivals = arrivals.lock();
     let lost = records.saturating_sub(arrivals.count());
     let (doubled, longest_gap) = (arrivals.doubled, arrivals.longest_gap());
-    let (reconnects, early) = (stats.reconnects, stats.early_accepted);
+    let (reconnects, early) = (stats.transport.reconnects, stats.transport.early_accepted);
     Ok(Outcome { trial, records, lost, doubled, longest_gap, fallback, back, reconnects, early, idle })
 }
 

@@ -4,7 +4,7 @@ use super::results::{Results, Summary};
 
 /// Prints everything.
 pub(super) fn print(results: &Results) {
-    println!(
+    say!(
         "One-way delay {} ms; percentiles in ms, with 95 % confidence intervals of p99 and p99.9; bytes are IP bytes a record.",
         results.delay_ms
     );
@@ -14,26 +14,36 @@ pub(super) fn print(results: &Results) {
             if rows.is_empty() {
                 continue;
             }
-            println!("\n{}, {rate} records/s", condition.title());
-            println!(
+            say!("\n{}, {rate} records/s", condition.title());
+            say!(
                 "  {:<26} {:>7} {:>7} {:>7} {:>15} {:>8} {:>17} {:>7} {:>11} {:>6} {:>6}",
-                "", "p50", "p90", "p99", "", "p99.9", "", "records", "undelivered", "up", "down"
+                "",
+                "p50",
+                "p90",
+                "p99",
+                "",
+                "p99.9",
+                "",
+                "records",
+                "undelivered",
+                "up",
+                "down"
             );
             for row in rows {
                 line(row);
             }
         }
     }
-    println!("\nClaims");
+    say!("\nClaims");
     for claim in &results.claims {
-        println!("  {} {}: {}", if claim.holds { "holds      " } else { "FALLS SHORT" }, claim.text, claim.measured);
+        say!("  {} {}: {}", if claim.holds { "holds      " } else { "FALLS SHORT" }, claim.text, claim.measured);
     }
 }
 
 fn line(row: &Summary) {
     let at = |p: f64| row.at(p).map_or("-".to_owned(), |e| format!("{:.1}", e.value));
     let interval = |p: f64| row.at(p).map_or(String::new(), |e| format!("{:.0} to {:.0}", e.low, e.high));
-    println!(
+    say!(
         "  {:<26} {:>7} {:>7} {:>7} {:>15} {:>8} {:>17} {:>7} {:>11} {:>6.0} {:>6.0}",
         row.cell.system.title(),
         at(50.0),

@@ -80,7 +80,7 @@ async fn an_outbox_that_is_put_back_loses_nothing_and_doubles_nothing() {
     take(&again, "again", 24).await;
     again.flush(LIMIT).await.unwrap();
     let stats = again.shutdown(Duration::ZERO).await;
-    assert_eq!((stats.copies_found, stats.outbox_records), (1, 0));
+    assert_eq!((stats.outbox.copies_found, stats.outbox.records), (1, 0));
     each_once(&node, &consumer, &producer, &[("again", 24), ("before", 10), ("on", 24)]).await;
 }
 
@@ -99,7 +99,7 @@ async fn two_devices_with_one_outbox_are_told_and_lose_nothing() {
     let two = device(&node.at, &producer, &files[1]);
     take(&two, "two", 10).await;
     two.flush(LIMIT).await.unwrap();
-    while one.stats().rivalry < 2 || two.stats().rivalry < 2 {
+    while one.stats().transport.rivalry < 2 || two.stats().transport.rivalry < 2 {
         sleep(Duration::from_millis(10)).await;
     }
     // Both go on by turns.
@@ -107,7 +107,7 @@ async fn two_devices_with_one_outbox_are_told_and_lose_nothing() {
         take(device, who, 10).await;
         device.flush(LIMIT).await.unwrap();
     }
-    assert!(two.stats().copies_found >= 1);
+    assert!(two.stats().outbox.copies_found >= 1);
     drop((one, two));
     let expected = [("before", 3), ("late-one", 10), ("late-two", 10), ("one", 10), ("two", 10)];
     each_once(&node, &consumer, &producer, &expected).await;

@@ -46,8 +46,8 @@ impl Fleet {
             device.try_send(Lane::default(), record).unwrap();
         }
         let deadline = Instant::now() + 2 * LIMIT;
-        while self.0.iter().any(|device| device.stats().outbox_records > 0) {
-            let waiting: Vec<_> = self.0.iter().map(|device| device.stats()).filter(|stats| stats.outbox_records > 0).collect();
+        while self.0.iter().any(|device| device.stats().outbox.records > 0) {
+            let waiting: Vec<_> = self.0.iter().map(|device| device.stats()).filter(|stats| stats.outbox.records > 0).collect();
             assert!(Instant::now() < deadline, "{when}: {} devices wait, one of them so: {:?}", waiting.len(), waiting.first());
             sleep(Duration::from_millis(50)).await;
         }

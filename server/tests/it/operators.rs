@@ -134,7 +134,7 @@ async fn devices_are_seen_and_a_revoked_producer_is_cut_off_within_a_second() {
         device.send(Lane::Independent, record_of("over-quic", n)).await.unwrap();
     }
     acked(&mut device, 1..=10).await;
-    device.tell(Health { backlog: 4, loss_ppm: Some(20_000) });
+    device.report_health(Health { backlog: 4, loss_ppm: Some(20_000) });
     let (mut socket, _) = connect_async(format!("{}?token={}", node.at.wss1.as_deref().unwrap(), producer.token)).await.unwrap();
     for device in ["over-ws", "over-ws", "another"] {
         socket.send(Message::text(json!({"device_id": device, "timestamp": 1, "data": 1}).to_string())).await.unwrap();

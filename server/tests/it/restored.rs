@@ -119,9 +119,9 @@ async fn restored(node: &Node, by: By, connected: bool) {
         // As many as the start before had, more, fewer.
         let own: Vec<String> = (0..[3, 3, 5, 2, 4][start]).map(|n| format!("start {start}, record {n}")).collect();
         let stats = run(config.clone(), &producer, &own).await;
-        assert_eq!(stats.outbox_records, 0, "start {start}: {stats:?}");
+        assert_eq!(stats.outbox.records, 0, "start {start}: {stats:?}");
         // The log knows the newest epoch of a device: it is told there what was sent under the image's own.
-        assert!(start != 1 || stats.copies_found == 1, "start {start}: {stats:?}");
+        assert!(start != 1 || stats.outbox.copies_found == 1, "start {start}: {stats:?}");
         texts.extend(own);
         let found = logged(node, &producer, &consumer, &texts).await;
         // Those that the image holds come again, under the names that they had.
@@ -171,7 +171,7 @@ async fn copies_that_are_on_at_once_lose_nothing_and_are_told() {
     });
     // Until each was thrown out several times, records come at both.
     let mut n = 0;
-    while devices.iter().any(|device| device.stats().superseded < 3) {
+    while devices.iter().any(|device| device.stats().transport.superseded < 3) {
         for (at, device) in devices.iter().enumerate() {
             let text = format!("copy {at}, record {n}");
             timeout(LIMIT, device.send(record(&text))).await.unwrap().unwrap();
@@ -185,5 +185,5 @@ async fn copies_that_are_on_at_once_lose_nothing_and_are_told() {
     }
     logged(&node, &producer, &consumer, &texts).await;
     let stats = devices.each_ref().map(Producer::stats);
-    assert!(stats.iter().any(|stats| stats.copies_found > 0), "{stats:?}");
+    assert!(stats.iter().any(|stats| stats.outbox.copies_found > 0), "{stats:?}");
 }

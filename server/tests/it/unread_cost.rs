@@ -1,4 +1,4 @@
-//! What a client that reads nothing costs a node, by each way out: while it catches up with a log and while it is live, with long records
+//! What a client that reads nothing costs a node, by each egress: while it catches up with a log and while it is live, with long records
 //! and with short ones. Resident memory counts what the allocator keeps to itself too.
 #![cfg(target_os = "linux")]
 
@@ -31,7 +31,7 @@ const MOST: u64 = 1 << 20;
 const MOST_WEBTRANSPORT: u64 = 2 << 20;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Way {
+enum Egress {
     Sse,
     Lines,
     V1,
@@ -42,14 +42,14 @@ enum Way {
 
 type Held = Box<dyn Any + Send>;
 
-async fn open(pair: &Pair, way: Way, earliest: bool) -> Held {
+async fn open(pair: &Pair, egress: Egress, earliest: bool) -> Held {
     let Pair { node, producer, consumer } = pair;
     let from = if earliest { "earliest" } else { "live" };
-    match way {
-        Way::Sse => Box::new(get_stream(node, consumer, "text/event-stream", &format!("?from={from}")).await),
-        Way::Lines => Box::new(get_stream(node, consumer, "application/x-ndjson", &format!("?from={from}")).await),
-        Way::V1 => Box::new(websocket(&format!("{}?token={}", node.at.wss2.as_deref().unwrap(), consumer.token), None).await),
-        Way::V2 => {
+    match egress {
+        Egress::Sse => Box::new(get_stream(node, consumer, "text/event-stream", &format!("?from={from}")).await),
+        Egress::Lines => Box::new(get_stream(node, consumer, "application/x-ndjson", &format!("?from={from}")).await),
+        Egress::V1 => Box::new(websocket(&format!("{}?token={}", node.at.wss2.as_deref().unwrap(), consumer.token), None).await),
+        Egress::V2 => {
             let mut socket = websocket(&format!("{}?token={}&v=2", node.at.wss2.as_deref().unwrap(), consumer.token), None).await;
             if earliest {
                 let resume = json!({"type": "resume", "cursors": {producer.id.to_string(): "earliest"}});
@@ -57,7 +57,7 @@ async fn open(pair: &Pair, way: Way, earliest: bool) -> Held {
             }
             Box::new(socket)
         }
-        Way::Native => {
+        Egress::Native => {
             let mut raw = Raw::enter(node, &consumer.token, Intent::Consume, (64 << 10, 16)).await;
             let from = if earliest { From::Earliest } else { From::Live };
             let follow =
@@ -65,7 +65,7 @@ async fn open(pair: &Pair, way: Way, earliest: bool) -> Held {
             raw.say(&[Frame::Subscribe(follow)]).await;
             Box::new(raw)
         }
-        Way::WebTransport => Box::new(webtransport::unread(node, consumer, producer, from).await),
+        Egress::WebTransport => Box::new(webtransport::unread(node, consumer, producer, from).await),
     }
 }
 
@@ -94,7 +94,7 @@ async fn at_rest(pair: &Pair) -> u64 {
 }
 
 /// Bytes for each connection.
-async fn cost(way: Way, length: usize, live: bool) -> u64 {
+async fn cost(egress: Egress, length: usize, live: bool) -> u64 {
     let settings = [&PATIENT[..], &[("MAX_CONNECTIONS_PER_ACCOUNT", "200"), ("LOG_RETENTION_BYTES", "16MiB")]].concat();
     let pair = pair(&settings).await;
     let mut held = Vec::new();
@@ -105,7 +105,7 @@ async fn cost(way: Way, length: usize, live: bool) -> u64 {
             flood(&pair, length).await;
         }
         for _ in 0..count {
-            held.push(open(&pair, way, !live).await);
+            held.push(open(&pair, egress, !live).await);
         }
         if live {
             flood(&pair, length).await;
@@ -114,46 +114,46 @@ async fn cost(way: Way, length: usize, live: bool) -> u64 {
     at_rest(&pair).await.saturating_sub(before) / EACH as u64
 }
 
-async fn costs_little(way: Way) {
+async fn costs_little(egress: Egress) {
     let mut all = Vec::new();
     for (length, live) in [(60_000, false), (900, false), (60_000, true), (900, true)] {
         // The first form of consumers has no cursor, and is live alone.
-        if live || way != Way::V1 {
-            let each = cost(way, length, live).await;
-            println!("{way:?}, records of {length} bytes, {}: {} KiB", if live { "live" } else { "catching up" }, each >> 10);
+        if live || egress != Egress::V1 {
+            let each = cost(egress, length, live).await;
+            println!("{egress:?}, records of {length} bytes, {}: {} KiB", if live { "live" } else { "catching up" }, each >> 10);
             all.push(each);
         }
     }
-    let most = if way == Way::WebTransport { MOST_WEBTRANSPORT } else { MOST };
-    assert!(all.iter().all(|&each| each <= most), "{way:?} costs {all:?} bytes");
+    let most = if egress == Egress::WebTransport { MOST_WEBTRANSPORT } else { MOST };
+    assert!(all.iter().all(|&each| each <= most), "{egress:?} costs {all:?} bytes");
 }
 
 #[tokio::test]
 async fn an_unread_stream_of_events_costs_little() {
-    costs_little(Way::Sse).await;
+    costs_little(Egress::Sse).await;
 }
 
 #[tokio::test]
 async fn an_unread_stream_of_lines_costs_little() {
-    costs_little(Way::Lines).await;
+    costs_little(Egress::Lines).await;
 }
 
 #[tokio::test]
 async fn an_unread_websocket_costs_little() {
-    costs_little(Way::V1).await;
+    costs_little(Egress::V1).await;
 }
 
 #[tokio::test]
 async fn an_unread_websocket_with_cursors_costs_little() {
-    costs_little(Way::V2).await;
+    costs_little(Egress::V2).await;
 }
 
 #[tokio::test]
 async fn an_unread_native_consumer_costs_little() {
-    costs_little(Way::Native).await;
+    costs_little(Egress::Native).await;
 }
 
 #[tokio::test]
 async fn an_unread_webtransport_session_costs_little() {
-    costs_little(Way::WebTransport).await;
+    costs_little(Egress::WebTransport).await;
 }

@@ -7,8 +7,8 @@ use std::{
 };
 
 use motience_device::{
-    client::{Gateway, Transport},
-    link::{self, Controller, Redundancy, plan::MAX_COPIES},
+    client::{Gateway, QuicSettings},
+    link::{self, Controller, Redundancy, plan::MAX_REDUNDANCY},
     outbox::{self, Storage},
 };
 use secrecy::SecretString;
@@ -72,11 +72,11 @@ pub(super) struct Link {
     keep_alive_secs: Option<f64>,
 }
 
-/// `"auto"`, `"off"`, or a number of copies.
+/// `"auto"`, `"off"`, or a number of redundant transmissions.
 #[derive(Deserialize)]
 #[serde(untagged)]
 enum RedundancyKey {
-    Copies(u8),
+    Fixed(u8),
     Named(String),
 }
 
@@ -162,21 +162,21 @@ impl Link {
         let (defaults, asked) = (link::Settings::default(), self.redundancy.is_some());
         let redundancy = match self.redundancy {
             None => defaults.redundancy,
-            Some(RedundancyKey::Copies(copies)) if copies <= MAX_COPIES => Redundancy::Always(copies),
-            Some(RedundancyKey::Copies(copies)) => {
-                return Err(Error::new("link.redundancy", format!("is at most {MAX_COPIES} copies, not {copies}")));
+            Some(RedundancyKey::Fixed(count)) if count <= MAX_REDUNDANCY => Redundancy::Always(count),
+            Some(RedundancyKey::Fixed(count)) => {
+                return Err(Error::new("link.redundancy", format!("is at most {MAX_REDUNDANCY} redundant transmissions, not {count}")));
             }
             Some(RedundancyKey::Named(name)) => name.parse().map_err(|e| Error::new("link.redundancy", format!("cannot be used: {e}")))?,
         };
         let budget = self.budget.unwrap_or(defaults.budget);
         if !(1.0..=5.0).contains(&budget) {
-            return Err(Error::new("link.budget", format!("must lie between 1 and 5 times the bytes without copies, not {budget}")));
+            return Err(Error::new("link.budget", format!("must lie between 1 and 5 times the bytes without redundancy, not {budget}")));
         }
         let metered = self.metered.unwrap_or(false);
         if metered && asked && redundancy != Redundancy::Off {
             return Err(Error::new("link.redundancy", "does not go with metered = true, which switches it off"));
         }
-        let keep_alive = super::time("link.keep_alive_secs", self.keep_alive_secs)?.unwrap_or(Transport::default().keep_alive);
+        let keep_alive = super::time("link.keep_alive_secs", self.keep_alive_secs)?.unwrap_or(QuicSettings::default().keep_alive);
         if keep_alive.as_secs_f64() > MAX_KEEP_ALIVE {
             return Err(Error::new(
                 "link.keep_alive_secs",

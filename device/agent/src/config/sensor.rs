@@ -4,7 +4,7 @@ use std::{path::PathBuf, time::Duration};
 
 use serde::Deserialize;
 
-/// What to read.
+/// Source of a sensor.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Kind {
     /// This machine: CPU, memory, load, temperature, disk.
@@ -45,7 +45,7 @@ pub enum Lane {
 pub struct Sensor {
     /// Where given, each record's `data` says it as `sensor`.
     pub name: Option<String>,
-    /// What to read.
+    /// The source.
     pub kind: Kind,
     /// How often.
     pub interval: Duration,

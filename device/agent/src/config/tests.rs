@@ -132,13 +132,16 @@ fn the_link_is_as_the_file_says() {
     assert_eq!(config("").unwrap().link, link::Settings::default());
     let link = config("[link]\nredundancy = 2\nbudget = 1.5\ncompact = false\ncongestion = \"bbr\"\nkeep_alive_secs = 20").unwrap();
     assert_eq!((link.link.redundancy, link.link.controller, link.link.compact), (Redundancy::Always(2), Controller::Bbr, false));
+    for name in ["delay-gated", "thin"] {
+        assert_eq!(config(&format!("[link]\ncongestion = \"{name}\"")).unwrap().link.controller, Controller::DelayGated);
+    }
     assert_eq!(link.keep_alive, Duration::from_secs(20));
     assert_eq!(config("[link]\nmetered = true").unwrap().link.redundancy, Redundancy::Off);
     let fallback = config("fallback_url = \"wss://gate:8001\"").unwrap().fallback;
     assert_eq!(fallback, Some("wss://gate:8001".parse().unwrap()));
 
     let wrong = |text: &str| config(text).unwrap_err().to_string();
-    assert!(wrong("[link]\nredundancy = 9").contains("link.redundancy is at most 4 copies"));
+    assert!(wrong("[link]\nredundancy = 9").contains("link.redundancy is at most 4 redundant transmissions"));
     assert!(wrong("[link]\nredundancy = \"some\"").contains("link.redundancy cannot be used"));
     assert!(wrong("[link]\nmetered = true\nredundancy = 1").contains("does not go with metered"));
     assert!(wrong("[link]\nbudget = 0.5").contains("link.budget must lie between"));

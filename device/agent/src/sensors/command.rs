@@ -37,7 +37,7 @@ pub(super) async fn run(command: &[String], limit: Duration, interval: Duration,
     }
 }
 
-/// What the program prints, and what it says on its standard error. It is killed when it takes too long, prints too much, or nobody
+/// Output of the program, and its standard error. It is killed when it takes too long, prints too much, or nobody
 /// waits any longer.
 pub(super) async fn output(command: &[String], limit: Duration, max: usize) -> (Result<Bytes, String>, String) {
     let mut complaint = Vec::new();

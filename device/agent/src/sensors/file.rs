@@ -84,7 +84,7 @@ pub(super) async fn run(path: PathBuf, from_start: bool, interval: Duration, sin
     }
     if let Some(&(last, _)) = follower.unsure.back() {
         // In memory, a producer that stopped for good settles nothing; the place then stays where it is.
-        let _ = time::timeout(context.grace, sink.producer.safe(last)).await;
+        let _ = time::timeout(context.grace, sink.producer.saved_through(last)).await;
     }
     follower.keep();
 }
@@ -144,7 +144,7 @@ impl Follower<'_> {
     fn keep(&mut self) {
         let mut moved = false;
         while let Some(&(seq, place)) = self.unsure.front() {
-            if !self.sink.producer.is_safe(seq) {
+            if !self.sink.producer.is_saved_through(seq) {
                 break;
             }
             self.unsure.pop_front();

@@ -29,7 +29,7 @@ mod file;
 mod lines;
 mod system;
 
-/// What a sensor has done.
+/// Counters of a sensor.
 #[derive(Debug)]
 pub(super) struct Counts {
     pub(super) name: String,
@@ -43,7 +43,7 @@ impl Counts {
     }
 }
 
-/// What sensors need beside their settings.
+/// Context of sensors beside their settings.
 #[derive(Clone, Debug)]
 pub(super) struct Context {
     pub(super) shutdown: CancellationToken,

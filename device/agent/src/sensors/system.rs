@@ -14,7 +14,7 @@ use super::Sink;
 /// How often temperatures and disks are looked at, at most: they change slowly.
 const SLOW: Duration = Duration::from_secs(1);
 
-/// What sysinfo keeps between readings.
+/// State of sysinfo between readings.
 struct Machine {
     system: System,
     components: Components,

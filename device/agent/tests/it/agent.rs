@@ -83,8 +83,8 @@ async fn sensors_stream_until_shutdown() {
         }
     });
     let stats = soon("the end", agent).await.unwrap().unwrap();
-    assert_eq!(stats.outbox_records, 0);
-    assert!(stats.acked >= 3);
+    assert_eq!(stats.outbox.records, 0);
+    assert!(stats.outbox.acked >= 3);
     assert_eq!(agent::status::read(&status).unwrap().exit_code(), 3);
     answering.abort();
 }
@@ -216,7 +216,7 @@ async fn the_program_reads_lines_shows_its_status_and_stops_on_sigterm() {
         .await;
     let (code, text, _) = end(program(&peer, &service, dir.path(), &["status"])).await;
     assert_eq!(code, Some(0), "{text}");
-    assert!(text.contains("2 taken, 2 acknowledged, 0 refused, 0 dropped, 0 lost, 0 blocked"), "{text}");
+    assert!(text.contains("2 enqueued, 2 acknowledged, 0 refused, 0 dropped, 0 lost, 0 blocked"), "{text}");
     assert!(text.contains("oldest first") && text.contains("bytes on disk"), "{text}");
     assert!(text.contains("2 acknowledged") && text.contains("stdin: 2 records, 1 bad"), "{text}");
     let (_, json, _) = end(program(&peer, &service, dir.path(), &["status", "--json"])).await;
@@ -300,7 +300,7 @@ async fn a_killed_program_sends_its_backlog_after_the_restart_once() {
     eventually("three records on disk", || {
         let status = std::fs::read(status_file(dir.path())).ok();
         let status: Option<Value> = status.and_then(|text| serde_json::from_slice(&text).ok());
-        status.is_some_and(|status| status["outbox_records"] == 3 && status["outbox_unsaved"] == 0 && status["disk_bytes"] != 0)
+        status.is_some_and(|status| status["outbox"]["records"] == 3 && status["outbox"]["unsaved"] == 0 && status["disk"]["bytes"] != 0)
     })
     .await;
     let (code, _, log) = end(program(&away, &service, dir.path(), &[])).await;

@@ -1,4 +1,4 @@
-//! The independent lane's writer: a stream for each group, and for copies that no group took along in time.
+//! The independent lane's writer: a stream for each group, and for redundant transmissions that no group took along in time.
 
 use bytes::BytesMut;
 use motience_proto::wire::{Record, StreamKind};
@@ -14,16 +14,16 @@ use crate::client::Error;
 pub(super) async fn write(uplink: &Uplink, mut queue: mpsc::Receiver<Record>) -> Result<(), Error> {
     let mut group = Vec::with_capacity(GROUP);
     loop {
-        let deadline = uplink.copies.lock().deadline();
+        let deadline = uplink.redundant.lock().deadline();
         let count = tokio::select! {
             biased;
             count = queue.recv_many(&mut group, GROUP) => count,
             () = sleep_until(deadline.unwrap_or_else(Instant::now)), if deadline.is_some() => {
-                let alone = uplink.copies.lock().alone(Instant::now());
-                if !alone.is_empty() {
-                    let mut buffer = BytesMut::with_capacity(1 + alone.len());
+                let standalone = uplink.redundant.lock().standalone(Instant::now());
+                if !standalone.is_empty() {
+                    let mut buffer = BytesMut::with_capacity(1 + standalone.len());
                     StreamKind::Independent.encode(&mut buffer);
-                    buffer.unsplit(alone);
+                    buffer.unsplit(standalone);
                     send_stream(&uplink.connection, buffer.freeze()).await?;
                 }
                 continue;
@@ -37,10 +37,10 @@ pub(super) async fn write(uplink: &Uplink, mut queue: mpsc::Receiver<Record>) ->
 }
 
 async fn send(uplink: &Uplink, group: &mut Vec<Record>) -> Result<(), Error> {
-    // One time for all of it: a copy that is due only now must not ride in its own record's packet.
+    // One time for all of it: a redundant transmission that is due only now must not piggyback on its own record's packet.
     let now = Instant::now();
     uplink.observe(now);
-    uplink.copies.lock().begin(now, group.len(), &uplink.settings, &uplink.meter);
+    uplink.redundant.lock().begin(now, group.len(), &uplink.settings, &uplink.meter);
     let mut buffer = BytesMut::new();
     let count = group.len();
     for (n, record) in group.drain(..).enumerate() {
@@ -49,10 +49,10 @@ async fn send(uplink: &Uplink, group: &mut Vec<Record>) -> Result<(), Error> {
         }
         let (seq, start) = (record.seq, buffer.len());
         uplink.encode(record, &mut buffer);
-        uplink.copies.lock().sent(now, seq, &buffer[start..]);
+        uplink.redundant.lock().sent(now, seq, &buffer[start..]);
         let last = n + 1 == count;
         if last {
-            uplink.copies.lock().ride(now, &mut buffer);
+            uplink.redundant.lock().piggyback(now, &mut buffer);
         }
         if last || buffer.len() >= GROUP_BYTES {
             send_stream(&uplink.connection, buffer.split().freeze()).await?;

@@ -1,8 +1,8 @@
 //! Records up: what is queued is encoded into one buffer and written at once.
 //!
 //! - `ordered`: one long stream; a lost packet delays what follows it. Cheapest.
-//! - `independent`: a stream for each group that is queued at the moment; a lost packet delays only its group, and copies of
-//!   records travel in later packets as the [plan](crate::link::plan) says.
+//! - `independent`: a stream for each group that is queued at the moment; a lost packet delays only its group, and
+//!   records are sent redundantly in later packets as the [plan](crate::link::plan) says.
 //! - datagrams: not sent again, for what the next one makes worthless.
 
 use std::{
@@ -24,12 +24,12 @@ use quinn::{Connection, PathStats, SendStream, WriteError};
 use serde::{Deserialize, Serialize};
 use tokio::{sync::mpsc, time::Instant};
 
-use self::copies::Copies;
+use self::redundant::Redundant;
 use super::Error;
 use crate::link::{Meter, Report, Settings};
 
-mod copies;
 mod independent;
+mod redundant;
 
 /// Records that wait for a lane's writer.
 pub(super) const QUEUE: usize = 1024;
@@ -40,7 +40,7 @@ const GROUP_BYTES: usize = 64 * 1024;
 /// How often the connection's count of losses is looked at.
 const OBSERVE: Duration = Duration::from_millis(50);
 
-/// The way a record takes.
+/// Send mode of a record.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Lane {
@@ -51,14 +51,14 @@ pub enum Lane {
     Independent,
 }
 
-/// What the writers of one connection share.
+/// State that the writers of one connection share.
 pub(crate) struct Uplink {
     connection: Connection,
     meter: Arc<Meter>,
     settings: Settings,
     /// `None`: records are sent as they are.
     shapes: Option<Mutex<Encoder>>,
-    copies: Mutex<Copies>,
+    redundant: Mutex<Redundant>,
     /// When the connection's own count of losses was looked at last.
     observed: Mutex<Option<Instant>>,
     /// The number of the next datagram; 0: the server takes none.
@@ -78,8 +78,8 @@ impl Uplink {
     ) -> Arc<Self> {
         let shapes = (settings.compact && features & features::COMPACT != 0).then(Mutex::default);
         let datagrams = AtomicU64::new(u64::from(features & features::LATEST != 0));
-        let copies = Mutex::new(Copies::new(settings));
-        Arc::new(Self { connection, meter, settings, shapes, copies, observed: Mutex::default(), datagrams, control })
+        let redundant = Mutex::new(Redundant::new(settings));
+        Arc::new(Self { connection, meter, settings, shapes, redundant, observed: Mutex::default(), datagrams, control })
     }
 
     /// Writes what comes to the lane until the queue closes or the connection ends.
@@ -90,9 +90,9 @@ impl Uplink {
         }
     }
 
-    /// No more copies of these.
+    /// Cancels the redundant transmissions of acknowledged records.
     pub(super) fn acked(&self, ranges: &RangeSet) {
-        self.copies.lock().settle(ranges);
+        self.redundant.lock().acked(ranges);
     }
 
     /// The server knows the shape.
@@ -121,7 +121,7 @@ impl Uplink {
         self.connection.stats().path
     }
 
-    /// What is known and decided.
+    /// Share of packets lost lately; `None` where it is not known yet.
     pub(crate) fn loss(&self) -> Option<f64> {
         self.meter.link().loss
     }
@@ -134,7 +134,7 @@ impl Uplink {
             rtt_ms: link.rtt.map(|rtt| rtt.as_secs_f64() * 1000.0),
             ..Report::default()
         };
-        self.copies.lock().report(report)
+        self.redundant.lock().report(report)
     }
 
     /// Hands the connection's count of lost packets to the meter, now and then: it is exact, but dear to ask for.

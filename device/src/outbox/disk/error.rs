@@ -1,4 +1,4 @@
-//! What can be wrong with the file.
+//! Errors of the outbox's file.
 
 use std::io;
 
@@ -21,10 +21,10 @@ pub enum Error {
     },
 }
 
-/// The same, seen from where the file may be replaced.
+/// An error inside the file, where it may still be replaced.
 #[derive(Debug)]
 pub(super) enum Fault {
-    /// What the file holds cannot be what was written.
+    /// The content of the file cannot be what was written.
     Damaged(String),
     NoSpace,
     InUse,

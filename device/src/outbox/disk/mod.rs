@@ -1,9 +1,9 @@
-//! The outbox's file: a redb database with the records that are not settled, and the mark of numbers.
+//! The outbox's file: a redb database with the records that are not acknowledged, and the reservation of numbers.
 //!
 //! - Every commit is one transaction, synced before it counts: after a power cut at any byte the file is as after the
 //!   last commit that counted, or a later one.
 //! - Damage of another kind (a flipped bit, a cut file) is found by redb's checksums of pages and by ours of rows. Where
-//!   the mark is intact, the intact records go into a new file under the same epoch, and every other number is told to
+//!   the reservation is intact, the intact records go into a new file under the same epoch, and every other number is told to
 //!   the server as skipped. Otherwise nothing is trusted: a new file, a new epoch. The damaged file is kept beside it.
 //! - redb may panic over a damaged file that it did not expect; here that is damage like any other.
 
@@ -19,7 +19,7 @@ use motience_mutation::Mutation;
 use motience_proto::model::RangeSet;
 use redb::{Builder, Database, ReadableDatabase as _, ReadableTable as _, ReadableTableMetadata as _, TableDefinition, TableError};
 
-use super::{Group, Item, Mark, new_epoch, without};
+use super::{Group, Item, Reservation, difference, new_epoch};
 
 mod error;
 mod medium;
@@ -32,16 +32,16 @@ use error::Fault;
 
 /// Records by number.
 const RECORDS: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("records");
-/// The mark, under [`MARK`].
+/// The reservation, under [`MARK`].
 const STATE: TableDefinition<'_, u8, &[u8]> = TableDefinition::new("state");
-const MARK: u8 = 0;
+const RESERVATION: u8 = 0;
 /// Memory for pages of the file: the records are in memory anyway.
 const CACHE: usize = 4 * 1024 * 1024;
 
-/// What the file held.
+/// Content of the file when it was opened.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Loaded {
-    pub(crate) mark: Mark,
+    pub(crate) reservation: Reservation,
     /// Rising.
     pub(crate) items: Vec<Item>,
     /// Whether something was damaged.
@@ -82,7 +82,7 @@ impl Store {
     /// Writes a group and syncs it. Blocks.
     pub(crate) fn save(&mut self, group: &Group) -> Result<(), Refusal> {
         let result = guard(|| {
-            if self.database.is_none() && !self.reopen(&group.state, group.saved)? {
+            if self.database.is_none() && !self.reopen(&group.reservation, group.saved)? {
                 return Ok(false);
             }
             match &self.database {
@@ -163,9 +163,11 @@ impl Store {
     }
 
     /// Opens the file again after a failure. Whether it is as it was.
-    fn reopen(&mut self, mark: &Mark, saved: u64) -> Result<bool, Fault> {
+    fn reopen(&mut self, reservation: &Reservation, saved: u64) -> Result<bool, Fault> {
         match self.attempt() {
-            Ok((database, Some(loaded))) if !loaded.doubtful && loaded.mark.epoch == mark.epoch && loaded.mark.last >= saved => {
+            Ok((database, Some(loaded)))
+                if !loaded.doubtful && loaded.reservation.epoch == reservation.epoch && loaded.reservation.last >= saved =>
+            {
                 self.database = Some(database);
                 Ok(true)
             }
@@ -192,7 +194,7 @@ impl Store {
     /// A new file with what is left of the present one.
     fn rebuild(&mut self, loaded: &Loaded) -> Result<(), Fault> {
         let draft = self.medium.draft(&builder())?;
-        let group = Group { put: loaded.items.clone(), gone: RangeSet::new(), state: loaded.mark.clone(), saved: 0 };
+        let group = Group { put: loaded.items.clone(), gone: RangeSet::new(), reservation: loaded.reservation.clone(), saved: 0 };
         write(&draft, &group)?;
         drop(draft);
         self.medium.adopt().map_err(redb::Error::Io)?;
@@ -204,18 +206,18 @@ impl Store {
 impl Loaded {
     /// Nothing: a new life.
     fn new() -> Self {
-        let mark = Mark { epoch: new_epoch(), last: 0, reserved: 0, given: Some(0), skipped: RangeSet::new() };
-        Self { mark, items: Vec::new(), doubtful: false, lost: 0, fresh: true }
+        let reservation = Reservation { epoch: new_epoch(), last: 0, reserved: 0, last_sent: Some(0), abandoned: RangeSet::new() };
+        Self { reservation, items: Vec::new(), doubtful: false, lost: 0, fresh: true }
     }
 
-    /// Of every number that is not here it is unknown whether its record was settled or is lost: the server is told that
+    /// Of every number that is not here it is unknown whether its record was acknowledged or is lost: the server is told that
     /// none of them will come, which it minds only where it has not seen them.
     fn settle_doubt(&mut self) {
         if !Mutation::IgnoreTornTail.is_on() {
             let mut all = RangeSet::new();
-            all.insert_range(1..=self.mark.reserved);
-            self.mark.skipped = without(&all, &self.items.iter().map(|item| item.seq.0).collect());
-            self.mark.last = self.mark.reserved;
+            all.insert_range(1..=self.reservation.reserved);
+            self.reservation.abandoned = difference(&all, &self.items.iter().map(|item| item.seq.0).collect());
+            self.reservation.last = self.reservation.reserved;
         }
     }
 }
@@ -239,25 +241,25 @@ fn write(database: &Database, group: &Group) -> Result<(), Fault> {
             records.retain_in(range, |_, _| false)?;
         }
         for item in &group.put {
-            records.insert(item.seq.0, row::encode(group.state.epoch, item).as_slice())?;
+            records.insert(item.seq.0, row::encode(group.reservation.epoch, item).as_slice())?;
         }
         let mut state = transaction.open_table(STATE)?;
-        state.insert(MARK, row::encode_mark(&group.state, records.len()?).as_slice())?;
+        state.insert(RESERVATION, row::encode_reservation(&group.reservation, records.len()?).as_slice())?;
     }
     transaction.commit()?;
     Ok(())
 }
 
-/// Removes what is settled before anything is added. The pages are free only after another commit, for until then the last
+/// Removes what is acknowledged before anything is added. The pages are free only after another commit, for until then the last
 /// commit but one must be whole.
 fn make_room(database: &Database, group: &Group) -> Result<(), Fault> {
-    let state = Mark { last: group.saved, ..group.state.clone() };
-    let removal = Group { put: Vec::new(), gone: group.gone.clone(), state, saved: group.saved };
+    let reservation = Reservation { last: group.saved, ..group.reservation.clone() };
+    let removal = Group { put: Vec::new(), gone: group.gone.clone(), reservation, saved: group.saved };
     write(database, &removal)?;
     write(database, &removal)
 }
 
-/// What the file holds; `None` where it holds nothing, being new.
+/// Content of the file; `None` where it is new and empty.
 fn read(database: &Database) -> Result<Option<Loaded>, Fault> {
     let transaction = database.begin_read()?;
     let state = match transaction.open_table(STATE) {
@@ -265,8 +267,8 @@ fn read(database: &Database) -> Result<Option<Loaded>, Fault> {
         Err(TableError::TableDoesNotExist(_)) if transaction.list_tables()?.next().is_none() => return Ok(None),
         Err(error) => return Err(error.into()),
     };
-    let mark = state.get(MARK)?.and_then(|row| row::decode_mark(row.value()));
-    let (mark, count) = mark.ok_or_else(|| Fault::Damaged("its mark is not intact".into()))?;
+    let reservation = state.get(RESERVATION)?.and_then(|row| row::decode_reservation(row.value()));
+    let (reservation, count) = reservation.ok_or_else(|| Fault::Damaged("its reservation is not intact".into()))?;
     let records = transaction.open_table(RECORDS)?;
     let mut items = Vec::new();
     let mut sound = true;
@@ -277,9 +279,9 @@ fn read(database: &Database) -> Result<Option<Loaded>, Fault> {
             break;
         };
         let seq = seq.value();
-        match row::decode(mark.epoch, seq, row.value()) {
+        match row::decode(reservation.epoch, seq, row.value()) {
             // Rows come in the order of their numbers, or the structure is broken.
-            Some(item) if seq > last && seq <= mark.last => {
+            Some(item) if seq > last && seq <= reservation.last => {
                 last = seq;
                 items.push(item);
             }
@@ -288,7 +290,7 @@ fn read(database: &Database) -> Result<Option<Loaded>, Fault> {
     }
     let lost = count.saturating_sub(items.len() as u64);
     let doubtful = !sound || items.len() as u64 != count;
-    Ok(Some(Loaded { mark, items, doubtful, lost, fresh: false }))
+    Ok(Some(Loaded { reservation, items, doubtful, lost, fresh: false }))
 }
 
 #[cfg(test)]

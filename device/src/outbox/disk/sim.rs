@@ -67,7 +67,7 @@ impl Disk {
         self.lock().files.len()
     }
 
-    /// Steps taken so far.
+    /// Steps done so far.
     pub(crate) fn steps(&self) -> usize {
         self.lock().steps
     }

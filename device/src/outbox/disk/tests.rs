@@ -20,7 +20,7 @@ const CREDIT: u64 = u64::MAX;
 struct Device {
     outbox: Outbox,
     store: Store,
-    /// Every record ever given to a connection or taken, by life and number: two with one name is the fault of faults.
+    /// Every record ever sent on a connection or enqueued, by life and number: two with one name is the fault of faults.
     world: World,
 }
 
@@ -65,17 +65,17 @@ impl Device {
     }
 
     /// Gives records to a connection; which.
-    fn give(&mut self, count: usize) -> Vec<u64> {
-        let given: Vec<u64> = (0..count).map_while(|_| self.outbox.give(CREDIT)).map(|item| item.seq.0).collect();
-        given.iter().for_each(|&seq| self.show(seq));
-        given
+    fn send(&mut self, count: usize) -> Vec<u64> {
+        let sent: Vec<u64> = (0..count).map_while(|_| self.outbox.send(CREDIT)).map(|item| item.seq.0).collect();
+        sent.iter().for_each(|&seq| self.show(seq));
+        sent
     }
 
     fn save(&mut self, closing: bool) -> Result<(), Refusal> {
         let group = self.outbox.collect(closing);
         let result = self.store.save(&group);
         match &result {
-            Ok(()) => self.outbox.committed(&group.state),
+            Ok(()) => self.outbox.saved(&group.reservation),
             Err(Refusal::Restart) => {
                 self.outbox.failed(&group);
                 self.outbox.restart();
@@ -106,18 +106,18 @@ fn a_new_epoch_is_on_disk_before_it_is_used() {
     let (old, items) = (device.outbox.epoch(), device.items());
     device.outbox.renew(&[100].into_iter().collect());
     let new = device.outbox.epoch();
-    assert!(old != new && device.give(9).is_empty());
+    assert!(old != new && device.send(9).is_empty());
     device.save(false).unwrap();
-    assert!(device.give(9).is_empty(), "the newest commit alone might be damaged");
+    assert!(device.send(9).is_empty(), "the newest commit alone might be damaged");
     device.settle_down().unwrap();
-    assert_eq!(device.give(9), [1, 2, 3, 4]);
+    assert_eq!(device.send(9), [1, 2, 3, 4]);
     drop(device);
     let device = Device::open(&disk, Policy::Block, World::new()).unwrap();
     assert_eq!((device.outbox.epoch(), device.items()), (new, items));
 }
 
 /// A scripted life: pushes, sends, acknowledgements, commits. Stops where the disk does. `durable` holds the records that
-/// were taken and not settled.
+/// were enqueued and not acknowledged.
 fn live(disk: &Disk, world: World, durable: &mut BTreeMap<u64, Bytes>, epoch: &mut Option<u64>) -> World {
     let Ok(mut device) = Device::open(disk, Policy::Block, world) else { return World::new() };
     let mut random = fastrand::Rng::with_seed(7);
@@ -125,12 +125,12 @@ fn live(disk: &Disk, world: World, durable: &mut BTreeMap<u64, Bytes>, epoch: &m
         for n in 0..random.usize(1..6) {
             device.push(&format!("{{\"round\":{round},\"n\":{n},\"fill\":\"{}\"}}", "x".repeat(random.usize(0..3000))));
         }
-        let given = device.give(3);
+        let sent = device.send(3);
         if round % 3 == 2 {
-            let settled: RangeSet = given.iter().copied().collect();
-            device.outbox.settle(&settled);
+            let acked: RangeSet = sent.iter().copied().collect();
+            device.outbox.ack(&acked);
             // They may be in the file after a cut; what is sent again is no fault.
-            given.iter().for_each(|seq| drop(durable.remove(seq)));
+            sent.iter().for_each(|seq| drop(durable.remove(seq)));
         }
         if device.save(false).is_err() {
             break;
@@ -139,17 +139,17 @@ fn live(disk: &Disk, world: World, durable: &mut BTreeMap<u64, Bytes>, epoch: &m
         durable.extend(device.items().into_iter().map(|item| (item.seq.0, item.json)));
         // Not all: those at the end are not on the way when the power goes.
         let all = device.outbox.len().saturating_sub(2);
-        device.give(all);
+        device.send(all);
     }
     std::mem::take(&mut device.world)
 }
 
-/// Everything that was taken is there, in order, under its name; and new numbers are new. `starts`: with this one.
+/// Everything that was enqueued is there, in order, under its name; and new numbers are new. `starts`: with this one.
 fn check(disk: &Disk, world: World, durable: &BTreeMap<u64, Bytes>, epoch: Option<u64>, starts: usize, place: &str) {
     let mut device = Device::open(disk, Policy::Block, world).unwrap();
     let here: BTreeMap<u64, Bytes> = device.items().into_iter().map(|item| (item.seq.0, item.json)).collect();
     for (seq, json) in durable {
-        assert_eq!(here.get(seq), Some(json), "{place}: record {seq} was taken");
+        assert_eq!(here.get(seq), Some(json), "{place}: record {seq} was enqueued");
     }
     if let Some(epoch) = epoch {
         assert_eq!(device.outbox.epoch().0, epoch, "{place}");
@@ -158,16 +158,16 @@ fn check(disk: &Disk, world: World, durable: &BTreeMap<u64, Bytes>, epoch: Optio
     device.settle_down().unwrap();
     let new = device.push("{\"new\":true}");
     assert!(new > used.unwrap_or(0), "{place}");
-    device.give(usize::MAX);
+    device.send(usize::MAX);
     device.outbox.rewind();
-    let told = device.outbox.tell().unwrap_or_default();
-    let mut all = told.clone();
+    let reported = device.outbox.report_abandoned().unwrap_or_default();
+    let mut all = reported.clone();
     let epoch = device.outbox.epoch().0;
     for (_, seq) in device.world.keys().filter(|(of, _)| *of == epoch) {
         all.insert(*seq);
     }
     assert!(all.max() == Some(new) && all.ranges() <= starts, "{place}: a hole is left in {all}");
-    assert!(here.keys().all(|&seq| !told.contains(seq)), "{place}: a record that is here is told as skipped");
+    assert!(here.keys().all(|&seq| !reported.contains(seq)), "{place}: a record that is here is told as skipped");
 }
 
 #[test]
@@ -216,7 +216,7 @@ fn power_cuts_during_recovery_lose_nothing_either() {
             // What happens between the cuts may reach the disk, too; it is not counted on.
             if device.settle_down().is_ok() {
                 device.push("{\"between\":true}");
-                device.give(usize::MAX);
+                device.send(usize::MAX);
             }
             world = std::mem::take(&mut device.world);
         }
@@ -234,10 +234,10 @@ fn a_good_end_leaves_a_gap_and_tells_nothing_of_it() {
     drop(device);
     let mut device = Device::open(&disk, Policy::Block, World::new()).unwrap();
     let next = device.push("{}");
-    assert!(next > 1 << 40 && device.outbox.tell().is_none(), "a copy may take the numbers between");
-    assert!(device.give(9).is_empty(), "no number is given before the file leaves it open which");
+    assert!(next > 1 << 40 && device.outbox.report_abandoned().is_none(), "a copy may take the numbers between");
+    assert!(device.send(9).is_empty(), "no number is given before the file leaves it open which");
     device.settle_down().unwrap();
-    assert_eq!(device.give(9), [1, next]);
+    assert_eq!(device.send(9), [1, next]);
 }
 
 #[test]
@@ -248,9 +248,9 @@ fn what_is_settled_in_time_is_never_written() {
     let steps = disk.steps();
     for n in 1..=3 {
         assert_eq!(device.push("{}"), n);
-        device.give(1);
-        device.outbox.settle(&[n].into_iter().collect());
-        assert!(device.outbox.is_taken(Seq(n)));
+        device.send(1);
+        device.outbox.ack(&[n].into_iter().collect());
+        assert!(device.outbox.is_saved(Seq(n)));
         device.settle_down().unwrap();
     }
     assert_eq!(disk.steps(), steps);

@@ -78,7 +78,7 @@ struct Inner {
     watch: Mutex<Option<JoinHandle<()>>>,
     leases: Arc<Leases>,
     /// Renews the leases.
-    keeper: Mutex<Option<JoinHandle<()>>>,
+    lease_task: Mutex<Option<JoinHandle<()>>>,
     /// Limits repeated warnings: steps of an append that failed, sessions that had to go.
     said: Sampler,
     clock: Clock,
@@ -118,13 +118,13 @@ impl Log {
             barrier,
             watch: Mutex::default(),
             leases: Arc::default(),
-            keeper: Mutex::default(),
+            lease_task: Mutex::default(),
             said: Sampler::new(SAY_EVERY),
             clock,
         };
         let log = Self(Arc::new(inner));
-        let keeper = tokio::spawn(leases::run(Arc::downgrade(&log.0), Arc::clone(&log.0.leases)));
-        *log.0.keeper.lock() = Some(keeper);
+        let lease_task = tokio::spawn(leases::run(Arc::downgrade(&log.0), Arc::clone(&log.0.leases)));
+        *log.0.lease_task.lock() = Some(lease_task);
         Ok(log)
     }
 
@@ -309,8 +309,8 @@ impl Engine for Log {
 
     async fn close(&self) {
         let watch = self.0.watch.lock().take();
-        let keeper = self.0.keeper.lock().take();
-        for task in [watch, keeper].into_iter().flatten() {
+        let lease_task = self.0.lease_task.lock().take();
+        for task in [watch, lease_task].into_iter().flatten() {
             task.abort();
         }
         leases::finish(&self.0).await;

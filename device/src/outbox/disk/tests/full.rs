@@ -19,12 +19,12 @@ fn a_full_disk_loses_nothing_and_goes_on_when_there_is_room() {
     }
     assert!(matches!(full, Some(Error::NoSpace(_))), "{full:?}");
     let last = device.outbox.last();
-    assert!(!device.outbox.is_taken(last) && device.outbox.is_taken(Seq(1)));
+    assert!(!device.outbox.is_saved(last) && device.outbox.is_saved(Seq(1)));
     assert!(matches!(device.save(false), Err(Refusal::Later(Error::NoSpace(_)))));
     assert!(device.outbox.shed().is_empty(), "nothing is dropped under this policy");
     disk.set_room(u64::MAX);
     device.save(false).unwrap();
-    assert!(device.outbox.is_taken(last));
+    assert!(device.outbox.is_saved(last));
     let here = device.items();
     drop(device);
     assert_eq!(Device::open(&disk, Policy::Block, World::new()).unwrap().items(), here);
@@ -48,6 +48,6 @@ fn a_full_disk_makes_the_oldest_give_way_where_the_policy_says_so() {
             assert!(tries < 20);
         }
     }
-    assert!(device.outbox.is_taken(Seq(30)) && device.outbox.contains(Seq(30)));
-    assert!(device.outbox.skipped().contains(1));
+    assert!(device.outbox.is_saved(Seq(30)) && device.outbox.contains(Seq(30)));
+    assert!(device.outbox.abandoned().contains(1));
 }

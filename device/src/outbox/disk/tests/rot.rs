@@ -13,8 +13,8 @@ fn file(closing: bool) -> (Vec<u8>, World, u64) {
             device.save(false).unwrap();
         }
     }
-    device.give(9);
-    device.outbox.settle(&"1-3,5".parse().unwrap());
+    device.send(9);
+    device.outbox.ack(&"1-3,5".parse().unwrap());
     device.save(closing).unwrap();
     let (epoch, world) = (device.outbox.epoch().0, std::mem::take(&mut device.world));
     if closing {
@@ -93,12 +93,12 @@ fn a_damaged_record_is_lost_alone_and_counted() {
     }
     let disk = Disk::with(bytes);
     let (_, loaded) = Store::open(disk.clone()).unwrap();
-    assert_eq!((loaded.lost, loaded.items.len(), loaded.mark.epoch.0), (1, 15, epoch));
-    assert!(loaded.mark.skipped.contains(13) && !loaded.mark.skipped.contains(14));
+    assert_eq!((loaded.lost, loaded.items.len(), loaded.reservation.epoch.0), (1, 15, epoch));
+    assert!(loaded.reservation.abandoned.contains(13) && !loaded.reservation.abandoned.contains(14));
     assert_eq!(disk.files(), 2, "the damaged file is kept");
     let (_, again) = Store::open(disk).unwrap();
     assert_eq!((again.lost, again.items.len(), again.doubtful), (0, 15, false));
-    assert_eq!(again.mark, loaded.mark);
+    assert_eq!(again.reservation, loaded.reservation);
 }
 
 #[test]
@@ -115,7 +115,7 @@ fn a_file_that_rots_while_it_is_in_use_is_written_anew() {
     disk.set_room(u64::MAX);
     disk.overwrite(b'z');
     assert!(matches!(device.save(false), Err(Refusal::Restart)));
-    assert!(!device.outbox.is_taken(Seq(1)), "a copy in memory is not enough");
+    assert!(!device.outbox.is_saved(Seq(1)), "a copy in memory is not enough");
     device.settle_down().unwrap();
     let (here, epoch) = (device.items(), device.outbox.epoch());
     assert_eq!(here.len(), 5);

@@ -1,4 +1,4 @@
-//! The task that keeps the outbox's file: writes what has gathered, tells who waits, tries again where the disk fails.
+//! Persister, the task of the outbox's file: writes what has gathered, tells who waits, tries again where the disk fails.
 
 use std::{sync::Arc, time::Duration};
 
@@ -17,14 +17,14 @@ use crate::{
     },
 };
 
-/// How long settled records may stay in the file when no others are written.
+/// How long acknowledged records may stay in the file when no others are written.
 const LAZY: Duration = Duration::from_secs(30);
 /// Waits after the disk failed.
 const RETRY: Backoff = Backoff { base: Duration::from_millis(250), max: Duration::from_secs(10) };
 /// How often the last group is tried when the producer ends.
 const LAST_TRIES: usize = 3;
 
-pub(super) struct Keeper {
+pub(super) struct Persister {
     /// `None`: the runtime went away while it was written.
     store: Option<Store>,
     shared: Arc<Shared>,
@@ -34,7 +34,7 @@ pub(super) struct Keeper {
     failures: u32,
 }
 
-impl Keeper {
+impl Persister {
     pub(super) fn new(store: Store, shared: Arc<Shared>, close: CancellationToken) -> Self {
         let interval = shared.lock().outbox.config().commit_interval;
         Self { store: Some(store), shared, close, interval, failures: 0 }
@@ -125,8 +125,8 @@ impl Keeper {
         }
         self.failures = 0;
         let mut state = self.shared.lock();
-        state.outbox.committed(&group.state);
-        state.counters.disk_bytes = Some(size);
+        state.outbox.saved(&group.reservation);
+        state.counters.disk.bytes = Some(size);
         state.disk = None;
         drop(state);
         // Numbers may have become usable.
@@ -162,7 +162,7 @@ mod tests {
 
     /// Takes a record of `size` bytes.
     fn push(shared: &Shared, size: usize) -> Seq {
-        let seq = shared.lock().take(Lane::Ordered, Bytes::from(vec![b'x'; size])).unwrap().0;
+        let seq = shared.lock().enqueue(Lane::Ordered, Bytes::from(vec![b'x'; size])).unwrap().0;
         shared.save.notify_one();
         seq
     }
@@ -183,28 +183,28 @@ mod tests {
         let config = Config { policy: outbox::Policy::Block, commit_interval: Duration::from_millis(1), ..Config::default() };
         let shared = Arc::new(Shared::new(Outbox::restore(config.clone(), loaded), Stats::default()));
         let close = CancellationToken::new();
-        let keeper = tokio::spawn(Keeper::new(store, shared.clone(), close.clone()).run());
+        let persister = tokio::spawn(Persister::new(store, shared.clone(), close.clone()).run());
         let first = push(&shared, 10);
-        until(&shared, |shared| shared.lock().outbox.is_taken(first)).await;
+        until(&shared, |shared| shared.lock().outbox.is_saved(first)).await;
         disk.set_room(disk.bytes().len() as u64);
         let mut last = first;
         while shared.lock().disk.is_none() {
             last = push(&shared, 300_000);
-            until(&shared, |shared| shared.lock().outbox.is_taken(last) || shared.lock().disk.is_some()).await;
+            until(&shared, |shared| shared.lock().outbox.is_saved(last) || shared.lock().disk.is_some()).await;
         }
         let stats = shared.lock().stats();
-        assert!(stats.disk_error.unwrap().starts_with("no room on disk"));
-        assert!(stats.outbox_unsaved > 0 && shared.lock().outbox.contains(first));
-        // Its sender has given up waiting; it is as if it had not been taken.
-        assert!(shared.lock().withdraw(last));
+        assert!(stats.disk.error.unwrap().starts_with("no room on disk"));
+        assert!(stats.outbox.unsaved > 0 && shared.lock().outbox.contains(first));
+        // Its sender has given up waiting; it is as if it had not been enqueued.
+        assert!(shared.lock().abandon_unsaved(last));
         let other = push(&shared, 300_000);
         disk.set_room(u64::MAX);
-        until(&shared, |shared| shared.lock().outbox.is_taken(other)).await;
-        assert_eq!(shared.lock().stats().disk_error, None);
+        until(&shared, |shared| shared.lock().outbox.is_saved(other)).await;
+        assert_eq!(shared.lock().stats().disk.error, None);
         close.cancel();
-        keeper.await.unwrap();
+        persister.await.unwrap();
         let (_, loaded) = Store::open(disk).unwrap();
-        assert_eq!((loaded.mark.last, loaded.mark.reserved), (other.0, other.0), "no number is skipped after a good end");
-        assert!(loaded.mark.skipped.contains(last.0) && loaded.items.iter().any(|item| item.seq == first));
+        assert_eq!((loaded.reservation.last, loaded.reservation.reserved), (other.0, other.0), "no number is skipped after a good end");
+        assert!(loaded.reservation.abandoned.contains(last.0) && loaded.items.iter().any(|item| item.seq == first));
     }
 }

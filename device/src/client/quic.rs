@@ -8,8 +8,8 @@ use quinn::{
     congestion::{BbrConfig, ControllerFactory, CubicConfig, NewRenoConfig},
 };
 
-use super::Transport;
-use crate::link::{self, Controller, Meter, Observed, ThinConfig};
+use super::QuicSettings;
+use crate::link::{self, Controller, DelayGatedConfig, Meter, Observed};
 
 /// Packets that the server may leave unacknowledged: each other one is acknowledged at once. Its own acknowledgements of
 /// records carry QUIC's along anyway, so more would be packets for nothing.
@@ -17,7 +17,7 @@ const ACK_AFTER: u32 = 1;
 /// Longest that the server may hold an acknowledgement back, in round trips of a known link; its default is 25 ms. What is
 /// lost, and that a link loses at all, shows in acknowledgements only.
 const ACK_DELAY: f64 = 0.2;
-/// The same where nothing is known, and the least.
+/// Least delay, and the delay where nothing is known.
 const LEAST_ACK_DELAY: Duration = Duration::from_millis(5);
 /// Bytes of datagrams that wait for the network; the oldest go first.
 const DATAGRAMS: usize = 64 * 1024;
@@ -25,7 +25,7 @@ const DATAGRAMS: usize = 64 * 1024;
 const INITIAL_RTT: [Duration; 2] = [Duration::from_millis(50), Duration::from_secs(1)];
 
 /// Builds the transport of a connection for `intent`.
-pub(super) fn config(settings: &Transport, intent: Intent, link: &link::Settings, meter: &Arc<Meter>) -> Arc<TransportConfig> {
+pub(super) fn config(settings: &QuicSettings, intent: Intent, link: &link::Settings, meter: &Arc<Meter>) -> Arc<TransportConfig> {
     let mut config = TransportConfig::default();
     config
         .keep_alive_interval(Some(settings.keep_alive))
@@ -55,7 +55,7 @@ pub(super) fn config(settings: &Transport, intent: Intent, link: &link::Settings
         config.ack_frequency_config(Some(acks));
     }
     match link.controller {
-        Controller::Thin => watch(&mut config, ThinConfig::default(), meter),
+        Controller::DelayGated => watch(&mut config, DelayGatedConfig::default(), meter),
         Controller::Bbr => watch(&mut config, BbrConfig::default(), meter),
         Controller::Cubic => watch(&mut config, CubicConfig::default(), meter),
         Controller::NewReno => watch(&mut config, NewRenoConfig::default(), meter),

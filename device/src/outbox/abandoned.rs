@@ -1,25 +1,25 @@
-//! Numbers that were given out and will never be sent: the server is told until it has acknowledged them, so that they
+//! Abandoned sequence numbers: assigned, but never to be sent. The server is told until it acknowledges them, so that they
 //! leave no hole in what it has seen.
 
 use motience_proto::model::RangeSet;
 
 use super::memory::Memory;
 
-/// Ranges told at once: a quarter of those that the protocol and the server's dedup window let be apart.
-const MAX_TOLD: usize = 1024;
-/// More ranges than this are joined across numbers that are settled anyway.
+/// Ranges reported at once: a quarter of those that the protocol and the server's dedup window let be apart.
+const MAX_REPORTED: usize = 1024;
+/// More ranges than this are joined across numbers that are acknowledged anyway.
 const MAX_RANGES: usize = 1024;
 
 #[derive(Debug, Default)]
-pub(super) struct Skips {
+pub(super) struct Abandoned {
     all: RangeSet,
-    /// What the present connection has been told, and not acknowledged.
-    told: RangeSet,
+    /// Numbers reported on the present connection and not acknowledged.
+    reported: RangeSet,
     /// Whether the file does not say the same.
     changed: bool,
 }
 
-impl Skips {
+impl Abandoned {
     pub(super) fn new(all: RangeSet) -> Self {
         Self { all, ..Self::default() }
     }
@@ -31,29 +31,29 @@ impl Skips {
         }
     }
 
-    pub(super) fn settle(&mut self, ranges: &RangeSet) {
+    pub(super) fn acked(&mut self, ranges: &RangeSet) {
         if self.all.is_empty() {
             return;
         }
-        let left = without(&self.all, ranges);
+        let left = difference(&self.all, ranges);
         self.changed |= left != self.all;
         self.all = left;
-        self.told = without(&self.told, ranges);
+        self.reported = difference(&self.reported, ranges);
     }
 
     pub(super) fn rewind(&mut self) {
-        self.told = RangeSet::new();
+        self.reported = RangeSet::new();
     }
 
-    /// What to tell now. Nothing while something told is not acknowledged, so that a flood of drops is told in few words.
-    pub(super) fn tell(&mut self) -> Option<RangeSet> {
-        if self.all.is_empty() || !self.told.is_empty() {
+    /// Numbers to report now. None while a report is unacknowledged, so that a flood of drops costs few frames.
+    pub(super) fn report(&mut self) -> Option<RangeSet> {
+        if self.all.is_empty() || !self.reported.is_empty() {
             return None;
         }
-        for range in self.all.iter().take(MAX_TOLD) {
-            self.told.insert_range(range);
+        for range in self.all.iter().take(MAX_REPORTED) {
+            self.reported.insert_range(range);
         }
-        Some(self.told.clone())
+        Some(self.reported.clone())
     }
 
     pub(super) fn all(&self) -> &RangeSet {
@@ -68,15 +68,15 @@ impl Skips {
         self.changed = changed;
     }
 
-    /// These, and no others.
+    /// Replaces all numbers.
     pub(super) fn replace(&mut self, all: RangeSet, items: &Memory) {
-        *self = Self { all, told: RangeSet::new(), changed: true };
+        *self = Self { all, reported: RangeSet::new(), changed: true };
         if self.all.ranges() > MAX_RANGES {
             self.join(items);
         }
     }
 
-    /// Numbers between two ranges that are not in the outbox are settled: saying that they will not come is no lie.
+    /// Numbers between two ranges that are not in the outbox are acknowledged: saying that they will not come is no lie.
     fn join(&mut self, items: &Memory) {
         let mut joined = RangeSet::new();
         let mut last: Option<u64> = None;
@@ -93,7 +93,7 @@ impl Skips {
 }
 
 /// The numbers of `set` that are not in `other`.
-pub(crate) fn without(set: &RangeSet, other: &RangeSet) -> RangeSet {
+pub(crate) fn difference(set: &RangeSet, other: &RangeSet) -> RangeSet {
     let mut left = RangeSet::new();
     let mut cuts = other.iter().peekable();
     for range in set.iter() {
@@ -132,36 +132,36 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_told_is_told_again_only_to_a_new_connection() {
-        let mut skips = Skips::default();
+    fn numbers_are_reported_again_only_on_a_new_connection() {
+        let mut abandoned = Abandoned::default();
         let items = Memory::default();
-        assert_eq!(skips.tell(), None);
-        skips.add(3, &items);
-        assert_eq!(skips.tell().unwrap().to_string(), "3");
-        skips.add(4, &items);
-        assert_eq!(skips.tell(), None);
-        skips.settle(&[3].into_iter().collect());
-        assert_eq!(skips.tell().unwrap().to_string(), "4");
-        skips.rewind();
-        assert_eq!(skips.tell().unwrap().to_string(), "4");
-        skips.settle(&[4].into_iter().collect());
-        assert!(skips.tell().is_none() && skips.all().is_empty());
+        assert_eq!(abandoned.report(), None);
+        abandoned.add(3, &items);
+        assert_eq!(abandoned.report().unwrap().to_string(), "3");
+        abandoned.add(4, &items);
+        assert_eq!(abandoned.report(), None);
+        abandoned.acked(&[3].into_iter().collect());
+        assert_eq!(abandoned.report().unwrap().to_string(), "4");
+        abandoned.rewind();
+        assert_eq!(abandoned.report().unwrap().to_string(), "4");
+        abandoned.acked(&[4].into_iter().collect());
+        assert!(abandoned.report().is_none() && abandoned.all().is_empty());
     }
 
     #[test]
     fn many_ranges_are_joined() {
-        let mut skips = Skips::default();
+        let mut abandoned = Abandoned::default();
         let items = Memory::default();
         for n in 0..3 * MAX_RANGES as u64 {
-            skips.add(2 * n + 1, &items);
+            abandoned.add(2 * n + 1, &items);
         }
-        assert!(skips.all().ranges() <= MAX_RANGES + 1);
+        assert!(abandoned.all().ranges() <= MAX_RANGES + 1);
     }
 
     proptest! {
         #[test]
         fn a_difference_of_sets(a in proptest::collection::vec(1_u64..60, 0..60), b in proptest::collection::vec(1_u64..60, 0..60)) {
-            let left = without(&a.iter().copied().collect(), &b.iter().copied().collect());
+            let left = difference(&a.iter().copied().collect(), &b.iter().copied().collect());
             let (a, b): (BTreeSet<u64>, BTreeSet<u64>) = (a.into_iter().collect(), b.into_iter().collect());
             prop_assert_eq!(left.iter().flatten().collect::<Vec<_>>(), a.difference(&b).copied().collect::<Vec<_>>());
         }

@@ -1,4 +1,4 @@
-//! Copies that are to be sent: which, when, and whether the byte budget allows them. No I/O.
+//! Queue of redundant transmissions: each is piggybacked on a later record or goes standalone, within a byte budget. No I/O.
 
 use std::{collections::VecDeque, time::Duration};
 
@@ -13,46 +13,46 @@ use crate::link::{
 
 /// Records queued at once from which they are a flood: it is never repeated.
 const FLOOD: usize = 16;
-/// Records with copies to come; beyond it the oldest gets no more.
+/// Records with redundant transmissions to come; beyond it the oldest gets no more.
 const MAX_PENDING: usize = 512;
-/// Bytes of copies that may be sent in advance of the budget's share, or be saved up.
+/// Bytes of redundant transmissions that may be sent in advance of the budget's share, or be saved up.
 const SAVED: f64 = 4096.0;
-/// Least and most time that a copy waits for a record to ride with, beyond its due time.
+/// Least and most time that a redundant transmission waits for a record to piggyback on, beyond its due time.
 const WAIT: [Duration; 2] = [Duration::from_millis(5), Duration::from_millis(100)];
-/// Most bytes of copies in one packet.
-const MAX_RIDE: usize = 900;
+/// Most bytes of redundant transmissions in one packet.
+const MAX_PIGGYBACK: usize = 900;
 /// Weight of one record in the averages.
 const WEIGHT: f64 = 0.1;
 
-/// Copies to come.
+/// Redundant transmissions to come.
 #[derive(Debug)]
-pub(super) struct Copies {
+pub(super) struct Redundant {
     budget: f64,
     plan: Plan,
     pending: VecDeque<Pending>,
-    /// Bytes that copies may take now.
+    /// Bytes that redundant transmissions may take now.
     credit: f64,
     last: Option<Instant>,
     /// Seconds between records, and bytes of one.
     interval: f64,
     bytes: f64,
     first_bytes: u64,
-    copy_bytes: u64,
-    copies_sent: u64,
+    redundant_bytes: u64,
+    redundant_sent: u64,
 }
 
-/// A record and its copies to come.
+/// A record and its redundant transmissions to come.
 #[derive(Debug)]
 struct Pending {
     seq: Seq,
     frame: Bytes,
     left: u8,
-    /// When the next copy may go with a record, and when it goes by itself.
+    /// Earliest time of the next piggybacked transmission, and time at which it goes standalone.
     due: Instant,
     deadline: Instant,
 }
 
-impl Copies {
+impl Redundant {
     pub(super) fn new(settings: Settings) -> Self {
         Self {
             budget: (settings.budget - 1.0).max(0.0),
@@ -63,8 +63,8 @@ impl Copies {
             interval: 0.0,
             bytes: 0.0,
             first_bytes: 0,
-            copy_bytes: 0,
-            copies_sent: 0,
+            redundant_bytes: 0,
+            redundant_sent: 0,
         }
     }
 
@@ -90,59 +90,59 @@ impl Copies {
         self.bytes += (frame.len() as f64 - self.bytes) * if self.bytes == 0.0 { 1.0 } else { WEIGHT };
         self.first_bytes += frame.len() as u64;
         self.earn(frame.len());
-        if self.plan.copies == 0 || frame.len() > MAX_RIDE {
+        if self.plan.redundancy == 0 || frame.len() > MAX_PIGGYBACK {
             return;
         }
         if self.pending.len() == MAX_PENDING {
             self.pending.pop_front();
         }
         let (due, deadline) = self.times(now, true);
-        self.pending.push_back(Pending { seq, frame: Bytes::copy_from_slice(frame), left: self.plan.copies, due, deadline });
+        self.pending.push_back(Pending { seq, frame: Bytes::copy_from_slice(frame), left: self.plan.redundancy, due, deadline });
     }
 
-    /// Appends the copies that are due to a stream which is sent now anyway.
-    pub(super) fn ride(&mut self, now: Instant, out: &mut BytesMut) {
-        self.take(now, |pending| pending.due < now, MAX_RIDE.saturating_sub(out.len()), out);
+    /// Appends the redundant transmissions that are due to a stream which is sent now anyway.
+    pub(super) fn piggyback(&mut self, now: Instant, out: &mut BytesMut) {
+        self.take(now, |pending| pending.due < now, MAX_PIGGYBACK.saturating_sub(out.len()), out);
     }
 
-    /// When the next copies go by themselves, if nothing takes them along.
+    /// Time at which the next redundant transmissions go standalone, unless a record takes them along.
     pub(super) fn deadline(&self) -> Option<Instant> {
         self.pending.iter().map(|pending| pending.deadline).min()
     }
 
-    /// The copies that go by themselves now.
-    pub(super) fn alone(&mut self, now: Instant) -> BytesMut {
+    /// The redundant transmissions that go standalone now.
+    pub(super) fn standalone(&mut self, now: Instant) -> BytesMut {
         let mut out = BytesMut::new();
         if self.credit < PACKET as f64 {
             // Those that were to go now are given up; a record may still take the others along.
             self.pending.retain(|pending| pending.deadline > now);
             return out;
         }
-        self.take(now, |pending| pending.deadline <= now, MAX_RIDE, &mut out);
+        self.take(now, |pending| pending.deadline <= now, MAX_PIGGYBACK, &mut out);
         if !out.is_empty() {
             self.spend(PACKET);
         }
         out
     }
 
-    /// No more copies of these.
-    pub(super) fn settle(&mut self, ranges: &RangeSet) {
+    /// Cancels the redundant transmissions of acknowledged records.
+    pub(super) fn acked(&mut self, ranges: &RangeSet) {
         self.pending.retain(|pending| !ranges.contains(pending.seq.0));
     }
 
     pub(super) fn report(&self, report: Report) -> Report {
         Report {
-            copies: self.plan.copies,
-            own_packet_ms: self.plan.own.map(|own| own.as_secs_f64() * 1000.0),
+            redundancy: self.plan.redundancy,
+            standalone_after_ms: self.plan.standalone.map(|standalone| standalone.as_secs_f64() * 1000.0),
             spread_ms: self.plan.spread.as_secs_f64() * 1000.0,
             first_bytes: self.first_bytes,
-            copy_bytes: self.copy_bytes,
-            copies_sent: self.copies_sent,
+            redundant_bytes: self.redundant_bytes,
+            redundant_sent: self.redundant_sent,
             ..report
         }
     }
 
-    /// Moves copies into `out`, the oldest first, as far as room and budget go.
+    /// Moves redundant transmissions into `out`, the oldest first, as far as room and budget go.
     fn take(&mut self, now: Instant, wanted: impl Fn(&Pending) -> bool, mut room: usize, out: &mut BytesMut) {
         let (next_due, next_deadline) = self.times(now, false);
         let (mut spent, mut credit) = (0, self.credit);
@@ -157,7 +157,7 @@ impl Copies {
             }
             out.extend_from_slice(&pending.frame);
             (room, credit, spent) = (room - size, credit - size as f64, spent + size);
-            self.copies_sent += 1;
+            self.redundant_sent += 1;
             pending.left -= 1;
             (pending.due, pending.deadline) = (next_due, next_deadline);
         }
@@ -165,10 +165,10 @@ impl Copies {
         self.spend(spent);
     }
 
-    /// When the next copy of a record that is sent now is due, and its last chance.
+    /// When the next redundant transmission of a record that is sent now is due, and its last chance.
     fn times(&self, now: Instant, first: bool) -> (Instant, Instant) {
-        if let Some(own) = self.plan.own.filter(|_| first) {
-            return (now + own, now + own);
+        if let Some(standalone) = self.plan.standalone.filter(|_| first) {
+            return (now + standalone, now + standalone);
         }
         let wait = Duration::from_secs_f64((self.interval * 1.5).clamp(WAIT[0].as_secs_f64(), WAIT[1].as_secs_f64()));
         // Rather a little too soon than a whole record too late.
@@ -183,7 +183,7 @@ impl Copies {
 
     fn spend(&mut self, bytes: usize) {
         self.credit -= bytes as f64;
-        self.copy_bytes += bytes as u64;
+        self.redundant_bytes += bytes as u64;
     }
 }
 
@@ -195,7 +195,7 @@ mod tests {
     const FRAME: [u8; 25] = [7; 25];
 
     struct Sender {
-        copies: Copies,
+        redundant: Redundant,
         settings: Settings,
         meter: Meter,
         now: Instant,
@@ -203,62 +203,62 @@ mod tests {
     }
 
     impl Sender {
-        fn new(copies: u8, budget: f64) -> Self {
-            let settings = Settings { redundancy: Redundancy::Always(copies), budget, ..Settings::default() };
-            Self { copies: Copies::new(settings), settings, meter: Meter::default(), now: Instant::now(), seq: 0 }
+        fn new(redundant: u8, budget: f64) -> Self {
+            let settings = Settings { redundancy: Redundancy::Always(redundant), budget, ..Settings::default() };
+            Self { redundant: Redundant::new(settings), settings, meter: Meter::default(), now: Instant::now(), seq: 0 }
         }
 
-        /// Sends a record after `wait`; returns how many copies ride with it.
+        /// Sends a record after `wait`; returns how many redundant transmissions piggyback on it.
         fn send(&mut self, wait: Duration) -> usize {
             self.now += wait;
             self.seq += 1;
-            self.copies.begin(self.now, 1, &self.settings, &self.meter);
-            self.copies.sent(self.now, Seq(self.seq), &FRAME);
+            self.redundant.begin(self.now, 1, &self.settings, &self.meter);
+            self.redundant.sent(self.now, Seq(self.seq), &FRAME);
             let mut out = BytesMut::new();
-            self.copies.ride(self.now, &mut out);
+            self.redundant.piggyback(self.now, &mut out);
             out.len() / FRAME.len()
         }
     }
 
     #[test]
-    fn copies_ride_with_the_next_records() {
+    fn redundant_transmissions_piggyback_on_the_next_records() {
         let mut sender = Sender::new(2, 3.0);
-        let rode: Vec<_> = (0..5).map(|_| sender.send(Duration::from_millis(10))).collect();
-        assert_eq!(rode, [0, 1, 2, 2, 2]);
+        let piggybacked: Vec<_> = (0..5).map(|_| sender.send(Duration::from_millis(10))).collect();
+        assert_eq!(piggybacked, [0, 1, 2, 2, 2]);
     }
 
     #[test]
-    fn a_copy_never_rides_with_its_own_record_and_a_large_one_waits_for_room() {
+    fn none_piggybacks_on_its_own_record_and_a_large_one_waits_for_room() {
         let mut sender = Sender::new(1, 3.0);
         for n in 1..4 {
             sender.now += Duration::from_millis(10);
-            sender.copies.begin(sender.now, 1, &sender.settings, &sender.meter);
-            sender.copies.sent(sender.now, Seq(n), &[7; 500]);
+            sender.redundant.begin(sender.now, 1, &sender.settings, &sender.meter);
+            sender.redundant.sent(sender.now, Seq(n), &[7; 500]);
             // The stream holds the record itself already: there is no room for another of that size.
             let mut out = BytesMut::from(&[7; 500][..]);
-            sender.copies.ride(sender.now, &mut out);
+            sender.redundant.piggyback(sender.now, &mut out);
             assert_eq!(out.len(), 500);
         }
-        let deadline = sender.copies.deadline().unwrap();
-        assert_eq!(sender.copies.alone(deadline).len(), 500);
+        let deadline = sender.redundant.deadline().unwrap();
+        assert_eq!(sender.redundant.standalone(deadline).len(), 500);
     }
 
     #[test]
-    fn a_copy_that_nothing_takes_along_goes_by_itself() {
+    fn one_that_nothing_takes_along_goes_standalone() {
         let mut sender = Sender::new(1, 3.0);
         sender.send(Duration::from_millis(10));
         sender.send(Duration::from_millis(10));
-        let deadline = sender.copies.deadline().unwrap();
+        let deadline = sender.redundant.deadline().unwrap();
         assert!(deadline > sender.now && deadline < sender.now + Duration::from_millis(100));
-        assert_eq!(sender.copies.alone(deadline).len(), FRAME.len());
-        assert_eq!(sender.copies.deadline(), None);
+        assert_eq!(sender.redundant.standalone(deadline).len(), FRAME.len());
+        assert_eq!(sender.redundant.deadline(), None);
     }
 
     #[test]
     fn what_is_acknowledged_is_not_repeated() {
         let mut sender = Sender::new(4, 3.0);
         sender.send(Duration::from_millis(10));
-        sender.copies.settle(&"1".parse().unwrap());
+        sender.redundant.acked(&"1".parse().unwrap());
         assert_eq!(sender.send(Duration::from_millis(10)), 0);
     }
 
@@ -268,21 +268,21 @@ mod tests {
             let mut sender = Sender::new(4, budget);
             for n in 0..5000 {
                 sender.send(Duration::from_millis(if n % 3 == 0 { 40 } else { 1 }));
-                if sender.copies.deadline().is_some_and(|deadline| deadline <= sender.now + Duration::from_millis(1)) {
-                    sender.copies.alone(sender.now + Duration::from_millis(1));
+                if sender.redundant.deadline().is_some_and(|deadline| deadline <= sender.now + Duration::from_millis(1)) {
+                    sender.redundant.standalone(sender.now + Duration::from_millis(1));
                 }
             }
             let first = 5000.0 * (FRAME.len() + PACKET) as f64;
-            let copies = sender.copies.copy_bytes as f64;
-            assert!(copies <= first * (budget - 1.0) + SAVED + 1000.0, "{budget}: {copies} over {first}");
+            let redundant = sender.redundant.redundant_bytes as f64;
+            assert!(redundant <= first * (budget - 1.0) + SAVED + 1000.0, "{budget}: {redundant} over {first}");
         }
     }
 
     #[test]
     fn a_flood_is_not_repeated() {
         let mut sender = Sender::new(2, 3.0);
-        sender.copies.begin(sender.now, FLOOD, &sender.settings, &sender.meter);
-        sender.copies.sent(sender.now, Seq(1), &FRAME);
-        assert_eq!(sender.copies.deadline(), None);
+        sender.redundant.begin(sender.now, FLOOD, &sender.settings, &sender.meter);
+        sender.redundant.sent(sender.now, Seq(1), &FRAME);
+        assert_eq!(sender.redundant.deadline(), None);
     }
 }

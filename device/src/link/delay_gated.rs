@@ -1,6 +1,6 @@
-//! Congestion control for thin streams over links that lose packets for reasons of their own.
+//! Delay-gated NewReno: congestion control for sparse streams over links that lose packets for reasons of their own.
 //!
-//! What a link loses by radio says nothing about its queue. So a lost packet alone changes nothing here. Signs of congestion
+//! Radio loss says nothing about the queue of a link. So a lost packet alone changes nothing here. Signs of congestion
 //! are: a queue that grows, seen as delay over the least round trip (as in LEDBAT, RFC 6817, and Copa, NSDI 2018); loss in
 //! numbers that no radio explains; all packets of a long time lost (persistent congestion, RFC 9002, section 7.6); a mark of
 //! the network (ECN, RFC 3168). To any of them it gives way, once a round trip, and grows again as NewReno does. A flow
@@ -16,9 +16,9 @@ use std::{
 use quinn::congestion::{Controller, ControllerFactory, ControllerMetrics};
 use quinn_proto::RttEstimator;
 
-/// Settings of [`Thin`].
+/// Settings of [`DelayGatedNewReno`].
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct ThinConfig {
+pub struct DelayGatedConfig {
     /// Window to begin with, in packets (RFC 9002, section 7.2).
     pub initial: u64,
     /// Window that is always there, in packets.
@@ -29,15 +29,15 @@ pub struct ThinConfig {
     pub loss: f64,
 }
 
-impl Default for ThinConfig {
+impl Default for DelayGatedConfig {
     fn default() -> Self {
         Self { initial: 16, floor: 8, delay: Duration::from_millis(40), loss: 0.25 }
     }
 }
 
-impl ControllerFactory for ThinConfig {
+impl ControllerFactory for DelayGatedConfig {
     fn build(self: Arc<Self>, now: Instant, current_mtu: u16) -> Box<dyn Controller> {
-        Box::new(Thin::new(*self, now, current_mtu))
+        Box::new(DelayGatedNewReno::new(*self, now, current_mtu))
     }
 }
 
@@ -50,8 +50,8 @@ const LEAST_PACKETS: u64 = 16;
 
 /// See the module.
 #[derive(Clone, Debug)]
-pub struct Thin {
-    config: ThinConfig,
+pub struct DelayGatedNewReno {
+    config: DelayGatedConfig,
     mtu: u64,
     window: u64,
     /// Below it the window doubles each round trip.
@@ -70,8 +70,8 @@ pub struct Thin {
     recovery: Instant,
 }
 
-impl Thin {
-    fn new(config: ThinConfig, now: Instant, mtu: u16) -> Self {
+impl DelayGatedNewReno {
+    fn new(config: DelayGatedConfig, now: Instant, mtu: u16) -> Self {
         let mtu = u64::from(mtu);
         Self {
             config,
@@ -144,7 +144,7 @@ impl Thin {
     }
 }
 
-impl Controller for Thin {
+impl Controller for DelayGatedNewReno {
     fn on_ack(&mut self, now: Instant, sent: Instant, bytes: u64, app_limited: bool, _rtt: &RttEstimator) {
         self.acked(now, sent, bytes, app_limited);
     }
@@ -202,14 +202,14 @@ mod tests {
 
     /// A sender that always has something to send, one packet each millisecond.
     struct Flow {
-        thin: Thin,
+        controller: DelayGatedNewReno,
         now: Instant,
     }
 
     impl Flow {
         fn new() -> Self {
             let now = Instant::now();
-            Self { thin: Thin::new(ThinConfig::default(), now, MTU), now }
+            Self { controller: DelayGatedNewReno::new(DelayGatedConfig::default(), now, MTU), now }
         }
 
         /// `is_lost` and the queueing delay of each of `count` packets.
@@ -217,15 +217,15 @@ mod tests {
             for n in 0..count {
                 self.now += Duration::from_millis(1);
                 match packet(n) {
-                    (true, _) => self.thin.on_congestion_event(self.now + RTT, self.now, false, PACKET),
-                    (false, queue) => self.thin.acked(self.now + RTT + queue, self.now, PACKET, false),
+                    (true, _) => self.controller.on_congestion_event(self.now + RTT, self.now, false, PACKET),
+                    (false, queue) => self.controller.acked(self.now + RTT + queue, self.now, PACKET, false),
                 }
             }
             self.now += RTT;
         }
 
         fn packets(&self) -> u64 {
-            self.thin.window() / PACKET
+            self.controller.window() / PACKET
         }
     }
 
@@ -260,17 +260,17 @@ mod tests {
         let mut flow = Flow::new();
         flow.run(500, |_| (false, Duration::ZERO));
         let before = flow.packets();
-        flow.thin.on_congestion_event(flow.now, flow.now, true, PACKET);
-        assert_eq!(flow.packets(), ThinConfig::default().floor);
+        flow.controller.on_congestion_event(flow.now, flow.now, true, PACKET);
+        assert_eq!(flow.packets(), DelayGatedConfig::default().floor);
         flow.run(200, |_| (false, Duration::ZERO));
         assert!(flow.packets() > before / 5, "{} of {before}", flow.packets());
     }
 
     #[test]
-    fn a_thin_stream_always_has_its_packets() {
+    fn a_sparse_stream_always_has_its_packets() {
         let mut flow = Flow::new();
         flow.run(5000, |_| (false, Duration::from_millis(500)));
         flow.run(5000, |n| (n % 3 != 0, Duration::from_millis(500)));
-        assert!(flow.packets() >= ThinConfig::default().floor);
+        assert!(flow.packets() >= DelayGatedConfig::default().floor);
     }
 }
