@@ -13,15 +13,13 @@ use std::{collections::HashMap, convert::Infallible, sync::Arc};
 use axum::{extract::State, response::Response};
 use bytes::{Bytes, BytesMut};
 use motience_auth::Standing;
+use motience_cluster::Kind;
 use motience_http::{ApiError, Client};
 use motience_limits::{permits::Permit, rate::Bucket, uploads::Owner};
 use motience_proto::model::{Cursor, Order, ProducerId, Role, record};
-use motience_relay::{
-    Kind,
-    pipeline::{
-        DeliveredRecord, Event, Item, Options, Pipeline, Reader, Request as Wishes, Start, json,
-        position::{self, WrittenPosition},
-    },
+use motience_relay::pipeline::{
+    DeliveredRecord, Event, Item, Options, Pipeline, Reader, Request as Wishes, Start, json,
+    position::{self, WrittenPosition},
 };
 use motience_session::{CloseReason, error_reply, pong, ration, while_authorized};
 use serde::Deserialize;
@@ -101,7 +99,7 @@ fn options(wishes: &Wishes, v2: bool, received: bool) -> Result<Options, ApiErro
 
 async fn serve(socket: WebSocket, mut session: Session<'_>, standing: &Standing, _permit: Permit) {
     let shared = session.shared;
-    let _open = (shared.consumers.open(), shared.backend.relay.own_node().open(Kind::Consumer));
+    let _open = (shared.consumers.open(), shared.backend.reports.nodes.open(Kind::Consumer));
     let mut socket = Socket::new(socket, &shared.config);
     let Err(reason) = while_authorized(standing, session.run(&mut socket)).await;
     session.pipeline.finish().await;

@@ -176,7 +176,7 @@ async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     // It may wait for its database for minutes, and is not to be waited for then.
     let Some(backend) = shutdown.soft().run_until_cancelled(opening).await else { return Ok(ExitCode::SUCCESS) };
     let backend = backend?;
-    backend.relay.own_node().set_roles(["wss"]);
+    backend.reports.nodes.set_roles(["wss"]);
     let scheme = gateway.scheme();
     let gateway = bind(gateway, identity.as_ref(), None, backend.clone(), shutdown.clone()).await?;
     let listening = Listening { scheme, at: gateway.addresses(), operations: operations.local(&sockets), ca: ca.flatten() };

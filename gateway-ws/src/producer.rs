@@ -5,10 +5,10 @@ use std::sync::Arc;
 use axum::{extract::State, response::Response};
 use bytes::Bytes;
 use motience_auth::Standing;
+use motience_cluster::Kind;
 use motience_http::{ApiError, Client};
 use motience_limits::{permits::Permit, uploads::Owner};
 use motience_proto::model::{Role, Transport, envelope::MAX_ENVELOPE};
-use motience_relay::Kind;
 use motience_session::{self as session, CloseReason, MessagePublisher, MessageSession, MessageTransport};
 use tokio_tungstenite::tungstenite::Message;
 use tracing::{Instrument, debug, info_span};
@@ -41,7 +41,7 @@ pub(crate) async fn upgrade(State(shared): State<Arc<Shared>>, Client(client): C
 }
 
 async fn serve(socket: WebSocket, publisher: MessagePublisher, standing: &Standing, _permit: Permit, shared: &Shared) {
-    let _open = (shared.producers.open(), shared.backend.relay.own_node().open(Kind::Producer));
+    let _open = (shared.producers.open(), shared.backend.reports.nodes.open(Kind::Producer));
     let mut producer = Producer { socket: Socket::new(socket, &shared.config), counters: &shared.producers };
     let session = MessageSession::new(publisher, standing).run(&mut producer, shared.shutdown.soft());
     let reason = session::while_authorized(standing, session).await.err().unwrap_or(CloseReason::Done);

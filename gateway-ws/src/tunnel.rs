@@ -12,13 +12,13 @@ use std::{convert::Infallible, future::pending, sync::Arc};
 
 use axum::{extract::State, http::HeaderMap, response::Response};
 use bytes::{Bytes, BytesMut};
+use motience_cluster::{Kind, Path};
 use motience_http::{ApiError, Client, ClientAddress, check_origin};
 use motience_limits::{permits::Permit, uploads::Owner};
 use motience_proto::{
     model::Transport,
     wire::{Frame, Intent, Limits, features},
 };
-use motience_relay::{Kind, Path};
 use motience_session::{self as session, CloseReason, Host, Received, Transport as _, Wanted};
 use tokio::time::timeout;
 use tokio_tungstenite::tungstenite::Message;
@@ -84,7 +84,7 @@ async fn run(tunnel: &mut Tunnel<'_>, permit: &mut Permit, shared: &Shared) -> R
     tunnel.socket.is_of(admitted.standing.grant().user);
     let records = Limits::for_records(backend.relay.limits().record);
     tunnel.limits = Limits { frame: records.frame.max(tunnel.limits.frame) };
-    let _open = (shared.tunnels.open(), backend.relay.own_node().open(Kind::Tunnel));
+    let _open = (shared.tunnels.open(), backend.reports.nodes.open(Kind::Tunnel));
     let host = Host { backend, credit: shared.config.credit, draining: shared.shutdown.soft() };
     session::produce(tunnel, &hello, &admitted, host).await
 }

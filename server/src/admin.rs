@@ -10,7 +10,8 @@ use std::{
 use anyhow::Context as _;
 use motience_auth::{self as auth, HashLimits, Hasher, canonical_username, check_password};
 use motience_backend as backend;
-use motience_log::{Event, Log, redis};
+use motience_cluster::{self as cluster, Event};
+use motience_log::{Log, redis};
 use motience_proto::model::{Account, Role, User};
 use motience_runtime::clock::Clock;
 use motience_settings::{env::Env, output::say};
@@ -150,7 +151,7 @@ async fn tell(config: &backend::Config, store: &Store, account: &Account, famili
     let log = redis::Log::connect(url, &installation, secret, 0, config.retention, clock, Arc::new(|_| {})).await?;
     let log = Log::Redis(log);
     for event in Event::account_closed(account, families) {
-        log.broadcast(&event).await?;
+        cluster::broadcast(&log, &event).await?;
     }
     log.close().await;
     Ok(true)

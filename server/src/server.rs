@@ -142,7 +142,7 @@ impl Server {
         let sockets = ServiceSockets::open(&config)?;
         let opening = Backend::open_when_there(config.backend.clone(), clock);
         let backend = shared_http::while_starting(&sockets.all(), &config.http.limits, opening).await?;
-        backend.relay.own_node().set_roles(config.roles.names());
+        backend.reports.nodes.set_roles(config.roles.names());
         let services = http::Services::new(Arc::clone(&backend), config.http.clone(), shutdown.soft().clone());
         let ingest = bind_quic(&config, identity.as_ref(), &backend)?;
         let webtransport = ingest.as_ref().zip(identity.as_ref()).map(|(ingest, identity)| WebTransport {

@@ -2,8 +2,8 @@
 
 use axum::extract::State;
 use motience_auth::{Verdict, canonical_username, random_id};
+use motience_cluster::Event;
 use motience_http::{ApiError, Client, Json};
-use motience_log::Event;
 use secrecy::SecretString;
 use serde::Deserialize;
 use tracing::warn;

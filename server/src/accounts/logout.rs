@@ -2,8 +2,8 @@
 
 use axum::extract::State;
 use motience_auth as auth;
+use motience_cluster::Event;
 use motience_http::{ApiError, Client, Json};
-use motience_log::Event;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 

@@ -3,8 +3,8 @@
 
 use axum::extract::State;
 use motience_auth::random_id;
+use motience_cluster::Event;
 use motience_http::{ApiError, Client, Json};
-use motience_log::Event;
 use motience_store::{Spend, Spending};
 use serde::Deserialize;
 use tracing::warn;

@@ -1,9 +1,9 @@
 //! `GET /devices/:producerId`: a producer's devices and how they are, for the producer, its active subscribers and operators.
 
 use axum::extract::State;
+use motience_cluster::DeviceStats;
 use motience_http::{ApiError, Bearer, Page, PagePermit, Path, Query};
 use motience_proto::model::{ProducerId, times::ClockFault};
-use motience_relay::DeviceStats;
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 use utoipa::{IntoParams, ToSchema};
@@ -105,7 +105,7 @@ pub(super) async fn devices(
     let limit =
         wanted.limit.map(|limit| shapes::Paging::new(Some(limit), None).page()).transpose()?.map_or(usize::MAX, |page| page.limit as usize);
     let after = wanted.after.unwrap_or_default();
-    let mut devices: Vec<Device> = services.backend.relay.devices_of(key).into_iter().map(shown).collect();
+    let mut devices: Vec<Device> = services.backend.reports.devices_of(key).into_iter().map(shown).collect();
     devices.drain(..devices.partition_point(|device| device.device_id <= after));
     let more = devices.len() > limit;
     devices.truncate(limit);

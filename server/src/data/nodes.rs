@@ -1,9 +1,8 @@
 //! `GET /nodes`: every node of the platform, for operators.
 
 use axum::extract::State;
+use motience_cluster::{self as cluster, NodeStats};
 use motience_http::{Admin, ApiError, Json};
-use motience_log as log;
-use motience_relay::NodeStats;
 use serde::Serialize;
 use time::OffsetDateTime;
 use utoipa::ToSchema;
@@ -63,12 +62,12 @@ pub(super) struct Connections {
     (status = 403, description = "Not an operator"),
 ))]
 pub(super) async fn nodes(State(services): State<Shared>, _caller: Admin) -> Result<Json<Vec<Node>>, ApiError> {
-    Ok(Json(services.backend.relay.nodes().into_iter().map(Node::from).collect()))
+    Ok(Json(services.backend.reports.live_nodes().into_iter().map(Node::from).collect()))
 }
 
 impl From<NodeStats> for Node {
     fn from(NodeStats { report, started_at, seen_at }: NodeStats) -> Self {
-        let log::Connections { quic, webtransport, producers, consumers, tunnels, http3 } = report.connections;
+        let cluster::Connections { quic, webtransport, producers, consumers, tunnels, http3 } = report.connections;
         Self {
             node: report.node,
             version: report.version,

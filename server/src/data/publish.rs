@@ -139,7 +139,7 @@ fn outcome_unknown(error: relay::Error, named: bool) -> ApiError {
 
 /// Notices the devices of records that are in the log.
 fn note(services: &Shared, caller: &Producer, publisher: &Publisher, records: &[(Admitted, Option<String>)]) {
-    let (devices, key) = (services.backend.relay.devices(), caller.grant.log_key());
+    let (devices, key) = (&services.backend.reports.devices, caller.grant.log_key());
     let seen = records.iter().filter_map(|(record, _)| Some((record::device_of(&record.json)?, publisher.clock_fault(record.time))));
     let mut seen = seen.peekable();
     while let Some((device, fault)) = seen.next() {

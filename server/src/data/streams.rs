@@ -1,8 +1,8 @@
 //! `GET /streams`: the producers that are live, and how fast.
 
 use axum::extract::State;
+use motience_cluster::StreamStats;
 use motience_http::{ApiError, Bearer, Page, PagePermit, Query};
-use motience_relay::StreamStats;
 use serde::Serialize;
 use time::OffsetDateTime;
 use utoipa::ToSchema;
@@ -41,7 +41,7 @@ pub(super) async fn streams(
     permit: PagePermit,
 ) -> Result<Page<Stream>, ApiError> {
     let page = paging.page()?;
-    let mut live = services.backend.relay.streams();
+    let mut live = services.backend.reports.live_streams();
     live.sort_unstable_by_key(|live| live.producer.0);
     live.drain(..live.partition_point(|live| live.producer.0 <= page.after));
     let more = live.len() > page.limit as usize;

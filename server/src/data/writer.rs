@@ -2,13 +2,12 @@
 //!
 //! The writer gathers a batch, and reads on only after the batch is committed together with its cursor in each log. An unreachable database
 //! therefore delays it, costs no memory, and loses nothing that the log still holds. After an interruption this or another writer continues at
-//! the stored cursor, with each record kept once. One node of a cluster writes at a time (see [`lease`]); that two believe they do is
+//! the stored cursor, with each record kept once. One node of a cluster writes at a time (see [`Lease`]); that two believe they do is
 //! harmless, because a batch is kept only where the history stands where its reader began.
 //!
 //! When an embedded node stops, it goes on until nothing more comes in: the log may end with its process. In a cluster another node
 //! goes on.
 
-mod lease;
 mod pending;
 #[cfg(test)]
 mod tests;
@@ -19,6 +18,8 @@ use std::{
     time::Duration,
 };
 
+use motience_backend::{Backend, Kind};
+use motience_cluster::Lease;
 use motience_log::Batch;
 use motience_proto::model::{Cursor, DeviceId, Offset, ProducerId, Role, record::Parts};
 use motience_relay::{self as relay, Delivery, Notice, StartPosition, Subscriber};
@@ -27,9 +28,11 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout, timeout
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
-use self::{lease::Lease, pending::Pending};
+use self::pending::Pending;
 use crate::http::Services;
 
+/// Name of the lease of the node that writes.
+const LEASE: &str = "history";
 /// How often new producers are looked for.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// How long nothing must have come in before a node that stops counts its log as read.
@@ -44,7 +47,7 @@ const MAX_PAUSE: Duration = Duration::from_secs(5);
 
 /// Keeps records until `stop`, and of an embedded node what still comes in while its entrances close.
 pub async fn history_writer(services: Arc<Services>, stop: CancellationToken) {
-    let mut lease = Lease::new(Arc::clone(&services));
+    let mut lease = lease_of(&services.backend);
     loop {
         // An embedded node's log is finished even where the stop comes at once.
         if stop.run_until_cancelled(lease.acquired()).await.is_none() && !lease.is_uncontended() {
@@ -63,6 +66,15 @@ pub async fn history_writer(services: Arc<Services>, stop: CancellationToken) {
         info!("another node keeps history now");
     }
     lease.release().await;
+}
+
+/// The writer's lease. An embedded node needs none, because no other node can write its history.
+fn lease_of(backend: &Backend) -> Lease {
+    let clock = backend.clock.clone();
+    match backend.kind {
+        Kind::Embedded => Lease::uncontended(LEASE, clock),
+        Kind::Cluster => Lease::new(LEASE, &backend.node, backend.store.clone(), clock),
+    }
 }
 
 struct Writer {
@@ -127,7 +139,7 @@ impl Writer {
     /// Who has registered since the last look, and who sends: of two accounts that are made at once the later one may be seen first,
     /// and the other is then behind `newest`.
     async fn follow_new_producers(&mut self) -> Result<(), relay::Error> {
-        let live = self.services.backend.relay.streams().into_iter().map(|live| live.producer);
+        let live = self.services.backend.reports.live_streams().into_iter().map(|live| live.producer);
         self.to_follow.extend(live.filter(|producer| !self.kept.contains_key(producer)));
         while let Some(&producer) = self.to_follow.first() {
             let cursor = self.services.backend.store.history_cursor(producer).await.map_err(Arc::new)?;

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use bytes::BytesMut;
+use motience_cluster::Kind;
 use motience_http::Ration;
 use motience_limits::{
     permits::{ClientAddress, Permit},
@@ -12,7 +13,6 @@ use motience_proto::{
     model::Transport,
     wire::{Hello, Intent, Limits},
 };
-use motience_relay::Kind;
 use motience_session::{self as session, CloseReason, Host};
 use quinn::{Connection, ZeroRttAccepted};
 use tokio::time::timeout;
@@ -40,7 +40,7 @@ async fn run(connection: &Connection, finished: ZeroRttAccepted, permit: &mut Pe
         timeout(shared.config.hello_limit, greet(connection, shared.config.control_frames)).await.map_err(|_| CloseReason::NoHello)??;
     let backend = &shared.backend;
     let admitted = session::admit(&hello, permit, backend, &shared.draining).await?;
-    let _entered = (shared.established.enter(), backend.relay.own_node().open(Kind::Quic));
+    let _entered = (shared.established.enter(), backend.reports.nodes.open(Kind::Quic));
     match hello.intent {
         Intent::Produce => {
             // All uplink streams are one upload: how many there are bounds what one connection holds.

@@ -6,9 +6,9 @@
 
 use bytes::{Bytes, BytesMut};
 use futures_util::{FutureExt as _, StreamExt as _, future::BoxFuture, stream::FuturesUnordered};
+use motience_cluster::Path;
 use motience_limits::uploads::{Part, Upload};
 use motience_proto::wire::{Frame, Limits, StreamKind, features};
-use motience_relay::Path;
 use motience_session::{CloseReason, Received, Transport, Wanted};
 use quinn::{Connection, RecvStream};
 use tokio::time::Duration;

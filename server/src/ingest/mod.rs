@@ -25,13 +25,13 @@ use std::{
 
 use futures_util::future::join_all;
 use motience_backend::Backend;
+use motience_cluster::Kind;
 use motience_http::{ClientAddress, ListenAddress};
 use motience_limits::permits::Permit;
 use motience_proto::{
     model::Transport,
     wire::{ALPN, CloseCode},
 };
-use motience_relay::Kind;
 use motience_session::DRAIN_LIMIT;
 use quinn::{Connecting, Connection, ConnectionError, Endpoint, Incoming, VarInt, ZeroRttAccepted};
 use tokio::time::timeout;
@@ -180,7 +180,7 @@ async fn handle(incoming: Incoming, mut permit: Permit, shared: Arc<Shared>) {
                 }
                 let (limit, draining) = (shared.config.hello_limit, shared.draining.clone());
                 let _entered = shared.established.enter();
-                let _open = shared.backend.relay.own_node().open(Kind::Http3);
+                let _open = shared.backend.reports.nodes.open(Kind::Http3);
                 h3::serve(connection, finished, limit, draining, Arc::clone(http)).await;
             }
             // TLS lets no other name through.

@@ -1,8 +1,8 @@
 //! `POST /subscribe`: a consumer wants a producer's records.
 
 use axum::{extract::State, http::StatusCode};
+use motience_cluster::Event;
 use motience_http::{ApiError, Consumer, Json};
-use motience_log::Event;
 use motience_proto::model::{ProducerId, Role, Subscription};
 use motience_store::Change;
 use serde::Deserialize;

@@ -1,8 +1,8 @@
 //! `DELETE /unsubscribe`: a consumer no longer wants a producer's records.
 
 use axum::extract::{Request, State};
+use motience_cluster::Event;
 use motience_http::{ApiError, Consumer, Json, Query, collect, object};
-use motience_log::Event;
 use motience_proto::model::{ProducerId, Subscription};
 use serde::Deserialize;
 use utoipa::IntoParams;

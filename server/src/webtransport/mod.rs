@@ -20,6 +20,7 @@ use std::{sync::Arc, time::Duration};
 use axum::{http::StatusCode, response::IntoResponse as _};
 use motience_auth::Grant;
 use motience_backend::Backend;
+use motience_cluster::Kind;
 use motience_h3::{Connect, Error, Inbox, Incoming};
 use motience_http::{ApiError, ClientAddress, check_origin, is_path, log_refusal};
 use motience_limits::{
@@ -27,7 +28,6 @@ use motience_limits::{
     uploads,
 };
 use motience_proto::model::{Role, Transport};
-use motience_relay::Kind;
 use motience_session::{CloseReason, report_end, while_authorized};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
@@ -75,7 +75,7 @@ pub(crate) async fn serve(connect: Connect, uploads: &uploads::Connection, share
     };
     let span = info_span!("webtransport", session = inbox.id);
     let mut control = connect.accept().await?;
-    let _open = (Open::new(), shared.backend.relay.own_node().open(Kind::WebTransport));
+    let _open = (Open::new(), shared.backend.reports.nodes.open(Kind::WebTransport));
     let ending = tokio::select! {
         biased;
         how = control.ended() => CloseReason::gone(how),

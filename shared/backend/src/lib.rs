@@ -14,13 +14,14 @@ use std::{
 };
 
 use motience_auth::{self as auth, Grant, Hasher, Revocations, Standing, Tokens};
+use motience_cluster::{self as cluster, Event, Reports};
 use motience_limits::{
     permits::{self, Permits},
     uploads::{self, Uploads},
 };
-use motience_log::{self as log, Event, Log, Retention, Signal, Sink, embedded};
+use motience_log::{self as log, Log, Retention, Signal, Sink, embedded};
 use motience_proto::model::{Account, User, UserId};
-use motience_relay::{Devices, Hub, Limits, Nodes, Relay, Reports, Streams, SubscriptionCache};
+use motience_relay::{Hub, Limits, Relay, SubscriptionCache};
 use motience_runtime::{
     causes,
     clock::{Clock, from_millis},
@@ -215,6 +216,8 @@ pub struct Backend {
     pub revocations: Revocations,
     /// Joins producers and consumers.
     pub relay: Relay,
+    /// Nodes, live producers and devices, counted here and as other nodes report them.
+    pub reports: Reports,
     /// Who may hold a connection, whatever it comes by.
     pub permits: Permits,
     /// Memory for what comes in, whatever it comes by.
@@ -260,11 +263,7 @@ impl Backend {
         load_revocations(&store, &revocations, &config.auth, &clock).await.map_err(failed)?;
         let hub = Arc::new(Hub::new(config.limits.ring, config.limits.read));
         let subscription_cache = Arc::new(SubscriptionCache::new());
-        let reports = Reports {
-            streams: Arc::new(Streams::new(config.node.clone())),
-            nodes: Arc::new(Nodes::new(config.node.clone(), clock.now())),
-            devices: Arc::new(Devices::new(config.node.clone(), clock.clone(), config.limits.devices)),
-        };
+        let reports = Reports::new(&config.node, config.limits.devices, clock.clone());
         let restored = Arc::new(Notify::new());
         let sink = sink(&hub, &subscription_cache, &reports, &revocations, &clock, &restored);
         let kind = config.kind();
@@ -288,7 +287,7 @@ impl Backend {
         note_accounts(&log, &store).await;
         info!(?kind, durability = log.durability(), node = config.node, "backend is open");
         let logs = LogIds::new(store.clone());
-        let relay = Relay::new(log, (store.clone(), logs.clone()), hub, subscription_cache, reports, clock.clone(), config.limits);
+        let relay = Relay::new(log, (store.clone(), logs.clone()), hub, subscription_cache, reports.clone(), clock.clone(), config.limits);
         let refresher = Refresher {
             store: store.clone(),
             logs: logs.clone(),
@@ -304,6 +303,7 @@ impl Backend {
             hasher: Hasher::new(config.auth.hashing),
             revocations,
             relay,
+            reports,
             permits: Permits::new(config.permits),
             uploads: Uploads::new(config.uploads),
             clock,
@@ -397,7 +397,7 @@ impl Backend {
     /// Tells every node of a change that the store already holds. A failure is logged, not returned: the change
     /// stands, and every node finds it on its next look.
     pub async fn broadcast(&self, event: Event) {
-        if let Err(e) = self.relay.broadcast(&event).await {
+        if let Err(e) = cluster::broadcast(self.relay.log(), &event).await {
             warn!(error = %e, "cannot notify the other nodes of a change");
         }
     }
@@ -439,7 +439,16 @@ fn sink(
     let clock = clock.clone();
     Arc::new(move |signal| match signal {
         Signal::Batch(batch) => hub.deliver(&batch),
-        Signal::Event(event) => {
+        Signal::Message(message) => {
+            let event = match cluster::read(&message) {
+                Ok(event) => event,
+                // Unreadable is as good as lost.
+                Err(e) => {
+                    warn!(error = %e, "taking it for lost");
+                    hub.mark_stale();
+                    return subscription_cache.mark_stale();
+                }
+            };
             // A clock that is ahead, or whoever sets one, must not reach into the time to come.
             let event = event.until((clock.now().unix_timestamp_nanos() / 1_000_000) as i64);
             match &event {
@@ -452,7 +461,7 @@ fn sink(
                 _ => {}
             }
             subscription_cache.apply(&event);
-            reports.apply(&event, &clock);
+            reports.apply(&event);
         }
         Signal::Interrupted => {
             hub.mark_stale();

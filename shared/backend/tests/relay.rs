@@ -9,11 +9,11 @@ use std::{path::Path, sync::Arc, time::Duration};
 use bytes::Bytes;
 use motience_auth::Grant;
 use motience_backend::{Backend, Config};
-use motience_log::{Event, Log, Retention, SessionName, embedded};
+use motience_cluster::{Event, Reports};
+use motience_log::{Log, Retention, SessionName, embedded};
 use motience_proto::model::{ConsumerId, Cursor, DeviceId, LogKey, Offset, ProducerEpoch, ProducerId, Role, Seq};
 use motience_relay::{
-    Delivery, Devices, Hub, Limits, Nodes, Notice, Publisher, Refusal, Relay, Reports, StartPosition, Streams, Subscriber,
-    SubscriptionCache,
+    Delivery, Hub, Limits, Notice, Publisher, Refusal, Relay, StartPosition, Subscriber, SubscriptionCache,
     pipeline::{Event as PipelineEvent, Item, Options, Reader, Start},
 };
 use motience_runtime::clock::Clock;
@@ -139,7 +139,7 @@ async fn records_arrive_once_and_in_order(node: Arc<Backend>) {
     send(&publisher, [3, 2, 4]).await;
     assert_eq!(receive(&mut early, 4).await, [(1, 1), (2, 2), (3, 3), (4, 4)]);
     assert_eq!(publisher.seen().to_string(), "1-4");
-    assert_eq!(node.relay.streams()[0].records, 4);
+    assert_eq!(node.reports.live_streams()[0].records, 4);
     node.ready().await.unwrap();
     drop(publisher);
     node.close().await;
@@ -534,11 +534,7 @@ async fn before_any_signal(records: u64) -> (Relay, Publisher) {
     let log = Log::Embedded(embedded::Log::in_memory(Retention::default(), clock.clone(), Arc::new(|_| {})));
     let store = Store::open(&store::Config::SqliteMemory).await.unwrap();
     let logs = LogIds::new(store.clone());
-    let reports = Reports {
-        streams: Arc::new(Streams::new("deaf".to_owned())),
-        nodes: Arc::new(Nodes::new("deaf".to_owned(), clock.now())),
-        devices: Arc::new(Devices::new("deaf".to_owned(), clock.clone(), Limits::default().devices)),
-    };
+    let reports = Reports::new("deaf", Limits::default().devices, clock.clone());
     let hub = Arc::new(Hub::new(1 << 20, 64 << 10));
     let relay = Relay::new(log, (store, logs), hub, Arc::new(SubscriptionCache::new()), reports, clock, Limits::default());
     let publisher = relay.publisher(LOG, device(), ProducerEpoch(1)).await.unwrap();

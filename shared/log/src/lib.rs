@@ -11,7 +11,7 @@
 //! |---|---|---|
 //! | [`Records`] | append, fetch, bounds, offset for time, watch | batches of records, offsets, retention |
 //! | [`Sessions`] | open | who may append: fence and dedup window of each sender |
-//! | [`Bus`] | broadcast | short messages from one node to all |
+//! | [`Bus`] | broadcast | short messages from one node to all; `motience_cluster` says what they tell |
 //!
 //! Invariants. Offsets of a producer are contiguous within one epoch of its log. A batch is appended whole or not at all, in one atomic
 //! step that compares the fence, leaves out records whose client id is known, appends, keeps the dedup window and signals the batch.
@@ -37,19 +37,15 @@ mod batch;
 mod bus;
 pub mod embedded;
 mod epochs;
-mod event;
 mod records;
 pub mod redis;
-mod report;
 mod retention;
 mod sessions;
 
 pub use batch::{Batch, Entry};
-pub use bus::{Bus, Signal, Sink};
+pub use bus::{Bus, Signal, Sink, Topic};
 pub use epochs::{Epochs, MAX_EPOCHS};
-pub use event::Event;
 pub use records::{AppendBatch, AppendRecord, Bounds, Fetch, Records};
-pub use report::{Connections, DeviceReport, NodeReport, StreamReport};
 pub use retention::Retention;
 pub use sessions::{Hold, RANGE_BYTES, SESSION_BYTES, Sender, SessionName, SessionState, Sessions};
 

@@ -194,8 +194,7 @@ async fn attempt(relay: &Relay, key: LogKey, parts: &mut Vec<Part>, unsure: bool
     for ((part, batch), outcome) in std::mem::take(parts).into_iter().zip(batches).zip(outcomes) {
         match outcome {
             Ok(()) => {
-                relay.0.reports.streams.count(key, part.records.len() as u64, relay.0.clock.now());
-                relay.0.reports.nodes.count_in(part.records.len() as u64);
+                relay.0.reports.count_in(key, part.records.len() as u64);
                 metrics::counter!("motience_records_appended_total").increment(part.records.len() as u64);
                 part.finish(Ok(batch.seen));
             }

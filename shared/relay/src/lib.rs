@@ -10,36 +10,28 @@
 
 mod active_sessions;
 mod appender;
-mod devices;
 mod hub;
-mod nodes;
 mod parts;
 pub mod pipeline;
 mod publisher;
-mod reports;
 mod ring;
 mod session;
-mod streams;
 mod subscriber;
 mod subscription_cache;
-mod window;
 
 use std::{sync::Arc, time::Duration};
 
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-pub use devices::{DeviceStats, Devices, Most, Path, Presence, Senders};
 pub use hub::{Hub, StartPosition};
-pub use nodes::{Kind, NodeStats, Nodes, Open};
 pub use publisher::{Group, Publisher, Refusal};
-pub use reports::Reports;
 pub use session::{Committed, Ticket};
-pub use streams::{StreamStats, Streams};
 pub use subscriber::{Delivery, GapCause, Notice, Subscriber};
 pub use subscription_cache::{SubscriptionCache, Watch};
 
 use motience_auth::Standing;
-use motience_log::{self as log, Event, Log};
+use motience_cluster::{Most, Reports};
+use motience_log::{self as log, Log};
 use motience_proto::{
     model::{ConsumerId, LogKey, ProducerEpoch, ProducerId, record},
     wire::MAX_RANGES,
@@ -173,7 +165,7 @@ pub(crate) struct Inner {
 }
 
 impl Relay {
-    /// Joins the parts. The log's signals must already go to `hub`, `routes` and `reports`.
+    /// Joins the parts. The log's signals must already go to `hub`, `subscription_cache` and `reports`.
     pub fn new(
         log: Log,
         (store, logs): (Store, LogIds),
@@ -197,8 +189,7 @@ impl Relay {
             tasks: TaskTracker::new(),
             stop: CancellationToken::new(),
         }));
-        streams::start_reports(&relay);
-        reports::start(&relay);
+        relay.0.reports.start(relay.0.log.clone(), &relay.0.tasks, relay.0.stop.clone());
         hub::start_checks(&relay);
         relay
     }
@@ -247,32 +238,6 @@ impl Relay {
         self.0.subscription_cache.subscriber_count(&self.0.store, producer).await
     }
 
-    /// Producers that have sent lately, on any node.
-    pub fn streams(&self) -> Vec<StreamStats> {
-        self.0.reports.streams.snapshot(self.0.clock.now())
-    }
-
-    /// Where connections are counted, and what this node does is said.
-    pub fn own_node(&self) -> &Arc<Nodes> {
-        &self.0.reports.nodes
-    }
-
-    /// All nodes that were heard of lately, this one among them.
-    pub fn nodes(&self) -> Vec<NodeStats> {
-        self.0.reports.nodes.snapshot(self.0.clock.now(), self.0.log.durability())
-    }
-
-    /// Where devices are noticed.
-    pub fn devices(&self) -> &Arc<Devices> {
-        &self.0.reports.devices
-    }
-
-    /// A producer's devices, on any node.
-    pub fn devices_of(&self, key: LogKey) -> Vec<DeviceStats> {
-        let now = self.0.clock.now();
-        self.0.reports.devices.of(key, |node| self.0.reports.nodes.is_alive(node, now))
-    }
-
     /// The log itself.
     pub fn log(&self) -> &Log {
         &self.0.log
@@ -281,11 +246,6 @@ impl Relay {
     /// The limits in force.
     pub fn limits(&self) -> Limits {
         self.0.limits
-    }
-
-    /// Tells every node, this one included.
-    pub async fn broadcast(&self, event: &Event) -> Result<(), Error> {
-        Ok(self.0.log.broadcast(event).await?)
     }
 
     /// Writes out what waits, ends all tasks, then the log's own.

@@ -221,7 +221,7 @@ impl Subscriber {
         loop {
             if let Some(delivery) = self.ready.pop_front() {
                 if self.counted {
-                    self.relay.0.reports.nodes.count_out(delivery.records());
+                    self.relay.0.reports.count_out(delivery.records());
                 }
                 self.spent += delivery.bytes() + DELIVERY;
                 return Some(delivery);

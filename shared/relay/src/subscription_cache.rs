@@ -12,7 +12,7 @@ use std::{
 };
 
 use moka::future::Cache;
-use motience_log::Event;
+use motience_cluster::Event;
 use motience_proto::model::{ConsumerId, ProducerId};
 use motience_store::Store;
 use parking_lot::Mutex;

@@ -5,12 +5,13 @@ use std::future::pending;
 
 use bytes::Bytes;
 use futures_util::future::{BoxFuture, FutureExt as _};
+use motience_cluster::Presence;
 use motience_log::SessionName;
 use motience_proto::{
     model::{LogKey, ProducerEpoch},
     wire::Record,
 };
-use motience_relay::{Error, Presence, Publisher, Relay};
+use motience_relay::{Error, Publisher, Relay};
 use tracing::debug;
 
 /// The producer epoch of publishers that nobody comes back to.

@@ -9,12 +9,13 @@ use bytes::Bytes;
 use futures_util::FutureExt as _;
 use motience_auth::{Grant, Standing};
 use motience_backend::Backend;
+use motience_cluster::Senders;
 use motience_proto::model::{
     LogKey, Transport,
     envelope::{self, Envelope},
     record::{self, Invalid},
 };
-use motience_relay::{Committed, Error, Publisher, Senders, Ticket};
+use motience_relay::{Committed, Error, Publisher, Ticket};
 use serde::Deserialize;
 use serde_json::json;
 use tokio::{
@@ -48,7 +49,7 @@ impl MessagePublisher {
     /// Opens a publisher for one connection or request.
     pub async fn open(backend: &Arc<Backend>, key: LogKey, transport: Transport) -> Result<Self, Error> {
         let publisher = backend.relay.ephemeral_publisher(key).await?;
-        let devices = backend.relay.devices().senders(key, transport);
+        let devices = backend.reports.devices.senders(key, transport);
         Ok(Self { backend: Arc::clone(backend), publisher, devices })
     }
 

@@ -20,9 +20,10 @@ use bytes::{Bytes, BytesMut};
 use futures_util::future::{Fuse, FusedFuture as _, FutureExt as _};
 use motience_auth::Standing;
 use motience_backend::Backend;
+use motience_cluster::{Path, Presence};
 use motience_log as log;
 use motience_proto::wire::{Ack, Compact, Frame, Hello, Record, Shape, ShapeAccepted, Welcome, compact::Decoder, features};
-use motience_relay::{self as relay, Committed, Path, Presence, Publisher};
+use motience_relay::{self as relay, Committed, Publisher};
 use motience_runtime::clock::until;
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
@@ -114,7 +115,7 @@ pub async fn produce<T: Transport>(
     let relay = &host.backend.relay;
     while_authorized(standing, async {
         let publisher = relay.publisher(key, log::SessionName::device(device), hello.epoch).await?;
-        let presence = relay.devices().enter(key, device.as_str(), T::KIND);
+        let presence = host.backend.reports.devices.enter(key, device.as_str(), T::KIND);
         if let Some(path) = transport.path() {
             presence.watch(path);
         }

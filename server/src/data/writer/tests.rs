@@ -194,29 +194,6 @@ async fn a_log_that_lost_its_tail_leaves_one_row_for_each_record() {
     assert_eq!(stands.offset, Offset(9));
 }
 
-#[tokio::test]
-async fn another_node_takes_over_when_the_holder_falls_silent() {
-    let platform = platform(&[]).await;
-    let lease = || Lease::with(Arc::clone(&platform.services), false);
-    let (mut first, mut second) = (lease(), lease());
-    timeout(LIMIT, first.acquired()).await.expect("nobody has it");
-    assert!(first.is_held().await);
-    assert!(!second.is_held().await);
-    let since = Instant::now();
-    let (mut waiting, clock) = (Box::pin(second.acquired()), &platform.time);
-    assert!(timeout(Duration::from_millis(50), &mut waiting).await.is_err());
-    clock.advance(Duration::from_secs(11));
-    timeout(LIMIT, waiting).await.expect("the lease has ended");
-    assert!(since.elapsed() < 2 * LIMIT);
-    first.renew_at = None;
-    assert!(!first.is_held().await, "the first one learns of it");
-    // A released lease can be taken at once.
-    second.release().await;
-    assert!(first.is_held().await);
-    // An embedded node needs no lease.
-    timeout(Duration::from_secs(1), Lease::new(Arc::clone(&platform.services)).acquired()).await.expect("at once");
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn in_a_cluster_one_node_writes_and_another_goes_on() {
     let (redis, postgres) = (Redis::start().await, Postgres::start().await);

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
+use motience_cluster::Kind;
 use motience_proto::model::Transport;
-use motience_relay::Kind;
 use serde_json::json;
 
 use super::*;
@@ -131,7 +131,7 @@ async fn nodes_are_for_operators() {
     let platform = platform(&[("NODE_NAME", "n1")]).await;
     let (_, admin) = platform.account(Role::Admin, "root").await;
     let (_, producer) = platform.account(Role::Producer, "p").await;
-    let node = platform.services.backend.relay.own_node();
+    let node = &platform.services.backend.reports.nodes;
     node.set_roles(["ap", "dsm"]);
     let _open = (node.open(Kind::Quic), node.open(Kind::Consumer));
     platform.dsm(Method::POST, "/data", Some(&producer), Sent::Json(json!({"t": 1}))).await.json(200);
@@ -162,7 +162,7 @@ async fn devices_are_for_those_who_may_have_their_records() {
         {"data": 3},
     ]);
     platform.dsm(Method::POST, "/data", Some(&producer), Sent::Json(records)).await.json(200);
-    let quic = platform.services.backend.relay.devices().enter(user.log_key(), "b", Transport::Quic);
+    let quic = platform.services.backend.reports.devices.enter(user.log_key(), "b", Transport::Quic);
     quic.health(Some(250_000), 17);
     let device = |id: &str, transport: &str, records: u64| {
         json!({

@@ -46,7 +46,7 @@ async fn every_list_is_cut_at_its_bytes_and_goes_on_after() {
     let (_, admin) = platform.account(Role::Admin, "root").await;
     let store = &platform.services.backend.store;
     store.subscribe(consumer.id.consumer(), producer.id.producer()).await.unwrap();
-    let devices = platform.services.backend.relay.devices();
+    let devices = &platform.services.backend.reports.devices;
     let mut here = Vec::new();
     for n in 1..MANY {
         // A name that is longer as JSON than it is.

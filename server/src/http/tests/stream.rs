@@ -3,7 +3,7 @@
 use axum::body::BodyDataStream;
 use futures_util::StreamExt as _;
 use motience_auth::Grant;
-use motience_log::Event;
+use motience_cluster::Event;
 use motience_proto::model::{ConsumerId, ProducerId};
 use serde_json::json;
 use tokio::time::{Duration, timeout};

@@ -1,7 +1,7 @@
 //! Records up as a stream of lines: whatever pieces they come in, what is taken is counted, and what is not is named.
 
 use futures_util::{StreamExt as _, stream};
-use motience_log::Event;
+use motience_cluster::Event;
 use motience_proto::model::Offset;
 use serde_json::json;
 

@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use motience_auth::random_id;
 use motience_backend::{Backend, Config};
-use motience_log::Event;
+use motience_cluster::Event;
 use motience_proto::model::{LogKey, ProducerId, Role};
 use motience_relay::{Delivery, Notice, StartPosition, Subscriber};
 use motience_runtime::clock::Clock;

@@ -38,7 +38,7 @@ use self::{
     disk::Disk,
     state::{Change, Producer},
 };
-use crate::{AppendBatch, Bounds, Bus, Engine, Error, Event, Fetch, Records, Retention, Sender, SessionState, Sessions, Signal, Sink};
+use crate::{AppendBatch, Bounds, Bus, Engine, Error, Fetch, Records, Retention, Sender, SessionState, Sessions, Signal, Sink, Topic};
 
 /// How often producers that write nothing are trimmed by age.
 const SWEEP_EVERY: Duration = Duration::from_secs(60);
@@ -334,8 +334,8 @@ impl Sessions for Log {
 }
 
 impl Bus for Log {
-    async fn broadcast(&self, event: &Event) -> Result<(), Error> {
-        (self.0.sink)(Signal::Event(event.clone()));
+    async fn broadcast(&self, _: Topic, message: bytes::Bytes) -> Result<(), Error> {
+        (self.0.sink)(Signal::Message(message));
         Ok(())
     }
 }

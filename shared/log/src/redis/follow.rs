@@ -26,7 +26,7 @@ use super::{
     seal::Seal,
     watch::SAY_EVERY,
 };
-use crate::{Error, Signal, Sink};
+use crate::{Error, Signal, Sink, Topic};
 
 /// Longest pause between attempts to connect.
 const MAX_PAUSE: Duration = Duration::from_secs(1);
@@ -133,7 +133,7 @@ impl Task {
             .set_response_timeout(Some(ANSWER_LIMIT))
             .set_push_sender(move |push: PushInfo| receiver.receive(&push.kind, push.data));
         let mut connection = self.place.client.get_multiplexed_async_connection_with_config(&config).await?;
-        let bus = [Channel::Bus, Channel::Reports].map(|channel| self.names.channel(channel));
+        let bus = [Topic::Events, Topic::Reports].map(|topic| self.names.channel(Channel::Bus(topic)));
         let mut changed = self.shared.changed.subscribe();
         let mut refused = self.subscribe(&mut connection, "SUBSCRIBE", &bus).await?;
         refused.extend(self.reconcile(&mut connection).await?);

@@ -44,7 +44,7 @@ use self::{
     watch::SAY_EVERY,
 };
 use crate::{
-    AppendBatch, Bounds, Bus, Engine, Error, Event, Fetch, Records, Retention, Sender, SessionState, Sessions, Signal, Sink,
+    AppendBatch, Bounds, Bus, Engine, Error, Fetch, Records, Retention, Sender, SessionState, Sessions, Signal, Sink, Topic,
     sessions::DEVICE_MEMORY,
 };
 
@@ -270,11 +270,10 @@ impl Sessions for Log {
 }
 
 impl Bus for Log {
-    async fn broadcast(&self, event: &Event) -> Result<(), Error> {
-        let text = serde_json::to_string(event).map_err(|e| Error::Damaged(e.to_string()))?;
-        let channel = self.0.names.channel(if event.is_report() { Channel::Reports } else { Channel::Bus });
+    async fn broadcast(&self, topic: Topic, message: Bytes) -> Result<(), Error> {
+        let channel = self.0.names.channel(Channel::Bus(topic));
         let mut call = redis::cmd("PUBLISH");
-        call.arg(&channel).arg(self.0.seal.event(&channel, &text));
+        call.arg(&channel).arg(self.0.seal.message(&channel, &message));
         self.0.link.query(&call).await.map(drop)
     }
 }
@@ -378,9 +377,6 @@ fn signal(names: &Names, seal: &Seal, channel: &[u8], payload: Bytes) -> Result<
     let name = String::from_utf8_lossy(channel);
     match names.channel_of(channel)? {
         Channel::Live(key) => Ok(reply::published(key, &name, seal, payload).map(|batch| Signal::Batch(Arc::new(batch)))),
-        Channel::Bus | Channel::Reports => match seal.opened(&name, &payload) {
-            Some(text) => serde_json::from_slice(text).map(|event| Some(Signal::Event(event))).map_err(|e| Error::Damaged(e.to_string())),
-            None => Ok(None),
-        },
+        Channel::Bus(_) => Ok(seal.opened(&name, &payload).map(Signal::Message)),
     }
 }

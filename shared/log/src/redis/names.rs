@@ -4,7 +4,7 @@
 
 use motience_proto::model::LogKey;
 
-use crate::{Error, SessionName};
+use crate::{Error, SessionName, Topic};
 
 /// Names of one installation: another one on the same Redis has names of its own, and hears nothing of this one.
 #[derive(Clone, Debug)]
@@ -18,10 +18,8 @@ pub(super) struct Names {
 pub(super) enum Channel {
     /// A producer's batches.
     Live(LogKey),
-    /// Events.
-    Bus,
-    /// Those events that are reports.
-    Reports,
+    /// Messages of the cluster bus.
+    Bus(Topic),
 }
 
 impl Names {
@@ -59,8 +57,8 @@ impl Names {
     pub(super) fn channel(&self, channel: Channel) -> String {
         match channel {
             Channel::Live(log) => self.key(log, "live"),
-            Channel::Bus => self.shared("bus"),
-            Channel::Reports => self.shared("reports"),
+            Channel::Bus(Topic::Events) => self.shared("bus"),
+            Channel::Bus(Topic::Reports) => self.shared("reports"),
         }
     }
 
@@ -69,8 +67,8 @@ impl Names {
         let read = |name: &str| {
             let rest = name.strip_prefix(&self.prefix)?.strip_prefix(':')?;
             match rest {
-                "bus" => Some(Channel::Bus),
-                "reports" => Some(Channel::Reports),
+                "bus" => Some(Channel::Bus(Topic::Events)),
+                "reports" => Some(Channel::Bus(Topic::Reports)),
                 _ => rest.strip_prefix('{')?.strip_suffix("}:live")?.parse().ok().map(Channel::Live),
             }
         };
@@ -88,7 +86,7 @@ mod tests {
     fn a_channel_is_known_by_its_name() {
         let names = Names::new("a");
         let log = LogKey { producer: ProducerId(7), log: LogId(99) };
-        for channel in [Channel::Bus, Channel::Reports, Channel::Live(log)] {
+        for channel in [Channel::Bus(Topic::Events), Channel::Bus(Topic::Reports), Channel::Live(log)] {
             assert_eq!(names.channel_of(names.channel(channel).as_bytes()).unwrap(), channel);
         }
         assert_eq!(names.key(log, "meta"), "m:a:{7-99}:meta");

@@ -14,11 +14,12 @@ use aws_lc_rs::{
     hkdf::{self, KeyType},
     hmac,
 };
+use bytes::Bytes;
 use motience_proto::model::{LogEpoch, ProducerEpoch, Seq};
 use secrecy::{ExposeSecret, SecretString};
 
-/// Bytes of an event's seal in hex.
-const EVENT: usize = 64;
+/// Bytes of a message's seal in hex.
+const MESSAGE: usize = 64;
 
 /// The installation's key for messages between nodes. Cheap to clone.
 #[derive(Clone)]
@@ -64,21 +65,21 @@ impl Seal {
         hex(seal.sign().as_ref())
     }
 
-    /// A sealed event: seal and text, one blank between them.
-    pub(super) fn event(&self, channel: &str, text: &str) -> String {
-        format!("{} {text}", self.of_event(channel, text.as_bytes()))
+    /// A sealed message of the bus: seal and message, one blank between them.
+    pub(super) fn message(&self, channel: &str, message: &[u8]) -> Vec<u8> {
+        [self.of_message(channel, message).as_bytes(), b" ", message].concat()
     }
 
-    /// The text of an event that came by this channel, where its seal is good.
-    pub(super) fn opened<'a>(&self, channel: &str, sealed: &'a [u8]) -> Option<&'a [u8]> {
-        let (seal, rest) = sealed.split_at_checked(EVENT)?;
-        let text = rest.strip_prefix(b" ")?;
-        same(self.of_event(channel, text).as_bytes(), seal).then_some(text)
+    /// The message that came by this channel, where its seal is good.
+    pub(super) fn opened(&self, channel: &str, sealed: &Bytes) -> Option<Bytes> {
+        let (seal, rest) = sealed.split_at_checked(MESSAGE)?;
+        let message = rest.strip_prefix(b" ")?;
+        same(self.of_message(channel, message).as_bytes(), seal).then(|| sealed.slice_ref(message))
     }
 
-    fn of_event(&self, channel: &str, text: &[u8]) -> String {
+    fn of_message(&self, channel: &str, message: &[u8]) -> String {
         let mut seal = self.begin("event", channel);
-        seal.update(text);
+        seal.update(message);
         hex(seal.sign().as_ref())
     }
 
@@ -120,12 +121,13 @@ mod tests {
     #[test]
     fn a_seal_is_good_for_one_secret_one_channel_and_one_text() {
         let (ours, theirs) = (Seal::new(&"a secret".into()), Seal::new(&"another".into()));
-        let sealed = ours.event("m:bus", "{}");
-        assert_eq!(ours.opened("m:bus", sealed.as_bytes()), Some(&b"{}"[..]));
-        assert_eq!(theirs.opened("m:bus", sealed.as_bytes()), None);
-        assert_eq!(ours.opened("m:reports", sealed.as_bytes()), None);
-        assert_eq!(ours.opened("m:bus", sealed.replace("{}", "{ }").as_bytes()), None);
-        assert_eq!(ours.opened("m:bus", b"{}"), None);
+        let sealed = Bytes::from(ours.message("m:bus", b"{}"));
+        assert_eq!(ours.opened("m:bus", &sealed), Some(Bytes::from_static(b"{}")));
+        assert_eq!(theirs.opened("m:bus", &sealed), None);
+        assert_eq!(ours.opened("m:reports", &sealed), None);
+        for other in [[&sealed[..], b" "].concat(), sealed[..sealed.len() - 1].to_vec(), b"{}".to_vec()] {
+            assert_eq!(ours.opened("m:bus", &other.into()), None);
+        }
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! The nodes of the platform: what each has open and how much goes through it, counted here and told to the others.
+//! Nodes: connections and records of this one, counted here, and the last reports of the others.
 
 use std::{
     cell::Cell,
@@ -11,13 +11,12 @@ use std::{
     time::Duration,
 };
 
-use motience_log::{Connections, Event, NodeReport};
 use motience_runtime::{clock::from_millis, telemetry::Sampler};
 use parking_lot::Mutex;
 use time::OffsetDateTime;
 use tracing::warn;
 
-use super::window::Window;
+use crate::{Connections, NodeReport, window::Window};
 
 /// A node that has said nothing for this long is forgotten.
 const FORGET_AFTER: Duration = Duration::from_secs(60);
@@ -45,11 +44,12 @@ pub enum Kind {
     Http3,
 }
 
-/// This node's counters, and the last word of the others.
+/// Counters of this node, and the last report of each other one.
 pub struct Nodes {
     node: String,
     started_at: OffsetDateTime,
     roles: Mutex<Vec<String>>,
+    durability: Mutex<String>,
     open: [AtomicU64; 6],
     records_in: Counter,
     records_out: Counter,
@@ -60,11 +60,11 @@ pub struct Nodes {
 /// A node, and when it was heard of last.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NodeStats {
-    /// Its own word.
+    /// Its own report.
     pub report: NodeReport,
     /// When it started.
     pub started_at: OffsetDateTime,
-    /// When it said so, by this node's clock.
+    /// When the report came, by this node's clock.
     pub seen_at: OffsetDateTime,
 }
 
@@ -81,6 +81,7 @@ impl Nodes {
             node,
             started_at: now,
             roles: Mutex::default(),
+            durability: Mutex::default(),
             open: Default::default(),
             records_in: Counter::default(),
             records_out: Counter::default(),
@@ -89,36 +90,43 @@ impl Nodes {
         }
     }
 
-    /// Says what this node does.
+    /// Sets the roles of this node.
     pub fn set_roles<R: Into<String>>(&self, roles: impl IntoIterator<Item = R>) {
         *self.roles.lock() = roles.into_iter().map(Into::into).collect();
     }
 
-    /// Counts a connection for as long as what is returned lives.
+    /// Sets the meaning of an acknowledgement here.
+    pub(crate) fn set_durability(&self, durability: String) {
+        *self.durability.lock() = durability;
+    }
+
+    /// Counts a connection until the guard is dropped.
     pub fn open(self: &Arc<Self>, kind: Kind) -> Open {
         self.open[kind as usize].fetch_add(1, Relaxed);
         Open { nodes: Arc::clone(self), kind }
     }
 
-    /// Records went into the log.
-    pub(super) fn count_in(&self, records: u64) {
+    /// Counts records that went into the log.
+    pub(crate) fn count_in(&self, records: u64) {
         self.records_in.add(records);
     }
 
-    /// Records went out to a consumer.
-    pub(super) fn count_out(&self, records: u64) {
+    /// Counts records that went out to a consumer.
+    pub(crate) fn count_out(&self, records: u64) {
         self.records_out.add(records);
     }
 
-    /// Looks at the counters, for the rates.
-    pub(super) fn look(&self) {
-        let mut rates = self.rates.lock();
-        rates.0.look(self.records_in.total());
-        rates.1.look(self.records_out.total());
+    /// Looks at the counters, for the rates; returns this node's report.
+    pub(crate) fn look(&self) -> NodeReport {
+        {
+            let mut rates = self.rates.lock();
+            rates.0.look(self.records_in.total());
+            rates.1.look(self.records_out.total());
+        }
+        self.report()
     }
 
-    /// This node's own word.
-    pub(super) fn report(&self, durability: String) -> NodeReport {
+    fn report(&self) -> NodeReport {
         let open = |kind: Kind| self.open[kind as usize].load(Relaxed);
         let rates = self.rates.lock();
         NodeReport {
@@ -126,7 +134,7 @@ impl Nodes {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             roles: self.roles.lock().clone(),
             started_ms: self.started_ms(),
-            durability,
+            durability: self.durability.lock().clone(),
             connections: Connections {
                 quic: open(Kind::Quic),
                 webtransport: open(Kind::WebTransport),
@@ -142,9 +150,8 @@ impl Nodes {
         }
     }
 
-    /// Takes another node's word.
-    pub(super) fn apply(&self, event: &Event, now: OffsetDateTime) {
-        let Event::Node { report } = event else { return };
+    /// Takes a node's report.
+    pub(crate) fn apply(&self, report: &NodeReport, now: OffsetDateTime) {
         if report.node == self.node {
             return self.namesake(report);
         }
@@ -171,18 +178,18 @@ impl Nodes {
     }
 
     /// All nodes, by name.
-    pub(super) fn snapshot(&self, now: OffsetDateTime, durability: String) -> Vec<NodeStats> {
+    pub(crate) fn snapshot(&self, now: OffsetDateTime) -> Vec<NodeStats> {
         let mut elsewhere = self.elsewhere.lock();
         elsewhere.retain(|_, (_, heard)| now - *heard < FORGET_AFTER);
-        let others = elsewhere.values().cloned().chain([(self.report(durability), now)]);
+        let others = elsewhere.values().cloned().chain([(self.report(), now)]);
         let stats = |(report, seen_at): (NodeReport, _)| NodeStats { started_at: from_millis(report.started_ms), report, seen_at };
         let mut all: Vec<NodeStats> = others.map(stats).collect();
         all.sort_by(|a, b| a.report.node.cmp(&b.report.node));
         all
     }
 
-    /// Whether what a node says of its connections still holds.
-    pub(super) fn is_alive(&self, node: &str, now: OffsetDateTime) -> bool {
+    /// Whether a node reported so lately that its connections are believed.
+    pub(crate) fn is_alive(&self, node: &str, now: OffsetDateTime) -> bool {
         node == self.node || self.elsewhere.lock().get(node).is_some_and(|(_, heard)| now - *heard < BELIEVE_FOR)
     }
 }
@@ -247,13 +254,13 @@ mod tests {
         nodes.count_in(20);
         nodes.count_out(40);
         nodes.look();
-        let all = nodes.snapshot(at(105), "memory".into());
+        let all = nodes.snapshot(at(105));
         let report = &all[0].report;
         assert_eq!((all[0].started_at, all[0].seen_at, report.roles.len()), (at(100), at(105), 2));
         assert_eq!(report.connections, Connections { quic: 1, tunnels: 1, ..Connections::default() });
         assert_eq!((report.records_in, report.records_out, report.millirate_in, report.millirate_out), (20, 40, 2000, 4000));
         drop(device);
-        assert_eq!(nodes.snapshot(at(105), String::new())[0].report.connections.quic, 0);
+        assert_eq!(nodes.snapshot(at(105))[0].report.connections.quic, 0);
     }
 
     #[test]
@@ -262,9 +269,9 @@ mod tests {
         let conflicts = || motience_runtime::telemetry::render().lines().any(|line| line.starts_with("motience_node_name_conflicts_total"));
         let nodes = Nodes::new("twin".into(), at(100));
         // Its own report comes back to each node.
-        nodes.apply(&Event::Node { report: nodes.report(String::new()) }, at(101));
+        nodes.apply(&nodes.report(), at(101));
         assert!(!conflicts());
-        nodes.apply(&Event::Node { report: Nodes::new("twin".into(), at(90)).report(String::new()) }, at(101));
+        nodes.apply(&Nodes::new("twin".into(), at(90)).report(), at(101));
         assert!(conflicts());
     }
 
@@ -272,11 +279,11 @@ mod tests {
     fn a_silent_node_is_disbelieved_and_then_forgotten() {
         let nodes = Nodes::new("a".into(), at(100));
         for n in 0..2 * MOST {
-            nodes.apply(&Event::Node { report: NodeReport { node: format!("n{n}"), ..NodeReport::default() } }, at(100));
+            nodes.apply(&NodeReport { node: format!("n{n}"), ..NodeReport::default() }, at(100));
         }
-        nodes.apply(&Event::Node { report: NodeReport { node: "a".into(), ..NodeReport::default() } }, at(100));
-        assert_eq!(nodes.snapshot(at(100), String::new()).len(), 1 + MOST);
+        nodes.apply(&NodeReport { node: "a".into(), ..NodeReport::default() }, at(100));
+        assert_eq!(nodes.snapshot(at(100)).len(), 1 + MOST);
         assert!(nodes.is_alive("n0", at(109)) && !nodes.is_alive("n0", at(110)) && nodes.is_alive("a", at(999)));
-        assert_eq!(nodes.snapshot(at(160), String::new()).len(), 1);
+        assert_eq!(nodes.snapshot(at(160)).len(), 1);
     }
 }

@@ -4,7 +4,7 @@
 use motience_proto::model::{Account, ConsumerId, ProducerId, UserId};
 use serde::{Deserialize, Serialize};
 
-use super::report::{DeviceReport, NodeReport, StreamReport};
+use crate::report::{DeviceReport, NodeReport, StreamReport};
 
 /// An event of the cluster.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -66,13 +66,12 @@ pub enum Event {
     Unknown,
 }
 
-/// Families told in one event.
+/// Families in one event.
 const FAMILIES_AT_ONCE: usize = 500;
 
 impl Event {
-    /// Whether the event is a report of the node's own state. Reports travel apart: nodes of the first release would take what they cannot read
-    /// on the bus for a lost message, and empty their rings each time.
-    pub(super) fn is_report(&self) -> bool {
+    /// Whether the event is a report of the node's own state, which has a topic of its own (see [`motience_log::Topic`]).
+    pub(crate) fn is_own_report(&self) -> bool {
         matches!(self, Self::Node { .. } | Self::Devices { .. })
     }
 

@@ -1,25 +1,21 @@
-//! Which producers are live, and how fast: counted where records enter, told to every node.
+//! Live producers and their rates: counted where records enter, and reported to every node.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{collections::HashMap, time::Duration};
 
-use motience_log::{Event, StreamReport};
 use motience_proto::model::{LogKey, ProducerId};
 use motience_runtime::clock::from_millis;
 use parking_lot::Mutex;
 use time::OffsetDateTime;
-use tracing::debug;
 
-use super::Relay;
+use crate::{Event, StreamReport};
 
-/// How often a node tells the others what it takes in.
-const REPORT_EVERY: Duration = Duration::from_secs(2);
 /// A producer that has sent nothing for this long is not live.
 const LIVE_FOR: Duration = Duration::from_secs(60);
 /// Finished seconds over which a rate is measured. The running one would make every rate look lower than it is.
 const WINDOW: usize = 10;
 /// Seconds that are counted: those of the window, and the running one.
 const SLOTS: usize = WINDOW + 1;
-/// Producers told in one event.
+/// Producers in one event.
 const REPORTS_AT_ONCE: usize = 500;
 
 /// Live producers of this node and, from their reports, of the others.
@@ -62,7 +58,7 @@ impl Streams {
     }
 
     /// Counts records that went into the log.
-    pub(super) fn count(&self, key: LogKey, records: u64, now: OffsetDateTime) {
+    pub(crate) fn count(&self, key: LogKey, records: u64, now: OffsetDateTime) {
         let mut here = self.here.lock();
         let counter = here.entry(key).or_insert_with(|| Counter::new(now));
         counter.move_to(now);
@@ -70,20 +66,19 @@ impl Streams {
         counter.seconds[slot(now.unix_timestamp())] += records;
     }
 
-    /// Takes another node's report.
-    pub fn apply(&self, event: &Event) {
-        let Event::Streams { node, streams } = event else { return };
-        if *node == self.node {
+    /// Takes the reports of the node called `node`.
+    pub(crate) fn apply(&self, node: &str, streams: &[StreamReport]) {
+        if node == self.node {
             return;
         }
         let mut elsewhere = self.elsewhere.lock();
         for report in streams {
-            elsewhere.insert((node.clone(), report.key()), report.clone());
+            elsewhere.insert((node.to_owned(), report.key()), report.clone());
         }
     }
 
     /// All live producers, by id.
-    pub(super) fn snapshot(&self, now: OffsetDateTime) -> Vec<StreamStats> {
+    pub(crate) fn snapshot(&self, now: OffsetDateTime) -> Vec<StreamStats> {
         let mut all: HashMap<LogKey, StreamStats> = HashMap::new();
         let mut elsewhere = self.elsewhere.lock();
         elsewhere.retain(|_, r| now - from_millis(r.last_record_ms) < LIVE_FOR);
@@ -104,6 +99,12 @@ impl Streams {
         let mut all: Vec<StreamStats> = all.into_values().collect();
         all.sort_by_key(|s| s.key);
         all
+    }
+
+    /// Reports of all live producers of this node.
+    pub(crate) fn look(&self, now: OffsetDateTime) -> Vec<Event> {
+        let event = |some: &[StreamReport]| Event::Streams { node: self.node.clone(), streams: some.to_vec() };
+        self.reports(now).chunks(REPORTS_AT_ONCE).map(event).collect()
     }
 
     fn reports(&self, now: OffsetDateTime) -> Vec<StreamReport> {
@@ -142,27 +143,6 @@ impl Counter {
         let within: u64 = (now - window..now.min(last + 1)).map(|second| self.seconds[slot(second)]).sum();
         within * 1000 / window as u64
     }
-}
-
-/// Tells the other nodes, as long as there is anything to tell.
-pub(super) fn start_reports(relay: &Relay) {
-    let (streams, log) = (Arc::clone(&relay.0.reports.streams), relay.0.log.clone());
-    let (clock, stop) = (relay.0.clock.clone(), relay.0.stop.clone());
-    relay.0.tasks.spawn(async move {
-        let report = async {
-            loop {
-                tokio::time::sleep(REPORT_EVERY).await;
-                for some in streams.reports(clock.now()).chunks(REPORTS_AT_ONCE) {
-                    let event = Event::Streams { node: streams.node.clone(), streams: some.to_vec() };
-                    if let Err(e) = log.broadcast(&event).await {
-                        debug!(error = %e, "live producers could not be told to the other nodes");
-                        break;
-                    }
-                }
-            }
-        };
-        stop.run_until_cancelled(report).await;
-    });
 }
 
 fn slot(second: i64) -> usize {
@@ -206,7 +186,7 @@ mod tests {
         streams.count(LogKey::numbered(ProducerId(1)), 5, at(100));
         let report = StreamReport { producer: ProducerId(1), log: None, records: 7, millirate: 1500, last_record_ms: 101_000 };
         for node in ["a", "b"] {
-            streams.apply(&Event::Streams { node: node.into(), streams: vec![report.clone()] });
+            streams.apply(node, std::slice::from_ref(&report));
         }
         let stats = &streams.snapshot(at(101))[0];
         assert_eq!((stats.records, stats.rate, stats.last_record_at), (12, 6.5, at(101)));

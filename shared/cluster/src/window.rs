@@ -3,23 +3,23 @@
 use std::time::Duration;
 
 /// Time between two looks, and between two reports.
-pub(super) const LOOK_EVERY: Duration = Duration::from_secs(2);
+pub(crate) const LOOK_EVERY: Duration = Duration::from_secs(2);
 /// Looks that a rate spans: ten seconds.
 const LOOKS: usize = 5;
 
 /// The totals of the last looks, the newest last.
 #[derive(Debug, Default)]
-pub(super) struct Window([u64; LOOKS + 1]);
+pub(crate) struct Window([u64; LOOKS + 1]);
 
 impl Window {
     /// Takes a look.
-    pub(super) fn look(&mut self, total: u64) {
+    pub(crate) fn look(&mut self, total: u64) {
         self.0.rotate_left(1);
         self.0[LOOKS] = total;
     }
 
     /// Thousandths for each second.
-    pub(super) fn millirate(&self) -> u64 {
+    pub(crate) fn millirate(&self) -> u64 {
         (self.0[LOOKS] - self.0[0]) * 1000 / (LOOKS as u64 * LOOK_EVERY.as_secs())
     }
 }

@@ -10,18 +10,17 @@ use std::{
     time::Duration,
 };
 
-use motience_log::DeviceReport;
 use motience_proto::model::{LogKey, Transport, times::ClockFault};
 use motience_runtime::clock::{Clock, millis};
 use parking_lot::Mutex;
 
 use super::{REPEAT_CONNECTED, REPEAT_SILENT};
-use crate::window::Window;
+use crate::{DeviceReport, window::Window};
 
-/// The largest backlog that a device is believed: every reader of JSON has it exactly.
+/// Largest backlog that a device is believed: every reader of JSON has it exactly.
 const MOST_BACKLOG: u64 = (1 << 53) - 1;
 
-/// How a connection's path is now.
+/// Path of a connection as it is now.
 #[derive(Clone, Copy, Debug)]
 pub struct Path {
     /// A round trip.
@@ -32,20 +31,21 @@ pub struct Path {
     pub packets: u64,
 }
 
-/// What is known of a device here.
+/// A device as this node knows it.
 pub(super) struct Device {
     pub(super) key: LogKey,
     id: Arc<str>,
     records: AtomicU64,
     pub(super) seen_ms: AtomicI64,
     connections: AtomicU32,
-    /// Records whose time cannot be right, and what is wrong with that of the last one.
+    /// Records whose time cannot be right.
     misdated: AtomicU64,
+    /// Fault of the last record's time: its place in [`FAULTS`] plus one; 0: none.
     clock: AtomicU8,
     state: Mutex<State>,
 }
 
-/// What can be wrong with a clock, by its number less one; 0: nothing.
+/// Faults of a clock.
 const FAULTS: [ClockFault; 2] = [ClockFault::Seconds, ClockFault::Ahead];
 
 struct State {
@@ -56,20 +56,21 @@ struct State {
     rtt_us: Option<u64>,
     address_changes: u64,
     rate: Window,
-    /// The look at which the other nodes were told last, and what; 0: never.
-    told_at: u64,
-    told: Option<Told>,
+    /// Look at which the device was reported last; 0: never.
+    reported_at: u64,
+    /// Changing part of that report.
+    reported: Option<Changing>,
 }
 
-/// What a device says of itself.
+/// Health that a device reports of itself.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Health {
     loss_ppm: Option<u64>,
     backlog: Option<u64>,
 }
 
-/// What is worth telling when it changes.
-type Told = (u64, bool, Transport, Health, u64);
+/// Part of a report whose change is worth another one: records, connected, transport, health, changes of address.
+type Changing = (u64, bool, Transport, Health, u64);
 
 struct Link {
     number: u64,
@@ -89,15 +90,15 @@ impl Device {
             rtt_us: None,
             address_changes: 0,
             rate: Window::default(),
-            told_at: 0,
-            told: None,
+            reported_at: 0,
+            reported: None,
         };
         let (records, connections) = (AtomicU64::new(0), AtomicU32::new(0));
         let (misdated, clock) = (AtomicU64::new(0), AtomicU8::new(0));
         Self { key, id, records, seen_ms: AtomicI64::new(now_ms), connections, misdated, clock, state: Mutex::new(state) }
     }
 
-    /// What the times of its newest records say of its clock: `misdated` of them cannot be right.
+    /// Notes what the times of its newest records say of its clock: `misdated` of them cannot be right.
     pub(super) fn dated(&self, fault: Option<ClockFault>, misdated: u64) {
         let number = fault.and_then(|fault| FAULTS.iter().position(|known| *known == fault)).map_or(0, |at| at as u8 + 1);
         self.clock.store(number, Relaxed);
@@ -116,7 +117,7 @@ impl Device {
         self.connections.load(Relaxed) > 0
     }
 
-    /// A request, which is no connection.
+    /// Notes a request, which is no connection.
     pub(super) fn came_by(&self, transport: Transport) {
         let mut state = self.state.lock();
         if state.links.is_empty() {
@@ -124,7 +125,7 @@ impl Device {
         }
     }
 
-    /// Takes a look; if the other nodes should be told, the look at which they were last.
+    /// Takes a look. Returns the look of the last report if another one is due.
     pub(super) fn look(&self, now: u64, now_ms: i64) -> Option<u64> {
         let mut guard = self.state.lock();
         let state = &mut *guard;
@@ -140,16 +141,16 @@ impl Device {
             link.last = Some(path);
         }
         let repeat = if state.links.is_empty() { REPEAT_SILENT } else { REPEAT_CONNECTED };
-        // A rate that fades is worth telling too.
-        let news = state.told != Some(self.told(state)) || state.rate.millirate() > 0 || now >= state.told_at + repeat;
-        news.then_some(state.told_at)
+        // A rate that fades is worth a report too.
+        let due = state.reported != Some(self.changing(state)) || state.rate.millirate() > 0 || now >= state.reported_at + repeat;
+        due.then_some(state.reported_at)
     }
 
-    /// What the other nodes are told, at this look.
-    pub(super) fn tell(&self, now: u64) -> DeviceReport {
+    /// The report for the other nodes, at this look.
+    pub(super) fn reported(&self, now: u64) -> DeviceReport {
         let mut state = self.state.lock();
-        state.told_at = now;
-        state.told = Some(self.told(&state));
+        state.reported_at = now;
+        state.reported = Some(self.changing(&state));
         self.report_of(&state)
     }
 
@@ -176,12 +177,12 @@ impl Device {
         }
     }
 
-    fn told(&self, state: &State) -> Told {
+    fn changing(&self, state: &State) -> Changing {
         (self.records.load(Relaxed), !state.links.is_empty(), state.transport, state.health, state.address_changes)
     }
 }
 
-/// One connection of a device; the device is gone by it when this is dropped.
+/// One connection of a device, until dropped.
 pub struct Presence {
     clock: Clock,
     /// `None`: there was no room to remember it.
@@ -197,7 +198,7 @@ impl Presence {
             state.transport = transport;
             let link = Link { number: state.next_link, transport, look: None, last: None };
             state.links.push(link);
-            // What an earlier connection said is not this one's.
+            // The health of an earlier connection is not that of this one.
             state.health = Health::default();
             device.connections.fetch_add(1, Relaxed);
             device.seen(0, millis(clock.now()));
@@ -206,7 +207,7 @@ impl Presence {
         Self { clock, device, link }
     }
 
-    /// Has the path looked at every two seconds. What is given must not wait.
+    /// Has the path looked at every two seconds. `path` must not wait.
     pub fn watch(&self, path: impl Fn() -> Path + Send + Sync + 'static) {
         let Some(device) = &self.device else { return };
         // At once, so that a change of address before the first look is one; and outside of the lock.
@@ -219,21 +220,21 @@ impl Presence {
         }
     }
 
-    /// One record came, and its time says this of the device's clock.
+    /// Notes what the time of one record says of the device's clock.
     pub fn dated(&self, fault: Option<ClockFault>) {
         if let Some(device) = &self.device {
             device.dated(fault, u64::from(fault.is_some()));
         }
     }
 
-    /// Records came, or some other sign of life if 0.
+    /// Counts records; 0 is some other sign of life.
     pub fn seen(&self, records: u64) {
         if let Some(device) = &self.device {
             device.seen(records, millis(self.clock.now()));
         }
     }
 
-    /// What the device says of itself: millionths of its packets that are lost, where it knows, and records in its outbox.
+    /// Notes the health that the device reports: millionths of its packets that are lost, where it knows, and records in its outbox.
     pub fn health(&self, loss_ppm: Option<u64>, backlog: u64) {
         let Some(device) = &self.device else { return };
         device.state.lock().health = Health { loss_ppm: loss_ppm.map(|ppm| ppm.min(1_000_000)), backlog: Some(backlog.min(MOST_BACKLOG)) };

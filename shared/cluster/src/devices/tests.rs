@@ -1,4 +1,4 @@
-//! What is remembered, what is forgotten, and what nodes make of each other's word.
+//! Which devices are remembered and forgotten, and how the reports of several nodes are joined.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -101,8 +101,8 @@ fn nodes_tell_each_other_and_a_dead_one_is_not_believed() {
     here.note(PRODUCER, "d", Transport::Quic, 1, None);
     let now = here.clock.now();
     for event in there.look().iter().chain(&here.look()) {
-        let told: Event = serde_json::from_str(&serde_json::to_string(event).unwrap()).unwrap();
-        here.apply(&told, now);
+        let Event::Devices { node, devices } = event else { panic!("{event:?}") };
+        here.apply(node, devices, now);
     }
     assert_eq!(names(&here), ["d", "e"]);
     assert_eq!(here.of(PRODUCER, |_| true)[0].records, 6);

@@ -1,7 +1,7 @@
-//! The devices of each producer: what carries them, when they were last heard of, and how their link is; noticed where they
-//! connect, told to every node.
+//! Devices of each producer: their transport, when they were last heard of, and how their link is; noticed where they
+//! connect, and reported to every node.
 //!
-//! An entrance calls [`Devices::enter`] for a connection and [`Presence::seen`] for each group of records; a request that is no
+//! An ingress calls [`Devices::enter`] for a connection and [`Presence::seen`] for each group of records; a request that is no
 //! connection calls [`Devices::note`]. Both cost a few atomics. Everything else happens every two seconds, for all devices at once.
 //! How many are remembered is bounded, in all and for each producer: the longest silent make room, never one that is connected.
 
@@ -15,7 +15,6 @@ use std::{
     time::Duration,
 };
 
-use motience_log::{DeviceReport, Event};
 use motience_proto::model::{LogKey, Transport, times::ClockFault};
 use motience_runtime::clock::{Clock, from_millis, millis};
 use parking_lot::Mutex;
@@ -26,17 +25,18 @@ pub use self::{
     presence::{Path, Presence},
     senders::Senders,
 };
+use crate::{DeviceReport, Event};
 
 /// A device that was silent for this long is forgotten.
 const REMEMBER: Duration = Duration::from_secs(24 * 3600);
-/// Another node's word of a device that was not repeated for this long is forgotten.
+/// Another node's report of a device is forgotten when it was not repeated for this long.
 const BELIEVE_FOR: Duration = Duration::from_secs(30 * 60);
-/// Looks after which a device is told of again although nothing has happened: half a minute while it is connected, five minutes else.
+/// Looks after which a device is reported again although nothing has happened: half a minute while it is connected, five minutes else.
 const REPEAT_CONNECTED: u64 = 15;
 const REPEAT_SILENT: u64 = 150;
-/// Devices told of at each look; where there are more, those that were told of longest ago come first.
+/// Devices reported at each look; where there are more, those that were reported longest ago come first.
 const REPORTS_PER_LOOK: usize = 2000;
-/// Devices told in one event.
+/// Devices in one event.
 const REPORTS_AT_ONCE: usize = 250;
 /// The part of a full table that is forgotten at once, so that looking for it is not paid for by every newcomer.
 const SHED: usize = 16;
@@ -50,7 +50,7 @@ pub struct Most {
     pub each: usize,
 }
 
-/// The devices of this node, and what the others say of theirs.
+/// Devices of this node, and the reports of the others.
 pub struct Devices {
     node: String,
     clock: Clock,
@@ -68,7 +68,7 @@ pub struct DeviceStats {
     pub connected: bool,
     /// The node it is connected to, or was last.
     pub node: String,
-    /// What it came by last.
+    /// Transport of its last connection or request.
     pub transport: Transport,
     /// The last sign of it.
     pub last_seen_at: OffsetDateTime,
@@ -84,7 +84,7 @@ pub struct DeviceStats {
     pub backlog: Option<u64>,
     /// How often its address changed under an open connection.
     pub address_changes: u64,
-    /// What is wrong with its clock, by the time of its last record.
+    /// Fault of its clock, by the time of its last record.
     pub clock: Option<ClockFault>,
     /// Records whose time cannot be right, since the nodes started. They are kept like all others.
     pub misdated: u64,
@@ -95,19 +95,19 @@ struct Table {
     producers: HashMap<LogKey, HashMap<Arc<str>, Arc<Device>>>,
     devices: usize,
     looks: u64,
-    /// Whose devices, or that all of them, were looked through since the last look without finding one to forget: every newcomer to a
-    /// full table would pay for that again.
+    /// Producers whose devices (`None`: all devices) were searched since the last look without finding one to forget: every newcomer to
+    /// a full table would pay for that search again.
     barren: HashSet<Option<LogKey>>,
 }
 
 #[derive(Default)]
 struct Elsewhere {
-    producers: HashMap<LogKey, Told>,
+    producers: HashMap<LogKey, Reported>,
     devices: usize,
 }
 
-/// By device and node: the report, and when it was told.
-type Told = HashMap<(String, String), (DeviceReport, OffsetDateTime)>;
+/// Reports and when they came, by device and node.
+type Reported = HashMap<(String, String), (DeviceReport, OffsetDateTime)>;
 
 impl Devices {
     /// Those of the node called `node`: none yet.
@@ -115,12 +115,12 @@ impl Devices {
         Self { node, clock, most, here: Mutex::default(), elsewhere: Mutex::default() }
     }
 
-    /// A device has connected; it is there until what is returned is dropped.
+    /// Notes that a device has connected; it counts as connected until the presence is dropped.
     pub fn enter(self: &Arc<Self>, key: LogKey, device: &str, transport: Transport) -> Presence {
         Presence::new(self.clock.clone(), self.device(key, device, transport), transport)
     }
 
-    /// A device sent records without a connection of its own.
+    /// Notes that a device sent records without a connection of its own.
     pub fn note(&self, key: LogKey, device: &str, transport: Transport, records: u64, fault: Option<ClockFault>) {
         if let Some(device) = self.device(key, device, transport) {
             device.dated(fault, if fault.is_some() { records } else { 0 });
@@ -129,7 +129,7 @@ impl Devices {
         }
     }
 
-    /// What the times of a device's newest records say of its clock: `misdated` of them cannot be right.
+    /// Notes what the times of a device's newest records say of its clock: `misdated` of them cannot be right.
     pub fn dated(&self, key: LogKey, device: &str, transport: Transport, fault: Option<ClockFault>, misdated: u64) {
         if let Some(device) = self.device(key, device, transport) {
             device.dated(fault, misdated);
@@ -165,8 +165,8 @@ impl Devices {
         Some(entry)
     }
 
-    /// Looks at every device: its rate, its path; forgets the long silent. Gives what the other nodes are to be told.
-    pub(super) fn look(&self) -> Vec<Event> {
+    /// Looks at every device: its rate, its path; forgets the long silent. Returns the reports that are due.
+    pub(crate) fn look(&self) -> Vec<Event> {
         let now = self.clock.now();
         let (devices, looks) = {
             let mut here = self.here.lock();
@@ -176,22 +176,21 @@ impl Devices {
             (here.producers.values().flat_map(HashMap::values).cloned().collect::<Vec<_>>(), here.looks)
         };
         let mut due: Vec<(u64, &Arc<Device>)> = devices.iter().filter_map(|d| Some((d.look(looks, millis(now))?, d))).collect();
-        due.sort_by_key(|(told, _)| *told);
+        due.sort_by_key(|(reported, _)| *reported);
         due.truncate(REPORTS_PER_LOOK);
-        let reports: Vec<DeviceReport> = due.into_iter().map(|(_, device)| device.tell(looks)).collect();
+        let reports: Vec<DeviceReport> = due.into_iter().map(|(_, device)| device.reported(looks)).collect();
         reports.chunks(REPORTS_AT_ONCE).map(|some| Event::Devices { node: self.node.clone(), devices: some.to_vec() }).collect()
     }
 
-    /// Takes another node's word.
-    pub(super) fn apply(&self, event: &Event, now: OffsetDateTime) {
-        let Event::Devices { node, devices } = event else { return };
-        if *node == self.node {
+    /// Takes the reports of the node called `node`.
+    pub(crate) fn apply(&self, node: &str, reports: &[DeviceReport], now: OffsetDateTime) {
+        if node == self.node {
             return;
         }
         let mut guard = self.elsewhere.lock();
         let Elsewhere { producers, devices: remembered } = &mut *guard;
-        for report in devices {
-            let device = (report.device.clone(), node.clone());
+        for report in reports {
+            let device = (report.device.clone(), node.to_owned());
             let own = producers.entry(report.key()).or_default();
             if own.contains_key(&device) || (*remembered < self.most.all && own.len() < self.most.each) {
                 *remembered += usize::from(own.insert(device, (report.clone(), now)).is_none());
@@ -199,12 +198,12 @@ impl Devices {
         }
     }
 
-    /// The devices of a producer over all nodes, by name. `alive`: whether a node is still heard of.
-    pub(super) fn of(&self, key: LogKey, alive: impl Fn(&str) -> bool) -> Vec<DeviceStats> {
+    /// Devices of a producer over all nodes, by name. `alive` says whether a node is still heard of.
+    pub(crate) fn of(&self, key: LogKey, alive: impl Fn(&str) -> bool) -> Vec<DeviceStats> {
         let own: Vec<Arc<Device>> = self.here.lock().producers.get(&key).map(|own| own.values().cloned().collect()).unwrap_or_default();
         let mut reports: Vec<(String, DeviceReport)> = own.iter().map(|device| (self.node.clone(), device.report())).collect();
-        if let Some(told) = self.elsewhere.lock().producers.get(&key) {
-            reports.extend(told.iter().map(|((_, node), (report, _))| {
+        if let Some(reported) = self.elsewhere.lock().producers.get(&key) {
+            reports.extend(reported.iter().map(|((_, node), (report, _))| {
                 let connected = report.connected && alive(node);
                 (node.clone(), DeviceReport { connected, ..report.clone() })
             }));
@@ -212,8 +211,8 @@ impl Devices {
         merge(reports)
     }
 
-    /// Forgets what other nodes have not repeated.
-    pub(super) fn prune(&self, now: OffsetDateTime) {
+    /// Forgets reports that other nodes have not repeated.
+    pub(crate) fn prune(&self, now: OffsetDateTime) {
         let mut elsewhere = self.elsewhere.lock();
         elsewhere.producers.retain(|_, own| {
             own.retain(|_, (report, heard)| now - *heard < BELIEVE_FOR && now - from_millis(report.seen_ms) < REMEMBER);
@@ -259,7 +258,7 @@ impl Table {
     }
 }
 
-/// Joins what several nodes say of one device: counts add up, the rest is the word of the node that has it, or had it last.
+/// Joins the reports of several nodes about one device: counts add up, the rest is the report of the node that has it, or had it last.
 fn merge(mut reports: Vec<(String, DeviceReport)>) -> Vec<DeviceStats> {
     reports.sort_by(|(_, a), (_, b)| a.device.cmp(&b.device).then((b.connected, b.seen_ms).cmp(&(a.connected, a.seen_ms))));
     let mut all: Vec<DeviceStats> = Vec::new();

@@ -1,4 +1,4 @@
-//! A connection whose records name their device themselves: most carry one, some carry many.
+//! Devices of a connection whose records name their device themselves: most carry one, some carry many.
 
 use std::{collections::HashMap, fmt, sync::Arc};
 
@@ -9,12 +9,12 @@ use super::{Devices, Presence};
 /// Devices of one connection that count as connected; what comes of others is counted all the same.
 const MOST: usize = 1024;
 
-/// The devices of one connection.
+/// Devices of one connection.
 pub struct Senders {
     devices: Arc<Devices>,
     key: LogKey,
     transport: Transport,
-    /// The device of the last record: nearly always that of the next, too.
+    /// Device of the last record: nearly always that of the next, too.
     last: Option<(Box<str>, Presence)>,
     others: HashMap<Box<str>, Presence>,
 }
