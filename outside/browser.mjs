@@ -179,8 +179,8 @@ function tools() {
     await open.say({ type: 'subscribe', ...message });
     return open.next();
   };
-  /** The feeds that the server opens: their first line, and the next records of each. */
-  globalThis.feed = async (open) => {
+  /** The delivery streams that the server opens: their first line, and the next records of each. */
+  globalThis.delivery = async (open) => {
     const { value } = await open.transport.incomingUnidirectionalStreams.getReader().read();
     const next = lines(value);
     return { first: await next(), next };
@@ -211,14 +211,14 @@ async function consume(at) {
   const first = await session(at, at.consumer.token);
   const subscribed = await follow(first, { producer_id, from: 'earliest' });
   if (subscribed.type !== 'subscribed') throw new Error(JSON.stringify(subscribed));
-  const one = await feed(first);
-  if (one.first.type !== 'feed' || one.first.producer_id !== producer_id) throw new Error(JSON.stringify(one.first));
+  const one = await delivery(first);
+  if (one.first.type !== 'cursor' || one.first.producer_id !== producer_id) throw new Error(JSON.stringify(one.first));
   const kept = await take(one.next, 3);
   first.transport.close();
 
   const second = await session(at, at.consumer.token);
   await follow(second, { producer_id, from: kept[1].cursor });
-  const two = await feed(second);
+  const two = await delivery(second);
   await post(at, 4);
   const resumed = await take(two.next, 2);
 
@@ -243,7 +243,7 @@ async function produce(at) {
   const producer_id = String(at.producer.id);
   const consumer = await session(at, at.consumer.token);
   await follow(consumer, { producer_id, from: 'live' });
-  const arriving = feed(consumer);
+  const arriving = delivery(consumer);
   const latest = await session(at, at.consumer.token);
   await follow(latest, { producer_id, from: 'live', lane: 'latest' });
 

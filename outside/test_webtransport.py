@@ -37,15 +37,15 @@ async def test_a_record_goes_through_two_sessions_of_one_connection(node, client
     down, up = await logged_in(client, consumer), await logged_in(client, producer)
     down.control.say({"type": "subscribe", "producer_id": str(producer.id), "from": "earliest"})
     assert await down.control.next() == {"type": "subscribed", "producer_id": str(producer.id)}
-    feed = await asyncio.wait_for(client.incoming.get(), LIMIT)
-    assert (await feed.next())["type"] == "feed"
+    delivery = await asyncio.wait_for(client.incoming.get(), LIMIT)
+    assert (await delivery.next())["type"] == "cursor"
     up.control.say(record(1))
     assert (await up.control.next())["type"] == "ack"
-    assert (await feed.next())["data"] == {"n": 1}
+    assert (await delivery.next())["data"] == {"n": 1}
     lines = up.upload()
     lines.say(record(2), end=True)
     assert (await up.control.next())["type"] == "ack"
-    assert (await feed.next())["data"] == {"n": 2}
+    assert (await delivery.next())["data"] == {"n": 2}
     # REST on the same connection meanwhile.
     assert (await client.ask("GET", "/verify", consumer.token)).json()["user_id"] == consumer.id
 

@@ -1,4 +1,4 @@
-//! Any texts, one a line: what the encoder makes of them, the decoder undoes; and any shape with any values does no harm.
+//! Any texts, one a line: what the encoder makes of them, the decoder undoes; and any template with any values does no harm.
 #![no_main]
 
 use bytes::{Bytes, BytesMut};
@@ -18,19 +18,19 @@ fuzz_target!(|bytes: &[u8]| {
     let (mut encoder, mut decoder) = (Encoder::new(), Decoder::new());
     for (n, line) in bytes.split(|byte| *byte == b'\n').enumerate() {
         let json = Bytes::copy_from_slice(line);
-        let (record, shape) = encoder.encode(Record { seq: Seq(n as u64 + 1), json: json.clone() });
+        let (record, template) = encoder.encode(Record { seq: Seq(n as u64 + 1), json: json.clone() });
         if let Encoded::Compact(compact) = record {
             assert_eq!(decoder.expand(&compact, MAX_RECORD), Ok(json));
         }
-        if let Some(shape) = shape {
-            encoder.accepted(decoder.add(shape).expect("the encoder knows the limits"));
+        if let Some(template) = template {
+            encoder.accepted(decoder.add(template).expect("the encoder knows the limits"));
         }
     }
 
     let (mut wire, mut decoder) = (BytesMut::from(bytes), Decoder::new());
     while let Ok(Some(frame)) = Frame::decode(&mut wire, LIMITS) {
         match frame {
-            Frame::Shape(shape) => drop(decoder.add(shape)),
+            Frame::Template(template) => drop(decoder.add(template)),
             Frame::Compact(compact) => drop(decoder.expand(&compact, MAX_RECORD)),
             _ => {}
         }

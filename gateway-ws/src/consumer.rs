@@ -31,7 +31,7 @@ use tracing::{Instrument, debug, info_span, warn};
 use crate::{
     Shared,
     handshake::WebSocket,
-    socket::{Heard, Socket},
+    socket::{Socket, SocketEvent},
     upgrade::{Admitted, Request},
 };
 
@@ -131,7 +131,7 @@ impl Session<'_> {
             tokio::select! {
                 biased;
                 () = soft.cancelled() => return Err(CloseReason::Draining),
-                heard = socket.hear() => self.take(heard?, socket).await?,
+                event = socket.event() => self.take(event?, socket).await?,
                 _ = tell.tick(), if self.v2 && !self.pipeline.is_plain() => self.tell_moved(socket).await?,
                 event = self.pipeline.next() => match event {
                     Event::Ready => self.write(socket).await?,
@@ -192,12 +192,12 @@ impl Session<'_> {
         })
     }
 
-    async fn take(&mut self, heard: Heard, socket: &mut Socket) -> Result<(), CloseReason> {
-        let text: Bytes = match heard {
-            Heard::Text(text) => text.into(),
+    async fn take(&mut self, event: SocketEvent, socket: &mut Socket) -> Result<(), CloseReason> {
+        let text: Bytes = match event {
+            SocketEvent::Text(text) => text.into(),
             // Some clients send the same JSON as bytes.
-            Heard::Binary(bytes) => bytes,
-            Heard::Life => return Ok(()),
+            SocketEvent::Binary(bytes) => bytes,
+            SocketEvent::KeepAlive => return Ok(()),
         };
         let message = serde_json::from_slice::<ClientMessage>(&record::without_mark(text)).ok();
         // A consumer may confirm each record; nothing else that it says has a reason to be said often.

@@ -17,7 +17,7 @@ use crate::{
     Shared,
     counters::Counters,
     handshake::WebSocket,
-    socket::{Heard, Socket},
+    socket::{Socket, SocketEvent},
     upgrade::{Admitted, Request},
 };
 
@@ -60,11 +60,11 @@ impl MessageTransport for Producer<'_> {
 
     async fn recv(&mut self) -> Result<Option<session::Message>, CloseReason> {
         loop {
-            let bytes = match self.socket.hear().await? {
-                Heard::Text(text) => Bytes::from(text),
+            let bytes = match self.socket.event().await? {
+                SocketEvent::Text(text) => Bytes::from(text),
                 // Clients of the first platform send the same JSON as bytes.
-                Heard::Binary(bytes) => bytes,
-                Heard::Life => continue,
+                SocketEvent::Binary(bytes) => bytes,
+                SocketEvent::KeepAlive => continue,
             };
             return Ok(Some(session::Message::Text(bytes)));
         }

@@ -1,4 +1,4 @@
-//! What both sides do with a socket: writing within a time limit, noticing a dead peer, saying goodbye.
+//! A WebSocket with its limits: writes that must be taken in time, pings that notice a dead peer, the close.
 
 use std::time::Duration;
 
@@ -25,32 +25,32 @@ pub(crate) struct Socket {
     write_limit: Duration,
     ping: Interval,
     ping_every: Duration,
-    heard: Instant,
+    last_event: Instant,
 }
 
-/// What a socket says.
-pub(crate) enum Heard {
+/// Message of a peer.
+pub(crate) enum SocketEvent {
     Text(Utf8Bytes),
     Binary(Bytes),
-    /// A ping, a pong: the peer lives.
-    Life,
+    /// A ping or a pong: the peer is alive.
+    KeepAlive,
 }
 
 impl Socket {
     pub(crate) fn new(inner: WebSocket, config: &crate::Config) -> Self {
         let mut ping = interval_at(Instant::now() + config.ping, config.ping);
         ping.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        Self { inner, write_limit: config.write, ping, ping_every: config.ping, heard: Instant::now() }
+        Self { inner, write_limit: config.write, ping, ping_every: config.ping, last_event: Instant::now() }
     }
 
-    /// What comes next. Pings on time, and ends a peer that is silent for two of them. Cancel-safe.
-    pub(crate) async fn hear(&mut self) -> Result<Heard, CloseReason> {
+    /// The peer's next message. Sends pings on time, and fails when the peer was silent for two of them. Cancel-safe.
+    pub(crate) async fn event(&mut self) -> Result<SocketEvent, CloseReason> {
         loop {
             tokio::select! {
                 biased;
-                message = self.inner.next() => return self.understand(message),
+                message = self.inner.next() => return self.read(message),
                 _ = self.ping.tick() => {
-                    if self.heard.elapsed() > self.ping_every * 2 {
+                    if self.last_event.elapsed() > self.ping_every * 2 {
                         return Err(CloseReason::gone("the peer is silent"));
                     }
                     self.send(Message::Ping(Bytes::new())).await?;
@@ -91,7 +91,7 @@ impl Socket {
         within(self.write_limit, self.inner.send(message)).await
     }
 
-    /// Counts what it sends as this account's from now on.
+    /// Counts the bytes that the peer sends as this account's from now on.
     pub(crate) fn is_of(&self, user: UserId) {
         self.inner.get_ref().is_of(user);
     }
@@ -101,7 +101,7 @@ impl Socket {
         Ok(self.inner.get_mut().spend()?)
     }
 
-    /// Says why in the words of wss1 and wss2, and gives the peer a moment to answer.
+    /// Closes with the code and text of wss1 and wss2, and gives the peer a moment to answer.
     pub(crate) async fn close(self, reason: &CloseReason) {
         if let Some(fault) = reason.fault() {
             count_ended(fault);
@@ -109,7 +109,7 @@ impl Socket {
         self.close_with(reason, reason.websocket().map(|(code, text)| frame(code, text))).await;
     }
 
-    /// Says why in the words of motience/1.
+    /// Closes with the code and text of motience/1.
     pub(crate) async fn close_tunnel(self, reason: &CloseReason) {
         self.close_with(reason, reason.tunnel().map(|(code, text)| frame(code, &text))).await;
     }
@@ -133,19 +133,19 @@ impl Socket {
     /// Reads until the peer has closed.
     async fn rest(&mut self) {
         while self.inner.next().await.is_some_and(|m| m.is_ok()) {}
-        // Of what is no WebSocket any more, only the end matters.
+        // The bytes behind the close are no WebSocket: only their end matters.
         let _ = self.inner.get_mut().read(&mut [0]).await;
     }
 
-    fn understand(&mut self, message: Option<Result<Message, tungstenite::Error>>) -> Result<Heard, CloseReason> {
-        self.heard = Instant::now();
+    fn read(&mut self, message: Option<Result<Message, tungstenite::Error>>) -> Result<SocketEvent, CloseReason> {
+        self.last_event = Instant::now();
         match message {
-            Some(Ok(Message::Text(text))) => Ok(Heard::Text(text)),
-            Some(Ok(Message::Binary(bytes))) => Ok(Heard::Binary(bytes)),
+            Some(Ok(Message::Text(text))) => Ok(SocketEvent::Text(text)),
+            Some(Ok(Message::Binary(bytes))) => Ok(SocketEvent::Binary(bytes)),
             // Whole frames are never given out.
-            Some(Ok(Message::Ping(_) | Message::Pong(_) | Message::Frame(_))) => Ok(Heard::Life),
+            Some(Ok(Message::Ping(_) | Message::Pong(_) | Message::Frame(_))) => Ok(SocketEvent::KeepAlive),
             Some(Ok(Message::Close(_))) => Err(CloseReason::Left),
-            Some(Err(e)) => Err(why(&e)),
+            Some(Err(e)) => Err(close_reason(&e)),
             None => Err(CloseReason::gone("the socket is closed")),
         }
     }
@@ -166,8 +166,8 @@ fn frame(code: u16, text: &str) -> CloseFrame {
     CloseFrame { code: code.into(), reason: text.into() }
 }
 
-/// The reason that an error while reading is.
-fn why(error: &tungstenite::Error) -> CloseReason {
+/// Close reason of an error while reading.
+fn close_reason(error: &tungstenite::Error) -> CloseReason {
     match error {
         tungstenite::Error::Capacity(_) => CloseReason::TooLarge("the message is too large".into()),
         tungstenite::Error::Utf8(_) => CloseReason::NotUtf8,

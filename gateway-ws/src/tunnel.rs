@@ -28,7 +28,7 @@ use crate::{
     Shared,
     counters::Counters,
     handshake::{Upgrade, WebSocket},
-    socket::{Heard, Socket},
+    socket::{Socket, SocketEvent},
 };
 
 /// The subprotocol of the tunnel.
@@ -116,10 +116,10 @@ impl session::Transport for Tunnel<'_> {
             if !self.message.is_empty() {
                 return Err(CloseReason::protocol("a message ends within a frame"));
             }
-            match self.socket.hear().await? {
-                Heard::Binary(message) => self.message = message.into(),
-                Heard::Life => {}
-                Heard::Text(_) => return Err(CloseReason::protocol("frames are sent in binary messages")),
+            match self.socket.event().await? {
+                SocketEvent::Binary(message) => self.message = message.into(),
+                SocketEvent::KeepAlive => {}
+                SocketEvent::Text(_) => return Err(CloseReason::protocol("frames are sent in binary messages")),
             }
         }
     }

@@ -72,11 +72,11 @@ fn compact(known: &[Bytes], records: &[Bytes]) -> Row {
     let mut frames = Vec::with_capacity(records.len());
     for (n, json) in (1..).zip(known.iter().chain(records)) {
         let began = Instant::now();
-        let (record, shape) = encoder.encode(Record { seq: Seq(n), json: json.clone() });
+        let (record, template) = encoder.encode(Record { seq: Seq(n), json: json.clone() });
         let took = began.elapsed();
         let frame = Frame::from(record);
-        if let Some(shape) = shape {
-            encoder.accepted(decoder.add(shape).expect("the encoder knows the limits"));
+        if let Some(template) = template {
+            encoder.accepted(decoder.add(template).expect("the encoder knows the limits"));
         }
         if n > known.len() as u64 {
             let mut wire = BytesMut::new();

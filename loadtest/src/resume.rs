@@ -12,7 +12,7 @@ use motience_certs::Trust;
 use motience_device::client::{Config, Connector, Event, Lane, Session};
 use motience_proto::{
     model::{Cursor, DeviceId, ProducerEpoch, ProducerId, RangeSet, RecordId, Seq},
-    wire::{From, Intent, Record},
+    wire::{Intent, Record, Start},
 };
 use motience_testing::{Postgres, Redis};
 use secrecy::SecretString;
@@ -195,11 +195,11 @@ impl Reader {
     async fn native(mut self, connector: Connector, account: Account) -> Result<Self> {
         while !self.is_done() {
             let mut session = connect(&connector, &account, Intent::Consume).await?;
-            session.subscribe(self.producer, self.cursor.map_or(From::Earliest, From::After), "").await?;
+            session.subscribe(self.producer, self.cursor.map_or(Start::Earliest, Start::After), "").await?;
             let mut position = Cursor::default();
             'alive: while !self.is_done() {
                 match timeout(SILENCE, session.next()).await.context("the server fell silent")?? {
-                    Event::Feed(feed) => position = feed.after,
+                    Event::Cursor(said) => position = said.cursor,
                     Event::Entries { entries, .. } => {
                         for entry in entries {
                             position.offset = entry.offset;
@@ -228,7 +228,7 @@ impl Reader {
                                 break;
                             }
                         }
-                        Message::Notice { r#type } if matches!(&*r#type, "subscribed" | "feed" | "cursors") => {}
+                        Message::Notice { r#type } if matches!(&*r#type, "subscribed" | "cursor" | "cursors") => {}
                         Message::Notice { .. } => bail!("unexpected: {text}"),
                     },
                     Incoming::End(how) => bail!("the connection ended: {how}"),

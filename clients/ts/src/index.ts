@@ -16,4 +16,4 @@ export { Dsm } from './rest/dsm.ts';
 export { Sm } from './rest/sm.ts';
 export type * from './rest/types.ts';
 export { Session, claimsOf, type Identity, type SessionOptions, type Verdict } from './session.ts';
-export type { View } from './view.ts';
+export type { Selection } from './selection.ts';

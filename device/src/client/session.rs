@@ -13,8 +13,8 @@ use bytes::{Bytes, BytesMut};
 use motience_proto::{
     model::{Cursor, Order, ProducerEpoch, ProducerId, RangeSet, Selection},
     wire::{
-        CloseCode, Confirm, Entry, Feed, Frame, From, Gap, Health, Hello, Intent, Limits, Record, Refused, Skipped, StreamKind, Subscribe,
-        TokenRefresh, Unsubscribe, VERSION, Welcome, features,
+        CloseCode, Confirm, DeliveryCursor, Entry, Frame, Gap, Health, Hello, Intent, Limits, Record, Refused, Skipped, Start, StreamKind,
+        Subscribe, TokenRefresh, Unsubscribe, VERSION, Welcome, features,
     },
 };
 use quinn::{Connection, SendStream, VarInt};
@@ -66,8 +66,8 @@ pub enum Event {
     },
     /// Retention removed a range.
     Gap(Gap),
-    /// A feed began, or went on in another life of the log.
-    Feed(Feed),
+    /// A delivery stream began, went on in another log epoch, or came this far.
+    Cursor(DeliveryCursor),
     /// Entries of a feed, rising.
     Entries {
         /// The producer.
@@ -137,7 +137,7 @@ impl Session {
             token: token.expose_secret().to_owned(),
             device_id: config.device_id.as_str().to_owned(),
             epoch,
-            features: features::LATEST | features::VIEW | features::ORDER | if config.link.compact { features::COMPACT } else { 0 },
+            features: features::LATEST | features::SELECTION | features::ORDER | if config.link.compact { features::COMPACT } else { 0 },
         };
         put(&mut send, &[Frame::Hello(hello)]).await?;
         if !early.is_empty() {
@@ -241,31 +241,31 @@ impl Session {
     }
 
     /// Asks to follow a producer; `Followed` answers.
-    pub async fn subscribe(&self, producer: ProducerId, from: From, durable: &str) -> Result<(), Error> {
-        self.subscribe_with(producer, from, durable, &Selection::default(), Order::Log).await
+    pub async fn subscribe(&self, producer: ProducerId, start: Start, cursor_name: &str) -> Result<(), Error> {
+        self.subscribe_with(producer, start, cursor_name, &Selection::default(), Order::Log).await
     }
 
-    /// Asks to follow some of a producer's records, or all of them in another order; [`Event::Feed`] then also says how far the
+    /// Asks to follow some of a producer's records, or all of them in another order; [`Event::Cursor`] then also says how far the
     /// follow has come. Only where the server [knows](Session::knows) both.
     pub async fn subscribe_with(
         &self,
         producer: ProducerId,
-        from: From,
-        durable: &str,
+        start: Start,
+        cursor_name: &str,
         selection: &Selection,
         order: Order,
     ) -> Result<(), Error> {
-        let view = if selection.is_empty() { String::new() } else { serde_json::to_string(selection).unwrap_or_default() };
-        self.control(Frame::Subscribe(Subscribe { producer, from, durable: durable.to_owned(), view, order })).await
+        let selection = if selection.is_empty() { String::new() } else { serde_json::to_string(selection).unwrap_or_default() };
+        self.control(Frame::Subscribe(Subscribe { producer, start, cursor_name: cursor_name.to_owned(), selection, order })).await
     }
 
     /// Whether the server knows selections, where one is asked for, and device order, where that is.
     pub fn knows(&self, selection: &Selection, order: Order) -> bool {
         let knows = |feature| self.welcome.features & feature != 0;
-        (selection.is_empty() || knows(features::VIEW)) && (order == Order::Log || knows(features::ORDER))
+        (selection.is_empty() || knows(features::SELECTION)) && (order == Order::Log || knows(features::ORDER))
     }
 
-    /// Moves the durable cursor of a follow.
+    /// Moves the named cursor of a follow.
     pub async fn confirm(&self, producer: ProducerId, cursor: Cursor) -> Result<(), Error> {
         self.control(Frame::Confirm(Confirm { producer, cursor })).await
     }
@@ -468,7 +468,7 @@ async fn read_control(
     events: mpsc::Sender<Event>,
 ) -> Result<(), Error> {
     while let Some(frame) = frames.next().await? {
-        if let (Frame::ShapeAccepted(accepted), Some(uplink)) = (&frame, &uplink) {
+        if let (Frame::TemplateAccepted(accepted), Some(uplink)) = (&frame, &uplink) {
             uplink.shape_accepted(accepted.id);
             continue;
         }
@@ -502,9 +502,9 @@ async fn accept_feeds(connection: Connection, limits: Limits, events: mpsc::Send
 
 async fn read_feed(mut frames: Frames, events: mpsc::Sender<Event>) -> Result<(), Error> {
     let producer = match (frames.kind().await?, frames.next().await?) {
-        (Some(StreamKind::Feed), Some(Frame::Feed(feed))) => {
+        (Some(StreamKind::Delivery), Some(Frame::Cursor(feed))) => {
             let producer = feed.producer;
-            if events.send(Event::Feed(feed)).await.is_err() {
+            if events.send(Event::Cursor(feed)).await.is_err() {
                 return Ok(());
             }
             producer
@@ -519,7 +519,7 @@ async fn read_feed(mut frames: Frames, events: mpsc::Sender<Event>) -> Result<()
         while let Some(next) = frame {
             match next {
                 Frame::Entry(entry) => entries.push(entry),
-                Frame::Feed(feed) if feed.producer == producer => other = Some(Event::Feed(feed)),
+                Frame::Cursor(cursor) if cursor.producer == producer => other = Some(Event::Cursor(cursor)),
                 Frame::Gap(gap) if gap.producer == producer => other = Some(Event::Gap(gap)),
                 wrong => return Err(Error::Protocol(format!("{} on a feed", wrong.name()))),
             }

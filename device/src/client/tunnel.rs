@@ -186,7 +186,7 @@ impl Source {
         loop {
             while let Some(frame) = Frame::decode(&mut self.buffer, self.limits)? {
                 match (frame, &self.shapes) {
-                    (Frame::ShapeAccepted(accepted), Some(shapes)) => shapes.lock().await.accepted(accepted.id),
+                    (Frame::TemplateAccepted(accepted), Some(shapes)) => shapes.lock().await.accepted(accepted.id),
                     (frame, _) => return Ok(frame),
                 }
             }
@@ -251,7 +251,7 @@ impl Sink {
         let (frame, shape) = shapes.lock().await.encode(record);
         Frame::from(frame).encode(message);
         if let Some(shape) = shape {
-            Frame::Shape(shape).encode(message);
+            Frame::Template(shape).encode(message);
         }
     }
 

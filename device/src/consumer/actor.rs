@@ -197,9 +197,9 @@ impl Actor {
                     out.push_back(Delivery::Ended { producer, refusal });
                 }
             }
-            Event::Feed(feed) => {
-                if let Some(cursor) = self.cursors.get_mut(&feed.producer) {
-                    cursor.feed(feed.after, out);
+            Event::Cursor(said) => {
+                if let Some(cursor) = self.cursors.get_mut(&said.producer) {
+                    cursor.feed(said.cursor, out);
                 }
             }
             Event::Entries { producer, entries } => {

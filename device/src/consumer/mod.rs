@@ -6,7 +6,7 @@
 use bytes::Bytes;
 use motience_proto::{
     model::{Cursor as Place, Offset, Order, ProducerEpoch, ProducerId, RecordId, Selection},
-    wire::{From as Start, Intent},
+    wire::{Intent, Start},
 };
 use tokio::{sync::mpsc, task::JoinHandle};
 use tokio_util::sync::CancellationToken;

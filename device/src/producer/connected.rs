@@ -229,7 +229,7 @@ impl<'a> Connected<'a> {
                 tracing::debug!(life, "token renewed");
                 self.renewal.accepted(life);
             }
-            Event::Drain | Event::Followed { .. } | Event::Gap(_) | Event::Feed { .. } | Event::Entries { .. } => {}
+            Event::Drain | Event::Followed { .. } | Event::Gap(_) | Event::Cursor { .. } | Event::Entries { .. } => {}
         }
     }
 

@@ -10,7 +10,7 @@ use motience_device::{
 };
 use motience_proto::{
     model::{Cursor, LogEpoch, Offset, Order, ProducerEpoch, ProducerId, RecordId, Seq},
-    wire::{CloseCode, Entry, Feed, Followed, Frame, From, Gap, Intent, Subscribe},
+    wire::{CloseCode, DeliveryCursor, Entry, Followed, Frame, Gap, Intent, Start, Subscribe},
 };
 
 use crate::support::{peer::Peer, soon};
@@ -24,7 +24,7 @@ fn start(peer: &Peer) -> Consumer {
 }
 
 fn feed() -> Frame {
-    Frame::Feed(Feed { producer: WHO, after: cursor(0) })
+    Frame::Cursor(DeliveryCursor { producer: WHO, cursor: cursor(0) })
 }
 
 fn entry(offset: u64) -> Frame {
@@ -39,8 +39,8 @@ fn name(seq: u64) -> RecordId {
     RecordId { producer_epoch: ProducerEpoch(3), seq: Seq(seq) }
 }
 
-fn subscribe(from: From) -> Option<Frame> {
-    Some(Frame::Subscribe(Subscribe { producer: WHO, from, durable: String::new(), view: String::new(), order: Order::Log }))
+fn subscribe(start: Start) -> Option<Frame> {
+    Some(Frame::Subscribe(Subscribe { producer: WHO, start, cursor_name: String::new(), selection: String::new(), order: Order::Log }))
 }
 
 fn message(offset: u64) -> Bytes {
@@ -59,11 +59,11 @@ async fn next(consumer: &mut Consumer) -> Delivery {
 async fn a_follow_resumes_behind_the_last_record() {
     let peer = Peer::start();
     let mut consumer = start(&peer);
-    consumer.subscribe(WHO, From::Live).await.unwrap();
+    consumer.subscribe(WHO, Start::Live).await.unwrap();
     let mut guest = peer.guest().await;
     assert_eq!(guest.hello.intent, Intent::Consume);
     guest.welcome("").await;
-    assert_eq!(guest.control().await, subscribe(From::Live));
+    assert_eq!(guest.control().await, subscribe(Start::Live));
     guest.put(Frame::Followed(Followed { producer: WHO, refusal: String::new() })).await;
     assert_eq!(next(&mut consumer).await, Delivery::Following { producer: WHO });
     let _stream = guest.feed(&[feed(), entry(7), entry(8)]).await;
@@ -73,7 +73,7 @@ async fn a_follow_resumes_behind_the_last_record() {
 
     let mut guest = peer.guest().await;
     guest.welcome("").await;
-    assert_eq!(guest.control().await, subscribe(From::After(cursor(8))));
+    assert_eq!(guest.control().await, subscribe(Start::After(cursor(8))));
     let gap = Frame::Gap(Gap { producer: WHO, from: Offset(10), to: Offset(12) });
     let _stream = guest.feed(&[feed(), entry(8), entry(9), gap]).await;
     assert_eq!(next(&mut consumer).await, record(9), "the double is removed");
@@ -98,7 +98,7 @@ async fn a_slow_reader_loses_nothing() {
     const COUNT: u64 = 20_000;
     let peer = Peer::start();
     let mut consumer = start(&peer);
-    consumer.subscribe(WHO, From::Earliest).await.unwrap();
+    consumer.subscribe(WHO, Start::Earliest).await.unwrap();
     let mut guest = peer.guest().await;
     guest.welcome("").await;
     guest.control().await;

@@ -145,7 +145,7 @@ impl Guest {
     /// A stream down.
     pub(crate) async fn feed(&self, frames: &[Frame]) -> SendStream {
         let mut bytes = BytesMut::new();
-        StreamKind::Feed.encode(&mut bytes);
+        StreamKind::Delivery.encode(&mut bytes);
         for frame in frames {
             frame.encode(&mut bytes);
         }

@@ -128,7 +128,7 @@ describe('console', { skip: missing.length > 0 && `set ${missing.join(', ')}` },
     await seen(page.getByText('No record has matched the filter yet.'));
     await shoot(page, 'console-filter-empty-dark');
     await page.getByRole('button', { name: 'Clear' }).click();
-    await page.getByLabel('Thinning').selectOption('1s');
+    await page.getByLabel('Sampling').selectOption('1s');
     await seen(page.getByTestId('records').locator('li').first());
   });
 

@@ -106,7 +106,7 @@ impl Incoming {
 
     /// Whether it only says where an egress stands.
     pub(crate) fn is_position(text: &str) -> bool {
-        Self::notice(text).is_some_and(|kind| matches!(&*kind, "cursors" | "feed" | "subscribed"))
+        Self::notice(text).is_some_and(|kind| matches!(&*kind, "cursors" | "cursor" | "subscribed"))
     }
 }
 

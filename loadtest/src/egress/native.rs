@@ -7,7 +7,7 @@ use motience_certs::Trust;
 use motience_device::client::{Config, Connector, Event, Session as Inner};
 use motience_proto::{
     model::{DeviceId, ProducerEpoch, ProducerId},
-    wire::{From, Intent},
+    wire::{self, Intent},
 };
 use secrecy::SecretString;
 
@@ -28,17 +28,17 @@ impl Session {
         let mut inner = connector.connect(&token, Intent::Consume, ProducerEpoch(fastrand::u64(1..))).await?;
         for producer in &target.producers {
             let from = match start {
-                Start::Live => From::Live,
-                Start::After(cursors) => cursors.get(producer).map_or(From::Earliest, |cursor| From::After(*cursor)),
+                Start::Live => wire::Start::Live,
+                Start::After(cursors) => cursors.get(producer).map_or(wire::Start::Earliest, |cursor| wire::Start::After(*cursor)),
             };
             inner.subscribe(ProducerId(*producer), from, "").await?;
         }
-        let mut feeds = 0;
-        while feeds < target.producers.len() {
+        let mut begun = 0;
+        while begun < target.producers.len() {
             match inner.next().await? {
-                Event::Feed(_) => feeds += 1,
+                Event::Cursor(_) => begun += 1,
                 Event::Followed { refusal, .. } => ensure!(refusal.is_empty(), "a follow was refused: {refusal}"),
-                other => bail!("unexpected before the feeds: {other:?}"),
+                other => bail!("unexpected before the first cursors: {other:?}"),
             }
         }
         Ok(Self { inner, ready: VecDeque::new(), _connector: connector })

@@ -55,14 +55,14 @@ impl Session {
         Ok(session)
     }
 
-    /// Returns once each wish is answered by a feed or by a refusal: what is logged from then on comes.
+    /// Returns once each wish is answered by a cursor or by a refusal: what is logged from then on comes.
     async fn answered(&mut self, wishes: usize) {
         let mut answers = 0;
         while answers < wishes {
             let said = self.said().await;
             match &said {
                 Incoming::Message(text) => {
-                    answers += usize::from(Incoming::notice(text).is_some_and(|kind| matches!(&*kind, "feed" | "refused")));
+                    answers += usize::from(Incoming::notice(text).is_some_and(|kind| matches!(&*kind, "cursor" | "refused")));
                 }
                 Incoming::End(_) => answers = wishes,
             }
@@ -111,9 +111,9 @@ fn line(message: &Value) -> String {
 
 /// Reads every stream that the node opens.
 async fn accept(session: Inner, said: mpsc::Sender<Incoming>) {
-    let mut feeds = JoinSet::new();
+    let mut deliveries = JoinSet::new();
     while let Ok(stream) = session.accept_uni().await {
-        feeds.spawn(tell(Lines::new(stream), said.clone()));
+        deliveries.spawn(tell(Lines::new(stream), said.clone()));
     }
 }
 

@@ -53,7 +53,7 @@ pub(super) async fn login(
         attempt.failed();
         return Err(wrong());
     }
-    let place = backend.hasher.place(&name)?;
+    let waiter = backend.hasher.enqueue(&name)?;
     let password = SecretString::from(login.password);
     let credentials = backend.store.credentials_meant(&login.username).await?;
     let turn = place.turn().await?;

@@ -121,7 +121,7 @@ impl Config {
             .receive_window(VarInt::from_u32(self.receive_window))
             .stream_receive_window(VarInt::from_u32(self.stream_window))
             .send_window(u64::from(self.send_window))
-            // Control frames before bulk; feeds share the rest fairly.
+            // Control frames before bulk; delivery streams share the rest fairly.
             .send_fairness(true)
             .datagram_receive_buffer_size(Some(self.datagram_buffer))
             .enable_segmentation_offload(self.gso);

@@ -36,8 +36,9 @@ pub(super) async fn serve(connection: Connection, finished: ZeroRttAccepted, mut
 }
 
 async fn run(connection: &Connection, finished: ZeroRttAccepted, permit: &mut Permit, shared: &Arc<Shared>) -> Result<(), CloseReason> {
-    let (hello, control) =
-        timeout(shared.config.hello_limit, greet(connection, shared.config.control_frames)).await.map_err(|_| CloseReason::NoHello)??;
+    let (hello, control) = timeout(shared.config.hello_limit, read_hello(connection, shared.config.control_frames))
+        .await
+        .map_err(|_| CloseReason::NoHello)??;
     let backend = &shared.backend;
     let admitted = session::admit(&hello, permit, backend, &shared.draining).await?;
     let _entered = (shared.established.enter(), backend.reports.nodes.open(Kind::Quic));
@@ -62,7 +63,7 @@ async fn run(connection: &Connection, finished: ZeroRttAccepted, permit: &mut Pe
 }
 
 /// `control_frames`: frames that carry nothing, for each second.
-async fn greet(connection: &Connection, control_frames: u32) -> Result<(Hello, Control), CloseReason> {
+async fn read_hello(connection: &Connection, control_frames: u32) -> Result<(Hello, Control), CloseReason> {
     let (send, recv) = connection.accept_bi().await.map_err(CloseReason::gone)?;
     let mut recv = Frames::new(recv, BytesMut::new(), Limits::control()).rationed(Ration::new(control_frames));
     match recv.next().await? {

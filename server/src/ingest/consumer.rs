@@ -16,7 +16,7 @@ use motience_auth::Standing;
 use motience_limits::rate::Bucket;
 use motience_proto::{
     model::{CursorName, Fence, ProducerId, RangeSet, Selection, times},
-    wire::{Followed, Frame, From, Subscribe, Welcome, features},
+    wire::{Followed, Frame, Start, Subscribe, Welcome, features},
 };
 use motience_relay::{
     StartPosition,
@@ -36,8 +36,8 @@ use super::{
     frames::{Control, Frames, write},
 };
 
-/// What a consumer may use.
-const FEATURES: u64 = features::VIEW | features::ORDER;
+/// Features that a consumer may use.
+const FEATURES: u64 = features::SELECTION | features::ORDER;
 
 pub(super) async fn serve(
     connection: &Connection,
@@ -152,7 +152,7 @@ impl Session<'_> {
         let producer = subscribe.producer;
         let answer = match options(subscribe) {
             Err(code) => code,
-            Ok(options) => match self.follows.ask(Follow { producer, start: start(subscribe.from), options, egress: () }) {
+            Ok(options) => match self.follows.ask(Follow { producer, start: start(subscribe.start), options, egress: () }) {
                 Ok(Asked::Later) => return,
                 Ok(Asked::Already) => "",
                 Err(refusal) => refusal.code(),
@@ -177,25 +177,25 @@ impl Session<'_> {
     }
 }
 
-fn start(from: From) -> StartPosition {
-    match from {
-        From::Live => StartPosition::Live,
-        From::Earliest => StartPosition::Earliest,
-        From::After(cursor) => StartPosition::After(cursor),
-        From::Time(ms) => StartPosition::Time(times::from_millis(ms).unwrap_or(OffsetDateTime::UNIX_EPOCH)),
+fn start(start: Start) -> StartPosition {
+    match start {
+        Start::Live => StartPosition::Live,
+        Start::Earliest => StartPosition::Earliest,
+        Start::After(cursor) => StartPosition::After(cursor),
+        Start::Time(ms) => StartPosition::Time(times::from_millis(ms).unwrap_or(OffsetDateTime::UNIX_EPOCH)),
     }
 }
 
 /// The options of a follow, or the code of its refusal. The client made the text of a selection, so what is wrong with its expressions
 /// is told over HTTP, where people try them.
 fn options(subscribe: &Subscribe) -> Result<Options, &'static str> {
-    let selection = if subscribe.view.is_empty() {
+    let selection = if subscribe.selection.is_empty() {
         Selection::default()
     } else {
-        serde_json::from_str(&subscribe.view).map_err(|_| selection::Error::CODE)?
+        serde_json::from_str(&subscribe.selection).map_err(|_| selection::Error::CODE)?
     };
     let selector = Selector::of(&selection).map_err(|_| selection::Error::CODE)?;
-    let cursor = match subscribe.durable.as_str() {
+    let cursor = match subscribe.cursor_name.as_str() {
         "" => None,
         name => Some(CursorName::new(name).map_err(|_| "invalid_cursor_name")?),
     };

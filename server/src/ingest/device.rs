@@ -159,7 +159,7 @@ impl Uplink {
         if !self.opened {
             match StreamKind::decode(&mut self.buffer)? {
                 Some(StreamKind::Ordered | StreamKind::Independent) => self.opened = true,
-                Some(StreamKind::Feed) => return Err(CloseReason::protocol("a device opens no feed")),
+                Some(StreamKind::Delivery) => return Err(CloseReason::protocol("a device opens no delivery stream")),
                 None => {}
             }
         }

@@ -1,7 +1,7 @@
 //! The QUIC endpoint: one UDP port, ALPN dispatch, and for each motience/1 connection one task.
 //!
 //! ```text
-//! accept -> (Retry under load) -> handshake -> ALPN -> Hello -> Welcome -> lanes and control | feeds
+//! accept -> (Retry under load) -> handshake -> ALPN -> Hello -> Welcome -> uplink streams and control | delivery streams
 //! ```
 //!
 //! A connection authenticates once. It then holds a `Publisher` that knows its producer, or the right to follow what

@@ -50,7 +50,7 @@ const ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering")
 /// when the token does, and when the subscription to a named producer does.
 #[utoipa::path(get, path = "/stream", tag = "data", security(("bearer" = [])), params(
     ("producers" = inline(Option<schema::Producers>), Query, description = "Ids with commas; without it all that the caller is subscribed to", example = "1,2"),
-    ("from" = inline(Option<schema::Place>), Query, description = "`live` (the default), `earliest`, a time (of arrival, unless `by=device`), a cursor, an offset such as `@456`, `1:7-456,2:7-9`, or `{\"1\":\"7-456\"}`. A time or a place that retention has passed is answered by `gap`", example = "live"),
+    ("from" = inline(Option<schema::StartText>), Query, description = "`live` (the default), `earliest`, a time (of arrival, unless `by=device`), a cursor, an offset such as `@456`, `1:7-456,2:7-9`, or `{\"1\":\"7-456\"}`. A time or a place that retention has passed is answered by `gap`", example = "live"),
     ("by" = inline(Option<schema::By>), Query, description = "Whose clock a time in `from` is of: `received` (the default), or `device`"),
     ("received_at" = inline(Option<schema::Flag>), Query, description = "Whether each record says when it came: `received_at`"),
     ("order" = inline(Option<schema::Order>), Query, description = "`log` (the default): as records arrived; `device`: as each device numbered them"),

@@ -64,10 +64,10 @@ impl PartialSchema for CursorName {
     }
 }
 
-/// Where to begin.
-pub(super) struct Place;
+/// A start position as text.
+pub(super) struct StartText;
 
-impl PartialSchema for Place {
+impl PartialSchema for StartText {
     fn schema() -> RefOr<Schema> {
         const CURSOR: &str = "[0-9]{1,18}-[0-9]{1,18}";
         const ID: &str = "[1-9][0-9]{0,17}";
@@ -96,7 +96,7 @@ impl IntoParams for LastEventId {
             .parameter_in(ParameterIn::Header)
             .required(Required::False)
             .description(Some("The last `id` seen; wins over `from`"))
-            .schema(Some(AnyOfBuilder::new().item(nothing).item(Place::schema())));
+            .schema(Some(AnyOfBuilder::new().item(nothing).item(StartText::schema())));
         vec![parameter.build()]
     }
 }
@@ -138,7 +138,7 @@ impl ToSchema for By {}
 impl ToSchema for Order {}
 impl ToSchema for CursorName {}
 impl ToSchema for Producers {}
-impl ToSchema for Place {}
+impl ToSchema for StartText {}
 impl ToSchema for Conditions {}
 impl ToSchema for Fields {}
 impl ToSchema for Every {}

@@ -21,7 +21,7 @@ pub struct Config {
     pub write: Duration,
     /// Producers that one session follows, the same as over motience/1. QUIC_MAX_FOLLOWS, 1,000.
     pub follows: usize,
-    /// How often a feed says how far it is, where its selection shows nothing. STREAM_COMMENT_INTERVAL, 15 s.
+    /// How often a delivery stream without records says its cursor. STREAM_COMMENT_INTERVAL, 15 s.
     pub beat: Duration,
     /// What one session may ask for. RATE_LIMIT_CONTROL, 3000/m.
     pub control: Rate,

@@ -20,7 +20,7 @@ use tokio::task::JoinSet;
 use super::{
     Shared,
     delivery::{self, Delivery},
-    messages::{Lines, Said},
+    messages::{ClientMessage, Lines},
     say,
     session::{Outgoing, Peer},
 };
@@ -94,7 +94,7 @@ impl Session<'_> {
                 Some(_) = place.datagrams.recv() => None,
                 line = lines.next(), if !busy => {
                     let Some(line) = line? else { return Ok(()) };
-                    self.take(Said::read(&line)?).await?
+                    self.take(ClientMessage::read(&line)?).await?
                 }
             };
             if let Some(answer) = answer {
@@ -105,48 +105,48 @@ impl Session<'_> {
         }
     }
 
-    async fn take(&mut self, said: Said) -> Result<Option<String>, CloseReason> {
+    async fn take(&mut self, message: ClientMessage) -> Result<Option<String>, CloseReason> {
         // Confirmations cost nothing.
-        if said.r#type != "confirm" {
+        if message.r#type != "confirm" {
             ration(&mut self.pace, 1)?;
         }
-        Ok(match said.r#type.as_str() {
+        Ok(match message.r#type.as_str() {
             "subscribe" => {
-                let producer = said.producer()?;
-                match self.subscribe(producer, &said) {
+                let producer = message.producer()?;
+                match self.subscribe(producer, &message) {
                     Ok(Asked::Later) => None,
                     Ok(Asked::Already) => Some(subscribed(producer)),
                     Err(refusal) => Some(refused(producer, refusal)),
                 }
             }
             "unsubscribe" => {
-                let producer = said.producer()?;
+                let producer = message.producer()?;
                 self.follows.end(producer);
                 Some(ended(producer))
             }
-            "confirm" => self.confirm(said),
-            "ping" => Some(said.pong().to_string()),
-            "token" => Some(renewal_reply(&self.shared.backend, self.standing, said.token.as_deref()).await?),
+            "confirm" => self.confirm(message),
+            "ping" => Some(message.pong().to_string()),
+            "token" => Some(renewal_reply(&self.shared.backend, self.standing, message.token.as_deref()).await?),
             other => return Err(CloseReason::protocol(format!("{other} is not expected here"))),
         })
     }
 
     /// Has a follow begin once it may, or says why not.
-    fn subscribe(&mut self, producer: ProducerId, said: &Said) -> Result<Asked, Refusal> {
-        let latest = match said.lane.as_deref() {
+    fn subscribe(&mut self, producer: ProducerId, message: &ClientMessage) -> Result<Asked, Refusal> {
+        let latest = match message.lane.as_deref() {
             None | Some("records") => false,
             Some("latest") => true,
             Some(_) => return Err(Refusal::new("invalid_lane", "a lane is `records` or `latest`")),
         };
-        let start = said.from.as_ref().map(WrittenPosition::read).transpose();
+        let start = message.from.as_ref().map(WrittenPosition::read).transpose();
         let start = start.map_err(|e| Refusal::new("invalid_place", &e))?.unwrap_or(StartPosition::Live);
-        let egress = Form { latest, received: said.received_at };
-        Ok(self.follows.ask(Follow { producer, start, options: said.wishes.read()?, egress })?)
+        let egress = Form { latest, received: message.received_at };
+        Ok(self.follows.ask(Follow { producer, start, options: message.wishes.read()?, egress })?)
     }
 
     /// Moves named cursors; says what is wrong.
-    fn confirm(&mut self, said: Said) -> Option<String> {
-        match said.cursors.map(position::confirmed).transpose() {
+    fn confirm(&mut self, message: ClientMessage) -> Option<String> {
+        match message.cursors.map(position::confirmed).transpose() {
             Ok(Some(cursors)) => {
                 let follows = &mut self.follows;
                 let kept = cursors.into_iter().all(|(producer, cursor)| follows.confirm(producer, cursor));

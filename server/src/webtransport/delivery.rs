@@ -44,7 +44,7 @@ pub(super) async fn records(mut delivery: Delivery) -> Result<(), CloseReason> {
     let mut stream = stream?;
     let cursor = delivery.pipeline.cursors().get(&delivery.producer).copied().unwrap_or_default();
     let mut lines = Written::default();
-    lines.put(&json!({"type": "feed", "producer_id": delivery.producer.to_string(), "cursor": cursor.to_string()}).to_string());
+    lines.put(&json!({"type": "cursor", "producer_id": delivery.producer.to_string(), "cursor": cursor.to_string()}).to_string());
     let mut beat = Instant::now() + delivery.beat;
     loop {
         if !lines.out.is_empty() {

@@ -1,4 +1,4 @@
-//! What is said on a session's streams: a line of JSON each.
+//! The messages on a session's streams: one line of JSON each.
 
 use std::collections::HashMap;
 
@@ -16,18 +16,18 @@ use serde_json::{Value, json};
 /// Bytes taken from a stream in one read.
 const READ: usize = 64 * 1024;
 
-/// What a client says on its control stream, of whatever type.
+/// Message of a client on its control stream, of any type.
 #[derive(Debug, Deserialize)]
-pub(super) struct Said {
+pub(super) struct ClientMessage {
     pub(super) r#type: String,
     pub(super) token: Option<String>,
     producer_id: Option<Id>,
     id: Option<Value>,
     pub(super) from: Option<WrittenPosition>,
-    /// Of a confirmation.
+    /// Cursors of a confirmation.
     pub(super) cursors: Option<HashMap<String, WrittenPosition>>,
     pub(super) lane: Option<String>,
-    /// Whether it wants to know when each record came.
+    /// Whether records are to have `received_at`.
     #[serde(default)]
     pub(super) received_at: bool,
     #[serde(flatten)]
@@ -42,7 +42,7 @@ enum Id {
     Text(String),
 }
 
-impl Said {
+impl ClientMessage {
     pub(super) fn read(line: &[u8]) -> Result<Self, CloseReason> {
         serde_json::from_slice(line).map_err(|e| CloseReason::protocol(format!("this is no message: {e}")))
     }
@@ -56,7 +56,7 @@ impl Said {
         pong
     }
 
-    /// The producer that it is about.
+    /// Producer that the message is about.
     pub(super) fn producer(&self) -> Result<ProducerId, CloseReason> {
         let id = match &self.producer_id {
             Some(Id::Number(id)) => Some(ProducerId(*id)),
@@ -75,7 +75,7 @@ pub(super) struct Lines {
     seen: usize,
     /// Longest line.
     limit: usize,
-    /// The room of what is kept of it.
+    /// Memory reserved for the bytes kept.
     room: Option<Part>,
 }
 
@@ -84,12 +84,12 @@ impl Lines {
         Self { stream, buffer, seen: 0, limit, room: None }
     }
 
-    /// The same with room for what is kept of it.
+    /// Reserves memory for the bytes kept from now on.
     pub(super) fn within(self, room: Part) -> Self {
         Self { room: Some(room), ..self }
     }
 
-    /// Holds room for what was read and not given out, and for so many bytes of what was.
+    /// Reserves memory for the bytes not given out yet, and for `given` bytes that were.
     pub(super) fn holds(&mut self, given: usize) -> Result<(), CloseReason> {
         let bytes = self.buffer.len() + given;
         self.room.as_mut().map_or(Ok(()), |room| Ok(room.set(bytes)?))
@@ -143,7 +143,7 @@ fn too_large(limit: usize) -> CloseReason {
     CloseReason::TooLarge(format!("a line has more than {limit} bytes").into())
 }
 
-/// The first line to a client that is who it says.
+/// The first line to an authenticated client.
 pub(super) fn welcome(backend: &Backend, standing: &Standing) -> String {
     let grant = standing.grant();
     let welcome = json!({
@@ -153,7 +153,7 @@ pub(super) fn welcome(backend: &Backend, standing: &Standing) -> String {
     welcome.to_string()
 }
 
-/// Who holds this token, if that is a producer or a consumer.
+/// Account of this token, which must be a producer or a consumer.
 pub(super) async fn authenticate(backend: &Backend, token: Option<&str>) -> Result<Grant, CloseReason> {
     let grant = session::authenticate(backend, session::given(token)?).await?;
     match grant.role {

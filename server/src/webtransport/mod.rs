@@ -36,14 +36,14 @@ use tracing::{Instrument as _, info_span};
 pub use config::Config;
 
 use self::{
-    messages::{Lines, Said},
+    messages::{ClientMessage, Lines},
     session::{Outgoing, Peer},
 };
 
 /// Where sessions are opened.
 const PATH: &str = "/wt";
 /// How long a client has to take the close of a session, and again to end it.
-const FAREWELL_LIMIT: Duration = Duration::from_millis(800);
+const CLOSE_LIMIT: Duration = Duration::from_millis(800);
 /// Longest line of a control stream that is no record, in bytes.
 const MAX_LINE: usize = 32 * 1024;
 
@@ -79,10 +79,10 @@ pub(crate) async fn serve(connect: Connect, uploads: &uploads::Connection, share
     let ending = tokio::select! {
         biased;
         how = control.ended() => CloseReason::gone(how),
-        ending = converse(&peer, inbox, permit, shared).instrument(span) => ending,
+        ending = serve_session(&peer, inbox, permit, shared).instrument(span) => ending,
     };
     match ending.webtransport() {
-        Some(code) => control.close(FAREWELL_LIMIT, code, &ending.to_string()).await,
+        Some(code) => control.close(CLOSE_LIMIT, code, &ending.to_string()).await,
         None => control.finish().await,
     }
 }
@@ -103,8 +103,8 @@ fn admit(connect: &Connect, client: ClientAddress, shared: &Shared) -> Result<(P
     Ok((permit, inbox))
 }
 
-/// From the first stream to the last word.
-async fn converse(peer: &Peer, mut inbox: Inbox, mut permit: Permit, shared: &Arc<Shared>) -> CloseReason {
+/// Serves a session from its first stream to its close reason.
+async fn serve_session(peer: &Peer, mut inbox: Inbox, mut permit: Permit, shared: &Arc<Shared>) -> CloseReason {
     // Streams that overtook the control stream.
     let mut early = Vec::new();
     let control = tokio::select! {
@@ -118,7 +118,7 @@ async fn converse(peer: &Peer, mut inbox: Inbox, mut permit: Permit, shared: &Ar
         Err(_) => return CloseReason::protocol("no hello in time"),
     };
     let outcome = async {
-        let hello = timeout(shared.config.hello, greet(&mut lines, shared)).await;
+        let hello = timeout(shared.config.hello, read_hello(&mut lines, shared)).await;
         let grant = hello.map_err(|_| CloseReason::protocol("no hello in time"))??;
         permit.identify(grant.user, Share::Connections)?;
         let standing = Arc::new(shared.backend.standing(grant));
@@ -133,7 +133,7 @@ async fn converse(peer: &Peer, mut inbox: Inbox, mut permit: Permit, shared: &Ar
     };
     let ending = outcome.await.err().unwrap_or(CloseReason::Done);
     report_end(&ending, Transport::WebTransport, peer.client(), &permit);
-    // What was said before the end is still to be heard.
+    // The client still reads the lines written before the end.
     send.finish();
     ending
 }
@@ -149,13 +149,13 @@ async fn control_stream(inbox: &mut Inbox, early: &mut Vec<Incoming>) -> Result<
     }
 }
 
-async fn greet(lines: &mut Lines, shared: &Shared) -> Result<Grant, CloseReason> {
+async fn read_hello(lines: &mut Lines, shared: &Shared) -> Result<Grant, CloseReason> {
     let line = lines.next().await?.ok_or_else(|| CloseReason::protocol("no hello"))?;
-    let said = Said::read(&line)?;
-    if said.r#type != "hello" {
-        return Err(CloseReason::protocol(format!("{} before hello", said.r#type)));
+    let message = ClientMessage::read(&line)?;
+    if message.r#type != "hello" {
+        return Err(CloseReason::protocol(format!("{} before hello", message.r#type)));
     }
-    messages::authenticate(&shared.backend, said.token.as_deref()).await
+    messages::authenticate(&shared.backend, message.token.as_deref()).await
 }
 
 /// Writes one line to the control stream.

@@ -11,7 +11,7 @@ use motience_device::{
 };
 use motience_proto::{
     model::{DeviceId, ProducerId},
-    wire::{From, Intent},
+    wire::{Intent, Start},
 };
 use serde_json::Value;
 use tokio::time::sleep;
@@ -44,7 +44,7 @@ async fn take(producer: &Producer, who: &str, count: usize) {
 async fn each_once(node: &Node, consumer: &Account, producer: &Account, expected: &[(&str, usize)]) {
     send(node, producer, "last", r#"{"device_id":"last","timestamp":1,"data":{"who":"last"}}"#).await;
     let mut exit = connect(node, &consumer.token, "app", Intent::Consume, 0).await.unwrap();
-    exit.subscribe(ProducerId(producer.id), From::Earliest, "").await.unwrap();
+    exit.subscribe(ProducerId(producer.id), Start::Earliest, "").await.unwrap();
     let mut found: BTreeMap<String, usize> = BTreeMap::new();
     while !found.contains_key("last") {
         if let Event::Entries { entries, .. } = event(&mut exit).await.unwrap() {

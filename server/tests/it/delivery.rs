@@ -4,7 +4,7 @@ use futures_util::SinkExt as _;
 use motience_device::client::{Event, Lane, Session};
 use motience_proto::{
     model::{Cursor, ProducerId},
-    wire::{Entry, From, Intent, Record},
+    wire::{Entry, Intent, Record, Start},
 };
 use serde_json::{Value, json};
 use tokio_tungstenite::tungstenite::Message;
@@ -30,7 +30,7 @@ async fn entries(session: &mut Session, count: usize) -> (Vec<Entry>, Cursor) {
     let (mut got, mut place) = (Vec::new(), Cursor::default());
     while got.len() < count {
         match event(session).await.unwrap() {
-            Event::Feed(feed) => place = feed.after,
+            Event::Cursor(said) => place = said.cursor,
             Event::Entries { entries, .. } => got.extend(entries),
             Event::Followed { refusal, .. } => assert_eq!(refusal, ""),
             other => panic!("{other:?}"),
@@ -53,7 +53,7 @@ async fn a_killed_node_has_what_it_acknowledged_and_readers_go_on() {
     let mut device = connect(&node, &producer.token, "d", Intent::Produce, 7).await.unwrap();
     send(&mut device, 1..=100).await;
     let mut exit = connect(&node, &consumer.token, "app", Intent::Consume, 0).await.unwrap();
-    exit.subscribe(p, From::Earliest, "").await.unwrap();
+    exit.subscribe(p, Start::Earliest, "").await.unwrap();
     let (first, mut place) = entries(&mut exit, 100).await;
     assert_eq!(numbers(&first), (1..=100).collect::<Vec<_>>());
     place.offset.0 -= 10;
@@ -64,7 +64,7 @@ async fn a_killed_node_has_what_it_acknowledged_and_readers_go_on() {
     assert_eq!(device.welcome().seen.to_string(), "1-100");
     send(&mut device, 101..=110).await;
     let mut exit = connect(&node, &consumer.token, "app", Intent::Consume, 0).await.unwrap();
-    exit.subscribe(p, From::After(place), "").await.unwrap();
+    exit.subscribe(p, Start::After(place), "").await.unwrap();
     let (rest, again) = entries(&mut exit, 20).await;
     assert_eq!(numbers(&rest), (91..=110).collect::<Vec<_>>(), "each once, behind the cursor");
     assert_ne!(again.log_epoch, place.log_epoch, "a log that was killed says so");
@@ -81,7 +81,7 @@ async fn a_native_cursor_that_the_server_keeps_moves_when_it_is_confirmed() {
     let mut expected = 1;
     for confirmed in [4, 4, 10] {
         let mut exit = connect(&node, &consumer.token, "app", Intent::Consume, 0).await.unwrap();
-        exit.subscribe(p, From::Earliest, "books").await.unwrap();
+        exit.subscribe(p, Start::Earliest, "books").await.unwrap();
         let (got, mut place) = entries(&mut exit, 11 - expected as usize).await;
         assert_eq!(numbers(&got), (expected..=10).collect::<Vec<_>>());
         place.offset.0 = confirmed;
@@ -91,7 +91,7 @@ async fn a_native_cursor_that_the_server_keeps_moves_when_it_is_confirmed() {
         expected = confirmed + 1;
     }
     let mut nameless = connect(&node, &consumer.token, "app", Intent::Consume, 0).await.unwrap();
-    nameless.subscribe(p, From::Live, "no blanks please").await.unwrap();
+    nameless.subscribe(p, Start::Live, "no blanks please").await.unwrap();
     let Event::Followed { refusal, .. } = event(&mut nameless).await.unwrap() else { panic!("an answer") };
     assert_eq!(refusal, "invalid_cursor_name");
 }

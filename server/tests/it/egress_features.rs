@@ -7,7 +7,7 @@ use futures_util::{SinkExt as _, StreamExt as _};
 use motience_device::client::{Error as NativeError, Event, Session};
 use motience_proto::{
     model::{Cursor, Order, ProducerId, Selection},
-    wire::{CloseCode, From, Intent},
+    wire::{CloseCode, Intent, Start},
 };
 use motience_testing::{Postgres, Redis};
 use reqwest::StatusCode;
@@ -118,7 +118,7 @@ fn starting(start: &str) -> Wishes {
 
 /// What a consumer hears, in the same words on every egress.
 #[derive(Clone, Debug, PartialEq)]
-enum Heard {
+enum Received {
     Record {
         of: i64,
         data: Value,
@@ -152,18 +152,18 @@ struct Native {
     /// The cursor of each producer, and whether its offsets are no cursors.
     cursors: Vec<(i64, Cursor)>,
     staged: bool,
-    heard: VecDeque<Heard>,
+    received: VecDeque<Received>,
 }
 
 struct Web {
     client: Client,
-    feeds: Vec<Lines>,
-    heard: VecDeque<Heard>,
+    deliveries: Vec<Lines>,
+    received: VecDeque<Received>,
 }
 
 impl Reader {
     /// Connects and, where an egress asks for each producer, follows these. What ends it, where it does not begin.
-    async fn open(egress: Egress, node: &Node, who: &Account, producers: &[&Account], wishes: &Wishes) -> Result<Self, Heard> {
+    async fn open(egress: Egress, node: &Node, who: &Account, producers: &[&Account], wishes: &Wishes) -> Result<Self, Received> {
         match egress {
             V1 | V2 => Self::socket(egress, node, who, producers, wishes).await,
             Sse | Ndjson => Self::body(egress, node, who, producers, wishes).await,
@@ -172,7 +172,7 @@ impl Reader {
         }
     }
 
-    async fn socket(egress: Egress, node: &Node, who: &Account, producers: &[&Account], wishes: &Wishes) -> Result<Self, Heard> {
+    async fn socket(egress: Egress, node: &Node, who: &Account, producers: &[&Account], wishes: &Wishes) -> Result<Self, Received> {
         let mut url = reqwest::Url::parse(node.at.wss2.as_deref().unwrap()).unwrap();
         let mut query = parameters(wishes);
         query.push(("token", who.token.clone()));
@@ -191,7 +191,7 @@ impl Reader {
         }
     }
 
-    async fn body(egress: Egress, node: &Node, who: &Account, producers: &[&Account], wishes: &Wishes) -> Result<Self, Heard> {
+    async fn body(egress: Egress, node: &Node, who: &Account, producers: &[&Account], wishes: &Wishes) -> Result<Self, Received> {
         let mut query = parameters(wishes);
         if let Some(start) = &wishes.start {
             let named = !matches!(start.as_str(), "earliest");
@@ -208,22 +208,22 @@ impl Reader {
         Ok(if egress == Sse { Self::Events { body, id: String::new() } } else { Self::Lines(body) })
     }
 
-    async fn native(node: &Node, who: &Account, producers: &[&Account], wishes: &Wishes) -> Result<Self, Heard> {
+    async fn native(node: &Node, who: &Account, producers: &[&Account], wishes: &Wishes) -> Result<Self, Received> {
         let session = connect(node, &who.token, "app", Intent::Consume, 0).await.map_err(|e| ended(&e))?;
         let staged = wishes.order || !wishes.selection.is_empty();
-        let mut native = Native { session, cursors: Vec::new(), staged, heard: VecDeque::new() };
+        let mut native = Native { session, cursors: Vec::new(), staged, received: VecDeque::new() };
         for producer in producers {
             native.follow(producer, wishes).await?;
         }
         Ok(Self::Native(Box::new(native)))
     }
 
-    async fn web(node: &Node, who: &Account, producers: &[&Account], wishes: &Wishes) -> Result<Self, Heard> {
+    async fn web(node: &Node, who: &Account, producers: &[&Account], wishes: &Wishes) -> Result<Self, Received> {
         let mut client = Client::hello(node, &who.token).await;
         if client.lines.line().await.is_none() {
             return Err(closed_web(&client).await);
         }
-        let mut web = Web { client, feeds: Vec::new(), heard: VecDeque::new() };
+        let mut web = Web { client, deliveries: Vec::new(), received: VecDeque::new() };
         for producer in producers {
             web.follow(producer, wishes).await?;
         }
@@ -231,7 +231,7 @@ impl Reader {
     }
 
     /// Follows another producer, on the egresses where it must be said.
-    async fn follow(&mut self, producer: &Account) -> Result<(), Heard> {
+    async fn follow(&mut self, producer: &Account) -> Result<(), Received> {
         match self {
             Self::Native(native) => native.follow(producer, &Wishes::default()).await,
             Self::Web(web) => web.follow(producer, &Wishes::default()).await,
@@ -240,38 +240,38 @@ impl Reader {
     }
 
     /// The next record, notice or end.
-    async fn next(&mut self) -> Heard {
-        timeout(LIMIT, self.hear()).await.expect("something in time")
+    async fn next(&mut self) -> Received {
+        timeout(LIMIT, self.receive()).await.expect("something in time")
     }
 
-    async fn hear(&mut self) -> Heard {
+    async fn receive(&mut self) -> Received {
         loop {
             let json = match self {
                 Self::Socket(socket) => match socket.next().await {
                     Some(Ok(Message::Text(text))) => serde_json::from_str(&text).unwrap(),
                     Some(Ok(Message::Close(frame))) => {
                         return match frame.map(|frame| u16::from(frame.code)) {
-                            Some(1001) => Heard::Draining,
-                            Some(4401) => Heard::TokenEnded,
-                            other => Heard::Ended(format!("{other:?}")),
+                            Some(1001) => Received::Draining,
+                            Some(4401) => Received::TokenEnded,
+                            other => Received::Ended(format!("{other:?}")),
                         };
                     }
                     Some(Ok(_)) => continue,
-                    other => return Heard::Ended(format!("{other:?}")),
+                    other => return Received::Ended(format!("{other:?}")),
                 },
                 Self::Events { body, id } => match body.event(id).await {
                     Some(told) => told.data,
-                    None => return Heard::Ended("the body".into()),
+                    None => return Received::Ended("the body".into()),
                 },
                 Self::Lines(body) => match body.json().await {
                     Some(json) => json,
-                    None => return Heard::Ended("the body".into()),
+                    None => return Received::Ended("the body".into()),
                 },
                 Self::Native(native) => return native.next().await,
                 Self::Web(web) => return web.next().await,
             };
-            if let Some(heard) = heard(&json) {
-                return heard;
+            if let Some(received) = received(&json) {
+                return received;
             }
         }
     }
@@ -279,7 +279,7 @@ impl Reader {
     /// The next record's data; anything else is a fault.
     async fn record(&mut self) -> (Value, String) {
         match self.next().await {
-            Heard::Record { data, cursor, .. } => (data, cursor),
+            Received::Record { data, cursor, .. } => (data, cursor),
             other => panic!("{other:?}"),
         }
     }
@@ -305,18 +305,18 @@ impl Reader {
 }
 
 impl Native {
-    async fn follow(&mut self, producer: &Account, wishes: &Wishes) -> Result<(), Heard> {
+    async fn follow(&mut self, producer: &Account, wishes: &Wishes) -> Result<(), Received> {
         let from = match wishes.start.as_deref() {
-            None => From::Live,
-            Some("earliest") => From::Earliest,
+            None => Start::Live,
+            Some("earliest") => Start::Earliest,
             Some(at) => match at.strip_prefix('@') {
-                Some(offset) => From::After(format!("0-{offset}").parse().unwrap()),
-                None => From::After(at.parse().unwrap()),
+                Some(offset) => Start::After(format!("0-{offset}").parse().unwrap()),
+                None => Start::After(at.parse().unwrap()),
             },
         };
         let order = if wishes.order { Order::Device } else { Order::Log };
         let (producer, name) = (ProducerId(producer.id), wishes.name.unwrap_or_default());
-        if let From::After(cursor) = from {
+        if let Start::After(cursor) = from {
             self.cursors.push((producer.0, cursor));
         }
         self.session.subscribe_with(producer, from, name, &wishes.selection, order).await.unwrap();
@@ -325,9 +325,9 @@ impl Native {
         while !(followed && began) {
             match timeout(LIMIT, self.session.next()).await.expect("an answer in time") {
                 Ok(Event::Followed { refusal, .. }) if refusal.is_empty() => followed = true,
-                Ok(Event::Followed { refusal, .. }) => return Err(Heard::Ended(refusal)),
+                Ok(Event::Followed { refusal, .. }) => return Err(Received::Ended(refusal)),
                 Ok(event) => {
-                    began |= matches!(event, Event::Feed(_));
+                    began |= matches!(event, Event::Cursor(_));
                     self.take(event);
                 }
                 Err(e) => return Err(ended(&e)),
@@ -336,10 +336,10 @@ impl Native {
         Ok(())
     }
 
-    async fn next(&mut self) -> Heard {
+    async fn next(&mut self) -> Received {
         loop {
-            if let Some(heard) = self.heard.pop_front() {
-                return heard;
+            if let Some(received) = self.received.pop_front() {
+                return received;
             }
             match self.session.next().await {
                 Ok(event) => self.take(event),
@@ -350,15 +350,15 @@ impl Native {
 
     fn take(&mut self, event: Event) {
         match event {
-            Event::Followed { producer, refusal } if !refusal.is_empty() => self.heard.push_back(Heard::Left(producer.0)),
-            Event::Feed(feed) => match self.cursors.iter_mut().find(|(id, _)| *id == feed.producer.0) {
+            Event::Followed { producer, refusal } if !refusal.is_empty() => self.received.push_back(Received::Left(producer.0)),
+            Event::Cursor(said) => match self.cursors.iter_mut().find(|(id, _)| *id == said.producer.0) {
                 Some((_, cursor)) => {
-                    if cursor.log_epoch.0 != 0 && cursor.log_epoch != feed.after.log_epoch {
-                        self.heard.push_back(Heard::Reset);
+                    if cursor.log_epoch.0 != 0 && cursor.log_epoch != said.cursor.log_epoch {
+                        self.received.push_back(Received::Reset);
                     }
-                    *cursor = feed.after;
+                    *cursor = said.cursor;
                 }
-                None => self.cursors.push((feed.producer.0, feed.after)),
+                None => self.cursors.push((said.producer.0, said.cursor)),
             },
             Event::Entries { producer, entries } => {
                 let (_, cursor) = self.cursors.iter_mut().find(|(id, _)| *id == producer.0).expect("a cursor comes first");
@@ -368,18 +368,18 @@ impl Native {
                     }
                     let message: Value = serde_json::from_slice(&entry.message).unwrap();
                     let data = message["data"].clone();
-                    self.heard.push_back(Heard::Record { of: producer.0, data, cursor: cursor.to_string() });
+                    self.received.push_back(Received::Record { of: producer.0, data, cursor: cursor.to_string() });
                 }
             }
-            Event::Gap(gap) => self.heard.push_back(Heard::Gap { from: gap.from.0, to: gap.to.0 }),
-            Event::Drain => self.heard.push_back(Heard::Draining),
+            Event::Gap(gap) => self.received.push_back(Received::Gap { from: gap.from.0, to: gap.to.0 }),
+            Event::Drain => self.received.push_back(Received::Draining),
             _ => {}
         }
     }
 }
 
 impl Web {
-    async fn follow(&mut self, producer: &Account, wishes: &Wishes) -> Result<(), Heard> {
+    async fn follow(&mut self, producer: &Account, wishes: &Wishes) -> Result<(), Received> {
         let mut message = serde_json::to_value(&wishes.selection).unwrap();
         message["type"] = json!("subscribe");
         message["producer_id"] = json!(producer.id.to_string());
@@ -394,35 +394,36 @@ impl Web {
         }
         let answer = self.client.ask(&message).await;
         if answer["type"] != "subscribed" {
-            return Err(Heard::Ended(answer["code"].as_str().unwrap().to_owned()));
+            return Err(Received::Ended(answer["code"].as_str().unwrap().to_owned()));
         }
         let recv = timeout(LIMIT, self.client.session.accept_uni()).await.expect("a stream in time").unwrap();
-        let mut feed = Lines::new(recv);
-        assert_eq!(feed.line().await.unwrap()["type"], "feed");
-        self.feeds.push(feed);
+        let mut delivery = Lines::new(recv);
+        assert_eq!(delivery.line().await.unwrap()["type"], "cursor");
+        self.deliveries.push(delivery);
         Ok(())
     }
 
-    async fn next(&mut self) -> Heard {
+    async fn next(&mut self) -> Received {
         loop {
-            if let Some(heard) = self.heard.pop_front() {
-                return heard;
+            if let Some(received) = self.received.pop_front() {
+                return received;
             }
-            let feeds = self.feeds.iter_mut().map(|feed| Box::pin(feed.line()));
-            let feeds =
-                async { if feeds.len() == 0 { std::future::pending().await } else { futures_util::future::select_all(feeds).await } };
-            // Which feed spoke, and what it or the control stream said.
-            let (feed, line) = tokio::select! {
-                line = self.client.lines.line() => (None, line),
-                (line, which, _) = feeds => (Some(which), line),
+            let deliveries = self.deliveries.iter_mut().map(|delivery| Box::pin(delivery.line()));
+            let deliveries = async {
+                if deliveries.len() == 0 { std::future::pending().await } else { futures_util::future::select_all(deliveries).await }
             };
-            match (feed, line) {
+            // Which delivery spoke, and what it or the control stream said.
+            let (delivery, line) = tokio::select! {
+                line = self.client.lines.line() => (None, line),
+                (line, which, _) = deliveries => (Some(which), line),
+            };
+            match (delivery, line) {
                 (None, None) => return closed_web(&self.client).await,
-                (Some(over), None) => drop(self.feeds.remove(over)),
+                (Some(over), None) => drop(self.deliveries.remove(over)),
                 (None, Some(line)) if line["type"] == "ended" => {
-                    self.heard.push_back(Heard::Left(line["producer_id"].as_str().unwrap().parse().unwrap()));
+                    self.received.push_back(Received::Left(line["producer_id"].as_str().unwrap().parse().unwrap()));
                 }
-                (_, Some(line)) => self.heard.extend(heard(&line)),
+                (_, Some(line)) => self.received.extend(received(&line)),
             }
         }
     }
@@ -438,44 +439,44 @@ fn parameters(wishes: &Wishes) -> Vec<(&'static str, String)> {
     query
 }
 
-fn refusal(status: u16, body: &[u8]) -> Heard {
+fn refusal(status: u16, body: &[u8]) -> Received {
     match status {
-        429 => Heard::TooMany,
-        _ => Heard::Ended(serde_json::from_slice::<Value>(body).unwrap()["code"].as_str().unwrap().to_owned()),
+        429 => Received::TooMany,
+        _ => Received::Ended(serde_json::from_slice::<Value>(body).unwrap()["code"].as_str().unwrap().to_owned()),
     }
 }
 
-fn ended(error: &NativeError) -> Heard {
+fn ended(error: &NativeError) -> Received {
     match error {
-        NativeError::Closed { code: CloseCode::Unauthenticated, .. } => Heard::TokenEnded,
-        NativeError::Closed { code: CloseCode::RateLimited, .. } => Heard::TooMany,
-        other => Heard::Ended(other.to_string()),
+        NativeError::Closed { code: CloseCode::Unauthenticated, .. } => Received::TokenEnded,
+        NativeError::Closed { code: CloseCode::RateLimited, .. } => Received::TooMany,
+        other => Received::Ended(other.to_string()),
     }
 }
 
-async fn closed_web(client: &Client) -> Heard {
+async fn closed_web(client: &Client) -> Received {
     match client.closed().await {
-        (1001, _) => Heard::Draining,
-        (4401, _) => Heard::TokenEnded,
-        (4429, _) => Heard::TooMany,
-        (code, reason) => Heard::Ended(format!("{code} {reason}")),
+        (1001, _) => Received::Draining,
+        (4401, _) => Received::TokenEnded,
+        (4429, _) => Received::TooMany,
+        (code, reason) => Received::Ended(format!("{code} {reason}")),
     }
 }
 
 /// A message of the egresses that speak JSON.
-fn heard(json: &Value) -> Option<Heard> {
+fn received(json: &Value) -> Option<Received> {
     match json["type"].as_str() {
-        None => Some(Heard::Record {
+        None => Some(Received::Record {
             of: json["producer_id"].as_str().unwrap().parse().unwrap(),
             data: json["data"].clone(),
             cursor: json["cursor"].as_str().unwrap_or_default().to_owned(),
         }),
-        Some("gap") => Some(Heard::Gap { from: json["from"].as_u64().unwrap(), to: json["to"].as_u64().unwrap() }),
-        Some("reset") => Some(Heard::Reset),
+        Some("gap") => Some(Received::Gap { from: json["from"].as_u64().unwrap(), to: json["to"].as_u64().unwrap() }),
+        Some("reset") => Some(Received::Reset),
         Some("end") => Some(match json["why"].as_str().unwrap() {
-            "draining" => Heard::Draining,
-            "token_ended" => Heard::TokenEnded,
-            other => Heard::Ended(other.to_owned()),
+            "draining" => Received::Draining,
+            "token_ended" => Received::TokenEnded,
+            other => Received::Ended(other.to_owned()),
         }),
         Some(_) => None,
     }
@@ -494,7 +495,7 @@ async fn open_row(feature: Feature, node: &Node, who: &Account, producer: &Accou
     for (egress, cell) in row(feature) {
         match (cell, Reader::open(egress, node, who, &[producer], wishes).await) {
             (Works, Ok(reader)) => readers.push((egress, reader)),
-            (Refused(code), Err(Heard::Ended(told))) => assert_eq!(told, code, "{egress:?}"),
+            (Refused(code), Err(Received::Ended(told))) => assert_eq!(told, code, "{egress:?}"),
             (cell, outcome) => panic!("{feature:?} on {egress:?} is {cell:?}, and was {:?}", outcome.err()),
         }
     }
@@ -516,7 +517,7 @@ async fn rights_are_given_and_revoked_while_a_connection_lives() {
         assert_eq!(cell, Works);
         let mut reader = Reader::open(egress, &node, &consumer, &[&producer], &Wishes::default()).await.expect("it opens");
         if matches!(egress, Quic | WebTransport) {
-            assert_eq!(reader.follow(&other).await, Err(Heard::Ended("not_subscribed".into())), "{egress:?}");
+            assert_eq!(reader.follow(&other).await, Err(Received::Ended("not_subscribed".into())), "{egress:?}");
         }
         subscribe(node.at.sm.as_deref().unwrap(), &consumer, &other).await;
         reader.follow(&other).await.unwrap();
@@ -525,17 +526,17 @@ async fn rights_are_given_and_revoked_while_a_connection_lives() {
         while told.is_none() {
             n += 1;
             post(&node, &other, json!({"n": n}), n).await;
-            told = timeout(Duration::from_millis(500), reader.hear()).await.ok();
+            told = timeout(Duration::from_millis(500), reader.receive()).await.ok();
         }
-        assert!(matches!(&told, Some(Heard::Record { of, .. }) if *of == other.id), "{egress:?}: {told:?}");
+        assert!(matches!(&told, Some(Received::Record { of, .. }) if *of == other.id), "{egress:?}: {told:?}");
         unsubscribe(&node, &consumer, &other).await;
         post(&node, &other, json!({"n": "late"}), 0).await;
         post(&node, &producer, json!({"n": 100}), 0).await;
         loop {
             match reader.next().await {
-                Heard::Record { of, data, .. } if of == producer.id => break assert_eq!(data["n"], 100),
-                Heard::Record { data, .. } => assert_ne!(data["n"], "late", "{egress:?}: nothing that came after the end"),
-                Heard::Left(who) => assert_eq!(who, other.id),
+                Received::Record { of, data, .. } if of == producer.id => break assert_eq!(data["n"], 100),
+                Received::Record { data, .. } => assert_ne!(data["n"], "late", "{egress:?}: nothing that came after the end"),
+                Received::Left(who) => assert_eq!(who, other.id),
                 unexpected => panic!("{egress:?}: {unexpected:?}"),
             }
         }
@@ -600,9 +601,9 @@ async fn a_database_that_is_away_while_subscriptions_change_closes_nothing() {
         loop {
             n += 1;
             post(&other, &producer, json!({"n": n}), n).await;
-            match timeout(Duration::from_secs(1), reader.hear()).await {
+            match timeout(Duration::from_secs(1), reader.receive()).await {
                 Err(_) => break,
-                Ok(Heard::Record { .. }) => {}
+                Ok(Received::Record { .. }) => {}
                 Ok(unexpected) => panic!("{egress:?}: {unexpected:?}"),
             }
         }
@@ -613,13 +614,13 @@ async fn a_database_that_is_away_while_subscriptions_change_closes_nothing() {
     for (egress, reader) in &mut readers {
         loop {
             match reader.next().await {
-                Heard::Record { of, data, .. } => {
+                Received::Record { of, data, .. } => {
                     assert_eq!(of, producer.id, "{egress:?}: nothing that came after the end");
                     if data["n"] == "last" {
                         break;
                     }
                 }
-                Heard::Left(who) => assert_eq!(who, lost.id),
+                Received::Left(who) => assert_eq!(who, lost.id),
                 unexpected => panic!("{egress:?}: {unexpected:?}"),
             }
         }
@@ -640,7 +641,7 @@ async fn what_retention_removed_is_told() {
             assert_eq!(reader.number().await, 61);
             continue;
         }
-        let Heard::Gap { from: 4, to } = reader.next().await else { panic!("{egress:?}: a gap comes first") };
+        let Received::Gap { from: 4, to } = reader.next().await else { panic!("{egress:?}: a gap comes first") };
         for n in to + 1..=61 {
             assert_eq!(reader.number().await, n, "{egress:?}");
         }
@@ -666,7 +667,7 @@ async fn another_log_epoch_is_told() {
             assert_eq!(reader.number().await, 4);
             continue;
         }
-        assert_eq!(reader.next().await, Heard::Reset, "{egress:?}");
+        assert_eq!(reader.next().await, Received::Reset, "{egress:?}");
         for n in [3, 4] {
             assert_eq!(reader.number().await, n, "{egress:?}");
         }
@@ -734,7 +735,7 @@ async fn a_named_cursor_is_gone_on_from() {
         subscribe(node.at.sm.as_deref().unwrap(), &consumer, &producer).await;
         let mut reader = match (cell, Reader::open(egress, &node, &consumer, &[&producer], &wishes).await) {
             (Works, Ok(reader)) => reader,
-            (Refused(code), Err(Heard::Ended(told))) => {
+            (Refused(code), Err(Received::Ended(told))) => {
                 assert_eq!(told, code);
                 continue;
             }
@@ -767,7 +768,7 @@ async fn a_node_that_drains_says_so() {
     assert_eq!(readers.len(), EGRESSES.len());
     node.signal("TERM");
     for (egress, reader) in &mut readers {
-        assert_eq!(reader.next().await, Heard::Draining, "{egress:?}");
+        assert_eq!(reader.next().await, Received::Draining, "{egress:?}");
     }
 }
 
@@ -780,7 +781,7 @@ async fn the_end_of_a_token_ends_its_connections() {
     logout(&node, &login).await;
     post(&node, &producer, json!({"n": "late"}), 0).await;
     for (egress, reader) in &mut readers {
-        assert_eq!(reader.next().await, Heard::TokenEnded, "{egress:?}");
+        assert_eq!(reader.next().await, Received::TokenEnded, "{egress:?}");
     }
 }
 
@@ -791,6 +792,6 @@ async fn an_account_has_so_many_connections_on_all_of_them() {
     for (egress, cell) in row(Feature::TooManyConnections) {
         assert_eq!(cell, Works);
         let refused = Reader::open(egress, &node, &consumer, &[&producer], &Wishes::default()).await;
-        assert_eq!(refused.err(), Some(Heard::TooMany), "{egress:?}");
+        assert_eq!(refused.err(), Some(Received::TooMany), "{egress:?}");
     }
 }

@@ -3,7 +3,7 @@
 use motience_device::client::{Connector, Event, Lane, Session};
 use motience_proto::{
     model::{ProducerEpoch, ProducerId, Seq},
-    wire::{From, Intent, Record},
+    wire::{Intent, Record, Start},
 };
 use secrecy::SecretString;
 use serde_json::Value;
@@ -37,9 +37,9 @@ async fn follow(variables: &[(&str, &str)]) -> (Node, Account, Session) {
     let consumer = account(ap(&node), "consumer", "c").await;
     subscribe(node.at.sm.as_deref().unwrap(), &consumer, &producer).await;
     let mut exit = connect(&node, &consumer.token, "app", Intent::Consume, 0).await.unwrap();
-    exit.subscribe(ProducerId(producer.id), From::Live, "").await.unwrap();
+    exit.subscribe(ProducerId(producer.id), Start::Live, "").await.unwrap();
     assert!(matches!(event(&mut exit).await.unwrap(), Event::Followed { .. }));
-    assert!(matches!(event(&mut exit).await.unwrap(), Event::Feed { .. }));
+    assert!(matches!(event(&mut exit).await.unwrap(), Event::Cursor { .. }));
     (node, producer, exit)
 }
 

@@ -303,14 +303,14 @@ impl Bodies {
             }
             // A server says nothing while there is enough of a window left.
             if out.is_empty() {
-                self.hear(client).await;
+                self.receive(client).await;
             } else {
                 client.0.write_all(&out).await.unwrap();
             }
         }
     }
 
-    async fn hear(&mut self, client: &mut Http2) {
+    async fn receive(&mut self, client: &mut Http2) {
         let mut head = [0; 9];
         timeout(LIMIT, client.0.read_exact(&mut head)).await.expect("windows or answers in time").unwrap();
         let mut payload = vec![0; u32::from_be_bytes([0, head[0], head[1], head[2]]) as usize];

@@ -7,7 +7,7 @@ use motience_certs::Trust;
 use motience_device::client::{Config, Connector, Error, Event, Lane, Session};
 use motience_proto::{
     model::{DeviceId, ProducerEpoch, ProducerId, RangeSet, Seq},
-    wire::{CloseCode, From, Intent, Record},
+    wire::{CloseCode, Intent, Record, Start},
 };
 use secrecy::SecretString;
 use serde_json::{Value, json};
@@ -80,9 +80,9 @@ async fn records_on_both_lanes_reach_a_native_consumer_once() {
     let consumer = account(ap(&node), "consumer", "c").await;
     subscribe(node.at.sm.as_deref().unwrap(), &consumer, &producer).await;
     let mut exit = connect(&node, &consumer.token, "app", Intent::Consume, 0).await.unwrap();
-    exit.subscribe(ProducerId(producer.id), From::Live, "").await.unwrap();
+    exit.subscribe(ProducerId(producer.id), Start::Live, "").await.unwrap();
     assert_eq!(event(&mut exit).await.unwrap(), Event::Followed { producer: ProducerId(producer.id), refusal: String::new() });
-    assert!(matches!(event(&mut exit).await.unwrap(), Event::Feed { .. }));
+    assert!(matches!(event(&mut exit).await.unwrap(), Event::Cursor { .. }));
 
     let mut device = connect(&node, &producer.token, "d", Intent::Produce, 7).await.unwrap();
     assert_eq!(device.welcome().durability, "file");
@@ -237,7 +237,7 @@ async fn who_may_not_come_in_is_told_why() {
     }
     // A consumer without a subscription is let in, and told that it may not follow.
     let mut exit = connect(&node, &consumer.token, "app", Intent::Consume, 0).await.unwrap();
-    exit.subscribe(ProducerId(producer.id), From::Earliest, "").await.unwrap();
+    exit.subscribe(ProducerId(producer.id), Start::Earliest, "").await.unwrap();
     let Event::Followed { refusal, .. } = event(&mut exit).await.unwrap() else { panic!("an answer") };
     assert_eq!(refusal, "not_subscribed");
 }
@@ -278,7 +278,7 @@ async fn the_agent_streams_this_machine_and_stops_cleanly() {
     let consumer = account(ap(&node), "consumer", "c").await;
     subscribe(node.at.sm.as_deref().unwrap(), &consumer, &producer).await;
     let mut exit = connect(&node, &consumer.token, "app", Intent::Consume, 0).await.unwrap();
-    exit.subscribe(ProducerId(producer.id), From::Live, "").await.unwrap();
+    exit.subscribe(ProducerId(producer.id), Start::Live, "").await.unwrap();
     let dir = tempfile::TempDir::new().unwrap();
     let mut running = Command::new(agent());
     running
@@ -372,7 +372,7 @@ async fn a_flood_of_subscribes_is_ended() {
     let mut exit = connect(&node, &consumer.token, "c", Intent::Consume, 0).await.unwrap();
     for _ in 0..6 {
         // The connection may be closed by the last ones.
-        let _ = exit.subscribe(ProducerId(producer.id), From::Live, "").await;
+        let _ = exit.subscribe(ProducerId(producer.id), Start::Live, "").await;
         let _ = exit.unsubscribe(ProducerId(producer.id)).await;
     }
     let ended = loop {

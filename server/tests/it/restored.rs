@@ -13,7 +13,7 @@ use motience_device::{
 };
 use motience_proto::{
     model::{DeviceId, ProducerId},
-    wire::{From, Intent},
+    wire::{Intent, Start},
 };
 use motience_testing::{Postgres, Redis};
 use serde_json::Value;
@@ -66,7 +66,7 @@ fn record(text: &str) -> String {
 /// How often each text is in the log, once all that are expected are there. A name is never used for two.
 async fn logged(node: &Node, producer: &Account, consumer: &Account, expected: &[String]) -> HashMap<String, usize> {
     let mut exit = connect(node, &consumer.token, "reader", Intent::Consume, 0).await.unwrap();
-    exit.subscribe(ProducerId(producer.id), From::Earliest, "").await.unwrap();
+    exit.subscribe(ProducerId(producer.id), Start::Earliest, "").await.unwrap();
     let (mut texts, mut names) = (HashMap::new(), HashMap::new());
     while !expected.iter().all(|text| texts.contains_key(text)) {
         let client::Event::Entries { entries, .. } = event(&mut exit).await.unwrap() else { continue };

@@ -54,7 +54,7 @@ enum Link {
 
 /// The server's next word: a frame, or the code of motience/1 with which it closes and the text.
 #[derive(Debug)]
-enum Heard {
+enum Received {
     Frame(Frame),
     Closed(u32, String),
 }
@@ -93,7 +93,7 @@ impl Peer {
         }
     }
 
-    /// Sends frames of the control stream. A server that has closed already is heard later.
+    /// Sends frames of the control stream. A server that has closed already is received later.
     async fn say(&mut self, frames: impl IntoIterator<Item = Frame>) {
         let mut out = BytesMut::new();
         frames.into_iter().for_each(|frame| frame.encode(&mut out));
@@ -115,10 +115,10 @@ impl Peer {
         drop(timeout(LIMIT, uplink.as_mut().unwrap().write_all(&out)).await.expect("it is read"));
     }
 
-    async fn hear(&mut self) -> Heard {
+    async fn receive(&mut self) -> Received {
         loop {
             if let Some(frame) = self.frames.pop_front() {
-                return Heard::Frame(frame);
+                return Received::Frame(frame);
             }
             match &mut self.link {
                 Link::Quic { connection, recv, buffer, .. } => {
@@ -127,7 +127,7 @@ impl Peer {
                         _ => match timeout(LIMIT, connection.closed()).await.expect("a close in time") {
                             ConnectionError::ApplicationClosed(close) => {
                                 let code = u32::try_from(close.error_code.into_inner()).unwrap();
-                                return Heard::Closed(code, String::from_utf8(close.reason.to_vec()).unwrap());
+                                return Received::Closed(code, String::from_utf8(close.reason.to_vec()).unwrap());
                             }
                             other => panic!("{other}"),
                         },
@@ -146,7 +146,7 @@ impl Peer {
                     }
                     Message::Close(Some(close)) => {
                         let code = u16::from(close.code);
-                        return Heard::Closed(u32::from(code.checked_sub(4100).unwrap_or(code)), close.reason.to_string());
+                        return Received::Closed(u32::from(code.checked_sub(4100).unwrap_or(code)), close.reason.to_string());
                     }
                     Message::Ping(_) => {}
                     other => panic!("{other:?}"),
@@ -156,8 +156,8 @@ impl Peer {
     }
 
     async fn frame(&mut self) -> Frame {
-        match self.hear().await {
-            Heard::Frame(frame) => frame,
+        match self.receive().await {
+            Received::Frame(frame) => frame,
             closed => panic!("{closed:?}"),
         }
     }
@@ -170,7 +170,7 @@ impl Peer {
     /// Waits for the end, past whatever comes before it.
     async fn closed(&mut self) -> (u32, String) {
         loop {
-            if let Heard::Closed(code, text) = self.hear().await {
+            if let Received::Closed(code, text) = self.receive().await {
                 return (code, text);
             }
         }
@@ -253,8 +253,8 @@ async fn records_are_taken_once_in_every_form() {
             let frame = Frame::from(sent);
             compact += usize::from(matches!(frame, Frame::Compact(_)));
             if let Some(template) = template {
-                peer.say([Frame::Shape(template)]).await;
-                let Frame::ShapeAccepted(accepted) = peer.frame().await else { panic!("{transport:?}: an answer to the template") };
+                peer.say([Frame::Template(template)]).await;
+                let Frame::TemplateAccepted(accepted) = peer.frame().await else { panic!("{transport:?}: an answer to the template") };
                 encoder.accepted(accepted.id);
             }
             peer.send([frame]).await;
@@ -280,7 +280,7 @@ async fn compact_records_need_an_agreement() {
         assert_eq!(welcome.features, 0);
         let mut encoder = Encoder::new();
         let template = (1..).find_map(|n| encoder.encode(record_of("d", n)).1).unwrap();
-        peer.say([Frame::Shape(template)]).await;
+        peer.say([Frame::Template(template)]).await;
         assert_eq!(peer.closed().await, (CloseCode::Protocol.number(), "compact records were not agreed on".to_owned()), "{transport:?}");
     }
 }
@@ -337,9 +337,9 @@ async fn limits_end_the_session_that_reaches_them() {
         let enter = async || loop {
             let mut peer = Peer::open(&node, transport).await;
             peer.say([Frame::Hello(good())]).await;
-            match peer.hear().await {
-                Heard::Frame(Frame::Welcome(_)) => return peer,
-                Heard::Closed(code, _) if code == CloseCode::RateLimited.number() => {}
+            match peer.receive().await {
+                Received::Frame(Frame::Welcome(_)) => return peer,
+                Received::Closed(code, _) if code == CloseCode::RateLimited.number() => {}
                 other => panic!("{transport:?}: {other:?}"),
             }
         };

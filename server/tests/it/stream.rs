@@ -7,7 +7,7 @@ use futures_util::SinkExt as _;
 use motience_device::client::{Event, Lane, Session};
 use motience_proto::{
     model::{Order, ProducerId, Selection},
-    wire::{From, Intent, Record},
+    wire::{Intent, Record, Start},
 };
 use reqwest::Response;
 use serde_json::{Value, json};
@@ -35,7 +35,7 @@ pub(crate) struct Reader {
 
 /// One event.
 #[derive(Debug)]
-pub(crate) struct Told {
+pub(crate) struct SseEvent {
     pub(crate) id: String,
     pub(crate) name: String,
     pub(crate) data: Value,
@@ -71,7 +71,7 @@ impl Reader {
     }
 
     /// The next event with data; a block without moves the id only, as in a browser.
-    pub(crate) async fn event(&mut self, id: &mut String) -> Option<Told> {
+    pub(crate) async fn event(&mut self, id: &mut String) -> Option<SseEvent> {
         let (mut name, mut data) = ("message".to_owned(), None);
         loop {
             let line = self.line().await?;
@@ -84,7 +84,7 @@ impl Reader {
             if line.is_empty()
                 && let Some(data) = data.take()
             {
-                return Some(Told { id: id.clone(), name, data });
+                return Some(SseEvent { id: id.clone(), name, data });
             }
         }
     }
@@ -285,15 +285,15 @@ async fn a_view_holds_over_quic_and_a_follow_says_how_far_it_has_come() {
     let mut exit = connect(&node, &consumer.token, "app", Intent::Consume, 0).await.unwrap();
     let p = ProducerId(producer.id);
     let bad = Selection { conditions: vec!["/data/n>>1".to_owned()], ..Selection::default() };
-    exit.subscribe_with(p, From::Earliest, "", &bad, Order::Log).await.unwrap();
+    exit.subscribe_with(p, Start::Earliest, "", &bad, Order::Log).await.unwrap();
     assert_eq!(event(&mut exit).await.unwrap(), Event::Followed { producer: p, refusal: "invalid_expression".to_owned() });
     let some = Selection { conditions: vec!["/data/n>10".to_owned(), "/data/n<=12".to_owned()], ..Selection::default() };
-    exit.subscribe_with(p, From::Earliest, "", &some, Order::Log).await.unwrap();
+    exit.subscribe_with(p, Start::Earliest, "", &some, Order::Log).await.unwrap();
     let (mut seen, mut place) = (Vec::new(), 0);
     while seen.len() < 2 || place < 50 {
         match event(&mut exit).await.unwrap() {
             Event::Followed { refusal, .. } => assert_eq!(refusal, ""),
-            Event::Feed(feed) => place = feed.after.offset.0,
+            Event::Cursor(said) => place = said.cursor.offset.0,
             Event::Entries { entries, .. } => seen.extend(entries.iter().map(|entry| entry.offset.0)),
             other => panic!("{other:?}"),
         }

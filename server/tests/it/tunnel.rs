@@ -32,7 +32,7 @@ struct Tunnel<S> {
 
 /// What the server says.
 #[derive(Debug)]
-enum Said {
+enum Received {
     Frame(Frame),
     Closed(u16, String),
 }
@@ -58,7 +58,7 @@ async fn open(node: &Node) -> Tunnel<Plain> {
 /// A tunnel past its Welcome.
 async fn enter(node: &Node, producer: &Account, epoch: u64) -> (Tunnel<Plain>, Welcome) {
     let mut tunnel = open(node).await;
-    let welcome = tunnel.greet(hello(&producer.token, "d", epoch)).await;
+    let welcome = tunnel.enter(hello(&producer.token, "d", epoch)).await;
     (tunnel, welcome)
 }
 
@@ -73,10 +73,10 @@ where
         self.socket.send(Message::Binary(out.freeze())).await.unwrap();
     }
 
-    async fn hear(&mut self) -> Said {
+    async fn receive(&mut self) -> Received {
         loop {
             if let Some(frame) = self.frames.pop_front() {
-                return Said::Frame(frame);
+                return Received::Frame(frame);
             }
             match timeout(LIMIT, self.socket.next()).await.expect("a message in time").unwrap().unwrap() {
                 Message::Binary(message) => {
@@ -86,7 +86,7 @@ where
                     }
                     assert!(message.is_empty(), "whole frames only");
                 }
-                Message::Close(Some(close)) => return Said::Closed(close.code.into(), close.reason.to_string()),
+                Message::Close(Some(close)) => return Received::Closed(close.code.into(), close.reason.to_string()),
                 Message::Ping(_) => {}
                 other => panic!("{other:?}"),
             }
@@ -94,13 +94,13 @@ where
     }
 
     async fn frame(&mut self) -> Frame {
-        match self.hear().await {
-            Said::Frame(frame) => frame,
+        match self.receive().await {
+            Received::Frame(frame) => frame,
             closed => panic!("{closed:?}"),
         }
     }
 
-    async fn greet(&mut self, hello: Hello) -> Welcome {
+    async fn enter(&mut self, hello: Hello) -> Welcome {
         self.send([Frame::Hello(hello)]).await;
         match self.frame().await {
             Frame::Welcome(welcome) => welcome,
@@ -116,7 +116,7 @@ where
     /// Waits for the end, past whatever comes before it.
     async fn closed(&mut self) -> (u16, String) {
         loop {
-            if let Said::Closed(code, reason) = self.hear().await {
+            if let Received::Closed(code, reason) = self.receive().await {
                 return (code, reason);
             }
         }
@@ -201,17 +201,17 @@ async fn compact_records_come_out_as_they_went_in() {
     let Pair { node, producer, consumer } = pair(&[]).await;
     let mut exit = consume(&node, &consumer, "").await;
     let mut tunnel = open(&node).await;
-    let welcome = tunnel.greet(Hello { features: u64::MAX >> 2, ..hello(&producer.token, "d", 1) }).await;
+    let welcome = tunnel.enter(Hello { features: u64::MAX >> 2, ..hello(&producer.token, "d", 1) }).await;
     assert_eq!(welcome.features, features::COMPACT, "there are no datagrams here");
     let (mut encoder, mut compact) = (Encoder::new(), 0);
     for n in 1..=20 {
-        let (sent, shape) = encoder.encode(record(n));
+        let (sent, template) = encoder.encode(record(n));
         let frame = Frame::from(sent);
         compact += usize::from(matches!(frame, Frame::Compact(_)));
-        let announced = shape.is_some();
-        tunnel.send(shape.map(Frame::Shape).into_iter().chain([frame])).await;
+        let announced = template.is_some();
+        tunnel.send(template.map(Frame::Template).into_iter().chain([frame])).await;
         if announced {
-            let Frame::ShapeAccepted(accepted) = tunnel.frame().await else { panic!("an answer to the shape") };
+            let Frame::TemplateAccepted(accepted) = tunnel.frame().await else { panic!("an answer to the template") };
             encoder.accepted(accepted.id);
         }
         tunnel.acked(n..=n).await;
@@ -223,10 +223,10 @@ async fn compact_records_come_out_as_they_went_in() {
 
     // Without the agreement there is no such frame.
     let mut other = open(&node).await;
-    assert_eq!(other.greet(hello(&producer.token, "e", 1)).await.features, 0);
+    assert_eq!(other.enter(hello(&producer.token, "e", 1)).await.features, 0);
     let mut encoder = Encoder::new();
-    let shape = (1..).find_map(|n| encoder.encode(record(n)).1).unwrap();
-    other.send([Frame::Shape(shape)]).await;
+    let template = (1..).find_map(|n| encoder.encode(record(n)).1).unwrap();
+    other.send([Frame::Template(template)]).await;
     assert_eq!(other.closed().await.0, code(CloseCode::Protocol));
 }
 
@@ -288,9 +288,9 @@ async fn entered(node: &Node, producer: &Account) -> Tunnel<Plain> {
     loop {
         let mut tunnel = open(node).await;
         tunnel.send([Frame::Hello(hello(&producer.token, "d", 1))]).await;
-        match tunnel.hear().await {
-            Said::Frame(Frame::Welcome(_)) => return tunnel,
-            Said::Closed(got, _) if got == code(CloseCode::RateLimited) => {}
+        match tunnel.receive().await {
+            Received::Frame(Frame::Welcome(_)) => return tunnel,
+            Received::Closed(got, _) if got == code(CloseCode::RateLimited) => {}
             other => panic!("{other:?}"),
         }
     }
@@ -327,7 +327,7 @@ async fn a_token_is_renewed_and_its_end_ends_the_tunnel() {
 
     let fresh: Value = http().post(format!("{}/login", ap(&node))).json(&body).send().await.unwrap().json().await.unwrap();
     let mut other = open(&node).await;
-    other.greet(hello(fresh["access_token"].as_str().unwrap(), "d", 1)).await;
+    other.enter(hello(fresh["access_token"].as_str().unwrap(), "d", 1)).await;
     let body = json!({"username": consumer.username, "password": PASSWORD});
     let theirs: Value = http().post(format!("{}/login", ap(&node))).json(&body).send().await.unwrap().json().await.unwrap();
     other.send([Frame::TokenRefresh(TokenRefresh { token: theirs["access_token"].as_str().unwrap().into() })]).await;

@@ -8,7 +8,7 @@ use futures_util::{SinkExt as _, StreamExt as _};
 use motience_certs::{Trust, client};
 use motience_proto::{
     model::{Order, ProducerEpoch, ProducerId, Seq},
-    wire::{ALPN, CloseCode, Frame, From, Hello, Intent, Limits, Record, StreamKind, Subscribe, Unsubscribe, VERSION},
+    wire::{ALPN, CloseCode, Frame, Hello, Intent, Limits, Record, Start, StreamKind, Subscribe, Unsubscribe, VERSION},
 };
 use quinn::{
     ClientConfig, Connection, ConnectionError, Endpoint, RecvStream, SendStream, TransportConfig, crypto::rustls::QuicClientConfig,
@@ -189,7 +189,7 @@ impl Raw {
         let mut raw = Self { connection, send, recv, buffer: BytesMut::new(), _endpoint: endpoint };
         let (token, device_id) = (token.to_owned(), "d".to_owned());
         raw.say(&[Frame::Hello(Hello { version: VERSION, intent, token, device_id, epoch: ProducerEpoch(1), features: 0 })]).await;
-        assert!(matches!(raw.hear().await, Frame::Welcome(_)));
+        assert!(matches!(raw.receive().await, Frame::Welcome(_)));
         raw
     }
 
@@ -199,7 +199,7 @@ impl Raw {
         timeout(LIMIT, self.send.write_all(&out)).await.expect("it is read").unwrap();
     }
 
-    async fn hear(&mut self) -> Frame {
+    async fn receive(&mut self) -> Frame {
         loop {
             if let Some(frame) = Frame::decode(&mut self.buffer, Limits::for_records(1 << 20)).unwrap() {
                 return frame;
@@ -227,9 +227,9 @@ impl Raw {
 fn follow(producer: &Account) -> Frame {
     Frame::Subscribe(Subscribe {
         producer: ProducerId(producer.id),
-        from: From::Live,
-        durable: String::new(),
-        view: String::new(),
+        start: Start::Live,
+        cursor_name: String::new(),
+        selection: String::new(),
         order: Order::Log,
     })
 }
@@ -312,7 +312,7 @@ async fn a_logout_ends_a_native_consumer_that_reads_nothing() {
     let login = login(&node, &consumer).await;
     let mut raw = Raw::enter(&node, &login.account.token, Intent::Consume, (16 << 10, 16)).await;
     raw.say(&[follow(&producer)]).await;
-    assert!(matches!(raw.hear().await, Frame::Followed(followed) if followed.refusal.is_empty()));
+    assert!(matches!(raw.receive().await, Frame::Followed(followed) if followed.refusal.is_empty()));
     flood(&node, &producer).await;
     // With no window left, what is said on the control stream is not taken either.
     raw.say(&vec![Frame::Ping; 20_000]).await;
@@ -327,15 +327,15 @@ async fn an_ended_subscription_ends_a_follow_beside_a_control_stream_that_is_ful
     let Pair { node, producer, consumer } = pair(&PATIENT).await;
     let mut raw = Raw::enter(&node, &consumer.token, Intent::Consume, (256 << 10, 16)).await;
     raw.say(&[follow(&producer)]).await;
-    assert!(matches!(raw.hear().await, Frame::Followed(_)));
-    let mut feed = timeout(LIMIT, raw.connection.accept_uni()).await.expect("a feed in time").unwrap();
+    assert!(matches!(raw.receive().await, Frame::Followed(_)));
+    let mut delivery = timeout(LIMIT, raw.connection.accept_uni()).await.expect("a delivery in time").unwrap();
     post(&node, &producer, "first").await;
     // More answers than the control stream has room for, none of which is read.
     raw.say(&vec![Frame::Ping; 400_000]).await;
     unsubscribe(&node, &consumer, &producer).await;
     post(&node, &producer, LATE).await;
     let mut all = Vec::new();
-    while let Ok(Some(chunk)) = timeout(LIMIT, feed.read_chunk(64 << 10, true)).await.expect("the feed ends") {
+    while let Ok(Some(chunk)) = timeout(LIMIT, delivery.read_chunk(64 << 10, true)).await.expect("the delivery ends") {
         all.extend_from_slice(&chunk.bytes);
     }
     assert!(!holds(&all, LATE), "nothing that was published afterwards");
@@ -439,13 +439,13 @@ async fn follows_that_come_and_go_leave_nothing_behind() {
     for _ in 0..PAIRS / 500 {
         let pairs: Vec<Frame> = (0..500).flat_map(|_| [follow(&producer), unfollow(&producer)]).chain([Frame::Ping]).collect();
         raw.say(&pairs).await;
-        while !matches!(raw.hear().await, Frame::Pong) {}
+        while !matches!(raw.receive().await, Frame::Pong) {}
     }
     let grown = memory(&node).saturating_sub(before);
     assert!(grown < 48 << 20, "{PAIRS} pairs cost {grown} bytes");
     // The connection is as good as before.
     raw.say(&[unfollow(&producer)]).await;
-    assert!(matches!(raw.hear().await, Frame::Followed(_)));
+    assert!(matches!(raw.receive().await, Frame::Followed(_)));
 }
 
 #[tokio::test]

@@ -7,7 +7,7 @@ use std::{any::Any, time::Duration};
 use futures_util::SinkExt as _;
 use motience_proto::{
     model::{Order, ProducerId},
-    wire::{Frame, From, Intent, Subscribe},
+    wire::{Frame, Intent, Start, Subscribe},
 };
 use serde_json::json;
 use tokio::time::{Instant, sleep};
@@ -59,9 +59,14 @@ async fn open(pair: &Pair, egress: Egress, earliest: bool) -> Held {
         }
         Egress::Native => {
             let mut raw = Raw::enter(node, &consumer.token, Intent::Consume, (64 << 10, 16)).await;
-            let from = if earliest { From::Earliest } else { From::Live };
-            let follow =
-                Subscribe { producer: ProducerId(producer.id), from, durable: String::new(), view: String::new(), order: Order::Log };
+            let start = if earliest { Start::Earliest } else { Start::Live };
+            let follow = Subscribe {
+                producer: ProducerId(producer.id),
+                start,
+                cursor_name: String::new(),
+                selection: String::new(),
+                order: Order::Log,
+            };
             raw.say(&[Frame::Subscribe(follow)]).await;
             Box::new(raw)
         }

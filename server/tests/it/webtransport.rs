@@ -101,14 +101,14 @@ impl Client {
         self.lines.next().await
     }
 
-    /// Follows, and gives the feed past its first line.
+    /// Follows, and gives the delivery past its first line.
     async fn follow(&mut self, wish: Value) -> Lines {
         let answer = self.ask(&wish).await;
         assert_eq!(answer, json!({"type": "subscribed", "producer_id": wish["producer_id"]}));
-        let mut feed = Lines::new(within(self.session.accept_uni()).await.unwrap());
-        let begin = feed.next().await;
-        assert_eq!((&begin["type"], &begin["producer_id"]), (&json!("feed"), &wish["producer_id"]), "{begin}");
-        feed
+        let mut delivery = Lines::new(within(self.session.accept_uni()).await.unwrap());
+        let begin = delivery.next().await;
+        assert_eq!((&begin["type"], &begin["producer_id"]), (&json!("cursor"), &wish["producer_id"]), "{begin}");
+        delivery
     }
 
     /// The code and reason that the server closes with.
@@ -168,11 +168,11 @@ async fn a_consumer_follows_resumes_and_leaves_off() {
     let (producer, consumer) = pair(&node).await;
     let id = producer.id.to_string();
     let mut client = Client::welcome(&node, &consumer).await;
-    let mut feed = client.follow(json!({"type": "subscribe", "producer_id": id})).await;
+    let mut delivery = client.follow(json!({"type": "subscribe", "producer_id": id})).await;
     post(&node, &producer, 1..=3).await;
     let mut cursors = Vec::new();
     for n in 1..=3 {
-        let message = feed.next().await;
+        let message = delivery.next().await;
         assert_eq!((&message["producer_id"], &message["data"]["n"], &message["offset"]), (&json!(id), &json!(n), &json!(n)));
         assert!(message["record_id"].is_string());
         cursors.push(message["cursor"].clone());
@@ -182,15 +182,15 @@ async fn a_consumer_follows_resumes_and_leaves_off() {
     assert_eq!(again, json!({"type": "subscribed", "producer_id": id}));
     let ended = client.ask(&json!({"type": "unsubscribe", "producer_id": id})).await;
     assert_eq!(ended, json!({"type": "ended", "producer_id": id, "code": "unsubscribed"}));
-    assert_eq!(feed.line().await, None, "its stream ends");
+    assert_eq!(delivery.line().await, None, "its stream ends");
 
     // From where it was, from the beginning, with a selection.
-    let mut feed = client.follow(json!({"type": "subscribe", "producer_id": id, "from": cursors[1]})).await;
-    assert_eq!(feed.next().await["data"]["n"], 3);
+    let mut delivery = client.follow(json!({"type": "subscribe", "producer_id": id, "from": cursors[1]})).await;
+    assert_eq!(delivery.next().await["data"]["n"], 3);
     client.ask(&json!({"type": "unsubscribe", "producer_id": producer.id})).await;
     let wish = json!({"type": "subscribe", "producer_id": id, "from": "earliest", "where": ["/data/n>1"], "fields": "/data/n"});
-    let mut feed = client.follow(wish).await;
-    assert_eq!(feed.next().await["data"], json!({"n": 2}));
+    let mut delivery = client.follow(wish).await;
+    assert_eq!(delivery.next().await["data"], json!({"n": 2}));
     assert_eq!(client.ask(&json!({"type": "ping"})).await, json!({"type": "pong"}));
 
     for (wish, code) in [
@@ -208,7 +208,7 @@ async fn a_consumer_follows_resumes_and_leaves_off() {
         http().delete(format!("{}/unsubscribe?producer_id={id}", node.at.sm.as_deref().unwrap())).bearer_auth(&consumer.token).send().await;
     assert!(gone.unwrap().status().is_success());
     assert_eq!(client.lines.next().await, json!({"type": "ended", "producer_id": id, "code": "unsubscribed"}));
-    while feed.line().await.is_some() {}
+    while delivery.line().await.is_some() {}
 }
 
 #[tokio::test]
@@ -235,7 +235,7 @@ async fn a_producer_is_answered_in_order_whatever_way_its_records_come() {
     let node = Node::embedded(&[]).await;
     let (producer, consumer) = pair(&node).await;
     let mut watching = Client::welcome(&node, &consumer).await;
-    let mut feed = watching.follow(json!({"type": "subscribe", "producer_id": producer.id.to_string()})).await;
+    let mut delivery = watching.follow(json!({"type": "subscribe", "producer_id": producer.id.to_string()})).await;
     let mut client = Client::welcome(&node, &producer).await;
     assert_eq!(client.ask(&record(1)).await, json!({"type": "ack", "seq": 1, "subscriberCount": 1}));
     let named = client.ask(&json!({"type": "data", "id": "n-2", "payload": {"n": 2}})).await;
@@ -253,12 +253,12 @@ async fn a_producer_is_answered_in_order_whatever_way_its_records_come() {
         assert_eq!(client.lines.next().await["seq"], seq);
     }
     for n in 1..=4 {
-        assert_eq!(feed.next().await["data"]["n"], n);
+        assert_eq!(delivery.next().await["data"]["n"], n);
     }
     // A datagram is worth something only now, and never answered.
     let deadline = Instant::now() + LIMIT;
     client.session.send_datagram(record(5).to_string().into()).unwrap();
-    assert_eq!(feed.next().await["data"]["n"], 5);
+    assert_eq!(delivery.next().await["data"]["n"], 5);
     assert!(Instant::now() < deadline);
     assert_eq!(client.ask(&record(6)).await["seq"], 5, "it has no number");
 }
@@ -374,11 +374,11 @@ async fn devices_and_browsers_share_the_port() {
     let node = Node::embedded(&[("QUIC_SOCKETS", "2")]).await;
     let (producer, consumer) = pair(&node).await;
     let mut client = Client::welcome(&node, &consumer).await;
-    let mut feed = client.follow(json!({"type": "subscribe", "producer_id": producer.id.to_string()})).await;
+    let mut delivery = client.follow(json!({"type": "subscribe", "producer_id": producer.id.to_string()})).await;
     let mut device = connect(&node, &producer.token, "d", Intent::Produce, 1).await.unwrap();
     device.send(Lane::Independent, Record { seq: Seq(1), json: record(1).to_string().into() }).await.unwrap();
     acked(&mut device, 1..=1).await;
-    assert_eq!(feed.next().await["data"]["n"], 1);
+    assert_eq!(delivery.next().await["data"]["n"], 1);
 }
 
 #[tokio::test]
@@ -399,7 +399,7 @@ async fn the_end_of_a_login_ends_sessions_that_read_nothing() {
     let (producer, consumer) = pair(&node).await;
     let (reader, writer) = (login(&node, &consumer).await, login(&node, &producer).await);
     let mut client = Client::welcome(&node, &reader.account).await;
-    let mut feed = client.follow(json!({"type": "subscribe", "producer_id": producer.id.to_string()})).await;
+    let mut delivery = client.follow(json!({"type": "subscribe", "producer_id": producer.id.to_string()})).await;
     let Client { session, send: mut up, lines: unread } = Client::welcome(&node, &writer.account).await;
     flood(&node, &producer).await;
     // A producer that is told more than it reads: each unknown type is named in an answer.
@@ -415,7 +415,7 @@ async fn the_end_of_a_login_ends_sessions_that_read_nothing() {
     logout(&node, &writer).await;
     post(&node, &producer, 7_777_777..=7_777_777).await;
     until_gauge(&node, "0").await;
-    while let Some(message) = feed.line().await {
+    while let Some(message) = delivery.line().await {
         assert_ne!(message["data"]["n"], 7_777_777, "nothing that was published afterwards");
     }
     telling.abort();

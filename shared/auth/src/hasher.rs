@@ -15,8 +15,8 @@ use tokio::task::spawn_blocking;
 
 use super::{
     Error,
+    hash_queue::{HashLimits, HashQueue, Turn, Waiter},
     names::{MAX_PASSWORD, canonical_password},
-    turns::{HashLimits, Place, Turn, Turns},
 };
 
 /// What OWASP advises for argon2id: 19 MiB of memory, two passes, one lane.
@@ -32,7 +32,7 @@ const NO_SALT: &[u8; 16] = b"motience nobody.";
 
 /// Makes and checks password hashes. Cheap to clone.
 #[derive(Clone, Debug)]
-pub struct Hasher(Turns);
+pub struct Hasher(HashQueue);
 
 /// What checking a password found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,17 +61,17 @@ impl Default for HashLimits {
 impl Hasher {
     /// Within these limits.
     pub fn new(limits: HashLimits) -> Self {
-        Self(Turns::new(limits))
+        Self(HashQueue::new(limits))
     }
 
-    /// A place in the queue of those who want a password of `account` hashed; at once [`Error::Busy`] where it is full.
-    pub fn place(&self, account: &str) -> Result<Place, Error> {
-        self.0.place(account)
+    /// Enters the queue for a hash of a password of `account`; fails at once with [`Error::Busy`] where the queue is full.
+    pub fn enqueue(&self, account: &str) -> Result<Waiter, Error> {
+        self.0.enqueue(account)
     }
 
     /// The hash to store for a new password of `account`.
     pub async fn hash(&self, account: &str, password: SecretString) -> Result<String, Error> {
-        self.place(account)?.turn().await?.hash(password).await
+        self.enqueue(account)?.turn().await?.hash(password).await
     }
 }
 
@@ -187,7 +187,7 @@ mod tests {
     }
 
     async fn verify(password: &str, hash: &str) -> Verdict {
-        let turn = Hasher::new(HashLimits::default()).place("a").unwrap().turn().await.unwrap();
+        let turn = Hasher::new(HashLimits::default()).enqueue("a").unwrap().turn().await.unwrap();
         turn.verify(secret(password), Some(hash)).await.unwrap()
     }
 

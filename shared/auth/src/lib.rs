@@ -6,6 +6,7 @@
 
 mod config;
 mod error;
+mod hash_queue;
 mod hasher;
 mod names;
 mod policy;
@@ -13,11 +14,11 @@ mod random;
 mod revocations;
 mod standing;
 mod tokens;
-mod turns;
 
 pub use self::{
     config::{Config, PLACEHOLDER_SECRET, SecretFileError},
     error::Error,
+    hash_queue::{HashLimits, Turn, Waiter},
     hasher::{Hasher, Verdict},
     names::{InvalidUsername, MAX_PASSWORD, canonical_username, folded},
     policy::{Weak, check_password},
@@ -25,5 +26,4 @@ pub use self::{
     revocations::Revocations,
     standing::Standing,
     tokens::{Grant, MAX_TOKEN, Pair, RefreshClaims, Tokens},
-    turns::{HashLimits, Place, Turn},
 };

@@ -157,12 +157,12 @@ pub struct Permit {
     permits: Permits,
     transport: Transport,
     address: Option<ClientAddress>,
-    place: Place,
+    scope: Scope,
 }
 
-/// Where a connection counts.
+/// Limit that a connection counts against.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Place {
+enum Scope {
     Unauthenticated,
     Account(UserId, Share),
     Http3,
@@ -223,7 +223,7 @@ impl Permits {
     pub fn account(&self, user: UserId, share: Share, transport: Transport) -> Result<Permit, Refusal> {
         let taken = self.held().enter(user, share, transport, &self.limits);
         taken.map_err(|refusal| counted(refusal, transport))?;
-        Ok(Permit { permits: self.clone(), transport, address: None, place: Place::Account(user, share) })
+        Ok(Permit { permits: self.clone(), transport, address: None, scope: Scope::Account(user, share) })
     }
 
     /// A permit for one that has yet to say who it is; it does with [`Permit::identify`].
@@ -243,7 +243,7 @@ impl Permits {
         *held.addresses.entry(address).or_default() += 1;
         drop(held);
         metrics::gauge!("motience_unauthenticated_connections").increment(1);
-        Ok(Permit { permits: self.clone(), transport, address: Some(address), place: Place::Unauthenticated })
+        Ok(Permit { permits: self.clone(), transport, address: Some(address), scope: Scope::Unauthenticated })
     }
 
     /// Whether so many are unauthenticated, in all or from this address, that the next one should prove its address first:
@@ -270,8 +270,8 @@ impl Permit {
         let mut held = self.permits.held();
         let entered = held.enter(user, share, self.transport, &self.permits.limits);
         entered.map_err(|refusal| counted(refusal, self.transport))?;
-        held.leave(self.place, self.transport, self.address);
-        self.place = Place::Account(user, share);
+        held.leave(self.scope, self.transport, self.address);
+        self.scope = Scope::Account(user, share);
         Ok(())
     }
 
@@ -282,7 +282,7 @@ impl Permit {
 
     /// Whether it has said who it is.
     pub fn is_identified(&self) -> bool {
-        matches!(self.place, Place::Account(..))
+        matches!(self.scope, Scope::Account(..))
     }
 
     /// Counts a QUIC connection as one that speaks HTTP/3, whose requests each say who sends them.
@@ -305,15 +305,15 @@ impl Permit {
         if let Some(address) = self.address {
             *held.http3_addresses.entry(address).or_default() += 1;
         }
-        held.leave(self.place, self.transport, self.address);
-        self.place = Place::Http3;
+        held.leave(self.scope, self.transport, self.address);
+        self.scope = Scope::Http3;
         Ok(())
     }
 }
 
 impl Drop for Permit {
     fn drop(&mut self) {
-        self.permits.held().leave(self.place, self.transport, self.address);
+        self.permits.held().leave(self.scope, self.transport, self.address);
     }
 }
 
@@ -336,18 +336,18 @@ impl Held {
         Ok(())
     }
 
-    fn leave(&mut self, place: Place, transport: Transport, address: Option<ClientAddress>) {
-        match place {
-            Place::Unauthenticated => {
+    fn leave(&mut self, scope: Scope, transport: Transport, address: Option<ClientAddress>) {
+        match scope {
+            Scope::Unauthenticated => {
                 self.unauthenticated -= 1;
                 metrics::gauge!("motience_unauthenticated_connections").decrement(1);
                 give_back(&mut self.addresses, address);
             }
-            Place::Account(user, share) => {
+            Scope::Account(user, share) => {
                 give_back(&mut self.rooms, Some(Room::of(transport)));
                 give_back(&mut self.accounts, Some((user, share)));
             }
-            Place::Http3 => {
+            Scope::Http3 => {
                 self.http3 -= 1;
                 give_back(&mut self.rooms, Some(Room::Quic));
                 give_back(&mut self.http3_addresses, address);

@@ -22,7 +22,7 @@ use motience_auth::Standing;
 use motience_backend::Backend;
 use motience_cluster::{Path, Presence};
 use motience_log as log;
-use motience_proto::wire::{Ack, Compact, Frame, Hello, Record, Shape, ShapeAccepted, Welcome, compact::Decoder, features};
+use motience_proto::wire::{Ack, Compact, Frame, Hello, Record, Template, TemplateAccepted, Welcome, compact::Decoder, features};
 use motience_relay::{self as relay, Committed, Publisher};
 use motience_runtime::clock::until;
 use tokio_util::sync::CancellationToken;
@@ -249,7 +249,7 @@ impl<'s, T: Transport> Session<'s, T> {
                 let record = self.expand(&compact)?;
                 self.batch.record(record)?;
             }
-            Frame::Shape(template) => self.learn(template)?,
+            Frame::Template(template) => self.learn(template)?,
             Frame::Skipped(skipped) => self.batch.skip(&skipped.ranges),
             Frame::TokenRefresh(refresh) => refreshed(self.host.backend, self.standing, &refresh).await?.encode(&mut self.out),
             Frame::Health(health) => self.presence.health(health.loss_ppm, health.backlog),
@@ -280,9 +280,9 @@ impl<'s, T: Transport> Session<'s, T> {
         Ok(Record { seq: compact.seq, json })
     }
 
-    fn learn(&mut self, template: Shape) -> Result<(), CloseReason> {
+    fn learn(&mut self, template: Template) -> Result<(), CloseReason> {
         let id = self.templates()?.add(template)?;
-        Frame::ShapeAccepted(ShapeAccepted { id }).encode(&mut self.out);
+        Frame::TemplateAccepted(TemplateAccepted { id }).encode(&mut self.out);
         Ok(())
     }
 

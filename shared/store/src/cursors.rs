@@ -28,7 +28,7 @@ pub struct NamedCursor {
 impl Store {
     /// Where a name stands in a producer's log.
     pub async fn cursor(&self, consumer: ConsumerId, name: &CursorName, producer: ProducerId) -> Result<Option<Cursor>, Error> {
-        let row = on!(self, reader, |db| sqlx::query_as::<_, Place>(FIND)
+        let row = on!(self, reader, |db| sqlx::query_as::<_, StoredCursor>(FIND)
             .bind(consumer.0)
             .bind(name.as_str())
             .bind(producer.0)
@@ -39,7 +39,7 @@ impl Store {
     /// Where a name stands, in every log it stands in: what a reader that comes back goes on from.
     pub async fn cursors_named(&self, consumer: ConsumerId, name: &CursorName) -> Result<Vec<(ProducerId, Cursor)>, Error> {
         let rows = on!(self, reader, |db| sqlx::query_as::<_, (i64, i64, i64)>(NAMED).bind(consumer.0).bind(name.as_str()).fetch_all(db))?;
-        Ok(rows.into_iter().map(|(producer, epoch, offset)| (ProducerId(producer), Place::new(epoch, offset).into())).collect())
+        Ok(rows.into_iter().map(|(producer, epoch, offset)| (ProducerId(producer), StoredCursor::new(epoch, offset).into())).collect())
     }
 
     /// The cursors of a consumer in order of name and producer, beginning after `after`; at most `limit`, and [`MAX_PAGE`].
@@ -191,22 +191,22 @@ const UPSERT_SQLITE: &str = upsert!(
 );
 
 row! {
-    /// A place in a log, as all our tables hold it: both numbers by their bits.
-    pub(super) struct Place {
+    /// A cursor as all our tables hold it: both numbers by their bits.
+    pub(super) struct StoredCursor {
         log_epoch: i64,
         log_offset: i64,
     }
 }
 
-impl Place {
+impl StoredCursor {
     pub(super) fn new(log_epoch: i64, log_offset: i64) -> Self {
         Self { log_epoch, log_offset }
     }
 }
 
-impl From<Place> for Cursor {
-    fn from(place: Place) -> Self {
-        Self { log_epoch: LogEpoch(place.log_epoch.cast_unsigned()), offset: Offset(place.log_offset.cast_unsigned()) }
+impl From<StoredCursor> for Cursor {
+    fn from(stored: StoredCursor) -> Self {
+        Self { log_epoch: LogEpoch(stored.log_epoch.cast_unsigned()), offset: Offset(stored.log_offset.cast_unsigned()) }
     }
 }
 
@@ -223,7 +223,7 @@ row! {
 impl Row {
     fn named(self) -> Result<NamedCursor, Error> {
         let name = CursorName::new(&self.name).map_err(|e| Error::Other(sqlx::Error::Decode(Box::new(e))))?;
-        let cursor = Place::new(self.log_epoch, self.log_offset).into();
+        let cursor = StoredCursor::new(self.log_epoch, self.log_offset).into();
         Ok(NamedCursor { name, producer: ProducerId(self.producer_id), cursor, updated_at: from_millis(self.updated_at) })
     }
 }

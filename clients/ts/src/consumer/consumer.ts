@@ -6,7 +6,7 @@ import { ApiError, messageOf } from '../errors.ts';
 import { Observable } from '../observable.ts';
 import type { Places } from '../places.ts';
 import type { Session } from '../session.ts';
-import type { View } from '../view.ts';
+import type { Selection } from '../selection.ts';
 import { TransportChoice } from '../transport-choice.ts';
 import { recordIn, type ConsumerEvent, type Ended, type Gap, type Message, type Reset, type StreamRecord } from './events.ts';
 import { Inbox } from './inbox.ts';
@@ -37,7 +37,7 @@ export interface ConsumerStatus {
   problem: { title: string; advice: string; code: string } | null;
 }
 
-export interface ConsumerOptions extends View {
+export interface ConsumerOptions extends Selection {
   /** `auto` is the first of WebTransport, WebSocket and HTTP streaming (`ndjson`) that works. */
   transport?: TransportKind | 'auto';
   /** The only producers wanted. Otherwise: all that the account is subscribed to, as they change. */
@@ -87,7 +87,7 @@ export class Consumer implements AsyncIterable<ConsumerEvent> {
     this.#inbox = new Inbox(options.buffer ?? BUFFER);
     this.#progress = new Progress(!options.every && options.order !== 'device');
     this.#wanted = options.producers ? new Set([...options.producers].map(String)) : null;
-    if (typeof options.from === 'object') for (const [producer, place] of Object.entries(options.from)) this.#progress.begin(producer, place);
+    if (typeof options.from === 'object') for (const [producer, start] of Object.entries(options.from)) this.#progress.begin(producer, start);
     this.status.subscribe((status) => this.#handlers.status.forEach((handler) => handler(status)));
   }
 
@@ -270,7 +270,7 @@ export class Consumer implements AsyncIterable<ConsumerEvent> {
     const consumer = this;
     return {
       places: this.#around.places,
-      view: this.#options,
+      selection: this.#options,
       signal,
       from: typeof this.#options.from === 'string' ? this.#options.from : 'live',
       progress: this.#progress,
@@ -307,8 +307,6 @@ export class Consumer implements AsyncIterable<ConsumerEvent> {
       this.#inbox.push({ type: 'ended', producer_id: producer, code: String(message.code), message: String(message.message ?? '') });
     } else if (message.type === 'cursors') {
       for (const [id, cursor] of cursorsIn(message.cursors)) this.#progress.advance(id, cursor);
-    } else if (message.type === 'feed') {
-      this.#progress.placed(producer, String(message.cursor));
     }
   }
 

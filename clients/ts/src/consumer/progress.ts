@@ -1,14 +1,14 @@
-// How far a consumer has come in each log, and which records it has already had. That is what makes a reconnect neither
-// lose nor double anything: a new connection goes on after the cursor, and what comes twice all the same is known by its
+// The position of a consumer in each log, and the records that it has already received. A reconnect therefore neither loses nor
+// doubles a record: a new connection goes on after the cursor, and a record that comes twice all the same is recognised by its
 // offset or, after a log has lost its tail, by its record id.
 import type { Gap, Reset, StreamRecord } from './events.ts';
 
-/** Names remembered of each producer: the tail that a log may lose is a second or so of records. */
-const NAMES = 16_384;
+/** Record ids remembered of each producer: the tail that a log may lose is a second or so of records. */
+const RECORD_IDS = 16_384;
 
 interface Log {
-  /** Where to go on: a cursor, or how the producer was asked for at first. */
-  place: string | null;
+  /** Position to go on from: a cursor, or the start position asked for at first. */
+  position: string | null;
   epoch: string;
   offset: number;
   ids: Set<string>;
@@ -23,19 +23,19 @@ export class Progress {
     this.#inOrder = inOrder;
   }
 
-  /** Says where a producer is to be read from, unless it has been read already. */
-  begin(producer: string, place: string | null): void {
+  /** Sets the start position of a producer, unless it has been read already. */
+  begin(producer: string, start: string | null): void {
     const log = this.#log(producer);
-    log.place ??= place;
+    log.position ??= start;
   }
 
-  /** The server says where it begins: from here on a reconnect misses nothing, even before the first record. */
-  placed(producer: string, cursor: string): void {
+  /** Takes the cursor at which the server begins: from here on a reconnect misses nothing, even before the first record. */
+  began(producer: string, cursor: string): void {
     const log = this.#log(producer);
     if (log.epoch === '') this.#move(log, cursor);
   }
 
-  /** Takes a record; false for one that was had before. */
+  /** Takes a record; false for one that came before. */
   take(record: StreamRecord): boolean {
     const log = this.#log(record.producer_id);
     const [epoch] = split(record.cursor);
@@ -44,7 +44,7 @@ export class Progress {
     if (record.record_id === undefined) return true;
     if (log.ids.has(record.record_id)) return false;
     log.ids.add(record.record_id);
-    if (log.ids.size > NAMES) {
+    if (log.ids.size > RECORD_IDS) {
       const oldest = log.ids.values().next().value;
       if (oldest !== undefined) log.ids.delete(oldest);
     }
@@ -64,7 +64,7 @@ export class Progress {
     this.#move(this.#log(reset.producer_id), reset.cursor);
   }
 
-  /** Takes what the server says about places where nothing is to be delivered. */
+  /** Takes a cursor up to which there is nothing to deliver. */
   advance(producer: string, cursor: string): void {
     const log = this.#log(producer);
     const [epoch, offset] = split(cursor);
@@ -75,26 +75,26 @@ export class Progress {
     this.#logs.delete(producer);
   }
 
-  place(producer: string): string | null {
-    return this.#logs.get(producer)?.place ?? null;
+  position(producer: string): string | null {
+    return this.#logs.get(producer)?.position ?? null;
   }
 
-  /** Every place that is known, for a connection that begins. */
-  places(): Record<string, string> {
-    const places: Record<string, string> = {};
-    for (const [producer, { place }] of this.#logs) if (place !== null) places[producer] = place;
-    return places;
+  /** Every known position, for a connection that begins. */
+  positions(): Record<string, string> {
+    const positions: Record<string, string> = {};
+    for (const [producer, { position }] of this.#logs) if (position !== null) positions[producer] = position;
+    return positions;
   }
 
   #log(producer: string): Log {
     let log = this.#logs.get(producer);
-    if (!log) this.#logs.set(producer, (log = { place: null, epoch: '', offset: 0, ids: new Set() }));
+    if (!log) this.#logs.set(producer, (log = { position: null, epoch: '', offset: 0, ids: new Set() }));
     return log;
   }
 
   #move(log: Log, cursor: string): void {
     [log.epoch, log.offset] = split(cursor);
-    log.place = cursor;
+    log.position = cursor;
   }
 }
 

@@ -3,7 +3,7 @@
 import { ApiError, failure, messageOf } from '../errors.ts';
 import { lines } from '../lines.ts';
 import { unanswered } from '../rest/caller.ts';
-import { viewParameters } from '../view.ts';
+import { selectionParameters } from '../selection.ts';
 import { messageIn, type Message } from './events.ts';
 import type { CloseReason, Link } from './transport.ts';
 
@@ -77,15 +77,15 @@ export function stream(format: 'ndjson' | 'sse') {
 const CODES: Record<string, number> = { token_ended: 4401, too_many_producers: 1008 };
 
 function address(link: Link): string {
-  const query = new URLSearchParams(viewParameters(link.view));
+  const query = new URLSearchParams(selectionParameters(link.selection));
   const wanted = link.wanted();
-  const places = link.progress.places();
+  const positions = link.progress.positions();
   if (wanted) {
     query.set('producers', [...wanted].join(','));
-    for (const producer of Object.keys(places)) if (!wanted.has(producer)) delete places[producer];
-    for (const producer of wanted) places[producer] ??= link.from;
+    for (const producer of Object.keys(positions)) if (!wanted.has(producer)) delete positions[producer];
+    for (const producer of wanted) positions[producer] ??= link.from;
   }
-  query.set('from', Object.keys(places).length > 0 ? JSON.stringify(places) : link.from);
+  query.set('from', Object.keys(positions).length > 0 ? JSON.stringify(positions) : link.from);
   return `${link.places.dsm}/stream?${query}`;
 }
 

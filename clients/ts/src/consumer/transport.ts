@@ -1,25 +1,26 @@
-// What the transports have in common: one connection, from its opening to its end.
+// The contract of all transports: one connection, from its opening to its end.
 import type { ApiError } from '../errors.ts';
 import type { Places } from '../places.ts';
-import type { View } from '../view.ts';
+import type { Selection } from '../selection.ts';
 import type { Message } from './events.ts';
+import type { Progress } from './progress.ts';
 
 export type TransportKind = 'webtransport' | 'websocket' | 'ndjson' | 'sse';
 
-/** What a connection is given. */
+/** Input of a connection. */
 export interface Link {
   readonly places: Places;
-  readonly view: View;
+  readonly selection: Selection;
   readonly signal: AbortSignal;
   token(): Promise<string>;
-  /** Where to begin a producer that has not been read. */
+  /** Start position of a producer that has not been read. */
   readonly from: string;
   /** The only producers wanted; null: all that are subscribed to. */
   wanted(): ReadonlySet<string> | null;
   /** The producers to ask for one by one, where a transport needs that. */
   followed(): Promise<ReadonlySet<string>>;
-  /** Where to go on, for each producer that is known. */
-  readonly progress: { place(producer: string): string | null; places(): Record<string, string>; placed(producer: string, cursor: string): void };
+  /** The position in each producer's log. */
+  readonly progress: Pick<Progress, 'position' | 'positions' | 'began'>;
   /** The connection stands. */
   opened(): void;
   /** Takes a message. */

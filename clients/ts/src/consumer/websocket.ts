@@ -2,7 +2,7 @@
 //
 // A browser's WebSocket cannot be slowed down. So the connection is given up when the inbox is full, and comes back from
 // its cursors when the application has caught up: bounded memory, and nothing lost.
-import { viewParameters } from '../view.ts';
+import { selectionParameters } from '../selection.ts';
 import { messageIn } from './events.ts';
 import type { CloseReason, Link } from './transport.ts';
 
@@ -70,11 +70,11 @@ export function websocket(make: WebSocketLike | undefined = globalThis.WebSocket
 }
 
 function address(at: string, link: Link): string {
-  const query = new URLSearchParams(viewParameters(link.view));
-  const places = link.progress.places();
+  const query = new URLSearchParams(selectionParameters(link.selection));
+  const positions = link.progress.positions();
   // Producers that are named and were never read begin where the caller says.
-  for (const producer of link.wanted() ?? []) places[producer] ??= link.from;
-  if (Object.keys(places).length > 0) query.set('resume', JSON.stringify(places));
+  for (const producer of link.wanted() ?? []) positions[producer] ??= link.from;
+  if (Object.keys(positions).length > 0) query.set('resume', JSON.stringify(positions));
   // Where each producer begins: what is missed after a break before its first record.
   query.set('cursors', 'true');
   return `${at}?${query}`;

@@ -4,7 +4,7 @@ import { lines } from '../lines.ts';
 import { messageOf } from '../errors.ts';
 import { Caller } from '../rest/caller.ts';
 import { Dsm } from '../rest/dsm.ts';
-import { viewMembers } from '../view.ts';
+import { selectionMembers } from '../selection.ts';
 import { messageIn } from './events.ts';
 import type { CloseReason, Link } from './transport.ts';
 
@@ -121,7 +121,7 @@ class Connection {
     this.#link.onChange(() => void this.#follow());
     this.#every(LOOK_EVERY_MS, () => this.#follow());
     this.#every(PING_EVERY_MS, () => this.#say({ type: 'ping' }));
-    await Promise.all([this.#follow(), this.#feeds(), this.#answers(said)]);
+    await Promise.all([this.#follow(), this.#deliveries(), this.#answers(said)]);
   }
 
   async #answers(said: AsyncGenerator<string, void, void>): Promise<void> {
@@ -136,22 +136,23 @@ class Connection {
     }
   }
 
-  async #feeds(): Promise<void> {
+  async #deliveries(): Promise<void> {
     const reader = (this.#session.incomingUnidirectionalStreams as ReadableStream<ReadableStream<Uint8Array>>).getReader();
     for (;;) {
       const { done, value } = await reader.read();
       if (done) return;
       // A stream that breaks does so with its session, or because its subscription has ended; both are told elsewhere.
-      void this.#feed(value).catch(() => undefined);
+      void this.#delivery(value).catch(() => undefined);
     }
   }
 
-  async #feed(stream: ReadableStream<Uint8Array>): Promise<void> {
+  async #delivery(stream: ReadableStream<Uint8Array>): Promise<void> {
     for await (const line of lines(stream)) {
       if (this.#over) return;
       const message = messageIn(line);
       if (!message) continue;
-      if (message.type === 'feed') this.#link.progress.placed(String(message.producer_id), String(message.cursor));
+      // Earlier servers say `feed`.
+      if (message.type === 'cursor' || message.type === 'feed') this.#link.progress.began(String(message.producer_id), String(message.cursor));
       else this.#link.take(message);
       if (this.#link.full) await this.#link.room();
     }
@@ -164,8 +165,8 @@ class Connection {
     for (const producer of wanted) {
       if (this.#asked.has(producer)) continue;
       this.#asked.add(producer);
-      const from = this.#link.progress.place(producer) ?? this.#link.from;
-      await this.#say({ type: 'subscribe', producer_id: producer, from, ...viewMembers(this.#link.view), lane: 'records' });
+      const from = this.#link.progress.position(producer) ?? this.#link.from;
+      await this.#say({ type: 'subscribe', producer_id: producer, from, ...selectionMembers(this.#link.selection), lane: 'records' });
     }
     for (const producer of [...this.#asked]) {
       if (wanted.has(producer)) continue;

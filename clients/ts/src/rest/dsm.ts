@@ -1,6 +1,6 @@
 // Data: records over HTTP, the history, who is live, devices, nodes.
 import type { Accepted, CertHash, Device, HistoryQuery, HistoryRecord, LiveStream, NamedCursor, Node, RecordToSend } from './types.ts';
-import { viewParameters, type View } from '../view.ts';
+import { selectionParameters, type Selection } from '../selection.ts';
 import type { Answer, Caller, Credentials } from './caller.ts';
 
 export class Dsm {
@@ -47,10 +47,10 @@ export class Dsm {
     return this.#caller.json('GET', `${this.#at}/nodes`, { as, signal });
   }
 
-  /** Whether the service understands a view; rejects with an `ApiError` whose `column` points at the mistake. */
-  async checkView(as: Credentials, view: View): Promise<void> {
+  /** Whether the service understands a selection; rejects with an `ApiError` whose `column` points at the mistake. */
+  async checkSelection(as: Credentials, selection: Selection): Promise<void> {
     // The stream's head says it; of its body nothing is wanted.
-    await this.#caller.head('GET', `${this.#at}/stream?${new URLSearchParams([['from', 'live'], ...viewParameters(view)])}`, { as, accept: 'application/x-ndjson' });
+    await this.#caller.head('GET', `${this.#at}/stream?${new URLSearchParams([['from', 'live'], ...selectionParameters(selection)])}`, { as, accept: 'application/x-ndjson' });
   }
 
   /** How far the calling consumer has confirmed, by its own names. */

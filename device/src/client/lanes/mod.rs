@@ -154,7 +154,7 @@ impl Uplink {
         let mut shapes = shapes.lock();
         let (frame, shape) = shapes.encode(record);
         if let Some(shape) = shape
-            && self.control.try_send(Frame::Shape(shape.clone())).is_err()
+            && self.control.try_send(Frame::Template(shape.clone())).is_err()
         {
             shapes.withdraw(&shape);
         }

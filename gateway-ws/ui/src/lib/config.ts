@@ -29,18 +29,18 @@ export interface Endpoints extends Places {
 }
 
 /** The part of `window.location` that matters. */
-export interface Place {
+export interface PageLocation {
   protocol: string;
   hostname: string;
   /** The page's own address, from which relative ones are seen. */
   href?: string;
 }
 
-export function endpoints(config: Config, place: Place): Endpoints {
-  const secure = place.protocol === 'https:';
+export function endpoints(config: Config, location: PageLocation): Endpoints {
+  const secure = location.protocol === 'https:';
   const http = (url: string | null | undefined, port: number) =>
-    trimmed(url, place.href) ?? `${secure ? 'https' : 'http'}://${place.hostname}:${port}`;
-  const ws = socket(trimmed(config.ws_url, place.href)) ?? `${secure ? 'wss' : 'ws'}://${place.hostname}:${config.ws_port}${config.ws_path}`;
+    trimmed(url, location.href) ?? `${secure ? 'https' : 'http'}://${location.hostname}:${port}`;
+  const ws = socket(trimmed(config.ws_url, location.href)) ?? `${secure ? 'wss' : 'ws'}://${location.hostname}:${config.ws_port}${config.ws_path}`;
   return {
     ws,
     ap: http(config.ap_url, config.ap_port),
@@ -58,11 +58,11 @@ function otherTester({ role, tester_url, producer_page_url }: Config): Endpoints
   return producer_page_url ? { name: 'Producer tester', url: producer_page_url } : null;
 }
 
-export async function loadEndpoints(fetcher: typeof fetch, place: Place): Promise<Endpoints> {
+export async function loadEndpoints(fetcher: typeof fetch, location: PageLocation): Promise<Endpoints> {
   // Relative: the console is served at several paths.
   const response = await fetcher('config.json', { cache: 'no-store', signal: AbortSignal.timeout(10_000) });
   if (!response.ok) throw new Error(`config.json answered ${response.status}`);
-  return endpoints((await response.json()) as Config, place);
+  return endpoints((await response.json()) as Config, location);
 }
 
 /** The scheme of a socket at an address of HTTP. */

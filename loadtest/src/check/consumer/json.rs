@@ -98,7 +98,7 @@ fn take(text: &str, book: &mut Book) -> Result<Option<String>> {
             return Ok(Some(format!("a follow ended: {why}")));
         }
         // Where the egress stands without a record: the record's own cursor says it too.
-        Some("cursors" | "feed" | "subscribed") => {}
+        Some("cursors" | "cursor" | "subscribed") => {}
         Some(_) => book.note(text.to_owned()),
     }
     Ok(None)

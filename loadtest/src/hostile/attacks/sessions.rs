@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use anyhow::Result;
 use motience_proto::{
     model::{Order, ProducerId},
-    wire::{ALPN, Frame, From, Intent, Subscribe, Unsubscribe},
+    wire::{ALPN, Frame, Intent, Start, Subscribe, Unsubscribe},
 };
 use serde_json::json;
 use tokio::{
@@ -102,7 +102,8 @@ pub(super) async fn follows(target: Arc<Target>, count: Count) {
             let connection = quic::connect(&target, ALPN, 0).await?;
             let mut control = quic::hello(&connection, Intent::Consume, &target.consumer_token, "attacker").await?;
             let producer = ProducerId(target.producer);
-            let follow = Subscribe { producer, from: From::Earliest, durable: String::new(), view: String::new(), order: Order::Log };
+            let follow =
+                Subscribe { producer, start: Start::Earliest, cursor_name: String::new(), selection: String::new(), order: Order::Log };
             let pair = [Frame::Subscribe(follow), Frame::Unsubscribe(Unsubscribe { producer })];
             let bytes = quic::encoded((0..PAIRS).flat_map(|_| pair.clone()));
             while let Ok(written) = timeout(BLOCKED, control.write_all(&bytes)).await {

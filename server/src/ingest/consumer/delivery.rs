@@ -5,7 +5,7 @@ use std::time::Duration;
 use bytes::BytesMut;
 use motience_proto::{
     model::{Cursor, ProducerId},
-    wire::{self, Entry, Frame, Gap, StreamKind},
+    wire::{DeliveryCursor, Entry, Frame, Gap, StreamKind},
 };
 use motience_relay::{
     Notice,
@@ -73,7 +73,7 @@ struct Delivery {
 impl Delivery {
     async fn write(&mut self, stream: &mut SendStream, limit: Duration) -> Result<(), CloseReason> {
         if self.told.is_none() {
-            StreamKind::Feed.encode(&mut self.out);
+            StreamKind::Delivery.encode(&mut self.out);
             self.say_cursor();
         }
         if self.out.is_empty() {
@@ -134,8 +134,8 @@ impl Delivery {
     }
 
     fn say_cursor(&mut self) {
-        let after = self.pipeline.cursors().get(&self.producer).copied().unwrap_or_default();
-        Frame::Feed(wire::Feed { producer: self.producer, after }).encode(&mut self.out);
-        (self.told, self.told_at) = (Some(after), Instant::now());
+        let cursor = self.pipeline.cursors().get(&self.producer).copied().unwrap_or_default();
+        Frame::Cursor(DeliveryCursor { producer: self.producer, cursor }).encode(&mut self.out);
+        (self.told, self.told_at) = (Some(cursor), Instant::now());
     }
 }

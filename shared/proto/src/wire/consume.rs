@@ -1,4 +1,4 @@
-//! The consumer's frames: following a producer, and the feed of its log.
+//! The consumer's frames: following a producer, and what a delivery stream carries.
 
 use bytes::{BufMut, Bytes, BytesMut};
 
@@ -10,57 +10,56 @@ use crate::model::{Cursor, LogEpoch, Offset, Order, ProducerEpoch, ProducerId, R
 
 /// Longest code of a refused follow, in bytes.
 const MAX_CODE: usize = 64;
-/// Longest name of a durable cursor, in bytes.
-const MAX_DURABLE: usize = 64;
+/// Longest name of a named cursor, in bytes.
+const MAX_CURSOR_NAME: usize = 64;
 
-/// Where a follow begins.
+/// Start position of a follow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum From {
+pub enum Start {
     /// With the next record.
     Live,
     /// With the oldest record that retention still holds.
     Earliest,
-    /// With the record after this cursor; after a reset, with the first that the cursor's life may not have had.
+    /// With the record after this cursor; in a later log epoch, with the first record that the cursor's epoch may not have had.
     After(Cursor),
-    /// With the records logged at this time (milliseconds since 1970 UTC) or later; some earlier ones may come first.
+    /// With the records logged at this time (milliseconds since 1970 UTC) or later. Some earlier records may come first.
     Time(u64),
 }
 
 /// Body of [`super::Frame::Subscribe`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Subscribe {
-    /// Whom to follow; the account must hold an active subscription.
+    /// Producer to follow; the account must hold an active subscription.
     pub producer: ProducerId,
-    /// Where to begin. A durable cursor that exists goes before all but `After`.
-    pub from: From,
-    /// The name of the cursor that the server keeps for this account, moved by [`Confirm`]; empty for none.
-    pub durable: String,
-    /// A [`crate::model::Selection`] as JSON; empty for everything, and not there at all where an older peer wrote the frame.
-    /// Offset order then does not hold, and [`Feed`] frames say how far the follow has come.
-    pub view: String,
-    /// The order of its records; the log's where an older peer wrote the frame. In device order [`Feed`] frames say how far the
-    /// follow has come.
+    /// Start position. A named cursor that exists takes precedence over all but `After`.
+    pub start: Start,
+    /// Name of the cursor that the server keeps for this account and that [`Confirm`] moves; empty for none.
+    pub cursor_name: String,
+    /// A [`crate::model::Selection`] as JSON; empty for all records. With a selection the offsets of records do not show the progress
+    /// of the follow: [`DeliveryCursor`] frames do.
+    pub selection: String,
+    /// Order of the records. In device order too, [`DeliveryCursor`] frames show the progress.
     pub order: Order,
 }
 
 impl Subscribe {
     pub(super) fn put(&self, out: &mut BytesMut) {
         put_producer(self.producer, out);
-        match self.from {
-            From::Live => out.put_u8(0),
-            From::Earliest => out.put_u8(1),
-            From::After(cursor) => {
+        match self.start {
+            Start::Live => out.put_u8(0),
+            Start::Earliest => out.put_u8(1),
+            Start::After(cursor) => {
                 out.put_u8(2);
                 put_cursor(cursor, out);
             }
-            From::Time(ms) => {
+            Start::Time(ms) => {
                 out.put_u8(3);
                 varint::put(ms.min(varint::MAX), out);
             }
         }
-        varint::put_text(&self.durable, out);
-        if !self.view.is_empty() || self.order != Order::Log {
-            varint::put_text(&self.view, out);
+        varint::put_text(&self.cursor_name, out);
+        if !self.selection.is_empty() || self.order != Order::Log {
+            varint::put_text(&self.selection, out);
         }
         if self.order == Order::Device {
             out.put_u8(1);
@@ -69,31 +68,31 @@ impl Subscribe {
 
     pub(super) fn read(body: &mut Body) -> Result<Self, Error> {
         let producer = read_producer(body)?;
-        let from = match body.number()? {
-            0 => From::Live,
-            1 => From::Earliest,
-            2 => From::After(read_cursor(body)?),
-            3 => From::Time(body.number()?),
+        let start = match body.number()? {
+            0 => Start::Live,
+            1 => Start::Earliest,
+            2 => Start::After(read_cursor(body)?),
+            3 => Start::Time(body.number()?),
             _ => return Err(body.malformed()),
         };
-        let durable = body.text(MAX_DURABLE)?;
-        let view = if body.is_empty() { String::new() } else { body.text(MAX_SELECTION)? };
+        let cursor_name = body.text(MAX_CURSOR_NAME)?;
+        let selection = if body.is_empty() { String::new() } else { body.text(MAX_SELECTION)? };
         let order = if body.is_empty() { 0 } else { body.number()? };
         let order = match order {
             0 => Order::Log,
             1 => Order::Device,
             _ => return Err(body.malformed()),
         };
-        Ok(Self { producer, from, durable, view, order })
+        Ok(Self { producer, start, cursor_name, selection, order })
     }
 }
 
-/// Body of [`super::Frame::Confirm`]: moves the durable cursor of a follow.
+/// Body of [`super::Frame::Confirm`]: moves the named cursor of a follow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Confirm {
-    /// Whose log.
+    /// Producer of the log.
     pub producer: ProducerId,
-    /// Everything up to here is dealt with.
+    /// The consumer has dealt with everything up to here.
     pub cursor: Cursor,
 }
 
@@ -111,7 +110,7 @@ impl Confirm {
 /// Body of [`super::Frame::Unsubscribe`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Unsubscribe {
-    /// Whom to follow no longer.
+    /// Producer of the follow to end.
     pub producer: ProducerId,
 }
 
@@ -125,7 +124,7 @@ impl Unsubscribe {
     }
 }
 
-/// Body of [`super::Frame::Followed`]: the answer to `Subscribe`, and word of a follow that ended.
+/// Body of [`super::Frame::Followed`]: the answer to `Subscribe`, and the notice that a follow has ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Followed {
     /// The producer.
@@ -148,7 +147,7 @@ impl Followed {
 /// Body of [`super::Frame::Gap`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Gap {
-    /// Whose log.
+    /// Producer of the log.
     pub producer: ProducerId,
     /// First offset that is gone.
     pub from: Offset,
@@ -168,24 +167,24 @@ impl Gap {
     }
 }
 
-/// Body of [`super::Frame::Feed`]: the first frame of a stream of entries. Of a follow with a view it comes again when everything
-/// up to `after` is dealt with, be it delivered or not wanted.
+/// Body of [`super::Frame::Cursor`]: the first frame of a delivery stream, repeated after each reset. A follow with a selection or in
+/// device order gets more of them: each says that every record up to `cursor` was delivered or left out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Feed {
-    /// Whose entries follow.
+pub struct DeliveryCursor {
+    /// Producer of the entries.
     pub producer: ProducerId,
-    /// What they come after, in the life of the log that their offsets belong to.
-    pub after: Cursor,
+    /// Position before the next entry, in the log epoch that the offsets of the entries belong to.
+    pub cursor: Cursor,
 }
 
-impl Feed {
+impl DeliveryCursor {
     pub(super) fn put(&self, out: &mut BytesMut) {
         put_producer(self.producer, out);
-        put_cursor(self.after, out);
+        put_cursor(self.cursor, out);
     }
 
     pub(super) fn read(body: &mut Body) -> Result<Self, Error> {
-        Ok(Self { producer: read_producer(body)?, after: read_cursor(body)? })
+        Ok(Self { producer: read_producer(body)?, cursor: read_cursor(body)? })
     }
 }
 
@@ -194,7 +193,7 @@ impl Feed {
 pub struct Entry {
     /// Offset in the producer's log.
     pub offset: Offset,
-    /// Identity of the record, whatever its offset.
+    /// Identity of the record. It stays when the record gets another offset.
     pub record_id: RecordId,
     /// `{"producer_id","device_id","timestamp","data"}`.
     pub message: Bytes,

@@ -3,22 +3,22 @@
 use bytes::{BufMut, Bytes, BytesMut};
 
 use super::{
-    Ack, Compact, Confirm, Entry, Feed, Followed, Gap, Health, Hello, Record, Refused, Shape, ShapeAccepted, Skipped, Subscribe,
-    TokenAccepted, TokenRefresh, Unsubscribe, Welcome,
+    Ack, Compact, Confirm, DeliveryCursor, Entry, Followed, Gap, Health, Hello, Record, Refused, Skipped, Subscribe, Template,
+    TemplateAccepted, TokenAccepted, TokenRefresh, Unsubscribe, Welcome,
     compact::Encoded,
     error::{Error, Limits},
     varint::{self, Body},
 };
 
-/// What a unidirectional stream carries; its first varint.
+/// Kind of a unidirectional stream: its first varint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum StreamKind {
     /// Records in order, one long stream.
     Ordered,
     /// A record or a few, one short stream.
     Independent,
-    /// A followed producer's entries, down.
-    Feed,
+    /// Delivery stream: a followed producer's entries, down.
+    Delivery,
 }
 
 impl StreamKind {
@@ -27,7 +27,7 @@ impl StreamKind {
         out.put_u8(match self {
             Self::Ordered => 1,
             Self::Independent => 2,
-            Self::Feed => 3,
+            Self::Delivery => 3,
         });
     }
 
@@ -37,7 +37,7 @@ impl StreamKind {
         let kind = match kind {
             1 => Self::Ordered,
             2 => Self::Independent,
-            3 => Self::Feed,
+            3 => Self::Delivery,
             other => return Err(Error::UnknownStream(other)),
         };
         let _ = buf.split_to(size);
@@ -113,7 +113,7 @@ macro_rules! frames {
 }
 
 frames! {
-    /// First on the control stream: who the client is and what it wants.
+    /// First on the control stream: the client's identity and intent.
     0x01 Hello(Hello),
     /// The answer to `Hello`.
     0x03 Welcome(Welcome),
@@ -137,13 +137,13 @@ frames! {
     0x15 Done,
     /// Numbers whose records will never be sent.
     0x17 Skipped(Skipped),
-    /// How far a consumer has dealt with a producer's records.
+    /// Everything up to a cursor is dealt with.
     0x19 Confirm(Confirm),
-    /// The form of records to come.
-    0x1b Shape(Shape),
-    /// Records of this form may come.
-    0x1d ShapeAccepted(ShapeAccepted),
-    /// How many records may be under way unacknowledged.
+    /// Constant part of records to come.
+    0x1b Template(Template),
+    /// Records of this template may come.
+    0x1d TemplateAccepted(TemplateAccepted),
+    /// Number of records that may be in flight.
     0x02 Credit(Credit),
     /// The node is going away: finish, reconnect elsewhere.
     0x04 Drain,
@@ -151,22 +151,22 @@ frames! {
     0x06 Ping,
     /// The answer to `Ping`.
     0x08 Pong,
-    /// How the device is.
+    /// State of the device: its backlog and its loss.
     0x0a Health(Health),
     /// A record, up.
     0x21 Record(Record),
-    /// The head of a feed, down.
-    0x23 Feed(Feed),
+    /// Position of a delivery stream, down.
+    0x23 Cursor(DeliveryCursor),
     /// A log entry, down.
     0x25 Entry(Entry),
-    /// A record, up, without what its shape says.
+    /// A record, up, as the values of its template's slots.
     0x27 Compact(Compact),
 }
 
 /// Body of [`Frame::Credit`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Credit {
-    /// Records that may be under way unacknowledged from now on.
+    /// Records that may be in flight from now on: sent, and neither acknowledged nor refused.
     pub records: u64,
 }
 

@@ -4,8 +4,8 @@
 use bytes::Bytes;
 
 use super::{
-    Ack, Compact, Confirm, Credit, Entry, Feed, Followed, Frame, From, Gap, Health, Hello, Intent, Record, Refused, ShapeAccepted, Skipped,
-    Subscribe, TokenAccepted, TokenRefresh, Unsubscribe, Welcome, compact, features,
+    Ack, Compact, Confirm, Credit, DeliveryCursor, Entry, Followed, Frame, Gap, Health, Hello, Intent, Record, Refused, Skipped, Start,
+    Subscribe, TemplateAccepted, TokenAccepted, TokenRefresh, Unsubscribe, Welcome, compact, features,
 };
 use crate::model::{Cursor, Fence, LogEpoch, Offset, Order, ProducerEpoch, ProducerId, RangeSet, RecordId, Seq};
 
@@ -38,14 +38,14 @@ pub(super) fn name(epoch: u64, seq: u64) -> RecordId {
     RecordId { producer_epoch: ProducerEpoch(epoch), seq: Seq(seq) }
 }
 
-fn subscribe(from: From, durable: &str, view: &str) -> Frame {
-    Frame::Subscribe(Subscribe { producer: ProducerId(123), from, durable: durable.to_owned(), view: view.to_owned(), order: Order::Log })
+pub(super) fn subscribe(start: Start, cursor_name: &str, selection: &str) -> Frame {
+    let (cursor_name, selection) = (cursor_name.to_owned(), selection.to_owned());
+    Frame::Subscribe(Subscribe { producer: ProducerId(123), start, cursor_name, selection, order: Order::Log })
 }
 
-fn in_device_order(view: &str) -> Frame {
-    let subscribe =
-        Subscribe { producer: ProducerId(123), from: From::Live, durable: String::new(), view: view.to_owned(), order: Order::Device };
-    Frame::Subscribe(subscribe)
+fn in_device_order(selection: &str) -> Frame {
+    let Frame::Subscribe(subscribe) = subscribe(Start::Live, "", selection) else { unreachable!() };
+    Frame::Subscribe(Subscribe { order: Order::Device, ..subscribe })
 }
 
 fn ranges(text: &str) -> RangeSet {
@@ -57,7 +57,7 @@ pub(super) fn frames() -> Vec<(Frame, &'static str)> {
     let consumer = Hello {
         intent: Intent::Consume,
         epoch: ProducerEpoch(0),
-        features: features::COMPACT | features::LATEST | features::VIEW,
+        features: features::COMPACT | features::LATEST | features::SELECTION,
         ..hello()
     };
     let mut frames = vec![
@@ -69,7 +69,7 @@ pub(super) fn frames() -> Vec<(Frame, &'static str)> {
         ),
         (Frame::Welcome(welcome()), "031a026e31070201412b02008001000060004e10066d656d6f727900"),
         (
-            Frame::Welcome(Welcome { seen: RangeSet::new(), durability: "redis+2".into(), features: features::VIEW, ..welcome() }),
+            Frame::Welcome(Welcome { seen: RangeSet::new(), durability: "redis+2".into(), features: features::SELECTION, ..welcome() }),
             "0316026e3107008001000060004e100772656469732b3204",
         ),
         (Frame::TokenRefresh(TokenRefresh { token: "t".into() }), "05020174"),
@@ -77,10 +77,10 @@ pub(super) fn frames() -> Vec<(Frame, &'static str)> {
         (Frame::Ack(Ack { ranges: ranges("5-9") }), "0903010504"),
         (Frame::Ack(Ack { ranges: ranges("1,3-4,1000") }), "0908030100020143e400"),
         (Frame::Refused(Refused { seq: Seq(3), code: "c".into(), message: "m".into() }), "0b05030163016d"),
-        (subscribe(From::After(cursor(2, 5)), "", ""), "0d0d407b0200000000000000020500"),
-        (subscribe(From::Time(7), "ab", ""), "0d07407b0307026162"),
-        (subscribe(From::Live, "", "{}"), "0d07407b0000027b7d"),
-        (subscribe(From::Earliest, "", ""), "0d04407b0100"),
+        (subscribe(Start::After(cursor(2, 5)), "", ""), "0d0d407b0200000000000000020500"),
+        (subscribe(Start::Time(7), "ab", ""), "0d07407b0307026162"),
+        (subscribe(Start::Live, "", "{}"), "0d07407b0000027b7d"),
+        (subscribe(Start::Earliest, "", ""), "0d04407b0100"),
         (in_device_order(""), "0d06407b00000001"),
         (in_device_order("{}"), "0d08407b0000027b7d01"),
         (Frame::Unsubscribe(Unsubscribe { producer: ProducerId(1) }), "0f0101"),
@@ -90,7 +90,7 @@ pub(super) fn frames() -> Vec<(Frame, &'static str)> {
         (Frame::Done, "1500"),
         (Frame::Skipped(Skipped { ranges: ranges("5-9") }), "1703010504"),
         (Frame::Confirm(Confirm { producer: ProducerId(1), cursor: cursor(2, 9) }), "190a01000000000000000209"),
-        (Frame::ShapeAccepted(ShapeAccepted { id: 1 }), "1d0101"),
+        (Frame::TemplateAccepted(TemplateAccepted { id: 1 }), "1d0101"),
         (Frame::Credit(Credit { records: 64 }), "02024040"),
         (Frame::Drain, "0400"),
         (Frame::Ping, "0600"),
@@ -99,14 +99,14 @@ pub(super) fn frames() -> Vec<(Frame, &'static str)> {
         (Frame::Health(Health { backlog: 0, loss_ppm: None }), "0a020000"),
         (Frame::Record(Record { seq: Seq(1), json: Bytes::from_static(b"{}") }), "2103017b7d"),
         (Frame::Record(Record { seq: Seq(16_384), json: Bytes::from_static(br#"{"a":1}"#) }), "210b800040007b2261223a317d"),
-        (Frame::Feed(Feed { producer: ProducerId(1), after: cursor(2, 4) }), "230a01000000000000000204"),
+        (Frame::Cursor(DeliveryCursor { producer: ProducerId(1), cursor: cursor(2, 4) }), "230a01000000000000000204"),
         (
             Frame::Entry(Entry { offset: Offset(9), record_id: name(3, 1), message: Bytes::from_static(b"{}") }),
             "250c090000000000000003017b7d",
         ),
-        (Frame::Compact(Compact { seq: Seq(70), shape: 1, values: Bytes::from_static(&[0x41, 0x2c]) }), "2705404601412c"),
-        (Frame::Compact(Compact { seq: Seq(1), shape: 0, values: Bytes::new() }), "27020100"),
+        (Frame::Compact(Compact { seq: Seq(70), template: 1, values: Bytes::from_static(&[0x41, 0x2c]) }), "2705404601412c"),
+        (Frame::Compact(Compact { seq: Seq(1), template: 0, values: Bytes::new() }), "27020100"),
     ];
-    frames.extend(compact::goldens::shapes().into_iter().map(|(shape, golden)| (Frame::Shape(shape), golden)));
+    frames.extend(compact::goldens::templates().into_iter().map(|(template, golden)| (Frame::Template(template), golden)));
     frames
 }

@@ -7,11 +7,11 @@
 //!
 //! | where | frames |
 //! |---|---|
-//! | control stream, up | [`Hello`] first, then [`TokenRefresh`], [`Skipped`], [`Shape`], [`Subscribe`], [`Unsubscribe`], [`Confirm`], [`Health`], `Ping`, `Done` |
-//! | control stream, down | [`Welcome`] first, then [`Ack`], [`Refused`], [`ShapeAccepted`], `Credit`, [`TokenAccepted`], [`Followed`], `Drain`, `Ping`, `Pong` |
-//! | lanes up (unidirectional, opened by [`StreamKind`]) | [`Record`], [`Compact`] |
+//! | control stream, up | [`Hello`] first, then [`TokenRefresh`], [`Skipped`], [`Template`], [`Subscribe`], [`Unsubscribe`], [`Confirm`], [`Health`], `Ping`, `Done` |
+//! | control stream, down | [`Welcome`] first, then [`Ack`], [`Refused`], [`TemplateAccepted`], `Credit`, [`TokenAccepted`], [`Followed`], `Drain`, `Ping`, `Pong` |
+//! | uplink streams (unidirectional, opened by [`StreamKind`]) | [`Record`], [`Compact`] |
 //! | datagrams up, one frame each | [`Record`], [`Compact`], numbered from 1 within the connection |
-//! | feeds down (unidirectional, one for each followed producer) | [`Feed`] first and after each reset, then [`Entry`], [`Gap`] |
+//! | delivery streams (unidirectional, one for each followed producer) | [`DeliveryCursor`] first and after each reset, then [`Entry`], [`Gap`] |
 
 mod ack;
 mod close;
@@ -32,8 +32,8 @@ mod welcome;
 
 pub use ack::{Ack, MAX_RANGES, Refused, Skipped};
 pub use close::CloseCode;
-pub use compact::{Compact, Shape, ShapeAccepted};
-pub use consume::{Confirm, Entry, Feed, Followed, From, Gap, Subscribe, Unsubscribe};
+pub use compact::{Compact, Template, TemplateAccepted};
+pub use consume::{Confirm, DeliveryCursor, Entry, Followed, Gap, Start, Subscribe, Unsubscribe};
 pub use error::{Error, Limits};
 pub use frame::{Credit, Frame, StreamKind};
 pub use health::Health;
@@ -55,8 +55,8 @@ pub mod features {
     pub const COMPACT: u64 = 1;
     /// Records may come in datagrams, which are neither acknowledged nor sent again.
     pub const LATEST: u64 = 2;
-    /// A follow may have a view: [`super::Subscribe`].
-    pub const VIEW: u64 = 4;
+    /// A follow may have a selection: [`super::Subscribe`].
+    pub const SELECTION: u64 = 4;
     /// A follow may have device order: [`super::Subscribe`].
     pub const ORDER: u64 = 8;
 }

@@ -16,7 +16,7 @@ use self::{
     sessions::sessions,
 };
 use super::{
-    CloseCode, Compact, Frame, From, Intent, Limits, StreamKind,
+    CloseCode, Compact, Frame, Intent, Limits, Start, StreamKind,
     compact::{self, Decoder, goldens as templates},
     error::Error,
     goldens::{self, hex},
@@ -48,18 +48,8 @@ fn ranges(set: &RangeSet) -> Value {
     set.iter().map(|range| json!([range.start(), range.end()])).collect()
 }
 
-fn place(cursor: model::Cursor) -> Value {
+fn cursor(cursor: model::Cursor) -> Value {
     json!({"log_epoch": cursor.log_epoch.to_string(), "offset": cursor.offset.0})
-}
-
-/// A frame's name in `docs/protocol.md`.
-fn title(frame: &Frame) -> &'static str {
-    match frame {
-        Frame::Shape(_) => "Template",
-        Frame::ShapeAccepted(_) => "TemplateAccepted",
-        Frame::Feed(_) => "Cursor",
-        other => other.name(),
-    }
 }
 
 /// A frame's fields. Numbers of 64 bits are text, since few readers of JSON keep them.
@@ -82,33 +72,32 @@ fn fields(frame: &Frame) -> Value {
         Frame::Ack(ack) => json!({"ranges": ranges(&ack.ranges)}),
         Frame::Refused(refused) => json!({"seq": refused.seq.0, "code": refused.code, "message": refused.message}),
         Frame::Subscribe(subscribe) => {
-            let start = match subscribe.from {
-                From::Live => json!({"kind": "live"}),
-                From::Earliest => json!({"kind": "earliest"}),
-                From::After(cursor) => json!({"kind": "cursor", "cursor": place(cursor)}),
-                From::Time(ms) => json!({"kind": "time", "ms": ms}),
+            let start = match subscribe.start {
+                Start::Live => json!({"kind": "live"}),
+                Start::Earliest => json!({"kind": "earliest"}),
+                Start::After(cursor) => json!({"kind": "cursor", "cursor": self::cursor(cursor)}),
+                Start::Time(ms) => json!({"kind": "time", "ms": ms}),
             };
-            let (cursor_name, selection) = (&subscribe.durable, &subscribe.view);
             let order = if subscribe.order == model::Order::Device { "device" } else { "log" };
-            json!({"producer": subscribe.producer.0, "start": start, "cursor_name": cursor_name, "selection": selection, "order": order})
+            json!({"producer": subscribe.producer.0, "start": start, "cursor_name": subscribe.cursor_name, "selection": subscribe.selection, "order": order})
         }
         Frame::Unsubscribe(unsubscribe) => json!({"producer": unsubscribe.producer.0}),
         Frame::Followed(followed) => json!({"producer": followed.producer.0, "refusal": followed.refusal}),
         Frame::Gap(gap) => json!({"producer": gap.producer.0, "from": gap.from.0, "to": gap.to.0}),
         Frame::Done | Frame::Drain | Frame::Ping | Frame::Pong => json!({}),
         Frame::Skipped(skipped) => json!({"ranges": ranges(&skipped.ranges)}),
-        Frame::Confirm(confirm) => json!({"producer": confirm.producer.0, "cursor": place(confirm.cursor)}),
-        Frame::Shape(shape) => templates::fields(shape),
-        Frame::ShapeAccepted(accepted) => json!({"template": accepted.id}),
+        Frame::Confirm(confirm) => json!({"producer": confirm.producer.0, "cursor": cursor(confirm.cursor)}),
+        Frame::Template(template) => templates::fields(template),
+        Frame::TemplateAccepted(accepted) => json!({"template": accepted.id}),
         Frame::Credit(credit) => json!({"records": credit.records}),
         Frame::Health(health) => json!({"backlog": health.backlog, "loss_ppm": health.loss_ppm}),
         Frame::Record(record) => json!({"seq": record.seq.0, "json": text(&record.json)}),
-        Frame::Feed(feed) => json!({"producer": feed.producer.0, "cursor": place(feed.after)}),
+        Frame::Cursor(delivery) => json!({"producer": delivery.producer.0, "cursor": cursor(delivery.cursor)}),
         Frame::Entry(entry) => json!({
             "offset": entry.offset.0, "producer_epoch": entry.record_id.producer_epoch.to_string(), "seq": entry.record_id.seq.0,
             "message": text(&entry.message),
         }),
-        Frame::Compact(record) => json!({"seq": record.seq.0, "template": record.shape, "values": hex(&record.values)}),
+        Frame::Compact(record) => json!({"seq": record.seq.0, "template": record.template, "values": hex(&record.values)}),
     }
 }
 
@@ -125,9 +114,9 @@ fn error(error: Error) -> &'static str {
 
 fn template_error(error: compact::Error) -> &'static str {
     match error {
-        compact::Error::TooManyShapes => "too_many_templates",
+        compact::Error::TooManyTemplates => "too_many_templates",
         compact::Error::AnnouncedTwice(_) => "announced_twice",
-        compact::Error::UnknownShape(_) => "unknown_template",
+        compact::Error::UnknownTemplate(_) => "unknown_template",
         compact::Error::Values(_) => "misfit",
         compact::Error::TooLarge(_) => "too_large",
     }
@@ -137,7 +126,7 @@ fn kind(kind: StreamKind) -> &'static str {
     match kind {
         StreamKind::Ordered => "ordered",
         StreamKind::Independent => "independent",
-        StreamKind::Feed => "delivery",
+        StreamKind::Delivery => "delivery",
     }
 }
 
@@ -154,7 +143,7 @@ fn varints() -> Vec<Value> {
 }
 
 fn streams() -> Vec<Value> {
-    let kinds = [StreamKind::Ordered, StreamKind::Independent, StreamKind::Feed].map(|one| {
+    let kinds = [StreamKind::Ordered, StreamKind::Independent, StreamKind::Delivery].map(|one| {
         let mut out = BytesMut::new();
         one.encode(&mut out);
         json!({"kind": kind(one), "hex": hex(&out)})
@@ -177,7 +166,7 @@ fn skipped() -> Vec<Value> {
         let limits = Limits { frame: LIMIT };
         let mut frames = Vec::new();
         while let Some(frame) = Frame::decode(&mut bytes, limits).unwrap() {
-            frames.push(json!({"name": title(&frame), "fields": fields(&frame)}));
+            frames.push(json!({"name": frame.name(), "fields": fields(&frame)}));
         }
         assert!(bytes.is_empty());
         json!({"about": about, "hex": hex, "frames": frames})
@@ -191,7 +180,7 @@ fn template_examples() -> Vec<Value> {
         .iter()
         .map(|example| {
             let records: Vec<_> = example.records.iter().map(record).collect();
-            json!({"about": example.about, "hex": encoded(&Frame::Shape(example.shape.clone())), "records": records})
+            json!({"about": example.about, "hex": encoded(&Frame::Template(example.template.clone())), "records": records})
         })
         .collect()
 }
@@ -202,7 +191,7 @@ fn expand(frames: &[String], limit: usize) -> Result<String, &'static str> {
     let mut last = String::new();
     for frame in frames {
         match Frame::decode(&mut unhex(frame), Limits { frame: LIMIT }).unwrap().unwrap() {
-            Frame::Shape(shape) => drop(decoder.add(shape).map_err(template_error)?),
+            Frame::Template(template) => drop(decoder.add(template).map_err(template_error)?),
             Frame::Compact(record) => last = text(&decoder.expand(&record, limit).map_err(template_error)?).to_owned(),
             other => panic!("{other:?}"),
         }
@@ -281,7 +270,7 @@ fn vectors_are_read_back() {
         let frame = Frame::decode(&mut bytes, limits).unwrap().unwrap();
         assert!(bytes.is_empty(), "{vector}");
         assert_eq!(
-            (json!(title(&frame)), fields(&frame), encoded(&frame)),
+            (json!(frame.name()), fields(&frame), encoded(&frame)),
             (vector["name"].clone(), vector["fields"].clone(), of(&vector, "hex"))
         );
     }

@@ -11,7 +11,7 @@ use super::{
     rows::{HistoryBatch, Kept},
     sqlite,
 };
-use crate::{Engine, Error, Store, accounts::present_log, cursors::Place, is_storable, limited, on};
+use crate::{Engine, Error, Store, accounts::present_log, cursors::StoredCursor, is_storable, limited, on};
 
 impl Store {
     /// Keeps what was read, at most one batch for each producer, in one transaction. A record that is already there is passed over.
@@ -43,7 +43,7 @@ impl Store {
     /// How far the history has come for all producers from `first` to `last`, both included, in order of id.
     pub async fn history_cursors(&self, first: ProducerId, last: ProducerId) -> Result<Vec<(ProducerId, Cursor)>, Error> {
         let rows = on!(self, reader, |db| sqlx::query_as::<_, (i64, i64, i64)>(CURSORS).bind(first.0).bind(last.0).fetch_all(db))?;
-        Ok(rows.into_iter().map(|(producer, epoch, offset)| (ProducerId(producer), Place::new(epoch, offset).into())).collect())
+        Ok(rows.into_iter().map(|(producer, epoch, offset)| (ProducerId(producer), StoredCursor::new(epoch, offset).into())).collect())
     }
 }
 

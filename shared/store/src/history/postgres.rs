@@ -10,7 +10,7 @@ use super::{
     json,
     rows::{HistoryBatch, HistoryQuery, HistoryRow, Kept, MATCHING, Row, by_clock, in_range, of_present_log, rows_of},
 };
-use crate::{Error, accounts::present_log, cursors::Place, engine::postgres::Connections};
+use crate::{Error, accounts::present_log, cursors::StoredCursor, engine::postgres::Connections};
 
 /// All rows in one statement. A value that JSONB cannot hold (a number beyond its range, say) must not fail the others: everything is
 /// then done again, and that value kept as a string of its JSON.
@@ -39,7 +39,7 @@ async fn move_cursors(transaction: &mut PgConnection, batches: &[&HistoryBatch])
     let producers: Vec<i64> = batches.iter().map(|batch| batch.producer.0).collect();
     let rows: Vec<(i64, i64, i64, i64)> = sqlx::query_as(LOCK).persistent(false).bind(producers).fetch_all(&mut *transaction).await?;
     let stand: HashMap<i64, (i64, Cursor)> =
-        rows.into_iter().map(|(id, epoch, offset, log)| (id, (log, Place::new(epoch, offset).into()))).collect();
+        rows.into_iter().map(|(id, epoch, offset, log)| (id, (log, StoredCursor::new(epoch, offset).into()))).collect();
     let (mut moved, mut first, mut next) = (Vec::new(), Vec::new(), Vec::new());
     for &batch in batches {
         let stands = stand.get(&batch.producer.0);

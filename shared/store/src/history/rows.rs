@@ -4,7 +4,7 @@ use motience_proto::model::{Cursor, DeviceId, LogId, LogKey, ProducerId, RecordI
 use serde_json::value::RawValue;
 use time::{OffsetDateTime, macros::datetime};
 
-use crate::{Error, MAX_PAGE, cursors::Place, row::row};
+use crate::{Error, MAX_PAGE, cursors::StoredCursor, row::row};
 
 /// Which records are asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -185,7 +185,7 @@ impl Row {
             Some(Ok(text)) => Some(json(text)?),
             _ => extra,
         };
-        let place = self.log_epoch.zip(self.log_offset).map(|(epoch, offset)| Place::new(epoch, offset).into());
+        let place = self.log_epoch.zip(self.log_offset).map(|(epoch, offset)| StoredCursor::new(epoch, offset).into());
         let device_id = self.device_id.unwrap_or_default();
         Ok(HistoryEntry {
             id: self.id,

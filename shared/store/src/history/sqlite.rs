@@ -9,13 +9,13 @@ use super::{
     json,
     rows::{HistoryBatch, HistoryQuery, Kept, MATCHING, Row, by_clock, in_range, of_present_log, rows_of},
 };
-use crate::{Error, accounts::present_log, cursors::Place};
+use crate::{Error, accounts::present_log, cursors::StoredCursor};
 
 pub(super) async fn keep_history(pool: &SqlitePool, batches: &[&HistoryBatch]) -> Result<Kept, Error> {
     let mut transaction = pool.begin_with("BEGIN IMMEDIATE").await?;
     let mut kept = Kept::default();
     for batch in batches {
-        let stands: Option<Place> =
+        let stands: Option<StoredCursor> =
             sqlx::query_as(STANDS).bind(batch.producer.0).bind(batch.log.0.cast_signed()).fetch_optional(&mut *transaction).await?;
         if stands.map(Into::into) != batch.expected {
             kept.moved.push(batch.producer);

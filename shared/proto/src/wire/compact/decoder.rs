@@ -4,68 +4,68 @@ use std::collections::HashMap;
 
 use bytes::{BufMut, Bytes, BytesMut};
 
-use super::{Compact, MAX_SHAPES, Shape, Slot};
+use super::{Compact, MAX_TEMPLATES, Slot, Template};
 use crate::wire::varint;
 
-/// Why a shape or a compact record is not taken. Each ends the connection with [`crate::wire::CloseCode::Protocol`].
+/// Why a template or a compact record is not taken. Each ends the connection with [`crate::wire::CloseCode::Protocol`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
-    /// More than [`MAX_SHAPES`].
-    #[error("more than {MAX_SHAPES} shapes")]
-    TooManyShapes,
-    /// A shape's number, given twice.
-    #[error("shape {0} was announced before")]
+    /// More than [`MAX_TEMPLATES`].
+    #[error("more than {MAX_TEMPLATES} templates")]
+    TooManyTemplates,
+    /// A template's number, given twice.
+    #[error("template {0} was announced before")]
     AnnouncedTwice(u64),
-    /// A record of a shape that was not announced.
-    #[error("shape {0} is not known")]
-    UnknownShape(u64),
-    /// Values that do not fit the shape.
-    #[error("values that do not fit shape {0}")]
+    /// A record of a template that was not announced.
+    #[error("template {0} is not known")]
+    UnknownTemplate(u64),
+    /// Values that do not fit the template.
+    #[error("values that do not fit template {0}")]
     Values(u64),
     /// A record over the limit.
     #[error("a record over the limit of {0} bytes")]
     TooLarge(usize),
 }
 
-/// The shapes of one connection.
+/// The templates of one connection.
 #[derive(Debug, Default)]
 pub struct Decoder {
-    shapes: HashMap<u64, Shape>,
+    templates: HashMap<u64, Template>,
 }
 
 impl Decoder {
-    /// Without shapes.
+    /// Without templates.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Takes a shape; its number is to be told to the sender.
-    pub fn add(&mut self, shape: Shape) -> Result<u64, Error> {
-        let id = shape.id;
-        if self.shapes.contains_key(&id) {
+    /// Takes a template; its number is to be told to the sender.
+    pub fn add(&mut self, template: Template) -> Result<u64, Error> {
+        let id = template.id;
+        if self.templates.contains_key(&id) {
             return Err(Error::AnnouncedTwice(id));
         }
-        if self.shapes.len() == MAX_SHAPES {
-            return Err(Error::TooManyShapes);
+        if self.templates.len() == MAX_TEMPLATES {
+            return Err(Error::TooManyTemplates);
         }
-        self.shapes.insert(id, shape);
+        self.templates.insert(id, template);
         Ok(id)
     }
 
     /// The record's JSON, at most `limit` bytes long.
     pub fn expand(&self, record: &Compact, limit: usize) -> Result<Bytes, Error> {
-        let shape = self.shapes.get(&record.shape).ok_or(Error::UnknownShape(record.shape))?;
-        expand(shape, &record.values, limit)
+        let template = self.templates.get(&record.template).ok_or(Error::UnknownTemplate(record.template))?;
+        expand(template, &record.values, limit)
     }
 }
 
-/// The text of a shape with these values.
-pub(super) fn expand(shape: &Shape, values: &[u8], limit: usize) -> Result<Bytes, Error> {
-    let misfit = Error::Values(shape.id);
+/// The text of a template with these values.
+pub(super) fn expand(template: &Template, values: &[u8], limit: usize) -> Result<Bytes, Error> {
+    let misfit = Error::Values(template.id);
     // A value needs at most a few times the room that it has on the wire; the buffer grows where that is wrong.
-    let mut out = BytesMut::with_capacity((shape.literals() + 4 * values.len()).min(limit));
+    let mut out = BytesMut::with_capacity((template.literals() + 4 * values.len()).min(limit));
     let mut values = Values { bytes: values };
-    for (literal, slot) in &shape.parts {
+    for (literal, slot) in &template.parts {
         out.put_slice(literal.as_bytes());
         let number = match slot {
             Slot::Text | Slot::Raw => 0,
@@ -83,7 +83,7 @@ pub(super) fn expand(shape: &Shape, values: &[u8], limit: usize) -> Result<Bytes
             return Err(Error::TooLarge(limit));
         }
     }
-    out.put_slice(shape.tail.as_bytes());
+    out.put_slice(template.tail.as_bytes());
     if !values.bytes.is_empty() {
         return Err(misfit);
     }

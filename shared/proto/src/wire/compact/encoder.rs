@@ -1,4 +1,4 @@
-//! JSON records into their compact form; what shapes there are is learnt from the records.
+//! JSON records into their compact form; what templates there are is learnt from the records.
 
 use std::{
     collections::HashMap,
@@ -8,7 +8,7 @@ use std::{
 use bytes::{BufMut, BytesMut};
 
 use super::{
-    Compact, MAX_LITERALS, MAX_SHAPES, Shape, Slot,
+    Compact, MAX_LITERALS, MAX_TEMPLATES, Slot, Template,
     decoder::expand,
     number::Style,
     timestamp::Form,
@@ -18,9 +18,9 @@ use crate::wire::{Record, varint};
 
 /// Structures that are remembered while they wait for their second record.
 const MAX_FAMILIES: usize = 256;
-/// Values that do not fit their slot until the shape is cut anew.
+/// Values that do not fit their slot until the template is cut anew.
 const MISFITS: u32 = 4;
-/// How often it is: values that are spelt now this way and now that would use up all shapes.
+/// How often it is: values that are spelt now this way and now that would use up all templates.
 const CUTS: u32 = 4;
 
 /// Shapes and what is known of them, for one connection.
@@ -38,9 +38,9 @@ struct Family {
     /// For each of its values, the slot that it has become.
     slots: Vec<Option<Slot>>,
     /// What is sent with: accepted by the server.
-    current: Option<Shape>,
+    current: Option<Template>,
     /// Announced.
-    pending: Option<Shape>,
+    pending: Option<Template>,
     misfits: u32,
     cuts: u32,
 }
@@ -50,7 +50,7 @@ struct Family {
 pub enum Encoded {
     /// Shorter than its JSON.
     Compact(Compact),
-    /// No shape fits it.
+    /// No template fits it.
     Plain(Record),
 }
 
@@ -60,39 +60,39 @@ impl Encoder {
         Self::default()
     }
 
-    /// A record as it is sent, and a shape to be announced on the control stream.
-    pub fn encode(&mut self, record: Record) -> (Encoded, Option<Shape>) {
-        let (compact, shape) = match std::str::from_utf8(&record.json) {
+    /// A record as it is sent, and a template to be announced on the control stream.
+    pub fn encode(&mut self, record: Record) -> (Encoded, Option<Template>) {
+        let (compact, template) = match std::str::from_utf8(&record.json) {
             Ok(json) => self.compact(&record, json),
             Err(_) => (None, None),
         };
-        (compact.map_or(Encoded::Plain(record), Encoded::Compact), shape)
+        (compact.map_or(Encoded::Plain(record), Encoded::Compact), template)
     }
 
-    /// The server knows the shape.
+    /// The server knows the template.
     pub fn accepted(&mut self, id: u64) {
         for family in self.families.values_mut() {
-            if let Some(shape) = family.pending.take_if(|shape| shape.id == id) {
-                family.current = Some(shape);
+            if let Some(template) = family.pending.take_if(|template| template.id == id) {
+                family.current = Some(template);
                 family.misfits = 0;
                 return;
             }
         }
     }
 
-    /// The shape that [`Encoder::encode`] gave last could not be announced: as if it had not been.
-    pub fn withdraw(&mut self, shape: &Shape) {
+    /// The template that [`Encoder::encode`] gave last could not be announced: as if it had not been.
+    pub fn withdraw(&mut self, template: &Template) {
         for family in self.families.values_mut() {
-            if family.pending.take_if(|pending| pending.id == shape.id).is_some() {
+            if family.pending.take_if(|pending| pending.id == template.id).is_some() {
                 family.cuts -= 1;
             }
         }
-        if shape.id + 1 == self.announced {
-            self.announced = shape.id;
+        if template.id + 1 == self.announced {
+            self.announced = template.id;
         }
     }
 
-    fn compact(&mut self, record: &Record, json: &str) -> (Option<Compact>, Option<Shape>) {
+    fn compact(&mut self, record: &Record, json: &str) -> (Option<Compact>, Option<Template>) {
         if json.len() > MAX_LITERALS {
             return (None, None);
         }
@@ -112,20 +112,20 @@ impl Encoder {
             }
             return (None, None);
         };
-        let fitted = family.current.as_ref().and_then(|shape| values(shape, json, &tokens));
+        let fitted = family.current.as_ref().and_then(|template| values(template, json, &tokens));
         let misfit = fitted.as_ref().is_none_or(|(_, escapes)| *escapes > 0);
         family.misfits += u32::from(misfit);
         let compact = fitted.and_then(|(values, _)| {
-            let shape = family.current.as_ref()?;
+            let template = family.current.as_ref()?;
             let values = values.freeze();
-            let same = expand(shape, &values, json.len()).is_ok_and(|again| again == record.json);
-            same.then_some(Compact { seq: record.seq, shape: shape.id, values })
+            let same = expand(template, &values, json.len()).is_ok_and(|again| again == record.json);
+            same.then_some(Compact { seq: record.seq, template: template.id, values })
         });
         let wanted =
             family.pending.is_none() && family.cuts < CUTS && (family.current.is_none() || family.misfits >= MISFITS || compact.is_none());
-        let shape = if wanted && self.announced < MAX_SHAPES as u64 { cut(family, json, &tokens, self.announced) } else { None };
-        self.announced += u64::from(shape.is_some());
-        (compact, shape)
+        let template = if wanted && self.announced < MAX_TEMPLATES as u64 { cut(family, json, &tokens, self.announced) } else { None };
+        self.announced += u64::from(template.is_some());
+        (compact, template)
     }
 }
 
@@ -143,10 +143,10 @@ fn structure(json: &str, tokens: &[Token]) -> u64 {
 }
 
 /// The values of a record's slots and how many did not fit; `None` where a literal differs.
-fn values(shape: &Shape, json: &str, tokens: &[Token]) -> Option<(BytesMut, u32)> {
+fn values(template: &Template, json: &str, tokens: &[Token]) -> Option<(BytesMut, u32)> {
     let (mut out, mut escapes, mut end) = (BytesMut::new(), 0, 0);
     let mut tokens = tokens.iter();
-    for (literal, slot) in &shape.parts {
+    for (literal, slot) in &template.parts {
         let start = end + literal.len();
         let token = tokens.find(|token| token.at.start >= start)?;
         if token.at.start != start || json.get(end..start)? != literal {
@@ -171,31 +171,31 @@ fn values(shape: &Shape, json: &str, tokens: &[Token]) -> Option<(BytesMut, u32)
             }
         }
     }
-    (json.get(end..)? == shape.tail).then_some((out, escapes))
+    (json.get(end..)? == template.tail).then_some((out, escapes))
 }
 
-/// A shape for the family: what differs from the sample, or was a slot before, is a slot.
-fn cut(family: &mut Family, json: &str, tokens: &[Token], id: u64) -> Option<Shape> {
+/// A template for the family: what differs from the sample, or was a slot before, is a slot.
+fn cut(family: &mut Family, json: &str, tokens: &[Token], id: u64) -> Option<Template> {
     let before = super::tokens::tokens(&family.sample)?;
-    let mut shape = Shape { id, parts: Vec::new(), tail: String::new() };
+    let mut template = Template { id, parts: Vec::new(), tail: String::new() };
     let mut end = 0;
     for ((token, sample), slot) in tokens.iter().zip(&before).zip(&mut family.slots) {
         *slot = fitting(token.kind, [&family.sample[sample.at.clone()], &json[token.at.clone()]], slot.take());
         if let Some(slot) = slot {
-            shape.parts.push((json[end..token.at.start].to_owned(), slot.clone()));
+            template.parts.push((json[end..token.at.start].to_owned(), slot.clone()));
             end = token.at.end;
         }
     }
-    json[end..].clone_into(&mut shape.tail);
+    json[end..].clone_into(&mut template.tail);
     json.clone_into(&mut family.sample);
     family.misfits = 0;
-    let same = family.current.as_ref().is_some_and(|current| current.parts == shape.parts && current.tail == shape.tail);
-    if same || shape.parts.is_empty() || shape.literals() > MAX_LITERALS {
+    let same = family.current.as_ref().is_some_and(|current| current.parts == template.parts && current.tail == template.tail);
+    if same || template.parts.is_empty() || template.literals() > MAX_LITERALS {
         return None;
     }
     family.cuts += 1;
-    family.pending = Some(shape.clone());
-    Some(shape)
+    family.pending = Some(template.clone());
+    Some(template)
 }
 
 /// The slot for two values that stand at the same place, the second of which the present slot may not fit. `None`: literal.

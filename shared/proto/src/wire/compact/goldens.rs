@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use serde_json::{Value, json};
 
-use super::{Compact, Encoder, Shape, Slot, number::Style, timestamp::Form};
+use super::{Compact, Encoder, Slot, Template, number::Style, timestamp::Form};
 use crate::{
     model::Seq,
     wire::{Frame, Record},
@@ -12,7 +12,7 @@ use crate::{
 /// A template, and records in their compact form with the text that they stand for.
 pub(in crate::wire) struct Example {
     pub(in crate::wire) about: &'static str,
-    pub(in crate::wire) shape: Shape,
+    pub(in crate::wire) template: Template,
     pub(in crate::wire) records: Vec<(Compact, String)>,
 }
 
@@ -24,7 +24,7 @@ fn time(digits: u8, suffix: &str, base: i64) -> Slot {
     Slot::Time(Form::new(digits, suffix.to_owned(), base).unwrap())
 }
 
-fn every_slot() -> Shape {
+fn every_slot() -> Template {
     let slots = [
         number(2, 0),
         number(2, 1),
@@ -36,14 +36,14 @@ fn every_slot() -> Shape {
         Slot::Raw,
     ];
     let literals = ["[", ",", ",", ",", ",\"", "\",\"", "\",\"", "\","];
-    Shape { id: 1, parts: literals.map(str::to_owned).into_iter().zip(slots).collect(), tail: "]".to_owned() }
+    Template { id: 1, parts: literals.map(str::to_owned).into_iter().zip(slots).collect(), tail: "]".to_owned() }
 }
 
 /// Templates with the bytes of their frames in hexadecimal.
-pub(in crate::wire) fn shapes() -> Vec<(Shape, &'static str)> {
-    let readings = Shape { id: 0, parts: vec![("{\"t\":".to_owned(), number(1, 2))], tail: "}".to_owned() };
+pub(in crate::wire) fn templates() -> Vec<(Template, &'static str)> {
+    let readings = Template { id: 0, parts: vec![("{\"t\":".to_owned(), number(1, 2))], tail: "}".to_owned() };
     vec![
-        (Shape { id: 2, parts: Vec::new(), tail: String::new() }, "1b03020000"),
+        (Template { id: 2, parts: Vec::new(), tail: String::new() }, "1b03020000"),
         (readings, "1b0c0001057b2274223a0205017d"),
         (
             every_slot(),
@@ -63,35 +63,35 @@ pub(in crate::wire) fn readings() -> [String; 3] {
 }
 
 /// The template that the encoder makes of [`readings`], and the third of them, as the record `seq`.
-pub(in crate::wire) fn learnt(seq: u64) -> (Shape, Compact) {
+pub(in crate::wire) fn learnt(seq: u64) -> (Template, Compact) {
     let mut encoder = Encoder::new();
     let mut encode = |seq: u64, json: &str| {
-        let (record, shape) = encoder.encode(Record { seq: Seq(seq), json: Bytes::copy_from_slice(json.as_bytes()) });
+        let (record, template) = encoder.encode(Record { seq: Seq(seq), json: Bytes::copy_from_slice(json.as_bytes()) });
         let frame = Frame::from(record);
-        if let Some(shape) = &shape {
-            encoder.accepted(shape.id);
+        if let Some(template) = &template {
+            encoder.accepted(template.id);
         }
-        (frame, shape)
+        (frame, template)
     };
     let [first, second, third] = readings();
     encode(1, &first);
-    let (_, shape) = encode(2, &second);
+    let (_, template) = encode(2, &second);
     match encode(seq, &third) {
-        (Frame::Compact(compact), None) => (shape.unwrap(), compact),
+        (Frame::Compact(compact), None) => (template.unwrap(), compact),
         other => panic!("{other:?}"),
     }
 }
 
 pub(in crate::wire) fn examples() -> Vec<Example> {
-    let record = |shape, values: &[u8]| Compact { seq: Seq(9), shape, values: Bytes::copy_from_slice(values) };
-    let (shape, third) = learnt(3);
+    let record = |template, values: &[u8]| Compact { seq: Seq(9), template, values: Bytes::copy_from_slice(values) };
+    let (template, third) = learnt(3);
     let [_, _, text] = readings();
     let spelt = [&[0][..], &[4], b"1e-7", &[7], &[1], &[1], &[0], &[1], b"?", &[1], &[0], &[4], b"true"].concat();
     vec![
-        Example { about: "made of three readings", shape, records: vec![(third, text)] },
+        Example { about: "made of three readings", template, records: vec![(third, text)] },
         Example {
             about: "every kind of slot: first values that fit, then one that is spelt out",
-            shape: every_slot(),
+            template: every_slot(),
             records: vec![
                 (
                     // 21.50, 21.5, 21.0, -7; 1.5 s after the base; one second before it; a text; a raw value.
@@ -105,7 +105,7 @@ pub(in crate::wire) fn examples() -> Vec<Example> {
 }
 
 /// A template as `docs/vectors.json` has it.
-pub(in crate::wire) fn fields(shape: &Shape) -> Value {
+pub(in crate::wire) fn fields(template: &Template) -> Value {
     let slot = |slot: &Slot| match slot {
         Slot::Text => json!({"kind": "text"}),
         Slot::Raw => json!({"kind": "raw"}),
@@ -115,6 +115,6 @@ pub(in crate::wire) fn fields(shape: &Shape) -> Value {
         }
         Slot::Time(form) => json!({"kind": "time", "digits": form.digits, "suffix": form.suffix, "base": form.base.to_string()}),
     };
-    let parts: Vec<_> = shape.parts.iter().map(|(literal, kind)| json!({"literal": literal, "slot": slot(kind)})).collect();
-    json!({"template": shape.id, "parts": parts, "tail": shape.tail})
+    let parts: Vec<_> = template.parts.iter().map(|(literal, kind)| json!({"literal": literal, "slot": slot(kind)})).collect();
+    json!({"template": template.id, "parts": parts, "tail": template.tail})
 }

@@ -1,8 +1,8 @@
 //! The compact form of records: what repeats from record to record is sent once.
 //!
-//! A **shape** is the text of a JSON record cut into literal parts and slots. The sender announces a shape on the control
-//! stream; once the server has accepted it, a record of that shape is sent as the values of its slots. Nothing but the
-//! shapes is remembered between records, so that any of them may be lost, repeated or reordered. A shape holds for one
+//! A **template** is the text of a JSON record cut into literal parts and slots. The sender announces a template on the control
+//! stream; once the server has accepted it, a record of that template is sent as the values of its slots. Nothing but the
+//! templates is remembered between records, so that any of them may be lost, repeated or reordered. A template holds for one
 //! connection.
 //!
 //! The server restores **the very same bytes**: the encoder expands each record that it made and sends the plain record
@@ -11,7 +11,7 @@
 //! | slot | what it holds | how |
 //! |---|---|---|
 //! | [`Slot::Number`] | a JSON number | its digits as one integer, at the slot's number of decimals |
-//! | [`Slot::Time`] | an RFC 3339 time in quotes | the difference to the shape's base, in units of its last digit |
+//! | [`Slot::Time`] | an RFC 3339 time in quotes | the difference to the template's base, in units of its last digit |
 //! | [`Slot::Text`] | what stands between two quotes | as it is |
 //! | [`Slot::Raw`] | any other value | as it is |
 //!
@@ -20,19 +20,19 @@
 mod decoder;
 mod encoder;
 mod number;
-mod shape;
+mod template;
 mod timestamp;
 mod tokens;
 
 pub use decoder::{Decoder, Error};
 pub use encoder::{Encoded, Encoder};
-pub use shape::{Compact, Shape, ShapeAccepted, Slot};
+pub use template::{Compact, Slot, Template, TemplateAccepted};
 
-/// Most shapes of one connection.
-pub const MAX_SHAPES: usize = 64;
-/// Most slots of one shape.
+/// Most templates of one connection.
+pub const MAX_TEMPLATES: usize = 64;
+/// Most slots of one template.
 pub const MAX_SLOTS: usize = 256;
-/// Most bytes of a shape's literal parts together.
+/// Most bytes of a template's literal parts together.
 pub const MAX_LITERALS: usize = 4096;
 
 #[cfg(test)]

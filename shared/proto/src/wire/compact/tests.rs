@@ -11,7 +11,7 @@ use crate::{
 
 const LIMIT: usize = 64 * 1024;
 
-/// Both ends of a connection whose shapes are accepted at once.
+/// Both ends of a connection whose templates are accepted at once.
 #[derive(Default)]
 struct Ends {
     encoder: Encoder,
@@ -23,7 +23,7 @@ impl Ends {
     /// Sends a record; returns the bytes that it took.
     fn send(&mut self, json: &str) -> usize {
         self.seq += 1;
-        let (record, shape) = self.encoder.encode(Record { seq: Seq(self.seq), json: Bytes::copy_from_slice(json.as_bytes()) });
+        let (record, template) = self.encoder.encode(Record { seq: Seq(self.seq), json: Bytes::copy_from_slice(json.as_bytes()) });
         let frame = Frame::from(record);
         let size = through(&frame);
         let restored = match frame {
@@ -32,9 +32,9 @@ impl Ends {
             other => panic!("{other:?}"),
         };
         assert_eq!(restored, json.as_bytes());
-        if let Some(shape) = shape {
-            through(&Frame::Shape(shape.clone()));
-            let id = self.decoder.add(shape).unwrap();
+        if let Some(template) = template {
+            through(&Frame::Template(template.clone()));
+            let id = self.decoder.add(template).unwrap();
             self.encoder.accepted(id);
         }
         size
@@ -131,8 +131,8 @@ fn there_is_an_end_to_shapes() {
             ends.send(&format!(r#"{{"key{n}":{value}}}"#));
         }
     }
-    assert_eq!(ends.decoder.add(Shape { id: 1000, parts: Vec::new(), tail: String::new() }), Err(Error::TooManyShapes));
-    assert_eq!(ends.decoder.add(Shape { id: 0, parts: Vec::new(), tail: String::new() }), Err(Error::AnnouncedTwice(0)));
+    assert_eq!(ends.decoder.add(Template { id: 1000, parts: Vec::new(), tail: String::new() }), Err(Error::TooManyTemplates));
+    assert_eq!(ends.decoder.add(Template { id: 0, parts: Vec::new(), tail: String::new() }), Err(Error::AnnouncedTwice(0)));
 }
 
 #[test]
@@ -140,14 +140,14 @@ fn a_hostile_record_gets_no_more_than_the_limit() {
     let mut decoder = Decoder::new();
     let number = Slot::Number(number::Style::from_code(15 * 3).unwrap());
     let parts = (0..MAX_SLOTS).map(|_| ("x".repeat(8), number.clone())).collect();
-    decoder.add(Shape { id: 0, parts, tail: String::new() }).unwrap();
-    let record = |shape, values: &[u8]| Compact { seq: Seq(1), shape, values: Bytes::copy_from_slice(values) };
+    decoder.add(Template { id: 0, parts, tail: String::new() }).unwrap();
+    let record = |template, values: &[u8]| Compact { seq: Seq(1), template, values: Bytes::copy_from_slice(values) };
     assert_eq!(decoder.expand(&record(0, &[1; MAX_SLOTS]), 100), Err(Error::TooLarge(100)));
     assert_eq!(decoder.expand(&record(0, &[1; 3]), LIMIT), Err(Error::Values(0)));
     assert_eq!(decoder.expand(&record(0, &[1; MAX_SLOTS + 1]), LIMIT), Err(Error::Values(0)));
-    assert_eq!(decoder.expand(&record(1, &[]), LIMIT), Err(Error::UnknownShape(1)));
+    assert_eq!(decoder.expand(&record(1, &[]), LIMIT), Err(Error::UnknownTemplate(1)));
     let far = timestamp::Form::new(0, "Z".into(), i64::MAX).unwrap();
-    decoder.add(Shape { id: 1, parts: vec![(String::new(), Slot::Time(far))], tail: String::new() }).unwrap();
+    decoder.add(Template { id: 1, parts: vec![(String::new(), Slot::Time(far))], tail: String::new() }).unwrap();
     assert_eq!(decoder.expand(&record(1, &[3]), LIMIT), Err(Error::Values(1)));
 }
 
@@ -190,11 +190,11 @@ proptest! {
         let mut framed = bytes::BytesMut::new();
         framed.extend_from_slice(&[0x1b, 0x40 | (bytes.len() >> 8) as u8, bytes.len() as u8]);
         framed.extend_from_slice(&bytes);
-        if let Ok(Some(Frame::Shape(shape))) = Frame::decode(&mut framed, Limits::control()) {
-            let id = shape.id;
+        if let Ok(Some(Frame::Template(template))) = Frame::decode(&mut framed, Limits::control()) {
+            let id = template.id;
             let mut decoder = Decoder::new();
-            decoder.add(shape).unwrap();
-            if let Ok(json) = decoder.expand(&Compact { seq: Seq(1), shape: id, values: values.into() }, 1000) {
+            decoder.add(template).unwrap();
+            if let Ok(json) = decoder.expand(&Compact { seq: Seq(1), template: id, values: values.into() }, 1000) {
                 prop_assert!(json.len() <= 1000);
             }
         }

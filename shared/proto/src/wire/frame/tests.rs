@@ -6,8 +6,8 @@ use super::*;
 use crate::{
     model::{Fence, Offset, Order, ProducerEpoch, ProducerId, RangeSet, Seq},
     wire::{
-        From, Intent,
-        goldens::{self, cursor, hello, hex, name, welcome},
+        Intent, Start,
+        goldens::{self, cursor, hello, hex, name, subscribe, welcome},
     },
 };
 
@@ -17,10 +17,6 @@ fn encoded(frame: &Frame) -> BytesMut {
     let mut out = BytesMut::new();
     frame.encode(&mut out);
     out
-}
-
-fn subscribe(from: From, durable: &str, view: &str) -> Frame {
-    Frame::Subscribe(Subscribe { producer: ProducerId(123), from, durable: durable.to_owned(), view: view.to_owned(), order: Order::Log })
 }
 
 #[test]
@@ -113,10 +109,10 @@ fn frames() -> impl Strategy<Value = Frame> {
             record_id: name(epoch, n),
             message
         })),
-        (any::<u64>(), number.clone(), "[a-z]{0,20}", ".{0,40}").prop_map(|(epoch, n, durable, view)| subscribe(
-            From::After(cursor(epoch, n)),
-            &durable,
-            &view
+        (any::<u64>(), number.clone(), "[a-z]{0,20}", ".{0,40}").prop_map(|(epoch, n, name, selection)| subscribe(
+            Start::After(cursor(epoch, n)),
+            &name,
+            &selection
         )),
         (id.clone(), number.clone(), number.clone()).prop_map(|(producer, a, b)| Frame::Gap(Gap {
             producer,

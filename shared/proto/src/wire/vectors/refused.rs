@@ -7,8 +7,8 @@ use super::{LIMIT, RECORD, encoded, error, expand, unhex};
 use crate::{
     model::Seq,
     wire::{
-        Compact, Frame, Limits, Shape,
-        compact::{MAX_SHAPES, goldens as templates},
+        Compact, Frame, Limits, Template,
+        compact::{MAX_TEMPLATES, goldens as templates},
         goldens::hex,
         varint,
     },
@@ -78,17 +78,17 @@ fn hex_varint(n: usize) -> String {
 }
 
 pub(super) fn templates_refused() -> Vec<Value> {
-    let empty = |id| Frame::Shape(Shape { id, parts: Vec::new(), tail: "{}".to_owned() });
-    let compact = |shape, values: &[u8]| Frame::Compact(Compact { seq: Seq(1), shape, values: Bytes::copy_from_slice(values) });
+    let empty = |id| Frame::Template(Template { id, parts: Vec::new(), tail: "{}".to_owned() });
+    let compact = |template, values: &[u8]| Frame::Compact(Compact { seq: Seq(1), template, values: Bytes::copy_from_slice(values) });
     let (learnt, third) = templates::learnt(3);
-    let (learnt, id) = (Frame::Shape(learnt.clone()), learnt.id);
+    let (learnt, id) = (Frame::Template(learnt.clone()), learnt.id);
     let short = compact(id, &third.values[..third.values.len() - 1]);
     let long = compact(id, &[&third.values[..], &[0]].concat());
     let far = compact(id, &[0xff; 16]);
     let cases = [
         ("a template that was not announced", vec![compact(0, &[])], RECORD),
         ("a template's number, given twice", vec![empty(3), empty(3)], RECORD),
-        ("one template more than a connection may have", (0..=MAX_SHAPES as u64).map(empty).collect(), RECORD),
+        ("one template more than a connection may have", (0..=MAX_TEMPLATES as u64).map(empty).collect(), RECORD),
         ("values that end too early", vec![learnt.clone(), short], RECORD),
         ("values left over", vec![learnt.clone(), long], RECORD),
         ("a time beyond the year 9999", vec![learnt.clone(), far], RECORD),

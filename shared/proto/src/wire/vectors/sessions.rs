@@ -7,7 +7,7 @@ use super::{encoded, title};
 use crate::{
     model::{Fence, Offset, Order, ProducerEpoch, ProducerId, RangeSet, Seq},
     wire::{
-        Ack, Entry, Feed, Followed, Frame, From, Hello, Intent, Record, ShapeAccepted, Subscribe, Welcome,
+        Ack, DeliveryCursor, Entry, Followed, Frame, Hello, Intent, Record, Start, Subscribe, TemplateAccepted, Welcome,
         compact::goldens as templates,
         goldens::{cursor, name},
     },
@@ -16,7 +16,7 @@ use crate::{
 pub(super) fn sessions() -> Vec<Value> {
     let [first, second, third] = templates::readings();
     let epoch = 0x5eed_0000_0000_002a;
-    let (shape, compact) = templates::learnt(3);
+    let (template, compact) = templates::learnt(3);
     let record = |seq: u64, json: &str| Frame::Record(Record { seq: Seq(seq), json: Bytes::copy_from_slice(json.as_bytes()) });
     let ack = |text: &str| Frame::Ack(Ack { ranges: text.parse().unwrap() });
     let hello = |intent, epoch, features| {
@@ -46,12 +46,13 @@ pub(super) fn sessions() -> Vec<Value> {
         Frame::Entry(Entry { offset: Offset(offset), record_id: name(epoch, offset), message: message.into() })
     };
     let seven = ProducerId(7);
-    let subscribe = Subscribe { producer: seven, from: From::Earliest, durable: String::new(), view: String::new(), order: Order::Log };
-    let resume = Subscribe { from: From::After(cursor(1_738_150_000_000_000, 1)), ..subscribe.clone() };
-    let head = |offset| Frame::Feed(Feed { producer: seven, after: cursor(1_738_150_000_000_000, offset) });
+    let subscribe =
+        Subscribe { producer: seven, start: Start::Earliest, cursor_name: String::new(), selection: String::new(), order: Order::Log };
+    let resume = Subscribe { start: Start::After(cursor(1_738_150_000_000_000, 1)), ..subscribe.clone() };
+    let head = |offset| Frame::Cursor(DeliveryCursor { producer: seven, cursor: cursor(1_738_150_000_000_000, offset) });
     let steps = |steps: Vec<(&str, &str, &str, Vec<Frame>)>| -> Vec<Value> {
         let step = |(from, on, prefix, frames): (&str, &str, &str, Vec<Frame>)| {
-            let names: Vec<_> = frames.iter().map(title).collect();
+            let names: Vec<_> = frames.iter().map(Frame::name).collect();
             let hex: String = std::iter::once(prefix.to_owned()).chain(frames.iter().map(encoded)).collect();
             json!({"from": from, "on": on, "frames": names, "hex": hex})
         };
@@ -64,8 +65,8 @@ pub(super) fn sessions() -> Vec<Value> {
         ("client", "independent", "02", vec![record(2, &second)]),
         ("client", "datagram", "", vec![record(1, &second)]),
         ("server", "control", "", vec![ack("1-2")]),
-        ("client", "control", "", vec![Frame::Shape(shape)]),
-        ("server", "control", "", vec![Frame::ShapeAccepted(ShapeAccepted { id: 0 })]),
+        ("client", "control", "", vec![Frame::Template(template)]),
+        ("server", "control", "", vec![Frame::TemplateAccepted(TemplateAccepted { id: 0 })]),
         ("client", "ordered", "", vec![Frame::Compact(compact)]),
         ("server", "control", "", vec![ack("3")]),
         ("server", "control", "", vec![Frame::Drain]),

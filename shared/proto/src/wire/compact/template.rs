@@ -1,4 +1,4 @@
-//! What is on the wire: a shape, the word that it was accepted, and a record in its compact form.
+//! What is on the wire: a template, the word that it was accepted, and a record in its compact form.
 
 use bytes::{BufMut, Bytes, BytesMut};
 
@@ -27,9 +27,9 @@ pub enum Slot {
     Raw,
 }
 
-/// Body of [`super::super::Frame::Shape`]: literal, slot, literal, slot, …, literal.
+/// Body of [`super::super::Frame::Template`]: literal, slot, literal, slot, …, literal.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Shape {
+pub struct Template {
     /// Its number, chosen by the sender, from 0.
     pub id: u64,
     /// Each slot with the literal before it.
@@ -38,7 +38,7 @@ pub struct Shape {
     pub tail: String,
 }
 
-impl Shape {
+impl Template {
     /// Bytes of all literals.
     pub(super) fn literals(&self) -> usize {
         self.parts.iter().map(|(literal, _)| literal.len()).sum::<usize>() + self.tail.len()
@@ -90,19 +90,19 @@ impl Shape {
             };
             parts.push((literal, slot));
         }
-        let shape = Self { id, parts, tail: body.text(MAX_LITERALS)? };
-        if shape.literals() > MAX_LITERALS { Err(body.malformed()) } else { Ok(shape) }
+        let template = Self { id, parts, tail: body.text(MAX_LITERALS)? };
+        if template.literals() > MAX_LITERALS { Err(body.malformed()) } else { Ok(template) }
     }
 }
 
-/// Body of [`super::super::Frame::ShapeAccepted`]: from now on the shape may be used.
+/// Body of [`super::super::Frame::TemplateAccepted`]: from now on the template may be used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct ShapeAccepted {
-    /// The shape's number.
+pub struct TemplateAccepted {
+    /// The template's number.
     pub id: u64,
 }
 
-impl ShapeAccepted {
+impl TemplateAccepted {
     pub(in crate::wire) fn put(self, out: &mut BytesMut) {
         varint::put(self.id, out);
     }
@@ -117,8 +117,8 @@ impl ShapeAccepted {
 pub struct Compact {
     /// Its number within the outbox's epoch, from 1.
     pub seq: Seq,
-    /// The shape's number.
-    pub shape: u64,
+    /// The template's number.
+    pub template: u64,
     /// The values of its slots, one after the other.
     pub values: Bytes,
 }
@@ -126,12 +126,12 @@ pub struct Compact {
 impl Compact {
     /// Bytes of the body.
     pub fn size(&self) -> usize {
-        varint::size(self.seq.0) + varint::size(self.shape) + self.values.len()
+        varint::size(self.seq.0) + varint::size(self.template) + self.values.len()
     }
 
     pub(in crate::wire) fn put(&self, out: &mut BytesMut) {
         varint::put(self.seq.0, out);
-        varint::put(self.shape, out);
+        varint::put(self.template, out);
         out.put_slice(&self.values);
     }
 
@@ -140,6 +140,6 @@ impl Compact {
         if seq.0 == 0 {
             return Err(body.malformed());
         }
-        Ok(Self { seq, shape: body.number()?, values: body.rest() })
+        Ok(Self { seq, template: body.number()?, values: body.rest() })
     }
 }

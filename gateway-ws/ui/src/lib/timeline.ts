@@ -1,4 +1,4 @@
-// What a page follows live or replays: a consumer of the client, its readings as tracks, its gaps and resets as marks.
+// A stream that a page shows, live or replayed: a consumer of the client, its readings as tracks, its gaps and resets as marks.
 import { Observable, type Consumer, type ConsumerOptions, type ConsumerStatus, type Ended, type Motience, type StreamRecord } from '@motience/client';
 import { Tracks } from './series.ts';
 import { Rate } from './stats.ts';
@@ -31,7 +31,7 @@ export interface Watcher {
   status(status: ConsumerStatus): void;
 }
 
-export class Feed {
+export class Timeline {
   readonly tracks = new Tracks();
   readonly marks = new Observable<Mark[]>([]);
   readonly #rates = new Map<string, Rate>();

@@ -1,5 +1,5 @@
-//! Whose turn it is to have a password hashed: so many at once, a bounded number that waits, and the accounts take turns, so that a flood
-//! of logins to one of them delays the others by one hash.
+//! The queue for password hashes. So many run at once and a bounded number waits; accounts take turns, so that a flood of logins to one
+//! account delays the others by one hash.
 
 use std::{
     collections::VecDeque,
@@ -13,7 +13,7 @@ use tokio::{sync::oneshot, time::timeout};
 
 use super::Error;
 
-/// How much may be hashed at once, and who may wait for it.
+/// Limits of the queue for password hashes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct HashLimits {
     /// Hashes at once; at least one. PASSWORD_HASHES, one less than there are processors.
@@ -24,9 +24,9 @@ pub struct HashLimits {
     pub wait: Duration,
 }
 
-/// The turns. Cheap to clone.
+/// The queue. Cheap to clone.
 #[derive(Clone, Debug)]
-pub(super) struct Turns {
+pub(super) struct HashQueue {
     state: Arc<Mutex<State>>,
     hasher: RandomState,
     limits: HashLimits,
@@ -36,37 +36,37 @@ pub(super) struct Turns {
 struct State {
     /// Hashes that may begin now; nobody waits while there are any.
     free: usize,
-    /// Who waits, by account; the account at the front is next, and then goes to the back.
+    /// Waiting callers by account. The account at the front is next, and then goes to the back.
     accounts: VecDeque<(u64, VecDeque<oneshot::Sender<()>>)>,
 }
 
-/// A place in the queue; free again when dropped.
+/// A caller in the queue; dropped, it leaves the queue.
 #[derive(Debug)]
-pub struct Place {
-    turns: Turns,
-    /// Resolves when it is one's turn; `None`: it is.
+pub struct Waiter {
+    queue: HashQueue,
+    /// Resolves when the caller's turn comes; `None`: the turn has come.
     granted: Option<oneshot::Receiver<()>>,
     used: bool,
 }
 
-/// The right to hash one password at a time. The caller has it until what came of the hash is counted, so that who is next sees it;
-/// and the work has it too, as a caller that leaves does not stop the work and must not let another one start beside it.
+/// The right to hash one password at a time. The caller keeps the turn until the outcome is counted, so that the next caller sees the
+/// count. The work keeps the turn too: a caller that leaves does not stop it, and must not let another hash start beside it.
 #[derive(Clone, Debug)]
 pub struct Turn {
     _held: Arc<Held>,
 }
 
 #[derive(Debug)]
-struct Held(Turns);
+struct Held(HashQueue);
 
-impl Turns {
+impl HashQueue {
     pub(super) fn new(limits: HashLimits) -> Self {
         let state = State { free: limits.at_once, accounts: VecDeque::new() };
         Self { state: Arc::new(Mutex::new(state)), hasher: RandomState::new(), limits }
     }
 
-    /// A place in the queue for `account`, or at once [`Error::Busy`].
-    pub(super) fn place(&self, account: &str) -> Result<Place, Error> {
+    /// Enters the queue for `account`; fails at once with [`Error::Busy`] where the queue is full.
+    pub(super) fn enqueue(&self, account: &str) -> Result<Waiter, Error> {
         let key = self.hasher.hash_one(account);
         let mut state = self.state();
         let granted = if state.free > 0 {
@@ -76,12 +76,12 @@ impl Turns {
             Some(state.enter(key, self.limits.queue).inspect_err(|_| refused("password_queue"))?)
         };
         drop(state);
-        Ok(Place { turns: self.clone(), granted, used: false })
+        Ok(Waiter { queue: self.clone(), granted, used: false })
     }
 
     fn release(&self) {
         let mut state = self.state();
-        // Who has left does not answer, and the turn goes to the next.
+        // A caller that has left does not answer; the turn goes to the next.
         while let Some(next) = state.leave() {
             if next.send(()).is_ok() {
                 return;
@@ -103,7 +103,7 @@ impl State {
             all >= queue || mine >= queue.div_ceil(2)
         };
         if is_full(self) {
-            // Those who have left hold no places.
+            // Callers that have left take no room.
             self.accounts.iter_mut().for_each(|(_, waiting)| waiting.retain(|caller| !caller.is_closed()));
             self.accounts.retain(|(_, waiting)| !waiting.is_empty());
             if is_full(self) {
@@ -128,11 +128,11 @@ impl State {
     }
 }
 
-impl Place {
-    /// Waits for one's turn.
+impl Waiter {
+    /// Waits for the caller's turn.
     pub async fn turn(mut self) -> Result<Turn, Error> {
         if let Some(granted) = &mut self.granted {
-            match timeout(self.turns.limits.wait, granted).await {
+            match timeout(self.queue.limits.wait, granted).await {
                 Ok(granted) => granted.map_err(|_| Error::Internal)?,
                 Err(_) => {
                     refused("password_wait");
@@ -141,11 +141,11 @@ impl Place {
             }
         }
         self.used = true;
-        Ok(Turn { _held: Arc::new(Held(self.turns.clone())) })
+        Ok(Turn { _held: Arc::new(Held(self.queue.clone())) })
     }
 }
 
-impl Drop for Place {
+impl Drop for Waiter {
     fn drop(&mut self) {
         let has_turn = match &mut self.granted {
             None => true,
@@ -155,7 +155,7 @@ impl Drop for Place {
             }
         };
         if has_turn && !self.used {
-            self.turns.release();
+            self.queue.release();
         }
     }
 }
@@ -176,35 +176,35 @@ mod tests {
 
     use super::*;
 
-    fn turns(at_once: usize, queue: usize, wait: Duration) -> Turns {
-        Turns::new(HashLimits { at_once, queue, wait })
+    fn hash_queue(at_once: usize, queue: usize, wait: Duration) -> HashQueue {
+        HashQueue::new(HashLimits { at_once, queue, wait })
     }
 
-    fn free(turns: &Turns) -> usize {
-        turns.state().free
+    fn free(queue: &HashQueue) -> usize {
+        queue.state().free
     }
 
     #[tokio::test]
     async fn the_queue_is_bounded_and_one_account_has_half_of_it() {
-        let turns = turns(1, 4, Duration::from_secs(60));
-        let running = turns.place("a").unwrap().turn().await.unwrap();
-        let mut waiting = vec![turns.place("a").unwrap(), turns.place("a").unwrap()];
-        assert!(matches!(turns.place("a"), Err(Error::Busy)), "half is this account's");
-        waiting.extend([turns.place("b").unwrap(), turns.place("c").unwrap()]);
-        assert!(matches!(turns.place("d"), Err(Error::Busy)), "all places are taken");
+        let queue = hash_queue(1, 4, Duration::from_secs(60));
+        let running = queue.enqueue("a").unwrap().turn().await.unwrap();
+        let mut waiting = vec![queue.enqueue("a").unwrap(), queue.enqueue("a").unwrap()];
+        assert!(matches!(queue.enqueue("a"), Err(Error::Busy)), "half is this account's");
+        waiting.extend([queue.enqueue("b").unwrap(), queue.enqueue("c").unwrap()]);
+        assert!(matches!(queue.enqueue("d"), Err(Error::Busy)), "the queue is full");
         waiting.pop();
-        let d = turns.place("d").expect("who has left holds no place");
+        let d = queue.enqueue("d").expect("a caller that has left takes no room");
         drop((waiting, running));
         d.turn().await.unwrap();
-        assert_eq!(free(&turns), 1);
+        assert_eq!(free(&queue), 1);
     }
 
     #[tokio::test]
     async fn accounts_take_turns() {
-        let turns = turns(1, 100, Duration::from_secs(60));
-        let mut running = turns.place("flood").unwrap().turn().await.unwrap();
-        let mut flood: Vec<_> = (0..40).map(|_| Box::pin(turns.place("flood").unwrap().turn())).collect();
-        let mut owner = Box::pin(turns.place("owner").unwrap().turn());
+        let queue = hash_queue(1, 100, Duration::from_secs(60));
+        let mut running = queue.enqueue("flood").unwrap().turn().await.unwrap();
+        let mut flood: Vec<_> = (0..40).map(|_| Box::pin(queue.enqueue("flood").unwrap().turn())).collect();
+        let mut owner = Box::pin(queue.enqueue("owner").unwrap().turn());
         let mut hashes = 0;
         loop {
             drop(running);
@@ -221,23 +221,23 @@ mod tests {
 
     #[tokio::test]
     async fn a_turn_that_nobody_takes_is_free_again() {
-        let turns = turns(1, 4, Duration::from_secs(60));
-        let running = turns.place("a").unwrap().turn().await.unwrap();
-        let mut leaving = Box::pin(turns.place("b").unwrap().turn());
+        let queue = hash_queue(1, 4, Duration::from_secs(60));
+        let running = queue.enqueue("a").unwrap().turn().await.unwrap();
+        let mut leaving = Box::pin(queue.enqueue("b").unwrap().turn());
         assert!(leaving.as_mut().now_or_never().is_none(), "no more than one runs at once");
-        let staying = turns.place("c").unwrap();
+        let staying = queue.enqueue("c").unwrap();
         drop(running);
         // It was this one's turn, and it leaves without a look.
         drop(leaving);
         drop(staying.turn().await.unwrap());
-        assert_eq!(free(&turns), 1);
-        drop(turns.place("a").unwrap());
-        assert_eq!(free(&turns), 1);
+        assert_eq!(free(&queue), 1);
+        drop(queue.enqueue("a").unwrap());
+        assert_eq!(free(&queue), 1);
     }
 
     #[tokio::test]
     async fn who_waits_too_long_is_told() {
-        let turns = turns(0, 4, Duration::from_millis(10));
-        assert!(matches!(turns.place("a").unwrap().turn().await, Err(Error::Busy)));
+        let queue = hash_queue(0, 4, Duration::from_millis(10));
+        assert!(matches!(queue.enqueue("a").unwrap().turn().await, Err(Error::Busy)));
     }
 }
