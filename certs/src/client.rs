@@ -14,7 +14,7 @@ use crate::pem;
 /// Servers whose session tickets are kept, so that a reconnect resumes.
 const SESSIONS: usize = 32;
 
-/// Whose certificates are trusted.
+/// Certificates that a client trusts.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Trust {
     /// Those of the operating system.

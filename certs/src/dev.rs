@@ -38,7 +38,7 @@ const BACKDATE: Duration = Duration::hours(1);
 /// Where the files are.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DevCerts {
-    /// What clients trust.
+    /// Certificate of the CA, which clients trust.
     pub ca: PathBuf,
     /// The server's certificate.
     pub chain: PathBuf,

@@ -81,9 +81,9 @@ impl fmt::Debug for ServerIdentity {
 /// Whether a QUIC server takes application data in the first flight of a resumed connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum EarlyData {
-    /// It does; what it accepts then must be idempotent.
+    /// Early data is accepted; requests in it must be idempotent.
     Accept,
-    /// It does not.
+    /// Early data is refused.
     Refuse,
 }
 

@@ -81,7 +81,7 @@ fn both_ends_meet_under_every_name() {
     handshake(client::quic_config(&Trust::Ca(certs.ca), &[ALPN]).unwrap(), quic, "localhost").unwrap();
 }
 
-/// What a device sent in a first flight is acted on at once: whoever sends the same bytes again must be told apart.
+/// A server acts at once on a first flight: a replay of the same bytes must be recognised.
 #[test]
 fn a_first_flight_that_is_sent_again_resumes_nothing() {
     let (_dir, certs) = made();

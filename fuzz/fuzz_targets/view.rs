@@ -16,7 +16,7 @@ fuzz_target!(|text: &str| {
         match selector {
             Err(error) => assert!((1..=error.expression.chars().count() + 1).contains(&error.column)),
             Ok(selector) => {
-                // What is no record never comes into a log, but does no harm.
+                // A message that is no record never reaches a log, but must do no harm here.
                 selector.apply(&Bytes::copy_from_slice(json.as_bytes()));
                 if record::check(json.as_bytes(), record::MAX_RECORD).is_ok() {
                     let mut message = BytesMut::new();

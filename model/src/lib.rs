@@ -20,11 +20,11 @@
 //! How often each fault may happen is bounded ([`Scenario`]), how and when is not. Only safety is checked, and that the good
 //! end can be reached; not that it is reached in time.
 //!
-//! What is simpler than in the product, and why that is safe:
+//! Simplifications, and why they are safe:
 //! - A record that is not yet taken into the outbox, or not yet sent, behaves like one whose message is still on its way;
 //!   so all are taken at the start, and sent when the device connects. Messages arrive in any order, at any time or never.
-//! - A connection neither loses nor repeats by itself (QUIC does that); it ends. What was under way is lost with it.
-//!   Copies sent on purpose, and a replayed first flight, are the fault "duplicate".
+//! - A connection neither loses nor repeats by itself (QUIC does that); it ends, and loses the messages in flight. Redundant transmissions,
+//!   and a replayed first flight, are the fault "duplicate".
 //! - Answers of the log and acknowledgements travel as one step: losing either looks the same to the device.
 //! - Writes of different devices are written together in one call, but judged apart; here they are calls apart.
 //! - A consumer hears or reads one entry at a time: every longer run is a sequence of these.
@@ -55,9 +55,9 @@ use crate::state::State;
 /// The protocol within the bounds of a scenario; whole, or with one promise broken.
 #[derive(Clone, Copy, Debug)]
 pub struct Delivery {
-    /// What takes part, and which faults may happen how often.
+    /// The participants, and how often each fault may happen.
     pub scenario: Scenario,
-    /// What is broken on purpose.
+    /// Rules that are broken on purpose.
     pub mutant: Option<Mutant>,
 }
 

@@ -1,4 +1,4 @@
-//! What takes part in a check, and how many faults of each kind may happen, in any order and at any moment.
+//! The participants of a check, and how many faults of each kind may happen, in any order and at any moment.
 
 use crate::names::Names;
 
@@ -21,14 +21,14 @@ pub struct Faults {
     pub kills: u8,
 }
 
-/// What is checked.
+/// A scenario to check.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Scenario {
     /// Its name in the report.
     pub name: &'static str,
     /// The records of each device.
     pub records: [Names; 2],
-    /// Whether there is a consumer. What it does changes nothing for the log, so checks of the log do without.
+    /// Whether there is a consumer. A consumer changes nothing for the log, so checks of the log do without.
     pub consumer: bool,
     /// The faults.
     pub faults: Faults,
@@ -53,8 +53,7 @@ impl Scenario {
         faults: Faults { cuts: 1, node_crashes: 1, unknown_outcomes: 1, duplicates: 1, ..NONE },
     };
 
-    /// The same for a log that loses its tail. (A node that crashes does what a node does that keeps a connection and never
-    /// uses it again.)
+    /// A scenario whose log loses its tail. (A node that crashes does what a node does that keeps a connection and never uses it again.)
     pub const ROLLBACK: Self = Self {
         name: "the log loses its tail",
         records: THREE,

@@ -1,4 +1,4 @@
-//! What there is: devices, connections, writes under way, the log, the consumer.
+//! The state: devices, connections, writes in progress, the log, the consumer.
 
 use crate::{
     names::{Name, Names},
@@ -26,10 +26,10 @@ pub struct Device {
     pub linked: bool,
 }
 
-/// What a node holds of a device's connection, and what travels on it.
+/// A node's state of a device's connection, and the messages on it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Connection {
-    /// Whose it is.
+    /// Device of the connection.
     pub device: u8,
     /// The right to append.
     pub fence: Fence,
@@ -37,11 +37,11 @@ pub struct Connection {
     pub linked: bool,
     /// Sent and not yet at the node.
     pub arriving: Names,
-    /// What the node has handed on, and drops when it comes again.
+    /// Records that the node has handed on, and drops when they come again.
     pub submitted: Names,
     /// Handed on and not yet in a write.
     pub queue: Names,
-    /// What is in the log, as far as this connection knows.
+    /// Records that this connection knows to be in the log.
     pub logged: Names,
     /// The records of the write under way.
     pub writing: Option<Names>,
@@ -61,13 +61,13 @@ pub struct Fence {
 /// A write on its way to the log.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Write {
-    /// Whose records.
+    /// Device of the records.
     pub device: u8,
     /// The right of the connection that sent it.
     pub fence: Fence,
-    /// What the log will have seen of the device afterwards.
+    /// Dedup window of the device afterwards.
     pub seen: Names,
-    /// What is appended.
+    /// Records to append.
     pub records: Names,
 }
 
@@ -84,7 +84,7 @@ pub struct Data {
     pub sessions: [Session; 2],
 }
 
-/// What the log knows of a device.
+/// The log's session state of a device.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Session {
     /// The newest fence.
@@ -102,22 +102,22 @@ pub struct Epochs(pub Vec<(LogEpoch, u8)>);
 pub struct Log {
     /// The present epoch; told by the server, not kept beside the data.
     pub log_epoch: LogEpoch,
-    /// What is there.
+    /// Entries.
     pub data: Data,
-    /// What a crash would leave.
+    /// Entries that a crash would leave.
     pub saved: Option<Box<Data>>,
 }
 
-/// An application that reads the log. What it saves, it saves in one step.
+/// An application that reads the log and saves its state in one step.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Consumer {
     /// Its state.
     pub now: Progress,
-    /// What a kill would leave; one that never saved begins again.
+    /// State that a kill would leave; a consumer that never saved begins again.
     pub saved: Option<Progress>,
 }
 
-/// What a consumer knows.
+/// A consumer's state.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Progress {
     /// Its place.
@@ -147,19 +147,18 @@ pub struct State {
     pub consumer: Option<Consumer>,
     /// Faults that may still happen.
     pub left: Faults,
-    /// What was, for the properties.
+    /// History, for the properties.
     pub past: Past,
 }
 
-/// What nobody in the system keeps, but the properties speak of.
+/// Facts that no part of the system keeps, but the properties speak of.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Past {
     /// Records whose device dropped them, because they were acknowledged.
     pub acknowledged: Names,
     /// Records that were acknowledged, or just being so, when the log lost them.
     pub destroyed: Names,
-    /// What each earlier epoch of the log held at its end, where there is a consumer: these entries may have been published,
-    /// and may still arrive.
+    /// The entries of each earlier log epoch at its end, where there is a consumer: they may have been published, and may still arrive.
     pub epochs: Vec<(LogEpoch, Vec<Name>)>,
     /// Whether a record was kept from being appended twice.
     pub filtered: bool,

@@ -1,4 +1,4 @@
-//! What can happen, and what it does.
+//! The steps: which can happen, and their effects.
 
 use crate::{
     Delivery, Mutant,
@@ -14,13 +14,13 @@ pub enum Step {
     Connect(usize),
     /// A record's message arrives at the node. Messages overtake each other.
     Arrive(usize, Name),
-    /// The same, and a copy of the message is still under way.
+    /// Delivers the message, of which a copy stays in flight.
     ArriveTwice(usize, Name),
     /// The node writes what has gathered, one write at a time.
     Write(usize),
     /// A write reaches the log and is done, or refused by its fence; the connection hears of it.
     Append(usize),
-    /// The same, but the answer is lost.
+    /// Writes, but the answer is lost.
     AppendUnheard(usize),
     /// A connection waits no longer for the answer to its write: it raises its fence and looks what is in the log.
     TimeOut(usize),
@@ -213,7 +213,7 @@ impl Delivery {
         connection.queue = connection.queue.and(Names::one(name));
     }
 
-    /// What has gathered goes to the log, but for what the connection has learnt to be there since it was handed on.
+    /// Gathered records go to the log, except those that the connection has learnt to be there meanwhile.
     fn write(&self, state: &mut State, c: usize) {
         let connection = &mut state.connections[c];
         let gathered = std::mem::take(&mut connection.queue);

@@ -21,7 +21,7 @@ pub struct Cli {
     /// With --check-config: do not connect to the database and Redis.
     #[arg(long, requires = "check_config")]
     pub offline: bool,
-    /// What to do. Default: serve.
+    /// The command. Default: serve.
     #[command(subcommand)]
     pub command: Option<Command>,
 }
@@ -67,7 +67,7 @@ pub enum Command {
     /// Exit codes: 0 done; 1 the database or a file failed; 2 the command line is wrong; 3 refused (the name is taken, there is no
     /// such account, the name or the password is not good enough); 78 the settings are wrong.
     Admin {
-        /// What to do.
+        /// The command for accounts.
         #[command(subcommand)]
         action: Action,
     },
@@ -75,7 +75,7 @@ pub enum Command {
     ///
     /// Exit codes: 0 nothing is damaged (any more); 1 the file cannot be opened, or `check` has found damage; 78 the settings are wrong.
     Log {
-        /// What to do.
+        /// The command for the log.
         #[command(subcommand)]
         action: LogAction,
     },

@@ -12,7 +12,7 @@ use crate::{h3, http, ingest, webtransport};
 /// The operations port of a server, unless OPERATIONS_PORT says otherwise.
 pub const OPERATIONS_PORT: u16 = 9090;
 
-/// What a node does.
+/// Roles of a node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Roles {
     /// Accounts.
@@ -72,7 +72,7 @@ impl FromStr for Roles {
 /// All settings of one node.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// What the node does. `--roles`, ROLES.
+    /// Roles of the node. `--roles`, ROLES.
     pub roles: Roles,
     /// Whether this is a production node. MOTIENCE_ENV or NODE_ENV.
     pub production: bool,

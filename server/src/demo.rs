@@ -36,7 +36,7 @@ const ANSWER_LIMIT: Duration = Duration::from_secs(10);
 /// Time for the agent to stop.
 const AGENT_LIMIT: Duration = Duration::from_secs(3);
 
-/// What the command line asks for.
+/// Options of the command line.
 #[derive(Debug)]
 pub(crate) struct Options {
     pub(crate) seconds: Option<u64>,

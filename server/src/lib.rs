@@ -105,7 +105,7 @@ async fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
     let shutdown = Shutdown::new();
     shutdown.spawn_signals();
     let stopped = shutdown.soft().clone();
-    // It may wait for its database for minutes, and is not to be waited for then.
+    // A check may wait minutes for its database, and is not waited for then.
     let Some(server) = stopped.run_until_cancelled(Server::bind(config, Clock::system(), shutdown)).await else {
         return Ok(ExitCode::SUCCESS);
     };

@@ -1,4 +1,4 @@
-//! The receiving half of a stream as the `h3` crate reads it. It bounds how much `h3` keeps.
+//! The receiving half of a stream as the `h3` crate reads it, which bounds how much `h3` keeps.
 //!
 //! `h3` 0.0.8 reads once before each frame and once before each piece of a body, whether it needs more or not; it keeps every frame but DATA
 //! whole, of whatever type and length, before it looks at it; and it takes an empty DATA frame for the end of the body. The gate therefore

@@ -41,7 +41,7 @@ pub(super) async fn logout(
     let (backend, limiter) = (&services.backend, &services.limiters.logout);
     limiter.check(address)?;
     let ended = match backend.tokens.refresh(&logout.refresh_token) {
-        // What has ended costs neither a write nor word to the other nodes.
+        // A family that has ended costs neither a write nor a message to the other nodes.
         Ok(claims) if backend.revocations.is_family_revoked(&claims.family) => false,
         Ok(claims) if backend.store.is_family_revoked(&claims.family).await? => false,
         Ok(claims) => {

@@ -9,7 +9,7 @@ use utoipa::ToSchema;
 
 use crate::http::Shared;
 
-/// What `POST /login` and `POST /refresh` answer.
+/// Answer of `POST /login` and `POST /refresh`.
 #[derive(Serialize, ToSchema)]
 pub(super) struct Session {
     /// For `Authorization: Bearer`, and for WebSocket and QUIC connections.

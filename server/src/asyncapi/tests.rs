@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use super::*;
 
-/// What a reference names.
+/// The part of the document that a reference names.
 fn resolve<'d>(document: &'d Value, reference: &str) -> &'d Value {
     let found = reference.strip_prefix('#').and_then(|pointer| document.pointer(pointer));
     found.unwrap_or_else(|| panic!("{reference} leads nowhere"))

@@ -35,7 +35,7 @@ pub(super) struct Device {
     connected: bool,
     /// The node it is connected to, or was last.
     node: String,
-    /// What it came by last: `quic`, `tunnel`, `websocket`, `webtransport` or `http`.
+    /// Transport of its last connection: `quic`, `tunnel`, `websocket`, `webtransport` or `http`.
     #[schema(pattern = "^(quic|tunnel|websocket|webtransport|http)$")]
     transport: &'static str,
     #[serde(with = "time::serde::rfc3339")]
@@ -56,8 +56,8 @@ pub(super) struct Device {
     backlog: Option<u64>,
     /// How often its address changed while it was connected.
     address_changes: u64,
-    /// What is wrong with its clock, by the time of its last record: `seconds` (in the seventies: never set, or seconds where
-    /// milliseconds are read) or `ahead`; `null`: nothing.
+    /// Fault of its clock, by the time of its last record: `seconds` (in the seventies: never set, or seconds where milliseconds are read)
+    /// or `ahead`; `null`: nothing.
     #[schema(required, pattern = "^(seconds|ahead)$")]
     clock: Option<&'static str>,
     /// Records whose time cannot be right, since the nodes started. They are kept like all others.

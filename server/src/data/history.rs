@@ -20,7 +20,7 @@ use crate::{
     stream::Clock,
 };
 
-/// What part of the history.
+/// The part of the history to read.
 #[derive(Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 pub(super) struct Wanted {
@@ -30,7 +30,7 @@ pub(super) struct Wanted {
     /// Latest time of arrival, likewise.
     #[param(value_type = Option<shapes::Time>, inline)]
     to: Option<String>,
-    /// Whose clock these times are of: `received` (the default), or `device`.
+    /// Clock of these times: `received` (the default), or `device`.
     #[param(pattern = "^(received|device)$")]
     by: Option<String>,
     /// Most records wanted, 1 to 1000.
@@ -47,8 +47,8 @@ pub(super) struct Wanted {
     kept: Option<i64>,
 }
 
-/// A record: what consumers receive, and the `id` to go on after. What only the log holds yet has an `id` from 2^52 on, and another
-/// one once it is in the database; its place in the list stays the same.
+/// A record as consumers receive it, and the `id` to go on after. A record that only the log holds so far has an `id` from 2^52 on, and
+/// another one once it is in the database; its position in the list stays the same.
 #[derive(Serialize, ToSchema)]
 pub(super) struct Kept {
     id: i64,

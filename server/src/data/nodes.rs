@@ -27,7 +27,7 @@ pub(super) struct Node {
     #[serde(with = "time::serde::rfc3339")]
     #[schema(value_type = String, format = DateTime)]
     seen_at: OffsetDateTime,
-    /// What an acknowledgement means there: `memory`, `file`, `redis` or `redis+N`.
+    /// Durability of an acknowledged record there: `memory`, `file`, `redis` or `redis+N`.
     durability: String,
     connections: Connections,
     /// Over the last ten seconds.

@@ -28,7 +28,7 @@ use self::{
 };
 use crate::http::{Shared, TimeoutExemption};
 
-/// What was taken.
+/// Outcome of an upload.
 #[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 #[schema(example = json!({"accepted": 1, "subscriberCount": 3}))]
@@ -39,7 +39,7 @@ pub(super) struct Accepted {
     subscriber_count: u64,
 }
 
-/// What was taken: the first of one JSON body, the second of a stream.
+/// Outcome of an upload: the first of one JSON body, the second of a stream.
 #[derive(Serialize, ToSchema)]
 #[serde(untagged)]
 pub(super) enum Taken {
@@ -85,7 +85,7 @@ pub(super) async fn data(
         return upload::upload(&services, &caller, key, request).await.map(Taken::Lines).map(Json);
     }
     let json = is_json(request.headers());
-    // What it holds is held until its records are in the log.
+    // Memory of the body is held until its records are in the log.
     let collected = collect(request).await?;
     if !json {
         return Err(unsupported_media_type());

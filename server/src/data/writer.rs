@@ -129,7 +129,7 @@ impl Writer {
         }
     }
 
-    /// Follows whom it does not follow yet. What cannot be done now is done at the next look.
+    /// Follows producers that it does not follow yet; a failure is tried again at the next look.
     async fn look(&mut self) {
         if let Err(e) = self.follow_new_producers().await {
             warn!(error = %e, "not every producer can be followed for the history; trying again");
@@ -185,7 +185,7 @@ impl Writer {
 
     fn take(&mut self, delivery: Delivery) {
         let producer = delivery.producer();
-        // It gives nothing of whom it does not follow.
+        // The subscriber gives nothing of a producer that it does not follow.
         let (Some(&expected), Some(key)) = (self.kept.get(&producer), self.subscriber.log_key(producer)) else { return };
         match delivery {
             Delivery::Batch { batch, after } => {

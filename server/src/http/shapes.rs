@@ -22,7 +22,7 @@ pub(crate) struct Problem {
     detail: String,
     /// Stable, for programs.
     code: String,
-    /// The same sentence as `detail`.
+    /// Equal to `detail`.
     error: String,
     /// The field that is out of bounds.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -131,7 +131,7 @@ impl PartialSchema for Id {
 
 impl ToSchema for Id {}
 
-/// What a device calls itself.
+/// A device's id.
 pub(crate) struct DeviceId;
 
 impl PartialSchema for DeviceId {

@@ -153,7 +153,7 @@ mod tests {
         let spans = TimeIndex::default();
         spans.keep(LOG, part(0, 10, PART, 0..));
         spans.keep(LOG, part(10, 20, PART, 10..));
-        // What lies between was never read.
+        // The part between was never read.
         spans.keep(LOG, part(30, 40, PART, 30..));
         let at = |from, to, after| spans.skip(LOG, &query(from, to), Offset(after)).0;
         assert_eq!(at(100, 200, 0), 20, "as far as is known without a gap");

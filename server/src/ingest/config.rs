@@ -45,7 +45,7 @@ pub struct Config {
     /// Bytes of datagrams kept for each connection until they are read; the oldest goes where more come.
     /// QUIC_DATAGRAM_BUFFER, 64 KiB.
     pub datagram_buffer: usize,
-    /// What one consumer may ask for on its connection. RATE_LIMIT_CONTROL, 3000/m.
+    /// Requests of one consumer on its connection. RATE_LIMIT_CONTROL, 3000/m.
     pub control: Rate,
     /// Frames of motience/1 that carry nothing (pings and the like) for each second, and ten seconds' worth at once.
     /// CONTROL_FRAMES_PER_SECOND, 100.

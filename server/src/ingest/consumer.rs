@@ -86,7 +86,7 @@ struct Session<'s> {
     standing: &'s Arc<Standing>,
     follows: Follows<()>,
     deliveries: JoinSet<Result<(), CloseReason>>,
-    /// What the consumer may still ask for.
+    /// Requests that the consumer may still make.
     pace: Bucket,
     /// Frames on their way to the consumer.
     out: BytesMut,
@@ -100,7 +100,7 @@ impl Session<'_> {
             if !self.out.is_empty() {
                 within(shared.config.write, write(send, &mut self.out)).await?;
             }
-            // What ends comes before what begins, so that as much has ended as was asked to.
+            // Ends come before beginnings, so that every follow that was to end has ended first.
             let busy = self.deliveries.len() + self.follows.opening() >= 2 * shared.config.max_follows;
             tokio::select! {
                 biased;

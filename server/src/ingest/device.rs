@@ -31,7 +31,7 @@ pub(super) struct Device {
     limits: Limits,
     /// Whether datagrams were agreed on.
     datagrams: bool,
-    /// What is read of the uplink streams and not given out yet.
+    /// Bytes of the uplink streams that were read and not given out yet.
     upload: Upload,
 }
 

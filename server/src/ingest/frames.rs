@@ -29,7 +29,7 @@ impl Frames {
         Self { stream, buffer, limits, ration: None }
     }
 
-    /// The same for a stream on which only so many frames that carry nothing may come.
+    /// Bounds the frames that carry nothing.
     pub(super) fn rationed(self, ration: Ration) -> Self {
         Self { ration: Some(ration), ..self }
     }

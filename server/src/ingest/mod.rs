@@ -4,7 +4,7 @@
 //! accept -> (Retry under load) -> handshake -> ALPN -> Hello -> Welcome -> uplink streams and control | delivery streams
 //! ```
 //!
-//! A connection authenticates once. It then holds a `Publisher` that knows its producer, or the right to follow what
+//! A connection authenticates once. The connection then holds a `Publisher` that knows its producer, or the right to follow the producers
 //! its consumer is subscribed to, until it closes or its token ends. Every close carries a code the device acts on.
 
 mod config;
@@ -52,7 +52,7 @@ pub enum Error {
     Bind {
         /// The address asked for.
         address: ListenAddress,
-        /// What the system says.
+        /// The system's error.
         cause: io::Error,
     },
     /// The TLS configuration is not fit for QUIC.
@@ -69,14 +69,14 @@ pub struct Ingest {
     soft: CancellationToken,
 }
 
-/// What every connection of the endpoint uses.
+/// Shared by every connection of the endpoint.
 struct Shared {
     backend: Arc<Backend>,
     config: Config,
     established: Established,
     /// Cancelled when the node drains.
     draining: CancellationToken,
-    /// What connections are served that speak HTTP/3.
+    /// Service for connections that speak HTTP/3.
     h3: OnceLock<Arc<h3::Shared>>,
 }
 
@@ -193,8 +193,8 @@ async fn handle(incoming: Incoming, mut permit: Permit, shared: Arc<Shared>) {
 
 /// The connection as soon as the client's first flight is read, what it wants to speak, and the end of the handshake.
 ///
-/// What a client that was here before sent along can be acted on at once: a ticket is good for one connection only (see
-/// `motience_certs::server`), so a first flight that someone sends again is not early data to us (RFC 8446, section 8.1).
+/// The early data of a returning client is acted on at once: a ticket is good for one connection only (see `motience_certs::server`), so a
+/// first flight that someone sends again is not early data to us (RFC 8446, section 8.1).
 async fn first_flight(mut connecting: Connecting) -> Result<(Connection, Option<Vec<u8>>, ZeroRttAccepted), ConnectionError> {
     let told = connecting.handshake_data().await?.downcast::<quinn::crypto::rustls::HandshakeData>().ok();
     let protocol = told.and_then(|told| told.protocol);

@@ -29,7 +29,7 @@ pub(super) enum Format {
 }
 
 impl Format {
-    /// What the client prefers; `None` where it takes neither. Without a preference: events.
+    /// The format that the client prefers; `None` where it takes neither. Without a preference: events.
     pub(super) fn negotiate(headers: &HeaderMap) -> Option<Self> {
         let accepted: Vec<&str> = headers.get_all(header::ACCEPT).iter().filter_map(|v| v.to_str().ok()).collect();
         if accepted.is_empty() {

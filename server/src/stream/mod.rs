@@ -162,7 +162,7 @@ fn beginning(headers: &HeaderMap, wanted: &Wanted) -> Result<Start, ApiError> {
     })
 }
 
-/// What the caller reads.
+/// Producers that the caller reads.
 async fn pipeline(
     services: &Shared,
     grant: &Grant,
@@ -193,7 +193,7 @@ async fn pipeline(
     if followed > most { Err(too_many(most)) } else { Ok(pipeline) }
 }
 
-/// Whom the caller may follow.
+/// Producers that the caller may follow.
 async fn reader(services: &Shared, grant: &Grant, producers: Option<HashSet<ProducerId>>) -> Result<Reader, ApiError> {
     match (grant.role, producers) {
         (Role::Consumer, Some(chosen)) => Ok(Reader::Chosen(grant.user.consumer(), chosen)),

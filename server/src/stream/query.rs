@@ -1,4 +1,4 @@
-//! What a stream's query asks for.
+//! A stream's query.
 
 use std::collections::HashSet;
 
@@ -72,7 +72,7 @@ impl Wanted {
     }
 }
 
-/// Whose clock `from` and `to` go by.
+/// Clock that `from` and `to` go by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Clock {
     /// The platform's: when a record came.

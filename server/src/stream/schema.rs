@@ -1,5 +1,5 @@
-//! The parameters of a stream as its document shows them. What is really taken is decided by `cursors`, `query` and
-//! `relay::pipeline`; the patterns leave out blanks and JSON's escapes, which these take too.
+//! The parameters of a stream as its document shows them. The parsers in `cursors`, `query` and `relay::pipeline` decide; they also take
+//! blanks and JSON's escapes, which the patterns leave out.
 
 use utoipa::{
     IntoParams, PartialSchema, ToSchema,

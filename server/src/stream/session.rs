@@ -26,7 +26,7 @@ pub(super) struct Session {
     over: bool,
 }
 
-/// What a session is made of.
+/// Parts of a session.
 pub(super) struct Parts {
     pub(super) pipeline: Pipeline,
     /// Whether it says when each record came.

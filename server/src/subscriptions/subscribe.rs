@@ -13,7 +13,7 @@ use crate::http::{
     shapes::{self, Id},
 };
 
-/// Whom to subscribe to.
+/// Producer to subscribe to.
 #[derive(Deserialize, ToSchema)]
 #[schema(example = json!({"producer_id": 1}))]
 pub(super) struct Subscribe {
@@ -24,7 +24,7 @@ pub(super) struct Subscribe {
     consumer_id: Option<Id>,
 }
 
-/// Subscribes the caller. It takes effect on its live connections within a second.
+/// Subscribes the caller, effective on its live connections within a second.
 #[utoipa::path(post, path = "/subscribe", tag = "subscriptions", request_body = Subscribe, security(("bearer" = [])), responses(
     (status = 201, description = "The subscription", body = shapes::Subscription, links(
         ("unsubscribe" = (operation_id = "unsubscribe", parameters(("producer_id" = "$response.body#/producer_id")))),

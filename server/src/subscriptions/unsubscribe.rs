@@ -12,7 +12,7 @@ use crate::http::{
     shapes::{self, Id},
 };
 
-/// Whom to unsubscribe from, as query or as body; the document can require only one of the two, and names the query.
+/// Producer to unsubscribe from, as query or as body; the document can require only one of the two, and names the query.
 #[derive(Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 pub(super) struct Unsubscribe {
@@ -26,8 +26,8 @@ pub(super) struct Unsubscribe {
     consumer_id: Option<Id>,
 }
 
-/// Ends a subscription of the caller. It takes effect on its live connections within a second. Legacy clients
-/// send the same fields as a JSON body instead; it counts where the query names no producer.
+/// Ends a subscription of the caller, effective on its live connections within a second. Legacy clients send the same fields as a JSON body
+/// instead; it counts where the query names no producer.
 #[utoipa::path(delete, path = "/unsubscribe", tag = "subscriptions", params(Unsubscribe), security(("bearer" = [])), responses(
     (status = 200, description = "The subscription, inactive", body = shapes::Subscription),
     (status = 400, description = "Malformed JSON"),

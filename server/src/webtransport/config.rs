@@ -23,7 +23,7 @@ pub struct Config {
     pub follows: usize,
     /// How often a delivery stream without records says its cursor. STREAM_COMMENT_INTERVAL, 15 s.
     pub beat: Duration,
-    /// What one session may ask for. RATE_LIMIT_CONTROL, 3000/m.
+    /// Requests of one session. RATE_LIMIT_CONTROL, 3000/m.
     pub control: Rate,
 }
 

@@ -47,7 +47,7 @@ struct Session<'s> {
     standing: &'s Arc<Standing>,
     follows: Follows<Form>,
     deliveries: JoinSet<Result<(), CloseReason>>,
-    /// What the client may still ask for.
+    /// Requests that the client may still make.
     pace: Bucket,
 }
 
@@ -76,7 +76,7 @@ pub(super) async fn serve(
 impl Session<'_> {
     async fn run(&mut self, send: &mut Outgoing, lines: &mut Lines, place: &mut Inbox) -> Result<(), CloseReason> {
         loop {
-            // What ends comes before what begins, so that as much has ended as was asked to.
+            // Ends come before beginnings, so that every follow that was to end has ended first.
             let busy = self.deliveries.len() + self.follows.opening() >= 2 * self.shared.config.follows;
             let answer = tokio::select! {
                 biased;
@@ -156,7 +156,7 @@ impl Session<'_> {
         }
     }
 
-    /// What the client is told of a follow.
+    /// The message about an event of a follow.
     fn follow(&mut self, event: FollowEvent<Form>) -> String {
         match event {
             FollowEvent::Begun { producer, pipeline, stop, egress: Form { latest, received } } => {

@@ -23,7 +23,7 @@ use super::{
 /// Bytes written at once, or looked through for the newest records of one turn.
 const WRITE: usize = 64 * 1024;
 
-/// What a delivery is made of.
+/// Parts of a delivery.
 pub(super) struct Delivery {
     pub(super) peer: Peer,
     pub(super) producer: ProducerId,
@@ -76,8 +76,8 @@ pub(super) async fn records(mut delivery: Delivery) -> Result<(), CloseReason> {
     Ok(())
 }
 
-/// Sends datagrams until the follow ends. What does not fit one, or finds no room, goes nowhere. Of what one turn brings only the
-/// newest of each device is sent; a turn is bounded, so what is kept of it is too.
+/// Sends datagrams until the follow ends. A record that does not fit one, or finds no room, is dropped. Of the records of one turn only the
+/// newest of each device is sent; a turn is bounded, and so is the memory it takes.
 pub(super) async fn latest(mut delivery: Delivery) -> Result<(), CloseReason> {
     let mut newest = Newest::default();
     let mut scratch = BytesMut::new();

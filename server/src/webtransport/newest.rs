@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use motience_proto::model::record;
 use motience_relay::pipeline::DeliveredRecord;
 
-/// What one turn has brought.
+/// Records of one turn.
 #[derive(Debug, Default)]
 pub(super) struct Newest {
     /// By device, under the record's number.
@@ -15,7 +15,7 @@ pub(super) struct Newest {
 }
 
 impl Newest {
-    /// What is left, in the order it came; nothing is kept.
+    /// Takes the remaining records, in the order they came.
     pub(super) fn take(&mut self) -> Vec<DeliveredRecord> {
         let mut left: Vec<(u64, DeliveredRecord)> = std::mem::take(&mut self.records).into_values().collect();
         left.sort_unstable_by_key(|(number, _)| *number);

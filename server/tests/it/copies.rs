@@ -1,4 +1,4 @@
-//! Outboxes that were copied: put back in time, and at work twice. What each took is in the log once all the same.
+//! Outboxes that were copied: put back in time, and at work twice. Each record that either accepted is in the log once all the same.
 
 use std::{collections::BTreeMap, fs, path::Path, time::Duration};
 

@@ -27,7 +27,7 @@ async fn post(node: &Node, who: &Account, n: u64) {
     assert_eq!(answer.status(), 200);
 }
 
-/// What a reader of everything is told by wss2 until it has come to `last`: offsets of records, and notices.
+/// Messages of wss2 to a reader of everything, up to `last`: offsets of records, and notices.
 async fn told(node: &Node, consumer: &Account, producer: &Account, last: u64) -> (Vec<u64>, Vec<Value>) {
     let whose = producer.id.to_string();
     let cursors = json!({&whose: 0}).to_string().replace('"', "%22");

@@ -1,4 +1,4 @@
-//! What is promised of delivery, seen from outside: crashes, cursors that the server keeps, consumers that do not read.
+//! The promises of delivery, seen from outside: crashes, cursors that the server keeps, consumers that do not read.
 
 use futures_util::SinkExt as _;
 use motience_device::client::{Event, Lane, Session};

@@ -72,8 +72,8 @@ enum Cell {
     Works,
     /// Asking for it is refused by this code.
     Refused(&'static str),
-    /// It does not show, and everything else goes on: the contract of the first Motience has neither messages beside the records nor a
-    /// place to begin.
+    /// The feature does not show, and everything else goes on: the legacy contract has neither messages beside the records nor a start
+    /// position.
     Silent,
 }
 use Cell::{Refused, Silent, Works};
@@ -102,7 +102,7 @@ fn row(feature: Feature) -> impl Iterator<Item = (Egress, Cell)> {
     EGRESSES.into_iter().zip(rows[0].1)
 }
 
-/// What a consumer asks for.
+/// Request of a consumer.
 #[derive(Clone, Default)]
 struct Wishes {
     /// `earliest`, `@OFFSET` or a cursor; none: live.
@@ -116,7 +116,7 @@ fn starting(start: &str) -> Wishes {
     Wishes { start: Some(start.to_owned()), ..Wishes::default() }
 }
 
-/// What a consumer hears, in the same words on every egress.
+/// An event of a consumer, in the same words on every egress.
 #[derive(Clone, Debug, PartialEq)]
 enum Received {
     Record {
@@ -162,7 +162,8 @@ struct Web {
 }
 
 impl Reader {
-    /// Connects and, where an egress asks for each producer, follows these. What ends it, where it does not begin.
+    /// Connects and, where an egress asks for each producer, follows these. Returns the event that ends the connection, where it does not
+    /// begin.
     async fn open(egress: Egress, node: &Node, who: &Account, producers: &[&Account], wishes: &Wishes) -> Result<Self, Received> {
         match egress {
             V1 | V2 => Self::socket(egress, node, who, producers, wishes).await,
@@ -521,7 +522,7 @@ async fn rights_are_given_and_revoked_while_a_connection_lives() {
         }
         subscribe(node.at.sm.as_deref().unwrap(), &consumer, &other).await;
         reader.follow(&other).await.unwrap();
-        // It takes effect within a second, on a connection that lives; the first record after that comes.
+        // The subscription takes effect within a second, on a live connection; the first record after that comes.
         let (mut n, mut told) = (0, None);
         while told.is_none() {
             n += 1;

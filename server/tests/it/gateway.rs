@@ -136,7 +136,7 @@ async fn what_retention_removed_is_told_to_v2_and_nothing_else_is() {
     for offset in gap["to"].as_u64().unwrap() + 1..=100 {
         assert_eq!(next_json(&mut exit).await["offset"], offset);
     }
-    // The same by message, and a cursor of someone else's producer.
+    // Resumes by message, and with a cursor of someone else's producer.
     exit.send(Message::text(json!({"type": "resume", "cursors": {producer.id.to_string(): 99}}).to_string())).await.unwrap();
     assert_eq!(next_json(&mut exit).await["offset"], 100);
     exit.send(Message::text(json!({"type": "resume", "cursors": {"4711": 1}}).to_string())).await.unwrap();
@@ -189,7 +189,7 @@ async fn a_consumer_that_reads_nothing_delays_no_one_and_is_let_go() {
         }
     };
     tokio::join!(sending, receiving);
-    // What its socket still holds, and then its end.
+    // The socket still holds messages, and then ends.
     let end = timeout(LIMIT, async { while let Some(Ok(Message::Text(_))) = stuck.next().await {} });
     end.await.expect("the stuck consumer is let go");
 }
@@ -293,7 +293,7 @@ async fn control_is_answered_and_never_stored() {
         (r#"{"type":"ping","id":1}"#, json!({"type": "pong", "id": 1})),
         (r#"{"id":"a","type":"ping","t":5}"#, json!({"type": "pong", "id": "a"})),
         (r#"{"type":"data","id":17,"payload":{"t":1}}"#, json!({"type": "ack", "seq": 1, "id": "17", "subscriberCount": 1})),
-        // The same name again: acknowledged, and not written.
+        // A record id that was sent before: acknowledged, and not written.
         (r#"{"type":"data","id":"17","payload":{"t":2}}"#, json!({"type": "ack", "seq": 2, "id": "17", "subscriberCount": 1})),
         (r#"{"device_id":"d","timestamp":5,"t":3}"#, json!({"type": "ack", "seq": 3, "subscriberCount": 1})),
     ] {

@@ -232,7 +232,7 @@ async fn http3_works_on_several_sockets_beside_devices() {
         client.ask(Method::GET, "/health", None, None).await.json(200);
         crate::quic::send(&node, &producer, &format!("d{n}"), &format!(r#"{{"device_id":"d{n}","timestamp":1,"data":{{"n":1}}}}"#)).await;
     }
-    // What is no QUIC at all changes nothing.
+    // Packets that are no QUIC at all change nothing.
     let stray = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
     stray.send_to(b"GET / HTTP/1.1\r\n\r\n", node.at.quic.as_deref().unwrap()).await.unwrap();
     Client::connect(&node).await.ask(Method::GET, "/health", None, None).await.json(200);
@@ -259,7 +259,7 @@ async fn the_end_of_a_login_resets_a_stream_that_is_not_read() {
     flood(&node, &producer).await;
     logout(&node, &login).await;
     until_metric(&node, r#"motience_stream_connections{format="sse"}"#, |open| open == 0.0).await;
-    // What it had been given is still there; the stream ends all the same.
+    // Bytes that it had been given are still there; the stream ends all the same.
     while let Ok(Some(_)) = timeout(LIMIT, stream.recv_data()).await.expect("it ends") {}
 }
 

@@ -1,4 +1,4 @@
-//! What the device library and the server agree on beyond plain records: compact forms, datagrams, first flights, sockets.
+//! Agreements of the device library and the server beyond plain records: compact forms, datagrams, first flights, sockets.
 
 use motience_device::client::{Connector, Event, Lane, Session};
 use motience_proto::{

@@ -1,4 +1,4 @@
-//! What one client can make a node hold: idle connections, pongs that nobody reads, answers that nobody takes.
+//! Memory that one client can make a node hold: idle connections, pongs that nobody reads, answers that nobody takes.
 
 use std::{
     collections::BTreeMap,
@@ -92,7 +92,7 @@ async fn connections(node: &Node, count: usize) {
     }
 }
 
-/// What each of so many connections costs the node.
+/// Memory that each of so many connections costs the node.
 async fn cost<C>(node: &Node, count: usize, connect: impl AsyncFn() -> C) -> usize {
     // The first ones make the allocator take what it would take once.
     let mut held = Vec::new();
@@ -424,7 +424,7 @@ async fn pongs_that_nobody_reads_are_bounded() {
         for _ in 0..600 {
             match timeout(Duration::from_secs(5), flooding.write_all(&pings)).await {
                 Ok(Ok(())) => {}
-                // It is let go, or read no more: either bounds it.
+                // The node lets the client go, or reads no more of it: either bounds its memory.
                 Ok(Err(_)) | Err(_) => break,
             }
         }

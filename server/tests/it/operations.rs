@@ -1,4 +1,4 @@
-//! What an operator relies on: readiness, metrics, exit codes, the way down.
+//! Interfaces that an operator relies on: readiness, metrics, exit codes, shutdown.
 
 use std::process::Stdio;
 
@@ -81,7 +81,7 @@ async fn an_operator_is_told_in_which_database_and_lists_show_where_nobody_is() 
     let run = timeout(LIMIT, admin(&["create", "--username", "root", "--password-file", file.to_str().unwrap()])).await.unwrap().unwrap();
     let said = String::from_utf8(run.stdout).unwrap();
     assert!(run.status.success() && said.contains("root") && said.contains("motience.db"), "{said}");
-    // What serves has no part in other commands.
+    // Settings of serving have no part in other commands.
     let run = timeout(LIMIT, admin(&["list", "--roles", "ap"])).await.unwrap().unwrap();
     assert_eq!(run.status.code(), Some(2));
 }
@@ -210,7 +210,7 @@ async fn a_check_of_the_settings_tells_everything_that_is_wrong() {
     let (code, text) = told(&["--check-config", "--offline"], &wrong[5..]).await;
     assert!(code == Some(78) && text.contains("TLS_CERT, TLS_KEY: it cannot be loaded: cannot read") && text.contains("nowhere"), "{text}");
     assert_eq!(text.matches("No such file").count(), 1, "{text}");
-    // What a start says of a folder that is a file.
+    // Error of a start whose folder is a file.
     std::fs::write(dir.path().join("plain"), "x").unwrap();
     let plain = dir.path().join("plain/data");
     for arguments in [&[][..], &["--check-config"]] {
@@ -246,7 +246,7 @@ async fn a_node_waits_for_its_database_and_for_redis() {
     // One of the two is not enough.
     postgres.start_again().await;
     assert_eq!((status("health").await, status("ready").await), (Some(200), Some(503)));
-    // What a database answers is told in its words, and once.
+    // The database's answer is reported in its own words, and once.
     let mut check = self::command(server(), dir.path());
     check.arg("--check-config").env("DATABASE_URL", postgres.url_of("nowhere")).stdout(Stdio::null()).stderr(Stdio::piped());
     let run = timeout(LIMIT, check.output()).await.unwrap().unwrap();

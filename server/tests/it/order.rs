@@ -25,7 +25,7 @@ pub(crate) async fn log(device: &mut Session, numbers: impl IntoIterator<Item = 
     log_of("d", device, numbers).await;
 }
 
-/// The same of another device.
+/// A record of another device.
 async fn log_of(name: &str, device: &mut Session, numbers: impl IntoIterator<Item = u64>) {
     for n in numbers {
         let json = format!(r#"{{"device_id":"{name}","timestamp":"2025-01-29T11:35:00Z","data":{{"n":{n}}}}}"#);

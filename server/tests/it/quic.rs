@@ -34,7 +34,7 @@ pub(crate) fn record(n: u64) -> Record {
     record_of("d", n)
 }
 
-/// The same of another device.
+/// A connector of another device.
 pub(crate) fn record_of(device: &str, n: u64) -> Record {
     let json = format!(r#"{{"device_id":"{device}","timestamp":"2025-01-29T11:35:00Z","data":{{"n":{n}}}}}"#);
     Record { seq: Seq(n), json: json.into() }
@@ -264,7 +264,7 @@ async fn a_draining_node_asks_devices_to_leave() {
     acked(&mut device, 1..=1).await;
     node.signal("TERM");
     assert_eq!(event(&mut device).await.unwrap(), Event::Drain);
-    // What is sent while draining is still taken.
+    // Records that come while the node drains are still taken.
     device.send(Lane::Ordered, record(2)).await.unwrap();
     acked(&mut device, 2..=2).await;
     device.finish().await;

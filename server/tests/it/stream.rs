@@ -261,7 +261,7 @@ async fn a_view_holds_on_wss2_and_names_its_mistakes() {
     assert!(last.ends_with("-7"));
     entrance.send(record(1, 5)).await.unwrap();
     loop {
-        // What is not wanted moves the cursor, so that a resume does not read it again.
+        // Records outside the selection move the cursor, so that a resume does not read them again.
         let moved = next_json(&mut exit).await;
         assert_eq!(moved["type"], "cursors");
         if moved["cursors"][producer.id.to_string()].as_str().unwrap().ends_with("-8") {

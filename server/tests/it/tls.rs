@@ -108,7 +108,7 @@ async fn health_answers_over_https_and_nobody_is_served_without_tls() {
     assert!(handshake(wss1, &other.ca).await.is_err(), "another CA is not the server's");
 }
 
-/// What wss1 says over HTTPS.
+/// Answer of wss1 over HTTPS.
 async fn health(node: &Node) -> Value {
     let trust = Trust::Ca(node.at.ca.clone().unwrap());
     let client = reqwest::Client::builder().tls_backend_preconfigured(tcp_config(&trust, &[b"http/1.1"]).unwrap());
@@ -143,7 +143,7 @@ async fn a_handshake_that_is_not_finished_and_a_head_that_is_too_large_are_cut_o
         assert_eq!(ended.unwrap_or(0), 0);
     }
     let mut large = handshake(wss1, node.at.ca.as_deref().unwrap()).await.unwrap();
-    // What is cut off in the middle of writing is cut off.
+    // A batch cut off in the middle of writing is not in the log.
     let _ = large.write_all(format!("GET /health HTTP/1.1\r\nHost: x\r\nX-Pad: {}\r\n\r\n", "x".repeat(64 * 1024)).as_bytes()).await;
     let mut answer = Vec::new();
     let _ = timeout(LIMIT, large.read_to_end(&mut answer)).await.expect("it is cut off");

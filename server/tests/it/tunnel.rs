@@ -30,7 +30,7 @@ struct Tunnel<S> {
     frames: VecDeque<Frame>,
 }
 
-/// What the server says.
+/// Frame or close of the server.
 #[derive(Debug)]
 enum Received {
     Frame(Frame),
@@ -340,7 +340,7 @@ async fn a_draining_node_asks_the_device_to_leave_and_cuts_one_that_stays() {
     let (mut tunnel, _) = enter(&node, &producer, 1).await;
     node.signal("TERM");
     assert_eq!(tunnel.frame().await, Frame::Drain);
-    // What is under way is still taken.
+    // Records in flight are still taken.
     tunnel.send(records(1..=1)).await;
     tunnel.acked(1..=1).await;
     assert_eq!(tunnel.closed().await.0, code(CloseCode::Draining));

@@ -39,7 +39,7 @@ pub(crate) const PATIENT: [(&str, &str); 11] = [
     ("MAX_REQUESTS_PER_ACCOUNT", "1000"),
     ("CONTROL_FRAMES_PER_SECOND", "1000000"),
 ];
-/// What fills every buffer between the node and a client: in pieces of as many bytes.
+/// Fills every buffer between the node and a client, in pieces of so many bytes.
 const FLOOD: usize = 24;
 const PIECE: usize = 700 << 10;
 /// In a record that is published after the right ended.
@@ -214,7 +214,7 @@ impl Raw {
         self.ended().await.expect("a close that says why")
     }
 
-    /// The same; `None` where the close was lost on the way, as a packet may be, and a reset told of the end.
+    /// The close reason; `None` where the close was lost on the way, as a packet may be, and a reset told of the end.
     async fn ended(&self) -> Option<CloseCode> {
         match timeout(LIMIT, self.connection.closed()).await.expect("it is closed") {
             ConnectionError::ApplicationClosed(close) => Some(CloseCode::from_number(close.error_code.into_inner()).unwrap()),

@@ -1,5 +1,5 @@
-//! What a client that reads nothing costs a node, by each egress: while it catches up with a log and while it is live, with long records
-//! and with short ones. Resident memory counts what the allocator keeps to itself too.
+//! Cost of a client that reads nothing, on each egress: while it catches up with a log and while it is live, with long records and with
+//! short ones. Resident memory counts what the allocator keeps to itself too.
 #![cfg(target_os = "linux")]
 
 use std::{any::Any, time::Duration};

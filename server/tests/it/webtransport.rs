@@ -281,7 +281,7 @@ async fn the_newest_records_come_as_datagrams() {
         }
     };
     assert_eq!(within(newest).await["offset"], 500);
-    // What fits none goes nowhere, and what follows is not held up.
+    // A record that fits no datagram is dropped, and the following ones are not held up.
     let large = json!({"device_id": "d", "timestamp": 1, "data": {"pad": "x".repeat(5000)}});
     http().post(format!("{}/data", node.at.dsm.as_deref().unwrap())).bearer_auth(&producer.token).json(&large).send().await.unwrap();
     post(&node, &producer, 501..=501).await;
@@ -368,7 +368,7 @@ async fn a_node_that_stops_closes_its_sessions() {
     assert_eq!(node.ended().await, 0);
 }
 
-/// What a device sends over motience/1 a browser receives, on the same port.
+/// A browser receives the records that a device sends over motience/1, on the same port.
 #[tokio::test]
 async fn devices_and_browsers_share_the_port() {
     let node = Node::embedded(&[("QUIC_SOCKETS", "2")]).await;

@@ -45,7 +45,7 @@ const MAX_TTL: Duration = Duration::from_secs(3650 * 86_400);
 /// How tokens are made and which passwords are taken.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// What tokens are signed with.
+    /// Secret that signs tokens.
     pub secret: SecretString,
     /// Whether the secret was made up at this start: tokens end with the process unless [`Config::keep_secret`] keeps it.
     pub generated: bool,

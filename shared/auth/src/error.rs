@@ -6,13 +6,13 @@ pub enum Error {
     /// Not one of our tokens: malformed, of a foreign issuer, tampered with, or signed otherwise.
     #[error("the token is not valid")]
     Invalid,
-    /// It was ours, and its time is over.
+    /// Our token, but expired.
     #[error("the token has expired")]
     Expired,
     /// A refresh token where an access token belongs, or the other way round.
     #[error("this kind of token is not accepted here")]
     WrongKind,
-    /// It was ended before its time.
+    /// A token that was revoked.
     #[error("the token has been revoked")]
     Revoked,
     /// All that may hash passwords at once are at it; try again later.

@@ -227,7 +227,7 @@ mod tests {
         assert!(leaving.as_mut().now_or_never().is_none(), "no more than one runs at once");
         let staying = queue.enqueue("c").unwrap();
         drop(running);
-        // It was this one's turn, and it leaves without a look.
+        // A caller whose turn has come leaves without taking it.
         drop(leaving);
         drop(staying.turn().await.unwrap());
         assert_eq!(free(&queue), 1);

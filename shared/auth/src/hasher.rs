@@ -4,8 +4,8 @@
 //! live traffic; who has to wait too long is told to come back. An unknown user costs the same time as a known one; only an adopted
 //! account keeps the time of bcrypt, until its first login replaces the hash.
 //!
-//! What is hashed is the password's canonical form (RFC 8265, section 4.2), so that it is the same from every keyboard. Hashes from
-//! before hold the password as it was typed, and are checked with that too.
+//! The hash is of the password's canonical form (RFC 8265, section 4.2), which is the same from every keyboard. Hashes from before hold the
+//! password as it was typed, and are checked with that too.
 
 use std::{num::NonZero, thread::available_parallelism, time::Duration};
 
@@ -19,7 +19,7 @@ use super::{
     names::{MAX_PASSWORD, canonical_password},
 };
 
-/// What OWASP advises for argon2id: 19 MiB of memory, two passes, one lane.
+/// OWASP's advice for argon2id: 19 MiB of memory, two passes, one lane.
 const MEMORY_KIB: u32 = 19 * 1024;
 const PASSES: u32 = 2;
 const LANES: u32 = 1;
@@ -34,14 +34,14 @@ const NO_SALT: &[u8; 16] = b"motience nobody.";
 #[derive(Clone, Debug)]
 pub struct Hasher(HashQueue);
 
-/// What checking a password found.
+/// Outcome of checking a password.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
-    /// It is the password.
+    /// The password matches.
     Match,
-    /// It is the password, and its hash is of an older kind: store a new one.
+    /// The password matches, and its hash is of an older kind: store a new one.
     MatchRehash,
-    /// It is not.
+    /// The password does not match.
     Mismatch,
 }
 

@@ -24,10 +24,10 @@ pub enum InvalidUsername {
     /// Nothing, or more than a name is given room for.
     #[error("username must be 1 to {MAX_USERNAME} characters")]
     Length,
-    /// It would not look like what it is.
+    /// The name has other characters than letters, digits, ASCII marks and single blanks.
     #[error("username must have letters, digits and ASCII marks only, with single blanks between them")]
     Characters,
-    /// It would look like another name.
+    /// The name looks like another name.
     #[error("username must not mix scripts, or have letters that look like others")]
     Confusable,
 }
@@ -47,7 +47,7 @@ pub fn canonical_username(name: &str) -> Result<String, InvalidUsername> {
     if looks_like_another(&canonical) { Err(InvalidUsername::Confusable) } else { Ok(canonical) }
 }
 
-/// What a part of a name is compared as: the mappings of a canonical name, whatever characters there are.
+/// Canonical form of a part of a name, for comparing: the mappings of a canonical name, with any characters.
 pub fn folded(text: &str) -> String {
     let profile = UsernameCaseMapped::new();
     let mapped = profile.width_mapping_rule(text).and_then(|text| profile.case_mapping_rule(text));
@@ -58,8 +58,8 @@ pub fn folded(text: &str) -> String {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Untypable;
 
-/// What a password is hashed as: `OpaqueString` (RFC 8265, section 4.2). Characters that are younger than the profile's tables are
-/// taken too: who has a new emoji in a password means it.
+/// Canonical form of a password: `OpaqueString` (RFC 8265, section 4.2). Characters that are newer than the profile's tables are taken too,
+/// such as a new emoji.
 pub(super) fn canonical_password(password: &str) -> Result<String, Untypable> {
     match OpaqueString::enforce(password) {
         Ok(canonical) => Ok(canonical.into_owned()),

@@ -18,7 +18,7 @@ pub enum Weak {
     /// More than [`MAX_PASSWORD`] characters.
     #[error("the password must have at most {MAX_PASSWORD} characters")]
     TooLong,
-    /// It cannot be typed again for certain.
+    /// The password cannot be typed again for certain.
     #[error("the password must not have control characters, or characters that nobody sees")]
     Characters,
     /// Among the first that anybody would try.

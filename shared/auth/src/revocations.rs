@@ -1,4 +1,4 @@
-//! What was revoked before its time, as this node knows it.
+//! Tokens that were revoked before their time, as this node knows them.
 //!
 //! Access tokens are checked without the database, so each node keeps the families and accounts that were ended, until the last
 //! access token of theirs would have ended by itself. The truth is in the store and reaches the nodes over the bus.
@@ -80,7 +80,7 @@ impl Revocations {
         entries.users.insert(user, (known.map_or(moment, |known| known.max(moment)), now + self.0.keep));
         entries.sweep(now);
         drop(entries);
-        // What is read from the store again and again must not wake anyone each time.
+        // A revocation read from the store again must not wake anyone again.
         if known.is_none_or(|known| known < moment) {
             self.group(user).send_replace(());
         }

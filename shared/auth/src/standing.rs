@@ -1,4 +1,4 @@
-//! What a live connection lives by: the token that it showed last.
+//! The standing of a live connection: the token that it showed last.
 //!
 //! Whoever serves a connection races [`Standing::over`] against all it does, first of all a write that its peer does not take,
 //! and asks [`Standing::is_over`] before it hands over another record.

@@ -35,7 +35,7 @@ struct Inner {
     clock: Clock,
 }
 
-/// What a login or a refresh gives.
+/// Tokens of a login or a refresh.
 #[derive(Clone)]
 pub struct Pair {
     /// For every call.
@@ -44,18 +44,18 @@ pub struct Pair {
     pub refresh_token: String,
     /// Life of the access token, in seconds.
     pub expires_in_s: u64,
-    /// What the store must remember of the refresh token before it is handed out.
+    /// Row of the refresh token, which must be stored before the token is handed out.
     pub refresh: RefreshClaims,
 }
 
-/// What an access token allows.
+/// Grant of an access token.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Grant {
-    /// Whose token.
+    /// Account of the token.
     pub user: UserId,
     /// The account's name.
     pub username: String,
-    /// What the account may do.
+    /// Role of the account.
     pub role: Role,
     /// The device the account was registered with, if any.
     pub device_id: Option<String>,
@@ -82,7 +82,7 @@ impl Grant {
         self.device_id.as_deref().filter(|_| self.strict_device)
     }
 
-    /// What completes its records at `now`.
+    /// Members that complete its records at `now`.
     pub fn defaults(&self, now: OffsetDateTime) -> Defaults<'_> {
         Defaults { device_id: self.default_device(), strict: self.only_device().is_some(), now }
     }
@@ -98,14 +98,14 @@ impl Grant {
     }
 }
 
-/// What a refresh token says.
+/// Content of a refresh token.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RefreshClaims {
     /// Its `jti`: what the store knows it by.
     pub id: String,
     /// The login it goes back to.
     pub family: String,
-    /// Whose token.
+    /// Account of the token.
     pub user: UserId,
     /// The account's log.
     pub log: LogId,
@@ -166,12 +166,12 @@ impl Tokens {
         })
     }
 
-    /// What an access token allows now.
+    /// Grant of an access token that is valid now.
     pub fn access(&self, token: &str) -> Result<Grant, Error> {
         self.check(token, Kind::Access)?.try_into()
     }
 
-    /// What a refresh token says. Whether it is still good, only the store knows.
+    /// Content of a refresh token. Only the store knows whether it is still good.
     pub fn refresh(&self, token: &str) -> Result<RefreshClaims, Error> {
         self.check(token, Kind::Refresh)?.try_into()
     }

@@ -197,7 +197,7 @@ impl Error {
     }
 }
 
-/// What is away, when a node is not ready.
+/// The part that is away when a node is not ready.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Unready {
     /// Names of the dependencies that do not answer, or refuse to be written: `database`, `log`, `log full`.
@@ -346,7 +346,7 @@ impl Backend {
         Ok(made.user)
     }
 
-    /// What a connection with this grant lives by, which may be renewed.
+    /// The standing of a connection with this grant, which may be renewed.
     pub fn standing(&self, grant: Grant) -> Standing {
         Standing::new(grant, self.revocations.clone(), self.clock.clone())
     }
@@ -482,8 +482,8 @@ async fn load_revocations(store: &Store, revocations: &Revocations, auth: &auth:
     Ok(())
 }
 
-/// What was given out so far is known to the log from now on, whatever becomes of the database. A log that cannot be written to just
-/// now learns it at the next start or with the next account.
+/// Tells the log the ids that were given out so far, so that it knows them even if the database is restored from a backup. A log that
+/// cannot be written to now learns them at the next start or with the next account.
 async fn note_accounts(log: &Log, store: &Store) {
     let noted = async {
         let newest = store.newest_user().await.map_err(|e| e.to_string())?;

@@ -1,4 +1,4 @@
-//! What each durability level survives: the tests that docs/delivery.md names.
+//! The failures that each durability level survives: the tests that docs/delivery.md names.
 //!
 //! A crash of this process is played by copying its files while it runs and opening the copy: exactly what SIGKILL leaves.
 //! A loss of power is played by cutting the end of a file, since the page cache outlives a process but not a machine.
@@ -37,7 +37,7 @@ async fn in_redis(redis: &Redis, replicas: u32) -> Arc<Backend> {
     in_redis_of(redis, redis, replicas).await
 }
 
-/// The same for a node whose accounts are kept beside another Redis, which may be gone by now.
+/// Opens a node whose accounts are kept beside another Redis, which may be gone by now.
 async fn in_redis_of(accounts: &Redis, redis: &Redis, replicas: u32) -> Arc<Backend> {
     let env = Env::default().with("DATABASE_URL", "postgres://unused").with("JWT_SECRET", "0123456789abcdef0123456789abcdef");
     let mut config = Config::from_env(&env).unwrap();
@@ -98,7 +98,7 @@ async fn cursor(node: &Backend) -> Cursor {
     Cursor { log_epoch: head.log_epoch(), offset: head.last }
 }
 
-/// What SIGKILL would leave of a running node's folder.
+/// A copy of a running node's folder as SIGKILL would leave it.
 fn crash_image(dir: &Path) -> tempfile::TempDir {
     let image = tempfile::tempdir().unwrap();
     for name in ["log.db", "log.db-wal"] {
@@ -376,7 +376,7 @@ async fn redis_notices_that_it_was_flushed_while_it_ran() {
     }
 }
 
-/// What was handed in, and not yet written, by a connection that another has replaced meanwhile: nothing is written twice.
+/// Records that a connection handed in, and that were not written before another connection replaced it, are not written twice.
 #[tokio::test]
 async fn redis_takes_no_late_write_of_an_earlier_connection() {
     let mut redis = Redis::durable().await;

@@ -330,7 +330,7 @@ async fn holes_are_bounded_and_may_always_be_filled(node: Arc<Backend>) {
     assert!(matches!(group.skip(Seq(9)), Err(Refusal::TooScattered(4))));
     drop(group);
     drop(publisher);
-    // It comes back: what fills a hole is taken, and so is what lies beyond once there is room.
+    // The sender comes back: a record that fills a hole is taken, and so is a later one once there is room.
     let again = node.relay.publisher(LOG, device(), ProducerEpoch(1)).await.unwrap();
     assert_eq!(again.seen().to_string(), "1,3,5,7");
     send(&again, [8, 2, 10]).await;

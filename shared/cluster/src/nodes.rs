@@ -27,7 +27,7 @@ const MOST: usize = 1000;
 /// Parts of a counter, so that the cores do not take its cache line from each other for every batch.
 const SHARDS: usize = 8;
 
-/// What kind of connection is open.
+/// Kind of an open connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     /// motience/1 over QUIC.

@@ -140,7 +140,7 @@ pub struct Permits {
     held: Arc<Mutex<Held>>,
 }
 
-/// What is held. Every count that falls to nothing is removed.
+/// Permits in use. Every count that falls to zero is removed.
 #[derive(Debug, Default)]
 struct Held {
     rooms: HashMap<Room, usize>,
@@ -214,7 +214,7 @@ impl Permits {
         Self { limits, held: Arc::default() }
     }
 
-    /// What is allowed.
+    /// The limits.
     pub fn limits(&self) -> Limits {
         self.limits
     }
@@ -275,7 +275,7 @@ impl Permit {
         Ok(())
     }
 
-    /// What the connection came by.
+    /// Transport of the connection.
     pub fn transport(&self) -> Transport {
         self.transport
     }

@@ -1,7 +1,7 @@
 //! How often something may happen: rates as settings write them, and buckets that are filled by the clock and emptied by what happens.
 //!
-//! Each bucket is one number (GCRA): the moment at which it will be full again. What happened beyond the rate lies in the future as a
-//! debt, so that attempts which are counted only once they failed are still held to the rate in the long run.
+//! Each bucket is one number (GCRA): the moment at which it will be full again. Attempts beyond the rate move that moment further into the
+//! future, as a debt, so that attempts which are counted only after they failed are still held to the rate in the long run.
 
 use std::{
     collections::HashMap,
@@ -78,7 +78,7 @@ impl Pace {
         Some(Self { each, whole: each.saturating_mul(u64::from(count.get())) })
     }
 
-    /// What a bucket is after `cost` more. More than a whole bucket counts as that.
+    /// State of a bucket after `cost` more. A cost over a whole bucket counts as a whole bucket.
     fn after(self, full_at: u64, now: u64, cost: u32) -> u64 {
         full_at.max(now).saturating_add(self.each.saturating_mul(u64::from(cost)).min(self.whole))
     }

@@ -19,7 +19,7 @@ use parking_lot::Mutex;
 
 use crate::permits::{ClientAddress, give_back_some};
 
-/// What a part holds before it is counted: most records and bodies are smaller, and are gone at once.
+/// Bytes that a part may hold before it is counted: most records and bodies are smaller, and are gone at once.
 pub const UNCOUNTED: usize = 1024;
 /// The part of what is free that one account may have.
 const SHARE_OF_FREE: usize = 4;
@@ -96,7 +96,7 @@ struct Held {
     owners: HashMap<Owner, usize>,
 }
 
-/// Whom an upload counts for.
+/// Account or address that an upload counts for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Owner {
     /// Of an account.
@@ -105,7 +105,7 @@ pub enum Owner {
     Address(ClientAddress),
 }
 
-/// What one connection holds. Cheap to clone; as an extension of a request, that of its connection.
+/// Memory of one connection. Cheap to clone; as an extension of a request, that of its connection.
 #[derive(Clone, Debug, Default)]
 pub struct Connection(Arc<AtomicUsize>);
 
@@ -121,7 +121,7 @@ struct Shared {
     own: Mutex<(Owner, usize)>,
 }
 
-/// What an upload holds for one purpose; given back when dropped.
+/// Memory that an upload holds for one purpose; given back when dropped.
 #[derive(Debug)]
 pub struct Part {
     upload: Upload,
@@ -139,7 +139,7 @@ impl Uploads {
         Upload(Arc::new(Shared { uploads: self.clone(), connection: connection.clone(), own: Mutex::new((owner, 0)) }))
     }
 
-    /// What is held by all.
+    /// Memory held by all.
     pub fn held(&self) -> usize {
         self.held.lock().all
     }

@@ -38,8 +38,8 @@ impl Mutation {
     }
 }
 
-/// The value of [`VARIABLE`] under which an embedded node keeps no log at all: records go from producers to live consumers,
-/// and no promise holds. What the log costs is measured against it.
+/// The value of [`VARIABLE`] under which an embedded node keeps no log at all: records go from producers to live consumers, and no promise
+/// holds. The cost of the log is measured against it.
 pub const NO_LOG: &str = "no-log";
 
 /// Whether this process keeps no log; never without the feature.

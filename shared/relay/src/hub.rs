@@ -276,7 +276,7 @@ impl ReadyQueue {
         }
     }
 
-    /// Takes the next follow. It can be queued again from now on, so read after this, not before.
+    /// Takes the next follow. From now on the follow can be queued again, so read after this, not before.
     pub(super) fn take(&self) -> Option<Arc<ReadyEntry>> {
         let entry = self.ready.lock().pop_front()?;
         entry.queued.store(false, Ordering::Release);

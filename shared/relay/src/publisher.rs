@@ -286,8 +286,8 @@ impl Group<'_> {
         Ok(())
     }
 
-    /// Counts numbers as seen whose records will never come, and returns them: those that would leave more holes than a sender may
-    /// have are left out. It tells of them again later, when it has sent what lies between.
+    /// Counts numbers as seen whose records will never come, and returns them. Numbers that would leave more holes than a sender may have
+    /// are left out: the sender names them again later, when it has sent the records between.
     pub fn skip_all(&mut self, ranges: &RangeSet) -> RangeSet {
         let mut submitted = self.publisher.submitted.lock();
         let mut taken = RangeSet::new();

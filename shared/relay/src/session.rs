@@ -20,7 +20,7 @@ pub struct Committed {
     pub error: Option<log::Error>,
 }
 
-/// What the appender needs of a sender.
+/// The appender's part of a sender's session.
 pub(super) struct Session {
     pub(super) key: LogKey,
     pub(super) sender: Sender,

@@ -1,4 +1,4 @@
-//! A reader: a cursor for each producer it follows. It pulls; nothing is queued for it.
+//! A subscriber: a cursor for each producer it follows. A subscriber pulls; nothing is queued for it.
 //!
 //! In: wake-ups, and batches from the ring or the log.
 //! Out: batches, gaps and resets, in order, when they are pulled.
@@ -23,12 +23,12 @@ use super::{
 
 /// Work that is given out before other tasks have their turn, as bytes of messages.
 const TURN: usize = 256 * 1024;
-/// What a delivery costs beside its bytes.
+/// Cost of a delivery beside its bytes.
 const DELIVERY: usize = 256;
 /// Pause before a log that is away is asked again.
 const RETRY_AFTER: Duration = Duration::from_millis(250);
 
-/// What a reader is given, in offset order for each producer.
+/// Deliveries of a subscriber, in offset order for each producer.
 #[derive(Clone, Debug)]
 pub enum Delivery {
     /// The messages of `batch` after the offset `after`.
@@ -106,7 +106,7 @@ pub struct Subscriber {
     ready: VecDeque<Delivery>,
     /// The follow whose turn it is; kept here so that a cancelled read loses nothing.
     turn: Option<Arc<ReadyEntry>>,
-    /// What was given out since this reader last waited.
+    /// Bytes given out since this subscriber last waited.
     spent: usize,
     /// Whether what it reads goes out to a consumer.
     counted: bool,
@@ -136,15 +136,15 @@ impl Subscriber {
         }
     }
 
-    /// The same for a reader that is no consumer's: what it reads is not counted as going out.
+    /// A subscriber that is no consumer's: its records are not counted as going out.
     #[must_use]
     pub fn uncounted(mut self) -> Self {
         self.counted = false;
         self
     }
 
-    /// The same for a reader that keeps what it reads: where nodes share the log, it takes nothing from what was published to them, and
-    /// reads the log itself, `every` so long at the most.
+    /// A subscriber that stores the records it reads: where nodes share the log, it takes nothing from the published batches, and reads the
+    /// log itself, at the latest after `every`.
     #[must_use]
     pub fn from_log(mut self, every: Duration) -> Self {
         self.from_log = self.relay.0.log.is_shared().then_some(every);
@@ -173,7 +173,7 @@ impl Subscriber {
         }
     }
 
-    /// Whom it follows.
+    /// Producers that it follows.
     pub fn followed(&self) -> impl Iterator<Item = ProducerId> {
         self.places.keys().copied()
     }
@@ -205,15 +205,15 @@ impl Subscriber {
             } else {
                 self.wake.wait().await;
                 if let Some(every) = self.from_log {
-                    // What comes in meanwhile is read with it. A cancelled wait loses nothing: the news stay queued.
+                    // Records that come in meanwhile are read with it. A cancelled wait loses nothing: the wake-ups stay queued.
                     tokio::time::sleep(every).await;
                 }
             }
         }
     }
 
-    /// What can be delivered from memory without waiting. Nothing once a turn's worth was given out: whoever takes all there is goes
-    /// back to [`Subscriber::next`] then, which lets others run.
+    /// The next delivery from memory, without waiting. `None` once a turn's worth was given out: a caller that takes everything then goes
+    /// back to [`Subscriber::next`], which lets others run.
     pub fn try_next(&mut self) -> Option<Delivery> {
         if self.spent >= TURN {
             return None;
@@ -303,7 +303,7 @@ impl Subscriber {
 }
 
 impl Follow {
-    /// What lies between the cursor and `to`, that included, is gone.
+    /// The records after the cursor and up to `to`, inclusive, are gone.
     fn gap(&mut self, to: Offset, cause: GapCause, ready: &mut VecDeque<Delivery>) {
         if to > self.cursor.offset {
             ready.push_back(Delivery::Notice(Notice::Gap { producer: self.key.producer, from: self.cursor.offset.next(), to, cause }));
@@ -336,7 +336,7 @@ impl Follow {
     }
 }
 
-/// What a reader takes of what the log gave it: whole batches may be far longer.
+/// The part of the log's batches that fits one turn: whole batches may be far longer.
 fn first_bytes(batches: &[Arc<Batch>], after: Offset, bytes: usize) -> Vec<Arc<Batch>> {
     let (mut first, mut taken) = (Vec::new(), 0);
     for batch in batches {
@@ -368,7 +368,7 @@ impl Delivery {
         }
     }
 
-    /// Whose log it is about.
+    /// Producer of the log.
     pub fn producer(&self) -> ProducerId {
         match self {
             Self::Batch { batch, .. } => batch.producer,

@@ -55,7 +55,7 @@ impl Shutdown {
         self.soft.cancel();
     }
 
-    /// Runs a task of the process. It should end soon after the soft token, and is dropped at the hard one.
+    /// Runs a task of the process. The task should end soon after the soft token, and is dropped at the hard one.
     pub fn spawn(&self, name: &'static str, task: impl Future<Output = ()> + Send + 'static) {
         let hard = self.hard.clone();
         let span = debug_span!("task", name);

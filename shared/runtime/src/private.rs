@@ -11,7 +11,7 @@ use tracing::warn;
 
 /// SQLite's own files beside a database.
 const JOURNALS: [&str; 3] = ["-wal", "-shm", "-journal"];
-/// What a node keeps in its data folder.
+/// Files of a node's data folder.
 const OURS: [&str; 4] = ["log.", "motience.db", "jwt-secret", "outbox"];
 
 /// Makes a folder, mode 0700, unless it is there. One of an earlier release that holds nothing but our files is closed to others; any

@@ -263,7 +263,7 @@ impl Store {
         Ok(self.account(id).await?.map(|account| (account, families)))
     }
 
-    /// Opens a closed account for new logins. What was ended stays ended.
+    /// Opens a closed account for new logins. Families that were ended stay ended.
     pub async fn reopen_account(&self, id: UserId, now: OffsetDateTime) -> Result<Option<Account>, Error> {
         // Again, in case closing it was broken off between its two steps.
         if self.account(id).await?.is_some_and(|account| account.revoked_at.is_some()) {

@@ -59,7 +59,7 @@ impl From<sqlx::Error> for Error {
     }
 }
 
-/// What is wrong, for people. The library's words for an answer of the database end in a line of the database's own source code.
+/// The error, for people. The library's words for an answer of the database end in a line of the database's own source code.
 fn words(error: &sqlx::Error) -> String {
     match error {
         sqlx::Error::Database(answer) => answer.message().to_owned(),

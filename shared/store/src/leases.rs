@@ -1,6 +1,6 @@
 //! The table `leases`: what only one node at a time shall do.
 //!
-//! A lease spares work, it proves nothing: clocks differ, and a holder may sleep past its end. What must not happen twice needs a
+//! A lease spares work, it proves nothing: clocks differ, and a holder may sleep past its end. An action that must not happen twice needs a
 //! condition of its own, as the history's cursors are.
 
 use std::time::Duration;

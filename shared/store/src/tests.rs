@@ -15,7 +15,7 @@ use motience_testing::{PgBouncer, Postgres};
 
 use super::{Config, HistoryBatch, HistoryRow, NewUser, Store};
 
-/// A store of each engine. What the stores live in lives as long as this.
+/// A store of each engine. Databases and folders live as long as this.
 struct Engines {
     stores: Vec<(&'static str, Store)>,
     _folder: tempfile::TempDir,

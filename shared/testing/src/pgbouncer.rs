@@ -26,7 +26,7 @@ impl PgBouncer {
         let (settings, log) = (folder.path().join("pgbouncer.ini"), folder.path().join("log"));
         let mut command = Command::new(find("pgbouncer", &["/usr/sbin".into()], "pgbouncer"));
         if is_root() {
-            // It does not run as root.
+            // PgBouncer does not run as root.
             let account = account_of("postgres");
             chown(folder.path(), Some(account.uid), Some(account.gid)).expect("root may give its folder away");
             command.args(["-u", "postgres"]);

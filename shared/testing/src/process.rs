@@ -90,7 +90,7 @@ impl Process {
         }
     }
 
-    /// What the server wrote.
+    /// Output of the server.
     pub(super) fn output(&self) -> String {
         std::fs::read_to_string(&self.log).unwrap_or_default()
     }

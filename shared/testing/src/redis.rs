@@ -32,7 +32,7 @@ impl Redis {
         Self::launch(false, None, &[]).await
     }
 
-    /// The same with more settings, as on the command line: `["--maxmemory", "16mb"]`.
+    /// Starts with more settings, as on the command line: `["--maxmemory", "16mb"]`.
     pub async fn with(settings: &[&str]) -> Self {
         Self::launch(false, None, settings).await
     }

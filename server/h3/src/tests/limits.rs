@@ -73,7 +73,7 @@ async fn an_answer_that_is_not_taken_is_given_up() {
     let mut stream = client.begin(request(Method::GET, "/")).await.unwrap();
     stream.finish().await.unwrap();
     stream.recv_response().await.unwrap();
-    // What was sent is dropped with the stream's reset.
+    // The stream's reset drops the bytes that were sent.
     let cut = async {
         loop {
             tokio::task::yield_now().await;

@@ -1,4 +1,4 @@
-//! What `POST /data` takes, as its document shows it: see [`motience_proto::model::envelope`], which decides.
+//! The body of `POST /data` as its document shows it; [`motience_proto::model::envelope`] decides what is taken.
 
 use motience_proto::model::record::{MAX_ID, RESERVED};
 use utoipa::{
@@ -48,7 +48,7 @@ impl PartialSchema for Records {
 
 impl ToSchema for Records {}
 
-/// What `Idempotency-Key` says.
+/// Value of `Idempotency-Key`.
 pub(in crate::data) struct Key;
 
 impl PartialSchema for Key {
@@ -94,7 +94,7 @@ fn record(also: &[&str]) -> ObjectBuilder {
         .property_names(Some(names_but(&reserved)))
 }
 
-/// What a reading called `type` may be.
+/// Values of a reading called `type`.
 #[derive(Clone, Copy)]
 enum Kind {
     /// A text would make a message of it.

@@ -32,7 +32,7 @@ const MAX_ERRORS: usize = 20;
 /// How long what was submitted is waited for when an upload ends before its time.
 const FINISH_LIMIT: Duration = Duration::from_millis(800);
 
-/// What was taken of a stream of lines.
+/// Outcome of a stream of lines.
 #[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 #[schema(example = json!({"accepted": 2, "rejected": 1, "errors": [{"line": 2, "code": "invalid_json", "message": "not valid JSON: expected value at line 1 column 1"}], "subscriberCount": 3}))]
@@ -112,7 +112,7 @@ struct Upload<'s> {
     named: bool,
     /// Lines that are no records, but no mistakes either.
     signs: u64,
-    /// What is wrong with the first bad line.
+    /// Mistake of the first bad line.
     first_bad: Option<ApiError>,
     done: Done,
 }
@@ -140,7 +140,7 @@ impl Upload<'_> {
             let mut records = Vec::new();
             self.cut(piece, &mut records);
             let mut over = None;
-            // What has come behind it goes with it.
+            // Records that have come behind it go with it.
             while over.is_none() && bytes(&records) < GROUP {
                 match self.body.next().now_or_never() {
                     Some(Some(Ok(piece))) => self.cut(piece, &mut records),

@@ -186,7 +186,7 @@ async fn a_log_that_lost_its_tail_leaves_one_row_for_each_record() {
             writer.keep().await;
         }
     }
-    // What retention removed moves the place too.
+    // Records that retention removed move the cursor too.
     writer.take(Delivery::Notice(Notice::Gap { producer, from: Offset(7), to: Offset(9), cause: GapCause::Retention }));
     writer.keep().await;
     assert_eq!(kept(&platform, producer).await, [1, 2, 3, 4, 5, 6]);

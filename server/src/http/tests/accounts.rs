@@ -284,7 +284,7 @@ async fn logouts_and_refreshes_that_change_nothing_write_nothing_and_are_limited
     let (first, other) = (platform.log_in("u").await, platform.log_in("u").await);
     let logout = async |pair: &Value| platform.post("/logout", json!({"refresh_token": pair["refresh_token"]})).await;
     logout(&first).await.json(200);
-    // What has ended is known without the database.
+    // An ended family is known without the database.
     let revoked = platform.services.backend.store.revoked_families(datetime!(2025-01-01 00:00 UTC)).await.unwrap();
     for _ in 0..20 {
         logout(&first).await.json(200);

@@ -126,7 +126,7 @@ async fn what_only_the_log_holds_is_read_too() {
     let ids: BTreeSet<i64> = first.as_array().unwrap().iter().map(|one| one["id"].as_i64().unwrap()).collect();
     assert_eq!(ids.len(), 10);
     assert_eq!(first[9]["producer_id"], producer.id.to_string());
-    // The same record has the same values from either.
+    // A record has the same values from database and log.
     let before = whole_values(&platform, &path, &token).await;
     write(&platform, &producer, 100).await;
     assert_eq!(whole_values(&platform, &path, &token).await, before);

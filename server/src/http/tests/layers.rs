@@ -147,7 +147,7 @@ async fn attempts_are_counted_by_the_client_that_a_trusted_proxy_names() {
     let wait: u64 = answer.headers[header::RETRY_AFTER].to_str().unwrap().parse().unwrap();
     assert!((3000..=3600).contains(&wait), "{wait} s");
     attempt("10.0.0.1", "192.0.2.2").await.problem(401, "invalid_token");
-    // What a client says of itself does not count.
+    // A client's own claim does not count.
     attempt("198.51.100.1", "192.0.2.3").await.problem(401, "invalid_token");
     attempt("198.51.100.1", "192.0.2.4").await.problem(429, "too_many_requests");
 }
@@ -174,7 +174,7 @@ async fn paths_are_taken_as_express_took_them() {
     for path in ["/Health", "/ready/", "//metrics", "/Streams/", "/api/Cursors/"] {
         assert_eq!(platform.dsm(Method::GET, path, Some(&token), Sent::Nothing).await.status, 200, "{path}");
     }
-    // What a client names keeps its letters, and what is nowhere stays nowhere.
+    // Names of clients keep their letters, and an unknown path stays unknown.
     platform.dsm(Method::DELETE, "/Cursors/My-Name/", Some(&token), Sent::Nothing).await.problem(404, "not_found");
     platform.ap(Method::GET, "/Nowhere/", None, Sent::Nothing).await.problem(404, "not_found");
     assert_eq!(platform.ap(Method::PATCH, "/Login/", None, Sent::Nothing).await.headers[header::ALLOW], "POST");

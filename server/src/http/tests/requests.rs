@@ -39,11 +39,11 @@ async fn a_history_in_which_nothing_is_found_is_read_through_once() {
     let scanned = platform.services.time_index.scanned();
     // The message has the producer's id beside the record.
     assert!((bytes..bytes + 4000 * 40).contains(&scanned), "{scanned} bytes were looked through, of {bytes}");
-    // What is known to be elsewhere is passed over, and the rest is found.
+    // Parts known to lie outside are passed over, and the rest is found.
     assert_eq!(ask("by=device&from=2025-01-29T12:30:00Z&to=2025-01-29T12:30:09Z").await, 10);
     let some = platform.services.time_index.scanned() - scanned;
     assert!(some <= bytes / 2, "{some} bytes were looked through for ten records, of {bytes}");
-    // What comes in later is looked at, and nothing else.
+    // Records that come in later are looked at, and no others.
     fill(&platform, producer.id.producer(), 10).await;
     let before = platform.services.time_index.scanned();
     assert_eq!(ask("by=device&from=2030-01-01T00:00:00Z").await, 0);

@@ -83,7 +83,7 @@ async fn connections_of_one_account_share_its_memory_and_leave_room_to_others() 
     let mut held = platform.services.backend.uploads.upload(&Connection::default(), Owner::Account(producer.id)).part();
     held.set(6 * MIB - 10_000).unwrap();
     let record = json!({"device_id": "d", "timestamp": 1, "data": {"t": "x".repeat(20_000)}}).to_string();
-    // What a decoder keeps counts as the account's that its owner turns out to be.
+    // Memory of a decoder counts for the account that its owner turns out to be.
     let inflated = compressed("zstd", record.as_bytes()).await;
     let come =
         |token: &str, coding: &str, body: &[u8]| send(&platform.dsm, post("/data", token, "application/json", coding, body.to_vec()));

@@ -30,7 +30,7 @@ async fn try_node(url: &str, settings: &[(&str, &str)]) -> Result<Arc<Backend>, 
     open(url, settings, false).await
 }
 
-/// The same; `strict`: as in production.
+/// Opens a node; `strict`: as in production.
 async fn open(url: &str, settings: &[(&str, &str)], strict: bool) -> Result<Arc<Backend>, backend::Error> {
     let env =
         Env::from_pairs([("DATABASE_URL", "postgres://unused"), ("JWT_SECRET", "0123456789abcdef0123456789abcdef"), ("REDIS_URL", url)]);
@@ -44,7 +44,7 @@ async fn open(url: &str, settings: &[(&str, &str)], strict: bool) -> Result<Arc<
     Backend::open(config, Clock::system()).await
 }
 
-/// What a log's keys begin with.
+/// Prefix of a log's keys.
 async fn keys(node: &Backend, key: LogKey) -> String {
     format!("m:{}:{{{key}}}", node.store.installation().await.unwrap())
 }

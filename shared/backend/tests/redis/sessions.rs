@@ -1,5 +1,4 @@
-//! What the log remembers of its senders is bounded: the longest idle go first, whoever is connected stays, and whoever is forgotten
-//! comes back.
+//! The log's memory of its senders is bounded: the longest idle go first, whoever is connected stays, and whoever is forgotten comes back.
 
 use std::time::Duration;
 
@@ -23,7 +22,7 @@ pub(super) async fn until<F: Future<Output = bool>>(what: &str, done: impl Fn() 
     }
 }
 
-/// What Redis keeps of one log's senders.
+/// The senders of one log that Redis remembers.
 struct Kept {
     redis: MultiplexedConnection,
     keys: String,
@@ -56,7 +55,7 @@ impl Kept {
         found.into_iter().filter_map(|key| key.strip_prefix(&prefix).map(str::to_owned)).collect()
     }
 
-    /// What the sessions count, and what Redis says that they take.
+    /// The bytes that the sessions count, and the bytes that Redis says they take.
     async fn bytes(&self) -> (usize, usize) {
         let (mut windows, mut memory) = (0, 0);
         for name in self.sessions().await {

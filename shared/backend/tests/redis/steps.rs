@@ -108,7 +108,7 @@ async fn a_failure_at_any_step_of_an_append_loses_and_doubles_nothing() {
                 // One more than it has steps: all of them were tried.
                 return;
             }
-            // What nobody was told of is not in the log, or whole.
+            // A batch that nobody was told of is either not in the log or whole.
             sabotaged.fail(0).await;
             let seen_by_a_reader = all(log, producer).await;
             assert!(matches!(seen_by_a_reader.len(), 4 | 10), "{seen_by_a_reader:?}");

@@ -35,7 +35,7 @@ async fn follow(node: &Backend, key: LogKey) -> Subscriber {
     reader
 }
 
-/// What was published, as everyone who may subscribe can read it.
+/// The published messages, as everyone who may subscribe can read them.
 async fn overhear(redis: &Redis, channel: &str) -> tokio::sync::mpsc::UnboundedReceiver<Vec<u8>> {
     let (heard, hearing) = tokio::sync::mpsc::unbounded_channel();
     let client = redis::Client::open(format!("{}/?protocol=resp3", redis.url())).unwrap();
@@ -79,7 +79,7 @@ async fn a_forged_batch_reaches_nobody_and_hides_nothing() {
         format!("{log_epoch} 3 7\n{} 3\n{forged}", forged.len()),
         format!("{log_epoch} 3 7 {zeros} \n{} 3\n{forged}", forged.len()),
         format!("{log_epoch} 1000000 7 {zeros} \n{} 3\n{forged}", forged.len()),
-        // What is genuine at its own place, at another.
+        // A genuine message, published again for other offsets.
         genuine.replacen(&format!("{log_epoch} 2 "), &format!("{log_epoch} 3 "), 1),
         genuine.replacen(&format!("{log_epoch} 2 "), &format!("{log_epoch} 1000 "), 1),
         genuine.replacen(&format!("{log_epoch} "), "9 ", 1),
@@ -109,7 +109,7 @@ async fn who_reads_from_the_log_alone_takes_nothing_from_the_ring() {
     let mut kept = node.relay.subscriber().from_log(Duration::from_millis(10));
     timeout(LIMIT, kept.follow(P.producer, StartPosition::Live)).await.unwrap().unwrap();
     write(log, &mut devices, &[1, 2, 3]).await.unwrap();
-    // What was published and what is in the log differ from here on.
+    // The published messages and the log differ from here on.
     redis.command(&format!("XDEL {}:log 2-2", keys(&node, P).await)).await;
     assert_eq!(receive(&mut live, 3).await.len(), 3);
     let mut numbers = Vec::new();
@@ -131,7 +131,7 @@ async fn the_log_is_right_where_what_was_heard_is_not() {
     let mut reader = follow(&node, P).await;
     write(log, &mut devices, &[1, 2, 3, 4, 5]).await.unwrap();
     assert_eq!(receive(&mut reader, 5).await.len(), 5);
-    // The same life, and yet it ends earlier than what everybody has heard.
+    // The log epoch is unchanged, yet the log ends before the last published record.
     let keys = keys(&node, P).await;
     redis.command(&format!("XDEL {keys}:log 4-4 5-5")).await;
     redis.command(&format!("HSET {keys}:meta last 3")).await;

@@ -1,4 +1,4 @@
-//! What a producer says, the same in a WebSocket message, a line, a body and a datagram: a record in one of its forms, or a ping.
+//! A producer's message, in the same forms over a WebSocket, a line, a body and a datagram: a record in one of its forms, or a ping.
 //!
 //! ```text
 //! {"device_id","timestamp","data",…}     a record; what is left out of the first two is the account's and the time of arrival
@@ -19,7 +19,7 @@ use super::record::{self, Admitted, Defaults, Draft, Fields, Invalid, MAX_DEPTH,
 /// Bytes that an envelope may add to a record.
 pub const MAX_ENVELOPE: usize = 4 * 1024;
 
-/// What was meant.
+/// A producer's message, read.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Envelope {
     /// A record, and the name the client gives it.
@@ -61,7 +61,7 @@ pub fn read(sent: Bytes, limit: usize, defaults: &Defaults<'_>) -> Result<Envelo
     }
 }
 
-/// What a payload holds: a record, or readings.
+/// Content of a payload: a record, or readings.
 fn inside(sent: &Bytes, payload: &RawValue, around: &Fields<'_>, limit: usize, defaults: &Defaults<'_>) -> Result<Admitted, Invalid> {
     if around.data.is_some() {
         return Err(Invalid::Beside("data".to_owned()));

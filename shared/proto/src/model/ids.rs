@@ -7,7 +7,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 /// Longest device id, in characters, as databases and JSON Schema count: the width of the seed's `device_id VARCHAR(255)`.
 pub const MAX_DEVICE_ID: usize = 255;
 
-/// The same in bytes: a character of UTF-8 has up to four.
+/// Longest device id in bytes: a character of UTF-8 has up to four.
 pub const MAX_DEVICE_ID_BYTES: usize = 4 * MAX_DEVICE_ID;
 
 macro_rules! number {
@@ -88,7 +88,7 @@ number! {
 /// restored from a backup; the id does not, so whatever is kept by both is never mistaken for a newcomer's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct LogKey {
-    /// Whose log.
+    /// Producer of the log.
     pub producer: ProducerId,
     /// Which log.
     pub log: LogId,

@@ -1,8 +1,8 @@
 //! One JSON message of a device: checked where it lies, and turned into the consumer's message by a splice.
 //!
-//! A record is `{"device_id": string, "timestamp": string | integer, "data": any, …}`. What a consumer receives is the same object with
-//! `"producer_id":"…",` before its first member: whatever else the device wrote is kept and delivered as it came. Names to which the
-//! platform itself gives a meaning are refused: a record with a `producer_id` could forge its origin, one with a `type` a notice.
+//! A record is `{"device_id": string, "timestamp": string | integer, "data": any, …}`. A consumer receives the same object with
+//! `"producer_id":"…",` before its first member: all other members are kept and delivered as the device wrote them. Members to which the
+//! platform gives a meaning are refused: a record with a `producer_id` could forge its origin, one with a `type` a notice.
 
 mod fields;
 
@@ -118,7 +118,7 @@ impl Invalid {
     }
 }
 
-/// What is known of a client whose records may leave members out.
+/// Defaults for the members that a client may leave out of its records.
 #[derive(Clone, Debug)]
 pub struct Defaults<'a> {
     /// The device id of the account or connection.
@@ -129,7 +129,7 @@ pub struct Defaults<'a> {
     pub now: OffsetDateTime,
 }
 
-/// What a checked record says of itself.
+/// Parts of a checked record.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Checked<'a> {
     /// The device that made it.
@@ -160,8 +160,8 @@ pub fn check(json: &[u8], limit: usize) -> Result<Checked<'_>, Invalid> {
 
 /// Takes what a client means as a record: a whole one, one with members left out, or a bare object of readings.
 ///
-/// A whole record is returned as it came, without a copy. An object without a `data` member is an object of readings,
-/// unless it has nothing that could be one. What arrives may also be an envelope: see [`super::envelope::read`].
+/// A whole record is returned as it came, without a copy. An object without a `data` member is an object of readings, unless it has nothing
+/// that could be one. A message may also be an envelope: see [`super::envelope::read`].
 pub fn admit(json: &Bytes, limit: usize, defaults: &Defaults<'_>) -> Result<Admitted, Invalid> {
     let fields = Fields::of(json, limit, MAX_DEPTH)?;
     if fields.data.is_some() {
@@ -182,7 +182,7 @@ pub(super) struct Draft<'d> {
 }
 
 impl Draft<'_> {
-    /// The whole record. What the client wrote is used, none of it written anew; what it left out is put before it.
+    /// The whole record. The client's own bytes are used unchanged; members that it left out are put before them.
     pub(super) fn complete(&self, limit: usize, defaults: &Defaults<'_>) -> Result<Admitted, Invalid> {
         let fields = self.fields;
         let (device, outer_device) = (fields.device()?, self.around.map_or(Ok(None), Fields::device)?);
@@ -306,7 +306,7 @@ pub struct Parts<'a> {
     pub timestamp: &'a RawValue,
     /// The readings.
     pub data: &'a RawValue,
-    /// What else the device wrote, in its order: names and values as they stand.
+    /// The device's other members, in its order and spelling.
     pub others: Vec<(&'a RawValue, &'a RawValue)>,
 }
 
@@ -321,7 +321,7 @@ impl<'a> Parts<'a> {
         read_time(self.timestamp.get())
     }
 
-    /// What else the device wrote, as one object; `None` where that is nothing.
+    /// The device's other members as one object; `None` where there are none.
     pub fn others(&self) -> Option<Box<RawValue>> {
         if self.others.is_empty() {
             return None;

@@ -1,4 +1,4 @@
-//! What a consumer wants of a log, in its own words: read by `relay::pipeline`, carried by every egress.
+//! A consumer's selection from a log, as text: compiled by `relay::pipeline`, carried by every egress.
 
 use std::str::FromStr;
 
@@ -10,10 +10,10 @@ pub const MAX_SELECTION: usize = 16 * 1024;
 /// `where`, `fields` and `every`, unread: their grammar is that of `relay::pipeline::selection`. Empty: everything as it is.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Selection {
-    /// What must hold of a record, all of it: `/data/temperature>30`.
+    /// Conditions that a record must meet, all of them: `/data/temperature>30`.
     #[serde(rename = "where", default, skip_serializing_if = "Vec::is_empty")]
     pub conditions: Vec<String>,
-    /// What its data keep: `/data/temperature,/data/humidity`.
+    /// Members of `data` that are kept: `/data/temperature,/data/humidity`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fields: Option<String>,
     /// The last value of each device in each such time: `10s`.

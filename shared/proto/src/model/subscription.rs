@@ -57,7 +57,7 @@ pub struct Subscription {
     pub id: i64,
     /// Who receives.
     pub consumer_id: ConsumerId,
-    /// Whose records.
+    /// Producer of the records.
     pub producer_id: ProducerId,
     /// Whether it is in force.
     pub status: Status,

@@ -40,7 +40,7 @@ fn exact(text: &str) -> Option<OffsetDateTime> {
     OffsetDateTime::parse(text, &Rfc3339).or_else(|_| local()).ok()
 }
 
-/// The same time in RFC 3339's own spelling: a `T`, and an offset with hours, colon and minutes. In a query a `+` has become a blank.
+/// Spells a time as RFC 3339 does: with a `T`, and an offset with hours, colon and minutes. In a query a `+` has become a blank.
 fn usual(text: &str) -> Option<String> {
     let (date, rest) = (text.get(..10)?, text.get(11..)?);
     if !matches!(text.as_bytes()[10], b' ' | b'T' | b't') {
@@ -72,7 +72,7 @@ pub enum ClockFault {
 }
 
 impl ClockFault {
-    /// What is wrong with a time that a device gave at `now`, if anything is.
+    /// The fault of a time that a device gave at `now`, if it has one.
     pub fn of(time: OffsetDateTime, now: OffsetDateTime, ahead: Duration) -> Option<Self> {
         if time < FIRST_DEVICES {
             return Some(Self::Seconds);

@@ -1,8 +1,8 @@
-//! What carries records between a device or a consumer and a node.
+//! Transports of records between a device or a consumer and a node.
 
 use serde::{Deserialize, Serialize};
 
-/// What carries a device's records. Reports of devices and metrics spell it in lower case.
+/// Transport of a connection. Reports of devices and metrics spell it in lower case.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Transport {

@@ -7,7 +7,7 @@ use time::OffsetDateTime;
 
 use super::{LogId, LogKey, UserId};
 
-/// What an account may do.
+/// Role of an account: what it may do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Role {
@@ -61,7 +61,7 @@ pub struct User {
     pub id: UserId,
     /// Unique name.
     pub username: String,
-    /// What the account may do.
+    /// Role of the account.
     pub role: Role,
     /// The device this account was registered with, if any.
     pub device_id: Option<String>,
@@ -86,7 +86,7 @@ impl User {
 /// An account as operators see it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Account {
-    /// What everyone sees.
+    /// Name that everyone sees.
     #[serde(flatten)]
     pub user: User,
     /// When it was closed; `None`: it is open.

@@ -1,4 +1,4 @@
-//! What became of a record: `Ack` (it is in the log), `Refused` (the log does not take it), `Skipped` (it will not come).
+//! Outcomes of records: `Ack` (in the log), `Refused` (never in the log), `Skipped` (never sent).
 
 use bytes::BytesMut;
 

@@ -193,7 +193,7 @@ impl DeliveryCursor {
 pub struct Entry {
     /// Offset in the producer's log.
     pub offset: Offset,
-    /// Identity of the record. It stays when the record gets another offset.
+    /// Identity of the record, which stays when the record gets another offset.
     pub record_id: RecordId,
     /// `{"producer_id","device_id","timestamp","data"}`.
     pub message: Bytes,

@@ -1,6 +1,6 @@
 //! Why bytes are no frames, and how much of them a reader takes.
 
-/// What a reader accepts. Anything over a limit is refused before it is buffered.
+/// Limits of a reader. A frame over its limit is refused before it is buffered.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
     /// Longest body of any frame, in bytes.

@@ -13,7 +13,7 @@ use crate::model::{ProducerEpoch, ids::MAX_DEVICE_ID_BYTES};
 /// Longest access token, in bytes.
 const MAX_TOKEN: usize = 4096;
 
-/// What the client connects for.
+/// Purpose of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Intent {
     /// To send records.
@@ -27,7 +27,7 @@ pub enum Intent {
 pub struct Hello {
     /// [`super::VERSION`].
     pub version: u64,
-    /// What the client connects for.
+    /// Purpose of the connection.
     pub intent: Intent,
     /// Access token of an account with the fitting role.
     pub token: String,

@@ -29,7 +29,7 @@ pub struct Welcome {
     pub credit: u64,
     /// Seconds for which the token is good.
     pub token_expires_in: u64,
-    /// What an acknowledgement means here: `memory`, `file`, `redis`, `redis+N`.
+    /// Durability of an acknowledged record on this node: `memory`, `file`, `redis`, `redis+N`.
     pub durability: String,
     /// Bits of optional abilities that both sides have.
     pub features: u64,

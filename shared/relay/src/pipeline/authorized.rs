@@ -44,17 +44,17 @@ impl Default for Start {
     }
 }
 
-/// What happens to an authorized reader.
+/// Events of an authorized reader.
 #[derive(Debug)]
 pub(super) enum Step {
     Delivery(Delivery),
-    /// It follows other producers than before.
+    /// The set of followed producers has changed.
     Changed,
     /// Its only follow has ended.
     Ended,
 }
 
-/// What a reader's rights follow from.
+/// Source of a reader's rights.
 enum Right {
     /// A consumer's subscriptions, as they change; only those of its choice, where it made one.
     Subscriptions { consumer: ConsumerId, changes: Watch, chosen: Option<HashSet<ProducerId>> },

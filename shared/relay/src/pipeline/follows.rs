@@ -30,7 +30,7 @@ use crate::{Error, Relay, StartPosition, Subscriber};
 /// A follow that is asked for. `T` is what its egress needs to know of it.
 #[derive(Clone, Debug)]
 pub struct Follow<T> {
-    /// Whom to follow.
+    /// Producer to follow.
     pub producer: ProducerId,
     /// Where to begin, unless its named cursor stands somewhere.
     pub start: StartPosition,
@@ -74,14 +74,14 @@ impl FollowRefusal {
     }
 }
 
-/// What happens to the follows of a connection.
+/// Events of a connection's follows.
 #[derive(Debug)]
 pub enum FollowEvent<T> {
     /// A follow is in force.
     Begun {
-        /// Whom it follows.
+        /// Producer that it follows.
         producer: ProducerId,
-        /// What it delivers, until [`super::Event::Ended`].
+        /// Its records, until [`super::Event::Ended`].
         pipeline: Box<Pipeline>,
         /// Cancelled with the follow, whatever its egress waits for.
         stop: CancellationToken,

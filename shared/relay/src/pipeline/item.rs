@@ -1,4 +1,4 @@
-//! What leaves a pipeline: records, and notices between them.
+//! Output of a pipeline: records, and notices between them.
 
 use bytes::Bytes;
 use motience_proto::model::{Cursor, Offset, ProducerId, RecordId};
@@ -24,7 +24,7 @@ pub struct DeliveredRecord {
     pub message: Bytes,
 }
 
-/// What an egress encodes.
+/// A record or a notice, as an egress encodes it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Item {
     /// A record.

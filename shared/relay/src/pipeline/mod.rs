@@ -68,7 +68,7 @@ impl Limits {
     }
 }
 
-/// What happens in a pipeline.
+/// Events of a pipeline.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Event {
     /// There may be something to take.
@@ -79,7 +79,7 @@ pub enum Event {
     Ended,
 }
 
-/// What a reader may read, in the form that it asked for.
+/// The records that a reader may read, in the form that it asked for.
 pub struct Pipeline {
     authorized: Authorized,
     standing: Arc<Standing>,
@@ -88,7 +88,7 @@ pub struct Pipeline {
     stages: Stages,
     /// The batch that is given out, and the index of its next entry.
     batch: Option<(Arc<Batch>, usize)>,
-    /// What left the stages. Bounded by what one record or one deadline releases.
+    /// Output of the stages, bounded by the records that one arrival or one deadline releases.
     ready: VecDeque<Item>,
     /// Room that is used again.
     released: Vec<DeliveredRecord>,
@@ -201,7 +201,7 @@ impl Pipeline {
         let refused = self.authorized.resume(positions).await?;
         for producer in positions.keys() {
             if let Some(cursor) = self.authorized.cursor(*producer) {
-                // What is held or ready of it is read again, if the consumer has not gone past it.
+                // Held and ready records of the producer are read again, unless the consumer has gone past them.
                 self.drop_ready(|other| other != *producer);
                 self.stages.start(*producer, cursor);
                 self.cursors.insert(*producer, cursor);

@@ -62,7 +62,7 @@ impl NamedCursors {
         self.due
     }
 
-    /// Writes what was confirmed. What cannot be written is tried again. Cancel-safe.
+    /// Writes what was confirmed. A write that fails is tried again. Cancel-safe.
     pub(super) async fn flush(&mut self) {
         let now = self.relay.0.clock.now();
         while let Some((key, &cursor)) = self.pending.iter().next() {

@@ -17,7 +17,7 @@ pub struct Request {
     pub durable: Option<String>,
 }
 
-/// What a pipeline does beside delivering.
+/// Options of a pipeline.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Options {
     /// The order within one producer.

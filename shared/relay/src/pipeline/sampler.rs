@@ -28,7 +28,7 @@ use super::{
 pub struct Limits {
     /// Devices whose newest record is held. VIEW_MAX_DEVICES, 10,000.
     pub devices: usize,
-    /// What they take, all of it: the records, the devices' names, and what is kept beside them. VIEW_MAX_BYTES, 4 MiB.
+    /// Most bytes of all held records, their devices' names and the bookkeeping. VIEW_MAX_BYTES, 4 MiB.
     pub bytes: usize,
 }
 
@@ -46,7 +46,7 @@ impl Limits {
     }
 }
 
-/// What a held record costs beside its bytes and its device's name: entries in four collections, and their spare room.
+/// Cost of a held record beside its bytes and its device's name: entries in four collections, and their spare room.
 const HELD: usize = 640;
 
 /// A selection at work, and what it holds.

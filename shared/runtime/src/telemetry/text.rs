@@ -121,7 +121,7 @@ mod tests {
         let hidden = |c: char| c != '\n' && (c.is_control() || ['\u{202e}', '\u{200b}', '\u{2028}'].contains(&c));
         assert!(!text.contains(hidden), "{text:?}");
         for line in text.lines().take(7) {
-            // What is left when everything quoted is cut out has no field of the attacker's but in the sentence.
+            // With everything quoted cut out, the attacker's fields stand in the sentence only.
             let mut outside = String::new();
             let (mut quoted, mut escaped) = (false, false);
             for c in line.split(" said something ").last().unwrap().chars() {

@@ -237,7 +237,7 @@ pub(super) const MATCHING: [&str; 2] = by_clock!(
     " LIMIT 10001) AS matching"
 );
 
-// What both databases can hold and compare; also the bounds of RFC 3339.
+// Range that both databases can hold and compare; also the bounds of RFC 3339.
 const FIRST: OffsetDateTime = datetime!(0000-01-01 00:00 UTC);
 const LAST: OffsetDateTime = datetime!(9999-12-31 23:59:59.999999 UTC);
 

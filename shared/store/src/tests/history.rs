@@ -30,7 +30,7 @@ async fn comes_back(store: &Store) {
     let epoch = u64::MAX;
     let rows: Vec<_> = (1..=3).map(|offset| row(epoch, offset, datetime!(2025-01-29 11:35:00.123456789 UTC), data)).collect();
     keep(store, PRODUCER, rows.clone()).await;
-    // The same again, and with it a new one: a writer that repeats itself after a crash.
+    // Rows that were written before, and a new one: a writer that repeats itself after a crash.
     let mut again = rows.clone();
     again.push(row(epoch, 4, datetime!(2025-01-29 11:36 UTC), "1"));
     assert_eq!(keep(store, PRODUCER, again).await, 1);
@@ -93,7 +93,7 @@ async fn is_found_by_time(store: &Store) {
     let found = |from: Option<OffsetDateTime>, to: Option<OffsetDateTime>| async move {
         let query = HistoryQuery { from, to, by_device: true, ..HistoryQuery::default() };
         let entries = store.history(producer, &query).await.unwrap();
-        // What is still in the log only is chosen by the same rule.
+        // Records that are still in the log only are chosen by the same rule.
         assert_eq!(times.iter().filter(|at| query.includes(kept_time(**at), None)).count(), entries.len());
         entries.iter().map(|entry| entry.data.get().to_owned()).collect::<Vec<_>>().join(" ")
     };

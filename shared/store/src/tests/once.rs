@@ -43,7 +43,7 @@ async fn one_row_for_one_name(store: &Store) {
     let producer = ProducerId(8);
     let before: Vec<_> = (1..=5).map(|n| row(at(1, n), n)).collect();
     assert_eq!(keep(store, producer, before).await, 5);
-    // It fell back to offset 2; records 5, 6, 4 come in, in this order.
+    // The log fell back to offset 2; records 5, 6, 4 come in, in this order.
     assert_eq!(keep_from(store, producer, Some(at(1, 5)), at(2, 2), vec![]).await, Some(0));
     let again: Vec<_> = (3..).zip([5, 6, 4]).map(|(offset, seq)| row(at(2, offset), seq)).collect();
     assert_eq!(keep(store, producer, again).await, 1);

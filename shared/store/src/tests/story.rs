@@ -136,7 +136,7 @@ async fn refresh_tokens(store: &Store) {
     a_moment_of_leeway(store, &token("one", 7), start).await;
     assert_eq!(spend(store, "never", start).await, Spend::Unknown);
     assert_eq!(spend(store, "old", start + Duration::days(1)).await, Spend::Unknown);
-    // What is handed out again is known already.
+    // A token that is handed out again is known already.
     store.add_refresh(&token("one", 9)).await.unwrap();
     assert!(matches!(spend(store, "one", start + Duration::days(8)).await, Spend::Unknown), "it ends when it ended before");
 

@@ -1,4 +1,4 @@
-//! What is a record, what is control, and what is neither.
+//! Which messages are records, which are control messages, and which are neither.
 
 use time::OffsetDateTime;
 

@@ -1,4 +1,4 @@
-//! What one pass over an object finds: the members that mean something, as slices of it, and whether there are others.
+//! One pass over an object: the members that have a meaning, as slices of it, and whether there are others.
 
 use std::{borrow::Cow, fmt};
 
@@ -70,7 +70,7 @@ impl<'a> Fields<'a> {
         }
     }
 
-    /// The same of a record that says `"type":"data"` beside its members.
+    /// The members of a record that says `"type":"data"` beside them.
     pub(in crate::model) fn check_names_beside_type(&self) -> Result<(), Invalid> {
         self.reserved.map_or(Ok(()), |name| Err(Invalid::Reserved(name)))
     }

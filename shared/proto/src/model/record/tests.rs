@@ -1,4 +1,4 @@
-//! What passes, what does not, and what it becomes.
+//! Which records pass, which are refused, and what a consumer receives.
 
 use super::*;
 use crate::model::{LogEpoch, Offset, ProducerEpoch, Seq};
@@ -91,7 +91,7 @@ fn readings_and_partial_records_are_completed() {
     assert_eq!(admitted(SEED).unwrap(), SEED);
     assert_eq!(admitted(r#"{"t":1}"#).unwrap(), r#"{"device_id":"dev","timestamp":"1970-01-01T00:00:00Z","data":{"t":1}}"#);
     assert_eq!(admitted(r#"{"data":[1],"device_id":"x"}"#).unwrap(), r#"{"timestamp":"1970-01-01T00:00:00Z","data":[1],"device_id":"x"}"#);
-    // What readings say of device and time is the record's, and none of it is replaced.
+    // Device and time that readings name are the record's, and are not replaced.
     assert_eq!(
         admitted(r#"{"device_id":"x","t":1,"timestamp":5,"u":[ 2]}"#).unwrap(),
         r#"{"device_id":"x","timestamp":5,"data":{"t":1,"u":[ 2]}}"#

@@ -1,4 +1,4 @@
-//! JSON records into their compact form; what templates there are is learnt from the records.
+//! Turns JSON records into their compact form; learns the templates from the records.
 
 use std::{
     collections::HashMap,
@@ -37,7 +37,7 @@ struct Family {
     sample: String,
     /// For each of its values, the slot that it has become.
     slots: Vec<Option<Slot>>,
-    /// What is sent with: accepted by the server.
+    /// Template in use: the server has accepted it.
     current: Option<Template>,
     /// Announced.
     pending: Option<Template>,

@@ -15,7 +15,7 @@ pub struct Style {
     ending: Ending,
 }
 
-/// What becomes of zeros at the end.
+/// Treatment of zeros at the end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Ending {
     /// All decimals are written: `21.50`.

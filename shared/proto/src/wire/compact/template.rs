@@ -1,4 +1,4 @@
-//! What is on the wire: a template, the word that it was accepted, and a record in its compact form.
+//! The bodies of three frames: a template, its acceptance, and a record in its compact form.
 
 use bytes::{BufMut, Bytes, BytesMut};
 
@@ -14,14 +14,14 @@ use crate::{
 /// Longest text behind the seconds of a time: an offset from UTC.
 const MAX_SUFFIX: usize = 8;
 
-/// What stands between two literal parts.
+/// A value between two literal parts.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Slot {
     /// A number.
     Number(Style),
     /// A time in quotes.
     Time(Form),
-    /// What stands between two quotes; the quotes are literal.
+    /// The text between two quotes; the quotes are literal.
     Text,
     /// Any value.
     Raw,
@@ -34,7 +34,7 @@ pub struct Template {
     pub id: u64,
     /// Each slot with the literal before it.
     pub parts: Vec<(String, Slot)>,
-    /// What stands behind the last slot.
+    /// Text behind the last slot.
     pub tail: String,
 }
 

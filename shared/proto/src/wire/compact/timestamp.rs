@@ -15,7 +15,7 @@ const MAX_DIFFERENCE: u64 = 1 << 60;
 pub struct Form {
     /// Digits of the second's fraction, at most 9.
     pub(super) digits: u8,
-    /// What stands behind the seconds: `Z` or an offset.
+    /// Text behind the seconds: `Z` or an offset.
     pub(super) suffix: String,
     /// Units of the last digit since 1970 that stand for a difference of zero, as the time's own clock shows them.
     pub(super) base: i64,

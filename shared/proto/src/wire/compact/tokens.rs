@@ -4,11 +4,11 @@ use std::ops::Range;
 
 use super::MAX_SLOTS;
 
-/// What a value is.
+/// Kind of a value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Kind {
     Number,
-    /// What stands between the quotes.
+    /// Text between the quotes.
     Text,
     /// `true`, `false` or `null`.
     Word,

@@ -1,4 +1,4 @@
-//! What a reader waits for, and what it refuses.
+//! Frames that a reader waits for, and frames that it refuses.
 
 use bytes::{Bytes, BytesMut};
 use serde_json::{Value, json};

@@ -1,4 +1,4 @@
-//! What must hold at every step, over drawn arrivals; and what each case looks like.
+//! Invariants that hold at every step, over drawn arrivals; and an example of each case.
 
 use motience_proto::model::{LogEpoch, Seq};
 use proptest::prelude::*;
@@ -20,7 +20,7 @@ fn record(epoch: u64, seq: u64, offset: u64) -> DeliveredRecord {
     }
 }
 
-/// What goes in and when: an epoch's records, each a few places from where its number says, some of them missing.
+/// Input and its times: the records of a producer epoch, each a few positions off, some of them missing.
 #[derive(Clone, Debug)]
 struct Arrival {
     record_id: RecordId,

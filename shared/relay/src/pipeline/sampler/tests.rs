@@ -1,4 +1,4 @@
-//! What must hold at every step of sampling, over drawn arrivals; and what each case looks like.
+//! Invariants that hold at every step of sampling, over drawn arrivals; and an example of each case.
 
 use std::{collections::HashSet, time::Duration};
 
@@ -116,7 +116,7 @@ fn notices_come_after_what_was_held_back() {
     assert_eq!((sampler.cursor(PRODUCER), sampler.due()), (None, None));
 }
 
-/// What goes in and when.
+/// Input and its times.
 #[derive(Clone, Debug)]
 struct Arrival {
     device: u64,

@@ -11,7 +11,7 @@ use time::OffsetDateTime;
 
 use super::{Error, pointer::Pointer, text::Text};
 
-/// What must hold of a record.
+/// A condition on a record.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Condition {
     pub(super) pointer: Pointer,
@@ -29,7 +29,7 @@ enum Comparison {
     GreaterOrEqual,
 }
 
-/// What is compared with.
+/// The constant side of a comparison.
 #[derive(Clone, Debug, PartialEq)]
 enum Value {
     Null,

@@ -39,7 +39,7 @@ pub struct Error {
     pub expression: String,
     /// The character that is wrong, from 1; one more than there are where something is missing at the end.
     pub column: usize,
-    /// What is wrong, for people.
+    /// The mistake, for people.
     pub problem: String,
 }
 
@@ -57,9 +57,9 @@ impl Error {
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Selector {
     conditions: Vec<Condition>,
-    /// What the conditions look at below `/data`, under their numbers.
+    /// Members below `/data` that the conditions look at, under their numbers.
     looks: Tree,
-    /// What `data` keeps; `None`: everything.
+    /// Members that `data` keeps; `None`: all.
     fields: Option<Tree>,
     every: Option<Duration>,
 }

@@ -4,7 +4,7 @@ use motience_proto::model::selection::MAX_SELECTION;
 
 use super::Error;
 
-/// What is left of an expression, and where in it that is.
+/// The rest of an expression, and its column.
 pub(super) struct Text<'t> {
     parameter: &'static str,
     whole: &'t str,

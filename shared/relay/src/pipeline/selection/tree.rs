@@ -104,7 +104,7 @@ impl Tree {
         !self.ends.is_empty() || matches!(kind(value), b'{' | b'[')
     }
 
-    /// What each child finds.
+    /// Finding of each child.
     fn members<'v>(&self, value: &'v RawValue) -> Vec<Option<&'v RawValue>> {
         let mut members = vec![None; self.children.len()];
         if !self.children.is_empty() && matches!(kind(value), b'{' | b'[') {
