@@ -134,7 +134,7 @@ async function events({ producer, consumer }) {
   return { records: got.map(([, n]) => n), resumed: resumed.map(([, n]) => n), protocol: entries.at(-1)?.nextHopProtocol };
 }
 
-/** What both sides of a session need; put into the page before anything else runs there. */
+/** Helpers of both sides of a session; put into the page before anything else runs there. */
 function tools() {
   globalThis.session = async ({ dsm, webtransport }, token) => {
     const { hashes, algorithm } = await (await fetch(`${dsm}/cert-hash`)).json();

@@ -96,7 +96,7 @@ class Link:
             self.message = None
 
     def answered(self, head, payload, raw):
-        """What the case gets to see for a frame of the server."""
+        """The frame that the case sees for a frame of the server."""
         if head & 0x0F != TEXT or not self.asked:
             return raw
         opcode, message = self.asked[0]

@@ -1,4 +1,4 @@
-"""What schemathesis cannot know by itself: lines of JSON, and streams that have no end.
+"""Facts that schemathesis cannot know by itself: lines of JSON, and streams that have no end.
 
 A stream is judged by its head and by what came before a moment's silence; schemathesis itself ends an event stream at twenty events.
 """

@@ -119,7 +119,7 @@ class Client(QuicConnectionProtocol):
 
 
 class Stream:
-    """What comes on one stream."""
+    """The events of one stream."""
 
     def __init__(self, client, number):
         self.client, self.id, self.events = client, number, asyncio.Queue()

@@ -29,7 +29,7 @@ class Closed(Exception):
 
 @dataclass
 class Stream:
-    """What comes on one stream: bytes in, frames out."""
+    """The frames of one stream: bytes in, frames out."""
 
     limit: int
     buffer: bytearray = field(default_factory=bytearray)

@@ -33,7 +33,7 @@ class Account:
 
 
 class Node:
-    """A server, embedded and with every role unless the variables say otherwise. It has to go when asked, and cleanly."""
+    """A server, embedded and with every role unless the variables say otherwise. Every server has to end cleanly when asked."""
 
     def __init__(self, directory, program=SERVER, **variables):
         ready = directory / "ready.json"
@@ -107,7 +107,7 @@ class Node:
         self.post("sm", "/subscribe", {"producer_id": producer.id}, consumer.token)
 
     def post(self, service, path, body, token=None):
-        """What a service answers to a JSON body; raises where it refuses."""
+        """The answer of a service to a JSON body; raises where it refuses."""
         headers = {"Content-Type": "application/json", **({"Authorization": f"Bearer {token}"} if token else {})}
         request = urllib.request.Request(self.at[service] + path, json.dumps(body).encode(), headers)
         with urllib.request.urlopen(request, timeout=START_LIMIT) as answer:

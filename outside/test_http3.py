@@ -22,7 +22,7 @@ class Call:
     status: int = 200
     token: str = None
     body: object = None
-    # What is put into the path.
+    # Values for the path.
     path: dict = field(default_factory=dict)
     query: str = ""
     # Of a stream without an end, only the head is read.
@@ -126,7 +126,7 @@ async def test_every_path_answers_as_documented(node, client, service, name):
         assert answer.status == call.status, f"{path}: {answer}"
         kind = answer.headers.get("content-type", "").split(";")[0]
         assert kind in documented[str(call.status)].get("content", {"": None}), f"{path}: {answer}"
-    # The same without a token, where one is needed.
+    # Calls without a token, where one is needed.
     if call.token:
         refused = await client.ask(method, path, None, call.body)
         assert (refused.status, refused.headers["www-authenticate"]) == (401, "Bearer")
@@ -177,7 +177,7 @@ async def record_of(events):
 
 
 async def test_lines_go_up_and_down_at_once(node, client):
-    """What is sent arrives before the sending ends: neither way is gathered up."""
+    """Bytes arrive before the sending ends: neither direction is gathered up."""
     cast = Cast(node)
     down = client.begin("GET", f"/stream?producers={cast.producer.id}", [("authorization", f"Bearer {cast.consumer.token}"), ("accept", NDJSON)])
     assert (await down.head()).headers["content-type"].startswith(NDJSON)

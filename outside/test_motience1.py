@@ -199,7 +199,7 @@ async def test_the_pages_limits_are_the_defaults():
 
 
 async def spoken(node, role, account, frame):
-    """What becomes of a connection of this role on which a frame is sent: its close code; `None` where it goes on."""
+    """The close code of a connection of this role on which a frame is sent; `None` where it goes on."""
     async with to(node) as connection:
         await connection.hello(role, account.token, DEVICE, 1, COMPACT | LATEST | SELECTION)
         connection._write(0, frame + encode("Ping"))
@@ -624,7 +624,7 @@ async def test_what_retention_removed_is_told(tmp_path):
             device.given, device.held = n, {n: b""}
             await device.settled(up)
         await down.hello("consume", account.token, "python")
-        # What is over the limit goes in a moment.
+        # Records over the retention limit leave the log within a moment.
         first, deadline = 0, time.monotonic() + LIMIT
         while first < 4 and time.monotonic() < deadline:
             down.say("Subscribe", producer=producer.id, start={"kind": "earliest"}, cursor_name="", selection="")

@@ -31,7 +31,7 @@ def test_the_service_does_what_its_document_says(node, service, role, tmp_path):
     node.subscribe(consumer, producer)
     record = {"device_id": "d", "timestamp": "2025-01-29T11:35:00Z", "data": {"temperature": 24.3}}
     node.post("dsm", "/data", [record] * KEPT, producer.token)
-    # What an operator revokes are accounts of this test, or of earlier ones.
+    # An operator revokes accounts of this test, or of earlier ones.
     admin = node.account("admin")
     caller = {"producer": producer, "consumer": consumer, "admin": admin}.get(role)
     (tmp_path / "schemathesis.toml").write_text(settings(producer, consumer, admin))

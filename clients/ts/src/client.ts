@@ -35,7 +35,7 @@ export class Motience {
     this.session = new Session(this.ap, options);
   }
 
-  /** A consumer of the account that is signed in. It connects with `start()`, or when it is iterated. */
+  /** A consumer of the account that is signed in, which connects with `start()` or when it is iterated. */
   consumer(options: ConsumerOptions = {}): Consumer {
     return new Consumer({ places: this.places, session: this.session, subscriptions: () => this.subscriptions() }, options);
   }

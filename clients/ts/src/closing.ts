@@ -1,4 +1,4 @@
-// What a close code means to a person, and whether trying again makes sense.
+// The meaning of each close code for a person, and whether trying again makes sense.
 
 export interface Closing {
   name: string;

@@ -1,4 +1,4 @@
-// What can go wrong with a call or a record, in one type each, and in words that a person can act on.
+// The errors of a call and of a record: one type each, in words that a person can act on.
 
 /** A call that did not work. `status` is 0 where no answer came at all. */
 export class ApiError extends Error {
@@ -16,7 +16,7 @@ export class ApiError extends Error {
     this.problem = problem;
   }
 
-  /** The same call may work later. */
+  /** Whether the call may work later. */
   get temporary(): boolean {
     return this.status === 0 || this.status === 429 || this.status >= 500;
   }

@@ -1,4 +1,4 @@
-// The smallest possible observable value. It keeps Svelte's store contract, so components can write `$value`.
+// The smallest possible observable value, which keeps Svelte's store contract, so components can write `$value`.
 
 export type Listener<T> = (value: T) => void;
 

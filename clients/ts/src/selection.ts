@@ -3,7 +3,7 @@
 export interface Selection {
   /** Comparisons that must all hold: `/data/temperature > 30`. A JSON pointer, `= != < <= > >=`, and a value. */
   where?: string[] | undefined;
-  /** What `data` keeps: `['/data/temperature', '/data/humidity']`. */
+  /** Members of `data` that are kept: `['/data/temperature', '/data/humidity']`. */
   fields?: string[] | undefined;
   /** The last value of each device in every window of this length: `10s`, `1m`. */
   every?: string | undefined;

@@ -20,7 +20,7 @@ export interface Identity {
   expiresAt: number | null;
 }
 
-/** What AP says about a token that was refused, or that is about to be used. */
+/** AP's verdict on a token that was refused, or that is about to be used. */
 export type Verdict =
   | { kind: 'good' }
   | { kind: 'wrong_role'; role: string }
@@ -65,7 +65,7 @@ export class Session extends Observable<Identity | null> implements Credentials 
     await this.logIn(username, password);
   }
 
-  /** Takes a token from elsewhere. What it says about itself is shown, and trusted for nothing. */
+  /** Takes a token from elsewhere. Its claims are shown, and trusted for nothing. */
   useToken(pasted: string): void {
     const token = pasted.trim().replace(/^Bearer\s+/i, '');
     const claims = claimsOf(token);

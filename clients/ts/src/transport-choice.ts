@@ -20,7 +20,7 @@ export class TransportChoice<Kind extends string> {
     return this.#at === 0 ? null : this.#fallback;
   }
 
-  /** It never opened. True where there is another to try at once; false where all were tried. */
+  /** Takes a transport that never opened. True where there is another to try at once; false where all were tried. */
   next(reason: string): boolean {
     if (this.#at === 0) this.#fallback = reason;
     this.#at = (this.#at + 1) % this.#kinds.length;

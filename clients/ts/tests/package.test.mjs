@@ -24,7 +24,7 @@ function run(program, args, options = {}) {
 }
 
 before(() => {
-  // What is in the repository, and nothing that was built or installed beside it.
+  // The files of the repository, and nothing that was built or installed beside them.
   const clean = join(dir, 'clean');
   const files = run('git', ['ls-files', '--cached', '--others', '--exclude-standard', '-z'], { cwd: CLIENT }).split('\0').filter((file) => file && existsSync(join(CLIENT, file)));
   for (const file of files) {

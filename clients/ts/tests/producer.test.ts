@@ -103,7 +103,7 @@ function spoil({ session }: Motience): string {
   return token;
 }
 
-/** What the log's history has of an account, in the order of the log. */
+/** The history of an account, in the order of its log. */
 async function numbers({ dsm, session }: Motience): Promise<number[]> {
   const found: number[] = [];
   for await (const page of dsm.history(session, session.get()?.userId ?? '')) found.push(...page.map(({ data }) => (data as { n: number }).n));

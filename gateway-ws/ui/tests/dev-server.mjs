@@ -1,5 +1,5 @@
 // A stand-in for the platform, for people who work on these pages: `npm run build && npm run dev:mock`.
-// It keeps everything in memory, checks nothing with care and signs nothing. No test relies on it. There are accounts to
+// The server keeps everything in memory, checks nothing with care and signs nothing. No test relies on it. There are accounts to
 // look around with: demo-consumer, weather-north (a producer) and demo-admin, password demo-pass-123.
 import { createServer } from 'node:http';
 import { readFile } from 'node:fs/promises';

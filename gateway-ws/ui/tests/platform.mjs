@@ -1,4 +1,4 @@
-// What the page tests share: where the server is, accounts on it, a browser that notes every complaint of a page.
+// Shared by the page tests: the server's addresses, accounts on it, a browser that notes every complaint of a page.
 import assert from 'node:assert/strict';
 import { mkdirSync, mkdtempSync } from 'node:fs';
 import { tmpdir } from 'node:os';
@@ -55,7 +55,7 @@ export async function shoot(page, name) {
   await page.screenshot({ path: join(shots, `${name}.png`), fullPage: page.viewportSize().width === PHONE.width });
 }
 
-/** The same page in both themes, on a desk and on a phone. */
+/** A page in both themes, on a desk and on a phone. */
 export async function gallery(page, name) {
   for (const scheme of ['dark', 'light']) {
     await page.emulateMedia({ colorScheme: scheme });

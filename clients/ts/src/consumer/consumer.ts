@@ -58,7 +58,7 @@ interface Handlers {
   status: (status: ConsumerStatus) => unknown;
 }
 
-/** What a consumer needs to know of the rest of the client. */
+/** The parts of the client that a consumer uses. */
 export interface Surroundings {
   places: Places;
   session: Session;
@@ -67,7 +67,7 @@ export interface Surroundings {
 }
 
 export class Consumer implements AsyncIterable<ConsumerEvent> {
-  /** What it is doing. Also told to `on('status')`. */
+  /** The consumer's state, which `on('status')` reports too. */
   readonly status = new Observable<ConsumerStatus>({ state: 'idle', transport: null, fallback: null, openedAt: null, retryAt: null, problem: null });
   readonly #around: Surroundings;
   readonly #options: ConsumerOptions;
@@ -115,7 +115,7 @@ export class Consumer implements AsyncIterable<ConsumerEvent> {
     return this;
   }
 
-  /** Ends it. What has arrived and was not handled is dropped. */
+  /** Ends the consumer and drops events that were not handled. */
   close(): void {
     this.#stop.abort();
     this.#inbox.close();

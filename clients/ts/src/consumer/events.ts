@@ -1,4 +1,4 @@
-// What a consumer tells its application, and how the messages of the wire become that.
+// The events of a consumer, and how messages of the wire become events.
 
 /** A record, as the platform delivers it. */
 export interface StreamRecord {

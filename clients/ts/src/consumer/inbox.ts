@@ -1,4 +1,4 @@
-// What has arrived and was not handled yet: bounded, with one reader. Writers see when it is full and stop reading.
+// Events that were received and not handled yet: bounded, with one reader. Writers see when it is full and stop reading.
 import type { ConsumerEvent } from './events.ts';
 
 export class Inbox {
@@ -52,7 +52,7 @@ export class Inbox {
     while (this.full && !this.#closed) await new Promise<void>((wake) => this.#wakeWriters.push(wake));
   }
 
-  /** Nothing more will come. What is there can still be read. */
+  /** No more events will come; those in the inbox can still be read. */
   close(): void {
     this.#closed = true;
     this.#wakeReader?.();

@@ -38,7 +38,7 @@ export interface CloseReason {
   /** A close code, as WebSocket has them; 0 where there was none. */
   code: number;
   reason: string;
-  /** It was open before it ended. */
+  /** Whether the connection was open before it ended. */
   opened: boolean;
   /** The application was slower than the connection: come back once it has caught up. */
   overrun?: boolean;

@@ -63,7 +63,7 @@ export function websocket(make: WebSocketLike | undefined = globalThis.WebSocket
         if (link.full) finish({ code: 1000, reason: 'the application is behind', opened, overrun: true });
       };
       socket.onclose = ({ code, reason }) => finish({ code, reason, opened });
-      // A close follows and says more. It stays: without a listener some WebSockets throw, also after they were left.
+      // A close follows and says more. The listener stays: without one some WebSockets throw, also after they were left.
       socket.onerror = () => undefined;
     });
   };

@@ -131,7 +131,7 @@ class Connection {
       if (message.type === 'token_accepted') this.#renewLater(Number(message.expires_in));
       if (message.type !== 'refused' && message.type !== 'ended') continue;
       const producer = String(message.producer_id);
-      // What was unsubscribed here is no news.
+      // The end of a subscription that this client ended is no news.
       if (this.#asked.delete(producer) || message.type === 'refused') this.#link.take(message);
     }
   }
@@ -197,7 +197,7 @@ class Connection {
     if (this.#over) return;
     const timer = setTimeout(() => {
       this.#timers.delete(timer);
-      // What cannot be said any more belongs to a session that is ending.
+      // A message that cannot be sent any more belongs to a session that is ending.
       void run().catch(() => undefined);
     }, ms);
     this.#timers.add(timer);

@@ -1,5 +1,5 @@
-// A producer without a socket: records go by `POST /data` as lines, what has gathered while the last request was under way
-// in one. It is slower than a socket, and works wherever a request does.
+// A producer without a socket: it sends records as lines of `POST /data`, each request with all records that have gathered
+// during the one before. Slower than a socket, and works wherever a request does.
 import { ApiError, messageOf } from '../errors.ts';
 import { Caller } from '../rest/caller.ts';
 import type { ProducerEnding, ProducerLink } from './transport.ts';
@@ -18,7 +18,7 @@ interface Uploaded {
   subscriberCount: number;
 }
 
-/** The service does not take the token. What the session says of its own token is no such error. */
+/** The service does not take the token. A session's error about its own token is another. */
 class TokenRefused extends Error {}
 
 export async function httpProducer(link: ProducerLink): Promise<ProducerEnding> {
@@ -85,7 +85,7 @@ async function answers(caller: Caller, link: ProducerLink, frames: string[]): Pr
     const refused = new Map(taken.errors.map(({ line, code, message }) => [line, { type: 'error', code, message }]));
     if (refused.size === taken.rejected) return frames.map((_, i) => refused.get(i + 1) ?? { type: 'ack', subscriberCount: taken.subscriberCount });
   } catch (cause) {
-    // What is wrong with a record is its own answer; everything else is the connection's end.
+    // A mistake in a record has an answer of its own; every other failure ends the connection.
     if (!(cause instanceof ApiError && isOfRecord(cause))) throw cause;
     if (frames.length === 1) return [{ type: 'error', code: cause.code, message: cause.message }];
   }

@@ -1,4 +1,4 @@
-// What a producer needs of its connection: frames of wss1 out, one a line or message, and their answers in.
+// The contract of a producer's transports: messages of wss1 out, one a line or message, and their answers in.
 import type { Places } from '../places.ts';
 
 export interface ProducerLink {

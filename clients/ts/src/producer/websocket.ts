@@ -38,7 +38,7 @@ export function websocketProducer(make: WebSocketLike | undefined = globalThis.W
       };
       socket.onmessage = ({ data }) => typeof data === 'string' && link.answered(data);
       socket.onclose = ({ code, reason }) => finish({ code, reason, opened });
-      // A close follows and says more. It stays: without a listener some WebSockets throw, also after they were left.
+      // A close follows and says more. The listener stays: without one some WebSockets throw, also after they were left.
       socket.onerror = () => undefined;
     });
   };

@@ -63,7 +63,7 @@ export class Dsm {
     await this.#caller.json('POST', `${this.#at}/cursors/${encodeURIComponent(name)}`, { as, body: { cursors } });
   }
 
-  /** What a browser needs to trust a development certificate. */
+  /** The certificate hash with which a browser trusts a development certificate. */
   certHash(signal?: AbortSignal): Promise<CertHash> {
     return this.#caller.json('GET', `${this.#at}/cert-hash`, { signal });
   }

@@ -55,7 +55,7 @@ export interface HistoryQuery {
   /** Earliest and latest time, RFC 3339 or milliseconds since 1970. */
   from?: string;
   to?: string;
-  /** Whose clock they are of: when records came (the default), or what they say themselves. */
+  /** Clock of the times: arrival at the platform (the default), or the device's own. */
   by?: 'device' | 'received';
   /** 1 to 1000. */
   limit?: number;

@@ -1,4 +1,4 @@
-// What the gateway that serves this page counts about itself.
+// The counters of the gateway that serves this page.
 import { Caller } from '@motience/client';
 
 export interface GatewayStats {

@@ -1,4 +1,4 @@
-// What was recorded in a window of the devices' time, for one producer: pages of the history, loaded once and kept as tracks.
+// The records of one producer in a window of the devices' time: pages of the history, loaded once and kept as tracks.
 import type { HistoryRecord, Motience } from '@motience/client';
 import { Tracks } from './series.ts';
 

@@ -25,7 +25,7 @@ export function mistakeIn(text: string): Mistake | null {
   }
 }
 
-/** What the gateway will probably not like about a valid JSON text, in one sentence; null where it fits. */
+/** The mistake that the gateway will probably find in a valid JSON text, in one sentence; null where it fits. */
 export function shapeAdvice(value: unknown): string | null {
   if (!isObject(value)) return 'A record is an object with device_id, timestamp and data.';
   if (value.type === 'ping') return null;

@@ -27,7 +27,7 @@ export function flatten(data: unknown, limit = SERIES): [string, number][] {
   return out;
 }
 
-/** What one chart strip draws: seconds and values, null where the device left the reading out. */
+/** The line of one chart strip: seconds and values, null where the device left the reading out. */
 export type Points = [times: number[], values: (number | null)[]];
 
 /**

@@ -27,7 +27,7 @@ export interface Problem {
 
 export type Note = { kind: 'info' | 'error' | 'close'; text: string };
 
-/** What the connection needs from its surroundings; tests bring their own. */
+/** The surroundings of a connection; tests bring their own. */
 export interface Surroundings {
   WebSocket: new (url: string) => WebSocket;
   now(): number;

@@ -116,7 +116,7 @@ export class Timeline {
   }
 
   #ended({ producer_id, code, message }: Ended): void {
-    // What this account ended itself is no news, and an end of the whole is in the status.
+    // A follow that this account ended itself is no news, and an end of the whole is in the status.
     if (producer_id !== null && code !== 'unsubscribed') this.#mark('ended', producer_id, message || `The stream ended: ${code.replace(/_/g, ' ')}`);
   }
 
