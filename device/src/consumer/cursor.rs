@@ -9,7 +9,7 @@ use std::collections::{HashMap, HashSet, VecDeque};
 use bytes::Bytes;
 use motience_proto::{
     model::{Cursor as Place, Offset, Order, ProducerEpoch, ProducerId, RangeSet, RecordId, Selection},
-    wire::From as Start,
+    wire::Start,
 };
 
 use super::Delivery;

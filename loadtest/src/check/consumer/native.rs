@@ -7,7 +7,7 @@ use motience_device::consumer::{Config, Consumer, Delivery};
 use motience_device::login::Credentials;
 use motience_proto::{
     model::{DeviceId, ProducerId},
-    wire::From as Start,
+    wire::Start,
 };
 use tokio::time::{Instant, sleep_until};
 
