@@ -56,7 +56,7 @@ pub(super) async fn login(
     let waiter = backend.hasher.enqueue(&name)?;
     let password = SecretString::from(login.password);
     let credentials = backend.store.credentials_meant(&login.username).await?;
-    let turn = place.turn().await?;
+    let turn = waiter.turn().await?;
     // Others may have failed meanwhile: what waited is no way round the limit.
     attempt.check().map_err(|refusal| refusal.meant(&name))?;
     let hash = credentials.as_ref().map(|credentials| credentials.password_hash.as_str());
