@@ -200,7 +200,7 @@ export function refusal(verdict: Verdict, role: string, url: string): Problem {
     case 'good':
       return {
         title: 'The gateway did not answer',
-        advice: `The token is good, so the gateway at ${url} cannot be reached, is on another port, or does not allow this page's origin.`,
+        advice: `The token is valid, so the gateway at ${url} cannot be reached, uses another port, or does not allow this page's origin.`,
       };
     case 'wrong_role':
       return {

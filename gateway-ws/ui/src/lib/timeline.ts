@@ -52,7 +52,7 @@ export class Timeline {
       const count = to - from + 1;
       this.#mark('gap', producer_id, `${count} ${count === 1 ? 'record' : 'records'} (${from} to ${to}) had left the log before they were read`);
     });
-    this.#consumer.on('reset', ({ producer_id }) => this.#mark('reset', producer_id, 'The log lost its newest records and lives on; what came twice is left out'));
+    this.#consumer.on('reset', ({ producer_id }) => this.#mark('reset', producer_id, 'The log lost its newest records and continues; records that came twice are left out'));
     this.#consumer.on('ended', (ended) => this.#ended(ended));
     this.#consumer.on('status', (status) => watcher.status(status));
     this.#consumer.start();

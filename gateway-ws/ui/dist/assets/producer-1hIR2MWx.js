@@ -1,4 +1,4 @@
-import{$ as e,A as t,At as n,C as r,Ct as i,D as a,Dt as o,Et as s,F as c,H as l,I as u,O as d,Ot as ee,R as f,St as p,T as m,Tt as te,U as h,V as g,X as _,Y as v,a as y,b,bt as x,c as S,d as C,ft as w,gt as T,ht as E,it as D,j as O,jt as k,k as ne,kt as re,l as A,lt as j,nt as M,o as N,ot as P,rt as F,s as I,tt as L,u as R,ut as z,vt as B,wt as V,x as H,xt as U,y as W,yt as G,z as K}from"./shared-BE28GRwf.js";import{n as ie,r as ae,t as q}from"./shared-Ca022QK1.js";var oe=`{
+import{$ as e,A as t,At as n,C as r,Ct as i,D as a,Dt as o,Et as s,F as c,H as l,I as u,O as d,Ot as ee,R as f,St as p,T as m,Tt as te,U as h,V as g,X as _,Y as v,a as y,b,bt as x,c as S,d as C,ft as w,gt as T,ht as E,it as D,j as O,jt as k,k as ne,kt as re,l as A,lt as j,nt as M,o as N,ot as P,rt as F,s as I,tt as L,u as R,ut as z,vt as B,wt as V,x as H,xt as U,y as W,yt as G,z as K}from"./shared-BE28GRwf.js";import{n as ie,r as ae,t as q}from"./shared-B_Yi9gHn.js";var oe=`{
   "device_id": "rpi_001",
   "timestamp": "2025-01-29T11:35:00Z",
   "data": {
