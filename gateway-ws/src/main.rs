@@ -55,12 +55,12 @@ struct Cli {
     /// Write the addresses to this file, as JSON, once all ports listen.
     #[arg(long)]
     ready_file: Option<PathBuf>,
-    /// What to do. Default: serve.
+    /// The command. Default: serve.
     #[command(subcommand)]
     command: Option<Command>,
 }
 
-/// What else the binary does.
+/// The commands of the program.
 #[derive(Subcommand)]
 enum Command {
     /// Ask a running gateway whether it is ready: exit code 0 or 1.

@@ -203,7 +203,7 @@ fn expand(frames: &[String], limit: usize) -> Result<String, &'static str> {
 fn document() -> Vec<(&'static str, Vec<Value>)> {
     let frames = goldens::frames();
     let frames =
-        frames.iter().map(|(frame, hex)| json!({"name": title(frame), "type": frame.number(), "fields": fields(frame), "hex": hex}));
+        frames.iter().map(|(frame, hex)| json!({"name": frame.name(), "type": frame.number(), "fields": fields(frame), "hex": hex}));
     vec![
         ("varints", varints()),
         ("streams", streams()),

@@ -4,7 +4,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::{
-    model::{Fence, Offset, Order, ProducerEpoch, ProducerId, RangeSet, Seq},
+    model::{Fence, Offset, ProducerEpoch, ProducerId, RangeSet, Seq},
     wire::{
         Intent, Start,
         goldens::{self, cursor, hello, hex, name, subscribe, welcome},

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use serde_json::{Value, json};
 
-use super::{encoded, title};
+use super::encoded;
 use crate::{
     model::{Fence, Offset, Order, ProducerEpoch, ProducerId, RangeSet, Seq},
     wire::{
