@@ -46,7 +46,7 @@ pub struct Config {
     pub write: Duration,
     /// Bytes gathered for a peer before they are written. WSS_WRITE_BUFFER, 64 KiB.
     pub write_buffer: usize,
-    /// Records a device may have under way unacknowledged, the same as over QUIC. QUIC_CREDIT, 8,192.
+    /// Records that a device may have in flight, as over QUIC. QUIC_CREDIT, 8,192.
     pub credit: u64,
     /// Longest message of a consumer. WSS2_MAX_MESSAGE_BYTES, 16 KiB: a resume with a few hundred cursors.
     pub consumer_message: usize,

@@ -22,8 +22,8 @@ use crate::{Shared, frame_guard::FrameGuard};
 
 /// Bytes read from a socket at once: tungstenite's own default costs 128 KiB for each idle connection.
 const READ_BUFFER: usize = 4 * 1024;
-/// Bytes that may wait for a peer beside [`crate::Config::write_buffer`]: one message, and the answers to pings. The longest message of ours is
-/// a record, or word of a thousand cursors.
+/// Bytes that may wait for a peer beside [`crate::Config::write_buffer`]: one message, and the answers to pings. The longest message of
+/// ours is a record, or a message of a thousand cursors.
 const WAITING: usize = 256 * 1024;
 
 pub(crate) type WebSocket = WebSocketStream<FrameGuard>;

@@ -26,7 +26,7 @@ pub enum Mutant {
     EpochReturns,
     /// A cursor of an epoch that the log does not know, because it lost every trace of it, is believed.
     BelieveUnknownEpoch,
-    /// A consumer forgets, when it is killed, that it was told of a reset.
+    /// A killed consumer forgets that it got a reset.
     ForgetReset,
 }
 

@@ -113,8 +113,8 @@ fn seen_is_in(_: &Delivery, state: &State) -> bool {
     seen == state.log.data.names()
 }
 
-/// Both now and after a kill: of what the log holds before the place at which the consumer would go on, it has worked on
-/// everything, or was told that retention removed it.
+/// Both now and after a kill: of what the log holds before the place at which the consumer would go on, it has worked on everything, or got
+/// the notice that retention removed it.
 fn consumer_misses_nothing(model: &Delivery, state: &State) -> bool {
     let Some(Consumer { now, saved }) = &state.consumer else { return true };
     let knows = |progress: &Progress| {
@@ -128,7 +128,7 @@ fn consumer_misses_nothing(model: &Delivery, state: &State) -> bool {
     knows(now) && saved.as_ref().is_none_or(knows)
 }
 
-/// Offsets alone keep doubles away until a reset is told. From then on the records' names do.
+/// Offsets alone keep doubles away until a reset. From then on the record ids do.
 fn consumer_sees_once(_: &Delivery, state: &State) -> bool {
     progress(state).is_none_or(|progress| progress.doubled == Names::NONE)
 }

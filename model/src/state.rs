@@ -43,7 +43,7 @@ pub struct Connection {
     pub queue: Names,
     /// Records that this connection knows to be in the log.
     pub logged: Names,
-    /// The records of the write under way.
+    /// The records of the running write.
     pub writing: Option<Names>,
     /// Acknowledgements on their way to the device.
     pub acks: Names,
@@ -100,7 +100,7 @@ pub struct Epochs(pub Vec<(LogEpoch, u8)>);
 /// The log: what it holds now, and what of it would survive a crash.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Log {
-    /// The present epoch; told by the server, not kept beside the data.
+    /// The present epoch; named by the server, not kept beside the data.
     pub log_epoch: LogEpoch,
     /// Entries.
     pub data: Data,
@@ -124,9 +124,9 @@ pub struct Progress {
     pub place: Cursor,
     /// Records it has worked on.
     pub handled: Names,
-    /// Whether it was told of a reset: from then on names, and not only offsets, tell doubles.
+    /// Whether it got a reset: from then on record ids, and not only offsets, show doubles.
     pub reset: bool,
-    /// Records in ranges of which it was told that retention removed them.
+    /// Records in ranges that a gap notice reported as removed.
     pub told: Names,
     /// Records it has worked on twice: must stay empty.
     pub doubled: Names,
@@ -189,7 +189,7 @@ impl State {
 }
 
 impl Connection {
-    /// Whether this is the write under way of this connection.
+    /// Whether this is the running write of this connection.
     pub(crate) fn sent(&self, write: &Write) -> bool {
         self.device == write.device && self.fence == write.fence && self.writing == Some(write.records)
     }

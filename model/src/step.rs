@@ -38,7 +38,7 @@ pub enum Step {
     Trim(u8),
     /// The consumer is given the published entry after its place.
     Hear(Name),
-    /// The consumer reads the log: an entry, or word of a gap or a reset.
+    /// The consumer reads the log: an entry, or the notice of a gap or a reset.
     Read,
     /// The consumer saves its progress.
     Save,
@@ -292,7 +292,7 @@ impl Delivery {
         }
     }
 
-    /// The writes under way were on connections to a server that is gone.
+    /// The running writes were on connections to a server that is gone.
     fn roll_back(&self, state: &mut State) {
         state.left.rollbacks -= 1;
         state.writes.clear();

@@ -1,7 +1,7 @@
 //! `motience-server demo`: the whole platform at work in one process, for whoever sees it for the first time.
 //!
-//! Nothing is simulated but the wish: a real agent reads this machine's sensors and streams them over QUIC with
-//! acknowledgements, and a real WebSocket client receives them, both with accounts made through the documented API.
+//! Nothing is simulated: a real agent reads this machine's sensors and streams them over QUIC with acknowledgements, and a real WebSocket
+//! client receives them, both with accounts made through the documented API.
 
 use std::{io, path::PathBuf, process::ExitCode, time::Duration};
 

@@ -1,4 +1,4 @@
-//! The page of each document at `/api-docs/`: Swagger UI within a frame of our own, with a second view where the service streams.
+//! The page of each document at `/api-docs/`: Swagger UI within a frame of our own, with a second tab where the service streams.
 
 use std::{borrow::Cow, sync::Arc};
 

@@ -49,7 +49,7 @@ pub struct Config {
     pub origins: Vec<String>,
     /// Whether pages of any origin may call: CORS_ORIGINS is `*`, or is not set in development.
     pub any_origin: bool,
-    /// Requests of one account under way at once, but for `POST /data`. MAX_REQUESTS_PER_ACCOUNT, 16.
+    /// Requests of one account in progress at once, except `POST /data`. MAX_REQUESTS_PER_ACCOUNT, 16.
     pub requests_each: usize,
     /// Readers of history at once: one less than there are processors, so that one is left to live traffic. HISTORY_READERS.
     pub history_readers: usize,

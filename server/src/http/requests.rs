@@ -21,7 +21,7 @@ use tokio::{
 
 use super::{Config, Shared, rates::limited};
 
-/// When an account that has as many requests under way as it may is to ask again.
+/// Time after which an account with too many requests in progress may ask again.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
 /// Longest wait of a reader of history for the others.
 const READER_WAIT: Duration = Duration::from_secs(10);
@@ -36,7 +36,7 @@ pub struct Requests {
     readers: Arc<Semaphore>,
 }
 
-/// A request that is under way.
+/// A request in progress.
 pub(crate) struct UnderWay {
     user: UserId,
     counts: Arc<Mutex<HashMap<UserId, usize>>>,

@@ -9,7 +9,7 @@ use motience_settings::env::{self, Env};
 pub struct Config {
     /// Producers that one stream follows. STREAM_MAX_PRODUCERS, 100: their cursors must fit into a request's head.
     pub producers: usize,
-    /// How often a stream says that it lives, and how far its cursors are. STREAM_COMMENT_INTERVAL, 15 s.
+    /// Interval of keep-alives with the cursors, on a stream without records. STREAM_COMMENT_INTERVAL, 15 s.
     pub comment: Duration,
     /// Longest silence within records that are sent as a stream. DATA_SILENCE_LIMIT, 30 s.
     pub silence: Duration,

@@ -32,7 +32,7 @@ pub struct Config {
     pub stream_window: u32,
     /// Bytes kept for retransmission to one peer. QUIC_SEND_WINDOW, 2 MiB.
     pub send_window: u32,
-    /// Records a device may have under way unacknowledged. QUIC_CREDIT, 8,192.
+    /// Records that a device may have in flight. QUIC_CREDIT, 8,192.
     pub credit: u64,
     /// How long a peer may leave a stream unread, or the server without one, before it counts as gone. QUIC_WRITE_LIMIT, 30 s.
     pub write: Duration,

@@ -155,7 +155,7 @@ impl Ingest {
             }
             return;
         }
-        // Whoever could only be told so after its Hello is told so now.
+        // A client that would be refused after its `Hello` is refused now.
         let permit = permits.unauthenticated(address, Transport::Quic).ok().filter(|_| permits.has_room(Transport::Quic));
         let Some(permit) = permit else {
             metrics::counter!("motience_quic_refused_total").increment(1);

@@ -100,7 +100,7 @@ impl Format {
         }
     }
 
-    /// A sign of life that moves the cursors: a block without data is no event, but its id counts.
+    /// A keep-alive that moves the cursors: a block without data is no event, but its id counts.
     pub(super) fn beat(self, cursors: &Cursors, out: &mut BytesMut) {
         match self {
             Self::Events => put(out, format_args!(": \nid: {}\n\n", Shown(cursors))),

@@ -32,7 +32,7 @@ pub(super) struct Parts {
     /// Whether it says when each record came.
     pub(super) received: bool,
     pub(super) format: Format,
-    /// How often it says that it lives.
+    /// Interval of keep-alives.
     pub(super) beat_every: Duration,
     /// Producers that it follows at most.
     pub(super) most: usize,
@@ -108,7 +108,7 @@ impl Session {
         }
     }
 
-    /// Says that it lives, and moves the client's cursors past records that its selection leaves out.
+    /// Sends a keep-alive, and moves the client's cursors past records that its selection leaves out.
     fn show_cursors(&mut self) {
         self.parts.pipeline.moved();
         self.parts.format.beat(self.parts.pipeline.cursors(), &mut self.out);

@@ -66,7 +66,7 @@ async fn compact_records_arrive_as_the_very_same_text() {
         let json = reading(n);
         plain += json.len() as u64;
         device.send(Lane::Ordered, Record { seq: Seq(n), json: json.into() }).await.unwrap();
-        // One after the other, so that the shape is accepted early on.
+        // One after the other, so that the template is accepted early.
         acked(&mut device, n..=n).await;
     }
     let own = format!(r#""producer_id":"{}","#, producer.id);

@@ -1,5 +1,5 @@
-//! Live streams over real sockets: resumed in a flood, told of gaps and resets, ended in time; a view on every way out; and
-//! records up as a long stream of lines.
+//! Live streams over real sockets: resumed in a flood, told of gaps and resets, ended in time; a selection on every egress; and records up
+//! as a long stream of lines.
 
 use std::time::Duration;
 

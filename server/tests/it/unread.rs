@@ -262,7 +262,7 @@ async fn an_ended_subscription_ends_what_a_slow_consumer_is_given() {
     flood(&node, &producer).await;
     unsubscribe(&node, &consumer, &producer).await;
     post(&node, &producer, LATE).await;
-    // The connections stay; what they still bring ends with a sign of life that comes after it.
+    // The connections stay; a keep-alive comes after the last record.
     socket.send(Message::text(r#"{"type":"ping"}"#)).await.unwrap();
     let mut pongs = 0;
     while pongs == 0 {

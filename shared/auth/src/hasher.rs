@@ -1,8 +1,8 @@
 //! Password hashes: argon2id, and bcrypt in rows of an imported database.
 //!
-//! A hash takes tens of milliseconds and 19 MiB, so only so many are made at once, off the async threads, and one processor is left to
-//! live traffic; who has to wait too long is told to come back. An unknown user costs the same time as a known one; only an adopted
-//! account keeps the time of bcrypt, until its first login replaces the hash.
+//! A hash takes tens of milliseconds and 19 MiB, so only so many are made at once, off the async threads, and one processor is left to live
+//! traffic; a caller that waits too long is asked to come back. An unknown user costs the same time as a known one; only an adopted account
+//! keeps the time of bcrypt, until its first login replaces the hash.
 //!
 //! The hash is of the password's canonical form (RFC 8265, section 4.2), which is the same from every keyboard. Hashes from before hold the
 //! password as it was typed, and are checked with that too.

@@ -36,7 +36,7 @@ const READY_LIMIT: Duration = Duration::from_secs(2);
 /// First pause before the backend is tried again at a node's start; it doubles up to [`LONGEST_PAUSE`].
 const FIRST_PAUSE: Duration = Duration::from_millis(250);
 const LONGEST_PAUSE: Duration = Duration::from_secs(10);
-/// How often revoked logins are read again, in case word of one was lost.
+/// How often revoked logins are read again, in case a message about one was lost.
 const REVOCATIONS_EVERY: Duration = Duration::from_secs(30);
 
 /// Where producers and consumers of this node meet.

@@ -387,11 +387,11 @@ async fn redis_takes_no_late_write_of_an_earlier_connection() {
     send(&new, [2, 3]).await;
     redis.kill();
     redis.start_again().await;
-    // Both wrote last in an earlier life. The old one comes first now, with records that the other has written.
+    // Both wrote last in an earlier epoch. The old one comes first now, with records that the other has written.
     let ticket = submit(&old, [2, 3, 4]).await;
     timeout(LIMIT, old.committed(ticket)).await.unwrap().unwrap();
     assert_eq!(cursor(&node).await.offset, Offset(4), "2 and 3 are left out");
-    // The genuine one is told to come again, not that it was replaced.
+    // The genuine one is asked to come again, and does not learn that it was replaced.
     let ticket = submit(&new, [4, 5]).await;
     let error = timeout(LIMIT, new.committed(ticket)).await.unwrap().unwrap_err();
     assert_eq!(error.to_string(), "the log began a new epoch");

@@ -108,7 +108,7 @@ async fn send(publisher: &Publisher, seqs: impl IntoIterator<Item = u64>) {
     timeout(LIMIT, publisher.committed(ticket)).await.unwrap().unwrap();
 }
 
-/// A place in whatever life the log has.
+/// A position in the present epoch of the log.
 fn after(offset: u64) -> StartPosition {
     StartPosition::After(Cursor { offset: Offset(offset), ..Cursor::default() })
 }

@@ -1,5 +1,5 @@
-//! Group commit: one task for each producer that is being written to, from its publishers' queue into the log. While a write is under way the next one gathers,
-//! so a lone record is never delayed and a flood is batched by itself.
+//! Group commit: one task for each producer that is being written to, from its publishers' queue into the log. While a write runs the next
+//! one gathers, so a lone record is never delayed and a flood is batched by itself.
 //!
 //! In: submissions of all publishers of one producer.
 //! Out: one append at a time, and the news that it has committed.

@@ -57,7 +57,7 @@ pub struct Limits {
     pub queue: usize,
     /// Bytes of the records in them. `APPEND_QUEUE_BYTES`, 8 MiB.
     pub queue_bytes: usize,
-    /// How long a write to the log is tried again before its senders are told that the log is away. `APPEND_LIMIT`, 10 s.
+    /// How long a write to the log is tried again before its senders learn that the log is away. `APPEND_LIMIT`, 10 s.
     pub append: Duration,
     /// Separate ranges in a sender's dedup window: holes close as records arrive out of order, and a sender that leaves more open is not
     /// following the protocol. `LOG_MAX_DEDUP_RANGES`, 512.
@@ -209,7 +209,7 @@ impl Relay {
         Ok(self.0.logs.of(producer).await?)
     }
 
-    /// A reader that follows what it is told to.
+    /// A subscriber that follows the producers it is given.
     pub fn subscriber(&self) -> Subscriber {
         Subscriber::new(self.clone())
     }

@@ -85,7 +85,7 @@ pub enum GapCause {
 }
 
 impl GapCause {
-    /// As consumers are told.
+    /// The cause as a notice names it.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Retention => "retention",

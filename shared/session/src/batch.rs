@@ -28,7 +28,7 @@ pub(super) struct Receipt {
     ticket: Ticket,
     /// Numbers that are acknowledged then.
     numbers: RangeSet,
-    /// Records that were no records. Their numbers count as seen once the ticket is committed; the device may hear at once.
+    /// Refused records. Their numbers count as seen once the ticket is committed; the device may learn of them at once.
     pub(super) refused: Vec<Refused>,
 }
 

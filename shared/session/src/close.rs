@@ -194,7 +194,7 @@ impl CloseReason {
     }
 }
 
-/// A peer is told no causes: they are logged here.
+/// Causes are logged here and never sent to a peer.
 impl From<relay::Error> for CloseReason {
     fn from(error: relay::Error) -> Self {
         match error {

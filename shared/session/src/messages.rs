@@ -1,7 +1,7 @@
 //! Producers that speak JSON, over any transport: a message is a record or a ping ([`envelope`]), and each has its reply, in order, once
 //! the log has it.
 //!
-//! [`MessagePublisher`] submits records and notices their devices. [`MessageSession`] is a connection that hears of each record.
+//! [`MessagePublisher`] submits records and notices their devices. [`MessageSession`] is a connection that gets a reply for each record.
 
 use std::sync::Arc;
 

@@ -44,7 +44,7 @@ const MAX_PENDING: usize = 1024;
 const BATCH_BYTES: usize = 256 * 1024;
 /// Frames that make a batch full.
 const BATCH_FRAMES: usize = 1024;
-/// Refusals that make a batch full: a device that sends more bad records than that is read no faster than it is told.
+/// Refusals that make a batch full: the session reads a device that sends more bad records only as fast as it can refuse them.
 const BATCH_REFUSALS: usize = 64;
 /// Bytes of answers that are written before more frames are read.
 const WRITE: usize = 64 * 1024;
@@ -306,7 +306,7 @@ impl<'s, T: Transport> Session<'s, T> {
         self.acks.add(receipt);
     }
 
-    /// Acknowledges what is in the log. Where nothing more will be, the device hears of the last that is, and the session ends.
+    /// Acknowledges the records that are in the log. If nothing more can be written, it acknowledges the last ones, and the session ends.
     async fn acknowledge(&mut self, committed: &Committed) -> Result<(), CloseReason> {
         let ranges = self.acks.take(committed.up_to);
         Ack::of(&ranges).for_each(|ack| Frame::Ack(ack).encode(&mut self.out));

@@ -60,7 +60,7 @@ enum Reply {
 }
 
 impl MessageBatch {
-    /// Takes a message's meaning: a record, a ping, or an error to be told.
+    /// Takes a message's meaning: a record, a ping, or an error to report.
     pub(super) fn take(&mut self, meaning: Result<Envelope, Invalid>) {
         let answer = match meaning {
             Ok(Envelope::Record(record, id)) => {

@@ -3,8 +3,8 @@
 //! One interface, two engines: SQLite for an embedded node, PostgreSQL for a cluster. A statement that both understand is written
 //! once and typed by sqlx for each (`on!`). One table a file, or a folder, with the statements of both engines; `engine` opens them.
 //!
-//! Invariants: every call ends within [`OPERATION_LIMIT`]; an id that the database's INTEGER cannot hold is simply not found;
-//! whoever is told that something was written can read it back after a crash of the database.
+//! Invariants: every call ends within [`OPERATION_LIMIT`]; an id that the database's INTEGER cannot hold is simply not found; a caller that
+//! learns of a write can read it back after a crash of the database.
 
 mod accounts;
 mod config;
@@ -49,7 +49,7 @@ pub const OPERATION_LIMIT: Duration = Duration::from_secs(15);
 /// Longest wait for the first connection at start.
 pub const CONNECT_LIMIT: Duration = Duration::from_secs(10);
 
-/// Longest wait for a connection out of the pool. Shorter than what clients wait, so that they are told "unavailable" in time.
+/// Longest wait for a connection out of the pool. Shorter than clients wait, so that they get "unavailable" in time.
 pub const ACQUIRE_LIMIT: Duration = Duration::from_secs(5);
 
 /// Longest wait for the migrations: an index over an imported database's tables takes its time.
@@ -123,7 +123,7 @@ impl Store {
         }
     }
 
-    /// Ends the connections; calls under way are waited for, a little.
+    /// Ends the connections; waits a little for running calls.
     pub async fn close(&self) {
         let closing = async {
             match &*self.0 {

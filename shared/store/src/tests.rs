@@ -1,4 +1,4 @@
-//! One story, told to every engine, and what only one of them has to show.
+//! One story for every engine, and tests that are about one engine only.
 
 mod concurrency;
 mod cursors;

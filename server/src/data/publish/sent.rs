@@ -11,7 +11,7 @@ use utoipa::{
 
 use crate::http::shapes;
 
-/// One record in whichever form, or a sign of life.
+/// One record in any form, or a keep-alive.
 pub(in crate::data) struct Sent;
 
 impl PartialSchema for Sent {

@@ -27,7 +27,7 @@ use crate::http::Shared;
 
 /// Bytes of records submitted together, about.
 const GROUP: usize = 256 * 1024;
-/// Bad lines that are told of.
+/// Bad lines that the answer lists.
 const MAX_ERRORS: usize = 20;
 /// How long what was submitted is waited for when an upload ends before its time.
 const FINISH_LIMIT: Duration = Duration::from_millis(800);

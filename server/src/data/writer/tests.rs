@@ -145,7 +145,7 @@ async fn a_database_that_was_away_gets_what_came_in_meanwhile() {
     let mut follower = platform.services.backend.relay.subscriber();
     follower.follow(producer, StartPosition::Live).await.unwrap();
 
-    // In the midst of the flow, so that a commit is under way.
+    // In the midst of the flow, so that a commit is running.
     tokio::join!(send(&platform, producer, 100, 1000), postgres.stop());
     send(&platform, producer, 1000, 3000).await;
     // Live delivery goes on without it.

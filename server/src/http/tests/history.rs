@@ -202,7 +202,7 @@ async fn what_retention_took_from_the_log_is_read_from_the_database() {
     assert_eq!(seen[5..], (bounds.first.0 - 1..100).collect::<Vec<_>>());
 }
 
-/// The database knows the log by an earlier life, in which it had a tail that is lost; some of its records came in again.
+/// The database knows the log by an earlier epoch, whose tail is lost; some of its records came in again.
 #[tokio::test]
 async fn a_record_that_came_again_is_read_once() {
     let platform = platform(&[]).await;

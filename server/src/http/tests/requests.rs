@@ -119,7 +119,7 @@ async fn an_account_asks_so_much_at_once() {
     let refused: Vec<_> = answers.iter().filter(|answer| answer.status == 429).collect();
     assert!(!refused.is_empty() && refused.len() <= 7, "{} of 10 were refused", refused.len());
     refused.iter().for_each(|answer| drop(answer.problem(429, "too_many_requests")));
-    // Each of them is counted only while it is under way.
+    // Each of them is counted only while it is in progress.
     platform.ap(Method::GET, "/producers", Some(&token), Sent::Nothing).await.json(200);
 }
 

@@ -62,7 +62,7 @@ impl Reader {
         self.until("\n").await.map(|line| serde_json::from_str(&line).unwrap())
     }
 
-    /// The next line that is no word of cursors.
+    /// The next line that is no `cursors` message.
     async fn record(&mut self) -> Value {
         loop {
             let line = self.line().await.expect("a line");
@@ -119,7 +119,7 @@ async fn events_carry_all_cursors_and_resume_by_them() {
         seen.push(message["data"]["n"].clone());
     }
     assert_eq!(seen, [1, 2]);
-    // A quiet stream says that it lives, and where it stands.
+    // A quiet stream sends keep-alives with its cursors.
     assert_eq!(events.until("\n\n").await.unwrap(), format!(": \nid: {id}"));
     drop(events);
     log(&platform, &p, 3..=3).await;

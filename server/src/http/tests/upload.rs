@@ -69,7 +69,7 @@ async fn where_every_line_is_refused_the_answer_says_so() {
         assert!(problem["error"].as_str().unwrap().starts_with("Line "), "{problem}");
     }
     assert_eq!(last(&platform, &producer).await, Offset(0));
-    // A sign of life is no record, and no mistake; neither is the mark that some programs put before a text.
+    // A keep-alive is no record, and no mistake; neither is the mark that some programs put before a text.
     send(&platform.dsm, post(&token, "{\"type\":\"ping\",\"id\":1}\n".into())).await.json(200);
     assert_eq!(send(&platform.dsm, post(&token, "\u{feff}{\"t\":1}\n\u{feff}{\"t\":2}".into())).await.json(200)["accepted"], 2);
     assert_eq!(last(&platform, &producer).await, Offset(2));

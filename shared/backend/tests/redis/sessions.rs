@@ -290,7 +290,7 @@ async fn work_does_not_grow_with_the_devices_that_are_known() {
     assert!(append < 25 && open < 25 && crowded < open + 10, "{costs:?}");
 }
 
-/// Nothing is told to Redis just now.
+/// Nothing is sent to Redis just now.
 async fn settled(kept: &Kept) {
     let last = std::cell::Cell::new(u64::MAX);
     until("Redis is left alone", || async {

@@ -277,7 +277,7 @@ async fn the_present_life_is_known_without_reading_the_others() {
     let mut devices = [Device::new(log, P, "a").await];
     write(log, &mut devices, &[1]).await.unwrap();
     let head = log.bounds(P).await.unwrap();
-    // As many lives as are kept, each as another server would have begun it.
+    // As many epochs as are kept, each as another server would have begun it.
     let epochs: Vec<String> = (1..=31).map(|n| format!("{n}:0")).chain([format!("{}:0", head.log_epoch())]).collect();
     redis.command(&format!("HSET {}:meta lives {}", keys(&node, P).await, epochs.join(","))).await;
     redis.command("CONFIG RESETSTAT").await;

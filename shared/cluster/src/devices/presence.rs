@@ -27,7 +27,7 @@ pub struct Path {
     pub rtt: Duration,
     /// The device's address.
     pub address: SocketAddr,
-    /// Packets received so far: a sign of life.
+    /// Packets received so far: they show that the device is there.
     pub packets: u64,
 }
 

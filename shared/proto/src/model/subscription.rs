@@ -1,4 +1,4 @@
-//! A consumer's standing wish to receive a producer's records.
+//! A consumer's subscription to a producer's records.
 
 use std::{fmt, str::FromStr};
 

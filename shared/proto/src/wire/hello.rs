@@ -33,7 +33,7 @@ pub struct Hello {
     pub token: String,
     /// Name of the device within its account; for a consumer, of the client.
     pub device_id: String,
-    /// The life of the device's outbox; 0 for a consumer.
+    /// Producer epoch of the device's outbox; 0 for a consumer.
     pub epoch: ProducerEpoch,
     /// Bits of optional abilities: [`super::features`].
     pub features: u64,

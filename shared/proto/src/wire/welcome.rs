@@ -25,7 +25,7 @@ pub struct Welcome {
     pub seen: RangeSet,
     /// Longest record, in bytes.
     pub max_record: u64,
-    /// Records that may be under way unacknowledged.
+    /// Records that may be in flight.
     pub credit: u64,
     /// Seconds for which the token is good.
     pub token_expires_in: u64,

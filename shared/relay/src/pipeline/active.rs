@@ -22,7 +22,7 @@ struct State {
     /// How many there have been.
     entered: u64,
     follows: HashMap<ProducerId, Entry>,
-    /// Ended with their subscription, and not told to the consumer yet.
+    /// Ended with their subscription; the consumer does not know yet.
     ended: BTreeSet<ProducerId>,
 }
 

@@ -69,7 +69,7 @@ pub(super) struct Authorized {
     relay: Relay,
     subscriber: Subscriber,
     cursor: Option<(CursorName, NamedCursors)>,
-    /// A change that was acted on and is not told yet; survives a cancelled call.
+    /// A change that was acted on and not returned yet; survives a cancelled call.
     changed: bool,
 }
 
@@ -128,7 +128,7 @@ impl Authorized {
         }
     }
 
-    /// Acts on a change of rights, if there was word of one. Cancel-safe.
+    /// Acts on a change of rights, if there was a notice of one. Cancel-safe.
     pub(super) async fn settle(&mut self) -> Option<Step> {
         while self.is_stale() {
             if let Some(step) = self.look().await {
@@ -143,7 +143,7 @@ impl Authorized {
         self.subscriber.try_next()
     }
 
-    /// Whether there is word of a change that was not acted on yet.
+    /// Whether there is a notice of a change that was not acted on yet.
     pub(super) fn is_stale(&self) -> bool {
         match &self.right {
             Right::Subscriptions { changes, .. } => changes.is_pending(),

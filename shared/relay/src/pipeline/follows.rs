@@ -138,14 +138,14 @@ impl<T: Send + 'static> Follows<T> {
         if self.active.len() >= self.most {
             return Err(FollowRefusal::TooMany);
         }
-        // Before anyone is asked whether it may be, so that word of its end cannot be missed.
+        // Before the right is checked, so that the notice of its end cannot be missed.
         let (stop, low_watermark) = self.active.enter(producer, options.cursor.clone());
         let (relay, rights, standing) = (self.relay.clone(), Arc::clone(&self.rights), Arc::clone(&self.standing));
         let consumer = self.consumer;
         let opening = async move {
             let opened = stop.run_until_cancelled(open(&relay, consumer, producer, start, options.cursor.as_ref())).await;
             let outcome = match opened.transpose()? {
-                // Whoever ended it has said so.
+                // The consumer that ended it knows.
                 None => Err(FollowRefusal::NotSubscribed),
                 Some(Err(refusal)) => Err(refusal),
                 Some(Ok(subscriber)) => {

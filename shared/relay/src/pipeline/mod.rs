@@ -12,7 +12,7 @@
 //! [`Pipeline::next`], takes what is ready and encodes it. A connection with a stream for each producer has a pipeline for each
 //! ([`Follows`]), so that none delays another; any other connection has one for all of its producers.
 //!
-//! Nothing is handed over between word of a change of the reader's rights and a look at them, nor after the end of its token.
+//! Nothing is handed over between the notice of a change of the reader's rights and the check of them, nor after the end of its token.
 
 mod active;
 mod authorized;

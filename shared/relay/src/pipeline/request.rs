@@ -1,4 +1,4 @@
-//! A consumer's wishes: their words, which every egress takes in its own way, and their meaning.
+//! A consumer's request: its text, which every egress reads in its own way, and its meaning.
 
 use motience_proto::model::{CursorName, InvalidCursorName, InvalidOrder, Order, Selection};
 use serde::Deserialize;
@@ -28,7 +28,7 @@ pub struct Options {
     pub cursor: Option<CursorName>,
 }
 
-/// A wish that has no meaning.
+/// A request with a mistake.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum InvalidRequest {
     /// `where`, `fields` or `every`.

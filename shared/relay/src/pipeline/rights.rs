@@ -47,12 +47,12 @@ impl Rights {
         }
     }
 
-    /// Whether there was word of a change that nobody has looked into.
+    /// Whether there was a notice of a change that was not checked yet.
     pub(super) fn is_stale(&self) -> bool {
         self.changes.is_pending()
     }
 
-    /// Returns once every change there was word of has been acted on. Cancel-safe.
+    /// Returns once every noticed change has been acted on. Cancel-safe.
     pub(super) async fn settled(&self) {
         let mut looks = self.looks.subscribe();
         while self.is_stale() {

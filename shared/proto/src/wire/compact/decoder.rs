@@ -39,7 +39,7 @@ impl Decoder {
         Self::default()
     }
 
-    /// Takes a template; its number is to be told to the sender.
+    /// Takes a template; the sender has to learn that it was accepted.
     pub fn add(&mut self, template: Template) -> Result<u64, Error> {
         let id = template.id;
         if self.templates.contains_key(&id) {
