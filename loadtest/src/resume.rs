@@ -12,7 +12,7 @@ use motience_certs::Trust;
 use motience_device::client::{Config, Connector, Event, Lane, Session};
 use motience_proto::{
     model::{Cursor, DeviceId, ProducerEpoch, ProducerId, RangeSet, RecordId, Seq},
-    wire::{Intent, Record, Start},
+    wire::{self, Intent, Record},
 };
 use motience_testing::{Postgres, Redis};
 use secrecy::SecretString;
@@ -195,7 +195,7 @@ impl Reader {
     async fn native(mut self, connector: Connector, account: Account) -> Result<Self> {
         while !self.is_done() {
             let mut session = connect(&connector, &account, Intent::Consume).await?;
-            session.subscribe(self.producer, self.cursor.map_or(Start::Earliest, Start::After), "").await?;
+            session.subscribe(self.producer, self.cursor.map_or(wire::Start::Earliest, wire::Start::After), "").await?;
             let mut position = Cursor::default();
             'alive: while !self.is_done() {
                 match timeout(SILENCE, session.next()).await.context("the server fell silent")?? {
