@@ -39,7 +39,7 @@ PODS = [deployment["spec"]["template"] for deployment in DEPLOYMENTS]
 
 
 def settings():
-    """What settings.env gives to every pod."""
+    """Variables of settings.env, which every pod gets."""
     lines = (FOLDER / "base/settings.env").read_text().splitlines()
     return dict(line.split("=", 1) for line in lines if line and not line.startswith("#"))
 
