@@ -469,7 +469,7 @@ async fn read_control(
 ) -> Result<(), Error> {
     while let Some(frame) = frames.next().await? {
         if let (Frame::TemplateAccepted(accepted), Some(uplink)) = (&frame, &uplink) {
-            uplink.shape_accepted(accepted.id);
+            uplink.template_accepted(accepted.id);
             continue;
         }
         let Some(event) = event(frame)? else { continue };

@@ -123,7 +123,7 @@ pub(super) struct Tunnel {
 /// The half that writes.
 pub(super) struct Sink {
     socket: SplitSink<Socket, Message>,
-    shapes: Option<Arc<Mutex<compact::Encoder>>>,
+    templates: Option<Arc<Mutex<compact::Encoder>>>,
 }
 
 /// The half that reads.
@@ -132,7 +132,7 @@ pub(super) struct Source {
     buffer: BytesMut,
     limits: Limits,
     silence: Duration,
-    shapes: Option<Arc<Mutex<compact::Encoder>>>,
+    templates: Option<Arc<Mutex<compact::Encoder>>>,
 }
 
 /// Says `Hello` and waits for `Welcome`. The caller sets the time limit.
@@ -150,14 +150,14 @@ pub(super) async fn open(socket: Socket, config: &Config, token: &SecretString, 
     Frame::Hello(hello).encode(&mut message);
     sink.send(Message::Binary(message.freeze())).await.map_err(lost)?;
     let silence = config.quic.idle_timeout;
-    let mut source = Source { socket, buffer: BytesMut::new(), limits: Limits::control(), silence, shapes: None };
+    let mut source = Source { socket, buffer: BytesMut::new(), limits: Limits::control(), silence, templates: None };
     let welcome = match source.next().await? {
         Frame::Welcome(welcome) => welcome,
         other => return Err(Error::Protocol(format!("{} instead of Welcome", other.name()))),
     };
-    let shapes = (welcome.features & features::COMPACT != 0).then(Arc::default);
-    source.shapes.clone_from(&shapes);
-    Ok(Tunnel { welcome, sink: Sink { socket: sink, shapes }, source })
+    let templates = (welcome.features & features::COMPACT != 0).then(Arc::default);
+    source.templates.clone_from(&templates);
+    Ok(Tunnel { welcome, sink: Sink { socket: sink, templates }, source })
 }
 
 /// Connects, up to where `Hello` can be said. `name`: what the certificate must carry, where it is not the gateway's host.
@@ -185,8 +185,8 @@ impl Source {
     pub(super) async fn next(&mut self) -> Result<Frame, Error> {
         loop {
             while let Some(frame) = Frame::decode(&mut self.buffer, self.limits)? {
-                match (frame, &self.shapes) {
-                    (Frame::TemplateAccepted(accepted), Some(shapes)) => shapes.lock().await.accepted(accepted.id),
+                match (frame, &self.templates) {
+                    (Frame::TemplateAccepted(accepted), Some(templates)) => templates.lock().await.accepted(accepted.id),
                     (frame, _) => return Ok(frame),
                 }
             }
@@ -247,11 +247,11 @@ impl Sink {
     }
 
     async fn encode(&self, record: Record, message: &mut BytesMut) {
-        let Some(shapes) = &self.shapes else { return Frame::Record(record).encode(message) };
-        let (frame, shape) = shapes.lock().await.encode(record);
+        let Some(templates) = &self.templates else { return Frame::Record(record).encode(message) };
+        let (frame, template) = templates.lock().await.encode(record);
         Frame::from(frame).encode(message);
-        if let Some(shape) = shape {
-            Frame::Template(shape).encode(message);
+        if let Some(template) = template {
+            Frame::Template(template).encode(message);
         }
     }
 

@@ -57,13 +57,13 @@ pub(crate) struct Uplink {
     meter: Arc<Meter>,
     settings: Settings,
     /// `None`: records are sent as they are.
-    shapes: Option<Mutex<Encoder>>,
+    templates: Option<Mutex<Encoder>>,
     redundant: Mutex<Redundant>,
     /// When the connection's own count of losses was looked at last.
     observed: Mutex<Option<Instant>>,
     /// The number of the next datagram; 0: the server takes none.
     datagrams: AtomicU64,
-    /// Where shapes are announced.
+    /// Where templates are announced.
     control: mpsc::Sender<Frame>,
 }
 
@@ -76,10 +76,10 @@ impl Uplink {
         features: u64,
         control: mpsc::Sender<Frame>,
     ) -> Arc<Self> {
-        let shapes = (settings.compact && features & features::COMPACT != 0).then(Mutex::default);
+        let templates = (settings.compact && features & features::COMPACT != 0).then(Mutex::default);
         let datagrams = AtomicU64::new(u64::from(features & features::LATEST != 0));
         let redundant = Mutex::new(Redundant::new(settings));
-        Arc::new(Self { connection, meter, settings, shapes, redundant, observed: Mutex::default(), datagrams, control })
+        Arc::new(Self { connection, meter, settings, templates, redundant, observed: Mutex::default(), datagrams, control })
     }
 
     /// Writes what comes to the lane until the queue closes or the connection ends.
@@ -95,10 +95,10 @@ impl Uplink {
         self.redundant.lock().acked(ranges);
     }
 
-    /// The server knows the shape.
-    pub(super) fn shape_accepted(&self, id: u64) {
-        if let Some(shapes) = &self.shapes {
-            shapes.lock().accepted(id);
+    /// The server knows the template.
+    pub(super) fn template_accepted(&self, id: u64) {
+        if let Some(templates) = &self.templates {
+            templates.lock().accepted(id);
         }
     }
 
@@ -149,16 +149,16 @@ impl Uplink {
 
     /// Appends a record in its compact form where it has one.
     fn encode(&self, record: Record, out: &mut BytesMut) {
-        let Some(shapes) = &self.shapes else { return Frame::Record(record).encode(out) };
-        // Announced under the lock: the server expects shapes in the order of their numbers.
-        let mut shapes = shapes.lock();
-        let (frame, shape) = shapes.encode(record);
-        if let Some(shape) = shape
-            && self.control.try_send(Frame::Template(shape.clone())).is_err()
+        let Some(templates) = &self.templates else { return Frame::Record(record).encode(out) };
+        // Announced under the lock: the server expects templates in the order of their numbers.
+        let mut templates = templates.lock();
+        let (frame, template) = templates.encode(record);
+        if let Some(template) = template
+            && self.control.try_send(Frame::Template(template.clone())).is_err()
         {
-            shapes.withdraw(&shape);
+            templates.withdraw(&template);
         }
-        drop(shapes);
+        drop(templates);
         Frame::from(frame).encode(out);
     }
 
