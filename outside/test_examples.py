@@ -18,7 +18,7 @@ EXAMPLES = ROOT / "examples"
 DEVICE = os.environ.get("MOTIENCE_DEVICE_EXAMPLE", str(ROOT / "target/debug/examples/device"))
 # Longest time for one of them, in seconds.
 LIMIT = 60
-# What each prints: three records sent, two received, the third only after the consumer has resumed.
+# Each prints these: three records sent, two received, the third only after the consumer has resumed.
 STEPS = ["subscribed", "sent", "sent", "received", "received", "sent", "resuming", "received"]
 TEMPERATURES = ["20.5", "21.5", "22.5"]
 
