@@ -1,7 +1,8 @@
-"""The commands of the book, each page as its reader types them, against a real node of its own.
+"""The commands of the book and of the README, each page as its reader types them, against a real node of its own.
 
-Every block of a page that begins with ```sh or ```python is run, in order, in one shell; ```sh norun (reason) is not. A block of ```text or ```json
-that follows is what the commands before it print, where `…` stands for anything; a line of it may leave out the end. The documented ports become the node's.
+Every block of a page that begins with ```sh, ```bash or ```python is run, in order, in one shell; ```sh norun (reason) is not. A comment that begins with
+`<!-- test` holds commands that make what a page speaks of. A block of ```text or ```json that follows at once is the output of the commands before it,
+where `…` stands for anything. The documented ports become the node's, and a stream that has no end (`curl -N`) ends after two seconds.
 """
 
 import os
@@ -14,11 +15,16 @@ from pathlib import Path
 import pytest
 from node import GATEWAY, ROOT, SERVER, Node
 
-DOCS = ROOT / "docs"
-BLOCK = re.compile(r"^```(\w+)([^\n]*)\n(.*?)^```$", re.S | re.M)
+BLOCK = re.compile(r"^(?:```|<!-- )(\w+)([^\n]*)\n(.*?)^(?:```|-->)$", re.S | re.M)
+RUN = ("sh", "bash", "python", "test")
 NORUN = re.compile(r" norun \(.+\)")
 # Longest time for one page, in seconds.
 LIMIT = 60
+# Comes before the commands of a page. Jobs that a page leaves running end with it.
+HEAD = """set -euo pipefail
+trap 'kill $(jobs -p) 2>/dev/null || true' EXIT
+curl() { if [[ " $* " == *" -N "* ]]; then command curl --max-time 2 "$@" || [[ $? == 28 ]]; else command curl "$@"; fi; }
+"""
 # Stands in the output where a block begins.
 MARK = "==== block"
 # How the book names what a node has on another port here.
@@ -27,32 +33,39 @@ TREE = ("clients", "deploy", "device")
 DEVICE = os.environ.get("MOTIENCE_DEVICE", str(ROOT / "target/debug/motience-device"))
 
 
-def blocks(page):
-    """The blocks of a page that are run, with what each is to print."""
+def blocks(name):
+    """The blocks of a page that are run, each with the output that it is to have."""
+    text = (ROOT / name).read_text()
+    if name == "README.md":
+        # The other sections build and measure.
+        text = text.partition("\n## Send and receive your first record\n")[2].partition("\n## ")[0]
+        text = re.sub(r"^```bash(?=\n(?:cargo |MOTIENCE_USERNAME=))", "```bash norun (runs until it is stopped)", text, flags=re.M)
     found = []
-    after = False
-    for kind, info, text in BLOCK.findall(page.read_text()):
-        if kind in ("text", "json") and after:
-            found[-1][2] = text
-        after = kind in ("sh", "python") and not info
-        if after:
-            found.append([kind, text, None])
-        elif kind in ("sh", "python"):
-            assert NORUN.fullmatch(info), f"{page.name}: why is this block not run? ```{kind}{info}"
+    # Where the last block that is run ended.
+    end = None
+    for block in BLOCK.finditer(text):
+        kind, info, content = block.groups()
+        if kind in ("text", "json") and end is not None and not text[end : block.start()].strip():
+            found[-1][2] = content
+        end = None
+        if kind in RUN and not info:
+            found.append([kind, content, None])
+            end = block.end()
+        elif kind in RUN:
+            assert NORUN.fullmatch(info), f"{name}: why is this block not run? ```{kind}{info}"
     return found
 
 
-PAGES = [page.relative_to(DOCS).as_posix() for page in sorted(DOCS.rglob("*.md")) if blocks(page)]
+PAGES = [name for name in ["README.md", *sorted(page.relative_to(ROOT).as_posix() for page in (ROOT / "docs").rglob("*.md"))] if blocks(name)]
 
 
 def script(found):
     """One script of a page's blocks."""
-    # Jobs that a page leaves running end with it.
-    yield "set -euo pipefail; trap 'kill $(jobs -p) 2>/dev/null || true' EXIT"
+    yield HEAD
     for number, (kind, text, _) in enumerate(found):
         # The answer before may not end with a line's end.
         yield f"printf '\\n{MARK} {number}\\n'"
-        yield text if kind == "sh" else f"{sys.executable} - <<'PYTHON'\n{text}PYTHON"
+        yield text if kind != "python" else f"{sys.executable} - <<'PYTHON'\n{text}PYTHON"
 
 
 def matches(expected, printed):
@@ -81,7 +94,7 @@ def place(tmp_path):
 
 @pytest.mark.parametrize("name", PAGES)
 def test_the_commands_of_a_page_do_what_it_says(place, name):
-    found = blocks(DOCS / name)
+    found = blocks(name)
     text = "\n".join(script(found))
     for port, service in PORTS.items():
         text = text.replace(port, place.at[service].removeprefix("http://"))
