@@ -1,7 +1,8 @@
 //! A device and its consumer with this crate: register, log in, subscribe, send over QUIC from an outbox on disk, receive, resume.
 //!
-//! Start a server first (`cargo run --release`), then run `cargo run --release -p motience-device --example device`. `AUTH_URL`, `SM_URL`,
-//! `SERVER_URL` and `CA` name services that are elsewhere, and the CA of their certificate.
+//! Start a server first (`cargo run --release`), then `cargo build --release --workspace --example device` and run
+//! `target/release/examples/device`. `AUTH_URL`, `SM_URL`, `SERVER_URL` and `CA` name services that are elsewhere, and the CA of their
+//! certificate.
 
 use std::{
     env,
