@@ -1,21 +1,20 @@
-//! A consumer: it says whom it wants to follow, and each of those has a pipeline and a stream of its own, or datagrams.
+//! A consumer over WebTransport: its control stream in lines of JSON, and for each producer it follows a stream, or datagrams.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
+use futures_util::future::BoxFuture;
 use motience_auth::Standing;
 use motience_h3::Inbox;
-use motience_limits::rate::Bucket;
 use motience_proto::model::ProducerId;
 use motience_relay::{
     StartPosition,
     pipeline::{
-        Asked, Follow, FollowEvent, FollowRefusal, Follows, InvalidRequest,
+        Begun, Follow,
         position::{self, WrittenPosition},
     },
 };
-use motience_session::{CloseReason, error_reply, ration, renewal_reply};
+use motience_session::{Answer, CloseReason, ConsumerHost, ConsumerTransport, Refusal, Request, consume, error_reply, given};
 use serde_json::{Value, json};
-use tokio::task::JoinSet;
 
 use super::{
     Shared,
@@ -25,188 +24,113 @@ use super::{
     session::{Outgoing, Peer},
 };
 
-/// The egress's own part of a follow.
-struct Form {
+/// The transport's own part of a follow.
+pub(super) struct Form {
     /// Whether the newest record of each device comes as a datagram, and no other.
     latest: bool,
-    /// Whether each record says when it came.
+    /// Whether each record has `received_at`.
     received: bool,
-}
-
-/// Why a follow is refused: a code for programs, a sentence for people, and where an expression is wrong.
-struct Refusal {
-    code: &'static str,
-    message: String,
-    column: Option<usize>,
-}
-
-/// The follows of one session.
-struct Session<'s> {
-    peer: &'s Peer,
-    shared: &'s Shared,
-    standing: &'s Arc<Standing>,
-    follows: Follows<Form>,
-    deliveries: JoinSet<Result<(), CloseReason>>,
-    /// Requests that the client may still make.
-    pace: Bucket,
 }
 
 /// Serves a consumer until it leaves or has to.
 pub(super) async fn serve(
     peer: &Peer,
     (send, lines): (&mut Outgoing, &mut Lines),
-    mut place: Inbox,
+    inbox: Inbox,
     standing: &Arc<Standing>,
-    shared: &Arc<Shared>,
+    shared: &Shared,
 ) -> Result<(), CloseReason> {
-    let follows = shared.backend.relay.follows(Arc::clone(standing), shared.config.follows);
-    let rights = follows.keep();
-    let pace = Bucket::new(shared.config.control);
-    let mut session = Session { peer, shared, standing, follows, deliveries: JoinSet::new(), pace };
-    let ending = tokio::select! {
-        biased;
-        // Beside the control stream, which may be full.
-        never = rights => match never {},
-        ending = session.run(send, lines, &mut place) => ending,
-    };
-    session.follows.finish().await;
-    ending
+    let config = &shared.config;
+    let host = ConsumerHost { backend: &shared.backend, follows: config.follows, requests: config.control, draining: &shared.draining };
+    consume(&mut Consumer { peer, send, lines, inbox, beat: config.beat }, standing, host).await
 }
 
-impl Session<'_> {
-    async fn run(&mut self, send: &mut Outgoing, lines: &mut Lines, place: &mut Inbox) -> Result<(), CloseReason> {
+struct Consumer<'s> {
+    peer: &'s Peer,
+    send: &'s mut Outgoing,
+    lines: &'s mut Lines,
+    /// Other streams and datagrams of the session.
+    inbox: Inbox,
+    /// How often a delivery stream without records says its cursor.
+    beat: Duration,
+}
+
+impl ConsumerTransport for Consumer<'_> {
+    type Form = Form;
+
+    async fn recv(&mut self) -> Result<Request<Form>, CloseReason> {
         loop {
-            // Ends come before beginnings, so that every follow that was to end has ended first.
-            let busy = self.deliveries.len() + self.follows.opening() >= 2 * self.shared.config.follows;
-            let answer = tokio::select! {
+            tokio::select! {
                 biased;
-                () = self.shared.draining.cancelled() => return Err(CloseReason::Draining),
-                Some(finished) = self.deliveries.join_next() => match finished {
-                    Ok(finished) => finished.map(|()| None)?,
-                    Err(e) => return Err(CloseReason::internal(format!("a delivery failed: {e}"))),
-                },
-                event = self.follows.next() => Some(self.follow(event?)),
-                stream = place.streams.recv() => return Err(match stream {
+                stream = self.inbox.streams.recv() => return Err(match stream {
                     Some(_) => CloseReason::protocol("a consumer opens one stream"),
                     None => CloseReason::gone("the connection is over"),
                 }),
-                // Nothing that a consumer could mean by it.
-                Some(_) = place.datagrams.recv() => None,
-                line = lines.next(), if !busy => {
-                    let Some(line) = line? else { return Ok(()) };
-                    self.take(ClientMessage::read(&line)?).await?
-                }
-            };
-            if let Some(answer) = answer {
-                say(send, self.peer, &answer).await?;
+                // A consumer's datagram means nothing.
+                Some(_) = self.inbox.datagrams.recv() => {}
+                line = self.lines.next() => return match line? {
+                    Some(line) => request(ClientMessage::read(&line)?),
+                    None => Ok(Request::Done),
+                },
             }
-            // However fast the client speaks.
-            tokio::task::consume_budget().await;
         }
     }
 
-    async fn take(&mut self, message: ClientMessage) -> Result<Option<String>, CloseReason> {
-        // Confirmations cost nothing.
-        if message.r#type != "confirm" {
-            ration(&mut self.pace, 1)?;
-        }
-        Ok(match message.r#type.as_str() {
-            "subscribe" => {
-                let producer = message.producer()?;
-                match self.subscribe(producer, &message) {
-                    Ok(Asked::Later) => None,
-                    Ok(Asked::Already) => Some(subscribed(producer)),
-                    Err(refusal) => Some(refused(producer, refusal)),
-                }
-            }
-            "unsubscribe" => {
-                let producer = message.producer()?;
-                self.follows.end(producer);
-                Some(ended(producer))
-            }
-            "confirm" => self.confirm(message),
-            "ping" => Some(message.pong().to_string()),
-            "token" => Some(renewal_reply(&self.shared.backend, self.standing, message.token.as_deref()).await?),
-            other => return Err(CloseReason::protocol(format!("{other} is not expected here"))),
-        })
-    }
-
-    /// Has a follow begin once it may, or says why not.
-    fn subscribe(&mut self, producer: ProducerId, message: &ClientMessage) -> Result<Asked, Refusal> {
-        let latest = match message.lane.as_deref() {
-            None | Some("records") => false,
-            Some("latest") => true,
-            Some(_) => return Err(Refusal::new("invalid_lane", "a lane is `records` or `latest`")),
+    async fn send(&mut self, answer: Answer) -> Result<(), CloseReason> {
+        let line = match answer {
+            Answer::Following(producer) => json!({"type": "subscribed", "producer_id": producer.to_string()}),
+            Answer::Refused(producer, refusal) => refused(producer, refusal),
+            Answer::Ended(producer) => json!({"type": "ended", "producer_id": producer.to_string(), "code": "unsubscribed"}),
+            Answer::Renewed(expires_in) => json!({"type": "token_accepted", "expires_in": expires_in}),
+            Answer::Pong(None) => json!({"type": "pong"}),
+            Answer::Pong(Some(id)) => json!({"type": "pong", "id": id}),
+            Answer::Error(code, message) => return say(self.send, self.peer, &error_reply(code, message)).await,
+            Answer::Drain => return Err(CloseReason::Draining),
         };
-        let start = message.from.as_ref().map(WrittenPosition::read).transpose();
-        let start = start.map_err(|e| Refusal::new("invalid_place", &e))?.unwrap_or(StartPosition::Live);
-        let egress = Form { latest, received: message.received_at };
-        Ok(self.follows.ask(Follow { producer, start, options: message.wishes.read()?, egress })?)
+        say(self.send, self.peer, &line.to_string()).await
     }
 
-    /// Moves named cursors; says what is wrong.
-    fn confirm(&mut self, message: ClientMessage) -> Option<String> {
-        match message.cursors.map(position::confirmed).transpose() {
-            Ok(Some(cursors)) => {
-                let follows = &mut self.follows;
-                let kept = cursors.into_iter().all(|(producer, cursor)| follows.confirm(producer, cursor));
-                (!kept).then(|| error_reply("not_durable", "subscribe with `durable` to confirm"))
-            }
-            _ => Some(error_reply("invalid_cursors", position::CONFIRMED)),
+    fn deliver(&self, follow: Begun<Form>) -> BoxFuture<'static, Result<(), CloseReason>> {
+        let Begun { producer, pipeline, stop, egress: Form { latest, received } } = follow;
+        let delivery = Delivery { peer: self.peer.clone(), producer, pipeline: *pipeline, received, beat: self.beat, stop };
+        if latest { Box::pin(delivery::latest(delivery)) } else { Box::pin(delivery::records(delivery)) }
+    }
+}
+
+fn request(message: ClientMessage) -> Result<Request<Form>, CloseReason> {
+    Ok(match message.r#type.as_str() {
+        "subscribe" => {
+            let producer = message.producer()?;
+            Request::Subscribe(producer, follow(producer, &message))
         }
-    }
-
-    /// The message about an event of a follow.
-    fn follow(&mut self, event: FollowEvent<Form>) -> String {
-        match event {
-            FollowEvent::Begun { producer, pipeline, stop, egress: Form { latest, received } } => {
-                let (peer, beat) = (self.peer.clone(), self.shared.config.beat);
-                let delivery = Delivery { peer, producer, pipeline: *pipeline, received, beat, stop };
-                if latest {
-                    self.deliveries.spawn(delivery::latest(delivery));
-                } else {
-                    self.deliveries.spawn(delivery::records(delivery));
-                }
-                subscribed(producer)
-            }
-            FollowEvent::Refused(producer, refusal) => refused(producer, refusal.into()),
-            FollowEvent::Ended(producer) => ended(producer),
-        }
-    }
+        "unsubscribe" => Request::Unsubscribe(message.producer()?),
+        "confirm" => match message.cursors.map(position::confirmed).transpose() {
+            Ok(Some(cursors)) => Request::Confirm(cursors),
+            _ => Request::Invalid("invalid_cursors", position::CONFIRMED),
+        },
+        "ping" => Request::Ping(message.id),
+        "token" => Request::Renew(given(message.token.as_deref())?.to_owned()),
+        other => return Err(CloseReason::protocol(format!("{other} is not expected here"))),
+    })
 }
 
-impl Refusal {
-    fn new(code: &'static str, message: &(impl ToString + ?Sized)) -> Self {
-        Self { code, message: message.to_string(), column: None }
-    }
+/// The follow that a message asks for.
+fn follow(producer: ProducerId, message: &ClientMessage) -> Result<Follow<Form>, Refusal> {
+    let latest = match message.lane.as_deref() {
+        None | Some("records") => false,
+        Some("latest") => true,
+        Some(_) => return Err(Refusal::new("invalid_lane", "a lane is `records` or `latest`")),
+    };
+    let start = message.from.as_ref().map(WrittenPosition::read).transpose();
+    let start = start.map_err(|e| Refusal::new("invalid_place", &e))?.unwrap_or(StartPosition::Live);
+    Ok(Follow { producer, start, options: message.wishes.read()?, egress: Form { latest, received: message.received_at } })
 }
 
-impl From<FollowRefusal> for Refusal {
-    fn from(refusal: FollowRefusal) -> Self {
-        Self::new(refusal.code(), &refusal)
-    }
-}
-
-impl From<InvalidRequest> for Refusal {
-    fn from(invalid: InvalidRequest) -> Self {
-        let column = if let InvalidRequest::Selection(e) = &invalid { Some(e.column) } else { None };
-        Self { column, ..Self::new(invalid.code(), &invalid) }
-    }
-}
-
-fn subscribed(producer: ProducerId) -> String {
-    json!({"type": "subscribed", "producer_id": producer.to_string()}).to_string()
-}
-
-fn refused(producer: ProducerId, refusal: Refusal) -> String {
+fn refused(producer: ProducerId, refusal: Refusal) -> Value {
     let Refusal { code, message, column } = refusal;
     let mut refused = json!({"type": "refused", "producer_id": producer.to_string(), "code": code, "message": message});
     if let Some(column) = column {
         refused["column"] = Value::from(column);
     }
-    refused.to_string()
-}
-
-fn ended(producer: ProducerId) -> String {
-    json!({"type": "ended", "producer_id": producer.to_string(), "code": "unsubscribed"}).to_string()
+    refused
 }

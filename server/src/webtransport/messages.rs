@@ -22,7 +22,8 @@ pub(super) struct ClientMessage {
     pub(super) r#type: String,
     pub(super) token: Option<String>,
     producer_id: Option<Id>,
-    id: Option<Value>,
+    /// Id of a ping, which its pong has too.
+    pub(super) id: Option<Value>,
     pub(super) from: Option<WrittenPosition>,
     /// Cursors of a confirmation.
     pub(super) cursors: Option<HashMap<String, WrittenPosition>>,
@@ -45,15 +46,6 @@ enum Id {
 impl ClientMessage {
     pub(super) fn read(line: &[u8]) -> Result<Self, CloseReason> {
         serde_json::from_slice(line).map_err(|e| CloseReason::protocol(format!("this is no message: {e}")))
-    }
-
-    /// The answer to a ping.
-    pub(super) fn pong(&self) -> Value {
-        let mut pong = json!({"type": "pong"});
-        if let Some(id) = &self.id {
-            pong["id"] = id.clone();
-        }
-        pong
     }
 
     /// Producer that the message is about.

@@ -71,7 +71,7 @@ pub(super) async fn renew(backend: &Backend, standing: &Standing, token: &str) -
 }
 
 /// Takes the renewed token of a frame. Returns the frame that answers it.
-pub async fn refreshed(backend: &Backend, standing: &Standing, refresh: &TokenRefresh) -> Result<Frame, CloseReason> {
+pub(super) async fn refreshed(backend: &Backend, standing: &Standing, refresh: &TokenRefresh) -> Result<Frame, CloseReason> {
     let expires_in = renew(backend, standing, &refresh.token).await?;
     Ok(Frame::TokenAccepted(TokenAccepted { expires_in }))
 }

@@ -1,19 +1,21 @@
 //! Sessions: one authenticated connection of a device or a client, whatever transport it comes by.
 //!
 //! A transport reads and writes; everything else is here. [`admit`] decides who may come in, [`produce`] is the producer side of
-//! motience/1 over QUIC and the tunnel, [`MessageSession`] the producers' JSON over WebSocket and WebTransport, and [`CloseReason`] says on
+//! motience/1 over QUIC and the tunnel, [`consume`] the consumer side over QUIC and WebTransport, [`MessageSession`] the producers' JSON over WebSocket and WebTransport, and [`CloseReason`] says on
 //! each of them why a session ended.
 
 mod admission;
 mod batch;
 mod close;
+mod consumer;
 mod latest;
 mod messages;
 mod producer;
 mod replies;
 
-pub use admission::{Admitted, admit, authenticate, hello, ration, refreshed, report_end, while_authorized};
+pub use admission::{Admitted, admit, authenticate, hello, ration, report_end, while_authorized};
 pub use close::CloseReason;
-pub use messages::{Message, MessagePublisher, MessageSession, MessageTransport, given, renewal_reply};
+pub use consumer::{Answer, ConsumerHost, ConsumerTransport, Refusal, Request, consume};
+pub use messages::{Message, MessagePublisher, MessageSession, MessageTransport, given};
 pub use producer::{DRAIN_LIMIT, Host, Received, Transport, Wanted, carries_nothing, produce};
 pub use replies::{ClientRecord, UNKNOWN_TYPE, error_reply, pong, unknown_type};

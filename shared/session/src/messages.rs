@@ -258,7 +258,7 @@ impl Renewal {
 }
 
 /// Takes the token of a message that renews it. Returns the reply.
-pub async fn renewal_reply(backend: &Backend, standing: &Standing, token: Option<&str>) -> Result<String, CloseReason> {
+async fn renewal_reply(backend: &Backend, standing: &Standing, token: Option<&str>) -> Result<String, CloseReason> {
     let expires_in = renew(backend, standing, given(token)?).await?;
     Ok(json!({"type": "token_accepted", "expires_in": expires_in}).to_string())
 }

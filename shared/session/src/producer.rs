@@ -30,9 +30,10 @@ use tracing::debug;
 
 use super::{
     Admitted, CloseReason,
+    admission::refreshed,
     batch::{AckQueue, IngestBatch, Receipt},
     latest::Latest,
-    refreshed, while_authorized,
+    while_authorized,
 };
 
 /// How long a device has to finish and leave when the node drains, before it is cut.

@@ -9,12 +9,11 @@ use motience_proto::{
 };
 use motience_relay::{
     Notice,
-    pipeline::{DeliveredRecord, Event, Item, Pipeline},
+    pipeline::{Begun, DeliveredRecord, Event, Item, Pipeline},
 };
 use motience_session::CloseReason;
 use quinn::{Connection, SendStream, VarInt};
 use tokio::time::{Instant, sleep_until, timeout};
-use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
 use super::super::{control::within, frames::write};
@@ -33,15 +32,13 @@ const GIVEN_UP: VarInt = VarInt::from_u32(0);
 ///
 /// `limit`: how long the consumer may leave the stream unread.
 pub(super) async fn run(
-    producer: ProducerId,
-    pipeline: Pipeline,
-    stop: CancellationToken,
+    Begun { producer, pipeline, stop, .. }: Begun<()>,
     connection: Connection,
     limit: Duration,
 ) -> Result<(), CloseReason> {
     let Some(stream) = stop.run_until_cancelled(within(limit, connection.open_uni())).await else { return Ok(()) };
     let mut stream = stream?;
-    let mut delivery = Delivery { producer, pipeline, out: BytesMut::new(), told: None, told_at: Instant::now() };
+    let mut delivery = Delivery { producer, pipeline: *pipeline, out: BytesMut::new(), told: None, told_at: Instant::now() };
     let torn = loop {
         if stop.is_cancelled() {
             break false;

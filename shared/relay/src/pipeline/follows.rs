@@ -74,20 +74,24 @@ impl FollowRefusal {
     }
 }
 
+/// A follow in force.
+#[derive(Debug)]
+pub struct Begun<T> {
+    /// Producer that it follows.
+    pub producer: ProducerId,
+    /// Its records, until [`super::Event::Ended`].
+    pub pipeline: Box<Pipeline>,
+    /// Cancelled with the follow, whatever its egress waits for.
+    pub stop: CancellationToken,
+    /// The egress's own part.
+    pub egress: T,
+}
+
 /// Events of a connection's follows.
 #[derive(Debug)]
 pub enum FollowEvent<T> {
     /// A follow is in force.
-    Begun {
-        /// Producer that it follows.
-        producer: ProducerId,
-        /// Its records, until [`super::Event::Ended`].
-        pipeline: Box<Pipeline>,
-        /// Cancelled with the follow, whatever its egress waits for.
-        stop: CancellationToken,
-        /// The egress's own part.
-        egress: T,
-    },
+    Begun(Begun<T>),
     /// A follow does not begin.
     Refused(ProducerId, FollowRefusal),
     /// A follow has ended with its subscription.
@@ -189,7 +193,7 @@ impl<T: Send + 'static> Follows<T> {
                     let Opened { producer, stop, outcome } = opened?;
                     match outcome {
                         _ if stop.is_cancelled() => {}
-                        Ok((pipeline, egress)) => return Ok(FollowEvent::Begun { producer, pipeline, stop, egress }),
+                        Ok((pipeline, egress)) => return Ok(FollowEvent::Begun(Begun { producer, pipeline, stop, egress })),
                         Err(refusal) => {
                             self.active.end(producer);
                             return Ok(FollowEvent::Refused(producer, refusal));

@@ -44,7 +44,7 @@ use motience_settings::env::{self, Env};
 use parking_lot::Mutex;
 
 pub use authorized::{Reader, Start};
-pub use follows::{Asked, Follow, FollowEvent, FollowRefusal, Follows};
+pub use follows::{Asked, Begun, Follow, FollowEvent, FollowRefusal, Follows};
 pub use item::{DeliveredRecord, Item};
 pub use request::{InvalidRequest, Options, Request};
 pub use stages::Stages;
