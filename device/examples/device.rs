@@ -22,7 +22,7 @@ use motience_device::{
 };
 use motience_proto::{
     model::{Cursor, ProducerId, Role},
-    wire::From,
+    wire::Start,
 };
 use secrecy::ExposeSecret;
 
@@ -48,12 +48,12 @@ async fn main() -> Outcome<()> {
     let device = Producer::start(config, Credentials::Token(producer.access.clone()))?;
     send(&device, 20.5).await?;
     send(&device, 21.5).await?;
-    let cursor = receive(&client, &consumer, &producer, From::Earliest, 2).await?;
+    let cursor = receive(&client, &consumer, &producer, Start::Earliest, 2).await?;
 
     // The consumer is away now. A record that is sent meanwhile waits in the log.
     send(&device, 22.5).await?;
     println!("resuming after {cursor}");
-    receive(&client, &consumer, &producer, From::After(cursor), 1).await?;
+    receive(&client, &consumer, &producer, Start::After(cursor), 1).await?;
     device.shutdown(Duration::from_secs(5)).await;
     Ok(())
 }
@@ -90,7 +90,7 @@ async fn send(device: &Producer, temperature: f64) -> Outcome<()> {
 }
 
 /// Prints so many records and gives the cursor of the last one.
-async fn receive(client: &client::Config, consumer: &Tokens, producer: &Tokens, from: From, mut left: usize) -> Outcome<Cursor> {
+async fn receive(client: &client::Config, consumer: &Tokens, producer: &Tokens, from: Start, mut left: usize) -> Outcome<Cursor> {
     let mut consumer = Consumer::start(consumer::Config::new(client.clone()), Credentials::Token(consumer.access.clone()))?;
     consumer.subscribe(ProducerId(producer.user_id.0), from).await?;
     loop {
