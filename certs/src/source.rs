@@ -26,16 +26,6 @@ pub enum Source {
     },
 }
 
-/// One of two settings that belong together.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{missing}: is missing beside {given}")]
-pub struct Half {
-    /// The setting that is not there.
-    pub missing: &'static str,
-    /// The one that is.
-    pub given: &'static str,
-}
-
 /// Why there is no certificate.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -48,16 +38,6 @@ pub enum Error {
 }
 
 impl Source {
-    /// From the values of TLS_CERT, TLS_KEY and CERTS_DIR.
-    pub fn from_settings(chain: Option<&str>, key: Option<&str>, dir: Option<&str>) -> Result<Self, Half> {
-        match (chain, key) {
-            (Some(chain), Some(key)) => Ok(Self::Files { chain: chain.into(), key: key.into() }),
-            (None, None) => Ok(Self::Development { dir: dir.unwrap_or("certs/dev").into() }),
-            (Some(_), None) => Err(Half { missing: "TLS_KEY", given: "TLS_CERT" }),
-            (None, Some(_)) => Err(Half { missing: "TLS_CERT", given: "TLS_KEY" }),
-        }
-    }
-
     /// Whether nobody but this machine has reason to trust it.
     pub fn is_self_made(&self) -> bool {
         matches!(self, Self::Development { .. })

@@ -1,6 +1,6 @@
 //! The certificate of a process, for all its listeners: which one, and reading it again.
 
-use std::{sync::Arc, time::Duration};
+use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use axum::{
     Router,
@@ -8,21 +8,50 @@ use axum::{
 };
 use motience_certs::{ServerIdentity, Source};
 use motience_runtime::{causes, clock::Clock, lifecycle::Shutdown};
-use motience_settings::env::{self, Env};
+use motience_settings::env::{Group, Reader, Setting, settings};
 use tokio::time::sleep;
 use tower_http::set_header::SetResponseHeaderLayer;
 use tracing::{info, warn};
 
-/// How long browsers remember to come by HTTPS only.
+/// How long browsers remember to come by HTTPS only, with a certificate of the operator's.
 const HSTS_MAX_AGE: Duration = Duration::from_secs(365 * 86_400);
 
 /// Longest time between two looks at the clock: it may be set, and machines sleep.
 const LOOK_EVERY: Duration = Duration::from_secs(60);
 
-/// Where it comes from. TLS_CERT, TLS_KEY, CERTS_DIR.
-pub fn from_env(env: &Env) -> Result<Source, env::Error> {
-    Source::from_settings(env.get("TLS_CERT"), env.get("TLS_KEY"), env.get("CERTS_DIR"))
-        .map_err(|half| env::Error::invalid(half.missing, format!("is missing beside {}", half.given)))
+settings! {
+    /// The certificate of every listener under TLS.
+    #[derive(Clone, Debug)]
+    pub struct Settings {
+        /// The certificate chain (PEM) of QUIC and HTTPS, and of WebSocket with WSS_TLS; read again on SIGHUP.
+        TLS_CERT => chain: Option<PathBuf>;
+        /// Its private key (PEM).
+        TLS_KEY => key: Option<PathBuf>;
+        /// Where a development CA and certificate are made, with neither of the above.
+        CERTS_DIR = "certs/dev" => dir: PathBuf;
+        /// How long browsers remember to come by HTTPS only; 0 tells them nothing. The default with a development certificate is 0, because
+        /// it holds for the host's other ports too.
+        HSTS_MAX_AGE, example "365d" => hsts: Option<Duration>;
+    }
+}
+
+/// Where the certificate comes from.
+pub fn source(reader: &mut Reader<'_>) -> Source {
+    let Settings { chain, key, dir, .. } = reader.group();
+    // A wrong half stands for the other, so that nothing more is said of it.
+    let (chain, key) = match (chain, key) {
+        (Some(chain), Some(key)) => (chain, key),
+        (None, None) => return Source::Development { dir },
+        (Some(chain), None) => {
+            reader.wrong("TLS_KEY", "is missing beside TLS_CERT");
+            (chain.clone(), chain)
+        }
+        (None, Some(key)) => {
+            reader.wrong("TLS_CERT", "is missing beside TLS_KEY");
+            (key.clone(), key)
+        }
+    };
+    Source::Files { chain, key }
 }
 
 /// The settings that name a certificate.
@@ -30,12 +59,21 @@ pub fn settings(source: &Source) -> &'static str {
     if source.is_self_made() { "CERTS_DIR" } else { "TLS_CERT, TLS_KEY" }
 }
 
-/// The header that tells browsers to use HTTPS only (RFC 6797). HSTS_MAX_AGE, 365 d with a certificate of the operator's; zero: nothing. Not with a
-/// self-made one: it holds for the host's other ports too, and those of a development node are plain.
-pub fn hsts(env: &Env) -> Result<Option<HeaderValue>, env::Error> {
-    let default = if from_env(env)?.is_self_made() { Duration::ZERO } else { HSTS_MAX_AGE };
-    let age = env.duration("HSTS_MAX_AGE", default)?.as_secs();
-    Ok(if age > 0 { HeaderValue::from_str(&format!("max-age={age}")).ok() } else { None })
+/// The header that tells browsers to come by HTTPS only (RFC 6797), if any.
+#[derive(Clone, Debug)]
+pub struct Hsts(pub Option<HeaderValue>);
+
+impl Group for Hsts {
+    const SETTINGS: &'static [Setting] = &[];
+
+    /// Not with a self-made certificate, unless told so: the header holds for the host's other ports too, and those of a development node
+    /// are plain.
+    fn read(reader: &mut Reader<'_>) -> Self {
+        let Settings { chain, key, hsts, .. } = reader.group();
+        let default = if chain.is_none() && key.is_none() { Duration::ZERO } else { HSTS_MAX_AGE };
+        let age = hsts.unwrap_or(default).as_secs();
+        Self(if age > 0 { HeaderValue::from_str(&format!("max-age={age}")).ok() } else { None })
+    }
 }
 
 /// The router of a listener under TLS, with that header on every answer.
@@ -46,15 +84,12 @@ pub fn strictly(router: Router, hsts: Option<&HeaderValue>) -> Router {
     }
 }
 
-/// Refuses what no client would trust.
-pub fn check(source: &Source, production: bool) -> Result<(), env::Error> {
-    if production && source.is_self_made() {
-        return Err(env::Error::invalid(
-            "TLS_CERT",
-            "a production node does not run on a self-made certificate: name the PEM files in TLS_CERT and TLS_KEY",
-        ));
+/// Refuses a certificate that no client of a production node would trust.
+pub fn check(reader: &mut Reader<'_>, source: &Source) {
+    if reader.production() && source.is_self_made() {
+        let problem = "a production node does not run on a self-made certificate: name the PEM files in TLS_CERT and TLS_KEY";
+        reader.wrong("TLS_CERT", problem);
     }
-    Ok(())
 }
 
 /// Reads the certificate files again at each SIGHUP; a bad file leaves the old certificate in place.

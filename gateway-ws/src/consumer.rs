@@ -60,7 +60,7 @@ pub(crate) async fn upgrade(State(shared): State<Arc<Shared>>, Client(client): C
                 v2,
                 cursors: v2 && cursors,
                 received,
-                pace: Bucket::new(shared.config.control),
+                pace: Bucket::new(shared.config.session.control),
                 scratch: BytesMut::new(),
             };
             serve(socket, session, &standing, permit).await;

@@ -91,7 +91,7 @@ impl Upgrade {
             .max_write_buffer_size(config.write_buffer.saturating_add(WAITING).saturating_add(record))
             .max_message_size(Some(longest))
             .max_frame_size(Some(longest));
-        let ration = Ration::new(config.limits.control_frames);
+        let ration = Ration::new(config.limits.frames.each_second);
         let serving = async move {
             match on.await {
                 Ok(upgraded) => {

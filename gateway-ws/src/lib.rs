@@ -32,7 +32,7 @@ use tokio::net::TcpListener;
 use counters::Counters;
 
 pub use cert_hash::WebTransport;
-pub use config::Config;
+pub use config::{Config, PublicUrls};
 
 /// Why the gateway could not be opened.
 #[derive(Debug, thiserror::Error)]
@@ -109,13 +109,13 @@ pub async fn bind(
         Some(identity) => Some(tcp_config(Arc::clone(identity), &[b"http/1.1"])),
         None => return Err(Error::NoCertificate),
     };
-    let (wss1, wss2) = (listen("WSS1_PORT", config.wss1)?, listen("WSS2_PORT", config.wss2)?);
-    let (wss1_ui, wss2_ui) = (listen("WSS1_UI_PORT", config.wss1_ui)?, listen("WSS2_UI_PORT", config.wss2_ui)?);
+    let (wss1, wss2) = (listen("WSS1_PORT", config.wss1())?, listen("WSS2_PORT", config.wss2())?);
+    let (wss1_ui, wss2_ui) = (listen("WSS1_UI_PORT", config.wss1_ui())?, listen("WSS2_UI_PORT", config.wss2_ui())?);
     let addresses = Addresses {
-        wss1: config.wss1.local(&wss1),
-        wss2: config.wss2.local(&wss2),
-        wss1_ui: config.wss1_ui.local(&wss1_ui),
-        wss2_ui: config.wss2_ui.local(&wss2_ui),
+        wss1: config.wss1().local(&wss1),
+        wss2: config.wss2().local(&wss2),
+        wss1_ui: config.wss1_ui().local(&wss1_ui),
+        wss2_ui: config.wss2_ui().local(&wss2_ui),
     };
     let limits = config.limits.clone();
     // Sockets that stay count as connections too.
@@ -135,7 +135,7 @@ pub async fn bind(
         ("motience-wss2-ui", page(pages::Side::Consumer, addresses), wss2_ui, false),
     ] {
         let router = around(name, router, &shared);
-        let router = if tls.is_some() && under_tls { certificate::strictly(router, shared.config.hsts.as_ref()) } else { router };
+        let router = if tls.is_some() && under_tls { certificate::strictly(router, shared.config.hsts.0.as_ref()) } else { router };
         let limits = if under_tls { &staying } else { &limits };
         let secured = |socket| if under_tls { secured(socket) } else { socket.into() };
         listeners.extend(sockets.into_iter().map(|socket| (secured(socket), router.clone(), limits.clone())));

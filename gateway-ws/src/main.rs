@@ -14,19 +14,18 @@ use motience_backend::{self as backend, Backend, Kind};
 use motience_certs::Source;
 use motience_gateway::{Addresses, Config, bind, certificate};
 use motience_http::{
-    Detail, ListenAddress, Listener, check_plaintext,
-    healthcheck::{self, operations_address},
-    operations as operations_router, operations_listener, serve, while_starting,
+    Detail, ListenAddress, Listener, Operations, check_plaintext, healthcheck, operations as operations_router, operations_listener, serve,
+    while_starting,
 };
 use motience_runtime::{
     causes,
     clock::Clock,
     descriptors,
     lifecycle::{EX_CONFIG, Shutdown, notify_ready},
-    telemetry,
+    telemetry::{self, Logging},
 };
 use motience_settings::{
-    env::{self, Env},
+    env::{self, Env, Reader},
     output::say,
 };
 use serde_json::json;
@@ -41,7 +40,7 @@ const OPERATIONS_PORT: u16 = 9091;
 /// Time for connections to end, before the process leaves anyway.
 const DRAIN_LIMIT: Duration = Duration::from_secs(8);
 
-/// The WebSocket gateway. Settings come from the environment and from `.env`; see `.env.example`.
+/// The WebSocket gateway. Settings come from the environment and from `.env`; `motience-server settings` lists them with their defaults.
 #[derive(Parser)]
 #[command(name = "motience-gateway", version)]
 struct Cli {
@@ -95,32 +94,28 @@ struct Settings {
 }
 
 impl Settings {
-    /// Reads them and checks how they fit together; the error has everything that is wrong.
-    fn from_env(env: &Env) -> Result<Self, env::Error> {
-        let mut errors = Vec::new();
-        env.gather(&mut errors, Env::environment);
-        let gateway = env.gather(&mut errors, Config::from_env);
-        let backend = env.gather(&mut errors, backend::Config::from_env);
-        let source = env.gather(&mut errors, certificate::from_env);
-        let operations = env.gather(&mut errors, |env| operations_address(env, OPERATIONS_PORT));
-        if let Some(backend) = &backend
-            && backend.kind() == Kind::Embedded
-        {
-            let problem = "is missing: a gateway by itself meets the servers in Redis; set REDIS_URL and DATABASE_URL";
-            errors.push(env::Error::invalid("REDIS_URL", problem));
+    /// Reads them and checks how they fit together.
+    fn read(reader: &mut Reader<'_>) -> Self {
+        let settings = Self {
+            gateway: reader.group(),
+            backend: backend::Config::read(reader),
+            source: certificate::source(reader),
+            operations: Operations::address(reader, OPERATIONS_PORT),
+        };
+        let Self { gateway, backend, source, .. } = &settings;
+        // Only for what is wrong with it: logs are set up for commands too, which read nothing else.
+        let _: Logging = reader.group();
+        if backend.kind() == Kind::Embedded {
+            reader.wrong("REDIS_URL", "is missing: a gateway by itself meets the servers in Redis; set REDIS_URL and DATABASE_URL");
         }
-        if let (Some(gateway), Some(backend), Some(source)) = (&gateway, &backend, &source) {
-            errors.extend(certificate::check(source, env.production() && gateway.tls).err());
-            let plain = gateway.listeners().into_iter().filter(|(.., tls)| !tls);
-            errors.extend(check_plaintext(env, plain.map(|(name, at, _)| (name, at))).err());
-            let reached = gateway.listeners().into_iter().find(|(_, at, _)| !at.is_loopback());
-            errors.extend(reached.and_then(|(name, at, _)| backend.auth.check_published(name, at)));
+        if gateway.tls {
+            certificate::check(reader, source);
         }
-        env::Error::all(errors)?;
-        match (gateway, backend, source, operations) {
-            (Some(gateway), Some(backend), Some(source), Some(operations)) => Ok(Self { gateway, backend, source, operations }),
-            _ => unreachable!("nothing is missing where nothing is wrong"),
+        check_plaintext(reader, gateway.listeners().into_iter().filter(|(.., tls)| !tls).map(|(name, at, _)| (name, at)));
+        if let Some((name, at, _)) = gateway.listeners().into_iter().find(|(_, at, _)| !at.is_loopback()) {
+            backend.auth.check_published(reader, name, at);
         }
+        settings
     }
 }
 
@@ -154,7 +149,7 @@ async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         return Ok(healthcheck::run("motience-gateway", address, limit, OPERATIONS_PORT).await);
     }
     let env = Env::load()?;
-    let settings = Settings::from_env(&env);
+    let settings = env.read(Settings::read);
     if cli.check_config {
         return Ok(check(&env, settings, cli.offline).await);
     }

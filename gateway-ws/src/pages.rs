@@ -187,15 +187,15 @@ fn config_json(
     host: &str,
 ) -> serde_json::Value {
     let (socket, path, url) = match side {
-        Side::Producer => (at.wss1, "/producer", &config.wss1_url),
-        Side::Consumer => (at.wss2, "/consumer", &config.wss2_url),
+        Side::Producer => (at.wss1, "/producer", &config.public.wss1),
+        Side::Consumer => (at.wss2, "/consumer", &config.public.wss2),
     };
     let secured = || config.tls.then(|| format!("wss://{host}:{}{path}", socket.port()));
-    let url = url.clone().or_else(secured);
+    let url = url.as_ref().map(|url| url.0.clone()).or_else(secured);
     json!({
         "role": role, "ws_port": socket.port(), "ws_path": path, "ws_url": url,
-        "ap_port": config.ap_port, "sm_port": config.sm_port, "dsm_port": config.dsm_port,
-        "ap_url": config.ap_url, "sm_url": config.sm_url, "dsm_url": config.dsm_url,
+        "ap_port": config.services.ap, "sm_port": config.services.sm, "dsm_port": config.services.dsm,
+        "ap_url": config.public.ap, "sm_url": config.public.sm, "dsm_url": config.public.dsm,
         "webtransport_url": webtransport.map(|here| here.url(host)),
         "console_url": format!("http://{host}:{}/", at.wss2_ui.port()),
         "tester_url": format!("http://{host}:{}/tester", at.wss2_ui.port()),

@@ -7,7 +7,7 @@ use motience_proto::model::Role;
 
 use crate::config::Roles;
 
-/// The Motience server. Settings come from the environment and from `.env`; see `.env.example`.
+/// The Motience server. Settings come from the environment and from `.env`; `motience-server settings` lists them with their defaults.
 #[derive(Debug, Parser)]
 #[command(name = "motience-server", version)]
 pub struct Cli {
@@ -79,6 +79,8 @@ pub enum Command {
         #[command(subcommand)]
         action: LogAction,
     },
+    /// List every setting of the server and the gateway with its default, as a file that can be copied to `.env`.
+    Settings,
     /// Print an API document as JSON and exit: OpenAPI 3.1 of ap, sm or dsm, or AsyncAPI 3 of the streams.
     Openapi {
         /// The document to print.

@@ -4,10 +4,15 @@ use std::{fmt, str::FromStr};
 
 use motience_backend::{self as backend, Kind};
 use motience_certs::Source;
-use motience_http::{Host, ListenAddress, check_plaintext, healthcheck::operations_address};
-use motience_settings::env::{self, Env};
+use motience_gateway::certificate;
+use motience_http::{ListenAddress, Listening, Operations, ServicePorts, check_plaintext};
+use motience_runtime::telemetry::Logging;
+use motience_settings::env::{self, Env, Reader, Value, settings};
 
-use crate::{h3, http, ingest, webtransport};
+use crate::{
+    http::{self, CorsOrigins, http3},
+    ingest, webtransport,
+};
 
 /// The operations port of a server, unless OPERATIONS_PORT says otherwise.
 pub const OPERATIONS_PORT: u16 = 9090;
@@ -44,15 +49,10 @@ impl fmt::Display for Roles {
     }
 }
 
-/// The text names no role.
-#[derive(Clone, Debug, thiserror::Error)]
-#[error("'{0}' is no role; the roles are ap, sm, dsm, ingest and wss, separated by commas")]
-pub struct UnknownRole(String);
-
 impl FromStr for Roles {
-    type Err = UnknownRole;
+    type Err = String;
 
-    fn from_str(text: &str) -> Result<Self, UnknownRole> {
+    fn from_str(text: &str) -> Result<Self, String> {
         let mut roles = Self { ap: false, sm: false, dsm: false, ingest: false, wss: false };
         for name in text.split(',').map(str::trim) {
             match name {
@@ -62,113 +62,121 @@ impl FromStr for Roles {
                 "ingest" => roles.ingest = true,
                 "wss" => roles.wss = true,
                 "all" => roles = Self::ALL,
-                other => return Err(UnknownRole(other.to_owned())),
+                other => {
+                    return Err(format!("must be some of ap, sm, dsm, ingest and wss, separated by commas, or all; '{other}' is none"));
+                }
             }
         }
         Ok(roles)
     }
 }
 
+impl Value for Roles {
+    fn parse(text: &str) -> Result<Self, String> {
+        text.parse()
+    }
+}
+
+settings! {
+    /// Settings of a node by itself, as they are written.
+    #[derive(Clone, Debug)]
+    pub struct Settings {
+        /// The roles of the node: any of ap, sm, dsm, ingest, wss. Fewer than all need Redis and PostgreSQL.
+        ROLES = "all" => roles: Roles;
+        /// Whether records are also kept in the table data_history.
+        PERSIST = "false" => persist: bool;
+        /// All services under TLS: HTTP/1.1 and 2 (TCP), which say where HTTP/3 is. The default is the number of QUIC_PORT.
+        HTTPS_PORT, example "4433" => https_port: Option<u16>;
+    }
+}
+
 /// All settings of one node.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// Roles of the node. `--roles`, ROLES.
+    /// The roles of the node: those of `--roles`, or else of ROLES.
     pub roles: Roles,
-    /// Whether this is a production node. MOTIENCE_ENV or NODE_ENV.
+    /// Whether this is a production node.
     pub production: bool,
     /// Database, log and accounts.
     pub backend: backend::Config,
     /// Limits of the HTTP services.
     pub http: http::Config,
-    /// AP_PORT, 3001.
+    /// Where ap listens.
     pub ap: ListenAddress,
-    /// SM_PORT, 3002.
+    /// Where sm listens.
     pub sm: ListenAddress,
-    /// DSM_PORT, 3003.
+    /// Where dsm listens.
     pub dsm: ListenAddress,
-    /// The operations listener: health, readiness, metrics. OPERATIONS_PORT, 9090.
+    /// The operations listener: health, readiness, metrics.
     pub operations: ListenAddress,
-    /// All of the node's services under TLS. HTTPS_PORT, the number of QUIC_PORT.
+    /// All of the node's services under TLS.
     pub https: ListenAddress,
     /// The QUIC endpoint.
     pub ingest: ingest::Config,
     /// HTTP/3 on it.
-    pub h3: h3::Config,
+    pub h3: http3::Config,
     /// WebTransport on it.
     pub webtransport: webtransport::Config,
     /// The WebSocket gateway.
     pub gateway: motience_gateway::Config,
     /// The certificate of QUIC, and of WebSocket where that is under TLS.
     pub certificate: Source,
-    /// Whether records are also written to `data_history`. PERSIST, false.
+    /// Whether records are also written to `data_history`.
     pub persist: bool,
 }
 
 impl Config {
     /// Reads all settings and checks how they fit together; the error has everything that is wrong. `roles` wins over ROLES.
     pub fn from_env(env: &Env, roles: Option<Roles>) -> Result<Self, env::Error> {
-        let mut errors = Vec::new();
-        let config = Self::gather(env, roles, &mut errors);
-        if let Some(config) = &config {
-            config.check(env, &mut errors);
-        }
-        env::Error::all(errors)?;
-        Ok(config.expect("nothing is missing where nothing is wrong"))
-    }
-
-    /// Each part by itself, so that a mistake in one does not hide those in the others.
-    fn gather(env: &Env, roles: Option<Roles>, errors: &mut Vec<env::Error>) -> Option<Self> {
-        env.gather(errors, Env::environment);
-        let host = env.gather(errors, Host::from_env);
-        let port = |errors: &mut _, name: &'static str, default: u16| Some(host?.at(env.gather(errors, |env| env.parse(name, default))?));
-        let ports = [("AP_PORT", 3001), ("SM_PORT", 3002), ("DSM_PORT", 3003)].map(|(name, default)| port(errors, name, default));
-        let operations = env.gather(errors, |env| operations_address(env, OPERATIONS_PORT));
-        let ingest = env.gather(errors, |env| ingest::Config::from_env(env, Host::from_env(env)?));
-        let https = ingest.as_ref().and_then(|ingest| port(errors, "HTTPS_PORT", ingest.address.port()));
-        let roles = roles.or_else(|| env.gather(errors, |env| env.parse("ROLES", Roles::ALL)));
-        let backend = env.gather(errors, backend::Config::from_env);
-        let http = env.gather(errors, http::Config::from_env);
-        let h3 = env.gather(errors, h3::Config::from_env);
-        let webtransport = env.gather(errors, webtransport::Config::from_env);
-        let gateway = env.gather(errors, motience_gateway::Config::from_env);
-        let certificate = env.gather(errors, motience_gateway::certificate::from_env);
-        let persist = env.gather(errors, |env| env.flag("PERSIST", false));
-        let [ap, sm, dsm] = ports;
-        Some(Self {
-            roles: roles?,
-            production: env.production(),
-            backend: backend?,
-            http: http?,
-            ap: ap?,
-            sm: sm?,
-            dsm: dsm?,
-            operations: operations?,
-            https: https?,
-            ingest: ingest?,
-            h3: h3?,
-            webtransport: webtransport?,
-            gateway: gateway?,
-            certificate: certificate?,
-            persist: persist?,
+        env.read(|reader| {
+            let config = Self::read(reader, roles);
+            config.check(reader);
+            config
         })
     }
 
-    fn check(&self, env: &Env, errors: &mut Vec<env::Error>) {
-        if self.backend.kind() == Kind::Embedded && self.roles != Roles::ALL {
-            errors.push(env::Error::invalid(
-                "ROLES",
-                "a node with only some roles needs Redis to meet the others: set REDIS_URL and DATABASE_URL, or give it all roles",
-            ));
+    /// Reads all settings.
+    pub(crate) fn read(reader: &mut Reader<'_>, roles: Option<Roles>) -> Self {
+        let (settings, ports): (Settings, ServicePorts) = (reader.group(), reader.group());
+        let (host, ingest) = (reader.group::<Listening>().host, reader.group::<ingest::Config>());
+        // Only for what is wrong with it: logs are set up for commands too, which read nothing else.
+        let _: Logging = reader.group();
+        Self {
+            roles: roles.unwrap_or(settings.roles),
+            production: reader.production(),
+            backend: backend::Config::read(reader),
+            http: reader.group(),
+            ap: host.at(ports.ap),
+            sm: host.at(ports.sm),
+            dsm: host.at(ports.dsm),
+            operations: Operations::address(reader, OPERATIONS_PORT),
+            https: host.at(settings.https_port.unwrap_or(ingest.port)),
+            ingest,
+            h3: reader.group(),
+            webtransport: reader.group(),
+            gateway: reader.group(),
+            certificate: certificate::source(reader),
+            persist: settings.persist,
         }
-        errors.extend(motience_gateway::certificate::check(&self.certificate, self.production && self.speaks_tls()).err());
-        errors.extend(check_plaintext(env, self.listeners().filter(|(.., tls)| !tls).map(|(name, at, _)| (name, at))).err());
+    }
+
+    fn check(&self, reader: &mut Reader<'_>) {
+        if self.backend.kind() == Kind::Embedded && self.roles != Roles::ALL {
+            let problem =
+                "a node with only some roles needs Redis to meet the others: set REDIS_URL and DATABASE_URL, or give it all roles";
+            reader.wrong("ROLES", problem);
+        }
+        if self.speaks_tls() {
+            certificate::check(reader, &self.certificate);
+        }
+        check_plaintext(reader, self.listeners().filter(|(.., tls)| !tls).map(|(name, at, _)| (name, at)));
         let reached = self.listeners().chain([("OPERATIONS_PORT", self.operations, false)]).find(|(_, at, _)| !at.is_loopback());
-        errors.extend(reached.and_then(|(name, at, _)| self.backend.auth.check_published(name, at)));
-        if self.production && self.http.origins == ["*"] {
-            errors.push(env::Error::invalid(
-                "CORS_ORIGINS",
-                "'*' lets the pages of every site call with the tokens they have; production needs the origins of its own pages",
-            ));
+        if let Some((name, at, _)) = reached {
+            self.backend.auth.check_published(reader, name, at);
+        }
+        if self.production && self.http.origins == CorsOrigins::Any {
+            let problem = "'*' lets the pages of every site call with the tokens they have; production needs the origins of its own pages";
+            reader.wrong("CORS_ORIGINS", problem);
         }
     }
 
@@ -180,7 +188,7 @@ impl Config {
             (self.roles.sm, "SM_PORT", self.sm, false),
             (self.roles.dsm, "DSM_PORT", self.dsm, false),
             (self.speaks_tls(), "HTTPS_PORT", self.https, true),
-            (self.roles.ingest, "QUIC_PORT", self.ingest.address, true),
+            (self.roles.ingest, "QUIC_PORT", self.ingest.address(), true),
         ];
         let own = own.into_iter().filter_map(|(has, name, at, tls)| has.then_some((name, at, tls)));
         own.chain(self.gateway.listeners().into_iter().filter(|_| self.roles.wss))

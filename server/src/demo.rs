@@ -91,25 +91,17 @@ fn embedded(env: &Env, dir: &std::path::Path, any_ports: bool) -> Env {
     let inherited = |name: &str| env.get(name).map(str::to_owned);
     let path = |name: &str| dir.join(name).display().to_string();
     let mut demo = Env::from_pairs([("DATA_DIR", path("data")), ("CERTS_DIR", path("certs")), ("NODE_NAME", "demo".to_owned())]);
-    for (name, default) in PORTS {
-        let port = if any_ports { "0".to_owned() } else { inherited(name).unwrap_or_else(|| default.to_owned()) };
-        demo = demo.with(name, port);
+    for name in PORTS {
+        if let Some(port) = if any_ports { Some("0".to_owned()) } else { inherited(name) } {
+            demo = demo.with(name, port);
+        }
     }
     // A demo is for this machine, unless told otherwise.
     demo.with("BIND_ADDRESS", inherited("BIND_ADDRESS").unwrap_or_else(|| "localhost".to_owned())).with("PERSIST", "true")
 }
 
-const PORTS: [(&str, &str); 9] = [
-    ("AP_PORT", "3001"),
-    ("SM_PORT", "3002"),
-    ("DSM_PORT", "3003"),
-    ("WSS1_PORT", "8001"),
-    ("WSS2_PORT", "8002"),
-    ("WSS1_UI_PORT", "3010"),
-    ("WSS2_UI_PORT", "3011"),
-    ("QUIC_PORT", "4433"),
-    ("OPERATIONS_PORT", "9090"),
-];
+const PORTS: [&str; 9] =
+    ["AP_PORT", "SM_PORT", "DSM_PORT", "WSS1_PORT", "WSS2_PORT", "WSS1_UI_PORT", "WSS2_UI_PORT", "QUIC_PORT", "OPERATIONS_PORT"];
 
 /// The password of all demo accounts.
 const PASSWORD: &str = "demo-pass-123";

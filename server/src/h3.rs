@@ -1,4 +1,4 @@
-//! HTTP/3 as this server speaks it: its settings, and the router and WebTransport that `motience_h3` hands requests to.
+//! HTTP/3 as this server speaks it: the router and WebTransport that `motience_h3` hands requests to.
 
 use std::{sync::Arc, time::Duration};
 
@@ -13,45 +13,13 @@ use motience_h3::{Answer, Connect, Error, Handler};
 use motience_http::{self as http, ApiError, Limits, PageRoom};
 use motience_limits::uploads;
 use motience_runtime::clock::Clock;
-use motience_settings::env::{self, Env};
 use quinn::{Connection, ZeroRttAccepted};
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt as _;
 
-use crate::webtransport;
+use crate::{http::http3::Config, webtransport};
 
 pub(crate) use motience_h3::{ALPN, EXCESSIVE_LOAD};
-
-/// Settings of HTTP/3.
-#[derive(Clone, Debug)]
-pub struct Config {
-    /// Requests of one connection at once, sessions and their streams included. HTTP3_MAX_STREAMS, 100.
-    pub streams: u32,
-    /// Time without a request or a session after which a connection is closed. HTTP3_IDLE_LIMIT, 60 s.
-    pub idle: Duration,
-    /// Time for a peer to take a piece of an answer, and its end. HTTP3_WRITE_LIMIT, 30 s.
-    pub write: Duration,
-}
-
-impl Config {
-    /// Reads the variables named on the fields.
-    pub fn from_env(env: &Env) -> Result<Self, env::Error> {
-        let config = Self {
-            streams: env.parse("HTTP3_MAX_STREAMS", 100)?,
-            idle: env.duration("HTTP3_IDLE_LIMIT", Duration::from_secs(60))?,
-            write: env.duration("HTTP3_WRITE_LIMIT", Duration::from_secs(30))?,
-        };
-        if config.streams == 0 || config.streams > 65_536 {
-            return Err(env::Error::invalid("HTTP3_MAX_STREAMS", "must lie between 1 and 65536"));
-        }
-        for (name, limit) in [("HTTP3_IDLE_LIMIT", config.idle), ("HTTP3_WRITE_LIMIT", config.write)] {
-            if limit.is_zero() {
-                return Err(env::Error::invalid(name, "must be greater than zero"));
-            }
-        }
-        Ok(config)
-    }
-}
 
 /// The services that every connection is served with.
 pub(crate) struct Shared {

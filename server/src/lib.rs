@@ -15,6 +15,7 @@ pub mod http;
 pub mod ingest;
 mod logs;
 pub mod server;
+mod settings;
 pub mod stream;
 pub mod subscriptions;
 pub mod webtransport;
@@ -68,9 +69,16 @@ async fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
     if let Some(Command::Healthcheck { address, limit }) = &cli.command {
         return Ok(healthcheck::run("motience-server", address.clone(), *limit, OPERATIONS_PORT).await);
     }
-    if let Some(Command::Openapi { document }) = &cli.command {
-        say(documents::text(*document)?)?;
-        return Ok(ExitCode::SUCCESS);
+    match &cli.command {
+        Some(Command::Openapi { document }) => {
+            say(documents::text(*document)?)?;
+            return Ok(ExitCode::SUCCESS);
+        }
+        Some(Command::Settings) => {
+            say(settings::text().trim_end())?;
+            return Ok(ExitCode::SUCCESS);
+        }
+        _ => {}
     }
     let env = Env::load()?;
     let mut node = cli.node;

@@ -1,7 +1,8 @@
 //! `motience-server log`: the file of an embedded node's log, looked through, repaired, and let go of what is too old.
 
-use std::{path::PathBuf, process::ExitCode};
+use std::process::ExitCode;
 
+use motience_backend as backend;
 use motience_log::embedded::{self, Health};
 use motience_runtime::clock::Clock;
 use motience_settings::{env::Env, output::say};
@@ -10,7 +11,7 @@ use crate::cli::LogAction;
 
 /// Does it, says what was found, and tells the outcome by the exit code, whether or not anybody reads the rest.
 pub(crate) fn run(env: &Env, action: LogAction) -> anyhow::Result<ExitCode> {
-    let dir = PathBuf::from(env.get("DATA_DIR").unwrap_or("data"));
+    let dir = backend::Settings::from_env(env)?.data_dir;
     let health = match action {
         LogAction::Check => embedded::check(&dir)?,
         LogAction::Repair => embedded::repair(&dir)?,

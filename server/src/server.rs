@@ -158,7 +158,7 @@ impl Server {
         let mut listeners = sockets.listeners(&services, gateway.as_ref(), webtransport.as_ref(), &directory);
         if let Some(identity) = &identity {
             let router = combined_router(&services, config.roles, webtransport.as_ref(), directory);
-            let router = certificate::strictly(router, config.gateway.hsts.as_ref());
+            let router = certificate::strictly(router, config.gateway.hsts.0.as_ref());
             listeners.extend(https_listeners(&config, &mut addresses, identity, &router, gateway.as_ref(), webtransport.as_ref())?);
             if let Some(ingest) = &ingest {
                 let sessions = webtransport::Shared::new(Arc::clone(&backend), config.webtransport.clone(), ingest.draining().clone());
@@ -323,9 +323,9 @@ async fn bind_gateway(
     shutdown: &Shutdown,
 ) -> Result<Option<Gateway>, Error> {
     let mut settings = config.gateway.clone();
-    settings.ap_port = port_of(addresses.ap.as_deref()).unwrap_or(config.ap.port());
-    settings.sm_port = port_of(addresses.sm.as_deref()).unwrap_or(config.sm.port());
-    settings.dsm_port = port_of(addresses.dsm.as_deref()).unwrap_or(config.dsm.port());
+    settings.services.ap = port_of(addresses.ap.as_deref()).unwrap_or(config.ap.port());
+    settings.services.sm = port_of(addresses.sm.as_deref()).unwrap_or(config.sm.port());
+    settings.services.dsm = port_of(addresses.dsm.as_deref()).unwrap_or(config.dsm.port());
     if !config.roles.wss {
         // Another node of the platform has the sockets, on the ports that are set.
         let [wss1, wss2, wss1_ui, wss2_ui] = settings.listeners().map(|(_, at, _)| at.first());

@@ -10,7 +10,7 @@ use tracing_subscriber::EnvFilter;
 
 use crate::{
     Error,
-    config::{Config, Overrides, Variables},
+    config::{self, Config, Overrides, Variables},
     register, run,
     sensors::trial,
     status::{find, read},
@@ -71,6 +71,8 @@ enum Command {
     Register,
     /// Check the settings, read each sensor once, and report what is wrong.
     CheckConfig,
+    /// List the settings that environment variables have, as a file that can be copied to `.env`.
+    Settings,
 }
 
 /// Does what the command line says.
@@ -79,7 +81,8 @@ pub fn main() -> ExitCode {
     match execute(cli) {
         Ok(code) => code,
         Err((code, sentence)) => {
-            eprintln!("motience-device: {sentence}");
+            // One line for each setting that is wrong.
+            sentence.lines().for_each(|line| eprintln!("motience-device: {line}"));
             ExitCode::from(code)
         }
     }
@@ -88,6 +91,10 @@ pub fn main() -> ExitCode {
 type Failure = (u8, String);
 
 fn execute(cli: Cli) -> Result<ExitCode, Failure> {
+    if let Some(Command::Settings) = cli.command {
+        tell(config::example().trim_end())?;
+        return Ok(ExitCode::SUCCESS);
+    }
     let bad_config = |error: super::config::Error| (BAD_CONFIG, error.to_string());
     let variables = Variables::load().map_err(bad_config)?;
     let Settings { config, ca, server, status_file, insecure_plaintext, check_config } = cli.settings;
@@ -106,6 +113,7 @@ fn execute(cli: Cli) -> Result<ExitCode, Failure> {
             tell(if json { found.to_json() } else { found.to_text() }.trim_end())?;
             Ok(ExitCode::from(found.exit_code()))
         }
+        Command::Settings => unreachable!("it was done before any setting was read"),
         Command::CheckConfig => {
             let config = Config::load(&overrides, &variables).map_err(bad_config)?;
             runtime()?.block_on(try_sensors(&config))?;

@@ -4,8 +4,7 @@
 //! the person at the keyboard, who is not the device, so that `MOTIENCE_USERNAME`, and `USERNAME` in `.env`, win over it.
 
 use std::{
-    collections::HashMap,
-    env, fmt, fs,
+    fs,
     net::IpAddr,
     path::{Path, PathBuf},
     time::Duration,
@@ -18,7 +17,7 @@ use motience_device::{
     link, outbox,
 };
 use motience_proto::model::DeviceId;
-use motience_settings::dotenv;
+use motience_settings::env::{self, Env, Group as _, Subject, settings};
 use secrecy::{ExposeSecret as _, SecretString};
 use url::Url;
 
@@ -97,6 +96,12 @@ pub struct Error {
     problem: String,
 }
 
+impl From<env::Error> for Error {
+    fn from(error: env::Error) -> Self {
+        Self::new(error.to_string(), "")
+    }
+}
+
 impl Error {
     pub(super) fn new(setting: impl Into<String>, problem: impl Into<String>) -> Self {
         Self { setting: setting.into(), problem: problem.into() }
@@ -118,47 +123,59 @@ pub struct Overrides {
     pub insecure_plaintext: bool,
 }
 
-/// Environment variables: the process's own over those of `.env`.
-pub struct Variables {
-    own: HashMap<String, String>,
-    file: HashMap<String, String>,
+settings! {
+    /// The settings that environment variables have.
+    #[derive(Clone, Debug)]
+    pub struct Settings {
+        /// The device's name within its account; needed.
+        DEVICE_ID, example "rpi_001" => device_id: Option<String>;
+        /// The account; this or USERNAME is needed.
+        MOTIENCE_USERNAME, example "producer1" => motience_username: Option<String>;
+        /// Another name of MOTIENCE_USERNAME. In `.env` it takes precedence over the USERNAME that desktop shells set to the person at the
+        /// keyboard.
+        USERNAME, example "producer1" => username: Option<String>;
+        /// The password of the account; needed.
+        PASSWORD, example "pass123" => password: Option<SecretString>;
+        /// The authentication service, ap.
+        AUTH_URL = "http://localhost:3001" => auth_url: String;
+        /// A gateway's producer port, for networks that let no UDP through. The agent refuses http:// and ws:// to other machines, unless
+        /// INSECURE_PLAINTEXT allows them.
+        FALLBACK_URL, example "wss://localhost:8001" => fallback_url: Option<String>;
+        /// Whether passwords, tokens and records may travel to other machines without encryption.
+        INSECURE_PLAINTEXT = "false" => insecure_plaintext: bool;
+        /// The ingest server.
+        SERVER_URL = "quic://localhost:4433" => server_url: String;
+        /// How often the sensors are read, in seconds.
+        SEND_INTERVAL_SECS = "5" => send_interval_secs: f64, > 0;
+        /// A PEM file with the CA to trust instead of the system's, such as certs/dev/ca.pem.
+        CA => ca: Option<PathBuf>;
+        /// The logs to write, such as `warn` or `info,motience_device=debug`.
+        RUST_LOG = "info" => log: String;
+    }
 }
+
+/// All settings that environment variables have, as a file that an operator can copy.
+pub fn example() -> String {
+    let title = "Device agent (motience-device); its configuration file takes precedence over these";
+    env::example("", &[Subject { title, groups: &[Settings::SETTINGS] }], &[])
+}
+
+/// Environment variables: the process's own over those of `.env`.
+#[derive(Debug)]
+pub struct Variables(Env);
 
 impl Variables {
     /// Reads `.env` and the process's environment.
     pub fn load() -> Result<Self, Error> {
-        let file = dotenv::read(Path::new(".env")).map_err(|e| Error::new(e.to_string(), ""))?;
-        let own = env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
-        Ok(Self { own: own.collect(), file: file.unwrap_or_default().into_iter().collect() })
+        Ok(Self(Env::load()?))
     }
 
-    /// These and no others.
-    pub fn from_pairs<const N: usize>(pairs: [(&str, &str); N]) -> Self {
-        Self { own: pairs.into_iter().map(|(name, value)| (name.to_owned(), value.to_owned())).collect(), file: HashMap::new() }
-    }
-
-    /// The same, and these in `.env`.
-    #[must_use]
-    pub fn with_file<const N: usize>(self, pairs: [(&str, &str); N]) -> Self {
-        Self { file: Self::from_pairs(pairs).own, ..self }
-    }
-
-    /// A variable; an empty one counts as absent.
     fn get(&self, name: &str) -> Option<&str> {
-        given(&self.own, name).or_else(|| given(&self.file, name))
+        self.0.get(name)
     }
 
     fn username(&self) -> Option<&str> {
-        self.get("MOTIENCE_USERNAME").or_else(|| given(&self.file, "USERNAME")).or_else(|| self.get("USERNAME"))
-    }
-
-    /// `true/1/yes/on` or `false/0/no/off`.
-    fn flag(&self, name: &str) -> Result<bool, Error> {
-        match self.get(name).map(str::to_ascii_lowercase).as_deref() {
-            None | Some("false" | "0" | "no" | "off") => Ok(false),
-            Some("true" | "1" | "yes" | "on") => Ok(true),
-            Some(other) => Err(Error::new(name, format!("must be true or false, not {other:?}"))),
-        }
+        self.get("MOTIENCE_USERNAME").or_else(|| self.0.get_in_file("USERNAME")).or_else(|| self.get("USERNAME"))
     }
 
     /// Folders where status files may be when nothing says so; the first is where this process writes its own. All of them are
@@ -179,17 +196,6 @@ impl Variables {
             (None, None, Some(home)) => Path::new(home).join(".local/state/motience-device"),
             (None, None, None) => "motience-device-state".into(),
         }
-    }
-}
-
-fn given<'a>(variables: &'a HashMap<String, String>, name: &str) -> Option<&'a str> {
-    variables.get(name).map(String::as_str).filter(|value| !value.is_empty())
-}
-
-impl fmt::Debug for Variables {
-    /// Names only: values may be secrets.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_set().entries(self.own.keys().chain(self.file.keys())).finish()
     }
 }
 
@@ -246,10 +252,10 @@ impl Config {
     }
 
     fn assemble(file: File, overrides: &Overrides, variables: &Variables) -> Result<Self, Error> {
-        let text = |value: Option<String>, name: &str| value.or_else(|| variables.get(name).map(str::to_owned));
-        let device_id = text(file.device_id, "DEVICE_ID");
+        let given = Settings::from_env(&variables.0)?;
+        let device_id = file.device_id.or(given.device_id);
         let username = file.username.or_else(|| variables.username().map(str::to_owned));
-        let has_password = file.password.is_some() || file.password_file.is_some() || variables.get("PASSWORD").is_some();
+        let has_password = file.password.is_some() || file.password_file.is_some() || given.password.is_some();
         let missing: Vec<&str> = [
             (device_id.is_some(), "DEVICE_ID (in the configuration file: device_id)"),
             (username.is_some(), "MOTIENCE_USERNAME, or USERNAME (in the configuration file: username)"),
@@ -272,36 +278,22 @@ impl Config {
                     .map_err(|e| Error::new("password_file", format!("{} cannot be read: {e}", path.display())))?;
                 text.trim_end_matches(['\r', '\n']).to_owned().into()
             }
-            (None, None) => variables.get("PASSWORD").unwrap_or_default().to_owned().into(),
+            (None, None) => given.password.unwrap_or_default(),
         };
         if password.expose_secret().is_empty() {
             return Err(Error::new("PASSWORD (password)", "is empty"));
         }
-        let auth_url = text(file.auth_url, "AUTH_URL").unwrap_or_else(|| "http://localhost:3001".into());
-        let server = overrides.server.clone().or_else(|| text(file.server_url, "SERVER_URL"));
-        let server = server
-            .unwrap_or_else(|| "quic://localhost".into())
-            .parse()
-            .map_err(|e| Error::new("SERVER_URL (server_url)", format!("cannot be used: {e}")))?;
-        let ca = overrides.ca.clone().or_else(|| text(file.ca, "CA").map(PathBuf::from));
-
-        let interval = match (file.send_interval_secs, variables.get("SEND_INTERVAL_SECS")) {
-            (Some(secs), _) => Some(secs),
-            (None, Some(secs)) => {
-                Some(secs.parse().map_err(|_| Error::new("SEND_INTERVAL_SECS", format!("must be a number of seconds, not {secs:?}")))?)
-            }
-            (None, None) => None,
-        };
-        let interval = time("SEND_INTERVAL_SECS (send_interval_secs)", interval)?.unwrap_or(INTERVAL);
+        let auth_url = file.auth_url.unwrap_or(given.auth_url);
+        let server = overrides.server.clone().or(file.server_url).unwrap_or(given.server_url);
+        let server = server.parse().map_err(|e| Error::new("SERVER_URL (server_url)", format!("cannot be used: {e}")))?;
+        let ca = overrides.ca.clone().or(file.ca.map(PathBuf::from)).or(given.ca);
+        let interval = file.send_interval_secs.unwrap_or(given.send_interval_secs);
+        let interval = time("SEND_INTERVAL_SECS (send_interval_secs)", Some(interval))?.unwrap_or(INTERVAL);
 
         let mut config = Self::new(device_id, username, password, auth_url, server);
         config.server_name = file.server_name;
-        config.fallback = file::gateway(text(file.fallback_url, "FALLBACK_URL"))?;
-        let told = match file.insecure_plaintext {
-            Some(told) => told,
-            None => variables.flag("INSECURE_PLAINTEXT")?,
-        };
-        if !(told || overrides.insecure_plaintext) {
+        config.fallback = file::gateway(file.fallback_url.or(given.fallback_url))?;
+        if !(file.insecure_plaintext.unwrap_or(given.insecure_plaintext) || overrides.insecure_plaintext) {
             refuse_plaintext(&config)?;
         }
         (config.link, config.keep_alive) = file.link.check()?;
@@ -327,7 +319,7 @@ impl Config {
         let default = || Some(variables.status_dirs().first()?.join(places::file_name(identity)));
         config.status_file = overrides.status_file.clone().or(file.status_file).or_else(default);
         config.refused = time("refused_wait_secs", file.refused_wait_secs)?.unwrap_or(REFUSED);
-        config.log = text(file.log, "RUST_LOG").unwrap_or(config.log);
+        config.log = file.log.unwrap_or(given.log);
         Ok(config)
     }
 }

@@ -25,7 +25,7 @@ use tower_http::{
     set_header::SetResponseHeaderLayer,
 };
 
-use super::{Config, Services, Shared};
+use super::{Config, CorsOrigins, Services, Shared};
 
 /// How long a browser may remember what it was told about origins.
 const CORS_MEMORY: Duration = Duration::from_secs(3600);
@@ -170,11 +170,11 @@ fn own(origin: &HeaderValue, request: &Parts) -> bool {
 }
 
 fn cors(config: &Config) -> CorsLayer {
-    let origins = if config.any_origin {
-        AllowOrigin::any()
-    } else {
-        let named = config.origins.clone();
-        AllowOrigin::predicate(move |origin, request| named.iter().any(|name| name.as_bytes() == origin.as_bytes()) || own(origin, request))
+    let origins = match config.origins.clone() {
+        CorsOrigins::Any => AllowOrigin::any(),
+        CorsOrigins::Named(named) => AllowOrigin::predicate(move |origin, request| {
+            named.iter().any(|name| name.as_bytes() == origin.as_bytes()) || own(origin, request)
+        }),
     };
     CorsLayer::new()
         .allow_origin(origins)

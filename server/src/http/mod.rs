@@ -2,12 +2,13 @@
 
 mod attempts;
 mod docs;
+pub(crate) mod http3;
 mod layers;
 mod limiters;
 mod rates;
 mod requests;
 pub(crate) mod shapes;
-mod stream;
+pub(crate) mod stream;
 #[cfg(test)]
 pub(crate) mod tests;
 pub(crate) mod time_index;
@@ -15,10 +16,9 @@ pub(crate) mod time_index;
 use std::{sync::Arc, time::Duration};
 
 use axum::{Router, middleware::from_fn_with_state, response::Redirect, routing::get};
-use motience_auth::HashLimits;
 use motience_backend::Backend;
 use motience_http::{self as shared_http, Detail, HasBackend, HasProxies, Limits, Proxies, tolerant};
-use motience_settings::env::{self, Env};
+use motience_settings::env::{Value, settings};
 use tokio_util::sync::CancellationToken;
 use utoipa::openapi::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
@@ -30,79 +30,61 @@ pub use rates::Rates;
 
 use self::time_index::TimeIndex;
 
-/// Settings of the HTTP services.
-#[derive(Clone, Debug)]
-pub struct Config {
-    /// Limits of each listener.
-    pub limits: Limits,
-    /// Bytes of a request's body. HTTP_MAX_BODY_BYTES, 64 KiB; `POST /data` has its own.
-    pub body: usize,
-    /// Bytes of the body of `POST /data`. DATA_MAX_BODY_BYTES, 1 MiB.
-    pub data_body: usize,
-    /// Bytes of one page of a list. HTTP_MAX_PAGE_BYTES, 1 MiB.
-    pub page: usize,
-    /// Records in one `POST /data`. DATA_MAX_RECORDS, 1,000.
-    pub data_records: usize,
-    /// Time for a request to be answered. HTTP_REQUEST_LIMIT, 30 s.
-    pub request: Duration,
-    /// Origins that a browser's pages may call from. CORS_ORIGINS.
-    pub origins: Vec<String>,
-    /// Whether pages of any origin may call: CORS_ORIGINS is `*`, or is not set in development.
-    pub any_origin: bool,
-    /// Requests of one account in progress at once, except `POST /data`. MAX_REQUESTS_PER_ACCOUNT, 16.
-    pub requests_each: usize,
-    /// Readers of history at once: one less than there are processors, so that one is left to live traffic. HISTORY_READERS.
-    pub history_readers: usize,
-    /// How many times longer than what came a compressed body may be, beyond twice the longest plain one. HTTP_MAX_INFLATION, 200.
-    pub inflation: u64,
-    /// Live streams.
-    pub stream: stream::Config,
-    /// How often each address and each account may register, log in and refresh.
-    pub rates: Rates,
-    /// Detail of `/health` and `/metrics` on the services' ports. METRICS_ON_SERVICE_PORTS.
-    pub detail: Detail,
+settings! {
+    /// Settings of the HTTP services.
+    #[derive(Clone, Debug)]
+    pub struct Config {
+        /// Largest body of a request, except POST /data.
+        HTTP_MAX_BODY_BYTES = "64KiB" => body: usize as Size, > 0;
+        /// Largest body of POST /data, unless it is a stream of lines.
+        DATA_MAX_BODY_BYTES = "1MiB" => data_body: usize as Size, > 0;
+        /// Largest page of a list.
+        HTTP_MAX_PAGE_BYTES = "1MiB" => page: usize as Size, > 0;
+        /// Most records in one POST /data.
+        DATA_MAX_RECORDS = "1000" => data_records: usize, > 0;
+        /// Longest time for one request to be answered.
+        HTTP_REQUEST_LIMIT = "30s" => request: Duration, > 0;
+        /// Requests of one account at once, except POST /data.
+        MAX_REQUESTS_PER_ACCOUNT = "16" => requests_each: usize, > 0;
+        /// Readers of history at once. The default is one less than there are processors, so that one is left to live traffic.
+        HISTORY_READERS => history_readers: Option<usize>, > 0;
+        /// How many times longer than its compressed form a body may be, beyond twice the longest plain one.
+        HTTP_MAX_INFLATION = "200" => inflation: u64, > 0;
+        /// Origins whose pages may call the APIs, such as https://app.example; `*` is any, and is refused in production.
+        CORS_ORIGINS = "*", production "" => origins: CorsOrigins;
+    }
+    with {
+        /// Limits of each listener.
+        limits: Limits,
+        /// Live streams.
+        stream: stream::Config,
+        /// How often each address and each account may register, log in and refresh.
+        rates: Rates,
+        /// How much the services' ports tell of the node.
+        detail: Detail,
+    }
 }
 
-impl Config {
-    /// Reads the variables named on the fields.
-    pub fn from_env(env: &Env) -> Result<Self, env::Error> {
-        let origins = env.list("CORS_ORIGINS");
-        let config = Self {
-            limits: Limits::from_env(env)?,
-            body: env.bytes("HTTP_MAX_BODY_BYTES", 64 * 1024)?,
-            data_body: env.bytes("DATA_MAX_BODY_BYTES", 1 << 20)?,
-            page: env.bytes("HTTP_MAX_PAGE_BYTES", 1 << 20)?,
-            data_records: env.parse("DATA_MAX_RECORDS", 1000)?,
-            request: env.duration("HTTP_REQUEST_LIMIT", Duration::from_secs(30))?,
-            any_origin: origins == ["*"] || (origins.is_empty() && !env.production()),
-            origins,
-            requests_each: env.parse("MAX_REQUESTS_PER_ACCOUNT", 16)?,
-            history_readers: env.parse("HISTORY_READERS", HashLimits::default_at_once())?,
-            inflation: env.parse("HTTP_MAX_INFLATION", 200)?,
-            stream: stream::Config::from_env(env)?,
-            rates: Rates::from_env(env)?,
-            detail: Detail::of_services(env)?,
+/// Origins whose pages may call.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum CorsOrigins {
+    /// Any.
+    Any,
+    /// These, as browsers write them.
+    Named(Vec<String>),
+}
+
+impl Value for CorsOrigins {
+    fn parse(text: &str) -> Result<Self, String> {
+        if text == "*" {
+            return Ok(Self::Any);
+        }
+        let origin = |text: &String| {
+            is_origin(text).then_some(()).ok_or_else(|| format!("must be origins such as https://app.example; '{text}' is not"))
         };
-        if !config.any_origin
-            && let Some(bad) = config.origins.iter().find(|o| !is_origin(o))
-        {
-            return Err(env::Error::invalid("CORS_ORIGINS", format_args!("'{bad}' is no origin such as https://app.example")));
-        }
-        for (name, none) in [
-            ("HTTP_REQUEST_LIMIT", config.request.is_zero()),
-            ("HTTP_MAX_BODY_BYTES", config.body == 0),
-            ("DATA_MAX_BODY_BYTES", config.data_body == 0),
-            ("DATA_MAX_RECORDS", config.data_records == 0),
-            ("HTTP_MAX_PAGE_BYTES", config.page == 0),
-            ("MAX_REQUESTS_PER_ACCOUNT", config.requests_each == 0),
-            ("HISTORY_READERS", config.history_readers == 0),
-            ("HTTP_MAX_INFLATION", config.inflation == 0),
-        ] {
-            if none {
-                return Err(env::Error::invalid(name, "must be greater than zero"));
-            }
-        }
-        Ok(config)
+        let named = Vec::<String>::parse(text)?;
+        named.iter().try_for_each(origin)?;
+        Ok(Self::Named(named))
     }
 }
 

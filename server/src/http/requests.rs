@@ -9,7 +9,7 @@ use axum::{
     middleware::Next,
     response::{IntoResponse as _, Response},
 };
-use motience_auth::Grant;
+use motience_auth::{Grant, spare_processors};
 use motience_http::{ApiError, bearer};
 use motience_limits::{permits::give_back, rate::Buckets};
 use motience_proto::model::UserId;
@@ -69,7 +69,7 @@ impl Requests {
             history: Buckets::new(config.rates.history),
             under_way: Arc::default(),
             most: config.requests_each,
-            readers: Arc::new(Semaphore::new(config.history_readers)),
+            readers: Arc::new(Semaphore::new(config.history_readers.unwrap_or_else(spare_processors))),
         }
     }
 

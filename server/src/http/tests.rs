@@ -25,6 +25,7 @@ use motience_auth::random_id;
 use motience_backend as backend;
 use motience_proto::model::{Role, User};
 use motience_runtime::clock::{Clock, Manual};
+use motience_settings::env::Env;
 use motience_store::{self as store, NewUser};
 use serde_json::Value;
 use time::macros::datetime;

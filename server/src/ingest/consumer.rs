@@ -50,7 +50,7 @@ pub(super) async fn serve(
             features: offered & FEATURES,
         }))
         .await?;
-    let host = ConsumerHost { backend, follows: config.max_follows, requests: config.control, draining: &shared.draining };
+    let host = ConsumerHost { backend, follows: config.session.follows, requests: config.session.control, draining: &shared.draining };
     consume(&mut consumer, standing, host).await
 }
 

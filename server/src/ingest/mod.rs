@@ -84,10 +84,10 @@ impl Ingest {
     /// Opens the UDP port. Connections are accepted once [`Ingest::run`] is called.
     pub fn bind(config: Config, tls: Arc<rustls::ServerConfig>, backend: Arc<Backend>) -> Result<Self, Error> {
         let server = config.quinn(tls)?;
-        let bind_error = |cause| Error::Bind { address: config.address, cause };
+        let bind_error = |cause| Error::Bind { address: config.address(), cause };
         let mut endpoints = Vec::new();
         let opened = config
-            .address
+            .address()
             .open(|address| sockets::open(address, config.sockets), |set| set.first().ok_or(io::ErrorKind::NotFound)?.local_addr());
         // Each address has sockets of its own, numbered from 0.
         for (number, socket) in opened.map_err(bind_error)?.into_iter().flat_map(|set| set.into_iter().enumerate()) {
@@ -99,7 +99,7 @@ impl Ingest {
         }
         let address = match endpoints.first() {
             Some(first) => first.local_addr().map_err(bind_error)?,
-            None => config.address.first(),
+            None => config.address().first(),
         };
         let soft = CancellationToken::new();
         let shared =

@@ -3,46 +3,29 @@
 use std::time::Duration;
 
 use motience_http::Origins;
-use motience_limits::rate::Rate;
-use motience_settings::env::{self, Env};
+use motience_settings::env::settings;
 
-/// Settings of WebTransport.
-#[derive(Clone, Debug)]
-pub struct Config {
-    /// Origins whose pages may connect; none, or `*`: any, as tokens and not cookies say who comes. WT_ORIGINS.
-    pub origins: Origins,
-    /// Where pages find it, where that is elsewhere. PUBLIC_WEBTRANSPORT_URL.
-    pub url: Option<String>,
-    /// Sessions of one connection at once. WT_MAX_SESSIONS_PER_CONNECTION, 16.
-    pub sessions: usize,
-    /// Time for a session's control stream, and again for its hello. WT_HELLO_LIMIT, 10 s.
-    pub hello: Duration,
-    /// Time for a client to take what is written to it, and for one to give the server a stream. HTTP3_WRITE_LIMIT, 30 s.
-    pub write: Duration,
-    /// Producers that one session follows, the same as over motience/1. QUIC_MAX_FOLLOWS, 1,000.
-    pub follows: usize,
-    /// How often a delivery stream without records says its cursor. STREAM_COMMENT_INTERVAL, 15 s.
-    pub beat: Duration,
-    /// Requests of one session. RATE_LIMIT_CONTROL, 3000/m.
-    pub control: Rate,
-}
+use crate::http::{http3, stream};
 
-impl Config {
-    /// Reads the variables named on the fields.
-    pub fn from_env(env: &Env) -> Result<Self, env::Error> {
-        let config = Self {
-            origins: Origins::from_env(env, "WT_ORIGINS")?,
-            url: env.get("PUBLIC_WEBTRANSPORT_URL").map(str::to_owned),
-            sessions: env.parse("WT_MAX_SESSIONS_PER_CONNECTION", 16)?,
-            hello: env.duration("WT_HELLO_LIMIT", Duration::from_secs(10))?,
-            write: env.duration("HTTP3_WRITE_LIMIT", Duration::from_secs(30))?,
-            follows: env.parse("QUIC_MAX_FOLLOWS", 1000)?,
-            beat: env.duration("STREAM_COMMENT_INTERVAL", Duration::from_secs(15))?,
-            control: env.parse("RATE_LIMIT_CONTROL", Rate::per_minute(3000))?,
-        };
-        if config.hello.is_zero() {
-            return Err(env::Error::invalid("WT_HELLO_LIMIT", "must be greater than zero"));
-        }
-        Ok(config)
+settings! {
+    /// Settings of WebTransport.
+    #[derive(Clone, Debug)]
+    pub struct Config {
+        /// Origins whose pages may open WebTransport sessions. Nothing, or `*`, is any: tokens and not cookies say who connects.
+        WT_ORIGINS = "" => origins: Origins;
+        /// Sessions of one connection at once.
+        WT_MAX_SESSIONS_PER_CONNECTION = "16" => sessions: usize;
+        /// Longest wait for the control stream of a session, and again for its hello.
+        WT_HELLO_LIMIT = "10s" => hello: Duration, > 0;
+        /// Where pages find WebTransport, where that is not QUIC_PORT of the host they came from: https://HOST/wt.
+        PUBLIC_WEBTRANSPORT_URL => url: Option<String>;
+    }
+    with {
+        /// HTTP/3, on which it runs.
+        h3: http3::Config,
+        /// How often a delivery stream says how far it is, where its filter passes nothing.
+        stream: stream::Config,
+        /// Limits of one session.
+        session: motience_session::Limits,
     }
 }

@@ -41,8 +41,13 @@ pub(super) async fn serve(
     shared: &Shared,
 ) -> Result<(), CloseReason> {
     let config = &shared.config;
-    let host = ConsumerHost { backend: &shared.backend, follows: config.follows, requests: config.control, draining: &shared.draining };
-    consume(&mut Consumer { peer, send, lines, inbox, beat: config.beat }, standing, host).await
+    let host = ConsumerHost {
+        backend: &shared.backend,
+        follows: config.session.follows,
+        requests: config.session.control,
+        draining: &shared.draining,
+    };
+    consume(&mut Consumer { peer, send, lines, inbox, beat: config.stream.comment }, standing, host).await
 }
 
 struct Consumer<'s> {

@@ -64,7 +64,7 @@ impl Shared {
 
 /// Serves one session, from its CONNECT to its end.
 pub(crate) async fn serve(connect: Connect, uploads: &uploads::Connection, shared: &Arc<Shared>) -> Result<(), Error> {
-    let peer = Peer { inner: connect.peer(), write: shared.config.write, uploads: uploads.clone() };
+    let peer = Peer { inner: connect.peer(), write: shared.config.h3.write, uploads: uploads.clone() };
     let (permit, inbox) = match admit(&connect, peer.client(), shared) {
         Ok(admitted) => admitted,
         Err(refusal) => {

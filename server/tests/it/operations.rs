@@ -30,8 +30,8 @@ async fn sigterm_drains_and_exits_cleanly() {
 #[tokio::test]
 async fn a_bad_setting_is_named_and_exits_78() {
     for (variable, value, says) in [
-        ("AP_PORT", "http", "AP_PORT: 'http' cannot be used"),
-        ("JWT_EXPIRES_IN", "soon", "JWT_EXPIRES_IN: 'soon' is no duration"),
+        ("AP_PORT", "http", "AP_PORT: 'http' must be a whole number"),
+        ("JWT_EXPIRES_IN", "soon", "JWT_EXPIRES_IN: 'soon' must be a duration"),
         ("ROLES", "ap", "ROLES: "),
         ("TLS_KEY", "key.pem", "TLS_CERT: is missing"),
     ] {
@@ -199,8 +199,8 @@ async fn a_check_of_the_settings_tells_everything_that_is_wrong() {
     let (code, text) = told(&["--check-config", "--offline"], &wrong).await;
     assert_eq!(code, Some(78), "{text}");
     for line in [
-        "JWT_SECERT: is no setting; did you mean JWT_SECRET?",
-        "RATE_LIMIT_LOGINS: is no setting",
+        "JWT_SECERT: is not a setting; did you mean JWT_SECRET?",
+        "RATE_LIMIT_LOGINS: is not a setting",
         "AP_PORT: ",
         "QUIC_CREDIT: ",
         "REDIS_URL: ",

@@ -9,10 +9,10 @@ use std::{
     time::Duration,
 };
 
-use motience_settings::env::{self, Env};
+use motience_settings::env::{self, Env, Reader, settings};
 use secrecy::{ExposeSecret, SecretString};
 
-use super::{HashLimits, names::MAX_PASSWORD, random};
+use super::{HashLimits, random};
 
 /// The secret that the documentation shows, and that everybody therefore knows.
 pub const PLACEHOLDER_SECRET: &str = "your-secret-key-here";
@@ -36,11 +36,33 @@ const SECRET_FILE: &str = "jwt-secret";
 /// Shortest secret in production, in bytes: as long as the HS256 digest.
 const MIN_SECRET: usize = 32;
 
-/// Longest leeway: within it a stolen token is not told from a lost answer.
-const MAX_LEEWAY: Duration = Duration::from_secs(300);
-
-/// Longest life of a token: more is a mistake in the setting.
-const MAX_TTL: Duration = Duration::from_secs(3650 * 86_400);
+settings! {
+    /// Settings of tokens and passwords, as they are written.
+    #[derive(Clone, Debug)]
+    pub struct Settings {
+        /// Signs the tokens. All nodes must have the same one, of at least 32 bytes in production. If unset, a development node without
+        /// Redis makes one and keeps it in DATA_DIR.
+        JWT_SECRET => secret: Option<SecretString>;
+        /// How long an access token lives. Connections end with their token.
+        JWT_EXPIRES_IN = "1h" => access_ttl: Duration, "1s"..="3650d";
+        /// How long a refresh token lives; at least as long as an access token.
+        JWT_REFRESH_EXPIRES_IN = "7d" => refresh_ttl: Duration, "1s"..="3650d";
+        /// How long after its use the same client is given the successor of a refresh token again: for two tabs, and for answers that were
+        /// lost. Within it a stolen token is not told from a lost answer.
+        JWT_REFRESH_LEEWAY = "30s" => refresh_leeway: Duration, "0s"..="5m";
+        /// Shortest password, in characters.
+        PASSWORD_MIN_LENGTH = "6", production "12" => password_min_length: usize, "1"..="128";
+        /// Whether new producers that name a device may speak for that device only (`wrong_device`).
+        STRICT_DEVICE = "false", production "true" => strict_device: bool;
+        /// Whether bcrypt hashes of an earlier Motience stay as they are, so that the way back stays open, instead of being replaced by
+        /// argon2id at the first login.
+        KEEP_LEGACY_HASHES = "false" => keep_legacy_hashes: bool;
+    }
+    with {
+        /// How many passwords are hashed at once, and how many wait for it.
+        hashing: HashLimits,
+    }
+}
 
 /// How tokens are made and which passwords are taken.
 #[derive(Clone, Debug)]
@@ -53,7 +75,7 @@ pub struct Config {
     pub access_ttl: Duration,
     /// Life of a refresh token; at least that of an access token.
     pub refresh_ttl: Duration,
-    /// How long after its use the same client is given the successor of a refresh token again. JWT_REFRESH_LEEWAY, 30 s.
+    /// How long after its use the same client is given the successor of a refresh token again.
     pub refresh_leeway: Duration,
     /// How many passwords are hashed at once, and how many wait for it.
     pub hashing: HashLimits,
@@ -61,50 +83,40 @@ pub struct Config {
     pub password_min_length: usize,
     /// Whether well-known passwords are refused.
     pub refuse_common: bool,
-    /// Whether a new producer with a device may speak for that device only. STRICT_DEVICE, true in production.
+    /// Whether a new producer with a device may speak for that device only.
     pub strict_device: bool,
-    /// Whether bcrypt hashes of the first platform stay as they are instead of being replaced at a login. KEEP_LEGACY_HASHES, false.
+    /// Whether imported bcrypt hashes stay as they are instead of being replaced at a login.
     pub keep_legacy_hashes: bool,
 }
 
 impl Config {
-    /// JWT_SECRET, JWT_EXPIRES_IN, JWT_REFRESH_EXPIRES_IN, PASSWORD_MIN_LENGTH and STRICT_DEVICE.
-    ///
-    /// In production there must be a secret of one's own; in development one is made up where it is absent.
-    pub fn from_env(env: &Env, production: bool) -> Result<Self, env::Error> {
-        let given = env.secret("JWT_SECRET");
+    /// Reads the settings.
+    pub fn from_env(env: &Env) -> Result<Self, env::Error> {
+        env.read(Self::read)
+    }
+
+    /// Reads the settings. In production there must be a secret of one's own; in development one is made up where it is absent.
+    pub fn read(reader: &mut Reader<'_>) -> Self {
+        let production = reader.production();
+        let settings: Settings = reader.group();
         if production {
-            check_secret(given.as_ref())?;
+            check_secret(reader, settings.secret.as_ref());
         }
-        let generated = given.is_none();
-        let secret = given.unwrap_or_else(|| random::hex(MIN_SECRET).into());
-        let access_ttl = ttl(env, "JWT_EXPIRES_IN", Duration::from_secs(3600))?;
-        let refresh_ttl = ttl(env, "JWT_REFRESH_EXPIRES_IN", Duration::from_secs(7 * 86_400))?;
-        if refresh_ttl < access_ttl {
-            return Err(env::Error::invalid("JWT_REFRESH_EXPIRES_IN", "must not be shorter than JWT_EXPIRES_IN"));
+        if settings.refresh_ttl < settings.access_ttl {
+            reader.wrong("JWT_REFRESH_EXPIRES_IN", "must not be shorter than JWT_EXPIRES_IN");
         }
-        let password_min_length = env.parse("PASSWORD_MIN_LENGTH", if production { 12 } else { 6 })?;
-        if !(1..=MAX_PASSWORD).contains(&password_min_length) {
-            return Err(env::Error::invalid("PASSWORD_MIN_LENGTH", format_args!("must be from 1 to {MAX_PASSWORD}")));
-        }
-        let refresh_leeway = env.duration("JWT_REFRESH_LEEWAY", Duration::from_secs(30))?;
-        if refresh_leeway > MAX_LEEWAY {
-            return Err(env::Error::invalid("JWT_REFRESH_LEEWAY", "must be at most 5m"));
-        }
-        let (hashing, strict_device) = (hashing(env)?, env.flag("STRICT_DEVICE", production)?);
-        let keep_legacy_hashes = env.flag("KEEP_LEGACY_HASHES", false)?;
-        Ok(Self {
-            secret,
-            generated,
-            access_ttl,
-            refresh_ttl,
-            refresh_leeway,
-            hashing,
-            password_min_length,
+        Self {
+            generated: settings.secret.is_none(),
+            secret: settings.secret.unwrap_or_else(|| random::hex(MIN_SECRET).into()),
+            access_ttl: settings.access_ttl,
+            refresh_ttl: settings.refresh_ttl,
+            refresh_leeway: settings.refresh_leeway,
+            hashing: settings.hashing,
+            password_min_length: settings.password_min_length,
             refuse_common: production,
-            strict_device,
-            keep_legacy_hashes,
-        })
+            strict_device: settings.strict_device,
+            keep_legacy_hashes: settings.keep_legacy_hashes,
+        }
     }
 
     /// Whether everybody knows the secret, because it stands in the documentation.
@@ -112,15 +124,15 @@ impl Config {
         is_published(self.secret.expose_secret())
     }
 
-    /// An error where everybody knows the secret, for a listener that others than this machine reach: `at`, of the setting `port`.
-    pub fn check_published(&self, port: &str, at: impl fmt::Display) -> Option<env::Error> {
-        self.is_published().then(|| {
+    /// Refuses a secret that everybody knows, for a listener that others than this machine reach: `at`, of the setting `port`.
+    pub fn check_published(&self, reader: &mut Reader<'_>, port: &str, at: impl fmt::Display) {
+        if self.is_published() {
             let problem = format!(
                 "is the documented placeholder, with which everybody can make tokens, and {at} ({port}) is open to the network: \
                  set a secret of your own, or leave it empty to have one made"
             );
-            env::Error::invalid("JWT_SECRET", problem)
-        })
+            reader.wrong("JWT_SECRET", problem);
+        }
     }
 
     /// Keeps a secret that was made up, or takes the one that an earlier start kept in `dir`, for its owner's eyes only. Its path.
@@ -168,40 +180,14 @@ fn is_published(secret: &str) -> bool {
     PUBLISHED_SECRETS.contains(&secret.to_ascii_lowercase().as_str())
 }
 
-fn hashing(env: &Env) -> Result<HashLimits, env::Error> {
-    let default = HashLimits::default();
-    let limits = HashLimits {
-        at_once: env.parse("PASSWORD_HASHES", default.at_once)?,
-        queue: env.parse("PASSWORD_QUEUE", default.queue)?,
-        wait: env.duration("PASSWORD_WAIT", default.wait)?,
-    };
-    for (name, wrong) in
-        [("PASSWORD_HASHES", limits.at_once == 0), ("PASSWORD_QUEUE", limits.queue < 2), ("PASSWORD_WAIT", limits.wait.is_zero())]
-    {
-        if wrong {
-            return Err(env::Error::invalid(name, "is too small: at least 1 hash at once, 2 that wait, and some time"));
-        }
-    }
-    Ok(limits)
-}
-
-fn check_secret(secret: Option<&SecretString>) -> Result<(), env::Error> {
+fn check_secret(reader: &mut Reader<'_>, secret: Option<&SecretString>) {
     let problem = match secret.map(ExposeSecret::expose_secret) {
         None => "must be set in production",
         Some(secret) if is_published(secret) => "is still the documented placeholder; production needs a secret of its own",
         Some(secret) if secret.len() < MIN_SECRET => "must have at least 32 bytes in production",
-        Some(_) => return Ok(()),
+        Some(_) => return,
     };
-    Err(env::Error::invalid("JWT_SECRET", problem))
-}
-
-/// Tokens count whole seconds, so a shorter life would be none.
-fn ttl(env: &Env, name: &str, default: Duration) -> Result<Duration, env::Error> {
-    let ttl = env.duration(name, default)?;
-    if ttl < Duration::from_secs(1) || ttl > MAX_TTL {
-        return Err(env::Error::invalid(name, "must be from 1 second to 10 years"));
-    }
-    Ok(ttl)
+    reader.wrong("JWT_SECRET", problem);
 }
 
 #[cfg(test)]
@@ -209,7 +195,8 @@ mod tests {
     use super::*;
 
     fn config(pairs: &[(&str, &str)], production: bool) -> Result<Config, env::Error> {
-        Config::from_env(&Env::from_pairs(pairs.iter().copied()), production)
+        let env = Env::from_pairs(pairs.iter().copied());
+        Config::from_env(&if production { env.with("MOTIENCE_ENV", "production") } else { env })
     }
 
     #[test]

@@ -8,20 +8,23 @@ use std::{
     time::Duration,
 };
 
+use motience_settings::env::settings;
 use parking_lot::{Mutex, MutexGuard};
 use tokio::{sync::oneshot, time::timeout};
 
 use super::Error;
 
-/// Limits of the queue for password hashes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct HashLimits {
-    /// Hashes at once; at least one. PASSWORD_HASHES, one less than there are processors.
-    pub at_once: usize,
-    /// Callers that may wait, half of them for one account; at least two. PASSWORD_QUEUE, 1,024.
-    pub queue: usize,
-    /// Longest wait. PASSWORD_WAIT, 20 s.
-    pub wait: Duration,
+settings! {
+    /// How much may be hashed at once, and who may wait for it.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub struct HashLimits {
+        /// Passwords hashed at once. The default is one less than there are processors, so that one is left to live traffic.
+        PASSWORD_HASHES => at_once: Option<usize>, > 0;
+        /// Logins that may wait for a password to be hashed, half of them to one account.
+        PASSWORD_QUEUE = "1024" => queue: usize, "2"..="1000000";
+        /// Longest wait for it.
+        PASSWORD_WAIT = "20s" => wait: Duration, > 0;
+    }
 }
 
 /// The queue. Cheap to clone.
@@ -61,7 +64,7 @@ struct Held(HashQueue);
 
 impl HashQueue {
     pub(super) fn new(limits: HashLimits) -> Self {
-        let state = State { free: limits.at_once, accounts: VecDeque::new() };
+        let state = State { free: limits.at_once(), accounts: VecDeque::new() };
         Self { state: Arc::new(Mutex::new(state)), hasher: RandomState::new(), limits }
     }
 
@@ -177,7 +180,7 @@ mod tests {
     use super::*;
 
     fn hash_queue(at_once: usize, queue: usize, wait: Duration) -> HashQueue {
-        HashQueue::new(HashLimits { at_once, queue, wait })
+        HashQueue::new(HashLimits { at_once: Some(at_once), queue, wait })
     }
 
     fn free(queue: &HashQueue) -> usize {

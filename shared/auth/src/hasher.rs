@@ -7,7 +7,7 @@
 //! The hash is of the password's canonical form (RFC 8265, section 4.2), which is the same from every keyboard. Hashes from before hold the
 //! password as it was typed, and are checked with that too.
 
-use std::{num::NonZero, thread::available_parallelism, time::Duration};
+use std::{num::NonZero, thread::available_parallelism};
 
 use argon2::{Algorithm, Argon2, Params, PasswordHash, PasswordHasher, PasswordVerifier, Version, password_hash::Error as HashError};
 use secrecy::{ExposeSecret, SecretString};
@@ -46,16 +46,15 @@ pub enum Verdict {
 }
 
 impl HashLimits {
-    /// Leaves one processor to everything else, where there are several.
-    pub fn default_at_once() -> usize {
-        available_parallelism().map_or(1, NonZero::get).saturating_sub(1).max(1)
+    /// Hashes at once; unless a setting says otherwise one processor is left to everything else, where there are several.
+    pub fn at_once(&self) -> usize {
+        self.at_once.unwrap_or_else(spare_processors)
     }
 }
 
-impl Default for HashLimits {
-    fn default() -> Self {
-        Self { at_once: Self::default_at_once(), queue: 1024, wait: Duration::from_secs(20) }
-    }
+/// One less than there are processors, but at least one.
+pub fn spare_processors() -> usize {
+    available_parallelism().map_or(1, NonZero::get).saturating_sub(1).max(1)
 }
 
 impl Hasher {
@@ -258,6 +257,6 @@ mod tests {
     #[test]
     fn one_processor_is_left_to_live_traffic() {
         let processors = available_parallelism().map_or(1, NonZero::get);
-        assert_eq!(HashLimits::default().at_once, if processors > 1 { processors - 1 } else { 1 });
+        assert_eq!(HashLimits::default().at_once(), if processors > 1 { processors - 1 } else { 1 });
     }
 }

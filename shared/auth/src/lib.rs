@@ -16,10 +16,10 @@ mod standing;
 mod tokens;
 
 pub use self::{
-    config::{Config, PLACEHOLDER_SECRET, SecretFileError},
+    config::{Config, PLACEHOLDER_SECRET, SecretFileError, Settings},
     error::Error,
     hash_queue::{HashLimits, Turn, Waiter},
-    hasher::{Hasher, Verdict},
+    hasher::{Hasher, Verdict, spare_processors},
     names::{InvalidUsername, MAX_PASSWORD, canonical_username, folded},
     policy::{Weak, check_password},
     random::id as random_id,

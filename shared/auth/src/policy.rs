@@ -77,12 +77,12 @@ mod tests {
     use motience_settings::env::Env;
 
     fn production() -> Config {
-        Config::from_env(&Env::from_pairs([("JWT_SECRET", "x".repeat(32))]), true).unwrap()
+        Config::from_env(&Env::from_pairs([("JWT_SECRET", "x".repeat(32)), ("MOTIENCE_ENV", "production".to_owned())])).unwrap()
     }
 
     #[test]
     fn development_takes_the_documented_password() {
-        let config = Config::from_env(&Env::default(), false).unwrap();
+        let config = Config::from_env(&Env::default()).unwrap();
         assert_eq!(check_password(&config, "pass123"), Ok(()));
         assert_eq!(check_password(&config, "pass1"), Err(Weak::TooShort(6)));
         assert_eq!(check_password(&config, &"é".repeat(129)), Err(Weak::TooLong));

@@ -294,7 +294,7 @@ mod tests {
 
     fn tokens() -> (Tokens, Manual) {
         let (clock, hand) = Clock::manual(OffsetDateTime::from_unix_timestamp(START).unwrap());
-        let config = Config::from_env(&Env::from_pairs([("JWT_SECRET", SECRET)]), true).unwrap();
+        let config = Config::from_env(&Env::from_pairs([("JWT_SECRET", SECRET), ("MOTIENCE_ENV", "production")])).unwrap();
         (Tokens::new(&config, clock), hand)
     }
 

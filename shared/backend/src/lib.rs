@@ -26,7 +26,7 @@ use motience_runtime::{
     causes,
     clock::{Clock, from_millis},
 };
-use motience_settings::env::{self, Env};
+use motience_settings::env::{self, Env, Reader, Value, one_of, settings};
 use motience_store::{self as store, Gone, LogIds, NewUser, Store};
 use tokio::sync::Notify;
 use tracing::{info, warn};
@@ -48,6 +48,49 @@ pub enum Kind {
     Cluster,
 }
 
+settings! {
+    /// Settings of one node, as they are written.
+    #[derive(Clone, Debug)]
+    pub struct Settings {
+        /// The node's name in logs and reports. Random unless given.
+        NODE_NAME => name: Option<NodeName>;
+        /// Where a node without PostgreSQL or Redis keeps its files.
+        DATA_DIR = "data" => data_dir: PathBuf;
+        /// How long a node waits at its start for PostgreSQL and Redis. 0 means not at all.
+        BACKEND_WAIT = "5m" => wait: Duration;
+        /// Where an embedded node keeps its log: `file` (in DATA_DIR, written before anything is acknowledged) or `memory`.
+        LOG_DURABILITY, example "file" => durability: Option<Durability>;
+    }
+}
+
+/// A name without blanks.
+#[derive(Clone, Debug)]
+pub struct NodeName(String);
+
+impl Value for NodeName {
+    fn parse(text: &str) -> Result<Self, String> {
+        if text.len() > 64 || text.chars().any(|c| c.is_control() || c.is_whitespace()) {
+            return Err("must have at most 64 characters and no blanks".to_owned());
+        }
+        Ok(Self(text.to_owned()))
+    }
+}
+
+/// Where an embedded node keeps its log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Durability {
+    /// In a file.
+    File,
+    /// In memory only.
+    Memory,
+}
+
+impl Value for Durability {
+    fn parse(text: &str) -> Result<Self, String> {
+        one_of(text, &[("file", Self::File), ("memory", Self::Memory)])
+    }
+}
+
 /// Settings of the backend.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -55,9 +98,9 @@ pub struct Config {
     pub store: store::Config,
     /// The Redis that holds the log; `None`: the log lives in this process.
     pub redis: Option<log::redis::Config>,
-    /// Replicas of Redis that must have a record before it is acknowledged. REDIS_REPLICAS, 0.
+    /// Replicas of Redis that must have a record before it is acknowledged.
     pub replicas: u32,
-    /// Whether an embedded log is kept in memory only, and not in a file. LOG_DURABILITY, `file`.
+    /// Whether an embedded log is kept in memory only, and not in a file.
     pub volatile: bool,
     /// Tokens and passwords.
     pub auth: auth::Config,
@@ -69,64 +112,58 @@ pub struct Config {
     pub permits: permits::Limits,
     /// How much memory what comes in may take.
     pub uploads: uploads::Limits,
-    /// The node's name in logs and reports. NODE_NAME; the default is random.
+    /// The node's name in logs and reports.
     pub node: String,
-    /// Where an embedded node keeps its files. DATA_DIR, `data`.
+    /// Where an embedded node keeps its files.
     pub data_dir: PathBuf,
-    /// How long a node waits at its start for PostgreSQL and Redis. BACKEND_WAIT, 5 m; zero: not at all.
+    /// How long a node waits at its start for PostgreSQL and Redis; zero: not at all.
     pub wait: Duration,
 }
 
 impl Config {
-    /// Reads the variables of the backend and of its parts.
+    /// Reads the settings of the backend and of its parts.
     pub fn from_env(env: &Env) -> Result<Self, env::Error> {
-        env.environment()?;
-        let data_dir = PathBuf::from(env.get("DATA_DIR").unwrap_or("data"));
-        let store = store::Config::from_env(env, &data_dir)?;
-        let redis = log::redis::Config::from_env(env)?;
-        if redis.is_some() && !matches!(store, store::Config::Postgres { .. }) {
-            return Err(env::Error::invalid(
-                "DATABASE_URL",
-                "REDIS_URL or REDIS_HOST joins several nodes, and they need one PostgreSQL: set DATABASE_URL or DB_HOST too",
-            ));
-        }
-        let node = env.get("NODE_NAME").map_or_else(|| format!("node-{:08x}", fastrand::u32(..)), str::to_owned);
-        if node.len() > 64 || node.chars().any(|c| c.is_control() || c.is_whitespace()) {
-            return Err(env::Error::invalid("NODE_NAME", "must have at most 64 characters and no blanks"));
-        }
-        let auth = auth::Config::from_env(env, env.production())?;
-        if redis.is_some() && auth.generated {
-            return Err(env::Error::invalid(
-                "JWT_SECRET",
-                "is missing: nodes that share Redis must share the secret that signs their tokens",
-            ));
-        }
-        let replicas = env.parse("REDIS_REPLICAS", 0)?;
-        if replicas > 0 && redis.is_none() {
-            return Err(env::Error::invalid("REDIS_REPLICAS", "needs the log in Redis: set REDIS_URL or REDIS_HOST"));
-        }
-        let volatile = match env.get("LOG_DURABILITY") {
-            None | Some("file") => false,
-            Some("memory") if redis.is_none() => true,
-            Some(_) if redis.is_some() => {
-                return Err(env::Error::invalid("LOG_DURABILITY", "is of embedded nodes; Redis persists as it is configured"));
-            }
-            Some(_) => return Err(env::Error::invalid("LOG_DURABILITY", "must be file or memory")),
-        };
-        Ok(Self {
-            store,
-            redis,
+        env.read(Self::read)
+    }
+
+    /// Reads the settings of the backend and of its parts, and checks how they fit together.
+    pub fn read(reader: &mut Reader<'_>) -> Self {
+        let Settings { name, data_dir, wait, durability } = reader.group();
+        let replicas = reader.group::<log::redis::Settings>().replicas;
+        let config = Self {
+            store: store::Config::read(reader, &data_dir),
+            redis: log::redis::Config::read(reader),
             replicas,
-            volatile,
-            auth,
-            retention: Retention::from_env(env)?,
-            limits: Limits::from_env(env)?,
-            permits: permits::Limits::from_env(env)?,
-            uploads: uploads::Limits::from_env(env)?,
-            node,
+            volatile: durability == Some(Durability::Memory),
+            auth: auth::Config::read(reader),
+            retention: reader.group(),
+            limits: reader.group(),
+            permits: reader.group(),
+            uploads: reader.group(),
+            node: name.map_or_else(|| format!("node-{:08x}", fastrand::u32(..)), |name| name.0),
             data_dir,
-            wait: env.duration("BACKEND_WAIT", Duration::from_secs(300))?,
-        })
+            wait,
+        };
+        if config.redis.is_some() {
+            config.check_cluster(reader, durability);
+        } else if replicas > 0 {
+            reader.wrong("REDIS_REPLICAS", "needs the log in Redis: set REDIS_URL or REDIS_HOST");
+        }
+        config
+    }
+
+    /// Refuses what nodes that meet in Redis cannot work with.
+    fn check_cluster(&self, reader: &mut Reader<'_>, durability: Option<Durability>) {
+        if !matches!(self.store, store::Config::Postgres { .. }) {
+            let problem = "REDIS_URL or REDIS_HOST joins several nodes, and they need one PostgreSQL: set DATABASE_URL or DB_HOST too";
+            reader.wrong("DATABASE_URL", problem);
+        }
+        if self.auth.generated {
+            reader.wrong("JWT_SECRET", "is missing: nodes that share Redis must share the secret that signs their tokens");
+        }
+        if durability.is_some() {
+            reader.wrong("LOG_DURABILITY", "is of embedded nodes; Redis persists as it is configured");
+        }
     }
 
     /// The database and its setting, for people.

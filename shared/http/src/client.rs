@@ -3,7 +3,6 @@
 use std::{
     convert::Infallible,
     net::{IpAddr, Ipv4Addr, SocketAddr},
-    str::FromStr,
     sync::Arc,
 };
 
@@ -12,71 +11,60 @@ use axum::{
     extract::{ConnectInfo, FromRequestParts},
     http::{HeaderMap, request::Parts},
 };
+use ipnet::IpNet;
 use motience_limits::permits::ClientAddress;
-use motience_settings::env::{self, Env};
+use motience_settings::env::{Value, one_of, settings};
 
-/// Networks whose word on where a request comes from is believed, and the header that they say it in.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Proxies {
-    networks: Networks,
-    header: ForwardedHeader,
+settings! {
+    /// Proxies whose word on where a request comes from is believed, and the header in which they say it.
+    #[derive(Clone, Debug, PartialEq, Eq)]
+    pub struct Proxies {
+        /// Proxies, as addresses or networks, whose word on where a request comes from is believed.
+        TRUSTED_PROXIES = "" => networks: Vec<Network>;
+        /// The header that these proxies write: `x-forwarded-for`, `forwarded` (RFC 7239), or `any`. Name it where they pass the other one on
+        /// as the client made it.
+        FORWARDED_HEADER = "any" => header: ForwardedHeader;
+    }
 }
 
-/// Which header is read. A proxy that writes one of the two passes the other on as the client made it.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-enum ForwardedHeader {
+/// The header that is read. A proxy that writes one of the two passes the other on as the client made it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ForwardedHeader {
     /// `X-Forwarded-For`, or `Forwarded` where there is none.
-    #[default]
     Any,
+    /// `X-Forwarded-For`.
     XForwardedFor,
-    /// RFC 7239.
+    /// `Forwarded`, RFC 7239.
     Forwarded,
 }
 
-/// The text names no header that says where a request comes from.
-#[derive(Clone, Copy, Debug, thiserror::Error)]
-#[error("the header is `x-forwarded-for`, `forwarded` or `any`")]
-struct UnknownHeader;
-
-impl FromStr for ForwardedHeader {
-    type Err = UnknownHeader;
-
-    fn from_str(text: &str) -> Result<Self, UnknownHeader> {
-        match text.to_ascii_lowercase().as_str() {
-            "any" => Ok(Self::Any),
-            "x-forwarded-for" => Ok(Self::XForwardedFor),
-            "forwarded" => Ok(Self::Forwarded),
-            _ => Err(UnknownHeader),
-        }
+impl Value for ForwardedHeader {
+    fn parse(text: &str) -> Result<Self, String> {
+        one_of(text, &[("any", Self::Any), ("x-forwarded-for", Self::XForwardedFor), ("forwarded", Self::Forwarded)])
     }
 }
 
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-struct Networks(Vec<(IpAddr, u8)>);
+/// A network, or one address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Network(IpNet);
 
-/// The text is no list of addresses and networks.
-#[derive(Clone, Debug, thiserror::Error)]
-#[error("'{0}' is no address or network such as 10.0.0.0/8")]
-pub struct InvalidNetwork(String);
+impl Value for Network {
+    fn parse(text: &str) -> Result<Self, String> {
+        let network = text.parse().or_else(|_| text.parse::<IpAddr>().map(IpNet::from));
+        network.map(Self).map_err(|_| "must be an address or a network such as 10.0.0.0/8".to_owned())
+    }
+}
 
 impl Proxies {
-    /// TRUSTED_PROXIES, none; FORWARDED_HEADER, any.
-    pub fn from_env(env: &Env) -> Result<Self, env::Error> {
-        Ok(Self {
-            networks: env.parse("TRUSTED_PROXIES", Networks::default())?,
-            header: env.parse("FORWARDED_HEADER", ForwardedHeader::default())?,
-        })
-    }
-
     /// Whether any proxy is trusted.
     pub fn is_empty(&self) -> bool {
-        self.networks.0.is_empty()
+        self.networks.is_empty()
     }
 
     /// Whether the peer at this address speaks for others.
     pub fn trusts(&self, address: IpAddr) -> bool {
         let address = address.to_canonical();
-        self.networks.0.iter().any(|&(network, prefix)| contains(network, prefix, address))
+        self.networks.iter().any(|network| network.0.contains(&address))
     }
 
     /// The right-most address that no trusted proxy has: everything left of it may be made up by the client.
@@ -145,34 +133,6 @@ fn node(text: &str) -> Option<IpAddr> {
     host.parse().ok().or_else(|| if bare { text.split_once(':')?.0.parse::<Ipv4Addr>().ok().map(IpAddr::V4) } else { None })
 }
 
-impl FromStr for Networks {
-    type Err = InvalidNetwork;
-
-    fn from_str(text: &str) -> Result<Self, InvalidNetwork> {
-        let network = |text: &str| {
-            let (address, prefix) = text.split_once('/').unwrap_or((text, ""));
-            let address: IpAddr = address.parse().ok()?;
-            let bits = if address.is_ipv4() { 32 } else { 128 };
-            let prefix = if prefix.is_empty() { bits } else { prefix.parse().ok()? };
-            (prefix <= bits).then_some((address, prefix))
-        };
-        text.split(',')
-            .map(str::trim)
-            .filter(|t| !t.is_empty())
-            .map(|t| network(t).ok_or_else(|| InvalidNetwork(t.to_owned())))
-            .collect::<Result<_, _>>()
-            .map(Self)
-    }
-}
-
-fn contains(network: IpAddr, prefix: u8, address: IpAddr) -> bool {
-    match (network, address) {
-        (IpAddr::V4(n), IpAddr::V4(a)) => u32::from(prefix) == 0 || (n.to_bits() ^ a.to_bits()) >> (32 - u32::from(prefix)) == 0,
-        (IpAddr::V6(n), IpAddr::V6(a)) => u32::from(prefix) == 0 || (n.to_bits() ^ a.to_bits()) >> (128 - u32::from(prefix)) == 0,
-        _ => false,
-    }
-}
-
 /// The client that sent a request, as an extractor.
 #[derive(Clone, Copy, Debug)]
 pub struct Client(pub ClientAddress);
@@ -210,6 +170,7 @@ impl<S: HasProxies> FromRequestParts<S> for Client {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use motience_settings::env::Env;
 
     fn ip(text: &str) -> IpAddr {
         text.parse().unwrap()

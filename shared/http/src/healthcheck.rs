@@ -12,16 +12,7 @@ use tokio::{
     time::timeout,
 };
 
-use crate::{Host, ListenAddress};
-
-/// The address of a process's operations port: OPERATIONS_ADDRESS (BIND_ADDRESS unless given) and OPERATIONS_PORT.
-pub fn operations_address(env: &Env, default_port: u16) -> Result<ListenAddress, env::Error> {
-    let host = match env.get("OPERATIONS_ADDRESS") {
-        Some(_) => env.parse("OPERATIONS_ADDRESS", Host::Localhost)?,
-        None => Host::from_env(env)?,
-    };
-    Ok(host.at(env.parse("OPERATIONS_PORT", default_port)?))
-}
+use crate::Operations;
 
 /// Asks `/ready` at `address`, or at HEALTHCHECK_ADDRESS, or at this machine's operations port as the settings have it. Success only
 /// where 200 is the answer within `limit` seconds.
@@ -44,10 +35,10 @@ pub async fn run(program: &str, address: Option<String>, limit: u64, default_por
 
 fn configured(default_port: u16) -> Result<String, env::Error> {
     let env = Env::load()?;
-    if let Some(address) = env.get("HEALTHCHECK_ADDRESS") {
-        return Ok(address.to_owned());
+    let (told, address) = env.read(|reader| (reader.group::<Operations>().healthcheck, Operations::address(reader, default_port)))?;
+    if let Some(address) = told {
+        return Ok(address);
     }
-    let address = operations_address(&env, default_port)?;
     if address.port() == 0 {
         return Err(env::Error::invalid("OPERATIONS_PORT", "is 0, any port: say by --address which one it became"));
     }

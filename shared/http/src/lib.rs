@@ -23,15 +23,15 @@ mod serve;
 mod stalls;
 mod starting;
 
-pub use client::{Client, HasProxies, InvalidNetwork, Proxies};
+pub use client::{Client, ForwardedHeader, HasProxies, Network, Proxies};
 pub use collect::{Collected, broken, collect};
 pub use extract::{
     Admin, Bearer, Consumer, HasBackend, Json, Path, Producer, Query, bearer, is_json, malformed_json, object, unsupported_media_type,
 };
 pub use inflate::{InflatesTooFar, Inflation, inflate};
-pub use limits::Limits;
-pub use listen::{Host, ListenAddress, NoHost, check_plaintext};
-pub use operations::{Detail, OPERATIONS, operations, operations_listener};
+pub use limits::{FrameRate, Limits};
+pub use listen::{Host, ListenAddress, Listening, ServicePorts, check_plaintext};
+pub use operations::{Detail, OPERATIONS, Operations, operations, operations_listener};
 pub use origin::{Origins, called_host, check_origin, without_port};
 pub use page::{Page, PagePermit, PageRoom};
 pub use paths::{is_path, tolerant};

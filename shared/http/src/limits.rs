@@ -2,116 +2,67 @@
 
 use std::time::Duration;
 
-use motience_settings::env::{self, Env};
+use motience_settings::env::settings;
 
 use super::Proxies;
 
-/// Without a setting one address has this part of a listener's connections: a tester's host is not stopped, and nobody takes all.
+/// Unless a setting says otherwise one address has this part of a listener's connections: a tester's host is not stopped, and nobody takes
+/// all.
 const SHARE_OF_AN_ADDRESS: usize = 4;
 
-/// Limits of one listener.
-#[derive(Clone, Debug)]
-pub struct Limits {
-    /// Connections at once, upgraded ones included; more are refused. HTTP_MAX_CONNECTIONS, 10,000.
-    pub connections: usize,
-    /// Connections of one address (IPv4, or IPv6 /64) at once. HTTP_MAX_CONNECTIONS_PER_ADDRESS, a quarter of all.
-    pub connections_each: Option<usize>,
-    /// Proxies, whose word on where a request comes from is believed, and for whom the limit of an address does not hold.
-    /// TRUSTED_PROXIES, none.
-    pub trusted: Proxies,
-    /// Time for a request's head to arrive, from the connection's beginning or the last answer on; and before it for the TLS
-    /// handshake. HTTP_HEADER_LIMIT, 10 s.
-    pub header: Duration,
-    /// Bytes of a request's head. HTTP_MAX_HEADER_BYTES, 16 KiB.
-    pub header_bytes: usize,
-    /// Time for a client to take a piece of an answer. HTTP_WRITE_LIMIT, 30 s.
-    pub write: Duration,
-    /// Time without a request after which an HTTP/2 connection ends. HTTP2_IDLE_LIMIT, 60 s.
-    pub idle: Duration,
-    /// Requests of one HTTP/2 connection at once. HTTP2_MAX_STREAMS, 100.
-    pub streams: u32,
-    /// Bytes that the peer of an HTTP/2 connection may send ahead of what is read; a quarter of it on one stream.
-    /// HTTP2_RECEIVE_WINDOW, 1 MiB.
-    pub receive_window: usize,
-    /// Bytes of one HTTP/2 stream's answer that wait to be written. HTTP2_SEND_BUFFER, 64 KiB.
-    pub send_buffer: usize,
-    /// Frames of one connection that carry nothing (pings and the like, over WebSocket and HTTP/2), for each second and ten seconds'
-    /// worth at once. CONTROL_FRAMES_PER_SECOND, 100.
-    pub control_frames: u32,
-    /// Pages of lists that one connection is sent at once; more wait for their turn. HTTP_MAX_PAGES_PER_CONNECTION, 4.
-    pub pages: usize,
+settings! {
+    /// Limits of one listener.
+    #[derive(Clone, Debug)]
+    pub struct Limits {
+        /// Connections of one port at once, upgraded ones included. More are refused. WSS1_PORT and WSS2_PORT have WSS_MAX_CONNECTIONS more.
+        HTTP_MAX_CONNECTIONS = "10000" => connections: usize, > 0;
+        /// Connections of one port from one address (IPv4, or IPv6 /64) at once. TRUSTED_PROXIES are exempt. 0 means a quarter of
+        /// HTTP_MAX_CONNECTIONS.
+        HTTP_MAX_CONNECTIONS_PER_ADDRESS = "0" => connections_each: usize;
+        /// Longest wait for the head of a request, from the beginning of the connection or the last answer on, and before it for the TLS
+        /// handshake.
+        HTTP_HEADER_LIMIT = "10s" => header: Duration, > 0;
+        /// Largest head of a request.
+        HTTP_MAX_HEADER_BYTES = "16KiB" => header_bytes: usize as Size, "8KiB"..="16MiB";
+        /// A client that takes nothing of an answer for this long loses its connection.
+        HTTP_WRITE_LIMIT = "30s" => write: Duration, > 0;
+        /// An HTTP/2 connection without a request for this long ends.
+        HTTP2_IDLE_LIMIT = "60s" => idle: Duration, > 0;
+        /// Requests of one HTTP/2 connection at once.
+        HTTP2_MAX_STREAMS = "100" => streams: u32, > 0;
+        /// Bytes that an HTTP/2 client may send ahead of what is read; a quarter of it on one stream.
+        HTTP2_RECEIVE_WINDOW = "1MiB" => receive_window: usize as Size, "256KiB"..="1GiB";
+        /// Bytes of an answer that wait in one HTTP/2 stream.
+        HTTP2_SEND_BUFFER = "64KiB" => send_buffer: usize as Size, "16KiB"..="1GiB";
+        /// Pages of lists that are sent on one connection at once. More wait for their turn.
+        HTTP_MAX_PAGES_PER_CONNECTION = "4" => pages: usize, > 0;
+    }
+    with {
+        /// Frames that carry nothing.
+        frames: FrameRate,
+        /// Proxies that say where a request comes from, and that the limit of an address does not hold for.
+        trusted: Proxies,
+    }
 }
 
-impl Default for Limits {
-    fn default() -> Self {
-        Self {
-            connections: 10_000,
-            connections_each: None,
-            trusted: Proxies::default(),
-            header: Duration::from_secs(10),
-            header_bytes: 16 * 1024,
-            write: Duration::from_secs(30),
-            idle: Duration::from_secs(60),
-            streams: 100,
-            receive_window: 1 << 20,
-            send_buffer: 64 * 1024,
-            control_frames: 100,
-            pages: 4,
-        }
+settings! {
+    /// How many frames of one connection may carry nothing.
+    #[derive(Clone, Copy, Debug)]
+    pub struct FrameRate {
+        /// Frames of one connection that carry nothing (pings, settings, resets, empty fragments) in each second, over WebSocket, HTTP/2 and
+        /// motience/1. Ten seconds' worth may come at once, after a silence perhaps twice that.
+        CONTROL_FRAMES_PER_SECOND = "100" => each_second: u32, > 0;
     }
 }
 
 impl Limits {
-    /// Reads the variables named on the fields.
-    pub fn from_env(env: &Env) -> Result<Self, env::Error> {
-        let default = Self::default();
-        // 0 says: not set.
-        let each = env.parse("HTTP_MAX_CONNECTIONS_PER_ADDRESS", 0)?;
-        let limits = Self {
-            connections: env.parse("HTTP_MAX_CONNECTIONS", default.connections)?,
-            connections_each: (each > 0).then_some(each),
-            trusted: Proxies::from_env(env)?,
-            header: env.duration("HTTP_HEADER_LIMIT", default.header)?,
-            header_bytes: env.bytes("HTTP_MAX_HEADER_BYTES", default.header_bytes)?,
-            write: env.duration("HTTP_WRITE_LIMIT", default.write)?,
-            idle: env.duration("HTTP2_IDLE_LIMIT", default.idle)?,
-            streams: env.parse("HTTP2_MAX_STREAMS", default.streams)?,
-            receive_window: env.bytes("HTTP2_RECEIVE_WINDOW", default.receive_window)?,
-            send_buffer: env.bytes("HTTP2_SEND_BUFFER", default.send_buffer)?,
-            control_frames: env.parse("CONTROL_FRAMES_PER_SECOND", default.control_frames)?,
-            pages: env.parse("HTTP_MAX_PAGES_PER_CONNECTION", default.pages)?,
-        };
-        if limits.header_bytes < 8192 {
-            return Err(env::Error::invalid("HTTP_MAX_HEADER_BYTES", "must be at least 8KiB"));
-        }
-        if !(256 << 10..=1 << 30).contains(&limits.receive_window) {
-            return Err(env::Error::invalid("HTTP2_RECEIVE_WINDOW", "must lie between 256KiB and 1GiB"));
-        }
-        if !(16 << 10..=1 << 30).contains(&limits.send_buffer) {
-            return Err(env::Error::invalid("HTTP2_SEND_BUFFER", "must lie between 16KiB and 1GiB"));
-        }
-        for (name, none) in [
-            ("HTTP_MAX_CONNECTIONS", limits.connections == 0),
-            ("HTTP_HEADER_LIMIT", limits.header.is_zero()),
-            ("HTTP_WRITE_LIMIT", limits.write.is_zero()),
-            ("HTTP2_IDLE_LIMIT", limits.idle.is_zero()),
-            ("HTTP2_MAX_STREAMS", limits.streams == 0),
-            ("CONTROL_FRAMES_PER_SECOND", limits.control_frames == 0),
-            ("HTTP_MAX_PAGES_PER_CONNECTION", limits.pages == 0),
-        ] {
-            if none {
-                return Err(env::Error::invalid(name, "must be greater than zero"));
-            }
-        }
-        Ok(limits)
-    }
-
     /// Connections of one address at once.
     pub fn connections_of_an_address(&self) -> usize {
-        self.connections_each.unwrap_or(self.connections / SHARE_OF_AN_ADDRESS).max(1)
+        let share = if self.connections_each > 0 { self.connections_each } else { self.connections / SHARE_OF_AN_ADDRESS };
+        share.max(1)
     }
 
-    /// The same for a listener that also holds so many connections which stay.
+    /// The limits of a listener that also holds this many connections which stay.
     #[must_use]
     pub fn with_more(mut self, connections: usize) -> Self {
         self.connections = self.connections.saturating_add(connections);

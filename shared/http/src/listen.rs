@@ -3,10 +3,9 @@
 use std::{
     fmt, io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
-    str::FromStr,
 };
 
-use motience_settings::env::{self, Env};
+use motience_settings::env::{Reader, Value, settings};
 use tokio::net::{TcpListener, TcpSocket};
 
 use super::Proxies;
@@ -25,30 +24,43 @@ pub enum Host {
     Ip(IpAddr),
 }
 
-/// The text is neither an address nor `localhost`.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("it is neither localhost nor an IP address such as 0.0.0.0 or ::")]
-pub struct NoHost;
+settings! {
+    /// Where a process listens, and what it may take there.
+    #[derive(Clone, Copy, Debug)]
+    pub struct Listening {
+        /// The address on which everything listens: `localhost` (127.0.0.1 and ::1), an IP address, `0.0.0.0` or `::` for all. A development
+        /// node listens on this machine only, so that nobody else reaches a platform which someone tries out.
+        BIND_ADDRESS = "localhost", production "0.0.0.0" => host: Host;
+        /// Whether a production node may take passwords and tokens without TLS from the network. Not needed where TRUSTED_PROXIES names the
+        /// proxies that bring TLS.
+        INSECURE_PLAINTEXT = "false" => plaintext: bool;
+    }
+}
 
-impl FromStr for Host {
-    type Err = NoHost;
+settings! {
+    /// The ports of the three services. The pages find the services by them too.
+    #[derive(Clone, Copy, Debug)]
+    pub struct ServicePorts {
+        /// ap: accounts.
+        AP_PORT = "3001" => ap: u16;
+        /// sm: subscriptions.
+        SM_PORT = "3002" => sm: u16;
+        /// dsm: data streams and history.
+        DSM_PORT = "3003" => dsm: u16;
+    }
+}
 
-    fn from_str(text: &str) -> Result<Self, NoHost> {
+impl Value for Host {
+    fn parse(text: &str) -> Result<Self, String> {
         if text.eq_ignore_ascii_case("localhost") {
             return Ok(Self::Localhost);
         }
         let bare = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(text);
-        bare.parse().map(Self::Ip).map_err(|_| NoHost)
+        bare.parse().map(Self::Ip).map_err(|_| "must be localhost or an IP address such as 0.0.0.0 or ::".to_owned())
     }
 }
 
 impl Host {
-    /// BIND_ADDRESS. Without it, a development node listens on this machine only, so that nobody else reaches a platform which someone
-    /// tries out; a production node listens on every address.
-    pub fn from_env(env: &Env) -> Result<Self, env::Error> {
-        env.parse("BIND_ADDRESS", if env.production() { Self::Ip(Ipv4Addr::UNSPECIFIED.into()) } else { Self::Localhost })
-    }
-
     /// Whether only this machine reaches it.
     pub fn is_loopback(self) -> bool {
         match self {
@@ -147,30 +159,31 @@ fn tcp(address: SocketAddr) -> io::Result<TcpListener> {
 
 /// Refuses a production node that would take passwords and tokens in the clear from the network. `plain` are its listeners without TLS,
 /// each with the setting of its port.
-pub fn check_plaintext(env: &Env, plain: impl IntoIterator<Item = (&'static str, ListenAddress)>) -> Result<(), env::Error> {
-    let allowed = env.flag("INSECURE_PLAINTEXT", false)? || Proxies::from_env(env).is_ok_and(|proxies| !proxies.is_empty());
-    if allowed || !env.production() {
-        return Ok(());
+pub fn check_plaintext(reader: &mut Reader<'_>, plain: impl IntoIterator<Item = (&'static str, ListenAddress)>) {
+    let allowed = reader.group::<Listening>().plaintext || !reader.group::<Proxies>().is_empty();
+    if allowed || !reader.production() {
+        return;
     }
     let open: Vec<String> =
         plain.into_iter().filter(|(_, at)| !at.is_loopback()).map(|(setting, at)| format!("{at} ({setting})")).collect();
     if open.is_empty() {
-        return Ok(());
+        return;
     }
     let problem = format!(
         "is off, and {} would take passwords and tokens without TLS from the network. Name the proxies that bring TLS in TRUSTED_PROXIES, \
          listen on BIND_ADDRESS=localhost, or set INSECURE_PLAINTEXT=true",
         open.join(", ")
     );
-    Err(env::Error::invalid("INSECURE_PLAINTEXT", problem))
+    reader.wrong("INSECURE_PLAINTEXT", problem);
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use motience_settings::env::Env;
 
     fn host(pairs: &[(&str, &str)]) -> Host {
-        Host::from_env(&Env::from_pairs(pairs.iter().copied())).unwrap()
+        Listening::from_env(&Env::from_pairs(pairs.iter().copied())).unwrap().host
     }
 
     #[test]
@@ -189,7 +202,7 @@ mod tests {
             assert_eq!(host(&[("BIND_ADDRESS", text)]).is_loopback(), loopback, "{text}");
         }
         for wrong in ["everywhere", "127.0.0.1:80", "example.com", "[::1"] {
-            let error = Host::from_env(&Env::from_pairs([("BIND_ADDRESS", wrong)])).unwrap_err().to_string();
+            let error = Listening::from_env(&Env::from_pairs([("BIND_ADDRESS", wrong)])).unwrap_err().to_string();
             assert!(error.starts_with("BIND_ADDRESS: "), "{error}");
         }
     }
@@ -215,7 +228,7 @@ mod tests {
     fn production_takes_no_password_in_the_clear_from_the_network() {
         let check = |pairs: &[(&str, &str)], host: &str| {
             let env = Env::from_pairs(pairs.iter().copied());
-            check_plaintext(&env, [("AP_PORT", host.parse::<Host>().unwrap().at(3001))])
+            env.read(|reader| check_plaintext(reader, [("AP_PORT", Host::parse(host).unwrap().at(3001))]))
         };
         let production = ("MOTIENCE_ENV", "production");
         let error = check(&[production], "0.0.0.0").unwrap_err().to_string();

@@ -13,10 +13,34 @@ use axum::{
 };
 use motience_backend::Backend;
 use motience_runtime::telemetry;
-use motience_settings::env::{self, Env};
+use motience_settings::env::{Group, Reader, Setting, settings};
 use serde_json::json;
 
-use super::{ApiError, Host, tolerant};
+use super::{ApiError, Host, ListenAddress, Listening, tolerant};
+
+settings! {
+    /// Where a process answers its operator, and what it tells others.
+    #[derive(Clone, Debug)]
+    pub struct Operations {
+        /// Health, readiness, metrics and statistics on a port of their own. The default of motience-gateway is 9091.
+        OPERATIONS_PORT, example "9090" => port: Option<u16>;
+        /// The address of that port. The default is BIND_ADDRESS.
+        OPERATIONS_ADDRESS, example "localhost" => host: Option<Host>;
+        /// Where the command `healthcheck` asks. The default is this machine's operations port.
+        HEALTHCHECK_ADDRESS, example "127.0.0.1:9090" => healthcheck: Option<String>;
+        /// Whether the services' own ports answer /metrics and /stats too, and tell what is unreachable in /ready and who they are in /health.
+        /// The default is true for a development node that only this machine reaches, and false for others.
+        METRICS_ON_SERVICE_PORTS, example "true" => on_service_ports: Option<bool>;
+    }
+}
+
+impl Operations {
+    /// The address of a process's operations port.
+    pub fn address(reader: &mut Reader<'_>, default_port: u16) -> ListenAddress {
+        let (own, everything) = (reader.group::<Self>(), reader.group::<Listening>());
+        own.host.unwrap_or(everything.host).at(own.port.unwrap_or(default_port))
+    }
+}
 
 /// How much a port tells of the node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,14 +51,17 @@ pub enum Detail {
     Full,
 }
 
-impl Detail {
-    /// What the ports of the services tell. METRICS_ON_SERVICE_PORTS; without it everything, where only this machine reaches a
-    /// development node, and little elsewhere.
-    pub fn of_services(env: &Env) -> Result<Self, env::Error> {
-        let private = !env.production() && Host::from_env(env)?.is_loopback();
-        Ok(if env.flag("METRICS_ON_SERVICE_PORTS", private)? { Self::Full } else { Self::Brief })
-    }
+impl Group for Detail {
+    const SETTINGS: &'static [Setting] = &[];
 
+    /// How much the ports of the services tell.
+    fn read(reader: &mut Reader<'_>) -> Self {
+        let private = !reader.production() && reader.group::<Listening>().host.is_loopback();
+        if reader.group::<Operations>().on_service_ports.unwrap_or(private) { Self::Full } else { Self::Brief }
+    }
+}
+
+impl Detail {
     /// An error where a port tells little: there is nothing at this path.
     pub fn full(self) -> Result<(), ApiError> {
         match self {
@@ -48,7 +75,7 @@ impl Detail {
 pub const OPERATIONS: [&str; 3] = ["/health", "/ready", "/metrics"];
 
 #[derive(Clone)]
-struct Operations {
+struct Asked {
     service: &'static str,
     backend: Arc<Backend>,
     detail: Detail,
@@ -56,7 +83,7 @@ struct Operations {
 
 /// The three paths for a service of this name.
 pub fn operations(service: &'static str, backend: Arc<Backend>, detail: Detail) -> Router {
-    Router::new().route("/health", get(health)).route("/ready", get(ready)).route("/metrics", get(metrics)).with_state(Operations {
+    Router::new().route("/health", get(health)).route("/ready", get(ready)).route("/metrics", get(metrics)).with_state(Asked {
         service,
         backend,
         detail,
@@ -74,7 +101,7 @@ pub fn operations_listener(operations: Router) -> Router {
 }
 
 /// The process is up: nothing is asked.
-async fn health(State(operations): State<Operations>) -> Response {
+async fn health(State(operations): State<Asked>) -> Response {
     if operations.detail == Detail::Brief {
         return Json(json!({"status": "ok", "service": operations.service})).into_response();
     }
@@ -89,7 +116,7 @@ async fn health(State(operations): State<Operations>) -> Response {
 }
 
 /// Database and log are really asked, each within a time limit.
-async fn ready(State(operations): State<Operations>) -> Response {
+async fn ready(State(operations): State<Asked>) -> Response {
     match operations.backend.ready().await {
         Ok(()) if operations.detail == Detail::Brief => Json(json!({"status": "ready", "service": operations.service})).into_response(),
         Err(_) if operations.detail == Detail::Brief => ApiError::unavailable("not_ready", "This node is not ready.").into_response(),
@@ -111,7 +138,7 @@ async fn ready(State(operations): State<Operations>) -> Response {
     }
 }
 
-async fn metrics(State(operations): State<Operations>) -> Response {
+async fn metrics(State(operations): State<Asked>) -> Response {
     if let Err(refused) = operations.detail.full() {
         return refused.into_response();
     }

@@ -1,7 +1,7 @@
 //! Which pages may connect where a browser's own rules do not ask: WebSocket and WebTransport; and the host that is called.
 
 use axum::http::{HeaderMap, Uri, header};
-use motience_settings::env::{self, Env};
+use motience_settings::env::Value;
 
 use super::ApiError;
 
@@ -12,18 +12,16 @@ pub struct Origins {
     allowed: Vec<String>,
 }
 
-impl Origins {
-    /// A list of origins in this variable; `*` alone, and nothing at all, are any.
-    pub fn from_env(env: &Env, name: &str) -> Result<Self, env::Error> {
-        let list = env.list(name);
-        if list == ["*"] {
+impl Value for Origins {
+    /// A list; `*` alone, and nothing at all, are any.
+    fn parse(text: &str) -> Result<Self, String> {
+        if text == "*" {
             return Ok(Self::default());
         }
-        let origin = |text: &String| {
-            let wrong = || env::Error::invalid(name, format_args!("'{text}' is no origin such as https://app.example, nor * alone"));
-            canonical(text).ok_or_else(wrong)
-        };
-        Ok(Self { allowed: list.iter().map(origin).collect::<Result<_, _>>()? })
+        let parts = text.split(',').map(str::trim).filter(|part| !part.is_empty());
+        let origin =
+            |part| canonical(part).ok_or_else(|| format!("must be origins such as https://app.example, or * alone; '{part}' is not"));
+        Ok(Self { allowed: parts.map(origin).collect::<Result<_, _>>()? })
     }
 }
 
@@ -73,8 +71,8 @@ fn canonical(text: &str) -> Option<String> {
 mod tests {
     use super::*;
 
-    fn origins(list: &str) -> Result<Origins, env::Error> {
-        Origins::from_env(&Env::from_pairs([("WSS_ORIGINS", list)]), "WSS_ORIGINS")
+    fn origins(list: &str) -> Result<Origins, String> {
+        Origins::parse(list.trim())
     }
 
     fn may_connect(list: &str, origin: &str) -> bool {
@@ -107,7 +105,7 @@ mod tests {
         for wrong in
             ["app.example", "https://", "https://app.example/path", "https://*.example", "*,https://app.example", "https://a@b", "://a"]
         {
-            assert!(origins(wrong).unwrap_err().to_string().starts_with("WSS_ORIGINS: "), "{wrong}");
+            assert!(origins(wrong).is_err(), "{wrong}");
         }
     }
 }

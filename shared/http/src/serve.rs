@@ -216,7 +216,7 @@ impl Service {
         S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
         let limits = &self.limits;
-        let stream = TokioIo::new(Guarded::new(stream, permit, limits.write, limits.control_frames));
+        let stream = TokioIo::new(Guarded::new(stream, permit, limits.write, limits.frames.each_second));
         let stalls = Stalls::new(Waits { first, idle: limits.idle, write: limits.write });
         let pages = PageRoom::of(limits.pages);
         let uploads = uploads::Connection::default();

@@ -13,70 +13,36 @@ use std::{
 };
 
 use motience_proto::model::{Transport, UserId};
-use motience_settings::env::{self, Env};
+use motience_settings::env::settings;
 use parking_lot::{Mutex, MutexGuard};
 
-/// How many connections there may be. Whatever these say, one account has no more than half of a transport's room.
-#[derive(Clone, Copy, Debug)]
-pub struct Limits {
-    /// Connections of one account at once: WebSocket, streams down and up, WebTransport, native consumers, together.
-    /// MAX_CONNECTIONS_PER_ACCOUNT, 50.
-    pub connections_each: usize,
-    /// Devices of one account at once, over QUIC and in the tunnel. MAX_DEVICES_PER_ACCOUNT, 10,000.
-    pub devices_each: usize,
-    /// Connections that have yet to say who they are. MAX_UNAUTHENTICATED, 2,048.
-    pub unauthenticated: usize,
-    /// Those of one address: an IPv4 address, or an IPv6 /64. MAX_UNAUTHENTICATED_PER_ADDRESS, 128.
-    pub unauthenticated_each: usize,
-    /// WebSocket connections, tunnels among them. WSS_MAX_CONNECTIONS, 20,000.
-    pub websocket: usize,
-    /// Streams over HTTP, down and up. STREAM_MAX_CONNECTIONS, 20,000.
-    pub streams: usize,
-    /// WebTransport sessions. WT_MAX_SESSIONS, 10,000.
-    pub webtransport: usize,
-    /// QUIC connections; at most half of them speak HTTP/3. QUIC_MAX_CONNECTIONS, 50,000.
-    pub quic: usize,
-    /// HTTP/3 connections of one address. HTTP3_MAX_CONNECTIONS_PER_ADDRESS, 256.
-    pub http3_each: usize,
-}
-
-impl Default for Limits {
-    fn default() -> Self {
-        Self {
-            connections_each: 50,
-            devices_each: 10_000,
-            unauthenticated: 2048,
-            unauthenticated_each: 128,
-            websocket: 20_000,
-            streams: 20_000,
-            webtransport: 10_000,
-            quic: 50_000,
-            http3_each: 256,
-        }
+settings! {
+    /// How many connections there may be. Whatever these say, one account has no more than half of a transport's room.
+    #[derive(Clone, Copy, Debug)]
+    pub struct Limits {
+        /// Connections of one account at once: WebSocket, streams down and up, WebTransport and native consumers together. Whatever this
+        /// and the next say, one account has no more than half of what a transport has room for.
+        MAX_CONNECTIONS_PER_ACCOUNT = "50" => connections_each: usize, > 0;
+        /// Devices of one account at once, over QUIC and in the tunnel.
+        MAX_DEVICES_PER_ACCOUNT = "10000" => devices_each: usize, > 0;
+        /// Connections that have yet to say who they are: QUIC before its Hello, tunnels, WebTransport sessions.
+        MAX_UNAUTHENTICATED = "2048" => unauthenticated: usize, > 0;
+        /// Those of one address: an IPv4 address, or an IPv6 /64.
+        MAX_UNAUTHENTICATED_PER_ADDRESS = "128" => unauthenticated_each: usize, > 0;
+        /// WebSocket connections at once, tunnels among them.
+        WSS_MAX_CONNECTIONS = "20000" => websocket: usize, > 0;
+        /// Streams over HTTP at once, down and up.
+        STREAM_MAX_CONNECTIONS = "20000" => streams: usize, > 0;
+        /// WebTransport sessions at once.
+        WT_MAX_SESSIONS = "10000" => webtransport: usize, > 0;
+        /// QUIC connections at once, beside those that have yet to say who they are; at most half of them HTTP/3. More are refused.
+        QUIC_MAX_CONNECTIONS = "50000" => quic: usize, > 0;
+        /// HTTP/3 connections of one address.
+        HTTP3_MAX_CONNECTIONS_PER_ADDRESS = "256" => http3_each: usize, > 0;
     }
 }
 
 impl Limits {
-    /// Reads the variables named on the fields.
-    pub fn from_env(env: &Env) -> Result<Self, env::Error> {
-        let default = Self::default();
-        let count = |name: &str, default: usize| match env.parse(name, default)? {
-            0 => Err(env::Error::invalid(name, "must be at least 1")),
-            count => Ok(count),
-        };
-        Ok(Self {
-            connections_each: count("MAX_CONNECTIONS_PER_ACCOUNT", default.connections_each)?,
-            devices_each: count("MAX_DEVICES_PER_ACCOUNT", default.devices_each)?,
-            unauthenticated: count("MAX_UNAUTHENTICATED", default.unauthenticated)?,
-            unauthenticated_each: count("MAX_UNAUTHENTICATED_PER_ADDRESS", default.unauthenticated_each)?,
-            websocket: count("WSS_MAX_CONNECTIONS", default.websocket)?,
-            streams: count("STREAM_MAX_CONNECTIONS", default.streams)?,
-            webtransport: count("WT_MAX_SESSIONS", default.webtransport)?,
-            quic: count("QUIC_MAX_CONNECTIONS", default.quic)?,
-            http3_each: count("HTTP3_MAX_CONNECTIONS_PER_ADDRESS", default.http3_each)?,
-        })
-    }
-
     fn room(&self, transport: Transport) -> usize {
         match Room::of(transport) {
             Room::WebSocket => self.websocket,

@@ -7,10 +7,10 @@ use std::{
     collections::HashMap,
     hash::{BuildHasher as _, Hash, RandomState},
     num::NonZeroU32,
-    str::FromStr,
     time::{Duration, Instant},
 };
 
+use motience_settings::env::Value;
 use parking_lot::{Mutex, MutexGuard};
 
 /// Most keys of one set of buckets; a key costs about 32 bytes.
@@ -35,26 +35,20 @@ impl Rate {
     }
 }
 
-/// The text is no rate.
-#[derive(Clone, Debug, thiserror::Error)]
-#[error("write a rate like 20/m (s, m or h), or off")]
-pub struct InvalidRate;
-
-impl FromStr for Rate {
-    type Err = InvalidRate;
-
-    fn from_str(text: &str) -> Result<Self, InvalidRate> {
-        if text == "off" {
-            return Ok(Self::OFF);
-        }
-        let (count, unit) = text.split_once('/').ok_or(InvalidRate)?;
-        let period = match unit {
-            "s" => 1,
-            "m" => 60,
-            "h" => 3600,
-            _ => return Err(InvalidRate),
+impl Value for Rate {
+    /// `20/m` (s, m or h), or `off`.
+    fn parse(text: &str) -> Result<Self, String> {
+        let rate = || {
+            let (count, unit) = text.split_once('/')?;
+            let period = match unit {
+                "s" => 1,
+                "m" => 60,
+                "h" => 3600,
+                _ => return None,
+            };
+            Some(Self(Some((count.parse().ok()?, Duration::from_secs(period)))))
         };
-        Ok(Self(Some((count.parse().map_err(|_| InvalidRate)?, Duration::from_secs(period)))))
+        if text == "off" { Ok(Self::OFF) } else { rate().ok_or_else(|| "must be a rate such as 20/m (s, m or h), or off".to_owned()) }
     }
 }
 
@@ -199,7 +193,7 @@ mod tests {
     use super::*;
 
     fn rate(text: &str) -> Rate {
-        text.parse().unwrap()
+        Rate::parse(text).unwrap()
     }
 
     #[test]
@@ -207,7 +201,7 @@ mod tests {
         assert_eq!(rate("off"), Rate::OFF);
         assert_eq!(rate("20/m"), Rate::per_minute(20));
         for bad in ["5", "0/m", "5/d", "-1/m", ""] {
-            assert!(bad.parse::<Rate>().is_err(), "{bad}");
+            assert!(Rate::parse(bad).is_err(), "{bad}");
         }
     }
 

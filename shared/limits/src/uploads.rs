@@ -14,7 +14,7 @@ use std::{
 };
 
 use motience_proto::model::UserId;
-use motience_settings::env::{self, Env};
+use motience_settings::env::settings;
 use parking_lot::Mutex;
 
 use crate::permits::{ClientAddress, give_back_some};
@@ -24,36 +24,17 @@ pub const UNCOUNTED: usize = 1024;
 /// The part of what is free that one account may have.
 const SHARE_OF_FREE: usize = 4;
 
-/// Bytes that may be held.
-#[derive(Clone, Copy, Debug)]
-pub struct Limits {
-    /// By all. UPLOAD_MEMORY, 256 MiB.
-    pub node: usize,
-    /// By one account, or by one address whose account is not known. UPLOAD_MEMORY_PER_ACCOUNT, 64 MiB.
-    pub account: usize,
-    /// By one connection; one upload alone may hold more. UPLOAD_MEMORY_PER_CONNECTION, 8 MiB.
-    pub connection: usize,
-}
-
-impl Default for Limits {
-    fn default() -> Self {
-        Self { node: 256 << 20, account: 64 << 20, connection: 8 << 20 }
-    }
-}
-
-impl Limits {
-    /// Reads the variables named on the fields.
-    pub fn from_env(env: &Env) -> Result<Self, env::Error> {
-        let default = Self::default();
-        let bytes = |name: &str, default: usize| match env.bytes(name, default)? {
-            0 => Err(env::Error::invalid(name, "must be greater than zero")),
-            bytes => Ok(bytes),
-        };
-        Ok(Self {
-            node: bytes("UPLOAD_MEMORY", default.node)?,
-            account: bytes("UPLOAD_MEMORY_PER_ACCOUNT", default.account)?,
-            connection: bytes("UPLOAD_MEMORY_PER_CONNECTION", default.connection)?,
-        })
+settings! {
+    /// Bytes that may be held.
+    #[derive(Clone, Copy, Debug)]
+    pub struct Limits {
+        /// Memory of the whole node for what comes in and cannot be dealt with yet: bodies that are collected, windows of their compression,
+        /// records whose end has not come. Nobody has more than a quarter of what is free. More is answered 503.
+        UPLOAD_MEMORY = "256MiB" => node: usize as Size, > 0;
+        /// Likewise of one account, or of one address whose account is not known yet. More is answered 429.
+        UPLOAD_MEMORY_PER_ACCOUNT = "64MiB" => account: usize as Size, > 0;
+        /// Likewise of one connection. One upload alone may have more.
+        UPLOAD_MEMORY_PER_CONNECTION = "8MiB" => connection: usize as Size, > 0;
     }
 }
 

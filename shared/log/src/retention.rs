@@ -3,50 +3,24 @@
 use std::{collections::VecDeque, time::Duration};
 
 use motience_proto::model::Offset;
-use motience_settings::env::{self, Env};
+use motience_settings::env::settings;
 use time::OffsetDateTime;
 
-/// How much of each producer's log is kept, and how much of its senders.
-#[derive(Clone, Copy, Debug)]
-pub struct Retention {
-    /// Oldest record kept. `LOG_RETENTION`, 24 hours.
-    pub age: Duration,
-    /// Bytes of messages kept for one producer. `LOG_RETENTION_BYTES`, 16 MiB.
-    pub bytes: usize,
-    /// Share of an embedded log, in percent, that may be removed at once because of its age after the machine's clock has jumped. More than
-    /// that waits for an operator (`motience-server log confirm`). `LOG_RETENTION_AT_ONCE`, 50; 100 asks for nothing.
-    pub at_once: u8,
-    /// Device sessions kept for one producer; of more, the longest idle are forgotten, never one that is connected.
-    /// `LOG_MAX_SESSIONS`, 20,000: twice `MAX_DEVICES_PER_ACCOUNT`.
-    pub sessions: usize,
-    /// Bytes that these sessions take with their dedup windows ([`SessionName::bytes`](crate::SessionName::bytes)). `LOG_MAX_DEDUP_BYTES`, 4 MiB.
-    pub windows: usize,
-}
-
-impl Default for Retention {
-    fn default() -> Self {
-        Self { age: Duration::from_secs(24 * 3600), bytes: 16 << 20, at_once: 50, sessions: 20_000, windows: 4 << 20 }
-    }
-}
-
-impl Retention {
-    /// Reads the variables named on the fields.
-    pub fn from_env(env: &Env) -> Result<Self, env::Error> {
-        let default = Self::default();
-        let retention = Self {
-            age: env.duration("LOG_RETENTION", default.age)?,
-            bytes: env.bytes("LOG_RETENTION_BYTES", default.bytes)?,
-            at_once: env.parse("LOG_RETENTION_AT_ONCE", default.at_once)?,
-            sessions: env.parse("LOG_MAX_SESSIONS", default.sessions)?,
-            windows: env.bytes("LOG_MAX_DEDUP_BYTES", default.windows)?,
-        };
-        if retention.at_once > 100 {
-            return Err(env::Error::invalid("LOG_RETENTION_AT_ONCE", "is a part in percent: 0 to 100"));
-        }
-        if retention.sessions == 0 {
-            return Err(env::Error::invalid("LOG_MAX_SESSIONS", "must be at least 1"));
-        }
-        Ok(retention)
+settings! {
+    /// How much of each producer's log is kept, and how much of its senders.
+    #[derive(Clone, Copy, Debug)]
+    pub struct Retention {
+        /// How long a record is kept.
+        LOG_RETENTION = "24h" => age: Duration;
+        /// Bytes of records kept for each producer.
+        LOG_RETENTION_BYTES = "16MiB" => bytes: usize as Size;
+        /// Where the clock has jumped, an embedded node removes no more of a log at once because of its age than this part of it, in
+        /// percent, before an operator has confirmed the clock (`motience-server log confirm`). 100 asks for nothing.
+        LOG_RETENTION_AT_ONCE = "50" => at_once: u8, "0"..="100";
+        /// Devices of each producer whose records the log can tell from new ones. The longest idle make room, never one that is connected.
+        LOG_MAX_SESSIONS = "20000" => sessions: usize, > 0;
+        /// Bytes that these sessions take for each producer, with their dedup windows.
+        LOG_MAX_DEDUP_BYTES = "4MiB" => windows: usize as Size;
     }
 }
 

@@ -32,102 +32,43 @@ pub use subscription_cache::{SubscriptionCache, Watch};
 use motience_auth::Standing;
 use motience_cluster::{Most, Reports};
 use motience_log::{self as log, Log};
-use motience_proto::{
-    model::{ConsumerId, LogKey, ProducerEpoch, ProducerId, record},
-    wire::MAX_RANGES,
-};
+use motience_proto::model::{ConsumerId, LogKey, ProducerEpoch, ProducerId};
 use motience_runtime::clock::Clock;
-use motience_settings::env::{self, Env};
+use motience_settings::env::settings;
 use motience_store::{self as store, LogIds, Store};
 use pipeline::{Follows, Options, Pipeline, Reader, Start, named_cursors::NamedCursors};
 
-/// The relay's limits.
-#[derive(Clone, Copy, Debug)]
-pub struct Limits {
-    /// Longest record, in bytes. `MAX_RECORD_BYTES`, 64 KiB.
-    pub record: usize,
-    /// Bytes of newest entries kept ready for each followed producer. `RING_BYTES`, 1 MiB.
-    pub ring: usize,
-    /// Bytes that a reader takes of one producer in one turn, from memory or from the log; longer batches are cut. `READ_BYTES`,
-    /// 64 KiB.
-    pub read: usize,
-    /// Bytes written to the log in one step. `MAX_BATCH_BYTES`, 1 MiB.
-    pub batch: usize,
-    /// Groups of records that wait for the log, for each producer; a sender beyond that waits. `APPEND_QUEUE`, 64.
-    pub queue: usize,
-    /// Bytes of the records in them. `APPEND_QUEUE_BYTES`, 8 MiB.
-    pub queue_bytes: usize,
-    /// How long a write to the log is tried again before its senders learn that the log is away. `APPEND_LIMIT`, 10 s.
-    pub append: Duration,
-    /// Separate ranges in a sender's dedup window: holes close as records arrive out of order, and a sender that leaves more open is not
-    /// following the protocol. `LOG_MAX_DEDUP_RANGES`, 512.
-    pub ranges: usize,
-    /// How many devices are remembered.
-    pub devices: Most,
-    /// How far ahead of ours a device's clock may be before that counts as a fault of it. CLOCK_AHEAD_LIMIT, 1 h.
-    pub ahead: Duration,
-    /// Room of the stages of each delivery pipeline.
-    pub pipeline: pipeline::Limits,
-    /// Whether the records of a native device must be of the device that it is. STRICT_NATIVE_DEVICE, true.
-    pub strict_native: bool,
-}
-
-impl Default for Limits {
-    fn default() -> Self {
-        Self {
-            record: record::MAX_RECORD,
-            ring: 1 << 20,
-            read: 64 << 10,
-            batch: 1 << 20,
-            queue: 64,
-            queue_bytes: 8 << 20,
-            append: Duration::from_secs(10),
-            ranges: 512,
-            devices: Most { all: 100_000, each: 10_000 },
-            ahead: Duration::from_secs(3600),
-            pipeline: pipeline::Limits::default(),
-            strict_native: true,
-        }
+settings! {
+    /// The relay's limits.
+    #[derive(Clone, Copy, Debug)]
+    pub struct Limits {
+        /// Largest record.
+        MAX_RECORD_BYTES = "64KiB" => record: usize as Size, "1"..="16MiB";
+        /// Newest records kept ready for each producer that someone on the node follows.
+        RING_BYTES = "1MiB" => ring: usize as Size;
+        /// Most that one reader takes of one producer at a time, from memory or from the log. Longer batches are cut.
+        READ_BYTES = "64KiB" => read: usize as Size, "4KiB"..="16MiB";
+        /// Most that is written to the log at once for one producer.
+        MAX_BATCH_BYTES = "1MiB" => batch: usize as Size;
+        /// Submissions that may wait for the writer of one producer. A sender beyond that waits.
+        APPEND_QUEUE = "64" => queue: usize, > 0;
+        /// Bytes of the records in them.
+        APPEND_QUEUE_BYTES = "8MiB" => queue_bytes: usize as Size, "1KiB"..="1GiB";
+        /// How long a write to the log is tried again before its senders are told that the log is unreachable.
+        APPEND_LIMIT = "10s" => append: Duration;
+        /// Separate ranges of numbers that the dedup window of one sender may have: holes close as records arrive out of order, and a sender
+        /// that leaves more open does not follow the protocol. A device reads up to 4096 in one frame.
+        LOG_MAX_DEDUP_RANGES = "512" => ranges: usize, "1"..="4096";
+        /// How far ahead of the node's clock a device's may be before `GET /devices` shows it as wrong.
+        CLOCK_AHEAD_LIMIT = "1h" => ahead: Duration;
+        /// Whether a device on QUIC or in the tunnel may send records of its own device_id only (`wrong_device`).
+        STRICT_NATIVE_DEVICE = "true" => strict_native: bool;
     }
-}
-
-impl Limits {
-    /// Reads the variables named on the fields.
-    pub fn from_env(env: &Env) -> Result<Self, env::Error> {
-        let default = Self::default();
-        let limits = Self {
-            record: env.bytes("MAX_RECORD_BYTES", default.record)?,
-            ring: env.bytes("RING_BYTES", default.ring)?,
-            read: env.bytes("READ_BYTES", default.read)?,
-            batch: env.bytes("MAX_BATCH_BYTES", default.batch)?,
-            queue: env.parse("APPEND_QUEUE", default.queue)?,
-            queue_bytes: env.bytes("APPEND_QUEUE_BYTES", default.queue_bytes)?,
-            append: env.duration("APPEND_LIMIT", default.append)?,
-            ranges: env.parse("LOG_MAX_DEDUP_RANGES", default.ranges)?,
-            devices: Most {
-                all: env.parse("DEVICES_MAX", default.devices.all)?,
-                each: env.parse("DEVICES_MAX_PER_PRODUCER", default.devices.each)?,
-            },
-            ahead: env.duration("CLOCK_AHEAD_LIMIT", default.ahead)?,
-            pipeline: pipeline::Limits::from_env(env)?,
-            strict_native: env.flag("STRICT_NATIVE_DEVICE", default.strict_native)?,
-        };
-        if limits.record == 0 || limits.record > 16 << 20 {
-            return Err(env::Error::invalid("MAX_RECORD_BYTES", "must lie between 1 and 16MiB"));
-        }
-        if !(4096..=16 << 20).contains(&limits.read) {
-            return Err(env::Error::invalid("READ_BYTES", "must lie between 4KiB and 16MiB"));
-        }
-        if limits.queue == 0 {
-            return Err(env::Error::invalid("APPEND_QUEUE", "must be at least 1"));
-        }
-        if !(1..=MAX_RANGES).contains(&(limits.ranges as u64)) {
-            return Err(env::Error::invalid("LOG_MAX_DEDUP_RANGES", "must lie between 1 and 4096, which a device reads in one frame"));
-        }
-        if !(1 << 10..=1 << 30).contains(&limits.queue_bytes) {
-            return Err(env::Error::invalid("APPEND_QUEUE_BYTES", "must lie between 1KiB and 1GiB"));
-        }
-        Ok(limits)
+    with {
+        /// How many devices are remembered.
+        devices: Most,
+        /// Room of the stages of each delivery pipeline.
+        pipeline: pipeline::Limits,
     }
 }
 

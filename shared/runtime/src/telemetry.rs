@@ -1,6 +1,6 @@
 //! Logs and metrics: set up once at the start of a process.
 //!
-//! Logs are structured (LOG_FORMAT, `text` or `json`; RUST_LOG says how much). Metrics are Prometheus text, rendered
+//! Logs are structured. Metrics are Prometheus text, rendered
 //! wherever `/metrics` is asked for.
 
 mod sampler;
@@ -16,28 +16,62 @@ use std::{
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 use tracing_subscriber::{EnvFilter, fmt, layer::SubscriberExt as _, util::SubscriberInitExt as _};
 
-use motience_settings::env::{self, Env};
+use motience_settings::env::{self, Env, Value, one_of, settings};
 pub use sampler::Sampler;
 
 static METRICS: OnceLock<(PrometheusHandle, Instant)> = OnceLock::new();
 
+settings! {
+    /// How logs are written.
+    #[derive(Clone, Debug)]
+    pub struct Logging {
+        /// The logs to write, such as `warn` or `info,motience_server=debug`.
+        RUST_LOG, example "info" => filter: Option<Filter>;
+        /// How logs are written: `text` or `json`.
+        LOG_FORMAT = "text" => format: Format;
+    }
+}
+
+/// Which logs are written.
+#[derive(Clone, Debug)]
+pub struct Filter(String);
+
+impl Value for Filter {
+    fn parse(text: &str) -> Result<Self, String> {
+        EnvFilter::try_new(text)
+            .map(|_| Self(text.to_owned()))
+            .map_err(|e| format!("must be levels such as info,motience_server=debug: {e}"))
+    }
+}
+
+/// How logs are written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Format {
+    /// For people.
+    Text,
+    /// For programs.
+    Json,
+}
+
+impl Value for Format {
+    fn parse(text: &str) -> Result<Self, String> {
+        one_of(text, &[("text", Self::Text), ("json", Self::Json)])
+    }
+}
+
 /// Sends logs to standard error, at `level` unless RUST_LOG says otherwise, and starts the metrics.
 pub fn init(env: &Env, level: &str) -> Result<(), env::Error> {
+    let Logging { filter, format } = Logging::from_env(env)?;
     // PostgreSQL notes at each start that the table of migrations is there already.
-    let usual = format!("{level},sqlx::postgres::notice=warn");
-    let filter = EnvFilter::try_new(env.get("RUST_LOG").unwrap_or(&usual)).map_err(|e| env::Error::invalid("RUST_LOG", e))?;
-    let json = match env.get("LOG_FORMAT").unwrap_or("text") {
-        "json" => true,
-        "text" => false,
-        other => return Err(env::Error::invalid("LOG_FORMAT", format_args!("'{other}' is neither text nor json"))),
-    };
-    let registry = tracing_subscriber::registry().with(filter);
+    let usual = || format!("{level},sqlx::postgres::notice=warn");
+    let registry = tracing_subscriber::registry().with(EnvFilter::new(filter.map_or_else(usual, |filter| filter.0)));
     // A second set-up, in a test that starts two nodes, leaves the first in place.
-    let _ = if json {
-        registry.with(fmt::layer().json().with_writer(std::io::stderr)).try_init()
-    } else {
-        let text = fmt::layer().fmt_fields(text::Fields).with_ansi(std::io::stderr().is_terminal());
-        registry.with(text.with_writer(std::io::stderr)).try_init()
+    let _ = match format {
+        Format::Json => registry.with(fmt::layer().json().with_writer(std::io::stderr)).try_init(),
+        Format::Text => {
+            let text = fmt::layer().fmt_fields(text::Fields).with_ansi(std::io::stderr().is_terminal());
+            registry.with(text.with_writer(std::io::stderr)).try_init()
+        }
     };
     start_metrics();
     Ok(())

@@ -6,17 +6,36 @@ use std::{
     str::FromStr,
 };
 
-use motience_settings::env::{self, Env};
+use motience_settings::env::{Reader, settings};
 use secrecy::{ExposeSecret as _, SecretString};
 use sqlx::postgres::PgConnectOptions;
-
-/// Connections to PostgreSQL of one node, unless DB_MAX_CONNECTIONS says otherwise.
-pub const MAX_CONNECTIONS: u32 = 10;
 
 /// The password that the documentation shows.
 const DEFAULT_PASSWORD: &str = "postgres";
 
 const DEFAULT_REFUSED: &str = "has the documented default password, which everybody knows; production needs one of its own";
+
+settings! {
+    /// How PostgreSQL is reached, as it is written.
+    #[derive(Clone, Debug)]
+    pub struct Settings {
+        /// The whole address, which takes precedence over the parts. `sqlite:PATH` is SQLite.
+        DATABASE_URL, example "postgres://postgres:postgres@localhost:5432/motience" => url: Option<SecretString>;
+        /// Its host.
+        DB_HOST, example "localhost" => host: Option<String>;
+        /// Its port.
+        DB_PORT, example "5432" => port: Option<u16>;
+        /// The database.
+        DB_NAME, example "motience" => name: Option<String>;
+        /// The account.
+        DB_USER, example "postgres" => user: Option<String>;
+        /// Its password. The one shown is the default, and is refused in production.
+        DB_PASSWORD, example "postgres" => password: Option<SecretString>;
+        /// Most connections that one node opens. All nodes together, servers and gateways, must stay a few below max_connections of
+        /// PostgreSQL (100 by default; 3 are for superusers): nine processes at 10. With more, lower it, or put PgBouncer between.
+        DB_MAX_CONNECTIONS = "10" => max_connections: u32, > 0;
+    }
+}
 
 /// Which database to open.
 #[derive(Clone, Debug)]
@@ -38,56 +57,61 @@ pub enum Config {
 }
 
 impl Config {
-    /// DATABASE_URL, or else DB_HOST, DB_PORT, DB_NAME, DB_USER and DB_PASSWORD; none of them: SQLite in `data_dir`.
-    pub fn from_env(env: &Env, data_dir: &Path) -> Result<Self, env::Error> {
-        if let Some(url) = env.get("DATABASE_URL") {
-            return Self::from_url(env, url);
+    /// Reads the settings. Where none of them names a database it is SQLite in `data_dir`.
+    pub fn read(reader: &mut Reader<'_>, data_dir: &Path) -> Self {
+        let settings: Settings = reader.group();
+        let embedded = || Self::SqliteFile { path: data_dir.join("motience.db") };
+        if let Some(url) = &settings.url {
+            return Self::from_url(reader, url.expose_secret().trim(), settings.max_connections).unwrap_or_else(embedded);
         }
-        if ["DB_HOST", "DB_PORT", "DB_NAME", "DB_USER", "DB_PASSWORD"].iter().any(|name| env.has(name)) {
-            let port: u16 = env.parse("DB_PORT", 5432)?;
-            let host = env.get("DB_HOST").unwrap_or("localhost");
-            if host.contains(['/', '@', '?', '#', ' ']) {
-                return Err(env::Error::invalid("DB_HOST", "is a host name or an address"));
-            }
-            if env.production() && env.get("DB_PASSWORD").unwrap_or(DEFAULT_PASSWORD) == DEFAULT_PASSWORD {
-                return Err(env::Error::invalid("DB_PASSWORD", DEFAULT_REFUSED));
-            }
-            let part = |name: &str, default: &'static str| percent_encode(env.get(name).unwrap_or(default));
-            let host = if host.contains(':') && !host.starts_with('[') { format!("[{host}]") } else { host.to_owned() };
-            let url = format!(
-                "postgres://{}:{}@{host}:{port}/{}",
-                part("DB_USER", "postgres"),
-                part("DB_PASSWORD", DEFAULT_PASSWORD),
-                part("DB_NAME", "motience")
-            );
-            return Self::postgres(env, "DB_HOST", url);
+        let Settings { host, port, name, user, password, max_connections, .. } = settings;
+        if host.is_none() && port.is_none() && name.is_none() && user.is_none() && password.is_none() {
+            return embedded();
         }
-        Ok(Self::SqliteFile { path: data_dir.join("motience.db") })
+        let host = host.unwrap_or_else(|| "localhost".to_owned());
+        if host.contains(['/', '@', '?', '#', ' ']) {
+            reader.wrong("DB_HOST", "must be a host name or an address");
+            return Self::Postgres { url: "postgres://localhost".into(), max_connections };
+        }
+        let password = password.as_ref().map_or(DEFAULT_PASSWORD, |password| password.expose_secret());
+        if reader.production() && password == DEFAULT_PASSWORD {
+            reader.wrong("DB_PASSWORD", DEFAULT_REFUSED);
+        }
+        let host = if host.contains(':') && !host.starts_with('[') { format!("[{host}]") } else { host };
+        let url = format!(
+            "postgres://{}:{}@{host}:{}/{}",
+            percent_encode(user.as_deref().unwrap_or("postgres")),
+            percent_encode(password),
+            port.unwrap_or(5432),
+            percent_encode(name.as_deref().unwrap_or("motience")),
+        );
+        Self::postgres(reader, "DB_HOST", url, max_connections)
     }
 
-    fn from_url(env: &Env, url: &str) -> Result<Self, env::Error> {
+    /// `None`: the address is none.
+    fn from_url(reader: &mut Reader<'_>, url: &str, max_connections: u32) -> Option<Self> {
         if url.starts_with("postgres://") || url.starts_with("postgresql://") {
-            if env.production() && has_default_password(url) {
-                return Err(env::Error::invalid("DATABASE_URL", DEFAULT_REFUSED));
+            if reader.production() && has_default_password(url) {
+                reader.wrong("DATABASE_URL", DEFAULT_REFUSED);
             }
-            return Self::postgres(env, "DATABASE_URL", url.to_owned());
+            return Some(Self::postgres(reader, "DATABASE_URL", url.to_owned(), max_connections));
         }
         match url.strip_prefix("sqlite:").map(|path| path.strip_prefix("//").unwrap_or(path)) {
-            Some(":memory:") => Ok(Self::SqliteMemory),
-            Some(path) if !path.is_empty() => Ok(Self::SqliteFile { path: path.into() }),
-            _ => Err(env::Error::invalid("DATABASE_URL", "begins with postgres:// or sqlite:")),
+            Some(":memory:") => Some(Self::SqliteMemory),
+            Some(path) if !path.is_empty() => Some(Self::SqliteFile { path: path.into() }),
+            _ => {
+                reader.wrong("DATABASE_URL", "must begin with postgres:// or sqlite:");
+                None
+            }
         }
     }
 
-    fn postgres(env: &Env, variable: &str, url: String) -> Result<Self, env::Error> {
+    fn postgres(reader: &mut Reader<'_>, variable: &str, url: String, max_connections: u32) -> Self {
         // The parser's own message may quote the password.
-        PgConnectOptions::from_str(&url)
-            .map_err(|_| env::Error::invalid(variable, "cannot be read as the address of a PostgreSQL database"))?;
-        let max_connections = env.parse("DB_MAX_CONNECTIONS", MAX_CONNECTIONS)?;
-        if max_connections == 0 {
-            return Err(env::Error::invalid("DB_MAX_CONNECTIONS", "must be at least 1"));
+        if PgConnectOptions::from_str(&url).is_err() {
+            reader.wrong(variable, "cannot be read as the address of a PostgreSQL database");
         }
-        Ok(Self::Postgres { url: url.into(), max_connections })
+        Self::Postgres { url: url.into(), max_connections }
     }
 }
 
@@ -132,9 +156,10 @@ fn percent_encode(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use motience_settings::env::{self, Env};
 
     fn config(pairs: &[(&str, &str)]) -> Result<Config, env::Error> {
-        Config::from_env(&Env::from_pairs(pairs.iter().copied()), Path::new("data"))
+        Env::from_pairs(pairs.iter().copied()).read(|reader| Config::read(reader, Path::new("data")))
     }
 
     #[test]
@@ -148,7 +173,7 @@ mod tests {
             panic!("PostgreSQL was named");
         };
         assert_eq!(url.expose_secret(), "postgres://postgres:p%40ss%2Fw%23rd%20%25@db:5432/motience");
-        assert_eq!(max_connections, MAX_CONNECTIONS);
+        assert_eq!(max_connections, 10);
         let options = PgConnectOptions::from_str(url.expose_secret()).unwrap();
         assert_eq!((options.get_host(), options.get_port(), options.get_database()), ("db", 5432, Some("motience")));
     }

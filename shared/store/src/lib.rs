@@ -34,7 +34,7 @@ use self::engine::{
 
 pub use self::{
     accounts::{AccountQuery, Credentials, Made, NewUser},
-    config::{Config, MAX_CONNECTIONS},
+    config::{Config, Settings},
     cursors::NamedCursor,
     error::Error,
     history::{HistoryBatch, HistoryEntry, HistoryQuery, HistoryRow, Kept, entry_bytes, kept_time},

@@ -7,6 +7,18 @@ use motience_device::{
 
 use super::*;
 
+impl Variables {
+    /// These and no others.
+    fn from_pairs<const N: usize>(pairs: [(&str, &str); N]) -> Self {
+        Self(Env::from_pairs(pairs))
+    }
+
+    /// These, and these in `.env`.
+    fn with_file<const N: usize>(self, pairs: [(&str, &str); N]) -> Self {
+        Self(pairs.into_iter().fold(self.0, |env, (name, value)| env.with_in_file(name, value)))
+    }
+}
+
 fn variables() -> Variables {
     Variables::from_pairs([
         ("DEVICE_ID", "rpi_001"),
@@ -78,7 +90,12 @@ fn nothing_secret_travels_in_the_clear_unless_told() {
     let told = variables().with_file([("INSECURE_PLAINTEXT", "true")]);
     assert!(Config::assemble(file(), &Overrides::default(), &told).is_ok());
     let unclear = variables().with_file([("INSECURE_PLAINTEXT", "perhaps")]);
-    assert!(Config::assemble(file(), &Overrides::default(), &unclear).unwrap_err().to_string().starts_with("INSECURE_PLAINTEXT must be"));
+    assert!(
+        Config::assemble(file(), &Overrides::default(), &unclear)
+            .unwrap_err()
+            .to_string()
+            .starts_with("INSECURE_PLAINTEXT: 'perhaps' must be")
+    );
 }
 
 #[test]
@@ -100,7 +117,11 @@ fn mistakes_are_named() {
     assert!(wrong("[outbox]\nstorage = \"memory\"\npath = \"/x\"").contains("outbox.path does not go with"));
     assert!(wrong("[outbox]\ncommit_interval_ms = 100000").contains("outbox.commit_interval_ms must be at most 60000"));
     let bad = Variables::from_pairs([("DEVICE_ID", "d"), ("USERNAME", "u"), ("PASSWORD", "p"), ("SEND_INTERVAL_SECS", "often")]);
-    assert!(assemble("", &bad).unwrap_err().to_string().starts_with("SEND_INTERVAL_SECS must be a number"));
+    assert_eq!(assemble("", &bad).unwrap_err().to_string(), "SEND_INTERVAL_SECS: 'often' must be a number");
+    let several = variables().with_file([("PASSWORD_FILE", "/nowhere"), ("INSECURE_PLAINTEXT", "perhaps")]);
+    let several = Variables(several.0.with("SEND_INTERVAL_SECS", "0"));
+    let told = assemble("", &several).unwrap_err().to_string();
+    assert_eq!(told.lines().count(), 2, "the process's own password hides that of the file: {told}");
     let unknown = File::parse("pasword = \"hidden\"").err().unwrap();
     assert!(unknown.contains("pasword") && unknown.contains("line 1") && !unknown.contains("hidden"), "{unknown}");
     let missing = File::read(Path::new("/does/not/exist.toml")).err().unwrap().to_string();
@@ -160,4 +181,20 @@ fn the_example_file_holds() {
     let config = assemble(&all, &Variables::from_pairs([])).unwrap();
     assert_eq!(config.sensors.len(), 4);
     assert!(config.sensors.iter().any(|sensor| sensor.lane == Lane::Ordered));
+}
+
+#[test]
+fn the_example_ends_with_the_declarations() {
+    let text = example();
+    let file = include_str!("../../../../.env.example");
+    assert!(file.ends_with(&text), "write .env.example anew (CONTRIBUTING.md, How to add): it should end\n{text}");
+}
+
+#[test]
+fn the_password_may_be_in_a_file() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("password");
+    fs::write(&path, "from a file\n").unwrap();
+    let variables = Variables::from_pairs([("DEVICE_ID", "d"), ("USERNAME", "u"), ("PASSWORD_FILE", path.to_str().unwrap())]);
+    assert_eq!(assemble("", &variables).unwrap().password.expose_secret(), "from a file");
 }

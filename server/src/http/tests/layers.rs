@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 
 use axum::extract::ConnectInfo;
+use motience_settings::env::Env;
 use serde_json::json;
 
 use super::*;

@@ -17,6 +17,7 @@ use std::{
 
 use motience_proto::model::{LogKey, Transport, times::ClockFault};
 use motience_runtime::clock::{Clock, from_millis, millis};
+use motience_settings::env::settings;
 use parking_lot::Mutex;
 use time::OffsetDateTime;
 
@@ -41,13 +42,15 @@ const REPORTS_AT_ONCE: usize = 250;
 /// The part of a full table that is forgotten at once, so that looking for it is not paid for by every newcomer.
 const SHED: usize = 16;
 
-/// How many devices a node remembers.
-#[derive(Clone, Copy, Debug)]
-pub struct Most {
-    /// In all. DEVICES_MAX, 100,000.
-    pub all: usize,
-    /// Of one producer. DEVICES_MAX_PER_PRODUCER, 10,000.
-    pub each: usize,
+settings! {
+    /// How many devices a node remembers.
+    #[derive(Clone, Copy, Debug)]
+    pub struct Most {
+        /// Devices that a node remembers. The longest silent make room, never one that is connected.
+        DEVICES_MAX = "100000" => all: usize;
+        /// Likewise for each producer.
+        DEVICES_MAX_PER_PRODUCER = "10000" => each: usize;
+    }
 }
 
 /// Devices of this node, and the reports of the others.

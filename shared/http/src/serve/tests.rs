@@ -13,7 +13,7 @@ use tokio::{
 };
 
 use super::*;
-use crate::Proxies;
+use crate::{FrameRate, Proxies};
 
 /// Longest wait for anything here; far above every limit that is tested.
 const LIMIT: Duration = Duration::from_secs(20);
@@ -148,7 +148,7 @@ async fn refused(stream: &mut TcpStream, status: u16) {
 
 #[tokio::test]
 async fn a_full_listener_answers_at_once() {
-    let service = start(Limits { connections: 2, connections_each: Some(2), ..Limits::default() }).await;
+    let service = start(Limits { connections: 2, connections_each: 2, ..Limits::default() }).await;
     let mut first = service.connect().await;
     ask(&mut first).await;
     let silent = service.connect().await;
@@ -280,7 +280,7 @@ async fn an_http_2_connection_that_asks_for_nothing_more_is_ended() {
 #[tokio::test]
 async fn a_flood_of_http_2_frames_that_carry_nothing_is_ended_with_a_reason() {
     const ENHANCE_YOUR_CALM: u32 = 0xB;
-    let service = start(Limits { control_frames: 50, ..Limits::default() }).await;
+    let service = start(Limits { frames: FrameRate { each_second: 50 }, ..Limits::default() }).await;
     for (kind, stream, payload) in [(6, 0, &[0; 8][..]), (4, 0, &[]), (0xBB, 0, &[0; 16]), (8, 0, &[0, 0, 0, 1])] {
         let mut client = Http2::connect(&service, &[]).await;
         client.ask(1, false).await;

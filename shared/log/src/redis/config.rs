@@ -2,25 +2,53 @@
 
 use std::path::PathBuf;
 
-use motience_settings::env::{self, Env};
+use motience_settings::env::{Reader, Size, settings};
 use redis::{ConnectionAddr, ConnectionInfo, IntoConnectionInfo, ProtocolVersion};
 use secrecy::{ExposeSecret, SecretString};
+
+settings! {
+    /// How Redis is reached, as it is written.
+    #[derive(Clone, Debug)]
+    pub struct Settings {
+        /// The whole address, which takes precedence over the parts; with a password in production: redis://USER:PASSWORD@HOST:PORT.
+        REDIS_URL, example "redis://localhost:6379" => url: Option<SecretString>;
+        /// Its host.
+        REDIS_HOST, example "localhost" => host: Option<String>;
+        /// Its port.
+        REDIS_PORT, example "6379" => port: Option<u16>;
+        /// Its user, where the address names none.
+        REDIS_USERNAME => username: Option<String>;
+        /// The user's password, where the address has none.
+        REDIS_PASSWORD => password: Option<SecretString>;
+        /// With TLS (rediss://HOST:PORT): a PEM file with the CA that may have signed its certificate. The default is what this machine trusts.
+        REDIS_CA => ca: Option<PathBuf>;
+        /// The node's own certificate (PEM), where Redis asks for one.
+        REDIS_CERT => cert: Option<PathBuf>;
+        /// The key of that certificate.
+        REDIS_KEY => key: Option<PathBuf>;
+        /// Memory in use at which the largest logs give up their oldest records, such as 4GiB. 0 means never. The default is nine tenths of
+        /// the maxmemory of Redis.
+        REDIS_MEMORY_BUDGET => budget: Option<Size<usize>>;
+        /// Replicas that must have a record before it is acknowledged.
+        REDIS_REPLICAS = "0" => replicas: u32;
+    }
+}
 
 /// Settings of the log in Redis.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// The address: `redis://` or `rediss://` (TLS). REDIS_URL, or REDIS_HOST and REDIS_PORT.
+    /// The address: `redis://` or `rediss://` (TLS).
     pub url: SecretString,
-    /// The user, where the address names none. REDIS_USERNAME.
+    /// The user, where the address names none.
     pub username: Option<String>,
-    /// Its password, where the address has none. REDIS_PASSWORD.
+    /// Its password, where the address has none.
     pub password: Option<SecretString>,
-    /// Who may have signed the server's certificate; `None`: whom this machine trusts. REDIS_CA.
+    /// The CA that may have signed the server's certificate; `None`: those that this machine trusts.
     pub ca: Option<PathBuf>,
-    /// This node's own certificate and its key. REDIS_CERT and REDIS_KEY.
+    /// This node's own certificate and its key.
     pub identity: Option<(PathBuf, PathBuf)>,
-    /// Memory in use at which the oldest records of the largest logs are given up; 0: never. REDIS_MEMORY_BUDGET, nine tenths of the
-    /// server's `maxmemory`.
+    /// Memory in use at which the oldest records of the largest logs are given up; 0: never. `None`: nine tenths of the server's
+    /// `maxmemory`.
     pub budget: Option<usize>,
     /// Whether a server is refused that would lose records silently: in production.
     pub strict: bool,
@@ -29,42 +57,58 @@ pub struct Config {
 }
 
 impl Config {
-    /// Reads the variables named on the fields. `None`: there is no Redis.
-    pub fn from_env(env: &Env) -> Result<Option<Self>, env::Error> {
-        let path = |name| env.get(name).map(PathBuf::from);
-        let identity = match (path("REDIS_CERT"), path("REDIS_KEY")) {
+    /// Reads the settings. `None`: there is no Redis.
+    pub fn read(reader: &mut Reader<'_>) -> Option<Self> {
+        let settings: Settings = reader.group();
+        let identity = match (settings.cert, settings.key) {
             (Some(cert), Some(key)) => Some((cert, key)),
             (None, None) => None,
-            (Some(_), None) => return Err(env::Error::invalid("REDIS_KEY", "is missing: REDIS_CERT needs its key")),
-            (None, Some(_)) => return Err(env::Error::invalid("REDIS_CERT", "is missing: REDIS_KEY needs its certificate")),
+            (Some(cert), None) => {
+                reader.wrong("REDIS_KEY", "is missing: REDIS_CERT needs its key");
+                Some((cert.clone(), cert))
+            }
+            (None, Some(key)) => {
+                reader.wrong("REDIS_CERT", "is missing: REDIS_KEY needs its certificate");
+                Some((key.clone(), key))
+            }
         };
-        let ca = path("REDIS_CA");
-        let tls = ca.is_some() || identity.is_some();
-        let (url, setting) = match env.secret("REDIS_URL") {
+        let tls = settings.ca.is_some() || identity.is_some();
+        let (url, setting) = match settings.url {
             Some(url) => (url, "REDIS_URL"),
-            None if env.has("REDIS_HOST") || env.has("REDIS_PORT") => {
-                let port: u16 = env.parse("REDIS_PORT", 6379)?;
-                let host = env.get("REDIS_HOST").unwrap_or("localhost");
+            None if settings.host.is_some() || settings.port.is_some() => {
+                let (host, port) = (settings.host.as_deref().unwrap_or("localhost"), settings.port.unwrap_or(6379));
                 (format!("redis{}://{host}:{port}/", if tls { "s" } else { "" }).into(), "REDIS_HOST")
             }
-            None => return Ok(None),
+            None => return None,
         };
-        let budget = env.has("REDIS_MEMORY_BUDGET").then(|| env.bytes("REDIS_MEMORY_BUDGET", 0)).transpose()?;
-        let username = env.get("REDIS_USERNAME").map(str::to_owned);
-        let config =
-            Self { url, username, password: env.secret("REDIS_PASSWORD"), ca, identity, budget, strict: env.production(), setting };
-        let info = config.info().map_err(|problem| env::Error::invalid(setting, problem))?;
+        let config = Self {
+            url,
+            username: settings.username,
+            password: settings.password,
+            ca: settings.ca,
+            identity,
+            budget: settings.budget.map(|size| size.0),
+            strict: reader.production(),
+            setting,
+        };
+        config.check(reader, tls);
+        Some(config)
+    }
+
+    fn check(&self, reader: &mut Reader<'_>, tls: bool) {
+        let info = match self.info() {
+            Ok(info) => info,
+            Err(problem) => return reader.wrong(self.setting, problem),
+        };
         if tls && !matches!(info.addr(), ConnectionAddr::TcpTls { .. }) {
-            return Err(env::Error::invalid(setting, "must begin with rediss:// where REDIS_CA or REDIS_CERT are set"));
+            reader.wrong(self.setting, "must begin with rediss:// where REDIS_CA or REDIS_CERT are set");
         }
         let local = matches!(info.addr(), ConnectionAddr::Unix(_));
-        if config.strict && !local && config.identity.is_none() && info.redis_settings().password().is_none_or(str::is_empty) {
-            return Err(env::Error::invalid(
-                "REDIS_URL",
-                "names a Redis without a password; a production node needs one: redis://USER:PASSWORD@HOST:PORT, or REDIS_PASSWORD",
-            ));
+        if self.strict && !local && self.identity.is_none() && info.redis_settings().password().is_none_or(str::is_empty) {
+            let problem =
+                "names a Redis without a password; a production node needs one: redis://USER:PASSWORD@HOST:PORT, or REDIS_PASSWORD";
+            reader.wrong("REDIS_URL", problem);
         }
-        Ok(Some(config))
     }
 
     /// Where and as whom to connect. The error never quotes the address, which may hold a password.
@@ -93,9 +137,10 @@ impl From<String> for Config {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use motience_settings::env::{self, Env};
 
     fn read(pairs: &[(&str, &str)]) -> Result<Option<Config>, env::Error> {
-        Config::from_env(&Env::from_pairs(pairs.iter().copied()))
+        Env::from_pairs(pairs.iter().copied()).read(Config::read)
     }
 
     #[test]

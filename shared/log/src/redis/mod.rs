@@ -31,7 +31,7 @@ use time::OffsetDateTime;
 use tokio::task::JoinHandle;
 use tracing::warn;
 
-pub use self::config::Config;
+pub use self::config::{Config, Settings};
 use self::{
     barrier::Barrier,
     follow::Follower,

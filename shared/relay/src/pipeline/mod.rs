@@ -40,7 +40,7 @@ use motience_auth::Standing;
 use motience_log::Batch;
 use motience_proto::model::{Cursor, Offset, ProducerId};
 use motience_runtime::clock::until;
-use motience_settings::env::{self, Env};
+use motience_settings::env::settings;
 use parking_lot::Mutex;
 
 pub use authorized::{Reader, Start};
@@ -52,19 +52,15 @@ pub use stages::Stages;
 use self::authorized::{Authorized, Step};
 use super::{Delivery, Error, Notice, Relay, StartPosition};
 
-/// Room of the stages of one pipeline.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Limits {
-    /// The reorder buffer.
-    pub reorder: reorder::Limits,
-    /// The sampler.
-    pub sampler: sampler::Limits,
-}
-
-impl Limits {
-    /// Reads the variables named on the fields.
-    pub fn from_env(env: &Env) -> Result<Self, env::Error> {
-        Ok(Self { reorder: reorder::Limits::from_env(env)?, sampler: sampler::Limits::from_env(env)? })
+settings! {
+    /// Room of the stages of one pipeline.
+    #[derive(Clone, Copy, Debug)]
+    pub struct Limits {}
+    with {
+        /// The reorder buffer.
+        reorder: reorder::Limits,
+        /// The sampler.
+        sampler: sampler::Limits,
     }
 }
 

@@ -16,39 +16,23 @@ use std::{
 
 use bytes::Bytes;
 use motience_proto::model::{Cursor, Offset, ProducerEpoch, ProducerId, RecordId};
-use motience_settings::env::{self, Env};
+use motience_settings::env::settings;
 
 use super::DeliveredRecord;
 
 /// Epochs of one producer whose next number is remembered; an older one that is heard of again is met anew.
 const MAX_EPOCHS: usize = 256;
 
-/// Longest wait in a reorder buffer, and its room.
-#[derive(Clone, Copy, Debug)]
-pub struct Limits {
-    /// Longest wait for the records before one. ORDER_WAIT, 2 s.
-    pub wait: Duration,
-    /// Records held at once. ORDER_MAX_RECORDS, 4,096.
-    pub records: usize,
-    /// Their bytes. ORDER_MAX_BYTES, 1 MiB.
-    pub bytes: usize,
-}
-
-impl Default for Limits {
-    fn default() -> Self {
-        Self { wait: Duration::from_secs(2), records: 4096, bytes: 1 << 20 }
-    }
-}
-
-impl Limits {
-    /// Reads the variables named on the fields.
-    pub fn from_env(env: &Env) -> Result<Self, env::Error> {
-        let default = Self::default();
-        Ok(Self {
-            wait: env.duration("ORDER_WAIT", default.wait)?,
-            records: env.parse("ORDER_MAX_RECORDS", default.records)?,
-            bytes: env.bytes("ORDER_MAX_BYTES", default.bytes)?,
-        })
+settings! {
+    /// Longest wait in a reorder buffer, and its room.
+    #[derive(Clone, Copy, Debug)]
+    pub struct Limits {
+        /// Longest time that a record waits for earlier ones of its device, for a reader that asks for `order=device`.
+        ORDER_WAIT = "2s" => wait: Duration;
+        /// Records that may wait for one reader.
+        ORDER_MAX_RECORDS = "4096" => records: usize;
+        /// Bytes of the records that may wait.
+        ORDER_MAX_BYTES = "1MiB" => bytes: usize as Size;
     }
 }
 

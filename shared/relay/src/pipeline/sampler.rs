@@ -16,33 +16,21 @@ use std::{
 
 use bytes::Bytes;
 use motience_proto::model::{Cursor, Offset, ProducerId, record};
-use motience_settings::env::{self, Env};
+use motience_settings::env::settings;
 
 use super::{
     DeliveredRecord,
     selection::{Message, Selector},
 };
 
-/// Room of a sampler; beyond it the oldest records leave early.
-#[derive(Clone, Copy, Debug)]
-pub struct Limits {
-    /// Devices whose newest record is held. VIEW_MAX_DEVICES, 10,000.
-    pub devices: usize,
-    /// Most bytes of all held records, their devices' names and the bookkeeping. VIEW_MAX_BYTES, 4 MiB.
-    pub bytes: usize,
-}
-
-impl Default for Limits {
-    fn default() -> Self {
-        Self { devices: 10_000, bytes: 4 << 20 }
-    }
-}
-
-impl Limits {
-    /// Reads the variables named on the fields.
-    pub fn from_env(env: &Env) -> Result<Self, env::Error> {
-        let default = Self::default();
-        Ok(Self { devices: env.parse("VIEW_MAX_DEVICES", default.devices)?, bytes: env.bytes("VIEW_MAX_BYTES", default.bytes)? })
+settings! {
+    /// Room of a sampler. Beyond it the oldest records leave early.
+    #[derive(Clone, Copy, Debug)]
+    pub struct Limits {
+        /// Devices whose newest record is held for one reader that asks for one in each period (`every`). Beyond it the oldest leave early.
+        VIEW_MAX_DEVICES = "10000" => devices: usize;
+        /// Bytes that they take: records, names of devices and bookkeeping.
+        VIEW_MAX_BYTES = "4MiB" => bytes: usize as Size;
     }
 }
 

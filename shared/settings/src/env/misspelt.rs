@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-/// Every setting of ours is in it: `scripts/check-env` compares it with the code.
+/// Every setting of ours is in it, because it is made of the declarations.
 const DOCUMENTED: &str = include_str!("../../../../.env.example");
 /// Beginnings of names that are nobody else's.
 const OURS: [&str; 2] = ["MOTIENCE_", "RATE_LIMIT_"];
