@@ -125,7 +125,7 @@ class Csv {
   }
 }
 
-/** A cell, quoted where it must be. What a spreadsheet would take for a formula is not one. */
+/** A cell, quoted where it must be. A text that a spreadsheet would take for a formula gets an apostrophe in front. */
 function cell(text: string): string {
   // No line breaks inside: rows are told apart by them.
   const line = text.replace(/[\r\n]+/g, ' ');
