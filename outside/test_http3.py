@@ -251,7 +251,7 @@ async def test_a_malformed_request_ends_its_own_stream(client, fault):
     except Ended as reset:
         # H3_MESSAGE_ERROR
         assert reset.code == 0x10E and not client.ended.is_set(), reset
-    # One under way, and a new one.
+    # One in progress, and a new one.
     other.write(b"{", end=True)
     assert (await other.answer()).json()["code"] == "malformed_json"
     assert (await client.ask("GET", "/health")).status == 200
@@ -281,14 +281,14 @@ async def test_a_node_that_goes_says_so_and_answers_what_it_has(tmp_path):
         assert (await client.ask("GET", "/health")).status == 200
         body = json.dumps(RECORD).encode()
         headers = [("authorization", f"Bearer {producer.token}"), ("content-type", "application/json")]
-        under_way = client.begin("POST", "/data", headers, end=False)
-        under_way.write(body[:10])
+        upload = client.begin("POST", "/data", headers, end=False)
+        upload.write(body[:10])
         # Whoever has an answer to a later request knows that the earlier has come.
         assert (await client.ask("GET", "/health")).status == 200
         node.process.terminate()
         await asyncio.wait_for(client.http.going.wait(), LIMIT)
-        under_way.write(body[10:], end=True)
-        answer = await under_way.answer()
+        upload.write(body[10:], end=True)
+        answer = await upload.answer()
         assert (answer.status, answer.json()["accepted"]) == (200, 1)
         await asyncio.wait_for(client.ended.wait(), LIMIT)
     await asyncio.to_thread(node.ended)

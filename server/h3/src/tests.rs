@@ -328,7 +328,7 @@ async fn a_drain_lets_requests_end_and_takes_no_more() {
     let error = timeout(LIMIT, refused).await.expect("the client is told");
     assert!(matches!(error, StreamError::RemoteClosing | StreamError::RemoteTerminate { code: Code::H3_REQUEST_REJECTED }), "{error:?}");
     go.notify_one();
-    assert_eq!(read(&mut stream).await.unwrap().body, b"done", "what was under way ends");
+    assert_eq!(read(&mut stream).await.unwrap().body, b"done", "running requests end");
     drop(client.sender);
     let ended = timeout(LIMIT, client.ended).await.expect("the connection ends").unwrap();
     assert!(ended.is_h3_no_error(), "{ended:?}");

@@ -69,7 +69,7 @@ pub(super) async fn refresh(
             return Err(unknown());
         }
     };
-    // Revoking an account ends its families, this one too; that may be under way just now.
+    // Revoking an account ends its families, this one too; that may be happening just now.
     let account = backend.store.account(token.user).await?.filter(|account| account.revoked_at.is_none() && account.user.log == claims.log);
     let user = account.ok_or_else(unknown)?.user;
     let pair = backend.tokens.issue_as(&user, &token.family, &successor, at)?;

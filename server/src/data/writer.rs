@@ -39,13 +39,13 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 const QUIET: Duration = Duration::from_secs(1);
 /// Longest time for which a batch is gathered: many producers that send little then share a transaction.
 const GATHER: Duration = Duration::from_millis(100);
-/// How long news gather before the log is read: what was published is not kept, but read from the log itself.
+/// How long wake-ups gather before the log is read: the writer takes nothing from published batches, and reads the log itself.
 const READ_EVERY: Duration = Duration::from_millis(50);
 /// First pause before a database that is away is tried again; doubles up to [`MAX_PAUSE`].
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const MAX_PAUSE: Duration = Duration::from_secs(5);
 
-/// Keeps records until `stop`, and of an embedded node what still comes in while its entrances close.
+/// Keeps records until `stop`, and those of an embedded node that still come in while its ingresses close.
 pub async fn history_writer(services: Arc<Services>, stop: CancellationToken) {
     let mut lease = lease_of(&services.backend);
     loop {

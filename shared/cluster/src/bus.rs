@@ -4,7 +4,7 @@ use motience_log::{Error, Log, Topic};
 
 use crate::Event;
 
-/// Why a message is no event: a node of another make sent it, or it is damaged. It counts as lost.
+/// Why a message is no event: a node of another make sent it, or it is damaged. Such a message counts as lost.
 #[derive(Debug, thiserror::Error)]
 #[error("a message of the cluster bus cannot be read: {0}")]
 pub struct Unreadable(#[from] serde_json::Error);

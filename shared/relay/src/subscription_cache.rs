@@ -40,8 +40,7 @@ impl SubscriptionCache {
     /// Applies an event of the bus.
     pub fn apply(&self, event: &Event) {
         let (Event::Subscribed { consumer, producer } | Event::Unsubscribed { consumer, producer }) = event else { return };
-        // Runs in the log's thread, where nothing can be awaited; a query under way may put the old count back, for
-        // its lifetime at most.
+        // Runs in the log's thread, where nothing can be awaited; a running query may put the old count back, for its lifetime at most.
         let counts = self.counts.clone();
         let producer = *producer;
         if let Ok(runtime) = tokio::runtime::Handle::try_current() {

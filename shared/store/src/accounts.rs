@@ -257,7 +257,7 @@ impl Store {
     /// Closes an account: nobody can log in any more, and all its logins are ended. Gives the account and the families that were
     /// alive, for the nodes to be told; `None`: there is no such account. Closing it again ends what is left.
     pub async fn close_account(&self, id: UserId, now: OffsetDateTime) -> Result<Option<(Account, Vec<String>)>, Error> {
-        // In this order: a login that is under way looks again after it has left its token, so it is seen by one of the two.
+        // In this order: a running login looks again after it has stored its token, so it is seen by one of the two.
         on!(self, writer, |db| sqlx::query(CLOSE).bind(id.0).bind(millis(now)).execute(db).map_ok(drop))?;
         let families = self.revoke_user(id, now).await?;
         Ok(self.account(id).await?.map(|account| (account, families)))
