@@ -266,7 +266,7 @@ mod tests {
     #[test]
     fn another_node_of_the_same_name_is_noticed() {
         motience_runtime::telemetry::start_metrics();
-        let conflicts = || motience_runtime::telemetry::render().lines().any(|line| line.starts_with("motience_node_name_conflicts_total"));
+        let conflicts = || motience_runtime::telemetry::render().contains("\nmotience_node_name_conflicts_total 1\n");
         let nodes = Nodes::new("twin".into(), at(100));
         // Its own report comes back to each node.
         nodes.apply(&nodes.report(), at(101));

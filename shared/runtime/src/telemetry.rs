@@ -4,6 +4,7 @@
 //! wherever `/metrics` is asked for.
 
 mod sampler;
+mod series;
 mod text;
 
 use std::{
@@ -84,6 +85,7 @@ pub fn start_metrics() {
         let handle = recorder.handle();
         // Another recorder in this process keeps what it has; ours then renders its own process figures only.
         let _ = metrics::set_global_recorder(recorder);
+        series::register();
         (handle, Instant::now())
     });
 }

@@ -1,0 +1,316 @@
+//! Every series of `/metrics`: kind, name, unit, labels, meaning.
+//!
+//! Each is described by its HELP line, and each counter is there from the start, at zero: Prometheus sees no rise in a series whose
+//! first value is 1. `scripts/check-metrics --write` makes the table of `docs/metrics.md` from this one.
+
+use Kind::{Counter, Gauge, Level};
+
+/// How a series moves.
+enum Kind {
+    /// Only ever rises, from zero.
+    Counter,
+    /// A gauge that counts what is open or held: zero at the start.
+    Level,
+    /// A gauge that is set to what was measured: absent until then.
+    Gauge,
+}
+
+/// A label and its values; none: they come from outside this table, so that their series begin with the first event.
+type Label = (&'static str, &'static [&'static str]);
+
+/// Kind, name, unit, labels, meaning.
+struct Series(Kind, &'static str, &'static str, &'static [Label], &'static str);
+
+const FORMATS: Label = ("format", &["sse", "ndjson"]);
+const SIDES: Label = ("side", &["producer", "consumer"]);
+const SOCKETS: Label = ("side", &["producer", "consumer", "tunnel"]);
+const TRANSPORTS: Label = ("transport", &["quic", "tunnel", "websocket", "webtransport", "http"]);
+const UNREAD: Label = ("reason", &["unread"]);
+const FORGOTTEN: Label = ("reason", &["count", "bytes", "age"]);
+const CLOCKS: Label = ("reason", &["seconds", "ahead"]);
+const ROOM: Label = ("reason", &["node", "account", "unauthenticated", "address"]);
+const LIMITS: Label = (
+    "reason",
+    &[
+        "control",
+        "history",
+        "history_readers",
+        "inflation",
+        "login",
+        "login_account",
+        "login_strangers",
+        "logout",
+        "password_queue",
+        "password_wait",
+        "refresh",
+        "refresh_account",
+        "refresh_login",
+        "register",
+        "register_account",
+        "requests",
+        "requests_at_once",
+        "scattered",
+        "upload_account",
+        "upload_connection",
+        "upload_node",
+    ],
+);
+
+const SERIES: &[Series] = &[
+    Series(Gauge, "motience_uptime_seconds", "seconds", &[], "Time since the process started."),
+    Series(Gauge, "motience_resident_bytes", "bytes", &[], "Resident memory of the process."),
+    Series(Counter, "motience_cpu_milliseconds_total", "milliseconds", &[], "Processor time that the process has used."),
+    Series(Gauge, "motience_descriptors_allowed", "descriptors", &[], "File descriptors that the process may have open."),
+    Series(Counter, "motience_readiness_checks_total", "checks", &[], "Times that the database and Redis were asked whether they answer."),
+    Series(Counter, "motience_node_name_conflicts_total", "reports", &[], "Reports of another node that has this node's NODE_NAME."),
+    Series(Level, "motience_connections", "connections", &[], "Open TCP connections to the services' ports."),
+    Series(
+        Counter,
+        "motience_connections_refused_total",
+        "connections",
+        &[("reason", &["full", "address", "descriptors"])],
+        "TCP connections refused: the port is full, the address has too many, or no file descriptor is left.",
+    ),
+    Series(
+        Counter,
+        "motience_connections_ended_total",
+        "connections",
+        &[("reason", &["control_flood", "stalled"])],
+        "TCP connections ended by the server: too many frames that carry nothing, or nothing was read.",
+    ),
+    Series(Counter, "motience_http_requests_total", "requests", &[("version", &["1", "2", "3"])], "HTTP requests to the services."),
+    Series(
+        Counter,
+        "motience_http_responses_total",
+        "responses",
+        &[("status", &["2xx", "3xx", "4xx", "5xx"])],
+        "HTTP responses of the services.",
+    ),
+    Series(
+        Counter,
+        "motience_refusals_total",
+        "requests",
+        &[("status", &[]), ("code", &[])],
+        "HTTP requests refused, by the code in the problem document.",
+    ),
+    Series(
+        Counter,
+        "motience_sessions_refused_total",
+        "sessions",
+        &[("transport", &[]), ("code", &[])],
+        "Sessions refused before they began, by the name of the close reason.",
+    ),
+    Series(Counter, "motience_limited_total", "refusals", &[LIMITS], "Refusals by a limit of rate, memory or turns."),
+    Series(Counter, "motience_permits_refused_total", "connections", &[ROOM, TRANSPORTS], "Connections refused for want of a permit."),
+    Series(Level, "motience_unauthenticated_connections", "connections", &[], "Connections that have yet to say who they are."),
+    Series(Level, "motience_upload_bytes", "bytes", &[], "Memory held for what comes in (UPLOAD_MEMORY)."),
+    Series(Counter, "motience_logins_refused_total", "logins", &[], "Logins with a wrong name or password."),
+    Series(Counter, "motience_refreshes_repeated_total", "refreshes", &[], "Refresh tokens used again within JWT_REFRESH_LEEWAY."),
+    Series(Level, "motience_quic_connections", "connections", &[], "Devices and native consumers connected over QUIC."),
+    Series(Counter, "motience_quic_retries_total", "handshakes", &[], "QUIC peers that had to prove their address first."),
+    Series(Counter, "motience_quic_refused_total", "handshakes", &[], "QUIC peers refused before their handshake."),
+    Series(Counter, "motience_quic_let_go_total", "connections", &[UNREAD], "QUIC connections ended because a stream was not read."),
+    Series(Level, "motience_http3_connections", "connections", &[], "Open HTTP/3 connections."),
+    Series(Level, "motience_webtransport_sessions", "sessions", &[], "Open WebTransport sessions."),
+    Series(
+        Counter,
+        "motience_webtransport_records_total",
+        "records",
+        &[SIDES],
+        "Records received from producers and sent to consumers over WebTransport.",
+    ),
+    Series(Counter, "motience_webtransport_bytes_total", "bytes", &[SIDES], "Bytes of records received and sent over WebTransport."),
+    Series(
+        Counter,
+        "motience_webtransport_let_go_total",
+        "sessions",
+        &[UNREAD],
+        "WebTransport sessions ended because a stream was not read.",
+    ),
+    Series(Level, "motience_websocket_connections", "connections", &[SOCKETS], "Open WebSocket connections."),
+    Series(
+        Counter,
+        "motience_websocket_records_total",
+        "records",
+        &[SOCKETS],
+        "Records received from producers and tunnels and sent to consumers over WebSocket.",
+    ),
+    Series(Counter, "motience_websocket_bytes_total", "bytes", &[SOCKETS], "Bytes of records received and sent over WebSocket."),
+    Series(Level, "motience_stream_connections", "connections", &[FORMATS], "Open streams of GET /stream."),
+    Series(Counter, "motience_stream_records_total", "records", &[FORMATS], "Records sent over GET /stream."),
+    Series(Counter, "motience_stream_bytes_total", "bytes", &[FORMATS], "Bytes sent over GET /stream."),
+    Series(
+        Counter,
+        "motience_upload_records_total",
+        "records",
+        &[("outcome", &["accepted", "rejected"])],
+        "Records of POST /data, accepted or rejected.",
+    ),
+    Series(
+        Counter,
+        "motience_records_received_total",
+        "records",
+        &[],
+        "Records received over motience/1, repeated and refused ones among them.",
+    ),
+    Series(
+        Counter,
+        "motience_records_repeated_total",
+        "records",
+        &[],
+        "Records of motience/1 that the log had already: redundant transmissions, or sent again after a reconnect.",
+    ),
+    Series(Counter, "motience_records_refused_total", "records", &[], "Records of motience/1 that are no records."),
+    Series(
+        Counter,
+        "motience_records_skipped_total",
+        "records",
+        &[],
+        "Record numbers that devices gave up for want of room or after damage.",
+    ),
+    Series(
+        Counter,
+        "motience_records_misdated_total",
+        "records",
+        &[CLOCKS],
+        "Records whose timestamp cannot be right: seconds in the place of milliseconds, or ahead of CLOCK_AHEAD_LIMIT.",
+    ),
+    Series(Counter, "motience_records_appended_total", "records", &[], "Records appended to the log, by all transports."),
+    Series(Counter, "motience_append_retries_total", "writes", &[], "Writes to the log that failed and were tried again."),
+    Series(Counter, "motience_latest_received_total", "records", &[], "Records of the lane 'latest' received as datagrams."),
+    Series(
+        Counter,
+        "motience_latest_missing_total",
+        "records",
+        &[],
+        "Datagrams of the lane 'latest' that never came, by the gaps in their numbers.",
+    ),
+    Series(
+        Counter,
+        "motience_latest_dropped_total",
+        "records",
+        &[],
+        "Datagrams dropped because a newer one came, the log's writer was behind, or no room was left.",
+    ),
+    Series(Counter, "motience_log_damaged_records_total", "records", &[], "Records of the log's file that cannot be read."),
+    Series(
+        Counter,
+        "motience_log_rebuilds_total",
+        "rebuilds",
+        &[],
+        "Times that a damaged file of the log was made anew from what can be read.",
+    ),
+    Series(Counter, "motience_log_trim_steps_total", "steps", &[], "Steps in which the log's file removed old records."),
+    Series(
+        Gauge,
+        "motience_log_retention_held",
+        "logs",
+        &[],
+        "Logs that remove nothing because of age until an operator has confirmed the clock.",
+    ),
+    Series(
+        Counter,
+        "motience_log_sessions_forgotten_total",
+        "devices",
+        &[FORGOTTEN],
+        "Devices whose dedup window was forgotten, by the bound that they exceeded.",
+    ),
+    Series(
+        Counter,
+        "motience_log_given_up_total",
+        "records",
+        &[("reason", &["memory"])],
+        "Records removed before their time because Redis was full.",
+    ),
+    Series(Counter, "motience_log_disagreements_total", "logs", &[], "Times that more had been published than the log has."),
+    Series(Gauge, "motience_redis_used_bytes", "bytes", &[], "Memory that Redis uses."),
+    Series(Gauge, "motience_redis_limit_bytes", "bytes", &[], "The maxmemory of Redis; 0: none."),
+    Series(Gauge, "motience_redis_budget_bytes", "bytes", &[], "Memory in use at which the largest logs give up their oldest records."),
+    Series(Gauge, "motience_redis_evicted_keys", "keys", &[], "Keys that Redis has evicted since it started: lost records."),
+    Series(
+        Gauge,
+        "motience_redis_hazard",
+        "0 or 1",
+        &[("reason", &["evicts", "not_persistent"])],
+        "1 where the settings of Redis can lose acknowledged records.",
+    ),
+    Series(
+        Counter,
+        "motience_redis_refusals_total",
+        "commands",
+        &[("reason", &["channel", "full"])],
+        "Commands that Redis refused: a channel that the ACL forbids, or a write without room.",
+    ),
+    Series(Counter, "motience_redis_refused_messages_total", "messages", &[], "Messages on a channel of ours that no node sealed."),
+    Series(
+        Counter,
+        "motience_redis_steps_failed_total",
+        "steps",
+        &[],
+        "Parts of appends that failed after the records were in the log: publishing, trimming.",
+    ),
+    Series(
+        Counter,
+        "motience_database_connections_dropped_total",
+        "connections",
+        &[],
+        "Idle connections to PostgreSQL that no longer answered or took no writes.",
+    ),
+    Series(Counter, "motience_history_rows_total", "rows", &[], "Rows written to data_history."),
+    Series(Counter, "motience_history_batches_total", "transactions", &[], "Transactions that wrote rows to data_history."),
+    Series(
+        Gauge,
+        "motience_history_waiting_seconds",
+        "seconds",
+        &[],
+        "How long the history writer has been unable to write; 0: it writes.",
+    ),
+    Series(Counter, "motience_history_missed_total", "records", &[], "Records that retention removed before they were written to history."),
+    Series(Counter, "motience_history_moved_total", "logs", &[], "Times that another node had written a history further than expected."),
+    Series(Counter, "motience_history_scanned_bytes_total", "bytes", &[], "Bytes of history that were read to find a time."),
+];
+
+/// Describes all series, and begins those that count.
+pub(super) fn register() {
+    for Series(kind, name, unit, labels, meaning) in SERIES {
+        let help = format!("{meaning} Unit: {unit}.");
+        match kind {
+            Counter => {
+                metrics::describe_counter!(*name, help);
+                combinations(labels).iter().for_each(|labels| metrics::counter!(*name, labels).increment(0));
+            }
+            Level => {
+                metrics::describe_gauge!(*name, help);
+                combinations(labels).iter().for_each(|labels| metrics::gauge!(*name, labels).increment(0));
+            }
+            Gauge => metrics::describe_gauge!(*name, help),
+        }
+    }
+}
+
+/// Each choice of one value for each label; none where a label's values are not in the table.
+fn combinations(labels: &[Label]) -> Vec<Vec<(&'static str, &'static str)>> {
+    labels.iter().fold(vec![Vec::new()], |chosen, (label, values)| {
+        let with = |value: &&'static str| chosen.iter().map(|before| [&before[..], &[(*label, *value)]].concat()).collect::<Vec<_>>();
+        values.iter().flat_map(with).collect()
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn counters_begin_at_zero_with_every_label_that_is_known() {
+        let text = super::super::render();
+        for line in [
+            "# HELP motience_append_retries_total Writes to the log that failed and were tried again. Unit: writes.",
+            "motience_append_retries_total 0",
+            r#"motience_permits_refused_total{reason="account",transport="quic"} 0"#,
+            r#"motience_websocket_connections{side="tunnel"} 0"#,
+        ] {
+            assert!(text.lines().any(|found| found == line), "{line}: {text}");
+        }
+        assert!(!text.contains("motience_refusals_total{") && !text.contains("motience_redis_used_bytes "), "{text}");
+    }
+}
