@@ -4,7 +4,7 @@ use std::{
     net::SocketAddr,
     path::{Path, PathBuf},
     process::ExitCode,
-    sync::Arc,
+    sync::{Arc, LazyLock},
     time::Duration,
 };
 
@@ -40,9 +40,11 @@ const OPERATIONS_PORT: u16 = 9091;
 /// Time for connections to end, before the process leaves anyway.
 const DRAIN_LIMIT: Duration = Duration::from_secs(8);
 
+static VERSION: LazyLock<String> = LazyLock::new(|| motience_settings::version(&[]));
+
 /// The WebSocket gateway. Settings come from the environment and from `.env`; `motience-server settings` lists them with their defaults.
 #[derive(Parser)]
-#[command(name = "motience-gateway", version)]
+#[command(name = "motience-gateway", version = VERSION.as_str())]
 struct Cli {
     /// Check the settings, report everything that is wrong, and exit: 0 good, 78 bad. Also opens the certificate files and connects to
     /// the database and Redis.

@@ -1,15 +1,18 @@
 //! The command line of `motience-server`.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, sync::LazyLock};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use motience_proto::model::Role;
 
 use crate::config::Roles;
 
+static VERSION: LazyLock<String> =
+    LazyLock::new(|| motience_settings::version(&[("demo", cfg!(feature = "demo")), ("mutation", cfg!(feature = "mutation"))]));
+
 /// The Motience server. Settings come from the environment and from `.env`; `motience-server settings` lists them with their defaults.
 #[derive(Debug, Parser)]
-#[command(name = "motience-server", version)]
+#[command(name = "motience-server", version = VERSION.as_str())]
 pub struct Cli {
     /// How the node serves.
     #[command(flatten)]

@@ -1,6 +1,6 @@
 //! The command line of `motience-device`.
 
-use std::{fmt, path::PathBuf, process::ExitCode, time::Duration};
+use std::{fmt, path::PathBuf, process::ExitCode, sync::LazyLock, time::Duration};
 
 use clap::{Args, Parser, Subcommand};
 use motience_settings::output::{is_unread, say};
@@ -25,9 +25,11 @@ const BAD_DISK: u8 = 74;
 /// Ended by a second signal.
 const ABORTED: u8 = 130;
 
+static VERSION: LazyLock<String> = LazyLock::new(|| motience_settings::version(&[]));
+
 /// Streams this device's readings to a Motience server. Settings come from the file of --config, from the environment, and from `.env`.
 #[derive(Debug, Parser)]
-#[command(version)]
+#[command(name = "motience-device", version = VERSION.as_str())]
 struct Cli {
     #[command(flatten)]
     settings: Settings,
