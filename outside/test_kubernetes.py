@@ -1,16 +1,13 @@
 """The manifests of deploy/kubernetes against the API's schemas, against each other, and against a real server's reading of their settings."""
 
-import datetime
 import re
 import subprocess
 from pathlib import Path
 
+import certificate
 import kubernetes_validate
 import pytest
 import yaml
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
 from node import GATEWAY, ROOT, SERVER, START_LIMIT
 
 FOLDER = ROOT / "deploy/kubernetes"
@@ -126,7 +123,7 @@ def test_the_programs_take_the_settings_of_their_pods(pod, tmp_path):
     for key, value in SECRETS.items():
         (folders["/run/secrets/motience"] / key).write_text(value + "\n")
     if "/run/secrets/motience-tls" in folders:
-        certificate(folders["/run/secrets/motience-tls"])
+        certificate.write(folders["/run/secrets/motience-tls"])
     environment = {**settings(), **variables(container)}
     for key, value in environment.items():
         if str(Path(value).parent) in folders:
@@ -143,17 +140,3 @@ def test_the_programs_take_the_settings_of_their_pods(pod, tmp_path):
     example = dict(re.findall(r"^#?([A-Z0-9_]+_PORT)=(\d+)", (ROOT / ".env.example").read_text(), re.M))
     for key, number in {key: number for key, number in ports.items() if key in example and key != "OPERATIONS_PORT"}.items():
         assert str(number) == example[key], key
-
-
-def certificate(folder):
-    """A certificate of an authority that nobody knows, as cert-manager would leave it."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "motience.example.org")])
-    now = datetime.datetime.now(datetime.UTC)
-    building = x509.CertificateBuilder().subject_name(subject).issuer_name(subject).public_key(key.public_key())
-    building = building.serial_number(1).not_valid_before(now - datetime.timedelta(1)).not_valid_after(now + datetime.timedelta(30))
-    building = building.add_extension(x509.SubjectAlternativeName([x509.DNSName("motience.example.org")]), critical=False)
-    made = building.sign(key, hashes.SHA256())
-    (folder / "tls.crt").write_bytes(made.public_bytes(serialization.Encoding.PEM))
-    pem = (serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-    (folder / "tls.key").write_bytes(key.private_bytes(*pem))
