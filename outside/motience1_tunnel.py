@@ -59,10 +59,10 @@ class Tunnel:
 
 
 @asynccontextmanager
-async def tunnel(url):
-    """A tunnel to ws://HOST:PORT/motience."""
+async def tunnel(url, trust=None):
+    """A tunnel to ws://HOST:PORT/motience, or to wss:// where a TLS context says whom it trusts."""
     at = urlsplit(url)
-    reader, writer = await asyncio.wait_for(asyncio.open_connection(at.hostname, at.port), LIMIT)
+    reader, writer = await asyncio.wait_for(asyncio.open_connection(at.hostname, at.port, ssl=trust), LIMIT)
     head = [f"GET {at.path} HTTP/1.1", f"Host: {at.netloc}", "Connection: Upgrade", "Upgrade: websocket", "Sec-WebSocket-Version: 13"]
     head += [f"Sec-WebSocket-Key: {b64encode(os.urandom(16)).decode()}", "Sec-WebSocket-Protocol: motience.1"]
     writer.write("\r\n".join([*head, "", ""]).encode())
