@@ -10,9 +10,11 @@ import re
 import shutil
 import subprocess
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
+from backends import postgres, redis
 from node import GATEWAY, ROOT, SERVER, Node
 
 BLOCK = re.compile(r"^(?:```|<!-- )(\w+)([^\n]*)\n(.*?)^(?:```|-->)$", re.S | re.M)
@@ -29,6 +31,8 @@ curl() { if [[ " $* " == *" -N "* ]]; then command curl --max-time 2 "$@" || [[ 
 MARK = "==== block"
 # How the book names what a node has on another port here.
 PORTS = {"localhost:3001": "ap", "localhost:3002": "sm", "localhost:3003": "dsm", "localhost:9090": "operations"}
+# The page whose commands need the stores of a cluster.
+CLUSTER = "docs/guides/cluster.md"
 TREE = ("clients", "deploy", "device")
 DEVICE = os.environ.get("MOTIENCE_DEVICE", str(ROOT / "target/debug/motience-device"))
 
@@ -108,7 +112,16 @@ def test_the_commands_of_a_page_do_what_it_says(place, name):
         "SERVER_URL": f"quic://{at['quic']}",
         "HEALTHCHECK_ADDRESS": at["operations"].removeprefix("http://"),
     }
-    run = subprocess.run(["bash", "-c", text], cwd=place.directory, env=environment, text=True, capture_output=True, timeout=LIMIT)
+    with ExitStack() as stack:
+        if name == CLUSTER:
+            environment["REDIS_URL"] = stack.enter_context(redis(place.directory))
+            environment["DATABASE_URL"] = stack.enter_context(postgres())
+        judge(name, found, text, place.directory, environment)
+
+
+def judge(name, found, text, folder, environment):
+    """Runs a page's commands, and compares what they print."""
+    run = subprocess.run(["bash", "-c", text], cwd=folder, env=environment, text=True, capture_output=True, timeout=LIMIT)
     printed = dict(re.findall(rf"^{MARK} (\d+)\n(.*?)(?=^{MARK} |\Z)", run.stdout, re.S | re.M))
     assert run.returncode == 0, f"{name} stopped in\n{found[len(printed) - 1][1]}\n{run.stdout}\n{run.stderr}"
     for number, (_, commands, expected) in enumerate(found):
