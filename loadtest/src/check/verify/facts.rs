@@ -128,7 +128,8 @@ impl<'h> Facts<'h> {
     /// - Where nobody saw it, it must have been acknowledged before the rollback ended, or shortly after: one that was not
     ///   acknowledged is sent again, so it can be destroyed only once it is.
     /// - An epoch that was first heard of after the rollback was not rolled back by it.
-    /// - What lies below a place that an older and a newer epoch surely share was not destroyed.
+    /// - Records below an offset that an older and a newer epoch surely share were not destroyed. An epoch that was first heard of during the
+    ///   rollback may have begun before it: if the epoch after it no longer has the record, the rollback struck both.
     ///
     /// `could` says of a rollback whether the one who asks could not have read the record before it.
     pub(super) fn may_be_destroyed(&self, id: Id, record: &Record, could: impl Fn(&Window) -> bool) -> bool {
@@ -140,11 +141,19 @@ impl<'h> Facts<'h> {
                 let old = self.began.get(&(producer, log_epoch)).is_none_or(|began| *began <= rollback.to);
                 let survived = self.shared.iter().any(|((p, older, newer), shared)| {
                     let later = self.began.get(&(producer, *newer)).is_some_and(|began| *began > rollback.from);
-                    *p == producer && *older == log_epoch && later && *shared >= offset
+                    let survived = *p == producer && *older == log_epoch && later && *shared >= offset;
+                    survived && !self.was_struck(producer, *newer, offset, rollback)
                 });
                 old && !survived
             }),
         })
+    }
+
+    /// Whether a rollback destroyed the record at `offset` in an epoch that was first heard of while the rollback was under way.
+    fn was_struck(&self, producer: i64, log_epoch: LogEpoch, offset: u64, rollback: &Window) -> bool {
+        let meanwhile = self.began.get(&(producer, log_epoch)).is_some_and(|began| *began <= rollback.to);
+        let next = self.shared.iter().filter(|((p, older, _), _)| *p == producer && *older == log_epoch);
+        meanwhile && next.min_by_key(|((.., newer), _)| self.began.get(&(producer, *newer))).is_some_and(|(_, shared)| *shared < offset)
     }
 
     fn gather_harness(&mut self) {

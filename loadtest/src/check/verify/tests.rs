@@ -313,6 +313,25 @@ fn what_a_rollback_destroyed_is_excused_where_nobody_could_read_it() {
     );
 }
 
+/// Redis restarted just before the rollback, and the new epoch was heard of at `heard`: both epochs had all ten records.
+fn rolled_back_after_a_restart(h: &mut History, heard: u64) {
+    rolled_back(h);
+    for consumer in 0..2 {
+        of(h, consumer).pop();
+    }
+    of(h, 0).push(line(heard, Event::Reset { producer: P, cursor: at(2, 10) }));
+    for consumer in 0..2 {
+        of(h, consumer).push(line(23 * SECOND, Event::Reset { producer: P, cursor: at(3, 8) }));
+    }
+}
+
+#[test]
+fn an_epoch_that_was_heard_of_during_a_rollback_may_have_begun_before_it() {
+    assert_eq!(passes(|h| rolled_back_after_a_restart(h, 20 * SECOND + 1000)).destroyed, 2);
+    // One that began after the rollback had the records, so the rollback did not destroy them.
+    refused(|h| rolled_back_after_a_restart(h, 22 * SECOND + 1000), Invariant::Loss);
+}
+
 #[test]
 fn a_rollback_excuses_nothing_that_was_missing_before_it() {
     // Acknowledged and never in the log, though a rollback came long after.
