@@ -4,13 +4,16 @@
 -- meta     m:ID:{P-LOG}:meta   hash: birth, life (the present one), lives ('LIFE:BEGAN,...', oldest first), last offset, total bytes,
 --                       bytes and time at the last mark, redo (what the newest call still owes to other keys; '' for nothing),
 --                       time of the last that was removed, the newest fence of all senders, what the devices' sessions take
--- log      m:ID:{P-LOG}:log    stream; entry ids are OFFSET-SEQ; the one field is the sender's epoch (hex), its value the message
---                       and, behind it, when it came: 11 hexadecimal digits of milliseconds since 1970 (nodes of the first release wrote none)
+-- log      m:ID:{P-LOG}:log    stream; an entry is a chunk of consecutive records (log/redis/chunk.rs). Its id is LAST-COUNT: offset of the
+--                       last one, and how many there are. The one field is '=', the sender's epoch (hex), and the places of records of the
+--                       chunk that are not in the log ('PLACE,...' from 0). Nodes of the last version wrote an entry for each record:
+--                       id OFFSET-SEQ, the field is the epoch, its value the message and, behind it, when it came: 11 hexadecimal digits
+--                       of milliseconds since 1970 (nodes of the first release wrote none)
 -- marks    m:ID:{P-LOG}:marks  list of 'OFFSET TOTAL TIME', oldest first: where the log is cut when it is trimmed
 -- ids      m:ID:{P-LOG}:ids    sorted set of clients' own ids by time
 -- session  m:ID:{P-LOG}:s:NAME hash: life (of the log, in which the fence was raised), owner (who raised it), fence, epoch, seen
 -- roster   m:ID:{P-LOG}:devices, :passing   sorted sets of the sessions (sessions.lua)
--- channel  m:ID:{P-LOG}:live   shard channel; one message for each appended section
+-- channel  m:ID:{P-LOG}:live   shard channel; one message for each chunk
 --
 -- A life of a producer's log is named by the server's epoch (which server this is, and since when it is the master; below
 -- 2^52) plus the log's birth in microseconds. The epoch alone would miss FLUSHALL on a running server, the birth alone a
@@ -31,6 +34,10 @@ local MAX_IDS = 100000
 local PARTS = 64
 -- The highest number of an entry with the same offset.
 local HIGHEST = '-18446744073709551615'
+-- First byte of a compressed chunk.
+local COMPRESSED = 2
+-- Entries read in one step: few, since each may hold some ten thousand bytes.
+local STRIDE = 16
 
 -- Lives with one more, which began after `last`. Of lives too old to be remembered the lowest beginning is, with the oldest
 -- that still is.
@@ -197,21 +204,22 @@ local function keep(keys, args)
 end
 
 -- Adds an entry. Entries that were removed leave their ids behind as the lowest that Redis takes: these are taken back.
-local function add(key, last, seq, hex, message)
-  local id = text(last) .. '-' .. seq
-  local added = redis.pcall('XADD', key, id, hex, message)
+local function add(key, last, count, field, chunk)
+  local id = text(last) .. '-' .. count
+  local added = redis.pcall('XADD', key, id, field, chunk)
   if type(added) == 'table' and added.err then
     if not string.find(added.err, 'equal or smaller', 1, true) then
       error(added)
     end
-    redis.call('XSETID', key, text(last - 1) .. HIGHEST)
-    redis.call('XADD', key, id, hex, message)
+    redis.call('XSETID', key, text(last - count) .. HIGHEST)
+    redis.call('XADD', key, id, field, chunk)
   end
 end
 
 -- KEYS meta, log, marks, ids, devices, passing, session...
 -- ARGV channel, server's epoch, bytes kept, age kept in ms, most sessions, bytes of windows, lease in ms, then for each session:
---   life and number of the fence, epoch, epoch in hex, seen, memory in ms, seal, n, then n times: seq, client's id or '', message
+--   life and number of the fence, epoch, epoch in hex, seen, memory in ms, number of chunks, then for each chunk: number of records,
+--   bytes of their messages, seal, the chunk, number of clients' ids, then for each of them: place in the chunk from 0, id
 -- -> {for each session 1, or -1 where its fence is not the newest, or -2 where it was raised in an earlier life, or the session was
 --   forgotten}, {notes}, {evicted}
 --
@@ -227,44 +235,49 @@ local function append(keys, args)
   local last, total, taken, windows, longest = log.last, log.total, {}, log.windows, 0
   local at = 8
   for k = 7, #keys do
-    local raised_in, fence, epoch, hex = args[at], args[at + 1], args[at + 2], args[at + 3]
-    local seen, memory, seal, n = args[at + 4], args[at + 5], args[at + 6], tonumber(args[at + 7])
-    at = at + 8
+    local raised_in, fence, epoch, hex, seen, memory, chunks = unpack(args, at, at + 6)
+    at = at + 7
     local held = redis.call('HMGET', keys[k], 'life', 'fence')
+    local outcome = 1
     if raised_in ~= log.life or held[1] ~= log.life then
-      outcomes[#outcomes + 1] = -2
+      outcome = -2
     elseif held[2] ~= fence then
-      outcomes[#outcomes + 1] = -1
-    else
-      local first, body, omitted = text(last + 1), {}, {}
-      for i = 0, n - 1 do
-        local seq, id, message = args[at + 3 * i], args[at + 3 * i + 1], args[at + 3 * i + 2]
-        body[#body + 1] = #message .. ' ' .. seq .. '\n'
-        body[#body + 1] = message
-        local known = id ~= '' and (taken[id] or redis.call('ZSCORE', keys[4], id))
-        if known and (known == true or tonumber(known) >= now - age) then
-          omitted[#omitted + 1] = i
-        else
-          if id ~= '' then
+      outcome = -1
+    end
+    for _ = 1, chunks do
+      local n, size, seal, chunk, ids = unpack(args, at, at + 4)
+      at = at + 5
+      if outcome == 1 then
+        local omitted = {}
+        for i = at, at + 2 * ids - 1, 2 do
+          local id = args[i + 1]
+          local known = taken[id] or redis.call('ZSCORE', keys[4], id)
+          if known and (known == true or tonumber(known) >= now - age) then
+            omitted[#omitted + 1] = args[i]
+          else
             taken[id] = true
             owed.ids[#owed.ids + 1] = id
           end
-          last = last + 1
-          add(keys[2], last, seq, hex, message)
-          total = total + #message
+        end
+        local count = n - #omitted
+        if count > 0 then
+          local first = text(last + 1)
+          omitted = table.concat(omitted, ',')
+          last = last + count
+          add(keys[2], last, count, '=' .. hex .. omitted, chunk)
+          total = total + size
+          local place = redis.sha1hex(seal .. ' ' .. first .. ' ' .. omitted .. ' ' .. seal)
+          published[#published + 1] = log.life .. ' ' .. first .. ' ' .. hex .. ' ' .. place .. ' ' .. omitted .. '\n' .. chunk
         end
       end
+      at = at + 2 * ids
+    end
+    if outcome == 1 then
       connected(book, log, keys[k], seen, memory)
       longest = math.max(longest, tonumber(memory))
       owed.sessions[#owed.sessions + 1] = {keys[k], epoch, seen, memory}
-      if #omitted < n then
-        omitted = table.concat(omitted, ',')
-        local place = redis.sha1hex(seal .. ' ' .. first .. ' ' .. omitted .. ' ' .. seal)
-        published[#published + 1] = log.life .. ' ' .. first .. ' ' .. hex .. ' ' .. place .. ' ' .. omitted .. '\n' .. table.concat(body)
-      end
-      outcomes[#outcomes + 1] = 1
     end
-    at = at + 3 * n
+    outcomes[#outcomes + 1] = outcome
   end
   local marked, since = log.marked, log.since or now
   local mark = last > log.last and (total - marked >= math.max(1, bytes / PARTS) or now - since >= age / PARTS)
@@ -303,10 +316,31 @@ local function append(keys, args)
   return {outcomes, notes, reasons(book)}
 end
 
--- KEYS meta, log   ARGV server's epoch, first id wanted, most entries wanted   ->  {life, entries}
+-- Bytes of an entry's records: a compressed chunk says how long it is (log/redis/chunk.rs).
+local function size_of(entry)
+  local field, value = entry[2][1], entry[2][2]
+  if string.sub(field, 1, 1) == '=' and #value > 4 and string.byte(value) == COMPRESSED then
+    return struct.unpack('>I4', value, 2)
+  end
+  return #value
+end
+
+-- KEYS meta, log   ARGV server's epoch, first id wanted, about how many bytes are wanted   ->  {life, entries}
 local function read(keys, args)
   local log = look(keys, args[1])
-  return {log.life, redis.call('XRANGE', keys[2], args[2], text(log.last) .. HIGHEST, 'COUNT', args[3])}
+  local from, room, found = args[2], tonumber(args[3]), {}
+  repeat
+    local some = redis.call('XRANGE', keys[2], from, text(log.last) .. HIGHEST, 'COUNT', STRIDE)
+    for _, entry in ipairs(some) do
+      if room <= 0 then
+        break
+      end
+      found[#found + 1] = entry
+      room = room - size_of(entry)
+      from = '(' .. entry[1]
+    end
+  until room <= 0 or #some < STRIDE
+  return {log.life, found}
 end
 
 -- KEYS meta, log   ARGV server's epoch   ->  {lives, first offset kept, last offset given out, 1 where the present life has begun}
@@ -315,7 +349,7 @@ local function head(keys, args)
   local oldest = redis.call('XRANGE', keys[2], '-', text(log.last) .. HIGHEST, 'COUNT', 1)
   local first = text(log.last + 1)
   if oldest[1] then
-    first = string.match(oldest[1][1], '^%d+')
+    first = text(first_of(oldest[1]))
   end
   return {log.lives, first, text(log.last), log.begun and 1 or 0}
 end

@@ -1,4 +1,4 @@
--- KEYS meta, log, marks   ARGV bytes kept, age kept in ms, thousandths kept of what that leaves   ->  entries removed
+-- KEYS meta, log, marks   ARGV bytes kept, age kept in ms, thousandths kept of what that leaves   ->  records removed
 -- Runs also where Redis is full, and therefore writes nothing that takes room.
 local bytes, age, keep = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
 local total = tonumber(redis.call('HGET', KEYS[1], 'total') or '0')
@@ -7,9 +7,11 @@ if keep < 1000 then
   local oldest = redis.call('XRANGE', KEYS[2], '-', '+', 'COUNT', 1)[1]
   local newest = redis.call('XREVRANGE', KEYS[2], '+', '-', 'COUNT', 1)[1]
   if oldest then
-    local first, last = tonumber(string.match(oldest[1], '^%d+')), tonumber(string.match(newest[1], '^%d+'))
+    local first, last = first_of(oldest), tonumber(string.match(newest[1], '^%d+'))
     local from = last + 1 - math.floor((last - first + 1) * keep / 1000)
-    removed, gone_at = removed + redis.call('XTRIM', KEYS[2], 'MINID', text(from)), text(now_ms())
+    redis.call('XTRIM', KEYS[2], 'MINID', text(from))
+    local left = redis.call('XRANGE', KEYS[2], '-', '+', 'COUNT', 1)[1]
+    removed, gone_at = removed + (left and first_of(left) or last + 1) - first, text(now_ms())
     while true do
       local mark = redis.call('LINDEX', KEYS[3], 0)
       if not mark or tonumber(string.match(mark, '^%d+')) >= from then

@@ -19,7 +19,16 @@ local function attempt(notes, ...)
   return answer
 end
 
--- Removes the parts that are too old or that nobody has room for. Returns how many entries those are, and when the last of them came.
+-- Offset of the first record of an entry: see the head of motience.lua.
+local function first_of(entry)
+  local last, count = string.match(entry[1], '^(%d+)-(%d+)$')
+  if string.sub(entry[2][1], 1, 1) == '=' then
+    return tonumber(last) - tonumber(count) + 1
+  end
+  return tonumber(last)
+end
+
+-- Removes the parts that are too old or that nobody has room for. Returns how many records those are, and when the last of them came.
 local function trim(log, marks, total, now, bytes, age, notes)
   local gone, gone_at, passed = nil, nil, 0
   while true do
@@ -33,9 +42,11 @@ local function trim(log, marks, total, now, bytes, age, notes)
     end
     gone, gone_at, passed = tonumber(offset), at, passed + 1
   end
+  local oldest = gone and attempt(notes, 'XRANGE', log, '-', text(gone + 1), 'COUNT', 1)
   local removed = gone and attempt(notes, 'XTRIM', log, 'MINID', text(gone + 1))
-  if removed then
-    attempt(notes, 'LPOP', marks, passed)
+  if not removed then
+    return 0, nil
   end
-  return removed or 0, removed and gone_at
+  attempt(notes, 'LPOP', marks, passed)
+  return removed > 0 and oldest and gone + 1 - first_of(oldest[1]) or 0, gone_at
 end

@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::allow_attributes, reason = "tests")]
 
+mod layout;
 mod room;
 mod sessions;
 mod steps;

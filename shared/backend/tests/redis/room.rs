@@ -11,11 +11,12 @@ use tokio::time::{Instant, sleep, timeout};
 
 use super::{Device, LIMIT, P, all, node, try_node, write};
 
-/// A record of four thousand bytes, and what the device must do where it is refused.
+/// A record of four thousand bytes that cannot be made much shorter, and what the device must do where it is refused.
 async fn write_large(log: &log::Log, device: &mut [Device], seq: u64) -> Result<(), log::Error> {
     let mut batch = device[0].batch(&[seq]);
     for record in &mut batch.records {
-        record.message = format!("{{\"n\":{seq},\"x\":\"{}\"}}", "x".repeat(4000)).into();
+        let noise: String = std::iter::repeat_with(fastrand::alphanumeric).take(4000).collect();
+        record.message = format!("{{\"n\":{seq},\"x\":\"{noise}\"}}").into();
         record.id = None;
     }
     let outcome = log.append(device[0].log, std::slice::from_ref(&batch)).await?;

@@ -248,7 +248,7 @@ impl Receiver {
                 metrics::counter!("motience_redis_refused_messages_total").increment(1);
                 if self.unsealed.pass("unsealed").is_some() {
                     warn!(
-                        "ignoring messages from Redis without a valid seal: they come from a stranger, or from a node with another JWT_SECRET"
+                        "ignoring messages from Redis without a valid seal: they come from a stranger, or from a node of an earlier version or with another JWT_SECRET"
                     );
                 }
             }

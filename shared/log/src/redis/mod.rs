@@ -5,6 +5,7 @@
 //! persists as its operator configured it.
 
 mod barrier;
+mod chunk;
 mod config;
 mod follow;
 mod functions;
@@ -54,8 +55,6 @@ pub const ANSWER_LIMIT: Duration = Duration::from_secs(5);
 pub const CONNECT_LIMIT: Duration = Duration::from_secs(3);
 /// The one member of the sorted set whose score is the highest number of an account.
 const HIGHEST: &str = "highest";
-/// Entries asked for at once when the log is read.
-const READ_COUNT: usize = 512;
 
 /// Whether Redis answers, and is one that a node takes; changes nothing in it.
 pub async fn probe(config: &Config) -> Result<(), Error> {
@@ -168,13 +167,23 @@ impl Records for Log {
                 .arg(batch.fence.0)
                 .arg(batch.producer_epoch.0)
                 .arg(format!("{:016x}", batch.producer_epoch.0))
-                .arg(batch.seen.to_string());
-            let stamped: Vec<Vec<u8>> = batch.records.iter().map(|record| reply::stamped(&record.message, now)).collect();
-            let records = batch.records.iter().zip(&stamped).map(|(record, message)| (record.seq, &message[..]));
-            let seal = self.0.seal.batch(&channel, batch.log_epoch, batch.producer_epoch, records);
-            call.arg(millis(batch.name.memory())).arg(seal).arg(batch.records.len());
-            for (record, message) in batch.records.iter().zip(&stamped) {
-                call.arg(record.seq.0).arg(record.id.as_deref().unwrap_or_default()).arg(&message[..]);
+                .arg(batch.seen.to_string())
+                .arg(millis(batch.name.memory()))
+                .arg(chunk::split(&batch.records).count());
+            for records in chunk::split(&batch.records) {
+                let chunk = chunk::encode(records, now);
+                let bytes: usize = records.iter().map(|record| record.message.len()).sum();
+                call.arg(records.len())
+                    .arg(bytes)
+                    .arg(self.0.seal.chunk(&channel, batch.log_epoch, batch.producer_epoch, &chunk))
+                    .arg(&chunk[..]);
+                let ids = chunk::ids(records);
+                call.arg(ids.clone().count());
+                ids.for_each(|(place, id)| {
+                    call.arg(place).arg(id);
+                });
+                // Compressing a long batch takes a while.
+                tokio::task::consume_budget().await;
             }
         }
         let value = self.0.link.query_on(&session, &call).await?;
@@ -194,9 +203,9 @@ impl Records for Log {
     async fn read(&self, key: LogKey, after: Offset, bytes: usize) -> Result<Fetch, Error> {
         let session = self.0.link.session().await?;
         let mut call = call("read");
-        let count = (bytes / 512).clamp(1, READ_COUNT);
         call.arg(2).arg(self.0.names.key(key, "meta")).arg(self.0.names.key(key, "log"));
-        call.arg(session.log_epoch.0).arg(format!("{}-0", after.0 + 1)).arg(count);
+        // A chunk is named by its last record, so the first one with such an id has the wanted record.
+        call.arg(session.log_epoch.0).arg(format!("{}-0", after.0 + 1)).arg(bytes.max(1));
         reply::read(self.0.link.query_on(&session, &call).await?, key)
     }
 
@@ -376,7 +385,7 @@ fn millis(duration: Duration) -> u64 {
 fn signal(names: &Names, seal: &Seal, channel: &[u8], payload: Bytes) -> Result<Option<Signal>, Error> {
     let name = String::from_utf8_lossy(channel);
     match names.channel_of(channel)? {
-        Channel::Live(key) => Ok(reply::published(key, &name, seal, payload).map(|batch| Signal::Batch(Arc::new(batch)))),
+        Channel::Live(key) => Ok(reply::published(key, &name, seal, payload)?.map(|batch| Signal::Batch(Arc::new(batch)))),
         Channel::Bus(_) => Ok(seal.opened(&name, &payload).map(Signal::Message)),
     }
 }

@@ -7,13 +7,14 @@ use motience_proto::model::{LogEpoch, LogKey, Offset, ProducerEpoch, RecordId, S
 use redis::Value;
 use time::OffsetDateTime;
 
-use super::seal::{self, Seal};
+use super::{
+    chunk,
+    seal::{self, Seal},
+};
 use crate::{Batch, Bounds, Entry, Error, Fetch, Hold, SessionState};
 
-/// Longest first line of a published batch: it may name each of some thousands of records.
-const MAX_HEAD: usize = 64 << 10;
-/// Longest line before a record.
-const MAX_LINE: usize = 64;
+/// Longest first line of a published chunk: it may name each of its records.
+const MAX_HEAD: usize = 16 << 10;
 
 /// Sessions that one call has evicted, by reason.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -122,120 +123,107 @@ pub(super) fn read(value: Value, key: LogKey) -> Result<Fetch, Error> {
     Ok(Fetch { log_epoch, batches: entries(found, key, log_epoch)?, damaged: None })
 }
 
-/// Entries that follow each other and came at one time.
-#[derive(Default)]
+/// Records that follow each other and came at one time.
 struct Run {
     first: Offset,
     received: Option<OffsetDateTime>,
     entries: Vec<Entry>,
 }
 
-impl Run {
-    fn batch(self, key: LogKey, log_epoch: LogEpoch) -> Option<Batch> {
-        if self.entries.is_empty() {
-            return None;
-        }
-        Some(Batch::new(key, log_epoch, self.first, self.entries).received(self.received))
-    }
-}
-
 /// The answer of XRANGE: runs of consecutive offsets become batches.
 fn entries(value: Value, key: LogKey, log_epoch: LogEpoch) -> Result<Vec<Arc<Batch>>, Error> {
     let Value::Array(entries) = value else { return Err(damaged("log")) };
-    let mut batches = Vec::new();
-    let mut run = Run::default();
-    let mut end = |run: Run| batches.extend(run.batch(key, log_epoch).map(Arc::new));
+    let mut runs: Vec<Run> = Vec::new();
     for entry in entries {
-        let (offset, received, entry) = one(entry)?;
-        if offset.0 != run.first.0 + run.entries.len() as u64 || received != run.received {
-            end(std::mem::replace(&mut run, Run { first: offset, received, entries: Vec::new() }));
+        let next = one(entry)?;
+        match runs.last_mut() {
+            Some(run) if next.first.0 == run.first.0 + run.entries.len() as u64 && next.received == run.received => {
+                run.entries.extend(next.entries);
+            }
+            _ => runs.push(next),
         }
-        run.entries.push(entry);
     }
-    end(run);
-    Ok(batches)
+    let batch = |run: Run| Arc::new(Batch::new(key, log_epoch, run.first, run.entries).received(run.received));
+    Ok(runs.into_iter().map(batch).collect())
 }
 
-/// The message of one append: `LIFE FIRST SENDER SEAL OMITTED\n` and then `LENGTH SEQ\nMESSAGE` for each record. Those whose
-/// place among them is OMITTED were known by their clients' ids, and are not in the log. `None`: it has no seal of ours, and tells
-/// nothing, be it readable or not.
-pub(super) fn published(key: LogKey, channel: &str, seal: &Seal, payload: Bytes) -> Option<Batch> {
-    let told = Told::read(payload).ok()?;
-    let records = told.entries.iter().map(|entry| (entry.record_id.seq, &entry.message[..]));
-    let lent = seal.batch(channel, told.log_epoch, told.sender, records);
-    let placed = seal::placed(&lent, &told.first.to_string(), &told.omitted);
-    if !seal::same(placed.as_bytes(), told.seal.as_bytes()) {
-        return None;
+/// One entry of the stream: a chunk, or a single record as nodes of the last version wrote them.
+fn one(entry: Value) -> Result<Run, Error> {
+    let Value::Array(parts) = entry else { return Err(damaged("entry")) };
+    let [id, fields] = <[Value; 2]>::try_from(parts).map_err(|_| damaged("entry"))?;
+    let id = text(id)?;
+    let (offset, number) = id.split_once('-').ok_or_else(|| damaged("entry id"))?;
+    let (offset, number): (u64, u64) = (offset.parse().map_err(|_| damaged("entry id"))?, number.parse().map_err(|_| damaged("entry id"))?);
+    let Value::Array(fields) = fields else { return Err(damaged("entry")) };
+    let [field, value] = <[Value; 2]>::try_from(fields).map_err(|_| damaged("entry"))?;
+    let (field, Value::BulkString(value)) = (text(field)?, value) else { return Err(damaged("entry")) };
+    if let Some(field) = field.strip_prefix('=') {
+        let (sender, omitted) = field.split_at_checked(EPOCH).ok_or_else(|| damaged("sender"))?;
+        let (entries, received) = chunk_of(value.into(), hex(sender)?, omitted)?;
+        let first = (offset + 1).checked_sub(number).filter(|first| *first > 0 && entries.len() as u64 == number);
+        return Ok(Run { first: Offset(first.ok_or_else(|| damaged("entry id"))?), received, entries });
     }
-    let omitted: HashSet<u64> = told.omitted.split(',').filter_map(|at| at.parse().ok()).collect();
-    let mut entries = told.entries;
+    let record_id = RecordId { producer_epoch: hex(&field)?, seq: Seq(number) };
+    let (message, received) = unstamped(Bytes::from(value));
+    Ok(Run { first: Offset(offset), received, entries: vec![Entry { record_id, message }] })
+}
+
+/// Records of a chunk that are in the log, and when they came: without those at the places `omitted`, whose client ids were known.
+fn chunk_of(chunk: Bytes, sender: ProducerEpoch, omitted: &str) -> Result<(Vec<Entry>, Option<OffsetDateTime>), Error> {
+    let (mut entries, received) = chunk::decode(chunk, sender).map_err(|chunk::Damaged| damaged("chunk"))?;
     if !omitted.is_empty() {
-        let mut at = 0..;
-        entries.retain(|_| at.next().is_none_or(|at| !omitted.contains(&at)));
+        let omitted: HashSet<usize> = omitted.split(',').map(str::parse).collect::<Result<_, _>>().map_err(|_| damaged("chunk"))?;
+        let mut places = 0..;
+        entries.retain(|_| places.next().is_none_or(|place| !omitted.contains(&place)));
     }
-    // One append, so one time.
-    let mut received = None;
-    for entry in &mut entries {
-        (entry.message, received) = unstamped(entry.message.clone());
-    }
-    (!entries.is_empty()).then(|| Batch::new(key, told.log_epoch, told.first, entries).received(received))
+    if entries.is_empty() { Err(damaged("chunk")) } else { Ok((entries, received)) }
 }
 
-/// A published batch as it came, whoever sent it.
+/// A published chunk: `LIFE FIRST SENDER SEAL OMITTED\n` and the chunk. Records whose place in it is OMITTED are not in the log. `None`: the
+/// message has no seal of ours, and tells nothing, be it readable or not.
+pub(super) fn published(key: LogKey, channel: &str, seal: &Seal, mut payload: Bytes) -> Result<Option<Batch>, Error> {
+    let Some(told) = Told::read(&mut payload) else { return Ok(None) };
+    let lent = seal.chunk(channel, told.log_epoch, told.sender, &payload);
+    if !seal::same(seal::placed(&lent, &told.first.to_string(), &told.omitted).as_bytes(), told.seal.as_bytes()) {
+        return Ok(None);
+    }
+    let (entries, received) = chunk_of(payload, told.sender, &told.omitted)?;
+    Ok(Some(Batch::new(key, told.log_epoch, told.first, entries).received(received)))
+}
+
+/// First line of a published chunk as it came, whoever sent it.
 struct Told {
     log_epoch: LogEpoch,
     first: Offset,
     sender: ProducerEpoch,
     seal: String,
     omitted: String,
-    entries: Vec<Entry>,
 }
 
 impl Told {
-    fn read(mut payload: Bytes) -> Result<Self, Error> {
-        let header = line(&mut payload, MAX_HEAD)?;
-        let parts: Vec<&str> = header.split(' ').collect();
-        let [log_epoch, first, sender, seal, omitted] = parts[..] else { return Err(damaged("published batch")) };
-        let (log_epoch, first, sender) = (LogEpoch(number(log_epoch)?), Offset(number(first)?), hex(sender)?);
-        let mut entries = Vec::new();
-        while payload.has_remaining() {
-            let header = line(&mut payload, MAX_LINE)?;
-            let (length, seq) = header.split_once(' ').ok_or_else(|| damaged("published length"))?;
-            let length: usize = length.parse().map_err(|_| damaged("published length"))?;
-            let seq = Seq(number(seq)?);
-            if length > payload.len() {
-                return Err(damaged("published message"));
-            }
-            entries.push(Entry { record_id: RecordId { producer_epoch: sender, seq }, message: payload.split_to(length) });
-        }
-        Ok(Self { log_epoch, first, sender, seal: seal.to_owned(), omitted: omitted.to_owned(), entries })
+    /// Takes the line from the payload.
+    fn read(payload: &mut Bytes) -> Option<Self> {
+        let end = payload.iter().take(MAX_HEAD).position(|&b| b == b'\n')?;
+        let line = payload.split_to(end);
+        payload.advance(1);
+        let parts: Vec<&str> = std::str::from_utf8(&line).ok()?.split(' ').collect();
+        let [log_epoch, first, sender, seal, omitted] = parts[..] else { return None };
+        Some(Self {
+            log_epoch: LogEpoch(log_epoch.parse().ok()?),
+            first: Offset(first.parse().ok()?),
+            sender: hex(sender).ok()?,
+            seal: seal.to_owned(),
+            omitted: omitted.to_owned(),
+        })
     }
 }
 
-fn one(entry: Value) -> Result<(Offset, Option<OffsetDateTime>, Entry), Error> {
-    let Value::Array(parts) = entry else { return Err(damaged("entry")) };
-    let [id, fields] = <[Value; 2]>::try_from(parts).map_err(|_| damaged("entry"))?;
-    let id = text(id)?;
-    let (offset, seq) = id.split_once('-').ok_or_else(|| damaged("entry id"))?;
-    let (offset, seq) = (offset.parse().map_err(|_| damaged("entry id"))?, seq.parse().map_err(|_| damaged("entry id"))?);
-    let Value::Array(fields) = fields else { return Err(damaged("entry")) };
-    let [sender, message] = <[Value; 2]>::try_from(fields).map_err(|_| damaged("entry"))?;
-    let Value::BulkString(message) = message else { return Err(damaged("entry")) };
-    let name = RecordId { producer_epoch: hex(&text(sender)?)?, seq: Seq(seq) };
-    let (message, received) = unstamped(Bytes::from(message));
-    Ok((Offset(offset), received, Entry { record_id: name, message }))
-}
-
+/// Digits of a producer epoch in a field's name.
+const EPOCH: usize = 16;
 /// Digits of a stamp: milliseconds since 1970, until the year 2527.
 const STAMP: usize = 11;
 
-/// A message with the time it came behind it, as the log keeps it.
-pub(super) fn stamped(message: &[u8], now: OffsetDateTime) -> Vec<u8> {
-    let stamp = format!("{:011x}", now.unix_timestamp_nanos() / 1_000_000);
-    [message, stamp.as_bytes()].concat()
-}
-
-/// A message and when it came. One without a stamp ends as every object does, and no stamp has a brace in it.
+/// A message and when it came, as nodes of the last version wrote them. One without a stamp ends as every object does, and no stamp has a brace in it.
 fn unstamped(mut kept: Bytes) -> (Bytes, Option<OffsetDateTime>) {
     let Some(at) = kept.len().checked_sub(STAMP).filter(|at| *at > 0 && kept[at - 1] == b'}') else { return (kept, None) };
     let millis = std::str::from_utf8(&kept[at..]).ok().and_then(|digits| u64::from_str_radix(digits, 16).ok());
@@ -263,17 +251,6 @@ fn hex(text: &str) -> Result<ProducerEpoch, Error> {
     u64::from_str_radix(text, 16).map(ProducerEpoch).map_err(|_| damaged("sender"))
 }
 
-fn number(text: &str) -> Result<u64, Error> {
-    text.parse().map_err(|_| damaged("published number"))
-}
-
-fn line(payload: &mut Bytes, longest: usize) -> Result<String, Error> {
-    let end = payload.iter().take(longest).position(|&b| b == b'\n').ok_or_else(|| damaged("published batch"))?;
-    let line = payload.split_to(end);
-    payload.advance(1);
-    String::from_utf8(line.to_vec()).map_err(|_| damaged("published batch"))
-}
-
 fn text(value: Value) -> Result<String, Error> {
     match value {
         Value::BulkString(bytes) => String::from_utf8(bytes.to_vec()).map_err(|_| damaged("text")),
@@ -289,41 +266,85 @@ fn damaged(what: &str) -> Error {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::AppendRecord;
     use motience_proto::model::ProducerId;
 
     const KEY: LogKey = LogKey::numbered(ProducerId(3));
+    const NOW: u64 = 1_738_150_500_123;
+    /// Id of the second record of [`chunk`].
+    const ID: RecordId = RecordId { producer_epoch: ProducerEpoch(255), seq: Seq(6) };
 
-    fn batch(seal: &Seal, first: &str, omitted: &str, body: &'static str, records: &[(u64, &[u8])]) -> Bytes {
-        let lent = seal.batch("c", LogEpoch(77), ProducerEpoch(255), records.iter().map(|&(seq, message)| (Seq(seq), message)));
-        Bytes::from(format!("77 {first} ff {} {omitted}\n{body}", seal::placed(&lent, first, omitted)))
+    fn chunk() -> Vec<u8> {
+        let record = |seq, text: &'static str| AppendRecord { seq: Seq(seq), id: None, message: text.into() };
+        chunk::encode(&[record(5, "{}"), record(6, "{ }")], times::from_millis(NOW).unwrap())
+    }
+
+    fn message(seal: &Seal, first: &str, omitted: &str, chunk: &[u8]) -> Vec<u8> {
+        let lent = seal.chunk("c", LogEpoch(77), ProducerEpoch(255), chunk);
+        [format!("77 {first} ff {} {omitted}\n", seal::placed(&lent, first, omitted)).as_bytes(), chunk].concat()
     }
 
     #[test]
-    fn a_published_batch_is_read_and_its_seal_looked_at() {
+    fn a_published_chunk_is_read_and_its_seal_looked_at() {
         let seal = Seal::new(&"a secret".into());
-        let read = |payload| published(KEY, "c", &seal, payload);
-        let (body, records): (_, &[(u64, &[u8])]) = ("2 5\n{}3 6\n{ }", &[(5, b"{}"), (6, b"{ }")]);
-        let good = read(batch(&seal, "12", "", body, records)).unwrap();
+        let read = |payload: Vec<u8>| published(KEY, "c", &seal, payload.into());
+        let good = read(message(&seal, "12", "", &chunk())).unwrap().unwrap();
         assert_eq!((good.log_epoch, good.first, good.len()), (LogEpoch(77), Offset(12), 2));
-        assert_eq!(good.entries()[1].record_id, RecordId { producer_epoch: ProducerEpoch(255), seq: Seq(6) });
-        let part = read(batch(&seal, "12", "0", body, records)).unwrap();
-        assert_eq!((part.first, part.len(), part.entries()[0].record_id.seq), (Offset(12), 1, Seq(6)));
+        assert_eq!((good.entries()[1].record_id, good.received), (ID, times::from_millis(NOW)));
+        let part = read(message(&seal, "12", "0", &chunk())).unwrap().unwrap();
+        assert_eq!((part.first, part.len(), part.entries()[0].record_id), (Offset(12), 1, ID));
 
-        let whole = String::from_utf8(batch(&seal, "12", "", body, records).to_vec()).unwrap();
-        for (from, to) in [("77 12", "77 13"), ("77 12", "78 12"), ("{ }", "[ ]"), ("3 6", "3 7"), (" ff ", " fe "), (" \n2", " 1\n2")] {
-            assert_ne!(whole, whole.replacen(from, to, 1));
-            assert_eq!(read(Bytes::from(whole.replacen(from, to, 1))), None, "{from}");
+        let whole = message(&seal, "12", "", &chunk());
+        for at in 0..whole.len() {
+            let mut other = whole.clone();
+            other[at] ^= 1;
+            assert_eq!(read(other).unwrap(), None, "{at}");
         }
-        for bad in ["77 12 ff\n2 5\n{}", "77 12 ff x \n2 5\n{}9 6\n{", "77 12 zz x \n", ""] {
-            assert_eq!(read(Bytes::from(bad)), None, "{bad}");
+        for bad in ["77 12 ff\n{}", "77 12 ff x \n", "77 12 zz x \n", "", "\n"] {
+            assert_eq!(read(bad.into()).unwrap(), None, "{bad}");
+        }
+        // Of a node of ours, and of no use: as good as lost.
+        for sealed in [message(&seal, "12", "", b"\x09{}"), message(&seal, "12", "0,1", &chunk()), message(&seal, "12", "x", &chunk())] {
+            assert!(read(sealed).is_err());
+        }
+    }
+
+    fn entry(id: &str, field: &str, value: impl Into<Vec<u8>>) -> Value {
+        let text = |text: &str| Value::BulkString(text.into());
+        Value::Array(vec![text(id), Value::Array(vec![text(field), Value::BulkString(value.into())])])
+    }
+
+    #[test]
+    fn chunks_and_the_records_of_the_last_version_are_read_beside_each_other() {
+        let found = Value::Array(vec![
+            // Of the first release, and of the last version.
+            entry("3-1", "ff", "{}"),
+            entry("4-2", "ff", r#"{"n":2}0194b1c0d2b"#),
+            entry("5-3", "ff", r#"{"n":3}0194b1c0d2b"#),
+            entry("7-2", "=00000000000000ff", chunk()),
+            entry("8-1", "=00000000000000ff0", chunk()),
+        ]);
+        let batches = entries(found, KEY, LogEpoch(9)).unwrap();
+        let shape: Vec<_> = batches.iter().map(|batch| (batch.first.0, batch.last().0, batch.received.is_some())).collect();
+        assert_eq!(shape, [(3, 3, false), (4, 5, true), (6, 8, true)]);
+        let records = batches.iter().flat_map(|batch| batch.entries()).map(|entry| (entry.record_id.seq.0, &entry.message[..]));
+        let expected: [(u64, &[u8]); 6] = [(1, b"{}"), (2, br#"{"n":2}"#), (3, br#"{"n":3}"#), (5, b"{}"), (6, b"{ }"), (6, b"{ }")];
+        assert!(records.eq(expected));
+        for bad in [
+            entry("7-3", "=00000000000000ff", chunk()),
+            entry("1-2", "=00000000000000ff", chunk()),
+            entry("7-2", "=ff", chunk()),
+            entry("7-2", "=00000000000000ff", "{}"),
+            entry("7-2", "zz", "{}"),
+        ] {
+            assert!(entries(Value::Array(vec![bad]), KEY, LogEpoch(9)).is_err());
         }
     }
 
     #[test]
-    fn when_a_message_came_is_kept_behind_it() {
-        let now = times::from_millis(1_738_150_500_123).unwrap();
-        let kept = stamped(br#"{"a":1}"#, now);
-        assert_eq!(unstamped(kept.into()), (Bytes::from_static(br#"{"a":1}"#), Some(now)));
+    fn when_a_message_of_the_last_version_came_stands_behind_it() {
+        let now = times::from_millis(0x0019_4b1c_0d2b).unwrap();
+        assert_eq!(unstamped(Bytes::from_static(br#"{"a":1}0194b1c0d2b"#)), (Bytes::from_static(br#"{"a":1}"#), Some(now)));
         // As nodes of the first release wrote them.
         for plain in [&br#"{"a":"0194b1c0d2b"}"#[..], b"{}", b""] {
             assert_eq!(unstamped(plain.into()), (plain.into(), None));

@@ -2,9 +2,9 @@
 //!
 //! Whoever may publish on a channel of Redis could otherwise hand consumers records that no device sent, or end any login.
 //!
-//! A published batch has two seals in one. The sender's node makes an HMAC of all that it knows: channel, log epoch, producer epoch, numbers,
-//! messages. The offset is given only by the function that appends. So that HMAC is not published: it is lent to the function,
-//! which publishes a hash of it and of the place. Whoever receives the batch makes the HMAC again from what came, and compares
+//! A published chunk has two seals in one. The sender's node makes an HMAC of all that it knows: channel, log epoch, producer epoch, chunk.
+//! The offset is given only by the function that appends. So that HMAC is not published: it is lent to the function,
+//! which publishes a hash of it and of the place. Whoever receives the chunk makes the HMAC again from what came, and compares
 //! the hash. A record taken from one place and published at another is no better than one made up.
 
 use std::fmt;
@@ -15,7 +15,7 @@ use aws_lc_rs::{
     hmac,
 };
 use bytes::Bytes;
-use motience_proto::model::{LogEpoch, ProducerEpoch, Seq};
+use motience_proto::model::{LogEpoch, ProducerEpoch};
 use secrecy::{ExposeSecret, SecretString};
 
 /// Bytes of a message's seal in hex.
@@ -46,22 +46,12 @@ impl Seal {
         Self(hmac::Key::new(hmac::HMAC_SHA256, &key))
     }
 
-    /// Seal of a batch without its offset, in hex: the function completes it.
-    pub(super) fn batch<'a>(
-        &self,
-        channel: &str,
-        log_epoch: LogEpoch,
-        sender: ProducerEpoch,
-        records: impl Iterator<Item = (Seq, &'a [u8])>,
-    ) -> String {
-        let mut seal = self.begin("batch", channel);
+    /// Seal of a chunk without its offset, in hex: the function completes it.
+    pub(super) fn chunk(&self, channel: &str, log_epoch: LogEpoch, sender: ProducerEpoch, chunk: &[u8]) -> String {
+        let mut seal = self.begin("chunk", channel);
         seal.update(&log_epoch.0.to_be_bytes());
         seal.update(&sender.0.to_be_bytes());
-        for (seq, message) in records {
-            seal.update(&seq.0.to_be_bytes());
-            seal.update(&(message.len() as u64).to_be_bytes());
-            seal.update(message);
-        }
+        seal.update(chunk);
         hex(seal.sign().as_ref())
     }
 
@@ -131,18 +121,11 @@ mod tests {
     }
 
     #[test]
-    fn a_batch_is_sealed_as_a_whole_and_in_its_place() {
+    fn a_chunk_is_sealed_as_a_whole_and_in_its_place() {
         let seal = Seal::new(&"a secret".into());
-        let lent = |channel: &str, log_epoch, records: &[(u64, &[u8])]| {
-            seal.batch(channel, LogEpoch(log_epoch), ProducerEpoch(2), records.iter().map(|&(seq, message)| (Seq(seq), message)))
-        };
-        let good = lent("c", 1, &[(1, b"ab"), (2, b"c")]);
-        for other in [
-            lent("d", 1, &[(1, b"ab"), (2, b"c")]),
-            lent("c", 3, &[(1, b"ab"), (2, b"c")]),
-            lent("c", 1, &[(1, b"a"), (2, b"bc")]),
-            lent("c", 1, &[(1, b"ab")]),
-        ] {
+        let lent = |channel: &str, log_epoch, sender, chunk: &[u8]| seal.chunk(channel, LogEpoch(log_epoch), ProducerEpoch(sender), chunk);
+        let good = lent("c", 1, 2, b"abc");
+        for other in [lent("d", 1, 2, b"abc"), lent("c", 3, 2, b"abc"), lent("c", 1, 3, b"abc"), lent("c", 1, 2, b"ab")] {
             assert_ne!(good, other);
         }
         assert_ne!(placed(&good, "5", ""), placed(&good, "6", ""));
