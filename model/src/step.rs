@@ -265,10 +265,10 @@ impl Delivery {
     /// already is not written again. Where the log has begun a new epoch, the first connection that asks may raise the fence:
     /// which one is the newest may have been forgotten.
     fn time_out(&self, state: &mut State, c: usize) {
-        let under_way = state.writes.iter().any(|w| state.connections[c].sent(w));
+        let writing = state.writes.iter().any(|w| state.connections[c].sent(w));
         let connection = &mut state.connections[c];
         let Some(records) = connection.writing else { return };
-        if under_way {
+        if writing {
             state.left.unknown_outcomes -= 1;
         }
         let session = &mut state.log.data.sessions[usize::from(connection.device)];

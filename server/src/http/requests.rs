@@ -31,13 +31,13 @@ const READER_WAIT: Duration = Duration::from_secs(10);
 pub struct Requests {
     all: Buckets,
     history: Buckets,
-    under_way: Arc<Mutex<HashMap<UserId, usize>>>,
+    in_progress: Arc<Mutex<HashMap<UserId, usize>>>,
     most: usize,
     readers: Arc<Semaphore>,
 }
 
 /// A request in progress.
-pub(crate) struct UnderWay {
+pub(crate) struct InProgress {
     user: UserId,
     counts: Arc<Mutex<HashMap<UserId, usize>>>,
 }
@@ -67,13 +67,13 @@ impl Requests {
         Self {
             all: Buckets::new(config.rates.requests),
             history: Buckets::new(config.rates.history),
-            under_way: Arc::default(),
+            in_progress: Arc::default(),
             most: config.requests_each,
             readers: Arc::new(Semaphore::new(config.history_readers.unwrap_or_else(spare_processors))),
         }
     }
 
-    fn enter(&self, grant: &Grant, kind: Kind) -> Result<UnderWay, ApiError> {
+    fn enter(&self, grant: &Grant, kind: Kind) -> Result<InProgress, ApiError> {
         limited("requests", self.all.take(grant.user))?;
         if kind == Kind::History {
             limited("history", self.history.take(grant.user))?;
@@ -82,7 +82,7 @@ impl Requests {
     }
 
     /// Counts a request that brought its token where [`per_account`] does not look.
-    pub(crate) fn plain(&self, grant: &Grant) -> Result<UnderWay, ApiError> {
+    pub(crate) fn plain(&self, grant: &Grant) -> Result<InProgress, ApiError> {
         self.enter(grant, Kind::Plain)
     }
 
@@ -95,18 +95,18 @@ impl Requests {
         })
     }
 
-    fn count(&self, user: UserId) -> Result<UnderWay, ApiError> {
-        let mut counts = self.under_way.lock();
+    fn count(&self, user: UserId) -> Result<InProgress, ApiError> {
+        let mut counts = self.in_progress.lock();
         let count = counts.entry(user).or_default();
         if *count >= self.most {
             return Err(ApiError::limited("requests_at_once", RETRY_AFTER));
         }
         *count += 1;
-        Ok(UnderWay { user, counts: Arc::clone(&self.under_way) })
+        Ok(InProgress { user, counts: Arc::clone(&self.in_progress) })
     }
 }
 
-impl Drop for UnderWay {
+impl Drop for InProgress {
     fn drop(&mut self) {
         give_back(&mut self.counts.lock(), Some(self.user));
     }
@@ -123,7 +123,7 @@ pub(crate) async fn per_account(State(services): State<Shared>, mut request: Req
     };
     let Some(grant) = grant else { return next.run(request).await };
     match services.limiters.requests.enter(&grant, kind) {
-        Ok(_under_way) => {
+        Ok(_in_progress) => {
             request.extensions_mut().insert(grant);
             next.run(request).await
         }

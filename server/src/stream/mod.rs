@@ -80,12 +80,12 @@ pub(crate) async fn stream(
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
     let mut wanted = Wanted::read(members);
-    let (grant, _under_way) = match granted {
+    let (grant, _in_progress) = match granted {
         Some(Extension(grant)) => (grant, None),
         None => {
             let grant = authenticate(&services, &headers, &wanted).await?;
-            let under_way = services.limiters.requests.plain(&grant)?;
-            (grant, Some(under_way))
+            let in_progress = services.limiters.requests.plain(&grant)?;
+            (grant, Some(in_progress))
         }
     };
     let producers = wanted.producers()?;

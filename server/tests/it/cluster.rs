@@ -89,7 +89,7 @@ async fn a_record_that_enters_anywhere_arrives_everywhere() {
     let producer = account(ap, "producer", "p").await;
     let consumer = account(ap, "consumer", "c").await;
     subscribe(two.at.sm.as_deref().unwrap(), &consumer, &producer).await;
-    let mut exits = [consume(&cluster.gateways[0], &consumer.token).await, consume(&cluster.gateways[1], &consumer.token).await];
+    let mut egresses = [consume(&cluster.gateways[0], &consumer.token).await, consume(&cluster.gateways[1], &consumer.token).await];
 
     // Over each gateway's WebSocket, each server's HTTP, and each server's QUIC.
     let mut n = 0;
@@ -116,9 +116,9 @@ async fn a_record_that_enters_anywhere_arrives_everywhere() {
         quic::send(server, &producer, &device, &record(n).replace(r#""d""#, &format!("\"{device}\""))).await;
         n += 1;
     }
-    for exit in &mut exits {
+    for egress in &mut egresses {
         for expected in 0..n {
-            assert_eq!(next(exit).await["data"]["n"], expected, "in order, each once");
+            assert_eq!(next(egress).await["data"]["n"], expected, "in order, each once");
         }
     }
 }
@@ -144,12 +144,12 @@ async fn readiness_tells_what_is_away_and_delivery_survives_a_restart_of_redis()
     let producer = account(&ap, "producer", "p").await;
     let consumer = account(&ap, "consumer", "c").await;
     subscribe(cluster.servers[0].at.sm.as_deref().unwrap(), &consumer, &producer).await;
-    let mut exit = consume(&cluster.gateways[0], &consumer.token).await;
-    let (mut entrance, _) =
+    let mut egress = consume(&cluster.gateways[0], &consumer.token).await;
+    let (mut ingress, _) =
         connect_async(format!("{}?token={}", cluster.gateways[1].at.wss1.as_deref().unwrap(), producer.token)).await.unwrap();
-    entrance.send(Message::text(record(0))).await.unwrap();
-    assert_eq!(next(&mut exit).await["data"]["n"], 0);
-    assert_eq!(next(&mut entrance).await["type"], "ack");
+    ingress.send(Message::text(record(0))).await.unwrap();
+    assert_eq!(next(&mut egress).await["data"]["n"], 0);
+    assert_eq!(next(&mut ingress).await["type"], "ack");
 
     cluster.redis.stop().await;
     let operations = cluster.servers[0].at.operations.clone().unwrap();
@@ -157,11 +157,11 @@ async fn readiness_tells_what_is_away_and_delivery_survives_a_restart_of_redis()
     assert_eq!(ready.status(), 503);
     assert!(ready.text().await.unwrap().contains("log"));
     // Sent while Redis is away: acknowledged once it is back.
-    entrance.send(Message::text(record(1))).await.unwrap();
+    ingress.send(Message::text(record(1))).await.unwrap();
     retried(&cluster.gateways[1]).await;
     cluster.redis.start_again().await;
-    assert_eq!(next(&mut entrance).await["type"], "ack");
-    assert_eq!(next(&mut exit).await["data"]["n"], 1);
+    assert_eq!(next(&mut ingress).await["type"], "ack");
+    assert_eq!(next(&mut egress).await["data"]["n"], 1);
 
     cluster.postgres.stop().await;
     let ready = http().get(format!("{operations}/ready")).send().await.unwrap();

@@ -43,11 +43,11 @@ async fn take(producer: &Producer, who: &str, count: usize) {
 /// Each of these is in the log once, and nothing else is.
 async fn each_once(node: &Node, consumer: &Account, producer: &Account, expected: &[(&str, usize)]) {
     send(node, producer, "last", r#"{"device_id":"last","timestamp":1,"data":{"who":"last"}}"#).await;
-    let mut exit = connect(node, &consumer.token, "app", Intent::Consume, 0).await.unwrap();
-    exit.subscribe(ProducerId(producer.id), Start::Earliest, "").await.unwrap();
+    let mut egress = connect(node, &consumer.token, "app", Intent::Consume, 0).await.unwrap();
+    egress.subscribe(ProducerId(producer.id), Start::Earliest, "").await.unwrap();
     let mut found: BTreeMap<String, usize> = BTreeMap::new();
     while !found.contains_key("last") {
-        if let Event::Entries { entries, .. } = event(&mut exit).await.unwrap() {
+        if let Event::Entries { entries, .. } = event(&mut egress).await.unwrap() {
             for entry in entries {
                 let message: Value = serde_json::from_slice(&entry.message).unwrap();
                 *found.entry(message["data"]["who"].as_str().unwrap().to_owned()).or_default() += 1;

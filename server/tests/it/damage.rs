@@ -31,10 +31,10 @@ async fn post(node: &Node, who: &Account, n: u64) {
 async fn told(node: &Node, consumer: &Account, producer: &Account, last: u64) -> (Vec<u64>, Vec<Value>) {
     let whose = producer.id.to_string();
     let cursors = json!({&whose: 0}).to_string().replace('"', "%22");
-    let mut exit = consume(node, consumer, &format!("&v=2&resume={cursors}")).await;
+    let mut egress = consume(node, consumer, &format!("&v=2&resume={cursors}")).await;
     let (mut records, mut notices) = (Vec::new(), Vec::new());
     while records.last() != Some(&last) {
-        let told = next_json(&mut exit).await;
+        let told = next_json(&mut egress).await;
         if told["producer_id"] != whose.as_str() {
             continue;
         }

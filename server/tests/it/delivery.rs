@@ -52,20 +52,20 @@ async fn a_killed_node_has_what_it_acknowledged_and_readers_go_on() {
     let p = ProducerId(producer.id);
     let mut device = connect(&node, &producer.token, "d", Intent::Produce, 7).await.unwrap();
     send(&mut device, 1..=100).await;
-    let mut exit = connect(&node, &consumer.token, "app", Intent::Consume, 0).await.unwrap();
-    exit.subscribe(p, Start::Earliest, "").await.unwrap();
-    let (first, mut place) = entries(&mut exit, 100).await;
+    let mut egress = connect(&node, &consumer.token, "app", Intent::Consume, 0).await.unwrap();
+    egress.subscribe(p, Start::Earliest, "").await.unwrap();
+    let (first, mut place) = entries(&mut egress, 100).await;
     assert_eq!(numbers(&first), (1..=100).collect::<Vec<_>>());
     place.offset.0 -= 10;
-    drop((device, exit));
+    drop((device, egress));
 
     let node = node.crash(&[SECRET]).await;
     let mut device = connect(&node, &producer.token, "d", Intent::Produce, 7).await.unwrap();
     assert_eq!(device.welcome().seen.to_string(), "1-100");
     send(&mut device, 101..=110).await;
-    let mut exit = connect(&node, &consumer.token, "app", Intent::Consume, 0).await.unwrap();
-    exit.subscribe(p, Start::After(place), "").await.unwrap();
-    let (rest, again) = entries(&mut exit, 20).await;
+    let mut egress = connect(&node, &consumer.token, "app", Intent::Consume, 0).await.unwrap();
+    egress.subscribe(p, Start::After(place), "").await.unwrap();
+    let (rest, again) = entries(&mut egress, 20).await;
     assert_eq!(numbers(&rest), (91..=110).collect::<Vec<_>>(), "each once, behind the cursor");
     assert_ne!(again.log_epoch, place.log_epoch, "a log that was killed says so");
 }
@@ -80,14 +80,14 @@ async fn a_native_cursor_that_the_server_keeps_moves_when_it_is_confirmed() {
     send(&mut device, 1..=10).await;
     let mut expected = 1;
     for confirmed in [4, 4, 10] {
-        let mut exit = connect(&node, &consumer.token, "app", Intent::Consume, 0).await.unwrap();
-        exit.subscribe(p, Start::Earliest, "books").await.unwrap();
-        let (got, mut place) = entries(&mut exit, 11 - expected as usize).await;
+        let mut egress = connect(&node, &consumer.token, "app", Intent::Consume, 0).await.unwrap();
+        egress.subscribe(p, Start::Earliest, "books").await.unwrap();
+        let (got, mut place) = entries(&mut egress, 11 - expected as usize).await;
         assert_eq!(numbers(&got), (expected..=10).collect::<Vec<_>>());
         place.offset.0 = confirmed;
-        exit.confirm(p, place).await.unwrap();
+        egress.confirm(p, place).await.unwrap();
         cursor_stands_at(&node, &consumer.token, &place.to_string()).await;
-        exit.finish().await;
+        egress.finish().await;
         expected = confirmed + 1;
     }
     let mut nameless = connect(&node, &consumer.token, "app", Intent::Consume, 0).await.unwrap();
@@ -99,20 +99,20 @@ async fn a_native_cursor_that_the_server_keeps_moves_when_it_is_confirmed() {
 #[tokio::test]
 async fn a_websocket_consumer_goes_on_where_it_confirmed() {
     let Pair { node, producer, consumer } = pair(&[]).await;
-    let mut entrance = produce(&node, &producer).await;
-    let mut exit = consume(&node, &consumer, "&v=2&durable=books").await;
+    let mut ingress = produce(&node, &producer).await;
+    let mut egress = consume(&node, &consumer, "&v=2&durable=books").await;
     let mut cursor = String::new();
     for n in 0..10 {
-        entrance.send(record(n, 1)).await.unwrap();
-        let message = next_json(&mut exit).await;
+        ingress.send(record(n, 1)).await.unwrap();
+        let message = next_json(&mut egress).await;
         assert_eq!(message["data"]["n"], n);
         if n == 6 {
             cursor = message["cursor"].as_str().unwrap().to_owned();
         }
     }
-    say(&mut exit, json!({"type": "confirm", "cursors": {producer.id.to_string(): cursor}})).await;
+    say(&mut egress, json!({"type": "confirm", "cursors": {producer.id.to_string(): cursor}})).await;
     cursor_stands_at(&node, &consumer.token, &cursor).await;
-    drop(exit);
+    drop(egress);
     let mut again = consume(&node, &consumer, "&v=2&durable=books").await;
     for n in 7..10 {
         assert_eq!(next_json(&mut again).await["data"]["n"], n);
@@ -129,24 +129,24 @@ async fn a_websocket_consumer_goes_on_where_it_confirmed() {
 #[tokio::test]
 async fn a_record_that_a_websocket_producer_names_twice_is_written_once() {
     let Pair { node, producer, consumer } = pair(&[]).await;
-    let mut exit = consume(&node, &consumer, "").await;
-    let mut entrance = produce(&node, &producer).await;
+    let mut egress = consume(&node, &consumer, "").await;
+    let mut ingress = produce(&node, &producer).await;
     for (seq, id) in [(1, "a"), (2, "a"), (3, "b")] {
-        say(&mut entrance, json!({"type": "data", "id": id, "payload": {"n": seq}})).await;
-        assert_eq!(next_json(&mut entrance).await, json!({"type": "ack", "seq": seq, "id": id, "subscriberCount": 1}));
+        say(&mut ingress, json!({"type": "data", "id": id, "payload": {"n": seq}})).await;
+        assert_eq!(next_json(&mut ingress).await, json!({"type": "ack", "seq": seq, "id": id, "subscriberCount": 1}));
     }
     // After a break nobody knows whether the last one arrived: the same name again settles it.
-    drop(entrance);
-    let mut entrance = produce(&node, &producer).await;
+    drop(ingress);
+    let mut ingress = produce(&node, &producer).await;
     for id in ["b", "c"] {
-        say(&mut entrance, json!({"type": "data", "id": id, "payload": {"n": id}})).await;
-        assert_eq!(next_json(&mut entrance).await["id"], id);
+        say(&mut ingress, json!({"type": "data", "id": id, "payload": {"n": id}})).await;
+        assert_eq!(next_json(&mut ingress).await["id"], id);
     }
     for n in [json!(1), json!(3), json!("c")] {
-        assert_eq!(next_json(&mut exit).await["data"]["n"], n);
+        assert_eq!(next_json(&mut egress).await["data"]["n"], n);
     }
-    say(&mut entrance, json!({"type": "data", "id": "x".repeat(200), "payload": {"n": 1}})).await;
-    assert_eq!(next_json(&mut entrance).await["code"], "invalid_id");
+    say(&mut ingress, json!({"type": "data", "id": "x".repeat(200), "payload": {"n": 1}})).await;
+    assert_eq!(next_json(&mut ingress).await["code"], "invalid_id");
 }
 
 #[tokio::test]

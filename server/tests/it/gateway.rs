@@ -67,16 +67,16 @@ pub(crate) async fn pair(variables: &[(&str, &str)]) -> Pair {
 #[tokio::test]
 async fn a_thousand_records_are_acknowledged_in_order_without_waiting_for_each() {
     let Pair { node, producer, consumer } = pair(&[]).await;
-    let (mut entrance, mut exit) = (produce(&node, &producer).await, consume(&node, &consumer, "").await);
+    let (mut ingress, mut egress) = (produce(&node, &producer).await, consume(&node, &consumer, "").await);
     for n in 0..1000 {
-        entrance.feed(record(n, 10)).await.unwrap();
+        ingress.feed(record(n, 10)).await.unwrap();
     }
-    entrance.flush().await.unwrap();
+    ingress.flush().await.unwrap();
     for n in 1..=1000 {
-        assert_eq!(next_json(&mut entrance).await, json!({"type": "ack", "seq": n, "subscriberCount": 1}));
+        assert_eq!(next_json(&mut ingress).await, json!({"type": "ack", "seq": n, "subscriberCount": 1}));
     }
     for n in 0..1000 {
-        assert_eq!(next_json(&mut exit).await["data"]["n"], n);
+        assert_eq!(next_json(&mut egress).await["data"]["n"], n);
     }
     let stats: Value =
         http().get(format!("{}stats", node.at.producer_page.as_deref().unwrap())).send().await.unwrap().json().await.unwrap();
@@ -86,18 +86,18 @@ async fn a_thousand_records_are_acknowledged_in_order_without_waiting_for_each()
 #[tokio::test]
 async fn too_large_is_1009_and_an_ended_token_4401() {
     let Pair { node, producer, consumer } = pair(&[("JWT_EXPIRES_IN", "3s")]).await;
-    let mut exit = consume(&node, &consumer, "").await;
-    let mut entrance = produce(&node, &producer).await;
+    let mut egress = consume(&node, &consumer, "").await;
+    let mut ingress = produce(&node, &producer).await;
     // Over the record's limit but not the frame's: an error, and the connection stays.
-    entrance.send(record(0, 65 * 1024)).await.unwrap();
-    assert_eq!(next_json(&mut entrance).await["code"], "too_large");
-    entrance.send(Message::binary(b"\xff".to_vec())).await.unwrap();
-    assert_eq!(next_json(&mut entrance).await["code"], "invalid_json");
+    ingress.send(record(0, 65 * 1024)).await.unwrap();
+    assert_eq!(next_json(&mut ingress).await["code"], "too_large");
+    ingress.send(Message::binary(b"\xff".to_vec())).await.unwrap();
+    assert_eq!(next_json(&mut ingress).await["code"], "invalid_json");
     let mut huge = produce(&node, &producer).await;
     huge.send(record(0, 200 * 1024)).await.unwrap();
     assert_eq!(close_code(&mut huge).await, 1009);
-    assert_eq!(close_code(&mut entrance).await, 4401);
-    assert_eq!(close_code(&mut exit).await, 4401);
+    assert_eq!(close_code(&mut ingress).await, 4401);
+    assert_eq!(close_code(&mut egress).await, 4401);
 }
 
 #[tokio::test]
@@ -124,68 +124,68 @@ async fn a_close_is_answered_and_what_is_no_websocket_is_told_so() {
 #[tokio::test]
 async fn what_retention_removed_is_told_to_v2_and_nothing_else_is() {
     let Pair { node, producer, consumer } = pair(&[("LOG_RETENTION_BYTES", "20KiB"), ("RING_BYTES", "8KiB")]).await;
-    let mut entrance = produce(&node, &producer).await;
+    let mut ingress = produce(&node, &producer).await;
     for n in 0..100 {
-        entrance.send(record(n, 1000)).await.unwrap();
-        next_json(&mut entrance).await;
+        ingress.send(record(n, 1000)).await.unwrap();
+        next_json(&mut ingress).await;
     }
     let cursors = json!({producer.id.to_string(): 3}).to_string().replace('"', "%22");
-    let mut exit = consume(&node, &consumer, &format!("&v=2&resume={cursors}")).await;
-    let gap = next_json(&mut exit).await;
+    let mut egress = consume(&node, &consumer, &format!("&v=2&resume={cursors}")).await;
+    let gap = next_json(&mut egress).await;
     assert_eq!((&gap["type"], &gap["producer_id"], &gap["from"]), (&json!("gap"), &json!(producer.id.to_string()), &json!(4)));
     for offset in gap["to"].as_u64().unwrap() + 1..=100 {
-        assert_eq!(next_json(&mut exit).await["offset"], offset);
+        assert_eq!(next_json(&mut egress).await["offset"], offset);
     }
     // Resumes by message, and with a cursor of someone else's producer.
-    exit.send(Message::text(json!({"type": "resume", "cursors": {producer.id.to_string(): 99}}).to_string())).await.unwrap();
-    assert_eq!(next_json(&mut exit).await["offset"], 100);
-    exit.send(Message::text(json!({"type": "resume", "cursors": {"4711": 1}}).to_string())).await.unwrap();
-    assert_eq!(next_json(&mut exit).await["code"], "not_subscribed");
-    exit.send(Message::text("nonsense")).await.unwrap();
-    assert_eq!(next_json(&mut exit).await["code"], "invalid_json");
+    egress.send(Message::text(json!({"type": "resume", "cursors": {producer.id.to_string(): 99}}).to_string())).await.unwrap();
+    assert_eq!(next_json(&mut egress).await["offset"], 100);
+    egress.send(Message::text(json!({"type": "resume", "cursors": {"4711": 1}}).to_string())).await.unwrap();
+    assert_eq!(next_json(&mut egress).await["code"], "not_subscribed");
+    egress.send(Message::text("nonsense")).await.unwrap();
+    assert_eq!(next_json(&mut egress).await["code"], "invalid_json");
 }
 
 #[tokio::test]
 async fn who_asks_is_told_where_it_begins_and_misses_nothing_after_a_cut_before_the_first_record() {
     let Pair { node, producer, consumer } = pair(&[]).await;
-    let mut entrance = produce(&node, &producer).await;
-    let mut exit = consume(&node, &consumer, "&v=2&cursors=true").await;
-    let told = next_json(&mut exit).await;
+    let mut ingress = produce(&node, &producer).await;
+    let mut egress = consume(&node, &consumer, "&v=2&cursors=true").await;
+    let told = next_json(&mut egress).await;
     assert_eq!(told["type"], "cursors");
     let cursor = told["cursors"][producer.id.to_string()].as_str().expect("it follows one producer").to_owned();
-    drop(exit);
-    entrance.send(record(1, 10)).await.unwrap();
-    next_json(&mut entrance).await;
+    drop(egress);
+    ingress.send(record(1, 10)).await.unwrap();
+    next_json(&mut ingress).await;
     let cursors = json!({producer.id.to_string(): cursor}).to_string().replace('"', "%22");
-    let mut exit = consume(&node, &consumer, &format!("&v=2&cursors=true&resume={cursors}")).await;
-    assert_eq!(next_json(&mut exit).await, told, "from where it was");
-    assert_eq!(next_json(&mut exit).await["data"]["n"], 1);
+    let mut egress = consume(&node, &consumer, &format!("&v=2&cursors=true&resume={cursors}")).await;
+    assert_eq!(next_json(&mut egress).await, told, "from where it was");
+    assert_eq!(next_json(&mut egress).await["data"]["n"], 1);
     // A producer that joins is told of before its first record; one that was, only once.
     let other = account(node.at.ap.as_deref().unwrap(), "producer", "p2").await;
     subscribe(node.at.sm.as_deref().unwrap(), &consumer, &other).await;
-    let joined = next_json(&mut exit).await;
+    let joined = next_json(&mut egress).await;
     assert_eq!(joined["cursors"].as_object().unwrap().keys().collect::<Vec<_>>(), [&other.id.to_string()]);
     let mut second = produce(&node, &other).await;
     second.send(record(2, 10)).await.unwrap();
-    assert_eq!(next_json(&mut exit).await["data"]["n"], 2);
+    assert_eq!(next_json(&mut egress).await["data"]["n"], 2);
 }
 
 #[tokio::test]
 async fn a_consumer_that_reads_nothing_delays_no_one_and_is_let_go() {
     let Pair { node, producer, consumer } = pair(&[("WSS_WRITE_LIMIT", "2s")]).await;
-    let (mut stuck, mut exit) = (consume(&node, &consumer, "").await, consume(&node, &consumer, "").await);
-    let mut entrance = produce(&node, &producer).await;
+    let (mut stuck, mut egress) = (consume(&node, &consumer, "").await, consume(&node, &consumer, "").await);
+    let mut ingress = produce(&node, &producer).await;
     // Far more than any socket holds.
     let total = 1500;
     let sending = async {
         for n in 0..total {
-            entrance.send(record(n, 30_000)).await.unwrap();
-            next_json(&mut entrance).await;
+            ingress.send(record(n, 30_000)).await.unwrap();
+            next_json(&mut ingress).await;
         }
     };
     let receiving = async {
         for n in 0..total {
-            assert_eq!(next_json(&mut exit).await["data"]["n"], n);
+            assert_eq!(next_json(&mut egress).await["data"]["n"], n);
         }
     };
     tokio::join!(sending, receiving);
@@ -286,7 +286,7 @@ async fn the_console_is_served_on_its_port_and_on_dsm() {
 #[tokio::test]
 async fn control_is_answered_and_never_stored() {
     let Pair { node, producer, consumer } = pair(&[]).await;
-    let (mut entrance, mut exit) = (produce(&node, &producer).await, consume(&node, &consumer, "").await);
+    let (mut ingress, mut egress) = (produce(&node, &producer).await, consume(&node, &consumer, "").await);
     let mut stored = 0;
     for (sent, answer) in [
         (r#"{"type":"ping"}"#, json!({"type": "pong"})),
@@ -298,8 +298,8 @@ async fn control_is_answered_and_never_stored() {
         (r#"{"device_id":"d","timestamp":5,"t":3}"#, json!({"type": "ack", "seq": 3, "subscriberCount": 1})),
     ] {
         // As text, and as the bytes that clients of the first platform send.
-        entrance.send(Message::binary(sent.as_bytes().to_vec())).await.unwrap();
-        assert_eq!(next_json(&mut entrance).await, answer, "{sent}");
+        ingress.send(Message::binary(sent.as_bytes().to_vec())).await.unwrap();
+        assert_eq!(next_json(&mut ingress).await, answer, "{sent}");
         stored += u64::from(answer["type"] == "ack");
     }
     for (sent, code) in [
@@ -308,17 +308,17 @@ async fn control_is_answered_and_never_stored() {
         (r#"{"type":"data","payload":{"t":1},"battery":3}"#, "unknown_field"),
         (r#"{"type":"dance","t":1}"#, "unknown_type"),
     ] {
-        entrance.send(Message::text(sent)).await.unwrap();
-        assert_eq!(next_json(&mut entrance).await["code"], code, "{sent}");
+        ingress.send(Message::text(sent)).await.unwrap();
+        assert_eq!(next_json(&mut ingress).await["code"], code, "{sent}");
     }
-    assert_eq!((stored, next_json(&mut exit).await["data"].clone()), (3, json!({"t": 1})));
-    let flat = next_json(&mut exit).await;
+    assert_eq!((stored, next_json(&mut egress).await["data"].clone()), (3, json!({"t": 1})));
+    let flat = next_json(&mut egress).await;
     let id = producer.id.to_string();
     assert_eq!(flat, json!({"producer_id": id, "device_id": "d", "timestamp": 5, "data": {"t": 3}}));
     // Whatever else a device says of a record comes out as it went in.
     let whole = r#"{"device_id":"d","timestamp":5,"data":{"t":4},"location":{"lat": 1e1},"battery":81.50,"id":7}"#;
-    entrance.send(Message::text(whole)).await.unwrap();
-    let Message::Text(text) = next(&mut exit).await else { panic!("a record") };
+    ingress.send(Message::text(whole)).await.unwrap();
+    let Message::Text(text) = next(&mut egress).await else { panic!("a record") };
     assert_eq!(*text, *format!(r#"{{"producer_id":"{id}",{}"#, &whole[1..]));
     // The consumer's control may be bytes too.
     let mut placed = consume(&node, &consumer, &format!("&v=2&received_at=true&resume=%7B%22{id}%22%3A%22@2%22%7D")).await;
@@ -351,22 +351,22 @@ async fn an_unknown_subprotocol_is_answered_with_the_first_that_was_offered() {
 #[tokio::test]
 async fn a_flood_of_resumes_is_ended() {
     let Pair { node, producer, consumer } = pair(&[("RATE_LIMIT_CONTROL", "20/h")]).await;
-    let mut exit = consume(&node, &consumer, "&v=2").await;
+    let mut egress = consume(&node, &consumer, "&v=2").await;
     let cursors = json!({"4711": 1, "4712": 1, producer.id.to_string(): "live"});
     // Each cursor counts, so the twenty are spent with the fifth.
     for _ in 0..5 {
-        exit.send(Message::text(json!({"type": "resume", "cursors": cursors}).to_string())).await.unwrap();
-        assert_eq!(next_json(&mut exit).await["code"], "not_subscribed");
+        egress.send(Message::text(json!({"type": "resume", "cursors": cursors}).to_string())).await.unwrap();
+        assert_eq!(next_json(&mut egress).await["code"], "not_subscribed");
     }
-    exit.send(Message::text(json!({"type": "resume", "cursors": cursors}).to_string())).await.unwrap();
-    assert_eq!(close_code(&mut exit).await, 1008);
+    egress.send(Message::text(json!({"type": "resume", "cursors": cursors}).to_string())).await.unwrap();
+    assert_eq!(close_code(&mut egress).await, 1008);
     // Confirmations are not limited.
-    let mut exit = consume(&node, &consumer, "&v=2&durable=app").await;
+    let mut egress = consume(&node, &consumer, "&v=2&durable=app").await;
     for _ in 0..100 {
-        exit.send(Message::text(json!({"type": "confirm", "cursors": {producer.id.to_string(): "7-1"}}).to_string())).await.unwrap();
+        egress.send(Message::text(json!({"type": "confirm", "cursors": {producer.id.to_string(): "7-1"}}).to_string())).await.unwrap();
     }
-    exit.send(Message::text(r#"{"type":"ping"}"#)).await.unwrap();
-    assert_eq!(next_json(&mut exit).await["type"], "pong");
+    egress.send(Message::text(r#"{"type":"ping"}"#)).await.unwrap();
+    assert_eq!(next_json(&mut egress).await["type"], "pong");
 }
 
 #[tokio::test]

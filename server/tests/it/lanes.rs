@@ -36,17 +36,17 @@ async fn follow(variables: &[(&str, &str)]) -> (Node, Account, Session) {
     let producer = account(ap(&node), "producer", "p").await;
     let consumer = account(ap(&node), "consumer", "c").await;
     subscribe(node.at.sm.as_deref().unwrap(), &consumer, &producer).await;
-    let mut exit = connect(&node, &consumer.token, "app", Intent::Consume, 0).await.unwrap();
-    exit.subscribe(ProducerId(producer.id), Start::Live, "").await.unwrap();
-    assert!(matches!(event(&mut exit).await.unwrap(), Event::Followed { .. }));
-    assert!(matches!(event(&mut exit).await.unwrap(), Event::Cursor { .. }));
-    (node, producer, exit)
+    let mut egress = connect(&node, &consumer.token, "app", Intent::Consume, 0).await.unwrap();
+    egress.subscribe(ProducerId(producer.id), Start::Live, "").await.unwrap();
+    assert!(matches!(event(&mut egress).await.unwrap(), Event::Followed { .. }));
+    assert!(matches!(event(&mut egress).await.unwrap(), Event::Cursor { .. }));
+    (node, producer, egress)
 }
 
-async fn entries(exit: &mut Session, count: usize) -> Vec<motience_proto::wire::Entry> {
+async fn entries(egress: &mut Session, count: usize) -> Vec<motience_proto::wire::Entry> {
     let mut found = Vec::new();
     while found.len() < count {
-        let Event::Entries { entries, .. } = event(exit).await.unwrap() else { panic!("entries only") };
+        let Event::Entries { entries, .. } = event(egress).await.unwrap() else { panic!("entries only") };
         found.extend(entries);
     }
     found
@@ -59,7 +59,7 @@ async fn metric(node: &Node, name: &str) -> f64 {
 
 #[tokio::test]
 async fn compact_records_arrive_as_the_very_same_text() {
-    let (node, producer, mut exit) = follow(&[]).await;
+    let (node, producer, mut egress) = follow(&[]).await;
     let mut device = connect(&node, &producer.token, "d", Intent::Produce, 7).await.unwrap();
     let mut plain = 0;
     for n in 1..=300 {
@@ -70,7 +70,7 @@ async fn compact_records_arrive_as_the_very_same_text() {
         acked(&mut device, n..=n).await;
     }
     let own = format!(r#""producer_id":"{}","#, producer.id);
-    for entry in entries(&mut exit, 300).await {
+    for entry in entries(&mut egress, 300).await {
         let message = String::from_utf8(entry.message.to_vec()).unwrap();
         assert_eq!(message.replacen(&own, "", 1), reading(entry.record_id.seq.0));
     }
@@ -80,11 +80,11 @@ async fn compact_records_arrive_as_the_very_same_text() {
 
 #[tokio::test]
 async fn datagrams_reach_consumers_and_are_counted() {
-    let (node, producer, mut exit) = follow(&[]).await;
+    let (node, producer, mut egress) = follow(&[]).await;
     let device = connect(&node, &producer.token, "d", Intent::Produce, 7).await.unwrap();
     for n in 1..=5 {
         assert!(device.send_latest(reading(n).into()));
-        let [entry] = &entries(&mut exit, 1).await[..] else { panic!("one at a time") };
+        let [entry] = &entries(&mut egress, 1).await[..] else { panic!("one at a time") };
         let message: Value = serde_json::from_slice(&entry.message).unwrap();
         assert_eq!(message["data"]["humidity"], 40 + n);
     }
@@ -95,7 +95,7 @@ async fn datagrams_reach_consumers_and_are_counted() {
 
 #[tokio::test]
 async fn records_travel_in_the_first_flight_of_a_device_that_comes_back() {
-    let (node, producer, mut exit) = follow(&[]).await;
+    let (node, producer, mut egress) = follow(&[]).await;
     let (connector, token) = (connector(&node, "d"), SecretString::from(producer.token.as_str()));
     let open = async |connector: &Connector, early: &[Record]| {
         timeout(LIMIT, connector.produce(&token, ProducerEpoch(7), early, false)).await.unwrap().unwrap()
@@ -111,7 +111,7 @@ async fn records_travel_in_the_first_flight_of_a_device_that_comes_back() {
     acked(&mut second, 2..=3).await;
     second.send(Lane::Independent, record(4)).await.unwrap();
     acked(&mut second, 4..=4).await;
-    let numbers: Vec<u64> = entries(&mut exit, 4).await.iter().map(|entry| entry.record_id.seq.0).collect();
+    let numbers: Vec<u64> = entries(&mut egress, 4).await.iter().map(|entry| entry.record_id.seq.0).collect();
     assert_eq!(numbers, [1, 2, 3, 4]);
 }
 

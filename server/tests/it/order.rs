@@ -53,47 +53,47 @@ async fn next(socket: &mut Socket, count: usize) -> Vec<(u64, u64, u64)> {
 #[tokio::test]
 async fn records_are_put_into_the_devices_order_and_cursors_never_lie_beyond_one_held_back() {
     let Pair { node, producer, consumer } = pair(&[("ORDER_WAIT", "1m")]).await;
-    let mut exit = consume(&node, &consumer, "&v=2&order=device").await;
+    let mut egress = consume(&node, &consumer, "&v=2&order=device").await;
     let mut plain = consume(&node, &consumer, "&v=2").await;
     let mut device = connect(&node, &producer.token, "d", Intent::Produce, 7).await.unwrap();
     log(&mut device, [1, 3, 4, 2, 5]).await;
     assert_eq!(next(&mut plain, 5).await, [(1, 1, 1), (3, 2, 2), (4, 3, 3), (2, 4, 4), (5, 5, 5)]);
-    assert_eq!(next(&mut exit, 5).await, [(1, 1, 1), (2, 4, 1), (3, 2, 2), (4, 3, 4), (5, 5, 5)]);
+    assert_eq!(next(&mut egress, 5).await, [(1, 1, 1), (2, 4, 1), (3, 2, 2), (4, 3, 4), (5, 5, 5)]);
 }
 
 #[tokio::test]
 async fn a_record_that_never_comes_is_waited_for_once_and_a_resume_has_no_hole() {
     let Pair { node, producer, consumer } = pair(&[("ORDER_WAIT", "300ms")]).await;
-    let mut exit = consume(&node, &consumer, "&v=2&order=device&durable=app").await;
+    let mut egress = consume(&node, &consumer, "&v=2&order=device&durable=app").await;
     let mut device = connect(&node, &producer.token, "d", Intent::Produce, 7).await.unwrap();
     log(&mut device, [1, 3]).await;
     let begun = Instant::now();
-    assert_eq!(next(&mut exit, 1).await, [(1, 1, 1)]);
-    assert_eq!(next(&mut exit, 1).await, [(3, 2, 2)]);
+    assert_eq!(next(&mut egress, 1).await, [(1, 1, 1)]);
+    assert_eq!(next(&mut egress, 1).await, [(3, 2, 2)]);
     assert!(begun.elapsed() < Duration::from_secs(20), "the wait is over long before");
     log(&mut device, [4, 2]).await;
-    assert_eq!(next(&mut exit, 2).await, [(4, 3, 3), (2, 4, 4)]);
+    assert_eq!(next(&mut egress, 2).await, [(4, 3, 3), (2, 4, 4)]);
 }
 
 #[tokio::test]
 async fn a_durable_cursor_stops_before_what_is_held_back() {
     let Pair { node, producer, consumer } = pair(&[("ORDER_WAIT", "1m")]).await;
-    let mut exit = consume(&node, &consumer, "&v=2&order=device&durable=app").await;
+    let mut egress = consume(&node, &consumer, "&v=2&order=device&durable=app").await;
     let mut device = connect(&node, &producer.token, "d", Intent::Produce, 7).await.unwrap();
     // A second sender's record comes out while the first one's third is held back.
     log(&mut device, [1, 3]).await;
     let mut other = connect(&node, &producer.token, "e", Intent::Produce, 8).await.unwrap();
     log_of("e", &mut other, [1]).await;
-    let first = next_json(&mut exit).await;
+    let first = next_json(&mut egress).await;
     let epoch = first["cursor"].as_str().unwrap().split('-').next().unwrap().to_owned();
-    assert_eq!(next(&mut exit, 1).await, [(1, 3, 1)]);
+    assert_eq!(next(&mut egress, 1).await, [(1, 3, 1)]);
     // A careless consumer confirms what it saw by its offset.
     let confirm = json!({"type": "confirm", "cursors": {producer.id.to_string(): format!("{epoch}-3")}});
-    say(&mut exit, &confirm).await;
-    say(&mut exit, &json!({"type": "ping"})).await;
-    assert_eq!(next_json(&mut exit).await["type"], "pong");
-    exit.close(None).await.unwrap();
-    while exit.next().await.is_some() {}
+    say(&mut egress, &confirm).await;
+    say(&mut egress, &json!({"type": "ping"})).await;
+    assert_eq!(next_json(&mut egress).await["type"], "pong");
+    egress.close(None).await.unwrap();
+    while egress.next().await.is_some() {}
     let mut again = consume(&node, &consumer, "&v=2&durable=app").await;
     assert_eq!(next(&mut again, 2).await, [(3, 2, 2), (1, 3, 3)]);
 }
@@ -108,7 +108,7 @@ async fn an_order_that_does_not_exist_or_lacks_v2_is_refused() {
         let problem: Value = serde_json::from_slice(answer.body().as_deref().unwrap()).unwrap();
         assert_eq!(problem["field"], "order");
     }
-    let mut exit = consume(&node, &consumer, "&order=log").await;
-    say(&mut exit, &json!({"type": "ping"})).await;
-    assert_eq!(next_json(&mut exit).await["type"], "pong");
+    let mut egress = consume(&node, &consumer, "&order=log").await;
+    say(&mut egress, &json!({"type": "ping"})).await;
+    assert_eq!(next_json(&mut egress).await["type"], "pong");
 }

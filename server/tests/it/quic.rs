@@ -79,17 +79,17 @@ async fn records_on_both_lanes_reach_a_native_consumer_once() {
     let producer = account(ap(&node), "producer", "p").await;
     let consumer = account(ap(&node), "consumer", "c").await;
     subscribe(node.at.sm.as_deref().unwrap(), &consumer, &producer).await;
-    let mut exit = connect(&node, &consumer.token, "app", Intent::Consume, 0).await.unwrap();
-    exit.subscribe(ProducerId(producer.id), Start::Live, "").await.unwrap();
-    assert_eq!(event(&mut exit).await.unwrap(), Event::Followed { producer: ProducerId(producer.id), refusal: String::new() });
-    assert!(matches!(event(&mut exit).await.unwrap(), Event::Cursor { .. }));
+    let mut egress = connect(&node, &consumer.token, "app", Intent::Consume, 0).await.unwrap();
+    egress.subscribe(ProducerId(producer.id), Start::Live, "").await.unwrap();
+    assert_eq!(event(&mut egress).await.unwrap(), Event::Followed { producer: ProducerId(producer.id), refusal: String::new() });
+    assert!(matches!(event(&mut egress).await.unwrap(), Event::Cursor { .. }));
 
     let mut device = connect(&node, &producer.token, "d", Intent::Produce, 7).await.unwrap();
     assert_eq!(device.welcome().durability, "file");
     for n in 1..=500 {
         device.send(if n % 2 == 0 { Lane::Ordered } else { Lane::Independent }, record(n)).await.unwrap();
         if n % 10 == 0 {
-            // A retry of what is already under way changes nothing.
+            // A retry of a running request changes nothing.
             device.send(Lane::Independent, record(n)).await.unwrap();
         }
     }
@@ -98,7 +98,7 @@ async fn records_on_both_lanes_reach_a_native_consumer_once() {
     let mut seen = RangeSet::new();
     let mut next_offset = 1;
     while seen.prefix() < 500 {
-        let Event::Entries { entries, .. } = event(&mut exit).await.unwrap() else { panic!("entries only") };
+        let Event::Entries { entries, .. } = event(&mut egress).await.unwrap() else { panic!("entries only") };
         for entry in entries {
             assert_eq!(entry.offset.0, next_offset, "offsets have no holes");
             next_offset += 1;
@@ -161,7 +161,7 @@ async fn a_device_speaks_for_itself_only() {
     let producer = account(ap(&node), "producer", "p").await;
     let consumer = account(ap(&node), "consumer", "c").await;
     subscribe(node.at.sm.as_deref().unwrap(), &consumer, &producer).await;
-    let mut exit = crate::gateway::consume(&node, &consumer, "").await;
+    let mut egress = crate::gateway::consume(&node, &consumer, "").await;
     let mut device = connect(&node, &producer.token, "d", Intent::Produce, 1).await.unwrap();
     // In a datagram there is nobody to be told.
     assert!(device.send_latest(record_of("e", 9).json));
@@ -179,7 +179,7 @@ async fn a_device_speaks_for_itself_only() {
             other => panic!("{other:?}"),
         }
     }
-    assert_eq!(crate::gateway::next_json(&mut exit).await["device_id"], "d");
+    assert_eq!(crate::gateway::next_json(&mut egress).await["device_id"], "d");
 
     // Where the operator says so, a device may carry others' records.
     let gateway = Node::embedded(&[("STRICT_NATIVE_DEVICE", "false")]).await;
@@ -236,9 +236,9 @@ async fn who_may_not_come_in_is_told_why() {
         }
     }
     // A consumer without a subscription is let in, and told that it may not follow.
-    let mut exit = connect(&node, &consumer.token, "app", Intent::Consume, 0).await.unwrap();
-    exit.subscribe(ProducerId(producer.id), Start::Earliest, "").await.unwrap();
-    let Event::Followed { refusal, .. } = event(&mut exit).await.unwrap() else { panic!("an answer") };
+    let mut egress = connect(&node, &consumer.token, "app", Intent::Consume, 0).await.unwrap();
+    egress.subscribe(ProducerId(producer.id), Start::Earliest, "").await.unwrap();
+    let Event::Followed { refusal, .. } = event(&mut egress).await.unwrap() else { panic!("an answer") };
     assert_eq!(refusal, "not_subscribed");
 }
 
@@ -277,8 +277,8 @@ async fn the_agent_streams_this_machine_and_stops_cleanly() {
     let producer = account(ap(&node), "producer", "p").await;
     let consumer = account(ap(&node), "consumer", "c").await;
     subscribe(node.at.sm.as_deref().unwrap(), &consumer, &producer).await;
-    let mut exit = connect(&node, &consumer.token, "app", Intent::Consume, 0).await.unwrap();
-    exit.subscribe(ProducerId(producer.id), Start::Live, "").await.unwrap();
+    let mut egress = connect(&node, &consumer.token, "app", Intent::Consume, 0).await.unwrap();
+    egress.subscribe(ProducerId(producer.id), Start::Live, "").await.unwrap();
     let dir = tempfile::TempDir::new().unwrap();
     let mut running = Command::new(agent());
     running
@@ -297,7 +297,7 @@ async fn the_agent_streams_this_machine_and_stops_cleanly() {
         .kill_on_drop(true);
     let mut running = running.spawn().unwrap();
     let message: Value = loop {
-        if let Event::Entries { entries, .. } = event(&mut exit).await.unwrap() {
+        if let Event::Entries { entries, .. } = event(&mut egress).await.unwrap() {
             break serde_json::from_slice(&entries[0].message).unwrap();
         }
     };
@@ -369,14 +369,14 @@ async fn a_flood_of_subscribes_is_ended() {
     let ap = node.at.ap.as_deref().unwrap();
     let (producer, consumer) = (account(ap, "producer", "p").await, account(ap, "consumer", "c").await);
     subscribe(node.at.sm.as_deref().unwrap(), &consumer, &producer).await;
-    let mut exit = connect(&node, &consumer.token, "c", Intent::Consume, 0).await.unwrap();
+    let mut egress = connect(&node, &consumer.token, "c", Intent::Consume, 0).await.unwrap();
     for _ in 0..6 {
         // The connection may be closed by the last ones.
-        let _ = exit.subscribe(ProducerId(producer.id), Start::Live, "").await;
-        let _ = exit.unsubscribe(ProducerId(producer.id)).await;
+        let _ = egress.subscribe(ProducerId(producer.id), Start::Live, "").await;
+        let _ = egress.unsubscribe(ProducerId(producer.id)).await;
     }
     let ended = loop {
-        match event(&mut exit).await {
+        match event(&mut egress).await {
             Ok(_) => {}
             Err(ended) => break ended,
         }

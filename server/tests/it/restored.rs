@@ -65,11 +65,11 @@ fn record(text: &str) -> String {
 
 /// How often each text is in the log, once all that are expected are there. A name is never used for two.
 async fn logged(node: &Node, producer: &Account, consumer: &Account, expected: &[String]) -> HashMap<String, usize> {
-    let mut exit = connect(node, &consumer.token, "reader", Intent::Consume, 0).await.unwrap();
-    exit.subscribe(ProducerId(producer.id), Start::Earliest, "").await.unwrap();
+    let mut egress = connect(node, &consumer.token, "reader", Intent::Consume, 0).await.unwrap();
+    egress.subscribe(ProducerId(producer.id), Start::Earliest, "").await.unwrap();
     let (mut texts, mut names) = (HashMap::new(), HashMap::new());
     while !expected.iter().all(|text| texts.contains_key(text)) {
-        let client::Event::Entries { entries, .. } = event(&mut exit).await.unwrap() else { continue };
+        let client::Event::Entries { entries, .. } = event(&mut egress).await.unwrap() else { continue };
         for entry in entries {
             let json: Value = serde_json::from_slice(&entry.message).unwrap();
             let text = json["data"]["text"].as_str().unwrap().to_owned();

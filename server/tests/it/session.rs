@@ -224,7 +224,7 @@ async fn admission_is_refused_with_the_code_and_the_reason() {
 #[tokio::test]
 async fn records_are_taken_once_in_every_form() {
     let Pair { node, producer, consumer } = pair(&[]).await;
-    let mut exit = consume(&node, &consumer, "").await;
+    let mut egress = consume(&node, &consumer, "").await;
     for (transport, device) in TRANSPORTS.into_iter().zip(["a", "b"]) {
         let (mut peer, welcome) =
             Peer::enter(&node, transport, Hello { features: features::COMPACT, ..hello(&producer.token, device) }).await;
@@ -262,7 +262,7 @@ async fn records_are_taken_once_in_every_form() {
         }
         assert!(compact > 10, "{transport:?}: {compact} of 18 were compact");
         for n in (1..=200).chain(213..=230) {
-            let message = next_json(&mut exit).await;
+            let message = next_json(&mut egress).await;
             assert_eq!((&message["device_id"], &message["data"]["n"]), (&json!(device), &json!(n)), "{transport:?}");
         }
         // A frame over its limit is the end.

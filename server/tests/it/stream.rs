@@ -236,14 +236,14 @@ async fn streams(node: &Node, count: u32) {
 #[tokio::test]
 async fn a_view_holds_on_wss2_and_names_its_mistakes() {
     let Pair { node, producer, consumer } = pair(&[("WSS_PING_INTERVAL", "2s")]).await;
-    let mut exit = consume(&node, &consumer, "&v=2&order=device&where=/data/n%3E2&where=/data/n%21=4&fields=/data/n").await;
-    let mut entrance = produce(&node, &producer).await;
+    let mut egress = consume(&node, &consumer, "&v=2&order=device&where=/data/n%3E2&where=/data/n%21=4&fields=/data/n").await;
+    let mut ingress = produce(&node, &producer).await;
     for n in 0..7 {
-        entrance.send(record(n, 5)).await.unwrap();
+        ingress.send(record(n, 5)).await.unwrap();
     }
     let mut seen = Vec::new();
     let last = loop {
-        let message = next_json(&mut exit).await;
+        let message = next_json(&mut egress).await;
         if message["type"] == "cursors" {
             let cursor = message["cursors"][producer.id.to_string()].as_str().unwrap().to_owned();
             if cursor.ends_with("-7") {
@@ -259,10 +259,10 @@ async fn a_view_holds_on_wss2_and_names_its_mistakes() {
     };
     assert_eq!(seen, [3, 5, 6]);
     assert!(last.ends_with("-7"));
-    entrance.send(record(1, 5)).await.unwrap();
+    ingress.send(record(1, 5)).await.unwrap();
     loop {
         // Records outside the selection move the cursor, so that a resume does not read them again.
-        let moved = next_json(&mut exit).await;
+        let moved = next_json(&mut egress).await;
         assert_eq!(moved["type"], "cursors");
         if moved["cursors"][producer.id.to_string()].as_str().unwrap().ends_with("-8") {
             break;
@@ -282,16 +282,16 @@ async fn a_view_holds_over_quic_and_a_follow_says_how_far_it_has_come() {
     let Pair { node, producer, consumer } = pair(&[]).await;
     let device = connect(&node, &producer.token, "d", Intent::Produce, 7).await.unwrap();
     flood(device, 50).await;
-    let mut exit = connect(&node, &consumer.token, "app", Intent::Consume, 0).await.unwrap();
+    let mut egress = connect(&node, &consumer.token, "app", Intent::Consume, 0).await.unwrap();
     let p = ProducerId(producer.id);
     let bad = Selection { conditions: vec!["/data/n>>1".to_owned()], ..Selection::default() };
-    exit.subscribe_with(p, Start::Earliest, "", &bad, Order::Log).await.unwrap();
-    assert_eq!(event(&mut exit).await.unwrap(), Event::Followed { producer: p, refusal: "invalid_expression".to_owned() });
+    egress.subscribe_with(p, Start::Earliest, "", &bad, Order::Log).await.unwrap();
+    assert_eq!(event(&mut egress).await.unwrap(), Event::Followed { producer: p, refusal: "invalid_expression".to_owned() });
     let some = Selection { conditions: vec!["/data/n>10".to_owned(), "/data/n<=12".to_owned()], ..Selection::default() };
-    exit.subscribe_with(p, Start::Earliest, "", &some, Order::Log).await.unwrap();
+    egress.subscribe_with(p, Start::Earliest, "", &some, Order::Log).await.unwrap();
     let (mut seen, mut place) = (Vec::new(), 0);
     while seen.len() < 2 || place < 50 {
-        match event(&mut exit).await.unwrap() {
+        match event(&mut egress).await.unwrap() {
             Event::Followed { refusal, .. } => assert_eq!(refusal, ""),
             Event::Cursor(said) => place = said.cursor.offset.0,
             Event::Entries { entries, .. } => seen.extend(entries.iter().map(|entry| entry.offset.0)),

@@ -57,13 +57,13 @@ async fn a_record_goes_through_both_sockets_under_tls_and_the_pages_know() {
     let (ap, wss1, wss2) = (node.at.ap.clone().unwrap(), node.at.wss1.clone().unwrap(), node.at.wss2.clone().unwrap());
     let (producer, consumer) = (account(&ap, "producer", "p").await, account(&ap, "consumer", "c").await);
     subscribe(node.at.sm.as_deref().unwrap(), &consumer, &producer).await;
-    let mut exit = secure(&node, format!("{wss2}?token={}", consumer.token)).await;
-    let mut entrance = secure(&node, format!("{wss1}?token={}", producer.token)).await;
-    assert_eq!(entrance.get_ref().get_ref().1.alpn_protocol(), Some(&b"http/1.1"[..]), "WebSocket begins in HTTP/1.1");
+    let mut egress = secure(&node, format!("{wss2}?token={}", consumer.token)).await;
+    let mut ingress = secure(&node, format!("{wss1}?token={}", producer.token)).await;
+    assert_eq!(ingress.get_ref().get_ref().1.alpn_protocol(), Some(&b"http/1.1"[..]), "WebSocket begins in HTTP/1.1");
     let record = json!({"device_id": "d", "timestamp": "2025-01-29T11:35:00Z", "data": {"n": 1}});
-    entrance.send(Message::text(record.to_string())).await.unwrap();
-    assert_eq!(next_json(&mut entrance).await["type"], "ack");
-    assert_eq!(next_json(&mut exit).await["data"]["n"], 1);
+    ingress.send(Message::text(record.to_string())).await.unwrap();
+    assert_eq!(next_json(&mut ingress).await["type"], "ack");
+    assert_eq!(next_json(&mut egress).await["data"]["n"], 1);
 
     let page = node.at.producer_page.as_deref().unwrap();
     let config: Value = http().get(format!("{page}config.json")).send().await.unwrap().json().await.unwrap();
@@ -87,12 +87,12 @@ async fn one_address_has_the_services_the_sockets_and_the_console() {
     let (producer, consumer) = (account(ap, "producer", "p").await, account(ap, "consumer", "c").await);
     subscribe(sm, &consumer, &producer).await;
     let wss = https.replace("https", "wss");
-    let mut exit = secure(&node, format!("{wss}/consumer?token={}", consumer.token)).await;
-    let mut entrance = secure(&node, format!("{wss}/producer?token={}", producer.token)).await;
+    let mut egress = secure(&node, format!("{wss}/consumer?token={}", consumer.token)).await;
+    let mut ingress = secure(&node, format!("{wss}/producer?token={}", producer.token)).await;
     let record = json!({"device_id": "d", "timestamp": "2025-01-29T11:35:00Z", "data": {"n": 1}});
-    entrance.send(Message::text(record.to_string())).await.unwrap();
-    assert_eq!(next_json(&mut entrance).await["type"], "ack");
-    assert_eq!(next_json(&mut exit).await["data"]["n"], 1);
+    ingress.send(Message::text(record.to_string())).await.unwrap();
+    assert_eq!(next_json(&mut ingress).await["type"], "ack");
+    assert_eq!(next_json(&mut egress).await["data"]["n"], 1);
 }
 
 #[tokio::test]

@@ -172,7 +172,7 @@ where
 #[tokio::test]
 async fn a_device_that_changes_between_quic_and_the_tunnel_neither_loses_nor_doubles_a_record() {
     let Pair { node, producer, consumer } = pair(&[]).await;
-    let mut exit = consume(&node, &consumer, "").await;
+    let mut egress = consume(&node, &consumer, "").await;
     let mut by_quic = quic::connect(&node, &producer.token, "d", Intent::Produce, 7).await.unwrap();
     for n in 1..=3 {
         by_quic.send(motience_device::client::Lane::Independent, record(n)).await.unwrap();
@@ -192,14 +192,14 @@ async fn a_device_that_changes_between_quic_and_the_tunnel_neither_loses_nor_dou
     back.send(motience_device::client::Lane::Ordered, record(7)).await.unwrap();
     acked(&mut back, 6..=7).await;
     for n in 1..=7 {
-        assert_eq!(next_json(&mut exit).await["data"]["n"], n);
+        assert_eq!(next_json(&mut egress).await["data"]["n"], n);
     }
 }
 
 #[tokio::test]
 async fn compact_records_come_out_as_they_went_in() {
     let Pair { node, producer, consumer } = pair(&[]).await;
-    let mut exit = consume(&node, &consumer, "").await;
+    let mut egress = consume(&node, &consumer, "").await;
     let mut tunnel = open(&node).await;
     let welcome = tunnel.enter(Hello { features: u64::MAX >> 2, ..hello(&producer.token, "d", 1) }).await;
     assert_eq!(welcome.features, features::COMPACT, "there are no datagrams here");
@@ -215,7 +215,7 @@ async fn compact_records_come_out_as_they_went_in() {
             encoder.accepted(accepted.id);
         }
         tunnel.acked(n..=n).await;
-        let message = next_json(&mut exit).await;
+        let message = next_json(&mut egress).await;
         let sent: Value = serde_json::from_slice(&record(n).json).unwrap();
         assert_eq!((&message["data"], &message["timestamp"]), (&sent["data"], &sent["timestamp"]));
     }

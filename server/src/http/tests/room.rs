@@ -23,20 +23,20 @@ fn endless(beginning: impl Into<Bytes>) -> Body {
 /// Sends a hundred of them on one connection; those that are refused, each with 429.
 async fn refused(router: &Router, request: impl Fn() -> Request<Body>) -> (usize, JoinSet<Answer>) {
     let connection = Connection::default();
-    let mut under_way = JoinSet::new();
+    let mut in_progress = JoinSet::new();
     for _ in 0..100 {
         let (router, mut request) = (router.clone(), request());
         request.extensions_mut().insert(connection.clone());
-        under_way.spawn(async move { send(&router, request).await });
+        in_progress.spawn(async move { send(&router, request).await });
     }
     let mut refused = 0;
     // Whoever is not refused waits for a body that does not end. Seventy are refused whatever the order.
     let patience = |refused| Duration::from_secs(if refused < 70 { 60 } else { 2 });
-    while let Ok(Some(answer)) = tokio::time::timeout(patience(refused), under_way.join_next()).await {
+    while let Ok(Some(answer)) = tokio::time::timeout(patience(refused), in_progress.join_next()).await {
         answer.unwrap().problem(429, "too_much_at_once");
         refused += 1;
     }
-    (refused, under_way)
+    (refused, in_progress)
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -16,8 +16,8 @@ pub(in crate::wire) struct Example {
     pub(in crate::wire) records: Vec<(Compact, String)>,
 }
 
-fn number(decimals: u64, ending: u64) -> Slot {
-    Slot::Number(Style::from_code(decimals * 3 + ending).unwrap())
+fn number(decimals: u64, zeros: u64) -> Slot {
+    Slot::Number(Style::from_code(decimals * 3 + zeros).unwrap())
 }
 
 fn time(digits: u8, suffix: &str, base: i64) -> Slot {

@@ -12,12 +12,12 @@ const MAX_DIGITS: u64 = 1 << 60;
 pub struct Style {
     /// Digits behind the point.
     decimals: u8,
-    ending: Ending,
+    zeros: Zeros,
 }
 
 /// Treatment of zeros at the end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Ending {
+enum Zeros {
     /// All decimals are written: `21.50`.
     Kept,
     /// They are left out, and the point with them: `21.5`, `21`.
@@ -32,47 +32,47 @@ impl Style {
         let decimals = samples.map(|text| text.split_once('.').map_or(0, |(_, fraction)| fraction.len()));
         let most = u8::try_from(decimals[0].max(decimals[1])).unwrap_or(u8::MAX).min(MAX_DECIMALS);
         let zero = |text: &str| text.contains('.') && text.ends_with('0');
-        let ending = if decimals[0] == decimals[1] && samples.iter().any(|text| zero(text)) && most > 1 {
-            Ending::Kept
+        let zeros = if decimals[0] == decimals[1] && samples.iter().any(|text| zero(text)) && most > 1 {
+            Zeros::Kept
         } else if decimals.contains(&0) {
-            Ending::Cut
+            Zeros::Cut
         } else {
-            Ending::One
+            Zeros::One
         };
-        Self { decimals: most, ending }
+        Self { decimals: most, zeros }
     }
 
     /// This style with room for one more number.
     pub(super) fn widened(self, text: &str) -> Self {
         let fraction = text.split_once('.').map_or("", |(_, fraction)| fraction);
         let decimals = u8::try_from(fraction.len()).unwrap_or(u8::MAX).min(MAX_DECIMALS).max(self.decimals);
-        let ending = match fraction {
-            "" => Ending::Cut,
-            "0" => Ending::One,
-            fraction if fraction.ends_with('0') => Ending::Kept,
-            _ if self.ending == Ending::Kept => Ending::One,
-            _ => self.ending,
+        let zeros = match fraction {
+            "" => Zeros::Cut,
+            "0" => Zeros::One,
+            fraction if fraction.ends_with('0') => Zeros::Kept,
+            _ if self.zeros == Zeros::Kept => Zeros::One,
+            _ => self.zeros,
         };
-        Self { decimals, ending }
+        Self { decimals, zeros }
     }
 
     pub(super) fn code(self) -> u64 {
         u64::from(self.decimals) * 3
-            + match self.ending {
-                Ending::Kept => 0,
-                Ending::Cut => 1,
-                Ending::One => 2,
+            + match self.zeros {
+                Zeros::Kept => 0,
+                Zeros::Cut => 1,
+                Zeros::One => 2,
             }
     }
 
     pub(super) fn from_code(code: u64) -> Option<Self> {
-        let ending = match code % 3 {
-            0 => Ending::Kept,
-            1 => Ending::Cut,
-            _ => Ending::One,
+        let zeros = match code % 3 {
+            0 => Zeros::Kept,
+            1 => Zeros::Cut,
+            _ => Zeros::One,
         };
         let decimals = u8::try_from(code / 3).ok().filter(|decimals| *decimals <= MAX_DECIMALS)?;
-        Some(Self { decimals, ending })
+        Some(Self { decimals, zeros })
     }
 
     /// The number as an integer, signed in the lowest bit. `None` where this style would not write it so.
@@ -100,14 +100,14 @@ impl Style {
         let digits = format!("{:0>width$}", packed / 2, width = decimals + 1);
         let (whole, fraction) = digits.split_at(digits.len() - decimals);
         out.put_slice(whole.as_bytes());
-        let kept = match self.ending {
-            Ending::Kept => fraction,
-            Ending::Cut => fraction.trim_end_matches('0'),
-            Ending::One if decimals > 0 => {
+        let kept = match self.zeros {
+            Zeros::Kept => fraction,
+            Zeros::Cut => fraction.trim_end_matches('0'),
+            Zeros::One if decimals > 0 => {
                 let cut = fraction.trim_end_matches('0');
                 if cut.is_empty() { &fraction[..1] } else { cut }
             }
-            Ending::One => "",
+            Zeros::One => "",
         };
         if !kept.is_empty() {
             out.put_u8(b'.');
