@@ -37,9 +37,6 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 /// The operations port of a gateway unless OPERATIONS_PORT says otherwise: beside a server on the same machine, which has 9090.
 const OPERATIONS_PORT: u16 = 9091;
 
-/// Time for connections to end, before the process leaves anyway.
-const DRAIN_LIMIT: Duration = Duration::from_secs(8);
-
 static VERSION: LazyLock<String> = LazyLock::new(|| motience_settings::version(&[]));
 
 /// The WebSocket gateway. Settings come from the environment and from `.env`; `motience-server settings` lists them with their defaults.
@@ -193,7 +190,7 @@ async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     }
     shutdown.spawn("gateway", gateway.run());
     shutdown.soft().cancelled().await;
-    if !shutdown.drain(DRAIN_LIMIT).await {
+    if !shutdown.drain(limits.drain.limit).await {
         warn!("not everything ended in time");
     }
     if tokio::time::timeout(Duration::from_secs(1), backend.close()).await.is_err() {

@@ -85,7 +85,7 @@ async fn run(tunnel: &mut Tunnel<'_>, permit: &mut Permit, shared: &Shared) -> R
     let records = Limits::for_records(backend.relay.limits().record);
     tunnel.limits = Limits { frame: records.frame.max(tunnel.limits.frame) };
     let _open = (shared.tunnels.open(), backend.reports.nodes.open(Kind::Tunnel));
-    let host = Host { backend, credit: shared.config.session.credit, draining: shared.shutdown.soft() };
+    let host = Host { backend, limits: shared.config.session, draining: shared.shutdown.soft() };
     session::produce(tunnel, &hello, &admitted, host).await
 }
 

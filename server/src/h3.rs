@@ -46,6 +46,7 @@ pub(crate) async fn serve(
         head: shared.limits.header,
         head_bytes: shared.limits.header_bytes,
         write: shared.config.write,
+        drain: shared.limits.drain.requests(),
     };
     let pages = PageRoom::of(shared.limits.pages);
     let services = Services { connection: connection.clone(), pages, uploads: uploads::Connection::default(), shared };

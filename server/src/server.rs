@@ -32,10 +32,6 @@ use crate::{
     subscriptions, webtransport,
 };
 
-/// Time for connections to end and for what was submitted to be written, before the node leaves anyway: with the rest
-/// of the way down it stays under the ten seconds that supervisors allow.
-const DRAIN_LIMIT: Duration = Duration::from_secs(8);
-
 /// Why a node did not start.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -221,7 +217,7 @@ impl Server {
         }
         shutdown.soft().cancelled().await;
         info!("draining");
-        if !shutdown.drain(DRAIN_LIMIT).await {
+        if !shutdown.drain(limits.drain.limit).await {
             warn!("not everything ended in time");
         }
         if tokio::time::timeout(Duration::from_secs(1), backend.close()).await.is_err() {

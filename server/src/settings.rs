@@ -11,7 +11,7 @@ use motience_relay::{
     self as relay,
     pipeline::{reorder, sampler},
 };
-use motience_runtime::telemetry;
+use motience_runtime::{lifecycle, telemetry};
 use motience_settings::env::{Group, Mode, Subject, example};
 use motience_store as store;
 
@@ -43,7 +43,10 @@ const SET: [&str; 11] = [
 
 /// The groups by subject. A test fails where one that is read is missing.
 const SUBJECTS: [Subject; 14] = [
-    Subject { title: "Common", groups: &[Mode::SETTINGS, telemetry::Logging::SETTINGS, backend::Settings::SETTINGS] },
+    Subject {
+        title: "Common",
+        groups: &[Mode::SETTINGS, telemetry::Logging::SETTINGS, backend::Settings::SETTINGS, lifecycle::Drain::SETTINGS],
+    },
     Subject { title: "Tokens and passwords", groups: &[auth::Settings::SETTINGS, auth::HashLimits::SETTINGS] },
     Subject { title: "PostgreSQL. If none of these is set, the accounts are in SQLite, in DATA_DIR", groups: &[store::Settings::SETTINGS] },
     Subject {

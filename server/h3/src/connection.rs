@@ -36,8 +36,6 @@ use crate::{
     sessions::Sessions,
 };
 
-/// How long requests in progress have when the node drains.
-const DRAIN_LIMIT: Duration = Duration::from_secs(4);
 /// Streams that wait for `h3` to read them. A peer has one of each of three types.
 const CONTROL_STREAMS: usize = 4;
 /// Time for tasks to notice that the connection is over.
@@ -117,7 +115,7 @@ impl<H: Handler> Driver<H> {
         loop {
             tokio::select! {
                 biased;
-                () = draining.cancelled(), if self.leaving.is_none() => self.leave(h3, DRAIN_LIMIT).await?,
+                () = draining.cancelled(), if self.leaving.is_none() => self.leave(h3, self.limits.drain).await?,
                 () = self.requests.wait(), if self.leaving.is_some() && opening.is_empty() => return Ok(()),
                 () = sleep_until(self.leaving.unwrap_or_else(Instant::now)), if self.leaving.is_some() => return Ok(()),
                 event = poll_fn(|cx| h3.poll_accept_request_stream(cx)), if peer_listens => if event?.is_none() {

@@ -58,6 +58,8 @@ pub struct Limits {
     pub head_bytes: usize,
     /// Time for the peer to take a piece of an answer, and its end.
     pub write: Duration,
+    /// Time for requests in progress once the node drains.
+    pub drain: Duration,
 }
 
 /// Answers what the peer of one connection asks for.

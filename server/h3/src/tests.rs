@@ -53,7 +53,7 @@ struct Server {
 }
 
 /// Limits that no test comes near.
-const GENEROUS: Limits = Limits { streams: 100, sessions: 16, idle: LIMIT, head: LIMIT, head_bytes: 16 * 1024, write: LIMIT };
+const GENEROUS: Limits = Limits { streams: 100, sessions: 16, idle: LIMIT, head: LIMIT, head_bytes: 16 * 1024, write: LIMIT, drain: LIMIT };
 
 /// A router for requests, and no sessions.
 struct Routes(Router);

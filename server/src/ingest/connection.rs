@@ -48,7 +48,7 @@ async fn run(connection: &Connection, finished: ZeroRttAccepted, permit: &mut Pe
             let upload = backend.uploads.upload(&uploads::Connection::default(), Owner::Account(admitted.standing.grant().user));
             let max_record = backend.relay.limits().record;
             let mut device = Device::new(connection, control, hello.features, max_record, shared.config.write, upload);
-            let host = Host { backend, credit: shared.config.session.credit, draining: &shared.draining };
+            let host = Host { backend, limits: shared.config.session, draining: &shared.draining };
             session::produce(&mut device, &hello, &admitted, host).await.map(|never| match never {})
         }
         Intent::Consume => {

@@ -16,7 +16,7 @@ use motience_relay::{
     StartPosition,
     pipeline::{Begun, Follow, Options, Request as Wishes, selection},
 };
-use motience_session::{Answer, CloseReason, ConsumerHost, ConsumerTransport, Refusal, Request, consume};
+use motience_session::{Answer, CloseReason, ConsumerTransport, Host, Refusal, Request, consume};
 use quinn::Connection;
 use time::OffsetDateTime;
 
@@ -50,7 +50,7 @@ pub(super) async fn serve(
             features: offered & FEATURES,
         }))
         .await?;
-    let host = ConsumerHost { backend, follows: config.session.follows, requests: config.session.control, draining: &shared.draining };
+    let host = Host { backend, limits: config.session, draining: &shared.draining };
     consume(&mut consumer, standing, host).await
 }
 

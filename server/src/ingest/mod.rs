@@ -32,7 +32,6 @@ use motience_proto::{
     model::Transport,
     wire::{ALPN, CloseCode},
 };
-use motience_session::DRAIN_LIMIT;
 use quinn::{Connecting, Connection, ConnectionError, Endpoint, Incoming, VarInt, ZeroRttAccepted};
 use tokio::time::timeout;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -123,14 +122,14 @@ impl Ingest {
         &self.shared.draining
     }
 
-    /// Accepts until `shutdown`; then asks every device to leave, waits for them within [`DRAIN_LIMIT`], and closes.
+    /// Accepts until `shutdown`; then asks every device to leave, waits for them within their share of DRAIN_LIMIT, and closes.
     pub async fn run(self, shutdown: CancellationToken) {
         debug!(address = %self.address, sockets = self.endpoints.len(), "listening for QUIC");
         join_all(self.endpoints.iter().map(|endpoint| shutdown.run_until_cancelled(self.accept(endpoint)))).await;
         self.soft.cancel();
         self.endpoints.iter().for_each(|endpoint| endpoint.set_server_config(None));
         self.tasks.close();
-        if timeout(DRAIN_LIMIT, self.tasks.wait()).await.is_err() {
+        if timeout(self.shared.config.session.drain.connections(), self.tasks.wait()).await.is_err() {
             warn!(connections = self.tasks.len(), "devices did not leave in time; closing their connections");
         }
         self.endpoints.iter().for_each(|endpoint| endpoint.close(number(CloseCode::Draining), b"the node is going away"));

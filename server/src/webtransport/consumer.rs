@@ -13,7 +13,7 @@ use motience_relay::{
         position::{self, WrittenPosition},
     },
 };
-use motience_session::{Answer, CloseReason, ConsumerHost, ConsumerTransport, Refusal, Request, consume, error_reply, given};
+use motience_session::{Answer, CloseReason, ConsumerTransport, Host, Refusal, Request, consume, error_reply, given};
 use serde_json::{Value, json};
 
 use super::{
@@ -41,12 +41,7 @@ pub(super) async fn serve(
     shared: &Shared,
 ) -> Result<(), CloseReason> {
     let config = &shared.config;
-    let host = ConsumerHost {
-        backend: &shared.backend,
-        follows: config.session.follows,
-        requests: config.session.control,
-        draining: &shared.draining,
-    };
+    let host = Host { backend: &shared.backend, limits: config.session, draining: &shared.draining };
     consume(&mut Consumer { peer, send, lines, inbox, beat: config.stream.comment }, standing, host).await
 }
 

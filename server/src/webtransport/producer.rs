@@ -43,7 +43,7 @@ pub(super) async fn serve(
     let mut producer = Producer { peer, send, lines, groups, ready: VecDeque::new(), datagrams };
     tokio::select! {
         biased;
-        ended = MessageSession::new(publisher, standing).run(&mut producer, &shared.draining) => ended,
+        ended = MessageSession::new(publisher, standing).run(&mut producer, &shared.draining, shared.config.session.drain) => ended,
         reason = read_streams(&mut streams, early, limit, read, &upload) => Err(reason),
     }
 }

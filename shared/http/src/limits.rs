@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use motience_runtime::lifecycle::Drain;
 use motience_settings::env::settings;
 
 use super::Proxies;
@@ -42,6 +43,8 @@ settings! {
         frames: FrameRate,
         /// Proxies that say where a request comes from, and that the limit of an address does not hold for.
         trusted: Proxies,
+        /// Time for requests in progress when the node drains.
+        drain: Drain,
     }
 }
 

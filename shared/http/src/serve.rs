@@ -45,8 +45,6 @@ use super::{
 
 /// Pause after an accept that failed for want of memory: the listener stays, and does not spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-/// Time for requests under way when the drain begins.
-const DRAIN_LIMIT: Duration = Duration::from_secs(5);
 /// How often the log says that connections cannot be accepted.
 const WARN_EVERY: Duration = Duration::from_secs(60);
 
@@ -80,6 +78,7 @@ pub async fn serve(listener: impl Into<Listener>, router: Router, limits: Limits
     let Listener { tcp: listener, tls, kept } = listener.into();
     let address = listener.local_addr().ok();
     debug!(address = ?address, tls = tls.is_some(), "listening for HTTP");
+    let drain = limits.drain.connections();
     let limiter = Limiter::new(limits.connections, limits.connections_of_an_address(), limits.trusted.clone()).keeping(kept);
     let connections = TaskTracker::new();
     let cut = shutdown.hard().child_token();
@@ -103,7 +102,7 @@ pub async fn serve(listener: impl Into<Listener>, router: Router, limits: Limits
     // New connections are refused by the system from here on.
     drop(accepting);
     connections.close();
-    if timeout(DRAIN_LIMIT, connections.wait()).await.is_err() {
+    if timeout(drain, connections.wait()).await.is_err() {
         warn!(address = ?address, connections = connections.len(), "requests in progress are cut off");
         service.cut.cancel();
         connections.wait().await;

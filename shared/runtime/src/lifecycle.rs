@@ -4,6 +4,7 @@
 
 use std::{future::Future, sync::Arc, time::Duration};
 
+use motience_settings::env::settings;
 use tokio::{
     signal::unix::{SignalKind, signal},
     sync::Notify,
@@ -22,6 +23,33 @@ pub const EX_CONFIG: u8 = 78;
 pub fn notify_ready() {
     if let Err(e) = sd_notify::notify(&[sd_notify::NotifyState::Ready]) {
         warn!(error = %e, "cannot tell systemd that the process is ready");
+    }
+}
+
+settings! {
+    /// Time of a node's drain. Its parts have shares of it, so that each ends before the part that waits for it.
+    #[derive(Clone, Copy, Debug)]
+    pub struct Drain {
+        /// Longest time from SIGTERM until a node leaves, whatever is still open then. Connections and requests have five eighths of it, and
+        /// the rest is for writing what they sent. A supervisor has to allow two seconds more than this before it kills the process.
+        DRAIN_LIMIT = "8s" => limit: Duration, "1s"..="1h";
+    }
+}
+
+impl Drain {
+    /// Share of connections, and of requests over TCP.
+    pub fn connections(self) -> Duration {
+        self.limit * 5 / 8
+    }
+
+    /// Share of the requests of one HTTP/3 connection, which ends among the other connections.
+    pub fn requests(self) -> Duration {
+        self.limit / 2
+    }
+
+    /// Share of acknowledgements in flight, after which their connection still has to close.
+    pub fn acknowledgements(self) -> Duration {
+        self.limit * 3 / 8
     }
 }
 

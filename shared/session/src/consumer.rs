@@ -11,16 +11,14 @@ use std::sync::Arc;
 
 use futures_util::future::BoxFuture;
 use motience_auth::Standing;
-use motience_backend::Backend;
-use motience_limits::rate::{Bucket, Rate};
+use motience_limits::rate::Bucket;
 use motience_proto::model::{Cursor, ProducerId};
 use motience_relay::pipeline::{Asked, Begun, Follow, FollowEvent, FollowRefusal, Follows, InvalidRequest};
 use serde_json::Value;
 use tokio::task::JoinSet;
-use tokio_util::sync::CancellationToken;
 
 use super::{
-    CloseReason,
+    CloseReason, Host,
     admission::{ration, renew},
 };
 
@@ -107,24 +105,12 @@ impl From<InvalidRequest> for Refusal {
     }
 }
 
-/// The parts of a node that a consumer's session needs.
-#[derive(Clone, Copy)]
-pub struct ConsumerHost<'s> {
-    /// Accounts, tokens and the relay.
-    pub backend: &'s Backend,
-    /// Most producers that one connection follows.
-    pub follows: usize,
-    /// Rate of one connection's requests.
-    pub requests: Rate,
-    /// Cancelled when the node drains.
-    pub draining: &'s CancellationToken,
-}
-
 /// Serves a consumer until it leaves or has to. The caller watches the token's end.
-pub async fn consume<T: ConsumerTransport>(transport: &mut T, standing: &Arc<Standing>, host: ConsumerHost<'_>) -> Result<(), CloseReason> {
-    let follows = host.backend.relay.follows(Arc::clone(standing), host.follows);
+pub async fn consume<T: ConsumerTransport>(transport: &mut T, standing: &Arc<Standing>, host: Host<'_>) -> Result<(), CloseReason> {
+    let follows = host.backend.relay.follows(Arc::clone(standing), host.limits.follows);
     let rights = follows.keep();
-    let mut session = Session { transport, host, standing, follows, deliveries: JoinSet::new(), requests: Bucket::new(host.requests) };
+    let mut session =
+        Session { transport, host, standing, follows, deliveries: JoinSet::new(), requests: Bucket::new(host.limits.control) };
     let ended = tokio::select! {
         biased;
         // Beside the control stream, which may be full.
@@ -137,7 +123,7 @@ pub async fn consume<T: ConsumerTransport>(transport: &mut T, standing: &Arc<Sta
 
 struct Session<'s, T: ConsumerTransport> {
     transport: &'s mut T,
-    host: ConsumerHost<'s>,
+    host: Host<'s>,
     standing: &'s Standing,
     follows: Follows<T::Form>,
     deliveries: JoinSet<Result<(), CloseReason>>,
@@ -150,7 +136,7 @@ impl<T: ConsumerTransport> Session<'_, T> {
         let mut draining = false;
         loop {
             // Ends come before beginnings, so that every follow that was to end has ended first.
-            let busy = self.deliveries.len() + self.follows.opening() >= 2 * self.host.follows;
+            let busy = self.deliveries.len() + self.follows.opening() >= 2 * self.host.limits.follows;
             let answer = tokio::select! {
                 biased;
                 () = self.host.draining.cancelled(), if !draining => {

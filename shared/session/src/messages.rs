@@ -16,12 +16,10 @@ use motience_proto::model::{
     record::{self, Invalid},
 };
 use motience_relay::{Committed, Error, Publisher, Ticket};
+use motience_runtime::lifecycle::Drain;
 use serde::Deserialize;
 use serde_json::json;
-use tokio::{
-    sync::watch,
-    time::{Duration, timeout},
-};
+use tokio::{sync::watch, time::timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
@@ -35,8 +33,6 @@ use super::{
 const BATCH_MESSAGES: usize = 512;
 /// Bytes of records and answers that do.
 const BATCH_BYTES: usize = 256 * 1024;
-/// How long acknowledgements in flight are waited for when the node drains or the client ends.
-const DRAIN_LIMIT: Duration = Duration::from_secs(3);
 
 /// A client whose records have no numbers of their own, and name their devices themselves.
 pub struct MessagePublisher {
@@ -137,8 +133,14 @@ impl<'s> MessageSession<'s> {
         Self { publisher, standing, replies: ReplyQueue::default() }
     }
 
-    /// Serves the client until it leaves or has to. The caller watches the token's end.
-    pub async fn run<T: MessageTransport>(mut self, transport: &mut T, draining: &CancellationToken) -> Result<(), CloseReason> {
+    /// Serves the client until it leaves, or `draining` begins. Then acknowledgements in flight have their share of `drain`. The caller watches
+    /// the token's end.
+    pub async fn run<T: MessageTransport>(
+        mut self,
+        transport: &mut T,
+        draining: &CancellationToken,
+        drain: Drain,
+    ) -> Result<(), CloseReason> {
         let mut progress = self.publisher.progress();
         loop {
             let step = tokio::select! {
@@ -153,7 +155,7 @@ impl<'s> MessageSession<'s> {
             if let Err(reason) = step.and(answered) {
                 if matches!(reason, CloseReason::Draining | CloseReason::Done) {
                     // Records that were submitted are still acknowledged, as far as the log allows.
-                    let _ = timeout(DRAIN_LIMIT, self.finish(transport, &mut progress)).await;
+                    let _ = timeout(drain.acknowledgements(), self.finish(transport, &mut progress)).await;
                 }
                 return if reason == CloseReason::Done { Ok(()) } else { Err(reason) };
             }

@@ -10,34 +10,25 @@
 //!
 //! One batch at a time is on its way to the log's writer. While that is behind, frames that come beside the records are still read.
 
-use std::{
-    convert::Infallible,
-    pin::pin,
-    time::{Duration, Instant},
-};
+use std::{convert::Infallible, pin::pin, time::Instant};
 
 use bytes::{Bytes, BytesMut};
 use futures_util::future::{Fuse, FusedFuture as _, FutureExt as _};
 use motience_auth::Standing;
-use motience_backend::Backend;
 use motience_cluster::{Path, Presence};
 use motience_log as log;
 use motience_proto::wire::{Ack, Compact, Frame, Hello, Record, Template, TemplateAccepted, Welcome, compact::Decoder, features};
 use motience_relay::{self as relay, Committed, Publisher};
 use motience_runtime::clock::until;
-use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
 use super::{
-    Admitted, CloseReason,
+    Admitted, CloseReason, Host,
     admission::refreshed,
     batch::{AckQueue, IngestBatch, Receipt},
     latest::Latest,
     while_authorized,
 };
-
-/// How long a device has to finish and leave when the node drains, before it is cut.
-pub const DRAIN_LIMIT: Duration = Duration::from_secs(5);
 
 /// Batches that may wait for their commit; a device further ahead is read no faster than they go.
 const MAX_PENDING: usize = 1024;
@@ -86,17 +77,6 @@ pub enum Received {
     Frame(Frame),
     /// In a datagram.
     Datagram(Frame),
-}
-
-/// The parts of a node that a session needs.
-#[derive(Clone, Copy)]
-pub struct Host<'s> {
-    /// Accounts, tokens and the relay.
-    pub backend: &'s Backend,
-    /// Records that a device may have in flight.
-    pub credit: u64,
-    /// Cancelled when the node drains.
-    pub draining: &'s CancellationToken,
 }
 
 /// Whether a frame carries nothing, so that a peer has a ration of them.
@@ -184,7 +164,7 @@ impl<'s, T: Transport> Session<'s, T> {
                 () = draining.cancelled(), if cut.is_none() => {
                     debug!("asking the device to leave");
                     Frame::Drain.encode(&mut self.out);
-                    cut = Some(Instant::now() + DRAIN_LIMIT);
+                    cut = Some(Instant::now() + self.host.limits.drain.connections());
                 }
                 () = until(cut) => return Err(CloseReason::Draining),
                 () = opened(&mut self.latest) => {}
@@ -198,13 +178,13 @@ impl<'s, T: Transport> Session<'s, T> {
     }
 
     fn welcome(&mut self, features: u64) {
-        let Host { backend, credit, .. } = self.host;
+        let Host { backend, limits, .. } = self.host;
         let welcome = Welcome {
             node: backend.node.clone(),
             fence: self.publisher.fence(),
             seen: self.publisher.seen(),
             max_record: self.max_record() as u64,
-            credit,
+            credit: limits.credit,
             token_expires_in: self.standing.expires_in(),
             durability: backend.relay.log().durability(),
             features,
