@@ -23,6 +23,7 @@ use motience_cluster::Lease;
 use motience_log::Batch;
 use motience_proto::model::{Cursor, DeviceId, Offset, ProducerId, Role, record::Parts};
 use motience_relay::{self as relay, Delivery, Notice, StartPosition, Subscriber};
+use motience_runtime::backoff::Backoff;
 use motience_store::{HistoryRow, MAX_PAGE, Page};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
@@ -41,7 +42,7 @@ const QUIET: Duration = Duration::from_secs(1);
 const GATHER: Duration = Duration::from_millis(100);
 /// How long wake-ups gather before the log is read: the writer takes nothing from published batches, and reads the log itself.
 const READ_EVERY: Duration = Duration::from_millis(50);
-/// First pause before a database that is away is tried again; doubles up to [`MAX_PAUSE`].
+/// First pause before an unreachable database is tried again, and the longest.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const MAX_PAUSE: Duration = Duration::from_secs(5);
 
@@ -228,7 +229,7 @@ impl Writer {
 
     /// Tries until what was gathered is committed, or is found to be kept already.
     async fn keep(&mut self) {
-        let (begun, mut pause) = (Instant::now(), FIRST_PAUSE);
+        let (begun, mut backoff) = (Instant::now(), Backoff::new(FIRST_PAUSE, MAX_PAUSE));
         while !self.pending.is_empty() {
             match self.services.backend.store.keep_history(self.pending.batches()).await {
                 Ok(kept) => {
@@ -240,8 +241,7 @@ impl Writer {
                 Err(e) => {
                     metrics::gauge!("motience_history_waiting_seconds").set(begun.elapsed().as_secs_f64());
                     warn!(error = %e, rows = self.pending.rows(), "history cannot be written; trying again");
-                    sleep(pause).await;
-                    pause = (pause * 2).min(MAX_PAUSE);
+                    sleep(backoff.pause()).await;
                 }
             }
         }

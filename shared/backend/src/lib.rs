@@ -23,6 +23,7 @@ use motience_log::{self as log, Log, Retention, Signal, Sink, embedded};
 use motience_proto::model::{Account, User, UserId};
 use motience_relay::{Hub, Limits, Relay, SubscriptionCache};
 use motience_runtime::{
+    backoff::Backoff,
     causes,
     clock::{Clock, from_millis},
 };
@@ -33,7 +34,7 @@ use tracing::{info, warn};
 
 /// Longest wait for each dependency when readiness is asked.
 const READY_LIMIT: Duration = Duration::from_secs(2);
-/// First pause before the backend is tried again at a node's start; it doubles up to [`LONGEST_PAUSE`].
+/// First pause before the backend is tried again at a node's start, and the longest.
 const FIRST_PAUSE: Duration = Duration::from_millis(250);
 const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 /// How often revoked logins are read again, in case a message about one was lost.
@@ -278,14 +279,13 @@ impl Backend {
     pub async fn open_when_there(config: Config, clock: Clock) -> Result<Arc<Self>, Error> {
         let waits = config.redis.is_some() || matches!(config.store, store::Config::Postgres { .. });
         let deadline = tokio::time::Instant::now() + if waits { config.wait } else { Duration::ZERO };
-        let mut pause = FIRST_PAUSE;
+        let mut backoff = Backoff::new(FIRST_PAUSE, LONGEST_PAUSE);
         loop {
+            let pause = backoff.pause();
             match Self::open(config.clone(), clock.clone()).await {
                 Err(e) if e.may_pass() && tokio::time::Instant::now() + pause < deadline => {
                     warn!(error = causes(&e), "waiting for it");
-                    // Not all nodes at once: what comes back has enough to do.
-                    tokio::time::sleep(pause.mul_f64(0.5 + fastrand::f64())).await;
-                    pause = (pause * 2).min(LONGEST_PAUSE);
+                    tokio::time::sleep(pause).await;
                 }
                 outcome => return outcome,
             }

@@ -11,6 +11,7 @@ use bytes::{Bytes, BytesMut};
 use motience_log::{self as log, AppendBatch, AppendRecord};
 use motience_mutation::Mutation;
 use motience_proto::model::{LogKey, ProducerId, RangeSet, Seq, record};
+use motience_runtime::backoff::Backoff;
 use parking_lot::Mutex;
 use tokio::{
     sync::{
@@ -26,8 +27,9 @@ use super::{
     session::{Session, Ticket},
 };
 
-/// First pause before a failed write is tried again; doubles up to a second.
+/// First pause before a failed write is tried again, and the longest.
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
+const MAX_PAUSE: Duration = Duration::from_secs(1);
 /// Bytes of the buffers that messages are made in.
 const BUFFER: usize = 64 << 10;
 /// Bytes that a message has beside its record.
@@ -151,7 +153,7 @@ struct Part {
 async fn write(relay: &Relay, key: LogKey, gathered: &[Submission]) {
     let mut parts = encode(key.producer, gathered);
     let deadline = Instant::now() + relay.0.limits.append;
-    let mut pause = FIRST_PAUSE;
+    let mut backoff = Backoff::new(FIRST_PAUSE, MAX_PAUSE);
     if Mutation::AckBeforeAppend.is_on() {
         parts.iter().for_each(|part| part.session.committed.send_modify(|c| c.up_to = part.ticket));
     }
@@ -168,6 +170,7 @@ async fn write(relay: &Relay, key: LogKey, gathered: &[Submission]) {
             Err(e) => e,
         };
         unsure = true;
+        let pause = backoff.pause();
         if Instant::now() + pause >= deadline {
             warn!(producer = %key.producer, error = %failure, "a write to the log was given up");
             parts.iter().for_each(|part| part.finish(Err(failure.clone())));
@@ -176,7 +179,6 @@ async fn write(relay: &Relay, key: LogKey, gathered: &[Submission]) {
         warn!(producer = %key.producer, error = %failure, "a write to the log failed; trying again");
         metrics::counter!("motience_append_retries_total").increment(1);
         sleep(pause).await;
-        pause = (pause * 2).min(Duration::from_secs(1));
     }
 }
 

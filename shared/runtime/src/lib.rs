@@ -1,5 +1,6 @@
 //! One process: its clock, its start and end, its telemetry, its private files.
 
+pub mod backoff;
 mod causes;
 pub mod clock;
 pub mod descriptors;

@@ -8,7 +8,7 @@
 use std::{collections::HashSet, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use motience_runtime::telemetry::Sampler;
+use motience_runtime::{backoff::Backoff, telemetry::Sampler};
 use parking_lot::Mutex;
 use redis::{AsyncConnectionConfig, PushInfo, PushKind, RedisError, Value, aio::MultiplexedConnection};
 use tokio::{
@@ -28,7 +28,8 @@ use super::{
 };
 use crate::{Error, Signal, Sink, Topic};
 
-/// Longest pause between attempts to connect.
+/// First pause between attempts to connect, and the longest.
+const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const MAX_PAUSE: Duration = Duration::from_secs(1);
 /// How often a silent connection is tried.
 const WATCH_EVERY: Duration = Duration::from_secs(1);
@@ -106,20 +107,19 @@ struct Task {
 
 impl Task {
     async fn run(self) {
-        let mut pause = Duration::from_millis(50);
+        let mut backoff = Backoff::new(FIRST_PAUSE, MAX_PAUSE);
         loop {
-            match self.listen(&mut pause).await {
+            match self.listen(&mut backoff).await {
                 Ok(()) => warn!("the Redis subscription ended; connecting again"),
                 Err(e) => warn!(error = %self.place.unavailable(&e), "the Redis subscription broke; connecting again"),
             }
             self.shared.confirmed.send_modify(HashSet::clear);
-            time::sleep(pause).await;
-            pause = (pause * 2).min(MAX_PAUSE);
+            time::sleep(backoff.pause()).await;
         }
     }
 
     /// Listens until the connection breaks.
-    async fn listen(&self, pause: &mut Duration) -> Result<(), RedisError> {
+    async fn listen(&self, backoff: &mut Backoff) -> Result<(), RedisError> {
         let broken = CancellationToken::new();
         let receiver = Receiver {
             names: self.names.clone(),
@@ -138,7 +138,7 @@ impl Task {
         let mut refused = self.subscribe(&mut connection, "SUBSCRIBE", &bus).await?;
         refused.extend(self.reconcile(&mut connection).await?);
         info!("subscribed to Redis");
-        *pause = Duration::from_millis(50);
+        *backoff = Backoff::new(FIRST_PAUSE, MAX_PAUSE);
         // Whatever was published while nobody listened has to be looked up.
         (self.sink)(Signal::Interrupted);
         let mut asked = Instant::now();

@@ -11,6 +11,7 @@ use std::{
 };
 
 use motience_proto::model::{LogKey, Offset};
+use motience_runtime::backoff::Backoff;
 use rusqlite::Connection;
 use time::OffsetDateTime;
 use tokio::sync::mpsc::{Receiver, error::TryRecvError};
@@ -19,13 +20,13 @@ use tracing::{error, warn};
 use super::{Error, FILE, Order, QUEUE, Readers, Work, load, repair, schema};
 use crate::embedded::state::Change;
 
-/// First pause after a failed write; doubles up to [`MAX_PAUSE`].
+/// First pause after a failed write, and the longest.
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const MAX_PAUSE: Duration = Duration::from_secs(2);
 /// Pause after a part that could not be removed.
 const TRIM_AGAIN: Duration = Duration::from_secs(1);
 /// Attempts at the last write of a process that ends.
-const LAST_TRIES: u32 = 5;
+const LAST_TRIES: u32 = 6;
 /// New files that one process makes of damaged ones: each leaves the damaged one behind, and a disk that goes on breaking wants an operator.
 const REBUILDS: u32 = 3;
 
@@ -152,7 +153,7 @@ impl Writer {
         if changes.is_empty() && account.is_none() {
             return true;
         }
-        let (mut pause, mut tries) = (FIRST_PAUSE, 0);
+        let (mut backoff, mut tries) = (Backoff::new(FIRST_PAUSE, MAX_PAUSE), 0);
         loop {
             match schema::write(&mut self.connection, &changes, account) {
                 Ok(()) => {
@@ -168,8 +169,7 @@ impl Writer {
                     if self.orders.is_closed() && tries >= LAST_TRIES {
                         return false;
                     }
-                    self.sleep(pause);
-                    pause = (pause * 2).min(MAX_PAUSE);
+                    self.sleep(backoff.pause());
                 }
             }
         }
