@@ -7,17 +7,22 @@ use std::{
 };
 
 use motience_device::{
-    client::{Gateway, QuicSettings},
+    client::QuicSettings,
     link::{self, Controller, Redundancy, plan::MAX_REDUNDANCY},
     outbox::{self, Storage},
 };
 use secrecy::SecretString;
 use serde::Deserialize;
+use toml::{Table, Value};
 
-use super::{COMMAND_TIMEOUT, Error, FILE_INTERVAL, Kind, Lane, Sensor, time};
+use super::{Error, Kind, Lane, Sensor, assemble::time, error::Mistakes};
 
 /// The longest silence of a connection: servers give one up after a minute, and so do many NATs.
-const MAX_KEEP_ALIVE: f64 = 50.0;
+const MAX_KEEP_ALIVE: Duration = Duration::from_secs(50);
+/// How often a followed file is looked at.
+const FILE_INTERVAL: Duration = Duration::from_secs(1);
+/// How long a command may take.
+const COMMAND_TIMEOUT: Duration = Duration::from_secs(10);
 /// The longest that records may gather before they are written.
 const MAX_COMMIT_INTERVAL: Duration = Duration::from_secs(60);
 
@@ -112,27 +117,78 @@ enum KindKey {
 
 impl File {
     pub(super) fn read(path: &Path) -> Result<Self, Error> {
-        let name = || format!("the configuration file {}", path.display());
-        let text = fs::read_to_string(path).map_err(|e| Error::new(name(), format!("cannot be read: {e}")))?;
-        Self::parse(&text).map_err(|e| Error::new(name(), format!("is wrong: {e}")))
+        let mut wrong = Mistakes::of(None);
+        let name = format!("the configuration file {}", path.display());
+        let text = wrong.setting(&name, fs::read_to_string(path).map_err(|e| format!("cannot be read: {e}")));
+        let file = text.map(|text| Self::parse(&text));
+        let file =
+            file.and_then(|parsed| parsed.map_err(|all| all.iter().for_each(|one| wrong.refuse(&name, format!("is wrong: {one}")))).ok());
+        wrong.finish(file)
     }
 
-    pub(super) fn parse(text: &str) -> Result<Self, String> {
-        toml::from_str(text).map_err(|error: toml::de::Error| {
-            // Not the error's own form, which quotes the line: it may hold the password.
-            let line = error.span().map(|span| text[..span.start].lines().count().max(1));
-            line.map_or_else(|| error.message().to_owned(), |line| format!("line {line}: {}", error.message()))
-        })
+    /// Reads the text. The error has a sentence for each key that is wrong.
+    pub(super) fn parse(text: &str) -> Result<Self, Vec<String>> {
+        toml::from_str(text).map_err(|error| Self::all_wrong(text).unwrap_or_else(|| vec![sentence(text, &error)]))
+    }
+
+    /// What is wrong with each key, where the text is TOML: its keys are tried one by one.
+    fn all_wrong(text: &str) -> Option<Vec<String>> {
+        let mut found = Vec::new();
+        let mut attempt = |path: String, table: Table| {
+            let Err(error) = table.try_into::<Self>() else { return true };
+            // The parser quotes a value that is of another kind.
+            let secret = path == "password" && error.message().starts_with("invalid type");
+            found.push(format!("{path}: {}", if secret { "must be a text in quotes" } else { error.message() }));
+            false
+        };
+        let one = |key: &str, value: Value| Table::from_iter([(key.to_owned(), value)]);
+        for (name, value) in toml::from_str::<Table>(text).ok()? {
+            match value {
+                Value::Table(keys) => {
+                    for (key, value) in keys {
+                        attempt(format!("{name}.{key}"), one(&name, one(&key, value).into()));
+                    }
+                }
+                Value::Array(sensors) if name == "sensors" => {
+                    for (n, sensor) in sensors.into_iter().enumerate() {
+                        let alone = |keys: Value| one("sensors", vec![keys].into());
+                        let keys = sensor.as_table().cloned().unwrap_or_default();
+                        let wrong = keys.iter().filter(|(key, value)| {
+                            let mut keys = one("kind", "system".into());
+                            keys.insert((*key).clone(), (*value).clone());
+                            !attempt(format!("{key} of sensor {}", n + 1), alone(keys.into()))
+                        });
+                        if wrong.count() == 0 {
+                            attempt(format!("sensor {}", n + 1), alone(sensor));
+                        }
+                    }
+                }
+                value => {
+                    attempt(name.clone(), one(&name, value));
+                }
+            }
+        }
+        (!found.is_empty()).then_some(found)
     }
 }
 
+/// The parser's error with its line; not the error's own form, which quotes the line, and that may hold the password.
+fn sentence(text: &str, error: &toml::de::Error) -> String {
+    let line = error.span().map(|span| text[..span.start].matches('\n').count() + 1);
+    line.map_or_else(|| error.message().to_owned(), |line| format!("line {line}: {}", error.message()))
+}
+
 impl Outbox {
-    pub(super) fn check(self, default: PathBuf) -> Result<outbox::Config, Error> {
-        let storage = match (self.storage, self.path) {
-            (Some(StorageKey::Memory), None) => Storage::Memory,
-            (Some(StorageKey::Memory), Some(_)) => return Err(Error::new("outbox.path", "does not go with storage \"memory\"")),
-            (_, Some(path)) if path.file_name().is_none() => return Err(Error::new("outbox.path", "must name a file")),
-            (_, path) => Storage::Disk(path.unwrap_or(default)),
+    /// The outbox's settings; `default` is its file unless another is named.
+    pub(super) fn check(self, default: PathBuf, wrong: &mut Mistakes<'_>) -> outbox::Config {
+        match (self.storage, &self.path) {
+            (Some(StorageKey::Memory), Some(_)) => wrong.refuse("outbox.path", "does not go with storage \"memory\""),
+            (_, Some(path)) if path.file_name().is_none() => wrong.refuse("outbox.path", "must name a file"),
+            _ => {}
+        }
+        let storage = match self.storage {
+            Some(StorageKey::Memory) => Storage::Memory,
+            _ => Storage::Disk(self.path.unwrap_or(default)),
         };
         let defaults = outbox::Config::default();
         let config = outbox::Config {
@@ -146,91 +202,84 @@ impl Outbox {
             ..defaults
         };
         if config.records == 0 || config.bytes == 0 {
-            return Err(Error::new("outbox", "must have room for at least one record"));
+            wrong.refuse("outbox", "must have room for at least one record");
         }
         if config.commit_interval > MAX_COMMIT_INTERVAL {
             let most = MAX_COMMIT_INTERVAL.as_millis();
-            return Err(Error::new("outbox.commit_interval_ms", format!("must be at most {most}: records are not safe before")));
+            wrong.refuse("outbox.commit_interval_ms", format_args!("must be at most {most}: records are not safe before"));
         }
-        Ok(config)
+        config
     }
 }
 
 impl Link {
     /// The link's settings, and the time between packets of a quiet connection.
-    pub(super) fn check(self) -> Result<(link::Settings, Duration), Error> {
-        let (defaults, asked) = (link::Settings::default(), self.redundancy.is_some());
-        let redundancy = match self.redundancy {
-            None => defaults.redundancy,
-            Some(RedundancyKey::Fixed(count)) if count <= MAX_REDUNDANCY => Redundancy::Always(count),
-            Some(RedundancyKey::Fixed(count)) => {
-                return Err(Error::new("link.redundancy", format!("is at most {MAX_REDUNDANCY} redundant transmissions, not {count}")));
-            }
-            Some(RedundancyKey::Named(name)) => name.parse().map_err(|e| Error::new("link.redundancy", format!("cannot be used: {e}")))?,
-        };
+    pub(super) fn check(self, wrong: &mut Mistakes<'_>) -> (link::Settings, Duration) {
+        let defaults = link::Settings::default();
+        let asked = self.redundancy.map(|asked| match asked {
+            RedundancyKey::Fixed(count) if count <= MAX_REDUNDANCY => Ok(Redundancy::Always(count)),
+            RedundancyKey::Fixed(count) => Err(format!("is at most {MAX_REDUNDANCY} redundant transmissions, not {count}")),
+            RedundancyKey::Named(name) => name.parse::<Redundancy>().map_err(|e| format!("cannot be used: {e}")),
+        });
+        let redundancy = asked.and_then(|asked| wrong.key("link.redundancy", asked));
+        let metered = self.metered.unwrap_or(false);
+        if metered && redundancy.is_some_and(|asked| asked != Redundancy::Off) {
+            wrong.refuse("link.redundancy", "does not go with metered = true, which switches it off");
+        }
         let budget = self.budget.unwrap_or(defaults.budget);
         if !(1.0..=5.0).contains(&budget) {
-            return Err(Error::new("link.budget", format!("must lie between 1 and 5 times the bytes without redundancy, not {budget}")));
+            wrong.refuse("link.budget", format_args!("must lie between 1 and 5 times the bytes without redundancy, not {budget}"));
         }
-        let metered = self.metered.unwrap_or(false);
-        if metered && asked && redundancy != Redundancy::Off {
-            return Err(Error::new("link.redundancy", "does not go with metered = true, which switches it off"));
-        }
-        let keep_alive = super::time("link.keep_alive_secs", self.keep_alive_secs)?.unwrap_or(QuicSettings::default().keep_alive);
-        if keep_alive.as_secs_f64() > MAX_KEEP_ALIVE {
-            return Err(Error::new(
-                "link.keep_alive_secs",
-                format!("must be at most {MAX_KEEP_ALIVE}: the server gives up a silent connection"),
-            ));
+        let keep_alive = wrong.key("link.keep_alive_secs", time(self.keep_alive_secs)).flatten();
+        let keep_alive = keep_alive.unwrap_or(QuicSettings::default().keep_alive);
+        if keep_alive > MAX_KEEP_ALIVE {
+            let most = MAX_KEEP_ALIVE.as_secs();
+            wrong.refuse("link.keep_alive_secs", format_args!("must be at most {most}: the server gives up a silent connection"));
         }
         let settings = link::Settings {
-            redundancy: if metered { Redundancy::Off } else { redundancy },
+            redundancy: if metered { Redundancy::Off } else { redundancy.unwrap_or(defaults.redundancy) },
             budget,
             compact: self.compact.unwrap_or(defaults.compact),
             controller: self.congestion.unwrap_or(defaults.controller),
             ..defaults
         };
-        Ok((settings, keep_alive))
+        (settings, keep_alive)
     }
 }
 
-/// The gateway that devices go to where UDP does not get through.
-pub(super) fn gateway(url: Option<String>) -> Result<Option<Gateway>, Error> {
-    let parse = |url: String| url.parse().map_err(|e| Error::new("FALLBACK_URL (fallback_url)", format!("cannot be used: {e}")));
-    url.map(parse).transpose()
-}
-
 impl SensorKeys {
-    /// `n` counts from 0.
-    pub(super) fn check(self, n: usize, default_interval: Duration) -> Result<Sensor, Error> {
-        let setting = |key: &str| format!("{key} of sensor {}", n + 1);
-        let only = |given: bool, key: &str, kind: KindKey| {
-            if given && self.kind != kind { Err(Error::new(setting(key), "does not belong to this kind")) } else { Ok(()) }
-        };
-        only(self.command.is_some(), "command", KindKey::Command)?;
-        only(self.timeout_secs.is_some(), "timeout_secs", KindKey::Command)?;
-        only(self.path.is_some(), "path", KindKey::File)?;
-        only(self.from_start.is_some(), "from_start", KindKey::File)?;
-        if self.kind == KindKey::File && self.lane == Some(Lane::Latest) {
-            return Err(Error::new(setting("lane"), "cannot be \"latest\": a file's place is remembered by what was acknowledged"));
+    /// The sensor, as far as its keys are good; `n` counts from 0.
+    pub(super) fn check(self, n: usize, default_interval: Duration, wrong: &mut Mistakes<'_>) -> Option<Sensor> {
+        let key = |name: &str| format!("{name} of sensor {}", n + 1);
+        for (given, name, kind) in [
+            (self.command.is_some(), "command", KindKey::Command),
+            (self.timeout_secs.is_some(), "timeout_secs", KindKey::Command),
+            (self.path.is_some(), "path", KindKey::File),
+            (self.from_start.is_some(), "from_start", KindKey::File),
+        ] {
+            if given && self.kind != kind {
+                wrong.refuse(key(name), "does not belong to this kind");
+            }
         }
-        let interval = time(&setting("interval_secs"), self.interval_secs)?;
+        if self.kind == KindKey::File && self.lane == Some(Lane::Latest) {
+            wrong.refuse(key("lane"), "cannot be \"latest\": a file's place is remembered by what was acknowledged");
+        }
+        let interval = wrong.key(key("interval_secs"), time(self.interval_secs)).flatten();
+        let timeout = wrong.key(key("timeout_secs"), time(self.timeout_secs)).flatten().unwrap_or(COMMAND_TIMEOUT);
         let kind = match self.kind {
             KindKey::System => Kind::System,
             KindKey::Stdin => Kind::Stdin,
-            KindKey::Command => Kind::Command {
-                command: self
-                    .command
-                    .filter(|command| command.first().is_some_and(|program| !program.is_empty()))
-                    .ok_or_else(|| Error::new(setting("command"), "is missing: write [\"program\", \"argument\"]"))?,
-                timeout: time(&setting("timeout_secs"), self.timeout_secs)?.unwrap_or(COMMAND_TIMEOUT),
-            },
-            KindKey::File => Kind::File {
-                path: self.path.ok_or_else(|| Error::new(setting("path"), "is missing"))?,
-                from_start: self.from_start.unwrap_or(false),
-            },
+            KindKey::Command => {
+                let command = self.command.filter(|command| command.first().is_some_and(|program| !program.is_empty()));
+                let command = wrong.key(key("command"), command.ok_or("is missing: write [\"program\", \"argument\"]"))?;
+                Kind::Command { command, timeout }
+            }
+            KindKey::File => {
+                let path = wrong.key(key("path"), self.path.ok_or("is missing"))?;
+                Kind::File { path, from_start: self.from_start.unwrap_or(false) }
+            }
         };
         let default_interval = if self.kind == KindKey::File { FILE_INTERVAL } else { default_interval };
-        Ok(Sensor { name: self.name, kind, interval: interval.unwrap_or(default_interval), lane: self.lane.unwrap_or_default() })
+        Some(Sensor { name: self.name, kind, interval: interval.unwrap_or(default_interval), lane: self.lane.unwrap_or_default() })
     }
 }

@@ -1,9 +1,12 @@
 //! What wins over what, and what is said of mistakes.
 
+use std::fs;
+
 use motience_device::{
     link::{Controller, Redundancy},
     outbox::{Order, Policy, Storage},
 };
+use secrecy::ExposeSecret as _;
 
 use super::*;
 
@@ -30,7 +33,7 @@ fn variables() -> Variables {
 }
 
 fn assemble(text: &str, variables: &Variables) -> Result<Config, Error> {
-    Config::assemble(File::parse(text).unwrap(), &Overrides::default(), variables)
+    assemble::assemble(File::parse(text).unwrap(), &Overrides::default(), variables)
 }
 
 #[test]
@@ -51,7 +54,7 @@ fn the_file_wins_over_the_environment_and_the_command_line_over_both() {
     assert_eq!((config.username.as_str(), config.server.host.as_str()), ("device", "a"));
     assert_eq!(config.sensors[0].interval, Duration::from_millis(500));
     let overrides = Overrides { server: Some("quic://b".into()), ca: Some("/b.pem".into()), ..Overrides::default() };
-    let config = Config::assemble(File::parse(file).unwrap(), &overrides, &variables()).unwrap();
+    let config = assemble::assemble(File::parse(file).unwrap(), &overrides, &variables()).unwrap();
     assert_eq!((config.server.host.as_str(), config.trust), ("b", Trust::Ca("/b.pem".into())));
 }
 
@@ -86,12 +89,12 @@ fn nothing_secret_travels_in_the_clear_unless_told() {
     }
     let file = || File::parse("auth_url = \"http://ap:3001\"").unwrap();
     let overrides = Overrides { insecure_plaintext: true, ..Overrides::default() };
-    assert!(Config::assemble(file(), &overrides, &variables()).is_ok());
+    assert!(assemble::assemble(file(), &overrides, &variables()).is_ok());
     let told = variables().with_file([("INSECURE_PLAINTEXT", "true")]);
-    assert!(Config::assemble(file(), &Overrides::default(), &told).is_ok());
+    assert!(assemble::assemble(file(), &Overrides::default(), &told).is_ok());
     let unclear = variables().with_file([("INSECURE_PLAINTEXT", "perhaps")]);
     assert!(
-        Config::assemble(file(), &Overrides::default(), &unclear)
+        assemble::assemble(file(), &Overrides::default(), &unclear)
             .unwrap_err()
             .to_string()
             .starts_with("INSECURE_PLAINTEXT: 'perhaps' must be")
@@ -122,10 +125,39 @@ fn mistakes_are_named() {
     let several = Variables(several.0.with("SEND_INTERVAL_SECS", "0"));
     let told = assemble("", &several).unwrap_err().to_string();
     assert_eq!(told.lines().count(), 2, "the process's own password hides that of the file: {told}");
-    let unknown = File::parse("pasword = \"hidden\"").err().unwrap();
-    assert!(unknown.contains("pasword") && unknown.contains("line 1") && !unknown.contains("hidden"), "{unknown}");
+    let unknown = File::parse("pasword = \"hidden\"").err().unwrap().join("\n");
+    assert!(unknown.starts_with("pasword: ") && !unknown.contains("hidden"), "{unknown}");
     let missing = File::read(Path::new("/does/not/exist.toml")).err().unwrap().to_string();
     assert!(missing.contains("/does/not/exist.toml"));
+}
+
+#[test]
+fn all_mistakes_of_a_file_are_told_at_once() {
+    let parsed = |text: &str| File::parse(text).err().unwrap_or_default();
+    let keys = |text: &str| parsed(text).iter().map(|told| told.split(": ").next().unwrap_or_default().to_owned()).collect::<Vec<_>>();
+    let text = "usrname = \"x\"\ngso = [\n1,\n]\n[outbox]\nstorage = \"paper\"\nrecords = -1\n[[sensors]]\nkind = \"sytem\"\nlain = 1\n[[sensors]]\n";
+    let expected = ["gso", "outbox.records", "outbox.storage", "kind of sensor 1", "lain of sensor 1", "sensor 2", "usrname"];
+    assert_eq!(keys(text), expected, "{:?}", parsed(text));
+    assert_eq!(keys("log = \"info\"\ngso = \n"), ["line 2"], "a text that is no TOML is told as such");
+    assert_eq!(parsed("password = 12345"), ["password: must be a text in quotes"]);
+
+    let text = "device_id = \"\"\nserver_url = \"http://x\"\n[outbox]\nrecords = 0\n[link]\nbudget = 9\nkeep_alive_secs = 90\n\
+                [[sensors]]\nkind = \"command\"\ninterval_secs = 0\n[[sensors]]\nkind = \"file\"\n";
+    let overrides = Overrides { config: Some("/etc/device.toml".into()), ..Overrides::default() };
+    let told = assemble::assemble(File::parse(text).unwrap(), &overrides, &variables()).unwrap_err().to_string();
+    for sentence in [
+        "DEVICE_ID (device_id) cannot be used",
+        "SERVER_URL (server_url) cannot be used",
+        "/etc/device.toml: outbox must have room",
+        "/etc/device.toml: link.budget must lie",
+        "/etc/device.toml: link.keep_alive_secs must be at most 50",
+        "/etc/device.toml: interval_secs of sensor 1 must be above 0",
+        "/etc/device.toml: command of sensor 1 is missing",
+        "/etc/device.toml: path of sensor 2 is missing",
+    ] {
+        assert_eq!(told.lines().filter(|line| line.starts_with(sentence)).count(), 1, "{sentence}: {told}");
+    }
+    assert_eq!(told.lines().count(), 8, "{told}");
 }
 
 #[test]
