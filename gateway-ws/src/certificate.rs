@@ -8,7 +8,7 @@ use axum::{
 };
 use motience_certs::{ServerIdentity, Source};
 use motience_runtime::{causes, clock::Clock, lifecycle::Shutdown};
-use motience_settings::env::{Group, Reader, Setting, settings};
+use motience_settings::env::{self, Group, Reader, Setting, settings};
 use tokio::time::sleep;
 use tower_http::set_header::SetResponseHeaderLayer;
 use tracing::{info, warn};
@@ -90,6 +90,13 @@ pub fn check(reader: &mut Reader<'_>, source: &Source) {
         let problem = "a production node does not run on a self-made certificate: name the PEM files in TLS_CERT and TLS_KEY";
         reader.wrong("TLS_CERT", problem);
     }
+}
+
+/// Problem of the certificate itself. Wrong settings of it are among `errors` already.
+pub fn problem(source: &Source, errors: &[env::Error]) -> Option<String> {
+    let told = errors.iter().any(|error| error.is_about(&["TLS_", "CERTS_DIR"]));
+    let error = if told { None } else { source.check().err() };
+    error.map(|error| format!("{}: {}", settings(source), causes(&error)))
 }
 
 /// Reads the certificate files again at each SIGHUP; a bad file leaves the old certificate in place.

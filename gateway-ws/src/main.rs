@@ -118,21 +118,16 @@ impl Settings {
     }
 }
 
-/// Says everything that is wrong with the settings, and with what they name.
-async fn check(env: &Env, settings: Result<Settings, env::Error>, offline: bool) -> ExitCode {
+/// Says everything that is wrong with the settings, and with what they name. Files and services whose own settings are wrong are not tried.
+async fn check(env: &Env, offline: bool) -> ExitCode {
+    let (settings, errors) = env.inspect(Settings::read);
     let mut wrong = env.misspelt();
-    match settings {
-        Err(e) => wrong.extend(e.to_string().lines().map(str::to_owned)),
-        Ok(settings) => {
-            if settings.gateway.tls
-                && let Err(e) = settings.source.check()
-            {
-                wrong.push(format!("{}: {}", certificate::settings(&settings.source), causes(&e)));
-            }
-            if !offline {
-                wrong.extend(settings.backend.probe().await);
-            }
-        }
+    wrong.extend(errors.iter().map(ToString::to_string));
+    if settings.gateway.tls {
+        wrong.extend(certificate::problem(&settings.source, &errors));
+    }
+    if !offline {
+        wrong.extend(settings.backend.probe(&errors).await);
     }
     if wrong.is_empty() {
         // Whoever does not read it has the exit code.
@@ -148,11 +143,10 @@ async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         return Ok(healthcheck::run("motience-gateway", address, limit, OPERATIONS_PORT).await);
     }
     let env = Env::load()?;
-    let settings = env.read(Settings::read);
     if cli.check_config {
-        return Ok(check(&env, settings, cli.offline).await);
+        return Ok(check(&env, cli.offline).await);
     }
-    let Settings { gateway, backend, source, operations } = settings?;
+    let Settings { gateway, backend, source, operations } = env.read(Settings::read)?;
     telemetry::init(&env, "info")?;
     env.misspelt().iter().for_each(|misspelt| warn!("{misspelt}"));
     descriptors::prepare(backend.permits.websocket + 2 * gateway.limits.connections);

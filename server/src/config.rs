@@ -128,11 +128,14 @@ pub struct Config {
 impl Config {
     /// Reads all settings and checks how they fit together; the error has everything that is wrong. `roles` wins over ROLES.
     pub fn from_env(env: &Env, roles: Option<Roles>) -> Result<Self, env::Error> {
-        env.read(|reader| {
-            let config = Self::read(reader, roles);
-            config.check(reader);
-            config
-        })
+        env.read(|reader| Self::checked(reader, roles))
+    }
+
+    /// Reads all settings and checks how they fit together.
+    pub(crate) fn checked(reader: &mut Reader<'_>, roles: Option<Roles>) -> Self {
+        let config = Self::read(reader, roles);
+        config.check(reader);
+        config
     }
 
     /// Reads all settings.

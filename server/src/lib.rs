@@ -24,6 +24,7 @@ use std::{io, path::Path, process::ExitCode};
 
 use anyhow::Context as _;
 use motience_backend::Kind;
+use motience_gateway::certificate;
 use motience_http::healthcheck;
 use motience_runtime::{
     causes,
@@ -41,7 +42,7 @@ use tracing::{info, warn};
 
 use crate::{
     cli::{Cli, Command, Node},
-    config::{Config, OPERATIONS_PORT},
+    config::{Config, OPERATIONS_PORT, Roles},
     server::{Addresses, Server},
 };
 
@@ -102,11 +103,10 @@ async fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
         }
         _ => {}
     }
-    let config = Config::from_env(&env, node.roles);
     if cli.check_config {
-        return check(&env, config, cli.offline).await;
+        return check(&env, node.roles, cli.offline).await;
     }
-    let config = config?;
+    let config = Config::from_env(&env, node.roles)?;
     telemetry::init(&env, "info")?;
     env.misspelt().iter().for_each(|misspelt| warn!("{misspelt}"));
     descriptors::prepare(config.most_connections());
@@ -128,36 +128,27 @@ async fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Says everything that is wrong with the settings, and with what they name.
-async fn check(env: &Env, config: Result<Config, env::Error>, offline: bool) -> anyhow::Result<ExitCode> {
+/// Says everything that is wrong with the settings, and with what they name. Files and services whose own settings are wrong are not tried.
+async fn check(env: &Env, roles: Option<Roles>, offline: bool) -> anyhow::Result<ExitCode> {
+    let (config, errors) = env.inspect(|reader| Config::checked(reader, roles));
     let mut wrong = env.misspelt();
-    match &config {
-        Err(e) => wrong.extend(e.to_string().lines().map(str::to_owned)),
-        Ok(config) => {
-            if config.speaks_tls()
-                && let Err(e) = config.certificate.check()
-            {
-                wrong.push(format!("{}: {}", motience_gateway::certificate::settings(&config.certificate), causes(&e)));
-            }
-            if !offline {
-                wrong.extend(config.backend.probe().await);
-            }
-        }
+    wrong.extend(errors.iter().map(ToString::to_string));
+    if config.speaks_tls() {
+        wrong.extend(certificate::problem(&config.certificate, &errors));
     }
-    match config {
-        Ok(config) if wrong.is_empty() => {
-            let log = match config.backend.kind() {
-                Kind::Embedded => "in this process",
-                Kind::Cluster => "in Redis",
-            };
-            say(format_args!("The configuration is good: the log is {log}, the roles are {}.", config.roles))?;
-            Ok(ExitCode::SUCCESS)
-        }
-        _ => {
-            wrong.iter().for_each(|line| eprintln!("motience-server: {line}"));
-            Ok(ExitCode::from(EX_CONFIG))
-        }
+    if !offline {
+        wrong.extend(config.backend.probe(&errors).await);
     }
+    if !wrong.is_empty() {
+        wrong.iter().for_each(|line| eprintln!("motience-server: {line}"));
+        return Ok(ExitCode::from(EX_CONFIG));
+    }
+    let log = match config.backend.kind() {
+        Kind::Embedded => "in this process",
+        Kind::Cluster => "in Redis",
+    };
+    say(format_args!("The configuration is good: the log is {log}, the roles are {}.", config.roles))?;
+    Ok(ExitCode::SUCCESS)
 }
 
 /// Whoever waits for the file finds it whole or not at all.

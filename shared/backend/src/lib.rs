@@ -182,13 +182,18 @@ impl Config {
         self.redis.is_none() && (matches!(self.store, store::Config::SqliteFile { .. }) || !self.volatile)
     }
 
-    /// Tries the database and Redis, and changes nothing in them: what is wrong, each as a sentence.
-    pub async fn probe(&self) -> Vec<String> {
+    /// Tries the database and Redis, and changes nothing in them. Returns a sentence for each that does not work; one whose settings are among
+    /// `errors` is not tried.
+    pub async fn probe(&self, errors: &[env::Error]) -> Vec<String> {
+        let good = |names: &[&str]| !errors.iter().any(|error| error.is_about(names));
         let mut wrong = Vec::new();
-        if let Err(source) = Store::probe(&self.store).await {
+        if good(&["DATABASE_URL", "DB_", "DATA_DIR"])
+            && let Err(source) = Store::probe(&self.store).await
+        {
             wrong.push(causes(&Error::Store { place: self.store_place(), source }));
         }
         if let Some(redis) = &self.redis
+            && good(&["REDIS_"])
             && let Err(e) = log::redis::probe(redis).await
         {
             wrong.push(causes(&e));

@@ -83,6 +83,11 @@ impl Error {
     pub fn invalid(variable: &str, problem: impl fmt::Display) -> Self {
         Self::Invalid { variable: variable.to_owned(), problem: problem.to_string() }
     }
+
+    /// Whether this is about a variable whose name begins with one of these.
+    pub fn is_about(&self, names: &[&str]) -> bool {
+        matches!(self, Self::Invalid { variable, .. } if names.iter().any(|name| variable.starts_with(name)))
+    }
 }
 
 impl Env {
@@ -150,10 +155,19 @@ impl Env {
 
     /// Reads settings. The error has everything that is wrong with them.
     pub fn read<T>(&self, read: impl FnOnce(&mut Reader<'_>) -> T) -> Result<T, Error> {
+        let (settings, errors) = self.inspect(read);
+        match <[Error; 1]>::try_from(errors) {
+            Ok([error]) => Err(error),
+            Err(errors) if errors.is_empty() => Ok(settings),
+            Err(errors) => Err(Error::Several(errors)),
+        }
+    }
+
+    /// Reads settings, and everything that is wrong with them. Where a setting is wrong, its default stands in for it.
+    pub fn inspect<T>(&self, read: impl FnOnce(&mut Reader<'_>) -> T) -> (T, Vec<Error>) {
         let mut reader = Reader::new(self);
         let settings = read(&mut reader);
-        reader.finish()?;
-        Ok(settings)
+        (settings, reader.finish())
     }
 
     /// Variables that nothing reads but that look like settings, each as a sentence.
