@@ -115,7 +115,7 @@ struct Session<'s> {
     cursors: bool,
     /// Whether the client is told when each record came.
     received: bool,
-    /// What the client may still ask for.
+    /// Requests that the client may still make.
     pace: Bucket,
     scratch: BytesMut,
 }

@@ -44,7 +44,7 @@ pub enum Error {
         address: ListenAddress,
         /// The setting of its port.
         setting: &'static str,
-        /// What the system says.
+        /// The system's error.
         cause: std::io::Error,
     },
     /// TLS is asked for, and nothing to show at a handshake.
@@ -65,7 +65,7 @@ pub struct Addresses {
     pub wss2_ui: SocketAddr,
 }
 
-/// What every connection uses.
+/// State that all connections share.
 pub(crate) struct Shared {
     pub(crate) backend: Arc<Backend>,
     pub(crate) config: Config,
@@ -179,7 +179,7 @@ fn consumer_sockets() -> Router<Arc<Shared>> {
 /// The gateway's own paths.
 const PATHS: [&str; 5] = ["/producer", "/consumer", "/motience", "/stats", "/cert-hash"];
 
-/// What operators ask, and one form of error, around a listener's own paths.
+/// A listener's own paths, with those of operators and one form of error around them.
 fn around(name: &'static str, router: Router<Arc<Shared>>, shared: &Arc<Shared>) -> Router {
     let router = router
         .with_state(Arc::clone(shared))

@@ -161,7 +161,7 @@ async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     let limits = gateway.limits.clone();
     let waiting: Vec<_> = sockets.iter().collect();
     let opening = while_starting(&waiting, &limits, Backend::open_when_there(backend, clock.clone()));
-    // It may wait for its database for minutes, and is not to be waited for then.
+    // A shutdown does not wait for a start that waits for its database.
     let Some(backend) = shutdown.soft().run_until_cancelled(opening).await else { return Ok(ExitCode::SUCCESS) };
     let backend = backend?;
     backend.reports.nodes.set_roles(["wss"]);

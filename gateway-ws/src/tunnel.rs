@@ -1,5 +1,5 @@
-//! `/motience`: motience/1 for a device whose network lets no UDP through. The same frames in binary messages, the same
-//! session, epoch, numbers and fence as over QUIC, so a device changes between the two without losing or doubling a record.
+//! `/motience`: motience/1 for a device whose network lets no UDP through. Binary messages carry
+//! the frames of QUIC, of one session, producer epoch and fence, so a device changes between the two without losing or doubling a record.
 //!
 //! ```text
 //! upgrade (motience.1) -> Hello in the first message -> Welcome -> records up, acknowledgements down -> 4100 + close code
@@ -35,7 +35,7 @@ use crate::{
 const PROTOCOL: &str = "motience.1";
 /// Longest message, in bytes, unless a single record may be longer: frames are gathered for fewer packets, not for size.
 const MAX_MESSAGE: usize = 256 * 1024;
-/// What a frame may add to its record.
+/// Bytes that a frame may add to its record.
 const HEAD: usize = 1024 + 16;
 
 /// The upgrade: who comes is asked later, by Hello.

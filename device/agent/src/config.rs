@@ -54,9 +54,9 @@ pub struct Config {
     pub server_name: Option<String>,
     /// The gateway to go to where UDP does not get through; `None`: there is none.
     pub fallback: Option<Gateway>,
-    /// Whose certificates are trusted.
+    /// Certificates that are trusted.
     pub trust: Trust,
-    /// What is read.
+    /// Sensors that are read.
     pub sensors: Vec<Sensor>,
     /// The outbox.
     pub outbox: outbox::Config,
@@ -64,7 +64,7 @@ pub struct Config {
     pub backoff: Backoff,
     /// Bursts in one system call.
     pub gso: bool,
-    /// What is done about losses, and how bytes are saved.
+    /// Redundancy against losses, and how bytes are saved.
     pub link: link::Settings,
     /// How often a quiet connection sends a packet.
     pub keep_alive: Duration,
@@ -78,11 +78,11 @@ pub struct Config {
     pub token_file: Option<PathBuf>,
     /// How long the agent waits, at least, when the service refuses this device, until it asks again.
     pub refused: Duration,
-    /// What is logged, as in `RUST_LOG`.
+    /// Logs that are written, as in `RUST_LOG`.
     pub log: String,
 }
 
-/// What the command line says; it wins over everything.
+/// Settings of the command line, which take precedence over all others.
 #[derive(Clone, Debug, Default)]
 pub struct Overrides {
     /// The configuration file.

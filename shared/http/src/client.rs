@@ -115,7 +115,7 @@ fn list(text: &str, separator: char) -> Vec<&str> {
     members.map(str::trim).filter(|member| !member.is_empty()).collect()
 }
 
-/// What `for=` says in an element of `Forwarded` (RFC 7239, section 4).
+/// Address that `for=` names in an element of `Forwarded` (RFC 7239, section 4).
 fn named(element: &str) -> Option<IpAddr> {
     let pairs = list(element, ';').into_iter().filter_map(|pair| pair.split_once('='));
     pairs.map(|(name, value)| (name.trim(), value)).find(|(name, _)| name.eq_ignore_ascii_case("for")).and_then(|(_, value)| node(value))
@@ -180,7 +180,7 @@ mod tests {
         Proxies::from_env(&Env::from_pairs([("TRUSTED_PROXIES", "10.0.0.0/8, ::1"), ("FORWARDED_HEADER", header)])).unwrap()
     }
 
-    /// Whom a peer's request with these headers comes from.
+    /// Client of a peer's request with these headers.
     fn client(header: &str, peer: &str, lines: &[(&'static str, &str)]) -> IpAddr {
         let mut headers = HeaderMap::new();
         for (name, value) in lines {

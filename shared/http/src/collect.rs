@@ -48,7 +48,7 @@ pub async fn collect(request: Request) -> Result<Collected, ApiError> {
     Ok(Collected { bytes: if several.is_empty() { bytes } else { several.freeze() }, _room: room })
 }
 
-/// What a client is told of a body that could not be read to its end.
+/// Refusal of a body that could not be read to its end.
 pub fn broken(error: &axum::Error) -> ApiError {
     let mut cause: Option<&(dyn Error + 'static)> = Some(error);
     while let Some(error) = cause {

@@ -1,4 +1,4 @@
-//! What handlers ask a request for: its JSON, its query, its path, its bearer. Each refusal is a problem document.
+//! Parts of a request that handlers ask for: JSON, query, path, bearer token. Each refusal is a problem document.
 
 use std::{error::Error, sync::Arc};
 
@@ -22,7 +22,7 @@ use serde::{
 
 use super::{ApiError, collect};
 
-/// A JSON body, in and out. What comes in is an object: serde would fill a struct's fields from an array too.
+/// A JSON body, in and out. A request's body has to be an object: serde would fill a struct's fields from an array too.
 #[derive(Clone, Copy, Debug)]
 pub struct Json<T>(pub T);
 
@@ -168,7 +168,7 @@ impl<T: DeserializeOwned + Send, S: Send + Sync> FromRequestParts<S> for Path<T>
     }
 }
 
-/// What the extractors of callers need of a router's state.
+/// State of a router whose handlers extract their callers.
 pub trait HasBackend: Send + Sync {
     /// The backend.
     fn backend(&self) -> &Arc<Backend>;

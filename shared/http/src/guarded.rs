@@ -36,7 +36,7 @@ pub(super) struct Guarded<S> {
     version: Version,
 }
 
-/// What the peer speaks.
+/// Version of HTTP that the peer speaks.
 enum Version {
     /// So many bytes of HTTP/2's preface have come.
     Unknown(usize),

@@ -37,7 +37,7 @@ const PIECE: usize = 16 * 1024;
 const TURN: usize = 128 * 1024;
 /// The largest window that a zstd frame may ask for, as a power of two: 8 MiB (RFC 9659).
 const ZSTD_WINDOW: u32 = 23;
-/// What is taken, as a refusal says it.
+/// Accepted codings, as a refusal lists them.
 const TAKEN: &str = "gzip, deflate, br, zstd";
 
 /// A body that is longer than what came of it allows.
@@ -96,7 +96,7 @@ impl Coding {
 }
 
 impl Coding {
-    /// What a decoder keeps beside its window, taken generously.
+    /// Upper bound of the bytes that a decoder keeps beside its window.
     fn state(self) -> usize {
         match self {
             Self::Gzip | Self::Deflate => 48 << 10,
@@ -147,7 +147,7 @@ pub async fn inflate(State(most): State<Inflation>, mut request: Request, next: 
     };
     request.headers_mut().remove(header::CONTENT_ENCODING);
     let Some(coding) = coding else { return next.run(request).await };
-    // What it says is of the compressed body.
+    // The header tells the length of the compressed body.
     request.headers_mut().remove(header::CONTENT_LENGTH);
     let upload = request.extensions().get::<Upload>().cloned();
     let request = request.map(|body| Body::from_stream(inflated(coding, body, most, upload.as_ref())));

@@ -65,7 +65,7 @@ impl Limiter {
         Self { open: Arc::default(), most, most_each, trusted, refusals: Arc::new(Semaphore::new(REFUSALS)), kept: false }
     }
 
-    /// The same for a listener whose connections may take the last file descriptors.
+    /// A limiter whose connections may take the last file descriptors (`kept`).
     pub(super) fn keeping(self, kept: bool) -> Self {
         Self { kept, ..self }
     }

@@ -1,6 +1,6 @@
 //! `/health`, `/ready`, `/metrics`: on every HTTP port, and on the operations listener by themselves.
 //!
-//! What they tell of the node is for its operator: a port that clients reach says only whether the node is up and ready.
+//! Details of the node are for its operator: a port that clients reach says only whether the node is up and ready.
 
 use std::sync::Arc;
 

@@ -20,7 +20,7 @@ const LAST: usize = 1024;
 /// A body that is watched.
 pub(super) struct Paced {
     inner: Body,
-    /// What is left of a piece that was too large.
+    /// Rest of a piece that was too large.
     rest: Option<Bytes>,
     under_way: UnderWay,
 }

@@ -82,7 +82,7 @@ impl<T: Serialize + Send + 'static> Page<T> {
         self
     }
 
-    /// The same with this `Link`.
+    /// Replaces the header `Link`.
     #[must_use]
     pub fn linked(mut self, link: Option<HeaderValue>) -> Self {
         self.next = link;

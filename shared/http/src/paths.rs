@@ -97,7 +97,7 @@ mod tests {
             ("https://host:1/Accounts/7//revoke", "https://host:1/accounts/7/revoke"),
             // A parameter is the client's own.
             ("/Cursors/My%20Name", "/cursors/My%20Name"),
-            // What is not known is left alone.
+            // Unknown paths are left alone.
             ("/", "/"),
             ("//", "//"),
             ("/api-docs/", "/api-docs/"),

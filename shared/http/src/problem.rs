@@ -1,5 +1,5 @@
-//! What a client is told when it cannot have what it asked for: RFC 9457 `application/problem+json`, with a stable
-//! `code` for programs and a plain `error` sentence for legacy clients.
+//! Refusals and failures as a client sees them: RFC 9457 `application/problem+json`, with a stable `code` for programs and a plain `error`
+//! sentence for legacy clients.
 
 use std::time::Duration;
 
@@ -107,7 +107,7 @@ impl ApiError {
         Self::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", "The server failed. It has been noted.")
     }
 
-    /// The same with another code.
+    /// Replaces the code.
     #[must_use]
     pub fn with_code(mut self, code: &'static str) -> Self {
         self.code = code;
@@ -135,7 +135,7 @@ impl ApiError {
         self
     }
 
-    /// The same with a member of its own (RFC 9457, section 3.2).
+    /// Adds an extension member (RFC 9457, section 3.2).
     #[must_use]
     pub fn with(mut self, name: &str, value: impl Into<Value>) -> Self {
         self.members.get_or_insert_default().insert(name.to_owned(), value.into());

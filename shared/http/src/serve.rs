@@ -162,7 +162,7 @@ fn builder(limits: &Limits) -> auto::Builder<TokioExecutor> {
     builder
 }
 
-/// What all connections of a listener share.
+/// State that all connections of a listener share.
 struct Service {
     router: Router,
     builder: auto::Builder<TokioExecutor>,

@@ -13,7 +13,7 @@ const GRACE: Duration = Duration::from_millis(500);
 /// Number of the deadline that no answer has: the connection's own.
 const CONNECTION: u64 = 0;
 
-/// What is under way on one connection. Cheap to clone.
+/// Answers in progress on one connection, and their deadlines. Cheap to clone.
 #[derive(Clone, Debug)]
 pub(super) struct Stalls(Arc<Inner>);
 
@@ -41,9 +41,9 @@ pub(super) struct Waits {
 pub(super) enum Overdue {
     /// The client has not asked for anything.
     Silent,
-    /// It asks for nothing more.
+    /// The client asks for nothing more.
     Idle,
-    /// It does not take what it asked for.
+    /// The client does not take its answer.
     Stalled,
 }
 
@@ -102,8 +102,8 @@ impl Answer {
         (answer, over)
     }
 
-    /// The right to it has ended. What was given of it must be taken soon; and where the connection carries nothing else, that ends
-    /// soon too, whatever its client takes.
+    /// Ends the right to the answer. The client has to take soon the part that it was given. A connection that carries nothing else ends soon too,
+    /// whatever the client takes.
     pub fn over(&self) {
         let mut state = self.stalls.lock();
         let at = Instant::now() + GRACE;
@@ -171,7 +171,7 @@ impl Stalls {
 }
 
 impl State {
-    /// What is due first, unless something changes before.
+    /// First deadline, unless something changes before.
     fn first(&self, waits: &Waits) -> Option<(Instant, Overdue)> {
         let quiet = match (self.spoken, self.under_way) {
             (false, _) => Some((self.quiet_since + waits.first, Overdue::Silent)),

@@ -1,4 +1,4 @@
-//! What a node answers while it waits for its database and its log: that it is up, and that it is not ready.
+//! Answers of a node that waits for its database and its log: the node is up, and not ready.
 
 use std::{io, os::fd::AsFd as _, time::Duration};
 

@@ -132,7 +132,7 @@ mod tests {
         pairs[0].1.clone()
     }
 
-    /// What Node's dotenv 16 makes of each.
+    /// Expected values come from Node's dotenv 16.
     #[test]
     fn values_are_what_they_are_to_dotenv() {
         for (line, expected) in [

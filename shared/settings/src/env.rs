@@ -67,7 +67,7 @@ pub enum Error {
     Invalid {
         /// Name of the variable.
         variable: String,
-        /// What is wrong, in plain words.
+        /// Problem in plain words.
         problem: String,
     },
     /// The `.env` file is there but cannot be read.

@@ -131,7 +131,7 @@ impl File {
         toml::from_str(text).map_err(|error| Self::all_wrong(text).unwrap_or_else(|| vec![sentence(text, &error)]))
     }
 
-    /// What is wrong with each key, where the text is TOML: its keys are tried one by one.
+    /// Tries the keys of a TOML text one by one, and returns a sentence for each that is wrong. `None` for a text that is no TOML.
     fn all_wrong(text: &str) -> Option<Vec<String>> {
         let mut found = Vec::new();
         let mut attempt = |path: String, table: Table| {

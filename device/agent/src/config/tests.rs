@@ -1,4 +1,4 @@
-//! What wins over what, and what is said of mistakes.
+//! Precedence of the settings, and reports of mistakes.
 
 use std::fs;
 

@@ -286,7 +286,7 @@ async fn a_flood_of_http_2_frames_that_carry_nothing_is_ended_with_a_reason() {
         let mut client = Http2::connect(&service, &[]).await;
         client.ask(1, false).await;
         let flood = frame(kind, 0, stream, payload).repeat(2000);
-        // It reads all the time, as whoever wants the server to work would.
+        // The client reads all the time, as one that wants the server to work would.
         let (read, mut write) = client.0.into_split();
         let flooding = tokio::spawn(async move { write.write_all(&flood).await });
         assert_eq!(Http2(read).goaway().await, Some(ENHANCE_YOUR_CALM), "after frames of kind {kind}");

@@ -10,7 +10,7 @@ use super::{Env, Environment, Error, Mode, Setting, Value};
 
 /// A struct of settings that [`settings!`](super::settings) has declared.
 pub trait Group: Clone + 'static {
-    /// What was declared.
+    /// Declared settings.
     const SETTINGS: &'static [Setting];
 
     /// Reads the variables. [`Reader::group`] reads those of each group once.
@@ -22,7 +22,7 @@ pub trait Group: Clone + 'static {
     }
 }
 
-/// Makes settings of variables. What is wrong is noted and left at its default, so that one mistake hides no other.
+/// Makes settings of variables. Notes a wrong one and leaves it at its default, so that one mistake hides no other.
 pub struct Reader<'e> {
     env: &'e Env,
     production: bool,
