@@ -28,9 +28,9 @@ settings! {
     #[derive(Clone, Copy, Debug)]
     pub struct Limits {
         /// Devices whose newest record is held for one reader that asks for one in each period (`every`). Beyond it the oldest leave early.
-        VIEW_MAX_DEVICES = "10000" => devices: usize;
+        SAMPLING_MAX_DEVICES = "10000" => devices: usize;
         /// Bytes that they take: records, names of devices and bookkeeping.
-        VIEW_MAX_BYTES = "4MiB" => bytes: usize as Size;
+        SAMPLING_MAX_BYTES = "4MiB" => bytes: usize as Size;
     }
 }
 
