@@ -39,6 +39,9 @@ class Prometheus:
             with urllib.request.urlopen(f"http://{self.address}/api/v1/{path}?{urllib.parse.urlencode(query)}", timeout=LIMIT) as answer:
                 return json.load(answer)["data"]
         except urllib.error.HTTPError as error:
+            # Prometheus listens before it is ready.
+            if error.code == 503:
+                raise
             raise AssertionError(f"{query}: {error.read().decode()}") from None
 
     def query(self, expression):
