@@ -11,11 +11,12 @@ use motience_proto::model::DeviceId;
 use secrecy::{ExposeSecret as _, SecretString};
 use url::Url;
 
-use super::{Config, Error, GRACE, INTERVAL, Kind, Overrides, REFUSED, Sensor, Settings, Variables, error::Mistakes, file::File};
+use super::{
+    Config, Error, GRACE, INTERVAL, Kind, Overrides, REFUSED, Sensor, Settings, Variables,
+    error::Mistakes,
+    file::{File, time},
+};
 use crate::{names, places};
-
-/// The longest setting of any time; more is a mistake of units.
-const MAX_TIME: Duration = Duration::from_secs(7 * 24 * 3600);
 
 /// The account that a device belongs to, and the device's name in it.
 struct Account {
@@ -81,15 +82,6 @@ pub(super) fn assemble(mut file: File, overrides: &Overrides, variables: &Variab
 /// A number of the names of files: one for each account and device.
 pub(super) fn identity(username: &str, device_id: &str) -> u64 {
     names::hash(&[username.as_bytes(), device_id.as_bytes()])
-}
-
-/// A number of seconds as a time above zero.
-pub(super) fn time(secs: Option<f64>) -> Result<Option<Duration>, String> {
-    let Some(secs) = secs else { return Ok(None) };
-    match Duration::try_from_secs_f64(secs) {
-        Ok(time) if !time.is_zero() && time <= MAX_TIME => Ok(Some(time)),
-        _ => Err(format!("must be above 0 and at most {} seconds, not {secs}", MAX_TIME.as_secs())),
-    }
 }
 
 fn account(file: &mut File, given: &Settings, variables: &Variables, wrong: &mut Mistakes<'_>) -> Option<Account> {

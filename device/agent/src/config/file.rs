@@ -15,8 +15,10 @@ use secrecy::SecretString;
 use serde::Deserialize;
 use toml::{Table, Value};
 
-use super::{Error, Kind, Lane, Sensor, assemble::time, error::Mistakes};
+use super::{Error, Kind, Lane, Sensor, error::Mistakes};
 
+/// The longest setting of any time; more is a mistake of units.
+const MAX_TIME: Duration = Duration::from_secs(7 * 24 * 3600);
 /// The longest silence of a connection: servers give one up after a minute, and so do many NATs.
 const MAX_KEEP_ALIVE: Duration = Duration::from_secs(50);
 /// How often a followed file is looked at.
@@ -281,5 +283,14 @@ impl SensorKeys {
         };
         let default_interval = if self.kind == KindKey::File { FILE_INTERVAL } else { default_interval };
         Some(Sensor { name: self.name, kind, interval: interval.unwrap_or(default_interval), lane: self.lane.unwrap_or_default() })
+    }
+}
+
+/// A number of seconds as a time above zero.
+pub(super) fn time(secs: Option<f64>) -> Result<Option<Duration>, String> {
+    let Some(secs) = secs else { return Ok(None) };
+    match Duration::try_from_secs_f64(secs) {
+        Ok(time) if !time.is_zero() && time <= MAX_TIME => Ok(Some(time)),
+        _ => Err(format!("must be above 0 and at most {} seconds, not {secs}", MAX_TIME.as_secs())),
     }
 }
