@@ -1,4 +1,7 @@
-//! `loadtest`: real devices over QUIC and real consumers over WebSocket against a real server.
+//! `loadtest`: real devices over QUIC and real consumers by every egress against a real server.
+//!
+//! [`correctness`] says yes or no: nothing is lost, doubled or leaked. [`measure`] says how fast and how dear. Both stand on
+//! [`common`], and on the emulated link of the library.
 
 /// Prints a line of a report. A reader that has gone away, as `head` does, is no failure: the exit code tells the outcome.
 macro_rules! say {
@@ -8,28 +11,18 @@ macro_rules! say {
     }};
 }
 
-mod accounts;
-mod check;
-mod consumers;
-mod devices;
-mod egress;
-mod egress_command;
-mod fleet;
-mod hostile;
-mod levels;
-mod link_command;
-mod lossy;
+mod common;
+mod correctness;
 mod measure;
-mod payload;
-mod process;
-mod report;
-mod resume;
-mod run;
-mod server;
 
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+
+use self::{
+    correctness::{check, hostile, resume},
+    measure::{egress, fleet, levels, link, lossy, run},
+};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -50,7 +43,7 @@ enum Scenario {
     Levels(levels::Options),
     /// Compare the cost of the egresses: first byte, latency, the server's processor time.
     #[command(alias = "exits")]
-    Egress(egress_command::Options),
+    Egress(egress::Options),
     /// Restart the node of thousands of devices, then the devices too, and measure how soon all are back.
     Fleet(fleet::Options),
     /// Cut consumers off again and again during a flood: each must get every record exactly once.
@@ -60,7 +53,7 @@ enum Scenario {
     /// Attack a node in many ways at once: its memory stays bounded, and honest devices and consumers lose nothing.
     Hostile(hostile::Options),
     /// Run a command at the end of an emulated bad link. Needs root.
-    Link(link_command::Options),
+    Link(link::Options),
     /// Measure what a flooding device leaves to a TCP flow at a shared bottleneck. Needs root.
     Fairness(lossy::FairnessOptions),
     /// Move a device between networks: each record must be delivered once. Needs root.
@@ -89,7 +82,7 @@ async fn main() -> ExitCode {
     let outcome = match Cli::parse().scenario {
         Scenario::Run(options) => run::run(options).await,
         Scenario::Levels(options) => levels::run(options).await,
-        Scenario::Egress(options) => egress_command::run(options).await,
+        Scenario::Egress(options) => egress::run(options).await,
         Scenario::Fleet(options) => fleet::run(options).await,
         Scenario::Resume(options) => resume::run(options).await,
         Scenario::Check(options) => check::run(options).await,
@@ -98,7 +91,7 @@ async fn main() -> ExitCode {
         Scenario::Fairness(options) => lossy::fairness(options).await,
         Scenario::Lossy(options) => lossy::run(options).await,
         Scenario::Roam(options) => lossy::roam(options).await,
-        Scenario::Link(options) => link_command::run(options).await,
+        Scenario::Link(options) => link::run(options).await,
         Scenario::CheckDevice(member) => check::device(member).await,
         Scenario::CheckConsumer(member) => check::consumer(member).await,
     };

@@ -1,0 +1,105 @@
+//! The accounts of a test: made and logged in through the documented API.
+
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail};
+use reqwest::{Client, RequestBuilder, StatusCode};
+use serde::Deserialize;
+use serde_json::{Value, json};
+use tokio::time::sleep;
+
+use super::server::Addresses;
+
+/// Longest wait for one answer.
+const ANSWER_LIMIT: Duration = Duration::from_secs(30);
+/// How often a server that asks to come back later is asked again.
+const PATIENCE: usize = 20;
+
+/// One account, logged in.
+#[derive(Clone, Debug)]
+pub(crate) struct Account {
+    pub(crate) id: i64,
+    pub(crate) username: String,
+    pub(crate) password: String,
+    pub(crate) token: String,
+    pub(crate) refresh_token: String,
+}
+
+#[derive(Deserialize)]
+struct Login {
+    access_token: String,
+    user_id: i64,
+    refresh_token: String,
+}
+
+/// Makes accounts at one server.
+pub(crate) struct Accounts {
+    http: Client,
+    addresses: Addresses,
+    run: String,
+}
+
+impl Accounts {
+    pub(crate) fn new(addresses: &Addresses) -> Result<Self> {
+        let http = Client::builder().timeout(ANSWER_LIMIT).build()?;
+        Ok(Self { http, addresses: addresses.clone(), run: format!("{:08x}", fastrand::u32(..)) })
+    }
+
+    /// `count` accounts with this role.
+    pub(crate) async fn make(&self, role: &str, count: usize) -> Result<Vec<Account>> {
+        let mut accounts = Vec::with_capacity(count);
+        for i in 0..count {
+            let username = format!("load-{}-{role}-{i}", self.run);
+            let password = format!("load-{}-password", self.run);
+            let register = self.http.post(format!("{}/register", self.addresses.ap));
+            self.send(register.json(&json!({"username": username, "password": password, "role": role}))).await?;
+            let login = self.http.post(format!("{}/login", self.addresses.ap));
+            let login = self.send(login.json(&json!({"username": username, "password": password}))).await?;
+            let login: Login = serde_json::from_value(login)?;
+            accounts.push(Account { id: login.user_id, username, password, token: login.access_token, refresh_token: login.refresh_token });
+        }
+        Ok(accounts)
+    }
+
+    pub(crate) async fn subscribe(&self, consumer: &Account, producer: &Account) -> Result<()> {
+        self.subscribe_to(consumer, producer.id).await
+    }
+
+    pub(crate) async fn subscribe_to(&self, consumer: &Account, producer: i64) -> Result<()> {
+        let request = self.http.post(format!("{}/subscribe", self.addresses.sm)).bearer_auth(&consumer.token);
+        self.send(request.json(&json!({"producer_id": producer}))).await.map(drop)
+    }
+
+    pub(crate) async fn unsubscribe(&self, consumer: &Account, producer: i64) -> Result<()> {
+        let request = self.http.delete(format!("{}/unsubscribe", self.addresses.sm)).bearer_auth(&consumer.token);
+        self.send(request.json(&json!({"producer_id": producer}))).await.map(drop)
+    }
+
+    /// Sends a record of the producer's over HTTP.
+    pub(crate) async fn post(&self, producer: &Account, record: &Value) -> Result<()> {
+        let request = self.http.post(format!("{}/data", self.addresses.dsm)).bearer_auth(&producer.token);
+        self.send(request.json(record)).await.map(drop)
+    }
+
+    async fn send(&self, request: RequestBuilder) -> Result<Value> {
+        for _ in 0..PATIENCE {
+            let request = request.try_clone().context("a request with a body in memory can be repeated")?;
+            let answer = request.send().await.context("the server's HTTP API does not answer")?;
+            let status = answer.status();
+            // A server that has no room now says when it may have some.
+            if matches!(status, StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE) {
+                let wait = answer.headers().get("retry-after").and_then(|v| v.to_str().ok()?.parse().ok()).unwrap_or(1);
+                sleep(Duration::from_secs(wait)).await;
+                continue;
+            }
+            let body = answer.text().await?;
+            if !status.is_success() {
+                bail!("the server answered {status}: {body}");
+            }
+            return serde_json::from_str(&body).context("the server's answer is no JSON");
+        }
+        bail!(
+            "the server is full, or its rate limits leave no room: set RATE_LIMIT_REGISTER=off and RATE_LIMIT_LOGIN=off on it for the test"
+        )
+    }
+}

@@ -1,0 +1,37 @@
+//! Whom the attacker attacks, and how often it reached it.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering},
+};
+
+use serde::{Deserialize, Serialize};
+
+use crate::common::server::Addresses;
+
+/// Whom to attack, and as whom.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct Target {
+    pub(super) addresses: Addresses,
+    /// The attacker's own producer, with a log to read from.
+    pub(super) producer: i64,
+    pub(super) producer_token: String,
+    /// A consumer that is subscribed to it.
+    pub(super) consumer_token: String,
+    /// A login that may be ended.
+    pub(super) refresh_token: String,
+}
+
+/// How often an attack reached the node: connections, requests or messages.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Count(Arc<AtomicU64>);
+
+impl Count {
+    pub(super) fn add(&self, n: u64) {
+        self.0.fetch_add(n, Ordering::Relaxed);
+    }
+
+    pub(super) fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}

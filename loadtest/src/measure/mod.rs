@@ -1,0 +1,8 @@
+//! Measurements: throughput, latency and cost, each in a setting of its own.
+
+pub(crate) mod egress;
+pub(crate) mod fleet;
+pub(crate) mod levels;
+pub(crate) mod link;
+pub(crate) mod lossy;
+pub(crate) mod run;
