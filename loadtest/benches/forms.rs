@@ -1,4 +1,4 @@
-//! What a record of about 150 bytes becomes on the wire, and what that costs: as it is, in the compact form of motience/1,
+//! Size and cost of a record of about 150 bytes on the wire: as it is, in the compact form of motience/1,
 //! and by zstd with a dictionary trained on records like it.
 //!
 //! `cargo bench -p motience-loadtest --bench forms`

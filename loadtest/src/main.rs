@@ -57,7 +57,8 @@ enum Scenario {
     /// Measure what a flooding device leaves to a TCP flow at a shared bottleneck. Needs root.
     Fairness(lossy::FairnessOptions),
     /// Move a device between networks: each record must be delivered once. Needs root.
-    Roam(lossy::RoamOptions),
+    #[command(alias = "roam")]
+    Handover(lossy::HandoverOptions),
     /// Compare Motience, MQTT and a Node.js chain on lossy links: latency and cost. Needs root.
     Lossy(lossy::Options),
     /// The attacker of a hostile run.
@@ -73,7 +74,7 @@ enum Scenario {
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    // The pages of the report are for people; diagnostics go to stderr and only when asked for.
+    // Reports go to stdout; diagnostics go to stderr and only when asked for.
     tracing_subscriber::fmt()
         .with_writer(std::io::stderr)
         .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
@@ -90,7 +91,7 @@ async fn main() -> ExitCode {
         Scenario::HostileAttacker(options) => hostile::attack(options).await,
         Scenario::Fairness(options) => lossy::fairness(options).await,
         Scenario::Lossy(options) => lossy::run(options).await,
-        Scenario::Roam(options) => lossy::roam(options).await,
+        Scenario::Handover(options) => lossy::handover(options).await,
         Scenario::Link(options) => link::run(options).await,
         Scenario::CheckDevice(member) => check::device(member).await,
         Scenario::CheckConsumer(member) => check::consumer(member).await,

@@ -31,6 +31,10 @@ fn every_system_delivers_and_the_report_is_written() {
     }
     let json: serde_json::Value = serde_json::from_slice(&std::fs::read(out.path().join("lossy.json")).unwrap()).unwrap();
     assert!(json["rounds"].as_array().is_some_and(|rounds| rounds.len() == 6), "a round for each system");
-    let page = std::fs::read_to_string(out.path().join("lossy.html")).unwrap();
-    assert!(page.contains("<svg") && !page.contains("src=") && !page.contains("<link"), "one page with its plots in it");
+    let page = std::fs::read_to_string(out.path().join("lossy.md")).unwrap();
+    let charts: Vec<&str> = page.split("](").skip(1).filter_map(|rest| rest.split(')').next()).collect();
+    assert!(!charts.is_empty() && page.contains("MQTT QoS 1"), "{page}");
+    for chart in charts {
+        assert!(std::fs::read_to_string(out.path().join(chart)).unwrap().contains("MQTT QoS 1"), "{chart} shows no systems");
+    }
 }

@@ -36,7 +36,7 @@ pub(crate) struct Pace {
     pub(crate) duration: Duration,
 }
 
-/// What a device did.
+/// Counts of a device.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Sent {
     pub(crate) device: u32,

@@ -124,7 +124,7 @@ impl Flow {
         let bar = progress(self.seconds);
         let watching = tokio::spawn(watch(bar.clone(), Arc::clone(&live), began));
         let sent = self.send(devices, clock, &live).await?;
-        // What was acknowledged is in the log; it has to arrive.
+        // Acknowledged records are in the log; they have to arrive.
         let follows = self.expected(&sent, &participants);
         let expected: u64 = follows.iter().map(|f| f.iter().map(|s| s.sent).sum::<u64>()).sum();
         let deadline = Instant::now() + ARRIVAL_LIMIT;

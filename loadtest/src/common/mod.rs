@@ -1,4 +1,4 @@
-//! What tests and measurements share: a server, accounts, devices, consumers of every egress, and flows of records between them.
+//! Pieces that tests and measurements share: a server, accounts, devices, consumers of every egress, and flows of records between them.
 
 pub(crate) mod accounts;
 pub(crate) mod consumers;

@@ -1,10 +1,10 @@
-//! The record of the load test: a realistic size, and inside it what the consumer needs to judge its delivery.
+//! The record of the load test: a realistic size, and inside it what the consumer needs to measure its delivery.
 
 use std::{fmt::Write as _, time::Instant};
 
 use bytes::Bytes;
 
-/// What a record carries about itself.
+/// Facts that a record carries about itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Mark {
     /// Number of the device within the test.
@@ -29,7 +29,7 @@ impl TestClock {
         self.at(Instant::now())
     }
 
-    /// The same for an instant.
+    /// Nanoseconds from the start to an instant.
     pub(crate) fn at(self, instant: Instant) -> u64 {
         u64::try_from(instant.saturating_duration_since(self.0).as_nanos()).unwrap_or(u64::MAX)
     }

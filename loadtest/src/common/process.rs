@@ -1,4 +1,4 @@
-//! What a process costs, as Linux tells it.
+//! Cost of a process, as Linux tells it.
 
 use std::{fs, time::Duration};
 

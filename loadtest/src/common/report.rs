@@ -1,4 +1,4 @@
-//! What a run says at its end.
+//! The report of a flow.
 
 use std::path::Path;
 
@@ -76,7 +76,7 @@ impl Report {
     }
 }
 
-/// What idle connections cost: connected in two equal waves.
+/// Cost of idle connections, connected in two equal waves.
 pub(crate) struct Idle {
     /// Devices and consumers of each wave.
     pub(crate) devices: usize,

@@ -1,4 +1,4 @@
-//! What the consumers saw: each record once, never, or more than once, and how late.
+//! Records as consumers saw them: once, never, or more than once, and how late.
 
 use std::{
     collections::HashMap,

@@ -58,7 +58,7 @@ impl Own {
         Self::start_by(program, variables, |program| std::process::Command::new(program)).await
     }
 
-    /// The same at the server's side of a bad link.
+    /// Starts the server at the server's side of a bad link.
     pub(crate) async fn start_inside(namespace: &Namespace, program: Option<PathBuf>, variables: &[(String, String)]) -> Result<Self> {
         Self::start_by(program, &[unlimited(), variables.to_vec()].concat(), |program| namespace.command(program)).await
     }
@@ -69,7 +69,7 @@ impl Own {
         command: impl FnOnce(&Path) -> std::process::Command,
     ) -> Result<Self> {
         let program = match program {
-            // It is started in another folder.
+            // The server is started in another folder.
             Some(program) => std::path::absolute(program)?,
             None => built().await?,
         };

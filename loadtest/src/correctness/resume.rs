@@ -40,7 +40,7 @@ pub(crate) struct Options {
     /// How often each consumer is cut off.
     #[arg(long, default_value_t = 100)]
     kills: u64,
-    /// What decides when.
+    /// Seed of the moments at which consumers are cut off.
     #[arg(long, default_value_t = 1)]
     seed: u64,
     /// The program to start, where it is not beside this one.
@@ -53,7 +53,7 @@ pub(crate) async fn run(options: Options) -> Result<bool> {
     against(&options, Vec::new()).await
 }
 
-/// The same as a part of a check: on a server of its own, over a Redis and a PostgreSQL of its own where the check is of a cluster.
+/// Runs as a part of a check: on a server of its own, over a Redis and a PostgreSQL of its own where the check is of a cluster.
 pub(crate) async fn part(records: u64, kills: u64, seed: u64, server: PathBuf, cluster: bool) -> Result<bool> {
     let options = Options { records, kills, seed, server_program: Some(server) };
     if !cluster {
@@ -135,7 +135,7 @@ async fn send(connector: Connector, account: Account, records: u64) -> Result<()
     Ok(())
 }
 
-/// What one consumer has, across all its lives.
+/// State of one consumer across all its connections.
 struct Reader {
     producer: ProducerId,
     records: u64,

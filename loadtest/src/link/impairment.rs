@@ -1,4 +1,4 @@
-//! What a link does to packets, for each direction by itself.
+//! Impairment of packets by a link, for each direction by itself.
 
 use std::time::Duration;
 
@@ -28,7 +28,7 @@ pub struct Bursts {
     pub fixed: bool,
     /// Probability that a packet is lost while the link is bad.
     pub bad: f64,
-    /// The same while it is good.
+    /// Probability that a packet is lost while the link is good.
     pub good: f64,
 }
 
@@ -88,7 +88,7 @@ impl Impairment {
         Self { delay, ..Self::default() }
     }
 
-    /// The same with this loss.
+    /// This impairment with another loss.
     #[must_use]
     pub fn losing(self, loss: Loss) -> Self {
         Self { loss, ..self }
@@ -105,7 +105,7 @@ pub struct Profile {
 }
 
 impl Profile {
-    /// The same both ways.
+    /// A link with one impairment for both directions.
     #[must_use]
     pub fn both(impairment: Impairment) -> Self {
         Self { up: impairment, down: impairment }

@@ -123,7 +123,7 @@ impl Link {
         self.relay.change(Direction::Down, profile.down, Some(seeds.u64(..)));
     }
 
-    /// What does not get through at all from now on.
+    /// Blocks this traffic from now on.
     pub fn block(&self, block: Block) {
         self.relay.block(block);
     }
@@ -141,7 +141,7 @@ impl Link {
         Ok(())
     }
 
-    /// What passed so far.
+    /// Traffic so far.
     #[must_use]
     pub fn counts(&self, direction: Direction) -> Counts {
         self.relay.counts(direction)

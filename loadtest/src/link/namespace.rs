@@ -19,7 +19,7 @@ use super::Error;
 
 /// Where `ip netns` keeps them.
 const FOLDER: &str = "/var/run/netns";
-/// What the names of ours start with; the process id follows.
+/// Start of the names of our namespaces; the process id follows.
 const PREFIX: &str = "motience-";
 
 /// A network namespace that ends with this value.

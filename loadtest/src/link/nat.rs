@@ -104,7 +104,7 @@ mod tests {
         packet
     }
 
-    /// What a checksum is about: it has to stay the same together with the ports.
+    /// Sum of the addresses, ports and checksum that a rewrite may not change.
     fn sum(packet: &[u8]) -> u32 {
         let mut sum: u32 = [20, 22, 26].iter().map(|at| u32::from(read(packet, *at))).sum();
         while sum > 0xffff {

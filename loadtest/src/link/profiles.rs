@@ -19,7 +19,7 @@ pub enum Name {
     /// and "An In-depth Study of LTE", SIGCOMM 2013. Queues of hundreds of milliseconds: Jiang et al., "Tackling Bufferbloat in
     /// 3G/4G Networks", IMC 2012.
     Lte,
-    /// The same in a moving vehicle.
+    /// A device in a moving vehicle in a 4G network.
     ///
     /// Handovers interrupt for 30 to 60 ms and packets are forwarded (3GPP TR 36.881: about 50 ms); some fail and lose
     /// what is under way: Xiao et al., "TCP Performance over Mobile Networks in High-speed Mobility Scenarios", ICNP 2014.
@@ -50,7 +50,7 @@ pub enum Name {
 }
 
 impl Name {
-    /// What the link does.
+    /// Impairments of the link.
     #[must_use]
     pub fn profile(self) -> Profile {
         match self {

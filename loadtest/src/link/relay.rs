@@ -30,14 +30,14 @@ const MAX_PACKET: usize = 65_536;
 /// Packets under way in one direction at most: more than any profile's delay and rate together let be.
 const MAX_UNDER_WAY: usize = 200_000;
 
-/// What passed one direction, in IP packets and their bytes.
+/// Traffic of one direction, in IP packets and their bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Counts {
-    /// What the sender put on the link.
+    /// Packets that the sender put on the link.
     pub packets: u64,
     /// Its bytes, IP headers included.
     pub bytes: u64,
-    /// What arrived, doubles included.
+    /// Packets that arrived, doubles included.
     pub delivered: u64,
     /// Lost on the way, by outages too.
     pub lost: u64,
@@ -48,7 +48,7 @@ pub struct Counts {
 }
 
 impl Counts {
-    /// What was added since `before`.
+    /// Traffic since `before`.
     #[must_use]
     pub fn since(self, before: Self) -> Self {
         Self {
@@ -62,7 +62,7 @@ impl Counts {
     }
 }
 
-/// What does not get through at all.
+/// Traffic that does not get through at all.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Block {

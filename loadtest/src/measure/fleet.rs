@@ -38,7 +38,7 @@ const LIMIT: Duration = Duration::from_secs(300);
 /// How often the devices are looked at.
 const LOOK: Duration = Duration::from_millis(200);
 
-/// What the command line says.
+/// Options of `loadtest fleet`.
 #[derive(Debug, Args)]
 pub(crate) struct Options {
     /// Devices of one account.

@@ -34,11 +34,11 @@ pub(crate) enum Egress {
     Wss2,
     /// `GET /stream` as server-sent events over HTTP/1.1.
     Sse,
-    /// The same over HTTP/3.
+    /// `GET /stream` as server-sent events over HTTP/3.
     Sse3,
     /// `GET /stream` as NDJSON over HTTP/1.1.
     Ndjson,
-    /// The same over HTTP/3.
+    /// `GET /stream` as NDJSON over HTTP/3.
     Ndjson3,
     /// WebTransport, a stream for each producer.
     WebTransport,
@@ -68,11 +68,11 @@ impl Egress {
 pub(crate) struct Target {
     /// A WebSocket's URL, the base URL of the data service, or `host:port` of the QUIC endpoint: as the egress needs it.
     pub(crate) server: String,
-    /// Whose certificates are trusted.
+    /// CA of the server; `None` trusts the system's.
     pub(crate) ca: Option<PathBuf>,
     /// The consumer's access token.
     pub(crate) token: String,
-    /// Whom it follows. WebTransport asks for each; the others deliver what the consumer is subscribed to.
+    /// Producers to follow. WebTransport asks for each; the others deliver all subscriptions of the consumer.
     pub(crate) producers: Vec<i64>,
 }
 
@@ -85,7 +85,7 @@ pub(crate) enum Start {
     After(BTreeMap<i64, Cursor>),
 }
 
-/// What comes out.
+/// A message or the end of a connection.
 #[derive(Clone, Debug)]
 pub(crate) enum Incoming {
     /// A record or a notice: a JSON object.
@@ -134,7 +134,7 @@ impl Connection {
         timeout(CONNECT_LIMIT, opening).await.context("no answer in time")?
     }
 
-    /// What comes next. An error is one of the protocol: nothing that a bad network could do. Cancel-safe.
+    /// Reads the next message. An error is one of the protocol: nothing that a bad network could do. Cancel-safe.
     pub(crate) async fn next(&mut self) -> Result<Incoming> {
         match self {
             Self::Native(session) => session.next().await,
@@ -171,7 +171,7 @@ impl Start {
         }
     }
 
-    /// The same with all of them: `{"1":"7-456","2":"earliest"}`.
+    /// Start positions of all producers: `{"1":"7-456","2":"earliest"}`.
     fn map(&self, producers: &[i64]) -> Result<String> {
         let places: BTreeMap<String, String> = producers.iter().map(|p| (p.to_string(), self.of(*p))).collect();
         Ok(serde_json::to_string(&places)?)

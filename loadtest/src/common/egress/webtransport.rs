@@ -25,7 +25,7 @@ const KEEP_ALIVE: Duration = Duration::from_secs(2);
 pub(crate) struct Session {
     inner: Inner,
     said: mpsc::Receiver<Incoming>,
-    /// What came while the answers were waited for.
+    /// Messages that came while the answers were waited for.
     first: VecDeque<Incoming>,
     /// Kept open: its end would be the session's.
     _control: SendStream,

@@ -1,6 +1,6 @@
 //! `loadtest check-device`: a device as a process of its own, with its outbox on disk.
 //!
-//! It writes down what it does before and after it does it, and goes on where its last life ended. `finish` on its standard
+//! The device writes each step down before and after it, and goes on where its last process ended. `finish` on its standard
 //! input lets it offer nothing more and end when everything is settled; the end of its input ends it at once.
 
 use std::{path::PathBuf, time::Duration};
@@ -31,7 +31,7 @@ const FEW: usize = 150;
 /// Records whose end is awaited at once; beyond it nothing is offered.
 const MAX_PENDING: usize = 4000;
 
-/// What a device is told.
+/// Orders for a device.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Plan {
     pub(crate) number: u32,

@@ -18,7 +18,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
 
 use crate::common::egress::Egress;
 
-/// What a record is called by whoever made it: device, life of the device's process, number in it. Part of its content.
+/// The name that its maker gives a record: device, incarnation of the device's process, number in it. Part of the record's content.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct Id {
     pub(crate) device: u32,
@@ -34,7 +34,7 @@ pub(crate) struct Line {
     pub(crate) event: Event,
 }
 
-/// What happened.
+/// An event of the history.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "e", rename_all = "snake_case")]
 pub(crate) enum Event {
@@ -134,7 +134,7 @@ pub(crate) enum Event {
         producer: i64,
         why: String,
     },
-    /// For people who read the story.
+    /// For a reader of the history.
     Note {
         what: String,
     },

@@ -30,7 +30,7 @@ pub(crate) use run::run;
 /// Options of the processes that a check starts.
 #[derive(Args, Clone, Debug)]
 pub(crate) struct Member {
-    /// What it is to do, as JSON.
+    /// File with its orders, as JSON.
     #[arg(long)]
     plan: PathBuf,
     /// How often the device has been started, this time included.

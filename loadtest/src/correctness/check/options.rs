@@ -1,4 +1,4 @@
-//! What `loadtest check` is told.
+//! The command line of `loadtest check`.
 
 use std::path::PathBuf;
 
@@ -10,7 +10,7 @@ pub(crate) struct Options {
     /// How long faults are injected.
     #[arg(long, default_value_t = 60, conflicts_with = "minutes")]
     pub(crate) seconds: u64,
-    /// The same in minutes.
+    /// How long faults are injected, in minutes.
     #[arg(long)]
     pub(crate) minutes: Option<u64>,
     /// Two nodes and a gateway over a private Redis and a private PostgreSQL, instead of one embedded node.
@@ -25,9 +25,9 @@ pub(crate) struct Options {
     /// Keep all files in this folder, which must be new or empty. Otherwise they are kept only where the check fails.
     #[arg(long)]
     pub(crate) keep: Option<PathBuf>,
-    /// Run nothing: judge the files that an earlier run kept in this folder.
-    #[arg(long, conflicts_with = "keep")]
-    pub(crate) judge: Option<PathBuf>,
+    /// Run nothing: verify the files that an earlier run kept in this folder.
+    #[arg(long, alias = "judge", conflicts_with = "keep")]
+    pub(crate) verify: Option<PathBuf>,
     /// The server to start, where it is not beside this program.
     #[arg(long)]
     pub(crate) server_program: Option<PathBuf>,

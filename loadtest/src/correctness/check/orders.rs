@@ -1,4 +1,4 @@
-//! What a child process is told on its standard input; the end of the input means the end of the process, so that no child
+//! Orders to a child process on its standard input; the end of the input means the end of the process, so that no child
 //! outlives the harness.
 
 use std::io::BufRead as _;

@@ -1,4 +1,4 @@
-//! What a check says at its end.
+//! The report of a check.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -81,7 +81,7 @@ fn story(id: Id, dir: &Path) {
     }
     lines.sort();
     let (from, to) = (lines.first().map_or(0, |line| line.0), lines.last().map_or(0, |line| line.0));
-    // What was done to the platform meanwhile.
+    // Faults that were injected meanwhile.
     let harness = std::fs::read_to_string(dir.join("harness")).unwrap_or_default();
     let near = |line: &&str| time(line) + NEAR > from && time(line) < to + NEAR;
     let done = |line: &&str| line.contains("\"e\":\"fault\"") || line.contains("\"e\":\"note\"");

@@ -1,4 +1,4 @@
-//! A run: the platform is started, faults are injected, everything is mended and settled, the files are judged.
+//! A run: the platform is started, faults are injected, everything is repaired and settled, the files are verified.
 
 use std::{
     collections::BTreeMap,
@@ -33,7 +33,7 @@ const FLOW_LIMIT: Duration = Duration::from_secs(30);
 
 /// Runs the check. `Ok(false)`: an invariant is broken.
 pub(crate) async fn run(options: Options) -> Result<bool> {
-    if let Some(folder) = &options.judge {
+    if let Some(folder) = &options.verify {
         let verdict = verify(&History::load(folder, options.devices, options.consumers)?);
         report::print(options.seed.unwrap_or_default(), &BTreeMap::new(), &decks(&options)?, &verdict, &[], folder);
         return Ok(verdict.violations.is_empty());
@@ -84,7 +84,7 @@ struct Run {
     /// is known in time can be told only where somebody can know it.
     calm: RwLock<()>,
     tally: Mutex<BTreeMap<Fault, u32>>,
-    /// What went wrong with the check itself.
+    /// Failures of the check itself.
     troubles: Mutex<Vec<String>>,
     stop: AtomicBool,
 }

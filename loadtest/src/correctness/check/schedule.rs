@@ -46,13 +46,13 @@ pub(crate) enum Fault {
     UdpMove,
     /// A WebSocket consumer's connection is cut.
     TcpCut,
-    /// It carries nothing for a while.
+    /// A WebSocket consumer's connection carries nothing for a while.
     TcpStall,
     /// SIGKILL to a device, and a start with its outbox.
     DeviceKill,
-    /// The same, and the end of its outbox's file is cut off meanwhile.
+    /// SIGKILL to a device, and the end of its outbox's file is cut off before the start.
     DeviceTear,
-    /// The same, and a byte near the end is flipped.
+    /// SIGKILL to a device, and a byte near the end of its outbox's file is flipped before the start.
     DeviceFlip,
     /// SIGKILL to a consumer, and a start from its cursor.
     ConsumerKill,
@@ -62,7 +62,7 @@ pub(crate) enum Fault {
     Revoke,
 }
 
-/// What a fault excuses.
+/// Loss that a fault excuses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Excuse {
     /// Nothing.
@@ -182,12 +182,12 @@ impl Decks {
         Self { foundation, edge, slow: vec![Fault::ConsumerPause] }
     }
 
-    /// What brings a mutation to light soon. `None`: there is no such mutation.
+    /// Faults that bring a mutation to light soon. `None`: there is no such mutation.
     pub(crate) fn for_mutation(name: &str, cluster: bool) -> Option<Self> {
         use motience_mutation::Mutation;
         let mutation = Mutation::ALL.into_iter().find(|m| m.name() == name)?;
         let (foundation, edge) = match mutation {
-            // What is acknowledged and waits for a log that stands still dies with the node.
+            // An acknowledged record that waits for a log that stands still dies with the node.
             Mutation::AckBeforeAppend => (vec![Fault::LogStall], Vec::new()),
             Mutation::EpochBesideData if cluster => (vec![Fault::AofCut], vec![Fault::ConsumerKill]),
             Mutation::EpochBesideData => (vec![Fault::LogRestore], vec![Fault::ConsumerKill]),

@@ -17,12 +17,12 @@ use super::{
 const DRAIN_LIMIT: Duration = Duration::from_secs(60);
 /// Longest wait for consumers and the history writer after that.
 const ARRIVAL_LIMIT: Duration = Duration::from_secs(45);
-/// The same where a broken promise is what is looked for.
+/// Longest wait for them where the run is to find a broken promise.
 const MUTANT_LIMIT: Duration = Duration::from_secs(5);
 /// Between two looks.
 const LOOK: Duration = Duration::from_millis(500);
 
-/// Judges the run once nothing is missing any more, or when the time for that is over.
+/// Verifies the run once nothing is missing any more, or when the time for that is over.
 pub(super) async fn settle(platform: &Platform, options: &Options, dir: &Path, troubles: &Mutex<Vec<String>>) -> Result<Verdict> {
     if let Err(e) = mend(platform).await {
         troubles.lock().push(format!("the platform cannot be mended: {e:#}"));

@@ -1,4 +1,4 @@
-//! Whom the attacker attacks, and how often it reached it.
+//! The attacker's target, and how often an attack reached it.
 
 use std::sync::{
     Arc,
@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::common::server::Addresses;
 
-/// Whom to attack, and as whom.
+/// Addresses to attack, and the accounts to attack as.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Target {
     pub(super) addresses: Addresses,

@@ -17,7 +17,7 @@ pub(super) struct Memory {
     pub(super) allowed: u64,
 }
 
-/// What became of the node and of its honest clients.
+/// State of the node and of its honest clients after the attack.
 pub(super) struct Verdict {
     /// An error where the honest clients did not even get in.
     pub(super) honest: Result<Report>,

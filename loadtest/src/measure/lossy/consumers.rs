@@ -66,7 +66,7 @@ impl Arrivals {
     }
 }
 
-/// What connecting needs; gathered outside, used inside the server's namespace.
+/// Means to connect; gathered outside, used inside the server's namespace.
 pub(super) enum Source {
     WebSocket(String),
     Mqtt(String),

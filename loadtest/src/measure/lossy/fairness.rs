@@ -31,10 +31,10 @@ const MBIT: u64 = 10;
 const PORT: u16 = 9100;
 /// Bytes written at once.
 const CHUNK: usize = 64 * 1024;
-/// What does not count: both flows have to find their place.
+/// Time that does not count: both flows have to find their share first.
 const WARM_UP: Duration = Duration::from_secs(5);
 
-/// What a device can be set to.
+/// Controllers of a device.
 const CONTROLLERS: [Controller; 4] = [Controller::DelayGated, Controller::Bbr, Controller::Cubic, Controller::NewReno];
 
 /// Options of `loadtest fairness`.
@@ -54,7 +54,7 @@ pub(crate) struct Options {
     server_program: Option<PathBuf>,
 }
 
-/// What shares the bottleneck with the bulk flow.
+/// The other flow at the bottleneck.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 enum Rival {
     Nobody,
@@ -124,7 +124,7 @@ async fn beside(bench: &Bench, rival: &Rival, counted: Duration) -> Result<(f64,
     }
     // Who sends nothing leaves everything to others, which says nothing.
     ensure!(refused == 0, "the server refused {refused} records of the device, which so took nothing");
-    // What is still in the queue leaves it.
+    // Packets that are still in the queue leave it.
     sleep(Duration::from_secs(1)).await;
     Ok(rates)
 }

@@ -4,15 +4,15 @@
 //! the server's side of the link.
 
 mod bench;
+mod charts;
 mod consumers;
 mod fairness;
-mod html;
-mod markdown;
+mod figures;
+mod handover;
 mod mqtt;
 mod plan;
-mod plot;
+mod report;
 mod results;
-mod roam;
 mod round;
 mod senders;
 mod statistics;
@@ -36,7 +36,7 @@ use self::{
 
 pub(crate) use self::{
     fairness::{Options as FairnessOptions, run as fairness},
-    roam::{Options as RoamOptions, run as roam},
+    handover::{Options as HandoverOptions, run as handover},
 };
 
 /// Options of `loadtest lossy`.
@@ -48,7 +48,7 @@ pub(crate) struct Options {
     /// Rounds of each cell, each with a seed of its own.
     #[arg(long)]
     seeds: Option<u64>,
-    /// Where the JSON file and the HTML report go.
+    /// Folder of the JSON file and of the report with its charts.
     #[arg(long, default_value = "lossy-out")]
     out: PathBuf,
     /// Only this rate, in records a second; may be given often.
@@ -128,13 +128,12 @@ pub(crate) async fn run(options: Options) -> Result<bool> {
     };
     let results = Results::new(plan, rounds, began.elapsed());
     table::print(&results);
-    let (json, page) = (options.out.join("lossy.json"), options.out.join("lossy.html"));
-    std::fs::write(&json, serde_json::to_vec_pretty(&results)?)?;
-    std::fs::write(&page, html::page(&results))?;
+    std::fs::write(options.out.join("lossy.json"), serde_json::to_vec_pretty(&results)?)?;
+    report::write(&results, &options.out)?;
     if let Some(file) = &options.docs {
-        markdown::put(&results, file)?;
+        figures::put(&results, file)?;
     }
-    say!("\nWritten: {} and {}", json.display(), page.display());
+    say!("\nWritten: lossy.json and lossy.md in {}", options.out.display());
     Ok(results.summaries.iter().all(|s| !s.cell.system.reliable() || s.undelivered == 0))
 }
 
@@ -148,7 +147,7 @@ async fn all(plan: &Plan, program: Option<PathBuf>) -> Result<Vec<Round>> {
     let mut lanes = JoinSet::new();
     for lane in 0..plan.side_by_side {
         let (plan, program, bar) = (Arc::clone(&plan), program.clone(), bar.clone());
-        lanes.spawn(async move { turns(lane, &plan, program, &bar).await });
+        lanes.spawn(async move { side(lane, &plan, program, &bar).await });
     }
     let mut rounds = Vec::new();
     while let Some(lane) = lanes.join_next().await {
@@ -158,17 +157,18 @@ async fn all(plan: &Plan, program: Option<PathBuf>) -> Result<Vec<Round>> {
     Ok(rounds)
 }
 
-async fn turns(lane: usize, plan: &Plan, program: Option<PathBuf>, bar: &ProgressBar) -> Result<Vec<Round>> {
-    let turns = plan.rounds(lane);
-    if turns.is_empty() {
+/// The rounds of one of those that go side by side, on a bench of their own.
+async fn side(lane: usize, plan: &Plan, program: Option<PathBuf>, bar: &ProgressBar) -> Result<Vec<Round>> {
+    let planned = plan.rounds(lane);
+    if planned.is_empty() {
         return Ok(Vec::new());
     }
     let mut systems: Vec<System> = plan.cells.iter().map(|cell| cell.system).collect();
     systems.sort_unstable();
     systems.dedup();
     let bench = Bench::start(&systems, program, &[]).await?;
-    let mut rounds = Vec::with_capacity(turns.len());
-    for (cell, seed) in turns {
+    let mut rounds = Vec::with_capacity(planned.len());
+    for (cell, seed) in planned {
         let round = round::run(&bench, cell, seed, plan).await;
         rounds.push(round.with_context(|| format!("{}, {}, {} records/s", cell.system.title(), cell.condition.title(), cell.rate))?);
         bar.inc(1);

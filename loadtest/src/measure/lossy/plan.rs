@@ -1,4 +1,4 @@
-//! What is compared: systems, kinds of loss and rates, and the order in which they take their turns.
+//! Plan of the comparison: systems, kinds of loss and rates, and the order of the rounds.
 
 use std::time::Duration;
 
@@ -42,15 +42,6 @@ impl System {
     /// Whether it promises that every record arrives.
     pub(super) fn reliable(self) -> bool {
         self != Self::Latest
-    }
-
-    /// How the device's traffic is protected.
-    pub(super) fn transport(self) -> &'static str {
-        match self {
-            Self::Independent | Self::Ordered | Self::Latest => "QUIC (TLS 1.3)",
-            Self::Mqtt => "TCP with TLS 1.3",
-            Self::WebSocket | Self::Node => "TCP without TLS",
-        }
     }
 }
 
@@ -109,7 +100,7 @@ pub(super) struct Plan {
 }
 
 impl Plan {
-    /// What the claims are about, in less than ten minutes.
+    /// The cells that the claims are about, in less than ten minutes.
     pub(super) fn quick(seeds: Option<u64>) -> Self {
         let mut cells = Vec::new();
         for (condition, rate) in [

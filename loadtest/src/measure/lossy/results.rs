@@ -1,4 +1,4 @@
-//! What all rounds of a cell say together, and what was claimed.
+//! Figures of a cell over all its rounds, and the claims about them.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -67,7 +67,7 @@ impl Results {
             claims: Vec::new(),
             rounds,
         };
-        results.claims = results.judge();
+        results.claims = results.claims();
         results
     }
 
@@ -90,7 +90,7 @@ impl Results {
     }
 
     /// The claims about what was measured.
-    fn judge(&self) -> Vec<Claim> {
+    fn claims(&self) -> Vec<Claim> {
         let mut claims = Vec::new();
         for (loss, rate, percentile, limit) in
             [(1, 100, 99.0, 30.0), (5, 100, 99.0, 40.0), (10, 100, 99.0, 90.0), (5, 100, 99.9, 70.0), (5, 500, 99.0, 30.0)]

@@ -21,10 +21,10 @@ use crate::common::{devices::schedule, payload::TestClock};
 
 /// How long records may still arrive after the last was due.
 pub(super) const SETTLE_LIMIT: Duration = Duration::from_secs(15);
-/// The same where lost records stay lost.
+/// How long records may still arrive where lost records stay lost.
 const SETTLE_LATEST: Duration = Duration::from_secs(1);
 
-/// What a round measured. The warm-up is in none of it.
+/// Measurements of a round, without those of the warm-up.
 #[derive(Clone, Debug, Serialize)]
 pub(super) struct Round {
     pub(super) cell: Cell,
@@ -35,9 +35,9 @@ pub(super) struct Round {
     pub(super) undelivered: u64,
     /// Arrivals beyond the first.
     pub(super) doubled: u64,
-    /// What the device put on the link while the records were due.
+    /// Traffic of the device while the records were due.
     pub(super) up: Counts,
-    /// What the server did.
+    /// Traffic of the server.
     pub(super) down: Counts,
     /// Latencies in microseconds, by the second in which the records were due.
     #[serde(skip)]

@@ -26,7 +26,7 @@ const END_LIMIT: Duration = Duration::from_millis(200);
 /// The name in the servers' certificate.
 const NAME: &str = "localhost";
 
-/// What connecting needs; gathered outside, used inside the device's namespace.
+/// Means to connect; gathered outside, used inside the device's namespace.
 pub(super) enum Target {
     /// No lane: in datagrams.
     Quic {
@@ -106,7 +106,7 @@ impl Sender {
             Self::Quic { producer, lane: Some(lane) } => producer.enqueue(*lane, json).await.map(drop).context("the outbox took no more"),
             Self::Quic { producer, lane: None } => producer.send_latest(json).context("the producer has stopped"),
             Self::WebSocket(sink) => sink.send(Message::text(json)).await.context("the WebSocket was cut"),
-            Self::Mqtt(publisher) => publisher.publish(json.as_bytes()).await.context("the MQTT connection was cut"),
+            Self::Mqtt(publisher) => publisher.publish(json).await.context("the MQTT connection was cut"),
         }
     }
 

@@ -56,7 +56,7 @@ async fn follow(mut connection: Connection, book: &mut Book) -> Result<String> {
     }
 }
 
-/// What may be in a message.
+/// Fields of a message.
 #[derive(Deserialize)]
 struct Envelope {
     r#type: Option<String>,

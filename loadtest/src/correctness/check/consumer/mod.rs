@@ -20,7 +20,7 @@ use super::{
     record,
 };
 
-/// What a consumer is told.
+/// Orders for a consumer.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Plan {
     pub(crate) number: u32,

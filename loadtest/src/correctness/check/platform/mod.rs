@@ -1,4 +1,4 @@
-//! What is tested: the nodes and what they stand on, the devices and consumers, and the links between them.
+//! The platform under test: the nodes and what they stand on, the devices and consumers, and the links between them.
 
 mod members;
 mod node;
@@ -104,12 +104,12 @@ impl Platform {
             sqlite,
             accounts,
         };
-        platform.people(options, dir, addresses.ca).await?;
+        platform.start_clients(options, dir, addresses.ca).await?;
         Ok(platform)
     }
 
-    /// Accounts, subscriptions, links, and the processes of devices and consumers.
-    async fn people(&mut self, options: &Options, dir: &Path, ca: Option<PathBuf>) -> Result<()> {
+    /// Makes accounts, subscriptions and links, and starts the processes of devices and consumers.
+    async fn start_clients(&mut self, options: &Options, dir: &Path, ca: Option<PathBuf>) -> Result<()> {
         let producers = self.accounts.make("producer", options.devices.div_ceil(SHARING) as usize).await?;
         let consumers = self.accounts.make("consumer", options.consumers as usize).await?;
         let followed: Vec<i64> = producers.iter().map(|account| account.id).collect();

@@ -74,7 +74,7 @@ impl Redis {
         let manifest = self.dir.join("appendonlydir/appendonly.aof.manifest");
         let mut tool = Command::new("redis-check-aof").arg("--fix").arg(manifest).stdin(Stdio::piped()).stdout(Stdio::null()).spawn()?;
         if let Some(mut answers) = tool.stdin.take() {
-            // It asks before it truncates; where there is nothing to repair it asks nothing, and has ended.
+            // The tool asks before it truncates; where there is nothing to repair it asks nothing, and has ended.
             let _ = answers.write_all(b"y\n").await;
         }
         if !timeout(REPAIR_LIMIT, tool.wait()).await.context("redis-check-aof does not end")??.success() {

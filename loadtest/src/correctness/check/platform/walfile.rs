@@ -1,6 +1,6 @@
 //! Cutting the end off the write-ahead log of a SQLite database whose process was killed.
 //!
-//! It is an honest lost tail only while nothing of it has been copied into the database: a checkpoint puts pages of the end
+//! The cut is an honest lost tail only while nothing of it has been copied into the database: a checkpoint puts pages of the end
 //! there that the beginning knows nothing of. The shared-memory file beside it tells (sqlite.org/walformat.html).
 
 use std::{

@@ -17,7 +17,7 @@ const PACKET: usize = 65_536;
 /// Sockets of clients that may have gone; each restart of a client brings another.
 const MAX_CLIENTS: usize = 16;
 
-/// What happens to packets, as chances from 0 to 1.
+/// Impairment of packets, as probabilities from 0 to 1.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub(crate) struct Impairment {
     /// Lost on the way to the node.
@@ -169,7 +169,7 @@ mod tests {
         }
         link.set(Impairment { lost_up: 1.0, ..Impairment::default() });
         client.send_to(b"lost", link.address()).await.unwrap();
-        // What is sent after the impairment has cleared arrives, and before it nothing has.
+        // Packets sent after the impairment has cleared arrive, and before them none has.
         assert!(timeout(Duration::from_millis(100), two.recv_from(&mut packet)).await.is_err());
         link.set(Impairment::default());
         client.send_to(b"clear", link.address()).await.unwrap();

@@ -1,4 +1,4 @@
-//! What the files say, put in order for the checks.
+//! The facts of the history files, put in order for the checks.
 
 use std::collections::{HashMap, HashSet};
 
@@ -14,7 +14,7 @@ use crate::correctness::check::{
 /// paused node holds back.
 pub(super) const LATE: u64 = 10_000_000;
 
-/// What became of a record at its device.
+/// Outcome of a record at its device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Outcome {
     Acked,
@@ -78,7 +78,7 @@ pub(super) struct Facts<'h> {
     pub(super) consumers: Vec<Consumer>,
     /// Where each record was seen by anyone.
     pub(super) places: HashMap<Id, HashSet<Place>>,
-    /// What was seen at each place, by whoever saw it first.
+    /// Record at each cursor, by the first consumer that saw it.
     pub(super) at: HashMap<Place, (RecordId, Id)>,
     /// When each epoch was heard of first.
     pub(super) began: HashMap<(i64, LogEpoch), u64>,

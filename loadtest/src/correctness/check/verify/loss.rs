@@ -55,11 +55,11 @@ pub(super) fn check(facts: &Facts<'_>, violations: &mut Vec<Violation>) -> usize
     destroyed
 }
 
-/// What a consumer has of one log.
+/// Records of one log that a consumer has.
 #[derive(Default)]
 struct Log {
     by_offset: BTreeMap<u64, Id>,
-    /// What it had behind the place that it was sent back to and has not received again.
+    /// Records behind the cursor that the consumer was sent back to, which it has not received again.
     gone: BTreeMap<Id, Gone>,
 }
 
@@ -88,7 +88,7 @@ fn acknowledged(facts: &Facts<'_>, id: Id) -> Option<u64> {
     }
 }
 
-/// What was acknowledged is in the log, whether it was received or not.
+/// An acknowledged record is in the log, whether it was received or not.
 ///
 /// A consumer that removes no doubles and is sent back by a reset receives everything again that is behind the place it is
 /// sent to, before anything new. What it had received there and does not receive again is in the log no more.

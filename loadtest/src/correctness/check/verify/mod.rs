@@ -67,7 +67,7 @@ pub(crate) struct Violation {
     pub(crate) id: Option<Id>,
 }
 
-/// What the files say, counted.
+/// Counts over the history files.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Counts {
     pub(crate) offered: usize,
@@ -85,14 +85,14 @@ pub(crate) struct Counts {
     pub(crate) epochs: usize,
 }
 
-/// What the checker found.
+/// Findings of the checker.
 #[derive(Clone, Debug)]
 pub(crate) struct Verdict {
     pub(crate) violations: Vec<Violation>,
     pub(crate) counts: Counts,
 }
 
-/// Judges a run.
+/// Verifies a run.
 pub(crate) fn verify(history: &History) -> Verdict {
     let facts = Facts::gather(history);
     let mut violations = Vec::new();

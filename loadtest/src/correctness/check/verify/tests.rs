@@ -204,7 +204,7 @@ fn nothing_is_received_after_a_subscription_ended() {
         ended(h, 14 * SECOND);
         h.harness.extend(fault("redis-pause", 16 * SECOND, 17 * SECOND, ""));
     });
-    // What was taken outside the authorised interval is not owed.
+    // A record taken outside the authorised interval is not owed.
     passes(|h| {
         ended(h, 15 * SECOND);
         of(h, 1).truncate(6);
@@ -293,7 +293,7 @@ fn what_a_rollback_destroyed_is_excused_where_nobody_could_read_it() {
         },
         Invariant::Loss,
     );
-    // It had read past it.
+    // The consumer had read past the record.
     refused(
         |h| {
             rolled_back(h);

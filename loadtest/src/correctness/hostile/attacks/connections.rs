@@ -46,7 +46,7 @@ pub(super) async fn http2(target: Arc<Target>, count: Count) {
             stream.write_all(&bytes).await?;
             count.add(1);
             let mut answers = vec![0; 1024];
-            // What comes is thrown away; the end is the node's to choose.
+            // Incoming bytes are thrown away; the node chooses the end.
             let _ = timeout(HOLD, async { while stream.read(&mut answers).await.is_ok_and(|n| n > 0) {} }).await;
             Ok(())
         }

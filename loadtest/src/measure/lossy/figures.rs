@@ -1,4 +1,4 @@
-//! The figures for a Markdown file: what `docs/lossy-links.md` shows.
+//! The figures as Markdown, for the report and for `docs/lossy-links.md`.
 
 use std::{fmt::Write as _, fs, path::Path};
 
@@ -23,7 +23,8 @@ fn replaced(text: &str, figures: &str) -> Option<String> {
     Some(format!("{before}{BEGIN}\n\n{figures}\n{END}{after}"))
 }
 
-fn figures(results: &Results) -> String {
+/// The figures and the claims as tables.
+pub(super) fn figures(results: &Results) -> String {
     let plan = &results.plan;
     let mut text = format!(
         "{} seeds of {:.0} s for each line, after {:.0} s of warm-up that do not count. Milliseconds; in brackets the 95 % interval.\n",

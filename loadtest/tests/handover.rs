@@ -10,12 +10,12 @@ use std::{
 
 use motience_loadtest::link::{Link, Profile};
 
-fn roam(arguments: &[&str]) {
+fn handover(arguments: &[&str]) {
     let program = Path::new(env!("CARGO_BIN_EXE_loadtest"));
     let server = program.with_file_name("motience-server");
     assert!(server.exists(), "the server is not built: run the tests over the whole workspace, or `cargo build --workspace` first");
     let mut command = Command::new(program);
-    command.arg("roam").arg("--server-program").arg(server).args(arguments).stdin(Stdio::null());
+    command.arg("handover").arg("--server-program").arg(server).args(arguments).stdin(Stdio::null());
     let output = command.output().unwrap();
     let (told, complained) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     // For whoever has to find out why.
@@ -40,35 +40,35 @@ fn link_is_allowed() -> bool {
 
 #[test]
 fn another_address() {
-    roam(&["--only", "address"]);
+    handover(&["--only", "address"]);
 }
 
 #[test]
 fn a_nat_that_forgets() {
-    roam(&["--only", "nat"]);
+    handover(&["--only", "nat"]);
 }
 
 #[test]
 fn udp_is_swallowed_and_works_again() {
-    roam(&["--only", "udp"]);
+    handover(&["--only", "udp"]);
 }
 
 #[test]
 fn udp_never_works() {
-    roam(&["--only", "udp-first"]);
+    handover(&["--only", "udp-first"]);
 }
 
 #[test]
 fn a_minute_without_a_link() {
-    roam(&["--only", "outage", "--outage", "60"]);
+    handover(&["--only", "outage", "--outage", "60"]);
 }
 
 #[test]
 fn large_packets_vanish() {
-    roam(&["--only", "mtu"]);
+    handover(&["--only", "mtu"]);
 }
 
 #[test]
 fn nothing_to_send_costs_a_packet_for_each_keep_alive() {
-    roam(&["--only", "idle"]);
+    handover(&["--only", "idle"]);
 }

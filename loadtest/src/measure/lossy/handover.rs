@@ -1,4 +1,4 @@
-//! `loadtest roam`: what a device on the move goes through, and whether each of its records is delivered once all the same.
+//! `loadtest handover`: a device changes between networks and loses them, and each of its records must be delivered once all the same.
 //!
 //! Another address, a NAT that forgets, a firewall that swallows UDP, a long outage, a path whose large packets vanish; and
 //! what a connection costs that has nothing to send.
@@ -59,7 +59,7 @@ const HOLE: u16 = 1300;
 /// The name in the servers' certificate.
 const NAME: &str = "localhost";
 
-/// Options of `loadtest roam`.
+/// Options of `loadtest handover`.
 #[derive(Args, Clone, Debug)]
 pub(crate) struct Options {
     /// Only this; may be given often.
@@ -76,7 +76,7 @@ pub(crate) struct Options {
     server_program: Option<PathBuf>,
 }
 
-/// What happens to the device.
+/// Change of the device's network.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ValueEnum)]
 #[serde(rename_all = "kebab-case")]
 enum Trial {
@@ -96,7 +96,7 @@ enum Trial {
     Idle,
 }
 
-/// What came of it.
+/// Outcome of a trial.
 #[derive(Clone, Debug, Serialize)]
 struct Outcome {
     trial: Trial,
@@ -176,14 +176,14 @@ impl Outcome {
 
 async fn run_one(trial: Trial, options: &Options) -> Result<Outcome> {
     let bench = Bench::start(&[], options.server_program.clone(), &[("WSS_TLS", "true")]).await?;
-    let device = "roamer-00001-01";
+    let device = "mobile-00001-01";
     let arrivals = Arc::new(Mutex::new(Arrivals::default()));
     let reading = consume(&bench, device, Arc::clone(&arrivals)).await?;
     if trial == Trial::UdpFirst {
         bench.link.block(Block::Udp);
     }
     let began = Instant::now();
-    let mut roamer = Roamer::start(&bench, device, if trial == Trial::Mtu { LARGE } else { 0 }).await?;
+    let mut mobile = MobileDevice::start(&bench, device, if trial == Trial::Mtu { LARGE } else { 0 }).await?;
     let (mut fallback, mut back, mut idle) = (None, None, None);
     sleep(CALM).await;
     match trial {
@@ -202,17 +202,17 @@ async fn run_one(trial: Trial, options: &Options) -> Result<Outcome> {
         Trial::Udp => {
             bench.link.block(Block::Udp);
             let blocked = Instant::now();
-            roamer.until("the fallback", FALLBACK_LIMIT * 3, |stats| stats.transport.current == Some(Transport::WebSocket)).await?;
+            mobile.until("the fallback", FALLBACK_LIMIT * 3, |stats| stats.transport.current == Some(Transport::WebSocket)).await?;
             sleep(CALM).await;
             fallback = arrivals.lock().after(blocked + DELAY * 2);
             bench.link.block(Block::Nothing);
             back = Some(
-                roamer.until("QUIC again", RETURN_LIMIT * 2, |stats| stats.transport.current == Some(Transport::Quic)).await?.as_secs_f64(),
+                mobile.until("QUIC again", RETURN_LIMIT * 2, |stats| stats.transport.current == Some(Transport::Quic)).await?.as_secs_f64(),
             );
             sleep(CALM).await;
         }
         Trial::UdpFirst => {
-            roamer.until("the fallback", FALLBACK_LIMIT * 3, |stats| stats.transport.current == Some(Transport::WebSocket)).await?;
+            mobile.until("the fallback", FALLBACK_LIMIT * 3, |stats| stats.transport.current == Some(Transport::WebSocket)).await?;
             sleep(CALM).await;
             fallback = arrivals.lock().after(began);
         }
@@ -220,11 +220,11 @@ async fn run_one(trial: Trial, options: &Options) -> Result<Outcome> {
             bench.link.block(Block::Everything);
             sleep(Duration::from_secs(options.outage)).await;
             bench.link.block(Block::Nothing);
-            roamer.until("the connection", SETTLE_LIMIT, |stats| stats.outbox.records < 100).await?;
+            mobile.until("the connection", SETTLE_LIMIT, |stats| stats.outbox.records < 100).await?;
             sleep(CALM).await;
         }
         Trial::Idle => {
-            roamer.pause().await;
+            mobile.pause().await;
             // Everything is acknowledged, and every acknowledgement too.
             sleep(CALM).await;
             let before = [Direction::Up, Direction::Down].map(|way| bench.link.counts(way));
@@ -239,7 +239,7 @@ async fn run_one(trial: Trial, options: &Options) -> Result<Outcome> {
             sleep(CALM * 5).await;
         }
     }
-    let (records, stats) = roamer.finish().await?;
+    let (records, stats) = mobile.finish().await?;
     let limit = Instant::now() + SETTLE_LIMIT;
     while arrivals.lock().count() < records && Instant::now() < limit {
         sleep(Duration::from_millis(20)).await;
@@ -253,13 +253,13 @@ async fn run_one(trial: Trial, options: &Options) -> Result<Outcome> {
 }
 
 /// A device that sends a record every [`INTERVAL`].
-struct Roamer {
+struct MobileDevice {
     producer: Arc<Producer>,
     stop: Arc<AtomicBool>,
     sending: JoinHandle<Result<u64>>,
 }
 
-impl Roamer {
+impl MobileDevice {
     /// `padding`: bytes that its records are longer.
     async fn start(bench: &Bench, device: &'static str, padding: usize) -> Result<Self> {
         let (quic, gateway, ca) = (bench.motience.quic()?, bench.motience.wss1()?, bench.motience.ca()?);
@@ -320,7 +320,7 @@ async fn send(producer: Arc<Producer>, device: &str, padding: usize, stop: Arc<A
     Ok(sent)
 }
 
-/// What arrived, in the order of its arrival.
+/// Records in the order of their arrival.
 #[derive(Debug, Default)]
 struct Arrivals {
     seen: std::collections::HashSet<u64>,
