@@ -257,7 +257,7 @@ pub fn find(dirs: &[PathBuf], name: Option<&str>) -> io::Result<Result<Found, Se
     if let Some(error) = unreadable.filter(|_| running.is_empty()) {
         return Err(error);
     }
-    // The same folder may be there under two names.
+    // A folder may be there under two names.
     running.sort_by_key(|status| status.pid);
     running.dedup_by_key(|status| status.pid);
     let names = running.iter().map(|status| status.device_id.clone()).collect();

@@ -120,7 +120,7 @@ impl Connector {
             let dialed = time::timeout(self.config.connect_timeout, self.dial(Intent::Produce, !doubtful)).await;
             let Dialed { connection, early: accepted } = dialed.map_err(|_| Error::Timeout)??;
             match accepted {
-                // What was sent in the first flight cannot be taken back: it is waited for, but not long.
+                // Records of the first flight cannot be taken back: their connection is waited for, but not long.
                 Some(accepted) => {
                     let open = self.open(connection, Some(accepted), token, Intent::Produce, epoch, early);
                     time::timeout(FIRST_FLIGHT, open).await.map_err(|_| Error::Timeout)?.map(Err)

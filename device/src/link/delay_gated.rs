@@ -114,7 +114,7 @@ impl DelayGatedNewReno {
         let bytes = self.round_delivered + self.round_lost;
         let many_lost = self.round_packets >= LEAST_PACKETS && self.round_lost as f64 > self.config.loss * bytes as f64;
         let long_queue = self.round_delay.is_some_and(|delay| delay > self.config.delay);
-        // What was measured before the last back-off took effect says nothing about it.
+        // Measurements from before the last back-off took effect say nothing about it.
         if (many_lost || long_queue) && self.round >= self.recovery {
             self.back_off(now, BACK_OFF);
         }

@@ -158,7 +158,7 @@ impl Account {
         state.access = None;
         if self.doubted.swap(true, Relaxed) {
             state.refresh = None;
-            // What is kept is of the same family.
+            // The token in the file is of this family.
             state.read = true;
         }
     }

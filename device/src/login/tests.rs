@@ -45,7 +45,7 @@ fn http(status: &str, headers: &str, body: &str) -> String {
     format!("HTTP/1.1 {status}\r\nconnection: close\r\ncontent-length: {}\r\n{headers}\r\n{body}", body.len())
 }
 
-/// What the service itself says.
+/// Answers of the service itself.
 fn problem(status: u16, words: &str) -> String {
     let body = format!(r#"{{"type":"about:blank","title":"T","status":{status},"detail":"{words}","code":"c","error":"{words}"}}"#);
     http(&format!("{status} T"), "content-type: application/problem+json\r\n", &body)

@@ -109,7 +109,7 @@ pub(crate) fn difference(set: &RangeSet, other: &RangeSet) -> RangeSet {
                 }
                 whole = *cut.end() >= end;
                 if whole {
-                    // It may cut the next range, too.
+                    // This cut may reach into the next range, too.
                     break;
                 }
                 start = *cut.end() + 1;

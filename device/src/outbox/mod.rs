@@ -353,7 +353,7 @@ impl Outbox {
     /// The group is on disk.
     pub(crate) fn saved(&mut self, reservation: &Reservation) {
         if reservation.epoch != self.epoch {
-            // It was on its way when the epoch changed: the next group holds everything under the new one.
+            // This group was written while the epoch changed: the next group holds everything under the new one.
             return;
         }
         let waiting = self.cost_behind(reservation.last);

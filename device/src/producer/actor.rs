@@ -218,7 +218,7 @@ impl Actor {
     fn begin(&self, session: &Session) {
         {
             let mut state = self.context.shared.lock();
-            // What went in the first flight has been given already.
+            // Records of the first flight are sent already.
             if session.early() == 0 {
                 state.outbox.rewind();
             }

@@ -348,7 +348,7 @@ impl Producer {
     /// what, if anything, is left in the outbox: on disk for the next start, or lost where it is in memory.
     pub async fn shutdown(mut self, grace: Duration) -> Stats {
         self.shared.lock().shut = true;
-        // What is left past the grace is in the statistics; a stopped producer has nothing to wait for.
+        // The statistics tell the records that are left past the grace; a stopped producer has nothing to wait for.
         let _ = self.flush(grace).await;
         self.cancel.cancel();
         if let Some(task) = self.task.take() {

@@ -1,4 +1,4 @@
-//! What senders hear of a disk that fails. Nobody listens on the other side.
+//! A disk that fails, as senders see it. Nobody listens on the other side.
 
 use motience_certs::Trust;
 use motience_proto::model::DeviceId;

@@ -204,7 +204,7 @@ async fn an_outbox_that_went_back_in_time_begins_a_new_life_and_sends_everything
     assert_eq!((stats.outbox.copies_found, stats.outbox.acked, stats.transport.superseded), (1, 3, 0));
     producer.shutdown(Duration::ZERO).await;
 
-    // It stays so, and its own numbers are no cause for another.
+    // The epoch stays, and the outbox's own numbers are no cause for another.
     let producer = start(settings);
     let mut guest = peer.guest().await;
     assert_eq!(guest.hello.epoch, new);

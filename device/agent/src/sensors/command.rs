@@ -25,7 +25,7 @@ pub(super) async fn run(command: &[String], limit: Duration, interval: Duration,
     loop {
         ticks.tick().await;
         let (output, complaint) = output(command, limit, sink.max_record).await;
-        // The same at each reading is said once.
+        // A complaint that repeats at each reading is logged once.
         if complaint != said && !complaint.is_empty() {
             tracing::warn!(sensor = sink.counts.name, stderr = complaint, "the command wrote to its standard error");
         }
@@ -68,7 +68,7 @@ async fn work(command: &[String], limit: Duration, max: usize, complaint: &mut V
         }
         child.wait().await
     };
-    // What it started and left behind may hold its standard error open for ever: that ends with the program.
+    // A process that the program left behind may hold its standard error open for ever: reading ends with the program.
     let listening = listen(stderr, complaint).fuse();
     tokio::pin!(listening);
     let status = time::timeout(limit, async {

@@ -60,7 +60,7 @@ pub(super) async fn run(sensor: Sensor, sink: Sink, context: Context) {
             Kind::System => system::run(interval, &sink).await,
             Kind::Command { command, timeout } => command::run(&command, timeout, interval, &sink).await,
             Kind::Stdin => lines::run(tokio::io::stdin(), &sink).await,
-            // It sees the shutdown itself, for it has something to remember then.
+            // A file sensor sees the shutdown itself: it has a position to remember then.
             Kind::File { path, from_start } => return file::run(path, from_start, interval, &sink, &context).await,
         }
         tracing::info!(sensor = sink.counts.name, "the sensor has come to its end");

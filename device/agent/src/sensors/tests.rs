@@ -1,4 +1,4 @@
-//! What sensors read becomes a record.
+//! Readings of sensors become records.
 
 use super::*;
 

@@ -74,7 +74,7 @@ async fn sensors_stream_until_shutdown() {
     }
     eventually("the status", || agent::status::read(&status).is_ok_and(|found| found.exit_code() == 0)).await;
     shutdown.cancel();
-    // What was sent before the sensors stopped is still acknowledged.
+    // Records sent before the sensors stopped are still acknowledged.
     let answering = tokio::spawn(async move {
         while guest.connection.close_reason().is_none() {
             if let Ok((_, record)) = tokio::time::timeout(Duration::from_millis(50), records.next()).await {

@@ -149,7 +149,7 @@ impl Redundant {
         for pending in self.pending.iter_mut().filter(|pending| wanted(pending)) {
             let size = pending.frame.len();
             if size > room || credit < size as f64 {
-                // It waits for the next chance, but not for ever.
+                // The frame waits for the next chance, but not for ever.
                 if pending.deadline <= now {
                     pending.left = 0;
                 }

@@ -7,7 +7,7 @@ use redb::{Builder, Database, DatabaseError, StorageBackend};
 
 use super::Medium;
 
-/// What a file was told to do since it was last synced.
+/// A change of a file since it was last synced.
 #[derive(Clone, Debug)]
 enum Change {
     Write(u64, Vec<u8>),
@@ -16,11 +16,11 @@ enum Change {
 
 #[derive(Clone, Debug, Default)]
 struct File {
-    /// What reads see.
+    /// Content that reads see.
     now: Vec<u8>,
-    /// What a power cut leaves for sure.
+    /// Content that a power cut leaves for sure.
     synced: Vec<u8>,
-    /// The same before the last sync.
+    /// Content that a power cut left for sure before the last sync.
     before: Vec<u8>,
     unsynced: Vec<Change>,
 }

@@ -24,7 +24,7 @@ struct Device {
     world: World,
 }
 
-/// What records of each name hold.
+/// Content of the records of each name.
 type World = BTreeMap<(u64, u64), Bytes>;
 
 impl Device {
@@ -213,7 +213,7 @@ fn power_cuts_during_recovery_lose_nothing_either() {
         disk.set_fuse(fuse);
         let mut world = world.clone();
         if let Ok(mut device) = Device::open(&disk, Policy::Block, world.clone()) {
-            // What happens between the cuts may reach the disk, too; it is not counted on.
+            // Writes between the cuts may reach the disk, too; nothing counts on them.
             if device.settle_down().is_ok() {
                 device.push("{\"between\":true}");
                 device.send(usize::MAX);
