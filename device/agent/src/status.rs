@@ -115,7 +115,12 @@ impl Found {
         if let Some(transport) = stats.transport.current {
             line(
                 "transport",
-                format!("{transport}, {} times by the gateway, {} times back to QUIC", stats.transport.fallbacks, stats.transport.returns),
+                format!(
+                    "{}, {} times by the gateway, {} times back to QUIC",
+                    transport.as_str(),
+                    stats.transport.fallbacks,
+                    stats.transport.returns
+                ),
             );
         }
         if let Some(link) = &stats.link.report {

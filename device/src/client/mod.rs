@@ -23,7 +23,8 @@ pub use error::Error;
 pub(crate) use error::explain;
 pub use lanes::Lane;
 pub(crate) use lanes::Uplink;
-pub use session::{Event, Session, Transport};
+pub use motience_proto::model::Transport;
+pub use session::{Event, Session};
 pub use tunnel::{Gateway, InvalidGateway};
 
 /// Where servers listen when an address names no port.

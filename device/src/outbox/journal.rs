@@ -54,6 +54,20 @@ pub(crate) struct Reservation {
     pub(crate) abandoned: RangeSet,
 }
 
+/// Content of the file when it was opened.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Loaded {
+    pub(crate) reservation: Reservation,
+    /// Rising.
+    pub(crate) items: Vec<Item>,
+    /// Whether something was damaged.
+    pub(crate) doubtful: bool,
+    /// How many records are gone.
+    pub(crate) lost: u64,
+    /// Whether it held nothing, being new: there is no copy of it.
+    pub(crate) fresh: bool,
+}
+
 /// How soon the disk is to be written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Urgency {

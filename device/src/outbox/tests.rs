@@ -4,7 +4,10 @@ use std::collections::BTreeSet;
 
 use proptest::prelude::*;
 
-use super::*;
+use super::{
+    epoch::{FAR, FURTHEST},
+    *,
+};
 
 const CREDIT: u64 = 1000;
 

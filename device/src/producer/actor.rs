@@ -104,7 +104,7 @@ impl Actor {
         self.context.credentials.accepted();
         let welcome = session.welcome();
         let transport = session.transport();
-        tracing::info!(node = welcome.node, durability = welcome.durability, fence = %welcome.fence, %transport, "connected");
+        tracing::info!(node = welcome.node, durability = welcome.durability, fence = %welcome.fence, transport = transport.as_str(), "connected");
         Ok(session)
     }
 
@@ -231,7 +231,7 @@ impl Actor {
             state.counters.transport.durability = Some(welcome.durability.clone());
             state.counters.transport.last_error = None;
             state.counters.transport.current = Some(session.transport());
-            state.counters.transport.fallbacks += u64::from(session.transport() == Transport::WebSocket);
+            state.counters.transport.fallbacks += u64::from(session.transport() == Transport::Tunnel);
             (state.counters.transport.early_accepted, state.counters.transport.early_refused) = self.context.connector.early();
             state.uplink = session.uplink().cloned();
         }

@@ -74,8 +74,8 @@ impl<'a> Connected<'a> {
         let silence = Silence::new(context.connector.config().fallback.is_some());
         let [probe_after, _] = PROBE_AFTER;
         let probe: Pin<Box<dyn Future<Output = _> + Send>> = match session.transport() {
-            Transport::Quic => Box::pin(pending()),
-            Transport::WebSocket => Box::pin(probe(context, probe_after)),
+            Transport::Tunnel => Box::pin(probe(context, probe_after)),
+            _ => Box::pin(pending()),
         };
         Self { context, shared, session, credit, max_record, renewal, progress: now, drain: None, silence, probe, probe_after }
     }
@@ -164,7 +164,7 @@ impl<'a> Connected<'a> {
 
     /// The tunnel may end because the connection that is to take its place took over: then that one is waited for.
     async fn taken_over(self, error: Error) -> End {
-        if self.session.transport() == Transport::WebSocket
+        if self.session.transport() == Transport::Tunnel
             && matches!(error, Error::Closed { code: CloseCode::Fenced, .. })
             && let Ok(Some(other)) = time::timeout(TAKE_OVER, self.probe).await
         {

@@ -23,8 +23,8 @@ use crate::{
     client::{self, Connector, Lane},
     login::Credentials,
     outbox::{
-        self, Full, Outbox, Storage,
-        disk::{Loaded, OnDisk, Store},
+        self, Full, Loaded, Outbox, Storage,
+        disk::{OnDisk, Store},
     },
     policy::{Failure, Policy},
 };
@@ -184,11 +184,7 @@ impl Producer {
 
     /// Puts a record into the outbox without waiting for the disk. Where the outbox is full, its policy decides.
     pub async fn enqueue(&self, lane: Lane, json: impl Into<Bytes>) -> Result<Seq, Error> {
-        let json = json.into();
-        let limit = self.config.client.max_record;
-        if json.len() > limit {
-            return Err(Error::TooLarge { size: json.len(), limit });
-        }
+        let json = self.checked(json)?;
         let deadline = Instant::now() + self.config.outbox.block_timeout;
         let mut blocked = false;
         loop {
@@ -233,13 +229,7 @@ impl Producer {
 
     /// Waits until every record up to this one is on disk, or acknowledged. In memory, only acknowledged records count.
     pub async fn saved_through(&self, seq: Seq) {
-        loop {
-            let changed = self.shared.changed.notified();
-            if self.is_saved_through(seq) {
-                return;
-            }
-            changed.await;
-        }
+        self.shared.until(|state| state.outbox.is_saved_through(seq).then_some(())).await;
     }
 
     /// Whether every record up to this one is on disk, or acknowledged.
@@ -249,22 +239,14 @@ impl Producer {
 
     /// Puts a record into the outbox if that needs no waiting.
     pub fn try_send(&self, lane: Lane, json: impl Into<Bytes>) -> Result<Seq, Error> {
-        let json = json.into();
-        let limit = self.config.client.max_record;
-        if json.len() > limit {
-            return Err(Error::TooLarge { size: json.len(), limit });
-        }
+        let json = self.checked(json)?;
         Ok(self.push(lane, json)??)
     }
 
     /// Sends a reading that the next one makes worthless: at once, in a datagram, or never. It has no number, is in no outbox
     /// and is not acknowledged; [`LinkStats::latest_dropped`] counts those for which there was no connection.
     pub fn send_latest(&self, json: impl Into<Bytes>) -> Result<(), Error> {
-        let json = json.into();
-        let limit = self.config.client.max_record;
-        if json.len() > limit {
-            return Err(Error::TooLarge { size: json.len(), limit });
-        }
+        let json = self.checked(json)?;
         {
             let mut state = self.shared.lock();
             state.check()?;
@@ -279,17 +261,9 @@ impl Producer {
 
     /// Waits until the record is acknowledged, refused or dropped.
     pub async fn acked(&self, seq: Seq) -> Result<Outcome, Error> {
-        loop {
-            let changed = self.shared.changed.notified();
-            {
-                let state = self.shared.lock();
-                if !state.outbox.contains(seq) {
-                    return Ok(state.outcome(seq));
-                }
-                state.check()?;
-            }
-            changed.await;
-        }
+        self.shared
+            .until(|state| if state.outbox.contains(seq) { state.check().err().map(Err) } else { Some(Ok(state.outcome(seq))) })
+            .await
     }
 
     /// Waits until every record enqueued so far is acknowledged, refused or dropped.
@@ -300,17 +274,7 @@ impl Producer {
 
     /// Waits until every record up to this one is acknowledged, refused or dropped.
     pub async fn acked_through(&self, seq: Seq) -> Result<(), Error> {
-        loop {
-            let changed = self.shared.changed.notified();
-            {
-                let state = self.shared.lock();
-                if state.is_acked_through(seq) {
-                    return Ok(());
-                }
-                state.check()?;
-            }
-            changed.await;
-        }
+        self.shared.until(|state| if state.is_acked_through(seq) { Some(Ok(())) } else { state.check().err().map(Err) }).await
     }
 
     /// Whether every record up to this one is acknowledged, refused or dropped.
@@ -320,28 +284,12 @@ impl Producer {
 
     /// Waits until the connection is up.
     pub async fn connected(&self) -> Result<(), Error> {
-        loop {
-            let changed = self.shared.changed.notified();
-            {
-                let state = self.shared.lock();
-                state.check()?;
-                if state.link == LinkState::Connected {
-                    return Ok(());
-                }
-            }
-            changed.await;
-        }
+        self.shared.until(|state| state.check().err().map(Err).or((state.link == LinkState::Connected).then_some(Ok(())))).await
     }
 
     /// Waits until the producer has stopped for good; why. Never ends where it is shut down.
     pub async fn stopped(&self) -> Failure {
-        loop {
-            let changed = self.shared.changed.notified();
-            if let Some(failure) = self.shared.lock().stopped.clone() {
-                return failure;
-            }
-            changed.await;
-        }
+        self.shared.until(|state| state.stopped.clone()).await
     }
 
     /// Takes no more records, waits up to `grace` until the outbox is empty, and closes. The last statistics tell
@@ -371,6 +319,15 @@ impl Producer {
     /// Counters and state, as of now.
     pub fn stats(&self) -> Stats {
         self.shared.lock().stats()
+    }
+
+    /// The record, if it is no longer than the limit.
+    fn checked(&self, json: impl Into<Bytes>) -> Result<Bytes, Error> {
+        let (json, limit) = (json.into(), self.config.client.max_record);
+        if json.len() > limit {
+            return Err(Error::TooLarge { size: json.len(), limit });
+        }
+        Ok(json)
     }
 
     fn push(&self, lane: Lane, json: Bytes) -> Result<Result<Seq, Full>, Error> {

@@ -43,7 +43,7 @@ pub(super) struct State {
     pub(super) link: LinkState,
     pub(super) stopped: Option<Failure>,
     pub(super) shut: bool,
-    /// The open connection's, for its statistics. The task takes it out when it closes it.
+    /// Uplink of the open connection, for its statistics. The task takes it out when it closes the connection.
     pub(super) uplink: Option<Arc<Uplink>>,
     pub(super) counters: Stats,
     /// Records for datagrams, not sent yet.
@@ -77,6 +77,17 @@ impl Shared {
     pub(super) fn lock(&self) -> MutexGuard<'_, State> {
         // Nothing panics while it holds the lock; if it did, counters are better than a dead device.
         self.state.lock()
+    }
+
+    /// Waits until the state has what is looked for. Cancel-safe.
+    pub(super) async fn until<T>(&self, found: impl Fn(&State) -> Option<T>) -> T {
+        loop {
+            let changed = self.changed.notified();
+            if let Some(found) = found(&self.lock()) {
+                return found;
+            }
+            changed.await;
+        }
     }
 
     pub(super) fn set_link(&self, link: LinkState) {

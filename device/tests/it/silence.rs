@@ -155,7 +155,7 @@ async fn through_the_tunnel(pace: (u64, u64)) {
     );
     assert_eq!(
         (stats.state, stats.transport.current, stats.transport.last_error.as_deref()),
-        (LinkState::Connected, Some(Transport::WebSocket), None),
+        (LinkState::Connected, Some(Transport::Tunnel), None),
         "{told}"
     );
 }

@@ -19,7 +19,7 @@ use motience_mutation::Mutation;
 use motience_proto::model::RangeSet;
 use redb::{Builder, Database, ReadableDatabase as _, ReadableTable as _, ReadableTableMetadata as _, TableDefinition, TableError};
 
-use super::{Group, Item, Reservation, difference, new_epoch};
+use super::{Group, Loaded, Reservation, difference, new_epoch};
 
 mod error;
 mod medium;
@@ -37,20 +37,6 @@ const STATE: TableDefinition<'_, u8, &[u8]> = TableDefinition::new("state");
 const RESERVATION: u8 = 0;
 /// Memory for pages of the file: the records are in memory anyway.
 const CACHE: usize = 4 * 1024 * 1024;
-
-/// Content of the file when it was opened.
-#[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Loaded {
-    pub(crate) reservation: Reservation,
-    /// Rising.
-    pub(crate) items: Vec<Item>,
-    /// Whether something was damaged.
-    pub(crate) doubtful: bool,
-    /// How many records are gone.
-    pub(crate) lost: u64,
-    /// Whether it held nothing, being new: there is no copy of it.
-    pub(crate) fresh: bool,
-}
 
 /// Why a group was not written.
 #[derive(Debug)]

@@ -8,7 +8,7 @@ use motience_proto::model::{RangeSet, Seq};
 use super::{sim::Disk, *};
 use crate::{
     client::Lane,
-    outbox::{Config, Outbox, Policy, Urgency},
+    outbox::{Config, Item, Outbox, Policy, Urgency},
 };
 
 mod full;

@@ -202,7 +202,7 @@ async fn run_one(trial: Trial, options: &Options) -> Result<Outcome> {
         Trial::Udp => {
             bench.link.block(Block::Udp);
             let blocked = Instant::now();
-            mobile.until("the fallback", FALLBACK_LIMIT * 3, |stats| stats.transport.current == Some(Transport::WebSocket)).await?;
+            mobile.until("the fallback", FALLBACK_LIMIT * 3, |stats| stats.transport.current == Some(Transport::Tunnel)).await?;
             sleep(CALM).await;
             fallback = arrivals.lock().after(blocked + DELAY * 2);
             bench.link.block(Block::Nothing);
@@ -212,7 +212,7 @@ async fn run_one(trial: Trial, options: &Options) -> Result<Outcome> {
             sleep(CALM).await;
         }
         Trial::UdpFirst => {
-            mobile.until("the fallback", FALLBACK_LIMIT * 3, |stats| stats.transport.current == Some(Transport::WebSocket)).await?;
+            mobile.until("the fallback", FALLBACK_LIMIT * 3, |stats| stats.transport.current == Some(Transport::Tunnel)).await?;
             sleep(CALM).await;
             fallback = arrivals.lock().after(began);
         }

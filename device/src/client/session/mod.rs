@@ -4,22 +4,20 @@
 //! arrive while a lane is held up. Every queue is bounded; a reader of events that stops reading stops the server.
 
 use std::{
-    fmt,
     sync::{Arc, OnceLock},
     time::Duration,
 };
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use motience_proto::{
-    model::{Cursor, Order, ProducerEpoch, ProducerId, RangeSet, Selection},
+    model::{Cursor, Order, ProducerEpoch, ProducerId, RangeSet, Selection, Transport},
     wire::{
-        CloseCode, Confirm, DeliveryCursor, Entry, Frame, Gap, Health, Hello, Intent, Limits, Record, Refused, Skipped, Start, StreamKind,
-        Subscribe, TokenRefresh, Unsubscribe, VERSION, Welcome, features,
+        CloseCode, Confirm, Frame, Health, Hello, Intent, Limits, Record, Skipped, Start, Subscribe, TokenRefresh, Unsubscribe, VERSION,
+        Welcome, features,
     },
 };
-use quinn::{Connection, SendStream, VarInt};
+use quinn::{Connection, VarInt};
 use secrecy::{ExposeSecret as _, SecretString};
-use serde::{Deserialize, Serialize};
 use tokio::{
     sync::mpsc::{self, error::TrySendError},
     task::JoinSet,
@@ -27,55 +25,26 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
+use self::tasks::{accept_feeds, broken, put, read_control, read_tunnel, write_control};
 use super::{
     Config, Error, Lane,
     frames::Frames,
     lanes::{self, QUEUE, Uplink},
-    tunnel::{Source, Tunnel},
+    tunnel::Tunnel,
 };
 use crate::link::{Meter, Report};
+
+mod event;
+mod tasks;
+
+pub use event::Event;
 
 /// Events that wait for [`Session::next`].
 const EVENTS: usize = 64;
 /// Control frames that wait to be written.
 const CONTROL: usize = 256;
-/// How long after the end of the control stream the connection's close may come.
+/// Longest time from the end of the control stream to the connection's close.
 const LAST_WORD: Duration = Duration::from_secs(2);
-/// Entries in one event.
-const MAX_ENTRIES: usize = 256;
-
-/// Word from the server.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Event {
-    /// These records are in the log.
-    Acked(RangeSet),
-    /// This record never will be.
-    Refused(Refused),
-    /// So many records may be under way from now on.
-    Credit(u64),
-    /// The node is going away.
-    Drain,
-    /// The renewed token holds for so many seconds.
-    TokenAccepted(u64),
-    /// A follow is in force (empty refusal), was refused, or ended.
-    Followed {
-        /// The producer.
-        producer: ProducerId,
-        /// Why not.
-        refusal: String,
-    },
-    /// Retention removed a range.
-    Gap(Gap),
-    /// A delivery stream began, went on in another log epoch, or came this far.
-    Cursor(DeliveryCursor),
-    /// Entries of a feed, rising.
-    Entries {
-        /// The producer.
-        producer: ProducerId,
-        /// Entries of its stream.
-        entries: Vec<Entry>,
-    },
-}
 
 /// An open connection. Dropping it closes it.
 #[derive(Debug)]
@@ -93,29 +62,10 @@ pub struct Session {
     early: usize,
 }
 
-/// Transport of a session.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Transport {
-    /// A QUIC connection.
-    Quic,
-    /// A tunnel through a gateway.
-    WebSocket,
-}
-
-impl fmt::Display for Transport {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Quic => "quic",
-            Self::WebSocket => "websocket",
-        })
-    }
-}
-
 #[derive(Debug)]
 enum Handle {
     Quic(Connection),
-    /// Cancelled to have it say farewell and end.
+    /// Cancelled to end the tunnel with a farewell.
     Tunnel(CancellationToken),
 }
 
@@ -207,7 +157,7 @@ impl Session {
         &self.welcome
     }
 
-    /// How many records went before `Welcome`; they are under way.
+    /// How many records went before `Welcome`; they are in flight.
     pub fn early(&self) -> usize {
         self.early
     }
@@ -270,7 +220,7 @@ impl Session {
         self.control(Frame::Confirm(Confirm { producer, cursor })).await
     }
 
-    /// Says which numbers will never be sent; they are acknowledged like records.
+    /// Tells which numbers will never be sent; they are acknowledged like records.
     pub async fn skip(&self, ranges: RangeSet) -> Result<(), Error> {
         self.control(Frame::Skipped(Skipped { ranges })).await
     }
@@ -302,14 +252,14 @@ impl Session {
         self.uplink.as_ref().is_some_and(|uplink| uplink.send_latest(json))
     }
 
-    /// Records that are settled get no more copies.
+    /// Ends the redundancy of records that are acknowledged.
     pub fn acked(&self, ranges: &RangeSet) {
         if let Some(uplink) = &self.uplink {
             uplink.acked(ranges);
         }
     }
 
-    /// Says how the device is, unless the control stream is held up: the next word of it is as good.
+    /// Says how the device is, unless the control stream is held up: the next report is as good.
     pub fn report_health(&self, health: Health) {
         let _ = self.control.try_send(Frame::Health(health));
     }
@@ -333,7 +283,7 @@ impl Session {
     pub fn transport(&self) -> Transport {
         match &self.handle {
             Handle::Quic(_) => Transport::Quic,
-            Handle::Tunnel(_) => Transport::WebSocket,
+            Handle::Tunnel(_) => Transport::Tunnel,
         }
     }
 
@@ -409,131 +359,4 @@ impl Drop for Session {
             connection.close(VarInt::from_u32(CloseCode::Done.number()), b"");
         }
     }
-}
-
-/// Closes a connection whose server broke the protocol.
-fn broken(connection: &Connection, reason: String) -> Error {
-    connection.close(VarInt::from_u32(CloseCode::Protocol.number()), reason.as_bytes());
-    Error::Protocol(reason)
-}
-
-async fn put(stream: &mut SendStream, frames: &[Frame]) -> Result<(), Error> {
-    let mut buffer = BytesMut::new();
-    for frame in frames {
-        frame.encode(&mut buffer);
-    }
-    stream.write_chunk(buffer.freeze()).await.map_err(lanes::lost)
-}
-
-async fn write_control(mut stream: SendStream, mut queue: mpsc::Receiver<Frame>) -> Result<(), Error> {
-    let mut frames = Vec::new();
-    while queue.recv_many(&mut frames, CONTROL).await > 0 {
-        put(&mut stream, &frames).await?;
-        frames.clear();
-    }
-    Ok(())
-}
-
-/// The server's word on records; `None` for frames that need no answer.
-fn event(frame: Frame) -> Result<Option<Event>, Error> {
-    Ok(Some(match frame {
-        Frame::Ack(ack) => Event::Acked(ack.ranges),
-        Frame::Refused(refused) => Event::Refused(refused),
-        Frame::Credit(credit) => Event::Credit(credit.records),
-        Frame::Drain => Event::Drain,
-        Frame::TokenAccepted(accepted) => Event::TokenAccepted(accepted.expires_in),
-        Frame::Followed(followed) => Event::Followed { producer: followed.producer, refusal: followed.refusal },
-        // The transport's own keep-alive does the work of a ping; a server's is left unanswered without harm.
-        Frame::Ping | Frame::Pong => return Ok(None),
-        other => return Err(Error::Protocol(format!("{} on the control stream", other.name()))),
-    }))
-}
-
-/// Ends with the tunnel: then the events end, which tells the session.
-async fn read_tunnel(mut source: Source, events: mpsc::Sender<Event>) -> Result<(), Error> {
-    loop {
-        let frame = source.next().await?;
-        if let Some(event) = event(frame)?
-            && events.send(event).await.is_err()
-        {
-            return Ok(());
-        }
-    }
-}
-
-async fn read_control(
-    connection: Connection,
-    mut frames: Frames,
-    uplink: Option<Arc<Uplink>>,
-    events: mpsc::Sender<Event>,
-) -> Result<(), Error> {
-    while let Some(frame) = frames.next().await? {
-        if let (Frame::TemplateAccepted(accepted), Some(uplink)) = (&frame, &uplink) {
-            uplink.template_accepted(accepted.id);
-            continue;
-        }
-        let Some(event) = event(frame)? else { continue };
-        if events.send(event).await.is_err() {
-            return Ok(());
-        }
-    }
-    // The close that explains the end of the stream travels beside it.
-    let end = time::timeout(LAST_WORD, connection.closed()).await;
-    Err(end.map_or_else(|_| Error::Lost("the server ended the control stream".into()), Error::from))
-}
-
-/// Takes every stream the server opens and reads it in a task of its own.
-async fn accept_feeds(connection: Connection, limits: Limits, events: mpsc::Sender<Event>) -> Result<(), Error> {
-    let mut feeds = JoinSet::new();
-    loop {
-        tokio::select! {
-            biased;
-            // QUIC bounds how many there can be: `max_feeds`.
-            stream = connection.accept_uni() => {
-                feeds.spawn(read_feed(Frames::new(stream?, limits), events.clone()));
-            }
-            Some(ended) = feeds.join_next() => match ended {
-                Ok(result) => result?,
-                Err(error) => return Err(Error::Lost(error.to_string())),
-            },
-        }
-    }
-}
-
-async fn read_feed(mut frames: Frames, events: mpsc::Sender<Event>) -> Result<(), Error> {
-    let producer = match (frames.kind().await?, frames.next().await?) {
-        (Some(StreamKind::Delivery), Some(Frame::Cursor(feed))) => {
-            let producer = feed.producer;
-            if events.send(Event::Cursor(feed)).await.is_err() {
-                return Ok(());
-            }
-            producer
-        }
-        (None, _) | (_, None) => return Ok(()),
-        _ => return Err(Error::Protocol("a stream that is no feed".into())),
-    };
-    while let Some(first) = frames.next().await? {
-        let mut entries = Vec::new();
-        let mut frame = Some(first);
-        let mut other = None;
-        while let Some(next) = frame {
-            match next {
-                Frame::Entry(entry) => entries.push(entry),
-                Frame::Cursor(cursor) if cursor.producer == producer => other = Some(Event::Cursor(cursor)),
-                Frame::Gap(gap) if gap.producer == producer => other = Some(Event::Gap(gap)),
-                wrong => return Err(Error::Protocol(format!("{} on a feed", wrong.name()))),
-            }
-            if other.is_some() || entries.len() == MAX_ENTRIES {
-                break;
-            }
-            frame = frames.buffered()?;
-        }
-        let entries = (!entries.is_empty()).then_some(Event::Entries { producer, entries });
-        for event in entries.into_iter().chain(other) {
-            if events.send(event).await.is_err() {
-                return Ok(());
-            }
-        }
-    }
-    Ok(())
 }
