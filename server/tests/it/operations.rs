@@ -157,9 +157,14 @@ async fn what_a_node_keeps_is_for_its_owner_only() {
     for entry in std::fs::read_dir(&data).unwrap() {
         let path = entry.unwrap().path();
         files.push(path.file_name().unwrap().to_str().unwrap().to_owned());
-        assert!(path.ends_with("log.lock") || mode(&path) == 0o600, "{}: {:o}", path.display(), mode(&path));
+        let expected = if path.is_dir() { 0o700 } else { 0o600 };
+        assert!(path.ends_with("log.lock") || mode(&path) == expected, "{}: {:o}", path.display(), mode(&path));
     }
-    for expected in ["log.db", "log.db-wal", "motience.db", "motience.db-wal", "jwt-secret"] {
+    for entry in std::fs::read_dir(data.join("log.segments")).unwrap() {
+        let path = entry.unwrap().path();
+        assert_eq!(mode(&path), 0o600, "{}", path.display());
+    }
+    for expected in ["log.db", "log.db-wal", "log.segments", "motience.db", "motience.db-wal", "jwt-secret"] {
         assert!(files.iter().any(|file| file == expected), "{expected}: {files:?}");
     }
 }

@@ -100,11 +100,29 @@ async fn cursor(node: &Backend) -> Cursor {
 
 /// A copy of a running node's folder as SIGKILL would leave it.
 fn crash_image(dir: &Path) -> tempfile::TempDir {
+    // A crash is of one moment: nothing is written while the files are copied one by one.
+    let hold = std::fs::File::open(dir.join("log.hold")).unwrap();
+    hold.lock().unwrap();
+    image(dir)
+}
+
+/// A copy of a node's log.
+fn image(dir: &Path) -> tempfile::TempDir {
     let image = tempfile::tempdir().unwrap();
-    for name in ["log.db", "log.db-wal"] {
-        std::fs::copy(dir.join(name), image.path().join(name)).unwrap();
+    let folders = [(dir.to_owned(), image.path().to_owned()), (dir.join("log.segments"), image.path().join("log.segments"))];
+    for (from, to) in folders {
+        std::fs::create_dir_all(&to).unwrap();
+        for file in std::fs::read_dir(from).unwrap().map(Result::unwrap).filter(|entry| entry.path().is_file()) {
+            std::fs::copy(file.path(), to.join(file.file_name())).unwrap();
+        }
     }
     image
+}
+
+/// The segment that is being written.
+fn last_segment(dir: &Path) -> std::path::PathBuf {
+    let segments = std::fs::read_dir(dir.join("log.segments")).unwrap().map(|entry| entry.unwrap().path());
+    segments.filter(|path| path.extension().is_some_and(|end| end == "segment")).max().unwrap()
 }
 
 #[tokio::test]
@@ -161,11 +179,11 @@ async fn file_notices_that_it_lost_its_tail() {
         send(&device, [n]).await;
     }
     let place = cursor(&node).await;
-    for cut in [1, 5_000, 20_000, 60_000] {
+    for cut in [1, 200, 1_000, 60_000] {
         let image = crash_image(dir.path());
-        let wal = image.path().join("log.db-wal");
-        let length = wal.metadata().unwrap().len();
-        std::fs::File::options().write(true).open(&wal).unwrap().set_len(length.saturating_sub(cut)).unwrap();
+        let segment = last_segment(image.path());
+        let length = segment.metadata().unwrap().len();
+        std::fs::File::options().write(true).open(&segment).unwrap().set_len(length.saturating_sub(cut)).unwrap();
         let again = in_file(image.path()).await;
         let left = cursor(&again).await.offset;
         assert!(left < place.offset, "{cut} bytes held at least one record");
@@ -185,9 +203,9 @@ async fn file_acknowledges_nothing_that_it_cannot_write() {
     let device = publisher(&node).await;
     send(&device, [1]).await;
     let mut live = follow(&node, StartPosition::Live).await;
-    // Whoever holds the file's write lock keeps the log from it, as a full disk would.
-    let thief = rusqlite::Connection::open(dir.path().join("log.db")).unwrap();
-    thief.execute_batch("BEGIN IMMEDIATE").unwrap();
+    // Whoever holds this lock, to make a copy for one, keeps the log from its files, as a full disk would.
+    let thief = std::fs::File::open(dir.path().join("log.hold")).unwrap();
+    thief.lock().unwrap();
     let ticket = submit(&device, [2]).await;
     assert_eq!(receive(&mut live, 1).await, [2], "live delivery waits for nothing");
     assert!(timeout(Duration::from_millis(300), device.committed(ticket)).await.is_err());
@@ -196,9 +214,26 @@ async fn file_acknowledges_nothing_that_it_cannot_write() {
         assert!(Instant::now() < deadline, "a node that cannot write is not ready");
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
-    thief.execute_batch("ROLLBACK").unwrap();
+    thief.unlock().unwrap();
     timeout(LIMIT, device.committed(ticket)).await.unwrap().unwrap();
     assert_eq!(cursor(&node).await.offset, Offset(2), "written once, however often it was tried");
+}
+
+#[tokio::test]
+async fn file_can_be_copied_while_it_is_written() {
+    let dir = tempfile::tempdir().unwrap();
+    let node = in_file(dir.path()).await;
+    let device = publisher(&node).await;
+    send(&device, 1..=5).await;
+    let hold = std::fs::File::open(dir.path().join("log.hold")).unwrap();
+    hold.lock().unwrap();
+    let ticket = submit(&device, [6]).await;
+    let image = image(dir.path());
+    hold.unlock().unwrap();
+    timeout(LIMIT, device.committed(ticket)).await.unwrap().unwrap();
+    let copy = in_file(image.path()).await;
+    assert_eq!(publisher(&copy).await.seen().to_string(), "1-5");
+    assert_eq!(receive(&mut follow(&copy, StartPosition::Earliest).await, 5).await, [1, 2, 3, 4, 5]);
 }
 
 #[tokio::test]

@@ -26,6 +26,11 @@ impl Epochs {
         self.0.last().map_or(LogEpoch(0), |(log_epoch, _)| *log_epoch)
     }
 
+    /// Each epoch and the last offset before it, oldest first.
+    pub(crate) fn iter(&self) -> impl ExactSizeIterator<Item = (LogEpoch, Offset)> {
+        self.0.iter().copied()
+    }
+
     /// Begins an epoch after the offset `last`. Beginning the present epoch again changes nothing.
     pub fn begin(&mut self, log_epoch: LogEpoch, last: Offset) {
         if self.present() == log_epoch && !self.0.is_empty() {

@@ -32,8 +32,8 @@ pub(crate) enum Fault {
     PostgresStop,
     /// PostgreSQL takes no new connections for a while.
     PostgresPause,
-    /// SIGKILL to an embedded node, the end of its log's WAL cut off, and a start.
-    WalCut,
+    /// SIGKILL to an embedded node, the end of its log cut off, and a start.
+    LogCut,
     /// SIGKILL to an embedded node, an older copy of its log put in place, and a start.
     LogRestore,
     /// A device's packets are lost by chance.
@@ -86,7 +86,7 @@ const NAMES: [(Fault, &str); 25] = [
     (Fault::RedisWipe, "redis-wipe"),
     (Fault::PostgresStop, "postgres-stop"),
     (Fault::PostgresPause, "postgres-pause"),
-    (Fault::WalCut, "wal-cut"),
+    (Fault::LogCut, "log-cut"),
     (Fault::LogRestore, "log-restore"),
     (Fault::UdpLoss, "udp-loss"),
     (Fault::UdpBlackhole, "udp-blackhole"),
@@ -109,7 +109,7 @@ impl Fault {
 
     pub(crate) fn excuse(self) -> Excuse {
         match self {
-            Self::AofCut | Self::RedisWipe | Self::WalCut | Self::LogRestore => Excuse::Rollback,
+            Self::AofCut | Self::RedisWipe | Self::LogCut | Self::LogRestore => Excuse::Rollback,
             Self::DeviceTear | Self::DeviceFlip => Excuse::Torn,
             _ => Excuse::None,
         }
@@ -149,7 +149,7 @@ const FOUNDATION_CLUSTER: &[Fault] = &[
     Fault::PostgresPause,
 ];
 const FOUNDATION_EMBEDDED: &[Fault] =
-    &[Fault::NodeKill, Fault::NodeTerm, Fault::NodePause, Fault::LogStall, Fault::WalCut, Fault::LogRestore];
+    &[Fault::NodeKill, Fault::NodeTerm, Fault::NodePause, Fault::LogStall, Fault::LogCut, Fault::LogRestore];
 const EDGE: &[Fault] = &[
     Fault::UdpLoss,
     Fault::UdpBlackhole,

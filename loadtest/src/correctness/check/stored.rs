@@ -1,6 +1,6 @@
-//! The harness's own hands in the databases: the rows of `data_history`, and the lock of a log's file.
+//! The harness's own hands in what nodes keep: the rows of `data_history`, and the files of a log.
 
-use std::path::Path;
+use std::{fs::File, path::Path};
 
 use anyhow::Result;
 use sqlx::{Connection as _, PgConnection, SqliteConnection, sqlite::SqliteConnectOptions};
@@ -23,27 +23,24 @@ pub(crate) async fn sqlite(path: &Path) -> Result<Vec<Row>> {
     Ok(rows.into_iter().map(row).collect())
 }
 
-/// How many places the log in this file has given out, over all producers.
-pub(crate) async fn places(log: &Path) -> Result<i64> {
-    let mut connection = SqliteConnection::connect_with(&SqliteConnectOptions::new().filename(log).read_only(true)).await?;
-    let (places,): (i64,) = sqlx::query_as("SELECT COALESCE(SUM(last), 0) FROM logs").fetch_one(&mut connection).await?;
-    connection.close().await?;
-    Ok(places)
+/// Bytes of a log's segments, which grow with each record; index files beside them do not count.
+pub(crate) fn size(segments: &Path) -> Result<u64> {
+    let files = std::fs::read_dir(segments)?.flatten().filter(|entry| entry.path().extension().is_some_and(|end| end == "segment"));
+    Ok(files.filter_map(|file| file.metadata().ok()).map(|file| file.len()).sum())
 }
 
-/// The write lock of a SQLite file, as another process may hold it: a backup, a slow disk.
-pub(crate) struct Held(SqliteConnection);
+/// The lock of a log, as another process may hold it to make a copy.
+pub(crate) struct Held(File);
 
 impl Held {
+    /// Waits for the end of the write that is under way.
     pub(crate) async fn take(path: &Path) -> Result<Self> {
-        let mut connection = SqliteConnection::connect_with(&SqliteConnectOptions::new().filename(path)).await?;
-        sqlx::query("BEGIN IMMEDIATE").execute(&mut connection).await?;
-        Ok(Self(connection))
+        let file = File::open(path)?;
+        Ok(tokio::task::spawn_blocking(move || file.lock().map(|()| Self(file))).await??)
     }
 
-    pub(crate) async fn release(mut self) -> Result<()> {
-        sqlx::query("ROLLBACK").execute(&mut self.0).await?;
-        Ok(self.0.close().await?)
+    pub(crate) fn release(self) -> Result<()> {
+        Ok(self.0.unlock()?)
     }
 }
 

@@ -1,21 +1,49 @@
-//! The log's file: SQLite in WAL mode, every commit synchronous, one writer that gathers what all producers have while the
-//! last commit is under way (group commit).
+//! The log's files: segments, to which one writer appends what all producers have gathered while the last group was synced (group commit); and
+//! a database beside them, with what is known of senders and of logs as wholes.
+//!
+//! | part | what it does |
+//! |---|---|
+//! | [`frame`] | bytes of a batch, of what it says of its sender, of notes |
+//! | [`segment`] | files of frames; where one that was being written ends |
+//! | [`index`] | where each log's batches are |
+//! | [`writer`] | groups: encoded, written, synced, then told |
+//! | [`maintenance`] | behind the writer: database, index files, room |
+//! | [`mod@compact`] | what is removed, and what survives of a segment |
+//! | [`recover`], [`mod@import`] | opening: torn ends, what the database lags behind, files from before there were segments |
+//! | [`load`] | reading |
+//! | [`mod@repair`] | `motience-server log` |
+//!
+//! The segments are the truth. Each batch is one frame with its sender's dedup window and client ids, so a crash keeps all of it or nothing. The
+//! database follows: its rows are copied from frames that are synced, and after a crash the frames behind its checkpoint are read again
+//! ([`dirty`]). A segment is removed once it is behind the checkpoint and nothing in it is in use.
 //!
 //! A write that fails, on a full disk for one, is tried again until it succeeds: what it holds may be read by consumers
 //! already. Whoever waits for it hears after [`ANSWER_LIMIT`] that the log is away.
 //!
-//! A damaged file is read as far as it can be: readers are told of what is missing ([`load`]). Where damage stands in the way of
-//! writing, the writer makes a new file of what can be read, and puts the damaged one aside ([`mod@repair`]).
+//! Damaged files are read as far as they can be: readers are told of what is missing. Where damage stands in the way of the database,
+//! maintenance makes a new one of what can be read, and puts the damaged one aside ([`mod@repair`]).
 
+mod compact;
+mod dirty;
+mod frame;
+mod import;
+mod index;
 mod load;
+mod maintenance;
+mod numbers;
+#[cfg(test)]
+pub(super) mod old;
+mod recover;
 mod repair;
 mod rows;
 mod schema;
+mod segment;
 mod writer;
 
 use std::{
     collections::BTreeSet,
     fs::{File, TryLockError},
+    io,
     path::{Path, PathBuf},
     sync::{
         Arc,
@@ -30,13 +58,21 @@ use parking_lot::Mutex;
 use rusqlite::Connection;
 use time::OffsetDateTime;
 use tokio::{
-    sync::{mpsc, oneshot},
+    sync::{Semaphore, mpsc, oneshot},
+    task::JoinHandle,
     time::timeout,
 };
 use tracing::{error, warn};
 
+pub(super) use self::frame::Note;
 pub use self::repair::{Health, check, confirm, repair};
-use self::{load::Found, writer::Writer};
+use self::{
+    index::Index,
+    load::Found,
+    maintenance::{Bell, Done, Maintenance, Work},
+    recover::Recovered,
+    writer::{Order, Pending, Shared, Writer},
+};
 use super::{
     belief::Now,
     state::{Change, Producer},
@@ -47,24 +83,30 @@ use crate::{self as log, Retention};
 const ANSWER_LIMIT: Duration = Duration::from_secs(5);
 /// Changes that wait for the writer; beyond it appenders wait.
 const QUEUE: usize = 1024;
+/// How often it is looked whether another process still holds the log.
+const HOLD_PAUSE: Duration = Duration::from_millis(20);
 /// Damaged places that are remembered one by one.
 const MAX_DAMAGE: usize = 10_000;
-/// The file's name in the data folder.
+/// Segments read at once; each takes a thread.
+const READS: usize = 4;
+/// Bytes after which the next segment begins.
+pub(super) const SEGMENT_BYTES: u64 = 32 << 20;
+/// The database's name in the data folder.
 const FILE: &str = "log.db";
 
-/// Why the file cannot be opened.
+/// Why the log cannot be opened.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// Two processes would give out the same offsets.
     #[error("another process uses the log in {}", .0.display())]
     InUse(PathBuf),
-    /// The folder or its lock.
+    /// The folder, its lock, or a segment.
     #[error("{path}: {cause}", path = .0.display(), cause = .1)]
     Io(PathBuf, std::io::Error),
-    /// The file itself.
+    /// The database itself.
     #[error("{path}: {cause}", path = .0.display(), cause = .1)]
     Sqlite(PathBuf, rusqlite::Error),
-    /// The file is damaged so much that it cannot be opened.
+    /// The database is damaged so much that it cannot be opened.
     #[error(
         "the log {path} is damaged ({cause}): `motience-server log repair` makes a new file of what can be read, and puts this one aside",
         path = .0.display(), cause = .1
@@ -72,81 +114,109 @@ pub enum Error {
     Damaged(PathBuf, rusqlite::Error),
 }
 
-/// The open file.
+impl Error {
+    /// An error of the database in `dir`.
+    fn sqlite(dir: &Path, e: rusqlite::Error) -> Self {
+        let path = dir.join(FILE);
+        if load::is_damage(&e) { Self::Damaged(path, e) } else { Self::Sqlite(path, e) }
+    }
+}
+
+/// The open log.
 pub(super) struct Disk {
     queue: Mutex<Option<mpsc::Sender<Order>>>,
+    bell: Mutex<Option<Bell>>,
+    shared: Shared,
     readers: Readers,
     /// Parts that readers have found damaged.
     damage: Mutex<BTreeSet<(LogKey, Offset)>>,
     retention: Retention,
-    /// Whether the last attempt to write failed.
-    failing: Arc<AtomicBool>,
-    writer: Mutex<Option<tokio::task::JoinHandle<()>>>,
-    _lock: File,
+    threads: Mutex<Vec<JoinHandle<()>>>,
+    _lock: Arc<File>,
 }
 
-/// Connections that only read.
+/// Who only reads.
 #[derive(Clone)]
 struct Readers {
-    reader: Reader,
-    /// Of its own, since a large log takes its time: other producers' readers do not wait for it.
+    /// Turns at the segments.
+    turns: Arc<Semaphore>,
     loader: Reader,
-    /// How many new files were made of damaged ones.
+    /// How many new databases were made of damaged ones.
     rebuilt: Arc<AtomicU32>,
 }
 
-/// Something to be written, and who waits for it.
-struct Order {
-    work: Work,
-    done: oneshot::Sender<()>,
-}
-
-/// An order to the writer.
-enum Work {
-    /// Nothing: whoever waits wants to know that what was ordered before is in the file.
-    Nothing,
-    Change(Change),
-    /// The number of this account was given out.
-    Account(UserId),
-    /// The time that is believed is to be noted. Clients' ids from before `ids` go, in their own time.
-    Forget {
-        believed: OffsetDateTime,
-        ids: OffsetDateTime,
-    },
-    /// The index is damaged; unless more new files were made by now.
-    Rebuild {
-        rebuilt: u32,
-    },
-}
-
 impl Disk {
-    /// The file in `dir`, and the time of day that is believed where the clock says `now`.
-    pub(super) fn open(dir: &Path, retention: Retention, now: OffsetDateTime) -> Result<(Self, OffsetDateTime), Error> {
+    /// The log in `dir`, and the time of day that is believed where the clock says `now`.
+    pub(super) fn open(dir: &Path, retention: Retention, now: OffsetDateTime, segment_bytes: u64) -> Result<(Self, OffsetDateTime), Error> {
         private::folder(dir).map_err(|e| Error::Io(dir.to_owned(), e))?;
         let lock = locked(dir)?;
         let path = dir.join(FILE);
         // Before SQLite opens it: its journals take over the mode.
         private::file(&path).map_err(|e| Error::Io(path.clone(), e))?;
-        let sqlite = |e| if load::is_damage(&e) { Error::Damaged(path.clone(), e) } else { Error::Sqlite(path.clone(), e) };
-        let writer = schema::open(&path).map_err(sqlite)?;
-        let believed = schema::believed(&writer, now).unwrap_or_else(|e| {
+        let sqlite = |e| Error::sqlite(dir, e);
+        let mut connection = schema::open(&path).map_err(sqlite)?;
+        import::import(dir, &connection, segment_bytes)?;
+        let Recovered { folder, index, tail, end, spoiled } = match recover::recover(dir, &mut connection) {
+            Err(Error::Damaged(_, e)) => {
+                drop(connection);
+                let kept = repair::rebuild(dir)?;
+                error!(error = %e, kept = %kept.display(), "the log's database was damaged: there is a new one of what could be read");
+                connection = schema::open(&path).map_err(sqlite)?;
+                recover::recover(dir, &mut connection)?
+            }
+            recovered => recovered?,
+        };
+        let believed = schema::believed(&connection, now).unwrap_or_else(|e| {
             warn!(error = %e, "the log's file does not tell what time it was: much that is too old waits until the clock is confirmed");
             OffsetDateTime::UNIX_EPOCH
         });
-        let reader = schema::open(&path).map_err(sqlite)?;
-        let loader = schema::open(&path).map_err(sqlite)?;
-        let readers = Readers { reader: Reader::new(reader), loader: Reader::new(loader), rebuilt: Arc::default() };
-        let failing = Arc::new(AtomicBool::new(false));
+        let loader = Reader::new(schema::open(&path).map_err(sqlite)?);
+        let readers = Readers { turns: Arc::new(Semaphore::new(READS)), loader, rebuilt: Arc::default() };
+        let shared = Shared {
+            folder,
+            index: Arc::new(index),
+            pending: Arc::new(Mutex::new(Pending { end, ..Pending::default() })),
+            failing: Arc::default(),
+            closing: Arc::default(),
+            segment_bytes,
+        };
+        let hold = || Hold::open(dir).map_err(|e| Error::Io(dir.to_owned(), e));
         let (queue, orders) = mpsc::channel(QUEUE);
-        let writing = Writer::new(dir.to_owned(), writer, readers.clone(), orders, Arc::clone(&failing));
-        let writer = tokio::task::spawn_blocking(move || writing.run());
+        let (bell, work) = Bell::new();
+        let writer = Writer { shared: shared.clone(), tail, hold: hold()?, orders, maintenance: bell.clone(), doubt: false };
+        let maintenance = Maintenance {
+            dir: dir.to_owned(),
+            shared: shared.clone(),
+            connection,
+            readers: readers.clone(),
+            work,
+            hold: hold()?,
+            checkpoint: end,
+            forget: None,
+            spoiled,
+            rebuilds: 0,
+        };
+        // Both have it for as long as they run: nobody else opens files that they still write.
+        let lock = Arc::new(lock);
+        let (first, second) = (Arc::clone(&lock), Arc::clone(&lock));
+        let threads = vec![
+            tokio::task::spawn_blocking(move || {
+                let _lock = first;
+                writer.run();
+            }),
+            tokio::task::spawn_blocking(move || {
+                let _lock = second;
+                maintenance.run();
+            }),
+        ];
         let disk = Self {
             queue: Mutex::new(Some(queue)),
+            bell: Mutex::new(Some(bell)),
+            shared,
             readers,
             damage: Mutex::default(),
             retention,
-            failing,
-            writer: Mutex::new(Some(writer)),
+            threads: Mutex::new(threads),
             _lock: lock,
         };
         Ok((disk, believed))
@@ -160,53 +230,54 @@ impl Disk {
 
     /// Returns once everything ordered before is in the file.
     pub(super) async fn flushed(&self) -> Result<(), log::Error> {
-        self.room().await?.order(Work::Nothing).await
+        self.room().await?.order(None).await
     }
 
     /// Loads a producer's state without its entries.
     pub(super) async fn load(&self, key: LogKey, now: OffsetDateTime) -> Result<Producer, log::Error> {
-        let retention = self.retention;
-        self.readers.loader.ask(move |loader| load::load(loader, key, &retention, now)).await.map_err(Failure::error)
+        let (index, retention) = (Arc::clone(&self.shared.index), self.retention);
+        let load = async || {
+            let index = Arc::clone(&index);
+            self.readers.loader.ask(move |loader| load::load(&index, loader, key, &retention, now)).await
+        };
+        match load().await {
+            Err(Failure::Damaged(_)) => {}
+            found => return found.map_err(Failure::error),
+        }
+        let rebuilt = self.readers.rebuilt.load(Ordering::Relaxed);
+        self.ask_maintenance(|done| Work::Rebuild { rebuilt, done }).await?;
+        load().await.map_err(Failure::error)
     }
 
-    /// Some logs after `after` that the file holds.
+    /// Some logs after `after` that the database knows.
     pub(super) async fn keys(&self, after: Option<LogId>) -> Result<Vec<LogKey>, log::Error> {
         self.readers.loader.ask(move |loader| schema::keys(loader, after, 100)).await.map_err(Failure::error)
     }
 
-    /// Batches after `after`, of which the file holds all up to `filed`.
-    pub(super) async fn read(
-        &self,
-        key: LogKey,
-        log_epoch: LogEpoch,
-        after: Offset,
-        filed: Offset,
-        bytes: usize,
-    ) -> Result<Found, log::Error> {
-        let rebuilt = self.readers.rebuilt.load(Ordering::Relaxed);
-        let read = async || self.readers.reader.ask(move |reader| load::read(reader, key, log_epoch, after, bytes)).await;
-        match read().await {
-            Err(Failure::Damaged(_)) => {}
-            found => return found.map_err(Failure::error),
-        }
-        // The index is damaged, but not the rows: a new file has another.
-        self.room().await?.order(Work::Rebuild { rebuilt }).await?;
-        match read().await {
-            Err(Failure::Damaged(e)) => {
-                warn!(producer = %key.producer, error = %e, "nothing of this log can be read from the file");
-                Ok(Found { batches: Vec::new(), skipped: Some(filed) })
-            }
-            found => found.map_err(Failure::error),
-        }
+    /// Batches after `after`.
+    pub(super) async fn read(&self, key: LogKey, log_epoch: LogEpoch, after: Offset, bytes: usize) -> Result<Found, log::Error> {
+        self.look(move |index| load::read(index, key, log_epoch, after, bytes)).await
     }
 
-    /// `Some(None)`: the file is damaged there and cannot tell.
-    pub(super) async fn offset_for_time(&self, key: LogKey, time: OffsetDateTime) -> Result<Option<Option<Offset>>, log::Error> {
-        self.readers.reader.ask(move |reader| load::offset_for_time(reader, key, time)).await.map_err(Failure::error)
+    /// `None` where the segments have no batch of that time or later.
+    pub(super) async fn offset_for_time(&self, key: LogKey, time: OffsetDateTime) -> Result<Option<Offset>, log::Error> {
+        self.look(move |index| load::offset_for_time(index, key, time)).await
+    }
+
+    /// Looks into the segments, in a thread where that may take its time. Who waits for a turn takes no thread.
+    async fn look<T: Send + 'static>(&self, question: impl FnOnce(&Index) -> io::Result<T> + Send + 'static) -> Result<T, log::Error> {
+        let turn = Arc::clone(&self.readers.turns).acquire_owned().await.map_err(|_| closed())?;
+        let index = Arc::clone(&self.shared.index);
+        let answer = tokio::task::spawn_blocking(move || {
+            let _turn = turn;
+            question(&index)
+        });
+        let answer = answer.await.map_err(|e| log::Error::Unavailable(e.to_string()))?;
+        answer.map_err(|e| log::Error::Unavailable(format!("the log's file cannot be read: {e}")))
     }
 
     pub(super) async fn highest_account(&self) -> Result<UserId, log::Error> {
-        match self.readers.reader.ask(schema::highest_account).await {
+        match self.readers.loader.ask(schema::highest_account).await {
             Err(Failure::Damaged(e)) => {
                 error!(error = %e, "which numbers of accounts were given out is damaged in the log's file");
                 Ok(UserId(0))
@@ -215,9 +286,13 @@ impl Disk {
         }
     }
 
+    pub(super) async fn note_account(&self, user: UserId) -> Result<(), log::Error> {
+        self.ask_maintenance(|done| Work::Account(user, done)).await
+    }
+
     /// When an operator has confirmed the clock last.
     pub(super) async fn confirmed(&self) -> Option<OffsetDateTime> {
-        self.readers.reader.ask(schema::confirmed).await.ok().flatten()
+        self.readers.loader.ask(schema::confirmed).await.ok().flatten()
     }
 
     /// These offsets cannot be read: says so once.
@@ -237,28 +312,42 @@ impl Disk {
         self.damage.lock().len() as u64
     }
 
-    /// Has the believed time noted, and clients' ids that are past removed, a part at a time.
+    /// Brings the database up to date, has the believed time noted, and clients' ids that are past removed, a part at a time.
     pub(super) async fn forget(&self, now: Now) {
-        if let Ok(room) = self.room().await {
-            let _ = room.order(Work::Forget { believed: now.sure, ids: now.sure - self.retention.age }).await;
-        }
+        let (believed, ids) = (now.sure, now.sure - self.retention.age);
+        let _ = self.ask_maintenance(|done| Work::Forget { believed, ids, done }).await;
     }
 
     pub(super) fn ping(&self) -> Result<(), log::Error> {
-        if self.failing.load(Ordering::Relaxed) {
+        if self.shared.failing.load(Ordering::Relaxed) {
             return Err(log::Error::Unavailable("the log's file cannot be written".to_owned()));
         }
         Ok(())
     }
 
-    /// Writes what is ordered and lets go of the file.
+    async fn ask_maintenance(&self, work: impl FnOnce(Done) -> Work) -> Result<(), log::Error> {
+        let bell = self.bell.lock().clone().ok_or_else(closed)?;
+        let (done, answer) = oneshot::channel();
+        if !bell.order(work(done)) {
+            return Err(log::Error::Unavailable("the log's database has too much to do".to_owned()));
+        }
+        match timeout(ANSWER_LIMIT, answer).await {
+            Ok(Ok(outcome)) => outcome.map_err(log::Error::Unavailable),
+            Ok(Err(_)) => Err(closed()),
+            Err(_) => Err(log::Error::Unavailable("the log's database is not written in time".to_owned())),
+        }
+    }
+
+    /// Writes what is ordered and lets go of the files.
     pub(super) async fn close(&self) {
+        self.shared.closing.store(true, Ordering::Relaxed);
         self.queue.lock().take();
-        let writer = self.writer.lock().take();
-        if let Some(writer) = writer
-            && let Err(e) = writer.await
-        {
-            error!(error = %e, "the log's writer failed");
+        self.bell.lock().take();
+        let threads = std::mem::take(&mut *self.threads.lock());
+        for thread in threads {
+            if let Err(e) = thread.await {
+                error!(error = %e, "a thread of the log failed");
+            }
         }
     }
 }
@@ -269,16 +358,12 @@ pub(super) struct Room(mpsc::OwnedPermit<Order>);
 impl Room {
     /// Orders the change at once; the answer comes once it is in the file. It will be written whether anyone still waits or not.
     pub(super) fn write(self, change: Change) -> impl Future<Output = Result<(), log::Error>> {
-        self.order(Work::Change(change))
+        self.order(Some(change))
     }
 
-    pub(super) fn note_account(self, user: UserId) -> impl Future<Output = Result<(), log::Error>> {
-        self.order(Work::Account(user))
-    }
-
-    fn order(self, work: Work) -> impl Future<Output = Result<(), log::Error>> {
+    fn order(self, change: Option<Change>) -> impl Future<Output = Result<(), log::Error>> {
         let (done, answer) = oneshot::channel();
-        self.0.send(Order { work, done });
+        self.0.send(Order { change, done });
         async move {
             match timeout(ANSWER_LIMIT, answer).await {
                 Ok(Ok(())) => Ok(()),
@@ -305,6 +390,50 @@ impl Failure {
             Self::Damaged(e) => log::Error::Damaged(e.to_string()),
             Self::Away(why) => log::Error::Unavailable(why),
         }
+    }
+}
+
+/// The lock by which another process keeps the log's files as they are, to make a copy of them: `flock data/log.hold cp -r data …`.
+#[derive(Clone)]
+struct Hold(Arc<File>);
+
+/// Nobody else has the lock for as long as this lives.
+struct Held(Arc<File>);
+
+impl Hold {
+    /// The lock in `dir`, for one thread.
+    fn open(dir: &Path) -> io::Result<Self> {
+        let path = dir.join("log.hold");
+        private::file(&path)?;
+        Ok(Self(Arc::new(File::open(path)?)))
+    }
+
+    /// Fails where another process has it.
+    fn share(&self) -> io::Result<Held> {
+        match self.0.try_lock_shared() {
+            Ok(()) => Ok(Held(Arc::clone(&self.0))),
+            Err(TryLockError::WouldBlock) => Err(io::Error::new(io::ErrorKind::WouldBlock, "another process holds log.hold")),
+            Err(TryLockError::Error(e)) => Err(e),
+        }
+    }
+
+    /// Waits for as long as another process has it; fails where the log is closed meanwhile.
+    fn wait(&self, closing: &AtomicBool) -> io::Result<Held> {
+        loop {
+            match self.share() {
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock && !closing.load(Ordering::Relaxed) => {
+                    #[expect(clippy::disallowed_methods, reason = "only threads that nobody waits for call this")]
+                    std::thread::sleep(HOLD_PAUSE);
+                }
+                held => return held,
+            }
+        }
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        let _ = self.0.unlock();
     }
 }
 

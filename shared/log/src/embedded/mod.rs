@@ -35,7 +35,7 @@ use motience_runtime::clock::Clock;
 
 use self::{
     belief::{Belief, Now},
-    disk::Disk,
+    disk::{Disk, SEGMENT_BYTES},
     state::{Change, Producer},
 };
 use crate::{AppendBatch, Bounds, Bus, Engine, Error, Fetch, Records, Retention, Sender, SessionState, Sessions, Signal, Sink, Topic};
@@ -84,7 +84,11 @@ impl Log {
 
     /// The log in the folder `dir`, made where there is none. One process at a time may have it.
     pub fn in_file(dir: &Path, retention: Retention, clock: Clock, sink: Sink) -> Result<Self, OpenError> {
-        let (disk, believed) = Disk::open(dir, retention, clock.now())?;
+        Self::in_segments(dir, retention, clock, sink, SEGMENT_BYTES)
+    }
+
+    fn in_segments(dir: &Path, retention: Retention, clock: Clock, sink: Sink, segment_bytes: u64) -> Result<Self, OpenError> {
+        let (disk, believed) = Disk::open(dir, retention, clock.now(), segment_bytes)?;
         Ok(Self::new(Some(disk), believed, retention, clock, sink))
     }
 
@@ -275,7 +279,7 @@ impl Records for Log {
             (None, Err(_)) => return Ok(Fetch { log_epoch, ..Fetch::default() }),
             (Some(disk), Err(filed)) => (disk, filed),
         };
-        let found = disk.read(key, log_epoch, after, filed, bytes).await?;
+        let found = disk.read(key, log_epoch, after, bytes).await?;
         let to = found.batches.first().map(|batch| Offset(batch.first.0 - 1)).or(found.skipped).unwrap_or(filed);
         let state = place.lock();
         // Entries that retention has not removed should have been there.
@@ -299,8 +303,7 @@ impl Records for Log {
             && let Some(found) = disk.offset_for_time(key, time).await?
         {
             let state = place.lock();
-            // Where the file cannot tell, from the beginning of what there is.
-            return Ok(found.unwrap_or(state.removed).clamp(state.removed, state.last));
+            return Ok(found.clamp(state.removed, state.last));
         }
         Ok(place.lock().offset_for_time(time))
     }
@@ -358,7 +361,7 @@ impl Engine for Log {
 
     async fn note_account(&self, user: UserId) -> Result<(), Error> {
         match &self.0.disk {
-            Some(disk) => disk.room().await?.note_account(user).await,
+            Some(disk) => disk.note_account(user).await,
             None => {
                 self.0.highest_account.fetch_max(user.0, Ordering::Relaxed);
                 Ok(())

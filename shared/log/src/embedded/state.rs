@@ -3,12 +3,14 @@
 use std::{collections::VecDeque, sync::Arc};
 
 use motience_mutation as mutation;
-use motience_proto::model::{Fence, LogEpoch, LogKey, Offset, RangeSet, RecordId};
+use motience_proto::model::{Fence, LogEpoch, LogKey, Offset, ProducerEpoch, RangeSet, RecordId};
+use motience_runtime::clock::millis;
 use time::OffsetDateTime;
 
 use super::{
     Place,
     belief::Now,
+    disk::Note,
     ids::Ids,
     sessions::{Limits, SessionEntry, SessionTable},
 };
@@ -37,8 +39,8 @@ pub(super) struct Producer {
     ephemeral: SessionTable,
     /// Devices forgotten since the last change.
     forgotten: Vec<SessionName>,
-    /// Whether the file still holds something of what was removed.
-    pub(super) leftover: bool,
+    /// Epoch and removed offset that the last note told.
+    noted: Option<(LogEpoch, Offset)>,
     pub(super) ids: Ids,
     /// In memory: all that is kept. With a file: what is not in it yet.
     batches: VecDeque<(OffsetDateTime, Arc<Batch>)>,
@@ -48,23 +50,30 @@ pub(super) struct Producer {
 #[derive(Debug)]
 pub(super) struct Change {
     pub(super) key: LogKey,
-    pub(super) epochs: Epochs,
+    /// Last offset given out.
     pub(super) last: Offset,
-    pub(super) batches: Vec<(OffsetDateTime, Arc<Batch>)>,
-    pub(super) sessions: Vec<(SessionName, SessionEntry)>,
-    pub(super) ids: Vec<(OffsetDateTime, Arc<str>)>,
-    /// Devices and ids that are forgotten.
-    pub(super) gone: Vec<SessionName>,
+    pub(super) appends: Vec<Appended>,
+    /// What is new beside the appends.
+    pub(super) note: Option<Note>,
     pub(super) ids_gone: Vec<Arc<str>>,
-    /// Entries up to here are removed, the last of which was written then.
-    pub(super) removed: Offset,
-    pub(super) gone_at: Option<OffsetDateTime>,
     /// Entries up to here are to be removed from the file.
     pub(super) trim: Option<Offset>,
     /// Whether entries are only kept because the clock is not believed.
     pub(super) held: bool,
     /// Told once the file has it.
     pub(super) settled: Option<Arc<Place>>,
+}
+
+/// One sender's part of a change, which a crash keeps as a whole or not at all.
+#[derive(Debug)]
+pub(super) struct Appended {
+    pub(super) at: OffsetDateTime,
+    pub(super) producer_epoch: ProducerEpoch,
+    /// Without one: nobody comes back under the sender's name.
+    pub(super) session: Option<(SessionName, SessionEntry)>,
+    /// Without one: the log had all of it already.
+    pub(super) batch: Option<Arc<Batch>>,
+    pub(super) ids: Vec<Arc<str>>,
 }
 
 impl Producer {
@@ -124,10 +133,9 @@ impl Producer {
         let sessions = self.sessions(&batch.name);
         let known = sessions.get(&batch.name).filter(|known| known.fence == batch.fence && present == batch.log_epoch);
         let session = SessionEntry { seen: batch.seen.clone(), used: now.at, ..known.ok_or(Error::Fenced)?.clone() };
-        if !batch.name.is_ephemeral() {
-            change.sessions.push((batch.name.clone(), session.clone()));
-        }
+        let kept = (!batch.name.is_ephemeral()).then(|| (batch.name.clone(), session.clone()));
         sessions.put(batch.name.clone(), session);
+        let mut appended = Appended { at: now.at, producer_epoch: batch.producer_epoch, session: kept, batch: None, ids: Vec::new() };
         let mut entries = Vec::with_capacity(batch.records.len());
         for record in &batch.records {
             if let Some(id) = &record.id {
@@ -135,7 +143,7 @@ impl Producer {
                 if !self.ids.insert(id, now.at, &mut change.ids_gone) {
                     continue;
                 }
-                change.ids.push((now.at, Arc::clone(id)));
+                appended.ids.push(Arc::clone(id));
             }
             entries.push(Entry {
                 record_id: RecordId { producer_epoch: batch.producer_epoch, seq: record.seq },
@@ -147,8 +155,11 @@ impl Producer {
             self.last = written.last();
             self.segments.add(self.last, written.bytes(), now.at, keep);
             self.batches.push_back((now.at, Arc::clone(&written)));
-            change.batches.push((now.at, Arc::clone(&written)));
+            appended.batch = Some(Arc::clone(&written));
             publish(written);
+        }
+        if appended.batch.is_some() || appended.session.is_some() {
+            change.appends.push(appended);
         }
         Ok(())
     }
@@ -227,44 +238,39 @@ impl Producer {
 
 impl Change {
     pub(super) fn new(key: LogKey) -> Self {
-        Self {
-            key,
-            epochs: Epochs::default(),
-            last: Offset(0),
-            batches: Vec::new(),
-            sessions: Vec::new(),
-            ids: Vec::new(),
-            gone: Vec::new(),
-            ids_gone: Vec::new(),
-            removed: Offset(0),
-            gone_at: None,
-            trim: None,
-            held: false,
-            settled: None,
-        }
+        Self { key, last: Offset(0), appends: Vec::new(), note: None, ids_gone: Vec::new(), trim: None, held: false, settled: None }
     }
 
     /// Notes where the log stands, and what is to be removed of it.
     pub(super) fn finish(&mut self, state: &mut Producer, now: Now, keep: &Retention, file: bool) {
         let trim = state.segments.trim(now.at, now.sure, keep);
-        (self.trim, self.held) = (trim.gone, trim.held);
+        (self.trim, self.held, self.last) = (trim.gone, trim.held, state.last);
         if let Some(gone) = trim.gone {
             state.removed = state.removed.max(gone);
             if !file {
                 state.drop_batches(gone);
             }
         }
-        if std::mem::take(&mut state.leftover) {
-            self.trim = Some(state.removed);
-        }
         state.forget(now, keep);
-        self.gone.append(&mut state.forgotten);
-        self.epochs = state.epochs.clone();
-        (self.last, self.removed, self.gone_at) = (state.last, state.removed, state.segments.gone_at());
+        let gone = std::mem::take(&mut state.forgotten);
+        let ids_gone = std::mem::take(&mut self.ids_gone);
+        let stands = Some((state.epochs.present(), state.removed));
+        let is_news = self.trim.is_some() || !gone.is_empty() || !ids_gone.is_empty();
+        if file && (is_news || (!self.appends.is_empty() && state.noted != stands)) {
+            state.noted = stands;
+            self.note = Some(Note {
+                key: self.key,
+                epochs: state.epochs.clone(),
+                removed: state.removed,
+                gone_at: state.segments.gone_at().map(millis),
+                gone,
+                ids_gone,
+            });
+        }
     }
 
     /// Whether the file need not be told.
     pub(super) fn is_empty(&self) -> bool {
-        self.trim.is_none() && self.gone.is_empty() && self.batches.is_empty() && self.sessions.is_empty()
+        self.note.is_none() && self.appends.is_empty()
     }
 }

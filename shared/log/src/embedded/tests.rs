@@ -1,6 +1,11 @@
 //! Logs in files that get damaged, clocks that jump, senders without end: what is asked of memory, of the file, and of readers.
 
-use std::{collections::BTreeSet, fs, path::Path, time::Duration};
+use std::{
+    collections::BTreeSet,
+    fs,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use bytes::Bytes;
 use motience_proto::model::{DeviceId, ProducerEpoch, ProducerId, Seq};
@@ -11,6 +16,10 @@ use time::macros::datetime;
 
 use super::*;
 use crate::{AppendRecord, SessionName};
+
+mod full_disk;
+mod import;
+mod segments;
 
 /// Longest wait for what a test waits for.
 const LIMIT: Duration = Duration::from_secs(30);
@@ -51,8 +60,44 @@ impl Home {
         Log::in_file(self.dir.path(), keep, self.clock.clone(), Arc::new(|_| {})).unwrap()
     }
 
-    fn file(&self) -> std::path::PathBuf {
+    fn file(&self) -> PathBuf {
         self.dir.path().join("log.db")
+    }
+
+    /// A log whose segments are full after a few records.
+    fn open_small(&self, keep: Retention) -> Log {
+        Log::in_segments(self.dir.path(), keep, self.clock.clone(), Arc::new(|_| {}), 8 << 10).unwrap()
+    }
+
+    /// The segments, in their order.
+    fn segments(&self) -> Vec<PathBuf> {
+        let files = fs::read_dir(self.dir.path().join("log.segments")).unwrap().map(|entry| entry.unwrap().path());
+        let mut files: Vec<_> = files.filter(|path| path.extension().is_some_and(|end| end == "segment")).collect();
+        files.sort();
+        files
+    }
+
+    fn segment_bytes(&self) -> u64 {
+        self.segments().iter().filter_map(|path| path.metadata().ok()).map(|file| file.len()).sum()
+    }
+
+    /// Where this text is: in which segment, and at which byte.
+    fn place_of(&self, text: &str) -> (PathBuf, usize) {
+        let find = |path: PathBuf| {
+            let at = fs::read(&path).unwrap().windows(text.len()).position(|window| window == text.as_bytes())?;
+            Some((path, at))
+        };
+        self.segments().into_iter().find_map(find).unwrap()
+    }
+
+    /// What a crash would leave of it.
+    fn crashed(&self) -> Self {
+        let crashed = Self { dir: tempfile::tempdir().unwrap(), clock: self.clock.clone(), hand: self.hand.clone() };
+        // A crash is of one moment: nothing is written while the files are copied one by one.
+        let hold = fs::File::open(self.dir.path().join("log.hold")).unwrap();
+        hold.lock().unwrap();
+        copy(self.dir.path(), crashed.dir.path());
+        crashed
     }
 
     fn sql(&self, sql: &str) -> usize {
@@ -77,20 +122,36 @@ impl Home {
         bytes[(page - 1) * 4096..][..32].fill(0xa5);
         fs::write(self.file(), bytes).unwrap();
     }
+}
 
-    /// The pages that hold this text; one of them may be left over from before it was split.
-    fn pages_of(&self, text: &str) -> Vec<usize> {
-        let bytes = fs::read(self.file()).unwrap();
-        let pages = bytes.chunks(4096).enumerate().filter(|(_, page)| page.windows(text.len()).any(|window| window == text.as_bytes()));
-        pages.map(|(at, _)| at + 1).collect()
+fn copy(from: &Path, to: &Path) {
+    for entry in fs::read_dir(from).unwrap() {
+        let (from, to) = (entry.as_ref().unwrap().path(), to.join(entry.unwrap().file_name()));
+        if from.is_dir() {
+            fs::create_dir(&to).unwrap();
+            copy(&from, &to);
+        } else {
+            fs::copy(&from, &to).unwrap();
+        }
     }
+}
+
+fn flip(path: &Path, at: usize, bits: u8) {
+    let mut bytes = fs::read(path).unwrap();
+    bytes[at] ^= bits;
+    fs::write(path, bytes).unwrap();
+}
+
+/// Returns once the database knows all that the segments have.
+async fn checked_in(log: &Log) {
+    log.0.disk.as_ref().unwrap().forget(log.now()).await;
 }
 
 async fn close(log: Log) {
     log.close().await;
 }
 
-fn message(key: LogKey, n: u64) -> String {
+pub(super) fn message(key: LogKey, n: u64) -> String {
     format!("{{\"log\":{},\"n\":{n},\"text\":\"{}\"}}", key.producer, "x".repeat(250))
 }
 
@@ -198,28 +259,24 @@ async fn a_sound_file_is_sound() {
 }
 
 #[tokio::test]
-async fn a_flipped_value_costs_its_batch() {
-    for change in [
-        // One byte of a message, and each column of the row.
-        "entries = CAST(REPLACE(entries, CAST('\"n\":100,' AS BLOB), CAST('\"n\":900,' AS BLOB)) AS BLOB)",
-        "first = 1000000",
-        "first = first - 1",
-        "written = written + 1",
-        "written = -9000000000000000",
-        "bytes = 4611686018427387904",
-        "sender = sender + 1",
-        "sum = sum + 1",
-        "entries = x'00'",
-        "last = 4611686018427387904",
-        "last = 1000000",
-    ] {
-        let home = Home::written().await;
-        assert_eq!(home.sql(&format!("UPDATE batches SET {change} WHERE producer = 1 AND last = 100")), 1);
+async fn a_flipped_bit_costs_its_batch() {
+    let sound = Home::written().await;
+    let (_, message) = sound.place_of("{\"log\":1,\"n\":100,");
+    // Mark, flags, length, checksum, sender, and the message.
+    let header = message - 18;
+    let places = (header..message + 3).chain([message + 200]);
+    assert_eq!(fs::read(&sound.segments()[0]).unwrap()[header], 0xff);
+    for place in places.step_by(3) {
+        let home = sound.crashed();
+        flip(&home.segments()[0], place, 1);
         let health = check(home.dir.path()).unwrap();
-        assert!(!health.is_good(), "{change}");
-        let told: Vec<_> = health.damaged.iter().chain(&health.lost).copied().collect();
-        assert_eq!(told, [(A, Offset(100), Offset(100))], "{change}");
-        assert_eq!(goes_on(&home, [1, 0]).await, [1, 0], "{change}");
+        assert!(!health.is_good(), "{place}");
+        assert_eq!(
+            (health.damaged.as_slice(), health.lost.as_slice()),
+            ([(A, Offset(100), Offset(100))].as_slice(), [].as_slice()),
+            "{place}"
+        );
+        assert_eq!(goes_on(&home, [1, 0]).await, [1, 0], "{place}");
     }
 }
 
@@ -244,40 +301,32 @@ async fn a_devices_window_may_be_damaged() {
     close(log).await;
 }
 
+/// Pages of what is known of devices and of logs: the segments tell it again.
 #[tokio::test]
-async fn an_unreadable_page_costs_what_it_held() {
-    // Of rows: a few of one log. Of an index or of what is known of devices: nothing.
-    let home = Home::written().await;
-    home.pages_of("\"log\":1,\"n\":150,").into_iter().for_each(|page| home.ruin(page));
-    let lost = goes_on(&home, [30, 30]).await;
-    assert!(lost[0] > 0, "{lost:?}");
-    for name in ["batches_place", "sessions", "ids", "ids_at", "logs", "facts"] {
+async fn an_unreadable_page_costs_nothing() {
+    for name in ["sessions", "ids", "ids_at", "logs", "facts"] {
         let home = Home::written().await;
         home.ruin(home.root(name));
         goes_on(&home, [0, 0]).await;
     }
-    // The page above them all.
-    let home = Home::written().await;
-    home.ruin(home.root("batches"));
-    goes_on(&home, [RECORDS as usize, RECORDS as usize]).await;
 }
 
-/// Whatever page it is, and whatever became of it: nobody waits for ever, nobody is told anything wrong.
+/// Whatever page of the database it is, and whatever became of it: nobody waits for ever, nobody is told anything wrong.
 #[tokio::test]
 async fn any_page_may_be_ruined() {
-    let home = Home::written().await;
-    let sound = fs::read(home.file()).unwrap();
+    let sound = Home::written().await;
+    let pages = fs::read(sound.file()).unwrap();
     let mut random = fastrand::Rng::with_seed(17);
-    for page in 0..sound.len() / 4096 {
+    for page in 0..pages.len() / 4096 {
         for harm in 0..3 {
-            let mut bytes = sound.clone();
+            let mut bytes = pages.clone();
             let ruined = &mut bytes[page * 4096..][..4096];
             match harm {
                 0 => ruined.fill(0),
                 1 => random.fill(&mut ruined[..16]),
                 _ => ruined[random.usize(..4096)] ^= 1 << random.u8(..8),
             }
-            let home = Home::new();
+            let home = sound.crashed();
             fs::write(home.file(), bytes).unwrap();
             let Ok(log) = Log::in_file(home.dir.path(), Retention::default(), home.clock.clone(), Arc::new(|_| {})) else {
                 assert_eq!(page, 0, "no other is needed to open the file");
@@ -285,16 +334,49 @@ async fn any_page_may_be_ruined() {
                 close(home.open()).await;
                 continue;
             };
-            for key in [A, B] {
-                read_all(&log, key).await;
-                let before = log.bounds(key).await.unwrap().last;
-                fill(&log, key, [1000]).await;
-                assert_eq!(log.bounds(key).await.unwrap().last, before.next());
-                let (records, _) = read_all(&log, key).await;
-                assert!(records.contains(&before.next().0), "page {page}, harm {harm}");
-            }
+            goes_on_writing(&log).await;
             close(log).await;
         }
+    }
+}
+
+/// Both logs can be read and written.
+async fn goes_on_writing(log: &Log) {
+    for key in [A, B] {
+        read_all(log, key).await;
+        let before = log.bounds(key).await.unwrap().last;
+        fill(log, key, [1000]).await;
+        assert_eq!(log.bounds(key).await.unwrap().last, before.next());
+        let (records, _) = read_all(log, key).await;
+        assert!(records.contains(&before.next().0));
+    }
+}
+
+/// Whatever byte of the segments and of their indexes it is.
+#[tokio::test]
+async fn any_byte_may_be_flipped() {
+    let sound = Home::new();
+    let log = sound.open_small(Retention::default());
+    for key in [A, B] {
+        fill(&log, key, 1..=40).await;
+    }
+    close(log).await;
+    let mut random = fastrand::Rng::with_seed(23);
+    let files: Vec<PathBuf> = fs::read_dir(sound.dir.path().join("log.segments")).unwrap().map(|entry| entry.unwrap().path()).collect();
+    assert!(files.len() > 4, "{files:?}");
+    for _ in 0..150 {
+        let home = sound.crashed();
+        let file = home.dir.path().join("log.segments").join(files[random.usize(..files.len())].file_name().unwrap());
+        let place = random.usize(..fs::read(&file).unwrap().len());
+        flip(&file, place, 1 << random.u8(..8));
+        let log = home.open_small(Retention::default());
+        let mut lost = 0;
+        for key in [A, B] {
+            lost += read_all(&log, key).await.1.len();
+        }
+        assert!(lost <= 1, "{}: {place} costs {lost}", file.display());
+        goes_on_writing(&log).await;
+        close(log).await;
     }
 }
 
@@ -302,19 +384,24 @@ async fn any_page_may_be_ruined() {
 async fn a_page_ruined_while_the_log_is_open_does_not_end_writing() {
     let home = Home::written().await;
     let log = home.open();
-    let (root, pages) = (home.root("batches_place"), home.pages_of(&format!("\"log\":2,\"n\":{RECORDS},")));
     fill(&log, A, [RECORDS + 1]).await;
-    home.ruin(root);
-    pages.into_iter().for_each(|page| home.ruin(page));
-    // Whatever pages SQLite still has in its memory: enough to need others.
+    checked_in(&log).await;
+    for name in ["sessions", "logs"] {
+        home.ruin(home.root(name));
+    }
     for n in 2..=RECORDS {
         fill(&log, A, [RECORDS + n]).await;
         fill(&log, B, [RECORDS + n]).await;
+        if n % 50 == 0 {
+            checked_in(&log).await;
+        }
     }
-    for key in [A, B] {
-        let (records, _) = read_all(&log, key).await;
-        assert!(records.len() as u64 >= 2 * RECORDS - 40);
+    for (key, all) in [(A, 2 * RECORDS), (B, 2 * RECORDS - 1)] {
+        assert_eq!(read_all(&log, key).await.0.len() as u64, all);
     }
+    close(log).await;
+    let log = home.open();
+    assert!(log.open(A, &device("d", 2), None).await.unwrap().seen.contains(2 * RECORDS));
     close(log).await;
 }
 
@@ -322,15 +409,15 @@ async fn a_page_ruined_while_the_log_is_open_does_not_end_writing() {
 async fn a_file_that_cannot_be_opened_says_what_to_do() {
     type Harm = fn(&Path);
     let harms: [(Harm, u64); 3] = [
-        (|file| fs::write(file, "This is no database, and never was one. ".repeat(400)).unwrap(), 0),
-        (|file| fs::OpenOptions::new().write(true).open(file).unwrap().set_len(40 * 4096).unwrap(), 50),
+        (|file| fs::write(file, "This is no database, and never was one. ".repeat(400)).unwrap(), 2 * RECORDS),
+        (|file| fs::OpenOptions::new().write(true).open(file).unwrap().set_len(3 * 4096).unwrap(), 2 * RECORDS),
         (
             |file| {
                 let mut bytes = fs::read(file).unwrap();
                 bytes[..100].fill(0);
                 fs::write(file, bytes).unwrap();
             },
-            0,
+            2 * RECORDS,
         ),
     ];
     for (harm, least) in harms {
@@ -355,17 +442,14 @@ async fn a_file_that_cannot_be_opened_says_what_to_do() {
 }
 
 #[tokio::test]
-async fn a_journal_that_is_cut_costs_the_newest_records() {
+async fn a_segment_that_is_cut_costs_the_newest_records() {
     let home = Home::new();
     let log = home.open();
     fill(&log, A, 1..=50).await;
-    let crashed = Home::new();
-    for name in ["log.db", "log.db-wal"] {
-        fs::copy(home.dir.path().join(name), crashed.dir.path().join(name)).unwrap();
-    }
+    let crashed = home.crashed();
     close(log).await;
-    let journal = fs::OpenOptions::new().write(true).open(crashed.dir.path().join("log.db-wal")).unwrap();
-    journal.set_len(journal.metadata().unwrap().len() / 2).unwrap();
+    let segment = fs::OpenOptions::new().write(true).open(&crashed.segments()[0]).unwrap();
+    segment.set_len(segment.metadata().unwrap().len() / 2).unwrap();
     let log = crashed.open();
     let kept = log.bounds(A).await.unwrap().last.0;
     assert!((1..50).contains(&kept), "{kept}");
@@ -397,33 +481,41 @@ async fn a_clock_that_is_far_ahead_removes_nothing_before_it_is_confirmed() {
     assert_eq!(log.bounds(A).await.unwrap().first, Offset(RECORDS + 1));
     assert_eq!(log.bounds(B).await.unwrap().first, Offset(RECORDS + 1));
     assert_eq!(log.removed_at(A).await.unwrap(), Some(datetime!(2026-01-01 00:00 UTC)));
-    wait_for("and leaves the file", async || home.count("batches") == 1).await;
     close(log).await;
 }
 
 #[tokio::test]
 async fn a_log_that_nobody_asks_for_is_trimmed_all_the_same() {
-    let home = Home::written().await;
+    let home = Home::new();
+    let log = home.open_small(Retention::default());
+    for key in [A, B] {
+        fill(&log, key, 1..=RECORDS).await;
+    }
+    close(log).await;
+    assert!(home.segment_bytes() > 100_000);
     home.hand.advance(Duration::from_secs(25 * 3600));
-    let log = home.open_with(Retention { at_once: 100, ..Retention::default() });
-    wait_for("all is too old", async || home.count("batches") == 0).await;
+    let log = home.open_small(Retention { at_once: 100, ..Retention::default() });
+    wait_for("all is too old", async || home.segment_bytes() < 20_000).await;
     assert!(log.0.producers.lock().is_empty(), "and nothing of it stays in memory");
     assert_eq!(log.bounds(A).await.unwrap().first, Offset(RECORDS + 1));
     close(log).await;
 }
 
 #[tokio::test]
-async fn trims_that_a_crash_interrupted_are_taken_up_again() {
-    let home = Home::written().await;
-    let log = home.open();
+async fn room_that_a_crash_left_unmade_is_made_at_the_next_start() {
+    let home = Home::new();
+    let keep = Retention { bytes: 20_000, ..Retention::default() };
+    let log = home.open_small(Retention::default());
+    fill(&log, A, 1..=RECORDS).await;
     close(log).await;
-    // Retention has removed these, and the process ended before their rows went.
-    let log = home.open_with(Retention { bytes: 40_000, ..Retention::default() });
+    let log = home.open_small(keep);
     wait_for("it is trimmed", async || log.bounds(A).await.unwrap().first > Offset(1)).await;
+    // Retention has removed these, and the process ends before the segments go.
+    let crashed = home.crashed();
     close(log).await;
-    let log = home.open_with(Retention { bytes: 40_000, ..Retention::default() });
+    let log = crashed.open_small(keep);
     let first = log.bounds(A).await.unwrap().first.0;
-    wait_for("rows go", async || home.count("batches WHERE producer = 1") == RECORDS + 1 - first).await;
+    wait_for("segments go", async || crashed.segment_bytes() < 45_000).await;
     let (records, damaged) = read_all(&log, A).await;
     assert_eq!((records.len() as u64, damaged.len()), (RECORDS + 1 - first, 0));
     close(log).await;
@@ -465,6 +557,7 @@ async fn devices_are_remembered_within_bounds() {
         assert!(remembered.0 <= 11 && remembered.0 > 5, "{remembered:?}");
         // The file forgets with the next append.
         send(&log, A, &connected, &opened, 6).await;
+        checked_in(&log).await;
         assert!(home.count("sessions") <= 11);
         let seen = async |name: &str| log.open(A, &device(name, 99), None).await;
         assert!(seen("connected").await.unwrap().seen.contains(6), "who is connected is never forgotten");
@@ -482,6 +575,7 @@ async fn devices_and_ids_are_forgotten_in_time_while_the_log_runs() {
     fill(&log, A, [1]).await;
     let held = log.open(B, &device("d", 1), None).await.unwrap();
     send(&log, B, &device("d", 1), &held, 1).await;
+    checked_in(&log).await;
     assert_eq!((home.count("sessions"), home.count("ids")), (2, 2));
     home.hand.advance(Duration::from_secs(25 * 3600));
     log.sweep(false).await;
@@ -494,6 +588,7 @@ async fn devices_and_ids_are_forgotten_in_time_while_the_log_runs() {
     assert_eq!(log.place(A).await.unwrap().lock().remembered(), (0, 0));
     // One that is connected all the while goes on.
     send(&log, B, &device("d", 1), &held, 2).await;
+    checked_in(&log).await;
     assert_eq!(home.count("sessions"), 1);
     close(log).await;
 }

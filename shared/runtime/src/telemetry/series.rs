@@ -200,7 +200,9 @@ const SERIES: &[Series] = &[
         &[],
         "Times that a damaged file of the log was made anew from what can be read.",
     ),
-    Series(Counter, "motience_log_trim_steps_total", "steps", &[], "Steps in which the log's file removed old records."),
+    Series(Counter, "motience_log_segments_removed_total", "segments", &[], "Segments of the log that were removed."),
+    Series(Counter, "motience_log_syncs_total", "syncs", &[], "Times that the log was synced to disk, each for all that had gathered."),
+    Series(Counter, "motience_log_written_bytes_total", "bytes", &[], "Bytes written to the log's segments."),
     Series(
         Gauge,
         "motience_log_retention_held",

@@ -12,15 +12,13 @@ use tokio::time::{Instant, sleep};
 use super::pause;
 use crate::correctness::check::{
     history::Phase,
-    platform::{Node, Platform, cut_wal},
+    platform::{Node, Platform},
     schedule::Fault,
     stored,
 };
 
 /// Most bytes cut off a log.
 const MAX_CUT: u64 = 64 * 1024;
-/// How often a cut is tried that is not honest just now.
-const CUT_TRIES: usize = 8;
 /// Longest wait for devices to come back and send something.
 const GROWTH_LIMIT: Duration = Duration::from_secs(10);
 
@@ -116,7 +114,7 @@ impl Platform {
         Ok(true)
     }
 
-    /// Redis is away, or another process holds the lock of the log's file, while the node dies.
+    /// Redis is away, or another process holds the log's lock, while the node dies.
     pub(super) async fn stall_log(&self, random: &mut Rng) -> Result<bool> {
         let chosen = random.usize(..self.endpoints.len());
         let mut node = self.nodes[self.endpoints[chosen].0].lock().await;
@@ -139,10 +137,10 @@ impl Platform {
                 redis.signal("CONT").await?;
             }
         } else {
-            let lock = stored::Held::take(&find(&node, "log.db")?).await?;
+            let lock = stored::Held::take(&find(&node, "log.hold")?).await?;
             pause(random, 300..1200).await;
             node.kill().await?;
-            lock.release().await?;
+            lock.release()?;
         }
         self.flee(self.endpoints[chosen].0, random).await;
         node.start_again().await?;
@@ -154,55 +152,41 @@ impl Platform {
 
     pub(super) async fn cut_log(&self, random: &mut Rng) -> Result<bool> {
         let mut node = self.nodes[0].lock().await;
-        let log = find(&node, "log.db")?;
-        self.mark(Fault::WalCut, Phase::Begin, "");
-        let mut cut = 0;
-        for _ in 0..CUT_TRIES {
-            node.kill().await?;
-            cut = cut_wal(&log, random.u64(1..MAX_CUT))?;
-            if cut > 0 {
-                break;
-            }
-            node.start_again().await?;
-            pause(random, 200..800).await;
-        }
-        self.note(format!("{cut} bytes cut off the log's WAL"));
+        let segments = find(&node, "log.segments")?;
+        self.mark(Fault::LogCut, Phase::Begin, "");
+        node.kill().await?;
+        let cut = cut_segment(&segments, random.u64(1..MAX_CUT))?;
+        self.note(format!("{cut} bytes cut off the log"));
         pause(random, 50..500).await;
         node.start_again().await?;
-        self.mark(Fault::WalCut, Phase::End, "");
+        self.mark(Fault::LogCut, Phase::End, "");
         Ok(cut > 0)
     }
 
     pub(super) async fn restore_log(&self, random: &mut Rng) -> Result<bool> {
         let mut node = self.nodes[0].lock().await;
-        let log = find(&node, "log.db")?;
-        let (wal, copy) = (log.with_extension("db-wal"), log.with_extension("copy"));
-        let copied_wal = log.with_extension("copy-wal");
+        let segments = find(&node, "log.segments")?;
+        let data = segments.parent().context("the log is in a folder")?.to_owned();
+        let copy = data.with_extension("copy");
         // Neither the copy nor what it leaves out may be nothing, or the restored log has lost nothing that anyone knows of.
-        grow(&log, 0).await?;
+        grow(&segments, 100).await?;
         self.mark(Fault::NodeKill, Phase::Begin, &node.name);
         node.kill().await?;
-        let places = stored::places(&log).await?;
-        std::fs::copy(&log, &copy)?;
-        if wal.exists() {
-            std::fs::copy(&wal, &copied_wal)?;
-        }
+        let size = stored::size(&segments)?;
+        copy_log(&data, &copy)?;
         node.start_again().await?;
         self.mark(Fault::NodeKill, Phase::End, &node.name);
         pause(random, 1000..2500).await;
-        grow(&log, places).await?;
+        grow(&segments, size).await?;
 
         self.mark(Fault::LogRestore, Phase::Begin, "");
         node.kill().await?;
-        for old in [&wal, &log.with_extension("db-shm")] {
-            if old.exists() {
-                std::fs::remove_file(old)?;
-            }
+        std::fs::remove_dir_all(&segments)?;
+        for database in ["log.db", "log.db-wal", "log.db-shm"].map(|name| data.join(name)).iter().filter(|path| path.exists()) {
+            std::fs::remove_file(database)?;
         }
-        std::fs::rename(&copy, &log)?;
-        if copied_wal.exists() {
-            std::fs::rename(&copied_wal, &wal)?;
-        }
+        copy_log(&copy, &data)?;
+        std::fs::remove_dir_all(&copy)?;
         pause(random, 50..500).await;
         node.start_again().await?;
         self.mark(Fault::LogRestore, Phase::End, "");
@@ -210,25 +194,50 @@ impl Platform {
     }
 }
 
-/// Returns once the log has given out more places than `before`.
-async fn grow(log: &Path, before: i64) -> Result<()> {
+/// Returns once the log's segments are longer than `before`.
+async fn grow(segments: &Path, before: u64) -> Result<()> {
     let deadline = Instant::now() + GROWTH_LIMIT;
-    while stored::places(log).await? <= before && Instant::now() < deadline {
+    while stored::size(segments)? <= before && Instant::now() < deadline {
         sleep(Duration::from_millis(50)).await;
     }
     Ok(())
 }
 
-/// A file of this name in the node's data.
+/// Cuts up to `bytes` off the segment that was being written. Returns how many.
+fn cut_segment(segments: &Path, bytes: u64) -> Result<u64> {
+    let files = std::fs::read_dir(segments)?.flatten().map(|entry| entry.path());
+    let last = files.filter(|path| path.extension().is_some_and(|end| end == "segment")).max().context("there is no segment")?;
+    let file = std::fs::OpenOptions::new().write(true).open(last)?;
+    let length = file.metadata()?.len();
+    let bytes = bytes.min(length);
+    file.set_len(length - bytes)?;
+    Ok(bytes)
+}
+
+/// Copies a log's segments and database to another folder.
+fn copy_log(from: &Path, to: &Path) -> Result<()> {
+    let segments = to.join("log.segments");
+    std::fs::create_dir_all(&segments)?;
+    for entry in std::fs::read_dir(from.join("log.segments"))?.flatten() {
+        std::fs::copy(entry.path(), segments.join(entry.file_name()))?;
+    }
+    for name in ["log.db", "log.db-wal"].into_iter().filter(|name| from.join(name).exists()) {
+        std::fs::copy(from.join(name), to.join(name))?;
+    }
+    Ok(())
+}
+
+/// A file or folder of this name in the node's data.
 fn find(node: &Node, name: &str) -> Result<PathBuf> {
     let mut folders = vec![node.dir.clone()];
     while let Some(folder) = folders.pop() {
         for entry in std::fs::read_dir(folder)?.flatten() {
             let path = entry.path();
+            if path.file_name().is_some_and(|file| file == name) {
+                return Ok(path);
+            }
             if path.is_dir() {
                 folders.push(path);
-            } else if path.file_name().is_some_and(|file| file == name) {
-                return Ok(path);
             }
         }
     }

@@ -28,7 +28,7 @@ impl Platform {
             }
             Fault::PostgresStop | Fault::PostgresPause => self.postgres(fault, &mut random).await,
             Fault::LogStall => self.stall_log(&mut random).await,
-            Fault::WalCut => self.cut_log(&mut random).await,
+            Fault::LogCut => self.cut_log(&mut random).await,
             Fault::LogRestore => self.restore_log(&mut random).await,
             Fault::UdpLoss | Fault::UdpBlackhole | Fault::UdpMangle | Fault::UdpMove => self.udp(fault, &mut random).await,
             Fault::TcpCut | Fault::TcpStall => self.tcp(fault, &mut random).await,

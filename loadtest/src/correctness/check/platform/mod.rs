@@ -4,7 +4,6 @@ mod members;
 mod node;
 mod process;
 mod redis;
-mod walfile;
 
 use std::{
     net::SocketAddr,
@@ -18,7 +17,6 @@ use tokio::sync::Mutex;
 pub(crate) use members::{Consumer, Device, NetworkPath};
 pub(crate) use node::Node;
 pub(crate) use redis::Redis;
-pub(crate) use walfile::cut_wal;
 
 use super::{
     history::{Event, Kind, Writer},

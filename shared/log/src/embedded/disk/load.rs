@@ -1,27 +1,38 @@
-//! Reading the file, whatever has become of it: a row that cannot be read, or whose checksum is another's, is as if it were not there.
+//! Reading the file, whatever has become of it: a frame or a row that cannot be read, or whose checksum is another's, is as if it were not
+//! there.
 
-use std::sync::Arc;
+use std::{
+    fs::File,
+    io::{self, ErrorKind},
+    os::unix::fs::FileExt as _,
+    sync::Arc,
+};
 
-use bytes::{Buf, Bytes};
-use motience_proto::model::{Fence, LogEpoch, LogKey, Offset, ProducerEpoch, RangeSet, RecordId, Seq};
+use bytes::Bytes;
+use motience_proto::model::{Fence, LogEpoch, LogKey, Offset, ProducerEpoch, RangeSet};
 use motience_runtime::clock::{from_millis, millis};
-use rusqlite::{Connection, Error, ErrorCode, OptionalExtension as _, Row, params, types::Type};
+use rusqlite::{Connection, Error, ErrorCode, OptionalExtension as _, Row, types::Type};
 use time::OffsetDateTime;
 use tracing::error;
 
-use super::rows::{BatchRow, LogRow, SessionRow, column, offset};
+use super::{
+    frame::{self, Frame, Slot},
+    index::{Index, Run, some_after},
+    rows::{LogRow, SessionRow, column, offset},
+    segment::{Piece, scan},
+};
 use crate::{
     Batch, Entry, Epochs, Retention, SessionName,
     embedded::{sessions::SessionEntry, state::Producer},
 };
 
-const BATCH: &str = "SELECT first, last, written, bytes, sender, entries, sum FROM batches WHERE producer = ?1 AND last = ?2";
-const BATCHES: &str =
-    "SELECT first, last, written, bytes, sender, entries, sum FROM batches WHERE producer = ?1 AND last > ?2 ORDER BY last";
-/// From the index alone: it is whole where a row's own page may not be.
-const NEXT: &str = "SELECT last FROM batches INDEXED BY batches_place WHERE producer = ?1 AND last > ?2 ORDER BY last LIMIT 1";
 /// Damaged batches that one read passes over.
 const SKIPS: usize = 1000;
+/// How often a reader looks again for a segment that was replaced meanwhile.
+const TRIES: usize = 10;
+/// Bytes read at once, and bytes of others that are read along rather than read around.
+const WINDOW: u64 = 1 << 20;
+const GAP: u64 = 32 << 10;
 
 /// Outcome of a read.
 #[derive(Debug, Default)]
@@ -52,66 +63,40 @@ pub(super) fn unless_damaged<T>(found: rusqlite::Result<Option<T>>) -> rusqlite:
 }
 
 /// Loads the state of a log without its entries.
-pub(super) fn load(connection: &Connection, key: LogKey, retention: &Retention, now: OffsetDateTime) -> rusqlite::Result<Producer> {
+pub(super) fn load(
+    index: &Index,
+    connection: &Connection,
+    key: LogKey,
+    retention: &Retention,
+    now: OffsetDateTime,
+) -> rusqlite::Result<Producer> {
     let mut state = Producer::default();
     let row = log_row(connection, key);
     if row.as_ref().is_err_and(is_damage) {
         error!(producer = %key.producer, "where this log stands is damaged in the log's file: it is taken from its batches");
     }
-    let row = unless_damaged(row)?;
-    let known = row.as_ref().map(|row| offset(row.last));
-    let row = row.unwrap_or_default();
-    let removed = row.removed.map(offset);
+    let row = unless_damaged(row)?.unwrap_or_default();
+    // The database may not know yet what has been removed since.
+    let (removed, gone_at) = index.removed(key.log);
+    let removed = row.removed.map(offset).max((removed > Offset(0)).then_some(removed));
     state.epochs = row.epochs.parse().unwrap_or_default();
-    state.segments.recall_gone(row.gone_at.map(from_millis));
+    state.segments.recall_gone(row.gone_at.max(gone_at).map(from_millis));
 
-    let (mut first, mut newest, mut at) = (None, OffsetDateTime::UNIX_EPOCH, removed.unwrap_or_default().0.cast_signed());
-    let mut ends = Vec::new();
-    loop {
-        let walked = walk(connection, key, &mut at, &mut |from, to, bytes, written| {
-            // Headers have no checksum of their own: what cannot be is left out of account.
-            if known.is_some_and(|last| to > last) {
-                return;
-            }
-            first.get_or_insert(from.min(to));
-            newest = newest.max(written.min(now));
-            state.segments.add(to, bytes, newest, retention);
-            if known.is_none() {
-                ends.push(to);
-            }
-        });
-        match walked {
-            Ok(()) => break,
-            Err(e) if is_damage(&e) => match unless_damaged(next_place(connection, key, at))? {
-                // This one cannot be read; behind it others may be.
-                Some(damaged) => at = damaged,
-                None => break,
-            },
-            Err(e) => return Err(e),
+    let (mut first, mut newest) = (None, OffsetDateTime::UNIX_EPOCH);
+    for slots in all_slots(index, key, i64::MIN).map_err(|e| Error::ToSqlConversionFailure(Box::new(e)))? {
+        for slot in slots.iter().filter(|slot| Some(slot.last()) > removed) {
+            first.get_or_insert(slot.first);
+            newest = newest.max(from_millis(slot.at).min(now));
+            state.segments.add(slot.last(), slot.bytes as usize, newest, retention);
         }
     }
-    state.last = match known {
-        Some(last) => last,
-        // The last that is what it says.
-        None => {
-            let mut whole = Offset(0);
-            while let Some(end) = ends.pop() {
-                if unless_damaged(one(connection, key, LogEpoch(0), end.0.cast_signed()))?.is_some() {
-                    whole = end;
-                    break;
-                }
-            }
-            whole
-        }
-    };
-    // Removal of the first batches is only known to be removed where that was noted.
+    state.last = offset(row.last).max(index.last(key.log)).max(removed.unwrap_or_default());
+    // The first batches are only known to be removed where that was noted.
     state.removed = match (removed, first) {
-        (Some(removed), _) => removed.min(state.last),
-        (None, Some(first)) => Offset(first.0.saturating_sub(1)).min(state.last),
+        (Some(removed), _) => removed,
+        (None, Some(first)) => Offset(first.0.saturating_sub(1)),
         (None, None) => state.last,
     };
-    state.leftover =
-        removed.is_some() && unless_damaged(next_place(connection, key, 0))?.is_some_and(|place| offset(place) <= state.removed);
 
     let devices = sessions(connection, key, &mut |row| {
         let Ok(seen) = row.seen.parse::<RangeSet>() else { return };
@@ -157,25 +142,6 @@ pub(super) fn log_row(connection: &Connection, key: LogKey) -> rusqlite::Result<
     statement.query_row([log], row).optional()
 }
 
-/// Batches after `*at`, without their entries: first and last offset, bytes, and when they were written. `*at` goes along.
-fn walk(
-    connection: &Connection,
-    key: LogKey,
-    at: &mut i64,
-    found: &mut impl FnMut(Offset, Offset, usize, OffsetDateTime),
-) -> rusqlite::Result<()> {
-    let mut statement = connection.prepare_cached(
-        "SELECT first, last, MIN(bytes, LENGTH(entries)), written FROM batches WHERE producer = ?1 AND last > ?2 ORDER BY last",
-    )?;
-    let mut rows = statement.query(params![column(key.log), *at])?;
-    while let Some(row) = rows.next()? {
-        let (first, last, bytes, written): (i64, i64, i64, i64) = (row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?);
-        found(offset(first), offset(last), usize::try_from(bytes).unwrap_or(0), from_millis(written));
-        *at = last;
-    }
-    Ok(())
-}
-
 /// The senders of a log, the longest idle first; `false` where some cannot be believed.
 pub(super) fn sessions(connection: &Connection, key: LogKey, found: &mut impl FnMut(SessionRow)) -> rusqlite::Result<bool> {
     let log = column(key.log);
@@ -211,118 +177,135 @@ pub(super) fn ids(connection: &Connection, key: LogKey, found: &mut impl FnMut(S
     Ok(whole)
 }
 
-/// Consecutive batches after `after`, up to about `bytes`: where the next one is damaged, the one behind the damage. An error where the
-/// index does not tell what comes next.
-pub(super) fn read(connection: &Connection, key: LogKey, log_epoch: LogEpoch, after: Offset, bytes: usize) -> rusqlite::Result<Found> {
+/// Consecutive batches after `after`, up to about `bytes`: where the next one is damaged, the one behind the damage.
+pub(super) fn read(index: &Index, key: LogKey, log_epoch: LogEpoch, after: Offset, bytes: usize) -> io::Result<Found> {
     let mut found = Found::default();
-    let mut at = after.0.cast_signed();
-    match run(connection, key, log_epoch, at, bytes, &mut found.batches) {
-        Err(e) if !is_damage(&e) => return Err(e),
-        Err(_) if found.batches.is_empty() => {}
-        // Readable batches come first.
-        _ => return Ok(found),
-    }
-    for _ in 0..SKIPS {
-        let Some(last) = next_place(connection, key, at)? else { return Ok(found) };
-        if let Some(batch) = unless_damaged(one(connection, key, log_epoch, last))? {
-            found.batches.push(Arc::new(batch));
-            return Ok(found);
+    let (mut at, mut taken, mut skips, mut tries) = (after, 0, 0, 0);
+    while taken < bytes
+        && let Some(run) = index.run_after(key.log, at, bytes - taken)
+    {
+        let mut is_end = false;
+        let outcome = index.slots(key.log, &run).and_then(|slots| {
+            frames(&run, some_after(&slots, at, bytes - taken), |slot, entries| {
+                let is_next = found.batches.last().is_none_or(|last: &Arc<Batch>| last.last().next() == slot.first);
+                match entries {
+                    Some(entries) if is_next => {
+                        let batch = Batch::new(key, log_epoch, slot.first, entries).received(from_millis(slot.at));
+                        (at, taken) = (batch.last(), taken + batch.bytes());
+                        found.batches.push(Arc::new(batch));
+                    }
+                    None if found.batches.is_empty() => {
+                        (at, skips) = (slot.last(), skips + 1);
+                        is_end = skips >= SKIPS;
+                    }
+                    // What can be read comes first.
+                    _ => is_end = true,
+                }
+                !is_end
+            })
+        });
+        match outcome {
+            Err(e) if e.kind() == ErrorKind::NotFound && tries < TRIES => tries += 1,
+            Err(e) if found.batches.is_empty() => return Err(e),
+            Err(_) => break,
+            Ok(()) if is_end || at < run.last => break,
+            Ok(()) => {}
         }
-        at = last;
     }
-    found.skipped = Some(offset(at));
+    if found.batches.is_empty() && at > after {
+        found.skipped = Some(at);
+    }
     Ok(found)
 }
 
-/// Consecutive batches after `at`, as far as they can be read.
-fn run(
-    connection: &Connection,
-    key: LogKey,
-    log_epoch: LogEpoch,
-    at: i64,
-    bytes: usize,
-    batches: &mut Vec<Arc<Batch>>,
-) -> rusqlite::Result<()> {
-    let mut statement = connection.prepare_cached(BATCHES)?;
-    let mut rows = statement.query(params![column(key.log), at])?;
-    let mut taken = 0;
-    while taken < bytes
-        && let Some(row) = rows.next()?
-    {
-        let batch = batch_of(row, key, log_epoch)?;
-        if batches.last().is_some_and(|offset_for_time: &Arc<Batch>| offset_for_time.last().next() != batch.first) {
-            break;
+/// Reads the frames of a run, neighbours at once, until `each` has had enough. A frame that is damaged gives no entries.
+fn frames(run: &Run, slots: &[Slot], mut each: impl FnMut(&Slot, Option<Vec<Entry>>) -> bool) -> io::Result<()> {
+    let file = File::open(run.segment.path())?;
+    let mut rest = slots;
+    while let Some(first) = rest.first() {
+        let from = u64::from(first.position);
+        let (mut end, mut used, mut count) = (from, 0, 0);
+        for slot in rest {
+            let (at, length) = (u64::from(slot.position), u64::from(slot.length));
+            if count > 0 && (at < end || at > end + GAP || at + length > from + WINDOW) {
+                break;
+            }
+            (end, used, count) = (at + length, used + length, count + 1);
         }
-        taken += batch.bytes();
-        batches.push(Arc::new(batch));
+        let window = window(&file, from, end - from);
+        for slot in &rest[..count] {
+            let at = (u64::from(slot.position) - from) as usize;
+            let frame = match &window {
+                Some(window) if window.len() >= at + slot.length as usize => {
+                    let frame = window.slice(at..at + slot.length as usize);
+                    // A message must not keep much more than itself in memory.
+                    Some(if used * 2 < end - from { Bytes::copy_from_slice(&frame) } else { frame })
+                }
+                // A part of the disk that cannot be read takes no others with it.
+                _ => self::window(&file, u64::from(slot.position), u64::from(slot.length)),
+            };
+            if !each(slot, frame.and_then(|frame| frame::read(&frame, slot))) {
+                return Ok(());
+            }
+        }
+        rest = &rest[count..];
     }
     Ok(())
 }
 
-/// The batch that ends at `last`.
-fn one(connection: &Connection, key: LogKey, log_epoch: LogEpoch, last: i64) -> rusqlite::Result<Option<Batch>> {
-    connection.prepare_cached(BATCH)?.query_row(params![column(key.log), last], |row| batch_of(row, key, log_epoch)).optional()
-}
-
-/// The end of the next batch after `at`, whether it can be read or not.
-pub(super) fn next_place(connection: &Connection, key: LogKey, at: i64) -> rusqlite::Result<Option<i64>> {
-    connection.prepare_cached(NEXT)?.query_row(params![column(key.log), at], |row| row.get(0)).optional()
-}
-
-fn batch_of(row: &Row<'_>, key: LogKey, log_epoch: LogEpoch) -> rusqlite::Result<Batch> {
-    let (row, batch) = checked_row(row, column(key.log), key, log_epoch)?;
-    Ok(batch.received(from_millis(row.written)))
-}
-
-/// A row of `first, last, written, bytes, sender, entries, sum`, and the batch that it holds.
-pub(super) fn checked_row(row: &Row<'_>, log: i64, key: LogKey, log_epoch: LogEpoch) -> rusqlite::Result<(BatchRow, Batch)> {
-    let found = BatchRow {
-        first: row.get(0)?,
-        last: row.get(1)?,
-        written: row.get(2)?,
-        bytes: row.get(3)?,
-        sender: row.get(4)?,
-        entries: row.get::<_, Vec<u8>>(5)?.into(),
-    };
-    verify(row.get(6)?, found.sum(log))?;
-    let entries = decode(ProducerEpoch(found.sender.cast_unsigned()), found.entries.clone()).ok_or_else(damaged)?;
-    let batch = Batch::new(key, log_epoch, offset(found.first), entries);
-    if found.first > 0 && batch.last() == offset(found.last) { Ok((found, batch)) } else { Err(damaged()) }
-}
-
-/// The offset before the first batch written at `time` or later; `Some(None)` where the file is damaged and cannot tell.
-pub(super) fn offset_for_time(connection: &Connection, key: LogKey, time: OffsetDateTime) -> rusqlite::Result<Option<Option<Offset>>> {
-    let found = connection
-        .prepare_cached("SELECT first FROM batches WHERE producer = ?1 AND written >= ?2 ORDER BY last LIMIT 1")
-        .and_then(|mut statement| {
-            let params = params![column(key.log), millis(time)];
-            statement.query_row(params, |row| row.get(0).map(|first: i64| offset(first.saturating_sub(1)))).optional()
-        });
-    match found {
-        Err(e) if is_damage(&e) => Ok(Some(None)),
-        found => Ok(found?.map(Some)),
-    }
-}
-
-/// `None` where the bytes end too early.
-fn decode(producer_epoch: ProducerEpoch, mut bytes: Bytes) -> Option<Vec<Entry>> {
-    let mut entries = Vec::new();
-    while bytes.has_remaining() {
-        let seq = Seq(bytes.try_get_u64_le().ok()?);
-        let length = bytes.try_get_u32_le().ok()? as usize;
-        if length > bytes.len() {
-            return None;
+/// Bytes of a file, fewer at its end; `None` where the disk does not give them.
+fn window(file: &File, at: u64, length: u64) -> Option<Bytes> {
+    let mut bytes = vec![0; usize::try_from(length).ok()?];
+    let mut read = 0;
+    while read < bytes.len() {
+        match file.read_at(&mut bytes[read..], at + read as u64) {
+            Ok(0) => break,
+            Ok(more) => read += more,
+            Err(e) if e.kind() == ErrorKind::Interrupted => {}
+            Err(_) => return None,
         }
-        entries.push(Entry { record_id: RecordId { producer_epoch, seq }, message: bytes.split_to(length) });
     }
-    (!entries.is_empty()).then_some(entries)
+    bytes.truncate(read);
+    Some(bytes.into())
+}
+
+/// The offset before the first batch written at `time` or later; `None` where the segments have none.
+pub(super) fn offset_for_time(index: &Index, key: LogKey, time: OffsetDateTime) -> io::Result<Option<Offset>> {
+    let time = millis(time);
+    let slots = all_slots(index, key, time)?;
+    let found = slots.iter().flat_map(|slots| slots.iter()).find(|slot| slot.at >= time);
+    Ok(found.map(|slot| Offset(slot.first.0 - 1)))
+}
+
+/// All slots of a log in segments that have something of `since` or later.
+fn all_slots(index: &Index, key: LogKey, since: i64) -> io::Result<Vec<Arc<[Slot]>>> {
+    let mut tries = 0;
+    loop {
+        let runs = index.runs(key.log);
+        let slots = runs.iter().filter(|run| run.newest >= since).map(|run| index.slots(key.log, run)).collect();
+        match slots {
+            Err(e) if io::Error::kind(&e) == ErrorKind::NotFound && tries < TRIES => tries += 1,
+            slots => return slots,
+        }
+    }
+}
+
+/// Batches of a segment, as its frames have them.
+pub(super) fn batches(bytes: &Bytes, found: &mut impl FnMut(LogKey, Slot)) {
+    scan(bytes, &mut |piece| {
+        if let Piece::Frame { position, length, frame: Frame::Append(append), .. } = piece
+            && let Some(slot) = Slot::of(append.producer_epoch, append.first, append.at, &append.entries, (position, length))
+        {
+            found(append.key, slot);
+        }
+    });
 }
 
 /// Rows of the first release have no checksum and are believed.
-fn verify(stored: Option<i64>, counted: i64) -> rusqlite::Result<()> {
+pub(super) fn verify(stored: Option<i64>, counted: i64) -> rusqlite::Result<()> {
     if stored.is_none_or(|stored| stored == counted) { Ok(()) } else { Err(damaged()) }
 }
 
-fn damaged() -> Error {
+pub(super) fn damaged() -> Error {
     Error::FromSqlConversionFailure(0, Type::Blob, Box::new(std::io::Error::other("a row is damaged")))
 }

@@ -1,36 +1,34 @@
-//! Looking through a log's file for damage, and making a new file of what can be read.
+//! Looking through a log's files for damage, and making new ones of what can be read.
 
 use std::{
     collections::BTreeMap,
-    fs,
+    fs, io,
     path::{Path, PathBuf},
+    sync::Arc,
     time::{SystemTime, UNIX_EPOCH},
 };
 
-use motience_proto::model::{LogEpoch, LogId, LogKey, Offset, ProducerId};
+use motience_proto::model::{LogId, LogKey, Offset, ProducerId};
 use motience_runtime::clock::millis;
 use motience_runtime::private;
 use rusqlite::{Connection, OpenFlags};
 
 use super::{
-    Error, FILE, load, locked,
-    rows::{BatchRow, LogRow, column, offset},
+    Error, FILE,
+    compact::Maker,
+    frame::{Append, Frame},
+    import, load, locked,
+    rows::{LogRow, column, offset},
     schema,
+    segment::{End, FOLDER, Name, Piece, Segment, list, scan},
 };
 
-/// Bytes read at once.
-const CHUNK: usize = 1 << 20;
-/// Rows written at once.
-const ROWS: usize = 1000;
-/// Findings of SQLite that are told.
+/// Findings that are told.
 const FINDINGS: usize = 20;
-/// Facts that a new file takes over.
+/// How often a log that a server is changing meanwhile is looked through again.
+const TRIES: usize = 5;
+/// Facts that a new database takes over. Without a checkpoint, the next start reads all segments.
 const FACTS: [&str; 3] = ["highest_account", "believed", "confirmed"];
-/// Both ways through the rows: from either end to the first that cannot be read.
-const ROWS_UP: &str =
-    "SELECT first, last, written, bytes, sender, entries, sum, producer, rowid FROM batches NOT INDEXED WHERE rowid > ?1 ORDER BY rowid";
-const ROWS_DOWN: &str = "SELECT first, last, written, bytes, sender, entries, sum, producer, rowid FROM batches NOT INDEXED \
-                         WHERE rowid < ?1 ORDER BY rowid DESC";
 
 /// Findings in a log's file.
 #[derive(Clone, Debug, Default)]
@@ -47,9 +45,9 @@ pub struct Health {
     pub lost: Vec<(LogKey, Offset, Offset)>,
     /// Logs of whose devices, clients' ids or place something cannot be read.
     pub forgetful: Vec<LogKey>,
-    /// Some of SQLite's own findings.
+    /// Damaged parts of segments, and some of SQLite's own findings.
     pub findings: Vec<String>,
-    /// Where a repair has put the file as it was.
+    /// Where a repair has put the files as they were.
     pub kept: Option<PathBuf>,
 }
 
@@ -58,44 +56,123 @@ impl Health {
     pub fn is_good(&self) -> bool {
         self.damaged.is_empty() && self.forgetful.is_empty() && self.findings.is_empty()
     }
+}
 
-    /// Nothing can be read after `read` up to `to`.
-    fn hole(&mut self, connection: &Connection, key: LogKey, read: Offset, to: Offset) {
-        if to > read {
-            let next = load::next_place(connection, key, read.0.cast_signed());
-            let is_there = next.map_or(true, |next| next.is_some_and(|place| offset(place) <= to));
-            if is_there { &mut self.damaged } else { &mut self.lost }.push((key, read.next(), to));
+/// What the segments have of a log.
+#[derive(Debug, Default)]
+struct Seen {
+    records: u64,
+    bytes: u64,
+    first: Option<Offset>,
+    last: Offset,
+    removed: Option<Offset>,
+    /// How many damaged parts came before the first batch, and before the one seen last.
+    damage: [usize; 2],
+    /// Offsets without a batch, and whether there is damage where they should be.
+    holes: Vec<(Offset, Offset, bool)>,
+}
+
+impl Seen {
+    fn batch(&mut self, append: &Append, damage: usize) {
+        let (first, last) = (append.first, Offset(append.first.0 + append.entries.len() as u64 - 1));
+        if self.first.is_none() {
+            (self.first, self.damage[0]) = (Some(first), damage);
+        } else if first <= self.last {
+            return;
+        } else if first > self.last.next() {
+            self.holes.push((self.last.next(), Offset(first.0 - 1), damage > self.damage[1]));
         }
+        (self.last, self.damage[1]) = (last, damage);
+        self.records += append.entries.len() as u64;
+        self.bytes += append.entries.iter().map(|entry| entry.message.len() as u64).sum::<u64>();
+    }
+
+    /// Adds the holes at both ends, and tells all of them.
+    fn tell(mut self, key: LogKey, row: &LogRow, damage: usize, health: &mut Health) {
+        let removed = row.removed.map(offset).max(self.removed);
+        let end = offset(row.last);
+        // Where nobody noted what retention has removed, nothing is known of what came before the first.
+        if let (Some(removed), Some(first)) = (removed, self.first)
+            && first > removed.next()
+        {
+            self.holes.insert(0, (removed.next(), Offset(first.0 - 1), self.damage[0] > 0));
+        }
+        if end > self.last && (self.first.is_some() || removed.is_some()) {
+            let from = self.last.max(removed.unwrap_or_default()).next();
+            self.holes.push((from, end, damage > self.damage[1]));
+        }
+        for (from, to, is_damaged) in self.holes {
+            let from = from.max(removed.unwrap_or_default().next());
+            if from <= to {
+                if is_damaged { &mut health.damaged } else { &mut health.lost }.push((key, from, to));
+            }
+        }
+        health.logs += 1;
+        health.records += self.records;
+        health.bytes += self.bytes;
     }
 }
 
 /// Looks through the log in `dir`, also while a server runs on it.
 pub fn check(dir: &Path) -> Result<Health, Error> {
     let path = dir.join(FILE);
-    let sqlite = |e| Error::Sqlite(path.clone(), e);
-    let connection = open_damaged(&path).map_err(sqlite)?;
-    let mut health = Health { findings: findings(&connection), ..Health::default() };
-    // A sound file of the first release is brought up to date, as a server would do.
-    if health.findings.is_empty() && schema::version(&connection).map_err(sqlite)? == 0 {
-        schema::open(&path).map_err(sqlite)?;
+    let connection = open_damaged(&path).map_err(|e| Error::Sqlite(path, e))?;
+    if schema::has_batches(&connection).unwrap_or(false) {
+        return Ok(before_import(&connection));
     }
-    match keys(&connection) {
-        Ok(keys) => keys.into_iter().for_each(|key| look_through(&connection, key, &mut health)),
-        Err(e) if health.findings.is_empty() => health.findings.push(e.to_string()),
-        Err(_) => {}
+    let mut tries = 0;
+    loop {
+        match look_through(dir, &connection) {
+            // The server has put a segment in the place of this one.
+            Err(e) if e.kind() == io::ErrorKind::NotFound && tries < TRIES => tries += 1,
+            found => return found.map(|(health, _)| health).map_err(|e| Error::Io(dir.join(FOLDER), e)),
+        }
     }
-    Ok(health)
 }
 
-/// Writes what can be read of the log in `dir` into a new file, if anything is damaged, and puts the old one aside. No server may run.
+/// A file that no server of this version has opened yet: its batches are checked when they are read into segments.
+fn before_import(connection: &Connection) -> Health {
+    let count = "SELECT COUNT(DISTINCT producer), COALESCE(SUM(last - first + 1), 0), COALESCE(SUM(bytes), 0) FROM batches";
+    let counted = connection.query_row(count, [], |row| Ok((row.get::<_, i64>(0)?, row.get::<_, i64>(1)?, row.get::<_, i64>(2)?)));
+    let (logs, records, bytes) = counted.unwrap_or_default();
+    let [logs, records, bytes] = [logs, records, bytes].map(i64::cast_unsigned);
+    Health { logs, records, bytes, findings: findings(connection), ..Health::default() }
+}
+
+/// Writes what can be read of the log in `dir` into new files, if anything is damaged, and puts the old ones aside. No server may run.
 pub fn repair(dir: &Path) -> Result<Health, Error> {
     let _lock = locked(dir)?;
-    let health = check(dir)?;
+    if let Ok(connection) = schema::open(&dir.join(FILE)) {
+        import::import(dir, &connection, super::SEGMENT_BYTES)?;
+    }
+    let folder = dir.join(FOLDER);
+    let io = |e| Error::Io(folder.clone(), e);
+    let database = dir.join(FILE);
+    let connection = open_damaged(&database).map_err(|e| Error::Sqlite(database.clone(), e))?;
+    let (health, damaged) = look_through(dir, &connection).map_err(io)?;
+    let is_sound = findings(&connection).is_empty() && health.forgetful.is_empty();
+    drop(connection);
     if health.is_good() {
         return Ok(health);
     }
-    let rebuilt = rebuild(dir)?;
-    Ok(Health { findings: health.findings, forgetful: health.forgetful, ..rebuilt })
+    let mut kept = None;
+    if !is_sound {
+        kept = Some(rebuild(dir)?);
+    }
+    if !damaged.is_empty() {
+        let aside = kept.clone().unwrap_or_else(|| dir.join(format!("log.damaged-{}", stamp())));
+        private::folder(&aside).map_err(io)?;
+        for segment in damaged {
+            mend(&segment, &aside).map_err(io)?;
+        }
+        kept = Some(aside);
+        // Positions are others now: all is read again at the next start.
+        let connection = schema::open(&database).map_err(|e| Error::sqlite(dir, e))?;
+        for names in [schema::CHECKPOINT, schema::BEGUN] {
+            schema::forget_position(&connection, names).map_err(|e| Error::sqlite(dir, e))?;
+        }
+    }
+    Ok(Health { findings: health.findings, forgetful: health.forgetful, kept, ..check(dir)? })
 }
 
 /// Says that the machine's clock is right: what is too old by it may go, however much that is. A server that runs hears of it.
@@ -109,39 +186,39 @@ pub fn confirm(dir: &Path, now: time::OffsetDateTime) -> Result<(), Error> {
     schema::raise_fact(&connection, "confirmed", millis(now)).map_err(sqlite)
 }
 
-/// Writes what can be read into a new file and puts the old one aside. Nobody may have it open.
-pub(super) fn rebuild(dir: &Path) -> Result<Health, Error> {
+/// Writes what can be read of the database into a new one and puts the old one aside. Nobody may have it open.
+pub(super) fn rebuild(dir: &Path) -> Result<PathBuf, Error> {
     let (path, new) = (dir.join(FILE), dir.join("log.db.new"));
     let sqlite = |e| Error::Sqlite(path.clone(), e);
     let io = |e| Error::Io(dir.to_owned(), e);
     for part in ["", "-wal", "-shm"] {
         match fs::remove_file(beside(&new, part)) {
-            Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(io(e)),
+            Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(io(e)),
             _ => {}
         }
     }
     private::file(&new).map_err(io)?;
     let old = open_damaged(&path).map_err(sqlite)?;
     let mut made = schema::open(&new).map_err(sqlite)?;
-    let mut health = Health::default();
-    let logs = copy(&old, &mut made).map_err(sqlite)?;
-    for key in logs.into_values() {
-        look_through(&made, key, &mut health);
-    }
+    copy(&old, &mut made).map_err(sqlite)?;
     made.pragma_update(None, "wal_checkpoint", "TRUNCATE").map_err(sqlite)?;
     drop((old, made));
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis());
-    let kept = dir.join(format!("log.db.damaged-{since}"));
+    let kept = dir.join(format!("log.damaged-{}", stamp()));
+    private::folder(&kept).map_err(io)?;
     for part in ["-wal", "-shm", ""] {
         let from = beside(&path, part);
         if from.exists() {
-            fs::rename(from, beside(&kept, part)).map_err(io)?;
+            fs::rename(from, beside(&kept.join(FILE), part)).map_err(io)?;
         }
     }
     fs::rename(&new, &path).map_err(io)?;
-    fs::File::open(dir).and_then(|dir| dir.sync_all()).map_err(io)?;
-    health.kept = Some(kept);
-    Ok(health)
+    super::segment::sync(dir).map_err(io)?;
+    Ok(kept)
+}
+
+/// Milliseconds since 1970, for the name of what is put aside.
+pub(super) fn stamp() -> u128 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis())
 }
 
 /// Opens a file that may be damaged.
@@ -176,172 +253,133 @@ fn findings(connection: &Connection) -> Vec<String> {
     }
 }
 
-/// All logs that `logs` names, and those whose batches alone are left.
-fn keys(connection: &Connection) -> rusqlite::Result<Vec<LogKey>> {
+/// All logs that the database names, and those whose senders or ids alone are left.
+fn keys(connection: &Connection) -> BTreeMap<LogId, LogKey> {
     let mut keys = BTreeMap::new();
-    let mut outcome = Ok(());
-    for (ask, is_enough) in [
-        ("SELECT producer, COALESCE(number, producer) FROM logs", false),
-        ("SELECT DISTINCT producer, producer FROM batches INDEXED BY batches_place", true),
-        ("SELECT DISTINCT producer, producer FROM batches NOT INDEXED", true),
+    for ask in [
+        "SELECT producer, COALESCE(number, producer) FROM logs",
+        "SELECT DISTINCT producer, producer FROM sessions",
+        "SELECT DISTINCT producer, producer FROM ids",
     ] {
         let mut add = || -> rusqlite::Result<()> {
             let mut statement = connection.prepare(ask)?;
             let mut rows = statement.query([])?;
             while let Some(row) = rows.next()? {
                 let (log, number): (i64, i64) = (row.get(0)?, row.get(1)?);
-                keys.entry(log).or_insert(LogKey { producer: ProducerId(number), log: LogId(log.cast_unsigned()) });
+                let log = LogId(log.cast_unsigned());
+                keys.entry(log).or_insert(LogKey { producer: ProducerId(number), log });
             }
             Ok(())
         };
-        match add() {
-            Ok(()) if is_enough => break,
-            Ok(()) => {}
-            Err(e) => outcome = Err(e),
-        }
+        // Damage is told by other findings.
+        let _ = add();
     }
-    match outcome {
-        Err(e) if keys.is_empty() => Err(e),
-        _ => Ok(keys.into_values().collect()),
-    }
+    keys
 }
 
-/// Reads all of a log, as a reader would come through it.
-fn look_through(connection: &Connection, key: LogKey, health: &mut Health) {
-    health.logs += 1;
-    let row = load::log_row(connection, key);
-    let whole = row.is_ok()
-        && load::sessions(connection, key, &mut drop).unwrap_or(false)
-        && load::ids(connection, key, &mut |_, _| ()).unwrap_or(false);
-    if !whole {
-        health.forgetful.push(key);
-    }
-    let row = row.ok().flatten().unwrap_or_default();
-    let removed = row.removed.map(offset);
-    // Where nobody noted what retention has removed, nothing is known of what came before the first.
-    let (mut at, mut is_first) = (removed.unwrap_or_default(), removed.is_none());
-    let mut read = at;
-    loop {
-        let Ok(found) = load::read(connection, key, LogEpoch(0), at, CHUNK) else { break };
-        for batch in &found.batches {
-            if !is_first {
-                health.hole(connection, key, read, Offset(batch.first.0 - 1));
+/// Reads all of the log, as a start would; returns segments that are damaged too.
+fn look_through(dir: &Path, connection: &Connection) -> io::Result<(Health, Vec<Segment>)> {
+    let mut health = Health { findings: findings(connection), ..Health::default() };
+    let (mut logs, mut damaged, mut damage): (BTreeMap<LogId, (LogKey, Seen)>, _, usize) = (BTreeMap::new(), Vec::new(), 0);
+    let folder: Arc<Path> = dir.join(FOLDER).into();
+    let (segments, _) = if folder.exists() { list(&folder)? } else { (Vec::new(), Vec::new()) };
+    let last = segments.last().map(|segment| segment.name);
+    for segment in segments {
+        let bytes = segment.bytes()?;
+        let (mut ends, mut pieces) = (End::default(), Vec::new());
+        scan(&bytes, &mut |piece| {
+            ends.see(&piece);
+            pieces.push(piece);
+        });
+        // The last one may be within a write.
+        let end = if Some(segment.name) == last { ends.of(bytes.len() as u64) } else { bytes.len() as u64 };
+        let before = damage;
+        for piece in pieces {
+            match piece {
+                Piece::Damaged { position, end: to } | Piece::Orphan { position, end: to, .. } if position < end => {
+                    damage += 1;
+                    if health.findings.len() < FINDINGS {
+                        health.findings.push(format!("{}: bytes {position} to {to} are damaged", segment.path().display()));
+                    }
+                }
+                Piece::Frame { position, frame, .. } if position < end => match frame {
+                    Frame::Append(append) if !append.entries.is_empty() => {
+                        logs.entry(append.key.log).or_insert_with(|| (append.key, Seen::default())).1.batch(&append, damage);
+                    }
+                    Frame::Append(_) => {}
+                    Frame::Note(note) => {
+                        let seen = &mut logs.entry(note.key.log).or_insert_with(|| (note.key, Seen::default())).1;
+                        seen.removed = seen.removed.max(Some(note.removed));
+                    }
+                },
+                _ => {}
             }
-            is_first = false;
-            health.records += batch.len() as u64;
-            health.bytes += batch.bytes() as u64;
-            (at, read) = (batch.last(), batch.last());
         }
-        match found.skipped {
-            Some(skipped) => at = skipped,
-            None if found.batches.is_empty() => break,
-            None => {}
+        if damage > before {
+            damaged.push(segment);
         }
     }
-    if !is_first {
-        health.hole(connection, key, read, offset(row.last));
+    for (log, key) in keys(connection) {
+        logs.entry(log).or_insert_with(|| (key, Seen::default()));
     }
-    if load::next_place(connection, key, read.0.cast_signed()).is_ok_and(|place| place.is_some_and(|place| place > row.last)) {
-        health.findings.push(format!("a batch of producer {} is out of its place", key.producer));
+    for (key, seen) in logs.into_values() {
+        let row = load::log_row(connection, key);
+        let whole = row.is_ok()
+            && load::sessions(connection, key, &mut drop).unwrap_or(false)
+            && load::ids(connection, key, &mut |_, _| ()).unwrap_or(false);
+        if !whole {
+            health.forgetful.push(key);
+        }
+        seen.tell(key, &row.ok().flatten().unwrap_or_default(), damage, &mut health);
     }
+    Ok((health, damaged))
 }
 
-/// Copies whatever can be read: by the index, and row by row from both ends, since either may be damaged where the other is not.
-fn copy(old: &Connection, new: &mut Connection) -> rusqlite::Result<BTreeMap<i64, LogKey>> {
+/// Makes a segment of what can be read of a damaged one, which is put aside.
+fn mend(segment: &Segment, aside: &Path) -> io::Result<()> {
+    let folder: Arc<Path> = segment.path().parent().unwrap_or(Path::new("")).into();
+    let mut maker = Maker::new(&folder, Name { generation: segment.name.generation + 1, ..segment.name })?;
+    let mut outcome = Ok(());
+    scan(&segment.bytes()?, &mut |piece| {
+        let Piece::Frame { frame, .. } = piece else { return };
+        if outcome.is_err() {
+            return;
+        }
+        match frame {
+            Frame::Note(note) => maker.note(&note),
+            Frame::Append(append) => outcome = maker.add(&append.draft()),
+        }
+    });
+    outcome?;
+    maker.finish()?;
+    segment.put_aside(aside)
+}
+
+/// Copies whatever can be read.
+fn copy(old: &Connection, new: &mut Connection) -> rusqlite::Result<()> {
     for name in FACTS {
         if let Ok(Some(value)) = schema::fact(old, name) {
             schema::raise_fact(new, name, value)?;
         }
     }
-    let mut logs: BTreeMap<i64, LogKey> = keys(old).unwrap_or_default().into_iter().map(|key| (column(key.log), key)).collect();
-    for (log, key) in &logs {
-        copy_log(old, new, *log, *key)?;
-    }
-    for (ask, mut from) in [(ROWS_UP, i64::MIN), (ROWS_DOWN, i64::MAX)] {
-        loop {
-            let (rows, is_end) = some_rows(old, ask, &mut from);
-            let transaction = new.transaction()?;
-            for (log, row) in &rows {
-                logs.entry(*log).or_insert(LogKey { producer: ProducerId(*log), log: LogId(log.cast_unsigned()) });
-                row.put(&transaction, *log)?;
-            }
-            transaction.commit()?;
-            if is_end {
-                break;
-            }
+    for key in keys(old).into_values() {
+        let (transaction, log) = (new.transaction()?, column(key.log));
+        if let Ok(Some(row)) = load::log_row(old, key) {
+            row.put(&transaction, log)?;
         }
-    }
-    for (log, key) in &logs {
-        settle(old, new, *log, *key)?;
-    }
-    Ok(logs)
-}
-
-fn copy_log(old: &Connection, new: &mut Connection, log: i64, key: LogKey) -> rusqlite::Result<()> {
-    let mut at = Offset(0);
-    while let Ok(found) = load::read(old, key, LogEpoch(0), at, CHUNK) {
-        let transaction = new.transaction()?;
-        for batch in &found.batches {
-            BatchRow::of(batch, batch.received.map_or(0, millis)).put(&transaction, log)?;
-            at = batch.last();
-        }
+        let mut outcome = Ok(());
+        let _ = load::sessions(old, key, &mut |row| {
+            if outcome.is_ok() {
+                outcome = row.put(&transaction, log);
+            }
+        });
+        let _ = load::ids(old, key, &mut |id, at| {
+            if outcome.is_ok() {
+                outcome = schema::put_id(&transaction, log, &id, at);
+            }
+        });
+        outcome?;
         transaction.commit()?;
-        match found.skipped {
-            Some(skipped) => at = skipped,
-            None if found.batches.is_empty() => break,
-            None => {}
-        }
     }
-    let transaction = new.transaction()?;
-    let mut outcome = Ok(());
-    let _ = load::sessions(old, key, &mut |row| {
-        if outcome.is_ok() {
-            outcome = row.put(&transaction, log);
-        }
-    });
-    let _ = load::ids(old, key, &mut |id, at| {
-        if outcome.is_ok() {
-            outcome = schema::put_id(&transaction, log, &id, at);
-        }
-    });
-    outcome?;
-    transaction.commit()
-}
-
-/// Rows that can be read and are what their checksums say, and whether there are no more.
-fn some_rows(old: &Connection, ask: &str, from: &mut i64) -> (Vec<(i64, BatchRow)>, bool) {
-    let mut found = Vec::new();
-    let mut read = || -> rusqlite::Result<bool> {
-        let mut statement = old.prepare_cached(ask)?;
-        let mut rows = statement.query([*from])?;
-        for _ in 0..ROWS {
-            let Some(row) = rows.next()? else { return Ok(true) };
-            *from = row.get(8)?;
-            let Ok(log) = row.get::<_, i64>(7) else { continue };
-            let key = LogKey { producer: ProducerId(log), log: LogId(log.cast_unsigned()) };
-            if let Ok((row, _)) = load::checked_row(row, log, key, LogEpoch(0)) {
-                found.push((log, row));
-            }
-        }
-        Ok(false)
-    };
-    let is_end = read().unwrap_or(true);
-    (found, is_end)
-}
-
-/// Writes down where a log stands, and leaves out what retention has removed.
-fn settle(old: &Connection, new: &Connection, log: i64, key: LogKey) -> rusqlite::Result<()> {
-    let known = load::log_row(old, key).ok().flatten();
-    let (first, last): (Option<i64>, Option<i64>) =
-        new.query_row("SELECT MIN(first), MAX(last) FROM batches WHERE producer = ?1", [log], |row| Ok((row.get(0)?, row.get(1)?)))?;
-    let row = known.unwrap_or_else(|| LogRow {
-        number: Some(key.producer.0),
-        last: last.unwrap_or(0),
-        removed: first.map(|first| first - 1),
-        ..LogRow::default()
-    });
-    if let Some(removed) = row.removed {
-        new.execute("DELETE FROM batches WHERE producer = ?1 AND last <= ?2", [log, removed])?;
-    }
-    row.put(new, log)
+    Ok(())
 }

@@ -1,9 +1,12 @@
 //! The rows of the file's tables: what they hold, their checksums, and how values are written in them.
 
-use bytes::{BufMut, Bytes};
+#[cfg(test)]
+use bytes::BufMut as _;
+use bytes::Bytes;
 use motience_proto::model::{LogId, Offset};
 use rusqlite::{Connection, params};
 
+#[cfg(test)]
 use crate::Batch;
 
 /// A row of `logs`.
@@ -33,7 +36,7 @@ impl LogRow {
     }
 }
 
-/// A row of `batches`.
+/// A row of `batches`, as the file had them before there were segments.
 #[derive(Debug)]
 pub(super) struct BatchRow {
     pub(super) first: i64,
@@ -45,6 +48,7 @@ pub(super) struct BatchRow {
 }
 
 impl BatchRow {
+    #[cfg(test)]
     pub(super) fn of(batch: &Batch, written: i64) -> Self {
         Self {
             first: batch.first.0 as i64,
@@ -61,7 +65,7 @@ impl BatchRow {
         sum.number(self.sender).bytes(&self.entries).value()
     }
 
-    /// A row that damage left in its place makes room.
+    #[cfg(test)]
     pub(super) fn put(&self, connection: &Connection, log: i64) -> rusqlite::Result<()> {
         connection
             .prepare_cached("INSERT OR REPLACE INTO batches VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)")?
@@ -71,7 +75,7 @@ impl BatchRow {
 }
 
 /// A row of `sessions`.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct SessionRow {
     pub(super) name: String,
     pub(super) fence: i64,
@@ -133,6 +137,7 @@ pub(super) fn column(log: LogId) -> i64 {
     log.0.cast_signed()
 }
 
+#[cfg(test)]
 fn encode(batch: &Batch) -> Vec<u8> {
     let mut out = Vec::with_capacity(batch.bytes() + batch.len() * 12);
     for entry in batch.entries() {

@@ -1,6 +1,7 @@
-//! The file's tables, and the statements that write them.
+//! The database beside the segments, `log.db`: where each log stands, its senders and client ids. Its tables, and the statements that write
+//! them.
 //!
-//! `batches` holds one row for each appended batch: its entries as `seq, length, message`, one behind the other, little
+//! Until version 2 the table `batches` held one row for each appended batch: its entries as `seq, length, message`, one behind the other, little
 //! endian. The columns `producer` hold the log's id, which in a log of the first release is the producer's number. Times are
 //! milliseconds since 1970 UTC. The columns `sum` hold a checksum over the other columns of their row, by which damage to the
 //! file is noticed; rows of the first release have none. Among the `facts`, `believed` and `confirmed` are times of day
@@ -8,21 +9,15 @@
 
 use std::{path::Path, time::Duration};
 
-use motience_proto::model::{LogId, LogKey, Offset, ProducerId, UserId};
+use motience_proto::model::{LogId, LogKey, ProducerId, UserId};
 use motience_runtime::clock::{from_millis, millis};
 use rusqlite::{Connection, OptionalExtension as _, params};
 use time::OffsetDateTime;
 
-use super::rows::{BatchRow, LogRow, SessionRow, column};
-use crate::embedded::state::Change;
+use super::{rows::column, segment::Position};
 
 const TABLES: &str = "
 CREATE TABLE IF NOT EXISTS logs (producer INTEGER PRIMARY KEY, last INTEGER NOT NULL, lives TEXT NOT NULL) STRICT;
-CREATE TABLE IF NOT EXISTS batches (
-    producer INTEGER NOT NULL, last INTEGER NOT NULL, first INTEGER NOT NULL,
-    written INTEGER NOT NULL, bytes INTEGER NOT NULL, sender INTEGER NOT NULL, entries BLOB NOT NULL
-) STRICT;
-CREATE UNIQUE INDEX IF NOT EXISTS batches_place ON batches (producer, last);
 CREATE TABLE IF NOT EXISTS sessions (
     producer INTEGER NOT NULL, name TEXT NOT NULL, fence INTEGER NOT NULL, epoch INTEGER NOT NULL,
     seen TEXT NOT NULL, used INTEGER NOT NULL, PRIMARY KEY (producer, name)
@@ -35,24 +30,25 @@ CREATE TABLE IF NOT EXISTS facts (name TEXT PRIMARY KEY, value INTEGER NOT NULL)
 
 /// Columns that the first release's tables lack. `number`: the producer whose log it is; `removed`: the last offset that retention has removed;
 /// `gone_at`: when that was written.
-const VERSION_1: &str = "
+const COLUMNS: &str = "
 ALTER TABLE logs ADD COLUMN number INTEGER;
 ALTER TABLE logs ADD COLUMN removed INTEGER;
 ALTER TABLE logs ADD COLUMN gone_at INTEGER;
 ALTER TABLE logs ADD COLUMN sum INTEGER;
-ALTER TABLE batches ADD COLUMN sum INTEGER;
 ALTER TABLE sessions ADD COLUMN sum INTEGER;
 CREATE INDEX IF NOT EXISTS ids_at ON ids (at);
-PRAGMA user_version = 1;
+PRAGMA user_version = 2;
 ";
 
 /// Longest wait for a lock of the other connection.
 pub(super) const BUSY: Duration = Duration::from_secs(5);
 /// Longest journal that is left once it was written back.
 const JOURNAL_BYTES: i64 = 16 << 20;
-/// Rows removed in one step, and bytes of their messages, about.
-pub(super) const SLICE: i64 = 1000;
-const SLICE_BYTES: i64 = 4 << 20;
+/// Rows removed in one step.
+const SLICE: i64 = 1000;
+/// Names of the facts that say up to where segments are known here: surely, and perhaps.
+pub(super) const CHECKPOINT: [&str; 2] = ["checkpoint", "checkpoint_sum"];
+pub(super) const BEGUN: [&str; 2] = ["begun", "begun_sum"];
 
 pub(super) fn open(path: &Path) -> rusqlite::Result<Connection> {
     let mut connection = Connection::open(path)?;
@@ -64,8 +60,12 @@ pub(super) fn open(path: &Path) -> rusqlite::Result<Connection> {
     connection.set_prepared_statement_cache_capacity(32);
     if version(&connection)? == 0 {
         let transaction = connection.transaction()?;
+        let is_old = has_batches(&transaction)?;
         transaction.execute_batch(TABLES)?;
-        transaction.execute_batch(VERSION_1)?;
+        transaction.execute_batch(COLUMNS)?;
+        if is_old {
+            transaction.execute_batch("ALTER TABLE batches ADD COLUMN sum INTEGER; PRAGMA user_version = 1")?;
+        }
         transaction.commit()?;
     }
     Ok(connection)
@@ -75,47 +75,18 @@ pub(super) fn version(connection: &Connection) -> rusqlite::Result<i64> {
     connection.pragma_query_value(None, "user_version", |row| row.get(0))
 }
 
-/// All changes in one transaction.
-pub(super) fn write(connection: &mut Connection, changes: &[&Change], account: Option<UserId>) -> rusqlite::Result<()> {
-    let transaction = connection.transaction()?;
-    for change in changes {
-        let log = column(change.key.log);
-        let row = LogRow {
-            number: Some(change.key.producer.0),
-            last: change.last.0 as i64,
-            epochs: change.epochs.to_string(),
-            removed: Some(change.removed.0 as i64),
-            gone_at: change.gone_at.map(millis),
-        };
-        row.put(&transaction, log)?;
-        for (at, batch) in &change.batches {
-            BatchRow::of(batch, millis(*at)).put(&transaction, log)?;
-        }
-        // First, since a sender that was forgotten may have come back.
-        for name in &change.gone {
-            transaction.prepare_cached("DELETE FROM sessions WHERE producer = ?1 AND name = ?2")?.execute(params![log, name.text()])?;
-        }
-        for (name, session) in &change.sessions {
-            let row = SessionRow {
-                name: name.text().to_owned(),
-                fence: session.fence.0 as i64,
-                producer_epoch: session.producer_epoch.0 as i64,
-                seen: session.seen.to_string(),
-                used: millis(session.used),
-            };
-            row.put(&transaction, log)?;
-        }
-        for id in &change.ids_gone {
-            transaction.prepare_cached("DELETE FROM ids WHERE producer = ?1 AND id = ?2")?.execute(params![log, &**id])?;
-        }
-        for (at, id) in &change.ids {
-            put_id(&transaction, log, id, millis(*at))?;
-        }
-    }
-    if let Some(user) = account {
-        raise_fact(&transaction, "highest_account", user.0)?;
-    }
-    transaction.commit()
+pub(super) fn forget_session(connection: &Connection, log: i64, name: &str) -> rusqlite::Result<()> {
+    connection.prepare_cached("DELETE FROM sessions WHERE producer = ?1 AND name = ?2")?.execute(params![log, name]).map(drop)
+}
+
+pub(super) fn forget_id(connection: &Connection, log: i64, id: &str) -> rusqlite::Result<()> {
+    connection.prepare_cached("DELETE FROM ids WHERE producer = ?1 AND id = ?2")?.execute(params![log, id]).map(drop)
+}
+
+/// Forgets all senders and client ids of a log.
+pub(super) fn forget_senders(connection: &Connection, log: i64) -> rusqlite::Result<()> {
+    connection.execute("DELETE FROM sessions WHERE producer = ?1", [log])?;
+    connection.execute("DELETE FROM ids WHERE producer = ?1", [log]).map(drop)
 }
 
 pub(super) fn put_id(connection: &Connection, log: i64, id: &str, at: i64) -> rusqlite::Result<()> {
@@ -123,30 +94,6 @@ pub(super) fn put_id(connection: &Connection, log: i64, id: &str, at: i64) -> ru
         .prepare_cached("INSERT INTO ids VALUES (?1, ?2, ?3) ON CONFLICT (producer, id) DO UPDATE SET at = ?3")?
         .execute(params![log, id, at])
         .map(drop)
-}
-
-/// Removes some of a log's oldest batches up to `up_to`; says whether those were the last of them.
-pub(super) fn trim_some(connection: &mut Connection, log: LogId, up_to: Offset) -> rusqlite::Result<bool> {
-    let (log, up_to) = (column(log), up_to.0 as i64);
-    let transaction = connection.transaction()?;
-    let (mut rows, mut bytes, mut end) = (0, 0, None);
-    {
-        let mut oldest =
-            transaction.prepare_cached("SELECT last, bytes FROM batches WHERE producer = ?1 AND last <= ?2 ORDER BY last LIMIT ?3")?;
-        let mut found = oldest.query(params![log, up_to, SLICE])?;
-        while bytes < SLICE_BYTES
-            && let Some(row) = found.next()?
-        {
-            end = Some(row.get::<_, i64>(0)?);
-            bytes += row.get::<_, i64>(1)?.clamp(0, SLICE_BYTES);
-            rows += 1;
-        }
-    }
-    if let Some(end) = end {
-        transaction.prepare_cached("DELETE FROM batches WHERE producer = ?1 AND last <= ?2")?.execute(params![log, end])?;
-    }
-    transaction.commit()?;
-    Ok(rows < SLICE && bytes < SLICE_BYTES)
 }
 
 /// Notes the time that is believed, and removes some of the clients' ids from before `ids`, whichever log they are of; says whether none
@@ -204,36 +151,41 @@ pub(super) fn keys(connection: &Connection, after: Option<LogId>, most: usize) -
     statement.query_map(params![after.map(column), most as i64], key)?.collect()
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
+/// Notes a position, with a checksum: it decides what is read again after a crash.
+pub(super) fn put_position(connection: &Connection, names: [&str; 2], position: Position) -> rusqlite::Result<()> {
+    let value = position.segment.cast_signed() << 32 | position.at.cast_signed();
+    let mut statement =
+        connection.prepare_cached("INSERT INTO facts VALUES (?1, ?2), (?3, ?4) ON CONFLICT (name) DO UPDATE SET value = excluded.value")?;
+    statement.execute(params![names[0], value, names[1], sum_of(value)]).map(drop)
+}
 
-    #[test]
-    fn what_is_removed_goes_in_slices() {
-        let dir = tempfile::tempdir().unwrap();
-        let mut connection = open(&dir.path().join("log.db")).unwrap();
-        let transaction = connection.transaction().unwrap();
-        for (log, size) in [(1, 10), (2, 100_000)] {
-            for last in 1..=if log == 1 { 3500 } else { 100 } {
-                let entries = vec![0; size].into();
-                let row = BatchRow { first: last, last, written: 0, bytes: size as i64, sender: 1, entries };
-                row.put(&transaction, log).unwrap();
-            }
-        }
-        transaction.commit().unwrap();
-        let count = |connection: &Connection, log: i64| {
-            connection.query_row("SELECT COUNT(*) FROM batches WHERE producer = ?1", [log], |row| row.get::<_, i64>(0)).unwrap()
-        };
-        // By rows, and by bytes.
-        for (log, up_to, most, left) in [(1, 3200, SLICE, 300), (2, 95, SLICE_BYTES / 100_000 + 1, 5)] {
-            let (mut before, mut steps) = (count(&connection, log), 0);
-            while !trim_some(&mut connection, LogId(log as u64), Offset(up_to)).unwrap() {
-                let now = count(&connection, log);
-                assert!((1..=most).contains(&(before - now)), "{} rows in one step", before - now);
-                (before, steps) = (now, steps + 1);
-            }
-            assert_eq!(count(&connection, log), left);
-            assert!(steps >= 2);
-        }
-    }
+/// Makes a position unknown.
+pub(super) fn forget_position(connection: &Connection, names: [&str; 2]) -> rusqlite::Result<()> {
+    connection.execute("DELETE FROM facts WHERE name IN (?1, ?2)", names).map(drop)
+}
+
+/// A position that was noted; `None` where none was, or it is damaged.
+pub(super) fn position(connection: &Connection, names: [&str; 2]) -> rusqlite::Result<Option<Position>> {
+    let (value, sum) = (fact(connection, names[0])?, fact(connection, names[1])?);
+    let value = value.filter(|value| sum == Some(sum_of(*value)));
+    Ok(value.map(|value| Position { segment: (value >> 32).cast_unsigned(), at: (value & 0xffff_ffff).cast_unsigned() }))
+}
+
+fn sum_of(value: i64) -> i64 {
+    i64::from(crc32fast::hash(&value.to_le_bytes()))
+}
+
+/// Whether the file still holds batches, as it did before there were segments.
+pub(super) fn has_batches(connection: &Connection) -> rusqlite::Result<bool> {
+    connection.query_row("SELECT COUNT(*) FROM sqlite_schema WHERE name = 'batches'", [], |row| row.get::<_, i64>(0)).map(|count| count > 0)
+}
+
+/// Lets go of the batches, which are in segments.
+pub(super) fn drop_batches(connection: &Connection) -> rusqlite::Result<()> {
+    connection.execute_batch("BEGIN IMMEDIATE; DROP TABLE batches; PRAGMA user_version = 2; COMMIT")
+}
+
+/// Gives room back that nothing is in.
+pub(super) fn shrink(connection: &Connection) -> rusqlite::Result<()> {
+    connection.execute_batch("VACUUM")
 }

@@ -1,8 +1,11 @@
-//! The thread that writes the log's file.
+//! The thread that writes the log: what all producers have gathered while the last group was synced is one group, written and synced at once.
 
 use std::{
-    collections::{BTreeMap, HashSet},
-    path::PathBuf,
+    collections::HashSet,
+    fs::File,
+    io,
+    os::unix::fs::FileExt as _,
+    path::Path,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -10,211 +13,235 @@ use std::{
     time::Duration,
 };
 
-use motience_proto::model::{LogKey, Offset};
-use motience_runtime::backoff::Backoff;
-use rusqlite::Connection;
-use time::OffsetDateTime;
-use tokio::sync::mpsc::{Receiver, error::TryRecvError};
+use motience_proto::model::LogKey;
+use motience_runtime::{backoff::Backoff, clock::millis};
+use parking_lot::Mutex;
+use tokio::sync::{mpsc::Receiver, oneshot};
 use tracing::{error, warn};
 
-use super::{Error, FILE, Order, QUEUE, Readers, Work, load, repair, schema};
+use super::{
+    Hold, QUEUE,
+    dirty::Dirty,
+    frame::{Draft, Encoder, Slot},
+    index::Index,
+    maintenance::Bell,
+    segment::{Name, Position, Segment},
+};
 use crate::embedded::state::Change;
 
 /// First pause after a failed write, and the longest.
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const MAX_PAUSE: Duration = Duration::from_secs(2);
-/// Pause after a part that could not be removed.
-const TRIM_AGAIN: Duration = Duration::from_secs(1);
+/// Bytes of messages from which on a group is large enough.
+const GROUP_BYTES: usize = 8 << 20;
 /// Attempts at the last write of a process that ends.
 const LAST_TRIES: u32 = 6;
-/// New files that one process makes of damaged ones: each leaves the damaged one behind, and a disk that goes on breaking wants an operator.
-const REBUILDS: u32 = 3;
+
+/// Something to be written, and who waits for it. Without a change: whoever waits wants to know that what was ordered before is in the file.
+pub(super) struct Order {
+    pub(super) change: Option<Change>,
+    pub(super) done: oneshot::Sender<()>,
+}
+
+impl Order {
+    fn bytes(&self) -> usize {
+        let batches = self.change.iter().flat_map(|change| &change.appends).filter_map(|appended| appended.batch.as_ref());
+        batches.map(|batch| batch.bytes()).sum()
+    }
+}
+
+/// What is in the segments up to `end` and not in the database yet.
+#[derive(Debug, Default)]
+pub(super) struct Pending {
+    pub(super) dirty: Dirty,
+    pub(super) end: Position,
+}
+
+/// The end of the segment that is being written.
+pub(super) struct Tail {
+    pub(super) segment: Arc<Segment>,
+    pub(super) file: File,
+    pub(super) encoder: Encoder,
+}
+
+/// What the writer and others of the log share.
+#[derive(Clone)]
+pub(super) struct Shared {
+    pub(super) folder: Arc<Path>,
+    pub(super) index: Arc<Index>,
+    pub(super) pending: Arc<Mutex<Pending>>,
+    /// Whether the last attempt to write failed.
+    pub(super) failing: Arc<AtomicBool>,
+    /// Whether the log is being closed.
+    pub(super) closing: Arc<AtomicBool>,
+    /// Bytes after which the next segment begins.
+    pub(super) segment_bytes: u64,
+}
 
 pub(super) struct Writer {
-    dir: PathBuf,
-    connection: Connection,
-    readers: Readers,
-    orders: Receiver<Order>,
-    failing: Arc<AtomicBool>,
-    /// Logs of which something is to be removed, and up to where. Done in parts between the groups, so that nobody waits for it.
-    trims: BTreeMap<LogKey, Offset>,
-    /// Time that is believed, and the time before which client ids are forgotten.
-    forget: Option<[OffsetDateTime; 2]>,
-    /// Whether the last part could not be removed.
-    pause: bool,
-    rebuilds: u32,
+    pub(super) shared: Shared,
+    pub(super) tail: Tail,
+    pub(super) hold: Hold,
+    pub(super) orders: Receiver<Order>,
+    pub(super) maintenance: Bell,
+    /// Whether the last sync failed: nobody knows what of that group is on the disk.
+    pub(super) doubt: bool,
+}
+
+/// Bytes of a group, made for one position of one segment.
+struct Made {
+    name: Name,
+    slots: Vec<(LogKey, Slot)>,
 }
 
 impl Writer {
-    pub(super) fn new(dir: PathBuf, connection: Connection, readers: Readers, orders: Receiver<Order>, failing: Arc<AtomicBool>) -> Self {
-        Self { dir, connection, readers, orders, failing, trims: BTreeMap::new(), forget: None, pause: false, rebuilds: 0 }
-    }
-
     pub(super) fn run(mut self) {
-        let mut group = Vec::new();
-        while let Some(first) = self.next() {
+        let (mut group, mut buffer) = (Vec::new(), Vec::new());
+        while let Some(first) = self.orders.blocking_recv() {
+            let mut bytes = first.bytes();
             group.push(first);
             while group.len() < QUEUE
+                && bytes < GROUP_BYTES
                 && let Ok(next) = self.orders.try_recv()
             {
+                bytes += next.bytes();
                 group.push(next);
             }
-            if !self.commit(&group) {
+            if !self.commit(&group, &mut buffer) {
                 error!(changes = group.len(), "cannot write the log's file; records that were not acknowledged are given up");
                 return;
             }
-            // Once for all that have found it damaged meanwhile.
-            let present = self.readers.rebuilt.load(Ordering::Relaxed);
-            if group.iter().any(|order| matches!(order.work, Work::Rebuild { rebuilt } if rebuilt == present)) {
-                self.rebuild();
-            }
             for order in group.drain(..) {
-                match &order.work {
-                    Work::Change(change) => self.settle(change),
-                    Work::Forget { believed, ids } => self.forget = Some([*believed, *ids]),
-                    Work::Nothing | Work::Account(_) | Work::Rebuild { .. } => {}
+                if let Some(change) = order.change
+                    && let Some(place) = &change.settled
+                {
+                    place.lock().settled(change.last);
                 }
                 // Nobody waits any more: the appender has given up, and will find the record seen.
                 let _ = order.done.send(());
             }
-            // After each group, lest a flood keeps anything from ever being removed.
-            self.remove_some();
-        }
-        // The time that is believed is noted; what else is to go does at the next start.
-        self.trims.clear();
-        self.remove_some();
-    }
-
-    fn settle(&mut self, change: &Change) {
-        if let Some(place) = &change.settled {
-            place.lock().settled(change.last);
-        }
-        if let Some(gone) = change.trim {
-            let up_to = self.trims.entry(change.key).or_default();
-            *up_to = (*up_to).max(gone);
-        }
-    }
-
-    /// The next order; while there is none, something is removed.
-    fn next(&mut self) -> Option<Order> {
-        loop {
-            if self.pause || (self.trims.is_empty() && self.forget.is_none()) {
-                self.pause = false;
-                return self.orders.blocking_recv();
-            }
-            match self.orders.try_recv() {
-                Ok(order) => return Some(order),
-                Err(TryRecvError::Disconnected) => return None,
-                Err(TryRecvError::Empty) => self.remove_some(),
+            if buffer.capacity() > GROUP_BYTES {
+                buffer = Vec::new();
             }
         }
-    }
-
-    /// Removes one part of what is to go.
-    fn remove_some(&mut self) {
-        let outcome = if let Some((key, up_to)) = self.trims.pop_first() {
-            let outcome = schema::trim_some(&mut self.connection, key.log, up_to);
-            if !matches!(outcome, Ok(true)) {
-                self.trims.insert(key, up_to);
-            }
-            outcome
-        } else if let Some(times @ [believed, ids]) = self.forget.take() {
-            let outcome = schema::forget_some(&mut self.connection, believed, ids);
-            if matches!(outcome, Ok(false)) {
-                self.forget = Some(times);
-            }
-            outcome
-        } else {
-            return;
-        };
-        metrics::counter!("motience_log_trim_steps_total").increment(1);
-        let Err(e) = outcome else { return };
-        if load::is_damage(&e) {
-            // A new file has nothing left of it. Where there can be none, it stays.
-            self.rebuild();
-            self.trims.clear();
-            return;
-        }
-        warn!(error = %e, "a part of the log that is to go cannot be removed yet");
-        self.pause = true;
-        self.sleep(TRIM_AGAIN);
     }
 
     /// Tries until it succeeds, or until nobody could want it any more.
-    fn commit(&mut self, group: &[Order]) -> bool {
-        let (mut changes, mut account) = (Vec::new(), None);
-        for order in group {
-            match &order.work {
-                Work::Nothing | Work::Forget { .. } | Work::Rebuild { .. } => {}
-                Work::Change(change) => changes.push(change),
-                Work::Account(user) => account = account.max(Some(*user)),
-            }
-        }
-        if changes.is_empty() && account.is_none() {
+    fn commit(&mut self, group: &[Order], buffer: &mut Vec<u8>) -> bool {
+        let changes: Vec<&Change> = group.iter().filter_map(|order| order.change.as_ref()).filter(|change| !change.is_empty()).collect();
+        if changes.is_empty() {
             return true;
         }
-        let (mut backoff, mut tries) = (Backoff::new(FIRST_PAUSE, MAX_PAUSE), 0);
+        let (mut backoff, mut tries, mut made) = (Backoff::new(FIRST_PAUSE, MAX_PAUSE), 0, None);
         loop {
-            match schema::write(&mut self.connection, &changes, account) {
-                Ok(()) => {
-                    self.failing.store(false, Ordering::Relaxed);
+            match self.write(&changes, buffer, &mut made) {
+                Ok(slots) => {
+                    self.shared.failing.store(false, Ordering::Relaxed);
+                    self.written(&changes, slots, buffer.len());
                     return true;
                 }
-                Err(e) if load::is_damage(&e) && self.rebuild() => {}
                 Err(e) => {
                     let producers: HashSet<LogKey> = changes.iter().map(|change| change.key).collect();
                     warn!(error = %e, producers = producers.len(), "cannot write the log's file; retrying");
-                    self.failing.store(true, Ordering::Relaxed);
+                    self.shared.failing.store(true, Ordering::Relaxed);
                     tries += 1;
                     if self.orders.is_closed() && tries >= LAST_TRIES {
                         return false;
                     }
-                    self.sleep(backoff.pause());
+                    #[expect(clippy::disallowed_methods, reason = "this thread does nothing but write")]
+                    std::thread::sleep(backoff.pause());
                 }
             }
         }
     }
 
-    /// Makes a new file of what can be read; says whether there is one.
-    fn rebuild(&mut self) -> bool {
-        if self.rebuilds >= REBUILDS {
-            return false;
+    /// Writes and syncs a group at the end of the segment; what a failed attempt left there is cut off first.
+    fn write(&mut self, changes: &[&Change], buffer: &mut Vec<u8>, made: &mut Option<Made>) -> io::Result<Vec<(LogKey, Slot)>> {
+        let _held = self.hold.share()?;
+        let end = self.tail.segment.length();
+        if self.doubt || made.is_some() {
+            self.tail.file.set_len(end)?;
         }
-        self.rebuilds += 1;
-        metrics::counter!("motience_log_rebuilds_total").increment(1);
-        error!(path = %self.dir.join(FILE).display(), "the log's file is damaged: a new one is made of what can be read");
-        match self.swap() {
-            Ok(health) => {
-                self.readers.rebuilt.fetch_add(1, Ordering::Relaxed);
-                let kept = health.kept.unwrap_or_default();
-                error!(records = health.records, lost = ?health.lost, kept = %kept.display(), "the damaged file was put aside");
-                true
+        if self.doubt || end >= self.shared.segment_bytes {
+            self.rotate()?;
+            self.doubt = false;
+        }
+        let (name, end) = (self.tail.segment.name, self.tail.segment.length());
+        let slots = match made.take_if(|made| made.name == name) {
+            Some(made) => made.slots,
+            None => encode(&mut self.tail.encoder, changes, buffer, end),
+        };
+        let outcome = self.tail.file.write_all_at(buffer, end).and_then(|()| {
+            let synced = self.tail.file.sync_data();
+            self.doubt = synced.is_err();
+            synced
+        });
+        match outcome {
+            Ok(()) => {
+                self.tail.segment.set_length(end + buffer.len() as u64);
+                Ok(slots)
             }
             Err(e) => {
-                error!(error = %e, "no new file can be made: stop this node, and try `motience-server log repair`");
-                false
+                *made = Some(Made { name, slots });
+                let _ = self.tail.file.set_len(end);
+                Err(e)
             }
         }
     }
 
-    /// Nobody has the file open meanwhile. Whatever comes of it, what is there then is opened.
-    fn swap(&mut self) -> Result<repair::Health, Error> {
-        let path = self.dir.join(FILE);
-        let sqlite = |e| Error::Sqlite(path.clone(), e);
-        let readers = self.readers.clone();
-        let (mut reader, mut loader) = (readers.reader.0.blocking_lock(), readers.loader.0.blocking_lock());
-        for open in [&mut self.connection, &mut *reader, &mut *loader] {
-            *open = Connection::open_in_memory().map_err(sqlite)?;
-        }
-        let rebuilt = repair::rebuild(&self.dir);
-        for closed in [&mut self.connection, &mut *reader, &mut *loader] {
-            *closed = schema::open(&path).map_err(sqlite)?;
-        }
-        rebuilt
+    /// Begins the next segment. All of the present one is synced.
+    fn rotate(&mut self) -> io::Result<()> {
+        let name = Name::numbered(self.tail.segment.name.last + 1);
+        let segment = Arc::new(Segment::new(&self.shared.folder, name, 0));
+        let file = segment.write()?;
+        segment.set_length(file.metadata()?.len());
+        self.shared.index.begin(&segment);
+        self.tail = Tail { segment, file, encoder: Encoder::default() };
+        self.maintenance.ring();
+        Ok(())
     }
 
-    fn sleep(&self, pause: Duration) {
-        #[expect(clippy::disallowed_methods, reason = "this thread does nothing but write")]
-        std::thread::sleep(pause);
+    /// Tells readers and the database of a group that is on the disk.
+    fn written(&self, changes: &[&Change], slots: Vec<(LogKey, Slot)>, bytes: usize) {
+        metrics::counter!("motience_log_written_bytes_total").increment(bytes as u64);
+        metrics::counter!("motience_log_syncs_total").increment(1);
+        self.shared.index.add(&self.tail.segment, slots);
+        let end = Position { segment: self.tail.segment.name.first, at: self.tail.segment.length() };
+        {
+            let mut pending = self.shared.pending.lock();
+            changes.iter().for_each(|change| pending.dirty.change(change));
+            pending.end = end;
+        }
+        for change in changes {
+            if let (Some(gone), Some(note)) = (change.trim, &change.note) {
+                self.shared.index.trim(change.key, gone, note.gone_at);
+            }
+        }
     }
+}
+
+/// The frames of a group that begins at `start`.
+fn encode(encoder: &mut Encoder, changes: &[&Change], out: &mut Vec<u8>, start: u64) -> Vec<(LogKey, Slot)> {
+    out.clear();
+    let mut slots = Vec::with_capacity(changes.len());
+    for change in changes {
+        // First, since a sender that was forgotten may have come back.
+        if let Some(note) = &change.note {
+            Encoder::note(out, note);
+        }
+        for appended in &change.appends {
+            let batch = appended.batch.as_ref();
+            let draft = Draft {
+                key: change.key,
+                producer_epoch: appended.producer_epoch,
+                session: appended.session.as_ref().map(|(name, session)| (name, session.fence, &session.seen)),
+                first: batch.map_or(motience_proto::model::Offset(0), |batch| batch.first),
+                at: millis(appended.at),
+                entries: batch.map_or(&[], |batch| batch.entries()),
+                ids: &appended.ids,
+            };
+            slots.extend(encoder.append(out, start, &draft).map(|slot| (change.key, slot)));
+        }
+    }
+    slots
 }

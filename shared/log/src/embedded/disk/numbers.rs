@@ -1,0 +1,92 @@
+//! Numbers of variable length (LEB128, ZigZag where they may fall), texts, keys and range sets as segments and their indexes have them.
+//!
+//! What reads answers `None` where the bytes are none of it.
+
+use bytes::{Buf as _, BufMut as _, Bytes};
+use motience_proto::model::{LogId, LogKey, ProducerId, RangeSet};
+
+pub(super) fn put(out: &mut Vec<u8>, mut n: u64) {
+    while n >= 0x80 {
+        out.push(n as u8 | 0x80);
+        n >>= 7;
+    }
+    out.push(n as u8);
+}
+
+pub(super) fn get(body: &mut Bytes) -> Option<u64> {
+    let mut n = 0;
+    for shift in (0..64).step_by(7) {
+        let byte = body.try_get_u8().ok()?;
+        n |= u64::from(byte & 0x7f) << shift;
+        if byte < 0x80 {
+            return Some(n);
+        }
+    }
+    None
+}
+
+pub(super) fn put_signed(out: &mut Vec<u8>, n: i64) {
+    put(out, ((n << 1) ^ (n >> 63)).cast_unsigned());
+}
+
+pub(super) fn get_signed(body: &mut Bytes) -> Option<i64> {
+    let n = get(body)?;
+    Some((n >> 1).cast_signed() ^ -((n & 1).cast_signed()))
+}
+
+/// A number of things of which each takes a byte at least.
+pub(super) fn count(body: &mut Bytes) -> Option<usize> {
+    usize::try_from(get(body)?).ok().filter(|count| *count <= body.len())
+}
+
+pub(super) fn put_key(out: &mut Vec<u8>, key: LogKey) {
+    put_signed(out, key.producer.0);
+    out.put_u64_le(key.log.0);
+}
+
+pub(super) fn get_key(body: &mut Bytes) -> Option<LogKey> {
+    Some(LogKey { producer: ProducerId(get_signed(body)?), log: LogId(body.try_get_u64_le().ok()?) })
+}
+
+pub(super) fn put_text(out: &mut Vec<u8>, text: &str) {
+    put(out, text.len() as u64);
+    out.put_slice(text.as_bytes());
+}
+
+pub(super) fn get_bytes(body: &mut Bytes) -> Option<Bytes> {
+    let length = usize::try_from(get(body)?).ok().filter(|length| *length <= body.len())?;
+    Some(body.split_to(length))
+}
+
+pub(super) fn get_text(body: &mut Bytes) -> Option<String> {
+    String::from_utf8(get_bytes(body)?.into()).ok()
+}
+
+pub(super) fn put_texts<'a>(out: &mut Vec<u8>, texts: impl ExactSizeIterator<Item = &'a str>) {
+    put(out, texts.len() as u64);
+    texts.for_each(|text| put_text(out, text));
+}
+
+pub(super) fn get_texts(body: &mut Bytes) -> Option<Vec<String>> {
+    (0..count(body)?).map(|_| get_text(body)).collect()
+}
+
+pub(super) fn put_ranges(out: &mut Vec<u8>, ranges: &RangeSet) {
+    put(out, ranges.ranges() as u64);
+    let mut before = 0;
+    for range in ranges.iter() {
+        put(out, range.start() - before);
+        put(out, range.end() - range.start());
+        before = *range.end();
+    }
+}
+
+pub(super) fn get_ranges(body: &mut Bytes) -> Option<RangeSet> {
+    let (mut ranges, mut before) = (RangeSet::new(), 0_u64);
+    for _ in 0..count(body)? {
+        let start = before.checked_add(get(body)?)?;
+        before = start.checked_add(get(body)?)?;
+        ranges.insert_range(start..=before);
+    }
+    Some(ranges)
+}
