@@ -38,6 +38,7 @@ mod repair;
 mod rows;
 mod schema;
 mod segment;
+mod shared;
 mod writer;
 
 use std::{
@@ -64,14 +65,14 @@ use tokio::{
 };
 use tracing::{error, warn};
 
-pub(super) use self::frame::Note;
 pub use self::repair::{Health, check, confirm, repair};
 use self::{
     index::Index,
     load::Found,
     maintenance::{Bell, Done, Maintenance, Work},
     recover::Recovered,
-    writer::{Order, Pending, Shared, Writer},
+    shared::{Pending, Shared},
+    writer::{Order, Writer},
 };
 use super::{
     belief::Now,

@@ -10,7 +10,6 @@ use time::OffsetDateTime;
 use super::{
     Place,
     belief::Now,
-    disk::Note,
     ids::Ids,
     sessions::{Limits, SessionEntry, SessionTable},
 };
@@ -24,6 +23,19 @@ const EPHEMERAL: Limits = Limits { count: 0, bytes: usize::MAX, since: None };
 
 /// Devices that are forgotten in one step.
 const FORGOTTEN_AT_ONCE: usize = 1000;
+
+/// What changed of a log beside its records.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Note {
+    pub(super) key: LogKey,
+    pub(super) epochs: Epochs,
+    /// Entries up to here are removed, the last of which was written then (milliseconds since 1970 UTC).
+    pub(super) removed: Offset,
+    pub(super) gone_at: Option<i64>,
+    /// Devices and client ids that are forgotten.
+    pub(super) gone: Vec<SessionName>,
+    pub(super) ids_gone: Vec<Arc<str>>,
+}
 
 /// State of one producer's log.
 #[derive(Debug, Default)]

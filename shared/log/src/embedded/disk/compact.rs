@@ -17,10 +17,11 @@ use std::{
 use motience_proto::model::LogKey;
 
 use super::{
-    frame::{Draft, Encoder, Frame, MAGIC, Note},
+    frame::{Draft, Encoder, Frame, MAGIC},
     index::{Index, Run, Runs, Slots, filed},
     segment::{Name, Piece, Segment, UNFINISHED, scan, sync},
 };
+use crate::embedded::state::Note;
 
 /// Bytes written and synced at once: a larger part would hold up the log's writer.
 const PART: usize = 1 << 20;

@@ -10,13 +10,16 @@ use motience_runtime::clock::millis;
 use rusqlite::Connection;
 
 use super::{
-    frame::{Append, Frame, Note},
+    frame::{Append, Frame},
     load,
     rows::{LogRow, SessionRow, column},
     schema,
     segment::Position,
 };
-use crate::{SessionName, embedded::state::Change};
+use crate::{
+    SessionName,
+    embedded::state::{Change, Note},
+};
 
 /// Rows written in one step.
 const ROWS: usize = 1000;

@@ -15,7 +15,7 @@ use motience_proto::model::{Fence, LogEpoch, LogKey, Offset, ProducerEpoch, Rang
 use super::numbers::{
     count, get, get_bytes, get_key, get_ranges, get_signed, get_text, get_texts, put, put_key, put_ranges, put_signed, put_text, put_texts,
 };
-use crate::{Entry, Epochs, SessionName};
+use crate::{Entry, Epochs, SessionName, embedded::state::Note};
 
 /// First bytes of a segment.
 pub(super) const MAGIC: [u8; 8] = *b"motlog1\n";
@@ -74,19 +74,6 @@ impl Append {
         let Self { key, producer_epoch, first, at, .. } = *self;
         Draft { key, producer_epoch, session, first, at, entries: &self.entries, ids: &self.ids }
     }
-}
-
-/// What changed of a log beside its records.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(in crate::embedded) struct Note {
-    pub(in crate::embedded) key: LogKey,
-    pub(in crate::embedded) epochs: Epochs,
-    /// Entries up to here are removed, the last of which was written then (milliseconds since 1970 UTC).
-    pub(in crate::embedded) removed: Offset,
-    pub(in crate::embedded) gone_at: Option<i64>,
-    /// Devices and client ids that are forgotten.
-    pub(in crate::embedded) gone: Vec<SessionName>,
-    pub(in crate::embedded) ids_gone: Vec<Arc<str>>,
 }
 
 /// Content of a frame.

@@ -38,7 +38,7 @@ pub(super) fn import(dir: &Path, connection: &Connection, segment_bytes: u64) ->
     }
     if !marker.exists() {
         if folder.exists() {
-            let aside = dir.join(format!("log.replaced-{}", super::repair::stamp()));
+            let aside = dir.join(format!("log.replaced-{}", schema::stamp()));
             warn!(kept = %aside.display(), "the log's file is older than the segments beside it: they are put aside");
             fs::rename(&folder, aside).map_err(io)?;
         }

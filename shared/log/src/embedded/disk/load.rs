@@ -16,10 +16,9 @@ use time::OffsetDateTime;
 use tracing::error;
 
 use super::{
-    frame::{self, Frame, Slot},
+    frame::{self, Slot},
     index::{Index, Run, some_after},
     rows::{LogRow, SessionRow, column, offset},
-    segment::{Piece, scan},
 };
 use crate::{
     Batch, Entry, Epochs, Retention, SessionName,
@@ -288,17 +287,6 @@ fn all_slots(index: &Index, key: LogKey, since: i64) -> io::Result<Vec<Arc<[Slot
             slots => return slots,
         }
     }
-}
-
-/// Batches of a segment, as its frames have them.
-pub(super) fn batches(bytes: &Bytes, found: &mut impl FnMut(LogKey, Slot)) {
-    scan(bytes, &mut |piece| {
-        if let Piece::Frame { position, length, frame: Frame::Append(append), .. } = piece
-            && let Some(slot) = Slot::of(append.producer_epoch, append.first, append.at, &append.entries, (position, length))
-        {
-            found(append.key, slot);
-        }
-    });
 }
 
 /// Rows of the first release have no checksum and are believed.

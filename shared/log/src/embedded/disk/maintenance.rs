@@ -24,7 +24,7 @@ use super::{
     index::{Use, filed},
     load, repair, schema,
     segment::{Name, Position, Segment},
-    writer::Shared,
+    shared::Shared,
 };
 
 /// How often it is tried again when something has failed.

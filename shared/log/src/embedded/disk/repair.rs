@@ -5,7 +5,6 @@ use std::{
     fs, io,
     path::{Path, PathBuf},
     sync::Arc,
-    time::{SystemTime, UNIX_EPOCH},
 };
 
 use motience_proto::model::{LogId, LogKey, Offset, ProducerId};
@@ -160,7 +159,7 @@ pub fn repair(dir: &Path) -> Result<Health, Error> {
         kept = Some(rebuild(dir)?);
     }
     if !damaged.is_empty() {
-        let aside = kept.clone().unwrap_or_else(|| dir.join(format!("log.damaged-{}", stamp())));
+        let aside = kept.clone().unwrap_or_else(|| dir.join(format!("log.damaged-{}", schema::stamp())));
         private::folder(&aside).map_err(io)?;
         for segment in damaged {
             mend(&segment, &aside).map_err(io)?;
@@ -203,7 +202,7 @@ pub(super) fn rebuild(dir: &Path) -> Result<PathBuf, Error> {
     copy(&old, &mut made).map_err(sqlite)?;
     made.pragma_update(None, "wal_checkpoint", "TRUNCATE").map_err(sqlite)?;
     drop((old, made));
-    let kept = dir.join(format!("log.damaged-{}", stamp()));
+    let kept = dir.join(format!("log.damaged-{}", schema::stamp()));
     private::folder(&kept).map_err(io)?;
     for part in ["-wal", "-shm", ""] {
         let from = beside(&path, part);
@@ -214,11 +213,6 @@ pub(super) fn rebuild(dir: &Path) -> Result<PathBuf, Error> {
     fs::rename(&new, &path).map_err(io)?;
     super::segment::sync(dir).map_err(io)?;
     Ok(kept)
-}
-
-/// Milliseconds since 1970, for the name of what is put aside.
-pub(super) fn stamp() -> u128 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis())
 }
 
 /// Opens a file that may be damaged.

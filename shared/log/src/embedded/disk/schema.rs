@@ -7,7 +7,10 @@
 //! file is noticed; rows of the first release have none. Among the `facts`, `believed` and `confirmed` are times of day
 //! ([`super::super::belief`]).
 
-use std::{path::Path, time::Duration};
+use std::{
+    path::Path,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
 
 use motience_proto::model::{LogId, LogKey, ProducerId, UserId};
 use motience_runtime::clock::{from_millis, millis};
@@ -188,4 +191,9 @@ pub(super) fn drop_batches(connection: &Connection) -> rusqlite::Result<()> {
 /// Gives room back that nothing is in.
 pub(super) fn shrink(connection: &Connection) -> rusqlite::Result<()> {
     connection.execute_batch("VACUUM")
+}
+
+/// Milliseconds since 1970, for the name of what is put aside.
+pub(super) fn stamp() -> u128 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis())
 }

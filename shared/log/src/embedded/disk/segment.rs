@@ -15,8 +15,9 @@ use std::{
 };
 
 use bytes::Bytes;
+use motience_proto::model::LogKey;
 
-use super::frame::{self, Decoder, Frame, MAGIC, MARK};
+use super::frame::{self, Decoder, Frame, MAGIC, MARK, Slot};
 
 /// Folder of the segments, in the data folder.
 pub(super) const FOLDER: &str = "log.segments";
@@ -237,4 +238,15 @@ impl End {
     pub(super) fn of(&self, length: u64) -> u64 {
         self.torn.unwrap_or(length).max(MAGIC.len() as u64).min(length.max(MAGIC.len() as u64))
     }
+}
+
+/// Batches of a segment, as its frames have them.
+pub(super) fn batches(bytes: &Bytes, found: &mut impl FnMut(LogKey, Slot)) {
+    scan(bytes, &mut |piece| {
+        if let Piece::Frame { position, length, frame: Frame::Append(append), .. } = piece
+            && let Some(slot) = Slot::of(append.producer_epoch, append.first, append.at, &append.entries, (position, length))
+        {
+            found(append.key, slot);
+        }
+    });
 }

@@ -5,27 +5,21 @@ use std::{
     fs::File,
     io,
     os::unix::fs::FileExt as _,
-    path::Path,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::{Arc, atomic::Ordering},
     time::Duration,
 };
 
 use motience_proto::model::LogKey;
 use motience_runtime::{backoff::Backoff, clock::millis};
-use parking_lot::Mutex;
 use tokio::sync::{mpsc::Receiver, oneshot};
 use tracing::{error, warn};
 
 use super::{
     Hold, QUEUE,
-    dirty::Dirty,
     frame::{Draft, Encoder, Slot},
-    index::Index,
     maintenance::Bell,
     segment::{Name, Position, Segment},
+    shared::Shared,
 };
 use crate::embedded::state::Change;
 
@@ -50,32 +44,11 @@ impl Order {
     }
 }
 
-/// What is in the segments up to `end` and not in the database yet.
-#[derive(Debug, Default)]
-pub(super) struct Pending {
-    pub(super) dirty: Dirty,
-    pub(super) end: Position,
-}
-
 /// The end of the segment that is being written.
 pub(super) struct Tail {
     pub(super) segment: Arc<Segment>,
     pub(super) file: File,
     pub(super) encoder: Encoder,
-}
-
-/// What the writer and others of the log share.
-#[derive(Clone)]
-pub(super) struct Shared {
-    pub(super) folder: Arc<Path>,
-    pub(super) index: Arc<Index>,
-    pub(super) pending: Arc<Mutex<Pending>>,
-    /// Whether the last attempt to write failed.
-    pub(super) failing: Arc<AtomicBool>,
-    /// Whether the log is being closed.
-    pub(super) closing: Arc<AtomicBool>,
-    /// Bytes after which the next segment begins.
-    pub(super) segment_bytes: u64,
 }
 
 pub(super) struct Writer {

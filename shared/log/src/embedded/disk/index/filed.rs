@@ -12,9 +12,8 @@ use motience_proto::model::{LogId, LogKey, Offset, ProducerEpoch, Seq};
 use super::{
     super::{
         frame::Slot,
-        load::batches,
         numbers::{count, get, get_key, get_signed, put, put_key, put_signed},
-        segment::{Segment, make},
+        segment::{Segment, batches, make},
     },
     Run, Runs, Slots,
 };

@@ -1,0 +1,31 @@
+//! State that the writer, the readers and maintenance share.
+
+use std::{
+    path::Path,
+    sync::{Arc, atomic::AtomicBool},
+};
+
+use parking_lot::Mutex;
+
+use super::{dirty::Dirty, index::Index, segment::Position};
+
+/// What is in the segments up to `end` and not in the database yet.
+#[derive(Debug, Default)]
+pub(super) struct Pending {
+    pub(super) dirty: Dirty,
+    pub(super) end: Position,
+}
+
+/// What the writer and others of the log share.
+#[derive(Clone)]
+pub(super) struct Shared {
+    pub(super) folder: Arc<Path>,
+    pub(super) index: Arc<Index>,
+    pub(super) pending: Arc<Mutex<Pending>>,
+    /// Whether the last attempt to write failed.
+    pub(super) failing: Arc<AtomicBool>,
+    /// Whether the log is being closed.
+    pub(super) closing: Arc<AtomicBool>,
+    /// Bytes after which the next segment begins.
+    pub(super) segment_bytes: u64,
+}
