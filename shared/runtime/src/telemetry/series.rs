@@ -300,11 +300,11 @@ fn combinations(labels: &[Label]) -> Vec<Vec<(&'static str, &'static str)>> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use crate::telemetry::render;
 
     #[test]
     fn counters_begin_at_zero_with_every_label_that_is_known() {
-        let text = super::super::render();
+        let text = render();
         for line in [
             "# HELP motience_append_retries_total Writes to the log that failed and were tried again. Unit: writes.",
             "motience_append_retries_total 0",
