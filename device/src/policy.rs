@@ -129,7 +129,7 @@ impl Policy {
         self.fenced.saturating_mul(2 << MAX_DOUBLINGS)
     }
 
-    /// The service said no, not a proxy on the way to it. It is asked again with a token from the password: those of an account that
+    /// The service said no, not a proxy on the way to it. The device asks again with a token from the password: those of an account that
     /// was revoked stay dead when it is restored.
     fn after_refusal(&self, random: f64) -> Next {
         self.refused.map_or(Next::Stop, |wait| Next::Login(wait.saturating_add(wait.mul_f64(random))))

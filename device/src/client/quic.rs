@@ -14,8 +14,8 @@ use crate::link::{self, Controller, DelayGatedConfig, Meter, Observed};
 /// Packets that the server may leave unacknowledged: each other one is acknowledged at once. Its own acknowledgements of
 /// records carry QUIC's along anyway, so more would be packets for nothing.
 const ACK_AFTER: u32 = 1;
-/// Longest that the server may hold an acknowledgement back, in round trips of a known link; its default is 25 ms. What is
-/// lost, and that a link loses at all, shows in acknowledgements only.
+/// Longest that the server may hold an acknowledgement back, in round trips of a known link; its default is 25 ms. Only
+/// acknowledgements show which packets are lost, and that a link loses at all.
 const ACK_DELAY: f64 = 0.2;
 /// Least delay, and the delay where nothing is known.
 const LEAST_ACK_DELAY: Duration = Duration::from_millis(5);

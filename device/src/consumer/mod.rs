@@ -1,6 +1,6 @@
 //! The native consumer: followed producers' records, resumed across reconnects without doubles.
 //!
-//! [`Consumer`] is a handle; a private task owns the connection. It holds no more than one event of the connection
+//! [`Consumer`] is a handle; a private task owns the connection. The task holds no more than one event of the connection
 //! that the caller has not taken yet, so a slow caller slows the server (QUIC flow control) instead of filling memory.
 
 use bytes::Bytes;
@@ -77,7 +77,7 @@ pub enum Delivery {
         /// Last offset that is gone.
         to: Offset,
     },
-    /// The log began a new life. What follows comes after the last place that both lives surely share; records that
+    /// The log began a new epoch. Delivery goes on after the last position that both epochs surely share; records that
     /// were delivered by this consumer do not come again.
     Reset {
         /// The producer.

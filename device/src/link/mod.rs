@@ -72,7 +72,7 @@ impl FromStr for Redundancy {
     }
 }
 
-/// Which congestion controller. What was measured about each is in `docs/lossy-links.md`.
+/// Which congestion controller. Measurements of each are in `docs/lossy-links.md`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Controller {

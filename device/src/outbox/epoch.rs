@@ -80,7 +80,7 @@ impl Outbox {
         }
         let acked = self.ack(&common);
         (self.epoch, self.last_sent, self.before) = (new_epoch(), 0, Before::default());
-        // The numbers stay as they are; the new epoch has never heard of those that are gone. What a start left out is not worth telling.
+        // The numbers stay as they are; the new epoch has never heard of those that are gone. Numbers that a start left out need not be told.
         let (mut abandoned, mut next) = (RangeSet::new(), 1);
         let mut skip = |gap: std::ops::RangeInclusive<u64>| {
             if *gap.end() < *gap.start() + LEAP / 4 {

@@ -1,7 +1,7 @@
 //! Records from the moment they are enqueued until they are acknowledged or refused.
 //!
 //! The outbox numbers records from 1 under a random producer epoch, so that the server recognises the records it
-//! has already. It is bounded by records and by bytes. It also knows what the present connection has in flight, so
+//! has already. Its bounds are records and bytes. The outbox also knows what the present connection has in flight, so
 //! that a new connection resends the rest and nothing else, and which numbers will never come, so that the server can
 //! be told.
 //!

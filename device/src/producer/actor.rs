@@ -1,4 +1,4 @@
-//! The producer's task: logs in, connects, waits, stops. What happens while connected is in [`super::connected`].
+//! The producer's task: logs in, connects, waits, stops. [`super::connected`] has the time in between.
 
 use motience_mutation::Mutation;
 use motience_proto::{
@@ -144,7 +144,7 @@ impl Actor {
     }
 
     /// Where the log has numbers that this outbox never gave out, another one did: this one is an earlier copy of itself, or somebody
-    /// has a copy of it. What they acknowledged must not be taken for ours. It goes on under a new epoch.
+    /// has a copy of it. Their acknowledgements must not be taken for ours, so this one goes on under a new epoch.
     async fn leave_copies(&mut self, session: &mut Session) -> Option<Failure> {
         let seen = session.welcome().seen.clone();
         // A fault on purpose: a device that uses numbers twice must not find out by itself.

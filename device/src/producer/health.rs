@@ -22,7 +22,7 @@ pub(super) struct Reporter {
 }
 
 impl Reporter {
-    /// `keep_alive`: the transport's. What is said again on an idle link then takes the place of its ping.
+    /// `keep_alive`: the transport's. A report that is repeated on an idle link takes the place of its ping.
     pub(super) fn new(keep_alive: Duration) -> Self {
         // Half a look early: one that comes a moment before its time would leave the ping to be sent, and be told beside it.
         Self { reported: None, repeat: keep_alive.max(EVERY) - EVERY / 2 }

@@ -89,8 +89,8 @@ pub enum Error {
     /// The outbox stayed full.
     #[error(transparent)]
     Full(#[from] Full),
-    /// The outbox's file cannot be opened; or a record did not get onto the disk within the time limit. It is given up
-    /// then, unless it was in flight to the server already.
+    /// The outbox's file cannot be opened; or a record did not get onto the disk within the time limit. Such a record is
+    /// given up, unless it was in flight to the server already.
     #[error(transparent)]
     Disk(#[from] outbox::Error),
     /// The wait took too long.
@@ -243,8 +243,8 @@ impl Producer {
         Ok(self.push(lane, json)??)
     }
 
-    /// Sends a reading that the next one makes worthless: at once, in a datagram, or never. It has no number, is in no outbox
-    /// and is not acknowledged; [`LinkStats::latest_dropped`] counts those for which there was no connection.
+    /// Sends a reading that the next one makes worthless: at once, in a datagram, or never. Such a reading has no number, is
+    /// in no outbox and is not acknowledged; [`LinkStats::latest_dropped`] counts those for which there was no connection.
     pub fn send_latest(&self, json: impl Into<Bytes>) -> Result<(), Error> {
         let json = self.checked(json)?;
         {

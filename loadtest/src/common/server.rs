@@ -76,8 +76,8 @@ impl Own {
         Self::start_in(TempDir::new()?, program, variables, command).await
     }
 
-    /// Kills the server and starts it again on what it left, at the same places as far as devices need them. It has the usual rates
-    /// then, and room for a load test's connections all the same.
+    /// Kills the server and starts it again on what it left, at the same places as far as devices need them. The new one has the
+    /// usual rates, and room for a load test's connections all the same.
     pub(crate) async fn restart(mut self, variables: &[(String, String)]) -> Result<Self> {
         self.process.kill().await.context("the server cannot be stopped")?;
         std::fs::remove_file(self.dir.path().join("ready.json"))?;

@@ -148,7 +148,7 @@ impl Link {
     }
 }
 
-/// A TUN device in a namespace. It stays ours when it moves there.
+/// A TUN device in a namespace, which stays ours when it moves there.
 fn tun(namespace: &Namespace, number: u32, name: &str, address: Ipv4Addr) -> Result<SyncDevice, Error> {
     let outside = format!("mo{}x{number}{name}", std::process::id() % 100_000);
     let device = DeviceBuilder::new()

@@ -7,7 +7,7 @@ use clap::Args;
 use motience_loadtest::link::{Bursts, Counts, Direction, Link, Loss, Name, Rate, SERVER};
 use tokio::process::Command;
 
-/// Options of `loadtest link`. What is given beside the profile takes the place of the profile's own, both ways.
+/// Options of `loadtest link`. Options given beside the profile take the place of the profile's own, both ways.
 #[derive(Args, Clone, Debug)]
 pub(crate) struct Options {
     /// The kind of link.

@@ -1,4 +1,4 @@
-//! What the embedded log costs, by hand: `cargo run --release -p motience-log --example embedded_log -- [RATE] [PRODUCERS] [SECONDS]`.
+//! Costs of the embedded log, measured by hand: `cargo run --release -p motience-log --example embedded_log -- [RATE] [PRODUCERS] [SECONDS]`.
 //!
 //! Producers append one record of 166 bytes at a time, so many a second in all (0: as fast as they can), in memory and in a file. Told are processor
 //! time, bytes handed to the kernel and written in blocks for each byte of record, and how long appends took.

@@ -21,8 +21,8 @@
 --
 -- Any command can fail (a rule of the ACL, a key of a wrong type), and Redis takes nothing back. So one HSET of meta is the
 -- moment at which an append takes place. Entries beyond `last` are not in the log: nobody reads them, and whoever writes next
--- removes them. What an append owes to other keys is written by that same HSET, and paid by whoever comes next where it was not
--- paid at once. The same holds for the opening of a session, and for those that have to go.
+-- removes them. That HSET also writes the debts of the append to other keys, and whoever comes next pays those that were not paid
+-- at once. Sessions that are opened, and those that have to go, are treated alike.
 --
 -- Fences are counted for a log, not for a sender: one that was evicted and comes back is given no number that an older connection of
 -- it still has.
@@ -77,7 +77,7 @@ local function look(keys, epoch)
   return log
 end
 
--- Pays what a call owes to other keys. May be repeated. What an earlier release left to be paid has neither scores, nor any that are
+-- Pays what a call owes to other keys. May be repeated. Debts that an earlier release left have neither scores, nor any that are
 -- gone, nor fences.
 local function pay(meta, owed)
   remove(owed.gone or {})
@@ -127,7 +127,7 @@ local function enter(keys, epoch)
   return log
 end
 
--- What a call owes to keys other than meta, before it has any records.
+-- Debts of a call to keys other than meta, before it has any records.
 local function debts(book)
   return {ids = {}, sessions = {}, scores = book.scores, gone = book.gone}
 end
@@ -223,7 +223,7 @@ end
 -- -> {for each session 1, or -1 where its fence is not the newest, or -2 where it was raised in an earlier life, or the session was
 --   forgotten}, {notes}, {evicted}
 --
--- What is published is sealed (log/redis/seal.rs): the sender's node knows all but the place that the records are given here, and
+-- Published messages are sealed (log/redis/seal.rs): the sender's node knows all but the place that the records are given here, and
 -- lends a key for it, which is never published.
 local function append(keys, args)
   local outcomes, notes, published = {}, {}, {}

@@ -78,7 +78,7 @@ pub trait Records: Send + Sync {
     /// Bounds of the log now.
     fn bounds(&self, key: LogKey) -> impl Future<Output = Result<Bounds, Error>> + Send;
 
-    /// Offset before the first record logged at `time` or later. It may lie somewhat further back, never ahead.
+    /// Offset before the first record logged at `time` or later. The answer may lie somewhat further back, never ahead.
     fn offset_for_time(&self, key: LogKey, time: OffsetDateTime) -> impl Future<Output = Result<Offset, Error>> + Send;
 
     /// Time of the newest record that retention has removed; `None` if it has removed none.

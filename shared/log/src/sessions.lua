@@ -1,4 +1,4 @@
--- What the log remembers of its senders, within bounds. In the library only, between trim.lua and motience.lua.
+-- The log's memory of its senders, within bounds. In the library only, between trim.lua and motience.lua.
 --
 -- roster   m:ID:{P-LOG}:devices, :passing   sorted sets of the names of senders that come back, and of those that do not
 --

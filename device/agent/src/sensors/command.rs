@@ -1,5 +1,5 @@
-//! A program whose output is one JSON object: run at each interval, with a time limit and a size limit. What it says on its standard
-//! error is in the log.
+//! A program whose output is one JSON object: run at each interval, with a time limit and a size limit. The log has its standard
+//! error.
 
 use std::{io, process::Stdio, time::Duration};
 
@@ -37,7 +37,7 @@ pub(super) async fn run(command: &[String], limit: Duration, interval: Duration,
     }
 }
 
-/// Output of the program, and its standard error. It is killed when it takes too long, prints too much, or nobody
+/// Output of the program, and its standard error. The program is killed when it takes too long, prints too much, or nobody
 /// waits any longer.
 pub(super) async fn output(command: &[String], limit: Duration, max: usize) -> (Result<Bytes, String>, String) {
     let mut complaint = Vec::new();

@@ -123,7 +123,7 @@ impl Sink {
         }
     }
 
-    /// Takes an object of readings, or a whole record. What is neither is logged and counted. The record is on disk a moment
+    /// Takes an object of readings, or a whole record. Anything else is logged and counted. The record is on disk a moment
     /// later: waiting for each would hold up a sensor that reads many.
     async fn put(&self, readings: Bytes) -> Option<Seq> {
         let json = match complete(&readings, &self.device_id, self.name.as_deref(), self.max_record) {

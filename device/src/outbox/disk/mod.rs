@@ -136,8 +136,8 @@ impl Store {
             builder.set_repair_callback(move |_| flag.store(true, Relaxed));
             let mut database = self.medium.open(&builder)?;
             let mut loaded = read(&database)?;
-            // A repair, after a cut, has looked at every page; otherwise nobody has. What the check finds may be in a
-            // page that no record is read from, but the next write might build on it.
+            // A repair, after a cut, has looked at every page; otherwise nobody has. The damaged page may be
+            // one that no record is read from, but the next write might build on it.
             if let Some(loaded) = &mut loaded
                 && !repaired.load(Relaxed)
                 && !matches!(database.check_integrity(), Ok(true))

@@ -91,7 +91,7 @@ struct Device {
 }
 
 impl Device {
-    /// Records of earlier lives of the process that are still in the outbox. What became of the others is written down.
+    /// Records of earlier lives of the process that are still in the outbox. The fate of the others is written down.
     ///
     /// Damage to the end of the file may undo the last commits without a trace: what is missing behind all that is there
     /// was lost with them.

@@ -357,7 +357,7 @@ impl Disk {
 pub(super) struct Room(mpsc::OwnedPermit<Order>);
 
 impl Room {
-    /// Orders the change at once; the answer comes once it is in the file. It will be written whether anyone still waits or not.
+    /// Orders the change at once; the answer comes once it is in the file. The write happens whether anyone still waits or not.
     pub(super) fn write(self, change: Change) -> impl Future<Output = Result<(), log::Error>> {
         self.order(Some(change))
     }

@@ -18,7 +18,7 @@ pub(super) struct Ids {
 }
 
 impl Ids {
-    /// Whether the id is new. What is forgotten to make room for it goes to `gone`.
+    /// Whether the id is new. Ids that are forgotten to make room for it go to `gone`.
     pub(super) fn insert(&mut self, id: &Arc<str>, now: OffsetDateTime, gone: &mut Vec<Arc<str>>) -> bool {
         if self.known.contains(id) {
             return false;

@@ -24,7 +24,7 @@ const EPHEMERAL: Limits = Limits { count: 0, bytes: usize::MAX, since: None };
 /// Devices that are forgotten in one step.
 const FORGOTTEN_AT_ONCE: usize = 1000;
 
-/// What changed of a log beside its records.
+/// A change of a log beside its records.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Note {
     pub(super) key: LogKey,
@@ -65,7 +65,7 @@ pub(super) struct Change {
     /// Last offset given out.
     pub(super) last: Offset,
     pub(super) appends: Vec<Appended>,
-    /// What is new beside the appends.
+    /// News beside the appends.
     pub(super) note: Option<Note>,
     pub(super) ids_gone: Vec<Arc<str>>,
     /// Entries up to here are to be removed from the file.

@@ -90,7 +90,7 @@ impl Home {
         self.segments().into_iter().find_map(find).unwrap()
     }
 
-    /// What a crash would leave of it.
+    /// The files as a crash would leave them.
     fn crashed(&self) -> Self {
         let crashed = Self { dir: tempfile::tempdir().unwrap(), clock: self.clock.clone(), hand: self.hand.clone() };
         // A crash is of one moment: nothing is written while the files are copied one by one.
@@ -186,7 +186,7 @@ async fn fill(log: &Log, key: LogKey, numbers: impl IntoIterator<Item = u64>) {
     }
 }
 
-/// What a reader gets from the beginning: records, and the offsets that it is told are damaged. Between them they are all there are.
+/// All that a reader gets from the beginning: records, and the offsets that it is told are damaged. Between them they are all there are.
 async fn read_all(log: &Log, key: LogKey) -> (BTreeSet<u64>, BTreeSet<u64>) {
     let (mut records, mut damaged) = (BTreeSet::new(), BTreeSet::new());
     let bounds = log.bounds(key).await.unwrap();

@@ -84,8 +84,8 @@ struct Inner {
 }
 
 impl Log {
-    /// Connects for the installation with this id, loads the functions, and has signals go to `sink`. What is appended counts as
-    /// written once `replicas` replicas have it too. Nodes that share `secret` believe each other. `clock` says when records
+    /// Connects for the installation with this id, loads the functions, and has signals go to `sink`. Records count as
+    /// written once `replicas` replicas have them too. Nodes that share `secret` believe each other. `clock` says when records
     /// come.
     pub async fn connect(
         config: &Config,

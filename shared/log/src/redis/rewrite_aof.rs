@@ -2,7 +2,7 @@
 //!
 //! The writes of one function call stand in the file as a transaction. Where the file's tail is cut within a command of a
 //! transaction, a Redis with `aof-load-truncated yes` (its default; seen in 7.0.15, `loadSingleAppendOnlyFile`) cuts the
-//! file behind the last whole command, and not before the transaction. It forgets the half transaction, but its first
+//! file behind the last whole command, and not before the transaction. Redis forgets the half transaction, but its first
 //! commands stay in the file: at the next restart they come back, among what was written since, at the same offsets.
 //! A file that is rewritten from memory before that holds only what Redis has told anyone.
 

@@ -29,7 +29,7 @@ const KEYS_AT_ONCE: usize = 500;
 /// Runs as long as there is a log.
 pub(super) async fn run(watched: Weak<Inner>) {
     let said = Sampler::new(SAY_EVERY);
-    // What retention says may have changed since the logs were written.
+    // Retention may have been set otherwise since the logs were written.
     let mut due = true;
     while let Some(log) = watched.upgrade() {
         match log.link.server().await {
@@ -106,7 +106,7 @@ async fn sweep(log: &Inner, need: u64) -> Result<(), Error> {
     if need == 0 || sizes.is_empty() {
         return Ok(());
     }
-    // What was too old may have been enough.
+    // Removing what was too old may have been enough.
     let server = log.link.server().await?;
     let need = log.over_budget(&server).min(need);
     if need == 0 {

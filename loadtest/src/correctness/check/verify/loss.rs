@@ -91,7 +91,7 @@ fn acknowledged(facts: &Facts<'_>, id: Id) -> Option<u64> {
 /// An acknowledged record is in the log, whether it was received or not.
 ///
 /// A consumer that removes no doubles and is sent back by a reset receives everything again that is behind the place it is
-/// sent to, before anything new. What it had received there and does not receive again is in the log no more.
+/// sent to, before anything new. A record that it had received there and does not receive again is in the log no more.
 fn still_there(facts: &Facts<'_>, consumer: &Consumer, violations: &mut Vec<Violation>) {
     let mut logs: HashMap<i64, Log> = HashMap::new();
     for line in facts.history.consumers.get(&consumer.number).into_iter().flatten() {

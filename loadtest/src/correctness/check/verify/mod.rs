@@ -1,4 +1,4 @@
-//! The checker: history files in, verdict out. It proves from the files alone what `docs/delivery.md` promises.
+//! The checker: history files in, verdict out. From the files alone it proves what `docs/delivery.md` promises.
 //!
 //! - **no loss** ([`loss`]): every record that a device took inside a consumer's authorised interval is received by it, unless
 //!   the device reported that it dropped or lost it, or an injected rollback destroyed it where that consumer could not have

@@ -1,7 +1,7 @@
 //! Room: segments of which nothing is in use are removed, and what slow producers still have in others is copied into one.
 //!
 //! A segment goes as a whole. So that a few records of a slow producer do not keep the whole segments of a busy one, survivors of neighbours are
-//! copied forward into a new segment, which takes their place. It holds nothing but survivors, so they are not copied again with the next busy
+//! copied forward into a new segment, which takes their place. The new one holds nothing but survivors, so they are not copied again with the next busy
 //! segment; and each copy frees at least as much as it writes.
 
 use std::{

@@ -1,4 +1,4 @@
-//! What the segments say of senders and logs and the database does not know yet, and how it gets there.
+//! News of senders and logs that the segments hold and the database does not know yet, and how it gets there.
 //!
 //! The database is a copy that lags: rows are whole states, so they may be written more than once and in several steps. After a crash the frames
 //! behind [`checkpoint`] are read again. Rows may be ahead of the checkpoint, up to [`begun`], where a crash interrupted the steps.

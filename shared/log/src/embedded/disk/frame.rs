@@ -68,7 +68,7 @@ pub(super) struct Append {
 }
 
 impl Append {
-    /// It again, to be written to another segment.
+    /// A draft of the same batch, to be written to another segment.
     pub(super) fn draft(&self) -> Draft<'_> {
         let session = self.session.as_ref().map(|(name, fence, seen)| (name, *fence, seen));
         let Self { key, producer_epoch, first, at, .. } = *self;
@@ -317,7 +317,7 @@ pub(super) fn read(frame: &Bytes, slot: &Slot) -> Option<Vec<Entry>> {
     (raw.first == slot.first && raw.entries.len() == slot.count as usize).then(|| entries(slot.producer_epoch, slot.seq, raw.entries))
 }
 
-/// What a number stands for.
+/// The sender that a number stands for.
 struct Defined {
     key: LogKey,
     producer_epoch: ProducerEpoch,

@@ -137,7 +137,7 @@ fn keys(connection: &Connection) -> rusqlite::Result<BTreeMap<i64, LogKey>> {
     Ok(keys)
 }
 
-/// Some batches of a log after `at`, which goes along; `None`: no more. What is damaged is left out.
+/// Some batches of a log after `at`, which goes along; `None`: no more. Damaged rows are left out.
 fn some(connection: &Connection, log: i64, key: LogKey, at: &mut Offset) -> rusqlite::Result<Option<Vec<Batch>>> {
     let mut batches = Vec::new();
     let mut read = || -> rusqlite::Result<()> {

@@ -149,7 +149,7 @@ impl Index {
         }
     }
 
-    /// What retention has removed of a log, as [`Index::trim`] was told.
+    /// The last offset that retention has removed of a log, as [`Index::trim`] was told.
     pub(super) fn removed(&self, log: LogId) -> (Offset, Option<i64>) {
         self.inner.lock().logs.get(&log).map_or((Offset(0), None), |log| (log.removed, log.gone_at))
     }

@@ -197,7 +197,7 @@ pub(super) fn read(index: &Index, key: LogKey, log_epoch: LogEpoch, after: Offse
                         (at, skips) = (slot.last(), skips + 1);
                         is_end = skips >= SKIPS;
                     }
-                    // What can be read comes first.
+                    // Readable batches come first.
                     _ => is_end = true,
                 }
                 !is_end

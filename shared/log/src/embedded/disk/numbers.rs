@@ -1,6 +1,6 @@
 //! Numbers of variable length (LEB128, ZigZag where they may fall), texts, keys and range sets as segments and their indexes have them.
 //!
-//! What reads answers `None` where the bytes are none of it.
+//! A function that reads answers `None` where the bytes are no such number.
 
 use bytes::{Buf as _, BufMut as _, Bytes};
 use motience_proto::model::{LogId, LogKey, ProducerId, RangeSet};

@@ -67,7 +67,7 @@ pub(super) fn recover(dir: &Path, connection: &mut Connection) -> Result<Recover
     Ok(Recovered { folder, index, tail, end, spoiled })
 }
 
-/// What the segments tell beside their batches.
+/// News that the segments tell beside their batches.
 struct Found<'a> {
     dirty: &'a mut Dirty,
     spoiled: &'a mut HashSet<Name>,

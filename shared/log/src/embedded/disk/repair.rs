@@ -57,7 +57,7 @@ impl Health {
     }
 }
 
-/// What the segments have of a log.
+/// A log as the segments have it.
 #[derive(Debug, Default)]
 struct Seen {
     records: u64,

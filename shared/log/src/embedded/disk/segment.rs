@@ -106,7 +106,7 @@ impl Segment {
         self.length.store(length, Ordering::Release);
     }
 
-    /// Opens the file to write at its end, with no more than `length` bytes in it; makes it where there is none. What is there is synced.
+    /// Opens the file to write at its end, with no more than `length` bytes in it; makes it where there is none. Bytes that are there are synced.
     pub(super) fn write(&self) -> io::Result<File> {
         let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(self.path())?;
         file.write_all_at(&MAGIC, 0)?;

@@ -9,14 +9,14 @@ use parking_lot::Mutex;
 
 use super::{dirty::Dirty, index::Index, segment::Position};
 
-/// What is in the segments up to `end` and not in the database yet.
+/// News in the segments up to `end` that the database does not have yet.
 #[derive(Debug, Default)]
 pub(super) struct Pending {
     pub(super) dirty: Dirty,
     pub(super) end: Position,
 }
 
-/// What the writer and others of the log share.
+/// State of the log that the writer, the readers and maintenance share.
 #[derive(Clone)]
 pub(super) struct Shared {
     pub(super) folder: Arc<Path>,

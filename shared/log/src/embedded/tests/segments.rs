@@ -196,7 +196,7 @@ async fn segments_that_are_older_than_the_database_take_windows_with_them() {
     close(log).await;
 }
 
-/// What happens to a log.
+/// A step in the life of a log.
 #[derive(Clone, Debug)]
 enum Step {
     Append {
@@ -243,7 +243,7 @@ async fn compare(log: &Log, models: &[Model; 2]) {
     }
 }
 
-/// What a device is told to be in the log is there, unless retention has removed it, and nothing else.
+/// Every record that a device is told to be in the log is there, unless retention has removed it, and nothing else.
 async fn windows(log: &Log, models: &[Model; 2], owner: u64) {
     for (key, model) in [A, B].into_iter().zip(models) {
         let first = log.bounds(key).await.unwrap().first.0;
