@@ -48,8 +48,9 @@ const RETURN_LIMIT: Duration = Duration::from_secs(40);
 const SETTLE_LIMIT: Duration = Duration::from_secs(30);
 /// How long there is nothing to send: a little over three times the time between keep-alives.
 const IDLE: Duration = Duration::from_secs(47);
-/// Packets each way in that time: one for each keep-alive, one acknowledgement of it, and two probes where this machine was late once.
-const KEEP_ALIVES: u64 = 6;
+/// Packets each way in that time: for each of three keep-alives the packet, its acknowledgement, and a probe where a busy machine was late.
+/// A connection that talks without need sends dozens.
+const KEEP_ALIVES: u64 = 9;
 /// Bytes of a small packet, IP header included.
 const SMALL: u64 = 100;
 /// Bytes of a record that fills packets.
