@@ -75,8 +75,8 @@ const SERIES: &[Series] = &[
         Counter,
         "motience_connections_ended_total",
         "connections",
-        &[("reason", &["control_flood", "stalled"])],
-        "TCP connections ended by the server: too many frames that carry nothing, or nothing was read.",
+        &[("reason", &["control_flood", "control_rate", "protocol", "stalled", "too_large", "too_much_at_once"])],
+        "Connections ended by the server for a fault of the peer.",
     ),
     Series(Counter, "motience_http_requests_total", "requests", &[("version", &["1", "2", "3"])], "HTTP requests to the services."),
     Series(
