@@ -11,7 +11,7 @@ pub fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
     replace(path, bytes, false)
 }
 
-/// Writes like [`write`], and the file is on disk when this returns.
+/// Writes like [`write()`], and the file is on disk when this returns.
 pub fn write_durably(path: &Path, bytes: &[u8]) -> io::Result<()> {
     replace(path, bytes, true)
 }

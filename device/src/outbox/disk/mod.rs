@@ -32,7 +32,7 @@ use error::Fault;
 
 /// Records by number.
 const RECORDS: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("records");
-/// The reservation, under [`MARK`].
+/// The reservation, under [`RESERVATION`].
 const STATE: TableDefinition<'_, u8, &[u8]> = TableDefinition::new("state");
 const RESERVATION: u8 = 0;
 /// Memory for pages of the file: the records are in memory anyway.

@@ -8,7 +8,7 @@
 /// - `, > 0` or `, "least"..="most"` behind the type: which values are good.
 /// - `with { field: Group }` behind the struct's body: fields that are groups of their own.
 ///
-/// The type of a field is a [`Value`]. The struct has [`Default`], `from_env`, and [`Group`].
+/// The type of a field is a `Value`. The struct has [`Default`], `from_env`, and `Group`.
 #[macro_export]
 macro_rules! settings {
     (@option) => { None };

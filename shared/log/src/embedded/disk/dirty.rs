@@ -1,7 +1,7 @@
 //! News of senders and logs that the segments hold and the database does not know yet, and how it gets there.
 //!
 //! The database is a copy that lags: rows are whole states, so they may be written more than once and in several steps. After a crash the frames
-//! behind [`checkpoint`] are read again. Rows may be ahead of the checkpoint, up to [`begun`], where a crash interrupted the steps.
+//! behind the checkpoint are read again. Rows may be ahead of the checkpoint, up to the position `begun`, where a crash interrupted the steps.
 
 use std::{collections::HashMap, sync::Arc};
 
