@@ -159,7 +159,7 @@ describe('console', { skip: missing.length > 0 && `set ${missing.join(', ')}` },
     await logIn(page, DEMO.consumer);
     await seen(page.getByTestId('producers').locator('li.live').first());
     await page.route('**/streams', (route) => route.abort());
-    await seen(page.getByText('The service does not answer.', { exact: false }));
+    await seen(page.getByText('The service does not answer', { exact: false }));
     assert.equal(await page.getByTestId('producers').locator('li.live').count(), 0);
     await shoot(page, 'console-away-dark');
     await page.unroute('**/streams');
