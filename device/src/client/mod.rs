@@ -1,4 +1,4 @@
-//! One motience/1 connection: a QUIC connection with its control stream, lanes up and feeds down; or a tunnel.
+//! One motience/1 connection: a QUIC connection with its control stream, lanes up and delivery streams down; or a tunnel.
 //!
 //! [`Connector`] holds what outlives a connection (the UDP socket, TLS session tickets); [`Session`] is one connection
 //! after `Hello` and `Welcome`. Nothing here reconnects: [`crate::producer`] and [`crate::consumer`] do.
@@ -137,14 +137,14 @@ pub struct QuicSettings {
     pub keep_alive: Duration,
     /// How long without any packet until the connection counts as lost.
     pub idle_timeout: Duration,
-    /// Bytes of one feed that may wait unread.
+    /// Bytes of one delivery stream that may wait unread.
     pub stream_window: u32,
-    /// Bytes of all feeds that may wait unread.
+    /// Bytes of all delivery streams that may wait unread.
     pub window: u32,
     /// Bytes sent that may wait for their QUIC acknowledgement.
     pub send_window: u64,
     /// Producers one consumer connection may follow at once.
-    pub max_feeds: u32,
+    pub max_deliveries: u32,
     /// Bursts in one system call. Far cheaper; switch it off where a mobile link drops bursts.
     pub gso: bool,
 }
@@ -157,7 +157,7 @@ impl Default for QuicSettings {
             stream_window: 1024 * 1024,
             window: 8 * 1024 * 1024,
             send_window: 8 * 1024 * 1024,
-            max_feeds: 1024,
+            max_deliveries: 1024,
             gso: true,
         }
     }

@@ -37,7 +37,7 @@ pub(super) fn config(settings: &QuicSettings, intent: Intent, link: &link::Setti
         .max_concurrent_bidi_streams(VarInt::from_u32(0))
         .max_concurrent_uni_streams(VarInt::from_u32(match intent {
             Intent::Produce => 0,
-            Intent::Consume => settings.max_feeds,
+            Intent::Consume => settings.max_deliveries,
         }))
         // None come; but without a buffer for them quinn sends none either.
         .datagram_receive_buffer_size(Some(0))

@@ -199,7 +199,7 @@ impl Actor {
             }
             Event::Cursor(said) => {
                 if let Some(cursor) = self.cursors.get_mut(&said.producer) {
-                    cursor.feed(said.cursor, out);
+                    cursor.begin_after(said.cursor, out);
                 }
             }
             Event::Entries { producer, entries } => {

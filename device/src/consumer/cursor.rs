@@ -55,7 +55,7 @@ impl Cursor {
     }
 
     /// Entries come after this from now on.
-    pub(super) fn feed(&mut self, after: Place, out: &mut VecDeque<Delivery>) {
+    pub(super) fn begin_after(&mut self, after: Place, out: &mut VecDeque<Delivery>) {
         let selective = self.selective();
         match &mut self.place {
             Some(place) if place.log_epoch == after.log_epoch && selective && place.offset < after.offset => {
@@ -72,7 +72,7 @@ impl Cursor {
         }
     }
 
-    /// An entry came. One without a feed before it has no life to belong to, and is dropped.
+    /// An entry came. One without a cursor before it has no epoch to belong to, and is dropped.
     pub(super) fn entry(&mut self, offset: Offset, record_id: RecordId, message: Bytes, out: &mut VecDeque<Delivery>) {
         let selective = self.selective();
         let Some(place) = self.place.as_mut().filter(|place| offset > place.offset) else { return };
@@ -175,7 +175,7 @@ mod tests {
     fn doubles_are_removed_and_the_place_is_kept() {
         let (mut cursor, mut out) = follow(Start::Live);
         assert_eq!(cursor.resume(), Start::Live);
-        cursor.feed(place(3, 4), &mut out);
+        cursor.begin_after(place(3, 4), &mut out);
         assert_eq!(cursor.resume(), Start::After(place(3, 4)));
         for offset in [5, 6, 6, 5, 7] {
             cursor.entry(Offset(offset), name(offset), Bytes::new(), &mut out);
@@ -187,7 +187,7 @@ mod tests {
     #[test]
     fn a_gap_moves_the_place() {
         let (mut cursor, mut out) = follow(Start::Earliest);
-        cursor.feed(place(3, 0), &mut out);
+        cursor.begin_after(place(3, 0), &mut out);
         cursor.gap(Offset(1), Offset(9), &mut out);
         cursor.gap(Offset(5), Offset(11), &mut out);
         cursor.gap(Offset(5), Offset(6), &mut out);
@@ -198,12 +198,12 @@ mod tests {
     #[test]
     fn after_a_reset_names_tell_doubles_from_new_records() {
         let (mut cursor, mut out) = follow(Start::After(place(1, 40)));
-        cursor.feed(place(1, 40), &mut out);
+        cursor.begin_after(place(1, 40), &mut out);
         for offset in 41..=43 {
             cursor.entry(Offset(offset), name(offset), Bytes::new(), &mut out);
         }
         // The log lost 42 and 43; the device sent 43 again, and then another.
-        cursor.feed(place(2, 41), &mut out);
+        cursor.begin_after(place(2, 41), &mut out);
         cursor.entry(Offset(42), name(43), Bytes::new(), &mut out);
         cursor.entry(Offset(43), name(44), Bytes::new(), &mut out);
         assert_eq!(seen(&out), [(41, 41), (42, 42), (43, 43), (-41, -41), (43, 43)]);
@@ -215,13 +215,13 @@ mod tests {
         let selection = Selection { every: Some("10s".to_owned()), ..Selection::default() };
         let follow = Follow { start: Start::Live, durable: String::new(), selection, order: Order::Log };
         let (mut cursor, mut out) = (Cursor::new(WHO, follow), VecDeque::new());
-        cursor.feed(place(3, 4), &mut out);
+        cursor.begin_after(place(3, 4), &mut out);
         for offset in [9, 7, 9] {
             cursor.entry(Offset(offset), name(offset), Bytes::new(), &mut out);
         }
         assert_eq!(cursor.resume(), Start::After(place(3, 4)), "the fifth may be held back");
-        cursor.feed(place(3, 8), &mut out);
-        cursor.feed(place(3, 8), &mut out);
+        cursor.begin_after(place(3, 8), &mut out);
+        cursor.begin_after(place(3, 8), &mut out);
         assert_eq!(cursor.resume(), Start::After(place(3, 8)));
         cursor.entry(Offset(8), name(8), Bytes::new(), &mut out);
         let told = out.iter().map(|delivery| match delivery {
@@ -240,7 +240,7 @@ mod tests {
     #[test]
     fn an_offset_without_a_life_is_taken_as_it_is() {
         let (mut cursor, mut out) = follow(Start::After(place(0, 40)));
-        cursor.feed(place(9, 40), &mut out);
+        cursor.begin_after(place(9, 40), &mut out);
         assert!(out.is_empty());
         assert_eq!(cursor.resume(), Start::After(place(9, 40)));
     }

@@ -23,7 +23,7 @@ fn start(peer: &Peer) -> Consumer {
     Consumer::start(config, Credentials::Token("t".into())).unwrap()
 }
 
-fn feed() -> Frame {
+fn cursor_frame() -> Frame {
     Frame::Cursor(DeliveryCursor { producer: WHO, cursor: cursor(0) })
 }
 
@@ -66,7 +66,7 @@ async fn a_follow_resumes_behind_the_last_record() {
     assert_eq!(guest.control().await, subscribe(Start::Live));
     guest.put(Frame::Followed(Followed { producer: WHO, refusal: String::new() })).await;
     assert_eq!(next(&mut consumer).await, Delivery::Following { producer: WHO });
-    let _stream = guest.feed(&[feed(), entry(7), entry(8)]).await;
+    let _stream = guest.deliver(&[cursor_frame(), entry(7), entry(8)]).await;
     assert_eq!(next(&mut consumer).await, record(7));
     assert_eq!(next(&mut consumer).await, record(8));
     guest.close(CloseCode::Draining);
@@ -75,7 +75,7 @@ async fn a_follow_resumes_behind_the_last_record() {
     guest.welcome("").await;
     assert_eq!(guest.control().await, subscribe(Start::After(cursor(8))));
     let gap = Frame::Gap(Gap { producer: WHO, from: Offset(10), to: Offset(12) });
-    let _stream = guest.feed(&[feed(), entry(8), entry(9), gap]).await;
+    let _stream = guest.deliver(&[cursor_frame(), entry(8), entry(9), gap]).await;
     assert_eq!(next(&mut consumer).await, record(9), "the double is removed");
     assert_eq!(next(&mut consumer).await, Delivery::Gap { producer: WHO, from: Offset(10), to: Offset(12) });
     guest.put(Frame::Followed(Followed { producer: WHO, refusal: "unsubscribed".into() })).await;
@@ -103,7 +103,7 @@ async fn a_slow_reader_loses_nothing() {
     guest.welcome("").await;
     guest.control().await;
     let sender = tokio::spawn(async move {
-        let mut stream = guest.feed(&[feed()]).await;
+        let mut stream = guest.deliver(&[cursor_frame()]).await;
         let mut bytes = bytes::BytesMut::new();
         for offset in 1..=COUNT {
             entry(offset).encode(&mut bytes);

@@ -143,7 +143,7 @@ impl Guest {
     }
 
     /// A stream down.
-    pub(crate) async fn feed(&self, frames: &[Frame]) -> SendStream {
+    pub(crate) async fn deliver(&self, frames: &[Frame]) -> SendStream {
         let mut bytes = BytesMut::new();
         StreamKind::Delivery.encode(&mut bytes);
         for frame in frames {

@@ -31,7 +31,7 @@ pub enum Event {
     Gap(Gap),
     /// A delivery stream began, went on in another log epoch, or came this far.
     Cursor(DeliveryCursor),
-    /// Entries of a feed, rising.
+    /// Entries of a delivery stream, rising.
     Entries {
         /// The producer.
         producer: ProducerId,

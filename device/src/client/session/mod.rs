@@ -25,7 +25,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use self::tasks::{accept_feeds, broken, put, read_control, read_tunnel, write_control};
+use self::tasks::{accept_deliveries, broken, put, read_control, read_tunnel, write_control};
 use super::{
     Config, Error, Lane,
     frames::Frames,
@@ -120,7 +120,7 @@ impl Session {
             None => {
                 // An entry is a record with `"producer_id":"…",` before it: within the room that the limit leaves.
                 let limits = Limits::for_records(config.max_record);
-                session.spawn(accept_feeds(connection, limits, events_in));
+                session.spawn(accept_deliveries(connection, limits, events_in));
             }
         }
         Ok(session)

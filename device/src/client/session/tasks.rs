@@ -75,16 +75,16 @@ pub(super) async fn read_control(
 }
 
 /// Takes every stream the server opens and reads it in a task of its own.
-pub(super) async fn accept_feeds(connection: Connection, limits: Limits, events: mpsc::Sender<Event>) -> Result<(), Error> {
-    let mut feeds = JoinSet::new();
+pub(super) async fn accept_deliveries(connection: Connection, limits: Limits, events: mpsc::Sender<Event>) -> Result<(), Error> {
+    let mut deliveries = JoinSet::new();
     loop {
         tokio::select! {
             biased;
-            // QUIC bounds how many there can be: `max_feeds`.
+            // QUIC bounds how many there can be: `max_deliveries`.
             stream = connection.accept_uni() => {
-                feeds.spawn(read_feed(Frames::new(stream?, limits), events.clone()));
+                deliveries.spawn(read_delivery(Frames::new(stream?, limits), events.clone()));
             }
-            Some(ended) = feeds.join_next() => match ended {
+            Some(ended) = deliveries.join_next() => match ended {
                 Ok(result) => result?,
                 Err(error) => return Err(Error::Lost(error.to_string())),
             },
@@ -92,17 +92,17 @@ pub(super) async fn accept_feeds(connection: Connection, limits: Limits, events:
     }
 }
 
-async fn read_feed(mut frames: Frames, events: mpsc::Sender<Event>) -> Result<(), Error> {
+async fn read_delivery(mut frames: Frames, events: mpsc::Sender<Event>) -> Result<(), Error> {
     let producer = match (frames.kind().await?, frames.next().await?) {
-        (Some(StreamKind::Delivery), Some(Frame::Cursor(feed))) => {
-            let producer = feed.producer;
-            if events.send(Event::Cursor(feed)).await.is_err() {
+        (Some(StreamKind::Delivery), Some(Frame::Cursor(cursor))) => {
+            let producer = cursor.producer;
+            if events.send(Event::Cursor(cursor)).await.is_err() {
                 return Ok(());
             }
             producer
         }
         (None, _) | (_, None) => return Ok(()),
-        _ => return Err(Error::Protocol("a stream that is no feed".into())),
+        _ => return Err(Error::Protocol("a stream that is no delivery stream".into())),
     };
     while let Some(first) = frames.next().await? {
         let mut entries = Vec::new();
@@ -113,7 +113,7 @@ async fn read_feed(mut frames: Frames, events: mpsc::Sender<Event>) -> Result<()
                 Frame::Entry(entry) => entries.push(entry),
                 Frame::Cursor(cursor) if cursor.producer == producer => other = Some(Event::Cursor(cursor)),
                 Frame::Gap(gap) if gap.producer == producer => other = Some(Event::Gap(gap)),
-                wrong => return Err(Error::Protocol(format!("{} on a feed", wrong.name()))),
+                wrong => return Err(Error::Protocol(format!("{} on a delivery stream", wrong.name()))),
             }
             if other.is_some() || entries.len() == MAX_ENTRIES {
                 break;
