@@ -41,6 +41,7 @@ mod records;
 pub mod redis;
 mod retention;
 mod sessions;
+mod varint;
 
 pub use batch::{Batch, Entry};
 pub use bus::{Bus, Signal, Sink, Topic};

@@ -16,7 +16,10 @@ use motience_proto::model::{ProducerEpoch, RecordId, Seq, times};
 use time::OffsetDateTime;
 use zstd::bulk::Compressor;
 
-use crate::{AppendRecord, Entry};
+use crate::{
+    AppendRecord, Entry,
+    varint::{get, get_signed, put, put_signed},
+};
 
 /// Bytes of messages after which a chunk ends.
 const MAX_BYTES: usize = 32 << 10;
@@ -62,7 +65,7 @@ pub(super) fn encode(records: &[AppendRecord], now: OffsetDateTime) -> Vec<u8> {
     put(&mut body, records.len() as u64);
     let mut before = 0;
     for record in records {
-        put(&mut body, zigzag(record.seq.0.wrapping_sub(before)));
+        put_signed(&mut body, record.seq.0.wrapping_sub(before).cast_signed());
         put(&mut body, record.message.len() as u64);
         before = record.seq.0;
     }
@@ -90,12 +93,12 @@ pub(super) fn decode(mut chunk: Bytes, epoch: ProducerEpoch) -> Result<(Vec<Entr
         ZSTD => Some(chunk.try_get_u32().map_err(|_| Damaged)? as usize).filter(|size| *size <= MAX_BODY).ok_or(Damaged)?.into(),
         _ => return Err(Damaged),
     };
-    let received = times::from_millis(take(&mut chunk)?);
+    let received = times::from_millis(get(&mut chunk).ok_or(Damaged)?);
     let mut body = match size {
         None => chunk,
         Some(size) => zstd::bulk::decompress(&chunk, size).ok().filter(|body| body.len() == size).ok_or(Damaged)?.into(),
     };
-    let count = usize::try_from(take(&mut body)?).map_err(|_| Damaged)?;
+    let count = length(&mut body)?;
     // Each takes two bytes at least.
     if count > body.len() / 2 {
         return Err(Damaged);
@@ -103,8 +106,8 @@ pub(super) fn decode(mut chunk: Bytes, epoch: ProducerEpoch) -> Result<(Vec<Entr
     let mut seq = 0_u64;
     let mut places = Vec::with_capacity(count);
     for _ in 0..count {
-        seq = seq.wrapping_add(unzigzag(take(&mut body)?));
-        places.push((Seq(seq), usize::try_from(take(&mut body)?).map_err(|_| Damaged)?));
+        seq = seq.wrapping_add(get_signed(&mut body).ok_or(Damaged)?.cast_unsigned());
+        places.push((Seq(seq), length(&mut body)?));
     }
     let mut entries = Vec::with_capacity(count);
     for (seq, length) in places {
@@ -114,6 +117,11 @@ pub(super) fn decode(mut chunk: Bytes, epoch: ProducerEpoch) -> Result<(Vec<Entr
         entries.push(Entry { record_id: RecordId { producer_epoch: epoch, seq }, message: body.split_to(length) });
     }
     if body.is_empty() { Ok((entries, received)) } else { Err(Damaged) }
+}
+
+/// A number of records or bytes.
+fn length(body: &mut Bytes) -> Result<usize, Damaged> {
+    get(body).and_then(|length| usize::try_from(length).ok()).ok_or(Damaged)
 }
 
 /// The body compressed, where that spares an eighth of it.
@@ -128,40 +136,6 @@ fn compress(body: &[u8]) -> Option<Vec<u8>> {
         kept.as_mut()?.compress(body).ok()
     })?;
     (compressed.len() < body.len() - body.len() / 8).then_some(compressed)
-}
-
-fn put(out: &mut Vec<u8>, mut number: u64) {
-    while number >= 0x80 {
-        out.push(number as u8 | 0x80);
-        number >>= 7;
-    }
-    out.push(number as u8);
-}
-
-fn take(from: &mut Bytes) -> Result<u64, Damaged> {
-    let (mut number, mut length) = (0_u64, 0);
-    for (at, byte) in from.iter().take(10).enumerate() {
-        number |= u64::from(byte & 0x7f) << (7 * at);
-        if byte & 0x80 == 0 {
-            length = at + 1;
-            break;
-        }
-    }
-    // The tenth byte has room for one bit.
-    if length == 0 || (length == 10 && from[9] > 1) {
-        return Err(Damaged);
-    }
-    let _ = from.split_to(length);
-    Ok(number)
-}
-
-fn zigzag(difference: u64) -> u64 {
-    let signed = difference as i64;
-    ((signed << 1) ^ (signed >> 63)) as u64
-}
-
-fn unzigzag(number: u64) -> u64 {
-    (number >> 1) ^ 0_u64.wrapping_sub(number & 1)
 }
 
 #[cfg(test)]

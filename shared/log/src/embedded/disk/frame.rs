@@ -12,10 +12,12 @@ use std::{collections::HashMap, sync::Arc};
 use bytes::{Buf as _, BufMut as _, Bytes};
 use motience_proto::model::{Fence, LogEpoch, LogKey, Offset, ProducerEpoch, RangeSet, RecordId, Seq};
 
-use super::numbers::{
-    count, get, get_bytes, get_key, get_ranges, get_signed, get_text, get_texts, put, put_key, put_ranges, put_signed, put_text, put_texts,
+use super::numbers::{count, get_bytes, get_key, get_ranges, get_text, get_texts, put_key, put_ranges, put_text, put_texts};
+use crate::{
+    Entry, Epochs, SessionName,
+    embedded::state::Note,
+    varint::{get, get_signed, put, put_signed},
 };
-use crate::{Entry, Epochs, SessionName, embedded::state::Note};
 
 /// First bytes of a segment.
 pub(super) const MAGIC: [u8; 8] = *b"motlog1\n";

@@ -1,38 +1,11 @@
-//! Numbers of variable length (LEB128, ZigZag where they may fall), texts, keys and range sets as segments and their indexes have them.
+//! Counts, texts, keys and range sets as segments and their indexes have them, made of numbers of variable length ([`crate::varint`]).
 //!
-//! A function that reads answers `None` where the bytes are no such number.
+//! A function that reads answers `None` where the bytes are nothing of the kind.
 
 use bytes::{Buf as _, BufMut as _, Bytes};
 use motience_proto::model::{LogId, LogKey, ProducerId, RangeSet};
 
-pub(super) fn put(out: &mut Vec<u8>, mut n: u64) {
-    while n >= 0x80 {
-        out.push(n as u8 | 0x80);
-        n >>= 7;
-    }
-    out.push(n as u8);
-}
-
-pub(super) fn get(body: &mut Bytes) -> Option<u64> {
-    let mut n = 0;
-    for shift in (0..64).step_by(7) {
-        let byte = body.try_get_u8().ok()?;
-        n |= u64::from(byte & 0x7f) << shift;
-        if byte < 0x80 {
-            return Some(n);
-        }
-    }
-    None
-}
-
-pub(super) fn put_signed(out: &mut Vec<u8>, n: i64) {
-    put(out, ((n << 1) ^ (n >> 63)).cast_unsigned());
-}
-
-pub(super) fn get_signed(body: &mut Bytes) -> Option<i64> {
-    let n = get(body)?;
-    Some((n >> 1).cast_signed() ^ -((n & 1).cast_signed()))
-}
+use crate::varint::{get, get_signed, put, put_signed};
 
 /// A number of things of which each takes a byte at least.
 pub(super) fn count(body: &mut Bytes) -> Option<usize> {

@@ -12,11 +12,12 @@ use motience_proto::model::{LogId, LogKey, Offset, ProducerEpoch, Seq};
 use super::{
     super::{
         frame::Slot,
-        numbers::{count, get, get_key, get_signed, put, put_key, put_signed},
+        numbers::{count, get_key, put_key},
         segment::{Segment, batches, make},
     },
     Run, Runs, Slots,
 };
+use crate::varint::{get, get_signed, put, put_signed};
 
 const MAGIC: [u8; 8] = *b"motidx1\n";
 const TRAILER: usize = 24;
