@@ -159,19 +159,30 @@ fn device(name: &str, owner: u64) -> Sender {
     Sender { name: SessionName::device(&DeviceId::new(name).unwrap()), producer_epoch: ProducerEpoch(7), owner }
 }
 
-/// Appends one record to the log of an opened sender.
-async fn send(log: &Log, key: LogKey, sender: &Sender, opened: &SessionState, n: u64) {
+/// A batch of an opened sender: its dedup window knows the records.
+fn batch(sender: &Sender, opened: &SessionState, records: Vec<AppendRecord>) -> AppendBatch {
     let mut seen = opened.seen.clone();
-    seen.insert(n);
-    let batch = AppendBatch {
+    records.iter().for_each(|record| {
+        seen.insert(record.seq.0);
+    });
+    AppendBatch {
         name: sender.name.clone(),
         log_epoch: opened.log_epoch,
         fence: opened.fence,
         producer_epoch: sender.producer_epoch,
         seen,
-        records: vec![AppendRecord { seq: Seq(n), id: Some(format!("{}-{n}", sender.name).into()), message: Bytes::from(message(key, n)) }],
-    };
-    for outcome in log.append(key, &[batch]).await.unwrap() {
+        records,
+    }
+}
+
+fn record(key: LogKey, n: u64) -> AppendRecord {
+    AppendRecord { seq: Seq(n), id: None, message: Bytes::from(message(key, n)) }
+}
+
+/// Appends one record to the log of an opened sender.
+async fn send(log: &Log, key: LogKey, sender: &Sender, opened: &SessionState, n: u64) {
+    let record = AppendRecord { id: Some(format!("{}-{n}", sender.name).into()), ..record(key, n) };
+    for outcome in log.append(key, &[batch(sender, opened, vec![record])]).await.unwrap() {
         outcome.unwrap();
     }
 }

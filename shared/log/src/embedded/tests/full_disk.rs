@@ -36,14 +36,7 @@ async fn child() {
     let error = loop {
         n += 1;
         opened.seen.insert(n);
-        let batch = AppendBatch {
-            name: sender.name.clone(),
-            log_epoch: opened.log_epoch,
-            fence: opened.fence,
-            producer_epoch: sender.producer_epoch,
-            seen: opened.seen.clone(),
-            records: vec![AppendRecord { seq: Seq(n), id: None, message: Bytes::from(message(A, n)) }],
-        };
+        let batch = batch(&sender, &opened, vec![record(A, n)]);
         match log.append(A, &[batch]).await {
             Ok(_) => acknowledged = n,
             Err(error) => break error,

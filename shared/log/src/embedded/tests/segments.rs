@@ -9,15 +9,7 @@ use super::*;
 /// Appends records of a device in one batch.
 async fn flood(log: &Log, key: LogKey, sender: &Sender, opened: &mut SessionState, numbers: std::ops::RangeInclusive<u64>) {
     opened.seen.insert_range(numbers.clone());
-    let records = numbers.map(|n| AppendRecord { seq: Seq(n), id: None, message: Bytes::from(message(key, n)) }).collect();
-    let batch = AppendBatch {
-        name: sender.name.clone(),
-        log_epoch: opened.log_epoch,
-        fence: opened.fence,
-        producer_epoch: sender.producer_epoch,
-        seen: opened.seen.clone(),
-        records,
-    };
+    let batch = batch(sender, opened, numbers.map(|n| record(key, n)).collect());
     for outcome in log.append(key, &[batch]).await.unwrap() {
         outcome.unwrap();
     }
