@@ -102,7 +102,7 @@ async fn at_rest(pair: &Pair) -> u64 {
 async fn cost(egress: Egress, length: usize, live: bool) -> u64 {
     let settings = [&PATIENT[..], &[("MAX_CONNECTIONS_PER_ACCOUNT", "200"), ("LOG_RETENTION_BYTES", "16MiB")]].concat();
     let pair = pair(&settings).await;
-    // The log's upkeep takes a whole segment into memory when one is full: that has happened before anything is measured.
+    // The log puts survivors of full segments together, and holds a whole segment in memory for that: it has done so before anything is measured.
     for _ in 0..3 {
         flood(&pair, length).await;
     }

@@ -8,7 +8,7 @@ use std::{
     sync::Arc,
 };
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use motience_proto::model::{Fence, LogEpoch, LogKey, Offset, ProducerEpoch, RangeSet};
 use motience_runtime::clock::{from_millis, millis};
 use rusqlite::{Connection, Error, ErrorCode, OptionalExtension as _, Row, types::Type};
@@ -29,11 +29,10 @@ use crate::{
 const SKIPS: usize = 1000;
 /// How often a reader looks again for a segment that was replaced meanwhile.
 const TRIES: usize = 10;
-/// Bytes read at once, and bytes of others that are read along rather than read around.
-const WINDOW: u64 = 1 << 20;
+/// Bytes of frames that are read at once, and share their memory: a slow reader of one keeps all of them. A longer frame is read alone.
+const WINDOW: u64 = 128 << 10;
+/// Bytes of others that are read along rather than read around.
 const GAP: u64 = 32 << 10;
-/// Bytes of messages that share a piece of memory.
-const PIECE: usize = 32 << 10;
 
 /// Outcome of a read.
 #[derive(Debug, Default)]
@@ -225,52 +224,33 @@ fn frames(run: &Run, slots: &[Slot], mut each: impl FnMut(&Slot, Option<Vec<Entr
     let mut rest = slots;
     while let Some(first) = rest.first() {
         let from = u64::from(first.position);
-        let (mut end, mut count) = (from, 0);
+        let (mut end, mut used, mut count) = (from, 0, 0);
         for slot in rest {
             let (at, length) = (u64::from(slot.position), u64::from(slot.length));
             if count > 0 && (at < end || at > end + GAP || at + length > from + WINDOW) {
                 break;
             }
-            (end, count) = (at + length, count + 1);
+            (end, used, count) = (at + length, used + length, count + 1);
         }
         let window = window(&file, from, end - from);
         for slot in &rest[..count] {
             let at = (u64::from(slot.position) - from) as usize;
             let frame = match &window {
-                Some(window) if window.len() >= at + slot.length as usize => Some(window.slice(at..at + slot.length as usize)),
+                Some(window) if window.len() >= at + slot.length as usize => {
+                    let frame = window.slice(at..at + slot.length as usize);
+                    // A message must not keep much more than itself in memory.
+                    Some(if used * 2 < end - from { Bytes::copy_from_slice(&frame) } else { frame })
+                }
                 // A part of the disk that cannot be read takes no others with it.
                 _ => self::window(&file, u64::from(slot.position), u64::from(slot.length)),
             };
-            if !each(slot, frame.and_then(|frame| frame::read(&frame, slot)).map(in_pieces)) {
+            if !each(slot, frame.and_then(|frame| frame::read(&frame, slot))) {
                 return Ok(());
             }
         }
         rest = &rest[count..];
     }
     Ok(())
-}
-
-/// The entries with their messages in pieces of memory of [`PIECE`] bytes or a little more: a slow reader keeps the piece that it stands in, and
-/// not a whole batch.
-fn in_pieces(mut entries: Vec<Entry>) -> Vec<Entry> {
-    let mut rest = &mut entries[..];
-    while !rest.is_empty() {
-        let mut length = 0;
-        let within = |entry: &&mut Entry| {
-            let more = length < PIECE;
-            length += entry.message.len();
-            more
-        };
-        let count = rest.iter_mut().take_while(within).count();
-        let (piece, behind) = std::mem::take(&mut rest).split_at_mut(count);
-        let mut bytes = BytesMut::with_capacity(piece.iter().map(|entry| entry.message.len()).sum());
-        for entry in piece {
-            bytes.extend_from_slice(&entry.message);
-            entry.message = bytes.split().freeze();
-        }
-        rest = behind;
-    }
-    entries
 }
 
 /// Bytes of a file, fewer at its end; `None` where the disk does not give them.
