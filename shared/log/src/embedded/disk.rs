@@ -123,6 +123,34 @@ impl Error {
     }
 }
 
+/// A failure of the database or of other files, while it is not known yet where they are.
+enum Cause {
+    Sqlite(rusqlite::Error),
+    Io(io::Error),
+}
+
+impl Cause {
+    /// The error of the log in `dir`.
+    fn within(self, dir: &Path) -> Error {
+        match self {
+            Self::Sqlite(e) => Error::sqlite(dir, e),
+            Self::Io(e) => Error::Io(dir.join(segment::FOLDER), e),
+        }
+    }
+}
+
+impl From<rusqlite::Error> for Cause {
+    fn from(e: rusqlite::Error) -> Self {
+        Self::Sqlite(e)
+    }
+}
+
+impl From<io::Error> for Cause {
+    fn from(e: io::Error) -> Self {
+        Self::Io(e)
+    }
+}
+
 /// The open log.
 pub(super) struct Disk {
     queue: Mutex<Option<mpsc::Sender<Order>>>,

@@ -1,18 +1,22 @@
 //! Batches of a file from before there were segments: read once, into segments.
 
-use std::{collections::BTreeMap, fs, io, path::Path, sync::Arc};
+use std::{collections::BTreeMap, fs, path::Path, sync::Arc};
 
 use bytes::{Buf as _, Bytes};
-use motience_proto::model::{LogId, LogKey, Offset, ProducerEpoch, ProducerId, RecordId, Seq};
-use motience_runtime::{clock::millis, private};
-use rusqlite::{Connection, Error, Row, params};
+use motience_proto::model::{LogEpoch, LogId, LogKey, Offset, ProducerEpoch, RecordId, Seq};
+use motience_runtime::{
+    clock::{from_millis, millis},
+    private,
+};
+use rusqlite::{Connection, Row, params};
 use tracing::{info, warn};
 
 use super::{
+    Cause,
     compact::Maker,
     frame::Draft,
-    load::{damaged, is_damage, unless_damaged, verify},
-    rows::{BatchRow, offset},
+    load::{LOGS, add_keys, damaged, is_damage, unless_damaged, verify},
+    rows::{BatchRow, column, offset},
     schema,
     segment::{FOLDER, Name, sync},
 };
@@ -46,10 +50,7 @@ pub(super) fn import(dir: &Path, connection: &Connection, segment_bytes: u64) ->
             fs::remove_dir_all(&unfinished).map_err(io)?;
         }
         private::folder(&unfinished).map_err(io)?;
-        let records = copy(connection, &unfinished, segment_bytes).map_err(|e| match e {
-            Failure::Sqlite(e) => sqlite(e),
-            Failure::Io(e) => io(e),
-        })?;
+        let records = copy(connection, &unfinished, segment_bytes).map_err(|e| e.within(dir))?;
         let marked = || {
             fs::File::create(unfinished.join("imported"))?.sync_all()?;
             sync(&unfinished)?;
@@ -66,30 +67,13 @@ pub(super) fn import(dir: &Path, connection: &Connection, segment_bytes: u64) ->
     fs::remove_file(marker).map_err(io)
 }
 
-enum Failure {
-    Sqlite(Error),
-    Io(io::Error),
-}
-
-impl From<Error> for Failure {
-    fn from(e: Error) -> Self {
-        Self::Sqlite(e)
-    }
-}
-
-impl From<io::Error> for Failure {
-    fn from(e: io::Error) -> Self {
-        Self::Io(e)
-    }
-}
-
-fn copy(connection: &Connection, folder: &Path, segment_bytes: u64) -> Result<u64, Failure> {
+fn copy(connection: &Connection, folder: &Path, segment_bytes: u64) -> Result<u64, Cause> {
     let folder: Arc<Path> = folder.into();
     let (mut number, mut records) = (1, 0);
     let mut maker = Maker::new(&folder, Name::numbered(number))?;
-    for (log, key) in keys(connection)? {
+    for key in keys(connection)?.into_values() {
         let mut at = Offset(0);
-        while let Some(batches) = some(connection, log, key, &mut at)? {
+        while let Some(batches) = some(connection, key, &mut at)? {
             for batch in &batches {
                 let producer_epoch = batch.entries().first().map_or(ProducerEpoch(0), |entry| entry.record_id.producer_epoch);
                 let written = batch.received.map_or(0, millis);
@@ -116,37 +100,28 @@ fn copy(connection: &Connection, folder: &Path, segment_bytes: u64) -> Result<u6
 }
 
 /// All logs that `logs` names, and those whose batches alone are left.
-fn keys(connection: &Connection) -> rusqlite::Result<BTreeMap<i64, LogKey>> {
+fn keys(connection: &Connection) -> rusqlite::Result<BTreeMap<LogId, LogKey>> {
     let mut keys = BTreeMap::new();
     for ask in [
-        "SELECT producer, COALESCE(number, producer) FROM logs",
+        LOGS,
         "SELECT DISTINCT producer, producer FROM batches INDEXED BY batches_place",
         "SELECT DISTINCT producer, producer FROM batches NOT INDEXED",
     ] {
-        let mut add = || -> rusqlite::Result<()> {
-            let mut statement = connection.prepare(ask)?;
-            let mut rows = statement.query([])?;
-            while let Some(row) = rows.next()? {
-                let (log, number): (i64, i64) = (row.get(0)?, row.get(1)?);
-                keys.entry(log).or_insert(LogKey { producer: ProducerId(number), log: LogId(log.cast_unsigned()) });
-            }
-            Ok(())
-        };
-        add().or_else(|e| if is_damage(&e) { Ok(()) } else { Err(e) })?;
+        add_keys(connection, ask, &mut keys).or_else(|e| if is_damage(&e) { Ok(()) } else { Err(e) })?;
     }
     Ok(keys)
 }
 
 /// Some batches of a log after `at`, which goes along; `None`: no more. Damaged rows are left out.
-fn some(connection: &Connection, log: i64, key: LogKey, at: &mut Offset) -> rusqlite::Result<Option<Vec<Batch>>> {
-    let mut batches = Vec::new();
+fn some(connection: &Connection, key: LogKey, at: &mut Offset) -> rusqlite::Result<Option<Vec<Batch>>> {
+    let (log, mut batches) = (column(key.log), Vec::new());
     let mut read = || -> rusqlite::Result<()> {
         let mut statement = connection.prepare_cached(BATCHES)?;
         let mut rows = statement.query(params![log, at.0.cast_signed()])?;
         while batches.len() < ROWS
             && let Some(row) = rows.next()?
         {
-            let batch = batch_of(row, log, key)?;
+            let batch = batch_of(row, key)?;
             *at = batch.last();
             batches.push(batch);
         }
@@ -164,7 +139,7 @@ fn some(connection: &Connection, log: i64, key: LogKey, at: &mut Offset) -> rusq
     Ok(Some(batches))
 }
 
-fn batch_of(row: &Row<'_>, log: i64, key: LogKey) -> rusqlite::Result<Batch> {
+fn batch_of(row: &Row<'_>, key: LogKey) -> rusqlite::Result<Batch> {
     let found = BatchRow {
         first: row.get(0)?,
         last: row.get(1)?,
@@ -173,10 +148,10 @@ fn batch_of(row: &Row<'_>, log: i64, key: LogKey) -> rusqlite::Result<Batch> {
         sender: row.get(4)?,
         entries: row.get::<_, Vec<u8>>(5)?.into(),
     };
-    verify(row.get(6)?, found.sum(log))?;
+    verify(row.get(6)?, found.sum(column(key.log)))?;
     let entries = decode(ProducerEpoch(found.sender.cast_unsigned()), found.entries.clone()).ok_or_else(damaged)?;
-    let batch = Batch::new(key, motience_proto::model::LogEpoch(0), offset(found.first), entries);
-    let batch = batch.received(motience_runtime::clock::from_millis(found.written));
+    let batch = Batch::new(key, LogEpoch(0), offset(found.first), entries);
+    let batch = batch.received(from_millis(found.written));
     if found.first > 0 && batch.last() == offset(found.last) { Ok(batch) } else { Err(damaged()) }
 }
 

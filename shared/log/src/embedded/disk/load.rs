@@ -2,6 +2,7 @@
 //! there.
 
 use std::{
+    collections::BTreeMap,
     fs::File,
     io::{self, ErrorKind},
     os::unix::fs::FileExt as _,
@@ -9,7 +10,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use motience_proto::model::{Fence, LogEpoch, LogKey, Offset, ProducerEpoch, RangeSet};
+use motience_proto::model::{Fence, LogEpoch, LogId, LogKey, Offset, ProducerEpoch, ProducerId, RangeSet};
 use motience_runtime::clock::{from_millis, millis};
 use rusqlite::{Connection, Error, ErrorCode, OptionalExtension as _, Row, types::Type};
 use time::OffsetDateTime;
@@ -140,6 +141,21 @@ pub(super) fn log_row(connection: &Connection, key: LogKey) -> rusqlite::Result<
         Ok(found)
     };
     statement.query_row([log], row).optional()
+}
+
+/// Asks for the logs that the database names, each with its producer.
+pub(super) const LOGS: &str = "SELECT producer, COALESCE(number, producer) FROM logs";
+
+/// Adds the logs that a question of the form of [`LOGS`] finds, as far as they can be read, to those that are known.
+pub(super) fn add_keys(connection: &Connection, ask: &str, keys: &mut BTreeMap<LogId, LogKey>) -> rusqlite::Result<()> {
+    let mut statement = connection.prepare(ask)?;
+    let mut rows = statement.query([])?;
+    while let Some(row) = rows.next()? {
+        let (log, number): (i64, i64) = (row.get(0)?, row.get(1)?);
+        let log = LogId(log.cast_unsigned());
+        keys.entry(log).or_insert(LogKey { producer: ProducerId(number), log });
+    }
+    Ok(())
 }
 
 /// The senders of a log, the longest idle first; `false` where some cannot be believed.

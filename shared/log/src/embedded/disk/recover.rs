@@ -9,7 +9,7 @@ use rusqlite::Connection;
 use tracing::{error, warn};
 
 use super::{
-    Error,
+    Cause, Error,
     dirty::{Dirty, set_back},
     frame::{self, Encoder, Frame, MAGIC, Slot},
     index::{Index, filed},
@@ -43,10 +43,7 @@ pub(super) fn recover(dir: &Path, connection: &mut Connection) -> Result<Recover
     let tail = open_segments(&folder, checkpoint, &index, &mut Found { dirty: &mut dirty, spoiled: &mut spoiled }).map_err(io)?;
     let end = Position { segment: tail.segment.name.first, at: tail.segment.length() };
     if begun > Some(end) {
-        let mut restored = step_back(connection, &index).map_err(|e| match e {
-            Failure::Sqlite(e) => sqlite(e),
-            Failure::Io(e) => io(e),
-        })?;
+        let mut restored = step_back(connection, &index).map_err(|e| e.within(dir))?;
         restored.merge(dirty);
         dirty = restored;
     }
@@ -148,26 +145,9 @@ fn bytes(segment: &Segment) -> io::Result<bytes::Bytes> {
     Ok(bytes)
 }
 
-enum Failure {
-    Sqlite(rusqlite::Error),
-    Io(io::Error),
-}
-
-impl From<rusqlite::Error> for Failure {
-    fn from(e: rusqlite::Error) -> Self {
-        Self::Sqlite(e)
-    }
-}
-
-impl From<io::Error> for Failure {
-    fn from(e: io::Error) -> Self {
-        Self::Io(e)
-    }
-}
-
 /// The segments have lost an end that the database knows of: a disk that lied about a sync, a copy of another day. Logs that were in it are set
 /// back to what there is, with those windows and ids that their frames tell; a window that knows a lost record would keep it from coming again.
-fn step_back(connection: &mut Connection, index: &Index) -> Result<Dirty, Failure> {
+fn step_back(connection: &mut Connection, index: &Index) -> Result<Dirty, Cause> {
     let (mut logs, mut after) = (HashSet::new(), None);
     loop {
         let keys = load::unless_damaged(schema::keys(connection, after, 1000).map(Some))?.unwrap_or_default();

@@ -7,7 +7,7 @@ use std::{
     sync::Arc,
 };
 
-use motience_proto::model::{LogId, LogKey, Offset, ProducerId};
+use motience_proto::model::{LogId, LogKey, Offset};
 use motience_runtime::clock::millis;
 use motience_runtime::private;
 use rusqlite::{Connection, OpenFlags};
@@ -250,23 +250,9 @@ fn findings(connection: &Connection) -> Vec<String> {
 /// All logs that the database names, and those whose senders or ids alone are left.
 fn keys(connection: &Connection) -> BTreeMap<LogId, LogKey> {
     let mut keys = BTreeMap::new();
-    for ask in [
-        "SELECT producer, COALESCE(number, producer) FROM logs",
-        "SELECT DISTINCT producer, producer FROM sessions",
-        "SELECT DISTINCT producer, producer FROM ids",
-    ] {
-        let mut add = || -> rusqlite::Result<()> {
-            let mut statement = connection.prepare(ask)?;
-            let mut rows = statement.query([])?;
-            while let Some(row) = rows.next()? {
-                let (log, number): (i64, i64) = (row.get(0)?, row.get(1)?);
-                let log = LogId(log.cast_unsigned());
-                keys.entry(log).or_insert(LogKey { producer: ProducerId(number), log });
-            }
-            Ok(())
-        };
+    for ask in [load::LOGS, "SELECT DISTINCT producer, producer FROM sessions", "SELECT DISTINCT producer, producer FROM ids"] {
         // Damage is told by other findings.
-        let _ = add();
+        let _ = load::add_keys(connection, ask, &mut keys);
     }
     keys
 }
