@@ -132,6 +132,30 @@ describe('console', { skip: missing.length > 0 && `set ${missing.join(', ')}` },
     await seen(page.getByTestId('records').locator('li').first());
   });
 
+  test('a filter holds for the chart, however late the history before it comes', async (t) => {
+    const page = await open(t);
+    let release;
+    const held = new Promise((done) => (release = done));
+    let asked = 0;
+    await page.route('**/history/**', async (route) => {
+      asked++;
+      await held;
+      // A request that the page gave up is nobody's any more.
+      await route.continue().catch(() => undefined);
+    });
+    await logIn(page, DEMO.consumer);
+    await inked(page);
+    await until('the history to be asked for', () => asked > 0);
+    await page.getByLabel('Filter').fill('/device_id = "nobody"');
+    await page.getByRole('button', { name: 'Apply' }).click();
+    await seen(page.getByText('Nothing has matched the filter yet'));
+    release();
+    for (let looks = 0; looks < 2; looks++) await page.waitForResponse('**/streams');
+    assert.equal(await page.getByTestId('strip').count(), 0, 'nothing is drawn that does not match');
+    await page.getByRole('button', { name: 'Clear' }).click();
+    await inked(page);
+  });
+
   test('labels of the chart are as large on a dense screen as on any other', async (t) => {
     const page = await open(t, { deviceScaleFactor: 2, prepare: keepFonts });
     await logIn(page, DEMO.consumer);
