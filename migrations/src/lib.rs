@@ -20,6 +20,7 @@ macro_rules! steps {
             8 "0008_logins"
             9 "0009_records"
             10 "0010_received"
+            11 "0011_access"
         }
     };
     ($folder:literal $($number:literal $name:literal)*) => {

@@ -1,4 +1,4 @@
-//! The database: accounts, subscriptions, refresh tokens, the cursors of consumers and the history of records.
+//! The database: accounts, subscriptions, refresh tokens, acts, the cursors of consumers and the history of records.
 //!
 //! One interface, two engines: SQLite for an embedded node, PostgreSQL for a cluster. A statement that both understand is written
 //! once and typed by sqlx for each (`on!`). One table a file, or a folder, with the statements of both engines; `engine` opens them.
@@ -7,6 +7,7 @@
 //! learns of a write can read it back after a crash of the database.
 
 mod accounts;
+mod acts;
 mod config;
 mod cursors;
 mod engine;
@@ -34,6 +35,7 @@ use self::engine::{
 
 pub use self::{
     accounts::{AccountQuery, Credentials, Made, NewUser},
+    acts::{Act, ActQuery, NewAct},
     config::{Config, Settings},
     cursors::NamedCursor,
     error::Error,

@@ -1,5 +1,6 @@
 //! One story for every engine, and tests that are about one engine only.
 
+mod acts;
 mod concurrency;
 mod cursors;
 mod failure;

@@ -50,7 +50,7 @@ async fn a_legacy_postgres_database_is_imported() {
     .execute(&mut before)
     .await
     .unwrap();
-    let rows = "SELECT string_agg((id, username, password_hash, role, device_id, created_at)::text, ';' ORDER BY id) FROM users UNION ALL SELECT string_agg(s::text, ';' ORDER BY id) FROM subscriptions s";
+    let rows = "SELECT string_agg((id, username, password_hash, role, device_id, created_at)::text, ';' ORDER BY id) FROM users UNION ALL SELECT string_agg((id, consumer_id, producer_id, status, created_at)::text, ';' ORDER BY id) FROM subscriptions";
     let untouched: Vec<String> = sqlx::query_scalar(rows).fetch_all(&mut before).await.unwrap();
 
     // Several nodes start at once.

@@ -3,7 +3,7 @@
 use motience_proto::model::{ConsumerId, ProducerId, Role, Status, UserId};
 use time::{Duration, OffsetDateTime, macros::datetime};
 
-use super::{Engines, user};
+use super::{Engines, acts::acts, user};
 use crate::{AccountQuery, Change, Error, NewUser, Page, RefreshToken, Spend, Spending, Store};
 
 #[tokio::test(flavor = "multi_thread")]
@@ -25,6 +25,7 @@ async fn story(store: Store) {
     names(&store).await;
     revocation(&store).await;
     closed_accounts(&store).await;
+    acts(&store).await;
     store.close().await;
     assert!(store.ping().await.unwrap_err().is_unavailable());
 }
