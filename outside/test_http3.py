@@ -42,6 +42,20 @@ CALLS = {
         "GET /accounts": lambda cast: Call(token=cast.admin.token, query="?role=producer&limit=2"),
         "POST /accounts/{id}/revoke": lambda cast: Call(token=cast.admin.token, body={}, path={"id": cast.leaver.id}),
         "POST /accounts/{id}/restore": lambda cast: Call(token=cast.admin.token, body={}, path={"id": cast.leaver.id}),
+        "POST /devices/enrolments": lambda cast: Call(201, cast.producer.token, {"uses": 2}),
+        "GET /devices/enrolments": lambda cast: Call(token=cast.producer.token),
+        "DELETE /devices/enrolments/{id}": lambda cast: Call(404, cast.producer.token, path={"id": "nothing"}),
+        "POST /devices/enrol": lambda cast: Call(401, body={"token": "mte_nothing", "csr": "nothing"}),
+        "POST /devices/renew": lambda cast: Call(401, body={"csr": "nothing"}),
+        "POST /devices/challenge": lambda cast: Call(body={}),
+        "POST /devices/token": lambda cast: Call(401, body={"credential": "nobody", "nonce": "none", "signature": ""}),
+        "GET /devices/{producer_id}/registered": lambda cast: Call(token=cast.producer.token, path={"producer_id": cast.producer.id}),
+        **{
+            f"POST /devices/{{producer_id}}/{{device_id}}/{act}": lambda cast, status=status: Call(
+                status, cast.producer.token, {}, path={"producer_id": cast.producer.id, "device_id": "interop"}
+            )
+            for act, status in (("quarantine", 200), ("revoke", 200), ("restore", 404))
+        },
     },
     "sm": {
         "POST /subscribe": lambda cast: Call(200, cast.consumer.token, {"producer_id": cast.producer.id}),

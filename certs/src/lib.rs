@@ -9,6 +9,10 @@ use rustls::crypto::{CryptoProvider, aws_lc_rs};
 pub mod client;
 #[cfg(feature = "dev")]
 pub mod dev;
+#[cfg(feature = "dev")]
+pub mod device_ca;
+#[cfg(feature = "keys")]
+pub mod device_key;
 pub mod pem;
 pub mod server;
 #[cfg(feature = "dev")]

@@ -2,11 +2,13 @@
 
 use std::time::Duration;
 
+use base64::{Engine as _, engine::general_purpose::STANDARD};
 use motience_certs::{
     Trust,
     client::{distrusting_config, tcp_config},
+    device_key::login_text,
 };
-use motience_proto::model::{Role, UserId};
+use motience_proto::model::{DeviceId, Role, UserId};
 use reqwest::{
     RequestBuilder, StatusCode, Url,
     header::{CONTENT_TYPE, LOCATION, RETRY_AFTER},
@@ -18,9 +20,14 @@ use serde::{Deserialize, Serialize};
 use crate::client::explain;
 
 mod account;
+mod identity;
 mod kept;
+mod key;
 
 pub use account::{Account, Credentials};
+pub use identity::{Certificate, Home, Identity};
+pub use key::Key;
+pub use motience_certs::device_key::Algorithm;
 
 /// Time limit of one request, from connecting to the last byte of the answer.
 const TIMEOUT: Duration = Duration::from_secs(20);
@@ -143,6 +150,51 @@ impl Auth {
         }
         let body = Body { username, password: password.expose_secret(), role, device_id };
         Ok(self.answer::<Answer>(self.post("register").json(&body)).await?.id)
+    }
+
+    /// Enrols a key by a token. `request`: signed by the key. `named`: the device, where the token names none.
+    async fn enrol(&self, token: &str, request: &str, named: Option<&DeviceId>) -> Result<Certificate, Error> {
+        #[derive(Serialize)]
+        struct Body<'a> {
+            token: &'a str,
+            csr: &'a str,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            device_id: Option<&'a DeviceId>,
+        }
+        self.answer(self.post("devices/enrol").json(&Body { token, csr: request, device_id: named })).await
+    }
+
+    /// The next certificate for a key that is enrolled.
+    async fn renew_certificate(&self, request: &str) -> Result<Certificate, Error> {
+        #[derive(Serialize)]
+        struct Body<'a> {
+            csr: &'a str,
+        }
+        self.answer(self.post("devices/renew").json(&Body { csr: request })).await
+    }
+
+    /// Logs a device in by its key: a token, and the seconds for which it is good.
+    async fn login_by_key(&self, identity: &Identity) -> Result<(SecretString, u64), Error> {
+        #[derive(Deserialize)]
+        struct Challenge {
+            nonce: String,
+        }
+        #[derive(Serialize)]
+        struct Body<'a> {
+            credential: &'a str,
+            nonce: &'a str,
+            signature: String,
+        }
+        #[derive(Deserialize)]
+        struct Token {
+            access_token: SecretString,
+            expires_in: u64,
+        }
+        let Challenge { nonce } = self.answer(self.post("devices/challenge")).await?;
+        let credential = identity.certificate.credential.as_str();
+        let signature = STANDARD.encode(identity.sign(&login_text(&nonce, credential))?);
+        let token: Token = self.answer(self.post("devices/token").json(&Body { credential, nonce: &nonce, signature })).await?;
+        Ok((token.access_token, token.expires_in))
     }
 
     fn post(&self, operation: &str) -> RequestBuilder {

@@ -21,6 +21,7 @@ macro_rules! steps {
             9 "0009_records"
             10 "0010_received"
             11 "0011_access"
+            12 "0012_devices"
         }
     };
     ($folder:literal $($number:literal $name:literal)*) => {

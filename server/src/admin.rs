@@ -1,4 +1,4 @@
-//! `motience-server admin`: accounts by whoever has the database, also while servers run on it.
+//! `motience-server admin` and `motience-server device`: accounts and devices by whoever has the database, also while servers run on it.
 
 use std::{
     io::{BufRead as _, IsTerminal as _, stdin},
@@ -9,18 +9,18 @@ use std::{
 
 use anyhow::Context as _;
 use motience_auth::{self as auth, HashLimits, Hasher, canonical_username, check_password};
-use motience_backend as backend;
+use motience_backend::{self as backend, devices::device_changed};
 use motience_cluster::{self as cluster, Event};
 use motience_log::{Log, redis};
-use motience_proto::model::{Account, Role, User};
+use motience_proto::model::{Account, DeviceId, DeviceState, ProducerId, Role, User};
 use motience_runtime::clock::Clock;
 use motience_settings::{env::Env, output::say};
-use motience_store::{self as store, AccountQuery, NewUser, Page, Store};
+use motience_store::{self as store, AccountQuery, MAX_PAGE, NewUser, Page, Store};
 use secrecy::{ExposeSecret as _, SecretString};
 use time::format_description::well_known::Rfc3339;
 use tracing::warn;
 
-use crate::cli::Action;
+use crate::cli::{Action, DeviceAction, OneDevice};
 
 /// The exit code of what was understood and is not done.
 const REFUSED: u8 = 3;
@@ -36,16 +36,35 @@ pub(crate) enum Refused {
     Password(#[from] auth::Weak),
     #[error("there is no account called '{0}'")]
     Unknown(String),
+    #[error("'{0}' is no producer")]
+    NoProducer(String),
+    #[error("there is no device called '{0}'")]
+    UnknownDevice(String),
 }
 
 /// Does it, says so, and tells the outcome by the exit code.
 pub(crate) async fn run(env: &Env, action: Action) -> anyhow::Result<ExitCode> {
+    on_store(env, async |config, store| act(config, store, action).await).await
+}
+
+/// Does what is asked about devices.
+pub(crate) async fn devices(env: &Env, action: DeviceAction) -> anyhow::Result<ExitCode> {
+    on_store(env, async |config, store| match action {
+        DeviceAction::List { producer } => list_devices(config, store, producer).await,
+        DeviceAction::Revoke(one) => set_state(config, store, one, DeviceState::Revoked).await,
+        DeviceAction::Quarantine(one) => set_state(config, store, one, DeviceState::Quarantined).await,
+        DeviceAction::Restore(one) => set_state(config, store, one, DeviceState::Active).await,
+    })
+    .await
+}
+
+async fn on_store(env: &Env, act: impl AsyncFnOnce(&backend::Config, &Store) -> anyhow::Result<()>) -> anyhow::Result<ExitCode> {
     let config = backend::Config::from_env(env)?;
     if matches!(config.store, store::Config::SqliteMemory) {
         anyhow::bail!("the accounts of this server are in its memory, where no other program reaches them");
     }
     let store = Store::open(&config.store).await.context("the database cannot be opened")?;
-    let outcome = act(&config, &store, action).await;
+    let outcome = act(&config, &store).await;
     store.close().await;
     match outcome {
         Ok(()) => Ok(ExitCode::SUCCESS),
@@ -81,14 +100,8 @@ async fn act(config: &backend::Config, store: &Store, action: Action) -> anyhow:
             let Some((account, families)) = store.close_account(user.id, Clock::system().now()).await? else {
                 return Err(Refused::Unknown(user.username).into());
             };
-            match tell(config, store, &account, &families).await {
-                Ok(true) => say(format_args!("{} is revoked, on every node.", user.username))?,
-                Ok(false) => say(format_args!("{} is revoked; a server that runs notices within 30 seconds.", user.username))?,
-                Err(e) => {
-                    warn!(error = %e, "cannot notify the nodes");
-                    say(format_args!("{} is revoked; cannot notify the nodes, and notice within 30 seconds.", user.username))?;
-                }
-            }
+            let told = tell(config, store, Event::account_closed(&account, &families)).await;
+            say_told(&format!("{} is revoked", user.username), told)?;
         }
         Action::Restore { username } => {
             let user = find(store, username).await?;
@@ -143,14 +156,67 @@ async fn find(store: &Store, username: String) -> anyhow::Result<User> {
     Ok(found.ok_or(Refused::Unknown(username))?.user)
 }
 
+async fn list_devices(config: &backend::Config, store: &Store, producer: String) -> anyhow::Result<()> {
+    let producer = find_producer(store, producer).await?;
+    let (mut after, mut shown) = (String::new(), 0);
+    loop {
+        let devices = store.devices(producer, &after, MAX_PAGE).await?;
+        for device in &devices {
+            let key = match &device.credential {
+                Some(credential) => format!("{}\tuntil {}", credential.algorithm, credential.not_after.format(&Rfc3339)?),
+                None => "no key\t".to_owned(),
+            };
+            let labels: Vec<String> = device.labels.iter().map(|(name, text)| format!("{name}={text}")).collect();
+            say(format_args!("{}\t{}\t{key}\t{}", device.state, device.device, labels.join(" ")))?;
+        }
+        shown += devices.len();
+        match devices.last() {
+            Some(last) if devices.len() == MAX_PAGE as usize => after.clone_from(&last.device),
+            _ => break,
+        }
+    }
+    if shown == 0 {
+        eprintln!("motience-server: this producer has no such device in {}", config.store_place());
+    }
+    Ok(())
+}
+
+async fn set_state(config: &backend::Config, store: &Store, one: OneDevice, state: DeviceState) -> anyhow::Result<()> {
+    let producer = find_producer(store, one.producer).await?;
+    let id = DeviceId::new(&one.device)?;
+    let Some((device, ended)) = store.set_device_state(producer, &id, state, Clock::system().now()).await? else {
+        return Err(Refused::UnknownDevice(one.device).into());
+    };
+    let told = tell(config, store, device_changed(&device, &ended)).await;
+    say_told(&format!("{id} is {}", device.state), told)
+}
+
+async fn find_producer(store: &Store, name: String) -> anyhow::Result<ProducerId> {
+    let user = find(store, name).await?;
+    if user.role == Role::Producer { Ok(user.id.producer()) } else { Err(Refused::NoProducer(user.username).into()) }
+}
+
+/// Says what was done, and when the nodes will know.
+fn say_told(done: &str, told: anyhow::Result<bool>) -> anyhow::Result<()> {
+    match told {
+        Ok(true) => say(format_args!("{done}, on every node."))?,
+        Ok(false) => say(format_args!("{done}; a server that runs notices within 30 seconds."))?,
+        Err(e) => {
+            warn!(error = %e, "cannot notify the nodes");
+            say(format_args!("{done}; cannot notify the nodes, and notice within 30 seconds."))?;
+        }
+    }
+    Ok(())
+}
+
 /// Tells the nodes of a cluster; `false`: there is none.
-async fn tell(config: &backend::Config, store: &Store, account: &Account, families: &[String]) -> anyhow::Result<bool> {
+async fn tell(config: &backend::Config, store: &Store, events: Vec<Event>) -> anyhow::Result<bool> {
     let Some(url) = &config.redis else { return Ok(false) };
     let installation = store.installation().await?;
     let (secret, clock) = (&config.auth.secret, Clock::system());
     let log = redis::Log::connect(url, &installation, secret, 0, config.retention, clock, Arc::new(|_| {})).await?;
     let log = Log::Redis(log);
-    for event in Event::account_closed(account, families) {
+    for event in events {
         cluster::broadcast(&log, &event).await?;
     }
     log.close().await;

@@ -74,6 +74,14 @@ pub enum Command {
         #[command(subcommand)]
         action: Action,
     },
+    /// List devices, and revoke, quarantine or restore one. Works on the configured database, also while servers use it.
+    ///
+    /// Exit codes: as of `admin`.
+    Device {
+        /// The command for devices.
+        #[command(subcommand)]
+        action: DeviceAction,
+    },
     /// Check or repair the log of an embedded node in DATA_DIR, or confirm the clock for retention.
     ///
     /// Exit codes: 0 nothing is damaged (any more); 1 the file cannot be opened, or `check` has found damage; 78 the settings are wrong.
@@ -145,6 +153,35 @@ pub enum Action {
         #[arg(long)]
         username: String,
     },
+}
+
+/// The commands of `device`.
+#[derive(Debug, Subcommand)]
+pub enum DeviceAction {
+    /// List a producer's devices: state, name, kind of key, end of the certificate, labels.
+    List {
+        /// The producer's name.
+        #[arg(long)]
+        producer: String,
+    },
+    /// Revoke a device: its connections end, its keys are dead, and records that name it are refused. At once with Redis, otherwise within
+    /// 30 seconds.
+    Revoke(OneDevice),
+    /// Put a device in quarantine: its records are taken in and withheld from consumers.
+    Quarantine(OneDevice),
+    /// Restore a device. One that was revoked enrols anew.
+    Restore(OneDevice),
+}
+
+/// One device of a producer.
+#[derive(Debug, Args)]
+pub struct OneDevice {
+    /// The producer's name.
+    #[arg(long)]
+    pub producer: String,
+    /// The device's name.
+    #[arg(long)]
+    pub device: String,
 }
 
 /// An API document.

@@ -9,6 +9,7 @@ pub mod config;
 pub mod data;
 #[cfg(feature = "demo")]
 mod demo;
+mod devices;
 mod documents;
 pub mod h3;
 pub mod http;
@@ -87,6 +88,10 @@ async fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
         Some(Command::Admin { action }) => {
             telemetry::init(&env, "warn")?;
             return admin::run(&env, action).await;
+        }
+        Some(Command::Device { action }) => {
+            telemetry::init(&env, "warn")?;
+            return admin::devices(&env, action).await;
         }
         Some(Command::Log { action }) => {
             telemetry::init(&env, "warn")?;

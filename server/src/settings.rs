@@ -42,12 +42,13 @@ const SET: [&str; 11] = [
 ];
 
 /// The groups by subject. A test fails where one that is read is missing.
-const SUBJECTS: [Subject; 14] = [
+const SUBJECTS: [Subject; 15] = [
     Subject {
         title: "Common",
         groups: &[Mode::SETTINGS, telemetry::Logging::SETTINGS, backend::Settings::SETTINGS, lifecycle::Drain::SETTINGS],
     },
     Subject { title: "Tokens and passwords", groups: &[auth::Settings::SETTINGS, auth::HashLimits::SETTINGS] },
+    Subject { title: "Devices with keys of their own", groups: &[backend::devices::Settings::SETTINGS] },
     Subject { title: "PostgreSQL. If none of these is set, the accounts are in SQLite, in DATA_DIR", groups: &[store::Settings::SETTINGS] },
     Subject {
         title: "Redis. If unset, the log is kept in the server process, and that process must run all roles",

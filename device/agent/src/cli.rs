@@ -2,7 +2,9 @@
 
 use std::{fmt, path::PathBuf, process::ExitCode, sync::LazyLock, time::Duration};
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use motience_device::login::Algorithm;
+use motience_proto::model::DeviceId;
 use motience_settings::output::{is_unread, say};
 use tokio::runtime::{Builder, Runtime};
 use tokio_util::sync::CancellationToken;
@@ -11,7 +13,7 @@ use tracing_subscriber::EnvFilter;
 use crate::{
     Error,
     config::{self, Config, Overrides, Variables},
-    register, run,
+    enrol, register, run,
     sensors::trial,
     status::{find, read},
 };
@@ -48,6 +50,9 @@ struct Settings {
     /// The ingest server, such as quic://localhost:4433.
     #[arg(long, global = true, value_name = "URL")]
     server: Option<String>,
+    /// The authentication service, such as https://localhost:4433 (AUTH_URL).
+    #[arg(long, global = true, value_name = "URL")]
+    auth: Option<String>,
     /// The status file, written by `run` and read by `status`.
     #[arg(long, global = true, value_name = "FILE")]
     status_file: Option<PathBuf>,
@@ -71,10 +76,45 @@ enum Command {
     },
     /// Register the account that the settings name, with the role `producer`.
     Register,
+    /// Make a key for this device and enrol it by a token that its producer made. From then on it logs in by that key, and needs no
+    /// account and no password.
+    Enrol {
+        /// The token, as printed or scanned. Default: read it from standard input.
+        #[arg(long)]
+        token: Option<String>,
+        /// The device's name, where the token names none (also DEVICE_ID).
+        #[arg(long, value_name = "NAME")]
+        device_id: Option<String>,
+        /// Kind of the key.
+        #[arg(long, value_enum, default_value_t)]
+        key: KeyKind,
+        /// Enrol although this device is enrolled already; its present key is forgotten.
+        #[arg(long)]
+        anew: bool,
+    },
     /// Check the settings, read each sensor once, and report what is wrong.
     CheckConfig,
     /// List the settings that environment variables have, as a file that can be copied to `.env`.
     Settings,
+}
+
+/// Kind of a device's key.
+#[derive(Clone, Copy, Debug, Default, ValueEnum)]
+enum KeyKind {
+    /// Ed25519.
+    #[default]
+    Ed25519,
+    /// ECDSA over P-256.
+    P256,
+}
+
+impl From<KeyKind> for Algorithm {
+    fn from(kind: KeyKind) -> Self {
+        match kind {
+            KeyKind::Ed25519 => Self::Ed25519,
+            KeyKind::P256 => Self::P256,
+        }
+    }
 }
 
 /// Does what the command line says.
@@ -99,8 +139,8 @@ fn execute(cli: Cli) -> Result<ExitCode, Failure> {
     }
     let bad_config = |error: super::config::Error| (BAD_CONFIG, error.to_string());
     let variables = Variables::load().map_err(bad_config)?;
-    let Settings { config, ca, server, status_file, insecure_plaintext, check_config } = cli.settings;
-    let overrides = Overrides { config, ca, server, status_file, insecure_plaintext };
+    let Settings { config, ca, server, auth, status_file, insecure_plaintext, check_config } = cli.settings;
+    let overrides = Overrides { config, ca, server, auth, status_file, insecure_plaintext };
     let command = if check_config { Command::CheckConfig } else { cli.command.unwrap_or(Command::Run) };
     match command {
         Command::Status { json } => {
@@ -127,6 +167,19 @@ fn execute(cli: Cli) -> Result<ExitCode, Failure> {
             log_to_stderr(&config.log)?;
             runtime()?.block_on(register(&config)).map_err(|e| failed(&e))?;
             tell(format_args!("registered {}", config.username))?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Enrol { token, device_id, key, anew } => {
+            let mut config = Config::enrolment(&overrides, &variables).map_err(bad_config)?;
+            if let Some(name) = device_id {
+                let name = DeviceId::new(&name).map_err(|e| (BAD_CONFIG, format!("--device-id cannot be used: {e}")))?;
+                config.device_id = Some(name);
+            }
+            log_to_stderr(&config.log)?;
+            let token = token.map_or_else(|| std::io::read_to_string(std::io::stdin()), Ok);
+            let token = token.map_err(|e| (1, format!("the token cannot be read from standard input: {e}")))?;
+            let identity = runtime()?.block_on(enrol(&config, token.trim(), key.into(), anew)).map_err(|e| failed(&e))?;
+            tell(format_args!("enrolled {} of producer {}", identity.certificate.device_id, identity.certificate.producer_id))?;
             Ok(ExitCode::SUCCESS)
         }
         Command::Run => {

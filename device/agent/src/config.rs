@@ -12,7 +12,9 @@ use motience_certs::Trust;
 use motience_device::{
     backoff::Backoff,
     client::{Gateway, QuicSettings, Server},
-    link, outbox,
+    link,
+    login::Identity,
+    outbox,
 };
 use motience_proto::model::DeviceId;
 use motience_settings::env::{self, Env, Group as _, Subject, settings};
@@ -44,8 +46,10 @@ pub struct Config {
     pub device_id: DeviceId,
     /// The account.
     pub username: String,
-    /// Its password.
+    /// Its password; empty where the device has an identity of its own.
     pub password: SecretString,
+    /// Where the device's identity is kept, see [`Identity`]; `None`: the device has none, and logs in by the password.
+    pub identity: Option<PathBuf>,
     /// The authentication service.
     pub auth_url: String,
     /// The ingest server.
@@ -82,6 +86,23 @@ pub struct Config {
     pub log: String,
 }
 
+/// Settings of an enrolment.
+#[derive(Clone, Debug)]
+pub struct Enrolment {
+    /// The authentication service.
+    pub auth_url: String,
+    /// The ingest server, where it is said.
+    pub server_url: Option<String>,
+    /// A file of certificates that are trusted, instead of the system's.
+    pub ca: Option<PathBuf>,
+    /// Where the identity will be kept.
+    pub place: PathBuf,
+    /// The device's name, where it is said.
+    pub device_id: Option<DeviceId>,
+    /// Logs that are written.
+    pub log: String,
+}
+
 /// Settings of the command line, which take precedence over all others.
 #[derive(Clone, Debug, Default)]
 pub struct Overrides {
@@ -91,6 +112,8 @@ pub struct Overrides {
     pub ca: Option<PathBuf>,
     /// `--server`.
     pub server: Option<String>,
+    /// `--auth`.
+    pub auth: Option<String>,
     /// `--status-file`.
     pub status_file: Option<PathBuf>,
     /// `--insecure-plaintext`.
@@ -101,14 +124,14 @@ settings! {
     /// The settings that environment variables have.
     #[derive(Clone, Debug)]
     pub struct Settings {
-        /// The device's name within its account; needed.
+        /// The device's name within its account; needed, unless the device has enrolled.
         DEVICE_ID, example "rpi_001" => device_id: Option<String>;
-        /// The account; this or USERNAME is needed.
+        /// The account; this or USERNAME is needed, unless the device has enrolled (`motience-device enrol`).
         MOTIENCE_USERNAME, example "producer1" => motience_username: Option<String>;
         /// Another name of MOTIENCE_USERNAME. In `.env` it takes precedence over the USERNAME that desktop shells set to the person at the
         /// keyboard.
         USERNAME, example "producer1" => username: Option<String>;
-        /// The password of the account; needed.
+        /// The password of the account; needed, unless the device has enrolled.
         PASSWORD, example "pass123" => password: Option<SecretString>;
         /// The authentication service, ap.
         AUTH_URL = "http://localhost:3001" => auth_url: String;
@@ -191,6 +214,7 @@ impl Config {
             device_id,
             username: username.into(),
             password,
+            identity: None,
             auth_url: auth_url.into(),
             server,
             server_name: None,
@@ -217,8 +241,22 @@ impl Config {
         let file = overrides.config.as_deref().map(File::read).transpose()?.unwrap_or_default();
         let username = file.username.or_else(|| variables.username().map(str::to_owned));
         let device_id = file.device_id.or_else(|| variables.get("DEVICE_ID").map(str::to_owned));
+        let place = assemble::identity_place(file.identity.as_deref(), file.state_dir.as_deref(), variables);
+        let (username, device_id) = match Identity::read(&place).ok().flatten() {
+            Some(identity) => {
+                let enrolled = assemble::enrolled_username(&identity);
+                (username.or(Some(enrolled)), device_id.or_else(|| Some(identity.certificate.device_id.to_string())))
+            }
+            None => (username, device_id),
+        };
         let name = username.zip(device_id).map(|(username, device_id)| places::file_name(assemble::identity(&username, &device_id)));
         Ok((overrides.status_file.clone().or(file.status_file), name))
+    }
+
+    /// Settings of an enrolment, which needs nothing of an account.
+    pub fn enrolment(overrides: &Overrides, variables: &Variables) -> Result<Enrolment, Error> {
+        let file = overrides.config.as_deref().map(File::read).transpose()?.unwrap_or_default();
+        assemble::enrolment(file, overrides, variables)
     }
 
     /// Puts file, environment and command line together.

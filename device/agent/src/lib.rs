@@ -4,9 +4,10 @@
 
 use std::{sync::Arc, time::Duration};
 
+use motience_certs::Trust;
 use motience_device::{
     client,
-    login::{self, Auth, Credentials},
+    login::{self, Algorithm, Auth, Credentials, Home, Identity},
     outbox::{self, Storage},
     policy::Failure,
     producer::{self, Producer, Stats},
@@ -26,7 +27,7 @@ mod places;
 pub mod sensors;
 pub mod status;
 
-pub use config::Config;
+pub use config::{Config, Enrolment};
 
 use sensors::{Context, Counts, Sink};
 
@@ -79,10 +80,16 @@ impl From<producer::Error> for Error {
 /// holds its records, waits, and asks again. Returns the last statistics.
 pub async fn run(config: Config, shutdown: CancellationToken) -> Result<Stats, Error> {
     let auth = Auth::new(&config.auth_url, &config.trust)?;
-    let mut credentials = Credentials::account(auth, config.username.clone(), config.password.clone());
-    if let Some(file) = &config.token_file {
-        credentials = credentials.kept_in(file.clone());
-    }
+    let credentials = match &config.identity {
+        Some(place) => {
+            let identity = Identity::read(place)?.ok_or_else(|| Error::Config(format!("there is no identity in {}", place.display())))?;
+            Credentials::identity(auth, identity)
+        }
+        None => {
+            let account = Credentials::account(auth, config.username.clone(), config.password.clone());
+            config.token_file.iter().fold(account, |account, file| account.kept_in(file.clone()))
+        }
+    };
     let producer = Arc::new(Producer::start(config.producer(), credentials)?);
     let sensing = shutdown.child_token();
     let mut sensors = JoinSet::new();
@@ -135,6 +142,28 @@ pub async fn register(config: &Config) -> Result<(), Error> {
     let user = auth.register(&config.username, &config.password, Role::Producer, Some(config.device_id.as_str())).await?;
     tracing::info!(username = config.username, %user, "registered");
     Ok(())
+}
+
+/// Enrols this device by a token, with a new key of its own. `anew`: although it is enrolled already.
+pub async fn enrol(config: &Enrolment, token: &str, algorithm: Algorithm, anew: bool) -> Result<Identity, Error> {
+    let trust = config.ca.clone().map_or(Trust::Platform, Trust::Ca);
+    let auth = Auth::new(&config.auth_url, &trust)?;
+    if let Some(known) = Identity::read(&config.place)? {
+        if !anew {
+            let place = config.place.display();
+            return Err(Error::Config(format!(
+                "this is the device '{}' already ({place}): --anew gives it another key",
+                known.certificate.device_id
+            )));
+        }
+        Identity::remove(&config.place)?;
+    }
+    // The agent may run in another folder.
+    let ca = config.ca.as_ref().map(|path| std::path::absolute(path).unwrap_or_else(|_| path.clone()));
+    let home = Home { auth_url: config.auth_url.clone(), server_url: config.server_url.clone(), ca };
+    let identity = Identity::enrol(&auth, &config.place, token, config.device_id.as_ref(), algorithm, home).await?;
+    tracing::info!(device_id = %identity.certificate.device_id, producer = %identity.certificate.producer_id, "enrolled");
+    Ok(identity)
 }
 
 /// Every sensor came to its end, as standard input does, and what they read is settled.

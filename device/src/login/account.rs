@@ -10,7 +10,7 @@ use std::{
 use secrecy::SecretString;
 use tokio::{sync::Mutex, time::Instant};
 
-use super::{Auth, Error, Tokens, kept};
+use super::{Auth, Error, Identity, Key, Tokens, kept};
 
 /// The part of a token's life after which a connection is not begun with it any more.
 const SPENT_AT: f64 = 0.95;
@@ -22,6 +22,8 @@ pub enum Credentials {
     Token(SecretString),
     /// An account; boxed, for it is much larger.
     Account(Box<Account>),
+    /// The device's own key.
+    Key(Box<Key>),
 }
 
 impl Credentials {
@@ -29,6 +31,11 @@ impl Credentials {
     pub fn account(auth: Auth, username: impl Into<String>, password: SecretString) -> Self {
         let (state, file) = (Mutex::default(), None);
         Self::Account(Box::new(Account { auth, username: username.into(), password, file, state, doubted: AtomicBool::new(false) }))
+    }
+
+    /// A device that enrolled.
+    pub fn identity(auth: Auth, identity: Identity) -> Self {
+        Self::Key(Box::new(Key::new(auth, identity)))
     }
 
     /// Keeps the refresh token in this file as well, so that the account needs no login after a restart. A login costs the server
@@ -43,7 +50,7 @@ impl Credentials {
 
     /// Whether a new token can be had.
     pub fn can_renew(&self) -> bool {
-        matches!(self, Self::Account(_))
+        !matches!(self, Self::Token(_))
     }
 
     /// A token; refreshes, or logs in, where there is none that is good.
@@ -56,6 +63,7 @@ impl Credentials {
         match self {
             Self::Token(token) => Ok((token.clone(), false)),
             Self::Account(account) => account.token().await,
+            Self::Key(key) => key.token().await,
         }
     }
 
@@ -64,13 +72,16 @@ impl Credentials {
         match self {
             Self::Token(_) => Err(Error::Refused { status: 401, reason: "the token cannot be renewed".into() }),
             Self::Account(account) => account.renew(&mut *account.state.lock().await).await.map(|(token, _)| token),
+            Self::Key(key) => key.renew().await,
         }
     }
 
     /// A server refused the token: the next one is another. Where that happens twice, it comes from the password.
     pub async fn forget(&self) {
-        if let Self::Account(account) = self {
-            account.forget().await;
+        match self {
+            Self::Token(_) => {}
+            Self::Account(account) => account.forget().await,
+            Self::Key(key) => key.forget().await,
         }
     }
 

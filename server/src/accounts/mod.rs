@@ -16,7 +16,10 @@ use axum::Router;
 use utoipa::{OpenApi, openapi};
 use utoipa_axum::{router::OpenApiRouter, routes};
 
-use crate::http::{Service, Services, Shared, completed};
+use crate::{
+    devices,
+    http::{Service, Services, Shared, completed},
+};
 
 #[derive(OpenApi)]
 #[openapi(info(
@@ -52,4 +55,5 @@ fn operations() -> OpenApiRouter<Shared> {
         .routes(routes!(list::accounts))
         .routes(routes!(revoke::revoke))
         .routes(routes!(revoke::restore))
+        .merge(devices::operations())
 }

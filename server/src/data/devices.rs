@@ -3,7 +3,7 @@
 use axum::extract::State;
 use motience_cluster::DeviceStats;
 use motience_http::{ApiError, Bearer, Page, PagePermit, Path, Query};
-use motience_proto::model::{ProducerId, times::ClockFault};
+use motience_proto::model::{DeviceState, ProducerId, times::ClockFault};
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 use utoipa::{IntoParams, ToSchema};
@@ -24,13 +24,16 @@ pub(super) struct Wanted {
 
 /// A device.
 #[derive(Serialize, ToSchema)]
-#[schema(example = json!({"producer_id": "1", "device_id": "rpi_001", "connected": true, "node": "node-1", "transport": "quic",
+#[schema(example = json!({"producer_id": "1", "device_id": "rpi_001", "state": "active", "connected": true, "node": "node-1", "transport": "quic",
     "last_seen_at": "2025-01-29T11:35:00Z", "records": 4711, "rate_per_second": 4.0, "loss": 0.0125, "rtt_ms": 38.2, "backlog": 0, "address_changes": 2, "clock": null, "misdated": 0}))]
 pub(super) struct Device {
     /// As consumers see it: a string.
     #[schema(example = "123")]
     producer_id: String,
     device_id: String,
+    /// `active`; `quarantined`: its records are kept from consumers; `revoked`: they are refused.
+    #[schema(value_type = String, pattern = "^(active|quarantined|revoked)$")]
+    state: DeviceState,
     /// Whether it has a connection now.
     connected: bool,
     /// The node it is connected to, or was last.
@@ -86,8 +89,10 @@ pub(super) async fn devices(
     }
     let key = services.backend.relay.log_of(producer).await?;
     let producer_id = producer.to_string();
+    let states = &services.backend.devices;
     let shown = |stats: DeviceStats| Device {
         producer_id: producer_id.clone(),
+        state: states.state(producer, &stats.device),
         device_id: stats.device,
         connected: stats.connected,
         node: stats.node,

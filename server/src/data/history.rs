@@ -6,7 +6,7 @@ use std::borrow::Cow;
 
 use axum::{extract::State, http::HeaderValue};
 use motience_http::{ApiError, Bearer, Page, PagePermit, Path, Query};
-use motience_proto::model::{LogEpoch, ProducerId, record, times};
+use motience_proto::model::{LogEpoch, ProducerId, Role, record, times};
 use motience_store::{HistoryQuery, MAX_PAGE};
 use serde::{Deserialize, Serialize, Serializer};
 use serde_json::value::RawValue;
@@ -109,7 +109,11 @@ pub(super) async fn history(
     let _reader = services.limiters.requests.reader().await?;
     // Room for the last record of a page, which may go beyond it; where records may be as large as pages, a page may be one record larger.
     query.bytes = services.config.page.saturating_sub(services.backend.relay.limits().record).max(services.config.page / 2);
-    let part = part::read(&services.backend, &services.time_index, producer, &query, wanted.after(&query)).await?;
+    let mut part = part::read(&services.backend, &services.time_index, producer, &query, wanted.after(&query)).await?;
+    if grant.role == Role::Consumer {
+        // Those of devices in quarantine are for the producer and for operators. A page may be shorter by them.
+        part.records.retain(|record| !services.backend.devices.is_withheld(producer, &record.device_id));
+    }
     let next = part.next.and_then(|next| wanted.next(next, query.limit));
     let producer_id = producer.to_string();
     let kept = |Record { id, device_id, timestamp, data, extra, received_at }| {

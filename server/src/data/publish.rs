@@ -10,10 +10,10 @@ use axum::{
     extract::{Request, State},
     http::{HeaderMap, StatusCode, header},
 };
-use motience_http::{ApiError, Json, Producer, collect, is_json, malformed_json, unsupported_media_type};
+use motience_http::{ApiError, Json, Producer, collect, is_json, malformed_json, may_publish, unsupported_media_type};
 use motience_proto::model::{
     Transport,
-    envelope::{self, Envelope},
+    envelope::Envelope,
     record::{self, Admitted, MAX_ID},
 };
 use motience_relay::{self as relay, Publisher, Ticket};
@@ -77,6 +77,7 @@ pub(super) async fn data(
     exemption: Option<Extension<TimeoutExemption>>,
     request: Request,
 ) -> Result<Json<Taken>, ApiError> {
+    may_publish(&services.backend, &caller.grant)?;
     let key = Key::of(request.headers())?;
     if is_lines(request.headers()) {
         if let Some(Extension(exemption)) = exemption {
@@ -91,14 +92,12 @@ pub(super) async fn data(
         return Err(unsupported_media_type());
     }
     let backend = &services.backend;
-    let defaults = caller.grant.defaults(backend.clock.now());
-    let limit = backend.relay.limits().record;
     let body = record::without_mark(collected.bytes.clone());
     let several = body.trim_ascii_start().starts_with(b"[");
     let mut records = Vec::new();
     for (index, json) in split(&body, services.config.data_records)?.into_iter().enumerate() {
         let about = |error: ApiError| if several { error.about(format!("Record {index}")) } else { error };
-        match envelope::read(json, limit, &defaults).map_err(|invalid| about(invalid.into()))? {
+        match session::read(backend, json, &caller.grant).map_err(|invalid| about(invalid.into()))? {
             Envelope::Record(record, id) => records.push((record, id.or_else(|| key.name(index + 1)))),
             // Nobody waits for a pong here; the answer is one.
             Envelope::Ping(_) => {}

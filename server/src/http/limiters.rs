@@ -17,6 +17,8 @@ pub struct Limiters {
     pub refresh: Refreshes,
     /// `POST /logout`.
     pub logout: Failures,
+    /// Enrolments, renewals and logins of devices.
+    pub devices: Failures,
     /// Whatever else an account asks.
     pub requests: Requests,
 }
@@ -33,6 +35,7 @@ impl Limiters {
                 account: Buckets::new(rates.refresh_account),
             },
             logout: Failures::new("logout", rates.logout),
+            devices: Failures::new("device", rates.device),
             requests: Requests::new(config),
         }
     }

@@ -26,6 +26,8 @@ settings! {
         RATE_LIMIT_REFRESH_ACCOUNT = "6000/m" => refresh_account: Rate;
         /// Logouts from one address that end nothing.
         RATE_LIMIT_LOGOUT = "240/m" => logout: Rate;
+        /// Enrolments, renewals and logins of devices from one address that are refused. Those that succeed are free.
+        RATE_LIMIT_DEVICE = "240/m" => device: Rate;
         /// Requests of one account to ap, sm and dsm, except POST /data.
         RATE_LIMIT_REQUESTS = "1200/m" => requests: Rate;
         /// Requests for a part of a history among them.

@@ -4,6 +4,7 @@ mod accounts;
 mod attempts;
 mod cursors;
 mod data;
+mod devices;
 mod documents;
 mod encodings;
 mod history;

@@ -7,6 +7,7 @@ mod cluster;
 mod copies;
 mod damage;
 mod delivery;
+mod devices;
 mod egress_features;
 mod embedded;
 mod fleet;

@@ -5,6 +5,7 @@
 //! Nothing here touches the network or the database.
 
 mod config;
+mod device_states;
 mod error;
 mod hash_queue;
 mod hasher;
@@ -17,6 +18,7 @@ mod tokens;
 
 pub use self::{
     config::{Config, PLACEHOLDER_SECRET, SecretFileError, Settings},
+    device_states::DeviceStates,
     error::Error,
     hash_queue::{HashLimits, Turn, Waiter},
     hasher::{Hasher, Verdict, spare_processors},
@@ -25,5 +27,5 @@ pub use self::{
     random::id as random_id,
     revocations::Revocations,
     standing::Standing,
-    tokens::{Grant, MAX_TOKEN, Pair, RefreshClaims, Tokens},
+    tokens::{Grant, MAX_TOKEN, Pair, RefreshClaims, Tokens, device_family},
 };

@@ -19,6 +19,12 @@ const ALGORITHM: Algorithm = Algorithm::HS256;
 
 const ISSUER: &str = "motience";
 
+/// Families of tokens that devices got by keys of their own begin so. A login's are hexadecimal digits.
+const DEVICE_FAMILY: &str = "device:";
+
+/// How long a device has to sign a nonce.
+const NONCE_TTL: Duration = Duration::from_secs(60);
+
 /// How far the clocks of the nodes may differ, in seconds: a token may be from so far in the future.
 const CLOCK_LEEWAY: i64 = 60;
 
@@ -82,6 +88,16 @@ impl Grant {
         self.device_id.as_deref().filter(|_| self.strict_device)
     }
 
+    /// The device whose own key it was got by.
+    pub fn own_device(&self) -> Option<&str> {
+        self.only_device().filter(|_| self.family.starts_with(DEVICE_FAMILY))
+    }
+
+    /// Whether it goes back to a login by password, and not to a key: a login's family is nothing but hexadecimal digits.
+    pub fn is_by_password(&self) -> bool {
+        !self.family.contains(':')
+    }
+
     /// Members that complete its records at `now`.
     pub fn defaults(&self, now: OffsetDateTime) -> Defaults<'_> {
         Defaults { device_id: self.default_device(), strict: self.only_device().is_some(), now }
@@ -92,10 +108,16 @@ impl Grant {
         LogKey { producer: self.user.producer(), log: self.log }
     }
 
-    /// Whether the other is a token of this very account, in the same role.
+    /// Whether the other is a token of this very account, in the same role and for the same device, where it is for one only.
     pub fn is_of_same_account(&self, other: &Self) -> bool {
-        (self.user, self.log, self.role) == (other.user, other.log, other.role)
+        let subject = |grant: &Self| (grant.user, grant.log, grant.role);
+        subject(self) == subject(other) && self.only_device() == other.only_device()
     }
+}
+
+/// The family of the tokens that a device gets by the credential `id`.
+pub fn device_family(id: &str) -> String {
+    format!("{DEVICE_FAMILY}{id}")
 }
 
 /// Content of a refresh token.
@@ -166,6 +188,48 @@ impl Tokens {
         })
     }
 
+    /// A token for one device of a producer, got by the credential `id`; and the seconds for which it is good. Nothing renews it but that
+    /// credential.
+    pub fn issue_device(&self, user: &User, device: &str, id: &str) -> Result<(String, u64), Error> {
+        let now = self.0.clock.now().unix_timestamp();
+        let ttl = self.0.access_ttl.as_secs();
+        let claims = Claims {
+            sub: user.id.to_string(),
+            username: user.username.clone(),
+            role: Role::Producer,
+            device_id: Some(device.to_owned()),
+            strict_device: true,
+            log: Some(user.log),
+            typ: Kind::Access,
+            fam: device_family(id),
+            jti: random::id(),
+            iat: now,
+            nbf: None,
+            exp: now.saturating_add_unsigned(ttl),
+            iss: ISSUER.to_owned(),
+        };
+        Ok((self.sign(&claims)?, ttl))
+    }
+
+    /// A nonce for a device to sign, and the seconds for which it is good.
+    pub fn nonce(&self) -> Result<(String, u64), Error> {
+        let exp = self.0.clock.now().unix_timestamp().saturating_add_unsigned(NONCE_TTL.as_secs());
+        let claims = Nonce { nonce: random::id(), exp, iss: ISSUER.to_owned() };
+        let nonce = encode(&Header::new(ALGORITHM), &claims, &self.0.encoding).map_err(|_| Error::Internal)?;
+        Ok((nonce, NONCE_TTL.as_secs()))
+    }
+
+    /// Whether a nonce is one of ours, and still good.
+    pub fn check_nonce(&self, nonce: &str) -> Result<(), Error> {
+        if nonce.len() > MAX_TOKEN {
+            return Err(Error::Invalid);
+        }
+        let mut validation = self.0.validation.clone();
+        validation.set_required_spec_claims(&["exp", "iss"]);
+        let claims = decode::<Nonce>(nonce, &self.0.decoding, &validation).map_err(|_| Error::Invalid)?.claims;
+        if self.0.clock.now() >= time(claims.exp)? { Err(Error::Expired) } else { Ok(()) }
+    }
+
     /// Grant of an access token that is valid now.
     pub fn access(&self, token: &str) -> Result<Grant, Error> {
         self.check(token, Kind::Access)?.try_into()
@@ -218,6 +282,14 @@ impl fmt::Debug for Tokens {
 enum Kind {
     Access,
     Refresh,
+}
+
+/// Content of a nonce: none of the claims that make a token.
+#[derive(Serialize, Deserialize)]
+struct Nonce {
+    nonce: String,
+    exp: i64,
+    iss: String,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -449,6 +521,43 @@ mod tests {
             let token = encode(&header, &claims(), &EncodingKey::from_secret(SECRET.as_bytes())).unwrap();
             assert_eq!(tokens.access(&token), Err(Error::Invalid));
         }
+    }
+
+    #[test]
+    fn a_device_s_token_is_for_that_device_alone() {
+        let (tokens, hand) = tokens();
+        let account = User { device_id: None, strict_device: false, ..user() };
+        let (token, life) = tokens.issue_device(&account, "pump 7", "c1").unwrap();
+        let grant = tokens.access(&token).unwrap();
+        assert_eq!((grant.only_device(), grant.own_device(), grant.role, life), (Some("pump 7"), Some("pump 7"), Role::Producer, 3600));
+        assert_eq!((grant.family, grant.log), (device_family("c1"), LogId(1 << 40)));
+        let login = tokens.access(&tokens.issue(&account, &random::id()).unwrap().access_token).unwrap();
+        let other = tokens.access(&tokens.issue_device(&account, "pump 8", "c2").unwrap().0).unwrap();
+        let grant = tokens.access(&token).unwrap();
+        assert_eq!(login.own_device(), None);
+        assert!(!grant.is_of_same_account(&login) && !login.is_of_same_account(&grant) && !grant.is_of_same_account(&other));
+        assert!(tokens.access(&tokens.issue(&user(), "f").unwrap().access_token).unwrap().own_device().is_none(), "strict, by a password");
+        hand.advance(Duration::from_secs(3600));
+        assert_eq!(tokens.access(&token), Err(Error::Expired));
+    }
+
+    #[test]
+    fn a_nonce_is_good_for_a_minute_and_is_no_token() {
+        let (tokens, hand) = tokens();
+        let (nonce, life) = tokens.nonce().unwrap();
+        assert_eq!((tokens.check_nonce(&nonce), life), (Ok(()), 60));
+        assert_eq!(tokens.access(&nonce), Err(Error::Invalid));
+        let pair = tokens.issue(&user(), "f").unwrap();
+        for wrong in [
+            pair.access_token.as_str(),
+            "",
+            &nonce[1..],
+            &signed(&json!({"nonce": "n", "exp": START + 60, "iss": "x"}), Algorithm::HS256, SECRET),
+        ] {
+            assert_eq!(tokens.check_nonce(wrong), Err(Error::Invalid));
+        }
+        hand.advance(Duration::from_secs(60));
+        assert_eq!(tokens.check_nonce(&nonce), Err(Error::Expired));
     }
 
     #[test]

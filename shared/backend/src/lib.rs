@@ -6,6 +6,9 @@
 //!
 //! Embedded: this process is the whole platform. Cluster: Redis joins any number of nodes over one PostgreSQL.
 
+mod device_ca;
+pub mod devices;
+
 use std::{
     fmt,
     path::PathBuf,
@@ -13,7 +16,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use motience_auth::{self as auth, Grant, Hasher, Revocations, Standing, Tokens};
+use motience_auth::{self as auth, DeviceStates, Grant, Hasher, Revocations, Standing, Tokens, device_family};
 use motience_cluster::{self as cluster, Event, Reports};
 use motience_limits::{
     permits::{self, Permits},
@@ -31,6 +34,8 @@ use motience_settings::env::{self, Env, Reader, Value, one_of, settings};
 use motience_store::{self as store, Gone, LogIds, NewUser, Store};
 use tokio::sync::Notify;
 use tracing::{info, warn};
+
+pub use device_ca::{Authority, Error as AuthorityError};
 
 /// Longest wait for each dependency when readiness is asked.
 const READY_LIMIT: Duration = Duration::from_secs(2);
@@ -105,6 +110,8 @@ pub struct Config {
     pub volatile: bool,
     /// Tokens and passwords.
     pub auth: auth::Config,
+    /// Devices that have keys of their own.
+    pub devices: devices::Config,
     /// How much of the log is kept.
     pub retention: Retention,
     /// Limits of the relay.
@@ -137,6 +144,7 @@ impl Config {
             replicas,
             volatile: durability == Some(Durability::Memory),
             auth: auth::Config::read(reader),
+            devices: devices::Config::read(reader),
             retention: reader.group(),
             limits: reader.group(),
             permits: reader.group(),
@@ -198,6 +206,11 @@ impl Config {
         {
             wrong.push(causes(&e));
         }
+        if let Some((certificate, key)) = &self.devices.ca
+            && let Err(e) = Authority::load(certificate, key)
+        {
+            wrong.push(causes(&e));
+        }
         wrong
     }
 
@@ -227,6 +240,9 @@ pub enum Error {
     /// The file with the node's own secret.
     #[error(transparent)]
     Secret(#[from] auth::SecretFileError),
+    /// The authority that signs the devices' certificates.
+    #[error("there is no authority for devices")]
+    DeviceCa(#[from] device_ca::Error),
 }
 
 impl Error {
@@ -235,7 +251,8 @@ impl Error {
         match self {
             Self::Store { source, .. } => source.is_unavailable(),
             Self::Log(source) => matches!(source, log::Error::Unavailable(_)),
-            Self::File(_) | Self::Secret(_) => false,
+            Self::DeviceCa(device_ca::Error::Store(source)) => source.is_unavailable(),
+            Self::File(_) | Self::Secret(_) | Self::DeviceCa(_) => false,
         }
     }
 }
@@ -257,6 +274,10 @@ pub struct Backend {
     pub hasher: Hasher,
     /// Logins that have ended before their tokens.
     pub revocations: Revocations,
+    /// Devices whose records are refused or withheld.
+    pub devices: DeviceStates,
+    /// Signs the certificates of devices.
+    pub authority: Authority,
     /// Joins producers and consumers.
     pub relay: Relay,
     /// Nodes, live producers and devices, counted here and as other nodes report them.
@@ -275,6 +296,8 @@ pub struct Backend {
     pub node: String,
     /// When readiness was last asked for, and the answer.
     readiness: tokio::sync::Mutex<Option<(Instant, Result<(), Unready>)>>,
+    certificate_life: Duration,
+    device_passwords: devices::Passwords,
     logs: LogIds,
     refresher: tokio::task::JoinHandle<()>,
 }
@@ -303,11 +326,13 @@ impl Backend {
         let store = Store::open(&config.store).await.map_err(failed)?;
         let revocations = Revocations::new(clock.clone(), config.auth.refresh_ttl.max(config.auth.access_ttl));
         load_revocations(&store, &revocations, &config.auth, &clock).await.map_err(failed)?;
+        let devices = DeviceStates::default();
+        load_devices(&store, &devices).await.map_err(failed)?;
         let hub = Arc::new(Hub::new(config.limits.ring, config.limits.read));
         let subscription_cache = Arc::new(SubscriptionCache::new());
         let reports = Reports::new(&config.node, config.limits.devices, clock.clone());
         let restored = Arc::new(Notify::new());
-        let sink = sink(&hub, &subscription_cache, &reports, &revocations, &clock, &restored);
+        let sink = sink(&hub, &subscription_cache, &reports, (&revocations, &devices), &clock, &restored);
         let kind = config.kind();
         let log = match &config.redis {
             None if config.volatile => Log::Embedded(embedded::Log::in_memory(config.retention, clock.clone(), sink)),
@@ -326,14 +351,27 @@ impl Backend {
         } else if config.auth.generated {
             warn!("JWT_SECRET is not set: a random secret is used, and every token ends with this process");
         }
+        let authority = match &config.devices.ca {
+            Some((certificate, key)) => Authority::load(certificate, key)?,
+            None => Authority::of_installation(&store, &config.auth, clock.now()).await?,
+        };
         note_accounts(&log, &store).await;
         info!(?kind, durability = log.durability(), node = config.node, "backend is open");
         let logs = LogIds::new(store.clone());
-        let relay = Relay::new(log, (store.clone(), logs.clone()), hub, subscription_cache, reports.clone(), clock.clone(), config.limits);
+        let relay = Relay::new(
+            log,
+            (store.clone(), logs.clone()),
+            hub,
+            subscription_cache,
+            reports.clone(),
+            clock.clone(),
+            (config.limits, devices.clone()),
+        );
         let refresher = Refresher {
             store: store.clone(),
             logs: logs.clone(),
             revocations: revocations.clone(),
+            devices: devices.clone(),
             auth: config.auth.clone(),
             clock: clock.clone(),
             restored,
@@ -344,6 +382,8 @@ impl Backend {
             tokens: Tokens::new(&config.auth, clock.clone()),
             hasher: Hasher::new(config.auth.hashing),
             revocations,
+            devices,
+            authority,
             relay,
             reports,
             permits: Permits::new(config.permits),
@@ -353,6 +393,8 @@ impl Backend {
             kind,
             node: config.node,
             readiness: tokio::sync::Mutex::default(),
+            certificate_life: config.devices.certificate_life,
+            device_passwords: config.devices.passwords,
             logs,
             refresher,
         }))
@@ -362,10 +404,14 @@ impl Backend {
     /// of the database may be another one than it was issued to.
     pub async fn authenticate(&self, token: &str) -> Result<Grant, auth::Error> {
         let grant = self.tokens.access(token)?;
-        if self.revocations.is_revoked(&grant) || !self.logs.is_present(grant.user, grant.log).await {
+        if self.revocations.is_revoked(&grant) || self.is_of_revoked_device(&grant) || !self.logs.is_present(grant.user, grant.log).await {
             return Err(auth::Error::Revoked);
         }
         Ok(grant)
+    }
+
+    fn is_of_revoked_device(&self, grant: &Grant) -> bool {
+        grant.own_device().is_some_and(|device| self.devices.is_revoked(grant.user.producer(), device))
     }
 
     /// Makes an account, with a number that no account had before, even where the database has been restored from a backup since.
@@ -471,14 +517,14 @@ fn sink(
     hub: &Arc<Hub>,
     subscription_cache: &Arc<SubscriptionCache>,
     reports: &Reports,
-    revocations: &Revocations,
+    (revocations, devices): (&Revocations, &DeviceStates),
     clock: &Clock,
     restored: &Arc<Notify>,
 ) -> Sink {
     let restored = Arc::clone(restored);
     let (hub, subscription_cache, reports, revocations) =
         (Arc::clone(hub), Arc::clone(subscription_cache), reports.clone(), revocations.clone());
-    let clock = clock.clone();
+    let (devices, clock) = (devices.clone(), clock.clone());
     Arc::new(move |signal| match signal {
         Signal::Batch(batch) => hub.deliver(&batch),
         Signal::Message(message) => {
@@ -488,6 +534,7 @@ fn sink(
                 Err(e) => {
                     warn!(error = %e, "taking it for lost");
                     hub.mark_stale();
+                    restored.notify_one();
                     return subscription_cache.mark_stale();
                 }
             };
@@ -499,6 +546,7 @@ fn sink(
                     families.iter().for_each(|family| revocations.revoke_family(family));
                     revocations.revoke_user(*user, at_ms.map_or_else(|| clock.now(), from_millis));
                 }
+                Event::DeviceChanged { producer, device, state, withheld } => devices.set(*producer, device, *state, *withheld),
                 Event::Restored => restored.notify_one(),
                 _ => {}
             }
@@ -508,8 +556,20 @@ fn sink(
         Signal::Interrupted => {
             hub.mark_stale();
             subscription_cache.mark_stale();
+            // A device may have been revoked meanwhile.
+            restored.notify_one();
         }
     })
+}
+
+async fn load_devices(store: &Store, devices: &DeviceStates) -> Result<(), store::Error> {
+    loop {
+        let seen = devices.changes();
+        let all = store.restricted_devices().await?;
+        if devices.replace(seen, all.iter().map(|one| (one.producer, one.device.as_str(), one.state, one.withheld))) {
+            return Ok(());
+        }
+    }
 }
 
 async fn load_revocations(store: &Store, revocations: &Revocations, auth: &auth::Config, clock: &Clock) -> Result<(), store::Error> {
@@ -517,6 +577,9 @@ async fn load_revocations(store: &Store, revocations: &Revocations, auth: &auth:
     let since = clock.now() - auth.access_ttl;
     for family in store.revoked_families(since).await? {
         revocations.revoke_family(&family);
+    }
+    for id in store.ended_credentials(since).await? {
+        revocations.revoke_family(&device_family(&id));
     }
     for (user, moment) in store.closed_accounts(since).await? {
         revocations.revoke_user(user, moment);
@@ -549,6 +612,7 @@ struct Refresher {
     store: Store,
     logs: LogIds,
     revocations: Revocations,
+    devices: DeviceStates,
     auth: auth::Config,
     clock: Clock,
     /// Told when the accounts were restored from a backup.
@@ -568,6 +632,12 @@ impl Refresher {
             }
             if let Err(e) = load_revocations(&self.store, &self.revocations, &self.auth, &self.clock).await {
                 warn!(error = %e, "revoked logins cannot be read; trying again");
+            }
+            if let Err(e) = load_devices(&self.store, &self.devices).await {
+                warn!(error = %e, "restricted devices cannot be read; trying again");
+            }
+            if let Err(e) = self.store.purge_enrolments(self.clock.now()).await {
+                warn!(error = %e, "spent enrolment tokens cannot be removed; trying again");
             }
             if let Err(e) = self.store.purge_refresh(self.clock.now()).await {
                 warn!(error = %e, "expired refresh tokens cannot be removed; trying again");

@@ -7,7 +7,7 @@
 use std::{path::Path, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use motience_auth::Grant;
+use motience_auth::{DeviceStates, Grant};
 use motience_backend::{Backend, Config};
 use motience_cluster::{Event, Reports};
 use motience_log::{Log, Retention, SessionName, embedded};
@@ -536,7 +536,15 @@ async fn before_any_signal(records: u64) -> (Relay, Publisher) {
     let logs = LogIds::new(store.clone());
     let reports = Reports::new("deaf", Limits::default().devices, clock.clone());
     let hub = Arc::new(Hub::new(1 << 20, 64 << 10));
-    let relay = Relay::new(log, (store, logs), hub, Arc::new(SubscriptionCache::new()), reports, clock, Limits::default());
+    let relay = Relay::new(
+        log,
+        (store, logs),
+        hub,
+        Arc::new(SubscriptionCache::new()),
+        reports,
+        clock,
+        (Limits::default(), DeviceStates::default()),
+    );
     let publisher = relay.publisher(LOG, device(), ProducerEpoch(1)).await.unwrap();
     send(&publisher, 1..=records).await;
     (relay, publisher)

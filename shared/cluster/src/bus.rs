@@ -25,7 +25,7 @@ pub fn read(message: &[u8]) -> Result<Event, Unreadable> {
 mod tests {
     use super::*;
     use crate::{DeviceReport, NodeReport, StreamReport};
-    use motience_proto::model::{ConsumerId, LogId, ProducerId, Transport, UserId};
+    use motience_proto::model::{ConsumerId, DeviceState, LogId, ProducerId, Transport, UserId};
 
     /// Messages word for word as nodes of the last state send them: a node of either version reads those of the other.
     #[test]
@@ -56,6 +56,10 @@ mod tests {
             (
                 Event::UserRevoked { user: UserId(1), at_ms: Some(9), families: vec!["f".into()] },
                 r#"{"type":"user_revoked","user":1,"at_ms":9,"families":["f"]}"#,
+            ),
+            (
+                Event::DeviceChanged { producer, device: "d".into(), state: DeviceState::Revoked, withheld: false },
+                r#"{"type":"device_changed","producer":2,"device":"d","state":"revoked","withheld":false}"#,
             ),
             (Event::Restored, r#"{"type":"restored"}"#),
             (

@@ -1,7 +1,7 @@
 //! Events that nodes broadcast on the cluster bus. An event is a hint to read the store again, never the truth itself: one that is lost
 //! costs the lifetime of a cache, not correctness.
 
-use motience_proto::model::{Account, ConsumerId, ProducerId, UserId};
+use motience_proto::model::{Account, ConsumerId, DeviceState, ProducerId, UserId};
 use serde::{Deserialize, Serialize};
 
 use crate::report::{DeviceReport, NodeReport, StreamReport};
@@ -39,6 +39,18 @@ pub enum Event {
         /// The families of its tokens that were alive, some of them where there are many.
         #[serde(default)]
         families: Vec<String>,
+    },
+    /// A device was quarantined, revoked or restored.
+    DeviceChanged {
+        /// Its producer.
+        producer: ProducerId,
+        /// The device.
+        device: String,
+        /// Its state by now.
+        state: DeviceState,
+        /// Whether its records are kept from consumers.
+        #[serde(default)]
+        withheld: bool,
     },
     /// The accounts were restored from a backup: whatever a node knows of them has to be looked up again.
     Restored,
@@ -84,7 +96,12 @@ impl Event {
             Self::Streams { streams, .. } => streams.iter_mut().map(|stream| &mut stream.last_record_ms).for_each(clamp),
             Self::Node { report } => clamp(&mut report.started_ms),
             Self::Devices { devices, .. } => devices.iter_mut().map(|device| &mut device.seen_ms).for_each(clamp),
-            Self::Subscribed { .. } | Self::Unsubscribed { .. } | Self::FamilyRevoked { .. } | Self::Restored | Self::Unknown => {}
+            Self::Subscribed { .. }
+            | Self::Unsubscribed { .. }
+            | Self::FamilyRevoked { .. }
+            | Self::DeviceChanged { .. }
+            | Self::Restored
+            | Self::Unknown => {}
         }
         self
     }

@@ -290,7 +290,7 @@ impl From<record::Invalid> for ApiError {
         let status = match invalid {
             record::Invalid::TooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
             record::Invalid::Json(_) => StatusCode::BAD_REQUEST,
-            record::Invalid::WrongDevice { .. } => StatusCode::FORBIDDEN,
+            record::Invalid::WrongDevice { .. } | record::Invalid::DeviceRevoked { .. } => StatusCode::FORBIDDEN,
             _ => StatusCode::UNPROCESSABLE_ENTITY,
         };
         Self::new(status, invalid.code(), sentence(&invalid.to_string())).with_field(invalid.field().map(str::to_owned))

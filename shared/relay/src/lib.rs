@@ -29,7 +29,7 @@ pub use session::{Committed, Ticket};
 pub use subscriber::{Delivery, GapCause, Notice, Subscriber};
 pub use subscription_cache::{SubscriptionCache, Watch};
 
-use motience_auth::Standing;
+use motience_auth::{DeviceStates, Standing};
 use motience_cluster::{Most, Reports};
 use motience_log::{self as log, Log};
 use motience_proto::model::{ConsumerId, LogKey, ProducerEpoch, ProducerId};
@@ -99,6 +99,7 @@ pub(crate) struct Inner {
     pub(crate) logs: LogIds,
     pub(crate) clock: Clock,
     pub(crate) limits: Limits,
+    pub(crate) devices: DeviceStates,
     pub(crate) appenders: appender::Appenders,
     sessions: active_sessions::ActiveSessions,
     pub(crate) tasks: TaskTracker,
@@ -114,7 +115,7 @@ impl Relay {
         subscription_cache: Arc<SubscriptionCache>,
         reports: Reports,
         clock: Clock,
-        limits: Limits,
+        (limits, devices): (Limits, DeviceStates),
     ) -> Self {
         let relay = Self(Arc::new(Inner {
             log,
@@ -125,6 +126,7 @@ impl Relay {
             logs,
             clock,
             limits,
+            devices,
             appenders: appender::Appenders::default(),
             sessions: active_sessions::ActiveSessions::default(),
             tasks: TaskTracker::new(),

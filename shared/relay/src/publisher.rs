@@ -105,9 +105,10 @@ impl Publisher {
         ClockFault::of(time, self.relay.0.clock.now(), self.relay.0.limits.ahead)
     }
 
-    /// Checks a record that comes whole, and whose it is.
+    /// Checks a record that comes whole, whose it is, and that its device may speak.
     fn check_record<'r>(&self, json: &'r [u8]) -> Result<record::Checked<'r>, record::Invalid> {
         let checked = record::check(json, self.relay.0.limits.record)?;
+        self.relay.0.devices.check(self.producer(), &checked.device)?;
         match &self.device {
             Some(own) if self.relay.0.limits.strict_native && **own != *checked.device => {
                 Err(record::Invalid::WrongDevice { own: own.as_ref().to_owned() })

@@ -51,12 +51,31 @@ pub async fn admit(hello: &Hello, permit: &mut Permit, backend: &Backend, draini
         return Err(CloseReason::forbidden(format!("this account is no {role}")));
     }
     let device = DeviceId::new(&hello.device_id).map_err(|e| CloseReason::protocol(e.to_string()))?;
+    if hello.intent == Intent::Produce {
+        may_publish(backend, &grant)?;
+        if backend.devices.is_revoked(grant.user.producer(), device.as_str()) {
+            return Err(device_revoked());
+        }
+    }
     if hello.intent == Intent::Produce && grant.only_device().is_some_and(|own| own != device.as_str()) {
         return Err(CloseReason::forbidden("wrong_device: this account speaks for the device it was registered with only"));
     }
     permit.identify(grant.user, share)?;
     info!(user = %grant.user, %device, intent = ?hello.intent, transport = permit.transport().as_str(), "device connected");
     Ok(Admitted { device, standing: Arc::new(backend.standing(grant)) })
+}
+
+/// Refuses to let a login by password publish where the settings say so (DEVICE_PASSWORDS).
+pub fn may_publish(backend: &Backend, grant: &Grant) -> Result<(), CloseReason> {
+    if backend.may_publish(grant) {
+        return Ok(());
+    }
+    Err(CloseReason::forbidden("device_credential_required: here a device publishes by a key of its own (DEVICE_PASSWORDS)"))
+}
+
+/// The device of a session was revoked.
+pub(super) fn device_revoked() -> CloseReason {
+    CloseReason::forbidden("device_revoked: this device was revoked")
 }
 
 /// Who holds this access token.

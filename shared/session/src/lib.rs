@@ -14,10 +14,10 @@ mod messages;
 mod producer;
 mod replies;
 
-pub use admission::{Admitted, admit, authenticate, hello, ration, report_end, while_authorized};
+pub use admission::{Admitted, admit, authenticate, hello, may_publish, ration, report_end, while_authorized};
 pub use close::CloseReason;
 pub use consumer::{Answer, ConsumerTransport, Refusal, Request, consume};
 pub use host::{Host, Limits};
-pub use messages::{Message, MessagePublisher, MessageSession, MessageTransport, given};
+pub use messages::{Message, MessagePublisher, MessageSession, MessageTransport, given, read};
 pub use producer::{Received, Transport, Wanted, carries_nothing, produce};
 pub use replies::{ClientRecord, UNKNOWN_TYPE, error_reply, pong, unknown_type};

@@ -42,7 +42,7 @@ pub struct MessagePublisher {
 }
 
 impl MessagePublisher {
-    /// Opens a publisher for one connection or request.
+    /// Opens a publisher for one connection or request, of an account that may publish ([`may_publish`]).
     pub async fn open(backend: &Arc<Backend>, key: LogKey, transport: Transport) -> Result<Self, Error> {
         let publisher = backend.relay.ephemeral_publisher(key).await?;
         let devices = backend.reports.devices.senders(key, transport);
@@ -51,7 +51,7 @@ impl MessagePublisher {
 
     /// The meaning of a message that an account sent just now.
     pub fn read(&self, sent: Bytes, grant: &Grant) -> Result<Envelope, Invalid> {
-        envelope::read(sent, self.backend.relay.limits().record, &grant.defaults(self.backend.clock.now()))
+        read(&self.backend, sent, grant)
     }
 
     /// Hands records to the log's writer as one batch, and waits while that is behind.
@@ -87,6 +87,15 @@ impl MessagePublisher {
     pub async fn committed(&self, ticket: Ticket) -> Result<(), Error> {
         self.publisher.committed(ticket).await
     }
+}
+
+/// The meaning of a message that an account sent just now. A record that names a revoked device is none.
+pub fn read(backend: &Backend, sent: Bytes, grant: &Grant) -> Result<Envelope, Invalid> {
+    let meaning = envelope::read(sent, backend.relay.limits().record, &grant.defaults(backend.clock.now()))?;
+    if let Envelope::Record(record, _) = &meaning {
+        backend.check_record(grant.user.producer(), &record.json)?;
+    }
+    Ok(meaning)
 }
 
 /// Notices the device that a record names.

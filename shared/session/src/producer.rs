@@ -24,7 +24,7 @@ use tracing::debug;
 
 use super::{
     Admitted, CloseReason, Host,
-    admission::refreshed,
+    admission::{device_revoked, refreshed},
     batch::{AckQueue, IngestBatch, Receipt},
     latest::Latest,
     while_authorized,
@@ -94,7 +94,7 @@ pub async fn produce<T: Transport>(
     let Admitted { device, standing } = admitted;
     let key = standing.grant().log_key();
     let relay = &host.backend.relay;
-    while_authorized(standing, async {
+    let session = while_authorized(standing, async {
         let publisher = relay.publisher(key, log::SessionName::device(device), hello.epoch).await?;
         let presence = host.backend.reports.devices.enter(key, device.as_str(), T::KIND);
         if let Some(path) = transport.path() {
@@ -119,8 +119,13 @@ pub async fn produce<T: Transport>(
             () = publisher.superseded() => Err(CloseReason::Fenced),
             ended = session.run(features) => ended,
         }
-    })
-    .await
+    });
+    tokio::select! {
+        biased;
+        // By whatever credential it came. First, because its tokens end with it.
+        () = host.backend.devices.revoked(key.producer, device.as_str()) => Err(device_revoked()),
+        ended = session => ended,
+    }
 }
 
 struct Session<'s, T> {

@@ -10,7 +10,10 @@ mod accounts;
 mod acts;
 mod config;
 mod cursors;
+mod device_cas;
+mod devices;
 mod engine;
+mod enrolments;
 mod error;
 mod history;
 mod installation;
@@ -38,6 +41,9 @@ pub use self::{
     acts::{Act, ActQuery, NewAct},
     config::{Config, Settings},
     cursors::NamedCursor,
+    device_cas::StoredDeviceCa,
+    devices::{Credential, Device, Labels, NewCredential, Restricted},
+    enrolments::{Enrolment, EnrolmentToken},
     error::Error,
     history::{HistoryBatch, HistoryEntry, HistoryQuery, HistoryRow, Kept, entry_bytes, kept_time},
     log_ids::{Gone, LogIds},

@@ -3,6 +3,7 @@
 mod acts;
 mod concurrency;
 mod cursors;
+mod devices;
 mod failure;
 mod history;
 mod legacy;

@@ -1,18 +1,24 @@
 //! The agent's settings, put together from file, environment and command line.
 
-use std::{fs, net::IpAddr, path::Path, time::Duration};
+use std::{
+    fs,
+    net::IpAddr,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use motience_certs::Trust;
 use motience_device::{
     backoff::Backoff,
     client::{Gateway, Server},
+    login::Identity,
 };
 use motience_proto::model::DeviceId;
 use secrecy::{ExposeSecret as _, SecretString};
 use url::Url;
 
 use super::{
-    Config, Error, GRACE, INTERVAL, Kind, Overrides, REFUSED, Sensor, Settings, Variables,
+    Config, Enrolment, Error, GRACE, INTERVAL, Kind, Overrides, REFUSED, Sensor, Settings, Variables,
     error::Mistakes,
     file::{File, time},
 };
@@ -32,17 +38,27 @@ pub(super) fn assemble(mut file: File, overrides: &Overrides, variables: &Variab
     if let Err(error) = variables.0.read(|reader| given = reader.group()) {
         wrong.add(error);
     }
-    let account = account(&mut file, &given, variables, &mut wrong);
-    let server = overrides.server.clone().or(file.server_url.take()).unwrap_or(given.server_url);
+    let place = identity_place(file.identity.as_deref(), file.state_dir.as_deref(), variables);
+    let enrolled = wrong.setting("the device's identity", Identity::read(&place).map_err(|e| e.to_string())).flatten();
+    let account = match &enrolled {
+        Some(identity) => enrolled_account(identity, &mut file, &given, variables, &mut wrong),
+        None => account(&mut file, &given, variables, &mut wrong),
+    };
+    // An enrolled device comes back to where it enrolled, unless told otherwise.
+    let home = enrolled.as_ref().map(|identity| identity.home.clone()).unwrap_or_default();
+    let said = |name: &str, value: String| variables.get(name).map(|_| value);
+    let server = overrides.server.clone().or(file.server_url.take()).or(said("SERVER_URL", given.server_url.clone()));
+    let server = server.or(home.server_url).unwrap_or(given.server_url);
     let server = wrong.setting("SERVER_URL (server_url)", server.parse::<Server>().map_err(|e| format!("cannot be used: {e}")));
-    let auth_url = file.auth_url.take().unwrap_or(given.auth_url);
+    let auth_url = overrides.auth.clone().or(file.auth_url.take()).or(said("AUTH_URL", given.auth_url.clone()));
+    let auth_url = auth_url.unwrap_or(if enrolled.is_some() { home.auth_url } else { given.auth_url });
     let gateway = file.fallback_url.take().or(given.fallback_url);
     let gateway = gateway.map(|url| url.parse::<Gateway>().map_err(|e| format!("cannot be used: {e}"))).transpose();
     let fallback = wrong.setting("FALLBACK_URL (fallback_url)", gateway).flatten();
     if !(file.insecure_plaintext.unwrap_or(given.insecure_plaintext) || overrides.insecure_plaintext) {
         refuse_plaintext(&auth_url, fallback.as_ref(), &mut wrong);
     }
-    let ca = overrides.ca.clone().or(file.ca.take().map(Into::into)).or(given.ca);
+    let ca = overrides.ca.clone().or(file.ca.take().map(Into::into)).or(given.ca).or(home.ca);
     let interval = time(Some(file.send_interval_secs.unwrap_or(given.send_interval_secs)));
     let interval = wrong.setting("SEND_INTERVAL_SECS (send_interval_secs)", interval).flatten().unwrap_or(INTERVAL);
     let sensors = sensors(&mut file, interval, &mut wrong);
@@ -58,6 +74,7 @@ pub(super) fn assemble(mut file: File, overrides: &Overrides, variables: &Variab
         device_id,
         username,
         password,
+        identity: enrolled.is_some().then_some(place),
         auth_url,
         server,
         server_name: file.server_name,
@@ -77,6 +94,58 @@ pub(super) fn assemble(mut file: File, overrides: &Overrides, variables: &Variab
         log: file.log.unwrap_or(given.log),
     });
     wrong.finish(config)
+}
+
+/// Settings of an enrolment.
+pub(super) fn enrolment(mut file: File, overrides: &Overrides, variables: &Variables) -> Result<Enrolment, Error> {
+    let mut wrong = Mistakes::of(overrides.config.as_deref());
+    let mut given = Settings::default();
+    if let Err(error) = variables.0.read(|reader| given = reader.group()) {
+        wrong.add(error);
+    }
+    let auth_url = overrides.auth.clone().or(file.auth_url.take()).unwrap_or(given.auth_url);
+    if !(file.insecure_plaintext.unwrap_or(given.insecure_plaintext) || overrides.insecure_plaintext) {
+        refuse_plaintext(&auth_url, None, &mut wrong);
+    }
+    let server_url = overrides.server.clone().or(file.server_url.take()).or_else(|| variables.get("SERVER_URL").map(str::to_owned));
+    if let Some(url) = &server_url {
+        wrong.setting("SERVER_URL (server_url)", url.parse::<Server>().map_err(|e| format!("cannot be used: {e}")));
+    }
+    let device_id = file.device_id.take().or(given.device_id);
+    let device_id =
+        device_id.and_then(|name| wrong.setting("DEVICE_ID (device_id)", DeviceId::new(&name).map_err(|e| format!("cannot be used: {e}"))));
+    let ca = overrides.ca.clone().or(file.ca.take().map(Into::into)).or(given.ca);
+    let place = identity_place(file.identity.as_deref(), file.state_dir.as_deref(), variables);
+    let log = file.log.unwrap_or(given.log);
+    wrong.finish(Some(Enrolment { auth_url, server_url, ca, place, device_id, log }))
+}
+
+/// Where a device's identity is kept: beside its outbox, unless the configuration file says otherwise.
+pub(super) fn identity_place(said: Option<&Path>, state_dir: Option<&Path>, variables: &Variables) -> PathBuf {
+    said.map_or_else(|| state_dir.map_or_else(|| variables.default_state_dir(), Path::to_owned).join("identity"), Path::to_owned)
+}
+
+/// Stands for the account's name, which a device that enrolled need not know.
+pub(super) fn enrolled_username(identity: &Identity) -> String {
+    format!("producer-{}", identity.certificate.producer_id)
+}
+
+fn enrolled_account(
+    identity: &Identity,
+    file: &mut File,
+    given: &Settings,
+    variables: &Variables,
+    wrong: &mut Mistakes<'_>,
+) -> Option<Account> {
+    let own = &identity.certificate.device_id;
+    let said = file.device_id.take().or_else(|| given.device_id.clone());
+    if said.as_deref().is_some_and(|said| said != own.as_str()) {
+        wrong.setting::<()>("DEVICE_ID (device_id)", Err(format_args!("is not the device that enrolled here, which is '{own}'")));
+    }
+    // The name stays part of the outbox's: records that wait there go on waiting when a device enrols.
+    let username = file.username.take().or_else(|| variables.username().map(str::to_owned));
+    let username = username.unwrap_or_else(|| enrolled_username(identity));
+    Some(Account { device_id: own.clone(), username, password: SecretString::default() })
 }
 
 /// A number of the names of files: one for each account and device.

@@ -35,6 +35,7 @@ pub(super) struct File {
     pub(super) username: Option<String>,
     pub(super) password: Option<SecretString>,
     pub(super) password_file: Option<PathBuf>,
+    pub(super) identity: Option<PathBuf>,
     pub(super) auth_url: Option<String>,
     pub(super) server_url: Option<String>,
     pub(super) server_name: Option<String>,

@@ -30,12 +30,23 @@ async fn each_document_names_every_path_of_its_service() {
         (
             &platform.ap,
             &[
+                "DELETE /devices/enrolments/{id}",
                 "GET /accounts",
                 "GET /consumers",
+                "GET /devices/enrolments",
+                "GET /devices/{producer_id}/registered",
                 "GET /producers",
                 "GET /verify",
                 "POST /accounts/{id}/restore",
                 "POST /accounts/{id}/revoke",
+                "POST /devices/challenge",
+                "POST /devices/enrol",
+                "POST /devices/enrolments",
+                "POST /devices/renew",
+                "POST /devices/token",
+                "POST /devices/{producer_id}/{device_id}/quarantine",
+                "POST /devices/{producer_id}/{device_id}/restore",
+                "POST /devices/{producer_id}/{device_id}/revoke",
                 "POST /login",
                 "POST /logout",
                 "POST /refresh",
@@ -71,13 +82,22 @@ async fn operations_behind_a_token_say_so_and_ask_for_it() {
     for (router, alias) in [(&platform.ap, "/api/auth"), (&platform.sm, "/api"), (&platform.dsm, "/api")] {
         for (method, path, operation) in operations(&document(router).await) {
             let path = path.replace("{producer_id}", "1").replace("{consumer_id}", "1").replace("{name}", "n").replace("{id}", "1");
+            let path = path.replace("{device_id}", "d");
             let responses = &operation["responses"];
-            let open = ["/register", "/login", "/refresh", "/logout"].contains(&path.as_str());
+            let by_body = ["/register", "/login", "/refresh", "/logout", "/devices/enrol", "/devices/renew", "/devices/token"];
+            let open = by_body.contains(&path.as_str()) || path == "/devices/challenge";
             assert_eq!(operation.get("security").is_none(), open, "{path}");
             for path in [path.clone(), format!("{alias}{path}")] {
                 let answer = send(router, request(method.parse().unwrap(), &path, None, Sent::Nothing)).await;
                 let status = answer.status.as_u16();
-                assert_eq!(status, if open { 415 } else { 401 }, "{path}");
+                let expected = if path.ends_with("/challenge") {
+                    200
+                } else if open {
+                    415
+                } else {
+                    401
+                };
+                assert_eq!(status, expected, "{path}");
                 assert!(responses.get(status.to_string()).is_some(), "{method} {path} does not document its {status}");
             }
             for (status, response) in responses.as_object().unwrap().iter().filter(|(status, _)| status.as_str() >= "400") {

@@ -166,7 +166,7 @@ async fn devices_are_for_those_who_may_have_their_records() {
     quic.health(Some(250_000), 17);
     let device = |id: &str, transport: &str, records: u64| {
         json!({
-            "producer_id": user.id.to_string(), "device_id": id, "connected": false, "node": "n1", "transport": transport,
+            "producer_id": user.id.to_string(), "device_id": id, "state": "active", "connected": false, "node": "n1", "transport": transport,
             "last_seen_at": "2026-01-01T00:00:00Z", "records": records, "rate_per_second": 0.0, "loss": null, "rtt_ms": null, "backlog": null,
             "address_changes": 0, "clock": null, "misdated": 0,
         })

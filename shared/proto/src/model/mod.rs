@@ -1,6 +1,7 @@
 //! The nouns of Motience: ids, users, subscriptions, records.
 
 pub mod cursor_name;
+pub mod device;
 pub mod envelope;
 pub mod ids;
 pub mod ranges;
@@ -12,6 +13,7 @@ pub mod transport;
 pub mod user;
 
 pub use cursor_name::{CursorName, InvalidCursorName};
+pub use device::{DeviceState, UnknownDeviceState};
 pub use ids::{ConsumerId, Cursor, DeviceId, Fence, LogEpoch, LogId, LogKey, Offset, ProducerEpoch, ProducerId, RecordId, Seq, UserId};
 pub use ranges::RangeSet;
 pub use selection::{InvalidOrder, Order, Selection};

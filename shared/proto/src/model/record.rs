@@ -84,6 +84,12 @@ pub enum Invalid {
         /// The one that it may speak for.
         own: String,
     },
+    /// A device that was revoked.
+    #[error("the device '{device}' was revoked")]
+    DeviceRevoked {
+        /// The device.
+        device: String,
+    },
 }
 
 impl Invalid {
@@ -102,6 +108,7 @@ impl Invalid {
             Self::Timestamp => "invalid_timestamp",
             Self::Id => "invalid_id",
             Self::WrongDevice { .. } => "wrong_device",
+            Self::DeviceRevoked { .. } => "device_revoked",
         }
     }
 
@@ -110,7 +117,7 @@ impl Invalid {
         match self {
             Self::Missing(name) | Self::Duplicate(name) | Self::Conflict(name) | Self::Reserved(name) => Some(name),
             Self::Beside(name) => Some(name),
-            Self::DeviceId | Self::WrongDevice { .. } => Some("device_id"),
+            Self::DeviceId | Self::WrongDevice { .. } | Self::DeviceRevoked { .. } => Some("device_id"),
             Self::Timestamp => Some("timestamp"),
             Self::Id => Some("id"),
             Self::TooLarge { .. } | Self::Json(_) | Self::NotAnObject | Self::TooDeep => None,

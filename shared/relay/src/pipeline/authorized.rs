@@ -7,6 +7,7 @@ use std::{
     sync::Arc,
 };
 
+use motience_auth::DeviceStates;
 use motience_proto::model::{ConsumerId, Cursor, CursorName, ProducerId};
 use motience_runtime::clock::until;
 use tokio_util::sync::CancellationToken;
@@ -95,6 +96,11 @@ impl Authorized {
     /// The subscriber follows the follow's producer already.
     pub(super) fn of_follow(relay: Relay, subscriber: Subscriber, rights: Arc<Rights>, stop: CancellationToken) -> Self {
         Self { right: Right::Follow { rights, stop }, relay, subscriber, cursor: None, changed: false }
+    }
+
+    /// Devices whose records are refused or withheld.
+    pub(super) fn devices(&self) -> DeviceStates {
+        self.relay.0.devices.clone()
     }
 
     /// Goes on from other positions. Producers that the reader has no right to are left out, and returned.

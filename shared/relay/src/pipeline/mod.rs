@@ -36,9 +36,9 @@ use std::{
 };
 
 use futures_util::future::{BoxFuture, Fuse, FutureExt as _, pending};
-use motience_auth::Standing;
+use motience_auth::{DeviceStates, Standing};
 use motience_log::Batch;
-use motience_proto::model::{Cursor, Offset, ProducerId};
+use motience_proto::model::{Cursor, Offset, ProducerId, Role};
 use motience_runtime::clock::until;
 use motience_settings::env::settings;
 use parking_lot::Mutex;
@@ -79,6 +79,9 @@ pub enum Event {
 pub struct Pipeline {
     authorized: Authorized,
     standing: Arc<Standing>,
+    /// Devices whose records consumers do not get.
+    devices: DeviceStates,
+    for_consumer: bool,
     /// Resolves with the end of the token; never for a follow, whose connection waits for that itself.
     over: Fuse<BoxFuture<'static, ()>>,
     stages: Stages,
@@ -114,6 +117,8 @@ impl Pipeline {
 
     fn new(authorized: Authorized, stages: Stages, standing: Arc<Standing>) -> Self {
         let mut pipeline = Self {
+            devices: authorized.devices(),
+            for_consumer: standing.grant().role == Role::Consumer,
             authorized,
             standing,
             over: pending().boxed().fuse(),
@@ -174,6 +179,12 @@ impl Pipeline {
                 return Some(item);
             }
             match self.next_of_batch() {
+                Some(record) if self.withholds(&record) => {
+                    // The cursor goes on past it, as past any record that is not wanted.
+                    if self.stages.is_empty() {
+                        self.cursors.insert(record.producer, record.cursor);
+                    }
+                }
                 Some(record) if self.stages.is_empty() => {
                     self.cursors.insert(record.producer, record.cursor);
                     return Some(Item::Record(record));
@@ -309,6 +320,11 @@ impl Pipeline {
         let cursor = Cursor { log_epoch: batch.log_epoch, offset };
         let (producer, received, message) = (batch.producer, batch.received, entry.message.clone());
         Some(DeliveredRecord { producer, cursor, offset, record_id: entry.record_id, received, message })
+    }
+
+    /// Whether a record is of a device in quarantine, which its producer and operators see and consumers do not.
+    fn withholds(&self, record: &DeliveredRecord) -> bool {
+        self.for_consumer && self.devices.withholds(record.producer, &record.message)
     }
 
     fn expire(&mut self) {

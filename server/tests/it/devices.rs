@@ -1,0 +1,241 @@
+//! Devices with keys of their own, over real sockets: enrolled by the agent, out within a second, in quarantine on every egress.
+
+use std::{process::Stdio, time::Duration};
+
+use futures_util::{SinkExt as _, StreamExt as _};
+use motience_certs::Trust;
+use motience_device::{
+    client::{Error, Event, Lane},
+    login::{Algorithm, Auth, Credentials, Home, Identity},
+};
+use motience_proto::{
+    model::ProducerId,
+    wire::{CloseCode, Intent, Start},
+};
+use motience_testing::{Postgres, Redis};
+use serde_json::{Value, json};
+use tokio::{
+    process::Command,
+    time::{Instant, sleep, timeout},
+};
+use tokio_tungstenite::{connect_async, tungstenite::Message};
+
+use crate::{
+    harness::{Account, LIMIT, Node, account, agent, command, http, server, subscribe},
+    quic::{acked, ap, closed_with, connect, event, record_of},
+};
+
+/// Longest time until a device that was revoked is out, as promised; a busy machine may take its own time on top.
+const OUT: Duration = Duration::from_secs(5);
+
+async fn post(url: String, token: &str, body: Value) -> Value {
+    let answer = http().post(url).bearer_auth(token).json(&body).send().await.unwrap();
+    let status = answer.status();
+    let text = answer.text().await.unwrap();
+    assert!(status.is_success(), "{status}: {text}");
+    serde_json::from_str(&text).unwrap()
+}
+
+async fn enrolment(node: &Node, producer: &Account, device: &str) -> String {
+    let made = post(format!("{}/devices/enrolments", ap(node)), &producer.token, json!({"device_id": device})).await;
+    made["token"].as_str().unwrap().to_owned()
+}
+
+async fn set(node: &Node, producer: &Account, device: &str, act: &str) {
+    post(format!("{}/devices/{}/{device}/{act}", ap(node), producer.id), &producer.token, json!({})).await;
+}
+
+/// A device that has enrolled, and logs in by its key.
+async fn enrolled(node: &Node, producer: &Account, device: &str, algorithm: Algorithm) -> Credentials {
+    let auth = || Auth::new(ap(node), &Trust::Platform).unwrap();
+    let token = enrolment(node, producer, device).await;
+    let place = node.dir.path().join(device);
+    let identity = Identity::enrol(&auth(), &place, &token, None, algorithm, Home::default()).await.unwrap();
+    // The answer of a call that seems to have failed is found out by the same call.
+    let again = Identity::enrol(&auth(), &place, &token, None, algorithm, Home::default()).await.unwrap();
+    assert_eq!(identity.certificate.credential, again.certificate.credential);
+    Credentials::identity(auth(), Identity::read(&place).unwrap().unwrap())
+}
+
+async fn token(credentials: &Credentials) -> String {
+    use secrecy::ExposeSecret as _;
+    credentials.token().await.unwrap().expose_secret().to_owned()
+}
+
+fn record(device: &str, n: u64) -> String {
+    format!(r#"{{"device_id":"{device}","timestamp":"2025-01-29T11:35:00Z","data":{{"n":{n}}}}}"#)
+}
+
+#[tokio::test]
+async fn a_device_publishes_by_its_key_over_quic_websocket_and_http_and_as_nobody_else() {
+    let node = Node::embedded(&[("DEVICE_PASSWORDS", "deny")]).await;
+    let producer = account(ap(&node), "producer", "p").await;
+    for algorithm in [Algorithm::Ed25519, Algorithm::P256] {
+        let device = algorithm.as_str();
+        let token = token(&enrolled(&node, &producer, device, algorithm).await).await;
+        let mut session = connect(&node, &token, device, Intent::Produce, 1).await.unwrap();
+        session.send(Lane::Independent, record_of(device, 1)).await.unwrap();
+        acked(&mut session, 1..=1).await;
+        session.finish().await;
+        let refused = connect(&node, &token, "another", Intent::Produce, 1).await.unwrap_err();
+        assert!(matches!(refused, Error::Closed { code: CloseCode::Forbidden, .. }), "{refused:?}");
+        let (mut socket, _) = connect_async(format!("{}?token={token}", node.at.wss1.as_deref().unwrap())).await.unwrap();
+        for (name, kind) in [(device, "ack"), ("another", "error")] {
+            socket.send(Message::text(record(name, 2))).await.unwrap();
+            let answer = timeout(LIMIT, socket.next()).await.unwrap().unwrap().unwrap().into_text().unwrap();
+            assert_eq!(serde_json::from_str::<Value>(&answer).unwrap()["type"], kind, "{answer}");
+        }
+        post(format!("{}/data", node.at.dsm.as_deref().unwrap()), &token, json!({"data": {"n": 3}})).await;
+    }
+    // A password is none of it here.
+    let refused = connect(&node, &producer.token, "p", Intent::Produce, 1).await.unwrap_err();
+    assert!(matches!(&refused, Error::Closed { code: CloseCode::Forbidden, reason } if reason.contains("device_credential_required")));
+    let refused = connect_async(format!("{}?token={}", node.at.wss1.as_deref().unwrap(), producer.token)).await.unwrap_err();
+    assert!(refused.to_string().contains("403"), "{refused}");
+}
+
+/// Two servers that share PostgreSQL and Redis.
+#[tokio::test]
+async fn a_revoked_device_is_out_on_every_node_within_a_second() {
+    let (redis, postgres) = (Redis::durable().await, Postgres::start().await);
+    let (bus, database) = (redis.url().to_owned(), postgres.url().to_owned());
+    let variables =
+        [("REDIS_URL", bus.as_str()), ("DATABASE_URL", database.as_str()), ("JWT_SECRET", "a secret that all nodes of this test share")];
+    let start = || Node::start(server(), &["--roles", "ap,sm,dsm,ingest"], &variables);
+    let (one, two) = (start().await, start().await);
+    let producer = account(ap(&one), "producer", "p").await;
+    let own = token(&enrolled(&one, &producer, "stolen", Algorithm::P256).await).await;
+    // By its own key and by the account's password.
+    let mut by_key = connect(&two, &own, "stolen", Intent::Produce, 1).await.unwrap();
+    by_key.send(Lane::Independent, record_of("stolen", 1)).await.unwrap();
+    acked(&mut by_key, 1..=1).await;
+    let mut bystander = connect(&two, &producer.token, "honest", Intent::Produce, 1).await.unwrap();
+
+    let began = Instant::now();
+    set(&one, &producer, "stolen", "revoke").await;
+    assert_eq!(timeout(OUT, closed_with(&mut by_key)).await.expect("it is out"), CloseCode::Forbidden);
+    println!("out after {:?}", began.elapsed());
+    for (node, token, code) in
+        [(&one, &own, CloseCode::Unauthenticated), (&two, &own, CloseCode::Unauthenticated), (&two, &producer.token, CloseCode::Forbidden)]
+    {
+        let refused = connect(node, token, "stolen", Intent::Produce, 2).await.unwrap_err();
+        assert!(matches!(refused, Error::Closed { code: found, .. } if found == code), "{refused:?}");
+    }
+    let answer = http().post(format!("{}/data", two.at.dsm.as_deref().unwrap())).bearer_auth(&producer.token);
+    let answer = answer.header("content-type", "application/json").body(record("stolen", 2)).send().await.unwrap();
+    assert_eq!((answer.status().as_u16(), answer.json::<Value>().await.unwrap()["code"].clone()), (403, json!("device_revoked")));
+    bystander.send(Lane::Independent, record_of("honest", 1)).await.unwrap();
+    acked(&mut bystander, 1..=1).await;
+
+    // A session by password for the device ends too, and the program of the operator does all of it as well.
+    let run = async |arguments: &[&str]| {
+        let mut command = command(server(), one.dir.path());
+        command.arg("device").args(arguments).args(["--producer", "p"]).envs(variables);
+        crate::harness::output(command).await
+    };
+    let mut by_password = connect(&two, &producer.token, "odd", Intent::Produce, 1).await.unwrap();
+    assert_eq!(run(&["revoke", "--device", "odd"]).await, "odd is revoked, on every node.\n");
+    assert_eq!(timeout(OUT, closed_with(&mut by_password)).await.expect("it is out"), CloseCode::Forbidden);
+    let listed = run(&["list"]).await;
+    assert!(listed.contains("revoked\todd\tno key") && listed.contains("revoked\tstolen\tno key"), "{listed}");
+    run(&["restore", "--device", "odd"]).await;
+    let deadline = Instant::now() + OUT;
+    while connect(&two, &producer.token, "odd", Intent::Produce, 2).await.is_err() {
+        assert!(Instant::now() < deadline);
+        sleep(Duration::from_millis(50)).await;
+    }
+}
+
+/// The next record's value that an egress shows.
+async fn next(lines: &mut (impl futures_util::Stream<Item = String> + Unpin)) -> u64 {
+    loop {
+        let line = timeout(LIMIT, lines.next()).await.expect("a record in time").expect("the stream goes on");
+        let value: Value = serde_json::from_str(line.strip_prefix("data:").unwrap_or(&line).trim()).unwrap_or_default();
+        if let Some(n) = value["data"]["n"].as_u64() {
+            return n;
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_device_in_quarantine_is_heard_on_no_egress() {
+    let node = Node::embedded(&[]).await;
+    let producer = account(ap(&node), "producer", "p").await;
+    let consumer = account(ap(&node), "consumer", "c").await;
+    subscribe(node.at.sm.as_deref().unwrap(), &consumer, &producer).await;
+    let dsm = node.at.dsm.as_deref().unwrap();
+    let send = async |device: &str, n: u64| {
+        post(format!("{dsm}/data"), &producer.token, serde_json::from_str(&record(device, n)).unwrap()).await;
+    };
+    let stream = async |query: &str, accept: &str, token: &str| {
+        let answer = http().get(format!("{dsm}/stream?{query}")).bearer_auth(token).header("accept", accept).send().await.unwrap();
+        assert_eq!(answer.status(), 200);
+        let chunks = futures_util::stream::unfold(answer, async |mut answer| {
+            let chunk = answer.chunk().await.unwrap()?;
+            let lines: Vec<String> = String::from_utf8(chunk.to_vec()).unwrap().lines().map(str::to_owned).collect();
+            Some((futures_util::stream::iter(lines), answer))
+        });
+        Box::pin(chunks.flatten())
+    };
+    let (socket, _) = connect_async(format!("{}?token={}", node.at.wss2.as_deref().unwrap(), consumer.token)).await.unwrap();
+    let mut socket = Box::pin(socket.filter_map(async |message| message.ok()?.into_text().ok().map(|text| text.to_string())));
+    let mut sse = stream("", "text/event-stream", &consumer.token).await;
+    let mut ordered = stream("order=device&fields=/data", "application/x-ndjson", &consumer.token).await;
+    let mut own = stream(&format!("producers={}", producer.id), "application/x-ndjson", &producer.token).await;
+    let mut session = connect(&node, &consumer.token, "reader", Intent::Consume, 1).await.unwrap();
+    session.subscribe(ProducerId(producer.id), Start::Live, "").await.unwrap();
+    assert!(matches!(event(&mut session).await.unwrap(), Event::Followed { .. }));
+    assert!(matches!(event(&mut session).await.unwrap(), Event::Cursor(_)));
+    set(&node, &producer, "d", "quarantine").await;
+    send("d", 1).await;
+    send("e", 2).await;
+    assert_eq!((next(&mut socket).await, next(&mut sse).await, next(&mut ordered).await), (2, 2, 2));
+    assert_eq!((next(&mut own).await, next(&mut own).await), (1, 2), "its producer sees it");
+    let Event::Entries { entries, .. } = event(&mut session).await.unwrap() else { panic!("entries only") };
+    let message: Value = serde_json::from_slice(&entries[0].message).unwrap();
+    assert_eq!((message["data"]["n"].as_u64(), entries[0].offset.0), (Some(2), 2));
+    set(&node, &producer, "d", "restore").await;
+    send("d", 3).await;
+    assert_eq!((next(&mut socket).await, next(&mut sse).await, next(&mut ordered).await), (3, 3, 3));
+    let mut again = stream("from=earliest", "application/x-ndjson", &consumer.token).await;
+    assert_eq!((next(&mut again).await, next(&mut again).await, next(&mut again).await), (1, 2, 3), "and what lay in the log");
+}
+
+/// The transcript of docs/guides/devices.md: three commands from a printed token to the first acknowledged record.
+#[tokio::test]
+async fn three_commands_from_a_printed_token_and_out_within_a_second() {
+    let node = Node::embedded(&[]).await;
+    let producer = account(ap(&node), "producer", "p").await;
+    let printed = enrolment(&node, &producer, "rpi_001").await;
+    let home = tempfile::tempdir().unwrap();
+    let device = |arguments: &[&str]| {
+        let mut command = Command::new(agent());
+        command.current_dir(home.path()).env_clear().env("HOME", home.path()).env("XDG_RUNTIME_DIR", home.path().join("run"));
+        command.args(arguments).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
+        command
+    };
+    let (ca, quic) = (node.at.ca.as_ref().unwrap().to_str().unwrap(), node.at.quic.as_deref().unwrap());
+    let enrolled = crate::harness::output(device(&["enrol", "--auth", ap(&node), "--server", quic, "--ca", ca, "--token", &printed])).await;
+    assert_eq!(enrolled, format!("enrolled rpi_001 of producer {}\n", producer.id));
+    let mut running = device(&["run"]).spawn().unwrap();
+    let status = async || {
+        let output = device(&["status", "--json"]).output().await.unwrap();
+        (output.status.code(), serde_json::from_slice::<Value>(&output.stdout).unwrap_or_default())
+    };
+    let deadline = Instant::now() + LIMIT;
+    loop {
+        let (code, status) = status().await;
+        if code == Some(0) && status["outbox"]["acked"].as_u64().or(status["acked"].as_u64()).is_some_and(|acked| acked > 0) {
+            break;
+        }
+        assert!(Instant::now() < deadline, "{status}");
+        sleep(Duration::from_millis(100)).await;
+    }
+    set(&node, &producer, "rpi_001", "revoke").await;
+    let deadline = Instant::now() + OUT;
+    while status().await.0 == Some(0) {
+        assert!(Instant::now() < deadline, "it is still in");
+        sleep(Duration::from_millis(50)).await;
+    }
+    running.kill().await.unwrap();
+}

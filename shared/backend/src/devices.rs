@@ -1,0 +1,348 @@
+//! Devices as subjects: how one enrols, renews its certificate, logs in by its key, and is quarantined or revoked.
+//!
+//! ```text
+//! enrolment token + request signed by the new key -> credential, certificate
+//! request signed by that key                      -> the next certificate, also long after the last one has ended
+//! nonce signed by that key                        -> access token of that device, good on every transport
+//! ```
+
+use std::{path::PathBuf, time::Duration};
+
+use aws_lc_rs::digest::{SHA256, digest};
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+use motience_auth::{self as auth, Grant, device_family, random_id};
+use motience_certs::{
+    device_ca::{self, Requested, Subject, is_signed, serial},
+    device_key::{Algorithm, login_text},
+};
+use motience_cluster::Event;
+use motience_proto::model::{DeviceId, DeviceState, ProducerId, Role, User, record::Invalid};
+use motience_settings::env::{Reader, Value, one_of, settings};
+use motience_store::{self as store, Credential, Device, Enrolment, EnrolmentToken, Labels, NewCredential};
+use time::OffsetDateTime;
+use tracing::{info, warn};
+
+use super::Backend;
+
+/// Enrolment tokens begin so, for people and for programs that look for secrets.
+const TOKEN_PREFIX: &str = "mte_";
+/// The part of a certificate's life after which a device renews it.
+pub const RENEW_AT: f64 = 2.0 / 3.0;
+
+settings! {
+    /// Settings of devices that have keys of their own.
+    #[derive(Clone, Debug)]
+    pub struct Settings {
+        /// The certificate (PEM) of an authority of your own, which signs the devices' certificates. If unset, one is made at the first start
+        /// and kept in the database, its key sealed under JWT_SECRET.
+        DEVICE_CA_CERT => ca_certificate: Option<PathBuf>;
+        /// Its private key (PEM).
+        DEVICE_CA_KEY => ca_key: Option<PathBuf>;
+        /// How long a device's certificate is good. A device renews it after two thirds of that, and by its key even later.
+        DEVICE_CERTIFICATE_LIFE = "7d" => certificate_life: Duration, "1m"..="3650d";
+        /// Whether a login by password gives the right to publish: `allow`, or `deny`: then only a device's own key does, or an API key.
+        DEVICE_PASSWORDS = "allow" => passwords: Passwords;
+    }
+}
+
+/// Whether passwords give the right to publish.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Passwords {
+    /// They do.
+    Allow,
+    /// They do not.
+    Deny,
+}
+
+impl Value for Passwords {
+    fn parse(text: &str) -> Result<Self, String> {
+        one_of(text, &[("allow", Self::Allow), ("deny", Self::Deny)])
+    }
+}
+
+/// Settings of devices, checked.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Certificate and key of the operator's own authority.
+    pub ca: Option<(PathBuf, PathBuf)>,
+    /// How long a certificate is good.
+    pub certificate_life: Duration,
+    /// Whether passwords give the right to publish.
+    pub passwords: Passwords,
+}
+
+impl Config {
+    /// Reads the settings.
+    pub(super) fn read(reader: &mut Reader<'_>) -> Self {
+        let Settings { ca_certificate, ca_key, certificate_life, passwords } = reader.group();
+        let ca = match (ca_certificate, ca_key) {
+            (Some(certificate), Some(key)) => Some((certificate, key)),
+            (None, None) => None,
+            (Some(_), None) => {
+                reader.wrong("DEVICE_CA_KEY", "is missing beside DEVICE_CA_CERT");
+                None
+            }
+            (None, Some(_)) => {
+                reader.wrong("DEVICE_CA_CERT", "is missing beside DEVICE_CA_KEY");
+                None
+            }
+        };
+        Self { ca, certificate_life, passwords }
+    }
+}
+
+/// Why a device does not get what it asks for.
+#[derive(Debug, thiserror::Error)]
+pub enum Refused {
+    /// The enrolment token is unknown, spent or expired.
+    #[error("the enrolment token is unknown, spent or expired")]
+    Enrolment,
+    /// Nobody said which device it is.
+    #[error("the enrolment token names no device: say device_id")]
+    Nameless,
+    /// There is such a device already.
+    #[error("there is a device of this name: ask for an enrolment token that names it")]
+    Exists,
+    /// The key is some device's, or was.
+    #[error("this key was enrolled before: make a new one")]
+    KeyKnown,
+    /// The request, the nonce or the signature proves nothing.
+    #[error("{0}")]
+    Proof(&'static str),
+    /// The key is no device's, or no longer.
+    #[error("this key is no device's, or no longer")]
+    Unknown,
+    /// The device was revoked.
+    #[error("this device was revoked")]
+    Revoked,
+    /// The certificate cannot be made.
+    #[error(transparent)]
+    Ca(#[from] device_ca::Error),
+    /// A token cannot be made.
+    #[error(transparent)]
+    Token(#[from] auth::Error),
+    /// The database.
+    #[error(transparent)]
+    Store(#[from] store::Error),
+}
+
+/// A device with a certificate.
+#[derive(Clone, Debug)]
+pub struct Certified {
+    /// Producer of the device.
+    pub producer: ProducerId,
+    /// Its name.
+    pub device: String,
+    /// The credential's id.
+    pub credential: String,
+    /// Kind of its key.
+    pub algorithm: Algorithm,
+    /// The certificate, in PEM.
+    pub certificate: String,
+    /// The authority's certificate, in PEM.
+    pub ca: String,
+    /// When the certificate ends.
+    pub not_after: OffsetDateTime,
+    /// When to renew it.
+    pub renew_at: OffsetDateTime,
+}
+
+/// The token of a device.
+#[derive(Clone, Debug)]
+pub struct DeviceToken {
+    /// For every call.
+    pub access_token: String,
+    /// Seconds for which it is good.
+    pub expires_in: u64,
+    /// The device, with the credential.
+    pub device: Device,
+}
+
+/// An enrolment token to be made.
+#[derive(Clone, Debug)]
+pub struct NewEnrolment {
+    /// Producer of the devices.
+    pub producer: ProducerId,
+    /// The only device that it is for, if it names one.
+    pub device: Option<DeviceId>,
+    /// Labels that the devices get.
+    pub labels: Labels,
+    /// How often it may be used.
+    pub uses: u32,
+    /// How long it is good.
+    pub life: Duration,
+}
+
+impl Backend {
+    /// Makes an enrolment token. The text is nowhere else.
+    pub async fn make_enrolment(&self, new: NewEnrolment) -> Result<(String, EnrolmentToken), store::Error> {
+        let now = self.clock.now();
+        let text = format!("{TOKEN_PREFIX}{}", random_id());
+        let token = EnrolmentToken {
+            id: random_id(),
+            producer: new.producer,
+            device: new.device.map(|device| device.to_string()),
+            labels: new.labels,
+            uses_left: i64::from(new.uses),
+            expires_at: now + new.life,
+            created_at: now,
+        };
+        self.store.add_enrolment(&hash(&text), &token).await?;
+        Ok((text, token))
+    }
+
+    /// Enrols the key of a request for a certificate. Keys that the device had before end.
+    pub async fn enrol(&self, token: &str, request: &str, named: Option<&DeviceId>) -> Result<Certified, Refused> {
+        let key = read(request)?;
+        let (now, credential) = (self.clock.now(), self.new_credential(&key));
+        let outcome = self.store.enrol(&hash(token), named, &credential, now).await?;
+        let (producer, device, ended) = match outcome {
+            Enrolment::Enrolled { producer, device, ended } => (producer, device, ended),
+            Enrolment::Invalid => return Err(Refused::Enrolment),
+            Enrolment::Nameless => return Err(Refused::Nameless),
+            Enrolment::Exists => return Err(Refused::Exists),
+            Enrolment::Revoked => return Err(Refused::Revoked),
+            Enrolment::KeyKnown => return Err(Refused::KeyKnown),
+        };
+        info!(%producer, %device, algorithm = key.algorithm.as_str(), replaced = ended.len(), "a device enrolled");
+        self.end_credentials(ended).await;
+        self.certify(&key, producer, device.as_str(), &credential)
+    }
+
+    /// The next certificate for a key that is enrolled, be the last one ended or not. A device that shows a token of its own gets one for
+    /// another key, which takes the place of its present one.
+    pub async fn renew_certificate(&self, request: &str, caller: Option<&Grant>) -> Result<Certified, Refused> {
+        let key = read(request)?;
+        let credential = self.new_credential(&key);
+        if let Some(known) = self.store.device_of_key(&key.fingerprint).await? {
+            let own = good(&known)?;
+            self.account_of(&known).await?;
+            if !self.store.renew_credential(&own.id, &credential.serial, credential.not_after).await? {
+                return Err(Refused::Unknown);
+            }
+            return self.certify(&key, known.producer, &known.device, &NewCredential { id: own.id.clone(), ..credential });
+        }
+        // Whoever may speak for the device by its present key may give it another.
+        let (Some(grant), Some(device)) = (caller, caller.and_then(Grant::own_device)) else { return Err(Refused::Unknown) };
+        let producer = grant.user.producer();
+        let known = self.store.device(producer, device).await?.ok_or(Refused::Unknown)?;
+        let own = good(&known)?;
+        if device_family(&own.id) != grant.family {
+            return Err(Refused::Unknown);
+        }
+        let ended =
+            self.store.rotate_credential(&own.id, producer, device, &credential, self.clock.now()).await?.ok_or(Refused::KeyKnown)?;
+        info!(%producer, device, algorithm = key.algorithm.as_str(), "a device has another key");
+        self.end_credentials(ended).await;
+        self.certify(&key, producer, device, &credential)
+    }
+
+    /// A token for the device whose key signed `nonce` (see [`login_text`]).
+    pub async fn device_token(&self, id: &str, nonce: &str, signature: &str) -> Result<DeviceToken, Refused> {
+        self.tokens.check_nonce(nonce).map_err(|_| Refused::Proof("the nonce is not good, or no longer: ask for another"))?;
+        let device = self.store.device_of_credential(id).await?.ok_or(Refused::Unknown)?;
+        let credential = good(&device)?;
+        let proved = Algorithm::of(&credential.algorithm).zip(STANDARD.decode(signature).ok()).is_some_and(|(algorithm, signature)| {
+            is_signed(algorithm, &credential.public_key, login_text(nonce, id).as_bytes(), &signature)
+        });
+        if !proved {
+            return Err(Refused::Proof("the signature is not of this nonce by the device's key"));
+        }
+        let user = self.account_of(&device).await?;
+        let (access_token, expires_in) = self.tokens.issue_device(&user, &device.device, id)?;
+        if let Err(e) = self.store.note_device_login(id, self.clock.now()).await {
+            warn!(error = %e, "a device's login cannot be noted");
+        }
+        Ok(DeviceToken { access_token, expires_in, device })
+    }
+
+    /// Sets a device's state, here and on every node. `None`: there is no such device.
+    pub async fn set_device_state(
+        &self,
+        producer: ProducerId,
+        device: &DeviceId,
+        state: DeviceState,
+    ) -> Result<Option<Device>, store::Error> {
+        let Some((device, ended)) = self.store.set_device_state(producer, device, state, self.clock.now()).await? else { return Ok(None) };
+        self.devices.set(producer, &device.device, device.state, device.withheld);
+        for event in device_changed(&device, &ended) {
+            self.broadcast(event).await;
+        }
+        Ok(Some(device))
+    }
+
+    /// Whether a grant gives the right to publish: with DEVICE_PASSWORDS=deny a login by password does not.
+    pub fn may_publish(&self, grant: &Grant) -> bool {
+        self.device_passwords == Passwords::Allow || !grant.is_by_password()
+    }
+
+    /// Whether a record, which is complete, may come in: not where it names a device that was revoked.
+    pub fn check_record(&self, producer: ProducerId, json: &[u8]) -> Result<(), Invalid> {
+        self.devices.check_record(producer, json)
+    }
+
+    fn new_credential(&self, key: &Requested) -> NewCredential {
+        NewCredential {
+            id: random_id(),
+            algorithm: key.algorithm.as_str(),
+            public_key: key.public_key.clone(),
+            fingerprint: key.fingerprint.clone(),
+            serial: serial(&random_id()),
+            not_after: self.clock.now() + self.certificate_life,
+        }
+    }
+
+    fn certify(&self, key: &Requested, producer: ProducerId, device: &str, credential: &NewCredential) -> Result<Certified, Refused> {
+        let (from, until) = (self.clock.now(), credential.not_after);
+        let subject = Subject { producer: producer.0, device, serial: &credential.serial, from, until };
+        let certificate = self.authority.signs.sign(key, &subject)?;
+        Ok(Certified {
+            producer,
+            device: device.to_owned(),
+            credential: credential.id.clone(),
+            algorithm: key.algorithm,
+            certificate,
+            ca: self.authority.signs.certificate().to_owned(),
+            not_after: until,
+            renew_at: from + (until - from) * RENEW_AT,
+        })
+    }
+
+    /// The account of a device, which must be open.
+    async fn account_of(&self, device: &Device) -> Result<User, Refused> {
+        let account = self.store.account(device.producer.user()).await?;
+        let open = account.filter(|account| account.revoked_at.is_none() && account.user.role == Role::Producer);
+        Ok(open.ok_or(Refused::Revoked)?.user)
+    }
+
+    async fn end_credentials(&self, ended: Vec<String>) {
+        for id in ended {
+            self.broadcast(Event::FamilyRevoked { family: device_family(&id) }).await;
+        }
+    }
+}
+
+/// Events that tell of a device's state, and of the credentials that ended with it.
+pub fn device_changed(device: &Device, ended: &[String]) -> Vec<Event> {
+    let Device { producer, device, state, withheld, .. } = device;
+    let changed = Event::DeviceChanged { producer: *producer, device: device.clone(), state: *state, withheld: *withheld };
+    let ended = ended.iter().map(|id| Event::FamilyRevoked { family: device_family(id) });
+    std::iter::once(changed).chain(ended).collect()
+}
+
+fn read(request: &str) -> Result<Requested, Refused> {
+    Requested::read(request)
+        .map_err(|_| Refused::Proof("csr is no request for a certificate in PEM, signed by its own key of Ed25519 or P-256"))
+}
+
+/// The device's credential, where both are good.
+fn good(device: &Device) -> Result<&Credential, Refused> {
+    if device.state == DeviceState::Revoked {
+        return Err(Refused::Revoked);
+    }
+    device.credential.as_ref().filter(|credential| credential.revoked_at.is_none()).ok_or(Refused::Unknown)
+}
+
+fn hash(token: &str) -> String {
+    digest(&SHA256, token.as_bytes()).as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
+}
