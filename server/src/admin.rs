@@ -9,14 +9,18 @@ use std::{
 
 use anyhow::Context as _;
 use motience_auth::{self as auth, HashLimits, Hasher, canonical_username, check_password};
-use motience_backend::{self as backend, devices::device_changed};
+use motience_backend::{
+    self as backend,
+    devices::{device_changed, device_object, state_act},
+};
 use motience_cluster::{self as cluster, Event};
 use motience_log::{Log, redis};
 use motience_proto::model::{Account, DeviceId, DeviceState, ProducerId, Role, User};
 use motience_runtime::clock::Clock;
 use motience_settings::{env::Env, output::say};
-use motience_store::{self as store, AccountQuery, MAX_PAGE, NewUser, Page, Store};
+use motience_store::{self as store, AccountQuery, MAX_PAGE, NewAct, NewUser, Page, Store};
 use secrecy::{ExposeSecret as _, SecretString};
+use serde_json::Value;
 use time::format_description::well_known::Rfc3339;
 use tracing::warn;
 
@@ -188,6 +192,10 @@ async fn set_state(config: &backend::Config, store: &Store, one: OneDevice, stat
         return Err(Refused::UnknownDevice(one.device).into());
     };
     let told = tell(config, store, device_changed(&device, &ended)).await;
+    let object = device_object(producer, &device.device);
+    let concerns = [Some(producer.user()), None];
+    let act = NewAct { at: Clock::system().now(), actor: None, act: state_act(state), object, concerns, detail: Value::Null };
+    store.record_act(&act).await?;
     say_told(&format!("{id} is {}", device.state), told)
 }
 

@@ -129,7 +129,7 @@ pub(super) async fn make(State(services): State<Shared>, Bearer(grant): Bearer, 
     let account = backend.store.user(producer.user()).await?.filter(|account| account.role == Role::Producer);
     account.ok_or_else(|| ApiError::not_found("There is no producer with this id."))?;
     let new = NewEnrolment { producer, device, labels: wanted.labels, uses, life: Duration::from_secs(life) };
-    let (text, token) = backend.make_enrolment(new).await?;
+    let (text, token) = backend.make_enrolment(new, grant.user).await?;
     info!(%producer, id = token.id, by = %grant.user, uses, "an enrolment token was made");
     let mut answer = (StatusCode::CREATED, Json(Shown::of(token, Some(text)))).into_response();
     answer.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
@@ -167,7 +167,7 @@ pub(super) async fn list(
 pub(super) async fn remove(State(services): State<Shared>, Bearer(grant): Bearer, Path(id): Path<String>) -> Result<Json<Shown>, ApiError> {
     may_manage(&grant, grant.user.producer())?;
     let own = (grant.role == Role::Producer).then(|| grant.user.producer());
-    let removed = services.backend.store.remove_enrolment(own, &id).await?;
+    let removed = services.backend.remove_enrolment(own, &id, grant.user).await?;
     removed.map(|token| Json(Shown::of(token, None))).ok_or_else(|| ApiError::not_found("There is no enrolment token with this id."))
 }
 

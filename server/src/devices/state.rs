@@ -78,7 +78,7 @@ async fn set(
     let backend = &services.backend;
     let account = backend.store.user(producer.user()).await?.filter(|account| account.role == Role::Producer);
     account.ok_or_else(|| ApiError::not_found("There is no producer with this id."))?;
-    let changed = backend.set_device_state(producer, &device, state).await?;
+    let changed = backend.set_device_state(producer, &device, state, grant.user).await?;
     let changed = changed.ok_or_else(|| ApiError::not_found("There is no device with this name."))?;
     info!(%producer, %device, state = %changed.state, by = %grant.user, "the state of a device was set");
     Ok(Json(changed.into()))

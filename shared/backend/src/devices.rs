@@ -16,9 +16,10 @@ use motience_certs::{
     device_key::{Algorithm, login_text},
 };
 use motience_cluster::Event;
-use motience_proto::model::{DeviceId, DeviceState, ProducerId, Role, User, record::Invalid};
-use motience_settings::env::{Reader, Value, one_of, settings};
-use motience_store::{self as store, Credential, Device, Enrolment, EnrolmentToken, Labels, NewCredential};
+use motience_proto::model::{DeviceId, DeviceState, ProducerId, Role, User, UserId, record::Invalid};
+use motience_settings::env::{self, Reader, one_of, settings};
+use motience_store::{self as store, Credential, Device, Enrolment, EnrolmentToken, Labels, NewAct, NewCredential};
+use serde_json::{Value, json};
 use time::OffsetDateTime;
 use tracing::{info, warn};
 
@@ -54,7 +55,7 @@ pub enum Passwords {
     Deny,
 }
 
-impl Value for Passwords {
+impl env::Value for Passwords {
     fn parse(text: &str) -> Result<Self, String> {
         one_of(text, &[("allow", Self::Allow), ("deny", Self::Deny)])
     }
@@ -174,8 +175,8 @@ pub struct NewEnrolment {
 }
 
 impl Backend {
-    /// Makes an enrolment token. The text is nowhere else.
-    pub async fn make_enrolment(&self, new: NewEnrolment) -> Result<(String, EnrolmentToken), store::Error> {
+    /// Makes an enrolment token for `actor`. The text is nowhere else.
+    pub async fn make_enrolment(&self, new: NewEnrolment, actor: UserId) -> Result<(String, EnrolmentToken), store::Error> {
         let now = self.clock.now();
         let text = format!("{TOKEN_PREFIX}{}", random_id());
         let token = EnrolmentToken {
@@ -188,7 +189,23 @@ impl Backend {
             created_at: now,
         };
         self.store.add_enrolment(&hash(&text), &token).await?;
+        let detail = json!({"device_id": token.device, "uses": new.uses, "expires_in": new.life.as_secs()});
+        self.record("enrolment.create", Some(actor), format!("enrolment:{}", token.id), token.producer, detail).await;
         Ok((text, token))
+    }
+
+    /// Takes an enrolment token back for `actor`; `None` where `producer` has none of this id. Without a producer: whoever's it is.
+    pub async fn remove_enrolment(
+        &self,
+        producer: Option<ProducerId>,
+        id: &str,
+        actor: UserId,
+    ) -> Result<Option<EnrolmentToken>, store::Error> {
+        let removed = self.store.remove_enrolment(producer, id).await?;
+        if let Some(token) = &removed {
+            self.record("enrolment.remove", Some(actor), format!("enrolment:{id}"), token.producer, Value::Null).await;
+        }
+        Ok(removed)
     }
 
     /// Enrols the key of a request for a certificate. Keys that the device had before end.
@@ -205,6 +222,8 @@ impl Backend {
             Enrolment::KeyKnown => return Err(Refused::KeyKnown),
         };
         info!(%producer, %device, algorithm = key.algorithm.as_str(), replaced = ended.len(), "a device enrolled");
+        let detail = json!({"credential": credential.id, "algorithm": credential.algorithm, "replaced": ended});
+        self.record("device.enrol", None, device_object(producer, device.as_str()), producer, detail).await;
         self.end_credentials(ended).await;
         self.certify(&key, producer, device.as_str(), &credential)
     }
@@ -233,6 +252,8 @@ impl Backend {
         let ended =
             self.store.rotate_credential(&own.id, producer, device, &credential, self.clock.now()).await?.ok_or(Refused::KeyKnown)?;
         info!(%producer, device, algorithm = key.algorithm.as_str(), "a device has another key");
+        let detail = json!({"credential": credential.id, "algorithm": credential.algorithm, "replaced": ended});
+        self.record("device.rotate", None, device_object(producer, device), producer, detail).await;
         self.end_credentials(ended).await;
         self.certify(&key, producer, device, &credential)
     }
@@ -256,18 +277,20 @@ impl Backend {
         Ok(DeviceToken { access_token, expires_in, device })
     }
 
-    /// Sets a device's state, here and on every node. `None`: there is no such device.
+    /// Sets a device's state for `actor`, here and on every node. `None`: there is no such device.
     pub async fn set_device_state(
         &self,
         producer: ProducerId,
         device: &DeviceId,
         state: DeviceState,
+        actor: UserId,
     ) -> Result<Option<Device>, store::Error> {
         let Some((device, ended)) = self.store.set_device_state(producer, device, state, self.clock.now()).await? else { return Ok(None) };
         self.devices.set(producer, &device.device, device.state, device.withheld);
         for event in device_changed(&device, &ended) {
             self.broadcast(event).await;
         }
+        self.record(state_act(state), Some(actor), device_object(producer, &device.device), producer, Value::Null).await;
         Ok(Some(device))
     }
 
@@ -315,6 +338,14 @@ impl Backend {
         Ok(open.ok_or(Refused::Revoked)?.user)
     }
 
+    /// Records an act that is done: where that fails it stands all the same, and the log tells of it.
+    async fn record(&self, act: &'static str, actor: Option<UserId>, object: String, producer: ProducerId, detail: Value) {
+        let act = NewAct { at: self.clock.now(), actor, act, object, concerns: [Some(producer.user()), None], detail };
+        if let Err(e) = self.store.record_act(&act).await {
+            warn!(error = %e, act = act.act, object = act.object, "an act cannot be recorded");
+        }
+    }
+
     async fn end_credentials(&self, ended: Vec<String>) {
         for id in ended {
             self.broadcast(Event::FamilyRevoked { family: device_family(&id) }).await;
@@ -328,6 +359,20 @@ pub fn device_changed(device: &Device, ended: &[String]) -> Vec<Event> {
     let changed = Event::DeviceChanged { producer: *producer, device: device.clone(), state: *state, withheld: *withheld };
     let ended = ended.iter().map(|id| Event::FamilyRevoked { family: device_family(id) });
     std::iter::once(changed).chain(ended).collect()
+}
+
+/// The act of setting this state.
+pub fn state_act(state: DeviceState) -> &'static str {
+    match state {
+        DeviceState::Active => "device.restore",
+        DeviceState::Quarantined => "device.quarantine",
+        DeviceState::Revoked => "device.revoke",
+    }
+}
+
+/// A device as acts name it.
+pub fn device_object(producer: ProducerId, device: &str) -> String {
+    format!("device:{producer}:{device}")
 }
 
 fn read(request: &str) -> Result<Requested, Refused> {

@@ -7,6 +7,7 @@ use motience_certs::{
     device_ca::DeviceCa,
     device_key::{Algorithm, DeviceKey, login_text},
 };
+use motience_store::ActQuery;
 use serde_json::json;
 
 use super::*;
@@ -253,6 +254,11 @@ async fn a_revoked_device_is_refused_whoever_speaks_for_it() {
     platform.send(&producer, "d", 4).await.json(200);
     platform.enrol(&token, &DeviceKey::generate(Algorithm::Ed25519).unwrap(), None).await.json(201);
     assert_eq!(platform.values(&user, &producer).await, [1, 2, 3, 4]);
+    let query = ActQuery { object: Some(format!("device:{}:d", user.id)), limit: 100, ..ActQuery::default() };
+    let acts = platform.services.backend.store.acts(&query).await.unwrap();
+    let acts: Vec<_> = acts.iter().rev().map(|act| (act.act.as_str(), act.actor == Some(user.id))).collect();
+    let own = [("device.revoke", true), ("device.revoke", true), ("device.quarantine", true), ("device.restore", true)];
+    assert_eq!(acts, [&[("device.enrol", false)], &own[..], &[("device.enrol", false)]].concat());
 
     let (_, other) = platform.account(Role::Producer, "other").await;
     platform.set(&other, &user, "d", "revoke").await.problem(403, "forbidden");
