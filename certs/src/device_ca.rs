@@ -14,6 +14,7 @@ use rcgen::{
     KeyPair, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, PublicKeyData as _, SanType, SerialNumber,
 };
 use time::{Duration, OffsetDateTime};
+use x509_parser::extensions::GeneralName;
 
 use crate::device_key::Algorithm;
 
@@ -173,6 +174,31 @@ impl Requested {
     }
 }
 
+/// The subject of a device's certificate, whose signature TLS has checked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Shown {
+    /// SHA-256 of its key's SubjectPublicKeyInfo in hex.
+    pub fingerprint: String,
+    /// Its names, see [`name`].
+    pub names: Vec<String>,
+    /// When it ends.
+    pub not_after: OffsetDateTime,
+}
+
+impl Shown {
+    /// Reads a certificate in DER; `None` where it is none.
+    pub fn read(der: &[u8]) -> Option<Self> {
+        let (_, certificate) = x509_parser::parse_x509_certificate(der).ok()?;
+        let names = certificate.subject_alternative_name().ok().flatten().map(|extension| &extension.value.general_names);
+        let uri = |name: &GeneralName<'_>| if let GeneralName::URI(uri) = name { Some((*uri).to_owned()) } else { None };
+        Some(Self {
+            fingerprint: hex(digest(&SHA256, certificate.public_key().raw).as_ref()),
+            names: names.into_iter().flatten().filter_map(uri).collect(),
+            not_after: OffsetDateTime::from_unix_timestamp(certificate.validity().not_after.timestamp()).ok()?,
+        })
+    }
+}
+
 /// Whether a signature is of a message and a key, whose SubjectPublicKeyInfo is in Base64.
 pub fn is_signed(algorithm: Algorithm, public_key: &str, message: &[u8], signature: &[u8]) -> bool {
     // The key itself is the end of its SubjectPublicKeyInfo (RFC 8410, section 4; RFC 5480, section 2).
@@ -263,7 +289,9 @@ mod tests {
             certificate.verify_signature(Some(authority.public_key())).unwrap();
             assert_eq!(certificate.validity().not_after.timestamp(), (NOW + Duration::days(7)).unix_timestamp());
             let names = certificate.subject_alternative_name().unwrap().unwrap().value.general_names.clone();
-            assert_eq!(names, [x509_parser::extensions::GeneralName::URI("urn:motience:device:7:pumpe%207%2F%C3%BC")]);
+            assert_eq!(names, [GeneralName::URI("urn:motience:device:7:pumpe%207%2F%C3%BC")]);
+            let shown = Shown::read(&pem.contents).unwrap();
+            assert_eq!((&shown.fingerprint, shown.names), (&requested.fingerprint, vec![name(7, "pumpe 7/ü")]));
             assert_eq!(certificate.raw_serial_as_string().replace(':', ""), serial);
             assert!(certificate.extended_key_usage().unwrap().unwrap().value.client_auth && !certificate.is_ca());
 

@@ -3,14 +3,17 @@
 use std::{
     fmt,
     path::{Path, PathBuf},
-    sync::{Arc, PoisonError, RwLock},
+    sync::{Arc, OnceLock, PoisonError, RwLock},
 };
 
 use aws_lc_rs::digest::{SHA256, digest};
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use rustls::{
-    ServerConfig,
-    server::{ClientHello, ResolvesServerCert, ServerSessionMemoryCache},
+    RootCertStore, ServerConfig,
+    pki_types::{CertificateDer, pem::PemObject as _},
+    server::{
+        ClientHello, ResolvesServerCert, ServerSessionMemoryCache, VerifierBuilderError, WebPkiClientVerifier, danger::ClientCertVerifier,
+    },
     sign::CertifiedKey,
     version::{TLS12, TLS13},
 };
@@ -25,13 +28,41 @@ pub struct ServerIdentity {
     chain: PathBuf,
     key: PathBuf,
     current: RwLock<Arc<CertifiedKey>>,
+    /// Checks the certificates of clients, where they are asked for any.
+    clients: OnceLock<Arc<dyn ClientCertVerifier>>,
+}
+
+/// Certificates of authorities that cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum AuthorityError {
+    /// Not PEM.
+    #[error("an authority's certificate is not PEM")]
+    Malformed(#[from] rustls::pki_types::pem::Error),
+    /// No authority's.
+    #[error("a certificate is no authority's")]
+    Roots(#[from] rustls::Error),
+    /// None at all.
+    #[error("no authority's certificate can be used")]
+    Verifier(#[from] VerifierBuilderError),
 }
 
 impl ServerIdentity {
     /// Reads the files.
     pub fn load(chain: &Path, key: &Path) -> Result<Arc<Self>, pem::Error> {
         let current = RwLock::new(Arc::new(pem::identity(chain, key)?));
-        Ok(Arc::new(Self { chain: chain.into(), key: key.into(), current }))
+        Ok(Arc::new(Self { chain: chain.into(), key: key.into(), current, clients: OnceLock::new() }))
+    }
+
+    /// Has configurations that are made from now on ask clients for a certificate of these authorities, in PEM. A client may have none; one of
+    /// another authority fails the handshake. Only the first call counts.
+    pub fn ask_clients<'p>(&self, authorities: impl IntoIterator<Item = &'p str>) -> Result<(), AuthorityError> {
+        let mut roots = RootCertStore::empty();
+        for pem in authorities {
+            roots.add(CertificateDer::from_pem_slice(pem.as_bytes())?)?;
+        }
+        let verifier = WebPkiClientVerifier::builder_with_provider(roots.into(), crate::provider()).allow_unauthenticated().build()?;
+        let _ = self.clients.set(verifier);
+        Ok(())
     }
 
     /// Reads the files again. On an error what was served is served on.
@@ -101,11 +132,14 @@ pub fn tcp_config(identity: Arc<ServerIdentity>, alpns: &[&[u8]]) -> Arc<ServerC
 }
 
 fn config(identity: Arc<ServerIdentity>, alpns: &[&[u8]], versions: &[&'static rustls::SupportedProtocolVersion]) -> ServerConfig {
-    let mut config = ServerConfig::builder_with_provider(crate::provider())
+    let builder = ServerConfig::builder_with_provider(crate::provider())
         .with_protocol_versions(versions)
-        .expect("aws-lc-rs has cipher suites for both versions")
-        .with_no_client_auth()
-        .with_cert_resolver(identity);
+        .expect("aws-lc-rs has cipher suites for both versions");
+    let builder = match identity.clients.get() {
+        Some(verifier) => builder.with_client_cert_verifier(Arc::clone(verifier)),
+        None => builder.with_no_client_auth(),
+    };
+    let mut config = builder.with_cert_resolver(identity);
     config.alpn_protocols = alpns.iter().map(|alpn| alpn.to_vec()).collect();
     config.session_storage = ServerSessionMemoryCache::new(SESSIONS);
     config

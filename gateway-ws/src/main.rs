@@ -165,6 +165,7 @@ async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     let Some(backend) = shutdown.soft().run_until_cancelled(opening).await else { return Ok(ExitCode::SUCCESS) };
     let backend = backend?;
     backend.reports.nodes.set_roles(["wss"]);
+    identity.iter().try_for_each(|identity| backend.ask_for_certificates(identity))?;
     let scheme = gateway.scheme();
     let gateway = bind(gateway, identity.as_ref(), None, backend.clone(), shutdown.clone()).await?;
     let listening = Listening { scheme, at: gateway.addresses(), operations: operations.local(&sockets), ca: ca.flatten() };

@@ -10,10 +10,10 @@
 
 use std::{convert::Infallible, future::pending, sync::Arc};
 
-use axum::{extract::State, http::HeaderMap, response::Response};
+use axum::{Extension, extract::State, http::HeaderMap, response::Response};
 use bytes::{Bytes, BytesMut};
 use motience_cluster::{Kind, Path};
-use motience_http::{ApiError, Client, ClientAddress, check_origin};
+use motience_http::{ApiError, Client, ClientAddress, PeerCertificate, check_origin};
 use motience_limits::{permits::Permit, uploads::Owner};
 use motience_proto::{
     model::Transport,
@@ -42,6 +42,7 @@ const HEAD: usize = 1024 + 16;
 pub(crate) async fn upgrade(
     State(shared): State<Arc<Shared>>,
     Client(client): Client,
+    certificate: Option<Extension<PeerCertificate>>,
     headers: HeaderMap,
     upgrade: Upgrade,
 ) -> Result<Response, ApiError> {
@@ -57,22 +58,23 @@ pub(crate) async fn upgrade(
     let upload = shared.upload(Owner::Address(client));
     Ok(upgrade.accept(&shared, upload, move |socket| {
         async move {
-            serve(socket, permit, client, &serving).await;
+            let certificate = certificate.as_ref().map(|Extension(PeerCertificate(der))| der.as_ref());
+            serve(socket, certificate, permit, client, &serving).await;
             drop(alive);
         }
         .instrument(info_span!("tunnel", %client))
     }))
 }
 
-async fn serve(socket: WebSocket, mut permit: Permit, client: ClientAddress, shared: &Shared) {
+async fn serve(socket: WebSocket, certificate: Option<&[u8]>, mut permit: Permit, client: ClientAddress, shared: &Shared) {
     let (socket, limits) = (Socket::new(socket, &shared.config), Limits::control());
     let mut tunnel = Tunnel { socket, counters: &shared.tunnels, message: BytesMut::new(), limits };
-    let Err(reason) = run(&mut tunnel, &mut permit, shared).await;
+    let Err(reason) = run(&mut tunnel, certificate, &mut permit, shared).await;
     session::report_end(&reason, Transport::Tunnel, client, &permit);
     tunnel.socket.close_tunnel(&reason).await;
 }
 
-async fn run(tunnel: &mut Tunnel<'_>, permit: &mut Permit, shared: &Shared) -> Result<Infallible, CloseReason> {
+async fn run(tunnel: &mut Tunnel<'_>, certificate: Option<&[u8]>, permit: &mut Permit, shared: &Shared) -> Result<Infallible, CloseReason> {
     let first = timeout(shared.config.limits.header, tunnel.recv(Wanted::All)).await.map_err(|_| CloseReason::NoHello)??;
     let (Received::Frame(first) | Received::Datagram(first)) = first;
     let hello = session::hello(first)?;
@@ -80,7 +82,7 @@ async fn run(tunnel: &mut Tunnel<'_>, permit: &mut Permit, shared: &Shared) -> R
         return Err(CloseReason::protocol("the tunnel only carries records up: consumers connect by QUIC, or to wss2"));
     }
     let backend = &shared.backend;
-    let admitted = session::admit(&hello, permit, backend, shared.shutdown.soft()).await?;
+    let admitted = session::admit(&hello, certificate, permit, backend, shared.shutdown.soft()).await?;
     tunnel.socket.is_of(admitted.standing.grant().user);
     let records = Limits::for_records(backend.relay.limits().record);
     tunnel.limits = Limits { frame: records.frame.max(tunnel.limits.frame) };

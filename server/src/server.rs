@@ -9,7 +9,7 @@ use axum::{
 use motience_backend::{self as backend, Backend};
 use motience_certs::{
     ServerIdentity, Source,
-    server::{EarlyData, quic_config, tcp_config},
+    server::{AuthorityError, EarlyData, quic_config, tcp_config},
     source,
 };
 use motience_gateway::{
@@ -54,6 +54,9 @@ pub enum Error {
     /// The WebSocket gateway.
     #[error(transparent)]
     Gateway(#[from] motience_gateway::Error),
+    /// The authorities of devices.
+    #[error("clients cannot be asked for certificates of devices")]
+    Devices(#[from] AuthorityError),
     /// The certificate.
     #[error("the certificate cannot be used ({setting})")]
     Certificate {
@@ -139,6 +142,7 @@ impl Server {
         let opening = Backend::open_when_there(config.backend.clone(), clock);
         let backend = shared_http::while_starting(&sockets.all(), &config.http.limits, opening).await?;
         backend.reports.nodes.set_roles(config.roles.names());
+        identity.iter().try_for_each(|identity| backend.ask_for_certificates(identity))?;
         let services = http::Services::new(Arc::clone(&backend), config.http.clone(), shutdown.soft().clone());
         let ingest = bind_quic(&config, identity.as_ref(), &backend)?;
         let webtransport = ingest.as_ref().zip(identity.as_ref()).map(|(ingest, identity)| WebTransport {

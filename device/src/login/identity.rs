@@ -184,3 +184,39 @@ fn with_ending(place: &Path, ending: &str) -> PathBuf {
 fn unusable(path: &Path, error: impl fmt::Display) -> Error {
     Error::Config(format!("{} cannot be used: {error}", path.display()))
 }
+
+#[cfg(test)]
+mod tests {
+    use time::{Duration, macros::datetime};
+
+    use super::*;
+
+    #[test]
+    fn it_is_read_back_and_is_due_after_two_thirds() {
+        let dir = tempfile::tempdir().unwrap();
+        let place = dir.path().join("new/identity");
+        assert!(Identity::read(&place).unwrap().is_none());
+        let from = datetime!(2026-01-01 00:00 UTC);
+        let certificate = Certificate {
+            producer_id: UserId(7),
+            device_id: DeviceId::new("pi-1").unwrap(),
+            credential: "c".into(),
+            certificate: "PEM".into(),
+            authority: "CA".into(),
+            not_after: from + Duration::days(9),
+            renew_at: from + Duration::days(6),
+        };
+        let key = DeviceKey::generate(Algorithm::P256).unwrap();
+        let home = Home { auth_url: "https://h".into(), server_url: None, ca: Some("/ca.pem".into()) };
+        let identity = Identity { place: place.clone(), key, certificate, home: home.clone() };
+        private_file::write(&key_file(&place), identity.key.pem().as_bytes()).unwrap();
+        identity.write().unwrap();
+        let read = Identity::read(&place).unwrap().unwrap();
+        assert_eq!((&read.home, read.key.pem(), read.certificate.authority.as_str()), (&home, identity.key.pem(), "CA"));
+        assert!(!read.is_due(from + Duration::days(6) - Duration::SECOND) && read.is_due(from + Duration::days(6)));
+        assert!(!format!("{read:?}").contains("PRIVATE"));
+        Identity::remove(&place).unwrap();
+        Identity::remove(&place).unwrap();
+        assert!(Identity::read(&place).unwrap().is_none());
+    }
+}

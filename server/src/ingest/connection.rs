@@ -15,6 +15,7 @@ use motience_proto::{
 };
 use motience_session::{self as session, CloseReason, Host};
 use quinn::{Connection, ZeroRttAccepted};
+use rustls::pki_types::CertificateDer;
 use tokio::time::timeout;
 
 use super::{
@@ -40,7 +41,10 @@ async fn run(connection: &Connection, finished: ZeroRttAccepted, permit: &mut Pe
         .await
         .map_err(|_| CloseReason::NoHello)??;
     let backend = &shared.backend;
-    let admitted = session::admit(&hello, permit, backend, &shared.draining).await?;
+    // Hello came by a finished handshake, or in the first flight of a resumed one, whose ticket keeps the certificate.
+    let shown = connection.peer_identity().and_then(|shown| shown.downcast::<Vec<CertificateDer<'static>>>().ok());
+    let certificate = shown.as_ref().and_then(|chain| chain.first()).map(AsRef::as_ref);
+    let admitted = session::admit(&hello, certificate, permit, backend, &shared.draining).await?;
     let _entered = (shared.established.enter(), backend.reports.nodes.open(Kind::Quic));
     match hello.intent {
         Intent::Produce => {

@@ -1,24 +1,33 @@
 //! Devices with keys of their own, over real sockets: enrolled by the agent, out within a second, in quarantine on every egress.
 
-use std::{process::Stdio, time::Duration};
+use std::{process::Stdio, sync::Arc, time::Duration};
 
+use bytes::BytesMut;
 use futures_util::{SinkExt as _, StreamExt as _};
-use motience_certs::Trust;
+use motience_certs::{
+    Trust,
+    device_ca::{DeviceCa, Requested, Subject},
+    device_key::DeviceKey,
+};
 use motience_device::{
     client::{Error, Event, Lane},
     login::{Algorithm, Auth, Credentials, Home, Identity},
 };
 use motience_proto::{
-    model::ProducerId,
-    wire::{CloseCode, Intent, Start},
+    model::{ProducerEpoch, ProducerId},
+    wire::{CloseCode, Frame, Hello, Intent, Limits, Start, StreamKind, VERSION},
 };
+use motience_runtime::clock::Clock;
 use motience_testing::{Postgres, Redis};
 use serde_json::{Value, json};
 use tokio::{
     process::Command,
     time::{Instant, sleep, timeout},
 };
-use tokio_tungstenite::{connect_async, tungstenite::Message};
+use tokio_tungstenite::{
+    connect_async,
+    tungstenite::{Message, client::IntoClientRequest as _},
+};
 
 use crate::{
     harness::{Account, LIMIT, Node, account, agent, command, http, server, subscribe},
@@ -199,6 +208,130 @@ async fn a_device_in_quarantine_is_heard_on_no_egress() {
     assert_eq!((next(&mut socket).await, next(&mut sse).await, next(&mut ordered).await), (3, 3, 3));
     let mut again = stream("from=earliest", "application/x-ndjson", &consumer.token).await;
     assert_eq!((next(&mut again).await, next(&mut again).await, next(&mut again).await), (1, 2, 3), "and what lay in the log");
+}
+
+/// Says Hello without a token, and a record behind it; the code of the close, or `None` once the record is acknowledged.
+async fn by_certificate(node: &Node, tls: &rustls::ClientConfig, device: &str) -> Result<(), Option<u64>> {
+    let crypto = quinn::crypto::rustls::QuicClientConfig::try_from(tls.clone()).unwrap();
+    let mut endpoint = quinn::Endpoint::client((std::net::Ipv4Addr::LOCALHOST, 0).into()).unwrap();
+    endpoint.set_default_client_config(quinn::ClientConfig::new(Arc::new(crypto)));
+    let connecting = endpoint.connect(node.at.quic.as_deref().unwrap().parse().unwrap(), "localhost").unwrap();
+    let connection = timeout(LIMIT, connecting).await.unwrap().map_err(|_| None)?;
+    let closed = |error: quinn::ConnectionError| match error {
+        quinn::ConnectionError::ApplicationClosed(close) => Some(close.error_code.into_inner()),
+        _ => None,
+    };
+    let (mut send, mut recv) = connection.open_bi().await.map_err(closed)?;
+    let mut out = BytesMut::new();
+    hello(device).encode(&mut out);
+    let _ = send.write_all(&out).await;
+    let mut answer = BytesMut::new();
+    loop {
+        match timeout(LIMIT, recv.read_chunk(4096, true)).await.unwrap() {
+            Ok(Some(chunk)) => answer.extend_from_slice(&chunk.bytes),
+            _ => return Err(closed(connection.closed().await)),
+        }
+        if let Some(frame) = Frame::decode(&mut answer, Limits::control()).unwrap() {
+            assert!(matches!(frame, Frame::Welcome(_)), "{frame:?}");
+            break;
+        }
+    }
+    let mut uplink = connection.open_uni().await.unwrap();
+    let mut out = BytesMut::new();
+    StreamKind::Ordered.encode(&mut out);
+    Frame::Record(record_of(device, 1)).encode(&mut out);
+    uplink.write_all(&out).await.unwrap();
+    loop {
+        match Frame::decode(&mut answer, Limits::control()).unwrap() {
+            Some(Frame::Ack(_)) => return Ok(()),
+            Some(other) => panic!("{other:?}"),
+            None => answer.extend_from_slice(&timeout(LIMIT, recv.read_chunk(4096, true)).await.unwrap().unwrap().unwrap().bytes),
+        }
+    }
+}
+
+fn hello(device: &str) -> Frame {
+    let (token, device_id) = (String::new(), device.to_owned());
+    Frame::Hello(Hello { version: VERSION, intent: Intent::Produce, token, device_id, epoch: ProducerEpoch(1), features: 0 })
+}
+
+/// A client that shows this certificate.
+fn showing(node: &Node, certificate: &str, key: &str, alpn: &[u8]) -> rustls::ClientConfig {
+    use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _};
+    let roots = motience_certs::pem::roots(node.at.ca.as_deref().unwrap()).unwrap();
+    let chain = vec![CertificateDer::from_pem_slice(certificate.as_bytes()).unwrap()];
+    let mut config = rustls::ClientConfig::builder_with_provider(motience_certs::provider())
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(roots)
+        .with_client_auth_cert(chain, PrivateKeyDer::from_pem_slice(key.as_bytes()).unwrap())
+        .unwrap();
+    config.alpn_protocols = vec![alpn.to_vec()];
+    config
+}
+
+#[tokio::test]
+async fn a_device_is_known_by_its_certificate_alone() {
+    let node = Node::embedded(&[("DEVICE_CERTIFICATES", "true")]).await;
+    let producer = account(ap(&node), "producer", "p").await;
+    let other = account(ap(&node), "producer", "q").await;
+    for algorithm in [Algorithm::Ed25519, Algorithm::P256] {
+        let device = algorithm.as_str();
+        enrolled(&node, &producer, device, algorithm).await;
+        let at = |ending: &str| std::fs::read_to_string(node.dir.path().join(format!("{device}.{ending}"))).unwrap();
+        let identity: Value = serde_json::from_str(&at("json")).unwrap();
+        let (certificate, key) = (identity["certificate"].as_str().unwrap().to_owned(), at("key"));
+        let quic = showing(&node, &certificate, &key, motience_proto::wire::ALPN);
+        // The second one resumes the first one's session.
+        for _ in 0..2 {
+            by_certificate(&node, &quic, device).await.unwrap();
+        }
+        assert_eq!(by_certificate(&node, &quic, "another").await, Err(Some(u64::from(CloseCode::Forbidden.number()))));
+
+        let https = node.at.https.as_deref().unwrap();
+        let client = reqwest::Client::builder().tls_backend_preconfigured(showing(&node, &certificate, &key, b"http/1.1")).build().unwrap();
+        let send = async |name: &str| {
+            let sent = client.post(format!("{https}/data")).header("content-type", "application/json").body(record(name, 2)).send().await;
+            sent.unwrap().status().as_u16()
+        };
+        assert_eq!((send(device).await, send("another").await), (200, 403));
+        let port: u16 = https.rsplit(':').next().unwrap().parse().unwrap();
+        let tcp = tokio::net::TcpStream::connect(("127.0.0.1", port)).await.unwrap();
+        let tls = tokio_rustls::TlsConnector::from(Arc::new(showing(&node, &certificate, &key, b"http/1.1")));
+        let tls = tls.connect("localhost".try_into().unwrap(), tcp).await.unwrap();
+        let mut request = format!("wss://localhost:{port}/motience").into_client_request().unwrap();
+        request.headers_mut().insert("sec-websocket-protocol", "motience.1".parse().unwrap());
+        let (mut tunnel, _) = tokio_tungstenite::client_async(request, tls).await.unwrap();
+        let mut out = BytesMut::new();
+        hello(device).encode(&mut out);
+        tunnel.send(Message::Binary(out.freeze())).await.unwrap();
+        let mut welcome = BytesMut::from(&timeout(LIMIT, tunnel.next()).await.unwrap().unwrap().unwrap().into_data()[..]);
+        assert!(matches!(Frame::decode(&mut welcome, Limits::control()).unwrap(), Some(Frame::Welcome(_))));
+
+        set(&node, &producer, device, "revoke").await;
+        assert_eq!(
+            by_certificate(&node, &quic, device).await,
+            Err(Some(u64::from(CloseCode::Unauthenticated.number()))),
+            "a resumed session too"
+        );
+        assert_eq!(send(device).await, 401);
+    }
+    // Whoever signs for itself gets no further than the handshake, and who has none needs a token as ever.
+    let key = DeviceKey::generate(Algorithm::P256).unwrap();
+    let foreign = DeviceCa::generate(Clock::system().now()).unwrap();
+    let subject = Subject {
+        producer: producer.id,
+        device: "p256",
+        serial: "41",
+        from: Clock::system().now(),
+        until: Clock::system().now() + Duration::from_secs(60),
+    };
+    let forged = foreign.sign(&Requested::read(&key.request("x").unwrap()).unwrap(), &subject).unwrap();
+    let forged = showing(&node, &forged, &key.pem(), motience_proto::wire::ALPN);
+    assert_eq!(by_certificate(&node, &forged, "p256").await, Err(None));
+    let mut session = connect(&node, &other.token, "q", Intent::Produce, 1).await.unwrap();
+    session.send(Lane::Independent, record_of("q", 1)).await.unwrap();
+    acked(&mut session, 1..=1).await;
 }
 
 /// The transcript of docs/guides/devices.md: three commands from a printed token to the first acknowledged record.

@@ -211,6 +211,21 @@ impl Tokens {
         Ok((self.sign(&claims)?, ttl))
     }
 
+    /// Grant of a device of a producer that has shown a certificate for its credential `id`, good until `end`.
+    pub fn device_grant(&self, user: &User, device: &str, id: &str, end: OffsetDateTime) -> Grant {
+        Grant {
+            user: user.id,
+            username: user.username.clone(),
+            role: Role::Producer,
+            device_id: Some(device.to_owned()),
+            strict_device: true,
+            log: user.log,
+            family: device_family(id),
+            issued_at: self.0.clock.now(),
+            expires_at: end,
+        }
+    }
+
     /// A nonce for a device to sign, and the seconds for which it is good.
     pub fn nonce(&self) -> Result<(String, u64), Error> {
         let exp = self.0.clock.now().unix_timestamp().saturating_add_unsigned(NONCE_TTL.as_secs());

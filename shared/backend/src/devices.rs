@@ -12,8 +12,10 @@ use aws_lc_rs::digest::{SHA256, digest};
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use motience_auth::{self as auth, Grant, device_family, random_id};
 use motience_certs::{
-    device_ca::{self, Requested, Subject, is_signed, serial},
+    ServerIdentity,
+    device_ca::{self, Requested, Shown, Subject, is_signed, serial},
     device_key::{Algorithm, login_text},
+    server::AuthorityError,
 };
 use motience_cluster::Event;
 use motience_proto::model::{DeviceId, DeviceState, ProducerId, Role, User, UserId, record::Invalid};
@@ -41,6 +43,9 @@ settings! {
         DEVICE_CA_KEY => ca_key: Option<PathBuf>;
         /// How long a device's certificate is good. A device renews it after two thirds of that, and by its key even later.
         DEVICE_CERTIFICATE_LIFE = "7d" => certificate_life: Duration, "1m"..="3650d";
+        /// Whether QUIC, HTTPS and the tunnel ask clients for a device's certificate, by which a device is known without a token. A client
+        /// that has none goes on as before.
+        DEVICE_CERTIFICATES = "false" => certificates: bool;
         /// Whether a login by password gives the right to publish: `allow`, or `deny`: then only a device's own key does, or an API key.
         DEVICE_PASSWORDS = "allow" => passwords: Passwords;
     }
@@ -68,6 +73,8 @@ pub struct Config {
     pub ca: Option<(PathBuf, PathBuf)>,
     /// How long a certificate is good.
     pub certificate_life: Duration,
+    /// Whether clients are asked for a device's certificate.
+    pub certificates: bool,
     /// Whether passwords give the right to publish.
     pub passwords: Passwords,
 }
@@ -75,7 +82,7 @@ pub struct Config {
 impl Config {
     /// Reads the settings.
     pub(super) fn read(reader: &mut Reader<'_>) -> Self {
-        let Settings { ca_certificate, ca_key, certificate_life, passwords } = reader.group();
+        let Settings { ca_certificate, ca_key, certificate_life, certificates, passwords } = reader.group();
         let ca = match (ca_certificate, ca_key) {
             (Some(certificate), Some(key)) => Some((certificate, key)),
             (None, None) => None,
@@ -88,7 +95,7 @@ impl Config {
                 None
             }
         };
-        Self { ca, certificate_life, passwords }
+        Self { ca, certificate_life, certificates, passwords }
     }
 }
 
@@ -275,6 +282,32 @@ impl Backend {
             warn!(error = %e, "a device's login cannot be noted");
         }
         Ok(DeviceToken { access_token, expires_in, device })
+    }
+
+    /// Has a listener's identity ask clients for certificates of devices, where that is wanted (DEVICE_CERTIFICATES).
+    pub fn ask_for_certificates(&self, identity: &ServerIdentity) -> Result<(), AuthorityError> {
+        if self.device_certificates { identity.ask_clients(self.authority.trusted.iter().map(String::as_str)) } else { Ok(()) }
+    }
+
+    /// Grant of the device whose certificate (DER) a client has shown, for as long as that is good. The store says whose key it is; the name in
+    /// the certificate has to say so too.
+    pub async fn authenticate_certificate(&self, certificate: &[u8]) -> Result<Grant, auth::Error> {
+        let shown = Shown::read(certificate).ok_or(auth::Error::Invalid)?;
+        let away = |e: Refused| match e {
+            Refused::Unknown => auth::Error::Invalid,
+            Refused::Revoked => auth::Error::Revoked,
+            other => {
+                warn!(error = %other, "a device's certificate cannot be looked up");
+                auth::Error::Internal
+            }
+        };
+        let device = self.store.device_of_key(&shown.fingerprint).await.map_err(|e| away(e.into()))?.ok_or(auth::Error::Invalid)?;
+        let credential = good(&device).map_err(away)?;
+        if !shown.names.contains(&device_ca::name(device.producer.0, &device.device)) {
+            return Err(auth::Error::Invalid);
+        }
+        let user = self.account_of(&device).await.map_err(away)?;
+        Ok(self.tokens.device_grant(&user, &device.device, &credential.id, shown.not_after))
     }
 
     /// Sets a device's state for `actor`, here and on every node. `None`: there is no such device.

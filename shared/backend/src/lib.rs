@@ -297,6 +297,7 @@ pub struct Backend {
     /// When readiness was last asked for, and the answer.
     readiness: tokio::sync::Mutex<Option<(Instant, Result<(), Unready>)>>,
     certificate_life: Duration,
+    device_certificates: bool,
     device_passwords: devices::Passwords,
     logs: LogIds,
     refresher: tokio::task::JoinHandle<()>,
@@ -394,6 +395,7 @@ impl Backend {
             node: config.node,
             readiness: tokio::sync::Mutex::default(),
             certificate_life: config.devices.certificate_life,
+            device_certificates: config.devices.certificates,
             device_passwords: config.devices.passwords,
             logs,
             refresher,

@@ -20,7 +20,7 @@ use serde::{
     de::{DeserializeOwned, IgnoredAny},
 };
 
-use super::{ApiError, collect};
+use super::{ApiError, PeerCertificate, collect};
 
 /// A JSON body, in and out. A request's body has to be an object: serde would fill a struct's fields from an array too.
 #[derive(Clone, Copy, Debug)]
@@ -202,6 +202,9 @@ impl<S: HasBackend> FromRequestParts<S> for Bearer {
         // A layer in front that had to know who asks has checked the token.
         if let Some(grant) = parts.extensions.get::<Grant>() {
             return Ok(known(grant.clone()));
+        }
+        if let (None, Some(PeerCertificate(shown))) = (bearer(&parts.headers), parts.extensions.get()) {
+            return Ok(known(state.backend().authenticate_certificate(shown).await?));
         }
         let token = bearer(&parts.headers)
             .ok_or_else(|| ApiError::unauthenticated("no_token", "Log in, and send the access token as `Authorization: Bearer …`."))?;

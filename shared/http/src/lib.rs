@@ -39,7 +39,7 @@ pub use paths::{is_path, tolerant};
 pub use problem::ApiError;
 pub use ration::{Flooded, Ration, count_ended};
 pub use refusals::{log_refusal, log_refusals, session_refused};
-pub use serve::{Listener, serve};
+pub use serve::{Listener, PeerCertificate, serve};
 pub use stalls::Answer;
 pub use starting::while_starting;
 

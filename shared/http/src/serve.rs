@@ -12,7 +12,7 @@ use std::{convert::Infallible, fs::File, io, net::SocketAddr, sync::Arc, time::D
 
 use axum::{
     Router,
-    body::Body,
+    body::{Body, Bytes},
     extract::ConnectInfo,
     http::{HeaderValue, Request, Response, Version, header, uri::Authority},
     response::IntoResponse as _,
@@ -66,6 +66,10 @@ impl Listener {
         Self { tcp, tls: Some(config.into()), kept: false }
     }
 }
+
+/// The certificate (DER) that the client of a connection has shown, and whose signature was checked. An extension of each request of it.
+#[derive(Clone, Debug)]
+pub struct PeerCertificate(pub Bytes);
 
 impl From<TcpListener> for Listener {
     fn from(tcp: TcpListener) -> Self {
@@ -187,10 +191,12 @@ impl Service {
         }
         let first = self.limits.header.saturating_sub(begun.elapsed());
         match &self.tls {
-            None => self.cut.run_until_cancelled(Box::pin(self.connection(stream, peer, permit, first))).await,
+            None => self.cut.run_until_cancelled(Box::pin(self.connection(stream, (peer, None), permit, first))).await,
             Some(tls) => {
                 let Some(stream) = Box::pin(self.handshake(tls, stream, first)).await else { return };
-                self.cut.run_until_cancelled(Box::pin(self.connection(stream, peer, permit, self.limits.header))).await
+                let shown = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first());
+                let shown = shown.map(|leaf| PeerCertificate(Bytes::copy_from_slice(leaf)));
+                self.cut.run_until_cancelled(Box::pin(self.connection(stream, (peer, shown), permit, self.limits.header))).await
             }
         };
     }
@@ -210,7 +216,7 @@ impl Service {
     }
 
     /// `first`: time for its first request.
-    async fn connection<S>(&self, stream: S, peer: SocketAddr, permit: Permit, first: Duration)
+    async fn connection<S>(&self, stream: S, (peer, shown): (SocketAddr, Option<PeerCertificate>), permit: Permit, first: Duration)
     where
         S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
@@ -219,7 +225,12 @@ impl Service {
         let stalls = Stalls::new(Waits { first, idle: limits.idle, write: limits.write });
         let pages = PageRoom::of(limits.pages);
         let uploads = uploads::Connection::default();
-        let service = service_fn(|request| self.answer(request, peer, &stalls, (&pages, &uploads)));
+        let service = service_fn(|mut request: Request<Incoming>| {
+            if let Some(shown) = &shown {
+                request.extensions_mut().insert(shown.clone());
+            }
+            self.answer(request, peer, &stalls, (&pages, &uploads))
+        });
         let serving = self.builder.serve_connection_with_upgrades(stream, service);
         tokio::pin!(serving);
         let served = tokio::select! {

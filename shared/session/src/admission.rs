@@ -34,8 +34,15 @@ pub fn hello(first: Frame) -> Result<Hello, CloseReason> {
     }
 }
 
-/// Decides about a Hello: version, token, role, device, and the account's limit of connections.
-pub async fn admit(hello: &Hello, permit: &mut Permit, backend: &Backend, draining: &CancellationToken) -> Result<Admitted, CloseReason> {
+/// Decides about a Hello: version, token, role, device, and the account's limit of connections. `certificate`: shown by the client in its
+/// handshake, in DER; it stands for a token where Hello has none.
+pub async fn admit(
+    hello: &Hello,
+    certificate: Option<&[u8]>,
+    permit: &mut Permit,
+    backend: &Backend,
+    draining: &CancellationToken,
+) -> Result<Admitted, CloseReason> {
     if hello.version != VERSION {
         return Err(CloseReason::protocol(format!("version {} is not spoken here", hello.version)));
     }
@@ -46,7 +53,10 @@ pub async fn admit(hello: &Hello, permit: &mut Permit, backend: &Backend, draini
         Intent::Produce => (Role::Producer, Share::Devices),
         Intent::Consume => (Role::Consumer, Share::Connections),
     };
-    let grant = authenticate(backend, &hello.token).await?;
+    let grant = match certificate.filter(|_| hello.token.is_empty()) {
+        Some(certificate) => backend.authenticate_certificate(certificate).await.map_err(unauthenticated)?,
+        None => authenticate(backend, &hello.token).await?,
+    };
     if grant.role != role {
         return Err(CloseReason::forbidden(format!("this account is no {role}")));
     }
@@ -80,7 +90,11 @@ pub(super) fn device_revoked() -> CloseReason {
 
 /// Who holds this access token.
 pub async fn authenticate(backend: &Backend, token: &str) -> Result<Grant, CloseReason> {
-    backend.authenticate(token).await.map_err(|e| CloseReason::Unauthenticated(e.to_string().into()))
+    backend.authenticate(token).await.map_err(unauthenticated)
+}
+
+fn unauthenticated(error: motience_auth::Error) -> CloseReason {
+    CloseReason::Unauthenticated(error.to_string().into())
 }
 
 /// Takes a renewed token, which must be of the same account and role. Returns the whole seconds for which it is good.

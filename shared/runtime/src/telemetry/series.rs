@@ -33,6 +33,7 @@ const LIMITS: Label = (
     "reason",
     &[
         "control",
+        "device",
         "history",
         "history_readers",
         "inflation",
