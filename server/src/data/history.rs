@@ -1,23 +1,33 @@
 //! `GET /history/:producerId`: what was kept and what the log still holds, for the producer and for its active subscribers.
 
+mod buckets;
 mod part;
+mod scan;
 
-use std::borrow::Cow;
+use std::{borrow::Cow, time::Duration};
 
 use axum::{extract::State, http::HeaderValue};
 use motience_http::{ApiError, Bearer, Page, PagePermit, Path, Query};
-use motience_proto::model::{LogEpoch, ProducerId, Role, record, times};
+use motience_proto::model::{LogEpoch, ProducerId, Selection, record, times};
+use motience_relay::pipeline::selection::Selector;
 use motience_store::{HistoryQuery, MAX_PAGE};
 use serde::{Deserialize, Serialize, Serializer};
 use serde_json::value::RawValue;
 use time::OffsetDateTime;
-use utoipa::{IntoParams, ToSchema};
+use utoipa::{
+    IntoParams, PartialSchema, ToSchema,
+    openapi::{Ref, RefOr, Schema, schema::AnyOfBuilder},
+};
 
-use self::part::{After, Record};
+use self::{
+    buckets::{Aggregates, Bucket, Buckets},
+    part::{After, Record},
+    scan::Scan,
+};
 use super::may_read;
 use crate::{
     http::{Shared, shapes},
-    stream::Clock,
+    stream::{Clock, schema},
 };
 
 /// The part of the history to read.
@@ -45,6 +55,37 @@ pub(super) struct Wanted {
     /// The last `id` seen of what is in the database, as `Link` says.
     #[param(minimum = 0)]
     kept: Option<i64>,
+    /// The length of a bucket, such as `1m`: the numbers of each device in each such time are given instead of the records, by the clock of
+    /// `by`. `limit` counts records, and means nothing here. Buckets come in parts like records: one that stands at the end of a part may
+    /// come again in the next, with the rest of its records.
+    #[param(value_type = Option<schema::Every>, inline)]
+    bucket: Option<String>,
+    /// Aggregates of the numbers in a bucket, with commas: `avg`, `min`, `max` (these three are the default) and `last`.
+    #[param(pattern = "^(avg|min|max|last)(,(avg|min|max|last)){0,3}$")]
+    aggregate: Option<String>,
+}
+
+/// A record, or a bucket where buckets are asked for.
+#[derive(Serialize)]
+#[serde(untagged)]
+pub(super) enum Entry {
+    Record(Kept),
+    Bucket(Bucket),
+}
+
+impl PartialSchema for Entry {
+    fn schema() -> RefOr<Schema> {
+        AnyOfBuilder::new().item(Ref::from_schema_name("Kept")).item(Ref::from_schema_name("Bucket")).into()
+    }
+}
+
+impl ToSchema for Entry {
+    fn schemas(schemas: &mut Vec<(String, RefOr<Schema>)>) {
+        schemas.push(("Kept".to_owned(), Kept::schema()));
+        schemas.push(("Bucket".to_owned(), Bucket::schema()));
+        Kept::schemas(schemas);
+        Bucket::schemas(schemas);
+    }
 }
 
 /// A record as consumers receive it, and the `id` to go on after. A record that only the log holds so far has an `id` from 2^52 on, and
@@ -84,10 +125,14 @@ impl Serialize for Extra {
 }
 
 /// Reads the history in the order of the log: what is in the database, then what only the log holds yet. Where there may be more,
-/// `Link` names the next part.
+/// `Link` names the next part; a part of which a filter leaves nothing may be empty.
 #[utoipa::path(get, path = "/history/{producer_id}", tag = "data", security(("bearer" = [])),
-    params(("producer_id" = i64, Path, description = "A producer's id"), Wanted), responses(
-    (status = 200, description = "Some of it", body = [Kept]),
+    params(("producer_id" = i64, Path, description = "A producer's id"), Wanted,
+    ("where" = inline(Option<schema::Conditions>), Query, description = "A JSON pointer into the record, a comparison, a JSON value; all must hold", example = json!(["/data/temperature>30"])),
+    ("fields" = inline(Option<schema::Fields>), Query, description = "JSON pointers with commas: what `data` keeps, and which numbers buckets are made of", example = "/data/temperature,/data/humidity"),
+), responses(
+    (status = 200, description = "Some of it: records, or buckets", body = [Entry]),
+    (status = 400, description = "An expression that makes no sense: `column` and `caret` point at the character"),
     (status = 401, description = "No or bad token"),
     (status = 403, description = "Not the producer, nor subscribed to it"),
     (status = 422, description = "A parameter is out of bounds"),
@@ -99,29 +144,63 @@ pub(super) async fn history(
     Bearer(grant): Bearer,
     Path(producer): Path<i64>,
     Query(wanted): Query<Wanted>,
+    Query(members): Query<Vec<(String, String)>>,
     permit: PagePermit,
-) -> Result<Page<Kept>, ApiError> {
+) -> Result<Page<Entry>, ApiError> {
     let producer = ProducerId(producer);
     if !may_read(&services, &grant, producer).await? {
         return Err(ApiError::forbidden("Only the producer and its subscribers read its history."));
     }
-    let mut query = wanted.query()?;
+    let (mut query, selection, buckets) = (wanted.query()?, selection(members), wanted.buckets()?);
+    let selector = Selector::of(&selection)?;
     let _reader = services.limiters.requests.reader().await?;
     // Room for the last record of a page, which may go beyond it; where records may be as large as pages, a page may be one record larger.
     query.bytes = services.config.page.saturating_sub(services.backend.relay.limits().record).max(services.config.page / 2);
-    let mut part = part::read(&services.backend, &services.time_index, producer, &query, wanted.after(&query)).await?;
-    if grant.role == Role::Consumer {
-        // Those of devices in quarantine are for the producer and for operators. A page may be shorter by them.
-        part.records.retain(|record| !services.backend.devices.is_withheld(producer, &record.device_id));
+    let after = wanted.after(&query);
+    if buckets.is_some() {
+        query.limit = MAX_PAGE;
     }
-    let next = part.next.and_then(|next| wanted.next(next, query.limit));
+    let mut scan = Scan::new(&services, &grant, producer, query, selector, after);
+    let entries = match buckets {
+        None => records(&mut scan, producer).await?,
+        Some((length, aggregates)) => {
+            let mut buckets = Buckets::new(length, query.by_device);
+            while buckets.bytes() < query.bytes
+                && let Some(records) = scan.part().await?
+            {
+                records.iter().for_each(|record| buckets.add(record));
+            }
+            buckets.finish(aggregates).into_iter().map(Entry::Bucket).collect()
+        }
+    };
+    let next = scan.next().and_then(|next| wanted.next(next, query.limit, &selection));
+    // Its bytes were bounded where it was read.
+    Ok(Page::new(permit, entries, usize::MAX)?.linked(next))
+}
+
+/// The next part in which the selection leaves something, if one answer comes so far.
+async fn records(scan: &mut Scan<'_>, producer: ProducerId) -> Result<Vec<Entry>, ApiError> {
+    let mut found = Vec::new();
+    while found.is_empty()
+        && let Some(records) = scan.part().await?
+    {
+        found = records;
+    }
     let producer_id = producer.to_string();
     let kept = |Record { id, device_id, timestamp, data, extra, received_at }| {
         let (producer_id, extra) = (producer_id.clone(), Extra(extra));
-        Kept { id, producer_id, device_id, timestamp, data, received_at, extra }
+        Entry::Record(Kept { id, producer_id, device_id, timestamp, data, received_at, extra })
     };
-    // Its bytes were bounded where it was read.
-    Ok(Page::new(permit, part.records.into_iter().map(kept).collect(), usize::MAX)?.linked(next))
+    Ok(found.into_iter().map(kept).collect())
+}
+
+/// The filter and the projection of a query. Sampling is of streams; buckets are here for that.
+fn selection(members: Vec<(String, String)>) -> Selection {
+    let mut selection = Selection::default();
+    for (name, value) in members.into_iter().filter(|(name, _)| name != "every") {
+        selection.take(&name, value);
+    }
+    selection
 }
 
 impl Wanted {
@@ -144,6 +223,15 @@ impl Wanted {
         })
     }
 
+    /// The length of a bucket and what is asked of it; `None`: records are asked for.
+    fn buckets(&self) -> Result<Option<(Duration, Aggregates)>, ApiError> {
+        let aggregates = Aggregates::read(self.aggregate.as_deref())?;
+        let Some(bucket) = self.bucket.as_deref() else { return Ok(None) };
+        let length = Selector::parse(&[], None, Some(bucket)).ok().and_then(|selector| selector.every());
+        let length = length.ok_or_else(|| ApiError::invalid("bucket", "bucket is a length of time from 100ms to 24h, such as 1m."))?;
+        Ok(Some((length, aggregates)))
+    }
+
     fn after(&self, query: &HistoryQuery) -> After {
         // A number too large for an epoch names none, like any other that never was.
         let log_epoch = self.epoch.as_ref().map(|epoch| LogEpoch(epoch.parse().unwrap_or(u64::MAX)));
@@ -151,7 +239,7 @@ impl Wanted {
     }
 
     /// The address of the part after `after`: a query alone, so that it holds under every alias and behind every proxy.
-    fn next(&self, after: After, limit: u32) -> Option<HeaderValue> {
+    fn next(&self, after: After, limit: u32, selection: &Selection) -> Option<HeaderValue> {
         let mut next = format!("<?limit={limit}&after={}", after.id);
         if let Some(epoch) = after.log_epoch {
             next.push_str(&format!("&epoch={epoch}"));
@@ -159,10 +247,10 @@ impl Wanted {
         if let Some(kept) = after.kept {
             next.push_str(&format!("&kept={kept}"));
         }
-        for (name, value) in [("from", &self.from), ("to", &self.to), ("by", &self.by)] {
-            if let Some(value) = value {
-                next.push_str(&format!("&{name}={}", shapes::in_query(value)));
-            }
+        let own = [("from", &self.from), ("to", &self.to), ("by", &self.by), ("bucket", &self.bucket), ("aggregate", &self.aggregate)];
+        let own = own.into_iter().chain([("fields", &selection.fields)]).filter_map(|(name, value)| Some((name, value.as_ref()?)));
+        for (name, value) in own.chain(selection.conditions.iter().map(|condition| ("where", condition))) {
+            next.push_str(&format!("&{name}={}", shapes::in_query(value)));
         }
         next.push_str(">; rel=\"next\"");
         HeaderValue::from_str(&next).ok()

@@ -7,7 +7,7 @@
 mod cursors;
 mod format;
 mod query;
-mod schema;
+pub(crate) mod schema;
 mod session;
 
 use std::{collections::HashSet, convert::Infallible, sync::Arc};

@@ -102,7 +102,7 @@ impl IntoParams for LastEventId {
 }
 
 /// `/data/temperature>30`
-pub(super) struct Conditions;
+pub(crate) struct Conditions;
 
 impl PartialSchema for Conditions {
     fn schema() -> RefOr<Schema> {
@@ -114,7 +114,7 @@ impl PartialSchema for Conditions {
 }
 
 /// `/data/temperature,/data/humidity`
-pub(super) struct Fields;
+pub(crate) struct Fields;
 
 impl PartialSchema for Fields {
     fn schema() -> RefOr<Schema> {
@@ -124,7 +124,7 @@ impl PartialSchema for Fields {
 }
 
 /// `10s`: from 100ms to 24h.
-pub(super) struct Every;
+pub(crate) struct Every;
 
 impl PartialSchema for Every {
     fn schema() -> RefOr<Schema> {

@@ -296,3 +296,85 @@ async fn what_else_a_device_wrote_and_when_it_came_is_told_alike_from_either_hal
     }
     platform.dsm(Method::GET, &format!("{path}?by=mine"), Some(&token), Sent::Nothing).await.problem(422, "invalid_field");
 }
+
+#[tokio::test]
+async fn a_filter_and_a_projection_hold_for_the_history_too() {
+    let platform = platform(&[]).await;
+    let (producer, token) = platform.account(Role::Producer, "p").await;
+    let path = format!("/history/{}", producer.id);
+    let sent: Vec<Value> = (0..20)
+        .map(|n| json!({"device_id": format!("d{}", n % 2), "timestamp": format!("2025-01-29T12:00:{n:02}Z"), "data": {"n": n, "other": true}}))
+        .collect();
+    platform.dsm(Method::POST, "/data", Some(&token), Sent::Json(json!(sent))).await.json(200);
+    let read = async |query: &str| {
+        let (mut found, mut query) = (Vec::new(), Some(query.to_owned()));
+        while let Some(this) = query {
+            let answer = platform.dsm(Method::GET, &format!("{path}{this}"), Some(&token), Sent::Nothing).await;
+            let link = answer.headers.get(header::LINK).map(|link| link.to_str().unwrap().to_owned());
+            query = link.map(|link| link.split_once('<').unwrap().1.split_once('>').unwrap().0.to_owned());
+            found.extend(answer.json(200).as_array().unwrap().iter().map(|one| one["data"].clone()));
+        }
+        found
+    };
+    for kept in [0, 12] {
+        write(&platform, &producer, kept).await;
+        for limit in [1, 3, 1000] {
+            let found = read(&format!("?limit={limit}&where=/data/n%3E%3D10&where=/device_id%3D%22d1%22&fields=/data/n")).await;
+            assert_eq!(found, [11, 13, 15, 17, 19].map(|n| json!({"n": n})), "{kept} kept, {limit} in a part");
+        }
+        assert_eq!(read("?where=/timestamp%3C%222025-01-29T12:00:02Z%22&fields=/data/other").await, vec![json!({"other": true}); 2]);
+        assert!(read("?where=/data/n%3E100").await.is_empty());
+    }
+    let answer = platform.dsm(Method::GET, &format!("{path}?where=/data/n+%3F"), Some(&token), Sent::Nothing).await;
+    assert_eq!(answer.problem(400, "invalid_expression")["column"], 9);
+}
+
+#[tokio::test]
+async fn buckets_are_the_numbers_of_records_wherever_these_are_kept() {
+    let platform = platform(&[]).await;
+    let (producer, token) = platform.account(Role::Producer, "p").await;
+    let (_, rival) = platform.account(Role::Producer, "q").await;
+    let path = format!("/history/{}", producer.id);
+    log(&platform, &producer, 0..150).await;
+    let of = |minute: u64, first: u64, last: u64| {
+        let (count, avg) = (last - first + 1, (first + last) as f64 / 2.0);
+        json!({"device_id": "d", "start": format!("2025-01-29T12:{minute:02}:00Z"), "records": count,
+            "values": {"/data": {"count": count, "avg": avg, "min": first as f64, "max": last as f64}}})
+    };
+    for kept in [0, 70, 150] {
+        write(&platform, &producer, kept).await;
+        let read = async |query: &str| platform.dsm(Method::GET, &format!("{path}?by=device&{query}"), Some(&token), Sent::Nothing).await;
+        assert_eq!(read("bucket=1m").await.json(200), json!([of(0, 0, 59), of(1, 60, 119), of(2, 120, 149)]), "{kept} kept");
+        let some = read("bucket=60s&from=2025-01-29T12:00:30Z&to=2025-01-29T12:01:29Z&where=/data%3C80&limit=1").await;
+        assert_eq!(some.json(200), json!([of(0, 30, 59), of(1, 60, 79)]));
+        assert_eq!(read("bucket=24h&aggregate=last").await.json(200)[0]["values"], json!({"/data": {"count": 150, "last": 149.0}}));
+        assert_eq!(read("bucket=1h&from=2030-01-01T00:00:00Z").await.json(200), json!([]));
+        for (query, field) in [("bucket=1d", "bucket"), ("bucket=2m&aggregate=median", "aggregate"), ("bucket=10ms", "bucket")] {
+            assert_eq!(read(query).await.problem(422, "invalid_field")["field"], field);
+        }
+    }
+    platform.dsm(Method::GET, &format!("{path}?bucket=1m"), Some(&rival), Sent::Nothing).await.problem(403, "forbidden");
+}
+
+#[tokio::test]
+async fn buckets_too_many_for_one_answer_come_in_parts() {
+    let platform = platform(&[("HTTP_MAX_PAGE_BYTES", "64KiB")]).await;
+    let (producer, token) = platform.account(Role::Producer, "p").await;
+    log(&platform, &producer, 0..3000).await;
+    let path = format!("/history/{}", producer.id);
+    let (mut records, mut parts, mut query) = (0, 0, Some("?by=device&bucket=2s&aggregate=max&where=/data%3E%3D0".to_owned()));
+    while let Some(this) = query {
+        let answer = platform.dsm(Method::GET, &format!("{path}{this}"), Some(&token), Sent::Nothing).await;
+        let link = answer.headers.get(header::LINK).map(|link| link.to_str().unwrap().to_owned());
+        query = link.map(|link| link.split_once('<').unwrap().1.split_once('>').unwrap().0.to_owned());
+        for bucket in answer.json(200).as_array().unwrap() {
+            records += bucket["records"].as_u64().unwrap();
+            let first = bucket["values"]["/data"]["max"].as_f64().unwrap() as u64 / 2 * 2;
+            let start = format!("2025-01-29T{:02}:{:02}:{:02}Z", 12 + first / 3600, first / 60 % 60, first % 60);
+            assert_eq!(bucket["start"], start);
+        }
+        parts += 1;
+    }
+    assert_eq!(records, 3000);
+    assert!(parts > 1, "{parts} part");
+}
