@@ -70,6 +70,7 @@ CALLS = {
         "GET /stream": lambda cast: Call(token=cast.consumer.token, query=f"?producers={cast.producer.id}", endless=True),
         "GET /devices/{producer_id}": lambda cast: Call(token=cast.consumer.token, path={"producer_id": cast.producer.id}),
         "GET /nodes": lambda cast: Call(token=cast.admin.token),
+        "GET /platform": lambda cast: Call(token=cast.admin.token),
         "GET /cursors": lambda cast: Call(token=cast.consumer.token),
         "POST /cursors/{name}": lambda cast: Call(
             204, cast.consumer.token, {"cursors": {str(cast.producer.id): "1-1"}}, path={"name": "interop"}

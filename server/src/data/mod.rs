@@ -4,6 +4,7 @@ mod cursors;
 mod devices;
 pub(crate) mod history;
 mod nodes;
+mod platform;
 mod publish;
 mod streams;
 mod writer;
@@ -63,6 +64,7 @@ fn operations(data_body: usize) -> OpenApiRouter<Shared> {
         .routes(routes!(cursors::confirm, cursors::delete))
         .routes(routes!(devices::devices))
         .routes(routes!(nodes::nodes))
+        .routes(routes!(platform::platform))
 }
 
 /// Whether a caller may see a producer's records and devices.

@@ -164,6 +164,7 @@ async fn devices_are_seen_and_a_revoked_producer_is_cut_off_within_a_second() {
     assert_eq!((&all[2]["loss"], &all[2]["node"], &all[2]["address_changes"]), (&json!(0.02), &json!("only"), &json!(0)));
     until(devices.clone(), &root.token, |all| all[2]["rate_per_second"].as_f64() > Some(0.0)).await;
     let nodes = until(format!("{dsm}/nodes"), &root.token, |nodes| nodes[0]["records_in_per_second"].as_f64() > Some(0.0)).await;
+    until(format!("{dsm}/platform"), &root.token, |told| told["minutes"][0]["connections"].as_f64() > Some(0.0)).await;
     assert_eq!((&nodes[0]["connections"]["quic"], &nodes[0]["connections"]["producers"]), (&json!(1), &json!(1)));
     assert_eq!((&nodes[0]["records_in"], &nodes[0]["roles"]), (&json!(14), &json!(["ap", "sm", "dsm", "ingest", "wss"])));
 

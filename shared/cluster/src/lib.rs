@@ -10,6 +10,7 @@
 //! with optional fields, so that a node reads those of an earlier and of a later version.
 
 mod bus;
+mod day;
 mod devices;
 mod event;
 mod lease;
@@ -20,6 +21,7 @@ mod streams;
 mod window;
 
 pub use bus::{Unreadable, broadcast, read};
+pub use day::Minute;
 pub use devices::{DeviceStats, Devices, Most, Path, Presence, Senders};
 pub use event::Event;
 pub use lease::Lease;

@@ -63,6 +63,14 @@ pub struct Connections {
     pub http3: u64,
 }
 
+impl Connections {
+    /// All of them.
+    pub fn total(&self) -> u64 {
+        let Self { quic, webtransport, producers, consumers, tunnels, http3 } = self;
+        [quic, webtransport, producers, consumers, tunnels, http3].into_iter().fold(0, |all, some| all.saturating_add(*some))
+    }
+}
+
 /// One device as one node sees it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DeviceReport {

@@ -5,10 +5,15 @@ use std::sync::Arc;
 use motience_log::Log;
 use motience_proto::model::LogKey;
 use motience_runtime::clock::Clock;
+use parking_lot::Mutex;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::debug;
 
-use crate::{DeviceStats, Devices, Event, Most, NodeStats, Nodes, StreamStats, Streams, broadcast, window::LOOK_EVERY};
+use crate::{
+    DeviceStats, Devices, Event, Most, NodeStats, Nodes, StreamStats, Streams, broadcast,
+    day::{Day, Minute},
+    window::LOOK_EVERY,
+};
 
 /// Counters of this node, and the reports of the others. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -19,6 +24,7 @@ pub struct Reports {
     pub nodes: Arc<Nodes>,
     /// Devices.
     pub devices: Arc<Devices>,
+    day: Arc<Mutex<Day>>,
     clock: Clock,
 }
 
@@ -29,6 +35,7 @@ impl Reports {
             streams: Arc::new(Streams::new(node.to_owned())),
             nodes: Arc::new(Nodes::new(node.to_owned(), clock.now())),
             devices: Arc::new(Devices::new(node.to_owned(), clock.clone(), most)),
+            day: Arc::default(),
             clock,
         }
     }
@@ -64,6 +71,11 @@ impl Reports {
         self.nodes.snapshot(self.clock.now())
     }
 
+    /// The rates of all nodes over the last day, by minutes, the newest last: as far as this node has heard.
+    pub fn day(&self) -> Vec<Minute> {
+        self.day.lock().minutes()
+    }
+
     /// A producer's devices, on any node.
     pub fn devices_of(&self, key: LogKey) -> Vec<DeviceStats> {
         let now = self.clock.now();
@@ -97,6 +109,7 @@ impl Reports {
     fn look(&self) -> Vec<Event> {
         let now = self.clock.now();
         let mut events = vec![Event::Node { report: self.nodes.look() }];
+        self.day.lock().look(&self.nodes.snapshot(now), now);
         events.extend(self.streams.look(now));
         events.extend(self.devices.look());
         self.devices.prune(now);

@@ -62,6 +62,7 @@ async fn each_document_names_every_path_of_its_service() {
                 "GET /devices/{producer_id}",
                 "GET /history/{producer_id}",
                 "GET /nodes",
+                "GET /platform",
                 "GET /stream",
                 "GET /streams",
                 "POST /cursors/{name}",

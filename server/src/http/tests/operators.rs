@@ -187,3 +187,18 @@ async fn devices_are_for_those_who_may_have_their_records() {
     assert_eq!(platform.dsm(Method::GET, &path, Some(&consumer), Sent::Nothing).await.json(200).as_array().unwrap().len(), 3);
     platform.dsm(Method::GET, "/devices/x", Some(&admin), Sent::Nothing).await.problem(422, "invalid_path");
 }
+
+#[tokio::test]
+async fn operators_see_the_stores_and_the_last_day() {
+    let platform = platform(&[]).await;
+    let (_, admin) = platform.account(Role::Admin, "root").await;
+    let (_, consumer) = platform.account(Role::Consumer, "c").await;
+    platform.dsm(Method::GET, "/platform", Some(&consumer), Sent::Nothing).await.problem(403, "forbidden");
+    let told = platform.dsm(Method::GET, "/platform", Some(&admin), Sent::Nothing).await.json(200);
+    for store in ["database", "log"] {
+        assert_eq!(told[store]["answers"], true);
+        assert!(told[store]["milliseconds"].as_f64().unwrap() >= 0.0);
+    }
+    assert_eq!((&told["log_full"], &told["log_damaged"], &told["retention_held"]), (&json!(false), &json!(0), &json!(0)));
+    assert!(told["minutes"].is_array() && told["durability"].is_string());
+}
