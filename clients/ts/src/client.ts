@@ -2,8 +2,10 @@
 import { Consumer, type ConsumerOptions } from './consumer/consumer.ts';
 import type { Places } from './places.ts';
 import { Producer, type ProducerOptions } from './producer/producer.ts';
+import { OwnAccount } from './rest/account.ts';
 import { Ap } from './rest/ap.ts';
 import { Caller } from './rest/caller.ts';
+import { Devices } from './rest/devices.ts';
 import { Dsm } from './rest/dsm.ts';
 import { Sm } from './rest/sm.ts';
 import { Session, type SessionOptions } from './session.ts';
@@ -19,6 +21,10 @@ export class Motience {
   readonly places: Places;
   /** Accounts. */
   readonly ap: Ap;
+  /** The account of the caller. */
+  readonly account: OwnAccount;
+  /** Devices of a producer: enrolment, quarantine, revocation. */
+  readonly devices: Devices;
   /** Subscriptions. */
   readonly sm: Sm;
   /** Data. */
@@ -30,6 +36,8 @@ export class Motience {
     const caller = new Caller(options.fetch);
     this.places = places;
     this.ap = new Ap(places.ap, caller);
+    this.account = new OwnAccount(places.ap, caller);
+    this.devices = new Devices(places.ap, caller);
     this.sm = new Sm(places.sm, caller);
     this.dsm = new Dsm(places.dsm, caller);
     this.session = new Session(this.ap, options);

@@ -2,6 +2,7 @@
 import assert from 'node:assert/strict';
 import { after, before, describe, test } from 'node:test';
 import { ApiError } from '../src/index.ts';
+import { Buckets } from '../src/rest/buckets.ts';
 import { platform, until, type Platform } from './platform.ts';
 
 describe('REST', () => {
@@ -65,6 +66,29 @@ describe('REST', () => {
     assert.deepEqual(range.value.map((r) => (r.data as { n: number }).n), [5, 6, 7, 8, 9]);
     assert.deepEqual((await producer.dsm.historyPage(producer.session, id, { from: records[5]?.timestamp ?? '', by: 'received' })).value.length, 25);
     await until('the stream among the live ones', async () => (await producer.dsm.streams(producer.session)).some((s) => s.producer_id === id));
+  });
+
+  test('a long range comes in buckets, and only what a filter lets through', async () => {
+    const producer = await at.account('producer');
+    const id = producer.session.get()?.userId ?? '';
+    const records = Array.from({ length: 90 }, (_, i) => ({ device_id: 'd', timestamp: new Date(1.7e12 - (1.7e12 % 60_000) + i * 1000).toISOString(), data: { n: i, on: i % 2 === 0 } }));
+    await producer.dsm.send(producer.session, records);
+    const buckets = await producer.dsm.buckets(producer.session, id, { bucket: '1m', by: 'device', aggregate: ['avg', 'last'], fields: ['/data/n'] });
+    assert.deepEqual(buckets.map(({ start, ...rest }) => ({ ...rest, at: Date.parse(start) - Date.parse(records[0]?.timestamp ?? '') })), [
+      { device_id: 'd', at: 0, records: 60, values: { '/data/n': { count: 60, avg: 29.5, last: 59 } } },
+      { device_id: 'd', at: 60_000, records: 30, values: { '/data/n': { count: 30, avg: 74.5, last: 89 } } },
+    ]);
+    const page = await producer.dsm.historyPage(producer.session, id, { where: ['/data/n >= 88', '/data/on = true'] });
+    assert.deepEqual(page.value.map((r) => r.data), [{ n: 88, on: true }]);
+    await assert.rejects(producer.dsm.buckets(producer.session, id, { bucket: '1y' }), { status: 422 });
+  });
+
+  test('a bucket that came in two parts is one', () => {
+    const part = (count: number, avg: number, min: number, max: number) => [{ device_id: 'd', start: '2026-01-01T00:00:00Z', records: count, values: { '/data': { count, avg, min, max } } }];
+    const buckets = new Buckets();
+    buckets.add(part(3, 2, 1, 3));
+    buckets.add(part(1, 6, 6, 6));
+    assert.deepEqual(buckets.list(), part(4, 3, 1, 6));
   });
 
   test('errors carry a code, and say where the service is that does not answer', async () => {

@@ -1,5 +1,5 @@
 // Accounts: registering, logging in, and who there is.
-import type { Account, AccountQuery, LoggedIn, Page, Role, User, Verified } from './types.ts';
+import type { Account, AccountQuery, Invitation, LoggedIn, Page, Role, User, Verified, Visibility } from './types.ts';
 import type { Caller, Credentials } from './caller.ts';
 
 export class Ap {
@@ -15,8 +15,8 @@ export class Ap {
     return this.#caller.json('POST', `${this.#at}/login`, { body: { username, password } });
   }
 
-  register(username: string, password: string, role: Role, deviceId = ''): Promise<User> {
-    return this.#caller.json('POST', `${this.#at}/register`, { body: { username, password, role, ...(deviceId ? { device_id: deviceId } : {}) } });
+  register(username: string, password: string, role: Role, deviceId = '', invitation = ''): Promise<User> {
+    return this.#caller.json('POST', `${this.#at}/register`, { body: { username, password, role, ...(deviceId ? { device_id: deviceId } : {}), ...(invitation ? { invitation } : {}) } });
   }
 
   /** Spends the refresh token: it works once. `Session` does this by itself. */
@@ -53,5 +53,33 @@ export class Ap {
   /** Lets a revoked account log in again. Operators only. */
   restore(as: Credentials, id: string | number): Promise<Account> {
     return this.#caller.json('POST', `${this.#at}/accounts/${encodeURIComponent(id)}/restore`, { as });
+  }
+
+  /** Who may register: anybody, those with an invitation, nobody. */
+  async registration(): Promise<'open' | 'invite' | 'closed'> {
+    return (await this.#caller.json<{ mode: 'open' | 'invite' | 'closed' }>('GET', `${this.#at}/registration`)).mode;
+  }
+
+  /** Makes an invitation. The answer alone has the `invitation` itself. Operators only, as the two below. */
+  createInvitation(as: Credentials, wish: { role?: Role | null; uses?: number; expires_in?: number; note?: string } = {}): Promise<Invitation> {
+    return this.#caller.json('POST', `${this.#at}/invitations`, { as, body: wish });
+  }
+
+  invitations(as: Credentials): Promise<Invitation[]> {
+    return this.#caller.json('GET', `${this.#at}/invitations`, { as });
+  }
+
+  async endInvitation(as: Credentials, id: string): Promise<void> {
+    await this.#caller.json('DELETE', `${this.#at}/invitations/${encodeURIComponent(id)}`, { as });
+  }
+
+  /** Who finds a producer and follows it without being asked: `own` says whether that was chosen, or is the operator's default. */
+  visibility(as: Credentials, producerId: string | number): Promise<{ visibility: Visibility; own: boolean }> {
+    return this.#caller.json('GET', `${this.#at}/producers/${encodeURIComponent(producerId)}/visibility`, { as });
+  }
+
+  /** null: the operator's default. */
+  setVisibility(as: Credentials, producerId: string | number, visibility: Visibility | null): Promise<{ visibility: Visibility; own: boolean }> {
+    return this.#caller.json('PUT', `${this.#at}/producers/${encodeURIComponent(producerId)}/visibility`, { as, body: { visibility } });
   }
 }

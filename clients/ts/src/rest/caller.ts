@@ -54,6 +54,11 @@ export class Caller {
     return { value: value as T, next: nextOf(response, url) };
   }
 
+  /** An answer that is a file. Its head has to come in time; its body may take longer. */
+  async blob(method: string, url: string, request: Request = {}): Promise<Blob> {
+    return (await this.#withToken(method, url, request)).blob();
+  }
+
   /** An answer of which only the head matters: its body is not read. */
   async head(method: string, url: string, request: Request = {}): Promise<void> {
     const response = await this.#withToken(method, url, request);

@@ -1,5 +1,6 @@
 // Data: records over HTTP, the history, who is live, devices, nodes.
-import type { Accepted, CertHash, Device, HistoryQuery, HistoryRecord, LiveStream, NamedCursor, Node, RecordToSend } from './types.ts';
+import { Buckets } from './buckets.ts';
+import type { Accepted, Bucket, BucketQuery, CertHash, Device, HistoryQuery, HistoryRecord, LiveStream, NamedCursor, Node, Platform, RecordToSend } from './types.ts';
 import { selectionParameters, type Selection } from '../selection.ts';
 import type { Answer, Caller, Credentials } from './caller.ts';
 
@@ -24,7 +25,7 @@ export class Dsm {
 
   /** One page of the history, oldest first. `next` leads to the one after it. */
   historyPage(as: Credentials, producerId: string | number, query: HistoryQuery = {}, signal?: AbortSignal): Promise<Answer<HistoryRecord[]>> {
-    return this.#caller.answer('GET', `${this.#at}/history/${encodeURIComponent(producerId)}`, { as, query: { ...query }, signal });
+    return this.#caller.answer('GET', this.#history(producerId, query), { as, signal });
   }
 
   /** The whole history of a range, a page at a time: the next one is asked for when the loop comes back for it. */
@@ -37,6 +38,19 @@ export class Dsm {
     }
   }
 
+  /** The numbers of a range in buckets of time, all of them. `progress` is given those that have come, after each part but the last. */
+  async buckets(as: Credentials, producerId: string | number, query: BucketQuery, signal?: AbortSignal, progress?: (buckets: Bucket[]) => void): Promise<Bucket[]> {
+    const buckets = new Buckets();
+    let next: string | null = this.#history(producerId, query);
+    while (next !== null) {
+      const part: Answer<Bucket[]> = await this.#caller.answer('GET', next, { as, signal });
+      buckets.add(part.value);
+      next = part.next;
+      if (next !== null) progress?.(buckets.list());
+    }
+    return buckets.list();
+  }
+
   /** The devices of a producer and how they are: for that producer, its subscribers and operators. */
   devices(as: Credentials, producerId: string | number, signal?: AbortSignal): Promise<Device[]> {
     return this.#caller.json('GET', `${this.#at}/devices/${encodeURIComponent(producerId)}`, { as, signal });
@@ -45,6 +59,11 @@ export class Dsm {
   /** The nodes of the platform. Operators only. */
   nodes(as: Credentials, signal?: AbortSignal): Promise<Node[]> {
     return this.#caller.json('GET', `${this.#at}/nodes`, { as, signal });
+  }
+
+  /** How the stores are, and the rates of the last day. Operators only. */
+  platform(as: Credentials, signal?: AbortSignal): Promise<Platform> {
+    return this.#caller.json('GET', `${this.#at}/platform`, { as, signal });
   }
 
   /** Whether the service understands a selection; rejects with an `ApiError` whose `column` points at the mistake. */
@@ -66,5 +85,13 @@ export class Dsm {
   /** The certificate hash with which a browser trusts a development certificate. */
   certHash(signal?: AbortSignal): Promise<CertHash> {
     return this.#caller.json('GET', `${this.#at}/cert-hash`, { signal });
+  }
+
+  #history(producerId: string | number, query: HistoryQuery | BucketQuery): string {
+    const { where, fields, ...rest } = query;
+    const { aggregate, ...plain } = { aggregate: undefined, ...rest };
+    const own = Object.entries({ ...plain, aggregate: aggregate?.join(',') }).flatMap(([name, value]): [string, string][] => (value === undefined ? [] : [[name, String(value)]]));
+    const pairs = new URLSearchParams([...own, ...selectionParameters({ where, fields })]);
+    return `${this.#at}/history/${encodeURIComponent(producerId)}${pairs.size > 0 ? `?${pairs}` : ''}`;
   }
 }

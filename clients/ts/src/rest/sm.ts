@@ -1,5 +1,5 @@
 // Subscriptions: which producers a consumer hears.
-import type { Page, Subscription } from './types.ts';
+import type { Act, ActQuery, Grant, Page, Subscription, SubscriptionStatus, Terms } from './types.ts';
 import type { Caller, Credentials } from './caller.ts';
 
 export class Sm {
@@ -19,15 +19,48 @@ export class Sm {
     await this.#caller.json('DELETE', `${this.#at}/unsubscribe`, { as, query: { producer_id: producerId } });
   }
 
-  /** The calling consumer's active subscriptions. */
-  subscriptions(as: Credentials, consumerId: string | number, page: Page = {}): Promise<Subscription[]> {
+  /** The calling consumer's subscriptions: those that are active, and those that wait for somebody's decision. */
+  subscriptions(as: Credentials, consumerId: string | number, page: SubscriptionPage = {}): Promise<Subscription[]> {
     return this.#caller.json('GET', `${this.#at}/subscriptions/${encodeURIComponent(consumerId)}`, { as, query: { ...page } });
   }
 
-  /** The calling producer's active subscribers. */
-  subscribers(as: Credentials, producerId: string | number, page: Page = {}): Promise<Subscription[]> {
+  /** The calling producer's subscribers, likewise. */
+  subscribers(as: Credentials, producerId: string | number, page: SubscriptionPage = {}): Promise<Subscription[]> {
     return this.#caller.json('GET', `${this.#at}/subscribers/${encodeURIComponent(producerId)}`, { as, query: { ...page } });
   }
+
+  /** Lets a consumer read, within the terms. For the producer, and for operators; so are the two below. */
+  approve(as: Credentials, id: number, terms: Terms = {}): Promise<Subscription> {
+    return this.#caller.json('POST', `${this.#at}/subscriptions/${id}/approve`, { as, body: terms });
+  }
+
+  deny(as: Credentials, id: number): Promise<Subscription> {
+    return this.#caller.json('POST', `${this.#at}/subscriptions/${id}/deny`, { as });
+  }
+
+  /** Ends a subscription within a second. */
+  revoke(as: Credentials, id: number): Promise<Subscription> {
+    return this.#caller.json('POST', `${this.#at}/subscriptions/${id}/revoke`, { as });
+  }
+
+  /** Invites a consumer, by name, who then may subscribe. */
+  invite(as: Credentials, consumer: string, terms: Terms = {}): Promise<Subscription> {
+    return this.#caller.json('POST', `${this.#at}/subscriptions/invite`, { as, body: { consumer, ...terms } });
+  }
+
+  /** What a subscription may read. For both sides. */
+  grant(as: Credentials, id: number): Promise<Grant> {
+    return this.#caller.json('GET', `${this.#at}/subscriptions/${id}/grant`, { as });
+  }
+
+  /** Who changed which right, newest first: what concerns the caller, or all of it for operators. */
+  acts(as: Credentials, query: ActQuery = {}, signal?: AbortSignal): Promise<Act[]> {
+    return this.#caller.json('GET', `${this.#at}/acts`, { as, query: { ...query }, signal });
+  }
+}
+
+export interface SubscriptionPage extends Page {
+  status?: SubscriptionStatus;
 }
 
 /** Ids go as numbers where they fit one, which is what every edition of the services accepts. */
