@@ -4,7 +4,7 @@ import assert from 'node:assert/strict';
 import { readFileSync } from 'node:fs';
 import { createRequire } from 'node:module';
 import { after, before, describe, test } from 'node:test';
-import { PASSWORD, PHONE, Pages, account, coloured, consumerPort, dsm, fits, gallery, missing, run, seen, shoot, until } from './platform.mjs';
+import { PASSWORD, PHONE, Pages, WIDE, account, coloured, consumerPort, dsm, fits, gallery, missing, run, seen, shoot, until } from './platform.mjs';
 
 const AXE = readFileSync(createRequire(import.meta.url).resolve('axe-core/axe.min.js'), 'utf8');
 /** The accounts of `motience-server demo`, whose device sends all the time. */
@@ -79,7 +79,9 @@ describe('console', { skip: missing.length > 0 && `set ${missing.join(', ')}` },
     await page.getByRole('button', { name: '1m window' }).click();
     const chart = page.getByTestId('chart');
     // A few seconds back: a platform that has just started has no more.
+    await page.keyboard.down('Shift');
     await drag(page, chart, 50);
+    await page.keyboard.up('Shift');
     await seen(page.getByTestId('mode').getByText('Looking back'));
     await inked(page);
     await shoot(page, 'console-history-dark');
@@ -95,6 +97,88 @@ describe('console', { skip: missing.length > 0 && `set ${missing.join(', ')}` },
     await seen(page.getByTestId('mode'));
     await page.getByRole('button', { name: 'Back to live' }).click();
     await seen(page.getByRole('heading', { name: 'Live readings' }));
+  });
+
+  test('the chart tells time and values under the cursor, by pointer and by keys', async (t) => {
+    const page = await open(t);
+    await logIn(page, DEMO.consumer);
+    await inked(page);
+    const chart = page.getByTestId('chart');
+    const under = page.getByTestId('under');
+    const box = await chart.boundingBox();
+    await page.mouse.move(box.x + box.width * 0.9, box.y + 60);
+    await seen(under);
+    assert.match(await under.textContent(), /^\d\d:\d\d:\d\d/);
+    await shoot(page, 'console-cursor-dark');
+    await page.mouse.move(box.x + box.width / 2, box.y - 60);
+    await until('the cursor to leave', async () => (await under.count()) === 0);
+    await chart.focus();
+    await page.keyboard.press('Shift+ArrowLeft');
+    await seen(under);
+    const first = await under.textContent();
+    for (let n = 0; n < 30; n++) await page.keyboard.press('Shift+ArrowLeft');
+    assert.notEqual(await under.textContent(), first);
+    await until('the values to be said', async () => /\d\d:\d\d:\d\d: \w+ -?[\d.]+/.test(await page.locator('[aria-live="polite"]').last().textContent()));
+    await accessible(page, 'cursor');
+    await page.keyboard.press('Escape');
+    await until('the cursor to go', async () => (await under.count()) === 0);
+  });
+
+  test('a stretch is zoomed into, the address is the view, and the browser goes back', async (t) => {
+    const page = await open(t, { viewport: WIDE });
+    await logIn(page, DEMO.consumer);
+    await inked(page);
+    const strips = await page.getByTestId('strip').count();
+    await page.getByRole('group', { name: 'Readings to draw' }).getByRole('button', { pressed: true }).first().click();
+    await until('one strip less', async () => (await page.getByTestId('strip').count()) === strips - 1);
+    await drag(page, page.getByTestId('chart'), 200);
+    await seen(page.getByTestId('mode').getByText('Looking back'));
+    await inked(page);
+    const zoomed = page.url();
+    assert.match(zoomed, /[#&]to=\d+/);
+    await shoot(page, 'console-zoomed-dark');
+    await accessible(page, 'zoomed');
+    await page.goBack();
+    await until('the live chart', async () => (await page.getByTestId('mode').count()) === 0);
+    await page.goForward();
+    await seen(page.getByTestId('mode').getByText('Looking back'));
+    // The same in another window: what is seen is in the link.
+    const other = await page.context().newPage();
+    await other.goto(zoomed);
+    await logIn(other, DEMO.consumer);
+    await seen(other.getByTestId('mode').getByText('Looking back'));
+    await inked(other);
+    assert.equal(await other.getByTestId('strip').count(), strips - 1);
+    assert.equal(other.url(), zoomed);
+    await page.getByTestId('chart').focus();
+    await page.keyboard.press('-');
+    await until('a wider window', () => page.url() !== zoomed);
+    await page.keyboard.press('End');
+    await until('the live chart again', async () => (await page.getByTestId('mode').count()) === 0);
+  });
+
+  test('days are drawn of buckets, which the server makes', async (t) => {
+    const producer = await account('producer');
+    const now = Date.now();
+    const records = Array.from({ length: 900 }, (_, i) => ({ device_id: i % 2 ? 'north' : 'south', timestamp: new Date(now - (900 - i) * 80_000).toISOString(), data: { level: Math.sin(i / 40) * 10 + (i % 2) * 5 } }));
+    const sent = await fetch(`${dsm}/data`, { method: 'POST', headers: { 'content-type': 'application/json', authorization: `Bearer ${producer.token}` }, body: JSON.stringify(records) });
+    assert.equal(sent.status, 200);
+    const page = await open(t, { viewport: WIDE, colorScheme: 'light' });
+    await logIn(page, producer.username, PASSWORD);
+    const asked = page.waitForRequest((request) => request.url().includes('bucket='));
+    await page.getByRole('button', { name: '1d window' }).click();
+    await asked;
+    await inked(page);
+    await page.getByLabel('Compare with another device').selectOption('north' === (await page.getByLabel('Device to chart').inputValue()) ? { label: 'south' } : { label: 'north' });
+    await seen(page.getByRole('list', { name: 'Compared devices' }));
+    await inked(page);
+    await page.mouse.move(700, 460);
+    await shoot(page, 'console-day-light');
+    await accessible(page, 'a day of two devices');
+    await page.getByRole('button', { name: /^Compare no longer with/ }).click();
+    await until('one device', async () => (await page.getByRole('list', { name: 'Compared devices' }).count()) === 0);
+    await page.goBack();
+    await seen(page.getByRole('list', { name: 'Compared devices' }));
   });
 
   test('replay: from the oldest record to the present, and live again', async (t) => {

@@ -11,6 +11,7 @@ export const PASSWORD = 'tester-pages-1!';
 export const TIME_LIMIT_MS = 15_000;
 export const PHONE = { width: 390, height: 844 };
 export const DESK = { width: 1280, height: 900 };
+export const WIDE = { width: 1440, height: 900 };
 
 export const missing = NEEDED.filter((name) => !process.env[name]);
 /** Base URLs. The consumers' port has the console at its root and the tester at `/tester`. */

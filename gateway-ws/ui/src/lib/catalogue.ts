@@ -1,5 +1,6 @@
 // The producers as a consumer sees them: who exists, who is live and how fast, whom one follows. Live ones come first.
 import { ApiError, Observable, messageOf, type LiveStream, type Motience } from '@motience/client';
+import { decided, type Decided } from './grants.ts';
 
 /** How many producers are asked for at once; the list stops growing at ten times that. */
 const PAGE = 200;
@@ -11,6 +12,10 @@ export interface Listed {
   name: string;
   device: string | null;
   followed: boolean;
+  /** The subscription, whatever its state. */
+  subscription: Decided | null;
+  /** It may be found, and decides itself who reads. */
+  asks: boolean;
   live: boolean;
   /** Records per second. */
   rate: number;
@@ -30,9 +35,9 @@ export class Catalogue extends Observable<Catalogued> {
   readonly #client: Motience;
   /** Only consumers have subscriptions. */
   readonly #follows: boolean;
-  readonly #users = new Map<string, { name: string; device: string | null }>();
+  readonly #users = new Map<string, { name: string; device: string | null; asks: boolean }>();
   #live = new Map<string, LiveStream>();
-  #followed = new Set<string>();
+  #subscriptions = new Map<string, Decided>();
   #last = 0;
   #timer: ReturnType<typeof setInterval> | null = null;
   /** The order stands while the list is looked at: a rate that changes moves nothing. */
@@ -45,7 +50,7 @@ export class Catalogue extends Observable<Catalogued> {
   }
 
   get followed(): ReadonlySet<string> {
-    return this.#followed;
+    return new Set([...this.#subscriptions].filter(([, { status }]) => status === 'active').map(([id]) => id));
   }
 
   nameOf(id: string): string {
@@ -54,7 +59,13 @@ export class Catalogue extends Observable<Catalogued> {
 
   start(): () => void {
     void this.refresh();
-    this.#timer = setInterval(() => !document.hidden && void this.#lookLive(), LIVE_EVERY_MS);
+    let looks = 0;
+    this.#timer = setInterval(() => {
+      if (document.hidden) return;
+      void this.#lookLive();
+      // Who waits for a decision, or may lose what was decided, learns of it soon.
+      if (this.#follows && ++looks % 3 === 0) void this.#lookSubscriptions();
+    }, LIVE_EVERY_MS);
     return () => {
       if (this.#timer !== null) clearInterval(this.#timer);
     };
@@ -66,13 +77,13 @@ export class Catalogue extends Observable<Catalogued> {
       const { ap, dsm, session } = this.#client;
       const [users, followed, live] = await Promise.all([
         ap.producers(session, { limit: PAGE }),
-        this.#follows ? this.#client.subscriptions() : [],
+        this.#follows ? this.#subscribed() : new Map<string, Decided>(),
         dsm.streams(session).catch(() => [] as LiveStream[]),
       ]);
       this.#users.clear();
       this.#last = 0;
       this.#adopt(users);
-      this.#followed = new Set(followed);
+      this.#subscriptions = followed;
       this.#live = new Map(live.map((s) => [s.producer_id, s]));
       this.#order();
       this.#publish({ loading: false, more: users.length === PAGE });
@@ -92,19 +103,19 @@ export class Catalogue extends Observable<Catalogued> {
     }
   }
 
-  /** Follows, or no longer. True once it stands. */
+  /** Follows, asks to, or no longer. True once it stands. */
   async toggle(id: string): Promise<boolean> {
     const { sm, session } = this.#client;
+    const before = this.#subscriptions.get(id)?.status;
     try {
-      if (this.#followed.has(id)) {
+      if (before === 'active' || before === 'requested') {
         await sm.unsubscribe(session, id).catch((cause: unknown) => {
           // Already gone is what was wanted.
           if (!(cause instanceof ApiError && cause.status === 404)) throw cause;
         });
-        this.#followed.delete(id);
+        this.#subscriptions.delete(id);
       } else {
-        await sm.subscribe(session, id);
-        this.#followed.add(id);
+        this.#subscriptions.set(id, decided(await sm.subscribe(session, id)));
       }
       this.#publish({ problem: null });
       return true;
@@ -112,6 +123,26 @@ export class Catalogue extends Observable<Catalogued> {
       this.#publish({ problem: messageOf(cause) });
       return false;
     }
+  }
+
+  async #subscribed(): Promise<Map<string, Decided>> {
+    if (!this.#client.session.get()?.userId) await this.#client.session.verify();
+    const me = this.#client.session.get()?.userId;
+    const found = new Map<string, Decided>();
+    for (let after = 0; me && found.size < MOST; ) {
+      const part = await this.#client.sm.subscriptions(this.#client.session, me, { limit: PAGE, ...(after > 0 ? { after } : {}) });
+      for (const subscription of part) found.set(String(subscription.producer_id), decided(subscription));
+      if (part.length < PAGE) break;
+      after = part.at(-1)?.id ?? 0;
+    }
+    return found;
+  }
+
+  async #lookSubscriptions(): Promise<void> {
+    const found = await this.#subscribed().catch(() => null);
+    if (found === null) return;
+    this.#subscriptions = found;
+    this.#publish({});
   }
 
   async #lookLive(): Promise<void> {
@@ -128,21 +159,21 @@ export class Catalogue extends Observable<Catalogued> {
     }
   }
 
-  #adopt(users: { id: number | string; username: string; device_id: string | null }[]): void {
+  #adopt(users: { id: number | string; username: string; device_id: string | null; visibility?: string }[]): void {
     for (const user of users) {
-      this.#users.set(String(user.id), { name: user.username, device: user.device_id });
+      this.#users.set(String(user.id), { name: user.username, device: user.device_id, asks: user.visibility !== undefined && user.visibility !== 'open' });
       this.#last = Math.max(this.#last, Number(user.id));
     }
   }
 
   #order(): void {
-    const weight = (id: string) => (this.#followed.has(id) ? 2 : 0) + (this.#live.has(id) ? 1 : 0);
+    const weight = (id: string) => (this.#subscriptions.has(id) ? 2 : 0) + (this.#live.has(id) ? 1 : 0);
     const ids = this.#ids().sort((a, b) => weight(b) - weight(a) || this.nameOf(a).localeCompare(this.nameOf(b)));
     this.#rank = new Map(ids.map((id, rank) => [id, rank]));
   }
 
   #ids(): string[] {
-    return [...new Set([...this.#users.keys(), ...this.#live.keys(), ...this.#followed])];
+    return [...new Set([...this.#users.keys(), ...this.#live.keys(), ...this.#subscriptions.keys()])];
   }
 
   #publish(part: Partial<Catalogued>): void {
@@ -155,7 +186,9 @@ export class Catalogue extends Observable<Catalogued> {
           id,
           name: this.nameOf(id),
           device: this.#users.get(id)?.device ?? null,
-          followed: this.#followed.has(id),
+          followed: this.#subscriptions.get(id)?.status === 'active',
+          subscription: this.#subscriptions.get(id) ?? null,
+          asks: this.#users.get(id)?.asks ?? false,
           live: live !== undefined,
           rate: live?.rate_per_second ?? 0,
           lastAt: live?.last_record_at ?? null,

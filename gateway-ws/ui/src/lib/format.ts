@@ -49,6 +49,38 @@ export function timeOfDay(ms: number): string {
   return `${two(d.getHours())}:${two(d.getMinutes())}:${two(d.getSeconds())}.${String(d.getMilliseconds()).padStart(3, '0')}`;
 }
 
+const MONTHS = ['Jan', 'Feb', 'Mar', 'Apr', 'May', 'Jun', 'Jul', 'Aug', 'Sep', 'Oct', 'Nov', 'Dec'];
+
+/** A label of a time axis whose labels are `step` seconds apart, in local time: seconds only where they tell something, the day where it begins. */
+export function timeTick(seconds: number, step: number): string {
+  const d = new Date(seconds * 1000);
+  const two = (n: number) => String(n).padStart(2, '0');
+  if (step >= 86_400 || (step >= 60 && d.getHours() === 0 && d.getMinutes() === 0)) return `${MONTHS[d.getMonth()]} ${d.getDate()}`;
+  const time = `${two(d.getHours())}:${two(d.getMinutes())}`;
+  return step >= 60 ? time : `${time}:${two(d.getSeconds())}`;
+}
+
+/** A time under the cursor of a chart: milliseconds where little is shown, the day where much is. */
+export function timeUnder(seconds: number, shown: number): string {
+  const d = new Date(seconds * 1000);
+  const time = timeOfDay(d.getTime());
+  const far = shown > 43_200 || d.toDateString() !== new Date().toDateString();
+  return `${far ? `${MONTHS[d.getMonth()]} ${d.getDate()}, ` : ''}${shown <= 10 ? time : time.slice(0, shown > 43_200 ? 5 : 8)}`;
+}
+
+/** A length of time as short as it can be said: `5m`, `1h`, `1d`, `2m 30s`. */
+export function short(seconds: number): string {
+  const units: [number, string][] = [[86_400, 'd'], [3600, 'h'], [60, 'm'], [1, 's']];
+  let left = Math.max(1, Math.round(seconds));
+  const parts: string[] = [];
+  for (const [length, unit] of units) {
+    const n = Math.floor(left / length);
+    left -= n * length;
+    if (n > 0) parts.push(`${n}${unit}`);
+  }
+  return parts.slice(0, 2).join(' ');
+}
+
 const LARGE: [number, string][] = [[1e12, ' T'], [1e9, ' G'], [1e6, ' M']];
 
 /** A label of an axis whose labels are `step` apart. */
