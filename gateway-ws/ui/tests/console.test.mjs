@@ -142,7 +142,7 @@ describe('console', { skip: missing.length > 0 && `set ${missing.join(', ')}` },
     await until('the live chart', async () => (await page.getByTestId('mode').count()) === 0);
     await page.goForward();
     await seen(page.getByTestId('mode').getByText('Looking back'));
-    // The same in another window: what is seen is in the link.
+    // Another window shows it too: what is seen is in the link.
     const other = await page.context().newPage();
     await other.goto(zoomed);
     await logIn(other, DEMO.consumer);

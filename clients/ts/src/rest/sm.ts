@@ -48,7 +48,7 @@ export class Sm {
     return this.#caller.json('POST', `${this.#at}/subscriptions/invite`, { as, body: { consumer, ...terms } });
   }
 
-  /** What a subscription may read. For both sides. */
+  /** The scope of a subscription. For both sides. */
   grant(as: Credentials, id: number): Promise<Grant> {
     return this.#caller.json('GET', `${this.#at}/subscriptions/${id}/grant`, { as });
   }

@@ -75,7 +75,7 @@ export interface BucketQuery extends Omit<HistoryQuery, 'limit'> {
   aggregate?: ('avg' | 'min' | 'max' | 'last')[];
 }
 
-/** What a consumer may have of a producer's stream; what is left out is not restricted. */
+/** The part that a consumer may have of a producer's stream; what is left out is not restricted. */
 export interface Agreement {
   type: 'stream';
   devices?: string[];
@@ -88,7 +88,7 @@ export interface Agreement {
   connections?: number;
 }
 
-/** What a producer decided about a subscription. */
+/** A producer's decision about a subscription. */
 export interface Terms {
   expiresAt?: string | null;
   agreements?: Agreement[];

@@ -3,7 +3,7 @@ import { Observable } from '@motience/client';
 
 type Value = string | number | readonly string[] | null;
 
-/** The members of the address. It tells its subscribers when the browser went back or on, and not of its own writing. */
+/** The members of the address. Its subscribers are told when the browser went back or on, and not of its own writing. */
 export class Address extends Observable<URLSearchParams> {
   constructor() {
     super(new URLSearchParams(location.hash.slice(1)));

@@ -14,7 +14,7 @@ export interface Listed {
   followed: boolean;
   /** The subscription, whatever its state. */
   subscription: Decided | null;
-  /** It may be found, and decides itself who reads. */
+  /** May be found, and decides itself who reads. */
   asks: boolean;
   live: boolean;
   /** Records per second. */

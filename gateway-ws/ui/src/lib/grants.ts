@@ -32,7 +32,7 @@ export const EVERYTHING: ScopeText = { devices: '', where: '', fields: '', every
 
 const list = (text: string, by: RegExp) => text.split(by).map((part) => part.trim()).filter((part) => part !== '');
 
-/** The terms that a form means. What is left empty is not restricted. */
+/** The terms that a form means. Fields that are left empty restrict nothing. */
 export function termsOf(text: ScopeText): Terms {
   const agreement: Agreement = { type: 'stream' };
   const devices = list(text.devices, /[\s,]+/);
@@ -65,7 +65,7 @@ export function textOf(grant: Grant | null | undefined, local: (time: Date) => s
   };
 }
 
-/** What a grant leaves, a pair of words for each restriction; nothing: everything. */
+/** The restrictions of a grant, a pair of words for each restriction; nothing: everything. */
 export function restrictions(grant: Grant | null | undefined): [string, string][] {
   const a = grant?.agreements[0];
   const out: [string, string][] = [];

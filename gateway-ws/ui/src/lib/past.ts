@@ -1,4 +1,4 @@
-// What a chart has loaded of the past: one window for each producer in it.
+// All that a chart has loaded of the past: one window for each producer in it.
 import { messageOf, type HistoryRecord, type Motience } from '@motience/client';
 import { loadBuckets, loadRecords, newestBefore, type Loaded, type Window } from './history.ts';
 import { stepOf } from './lines.ts';
@@ -19,7 +19,7 @@ export class Past {
   readonly #client: Motience;
   readonly #changed: (problem: string | null) => void;
   readonly #parts = new Map<string, Part>();
-  /** What records have to meet. */
+  /** Conditions that records have to meet. */
   where: string[] = [];
 
   /** `changed` is called when there is more to draw, with what went wrong. */

@@ -1,4 +1,4 @@
-// What a pointer does over a chart: dragging with a mouse marks a stretch of time to zoom into; with a finger, or with Shift, it scrolls.
+// A pointer over a chart: dragging with a mouse marks a stretch of time to zoom into; with a finger, or with Shift, it scrolls.
 
 /** A drag shorter than this many pixels is none. */
 const LEAST_PX = 6;

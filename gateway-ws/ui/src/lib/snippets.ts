@@ -1,4 +1,4 @@
-// What is on the screen, as a program: the same producer, filter and sampling, with the caller's own token.
+// The stream that is on the screen, as a program: the same producer, filter and sampling, with the caller's own token.
 import type { Places, Selection } from '@motience/client';
 
 export interface Snippet {
