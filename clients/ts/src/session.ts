@@ -60,8 +60,8 @@ export class Session extends Observable<Identity | null> implements Credentials 
     this.#adopt(await this.#ap.login(username, password), username);
   }
 
-  async register(username: string, password: string, role: Role, deviceId = ''): Promise<void> {
-    await this.#ap.register(username, password, role, deviceId);
+  async register(username: string, password: string, role: Role, deviceId = '', invitation = ''): Promise<void> {
+    await this.#ap.register(username, password, role, deviceId, invitation);
     await this.logIn(username, password);
   }
 

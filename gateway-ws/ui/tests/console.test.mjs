@@ -2,11 +2,10 @@
 // says which transport is in use; and axe's rules in both themes.
 import assert from 'node:assert/strict';
 import { readFileSync } from 'node:fs';
-import { createRequire } from 'node:module';
 import { after, before, describe, test } from 'node:test';
+import { accessible } from './axe.mjs';
 import { PASSWORD, PHONE, Pages, WIDE, account, coloured, consumerPort, dsm, fits, gallery, missing, run, seen, shoot, until } from './platform.mjs';
 
-const AXE = readFileSync(createRequire(import.meta.url).resolve('axe-core/axe.min.js'), 'utf8');
 /** The accounts of `motience-server demo`, whose device sends all the time. */
 const DEMO = { consumer: 'demo-consumer', producer: 'demo-producer', admin: 'demo-admin', password: 'demo-pass-123' };
 /** Numbers in the way of a browser without WebTransport: the page must do with what is there. */
@@ -452,18 +451,4 @@ async function tokenOf(username, password) {
   const port = (await (await fetch(`${dsm}/console/config.json`)).json()).ap_port;
   const answer = await fetch(`http://localhost:${port}/login`, { method: 'POST', headers: { 'content-type': 'application/json' }, body: JSON.stringify({ username, password }) });
   return (await answer.json()).access_token;
-}
-
-/** axe finds nothing, in light and in dark. */
-async function accessible(page, what) {
-  const { dark } = await page.evaluate(() => ({ dark: matchMedia('(prefers-color-scheme: dark)').matches }));
-  for (const colorScheme of ['light', 'dark']) {
-    await page.emulateMedia({ colorScheme });
-    // By way of the debugger, as the page's own rules let no other script in.
-    await page.evaluate(AXE);
-    const { violations } = await page.evaluate(() => axe.run(document, { runOnly: ['wcag2a', 'wcag2aa', 'wcag21a', 'wcag21aa', 'wcag22aa', 'best-practice'] }));
-    const found = violations.map(({ id, nodes }) => `${id}: ${nodes.map((node) => `${node.html} ${node.any[0]?.message ?? node.all[0]?.message ?? ''}`).join(' | ')}`);
-    assert.deepEqual(found, [], `${what}, ${colorScheme}`);
-  }
-  await page.emulateMedia({ colorScheme: dark ? 'dark' : 'light' });
 }
