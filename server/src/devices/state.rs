@@ -11,7 +11,7 @@ use crate::http::Shared;
 
 /// Revokes a device: within a second its connections end on every node, its keys are dead for ever, and records that name it are refused,
 /// whoever sends them. Doing it again changes nothing.
-#[utoipa::path(post, path = "/devices/{producer_id}/{device_id}/revoke", tag = "devices", security(("bearer" = [])),
+#[utoipa::path(post, operation_id = "revoke_device", path = "/devices/{producer_id}/{device_id}/revoke", tag = "devices", security(("bearer" = [])),
     params(("producer_id" = i64, Path, description = "A producer's id"), ("device_id" = String, Path, description = "The device")), responses(
     (status = 200, description = "The device, revoked", body = Registered),
     (status = 401, description = "No or bad token"),
@@ -30,7 +30,7 @@ pub(super) async fn revoke(
 
 /// Puts a device in quarantine: its records are taken in and withheld from consumers, live and in the history, until it is restored. The producer
 /// itself and operators still read them. A device that is revoked stays so.
-#[utoipa::path(post, path = "/devices/{producer_id}/{device_id}/quarantine", tag = "devices", security(("bearer" = [])),
+#[utoipa::path(post, operation_id = "quarantine_device", path = "/devices/{producer_id}/{device_id}/quarantine", tag = "devices", security(("bearer" = [])),
     params(("producer_id" = i64, Path, description = "A producer's id"), ("device_id" = String, Path, description = "The device")), responses(
     (status = 200, description = "The device, in quarantine", body = Registered),
     (status = 401, description = "No or bad token"),
@@ -49,7 +49,7 @@ pub(super) async fn quarantine(
 
 /// Restores a device. After a quarantine all is as before, and consumers read what was withheld in the history and by resuming. After a
 /// revocation the device enrols anew, by a token that names it.
-#[utoipa::path(post, path = "/devices/{producer_id}/{device_id}/restore", tag = "devices", security(("bearer" = [])),
+#[utoipa::path(post, operation_id = "restore_device", path = "/devices/{producer_id}/{device_id}/restore", tag = "devices", security(("bearer" = [])),
     params(("producer_id" = i64, Path, description = "A producer's id"), ("device_id" = String, Path, description = "The device")), responses(
     (status = 200, description = "The device, active", body = Registered),
     (status = 401, description = "No or bad token"),
