@@ -96,6 +96,16 @@ async fn a_device_publishes_by_its_key_over_quic_websocket_and_http_and_as_nobod
         }
         post(format!("{}/data", node.at.dsm.as_deref().unwrap()), &token, json!({"data": {"n": 3}})).await;
     }
+    // A certificate that is due is renewed by the next login, whoever began the connection.
+    let (place, auth) = (node.dir.path().join("p256"), Auth::new(ap(&node), &Trust::Platform).unwrap());
+    let file = place.with_extension("json");
+    let mut kept: Value = serde_json::from_slice(&std::fs::read(&file).unwrap()).unwrap();
+    let before = kept["certificate"].clone();
+    kept["renew_at"] = json!("2026-01-01T00:00:00Z");
+    std::fs::write(&file, kept.to_string()).unwrap();
+    token(&Credentials::identity(auth, Identity::read(&place).unwrap().unwrap())).await;
+    let kept: Value = serde_json::from_slice(&std::fs::read(&file).unwrap()).unwrap();
+    assert!(kept["certificate"] != before && kept["renew_at"] != "2026-01-01T00:00:00Z");
     // A password is none of it here.
     let refused = connect(&node, &producer.token, "p", Intent::Produce, 1).await.unwrap_err();
     assert!(matches!(&refused, Error::Closed { code: CloseCode::Forbidden, reason } if reason.contains("device_credential_required")));

@@ -176,6 +176,10 @@ impl Pipeline {
             }
             if let Some(item) = self.ready.pop_front() {
                 self.note(&item);
+                // Its device may have been put in quarantine while a stage held it.
+                if matches!(&item, Item::Record(record) if self.withholds(record)) {
+                    continue;
+                }
                 return Some(item);
             }
             match self.next_of_batch() {
