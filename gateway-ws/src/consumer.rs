@@ -122,7 +122,7 @@ struct Session<'s> {
 
 impl Session<'_> {
     async fn run(&mut self, socket: &mut Socket) -> Result<Infallible, CloseReason> {
-        let soft = self.shared.shutdown.soft().clone();
+        let leave = self.shared.shutdown.draining().enter();
         let every = self.shared.config.ping;
         let mut tell = interval_at(Instant::now() + every, every);
         tell.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -130,7 +130,7 @@ impl Session<'_> {
         loop {
             tokio::select! {
                 biased;
-                () = soft.cancelled() => return Err(CloseReason::Draining),
+                () = leave.asked().cancelled() => return Err(CloseReason::Draining),
                 event = socket.event() => self.take(event?, socket).await?,
                 _ = tell.tick(), if self.v2 && !self.pipeline.is_plain() => self.tell_moved(socket).await?,
                 event = self.pipeline.next() => match event {

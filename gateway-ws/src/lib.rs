@@ -183,7 +183,7 @@ const PATHS: [&str; 5] = ["/producer", "/consumer", "/motience", "/stats", "/cer
 fn around(name: &'static str, router: Router<Arc<Shared>>, shared: &Arc<Shared>) -> Router {
     let router = router
         .with_state(Arc::clone(shared))
-        .merge(operations(name, Arc::clone(&shared.backend), shared.config.detail))
+        .merge(operations(name, Arc::clone(&shared.backend), shared.config.detail, &shared.shutdown))
         .fallback(async || ApiError::not_found("There is nothing at this path."))
         .layer(from_fn_with_state(Arc::clone(shared), log_refusals));
     tolerant(router, PATHS.into_iter().chain(OPERATIONS))

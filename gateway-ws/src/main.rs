@@ -14,8 +14,8 @@ use motience_backend::{self as backend, Backend, Kind};
 use motience_certs::Source;
 use motience_gateway::{Addresses, Config, bind, certificate};
 use motience_http::{
-    Detail, ListenAddress, Listener, Operations, check_plaintext, healthcheck, operations as operations_router, operations_listener, serve,
-    while_starting,
+    Detail, ListenAddress, Listener, Operations, check_plaintext, drain, healthcheck, operations as operations_router, operations_listener,
+    serve, while_starting,
 };
 use motience_runtime::{
     causes,
@@ -61,6 +61,17 @@ struct Cli {
 /// The commands of the program.
 #[derive(Subcommand)]
 enum Command {
+    /// Drain a running gateway on this machine: it is no longer ready, takes no new sessions, and asks those it has to leave. Stop it afterwards.
+    ///
+    /// Exit codes: 0 no session is left; 1 some are, or the node cannot be asked.
+    Drain {
+        /// Address of the operations port (also HEALTHCHECK_ADDRESS). Default: from OPERATIONS_ADDRESS and OPERATIONS_PORT.
+        #[arg(long)]
+        address: Option<String>,
+        /// Seconds to wait until the last session has left.
+        #[arg(long, default_value_t = 600)]
+        limit: u64,
+    },
     /// Ask a running gateway whether it is ready: exit code 0 or 1.
     Healthcheck {
         /// Address of the operations port (also HEALTHCHECK_ADDRESS). Default: from OPERATIONS_ADDRESS and OPERATIONS_PORT.
@@ -139,8 +150,12 @@ async fn check(env: &Env, offline: bool) -> ExitCode {
 }
 
 async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
-    if let Some(Command::Healthcheck { address, limit }) = cli.command {
-        return Ok(healthcheck::run("motience-gateway", address, limit, OPERATIONS_PORT).await);
+    match cli.command {
+        Some(Command::Healthcheck { address, limit }) => {
+            return Ok(healthcheck::run("motience-gateway", address, limit, OPERATIONS_PORT).await);
+        }
+        Some(Command::Drain { address, limit }) => return Ok(drain::run("motience-gateway", address, limit, OPERATIONS_PORT).await),
+        None => {}
     }
     let env = Env::load()?;
     if cli.check_config {
@@ -150,7 +165,7 @@ async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     telemetry::init(&env, "info")?;
     env.misspelt().iter().for_each(|misspelt| warn!("{misspelt}"));
     descriptors::prepare(backend.permits.websocket + 2 * gateway.limits.connections);
-    let shutdown = Shutdown::new();
+    let shutdown = Shutdown::with(gateway.limits.drain);
     shutdown.spawn_signals();
     let clock = Clock::system();
     let load = || source.load(clock.now()).with_context(|| format!("the certificate cannot be used ({})", certificate::settings(&source)));
@@ -170,7 +185,8 @@ async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     let gateway = bind(gateway, identity.as_ref(), None, backend.clone(), shutdown.clone()).await?;
     let listening = Listening { scheme, at: gateway.addresses(), operations: operations.local(&sockets), ca: ca.flatten() };
     listening.log();
-    let router = operations_listener(operations_router("motience-gateway", backend.clone(), Detail::Full).merge(gateway.statistics()));
+    let router =
+        operations_listener(operations_router("motience-gateway", backend.clone(), Detail::Full, &shutdown).merge(gateway.statistics()));
     for socket in sockets {
         shutdown.spawn("http", serve(Listener::kept(socket), router.clone(), limits.clone(), shutdown.clone()));
     }

@@ -44,7 +44,8 @@ pub(crate) async fn upgrade(State(shared): State<Arc<Shared>>, Client(client): C
 async fn serve(socket: WebSocket, publisher: MessagePublisher, standing: &Standing, _permit: Permit, shared: &Shared) {
     let _open = (shared.producers.open(), shared.backend.reports.nodes.open(Kind::Producer));
     let mut producer = Producer { socket: Socket::new(socket, &shared.config), counters: &shared.producers };
-    let session = MessageSession::new(publisher, standing).run(&mut producer, shared.shutdown.soft(), shared.config.session.drain);
+    let leave = shared.shutdown.draining().enter();
+    let session = MessageSession::new(publisher, standing).run(&mut producer, leave.asked(), shared.config.session.drain);
     let reason = session::while_authorized(standing, session).await.err().unwrap_or(CloseReason::Done);
     debug!(%reason, "producer leaves");
     producer.socket.close(&reason).await;

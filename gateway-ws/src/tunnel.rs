@@ -82,12 +82,13 @@ async fn run(tunnel: &mut Tunnel<'_>, certificate: Option<&[u8]>, permit: &mut P
         return Err(CloseReason::protocol("the tunnel only carries records up: consumers connect by QUIC, or to wss2"));
     }
     let backend = &shared.backend;
-    let admitted = session::admit(&hello, certificate, permit, backend, shared.shutdown.soft()).await?;
+    let admitted = session::admit(&hello, certificate, permit, backend, shared.shutdown.draining().begun()).await?;
+    let leave = shared.shutdown.draining().enter();
     tunnel.socket.is_of(admitted.standing.grant().user);
     let records = Limits::for_records(backend.relay.limits().record);
     tunnel.limits = Limits { frame: records.frame.max(tunnel.limits.frame) };
     let _open = (shared.tunnels.open(), backend.reports.nodes.open(Kind::Tunnel));
-    let host = Host { backend, limits: shared.config.session, draining: shared.shutdown.soft() };
+    let host = Host { backend, limits: shared.config.session, draining: leave.asked() };
     session::produce(tunnel, &hello, &admitted, host).await
 }
 

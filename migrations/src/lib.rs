@@ -22,6 +22,7 @@ macro_rules! steps {
             10 "0010_received"
             11 "0011_access"
             12 "0012_devices"
+            14 "0014_schema_needs"
         }
     };
     ($folder:literal $($number:literal $name:literal)*) => {
@@ -39,8 +40,14 @@ pub fn postgres() -> Migrator {
     migrator(steps!("postgres"))
 }
 
+/// The newest step that this program knows.
+pub fn newest() -> i64 {
+    steps!("sqlite").into_iter().map(|(number, ..)| number).max().unwrap_or(0)
+}
+
 /// While a cluster is upgraded node by node, an old node may start on a database that a new one has already migrated.
-/// Since migrations only expand, it can work there; so a migration it does not know is no error.
+/// Migrations expand first, so it can work there, and a migration that it does not know is no error. Whoever opens the database asks the table
+/// `schema_needs` before whether that still holds.
 fn migrator<const N: usize>(steps: [(i64, &'static str, &'static str); N]) -> Migrator {
     let step = |(number, name, sql): (i64, &'static str, &'static str)| {
         let description = name.split_once('_').map_or(name, |(_, description)| description).replace('_', " ");

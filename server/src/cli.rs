@@ -82,6 +82,22 @@ pub enum Command {
         #[command(subcommand)]
         action: DeviceAction,
     },
+    /// Copy accounts, records and the secret of an embedded node to a folder, also while the server runs: everything acknowledged before is in it.
+    ///
+    /// Exit codes: 0 done; 1 a file failed, or what is copied is damaged; 78 the settings are wrong.
+    Backup {
+        /// The folder of the backup: a new one, or an empty one.
+        #[arg(long)]
+        to: PathBuf,
+    },
+    /// Put a backup into the empty DATA_DIR of a node that is stopped, after its checksums and versions have been checked.
+    ///
+    /// Exit codes: 0 done; 1 the backup is not whole, the folder is not empty or in use, or a file failed; 78 the settings are wrong.
+    Restore {
+        /// The folder of the backup.
+        #[arg(long)]
+        from: PathBuf,
+    },
     /// Check or repair the log of an embedded node in DATA_DIR, or confirm the clock for retention.
     ///
     /// Exit codes: 0 nothing is damaged (any more); 1 the file cannot be opened, or `check` has found damage; 78 the settings are wrong.
@@ -96,6 +112,17 @@ pub enum Command {
     Openapi {
         /// The document to print.
         document: Document,
+    },
+    /// Drain a running server on this machine: it is no longer ready, takes no new sessions, and asks those it has to leave. Stop it afterwards.
+    ///
+    /// Exit codes: 0 no session is left; 1 some are, or the node cannot be asked.
+    Drain {
+        /// Address of the operations port (also HEALTHCHECK_ADDRESS). Default: from OPERATIONS_ADDRESS and OPERATIONS_PORT.
+        #[arg(long)]
+        address: Option<String>,
+        /// Seconds to wait until the last session has left.
+        #[arg(long, default_value_t = 600)]
+        limit: u64,
     },
     /// Ask a running server whether it is ready: exit code 0 or 1.
     Healthcheck {

@@ -4,6 +4,7 @@
 pub mod accounts;
 mod admin;
 mod asyncapi;
+mod backup;
 pub mod cli;
 pub mod config;
 pub mod data;
@@ -26,7 +27,7 @@ use std::{io, path::Path, process::ExitCode};
 use anyhow::Context as _;
 use motience_backend::Kind;
 use motience_gateway::certificate;
-use motience_http::healthcheck;
+use motience_http::{drain, healthcheck};
 use motience_runtime::{
     causes,
     clock::Clock,
@@ -68,10 +69,13 @@ pub fn run(cli: Cli) -> ExitCode {
 }
 
 async fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
-    if let Some(Command::Healthcheck { address, limit }) = &cli.command {
-        return Ok(healthcheck::run("motience-server", address.clone(), *limit, OPERATIONS_PORT).await);
-    }
     match &cli.command {
+        Some(Command::Healthcheck { address, limit }) => {
+            return Ok(healthcheck::run("motience-server", address.clone(), *limit, OPERATIONS_PORT).await);
+        }
+        Some(Command::Drain { address, limit }) => {
+            return Ok(drain::run("motience-server", address.clone(), *limit, OPERATIONS_PORT).await);
+        }
         Some(Command::Openapi { document }) => {
             say(documents::text(*document)?)?;
             return Ok(ExitCode::SUCCESS);
@@ -97,6 +101,14 @@ async fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
             telemetry::init(&env, "warn")?;
             return logs::run(&env, action);
         }
+        Some(Command::Backup { to }) => {
+            telemetry::init(&env, "warn")?;
+            return backup::run(&env, &to).await;
+        }
+        Some(Command::Restore { from }) => {
+            telemetry::init(&env, "warn")?;
+            return backup::restore(&env, &from).await;
+        }
         #[cfg(feature = "demo")]
         Some(Command::Demo { seconds, dir, any_ports, ready_file }) => {
             telemetry::init(&env, "warn")?;
@@ -115,7 +127,7 @@ async fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
     telemetry::init(&env, "info")?;
     env.misspelt().iter().for_each(|misspelt| warn!("{misspelt}"));
     descriptors::prepare(config.most_connections());
-    let shutdown = Shutdown::new();
+    let shutdown = Shutdown::with(config.http.limits.drain);
     shutdown.spawn_signals();
     let stopped = shutdown.soft().clone();
     // A check may wait minutes for its database, and is not waited for then.

@@ -143,8 +143,8 @@ impl Server {
         let backend = shared_http::while_starting(&sockets.all(), &config.http.limits, opening).await?;
         backend.reports.nodes.set_roles(config.roles.names());
         identity.iter().try_for_each(|identity| backend.ask_for_certificates(identity))?;
-        let services = http::Services::new(Arc::clone(&backend), config.http.clone(), shutdown.soft().clone());
-        let ingest = bind_quic(&config, identity.as_ref(), &backend)?;
+        let services = http::Services::new(Arc::clone(&backend), config.http.clone(), shutdown.clone());
+        let ingest = bind_quic(&config, identity.as_ref(), &backend, &shutdown)?;
         let webtransport = ingest.as_ref().zip(identity.as_ref()).map(|(ingest, identity)| WebTransport {
             identity: Arc::clone(identity),
             self_made: config.certificate.is_self_made(),
@@ -161,7 +161,7 @@ impl Server {
             let router = certificate::strictly(router, config.gateway.hsts.0.as_ref());
             listeners.extend(https_listeners(&config, &mut addresses, identity, &router, gateway.as_ref(), webtransport.as_ref())?);
             if let Some(ingest) = &ingest {
-                let sessions = webtransport::Shared::new(Arc::clone(&backend), config.webtransport.clone(), ingest.draining().clone());
+                let sessions = webtransport::Shared::new(Arc::clone(&backend), config.webtransport.clone(), shutdown.draining().clone());
                 ingest.serve_http(h3::Shared {
                     config: config.h3.clone(),
                     limits: config.http.limits.clone(),
@@ -288,7 +288,7 @@ impl ServiceSockets {
         add(self.ap, &|| accounts::router(services));
         add(self.sm, &|| subscriptions::router(services));
         add(self.dsm, &dsm);
-        let operations = shared_http::operations("motience-server", Arc::clone(&services.backend), Detail::Full);
+        let operations = shared_http::operations("motience-server", Arc::clone(&services.backend), Detail::Full, &services.shutdown);
         let operations = gateway.into_iter().fold(operations, |operations, gateway| operations.merge(gateway.statistics()));
         let operations = shared_http::operations_listener(operations);
         listeners.extend(self.operations.into_iter().map(|socket| (Listener::kept(socket), operations.clone())));
@@ -306,10 +306,15 @@ fn load_identity(config: &Config, clock: &Clock) -> Result<(Option<Arc<ServerIde
     Ok((Some(identity), ca))
 }
 
-fn bind_quic(config: &Config, identity: Option<&Arc<ServerIdentity>>, backend: &Arc<Backend>) -> Result<Option<Ingest>, Error> {
+fn bind_quic(
+    config: &Config,
+    identity: Option<&Arc<ServerIdentity>>,
+    backend: &Arc<Backend>,
+    shutdown: &Shutdown,
+) -> Result<Option<Ingest>, Error> {
     let Some(identity) = identity.filter(|_| config.roles.ingest) else { return Ok(None) };
     let tls = quic_config(Arc::clone(identity), &[ALPN, h3::ALPN], EarlyData::Accept);
-    Ok(Some(Ingest::bind(config.ingest.clone(), tls, Arc::clone(backend))?))
+    Ok(Some(Ingest::bind(config.ingest.clone(), tls, Arc::clone(backend), shutdown.draining().clone())?))
 }
 
 /// Opens the gateway's ports, where the node has that role, and fills the directory for the pages.

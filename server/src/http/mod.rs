@@ -18,8 +18,8 @@ use std::{sync::Arc, time::Duration};
 use axum::{Router, middleware::from_fn_with_state, response::Redirect, routing::get};
 use motience_backend::Backend;
 use motience_http::{self as shared_http, Detail, HasBackend, HasProxies, Limits, Proxies, tolerant};
+use motience_runtime::lifecycle::Shutdown;
 use motience_settings::env::{Value, settings};
-use tokio_util::sync::CancellationToken;
 use utoipa::openapi::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
 
@@ -105,15 +105,15 @@ pub struct Services {
     pub limiters: limiters::Limiters,
     /// Times in the logs that were read.
     pub(crate) time_index: TimeIndex,
-    /// Cancelled when the node begins to drain. Streams without an end stop then.
-    pub draining: CancellationToken,
+    /// The node's end. Streams without an end of their own leave when they are asked to.
+    pub shutdown: Shutdown,
 }
 
 impl Services {
-    /// The services over one backend, until `draining`.
-    pub fn new(backend: Arc<Backend>, config: Config, draining: CancellationToken) -> Arc<Self> {
+    /// The services over one backend, until the shutdown.
+    pub fn new(backend: Arc<Backend>, config: Config, shutdown: Shutdown) -> Arc<Self> {
         let limiters = limiters::Limiters::new(&config);
-        Arc::new(Self { backend, config, limiters, time_index: TimeIndex::default(), draining })
+        Arc::new(Self { backend, config, limiters, time_index: TimeIndex::default(), shutdown })
     }
 }
 
@@ -187,7 +187,7 @@ impl Service {
             .merge(self.extra_routes)
             .merge(documented("", self.streams, self.document))
             .route("/", get(async || Redirect::temporary("api-docs/")))
-            .merge(shared_http::operations(self.name, Arc::clone(&services.backend), services.config.detail));
+            .merge(shared_http::operations(self.name, Arc::clone(&services.backend), services.config.detail, &services.shutdown));
         tolerant(layers::around(router, services), paths)
     }
 
@@ -205,7 +205,8 @@ const KNOWN: [&str; 4] = ["/health", "/ready", "/metrics", "/cert-hash"];
 /// All of a node's services on one port: each under its prefix with its document, the operations of all at the root and
 /// under their aliases too, and what operators ask, once.
 pub(crate) fn combined_router(parts: impl IntoIterator<Item = Service>, extra_routes: Router, services: &Arc<Services>) -> Router {
-    let mut router = extra_routes.merge(shared_http::operations("motience", Arc::clone(&services.backend), services.config.detail));
+    let mut router =
+        extra_routes.merge(shared_http::operations("motience", Arc::clone(&services.backend), services.config.detail, &services.shutdown));
     let mut paths: Vec<String> = KNOWN.map(str::to_owned).into();
     for part in parts {
         paths.extend(part.paths(&["", part.prefix, part.alias]));

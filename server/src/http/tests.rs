@@ -25,7 +25,10 @@ use axum::{
 use motience_auth::random_id;
 use motience_backend as backend;
 use motience_proto::model::{Role, User};
-use motience_runtime::clock::{Clock, Manual};
+use motience_runtime::{
+    clock::{Clock, Manual},
+    lifecycle::Shutdown,
+};
 use motience_settings::env::Env;
 use motience_store::{self as store, NewUser};
 use serde_json::Value;
@@ -69,7 +72,7 @@ pub(crate) async fn platform_on(settings: &[(&str, &str)], store: store::Config)
     config.store = store;
     config.volatile = true;
     let (clock, time) = Clock::manual(datetime!(2026-01-01 00:00 UTC));
-    let services = Services::new(Backend::open(config, clock).await.unwrap(), Config::from_env(&env).unwrap(), CancellationToken::new());
+    let services = Services::new(Backend::open(config, clock).await.unwrap(), Config::from_env(&env).unwrap(), Shutdown::new());
     let (ap, sm, dsm) = (crate::accounts::router(&services), crate::subscriptions::router(&services), crate::data::router(&services));
     Platform { services, time, ap, sm, dsm }
 }

@@ -44,7 +44,8 @@ async fn run(connection: &Connection, finished: ZeroRttAccepted, permit: &mut Pe
     // Hello came by a finished handshake, or in the first flight of a resumed one, whose ticket keeps the certificate.
     let shown = connection.peer_identity().and_then(|shown| shown.downcast::<Vec<CertificateDer<'static>>>().ok());
     let certificate = shown.as_ref().and_then(|chain| chain.first()).map(AsRef::as_ref);
-    let admitted = session::admit(&hello, certificate, permit, backend, &shared.draining).await?;
+    let admitted = session::admit(&hello, certificate, permit, backend, shared.draining.begun()).await?;
+    let leave = shared.draining.enter();
     let _entered = (shared.established.enter(), backend.reports.nodes.open(Kind::Quic));
     match hello.intent {
         Intent::Produce => {
@@ -52,14 +53,14 @@ async fn run(connection: &Connection, finished: ZeroRttAccepted, permit: &mut Pe
             let upload = backend.uploads.upload(&uploads::Connection::default(), Owner::Account(admitted.standing.grant().user));
             let max_record = backend.relay.limits().record;
             let mut device = Device::new(connection, control, hello.features, max_record, shared.config.write, upload);
-            let host = Host { backend, limits: shared.config.session, draining: &shared.draining };
+            let host = Host { backend, limits: shared.config.session, draining: leave.asked() };
             session::produce(&mut device, &hello, &admitted, host).await.map(|never| match never {})
         }
         Intent::Consume => {
             let serving = async {
                 // Nothing is given away before the peer has shown that it is there.
                 timeout(shared.config.hello_limit, finished).await.map_err(|_| CloseReason::gone("the handshake does not end"))?;
-                consumer::serve(connection, control, &admitted.standing, hello.features, shared).await
+                consumer::serve(connection, control, &admitted.standing, hello.features, (shared, &leave)).await
             };
             session::while_authorized(&admitted.standing, serving).await
         }

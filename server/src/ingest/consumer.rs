@@ -16,6 +16,7 @@ use motience_relay::{
     StartPosition,
     pipeline::{Begun, Follow, Options, Request as Wishes, selection},
 };
+use motience_runtime::lifecycle::Leave;
 use motience_session::{Answer, CloseReason, ConsumerTransport, Host, Refusal, Request, consume};
 use quinn::Connection;
 use time::OffsetDateTime;
@@ -34,7 +35,7 @@ pub(super) async fn serve(
     control: Control,
     standing: &Arc<Standing>,
     offered: u64,
-    shared: &Shared,
+    (shared, leave): (&Shared, &Leave),
 ) -> Result<(), CloseReason> {
     let (backend, config) = (&shared.backend, &shared.config);
     let mut consumer = Consumer { connection, control, write: config.write };
@@ -50,7 +51,7 @@ pub(super) async fn serve(
             features: offered & FEATURES,
         }))
         .await?;
-    let host = Host { backend, limits: config.session, draining: &shared.draining };
+    let host = Host { backend, limits: config.session, draining: leave.asked() };
     consume(&mut consumer, standing, host).await
 }
 

@@ -32,6 +32,7 @@ use motience_proto::{
     model::Transport,
     wire::{ALPN, CloseCode},
 };
+use motience_runtime::lifecycle::Draining;
 use quinn::{Connecting, Connection, ConnectionError, Endpoint, Incoming, VarInt, ZeroRttAccepted};
 use tokio::time::timeout;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -65,7 +66,6 @@ pub struct Ingest {
     address: SocketAddr,
     shared: Arc<Shared>,
     tasks: TaskTracker,
-    soft: CancellationToken,
 }
 
 /// Shared by every connection of the endpoint.
@@ -73,15 +73,14 @@ struct Shared {
     backend: Arc<Backend>,
     config: Config,
     established: Established,
-    /// Cancelled when the node drains.
-    draining: CancellationToken,
+    draining: Draining,
     /// Service for connections that speak HTTP/3.
     h3: OnceLock<Arc<h3::Shared>>,
 }
 
 impl Ingest {
     /// Opens the UDP port. Connections are accepted once [`Ingest::run`] is called.
-    pub fn bind(config: Config, tls: Arc<rustls::ServerConfig>, backend: Arc<Backend>) -> Result<Self, Error> {
+    pub fn bind(config: Config, tls: Arc<rustls::ServerConfig>, backend: Arc<Backend>, draining: Draining) -> Result<Self, Error> {
         let server = config.quinn(tls)?;
         let bind_error = |cause| Error::Bind { address: config.address(), cause };
         let mut endpoints = Vec::new();
@@ -100,10 +99,8 @@ impl Ingest {
             Some(first) => first.local_addr().map_err(bind_error)?,
             None => config.address().first(),
         };
-        let soft = CancellationToken::new();
-        let shared =
-            Arc::new(Shared { backend, config, established: Established::default(), draining: soft.child_token(), h3: OnceLock::new() });
-        Ok(Self { endpoints, address, shared, tasks: TaskTracker::new(), soft })
+        let shared = Arc::new(Shared { backend, config, established: Established::default(), draining, h3: OnceLock::new() });
+        Ok(Self { endpoints, address, shared, tasks: TaskTracker::new() })
     }
 
     /// The address in use, for a port 0 that was asked for.
@@ -117,16 +114,10 @@ impl Ingest {
         let _ = self.shared.h3.set(Arc::new(h3));
     }
 
-    /// Cancelled when the node drains.
-    pub(crate) fn draining(&self) -> &CancellationToken {
-        &self.shared.draining
-    }
-
-    /// Accepts until `shutdown`; then asks every device to leave, waits for them within their share of DRAIN_LIMIT, and closes.
+    /// Accepts until `shutdown`, by which every device has been asked to leave; waits for them within their share of DRAIN_LIMIT, and closes.
     pub async fn run(self, shutdown: CancellationToken) {
         debug!(address = %self.address, sockets = self.endpoints.len(), "listening for QUIC");
         join_all(self.endpoints.iter().map(|endpoint| shutdown.run_until_cancelled(self.accept(endpoint)))).await;
-        self.soft.cancel();
         self.endpoints.iter().for_each(|endpoint| endpoint.set_server_config(None));
         self.tasks.close();
         if timeout(self.shared.config.session.drain.connections(), self.tasks.wait()).await.is_err() {
@@ -177,10 +168,10 @@ async fn handle(incoming: Incoming, mut permit: Permit, shared: Arc<Shared>) {
                 if permit.speaks_http3().is_err() {
                     return connection.close(h3::EXCESSIVE_LOAD, b"too many connections");
                 }
-                let (limit, draining) = (shared.config.hello_limit, shared.draining.clone());
+                let (limit, leave) = (shared.config.hello_limit, shared.draining.enter());
                 let _entered = shared.established.enter();
                 let _open = shared.backend.reports.nodes.open(Kind::Http3);
-                h3::serve(connection, finished, limit, draining, Arc::clone(http)).await;
+                h3::serve(connection, finished, limit, leave.asked().clone(), Arc::clone(http)).await;
             }
             // TLS lets no other name through.
             _ => connection.close(number(CloseCode::Protocol), b"unknown ALPN protocol"),

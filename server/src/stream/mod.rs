@@ -110,7 +110,7 @@ pub(crate) async fn stream(
         format,
         beat_every: config.comment,
         most: config.producers,
-        draining: services.draining.clone(),
+        leave: services.shutdown.draining().enter(),
         answer: over,
         _permit: permit,
         _left: left.drop_guard(),

@@ -7,9 +7,10 @@ use bytes::{Bytes, BytesMut};
 use motience_http::Answer;
 use motience_limits::permits::Permit;
 use motience_relay::pipeline::{Event, Item, Pipeline};
+use motience_runtime::lifecycle::Leave;
 use serde_json::json;
 use tokio::time::{Instant, sleep_until};
-use tokio_util::sync::{CancellationToken, DropGuard};
+use tokio_util::sync::DropGuard;
 
 use super::format::Format;
 
@@ -36,7 +37,7 @@ pub(super) struct Parts {
     pub(super) beat_every: Duration,
     /// Producers that it follows at most.
     pub(super) most: usize,
-    pub(super) draining: CancellationToken,
+    pub(super) leave: Leave,
     /// The writer of the body, which is told when the token ends.
     pub(super) answer: Option<Answer>,
     pub(super) _permit: Permit,
@@ -62,7 +63,7 @@ impl Session {
             let parts = &mut self.parts;
             tokio::select! {
                 biased;
-                () = parts.draining.cancelled() => self.end("draining"),
+                () = parts.leave.asked().cancelled() => self.end("draining"),
                 () = sleep_until(self.beat) => self.show_cursors(),
                 event = parts.pipeline.next() => match event {
                     Event::Ready => self.write(),

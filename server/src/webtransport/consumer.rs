@@ -13,6 +13,7 @@ use motience_relay::{
         position::{self, WrittenPosition},
     },
 };
+use motience_runtime::lifecycle::Leave;
 use motience_session::{Answer, CloseReason, ConsumerTransport, Host, Refusal, Request, consume, error_reply, given};
 use serde_json::{Value, json};
 
@@ -38,10 +39,10 @@ pub(super) async fn serve(
     (send, lines): (&mut Outgoing, &mut Lines),
     inbox: Inbox,
     standing: &Arc<Standing>,
-    shared: &Shared,
+    (shared, leave): (&Shared, &Leave),
 ) -> Result<(), CloseReason> {
     let config = &shared.config;
-    let host = Host { backend: &shared.backend, limits: config.session, draining: &shared.draining };
+    let host = Host { backend: &shared.backend, limits: config.session, draining: leave.asked() };
     consume(&mut Consumer { peer, send, lines, inbox, beat: config.stream.comment }, standing, host).await
 }
 

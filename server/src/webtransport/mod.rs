@@ -28,9 +28,9 @@ use motience_limits::{
     uploads,
 };
 use motience_proto::model::{Role, Transport};
+use motience_runtime::lifecycle::Draining;
 use motience_session::{CloseReason, report_end, while_authorized};
 use tokio::time::timeout;
-use tokio_util::sync::CancellationToken;
 use tracing::{Instrument as _, info_span};
 
 pub use config::Config;
@@ -51,13 +51,12 @@ const MAX_LINE: usize = 32 * 1024;
 pub(crate) struct Shared {
     pub(crate) backend: Arc<Backend>,
     pub(crate) config: Config,
-    /// Cancelled when the node drains.
-    draining: CancellationToken,
+    draining: Draining,
 }
 
 impl Shared {
     /// Over this backend.
-    pub(crate) fn new(backend: Arc<Backend>, config: Config, draining: CancellationToken) -> Self {
+    pub(crate) fn new(backend: Arc<Backend>, config: Config, draining: Draining) -> Self {
         Self { backend, config, draining }
     }
 }
@@ -93,7 +92,7 @@ fn admit(connect: &Connect, client: ClientAddress, shared: &Shared) -> Result<(P
         return Err(ApiError::not_found("There is nothing at this path."));
     }
     check_origin(&connect.parts.headers, &shared.config.origins)?;
-    if shared.draining.is_cancelled() {
+    if shared.draining.begun().is_cancelled() {
         return Err(ApiError::unavailable("draining", "This node is going away. Try again."));
     }
     let permit = shared.backend.permits.unauthenticated(client, Transport::WebTransport)?;
@@ -105,11 +104,12 @@ fn admit(connect: &Connect, client: ClientAddress, shared: &Shared) -> Result<(P
 
 /// Serves a session from its first stream to its close reason.
 async fn serve_session(peer: &Peer, mut inbox: Inbox, mut permit: Permit, shared: &Arc<Shared>) -> CloseReason {
+    let leave = shared.draining.enter();
     // Streams that overtook the control stream.
     let mut early = Vec::new();
     let control = tokio::select! {
         biased;
-        () = shared.draining.cancelled() => return CloseReason::Draining,
+        () = leave.asked().cancelled() => return CloseReason::Draining,
         control = timeout(shared.config.hello, control_stream(&mut inbox, &mut early)) => control,
     };
     let (mut send, mut lines) = match control {
@@ -125,8 +125,8 @@ async fn serve_session(peer: &Peer, mut inbox: Inbox, mut permit: Permit, shared
         let serving = async {
             say(&mut send, peer, &messages::welcome(&shared.backend, &standing)).await?;
             match standing.grant().role {
-                Role::Consumer => consumer::serve(peer, (&mut send, &mut lines), inbox, &standing, shared).await,
-                _ => producer::serve(peer, (&mut send, &mut lines), inbox, early, &standing, shared).await,
+                Role::Consumer => consumer::serve(peer, (&mut send, &mut lines), inbox, &standing, (shared, &leave)).await,
+                _ => producer::serve(peer, (&mut send, &mut lines), (inbox, early), &standing, (shared, &leave)).await,
             }
         };
         while_authorized(&standing, serving).await

@@ -62,12 +62,23 @@ impl Node {
     pub(crate) async fn restarted(mut self, variables: &[(&str, &str)], meanwhile: impl AsyncFnOnce(&Path)) -> Self {
         self.signal("TERM");
         self.ended().await;
-        std::fs::remove_file(self.dir.path().join("ready.json")).unwrap();
         meanwhile(self.dir.path()).await;
-        Self::start_in(self.dir, server(), &[], variables).await
+        self.restarted_on(variables).await
     }
 
-    async fn start_in(dir: TempDir, program: &Path, arguments: &[&str], variables: &[(&str, &str)]) -> Self {
+    /// Starts an embedded server that was stopped again, on whatever is in its folder now.
+    pub(crate) async fn restarted_on(self, variables: &[(&str, &str)]) -> Self {
+        self.again(server(), &[], variables).await
+    }
+
+    /// Starts a program that was stopped again, in its folder.
+    pub(crate) async fn again(self, program: &Path, arguments: &[&str], variables: &[(&str, &str)]) -> Self {
+        std::fs::remove_file(self.dir.path().join("ready.json")).unwrap();
+        Self::start_in(self.dir, program, arguments, variables).await
+    }
+
+    /// Starts a program in this folder and waits until it listens.
+    pub(crate) async fn start_in(dir: TempDir, program: &Path, arguments: &[&str], variables: &[(&str, &str)]) -> Self {
         let ready = dir.path().join("ready.json");
         let mut command = command(program, dir.path());
         command.arg("--ready-file").arg(&ready).args(arguments).envs(variables.iter().copied());

@@ -3,6 +3,7 @@
 
 #![allow(clippy::unwrap_used, clippy::allow_attributes, reason = "tests")]
 
+mod backup;
 mod cluster;
 mod copies;
 mod damage;
@@ -31,4 +32,5 @@ mod toy_egress;
 mod tunnel;
 mod unread;
 mod unread_cost;
+mod upgrade;
 mod webtransport;

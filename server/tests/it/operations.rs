@@ -11,7 +11,7 @@ use tokio_tungstenite::{
     tungstenite::{Message, protocol::frame::coding::CloseCode},
 };
 
-use crate::harness::{LIMIT, Node, account, command, gateway, http, output, server};
+use crate::harness::{LIMIT, Node, account, command, gateway, http, output, server, subscribe};
 
 #[tokio::test]
 async fn sigterm_drains_and_exits_cleanly() {
@@ -25,6 +25,78 @@ async fn sigterm_drains_and_exits_cleanly() {
     assert_eq!(frame.code, CloseCode::Away);
     assert_eq!(node.ended().await, 0);
     assert!(began.elapsed().as_secs() < 10, "within the time that supervisors allow");
+}
+
+/// The answer of a readiness check.
+async fn ready(node: &Node) -> (u16, serde_json::Value) {
+    let answer = http().get(format!("{}/ready", node.at.operations.as_deref().unwrap())).send().await.unwrap();
+    (answer.status().as_u16(), answer.json().await.unwrap())
+}
+
+#[tokio::test]
+async fn a_drained_node_sends_its_sessions_away_and_goes_on_serving_requests() {
+    let mut node = Node::embedded(&[]).await;
+    let at = node.at.clone();
+    let consumer = account(at.ap.as_deref().unwrap(), "consumer", "c").await;
+    let producer = account(at.ap.as_deref().unwrap(), "producer", "p").await;
+    subscribe(at.sm.as_deref().unwrap(), &consumer, &producer).await;
+    let url = format!("{}?token={}", at.wss2.as_deref().unwrap(), consumer.token);
+    let (mut socket, _) = connect_async(&url).await.unwrap();
+    let mut stream = http().get(format!("{}/stream?token={}", at.dsm.as_deref().unwrap(), consumer.token)).send().await.unwrap();
+    let (status, told) = ready(&node).await;
+    assert_eq!((status, &told["sessions"]), (200, &2.into()), "{told}");
+    let drain = |arguments: &[&str]| {
+        let mut drain = command(server(), node.dir.path());
+        drain.arg("drain").args(arguments).stdout(Stdio::piped()).stderr(Stdio::piped());
+        drain
+    };
+    let run = timeout(LIMIT, drain(&["--address", "127.0.0.1:1"]).output()).await.unwrap().unwrap();
+    assert!(!run.status.success() && String::from_utf8(run.stderr).unwrap().contains("not reachable"));
+    let operations = at.operations.as_deref().unwrap().trim_start_matches("http://");
+    let run = timeout(LIMIT, drain(&["--address", operations]).output());
+    let reading = async {
+        let goodbye = timeout(LIMIT, socket.next()).await.unwrap().unwrap().unwrap();
+        let Message::Close(Some(frame)) = goodbye else { panic!("a close frame, not {goodbye:?}") };
+        assert_eq!(frame.code, CloseCode::Away);
+        // The answer to the close.
+        while socket.next().await.is_some_and(|message| message.is_ok()) {}
+        let mut text = String::new();
+        while let Some(chunk) = stream.chunk().await.unwrap() {
+            text.push_str(&String::from_utf8_lossy(&chunk));
+        }
+        assert!(text.contains("draining"), "{text}");
+    };
+    let (run, ()) = tokio::join!(run, reading);
+    let run = run.unwrap().unwrap();
+    assert!(run.status.success(), "{run:?}");
+    let (status, told) = ready(&node).await;
+    assert_eq!((status, &told["draining"], &told["sessions"]), (503, &true.into(), &0.into()), "{told}");
+    // Requests are answered; a session would be asked to leave at once.
+    assert_eq!(http().get(format!("{}/health", at.ap.as_deref().unwrap())).send().await.unwrap().status(), 200);
+    account(at.ap.as_deref().unwrap(), "consumer", "later").await;
+    let (mut socket, _) = connect_async(&url).await.unwrap();
+    assert!(matches!(timeout(LIMIT, socket.next()).await.unwrap().unwrap().unwrap(), Message::Close(_)));
+    assert!(node.process.try_wait().unwrap().is_none());
+    node.signal("TERM");
+    assert_eq!(node.ended().await, 0);
+}
+
+#[tokio::test]
+async fn a_lame_duck_serves_everybody_and_is_not_ready() {
+    let mut node = Node::embedded(&[("LAME_DUCK", "1h")]).await;
+    let at = node.at.clone();
+    let consumer = account(at.ap.as_deref().unwrap(), "consumer", "c").await;
+    node.signal("TERM");
+    let deadline = Instant::now() + LIMIT;
+    while ready(&node).await.0 != 503 {
+        assert!(Instant::now() < deadline, "it is ready");
+    }
+    let (mut socket, _) = connect_async(format!("{}?token={}", at.wss2.as_deref().unwrap(), consumer.token)).await.unwrap();
+    account(at.ap.as_deref().unwrap(), "consumer", "late").await;
+    // An operator who does not want to wait sends the signal again.
+    node.signal("TERM");
+    assert!(matches!(timeout(LIMIT, socket.next()).await.unwrap().unwrap().unwrap(), Message::Close(_)));
+    assert_eq!(node.ended().await, 0);
 }
 
 #[tokio::test]

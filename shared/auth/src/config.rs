@@ -31,7 +31,7 @@ const PUBLISHED_SECRETS: [&str; 9] = [
 ];
 
 /// Where a node keeps the secret that it made, in its data folder.
-const SECRET_FILE: &str = "jwt-secret";
+pub const SECRET_FILE: &str = "jwt-secret";
 
 /// Shortest secret in production, in bytes: as long as the HS256 digest.
 const MIN_SECRET: usize = 32;

@@ -17,7 +17,7 @@ mod standing;
 mod tokens;
 
 pub use self::{
-    config::{Config, PLACEHOLDER_SECRET, SecretFileError, Settings},
+    config::{Config, PLACEHOLDER_SECRET, SECRET_FILE, SecretFileError, Settings},
     device_states::DeviceStates,
     error::Error,
     hash_queue::{HashLimits, Turn, Waiter},

@@ -1,4 +1,5 @@
-//! The command `healthcheck` of our programs: asks a running one whether it is ready, for container engines without curl.
+//! The command `healthcheck` of our programs: asks a running one whether it is ready, for container engines without curl. Questions to an
+//! operations port.
 
 use std::{net::SocketAddr, process::ExitCode, time::Duration};
 
@@ -14,6 +15,9 @@ use tokio::{
 
 use crate::Operations;
 
+/// Longest answer that is read.
+const MAX_ANSWER: u64 = 64 * 1024;
+
 /// Asks `/ready` at `address`, or at HEALTHCHECK_ADDRESS, or at this machine's operations port as the settings have it. Success only
 /// where 200 is the answer within `limit` seconds.
 pub async fn run(program: &str, address: Option<String>, limit: u64, default_port: u16) -> ExitCode {
@@ -21,19 +25,19 @@ pub async fn run(program: &str, address: Option<String>, limit: u64, default_por
         Ok(address) => address,
         Err(e) => return failed(program, &e.to_string()),
     };
-    match timeout(Duration::from_secs(limit), status(&address)).await {
-        Ok(Ok(200)) => {
+    match timeout(Duration::from_secs(limit), ask(&address, "/ready")).await {
+        Ok(Ok((200, _))) => {
             // Whoever does not read it has the exit code.
             let _ = say("ready");
             ExitCode::SUCCESS
         }
-        Ok(Ok(status)) => failed(program, &format!("not ready: {address} answered {status}")),
+        Ok(Ok((status, _))) => failed(program, &format!("not ready: {address} answered {status}")),
         Ok(Err(e)) => failed(program, &format!("not reachable: {address}: {e}")),
         Err(_) => failed(program, &format!("no answer from {address} within {limit} s")),
     }
 }
 
-fn configured(default_port: u16) -> Result<String, env::Error> {
+pub(crate) fn configured(default_port: u16) -> Result<String, env::Error> {
     let env = Env::load()?;
     let (told, address) = env.read(|reader| (reader.group::<Operations>().healthcheck, Operations::address(reader, default_port)))?;
     if let Some(address) = told {
@@ -53,16 +57,18 @@ fn reachable(mut address: SocketAddr) -> SocketAddr {
     address
 }
 
-fn failed(program: &str, why: &str) -> ExitCode {
+pub(crate) fn failed(program: &str, why: &str) -> ExitCode {
     eprintln!("{program}: {why}");
     ExitCode::FAILURE
 }
 
-async fn status(address: &str) -> std::io::Result<u16> {
+/// Status and body of the answer to a GET.
+pub(crate) async fn ask(address: &str, path: &str) -> std::io::Result<(u16, String)> {
     let mut stream = TcpStream::connect(address).await?;
-    stream.write_all(format!("GET /ready HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n").as_bytes()).await?;
-    // The status line is all that matters: `HTTP/1.1 200`.
-    let mut head = [0; 12];
-    stream.read_exact(&mut head).await?;
-    std::str::from_utf8(&head[9..]).ok().and_then(|s| s.parse().ok()).ok_or_else(|| std::io::Error::other("not an HTTP answer"))
+    stream.write_all(format!("GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n").as_bytes()).await?;
+    let mut answer = String::new();
+    stream.take(MAX_ANSWER).read_to_string(&mut answer).await?;
+    let status = answer.get(9..12).and_then(|status| status.parse().ok());
+    let body = answer.split_once("\r\n\r\n").map(|(_, body)| body.to_owned());
+    status.zip(body).ok_or_else(|| std::io::Error::other("not an HTTP answer"))
 }

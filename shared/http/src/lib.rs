@@ -3,6 +3,7 @@
 
 mod client;
 mod collect;
+pub mod drain;
 mod extract;
 mod frames;
 mod guarded;

@@ -12,7 +12,7 @@ use axum::{
     routing::get,
 };
 use motience_backend::Backend;
-use motience_runtime::telemetry;
+use motience_runtime::{lifecycle::Shutdown, telemetry};
 use motience_settings::env::{Group, Reader, Setting, settings};
 use serde_json::json;
 
@@ -79,15 +79,13 @@ struct Asked {
     service: &'static str,
     backend: Arc<Backend>,
     detail: Detail,
+    shutdown: Shutdown,
 }
 
 /// The three paths for a service of this name.
-pub fn operations(service: &'static str, backend: Arc<Backend>, detail: Detail) -> Router {
-    Router::new().route("/health", get(health)).route("/ready", get(ready)).route("/metrics", get(metrics)).with_state(Asked {
-        service,
-        backend,
-        detail,
-    })
+pub fn operations(service: &'static str, backend: Arc<Backend>, detail: Detail, shutdown: &Shutdown) -> Router {
+    let asked = Asked { service, backend, detail, shutdown: shutdown.clone() };
+    Router::new().route("/health", get(health)).route("/ready", get(ready)).route("/metrics", get(metrics)).with_state(asked)
 }
 
 /// All of an operations listener: what is asked for by a wrong path, as `/` is by whoever opens it in a browser, is told what there is.
@@ -109,20 +107,28 @@ async fn health(State(operations): State<Asked>) -> Response {
         "status": "ok",
         "service": operations.service,
         "node": operations.backend.node,
+        "pid": std::process::id(),
         "version": env!("CARGO_PKG_VERSION"),
         "uptime_seconds": telemetry::uptime().as_secs(),
     });
     Json(body).into_response()
 }
 
-/// Database and log are really asked, each within a time limit.
+/// Database and log are really asked, each within a time limit. A node that is to leave is not ready.
 async fn ready(State(operations): State<Asked>) -> Response {
+    let sessions = operations.shutdown.draining().sessions();
+    if operations.shutdown.is_leaving() && operations.detail == Detail::Full {
+        let draining = ApiError::unavailable("not_ready", format!("This node is draining: {sessions} sessions are left."));
+        return draining.with("draining", true).with("sessions", sessions).into_response();
+    } else if operations.shutdown.is_leaving() {
+        return ApiError::unavailable("not_ready", "This node is not ready.").into_response();
+    }
     match operations.backend.ready().await {
         Ok(()) if operations.detail == Detail::Brief => Json(json!({"status": "ready", "service": operations.service})).into_response(),
         Err(_) if operations.detail == Detail::Brief => ApiError::unavailable("not_ready", "This node is not ready.").into_response(),
         Ok(()) => {
             let log = operations.backend.relay.log();
-            let mut body = json!({"status": "ready", "service": operations.service, "durability": log.durability()});
+            let mut body = json!({"status": "ready", "service": operations.service, "durability": log.durability(), "sessions": sessions});
             // All works, but somebody should look.
             let (damaged, held) = (log.damaged(), log.held());
             if damaged > 0 {

@@ -64,6 +64,9 @@ pub enum Error {
     /// The log cannot be reached; whether the last write took place is not known.
     #[error("the log is unavailable: {0}")]
     Unavailable(String),
+    /// A newer release has written the log in a form that this one cannot read.
+    #[error("the log cannot be used: {0}")]
+    Newer(String),
     /// The log answered with something that makes no sense.
     #[error("the log is damaged: {0}")]
     Damaged(String),

@@ -206,7 +206,7 @@ impl From<relay::Error> for CloseReason {
                 warn!(%error, "a connection is closed because the log is damaged");
                 Self::internal("the log is damaged")
             }
-            relay::Error::Log(log::Error::Unavailable(_)) | relay::Error::Store(_) => {
+            relay::Error::Log(log::Error::Unavailable(_) | log::Error::Newer(_)) | relay::Error::Store(_) => {
                 warn!(%error, "a connection is closed because the log or the database is unavailable");
                 Self::Unavailable
             }

@@ -7,13 +7,14 @@
 //! Nothing here waits for the consumer to read: the end of a right takes effect beside the control stream, and a delivery ends with its
 //! follow, whatever it is about to write.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Instant};
 
 use futures_util::future::BoxFuture;
 use motience_auth::Standing;
 use motience_limits::rate::Bucket;
 use motience_proto::model::{Cursor, ProducerId};
 use motience_relay::pipeline::{Asked, Begun, Follow, FollowEvent, FollowRefusal, Follows, InvalidRequest};
+use motience_runtime::clock::until;
 use serde_json::Value;
 use tokio::task::JoinSet;
 
@@ -133,16 +134,17 @@ struct Session<'s, T: ConsumerTransport> {
 
 impl<T: ConsumerTransport> Session<'_, T> {
     async fn run(&mut self) -> Result<(), CloseReason> {
-        let mut draining = false;
+        let mut cut = None;
         loop {
             // Ends come before beginnings, so that every follow that was to end has ended first.
             let busy = self.deliveries.len() + self.follows.opening() >= 2 * self.host.limits.follows;
             let answer = tokio::select! {
                 biased;
-                () = self.host.draining.cancelled(), if !draining => {
-                    draining = true;
+                () = self.host.draining.cancelled(), if cut.is_none() => {
+                    cut = Some(Instant::now() + self.host.limits.drain.connections());
                     Some(Answer::Drain)
                 }
+                () = until(cut) => return Err(CloseReason::Draining),
                 Some(finished) = self.deliveries.join_next() => {
                     finished.map_err(|e| CloseReason::internal(format!("a delivery failed: {e}")))??;
                     None

@@ -28,6 +28,17 @@ pub enum Error {
     /// The tables could not be brought up to date.
     #[error("the database could not be migrated")]
     Migrate(#[source] sqlx::migrate::MigrateError),
+    /// A newer release has removed from the tables what this program uses.
+    #[error(
+        "a newer release of Motience has changed it, and programs that do not know its step {needs} cannot work with it any more; this one knows \
+         the steps up to {known}: upgrade it"
+    )]
+    Newer {
+        /// The lowest step that a program must know.
+        needs: i64,
+        /// The newest step that this program knows.
+        known: i64,
+    },
     /// Anything else: a fault of the program or of the data in the database.
     #[error("the database refused: {}", words(.0))]
     Other(sqlx::Error),

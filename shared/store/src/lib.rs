@@ -26,7 +26,7 @@ mod subscriptions;
 #[cfg(test)]
 mod tests;
 
-use std::{future::Future, sync::Arc, time::Duration};
+use std::{future::Future, path::Path, sync::Arc, time::Duration};
 
 use time::{OffsetDateTime, PrimitiveDateTime};
 use tokio::time::timeout;
@@ -120,6 +120,16 @@ impl Store {
             Config::SqliteMemory => Ok(()),
             Config::Postgres { url, .. } => postgres::probe(url).await,
         }
+    }
+
+    /// Copies an SQLite database as it is now to the file `to`, where none may be, also while servers use it.
+    pub async fn copy_file(path: &Path, to: &Path) -> Result<(), Error> {
+        sqlite::copy(path, to).await
+    }
+
+    /// Whether this program can work with an SQLite database; changes nothing in it.
+    pub async fn check_file(path: &Path) -> Result<(), Error> {
+        sqlite::check(path).await
     }
 
     /// Asks the database for an answer; PostgreSQL for a write, since one that takes none answers all the same.

@@ -7,6 +7,7 @@ mod devices;
 mod failure;
 mod history;
 mod legacy;
+mod newer;
 mod once;
 mod story;
 

@@ -100,6 +100,21 @@ impl Postgres {
         self.start_again().await;
     }
 
+    /// Copies a database to a file, as `pg_dump` does while nodes use it.
+    pub async fn dump(&self, to: &Path) {
+        run(self.client("pg_dump").args(["--format=custom", "--file"]).arg(to).arg("--dbname").arg(self.url())).await;
+    }
+
+    /// Puts a copy into an empty database.
+    pub async fn restore(&self, from: &Path) {
+        run(self.client("pg_restore").args(["--exit-on-error", "--dbname"]).arg(self.url()).arg(from)).await;
+    }
+
+    /// One of PostgreSQL's programs, run by ourselves.
+    fn client(&self, program: &str) -> Command {
+        Command::new(find(program, &server_folders(), PACKAGE))
+    }
+
     async fn initialise(&self) {
         let mut command = self.command("initdb");
         command
@@ -159,6 +174,12 @@ impl Drop for Postgres {
             process.quit();
         }
     }
+}
+
+async fn run(command: &mut Command) {
+    let name = format!("{command:?}");
+    let done = tokio::process::Command::from(std::mem::replace(command, Command::new("true"))).output().await.expect("it can be run");
+    assert!(done.status.success(), "{name}: {}", String::from_utf8_lossy(&done.stderr));
 }
 
 async fn answers(url: String) -> bool {

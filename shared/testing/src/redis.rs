@@ -1,6 +1,6 @@
 //! A private Redis.
 
-use std::{net::Ipv4Addr, process::Command, time::Duration};
+use std::{net::Ipv4Addr, path::Path, process::Command, time::Duration};
 
 use tempfile::TempDir;
 use tokio::{
@@ -12,6 +12,9 @@ use super::process::{Process, find, free_port};
 
 /// Longest wait for a replica to have its master's data.
 const LINK_LIMIT: Duration = Duration::from_secs(20);
+
+/// Folder of the append-only file, in the server's own.
+const FILES: &str = "appendonlydir";
 
 /// A Redis server on a free port of the loopback.
 #[derive(Debug)]
@@ -58,6 +61,21 @@ impl Redis {
         let port = free_port().to_string();
         let settings = ["--tls-port", &port, "--tls-cert-file", cert, "--tls-key-file", key, "--tls-ca-cert-file", ca];
         Self::with(&settings).await
+    }
+
+    /// One that begins with the append-only file that [`back_up`](Self::back_up) copied.
+    pub async fn restored(from: &Path) -> Self {
+        Self::launch_in(folder_with(Some(from)), true, None, &[]).await
+    }
+
+    /// Copies the append-only file to the folder `to` while the server runs, as Redis's own documentation has it: no rewrite may begin meanwhile.
+    pub async fn back_up(&self, to: &Path) {
+        self.command("CONFIG SET auto-aof-rewrite-percentage 0").await;
+        while !self.command("INFO persistence").await.contains("aof_rewrite_in_progress:0") {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        copy(&self.folder.path().join(FILES), &to.join(FILES));
+        self.command("CONFIG SET auto-aof-rewrite-percentage 100").await;
     }
 
     /// The address of [`over_tls`](Self::over_tls).
@@ -123,7 +141,7 @@ impl Redis {
     /// Where the server runs or keeps no such file.
     pub fn cut_tail(&self, bytes: u64) {
         assert!(self.process.is_none(), "a running server would notice nothing");
-        let folder = std::fs::read_dir(self.folder.path().join("appendonlydir")).expect("an append-only file");
+        let folder = std::fs::read_dir(self.folder.path().join(FILES)).expect("an append-only file");
         let file = folder.flatten().map(|entry| entry.path()).find(|path| path.to_string_lossy().ends_with(".incr.aof"));
         let path = file.expect("an append-only file");
         let length = path.metadata().expect("it can be measured").len();
@@ -134,7 +152,7 @@ impl Redis {
     /// Removes all data of a server that is down.
     pub fn wipe(&self) {
         assert!(self.process.is_none(), "a running server would write it again");
-        let _ = std::fs::remove_dir_all(self.folder.path().join("appendonlydir"));
+        let _ = std::fs::remove_dir_all(self.folder.path().join(FILES));
     }
 
     /// Sends one command as a person would type it, and returns the answer as it is on the wire.
@@ -147,7 +165,10 @@ impl Redis {
     }
 
     async fn launch(append_only: bool, master: Option<u16>, settings: &[&str]) -> Self {
-        let folder = TempDir::with_prefix("motience-redis-").expect("a temporary folder can be made");
+        Self::launch_in(folder_with(None), append_only, master, settings).await
+    }
+
+    async fn launch_in(folder: TempDir, append_only: bool, master: Option<u16>, settings: &[&str]) -> Self {
         let settings = settings.iter().map(|&setting| setting.to_owned()).collect();
         let mut redis = Self { process: None, port: 0, append_only, master, settings, folder };
         for _ in 0..5 {
@@ -177,6 +198,22 @@ impl Redis {
 
     fn running(&self) -> &Process {
         self.process.as_ref().expect("the test stopped this server")
+    }
+}
+
+/// A folder for a server, with a copy of an append-only file in it.
+fn folder_with(files: Option<&Path>) -> TempDir {
+    let folder = TempDir::with_prefix("motience-redis-").expect("a temporary folder can be made");
+    if let Some(files) = files {
+        copy(&files.join(FILES), &folder.path().join(FILES));
+    }
+    folder
+}
+
+fn copy(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).expect("the folder of a copy can be made");
+    for entry in std::fs::read_dir(from).expect("there is an append-only file").flatten() {
+        std::fs::copy(entry.path(), to.join(entry.file_name())).expect("a file can be copied");
     }
 }
 

@@ -36,6 +36,8 @@ pub(crate) enum Fault {
     LogCut,
     /// SIGKILL to an embedded node, an older copy of its log put in place, and a start.
     LogRestore,
+    /// SIGKILL to an embedded node, and a start on a backup that the product made while the node ran.
+    BackupRestore,
     /// A device's packets are lost by chance.
     UdpLoss,
     /// All of them, in one direction or both.
@@ -74,7 +76,7 @@ pub(crate) enum Excuse {
 }
 
 /// Every kind, and its name.
-const NAMES: [(Fault, &str); 25] = [
+const NAMES: [(Fault, &str); 26] = [
     (Fault::NodeKill, "node-kill"),
     (Fault::NodeTerm, "node-term"),
     (Fault::NodePause, "node-pause"),
@@ -88,6 +90,7 @@ const NAMES: [(Fault, &str); 25] = [
     (Fault::PostgresPause, "postgres-pause"),
     (Fault::LogCut, "log-cut"),
     (Fault::LogRestore, "log-restore"),
+    (Fault::BackupRestore, "backup-restore"),
     (Fault::UdpLoss, "udp-loss"),
     (Fault::UdpBlackhole, "udp-blackhole"),
     (Fault::UdpMangle, "udp-mangle"),
@@ -109,7 +112,7 @@ impl Fault {
 
     pub(crate) fn excuse(self) -> Excuse {
         match self {
-            Self::AofCut | Self::RedisWipe | Self::LogCut | Self::LogRestore => Excuse::Rollback,
+            Self::AofCut | Self::RedisWipe | Self::LogCut | Self::LogRestore | Self::BackupRestore => Excuse::Rollback,
             Self::DeviceTear | Self::DeviceFlip => Excuse::Torn,
             _ => Excuse::None,
         }
@@ -149,7 +152,7 @@ const FOUNDATION_CLUSTER: &[Fault] = &[
     Fault::PostgresPause,
 ];
 const FOUNDATION_EMBEDDED: &[Fault] =
-    &[Fault::NodeKill, Fault::NodeTerm, Fault::NodePause, Fault::LogStall, Fault::LogCut, Fault::LogRestore];
+    &[Fault::NodeKill, Fault::NodeTerm, Fault::NodePause, Fault::LogStall, Fault::LogCut, Fault::LogRestore, Fault::BackupRestore];
 const EDGE: &[Fault] = &[
     Fault::UdpLoss,
     Fault::UdpBlackhole,

@@ -84,11 +84,11 @@ pub(super) async fn upload(services: &Shared, caller: &Producer, key: Key, reque
         first_bad: None,
         done: Done::default(),
     };
-    let ended = backend.ended(&caller.grant);
+    let (ended, leave) = (backend.ended(&caller.grant), services.shutdown.draining().enter());
     let outcome = tokio::select! {
         biased;
         () = ended => Err(ApiError::unauthenticated("token_ended", "The token has expired or was revoked.")),
-        () = services.draining.cancelled() => Err(ApiError::unavailable("draining", "This node is going away. Go on with another.")),
+        () = leave.asked().cancelled() => Err(ApiError::unavailable("draining", "This node is going away. Go on with another.")),
         outcome = upload.run() => outcome,
     };
     upload.finish(outcome).await

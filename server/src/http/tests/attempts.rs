@@ -52,7 +52,7 @@ async fn who_guesses_from_elsewhere_keeps_no_owner_out() {
         rates: Rates::from_env(&Env::from_pairs([("RATE_LIMIT_LOGIN_STRANGERS", "1/h")])).unwrap(),
         ..platform.services.config.clone()
     };
-    let second = crate::accounts::router(&Services::new(Arc::clone(&platform.services.backend), config, CancellationToken::new()));
+    let second = crate::accounts::router(&Services::new(Arc::clone(&platform.services.backend), config, Shutdown::new()));
     login(&second, "192.0.2.7", "owner", "guess").await.problem(401, "wrong_credentials");
     login(&second, "192.0.2.8", "owner", PASSWORD).await.problem(429, "too_many_requests");
     login(&second, home, "owner", PASSWORD).await.json(200);

@@ -302,7 +302,7 @@ async fn a_stream_ends_with_its_token_its_subscription_and_its_node() {
     assert_eq!(revoked.record().await, json!({"type": "end", "why": "token_ended"}));
     assert_eq!(revoked.line().await, None);
     assert_eq!(grant.user, c.id);
-    platform.services.draining.cancel();
+    platform.services.shutdown.begin();
     assert_eq!(drained.record().await, json!({"type": "end", "why": "draining"}));
     assert_eq!(drained.line().await, None);
 }

@@ -99,7 +99,7 @@ async fn an_upload_ends_with_its_token_and_its_node() {
     let (producer, token) = drained.account(Role::Producer, "p").await;
     let (answer, ()) = tokio::join!(send(&drained.dsm, post(&token, body())), async {
         logged(&drained, &producer).await;
-        drained.services.draining.cancel();
+        drained.services.shutdown.begin();
     });
     let problem = answer.problem(503, "draining");
     assert_eq!((&problem["accepted"], &problem["rejected"], &problem["last_line"]), (&json!(1), &json!(1), &json!(2)));

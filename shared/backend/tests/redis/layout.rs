@@ -9,7 +9,7 @@ use motience_testing::Redis;
 use time::OffsetDateTime;
 use tokio::time::timeout;
 
-use super::{Device, LIMIT, P, all, keys, node, write};
+use super::{Device, LIMIT, P, all, keys, node, try_node, write};
 
 /// An append of the last version: records `seqs` of the device `name` at the offsets from `first` on. Returns when they came, a minute ago, in
 /// milliseconds since 1970.
@@ -106,4 +106,22 @@ async fn retention_passes_from_the_old_entries_to_the_new() {
     let (first, numbers) = read_from(log, 0).await;
     assert_eq!((first, numbers[0]), (bounds.first.0, bounds.first.0));
     assert!(log.has_lost(P, OffsetDateTime::UNIX_EPOCH + Duration::from_secs(1)).await.unwrap());
+}
+
+#[tokio::test]
+async fn a_newer_layout_is_refused_in_words_and_an_older_one_is_raised() {
+    let redis = Redis::start().await;
+    let first = node(&redis.url(), &[]).await;
+    let key = format!("m:{}:layout", first.store.installation().await.unwrap());
+    let layout = async || redis.command(&format!("GET {key}")).await;
+    assert!(layout().await.contains("\r\n2\r\n"));
+    first.close().await;
+    redis.command(&format!("SET {key} 1")).await;
+    node(&redis.url(), &[]).await.close().await;
+    assert!(layout().await.contains("\r\n2\r\n"));
+    redis.command(&format!("SET {key} 3")).await;
+    let Err(error) = try_node(&redis.url(), &[]).await else { panic!("it is opened") };
+    let error = error.to_string();
+    assert!(["Redis at", "newer release", "layout 3", "up to 2", "upgrade"].iter().all(|part| error.contains(part)), "{error}");
+    assert!(layout().await.contains("\r\n3\r\n"), "it is left as it was");
 }

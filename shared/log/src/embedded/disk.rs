@@ -12,6 +12,7 @@
 //! | [`recover`], [`mod@import`] | opening: torn ends, what the database lags behind, files from before there were segments |
 //! | [`load`] | reading |
 //! | [`mod@repair`] | `motience-server log` |
+//! | [`backup`] | `motience-server backup` |
 //!
 //! The segments are the truth. Each batch is one frame with its sender's dedup window and client ids, so a crash keeps all of it or nothing. The
 //! database follows: its rows are copied from frames that are synced, and after a crash the frames behind its checkpoint are read again
@@ -23,6 +24,7 @@
 //! Damaged files are read as far as they can be: readers are told of what is missing. Where damage stands in the way of the database,
 //! maintenance makes a new one of what can be read, and puts the damaged one aside ([`mod@repair`]).
 
+mod backup;
 mod compact;
 mod dirty;
 mod frame;
@@ -65,7 +67,10 @@ use tokio::{
 };
 use tracing::{error, warn};
 
-pub use self::repair::{Health, check, confirm, repair};
+pub use self::{
+    backup::copy,
+    repair::{Health, check, confirm, repair},
+};
 use self::{
     index::Index,
     load::Found,
@@ -107,6 +112,17 @@ pub enum Error {
     /// The database itself.
     #[error("{path}: {cause}", path = .0.display(), cause = .1)]
     Sqlite(PathBuf, rusqlite::Error),
+    /// A newer program has written it.
+    #[error(
+        "a newer motience-server wrote the log {path} (version {found}); this program reads versions up to {known}: upgrade it",
+        path = .path.display(), known = schema::VERSION
+    )]
+    Newer {
+        /// The database.
+        path: PathBuf,
+        /// Its version.
+        found: i64,
+    },
     /// The database is damaged so much that it cannot be opened.
     #[error(
         "the log {path} is damaged ({cause}): `motience-server log repair` makes a new file of what can be read, and puts this one aside",
@@ -179,12 +195,15 @@ impl Disk {
     pub(super) fn open(dir: &Path, retention: Retention, now: OffsetDateTime, segment_bytes: u64) -> Result<(Self, OffsetDateTime), Error> {
         private::folder(dir).map_err(|e| Error::Io(dir.to_owned(), e))?;
         let lock = locked(dir)?;
+        // A backup that began while nobody ran is of one moment too.
+        let _held = Hold::open(dir).and_then(|hold| hold.wait(&AtomicBool::new(false))).map_err(|e| Error::Io(dir.to_owned(), e))?;
         let path = dir.join(FILE);
         // Before SQLite opens it: its journals take over the mode.
         private::file(&path).map_err(|e| Error::Io(path.clone(), e))?;
         let sqlite = |e| Error::sqlite(dir, e);
         let mut connection = schema::open(&path).map_err(sqlite)?;
         import::import(dir, &connection, segment_bytes)?;
+        load::unless_damaged(schema::put_version(&connection).map(Some)).map_err(sqlite)?;
         let Recovered { folder, index, tail, end, spoiled } = match recover::recover(dir, &mut connection) {
             Err(Error::Damaged(_, e)) => {
                 drop(connection);
@@ -446,12 +465,18 @@ impl Hold {
         }
     }
 
+    /// Keeps everybody from writing, and waits until those who write have finished.
+    fn alone(&self) -> io::Result<Held> {
+        self.0.lock()?;
+        Ok(Held(Arc::clone(&self.0)))
+    }
+
     /// Waits for as long as another process has it; fails where the log is closed meanwhile.
     fn wait(&self, closing: &AtomicBool) -> io::Result<Held> {
         loop {
             match self.share() {
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock && !closing.load(Ordering::Relaxed) => {
-                    #[expect(clippy::disallowed_methods, reason = "only threads that nobody waits for call this")]
+                    #[expect(clippy::disallowed_methods, reason = "only threads that nobody waits for call this, and a node that starts")]
                     std::thread::sleep(HOLD_PAUSE);
                 }
                 held => return held,
@@ -493,12 +518,19 @@ impl Reader {
 }
 
 /// The right to use the folder's log, for as long as it is held.
-fn locked(dir: &Path) -> Result<File, Error> {
+pub fn locked(dir: &Path) -> Result<File, Error> {
     let io = |e| Error::Io(dir.to_owned(), e);
     let lock = File::create(dir.join("log.lock")).map_err(io)?;
     lock.try_lock().map_err(|e| match e {
         TryLockError::WouldBlock => Error::InUse(dir.to_owned()),
         TryLockError::Error(e) => io(e),
     })?;
+    readable(dir)?;
     Ok(lock)
+}
+
+/// Refuses a log that a newer program has written, before anything is done to it.
+fn readable(dir: &Path) -> Result<(), Error> {
+    let path = dir.join(FILE);
+    schema::newer(&path).map_or(Ok(()), |found| Err(Error::Newer { path, found }))
 }

@@ -28,7 +28,7 @@ use tokio::sync::OnceCell;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::warn;
 
-pub use disk::{Error as OpenError, Health, check, confirm, repair};
+pub use disk::{Error as OpenError, Health, check, confirm, copy, locked, repair};
 use motience_mutation::Mutation;
 use motience_proto::model::{LogEpoch, LogKey, Offset, UserId};
 use motience_runtime::clock::Clock;

@@ -17,6 +17,7 @@ use time::macros::datetime;
 use super::*;
 use crate::{AppendRecord, SessionName};
 
+mod backup;
 mod full_disk;
 mod import;
 mod segments;

@@ -16,7 +16,7 @@ use tokio::{sync::Notify, time::Instant};
 use tracing::warn;
 
 use super::{
-    ANSWER_LIMIT, CONNECT_LIMIT, functions,
+    ANSWER_LIMIT, CONNECT_LIMIT, functions, layout,
     names::Names,
     place::{self, Place},
     rewrite_aof::rewrite_aof,
@@ -56,8 +56,13 @@ impl Link {
         Self { place, names: names.clone(), current, connecting, full, refused }
     }
 
-    /// The connection, made if there is none.
+    /// The connection, made if there is none. A node that runs waits for a Redis that it can use, whatever is wrong with this one.
     pub(super) async fn session(&self) -> Result<Session, Error> {
+        self.open().await.map_err(|e| if let Error::Newer(why) = e { Error::Unavailable(why) } else { e })
+    }
+
+    /// The connection, made if there is none.
+    pub(super) async fn open(&self) -> Result<Session, Error> {
         if let Some(session) = self.current() {
             return Ok(session);
         }
@@ -155,9 +160,13 @@ impl Link {
 
     async fn connect(&self) -> Result<Session, Error> {
         let (mut connection, server) = self.place.connect(&self.names).await?;
+        let noted = layout::check(&mut connection, &self.names.shared("layout")).await.map_err(|e| self.place.unavailable(&e))?;
+        if let Some(found) = noted {
+            return Err(self.place.newer(found));
+        }
         match functions::load(&mut connection).await {
-            // Room can be made, and replicas come back: the script that makes room is no function.
-            Err(e) if matches!(e.code(), Some("OOM" | "MISCONF" | "NOREPLICAS")) => {
+            // The script that makes room is no function.
+            Err(e) if layout::is_passing(&e) => {
                 self.note(&e);
                 warn!(error = %self.place.unavailable(&e), "the functions of this version cannot be loaded yet");
             }

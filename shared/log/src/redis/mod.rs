@@ -9,6 +9,7 @@ mod chunk;
 mod config;
 mod follow;
 mod functions;
+mod layout;
 mod leases;
 mod link;
 mod moved;
@@ -99,7 +100,7 @@ impl Log {
         let (names, seal) = (Names::new(installation), Seal::new(secret));
         let place = Place::new(config)?;
         let link = Link::new(place.clone(), &names);
-        link.session().await?;
+        link.open().await?;
         match moved::take_over(&link, &names).await {
             // An operator may have forbidden what it takes.
             Err(e @ Error::Damaged(_)) => warn!(error = %e, "logs of the first release, if there are any, cannot be taken over"),

@@ -4,7 +4,7 @@ use std::{fmt, path::Path};
 
 use redis::{Client, ClientTlsConfig, ConnectionAddr, ErrorKind, RedisError, ServerErrorKind, TlsCertificates};
 
-use super::Config;
+use super::{Config, layout::LAYOUT};
 use crate::Error;
 
 /// A server to connect to, and how messages name it. Cheap to clone.
@@ -42,6 +42,14 @@ impl Place {
     /// The log is away, for this reason.
     pub(super) fn away(&self, reason: impl fmt::Display) -> Error {
         Error::Unavailable(format!("{}: {reason}", self.name))
+    }
+
+    /// A newer version of the program has written this layout.
+    pub(super) fn newer(&self, found: u64) -> Error {
+        Error::Newer(format!(
+            "{}: a newer release of Motience wrote its logs (layout {found}); this program reads layouts up to {LAYOUT}: upgrade it",
+            self.name
+        ))
     }
 
     /// Describes an error of Redis or of the connection to it as unavailability.

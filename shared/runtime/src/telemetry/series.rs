@@ -62,6 +62,7 @@ const SERIES: &[Series] = &[
     Series(Gauge, "motience_resident_bytes", "bytes", &[], "Resident memory of the process."),
     Series(Counter, "motience_cpu_milliseconds_total", "milliseconds", &[], "Processor time that the process has used."),
     Series(Gauge, "motience_descriptors_allowed", "descriptors", &[], "File descriptors that the process may have open."),
+    Series(Level, "motience_draining", "nodes", &[], "1 from the moment at which the node is to leave, and says that it is not ready."),
     Series(Counter, "motience_readiness_checks_total", "checks", &[], "Times that the database and Redis were asked whether they answer."),
     Series(Counter, "motience_node_name_conflicts_total", "reports", &[], "Reports of another node that has this node's NODE_NAME."),
     Series(Level, "motience_connections", "connections", &[], "Open TCP connections to the services' ports."),

@@ -14,6 +14,7 @@ use sqlx::{
 };
 use tokio::time::timeout;
 
+use super::newer::{self, NEEDS, NEWEST};
 use crate::{ACQUIRE_LIMIT, CONNECT_LIMIT, Error, MIGRATE_LIMIT, OPERATION_LIMIT};
 
 /// An unused connection is closed after this time.
@@ -135,6 +136,9 @@ async fn is_good(connection: &mut PgConnection) -> bool {
 async fn migrate(options: &PgConnectOptions, mode: Mode) -> Result<(), Error> {
     let mut connection = connect(options).await?;
     let migrating = async {
+        let [needs, newest] =
+            [steps(&mut connection, "schema_needs", NEEDS).await?, steps(&mut connection, "_sqlx_migrations", NEWEST).await?];
+        newer::judge(needs, newest)?;
         match mode {
             Mode::Session => motience_migrations::postgres().run(&mut connection).await.map_err(Error::Migrate),
             Mode::Transaction => migrate_at_once(&mut connection).await,
@@ -142,6 +146,19 @@ async fn migrate(options: &PgConnectOptions, mode: Mode) -> Result<(), Error> {
     };
     timeout(MIGRATE_LIMIT, migrating).await.map_err(|_| Error::TimedOut)??;
     Ok(connection.close().await?)
+}
+
+/// The answer to a question about a table; 0 where there is no such table yet.
+async fn steps(connection: &mut PgConnection, table: &'static str, question: &'static str) -> Result<i64, Error> {
+    if !has_table(connection, table).await? {
+        return Ok(0);
+    }
+    Ok(sqlx::raw_sql(question).fetch_optional(connection).await?.map_or(Ok(0), |row| row.try_get(0))?)
+}
+
+async fn has_table(connection: &mut PgConnection, table: &'static str) -> Result<bool, Error> {
+    let question = sqlx::AssertSqlSafe(format!("SELECT to_regclass('{table}') IS NOT NULL"));
+    Ok(sqlx::raw_sql(question).fetch_one(connection).await?.try_get(0)?)
 }
 
 /// All steps in one transaction, under a lock of that transaction. The statements by which the steps are noted have names, which must be
@@ -160,8 +177,7 @@ async fn migrate_at_once(connection: &mut PgConnection) -> Result<(), Error> {
 
 /// Whether every step of ours was applied as it is.
 async fn is_migrated(connection: &mut PgConnection) -> Result<bool, Error> {
-    let there = sqlx::raw_sql("SELECT to_regclass('_sqlx_migrations') IS NOT NULL").fetch_one(&mut *connection).await?;
-    if there.try_get::<bool, _>(0).is_ok_and(|there| !there) {
+    if !has_table(connection, "_sqlx_migrations").await? {
         return Ok(false);
     }
     let applied = "SELECT version, checksum FROM _sqlx_migrations WHERE success";

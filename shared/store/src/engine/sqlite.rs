@@ -13,6 +13,7 @@ use sqlx::{
 };
 use tokio::time::timeout;
 
+use super::newer::{self, NEEDS, NEWEST};
 use crate::{ACQUIRE_LIMIT, Error, MIGRATE_LIMIT, Pools};
 
 /// Connections that read. Reading is local and short; more would only share the same processor.
@@ -46,6 +47,24 @@ pub(crate) async fn probe(path: &Path) -> Result<(), Error> {
     }
 }
 
+/// Copies the database as it is now to the file `to`, where none may be, also while servers use it.
+pub(crate) async fn copy(path: &Path, to: &Path) -> Result<(), Error> {
+    prepare_file(to).await.map_err(Error::File)?;
+    let mut connection = options().filename(path).create_if_missing(false).connect().await?;
+    let name = to.to_str().ok_or_else(|| Error::File(std::io::Error::other("the name of the copy is not text")))?;
+    sqlx::query("VACUUM INTO $1").bind(name).execute(&mut connection).await?;
+    connection.close().await?;
+    tokio::fs::File::open(to).await.map_err(Error::File)?.sync_all().await.map_err(Error::File)
+}
+
+/// Refuses a file that this program cannot work with.
+pub(crate) async fn check(path: &Path) -> Result<(), Error> {
+    let pool = pool(1).connect_with(options().filename(path).create_if_missing(false).read_only(true)).await?;
+    let checked = refuse_newer(&pool).await;
+    pool.close().await;
+    checked
+}
+
 /// Each connection to `:memory:` has a database of its own, so there is one connection, and it is never closed.
 pub(crate) async fn memory() -> Result<Pools<SqlitePool>, Error> {
     let pool = pool(1).test_before_acquire(false).connect_with(options().in_memory(true)).await?;
@@ -67,7 +86,18 @@ fn pool(connections: u32) -> SqlitePoolOptions {
 }
 
 async fn migrate(pool: &SqlitePool) -> Result<(), Error> {
+    refuse_newer(pool).await?;
     timeout(MIGRATE_LIMIT, motience_migrations::sqlite().run(pool)).await.map_err(|_| Error::TimedOut)?.map_err(Error::Migrate)
+}
+
+async fn refuse_newer(pool: &SqlitePool) -> Result<(), Error> {
+    newer::judge(steps(pool, "schema_needs", NEEDS).await?, steps(pool, "_sqlx_migrations", NEWEST).await?)
+}
+
+/// The answer to a question about a table; 0 where there is no such table yet.
+async fn steps(pool: &SqlitePool, table: &str, question: &'static str) -> Result<i64, Error> {
+    let tables: i64 = sqlx::query_scalar("SELECT COUNT(*) FROM sqlite_schema WHERE name = $1").bind(table).fetch_one(pool).await?;
+    if tables == 0 { Ok(0) } else { Ok(sqlx::query_scalar(question).fetch_optional(pool).await?.unwrap_or(0)) }
 }
 
 /// Makes the file readable to its owner only, because it holds password hashes; its journals take over the mode.

@@ -30,6 +30,7 @@ impl Platform {
             Fault::LogStall => self.stall_log(&mut random).await,
             Fault::LogCut => self.cut_log(&mut random).await,
             Fault::LogRestore => self.restore_log(&mut random).await,
+            Fault::BackupRestore => self.restore_backup(&mut random).await,
             Fault::UdpLoss | Fault::UdpBlackhole | Fault::UdpMangle | Fault::UdpMove => self.udp(fault, &mut random).await,
             Fault::TcpCut | Fault::TcpStall => self.tcp(fault, &mut random).await,
             Fault::DeviceKill | Fault::DeviceTear | Fault::DeviceFlip => self.device(fault, &mut random).await,

@@ -1,10 +1,14 @@
 //! A node: `motience-server`, or a gateway by itself, on ports of its own that it has again after a restart.
 
-use std::path::{Path, PathBuf};
+use std::{
+    ffi::OsStr,
+    path::{Path, PathBuf},
+    process::Stdio,
+};
 
 use anyhow::{Context as _, Result};
 use serde::Deserialize;
-use tokio::process::Command;
+use tokio::{process::Command, time::timeout};
 
 use super::process::{LIMIT, Process, free_port};
 
@@ -68,10 +72,29 @@ impl Node {
         Ok(())
     }
 
+    /// Runs a command of the node's program with the node's settings. Returns its words.
+    pub(crate) async fn command(&self, arguments: &[&OsStr]) -> Result<String> {
+        let run = command(&self.program, &self.dir, &self.variables).args(arguments).stdin(Stdio::null()).kill_on_drop(true).output();
+        let output = timeout(LIMIT, run).await.with_context(|| format!("{arguments:?} does not end"))??;
+        let words = [output.stdout, output.stderr].map(|words| String::from_utf8_lossy(&words).trim().replace('\n', " "));
+        anyhow::ensure!(output.status.success(), "{arguments:?}: {} {words:?}", output.status);
+        Ok(words.join(" "))
+    }
+
     /// How it ended, where it has and nobody asked for it.
     pub(crate) fn has_ended(&mut self) -> Result<Option<std::process::ExitStatus>> {
         self.process.has_ended()
     }
+}
+
+/// A program with these settings alone.
+fn command(program: &Path, dir: &Path, variables: &[(String, String)]) -> Command {
+    let mut command = Command::new(program);
+    command.current_dir(dir).env_clear();
+    command.env("PATH", std::env::var_os("PATH").unwrap_or_default());
+    command.env("RUST_LOG", std::env::var("SERVER_LOG").unwrap_or_else(|_| "info".into()));
+    command.envs(variables.iter().map(|(name, value)| (name, value)));
+    command
 }
 
 async fn launch(name: &str, program: &Path, dir: &Path, variables: &[(String, String)]) -> Result<(Process, Addresses)> {
@@ -79,11 +102,8 @@ async fn launch(name: &str, program: &Path, dir: &Path, variables: &[(String, St
     if ready.exists() {
         std::fs::remove_file(&ready)?;
     }
-    let mut command = Command::new(program);
-    command.arg("--ready-file").arg(&ready).current_dir(dir).env_clear();
-    command.env("PATH", std::env::var_os("PATH").unwrap_or_default());
-    command.env("RUST_LOG", std::env::var("SERVER_LOG").unwrap_or_else(|_| "info".into()));
-    command.envs(variables.iter().map(|(name, value)| (name, value)));
+    let mut command = command(program, dir, variables);
+    command.arg("--ready-file").arg(&ready);
     let mut process = Process::start(name, command, &dir.join("log"))?;
     let mut addresses = None;
     let read = || serde_json::from_str(&std::fs::read_to_string(&ready).ok()?).ok();

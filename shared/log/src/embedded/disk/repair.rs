@@ -16,7 +16,7 @@ use super::{
     Error, FILE,
     compact::Maker,
     frame::{Append, Frame},
-    import, load, locked,
+    import, load, locked, readable,
     rows::{LogRow, column, offset},
     schema,
     segment::{End, FOLDER, Name, Piece, Segment, list, scan},
@@ -114,6 +114,7 @@ impl Seen {
 
 /// Looks through the log in `dir`, also while a server runs on it.
 pub fn check(dir: &Path) -> Result<Health, Error> {
+    readable(dir)?;
     let path = dir.join(FILE);
     let connection = open_damaged(&path).map_err(|e| Error::Sqlite(path, e))?;
     if schema::has_batches(&connection).unwrap_or(false) {
@@ -181,6 +182,7 @@ pub fn confirm(dir: &Path, now: time::OffsetDateTime) -> Result<(), Error> {
     if !path.exists() {
         return Err(Error::Io(path.clone(), std::io::ErrorKind::NotFound.into()));
     }
+    readable(dir)?;
     let connection = schema::open(&path).map_err(sqlite)?;
     schema::raise_fact(&connection, "confirmed", millis(now)).map_err(sqlite)
 }

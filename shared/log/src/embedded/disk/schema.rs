@@ -5,7 +5,7 @@
 //! endian. The columns `producer` hold the log's id, which in a log of the first release is the producer's number. Times are
 //! milliseconds since 1970 UTC. The columns `sum` hold a checksum over the other columns of their row, by which damage to the
 //! file is noticed; rows of the first release have none. Among the `facts`, `believed` and `confirmed` are times of day
-//! ([`super::super::belief`]).
+//! ([`super::super::belief`]), and `format` is the version, as in `user_version`.
 
 use std::{
     path::Path,
@@ -43,6 +43,8 @@ CREATE INDEX IF NOT EXISTS ids_at ON ids (at);
 PRAGMA user_version = 2;
 ";
 
+/// Version of the tables, and of the data folder's log as a whole: a later one cannot be read by this program.
+pub(super) const VERSION: i64 = 2;
 /// Longest wait for a lock of the other connection.
 pub(super) const BUSY: Duration = Duration::from_secs(5);
 /// Longest journal that is left once it was written back.
@@ -72,6 +74,22 @@ pub(super) fn open(path: &Path) -> rusqlite::Result<Connection> {
         transaction.commit()?;
     }
     Ok(connection)
+}
+
+/// Notes this version among the facts too: the file's header has no checksum, and one flipped bit makes no newer version.
+pub(super) fn put_version(connection: &Connection) -> rusqlite::Result<()> {
+    raise_fact(connection, "format", VERSION)
+}
+
+/// The version of a file that a newer program has written; `None` where this one can work with it.
+pub(super) fn newer(path: &Path) -> Option<i64> {
+    if !path.exists() {
+        return None;
+    }
+    let versions = |connection: Connection| Ok([version(&connection)?, fact(&connection, "format")?.unwrap_or(0)]);
+    // A file that cannot be read is somebody else's concern.
+    let versions = Connection::open(path).and_then(versions).ok()?;
+    versions.into_iter().min().filter(|version| *version > VERSION)
 }
 
 pub(super) fn version(connection: &Connection) -> rusqlite::Result<i64> {
