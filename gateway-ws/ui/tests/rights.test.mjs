@@ -18,7 +18,7 @@ describe('rights', { skip: missing.length > 0 && `set ${missing.join(', ')}` }, 
     await logIn(page, producer.username);
     const devices = page.getByTestId('devices');
     await seen(devices.getByText('shed'));
-    await page.getByRole('button', { name: 'Add a device…' }).click();
+    await page.getByRole('tabpanel').getByRole('button', { name: 'Add a device…' }).click();
     await seen(page.getByRole('dialog', { name: 'Add a device' }));
     await page.getByLabel('Device id').fill('roof');
     await page.getByLabel('Labels').fill('site=roof');
