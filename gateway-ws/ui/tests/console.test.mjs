@@ -380,6 +380,12 @@ describe('console', { skip: missing.length > 0 && `set ${missing.join(', ')}` },
     await page.getByLabel('Producer', { exact: true }).selectOption({ label: await optionOf(page, DEMO.producer) });
     await seen(page.getByTestId('devices').getByText('demo-device'));
     await accessible(page, 'devices of a producer');
+    await page.getByLabel('Search devices').fill('DEMO-dev');
+    await seen(page.getByTestId('found').getByText('demo-device'));
+    await accessible(page, 'found devices');
+    await page.getByRole('tab', { name: 'Changes' }).click();
+    await seen(page.getByRole('heading', { name: 'Changes of rights' }));
+    await accessible(page, 'changes');
   });
 
   test('a session that ends in the middle says so', async (t) => {

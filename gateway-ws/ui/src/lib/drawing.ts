@@ -8,7 +8,7 @@ import type { Points, Track } from './series.ts';
 export interface Shown {
   from: number;
   to: number;
-  /** It ends in the past: points behind it are left out. */
+  /** Whether the window ends in the past: points behind it are left out. */
   ended: boolean;
 }
 
