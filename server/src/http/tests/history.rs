@@ -54,7 +54,7 @@ async fn write(platform: &Platform, producer: &User, entries: usize) {
             HistoryRow {
                 place: Cursor { log_epoch: read.log_epoch, offset },
                 record_id,
-                device: DeviceId::new("d").unwrap(),
+                device: DeviceId::new(message["device_id"].as_str().unwrap()).unwrap(),
                 timestamp: OffsetDateTime::parse(message["timestamp"].as_str().unwrap(), &time::format_description::well_known::Rfc3339)
                     .unwrap(),
                 received_at,

@@ -193,7 +193,7 @@ async fn operators_see_the_stores_and_the_last_day() {
     let platform = platform(&[]).await;
     let (_, admin) = platform.account(Role::Admin, "root").await;
     let (_, consumer) = platform.account(Role::Consumer, "c").await;
-    platform.dsm(Method::GET, "/platform", Some(&consumer), Sent::Nothing).await.problem(403, "forbidden");
+    platform.dsm(Method::GET, "/platform", Some(&consumer), Sent::Nothing).await.problem(403, "wrong_role");
     let told = platform.dsm(Method::GET, "/platform", Some(&admin), Sent::Nothing).await.json(200);
     for store in ["database", "log"] {
         assert_eq!(told[store]["answers"], true);
