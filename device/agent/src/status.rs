@@ -1,19 +1,16 @@
 //! The status file: written while the agent runs, read by `motience-device status`. Each device has one of its own.
 
+mod text;
+
 use std::{
-    env,
-    fmt::Write as _,
-    fs, io,
+    env, fs, io,
     path::{Path, PathBuf},
     sync::{Arc, atomic::Ordering::Relaxed},
     time::{Duration, SystemTime},
 };
 
 use motience_device::{
-    clock,
-    link::Report,
-    outbox::Order,
-    private_file,
+    clock, private_file,
     producer::{LinkState, Producer, Stats},
 };
 use serde::{Deserialize, Serialize};
@@ -88,89 +85,10 @@ impl Found {
 
     /// For people.
     pub fn to_text(&self) -> String {
-        let Self::Running(status) = self else { return "not running\n".into() };
-        let stats = &status.stats;
-        let mut text = String::new();
-        let mut line = |name: &str, value: String| {
-            // Writing to a string cannot fail.
-            let _ = writeln!(text, "{name:<10} {value}");
-        };
-        line("device", status.device_id.clone());
-        line("state", format!("{:?}", stats.state).to_lowercase());
-        line("server", status.server.clone());
-        if let (Some(node), Some(durability)) = (&stats.transport.node, &stats.transport.durability) {
-            line("node", format!("{node} (acknowledges: {durability})"));
+        match self {
+            Self::Running(status) => text::of(status),
+            Self::NotRunning => "not running\n".into(),
         }
-        if let Some(rtt) = stats.link.rtt {
-            line(
-                "link",
-                format!(
-                    "{:.1} ms round trip, {} of {} packets lost",
-                    rtt.as_secs_f64() * 1e3,
-                    stats.link.lost_packets,
-                    stats.link.sent_packets
-                ),
-            );
-        }
-        if let Some(transport) = stats.transport.current {
-            line(
-                "transport",
-                format!(
-                    "{}, {} times by the gateway, {} times back to QUIC",
-                    transport.as_str(),
-                    stats.transport.fallbacks,
-                    stats.transport.returns
-                ),
-            );
-        }
-        if let Some(link) = &stats.link.report {
-            line("redundancy", redundancy(link));
-        }
-        if stats.link.latest_sent + stats.link.latest_dropped > 0 {
-            line("latest", format!("{} sent, {} dropped", stats.link.latest_sent, stats.link.latest_dropped));
-        }
-        line(
-            "records",
-            format!(
-                "{} enqueued, {} acknowledged, {} refused, {} dropped, {} lost, {} blocked",
-                stats.outbox.enqueued,
-                stats.outbox.acked,
-                stats.outbox.refused,
-                stats.outbox.dropped,
-                stats.outbox.lost,
-                stats.outbox.blocked
-            ),
-        );
-        line("outbox", outbox(stats));
-        if let Some(error) = &stats.disk.error {
-            line("disk", error.clone());
-        }
-        line("reconnects", format!("{}, another port {} times", stats.transport.reconnects, stats.transport.rebinds));
-        if stats.outbox.copies_found > 0 {
-            line(
-                "copied",
-                format!(
-                    "{} times the log had records of this outbox that it never sent: it was put back in time, or copied",
-                    stats.outbox.copies_found
-                ),
-            );
-        }
-        if stats.transport.superseded > 0 {
-            let rival = if stats.transport.rivalry > 1 {
-                "; another device uses this name: give each a device_id and an outbox of its own"
-            } else {
-                ""
-            };
-            line("superseded", format!("{} times, {} in a row{rival}", stats.transport.superseded, stats.transport.rivalry));
-        }
-        for sensor in &status.sensors {
-            line("sensor", format!("{}: {} records, {} bad", sensor.name, sensor.records, sensor.bad));
-        }
-        if let Some(error) = &stats.transport.last_error {
-            line("error", error.clone());
-        }
-        line("since", format!("{} (process {})", status.started_at, status.pid));
-        text
     }
 
     /// For programs.
@@ -181,41 +99,6 @@ impl Found {
         };
         json.unwrap_or_else(|_| "{}".into()) + "\n"
     }
-}
-
-fn redundancy(link: &Report) -> String {
-    let mut text = format!("{} a record ({:.1} % of packets lost", link.redundancy, link.loss * 100.0);
-    if let Some(burst) = link.burst_ms {
-        let _ = write!(text, ", in bursts of {burst:.0} ms");
-    }
-    let share = if link.first_bytes > 0 { link.redundant_bytes as f64 * 100.0 / link.first_bytes as f64 } else { 0.0 };
-    let _ = write!(text, "), {} sent, {share:.0} % more bytes", link.redundant_sent);
-    text
-}
-
-fn outbox(stats: &Stats) -> String {
-    let mut text = format!("{} records, {} bytes", stats.outbox.records, stats.outbox.bytes);
-    if let Some(age) = stats.outbox.oldest {
-        let _ = write!(text, ", the oldest {:.1} s old", age.as_secs_f64());
-    }
-    if stats.outbox.unsaved > 0 {
-        let _ = write!(text, ", {} not on disk yet", stats.outbox.unsaved);
-    }
-    if stats.outbox.abandoned > 0 {
-        let _ = write!(text, ", {} numbers skipped", stats.outbox.abandoned);
-    }
-    let order = match stats.outbox.order {
-        Order::OldestFirst => "oldest first",
-        Order::LiveFirst => "live first",
-    };
-    let _ = write!(text, ", {order}");
-    match stats.disk.bytes {
-        Some(bytes) => {
-            let _ = write!(text, ", {bytes} bytes on disk");
-        }
-        None => text.push_str(", in memory"),
-    }
-    text
 }
 
 /// Reads the file.
@@ -378,7 +261,7 @@ impl Counts {
 
 #[cfg(test)]
 mod tests {
-    use motience_device::producer::OutboxStats;
+    use motience_device::{outbox::Order, producer::OutboxStats};
 
     use super::*;
     use crate::places::file_name;
