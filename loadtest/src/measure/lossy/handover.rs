@@ -185,8 +185,44 @@ async fn run_one(trial: Trial, options: &Options) -> Result<Outcome> {
     }
     let began = Instant::now();
     let mut mobile = MobileDevice::start(&bench, device, if trial == Trial::Mtu { LARGE } else { 0 }).await?;
-    let (mut fallback, mut back, mut idle) = (None, None, None);
     sleep(CALM).await;
+    let seen = go_through(trial, &bench, &mut mobile, options).await?;
+    let (records, stats) = mobile.finish().await?;
+    let limit = Instant::now() + SETTLE_LIMIT;
+    while arrivals.lock().count() < records && Instant::now() < limit {
+        sleep(Duration::from_millis(20)).await;
+    }
+    reading.abort();
+    let arrivals = arrivals.lock();
+    let blocked = if trial == Trial::UdpFirst { Some(began) } else { seen.blocked.map(|at| at + DELAY * 2) };
+    Ok(Outcome {
+        trial,
+        records,
+        lost: records.saturating_sub(arrivals.count()),
+        doubled: arrivals.doubled,
+        longest_gap: arrivals.longest_gap(),
+        fallback: blocked.and_then(|at| arrivals.after(at)),
+        back: seen.back.map(|took| took.as_secs_f64()),
+        reconnects: stats.transport.reconnects,
+        early: stats.transport.early_accepted,
+        idle: seen.idle,
+    })
+}
+
+/// Observations of one trial, beside the records that arrived.
+#[derive(Default)]
+struct Seen {
+    /// When UDP was blocked under a device that was connected.
+    blocked: Option<Instant>,
+    /// How long the way back to QUIC took.
+    back: Option<Duration>,
+    /// Packets and bytes of an idle device, up and down.
+    idle: Option<[(u64, u64); 2]>,
+}
+
+/// Puts a connected device through its trial.
+async fn go_through(trial: Trial, bench: &Bench, mobile: &mut MobileDevice, options: &Options) -> Result<Seen> {
+    let mut seen = Seen::default();
     match trial {
         Trial::Address => {
             for uplink in [1, 0] {
@@ -202,20 +238,17 @@ async fn run_one(trial: Trial, options: &Options) -> Result<Outcome> {
         }
         Trial::Udp => {
             bench.link.block(Block::Udp);
-            let blocked = Instant::now();
+            seen.blocked = Some(Instant::now());
             mobile.until("the fallback", FALLBACK_LIMIT * 3, |stats| stats.transport.current == Some(Transport::Tunnel)).await?;
             sleep(CALM).await;
-            fallback = arrivals.lock().after(blocked + DELAY * 2);
             bench.link.block(Block::Nothing);
-            back = Some(
-                mobile.until("QUIC again", RETURN_LIMIT * 2, |stats| stats.transport.current == Some(Transport::Quic)).await?.as_secs_f64(),
-            );
+            let back = mobile.until("QUIC again", RETURN_LIMIT * 2, |stats| stats.transport.current == Some(Transport::Quic));
+            seen.back = Some(back.await?);
             sleep(CALM).await;
         }
         Trial::UdpFirst => {
             mobile.until("the fallback", FALLBACK_LIMIT * 3, |stats| stats.transport.current == Some(Transport::Tunnel)).await?;
             sleep(CALM).await;
-            fallback = arrivals.lock().after(began);
         }
         Trial::Outage => {
             bench.link.block(Block::Everything);
@@ -228,11 +261,7 @@ async fn run_one(trial: Trial, options: &Options) -> Result<Outcome> {
             mobile.pause().await;
             // Everything is acknowledged, and every acknowledgement too.
             sleep(CALM).await;
-            let before = [Direction::Up, Direction::Down].map(|way| bench.link.counts(way));
-            sleep(IDLE).await;
-            let after = [Direction::Up, Direction::Down].map(|way| bench.link.counts(way));
-            let [up, down] = [after[0].since(before[0]), after[1].since(before[1])];
-            idle = Some([(up.packets, up.bytes), (down.packets, down.bytes)]);
+            seen.idle = Some(traffic_of(bench, IDLE).await);
         }
         Trial::Mtu => {
             let hole = Impairment { mtu: Some(HOLE), ..Impairment::calm(DELAY) };
@@ -240,17 +269,16 @@ async fn run_one(trial: Trial, options: &Options) -> Result<Outcome> {
             sleep(CALM * 5).await;
         }
     }
-    let (records, stats) = mobile.finish().await?;
-    let limit = Instant::now() + SETTLE_LIMIT;
-    while arrivals.lock().count() < records && Instant::now() < limit {
-        sleep(Duration::from_millis(20)).await;
-    }
-    reading.abort();
-    let arrivals = arrivals.lock();
-    let lost = records.saturating_sub(arrivals.count());
-    let (doubled, longest_gap) = (arrivals.doubled, arrivals.longest_gap());
-    let (reconnects, early) = (stats.transport.reconnects, stats.transport.early_accepted);
-    Ok(Outcome { trial, records, lost, doubled, longest_gap, fallback, back, reconnects, early, idle })
+    Ok(seen)
+}
+
+/// Packets and bytes of the next while, up and down.
+async fn traffic_of(bench: &Bench, time: Duration) -> [(u64, u64); 2] {
+    let counts = || [Direction::Up, Direction::Down].map(|way| bench.link.counts(way));
+    let before = counts();
+    sleep(time).await;
+    let after = counts();
+    [0, 1].map(|way| after[way].since(before[way])).map(|counts| (counts.packets, counts.bytes))
 }
 
 /// A device that sends a record every [`INTERVAL`].

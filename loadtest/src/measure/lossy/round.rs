@@ -8,13 +8,16 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 use motience_loadtest::link::{Counts, Direction};
 use serde::Serialize;
-use tokio::time::{sleep, sleep_until};
+use tokio::{
+    sync::mpsc,
+    time::{sleep, sleep_until},
+};
 
 use super::{
     bench::Bench,
     consumers::{Arrivals, Source},
     plan::{Cell, Condition, Plan},
-    senders::Target,
+    senders::{Sender, Target},
     telemetry::Sensor,
 };
 use crate::common::{devices::schedule, payload::TestClock};
@@ -58,7 +61,7 @@ pub(super) async fn run(bench: &Bench, cell: Cell, seed: u64, plan: &Plan) -> Re
     let consumer = bench.server.run(source.connect()).await?;
     let reading = bench.server.spawn(consumer.read(device.clone(), Arc::clone(&arrivals)));
     let target = Target::new(cell.system, bench, &device, plan.congestion)?;
-    let mut sender = bench
+    let sender = bench
         .device
         .run({
             let device = device.clone();
@@ -68,17 +71,8 @@ pub(super) async fn run(bench: &Bench, cell: Cell, seed: u64, plan: &Plan) -> Re
 
     bench.link.begin(cell.condition.profile(), seed);
     let start = Instant::now();
-    let sending = bench.device.spawn(async move {
-        let mut sensor = Sensor::new(&device, seed);
-        let mut schedule = schedule(1, f64::from(cell.rate), all).remove(0);
-        let (mut number, mut first) = (0, None);
-        while let Some(due) = schedule.recv().await {
-            let first = *first.get_or_insert(due);
-            number += 1;
-            sender.send(sensor.record(number, (due - first).as_micros() as u64)).await?;
-        }
-        anyhow::Ok((sender, first.context("no record was due")?))
-    });
+    let sensor = Sensor::new(&device, seed);
+    let sending = bench.device.spawn(send(sender, sensor, schedule(1, f64::from(cell.rate), all).remove(0)));
     sleep_until((start + Duration::from_secs_f64(plan.warm_up)).into()).await;
     let before = [Direction::Up, Direction::Down].map(|d| bench.link.counts(d));
     sleep_until((start + all).into()).await;
@@ -116,6 +110,17 @@ pub(super) async fn run(bench: &Bench, cell: Cell, seed: u64, plan: &Plan) -> Re
         down: after[1].since(before[1]),
         blocks,
     })
+}
+
+/// Sends a record each time that one is due. Returns the sender, and when the first was due.
+async fn send(mut sender: Sender, mut sensor: Sensor, mut schedule: mpsc::Receiver<Instant>) -> Result<(Sender, Instant)> {
+    let (mut number, mut first) = (0, None);
+    while let Some(due) = schedule.recv().await {
+        let first = *first.get_or_insert(due);
+        number += 1;
+        sender.send(sensor.record(number, (due - first).as_micros() as u64)).await?;
+    }
+    Ok((sender, first.context("no record was due")?))
 }
 
 /// Latencies of the records `first..=last` by second, and how many never arrived.
