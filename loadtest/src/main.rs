@@ -21,7 +21,7 @@ use clap::{Parser, Subcommand};
 
 use self::{
     correctness::{check, hostile, resume},
-    measure::{egress, fleet, levels, link, lossy, run},
+    measure::{egress, fleet, levels, link, lossy, peers, run},
 };
 
 #[global_allocator]
@@ -44,6 +44,8 @@ enum Scenario {
     /// Compare the cost of the egresses: first byte, latency, the server's processor time.
     #[command(alias = "exits")]
     Egress(egress::Options),
+    /// Compare Motience with NATS, JetStream, Redis and MQTT brokers: rate, latency, processor time.
+    Peers(peers::Options),
     /// Restart the node of thousands of devices, then the devices too, and measure how soon all are back.
     Fleet(fleet::Options),
     /// Cut consumers off again and again during a flood: each must get every record exactly once.
@@ -84,6 +86,7 @@ async fn main() -> ExitCode {
         Scenario::Run(options) => run::run(options).await,
         Scenario::Levels(options) => levels::run(options).await,
         Scenario::Egress(options) => egress::run(options).await,
+        Scenario::Peers(options) => peers::run(options).await,
         Scenario::Fleet(options) => fleet::run(options).await,
         Scenario::Resume(options) => resume::run(options).await,
         Scenario::Check(options) => check::run(options).await,

@@ -5,6 +5,7 @@ pub(crate) mod consumers;
 pub(crate) mod devices;
 pub(crate) mod egress;
 pub(crate) mod flow;
+pub(crate) mod mqtt;
 pub(crate) mod payload;
 pub(crate) mod process;
 pub(crate) mod report;

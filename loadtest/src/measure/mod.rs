@@ -5,4 +5,5 @@ pub(crate) mod fleet;
 pub(crate) mod levels;
 pub(crate) mod link;
 pub(crate) mod lossy;
+pub(crate) mod peers;
 pub(crate) mod run;

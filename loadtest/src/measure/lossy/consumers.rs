@@ -15,11 +15,10 @@ use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, connect_async_with_conf
 
 use super::{
     bench::{Bench, MQTT, NODE_OUT},
-    mqtt,
     plan::System,
     telemetry::number,
 };
-use crate::common::payload::TestClock;
+use crate::common::{mqtt, payload::TestClock};
 
 /// Longest wait for a connection.
 const CONNECT_LIMIT: Duration = Duration::from_secs(20);

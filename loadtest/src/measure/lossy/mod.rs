@@ -9,7 +9,6 @@ mod consumers;
 mod fairness;
 mod figures;
 mod handover;
-mod mqtt;
 mod plan;
 mod report;
 mod results;

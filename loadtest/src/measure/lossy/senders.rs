@@ -15,9 +15,9 @@ use tokio_tungstenite::{WebSocketStream, client_async, tungstenite::Message};
 
 use super::{
     bench::{Bench, MQTT_TLS, NODE_IN},
-    mqtt,
     plan::System,
 };
+use crate::common::mqtt;
 
 /// Longest wait for a connection.
 const CONNECT_LIMIT: Duration = Duration::from_secs(20);

@@ -16,17 +16,17 @@ const MAX_PACKET: usize = 1 << 20;
 const KEEP_ALIVE: u16 = 60;
 
 /// A connected client.
-pub(super) struct Client<S>(Framed<S, Codec>);
+pub(crate) struct Client<S>(Framed<S, Codec>);
 
 /// The half that publishes.
-pub(super) struct Publisher<S> {
+pub(crate) struct Publisher<S> {
     sink: SplitSink<Framed<S, Codec>, Packet>,
     topic: String,
     packet_id: u16,
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin + Send + 'static> Client<S> {
-    pub(super) async fn connect(stream: S, name: &str) -> Result<Self> {
+    pub(crate) async fn connect(stream: S, name: &str) -> Result<Self> {
         let mut client = Self(Framed::new(stream, Codec { max_incoming_size: MAX_PACKET, max_outgoing_size: MAX_PACKET }));
         client.0.send(Packet::Connect(Connect { keep_alive: KEEP_ALIVE, ..Connect::new(name) })).await?;
         match client.receive().await? {
@@ -36,7 +36,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send + 'static> Client<S> {
     }
 
     /// Subscribes with QoS 1.
-    pub(super) async fn subscribe(&mut self, topic: &str) -> Result<()> {
+    pub(crate) async fn subscribe(&mut self, topic: &str) -> Result<()> {
         self.0.send(Packet::Subscribe(Subscribe { pkid: 1, ..Subscribe::new(topic, QoS::AtLeastOnce) })).await?;
         match self.receive().await? {
             Packet::SubAck(ack) if !ack.return_codes.contains(&SubscribeReasonCode::Failure) => Ok(()),
@@ -45,7 +45,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send + 'static> Client<S> {
     }
 
     /// The payload of the next message, which is acknowledged.
-    pub(super) async fn next(&mut self) -> Result<Bytes> {
+    pub(crate) async fn next(&mut self) -> Result<Bytes> {
         loop {
             if let Packet::Publish(Publish { qos, pkid, payload, .. }) = self.receive().await? {
                 if qos != QoS::AtMostOnce {
@@ -61,7 +61,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send + 'static> Client<S> {
     }
 
     /// A publisher. Acknowledgements are read and dropped: the consumer tells what arrived.
-    pub(super) fn publisher(self, topic: &str) -> Publisher<S> {
+    pub(crate) fn publisher(self, topic: &str) -> Publisher<S> {
         let (sink, mut stream) = self.0.split();
         tokio::spawn(async move { while let Some(Ok(_)) = stream.next().await {} });
         Publisher { sink, topic: topic.into(), packet_id: 0 }
@@ -69,9 +69,20 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send + 'static> Client<S> {
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Publisher<S> {
-    pub(super) async fn publish(&mut self, payload: String) -> Result<()> {
+    pub(crate) async fn publish(&mut self, payload: impl Into<Vec<u8>>) -> Result<()> {
+        self.feed(payload).await?;
+        self.flush().await
+    }
+
+    /// Puts a message into the buffer.
+    pub(crate) async fn feed(&mut self, payload: impl Into<Vec<u8>>) -> Result<()> {
         self.packet_id = self.packet_id % u16::MAX + 1;
         let publish = Publish { pkid: self.packet_id, ..Publish::new(&self.topic, QoS::AtLeastOnce, payload) };
-        Ok(self.sink.send(Packet::Publish(publish)).await?)
+        Ok(self.sink.feed(Packet::Publish(publish)).await?)
+    }
+
+    /// Sends what is in the buffer.
+    pub(crate) async fn flush(&mut self) -> Result<()> {
+        Ok(self.sink.flush().await?)
     }
 }
