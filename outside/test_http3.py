@@ -39,6 +39,10 @@ CALLS = {
         "GET /producers": lambda cast: Call(token=cast.consumer.token, query="?limit=2"),
         "GET /consumers": lambda cast: Call(token=cast.producer.token, query="?after=1"),
         "GET /verify": lambda cast: Call(token=cast.producer.token),
+        "GET /producers/{id}/visibility": lambda cast: Call(token=cast.producer.token, path={"id": cast.producer.id}),
+        "PUT /producers/{id}/visibility": lambda cast: Call(
+            token=cast.producer.token, body={"visibility": None}, path={"id": cast.producer.id}
+        ),
         "GET /accounts": lambda cast: Call(token=cast.admin.token, query="?role=producer&limit=2"),
         "POST /accounts/{id}/revoke": lambda cast: Call(token=cast.admin.token, body={}, path={"id": cast.leaver.id}),
         "POST /accounts/{id}/restore": lambda cast: Call(token=cast.admin.token, body={}, path={"id": cast.leaver.id}),
@@ -62,6 +66,13 @@ CALLS = {
         "DELETE /unsubscribe": lambda cast: Call(token=cast.leaver.token, query=f"?producer_id={cast.producer.id}"),
         "GET /subscriptions/{consumer_id}": lambda cast: Call(token=cast.consumer.token, path={"consumer_id": cast.consumer.id}),
         "GET /subscribers/{producer_id}": lambda cast: Call(token=cast.producer.token, path={"producer_id": cast.producer.id}),
+        "POST /subscriptions/invite": lambda cast: Call(201, cast.producer.token, {"consumer_id": cast.leaver.id}),
+        **{
+            f"POST /subscriptions/{{id}}/{word}": lambda cast: Call(404, cast.producer.token, {}, path={"id": 2147483647})
+            for word in ("approve", "deny", "revoke")
+        },
+        "GET /subscriptions/{id}/grant": lambda cast: Call(404, cast.consumer.token, path={"id": 2147483647}),
+        "GET /acts": lambda cast: Call(token=cast.consumer.token, query="?limit=2"),
     },
     "dsm": {
         "POST /data": lambda cast: Call(token=cast.producer.token, body=[RECORD, {"temperature": 5}]),

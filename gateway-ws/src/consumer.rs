@@ -8,7 +8,11 @@
 //! resume from any position, named cursors, notices, and all that a pipeline does. Nothing is queued for a consumer: while its
 //! socket is full, its pipeline stands.
 
-use std::{collections::HashMap, convert::Infallible, sync::Arc};
+use std::{
+    collections::{HashMap, HashSet},
+    convert::Infallible,
+    sync::Arc,
+};
 
 use axum::{extract::State, response::Response};
 use bytes::{Bytes, BytesMut};
@@ -61,6 +65,7 @@ pub(crate) async fn upgrade(State(shared): State<Arc<Shared>>, Client(client): C
                 cursors: v2 && cursors,
                 received,
                 pace: Bucket::new(shared.config.session.control),
+                crowded: HashSet::new(),
                 scratch: BytesMut::new(),
             };
             serve(socket, session, &standing, permit).await;
@@ -117,6 +122,8 @@ struct Session<'s> {
     received: bool,
     /// Requests that the client may still make.
     pace: Bucket,
+    /// Producers of which it was told that their grants have no room for it.
+    crowded: HashSet<ProducerId>,
     scratch: BytesMut,
 }
 
@@ -126,6 +133,7 @@ impl Session<'_> {
         let every = self.shared.config.ping;
         let mut tell = interval_at(Instant::now() + every, every);
         tell.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        self.tell_news(socket).await?;
         self.tell_beginnings(socket).await?;
         loop {
             tokio::select! {
@@ -135,7 +143,10 @@ impl Session<'_> {
                 _ = tell.tick(), if self.v2 && !self.pipeline.is_plain() => self.tell_moved(socket).await?,
                 event = self.pipeline.next() => match event {
                     Event::Ready => self.write(socket).await?,
-                    Event::Changed => self.tell_beginnings(socket).await?,
+                    Event::Changed => {
+                        self.tell_news(socket).await?;
+                        self.tell_beginnings(socket).await?;
+                    }
                     Event::Ended => return Err(CloseReason::TokenEnded),
                 },
             }
@@ -176,6 +187,21 @@ impl Session<'_> {
     async fn tell_beginnings(&mut self, socket: &mut Socket) -> Result<(), CloseReason> {
         let begun = self.pipeline.take_begun();
         if self.cursors { tell(&begun, socket).await } else { Ok(()) }
+    }
+
+    /// Says what others have changed of its subscriptions, and which of them have no room for this connection.
+    async fn tell_news(&mut self, socket: &mut Socket) -> Result<(), CloseReason> {
+        let news = self.pipeline.take_news();
+        let crowded = self.pipeline.crowded();
+        let crowded = crowded.into_iter().filter(|producer| self.crowded.insert(*producer)).collect::<Vec<_>>();
+        if !self.v2 {
+            return Ok(());
+        }
+        let news = news.into_iter().map(|(producer, status)| json::subscription(producer, status));
+        for message in news.chain(crowded.into_iter().map(json::crowded)) {
+            socket.send(Message::Text(message.to_string().into())).await?;
+        }
+        Ok(())
     }
 
     fn message(&mut self, record: DeliveredRecord) -> Result<Utf8Bytes, CloseReason> {

@@ -15,7 +15,8 @@ use motience_backend::{
 };
 use motience_cluster::{self as cluster, Event};
 use motience_log::{Log, redis};
-use motience_proto::model::{Account, DeviceId, DeviceState, ProducerId, Role, User};
+use motience_proto::model::{Account, DeviceId, DeviceState, ProducerId, Role, User, Visibility};
+use motience_relay::pipeline::scope::InvalidScope;
 use motience_runtime::clock::Clock;
 use motience_settings::{env::Env, output::say};
 use motience_store::{self as store, AccountQuery, MAX_PAGE, NewAct, NewUser, Page, Store};
@@ -44,6 +45,10 @@ pub(crate) enum Refused {
     NoProducer(String),
     #[error("there is no device called '{0}'")]
     UnknownDevice(String),
+    #[error(transparent)]
+    Subscription(#[from] store::Error),
+    #[error(transparent)]
+    Scope(#[from] InvalidScope),
 }
 
 /// Does it, says so, and tells the outcome by the exit code.
@@ -62,7 +67,8 @@ pub(crate) async fn devices(env: &Env, action: DeviceAction) -> anyhow::Result<E
     .await
 }
 
-async fn on_store(env: &Env, act: impl AsyncFnOnce(&backend::Config, &Store) -> anyhow::Result<()>) -> anyhow::Result<ExitCode> {
+/// Does something to the configured database; tells by the exit code whether it was refused.
+pub(crate) async fn on_store(env: &Env, act: impl AsyncFnOnce(&backend::Config, &Store) -> anyhow::Result<()>) -> anyhow::Result<ExitCode> {
     let config = backend::Config::from_env(env)?;
     if matches!(config.store, store::Config::SqliteMemory) {
         anyhow::bail!("the accounts of this server are in its memory, where no other program reaches them");
@@ -106,6 +112,24 @@ async fn act(config: &backend::Config, store: &Store, action: Action) -> anyhow:
             };
             let told = tell(config, store, Event::account_closed(&account, &families)).await;
             say_told(&format!("{} is revoked", user.username), told)?;
+        }
+        Action::Visibility { username, set } => {
+            let user = find(store, username).await?;
+            let visibility = set.as_deref().filter(|set| *set != "default").map(str::parse).transpose()?;
+            if !store.set_visibility(user.id.producer(), visibility).await? {
+                return Err(Refused::NoProducer(user.username).into());
+            }
+            let act = NewAct {
+                at: Clock::system().now(),
+                actor: None,
+                act: "producer.visibility",
+                object: format!("account:{}", user.id),
+                concerns: [Some(user.id), None],
+                detail: serde_json::json!({"visibility": visibility}),
+            };
+            store.record_act(&act).await?;
+            let word = visibility.map_or("as PRODUCER_VISIBILITY says", Visibility::as_str);
+            say(format_args!("{} is {word}.", user.username))?;
         }
         Action::Restore { username } => {
             let user = find(store, username).await?;
@@ -155,7 +179,7 @@ async fn list(store: &Store, role: Option<Role>, name: String) -> anyhow::Result
     }
 }
 
-async fn find(store: &Store, username: String) -> anyhow::Result<User> {
+pub(crate) async fn find(store: &Store, username: String) -> anyhow::Result<User> {
     let found = store.credentials_meant(&username).await?;
     Ok(found.ok_or(Refused::Unknown(username))?.user)
 }
@@ -218,7 +242,7 @@ fn say_told(done: &str, told: anyhow::Result<bool>) -> anyhow::Result<()> {
 }
 
 /// Tells the nodes of a cluster; `false`: there is none.
-async fn tell(config: &backend::Config, store: &Store, events: Vec<Event>) -> anyhow::Result<bool> {
+pub(crate) async fn tell(config: &backend::Config, store: &Store, events: Vec<Event>) -> anyhow::Result<bool> {
     let Some(url) = &config.redis else { return Ok(false) };
     let installation = store.installation().await?;
     let (secret, clock) = (&config.auth.secret, Clock::system());

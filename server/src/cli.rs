@@ -3,7 +3,7 @@
 use std::{path::PathBuf, sync::LazyLock};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use motience_proto::model::Role;
+use motience_proto::model::{Role, Status};
 
 use crate::config::Roles;
 
@@ -98,6 +98,15 @@ pub enum Command {
         #[arg(long)]
         from: PathBuf,
     },
+    /// List subscriptions, and approve, deny or revoke them in place of their producers. Works on the configured database, also while servers
+    /// use it: with live connections, effective within a second.
+    ///
+    /// Exit codes: as of `admin`.
+    Subscriptions {
+        /// The command for subscriptions.
+        #[command(subcommand)]
+        action: SubscriptionAction,
+    },
     /// Check or repair the log of an embedded node in DATA_DIR, or confirm the clock for retention.
     ///
     /// Exit codes: 0 nothing is damaged (any more); 1 the file cannot be opened, or `check` has found damage; 78 the settings are wrong.
@@ -147,6 +156,41 @@ pub enum LogAction {
     Confirm,
 }
 
+/// The commands of `subscriptions`.
+#[derive(Debug, Subcommand)]
+pub enum SubscriptionAction {
+    /// List subscriptions: id, state, consumer, producer, and the end where there is one.
+    List {
+        /// Only this producer's.
+        #[arg(long)]
+        producer: Option<String>,
+        /// Only those in this state: requested, invited, active, denied, revoked, expired or inactive. Default: those that stand.
+        #[arg(long)]
+        status: Option<Status>,
+    },
+    /// Approve a request, or change the limits of what was approved. The terms take the place of all that were there.
+    Approve {
+        /// The subscription's id.
+        id: i64,
+        /// Time at which it ends by itself, such as 2030-01-01T00:00:00Z. Default: never.
+        #[arg(long)]
+        until: Option<String>,
+        /// File with the agreement that limits it, as JSON. Default: no limits.
+        #[arg(long)]
+        scope: Option<PathBuf>,
+    },
+    /// Deny a request.
+    Deny {
+        /// The subscription's id.
+        id: i64,
+    },
+    /// Revoke a subscription: its consumer receives nothing any more, and cannot subscribe again until it is approved.
+    Revoke {
+        /// The subscription's id.
+        id: i64,
+    },
+}
+
 /// The commands of `admin`.
 #[derive(Debug, Subcommand)]
 pub enum Action {
@@ -173,6 +217,15 @@ pub enum Action {
         /// The account's name.
         #[arg(long)]
         username: String,
+    },
+    /// Set who may see a producer and subscribe to it.
+    Visibility {
+        /// The producer's name.
+        #[arg(long)]
+        username: String,
+        /// Visibility: open, listed or private. Default: as PRODUCER_VISIBILITY says.
+        #[arg(long, value_parser = ["open", "listed", "private", "default"])]
+        set: Option<String>,
     },
     /// Restore a revoked account: new logins work again.
     Restore {

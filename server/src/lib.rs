@@ -19,6 +19,7 @@ mod logs;
 pub mod server;
 mod settings;
 pub mod stream;
+mod subscription_admin;
 pub mod subscriptions;
 pub mod webtransport;
 
@@ -96,6 +97,10 @@ async fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
         Some(Command::Device { action }) => {
             telemetry::init(&env, "warn")?;
             return admin::devices(&env, action).await;
+        }
+        Some(Command::Subscriptions { action }) => {
+            telemetry::init(&env, "warn")?;
+            return subscription_admin::run(&env, action).await;
         }
         Some(Command::Log { action }) => {
             telemetry::init(&env, "warn")?;

@@ -2,11 +2,12 @@
 
 use axum::extract::State;
 use motience_http::{ApiError, Bearer, Page, PagePermit, Query};
-use motience_proto::model::{Role, User};
+use motience_proto::model::User;
+use motience_store as store;
 
 use crate::http::{Shared, shapes};
 
-/// All producers, by id. Revoked ones are left out.
+/// Producers that the caller may see, by id: all but private ones that have not invited it. Revoked ones are left out.
 #[utoipa::path(get, path = "/producers", tag = "accounts", params(shapes::Paging), security(("bearer" = [])), responses(
     (status = 200, description = "Some of them; where there may be more, `Link` names the next part", body = [shapes::User]),
     (status = 401, description = "No or bad token"),
@@ -15,14 +16,16 @@ use crate::http::{Shared, shapes};
 ))]
 pub(super) async fn producers(
     State(services): State<Shared>,
-    _caller: Bearer,
+    Bearer(caller): Bearer,
     Query(paging): Query<shapes::Paging>,
     permit: PagePermit,
 ) -> Result<Page<User>, ApiError> {
-    list(&services, Role::Producer, paging, permit).await
+    let page = paging.page()?;
+    listed(&services, services.visible_producers(&caller, page).await?, page, permit)
 }
 
-/// All consumers, by id. Revoked ones are left out.
+/// Consumers, by id: all where producers are open by default, and for operators; else those that have to do with the caller. Revoked ones are
+/// left out.
 #[utoipa::path(get, path = "/consumers", tag = "accounts", params(shapes::Paging), security(("bearer" = [])), responses(
     (status = 200, description = "Some of them; where there may be more, `Link` names the next part", body = [shapes::User]),
     (status = 401, description = "No or bad token"),
@@ -31,16 +34,15 @@ pub(super) async fn producers(
 ))]
 pub(super) async fn consumers(
     State(services): State<Shared>,
-    _caller: Bearer,
+    Bearer(caller): Bearer,
     Query(paging): Query<shapes::Paging>,
     permit: PagePermit,
 ) -> Result<Page<User>, ApiError> {
-    list(&services, Role::Consumer, paging, permit).await
+    let page = paging.page()?;
+    listed(&services, services.visible_consumers(&caller, page).await?, page, permit)
 }
 
-async fn list(services: &Shared, role: Role, paging: shapes::Paging, permit: PagePermit) -> Result<Page<User>, ApiError> {
-    let page = paging.page()?;
-    let users = services.backend.store.users(role, page).await?;
+fn listed(services: &Shared, users: Vec<User>, page: store::Page, permit: PagePermit) -> Result<Page<User>, ApiError> {
     let full = users.len() == page.limit as usize;
     Ok(Page::new(permit, users, services.config.page)?.followed_by(full, |last| page.after(last.id.0)))
 }

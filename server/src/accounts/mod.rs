@@ -9,6 +9,7 @@ mod register;
 mod revoke;
 mod session;
 mod verify;
+mod visibility;
 
 use std::sync::Arc;
 
@@ -51,6 +52,7 @@ fn operations() -> OpenApiRouter<Shared> {
         .routes(routes!(logout::logout))
         .routes(routes!(directory::producers))
         .routes(routes!(directory::consumers))
+        .routes(routes!(visibility::visibility, visibility::set_visibility))
         .routes(routes!(verify::verify))
         .routes(routes!(list::accounts))
         .routes(routes!(revoke::revoke))

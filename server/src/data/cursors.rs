@@ -87,7 +87,7 @@ pub(super) async fn confirm(
 ) -> Result<StatusCode, ApiError> {
     let backend = &services.backend;
     let cursors = position::confirmed(confirmation.cursors).map_err(|e| ApiError::invalid("cursors", e))?;
-    let allowed: HashSet<ProducerId> = backend.store.follows(caller.id).await?.into_iter().collect();
+    let allowed: HashSet<ProducerId> = backend.store.follows(caller.id, backend.clock.now()).await?.into_iter().collect();
     if let Some((producer, _)) = cursors.iter().find(|(producer, _)| !allowed.contains(producer)) {
         return Err(ApiError::forbidden(format!("Not subscribed to {producer}.")).with_code("not_subscribed"));
     }

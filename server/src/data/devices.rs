@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 use utoipa::{IntoParams, ToSchema};
 
-use super::may_read;
+use super::{Reading, may_read};
 use crate::http::{Shared, shapes};
 
 /// Which devices.
@@ -84,9 +84,8 @@ pub(super) async fn devices(
     permit: PagePermit,
 ) -> Result<Page<Device>, ApiError> {
     let producer = ProducerId(producer);
-    if !may_read(&services, &grant, producer).await? {
-        return Err(ApiError::forbidden("Only the producer and its subscribers see its devices."));
-    }
+    let reading = may_read(&services, &grant, producer).await?;
+    let Reading(scope) = reading.ok_or_else(|| ApiError::forbidden("Only the producer and its subscribers see its devices."))?;
     let key = services.backend.relay.log_of(producer).await?;
     let producer_id = producer.to_string();
     let states = &services.backend.devices;
@@ -110,7 +109,8 @@ pub(super) async fn devices(
     let limit =
         wanted.limit.map(|limit| shapes::Paging::new(Some(limit), None).page()).transpose()?.map_or(usize::MAX, |page| page.limit as usize);
     let after = wanted.after.unwrap_or_default();
-    let mut devices: Vec<Device> = services.backend.reports.devices_of(key).into_iter().map(shown).collect();
+    let is_shown = |stats: &DeviceStats| scope.as_ref().is_none_or(|scope| scope.has_device(&stats.device));
+    let mut devices: Vec<Device> = services.backend.reports.devices_of(key).into_iter().filter(is_shown).map(shown).collect();
     devices.drain(..devices.partition_point(|device| device.device_id <= after));
     let more = devices.len() > limit;
     devices.truncate(limit);

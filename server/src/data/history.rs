@@ -9,7 +9,7 @@ use std::{borrow::Cow, time::Duration};
 use axum::{extract::State, http::HeaderValue};
 use motience_http::{ApiError, Bearer, Page, PagePermit, Path, Query};
 use motience_proto::model::{LogEpoch, ProducerId, Selection, record, times};
-use motience_relay::pipeline::selection::Selector;
+use motience_relay::pipeline::{scope::Scope, selection::Selector};
 use motience_store::{HistoryQuery, MAX_PAGE};
 use serde::{Deserialize, Serialize, Serializer};
 use serde_json::value::RawValue;
@@ -24,7 +24,7 @@ use self::{
     part::{After, Record},
     scan::Scan,
 };
-use super::may_read;
+use super::{Reading, may_read};
 use crate::{
     http::{Shared, shapes},
     stream::{Clock, schema},
@@ -134,7 +134,7 @@ impl Serialize for Extra {
     (status = 200, description = "Some of it: records, or buckets", body = [Entry]),
     (status = 400, description = "An expression that makes no sense: `column` and `caret` point at the character"),
     (status = 401, description = "No or bad token"),
-    (status = 403, description = "Not the producer, nor subscribed to it"),
+    (status = 403, description = "Not the producer, nor subscribed to it; or by a grant that samples, which only `GET /stream` does"),
     (status = 422, description = "A parameter is out of bounds"),
     (status = 429, description = "Too many requests"),
     (status = 503, description = "The database or the log is unavailable"),
@@ -148,11 +148,20 @@ pub(super) async fn history(
     permit: PagePermit,
 ) -> Result<Page<Entry>, ApiError> {
     let producer = ProducerId(producer);
-    if !may_read(&services, &grant, producer).await? {
-        return Err(ApiError::forbidden("Only the producer and its subscribers read its history."));
+    let reading = may_read(&services, &grant, producer).await?;
+    let Reading(scope) = reading.ok_or_else(|| ApiError::forbidden("Only the producer and its subscribers read its history."))?;
+    if scope.as_ref().is_some_and(Scope::is_sampled) {
+        return Err(ApiError::forbidden(
+            "The grant gives the last value of each device now and then: read it from GET /stream?from=earliest.",
+        )
+        .with_code("scope_sampled"));
     }
     let (mut query, selection, buckets) = (wanted.query()?, selection(members), wanted.buckets()?);
     let selector = Selector::of(&selection)?;
+    let now = services.backend.clock.now();
+    if let Some(floor) = scope.as_ref().and_then(|scope| scope.floor(now)).filter(|_| !query.by_device) {
+        query.from = Some(query.from.map_or(floor, |from| from.max(floor)));
+    }
     let _reader = services.limiters.requests.reader().await?;
     // Room for the last record of a page, which may go beyond it; where records may be as large as pages, a page may be one record larger.
     query.bytes = services.config.page.saturating_sub(services.backend.relay.limits().record).max(services.config.page / 2);
@@ -160,7 +169,7 @@ pub(super) async fn history(
     if buckets.is_some() {
         query.limit = MAX_PAGE;
     }
-    let mut scan = Scan::new(&services, &grant, producer, query, selector, after);
+    let mut scan = Scan::new(&services, (&grant, scope), producer, query, selector, after);
     let entries = match buckets {
         None => records(&mut scan, producer).await?,
         Some((length, aggregates)) => {

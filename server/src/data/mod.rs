@@ -15,6 +15,8 @@ use axum::{Router, extract::DefaultBodyLimit};
 use motience_auth::Grant;
 use motience_http::ApiError;
 use motience_proto::model::{ProducerId, Role};
+use motience_relay::pipeline::scope::Scope;
+use motience_store::Right;
 use utoipa::{OpenApi, openapi};
 use utoipa_axum::{router::OpenApiRouter, routes};
 
@@ -67,11 +69,20 @@ fn operations(data_body: usize) -> OpenApiRouter<Shared> {
         .routes(routes!(platform::platform))
 }
 
-/// Whether a caller may see a producer's records and devices.
-async fn may_read(services: &Shared, grant: &Grant, producer: ProducerId) -> Result<bool, ApiError> {
+/// The right to see a producer's records and devices: the scope of it, which may be none.
+struct Reading(Option<Scope>);
+
+/// The right of a caller to see a producer's records and devices; `None`: it has none.
+async fn may_read(services: &Shared, grant: &Grant, producer: ProducerId) -> Result<Option<Reading>, ApiError> {
+    let backend = &services.backend;
     Ok(match grant.role {
-        Role::Producer => grant.user == producer.user(),
-        Role::Consumer => services.backend.store.is_following(grant.user.consumer(), producer).await?,
-        Role::Admin => true,
+        Role::Producer => (grant.user == producer.user()).then_some(Reading(None)),
+        Role::Admin => Some(Reading(None)),
+        Role::Consumer => match backend.store.right(grant.user.consumer(), producer, backend.clock.now()).await? {
+            None => None,
+            Some(Right { scope: None, .. }) => Some(Reading(None)),
+            // One that cannot be read was written by a newer version: nothing rather than too much.
+            Some(Right { scope: Some(text), .. }) => Scope::parse(&text).ok().map(|scope| Reading(Some(scope))),
+        },
     })
 }

@@ -25,7 +25,7 @@ pub(super) struct Stream {
     last_record_at: OffsetDateTime,
 }
 
-/// Producers that have sent within the last minute, on any node, by id. Where there may be more, `Link` names the next part.
+/// Producers that the caller may see and that have sent within the last minute, on any node, by id. Where there may be more, `Link` names the next part.
 #[utoipa::path(get, path = "/streams", tag = "data", params(shapes::Paging), security(("bearer" = [])), responses(
     (status = 200, description = "The live producers", body = [Stream], links(
         ("history" = (operation_id = "history", parameters(("producer_id" = "$response.body#/0/producer_id")))),
@@ -36,7 +36,7 @@ pub(super) struct Stream {
 ))]
 pub(super) async fn streams(
     State(services): State<Shared>,
-    _caller: Bearer,
+    Bearer(caller): Bearer,
     Query(paging): Query<shapes::Paging>,
     permit: PagePermit,
 ) -> Result<Page<Stream>, ApiError> {
@@ -48,8 +48,12 @@ pub(super) async fn streams(
     live.truncate(page.limit as usize);
     let ids: Vec<_> = live.iter().map(|live| live.producer.user()).collect();
     let users = services.backend.store.users_by_id(&ids).await?;
+    let hidden = services.hidden(&caller, users.values()).await?;
     let stream = |live: StreamStats| {
         let user = users.get(&live.producer.user());
+        if hidden.contains(&live.producer.user()) {
+            return None;
+        }
         // Else of an account that had the number before.
         user.is_none_or(|user| user.log == live.key.log).then(|| Stream {
             producer_id: live.producer.to_string(),

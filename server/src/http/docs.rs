@@ -90,7 +90,8 @@ pub(crate) fn completed(mut document: OpenApi) -> OpenApi {
     components.add_security_scheme("bearer", bearer);
     components.schemas.insert(Problem::name().into_owned(), Problem::schema());
     let problem = RefOr::T(Content::new(Some(Ref::from_schema_name(Problem::name()))));
-    let operations = document.paths.paths.values_mut().flat_map(|item| [&mut item.get, &mut item.post, &mut item.delete]).flatten();
+    let operations =
+        document.paths.paths.values_mut().flat_map(|item| [&mut item.get, &mut item.post, &mut item.put, &mut item.delete]).flatten();
     for (status, response) in operations.flat_map(|operation| &mut operation.responses.responses) {
         if let RefOr::T(response) = response
             && status.as_str() >= "400"

@@ -178,7 +178,7 @@ fn cors(config: &Config) -> CorsLayer {
     };
     CorsLayer::new()
         .allow_origin(origins)
-        .allow_methods([Method::GET, Method::POST, Method::DELETE])
+        .allow_methods([Method::GET, Method::POST, Method::PUT, Method::DELETE])
         .allow_headers(ALLOWED_HEADERS.map(HeaderName::from_static))
         .expose_headers([header::RETRY_AFTER, header::LINK])
         .max_age(CORS_MEMORY)

@@ -12,6 +12,7 @@ pub(crate) mod stream;
 #[cfg(test)]
 pub(crate) mod tests;
 pub(crate) mod time_index;
+mod visibility;
 
 use std::{sync::Arc, time::Duration};
 
@@ -27,6 +28,7 @@ use docs::documented;
 pub(crate) use docs::{completed, file, guarded};
 pub(crate) use layers::TimeoutExemption;
 pub use rates::Rates;
+pub use visibility::ProducerVisibility;
 
 use self::time_index::TimeIndex;
 
@@ -52,6 +54,9 @@ settings! {
         HTTP_MAX_INFLATION = "200" => inflation: u64, > 0;
         /// Origins whose pages may call the APIs, such as https://app.example; `*` is any, and is refused in production.
         CORS_ORIGINS = "*", production "" => origins: CorsOrigins;
+        /// Who sees a producer that does not say so itself: `open`, everybody, and subscribes; `listed`, everybody, and asks; `private`, only
+        /// those it invites.
+        PRODUCER_VISIBILITY = "open" => visibility: ProducerVisibility;
     }
     with {
         /// Limits of each listener.

@@ -41,6 +41,10 @@ pub(crate) struct User {
     /// Whether it may speak for that device only; left out where it may not.
     #[serde(skip_serializing_if = "Option::is_none")]
     strict_device: Option<bool>,
+    /// Who may see it, where it is a producer and not open.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(pattern = "^(listed|private)$")]
+    visibility: Option<String>,
     #[schema(format = DateTime)]
     created_at: String,
 }
@@ -57,6 +61,10 @@ pub(crate) struct Account {
     /// Whether it may speak for that device only; left out where it may not.
     #[serde(skip_serializing_if = "Option::is_none")]
     strict_device: Option<bool>,
+    /// Who may see it, where it is a producer that says so itself.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(pattern = "^(open|listed|private)$")]
+    visibility: Option<String>,
     #[schema(format = DateTime)]
     created_at: String,
     /// When it was revoked; `null`: it is open.
@@ -64,17 +72,97 @@ pub(crate) struct Account {
     revoked_at: Option<String>,
 }
 
-/// A subscription.
+/// A subscription. Members from `requested_at` on are there where consent has set them.
 #[derive(Serialize, ToSchema)]
 #[schema(example = json!({"id": 1, "consumer_id": 2, "producer_id": 1, "status": "active", "created_at": "2025-01-29T11:35:00Z"}))]
 pub(crate) struct Subscription {
     id: i64,
     consumer_id: i64,
     producer_id: i64,
-    /// `active` or `inactive`.
+    #[schema(pattern = "^(requested|invited|active|denied|revoked|expired|inactive)$")]
     status: String,
     #[schema(format = DateTime)]
     created_at: String,
+    /// When the consumer asked.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(format = DateTime)]
+    requested_at: Option<String>,
+    /// When the producer, or an operator for it, decided.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(format = DateTime)]
+    decided_at: Option<String>,
+    /// The account that decided; left out where it was the operator's command line.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    decided_by: Option<i64>,
+    /// When it ends by itself.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(format = DateTime)]
+    expires_at: Option<String>,
+    /// The producer's consent, where it has given it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    grant: Option<ConsentGrant>,
+}
+
+/// A producer's consent: who grants what to whom, from when to when. Its names are those of DIMO's SACD.
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+#[schema(example = json!({"grantor": {"id": 1, "name": "producer1"}, "grantee": {"id": 2, "name": "consumer1"}, "effectiveAt": "2025-01-29T11:35:00Z",
+    "expiresAt": "2030-01-01T00:00:00Z", "agreements": [{"type": "stream", "devices": ["rpi_001"], "since": "7d"}]}))]
+pub(crate) struct ConsentGrant {
+    /// The producer.
+    grantor: Party,
+    /// The consumer.
+    grantee: Party,
+    #[schema(format = DateTime)]
+    effective_at: String,
+    /// When it ends by itself; left out: never.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(format = DateTime)]
+    expires_at: Option<String>,
+    /// Its limits; none: everything.
+    agreements: Vec<Agreement>,
+}
+
+/// One side of a grant.
+#[derive(Serialize, ToSchema)]
+pub(crate) struct Party {
+    id: i64,
+    /// `null`: the account is gone.
+    #[schema(required)]
+    name: Option<String>,
+}
+
+/// Limits of a grant. A member that is left out limits nothing; `where`, `fields` and `every` are written as for `GET /stream`.
+#[derive(Serialize, ToSchema)]
+pub(crate) struct Agreement {
+    /// Always `stream`.
+    #[schema(pattern = "^stream$")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    r#type: Option<String>,
+    /// Records of these devices only.
+    #[schema(min_items = 1, max_items = 1000, value_type = Option<Vec<DeviceId>>)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    devices: Option<Vec<String>>,
+    /// Conditions that a record must meet, all of them.
+    #[serde(rename = "where", skip_serializing_if = "Option::is_none")]
+    #[schema(max_items = 32, example = json!(["/data/temperature>-40"]))]
+    conditions: Option<Vec<String>>,
+    /// Members of `data` that are shown, with commas between. Nothing is shown beside device, time and data then.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(example = "/data/temperature,/data/humidity")]
+    fields: Option<String>,
+    /// The last value of each device in each such time.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(example = "10s")]
+    every: Option<String>,
+    /// How far back: a time, a length such as `7d` (from a minute on), or `now`, which is the time of the approval.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(example = "7d")]
+    since: Option<String>,
+    /// Most connections of the consumer that receive these records at once, on each node.
+    #[schema(minimum = 1, maximum = 4_294_967_295_i64)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    connections: Option<i64>,
 }
 
 /// A part of a list.

@@ -2,6 +2,7 @@
 
 mod accounts;
 mod attempts;
+mod consent;
 mod cursors;
 mod data;
 mod devices;
@@ -24,7 +25,7 @@ use axum::{
 };
 use motience_auth::random_id;
 use motience_backend as backend;
-use motience_proto::model::{Role, User};
+use motience_proto::model::{Role, User, Visibility};
 use motience_runtime::{
     clock::{Clock, Manual},
     lifecycle::Shutdown,

@@ -91,7 +91,7 @@ impl ConsumerTransport for Consumer<'_> {
         let frame = match answer {
             Answer::Following(producer) => followed(producer, ""),
             Answer::Refused(producer, refusal) => followed(producer, refusal.code),
-            Answer::Ended(producer) => followed(producer, "unsubscribed"),
+            Answer::Ended(producer, why) => followed(producer, why),
             Answer::Renewed(expires_in) => Frame::TokenAccepted(TokenAccepted { expires_in }),
             Answer::Pong(_) => Frame::Pong,
             Answer::Drain => Frame::Drain,

@@ -22,7 +22,7 @@ use axum::{
 use futures_util::stream;
 use motience_auth::{Grant, Standing};
 use motience_http::{Answer, ApiError, Query, bearer};
-use motience_limits::permits::Share;
+use motience_limits::permits::{Refusal, Share};
 use motience_proto::model::{ProducerId, Role, Transport, times};
 use motience_relay::{
     StartPosition,
@@ -181,6 +181,11 @@ async fn pipeline(
     let reader = reader(services, grant, producers).await?;
     let pipeline = services.backend.relay.pipeline(reader, start, options, standing).await?;
     let lacking = pipeline.lacks();
+    let crowded = pipeline.crowded();
+    if crowded.iter().any(|producer| lacking.contains(producer)) {
+        let ids = crowded.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+        return Err(ApiError::from(Refusal::Account).about(format!("The grant of {ids} has no room for this connection")));
+    }
     if !lacking.is_empty() {
         let ids = lacking.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
         return Err(ApiError::forbidden(format!("Not subscribed to {ids}.")).with_code("not_subscribed"));

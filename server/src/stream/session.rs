@@ -6,7 +6,7 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use motience_http::Answer;
 use motience_limits::permits::Permit;
-use motience_relay::pipeline::{Event, Item, Pipeline};
+use motience_relay::pipeline::{Event, Item, Pipeline, json};
 use motience_runtime::lifecycle::Leave;
 use serde_json::json;
 use tokio::time::{Instant, sleep_until};
@@ -67,7 +67,10 @@ impl Session {
                 () = sleep_until(self.beat) => self.show_cursors(),
                 event = parts.pipeline.next() => match event {
                     Event::Ready => self.write(),
-                    Event::Changed => self.check(),
+                    Event::Changed => {
+                        self.tell_news();
+                        self.check();
+                    }
                     Event::Ended => self.end("token_ended"),
                 },
             }
@@ -97,6 +100,14 @@ impl Session {
         if !self.out.is_empty() {
             self.beat = Instant::now() + self.parts.beat_every;
             self.open.count(records, self.out.len() as u64);
+        }
+    }
+
+    /// Says what others have changed of the reader's subscriptions.
+    fn tell_news(&mut self) {
+        for (producer, status) in self.parts.pipeline.take_news() {
+            let notice = json::subscription(producer, status);
+            self.parts.format.notice(&notice, self.parts.pipeline.cursors(), &mut self.out);
         }
     }
 

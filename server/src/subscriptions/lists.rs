@@ -1,15 +1,45 @@
-//! `GET /subscriptions/:consumerId` and `GET /subscribers/:producerId`: each for the account itself.
+//! `GET /subscriptions/:consumerId` and `GET /subscribers/:producerId`: each for the account itself, and for operators.
 
 use axum::extract::State;
+use motience_auth::Grant;
 use motience_http::{ApiError, Bearer, Page, PagePermit, Path, Query};
 use motience_proto::model::{ConsumerId, ProducerId, Role, Subscription};
 use motience_store as store;
+use serde::Deserialize;
+use utoipa::IntoParams;
 
+use super::shown::{Shown, all_shown};
 use crate::http::{Shared, shapes};
 
-/// A consumer's active subscriptions, for that consumer.
+/// Which subscriptions.
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+pub(super) struct Wanted {
+    /// In this state only, or `all`; without it those that stand: active, requested and invited.
+    #[param(pattern = "^(requested|invited|active|denied|revoked|expired|inactive|all)$")]
+    status: Option<String>,
+    /// Most entries wanted, 1 to 1000.
+    #[param(minimum = 1, maximum = 1000)]
+    limit: Option<i64>,
+    /// The last id already seen.
+    #[param(minimum = 0)]
+    after: Option<i64>,
+}
+
+impl Wanted {
+    fn read(&self) -> Result<(store::Wanted, store::Page), ApiError> {
+        let wanted = match self.status.as_deref() {
+            None => store::Wanted::Standing,
+            Some("all") => store::Wanted::All,
+            Some(status) => store::Wanted::Only(status.parse().map_err(|e| ApiError::invalid("status", format!("{e}, or `all`.")))?),
+        };
+        Ok((wanted, shapes::Paging::new(self.limit, self.after).page()?))
+    }
+}
+
+/// A consumer's subscriptions that stand, for that consumer.
 #[utoipa::path(get, path = "/subscriptions/{consumer_id}", tag = "subscriptions", security(("bearer" = [])),
-    params(("consumer_id" = i64, Path, description = "The caller's own id"), shapes::Paging), responses(
+    params(("consumer_id" = i64, Path, description = "The caller's own id"), Wanted), responses(
     (status = 200, description = "Some of them; where there may be more, `Link` names the next part", body = [shapes::Subscription]),
     (status = 401, description = "No or bad token"),
     (status = 403, description = "Someone else's"),
@@ -20,20 +50,21 @@ pub(super) async fn subscriptions(
     State(services): State<Shared>,
     Bearer(grant): Bearer,
     Path(consumer): Path<i64>,
-    Query(paging): Query<shapes::Paging>,
+    Query(wanted): Query<Wanted>,
     permit: PagePermit,
-) -> Result<Page<Subscription>, ApiError> {
-    if grant.role != Role::Consumer || grant.user.0 != consumer {
+) -> Result<Page<Shown>, ApiError> {
+    if !is_for(&grant, Role::Consumer, consumer) {
         return Err(ApiError::forbidden("These subscriptions are someone else's."));
     }
-    let page = paging.page()?;
-    let found = services.backend.store.subscriptions_of(ConsumerId(consumer), page).await?;
-    listed(&services, permit, page, found)
+    let (state, page) = wanted.read()?;
+    let backend = &services.backend;
+    let found = backend.store.subscriptions_of(ConsumerId(consumer), state, page, backend.clock.now()).await?;
+    listed(&services, permit, &wanted, page, found).await
 }
 
-/// A producer's active subscribers, for that producer.
+/// A producer's subscribers, and those who ask to be, for that producer.
 #[utoipa::path(get, path = "/subscribers/{producer_id}", tag = "subscriptions", security(("bearer" = [])),
-    params(("producer_id" = i64, Path, description = "The caller's own id"), shapes::Paging), responses(
+    params(("producer_id" = i64, Path, description = "The caller's own id"), Wanted), responses(
     (status = 200, description = "Some of them; where there may be more, `Link` names the next part", body = [shapes::Subscription]),
     (status = 401, description = "No or bad token"),
     (status = 403, description = "Someone else's"),
@@ -44,18 +75,32 @@ pub(super) async fn subscribers(
     State(services): State<Shared>,
     Bearer(grant): Bearer,
     Path(producer): Path<i64>,
-    Query(paging): Query<shapes::Paging>,
+    Query(wanted): Query<Wanted>,
     permit: PagePermit,
-) -> Result<Page<Subscription>, ApiError> {
-    if grant.role != Role::Producer || grant.user.0 != producer {
+) -> Result<Page<Shown>, ApiError> {
+    if !is_for(&grant, Role::Producer, producer) {
         return Err(ApiError::forbidden("These subscribers are someone else's."));
     }
-    let page = paging.page()?;
-    let found = services.backend.store.subscribers_of(ProducerId(producer), page).await?;
-    listed(&services, permit, page, found)
+    let (state, page) = wanted.read()?;
+    let backend = &services.backend;
+    let found = backend.store.subscribers_of(ProducerId(producer), state, page, backend.clock.now()).await?;
+    listed(&services, permit, &wanted, page, found).await
 }
 
-fn listed(services: &Shared, permit: PagePermit, page: store::Page, found: Vec<Subscription>) -> Result<Page<Subscription>, ApiError> {
+fn is_for(grant: &Grant, role: Role, id: i64) -> bool {
+    grant.role == Role::Admin || (grant.role == role && grant.user.0 == id)
+}
+
+async fn listed(
+    services: &Shared,
+    permit: PagePermit,
+    wanted: &Wanted,
+    page: store::Page,
+    found: Vec<Subscription>,
+) -> Result<Page<Shown>, ApiError> {
     let full = found.len() == page.limit as usize;
-    Ok(Page::new(permit, found, services.config.page)?.followed_by(full, |last| page.after(last.id)))
+    let shown = all_shown(services, found).await?;
+    let state = wanted.status.as_deref().map(|status| format!("&status={status}")).unwrap_or_default();
+    let page_of = Page::new(permit, shown, services.config.page)?;
+    Ok(page_of.followed_by(full, |last| page.after(last.subscription.id) + &state))
 }

@@ -1,6 +1,9 @@
 //! The subscriptions service (role `sm`): which consumer receives which producer's records. One operation a file.
 
+mod acts;
+pub(crate) mod decide;
 mod lists;
+mod shown;
 mod subscribe;
 mod unsubscribe;
 
@@ -13,7 +16,10 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 use crate::http::{Service, Services, Shared, completed};
 
 #[derive(OpenApi)]
-#[openapi(info(title = "Motience: subscriptions", description = "Who receives whose records. Every path also answers under `/api`."))]
+#[openapi(info(
+    title = "Motience: subscriptions",
+    description = "Who receives whose records, by whose consent. Every path also answers under `/api`."
+))]
 struct Document;
 
 /// The whole service on a port of its own.
@@ -37,4 +43,10 @@ fn operations() -> OpenApiRouter<Shared> {
         .routes(routes!(unsubscribe::unsubscribe))
         .routes(routes!(lists::subscriptions))
         .routes(routes!(lists::subscribers))
+        .routes(routes!(decide::invite))
+        .routes(routes!(decide::approve))
+        .routes(routes!(decide::deny))
+        .routes(routes!(decide::revoke))
+        .routes(routes!(decide::grant))
+        .routes(routes!(acts::acts))
 }

@@ -1,13 +1,14 @@
-//! `POST /subscribe`: a consumer wants a producer's records.
+//! `POST /subscribe`: a consumer wants a producer's records, and gets them at once, or asks for them.
 
 use axum::{extract::State, http::StatusCode};
 use motience_cluster::Event;
 use motience_http::{ApiError, Consumer, Json};
-use motience_proto::model::{ProducerId, Role, Subscription};
+use motience_proto::model::{ProducerId, Role, Status};
 use motience_store::Change;
 use serde::Deserialize;
 use utoipa::ToSchema;
 
+use super::shown::{Shown, shown};
 use crate::http::{
     Shared,
     shapes::{self, Id},
@@ -24,7 +25,8 @@ pub(super) struct Subscribe {
     consumer_id: Option<Id>,
 }
 
-/// Subscribes the caller, effective on its live connections within a second.
+/// Subscribes the caller, effective on its live connections within a second. A producer that is `listed` is asked first: the answer is 202,
+/// and the subscription begins when the producer approves it.
 #[utoipa::path(post, path = "/subscribe", tag = "subscriptions", request_body = Subscribe, security(("bearer" = [])), responses(
     (status = 201, description = "The subscription", body = shapes::Subscription, links(
         ("unsubscribe" = (operation_id = "unsubscribe", parameters(("producer_id" = "$response.body#/producer_id")))),
@@ -34,10 +36,13 @@ pub(super) struct Subscribe {
         ("unsubscribe" = (operation_id = "unsubscribe", parameters(("producer_id" = "$response.body#/producer_id")))),
         ("subscriptions" = (operation_id = "subscriptions", parameters(("consumer_id" = "$response.body#/consumer_id")))),
     )),
+    (status = 202, description = "The producer is asked, or was asked already", body = shapes::Subscription, links(
+        ("unsubscribe" = (operation_id = "unsubscribe", parameters(("producer_id" = "$response.body#/producer_id")))),
+    )),
     (status = 400, description = "Malformed JSON"),
     (status = 401, description = "No or bad token"),
-    (status = 403, description = "Not a consumer, or for someone else"),
-    (status = 404, description = "No such producer"),
+    (status = 403, description = "Not a consumer, for someone else, or the producer has decided against it"),
+    (status = 404, description = "No such producer, or a private one that has not invited the caller"),
     (status = 413, description = "The body is too large"),
     (status = 415, description = "Not JSON"),
     (status = 422, description = "A field is out of bounds"),
@@ -47,7 +52,7 @@ pub(super) async fn subscribe(
     State(services): State<Shared>,
     caller: Consumer,
     Json(wish): Json<Subscribe>,
-) -> Result<(StatusCode, Json<Subscription>), ApiError> {
+) -> Result<(StatusCode, Json<Shown>), ApiError> {
     if wish.consumer_id.is_some_and(|id| id.0 != caller.id.0) {
         return Err(ApiError::forbidden("Consumers subscribe themselves only."));
     }
@@ -55,13 +60,17 @@ pub(super) async fn subscribe(
     let producer: ProducerId = wish.producer_id.into();
     let account = backend.store.account(producer.user()).await?;
     // A revoked one is in no list either.
-    if !account.is_some_and(|account| account.user.role == Role::Producer && account.revoked_at.is_none()) {
-        return Err(ApiError::not_found("There is no producer with this id."));
-    }
-    let (subscription, change) = backend.store.subscribe(caller.id, producer).await?;
-    if change == Change::Unchanged {
-        return Ok((StatusCode::OK, Json(subscription)));
-    }
-    backend.broadcast(Event::Subscribed { consumer: caller.id, producer }).await;
-    Ok((StatusCode::CREATED, Json(subscription)))
+    let account = account.filter(|account| account.user.role == Role::Producer && account.revoked_at.is_none());
+    let account = account.ok_or_else(|| ApiError::not_found("There is no producer with this id."))?;
+    let visibility = services.config.visibility.of(&account.user);
+    let (subscription, change) = backend.store.subscribe(caller.id, producer, visibility, backend.clock.now()).await?;
+    let status = match (subscription.status, change) {
+        (Status::Requested, _) => StatusCode::ACCEPTED,
+        (_, Change::Unchanged) => StatusCode::OK,
+        _ => {
+            backend.broadcast(Event::Subscribed { consumer: caller.id, producer }).await;
+            StatusCode::CREATED
+        }
+    };
+    Ok((status, Json(shown(&services, subscription).await?)))
 }

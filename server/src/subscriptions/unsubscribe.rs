@@ -3,10 +3,11 @@
 use axum::extract::{Request, State};
 use motience_cluster::Event;
 use motience_http::{ApiError, Consumer, Json, Query, collect, object};
-use motience_proto::model::{ProducerId, Subscription};
+use motience_proto::model::ProducerId;
 use serde::Deserialize;
 use utoipa::IntoParams;
 
+use super::shown::{Shown, shown};
 use crate::http::{
     Shared,
     shapes::{self, Id},
@@ -26,7 +27,7 @@ pub(super) struct Unsubscribe {
     consumer_id: Option<Id>,
 }
 
-/// Ends a subscription of the caller, effective on its live connections within a second. Legacy clients send the same fields as a JSON body
+/// Ends a subscription of the caller, or withdraws its request, effective on its live connections within a second. Legacy clients send the same fields as a JSON body
 /// instead; it counts where the query names no producer.
 #[utoipa::path(delete, path = "/unsubscribe", tag = "subscriptions", params(Unsubscribe), security(("bearer" = [])), responses(
     (status = 200, description = "The subscription, inactive", body = shapes::Subscription),
@@ -43,7 +44,7 @@ pub(super) async fn unsubscribe(
     caller: Consumer,
     Query(query): Query<Unsubscribe>,
     request: Request,
-) -> Result<Json<Subscription>, ApiError> {
+) -> Result<Json<Shown>, ApiError> {
     let body = collect(request).await?;
     // Legacy clients send the body with or without naming its type.
     let wish = if query.producer_id.is_some() { query } else { parse(&body.bytes)? };
@@ -51,10 +52,11 @@ pub(super) async fn unsubscribe(
         return Err(ApiError::forbidden("Consumers unsubscribe themselves only."));
     }
     let producer: ProducerId = wish.producer_id.ok_or_else(|| ApiError::invalid("producer_id", "producer_id is missing."))?.into();
-    let ended = services.backend.store.unsubscribe(caller.id, producer).await?;
+    let backend = &services.backend;
+    let ended = backend.store.unsubscribe(caller.id, producer, backend.clock.now()).await?;
     let ended = ended.ok_or_else(|| ApiError::not_found("There is no such subscription."))?;
-    services.backend.broadcast(Event::Unsubscribed { consumer: caller.id, producer }).await;
-    Ok(Json(ended))
+    backend.broadcast(Event::Unsubscribed { consumer: caller.id, producer }).await;
+    Ok(Json(shown(&services, ended).await?))
 }
 
 fn parse(body: &[u8]) -> Result<Unsubscribe, ApiError> {

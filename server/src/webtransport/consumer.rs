@@ -81,7 +81,7 @@ impl ConsumerTransport for Consumer<'_> {
         let line = match answer {
             Answer::Following(producer) => json!({"type": "subscribed", "producer_id": producer.to_string()}),
             Answer::Refused(producer, refusal) => refused(producer, refusal),
-            Answer::Ended(producer) => json!({"type": "ended", "producer_id": producer.to_string(), "code": "unsubscribed"}),
+            Answer::Ended(producer, why) => json!({"type": "ended", "producer_id": producer.to_string(), "code": why}),
             Answer::Renewed(expires_in) => json!({"type": "token_accepted", "expires_in": expires_in}),
             Answer::Pong(None) => json!({"type": "pong"}),
             Answer::Pong(Some(id)) => json!({"type": "pong", "id": id}),

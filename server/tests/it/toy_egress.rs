@@ -6,7 +6,7 @@ use std::sync::Arc;
 use bytes::{BufMut as _, BytesMut};
 use motience_backend::{Backend, Config};
 use motience_limits::permits::Share;
-use motience_proto::model::{ProducerId, Role, Seq, Transport};
+use motience_proto::model::{ProducerId, Role, Seq, Transport, Visibility};
 use motience_relay::pipeline::{Event, Item, Reader, Request, Start};
 use motience_runtime::clock::Clock;
 use motience_session::{CloseReason, authenticate};
@@ -88,7 +88,7 @@ async fn a_new_egress_has_rights_filters_and_ends_from_the_pipeline() {
     };
     let (producer, other, consumer) =
         (user(Role::Producer, "producer").await, user(Role::Producer, "other").await, user(Role::Consumer, "consumer").await);
-    backend.store.subscribe(consumer.id.consumer(), ProducerId(producer.id.0)).await.unwrap();
+    backend.store.subscribe(consumer.id.consumer(), ProducerId(producer.id.0), Visibility::Open, backend.clock.now()).await.unwrap();
     let send = async |of: ProducerId, values: &[i64]| {
         let publisher = backend.relay.ephemeral_publisher(backend.relay.log_of(of).await.unwrap()).await.unwrap();
         let mut group = publisher.group();

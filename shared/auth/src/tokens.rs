@@ -392,6 +392,7 @@ mod tests {
             role: Role::Producer,
             device_id: Some("rpi_001".into()),
             strict_device: true,
+            visibility: None,
             created_at: OffsetDateTime::UNIX_EPOCH,
             log: LogId(1 << 40),
         }

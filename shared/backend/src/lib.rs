@@ -6,6 +6,7 @@
 //!
 //! Embedded: this process is the whole platform. Cluster: Redis joins any number of nodes over one PostgreSQL.
 
+mod command_line;
 mod device_ca;
 pub mod devices;
 
@@ -301,6 +302,8 @@ pub struct Backend {
     device_passwords: devices::Passwords,
     logs: LogIds,
     refresher: tokio::task::JoinHandle<()>,
+    /// Follows the acts of the command line, where there is no cluster bus.
+    command_line: Option<tokio::task::JoinHandle<()>>,
 }
 
 impl Backend {
@@ -359,6 +362,9 @@ impl Backend {
         note_accounts(&log, &store).await;
         info!(?kind, durability = log.durability(), node = config.node, "backend is open");
         let logs = LogIds::new(store.clone());
+        let permits = Permits::new(config.permits);
+        let command_line = (kind == Kind::Embedded && !matches!(config.store, store::Config::SqliteMemory))
+            .then(|| tokio::spawn(command_line::follow(store.clone(), Arc::clone(&subscription_cache))));
         let relay = Relay::new(
             log,
             (store.clone(), logs.clone()),
@@ -366,7 +372,7 @@ impl Backend {
             subscription_cache,
             reports.clone(),
             clock.clone(),
-            (config.limits, devices.clone()),
+            (config.limits, permits.clone(), devices.clone()),
         );
         let refresher = Refresher {
             store: store.clone(),
@@ -387,7 +393,7 @@ impl Backend {
             authority,
             relay,
             reports,
-            permits: Permits::new(config.permits),
+            permits,
             uploads: Uploads::new(config.uploads),
             clock,
             auth: config.auth,
@@ -399,6 +405,7 @@ impl Backend {
             device_passwords: config.devices.passwords,
             logs,
             refresher,
+            command_line,
         }))
     }
 
@@ -504,6 +511,7 @@ impl Backend {
     /// Writes out what waits and closes log and database.
     pub async fn close(&self) {
         self.refresher.abort();
+        self.command_line.iter().for_each(tokio::task::JoinHandle::abort);
         self.relay.close().await;
         self.store.close().await;
     }

@@ -10,8 +10,9 @@ use bytes::Bytes;
 use motience_auth::{DeviceStates, Grant};
 use motience_backend::{Backend, Config};
 use motience_cluster::{Event, Reports};
+use motience_limits::permits::{self, Permits};
 use motience_log::{Log, Retention, SessionName, embedded};
-use motience_proto::model::{ConsumerId, Cursor, DeviceId, LogKey, Offset, ProducerEpoch, ProducerId, Role, Seq};
+use motience_proto::model::{ConsumerId, Cursor, DeviceId, LogKey, Offset, ProducerEpoch, ProducerId, Role, Seq, Visibility};
 use motience_relay::{
     Delivery, Hub, Limits, Notice, Publisher, Refusal, Relay, StartPosition, Subscriber, SubscriptionCache,
     pipeline::{Event as PipelineEvent, Item, Options, Reader, Start},
@@ -242,7 +243,7 @@ async fn a_pipeline_follows_subscriptions(node: Arc<Backend>) {
     let mut pipeline = node.relay.pipeline(reader, &Start::default(), Options::default(), standing).await.unwrap();
     assert_eq!(node.relay.subscriber_count(P).await.unwrap(), 0);
 
-    node.store.subscribe(consumer, P).await.unwrap();
+    node.store.subscribe(consumer, P, Visibility::Open, clock.now()).await.unwrap();
     node.broadcast(Event::Subscribed { consumer, producer: P }).await;
     assert_eq!(timeout(LIMIT, pipeline.next()).await.unwrap(), PipelineEvent::Changed);
     assert_eq!(pipeline.take_begun().len(), 1);
@@ -252,7 +253,7 @@ async fn a_pipeline_follows_subscriptions(node: Arc<Backend>) {
     assert!(matches!(pipeline.take(), Some(Item::Record(record)) if record.offset == Offset(1)));
     assert!(pipeline.take().is_none());
 
-    node.store.unsubscribe(consumer, P).await.unwrap();
+    node.store.unsubscribe(consumer, P, clock.now()).await.unwrap();
     node.broadcast(Event::Unsubscribed { consumer, producer: P }).await;
     assert_eq!(timeout(LIMIT, pipeline.next()).await.unwrap(), PipelineEvent::Changed);
     send(&publisher, [2]).await;
@@ -543,7 +544,7 @@ async fn before_any_signal(records: u64) -> (Relay, Publisher) {
         Arc::new(SubscriptionCache::new()),
         reports,
         clock,
-        (Limits::default(), DeviceStates::default()),
+        (Limits::default(), Permits::new(permits::Limits::default()), DeviceStates::default()),
     );
     let publisher = relay.publisher(LOG, device(), ProducerEpoch(1)).await.unwrap();
     send(&publisher, 1..=records).await;

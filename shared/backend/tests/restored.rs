@@ -15,7 +15,7 @@ use motience_auth::{Grant, random_id};
 use motience_backend::{Backend, Config};
 use motience_log::SessionName;
 use motience_proto::model::{
-    ConsumerId, Cursor, CursorName, DeviceId, Offset, ProducerEpoch, RecordId, Role, Seq, Transport, User, UserId,
+    ConsumerId, Cursor, CursorName, DeviceId, Offset, ProducerEpoch, RecordId, Role, Seq, Transport, User, UserId, Visibility,
 };
 use motience_relay::{Delivery, Notice, Publisher, StartPosition};
 use motience_runtime::clock::Clock;
@@ -153,7 +153,7 @@ async fn a_newcomer_gets_nothing_of_whoever_had_its_number(home: Home<'_>) {
     let (name, consumer): (CursorName, ConsumerId) = (CursorName::new("all").unwrap(), reader.id.consumer());
     let head = node.relay.log().bounds(old.log_key()).await.unwrap();
     let place = Cursor { log_epoch: head.log_epoch(), offset: Offset(4) };
-    node.store.subscribe(consumer, victim.id.producer()).await.unwrap();
+    node.store.subscribe(consumer, victim.id.producer(), Visibility::Open, node.clock.now()).await.unwrap();
     node.store.confirm(consumer, &name, victim.id.producer(), place, node.clock.now()).await.unwrap();
     let row = HistoryRow {
         place,
@@ -179,7 +179,7 @@ async fn a_newcomer_gets_nothing_of_whoever_had_its_number(home: Home<'_>) {
     let key = node.relay.log_of(newcomer.id.producer()).await.unwrap();
     assert_eq!(key, newcomer.log_key());
     assert_eq!(node.relay.log().bounds(key).await.unwrap().last, Offset(0));
-    assert_eq!(node.store.follows(consumer).await.unwrap(), [], "nobody has subscribed to the newcomer");
+    assert_eq!(node.store.follows(consumer, node.clock.now()).await.unwrap(), [], "nobody has subscribed to the newcomer");
     assert_eq!(node.store.cursor(consumer, &name, newcomer.id.producer()).await.unwrap(), None);
     assert_eq!(node.store.cursors(consumer, None, 10).await.unwrap(), []);
     assert_eq!(node.store.cursors_named(consumer, &name).await.unwrap(), []);

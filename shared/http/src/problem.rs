@@ -9,10 +9,10 @@ use axum::{
 };
 use motience_auth as auth;
 use motience_limits::{permits, uploads::Full};
-use motience_proto::model::record;
+use motience_proto::model::{Status, record};
 use motience_relay::{
     self as relay,
-    pipeline::{InvalidRequest, selection},
+    pipeline::{InvalidRequest, scope::InvalidScope, selection},
 };
 use motience_store as store;
 use serde_json::{Map, Value, json};
@@ -207,6 +207,16 @@ impl From<store::Error> for ApiError {
         match error {
             store::Error::UsernameTaken => Self::new(StatusCode::CONFLICT, "username_taken", "This username is taken."),
             store::Error::Unstorable(field) => Self::invalid(field, format!("{field} cannot be stored.")),
+            store::Error::NoSubscription => Self::not_found("There is no such subscription."),
+            // In the words for a producer that does not exist.
+            store::Error::NotInvited => Self::not_found("There is no producer with this id."),
+            store::Error::WrongState(state) => {
+                Self::new(StatusCode::CONFLICT, "wrong_state", format!("The subscription is {state}, from which this does not lead on."))
+            }
+            store::Error::Refused(Status::Denied) => {
+                Self::forbidden("The producer has refused this subscription.").with_code("subscription_denied")
+            }
+            store::Error::Refused(_) => Self::forbidden("The producer has ended this subscription.").with_code("subscription_revoked"),
             e @ store::Error::TooManyNames => Self::new(StatusCode::CONFLICT, "too_many_cursors", sentence(&e.to_string())),
             e if e.is_unavailable() => {
                 warn!(error = %e, "the database is unreachable");
@@ -282,6 +292,15 @@ impl From<selection::Error> for ApiError {
             .with("column", error.column)
             .with("caret", error.caret())
             .with("expression", error.expression)
+    }
+}
+
+impl From<InvalidScope> for ApiError {
+    fn from(error: InvalidScope) -> Self {
+        match error {
+            InvalidScope::Selection(error) => error.into(),
+            other => Self::invalid(other.field(), sentence(&other.to_string())),
+        }
     }
 }
 

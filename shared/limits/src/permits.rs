@@ -115,6 +115,15 @@ struct Held {
     addresses: HashMap<ClientAddress, usize>,
     http3: usize,
     http3_addresses: HashMap<ClientAddress, usize>,
+    /// Connections that receive by a grant which limits them.
+    grants: HashMap<i64, usize>,
+}
+
+/// The right of one connection to receive by a grant that limits how many do; given back when dropped.
+#[derive(Debug)]
+pub struct GrantPermit {
+    permits: Permits,
+    subscription: i64,
 }
 
 /// The right to hold one connection; given back when dropped.
@@ -220,6 +229,17 @@ impl Permits {
         held.unauthenticated >= self.limits.unauthenticated / 2 || of_address >= self.limits.unauthenticated_each / 2
     }
 
+    /// A permit to receive by the grant of a subscription, which `most` connections may hold at once.
+    pub fn grant(&self, subscription: i64, most: u32) -> Result<GrantPermit, Refusal> {
+        let mut held = self.held();
+        let count = held.grants.get(&subscription).copied().unwrap_or_default();
+        if count >= most as usize {
+            return Err(Refusal::Account);
+        }
+        held.grants.insert(subscription, count + 1);
+        Ok(GrantPermit { permits: self.clone(), subscription })
+    }
+
     /// Whether a transport has room for one more.
     pub fn has_room(&self, transport: Transport) -> bool {
         self.held().count(Room::of(transport)) < self.limits.room(transport)
@@ -274,6 +294,12 @@ impl Permit {
         held.leave(self.scope, self.transport, self.address);
         self.scope = Scope::Http3;
         Ok(())
+    }
+}
+
+impl Drop for GrantPermit {
+    fn drop(&mut self) {
+        give_back(&mut self.permits.held().grants, Some(self.subscription));
     }
 }
 
@@ -372,6 +398,16 @@ mod tests {
         assert_eq!(take(1, devices, Transport::Tunnel).unwrap_err(), Refusal::Account);
         drop((held, fleet));
         assert!(permits.held().accounts.is_empty() && permits.held().rooms.is_empty(), "everything was given back");
+    }
+
+    #[test]
+    fn a_grant_limits_its_own_connections() {
+        let permits = permits(|_| {});
+        let held = [permits.grant(7, 2).unwrap(), permits.grant(7, 2).unwrap(), permits.grant(8, 1).unwrap()];
+        assert_eq!(permits.grant(7, 2).unwrap_err(), Refusal::Account);
+        assert!(permits.grant(7, 3).is_ok(), "the limit was raised");
+        drop(held);
+        assert!(permits.held().grants.is_empty());
     }
 
     #[test]

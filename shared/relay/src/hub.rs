@@ -133,6 +133,13 @@ impl FollowGuard {
         self.channel.state.lock().ring.read(cursor, bytes)
     }
 
+    /// Has the follow read again.
+    pub(super) fn wake(&self) {
+        if let Some(follower) = self.channel.state.lock().followers.get(&self.id) {
+            follower.wake.queue(&follower.entry);
+        }
+    }
+
     /// End of the log as this node knows it.
     pub(super) fn end(&self) -> Cursor {
         self.channel.end()

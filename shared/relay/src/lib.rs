@@ -31,6 +31,7 @@ pub use subscription_cache::{SubscriptionCache, Watch};
 
 use motience_auth::{DeviceStates, Standing};
 use motience_cluster::{Most, Reports};
+use motience_limits::permits::Permits;
 use motience_log::{self as log, Log};
 use motience_proto::model::{ConsumerId, LogKey, ProducerEpoch, ProducerId};
 use motience_runtime::clock::Clock;
@@ -100,6 +101,7 @@ pub(crate) struct Inner {
     pub(crate) clock: Clock,
     pub(crate) limits: Limits,
     pub(crate) devices: DeviceStates,
+    pub(crate) permits: Permits,
     pub(crate) appenders: appender::Appenders,
     sessions: active_sessions::ActiveSessions,
     pub(crate) tasks: TaskTracker,
@@ -115,7 +117,7 @@ impl Relay {
         subscription_cache: Arc<SubscriptionCache>,
         reports: Reports,
         clock: Clock,
-        (limits, devices): (Limits, DeviceStates),
+        (limits, permits, devices): (Limits, Permits, DeviceStates),
     ) -> Self {
         let relay = Self(Arc::new(Inner {
             log,
@@ -127,6 +129,7 @@ impl Relay {
             clock,
             limits,
             devices,
+            permits,
             appenders: appender::Appenders::default(),
             sessions: active_sessions::ActiveSessions::default(),
             tasks: TaskTracker::new(),
@@ -134,6 +137,8 @@ impl Relay {
         }));
         relay.0.reports.start(relay.0.log.clone(), &relay.0.tasks, relay.0.stop.clone());
         hub::start_checks(&relay);
+        let (cache, clock, stop) = (Arc::clone(&relay.0.subscription_cache), relay.0.clock.clone(), relay.0.stop.clone());
+        relay.0.tasks.spawn(async move { stop.run_until_cancelled(cache.keep_time(&clock)).await });
         relay
     }
 
@@ -178,7 +183,7 @@ impl Relay {
 
     /// How many consumers are subscribed to `producer`.
     pub async fn subscriber_count(&self, producer: ProducerId) -> Result<u64, Error> {
-        self.0.subscription_cache.subscriber_count(&self.0.store, producer).await
+        self.0.subscription_cache.subscriber_count(&self.0.store, producer, self.0.clock.now()).await
     }
 
     /// The log itself.

@@ -173,6 +173,14 @@ impl Subscriber {
         }
     }
 
+    /// Reads a follow again from a cursor on: one that was read before, or is of an earlier epoch of its log.
+    pub(super) fn rewind(&mut self, producer: ProducerId, cursor: Cursor) {
+        let Some(follow) = self.places.get(&producer).and_then(|place| self.follows.get_mut(place)) else { return };
+        follow.cursor = cursor;
+        self.ready.retain(|d| d.producer() != producer);
+        follow.lease.wake();
+    }
+
     /// Producers that it follows.
     pub fn followed(&self) -> impl Iterator<Item = ProducerId> {
         self.places.keys().copied()

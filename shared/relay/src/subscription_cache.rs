@@ -1,12 +1,13 @@
 //! Subscription cache: subscriber counts, and a change signal for each consumer with open readers. The store is the truth; events of the
-//! cluster bus say when to read it again, and a short lifetime bounds how long a lost event can matter.
+//! cluster bus say when to read it again, and a short lifetime bounds how long a lost event can matter. A right that ends by itself has no
+//! event: each watch says when the next of its consumer's rights ends, and is signalled then.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     fmt,
     sync::{
         Arc, Weak,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicI64, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -14,9 +15,11 @@ use std::{
 use moka::future::Cache;
 use motience_cluster::Event;
 use motience_proto::model::{ConsumerId, ProducerId};
+use motience_runtime::clock::{Clock, millis};
 use motience_store::Store;
 use parking_lot::Mutex;
-use tokio::sync::Notify;
+use time::OffsetDateTime;
+use tokio::{sync::Notify, time::sleep};
 
 use super::Error;
 
@@ -24,17 +27,32 @@ use super::Error;
 const COUNT_LIFETIME: Duration = Duration::from_secs(30);
 /// Producers whose count is kept.
 const COUNTS: u64 = 100_000;
+/// How often the time of day is compared with the ends of rights, while there are any: it may be set.
+const LOOK_EVERY: Duration = Duration::from_millis(250);
+/// The end of a right that does not end by itself.
+const NEVER: i64 = i64::MAX;
 
 /// The subscription cache.
 pub struct SubscriptionCache {
     counts: Cache<ProducerId, u64>,
     watchers: Mutex<HashMap<ConsumerId, Vec<Weak<ChangeSignal>>>>,
+    /// When the next right of each watch ends, in milliseconds since 1970, and the watch's number.
+    ends: Mutex<BTreeMap<(i64, u64), Weak<ChangeSignal>>>,
+    /// An end was noted where there was none.
+    noted: Notify,
+    next_watch: AtomicU64,
 }
 
 impl SubscriptionCache {
     /// An empty cache.
     pub fn new() -> Self {
-        Self { counts: Cache::builder().max_capacity(COUNTS).time_to_live(COUNT_LIFETIME).build(), watchers: Mutex::default() }
+        Self {
+            counts: Cache::builder().max_capacity(COUNTS).time_to_live(COUNT_LIFETIME).build(),
+            watchers: Mutex::default(),
+            ends: Mutex::default(),
+            noted: Notify::new(),
+            next_watch: AtomicU64::new(0),
+        }
     }
 
     /// Applies an event of the bus.
@@ -64,11 +82,30 @@ impl SubscriptionCache {
         let signal = Arc::new(ChangeSignal::default());
         let mut watchers = self.watchers.lock();
         watchers.entry(consumer).or_default().push(Arc::downgrade(&signal));
-        Watch { subscription_cache: Arc::clone(self), consumer, signal, seen: AtomicU64::new(0) }
+        let number = self.next_watch.fetch_add(1, Ordering::Relaxed);
+        Watch { subscription_cache: Arc::clone(self), consumer, signal, seen: AtomicU64::new(0), number, end: AtomicI64::new(NEVER) }
     }
 
-    pub(super) async fn subscriber_count(&self, store: &Store, producer: ProducerId) -> Result<u64, Error> {
-        self.counts.try_get_with(producer, store.follower_count(producer)).await.map_err(Error::Store)
+    pub(super) async fn subscriber_count(&self, store: &Store, producer: ProducerId, now: OffsetDateTime) -> Result<u64, Error> {
+        self.counts.try_get_with(producer, store.follower_count(producer, now)).await.map_err(Error::Store)
+    }
+
+    /// Signals each watch when a right of its consumer ends, for as long as it is polled.
+    pub(super) async fn keep_time(&self, clock: &Clock) {
+        loop {
+            if self.ends.lock().is_empty() {
+                self.noted.notified().await;
+            } else {
+                sleep(LOOK_EVERY).await;
+            }
+            let now = millis(clock.now());
+            let over = {
+                let mut ends = self.ends.lock();
+                let later = ends.split_off(&(now + 1, 0));
+                std::mem::replace(&mut *ends, later)
+            };
+            over.values().filter_map(Weak::upgrade).for_each(|signal| signal.raise());
+        }
     }
 }
 
@@ -95,6 +132,9 @@ pub struct Watch {
     signal: Arc<ChangeSignal>,
     /// The version up to which the store was looked at.
     seen: AtomicU64,
+    number: u64,
+    /// The end that it is noted under.
+    end: AtomicI64,
 }
 
 impl Watch {
@@ -110,19 +150,40 @@ impl Watch {
         self.version() != self.seen.load(Ordering::Acquire)
     }
 
+    /// Has the store looked at, though nothing has changed.
+    pub(super) fn raise(&self) {
+        self.signal.raise();
+    }
+
     /// To be read before the store is.
     pub fn version(&self) -> u64 {
         self.signal.version.load(Ordering::Acquire)
     }
 
-    /// The store was looked at since this version, and what it says was followed.
-    pub fn looked(&self, version: u64) {
+    /// The store was looked at since this version, and what it says was followed. The next of the rights that it told of ends at `end`.
+    pub fn looked(&self, version: u64, end: Option<OffsetDateTime>) {
+        self.note(end.map_or(NEVER, millis));
         self.seen.store(version, Ordering::Release);
+    }
+
+    /// Has itself signalled at this time, and at no other.
+    fn note(&self, end: i64) {
+        let before = self.end.swap(end, Ordering::AcqRel);
+        if before == NEVER && end == NEVER {
+            return;
+        }
+        let mut ends = self.subscription_cache.ends.lock();
+        ends.remove(&(before, self.number));
+        if end != NEVER {
+            ends.insert((end, self.number), Arc::downgrade(&self.signal));
+            self.subscription_cache.noted.notify_one();
+        }
     }
 }
 
 impl Drop for Watch {
     fn drop(&mut self) {
+        self.note(NEVER);
         let mut watchers = self.subscription_cache.watchers.lock();
         if let Some(mine) = watchers.get_mut(&self.consumer) {
             mine.retain(|w| w.as_ptr() != Arc::as_ptr(&self.signal));
@@ -147,6 +208,6 @@ impl Default for SubscriptionCache {
 
 impl fmt::Debug for SubscriptionCache {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Routes").finish_non_exhaustive()
+        f.debug_struct("SubscriptionCache").finish_non_exhaustive()
     }
 }

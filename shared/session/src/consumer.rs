@@ -64,8 +64,8 @@ pub enum Answer {
     Following(ProducerId),
     /// The follow does not begin.
     Refused(ProducerId, Refusal),
-    /// The follow has ended, as the consumer asked or with its subscription.
-    Ended(ProducerId),
+    /// The follow has ended, as the consumer asked or with its subscription: the code says how.
+    Ended(ProducerId, &'static str),
     /// The new token is good for so many seconds.
     Renewed(u64),
     /// The answer to a ping, with its id.
@@ -176,7 +176,7 @@ impl<T: ConsumerTransport> Session<'_, T> {
             },
             Request::Unsubscribe(producer) => {
                 self.follows.end(producer);
-                Some(Answer::Ended(producer))
+                Some(Answer::Ended(producer, "unsubscribed"))
             }
             Request::Confirm(cursors) => {
                 let named = cursors.into_iter().all(|(producer, cursor)| self.follows.confirm(producer, cursor));
@@ -197,7 +197,7 @@ impl<T: ConsumerTransport> Session<'_, T> {
                 Answer::Following(producer)
             }
             FollowEvent::Refused(producer, refusal) => Answer::Refused(producer, refusal.into()),
-            FollowEvent::Ended(producer) => Answer::Ended(producer),
+            FollowEvent::Ended(producer, why) => Answer::Ended(producer, why),
         }
     }
 }

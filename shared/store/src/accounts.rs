@@ -4,7 +4,7 @@ use std::{collections::HashMap, sync::LazyLock};
 
 use futures_util::TryFutureExt;
 use motience_auth::{canonical_username, folded};
-use motience_proto::model::{Account, LogId, LogKey, Role, User, UserId};
+use motience_proto::model::{Account, LogId, LogKey, ProducerId, Role, User, UserId, Visibility};
 use sqlx::AssertSqlSafe;
 use time::{OffsetDateTime, PrimitiveDateTime};
 
@@ -286,6 +286,44 @@ impl Store {
         on!(self, writer, |db| sqlx::query(SET_HASH).bind(id.0).bind(hash).execute(db).map_ok(drop))
     }
 
+    /// The producers that an account may see, without those that are closed: all but the private ones, and of these itself and those that have
+    /// approved or invited it. `default`: the visibility of those that have none of their own.
+    pub async fn visible_producers(
+        &self,
+        reader: UserId,
+        default: Visibility,
+        page: Page,
+        now: OffsetDateTime,
+    ) -> Result<Vec<User>, Error> {
+        let rows = on!(self, reader, |db| sqlx::query_as::<_, Row>(VISIBLE)
+            .bind(reader.0)
+            .bind(page.after)
+            .bind(page.limit())
+            .bind(default.as_str())
+            .bind(millis(now))
+            .fetch_all(db))?;
+        Ok(rows.into_iter().filter_map(Row::user).collect())
+    }
+
+    /// The consumers that have to do with an account, without those that are closed: those that follow it, asked it, or were invited or refused
+    /// by it; and itself.
+    pub async fn known_consumers(&self, reader: UserId, page: Page) -> Result<Vec<User>, Error> {
+        let rows =
+            on!(self, reader, |db| sqlx::query_as::<_, Row>(KNOWN).bind(reader.0).bind(page.after).bind(page.limit()).fetch_all(db))?;
+        Ok(rows.into_iter().filter_map(Row::user).collect())
+    }
+
+    /// Sets who may see a producer; `None`: as the operator's default has it. `false`: there is no such producer.
+    pub async fn set_visibility(&self, producer: ProducerId, visibility: Option<Visibility>) -> Result<bool, Error> {
+        let visibility = visibility.map(Visibility::as_str);
+        let done = on!(self, writer, |db| sqlx::query(SET_VISIBILITY)
+            .bind(producer.0)
+            .bind(visibility)
+            .execute(db)
+            .map_ok(|done| done.rows_affected()))?;
+        Ok(done > 0)
+    }
+
     /// The accounts of one role, without those that are closed.
     pub async fn users(&self, role: Role, page: Page) -> Result<Vec<User>, Error> {
         let rows =
@@ -296,7 +334,7 @@ impl Store {
 
 macro_rules! columns {
     () => {
-        "CAST(id AS BIGINT) AS id, username, role, device_id, strict_device, created_at, log_id"
+        "CAST(id AS BIGINT) AS id, username, role, device_id, strict_device, visibility, created_at, log_id"
     };
 }
 
@@ -319,7 +357,8 @@ const INSERT_SQLITE: &str = concat!(
     columns!()
 );
 const LEFT_BEHIND: [&str; 2] = [
-    "UPDATE subscriptions SET status = 'inactive' WHERE consumer_id = $1 OR producer_id = $1",
+    "UPDATE subscriptions SET status = 'inactive', requested_at = NULL, decided_at = NULL, decided_by = NULL, expires_at = NULL, \
+     scope = NULL WHERE consumer_id = $1 OR producer_id = $1",
     "DELETE FROM cursors WHERE consumer_id = $1",
 ];
 const TAKE_BACK: &str = "DELETE FROM users WHERE id = $1";
@@ -340,6 +379,21 @@ const SET_HASH: &str = "UPDATE users SET password_hash = $2 WHERE id = $1";
 // `users.id`, because a plain `id` would mean the converted column, which no index is in order of.
 const LIST: &str =
     concat!("SELECT ", columns!(), " FROM users WHERE role = $1 AND id > $2 AND revoked_at IS NULL ORDER BY users.id LIMIT $3");
+const VISIBLE: &str = concat!(
+    "SELECT ",
+    columns!(),
+    " FROM users WHERE role = 'producer' AND id > $2 AND revoked_at IS NULL AND (COALESCE(visibility, $4) IN ('open', 'listed') OR id = $1 \
+     OR id IN (SELECT producer_id FROM subscriptions WHERE consumer_id = $1 AND ((status IN ('active', 'granted') \
+     AND (expires_at IS NULL OR expires_at > $5)) OR status = 'invited' OR (status = 'inactive' AND decided_at IS NOT NULL)))) \
+     ORDER BY users.id LIMIT $3"
+);
+const KNOWN: &str = concat!(
+    "SELECT ",
+    columns!(),
+    " FROM users WHERE role = 'consumer' AND id > $2 AND revoked_at IS NULL AND (id = $1 OR id IN (SELECT consumer_id FROM subscriptions \
+     WHERE producer_id = $1 AND status IN ('active', 'granted', 'requested', 'invited', 'denied', 'revoked'))) ORDER BY users.id LIMIT $3"
+);
+const SET_VISIBILITY: &str = "UPDATE users SET visibility = $2 WHERE id = $1 AND role = 'producer'";
 const ACCOUNT: &str = concat!("SELECT revoked_at, ", columns!(), " FROM users WHERE id = $1");
 // Case is the database's own to judge: SQLite knows that of A to Z. Roles that nobody can act in are passed over here, so that a page is full.
 const ACCOUNTS: &str = concat!(
@@ -359,6 +413,7 @@ row! {
         role: String,
         device_id: Option<String>,
         strict_device: Option<bool>,
+        visibility: Option<String>,
         created_at: Option<PrimitiveDateTime>,
         /// None in a row that a program without log ids has made.
         log_id: Option<i64>,
@@ -399,6 +454,8 @@ impl Row {
             role,
             device_id: self.device_id,
             strict_device: self.strict_device.unwrap_or_default(),
+            // A word of a newer version hides more than this one knows.
+            visibility: self.visibility.map(|visibility| visibility.parse().unwrap_or(Visibility::Private)),
             created_at: from_column(self.created_at),
             log: self.log_id.map_or(LogKey::numbered(UserId(self.id).producer()).log, |log| LogId(log.cast_unsigned())),
         })

@@ -1,5 +1,6 @@
 //! Errors of the store, sorted by what the caller can do about them.
 
+use motience_proto::model::Status;
 use sqlx::{error::DatabaseError, postgres::PgDatabaseError};
 
 use super::MAX_NAMES;
@@ -16,6 +17,18 @@ pub enum Error {
     /// The consumer has as many named cursors as it may.
     #[error("a consumer has at most {MAX_NAMES} named cursors")]
     TooManyNames,
+    /// There is no such subscription.
+    #[error("there is no such subscription")]
+    NoSubscription,
+    /// The subscription is in a state from which this does not lead on.
+    #[error("the subscription is {0}")]
+    WrongState(Status),
+    /// The producer has decided against this consumer.
+    #[error("the producer has decided against it: the subscription is {0}")]
+    Refused(Status),
+    /// The producer is private, and has not invited this consumer.
+    #[error("the producer has not invited this consumer")]
+    NotInvited,
     /// The database is away or overloaded; the same call may succeed later.
     #[error("the database is unavailable: {}", words(.0))]
     Unavailable(sqlx::Error),

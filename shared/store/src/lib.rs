@@ -48,7 +48,7 @@ pub use self::{
     history::{HistoryBatch, HistoryEntry, HistoryQuery, HistoryRow, Kept, entry_bytes, kept_time},
     log_ids::{Gone, LogIds},
     refresh::{RefreshToken, Spend, Spending},
-    subscriptions::Change,
+    subscriptions::{Change, Decision, Right, Terms, Wanted},
 };
 
 /// Longest wait for one call, its waiting for a connection included.

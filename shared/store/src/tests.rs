@@ -2,6 +2,7 @@
 
 mod acts;
 mod concurrency;
+mod consent;
 mod cursors;
 mod devices;
 mod failure;

@@ -6,9 +6,9 @@ use bytes::{BufMut as _, Bytes, BytesMut};
 use motience_auth::Grant;
 use motience_http::ApiError;
 use motience_proto::model::{ProducerId, Role, record::Parts};
-use motience_relay::pipeline::selection::Selector;
+use motience_relay::pipeline::{scope::Scope, selection::Selector};
 use motience_store::HistoryQuery;
-use time::format_description::well_known::Rfc3339;
+use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
 use super::part::{self, After, Part, Record};
 use crate::http::Services;
@@ -21,6 +21,8 @@ const LONGEST: Duration = Duration::from_secs(3);
 /// A reader of one producer's history.
 pub(super) struct Scan<'a> {
     services: &'a Services,
+    /// The scope of the reader's grant, which comes before the selection.
+    scope: Option<Scope>,
     producer: ProducerId,
     query: HistoryQuery,
     selector: Selector,
@@ -35,14 +37,14 @@ pub(super) struct Scan<'a> {
 impl<'a> Scan<'a> {
     pub(super) fn new(
         services: &'a Services,
-        grant: &Grant,
+        (grant, scope): (&Grant, Option<Scope>),
         producer: ProducerId,
         query: HistoryQuery,
         selector: Selector,
         after: After,
     ) -> Self {
         let withholds = grant.role == Role::Consumer;
-        Self { services, producer, query, selector, withholds, next: Some(after), read: 0, begun: Instant::now() }
+        Self { services, scope, producer, query, selector, withholds, next: Some(after), read: 0, begun: Instant::now() }
     }
 
     /// Where the answer after this one begins, if there may be one.
@@ -62,6 +64,10 @@ impl<'a> Scan<'a> {
         self.next = next;
         if self.withholds {
             records.retain(|record| !backend.devices.is_withheld(self.producer, &record.device_id));
+        }
+        if let Some(scope) = &self.scope {
+            let now = backend.clock.now();
+            records = records.into_iter().filter_map(|record| within(scope, self.producer, now, record)).collect();
         }
         if self.selector.is_everything() {
             return Ok(Some(records));
@@ -86,4 +92,13 @@ impl<'a> Scan<'a> {
         message.put_u8(b'}');
         Some(message.freeze())
     }
+}
+
+/// The record as a scope shows it at `now`; `None` where it does not let it through.
+fn within(scope: &Scope, producer: ProducerId, now: OffsetDateTime, record: Record) -> Option<Record> {
+    if !scope.reaches(record.received_at, now) {
+        return None;
+    }
+    let (data, whole) = scope.view(producer, &record.device_id, record.timestamp, record.data)?;
+    Some(Record { data, extra: record.extra.filter(|_| whole), ..record })
 }

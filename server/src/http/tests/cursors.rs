@@ -68,7 +68,13 @@ async fn a_consumer_sees_and_forgets_its_own_cursors() {
     }
     // A reader over HTTP confirms by name, of producers that it is subscribed to, and only forward.
     let (producer, _) = platform.account(Role::Producer, "q").await;
-    platform.services.backend.store.subscribe(consumer.id.consumer(), producer.id.producer()).await.unwrap();
+    platform
+        .services
+        .backend
+        .store
+        .subscribe(consumer.id.consumer(), producer.id.producer(), Visibility::Open, platform.services.backend.clock.now())
+        .await
+        .unwrap();
     let post = async |name: &str, cursors: Value, token: &str| {
         platform.dsm(Method::POST, &format!("/cursors/{name}"), Some(token), Sent::Json(json!({"cursors": cursors}))).await
     };

@@ -10,7 +10,13 @@ async fn records_are_taken_whole_in_part_and_together() {
     let platform = platform(&[]).await;
     let (producer, token) = platform.account(Role::Producer, "p").await;
     let (consumer, _) = platform.account(Role::Consumer, "c").await;
-    platform.services.backend.store.subscribe(consumer.id.consumer(), producer.id.producer()).await.unwrap();
+    platform
+        .services
+        .backend
+        .store
+        .subscribe(consumer.id.consumer(), producer.id.producer(), Visibility::Open, platform.services.backend.clock.now())
+        .await
+        .unwrap();
     let whole = json!({"device_id": "rpi_001", "timestamp": "2025-01-29T11:35:00Z", "data": {"temperature": 24.3}});
     for (body, accepted) in [
         (whole.clone(), 1),

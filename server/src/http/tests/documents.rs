@@ -36,6 +36,7 @@ async fn each_document_names_every_path_of_its_service() {
                 "GET /devices/enrolments",
                 "GET /devices/{producer_id}/registered",
                 "GET /producers",
+                "GET /producers/{id}/visibility",
                 "GET /verify",
                 "POST /accounts/{id}/restore",
                 "POST /accounts/{id}/revoke",
@@ -51,9 +52,24 @@ async fn each_document_names_every_path_of_its_service() {
                 "POST /logout",
                 "POST /refresh",
                 "POST /register",
+                "PUT /producers/{id}/visibility",
             ][..],
         ),
-        (&platform.sm, &["DELETE /unsubscribe", "GET /subscribers/{producer_id}", "GET /subscriptions/{consumer_id}", "POST /subscribe"]),
+        (
+            &platform.sm,
+            &[
+                "DELETE /unsubscribe",
+                "GET /acts",
+                "GET /subscribers/{producer_id}",
+                "GET /subscriptions/{consumer_id}",
+                "GET /subscriptions/{id}/grant",
+                "POST /subscribe",
+                "POST /subscriptions/invite",
+                "POST /subscriptions/{id}/approve",
+                "POST /subscriptions/{id}/deny",
+                "POST /subscriptions/{id}/revoke",
+            ],
+        ),
         (
             &platform.dsm,
             &[

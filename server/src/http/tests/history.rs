@@ -243,9 +243,9 @@ async fn the_history_is_for_the_producer_and_its_active_subscribers() {
     read(&rival).await.problem(403, "forbidden");
     read(&reader).await.problem(403, "forbidden");
     let store = &platform.services.backend.store;
-    store.subscribe(consumer.id.consumer(), producer.id.producer()).await.unwrap();
+    store.subscribe(consumer.id.consumer(), producer.id.producer(), Visibility::Open, platform.services.backend.clock.now()).await.unwrap();
     read(&reader).await.json(200);
-    store.unsubscribe(consumer.id.consumer(), producer.id.producer()).await.unwrap();
+    store.unsubscribe(consumer.id.consumer(), producer.id.producer(), platform.services.backend.clock.now()).await.unwrap();
     read(&reader).await.problem(403, "forbidden");
     for (query, field) in [
         ("from=yesterday", "from"),

@@ -45,15 +45,21 @@ async fn every_list_is_cut_at_its_bytes_and_goes_on_after() {
     let (consumer, consumer_token) = platform.account(Role::Consumer, "c").await;
     let (_, admin) = platform.account(Role::Admin, "root").await;
     let store = &platform.services.backend.store;
-    store.subscribe(consumer.id.consumer(), producer.id.producer()).await.unwrap();
+    store.subscribe(consumer.id.consumer(), producer.id.producer(), Visibility::Open, platform.services.backend.clock.now()).await.unwrap();
     let devices = &platform.services.backend.reports.devices;
     let mut here = Vec::new();
     for n in 1..MANY {
         // A name that is longer as JSON than it is.
         let (other, _) = platform.account(Role::Producer, &format!("p{n}{}", "\"".repeat(100))).await;
         let (another, _) = platform.account(Role::Consumer, &format!("c{n}{}", "\"".repeat(100))).await;
-        store.subscribe(consumer.id.consumer(), other.id.producer()).await.unwrap();
-        store.subscribe(another.id.consumer(), producer.id.producer()).await.unwrap();
+        store
+            .subscribe(consumer.id.consumer(), other.id.producer(), Visibility::Open, platform.services.backend.clock.now())
+            .await
+            .unwrap();
+        store
+            .subscribe(another.id.consumer(), producer.id.producer(), Visibility::Open, platform.services.backend.clock.now())
+            .await
+            .unwrap();
         here.push(devices.enter(producer.log_key(), &format!("d&{n:02}"), Transport::Quic));
         let one = json!({"device_id": "d", "timestamp": 1, "data": {"n": n}});
         let publisher = platform.services.backend.relay.ephemeral_publisher(other.log_key()).await.unwrap();

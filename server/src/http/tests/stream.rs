@@ -15,7 +15,7 @@ const LIMIT: Duration = Duration::from_secs(60);
 const LINES: Option<&str> = Some("application/x-ndjson");
 
 /// A stream that is read line by line.
-struct Reader {
+pub(super) struct Reader {
     headers: HeaderMap,
     body: BodyDataStream,
     buffer: Vec<u8>,
@@ -37,7 +37,7 @@ async fn open(platform: &Platform, path: &str, token: &str, headers: &[(&str, &s
 }
 
 /// Lines of JSON.
-async fn lines(platform: &Platform, path: &str, token: &str) -> Reader {
+pub(super) async fn lines(platform: &Platform, path: &str, token: &str) -> Reader {
     open(platform, path, token, &[("accept", LINES.unwrap())]).await
 }
 
@@ -58,12 +58,12 @@ impl Reader {
         }
     }
 
-    async fn line(&mut self) -> Option<Value> {
+    pub(super) async fn line(&mut self) -> Option<Value> {
         self.until("\n").await.map(|line| serde_json::from_str(&line).unwrap())
     }
 
     /// The next line that is no `cursors` message.
-    async fn record(&mut self) -> Value {
+    pub(super) async fn record(&mut self) -> Value {
         loop {
             let line = self.line().await.expect("a line");
             if line["type"] != "cursors" {
@@ -74,7 +74,13 @@ impl Reader {
 }
 
 async fn subscribe(platform: &Platform, consumer: &User, producer: &User) {
-    platform.services.backend.store.subscribe(consumer.id.consumer(), producer.id.producer()).await.unwrap();
+    platform
+        .services
+        .backend
+        .store
+        .subscribe(consumer.id.consumer(), producer.id.producer(), Visibility::Open, platform.services.backend.clock.now())
+        .await
+        .unwrap();
 }
 
 async fn log(platform: &Platform, producer: &User, numbers: impl Iterator<Item = u64>) {
@@ -281,7 +287,7 @@ async fn a_stream_ends_with_its_token_its_subscription_and_its_node() {
     let mut all = lines(&platform, "/stream", &token).await;
     let mut drained = lines(&platform, "/stream", &token).await;
     let end = |consumer: ConsumerId, producer: ProducerId| async move {
-        backend.store.unsubscribe(consumer, producer).await.unwrap();
+        backend.store.unsubscribe(consumer, producer, backend.clock.now()).await.unwrap();
         backend.broadcast(Event::Unsubscribed { consumer, producer }).await;
     };
     end(c.id.consumer(), q.id.producer()).await;

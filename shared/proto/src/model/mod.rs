@@ -1,5 +1,6 @@
 //! The nouns of Motience: ids, users, subscriptions, records.
 
+pub mod agreement;
 pub mod cursor_name;
 pub mod device;
 pub mod envelope;
@@ -12,11 +13,12 @@ pub mod times;
 pub mod transport;
 pub mod user;
 
+pub use agreement::{Agreement, ConsentGrant, Party};
 pub use cursor_name::{CursorName, InvalidCursorName};
 pub use device::{DeviceState, UnknownDeviceState};
 pub use ids::{ConsumerId, Cursor, DeviceId, Fence, LogEpoch, LogId, LogKey, Offset, ProducerEpoch, ProducerId, RecordId, Seq, UserId};
 pub use ranges::RangeSet;
 pub use selection::{InvalidOrder, Order, Selection};
-pub use subscription::{Status, Subscription};
+pub use subscription::{Status, Subscription, Visibility};
 pub use transport::Transport;
 pub use user::{Account, Role, User};

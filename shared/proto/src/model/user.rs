@@ -5,7 +5,7 @@ use std::{fmt, str::FromStr};
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 
-use super::{LogId, LogKey, UserId};
+use super::{LogId, LogKey, UserId, Visibility};
 
 /// Role of an account: what it may do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -68,6 +68,9 @@ pub struct User {
     /// Whether it may speak for that device only.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub strict_device: bool,
+    /// Who may see it, where it is a producer and says so itself; `None`: as the operator's default has it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub visibility: Option<Visibility>,
     /// When the account was made.
     #[serde(with = "time::serde::rfc3339")]
     pub created_at: OffsetDateTime,

@@ -1,5 +1,5 @@
-//! A `Subscriber` limited to the producers that its reader has a right to. The right is evaluated when a follow begins and when
-//! subscriptions change, never for each record. A database that is away is asked again, and ends nothing.
+//! A `Subscriber` limited to the producers that its reader has a right to, each within a scope. The right is evaluated when a follow begins
+//! and when subscriptions change, never for each record. A database that is away is asked again, and ends nothing.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -8,14 +8,19 @@ use std::{
 };
 
 use motience_auth::DeviceStates;
-use motience_proto::model::{ConsumerId, Cursor, CursorName, ProducerId};
+use motience_limits::permits::GrantPermit;
+use motience_proto::model::{ConsumerId, Cursor, CursorName, ProducerId, Status};
 use motience_runtime::clock::until;
+use time::OffsetDateTime;
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
 use super::{
+    active::{Active, FollowRight},
+    allowance::{Allowance, Allowed, state},
     named_cursors::NamedCursors,
     rights::{RETRY_AFTER, Rights},
+    scope::Scope,
 };
 use crate::{Delivery, Error, Relay, StartPosition, Subscriber, subscription_cache::Watch};
 
@@ -49,7 +54,7 @@ impl Default for Start {
 #[derive(Debug)]
 pub(super) enum Step {
     Delivery(Delivery),
-    /// The set of followed producers has changed.
+    /// The set of followed producers has changed, or the scope of one of them.
     Changed,
     /// Its only follow has ended.
     Ended,
@@ -62,7 +67,24 @@ enum Right {
     /// A right to these that does not change.
     Granted(HashSet<ProducerId>),
     /// One follow of a connection that has many: the connection looks at the subscriptions for all of them, and cancels `stop`.
-    Follow { rights: Arc<Rights>, stop: CancellationToken },
+    Follow(FollowParts),
+}
+
+/// Parts that a follow shares with its connection.
+pub(super) struct FollowParts {
+    pub(super) rights: Arc<Rights>,
+    pub(super) stop: CancellationToken,
+    pub(super) right: Arc<FollowRight>,
+    /// The version of the right that was acted on.
+    pub(super) seen: u64,
+    pub(super) active: Arc<Active>,
+}
+
+/// Parts of a follow that its right brings.
+pub(super) struct Held {
+    pub(super) scope: Option<Arc<Scope>>,
+    /// To receive by a grant that limits how many connections do.
+    pub(super) _permit: Option<GrantPermit>,
 }
 
 pub(super) struct Authorized {
@@ -70,6 +92,14 @@ pub(super) struct Authorized {
     relay: Relay,
     subscriber: Subscriber,
     cursor: Option<(CursorName, NamedCursors)>,
+    /// One for each followed producer.
+    held: HashMap<ProducerId, Held>,
+    /// Producers that are followed under another scope than before; whoever reads has not taken note of it yet.
+    rescoped: Vec<ProducerId>,
+    /// Producers whose grant has no room for this connection.
+    crowded: HashSet<ProducerId>,
+    /// States of subscriptions that somebody else changed, for the consumer.
+    news: Vec<(ProducerId, Status)>,
     /// A change that was acted on and not returned yet; survives a cancelled call.
     changed: bool,
 }
@@ -87,15 +117,26 @@ impl Authorized {
             Reader::Granted(producers) => (Right::Granted(producers), None),
         };
         let subscriber = relay.subscriber();
-        let mut authorized = Self { right, relay, subscriber, cursor, changed: false };
-        authorized.refresh(start).await?;
+        let mut authorized = Self::new(right, relay, subscriber, cursor);
+        let version = authorized.version();
+        let first_end = authorized.refresh(start).await?;
+        if let Right::Subscriptions { changes, .. } = &authorized.right {
+            changes.looked(version, first_end);
+        }
         authorized.changed = false;
         Ok(authorized)
     }
 
+    fn new(right: Right, relay: Relay, subscriber: Subscriber, cursor: Option<(CursorName, NamedCursors)>) -> Self {
+        let (held, rescoped, crowded, news) = Default::default();
+        Self { right, relay, subscriber, cursor, held, rescoped, crowded, news, changed: false }
+    }
+
     /// The subscriber follows the follow's producer already.
-    pub(super) fn of_follow(relay: Relay, subscriber: Subscriber, rights: Arc<Rights>, stop: CancellationToken) -> Self {
-        Self { right: Right::Follow { rights, stop }, relay, subscriber, cursor: None, changed: false }
+    pub(super) fn of_follow(relay: Relay, (producer, subscriber, held): (ProducerId, Subscriber, Held), parts: FollowParts) -> Self {
+        let mut authorized = Self::new(Right::Follow(parts), relay, subscriber, None);
+        authorized.held.insert(producer, held);
+        authorized
     }
 
     /// Devices whose records are refused or withheld.
@@ -108,7 +149,9 @@ impl Authorized {
         let allowed = self.allowed().await?;
         let mut refused = Vec::new();
         for (&producer, &position) in positions {
-            if allowed.contains(&producer) {
+            // One that is not followed yet, since it was allowed just now, begins with the notice of it.
+            if allowed.of.contains_key(&producer) && self.held.contains_key(&producer) {
+                let position = self.scope(producer).map_or(position, |scope| scope.bounded(position, self.relay.0.clock.now()));
                 self.subscriber.unfollow(producer);
                 self.subscriber.follow(producer, position).await?;
             } else {
@@ -116,6 +159,33 @@ impl Authorized {
             }
         }
         Ok(refused)
+    }
+
+    /// The scope of a followed producer.
+    pub(super) fn scope(&self, producer: ProducerId) -> Option<Arc<Scope>> {
+        self.held.get(&producer)?.scope.clone()
+    }
+
+    /// Producers whose scope has changed since this was asked last.
+    pub(super) fn take_rescoped(&mut self) -> Vec<ProducerId> {
+        std::mem::take(&mut self.rescoped)
+    }
+
+    /// Reads a producer again from this cursor on.
+    pub(super) fn rewind(&mut self, producer: ProducerId, cursor: Cursor) {
+        self.subscriber.rewind(producer, cursor);
+    }
+
+    /// States of subscriptions that somebody else has changed since this was asked last.
+    pub(super) fn take_news(&mut self) -> Vec<(ProducerId, Status)> {
+        std::mem::take(&mut self.news)
+    }
+
+    /// Chosen producers that have no room for this connection, in order.
+    pub(super) fn crowded(&self) -> Vec<ProducerId> {
+        let mut crowded: Vec<_> = self.crowded.iter().copied().collect();
+        crowded.sort();
+        crowded
     }
 
     /// The next thing that happens. Cancel-safe.
@@ -154,7 +224,7 @@ impl Authorized {
         match &self.right {
             Right::Subscriptions { changes, .. } => changes.is_pending(),
             Right::Granted(_) => false,
-            Right::Follow { rights, stop } => rights.is_stale() || stop.is_cancelled(),
+            Right::Follow(parts) => parts.rights.is_stale() || parts.stop.is_cancelled() || parts.right.version() != parts.seen,
         }
     }
 
@@ -191,39 +261,49 @@ impl Authorized {
         lacking
     }
 
-    async fn allowed(&self) -> Result<HashSet<ProducerId>, Error> {
+    async fn allowed(&self) -> Result<Allowed, Error> {
+        let unlimited = |producers: Vec<ProducerId>| {
+            let of = producers.into_iter().map(|producer| (producer, Allowance::default())).collect();
+            Ok(Allowed { of, first_end: None })
+        };
         match &self.right {
-            Right::Granted(producers) => Ok(producers.clone()),
-            Right::Follow { .. } => Ok(self.subscriber.followed().collect()),
+            Right::Granted(producers) => unlimited(producers.iter().copied().collect()),
+            Right::Follow(_) => unlimited(self.subscriber.followed().collect()),
             Right::Subscriptions { consumer, chosen, .. } => {
-                let follows = self.relay.0.store.follows(*consumer).await.map_err(Error::store)?;
-                let wanted = |producer: &ProducerId| chosen.as_ref().is_none_or(|chosen| chosen.contains(producer));
-                Ok(follows.into_iter().filter(wanted).collect())
+                let mut allowed = Allowed::look(&self.relay, *consumer, |producer| self.scope(producer)).await?;
+                allowed.of.retain(|producer, _| chosen.as_ref().is_none_or(|chosen| chosen.contains(producer)));
+                Ok(allowed)
             }
+        }
+    }
+
+    /// The version of the reader's rights, to be read before the store is.
+    fn version(&self) -> u64 {
+        match &self.right {
+            Right::Subscriptions { changes, .. } => changes.version(),
+            Right::Granted(_) | Right::Follow(_) => 0,
         }
     }
 
     /// Acts on a change: `None` once there is nothing left of it, and where the database is away.
     async fn look(&mut self) -> Option<Step> {
-        let version = match &self.right {
-            Right::Subscriptions { changes, .. } => changes.version(),
+        match &self.right {
+            Right::Subscriptions { .. } => {}
             Right::Granted(_) => return None,
-            Right::Follow { rights, stop } => {
-                stop.run_until_cancelled(rights.settled()).await;
-                return stop.is_cancelled().then(|| {
-                    self.subscriber.followed().collect::<Vec<_>>().into_iter().for_each(|producer| self.subscriber.unfollow(producer));
-                    Step::Ended
-                });
+            Right::Follow(parts) => {
+                parts.stop.run_until_cancelled(parts.rights.settled()).await;
+                return self.look_at_follow();
             }
-        };
-        let outcome = if self.changed { Ok(()) } else { self.refresh(&Start::default()).await };
+        }
+        let version = self.version();
+        let outcome = if self.changed { Ok(None) } else { self.refresh(&Start::default()).await };
         // There may be more; what is told now is acted on first.
         if std::mem::take(&mut self.changed) {
             return Some(Step::Changed);
         }
         match (outcome, &self.right) {
-            (Ok(()), Right::Subscriptions { changes, .. }) => changes.looked(version),
-            (Ok(()), _) => {}
+            (Ok(first_end), Right::Subscriptions { changes, .. }) => changes.looked(version, first_end),
+            (Ok(_), _) => {}
             (Err(e), right) => {
                 warn!(reader = ?right, error = %e, "subscriptions cannot be read; trying again");
                 tokio::time::sleep(RETRY_AFTER).await;
@@ -232,24 +312,97 @@ impl Authorized {
         None
     }
 
-    /// Follows what the store says, and remembers that there was a difference.
-    async fn refresh(&mut self, start: &Start) -> Result<(), Error> {
+    /// Takes the right of a follow as its connection has found it.
+    fn look_at_follow(&mut self) -> Option<Step> {
+        let Right::Follow(parts) = &mut self.right else { return None };
+        let version = parts.right.version();
+        if version != parts.seen && !parts.stop.is_cancelled() {
+            parts.seen = version;
+            let allowance = parts.right.allowance();
+            for producer in self.subscriber.followed().collect::<Vec<_>>() {
+                // Given back before it is taken again: the new limit may be lower.
+                self.held.remove(&producer);
+                match allowance.permit(&self.relay) {
+                    Ok(permit) => drop(self.held.insert(producer, Held { scope: allowance.scope.clone(), _permit: permit })),
+                    Err(()) => parts.active.shut(producer, &parts.stop, "too_many_connections"),
+                }
+                self.rescoped.push(producer);
+            }
+            if !parts.stop.is_cancelled() {
+                return Some(Step::Changed);
+            }
+        }
+        parts.stop.is_cancelled().then(|| {
+            self.subscriber.followed().collect::<Vec<_>>().into_iter().for_each(|producer| self.subscriber.unfollow(producer));
+            self.held.clear();
+            Step::Ended
+        })
+    }
+
+    /// Follows what the store says, and remembers that there was a difference. Returns when the first of the rights ends.
+    async fn refresh(&mut self, start: &Start) -> Result<Option<OffsetDateTime>, Error> {
         let allowed = self.allowed().await?;
         let followed: HashSet<ProducerId> = self.subscriber.followed().collect();
-        self.relay.0.logs.prepare(allowed.difference(&followed).copied()).await?;
-        for &producer in followed.difference(&allowed) {
-            self.subscriber.unfollow(producer);
-            self.changed = true;
+        let new = allowed.of.keys().copied().filter(|producer| !followed.contains(producer));
+        self.relay.0.logs.prepare(new).await?;
+        self.crowded.retain(|producer| allowed.of.contains_key(producer));
+        for &producer in &followed {
+            match allowed.of.get(&producer) {
+                None => self.lose(producer).await,
+                Some(allowance) => self.keep(producer, allowance),
+            }
         }
-        for &producer in allowed.difference(&followed) {
+        for (&producer, allowance) in allowed.of.iter().filter(|(producer, _)| !followed.contains(*producer)) {
+            let Ok(permit) = allowance.permit(&self.relay) else {
+                self.crowded.insert(producer);
+                continue;
+            };
             let mut from = start.each.get(&producer).copied().unwrap_or(start.everywhere);
             if let Some((name, cursors)) = &self.cursor {
                 from = cursors.position(name, producer, from).await?;
             }
+            from = allowance.scope.as_ref().map_or(from, |scope| scope.bounded(from, self.relay.0.clock.now()));
             self.subscriber.follow(producer, from).await?;
+            self.crowded.remove(&producer);
+            self.held.insert(producer, Held { scope: allowance.scope.clone(), _permit: permit });
             self.changed = true;
         }
-        Ok(())
+        Ok(allowed.first_end)
+    }
+
+    /// Ends the follow of a producer that the reader has no right to any more.
+    async fn lose(&mut self, producer: ProducerId) {
+        self.subscriber.unfollow(producer);
+        self.held.remove(&producer);
+        self.changed = true;
+        if let Right::Subscriptions { consumer, .. } = self.right {
+            let state = state(&self.relay, consumer, producer).await;
+            // A consumer that has left knows it.
+            if state != Status::Inactive {
+                self.news.push((producer, state));
+            }
+        }
+    }
+
+    /// Takes note of the scope of a producer that is followed already.
+    fn keep(&mut self, producer: ProducerId, allowance: &Allowance) {
+        if self.held.get(&producer).is_some_and(|held| allowance.is_like(held.scope.as_ref())) {
+            return;
+        }
+        self.changed = true;
+        self.news.push((producer, Status::Active));
+        // Given back before it is taken again: the new limit may be lower.
+        self.held.remove(&producer);
+        match allowance.permit(&self.relay) {
+            Ok(permit) => {
+                self.held.insert(producer, Held { scope: allowance.scope.clone(), _permit: permit });
+                self.rescoped.push(producer);
+            }
+            Err(()) => {
+                self.subscriber.unfollow(producer);
+                self.crowded.insert(producer);
+            }
+        }
     }
 }
 
@@ -259,7 +412,7 @@ impl Right {
         match self {
             Self::Subscriptions { changes, .. } => changes.changed().await,
             Self::Granted(_) => std::future::pending().await,
-            Self::Follow { stop, .. } => stop.cancelled().await,
+            Self::Follow(parts) => parts.stop.cancelled().await,
         }
     }
 }
@@ -269,7 +422,7 @@ impl fmt::Debug for Right {
         match self {
             Self::Subscriptions { consumer, .. } => write!(f, "consumer {consumer}"),
             Self::Granted(_) => f.write_str("granted"),
-            Self::Follow { rights, .. } => write!(f, "a follow of {rights:?}"),
+            Self::Follow(parts) => write!(f, "a follow of {:?}", parts.rights),
         }
     }
 }

@@ -19,8 +19,9 @@ use tracing::warn;
 
 use super::{
     Options, Pipeline, Stages,
-    active::{Active, Entry},
-    authorized::Authorized,
+    active::{Active, Entry, FollowRight},
+    allowance::look_at,
+    authorized::{Authorized, FollowParts, Held},
     bounded,
     named_cursors::NamedCursors,
     rights::{RETRY_AFTER, Rights},
@@ -61,6 +62,9 @@ pub enum FollowRefusal {
     /// The consumer has as many named cursors as it may.
     #[error("the account has as many named cursors as it may")]
     TooManyCursors,
+    /// As many connections of the consumer receive this producer's records as its grant allows.
+    #[error("as many connections receive this producer's records as its grant allows")]
+    TooManyConnections,
 }
 
 impl FollowRefusal {
@@ -70,6 +74,7 @@ impl FollowRefusal {
             Self::NotSubscribed => "not_subscribed",
             Self::TooMany => "too_many",
             Self::TooManyCursors => "too_many_cursors",
+            Self::TooManyConnections => "too_many_connections",
         }
     }
 }
@@ -94,8 +99,8 @@ pub enum FollowEvent<T> {
     Begun(Begun<T>),
     /// A follow does not begin.
     Refused(ProducerId, FollowRefusal),
-    /// A follow has ended with its subscription.
-    Ended(ProducerId),
+    /// A follow has ended with its subscription: the code says how.
+    Ended(ProducerId, &'static str),
 }
 
 /// The follows of one connection.
@@ -143,18 +148,19 @@ impl<T: Send + 'static> Follows<T> {
             return Err(FollowRefusal::TooMany);
         }
         // Before the right is checked, so that the notice of its end cannot be missed.
-        let (stop, low_watermark) = self.active.enter(producer, options.cursor.clone());
+        let Entry { stop, right, low_watermark, .. } = self.active.enter(producer, options.cursor.clone());
         let (relay, rights, standing) = (self.relay.clone(), Arc::clone(&self.rights), Arc::clone(&self.standing));
-        let consumer = self.consumer;
+        let (consumer, active) = (self.consumer, Arc::clone(&self.active));
         let opening = async move {
-            let opened = stop.run_until_cancelled(open(&relay, consumer, producer, start, options.cursor.as_ref())).await;
+            let opened = stop.run_until_cancelled(open(&relay, consumer, producer, start, options.cursor.as_ref(), &right)).await;
             let outcome = match opened.transpose()? {
                 // The consumer that ended it knows.
                 None => Err(FollowRefusal::NotSubscribed),
                 Some(Err(refusal)) => Err(refusal),
-                Some(Ok(subscriber)) => {
-                    let stages = Stages::new(&options, relay.0.limits.pipeline);
-                    let authorized = Authorized::of_follow(relay, subscriber, rights, stop.clone());
+                Some(Ok((subscriber, seen, held))) => {
+                    let stages = Stages::new(&options, relay.0.limits.pipeline, relay.0.clock.clone());
+                    let parts = FollowParts { rights, stop: stop.clone(), right, seen, active };
+                    let authorized = Authorized::of_follow(relay, (producer, subscriber, held), parts);
                     let pipeline = Pipeline { low_watermark, ..Pipeline::new(authorized, stages, standing) };
                     Ok((Box::new(pipeline), egress))
                 }
@@ -183,8 +189,8 @@ impl<T: Send + 'static> Follows<T> {
     /// The next thing that happens. Cancel-safe.
     pub async fn next(&mut self) -> Result<FollowEvent<T>, Error> {
         loop {
-            if let Some(producer) = self.active.take_ended() {
-                return Ok(FollowEvent::Ended(producer));
+            if let Some((producer, why)) = self.active.take_ended() {
+                return Ok(FollowEvent::Ended(producer, why));
             }
             tokio::select! {
                 biased;
@@ -223,18 +229,21 @@ async fn open(
     producer: ProducerId,
     start: StartPosition,
     name: Option<&CursorName>,
-) -> Result<Result<Subscriber, FollowRefusal>, Error> {
+    right: &FollowRight,
+) -> Result<Result<(Subscriber, u64, Held), FollowRefusal>, Error> {
     let attempt = async || {
-        if !relay.0.store.is_following(consumer, producer).await.map_err(Error::store)? {
-            return Ok(Err(FollowRefusal::NotSubscribed));
-        }
+        let Some(allowance) = look_at(relay, consumer, producer).await? else { return Ok(Err(FollowRefusal::NotSubscribed)) };
+        let seen = right.version();
+        let allowance = right.begin(allowance);
+        let Ok(permit) = allowance.permit(relay) else { return Ok(Err(FollowRefusal::TooManyConnections)) };
         let start = match name {
             Some(name) => relay.named_cursors(consumer).position(name, producer, start).await?,
             None => start,
         };
+        let start = allowance.scope.as_ref().map_or(start, |scope| scope.bounded(start, relay.0.clock.now()));
         let mut subscriber = relay.subscriber();
         subscriber.follow(producer, start).await?;
-        Ok(Ok(subscriber))
+        Ok(Ok((subscriber, seen, Held { scope: allowance.scope, _permit: permit })))
     };
     loop {
         match attempt().await {

@@ -1,7 +1,7 @@
 //! JSON of everything that leaves a pipeline, in one form for all egresses that speak JSON.
 
 use bytes::{BufMut as _, BytesMut};
-use motience_proto::model::{Cursor, ProducerId, record};
+use motience_proto::model::{Cursor, ProducerId, Status, record};
 use serde_json::{Value, json};
 
 use super::DeliveredRecord;
@@ -35,6 +35,19 @@ pub fn moved<'c>(cursors: impl IntoIterator<Item = (&'c ProducerId, &'c Cursor)>
     let cursors: serde_json::Map<String, Value> =
         cursors.into_iter().map(|(producer, cursor)| (producer.to_string(), cursor.to_string().into())).collect();
     json!({"type": "cursors", "cursors": cursors})
+}
+
+/// `{"type":"subscription","producer_id":"123","status":"revoked"}`: somebody else has changed a subscription of the reader.
+pub fn subscription(producer: ProducerId, status: Status) -> Value {
+    json!({"type": "subscription", "producer_id": producer.to_string(), "status": status})
+}
+
+/// `{"type":"error","code":"too_many_connections",…}`: a grant has no room for this connection.
+pub fn crowded(producer: ProducerId) -> Value {
+    json!({
+        "type": "error", "code": "too_many_connections", "producer_id": producer.to_string(),
+        "message": "as many connections receive this producer's records as its grant allows",
+    })
 }
 
 /// Appends JSON as one line, without the line's end. Between its tokens JSON allows any blank, and blanks that would end a line

@@ -1,7 +1,7 @@
 //! The delivery pipeline, from which every egress reads:
 //!
 //! ```text
-//! rights -> subscriber -> reorder -> filter -> projection -> sampling -> an encoder of the egress
+//! rights -> subscriber -> reorder -> scope -> filter -> projection -> sampling -> an encoder of the egress
 //! ```
 //!
 //! In: deliveries of one subscriber.
@@ -15,6 +15,7 @@
 //! Nothing is handed over between the notice of a change of the reader's rights and the check of them, nor after the end of its token.
 
 mod active;
+mod allowance;
 mod authorized;
 mod follows;
 mod item;
@@ -25,6 +26,7 @@ pub mod reorder;
 mod request;
 mod rights;
 pub mod sampler;
+pub mod scope;
 pub mod selection;
 mod stages;
 
@@ -38,7 +40,7 @@ use std::{
 use futures_util::future::{BoxFuture, Fuse, FutureExt as _, pending};
 use motience_auth::{DeviceStates, Standing};
 use motience_log::Batch;
-use motience_proto::model::{Cursor, Offset, ProducerId, Role};
+use motience_proto::model::{Cursor, Offset, ProducerId, Role, Status};
 use motience_runtime::clock::until;
 use motience_settings::env::settings;
 use parking_lot::Mutex;
@@ -69,7 +71,7 @@ settings! {
 pub enum Event {
     /// There may be something to take.
     Ready,
-    /// The reader follows other producers than before.
+    /// The reader follows other producers than before, or under other scopes.
     Changed,
     /// The reader's token, or its only follow, has ended.
     Ended,
@@ -108,7 +110,7 @@ impl Pipeline {
         options: Options,
         standing: Arc<Standing>,
     ) -> Result<Self, Error> {
-        let stages = Stages::new(&options, relay.0.limits.pipeline);
+        let stages = Stages::new(&options, relay.0.limits.pipeline, relay.0.clock.clone());
         let authorized = Authorized::open(relay, reader, start, options.cursor).await?;
         let token = Arc::clone(&standing);
         let over = async move { token.over().await };
@@ -185,11 +187,11 @@ impl Pipeline {
             match self.next_of_batch() {
                 Some(record) if self.withholds(&record) => {
                     // The cursor goes on past it, as past any record that is not wanted.
-                    if self.stages.is_empty() {
+                    if self.stages.lets_pass(record.producer) {
                         self.cursors.insert(record.producer, record.cursor);
                     }
                 }
-                Some(record) if self.stages.is_empty() => {
+                Some(record) if self.stages.lets_pass(record.producer) => {
                     self.cursors.insert(record.producer, record.cursor);
                     return Some(Item::Record(record));
                 }
@@ -267,8 +269,27 @@ impl Pipeline {
         self.stages.is_empty()
     }
 
+    /// States of subscriptions that somebody else has changed since this was asked last: an end, or a grant that is another (`active`).
+    pub fn take_news(&mut self) -> Vec<(ProducerId, Status)> {
+        self.authorized.take_news()
+    }
+
+    /// Producers that the reader has a right to, but whose grant has no room for this connection, in order.
+    pub fn crowded(&self) -> Vec<ProducerId> {
+        self.authorized.crowded()
+    }
+
     fn changed(&mut self, step: &Step) -> Event {
         self.keep_followed();
+        for producer in self.authorized.take_rescoped() {
+            // Whatever went through the old scope, and was not handed over, is read again from where the consumer stands.
+            if let Some(&cursor) = self.cursors.get(&producer) {
+                self.drop_ready(|other| other != producer);
+                self.authorized.rewind(producer, cursor);
+                self.stages.scope(producer, self.authorized.scope(producer));
+                self.stages.start(producer, cursor);
+            }
+        }
         if matches!(step, Step::Ended) { Event::Ended } else { Event::Changed }
     }
 
@@ -279,6 +300,7 @@ impl Pipeline {
             if !self.cursors.contains_key(&producer)
                 && let Some(cursor) = self.authorized.cursor(producer)
             {
+                self.stages.scope(producer, self.authorized.scope(producer));
                 self.stages.start(producer, cursor);
                 self.cursors.insert(producer, cursor);
                 self.begun.push((producer, cursor));

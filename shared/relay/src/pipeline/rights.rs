@@ -1,19 +1,22 @@
-//! The subscriptions of a consumer whose connection has a pipeline for each follow: one look at the store for all of them after
+//! The rights of one consumer, as they change, for a connection with a pipeline for each follow: one look at the store for all of them after
 //! each change. A database that is away is asked again, and ends nothing.
 
 use std::{convert::Infallible, fmt, time::Duration};
 
-use motience_proto::model::ConsumerId;
+use motience_proto::model::{ConsumerId, Status};
 use tokio::{sync::watch, time::sleep};
 use tracing::warn;
 
-use super::active::Active;
+use super::{
+    active::Active,
+    allowance::{Allowed, state},
+};
 use crate::{Relay, subscription_cache::Watch};
 
 /// Pause before a dependency that is away is asked again.
 pub(super) const RETRY_AFTER: Duration = Duration::from_millis(500);
 
-/// The subscriptions of one consumer, as they change.
+/// The rights of one consumer, as they change, for a connection that has a pipeline for each follow.
 pub(super) struct Rights {
     relay: Relay,
     consumer: ConsumerId,
@@ -25,19 +28,25 @@ pub(super) struct Rights {
 impl Rights {
     pub(super) fn new(relay: Relay, consumer: ConsumerId) -> Self {
         let changes = relay.watch_subscriptions(consumer);
+        // A right may end by itself before there is any other change.
+        changes.raise();
         Self { relay, consumer, changes, looks: watch::Sender::new(()) }
     }
 
-    /// Ends the follows that the consumer loses its right to, for as long as it is polled.
+    /// Ends the follows that the consumer loses its right to, and tells the others their scopes, for as long as it is polled.
     pub(super) async fn keep(&self, active: &Active) -> Infallible {
         loop {
             self.changes.changed().await;
             let (version, entered) = (self.changes.version(), active.entered());
-            match self.relay.0.store.follows(self.consumer).await {
+            match Allowed::look(&self.relay, self.consumer, |producer| active.scope(producer)).await {
                 Ok(allowed) => {
-                    active.keep(&allowed.into_iter().collect(), entered);
-                    self.changes.looked(version);
+                    let ended = active.keep(&allowed.of, entered);
+                    self.changes.looked(version, allowed.first_end);
                     self.looks.send_replace(());
+                    for producer in ended {
+                        let state = state(&self.relay, self.consumer, producer).await;
+                        active.tell(producer, reason(state));
+                    }
                 }
                 Err(e) => {
                     warn!(consumer = %self.consumer, error = %e, "subscriptions cannot be read; trying again");
@@ -59,6 +68,15 @@ impl Rights {
             // Cannot fail: the sender is in `self`.
             let _ = looks.changed().await;
         }
+    }
+}
+
+/// The code that tells a consumer why a follow has ended.
+fn reason(state: Status) -> &'static str {
+    match state {
+        Status::Revoked => "revoked",
+        Status::Expired => "expired",
+        _ => "unsubscribed",
     }
 }
 

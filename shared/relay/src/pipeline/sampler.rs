@@ -97,13 +97,7 @@ impl Sampler {
 
     /// Takes in the next record of a producer; its cursor is what is safe up to here.
     pub fn push(&mut self, record: &DeliveredRecord, now: Instant, out: &mut Vec<DeliveredRecord>) {
-        let id = record.producer;
-        if self.producers.get(&id).is_some_and(|known| known.last.log_epoch != record.cursor.log_epoch) {
-            // Another log epoch does not continue what was before.
-            self.restart(id, out);
-        }
-        let producer = self.producers.entry(id).or_default();
-        producer.last = record.cursor;
+        self.pass(record, out);
         let Some(length) = self.selector.every() else {
             if let Some(message) = self.selector.apply(&record.message) {
                 out.push(DeliveredRecord { message, ..*record });
@@ -119,6 +113,16 @@ impl Sampler {
         while self.ages.len() > self.limits.devices || self.bytes > self.limits.bytes {
             self.release_oldest(out);
         }
+    }
+
+    /// Moves past a record that is not wanted, whatever is in it.
+    pub(super) fn pass(&mut self, record: &DeliveredRecord, out: &mut Vec<DeliveredRecord>) {
+        let id = record.producer;
+        if self.producers.get(&id).is_some_and(|known| known.last.log_epoch != record.cursor.log_epoch) {
+            // Another log epoch does not continue what was before.
+            self.restart(id, out);
+        }
+        self.producers.entry(id).or_default().last = record.cursor;
     }
 
     /// When [`Sampler::expire`] has something to do; `None` while nothing is held back.

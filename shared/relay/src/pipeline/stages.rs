@@ -1,35 +1,55 @@
-//! The pure stages of a pipeline: reorder, then filter, projection and sampling. Time is an argument.
+//! The pure stages of a pipeline: reorder, scope, then filter, projection and sampling. Time is an argument.
 
-use std::time::Instant;
+use std::{sync::Arc, time::Instant};
 
 use motience_proto::model::{Cursor, Order, ProducerId};
+use motience_runtime::clock::Clock;
 
 use crate::Notice;
 
-use super::{DeliveredRecord, Limits, Options, reorder::ReorderBuffer, sampler::Sampler};
+use super::{
+    DeliveredRecord, Limits, Options,
+    reorder::ReorderBuffer,
+    sampler::Sampler,
+    scope::{Scope, Scopes},
+};
 
-/// The stages that a consumer asked for.
+/// The stages that a consumer asked for, and the scopes that it was given.
 #[derive(Debug, Default)]
 pub struct Stages {
     reorder: Option<ReorderBuffer>,
+    scopes: Scopes,
     sampler: Option<Sampler>,
-    /// Room between the two, used again.
+    /// Room between them, used again.
     ordered: Vec<DeliveredRecord>,
+    scoped: Vec<DeliveredRecord>,
 }
 
 impl Stages {
     /// Empty stages.
-    pub fn new(options: &Options, limits: Limits) -> Self {
+    pub fn new(options: &Options, limits: Limits, clock: Clock) -> Self {
         Self {
             reorder: (options.order == Order::Device).then(|| ReorderBuffer::new(limits.reorder)),
+            scopes: Scopes::new(clock, limits.sampler),
             sampler: (!options.selector.is_everything()).then(|| Sampler::new(options.selector.clone(), limits.sampler)),
             ordered: Vec::new(),
+            scoped: Vec::new(),
         }
     }
 
     /// Whether records pass as they are.
     pub fn is_empty(&self) -> bool {
-        self.reorder.is_none() && self.sampler.is_none()
+        self.reorder.is_none() && self.sampler.is_none() && self.scopes.is_empty()
+    }
+
+    /// Whether records of a producer pass as they are.
+    pub fn lets_pass(&self, producer: ProducerId) -> bool {
+        self.reorder.is_none() && self.sampler.is_none() && (self.scopes.is_empty() || !self.scopes.has(producer))
+    }
+
+    /// Sets the scope of a producer. Call [`Stages::start`] after it.
+    pub fn scope(&mut self, producer: ProducerId, scope: Option<Arc<Scope>>) {
+        self.scopes.set(producer, scope);
     }
 
     /// Takes in the next record of a log; `out` receives what leaves by this.
@@ -38,6 +58,7 @@ impl Stages {
             Some(reorder) => reorder.push(record, now, &mut self.ordered),
             None => self.ordered.push(record),
         }
+        self.limit(now);
         self.sample(now, out);
     }
 
@@ -50,6 +71,8 @@ impl Stages {
                 Notice::Reset { .. } => reorder.restart(producer, &mut self.ordered),
             }
         }
+        self.limit(now);
+        self.scopes.notice(notice, &mut self.scoped);
         self.sample(now, out);
         if let Some(sampler) = &mut self.sampler {
             match *notice {
@@ -64,6 +87,8 @@ impl Stages {
         if let Some(reorder) = &mut self.reorder {
             reorder.expire(now, &mut self.ordered);
         }
+        self.limit(now);
+        self.scopes.expire(now, &mut self.scoped);
         self.sample(now, out);
         if let Some(sampler) = &mut self.sampler {
             sampler.expire(now, out);
@@ -72,27 +97,24 @@ impl Stages {
 
     /// When [`Stages::expire`] has something to do; `None` while nothing is held.
     pub fn due(&self) -> Option<Instant> {
-        let due = [self.reorder.as_ref().and_then(ReorderBuffer::due), self.sampler.as_ref().and_then(Sampler::due)];
+        let due = [self.reorder.as_ref().and_then(ReorderBuffer::due), self.scopes.due(), self.sampler.as_ref().and_then(Sampler::due)];
         due.into_iter().flatten().min()
     }
 
     /// Sets the cursor after which a producer's records come.
     pub fn start(&mut self, producer: ProducerId, cursor: Cursor) {
-        self.forget(producer);
+        self.reorder.iter_mut().for_each(|reorder| reorder.forget(producer));
+        self.scopes.start(producer, cursor);
         if let Some(sampler) = &mut self.sampler {
+            sampler.forget(producer);
             sampler.start(producer, cursor);
         }
-    }
-
-    /// Drops all that is held of a producer.
-    pub fn forget(&mut self, producer: ProducerId) {
-        self.reorder.iter_mut().for_each(|reorder| reorder.forget(producer));
-        self.sampler.iter_mut().for_each(|sampler| sampler.forget(producer));
     }
 
     /// Drops all that is held of producers that are not kept.
     pub fn retain(&mut self, keep: impl Fn(ProducerId) -> bool) {
         self.reorder.iter_mut().for_each(|reorder| reorder.retain(&keep));
+        self.scopes.retain(&keep);
         self.sampler.iter_mut().for_each(|sampler| sampler.retain(&keep));
     }
 
@@ -100,6 +122,7 @@ impl Stages {
     pub fn low_watermark(&self, producer: ProducerId) -> Option<Cursor> {
         let held = [
             self.reorder.as_ref().and_then(|reorder| reorder.low_watermark(producer)),
+            self.scopes.low_watermark(producer),
             self.sampler.as_ref().and_then(|sampler| sampler.low_watermark(producer)),
         ];
         held.into_iter().flatten().min_by_key(|cursor| cursor.offset)
@@ -107,13 +130,27 @@ impl Stages {
 
     /// The cursor of a producer whose unwanted records leave no other trace; `None` where every record leaves.
     pub fn cursor(&self, producer: ProducerId) -> Option<Cursor> {
-        self.sampler.as_ref()?.cursor(producer)
+        let sampled = self.sampler.as_ref().and_then(|sampler| sampler.cursor(producer));
+        // The sampler has not heard of records that the scope left out: past them only while it holds nothing itself.
+        match (self.scopes.cursor(producer), &self.sampler) {
+            (Some(scoped), Some(sampler)) if sampler.low_watermark(producer).is_some() => sampled.or(Some(scoped)),
+            (Some(scoped), _) => Some(scoped),
+            (None, _) => sampled,
+        }
+    }
+
+    fn limit(&mut self, now: Instant) {
+        if self.scopes.is_empty() {
+            self.scoped.append(&mut self.ordered);
+        } else {
+            self.ordered.drain(..).for_each(|record| self.scopes.push(record, now, &mut self.scoped));
+        }
     }
 
     fn sample(&mut self, now: Instant, out: &mut Vec<DeliveredRecord>) {
         match &mut self.sampler {
-            Some(sampler) => self.ordered.drain(..).for_each(|record| sampler.push(&record, now, out)),
-            None => out.append(&mut self.ordered),
+            Some(sampler) => self.scoped.drain(..).for_each(|record| sampler.push(&record, now, out)),
+            None => out.append(&mut self.scoped),
         }
     }
 }

@@ -1,6 +1,8 @@
 //! Many callers at once: no lock errors, and each thing happens exactly once.
 
-use motience_proto::model::{ConsumerId, Cursor, CursorName, DeviceId, LogEpoch, Offset, ProducerEpoch, ProducerId, RecordId, Role, Seq};
+use motience_proto::model::{
+    ConsumerId, Cursor, CursorName, DeviceId, LogEpoch, Offset, ProducerEpoch, ProducerId, RecordId, Role, Seq, Visibility,
+};
 use serde_json::value::RawValue;
 use time::{Duration, OffsetDateTime};
 use tokio::task::JoinSet;
@@ -60,13 +62,13 @@ async fn one_subscription(store: &Store) {
     for first in [Change::Created, Change::Reactivated] {
         let changes = all(|_| {
             let store = store.clone();
-            async move { store.subscribe(consumer, producer).await.unwrap().1 }
+            async move { store.subscribe(consumer, producer, Visibility::Open, OffsetDateTime::UNIX_EPOCH).await.unwrap().1 }
         })
         .await;
         assert_eq!(changes.iter().filter(|change| **change == first).count(), 1);
         assert_eq!(changes.iter().filter(|change| **change == Change::Unchanged).count(), CALLERS - 1);
-        assert_eq!(store.follower_count(producer).await.unwrap(), 1);
-        assert!(store.unsubscribe(consumer, producer).await.unwrap().is_some());
+        assert_eq!(store.follower_count(producer, OffsetDateTime::UNIX_EPOCH).await.unwrap(), 1);
+        assert!(store.unsubscribe(consumer, producer, OffsetDateTime::UNIX_EPOCH).await.unwrap().is_some());
     }
 }
 

@@ -1,12 +1,12 @@
 //! A database that the original services made is taken over as it stands.
 
-use motience_proto::model::{ConsumerId, ProducerId, Role, UserId};
+use motience_proto::model::{ConsumerId, ProducerId, Role, UserId, Visibility};
 use motience_testing::Postgres;
 use sqlx::{AssertSqlSafe, Connection, PgConnection, SqliteConnection, sqlite::SqliteConnectOptions};
-use time::macros::datetime;
+use time::{OffsetDateTime, macros::datetime};
 
 use super::{file, server, user};
-use crate::{Change, HistoryQuery, NewUser, Page, Store};
+use crate::{Change, HistoryQuery, NewUser, Page, Store, Wanted};
 
 /// The documentation's own statements.
 const TABLES: &str = "
@@ -128,11 +128,14 @@ async fn check_imported(store: &Store) {
     assert_eq!(consumer.user.created_at, datetime!(2024-05-01 12:00:00.25 UTC));
     assert!(store.user(UserId(3)).await.unwrap().is_none(), "nobody can act in a role we do not know");
 
-    assert_eq!(store.follows(ConsumerId(2)).await.unwrap(), [ProducerId(1)]);
-    let subscriptions = store.subscriptions_of(ConsumerId(2), Page::default()).await.unwrap();
+    assert_eq!(store.follows(ConsumerId(2), OffsetDateTime::UNIX_EPOCH).await.unwrap(), [ProducerId(1)]);
+    let subscriptions = store.subscriptions_of(ConsumerId(2), Wanted::Standing, Page::default(), OffsetDateTime::UNIX_EPOCH).await.unwrap();
     assert_eq!(subscriptions[0].created_at, datetime!(2024-06-01 00:00 UTC));
     for (producer, change) in [(1, Change::Unchanged), (3, Change::Reactivated), (4, Change::Reactivated), (5, Change::Created)] {
-        assert_eq!(store.subscribe(ConsumerId(2), ProducerId(producer)).await.unwrap().1, change);
+        assert_eq!(
+            store.subscribe(ConsumerId(2), ProducerId(producer), Visibility::Open, OffsetDateTime::UNIX_EPOCH).await.unwrap().1,
+            change
+        );
     }
     assert_eq!(user(store, "producer2", Role::Producer).await.id, UserId(4));
 }

@@ -1,10 +1,10 @@
 //! A story that every engine tells alike, from the first account to the last token.
 
-use motience_proto::model::{ConsumerId, ProducerId, Role, Status, UserId};
+use motience_proto::model::{ConsumerId, ProducerId, Role, Status, UserId, Visibility};
 use time::{Duration, OffsetDateTime, macros::datetime};
 
-use super::{Engines, acts::acts, user};
-use crate::{AccountQuery, Change, Error, NewUser, Page, RefreshToken, Spend, Spending, Store};
+use super::{Engines, acts::acts, consent::consent, user};
+use crate::{AccountQuery, Change, Error, NewUser, Page, RefreshToken, Spend, Spending, Store, Wanted};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_story_is_the_same_on_every_engine() {
@@ -20,6 +20,7 @@ async fn story(store: Store) {
     accounts(&store).await;
     ids_out_of_range(&store).await;
     subscriptions(&store).await;
+    consent(&store).await;
     refresh_tokens(&store).await;
     addresses(&store).await;
     names(&store).await;
@@ -79,19 +80,22 @@ async fn ids_out_of_range(store: &Store) {
         let (consumer, producer) = (ConsumerId(id), ProducerId(id));
         assert!(store.user(UserId(id)).await.unwrap().is_none());
         store.set_password_hash(UserId(id), "x").await.unwrap();
-        assert!(store.unsubscribe(consumer, producer).await.unwrap().is_none());
-        assert!(store.follows(consumer).await.unwrap().is_empty());
-        assert!(store.subscribers_of(producer, Page::default()).await.unwrap().is_empty());
-        assert!(store.subscriptions_of(consumer, Page { after: id, limit: 1 }).await.unwrap().is_empty());
-        assert_eq!(store.follower_count(producer).await.unwrap(), 0);
-        assert!(!store.is_following(consumer, producer).await.unwrap());
+        assert!(store.unsubscribe(consumer, producer, now()).await.unwrap().is_none());
+        assert!(store.follows(consumer, now()).await.unwrap().is_empty());
+        assert!(store.subscribers_of(producer, Wanted::Standing, Page::default(), now()).await.unwrap().is_empty());
+        assert!(store.subscriptions_of(consumer, Wanted::Standing, Page { after: id, limit: 1 }, now()).await.unwrap().is_empty());
+        assert_eq!(store.follower_count(producer, now()).await.unwrap(), 0);
+        assert!(store.right(consumer, producer, now()).await.unwrap().is_none());
         assert!(store.revoke_user(UserId(id), now()).await.unwrap().is_empty());
         assert!(store.account(UserId(id)).await.unwrap().is_none());
         assert!(store.close_account(UserId(id), now()).await.unwrap().is_none());
         assert!(store.reopen_account(UserId(id), now()).await.unwrap().is_none());
     }
     let far = i64::from(i32::MAX) + 1;
-    assert!(matches!(store.subscribe(ConsumerId(1), ProducerId(far)).await, Err(Error::Unstorable("producer_id"))));
+    assert!(matches!(
+        store.subscribe(ConsumerId(1), ProducerId(far), Visibility::Open, now()).await,
+        Err(Error::Unstorable("producer_id"))
+    ));
 }
 
 async fn subscriptions(store: &Store) {
@@ -99,30 +103,30 @@ async fn subscriptions(store: &Store) {
     let other = user(store, "other", Role::Producer).await.id.producer();
     let consumer = user(store, "follower", Role::Consumer).await.id.consumer();
 
-    let (made, change) = store.subscribe(consumer, producer).await.unwrap();
+    let (made, change) = store.subscribe(consumer, producer, Visibility::Open, now()).await.unwrap();
     assert_eq!((made.consumer_id, made.producer_id, made.status, change), (consumer, producer, Status::Active, Change::Created));
     assert!((now() - made.created_at).abs() < Duration::minutes(1));
-    assert_eq!(store.subscribe(consumer, producer).await.unwrap(), (made.clone(), Change::Unchanged));
-    assert!(store.is_following(consumer, producer).await.unwrap());
-    assert_eq!(store.follower_count(producer).await.unwrap(), 1);
+    assert_eq!(store.subscribe(consumer, producer, Visibility::Open, now()).await.unwrap(), (made.clone(), Change::Unchanged));
+    assert!(store.right(consumer, producer, now()).await.unwrap().is_some());
+    assert_eq!(store.follower_count(producer, now()).await.unwrap(), 1);
 
-    let ended = store.unsubscribe(consumer, producer).await.unwrap().unwrap();
+    let ended = store.unsubscribe(consumer, producer, now()).await.unwrap().unwrap();
     assert_eq!((ended.id, ended.status), (made.id, Status::Inactive));
-    assert!(store.unsubscribe(consumer, producer).await.unwrap().is_none());
-    assert!(store.subscriptions_of(consumer, Page::default()).await.unwrap().is_empty());
-    assert!(store.subscribers_of(producer, Page::default()).await.unwrap().is_empty());
-    assert!(store.follows(consumer).await.unwrap().is_empty());
-    assert!(!store.is_following(consumer, producer).await.unwrap());
-    assert_eq!(store.follower_count(producer).await.unwrap(), 0);
+    assert!(store.unsubscribe(consumer, producer, now()).await.unwrap().is_none());
+    assert!(store.subscriptions_of(consumer, Wanted::Standing, Page::default(), now()).await.unwrap().is_empty());
+    assert!(store.subscribers_of(producer, Wanted::Standing, Page::default(), now()).await.unwrap().is_empty());
+    assert!(store.follows(consumer, now()).await.unwrap().is_empty());
+    assert!(store.right(consumer, producer, now()).await.unwrap().is_none());
+    assert_eq!(store.follower_count(producer, now()).await.unwrap(), 0);
 
-    assert_eq!(store.subscribe(consumer, producer).await.unwrap(), (made.clone(), Change::Reactivated));
-    let (second, _) = store.subscribe(consumer, other).await.unwrap();
-    assert_eq!(store.follows(consumer).await.unwrap(), [producer, other]);
-    let page = store.subscriptions_of(consumer, Page { after: 0, limit: 1 }).await.unwrap();
+    assert_eq!(store.subscribe(consumer, producer, Visibility::Open, now()).await.unwrap(), (made.clone(), Change::Reactivated));
+    let (second, _) = store.subscribe(consumer, other, Visibility::Open, now()).await.unwrap();
+    assert_eq!(store.follows(consumer, now()).await.unwrap(), [producer, other]);
+    let page = store.subscriptions_of(consumer, Wanted::Standing, Page { after: 0, limit: 1 }, now()).await.unwrap();
     assert_eq!(page, std::slice::from_ref(&made));
-    let page = store.subscriptions_of(consumer, Page { after: made.id, limit: 9 }).await.unwrap();
+    let page = store.subscriptions_of(consumer, Wanted::Standing, Page { after: made.id, limit: 9 }, now()).await.unwrap();
     assert_eq!(page, [second]);
-    assert_eq!(store.subscribers_of(producer, Page::default()).await.unwrap(), [made]);
+    assert_eq!(store.subscribers_of(producer, Wanted::Standing, Page::default(), now()).await.unwrap(), [made]);
 }
 
 async fn refresh_tokens(store: &Store) {

@@ -15,7 +15,7 @@ mod pointer;
 mod text;
 mod tree;
 
-use std::{borrow::Cow, time::Duration};
+use std::{borrow::Cow, collections::HashSet, sync::Arc, time::Duration};
 
 use bytes::{BufMut as _, Bytes, BytesMut};
 use motience_proto::model::Selection;
@@ -62,19 +62,23 @@ pub struct Selector {
     /// Members that `data` keeps; `None`: all.
     fields: Option<Tree>,
     every: Option<Duration>,
+    /// Devices whose records are wanted; `None`: all.
+    devices: Option<Arc<HashSet<Box<str>>>>,
+    /// Whether a projection shows device, time and data, and nothing beside them.
+    strict: bool,
 }
 
 /// A message in its parts.
 #[derive(Deserialize)]
 pub(super) struct Message<'m> {
     #[serde(borrow)]
-    producer_id: &'m RawValue,
+    pub(super) producer_id: &'m RawValue,
     #[serde(borrow)]
-    device_id: &'m RawValue,
+    pub(super) device_id: &'m RawValue,
     #[serde(borrow)]
     pub(super) timestamp: &'m RawValue,
     #[serde(borrow)]
-    data: &'m RawValue,
+    pub(super) data: &'m RawValue,
 }
 
 impl Selector {
@@ -92,13 +96,24 @@ impl Selector {
         }
         let fields = fields.map(read_fields).transpose()?;
         let every = every.map(every::parse).transpose()?;
-        Ok(Self { conditions, looks, fields, every })
+        Ok(Self { conditions, looks, fields, every, ..Self::default() })
     }
 
     /// Reads what a client sent.
     pub fn of(selection: &Selection) -> Result<Self, Error> {
         let conditions: Vec<&str> = selection.conditions.iter().map(String::as_str).collect();
         Self::parse(&conditions, selection.fields.as_deref(), selection.every.as_deref())
+    }
+
+    /// The selection as a limit that somebody else sets: of these devices only, and a projection leaves nothing but what it names.
+    #[must_use]
+    pub(super) fn limiting(self, devices: Option<HashSet<Box<str>>>) -> Self {
+        Self { devices: devices.map(Arc::new), strict: true, ..self }
+    }
+
+    /// Whether records of a device may be wanted.
+    pub(super) fn has_device(&self, device: &str) -> bool {
+        self.devices.as_ref().is_none_or(|devices| devices.contains(device))
     }
 
     /// Whether every record passes as it is.
@@ -113,7 +128,7 @@ impl Selector {
 
     /// The message as the consumer wants it, whatever `every` says; `None` where it does not want it.
     pub fn apply(&self, message: &Bytes) -> Option<Bytes> {
-        if self.conditions.is_empty() && self.fields.is_none() {
+        if self.conditions.is_empty() && self.fields.is_none() && self.devices.is_none() {
             return Some(message.clone());
         }
         // Cannot fail: what is in the log is a message. Anything else is none that a condition could hold of.
@@ -125,6 +140,9 @@ impl Selector {
     }
 
     pub(super) fn admits(&self, message: &Message<'_>) -> bool {
+        if self.devices.is_some() && !self.has_device(&message.device()) {
+            return false;
+        }
         if self.conditions.is_empty() {
             return true;
         }
@@ -145,6 +163,18 @@ impl Selector {
     pub(super) fn project(&self, whole: &Bytes, message: &Message<'_>) -> Option<Bytes> {
         let fields = self.fields.as_ref()?;
         let data = message.data.get();
+        if self.strict {
+            let mut out = BytesMut::with_capacity(128);
+            let parts = [("{\"producer_id\":", message.producer_id), (",\"device_id\":", message.device_id)];
+            for (name, value) in parts.into_iter().chain([(",\"timestamp\":", message.timestamp)]) {
+                out.put_slice(name.as_bytes());
+                out.put_slice(value.get().as_bytes());
+            }
+            out.put_slice(b",\"data\":");
+            fields.project(message.data, &mut out);
+            out.put_u8(b'}');
+            return Some(out.freeze());
+        }
         // Where the data stand in the message, of which they are a part.
         let begin = (data.as_ptr() as usize).checked_sub(whole.as_ptr() as usize)?;
         let (before, after) = (whole.get(..begin)?, whole.get(begin + data.len()..)?);
@@ -154,6 +184,29 @@ impl Selector {
         out.put_slice(after);
         Some(out.freeze())
     }
+}
+
+impl Selector {
+    /// The wanted fields of some data; `None` where all are wanted.
+    pub(super) fn shown(&self, data: &RawValue) -> Option<String> {
+        let mut out = BytesMut::new();
+        self.fields.as_ref()?.project(data, &mut out);
+        // Cannot fail: slices of texts.
+        String::from_utf8(out.to_vec()).ok()
+    }
+}
+
+/// A length of time, such as `90s`, `5m`, `12h` or `7d`.
+pub(super) fn length(text: &str) -> Option<Duration> {
+    let (digits, unit) = text.trim().split_at(text.trim().find(|c: char| !c.is_ascii_digit())?);
+    let seconds = match unit {
+        "s" => 1,
+        "m" => 60,
+        "h" => 3600,
+        "d" => 86_400,
+        _ => return None,
+    };
+    digits.parse::<u64>().ok()?.checked_mul(seconds).map(Duration::from_secs)
 }
 
 impl<'m> Message<'m> {
