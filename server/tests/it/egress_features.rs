@@ -35,7 +35,7 @@ use crate::{
 const SECRET: (&str, &str) = ("JWT_SECRET", "a secret of tests, long enough to pass");
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Egress {
+pub(crate) enum Egress {
     V1,
     V2,
     Sse,
@@ -104,7 +104,7 @@ fn row(feature: Feature) -> impl Iterator<Item = (Egress, Cell)> {
 
 /// Request of a consumer.
 #[derive(Clone, Default)]
-struct Wishes {
+pub(crate) struct Wishes {
     /// `earliest`, `@OFFSET` or a cursor; none: live.
     start: Option<String>,
     selection: Selection,
@@ -118,7 +118,7 @@ fn starting(start: &str) -> Wishes {
 
 /// An event of a consumer, in the same words on every egress.
 #[derive(Clone, Debug, PartialEq)]
-enum Received {
+pub(crate) enum Received {
     Record {
         of: i64,
         data: Value,
@@ -139,7 +139,7 @@ enum Received {
 }
 
 /// A consumer on one of the egresses.
-enum Reader {
+pub(crate) enum Reader {
     Socket(Socket),
     Events { body: Body, id: String },
     Lines(Body),
@@ -147,7 +147,7 @@ enum Reader {
     Web(Box<Web>),
 }
 
-struct Native {
+pub(crate) struct Native {
     session: Session,
     /// The cursor of each producer, and whether its offsets are no cursors.
     cursors: Vec<(i64, Cursor)>,
@@ -155,7 +155,7 @@ struct Native {
     received: VecDeque<Received>,
 }
 
-struct Web {
+pub(crate) struct Web {
     client: Client,
     deliveries: Vec<Lines>,
     received: VecDeque<Received>,
@@ -164,7 +164,13 @@ struct Web {
 impl Reader {
     /// Connects and, where an egress asks for each producer, follows these. Returns the event that ends the connection, where it does not
     /// begin.
-    async fn open(egress: Egress, node: &Node, who: &Account, producers: &[&Account], wishes: &Wishes) -> Result<Self, Received> {
+    pub(crate) async fn open(
+        egress: Egress,
+        node: &Node,
+        who: &Account,
+        producers: &[&Account],
+        wishes: &Wishes,
+    ) -> Result<Self, Received> {
         match egress {
             V1 | V2 => Self::socket(egress, node, who, producers, wishes).await,
             Sse | Ndjson => Self::body(egress, node, who, producers, wishes).await,
@@ -241,7 +247,7 @@ impl Reader {
     }
 
     /// The next record, notice or end.
-    async fn next(&mut self) -> Received {
+    pub(crate) async fn next(&mut self) -> Received {
         timeout(LIMIT, self.receive()).await.expect("something in time")
     }
 

@@ -3,6 +3,7 @@
 
 #![allow(clippy::unwrap_used, clippy::allow_attributes, reason = "tests")]
 
+mod access_table;
 mod backup;
 mod cluster;
 mod copies;

@@ -21,7 +21,16 @@ async fn shell(line: &str) -> String {
 
 #[tokio::test]
 async fn every_line_of_the_seed_does_what_it_says() {
-    let node = Node::embedded(&[]).await;
+    the_lines(&[]).await;
+}
+
+#[tokio::test]
+async fn with_listed_producers_one_approval_more_is_needed() {
+    the_lines(&[("PRODUCER_VISIBILITY", "listed")]).await;
+}
+
+async fn the_lines(settings: &[(&str, &str)]) {
+    let node = Node::embedded(settings).await;
     let at = |line: &str| {
         let port = |url: &Option<String>| url.as_deref().unwrap().rsplit(':').next().unwrap().split('/').next().unwrap().to_owned();
         line.replace("localhost:3001", &format!("localhost:{}", port(&node.at.ap)))
@@ -57,7 +66,15 @@ async fn every_line_of_the_seed_does_what_it_says() {
     let ap = node.at.ap.as_deref().unwrap();
     let consumer = crate::harness::account(ap, "consumer", "consumer1").await;
     let producer1 = crate::harness::Account { id: login["user_id"].as_i64().unwrap(), username: "producer1".into(), token: token.into() };
-    subscribe(node.at.sm.as_deref().unwrap(), &consumer, &producer1).await;
+    let sm = node.at.sm.as_deref().unwrap();
+    subscribe(sm, &consumer, &producer1).await;
+    if !settings.is_empty() {
+        let listed = format!("curl -sS -H 'Authorization: Bearer {token}' {sm}/subscribers/{}", producer1.id);
+        let asked: Value = serde_json::from_str(&shell(&listed).await).unwrap();
+        assert_eq!((&asked[0]["status"], &asked[0]["consumer_id"]), (&"requested".into(), &consumer.id.into()));
+        let approve = format!("curl -sS -X POST -H 'Authorization: Bearer {token}' {sm}/subscriptions/{}/approve", asked[0]["id"]);
+        assert_eq!(serde_json::from_str::<Value>(&shell(&approve).await).unwrap()["status"], "active");
+    }
     let consumer_line = at(r#"wscat -c "ws://localhost:8002/consumer?token=<your-token>""#).replace("<your-token>", &consumer.token);
     // The consumer listens while the producer sends again until something has arrived.
     let line = format!(

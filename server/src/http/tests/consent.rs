@@ -135,7 +135,7 @@ async fn a_private_producer_is_not_told_of() {
         invite(json!({"consumer_id": cast.consumer.id, "producer_id": cast.producer.id}), ADMIN).await.json(200)["id"],
         invited["id"]
     );
-    assert_eq!(listed(CONSUMER).await[0], true);
+    assert!(listed(CONSUMER).await[0]);
     let mine = format!("/subscriptions/{}", cast.consumer.id);
     assert_eq!(cast.sm(Method::GET, &mine, CONSUMER, Value::Null).await.json(200)[0]["status"], "invited");
     assert_eq!(cast.ask().await.json(201)["status"], "active");
