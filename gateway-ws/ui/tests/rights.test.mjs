@@ -51,6 +51,43 @@ describe('rights', { skip: missing.length > 0 && `set ${missing.join(', ')}` }, 
     await gallery(page, 'console-device');
   });
 
+  test('a consumer asks, the producer approves within a scope, and ends it', async (t) => {
+    const [producer, consumer] = [await account('producer'), await account('consumer')];
+    const theirs = await open(t);
+    await logIn(theirs, producer.username);
+    await theirs.getByRole('tab', { name: /Subscribers/ }).click();
+    await theirs.getByLabel('Who may read').selectOption('listed');
+    const page = await open(t, { colorScheme: 'light' });
+    await logIn(page, consumer.username);
+    await page.getByLabel('Search producers').fill(producer.username);
+    await page.getByTestId('producers').getByRole('button', { name: `Ask: ${producer.username}` }).click();
+    await page.getByTestId('producers').getByText(producer.username).click();
+    await seen(page.getByText(`You have asked ${producer.username}`));
+    await accessible(page, 'a request');
+    await shoot(page, 'console-asked-light');
+    await theirs.getByRole('button', { name: `Approve ${consumer.username}` }).click();
+    await theirs.getByLabel('Members of data').fill('/data/level ?');
+    await theirs.getByRole('button', { name: 'Approve', exact: true }).click();
+    await seen(theirs.getByRole('alert').locator('pre', { hasText: '^' }));
+    await theirs.getByLabel('Members of data').fill('/data/level');
+    await accessible(theirs, 'a scope');
+    await shoot(theirs, 'console-scope-dark');
+    await theirs.getByRole('button', { name: 'Approve', exact: true }).click();
+    await seen(theirs.getByTestId('subscribers').getByText('/data/level'));
+    await accessible(theirs, 'subscribers with scopes');
+    await shoot(theirs, 'console-subscribers-dark');
+    await seen(page.getByRole('heading', { name: 'You may read' }));
+    await until('the first reading', async () => (await send(producer, [{ device_id: 'd', data: { level: 5, secret: 7 } }]), (await page.getByTestId('strip').count()) > 0));
+    assert.equal(await page.getByRole('button', { name: 'secret' }).count(), 0, 'the scope leaves it out');
+    await gallery(page, 'console-scoped');
+    await theirs.getByRole('button', { name: `Revoke ${consumer.username}` }).click();
+    await theirs.getByRole('button', { name: 'Revoke', exact: true }).click();
+    await seen(page.getByTestId('unfollowed'));
+    await accessible(page, 'a revoked subscription');
+    await theirs.getByRole('button', { name: 'Account' }).click();
+    await seen(theirs.getByTestId('acts').getByText('subscription: revoke'));
+  });
+
   test('a consumer makes an alert, and sees where a device is', async (t) => {
     const [producer, consumer] = [await account('producer'), await account('consumer')];
     await follow(consumer, producer);
