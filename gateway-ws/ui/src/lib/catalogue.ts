@@ -159,9 +159,9 @@ export class Catalogue extends Observable<Catalogued> {
     }
   }
 
-  #adopt(users: { id: number | string; username: string; device_id: string | null; visibility?: string }[]): void {
+  #adopt(users: { id: number | string; username: string; device_id: string | null; visibility?: string | null }[]): void {
     for (const user of users) {
-      this.#users.set(String(user.id), { name: user.username, device: user.device_id, asks: user.visibility !== undefined && user.visibility !== 'open' });
+      this.#users.set(String(user.id), { name: user.username, device: user.device_id, asks: (user.visibility ?? 'open') !== 'open' });
       this.#last = Math.max(this.#last, Number(user.id));
     }
   }
