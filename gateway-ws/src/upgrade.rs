@@ -97,8 +97,9 @@ impl Request {
             .or(after_bearer.map(String::as_str))
             .ok_or_else(|| ApiError::unauthenticated("no_token", "Log in, and connect with `?token=`."))?;
         let grant = shared.backend.authenticate(token).await?;
-        if grant.role != role {
-            return Err(ApiError::forbidden(format!("Only {role}s may connect here.")).with_code("wrong_role"));
+        match role {
+            Role::Producer => grant.may_publish()?,
+            _ => grant.may_follow()?,
         }
         let v2 = offered.iter().any(|p| p == V2) || query.v.as_deref() == Some("2");
         let permit = shared.backend.permits.account(grant.user, Share::Connections, Transport::WebSocket)?;

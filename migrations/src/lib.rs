@@ -22,6 +22,7 @@ macro_rules! steps {
             10 "0010_received"
             11 "0011_access"
             12 "0012_devices"
+            13 "0013_keys"
             14 "0014_schema_needs"
         }
     };

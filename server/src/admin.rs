@@ -5,10 +5,11 @@ use std::{
     path::Path,
     process::ExitCode,
     sync::Arc,
+    time::Duration,
 };
 
 use anyhow::Context as _;
-use motience_auth::{self as auth, HashLimits, Hasher, canonical_username, check_password};
+use motience_auth::{self as auth, HashLimits, Hasher, SecretKind, canonical_username, check_password, random_id};
 use motience_backend::{
     self as backend,
     devices::{device_changed, device_object, state_act},
@@ -19,7 +20,7 @@ use motience_proto::model::{Account, DeviceId, DeviceState, ProducerId, Role, Us
 use motience_relay::pipeline::scope::InvalidScope;
 use motience_runtime::clock::Clock;
 use motience_settings::{env::Env, output::say};
-use motience_store::{self as store, AccountQuery, MAX_PAGE, NewAct, NewUser, Page, Store};
+use motience_store::{self as store, AccountQuery, Invitation, MAX_PAGE, NewAct, NewUser, Page, Store};
 use secrecy::{ExposeSecret as _, SecretString};
 use serde_json::Value;
 use time::format_description::well_known::Rfc3339;
@@ -27,6 +28,8 @@ use tracing::warn;
 
 use crate::cli::{Action, DeviceAction, OneDevice};
 
+/// How long a token for a new password is good.
+const RESET_LIFE: Duration = Duration::from_secs(3600);
 /// The exit code of what was understood and is not done.
 const REFUSED: u8 = 3;
 
@@ -49,6 +52,8 @@ pub(crate) enum Refused {
     Subscription(#[from] store::Error),
     #[error(transparent)]
     Scope(#[from] InvalidScope),
+    #[error("there is no key with the id '{0}'")]
+    UnknownKey(String),
 }
 
 /// Does it, says so, and tells the outcome by the exit code.
@@ -67,7 +72,7 @@ pub(crate) async fn devices(env: &Env, action: DeviceAction) -> anyhow::Result<E
     .await
 }
 
-/// Does something to the configured database; tells by the exit code whether it was refused.
+/// Does something with the configured database, and tells the outcome by the exit code.
 pub(crate) async fn on_store(env: &Env, act: impl AsyncFnOnce(&backend::Config, &Store) -> anyhow::Result<()>) -> anyhow::Result<ExitCode> {
     let config = backend::Config::from_env(env)?;
     if matches!(config.store, store::Config::SqliteMemory) {
@@ -110,8 +115,8 @@ async fn act(config: &backend::Config, store: &Store, action: Action) -> anyhow:
             let Some((account, families)) = store.close_account(user.id, Clock::system().now()).await? else {
                 return Err(Refused::Unknown(user.username).into());
             };
-            let told = tell(config, store, Event::account_closed(&account, &families)).await;
-            say_told(&format!("{} is revoked", user.username), told)?;
+            let events = Event::account_closed(&account, &families);
+            say_told(format_args!("{} is revoked", user.username), tell(config, store, &events).await)?;
         }
         Action::Visibility { username, set } => {
             let user = find(store, username).await?;
@@ -136,8 +141,32 @@ async fn act(config: &backend::Config, store: &Store, action: Action) -> anyhow:
             store.reopen_account(user.id, Clock::system().now()).await?;
             say(format_args!("{} may log in again.", user.username))?;
         }
+        Action::ResetPassword { username } => {
+            let user = find(store, username).await?;
+            let (token, hash) = secret(SecretKind::Reset)?;
+            store.add_reset(&hash, user.id, Clock::system().now() + RESET_LIFE).await?;
+            // For people, apart from the token, which scripts read.
+            eprintln!("Within an hour, and once: POST /account/reset {{\"token\": …, \"new_password\": …}}");
+            say(&token)?;
+        }
+        Action::Invite { role, uses, days } => {
+            let (token, hash) = secret(SecretKind::Invitation)?;
+            let now = Clock::system().now();
+            let expires_at = now + Duration::from_secs(days * 24 * 3600);
+            let invitation =
+                Invitation { id: random_id(), role, note: None, uses_left: uses, created_by: None, created_at: now, expires_at };
+            store.add_invitation(&invitation, &hash).await?;
+            say(&token)?;
+        }
     }
     Ok(())
+}
+
+/// A new secret and the hash to store.
+fn secret(kind: SecretKind) -> anyhow::Result<(String, String)> {
+    let secret = kind.make();
+    let hash = kind.hash(&secret).context("a secret that was just made is none")?;
+    Ok((secret, hash))
 }
 
 /// Makes an operator.
@@ -215,12 +244,12 @@ async fn set_state(config: &backend::Config, store: &Store, one: OneDevice, stat
     let Some((device, ended)) = store.set_device_state(producer, &id, state, Clock::system().now()).await? else {
         return Err(Refused::UnknownDevice(one.device).into());
     };
-    let told = tell(config, store, device_changed(&device, &ended)).await;
+    let told = tell(config, store, &device_changed(&device, &ended)).await;
     let object = device_object(producer, &device.device);
     let concerns = [Some(producer.user()), None];
     let act = NewAct { at: Clock::system().now(), actor: None, act: state_act(state), object, concerns, detail: Value::Null };
     store.record_act(&act).await?;
-    say_told(&format!("{id} is {}", device.state), told)
+    say_told(format_args!("{id} is {}", device.state), told)
 }
 
 async fn find_producer(store: &Store, name: String) -> anyhow::Result<ProducerId> {
@@ -228,28 +257,28 @@ async fn find_producer(store: &Store, name: String) -> anyhow::Result<ProducerId
     if user.role == Role::Producer { Ok(user.id.producer()) } else { Err(Refused::NoProducer(user.username).into()) }
 }
 
-/// Says what was done, and when the nodes will know.
-fn say_told(done: &str, told: anyhow::Result<bool>) -> anyhow::Result<()> {
-    match told {
-        Ok(true) => say(format_args!("{done}, on every node."))?,
-        Ok(false) => say(format_args!("{done}; a server that runs notices within 30 seconds."))?,
+/// Says what was done, and when the nodes know it.
+pub(crate) fn say_told(done: std::fmt::Arguments<'_>, told: anyhow::Result<bool>) -> anyhow::Result<()> {
+    let when = match told {
+        Ok(true) => ", on every node",
+        Ok(false) => "; a server that runs notices within 30 seconds",
         Err(e) => {
             warn!(error = %e, "cannot notify the nodes");
-            say(format_args!("{done}; cannot notify the nodes, and notice within 30 seconds."))?;
+            "; the nodes cannot be told, and notice within 30 seconds"
         }
-    }
-    Ok(())
+    };
+    Ok(say(format_args!("{done}{when}."))?)
 }
 
 /// Tells the nodes of a cluster; `false`: there is none.
-pub(crate) async fn tell(config: &backend::Config, store: &Store, events: Vec<Event>) -> anyhow::Result<bool> {
+pub(crate) async fn tell(config: &backend::Config, store: &Store, events: &[Event]) -> anyhow::Result<bool> {
     let Some(url) = &config.redis else { return Ok(false) };
     let installation = store.installation().await?;
     let (secret, clock) = (&config.auth.secret, Clock::system());
     let log = redis::Log::connect(url, &installation, secret, 0, config.retention, clock, Arc::new(|_| {})).await?;
     let log = Log::Redis(log);
     for event in events {
-        cluster::broadcast(&log, &event).await?;
+        cluster::broadcast(&log, event).await?;
     }
     log.close().await;
     Ok(true)

@@ -107,6 +107,12 @@ pub enum Command {
         #[command(subcommand)]
         action: SubscriptionAction,
     },
+    /// List or revoke keys of programs. Works on the configured database, also while servers use it. Exit codes as of `admin`.
+    Key {
+        /// The command for keys.
+        #[command(subcommand)]
+        action: KeyAction,
+    },
     /// Check or repair the log of an embedded node in DATA_DIR, or confirm the clock for retention.
     ///
     /// Exit codes: 0 nothing is damaged (any more); 1 the file cannot be opened, or `check` has found damage; 78 the settings are wrong.
@@ -232,6 +238,49 @@ pub enum Action {
         /// The account's name.
         #[arg(long)]
         username: String,
+    },
+    /// Print a token that sets a new password for an account: good once and for an hour (POST /account/reset).
+    ResetPassword {
+        /// The account's name.
+        #[arg(long)]
+        username: String,
+    },
+    /// Print an invitation to register, for REGISTRATION=invite.
+    Invite {
+        /// Role of its accounts, producer or consumer. Default: the guest's choice.
+        #[arg(long, value_parser = guest)]
+        role: Option<Role>,
+        /// Accounts that it makes.
+        #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(i64).range(1..=100_000))]
+        uses: i64,
+        /// Days for which it is good.
+        #[arg(long, default_value_t = 7, value_parser = clap::value_parser!(u64).range(1..=365))]
+        days: u64,
+    },
+}
+
+/// A role that an invitation can give.
+fn guest(text: &str) -> Result<Role, String> {
+    match text.parse() {
+        Ok(role @ (Role::Producer | Role::Consumer)) => Ok(role),
+        _ => Err("must be producer or consumer".to_owned()),
+    }
+}
+
+/// The commands of `key`.
+#[derive(Debug, Subcommand)]
+pub enum KeyAction {
+    /// List keys: id, account, name, scopes, end, last use.
+    List {
+        /// Only keys of this account.
+        #[arg(long)]
+        username: Option<String>,
+    },
+    /// Revoke a key: its live connections end. At once with Redis, otherwise within 30 seconds.
+    Revoke {
+        /// The key's id, as `list` shows it.
+        #[arg(long)]
+        id: String,
     },
 }
 

@@ -15,6 +15,7 @@ mod documents;
 pub mod h3;
 pub mod http;
 pub mod ingest;
+mod key;
 mod logs;
 pub mod server;
 mod settings;
@@ -101,6 +102,10 @@ async fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
         Some(Command::Subscriptions { action }) => {
             telemetry::init(&env, "warn")?;
             return subscription_admin::run(&env, action).await;
+        }
+        Some(Command::Key { action }) => {
+            telemetry::init(&env, "warn")?;
+            return key::run(&env, action).await;
         }
         Some(Command::Log { action }) => {
             telemetry::init(&env, "warn")?;

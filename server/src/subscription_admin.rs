@@ -31,7 +31,7 @@ async fn act(config: &backend::Config, store: &Store, action: SubscriptionAction
     };
     let (subscription, change) = store.decide(id, decision, None, Clock::system().now()).await.map_err(refused)?;
     if change != Change::Unchanged {
-        tell(config, store, vec![event(&subscription)]).await?;
+        tell(config, store, &[event(&subscription)]).await?;
     }
     say(format_args!("Subscription {id} is {}.", subscription.status))?;
     Ok(())

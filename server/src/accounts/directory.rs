@@ -1,7 +1,7 @@
 //! `GET /producers` and `GET /consumers`: who there is.
 
 use axum::extract::State;
-use motience_http::{ApiError, Bearer, Page, PagePermit, Query};
+use motience_http::{ApiError, Look, Page, PagePermit, Query, Scoped};
 use motience_proto::model::User;
 use motience_store as store;
 
@@ -16,7 +16,7 @@ use crate::http::{Shared, shapes};
 ))]
 pub(super) async fn producers(
     State(services): State<Shared>,
-    Bearer(caller): Bearer,
+    Scoped { grant: caller, .. }: Scoped<Look>,
     Query(paging): Query<shapes::Paging>,
     permit: PagePermit,
 ) -> Result<Page<User>, ApiError> {
@@ -34,7 +34,7 @@ pub(super) async fn producers(
 ))]
 pub(super) async fn consumers(
     State(services): State<Shared>,
-    Bearer(caller): Bearer,
+    Scoped { grant: caller, .. }: Scoped<Look>,
     Query(paging): Query<shapes::Paging>,
     permit: PagePermit,
 ) -> Result<Page<User>, ApiError> {

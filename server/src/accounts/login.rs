@@ -1,8 +1,7 @@
 //! `POST /login`: tokens for a name and a password.
 
-use axum::extract::State;
+use axum::{extract::State, http::HeaderMap};
 use motience_auth::{Verdict, canonical_username, random_id};
-use motience_cluster::Event;
 use motience_http::{ApiError, Client, Json};
 use secrecy::SecretString;
 use serde::Deserialize;
@@ -13,7 +12,7 @@ use super::session::{self, Session};
 use crate::http::Shared;
 
 /// Bytes of a password that is worth hashing; a longer one is no account's.
-const MAX_PASSWORD: usize = 1024;
+pub(super) const MAX_PASSWORD: usize = 1024;
 
 /// Name and password.
 #[derive(Deserialize, ToSchema)]
@@ -41,6 +40,7 @@ pub(super) struct Login {
 pub(super) async fn login(
     State(services): State<Shared>,
     Client(address): Client,
+    headers: HeaderMap,
     Json(login): Json<Login>,
 ) -> Result<Json<Session>, ApiError> {
     let backend = &services.backend;
@@ -83,14 +83,16 @@ pub(super) async fn login(
         }
     }
     drop(turn);
-    let (user, family) = (credentials.user, random_id());
+    let (user, changed_at, family) = (credentials.user, credentials.password_changed_at, random_id());
     attempt.succeeded(&backend.store, user.id, backend.clock.now()).await;
-    let session = session::begin(&services, &user, backend.tokens.issue(&user, &family)?).await?;
-    // Whoever revoked the account since it was looked at may not have found this login among those to end.
-    if backend.store.account(user.id).await?.is_none_or(|account| account.revoked_at.is_some()) {
+    let session = session::begin(&services, &user, backend.tokens.issue(&user, &family)?, (address, &headers), None).await?;
+    // Whoever revoked the account, or changed its password, since it was looked at may not have found this login among those to end.
+    let now = backend.store.credentials(&user.username).await?.filter(|now| now.user.id == user.id);
+    let closed = now.as_ref().is_none_or(|now| now.revoked_at.is_some());
+    if closed || now.is_some_and(|now| now.password_changed_at != changed_at) {
         backend.store.revoke_family(&family, backend.clock.now()).await?;
-        backend.broadcast(Event::FamilyRevoked { family }).await;
-        return Err(revoked().meant(&name));
+        backend.end_family(family).await;
+        return Err(if closed { revoked().meant(&name) } else { wrong() });
     }
     Ok(Json(session))
 }

@@ -1,13 +1,20 @@
 //! The accounts service (role `ap`): registration, login, tokens, and the accounts for operators. One operation a file.
 
 mod directory;
+mod end;
+mod export;
+mod invitations;
+mod keys;
 mod list;
 mod login;
 mod logout;
+mod own_password;
+mod password;
 mod refresh;
 mod register;
 mod revoke;
 mod session;
+mod sessions;
 mod verify;
 mod visibility;
 
@@ -54,6 +61,18 @@ fn operations() -> OpenApiRouter<Shared> {
         .routes(routes!(directory::consumers))
         .routes(routes!(visibility::visibility, visibility::set_visibility))
         .routes(routes!(verify::verify))
+        .routes(routes!(invitations::registration))
+        .routes(routes!(end::end_account))
+        .routes(routes!(export::export))
+        .routes(routes!(password::change_password))
+        .routes(routes!(password::reset_password))
+        .routes(routes!(sessions::sessions))
+        .routes(routes!(sessions::end_session))
+        .routes(routes!(sessions::logout_everywhere))
+        .routes(routes!(keys::create_key, keys::keys))
+        .routes(routes!(keys::revoke_key))
+        .routes(routes!(invitations::invite, invitations::invitations))
+        .routes(routes!(invitations::revoke_invitation))
         .routes(routes!(list::accounts))
         .routes(routes!(revoke::revoke))
         .routes(routes!(revoke::restore))

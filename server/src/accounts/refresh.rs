@@ -1,7 +1,7 @@
 //! `POST /refresh`: a new pair for a refresh token, which works once (RFC 9700, section 4.14.2). For a moment its client gets the same pair
 //! again: two tabs renewed the login at once, or the answer was lost on its way.
 
-use axum::extract::State;
+use axum::{extract::State, http::HeaderMap};
 use motience_auth::random_id;
 use motience_cluster::Event;
 use motience_http::{ApiError, Client, Json};
@@ -37,6 +37,7 @@ pub(super) struct Refresh {
 pub(super) async fn refresh(
     State(services): State<Shared>,
     Client(address): Client,
+    headers: HeaderMap,
     Json(refresh): Json<Refresh>,
 ) -> Result<Json<Session>, ApiError> {
     let limiter = &services.limiters.refresh;
@@ -73,7 +74,7 @@ pub(super) async fn refresh(
     let account = backend.store.account(token.user).await?.filter(|account| account.revoked_at.is_none() && account.user.log == claims.log);
     let user = account.ok_or_else(unknown)?.user;
     let pair = backend.tokens.issue_as(&user, &token.family, &successor, at)?;
-    Ok(Json(session::begin(&services, &user, pair).await?))
+    Ok(Json(session::begin(&services, &user, pair, (address, &headers), Some(&claims.id)).await?))
 }
 
 fn unknown() -> ApiError {

@@ -1,7 +1,7 @@
 //! `POST /register`: a new account.
 
 use axum::{extract::State, http::StatusCode};
-use motience_auth::{canonical_username, check_password};
+use motience_auth::{SecretKind, canonical_username, check_password};
 use motience_http::{ApiError, Client, Json};
 use motience_proto::model::{DeviceId, Role};
 use motience_store::NewUser;
@@ -9,7 +9,7 @@ use secrecy::SecretString;
 use serde::Deserialize;
 use utoipa::ToSchema;
 
-use crate::http::{Shared, shapes};
+use crate::http::{Registration, Shared, shapes};
 
 /// A new account.
 #[derive(Deserialize, ToSchema)]
@@ -32,6 +32,10 @@ pub(super) struct Register {
     /// Whether records of any other device are refused; STRICT_DEVICE says so of those that leave it out.
     #[serde(default)]
     strict_device: Option<bool>,
+    /// An invitation, where registration is by invitation (REGISTRATION).
+    #[serde(default)]
+    #[schema(pattern = "^moti_[0-9a-f]{72}$")]
+    invitation: Option<String>,
 }
 
 /// Makes an account.
@@ -40,6 +44,7 @@ pub(super) struct Register {
         ("login" = (operation_id = "login", request_body = json!({"username": "$request.body#/username", "password": "$request.body#/password"}))),
     )),
     (status = 400, description = "Malformed JSON"),
+    (status = 403, description = "Registration is closed, or by invitation and there is no good one"),
     (status = 409, description = "The username is taken"),
     (status = 413, description = "The body is too large"),
     (status = 415, description = "Not JSON"),
@@ -53,6 +58,18 @@ pub(super) async fn register(
     Json(new): Json<Register>,
 ) -> Result<(StatusCode, Json<motience_proto::model::User>), ApiError> {
     services.limiters.register.address(address)?;
+    let invitation = match services.config.registration {
+        Registration::Open => None,
+        Registration::Closed => {
+            return Err(ApiError::forbidden("Registration is closed: ask the operator.").with_code("registration_closed"));
+        }
+        Registration::Invite => {
+            let text = new.invitation.as_deref().ok_or_else(|| {
+                ApiError::forbidden("Registration is by invitation: ask the operator for one.").with_code("invitation_required")
+            })?;
+            Some(SecretKind::Invitation.hash(text).ok_or_else(invalid_invitation)?)
+        }
+    };
     let username = canonical_username(&new.username).map_err(|invalid| ApiError::invalid("username", invalid.to_string()))?;
     services.limiters.register.account(&username)?;
     let role = match new.role.parse() {
@@ -67,6 +84,17 @@ pub(super) async fn register(
         .map_err(|weak| ApiError::invalid("password", format!("The password is refused: {weak}.")))?;
     let password_hash = backend.hasher.hash(&username, SecretString::from(new.password)).await?;
     let strict_device = role == Role::Producer && new.device_id.is_some() && new.strict_device.unwrap_or(backend.auth.strict_device);
-    let user = backend.create_account(NewUser { username, password_hash, role, device_id: new.device_id, strict_device }).await?;
-    Ok((StatusCode::CREATED, Json(user)))
+    let used = match &invitation {
+        Some(hash) => Some(backend.store.use_invitation(hash, role, backend.clock.now()).await?.ok_or_else(invalid_invitation)?),
+        None => None,
+    };
+    let made = backend.create_account(NewUser { username, password_hash, role, device_id: new.device_id, strict_device }).await;
+    if let (Err(_), Some(id)) = (&made, &used) {
+        backend.store.give_invitation_back(id).await?;
+    }
+    Ok((StatusCode::CREATED, Json(made?)))
+}
+
+fn invalid_invitation() -> ApiError {
+    ApiError::forbidden("The invitation is not good, or not any more, or not for this role.").with_code("invalid_invitation")
 }

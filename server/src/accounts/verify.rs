@@ -1,6 +1,6 @@
 //! `GET /verify`: whether a token is good, and whose it is.
 
-use motience_http::{Bearer, Json};
+use motience_http::{AnyToken, Json, Scoped};
 use serde::Serialize;
 use time::OffsetDateTime;
 use utoipa::ToSchema;
@@ -23,7 +23,7 @@ pub(super) struct Verified {
     (status = 200, description = "The token is good", body = Verified),
     (status = 401, description = "It is not"),
 ))]
-pub(super) async fn verify(Bearer(grant): Bearer) -> Json<Verified> {
+pub(super) async fn verify(Scoped { grant, .. }: Scoped<AnyToken>) -> Json<Verified> {
     Json(Verified {
         valid: true,
         user_id: grant.user.0,

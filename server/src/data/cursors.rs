@@ -87,7 +87,8 @@ pub(super) async fn confirm(
 ) -> Result<StatusCode, ApiError> {
     let backend = &services.backend;
     let cursors = position::confirmed(confirmation.cursors).map_err(|e| ApiError::invalid("cursors", e))?;
-    let allowed: HashSet<ProducerId> = backend.store.follows(caller.id, backend.clock.now()).await?.into_iter().collect();
+    let follows = backend.store.follows(caller.id, backend.clock.now()).await?;
+    let allowed: HashSet<ProducerId> = follows.into_iter().filter(|&producer| caller.grant.may_consume(producer).is_ok()).collect();
     if let Some((producer, _)) = cursors.iter().find(|(producer, _)| !allowed.contains(producer)) {
         return Err(ApiError::forbidden(format!("Not subscribed to {producer}.")).with_code("not_subscribed"));
     }

@@ -2,7 +2,7 @@
 
 use axum::extract::State;
 use motience_cluster::DeviceStats;
-use motience_http::{ApiError, Bearer, Page, PagePermit, Path, Query};
+use motience_http::{ApiError, Look, Page, PagePermit, Path, Query, Scoped};
 use motience_proto::model::{DeviceState, ProducerId, times::ClockFault};
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
@@ -78,7 +78,7 @@ pub(super) struct Device {
 ))]
 pub(super) async fn devices(
     State(services): State<Shared>,
-    Bearer(grant): Bearer,
+    Scoped { grant, .. }: Scoped<Look>,
     Path(producer): Path<i64>,
     Query(wanted): Query<Wanted>,
     permit: PagePermit,

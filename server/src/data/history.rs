@@ -7,7 +7,7 @@ mod scan;
 use std::{borrow::Cow, time::Duration};
 
 use axum::{extract::State, http::HeaderValue};
-use motience_http::{ApiError, Bearer, Page, PagePermit, Path, Query};
+use motience_http::{ApiError, Consume, Page, PagePermit, Path, Query, Scoped};
 use motience_proto::model::{LogEpoch, ProducerId, Selection, record, times};
 use motience_relay::pipeline::{scope::Scope, selection::Selector};
 use motience_store::{HistoryQuery, MAX_PAGE};
@@ -141,13 +141,14 @@ impl Serialize for Extra {
 ))]
 pub(super) async fn history(
     State(services): State<Shared>,
-    Bearer(grant): Bearer,
+    Scoped { grant, .. }: Scoped<Consume>,
     Path(producer): Path<i64>,
     Query(wanted): Query<Wanted>,
     Query(members): Query<Vec<(String, String)>>,
     permit: PagePermit,
 ) -> Result<Page<Entry>, ApiError> {
     let producer = ProducerId(producer);
+    grant.may_consume(producer)?;
     let reading = may_read(&services, &grant, producer).await?;
     let Reading(scope) = reading.ok_or_else(|| ApiError::forbidden("Only the producer and its subscribers read its history."))?;
     if scope.as_ref().is_some_and(Scope::is_sampled) {

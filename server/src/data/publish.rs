@@ -10,7 +10,7 @@ use axum::{
     extract::{Request, State},
     http::{HeaderMap, StatusCode, header},
 };
-use motience_http::{ApiError, Json, Producer, collect, is_json, malformed_json, may_publish, unsupported_media_type};
+use motience_http::{ApiError, Json, Publish, Scoped, collect, is_json, malformed_json, may_publish, unsupported_media_type};
 use motience_proto::model::{
     Transport,
     envelope::Envelope,
@@ -73,7 +73,7 @@ pub(super) enum Taken {
 ))]
 pub(super) async fn data(
     State(services): State<Shared>,
-    caller: Producer,
+    caller: Scoped<Publish>,
     exemption: Option<Extension<TimeoutExemption>>,
     request: Request,
 ) -> Result<Json<Taken>, ApiError> {
@@ -116,7 +116,7 @@ pub(super) async fn data(
         committed(&publisher, ticket, named).await?;
         note(&services, &caller, &publisher, &records);
     }
-    let subscriber_count = backend.relay.subscriber_count(caller.id).await?;
+    let subscriber_count = backend.relay.subscriber_count(caller.grant.user.producer()).await?;
     Ok(Json(Taken::Records(Accepted { accepted, subscriber_count })))
 }
 
@@ -137,7 +137,7 @@ fn outcome_unknown(error: relay::Error, named: bool) -> ApiError {
 }
 
 /// Notices the devices of records that are in the log.
-fn note(services: &Shared, caller: &Producer, publisher: &Publisher, records: &[(Admitted, Option<String>)]) {
+fn note(services: &Shared, caller: &Scoped<Publish>, publisher: &Publisher, records: &[(Admitted, Option<String>)]) {
     let (devices, key) = (&services.backend.reports.devices, caller.grant.log_key());
     let seen = records.iter().filter_map(|(record, _)| Some((record::device_of(&record.json)?, publisher.clock_fault(record.time))));
     let mut seen = seen.peekable();

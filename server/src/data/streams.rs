@@ -2,7 +2,7 @@
 
 use axum::extract::State;
 use motience_cluster::StreamStats;
-use motience_http::{ApiError, Bearer, Page, PagePermit, Query};
+use motience_http::{ApiError, Look, Page, PagePermit, Query, Scoped};
 use serde::Serialize;
 use time::OffsetDateTime;
 use utoipa::ToSchema;
@@ -36,7 +36,7 @@ pub(super) struct Stream {
 ))]
 pub(super) async fn streams(
     State(services): State<Shared>,
-    Bearer(caller): Bearer,
+    Scoped { grant: caller, .. }: Scoped<Look>,
     Query(paging): Query<shapes::Paging>,
     permit: PagePermit,
 ) -> Result<Page<Stream>, ApiError> {

@@ -8,7 +8,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use motience_backend::devices::NewEnrolment;
-use motience_http::{ApiError, Bearer, Json, Page, PagePermit, Path, Query};
+use motience_http::{ApiError, Json, ManageDevices, Page, PagePermit, Path, Query, Scoped};
 use motience_proto::model::Role;
 use motience_store::{EnrolmentToken, Labels};
 use serde::{Deserialize, Serialize};
@@ -110,7 +110,11 @@ impl Shown {
     (status = 422, description = "A field is out of bounds"),
     (status = 503, description = "The database is unreachable"),
 ))]
-pub(super) async fn make(State(services): State<Shared>, Bearer(grant): Bearer, Json(wanted): Json<Wanted>) -> Result<Response, ApiError> {
+pub(super) async fn make(
+    State(services): State<Shared>,
+    Scoped { grant, .. }: Scoped<ManageDevices>,
+    Json(wanted): Json<Wanted>,
+) -> Result<Response, ApiError> {
     let producer = producer_meant(&grant, wanted.producer_id)?;
     let uses = wanted.uses.unwrap_or(1);
     if !(1..=MOST_USES).contains(&uses) {
@@ -146,7 +150,7 @@ pub(super) async fn make(State(services): State<Shared>, Bearer(grant): Bearer, 
 ))]
 pub(super) async fn list(
     State(services): State<Shared>,
-    Bearer(grant): Bearer,
+    Scoped { grant, .. }: Scoped<ManageDevices>,
     Query(whose): Query<Whose>,
     permit: PagePermit,
 ) -> Result<Page<Shown>, ApiError> {
@@ -164,7 +168,11 @@ pub(super) async fn list(
     (status = 404, description = "No such token"),
     (status = 503, description = "The database is unreachable"),
 ))]
-pub(super) async fn remove(State(services): State<Shared>, Bearer(grant): Bearer, Path(id): Path<String>) -> Result<Json<Shown>, ApiError> {
+pub(super) async fn remove(
+    State(services): State<Shared>,
+    Scoped { grant, .. }: Scoped<ManageDevices>,
+    Path(id): Path<String>,
+) -> Result<Json<Shown>, ApiError> {
     may_manage(&grant, grant.user.producer())?;
     let own = (grant.role == Role::Producer).then(|| grant.user.producer());
     let removed = services.backend.remove_enrolment(own, &id, grant.user).await?;

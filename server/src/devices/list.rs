@@ -1,7 +1,7 @@
 //! `GET /devices/:producer/registered`: a producer's devices with their states and keys.
 
 use axum::extract::State;
-use motience_http::{ApiError, Bearer, Page, PagePermit, Path, Query};
+use motience_http::{ApiError, ManageDevices, Page, PagePermit, Path, Query, Scoped};
 use motience_proto::model::ProducerId;
 use serde::Deserialize;
 use utoipa::IntoParams;
@@ -31,7 +31,7 @@ pub(super) struct Wanted {
 ))]
 pub(super) async fn registered(
     State(services): State<Shared>,
-    Bearer(grant): Bearer,
+    Scoped { grant, .. }: Scoped<ManageDevices>,
     Path(producer): Path<i64>,
     Query(wanted): Query<Wanted>,
     permit: PagePermit,

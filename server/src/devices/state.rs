@@ -2,7 +2,7 @@
 
 use axum::extract::State;
 use motience_auth::Grant;
-use motience_http::{ApiError, Bearer, Json, Path};
+use motience_http::{ApiError, Json, ManageDevices, Path, Scoped};
 use motience_proto::model::{DeviceState, ProducerId, Role};
 use tracing::info;
 
@@ -22,7 +22,7 @@ use crate::http::Shared;
 ))]
 pub(super) async fn revoke(
     State(services): State<Shared>,
-    Bearer(grant): Bearer,
+    Scoped { grant, .. }: Scoped<ManageDevices>,
     Path((producer, device)): Path<(i64, String)>,
 ) -> Result<Json<Registered>, ApiError> {
     set(&services, &grant, ProducerId(producer), &device, DeviceState::Revoked).await
@@ -41,7 +41,7 @@ pub(super) async fn revoke(
 ))]
 pub(super) async fn quarantine(
     State(services): State<Shared>,
-    Bearer(grant): Bearer,
+    Scoped { grant, .. }: Scoped<ManageDevices>,
     Path((producer, device)): Path<(i64, String)>,
 ) -> Result<Json<Registered>, ApiError> {
     set(&services, &grant, ProducerId(producer), &device, DeviceState::Quarantined).await
@@ -60,7 +60,7 @@ pub(super) async fn quarantine(
 ))]
 pub(super) async fn restore(
     State(services): State<Shared>,
-    Bearer(grant): Bearer,
+    Scoped { grant, .. }: Scoped<ManageDevices>,
     Path((producer, device)): Path<(i64, String)>,
 ) -> Result<Json<Registered>, ApiError> {
     set(&services, &grant, ProducerId(producer), &device, DeviceState::Active).await

@@ -19,6 +19,8 @@ pub struct Limiters {
     pub logout: Failures,
     /// Enrolments, renewals and logins of devices.
     pub devices: Failures,
+    /// `POST /account/reset`.
+    pub reset: Failures,
     /// Whatever else an account asks.
     pub requests: Requests,
 }
@@ -36,6 +38,7 @@ impl Limiters {
             },
             logout: Failures::new("logout", rates.logout),
             devices: Failures::new("device", rates.device),
+            reset: Failures::new("reset", rates.login),
             requests: Requests::new(config),
         }
     }

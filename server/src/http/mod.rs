@@ -20,7 +20,7 @@ use axum::{Router, middleware::from_fn_with_state, response::Redirect, routing::
 use motience_backend::Backend;
 use motience_http::{self as shared_http, Detail, HasBackend, HasProxies, Limits, Proxies, tolerant};
 use motience_runtime::lifecycle::Shutdown;
-use motience_settings::env::{Value, settings};
+use motience_settings::env::{Value, one_of, settings};
 use utoipa::openapi::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
 
@@ -52,6 +52,8 @@ settings! {
         HISTORY_READERS => history_readers: Option<usize>, > 0;
         /// How many times longer than its compressed form a body may be, beyond twice the longest plain one.
         HTTP_MAX_INFLATION = "200" => inflation: u64, > 0;
+        /// Who may register: anybody (`open`), whoever has an invitation of an operator (`invite`), or nobody (`closed`).
+        REGISTRATION = "open" => registration: Registration;
         /// Origins whose pages may call the APIs, such as https://app.example; `*` is any, and is refused in production.
         CORS_ORIGINS = "*", production "" => origins: CorsOrigins;
         /// Who sees a producer that does not say so itself: `open`, everybody, and subscribes; `listed`, everybody, and asks; `private`, only
@@ -67,6 +69,34 @@ settings! {
         rates: Rates,
         /// How much the services' ports tell of the node.
         detail: Detail,
+    }
+}
+
+/// Who may register.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Registration {
+    /// Anybody.
+    Open,
+    /// Whoever has an invitation.
+    Invite,
+    /// Nobody: operators make accounts.
+    Closed,
+}
+
+impl Registration {
+    /// As the setting is written.
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::Open => "open",
+            Self::Invite => "invite",
+            Self::Closed => "closed",
+        }
+    }
+}
+
+impl Value for Registration {
+    fn parse(text: &str) -> Result<Self, String> {
+        one_of(text, &[("open", Self::Open), ("invite", Self::Invite), ("closed", Self::Closed)])
     }
 }
 

@@ -12,7 +12,7 @@ settings! {
         RATE_LIMIT_REGISTER = "60/m" => register: Rate;
         /// Registrations of one name.
         RATE_LIMIT_REGISTER_ACCOUNT = "10/m" => register_account: Rate;
-        /// Wrong logins from one address, to accounts that never logged in from there. Right ones are free.
+        /// Wrong logins from one address, to accounts that never logged in from there, and wrong tokens for a new password. Right ones are free.
         RATE_LIMIT_LOGIN = "120/m" => login: Rate;
         /// Wrong logins to one account from one address.
         RATE_LIMIT_LOGIN_ACCOUNT = "20/m" => login_account: Rate;

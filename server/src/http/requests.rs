@@ -55,7 +55,7 @@ enum Kind {
 impl Kind {
     fn of(path: &str) -> Self {
         match path.split('/').find(|segment| !segment.is_empty()) {
-            None | Some("data" | "verify" | "login" | "refresh" | "register" | "logout") => Self::Free,
+            None | Some("data" | "verify" | "login" | "refresh" | "register" | "registration" | "logout") => Self::Free,
             Some("history") => Self::History,
             Some(_) => Self::Plain,
         }

@@ -1,5 +1,6 @@
 //! The services without sockets: requests go straight into the routers, over a backend in memory.
 
+mod account_life;
 mod accounts;
 mod attempts;
 mod consent;
@@ -9,6 +10,7 @@ mod devices;
 mod documents;
 mod encodings;
 mod history;
+mod keys;
 mod layers;
 mod operators;
 mod pages;

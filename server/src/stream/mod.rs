@@ -58,13 +58,13 @@ const ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering")
     ("where" = inline(Option<schema::Conditions>), Query, description = "A JSON pointer into the message, a comparison, a JSON value; all must hold", example = json!(["/data/temperature>30"])),
     ("fields" = inline(Option<schema::Fields>), Query, description = "JSON pointers with commas: what `data` keeps", example = "/data/temperature,/data/humidity"),
     ("every" = inline(Option<schema::Every>), Query, description = "The last value of each device in each such time", example = "10s"),
-    ("token" = Option<String>, Query, description = "The access token, for clients that cannot send headers"),
+    ("token" = Option<String>, Query, description = "The access token or key, for clients that cannot send headers"),
     schema::LastEventId,
 ), responses(
     (status = 200, description = "Records, until the stream ends", content((String = "text/event-stream"), (String = "application/x-ndjson"))),
     (status = 400, description = "An expression that makes no sense: `column` and `caret` point at the character"),
     (status = 401, description = "No or bad token"),
-    (status = 403, description = "Not subscribed to one of these, another's log, or a named cursor of who is no consumer"),
+    (status = 403, description = "Not subscribed to one of these, another's log, a named cursor of who is no consumer, or a key without the scope"),
     (status = 404, description = "No such producer"),
     (status = 406, description = "Neither form is acceptable"),
     (status = 409, description = "The account has as many named cursors as it may"),
@@ -200,6 +200,10 @@ async fn pipeline(
 
 /// Producers that the caller may follow.
 async fn reader(services: &Shared, grant: &Grant, producers: Option<HashSet<ProducerId>>) -> Result<Reader, ApiError> {
+    match &producers {
+        Some(named) => named.iter().try_for_each(|&producer| grant.may_consume(producer))?,
+        None => grant.may_consume_any()?,
+    }
     match (grant.role, producers) {
         (Role::Consumer, Some(chosen)) => Ok(Reader::Chosen(grant.user.consumer(), chosen)),
         (Role::Consumer, None) => Ok(Reader::Subscriptions(grant.user.consumer())),

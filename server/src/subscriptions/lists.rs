@@ -2,7 +2,7 @@
 
 use axum::extract::State;
 use motience_auth::Grant;
-use motience_http::{ApiError, Bearer, Page, PagePermit, Path, Query};
+use motience_http::{ApiError, Look, Page, PagePermit, Path, Query, Scoped};
 use motience_proto::model::{ConsumerId, ProducerId, Role, Subscription};
 use motience_store as store;
 use serde::Deserialize;
@@ -48,7 +48,7 @@ impl Wanted {
 ))]
 pub(super) async fn subscriptions(
     State(services): State<Shared>,
-    Bearer(grant): Bearer,
+    Scoped { grant, .. }: Scoped<Look>,
     Path(consumer): Path<i64>,
     Query(wanted): Query<Wanted>,
     permit: PagePermit,
@@ -73,7 +73,7 @@ pub(super) async fn subscriptions(
 ))]
 pub(super) async fn subscribers(
     State(services): State<Shared>,
-    Bearer(grant): Bearer,
+    Scoped { grant, .. }: Scoped<Look>,
     Path(producer): Path<i64>,
     Query(wanted): Query<Wanted>,
     permit: PagePermit,

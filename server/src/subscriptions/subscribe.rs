@@ -62,6 +62,7 @@ pub(super) async fn subscribe(
     // A revoked one is in no list either.
     let account = account.filter(|account| account.user.role == Role::Producer && account.revoked_at.is_none());
     let account = account.ok_or_else(|| ApiError::not_found("There is no producer with this id."))?;
+    caller.grant.may_consume(producer)?;
     let visibility = services.config.visibility.of(&account.user);
     let (subscription, change) = backend.store.subscribe(caller.id, producer, visibility, backend.clock.now()).await?;
     let status = match (subscription.status, change) {

@@ -52,6 +52,7 @@ pub(super) async fn unsubscribe(
         return Err(ApiError::forbidden("Consumers unsubscribe themselves only."));
     }
     let producer: ProducerId = wish.producer_id.ok_or_else(|| ApiError::invalid("producer_id", "producer_id is missing."))?.into();
+    caller.grant.may_consume(producer)?;
     let backend = &services.backend;
     let ended = backend.store.unsubscribe(caller.id, producer, backend.clock.now()).await?;
     let ended = ended.ok_or_else(|| ApiError::not_found("There is no such subscription."))?;

@@ -149,7 +149,9 @@ pub(super) fn welcome(backend: &Backend, standing: &Standing) -> String {
 pub(super) async fn authenticate(backend: &Backend, token: Option<&str>) -> Result<Grant, CloseReason> {
     let grant = session::authenticate(backend, session::given(token)?).await?;
     match grant.role {
-        Role::Producer | Role::Consumer => Ok(grant),
-        other => Err(CloseReason::forbidden(format!("there is nothing here for {other}s"))),
+        Role::Producer => grant.may_publish()?,
+        Role::Consumer => grant.may_follow()?,
+        other => return Err(CloseReason::forbidden(format!("there is nothing here for {other}s"))),
     }
+    Ok(grant)
 }

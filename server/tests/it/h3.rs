@@ -23,21 +23,21 @@ use crate::{
 };
 
 /// A connection that speaks HTTP/3.
-struct Client {
+pub(crate) struct Client {
     sender: SendRequest<h3_quinn::OpenStreams, Bytes>,
     ended: JoinHandle<ConnectionError>,
 }
 
 type Stream = RequestStream<h3_quinn::BidiStream<Bytes>, Bytes>;
 
-struct Answer {
-    status: StatusCode,
+pub(crate) struct Answer {
+    pub(crate) status: StatusCode,
     headers: HeaderMap,
     body: Vec<u8>,
 }
 
 impl Client {
-    async fn connect(node: &Node) -> Self {
+    pub(crate) async fn connect(node: &Node) -> Self {
         let tls = client::quic_config(&Trust::Ca(node.at.ca.clone().unwrap()), &[b"h3"]).unwrap();
         let mut endpoint = Endpoint::client((Ipv4Addr::LOCALHOST, 0).into()).unwrap();
         endpoint.set_default_client_config(ClientConfig::new(Arc::new(QuicClientConfig::try_from(tls).unwrap())));
@@ -56,7 +56,7 @@ impl Client {
         timeout(LIMIT, self.sender.send_request(request.body(()).unwrap())).await.expect("a stream in time")
     }
 
-    async fn ask(&mut self, method: Method, path: &str, token: Option<&str>, body: Option<Value>) -> Answer {
+    pub(crate) async fn ask(&mut self, method: Method, path: &str, token: Option<&str>, body: Option<Value>) -> Answer {
         let mut stream = self.begin(method, path, token).await.unwrap();
         if let Some(body) = body {
             stream.send_data(body.to_string().into()).await.unwrap();

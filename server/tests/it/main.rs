@@ -17,6 +17,7 @@ mod gateway;
 mod h3;
 mod harness;
 mod http;
+mod keys;
 mod lanes;
 mod memory;
 mod operations;

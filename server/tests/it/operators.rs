@@ -22,8 +22,13 @@ use crate::{
 
 /// Runs `motience-server admin …` on a node's own settings: exit code, standard output, standard error.
 async fn admin(dir: &Path, variables: &[(&str, &str)], arguments: &[&str], input: &str) -> (i32, String, String) {
+    run(dir, variables, &[&["admin"], arguments].concat(), input).await
+}
+
+/// Runs the server's program on a node's own settings.
+pub(crate) async fn run(dir: &Path, variables: &[(&str, &str)], arguments: &[&str], input: &str) -> (i32, String, String) {
     let mut command: Command = command(server(), dir);
-    command.arg("admin").args(arguments).envs(variables.iter().copied());
+    command.args(arguments).envs(variables.iter().copied());
     command.stdin(std::process::Stdio::piped()).stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped());
     let mut process = command.spawn().unwrap();
     let mut stdin = process.stdin.take().unwrap();

@@ -22,10 +22,10 @@ use crate::{
     tls,
 };
 
-type Plain = WebSocketStream<MaybeTlsStream<TcpStream>>;
+pub(crate) type Plain = WebSocketStream<MaybeTlsStream<TcpStream>>;
 
 /// A device at its end of the tunnel.
-struct Tunnel<S> {
+pub(crate) struct Tunnel<S> {
     socket: S,
     frames: VecDeque<Frame>,
 }
@@ -44,12 +44,12 @@ fn request(node: &Node) -> Request {
     request
 }
 
-fn hello(token: &str, device: &str, epoch: u64) -> Hello {
+pub(crate) fn hello(token: &str, device: &str, epoch: u64) -> Hello {
     let (token, device_id) = (token.to_owned(), device.to_owned());
     Hello { version: VERSION, intent: Intent::Produce, token, device_id, epoch: ProducerEpoch(epoch), features: 0 }
 }
 
-async fn open(node: &Node) -> Tunnel<Plain> {
+pub(crate) async fn open(node: &Node) -> Tunnel<Plain> {
     let (socket, answer) = connect_async(request(node)).await.unwrap();
     assert_eq!(answer.headers()["sec-websocket-protocol"], "motience.1");
     Tunnel { socket, frames: VecDeque::new() }
@@ -67,7 +67,7 @@ where
     S: Sink<Message, Error = Error> + Stream<Item = Result<Message, Error>> + Unpin,
 {
     /// Sends frames as one message.
-    async fn send(&mut self, frames: impl IntoIterator<Item = Frame>) {
+    pub(crate) async fn send(&mut self, frames: impl IntoIterator<Item = Frame>) {
         let mut out = BytesMut::new();
         frames.into_iter().for_each(|frame| frame.encode(&mut out));
         self.socket.send(Message::Binary(out.freeze())).await.unwrap();
@@ -100,7 +100,7 @@ where
         }
     }
 
-    async fn enter(&mut self, hello: Hello) -> Welcome {
+    pub(crate) async fn enter(&mut self, hello: Hello) -> Welcome {
         self.send([Frame::Hello(hello)]).await;
         match self.frame().await {
             Frame::Welcome(welcome) => welcome,
@@ -114,7 +114,7 @@ where
     }
 
     /// Waits for the end, past whatever comes before it.
-    async fn closed(&mut self) -> (u16, String) {
+    pub(crate) async fn closed(&mut self) -> (u16, String) {
         loop {
             if let Received::Closed(code, reason) = self.receive().await {
                 return (code, reason);

@@ -70,7 +70,7 @@ impl Lines {
         }
     }
 
-    async fn next(&mut self) -> Value {
+    pub(crate) async fn next(&mut self) -> Value {
         self.line().await.expect("a line")
     }
 }

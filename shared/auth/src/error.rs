@@ -18,6 +18,9 @@ pub enum Error {
     /// All that may hash passwords at once are at it; try again later.
     #[error("too many passwords are being checked")]
     Busy,
+    /// A key cannot be looked up: the database is away.
+    #[error("the database is unavailable")]
+    Unavailable,
     /// Signing or hashing failed: a fault of the program or of the machine.
     #[error("the token or password could not be processed")]
     Internal,
@@ -32,6 +35,7 @@ impl Error {
             Self::WrongKind => "wrong_token_type",
             Self::Revoked => "token_revoked",
             Self::Busy => "busy",
+            Self::Unavailable => "database_away",
             Self::Internal => "internal",
         }
     }

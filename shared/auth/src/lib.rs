@@ -1,7 +1,8 @@
 //! Who a caller is: tokens, passwords, and what was revoked before its time.
 //!
 //! A login gives a [`Pair`]: a short-lived access token, checked without the database and turned into a [`Grant`], and a refresh
-//! token that the store lets be used once. All pairs that come from one login are a family, which is revoked as a whole.
+//! token that the store lets be used once. All pairs that come from one login are a family, which is revoked as a whole. A key of a
+//! program is looked up, and becomes a [`Grant`] too, whose [`Scopes`] limit what its account may do.
 //! Nothing here touches the network or the database.
 
 mod config;
@@ -13,6 +14,9 @@ mod names;
 mod policy;
 mod random;
 mod revocations;
+mod rights;
+mod scopes;
+mod secrets;
 mod standing;
 mod tokens;
 
@@ -26,6 +30,9 @@ pub use self::{
     policy::{Weak, check_password},
     random::id as random_id,
     revocations::Revocations,
+    rights::Denied,
+    scopes::{Scope, Scopes, UnknownScope},
+    secrets::SecretKind,
     standing::Standing,
-    tokens::{Grant, MAX_TOKEN, Pair, RefreshClaims, Tokens, device_family},
+    tokens::{Grant, MAX_TOKEN, Pair, RefreshClaims, Tokens, device_family, key_family},
 };

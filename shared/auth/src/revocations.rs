@@ -150,6 +150,7 @@ impl Entries {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::Scopes;
     use motience_proto::model::Role;
 
     const HOUR: Duration = Duration::from_secs(3600);
@@ -163,6 +164,7 @@ mod tests {
             strict_device: false,
             log: LogId(user.cast_unsigned() + 1000),
             family: family.into(),
+            scopes: Scopes::all(),
             issued_at,
             expires_at: issued_at + HOUR,
         }

@@ -28,13 +28,17 @@ impl Standing {
         self.grant.borrow().clone()
     }
 
-    /// Lives by another one from now on. `false`, and nothing happens, where that is another account's.
+    /// Lives by another one from now on. `false`, and nothing happens, where that is another account's, or allows less: what the connection
+    /// was given the right to when it began is not asked for again.
     pub fn renew(&self, renewed: Grant) -> bool {
-        let same = renewed.is_of_same_account(&self.grant.borrow());
-        if same {
+        let good = {
+            let grant = self.grant.borrow();
+            renewed.is_of_same_account(&grant) && renewed.scopes.cover(&grant.scopes)
+        };
+        if good {
             self.grant.send_replace(renewed);
         }
-        same
+        good
     }
 
     /// Whole seconds for which the grant in force is good.
@@ -77,6 +81,7 @@ mod tests {
     use time::OffsetDateTime;
 
     use super::*;
+    use crate::Scopes;
     use motience_proto::model::{LogId, Role, UserId};
 
     #[tokio::test]
@@ -91,6 +96,7 @@ mod tests {
             device_id: None,
             strict_device: false,
             family: family.into(),
+            scopes: Scopes::all(),
             issued_at: clock.now(),
             expires_at: clock.now() + Duration::from_secs(3600),
         };
@@ -98,6 +104,8 @@ mod tests {
         let mut over = Box::pin(standing.over());
         assert!(over.as_mut().now_or_never().is_none() && !standing.is_over());
         assert!(!standing.renew(grant(2, "another")), "another account's");
+        let less = Grant { scopes: "consume".parse().unwrap(), ..grant(1, "key:1") };
+        assert!(!standing.renew(less), "a key that allows less");
         assert!(standing.renew(grant(1, "second")));
         revocations.revoke_family("first");
         assert!(over.as_mut().now_or_never().is_none() && !standing.is_over(), "it lives by the second one");

@@ -9,7 +9,7 @@ use secrecy::ExposeSecret;
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 
-use super::{Config, Error, random};
+use super::{Config, Error, Scope, Scopes, random};
 
 /// Longest token that is looked at, in bytes. Ours are a tenth of it, unless the account's names are very long.
 pub const MAX_TOKEN: usize = 4096;
@@ -54,7 +54,7 @@ pub struct Pair {
     pub refresh: RefreshClaims,
 }
 
-/// Grant of an access token.
+/// Grant of an access token or a key.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Grant {
     /// Account of the token.
@@ -69,12 +69,19 @@ pub struct Grant {
     pub strict_device: bool,
     /// The account's log: not that of whoever had the number `user` before, or has it since.
     pub log: LogId,
-    /// The login it goes back to.
+    /// The login it goes back to; of a key, its [`key_family`].
     pub family: String,
+    /// How much of what its account may do it allows.
+    pub scopes: Scopes,
     /// When it was issued, to the second.
     pub issued_at: OffsetDateTime,
     /// When it ends.
     pub expires_at: OffsetDateTime,
+}
+
+/// The family of a key's grants: revoked like a login's.
+pub fn key_family(id: &str) -> String {
+    format!("key:{id}")
 }
 
 impl Grant {
@@ -221,6 +228,7 @@ impl Tokens {
             strict_device: true,
             log: user.log,
             family: device_family(id),
+            scopes: Scopes::only([Scope::Publish]),
             issued_at: self.0.clock.now(),
             expires_at: end,
         }
@@ -341,6 +349,8 @@ impl TryFrom<Claims> for Grant {
 
     fn try_from(claims: Claims) -> Result<Self, Error> {
         let (user, log) = claims.account()?;
+        // A device sends records, and neither reads nor manages the account.
+        let scopes = if claims.fam.starts_with(DEVICE_FAMILY) { Scopes::only([Scope::Publish]) } else { Scopes::all() };
         Ok(Self {
             user,
             log,
@@ -349,6 +359,7 @@ impl TryFrom<Claims> for Grant {
             device_id: claims.device_id,
             strict_device: claims.strict_device,
             family: claims.fam,
+            scopes,
             issued_at: time(claims.iat)?,
             expires_at: time(claims.exp)?,
         })

@@ -9,6 +9,8 @@
 mod command_line;
 mod device_ca;
 pub mod devices;
+mod erasure;
+mod keys;
 
 use std::{
     fmt,
@@ -17,7 +19,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use motience_auth::{self as auth, DeviceStates, Grant, Hasher, Revocations, Standing, Tokens, device_family};
+use futures_util::{StreamExt as _, stream};
+use motience_auth::{self as auth, DeviceStates, Grant, Hasher, Revocations, Standing, Tokens, device_family, key_family};
 use motience_cluster::{self as cluster, Event, Reports};
 use motience_limits::{
     permits::{self, Permits},
@@ -32,7 +35,7 @@ use motience_runtime::{
     clock::{Clock, from_millis},
 };
 use motience_settings::env::{self, Env, Reader, Value, one_of, settings};
-use motience_store::{self as store, Gone, LogIds, NewUser, Store};
+use motience_store::{self as store, Gone, Key, LogIds, NewUser, Store};
 use tokio::sync::Notify;
 use tracing::{info, warn};
 
@@ -45,6 +48,12 @@ const FIRST_PAUSE: Duration = Duration::from_millis(250);
 const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 /// How often revoked logins are read again, in case a message about one was lost.
 const REVOCATIONS_EVERY: Duration = Duration::from_secs(30);
+
+/// How long a revocation is kept at the least: a key that is being looked up meanwhile must not be taken for good.
+const KEYS_KEPT: Duration = Duration::from_secs(3600);
+
+/// Messages about ended sessions of one account on their way at once: a fleet may have thousands.
+const TOLD_AT_ONCE: usize = 32;
 
 /// Where producers and consumers of this node meet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -301,6 +310,10 @@ pub struct Backend {
     device_certificates: bool,
     device_passwords: devices::Passwords,
     logs: LogIds,
+    keys: keys::Keys,
+    /// Told when an account has ended.
+    ended: Arc<Notify>,
+    eraser: tokio::task::JoinHandle<()>,
     refresher: tokio::task::JoinHandle<()>,
     /// Follows the acts of the command line, where there is no cluster bus.
     command_line: Option<tokio::task::JoinHandle<()>>,
@@ -328,7 +341,8 @@ impl Backend {
     pub async fn open(mut config: Config, clock: Clock) -> Result<Arc<Self>, Error> {
         let failed = |source| Error::Store { place: config.store_place(), source };
         let store = Store::open(&config.store).await.map_err(failed)?;
-        let revocations = Revocations::new(clock.clone(), config.auth.refresh_ttl.max(config.auth.access_ttl));
+        let keep = config.auth.refresh_ttl.max(config.auth.access_ttl).max(KEYS_KEPT);
+        let revocations = Revocations::new(clock.clone(), keep);
         load_revocations(&store, &revocations, &config.auth, &clock).await.map_err(failed)?;
         let devices = DeviceStates::default();
         load_devices(&store, &devices).await.map_err(failed)?;
@@ -374,9 +388,21 @@ impl Backend {
             clock.clone(),
             (config.limits, permits.clone(), devices.clone()),
         );
+        let keys = keys::Keys::new(store.clone(), clock.clone());
+        let ended = Arc::new(Notify::new());
+        let eraser = erasure::Eraser {
+            ended: Arc::clone(&ended),
+            store: store.clone(),
+            log: relay.log().clone(),
+            revocations: revocations.clone(),
+            clock: clock.clone(),
+            node: config.node.clone(),
+        };
+        let eraser = tokio::spawn(eraser.run());
         let refresher = Refresher {
             store: store.clone(),
             logs: logs.clone(),
+            keys: keys.clone(),
             revocations: revocations.clone(),
             devices: devices.clone(),
             auth: config.auth.clone(),
@@ -404,15 +430,21 @@ impl Backend {
             device_certificates: config.devices.certificates,
             device_passwords: config.devices.passwords,
             logs,
+            keys,
+            ended,
+            eraser,
             refresher,
             command_line,
         }))
     }
 
-    /// Who holds this access token, if it is good now: it must be of the very account that has its number now, which after a restore
+    /// Who holds this access token or key, if it is good now: it must be of the very account that has its number now, which after a restore
     /// of the database may be another one than it was issued to.
     pub async fn authenticate(&self, token: &str) -> Result<Grant, auth::Error> {
-        let grant = self.tokens.access(token)?;
+        let grant = match self.keys.grant(token).await? {
+            Some(grant) => grant,
+            None => self.tokens.access(token)?,
+        };
         if self.revocations.is_revoked(&grant) || self.is_of_revoked_device(&grant) || !self.logs.is_present(grant.user, grant.log).await {
             return Err(auth::Error::Revoked);
         }
@@ -499,6 +531,40 @@ impl Backend {
         }
     }
 
+    /// Ends a key of this account, or of whatever account, and its live connections on every node; `None` where there is none.
+    pub async fn revoke_key(&self, id: &str, user: Option<UserId>) -> Result<Option<Key>, store::Error> {
+        let key = self.store.revoke_key(id, user).await?;
+        if let Some(key) = &key {
+            self.end_family(key_family(&key.id)).await;
+        }
+        Ok(key)
+    }
+
+    /// Tells every node that a family has ended, which the store already knows. This one knows it even where the log is away.
+    pub async fn end_family(&self, family: String) {
+        self.revocations.revoke_family(&family);
+        self.broadcast(Event::FamilyRevoked { family }).await;
+    }
+
+    /// Ends the sessions of an account but `keep`, here and on every node, and says how many there were. Its keys stay.
+    pub async fn end_sessions(&self, user: UserId, keep: Option<&str>) -> Result<usize, store::Error> {
+        let families = self.store.revoke_user(user, keep, self.clock.now()).await?;
+        let ended = families.len();
+        stream::iter(families).for_each_concurrent(TOLD_AT_ONCE, |family| self.end_family(family)).await;
+        Ok(ended)
+    }
+
+    /// Ends an account for ever: at once its logins, its keys and its live connections, and in the background everything that is held about it.
+    /// `false`: there is none.
+    pub async fn end_account(&self, user: UserId) -> Result<bool, store::Error> {
+        if !self.store.begin_erasure(user, self.clock.now()).await? {
+            return Ok(false);
+        }
+        self.close_account(user).await?;
+        self.ended.notify_one();
+        Ok(true)
+    }
+
     /// Closes an account, here and on every node: its logins end, and with them its live connections. `None`: there is none.
     pub async fn close_account(&self, user: UserId) -> Result<Option<Account>, store::Error> {
         let Some((account, families)) = self.store.close_account(user, self.clock.now()).await? else { return Ok(None) };
@@ -512,6 +578,7 @@ impl Backend {
     pub async fn close(&self) {
         self.refresher.abort();
         self.command_line.iter().for_each(tokio::task::JoinHandle::abort);
+        self.eraser.abort();
         self.relay.close().await;
         self.store.close().await;
     }
@@ -621,6 +688,7 @@ fn end_accounts(gone: impl IntoIterator<Item = Gone>, revocations: &Revocations)
 struct Refresher {
     store: Store,
     logs: LogIds,
+    keys: keys::Keys,
     revocations: Revocations,
     devices: DeviceStates,
     auth: auth::Config,
@@ -649,8 +717,17 @@ impl Refresher {
             if let Err(e) = self.store.purge_enrolments(self.clock.now()).await {
                 warn!(error = %e, "spent enrolment tokens cannot be removed; trying again");
             }
+            if let Err(e) = self.keys.refresh(&self.revocations).await {
+                warn!(error = %e, "keys cannot be looked up again; trying again");
+            }
             if let Err(e) = self.store.purge_refresh(self.clock.now()).await {
                 warn!(error = %e, "expired refresh tokens cannot be removed; trying again");
+            }
+            if let Err(e) = self.store.purge_resets(self.clock.now()).await {
+                warn!(error = %e, "old tokens for a new password cannot be removed; trying again");
+            }
+            if let Err(e) = self.store.purge_invitations(self.clock.now()).await {
+                warn!(error = %e, "old invitations cannot be removed; trying again");
             }
             if let Err(e) = self.store.purge_addresses(self.clock.now()).await {
                 warn!(error = %e, "old addresses of logins cannot be removed; trying again");

@@ -7,7 +7,7 @@
 use std::{path::Path, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use motience_auth::{DeviceStates, Grant};
+use motience_auth::{DeviceStates, Grant, Scopes};
 use motience_backend::{Backend, Config};
 use motience_cluster::{Event, Reports};
 use motience_limits::permits::{self, Permits};
@@ -90,6 +90,7 @@ stories!(
     a_time_that_retention_has_passed_is_a_gap_too = [("LOG_RETENTION_BYTES", "33KiB"), ("RING_BYTES", "5000")],
     retention_leaves_a_gap_notice = [("LOG_RETENTION_BYTES", "33KiB"), ("RING_BYTES", "5000")],
     what_is_too_old_is_removed = [("LOG_RETENTION", "1s")],
+    an_erased_log_holds_nothing,
 );
 
 fn json(n: u64) -> Bytes {
@@ -235,6 +236,7 @@ async fn a_pipeline_follows_subscriptions(node: Arc<Backend>) {
         strict_device: false,
         log: LOG.log,
         family: "f".into(),
+        scopes: Scopes::all(),
         issued_at: clock.now(),
         expires_at: clock.now() + LIMIT,
     };
@@ -373,6 +375,20 @@ async fn retention_leaves_a_gap_notice(node: Arc<Backend>) {
     let mut earliest = node.relay.subscriber();
     earliest.follow(P, StartPosition::Earliest).await.unwrap();
     assert_eq!(receive(&mut earliest, kept as usize).await[0].0, head.first.0, "who asks for the oldest misses nothing");
+}
+
+async fn an_erased_log_holds_nothing(node: Arc<Backend>) {
+    let publisher = node.relay.publisher(LOG, device(), ProducerEpoch(1)).await.unwrap();
+    send(&publisher, 1..=50).await;
+    drop(publisher);
+    let log = node.relay.log();
+    assert!(!log.read(LOG, Offset(0), 1 << 20).await.unwrap().batches.is_empty());
+    for _ in 0..2 {
+        log.erase(LOG).await.unwrap();
+        let bounds = log.bounds(LOG).await.unwrap();
+        assert!(bounds.first > bounds.last, "{bounds:?}");
+        assert!(log.read(LOG, Offset(0), 1 << 20).await.unwrap().batches.is_empty());
+    }
 }
 
 async fn what_is_too_old_is_removed(node: Arc<Backend>) {

@@ -278,7 +278,7 @@ async fn two_installations_on_one_redis_know_nothing_of_each_other() {
     }
     // Closing an account of one ends nothing of the other: their buses are apart.
     let pair = nodes[0].tokens.issue(&users[0], &grants[0].family).unwrap();
-    nodes[0].store.add_refresh(&(&pair.refresh).into()).await.unwrap();
+    nodes[0].store.add_refresh(&(&pair.refresh).into(), None).await.unwrap();
     nodes[0].close_account(users[0].id).await.unwrap();
     let other = made(&nodes[1], "q", Role::Producer).await;
     timeout(LIMIT, nodes[0].ended(&grants[0])).await.expect("it is revoked here");

@@ -1,6 +1,6 @@
 //! Parts of a request that handlers ask for: JSON, query, path, bearer token. Each refusal is a problem document.
 
-use std::{error::Error, sync::Arc};
+use std::{error::Error, marker::PhantomData, sync::Arc};
 
 use axum::{
     extract::{
@@ -11,10 +11,10 @@ use axum::{
     http::{HeaderMap, StatusCode, header, request::Parts},
     response::{IntoResponse, Response},
 };
-use motience_auth::Grant;
+use motience_auth::{Denied, Grant};
 use motience_backend::Backend;
 use motience_limits::uploads::Upload;
-use motience_proto::model::{ConsumerId, ProducerId, Role};
+use motience_proto::model::{ConsumerId, ProducerId};
 use serde::{
     Serialize,
     de::{DeserializeOwned, IgnoredAny},
@@ -34,11 +34,75 @@ pub struct Query<T>(pub T);
 #[derive(Clone, Copy, Debug)]
 pub struct Path<T>(pub T);
 
-/// The caller, by its access token.
+/// The caller, by the access token of a login. A key is refused: what keys may do is asked for with [`Scoped`].
 #[derive(Clone, Debug)]
 pub struct Bearer(pub Grant);
 
-/// A caller that is a producer.
+/// A caller whose login or key has a right.
+#[derive(Clone, Debug)]
+pub struct Scoped<R> {
+    /// Its grant.
+    pub grant: Grant,
+    right: PhantomData<R>,
+}
+
+/// A right that a request needs.
+pub trait Right {
+    /// Whether a grant has it.
+    fn check(grant: &Grant) -> Result<(), Denied>;
+}
+
+/// To send records, as a producer.
+#[derive(Clone, Copy, Debug)]
+pub struct Publish;
+
+/// To read records of somebody; whose is asked for each producer.
+#[derive(Clone, Copy, Debug)]
+pub struct Consume;
+
+/// To read lists and statistics.
+#[derive(Clone, Copy, Debug)]
+pub struct Look;
+
+/// To enrol, label and revoke devices, as a producer.
+#[derive(Clone, Copy, Debug)]
+pub struct ManageDevices;
+
+/// Nothing but a good token.
+#[derive(Clone, Copy, Debug)]
+pub struct AnyToken;
+
+impl Right for Publish {
+    fn check(grant: &Grant) -> Result<(), Denied> {
+        grant.may_publish()
+    }
+}
+
+impl Right for Consume {
+    fn check(grant: &Grant) -> Result<(), Denied> {
+        grant.may_consume_any()
+    }
+}
+
+impl Right for Look {
+    fn check(grant: &Grant) -> Result<(), Denied> {
+        grant.may_look()
+    }
+}
+
+impl Right for ManageDevices {
+    fn check(grant: &Grant) -> Result<(), Denied> {
+        grant.may_manage_devices()
+    }
+}
+
+impl Right for AnyToken {
+    fn check(_grant: &Grant) -> Result<(), Denied> {
+        Ok(())
+    }
+}
+
+/// A caller that is a producer, by a login.
 #[derive(Clone, Debug)]
 pub struct Producer {
     /// Its id.
@@ -47,7 +111,7 @@ pub struct Producer {
     pub grant: Grant,
 }
 
-/// A caller that is a consumer.
+/// A caller that is a consumer, by a login or a key that reads records.
 #[derive(Clone, Debug)]
 pub struct Consumer {
     /// Its id.
@@ -56,7 +120,7 @@ pub struct Consumer {
     pub grant: Grant,
 }
 
-/// A caller that operates the platform.
+/// A caller that operates the platform, by a login or a key.
 #[derive(Clone, Debug)]
 pub struct Admin {
     /// Its grant.
@@ -188,27 +252,41 @@ pub fn bearer(headers: &HeaderMap) -> Option<&str> {
     scheme.eq_ignore_ascii_case("bearer").then(|| token.trim()).filter(|t| !t.is_empty())
 }
 
+impl<R: Right, S: HasBackend> FromRequestParts<S> for Scoped<R> {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
+        let grant = caller(parts, state).await?;
+        R::check(&grant)?;
+        Ok(Self { grant, right: PhantomData })
+    }
+}
+
+/// The grant of a request's token.
+async fn caller(parts: &Parts, state: &impl HasBackend) -> Result<Grant, ApiError> {
+    // A layer in front that had to know who asks has checked the token.
+    let grant = match (parts.extensions.get::<Grant>(), parts.extensions.get()) {
+        (Some(grant), _) => grant.clone(),
+        (None, Some(PeerCertificate(shown))) if bearer(&parts.headers).is_none() => state.backend().authenticate_certificate(shown).await?,
+        _ => {
+            let token = bearer(&parts.headers)
+                .ok_or_else(|| ApiError::unauthenticated("no_token", "Log in, and send the access token as `Authorization: Bearer …`."))?;
+            state.backend().authenticate(token).await?
+        }
+    };
+    if let Some(upload) = parts.extensions.get::<Upload>() {
+        upload.is_of(grant.user);
+    }
+    Ok(grant)
+}
+
 impl<S: HasBackend> FromRequestParts<S> for Bearer {
     type Rejection = ApiError;
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
-        let upload = parts.extensions.get::<Upload>().cloned();
-        let known = |grant: Grant| {
-            if let Some(upload) = &upload {
-                upload.is_of(grant.user);
-            }
-            Self(grant)
-        };
-        // A layer in front that had to know who asks has checked the token.
-        if let Some(grant) = parts.extensions.get::<Grant>() {
-            return Ok(known(grant.clone()));
-        }
-        if let (None, Some(PeerCertificate(shown))) = (bearer(&parts.headers), parts.extensions.get()) {
-            return Ok(known(state.backend().authenticate_certificate(shown).await?));
-        }
-        let token = bearer(&parts.headers)
-            .ok_or_else(|| ApiError::unauthenticated("no_token", "Log in, and send the access token as `Authorization: Bearer …`."))?;
-        Ok(known(state.backend().authenticate(token).await?))
+        let grant = caller(parts, state).await?;
+        grant.may_manage_account()?;
+        Ok(Self(grant))
     }
 }
 
@@ -217,11 +295,8 @@ impl<S: HasBackend> FromRequestParts<S> for Producer {
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
         let Bearer(grant) = Bearer::from_request_parts(parts, state).await?;
-        if grant.role == Role::Producer {
-            Ok(Self { id: grant.user.producer(), grant })
-        } else {
-            Err(ApiError::forbidden("Only producers may do this.").with_code("wrong_role"))
-        }
+        grant.may_publish()?;
+        Ok(Self { id: grant.user.producer(), grant })
     }
 }
 
@@ -237,12 +312,9 @@ impl<S: HasBackend> FromRequestParts<S> for Consumer {
     type Rejection = ApiError;
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
-        let Bearer(grant) = Bearer::from_request_parts(parts, state).await?;
-        if grant.role == Role::Consumer {
-            Ok(Self { id: grant.user.consumer(), grant })
-        } else {
-            Err(ApiError::forbidden("Only consumers may do this.").with_code("wrong_role"))
-        }
+        let grant = caller(parts, state).await?;
+        grant.may_follow()?;
+        Ok(Self { id: grant.user.consumer(), grant })
     }
 }
 
@@ -250,11 +322,8 @@ impl<S: HasBackend> FromRequestParts<S> for Admin {
     type Rejection = ApiError;
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
-        let Bearer(grant) = Bearer::from_request_parts(parts, state).await?;
-        if grant.role == Role::Admin {
-            Ok(Self { grant })
-        } else {
-            Err(ApiError::forbidden("Only operators may do this.").with_code("wrong_role"))
-        }
+        let grant = caller(parts, state).await?;
+        grant.may_operate()?;
+        Ok(Self { grant })
     }
 }

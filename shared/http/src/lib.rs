@@ -27,8 +27,8 @@ mod starting;
 pub use client::{Client, ForwardedHeader, HasProxies, Network, Proxies};
 pub use collect::{Collected, broken, collect};
 pub use extract::{
-    Admin, Bearer, Consumer, HasBackend, Json, Path, Producer, Query, bearer, is_json, malformed_json, may_publish, object,
-    unsupported_media_type,
+    Admin, AnyToken, Bearer, Consume, Consumer, HasBackend, Json, Look, ManageDevices, Path, Producer, Publish, Query, Right, Scoped,
+    bearer, is_json, malformed_json, may_publish, object, unsupported_media_type,
 };
 pub use inflate::{InflatesTooFar, Inflation, inflate};
 pub use limits::{FrameRate, Limits};

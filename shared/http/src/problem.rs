@@ -9,7 +9,7 @@ use axum::{
 };
 use motience_auth as auth;
 use motience_limits::{permits, uploads::Full};
-use motience_proto::model::{Status, record};
+use motience_proto::model::{Role, Status, record};
 use motience_relay::{
     self as relay,
     pipeline::{InvalidRequest, scope::InvalidScope, selection},
@@ -217,6 +217,7 @@ impl From<store::Error> for ApiError {
                 Self::forbidden("The producer has refused this subscription.").with_code("subscription_denied")
             }
             store::Error::Refused(_) => Self::forbidden("The producer has ended this subscription.").with_code("subscription_revoked"),
+            e @ store::Error::TooManyKeys => Self::new(StatusCode::CONFLICT, "too_many_keys", sentence(&e.to_string())),
             e @ store::Error::TooManyNames => Self::new(StatusCode::CONFLICT, "too_many_cursors", sentence(&e.to_string())),
             e if e.is_unavailable() => {
                 warn!(error = %e, "the database is unreachable");
@@ -255,9 +256,25 @@ impl From<auth::Error> for ApiError {
     fn from(error: auth::Error) -> Self {
         match error {
             auth::Error::Busy => Self::unavailable("busy", "Too many passwords are being checked. Try again in a moment."),
+            auth::Error::Unavailable => Self::unavailable("database_away", "The database is unreachable. Try again in a moment."),
             auth::Error::Internal => Self::internal(error),
             other => Self::unauthenticated(other.code(), sentence(&other.to_string())),
         }
+    }
+}
+
+impl From<auth::Denied> for ApiError {
+    fn from(denied: auth::Denied) -> Self {
+        match denied {
+            auth::Denied::Role(Role::Admin) => Self::forbidden("Only operators may do this."),
+            auth::Denied::Role(role) => Self::forbidden(format!("Only {role}s may do this.")),
+            auth::Denied::Scope(scope) => {
+                let sentence = format!("This key lacks the scope {scope}: make one that has it.");
+                Self::forbidden(sentence).with("scope", scope.to_string())
+            }
+            auth::Denied::Login => Self::forbidden("A key may not do this: log in."),
+        }
+        .with_code(denied.code())
     }
 }
 

@@ -84,6 +84,10 @@ pub trait Records: Send + Sync {
     /// Time of the newest record that retention has removed; `None` if it has removed none.
     fn removed_at(&self, key: LogKey) -> impl Future<Output = Result<Option<OffsetDateTime>, Error>> + Send;
 
+    /// Removes all records of a log and forgets its senders. For a log that nobody writes to any more: its account is no more. The space that
+    /// they take is free at once in Redis and in memory; in a file, once its segments are too old or are compacted.
+    fn erase(&self, key: LogKey) -> impl Future<Output = Result<(), Error>> + Send;
+
     /// Time before which retention removes records.
     fn oldest(&self) -> OffsetDateTime;
 
@@ -123,6 +127,11 @@ impl Log {
         }
         let removed = each!(self, log => log.removed_at(key).await)?;
         Ok(removed.is_some_and(|removed| removed >= time) || time < each!(self, log => log.oldest()))
+    }
+
+    /// See [`Records::erase`].
+    pub async fn erase(&self, key: LogKey) -> Result<(), Error> {
+        each!(self, log => log.erase(key).await)
     }
 
     /// See [`Records::watch`].

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use motience_auth::{Grant, Standing};
+use motience_auth::{self as auth, Grant, Standing};
 use motience_backend::Backend;
 use motience_http::{count_ended, session_refused};
 use motience_limits::{
@@ -10,7 +10,7 @@ use motience_limits::{
     rate::Bucket,
 };
 use motience_proto::{
-    model::{DeviceId, Role, Transport},
+    model::{DeviceId, Transport},
     wire::{CloseCode, Frame, Hello, Intent, TokenAccepted, TokenRefresh, VERSION},
 };
 use tokio_util::sync::CancellationToken;
@@ -49,17 +49,15 @@ pub async fn admit(
     if draining.is_cancelled() {
         return Err(CloseReason::Draining);
     }
-    let (role, share) = match hello.intent {
-        Intent::Produce => (Role::Producer, Share::Devices),
-        Intent::Consume => (Role::Consumer, Share::Connections),
-    };
     let grant = match certificate.filter(|_| hello.token.is_empty()) {
         Some(certificate) => backend.authenticate_certificate(certificate).await.map_err(unauthenticated)?,
         None => authenticate(backend, &hello.token).await?,
     };
-    if grant.role != role {
-        return Err(CloseReason::forbidden(format!("this account is no {role}")));
-    }
+    let (allowed, share) = match hello.intent {
+        Intent::Produce => (grant.may_publish(), Share::Devices),
+        Intent::Consume => (grant.may_follow(), Share::Connections),
+    };
+    allowed?;
     let device = DeviceId::new(&hello.device_id).map_err(|e| CloseReason::protocol(e.to_string()))?;
     if hello.intent == Intent::Produce {
         may_publish(backend, &grant)?;
@@ -88,19 +86,30 @@ pub(super) fn device_revoked() -> CloseReason {
     CloseReason::forbidden("device_revoked: this device was revoked")
 }
 
-/// Who holds this access token.
+/// Who holds this access token or key.
 pub async fn authenticate(backend: &Backend, token: &str) -> Result<Grant, CloseReason> {
     backend.authenticate(token).await.map_err(unauthenticated)
 }
 
-fn unauthenticated(error: motience_auth::Error) -> CloseReason {
-    CloseReason::Unauthenticated(error.to_string().into())
+fn unauthenticated(error: auth::Error) -> CloseReason {
+    match error {
+        auth::Error::Unavailable => CloseReason::Unavailable,
+        error => CloseReason::Unauthenticated(error.to_string().into()),
+    }
 }
 
 /// Takes a renewed token, which must be of the same account and role. Returns the whole seconds for which it is good.
 pub(super) async fn renew(backend: &Backend, standing: &Standing, token: &str) -> Result<u64, CloseReason> {
     let renewed = authenticate(backend, token).await?;
-    if standing.renew(renewed) { Ok(standing.expires_in()) } else { Err(CloseReason::forbidden("the renewed token is another account's")) }
+    let less = !renewed.scopes.cover(&standing.grant().scopes);
+    if standing.renew(renewed) {
+        return Ok(standing.expires_in());
+    }
+    Err(CloseReason::forbidden(if less {
+        "the renewed token allows less than the first"
+    } else {
+        "the renewed token is another account's"
+    }))
 }
 
 /// Takes the renewed token of a frame. Returns the frame that answers it.

@@ -9,6 +9,7 @@
 
 use std::{borrow::Cow, fmt::Display};
 
+use motience_auth as auth;
 use motience_http::Flooded;
 use motience_limits::{permits, uploads::Full};
 use motience_log as log;
@@ -191,6 +192,12 @@ impl CloseReason {
             Self::Protocol(_) | Self::NotWebSocket | Self::NotUtf8 => Some("protocol"),
             _ => None,
         }
+    }
+}
+
+impl From<auth::Denied> for CloseReason {
+    fn from(denied: auth::Denied) -> Self {
+        Self::forbidden(denied.to_string())
     }
 }
 

@@ -41,6 +41,8 @@ pub struct Credentials {
     pub password_hash: String,
     /// When the account was closed.
     pub revoked_at: Option<OffsetDateTime>,
+    /// When its owner, or a reset, changed the password last.
+    pub password_changed_at: Option<OffsetDateTime>,
 }
 
 /// Which accounts are wanted.
@@ -224,8 +226,9 @@ impl Store {
             return Ok(None);
         }
         let row = on!(self, reader, |db| sqlx::query_as::<_, Secret>(BY_NAME).bind(username).fetch_optional(db))?;
-        Ok(row.and_then(|Secret { row, password_hash, revoked_at }| {
-            Some(Credentials { user: row.user()?, password_hash, revoked_at: revoked_at.map(from_millis) })
+        Ok(row.and_then(|Secret { row, password_hash, revoked_at, password_changed_at }| {
+            let (revoked_at, password_changed_at) = (revoked_at.map(from_millis), password_changed_at.map(from_millis));
+            Some(Credentials { user: row.user()?, password_hash, revoked_at, password_changed_at })
         }))
     }
 
@@ -259,15 +262,17 @@ impl Store {
     pub async fn close_account(&self, id: UserId, now: OffsetDateTime) -> Result<Option<(Account, Vec<String>)>, Error> {
         // In this order: a running login looks again after it has stored its token, so it is seen by one of the two.
         on!(self, writer, |db| sqlx::query(CLOSE).bind(id.0).bind(millis(now)).execute(db).map_ok(drop))?;
-        let families = self.revoke_user(id, now).await?;
+        let mut families = self.revoke_user(id, None, now).await?;
+        families.extend(self.revoke_keys(id).await?);
         Ok(self.account(id).await?.map(|account| (account, families)))
     }
 
-    /// Opens a closed account for new logins. Families that were ended stay ended.
+    /// Opens a closed account for new logins, unless it is being erased. Families that were ended stay ended, and keys are gone.
     pub async fn reopen_account(&self, id: UserId, now: OffsetDateTime) -> Result<Option<Account>, Error> {
         // Again, in case closing it was broken off between its two steps.
         if self.account(id).await?.is_some_and(|account| account.revoked_at.is_some()) {
-            self.revoke_user(id, now).await?;
+            self.revoke_user(id, None, now).await?;
+            self.revoke_keys(id).await?;
             on!(self, writer, |db| sqlx::query(REOPEN).bind(id.0).execute(db).map_ok(drop))?;
         }
         self.account(id).await
@@ -278,6 +283,36 @@ impl Store {
     pub async fn closed_accounts(&self, since: OffsetDateTime) -> Result<Vec<(UserId, OffsetDateTime)>, Error> {
         let rows = on!(self, reader, |db| sqlx::query_as::<_, (i64, i64)>(CLOSED).bind(millis(since)).fetch_all(db))?;
         Ok(rows.into_iter().map(|(id, at)| (UserId(id), from_millis(at))).collect())
+    }
+
+    /// Sets a new password, and forgets every token that would set another. A login that has checked the old one meanwhile sees the change.
+    pub async fn change_password(&self, id: UserId, hash: &str, now: OffsetDateTime) -> Result<(), Error> {
+        check_text("password_hash", hash)?;
+        on!(self, writer, |db| sqlx::query(CHANGE_PASSWORD).bind(id.0).bind(hash).bind(millis(now)).execute(db).map_ok(drop))?;
+        on!(self, writer, |db| sqlx::query(FORGET_RESETS).bind(id.0).execute(db).map_ok(drop))
+    }
+
+    /// Remembers a token that sets a new password, by its hash.
+    pub async fn add_reset(&self, hash: &str, user: UserId, expires_at: OffsetDateTime) -> Result<(), Error> {
+        on!(self, writer, |db| sqlx::query(ADD_RESET).bind(hash).bind(user.0).bind(millis(expires_at)).execute(db).map_ok(drop))
+    }
+
+    /// The account whose password a token sets; the token is not used up by this.
+    pub async fn reset_of(&self, hash: &str, now: OffsetDateTime) -> Result<Option<UserId>, Error> {
+        let user = on!(self, reader, |db| sqlx::query_scalar::<_, i64>(FIND_RESET).bind(hash).bind(millis(now)).fetch_optional(db))?;
+        Ok(user.map(UserId))
+    }
+
+    /// Uses a token up: of any number of calls with it, one is told `true`.
+    pub async fn take_reset(&self, hash: &str, now: OffsetDateTime) -> Result<bool, Error> {
+        let taken =
+            on!(self, writer, |db| sqlx::query(TAKE_RESET).bind(hash).bind(millis(now)).execute(db).map_ok(|done| done.rows_affected()))?;
+        Ok(taken > 0)
+    }
+
+    /// Forgets tokens that have expired.
+    pub async fn purge_resets(&self, now: OffsetDateTime) -> Result<(), Error> {
+        on!(self, writer, |db| sqlx::query(PURGE_RESETS).bind(millis(now)).execute(db).map_ok(drop))
     }
 
     /// Replaces a password hash; nothing happens where there is no such account.
@@ -356,10 +391,11 @@ const INSERT_SQLITE: &str = concat!(
      VALUES ((SELECT MAX($7, COALESCE(MAX(id), 0)) + 1 FROM users), $1, $2, $3, $4, $5, $6) RETURNING ",
     columns!()
 );
-const LEFT_BEHIND: [&str; 2] = [
+const LEFT_BEHIND: [&str; 3] = [
     "UPDATE subscriptions SET status = 'inactive', requested_at = NULL, decided_at = NULL, decided_by = NULL, expires_at = NULL, \
      scope = NULL WHERE consumer_id = $1 OR producer_id = $1",
     "DELETE FROM cursors WHERE consumer_id = $1",
+    "DELETE FROM api_keys WHERE user_id = $1",
 ];
 const TAKE_BACK: &str = "DELETE FROM users WHERE id = $1";
 const RAISE_POSTGRES: &str =
@@ -374,7 +410,13 @@ static BY_IDS: LazyLock<String> = LazyLock::new(|| {
     let places: Vec<String> = (1..=AT_ONCE).map(|n| format!("${n}")).collect();
     format!("SELECT {} FROM users WHERE users.id IN ({})", columns!(), places.join(", "))
 });
-const BY_NAME: &str = concat!("SELECT password_hash, revoked_at, ", columns!(), " FROM users WHERE username = $1");
+const BY_NAME: &str = concat!("SELECT password_hash, revoked_at, password_changed_at, ", columns!(), " FROM users WHERE username = $1");
+const CHANGE_PASSWORD: &str = "UPDATE users SET password_hash = $2, password_changed_at = $3 WHERE id = $1";
+const FORGET_RESETS: &str = "DELETE FROM password_resets WHERE user_id = $1";
+const ADD_RESET: &str = "INSERT INTO password_resets (hash, user_id, expires_at) VALUES ($1, $2, $3)";
+const FIND_RESET: &str = "SELECT CAST(user_id AS BIGINT) FROM password_resets WHERE hash = $1 AND expires_at > $2";
+const TAKE_RESET: &str = "DELETE FROM password_resets WHERE hash = $1 AND expires_at > $2";
+const PURGE_RESETS: &str = "DELETE FROM password_resets WHERE expires_at <= $1";
 const SET_HASH: &str = "UPDATE users SET password_hash = $2 WHERE id = $1";
 // `users.id`, because a plain `id` would mean the converted column, which no index is in order of.
 const LIST: &str =
@@ -403,7 +445,7 @@ const ACCOUNTS: &str = concat!(
      AND ($3 = '' OR LOWER(username) LIKE LOWER($3) ESCAPE '!' OR username LIKE $5 ESCAPE '!') ORDER BY users.id LIMIT $4"
 );
 const CLOSE: &str = "UPDATE users SET revoked_at = $2 WHERE id = $1 AND revoked_at IS NULL";
-const REOPEN: &str = "UPDATE users SET revoked_at = NULL WHERE id = $1";
+const REOPEN: &str = "UPDATE users SET revoked_at = NULL WHERE id = $1 AND NOT EXISTS (SELECT 1 FROM erasures WHERE user_id = $1)";
 const CLOSED: &str = "SELECT CAST(id AS BIGINT) AS id, revoked_at FROM users WHERE revoked_at >= $1";
 
 row! {
@@ -425,6 +467,7 @@ row! {
         ..row: Row,
         password_hash: String,
         revoked_at: Option<i64>,
+        password_changed_at: Option<i64>,
     }
 }
 

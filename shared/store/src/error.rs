@@ -3,7 +3,7 @@
 use motience_proto::model::Status;
 use sqlx::{error::DatabaseError, postgres::PgDatabaseError};
 
-use super::MAX_NAMES;
+use super::{MAX_KEYS, MAX_NAMES};
 
 /// Why the store did not do what it was asked.
 #[derive(Debug, thiserror::Error)]
@@ -29,6 +29,9 @@ pub enum Error {
     /// The producer is private, and has not invited this consumer.
     #[error("the producer has not invited this consumer")]
     NotInvited,
+    /// The account has as many keys as it may.
+    #[error("an account has at most {MAX_KEYS} keys")]
+    TooManyKeys,
     /// The database is away or overloaded; the same call may succeed later.
     #[error("the database is unavailable: {}", words(.0))]
     Unavailable(sqlx::Error),

@@ -17,9 +17,12 @@ mod enrolments;
 mod error;
 mod history;
 mod installation;
+mod invitations;
+mod keys;
 mod leases;
 mod log_ids;
 mod login_addresses;
+mod personal;
 mod refresh;
 mod row;
 mod subscriptions;
@@ -46,8 +49,11 @@ pub use self::{
     enrolments::{Enrolment, EnrolmentToken},
     error::Error,
     history::{HistoryBatch, HistoryEntry, HistoryQuery, HistoryRow, Kept, entry_bytes, kept_time},
+    invitations::Invitation,
+    keys::{Key, NewKey},
     log_ids::{Gone, LogIds},
-    refresh::{RefreshToken, Spend, Spending},
+    personal::{PERSONAL_TABLES, PersonalRows, PersonalTable},
+    refresh::{AccountSession, Issued, RefreshToken, Spend, Spending},
     subscriptions::{Change, Decision, Right, Terms, Wanted},
 };
 
@@ -71,6 +77,9 @@ pub const MAX_PAGE: u32 = 1000;
 
 /// Most names of one consumer. Two nodes that take a new name each at the same moment may pass it by one.
 pub const MAX_NAMES: i64 = 100;
+
+/// Most keys of one account. Two that are made at the same moment may pass it by one.
+pub const MAX_KEYS: i64 = 100;
 
 /// The open database. Cheap to clone.
 #[derive(Clone, Debug)]

@@ -28,6 +28,36 @@ pub struct RefreshToken {
     pub expires_at: OffsetDateTime,
 }
 
+/// Where and when the token of a session was issued.
+#[derive(Clone, Copy, Debug)]
+pub struct Issued<'a> {
+    /// When.
+    pub at: OffsetDateTime,
+    /// The client's address.
+    pub address: &'a str,
+    /// How the client's program calls itself.
+    pub user_agent: Option<&'a str>,
+    /// The id of the token that this one takes the place of; `None`: a session begins.
+    pub renews: Option<&'a str>,
+}
+
+/// A session of an account: a login and all that it was renewed with.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AccountSession {
+    /// The family of its tokens.
+    pub family: String,
+    /// When it began; `None`: before sessions were listed.
+    pub started_at: Option<OffsetDateTime>,
+    /// When it was renewed last.
+    pub used_at: Option<OffsetDateTime>,
+    /// When it ends unless it is renewed.
+    pub expires_at: OffsetDateTime,
+    /// Address of its client, then.
+    pub address: Option<String>,
+    /// How its client's program called itself, then.
+    pub user_agent: Option<String>,
+}
+
 /// An attempt to use a refresh token.
 #[derive(Clone, Copy, Debug)]
 pub struct Spending<'a> {
@@ -61,7 +91,7 @@ pub enum Spend {
 
 impl Store {
     /// Remembers a token that is about to be handed out. A token that is known already stays as it is.
-    pub async fn add_refresh(&self, token: &RefreshToken) -> Result<(), Error> {
+    pub async fn add_refresh(&self, token: &RefreshToken, issued: Option<Issued<'_>>) -> Result<(), Error> {
         if !is_storable(token.user.0) {
             return Err(Error::Unstorable("user_id"));
         }
@@ -70,8 +100,28 @@ impl Store {
             .bind(&token.family)
             .bind(token.user.0)
             .bind(millis(token.expires_at))
+            .bind(issued.map(|issued| millis(issued.at)))
+            .bind(issued.map(|issued| issued.address))
+            .bind(issued.and_then(|issued| issued.user_agent))
+            .bind(issued.and_then(|issued| issued.renews))
             .execute(db)
             .map_ok(drop))
+    }
+
+    /// The sessions of an account that may still be renewed, the one used last first.
+    pub async fn sessions_of(&self, user: UserId, now: OffsetDateTime) -> Result<Vec<AccountSession>, Error> {
+        let rows = on!(self, reader, |db| sqlx::query_as::<_, SessionRow>(SESSIONS)
+            .bind(user.0)
+            .bind(millis(now))
+            .bind(MAX_SESSIONS)
+            .fetch_all(db))?;
+        Ok(rows.into_iter().map(Into::into).collect())
+    }
+
+    /// Ends one session of an account; `false` where it has no such session.
+    pub async fn end_session(&self, user: UserId, family: &str, now: OffsetDateTime) -> Result<bool, Error> {
+        let owner = on!(self, reader, |db| sqlx::query_scalar::<_, i64>(OWNER).bind(family).bind(millis(now)).fetch_optional(db))?;
+        Ok(owner == Some(user.0) && self.revoke_family(family, now).await?)
     }
 
     /// Uses a token up. Of any number of concurrent calls with one token, on whichever nodes, exactly one gets [`Spend::Fresh`], and all
@@ -112,9 +162,10 @@ impl Store {
         Ok(ended > 0)
     }
 
-    /// Ends all families of an account and names those that were alive.
-    pub async fn revoke_user(&self, user: UserId, now: OffsetDateTime) -> Result<Vec<String>, Error> {
-        on!(self, writer, |db| sqlx::query_scalar::<_, String>(REVOKE_USER).bind(user.0).bind(millis(now)).fetch_all(db))
+    /// Ends all families of an account but `keep`, and names those that were alive.
+    pub async fn revoke_user(&self, user: UserId, keep: Option<&str>, now: OffsetDateTime) -> Result<Vec<String>, Error> {
+        let keep = keep.unwrap_or_default();
+        on!(self, writer, |db| sqlx::query_scalar::<_, String>(REVOKE_USER).bind(user.0).bind(millis(now)).bind(keep).fetch_all(db))
     }
 
     /// The families revoked at or after `since`. With `since` one access token's life ago, these are all whose access tokens
@@ -132,7 +183,17 @@ impl Store {
     }
 }
 
-const ADD: &str = "INSERT INTO refresh_tokens (id, family, user_id, expires_at) VALUES ($1, $2, $3, $4) ON CONFLICT (id) DO NOTHING";
+/// Sessions in one list.
+const MAX_SESSIONS: i64 = 1000;
+
+const ADD: &str = "INSERT INTO refresh_tokens (id, family, user_id, expires_at, started_at, issued_at, address, user_agent) \
+     VALUES ($1, $2, $3, $4, CASE WHEN CAST($8 AS VARCHAR) IS NULL THEN CAST($5 AS BIGINT) \
+     ELSE (SELECT old.started_at FROM refresh_tokens old WHERE old.id = $8) END, CAST($5 AS BIGINT), $6, $7) ON CONFLICT (id) DO NOTHING";
+const SESSIONS: &str = "SELECT family, started_at, issued_at, expires_at, address, user_agent FROM refresh_tokens \
+     WHERE user_id = $1 AND spent_at IS NULL AND expires_at > $2 \
+     AND NOT EXISTS (SELECT 1 FROM revoked_families WHERE revoked_families.family = refresh_tokens.family) \
+     ORDER BY COALESCE(issued_at, 0) DESC, family LIMIT $3";
+const OWNER: &str = "SELECT CAST(MAX(user_id) AS BIGINT) FROM refresh_tokens WHERE family = $1 AND expires_at > $2 HAVING COUNT(*) > 0";
 
 macro_rules! columns {
     () => {
@@ -158,7 +219,7 @@ const REVOKE: &str = "INSERT INTO revoked_families (family, revoked_at, expires_
      SELECT $1, $2, COALESCE(MAX(expires_at), $2) FROM refresh_tokens WHERE family = $1 \
      ON CONFLICT (family) DO NOTHING";
 const REVOKE_USER: &str = "INSERT INTO revoked_families (family, revoked_at, expires_at) \
-     SELECT family, $2, MAX(expires_at) FROM refresh_tokens WHERE user_id = $1 AND expires_at > $2 GROUP BY family \
+     SELECT family, $2, MAX(expires_at) FROM refresh_tokens WHERE user_id = $1 AND expires_at > $2 AND family <> $3 GROUP BY family \
      ON CONFLICT (family) DO NOTHING RETURNING family";
 const IS_REVOKED: &str = "SELECT revoked_at FROM revoked_families WHERE family = $1";
 const REVOKED: &str = "SELECT family FROM revoked_families WHERE revoked_at >= $1 ORDER BY revoked_at";
@@ -181,6 +242,30 @@ row! {
 impl Row {
     fn token(self) -> RefreshToken {
         RefreshToken { id: self.id, family: self.family, user: UserId(self.user_id), expires_at: from_millis(self.expires_at) }
+    }
+}
+
+row! {
+    struct SessionRow {
+        family: String,
+        started_at: Option<i64>,
+        issued_at: Option<i64>,
+        expires_at: i64,
+        address: Option<String>,
+        user_agent: Option<String>,
+    }
+}
+
+impl From<SessionRow> for AccountSession {
+    fn from(row: SessionRow) -> Self {
+        Self {
+            family: row.family,
+            started_at: row.started_at.map(from_millis),
+            used_at: row.issued_at.map(from_millis),
+            expires_at: from_millis(row.expires_at),
+            address: row.address,
+            user_agent: row.user_agent,
+        }
     }
 }
 

@@ -10,6 +10,7 @@ mod history;
 mod legacy;
 mod newer;
 mod once;
+mod personal;
 mod story;
 
 use std::path::Path;

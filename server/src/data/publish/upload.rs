@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use axum::{body::BodyDataStream, extract::Request, http::StatusCode};
 use bytes::Bytes;
 use futures_util::{FutureExt as _, StreamExt as _};
-use motience_http::{ApiError, Producer, broken};
+use motience_http::{ApiError, Publish, Scoped, broken};
 use motience_limits::{permits::Share, uploads};
 use motience_proto::model::{
     Transport,
@@ -58,7 +58,7 @@ pub(in crate::data) struct BadLine {
 }
 
 /// Takes a body to its end, and answers once all of it is in the log.
-pub(super) async fn upload(services: &Shared, caller: &Producer, key: Key, request: Request) -> Result<Uploaded, ApiError> {
+pub(super) async fn upload(services: &Shared, caller: &Scoped<Publish>, key: Key, request: Request) -> Result<Uploaded, ApiError> {
     let backend = &services.backend;
     let _permit = backend.permits.account(caller.grant.user, Share::Connections, Transport::Http)?;
     let mut room = request.extensions().get::<uploads::Upload>().map(uploads::Upload::part);
@@ -96,7 +96,7 @@ pub(super) async fn upload(services: &Shared, caller: &Producer, key: Key, reque
 
 struct Upload<'s> {
     services: &'s Shared,
-    caller: &'s Producer,
+    caller: &'s Scoped<Publish>,
     key: Key,
     publisher: MessagePublisher,
     limit: usize,

@@ -86,8 +86,8 @@ async fn a_device_enrols_logs_in_by_its_key_and_renews_its_certificate() {
         platform.send(token, name, 1).await.json(200);
         platform.send(token, "another", 1).await.problem(403, "wrong_device");
         // Such a token manages nothing, and is no way to the account.
-        platform.ap(Method::POST, "/devices/enrolments", Some(token), Sent::Json(json!({}))).await.problem(403, "forbidden");
-        platform.set(token, &user, name, "restore").await.problem(403, "forbidden");
+        platform.ap(Method::POST, "/devices/enrolments", Some(token), Sent::Json(json!({}))).await.problem(403, "scope_missing");
+        platform.set(token, &user, name, "restore").await.problem(403, "scope_missing");
 
         let renewed = platform.certify(&key, None).await.json(200);
         assert_eq!(renewed["credential"], certified["credential"]);

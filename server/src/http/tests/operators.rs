@@ -8,15 +8,15 @@ use serde_json::json;
 
 use super::*;
 
-const PASSWORD: &str = "pass123";
+pub(super) const PASSWORD: &str = "pass123";
 
 impl Platform {
-    async fn registered(&self, name: &str, role: &str) -> Value {
+    pub(super) async fn registered(&self, name: &str, role: &str) -> Value {
         let body = json!({"username": name, "password": PASSWORD, "role": role});
         self.ap(Method::POST, "/register", None, Sent::Json(body)).await.json(201)
     }
 
-    async fn login(&self, name: &str, password: &str) -> Answer {
+    pub(super) async fn login(&self, name: &str, password: &str) -> Answer {
         self.ap(Method::POST, "/login", None, Sent::Json(json!({"username": name, "password": password}))).await
     }
 
@@ -81,7 +81,7 @@ async fn a_node_that_starts_again_knows_who_was_revoked() {
     let (user, _) = before.account(Role::Producer, "p").await;
     let (other, stays) = before.account(Role::Producer, "q").await;
     let pair = before.services.backend.tokens.issue(&user, "family").unwrap();
-    before.services.backend.store.add_refresh(&(&pair.refresh).into()).await.unwrap();
+    before.services.backend.store.add_refresh(&(&pair.refresh).into(), None).await.unwrap();
     before.services.backend.close_account(user.id).await.unwrap();
     for restored in [false, true] {
         if restored {

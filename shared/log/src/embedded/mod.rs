@@ -312,6 +312,33 @@ impl Records for Log {
         Ok(self.place(key).await?.lock().removed_at())
     }
 
+    /// As a retention that keeps nothing would.
+    async fn erase(&self, key: LogKey) -> Result<(), Error> {
+        let place = self.place(key).await?;
+        let nothing = Retention { age: Duration::ZERO, bytes: 0, at_once: 100, sessions: 0, windows: 0 };
+        loop {
+            let room = match &self.0.disk {
+                Some(disk) => Some(disk.room().await?),
+                None => None,
+            };
+            // A moment ahead, so that a record of this very moment is older.
+            let later = self.0.clock.now() + STEP;
+            let mut change = Change::new(key);
+            let written = {
+                let mut state = place.lock();
+                change.finish(&mut state, Now { at: later, sure: later }, &nothing, self.0.disk.is_some());
+                let is_news = change.trim.is_some() || change.note.is_some();
+                if !is_news {
+                    return Ok(());
+                }
+                room.map(|room| room.write(change))
+            };
+            if let Some(written) = written {
+                written.await?;
+            }
+        }
+    }
+
     fn oldest(&self) -> OffsetDateTime {
         self.0.clock.now() - self.0.retention.age
     }

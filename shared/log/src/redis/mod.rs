@@ -54,6 +54,8 @@ use crate::{
 pub const ANSWER_LIMIT: Duration = Duration::from_secs(5);
 /// Longest wait for a connection to Redis.
 pub const CONNECT_LIMIT: Duration = Duration::from_secs(3);
+/// Sessions of an erased log that are removed in one call.
+const ERASED_AT_ONCE: isize = 500;
 /// The one member of the sorted set whose score is the highest number of an account.
 const HIGHEST: &str = "highest";
 
@@ -242,6 +244,33 @@ impl Records for Log {
         call.arg(self.0.names.key(key, "meta")).arg("gone_at");
         let (_, value) = self.0.link.query(&call).await?;
         reply::time(value)
+    }
+
+    async fn erase(&self, key: LogKey) -> Result<(), Error> {
+        // Sessions first, as their names are in the rosters.
+        for roster in ["devices", "passing"] {
+            loop {
+                let mut names = redis::cmd("ZRANGE");
+                names.arg(self.0.names.key(key, roster)).arg(0).arg(ERASED_AT_ONCE - 1);
+                let names: Vec<String> = self.0.link.ask(&names).await?;
+                if names.is_empty() {
+                    break;
+                }
+                let (mut sessions, mut members) = (redis::cmd("UNLINK"), redis::cmd("ZREM"));
+                members.arg(self.0.names.key(key, roster));
+                for name in &names {
+                    sessions.arg(self.0.names.key(key, &format!("s:{name}")));
+                    members.arg(name);
+                }
+                self.0.link.query(&sessions).await?;
+                self.0.link.query(&members).await?;
+            }
+        }
+        let mut all = redis::cmd("UNLINK");
+        for part in ["log", "marks", "ids", "devices", "passing", "meta"] {
+            all.arg(self.0.names.key(key, part));
+        }
+        self.0.link.query(&all).await.map(drop)
     }
 
     fn oldest(&self) -> OffsetDateTime {

@@ -7,7 +7,7 @@ use std::{
     sync::Arc,
 };
 
-use motience_auth::DeviceStates;
+use motience_auth::{DeviceStates, Scopes, Standing};
 use motience_limits::permits::GrantPermit;
 use motience_proto::model::{ConsumerId, Cursor, CursorName, ProducerId, Status};
 use motience_runtime::clock::until;
@@ -89,6 +89,8 @@ pub(super) struct Held {
 
 pub(super) struct Authorized {
     right: Right,
+    /// The scopes of the reader's token, which limit the right.
+    scopes: Scopes,
     relay: Relay,
     subscriber: Subscriber,
     cursor: Option<(CursorName, NamedCursors)>,
@@ -105,7 +107,13 @@ pub(super) struct Authorized {
 }
 
 impl Authorized {
-    pub(super) async fn open(relay: Relay, reader: Reader, start: &Start, cursor: Option<CursorName>) -> Result<Self, Error> {
+    pub(super) async fn open(
+        relay: Relay,
+        reader: Reader,
+        start: &Start,
+        cursor: Option<CursorName>,
+        standing: &Standing,
+    ) -> Result<Self, Error> {
         // Watching begins before the first look, so that no change falls between.
         let watched = |consumer, chosen| {
             let changes = relay.watch_subscriptions(consumer);
@@ -117,7 +125,8 @@ impl Authorized {
             Reader::Granted(producers) => (Right::Granted(producers), None),
         };
         let subscriber = relay.subscriber();
-        let mut authorized = Self::new(right, relay, subscriber, cursor);
+        // Renewals keep the scopes or widen them.
+        let mut authorized = Self::new(right, standing.grant().scopes, relay, subscriber, cursor);
         let version = authorized.version();
         let first_end = authorized.refresh(start).await?;
         if let Right::Subscriptions { changes, .. } = &authorized.right {
@@ -127,14 +136,14 @@ impl Authorized {
         Ok(authorized)
     }
 
-    fn new(right: Right, relay: Relay, subscriber: Subscriber, cursor: Option<(CursorName, NamedCursors)>) -> Self {
+    fn new(right: Right, scopes: Scopes, relay: Relay, subscriber: Subscriber, cursor: Option<(CursorName, NamedCursors)>) -> Self {
         let (held, rescoped, crowded, news) = Default::default();
-        Self { right, relay, subscriber, cursor, held, rescoped, crowded, news, changed: false }
+        Self { right, scopes, relay, subscriber, cursor, held, rescoped, crowded, news, changed: false }
     }
 
-    /// The subscriber follows the follow's producer already.
+    /// The subscriber follows the follow's producer already, whose scopes were asked for it.
     pub(super) fn of_follow(relay: Relay, (producer, subscriber, held): (ProducerId, Subscriber, Held), parts: FollowParts) -> Self {
-        let mut authorized = Self::new(Right::Follow(parts), relay, subscriber, None);
+        let mut authorized = Self::new(Right::Follow(parts), Scopes::all(), relay, subscriber, None);
         authorized.held.insert(producer, held);
         authorized
     }
@@ -267,11 +276,13 @@ impl Authorized {
             Ok(Allowed { of, first_end: None })
         };
         match &self.right {
-            Right::Granted(producers) => unlimited(producers.iter().copied().collect()),
+            Right::Granted(producers) => unlimited(producers.iter().copied().filter(|&producer| self.scopes.consume(producer)).collect()),
             Right::Follow(_) => unlimited(self.subscriber.followed().collect()),
             Right::Subscriptions { consumer, chosen, .. } => {
                 let mut allowed = Allowed::look(&self.relay, *consumer, |producer| self.scope(producer)).await?;
-                allowed.of.retain(|producer, _| chosen.as_ref().is_none_or(|chosen| chosen.contains(producer)));
+                allowed
+                    .of
+                    .retain(|producer, _| self.scopes.consume(*producer) && chosen.as_ref().is_none_or(|chosen| chosen.contains(producer)));
                 Ok(allowed)
             }
         }

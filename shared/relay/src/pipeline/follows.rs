@@ -56,6 +56,9 @@ pub enum FollowRefusal {
     /// There is no active subscription.
     #[error("the account is not subscribed to this producer")]
     NotSubscribed,
+    /// The key that the connection lives by lacks the scope.
+    #[error("this key lacks the scope to read this producer")]
+    OutOfScope,
     /// The connection follows as many producers as it may.
     #[error("this connection follows as many producers as it may")]
     TooMany,
@@ -72,6 +75,7 @@ impl FollowRefusal {
     pub fn code(self) -> &'static str {
         match self {
             Self::NotSubscribed => "not_subscribed",
+            Self::OutOfScope => "scope_missing",
             Self::TooMany => "too_many",
             Self::TooManyCursors => "too_many_cursors",
             Self::TooManyConnections => "too_many_connections",
@@ -146,6 +150,9 @@ impl<T: Send + 'static> Follows<T> {
         }
         if self.active.len() >= self.most {
             return Err(FollowRefusal::TooMany);
+        }
+        if self.standing.grant().may_consume(producer).is_err() {
+            return Err(FollowRefusal::OutOfScope);
         }
         // Before the right is checked, so that the notice of its end cannot be missed.
         let Entry { stop, right, low_watermark, .. } = self.active.enter(producer, options.cursor.clone());

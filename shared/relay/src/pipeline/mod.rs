@@ -111,7 +111,7 @@ impl Pipeline {
         standing: Arc<Standing>,
     ) -> Result<Self, Error> {
         let stages = Stages::new(&options, relay.0.limits.pipeline, relay.0.clock.clone());
-        let authorized = Authorized::open(relay, reader, start, options.cursor).await?;
+        let authorized = Authorized::open(relay, reader, start, options.cursor, &standing).await?;
         let token = Arc::clone(&standing);
         let over = async move { token.over().await };
         Ok(Self { over: over.boxed().fuse(), ..Self::new(authorized, stages, standing) })

@@ -76,7 +76,7 @@ async fn one_token(store: &Store) {
     let owner = user(store, "o", Role::Consumer).await.id;
     let now = OffsetDateTime::UNIX_EPOCH;
     store
-        .add_refresh(&RefreshToken { id: "t".into(), family: "f".into(), user: owner, expires_at: now + Duration::days(7) })
+        .add_refresh(&RefreshToken { id: "t".into(), family: "f".into(), user: owner, expires_at: now + Duration::days(7) }, None)
         .await
         .unwrap();
     let spent = all(|n| {

@@ -86,7 +86,7 @@ async fn ids_out_of_range(store: &Store) {
         assert!(store.subscriptions_of(consumer, Wanted::Standing, Page { after: id, limit: 1 }, now()).await.unwrap().is_empty());
         assert_eq!(store.follower_count(producer, now()).await.unwrap(), 0);
         assert!(store.right(consumer, producer, now()).await.unwrap().is_none());
-        assert!(store.revoke_user(UserId(id), now()).await.unwrap().is_empty());
+        assert!(store.revoke_user(UserId(id), None, now()).await.unwrap().is_empty());
         assert!(store.account(UserId(id)).await.unwrap().is_none());
         assert!(store.close_account(UserId(id), now()).await.unwrap().is_none());
         assert!(store.reopen_account(UserId(id), now()).await.unwrap().is_none());
@@ -135,14 +135,14 @@ async fn refresh_tokens(store: &Store) {
     let token =
         |id: &str, days| RefreshToken { id: id.into(), family: "family".into(), user: owner, expires_at: start + Duration::days(days) };
     for (id, days) in [("one", 7), ("two", 7), ("old", 1)] {
-        store.add_refresh(&token(id, days)).await.unwrap();
+        store.add_refresh(&token(id, days), None).await.unwrap();
     }
     assert_eq!(spend(store, "one", start).await, Spend::Fresh(token("one", 7)));
     a_moment_of_leeway(store, &token("one", 7), start).await;
     assert_eq!(spend(store, "never", start).await, Spend::Unknown);
     assert_eq!(spend(store, "old", start + Duration::days(1)).await, Spend::Unknown);
     // A token that is handed out again is known already.
-    store.add_refresh(&token("one", 9)).await.unwrap();
+    store.add_refresh(&token("one", 9), None).await.unwrap();
     assert!(matches!(spend(store, "one", start + Duration::days(8)).await, Spend::Unknown), "it ends when it ended before");
 
     assert!(!store.is_family_revoked("family").await.unwrap());
@@ -153,7 +153,7 @@ async fn refresh_tokens(store: &Store) {
         assert_eq!(spend(store, id, start).await, Spend::Unknown);
     }
     // Issued while the family was being revoked: as dead as the others.
-    store.add_refresh(&token("late", 9)).await.unwrap();
+    store.add_refresh(&token("late", 9), None).await.unwrap();
     assert_eq!(spend(store, "late", start).await, Spend::Unknown);
     assert_eq!(store.revoked_families(start).await.unwrap(), ["family"]);
     assert!(store.revoked_families(start + Duration::milliseconds(1)).await.unwrap().is_empty());
@@ -233,12 +233,12 @@ async fn revocation(store: &Store) {
     let start = datetime!(2025-01-29 11:35 UTC);
     for (id, family, days) in [("a1", "a", 7), ("a2", "a", 7), ("b1", "b", 7), ("c1", "c", -1)] {
         let expires_at = start + Duration::days(days);
-        store.add_refresh(&RefreshToken { id: id.into(), family: family.into(), user: owner, expires_at }).await.unwrap();
+        store.add_refresh(&RefreshToken { id: id.into(), family: family.into(), user: owner, expires_at }, None).await.unwrap();
     }
-    let mut ended = store.revoke_user(owner, start).await.unwrap();
+    let mut ended = store.revoke_user(owner, None, start).await.unwrap();
     ended.sort();
     assert_eq!(ended, ["a", "b"]);
-    assert!(store.revoke_user(owner, start).await.unwrap().is_empty());
+    assert!(store.revoke_user(owner, None, start).await.unwrap().is_empty());
     assert_eq!(spend(store, "a1", start).await, Spend::Unknown);
 }
 
@@ -248,11 +248,11 @@ async fn closed_accounts(store: &Store) {
     let start = datetime!(2025-01-29 11:35 UTC);
     let token =
         |id: &str, family: &str| RefreshToken { id: id.into(), family: family.into(), user: owner, expires_at: start + Duration::days(7) };
-    store.add_refresh(&token("closed-1", "closed-a")).await.unwrap();
+    store.add_refresh(&token("closed-1", "closed-a"), None).await.unwrap();
     let (account, families) = store.close_account(owner, start).await.unwrap().unwrap();
     assert_eq!((account.revoked_at, families), (Some(start), vec!["closed-a".to_owned()]));
     // The first moment stays, and what came since is ended too.
-    store.add_refresh(&token("closed-2", "closed-b")).await.unwrap();
+    store.add_refresh(&token("closed-2", "closed-b"), None).await.unwrap();
     let (account, families) = store.close_account(owner, start + Duration::hours(1)).await.unwrap().unwrap();
     assert_eq!((account.revoked_at, families), (Some(start), vec!["closed-b".to_owned()]));
     assert_eq!(store.closed_accounts(start).await.unwrap(), [(owner, start)]);
@@ -278,7 +278,7 @@ async fn closed_accounts(store: &Store) {
     assert_eq!(opened.revoked_at, None);
     assert_eq!(store.reopen_account(owner, start).await.unwrap(), Some(opened));
     assert_eq!(spend(store, "closed-1", start).await, Spend::Unknown);
-    store.add_refresh(&token("open-1", "open")).await.unwrap();
+    store.add_refresh(&token("open-1", "open"), None).await.unwrap();
     assert!(matches!(spend(store, "open-1", start).await, Spend::Fresh(_)));
 }
 

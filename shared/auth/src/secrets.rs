@@ -1,0 +1,79 @@
+//! Secrets that are shown once and kept as a hash: keys of programs, tokens that reset a password, invitations.
+//!
+//! `motk_`, 64 hexadecimal digits of randomness, 8 of a CRC-32 over all before it. Programs that look for leaked secrets find the prefix and
+//! need no account to tell a real one by its checksum; a mistyped one is refused without a look at the database.
+
+use aws_lc_rs::digest::{SHA256, digest};
+
+use super::random;
+
+/// Random bytes of a secret.
+const RANDOM_BYTES: usize = 32;
+/// Hexadecimal digits of the checksum.
+const CHECKSUM_DIGITS: usize = 8;
+
+/// The use of a secret, which its prefix tells.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SecretKind {
+    /// A key of a program.
+    Key,
+    /// A token that sets a new password.
+    Reset,
+    /// An invitation to register.
+    Invitation,
+}
+
+impl SecretKind {
+    fn prefix(self) -> &'static str {
+        match self {
+            Self::Key => "motk_",
+            Self::Reset => "motr_",
+            Self::Invitation => "moti_",
+        }
+    }
+
+    /// Whether the text begins as a secret of this kind does.
+    pub fn begins(self, text: &str) -> bool {
+        text.starts_with(self.prefix())
+    }
+
+    /// A new secret. Whoever makes it shows it once and stores its [`SecretKind::hash`].
+    pub fn make(self) -> String {
+        let body = format!("{}{}", self.prefix(), random::hex(RANDOM_BYTES));
+        format!("{body}{:08x}", crc32fast::hash(body.as_bytes()))
+    }
+
+    /// The hash by which a secret is stored and found; `None` where the text is no secret of this kind, or is mistyped.
+    ///
+    /// One SHA-256 is enough, and a slow hash with a salt would gain nothing: those make up for passwords that can be guessed, and nobody
+    /// guesses 256 random bits, however fast each guess is. A fast one lets a key be checked with every request.
+    pub fn hash(self, text: &str) -> Option<String> {
+        let well_formed = text.len() == self.prefix().len() + 2 * RANDOM_BYTES + CHECKSUM_DIGITS && self.begins(text) && text.is_ascii();
+        let (body, checksum) = text.split_at_checked(text.len().checked_sub(CHECKSUM_DIGITS)?).filter(|_| well_formed)?;
+        (format!("{:08x}", crc32fast::hash(body.as_bytes())) == checksum)
+            .then(|| digest(&SHA256, text.as_bytes()).as_ref().iter().map(|byte| format!("{byte:02x}")).collect())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_secret_is_known_by_its_hash_and_a_mistyped_one_by_its_checksum() {
+        let (key, other) = (SecretKind::Key.make(), SecretKind::Key.make());
+        assert!(key.starts_with("motk_") && key.len() == 77, "{key}");
+        let hash = SecretKind::Key.hash(&key).unwrap();
+        assert_eq!((hash.len(), SecretKind::Key.hash(&key).as_ref()), (64, Some(&hash)));
+        assert!(!key.contains(&hash) && SecretKind::Key.hash(&other) != Some(hash));
+        for at in 5..key.len() {
+            let wrong = if key.as_bytes()[at] == b'0' { "1" } else { "0" };
+            let mistyped = format!("{}{wrong}{}", &key[..at], &key[at + 1..]);
+            assert_eq!(SecretKind::Key.hash(&mistyped), None, "{at}");
+        }
+        for text in ["", "motk_", "mötk_", &key[1..], &key[..76], &format!("{key}0"), &key.to_uppercase(), &"ö".repeat(39)] {
+            assert_eq!(SecretKind::Key.hash(text), None, "{text}");
+        }
+        assert_eq!(SecretKind::Reset.hash(&key), None, "each kind has its own use");
+    }
+}
