@@ -88,6 +88,58 @@ describe('rights', { skip: missing.length > 0 && `set ${missing.join(', ')}` }, 
     await seen(theirs.getByTestId('acts').getByText('subscription: revoke'));
   });
 
+  test('an account makes a key, sees its sessions, changes its password and leaves everywhere', async (t) => {
+    const consumer = await account('consumer');
+    const page = await open(t);
+    await logIn(page, consumer.username);
+    await page.getByRole('button', { name: 'Account' }).click();
+    await seen(page.getByRole('heading', { name: 'API keys' }));
+    await seen(page.getByTestId('sessions').getByText('this one'));
+    await accessible(page, 'account');
+    await page.getByRole('button', { name: 'New key…' }).click();
+    await page.getByLabel('Name', { exact: true }).fill('dashboard');
+    await accessible(page, 'new key');
+    await page.getByRole('button', { name: 'Make the key' }).click();
+    const shown = page.getByRole('region', { name: 'The key' });
+    await seen(shown);
+    const key = (await shown.textContent()).trim();
+    assert.match(key, /^motk_/);
+    await shoot(page, 'console-key-dark');
+    await accessible(page, 'a key, once');
+    const reads = () => fetch(`${dsm}/streams`, { headers: { authorization: `Bearer ${key}` } }).then(({ status }) => status);
+    assert.equal(await reads(), 200);
+    await page.getByRole('button', { name: 'Done' }).click();
+    await seen(page.getByTestId('keys').getByText('dashboard'));
+    assert.equal((await page.content()).includes(key), false, 'shown once');
+    await gallery(page, 'console-account');
+    await page.getByRole('button', { name: 'Revoke the key dashboard' }).click();
+    await page.getByRole('button', { name: 'Revoke key' }).click();
+    await until('the key to end', async () => (await reads()) === 401);
+    await page.getByLabel('Present password').fill('wrong-password-1');
+    await page.getByLabel('New password').fill('another-pass-1!');
+    await page.getByRole('button', { name: 'Change password' }).click();
+    await seen(page.getByRole('alert'));
+    await page.getByLabel('Present password').fill(PASSWORD);
+    await page.getByLabel('New password').fill('another-pass-1!');
+    await page.getByRole('button', { name: 'Change password' }).click();
+    await seen(page.getByText('The password is changed.', { exact: false }));
+    const [file] = await Promise.all([page.waitForEvent('download'), page.getByRole('button', { name: 'Download everything' }).click()]);
+    assert.match(file.suggestedFilename(), /\.zip$/);
+    await page.getByRole('button', { name: 'Log out everywhere…' }).click();
+    await page.getByRole('button', { name: 'Log out everywhere', exact: true }).click();
+    await seen(page.getByRole('heading', { name: 'Log in' }));
+    await logIn(page, consumer.username, 'another-pass-1!');
+    await seen(page.getByText('Choose a producer to begin'));
+    await page.getByRole('button', { name: 'Account' }).click();
+    await page.getByRole('button', { name: 'Delete the account…' }).click();
+    await page.getByRole('dialog').getByLabel('Password').fill('another-pass-1!');
+    await accessible(page, 'deleting an account');
+    await page.getByRole('button', { name: 'Delete for ever' }).click();
+    await seen(page.getByRole('heading', { name: 'Log in' }));
+    await logIn(page, consumer.username, 'another-pass-1!');
+    await seen(page.getByRole('alert'));
+  });
+
   test('a consumer makes an alert, and sees where a device is', async (t) => {
     const [producer, consumer] = [await account('producer'), await account('consumer')];
     await follow(consumer, producer);
