@@ -52,7 +52,7 @@ impl Grant {
         self.scopes.consume_any().then_some(()).ok_or(Denied::Scope(Scope::Consume))
     }
 
-    /// May it enrol, label and revoke devices of its account, or as an operator all devices? Whose devices is for the caller to compare.
+    /// May it enrol, label and revoke devices of its account, or as an operator all devices? The caller compares whose devices they are.
     pub fn may_manage_devices(&self) -> Result<(), Denied> {
         self.has(if self.role == Role::Admin { Scope::Operate } else { Scope::ManageDevices })
     }
