@@ -60,7 +60,8 @@ pub(crate) async fn run(options: Options) -> Result<bool> {
     if !systems.contains(&options.base) {
         bail!("{} is what the others are compared with, and is not among the systems: name another with --base", options.base.name());
     }
-    let bench = Bench::start(&systems, &workloads, options.server_program.clone()).await?;
+    let pairs = workloads.iter().map(|workload| workload.pairs()).max().unwrap_or(1);
+    let bench = Bench::start(&systems, pairs, options.server_program.clone()).await?;
     let mut measured = Vec::new();
     for round in 0..options.rounds {
         for workload in &workloads {

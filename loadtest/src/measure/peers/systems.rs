@@ -22,7 +22,6 @@ use super::{
     motience, nats,
     redis::{self, Mode},
     wire::{Channel, Receiver, Sender},
-    workload::Workload,
 };
 use crate::common::{
     accounts::{Account, Accounts},
@@ -97,12 +96,13 @@ pub(super) struct Bench {
 }
 
 impl Bench {
-    pub(super) async fn start(systems: &[System], workloads: &[Workload], program: Option<PathBuf>) -> Result<Self> {
+    /// Starts them; each Motience with accounts for so many pairs.
+    pub(super) async fn start(systems: &[System], pairs: usize, program: Option<PathBuf>) -> Result<Self> {
         let mut servers: Vec<(System, Arc<Server>)> = Vec::new();
         for system in systems {
             eprintln!("starting {}", system.name());
             let server = if system.is_motience() {
-                Server::motience(*system, workloads, program.clone()).await?
+                Server::motience(*system, pairs, program.clone()).await?
             } else {
                 Server::program(*system).await?
             };
@@ -137,11 +137,12 @@ struct Motience {
 }
 
 impl Server {
-    async fn motience(system: System, workloads: &[Workload], program: Option<PathBuf>) -> Result<Self> {
+    async fn motience(system: System, pairs: usize, program: Option<PathBuf>) -> Result<Self> {
         let durability = if system == System::MotienceMemory { "memory" } else { "file" };
         let own = Own::start(program, &[("LOG_DURABILITY".to_owned(), durability.to_owned())]).await?;
         let accounts = Accounts::new(&own.addresses)?;
-        let count = 1 + workloads.iter().map(|workload| workload.pairs()).max().unwrap_or(1);
+        // One more, whose producer has many consumers.
+        let count = pairs + 1;
         let (producers, consumers) = (accounts.make("producer", count).await?, accounts.make("consumer", count).await?);
         let mut pairs: Vec<(Account, Account)> = producers.into_iter().zip(consumers).collect();
         for (producer, consumer) in &pairs {
