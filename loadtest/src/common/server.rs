@@ -158,6 +158,7 @@ pub(crate) fn without_rates() -> impl Iterator<Item = (String, String)> {
         "REFRESH_LOGIN",
         "REFRESH_ACCOUNT",
         "LOGOUT",
+        "DEVICE",
         "REQUESTS",
         "HISTORY",
         "CONTROL",

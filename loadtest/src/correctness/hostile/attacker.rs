@@ -8,7 +8,7 @@ use tokio::{
     io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader},
     process::{Child, Command},
     task::JoinSet,
-    time::timeout,
+    time::{sleep, timeout},
 };
 
 use super::{
@@ -18,6 +18,8 @@ use super::{
 
 /// The longest attack: one that was forgotten ends by itself.
 const LONGEST: Duration = Duration::from_secs(900);
+/// How long an attack may take to reach the node before the next one begins all the same.
+const HEAD_START: Duration = Duration::from_secs(1);
 /// How long the attacker may take to end.
 const END_LIMIT: Duration = Duration::from_secs(20);
 /// Descriptors that the attacks need.
@@ -45,7 +47,14 @@ pub(crate) async fn run(options: Options) -> Result<bool> {
     for attack in chosen {
         let count = Count::default();
         counts.push((attack.name, count.clone()));
-        running.spawn((attack.run)(Arc::clone(&target), count));
+        running.spawn((attack.run)(Arc::clone(&target), count.clone()));
+        let reached = async {
+            while count.get() == 0 {
+                sleep(Duration::from_millis(10)).await;
+            }
+        };
+        // One that does not come through by then goes on trying.
+        let _ = timeout(HEAD_START, reached).await;
     }
     // Nothing more is said there: the read returns when the parent is done, or is gone.
     let _ = timeout(LONGEST, input.read_u8()).await;

@@ -28,16 +28,10 @@ pub(super) struct Attack {
     pub(super) run: fn(Arc<Target>, Count) -> Running,
 }
 
-/// All of them.
+/// All of them; those that take the places of connections without a name are the last, so that the others have come in before.
 pub(super) const ALL: &[Attack] = &[
     // Pings whose answers nobody reads, over WebSocket.
     Attack { name: "pongs", run: |target, count| Box::pin(sessions::pongs(target, count)) },
-    // Connections that ask for nothing, on every port.
-    Attack { name: "connections", run: |target, count| Box::pin(connections::silent(target, count)) },
-    // Connections of HTTP/2 that ask once and stay.
-    Attack { name: "idle-http2", run: |target, count| Box::pin(connections::http2(target, count)) },
-    // Sessions that never say who they are: tunnels, QUIC, WebTransport.
-    Attack { name: "nameless", run: |target, count| Box::pin(sessions::nameless(target, count)) },
     // Pages of history that are asked for and never read.
     Attack { name: "answers", run: |target, count| Box::pin(readers::answers(target, count)) },
     // Follows that begin and end while the node may open no stream.
@@ -56,6 +50,12 @@ pub(super) const ALL: &[Attack] = &[
     Attack { name: "bodies", run: |target, count| Box::pin(requests::bodies(target, count)) },
     // Logouts of one login.
     Attack { name: "logouts", run: |target, count| Box::pin(requests::logouts(target, count)) },
+    // Connections that ask for nothing, on every port.
+    Attack { name: "connections", run: |target, count| Box::pin(connections::silent(target, count)) },
+    // Connections of HTTP/2 that ask once and stay.
+    Attack { name: "idle-http2", run: |target, count| Box::pin(connections::http2(target, count)) },
+    // Sessions that never say who they are: tunnels, QUIC, WebTransport.
+    Attack { name: "nameless", run: |target, count| Box::pin(sessions::nameless(target, count)) },
 ];
 
 /// Makes `many` attempts at once, each again and again.
