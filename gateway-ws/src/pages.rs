@@ -13,7 +13,7 @@ use axum::{
     response::{IntoResponse, Redirect, Response},
     routing::get,
 };
-use motience_http::ApiError;
+use motience_http::{ApiError, compression};
 use rust_embed::{EmbeddedFile, RustEmbed};
 use serde_json::json;
 
@@ -78,6 +78,7 @@ pub fn console(directory: EndpointDirectory, mode: BaseUrlMode) -> Router {
         .route("/console/", get(async |headers: HeaderMap| file(CONSOLE, "no-cache", &headers)))
         .route("/console/assets/{*path}", get(asset))
         .route("/console/config.json", get(async move |uri: Uri, headers: HeaderMap| console_config(&directory, mode, &uri, &headers)))
+        .layer(compression())
 }
 
 fn console_config(directory: &EndpointDirectory, mode: BaseUrlMode, uri: &Uri, headers: &HeaderMap) -> Response {
@@ -114,6 +115,7 @@ pub(crate) fn router(side: Side, at: Addresses) -> Router<Arc<Shared>> {
                 Json(config_json(side.role(), side, &shared.config, at, shared.webtransport.as_ref(), host(&uri, &headers)))
             }),
         )
+        .layer(compression())
         .route("/stats", get(async move |State(shared): State<Arc<Shared>>| shared.config.detail.full().map(|()| stats(side, &shared))))
 }
 
@@ -142,7 +144,8 @@ fn file(name: &str, caching: &'static str, headers: &HeaderMap) -> Response {
         return ApiError::not_found("There is nothing at this path.").into_response();
     };
     let tag: String = metadata.sha256_hash().iter().take(16).map(|b| format!("{b:02x}")).collect();
-    let tag = format!("\"{tag}\"");
+    // A weak one: the compressed form has it too (RFC 9110, section 8.8.3).
+    let tag = format!("W/\"{tag}\"");
     let known = headers.get(header::IF_NONE_MATCH).is_some_and(|v| v.as_bytes() == tag.as_bytes());
     let mut response = if known { StatusCode::NOT_MODIFIED.into_response() } else { bytes(data).into_response() };
     let answer = response.headers_mut();

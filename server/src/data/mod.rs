@@ -13,7 +13,7 @@ use std::sync::Arc;
 
 use axum::{Router, extract::DefaultBodyLimit};
 use motience_auth::Grant;
-use motience_http::ApiError;
+use motience_http::{ApiError, compression};
 use motience_proto::model::{ProducerId, Role};
 use motience_relay::pipeline::scope::Scope;
 use motience_store::Right;
@@ -59,7 +59,7 @@ fn operations(data_body: usize) -> OpenApiRouter<Shared> {
     let data = OpenApiRouter::new().routes(routes!(publish::data)).layer(DefaultBodyLimit::max(data_body));
     OpenApiRouter::with_openapi(Document::openapi())
         .merge(data)
-        .routes(routes!(history::history))
+        .merge(OpenApiRouter::new().routes(routes!(history::history)).layer(compression()))
         .routes(routes!(streams::streams))
         .routes(routes!(stream::stream))
         .routes(routes!(cursors::list))

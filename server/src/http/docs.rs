@@ -10,7 +10,7 @@ use axum::{
     response::{IntoResponse as _, Redirect, Response},
     routing::{MethodRouter, get},
 };
-use motience_http::ApiError;
+use motience_http::{ApiError, compression};
 use tower_http::set_header::SetResponseHeaderLayer;
 use utoipa::{
     PartialSchema as _, ToSchema as _,
@@ -59,7 +59,7 @@ fn page(title: &str, streams: bool) -> Bytes {
 /// Pages of documents, which nobody may frame, and which run no scripts but their own.
 pub(crate) fn guarded(router: Router) -> Router {
     let set = |name, value| SetResponseHeaderLayer::if_not_present(name, HeaderValue::from_static(value));
-    router.layer(set(header::CONTENT_SECURITY_POLICY, POLICY)).layer(set(header::REFERRER_POLICY, "no-referrer"))
+    router.layer(compression()).layer(set(header::CONTENT_SECURITY_POLICY, POLICY)).layer(set(header::REFERRER_POLICY, "no-referrer"))
 }
 
 /// A file that is made once and given to everybody.

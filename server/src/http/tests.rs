@@ -3,6 +3,7 @@
 mod account_life;
 mod accounts;
 mod attempts;
+mod compression;
 mod consent;
 mod cursors;
 mod data;

@@ -3,6 +3,7 @@
 
 mod client;
 mod collect;
+mod compression;
 pub mod drain;
 mod extract;
 mod frames;
@@ -26,6 +27,7 @@ mod starting;
 
 pub use client::{Client, ForwardedHeader, HasProxies, Network, Proxies};
 pub use collect::{Collected, broken, collect};
+pub use compression::compression;
 pub use extract::{
     Admin, AnyToken, Bearer, Consume, Consumer, HasBackend, Json, Look, ManageDevices, Path, Producer, Publish, Query, Right, Scoped,
     bearer, is_json, malformed_json, may_publish, object, unsupported_media_type,
