@@ -16,7 +16,7 @@ use motience_backend::{
 };
 use motience_cluster::{self as cluster, Event};
 use motience_log::{Log, redis};
-use motience_proto::model::{Account, DeviceId, DeviceState, ProducerId, Role, User, Visibility};
+use motience_proto::model::{Account, DeviceId, DeviceState, ProducerId, Role, User, UserId, Visibility};
 use motience_relay::pipeline::scope::InvalidScope;
 use motience_runtime::clock::Clock;
 use motience_settings::{env::Env, output::say};
@@ -115,6 +115,7 @@ async fn act(config: &backend::Config, store: &Store, action: Action) -> anyhow:
             let Some((account, families)) = store.close_account(user.id, Clock::system().now()).await? else {
                 return Err(Refused::Unknown(user.username).into());
             };
+            record(store, "account.revoke", format!("account:{}", user.id), user.id, Value::Null).await?;
             let events = Event::account_closed(&account, &families);
             say_told(format_args!("{} is revoked", user.username), tell(config, store, &events).await)?;
         }
@@ -124,27 +125,22 @@ async fn act(config: &backend::Config, store: &Store, action: Action) -> anyhow:
             if !store.set_visibility(user.id.producer(), visibility).await? {
                 return Err(Refused::NoProducer(user.username).into());
             }
-            let act = NewAct {
-                at: Clock::system().now(),
-                actor: None,
-                act: "producer.visibility",
-                object: format!("account:{}", user.id),
-                concerns: [Some(user.id), None],
-                detail: serde_json::json!({"visibility": visibility}),
-            };
-            store.record_act(&act).await?;
+            let detail = serde_json::json!({"visibility": visibility});
+            record(store, "producer.visibility", format!("account:{}", user.id), user.id, detail).await?;
             let word = visibility.map_or("as PRODUCER_VISIBILITY says", Visibility::as_str);
             say(format_args!("{} is {word}.", user.username))?;
         }
         Action::Restore { username } => {
             let user = find(store, username).await?;
             store.reopen_account(user.id, Clock::system().now()).await?;
+            record(store, "account.restore", format!("account:{}", user.id), user.id, Value::Null).await?;
             say(format_args!("{} may log in again.", user.username))?;
         }
         Action::ResetPassword { username } => {
             let user = find(store, username).await?;
             let (token, hash) = secret(SecretKind::Reset)?;
             store.add_reset(&hash, user.id, Clock::system().now() + RESET_LIFE).await?;
+            record(store, "account.reset_token", format!("account:{}", user.id), user.id, Value::Null).await?;
             // For people, apart from the token, which scripts read.
             eprintln!("Within an hour, and once: POST /account/reset {{\"token\": …, \"new_password\": …}}");
             say(&token)?;
@@ -245,11 +241,14 @@ async fn set_state(config: &backend::Config, store: &Store, one: OneDevice, stat
         return Err(Refused::UnknownDevice(one.device).into());
     };
     let told = tell(config, store, &device_changed(&device, &ended)).await;
-    let object = device_object(producer, &device.device);
-    let concerns = [Some(producer.user()), None];
-    let act = NewAct { at: Clock::system().now(), actor: None, act: state_act(state), object, concerns, detail: Value::Null };
-    store.record_act(&act).await?;
+    record(store, state_act(state), device_object(producer, &device.device), producer.user(), Value::Null).await?;
     say_told(format_args!("{id} is {}", device.state), told)
+}
+
+/// Records an act of this command line, by which an embedded node learns of it too.
+pub(crate) async fn record(store: &Store, act: &'static str, object: String, owner: UserId, detail: Value) -> anyhow::Result<()> {
+    let act = NewAct { at: Clock::system().now(), actor: None, act, object, concerns: [Some(owner), None], detail };
+    Ok(store.record_act(&act).await?)
 }
 
 async fn find_producer(store: &Store, name: String) -> anyhow::Result<ProducerId> {

@@ -6,10 +6,11 @@ use motience_auth::key_family;
 use motience_cluster::Event;
 use motience_settings::{env::Env, output::say};
 use motience_store::{Key, MAX_PAGE, Store};
+use serde_json::json;
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
 use crate::{
-    admin::{Refused, find, on_store, say_told, tell},
+    admin::{Refused, find, on_store, record, say_told, tell},
     cli::KeyAction,
 };
 
@@ -19,6 +20,7 @@ pub(crate) async fn run(env: &Env, action: KeyAction) -> anyhow::Result<ExitCode
         KeyAction::List { username } => list(store, username).await,
         KeyAction::Revoke { id } => {
             let key = store.revoke_key(&id, None).await?.ok_or(Refused::UnknownKey(id))?;
+            record(store, "key.revoke", format!("key:{}", key.id), key.user, json!({"name": key.name})).await?;
             let told = tell(config, store, &[Event::FamilyRevoked { family: key_family(&key.id) }]).await;
             say_told(format_args!("The key {} ({}) is revoked", key.id, key.name), told)
         }

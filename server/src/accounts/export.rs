@@ -21,6 +21,7 @@ use motience_backend::Backend;
 use motience_http::{ApiError, Bearer};
 use motience_proto::model::{Offset, Role};
 use motience_store::PERSONAL_TABLES;
+use serde_json::Value;
 use tokio::{
     runtime::Handle,
     sync::{OwnedSemaphorePermit, Semaphore, mpsc},
@@ -56,6 +57,7 @@ pub(super) async fn export(State(services): State<Shared>, Bearer(grant): Bearer
     // An answer that begins comes to its end, unless the database is lost on the way.
     services.backend.store.ping().await?;
     info!(user = %grant.user, "an account is exported");
+    services.backend.record("account.export", Some(grant.user), format!("account:{}", grant.user), grant.user, Value::Null).await;
     let (pieces, read) = mpsc::channel(PIECES);
     let (backend, runtime) = (Arc::clone(&services.backend), Handle::current());
     tokio::task::spawn_blocking(move || archive(&backend, &grant, &runtime, &pieces, permit));

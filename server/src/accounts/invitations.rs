@@ -8,6 +8,7 @@ use motience_http::{Admin, ApiError, Json, Path};
 use motience_proto::model::Role;
 use motience_store::Invitation;
 use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
 use time::OffsetDateTime;
 use tracing::info;
 use utoipa::ToSchema;
@@ -143,6 +144,8 @@ pub(super) async fn invite(
     let hash = SecretKind::Invitation.hash(&secret).ok_or_else(|| ApiError::internal("an invitation that was just made is none"))?;
     backend.store.add_invitation(&invitation, &hash).await?;
     info!(id = invitation.id, by = %caller.grant.user, "an invitation was made");
+    let (object, by) = (format!("invitation:{}", invitation.id), caller.grant.user);
+    backend.record("invitation.create", Some(by), object, by, json!({"role": invitation.role, "uses": invitation.uses_left})).await;
     Ok((StatusCode::CREATED, Json(Made { shown: invitation.into(), invitation: secret })))
 }
 
@@ -177,6 +180,8 @@ pub(super) async fn revoke_invitation(
         return Err(ApiError::not_found("There is no such invitation."));
     }
     info!(id, by = %caller.grant.user, "an invitation was revoked");
+    let by = caller.grant.user;
+    services.backend.record("invitation.revoke", Some(by), format!("invitation:{id}"), by, Value::Null).await;
     Ok(Json(Revoked { id, status: "revoked" }))
 }
 

@@ -6,6 +6,7 @@ use motience_http::{ApiError, Bearer, Json, Path};
 use motience_proto::model::{Role, times};
 use motience_store::{self as store, NewKey};
 use serde::{Deserialize, Serialize};
+use serde_json::json;
 use time::OffsetDateTime;
 use tracing::info;
 use utoipa::ToSchema;
@@ -113,6 +114,8 @@ pub(super) async fn create_key(
     };
     let key = backend.store.add_key(new).await?.ok_or_else(|| ApiError::from(motience_auth::Error::Revoked))?;
     info!(user = %grant.user, key = key.id, scopes = %key.scopes, "a key was made");
+    let detail = json!({"name": key.name, "scopes": key.scopes.to_string()});
+    backend.record("key.create", Some(grant.user), format!("key:{}", key.id), grant.user, detail).await;
     Ok((StatusCode::CREATED, Json(Made { shown: key.into(), key: secret })))
 }
 
@@ -145,6 +148,8 @@ pub(super) async fn revoke_key(
     let ended = services.backend.revoke_key(&id, Some(grant.user)).await?;
     let key = ended.ok_or_else(|| ApiError::not_found("There is no such key."))?;
     info!(user = %grant.user, key = key.id, "a key was revoked");
+    let detail = json!({"name": key.name});
+    services.backend.record("key.revoke", Some(grant.user), format!("key:{}", key.id), grant.user, detail).await;
     Ok(Json(Ended { id: key.id, status: "revoked" }))
 }
 

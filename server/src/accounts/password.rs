@@ -5,6 +5,7 @@ use motience_auth::{SecretKind, check_password};
 use motience_http::{ApiError, Bearer, Client, Json};
 use secrecy::SecretString;
 use serde::{Deserialize, Serialize};
+use serde_json::json;
 use tracing::info;
 use utoipa::ToSchema;
 
@@ -66,6 +67,8 @@ pub(super) async fn change_password(
     backend.store.change_password(grant.user, &hash, backend.clock.now()).await?;
     let ended = backend.end_sessions(grant.user, Some(&grant.family)).await?;
     info!(user = %grant.user, ended, "a password was changed");
+    let object = format!("account:{}", grant.user);
+    backend.record("account.password", Some(grant.user), object, grant.user, json!({"sessions_ended": ended})).await;
     Ok(Json(Changed { status: "changed", ended }))
 }
 
@@ -104,6 +107,7 @@ pub(super) async fn reset_password(
     backend.store.change_password(user, &hash, backend.clock.now()).await?;
     let ended = backend.end_sessions(user, None).await?;
     info!(%user, ended, "a password was reset");
+    backend.record("account.reset", Some(user), format!("account:{user}"), user, json!({"sessions_ended": ended})).await;
     Ok(Json(Changed { status: "changed", ended }))
 }
 

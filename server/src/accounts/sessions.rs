@@ -3,6 +3,7 @@
 use axum::extract::State;
 use motience_http::{ApiError, Bearer, Json, Path};
 use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
 use time::OffsetDateTime;
 use tracing::info;
 use utoipa::ToSchema;
@@ -102,6 +103,7 @@ pub(super) async fn end_session(
     }
     backend.end_family(id.clone()).await;
     info!(user = %grant.user, "a session was ended");
+    backend.record("session.end", Some(grant.user), format!("account:{}", grant.user), grant.user, Value::Null).await;
     Ok(Json(Ended { id, status: "ended" }))
 }
 
@@ -121,7 +123,10 @@ pub(super) async fn logout_everywhere(
     Bearer(grant): Bearer,
     Json(wish): Json<Everywhere>,
 ) -> Result<Json<LoggedOut>, ApiError> {
-    let ended = services.backend.end_sessions(grant.user, wish.keep_current.then_some(grant.family.as_str())).await?;
+    let backend = &services.backend;
+    let ended = backend.end_sessions(grant.user, wish.keep_current.then_some(grant.family.as_str())).await?;
     info!(user = %grant.user, ended, "an account was logged out everywhere");
+    let object = format!("account:{}", grant.user);
+    backend.record("session.end", Some(grant.user), object, grant.user, json!({"sessions_ended": ended})).await;
     Ok(Json(LoggedOut { status: "logged_out", ended }))
 }

@@ -7,19 +7,25 @@ use motience_cluster::Event;
 use motience_proto::model::{ConsumerId, ProducerId};
 use motience_relay::SubscriptionCache;
 use motience_store::{Act, Store};
+use tokio::sync::Notify;
 use tracing::warn;
 
 /// How often the node looks.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 
-/// Acts on what the command line does, for as long as it is polled.
-pub(super) async fn follow(store: Store, subscription_cache: Arc<SubscriptionCache>) {
+/// Acts on what the command line does, for as long as it is polled. `refresh`: has accounts, devices and keys read again.
+pub(super) async fn follow(store: Store, subscription_cache: Arc<SubscriptionCache>, refresh: Arc<Notify>) {
     let mut last = None;
     loop {
         match acts(&store, last).await {
             Ok((acts, newest)) => {
                 last = Some(newest);
-                acts.iter().filter(|act| act.actor.is_none()).filter_map(event).for_each(|event| subscription_cache.apply(&event));
+                for act in acts.iter().filter(|act| act.actor.is_none()) {
+                    match event(act) {
+                        Some(event) => subscription_cache.apply(&event),
+                        None => refresh.notify_one(),
+                    }
+                }
             }
             Err(e) => warn!(error = %e, "acts of the command line cannot be read; trying again"),
         }
@@ -35,7 +41,7 @@ async fn acts(store: &Store, last: Option<i64>) -> Result<(Vec<Act>, i64), motie
     Ok((acts, newest))
 }
 
-/// The event that an act would have been told by.
+/// The event that an act would have been told by, where it changed a subscription.
 fn event(act: &Act) -> Option<Event> {
     act.object.strip_prefix("subscription:")?;
     let (consumer, producer) = (ConsumerId(act.detail["consumer_id"].as_i64()?), ProducerId(act.detail["producer_id"].as_i64()?));

@@ -20,7 +20,7 @@ use motience_certs::{
 use motience_cluster::Event;
 use motience_proto::model::{DeviceId, DeviceState, ProducerId, Role, User, UserId, record::Invalid};
 use motience_settings::env::{self, Reader, one_of, settings};
-use motience_store::{self as store, Credential, Device, Enrolment, EnrolmentToken, Labels, NewAct, NewCredential};
+use motience_store::{self as store, Credential, Device, Enrolment, EnrolmentToken, Labels, NewCredential};
 use serde_json::{Value, json};
 use time::OffsetDateTime;
 use tracing::{info, warn};
@@ -197,7 +197,7 @@ impl Backend {
         };
         self.store.add_enrolment(&hash(&text), &token).await?;
         let detail = json!({"device_id": token.device, "uses": new.uses, "expires_in": new.life.as_secs()});
-        self.record("enrolment.create", Some(actor), format!("enrolment:{}", token.id), token.producer, detail).await;
+        self.record("enrolment.create", Some(actor), format!("enrolment:{}", token.id), token.producer.user(), detail).await;
         Ok((text, token))
     }
 
@@ -210,7 +210,7 @@ impl Backend {
     ) -> Result<Option<EnrolmentToken>, store::Error> {
         let removed = self.store.remove_enrolment(producer, id).await?;
         if let Some(token) = &removed {
-            self.record("enrolment.remove", Some(actor), format!("enrolment:{id}"), token.producer, Value::Null).await;
+            self.record("enrolment.remove", Some(actor), format!("enrolment:{id}"), token.producer.user(), Value::Null).await;
         }
         Ok(removed)
     }
@@ -230,7 +230,7 @@ impl Backend {
         };
         info!(%producer, %device, algorithm = key.algorithm.as_str(), replaced = ended.len(), "a device enrolled");
         let detail = json!({"credential": credential.id, "algorithm": credential.algorithm, "replaced": ended});
-        self.record("device.enrol", None, device_object(producer, device.as_str()), producer, detail).await;
+        self.record("device.enrol", None, device_object(producer, device.as_str()), producer.user(), detail).await;
         self.end_credentials(ended).await;
         self.certify(&key, producer, device.as_str(), &credential)
     }
@@ -260,7 +260,7 @@ impl Backend {
             self.store.rotate_credential(&own.id, producer, device, &credential, self.clock.now()).await?.ok_or(Refused::KeyKnown)?;
         info!(%producer, device, algorithm = key.algorithm.as_str(), "a device has another key");
         let detail = json!({"credential": credential.id, "algorithm": credential.algorithm, "replaced": ended});
-        self.record("device.rotate", None, device_object(producer, device), producer, detail).await;
+        self.record("device.rotate", None, device_object(producer, device), producer.user(), detail).await;
         self.end_credentials(ended).await;
         self.certify(&key, producer, device, &credential)
     }
@@ -323,7 +323,7 @@ impl Backend {
         for event in device_changed(&device, &ended) {
             self.broadcast(event).await;
         }
-        self.record(state_act(state), Some(actor), device_object(producer, &device.device), producer, Value::Null).await;
+        self.record(state_act(state), Some(actor), device_object(producer, &device.device), producer.user(), Value::Null).await;
         Ok(Some(device))
     }
 
@@ -369,14 +369,6 @@ impl Backend {
         let account = self.store.account(device.producer.user()).await?;
         let open = account.filter(|account| account.revoked_at.is_none() && account.user.role == Role::Producer);
         Ok(open.ok_or(Refused::Revoked)?.user)
-    }
-
-    /// Records an act that is done: where that fails it stands all the same, and the log tells of it.
-    async fn record(&self, act: &'static str, actor: Option<UserId>, object: String, producer: ProducerId, detail: Value) {
-        let act = NewAct { at: self.clock.now(), actor, act, object, concerns: [Some(producer.user()), None], detail };
-        if let Err(e) = self.store.record_act(&act).await {
-            warn!(error = %e, act = act.act, object = act.object, "an act cannot be recorded");
-        }
     }
 
     async fn end_credentials(&self, ended: Vec<String>) {

@@ -6,6 +6,7 @@
 //!
 //! Embedded: this process is the whole platform. Cluster: Redis joins any number of nodes over one PostgreSQL.
 
+mod acts;
 mod command_line;
 mod device_ca;
 pub mod devices;
@@ -378,7 +379,7 @@ impl Backend {
         let logs = LogIds::new(store.clone());
         let permits = Permits::new(config.permits);
         let command_line = (kind == Kind::Embedded && !matches!(config.store, store::Config::SqliteMemory))
-            .then(|| tokio::spawn(command_line::follow(store.clone(), Arc::clone(&subscription_cache))));
+            .then(|| tokio::spawn(command_line::follow(store.clone(), Arc::clone(&subscription_cache), Arc::clone(&restored))));
         let relay = Relay::new(
             log,
             (store.clone(), logs.clone()),

@@ -231,9 +231,10 @@ async fn everything_about_an_account_is_exported() {
     };
     let mine = files(pair["access_token"].as_str().unwrap()).await;
     let names: Vec<&str> = mine.keys().map(String::as_str).collect();
-    let expected =
-        ["api_keys.ndjson", "login_addresses.ndjson", "records.ndjson", "refresh_tokens.ndjson", "subscriptions.ndjson", "users.ndjson"];
-    assert_eq!(names, expected);
+    let expected = ["acts", "api_keys", "login_addresses", "records", "refresh_tokens", "subscriptions", "users"];
+    assert_eq!(names, expected.map(|table| format!("{table}.ndjson")));
+    let deeds: Vec<&Value> = mine["acts.ndjson"].iter().map(|act| &act["act"]).collect();
+    assert_eq!(deeds, ["subscription.subscribe", "key.create", "account.export"]);
     assert_eq!((&mine["users.ndjson"][0]["username"], &mine["users.ndjson"][0]["id"]), (&json!("p"), &json!(id)));
     assert_eq!(mine["api_keys.ndjson"][0]["id"], key_id.as_str());
     assert_eq!(mine["records.ndjson"].iter().map(|record| record["data"]["n"].as_u64()).collect::<Vec<_>>(), [Some(1), Some(2), Some(3)]);

@@ -7,6 +7,12 @@ use serde_json::json;
 use super::*;
 
 impl Platform {
+    /// The deeds that this account may read of, the oldest first.
+    pub(crate) async fn deeds(&self, token: &str) -> Vec<String> {
+        let acts = self.sm(Method::GET, "/acts", Some(token), Sent::Nothing).await.json(200);
+        acts.as_array().unwrap().iter().rev().map(|act| act["act"].as_str().unwrap().to_owned()).collect()
+    }
+
     /// A key with these scopes: its id and the key.
     pub(crate) async fn key(&self, token: &str, scopes: &[&str]) -> (String, String) {
         let made = self.ap(Method::POST, "/keys", Some(token), Sent::Json(json!({"name": "k", "scopes": scopes}))).await.json(201);
@@ -46,6 +52,8 @@ async fn a_key_is_shown_once_listed_and_ended() {
     platform.dsm(Method::POST, "/data", Some(key), record()).await.problem(401, "token_revoked");
     platform.ap(Method::DELETE, &path, Some(&token), Sent::Nothing).await.problem(404, "not_found");
     assert_eq!(list(&token).await, json!([]));
+    assert_eq!(platform.deeds(&token).await, ["key.create", "key.revoke"]);
+    assert!(platform.deeds(&other).await.is_empty());
 }
 
 #[tokio::test]
