@@ -84,6 +84,7 @@ pub(super) async fn devices(
     permit: PagePermit,
 ) -> Result<Page<Device>, ApiError> {
     let producer = ProducerId(producer);
+    grant.may_look_at(producer)?;
     let reading = may_read(&services, &grant, producer).await?;
     let Reading(scope) = reading.ok_or_else(|| ApiError::forbidden("Only the producer and its subscribers see its devices."))?;
     let key = services.backend.relay.log_of(producer).await?;

@@ -64,7 +64,7 @@ impl Services {
         let mut hidden: HashSet<UserId> = private.iter().map(|producer| producer.user()).collect();
         if caller.role == Role::Consumer {
             let follows = self.backend.store.follows(caller.user.consumer(), self.backend.clock.now()).await?;
-            hidden.retain(|user| !follows.contains(&user.producer()));
+            hidden.retain(|user| !follows.contains(&user.producer()) || caller.may_look_at(user.producer()).is_err());
         }
         Ok(hidden)
     }

@@ -3,12 +3,14 @@
 
 use std::time::Duration;
 
+use motience_device::login::Algorithm;
 use reqwest::Method;
 use serde_json::{Value, json};
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 use tokio::time::{sleep, timeout};
 
 use crate::{
+    devices::{enrolled, set, token},
     egress_features::{Egress, Reader, Received, Wishes},
     harness::{Account, LIMIT, Node, PASSWORD, account, command, http, output, server},
     quic::ap,
@@ -29,10 +31,16 @@ enum Subject {
     Producer,
     OtherProducer,
     Operator,
+    ReadingKey,
+    NarrowKey,
+    SendingKey,
+    Device,
+    QuarantinedDevice,
+    RevokedDevice,
 }
 
 /// Columns: what is tried, and how the page calls it.
-const COLUMNS: [&str; 12] = [
+const COLUMNS: [&str; 13] = [
     "sees it, `listed`",
     "sees it, `private`",
     "`/streams`, `private`",
@@ -45,27 +53,54 @@ const COLUMNS: [&str; 12] = [
     "wss2 v2",
     "QUIC",
     "WebTransport",
+    "`POST /data`",
 ];
 
 /// Rows: subjects, and what each gets. `all`: records as they are. `scope`: within the grant. `–`: the connection stands, and nothing comes.
 /// Numbers are HTTP statuses; `no`: refused by the protocol's own means, or not in the list.
-const TABLE: [(Subject, &str, [&str; 12]); 12] = [
-    (Subject::Nobody, "nobody", ["401", "401", "401", "401", "401", "401", "401", "401", "401", "401", "no", "no"]),
-    (Subject::Stranger, "consumer", ["yes", "no", "no", "403", "403", "403", "403", "403", "–", "–", "no", "no"]),
-    (Subject::Requested, "consumer, requested", ["yes", "no", "no", "403", "403", "403", "403", "403", "–", "–", "no", "no"]),
-    (Subject::Invited, "consumer, invited", ["yes", "yes", "no", "403", "403", "403", "403", "403", "–", "–", "no", "no"]),
-    (Subject::Active, "consumer, active", ["yes", "yes", "yes", "all", "all", "403", "all", "all", "all", "all", "all", "all"]),
+const TABLE: [(Subject, &str, [&str; 13]); 18] = [
+    (Subject::Nobody, "nobody", ["401", "401", "401", "401", "401", "401", "401", "401", "401", "401", "no", "no", "401"]),
+    (Subject::Stranger, "consumer", ["yes", "no", "no", "403", "403", "403", "403", "403", "–", "–", "no", "no", "403"]),
+    (Subject::Requested, "consumer, requested", ["yes", "no", "no", "403", "403", "403", "403", "403", "–", "–", "no", "no", "403"]),
+    (Subject::Invited, "consumer, invited", ["yes", "yes", "no", "403", "403", "403", "403", "403", "–", "–", "no", "no", "403"]),
+    (Subject::Active, "consumer, active", ["yes", "yes", "yes", "all", "all", "403", "all", "all", "all", "all", "all", "all", "403"]),
     (
         Subject::Scoped,
         "consumer, active within a scope",
-        ["yes", "yes", "yes", "scope", "scope", "403", "scope", "scope", "scope", "scope", "scope", "scope"],
+        ["yes", "yes", "yes", "scope", "scope", "403", "scope", "scope", "scope", "scope", "scope", "scope", "403"],
     ),
-    (Subject::Expired, "consumer, expired", ["yes", "no", "no", "403", "403", "403", "403", "403", "–", "–", "no", "no"]),
-    (Subject::Denied, "consumer, denied", ["yes", "no", "no", "403", "403", "403", "403", "403", "–", "–", "no", "no"]),
-    (Subject::Revoked, "consumer, revoked", ["yes", "no", "no", "403", "403", "403", "403", "403", "–", "–", "no", "no"]),
-    (Subject::Producer, "the producer", ["yes", "yes", "yes", "all", "all", "200", "all", "all", "403", "403", "no", "no"]),
-    (Subject::OtherProducer, "another producer", ["yes", "no", "no", "403", "403", "404", "403", "403", "403", "403", "no", "no"]),
-    (Subject::Operator, "operator", ["yes", "yes", "yes", "all", "all", "200", "all", "all", "403", "403", "no", "no"]),
+    (Subject::Expired, "consumer, expired", ["yes", "no", "no", "403", "403", "403", "403", "403", "–", "–", "no", "no", "403"]),
+    (Subject::Denied, "consumer, denied", ["yes", "no", "no", "403", "403", "403", "403", "403", "–", "–", "no", "no", "403"]),
+    (Subject::Revoked, "consumer, revoked", ["yes", "no", "no", "403", "403", "403", "403", "403", "–", "–", "no", "no", "403"]),
+    (Subject::Producer, "the producer", ["yes", "yes", "yes", "all", "all", "200", "all", "all", "403", "403", "no", "no", "200"]),
+    (Subject::OtherProducer, "another producer", ["yes", "no", "no", "403", "403", "404", "403", "403", "403", "403", "no", "no", "200"]),
+    (Subject::Operator, "operator", ["yes", "yes", "yes", "all", "all", "200", "all", "all", "403", "403", "no", "no", "403"]),
+    (
+        Subject::ReadingKey,
+        "API key of an active consumer, `consume`",
+        ["yes", "yes", "yes", "all", "all", "403", "all", "all", "all", "all", "all", "all", "403"],
+    ),
+    (
+        Subject::NarrowKey,
+        "API key of an active consumer, `consume:ANOTHER`",
+        ["yes", "yes", "no", "403", "403", "403", "403", "403", "–", "–", "no", "no", "403"],
+    ),
+    (
+        Subject::SendingKey,
+        "API key of the producer, `publish`",
+        ["403", "403", "403", "403", "403", "403", "403", "403", "403", "403", "no", "no", "200"],
+    ),
+    (
+        Subject::Device,
+        "device of the producer, by its own key",
+        ["403", "403", "403", "403", "403", "403", "403", "403", "403", "403", "no", "no", "200"],
+    ),
+    (
+        Subject::QuarantinedDevice,
+        "device in quarantine",
+        ["403", "403", "403", "403", "403", "403", "403", "403", "403", "403", "no", "no", "200"],
+    ),
+    (Subject::RevokedDevice, "device, revoked", ["401", "401", "401", "401", "401", "401", "401", "401", "401", "401", "no", "no", "401"]),
 ];
 
 const PAGE: &str = include_str!("../../../docs/access.md");
@@ -111,10 +146,15 @@ impl Cast {
         for (subject, ..) in TABLE {
             let account = cast.account(subject).await;
             if matches!(subject, Subject::Stranger | Subject::Requested | Subject::Invited | Subject::Active | Subject::Scoped)
-                || matches!(subject, Subject::Expired | Subject::Denied | Subject::Revoked)
+                || matches!(subject, Subject::Expired | Subject::Denied | Subject::Revoked | Subject::ReadingKey | Subject::NarrowKey)
             {
                 cast.sm(&account, "/subscribe", json!({"producer_id": beacon.id})).await;
             }
+            let account = match subject {
+                Subject::ReadingKey => cast.key(&account, "consume").await,
+                Subject::NarrowKey => cast.key(&account, &format!("consume:{}", beacon.id)).await,
+                _ => account,
+            };
             cast.accounts.push((subject, account));
         }
         let mine = async || {
@@ -160,6 +200,8 @@ impl Cast {
             Subject::Producer => return self.producer.clone(),
             Subject::OtherProducer => return account(ap(&self.node), "producer", &name).await,
             Subject::Operator => return operator(&self.node, &name).await,
+            Subject::SendingKey => return self.key(&self.producer, "publish").await,
+            Subject::Device | Subject::QuarantinedDevice | Subject::RevokedDevice => return self.device(subject, &name).await,
             _ => {}
         }
         let who = account(ap(&self.node), "consumer", &name).await;
@@ -172,6 +214,7 @@ impl Cast {
         }
         let asked = self.sm(&who, "/subscribe", json!({"producer_id": self.producer.id})).await;
         match subject {
+            Subject::ReadingKey | Subject::NarrowKey => decide(self, &asked, "approve", json!({})).await,
             Subject::Active => {
                 decide(self, &asked, "approve", json!({})).await;
                 self.subscription = asked["id"].as_i64().unwrap();
@@ -192,6 +235,26 @@ impl Cast {
             _ => {}
         }
         who
+    }
+
+    /// A key of this account, which it is from now on.
+    async fn key(&self, owner: &Account, scope: &str) -> Account {
+        let body = json!({"name": scope, "scopes": [scope]});
+        let answer = http().post(format!("{}/keys", ap(&self.node))).bearer_auth(&owner.token).json(&body).send().await.unwrap();
+        let made: Value = answer.json().await.unwrap();
+        Account { token: made["key"].as_str().unwrap().to_owned(), ..owner.clone() }
+    }
+
+    /// A device of the producer, by the token that its own key has got.
+    async fn device(&self, subject: Subject, name: &str) -> Account {
+        let credentials = enrolled(&self.node, &self.producer, name, Algorithm::Ed25519).await;
+        let token = token(&credentials).await;
+        match subject {
+            Subject::QuarantinedDevice => set(&self.node, &self.producer, name, "quarantine").await,
+            Subject::RevokedDevice => set(&self.node, &self.producer, name, "revoke").await,
+            _ => {}
+        }
+        Account { id: self.producer.id, username: name.to_owned(), token }
     }
 
     /// Sends a record that a scope lets through with one of its members, one that it does not, and the beacon's.
@@ -246,7 +309,12 @@ impl Cast {
             }
             6 | 7 => self.body(column == 6, who).await,
             8..=11 => self.egress([Egress::V1, Egress::V2, Egress::Quic, Egress::WebTransport][column - 8], who, expected).await,
-            _ => unreachable!("there are twelve columns"),
+            12 => {
+                let url = format!("{dsm}/data");
+                let record = json!({"timestamp": 1_738_150_500_000_u64, "data": {"n": 1, "m": 2}});
+                http().post(url).bearer_auth(&who.token).json(&record).send().await.unwrap().status().as_u16().to_string()
+            }
+            _ => unreachable!("there are thirteen columns"),
         }
     }
 
@@ -277,7 +345,7 @@ impl Cast {
             Err(Received::Ended(code)) => {
                 return match code.as_str() {
                     "wrong_role" => "403",
-                    "invalid_token" => "401",
+                    "invalid_token" | "token_revoked" => "401",
                     _ => "no",
                 }
                 .to_owned();
@@ -330,11 +398,7 @@ async fn every_subject_gets_what_the_table_says() {
     cast.post().await;
     let mut wrong = Vec::new();
     for column in 0..COLUMNS.len() {
-        for ((subject, name, expected), (_, who)) in TABLE.iter().zip(&cast.accounts) {
-            // A producer's and an operator's tokens open no session of a consumer; what answers there is the protocol's own matter.
-            if matches!(subject, Subject::Producer | Subject::OtherProducer | Subject::Operator) && column >= 10 {
-                continue;
-            }
+        for ((_, name, expected), (_, who)) in TABLE.iter().zip(&cast.accounts) {
             let found = cast.cell(column, who, expected[column]).await;
             if found != expected[column] {
                 wrong.push(format!("{name}, {}: {found}, not {}", COLUMNS[column], expected[column]));

@@ -50,12 +50,12 @@ async fn enrolment(node: &Node, producer: &Account, device: &str) -> String {
     made["token"].as_str().unwrap().to_owned()
 }
 
-async fn set(node: &Node, producer: &Account, device: &str, act: &str) {
+pub(crate) async fn set(node: &Node, producer: &Account, device: &str, act: &str) {
     post(format!("{}/devices/{}/{device}/{act}", ap(node), producer.id), &producer.token, json!({})).await;
 }
 
 /// A device that has enrolled, and logs in by its key.
-async fn enrolled(node: &Node, producer: &Account, device: &str, algorithm: Algorithm) -> Credentials {
+pub(crate) async fn enrolled(node: &Node, producer: &Account, device: &str, algorithm: Algorithm) -> Credentials {
     let auth = || Auth::new(ap(node), &Trust::Platform).unwrap();
     let token = enrolment(node, producer, device).await;
     let place = node.dir.path().join(device);
@@ -66,7 +66,7 @@ async fn enrolled(node: &Node, producer: &Account, device: &str, algorithm: Algo
     Credentials::identity(auth(), Identity::read(&place).unwrap().unwrap())
 }
 
-async fn token(credentials: &Credentials) -> String {
+pub(crate) async fn token(credentials: &Credentials) -> String {
     use secrecy::ExposeSecret as _;
     credentials.token().await.unwrap().expose_secret().to_owned()
 }

@@ -62,6 +62,11 @@ impl Grant {
         if self.scopes.consume_any() { Ok(()) } else { self.has(Scope::ReadUsage) }
     }
 
+    /// May it read statistics of this producer and its devices? Whoever may read its records may.
+    pub fn may_look_at(&self, producer: ProducerId) -> Result<(), Denied> {
+        if self.scopes.consume(producer) { Ok(()) } else { self.has(Scope::ReadUsage) }
+    }
+
     /// May it operate the platform?
     pub fn may_operate(&self) -> Result<(), Denied> {
         self.acts_as(Role::Admin)?;
