@@ -43,6 +43,22 @@ CALLS = {
         "PUT /producers/{id}/visibility": lambda cast: Call(
             token=cast.producer.token, body={"visibility": None}, path={"id": cast.producer.id}
         ),
+        "POST /account/password": lambda cast: Call(
+            403, cast.consumer.token, {"old_password": "not this one", "new_password": PASSWORD}
+        ),
+        "POST /account/reset": lambda cast: Call(401, body={"token": "nothing", "new_password": PASSWORD}),
+        "GET /account/sessions": lambda cast: Call(token=cast.consumer.token),
+        "DELETE /account/sessions/{id}": lambda cast: Call(404, cast.consumer.token, path={"id": "nothing"}),
+        "POST /account/logout-everywhere": lambda cast: Call(token=cast.consumer.token, body={"keep_current": True}),
+        "GET /account/export": lambda cast: Call(token=cast.consumer.token),
+        "DELETE /account": lambda cast: Call(403, cast.leaver.token, {"password": "not this one"}),
+        "POST /keys": lambda cast: Call(201, cast.consumer.token, {"name": "interop", "scopes": ["consume"]}),
+        "GET /keys": lambda cast: Call(token=cast.consumer.token),
+        "DELETE /keys/{id}": lambda cast: Call(404, cast.consumer.token, path={"id": "nothing"}),
+        "GET /registration": lambda cast: Call(),
+        "POST /invitations": lambda cast: Call(201, cast.admin.token, {"role": "consumer"}),
+        "GET /invitations": lambda cast: Call(token=cast.admin.token),
+        "DELETE /invitations/{id}": lambda cast: Call(404, cast.admin.token, path={"id": "nothing"}),
         "GET /accounts": lambda cast: Call(token=cast.admin.token, query="?role=producer&limit=2"),
         "POST /accounts/{id}/revoke": lambda cast: Call(token=cast.admin.token, body={}, path={"id": cast.leaver.id}),
         "POST /accounts/{id}/restore": lambda cast: Call(token=cast.admin.token, body={}, path={"id": cast.leaver.id}),

@@ -33,7 +33,7 @@ pub(super) struct Mode {
 
 /// An invitation to be made.
 #[derive(Deserialize, ToSchema)]
-#[schema(example = json!({"role": "producer", "uses": 1, "expires_in": 604_800, "note": "the roof"}))]
+#[schema(as = InvitationWanted, example = json!({"role": "producer", "uses": 1, "expires_in": 604_800, "note": "the roof"}))]
 pub(super) struct New {
     /// The role of its accounts; left out: the guest's choice.
     #[serde(default)]
@@ -55,6 +55,7 @@ pub(super) struct New {
 
 /// An invitation, without its secret.
 #[derive(Serialize, ToSchema)]
+#[schema(as = Invitation)]
 pub(super) struct Shown {
     id: String,
     #[schema(required)]
@@ -75,6 +76,7 @@ pub(super) struct Shown {
 
 /// An invitation that was just made.
 #[derive(Serialize, ToSchema)]
+#[schema(as = InvitationMade)]
 pub(super) struct Made {
     #[serde(flatten)]
     shown: Shown,
@@ -85,6 +87,7 @@ pub(super) struct Made {
 
 /// An invitation that has ended.
 #[derive(Serialize, ToSchema)]
+#[schema(as = InvitationRevoked)]
 pub(super) struct Revoked {
     id: String,
     #[schema(example = "revoked")]

@@ -20,7 +20,7 @@ const MAX_SCOPES: usize = 100;
 
 /// A key to be made.
 #[derive(Deserialize, ToSchema)]
-#[schema(example = json!({"name": "dashboard", "scopes": ["consume:1"], "expires_at": "2030-01-01T00:00:00Z"}))]
+#[schema(as = KeyWanted, example = json!({"name": "dashboard", "scopes": ["consume:1"], "expires_at": "2030-01-01T00:00:00Z"}))]
 pub(super) struct New {
     /// The name that its owner gives it.
     #[schema(min_length = 1, max_length = 100, pattern = "^[^\\p{Cc}]+$")]
@@ -36,6 +36,7 @@ pub(super) struct New {
 
 /// A key, without the key itself.
 #[derive(Serialize, ToSchema)]
+#[schema(as = Key)]
 pub(super) struct Shown {
     id: String,
     name: String,
@@ -55,6 +56,7 @@ pub(super) struct Shown {
 
 /// A key that was just made.
 #[derive(Serialize, ToSchema)]
+#[schema(as = KeyMade)]
 pub(super) struct Made {
     #[serde(flatten)]
     shown: Shown,
@@ -65,6 +67,7 @@ pub(super) struct Made {
 
 /// A key that has ended.
 #[derive(Serialize, ToSchema)]
+#[schema(as = KeyEnded)]
 pub(super) struct Ended {
     id: String,
     #[schema(example = "revoked")]

@@ -12,6 +12,7 @@ use crate::http::Shared;
 
 /// A session: a login and all that it was renewed with.
 #[derive(Serialize, ToSchema)]
+#[schema(as = Session)]
 pub(super) struct Shown {
     id: String,
     /// `null`: before sessions were listed.
@@ -38,6 +39,7 @@ pub(super) struct Shown {
 
 /// A session that has ended.
 #[derive(Serialize, ToSchema)]
+#[schema(as = SessionEnded)]
 pub(super) struct Ended {
     id: String,
     #[schema(example = "ended")]
@@ -54,6 +56,7 @@ pub(super) struct Everywhere {
 
 /// Done.
 #[derive(Serialize, ToSchema)]
+#[schema(as = LoggedOutEverywhere)]
 pub(super) struct LoggedOut {
     #[schema(example = "logged_out")]
     status: &'static str,

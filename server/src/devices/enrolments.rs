@@ -30,7 +30,7 @@ const LONGEST_LABEL: usize = 255;
 
 /// An enrolment token that is wanted.
 #[derive(Deserialize, ToSchema)]
-#[schema(example = json!({"uses": 1, "expires_in": 86400, "device_id": "rpi_001", "labels": {"site": "roof"}}))]
+#[schema(as = EnrolmentWanted, example = json!({"uses": 1, "expires_in": 86400, "device_id": "rpi_001", "labels": {"site": "roof"}}))]
 pub(super) struct Wanted {
     /// How many devices may enrol by it; 1 unless given.
     #[schema(minimum = 1, maximum = 100_000)]
@@ -50,7 +50,7 @@ pub(super) struct Wanted {
 
 /// An enrolment token.
 #[derive(Serialize, ToSchema)]
-#[schema(example = json!({"id": "0f1e2d3c4b5a69788796a5b4c3d2e1f0", "producer_id": 1, "token": "mte_5f0c6a1e9b2d4c3f8a7b6c5d4e3f2a1b", "qr": "<svg/>",
+#[schema(as = Enrolment, example = json!({"id": "0f1e2d3c4b5a69788796a5b4c3d2e1f0", "producer_id": 1, "token": "mte_5f0c6a1e9b2d4c3f8a7b6c5d4e3f2a1b", "qr": "<svg/>",
     "device_id": "rpi_001", "labels": {"site": "roof"}, "uses_left": 1, "expires_at": "2025-01-30T11:35:00Z", "created_at": "2025-01-29T11:35:00Z"}))]
 pub(super) struct Shown {
     id: String,

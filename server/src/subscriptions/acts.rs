@@ -67,6 +67,9 @@ pub(super) async fn acts(
     if wanted.object.as_ref().is_some_and(|object| object.chars().count() > MAX_OBJECT) {
         return Err(ApiError::invalid("object", format!("object has at most {MAX_OBJECT} characters.")));
     }
+    if wanted.actor.is_some_and(|actor| actor < 1) {
+        return Err(ApiError::invalid("actor", "actor must be 1 or more."));
+    }
     let query = ActQuery {
         actor: wanted.actor.map(UserId),
         object: wanted.object.clone(),

@@ -201,19 +201,10 @@ impl Disk {
         // Before SQLite opens it: its journals take over the mode.
         private::file(&path).map_err(|e| Error::Io(path.clone(), e))?;
         let sqlite = |e| Error::sqlite(dir, e);
-        let mut connection = schema::open(&path).map_err(sqlite)?;
+        let connection = schema::open(&path).map_err(sqlite)?;
         import::import(dir, &connection, segment_bytes)?;
         load::unless_damaged(schema::put_version(&connection).map(Some)).map_err(sqlite)?;
-        let Recovered { folder, index, tail, end, spoiled } = match recover::recover(dir, &mut connection) {
-            Err(Error::Damaged(_, e)) => {
-                drop(connection);
-                let kept = repair::rebuild(dir)?;
-                error!(error = %e, kept = %kept.display(), "the log's database was damaged: there is a new one of what could be read");
-                connection = schema::open(&path).map_err(sqlite)?;
-                recover::recover(dir, &mut connection)?
-            }
-            recovered => recovered?,
-        };
+        let (connection, Recovered { folder, index, tail, end, spoiled }) = recovered(dir, &path, connection)?;
         let believed = schema::believed(&connection, now).unwrap_or_else(|e| {
             warn!(error = %e, "the log's file does not tell what time it was: much that is too old waits until the clock is confirmed");
             OffsetDateTime::UNIX_EPOCH
@@ -244,19 +235,8 @@ impl Disk {
             spoiled,
             rebuilds: 0,
         };
-        // Both have it for as long as they run: nobody else opens files that they still write.
         let lock = Arc::new(lock);
-        let (first, second) = (Arc::clone(&lock), Arc::clone(&lock));
-        let threads = vec![
-            tokio::task::spawn_blocking(move || {
-                let _lock = first;
-                writer.run();
-            }),
-            tokio::task::spawn_blocking(move || {
-                let _lock = second;
-                maintenance.run();
-            }),
-        ];
+        let threads = started(&lock, writer, maintenance);
         let disk = Self {
             queue: Mutex::new(Some(queue)),
             bell: Mutex::new(Some(bell)),
@@ -439,6 +419,36 @@ impl Failure {
             Self::Away(why) => log::Error::Unavailable(why),
         }
     }
+}
+
+/// Contents of the folder. A database that is damaged is made anew of what can be read.
+fn recovered(dir: &Path, path: &Path, mut connection: Connection) -> Result<(Connection, Recovered), Error> {
+    match recover::recover(dir, &mut connection) {
+        Err(Error::Damaged(_, e)) => {
+            drop(connection);
+            let kept = repair::rebuild(dir)?;
+            error!(error = %e, kept = %kept.display(), "the log's database was damaged: there is a new one of what could be read");
+            let mut connection = schema::open(path).map_err(|e| Error::sqlite(dir, e))?;
+            let recovered = recover::recover(dir, &mut connection)?;
+            Ok((connection, recovered))
+        }
+        recovered => Ok((connection, recovered?)),
+    }
+}
+
+/// Starts both threads. They have the lock for as long as they run: nobody else opens files that they still write.
+fn started(lock: &Arc<File>, writer: Writer, maintenance: Maintenance) -> Vec<JoinHandle<()>> {
+    let (first, second) = (Arc::clone(lock), Arc::clone(lock));
+    vec![
+        tokio::task::spawn_blocking(move || {
+            let _lock = first;
+            writer.run();
+        }),
+        tokio::task::spawn_blocking(move || {
+            let _lock = second;
+            maintenance.run();
+        }),
+    ]
 }
 
 /// The lock by which another process keeps the log's files as they are, to make a copy of them: `flock data/log.hold cp -r data …`.
