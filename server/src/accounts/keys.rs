@@ -23,7 +23,7 @@ const MAX_SCOPES: usize = 100;
 #[schema(as = KeyWanted, example = json!({"name": "dashboard", "scopes": ["consume:1"], "expires_at": "2030-01-01T00:00:00Z"}))]
 pub(super) struct New {
     /// The name that its owner gives it.
-    #[schema(min_length = 1, max_length = 100, pattern = "^[^\\p{Cc}]+$")]
+    #[schema(min_length = 1, max_length = 100, pattern = "^[^\\x00-\\x1f\\x7f-\\x9f]+$")]
     name: String,
     /// `publish` and `manage_devices` (producers), `consume` or `consume:ID`, `read_usage`, `operate` (operators).
     #[schema(min_items = 1, max_items = 100, example = json!(["consume:1"]))]

@@ -12,7 +12,7 @@ use crate::http::Shared;
 
 /// A session: a login and all that it was renewed with.
 #[derive(Serialize, ToSchema)]
-#[schema(as = Session)]
+#[schema(as = LoginSession)]
 pub(super) struct Shown {
     id: String,
     /// `null`: before sessions were listed.
