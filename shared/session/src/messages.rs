@@ -42,7 +42,7 @@ pub struct MessagePublisher {
 }
 
 impl MessagePublisher {
-    /// Opens a publisher for one connection or request, of an account that may publish ([`may_publish`]).
+    /// Opens a publisher for one connection or request, of an account that may publish ([`may_publish`](super::may_publish)).
     pub async fn open(backend: &Arc<Backend>, key: LogKey, transport: Transport) -> Result<Self, Error> {
         let publisher = backend.relay.ephemeral_publisher(key).await?;
         let devices = backend.reports.devices.senders(key, transport);

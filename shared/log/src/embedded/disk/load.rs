@@ -293,16 +293,24 @@ pub(super) fn offset_for_time(index: &Index, key: LogKey, time: OffsetDateTime) 
     Ok(found.map(|slot| Offset(slot.first.0 - 1)))
 }
 
-/// All slots of a log in segments that have something of `since` or later.
+/// All slots of a log in segments that have something of `since` or later. A segment may go after it was found, and then the next look finds
+/// it no more: one that is missing twice is lost.
 fn all_slots(index: &Index, key: LogKey, since: i64) -> io::Result<Vec<Arc<[Slot]>>> {
-    let mut tries = 0;
+    let mut missing: Option<Run> = None;
     loop {
-        let runs = index.runs(key.log);
-        let slots = runs.iter().filter(|run| run.newest >= since).map(|run| index.slots(key.log, run)).collect();
-        match slots {
-            Err(e) if io::Error::kind(&e) == ErrorKind::NotFound && tries < TRIES => tries += 1,
-            slots => return slots,
+        let mut all = Vec::new();
+        let failed = index.runs(key.log).into_iter().filter(|run| run.newest >= since).find_map(|run| match index.slots(key.log, &run) {
+            Ok(slots) => {
+                all.push(slots);
+                None
+            }
+            Err(e) => Some((run, e)),
+        });
+        let Some((run, e)) = failed else { return Ok(all) };
+        if e.kind() != ErrorKind::NotFound || missing.is_some_and(|missing| Arc::ptr_eq(&missing.segment, &run.segment)) {
+            return Err(e);
         }
+        missing = Some(run);
     }
 }
 

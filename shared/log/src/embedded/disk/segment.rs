@@ -120,7 +120,9 @@ impl Segment {
     pub(super) fn bytes(&self) -> io::Result<Bytes> {
         let length = self.length();
         let mut bytes = Vec::with_capacity(usize::try_from(length).unwrap_or_default());
-        File::open(self.path())?.take(length).read_to_end(&mut bytes)?;
+        let path = self.path();
+        let file = File::open(&path).map_err(|e| io::Error::new(e.kind(), format!("{}: {e}", path.display())))?;
+        file.take(length).read_to_end(&mut bytes)?;
         Ok(bytes.into())
     }
 

@@ -49,7 +49,8 @@ async fn a_copy_has_all_that_was_acknowledged_before_it_was_begun() {
     close(log).await;
     assert!(!home.dir.path().join("log.backup").exists());
     // Nobody has to run.
-    let stopped = copied(&home).open();
+    let copy = copied(&home);
+    let stopped = copy.open();
     assert!(stopped.bounds(B).await.unwrap().last >= last);
     close(stopped).await;
 }
