@@ -1,6 +1,6 @@
 // All that a chart has loaded of the past: one window for each producer in it.
 import { messageOf, type HistoryRecord, type Motience } from '@motience/client';
-import { loadBuckets, loadRecords, newestBefore, type Loaded, type Window } from './history.ts';
+import { loadBuckets, loadRecords, newestBefore, ROWS, type Loaded, type Window } from './history.ts';
 import { stepOf } from './lines.ts';
 
 /** Buckets of the present are asked for again after this many seconds, or after their own length. */
@@ -12,6 +12,8 @@ interface Part {
   step: number;
   loaded: Loaded | null;
   busy: boolean;
+  /** After a failure: not asked for before this. */
+  again: number;
   stop: AbortController;
 }
 
@@ -36,11 +38,6 @@ export class Past {
     return this.#parts.get(producer)?.loaded ?? null;
   }
 
-  /** The length of the buckets that a producer's window is made of; 0: of its records. */
-  stepOf(producer: string): number {
-    return this.#parts.get(producer)?.step ?? 0;
-  }
-
   forget(): void {
     for (const part of this.#parts.values()) part.stop.abort();
     this.#parts.clear();
@@ -54,7 +51,7 @@ export class Past {
     const part = this.#parts.get(producer);
     const fits = part !== undefined && (part.step === step || (part.loaded?.cut ?? false)) && from >= part.from;
     if (fits && end <= part.to + (part.step > 0 ? Math.max(part.step, AGAIN_S) : 0)) return;
-    if (fits && part.step > 0 && part.loaded) return part.busy ? undefined : void this.#extend(producer, part, end);
+    if (fits && part.step > 0 && part.loaded) return part.busy || now < part.again ? undefined : void this.#extend(producer, part, end);
     void this.#load(producer, from - room, Math.min(to + room, now), step);
   }
 
@@ -69,10 +66,12 @@ export class Past {
 
   /** The newest records before a time, for the table beside the chart. */
   async rows(producer: string, from: number, to: number, signal: AbortSignal): Promise<HistoryRecord[]> {
-    const loaded = this.of(producer);
-    if (loaded && loaded.range === null && !loaded.cut) {
+    const part = this.#parts.get(producer);
+    const loaded = part?.loaded;
+    // While it loads there are rows of the window before; and of more rows than are kept only the newest are there.
+    if (part && loaded && !part.busy && loaded.range === null && !loaded.cut) {
       const within = loaded.rows.filter((row) => Date.parse(row.timestamp) / 1000 <= to);
-      if (within.length > 0) return within;
+      if (within.length > 0 && (within.length === ROWS || loaded.rows.length < ROWS)) return within;
     }
     return newestBefore(this.#client, { producer, from, to, where: this.where }, signal);
   }
@@ -80,7 +79,7 @@ export class Past {
   async #load(producer: string, from: number, to: number, step: number): Promise<void> {
     this.#parts.get(producer)?.stop.abort();
     // Until the first of the new comes, the old is better than nothing.
-    const part: Part = { from, to, step, loaded: this.of(producer), busy: true, stop: new AbortController() };
+    const part: Part = { from, to, step, loaded: this.of(producer), busy: true, again: 0, stop: new AbortController() };
     this.#parts.set(producer, part);
     const window: Window = { producer, from, to, where: this.where };
     const { signal } = part.stop;
@@ -109,7 +108,7 @@ export class Past {
     const loaded = await this.#try(part, async () => {
       await loadBuckets(this.#client, { producer, from, to, where: this.where }, part.step, () => undefined, part.stop.signal, part.loaded ?? undefined);
     });
-    if (!loaded) part.to = before;
+    if (!loaded) [part.to, part.again] = [before, Date.now() / 1000 + AGAIN_S];
   }
 
   async #try(part: Part, work: () => Promise<void>): Promise<boolean> {

@@ -8,6 +8,9 @@ export interface Polled<T> {
   problem: string | null;
 }
 
+/** Whether the node does not know what it was asked for: it is older than the page. */
+export const isMissing = (cause: unknown): boolean => cause instanceof ApiError && (cause.status === 404 || cause.status === 405 || cause.code === 'not_json');
+
 export class Poll<T> extends Observable<Polled<T>> {
   readonly #ask: (signal: AbortSignal) => Promise<T>;
   readonly #everyMs: number;
@@ -43,7 +46,7 @@ export class Poll<T> extends Observable<Polled<T>> {
         this.set({ value, missing: false, problem: null });
       } catch (cause) {
         if (signal.aborted) return;
-        const missing = cause instanceof ApiError && (cause.status === 404 || cause.status === 405 || cause.code === 'not_json');
+        const missing = isMissing(cause);
         this.set({ ...this.get(), missing, problem: missing ? null : messageOf(cause) });
       }
     }
