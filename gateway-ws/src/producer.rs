@@ -6,7 +6,7 @@ use axum::{extract::State, response::Response};
 use bytes::Bytes;
 use motience_auth::Standing;
 use motience_cluster::Kind;
-use motience_http::{ApiError, Client, may_publish};
+use motience_http::{ApiError, Client};
 use motience_limits::{permits::Permit, uploads::Owner};
 use motience_proto::model::{Role, Transport, envelope::MAX_ENVELOPE};
 use motience_session::{self as session, CloseReason, MessagePublisher, MessageSession, MessageTransport};
@@ -25,7 +25,6 @@ use crate::{
 pub(crate) async fn upgrade(State(shared): State<Arc<Shared>>, Client(client): Client, request: Request) -> Result<Response, ApiError> {
     let record = shared.backend.relay.limits().record;
     let Admitted { upgrade, grant, permit, .. } = request.admit(Role::Producer, record + MAX_ENVELOPE, &shared).await?;
-    may_publish(&shared.backend, &grant)?;
     let publisher = MessagePublisher::open(&shared.backend, grant.log_key(), Transport::WebSocket).await?;
     let span = info_span!("wss1", user = %grant.user, %client);
     let alive = shared.shutdown.guard();

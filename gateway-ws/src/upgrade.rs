@@ -98,7 +98,7 @@ impl Request {
             .ok_or_else(|| ApiError::unauthenticated("no_token", "Log in, and connect with `?token=`."))?;
         let grant = shared.backend.authenticate(token).await?;
         match role {
-            Role::Producer => grant.may_publish()?,
+            Role::Producer => shared.backend.may_publish(&grant)?,
             _ => grant.may_follow()?,
         }
         let v2 = offered.iter().any(|p| p == V2) || query.v.as_deref() == Some("2");

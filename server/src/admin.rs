@@ -12,6 +12,7 @@ use anyhow::Context as _;
 use motience_auth::{self as auth, HashLimits, Hasher, SecretKind, canonical_username, check_password, random_id};
 use motience_backend::{
     self as backend,
+    acts::account_object,
     devices::{device_changed, device_object, state_act},
 };
 use motience_cluster::{self as cluster, Event};
@@ -115,7 +116,7 @@ async fn act(config: &backend::Config, store: &Store, action: Action) -> anyhow:
             let Some((account, families)) = store.close_account(user.id, Clock::system().now()).await? else {
                 return Err(Refused::Unknown(user.username).into());
             };
-            record(store, "account.revoke", format!("account:{}", user.id), user.id, Value::Null).await?;
+            record(store, "account.revoke", account_object(user.id), user.id, Value::Null).await?;
             let events = Event::account_closed(&account, &families);
             say_told(format_args!("{} is revoked", user.username), tell(config, store, &events).await)?;
         }
@@ -126,43 +127,39 @@ async fn act(config: &backend::Config, store: &Store, action: Action) -> anyhow:
                 return Err(Refused::NoProducer(user.username).into());
             }
             let detail = serde_json::json!({"visibility": visibility});
-            record(store, "producer.visibility", format!("account:{}", user.id), user.id, detail).await?;
+            record(store, "producer.visibility", account_object(user.id), user.id, detail).await?;
             let word = visibility.map_or("as PRODUCER_VISIBILITY says", Visibility::as_str);
             say(format_args!("{} is {word}.", user.username))?;
         }
         Action::Restore { username } => {
             let user = find(store, username).await?;
             store.reopen_account(user.id, Clock::system().now()).await?;
-            record(store, "account.restore", format!("account:{}", user.id), user.id, Value::Null).await?;
+            record(store, "account.restore", account_object(user.id), user.id, Value::Null).await?;
             say(format_args!("{} may log in again.", user.username))?;
         }
         Action::ResetPassword { username } => {
             let user = find(store, username).await?;
-            let (token, hash) = secret(SecretKind::Reset)?;
+            let (token, hash) = SecretKind::Reset.make();
             store.add_reset(&hash, user.id, Clock::system().now() + RESET_LIFE).await?;
-            record(store, "account.reset_token", format!("account:{}", user.id), user.id, Value::Null).await?;
+            record(store, "account.reset_token", account_object(user.id), user.id, Value::Null).await?;
             // For people, apart from the token, which scripts read.
             eprintln!("Within an hour, and once: POST /account/reset {{\"token\": …, \"new_password\": …}}");
             say(&token)?;
         }
         Action::Invite { role, uses, days } => {
-            let (token, hash) = secret(SecretKind::Invitation)?;
+            let (token, hash) = SecretKind::Invitation.make();
             let now = Clock::system().now();
             let expires_at = now + Duration::from_secs(days * 24 * 3600);
             let invitation =
                 Invitation { id: random_id(), role, note: None, uses_left: uses, created_by: None, created_at: now, expires_at };
             store.add_invitation(&invitation, &hash).await?;
+            let object = format!("invitation:{}", invitation.id);
+            let detail = serde_json::json!({"role": role, "uses": uses});
+            store.record_act(&NewAct { at: now, actor: None, act: "invitation.create", object, concerns: [None, None], detail }).await?;
             say(&token)?;
         }
     }
     Ok(())
-}
-
-/// A new secret and the hash to store.
-fn secret(kind: SecretKind) -> anyhow::Result<(String, String)> {
-    let secret = kind.make();
-    let hash = kind.hash(&secret).context("a secret that was just made is none")?;
-    Ok((secret, hash))
 }
 
 /// Makes an operator.

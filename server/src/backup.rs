@@ -54,13 +54,10 @@ pub(crate) async fn run(env: &Env, to: &Path) -> anyhow::Result<ExitCode> {
         say(format_args!("{} records of {} logs are copied.", health.records, health.logs))?;
         is_good = health.is_good();
     }
-    match fs::read(config.data_dir.join(SECRET_FILE)) {
-        Ok(secret) => {
-            private::file(&to.join(SECRET_FILE))?;
-            fs::write(to.join(SECRET_FILE), secret)?;
-        }
+    match private::copy(&config.data_dir.join(SECRET_FILE), &to.join(SECRET_FILE)) {
+        Ok(()) => {}
         Err(e) if e.kind() == io::ErrorKind::NotFound => {}
-        Err(e) => return Err(e).with_context(|| format!("{} cannot be read", config.data_dir.join(SECRET_FILE).display())),
+        Err(e) => return Err(e).with_context(|| format!("{} cannot be copied", config.data_dir.join(SECRET_FILE).display())),
     }
     let manifest = Manifest::of(to, began.format(&Rfc3339)?).with_context(|| format!("{} cannot be read", to.display()))?;
     manifest.write(to).with_context(|| format!("{} cannot be written", to.display()))?;

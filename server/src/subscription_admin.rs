@@ -2,7 +2,7 @@
 
 use std::{path::Path, process::ExitCode};
 
-use anyhow::Context as _;
+use anyhow::{Context as _, ensure};
 use motience_backend as backend;
 use motience_proto::model::{Agreement, Status, Subscription, UserId, times};
 use motience_relay::pipeline::scope::Scope;
@@ -12,7 +12,7 @@ use motience_store::{self as store, Change, Decision, Page, Store, Terms, Wanted
 use time::format_description::well_known::Rfc3339;
 
 use crate::{
-    admin::{Refused, find, on_store, tell},
+    admin::{Refused, find, on_store, say_told, tell},
     cli::SubscriptionAction,
     subscriptions::decide::event,
 };
@@ -30,11 +30,11 @@ async fn act(config: &backend::Config, store: &Store, action: SubscriptionAction
         SubscriptionAction::Revoke { id } => (id, Decision::Revoke),
     };
     let (subscription, change) = store.decide(id, decision, None, Clock::system().now()).await.map_err(refused)?;
-    if change != Change::Unchanged {
-        tell(config, store, &[event(&subscription)]).await?;
+    let done = format!("Subscription {id} is {}", subscription.status);
+    if change == Change::Unchanged {
+        return Ok(say(format_args!("{done}."))?);
     }
-    say(format_args!("Subscription {id} is {}.", subscription.status))?;
-    Ok(())
+    say_told(format_args!("{done}"), tell(config, store, &[event(&subscription)]).await)
 }
 
 /// A decision that its subscription does not allow is refused; anything else is a failure of the database.
@@ -46,12 +46,14 @@ fn refused(error: store::Error) -> anyhow::Error {
 }
 
 fn terms(until: Option<&str>, scope: Option<&Path>) -> anyhow::Result<Terms> {
+    let now = Clock::system().now();
     let expires_at = until.map(|text| times::read(text).with_context(|| format!("--until must be {}", times::FORMS))).transpose()?;
+    ensure!(expires_at.is_none_or(|end| end > now), "--until must be in the future");
     let agreement = scope.map(|path| {
         let text = std::fs::read(path).with_context(|| format!("the scope {} cannot be read", path.display()))?;
         serde_json::from_slice::<Agreement>(&text).with_context(|| format!("the scope {} is no agreement", path.display()))
     });
-    let scope = agreement.transpose()?.map(|agreement| Scope::text(agreement, Clock::system().now()).map_err(Refused::from)).transpose()?;
+    let scope = agreement.transpose()?.map(|agreement| Scope::text(agreement, now).map_err(Refused::from)).transpose()?;
     Ok(Terms { expires_at, scope: scope.flatten() })
 }
 

@@ -56,7 +56,7 @@ pub(super) async fn end_account(
     let backend = &services.backend;
     backend.end_account(grant.user).await?;
     info!(user = %grant.user, "an account was ended by its owner");
-    backend.record("account.end", Some(grant.user), format!("account:{}", grant.user), grant.user, Value::Null).await;
+    backend.record_of_account("account.end", grant.user, grant.user, Value::Null).await;
     let erased_by = backend.clock.now() + ERASED_WITHIN;
     Ok((StatusCode::ACCEPTED, Json(Erasing { status: "erasing", erased_by })))
 }

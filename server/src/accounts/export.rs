@@ -57,7 +57,7 @@ pub(super) async fn export(State(services): State<Shared>, Bearer(grant): Bearer
     // An answer that begins comes to its end, unless the database is lost on the way.
     services.backend.store.ping().await?;
     info!(user = %grant.user, "an account is exported");
-    services.backend.record("account.export", Some(grant.user), format!("account:{}", grant.user), grant.user, Value::Null).await;
+    services.backend.record_of_account("account.export", grant.user, grant.user, Value::Null).await;
     let (pieces, read) = mpsc::channel(PIECES);
     let (backend, runtime) = (Arc::clone(&services.backend), Handle::current());
     tokio::task::spawn_blocking(move || archive(&backend, &grant, &runtime, &pieces, permit));

@@ -143,8 +143,7 @@ pub(super) async fn invite(
         created_at: now,
         expires_at: now + Duration::from_secs(life),
     };
-    let secret = SecretKind::Invitation.make();
-    let hash = SecretKind::Invitation.hash(&secret).ok_or_else(|| ApiError::internal("an invitation that was just made is none"))?;
+    let (secret, hash) = SecretKind::Invitation.make();
     backend.store.add_invitation(&invitation, &hash).await?;
     info!(id = invitation.id, by = %caller.grant.user, "an invitation was made");
     let (object, by) = (format!("invitation:{}", invitation.id), caller.grant.user);

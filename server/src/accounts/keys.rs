@@ -104,8 +104,7 @@ pub(super) async fn create_key(
     if expires_at == Some(None) {
         return Err(ApiError::invalid("expires_at", format!("expires_at must be in the future, and {}.", times::FORMS)));
     }
-    let secret = SecretKind::Key.make();
-    let hash = SecretKind::Key.hash(&secret).ok_or_else(|| ApiError::internal("a key that was just made is none"))?;
+    let (secret, hash) = SecretKind::Key.make();
     let new = NewKey {
         id: &random_id(),
         user: grant.user,

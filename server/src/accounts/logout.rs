@@ -2,7 +2,6 @@
 
 use axum::extract::State;
 use motience_auth as auth;
-use motience_cluster::Event;
 use motience_http::{ApiError, Client, Json};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -46,7 +45,7 @@ pub(super) async fn logout(
         Ok(claims) if backend.store.is_family_revoked(&claims.family).await? => false,
         Ok(claims) => {
             let ended = backend.store.revoke_family(&claims.family, backend.clock.now()).await?;
-            backend.broadcast(Event::FamilyRevoked { family: claims.family }).await;
+            backend.end_family(claims.family).await;
             ended
         }
         // Over is over.

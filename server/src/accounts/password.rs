@@ -67,8 +67,7 @@ pub(super) async fn change_password(
     backend.store.change_password(grant.user, &hash, backend.clock.now()).await?;
     let ended = backend.end_sessions(grant.user, Some(&grant.family)).await?;
     info!(user = %grant.user, ended, "a password was changed");
-    let object = format!("account:{}", grant.user);
-    backend.record("account.password", Some(grant.user), object, grant.user, json!({"sessions_ended": ended})).await;
+    backend.record_of_account("account.password", grant.user, grant.user, json!({"sessions_ended": ended})).await;
     Ok(Json(Changed { status: "changed", ended }))
 }
 
@@ -107,7 +106,7 @@ pub(super) async fn reset_password(
     backend.store.change_password(user, &hash, backend.clock.now()).await?;
     let ended = backend.end_sessions(user, None).await?;
     info!(%user, ended, "a password was reset");
-    backend.record("account.reset", Some(user), format!("account:{user}"), user, json!({"sessions_ended": ended})).await;
+    backend.record_of_account("account.reset", user, user, json!({"sessions_ended": ended})).await;
     Ok(Json(Changed { status: "changed", ended }))
 }
 

@@ -3,7 +3,6 @@
 
 use axum::{extract::State, http::HeaderMap};
 use motience_auth::random_id;
-use motience_cluster::Event;
 use motience_http::{ApiError, Client, Json};
 use motience_store::{Spend, Spending};
 use serde::Deserialize;
@@ -61,7 +60,7 @@ pub(super) async fn refresh(
             warn!(user = %token.user, "a spent refresh token was used again; its login is ended");
             limiter.failed(address);
             backend.store.revoke_family(&token.family, now).await?;
-            backend.broadcast(Event::FamilyRevoked { family: token.family }).await;
+            backend.end_family(token.family).await;
             let sentence = "This refresh token was used before. The login is ended: log in again.";
             return Err(ApiError::unauthenticated("refresh_reused", sentence));
         }

@@ -26,7 +26,7 @@ pub(super) async fn revoke(State(services): State<Shared>, caller: Admin, Path(i
     }
     let account = services.backend.close_account(UserId(id)).await?.ok_or_else(unknown)?;
     info!(user = id, by = %caller.grant.user, "an account was revoked");
-    services.backend.record("account.revoke", Some(caller.grant.user), format!("account:{id}"), UserId(id), Value::Null).await;
+    services.backend.record_of_account("account.revoke", caller.grant.user, UserId(id), Value::Null).await;
     Ok(Json(account))
 }
 
@@ -44,7 +44,7 @@ pub(super) async fn restore(State(services): State<Shared>, caller: Admin, Path(
     let backend = &services.backend;
     let account = backend.store.reopen_account(UserId(id), backend.clock.now()).await?.ok_or_else(unknown)?;
     info!(user = id, by = %caller.grant.user, "an account was restored");
-    backend.record("account.restore", Some(caller.grant.user), format!("account:{id}"), UserId(id), Value::Null).await;
+    backend.record_of_account("account.restore", caller.grant.user, UserId(id), Value::Null).await;
     Ok(Json(account))
 }
 

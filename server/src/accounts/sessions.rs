@@ -106,7 +106,7 @@ pub(super) async fn end_session(
     }
     backend.end_family(id.clone()).await;
     info!(user = %grant.user, "a session was ended");
-    backend.record("session.end", Some(grant.user), format!("account:{}", grant.user), grant.user, Value::Null).await;
+    backend.record_of_account("session.end", grant.user, grant.user, Value::Null).await;
     Ok(Json(Ended { id, status: "ended" }))
 }
 
@@ -129,7 +129,6 @@ pub(super) async fn logout_everywhere(
     let backend = &services.backend;
     let ended = backend.end_sessions(grant.user, wish.keep_current.then_some(grant.family.as_str())).await?;
     info!(user = %grant.user, ended, "an account was logged out everywhere");
-    let object = format!("account:{}", grant.user);
-    backend.record("session.end", Some(grant.user), object, grant.user, json!({"sessions_ended": ended})).await;
+    backend.record_of_account("session.end", grant.user, grant.user, json!({"sessions_ended": ended})).await;
     Ok(Json(LoggedOut { status: "logged_out", ended }))
 }

@@ -2,6 +2,7 @@
 
 use axum::extract::State;
 use motience_auth::Grant;
+use motience_backend::acts::account_object;
 use motience_http::{ApiError, Bearer, Json, Path};
 use motience_proto::model::{ProducerId, Role, User, Visibility};
 use motience_store::NewAct;
@@ -75,7 +76,7 @@ pub(super) async fn set_visibility(
         at: backend.clock.now(),
         actor: Some(grant.user),
         act: "producer.visibility",
-        object: format!("account:{}", user.id),
+        object: account_object(user.id),
         concerns: [Some(user.id), None],
         detail: json!({"visibility": visibility}),
     };
@@ -91,6 +92,5 @@ async fn producer(services: &Shared, grant: &Grant, id: i64) -> Result<User, Api
     if grant.role != Role::Admin && grant.user.producer() != ProducerId(id) {
         return Err(ApiError::forbidden("This is said by the producer itself, or by an operator."));
     }
-    let user = services.backend.store.user(ProducerId(id).user()).await?;
-    user.filter(|user| user.role == Role::Producer).ok_or_else(|| ApiError::not_found("There is no producer with this id."))
+    services.producer(ProducerId(id)).await
 }

@@ -3,7 +3,6 @@
 use std::{
     fs::{self, File},
     io,
-    os::unix::fs::OpenOptionsExt as _,
     path::{Path, PathBuf},
     process::ExitCode,
 };
@@ -53,7 +52,7 @@ pub(crate) async fn restore(env: &Env, from: &Path) -> anyhow::Result<ExitCode> 
     let failed = || format!("the backup cannot be copied to {}", unfinished.display());
     private::folder(&unfinished).with_context(failed)?;
     for Entry { name, .. } in &manifest.files {
-        write(&from.join(name), &unfinished.join(name)).with_context(failed)?;
+        private::copy(&from.join(name), &unfinished.join(name)).with_context(failed)?;
     }
     // A newer release may have made it.
     if accounts.is_some() {
@@ -105,19 +104,9 @@ fn place(from: &Path, to: &PathBuf) -> io::Result<()> {
     match fs::rename(from, to) {
         // The accounts may be kept on another disk.
         Err(e) if e.kind() == io::ErrorKind::CrossesDevices => {
-            write(from, to)?;
+            private::copy(from, to)?;
             fs::remove_file(from)
         }
         placed => placed,
     }
-}
-
-/// Copies a file, for its owner's eyes only, and has it on the disk.
-fn write(from: &Path, to: &Path) -> io::Result<()> {
-    if let Some(folder) = to.parent() {
-        private::folder(folder)?;
-    }
-    let mut file = File::options().write(true).create_new(true).mode(0o600).open(to)?;
-    io::copy(&mut File::open(from)?, &mut file)?;
-    file.sync_all()
 }

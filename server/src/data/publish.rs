@@ -10,7 +10,7 @@ use axum::{
     extract::{Request, State},
     http::{HeaderMap, StatusCode, header},
 };
-use motience_http::{ApiError, Json, Publish, Scoped, collect, is_json, malformed_json, may_publish, unsupported_media_type};
+use motience_http::{ApiError, Json, Publish, Scoped, collect, is_json, malformed_json, unsupported_media_type};
 use motience_proto::model::{
     Transport,
     envelope::Envelope,
@@ -77,7 +77,7 @@ pub(super) async fn data(
     exemption: Option<Extension<TimeoutExemption>>,
     request: Request,
 ) -> Result<Json<Taken>, ApiError> {
-    may_publish(&services.backend, &caller.grant)?;
+    services.backend.may_publish(&caller.grant)?;
     let key = Key::of(request.headers())?;
     if is_lines(request.headers()) {
         if let Some(Extension(exemption)) = exemption {

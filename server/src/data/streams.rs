@@ -46,6 +46,7 @@ pub(super) async fn streams(
     live.drain(..live.partition_point(|live| live.producer.0 <= page.after));
     let more = live.len() > page.limit as usize;
     live.truncate(page.limit as usize);
+    let end = live.last().map_or(page.after, |live| live.producer.0);
     let ids: Vec<_> = live.iter().map(|live| live.producer.user()).collect();
     let users = services.backend.store.users_by_id(&ids).await?;
     let hidden = services.hidden(&caller, users.values()).await?;
@@ -64,5 +65,7 @@ pub(super) async fn streams(
         })
     };
     let streams = Page::new(permit, live.into_iter().filter_map(stream).collect(), services.config.page)?;
-    Ok(streams.followed_by(more, |last| format!("limit={}&after={}", page.limit, last.producer_id)))
+    Ok(streams
+        .followed_by(more, |last| format!("limit={}&after={}", page.limit, last.producer_id))
+        .or_followed_by(more, || format!("limit={}&after={end}", page.limit)))
 }

@@ -130,8 +130,7 @@ pub(super) async fn make(
     }
     check(&wanted.labels)?;
     let backend = &services.backend;
-    let account = backend.store.user(producer.user()).await?.filter(|account| account.role == Role::Producer);
-    account.ok_or_else(|| ApiError::not_found("There is no producer with this id."))?;
+    services.producer(producer).await?;
     let new = NewEnrolment { producer, device, labels: wanted.labels, uses, life: Duration::from_secs(life) };
     let (text, token) = backend.make_enrolment(new, grant.user).await?;
     info!(%producer, id = token.id, by = %grant.user, uses, "an enrolment token was made");

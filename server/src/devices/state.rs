@@ -3,7 +3,7 @@
 use axum::extract::State;
 use motience_auth::Grant;
 use motience_http::{ApiError, Json, ManageDevices, Path, Scoped};
-use motience_proto::model::{DeviceState, ProducerId, Role};
+use motience_proto::model::{DeviceState, ProducerId};
 use tracing::info;
 
 use super::{Registered, device_id, may_manage};
@@ -76,8 +76,7 @@ async fn set(
     may_manage(grant, producer)?;
     let device = device_id(device)?;
     let backend = &services.backend;
-    let account = backend.store.user(producer.user()).await?.filter(|account| account.role == Role::Producer);
-    account.ok_or_else(|| ApiError::not_found("There is no producer with this id."))?;
+    services.producer(producer).await?;
     let changed = backend.set_device_state(producer, &device, state, grant.user).await?;
     let changed = changed.ok_or_else(|| ApiError::not_found("There is no device with this name."))?;
     info!(%producer, %device, state = %changed.state, by = %grant.user, "the state of a device was set");

@@ -36,6 +36,12 @@ impl Value for ProducerVisibility {
 }
 
 impl Services {
+    /// The account of a producer, whether or not it was revoked.
+    pub(crate) async fn producer(&self, producer: ProducerId) -> Result<User, ApiError> {
+        let user = self.backend.store.user(producer.user()).await?.filter(|user| user.role == Role::Producer);
+        user.ok_or_else(|| ApiError::not_found("There is no producer with this id."))
+    }
+
     /// A part of the producers that a caller may see.
     pub(crate) async fn visible_producers(&self, caller: &Grant, page: Page) -> Result<Vec<User>, ApiError> {
         let (store, visibility) = (&self.backend.store, self.config.visibility);

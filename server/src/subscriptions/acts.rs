@@ -3,16 +3,13 @@
 use axum::extract::State;
 use motience_http::{ApiError, Bearer, Page, PagePermit, Query};
 use motience_proto::model::{Role, UserId};
-use motience_store::{self as store, ActQuery};
+use motience_store::{self as store, ActQuery, MAX_OBJECT};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use time::OffsetDateTime;
 use utoipa::{IntoParams, ToSchema};
 
 use crate::http::{Shared, shapes};
-
-/// Longest object.
-const MAX_OBJECT: usize = 320;
 
 /// Which acts.
 #[derive(Deserialize, IntoParams)]

@@ -160,10 +160,7 @@ pub(super) async fn invite(
         (Role::Producer, Some(id)) if id.0 == grant.user.0 => grant.user.producer(),
         (Role::Admin, Some(id)) => {
             let producer = ProducerId::from(id);
-            let account = backend.store.account(producer.user()).await?;
-            if !account.is_some_and(|account| account.user.role == Role::Producer) {
-                return Err(ApiError::not_found("There is no producer with this id."));
-            }
+            services.producer(producer).await?;
             producer
         }
         (Role::Admin, None) => return Err(ApiError::invalid("producer_id", "producer_id is missing: an operator says who invites.")),

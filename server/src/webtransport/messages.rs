@@ -149,7 +149,7 @@ pub(super) fn welcome(backend: &Backend, standing: &Standing) -> String {
 pub(super) async fn authenticate(backend: &Backend, token: Option<&str>) -> Result<Grant, CloseReason> {
     let grant = session::authenticate(backend, session::given(token)?).await?;
     match grant.role {
-        Role::Producer => grant.may_publish()?,
+        Role::Producer => backend.may_publish(&grant)?,
         Role::Consumer => grant.may_follow()?,
         other => return Err(CloseReason::forbidden(format!("there is nothing here for {other}s"))),
     }

@@ -10,7 +10,7 @@ use motience_h3::{Inbox, Incoming};
 use motience_limits::uploads::{Owner, Upload};
 use motience_proto::model::{Transport, envelope::MAX_ENVELOPE};
 use motience_runtime::lifecycle::Leave;
-use motience_session::{CloseReason, Message, MessagePublisher, MessageSession, MessageTransport, may_publish};
+use motience_session::{CloseReason, Message, MessagePublisher, MessageSession, MessageTransport};
 use tokio::sync::mpsc;
 
 use super::{
@@ -33,7 +33,6 @@ pub(super) async fn serve(
     (shared, leave): (&Arc<Shared>, &Leave),
 ) -> Result<(), CloseReason> {
     let grant = standing.grant();
-    may_publish(&shared.backend, &grant)?;
     let publisher = MessagePublisher::open(&shared.backend, grant.log_key(), Transport::WebTransport).await?;
     let limit = shared.backend.relay.limits().record + MAX_ENVELOPE;
     lines.allow(limit);

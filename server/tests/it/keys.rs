@@ -57,6 +57,18 @@ async fn socket(url: &str, key: &str) -> Result<Socket, tungstenite::Error> {
     timeout(LIMIT, connect_async(format!("{url}?token={key}"))).await.expect("an answer in time").map(|(socket, _)| socket)
 }
 
+#[tokio::test]
+async fn a_session_of_a_key_does_not_go_on_by_a_password_that_may_not_publish() {
+    let node = Node::embedded(&[("DEVICE_PASSWORDS", "deny")]).await;
+    let producer = account(ap(&node), "producer", "p").await;
+    let key = key(ap(&node), &producer.token, "publish").await;
+    let mut session = connect(&node, &key.key, "d", Intent::Produce, 1).await.unwrap();
+    session.send(Lane::Ordered, record(1)).await.unwrap();
+    acked(&mut session, 1..=1).await;
+    session.renew(&producer.token.clone().into()).await.unwrap();
+    assert_eq!(closed_with(&mut session).await, CloseCode::Forbidden);
+}
+
 /// The code with which a WebSocket is closed.
 async fn closed(socket: &mut Socket) -> u16 {
     loop {

@@ -18,7 +18,7 @@ pub enum Error {
     /// All that may hash passwords at once are at it; try again later.
     #[error("too many passwords are being checked")]
     Busy,
-    /// A key cannot be looked up: the database is away.
+    /// A key or a certificate cannot be looked up: the database is away.
     #[error("the database is unavailable")]
     Unavailable,
     /// Signing or hashing failed: a fault of the program or of the machine.

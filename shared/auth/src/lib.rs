@@ -32,7 +32,7 @@ pub use self::{
     revocations::Revocations,
     rights::Denied,
     scopes::{Scope, Scopes, UnknownScope},
-    secrets::SecretKind,
-    standing::Standing,
+    secrets::{SecretKind, secret_hash},
+    standing::{NotRenewed, Standing},
     tokens::{Grant, MAX_TOKEN, Pair, RefreshClaims, Tokens, device_family, key_family},
 };

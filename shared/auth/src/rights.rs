@@ -16,6 +16,9 @@ pub enum Denied {
     /// No key may do it: it is of the account itself.
     #[error("login_required: this needs a login, not a key")]
     Login,
+    /// A login by password, where only keys give the right to publish.
+    #[error("device_credential_required: here a device publishes by a key of its own (DEVICE_PASSWORDS)")]
+    Credential,
 }
 
 impl Denied {
@@ -25,12 +28,14 @@ impl Denied {
             Self::Role(_) => "wrong_role",
             Self::Scope(_) => "scope_missing",
             Self::Login => "login_required",
+            Self::Credential => "device_credential_required",
         }
     }
 }
 
 impl Grant {
-    /// May it send records?
+    /// May it send records, as far as the grant goes? Whether logins by password may at all is for the backend's settings to say, which every way in
+    /// asks.
     pub fn may_publish(&self) -> Result<(), Denied> {
         self.acts_as(Role::Producer)?;
         self.has(Scope::Publish)

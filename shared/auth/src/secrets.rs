@@ -37,10 +37,12 @@ impl SecretKind {
         text.starts_with(self.prefix())
     }
 
-    /// A new secret. Whoever makes it shows it once and stores its [`SecretKind::hash`].
-    pub fn make(self) -> String {
+    /// A new secret, which is shown once, and its [`SecretKind::hash`], which is stored.
+    pub fn make(self) -> (String, String) {
         let body = format!("{}{}", self.prefix(), random::hex(RANDOM_BYTES));
-        format!("{body}{:08x}", crc32fast::hash(body.as_bytes()))
+        let secret = format!("{body}{:08x}", crc32fast::hash(body.as_bytes()));
+        let hash = secret_hash(&secret);
+        (secret, hash)
     }
 
     /// The hash by which a secret is stored and found; `None` where the text is no secret of this kind, or is mistyped.
@@ -50,9 +52,13 @@ impl SecretKind {
     pub fn hash(self, text: &str) -> Option<String> {
         let well_formed = text.len() == self.prefix().len() + 2 * RANDOM_BYTES + CHECKSUM_DIGITS && self.begins(text) && text.is_ascii();
         let (body, checksum) = text.split_at_checked(text.len().checked_sub(CHECKSUM_DIGITS)?).filter(|_| well_formed)?;
-        (format!("{:08x}", crc32fast::hash(body.as_bytes())) == checksum)
-            .then(|| digest(&SHA256, text.as_bytes()).as_ref().iter().map(|byte| format!("{byte:02x}")).collect())
+        (format!("{:08x}", crc32fast::hash(body.as_bytes())) == checksum).then(|| secret_hash(text))
     }
+}
+
+/// The hash, in hexadecimal digits, by which a secret is stored that nobody can guess: see [`SecretKind::hash`].
+pub fn secret_hash(text: &str) -> String {
+    digest(&SHA256, text.as_bytes()).as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 #[cfg(test)]
@@ -61,9 +67,8 @@ mod tests {
 
     #[test]
     fn a_secret_is_known_by_its_hash_and_a_mistyped_one_by_its_checksum() {
-        let (key, other) = (SecretKind::Key.make(), SecretKind::Key.make());
+        let ((key, hash), (other, _)) = (SecretKind::Key.make(), SecretKind::Key.make());
         assert!(key.starts_with("motk_") && key.len() == 77, "{key}");
-        let hash = SecretKind::Key.hash(&key).unwrap();
         assert_eq!((hash.len(), SecretKind::Key.hash(&key).as_ref()), (64, Some(&hash)));
         assert!(!key.contains(&hash) && SecretKind::Key.hash(&other) != Some(hash));
         for at in 5..key.len() {

@@ -17,6 +17,17 @@ pub struct Standing {
     grant: watch::Sender<Grant>,
 }
 
+/// Why a connection does not live by another grant.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NotRenewed {
+    /// The grant is not of the same account, role and device.
+    #[error("the renewed token is another account's")]
+    Account,
+    /// The grant has fewer scopes.
+    #[error("the renewed token allows less than the first")]
+    Less,
+}
+
 impl Standing {
     /// Lives by this grant for now.
     pub fn new(grant: Grant, revocations: Revocations, clock: Clock) -> Self {
@@ -28,17 +39,20 @@ impl Standing {
         self.grant.borrow().clone()
     }
 
-    /// Lives by another one from now on. `false`, and nothing happens, where that is another account's, or allows less: what the connection
-    /// was given the right to when it began is not asked for again.
-    pub fn renew(&self, renewed: Grant) -> bool {
-        let good = {
+    /// Lives by another one from now on. Nothing happens where that is another account's, or allows less: what the connection was given the
+    /// right to when it began is not asked for again.
+    pub fn renew(&self, renewed: Grant) -> Result<(), NotRenewed> {
+        {
             let grant = self.grant.borrow();
-            renewed.is_of_same_account(&grant) && renewed.scopes.cover(&grant.scopes)
-        };
-        if good {
-            self.grant.send_replace(renewed);
+            if !renewed.is_of_same_account(&grant) {
+                return Err(NotRenewed::Account);
+            }
+            if !renewed.scopes.cover(&grant.scopes) {
+                return Err(NotRenewed::Less);
+            }
         }
-        good
+        self.grant.send_replace(renewed);
+        Ok(())
     }
 
     /// Whole seconds for which the grant in force is good.
@@ -103,10 +117,10 @@ mod tests {
         let standing = Standing::new(grant(1, "first"), revocations.clone(), clock.clone());
         let mut over = Box::pin(standing.over());
         assert!(over.as_mut().now_or_never().is_none() && !standing.is_over());
-        assert!(!standing.renew(grant(2, "another")), "another account's");
+        assert_eq!(standing.renew(grant(2, "another")), Err(NotRenewed::Account));
         let less = Grant { scopes: "consume".parse().unwrap(), ..grant(1, "key:1") };
-        assert!(!standing.renew(less), "a key that allows less");
-        assert!(standing.renew(grant(1, "second")));
+        assert_eq!(standing.renew(less), Err(NotRenewed::Less), "a key that allows less");
+        assert_eq!(standing.renew(grant(1, "second")), Ok(()));
         revocations.revoke_family("first");
         assert!(over.as_mut().now_or_never().is_none() && !standing.is_over(), "it lives by the second one");
         revocations.revoke_family("second");

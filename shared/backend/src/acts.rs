@@ -18,4 +18,14 @@ impl Backend {
             warn!(error = %e, act = act.act, object = act.object, "an act cannot be recorded");
         }
     }
+
+    /// Records an act that was done to an account, by itself or by an operator.
+    pub async fn record_of_account(&self, act: &'static str, actor: UserId, account: UserId, detail: Value) {
+        self.record(act, Some(actor), account_object(account), account, detail).await;
+    }
+}
+
+/// The object of acts that were done to an account.
+pub fn account_object(account: UserId) -> String {
+    format!("account:{account}")
 }

@@ -8,9 +8,8 @@
 
 use std::{path::PathBuf, time::Duration};
 
-use aws_lc_rs::digest::{SHA256, digest};
 use base64::{Engine as _, engine::general_purpose::STANDARD};
-use motience_auth::{self as auth, Grant, device_family, random_id};
+use motience_auth::{self as auth, Denied, Grant, device_family, random_id, secret_hash};
 use motience_certs::{
     ServerIdentity,
     device_ca::{self, Requested, Shown, Subject, is_signed, serial},
@@ -18,7 +17,7 @@ use motience_certs::{
     server::AuthorityError,
 };
 use motience_cluster::Event;
-use motience_proto::model::{DeviceId, DeviceState, ProducerId, Role, User, UserId, record::Invalid};
+use motience_proto::model::{DeviceId, DeviceState, ProducerId, Role, User, UserId};
 use motience_settings::env::{self, Reader, one_of, settings};
 use motience_store::{self as store, Credential, Device, Enrolment, EnrolmentToken, Labels, NewCredential};
 use serde_json::{Value, json};
@@ -195,7 +194,7 @@ impl Backend {
             expires_at: now + new.life,
             created_at: now,
         };
-        self.store.add_enrolment(&hash(&text), &token).await?;
+        self.store.add_enrolment(&secret_hash(&text), &token).await?;
         let detail = json!({"device_id": token.device, "uses": new.uses, "expires_in": new.life.as_secs()});
         self.record("enrolment.create", Some(actor), format!("enrolment:{}", token.id), token.producer.user(), detail).await;
         Ok((text, token))
@@ -219,7 +218,7 @@ impl Backend {
     pub async fn enrol(&self, token: &str, request: &str, named: Option<&DeviceId>) -> Result<Certified, Refused> {
         let key = read(request)?;
         let (now, credential) = (self.clock.now(), self.new_credential(&key));
-        let outcome = self.store.enrol(&hash(token), named, &credential, now).await?;
+        let outcome = self.store.enrol(&secret_hash(token), named, &credential, now).await?;
         let (producer, device, ended) = match outcome {
             Enrolment::Enrolled { producer, device, ended } => (producer, device, ended),
             Enrolment::Invalid => return Err(Refused::Enrolment),
@@ -298,7 +297,7 @@ impl Backend {
             Refused::Revoked => auth::Error::Revoked,
             other => {
                 warn!(error = %other, "a device's certificate cannot be looked up");
-                auth::Error::Internal
+                auth::Error::Unavailable
             }
         };
         let device = self.store.device_of_key(&shown.fingerprint).await.map_err(|e| away(e.into()))?.ok_or(auth::Error::Invalid)?;
@@ -327,14 +326,10 @@ impl Backend {
         Ok(Some(device))
     }
 
-    /// Whether a grant gives the right to publish: with DEVICE_PASSWORDS=deny a login by password does not.
-    pub fn may_publish(&self, grant: &Grant) -> bool {
-        self.device_passwords == Passwords::Allow || !grant.is_by_password()
-    }
-
-    /// Whether a record, which is complete, may come in: not where it names a device that was revoked.
-    pub fn check_record(&self, producer: ProducerId, json: &[u8]) -> Result<(), Invalid> {
-        self.devices.check_record(producer, json)
+    /// May it send records here? With DEVICE_PASSWORDS=deny a login by password may not.
+    pub fn may_publish(&self, grant: &Grant) -> Result<(), Denied> {
+        grant.may_publish()?;
+        if self.device_passwords == Passwords::Deny && grant.is_by_password() { Err(Denied::Credential) } else { Ok(()) }
     }
 
     fn new_credential(&self, key: &Requested) -> NewCredential {
@@ -373,7 +368,7 @@ impl Backend {
 
     async fn end_credentials(&self, ended: Vec<String>) {
         for id in ended {
-            self.broadcast(Event::FamilyRevoked { family: device_family(&id) }).await;
+            self.end_family(device_family(&id)).await;
         }
     }
 }
@@ -411,8 +406,4 @@ fn good(device: &Device) -> Result<&Credential, Refused> {
         return Err(Refused::Revoked);
     }
     device.credential.as_ref().filter(|credential| credential.revoked_at.is_none()).ok_or(Refused::Unknown)
-}
-
-fn hash(token: &str) -> String {
-    digest(&SHA256, token.as_bytes()).as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
 }

@@ -11,6 +11,7 @@ use motience_log::Log;
 use motience_proto::model::{LogKey, UserId};
 use motience_runtime::{causes, clock::Clock};
 use motience_store::{Page, Store, Wanted};
+use time::OffsetDateTime;
 use tokio::sync::Notify;
 use tracing::{info, warn};
 
@@ -56,14 +57,23 @@ impl Eraser {
             return Ok(());
         }
         for (key, asked_at) in erasures {
-            let settled = self.clock.now() - asked_at >= SETTLED_AFTER;
-            self.erase(key).await?;
-            if settled {
-                self.store.end_erasure(key.producer.user()).await.map_err(failed)?;
-                info!(user = %key.producer, "an account was erased");
+            // The others do not wait for one whose log or rows cannot be had.
+            if let Err(e) = self.end(key, asked_at).await {
+                warn!(error = causes(&e), user = %key.producer, "an account that has ended cannot be erased; trying again");
             }
         }
         self.store.release("erasure", &self.node).await.map_err(failed)
+    }
+
+    /// Erases one, for the last time once nothing of it is on its way any more.
+    async fn end(&self, key: LogKey, asked_at: OffsetDateTime) -> Result<(), Error> {
+        let settled = self.clock.now() - asked_at >= SETTLED_AFTER;
+        self.erase(key).await?;
+        if settled {
+            self.store.end_erasure(key.producer.user()).await.map_err(failed)?;
+            info!(user = %key.producer, "an account was erased");
+        }
+        Ok(())
     }
 
     async fn erase(&self, key: LogKey) -> Result<(), Error> {

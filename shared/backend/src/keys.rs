@@ -85,13 +85,7 @@ impl Keys {
         let looked = async {
             // Never closed.
             let _turn = self.lookups.acquire().await;
-            let found = self.store.key_by_hash(hash).await?;
-            if let Some((key, _)) = &found
-                && key.last_used_at.is_none_or(|at| millis(self.clock.now()) - millis(at) >= USE_GRAIN)
-            {
-                self.store.touch_keys(std::slice::from_ref(&key.id), self.clock.now()).await?;
-            }
-            Ok::<_, store::Error>(found)
+            self.store.key_by_hash(hash).await
         };
         let found = match timeout(LOOKUP_LIMIT, looked).await {
             Ok(Ok(found)) => found,
@@ -106,6 +100,12 @@ impl Keys {
             metrics::counter!("motience_keys_unknown_total").increment(1);
             return Err(auth::Error::Invalid);
         };
+        let now = self.clock.now();
+        if key.last_used_at.is_none_or(|at| millis(now) - millis(at) >= USE_GRAIN)
+            && let Err(e) = self.store.touch_keys(std::slice::from_ref(&key.id), now).await
+        {
+            warn!(error = %e, "the use of a key cannot be noted");
+        }
         let Key { id, scopes, created_at, expires_at, .. } = key;
         let grant = Grant {
             user: user.id,
@@ -119,9 +119,8 @@ impl Keys {
             issued_at: created_at,
             expires_at: expires_at.unwrap_or(created_at),
         };
-        let now = AtomicI64::new(millis(self.clock.now()));
-        let stored = AtomicI64::new(now.load(Ordering::Relaxed));
-        Ok(Arc::new(Known { id, grant, endless: expires_at.is_none(), used: now, stored }))
+        let [used, stored] = [millis(now); 2].map(AtomicI64::new);
+        Ok(Arc::new(Known { id, grant, endless: expires_at.is_none(), used, stored }))
     }
 
     /// Ends the keys that are known here and no longer in the store, and stores when the others were used.

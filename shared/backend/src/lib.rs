@@ -6,7 +6,7 @@
 //!
 //! Embedded: this process is the whole platform. Cluster: Redis joins any number of nodes over one PostgreSQL.
 
-mod acts;
+pub mod acts;
 mod command_line;
 mod device_ca;
 pub mod devices;
@@ -715,23 +715,21 @@ impl Refresher {
             if let Err(e) = load_devices(&self.store, &self.devices).await {
                 warn!(error = %e, "restricted devices cannot be read; trying again");
             }
-            if let Err(e) = self.store.purge_enrolments(self.clock.now()).await {
-                warn!(error = %e, "spent enrolment tokens cannot be removed; trying again");
-            }
             if let Err(e) = self.keys.refresh(&self.revocations).await {
                 warn!(error = %e, "keys cannot be looked up again; trying again");
             }
-            if let Err(e) = self.store.purge_refresh(self.clock.now()).await {
-                warn!(error = %e, "expired refresh tokens cannot be removed; trying again");
-            }
-            if let Err(e) = self.store.purge_resets(self.clock.now()).await {
-                warn!(error = %e, "old tokens for a new password cannot be removed; trying again");
-            }
-            if let Err(e) = self.store.purge_invitations(self.clock.now()).await {
-                warn!(error = %e, "old invitations cannot be removed; trying again");
-            }
-            if let Err(e) = self.store.purge_addresses(self.clock.now()).await {
-                warn!(error = %e, "old addresses of logins cannot be removed; trying again");
+            let now = self.clock.now();
+            let purges = [
+                ("spent enrolment tokens", self.store.purge_enrolments(now).await.map(drop)),
+                ("expired refresh tokens", self.store.purge_refresh(now).await.map(drop)),
+                ("old tokens for a new password", self.store.purge_resets(now).await.map(drop)),
+                ("old invitations", self.store.purge_invitations(now).await.map(drop)),
+                ("old addresses of logins", self.store.purge_addresses(now).await.map(drop)),
+            ];
+            for (spent, outcome) in purges {
+                if let Err(e) = outcome {
+                    warn!(error = %e, "{spent} cannot be removed; trying again");
+                }
             }
         }
     }

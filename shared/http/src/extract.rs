@@ -300,14 +300,6 @@ impl<S: HasBackend> FromRequestParts<S> for Producer {
     }
 }
 
-/// Refuses to let a login by password publish where the settings say so (DEVICE_PASSWORDS).
-pub fn may_publish(backend: &Backend, grant: &Grant) -> Result<(), ApiError> {
-    if backend.may_publish(grant) {
-        return Ok(());
-    }
-    Err(ApiError::forbidden("Here a device publishes by a key of its own. Enrol it.").with_code("device_credential_required"))
-}
-
 impl<S: HasBackend> FromRequestParts<S> for Consumer {
     type Rejection = ApiError;
 

@@ -30,7 +30,7 @@ pub use collect::{Collected, broken, collect};
 pub use compression::compression;
 pub use extract::{
     Admin, AnyToken, Bearer, Consume, Consumer, HasBackend, Json, Look, ManageDevices, Path, Producer, Publish, Query, Right, Scoped,
-    bearer, is_json, malformed_json, may_publish, object, unsupported_media_type,
+    bearer, is_json, malformed_json, object, unsupported_media_type,
 };
 pub use inflate::{InflatesTooFar, Inflation, inflate};
 pub use limits::{FrameRate, Limits};

@@ -75,9 +75,16 @@ impl<T: Serialize + Send + 'static> Page<T> {
     #[must_use]
     pub fn followed_by(mut self, may_be_more: bool, next: impl FnOnce(&T) -> String) -> Self {
         if may_be_more || self.is_cut {
-            // A query alone, so that it holds under every alias and behind every proxy.
-            let link = self.entries.last().map(|last| format!("<?{}>; rel=\"next\"", next(last)));
-            self.next = link.and_then(|link| HeaderValue::from_str(&link).ok());
+            self.next = self.entries.last().and_then(|last| link(&next(last)));
+        }
+        self
+    }
+
+    /// Says where the next part begins although none of this one may be shown.
+    #[must_use]
+    pub fn or_followed_by(mut self, may_be_more: bool, next: impl FnOnce() -> String) -> Self {
+        if may_be_more && self.entries.is_empty() {
+            self.next = link(&next());
         }
         self
     }
@@ -88,6 +95,11 @@ impl<T: Serialize + Send + 'static> Page<T> {
         self.next = link;
         self
     }
+}
+
+/// A query alone, so that it holds under every alias and behind every proxy.
+fn link(query: &str) -> Option<HeaderValue> {
+    HeaderValue::from_str(&format!("<?{query}>; rel=\"next\"")).ok()
 }
 
 impl<T: Serialize + Send + 'static> IntoResponse for Page<T> {

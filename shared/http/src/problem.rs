@@ -273,6 +273,7 @@ impl From<auth::Denied> for ApiError {
                 Self::forbidden(sentence).with("scope", scope.to_string())
             }
             auth::Denied::Login => Self::forbidden("A key may not do this: log in."),
+            auth::Denied::Credential => Self::forbidden("Here a device publishes by a key of its own. Enrol it."),
         }
         .with_code(denied.code())
     }

@@ -1,7 +1,7 @@
 //! Files and folders for their owner's eyes only: the log, the accounts, the secret of a node.
 
 use std::{
-    fs::{self, DirBuilder, OpenOptions, Permissions},
+    fs::{self, DirBuilder, File, OpenOptions, Permissions},
     io,
     os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _},
     path::Path,
@@ -46,6 +46,17 @@ pub fn file(path: &Path) -> io::Result<()> {
         }
     }
     Ok(())
+}
+
+/// Copies a file to one that is not there yet, mode 0600, in a folder that may not be there either, and has it on the disk.
+pub fn copy(from: &Path, to: &Path) -> io::Result<()> {
+    let mut from = File::open(from)?;
+    if let Some(parent) = to.parent().filter(|parent| !parent.as_os_str().is_empty()) {
+        folder(parent)?;
+    }
+    let mut to = OpenOptions::new().write(true).create_new(true).mode(0o600).open(to)?;
+    io::copy(&mut from, &mut to)?;
+    to.sync_all()
 }
 
 fn close(metadata: &fs::Metadata, path: &Path) -> io::Result<()> {

@@ -10,7 +10,7 @@ use motience_limits::{
     rate::Bucket,
 };
 use motience_proto::{
-    model::{DeviceId, Transport},
+    model::{DeviceId, Role, Transport},
     wire::{CloseCode, Frame, Hello, Intent, TokenAccepted, TokenRefresh, VERSION},
 };
 use tokio_util::sync::CancellationToken;
@@ -54,16 +54,13 @@ pub async fn admit(
         None => authenticate(backend, &hello.token).await?,
     };
     let (allowed, share) = match hello.intent {
-        Intent::Produce => (grant.may_publish(), Share::Devices),
+        Intent::Produce => (backend.may_publish(&grant), Share::Devices),
         Intent::Consume => (grant.may_follow(), Share::Connections),
     };
     allowed?;
     let device = DeviceId::new(&hello.device_id).map_err(|e| CloseReason::protocol(e.to_string()))?;
-    if hello.intent == Intent::Produce {
-        may_publish(backend, &grant)?;
-        if backend.devices.is_revoked(grant.user.producer(), device.as_str()) {
-            return Err(device_revoked());
-        }
+    if hello.intent == Intent::Produce && backend.devices.is_revoked(grant.user.producer(), device.as_str()) {
+        return Err(device_revoked());
     }
     if hello.intent == Intent::Produce && grant.only_device().is_some_and(|own| own != device.as_str()) {
         return Err(CloseReason::forbidden("wrong_device: this account speaks for the device it was registered with only"));
@@ -71,14 +68,6 @@ pub async fn admit(
     permit.identify(grant.user, share)?;
     info!(user = %grant.user, %device, intent = ?hello.intent, transport = permit.transport().as_str(), "device connected");
     Ok(Admitted { device, standing: Arc::new(backend.standing(grant)) })
-}
-
-/// Refuses to let a login by password publish where the settings say so (DEVICE_PASSWORDS).
-pub fn may_publish(backend: &Backend, grant: &Grant) -> Result<(), CloseReason> {
-    if backend.may_publish(grant) {
-        return Ok(());
-    }
-    Err(CloseReason::forbidden("device_credential_required: here a device publishes by a key of its own (DEVICE_PASSWORDS)"))
 }
 
 /// The device of a session was revoked.
@@ -101,15 +90,11 @@ fn unauthenticated(error: auth::Error) -> CloseReason {
 /// Takes a renewed token, which must be of the same account and role. Returns the whole seconds for which it is good.
 pub(super) async fn renew(backend: &Backend, standing: &Standing, token: &str) -> Result<u64, CloseReason> {
     let renewed = authenticate(backend, token).await?;
-    let less = !renewed.scopes.cover(&standing.grant().scopes);
-    if standing.renew(renewed) {
-        return Ok(standing.expires_in());
+    if renewed.role == Role::Producer {
+        backend.may_publish(&renewed)?;
     }
-    Err(CloseReason::forbidden(if less {
-        "the renewed token allows less than the first"
-    } else {
-        "the renewed token is another account's"
-    }))
+    standing.renew(renewed).map_err(|e| CloseReason::forbidden(e.to_string()))?;
+    Ok(standing.expires_in())
 }
 
 /// Takes the renewed token of a frame. Returns the frame that answers it.

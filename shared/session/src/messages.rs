@@ -42,7 +42,7 @@ pub struct MessagePublisher {
 }
 
 impl MessagePublisher {
-    /// Opens a publisher for one connection or request, of an account that may publish ([`may_publish`](super::may_publish)).
+    /// Opens a publisher for one connection or request, of an account that may publish ([`Backend::may_publish`]).
     pub async fn open(backend: &Arc<Backend>, key: LogKey, transport: Transport) -> Result<Self, Error> {
         let publisher = backend.relay.ephemeral_publisher(key).await?;
         let devices = backend.reports.devices.senders(key, transport);
@@ -93,7 +93,7 @@ impl MessagePublisher {
 pub fn read(backend: &Backend, sent: Bytes, grant: &Grant) -> Result<Envelope, Invalid> {
     let meaning = envelope::read(sent, backend.relay.limits().record, &grant.defaults(backend.clock.now()))?;
     if let Envelope::Record(record, _) = &meaning {
-        backend.check_record(grant.user.producer(), &record.json)?;
+        backend.devices.check_record(grant.user.producer(), &record.json)?;
     }
     Ok(meaning)
 }

@@ -26,7 +26,7 @@ macro_rules! insert {
 pub(super) use insert;
 
 /// Longest object, in characters: the width of its column.
-const MAX_OBJECT: usize = 320;
+pub const MAX_OBJECT: usize = 320;
 
 /// An act to be recorded.
 #[derive(Clone, Debug, PartialEq)]

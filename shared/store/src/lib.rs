@@ -41,7 +41,7 @@ use self::engine::{
 
 pub use self::{
     accounts::{AccountQuery, Credentials, Made, NewUser},
-    acts::{Act, ActQuery, NewAct},
+    acts::{Act, ActQuery, MAX_OBJECT, NewAct},
     config::{Config, Settings},
     cursors::NamedCursor,
     device_cas::StoredDeviceCa,

@@ -168,7 +168,7 @@ impl Store {
 }
 
 const BEGIN: &str = "INSERT INTO erasures (user_id, log_id, asked_at) \
-     SELECT users.id, COALESCE(users.log_id, users.id), CAST($2 AS BIGINT) FROM users WHERE users.id = $1 ON CONFLICT (user_id) DO NOTHING";
+     SELECT users.id, COALESCE(users.log_id, users.id), CAST($2 AS BIGINT) FROM users WHERE users.id = $1 ON CONFLICT (user_id) DO UPDATE SET asked_at = erasures.asked_at";
 const ERASURES: &str = "SELECT user_id, log_id, asked_at FROM erasures ORDER BY asked_at";
 const END: &str = "DELETE FROM erasures WHERE user_id = $1";
 const COLUMNS_SQLITE: &str = "SELECT name FROM pragma_table_info($1) ORDER BY cid";

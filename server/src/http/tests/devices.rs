@@ -289,6 +289,24 @@ async fn records_of_a_device_in_quarantine_are_kept_from_consumers_until_it_is_r
 }
 
 #[tokio::test]
+async fn a_record_that_is_withheld_is_no_hole_in_the_order_of_its_sender() {
+    // Longer than the test may wait for a record.
+    let platform = platform(&[("ORDER_WAIT", "10m")]).await;
+    let (user, producer) = platform.account(Role::Producer, "p").await;
+    let (_, consumer) = platform.account(Role::Consumer, "c").await;
+    let wish = Sent::Json(json!({"producer_id": user.id.0}));
+    platform.sm(Method::POST, "/subscribe", Some(&consumer), wish).await.json(201);
+    platform.set(&producer, &user, "d", "quarantine").await.json(200);
+    let record = |device: &str, n: u64| json!({"device_id": device, "timestamp": n, "data": {"n": n}});
+    let all = json!([record("e", 1), record("d", 2), record("e", 3)]);
+    platform.dsm(Method::POST, "/data", Some(&producer), Sent::Json(all)).await.json(200);
+    let mut stream = super::stream::lines(&platform, "/stream?from=earliest&order=device", &consumer).await;
+    for expected in [1, 3] {
+        assert_eq!(stream.record().await["data"]["n"], expected);
+    }
+}
+
+#[tokio::test]
 async fn passwords_publish_nothing_where_that_is_denied() {
     let platform = platform(&[("DEVICE_PASSWORDS", "deny")]).await;
     let (_, producer) = platform.account(Role::Producer, "p").await;

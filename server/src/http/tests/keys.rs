@@ -66,7 +66,7 @@ async fn a_key_that_is_none_or_has_expired_is_refused() {
     let verify = async |key: &str| platform.ap(Method::GET, "/verify", Some(key), Sent::Nothing).await;
     verify(key).await.json(200);
     let mistyped = format!("{}{}", &key[..76], if key.ends_with('0') { '1' } else { '0' });
-    for wrong in ["motk_", mistyped.as_str(), &motience_auth::SecretKind::Key.make(), &motience_auth::SecretKind::Reset.make()] {
+    for wrong in ["motk_", mistyped.as_str(), &motience_auth::SecretKind::Key.make().0, &motience_auth::SecretKind::Reset.make().0] {
         for _ in 0..2 {
             verify(wrong).await.problem(401, "invalid_token");
         }

@@ -8,8 +8,8 @@ use motience_store::Right;
 use time::OffsetDateTime;
 use tracing::error;
 
-use super::scope::Scope;
-use crate::{Error, Relay};
+use super::scope::{InvalidScope, Scope};
+use crate::{Error, Relay, StartPosition};
 
 /// The right to read one producer.
 #[derive(Clone, Debug, Default)]
@@ -29,10 +29,25 @@ impl Allowance {
         }
     }
 
-    /// The permit to receive by it on one more connection: `Ok(None)` where its grant sets no limit.
-    pub(super) fn permit(&self, relay: &Relay) -> Result<Option<GrantPermit>, ()> {
+    /// Takes what one more connection needs to receive by it; fails where its grant has no room for one.
+    pub(super) fn hold(&self, relay: &Relay) -> Result<Held, ()> {
         let most = self.scope.as_ref().and_then(|scope| scope.connections());
-        most.map(|most| relay.0.permits.grant(self.subscription, most)).transpose().map_err(drop)
+        let permit = most.map(|most| relay.0.permits.grant(self.subscription, most)).transpose().map_err(drop)?;
+        Ok(Held { scope: self.scope.clone(), _permit: permit })
+    }
+}
+
+/// Parts of a follow that its right brings.
+pub(super) struct Held {
+    pub(super) scope: Option<Arc<Scope>>,
+    /// To receive by a grant that limits how many connections do.
+    _permit: Option<GrantPermit>,
+}
+
+impl Held {
+    /// A start position that begins no earlier than the scope does by now.
+    pub(super) fn bounded(&self, start: StartPosition, relay: &Relay) -> StartPosition {
+        self.scope.as_ref().map_or(start, |scope| scope.bounded(start, relay.0.clock.now()))
     }
 }
 
@@ -45,11 +60,17 @@ pub(super) struct Allowed {
 }
 
 impl Allowed {
-    /// Looks at the store. `known`: the scope that a producer had before.
-    pub(super) async fn look(relay: &Relay, consumer: ConsumerId, known: impl Fn(ProducerId) -> Option<Arc<Scope>>) -> Result<Self, Error> {
+    /// Looks at the store, for the producers that are `wanted`. `known`: the scope that a producer had before.
+    pub(super) async fn look(
+        relay: &Relay,
+        consumer: ConsumerId,
+        wanted: impl Fn(ProducerId) -> bool,
+        known: impl Fn(ProducerId) -> Option<Arc<Scope>>,
+    ) -> Result<Self, Error> {
         let rights = relay.0.store.rights(consumer, relay.0.clock.now()).await.map_err(Error::store)?;
         let first_end = rights.iter().filter_map(|right| right.expires_at).min();
-        let of = rights.into_iter().filter_map(|right| Some((right.producer, allowance(&right, known(right.producer))?))).collect();
+        let rights = rights.into_iter().filter(|right| wanted(right.producer));
+        let of = rights.filter_map(|right| Some((right.producer, allowance(&right, known(right.producer))?))).collect();
         Ok(Self { of, first_end })
     }
 }
@@ -61,21 +82,17 @@ pub(super) async fn look_at(relay: &Relay, consumer: ConsumerId, producer: Produ
 }
 
 fn allowance(right: &Right, known: Option<Arc<Scope>>) -> Option<Allowance> {
-    let compiled = |text: &str| {
-        match known {
-        Some(known) if known.is_of(text) => Some(known),
-        _ => Scope::parse(text)
-            .map(Arc::new)
-            // Nothing rather than too much: a newer version has written it.
-            .inspect_err(|e| error!(subscription = right.subscription, error = %e, "the scope of a grant cannot be read; nothing is delivered by it"))
-            .ok(),
-    }
-    };
-    let scope = match right.scope.as_deref() {
-        Some(text) => Some(compiled(text)?),
+    let scope = match &right.scope {
         None => None,
+        Some(text) => Some(known.filter(|known| known.is_of(text)).or_else(|| compiled(right.subscription, text))?),
     };
     Some(Allowance { subscription: right.subscription, scope })
+}
+
+/// Nothing rather than too much where it cannot be read: a newer version has written it.
+fn compiled(subscription: i64, text: &str) -> Option<Arc<Scope>> {
+    let failed = |e: &InvalidScope| error!(subscription, error = %e, "the scope of a grant cannot be read; nothing is delivered by it");
+    Scope::parse(text).map(Arc::new).inspect_err(failed).ok()
 }
 
 /// Why a consumer has no right to a producer any more, as far as the store says so.

@@ -8,7 +8,6 @@ use std::{
 };
 
 use motience_auth::{DeviceStates, Scopes, Standing};
-use motience_limits::permits::GrantPermit;
 use motience_proto::model::{ConsumerId, Cursor, CursorName, ProducerId, Status};
 use motience_runtime::clock::until;
 use time::OffsetDateTime;
@@ -17,7 +16,7 @@ use tracing::warn;
 
 use super::{
     active::{Active, FollowRight},
-    allowance::{Allowance, Allowed, state},
+    allowance::{Allowance, Allowed, Held, state},
     named_cursors::NamedCursors,
     rights::{RETRY_AFTER, Rights},
     scope::Scope,
@@ -78,13 +77,6 @@ pub(super) struct FollowParts {
     /// The version of the right that was acted on.
     pub(super) seen: u64,
     pub(super) active: Arc<Active>,
-}
-
-/// Parts of a follow that its right brings.
-pub(super) struct Held {
-    pub(super) scope: Option<Arc<Scope>>,
-    /// To receive by a grant that limits how many connections do.
-    pub(super) _permit: Option<GrantPermit>,
 }
 
 pub(super) struct Authorized {
@@ -159,8 +151,10 @@ impl Authorized {
         let mut refused = Vec::new();
         for (&producer, &position) in positions {
             // One that is not followed yet, since it was allowed just now, begins with the notice of it.
-            if allowed.of.contains_key(&producer) && self.held.contains_key(&producer) {
-                let position = self.scope(producer).map_or(position, |scope| scope.bounded(position, self.relay.0.clock.now()));
+            if allowed.of.contains_key(&producer)
+                && let Some(held) = self.held.get(&producer)
+            {
+                let position = held.bounded(position, &self.relay);
                 self.subscriber.unfollow(producer);
                 self.subscriber.follow(producer, position).await?;
             } else {
@@ -279,11 +273,9 @@ impl Authorized {
             Right::Granted(producers) => unlimited(producers.iter().copied().filter(|&producer| self.scopes.consume(producer)).collect()),
             Right::Follow(_) => unlimited(self.subscriber.followed().collect()),
             Right::Subscriptions { consumer, chosen, .. } => {
-                let mut allowed = Allowed::look(&self.relay, *consumer, |producer| self.scope(producer)).await?;
-                allowed
-                    .of
-                    .retain(|producer, _| self.scopes.consume(*producer) && chosen.as_ref().is_none_or(|chosen| chosen.contains(producer)));
-                Ok(allowed)
+                let is_chosen = |producer| chosen.as_ref().is_none_or(|chosen| chosen.contains(&producer));
+                let wanted = |producer| self.scopes.consume(producer) && is_chosen(producer);
+                Allowed::look(&self.relay, *consumer, wanted, |producer| self.scope(producer)).await
             }
         }
     }
@@ -333,8 +325,8 @@ impl Authorized {
             for producer in self.subscriber.followed().collect::<Vec<_>>() {
                 // Given back before it is taken again: the new limit may be lower.
                 self.held.remove(&producer);
-                match allowance.permit(&self.relay) {
-                    Ok(permit) => drop(self.held.insert(producer, Held { scope: allowance.scope.clone(), _permit: permit })),
+                match allowance.hold(&self.relay) {
+                    Ok(held) => drop(self.held.insert(producer, held)),
                     Err(()) => parts.active.shut(producer, &parts.stop, "too_many_connections"),
                 }
                 self.rescoped.push(producer);
@@ -364,7 +356,7 @@ impl Authorized {
             }
         }
         for (&producer, allowance) in allowed.of.iter().filter(|(producer, _)| !followed.contains(*producer)) {
-            let Ok(permit) = allowance.permit(&self.relay) else {
+            let Ok(held) = allowance.hold(&self.relay) else {
                 self.crowded.insert(producer);
                 continue;
             };
@@ -372,27 +364,25 @@ impl Authorized {
             if let Some((name, cursors)) = &self.cursor {
                 from = cursors.position(name, producer, from).await?;
             }
-            from = allowance.scope.as_ref().map_or(from, |scope| scope.bounded(from, self.relay.0.clock.now()));
-            self.subscriber.follow(producer, from).await?;
+            self.subscriber.follow(producer, held.bounded(from, &self.relay)).await?;
             self.crowded.remove(&producer);
-            self.held.insert(producer, Held { scope: allowance.scope.clone(), _permit: permit });
+            self.held.insert(producer, held);
             self.changed = true;
         }
         Ok(allowed.first_end)
     }
 
-    /// Ends the follow of a producer that the reader has no right to any more.
+    /// Ends the follow of a producer that the reader has no right to any more. Waits first, so that a cancelled call loses nothing.
     async fn lose(&mut self, producer: ProducerId) {
+        let state = match self.right {
+            Right::Subscriptions { consumer, .. } => Some(state(&self.relay, consumer, producer).await),
+            Right::Granted(_) | Right::Follow(_) => None,
+        };
         self.subscriber.unfollow(producer);
         self.held.remove(&producer);
         self.changed = true;
-        if let Right::Subscriptions { consumer, .. } = self.right {
-            let state = state(&self.relay, consumer, producer).await;
-            // A consumer that has left knows it.
-            if state != Status::Inactive {
-                self.news.push((producer, state));
-            }
-        }
+        // A consumer that has left knows it.
+        self.news.extend(state.filter(|state| *state != Status::Inactive).map(|state| (producer, state)));
     }
 
     /// Takes note of the scope of a producer that is followed already.
@@ -401,12 +391,12 @@ impl Authorized {
             return;
         }
         self.changed = true;
-        self.news.push((producer, Status::Active));
         // Given back before it is taken again: the new limit may be lower.
         self.held.remove(&producer);
-        match allowance.permit(&self.relay) {
-            Ok(permit) => {
-                self.held.insert(producer, Held { scope: allowance.scope.clone(), _permit: permit });
+        match allowance.hold(&self.relay) {
+            Ok(held) => {
+                self.news.push((producer, Status::Active));
+                self.held.insert(producer, held);
                 self.rescoped.push(producer);
             }
             Err(()) => {

@@ -20,8 +20,8 @@ use tracing::warn;
 use super::{
     Options, Pipeline, Stages,
     active::{Active, Entry, FollowRight},
-    allowance::look_at,
-    authorized::{Authorized, FollowParts, Held},
+    allowance::{Held, look_at},
+    authorized::{Authorized, FollowParts},
     bounded,
     named_cursors::NamedCursors,
     rights::{RETRY_AFTER, Rights},
@@ -242,15 +242,14 @@ async fn open(
         let Some(allowance) = look_at(relay, consumer, producer).await? else { return Ok(Err(FollowRefusal::NotSubscribed)) };
         let seen = right.version();
         let allowance = right.begin(allowance);
-        let Ok(permit) = allowance.permit(relay) else { return Ok(Err(FollowRefusal::TooManyConnections)) };
+        let Ok(held) = allowance.hold(relay) else { return Ok(Err(FollowRefusal::TooManyConnections)) };
         let start = match name {
             Some(name) => relay.named_cursors(consumer).position(name, producer, start).await?,
             None => start,
         };
-        let start = allowance.scope.as_ref().map_or(start, |scope| scope.bounded(start, relay.0.clock.now()));
         let mut subscriber = relay.subscriber();
-        subscriber.follow(producer, start).await?;
-        Ok(Ok((subscriber, seen, Held { scope: allowance.scope, _permit: permit })))
+        subscriber.follow(producer, held.bounded(start, relay)).await?;
+        Ok(Ok((subscriber, seen, held)))
     };
     loop {
         match attempt().await {

@@ -81,9 +81,8 @@ pub enum Event {
 pub struct Pipeline {
     authorized: Authorized,
     standing: Arc<Standing>,
-    /// Devices whose records consumers do not get.
-    devices: DeviceStates,
-    for_consumer: bool,
+    /// Devices whose records the reader does not get, where it is a consumer.
+    withheld: Option<DeviceStates>,
     /// Resolves with the end of the token; never for a follow, whose connection waits for that itself.
     over: Fuse<BoxFuture<'static, ()>>,
     stages: Stages,
@@ -119,8 +118,7 @@ impl Pipeline {
 
     fn new(authorized: Authorized, stages: Stages, standing: Arc<Standing>) -> Self {
         let mut pipeline = Self {
-            devices: authorized.devices(),
-            for_consumer: standing.grant().role == Role::Consumer,
+            withheld: (standing.grant().role == Role::Consumer).then(|| authorized.devices()),
             authorized,
             standing,
             over: pending().boxed().fuse(),
@@ -178,21 +176,19 @@ impl Pipeline {
             }
             if let Some(item) = self.ready.pop_front() {
                 self.note(&item);
-                // Its device may have been put in quarantine while a stage held it.
+                // Here and not before: to the stages a record that is withheld is one like any other, and no hole that they wait for.
                 if matches!(&item, Item::Record(record) if self.withholds(record)) {
                     continue;
                 }
                 return Some(item);
             }
             match self.next_of_batch() {
-                Some(record) if self.withholds(&record) => {
-                    // The cursor goes on past it, as past any record that is not wanted.
-                    if self.stages.lets_pass(record.producer) {
-                        self.cursors.insert(record.producer, record.cursor);
-                    }
-                }
                 Some(record) if self.stages.lets_pass(record.producer) => {
+                    // The cursor goes on past one that is withheld, as past any record that is not wanted.
                     self.cursors.insert(record.producer, record.cursor);
+                    if self.withholds(&record) {
+                        continue;
+                    }
                     return Some(Item::Record(record));
                 }
                 Some(record) => {
@@ -350,7 +346,7 @@ impl Pipeline {
 
     /// Whether a record is of a device in quarantine, which its producer and operators see and consumers do not.
     fn withholds(&self, record: &DeliveredRecord) -> bool {
-        self.for_consumer && self.devices.withholds(record.producer, &record.message)
+        self.withheld.as_ref().is_some_and(|devices| devices.withholds(record.producer, &record.message))
     }
 
     fn expire(&mut self) {

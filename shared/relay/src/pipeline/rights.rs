@@ -38,7 +38,7 @@ impl Rights {
         loop {
             self.changes.changed().await;
             let (version, entered) = (self.changes.version(), active.entered());
-            match Allowed::look(&self.relay, self.consumer, |producer| active.scope(producer)).await {
+            match Allowed::look(&self.relay, self.consumer, |producer| active.contains(producer), |producer| active.scope(producer)).await {
                 Ok(allowed) => {
                     let ended = active.keep(&allowed.of, entered);
                     self.changes.looked(version, allowed.first_end);

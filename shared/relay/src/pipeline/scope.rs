@@ -6,8 +6,7 @@
 //! ```
 //!
 //! An agreement is compiled once for a connection, with the language of a consumer's own selection, and evaluated at the same cost. A producer
-//! without a scope has no entry here. Whatever else has to be withheld of a producer, for every egress and for all of its consumers,
-//! belongs into [`Scopes::push`], the one place that each record of every delivery passes.
+//! without a scope has no entry here. Records of devices in quarantine are left out where records leave the pipeline ([`super::Pipeline::take`]).
 //!
 //! Invariant: a record that the stage does not let through, and a member that it does not show, reach no later stage.
 

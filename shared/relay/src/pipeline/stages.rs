@@ -44,7 +44,7 @@ impl Stages {
 
     /// Whether records of a producer pass as they are.
     pub fn lets_pass(&self, producer: ProducerId) -> bool {
-        self.reorder.is_none() && self.sampler.is_none() && (self.scopes.is_empty() || !self.scopes.has(producer))
+        self.reorder.is_none() && self.sampler.is_none() && !self.scopes.has(producer)
     }
 
     /// Sets the scope of a producer. Call [`Stages::start`] after it.

@@ -6,7 +6,6 @@
 use std::{
     fs::{self, File, TryLockError},
     io,
-    os::unix::fs::OpenOptionsExt as _,
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
@@ -117,8 +116,5 @@ fn link(file: &Path, folder: &Path) -> io::Result<()> {
 
 /// Copies a file to a folder under its own name.
 fn write(file: &Path, folder: &Path) -> io::Result<()> {
-    let to = folder.join(file.file_name().unwrap_or_default());
-    let mut to = File::options().write(true).create_new(true).mode(0o600).open(to)?;
-    io::copy(&mut File::open(file)?, &mut to)?;
-    to.sync_all()
+    private::copy(file, &folder.join(file.file_name().unwrap_or_default()))
 }
