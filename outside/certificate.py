@@ -8,10 +8,10 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 
-def write(folder):
-    """Leaves `ca.pem`, `tls.crt` and `tls.key` in the folder, as an operator's authority would."""
+def write(folder, *hosts):
+    """Leaves `ca.pem`, `tls.crt` and `tls.key` in the folder, as an operator's authority would. The certificate may name other hosts, too."""
     authority, key = ec.generate_private_key(ec.SECP256R1()), ec.generate_private_key(ec.SECP256R1())
-    names = x509.SubjectAlternativeName([x509.DNSName("localhost"), x509.IPAddress(ipaddress.ip_address("127.0.0.1"))])
+    names = x509.SubjectAlternativeName([*map(x509.DNSName, ("localhost", *hosts)), x509.IPAddress(ipaddress.ip_address("127.0.0.1"))])
     constraints = x509.BasicConstraints(ca=True, path_length=0)
     ca = signed("Tests' authority", "Tests' authority", authority.public_key(), authority, constraints)
     leaf = signed("localhost", "Tests' authority", key.public_key(), authority, names)

@@ -34,15 +34,6 @@ LINTIAN = {"no-manual-page", "non-standard-file-perm", "maintainer-script-calls-
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory):
-    out = tmp_path_factory.mktemp("packages") / "out"
-    environment = {**os.environ, "DEBEMAIL": "packages@motience.io"}
-    command = [ROOT / "scripts/package", "--fast", "--binaries", Path(SERVER).parent, "--out", out]
-    subprocess.run(command, check=True, env=environment, stdout=subprocess.DEVNULL)
-    return out
-
-
-@pytest.fixture(scope="module")
 def root(tmp_path_factory, made):
     """A root with all three packages installed."""
     # Not below pytest's folder, which its accounts could not enter.
@@ -269,13 +260,3 @@ def test_a_bill_of_materials_names_every_crate_once_with_its_hash(made):
         names[components[-1]["name"]] = {component["name"] for component in bill["components"]}
     assert "sqlx" in names["motience-server"] and "quinn" in names["motience-device"]
     assert not {"sqlx", "redis", "motience-store"} & names["motience-device"]
-
-
-def test_the_tarball_runs_where_it_is_unpacked(made, tmp_path):
-    with tarfile.open(only(made, "*-linux-*.tar.gz")) as archive:
-        archive.extractall(tmp_path, filter="data")
-    folder = only(tmp_path, "motience-*")
-    for program in ("motience-server", "motience-gateway", "motience-device"):
-        subprocess.run([folder / "bin" / program, "--version"], check=True, stdout=subprocess.DEVNULL)
-    assert (folder / "env.example").read_text() == (ROOT / ".env.example").read_text()
-    assert {path.name for path in (folder / "systemd").iterdir()} == {path.name for path in (ROOT / "deploy/systemd").iterdir()}

@@ -72,9 +72,11 @@ PACKAGES = (
 
 
 def packages(release, programs, out, work):
-    """Makes all of them."""
+    """Makes those of the programs."""
     for package in PACKAGES:
-        root = work / "debian" / package.name
+        if package.program not in programs:
+            continue
+        root = work / "debian" / release.architecture / package.name
         fill(root, package, release, programs[package.program])
         # Whatever the umask was.
         for folder in [root, *filter(Path.is_dir, root.rglob("*"))]:
@@ -122,8 +124,9 @@ def unit(package):
 
 
 def control(package, release, program, root):
-    libraries = elf.libraries(program)
-    depends = [f"libc6 (>= {elf.glibc(program)})", *(["libgcc-s1"] if "libgcc_s.so.1" in libraries else []), "passwd"]
+    depends = ["passwd"]
+    if libraries := elf.libraries(program):
+        depends = [f"libc6 (>= {elf.glibc(program)})", *(["libgcc-s1"] if "libgcc_s.so.1" in libraries else []), *depends]
     size = sum(path.stat().st_size for path in root.rglob("*") if path.is_file()) // 1024
     fields = {
         "Package": package.name,

@@ -25,11 +25,15 @@ def glibc(program):
     return "{}.{}".format(*max((int(major), int(minor)) for major, minor in found))
 
 
+def loader(program):
+    """The path of the program's loader; none where it is static."""
+    found = re.search(r"program interpreter: (.*)\]", output("readelf", "--program-headers", "--wide", str(program)))
+    return found and found[1]
+
+
 def files(program):
     """The loader and the libraries, as this machine has them: path in the image to the file."""
-    found = {}
-    loader = re.search(r"program interpreter: (.*)\]", output("readelf", "--program-headers", "--wide", str(program)))[1]
-    found[loader.removeprefix("/")] = Path(loader).resolve()
+    found = {loader(program).removeprefix("/"): Path(loader(program)).resolve()}
     for name, path in re.findall(r"^\s*(\S+) => (/\S+)", output("ldd", str(program)), re.M):
         if name in KNOWN:
             found[f"lib/{Path(path).resolve().parent.name}/{name}"] = Path(path).resolve()

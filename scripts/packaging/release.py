@@ -6,10 +6,11 @@ import os
 import subprocess
 import tarfile
 import tomllib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent.parent
+TARGET = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")).resolve()
 PROGRAMS = ("motience-server", "motience-gateway", "motience-device")
 
 
@@ -32,6 +33,10 @@ class Release:
         if f"v{version}" not in git("tag", "--points-at", "HEAD").split():
             version += f"~git{day}.{commit}"
         return cls(version, commit, int(time), output("dpkg", "--print-architecture"), fast)
+
+    def of(self, architecture):
+        """The part of the release that is for another architecture."""
+        return replace(self, architecture=architecture)
 
     @property
     def name(self):
