@@ -7,6 +7,7 @@
 //! Embedded: this process is the whole platform. Cluster: Redis joins any number of nodes over one PostgreSQL.
 
 pub mod acts;
+mod backlogs;
 mod command_line;
 mod device_ca;
 pub mod devices;
@@ -22,7 +23,7 @@ use std::{
 
 use futures_util::{StreamExt as _, stream};
 use motience_auth::{self as auth, DeviceStates, Grant, Hasher, Revocations, Standing, Tokens, device_family, key_family};
-use motience_cluster::{self as cluster, Event, Reports};
+use motience_cluster::{self as cluster, Event, Lease, Reports};
 use motience_limits::{
     permits::{self, Permits},
     uploads::{self, Uploads},
@@ -40,6 +41,7 @@ use motience_store::{self as store, Gone, Key, LogIds, NewUser, Store};
 use tokio::sync::Notify;
 use tracing::{info, warn};
 
+pub use backlogs::{Backlogs, DurableBacklog, Worst};
 pub use device_ca::{Authority, Error as AuthorityError};
 
 /// Longest wait for each dependency when readiness is asked.
@@ -291,6 +293,8 @@ pub struct Backend {
     pub authority: Authority,
     /// Joins producers and consumers.
     pub relay: Relay,
+    /// Durable consumers compared with their logs.
+    pub backlogs: Backlogs,
     /// Nodes, live producers and devices, counted here and as other nodes report them.
     pub reports: Reports,
     /// Who may hold a connection, whatever it comes by.
@@ -316,6 +320,8 @@ pub struct Backend {
     ended: Arc<Notify>,
     eraser: tokio::task::JoinHandle<()>,
     refresher: tokio::task::JoinHandle<()>,
+    /// Measures the backlogs.
+    meter: tokio::task::JoinHandle<()>,
     /// Follows the acts of the command line, where there is no cluster bus.
     command_line: Option<tokio::task::JoinHandle<()>>,
 }
@@ -411,6 +417,12 @@ impl Backend {
             restored,
         };
         let refresher = tokio::spawn(refresher.run());
+        let backlogs = Backlogs::new(store.clone(), logs.clone(), relay.log().clone(), clock.clone());
+        let lease = match kind {
+            Kind::Embedded => Lease::uncontended(backlogs::LEASE, clock.clone()),
+            Kind::Cluster => Lease::new(backlogs::LEASE, &config.node, store.clone(), clock.clone()),
+        };
+        let meter = tokio::spawn(backlogs.clone().run(lease));
         Ok(Arc::new(Self {
             store,
             tokens: Tokens::new(&config.auth, clock.clone()),
@@ -419,6 +431,7 @@ impl Backend {
             devices,
             authority,
             relay,
+            backlogs,
             reports,
             permits,
             uploads: Uploads::new(config.uploads),
@@ -435,6 +448,7 @@ impl Backend {
             ended,
             eraser,
             refresher,
+            meter,
             command_line,
         }))
     }
@@ -578,6 +592,7 @@ impl Backend {
     /// Writes out what waits and closes log and database.
     pub async fn close(&self) {
         self.refresher.abort();
+        self.meter.abort();
         self.command_line.iter().for_each(tokio::task::JoinHandle::abort);
         self.eraser.abort();
         self.relay.close().await;

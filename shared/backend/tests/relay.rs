@@ -12,7 +12,7 @@ use motience_backend::{Backend, Config};
 use motience_cluster::{Event, Reports};
 use motience_limits::permits::{self, Permits};
 use motience_log::{Log, Retention, SessionName, embedded};
-use motience_proto::model::{ConsumerId, Cursor, DeviceId, LogKey, Offset, ProducerEpoch, ProducerId, Role, Seq, Visibility};
+use motience_proto::model::{ConsumerId, Cursor, CursorName, DeviceId, LogKey, Offset, ProducerEpoch, ProducerId, Role, Seq, Visibility};
 use motience_relay::{
     Delivery, Hub, Limits, Notice, Publisher, Refusal, Relay, StartPosition, Subscriber, SubscriptionCache,
     pipeline::{Event as PipelineEvent, Item, Options, Reader, Start},
@@ -91,6 +91,7 @@ stories!(
     retention_leaves_a_gap_notice = [("LOG_RETENTION_BYTES", "33KiB"), ("RING_BYTES", "5000")],
     what_is_too_old_is_removed = [("LOG_RETENTION", "1s")],
     an_erased_log_holds_nothing,
+    a_backlog_says_what_retention_cuts = [("LOG_RETENTION_BYTES", "256KiB")],
 );
 
 fn json(n: u64) -> Bytes {
@@ -590,4 +591,31 @@ async fn a_reader_ahead_of_what_its_node_has_heard_is_not_sent_back() {
     third.follow(P, StartPosition::After(Cursor { offset: Offset(50), ..cursor })).await.unwrap();
     let delivery = timeout(LIMIT, third.next()).await.unwrap();
     assert!(matches!(delivery, Delivery::Notice(Notice::Reset { cursor, .. }) if cursor.offset == Offset(7)), "{delivery:?}");
+}
+
+/// A durable consumer that confirms too little is found, with what it has yet to confirm and when retention removes it.
+async fn a_backlog_says_what_retention_cuts(node: Arc<Backend>) {
+    let (consumer, name) = (ConsumerId(7), CursorName::new("app").unwrap());
+    let publisher = node.relay.publisher(LOG, device(), ProducerEpoch(1)).await.unwrap();
+    for n in 0..40 {
+        send(&publisher, n * 10 + 1..=n * 10 + 10).await;
+    }
+    let outline = node.relay.log().outline(LOG).await.unwrap();
+    let (epoch, last) = (outline.bounds.log_epoch(), outline.bounds.last);
+    let confirm = async |offset| {
+        let cursor = Cursor { log_epoch: epoch, offset };
+        node.store.confirm(consumer, &name, P, cursor, Clock::system().now()).await.unwrap();
+        node.backlogs.worst(10).await.unwrap()
+    };
+    let worst = confirm(Offset(200)).await;
+    let [one] = &worst.furthest[..] else { panic!("{worst:?}") };
+    let ahead = outline.bounds.first.0.saturating_sub(201);
+    assert_eq!((one.backlog.records, one.backlog.removed), (200 - ahead, ahead), "{one:?}");
+    assert!(one.waiting.is_some_and(|waiting| waiting < LIMIT), "{one:?}");
+    let cut = one.backlog.cut.unwrap();
+    assert!(cut.left > Duration::ZERO && cut.left <= Duration::from_secs(24 * 3600), "{cut:?}");
+    assert_eq!((worst.first_cut.len(), worst.cursors), (1, 1));
+    let listed = node.store.cursors(consumer, None, 10).await.unwrap();
+    assert_eq!(node.backlogs.of(consumer, &listed[0]).await.unwrap().backlog.records, 200 - ahead);
+    assert!(confirm(last).await.furthest.is_empty(), "everything is confirmed");
 }

@@ -9,7 +9,7 @@
 //!
 //! | trait | operations | subject |
 //! |---|---|---|
-//! | [`Records`] | append, fetch, bounds, offset for time, watch | batches of records, offsets, retention |
+//! | [`Records`] | append, fetch, bounds, outline, offset for time, watch | batches of records, offsets, retention |
 //! | [`Sessions`] | open | who may append: fence and dedup window of each sender |
 //! | [`Bus`] | broadcast | short messages from one node to all; `motience_cluster` says what they tell |
 //!
@@ -37,6 +37,7 @@ mod batch;
 mod bus;
 pub mod embedded;
 mod epochs;
+mod outline;
 mod records;
 pub mod redis;
 mod retention;
@@ -46,7 +47,8 @@ mod varint;
 pub use batch::{Batch, Entry};
 pub use bus::{Bus, Signal, Sink, Topic};
 pub use epochs::{Epochs, MAX_EPOCHS};
-pub use records::{AppendBatch, AppendRecord, Bounds, Fetch, Records};
+pub use outline::{Backlog, Bound, Bounds, Cut, Outline};
+pub use records::{AppendBatch, AppendRecord, Fetch, Records};
 pub use retention::Retention;
 pub use sessions::{Hold, RANGE_BYTES, SESSION_BYTES, Sender, SessionName, SessionState, Sessions};
 

@@ -6,7 +6,10 @@ use bytes::Bytes;
 use motience_proto::model::{Fence, LogEpoch, LogKey, Offset, ProducerEpoch, RangeSet, Seq};
 use time::OffsetDateTime;
 
-use crate::{Batch, Epochs, Error, Log, SessionName, each};
+use crate::{
+    Batch, Error, Log, SessionName, each,
+    outline::{Bounds, Outline},
+};
 
 /// One sender's part of an append: all of it is written, or none.
 #[derive(Clone, Debug)]
@@ -36,24 +39,6 @@ pub struct AppendRecord {
     pub message: Bytes,
 }
 
-/// First and last offset of a producer's log, and its epochs.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Bounds {
-    /// Epochs of the log, the present one last.
-    pub epochs: Epochs,
-    /// Oldest offset kept; the one after `last` where nothing is.
-    pub first: Offset,
-    /// Last offset given out; 0 before the first.
-    pub last: Offset,
-}
-
-impl Bounds {
-    /// Present epoch of the log.
-    pub fn log_epoch(&self) -> LogEpoch {
-        self.epochs.present()
-    }
-}
-
 /// Answer to a fetch.
 #[derive(Clone, Debug, Default)]
 pub struct Fetch {
@@ -77,6 +62,9 @@ pub trait Records: Send + Sync {
 
     /// Bounds of the log now.
     fn bounds(&self, key: LogKey) -> impl Future<Output = Result<Bounds, Error>> + Send;
+
+    /// Bounds of the log now, and the ends of its segments.
+    fn outline(&self, key: LogKey) -> impl Future<Output = Result<Outline, Error>> + Send;
 
     /// Offset before the first record logged at `time` or later. The answer may lie somewhat further back, never ahead.
     fn offset_for_time(&self, key: LogKey, time: OffsetDateTime) -> impl Future<Output = Result<Offset, Error>> + Send;
@@ -112,6 +100,11 @@ impl Log {
     /// See [`Records::bounds`].
     pub async fn bounds(&self, key: LogKey) -> Result<Bounds, Error> {
         each!(self, log => log.bounds(key).await)
+    }
+
+    /// See [`Records::outline`].
+    pub async fn outline(&self, key: LogKey) -> Result<Outline, Error> {
+        each!(self, log => log.outline(key).await)
     }
 
     /// See [`Records::offset_for_time`].

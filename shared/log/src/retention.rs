@@ -28,14 +28,14 @@ settings! {
 const SEGMENTS: u32 = 64;
 
 /// A run of entries that is removed as a whole, known by its end.
-#[derive(Clone, Copy, Debug)]
-struct Segment {
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Segment {
     /// Last offset.
-    last: Offset,
+    pub(super) last: Offset,
     /// Bytes of messages from the log's beginning up to there.
-    total: u64,
+    pub(super) total: u64,
     /// When the last entry was written.
-    at: OffsetDateTime,
+    pub(super) at: OffsetDateTime,
 }
 
 /// Segments of one log, oldest first.
@@ -84,6 +84,11 @@ impl Segments {
         self.segments.push_back(Segment { last, total: self.total, at });
         self.marked = self.total;
         self.since = None;
+    }
+
+    /// The segments that have ended, the bytes of all of them and the open one, and when the last entry was written.
+    pub(super) fn outline(&self) -> (Vec<Segment>, u64, Option<OffsetDateTime>) {
+        (self.segments.iter().copied().collect(), self.total, self.end.map(|(_, at)| at))
     }
 
     /// When the last of what was removed was written; `None`: nothing was.

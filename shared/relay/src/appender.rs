@@ -191,7 +191,9 @@ async fn attempt(relay: &Relay, key: LogKey, parts: &mut Vec<Part>, unsure: bool
         return Ok(());
     }
     let batches: Vec<AppendBatch> = parts.iter_mut().map(Part::batch).collect();
+    let begun = std::time::Instant::now();
     let outcomes = relay.0.log.append(key, &batches).await?;
+    relay.0.appends.since(begun);
     let mut left = Vec::new();
     for ((part, batch), outcome) in std::mem::take(parts).into_iter().zip(batches).zip(outcomes) {
         match outcome {

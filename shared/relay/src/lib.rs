@@ -34,7 +34,7 @@ use motience_cluster::{Most, Reports};
 use motience_limits::permits::Permits;
 use motience_log::{self as log, Log};
 use motience_proto::model::{ConsumerId, LogKey, ProducerEpoch, ProducerId};
-use motience_runtime::clock::Clock;
+use motience_runtime::{clock::Clock, histogram, telemetry::Histogram};
 use motience_settings::env::settings;
 use motience_store::{self as store, LogIds, Store};
 use pipeline::{Follows, Options, Pipeline, Reader, Start, named_cursors::NamedCursors};
@@ -103,6 +103,8 @@ pub(crate) struct Inner {
     pub(crate) devices: DeviceStates,
     pub(crate) permits: Permits,
     pub(crate) appenders: appender::Appenders,
+    /// Times of appends.
+    pub(crate) appends: Arc<Histogram>,
     sessions: active_sessions::ActiveSessions,
     pub(crate) tasks: TaskTracker,
     pub(crate) stop: CancellationToken,
@@ -119,7 +121,10 @@ impl Relay {
         clock: Clock,
         (limits, permits, devices): (Limits, Permits, DeviceStates),
     ) -> Self {
+        let kind = log.durability();
+        let kind = if kind.contains('+') { "replicas" } else { &kind };
         let relay = Self(Arc::new(Inner {
+            appends: histogram!("motience_append_seconds", "durability" => kind),
             log,
             hub,
             subscription_cache,

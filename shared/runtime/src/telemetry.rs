@@ -3,6 +3,8 @@
 //! Logs are structured. Metrics are Prometheus text, rendered
 //! wherever `/metrics` is asked for.
 
+mod histogram;
+mod ranked;
 mod sampler;
 mod series;
 mod text;
@@ -17,7 +19,9 @@ use std::{
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 use tracing_subscriber::{EnvFilter, fmt, layer::SubscriberExt as _, util::SubscriberInitExt as _};
 
+pub use histogram::Histogram;
 use motience_settings::env::{self, Env, Value, one_of, settings};
+pub use ranked::{RANKED, Row, rank};
 pub use sampler::Sampler;
 
 static METRICS: OnceLock<(PrometheusHandle, Instant)> = OnceLock::new();
@@ -102,7 +106,10 @@ pub fn render() -> String {
         metrics::counter!("motience_cpu_milliseconds_total").absolute(u64::try_from(cpu.as_millis()).unwrap_or(u64::MAX));
     }
     handle.run_upkeep();
-    handle.render()
+    let mut text = handle.render();
+    histogram::render(&mut text, |name| series::about(name).0);
+    ranked::render(&mut text, series::about);
+    text
 }
 
 /// How long the process has run.

@@ -12,6 +12,9 @@ use motience_runtime::clock::{from_millis, millis};
 
 use super::{Engine, Error, MAX_NAMES, MAX_PAGE, Store, accounts::present_log, limited, on, row::row};
 
+/// Where a list of the cursors of all consumers goes on.
+pub type AfterCursor = (ConsumerId, CursorName, ProducerId);
+
 /// A cursor that a consumer has the server remember.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NamedCursor {
@@ -55,6 +58,15 @@ impl Store {
         let rows =
             on!(self, reader, |db| sqlx::query_as::<_, Row>(LIST).bind(consumer.0).bind(name).bind(producer).bind(limit).fetch_all(db))?;
         rows.into_iter().map(Row::named).collect()
+    }
+
+    /// The cursors of all consumers in order of consumer, name and producer, beginning after `after`; at most `limit`, and [`MAX_PAGE`].
+    pub async fn all_cursors(&self, after: Option<&AfterCursor>, limit: u32) -> Result<Vec<(ConsumerId, NamedCursor)>, Error> {
+        let (consumer, name, producer) = after.map_or((0, "", 0), |(consumer, name, producer)| (consumer.0, name.as_str(), producer.0));
+        let limit = i64::from(limit.min(MAX_PAGE));
+        let rows =
+            on!(self, reader, |db| sqlx::query_as::<_, AnyRow>(ALL).bind(consumer).bind(name).bind(producer).bind(limit).fetch_all(db))?;
+        rows.into_iter().map(AnyRow::named).collect()
     }
 
     /// Moves a name forward in a producer's log. Within one log epoch it never moves back, so two clients of one name cannot
@@ -161,6 +173,12 @@ const LIST: &str = concat!(
     is_present!(),
     " ORDER BY name, producer_id LIMIT $4"
 );
+const ALL: &str = concat!(
+    "SELECT consumer_id, name, producer_id, log_epoch, log_offset, updated_at FROM cursors \
+     WHERE (consumer_id, name, producer_id) > ($1, $2, $3) AND ",
+    is_present!(),
+    " ORDER BY consumer_id, name, producer_id LIMIT $4"
+);
 const KNOWN: &str = "SELECT 1 FROM cursors WHERE consumer_id = $1 AND name = $2 LIMIT 1";
 const DELETE: &str = "DELETE FROM cursors WHERE consumer_id = $1 AND name = $2";
 
@@ -225,5 +243,23 @@ impl Row {
         let name = CursorName::new(&self.name).map_err(|e| Error::Other(sqlx::Error::Decode(Box::new(e))))?;
         let cursor = StoredCursor::new(self.log_epoch, self.log_offset).into();
         Ok(NamedCursor { name, producer: ProducerId(self.producer_id), cursor, updated_at: from_millis(self.updated_at) })
+    }
+}
+
+row! {
+    struct AnyRow {
+        consumer_id: i64,
+        name: String,
+        producer_id: i64,
+        log_epoch: i64,
+        log_offset: i64,
+        updated_at: i64,
+    }
+}
+
+impl AnyRow {
+    fn named(self) -> Result<(ConsumerId, NamedCursor), Error> {
+        let Self { consumer_id, name, producer_id, log_epoch, log_offset, updated_at } = self;
+        Ok((ConsumerId(consumer_id), Row { name, producer_id, log_epoch, log_offset, updated_at }.named()?))
     }
 }

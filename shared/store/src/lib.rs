@@ -43,7 +43,7 @@ pub use self::{
     accounts::{AccountQuery, Credentials, Made, NewUser},
     acts::{Act, ActQuery, MAX_OBJECT, NewAct},
     config::{Config, Settings},
-    cursors::NamedCursor,
+    cursors::{AfterCursor, NamedCursor},
     device_cas::StoredDeviceCa,
     devices::{Credential, Device, Labels, NewCredential, Restricted},
     enrolments::{Enrolment, EnrolmentToken},

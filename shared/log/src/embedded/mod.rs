@@ -38,7 +38,9 @@ use self::{
     disk::{Disk, SEGMENT_BYTES},
     state::{Change, Producer},
 };
-use crate::{AppendBatch, Bounds, Bus, Engine, Error, Fetch, Records, Retention, Sender, SessionState, Sessions, Signal, Sink, Topic};
+use crate::{
+    AppendBatch, Bounds, Bus, Engine, Error, Fetch, Outline, Records, Retention, Sender, SessionState, Sessions, Signal, Sink, Topic,
+};
 
 /// How often producers that write nothing are trimmed by age.
 const SWEEP_EVERY: Duration = Duration::from_secs(60);
@@ -295,6 +297,13 @@ impl Records for Log {
 
     async fn bounds(&self, key: LogKey) -> Result<Bounds, Error> {
         Ok(self.place(key).await?.lock().bounds())
+    }
+
+    async fn outline(&self, key: LogKey) -> Result<Outline, Error> {
+        let (place, now) = (self.place(key).await?, self.0.clock.now());
+        let state = place.lock();
+        let (segments, total, end) = state.segments.outline();
+        Ok(Outline { bounds: state.bounds(), segments, total, end: end.unwrap_or(now), now, keep: self.0.retention })
     }
 
     async fn offset_for_time(&self, key: LogKey, time: OffsetDateTime) -> Result<Offset, Error> {

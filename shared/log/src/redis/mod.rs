@@ -28,7 +28,10 @@ use parking_lot::Mutex;
 use secrecy::SecretString;
 
 use motience_proto::model::{LogEpoch, LogKey, Offset, UserId};
-use motience_runtime::{clock::Clock, telemetry::Sampler};
+use motience_runtime::{
+    clock::{self, Clock},
+    telemetry::Sampler,
+};
 use time::OffsetDateTime;
 use tokio::task::JoinHandle;
 use tracing::warn;
@@ -46,7 +49,7 @@ use self::{
     watch::SAY_EVERY,
 };
 use crate::{
-    AppendBatch, Bounds, Bus, Engine, Error, Fetch, Records, Retention, Sender, SessionState, Sessions, Signal, Sink, Topic,
+    AppendBatch, Bounds, Bus, Engine, Error, Fetch, Outline, Records, Retention, Sender, SessionState, Sessions, Signal, Sink, Topic,
     sessions::DEVICE_MEMORY,
 };
 
@@ -228,13 +231,30 @@ impl Records for Log {
         Ok(reply::bounds(self.0.link.query_on(&session, &ask("head")).await?)?.0)
     }
 
+    async fn outline(&self, key: LogKey) -> Result<Outline, Error> {
+        let (mut total, mut marks, mut left) = (redis::cmd("HGET"), redis::cmd("LRANGE"), redis::cmd("PTTL"));
+        total.arg(self.0.names.key(key, "meta")).arg("total");
+        marks.arg(self.0.names.key(key, "marks")).arg(0).arg(-1);
+        left.arg(self.0.names.key(key, "log"));
+        let link = &self.0.link;
+        let (bounds, total, (_, marks), left) =
+            tokio::try_join!(self.bounds(key), link.ask::<Option<u64>>(&total), link.query(&marks), link.ask::<i64>(&left))?;
+        let (now, keep) = (self.0.clock.now(), self.0.retention);
+        let segments = reply::segments(marks)?;
+        // An append may have come between the answers.
+        let total = total.unwrap_or(0).max(segments.last().map_or(0, |segment| segment.total));
+        // The whole log expires one age after its last record.
+        let left = u64::try_from(left).map_or(keep.age, Duration::from_millis);
+        Ok(Outline { bounds, segments, total, end: now + left - keep.age, now, keep })
+    }
+
     async fn offset_for_time(&self, key: LogKey, time: OffsetDateTime) -> Result<Offset, Error> {
         let mut call = redis::cmd("LRANGE");
         call.arg(self.0.names.key(key, "marks")).arg(0).arg(-1);
         let (_, value) = self.0.link.query(&call).await?;
-        let marked = reply::segment_before(value, time.unix_timestamp_nanos() / 1_000_000)?;
-        Ok(match marked {
-            Some(offset) => offset,
+        let before = reply::segments(value)?.into_iter().take_while(|segment| clock::millis(segment.at) < clock::millis(time)).last();
+        Ok(match before {
+            Some(segment) => segment.last,
             None => Offset(self.bounds(key).await?.first.0.saturating_sub(1)),
         })
     }

@@ -11,7 +11,7 @@ use super::{
     chunk,
     seal::{self, Seal},
 };
-use crate::{Batch, Bounds, Entry, Error, Fetch, Hold, SessionState};
+use crate::{Batch, Bounds, Entry, Error, Fetch, Hold, SessionState, retention::Segment};
 
 /// Longest first line of a published chunk: it may name each of its records.
 const MAX_HEAD: usize = 16 << 10;
@@ -100,20 +100,16 @@ pub(super) fn bounds(value: Value) -> Result<(Bounds, bool), Error> {
     Ok((bounds, begun == Value::Int(1)))
 }
 
-/// Last offset of the newest segment older than `time`, in milliseconds.
-pub(super) fn segment_before(value: Value, time: i128) -> Result<Option<Offset>, Error> {
+/// The ends of a log's segments, oldest first.
+pub(super) fn segments(value: Value) -> Result<Vec<Segment>, Error> {
     let Value::Array(marks) = value else { return Err(damaged("segments")) };
-    let mut found = None;
-    for mark in marks {
+    let segment = |mark| {
         let mark = text(mark)?;
-        let mut parts = mark.split(' ');
-        let (Some(offset), Some(at)) = (parts.next(), parts.nth(1)) else { return Err(damaged("segment")) };
-        if at.parse::<i128>().map_err(|_| damaged("segment"))? >= time {
-            break;
-        }
-        found = Some(Offset(offset.parse().map_err(|_| damaged("segment"))?));
-    }
-    Ok(found)
+        let parts: Vec<u64> = mark.split(' ').map_while(|part| part.parse().ok()).collect();
+        let [last, total, at] = parts[..] else { return Err(damaged("segment")) };
+        Ok(Segment { last: Offset(last), total, at: times::from_millis(at).ok_or_else(|| damaged("segment"))? })
+    };
+    marks.into_iter().map(segment).collect()
 }
 
 pub(super) fn read(value: Value, key: LogKey) -> Result<Fetch, Error> {
@@ -352,10 +348,12 @@ mod tests {
     }
 
     #[test]
-    fn the_mark_before_a_time_is_found() {
-        let marks = || Value::Array(["5 100 1000", "9 200 2000"].map(|m| Value::BulkString(m.into())).to_vec());
-        for (time, found) in [(1000, None), (1001, Some(5)), (2000, Some(5)), (5000, Some(9))] {
-            assert_eq!(segment_before(marks(), time).unwrap(), found.map(Offset));
+    fn marks_are_the_ends_of_segments() {
+        let marks = |marks: &[&str]| segments(Value::Array(marks.iter().map(|mark| Value::BulkString((*mark).into())).collect()));
+        let segment = |last, total, at| Segment { last: Offset(last), total, at: times::from_millis(at).unwrap() };
+        assert_eq!(marks(&["5 100 1000", "9 200 2000"]).unwrap(), [segment(5, 100, 1000), segment(9, 200, 2000)]);
+        for bad in ["5 100", "5 100 1000 1", "a 100 1000", ""] {
+            assert!(marks(&[bad]).is_err(), "{bad}");
         }
     }
 }

@@ -3,7 +3,8 @@
 //! Each is described by its HELP line, and each counter is there from the start, at zero: Prometheus sees no rise in a series whose
 //! first value is 1. `scripts/check-metrics --write` makes the table of `docs/metrics.md` from this one.
 
-use Kind::{Counter, Gauge, Level};
+use super::Histogram;
+use Kind::{Counter, Gauge, Level, Ranked, Times};
 
 /// How a series moves.
 enum Kind {
@@ -13,6 +14,10 @@ enum Kind {
     Level,
     /// A gauge that is set to what was measured: absent until then.
     Gauge,
+    /// A gauge of the few that matter most: see [`super::rank`].
+    Ranked,
+    /// A [histogram](super::Histogram) of times.
+    Times,
 }
 
 /// A label and its values; none: they come from outside this table, so that their series begin with the first event.
@@ -29,6 +34,9 @@ const UNREAD: Label = ("reason", &["unread"]);
 const FORGOTTEN: Label = ("reason", &["count", "bytes", "age"]);
 const CLOCKS: Label = ("reason", &["seconds", "ahead"]);
 const ROOM: Label = ("reason", &["node", "account", "unauthenticated", "address"]);
+const CONSUMER: Label = ("consumer", &[]);
+const NAME: Label = ("name", &[]);
+const PRODUCER: Label = ("producer", &[]);
 const LIMITS: Label = (
     "reason",
     &[
@@ -180,6 +188,13 @@ const SERIES: &[Series] = &[
         "Records whose timestamp cannot be right: seconds in the place of milliseconds, or ahead of CLOCK_AHEAD_LIMIT.",
     ),
     Series(Counter, "motience_records_appended_total", "records", &[], "Records appended to the log, by all transports."),
+    Series(
+        Times,
+        "motience_append_seconds",
+        "seconds",
+        &[("durability", &["memory", "file", "redis", "replicas"])],
+        "Time of one write to the log, until what was written is as durable as an acknowledgement says.",
+    ),
     Series(Counter, "motience_append_retries_total", "writes", &[], "Writes to the log that failed and were tried again."),
     Series(Counter, "motience_latest_received_total", "records", &[], "Records of the lane 'latest' received as datagrams."),
     Series(
@@ -228,6 +243,29 @@ const SERIES: &[Series] = &[
         &[("reason", &["memory"])],
         "Records removed before their time because Redis was full.",
     ),
+    Series(
+        Ranked,
+        "motience_durable_lag_records",
+        "records",
+        &[CONSUMER, NAME, PRODUCER],
+        "Records that a durable consumer has yet to confirm: those furthest behind.",
+    ),
+    Series(
+        Ranked,
+        "motience_durable_lag_seconds",
+        "seconds",
+        &[CONSUMER, NAME, PRODUCER],
+        "Age of the oldest record that a durable consumer has yet to confirm.",
+    ),
+    Series(
+        Ranked,
+        "motience_durable_cut_seconds",
+        "seconds",
+        &[CONSUMER, NAME, PRODUCER, ("bound", &[])],
+        "Time until retention removes records that a durable consumer has yet to confirm, because of their age or their bytes: those that are \
+         cut first.",
+    ),
+    Series(Gauge, "motience_durable_cursors", "cursors", &[], "Named cursors that were compared with their logs at the last look."),
     Series(Counter, "motience_log_disagreements_total", "logs", &[], "Times that more had been published than the log has."),
     Series(Gauge, "motience_redis_used_bytes", "bytes", &[], "Memory that Redis uses."),
     Series(Gauge, "motience_redis_limit_bytes", "bytes", &[], "The maxmemory of Redis; 0: none."),
@@ -281,6 +319,8 @@ pub(super) fn register() {
     for Series(kind, name, unit, labels, meaning) in SERIES {
         let help = format!("{meaning} Unit: {unit}.");
         match kind {
+            Times => combinations(labels).iter().for_each(|labels| drop(Histogram::of(name, labels))),
+            Ranked => {}
             Counter => {
                 metrics::describe_counter!(*name, help);
                 combinations(labels).iter().for_each(|labels| metrics::counter!(*name, labels).increment(0));
@@ -292,6 +332,12 @@ pub(super) fn register() {
             Gauge => metrics::describe_gauge!(*name, help),
         }
     }
+}
+
+/// The HELP line and the names of the labels of a series of the table.
+pub(super) fn about(name: &str) -> (String, Vec<&'static str>) {
+    let Some(Series(_, name, unit, labels, meaning)) = SERIES.iter().find(|series| series.1 == name) else { return Default::default() };
+    (format!("# HELP {name} {meaning} Unit: {unit}.\n"), labels.iter().map(|(label, _)| *label).collect())
 }
 
 /// Each choice of one value for each label; none where a label's values are not in the table.

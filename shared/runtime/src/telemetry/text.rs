@@ -1,4 +1,4 @@
-//! Fields of a text log in which nobody can forge another field or another line.
+//! Fields of a text log, and labels of series, in which nobody can forge another field or another line.
 //!
 //! Devices and clients choose names, reasons and addresses that are logged. A value that is not a plain word is therefore quoted, with
 //! everything escaped that a terminal or a reader of the log could take for something else.
@@ -13,6 +13,11 @@ use tracing_subscriber::{
 
 /// The field that holds an event's sentence.
 const MESSAGE: &str = "message";
+
+/// A label of a series and its value, as Prometheus reads them.
+pub(super) fn label(name: &str, value: &str) -> String {
+    format!("{name}=\"{}\"", value.replace('\\', r"\\").replace('"', r#"\""#).replace('\n', r"\n"))
+}
 
 /// Formats fields as `name=word` or `name="quoted"`.
 #[derive(Clone, Copy, Debug)]

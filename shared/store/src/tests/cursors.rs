@@ -18,6 +18,7 @@ async fn cursors_and_leases_are_the_same_on_every_engine() {
         println!("{engine}");
         moves_forward_only(store).await;
         several_at_once(store).await;
+        all_are_listed_in_parts(store).await;
         is_listed_in_parts_and_forgotten(store).await;
         names_are_bounded(store).await;
         a_lease_has_one_holder(store).await;
@@ -54,6 +55,28 @@ async fn several_at_once(store: &Store) {
     assert_eq!(confirm(&[(2, at(1, 5)), (1, at(1, 7)), (2, at(1, 4))]).await, [(1, at(1, 7)), (2, at(1, 5))]);
     assert_eq!(confirm(&[(1, at(1, 1)), (2, at(1, 6)), (3, at(9, 1))]).await, [(1, at(1, 7)), (2, at(1, 6)), (3, at(9, 1))]);
     assert_eq!(store.delete_cursors(CONSUMER, &app).await.unwrap(), 3);
+}
+
+async fn all_are_listed_in_parts(store: &Store) {
+    for (consumer, producer) in [(70, 1), (71, 2), (71, 3)] {
+        store.confirm(ConsumerId(consumer), &name("all"), ProducerId(producer), at(1, 1), NOW).await.unwrap();
+    }
+    let (mut found, mut after) = (Vec::new(), Some((ConsumerId(69), name("zzz"), ProducerId(9))));
+    while let Some((consumer, last)) = store
+        .all_cursors(after.as_ref(), 2)
+        .await
+        .unwrap()
+        .into_iter()
+        .inspect(|(consumer, one)| found.push((consumer.0, one.producer.0)))
+        .last()
+    {
+        after = Some((consumer, last.name, last.producer));
+    }
+    assert_eq!(found, [(70, 1), (71, 2), (71, 3)]);
+    assert!(store.all_cursors(None, 1000).await.unwrap().len() > 3, "all of them, without a beginning");
+    for consumer in [70, 71] {
+        store.delete_cursors(ConsumerId(consumer), &name("all")).await.unwrap();
+    }
 }
 
 async fn is_listed_in_parts_and_forgotten(store: &Store) {
