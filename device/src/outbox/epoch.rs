@@ -22,8 +22,19 @@ pub(super) struct Before {
     last_sent: u64,
     /// No record beyond was enqueued.
     enqueued: u64,
+    /// No number beyond was reserved: this start tells the server that those without a record will not come.
+    reserved: u64,
+    /// Up to here it has told so.
+    told: u64,
     /// No number up to here is assigned any more.
     closed: u64,
+}
+
+impl Before {
+    /// Numbers up to `seq` were told to the server as those that will not come.
+    pub(super) fn tell(&mut self, seq: u64) {
+        self.told = self.told.max(seq.min(self.reserved));
+    }
 }
 
 impl Outbox {
@@ -36,7 +47,7 @@ impl Outbox {
         let last_sent = reservation.last_sent.unwrap_or(reservation.reserved).min(reservation.reserved);
         let last = if fresh { reservation.reserved } else { reservation.reserved + LEAP / 2 + random() % (LEAP / 2) };
         let (epoch, journal) = (reservation.epoch, Journal::new(last, last_sent));
-        let before = Before { last_sent, enqueued: reservation.last, closed: last };
+        let before = Before { last_sent, enqueued: reservation.last, reserved: reservation.reserved, told: 0, closed: last };
         let mut outbox = Self { epoch, last, last_sent, before, journal, ..Self::new(config) };
         let mut abandoned = reservation.abandoned;
         if Mutation::IgnoreTornTail.is_on() {
@@ -66,8 +77,8 @@ impl Outbox {
     /// Whether the log has `seen` numbers that this outbox never gave out, nor any earlier start of it: it is an earlier copy of itself,
     /// or another one was made of it. `last_sent`: the last number sent before the log was asked.
     pub fn is_copied(&self, seen: &RangeSet, last_sent: Seq) -> bool {
-        let Before { last_sent: before, enqueued, closed } = self.before;
-        let (known, reached) = (before.max(enqueued.min(last_sent.0)), closed.max(last_sent.0));
+        let Before { last_sent: before, enqueued, told, closed, .. } = self.before;
+        let (known, reached) = (before.max(told).max(enqueued.min(last_sent.0)), closed.max(last_sent.0));
         seen.iter().any(|range| *range.end() > reached || (known < closed && *range.end() > known && *range.start() <= closed))
     }
 

@@ -172,7 +172,9 @@ impl Outbox {
             return None;
         }
         let reported = self.abandoned.report()?;
-        self.last_sent = self.last_sent.max(reported.max().unwrap_or(0));
+        let last = reported.max().unwrap_or(0);
+        self.last_sent = self.last_sent.max(last);
+        self.before.tell(last);
         Some(reported)
     }
 

@@ -185,6 +185,28 @@ fn what_was_never_given_is_known() {
     assert_eq!((end.reservation.last_sent, outbox.peek(CREDIT)), (Some(4), None), "after the end nothing is given any more");
 }
 
+/// Numbers that a start leaves out are in the log once the server was told that they will not come: nobody else has sent them.
+#[test]
+fn what_was_told_not_to_come_is_no_copy() {
+    let reservation = Reservation { epoch: ProducerEpoch(7), last: 5, reserved: 70, last_sent: Some(3), abandoned: RangeSet::new() };
+    let item = |seq| Item { seq: Seq(seq), lane: Lane::Ordered, enqueued_at: 0, json: Bytes::from_static(b"{}") };
+    let loaded = Loaded { reservation, items: vec![item(4), item(5)], doubtful: false, lost: 0, fresh: false };
+    let mut outbox = Outbox::restore(Config::default(), loaded);
+    outbox.open();
+    for _ in 0..2 {
+        let group = outbox.collect(false);
+        outbox.saved(&group.reservation);
+    }
+    while outbox.send(CREDIT).is_some() {}
+    let seen = ranges("1-70");
+    assert!(outbox.is_copied(&seen, outbox.last_sent()), "before it was told");
+    assert_eq!(outbox.report_abandoned(), Some(ranges("6-70")));
+    // The connection broke before its acknowledgements came.
+    outbox.rewind();
+    assert!(!outbox.is_copied(&seen, outbox.last_sent()));
+    assert!(outbox.is_copied(&ranges("1-71"), outbox.last_sent()), "another start, of a copy, reserved more");
+}
+
 #[test]
 fn a_group_of_the_old_epoch_that_comes_late_counts_for_nothing() {
     let mut outbox = Outbox::restore(
