@@ -41,6 +41,13 @@ def settings():
     return dict(line.split("=", 1) for line in lines if line and not line.startswith("#"))
 
 
+@pytest.fixture(scope="module")
+def built():
+    """Documents that kustomize makes of the example: what `kubectl apply -k` hands to the API."""
+    made = subprocess.run(["kubectl", "kustomize", FOLDER / "example"], check=True, capture_output=True, text=True, timeout=START_LIMIT)
+    return list(yaml.safe_load_all(made.stdout))
+
+
 def name(document):
     return f"{document['kind']} {document['metadata']['name']}"
 
@@ -49,6 +56,39 @@ def name(document):
 @pytest.mark.parametrize("document", [pytest.param(document, id=name(document)) for document in BASE + EXAMPLE])
 def test_manifests_are_what_the_api_takes(document, version):
     kubernetes_validate.validate(document, version, strict=True)
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_kustomize_makes_an_installation_that_the_api_takes(built, version):
+    assert {name(document) for document in BASE + EXAMPLE} < {name(document) for document in built}
+    for document in built:
+        kubernetes_validate.validate(document, version, strict=True)
+        assert document["metadata"]["namespace"] == "motience"
+    [settings_] = [document for document in built if document["kind"] == "ConfigMap"]
+    assert settings_["data"].items() >= settings().items() and settings_["data"]["PERSIST"] == "true"
+    for deployment in [document for document in built if document["kind"] == "Deployment"]:
+        [container] = deployment["spec"]["template"]["spec"]["containers"]
+        assert re.fullmatch(r"registry\.example\.org/motience:\d+\.\d+\.\d+", container["image"])
+        assert container["envFrom"] == [{"configMapRef": {"name": settings_["metadata"]["name"]}}]
+
+
+def seconds(key, container):
+    """A time among the settings: the pod's, or the programs' default."""
+    default = re.search(rf"^#?{key}=(.*)$", (ROOT / ".env.example").read_text(), re.M)[1]
+    number, unit = re.fullmatch(r"(\d+)(ms|s|m)", {**settings(), **variables(container)}.get(key, default)).groups()
+    return int(number) * {"ms": 0.001, "s": 1, "m": 60}[unit]
+
+
+@pytest.mark.parametrize("pod", [pytest.param(pod, id=pod["metadata"]["labels"]["app.kubernetes.io/name"]) for pod in PODS])
+def test_a_pod_has_the_time_that_its_end_takes(pod):
+    """docs/operators.md, "Stopping a node": LAME_DUCK, DRAIN_LIMIT and two seconds, after the pause in which balancers notice."""
+    spec, [container] = pod["spec"], pod["spec"]["containers"]
+    pause = container["lifecycle"]["preStop"]["sleep"]["seconds"]
+    needed = pause + seconds("LAME_DUCK", container) + seconds("DRAIN_LIMIT", container) + 2
+    assert needed < spec["terminationGracePeriodSeconds"]
+    # A node that waits for its stores is not ready, and alive; one that hangs is ended, but not before a slow answer could come.
+    ready, alive = container["readinessProbe"], container["livenessProbe"]
+    assert ready["timeoutSeconds"] <= ready["periodSeconds"] and alive["timeoutSeconds"] <= alive["periodSeconds"]
 
 
 def test_a_wrong_manifest_is_found():

@@ -9,8 +9,10 @@ import io
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
+import sys
 import tarfile
 import time
 import tomllib
@@ -19,6 +21,8 @@ from pathlib import Path
 
 import certificate
 import pytest
+from cyclonedx.schema import SchemaVersion
+from cyclonedx.validation.json import JsonStrictValidator
 from node import PASSWORD, ROOT, SERVER, START_LIMIT, STOP_LIMIT, Node
 from scratch import CHROOT, Root, unit
 
@@ -54,6 +58,25 @@ def test_checksums_are_of_all_files(made):
     listed = re.findall(r"^[0-9a-f]{64}  (.*)$", (made / "SHA256SUMS").read_text(), re.M)
     assert set(listed) == {path.name for path in made.iterdir()} - {"SHA256SUMS"}
     subprocess.run(["sha256sum", "--check", "--strict", "--quiet", "SHA256SUMS"], cwd=made, check=True)
+
+
+def test_a_release_has_one_version_a_tag_and_a_section_of_the_changelog(tmp_path):
+    version = tomllib.loads((ROOT / "Cargo.toml").read_text())["workspace"]["package"]["version"]
+    assert json.loads((ROOT / "clients/ts/package.json").read_text())["version"] == version
+    assert f"\n    newTag: {version}\n" in (ROOT / "deploy/kubernetes/base/kustomization.yaml").read_text()
+    # A clone that is tagged: the script asks for the section, and calls the release by its version.
+    clone = tmp_path / "clone"
+    subprocess.run(["git", "clone", "--quiet", "--local", ROOT, clone], check=True)
+    for script in ROOT.glob("scripts/packaging/*.py"):
+        shutil.copy(script, clone / "scripts/packaging")
+    subprocess.run(["git", "-C", clone, "tag", f"v{version}"], check=True)
+    asking = f"import sys; sys.path.insert(0, {str(clone / 'scripts')!r}); from packaging.release import Release; print(Release.of_tree(True).name)"
+    changelog = clone / "CHANGELOG.md"
+    changelog.write_text(re.sub(r"^## \[(?!Unreleased).*\n", "", changelog.read_text(), flags=re.M))
+    refused = subprocess.run([sys.executable, "-c", asking], capture_output=True, text=True)
+    assert refused.returncode == 1 and f"CHANGELOG.md has no section [{version}]" in refused.stderr
+    changelog.write_text(changelog.read_text().replace("## [Unreleased]\n", f"## [Unreleased]\n\n## [{version}] - 2026-11-26\n", 1))
+    assert subprocess.run([sys.executable, "-c", asking], check=True, capture_output=True, text=True).stdout == f"motience-{version}\n"
 
 
 def test_lintian_finds_nothing_else(made):
@@ -247,7 +270,7 @@ def test_a_bill_of_materials_names_every_crate_once_with_its_hash(made):
     names = {}
     for path in made.glob("*.cdx.json"):
         bill = json.loads(path.read_text())
-        assert (bill["bomFormat"], bill["specVersion"]) == ("CycloneDX", "1.5")
+        assert bill["specVersion"] == "1.5" and not JsonStrictValidator(SchemaVersion.V1_5).validate_str(path.read_text())
         components = [*bill["components"], bill["metadata"]["component"]]
         refs = [component["bom-ref"] for component in components]
         assert len(set(refs)) == len(refs) > 100
@@ -257,6 +280,8 @@ def test_a_bill_of_materials_names_every_crate_once_with_its_hash(made):
             hashes = [each["content"] for each in component.get("hashes", [])]
             assert hashes == [lock[component["name"], component["version"]]] or component["name"].startswith("motience-"), component
             assert component["licenses"], component
+        # The schema does find mistakes.
+        assert JsonStrictValidator(SchemaVersion.V1_5).validate_str(json.dumps({**bill, "components": [{"type": "crate", "name": "none"}]}))
         names[components[-1]["name"]] = {component["name"] for component in bill["components"]}
     assert "sqlx" in names["motience-server"] and "quinn" in names["motience-device"]
     assert not {"sqlx", "redis", "motience-store"} & names["motience-device"]

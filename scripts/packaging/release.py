@@ -30,7 +30,10 @@ class Release:
         version = tomllib.loads((ROOT / "Cargo.toml").read_text())["workspace"]["package"]["version"]
         commit, time = git("show", "-s", "--format=%h %ct", "--abbrev=12", "HEAD").split()
         day = git("show", "-s", "--format=%cd", "--date=format:%Y%m%d", "HEAD")
-        if f"v{version}" not in git("tag", "--points-at", "HEAD").split():
+        if f"v{version}" in git("tag", "--points-at", "HEAD").split():
+            if f"\n## [{version}] - " not in (ROOT / "CHANGELOG.md").read_text():
+                raise SystemExit(f"CHANGELOG.md has no section [{version}], which this commit is tagged as")
+        else:
             version += f"~git{day}.{commit}"
         return cls(version, commit, int(time), output("dpkg", "--print-architecture"), fast)
 
