@@ -69,6 +69,9 @@ CALLS = {
         "POST /devices/renew": lambda cast: Call(401, body={"csr": "nothing"}),
         "POST /devices/challenge": lambda cast: Call(body={}),
         "POST /devices/token": lambda cast: Call(401, body={"credential": "nobody", "nonce": "none", "signature": ""}),
+        "PUT /devices/{producer_id}/{device_id}/labels": lambda cast: Call(
+            404, cast.producer.token, {"labels": {"site": "roof"}}, path={"producer_id": cast.producer.id, "device_id": "nobody"}
+        ),
         "GET /devices/{producer_id}/registered": lambda cast: Call(token=cast.producer.token, path={"producer_id": cast.producer.id}),
         **{
             f"POST /devices/{{producer_id}}/{{device_id}}/{act}": lambda cast, status=status: Call(

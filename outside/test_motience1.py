@@ -6,6 +6,7 @@ import re
 import secrets
 import time
 from contextlib import asynccontextmanager
+from dataclasses import replace
 
 import pytest
 from motience1 import (
@@ -355,6 +356,30 @@ async def test_records_on_each_lane_are_acknowledged_and_delivered(node):
         up.say("Health", backlog=0, loss_ppm=None)
         up.say("Done")
         await up.leave()
+
+
+async def test_an_api_key_is_as_good_as_a_login(node):
+    producer, consumer = node.account("producer"), node.account("consumer")
+    publish = replace(producer, token=key_of(node, producer, "publish"))
+    consume = replace(consumer, token=key_of(node, consumer, "consume"))
+    node.subscribe(consumer, producer)
+    follow, device = Follow(producer), Device(publish)
+    async with to(node) as up, to(node) as down:
+        await down.hello("consume", consume.token, "python", features=SELECTION)
+        await follow.open(down)
+        await device.open(up)
+        up.ordered(device.record(1))
+        await device.settled(up)
+        assert await follow.read(1) == [1]
+    # Within its scopes only.
+    async with to(node) as connection:
+        with pytest.raises(Closed) as refused:
+            await connection.hello("produce", key_of(node, producer, "read_usage"), DEVICE, 1)
+        assert refused.value.code == FORBIDDEN
+
+
+def key_of(node, account, scope):
+    return node.post("ap", "/keys", {"name": scope, "scopes": [scope]}, account.token)["key"]
 
 
 async def test_a_repeated_record_is_in_the_log_once(node):

@@ -149,7 +149,11 @@ impl Auth {
             id: UserId,
         }
         let body = Body { username, password: password.expose_secret(), role, device_id };
-        Ok(self.answer::<Answer>(self.post("register").json(&body)).await?.id)
+        match self.answer::<Answer>(self.post("register").json(&body)).await {
+            Ok(made) => Ok(made.id),
+            Err(Error::Refused { status: 409, .. }) => Err(Error::Taken),
+            Err(error) => Err(error),
+        }
     }
 
     /// Enrols a key by a token. `request`: signed by the key. `named`: the device, where the token names none.
@@ -223,9 +227,12 @@ impl Auth {
         Err(match (status, problem, wait) {
             (StatusCode::TOO_MANY_REQUESTS, _, _) => Error::RateLimited(wait.unwrap_or(Duration::from_secs(30)).min(MAX_RETRY_AFTER)),
             (StatusCode::SERVICE_UNAVAILABLE, _, Some(wait)) => Error::RateLimited(wait.min(MAX_RETRY_AFTER)),
-            (StatusCode::CONFLICT, Some(_), _) => Error::Taken,
             (
-                StatusCode::BAD_REQUEST | StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN | StatusCode::UNPROCESSABLE_ENTITY,
+                StatusCode::BAD_REQUEST
+                | StatusCode::UNAUTHORIZED
+                | StatusCode::FORBIDDEN
+                | StatusCode::CONFLICT
+                | StatusCode::UNPROCESSABLE_ENTITY,
                 Some(problem),
                 _,
             ) => Error::Refused { status: status.as_u16(), reason: plain(&problem.error) },

@@ -193,6 +193,7 @@ impl Session<'_> {
     async fn tell_news(&mut self, socket: &mut Socket) -> Result<(), CloseReason> {
         let news = self.pipeline.take_news();
         let crowded = self.pipeline.crowded();
+        self.crowded.retain(|producer| crowded.contains(producer));
         let crowded = crowded.into_iter().filter(|producer| self.crowded.insert(*producer)).collect::<Vec<_>>();
         if !self.v2 {
             return Ok(());

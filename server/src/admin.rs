@@ -27,7 +27,10 @@ use serde_json::Value;
 use time::format_description::well_known::Rfc3339;
 use tracing::warn;
 
-use crate::cli::{Action, DeviceAction, OneDevice};
+use crate::{
+    cli::{Action, DeviceAction, OneDevice},
+    devices::labels::check as check_labels,
+};
 
 /// How long a token for a new password is good.
 const RESET_LIFE: Duration = Duration::from_secs(3600);
@@ -53,6 +56,8 @@ pub(crate) enum Refused {
     Subscription(#[from] store::Error),
     #[error(transparent)]
     Scope(#[from] InvalidScope),
+    #[error("{0}")]
+    Labels(String),
     #[error("there is no key with the id '{0}'")]
     UnknownKey(String),
 }
@@ -69,6 +74,7 @@ pub(crate) async fn devices(env: &Env, action: DeviceAction) -> anyhow::Result<E
         DeviceAction::Revoke(one) => set_state(config, store, one, DeviceState::Revoked).await,
         DeviceAction::Quarantine(one) => set_state(config, store, one, DeviceState::Quarantined).await,
         DeviceAction::Restore(one) => set_state(config, store, one, DeviceState::Active).await,
+        DeviceAction::Label { one, labels } => label(store, one, labels).await,
     })
     .await
 }
@@ -234,12 +240,30 @@ async fn list_devices(config: &backend::Config, store: &Store, producer: String)
 async fn set_state(config: &backend::Config, store: &Store, one: OneDevice, state: DeviceState) -> anyhow::Result<()> {
     let producer = find_producer(store, one.producer).await?;
     let id = DeviceId::new(&one.device)?;
-    let Some((device, ended)) = store.set_device_state(producer, &id, state, Clock::system().now()).await? else {
+    let Some((device, ended)) = store.set_device_state(producer, &id, state, config.devices.most, Clock::system().now()).await? else {
         return Err(Refused::UnknownDevice(one.device).into());
     };
     let told = tell(config, store, &device_changed(&device, &ended)).await;
     record(store, state_act(state), device_object(producer, &device.device), producer.user(), Value::Null).await?;
     say_told(format_args!("{id} is {}", device.state), told)
+}
+
+async fn label(store: &Store, one: OneDevice, changes: Vec<(String, String)>) -> anyhow::Result<()> {
+    let producer = find_producer(store, one.producer).await?;
+    let id = DeviceId::new(&one.device)?;
+    let known = store.device(producer, id.as_str()).await?.ok_or_else(|| Refused::UnknownDevice(one.device.clone()))?;
+    let mut labels = known.labels;
+    for (name, text) in changes {
+        if text.is_empty() { drop(labels.remove(&name)) } else { drop(labels.insert(name, text)) }
+    }
+    check_labels(&labels).map_err(Refused::Labels)?;
+    let (device, changed) = store.label_device(producer, &id, &labels).await?.ok_or(Refused::UnknownDevice(one.device))?;
+    if changed {
+        let detail = serde_json::json!({"labels": device.labels});
+        record(store, "device.label", device_object(producer, &device.device), producer.user(), detail).await?;
+    }
+    let labels: Vec<String> = device.labels.iter().map(|(name, text)| format!("{name}={text}")).collect();
+    Ok(say(format_args!("{id} has {}.", if labels.is_empty() { "no labels".to_owned() } else { labels.join(" ") }))?)
 }
 
 /// Records an act of this command line, by which an embedded node learns of it too.

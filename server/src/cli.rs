@@ -300,6 +300,15 @@ pub enum DeviceAction {
     Quarantine(OneDevice),
     /// Restore a device. One that was revoked enrols anew.
     Restore(OneDevice),
+    /// Change a device's labels. Nothing else changes: it goes on by its key.
+    Label {
+        /// The device.
+        #[command(flatten)]
+        one: OneDevice,
+        /// A label and its text, such as `site=roof`; may be repeated. An empty text removes the label.
+        #[arg(long = "label", value_name = "NAME=TEXT", value_parser = label)]
+        labels: Vec<(String, String)>,
+    },
 }
 
 /// One device of a producer.
@@ -311,6 +320,11 @@ pub struct OneDevice {
     /// The device's name.
     #[arg(long)]
     pub device: String,
+}
+
+fn label(text: &str) -> Result<(String, String), String> {
+    let (name, text) = text.split_once('=').filter(|(name, _)| !name.is_empty()).ok_or("a label is written like site=roof")?;
+    Ok((name.to_owned(), text.to_owned()))
 }
 
 /// An API document.

@@ -88,7 +88,7 @@ enum Command {
         /// Kind of the key.
         #[arg(long, value_enum, default_value_t)]
         key: KeyKind,
-        /// Enrol although this device is enrolled already; its present key is forgotten.
+        /// Enrol although this device is enrolled already; its present key is forgotten once the server has taken the new one.
         #[arg(long)]
         anew: bool,
     },

@@ -148,20 +148,22 @@ pub async fn register(config: &Config) -> Result<(), Error> {
 pub async fn enrol(config: &Enrolment, token: &str, algorithm: Algorithm, anew: bool) -> Result<Identity, Error> {
     let trust = config.ca.clone().map_or(Trust::Platform, Trust::Ca);
     let auth = Auth::new(&config.auth_url, &trust)?;
-    if let Some(known) = Identity::read(&config.place)? {
-        if !anew {
-            let place = config.place.display();
-            return Err(Error::Config(format!(
-                "this is the device '{}' already ({place}): --anew gives it another key",
-                known.certificate.device_id
-            )));
-        }
-        Identity::remove(&config.place)?;
+    let known = Identity::read(&config.place)?;
+    if let (Some(known), false) = (&known, anew) {
+        let place = config.place.display();
+        return Err(Error::Config(format!(
+            "this is the device '{}' already ({place}): --anew gives it another key",
+            known.certificate.device_id
+        )));
     }
     // The agent may run in another folder.
     let ca = config.ca.as_ref().map(|path| std::path::absolute(path).unwrap_or_else(|_| path.clone()));
     let home = Home { auth_url: config.auth_url.clone(), server_url: config.server_url.clone(), ca };
-    let identity = Identity::enrol(&auth, &config.place, token, config.device_id.as_ref(), algorithm, home).await?;
+    let (place, named) = (&config.place, config.device_id.as_ref());
+    let identity = match known {
+        None => Identity::enrol(&auth, place, token, named, algorithm, home).await?,
+        Some(_) => Identity::enrol_anew(&auth, place, token, named, algorithm, home).await?,
+    };
     tracing::info!(device_id = %identity.certificate.device_id, producer = %identity.certificate.producer_id, "enrolled");
     Ok(identity)
 }

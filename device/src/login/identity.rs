@@ -1,5 +1,8 @@
 //! A device's identity: the key that it made, and what the server said of it at enrolment. Two files beside the outbox: `NAME.key` holds the
 //! key and nothing else, `NAME.json` the rest, its certificate among it.
+//!
+//! Another identity in its place comes to be beside it: `NAME.new.key` before anybody hears of that key, `NAME.new.json` once the server has
+//! certified it. From then on it is the device's, and both files take the places of those before: a crash on the way loses neither.
 
 use std::{
     fmt, fs, io,
@@ -71,6 +74,7 @@ struct Kept<C, H> {
 impl Identity {
     /// The identity that is kept at `place` (without an ending); `None` where there is none.
     pub fn read(place: &Path) -> Result<Option<Self>, Error> {
+        settle(place)?;
         let text = match fs::read(json(place)) {
             Ok(text) => text,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
@@ -102,7 +106,7 @@ impl Identity {
         };
         let request = request(&key, named.map_or("device", DeviceId::as_str))?;
         let certificate = match auth.enrol(token, &request, named).await {
-            // Spent by an earlier call whose answer was lost: the key is known then.
+            // Spent, or used, by an earlier call whose answer was lost: the key is known then.
             Err(refused @ Error::Refused { .. }) => auth.renew_certificate(&request).await.map_err(|_| refused)?,
             answer => answer?,
         };
@@ -111,15 +115,18 @@ impl Identity {
         Ok(identity)
     }
 
-    /// Forgets the identity that is kept at `place`: the next one has another key.
-    pub fn remove(place: &Path) -> Result<(), Error> {
-        for path in [json(place), key_file(place)] {
-            match fs::remove_file(&path) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(unusable(&path, error)),
-                _ => {}
-            }
-        }
-        Ok(())
+    /// Enrols this device with another key, as [`Identity::enrol`] does. The identity that is kept at `place` stays as it is until the server has
+    /// certified the new one.
+    pub async fn enrol_anew(
+        auth: &Auth,
+        place: &Path,
+        token: &str,
+        named: Option<&DeviceId>,
+        algorithm: Algorithm,
+        home: Home,
+    ) -> Result<Self, Error> {
+        Self::enrol(auth, &beside(place), token, named, algorithm, home).await?;
+        Self::read(place)?.ok_or_else(|| unusable(&json(place), "it is missing"))
     }
 
     /// Whether the certificate is due: two thirds of its life are over.
@@ -165,6 +172,26 @@ fn read_key(place: &Path) -> Result<Option<DeviceKey>, Error> {
     };
     private_file::close_to_others(&path).map_err(|error| unusable(&path, error))?;
     DeviceKey::from_pem(&pem).map(Some).map_err(|error| unusable(&path, error))
+}
+
+/// Has an identity that came to be beside this place take it, if there is one. Its second file says that it is whole.
+fn settle(place: &Path) -> Result<(), Error> {
+    let new = beside(place);
+    if !json(&new).exists() {
+        return Ok(());
+    }
+    for (from, to) in [(key_file(&new), key_file(place)), (json(&new), json(place))] {
+        match fs::rename(&from, &to) {
+            // The key was moved before a crash.
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(unusable(&to, error)),
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+fn beside(place: &Path) -> PathBuf {
+    with_ending(place, ".new")
 }
 
 fn json(place: &Path) -> PathBuf {
@@ -215,8 +242,20 @@ mod tests {
         assert_eq!((&read.home, read.key.pem(), read.certificate.authority.as_str()), (&home, identity.key.pem(), "CA"));
         assert!(!read.is_due(from + Duration::days(6) - Duration::SECOND) && read.is_due(from + Duration::days(6)));
         assert!(!format!("{read:?}").contains("PRIVATE"));
-        Identity::remove(&place).unwrap();
-        Identity::remove(&place).unwrap();
-        assert!(Identity::read(&place).unwrap().is_none());
+
+        // Another one beside it, which is whole once its second file is there; and a crash between the two moves.
+        let next = DeviceKey::generate(Algorithm::P256).unwrap();
+        private_file::write(&key_file(&beside(&place)), next.pem().as_bytes()).unwrap();
+        assert_eq!(Identity::read(&place).unwrap().unwrap().key.pem(), identity.key.pem());
+        let whole = Identity { place: beside(&place), certificate: Certificate { credential: "n".into(), ..read.certificate }, ..read };
+        for moved in [false, true] {
+            whole.write().unwrap();
+            if moved {
+                assert!(!key_file(&whole.place).exists());
+            }
+            let read = Identity::read(&place).unwrap().unwrap();
+            assert_eq!((read.key.pem(), read.certificate.credential.as_str()), (next.pem(), "n"));
+            assert!(!json(&whole.place).exists());
+        }
     }
 }

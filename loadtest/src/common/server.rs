@@ -178,6 +178,7 @@ fn with_room() -> impl Iterator<Item = (String, String)> {
     let numbers = [
         "MAX_CONNECTIONS_PER_ACCOUNT",
         "MAX_DEVICES_PER_ACCOUNT",
+        "MAX_REGISTERED_DEVICES_PER_ACCOUNT",
         "MAX_REQUESTS_PER_ACCOUNT",
         "MAX_UNAUTHENTICATED",
         "MAX_UNAUTHENTICATED_PER_ADDRESS",

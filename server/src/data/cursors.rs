@@ -117,8 +117,11 @@ pub(super) async fn list(
     let after = after.as_ref().map(|(name, producer)| (name, *producer));
     let cursors = services.backend.store.cursors(caller.id, after, limit).await?;
     let full = cursors.len() == limit as usize;
-    let page = Page::new(permit, cursors.into_iter().map(Listed::from).collect(), services.config.page)?;
-    Ok(page.followed_by(full, |last| format!("limit={limit}&after={}:{}", last.name, last.producer_id)))
+    let end = cursors.last().map(|last| format!("limit={limit}&after={}:{}", last.name, last.producer)).unwrap_or_default();
+    let shown = cursors.into_iter().filter(|cursor| caller.grant.may_consume(cursor.producer).is_ok());
+    let page = Page::new(permit, shown.map(Listed::from).collect(), services.config.page)?;
+    let page = page.followed_by(full, |last| format!("limit={limit}&after={}:{}", last.name, last.producer_id));
+    Ok(page.or_followed_by(full, || end))
 }
 
 /// Forgets a name of the caller's, in every log it stands in. A reader that still uses it makes it anew when it confirms next.
@@ -126,12 +129,14 @@ pub(super) async fn list(
     params(("name" = String, Path, description = "The cursor's name", pattern = "^[A-Za-z0-9._-]{1,64}$")), responses(
     (status = 204, description = "Forgotten"),
     (status = 401, description = "No or bad token"),
-    (status = 403, description = "Not a consumer"),
+    (status = 403, description = "Not a consumer, or a key whose scopes do not name all its producers"),
     (status = 404, description = "The caller has no cursor of this name"),
     (status = 422, description = "No name of a cursor"),
     (status = 503, description = "The database is unreachable"),
 ))]
 pub(super) async fn delete(State(services): State<Shared>, caller: Consumer, Path(name): Path<CursorName>) -> Result<StatusCode, ApiError> {
+    let named = services.backend.store.cursors_named(caller.id, &name).await?;
+    named.iter().try_for_each(|&(producer, _)| caller.grant.may_consume(producer))?;
     match services.backend.store.delete_cursors(caller.id, &name).await? {
         0 => Err(ApiError::not_found("There is no cursor of this name.")),
         _ => Ok(StatusCode::NO_CONTENT),

@@ -16,7 +16,7 @@ use time::OffsetDateTime;
 use tracing::info;
 use utoipa::{IntoParams, ToSchema};
 
-use super::{device_id, may_manage, producer_meant, qr};
+use super::{device_id, labels, may_manage, producer_meant, qr};
 use crate::http::{Shared, shapes};
 
 /// Most devices that one token enrols.
@@ -24,9 +24,6 @@ const MOST_USES: u32 = 100_000;
 /// How long a token is good unless said otherwise, and the bounds of that, in seconds.
 const LIFE: u64 = 86_400;
 const LIVES: std::ops::RangeInclusive<u64> = 60..=365 * 86_400;
-/// Most labels of a device, and the longest name and text of one, in characters.
-const MOST_LABELS: usize = 32;
-const LONGEST_LABEL: usize = 255;
 
 /// An enrolment token that is wanted.
 #[derive(Deserialize, ToSchema)]
@@ -128,7 +125,7 @@ pub(super) async fn make(
     if device.is_some() && uses > 1 {
         return Err(ApiError::invalid("uses", "A token for one device is good once."));
     }
-    check(&wanted.labels)?;
+    labels::check(&wanted.labels).map_err(|e| ApiError::invalid("labels", e))?;
     let backend = &services.backend;
     services.producer(producer).await?;
     let new = NewEnrolment { producer, device, labels: wanted.labels, uses, life: Duration::from_secs(life) };
@@ -176,13 +173,4 @@ pub(super) async fn remove(
     let own = (grant.role == Role::Producer).then(|| grant.user.producer());
     let removed = services.backend.remove_enrolment(own, &id, grant.user).await?;
     removed.map(|token| Json(Shown::of(token, None))).ok_or_else(|| ApiError::not_found("There is no enrolment token with this id."))
-}
-
-fn check(labels: &Labels) -> Result<(), ApiError> {
-    let fits = |text: &str| text.chars().count() <= LONGEST_LABEL && !text.chars().any(char::is_control);
-    if labels.len() <= MOST_LABELS && labels.iter().all(|(name, text)| !name.is_empty() && fits(name) && fits(text)) {
-        return Ok(());
-    }
-    let sentence = format!("labels must be at most {MOST_LABELS} texts with names, each of at most {LONGEST_LABEL} characters.");
-    Err(ApiError::invalid("labels", sentence))
 }

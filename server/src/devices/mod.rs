@@ -2,6 +2,7 @@
 
 mod certificates;
 mod enrolments;
+pub(crate) mod labels;
 mod list;
 mod qr;
 mod state;
@@ -30,6 +31,7 @@ pub(crate) fn operations() -> OpenApiRouter<Shared> {
         .routes(routes!(token::challenge))
         .routes(routes!(token::token))
         .routes(routes!(list::registered))
+        .routes(routes!(labels::label))
         .routes(routes!(state::revoke))
         .routes(routes!(state::quarantine))
         .routes(routes!(state::restore))

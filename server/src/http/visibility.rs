@@ -42,7 +42,7 @@ impl Services {
         user.ok_or_else(|| ApiError::not_found("There is no producer with this id."))
     }
 
-    /// A part of the producers that a caller may see.
+    /// A part of the producers that the caller's account may see. A key's scopes narrow it further, as [`Services::shows`] says.
     pub(crate) async fn visible_producers(&self, caller: &Grant, page: Page) -> Result<Vec<User>, ApiError> {
         let (store, visibility) = (&self.backend.store, self.config.visibility);
         let users = match caller.role {
@@ -52,26 +52,46 @@ impl Services {
         Ok(users.into_iter().map(|user| visibility.shown(user)).collect())
     }
 
+    /// Whether a caller may be shown a producer that its account may see. A key sees private ones within its scopes only: the others as anybody
+    /// sees them.
+    pub(crate) fn shows(&self, caller: &Grant, producer: &User) -> bool {
+        let is_private = self.config.visibility.of(producer) == Visibility::Private && producer.id != caller.user;
+        !is_private || caller.may_look_at(producer.id.producer()).is_ok()
+    }
+
     /// A part of the consumers that a caller may see: all, where producers are open by default, and for operators; else those that it has to
-    /// do with.
+    /// do with, as far as the scopes of a key go.
     pub(crate) async fn visible_consumers(&self, caller: &Grant, page: Page) -> Result<Vec<User>, ApiError> {
         let store = &self.backend.store;
-        let all = caller.role == Role::Admin || self.config.visibility.0 == Visibility::Open;
-        Ok(if all { store.users(Role::Consumer, page).await? } else { store.known_consumers(caller.user, page).await? })
+        let within = match caller.role {
+            Role::Producer => caller.may_look_at(caller.user.producer()).is_ok(),
+            Role::Admin => caller.may_look_everywhere().is_ok(),
+            // None but itself.
+            Role::Consumer => true,
+        };
+        let all = self.config.visibility.0 == Visibility::Open || (caller.role == Role::Admin && within);
+        Ok(if !all && !within {
+            Vec::new()
+        } else if all {
+            store.users(Role::Consumer, page).await?
+        } else {
+            store.known_consumers(caller.user, page).await?
+        })
     }
 
     /// Those of some producers that a caller may not see.
     pub(crate) async fn hidden<'u>(&self, caller: &Grant, producers: impl Iterator<Item = &'u User>) -> Result<HashSet<UserId>, ApiError> {
         let is_private = |user: &&User| self.config.visibility.of(user) == Visibility::Private && user.id != caller.user;
-        let private: Vec<ProducerId> = producers.filter(is_private).map(|user| user.id.producer()).collect();
-        if private.is_empty() || caller.role == Role::Admin {
-            return Ok(HashSet::new());
+        let mut hidden: HashSet<UserId> = producers.filter(is_private).map(|user| user.id).collect();
+        if hidden.is_empty() {
+            return Ok(hidden);
         }
-        let mut hidden: HashSet<UserId> = private.iter().map(|producer| producer.user()).collect();
-        if caller.role == Role::Consumer {
-            let follows = self.backend.store.follows(caller.user.consumer(), self.backend.clock.now()).await?;
-            hidden.retain(|user| !follows.contains(&user.producer()) || caller.may_look_at(user.producer()).is_err());
-        }
+        let follows = match caller.role {
+            Role::Consumer => self.backend.store.follows(caller.user.consumer(), self.backend.clock.now()).await?,
+            Role::Producer | Role::Admin => Vec::new(),
+        };
+        let seen = |producer: &ProducerId| caller.role == Role::Admin || follows.contains(producer);
+        hidden.retain(|user| !seen(&user.producer()) || caller.may_look_at(user.producer()).is_err());
         Ok(hidden)
     }
 }

@@ -59,7 +59,7 @@ pub(super) async fn subscriptions(
     let (state, page) = wanted.read()?;
     let backend = &services.backend;
     let found = backend.store.subscriptions_of(ConsumerId(consumer), state, page, backend.clock.now()).await?;
-    listed(&services, permit, &wanted, page, found).await
+    listed(&services, &grant, permit, &wanted, page, found).await
 }
 
 /// A producer's subscribers, and those who ask to be, for that producer.
@@ -81,26 +81,32 @@ pub(super) async fn subscribers(
     if !is_for(&grant, Role::Producer, producer) {
         return Err(ApiError::forbidden("These subscribers are someone else's."));
     }
+    grant.may_look_at(ProducerId(producer))?;
     let (state, page) = wanted.read()?;
     let backend = &services.backend;
     let found = backend.store.subscribers_of(ProducerId(producer), state, page, backend.clock.now()).await?;
-    listed(&services, permit, &wanted, page, found).await
+    listed(&services, &grant, permit, &wanted, page, found).await
 }
 
 fn is_for(grant: &Grant, role: Role, id: i64) -> bool {
     grant.role == Role::Admin || (grant.role == role && grant.user.0 == id)
 }
 
+/// Those of the producers that the caller's scopes name.
 async fn listed(
     services: &Shared,
+    caller: &Grant,
     permit: PagePermit,
     wanted: &Wanted,
     page: store::Page,
-    found: Vec<Subscription>,
+    mut found: Vec<Subscription>,
 ) -> Result<Page<Shown>, ApiError> {
     let full = found.len() == page.limit as usize;
+    let end = found.last().map_or(page.after, |last| last.id);
+    found.retain(|subscription| caller.may_look_at(subscription.producer_id).is_ok());
     let shown = all_shown(services, found).await?;
     let state = wanted.status.as_deref().map(|status| format!("&status={status}")).unwrap_or_default();
     let page_of = Page::new(permit, shown, services.config.page)?;
-    Ok(page_of.followed_by(full, |last| page.after(last.subscription.id) + &state))
+    let followed = page_of.followed_by(full, |last| page.after(last.subscription.id) + &state);
+    Ok(followed.or_followed_by(full, || page.after(end) + &state))
 }

@@ -2,16 +2,17 @@
 
 use std::{process::Stdio, sync::Arc, time::Duration};
 
+use base64::{Engine as _, engine::general_purpose::STANDARD};
 use bytes::BytesMut;
 use futures_util::{SinkExt as _, StreamExt as _};
 use motience_certs::{
     Trust,
     device_ca::{DeviceCa, Requested, Subject},
-    device_key::DeviceKey,
+    device_key::{DeviceKey, login_text},
 };
 use motience_device::{
     client::{Error, Event, Lane},
-    login::{Algorithm, Auth, Credentials, Home, Identity},
+    login::{self, Algorithm, Auth, Credentials, Home, Identity},
 };
 use motience_proto::{
     model::{ProducerEpoch, ProducerId},
@@ -157,11 +158,96 @@ async fn a_revoked_device_is_out_on_every_node_within_a_second() {
     assert_eq!(timeout(OUT, closed_with(&mut by_password)).await.expect("it is out"), CloseCode::Forbidden);
     let listed = run(&["list"]).await;
     assert!(listed.contains("revoked\todd\tno key") && listed.contains("revoked\tstolen\tno key"), "{listed}");
+    assert_eq!(run(&["label", "--device", "odd", "--label", "site=roof", "--label", "note="]).await, "odd has site=roof.\n");
+    assert!(run(&["list"]).await.contains("\todd\tno key\t\tsite=roof"));
+    let acts = http().get(format!("{}/acts?object=device:{}:odd", one.at.sm.as_deref().unwrap(), producer.id)).bearer_auth(&producer.token);
+    let acts: Value = acts.send().await.unwrap().json().await.unwrap();
+    assert_eq!(
+        (&acts[0]["act"], &acts[0]["actor"], &acts[0]["detail"]["labels"]["site"]),
+        (&json!("device.label"), &Value::Null, &json!("roof"))
+    );
     run(&["restore", "--device", "odd"]).await;
     let deadline = Instant::now() + OUT;
     while connect(&two, &producer.token, "odd", Intent::Produce, 2).await.is_err() {
         assert!(Instant::now() < deadline);
         sleep(Duration::from_millis(50)).await;
+    }
+}
+
+#[tokio::test]
+async fn an_identity_stays_until_another_is_certified() {
+    let node = Node::embedded(&[]).await;
+    let producer = account(ap(&node), "producer", "p").await;
+    let first = enrolled(&node, &producer, "d", Algorithm::Ed25519).await;
+    let place = node.dir.path().join("d");
+    let auth = || Auth::new(ap(&node), &Trust::Platform).unwrap();
+    let anew = async |token: &str| Identity::enrol_anew(&auth(), &place, token, None, Algorithm::P256, Home::default()).await;
+    let kept = || Identity::read(&place).unwrap().unwrap();
+    let before = kept().certificate.credential;
+    assert!(matches!(anew("mte_spent").await, Err(login::Error::Refused { status: 401, .. })));
+    assert_eq!(kept().certificate.credential, before);
+    token(&Credentials::identity(auth(), kept())).await;
+    // The key that was made then is the one that the good token enrols.
+    let wanted = enrolment(&node, &producer, "d").await;
+    let now = anew(&wanted).await.unwrap().certificate.credential;
+    assert!(now != before && kept().certificate.credential == now);
+    token(&Credentials::identity(auth(), kept())).await;
+    first.forget().await;
+    assert!(matches!(first.token().await, Err(login::Error::Refused { status: 401, .. })), "the key before has ended");
+
+    // The answer of this enrolment is lost: the server knows the key, and the device does not know it.
+    let wanted = enrolment(&node, &producer, "d").await;
+    let key = DeviceKey::generate(Algorithm::P256).unwrap();
+    std::fs::write(node.dir.path().join("d.new.key"), key.pem()).unwrap();
+    let lost = post(format!("{}/devices/enrol", ap(&node)), "", json!({"token": wanted, "csr": key.request("d").unwrap()})).await;
+    assert_eq!(kept().certificate.credential, now);
+    let found = anew(&wanted).await.unwrap().certificate.credential;
+    assert_eq!((json!(found), kept().certificate.credential), (lost["credential"].clone(), found.clone()));
+    token(&Credentials::identity(auth(), kept())).await;
+}
+
+/// Two servers that share PostgreSQL and Redis.
+#[tokio::test]
+async fn nodes_agree_on_nonces_that_were_used_and_on_the_number_of_subscribers() {
+    let (redis, postgres) = (Redis::durable().await, Postgres::start().await);
+    let (bus, database) = (redis.url().to_owned(), postgres.url().to_owned());
+    let variables =
+        [("REDIS_URL", bus.as_str()), ("DATABASE_URL", database.as_str()), ("JWT_SECRET", "a secret that all nodes of this test share")];
+    let start = || Node::start(server(), &["--roles", "ap,sm,dsm"], &variables);
+    let (one, two) = (start().await, start().await);
+    let producer = account(ap(&one), "producer", "p").await;
+    let key = DeviceKey::generate(Algorithm::Ed25519).unwrap();
+    let enrol = json!({"token": enrolment(&one, &producer, "d").await, "csr": key.request("d").unwrap()});
+    let credential = post(format!("{}/devices/enrol", ap(&one)), "", enrol).await["credential"].as_str().unwrap().to_owned();
+    let nonce = post(format!("{}/devices/challenge", ap(&one)), "", Value::Null).await["nonce"].as_str().unwrap().to_owned();
+    let signature = STANDARD.encode(key.sign(login_text(&nonce, &credential).as_bytes()).unwrap());
+    let signed = json!({"credential": credential, "nonce": nonce, "signature": signature});
+    let login =
+        async |node: &Node| http().post(format!("{}/devices/token", ap(node))).json(&signed).send().await.unwrap().status().as_u16();
+    assert_eq!((login(&two).await, login(&one).await, login(&two).await), (200, 401, 401));
+
+    let consumer = account(ap(&one), "consumer", "c").await;
+    let count = async |node: &Node| {
+        let body = json!({"device_id": "d", "data": {"n": 1}});
+        post(format!("{}/data", node.at.dsm.as_deref().unwrap()), &producer.token, body).await["subscriberCount"].clone()
+    };
+    for n in [1, 0, 1, 0] {
+        // Both nodes believe another number.
+        count(&one).await;
+        count(&two).await;
+        let sm = one.at.sm.as_deref().unwrap();
+        if n == 1 {
+            subscribe(sm, &consumer, &producer).await;
+        } else {
+            let url = format!("{sm}/unsubscribe?producer_id={}", producer.id);
+            assert_eq!(http().delete(url).bearer_auth(&consumer.token).send().await.unwrap().status(), 200);
+        }
+        let both = async {
+            while (count(&one).await, count(&two).await) != (json!(n), json!(n)) {
+                sleep(Duration::from_millis(20)).await;
+            }
+        };
+        timeout(OUT, both).await.expect("both nodes know it in time");
     }
 }
 

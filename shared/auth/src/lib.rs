@@ -34,5 +34,5 @@ pub use self::{
     scopes::{Scope, Scopes, UnknownScope},
     secrets::{SecretKind, secret_hash},
     standing::{NotRenewed, Standing},
-    tokens::{Grant, MAX_TOKEN, Pair, RefreshClaims, Tokens, device_family, key_family},
+    tokens::{Grant, MAX_TOKEN, NONCE_TTL, Pair, RefreshClaims, Tokens, device_family, key_family},
 };

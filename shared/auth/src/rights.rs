@@ -72,6 +72,11 @@ impl Grant {
         if self.scopes.consume(producer) { Ok(()) } else { self.has(Scope::ReadUsage) }
     }
 
+    /// May it read lists and statistics of all that its account sees?
+    pub fn may_look_everywhere(&self) -> Result<(), Denied> {
+        if self.scopes.has(Scope::Consume) { Ok(()) } else { self.has(Scope::ReadUsage) }
+    }
+
     /// May it operate the platform?
     pub fn may_operate(&self) -> Result<(), Denied> {
         self.acts_as(Role::Admin)?;

@@ -23,7 +23,7 @@ const ISSUER: &str = "motience";
 const DEVICE_FAMILY: &str = "device:";
 
 /// How long a device has to sign a nonce.
-const NONCE_TTL: Duration = Duration::from_secs(60);
+pub const NONCE_TTL: Duration = Duration::from_secs(60);
 
 /// How far the clocks of the nodes may differ, in seconds: a token may be from so far in the future.
 const CLOCK_LEEWAY: i64 = 60;
@@ -242,15 +242,15 @@ impl Tokens {
         Ok((nonce, NONCE_TTL.as_secs()))
     }
 
-    /// Whether a nonce is one of ours, and still good.
-    pub fn check_nonce(&self, nonce: &str) -> Result<(), Error> {
+    /// The id of a nonce that is one of ours and still good. Whether it was used before is for the log to say, where all nodes meet.
+    pub fn check_nonce(&self, nonce: &str) -> Result<String, Error> {
         if nonce.len() > MAX_TOKEN {
             return Err(Error::Invalid);
         }
         let mut validation = self.0.validation.clone();
         validation.set_required_spec_claims(&["exp", "iss"]);
         let claims = decode::<Nonce>(nonce, &self.0.decoding, &validation).map_err(|_| Error::Invalid)?.claims;
-        if self.0.clock.now() >= time(claims.exp)? { Err(Error::Expired) } else { Ok(()) }
+        if self.0.clock.now() >= time(claims.exp)? { Err(Error::Expired) } else { Ok(claims.nonce) }
     }
 
     /// Grant of an access token that is valid now.
@@ -572,7 +572,8 @@ mod tests {
     fn a_nonce_is_good_for_a_minute_and_is_no_token() {
         let (tokens, hand) = tokens();
         let (nonce, life) = tokens.nonce().unwrap();
-        assert_eq!((tokens.check_nonce(&nonce), life), (Ok(()), 60));
+        assert_eq!(life, 60);
+        assert_ne!(tokens.check_nonce(&nonce).unwrap(), tokens.check_nonce(&tokens.nonce().unwrap().0).unwrap());
         assert_eq!(tokens.access(&nonce), Err(Error::Invalid));
         let pair = tokens.issue(&user(), "f").unwrap();
         for wrong in [

@@ -47,6 +47,8 @@ settings! {
         DEVICE_CERTIFICATES = "false" => certificates: bool;
         /// Whether a login by password gives the right to publish: `allow`, or `deny`: then only a device's own key does, or an API key.
         DEVICE_PASSWORDS = "allow" => passwords: Passwords;
+        /// Devices of one account that the database remembers: those that enrolled, or that somebody revoked or put in quarantine.
+        MAX_REGISTERED_DEVICES_PER_ACCOUNT = "100000" => most: u32, > 0;
     }
 }
 
@@ -76,12 +78,14 @@ pub struct Config {
     pub certificates: bool,
     /// Whether passwords give the right to publish.
     pub passwords: Passwords,
+    /// Most devices of one account that are remembered.
+    pub most: u32,
 }
 
 impl Config {
     /// Reads the settings.
     pub(super) fn read(reader: &mut Reader<'_>) -> Self {
-        let Settings { ca_certificate, ca_key, certificate_life, certificates, passwords } = reader.group();
+        let Settings { ca_certificate, ca_key, certificate_life, certificates, passwords, most } = reader.group();
         let ca = match (ca_certificate, ca_key) {
             (Some(certificate), Some(key)) => Some((certificate, key)),
             (None, None) => None,
@@ -94,7 +98,7 @@ impl Config {
                 None
             }
         };
-        Self { ca, certificate_life, certificates, passwords }
+        Self { ca, certificate_life, certificates, passwords, most }
     }
 }
 
@@ -132,6 +136,9 @@ pub enum Refused {
     #[error(transparent)]
     Store(#[from] store::Error),
 }
+
+/// The answer to a nonce that is not ours, or was used, or has ended.
+const STALE: Refused = Refused::Proof("the nonce is not good, or no longer: ask for another");
 
 /// A device with a certificate.
 #[derive(Clone, Debug)]
@@ -218,7 +225,7 @@ impl Backend {
     pub async fn enrol(&self, token: &str, request: &str, named: Option<&DeviceId>) -> Result<Certified, Refused> {
         let key = read(request)?;
         let (now, credential) = (self.clock.now(), self.new_credential(&key));
-        let outcome = self.store.enrol(&secret_hash(token), named, &credential, now).await?;
+        let outcome = self.store.enrol(&secret_hash(token), named, &credential, self.most_devices, now).await?;
         let (producer, device, ended) = match outcome {
             Enrolment::Enrolled { producer, device, ended } => (producer, device, ended),
             Enrolment::Invalid => return Err(Refused::Enrolment),
@@ -226,6 +233,7 @@ impl Backend {
             Enrolment::Exists => return Err(Refused::Exists),
             Enrolment::Revoked => return Err(Refused::Revoked),
             Enrolment::KeyKnown => return Err(Refused::KeyKnown),
+            Enrolment::TooMany => return Err(store::Error::TooManyDevices.into()),
         };
         info!(%producer, %device, algorithm = key.algorithm.as_str(), replaced = ended.len(), "a device enrolled");
         let detail = json!({"credential": credential.id, "algorithm": credential.algorithm, "replaced": ended});
@@ -266,7 +274,7 @@ impl Backend {
 
     /// A token for the device whose key signed `nonce` (see [`login_text`]).
     pub async fn device_token(&self, id: &str, nonce: &str, signature: &str) -> Result<DeviceToken, Refused> {
-        self.tokens.check_nonce(nonce).map_err(|_| Refused::Proof("the nonce is not good, or no longer: ask for another"))?;
+        let nonce_id = self.tokens.check_nonce(nonce).map_err(|_| STALE)?;
         let device = self.store.device_of_credential(id).await?.ok_or(Refused::Unknown)?;
         let credential = good(&device)?;
         let proved = Algorithm::of(&credential.algorithm).zip(STANDARD.decode(signature).ok()).is_some_and(|(algorithm, signature)| {
@@ -276,6 +284,15 @@ impl Backend {
             return Err(Refused::Proof("the signature is not of this nonce by the device's key"));
         }
         let user = self.account_of(&device).await?;
+        // Last, so that only its signer uses it up. The clocks of nodes differ, so it is remembered for longer than it is good.
+        match self.relay.log().take_once(&format!("nonce:{nonce_id}"), auth::NONCE_TTL * 2).await {
+            Ok(true) => {}
+            Ok(false) => return Err(STALE),
+            Err(e) => {
+                warn!(error = %e, "a nonce cannot be compared with those that were used");
+                return Err(Refused::Token(auth::Error::Unavailable));
+            }
+        }
         let (access_token, expires_in) = self.tokens.issue_device(&user, &device.device, id)?;
         if let Err(e) = self.store.note_device_login(id, self.clock.now()).await {
             warn!(error = %e, "a device's login cannot be noted");
@@ -317,12 +334,30 @@ impl Backend {
         state: DeviceState,
         actor: UserId,
     ) -> Result<Option<Device>, store::Error> {
-        let Some((device, ended)) = self.store.set_device_state(producer, device, state, self.clock.now()).await? else { return Ok(None) };
+        let Some((device, ended)) = self.store.set_device_state(producer, device, state, self.most_devices, self.clock.now()).await? else {
+            return Ok(None);
+        };
         self.devices.set(producer, &device.device, device.state, device.withheld);
         for event in device_changed(&device, &ended) {
             self.broadcast(event).await;
         }
         self.record(state_act(state), Some(actor), device_object(producer, &device.device), producer.user(), Value::Null).await;
+        Ok(Some(device))
+    }
+
+    /// Gives a device other labels, for `actor`. `None`: there is no such device.
+    pub async fn label_device(
+        &self,
+        producer: ProducerId,
+        device: &DeviceId,
+        labels: &Labels,
+        actor: UserId,
+    ) -> Result<Option<Device>, store::Error> {
+        let Some((device, changed)) = self.store.label_device(producer, device, labels).await? else { return Ok(None) };
+        if changed {
+            let detail = json!({"labels": device.labels});
+            self.record("device.label", Some(actor), device_object(producer, &device.device), producer.user(), detail).await;
+        }
         Ok(Some(device))
     }
 

@@ -314,6 +314,7 @@ pub struct Backend {
     certificate_life: Duration,
     device_certificates: bool,
     device_passwords: devices::Passwords,
+    most_devices: u32,
     logs: LogIds,
     keys: keys::Keys,
     /// Told when an account has ended.
@@ -443,6 +444,7 @@ impl Backend {
             certificate_life: config.devices.certificate_life,
             device_certificates: config.devices.certificates,
             device_passwords: config.devices.passwords,
+            most_devices: config.devices.most,
             logs,
             keys,
             ended,

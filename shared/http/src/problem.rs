@@ -218,6 +218,7 @@ impl From<store::Error> for ApiError {
             }
             store::Error::Refused(_) => Self::forbidden("The producer has ended this subscription.").with_code("subscription_revoked"),
             e @ store::Error::TooManyKeys => Self::new(StatusCode::CONFLICT, "too_many_keys", sentence(&e.to_string())),
+            e @ store::Error::TooManyDevices => Self::new(StatusCode::CONFLICT, "too_many_devices", sentence(&e.to_string())),
             e @ store::Error::TooManyNames => Self::new(StatusCode::CONFLICT, "too_many_cursors", sentence(&e.to_string())),
             e if e.is_unavailable() => {
                 warn!(error = %e, "the database is unreachable");

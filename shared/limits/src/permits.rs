@@ -9,12 +9,14 @@ use std::{
     fmt,
     hash::Hash,
     net::{IpAddr, Ipv6Addr},
-    sync::Arc,
+    ptr,
+    sync::{Arc, Weak},
 };
 
 use motience_proto::model::{Transport, UserId};
 use motience_settings::env::settings;
 use parking_lot::{Mutex, MutexGuard};
+use tokio::sync::Notify;
 
 settings! {
     /// How many connections there may be. Whatever these say, one account has no more than half of a transport's room.
@@ -116,7 +118,15 @@ struct Held {
     http3: usize,
     http3_addresses: HashMap<ClientAddress, usize>,
     /// Connections that receive by a grant which limits them.
-    grants: HashMap<i64, usize>,
+    grants: HashMap<i64, Places>,
+}
+
+/// Places of a grant that limits its connections.
+#[derive(Debug, Default)]
+struct Places {
+    taken: usize,
+    /// Connections that found none, told when one becomes free.
+    waiting: Vec<Weak<Notify>>,
 }
 
 /// The right of one connection to receive by a grant that limits how many do; given back when dropped.
@@ -229,14 +239,17 @@ impl Permits {
         held.unauthenticated >= self.limits.unauthenticated / 2 || of_address >= self.limits.unauthenticated_each / 2
     }
 
-    /// A permit to receive by the grant of a subscription, which `most` connections may hold at once.
-    pub fn grant(&self, subscription: i64, most: u32) -> Result<GrantPermit, Refusal> {
+    /// A permit to receive by the grant of a subscription, which `most` connections may hold at once. Where there is none, `waiting` is told once
+    /// one is given back.
+    pub fn grant(&self, subscription: i64, most: u32, waiting: &Arc<Notify>) -> Result<GrantPermit, Refusal> {
         let mut held = self.held();
-        let count = held.grants.get(&subscription).copied().unwrap_or_default();
-        if count >= most as usize {
+        let places = held.grants.entry(subscription).or_default();
+        if places.taken >= most as usize {
+            places.waiting.retain(|other| other.strong_count() > 0 && !ptr::eq(other.as_ptr(), Arc::as_ptr(waiting)));
+            places.waiting.push(Arc::downgrade(waiting));
             return Err(Refusal::Account);
         }
-        held.grants.insert(subscription, count + 1);
+        places.taken += 1;
         Ok(GrantPermit { permits: self.clone(), subscription })
     }
 
@@ -299,7 +312,13 @@ impl Permit {
 
 impl Drop for GrantPermit {
     fn drop(&mut self) {
-        give_back(&mut self.permits.held().grants, Some(self.subscription));
+        let mut held = self.permits.held();
+        let Some(places) = held.grants.get_mut(&self.subscription) else { return };
+        places.taken -= 1;
+        places.waiting.drain(..).filter_map(|waiting| waiting.upgrade()).for_each(|waiting| waiting.notify_one());
+        if places.taken == 0 {
+            held.grants.remove(&self.subscription);
+        }
     }
 }
 
@@ -372,6 +391,8 @@ fn counted(refusal: Refusal, transport: Transport) -> Refusal {
 
 #[cfg(test)]
 mod tests {
+    use futures_util::FutureExt as _;
+
     use super::*;
 
     const HERE: ClientAddress = ClientAddress(IpAddr::V4(std::net::Ipv4Addr::LOCALHOST));
@@ -403,9 +424,16 @@ mod tests {
     #[test]
     fn a_grant_limits_its_own_connections() {
         let permits = permits(|_| {});
-        let held = [permits.grant(7, 2).unwrap(), permits.grant(7, 2).unwrap(), permits.grant(8, 1).unwrap()];
-        assert_eq!(permits.grant(7, 2).unwrap_err(), Refusal::Account);
-        assert!(permits.grant(7, 3).is_ok(), "the limit was raised");
+        let waiting = Arc::new(Notify::new());
+        let take = |subscription, most| permits.grant(subscription, most, &waiting);
+        let held = [take(7, 2).unwrap(), take(7, 2).unwrap(), take(8, 1).unwrap()];
+        for _ in 0..2 {
+            assert_eq!(take(7, 2).unwrap_err(), Refusal::Account);
+        }
+        assert_eq!(permits.held().grants[&7].waiting.len(), 1);
+        assert!(waiting.notified().now_or_never().is_none(), "nothing is free");
+        assert!(take(7, 3).is_ok(), "the limit was raised");
+        assert!(waiting.notified().now_or_never().is_some());
         drop(held);
         assert!(permits.held().grants.is_empty());
     }

@@ -26,7 +26,7 @@
 //! 3. Implement [`Sessions`]: raise the fence, return the dedup window, and remember it for [`SessionName::memory`] after the last append.
 //!    [`Sessions`] and [`Records`] must change together: a dedup window that is older than the log lets a record in twice.
 //! 4. Implement [`Bus`]. An engine of one process hands each message to its own sink.
-//! 5. Implement [`Engine`]: health, durability, the highest account number, shutdown.
+//! 5. Implement [`Engine`]: health, durability, the highest account number, names that are taken once, shutdown.
 //! 6. Add a variant to [`Log`] and one line to the macro `each!`. Say in [`Log::is_shared`] whether other nodes meet there: the relay then
 //!    compares log bounds every second, because signals between processes may be lost.
 //! 7. Open it in `motience_backend::Backend::open`, with its settings in a `Config::from_env` and their lines in `.env.example`.
@@ -51,6 +51,8 @@ pub use outline::{Backlog, Bound, Bounds, Cut, Outline};
 pub use records::{AppendBatch, AppendRecord, Fetch, Records};
 pub use retention::Retention;
 pub use sessions::{Hold, RANGE_BYTES, SESSION_BYTES, Sender, SessionName, SessionState, Sessions};
+
+use std::time::Duration;
 
 use motience_proto::model::UserId;
 
@@ -89,6 +91,9 @@ pub trait Engine: Records + Sessions + Bus {
     /// Notes that the number of this account was given out.
     fn note_account(&self, user: UserId) -> impl Future<Output = Result<(), Error>> + Send;
 
+    /// Takes a name that nobody has taken within `ttl`, on whatever node; `false`: somebody has.
+    fn take_once(&self, name: &str, ttl: Duration) -> impl Future<Output = Result<bool, Error>> + Send;
+
     /// Ends the engine's own tasks, after what they hold is written.
     fn close(&self) -> impl Future<Output = ()> + Send;
 }
@@ -122,6 +127,11 @@ impl Log {
     /// See [`Engine::note_account`].
     pub async fn note_account(&self, user: UserId) -> Result<(), Error> {
         each!(self, log => log.note_account(user).await)
+    }
+
+    /// See [`Engine::take_once`].
+    pub async fn take_once(&self, name: &str, ttl: Duration) -> Result<bool, Error> {
+        each!(self, log => log.take_once(name, ttl).await)
     }
 
     /// See [`Engine::ping`].

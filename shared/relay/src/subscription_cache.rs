@@ -16,7 +16,7 @@ use moka::future::Cache;
 use motience_cluster::Event;
 use motience_proto::model::{ConsumerId, ProducerId};
 use motience_runtime::clock::{Clock, millis};
-use motience_store::Store;
+use motience_store::{Followers, Store};
 use parking_lot::Mutex;
 use time::OffsetDateTime;
 use tokio::{sync::Notify, time::sleep};
@@ -25,8 +25,10 @@ use super::Error;
 
 /// How long a subscriber count is believed without an event.
 const COUNT_LIFETIME: Duration = Duration::from_secs(30);
-/// Producers whose count is kept.
+/// Counts that are kept.
 const COUNTS: u64 = 100_000;
+/// Producers share this many versions: a change of one has the counts of a few others read again.
+const VERSIONS: usize = 1024;
 /// How often the time of day is compared with the ends of rights, while there are any: it may be set.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
 /// The end of a right that does not end by itself.
@@ -34,7 +36,10 @@ const NEVER: i64 = i64::MAX;
 
 /// The subscription cache.
 pub struct SubscriptionCache {
-    counts: Cache<ProducerId, u64>,
+    /// Each under the version that its producer had before the store was read: a count that was read while something changed is never
+    /// asked for again.
+    counts: Cache<(ProducerId, u64), Followers>,
+    versions: Vec<AtomicU64>,
     watchers: Mutex<HashMap<ConsumerId, Vec<Weak<ChangeSignal>>>>,
     /// When the next right of each watch ends, in milliseconds since 1970, and the watch's number.
     ends: Mutex<BTreeMap<(i64, u64), Weak<ChangeSignal>>>,
@@ -48,6 +53,7 @@ impl SubscriptionCache {
     pub fn new() -> Self {
         Self {
             counts: Cache::builder().max_capacity(COUNTS).time_to_live(COUNT_LIFETIME).build(),
+            versions: (0..VERSIONS).map(|_| AtomicU64::new(0)).collect(),
             watchers: Mutex::default(),
             ends: Mutex::default(),
             noted: Notify::new(),
@@ -58,21 +64,16 @@ impl SubscriptionCache {
     /// Applies an event of the bus.
     pub fn apply(&self, event: &Event) {
         let (Event::Subscribed { consumer, producer } | Event::Unsubscribed { consumer, producer }) = event else { return };
-        // Runs in the log's thread, where nothing can be awaited; a running query may put the old count back, for its lifetime at most.
-        let counts = self.counts.clone();
-        let producer = *producer;
-        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
-            runtime.spawn(async move { counts.invalidate(&producer).await });
-        } else {
-            counts.invalidate_all();
-        }
+        self.version_of(*producer).fetch_add(1, Ordering::AcqRel);
         let watchers = self.watchers.lock();
         watchers.get(consumer).into_iter().flatten().filter_map(Weak::upgrade).for_each(|signal| signal.raise());
     }
 
     /// Events may have been lost: everyone looks again.
     pub fn mark_stale(&self) {
-        self.counts.invalidate_all();
+        for version in &self.versions {
+            version.fetch_add(1, Ordering::AcqRel);
+        }
         let watchers = self.watchers.lock();
         watchers.values().flatten().filter_map(Weak::upgrade).for_each(|signal| signal.raise());
     }
@@ -87,7 +88,16 @@ impl SubscriptionCache {
     }
 
     pub(super) async fn subscriber_count(&self, store: &Store, producer: ProducerId, now: OffsetDateTime) -> Result<u64, Error> {
-        self.counts.try_get_with(producer, store.follower_count(producer, now)).await.map_err(Error::Store)
+        let key = (producer, self.version_of(producer).load(Ordering::Acquire));
+        if self.counts.get(&key).await.is_some_and(|followers| followers.until.is_some_and(|end| end <= now)) {
+            self.counts.invalidate(&key).await;
+        }
+        let followers = self.counts.try_get_with(key, store.followers(producer, now)).await.map_err(Error::Store)?;
+        Ok(followers.count)
+    }
+
+    fn version_of(&self, producer: ProducerId) -> &AtomicU64 {
+        &self.versions[producer.0.unsigned_abs() as usize % VERSIONS]
     }
 
     /// Signals each watch when a right of its consumer ends, for as long as it is polled.

@@ -117,18 +117,23 @@ impl Store {
     }
 
     /// Sets a device's state. Names the credentials that end with it. A device that nobody heard of is made, unless it would be active;
-    /// one that is revoked is not quarantined, but stays revoked. `None`: there is no such device. Setting it again ends what is left.
+    /// one that is revoked is not quarantined, but stays revoked. `None`: there is no such device. Setting it again ends what is left. `most`:
+    /// how many devices a producer may have.
     pub async fn set_device_state(
         &self,
         producer: ProducerId,
         device: &DeviceId,
         state: DeviceState,
+        most: u32,
         now: OffsetDateTime,
     ) -> Result<Option<(Device, Vec<String>)>, Error> {
         if !is_storable(producer.0) {
             return Err(Error::Unstorable("producer_id"));
         }
         let (id, at) = (device.as_str(), millis(now));
+        if state != DeviceState::Active && !self.has_room(producer, id, most).await? {
+            return Err(Error::TooManyDevices);
+        }
         let statement = match state {
             DeviceState::Active => RESTORE,
             DeviceState::Quarantined => QUARANTINE,
@@ -144,6 +149,26 @@ impl Store {
         // By the writer, which has seen the change.
         let row = on!(self, writer, |db| sqlx::query_as::<_, Row>(ONE).bind(producer.0).bind(id).fetch_optional(db))?;
         Ok(row.map(Row::device).transpose()?.map(|device| (device, ended)))
+    }
+
+    /// Whether a producer may have this device among its `most`: it has it, or has fewer.
+    async fn has_room(&self, producer: ProducerId, device: &str, most: u32) -> Result<bool, Error> {
+        let room =
+            on!(self, writer, |db| sqlx::query_scalar::<_, i64>(ROOM).bind(producer.0).bind(device).bind(i64::from(most)).fetch_one(db))?;
+        Ok(room > 0)
+    }
+
+    /// Gives a device these labels instead of those that it has. The device, and whether they are others; `None`: there is no such device.
+    pub async fn label_device(&self, producer: ProducerId, device: &DeviceId, labels: &Labels) -> Result<Option<(Device, bool)>, Error> {
+        let id = device.as_str();
+        let changed = on!(self, writer, |db| sqlx::query(RELABEL)
+            .bind(producer.0)
+            .bind(id)
+            .bind(written(labels))
+            .execute(db)
+            .map_ok(|done| done.rows_affected()))?;
+        let row = on!(self, writer, |db| sqlx::query_as::<_, Row>(ONE).bind(producer.0).bind(id).fetch_optional(db))?;
+        Ok(row.map(Row::device).transpose()?.map(|device| (device, changed > 0)))
     }
 
     /// The device that a credential is of, with that credential, be it good or not.
@@ -218,6 +243,10 @@ const QUARANTINE: &str = "INSERT INTO devices (producer_id, device_id, state, wi
 const REVOKE: &str = "INSERT INTO devices (producer_id, device_id, state, withheld, state_at, labels, created_at) \
      VALUES ($1, $2, 'revoked', FALSE, $3, '{}', $3) ON CONFLICT (producer_id, device_id) DO UPDATE \
      SET state = 'revoked', state_at = EXCLUDED.state_at WHERE devices.state <> 'revoked'";
+/// 1 where the producer `$1` has the device `$2`, or fewer than `$3` devices.
+pub(super) const ROOM: &str = "SELECT CAST(CASE WHEN EXISTS (SELECT 1 FROM devices WHERE producer_id = $1 AND device_id = $2) \
+     OR (SELECT COUNT(*) FROM devices WHERE producer_id = $1) < $3 THEN 1 ELSE 0 END AS BIGINT)";
+pub(super) const RELABEL: &str = "UPDATE devices SET labels = $3 WHERE producer_id = $1 AND device_id = $2 AND labels <> $3";
 /// Ends all credentials of the device `$2` of the producer `$1`.
 pub(super) const END_CREDENTIALS: &str = "UPDATE device_credentials SET revoked_at = $3 \
      WHERE producer_id = $1 AND device_id = $2 AND revoked_at IS NULL RETURNING id";
@@ -283,6 +312,11 @@ fn state(text: &str) -> Result<DeviceState, Error> {
 
 pub(super) fn labels(text: &str) -> Result<Labels, Error> {
     serde_json::from_str(text).map_err(undecodable)
+}
+
+/// Labels as they are stored.
+pub(super) fn written(labels: &Labels) -> String {
+    serde_json::json!(labels).to_string()
 }
 
 fn undecodable(error: impl std::error::Error + Send + Sync + 'static) -> Error {

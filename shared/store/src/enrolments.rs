@@ -8,7 +8,7 @@ use motience_runtime::clock::{from_millis, millis};
 
 use super::{
     Engine, Error, Store,
-    devices::{END_CREDENTIALS, Labels, NewCredential, labels},
+    devices::{END_CREDENTIALS, Labels, NewCredential, RELABEL, ROOM, labels, written},
     is_storable, limited, on,
     row::row,
 };
@@ -54,6 +54,8 @@ pub enum Enrolment {
     Revoked,
     /// The key was enrolled before.
     KeyKnown,
+    /// The producer has as many devices as it may.
+    TooMany,
 }
 
 impl Store {
@@ -97,8 +99,16 @@ impl Store {
         on!(self, writer, |db| sqlx::query(PURGE).bind(millis(now)).execute(db).map_ok(drop))
     }
 
-    /// Uses a token once: makes the device, or takes it over where the token names it, and gives it this key. All of it or nothing.
-    pub async fn enrol(&self, hash: &str, named: Option<&DeviceId>, key: &NewCredential, now: OffsetDateTime) -> Result<Enrolment, Error> {
+    /// Uses a token once: makes the device, or takes it over where the token names it, and gives it this key. All of it or nothing. `most`: how
+    /// many devices a producer may have.
+    pub async fn enrol(
+        &self,
+        hash: &str,
+        named: Option<&DeviceId>,
+        key: &NewCredential,
+        most: u32,
+        now: OffsetDateTime,
+    ) -> Result<Enrolment, Error> {
         let at = millis(now);
         macro_rules! enrol {
             ($transaction:expr) => {{
@@ -108,6 +118,16 @@ impl Store {
                 let own = token.device.as_deref().and_then(|device| DeviceId::new(device).ok());
                 let Some(device) = own.as_ref().or(named).cloned() else { return Ok(Enrolment::Nameless) };
                 let (producer, id) = (token.producer.0, device.as_str());
+                let room: i64 = sqlx::query_scalar(ROOM)
+                    .persistent(false)
+                    .bind(producer)
+                    .bind(id)
+                    .bind(i64::from(most))
+                    .fetch_one(&mut *transaction)
+                    .await?;
+                if room == 0 {
+                    return Ok(Enrolment::TooMany);
+                }
                 let made = sqlx::query(MAKE_DEVICE)
                     .persistent(false)
                     .bind(producer)
@@ -245,7 +265,6 @@ const SPEND: &str = concat!(
 const MAKE_DEVICE: &str = "INSERT INTO devices (producer_id, device_id, state, withheld, state_at, labels, created_at) \
      VALUES ($1, $2, 'active', FALSE, $3, $4, $3) ON CONFLICT (producer_id, device_id) DO NOTHING";
 const STATE: &str = "SELECT state FROM devices WHERE producer_id = $1 AND device_id = $2";
-const RELABEL: &str = "UPDATE devices SET labels = $3 WHERE producer_id = $1 AND device_id = $2";
 const ADD_CREDENTIAL: &str = "INSERT INTO device_credentials \
      (id, producer_id, device_id, algorithm, public_key, fingerprint, serial, not_after, created_at) \
      VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9) ON CONFLICT (fingerprint) DO NOTHING";
@@ -274,8 +293,4 @@ impl Row {
             created_at: from_millis(self.created_at),
         })
     }
-}
-
-fn written(labels: &Labels) -> String {
-    serde_json::json!(labels).to_string()
 }

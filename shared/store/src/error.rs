@@ -32,6 +32,9 @@ pub enum Error {
     /// The account has as many keys as it may.
     #[error("an account has at most {MAX_KEYS} keys")]
     TooManyKeys,
+    /// The producer has as many devices as it may.
+    #[error("this producer has as many devices as it may (MAX_REGISTERED_DEVICES_PER_ACCOUNT)")]
+    TooManyDevices,
     /// The database is away or overloaded; the same call may succeed later.
     #[error("the database is unavailable: {}", words(.0))]
     Unavailable(sqlx::Error),

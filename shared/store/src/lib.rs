@@ -54,7 +54,7 @@ pub use self::{
     log_ids::{Gone, LogIds},
     personal::{PERSONAL_TABLES, PersonalRows, PersonalTable},
     refresh::{AccountSession, Issued, RefreshToken, Spend, Spending},
-    subscriptions::{Change, Decision, Right, Terms, Wanted},
+    subscriptions::{Change, Decision, Followers, Right, Terms, Wanted},
 };
 
 /// Longest wait for one call, its waiting for a connection included.

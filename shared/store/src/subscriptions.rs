@@ -59,6 +59,15 @@ pub struct Right {
     pub expires_at: Option<OffsetDateTime>,
 }
 
+/// The consumers that follow a producer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Followers {
+    /// How many they are.
+    pub count: u64,
+    /// When the first of their rights ends by itself.
+    pub until: Option<OffsetDateTime>,
+}
+
 /// Which subscriptions of a list are wanted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Wanted {
@@ -198,8 +207,14 @@ impl Store {
 
     /// How many consumers follow a producer.
     pub async fn follower_count(&self, producer: ProducerId, now: OffsetDateTime) -> Result<u64, Error> {
-        let count = on!(self, reader, |db| sqlx::query_scalar::<_, i64>(COUNT).bind(producer.0).bind(millis(now)).fetch_one(db))?;
-        Ok(u64::try_from(count).unwrap_or(0))
+        Ok(self.followers(producer, now).await?.count)
+    }
+
+    /// How many consumers follow a producer, and when that number falls by itself.
+    pub async fn followers(&self, producer: ProducerId, now: OffsetDateTime) -> Result<Followers, Error> {
+        let (count, until) =
+            on!(self, reader, |db| sqlx::query_as::<_, (i64, Option<i64>)>(COUNT).bind(producer.0).bind(millis(now)).fetch_one(db))?;
+        Ok(Followers { count: u64::try_from(count).unwrap_or(0), until: until.map(from_millis) })
     }
 
     async fn list(
@@ -416,7 +431,7 @@ const OF_PRODUCER: &str = list!("producer_id");
 const OF_ANYBODY: &str = list!("0");
 const RIGHTS: &str = rights!(" ORDER BY subscriptions.id");
 const RIGHT: &str = rights!(" AND producer_id = $3");
-const COUNT: &str = concat!("SELECT COUNT(*) FROM subscriptions WHERE producer_id = $1 AND ", in_force!());
+const COUNT: &str = concat!("SELECT COUNT(*), MIN(expires_at) FROM subscriptions WHERE producer_id = $1 AND ", in_force!());
 
 row! {
     #[derive(Clone)]

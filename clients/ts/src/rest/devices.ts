@@ -40,6 +40,11 @@ export class Devices {
     return devices;
   }
 
+  /** Gives a device these labels in place of those that it has. The device goes on by its key. */
+  label(as: Credentials, producerId: string | number, deviceId: string, labels: Record<string, string>): Promise<RegisteredDevice> {
+    return this.#caller.json('PUT', `${this.#at}/${encodeURIComponent(producerId)}/${encodeURIComponent(deviceId)}/labels`, { as, body: { labels } });
+  }
+
   /** `quarantine`: its records are taken in and withheld. `revoke`: it is out within a second. `restore`: it may send again. */
   change(as: Credentials, producerId: string | number, deviceId: string, act: 'quarantine' | 'revoke' | 'restore'): Promise<RegisteredDevice> {
     return this.#caller.json('POST', `${this.#at}/${encodeURIComponent(producerId)}/${encodeURIComponent(deviceId)}/${act}`, { as });

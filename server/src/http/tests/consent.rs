@@ -259,3 +259,96 @@ async fn wrong_terms_are_refused_by_their_member() {
     }
     assert_eq!(cast.sm(Method::GET, &format!("/subscribers/{}", cast.producer.id), PRODUCER, Value::Null).await.json(200), json!([asked]));
 }
+
+#[tokio::test]
+async fn a_stream_that_found_no_place_goes_on_when_one_is_free() {
+    let cast = cast("listed").await;
+    let asked = cast.ask().await.json(202);
+    cast.decide(&asked, "approve", json!({"agreements": [{"type": "stream", "connections": 1}]})).await.json(200);
+    let first = lines(&cast.platform, "/stream", &cast.tokens[CONSUMER]).await;
+    let mut second = lines(&cast.platform, "/stream", &cast.tokens[CONSUMER]).await;
+    let producer_id = cast.producer.id.to_string();
+    drop(first);
+    let told = tokio::time::timeout(Duration::from_secs(20), second.record()).await.expect("it is told in time");
+    assert_eq!(told, json!({"type": "subscription", "producer_id": producer_id, "status": "active"}));
+    cast.records(json!([record("a", 1)])).await;
+    loop {
+        let line = tokio::time::timeout(Duration::from_secs(20), second.record()).await.expect("a record in time");
+        if line.get("data").is_some() {
+            assert_eq!(line["data"]["t"], 1);
+            break;
+        }
+    }
+}
+
+#[tokio::test]
+async fn lists_show_a_key_no_private_producer_that_its_scopes_do_not_name() {
+    let cast = cast("private").await;
+    for who in [PRODUCER, OTHER_PRODUCER] {
+        cast.sm(Method::POST, "/subscriptions/invite", who, json!({"consumer": "c"})).await.json(201);
+        cast.platform.dsm(Method::POST, "/data", Some(&cast.tokens[who]), Sent::Json(record("a", 1))).await.json(200);
+    }
+    let others = cast.platform.ap(Method::GET, "/producers", Some(&cast.tokens[CONSUMER]), Sent::Nothing).await.json(200);
+    let other = others.as_array().unwrap().iter().find(|user| user["username"] == "q").unwrap()["id"].clone();
+    for producer in [json!(cast.producer.id), other.clone()] {
+        cast.sm(Method::POST, "/subscribe", CONSUMER, json!({"producer_id": producer})).await.json(201);
+        let body = Sent::Json(json!({"cursors": {producer.to_string(): "1-0"}}));
+        let moved = cast.platform.dsm(Method::POST, "/cursors/app", Some(&cast.tokens[CONSUMER]), body).await;
+        assert_eq!(moved.status, 204);
+    }
+    let (_, narrow) = cast.platform.key(&cast.tokens[CONSUMER], &[&format!("consume:{other}")]).await;
+    let (_, wide) = cast.platform.key(&cast.tokens[CONSUMER], &["consume"]).await;
+    let (mine, devices) = (format!("/subscriptions/{}", cast.consumer.id), format!("/devices/{}", cast.producer.id));
+    let (producer_id, q) = (json!(cast.producer.id.to_string()), json!(other.to_string()));
+    for (key, both) in [(&narrow, false), (&wide, true), (&cast.tokens[CONSUMER], true)] {
+        let names = |list: Value, member: &str| list.as_array().unwrap().iter().map(|one| one[member].clone()).collect::<Vec<_>>();
+        let of = |p: Value, q: Value| if both { vec![p, q] } else { vec![q] };
+        let producers = cast.platform.ap(Method::GET, "/producers", Some(key), Sent::Nothing).await.json(200);
+        assert_eq!(names(producers, "username"), of(json!("p"), json!("q")));
+        let streams = cast.platform.dsm(Method::GET, "/streams", Some(key), Sent::Nothing).await.json(200);
+        assert_eq!(names(streams, "username"), of(json!("p"), json!("q")));
+        let subscriptions = cast.platform.sm(Method::GET, &mine, Some(key), Sent::Nothing).await.json(200);
+        assert_eq!(names(subscriptions, "producer_id"), of(json!(cast.producer.id), other.clone()));
+        let cursors = cast.platform.dsm(Method::GET, "/cursors", Some(key), Sent::Nothing).await.json(200);
+        assert_eq!(names(cursors, "producerId"), of(producer_id.clone(), q.clone()));
+        let devices = cast.platform.dsm(Method::GET, &devices, Some(key), Sent::Nothing).await;
+        if both { drop(devices.json(200)) } else { drop(devices.problem(403, "scope_missing")) }
+    }
+    // A part of which nothing may be shown names the next.
+    let part = cast.platform.ap(Method::GET, "/producers?limit=1", Some(&narrow), Sent::Nothing).await;
+    assert_eq!(part.headers[header::LINK], format!("<?limit=1&after={}>; rel=\"next\"", cast.producer.id));
+    assert_eq!(part.json(200), json!([]));
+    cast.platform.dsm(Method::DELETE, "/cursors/app", Some(&narrow), Sent::Nothing).await.problem(403, "scope_missing");
+    cast.platform.sm(Method::GET, "/acts", Some(&narrow), Sent::Nothing).await.problem(403, "login_required");
+
+    // A producer's and an operator's keys likewise.
+    let (_, reading) = cast.platform.key(&cast.tokens[PRODUCER], &[&format!("consume:{other}")]).await;
+    let subscribers = format!("/subscribers/{}", cast.producer.id);
+    cast.platform.sm(Method::GET, &subscribers, Some(&reading), Sent::Nothing).await.problem(403, "scope_missing");
+    assert_eq!(cast.platform.ap(Method::GET, "/consumers", Some(&reading), Sent::Nothing).await.json(200), json!([]));
+    let (_, operating) = cast.platform.key(&cast.tokens[ADMIN], &[&format!("consume:{other}")]).await;
+    for (path, member) in [("/producers", "q"), ("/consumers", "")] {
+        let list = cast.platform.ap(Method::GET, path, Some(&operating), Sent::Nothing).await.json(200);
+        let names: Vec<&str> = list.as_array().unwrap().iter().map(|user| user["username"].as_str().unwrap()).collect();
+        assert_eq!(names, Vec::from_iter(Some(member).filter(|member| !member.is_empty())), "{path}");
+    }
+}
+
+#[tokio::test]
+async fn the_number_of_subscribers_follows_each_change_and_each_end() {
+    let cast = cast("listed").await;
+    let count = async || {
+        let sent = Sent::Json(record("a", 1));
+        cast.platform.dsm(Method::POST, "/data", Some(&cast.tokens[PRODUCER]), sent).await.json(200)["subscriberCount"].clone()
+    };
+    let asked = cast.ask().await.json(202);
+    assert_eq!(count().await, 0);
+    cast.decide(&asked, "approve", json!({"expiresAt": "2026-01-01T00:00:02Z"})).await.json(200);
+    assert_eq!(count().await, 1);
+    cast.platform.time.advance(Duration::from_secs(2));
+    assert_eq!(count().await, 0, "the end comes by the clock alone");
+    cast.decide(&asked, "approve", json!({})).await.json(200);
+    assert_eq!(count().await, 1);
+    cast.decide(&asked, "revoke", Value::Null).await.json(200);
+    assert_eq!(count().await, 0);
+}

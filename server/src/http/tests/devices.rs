@@ -137,6 +137,11 @@ async fn nothing_proves_a_device_but_a_fresh_signature_by_its_key() {
     let nonce = platform.nonce().await;
     platform.time.advance(Duration::from_secs(60));
     platform.signed(&credential, &nonce, &key).await.problem(401, "invalid_proof");
+    // Good once, and not used up by whoever cannot sign it.
+    let nonce = platform.nonce().await;
+    platform.signed(&credential, &nonce, &thief).await.problem(401, "invalid_proof");
+    platform.signed(&credential, &nonce, &key).await.json(200);
+    platform.signed(&credential, &nonce, &key).await.problem(401, "invalid_proof");
     let body = json!({"token": token, "csr": "-----BEGIN CERTIFICATE REQUEST-----"});
     platform.ap(Method::POST, "/devices/enrol", None, Sent::Json(body)).await.problem(401, "invalid_proof");
 }
@@ -345,4 +350,50 @@ async fn nodes_of_one_secret_share_an_authority_and_another_secret_makes_another
     std::fs::write(&key, own.key_pem()).unwrap();
     let settings = [secret, ("DEVICE_CA_CERT", certificate.to_str().unwrap()), ("DEVICE_CA_KEY", key.to_str().unwrap())];
     assert_eq!(ca(&settings).await, (own.certificate().to_owned(), 1));
+}
+
+#[tokio::test]
+async fn labels_change_without_another_enrolment() {
+    let platform = platform(&[]).await;
+    let (user, producer) = platform.account(Role::Producer, "p").await;
+    let (_, other) = platform.account(Role::Producer, "q").await;
+    let key = DeviceKey::generate(Algorithm::Ed25519).unwrap();
+    let token = platform.enrolment(&producer, json!({"device_id": "d", "labels": {"site": "roof"}})).await;
+    let credential = platform.enrol(&token, &key, None).await.json(201)["credential"].clone();
+    let put = async |token: &str, device: &str, body: Value| {
+        platform.ap(Method::PUT, &format!("/devices/{}/{device}/labels", user.id), Some(token), Sent::Json(body)).await
+    };
+    let labels = json!({"site": "cellar", "floor": "-1"});
+    for _ in 0..2 {
+        assert_eq!(put(&producer, "d", json!({"labels": labels})).await.json(200)["labels"], labels);
+    }
+    let (_, managing) = platform.key(&producer, &["manage_devices"]).await;
+    assert_eq!(put(&managing, "d", json!({"labels": {}})).await.json(200)["labels"], json!({}));
+    put(&producer, "invented", json!({"labels": {}})).await.problem(404, "not_found");
+    put(&other, "d", json!({"labels": {}})).await.problem(403, "forbidden");
+    put(&producer, "d", json!({"labels": {"": "x"}})).await.problem(422, "invalid_field");
+    put(&producer, "d", json!({"labels": {"a": 1}})).await.problem(422, "invalid_field");
+    platform.device_login(&credential, &key).await.json(200);
+    let deeds = platform.deeds(&producer).await;
+    assert_eq!(deeds.iter().filter(|deed| *deed == "device.label").count(), 2, "only what changed: {deeds:?}");
+}
+
+#[tokio::test]
+async fn invented_devices_do_not_fill_the_database() {
+    let platform = platform(&[("MAX_REGISTERED_DEVICES_PER_ACCOUNT", "2")]).await;
+    let (user, producer) = platform.account(Role::Producer, "p").await;
+    for device in ["a", "b"] {
+        platform.set(&producer, &user, device, "quarantine").await.json(200);
+    }
+    for act in ["revoke", "quarantine"] {
+        let problem = platform.set(&producer, &user, "c", act).await.problem(409, "too_many_devices");
+        assert!(problem["detail"].as_str().unwrap().contains("as many devices as it may"), "{problem}");
+    }
+    let token = platform.enrolment(&producer, json!({"uses": 2})).await;
+    let key = || DeviceKey::generate(Algorithm::Ed25519).unwrap();
+    platform.enrol(&token, &key(), Some("c")).await.problem(409, "too_many_devices");
+    // Those that there are go on, and others' accounts have room of their own.
+    platform.set(&producer, &user, "a", "revoke").await.json(200);
+    let (other, token) = platform.account(Role::Producer, "q").await;
+    platform.set(&token, &other, "c", "revoke").await.json(200);
 }

@@ -66,6 +66,7 @@ async fn each_document_names_every_path_of_its_service() {
                 "POST /logout",
                 "POST /refresh",
                 "POST /register",
+                "PUT /devices/{producer_id}/{device_id}/labels",
                 "PUT /producers/{id}/visibility",
             ][..],
         ),

@@ -6,6 +6,7 @@
 mod belief;
 mod disk;
 mod ids;
+mod once;
 mod sessions;
 mod state;
 #[cfg(test)]
@@ -36,6 +37,7 @@ use motience_runtime::clock::Clock;
 use self::{
     belief::{Belief, Now},
     disk::{Disk, SEGMENT_BYTES},
+    once::Taken,
     state::{Change, Producer},
 };
 use crate::{
@@ -65,6 +67,7 @@ struct Inner {
     producers: Mutex<HashMap<LogKey, Arc<Place>>>,
     /// Without a file: the highest number of an account that was noted.
     highest_account: AtomicI64,
+    taken: Mutex<Taken>,
     tasks: TaskTracker,
     stop: CancellationToken,
 }
@@ -105,6 +108,7 @@ impl Log {
             disk,
             producers: Mutex::default(),
             highest_account: AtomicI64::new(0),
+            taken: Mutex::default(),
             tasks,
             stop,
         }));
@@ -403,6 +407,10 @@ impl Engine for Log {
                 Ok(())
             }
         }
+    }
+
+    async fn take_once(&self, name: &str, ttl: Duration) -> Result<bool, Error> {
+        Ok(self.0.taken.lock().take(name, ttl, self.0.clock.now()))
     }
 
     async fn close(&self) {

@@ -365,6 +365,13 @@ impl Engine for Log {
         self.durable(log_epoch).await
     }
 
+    async fn take_once(&self, name: &str, ttl: Duration) -> Result<bool, Error> {
+        let mut call = redis::cmd("SET");
+        call.arg(self.0.names.shared(&format!("once:{name}"))).arg(1).arg("NX").arg("PX").arg(millis(ttl));
+        let taken: Option<String> = self.0.link.ask(&call).await?;
+        Ok(taken.is_some())
+    }
+
     async fn close(&self) {
         let watch = self.0.watch.lock().take();
         let lease_task = self.0.lease_task.lock().take();

@@ -38,7 +38,7 @@ impl Names {
         self.key(log, &format!("s:{sender}"))
     }
 
-    /// A key of the whole installation: `barrier`, `layout`, `mended`, `epoch`.
+    /// A key of the whole installation: `barrier`, `layout`, `mended`, `epoch`, `once:NAME`.
     pub(super) fn shared(&self, part: &str) -> String {
         format!("{}:{part}", self.prefix)
     }

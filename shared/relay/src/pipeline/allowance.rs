@@ -6,6 +6,7 @@ use motience_limits::permits::GrantPermit;
 use motience_proto::model::{ConsumerId, ProducerId, Status};
 use motience_store::Right;
 use time::OffsetDateTime;
+use tokio::sync::Notify;
 use tracing::error;
 
 use super::scope::{InvalidScope, Scope};
@@ -29,10 +30,10 @@ impl Allowance {
         }
     }
 
-    /// Takes what one more connection needs to receive by it; fails where its grant has no room for one.
-    pub(super) fn hold(&self, relay: &Relay) -> Result<Held, ()> {
+    /// Takes what one more connection needs to receive by it; fails where its grant has no room for one, and tells `waiting` when it has.
+    pub(super) fn hold(&self, relay: &Relay, waiting: &Arc<Notify>) -> Result<Held, ()> {
         let most = self.scope.as_ref().and_then(|scope| scope.connections());
-        let permit = most.map(|most| relay.0.permits.grant(self.subscription, most)).transpose().map_err(drop)?;
+        let permit = most.map(|most| relay.0.permits.grant(self.subscription, most, waiting)).transpose().map_err(drop)?;
         Ok(Held { scope: self.scope.clone(), _permit: permit })
     }
 }

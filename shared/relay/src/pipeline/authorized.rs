@@ -11,6 +11,7 @@ use motience_auth::{DeviceStates, Scopes, Standing};
 use motience_proto::model::{ConsumerId, Cursor, CursorName, ProducerId, Status};
 use motience_runtime::clock::until;
 use time::OffsetDateTime;
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
@@ -92,6 +93,8 @@ pub(super) struct Authorized {
     rescoped: Vec<ProducerId>,
     /// Producers whose grant has no room for this connection.
     crowded: HashSet<ProducerId>,
+    /// Told when one of those grants has room.
+    freed: Arc<Notify>,
     /// States of subscriptions that somebody else changed, for the consumer.
     news: Vec<(ProducerId, Status)>,
     /// A change that was acted on and not returned yet; survives a cancelled call.
@@ -129,8 +132,8 @@ impl Authorized {
     }
 
     fn new(right: Right, scopes: Scopes, relay: Relay, subscriber: Subscriber, cursor: Option<(CursorName, NamedCursors)>) -> Self {
-        let (held, rescoped, crowded, news) = Default::default();
-        Self { right, scopes, relay, subscriber, cursor, held, rescoped, crowded, news, changed: false }
+        let (held, rescoped, crowded, freed, news) = Default::default();
+        Self { right, scopes, relay, subscriber, cursor, held, rescoped, crowded, freed, news, changed: false }
     }
 
     /// The subscriber follows the follow's producer already, whose scopes were asked for it.
@@ -201,6 +204,7 @@ impl Authorized {
             tokio::select! {
                 biased;
                 () = self.right.changed() => {}
+                () = self.freed.notified(), if !self.crowded.is_empty() => self.right.raise(),
                 () = until(due) => if let Some((_, cursors)) = &mut self.cursor { cursors.flush().await },
                 delivery = self.subscriber.next() => return Step::Delivery(delivery),
             }
@@ -325,7 +329,7 @@ impl Authorized {
             for producer in self.subscriber.followed().collect::<Vec<_>>() {
                 // Given back before it is taken again: the new limit may be lower.
                 self.held.remove(&producer);
-                match allowance.hold(&self.relay) {
+                match allowance.hold(&self.relay, &self.freed) {
                     Ok(held) => drop(self.held.insert(producer, held)),
                     Err(()) => parts.active.shut(producer, &parts.stop, "too_many_connections"),
                 }
@@ -356,7 +360,7 @@ impl Authorized {
             }
         }
         for (&producer, allowance) in allowed.of.iter().filter(|(producer, _)| !followed.contains(*producer)) {
-            let Ok(held) = allowance.hold(&self.relay) else {
+            let Ok(held) = allowance.hold(&self.relay, &self.freed) else {
                 self.crowded.insert(producer);
                 continue;
             };
@@ -365,7 +369,9 @@ impl Authorized {
                 from = cursors.position(name, producer, from).await?;
             }
             self.subscriber.follow(producer, held.bounded(from, &self.relay)).await?;
-            self.crowded.remove(&producer);
+            if self.crowded.remove(&producer) {
+                self.news.push((producer, Status::Active));
+            }
             self.held.insert(producer, held);
             self.changed = true;
         }
@@ -393,7 +399,7 @@ impl Authorized {
         self.changed = true;
         // Given back before it is taken again: the new limit may be lower.
         self.held.remove(&producer);
-        match allowance.hold(&self.relay) {
+        match allowance.hold(&self.relay, &self.freed) {
             Ok(held) => {
                 self.news.push((producer, Status::Active));
                 self.held.insert(producer, held);
@@ -414,6 +420,13 @@ impl Right {
             Self::Subscriptions { changes, .. } => changes.changed().await,
             Self::Granted(_) => std::future::pending().await,
             Self::Follow(parts) => parts.stop.cancelled().await,
+        }
+    }
+
+    /// Has the store looked at again.
+    fn raise(&self) {
+        if let Self::Subscriptions { changes, .. } = self {
+            changes.raise();
         }
     }
 }

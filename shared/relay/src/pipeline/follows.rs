@@ -13,7 +13,7 @@ use motience_log as log;
 use motience_proto::model::{ConsumerId, Cursor, CursorName, ProducerId};
 use motience_runtime::clock::until;
 use motience_store as store;
-use tokio::time::sleep;
+use tokio::{sync::Notify, time::sleep};
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
@@ -242,7 +242,7 @@ async fn open(
         let Some(allowance) = look_at(relay, consumer, producer).await? else { return Ok(Err(FollowRefusal::NotSubscribed)) };
         let seen = right.version();
         let allowance = right.begin(allowance);
-        let Ok(held) = allowance.hold(relay) else { return Ok(Err(FollowRefusal::TooManyConnections)) };
+        let Ok(held) = allowance.hold(relay, &Arc::new(Notify::new())) else { return Ok(Err(FollowRefusal::TooManyConnections)) };
         let start = match name {
             Some(name) => relay.named_cursors(consumer).position(name, producer, start).await?,
             None => start,

@@ -4,7 +4,7 @@ use motience_proto::model::{DeviceId, DeviceState, Role};
 use time::{Duration, macros::datetime};
 
 use super::{Engines, user};
-use crate::{Enrolment, EnrolmentToken, Labels, NewCredential, Store, StoredDeviceCa};
+use crate::{Enrolment, EnrolmentToken, Error, Labels, NewCredential, Store, StoredDeviceCa};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn devices_are_the_same_on_every_engine() {
@@ -45,7 +45,7 @@ async fn devices(store: &Store) {
     store.add_enrolment("many", &many).await.unwrap();
     assert_eq!(store.enrolments(producer, now).await.unwrap(), [many]);
     let enrol =
-        async |hash: &str, device: Option<&str>, id: &str| store.enrol(hash, device.map(name).as_ref(), &key(id), now).await.unwrap();
+        async |hash: &str, device: Option<&str>, id: &str| store.enrol(hash, device.map(name).as_ref(), &key(id), 9, now).await.unwrap();
     let enrolled = |device: &str, ended: &[&str]| Enrolment::Enrolled {
         producer,
         device: name(device),
@@ -85,11 +85,40 @@ async fn devices(store: &Store) {
     };
     assert_eq!((names("", 1).await, names("a", 9).await, names("\0", 9).await), (vec!["a".into()], vec!["b".into()], Vec::new()));
     states(store, producer, now).await;
+    limit(store, producer, now).await;
+}
+
+/// A producer with three devices, where three is the limit.
+async fn limit(store: &Store, producer: motience_proto::model::ProducerId, now: time::OffsetDateTime) {
+    let name = |device: &str| DeviceId::new(device).unwrap();
+    let set = async |device: &str, most| store.set_device_state(producer, &name(device), DeviceState::Revoked, most, now).await;
+    assert!(matches!(set("invented", 3).await, Err(Error::TooManyDevices)));
+    assert!(set("stranger", 3).await.unwrap().is_some(), "it is one of them");
+    let token = EnrolmentToken {
+        id: "last".into(),
+        producer,
+        device: None,
+        labels: Labels::new(),
+        uses_left: 2,
+        expires_at: now + Duration::days(1),
+        created_at: now,
+    };
+    store.add_enrolment("last", &token).await.unwrap();
+    assert_eq!(store.enrol("last", Some(&name("d")), &key("k6"), 3, now).await.unwrap(), Enrolment::TooMany);
+    let enrolled = store.enrol("last", Some(&name("d")), &key("k6"), 4, now).await.unwrap();
+    assert!(matches!(enrolled, Enrolment::Enrolled { .. }), "{enrolled:?}");
+
+    let labels: Labels = [("floor".to_owned(), "3".to_owned())].into();
+    let label = async |device: &str| store.label_device(producer, &name(device), &labels).await.unwrap();
+    assert!(label("invented").await.is_none());
+    let (device, changed) = label("a").await.unwrap();
+    assert_eq!((device.labels, changed), (labels.clone(), true));
+    assert!(!label("a").await.unwrap().1, "they stood so");
 }
 
 async fn states(store: &Store, producer: motience_proto::model::ProducerId, now: time::OffsetDateTime) {
     let set = async |device: &str, state| {
-        let changed = store.set_device_state(producer, &DeviceId::new(device).unwrap(), state, now).await.unwrap();
+        let changed = store.set_device_state(producer, &DeviceId::new(device).unwrap(), state, 9, now).await.unwrap();
         changed.map(|(device, ended)| (device.state, device.withheld, ended))
     };
     let (active, quarantined, revoked) = (DeviceState::Active, DeviceState::Quarantined, DeviceState::Revoked);
