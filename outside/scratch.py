@@ -10,7 +10,7 @@ TOOLS = ("sh", "getent", "useradd", "nologin", "cat", "kill")
 # Packages that ours depend on. The root has their files, so its dpkg is told that they are installed.
 PROVIDED = ("libc6", "libgcc-s1", "passwd")
 # How dpkg writes a package down that it has installed.
-KNOWN = "Package: ${Package}\nStatus: install ok installed\nArchitecture: ${Architecture}\nVersion: ${Version}\nMaintainer: none\nDescription: none\n\n"
+KNOWN = "Package: ${Package}\nStatus: install ok installed\nArchitecture: ${Architecture}\nMulti-Arch: ${Multi-Arch}\nVersion: ${Version}\nMaintainer: none\nDescription: none\n\n"
 FILES = ("/etc/login.defs", "/etc/default/useradd", "/etc/nsswitch.conf")
 CHROOT = shutil.which("chroot", path="/usr/sbin:/usr/bin:/sbin:/bin")
 LIMIT = 60
