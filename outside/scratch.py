@@ -12,7 +12,7 @@ PROVIDED = ("libc6", "libgcc-s1", "passwd")
 # How dpkg writes a package down that it has installed.
 KNOWN = "Package: ${Package}\nStatus: install ok installed\nArchitecture: ${Architecture}\nMulti-Arch: ${Multi-Arch}\nVersion: ${Version}\nMaintainer: none\nDescription: none\n\n"
 FILES = ("/etc/login.defs", "/etc/default/useradd", "/etc/nsswitch.conf")
-CHROOT = shutil.which("chroot", path="/usr/sbin:/usr/bin:/sbin:/bin")
+CHROOT, RUNC = (shutil.which(name, path="/usr/sbin:/usr/bin:/sbin:/bin") for name in ("chroot", "runc"))
 LIMIT = 60
 
 

@@ -23,8 +23,8 @@ import certificate
 import pytest
 from cyclonedx.schema import SchemaVersion
 from cyclonedx.validation.json import JsonStrictValidator
-from node import PASSWORD, ROOT, SERVER, START_LIMIT, STOP_LIMIT, Node
-from scratch import CHROOT, Root, unit
+from node import PASSWORD, PORTS, ROOT, START_LIMIT, STOP_LIMIT, Node
+from scratch import CHROOT, RUNC, Root, unit
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="dpkg and chroot ask for root")
 # Package: program, account, folder of state, conffile.
@@ -175,7 +175,7 @@ def test_a_record_gets_from_an_installed_agent_through_an_installed_server(root)
     folder.mkdir()
     certificate.write(folder)
     root.own("etc/motience/tls/tls.key", "motience")
-    ports = {f"{name}_PORT": "0" for name in ("AP", "SM", "DSM", "WSS1", "WSS2", "WSS1_UI", "WSS2_UI", "QUIC", "HTTPS", "OPERATIONS")}
+    ports = {f"{name}_PORT": "0" for name in PORTS}
     tls = {"TLS_CERT": "/etc/motience/tls/tls.crt", "TLS_KEY": "/etc/motience/tls/tls.key"}
     secret = {"JWT_SECRET": "the secret of this installation, of more than 32 bytes"}
     with Service(root, "motience-server", "--ready-file", "/var/lib/motience/ready.json", BIND_ADDRESS="localhost", **secret, **tls, **ports) as server:
@@ -206,50 +206,84 @@ def test_a_record_gets_from_an_installed_agent_through_an_installed_server(root)
         assert (record["device_id"], record["data"]["temperature"]) == ("d1", 21.5)
 
 
-def test_the_image_runs_as_its_own_configuration_says(made, tmp_path):
+@pytest.fixture(scope="module")
+def image(made, tmp_path_factory):
+    """The image, unpacked as a runtime does it, and its configuration."""
+    folder = tmp_path_factory.mktemp("image")
     with tarfile.open(only(made, "*-oci-*.tar")) as archive:
-        archive.extractall(tmp_path / "layout", filter="data")
+        archive.extractall(folder / "layout", filter="data")
 
     def blob(described):
-        content = (tmp_path / "layout/blobs/sha256" / described["digest"].removeprefix("sha256:")).read_bytes()
+        content = (folder / "layout/blobs/sha256" / described["digest"].removeprefix("sha256:")).read_bytes()
         assert f"sha256:{hashlib.sha256(content).hexdigest()}" == described["digest"] and len(content) == described["size"]
         return content
 
-    index = json.loads((tmp_path / "layout/index.json").read_text())
+    index = json.loads((folder / "layout/index.json").read_text())
     manifest = json.loads(blob(index["manifests"][0]))
     config, [layer] = json.loads(blob(manifest["config"])), manifest["layers"]
     plain = gzip.decompress(blob(layer))
     assert config["rootfs"]["diff_ids"] == [f"sha256:{hashlib.sha256(plain).hexdigest()}"]
-    root = tmp_path / "root"
     with tarfile.open(fileobj=io.BytesIO(plain)) as archive:
         assert not [member.name for member in archive if member.mode & 0o6000]
-        archive.extractall(root, filter="tar", numeric_owner=True)
-    run = config["config"]
+        archive.extractall(folder / "root", filter="tar", numeric_owner=True)
+    return folder / "root", config["config"]
+
+
+def test_the_image_refuses_to_start_without_a_secret_and_says_its_versions(image):
+    root, run = image
     environment = dict(pair.split("=", 1) for pair in run["Env"])
-    # As a runtime does: the user, the variables, the folder and the command of the configuration, and nothing of the machine's.
-    command = [CHROOT, f"--userspec={run['User']}", str(root), "/usr/local/bin/" + run["Cmd"][0]]
+    # Variables of the image, as a Dockerfile's reader knows them.
+    assert {**environment, "PATH": ""} == {**environment, **dockerfile(), "PATH": ""}
+    # As a runtime does: the user, the variables and the command of the configuration, and nothing of the machine's.
+    before = [CHROOT, f"--userspec={run['User']}", str(root)]
+    command = [*before, "/usr/local/bin/" + run["Cmd"][0]]
     refused = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=START_LIMIT)
     assert refused.returncode == 78 and "JWT_SECRET" in refused.stderr, refused.stderr
     for program in ("motience-server", "motience-gateway", "motience-device"):
-        said = subprocess.run([*command[:3], f"/usr/local/bin/{program}", "--version"], env=environment, capture_output=True, text=True, timeout=START_LIMIT)
+        said = subprocess.run([*before, f"/usr/local/bin/{program}", "--version"], env=environment, capture_output=True, text=True, timeout=START_LIMIT)
         assert said.stdout.startswith(f"{program} "), said.stderr
-    certificate.write(root / "tmp")
-    (root / "tmp/tls.key").chmod(0o644)
-    # Variables of the image, as a Dockerfile's reader knows them, and what whoever runs it adds.
-    assert {**environment, "PATH": ""} == {**environment, **dockerfile(), "PATH": ""}
-    names = ("AP", "SM", "DSM", "WSS1", "WSS2", "WSS1_UI", "WSS2_UI", "QUIC", "HTTPS", "OPERATIONS")
-    environment |= {f"{name}_PORT": "0" for name in names} | {"JWT_SECRET": "x" * 40, "BIND_ADDRESS": "localhost"}
-    environment |= {"TLS_CERT": "/tmp/tls.crt", "TLS_KEY": "/tmp/tls.key"}
-    state = run["WorkingDir"]
-    serving = subprocess.Popen([*command, "--ready-file", f"{state}/ready.json"], env=environment, stderr=subprocess.PIPE, text=True)
-    ready, deadline = root / state[1:] / "ready.json", time.monotonic() + START_LIMIT
+
+
+def test_runc_runs_the_image_as_confined_as_a_pod(image, tmp_path):
+    """No capability, a root that is read only, and the mounts that deploy/kubernetes has."""
+    root, run = image
+    subprocess.run([RUNC, "spec"], cwd=tmp_path, check=True)
+    spec = json.loads((tmp_path / "config.json").read_text())
+    for name in ("state", "secrets", "motience-tls"):
+        (tmp_path / name).mkdir()
+    uid, gid = map(int, run["User"].split(":"))
+    os.chown(tmp_path / "state", uid, gid)
+    (tmp_path / "secrets/jwt-secret").write_text("x" * 40)
+    certificate.write(tmp_path / "motience-tls")
+    (tmp_path / "motience-tls/tls.key").chmod(0o644)
+    variables = {"JWT_SECRET_FILE": "/run/secrets/motience/jwt-secret", "BIND_ADDRESS": "localhost", **{f"{name}_PORT": "0" for name in PORTS}}
+    variables |= {name: f"/run/secrets/motience-tls/tls.{end}" for name, end in (("TLS_CERT", "crt"), ("TLS_KEY", "key"))}
+    spec["process"] |= {
+        "terminal": False,
+        "user": {"uid": uid, "gid": gid},
+        "args": [*run["Cmd"], "--ready-file", f"{run['WorkingDir']}/ready.json"],
+        "env": [*run["Env"], *(f"{name}={value}" for name, value in variables.items())],
+        "cwd": run["WorkingDir"],
+        "capabilities": {},
+        "rlimits": [],
+    }
+    spec["root"] = {"path": str(root), "readonly": True}
+    mounts = {run["WorkingDir"]: ("state", "rw"), "/run/secrets/motience": ("secrets", "ro"), "/run/secrets/motience-tls": ("motience-tls", "ro")}
+    spec["mounts"] += [{"destination": at, "type": "bind", "source": str(tmp_path / name), "options": ["rbind", mode]} for at, (name, mode) in mounts.items()]
+    # The test asks the server on this machine's loopback.
+    spec["linux"]["namespaces"] = [namespace for namespace in spec["linux"]["namespaces"] if namespace["type"] != "network"]
+    (tmp_path / "config.json").write_text(json.dumps(spec))
+    command = [RUNC, "--root", tmp_path / "runc", "run", "--bundle", tmp_path, f"motience-{os.getpid()}"]
+    serving = subprocess.Popen(command, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    ready, deadline = tmp_path / "state/ready.json", time.monotonic() + START_LIMIT
     while not ready.exists():
         assert serving.poll() is None and time.monotonic() < deadline, serving.stderr.read()
         time.sleep(0.05)
     with urllib.request.urlopen(json.loads(ready.read_text())["operations"] + "/ready", timeout=START_LIMIT) as answer:
         assert answer.status == 200
+    # The runtime hands the signal on.
     serving.send_signal(getattr(signal, run["StopSignal"]))
-    assert serving.wait(START_LIMIT) == 0
+    assert serving.wait(START_LIMIT) == 0, serving.stderr.read()
 
 
 @pytest.mark.parametrize("form", ["oci-archive", "docker-archive"])
