@@ -8,7 +8,7 @@ use axum::{
     http::{HeaderValue, header, request::Parts},
     response::{IntoResponse, Response},
 };
-use futures_util::stream;
+use futures_util::{StreamExt as _, stream};
 use serde::Serialize;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
@@ -113,7 +113,8 @@ impl<T: Serialize + Send + 'static> IntoResponse for Page<T> {
             Body::from(first)
         } else {
             let rest = stream::unfold(writing, async |mut writing| Some((writing.piece().transpose()?, writing)));
-            Body::from_stream(stream::StreamExt::chain(stream::iter([Ok(first)]), rest))
+            // Compression asks once more after the end.
+            Body::from_stream(stream::iter([Ok(first)]).chain(rest).fuse())
         };
         let mut response = ([(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))], body).into_response();
         if let Some(next) = self.next {

@@ -44,7 +44,10 @@ export class Caller {
 
   async answer<T>(method: string, url: string, request: Request = {}): Promise<Answer<T>> {
     const response = await this.#withToken(method, url, request);
-    const text = await response.text().catch(() => '');
+    const text = await response.text().catch((cause: unknown) => {
+      request.signal?.throwIfAborted();
+      throw unanswered(url, cause);
+    });
     let value: unknown;
     try {
       value = text === '' ? null : JSON.parse(text);

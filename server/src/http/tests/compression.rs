@@ -1,6 +1,7 @@
 //! Answers that are compressed, and those that never are.
 
 use async_compression::tokio::write::{GzipDecoder, ZstdDecoder};
+use motience_relay::Ticket;
 use serde_json::json;
 use tokio::io::AsyncWriteExt as _;
 
@@ -29,11 +30,13 @@ async fn history_and_documents_are_shorter_for_whoever_can_read_it() {
     let platform = platform(&[]).await;
     let (producer, token) = platform.account(Role::Producer, "p").await;
     let publisher = platform.services.backend.relay.ephemeral_publisher(producer.log_key()).await.unwrap();
-    for n in 0..100 {
-        let record = json!({"device_id": "d", "timestamp": "2025-01-29T12:00:00Z", "data": {"temperature": n}});
-        let ticket = publisher.submit(record.to_string().into()).await.unwrap();
-        publisher.committed(ticket).await.unwrap();
+    // More than is written at once.
+    let mut ticket = Ticket::default();
+    for n in 0..1000 {
+        let record = json!({"device_id": "d", "timestamp": "2025-01-29T12:00:00Z", "data": {"temperature": n, "pad": "x".repeat(100)}});
+        ticket = publisher.submit(record.to_string().into()).await.unwrap();
     }
+    publisher.committed(ticket).await.unwrap();
     for (router, path) in [
         (&platform.dsm, format!("/history/{}", producer.id)),
         (&platform.ap, "/api-docs/openapi.json".into()),
