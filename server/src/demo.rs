@@ -16,10 +16,13 @@ use motience_runtime::{clock::Clock, descriptors, lifecycle::Shutdown};
 use motience_settings::{env::Env, output::say};
 use secrecy::SecretString;
 use serde::Deserialize;
-use serde_json::json;
+use serde_json::{Value, json};
 use tempfile::TempDir;
-use tokio::time::{Instant, sleep_until};
-use tokio_tungstenite::{connect_async, tungstenite::Message};
+use tokio::time::{Instant, interval_at, sleep_until};
+use tokio_tungstenite::{
+    connect_async,
+    tungstenite::{Message, Utf8Bytes},
+};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -33,6 +36,10 @@ use crate::{
 const SAMPLE_EVERY: Duration = Duration::from_millis(250);
 /// Longest wait for one answer of the demo's own services.
 const ANSWER_LIMIT: Duration = Duration::from_secs(10);
+/// How often a line is printed.
+const SECOND: Duration = Duration::from_secs(1);
+/// Readings in such a line.
+const SHOWN: usize = 3;
 /// Time for the agent to stop.
 const AGENT_LIMIT: Duration = Duration::from_secs(3);
 
@@ -201,7 +208,41 @@ impl Agent {
     }
 }
 
-/// Prints what a WebSocket consumer receives. How many records that were.
+/// The records that a WebSocket consumer has received, for a line a second.
+#[derive(Default)]
+struct Summary {
+    seconds: u64,
+    /// In this second, and in all.
+    records: u64,
+    received: u64,
+    /// The last record.
+    newest: Option<Utf8Bytes>,
+}
+
+impl Summary {
+    fn take(&mut self, record: Utf8Bytes) {
+        (self.records, self.received) = (self.records + 1, self.received + 1);
+        self.newest = Some(record);
+    }
+
+    /// The line of the second that is over.
+    fn line(&mut self) -> String {
+        self.seconds += 1;
+        let records = std::mem::take(&mut self.records);
+        let newest = self.newest.as_deref().map(readings).unwrap_or_default();
+        format!("  {:>4} s  {records:>3} records/s  {:>6} in all{newest}", self.seconds, self.received)
+    }
+}
+
+/// The first numbers of a record's data, as they are read.
+fn readings(record: &str) -> String {
+    let record: Value = serde_json::from_str(record).unwrap_or_default();
+    let data = record["data"].as_object();
+    let numbers = data.into_iter().flatten().filter_map(|(name, value)| Some((name, value.as_f64()?))).filter(|(_, value)| *value < 1e6);
+    numbers.take(SHOWN).map(|(name, value)| format!("  {name} {value:.1}")).collect()
+}
+
+/// Prints a line a second of what a WebSocket consumer receives. How many records that were.
 async fn watch(at: &Addresses, cast: &Cast, until: Option<Instant>, shutdown: &Shutdown) -> anyhow::Result<u64> {
     let url = format!("{}?token={}", place(&at.wss2)?, cast.consumer_token);
     let (mut socket, _) = connect_async(url).await.context("the demo's consumer cannot connect")?;
@@ -212,18 +253,17 @@ async fn watch(at: &Addresses, cast: &Cast, until: Option<Instant>, shutdown: &S
         }
     };
     tokio::pin!(end);
-    let mut received = 0;
+    let mut summary = Summary::default();
+    let mut second = interval_at(Instant::now() + SECOND, SECOND);
     loop {
         tokio::select! {
             () = &mut end => break,
             () = shutdown.soft().cancelled() => break,
+            _ = second.tick() => if say(summary.line()).is_err() {
+                break;
+            },
             message = socket.next() => match message {
-                Some(Ok(Message::Text(text))) => {
-                    received += 1;
-                    if say(text).is_err() {
-                        break;
-                    }
-                }
+                Some(Ok(Message::Text(text))) => summary.take(text),
                 Some(Ok(_)) => {}
                 Some(Err(e)) => bail!("the demo's consumer was cut: {e}"),
                 None => bail!("the demo's consumer was closed"),
@@ -232,7 +272,7 @@ async fn watch(at: &Addresses, cast: &Cast, until: Option<Instant>, shutdown: &S
     }
     // The server is going down too; a goodbye that is not heard is no loss.
     let _ = socket.close(None).await;
-    Ok(received)
+    Ok(summary.received)
 }
 
 fn print_places(at: &Addresses, cast: &Cast) -> io::Result<()> {
@@ -252,9 +292,27 @@ fn print_places(at: &Addresses, cast: &Cast) -> io::Result<()> {
     show("WebSocket producers", &at.wss1)?;
     show("QUIC (motience/1)", &at.quic)?;
     show("Readiness and metrics", &at.operations.as_deref().map(|at| format!("{at}/ready, {at}/metrics")))?;
-    say("\n  Ctrl-C ends it.\n")
+    say("\n  Ctrl-C ends it.\n")?;
+    let console = at.consumer_page.as_deref().unwrap_or("-");
+    say(format_args!("Open {console} and log in as {} with the password {}.\n", cast.consumer, cast.password))
 }
 
 fn place(address: &Option<String>) -> anyhow::Result<&str> {
     address.as_deref().context("the demo has every role")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_tells_of_a_second() {
+        let mut summary = Summary::default();
+        assert_eq!(summary.line(), "     1 s    0 records/s       0 in all");
+        for n in 0..4 {
+            summary.take(json!({"data": {"cpu_percent": 12.34, "disk_free_bytes": 50e9, "load_1": n, "name": "x"}}).to_string().into());
+        }
+        assert_eq!(summary.line(), "     2 s    4 records/s       4 in all  cpu_percent 12.3  load_1 3.0");
+        assert_eq!(summary.line(), "     3 s    0 records/s       4 in all  cpu_percent 12.3  load_1 3.0");
+    }
 }

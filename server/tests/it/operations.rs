@@ -138,6 +138,19 @@ async fn output_that_nobody_reads_ends_a_command_without_a_panic() {
 }
 
 #[tokio::test]
+async fn the_demo_says_what_to_open_and_prints_a_line_a_second() {
+    let dir = TempDir::new().unwrap();
+    let mut demo = command(server(), dir.path());
+    demo.args(["demo", "--any-ports", "--seconds", "4"]);
+    let said = output(demo).await;
+    let opens: Vec<_> = said.lines().filter(|line| line.starts_with("Open http://localhost:")).collect();
+    assert!(matches!(opens[..], [line] if line.ends_with("log in as demo-consumer with the password demo-pass-123.")), "{said}");
+    let lines: Vec<_> = said.lines().filter(|line| line.contains(" records/s ")).collect();
+    assert!((3..=4).contains(&lines.len()) && lines.iter().any(|line| line.contains("  cpu_percent ")), "{said}");
+    assert!(!said.contains("producer_id"), "no record by itself: {said}");
+}
+
+#[tokio::test]
 async fn an_operator_is_told_in_which_database_and_lists_show_where_nobody_is() {
     let dir = TempDir::new().unwrap();
     let admin = |arguments: &[&str]| {
