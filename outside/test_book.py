@@ -2,7 +2,7 @@
 
 Every block of a page that begins with ```sh, ```bash or ```python is run, in order, in one shell; ```sh norun (reason) is not. A comment that begins with
 `<!-- test` holds commands that make what a page speaks of. A block of ```text or ```json that follows at once is the output of the commands before it,
-where `…` stands for anything. The documented ports become the node's, and a stream that has no end (`curl -N`) ends after two seconds.
+where `…` stands for anything. A block of ```js is one of examples/, which test_examples.py runs, or says why it is not run. The documented ports become the node's, and a stream that has no end (`curl -N`) ends after two seconds.
 """
 
 import os
@@ -19,6 +19,8 @@ from node import GATEWAY, ROOT, SERVER, Node
 
 BLOCK = re.compile(r"^(?:```|<!-- )(\w+)([^\n]*)\n(.*?)^(?:```|-->)$", re.S | re.M)
 RUN = ("sh", "bash", "python", "test")
+PROGRAMS = ("js", "ts", "rust")
+EXAMPLE = re.compile(r"\{\{#include (?:\.\./)+examples/[\w.]+\}\}\n")
 NORUN = re.compile(r" norun \(.+\)")
 # Longest time for one page, in seconds.
 LIMIT = 60
@@ -57,6 +59,8 @@ def blocks(name):
             end = block.end()
         elif kind in RUN:
             assert NORUN.fullmatch(info), f"{name}: why is this block not run? ```{kind}{info}"
+        elif kind in PROGRAMS and not NORUN.fullmatch(info):
+            assert EXAMPLE.fullmatch(content), f"{name}: put it into examples/, or say why it is not run: ```{kind}{info}"
     return found
 
 

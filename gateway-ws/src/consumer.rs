@@ -36,7 +36,7 @@ use crate::{
     Shared,
     handshake::WebSocket,
     socket::{Socket, SocketEvent},
-    upgrade::{Admitted, Request},
+    upgrade::{Admitted, Request, connected},
 };
 
 /// Cursors in one message: a message has to have room in the socket's buffer.
@@ -48,7 +48,7 @@ pub(crate) async fn upgrade(State(shared): State<Arc<Shared>>, Client(client): C
         request.admit(Role::Consumer, shared.config.consumer_message, &shared).await?;
     let positions = resume.as_deref().map(position::resume).transpose().map_err(|e| ApiError::invalid("resume", e))?;
     let options = options(&wishes, v2, received)?;
-    let standing = Arc::new(shared.backend.standing(grant.clone()));
+    let standing = Arc::new(shared.backend.standing(grant.clone(), connected(client)));
     let start = Start { each: positions.unwrap_or_default(), ..Start::default() };
     let reader = Reader::Subscriptions(grant.user.consumer());
     let pipeline = shared.backend.relay.pipeline(reader, &start, options, Arc::clone(&standing)).await?;
@@ -60,6 +60,7 @@ pub(crate) async fn upgrade(State(shared): State<Arc<Shared>>, Client(client): C
             let shared = serving;
             let session = Session {
                 shared: &shared,
+                standing: &standing,
                 pipeline,
                 v2,
                 cursors: v2 && cursors,
@@ -68,7 +69,7 @@ pub(crate) async fn upgrade(State(shared): State<Arc<Shared>>, Client(client): C
                 crowded: HashSet::new(),
                 scratch: BytesMut::new(),
             };
-            serve(socket, session, &standing, permit).await;
+            serve(socket, session, permit).await;
             drop(alive);
         }
         .instrument(span)
@@ -102,11 +103,11 @@ fn options(wishes: &Wishes, v2: bool, received: bool) -> Result<Options, ApiErro
     Ok(options)
 }
 
-async fn serve(socket: WebSocket, mut session: Session<'_>, standing: &Standing, _permit: Permit) {
+async fn serve(socket: WebSocket, mut session: Session<'_>, _permit: Permit) {
     let shared = session.shared;
     let _open = (shared.consumers.open(), shared.backend.reports.nodes.open(Kind::Consumer));
     let mut socket = Socket::new(socket, &shared.config);
-    let Err(reason) = while_authorized(standing, session.run(&mut socket)).await;
+    let Err(reason) = while_authorized(session.standing, session.run(&mut socket)).await;
     session.pipeline.finish().await;
     debug!(%reason, "consumer leaves");
     socket.close(&reason).await;
@@ -114,6 +115,7 @@ async fn serve(socket: WebSocket, mut session: Session<'_>, standing: &Standing,
 
 struct Session<'s> {
     shared: &'s Shared,
+    standing: &'s Standing,
     pipeline: Pipeline,
     v2: bool,
     /// Whether the client is told where it begins with each producer.
@@ -147,7 +149,7 @@ impl Session<'_> {
                         self.tell_news(socket).await?;
                         self.tell_beginnings(socket).await?;
                     }
-                    Event::Ended => return Err(CloseReason::TokenEnded),
+                    Event::Ended => return Err(self.standing.into()),
                 },
             }
         }

@@ -18,7 +18,7 @@ use crate::{
     counters::Counters,
     handshake::WebSocket,
     socket::{Socket, SocketEvent},
-    upgrade::{Admitted, Request},
+    upgrade::{Admitted, Request, connected},
 };
 
 /// The upgrade.
@@ -30,7 +30,7 @@ pub(crate) async fn upgrade(State(shared): State<Arc<Shared>>, Client(client): C
     let alive = shared.shutdown.guard();
     let serving = Arc::clone(&shared);
     let upload = shared.upload(Owner::Account(grant.user));
-    let standing = shared.backend.standing(grant);
+    let standing = shared.backend.standing(grant, connected(client));
     Ok(upgrade.accept(&shared, upload, move |socket| {
         async move {
             serve(socket, publisher, &standing, permit, &serving).await;

@@ -4,8 +4,8 @@ use axum::{
     extract::FromRequestParts,
     http::{HeaderMap, request::Parts},
 };
-use motience_auth::Grant;
-use motience_http::{ApiError, bearer, check_origin};
+use motience_auth::{self as auth, Grant};
+use motience_http::{ApiError, ClientAddress, bearer, check_origin};
 use motience_limits::permits::{Permit, Share};
 use motience_proto::model::{Role, Transport};
 use motience_relay::pipeline;
@@ -66,6 +66,11 @@ pub(crate) struct Admitted {
     /// The pipeline's part of the query.
     pub(crate) wishes: pipeline::Request,
     pub(crate) permit: Permit,
+}
+
+/// How the client of a socket is connected.
+pub(crate) fn connected(client: ClientAddress) -> auth::Client {
+    auth::Client { transport: Transport::WebSocket, address: Some(client.ip()), device: None }
 }
 
 impl<S: Send + Sync> FromRequestParts<S> for Request {

@@ -8,6 +8,7 @@ import { Caller } from './rest/caller.ts';
 import { Devices } from './rest/devices.ts';
 import { Dsm } from './rest/dsm.ts';
 import { Sm } from './rest/sm.ts';
+import type { Subscription } from './rest/types.ts';
 import { Session, type SessionOptions } from './session.ts';
 
 /** Subscriptions asked for at once. */
@@ -55,15 +56,20 @@ export class Motience {
 
   /** The ids of all producers that the consumer who is signed in follows. */
   async subscriptions(): Promise<string[]> {
+    return (await this.allSubscriptions()).filter((s) => s.status === 'active').map((s) => String(s.producer_id));
+  }
+
+  /** All subscriptions of the consumer who is signed in, those that wait for a decision too. */
+  async allSubscriptions(): Promise<Subscription[]> {
     if (!this.session.get()?.userId) await this.session.verify();
     const me = this.session.get()?.userId;
     if (!me) return [];
-    const ids: string[] = [];
+    const all: Subscription[] = [];
     for (let after: number | null = 0; after !== null; ) {
       const part = await this.sm.subscriptions(this.session, me, { limit: PAGE, ...(after > 0 ? { after } : {}) });
-      ids.push(...part.filter((s) => s.status === 'active').map((s) => String(s.producer_id)));
+      all.push(...part);
       after = part.length === PAGE ? (part.at(-1)?.id ?? null) : null;
     }
-    return ids;
+    return all;
   }
 }

@@ -6,9 +6,9 @@ import { createRequire } from 'node:module';
 const AXE = readFileSync(createRequire(import.meta.url).resolve('axe-core/axe.min.js'), 'utf8');
 
 /** axe finds nothing, in light and in dark. */
-export async function accessible(page, what) {
+export async function accessible(page, what, themes = ['light', 'dark']) {
   const { dark } = await page.evaluate(() => ({ dark: matchMedia('(prefers-color-scheme: dark)').matches }));
-  for (const colorScheme of ['light', 'dark']) {
+  for (const colorScheme of themes) {
     await page.emulateMedia({ colorScheme });
     // By way of the debugger, as the page's own rules let no other script in.
     await page.evaluate(AXE);

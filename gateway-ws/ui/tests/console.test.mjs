@@ -376,6 +376,7 @@ describe('console', { skip: missing.length > 0 && `set ${missing.join(', ')}` },
     await page.getByRole('button', { name: 'Restore account' }).click();
     await seen(page.getByTestId('accounts').getByText('active'));
     await accessible(page, 'accounts');
+    await endsOne(t, page);
     await page.getByRole('tab', { name: 'Devices' }).click();
     await page.getByLabel('Producer', { exact: true }).selectOption({ label: await optionOf(page, DEMO.producer) });
     await seen(page.getByTestId('devices').getByText('demo-device'));
@@ -385,6 +386,7 @@ describe('console', { skip: missing.length > 0 && `set ${missing.join(', ')}` },
     await accessible(page, 'found devices');
     await page.getByRole('tab', { name: 'Changes' }).click();
     await seen(page.getByRole('heading', { name: 'Changes of rights' }));
+    await seen(page.getByTestId('acts').getByText('connection: end').first());
     await accessible(page, 'changes');
   });
 
@@ -421,6 +423,26 @@ async function logIn(page, username, password = DEMO.password) {
   await page.getByLabel('Username').fill(username);
   await page.getByLabel('Password').fill(password);
   await page.getByRole('button', { name: 'Log in', exact: true }).click();
+}
+
+/** An operator sees who is connected, and ends one connection, which comes back by itself. */
+async function endsOne(t, page) {
+  const guest = await account('consumer');
+  const socket = new WebSocket(`ws://localhost:${config.ws_port}${config.ws_path}?token=${guest.token}`);
+  t.after(() => socket.close());
+  const closed = new Promise((done) => socket.addEventListener('close', ({ code }) => done(code)));
+  await page.getByRole('tab', { name: 'Clients' }).click();
+  await seen(page.getByTestId('clients').getByText('demo-device'));
+  await until('the rate of the device', async () => /\d\/s/.test(await page.getByTestId('clients').getByRole('row', { name: /demo-device/ }).textContent()));
+  await accessible(page, 'clients');
+  await gallery(page, 'console-clients');
+  await page.getByLabel('Search clients').fill(guest.username);
+  await seen(page.getByTestId('clients').getByText(guest.username));
+  await page.getByRole('button', { name: `End the connection of ${guest.username}` }).click();
+  await accessible(page, 'the end of a connection');
+  await page.getByRole('button', { name: 'End connection' }).click();
+  assert.equal(await closed, 1013);
+  await seen(page.getByText('No client matches'));
 }
 
 async function transport(page, kind) {

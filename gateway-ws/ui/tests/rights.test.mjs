@@ -160,6 +160,8 @@ describe('rights', { skip: missing.length > 0 && `set ${missing.join(', ')}` }, 
     await page.reload();
     await seen(page.getByRole('tab', { name: 'Alerts', selected: true }));
     await seen(page.getByTestId('alerts').getByText(/level above 10/));
+    // No record has come since: it fires as before.
+    await seen(page.getByTestId('firing').getByText(/boat: level above 10/));
     await page.getByRole('tab', { name: 'Map' }).click();
     await until('the device on the map', async () => (await at(49, 1), (await page.getByTestId('map').count()) > 0));
     await seen(page.getByText('49.0000° N, 11.5000° E'));

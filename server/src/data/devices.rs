@@ -1,8 +1,10 @@
-//! `GET /devices/:producerId`: a producer's devices and how they are, for the producer, its active subscribers and operators.
+//! `GET /devices/:producerId`: a producer's devices and how they are, for the producer, its active subscribers and operators. `GET /devices`: those
+//! of all producers by a part of their names, for operators.
 
 use axum::extract::State;
+use motience_auth::DeviceStates;
 use motience_cluster::DeviceStats;
-use motience_http::{ApiError, Look, Page, PagePermit, Path, Query, Scoped};
+use motience_http::{Admin, ApiError, Json, Look, Page, PagePermit, Path, Query, Scoped};
 use motience_proto::model::{DeviceState, ProducerId, times::ClockFault};
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
@@ -88,25 +90,7 @@ pub(super) async fn devices(
     let reading = may_read(&services, &grant, producer).await?;
     let Reading(scope) = reading.ok_or_else(|| ApiError::forbidden("Only the producer and its subscribers see its devices."))?;
     let key = services.backend.relay.log_of(producer).await?;
-    let producer_id = producer.to_string();
-    let states = &services.backend.devices;
-    let shown = |stats: DeviceStats| Device {
-        producer_id: producer_id.clone(),
-        state: states.state(producer, &stats.device),
-        device_id: stats.device,
-        connected: stats.connected,
-        node: stats.node,
-        transport: stats.transport.as_str(),
-        last_seen_at: stats.last_seen_at,
-        records: stats.records,
-        rate_per_second: stats.rate,
-        loss: stats.loss,
-        rtt_ms: stats.rtt_ms,
-        backlog: stats.backlog,
-        address_changes: stats.address_changes,
-        clock: stats.clock.map(ClockFault::as_str),
-        misdated: stats.misdated,
-    };
+    let shown = |stats: DeviceStats| Device::new(producer, stats, &services.backend.devices);
     let limit =
         wanted.limit.map(|limit| shapes::Paging::new(Some(limit), None).page()).transpose()?.map_or(usize::MAX, |page| page.limit as usize);
     let after = wanted.after.unwrap_or_default();
@@ -118,4 +102,63 @@ pub(super) async fn devices(
     let page = Page::new(permit, devices, services.config.page)?;
     let asked = wanted.limit.map(|limit| format!("limit={limit}&")).unwrap_or_default();
     Ok(page.followed_by(more, |last| format!("{asked}after={}", shapes::in_query(&last.device_id))))
+}
+
+/// Which of all devices.
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+pub(super) struct Sought {
+    /// A part of the name, in whichever case.
+    #[param(max_length = 255, example = "pump")]
+    query: Option<String>,
+    /// Most entries wanted, 1 to 1000; 200 where it is left out.
+    #[param(minimum = 1, maximum = 1000)]
+    limit: Option<i64>,
+}
+
+/// Longest part of a name that is looked for, in characters.
+const MAX_QUERY: usize = 255;
+
+/// Devices of all producers that were heard of within a day, by name. Where there are more than `limit`, ask for a longer part of the name.
+#[utoipa::path(get, path = "/devices", tag = "operators", operation_id = "find_devices", security(("bearer" = [])), params(Sought), responses(
+    (status = 200, description = "Some of them", body = [Device]),
+    (status = 401, description = "No or bad token"),
+    (status = 403, description = "Not an operator"),
+    (status = 422, description = "A parameter is out of bounds"),
+))]
+pub(super) async fn find(
+    State(services): State<Shared>,
+    _caller: Admin,
+    Query(sought): Query<Sought>,
+) -> Result<Json<Vec<Device>>, ApiError> {
+    let query = sought.query.unwrap_or_default();
+    if query.chars().count() > MAX_QUERY {
+        return Err(ApiError::invalid("query", format!("query must have at most {MAX_QUERY} characters.")));
+    }
+    let limit = shapes::Paging::new(Some(sought.limit.unwrap_or(200)), None).page()?.limit;
+    let backend = &services.backend;
+    let found = backend.reports.find_devices(&query, limit as usize).into_iter();
+    Ok(Json(found.map(|(key, stats)| Device::new(key.producer, stats, &backend.devices)).collect()))
+}
+
+impl Device {
+    fn new(producer: ProducerId, stats: DeviceStats, states: &DeviceStates) -> Self {
+        Self {
+            producer_id: producer.to_string(),
+            state: states.state(producer, &stats.device),
+            device_id: stats.device,
+            connected: stats.connected,
+            node: stats.node,
+            transport: stats.transport.as_str(),
+            last_seen_at: stats.last_seen_at,
+            records: stats.records,
+            rate_per_second: stats.rate,
+            loss: stats.loss,
+            rtt_ms: stats.rtt_ms,
+            backlog: stats.backlog,
+            address_changes: stats.address_changes,
+            clock: stats.clock.map(ClockFault::as_str),
+            misdated: stats.misdated,
+        }
+    }
 }

@@ -1,5 +1,6 @@
-//! The data service (role `dsm`): records over HTTP, the history, live streams, consumers' cursors, devices and nodes. One operation a file.
+//! The data service (role `dsm`): records over HTTP, the history, live streams, consumers' cursors, devices, nodes and connections. One operation a file.
 
+mod connections;
 mod cursors;
 mod devices;
 pub(crate) mod history;
@@ -65,8 +66,11 @@ fn operations(data_body: usize) -> OpenApiRouter<Shared> {
         .routes(routes!(cursors::list))
         .routes(routes!(cursors::confirm, cursors::delete))
         .routes(routes!(devices::devices))
+        .routes(routes!(devices::find))
         .routes(routes!(nodes::nodes))
         .routes(routes!(platform::platform))
+        .routes(routes!(connections::connections))
+        .routes(routes!(connections::end))
 }
 
 /// The right to see a producer's records and devices: the scope of it, which may be none.

@@ -10,7 +10,7 @@ use axum::{
     extract::{Request, State},
     http::{HeaderMap, StatusCode, header},
 };
-use motience_http::{ApiError, Json, Publish, Scoped, collect, is_json, malformed_json, unsupported_media_type};
+use motience_http::{ApiError, Client, Json, Publish, Scoped, collect, is_json, malformed_json, unsupported_media_type};
 use motience_proto::model::{
     Transport,
     envelope::Envelope,
@@ -75,6 +75,7 @@ pub(super) async fn data(
     State(services): State<Shared>,
     caller: Scoped<Publish>,
     exemption: Option<Extension<TimeoutExemption>>,
+    Client(client): Client,
     request: Request,
 ) -> Result<Json<Taken>, ApiError> {
     services.backend.may_publish(&caller.grant)?;
@@ -83,7 +84,7 @@ pub(super) async fn data(
         if let Some(Extension(exemption)) = exemption {
             exemption.claim();
         }
-        return upload::upload(&services, &caller, key, request).await.map(Taken::Lines).map(Json);
+        return upload::upload(&services, &caller, client, key, request).await.map(Taken::Lines).map(Json);
     }
     let json = is_json(request.headers());
     // Memory of the body is held until its records are in the log.

@@ -59,12 +59,12 @@ pub(super) struct Registered {
     created_at: OffsetDateTime,
     /// The key that it is known by; `null`: it has none, or none any more.
     #[schema(required)]
-    credential: Option<Key>,
+    credential: Option<DeviceKey>,
 }
 
 /// A device's key.
 #[derive(Serialize, ToSchema)]
-pub(super) struct Key {
+pub(super) struct DeviceKey {
     id: String,
     /// `ed25519` or `p256`.
     algorithm: String,
@@ -83,7 +83,7 @@ pub(super) struct Key {
 
 impl From<Device> for Registered {
     fn from(device: Device) -> Self {
-        let key = |Credential { id, algorithm, not_after, created_at, last_login_at, .. }| Key {
+        let key = |Credential { id, algorithm, not_after, created_at, last_login_at, .. }| DeviceKey {
             id,
             algorithm,
             not_after,

@@ -20,8 +20,8 @@ use axum::{
     response::{IntoResponse as _, Response},
 };
 use futures_util::stream;
-use motience_auth::{Grant, Standing};
-use motience_http::{Answer, ApiError, Query, bearer};
+use motience_auth::{self as auth, Grant, Standing};
+use motience_http::{Answer, ApiError, Client, Query, bearer};
 use motience_limits::permits::{Refusal, Share};
 use motience_proto::model::{ProducerId, Role, Transport, times};
 use motience_relay::{
@@ -74,6 +74,7 @@ const ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering")
 ))]
 pub(crate) async fn stream(
     State(services): State<Shared>,
+    Client(client): Client,
     Query(members): Query<Vec<(String, String)>>,
     over: Option<Extension<Answer>>,
     granted: Option<Extension<Grant>>,
@@ -97,7 +98,8 @@ pub(crate) async fn stream(
     let (options, received) = (wanted.options()?, wanted.received()?);
     let (backend, config) = (&services.backend, &services.config.stream);
     let permit = backend.permits.account(grant.user, Share::Connections, Transport::Http)?;
-    let standing = Arc::new(backend.standing(grant.clone()));
+    let client = auth::Client { transport: Transport::Http, address: Some(client.ip()), device: None };
+    let standing = Arc::new(backend.standing(grant.clone(), client));
     let pipeline = pipeline(&services, &grant, producers, &start, options, Arc::clone(&standing)).await?;
     let left = CancellationToken::new();
     let over = over.map(|Extension(over)| over);
@@ -106,6 +108,7 @@ pub(crate) async fn stream(
     }
     let session = Session::new(Parts {
         pipeline,
+        standing,
         received,
         format,
         beat_every: config.comment,

@@ -1,9 +1,10 @@
 //! One stream, written by pulling: a chunk is made when the client has taken the last one, out of what the logs hold by then.
 //! Nothing is queued for a client; one that reads slowly costs a cursor.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use bytes::{Bytes, BytesMut};
+use motience_auth::Standing;
 use motience_http::Answer;
 use motience_limits::permits::Permit;
 use motience_relay::pipeline::{Event, Item, Pipeline, json};
@@ -30,6 +31,7 @@ pub(super) struct Session {
 /// Parts of a session.
 pub(super) struct Parts {
     pub(super) pipeline: Pipeline,
+    pub(super) standing: Arc<Standing>,
     /// Whether it says when each record came.
     pub(super) received: bool,
     pub(super) format: Format,
@@ -38,7 +40,7 @@ pub(super) struct Parts {
     /// Producers that it follows at most.
     pub(super) most: usize,
     pub(super) leave: Leave,
-    /// The writer of the body, which is told when the token ends.
+    /// The writer of the body, which is told when the standing ends.
     pub(super) answer: Option<Answer>,
     pub(super) _permit: Permit,
     /// Tells whoever waits with it for the end of the token.
@@ -71,6 +73,7 @@ impl Session {
                         self.tell_news();
                         self.check();
                     }
+                    Event::Ended if parts.standing.is_ended() => self.end("ended_by_operator"),
                     Event::Ended => self.end("token_ended"),
                 },
             }
@@ -135,7 +138,7 @@ impl Session {
         }
         self.parts.format.notice(&notice, self.parts.pipeline.cursors(), &mut self.out);
         self.over = true;
-        if let (Some(answer), "token_ended") = (&self.parts.answer, why) {
+        if let (Some(answer), "token_ended" | "ended_by_operator") = (&self.parts.answer, why) {
             answer.over();
         }
     }

@@ -18,7 +18,7 @@ mod session;
 use std::{sync::Arc, time::Duration};
 
 use axum::{http::StatusCode, response::IntoResponse as _};
-use motience_auth::Grant;
+use motience_auth::{Client, Grant};
 use motience_backend::Backend;
 use motience_cluster::Kind;
 use motience_h3::{Connect, Error, Inbox, Incoming};
@@ -121,7 +121,8 @@ async fn serve_session(peer: &Peer, mut inbox: Inbox, mut permit: Permit, shared
         let hello = timeout(shared.config.hello, read_hello(&mut lines, shared)).await;
         let grant = hello.map_err(|_| CloseReason::protocol("no hello in time"))??;
         permit.identify(grant.user, Share::Connections)?;
-        let standing = Arc::new(shared.backend.standing(grant));
+        let client = Client { transport: Transport::WebTransport, address: permit.address(), device: None };
+        let standing = Arc::new(shared.backend.standing(grant, client));
         let serving = async {
             say(&mut send, peer, &messages::welcome(&shared.backend, &standing)).await?;
             match standing.grant().role {

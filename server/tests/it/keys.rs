@@ -70,7 +70,7 @@ async fn a_session_of_a_key_does_not_go_on_by_a_password_that_may_not_publish() 
 }
 
 /// The code with which a WebSocket is closed.
-async fn closed(socket: &mut Socket) -> u16 {
+pub(crate) async fn closed(socket: &mut Socket) -> u16 {
     loop {
         match socket.next().await.expect("a close comes first").unwrap() {
             Message::Close(frame) => return frame.expect("a close says why").code.into(),
@@ -79,13 +79,13 @@ async fn closed(socket: &mut Socket) -> u16 {
     }
 }
 
-async fn stream(node: &Node, key: &str, accept: &str) -> reqwest::Response {
+pub(crate) async fn stream(node: &Node, key: &str, accept: &str) -> reqwest::Response {
     let url = format!("{}/stream?token={key}", node.at.dsm.as_deref().unwrap());
     http().get(url).header("accept", accept).send().await.unwrap()
 }
 
 /// The last bytes of a stream over HTTP.
-async fn rest(mut answer: reqwest::Response) -> String {
+pub(crate) async fn rest(mut answer: reqwest::Response) -> String {
     let mut text = String::new();
     while let Ok(Some(piece)) = answer.chunk().await {
         text.push_str(&String::from_utf8_lossy(&piece));

@@ -6,6 +6,7 @@
 mod access_table;
 mod backup;
 mod cluster;
+mod connections;
 mod copies;
 mod damage;
 mod delivery;

@@ -70,7 +70,7 @@ async fn until(url: String, token: &str, wanted: impl Fn(&Value) -> bool) -> Val
 }
 
 /// Makes the operator `root` and logs in as it.
-async fn root(dir: &Path, variables: &[(&str, &str)], ap: &str) -> Account {
+pub(crate) async fn root(dir: &Path, variables: &[(&str, &str)], ap: &str) -> Account {
     let made = admin(dir, variables, &["create", "--username", "root"], &format!("{PASSWORD}\n")).await;
     assert_eq!((made.0, made.2.as_str()), (0, ""), "{made:?}");
     let (status, body) = login(ap, "root").await;

@@ -4,6 +4,7 @@
 use std::sync::Arc;
 
 use bytes::{BufMut as _, BytesMut};
+use motience_auth as auth;
 use motience_backend::{Backend, Config};
 use motience_limits::permits::Share;
 use motience_proto::model::{ProducerId, Role, Seq, Transport, Visibility};
@@ -39,7 +40,8 @@ async fn serve(stream: TcpStream, backend: Arc<Backend>, drain: CancellationToke
     let grant = authenticate(&backend, &hello.token).await?;
     let _permit = backend.permits.account(grant.user, Share::Connections, Transport::Http)?;
     let options = hello.request.read().map_err(|e| CloseReason::protocol(e.to_string()))?;
-    let (reader, standing) = (Reader::Subscriptions(grant.user.consumer()), Arc::new(backend.standing(grant)));
+    let client = auth::Client { transport: Transport::Http, address: None, device: None };
+    let (reader, standing) = (Reader::Subscriptions(grant.user.consumer()), Arc::new(backend.standing(grant, client)));
     let mut pipeline = backend.relay.pipeline(reader, &Start::default(), options, standing).await?;
     to.write_all(b"{\"type\":\"begun\"}\n").await.map_err(CloseReason::gone)?;
     let mut out = BytesMut::new();

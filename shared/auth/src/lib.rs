@@ -10,6 +10,7 @@ mod device_states;
 mod error;
 mod hash_queue;
 mod hasher;
+mod live;
 mod names;
 mod policy;
 mod random;
@@ -26,6 +27,7 @@ pub use self::{
     error::Error,
     hash_queue::{HashLimits, Turn, Waiter},
     hasher::{Hasher, Verdict, spare_processors},
+    live::{Client, LiveConnection, LiveConnections},
     names::{InvalidUsername, MAX_PASSWORD, canonical_username, folded},
     policy::{Weak, check_password},
     random::id as random_id,

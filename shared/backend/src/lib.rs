@@ -9,6 +9,7 @@
 pub mod acts;
 mod backlogs;
 mod command_line;
+pub mod connections;
 mod device_ca;
 pub mod devices;
 mod erasure;
@@ -22,7 +23,7 @@ use std::{
 };
 
 use futures_util::{StreamExt as _, stream};
-use motience_auth::{self as auth, DeviceStates, Grant, Hasher, Revocations, Standing, Tokens, device_family, key_family};
+use motience_auth::{self as auth, Client, DeviceStates, Grant, Hasher, Revocations, Standing, Tokens, device_family, key_family};
 use motience_cluster::{self as cluster, Event, Lease, Reports};
 use motience_limits::{
     permits::{self, Permits},
@@ -323,6 +324,9 @@ pub struct Backend {
     refresher: tokio::task::JoinHandle<()>,
     /// Measures the backlogs.
     meter: tokio::task::JoinHandle<()>,
+    /// The live connections of this node, and questions about those of others.
+    directory: connections::Directory,
+    answering: tokio::task::JoinHandle<()>,
     /// Follows the acts of the command line, where there is no cluster bus.
     command_line: Option<tokio::task::JoinHandle<()>>,
 }
@@ -358,7 +362,8 @@ impl Backend {
         let subscription_cache = Arc::new(SubscriptionCache::new());
         let reports = Reports::new(&config.node, config.limits.devices, clock.clone());
         let restored = Arc::new(Notify::new());
-        let sink = sink(&hub, &subscription_cache, &reports, (&revocations, &devices), &clock, &restored);
+        let (directory, questions) = connections::Directory::new(&config.node);
+        let sink = sink(&hub, &subscription_cache, &reports, (&revocations, &devices, &directory), &clock, &restored);
         let kind = config.kind();
         let log = match &config.redis {
             None if config.volatile => Log::Embedded(embedded::Log::in_memory(config.retention, clock.clone(), sink)),
@@ -396,6 +401,7 @@ impl Backend {
             clock.clone(),
             (config.limits, permits.clone(), devices.clone()),
         );
+        let answering = tokio::spawn(directory.clone().answer(questions, relay.log().clone()));
         let keys = keys::Keys::new(store.clone(), clock.clone());
         let ended = Arc::new(Notify::new());
         let eraser = erasure::Eraser {
@@ -451,6 +457,8 @@ impl Backend {
             eraser,
             refresher,
             meter,
+            directory,
+            answering,
             command_line,
         }))
     }
@@ -492,9 +500,9 @@ impl Backend {
         Ok(made.user)
     }
 
-    /// The standing of a connection with this grant, which may be renewed.
-    pub fn standing(&self, grant: Grant) -> Standing {
-        Standing::new(grant, self.revocations.clone(), self.clock.clone())
+    /// The standing of a connection with this grant, which may be renewed. Operators see it for as long as it lives.
+    pub fn standing(&self, grant: Grant, client: Client) -> Standing {
+        Standing::new(grant, client, self.directory.live(), self.revocations.clone(), self.clock.clone())
     }
 
     /// Returns when the grant expires or is revoked: a connection that lives by it ends then.
@@ -597,6 +605,7 @@ impl Backend {
         self.meter.abort();
         self.command_line.iter().for_each(tokio::task::JoinHandle::abort);
         self.eraser.abort();
+        self.answering.abort();
         self.relay.close().await;
         self.store.close().await;
     }
@@ -612,14 +621,14 @@ fn sink(
     hub: &Arc<Hub>,
     subscription_cache: &Arc<SubscriptionCache>,
     reports: &Reports,
-    (revocations, devices): (&Revocations, &DeviceStates),
+    (revocations, devices, directory): (&Revocations, &DeviceStates, &connections::Directory),
     clock: &Clock,
     restored: &Arc<Notify>,
 ) -> Sink {
     let restored = Arc::clone(restored);
     let (hub, subscription_cache, reports, revocations) =
         (Arc::clone(hub), Arc::clone(subscription_cache), reports.clone(), revocations.clone());
-    let (devices, clock) = (devices.clone(), clock.clone());
+    let (devices, directory, clock) = (devices.clone(), directory.clone(), clock.clone());
     Arc::new(move |signal| match signal {
         Signal::Batch(batch) => hub.deliver(&batch),
         Signal::Message(message) => {
@@ -647,6 +656,7 @@ fn sink(
             }
             subscription_cache.apply(&event);
             reports.apply(&event);
+            directory.apply(&event);
         }
         Signal::Interrupted => {
             hub.mark_stale();

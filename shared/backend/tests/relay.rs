@@ -7,12 +7,14 @@
 use std::{path::Path, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use motience_auth::{DeviceStates, Grant, Scopes};
+use motience_auth::{Client, DeviceStates, Grant, Scopes};
 use motience_backend::{Backend, Config};
 use motience_cluster::{Event, Reports};
 use motience_limits::permits::{self, Permits};
 use motience_log::{Log, Retention, SessionName, embedded};
-use motience_proto::model::{ConsumerId, Cursor, CursorName, DeviceId, LogKey, Offset, ProducerEpoch, ProducerId, Role, Seq, Visibility};
+use motience_proto::model::{
+    ConsumerId, Cursor, CursorName, DeviceId, LogKey, Offset, ProducerEpoch, ProducerId, Role, Seq, Transport, Visibility,
+};
 use motience_relay::{
     Delivery, Hub, Limits, Notice, Publisher, Refusal, Relay, StartPosition, Subscriber, SubscriptionCache,
     pipeline::{Event as PipelineEvent, Item, Options, Reader, Start},
@@ -241,7 +243,7 @@ async fn a_pipeline_follows_subscriptions(node: Arc<Backend>) {
         issued_at: clock.now(),
         expires_at: clock.now() + LIMIT,
     };
-    let standing = Arc::new(node.standing(grant));
+    let standing = Arc::new(node.standing(grant, Client { transport: Transport::Http, address: None, device: None }));
     let reader = Reader::Subscriptions(consumer);
     let mut pipeline = node.relay.pipeline(reader, &Start::default(), Options::default(), standing).await.unwrap();
     assert_eq!(node.relay.subscriber_count(P).await.unwrap(), 0);

@@ -24,8 +24,8 @@ pub fn read(message: &[u8]) -> Result<Event, Unreadable> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{DeviceReport, NodeReport, StreamReport};
-    use motience_proto::model::{ConsumerId, DeviceState, LogId, ProducerId, Transport, UserId};
+    use crate::{ConnectionReport, DeviceReport, NodeReport, StreamReport};
+    use motience_proto::model::{ConsumerId, DeviceState, LogId, ProducerId, Role, Transport, UserId};
 
     /// Messages word for word as nodes of the last state send them: a node of either version reads those of the other.
     #[test]
@@ -48,6 +48,17 @@ mod tests {
             clock: None,
             misdated: 0,
         };
+        let connection = ConnectionReport {
+            connection: "6f1c2a9b03d4e577".into(),
+            user: UserId(3),
+            username: "app".into(),
+            role: Role::Consumer,
+            device: None,
+            transport: Transport::WebSocket,
+            address: Some([10, 0, 0, 7].into()),
+            since_ms: 5,
+            records: 6,
+        };
         let (consumer, producer) = (ConsumerId(1), ProducerId(2));
         for (event, text) in [
             (Event::Subscribed { consumer, producer }, r#"{"type":"subscribed","consumer":1,"producer":2}"#),
@@ -61,6 +72,15 @@ mod tests {
                 Event::DeviceChanged { producer, device: "d".into(), state: DeviceState::Revoked, withheld: false },
                 r#"{"type":"device_changed","producer":2,"device":"d","state":"revoked","withheld":false}"#,
             ),
+            (
+                Event::ConnectionsAsked { ask: 1, query: "app".into(), limit: 100 },
+                r#"{"type":"connections_asked","ask":1,"query":"app","limit":100}"#,
+            ),
+            (
+                Event::Connections { ask: 1, node: "n".into(), total: 2, connections: vec![connection] },
+                r#"{"type":"connections","ask":1,"node":"n","total":2,"connections":[{"connection":"6f1c2a9b03d4e577","user":3,"username":"app","role":"consumer","device":null,"transport":"websocket","address":"10.0.0.7","since_ms":5,"records":6}]}"#,
+            ),
+            (Event::ConnectionEnded { connection: "6f".into() }, r#"{"type":"connection_ended","connection":"6f"}"#),
             (Event::Restored, r#"{"type":"restored"}"#),
             (
                 Event::Streams { node: "n".into(), streams: vec![stream] },

@@ -4,7 +4,7 @@
 use motience_proto::model::{Account, ConsumerId, DeviceState, ProducerId, UserId};
 use serde::{Deserialize, Serialize};
 
-use crate::report::{DeviceReport, NodeReport, StreamReport};
+use crate::report::{ConnectionReport, DeviceReport, NodeReport, StreamReport};
 
 /// An event of the cluster.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -73,6 +73,31 @@ pub enum Event {
         /// One report for each device.
         devices: Vec<DeviceReport>,
     },
+    /// An operator asks every node for its live connections.
+    ConnectionsAsked {
+        /// Number of the question: answers repeat it.
+        ask: u64,
+        /// A part of account, device, address or node, in lower case; or the id of one.
+        query: String,
+        /// Most connections in one answer.
+        limit: u32,
+    },
+    /// The answer of a node.
+    Connections {
+        /// Number of the question.
+        ask: u64,
+        /// Name of the node.
+        node: String,
+        /// How many match.
+        total: u64,
+        /// The newest of them.
+        connections: Vec<ConnectionReport>,
+    },
+    /// An operator has ended a connection.
+    ConnectionEnded {
+        /// Its id.
+        connection: String,
+    },
     /// An event of a newer version, unknown to this one.
     #[serde(other)]
     Unknown,
@@ -82,9 +107,16 @@ pub enum Event {
 const FAMILIES_AT_ONCE: usize = 500;
 
 impl Event {
-    /// Whether the event is a report of the node's own state, which has a topic of its own (see [`motience_log::Topic`]).
+    /// Whether the event is about the node's own state, which has a topic of its own (see [`motience_log::Topic`]).
     pub(crate) fn is_own_report(&self) -> bool {
-        matches!(self, Self::Node { .. } | Self::Devices { .. })
+        matches!(
+            self,
+            Self::Node { .. }
+                | Self::Devices { .. }
+                | Self::ConnectionsAsked { .. }
+                | Self::Connections { .. }
+                | Self::ConnectionEnded { .. }
+        )
     }
 
     /// Cuts all times of the event to `now`, in milliseconds since 1970: another node's clock may be ahead.
@@ -96,7 +128,10 @@ impl Event {
             Self::Streams { streams, .. } => streams.iter_mut().map(|stream| &mut stream.last_record_ms).for_each(clamp),
             Self::Node { report } => clamp(&mut report.started_ms),
             Self::Devices { devices, .. } => devices.iter_mut().map(|device| &mut device.seen_ms).for_each(clamp),
-            Self::Subscribed { .. }
+            Self::Connections { connections, .. } => connections.iter_mut().map(|one| &mut one.since_ms).for_each(clamp),
+            Self::ConnectionsAsked { .. }
+            | Self::ConnectionEnded { .. }
+            | Self::Subscribed { .. }
             | Self::Unsubscribed { .. }
             | Self::FamilyRevoked { .. }
             | Self::DeviceChanged { .. }

@@ -26,6 +26,6 @@ pub use devices::{DeviceStats, Devices, Most, Path, Presence, Senders};
 pub use event::Event;
 pub use lease::Lease;
 pub use nodes::{Kind, NodeStats, Nodes, Open};
-pub use report::{Connections, DeviceReport, NodeReport, StreamReport};
+pub use report::{ConnectionReport, Connections, DeviceReport, NodeReport, StreamReport};
 pub use reports::Reports;
 pub use streams::{StreamStats, Streams};

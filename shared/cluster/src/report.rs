@@ -1,6 +1,8 @@
 //! Reports of nodes, producers and devices, which nodes broadcast on the cluster bus every two seconds.
 
-use motience_proto::model::{LogId, LogKey, ProducerId, Transport, times::ClockFault};
+use std::net::IpAddr;
+
+use motience_proto::model::{LogId, LogKey, ProducerId, Role, Transport, UserId, times::ClockFault};
 use serde::{Deserialize, Serialize};
 
 /// One live producer as one node sees it.
@@ -109,6 +111,32 @@ pub struct DeviceReport {
     /// Records taken in by this node whose time cannot be right.
     #[serde(default)]
     pub misdated: u64,
+}
+
+/// One live connection, as the node that has it answers for it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ConnectionReport {
+    /// Its id, which no other connection of any node has.
+    pub connection: String,
+    /// Account that it is of.
+    pub user: UserId,
+    /// The account's name.
+    pub username: String,
+    /// The account's role.
+    pub role: Role,
+    /// The device's name for itself, where it has one.
+    #[serde(default)]
+    pub device: Option<String>,
+    /// Transport of the connection.
+    pub transport: Transport,
+    /// The address that it counts for.
+    #[serde(default)]
+    pub address: Option<IpAddr>,
+    /// Milliseconds since 1970 of its beginning.
+    pub since_ms: i64,
+    /// Records that went through it.
+    #[serde(default)]
+    pub records: u64,
 }
 
 impl StreamReport {

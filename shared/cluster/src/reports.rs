@@ -82,6 +82,12 @@ impl Reports {
         self.devices.of(key, |node| self.nodes.is_alive(node, now))
     }
 
+    /// Devices of all producers with `query` in their names, in whichever case; at most so many, by name.
+    pub fn find_devices(&self, query: &str, most: usize) -> Vec<(LogKey, DeviceStats)> {
+        let now = self.clock.now();
+        self.devices.search(&query.to_lowercase(), most, |node| self.nodes.is_alive(node, now))
+    }
+
     /// Looks at the counters until `stop`, and broadcasts them where there may be other nodes.
     pub fn start(&self, log: Log, tasks: &TaskTracker, stop: CancellationToken) {
         self.nodes.set_durability(log.durability());

@@ -185,6 +185,11 @@ impl ClientAddress {
             v4 @ IpAddr::V4(_) => Self(v4),
         }
     }
+
+    /// The address; of IPv6 the /64.
+    pub fn ip(self) -> IpAddr {
+        self.0
+    }
 }
 
 impl fmt::Display for ClientAddress {
@@ -277,6 +282,11 @@ impl Permit {
     /// Transport of the connection.
     pub fn transport(&self) -> Transport {
         self.transport
+    }
+
+    /// Address that it counted for before it said who it is.
+    pub fn address(&self) -> Option<IpAddr> {
+        self.address.map(ClientAddress::ip)
     }
 
     /// Whether it has said who it is.

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use motience_auth::{self as auth, Grant, Standing};
+use motience_auth::{self as auth, Client, Grant, Standing};
 use motience_backend::Backend;
 use motience_http::{count_ended, session_refused};
 use motience_limits::{
@@ -67,7 +67,8 @@ pub async fn admit(
     }
     permit.identify(grant.user, share)?;
     info!(user = %grant.user, %device, intent = ?hello.intent, transport = permit.transport().as_str(), "device connected");
-    Ok(Admitted { device, standing: Arc::new(backend.standing(grant)) })
+    let client = Client { transport: permit.transport(), address: permit.address(), device: Some(device.to_string()) };
+    Ok(Admitted { device, standing: Arc::new(backend.standing(grant, client)) })
 }
 
 /// The device of a session was revoked.
@@ -116,7 +117,7 @@ pub fn ration(pace: &mut Bucket, cost: u32) -> Result<(), CloseReason> {
 pub async fn while_authorized<T>(standing: &Standing, session: impl Future<Output = Result<T, CloseReason>>) -> Result<T, CloseReason> {
     tokio::select! {
         biased;
-        () = standing.over() => Err(CloseReason::TokenEnded),
+        () = standing.over() => Err(standing.into()),
         ended = session => ended,
     }
 }

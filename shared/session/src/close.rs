@@ -9,7 +9,7 @@
 
 use std::{borrow::Cow, fmt::Display};
 
-use motience_auth as auth;
+use motience_auth::{self as auth, Standing};
 use motience_http::Flooded;
 use motience_limits::{permits, uploads::Full};
 use motience_log as log;
@@ -57,6 +57,9 @@ pub enum CloseReason {
     /// The token was good and is so no longer.
     #[error("the token has expired or was revoked")]
     TokenEnded,
+    /// An operator ended this connection. The client may come back.
+    #[error("an operator ended this connection")]
+    EndedByOperator,
     /// There is no token, or a bad one.
     #[error("{0}")]
     Unauthenticated(Text),
@@ -132,7 +135,10 @@ impl CloseReason {
             Self::Forbidden(_) => CloseCode::Forbidden,
             Self::Protocol(_) | Self::NotWebSocket | Self::NotUtf8 => CloseCode::Protocol,
             Self::TooLarge(_) => CloseCode::TooLarge,
-            Self::Flooded | Self::TooManyRequests | Self::TooMuchAtOnce(_) | Self::RateLimited(_) => CloseCode::RateLimited,
+            // A client that comes back waits a moment first.
+            Self::EndedByOperator | Self::Flooded | Self::TooManyRequests | Self::TooMuchAtOnce(_) | Self::RateLimited(_) => {
+                CloseCode::RateLimited
+            }
         })
     }
 
@@ -162,6 +168,7 @@ impl CloseReason {
             Self::TooLarge(_) => (1009, "the message is too large"),
             Self::Internal(_) | Self::Fenced => (1011, "the server failed"),
             Self::TooMuchAtOnce(_) => (1013, "too much is sent at once"),
+            Self::EndedByOperator => (1013, "an operator ended this connection"),
             Self::Stale | Self::Unavailable | Self::RateLimited(_) => (1013, "try again later"),
             Self::TokenEnded | Self::Unauthenticated(_) => (4401, "the token has expired or was revoked"),
             Self::Forbidden(_) => (4403, "this account may not do this"),
@@ -192,6 +199,13 @@ impl CloseReason {
             Self::Protocol(_) | Self::NotWebSocket | Self::NotUtf8 => Some("protocol"),
             _ => None,
         }
+    }
+}
+
+/// Why a connection ends whose standing is over.
+impl From<&Standing> for CloseReason {
+    fn from(standing: &Standing) -> Self {
+        if standing.is_ended() { Self::EndedByOperator } else { Self::TokenEnded }
     }
 }
 
@@ -272,7 +286,7 @@ mod tests {
     #[test]
     fn each_transport_has_its_code() {
         type Codes = Option<(u32, u16, u16, u32)>;
-        let table: [(CloseReason, Codes); 20] = [
+        let table: [(CloseReason, Codes); 21] = [
             (CloseReason::Done, Some((0, 4100, 1000, 0))),
             (CloseReason::NoHello, Some((0, 4100, 1000, 0))),
             (CloseReason::gone("lost"), None),
@@ -283,6 +297,7 @@ mod tests {
             (CloseReason::internal("x"), Some((8, 4108, 1011, 1011))),
             (CloseReason::Fenced, Some((4, 4104, 1011, 1011))),
             (CloseReason::TokenEnded, Some((2, 4102, 4401, 4401))),
+            (CloseReason::EndedByOperator, Some((6, 4106, 1013, 4429))),
             (CloseReason::Unauthenticated("x".into()), Some((2, 4102, 4401, 4401))),
             (CloseReason::forbidden("x"), Some((3, 4103, 4403, 4403))),
             (CloseReason::protocol("x"), Some((1, 4101, 1008, 4400))),

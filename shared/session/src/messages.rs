@@ -214,6 +214,7 @@ impl<'s> MessageSession<'s> {
         let bytes = records.iter().map(|(record, _)| record.json.len() as u64).sum();
         let ticket = if records.is_empty() { Ticket::default() } else { self.publisher.submit(records).await? };
         self.replies.take(answers, ticket);
+        self.standing.count(count);
         transport.count(count, bytes);
         Ok(())
     }
@@ -224,6 +225,7 @@ impl<'s> MessageSession<'s> {
         if let Ok(Envelope::Record(record, _)) = self.publisher.read(datagram, grant) {
             let bytes = record.json.len() as u64;
             if self.publisher.submit_latest(record) {
+                self.standing.count(1);
                 return transport.count(1, bytes);
             }
         }

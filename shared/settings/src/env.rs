@@ -32,7 +32,7 @@ settings! {
     #[derive(Clone, Copy, Debug)]
     pub struct Mode {
         /// `development` (also dev, local, test, testing, ci) or `production` (also prod, live, staging, stage). Any other name is refused.
-        /// Production refuses defaults that are not safe on a network; the README lists them.
+        /// Production refuses defaults that are not safe on a network; docs/security.md lists them.
         NODE_ENV = "development" => node_env: Environment;
         /// Another name of NODE_ENV, which takes precedence over it.
         MOTIENCE_ENV, example "development" => motience_env: Option<Environment>;

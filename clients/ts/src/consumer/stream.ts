@@ -74,7 +74,7 @@ export function stream(format: 'ndjson' | 'sse') {
 }
 
 /** Why a stream ends, as a close code; draining and the rest: come back. */
-const CODES: Record<string, number> = { token_ended: 4401, too_many_producers: 1008 };
+const CODES: Record<string, number> = { token_ended: 4401, ended_by_operator: 1013, too_many_producers: 1008 };
 
 function address(link: Link): string {
   const query = new URLSearchParams(selectionParameters(link.selection));

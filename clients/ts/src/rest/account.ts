@@ -1,5 +1,5 @@
 // The caller's own account: its keys, sessions and password, and its end. A key cannot do any of this: log in.
-import type { ApiKey, LoginSession } from './types.ts';
+import type { ApiKey, LoginSession, MadeApiKey } from './types.ts';
 import type { Caller, Credentials } from './caller.ts';
 
 export class OwnAccount {
@@ -16,7 +16,7 @@ export class OwnAccount {
   }
 
   /** Makes a key for a program. The answer alone has the `key` itself. */
-  createKey(as: Credentials, name: string, scopes: string[], expiresAt: string | null = null): Promise<ApiKey> {
+  createKey(as: Credentials, name: string, scopes: string[], expiresAt: string | null = null): Promise<MadeApiKey> {
     return this.#caller.json('POST', `${this.#at}/keys`, { as, body: { name, scopes, expires_at: expiresAt } });
   }
 

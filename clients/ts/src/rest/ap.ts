@@ -1,5 +1,5 @@
 // Accounts: registering, logging in, and who there is.
-import type { Account, AccountQuery, Invitation, LoggedIn, Page, Role, User, Verified, Visibility } from './types.ts';
+import type { Account, AccountQuery, Invitation, LoggedIn, MadeInvitation, Page, Role, User, Verified, Visibility } from './types.ts';
 import type { Caller, Credentials } from './caller.ts';
 
 export class Ap {
@@ -61,7 +61,7 @@ export class Ap {
   }
 
   /** Makes an invitation. The answer alone has the `invitation` itself. Operators only, as the two below. */
-  createInvitation(as: Credentials, wish: { role?: Role | null; uses?: number; expires_in?: number; note?: string } = {}): Promise<Invitation> {
+  createInvitation(as: Credentials, wish: { role?: Role | null; uses?: number; expires_in?: number; note?: string } = {}): Promise<MadeInvitation> {
     return this.#caller.json('POST', `${this.#at}/invitations`, { as, body: wish });
   }
 

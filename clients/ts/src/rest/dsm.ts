@@ -1,6 +1,6 @@
 // Data: records over HTTP, the history, who is live, devices, nodes.
 import { Buckets } from './buckets.ts';
-import type { Accepted, Bucket, BucketQuery, CertHash, Device, HistoryQuery, HistoryRecord, LiveStream, NamedCursor, Node, Platform, RecordToSend } from './types.ts';
+import type { Accepted, Bucket, BucketQuery, CertHash, Device, LiveConnections, HistoryQuery, HistoryRecord, LiveStream, NamedCursor, Node, Platform, RecordToSend } from './types.ts';
 import { selectionParameters, type Selection } from '../selection.ts';
 import type { Answer, Caller, Credentials } from './caller.ts';
 
@@ -54,6 +54,21 @@ export class Dsm {
   /** The devices of a producer and how they are: for that producer, its subscribers and operators. */
   devices(as: Credentials, producerId: string | number, signal?: AbortSignal): Promise<Device[]> {
     return this.#caller.json('GET', `${this.#at}/devices/${encodeURIComponent(producerId)}`, { as, signal });
+  }
+
+  /** Devices of all producers by a part of their names. Operators only. */
+  findDevices(as: Credentials, query: string, limit?: number, signal?: AbortSignal): Promise<Device[]> {
+    return this.#caller.json('GET', `${this.#at}/devices`, { as, query: { query, limit }, signal });
+  }
+
+  /** Who is connected, on all nodes: the newest that match, and how many there are. Operators only. */
+  connections(as: Credentials, query = '', limit?: number, signal?: AbortSignal): Promise<LiveConnections> {
+    return this.#caller.json('GET', `${this.#at}/connections`, { as, query: { query, limit }, signal });
+  }
+
+  /** Ends one connection within a second, on whichever node it is. Its client may come back. Operators only. */
+  async endConnection(as: Credentials, id: string): Promise<void> {
+    await this.#caller.json('DELETE', `${this.#at}/connections/${encodeURIComponent(id)}`, { as });
   }
 
   /** The nodes of the platform. Operators only. */

@@ -22,6 +22,9 @@ export type NamedCursor = DsmSchema['Listed'];
 export type Account = ApSchema['Account'];
 export type Device = DsmSchema['Device'];
 export type Node = DsmSchema['Node'];
+/** Who is connected, on all nodes. */
+export type LiveConnections = DsmSchema['LiveConnections'];
+export type LiveConnection = DsmSchema['LiveConnection'];
 /** The stores of a node, and the platform's rates over the last day. */
 export type Platform = DsmSchema['Platform'];
 
@@ -76,17 +79,7 @@ export interface BucketQuery extends Omit<HistoryQuery, 'limit'> {
 }
 
 /** The part that a consumer may have of a producer's stream; what is left out is not restricted. */
-export interface Agreement {
-  type: 'stream';
-  devices?: string[];
-  where?: string[];
-  fields?: string;
-  every?: string;
-  /** How far back: a time, a length such as `7d`, or `now`. */
-  since?: string;
-  /** Connections at once, on each node. */
-  connections?: number;
-}
+export type Agreement = SmSchema['Agreement'];
 
 /** A producer's decision about a subscription. */
 export interface Terms {
@@ -94,26 +87,12 @@ export interface Terms {
   agreements?: Agreement[];
 }
 
-export interface Grant {
-  grantor: { id: number; name: string };
-  grantee: { id: number; name: string };
-  effectiveAt: string;
-  expiresAt?: string | null;
-  agreements: Agreement[];
-}
+export type Grant = SmSchema['ConsentGrant'];
 
 export type SubscriptionStatus = 'requested' | 'invited' | 'active' | 'denied' | 'revoked' | 'expired' | 'inactive';
 
-/** Somebody changed a right. */
-export interface Act {
-  id: number;
-  at: string;
-  /** null: an operator, by the command line. */
-  actor: number | null;
-  act: string;
-  object: string;
-  detail: unknown;
-}
+/** Somebody changed a right. `actor` null: an operator, by the command line. */
+export type Act = SmSchema['Act'];
 
 export interface ActQuery {
   object?: string;
@@ -125,67 +104,19 @@ export interface ActQuery {
 
 export type Visibility = 'open' | 'listed' | 'private';
 
-export interface Enrolment {
-  id: string;
-  producer_id: number;
-  /** Shown once, when it is made. */
-  token?: string;
-  /** The token as an SVG; likewise. */
-  qr?: string;
-  device_id: string | null;
-  labels: Record<string, string>;
-  uses_left: number;
-  expires_at: string;
-  created_at: string;
-}
+/** `token` and `qr` are shown once, when it is made. */
+export type Enrolment = ApSchema['Enrolment'];
 
-export interface EnrolmentWish {
-  uses?: number;
-  /** Seconds. */
-  expires_in?: number;
-  device_id?: string;
-  labels?: Record<string, string>;
-  producer_id?: number;
-}
+export type EnrolmentWish = ApSchema['EnrolmentWanted'];
 
-export interface RegisteredDevice {
-  producer_id: number;
-  device_id: string;
-  state: 'active' | 'quarantined' | 'revoked';
-  state_changed_at: string | null;
-  labels: Record<string, string>;
-  created_at: string;
-  credential: { id: string; algorithm: string; not_after: string; created_at: string; last_login_at: string | null } | null;
-}
+export type RegisteredDevice = ApSchema['Registered'];
 
-export interface ApiKey {
-  id: string;
-  name: string;
-  scopes: string[];
-  created_at: string;
-  expires_at: string | null;
-  last_used_at: string | null;
-  /** Shown once, when it is made. */
-  key?: string;
-}
+export type ApiKey = ApSchema['Key'];
+/** `key` is shown this once. */
+export type MadeApiKey = ApSchema['KeyMade'];
 
-export interface LoginSession {
-  id: string;
-  started_at: string | null;
-  last_used_at: string | null;
-  expires_at: string;
-  address: string | null;
-  user_agent: string | null;
-  current: boolean;
-}
+export type LoginSession = ApSchema['LoginSession'];
 
-export interface Invitation {
-  id: string;
-  role: Role | null;
-  uses_left: number;
-  created_at: string;
-  expires_at: string;
-  note: string | null;
-  /** Shown once, when it is made. */
-  invitation?: string;
-}
+export type Invitation = ApSchema['Invitation'];
+/** `invitation` is shown this once. */
+export type MadeInvitation = ApSchema['InvitationMade'];

@@ -41,7 +41,9 @@ export class Alerts {
     this.#key = `motience.alerts.${account}`;
     this.#store = store;
     this.#begun = now;
-    this.rules.set(read(store, this.#key));
+    this.rules.set(read(store, this.#key).filter(isRule).slice(0, MOST));
+    // An alert that fired before the page was opened again fires until a record says otherwise.
+    this.firing.set(read(store, `${this.#key}.firing`).flatMap((kept) => this.#restored(kept)));
   }
 
   add(rule: Omit<Rule, 'id'>): void {
@@ -51,7 +53,7 @@ export class Alerts {
 
   remove(id: string): void {
     this.#keep(this.rules.get().filter((rule) => rule.id !== id));
-    this.firing.set(this.firing.get().filter(({ rule }) => rule.id !== id));
+    this.#fire(this.firing.get().filter(({ rule }) => rule.id !== id));
   }
 
   /** A record has come. */
@@ -84,25 +86,41 @@ export class Alerts {
   #set(rule: Rule, device: string, holds: boolean, value: number | null, now: number): void {
     const all = this.firing.get();
     const at = all.findIndex((f) => f.rule.id === rule.id && f.device === device);
-    if (holds && at < 0) this.firing.set([...all, { rule, device, since: now, value }]);
+    if (holds && at < 0) this.#fire([...all, { rule, device, since: now, value }]);
     else if (holds && all[at]?.value !== value) this.firing.set(all.map((f, i) => (i === at ? { ...f, value } : f)));
-    else if (!holds && at >= 0) this.firing.set(all.filter((_, i) => i !== at));
+    else if (!holds && at >= 0) this.#fire(all.filter((_, i) => i !== at));
   }
 
   #keep(rules: Rule[]): void {
     this.rules.set(rules);
+    this.#write(this.#key, rules);
+  }
+
+  /** Others fire than before. */
+  #fire(firing: Firing[]): void {
+    this.firing.set(firing);
+    this.#write(`${this.#key}.firing`, firing.slice(0, MOST).map(({ rule, ...rest }) => ({ rule: rule.id, ...rest })));
+  }
+
+  #restored(kept: unknown): Firing[] {
+    const { rule: id, device, since, value } = (kept ?? {}) as Partial<Record<'rule' | 'device' | 'since' | 'value', unknown>>;
+    const rule = this.rules.get().find((r) => r.id === id);
+    return rule && typeof device === 'string' && typeof since === 'number' && (value === null || typeof value === 'number') ? [{ rule, device, since, value }] : [];
+  }
+
+  #write(key: string, value: unknown): void {
     try {
-      this.#store?.setItem(this.#key, JSON.stringify(rules));
+      this.#store?.setItem(key, JSON.stringify(value));
     } catch {
       // Without storage they hold until the page is closed.
     }
   }
 }
 
-function read(store: Store | null, key: string): Rule[] {
+function read(store: Store | null, key: string): unknown[] {
   try {
     const value: unknown = JSON.parse(store?.getItem(key) ?? '[]');
-    return Array.isArray(value) ? value.filter(isRule).slice(0, MOST) : [];
+    return Array.isArray(value) ? value : [];
   } catch {
     return [];
   }

@@ -1,6 +1,5 @@
 // The producers as a consumer sees them: who exists, who is live and how fast, whom one follows. Live ones come first.
-import { ApiError, Observable, messageOf, type LiveStream, type Motience } from '@motience/client';
-import { decided, type Decided } from './grants.ts';
+import { ApiError, Observable, messageOf, type LiveStream, type Motience, type Subscription } from '@motience/client';
 
 /** How many producers are asked for at once; the list stops growing at ten times that. */
 const PAGE = 200;
@@ -13,7 +12,7 @@ export interface Listed {
   device: string | null;
   followed: boolean;
   /** The subscription, whatever its state. */
-  subscription: Decided | null;
+  subscription: Subscription | null;
   /** May be found, and decides itself who reads. */
   asks: boolean;
   live: boolean;
@@ -37,7 +36,7 @@ export class Catalogue extends Observable<Catalogued> {
   readonly #follows: boolean;
   readonly #users = new Map<string, { name: string; device: string | null; asks: boolean }>();
   #live = new Map<string, LiveStream>();
-  #subscriptions = new Map<string, Decided>();
+  #subscriptions = new Map<string, Subscription>();
   #last = 0;
   #timer: ReturnType<typeof setInterval> | null = null;
   /** The order stands while the list is looked at: a rate that changes moves nothing. */
@@ -77,7 +76,7 @@ export class Catalogue extends Observable<Catalogued> {
       const { ap, dsm, session } = this.#client;
       const [users, followed, live] = await Promise.all([
         ap.producers(session, { limit: PAGE }),
-        this.#follows ? this.#subscribed() : new Map<string, Decided>(),
+        this.#follows ? this.#subscribed() : new Map<string, Subscription>(),
         dsm.streams(session).catch(() => [] as LiveStream[]),
       ]);
       this.#users.clear();
@@ -115,7 +114,7 @@ export class Catalogue extends Observable<Catalogued> {
         });
         this.#subscriptions.delete(id);
       } else {
-        this.#subscriptions.set(id, decided(await sm.subscribe(session, id)));
+        this.#subscriptions.set(id, await sm.subscribe(session, id));
       }
       this.#publish({ problem: null });
       return true;
@@ -125,17 +124,8 @@ export class Catalogue extends Observable<Catalogued> {
     }
   }
 
-  async #subscribed(): Promise<Map<string, Decided>> {
-    if (!this.#client.session.get()?.userId) await this.#client.session.verify();
-    const me = this.#client.session.get()?.userId;
-    const found = new Map<string, Decided>();
-    for (let after = 0; me && found.size < MOST; ) {
-      const part = await this.#client.sm.subscriptions(this.#client.session, me, { limit: PAGE, ...(after > 0 ? { after } : {}) });
-      for (const subscription of part) found.set(String(subscription.producer_id), decided(subscription));
-      if (part.length < PAGE) break;
-      after = part.at(-1)?.id ?? 0;
-    }
-    return found;
+  async #subscribed(): Promise<Map<string, Subscription>> {
+    return new Map((await this.#client.allSubscriptions()).map((s) => [String(s.producer_id), s]));
   }
 
   async #lookSubscriptions(): Promise<void> {

@@ -1,20 +1,5 @@
 // Subscriptions and what they may read, in words.
-import type { Agreement, Grant, Subscription, Terms } from '@motience/client';
-
-/** A subscription with the members that it has once somebody decides about it; a node of before shows the plain one. */
-export interface Decided {
-  id: number;
-  consumer_id: number;
-  producer_id: number;
-  status: string;
-  created_at: string;
-  requested_at?: string | null;
-  decided_at?: string | null;
-  expires_at?: string | null;
-  grant?: Grant | null;
-}
-
-export const decided = (subscription: Subscription): Decided => subscription as unknown as Decided;
+import type { Agreement, Grant, Terms } from '@motience/client';
 
 /** Fields of a form about a scope, as they are typed. */
 export interface ScopeText {
@@ -60,7 +45,7 @@ export function textOf(grant: Grant | null | undefined, local: (time: Date) => s
     fields: agreement?.fields ?? '',
     every: agreement?.every ?? '',
     since: agreement?.since ?? '',
-    connections: agreement?.connections === undefined ? '' : String(agreement.connections),
+    connections: agreement?.connections === undefined || agreement.connections === null ? '' : String(agreement.connections),
     expires: grant?.expiresAt ? local(new Date(grant.expiresAt)) : '',
   };
 }
@@ -74,7 +59,7 @@ export function restrictions(grant: Grant | null | undefined): [string, string][
   if (a?.fields) out.push(['Members', a.fields.split(',').join(', ')]);
   if (a?.every) out.push(['At most', `one record of each device in ${a.every}`]);
   if (a?.since) out.push(['Since', a.since === 'now' ? 'the approval' : /^\d+[smhd]$/.test(a.since) ? `the last ${a.since}` : new Date(a.since).toLocaleString()]);
-  if (a?.connections !== undefined) out.push(['Connections', `${a.connections} at once`]);
+  if (a?.connections) out.push(['Connections', `${a.connections} at once`]);
   if (grant?.expiresAt) out.push(['Until', new Date(grant.expiresAt).toLocaleString()]);
   return out;
 }

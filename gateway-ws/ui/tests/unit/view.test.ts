@@ -59,6 +59,10 @@ test('an alert holds while a reading is beyond its limit, and is kept', () => {
   alerts.record(record('a', { other: 1 }), 2000);
   alerts.record(record('a', { at: { t: 33 } }), 2000);
   assert.deepEqual(alerts.firing.get().map(({ since, value }) => [since, value]), [[1000, 33]]);
+  const again = new Alerts('7', store, 2500);
+  assert.deepEqual(again.firing.get().map(({ device, since, value, rule }) => [device, since, value, rule.value]), [['a', 1000, 31, 30]], 'it still fires after a reload');
+  again.record(record('a', { at: { t: 3 } }), 2600);
+  assert.deepEqual([again.firing.get(), new Alerts('7', store).firing.get()], [[], []]);
   alerts.record(record('a', { at: { t: 30 } }), 3000);
   assert.deepEqual(alerts.firing.get(), []);
   assert.deepEqual(new Alerts('7', store).rules.get(), alerts.rules.get());

@@ -5,7 +5,8 @@ use std::collections::VecDeque;
 use axum::{body::BodyDataStream, extract::Request, http::StatusCode};
 use bytes::Bytes;
 use futures_util::{FutureExt as _, StreamExt as _};
-use motience_http::{ApiError, Publish, Scoped, broken};
+use motience_auth::{Client, Standing};
+use motience_http::{ApiError, ClientAddress, Publish, Scoped, broken};
 use motience_limits::{permits::Share, uploads};
 use motience_proto::model::{
     Transport,
@@ -58,7 +59,13 @@ pub(in crate::data) struct BadLine {
 }
 
 /// Takes a body to its end, and answers once all of it is in the log.
-pub(super) async fn upload(services: &Shared, caller: &Scoped<Publish>, key: Key, request: Request) -> Result<Uploaded, ApiError> {
+pub(super) async fn upload(
+    services: &Shared,
+    caller: &Scoped<Publish>,
+    client: ClientAddress,
+    key: Key,
+    request: Request,
+) -> Result<Uploaded, ApiError> {
     let backend = &services.backend;
     let _permit = backend.permits.account(caller.grant.user, Share::Connections, Transport::Http)?;
     let mut room = request.extensions().get::<uploads::Upload>().map(uploads::Upload::part);
@@ -68,8 +75,11 @@ pub(super) async fn upload(services: &Shared, caller: &Scoped<Publish>, key: Key
     }
     let publisher = MessagePublisher::open(backend, caller.grant.log_key(), Transport::Http).await?;
     let limit = backend.relay.limits().record;
+    let client = Client { transport: Transport::Http, address: Some(client.ip()), device: None };
+    let standing = backend.standing(caller.grant.clone(), client);
     let mut upload = Upload {
         services,
+        standing: &standing,
         caller,
         key,
         publisher,
@@ -84,18 +94,27 @@ pub(super) async fn upload(services: &Shared, caller: &Scoped<Publish>, key: Key
         first_bad: None,
         done: Done::default(),
     };
-    let (ended, leave) = (backend.ended(&caller.grant), services.shutdown.draining().enter());
+    let leave = services.shutdown.draining().enter();
     let outcome = tokio::select! {
         biased;
-        () = ended => Err(ApiError::unauthenticated("token_ended", "The token has expired or was revoked.")),
+        () = standing.over() => Err(over(&standing)),
         () = leave.asked().cancelled() => Err(ApiError::unavailable("draining", "This node is going away. Go on with another.")),
         outcome = upload.run() => outcome,
     };
     upload.finish(outcome).await
 }
 
+/// Why an upload ends whose standing is over.
+fn over(standing: &Standing) -> ApiError {
+    if standing.is_ended() {
+        return ApiError::unavailable("ended_by_operator", "An operator ended this upload. Send the lines after `last_line` again.");
+    }
+    ApiError::unauthenticated("token_ended", "The token has expired or was revoked.")
+}
+
 struct Upload<'s> {
     services: &'s Shared,
+    standing: &'s Standing,
     caller: &'s Scoped<Publish>,
     key: Key,
     publisher: MessagePublisher,
@@ -227,6 +246,7 @@ impl Upload<'_> {
     fn settle(&mut self) {
         let up_to = self.publisher.progress().borrow().up_to;
         while let Some(first) = self.waiting.pop_front_if(|waiting| waiting.ticket <= up_to) {
+            self.standing.count(first.records);
             self.done.accepted += first.records;
             self.done.line = first.line;
         }

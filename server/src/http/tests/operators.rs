@@ -186,6 +186,17 @@ async fn devices_are_for_those_who_may_have_their_records() {
     platform.sm(Method::POST, "/subscribe", Some(&consumer), Sent::Json(json!({"producer_id": user.id}))).await.json(201);
     assert_eq!(platform.dsm(Method::GET, &path, Some(&consumer), Sent::Nothing).await.json(200).as_array().unwrap().len(), 3);
     platform.dsm(Method::GET, "/devices/x", Some(&admin), Sent::Nothing).await.problem(422, "invalid_path");
+    // Operators find them among those of all producers.
+    platform.dsm(Method::POST, "/data", Some(&other), Sent::Json(json!([{"device_id": "Barn", "data": 1}]))).await.json(200);
+    let find = async |query: &str| {
+        let found = platform.dsm(Method::GET, &format!("/devices{query}"), Some(&admin), Sent::Nothing).await.json(200);
+        found.as_array().unwrap().iter().map(|device| device["device_id"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    assert_eq!(find("?query=B").await, ["Barn", "b"]);
+    assert_eq!(find("?query=B&limit=1").await, ["Barn"]);
+    assert_eq!(find("").await, ["Barn", "a", "b", "p"]);
+    platform.dsm(Method::GET, "/devices?limit=0", Some(&admin), Sent::Nothing).await.problem(422, "invalid_field");
+    platform.dsm(Method::GET, "/devices", Some(&producer), Sent::Nothing).await.problem(403, "wrong_role");
 }
 
 #[tokio::test]

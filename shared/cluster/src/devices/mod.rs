@@ -9,7 +9,7 @@ mod presence;
 mod senders;
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::{BTreeMap, HashMap, HashSet},
     fmt,
     sync::{Arc, atomic::Ordering::Relaxed},
     time::Duration,
@@ -212,6 +212,29 @@ impl Devices {
             }));
         }
         merge(reports)
+    }
+
+    /// Devices of all producers with `query`, in lower case, in their names; at most so many, by name.
+    pub(crate) fn search(&self, query: &str, most: usize, alive: impl Fn(&str) -> bool) -> Vec<(LogKey, DeviceStats)> {
+        let matches = |name: &str| name.to_lowercase().contains(query);
+        // Names are compared without the lock, which those who send wait for.
+        let here: Vec<Arc<Device>> = self.here.lock().producers.values().flat_map(HashMap::values).cloned().collect();
+        let mut found: BTreeMap<(String, LogKey), Vec<(String, DeviceReport)>> = BTreeMap::new();
+        let mut add = |key: LogKey, node: &str, report: DeviceReport| {
+            found.entry((report.device.clone(), key)).or_default().push((node.to_owned(), report));
+            if found.len() > most {
+                found.pop_last();
+            }
+        };
+        here.iter().filter(|device| matches(device.name())).for_each(|device| add(device.key, &self.node, device.report()));
+        for (key, reported) in &self.elsewhere.lock().producers {
+            for ((name, node), (report, _)) in reported {
+                if matches(name) {
+                    add(*key, node, DeviceReport { connected: report.connected && alive(node), ..report.clone() });
+                }
+            }
+        }
+        found.into_iter().flat_map(|((_, key), reports)| merge(reports).into_iter().map(move |stats| (key, stats))).collect()
     }
 
     /// Forgets reports that other nodes have not repeated.

@@ -81,6 +81,11 @@ struct Link {
 }
 
 impl Device {
+    /// Its name within the account.
+    pub(super) fn name(&self) -> &str {
+        &self.id
+    }
+
     pub(super) fn new(key: LogKey, id: Arc<str>, transport: Transport, now_ms: i64) -> Self {
         let state = State {
             links: Vec::new(),

@@ -81,6 +81,8 @@ pub enum Event {
 pub struct Pipeline {
     authorized: Authorized,
     standing: Arc<Standing>,
+    /// Records taken that the standing has not counted yet.
+    taken: u64,
     /// Devices whose records the reader does not get, where it is a consumer.
     withheld: Option<DeviceStates>,
     /// Resolves with the end of the token; never for a follow, whose connection waits for that itself.
@@ -121,6 +123,7 @@ impl Pipeline {
             withheld: (standing.grant().role == Role::Consumer).then(|| authorized.devices()),
             authorized,
             standing,
+            taken: 0,
             over: pending().boxed().fuse(),
             stages,
             batch: None,
@@ -138,6 +141,7 @@ impl Pipeline {
     /// The next thing that happens; [`Event::Ready`] at once while there is something to take. While the database cannot say what
     /// the reader may read, this waits. Cancel-safe.
     pub async fn next(&mut self) -> Event {
+        self.standing.count(std::mem::take(&mut self.taken));
         loop {
             let settled = tokio::select! {
                 biased;
@@ -180,6 +184,7 @@ impl Pipeline {
                 if matches!(&item, Item::Record(record) if self.withholds(record)) {
                     continue;
                 }
+                self.taken += u64::from(matches!(item, Item::Record(_)));
                 return Some(item);
             }
             match self.next_of_batch() {
@@ -189,6 +194,7 @@ impl Pipeline {
                     if self.withholds(&record) {
                         continue;
                     }
+                    self.taken += 1;
                     return Some(Item::Record(record));
                 }
                 Some(record) => {
