@@ -1,8 +1,9 @@
-//! `GET /platform`: the stores of the node that is asked, and the platform's rates over the last day. For operators.
+//! `GET /platform`: the stores of the node that is asked, how retention presses, and the platform's rates over the last day. For operators.
 
 use std::time::{Duration, Instant};
 
 use axum::extract::State;
+use motience_backend::DurableBacklog;
 use motience_cluster as cluster;
 use motience_http::{Admin, ApiError, Json};
 use serde::Serialize;
@@ -17,7 +18,7 @@ const LIMIT: Duration = Duration::from_secs(2);
 /// The state of the platform, as one node sees it.
 #[derive(Serialize, ToSchema)]
 #[schema(example = json!({"node": "node-1", "database": {"answers": true, "milliseconds": 0.4}, "log": {"answers": true, "milliseconds": 0.1}, "durability": "file",
-    "log_full": false, "log_damaged": 0, "retention_held": 0,
+    "log_full": false, "log_damaged": 0, "retention_held": 0, "first_cut": {"consumer_id": 2, "cursor": "app", "producer_id": "1", "records": 480, "seconds": 11520, "bound": "age"},
     "minutes": [{"at": "2025-01-29T11:35:00Z", "records_in_per_second": 118.5, "records_out_per_second": 4740.0, "connections": 163.0}]}))]
 pub(super) struct Platform {
     /// The node that answers.
@@ -32,8 +33,29 @@ pub(super) struct Platform {
     log_damaged: u64,
     /// Logs of which retention takes nothing, since the clock has jumped.
     retention_held: u64,
+    /// The unread records that retention removes first; `null`: none are unread, or nobody knows. Unread is what a named cursor has yet to confirm.
+    #[schema(required)]
+    first_cut: Option<FirstCut>,
     /// Minutes of the last day, since the node that answers has started, the newest last.
     minutes: Vec<Minute>,
+}
+
+/// Records that retention removes unread, if their consumer goes on as it does.
+#[derive(Serialize, ToSchema)]
+pub(super) struct FirstCut {
+    consumer_id: i64,
+    /// The consumer's name for its cursor.
+    cursor: String,
+    /// As consumers see it: a string.
+    #[schema(example = "123")]
+    producer_id: String,
+    /// Records that the consumer has yet to confirm.
+    records: u64,
+    /// Time until the first of them is removed, if the log goes on to grow as lately.
+    seconds: u64,
+    /// The bound that is reached first: `age` (LOG_RETENTION) or `bytes` (LOG_RETENTION_BYTES).
+    #[schema(pattern = "^(age|bytes)$")]
+    bound: &'static str,
 }
 
 /// How a store is.
@@ -67,7 +89,9 @@ pub(super) struct Minute {
 pub(super) async fn platform(State(services): State<Shared>, _caller: Admin) -> Result<Json<Platform>, ApiError> {
     let backend = &services.backend;
     let log = backend.relay.log();
-    let (database, asked) = tokio::join!(ask(backend.store.ping()), ask(log.ping()));
+    let (database, asked, worst) =
+        tokio::join!(ask(backend.store.ping()), ask(log.ping()), tokio::time::timeout(LIMIT, backend.backlogs.worst(1)));
+    let first_cut = worst.ok().and_then(Result::ok).and_then(|worst| FirstCut::of(worst.first_cut.into_iter().next()?));
     Ok(Json(Platform {
         node: backend.node.clone(),
         database,
@@ -76,8 +100,23 @@ pub(super) async fn platform(State(services): State<Shared>, _caller: Admin) -> 
         log_full: log.is_full(),
         log_damaged: log.damaged(),
         retention_held: log.held(),
+        first_cut,
         minutes: backend.reports.day().into_iter().map(Minute::from).collect(),
     }))
+}
+
+impl FirstCut {
+    fn of(one: DurableBacklog) -> Option<Self> {
+        let cut = one.backlog.cut?;
+        Some(Self {
+            consumer_id: one.consumer.0,
+            cursor: one.name.to_string(),
+            producer_id: one.producer.to_string(),
+            records: one.backlog.records,
+            seconds: cut.left.as_secs(),
+            bound: cut.bound.as_str(),
+        })
+    }
 }
 
 async fn ask<T, E>(ping: impl Future<Output = Result<T, E>>) -> Store {

@@ -212,4 +212,30 @@ async fn operators_see_the_stores_and_the_last_day() {
     }
     assert_eq!((&told["log_full"], &told["log_damaged"], &told["retention_held"]), (&json!(false), &json!(0), &json!(0)));
     assert!(told["minutes"].is_array() && told["durability"].is_string());
+    assert_eq!(told["first_cut"], Value::Null);
+}
+
+#[tokio::test]
+async fn operators_see_which_unread_records_retention_removes_first() {
+    let platform = platform(&[]).await;
+    let (_, admin) = platform.account(Role::Admin, "root").await;
+    let (producer, sender) = platform.account(Role::Producer, "p").await;
+    let (consumer, reader) = platform.account(Role::Consumer, "c").await;
+    platform.sm(Method::POST, "/subscribe", Some(&reader), Sent::Json(json!({"producer_id": producer.id}))).await.json(201);
+    for n in 0..3 {
+        platform.dsm(Method::POST, "/data", Some(&sender), Sent::Json(json!({"t": n}))).await.json(200);
+    }
+    let epoch = platform.services.backend.relay.log().bounds(producer.log_key()).await.unwrap().log_epoch();
+    let confirm = async |offset: u64| {
+        let cursors = json!({"cursors": {producer.id.to_string(): format!("{epoch}-{offset}")}});
+        assert_eq!(platform.dsm(Method::POST, "/cursors/app", Some(&reader), Sent::Json(cursors)).await.status, 204);
+        platform.dsm(Method::GET, "/platform", Some(&admin), Sent::Nothing).await.json(200)["first_cut"].clone()
+    };
+    let cut = confirm(1).await;
+    assert_eq!(
+        cut,
+        json!({"consumer_id": consumer.id, "cursor": "app", "producer_id": producer.id.to_string(), "records": 2, "seconds": cut["seconds"], "bound": "age"})
+    );
+    assert!((86_000..=86_400).contains(&cut["seconds"].as_u64().unwrap()), "{cut}");
+    assert_eq!(confirm(3).await, Value::Null);
 }
