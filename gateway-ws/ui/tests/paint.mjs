@@ -1,6 +1,6 @@
 // Measures the first paint of each view on the demo's data, and the size of the bundle. On demand, on a quiet machine:
 //
-//   node tests/paint.mjs ../../target/release/motience-server
+//   cargo build --release --bin motience-server && npm run measure:paint --prefix gateway-ws/ui
 //
 // A load counts from the navigation to the frame in which the view's own content is there: of a chart its ink, of a table its first row. The demo runs for
 // a minute before, so that its history has something. The exit code is 1 where the 95th percentile of a view is over the limit.
