@@ -91,7 +91,7 @@ pub(super) async fn platform(State(services): State<Shared>, _caller: Admin) -> 
     let log = backend.relay.log();
     let (database, asked, worst) =
         tokio::join!(ask(backend.store.ping()), ask(log.ping()), tokio::time::timeout(LIMIT, backend.backlogs.worst(1)));
-    let first_cut = worst.ok().and_then(Result::ok).and_then(|worst| FirstCut::of(worst.first_cut.into_iter().next()?));
+    let first_cut = worst.ok().and_then(Result::ok).and_then(|worst| FirstCut::of(worst.first_cut.first()?));
     Ok(Json(Platform {
         node: backend.node.clone(),
         database,
@@ -106,7 +106,7 @@ pub(super) async fn platform(State(services): State<Shared>, _caller: Admin) -> 
 }
 
 impl FirstCut {
-    fn of(one: DurableBacklog) -> Option<Self> {
+    fn of(one: &DurableBacklog) -> Option<Self> {
         let cut = one.backlog.cut?;
         Some(Self {
             consumer_id: one.consumer.0,

@@ -19,7 +19,7 @@ use crate::{
     harness::{LIMIT, Node, account, http, server},
     keys::{self, closed, rest},
     operators::root,
-    quic::{acked, closed_with, connect, record},
+    quic::{acked, closed_with, connect, record_of},
     tunnel, webtransport,
 };
 
@@ -67,7 +67,7 @@ async fn every_way_in_is_listed_and_one_connection_of_it_ends() {
     let operator =
         Operator { dsm: node.at.dsm.clone().unwrap(), token: root(node.dir.path(), &[], node.at.ap.as_deref().unwrap()).await.token };
     let mut device = connect(&node, &producer.token, "pump-7", Intent::Produce, 7).await.unwrap();
-    device.send(Lane::Independent, record(1)).await.unwrap();
+    device.send(Lane::Independent, record_of("pump-7", 1)).await.unwrap();
     acked(&mut device, 1..=1).await;
     let shown = operator.until("PUMP", 1).await;
     let expected = json!({
@@ -169,7 +169,7 @@ async fn any_node_lists_the_connections_of_all_and_ends_those_of_another() {
     operator.end_only("there").await;
     let code = timeout(Duration::from_secs(1), closed_with(&mut there)).await.expect("within a second, on the other node");
     assert_eq!(code, CloseCode::RateLimited);
-    here.send(Lane::Independent, record(1)).await.unwrap();
+    here.send(Lane::Independent, record_of("here", 1)).await.unwrap();
     acked(&mut here, 1..=1).await;
     // A node that does not answer is named, so that nobody takes a part of the list for all of it.
     two.signal("STOP");

@@ -157,10 +157,8 @@ impl Backend {
         if !self.directory.live.end(id) {
             self.broadcast(Event::ConnectionEnded { connection: id.to_owned() }).await;
         }
-        let detail = json!({
-            "node": node, "username": connection.username, "device": connection.device, "transport": connection.transport.as_str(),
-            "address": connection.address,
-        });
+        // The record of acts outlives an account, and knows it by its number only.
+        let detail = json!({"node": node, "device": connection.device, "transport": connection.transport.as_str()});
         self.record("connection.end", Some(operator), format!("connection:{id}"), connection.user, detail).await;
         Some(connection)
     }

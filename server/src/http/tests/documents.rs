@@ -88,8 +88,11 @@ async fn each_document_names_every_path_of_its_service() {
         (
             &platform.dsm,
             &[
+                "DELETE /connections/{id}",
                 "DELETE /cursors/{name}",
+                "GET /connections",
                 "GET /cursors",
+                "GET /devices",
                 "GET /devices/{producer_id}",
                 "GET /history/{producer_id}",
                 "GET /nodes",
