@@ -27,7 +27,7 @@ export function span(ms: number | null): string {
   if (ms === null) return '–';
   const sign = ms < 0 ? '−' : '';
   const n = Math.abs(ms);
-  if (n > 0 && n < 0.1) return `${sign}under 0.1 ms`;
+  if (n > 0 && n < 0.1) return `${sign}< 0.1 ms`;
   if (n < 10) return `${sign}${n.toFixed(1)} ms`;
   if (n < 1000) return `${sign}${Math.round(n)} ms`;
   if (n < 10_000) return `${sign}${(n / 1000).toFixed(1)} s`;

@@ -13,5 +13,5 @@ test('a counter has a rate from its second look on, and none once it is gone', (
 });
 
 test('a store that answers at once has not answered in no time', () => {
-  assert.deepEqual([span(0), span(0.02), span(0.4), span(12)], ['0.0 ms', 'under 0.1 ms', '0.4 ms', '12 ms']);
+  assert.deepEqual([span(0), span(0.02), span(0.4), span(12)], ['0.0 ms', '< 0.1 ms', '0.4 ms', '12 ms']);
 });
