@@ -1,4 +1,4 @@
-import{$ as e,At as t,C as n,Ct as r,Dt as i,E as a,Et as o,Ft as s,G as c,It as l,K as u,M as d,Mt as f,N as p,Nt as ee,O as m,Ot as h,P as g,Pt as te,R as _,Tt as v,U as y,V as ne,_t as b,a as x,at as S,b as C,bt as w,c as T,ct as E,d as D,et as O,ht as k,j as A,jt as j,kt as M,l as N,mt as P,o as F,ot as I,q as L,rt as R,s as z,st as B,u as V,ut as H,wt as U,x as W,xt as G,y as K,z as q}from"./shared-j1Swh5to.js";import{n as re,r as ie,t as J}from"./shared-D9uN3YcZ.js";var ae=`{
+import{$ as e,At as t,C as n,Ct as r,Dt as i,E as a,Et as o,Ft as s,G as c,It as l,K as u,M as d,Mt as f,N as p,Nt as ee,O as m,Ot as h,P as g,Pt as te,R as _,Tt as v,U as y,V as ne,_t as b,a as x,at as S,b as C,bt as w,c as T,ct as E,d as D,et as O,ht as k,j as A,jt as j,kt as M,l as N,mt as P,o as F,ot as I,q as L,rt as R,s as z,st as B,u as V,ut as H,wt as U,x as W,xt as G,y as K,z as q}from"./shared-CK_aQG22.js";import{n as re,r as ie,t as J}from"./shared-BCDoHe6M.js";var ae=`{
   "device_id": "rpi_001",
   "timestamp": "2025-01-29T11:35:00Z",
   "data": {
