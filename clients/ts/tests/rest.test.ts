@@ -1,8 +1,11 @@
 // The REST calls against a real server: typed answers, parts of lists, and errors that say what to do.
 import assert from 'node:assert/strict';
+import { createServer } from 'node:http';
+import type { AddressInfo } from 'node:net';
 import { after, before, describe, test } from 'node:test';
 import { ApiError } from '../src/index.ts';
 import { Buckets } from '../src/rest/buckets.ts';
+import { Caller } from '../src/rest/caller.ts';
 import { platform, until, type Platform } from './platform.ts';
 
 describe('REST', () => {
@@ -89,6 +92,18 @@ describe('REST', () => {
     buckets.add(part(3, 2, 1, 3));
     buckets.add(part(1, 6, 6, 6));
     assert.deepEqual(buckets.list(), part(4, 3, 1, 6));
+  });
+
+  test('an answer that is cut off is an error, and not an empty one', async (t) => {
+    const server = createServer((_, response) => {
+      response.writeHead(200, { 'content-type': 'application/json', 'content-length': 100 });
+      response.write('[1,');
+      setTimeout(() => response.destroy(), 50);
+    });
+    t.after(() => server.close());
+    await new Promise<void>((done) => void server.listen(0, '127.0.0.1', done));
+    const url = `http://127.0.0.1:${(server.address() as AddressInfo).port}/history/1`;
+    await assert.rejects(new Caller().json('GET', url), (cause: ApiError) => cause instanceof ApiError && cause.code === 'unreachable');
   });
 
   test('errors carry a code, and say where the service is that does not answer', async () => {
