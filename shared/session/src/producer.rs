@@ -283,7 +283,7 @@ impl<'s, T: Transport> Session<'s, T> {
         }
         let batch = std::mem::replace(&mut self.batch, IngestBatch::new(self.publisher));
         self.transport.count(batch.records(), batch.bytes() as u64);
-        self.standing.count(batch.records());
+        self.standing.count(batch.new_records());
         self.presence.seen(batch.new_records());
         Some(batch)
     }
