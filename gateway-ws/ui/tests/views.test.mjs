@@ -21,10 +21,14 @@ const SCREENS = [
   { name: 'phone-2x', viewport: PHONE, scale: 2, by: 'keyboard', themes: ['light'], axe: true },
 ];
 
-describe('views', { skip: missing.length > 0 && `set ${missing.join(', ')}` }, () => {
+describe('views', { concurrency: 2, skip: missing.length > 0 && `set ${missing.join(', ')}` }, () => {
   const pages = new Pages();
   before(() => pages.start());
-  after(() => pages.stop());
+  after(async () => {
+    await pages.stop();
+    // Nothing was thrown, and no rule of the CSP broken.
+    assert.deepEqual(pages.complaints, []);
+  });
 
   for (const [username, { tabs, dialogs }] of Object.entries(ROLES)) {
     for (const screen of SCREENS) {
@@ -50,8 +54,6 @@ describe('views', { skip: missing.length > 0 && `set ${missing.join(', ')}` }, (
       });
     }
   }
-
-  test('the views threw nothing and broke no rule of the CSP', () => assert.deepEqual(pages.complaints, []));
 });
 
 /** A walk through the views, all of it by the keyboard or all by the pointer. */
@@ -121,6 +123,9 @@ class Walk {
       await fits(page);
       await shoot(page, `view-${name}-${colorScheme}`);
     }
-    if (screen.axe) await accessible(page, name, screen.themes);
+    if (!screen.axe) return;
+    // Else a target that lies half under the bar is too small for it.
+    await page.evaluate(() => scrollTo(0, 0));
+    await accessible(page, name, screen.themes);
   }
 }
