@@ -376,7 +376,7 @@ describe('console', { skip: missing.length > 0 && `set ${missing.join(', ')}` },
     await page.getByRole('button', { name: 'Restore account' }).click();
     await seen(page.getByTestId('accounts').getByText('active'));
     await accessible(page, 'accounts');
-    await endsOne(t, page);
+    await endsOne(page, visitor, config);
     await page.getByRole('tab', { name: 'Devices' }).click();
     await page.getByLabel('Producer', { exact: true }).selectOption({ label: await optionOf(page, DEMO.producer) });
     await seen(page.getByTestId('devices').getByText('demo-device'));
@@ -425,12 +425,10 @@ async function logIn(page, username, password = DEMO.password) {
   await page.getByRole('button', { name: 'Log in', exact: true }).click();
 }
 
-/** An operator sees who is connected, and ends one connection, which comes back by itself. */
-async function endsOne(t, page) {
+/** An operator sees who is connected, and ends one connection. */
+async function endsOne(page, guestPage, config) {
   const guest = await account('consumer');
-  const socket = new WebSocket(`ws://localhost:${config.ws_port}${config.ws_path}?token=${guest.token}`);
-  t.after(() => socket.close());
-  const closed = new Promise((done) => socket.addEventListener('close', ({ code }) => done(code)));
+  const closed = guestPage.evaluate((url) => new Promise((done) => new WebSocket(url).addEventListener('close', ({ code }) => done(code))), `ws://localhost:${config.ws_port}${config.ws_path}?token=${guest.token}`);
   await page.getByRole('tab', { name: 'Clients' }).click();
   await seen(page.getByTestId('clients').getByText('demo-device'));
   await until('the rate of the device', async () => /\d\/s/.test(await page.getByTestId('clients').getByRole('row', { name: /demo-device/ }).textContent()));
