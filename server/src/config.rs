@@ -142,6 +142,7 @@ impl Config {
     pub(crate) fn read(reader: &mut Reader<'_>, roles: Option<Roles>) -> Self {
         let (settings, ports): (Settings, ServicePorts) = (reader.group(), reader.group());
         let (host, ingest) = (reader.group::<Listening>().host, reader.group::<ingest::Config>());
+        ingest.ids.check(reader);
         // Only for what is wrong with it: logs are set up for commands too, which read nothing else.
         let _: Logging = reader.group();
         Self {

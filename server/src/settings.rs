@@ -4,7 +4,7 @@ use motience_auth as auth;
 use motience_backend as backend;
 use motience_cluster::Most;
 use motience_gateway::certificate;
-use motience_http::{FrameRate, Limits as HttpLimits, Listening, Operations, Proxies, ServicePorts};
+use motience_http::{Announced, FrameRate, Limits as HttpLimits, Listening, Operations, Proxies, ServicePorts};
 use motience_limits::{permits, uploads};
 use motience_log::{self as log, Retention};
 use motience_relay::{
@@ -56,7 +56,7 @@ const SUBJECTS: [Subject; 15] = [
     },
     Subject {
         title: "Addresses and ports; 0 is any free port",
-        groups: &[Listening::SETTINGS, Proxies::SETTINGS, ServicePorts::SETTINGS, Operations::SETTINGS],
+        groups: &[Listening::SETTINGS, Proxies::SETTINGS, Announced::SETTINGS, ServicePorts::SETTINGS, Operations::SETTINGS],
     },
     Subject { title: "Server", groups: &[config::Settings::SETTINGS, certificate::Settings::SETTINGS] },
     Subject { title: "Rates of requests", groups: &[http::Rates::SETTINGS] },
@@ -76,7 +76,7 @@ const SUBJECTS: [Subject; 15] = [
         title: "Devices and consumers, by whatever transport",
         groups: &[motience_session::Limits::SETTINGS, reorder::Limits::SETTINGS, sampler::Limits::SETTINGS],
     },
-    Subject { title: "QUIC", groups: &[ingest::Config::SETTINGS] },
+    Subject { title: "QUIC", groups: &[ingest::Config::SETTINGS, ingest::Readable::SETTINGS] },
     Subject {
         title: "HTTP/3 and WebTransport, on the QUIC port",
         groups: &[http::http3::Config::SETTINGS, webtransport::Config::SETTINGS],

@@ -112,3 +112,21 @@ fn sum(path: &Path) -> io::Result<(u64, String)> {
     }
     Ok((bytes, hash.finish().as_ref().iter().map(|byte| format!("{byte:02x}")).collect()))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_backup_of_a_newer_program_is_refused_in_words() {
+        let folder = tempfile::tempdir().unwrap();
+        let refusal = |text: &str| {
+            fs::write(folder.path().join(FILE), text).unwrap();
+            Manifest::checked(folder.path()).err().unwrap().to_string()
+        };
+        // Something that this program does not know stands in place of the list.
+        let newer = refusal(r#"{"format": 99, "version": "9.9.9", "archives": []}"#);
+        assert!(newer.contains("form 99") && newer.contains("9.9.9") && newer.contains("upgrade"), "{newer}");
+        assert!(refusal("{}").contains("no list of files"));
+    }
+}

@@ -7,9 +7,9 @@ use std::{sync::Arc, time::Duration};
 
 use motience_http::{FrameRate, ListenAddress, Listening};
 use motience_settings::env::settings;
-use quinn::{IdleTimeout, TransportConfig, VarInt, crypto::rustls::QuicServerConfig};
+use quinn::{IdleTimeout, TransportConfig, VarInt, crypto};
 
-use super::Error;
+use super::{Error, quic_lb::Readable};
 
 settings! {
     /// Settings of the endpoint.
@@ -47,6 +47,8 @@ settings! {
         session: motience_session::Limits,
         /// Frames of motience/1 that carry nothing.
         frames: FrameRate,
+        /// Connection ids that a balancer can read.
+        ids: Readable,
     }
 }
 
@@ -63,9 +65,8 @@ impl Config {
         self.listening.host.at(self.port)
     }
 
-    pub(super) fn quinn(&self, tls: Arc<rustls::ServerConfig>) -> Result<quinn::ServerConfig, Error> {
-        let crypto = QuicServerConfig::try_from(tls).map_err(|e| Error::Tls(e.to_string()))?;
-        let mut server = quinn::ServerConfig::with_crypto(Arc::new(crypto));
+    pub(super) fn quinn(&self, crypto: Arc<dyn crypto::ServerConfig>) -> Result<quinn::ServerConfig, Error> {
+        let mut server = quinn::ServerConfig::with_crypto(crypto);
         server
             .max_incoming(MAX_INCOMING)
             .incoming_buffer_size(INCOMING_BUFFER)

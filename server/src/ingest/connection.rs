@@ -1,6 +1,6 @@
 //! One motience/1 connection: Hello, the check of who it is, and then the role it came for.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use bytes::BytesMut;
 use motience_cluster::Kind;
@@ -23,20 +23,34 @@ use super::{
     device::Device,
     frames::{Control, Frames},
     number,
+    tickets::{REMEMBERED, TicketId},
 };
+
+/// Longest wait for the register of tickets.
+const REGISTER_LIMIT: Duration = Duration::from_millis(500);
+
+/// The ticket of a client whose first flight has data, where nodes share tickets, and the end of the handshake.
+pub(super) type Handshake = (Option<TicketId>, ZeroRttAccepted);
 
 /// Serves the connection until it ends.
 ///
-/// `finished`: resolves with the handshake's end.
-pub(super) async fn serve(connection: Connection, finished: ZeroRttAccepted, mut permit: Permit, shared: Arc<Shared>) {
-    let reason = run(&connection, finished, &mut permit, &shared).await.err().unwrap_or(CloseReason::Done);
+/// `handshake`: the ticket of a client whose first flight has data, and the handshake's end.
+pub(super) async fn serve(connection: Connection, handshake: Handshake, mut permit: Permit, shared: Arc<Shared>) {
+    let reason = run(&connection, handshake, &mut permit, &shared).await.err().unwrap_or(CloseReason::Done);
     session::report_end(&reason, Transport::Quic, ClientAddress::of(connection.remote_address().ip()), &permit);
     if let Some(code) = reason.code() {
         connection.close(number(code), reason.to_string().as_bytes());
     }
 }
 
-async fn run(connection: &Connection, finished: ZeroRttAccepted, permit: &mut Permit, shared: &Arc<Shared>) -> Result<(), CloseReason> {
+async fn run(connection: &Connection, (ticket, finished): Handshake, permit: &mut Permit, shared: &Arc<Shared>) -> Result<(), CloseReason> {
+    let mut finished = Some(finished);
+    if let Some(ticket) = ticket
+        && !is_first_use(ticket, shared).await
+        && let Some(finished) = finished.take()
+    {
+        ended(finished, shared).await?;
+    }
     let (hello, control) = timeout(shared.config.hello_limit, read_hello(connection, shared.config.frames.each_second))
         .await
         .map_err(|_| CloseReason::NoHello)??;
@@ -59,12 +73,34 @@ async fn run(connection: &Connection, finished: ZeroRttAccepted, permit: &mut Pe
         Intent::Consume => {
             let serving = async {
                 // Nothing is given away before the peer has shown that it is there.
-                timeout(shared.config.hello_limit, finished).await.map_err(|_| CloseReason::gone("the handshake does not end"))?;
+                if let Some(finished) = finished {
+                    ended(finished, shared).await?;
+                }
                 consumer::serve(connection, control, &admitted.standing, hello.features, (shared, &leave)).await
             };
             session::while_authorized(&admitted.standing, serving).await
         }
     }
+}
+
+/// Waits for the end of the handshake, which only the client itself can bring about.
+async fn ended(finished: ZeroRttAccepted, shared: &Shared) -> Result<(), CloseReason> {
+    let finished = timeout(shared.config.hello_limit, finished).await;
+    finished.map(drop).map_err(|_| CloseReason::gone("the handshake does not end"))
+}
+
+/// Whether the data of a first flight may be acted on at once: its ticket was not used before, on any node. Where the register does not answer nobody
+/// knows, and the data waits for the end of the handshake.
+async fn is_first_use(ticket: TicketId, shared: &Shared) -> bool {
+    let name = format!("ticket:{}", ticket.name());
+    let asked = timeout(REGISTER_LIMIT, shared.backend.relay.log().take_once(&name, REMEMBERED)).await;
+    let outcome = match asked {
+        Ok(Ok(true)) => "first",
+        Ok(Ok(false)) => "again",
+        Ok(Err(_)) | Err(_) => "unknown",
+    };
+    metrics::counter!("motience_quic_early_data_total", "ticket" => outcome).increment(1);
+    outcome == "first"
 }
 
 /// `control_frames`: frames that carry nothing, for each second.

@@ -14,7 +14,10 @@ mod control;
 mod device;
 mod established;
 mod frames;
+mod quic_lb;
+mod resumption;
 mod sockets;
+mod tickets;
 
 use std::{
     io,
@@ -28,19 +31,25 @@ use motience_backend::Backend;
 use motience_cluster::Kind;
 use motience_http::{ClientAddress, ListenAddress};
 use motience_limits::permits::Permit;
+use motience_log::Log;
 use motience_proto::{
     model::Transport,
     wire::{ALPN, CloseCode},
 };
 use motience_runtime::lifecycle::Draining;
-use quinn::{Connecting, Connection, ConnectionError, Endpoint, Incoming, VarInt, ZeroRttAccepted};
+use quinn::{Connecting, Connection, ConnectionError, Endpoint, Incoming, VarInt, ZeroRttAccepted, crypto::rustls::QuicServerConfig};
 use tokio::time::timeout;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{Instrument, debug, info_span, warn};
 
 pub use config::Config;
+pub use quic_lb::Readable;
 
 use established::Established;
+use quic_lb::Scheme;
+use resumption::{SharedSessions, Shown};
+use sockets::{Ids, Steering};
+use tickets::TicketKeys;
 
 use crate::h3;
 
@@ -81,17 +90,23 @@ struct Shared {
 impl Ingest {
     /// Opens the UDP port. Connections are accepted once [`Ingest::run`] is called.
     pub fn bind(config: Config, tls: Arc<rustls::ServerConfig>, backend: Arc<Backend>, draining: Draining) -> Result<Self, Error> {
-        let server = config.quinn(tls)?;
+        let server = match backend.relay.log() {
+            Log::Redis(_) => {
+                let keys = TicketKeys::new(backend.auth.secret.clone());
+                config.quinn(Arc::new(SharedSessions::new(tls, keys, backend.clock.clone())?))?
+            }
+            Log::Embedded(_) => config.quinn(Arc::new(QuicServerConfig::try_from(tls).map_err(|e| Error::Tls(e.to_string()))?))?,
+        };
         let bind_error = |cause| Error::Bind { address: config.address(), cause };
         let mut endpoints = Vec::new();
-        let opened = config
-            .address()
-            .open(|address| sockets::open(address, config.sockets), |set| set.first().ok_or(io::ErrorKind::NotFound)?.local_addr());
+        let (steering, scheme) = (Steering::new(config.sockets), Arc::new(Scheme::new(&config.ids, &backend.node)));
+        let open = |address| sockets::open(address, steering, scheme.length());
+        let opened = config.address().open(open, |set| set.first().ok_or(io::ErrorKind::NotFound)?.local_addr());
         // Each address has sockets of its own, numbered from 0.
         for (number, socket) in opened.map_err(bind_error)?.into_iter().flat_map(|set| set.into_iter().enumerate()) {
-            let ids = sockets::Ids::new(number, &backend.node);
+            let ids = Ids::new(Arc::clone(&scheme), steering, number);
             let mut own = quinn::EndpointConfig::default();
-            own.cid_generator(move || Box::new(ids));
+            own.cid_generator(move || Box::new(ids.clone()));
             let endpoint = Endpoint::new(own, Some(server.clone()), socket, Arc::new(quinn::TokioRuntime)).map_err(bind_error)?;
             endpoints.push(endpoint);
         }
@@ -162,8 +177,8 @@ async fn handle(incoming: Incoming, mut permit: Permit, shared: Arc<Shared>) {
         Err(e) => return debug!(error = %e, "a connection could not be accepted"),
     };
     match timeout(shared.config.hello_limit, first_flight(connecting)).await {
-        Ok(Ok((connection, protocol, finished))) => match protocol.as_deref() {
-            Some(ALPN) => connection::serve(connection, finished, permit, shared).await,
+        Ok(Ok((connection, shown, finished))) => match shown.protocol.as_deref() {
+            Some(ALPN) => connection::serve(connection, (shown.early, finished), permit, shared).await,
             Some(h3::ALPN) if let Some(http) = shared.h3.get() => {
                 if permit.speaks_http3().is_err() {
                     return connection.close(h3::EXCESSIVE_LOAD, b"too many connections");
@@ -181,15 +196,15 @@ async fn handle(incoming: Incoming, mut permit: Permit, shared: Arc<Shared>) {
     }
 }
 
-/// The connection as soon as the client's first flight is read, what it wants to speak, and the end of the handshake.
+/// The connection as soon as the client's first flight is read, what the handshake has shown, and its end.
 ///
-/// The early data of a returning client is acted on at once: a ticket is good for one connection only (see `motience_certs::server`), so a
-/// first flight that someone sends again is not early data to us (RFC 8446, section 8.1).
-async fn first_flight(mut connecting: Connecting) -> Result<(Connection, Option<Vec<u8>>, ZeroRttAccepted), ConnectionError> {
-    let told = connecting.handshake_data().await?.downcast::<quinn::crypto::rustls::HandshakeData>().ok();
-    let protocol = told.and_then(|told| told.protocol);
+/// The early data of a returning client is acted on at once: a ticket is good for one connection only, so a first flight that someone sends again is
+/// not early data to us (RFC 8446, section 8.1). A node by itself sees to that (`motience_certs::server`); nodes that share tickets ask the register
+/// of the cluster (`connection.rs`).
+async fn first_flight(mut connecting: Connecting) -> Result<(Connection, Shown, ZeroRttAccepted), ConnectionError> {
+    let shown = Shown::of(connecting.handshake_data().await?);
     match connecting.into_0rtt() {
-        Ok((connection, finished)) => Ok((connection, protocol, finished)),
+        Ok((connection, finished)) => Ok((connection, shown, finished)),
         // A server always can (quinn's `Connecting::into_0rtt`).
         Err(_) => Err(ConnectionError::LocallyClosed),
     }

@@ -1,13 +1,15 @@
 //! The UDP sockets: one, or several on one port with an endpoint each, so that several cores share the load.
 //!
-//! The kernel has to give a connection's packets to one socket even after its address changed. So the server's connection
-//! ids name their socket in the first byte, and a classic BPF program on the SO_REUSEPORT group reads it (socket(7); RFC
-//! 9000, section 5.1). The id of a client's first packets, which is random, chooses a socket by the same byte. The next two
-//! bytes name the node, for a balancer in front of several.
+//! The kernel has to give a connection's packets to one socket even after its address changed (RFC 9000, section 5.1). An id may be encrypted for
+//! a balancer, so it cannot simply name its socket. Instead a hash of its last four bytes does, which lie in the nonce or in the ciphertext: the nonce
+//! is drawn anew until the hash is that of the socket, on average once for each socket, and a classic BPF program on the SO_REUSEPORT group (socket(7))
+//! computes the same hash. Its factor is drawn at the start of the process, so that an id shows its socket to nobody else. The id of a client's first
+//! packets, which is random, chooses a socket in the same way.
 
 use std::{
     io,
     net::{SocketAddr, UdpSocket},
+    sync::Arc,
     time::Duration,
 };
 
@@ -15,45 +17,82 @@ use quinn::{ConnectionId, ConnectionIdGenerator};
 use quinn_proto::InvalidCid;
 use socket2::{Domain, Protocol, Socket, Type};
 
-/// Bytes of a connection id: socket, node, and five at random.
-const LENGTH: usize = 8;
-/// Most sockets: what the first byte can tell apart.
+use super::quic_lb::Scheme;
+
+/// Most sockets; each makes drawing an id longer.
 const MAX_SOCKETS: usize = 256;
+/// Bytes that the hash is made of, at the end of an id.
+const HASHED: usize = 4;
+/// Bits of the product that the hash leaves out: the low ones depend on few bits of the id.
+const LOW_BITS: u32 = 16;
+/// Random bytes drawn at once.
+const DRAWN: usize = 128;
 /// Socket buffers asked of the system, in bytes; it may give less.
 const SOCKET_BUFFER: usize = 4 << 20;
 
-/// Makes the connection ids of one socket's endpoint.
+/// Which socket of a set a connection id belongs to.
 #[derive(Clone, Copy, Debug)]
+pub(super) struct Steering {
+    sockets: u32,
+    factor: u32,
+}
+
+impl Steering {
+    /// For so many sockets; 0: one for each core.
+    pub(super) fn new(count: usize) -> Self {
+        let count = match count {
+            0 => std::thread::available_parallelism().map_or(1, usize::from),
+            count => count,
+        };
+        let mut factor = [0; 4];
+        draw(&mut factor);
+        let sockets = u32::try_from(count.min(MAX_SOCKETS)).unwrap_or(1);
+        Self { sockets, factor: u32::from_be_bytes(factor) | 1 }
+    }
+
+    fn socket(self, id: &[u8]) -> u32 {
+        let hashed = id.last_chunk::<HASHED>().map_or(0, |last| u32::from_be_bytes(*last));
+        (hashed.wrapping_mul(self.factor) >> LOW_BITS) % self.sockets
+    }
+}
+
+fn draw(bytes: &mut [u8]) {
+    getrandom::fill(bytes).expect("the operating system gives random bytes once it has started");
+}
+
+/// Makes the connection ids of one socket's endpoint.
+#[derive(Clone)]
 pub(super) struct Ids {
-    socket: u8,
-    node: [u8; 2],
+    scheme: Arc<Scheme>,
+    steering: Steering,
+    socket: u32,
 }
 
 impl Ids {
-    pub(super) fn new(socket: usize, node: &str) -> Self {
-        // FNV-1a, folded: nodes of one platform only have to differ.
-        let hash = node.bytes().fold(0x811c_9dc5_u32, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193));
-        let [a, b, c, d] = hash.to_be_bytes();
-        Self { socket: socket.to_le_bytes()[0], node: [a ^ c, b ^ d] }
+    pub(super) fn new(scheme: Arc<Scheme>, steering: Steering, socket: usize) -> Self {
+        Self { scheme, steering, socket: u32::try_from(socket).unwrap_or(0) }
     }
 }
 
 impl ConnectionIdGenerator for Ids {
     fn generate_cid(&mut self) -> ConnectionId {
-        let mut id = [0; LENGTH];
-        id[0] = self.socket;
-        id[1..3].copy_from_slice(&self.node);
-        getrandom::fill(&mut id[3..]).expect("the operating system gives random bytes once it has started");
-        ConnectionId::new(&id)
+        let mut drawn = [0; DRAWN];
+        loop {
+            draw(&mut drawn);
+            let mut ids = drawn.chunks_exact(self.scheme.nonce_length()).map(|nonce| self.scheme.id(nonce));
+            if let Some(id) = ids.find(|id| self.steering.socket(id) == self.socket) {
+                return id;
+            }
+        }
     }
 
     fn validate(&self, id: &ConnectionId) -> Result<(), InvalidCid> {
-        let ours = id.len() == LENGTH && id[0] == self.socket && id[1..3] == self.node;
+        let ours = self.steering.socket(id) == self.socket && self.scheme.made(id);
         if ours { Ok(()) } else { Err(InvalidCid) }
     }
 
     fn cid_len(&self) -> usize {
-        LENGTH
+        self.scheme.length()
     }
 
     fn cid_lifetime(&self) -> Option<Duration> {
@@ -61,23 +100,18 @@ impl ConnectionIdGenerator for Ids {
     }
 }
 
-/// Opens `count` sockets; 0: one for each core.
-pub(super) fn open(address: SocketAddr, count: usize) -> io::Result<Vec<UdpSocket>> {
-    let count = match count {
-        0 => std::thread::available_parallelism().map_or(1, usize::from),
-        count => count,
-    };
-    let count = count.min(MAX_SOCKETS);
-    let mut sockets = Vec::with_capacity(count);
+/// Opens the sockets. Ids have `length` bytes.
+pub(super) fn open(address: SocketAddr, steering: Steering, length: usize) -> io::Result<Vec<UdpSocket>> {
+    let mut sockets = Vec::new();
     let mut address = address;
-    for _ in 0..count {
-        let socket = bind(address, count > 1)?;
+    for _ in 0..steering.sockets {
+        let socket = bind(address, steering.sockets > 1)?;
         // For a port 0 that was asked for.
         address = socket.local_addr()?;
         sockets.push(socket);
     }
     if let [first, _, ..] = &sockets[..] {
-        steer(first, u32::try_from(count).map_err(io::Error::other)?)?;
+        steer(first, steering, u32::try_from(length).map_err(io::Error::other)?)?;
     }
     Ok(sockets)
 }
@@ -101,22 +135,30 @@ fn bind(address: SocketAddr, shared: bool) -> io::Result<UdpSocket> {
     Ok(socket.into())
 }
 
-/// Has the kernel choose the socket by the connection id: its first byte stands behind the five bytes of a long header and
-/// the id's length, or behind the one byte of a short header (RFC 9000, section 17).
+/// Has the kernel choose the socket by the connection id. In a long header that stands behind five bytes and its length, in a short one, where only
+/// our own ids occur, behind one byte (RFC 9000, section 17).
 #[cfg(target_os = "linux")]
-fn steer(first: &UdpSocket, count: u32) -> io::Result<()> {
+fn steer(first: &UdpSocket, steering: Steering, length: u32) -> io::Result<()> {
     use nix::{
-        libc::{BPF_A, BPF_ABS, BPF_ALU, BPF_B, BPF_JMP, BPF_JSET, BPF_K, BPF_LD, BPF_MOD, BPF_RET, sock_filter, sock_fprog},
+        libc::{
+            BPF_A, BPF_ABS, BPF_ALU, BPF_B, BPF_IND, BPF_JMP, BPF_JSET, BPF_K, BPF_LD, BPF_MISC, BPF_MOD, BPF_MUL, BPF_RET, BPF_RSH,
+            BPF_TAX, BPF_W, sock_filter, sock_fprog,
+        },
         sys::socket::{setsockopt, sockopt::AttachReusePortCbpf},
     };
+    const HASHED_BYTES: u32 = HASHED as u32;
     let step = |code: u32, k: u32, jt: u8, jf: u8| sock_filter { code: code as u16, jt, jf, k };
     let mut program = [
         step(BPF_LD | BPF_B | BPF_ABS, 0, 0, 0),
-        step(BPF_JMP | BPF_JSET | BPF_K, 0x80, 0, 2),
-        step(BPF_LD | BPF_B | BPF_ABS, 6, 0, 0),
+        step(BPF_JMP | BPF_JSET | BPF_K, 0x80, 0, 4),
+        step(BPF_LD | BPF_B | BPF_ABS, 5, 0, 0),
+        step(BPF_MISC | BPF_TAX, 0, 0, 0),
+        step(BPF_LD | BPF_W | BPF_IND, 6 - HASHED_BYTES, 0, 0),
         step(BPF_JMP, 1, 0, 0),
-        step(BPF_LD | BPF_B | BPF_ABS, 1, 0, 0),
-        step(BPF_ALU | BPF_MOD | BPF_K, count, 0, 0),
+        step(BPF_LD | BPF_W | BPF_ABS, 1 + length - HASHED_BYTES, 0, 0),
+        step(BPF_ALU | BPF_MUL | BPF_K, steering.factor, 0, 0),
+        step(BPF_ALU | BPF_RSH | BPF_K, LOW_BITS, 0, 0),
+        step(BPF_ALU | BPF_MOD | BPF_K, steering.sockets, 0, 0),
         step(BPF_RET | BPF_A, 0, 0, 0),
     ];
     let program = sock_fprog { len: program.len() as u16, filter: program.as_mut_ptr() };
@@ -124,42 +166,62 @@ fn steer(first: &UdpSocket, count: u32) -> io::Result<()> {
 }
 
 #[cfg(not(target_os = "linux"))]
-fn steer(_first: &UdpSocket, _count: u32) -> io::Result<()> {
+fn steer(_first: &UdpSocket, _steering: Steering, _length: u32) -> io::Result<()> {
     Err(io::Error::new(io::ErrorKind::Unsupported, "only Linux steers packets between sockets: set QUIC_SOCKETS to 1"))
 }
 
 #[cfg(test)]
 mod tests {
+    use motience_settings::env::Env;
+
     use super::*;
+    use crate::ingest::quic_lb::Readable;
+
+    fn ids(pairs: &[(&str, &str)], count: usize) -> (Steering, Vec<Ids>) {
+        let settings = Readable::from_env(&Env::from_pairs(pairs.iter().copied())).unwrap();
+        let (scheme, steering) = (Arc::new(Scheme::new(&settings, "node")), Steering::new(count));
+        (steering, (0..count).map(|socket| Ids::new(Arc::clone(&scheme), steering, socket)).collect())
+    }
+
+    /// Without a server id, in plain text, in one pass and in four.
+    const SCHEMES: [&[(&str, &str)]; 4] = [
+        &[],
+        &[("QUIC_SERVER_ID", "2d6575a16fa08ea4")],
+        &[("QUIC_SERVER_ID", "2d6575a16fa08ea4"), ("QUIC_LB_KEY", "8f95f09245765f80256934e50c66207f")],
+        &[("QUIC_SERVER_ID", "0a"), ("QUIC_LB_NONCE_LENGTH", "4"), ("QUIC_LB_KEY", "8f95f09245765f80256934e50c66207f")],
+    ];
 
     #[test]
-    fn ids_name_their_socket_and_node() {
-        let mut ids = Ids::new(3, "node-a");
-        let (one, other) = (ids.generate_cid(), ids.generate_cid());
-        assert_ne!(one, other);
-        assert_eq!((one[0], &one[1..3]), (3, &other[1..3]));
-        assert!(ids.validate(&one).is_ok());
-        assert!(Ids::new(2, "node-a").validate(&one).is_err());
-        assert!(Ids::new(3, "node-b").validate(&one).is_err());
+    fn an_id_is_its_sockets_and_its_nodes_only() {
+        for settings in SCHEMES {
+            let (_, mut ids) = ids(settings, 3);
+            let (one, other) = (ids[2].generate_cid(), ids[2].generate_cid());
+            assert_ne!(one, other);
+            assert!(ids[2].validate(&one).is_ok() && ids[1].validate(&one).is_err());
+            assert_eq!(ids[2].cid_len(), one.len());
+        }
     }
 
     #[test]
     #[cfg(target_os = "linux")]
-    fn the_kernel_gives_packets_to_the_socket_that_their_id_names() {
-        let sockets = open(([127, 0, 0, 1], 0).into(), 3).unwrap();
-        let at = sockets[0].local_addr().unwrap();
-        for n in 0..30_u8 {
-            // Each from an address of its own, as after a migration.
-            let peer = UdpSocket::bind(("127.0.0.1", 0)).unwrap();
-            let short = [0x40, n % 3, 1, 2, 3, 4, 5, 6, 7, n];
-            let long = [0xc0, 0, 0, 0, 1, 8, n % 3, 1, 2, 3, 4, 5, 6, n];
-            for packet in [&short[..], &long[..]] {
-                peer.send_to(packet, at).unwrap();
-                let mut buffer = [0; 64];
-                let socket = &sockets[usize::from(n % 3)];
-                socket.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
-                let (length, from) = socket.recv_from(&mut buffer).unwrap();
-                assert_eq!((&buffer[..length], from), (packet, peer.local_addr().unwrap()));
+    fn the_kernel_gives_packets_to_the_socket_whose_id_they_have() {
+        for settings in SCHEMES {
+            let (steering, mut ids) = ids(settings, 3);
+            let sockets = open(([127, 0, 0, 1], 0).into(), steering, ids[0].cid_len()).unwrap();
+            let at = sockets[0].local_addr().unwrap();
+            for n in 0..30 {
+                let (ids, socket) = (&mut ids[n % 3], &sockets[n % 3]);
+                // Each from an address of its own, as after a migration.
+                let (peer, id) = (UdpSocket::bind(("127.0.0.1", 0)).unwrap(), ids.generate_cid());
+                let short = [&[0x40], &id[..], b"packet"].concat();
+                let long = [&[0xc0, 0, 0, 0, 1, u8::try_from(id.len()).unwrap()], &id[..], b"packet"].concat();
+                for packet in [&short[..], &long[..]] {
+                    peer.send_to(packet, at).unwrap();
+                    let mut buffer = [0; 64];
+                    socket.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+                    let (length, from) = socket.recv_from(&mut buffer).unwrap();
+                    assert_eq!((&buffer[..length], from), (packet, peer.local_addr().unwrap()));
+                }
             }
         }
     }

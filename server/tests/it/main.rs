@@ -5,6 +5,7 @@
 
 mod access_table;
 mod backup;
+mod balanced;
 mod cluster;
 mod connections;
 mod copies;
@@ -21,6 +22,7 @@ mod http;
 mod keys;
 mod lanes;
 mod memory;
+mod mixed;
 mod operations;
 mod operators;
 mod order;

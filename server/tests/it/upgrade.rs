@@ -35,12 +35,25 @@ use crate::{
 };
 
 /// The secret of all nodes here: a throw-away one, which signs nothing outside of these tests.
-const SECRET: (&str, &str) = ("JWT_SECRET", "a secret that is long enough for this test");
+pub(crate) const SECRET: (&str, &str) = ("JWT_SECRET", "a secret that is long enough for this test");
 /// Records of a fixture by each way.
 const RECORDS: u64 = 20;
 
+/// The programs of one version.
+pub(crate) struct Version {
+    pub(crate) server: PathBuf,
+    pub(crate) gateway: PathBuf,
+}
+
+impl Version {
+    /// That of the tree.
+    pub(crate) fn present() -> Self {
+        Self { server: server().to_owned(), gateway: gateway() }
+    }
+}
+
 /// A node that is started again on its ports.
-struct Member {
+pub(crate) struct Member {
     node: Option<Node>,
     program: PathBuf,
     arguments: &'static [&'static str],
@@ -63,12 +76,13 @@ impl Member {
         self.variables.iter().map(|(name, value)| (&name[..], &value[..])).collect()
     }
 
-    fn node(&self) -> &Node {
+    pub(crate) fn node(&self) -> &Node {
         self.node.as_ref().unwrap()
     }
 
-    /// As a supervisor does it: SIGTERM, the end, a start.
-    async fn restart(&mut self) {
+    /// As a supervisor does it: SIGTERM, the end, a start, with this program.
+    async fn restart(&mut self, program: PathBuf) {
+        self.program = program;
         let mut node = self.node.take().unwrap();
         node.signal("TERM");
         assert_eq!(node.ended().await, 0, "it ends in good order");
@@ -139,14 +153,33 @@ async fn send(at: Addresses, account: &Account, name: &str, stop: &AtomicBool) -
 
 #[tokio::test]
 async fn nodes_that_are_restarted_one_by_one_under_load_lose_and_double_nothing() {
+    roll(&Version::present(), &Version::present(), async |_: Rolling<'_>| {}).await;
+}
+
+/// The platform while its nodes are restarted.
+pub(crate) struct Rolling<'r> {
+    /// Two servers, then two gateways.
+    pub(crate) members: &'r [Member; 4],
+    /// The devices `d0` and `d1` of the two send all the time.
+    pub(crate) producers: &'r [Account; 2],
+    pub(crate) database_url: &'r str,
+}
+
+/// Starts two servers and two gateways of one version, restarts them under load one by one as nodes of another, and has `between` look each time. Records
+/// arrive, each once.
+pub(crate) async fn roll(old: &Version, new: &Version, between: impl AsyncFn(Rolling<'_>)) {
     let (redis, postgres) = (Redis::durable().await, Postgres::start().await);
     let (redis_url, database_url) = (redis.url(), postgres.url());
     // Certificates are shared, as behind one name.
     let certs = TempDir::new().unwrap();
-    let variables = [("REDIS_URL", &*redis_url), ("DATABASE_URL", &*database_url), ("CERTS_DIR", certs.path().to_str().unwrap()), SECRET];
-    let server = || Member::start(server().to_owned(), &["--roles", "ap,sm,dsm,ingest"], &variables);
+    let certs_dir = certs.path().to_str().unwrap();
+    let unlimited = [("RATE_LIMIT_REGISTER", "off"), ("RATE_LIMIT_LOGIN", "off")];
+    let places = [("REDIS_URL", &*redis_url), ("DATABASE_URL", &*database_url), ("CERTS_DIR", certs_dir), SECRET];
+    let variables = [&places[..], &unlimited].concat();
+    let server = || Member::start(old.server.clone(), &["--roles", "ap,sm,dsm,ingest"], &variables);
+    let gateway = || Member::start(old.gateway.clone(), &[], &variables);
     let first = server().await;
-    let (second, one, two) = tokio::join!(server(), Member::start(gateway(), &[], &variables), Member::start(gateway(), &[], &variables));
+    let (second, one, two) = tokio::join!(server(), gateway(), gateway());
     let mut members = [first, second, one, two];
     let at = members[0].node().at.clone();
     let ap = at.ap.as_deref().unwrap();
@@ -167,15 +200,18 @@ async fn nodes_that_are_restarted_one_by_one_under_load_lose_and_double_nothing(
     let stop = AtomicBool::default();
     let [first, second] = [0, 1].map(|member: usize| members[member].node().at.clone());
     let working = async {
-        for member in &mut members {
+        // After the second, nodes of both kinds are of both versions.
+        for member in [0, 2, 1, 3] {
             let before = received[0].lock().records.len();
-            member.restart().await;
+            let program = if member < 2 { &new.server } else { &new.gateway };
+            members[member].restart(program.clone()).await;
             // Records flow again before the next one.
             let deadline = Instant::now() + LIMIT;
             while received.iter().any(|received| received.lock().records.len() < before + 50) {
                 assert!(Instant::now() < deadline, "records arrive");
                 sleep(Duration::from_millis(10)).await;
             }
+            between(Rolling { members: &members, producers: &producers, database_url: &database_url }).await;
         }
         stop.store(true, Ordering::Relaxed);
     };

@@ -55,6 +55,13 @@ impl Value for Network {
     }
 }
 
+impl Network {
+    /// Whether this address is of it.
+    pub fn contains(&self, address: IpAddr) -> bool {
+        self.0.contains(&address.to_canonical())
+    }
+}
+
 impl Proxies {
     /// Whether any proxy is trusted.
     pub fn is_empty(&self) -> bool {
@@ -63,8 +70,7 @@ impl Proxies {
 
     /// Whether the peer at this address speaks for others.
     pub fn trusts(&self, address: IpAddr) -> bool {
-        let address = address.to_canonical();
-        self.networks.iter().any(|network| network.0.contains(&address))
+        self.networks.iter().any(|network| network.contains(address))
     }
 
     /// The right-most address that no trusted proxy has: everything left of it may be made up by the client.

@@ -44,7 +44,7 @@ struct Open {
 /// The right to hold one connection; given back when dropped.
 pub(super) struct Permit {
     open: Arc<Mutex<Open>>,
-    /// `None` for a trusted peer.
+    /// `None` for a trusted peer, and for one who is not known yet.
     address: Option<ClientAddress>,
     _descriptor: Option<Descriptor>,
 }
@@ -58,6 +58,8 @@ pub(super) enum Refused {
     Address,
     /// The process has no file descriptor left but those for its operator.
     Descriptors,
+    /// A balancer has not said, as it should, whom it speaks for.
+    Unannounced,
 }
 
 impl Limiter {
@@ -72,22 +74,36 @@ impl Limiter {
 
     /// A permit for a connection from this peer.
     pub(super) fn enter(&self, peer: IpAddr) -> Result<Permit, Refused> {
+        let mut permit = self.enter_unnamed()?;
+        self.name(&mut permit, peer)?;
+        Ok(permit)
+    }
+
+    /// A permit for a connection whose client is not known yet.
+    pub(super) fn enter_unnamed(&self) -> Result<Permit, Refused> {
         let descriptor = if self.kept { None } else { Some(descriptors::take().ok_or(Refused::Descriptors)?) };
-        let address = (!self.trusted.trusts(peer)).then(|| ClientAddress::of(peer));
         let mut open = self.open.lock();
         if open.all >= self.most {
             return Err(Refused::Full);
         }
-        if let Some(address) = address {
-            let each = open.each.entry(address).or_default();
-            if *each >= self.most_each {
-                return Err(Refused::Address);
-            }
-            *each += 1;
-        }
         open.all += 1;
         metrics::gauge!("motience_connections").increment(1);
-        Ok(Permit { open: Arc::clone(&self.open), address, _descriptor: descriptor })
+        Ok(Permit { open: Arc::clone(&self.open), address: None, _descriptor: descriptor })
+    }
+
+    /// Counts a connection as this client's.
+    pub(super) fn name(&self, permit: &mut Permit, client: IpAddr) -> Result<(), Refused> {
+        if self.trusted.trusts(client) {
+            return Ok(());
+        }
+        let (address, mut open) = (ClientAddress::of(client), self.open.lock());
+        let each = open.each.entry(address).or_default();
+        if *each >= self.most_each {
+            return Err(Refused::Address);
+        }
+        *each += 1;
+        permit.address = Some(address);
+        Ok(())
     }
 
     /// Tells the client why, where it speaks HTTP without TLS, and closes.
@@ -122,6 +138,7 @@ impl Refused {
             Self::Full => "full",
             Self::Address => "address",
             Self::Descriptors => "descriptors",
+            Self::Unannounced => "proxy_header",
         };
         metrics::counter!("motience_connections_refused_total", "reason" => reason).increment(1);
     }
@@ -129,7 +146,7 @@ impl Refused {
     async fn tell(self, mut stream: TcpStream) -> std::io::Result<()> {
         let error = ApiError::from(match self {
             Self::Address => permits::Refusal::Address,
-            Self::Full | Self::Descriptors => permits::Refusal::Node,
+            Self::Full | Self::Descriptors | Self::Unannounced => permits::Refusal::Node,
         });
         let (head, body) = error.into_response().into_parts();
         let body = to_bytes(body, 4096).await.map_err(std::io::Error::other)?;

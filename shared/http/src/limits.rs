@@ -5,7 +5,7 @@ use std::time::Duration;
 use motience_runtime::lifecycle::Drain;
 use motience_settings::env::settings;
 
-use super::Proxies;
+use super::{Proxies, proxied::Announced};
 
 /// Unless a setting says otherwise one address has this part of a listener's connections: a tester's host is not stopped, and nobody takes
 /// all.
@@ -43,6 +43,8 @@ settings! {
         frames: FrameRate,
         /// Proxies that say where a request comes from, and that the limit of an address does not hold for.
         trusted: Proxies,
+        /// Balancers that say who a TCP connection comes from.
+        announced: Announced,
         /// Time for requests in progress when the node drains.
         drain: Drain,
     }

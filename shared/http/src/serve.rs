@@ -2,7 +2,7 @@
 //! nothing) has a limit here.
 //!
 //! ```text
-//! accept -> permit -> TLS -> Guarded (socket) -> hyper -> request with its connection's extensions -> router -> Paced (body)
+//! accept -> permit -> (PROXY header) -> TLS -> Guarded (socket) -> hyper -> request with its connection's extensions -> router -> Paced (body)
 //! ```
 //!
 //! A listener has one router and one set of options. A connection adds what is its own to each request, so that one which says
@@ -39,6 +39,7 @@ use super::{
     guarded::Guarded,
     limiter::{Limiter, Permit, Refused},
     paced::Paced,
+    proxied,
     ration::count_ended,
     stalls::{Overdue, Stalls, Waits},
 };
@@ -86,7 +87,7 @@ pub async fn serve(listener: impl Into<Listener>, router: Router, limits: Limits
     let limiter = Limiter::new(limits.connections, limits.connections_of_an_address(), limits.trusted.clone()).keeping(kept);
     let connections = TaskTracker::new();
     let cut = shutdown.hard().child_token();
-    let service = Arc::new(Service { router, builder: builder(&limits), limits, tls, shutdown, cut });
+    let service = Arc::new(Service { router, builder: builder(&limits), limits, limiter, tls, kept, shutdown, cut });
     let mut accepting = Accepting { listener, reserve: reserve(), warned: Sampler::new(WARN_EVERY) };
     loop {
         let accepted = tokio::select! {
@@ -95,12 +96,10 @@ pub async fn serve(listener: impl Into<Listener>, router: Router, limits: Limits
             accepted = accepting.next() => accepted,
         };
         let Some((stream, peer)) = accepted else { continue };
-        match limiter.enter(peer.ip()) {
+        let limiter = &service.limiter;
+        match if service.is_announced(peer) { limiter.enter_unnamed() } else { limiter.enter(peer.ip()) } {
             Ok(permit) => drop(connections.spawn(Arc::clone(&service).take(stream, peer, permit))),
-            Err(why) => {
-                debug!(%peer, ?why, "a connection is refused");
-                limiter.refuse(stream, why, service.tls.is_some());
-            }
+            Err(why) => service.refuse(stream, peer, why),
         }
     }
     // New connections are refused by the system from here on.
@@ -171,19 +170,37 @@ struct Service {
     router: Router,
     builder: auto::Builder<TokioExecutor>,
     limits: Limits,
+    limiter: Limiter,
     tls: Option<TlsAcceptor>,
+    /// Whether it is the operator's port.
+    kept: bool,
     shutdown: Shutdown,
     /// Ends what the drain leaves.
     cut: CancellationToken,
 }
 
 impl Service {
-    async fn take(self: Arc<Self>, stream: TcpStream, peer: SocketAddr, permit: Permit) {
+    /// Whether a connection from there begins with a header of the PROXY protocol.
+    fn is_announced(&self, peer: SocketAddr) -> bool {
+        !self.kept && self.limits.announced.expects_header(peer)
+    }
+
+    fn refuse(&self, stream: TcpStream, peer: SocketAddr, why: Refused) {
+        debug!(%peer, ?why, "a connection is refused");
+        self.limiter.refuse(stream, why, self.tls.is_some());
+    }
+
+    async fn take(self: Arc<Self>, mut stream: TcpStream, mut peer: SocketAddr, mut permit: Permit) {
         // Small messages must not wait for more; a socket that refuses the option is slower, not wrong.
         let _ = stream.set_nodelay(true);
         let begun = Instant::now();
+        if self.is_announced(peer) {
+            let Some(named) = Box::pin(self.announced(stream, peer, permit)).await else { return };
+            (stream, peer, permit) = named;
+        }
         // Nothing is made for a client that says nothing, and what is made is boxed, so that it costs nothing before.
-        let spoken = self.shutdown.soft().run_until_cancelled(timeout(self.limits.header, stream.readable())).await;
+        let left = self.limits.header.saturating_sub(begun.elapsed());
+        let spoken = self.shutdown.soft().run_until_cancelled(timeout(left, stream.readable())).await;
         match spoken {
             Some(Ok(Ok(()))) => {}
             Some(Err(_)) => return count_ended(Overdue::Silent.name()),
@@ -199,6 +216,25 @@ impl Service {
                 self.cut.run_until_cancelled(Box::pin(self.connection(stream, (peer, shown), permit, self.limits.header))).await
             }
         };
+    }
+
+    /// Reads the header of a balancer's connection, which counts as the client's from then on. The drain ends it at once.
+    async fn announced(&self, mut stream: TcpStream, peer: SocketAddr, mut permit: Permit) -> Option<(TcpStream, SocketAddr, Permit)> {
+        let header = timeout(self.limits.header, proxied::read(&mut stream));
+        let header = self.shutdown.soft().run_until_cancelled(header).await?;
+        match header {
+            Ok(Ok(None)) => return Some((stream, peer, permit)),
+            Ok(Ok(Some(client))) => match self.limiter.name(&mut permit, client.ip()) {
+                Ok(()) => return Some((stream, client, permit)),
+                Err(why) => self.refuse(stream, client, why),
+            },
+            Ok(Err(error)) => {
+                debug!(%peer, %error, "a connection of a balancer is closed");
+                Refused::Unannounced.count();
+            }
+            Err(_) => count_ended(Overdue::Silent.name()),
+        }
+        None
     }
 
     /// Nobody has asked for anything yet: the drain ends it at once.

@@ -1,5 +1,7 @@
 //! Clients that dawdle, and the way down, over real sockets.
 
+mod proxied;
+
 use std::{
     future::pending,
     sync::atomic::{AtomicUsize, Ordering},
@@ -31,6 +33,7 @@ async fn start(limits: Limits) -> Service {
     let shutdown = Shutdown::new();
     let router = Router::new()
         .route("/", get(async || "hello"))
+        .route("/peer", get(async |ConnectInfo(peer): ConnectInfo<SocketAddr>| peer.to_string()))
         .route("/stuck", get(pending::<()>))
         .route("/large", get(async || Body::from(Bytes::from_owner(Large::new()))))
         .route("/upgrade", get(upgrade));
