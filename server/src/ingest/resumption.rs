@@ -255,7 +255,7 @@ mod tests {
     #[test]
     fn a_ticket_is_found_and_replaced_in_its_message() {
         let body = [&[0, 1, 81, 128, 1, 2, 3, 4][..], &[2, 9, 9], &[0, 3], b"abc", &[0, 0]].concat();
-        let message = [&[4, 0, 0, body.len() as u8][..], &body].concat();
+        let message = [&[4, 0, 0, u8::try_from(body.len()).unwrap()][..], &body].concat();
         let stream = [&message[..], b"\x14\0\0\x01x"].concat();
         let (first, behind) = super::message(&stream).unwrap();
         assert_eq!((first, behind), (&message[..], &b"\x14\0\0\x01x"[..]));
