@@ -93,12 +93,12 @@ async fn is_ended(server: &Member, gateway: &Member, producers: &[Account; 2]) {
     }
     let at = format!("{}?token={}", gateway.node().at.wss2.as_deref().unwrap(), login.account.token);
     let (mut socket, _) = timeout(LIMIT, connect_async(at)).await.unwrap().unwrap();
-    let mut missing: Vec<i64> = producers.iter().map(|producer| producer.id).collect();
+    let mut missing: Vec<String> = producers.iter().map(|producer| producer.id.to_string()).collect();
     while !missing.is_empty() {
         let message = timeout(LIMIT, socket.next()).await.expect("records come").unwrap().unwrap();
         let Message::Text(text) = message else { continue };
         let record: Value = serde_json::from_str(&text).unwrap();
-        missing.retain(|id| record["producer_id"] != id.to_string());
+        missing.retain(|id| record["producer_id"] != id[..]);
     }
     logout(node, &login).await;
     let ended = async { while socket.next().await.is_some_and(|message| message.is_ok_and(|message| !message.is_close())) {} };
