@@ -79,6 +79,15 @@ def test_a_release_has_one_version_a_tag_and_a_section_of_the_changelog(tmp_path
     assert subprocess.run([sys.executable, "-c", asking], check=True, capture_output=True, text=True).stdout == f"motience-{version}\n"
 
 
+def test_every_crate_and_the_client_say_what_they_are():
+    described = subprocess.run(["cargo", "metadata", "--no-deps", "--locked", "--format-version", "1"], cwd=ROOT, check=True, capture_output=True)
+    for crate in json.loads(described.stdout)["packages"]:
+        fields = ("description", "license", "authors", "readme", "keywords", "categories", "rust_version")
+        assert not [field for field in fields if not crate[field]], crate["name"]
+    client = json.loads((ROOT / "clients/ts/package.json").read_text())
+    assert all(client.get(field) for field in ("description", "license", "author", "keywords", "engines", "exports", "types", "files"))
+
+
 def test_lintian_finds_nothing_else(made):
     # The smallest: all three are made in the same way.
     package = only(made, "motience-agent_*.deb")
