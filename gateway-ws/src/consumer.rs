@@ -20,12 +20,13 @@ use motience_auth::Standing;
 use motience_cluster::Kind;
 use motience_http::{ApiError, Client};
 use motience_limits::{permits::Permit, rate::Bucket, uploads::Owner};
-use motience_proto::model::{Cursor, Order, ProducerId, Role, record};
+use motience_proto::model::{Cursor, Order, ProducerId, Role, Transport, record};
 use motience_relay::pipeline::{
     DeliveredRecord, Event, Item, Options, Pipeline, Reader, Request as Wishes, Start, json,
     position::{self, WrittenPosition},
 };
-use motience_session::{CloseReason, error_reply, pong, ration, while_authorized};
+use motience_runtime::traces;
+use motience_session::{CloseReason, count_end, error_reply, pong, ration, while_authorized};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use tokio::time::{Instant, MissedTickBehavior, interval_at};
@@ -52,7 +53,8 @@ pub(crate) async fn upgrade(State(shared): State<Arc<Shared>>, Client(client): C
     let start = Start { each: positions.unwrap_or_default(), ..Start::default() };
     let reader = Reader::Subscriptions(grant.user.consumer());
     let pipeline = shared.backend.relay.pipeline(reader, &start, options, Arc::clone(&standing)).await?;
-    let span = info_span!("wss2", user = %grant.user, %client);
+    let opened = traces::Connection::begin("wss2");
+    let span = info_span!("wss2", user = %grant.user, %client, connection = opened.number, trace = opened.trace());
     let alive = shared.shutdown.guard();
     let (serving, upload) = (Arc::clone(&shared), shared.upload(Owner::Account(grant.user)));
     Ok(upgrade.accept(&shared, upload, move |socket| {
@@ -70,7 +72,7 @@ pub(crate) async fn upgrade(State(shared): State<Arc<Shared>>, Client(client): C
                 scratch: BytesMut::new(),
             };
             serve(socket, session, permit).await;
-            drop(alive);
+            drop((alive, opened));
         }
         .instrument(span)
     }))
@@ -109,6 +111,7 @@ async fn serve(socket: WebSocket, mut session: Session<'_>, _permit: Permit) {
     let mut socket = Socket::new(socket, &shared.config);
     let Err(reason) = while_authorized(session.standing, session.run(&mut socket)).await;
     session.pipeline.finish().await;
+    count_end(&reason, Transport::WebSocket);
     debug!(%reason, "consumer leaves");
     socket.close(&reason).await;
 }

@@ -15,14 +15,15 @@ use motience_certs::Source;
 use motience_gateway::{Addresses, Config, bind, certificate};
 use motience_http::{
     Detail, ListenAddress, Listener, Operations, check_plaintext, drain, healthcheck, operations as operations_router, operations_listener,
-    serve, while_starting,
+    reload, serve, while_starting,
 };
+use motience_otlp::Exporter;
 use motience_runtime::{
     causes,
     clock::Clock,
     descriptors,
     lifecycle::{EX_CONFIG, Shutdown, notify_ready},
-    telemetry::{self, Logging},
+    telemetry::{self, Logging, Traces},
 };
 use motience_settings::{
     env::{self, Env, Reader},
@@ -101,6 +102,7 @@ struct Settings {
     backend: backend::Config,
     source: Source,
     operations: ListenAddress,
+    traces: Traces,
 }
 
 impl Settings {
@@ -111,6 +113,7 @@ impl Settings {
             backend: backend::Config::read(reader),
             source: certificate::source(reader),
             operations: Operations::address(reader, OPERATIONS_PORT),
+            traces: reader.group(),
         };
         let Self { gateway, backend, source, .. } = &settings;
         // Only for what is wrong with it: logs are set up for commands too, which read nothing else.
@@ -161,9 +164,11 @@ async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     if cli.check_config {
         return Ok(check(&env, cli.offline).await);
     }
-    let Settings { gateway, backend, source, operations } = env.read(Settings::read)?;
+    let Settings { gateway, backend, source, operations, traces } = env.read(Settings::read)?;
     telemetry::init(&env, "info")?;
+    telemetry::tell_build(&[]);
     env.misspelt().iter().for_each(|misspelt| warn!("{misspelt}"));
+    let traces = Exporter::start(&traces, "motience-gateway", &backend.node)?;
     descriptors::prepare(backend.permits.websocket + 2 * gateway.limits.connections);
     let shutdown = Shutdown::with(gateway.limits.drain);
     shutdown.spawn_signals();
@@ -181,12 +186,19 @@ async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     let backend = backend?;
     backend.reports.nodes.set_roles(["wss"]);
     identity.iter().try_for_each(|identity| backend.ask_for_certificates(identity))?;
-    let scheme = gateway.scheme();
+    let (scheme, origins) = (gateway.scheme(), gateway.origins.clone());
+    let apply = move |settings: &Settings, changed: &[&'static str]| {
+        origins.set(&settings.gateway.origins);
+        changed.iter().copied().filter(|name| *name == "WSS_ORIGINS").collect()
+    };
+    shutdown.spawn("settings", reload(env, shutdown.clone(), Settings::read, apply));
     let gateway = bind(gateway, identity.as_ref(), None, backend.clone(), shutdown.clone()).await?;
     let listening = Listening { scheme, at: gateway.addresses(), operations: operations.local(&sockets), ca: ca.flatten() };
     listening.log();
-    let router =
-        operations_listener(operations_router("motience-gateway", backend.clone(), Detail::Full, &shutdown).merge(gateway.statistics()));
+    let router = operations_listener(
+        operations_router("motience-gateway", backend.clone(), Detail::Full, &shutdown).merge(gateway.statistics()),
+        &backend,
+    );
     for socket in sockets {
         shutdown.spawn("http", serve(Listener::kept(socket), router.clone(), limits.clone(), shutdown.clone()));
     }
@@ -206,6 +218,9 @@ async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     }
     if tokio::time::timeout(Duration::from_secs(1), backend.close()).await.is_err() {
         warn!("the backend did not close in time");
+    }
+    if let Some(traces) = traces {
+        traces.finish().await;
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -9,6 +9,7 @@ use motience_cluster::Kind;
 use motience_http::{ApiError, Client};
 use motience_limits::{permits::Permit, uploads::Owner};
 use motience_proto::model::{Role, Transport, envelope::MAX_ENVELOPE};
+use motience_runtime::traces;
 use motience_session::{self as session, CloseReason, MessagePublisher, MessageSession, MessageTransport};
 use tokio_tungstenite::tungstenite::Message;
 use tracing::{Instrument, debug, info_span};
@@ -26,7 +27,8 @@ pub(crate) async fn upgrade(State(shared): State<Arc<Shared>>, Client(client): C
     let record = shared.backend.relay.limits().record;
     let Admitted { upgrade, grant, permit, .. } = request.admit(Role::Producer, record + MAX_ENVELOPE, &shared).await?;
     let publisher = MessagePublisher::open(&shared.backend, grant.log_key(), Transport::WebSocket).await?;
-    let span = info_span!("wss1", user = %grant.user, %client);
+    let opened = traces::Connection::begin("wss1");
+    let span = info_span!("wss1", user = %grant.user, %client, connection = opened.number, trace = opened.trace());
     let alive = shared.shutdown.guard();
     let serving = Arc::clone(&shared);
     let upload = shared.upload(Owner::Account(grant.user));
@@ -34,7 +36,7 @@ pub(crate) async fn upgrade(State(shared): State<Arc<Shared>>, Client(client): C
     Ok(upgrade.accept(&shared, upload, move |socket| {
         async move {
             serve(socket, publisher, &standing, permit, &serving).await;
-            drop(alive);
+            drop((alive, opened));
         }
         .instrument(span)
     }))
@@ -46,6 +48,7 @@ async fn serve(socket: WebSocket, publisher: MessagePublisher, standing: &Standi
     let leave = shared.shutdown.draining().enter();
     let session = MessageSession::new(publisher, standing).run(&mut producer, leave.asked(), shared.config.session.drain);
     let reason = session::while_authorized(standing, session).await.err().unwrap_or(CloseReason::Done);
+    session::count_end(&reason, Transport::WebSocket);
     debug!(%reason, "producer leaves");
     producer.socket.close(&reason).await;
 }

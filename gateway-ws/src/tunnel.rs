@@ -19,10 +19,11 @@ use motience_proto::{
     model::Transport,
     wire::{Frame, Intent, Limits, features},
 };
+use motience_runtime::traces;
 use motience_session::{self as session, CloseReason, Host, Received, Transport as _, Wanted};
 use tokio::time::timeout;
 use tokio_tungstenite::tungstenite::Message;
-use tracing::{Instrument, info_span};
+use tracing::{Instrument, field::Empty, info_span};
 
 use crate::{
     Shared,
@@ -56,13 +57,15 @@ pub(crate) async fn upgrade(
     let alive = shared.shutdown.guard();
     let serving = Arc::clone(&shared);
     let upload = shared.upload(Owner::Address(client));
+    let opened = traces::Connection::begin("tunnel");
+    let span = info_span!("tunnel", %client, connection = opened.number, trace = opened.trace(), user = Empty);
     Ok(upgrade.accept(&shared, upload, move |socket| {
         async move {
             let certificate = certificate.as_ref().map(|Extension(PeerCertificate(der))| der.as_ref());
             serve(socket, certificate, permit, client, &serving).await;
-            drop(alive);
+            drop((alive, opened));
         }
-        .instrument(info_span!("tunnel", %client))
+        .instrument(span)
     }))
 }
 

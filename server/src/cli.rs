@@ -7,8 +7,10 @@ use motience_proto::model::{Role, Status};
 
 use crate::config::Roles;
 
-static VERSION: LazyLock<String> =
-    LazyLock::new(|| motience_settings::version(&[("demo", cfg!(feature = "demo")), ("mutation", cfg!(feature = "mutation"))]));
+/// Features of the program, and whether it was built with them.
+pub(crate) const FEATURES: [(&str, bool); 2] = [("demo", cfg!(feature = "demo")), ("mutation", cfg!(feature = "mutation"))];
+
+static VERSION: LazyLock<String> = LazyLock::new(|| motience_settings::version(&FEATURES));
 
 /// The Motience server. Settings come from the environment and from `.env`; `motience-server settings` lists them with their defaults.
 #[derive(Debug, Parser)]

@@ -6,7 +6,7 @@ use motience_backend::{self as backend, Kind};
 use motience_certs::Source;
 use motience_gateway::certificate;
 use motience_http::{ListenAddress, Listening, Operations, ServicePorts, check_plaintext};
-use motience_runtime::telemetry::Logging;
+use motience_runtime::telemetry::{Logging, Traces};
 use motience_settings::env::{self, Env, Reader, Value, settings};
 
 use crate::{
@@ -123,6 +123,8 @@ pub struct Config {
     pub certificate: Source,
     /// Whether records are also written to `data_history`.
     pub persist: bool,
+    /// The collector of traces.
+    pub traces: Traces,
 }
 
 impl Config {
@@ -161,6 +163,7 @@ impl Config {
             gateway: reader.group(),
             certificate: certificate::source(reader),
             persist: settings.persist,
+            traces: reader.group(),
         }
     }
 

@@ -13,7 +13,7 @@ use motience_h3::{Answer, Connect, Error, Handler};
 use motience_http::{self as http, ApiError, Limits, PageRoom};
 use motience_limits::uploads;
 use motience_runtime::clock::Clock;
-use quinn::{Connection, ZeroRttAccepted};
+use quinn::Connection;
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt as _;
 
@@ -34,7 +34,7 @@ pub(crate) struct Shared {
 /// Serves a connection until it ends. `finished` resolves with the handshake's end, which must come within `handshake`.
 pub(crate) async fn serve(
     connection: Connection,
-    finished: ZeroRttAccepted,
+    finished: impl Future<Output = bool> + Send,
     handshake: Duration,
     draining: CancellationToken,
     shared: Arc<Shared>,

@@ -29,7 +29,8 @@ use std::{io, path::Path, process::ExitCode};
 use anyhow::Context as _;
 use motience_backend::Kind;
 use motience_gateway::certificate;
-use motience_http::{drain, healthcheck};
+use motience_http::{drain, healthcheck, reload};
+use motience_otlp::Exporter;
 use motience_runtime::{
     causes,
     clock::Clock,
@@ -135,23 +136,32 @@ async fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
     }
     let config = Config::from_env(&env, node.roles)?;
     telemetry::init(&env, "info")?;
+    telemetry::tell_build(&cli::FEATURES);
     env.misspelt().iter().for_each(|misspelt| warn!("{misspelt}"));
+    let traces = Exporter::start(&config.traces, "motience-server", &config.backend.node)?;
     descriptors::prepare(config.most_connections());
     let shutdown = Shutdown::with(config.http.limits.drain);
     shutdown.spawn_signals();
-    let stopped = shutdown.soft().clone();
+    let (stopped, running) = (shutdown.soft().clone(), shutdown.clone());
     // A check may wait minutes for its database, and is not waited for then.
     let Some(server) = stopped.run_until_cancelled(Server::bind(config, Clock::system(), shutdown)).await else {
         return Ok(ExitCode::SUCCESS);
     };
     let server = server?;
     server.addresses().log();
+    let (live, roles) = (server.live(), node.roles);
+    let reloading =
+        reload(env, running.clone(), move |reader| Config::checked(reader, roles), move |config, changed| live.apply(config, changed));
+    running.spawn("settings", reloading);
     if let Some(file) = &node.ready_file {
         write_ready(file, server.addresses())?;
     }
     notify_ready();
     info!("ready");
     server.run().await;
+    if let Some(traces) = traces {
+        traces.finish().await;
+    }
     Ok(ExitCode::SUCCESS)
 }
 

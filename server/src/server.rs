@@ -16,9 +16,10 @@ use motience_gateway::{
     Gateway, WebTransport, cert_hash, certificate,
     pages::{self, BaseUrlMode, EndpointDirectory},
 };
-use motience_http::{self as shared_http, Detail, Limits, ListenAddress, Listener};
+use motience_http::{self as shared_http, Detail, Limits, ListenAddress, Listener, Origins};
 use motience_proto::wire::ALPN;
 use motience_runtime::{clock::Clock, lifecycle::Shutdown};
+use motience_settings::env::Group as _;
 use serde::Serialize;
 use tokio::net::TcpListener;
 use tower_http::set_header::SetResponseHeaderLayer;
@@ -27,7 +28,8 @@ use tracing::{info, warn};
 use crate::{
     accounts,
     config::{Config, Roles},
-    data, h3, http,
+    data, h3,
+    http::{self, Rates},
     ingest::{self, Ingest},
     subscriptions, webtransport,
 };
@@ -131,6 +133,28 @@ pub struct Server {
     addresses: Addresses,
     shutdown: Shutdown,
     persist: bool,
+    live: Live,
+}
+
+/// The settings that may change while the node runs.
+#[derive(Clone)]
+pub(crate) struct Live {
+    services: Arc<http::Services>,
+    /// Origins of WebSocket and of WebTransport.
+    origins: [(&'static str, Origins); 2],
+}
+
+impl Live {
+    /// Puts them in force. Returns those of the `changed` settings that are.
+    pub(crate) fn apply(&self, config: &Config, changed: &[&'static str]) -> Vec<&'static str> {
+        let mut live: Vec<&str> = Rates::SETTINGS.iter().map(|setting| setting.name).collect();
+        live.extend(self.services.set(&config.http).then_some("CORS_ORIGINS"));
+        for ((name, origins), newer) in self.origins.iter().zip([&config.gateway.origins, &config.webtransport.origins]) {
+            origins.set(newer);
+            live.push(name);
+        }
+        changed.iter().copied().filter(|name| live.contains(name)).collect()
+    }
 }
 
 impl Server {
@@ -144,6 +168,8 @@ impl Server {
         backend.reports.nodes.set_roles(config.roles.names());
         identity.iter().try_for_each(|identity| backend.ask_for_certificates(identity))?;
         let services = http::Services::new(Arc::clone(&backend), config.http.clone(), shutdown.clone());
+        let origins = [("WSS_ORIGINS", config.gateway.origins.clone()), ("WT_ORIGINS", config.webtransport.origins.clone())];
+        let live = Live { services: Arc::clone(&services), origins };
         let ingest = bind_quic(&config, identity.as_ref(), &backend, &shutdown)?;
         let webtransport = ingest.as_ref().zip(identity.as_ref()).map(|(ingest, identity)| WebTransport {
             identity: Arc::clone(identity),
@@ -184,12 +210,18 @@ impl Server {
             addresses,
             shutdown,
             persist: config.persist && config.roles.dsm,
+            live,
         })
     }
 
     /// Where it listens.
     pub fn addresses(&self) -> &Addresses {
         &self.addresses
+    }
+
+    /// The settings that may change while it runs.
+    pub(crate) fn live(&self) -> Live {
+        self.live.clone()
     }
 
     /// The opened backend.
@@ -290,7 +322,7 @@ impl ServiceSockets {
         add(self.dsm, &dsm);
         let operations = shared_http::operations("motience-server", Arc::clone(&services.backend), Detail::Full, &services.shutdown);
         let operations = gateway.into_iter().fold(operations, |operations, gateway| operations.merge(gateway.statistics()));
-        let operations = shared_http::operations_listener(operations);
+        let operations = shared_http::operations_listener(operations, &services.backend);
         listeners.extend(self.operations.into_iter().map(|socket| (Listener::kept(socket), operations.clone())));
         listeners
     }

@@ -45,7 +45,13 @@ const SET: [&str; 11] = [
 const SUBJECTS: [Subject; 15] = [
     Subject {
         title: "Common",
-        groups: &[Mode::SETTINGS, telemetry::Logging::SETTINGS, backend::Settings::SETTINGS, lifecycle::Drain::SETTINGS],
+        groups: &[
+            Mode::SETTINGS,
+            telemetry::Logging::SETTINGS,
+            telemetry::Traces::SETTINGS,
+            backend::Settings::SETTINGS,
+            lifecycle::Drain::SETTINGS,
+        ],
     },
     Subject { title: "Tokens and passwords", groups: &[auth::Settings::SETTINGS, auth::HashLimits::SETTINGS] },
     Subject { title: "Devices with keys of their own", groups: &[backend::devices::Settings::SETTINGS] },

@@ -19,7 +19,7 @@ use h3::{
     server::RequestResolver,
     stream::BufRecvStream,
 };
-use quinn::{Connection, RecvStream, SendStream, VarInt, ZeroRttAccepted};
+use quinn::{Connection, RecvStream, SendStream, VarInt};
 use tokio::{
     sync::mpsc,
     time::{Instant, sleep, sleep_until, timeout},
@@ -47,7 +47,7 @@ type H3 = h3::server::Connection<Link, Bytes>;
 /// end, which must come within `handshake`.
 pub async fn serve<H: Handler>(
     connection: Connection,
-    finished: ZeroRttAccepted,
+    finished: impl Future<Output = bool> + Send,
     handshake: Duration,
     draining: CancellationToken,
     limits: Limits,

@@ -25,6 +25,7 @@ use motience_proto::model::{Cursor, DeviceId, Offset, ProducerId, Role, record::
 use motience_relay::{self as relay, Delivery, Notice, StartPosition, Subscriber};
 use motience_runtime::backoff::Backoff;
 use motience_store::{HistoryRow, MAX_PAGE, Page};
+use time::OffsetDateTime;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
@@ -88,12 +89,22 @@ struct Writer {
     /// The last producer found.
     newest: i64,
     pending: Pending,
+    /// When the oldest record of the last transaction came.
+    kept_from: Option<OffsetDateTime>,
 }
 
 impl Writer {
     fn new(services: Arc<Services>) -> Self {
         let subscriber = services.backend.relay.subscriber().uncounted().from_log(READ_EVERY);
-        Self { services, subscriber, kept: HashMap::new(), to_follow: BTreeSet::new(), newest: 0, pending: Pending::default() }
+        Self {
+            services,
+            subscriber,
+            kept: HashMap::new(),
+            to_follow: BTreeSet::new(),
+            newest: 0,
+            pending: Pending::default(),
+            kept_from: None,
+        }
     }
 
     /// Returns when another node has taken over.
@@ -107,6 +118,7 @@ impl Writer {
                         return;
                     }
                     self.look().await;
+                    self.measure();
                 }
                 delivery = self.subscriber.next() => {
                     self.gather_from(delivery).await;
@@ -251,7 +263,23 @@ impl Writer {
         }
     }
 
+    /// Says how far the history is behind the logs.
+    fn measure(&self) {
+        let behind = self.kept.iter().map(|(&producer, kept)| {
+            let end = self.subscriber.end(producer).unwrap_or_default();
+            match kept {
+                Some(kept) if kept.log_epoch == end.log_epoch => end.offset.0.saturating_sub(kept.offset.0),
+                _ => self.subscriber.cursor(producer).map_or(0, |read| end.offset.0.saturating_sub(read.offset.0)),
+            }
+        });
+        let records: u64 = behind.sum();
+        let age = self.kept_from.filter(|_| records > 0).map_or(0.0, |at| (self.services.backend.clock.now() - at).as_seconds_f64());
+        metrics::gauge!("motience_history_lag_records").set(records as f64);
+        metrics::gauge!("motience_history_lag_seconds").set(age.max(0.0));
+    }
+
     fn settle(&mut self, moved: &[ProducerId]) {
+        self.kept_from = self.pending.oldest().or(self.kept_from);
         for batch in self.pending.take() {
             if moved.contains(&batch.producer) {
                 debug!(producer = %batch.producer, "the history has gone on from where it was expected; following again from there");

@@ -55,6 +55,13 @@ impl Attempts {
         }
     }
 
+    /// Sets other rates from now on.
+    pub(super) fn set(&self, rates: &Rates) {
+        self.pair.set(rates.login_account);
+        self.account.set(rates.login_strangers);
+        self.address.set(rates.login);
+    }
+
     /// An attempt at `account`, in the one form of its name.
     pub fn attempt<'a>(&'a self, account: &'a str, address: ClientAddress) -> Attempt<'a> {
         Attempt { attempts: self, account, address, known: false }

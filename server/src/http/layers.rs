@@ -6,24 +6,31 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
+    time::Instant,
 };
 
 use axum::{
     Extension, Router,
     body::HttpBody as _,
-    extract::{DefaultBodyLimit, Request, State},
+    extract::{DefaultBodyLimit, MatchedPath, Request, State},
     http::{HeaderName, HeaderValue, Method, StatusCode, Version, header, request::Parts},
     middleware::{self, Next},
     response::{IntoResponse as _, Response},
 };
 use motience_http::{ApiError, Client, Inflation, called_host, inflate, log_refusals, without_port};
 use motience_limits::uploads::{self, Owner};
+use motience_runtime::{
+    histogram,
+    traces::{self, Kind, Open, Parent},
+};
 use tokio::time::{Duration, timeout};
 use tower_http::{
     catch_panic::CatchPanicLayer,
     cors::{AllowOrigin, CorsLayer},
     set_header::SetResponseHeaderLayer,
 };
+
+use tracing::{Instrument as _, field::Empty, info_span};
 
 use super::{Config, CorsOrigins, Services, Shared};
 
@@ -67,6 +74,8 @@ const ALLOWED_HEADERS: [&str; 31] = [
     "x-cloud-trace-context",
     "request-context",
 ];
+/// Place of a span in its trace (W3C Trace Context).
+const TRACEPARENT: &str = "traceparent";
 const NO_PAGE: &str = "default-src 'none'; frame-ancestors 'none'";
 
 pub(super) fn around(router: Router, services: &Arc<Services>) -> Router {
@@ -80,6 +89,7 @@ pub(super) fn around(router: Router, services: &Arc<Services>) -> Router {
         .layer(middleware::from_fn_with_state(inflation(&services.config), inflate))
         .layer(middleware::from_fn_with_state(Shared(Arc::clone(services)), with_room))
         .layer(middleware::from_fn_with_state(services.config.request, in_time))
+        .layer(middleware::from_fn(traced))
         .layer(middleware::from_fn(count))
         .layer(middleware::from_fn_with_state(Shared(Arc::clone(services)), log_refusals))
         .layer(CatchPanicLayer::custom(panicked))
@@ -89,7 +99,7 @@ pub(super) fn around(router: Router, services: &Arc<Services>) -> Router {
         .layer(SetResponseHeaderLayer::if_not_present(header::REFERRER_POLICY, HeaderValue::from_static("no-referrer")))
         // Every answer depends on who asks; tokens above all must stay out of caches.
         .layer(SetResponseHeaderLayer::if_not_present(header::CACHE_CONTROL, HeaderValue::from_static("no-store")))
-        .layer(cors(&services.config))
+        .layer(cors(services))
 }
 
 /// Exempts a request from the limit on its time. A request that takes as long as its body has limits on that instead.
@@ -131,6 +141,28 @@ async fn with_room(
     next.run(request).await
 }
 
+/// Makes a span of a sampled request: of one whose client samples it, and by chance of others. The client is told its place.
+async fn traced(request: Request, next: Next) -> Response {
+    if !traces::are_on() {
+        return next.run(request).await;
+    }
+    let parent = request.headers().get(TRACEPARENT).and_then(|header| Parent::parse(header.to_str().ok()?));
+    let Some(mut span) = Open::begin("request", Kind::Server, parent) else { return next.run(request).await };
+    span.note("http.request.method", request.method());
+    // The route and not the path, which holds ids.
+    if let Some(route) = request.extensions().get::<MatchedPath>() {
+        span.note("http.route", &route.as_str());
+    }
+    let context = span.context();
+    let logged = info_span!("request", trace = format!("{:032x}", context.trace), user = Empty);
+    let mut response = traces::within(Some(context), next.run(request)).instrument(logged).await;
+    span.note("http.response.status_code", &response.status().as_u16());
+    if let Ok(told) = HeaderValue::from_str(&context.to_string()) {
+        response.headers_mut().insert(TRACEPARENT, told);
+    }
+    response
+}
+
 /// Counts by version of HTTP, and by outcome. Paths are left out: they hold ids.
 async fn count(request: Request, next: Next) -> Response {
     let version = match request.version() {
@@ -139,7 +171,17 @@ async fn count(request: Request, next: Next) -> Response {
         _ => "1",
     };
     metrics::counter!("motience_http_requests_total", "version" => version).increment(1);
+    let begun = Instant::now();
     let response = next.run(request).await;
+    let first_byte = match version {
+        "3" => histogram!("motience_http_first_byte_seconds", "version" => "3"),
+        "2" => histogram!("motience_http_first_byte_seconds", "version" => "2"),
+        _ => histogram!("motience_http_first_byte_seconds", "version" => "1"),
+    };
+    first_byte.since(begun);
+    if let Some(span) = response.headers().get(TRACEPARENT).and_then(|header| Parent::parse(header.to_str().ok()?)) {
+        first_byte.show(begun.elapsed(), span.context.trace);
+    }
     let class = match response.status().as_u16() {
         200..300 => "2xx",
         300..400 => "3xx",
@@ -169,12 +211,15 @@ fn own(origin: &HeaderValue, request: &Parts) -> bool {
     called.is_some_and(|called| page.is_some_and(|page| page.eq_ignore_ascii_case(called)))
 }
 
-fn cors(config: &Config) -> CorsLayer {
-    let origins = match config.origins.clone() {
+fn cors(services: &Services) -> CorsLayer {
+    let named = Arc::clone(&services.origins);
+    let is_named = move |origin: &HeaderValue| match &*named.read() {
+        CorsOrigins::Any => true,
+        CorsOrigins::Named(named) => named.iter().any(|name| name.as_bytes() == origin.as_bytes()),
+    };
+    let origins = match services.config.origins {
         CorsOrigins::Any => AllowOrigin::any(),
-        CorsOrigins::Named(named) => AllowOrigin::predicate(move |origin, request| {
-            named.iter().any(|name| name.as_bytes() == origin.as_bytes()) || own(origin, request)
-        }),
+        CorsOrigins::Named(_) => AllowOrigin::predicate(move |origin, request| is_named(origin) || own(origin, request)),
     };
     CorsLayer::new()
         .allow_origin(origins)

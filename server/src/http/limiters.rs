@@ -4,7 +4,12 @@ use motience_auth::RefreshClaims;
 use motience_http::{ApiError, ClientAddress};
 use motience_limits::rate::{Buckets, Rate};
 
-use super::{Config, attempts::Attempts, rates::limited, requests::Requests};
+use super::{
+    Config,
+    attempts::Attempts,
+    rates::{Rates, limited},
+    requests::Requests,
+};
 
 /// All limits in force.
 #[derive(Debug)]
@@ -41,6 +46,20 @@ impl Limiters {
             reset: Failures::new("reset", rates.login),
             requests: Requests::new(config),
         }
+    }
+
+    /// Sets other rates from now on.
+    pub fn set(&self, rates: &Rates) {
+        self.register.address.set(rates.register);
+        self.register.account.set(rates.register_account);
+        self.logins.set(rates);
+        self.refresh.failures.address.set(rates.refresh);
+        self.refresh.login.set(rates.refresh_login);
+        self.refresh.account.set(rates.refresh_account);
+        self.logout.address.set(rates.logout);
+        self.devices.address.set(rates.device);
+        self.reset.address.set(rates.login);
+        self.requests.set(rates);
     }
 }
 

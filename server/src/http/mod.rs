@@ -21,6 +21,7 @@ use motience_backend::Backend;
 use motience_http::{self as shared_http, Detail, HasBackend, HasProxies, Limits, Proxies, tolerant};
 use motience_runtime::lifecycle::Shutdown;
 use motience_settings::env::{Value, one_of, settings};
+use parking_lot::RwLock;
 use utoipa::openapi::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
 
@@ -138,6 +139,8 @@ pub struct Services {
     pub config: Config,
     /// Rate limits in force.
     pub limiters: limiters::Limiters,
+    /// Origins whose pages may call now.
+    pub(crate) origins: Arc<RwLock<CorsOrigins>>,
     /// Times in the logs that were read.
     pub(crate) time_index: TimeIndex,
     /// The node's end. Streams without an end of their own leave when they are asked to.
@@ -148,7 +151,19 @@ impl Services {
     /// The services over one backend, until the shutdown.
     pub fn new(backend: Arc<Backend>, config: Config, shutdown: Shutdown) -> Arc<Self> {
         let limiters = limiters::Limiters::new(&config);
-        Arc::new(Self { backend, config, limiters, time_index: TimeIndex::default(), shutdown })
+        let origins = Arc::new(RwLock::new(config.origins.clone()));
+        Arc::new(Self { backend, config, limiters, origins, time_index: TimeIndex::default(), shutdown })
+    }
+
+    /// Puts other rates and origins in force. Between any origin and some named ones lies a restart: the answers differ in more than a list.
+    pub(crate) fn set(&self, config: &Config) -> bool {
+        self.limiters.set(&config.rates);
+        let mut origins = self.origins.write();
+        let possible = (*origins == CorsOrigins::Any) == (config.origins == CorsOrigins::Any);
+        if possible {
+            *origins = config.origins.clone();
+        }
+        possible
     }
 }
 

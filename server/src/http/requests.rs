@@ -19,7 +19,10 @@ use tokio::{
     time::timeout,
 };
 
-use super::{Config, Shared, rates::limited};
+use super::{
+    Config, Shared,
+    rates::{Rates, limited},
+};
 
 /// Time after which an account with too many requests in progress may ask again.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
@@ -71,6 +74,12 @@ impl Requests {
             most: config.requests_each,
             readers: Arc::new(Semaphore::new(config.history_readers.unwrap_or_else(spare_processors))),
         }
+    }
+
+    /// Sets other rates from now on.
+    pub(super) fn set(&self, rates: &Rates) {
+        self.all.set(rates.requests);
+        self.history.set(rates.history);
     }
 
     fn enter(&self, grant: &Grant, kind: Kind) -> Result<InProgress, ApiError> {

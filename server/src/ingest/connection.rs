@@ -30,7 +30,10 @@ use super::{
 const REGISTER_LIMIT: Duration = Duration::from_millis(500);
 
 /// The ticket of a client whose first flight has data, where nodes share tickets, and the end of the handshake.
-pub(super) type Handshake = (Option<TicketId>, ZeroRttAccepted);
+pub(super) type Handshake = (Option<TicketId>, Finished);
+
+/// The end of a handshake, which is waited for and measured.
+pub(super) type Finished = futures_util::future::Shared<ZeroRttAccepted>;
 
 /// Serves the connection until it ends.
 ///
@@ -84,7 +87,7 @@ async fn run(connection: &Connection, (ticket, finished): Handshake, permit: &mu
 }
 
 /// Waits for the end of the handshake, which only the client itself can bring about.
-async fn ended(finished: ZeroRttAccepted, shared: &Shared) -> Result<(), CloseReason> {
+async fn ended(finished: Finished, shared: &Shared) -> Result<(), CloseReason> {
     let finished = timeout(shared.config.hello_limit, finished).await;
     finished.map(drop).map_err(|_| CloseReason::gone("the handshake does not end"))
 }

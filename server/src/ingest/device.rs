@@ -99,6 +99,10 @@ impl Transport for Device {
         within(self.write, self.control.send.write_chunk(frames)).await
     }
 
+    fn count(&self, records: u64, bytes: u64) {
+        super::count("producer", records, bytes);
+    }
+
     fn path(&self) -> Option<impl Fn() -> Path + Send + Sync + 'static> {
         let path = self.connection.clone();
         Some(move || Path { rtt: path.rtt(), address: path.remote_address(), packets: path.stats().udp_rx.datagrams })

@@ -23,10 +23,10 @@ use std::{
     io,
     net::SocketAddr,
     sync::{Arc, OnceLock},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
-use futures_util::future::join_all;
+use futures_util::future::{FutureExt as _, join, join_all};
 use motience_backend::Backend;
 use motience_cluster::Kind;
 use motience_http::{ClientAddress, ListenAddress};
@@ -36,15 +36,16 @@ use motience_proto::{
     model::Transport,
     wire::{ALPN, CloseCode},
 };
-use motience_runtime::lifecycle::Draining;
+use motience_runtime::{histogram, lifecycle::Draining, traces};
 use quinn::{Connecting, Connection, ConnectionError, Endpoint, Incoming, VarInt, ZeroRttAccepted, crypto::rustls::QuicServerConfig};
 use tokio::time::timeout;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
-use tracing::{Instrument, debug, info_span, warn};
+use tracing::{Instrument, debug, field::Empty, info_span, warn};
 
 pub use config::Config;
 pub use quic_lb::Readable;
 
+use connection::Finished;
 use established::Established;
 use quic_lb::Scheme;
 use resumption::{SharedSessions, Shown};
@@ -166,34 +167,75 @@ impl Ingest {
             metrics::counter!("motience_quic_refused_total").increment(1);
             return incoming.refuse();
         };
-        let span = info_span!("quic", peer = %incoming.remote_address());
-        self.tasks.spawn(handle(incoming, permit, Arc::clone(&self.shared)).instrument(span));
+        let mut opened = traces::Connection::begin("quic");
+        opened.note("network.peer.address", &incoming.remote_address().ip());
+        let span = info_span!("quic", peer = %incoming.remote_address(), connection = opened.number, trace = opened.trace(), user = Empty);
+        let handling = handle(incoming, permit, Arc::clone(&self.shared));
+        let handling = async move {
+            handling.await;
+            drop(opened);
+        };
+        self.tasks.spawn(handling.instrument(span));
     }
 }
 
-async fn handle(incoming: Incoming, mut permit: Permit, shared: Arc<Shared>) {
+async fn handle(incoming: Incoming, permit: Permit, shared: Arc<Shared>) {
+    let begun = Instant::now();
     let connecting = match incoming.accept() {
         Ok(connecting) => connecting,
         Err(e) => return debug!(error = %e, "a connection could not be accepted"),
     };
     match timeout(shared.config.hello_limit, first_flight(connecting)).await {
-        Ok(Ok((connection, shown, finished))) => match shown.protocol.as_deref() {
-            Some(ALPN) => connection::serve(connection, (shown.early, finished), permit, shared).await,
-            Some(h3::ALPN) if let Some(http) = shared.h3.get() => {
-                if permit.speaks_http3().is_err() {
-                    return connection.close(h3::EXCESSIVE_LOAD, b"too many connections");
-                }
-                let (limit, leave) = (shared.config.hello_limit, shared.draining.enter());
-                let _entered = shared.established.enter();
-                let _open = shared.backend.reports.nodes.open(Kind::Http3);
-                h3::serve(connection, finished, limit, leave.asked().clone(), Arc::clone(http)).await;
-            }
-            // TLS lets no other name through.
-            _ => connection.close(number(CloseCode::Protocol), b"unknown ALPN protocol"),
-        },
-        Ok(Err(e)) => debug!(error = %e, "a handshake failed"),
-        Err(_) => debug!("a handshake took too long"),
+        Ok(Ok((connection, shown, finished))) => {
+            let (finished, watched) = watched(connection.clone(), finished, begun);
+            let serving = serve(connection, shown, finished, permit, shared);
+            join(watched, serving).await;
+        }
+        Ok(Err(e)) => failed(&e),
+        Err(_) => {
+            metrics::counter!("motience_handshakes_failed_total", "transport" => "quic", "reason" => "slow").increment(1);
+            debug!("a handshake took too long");
+        }
     }
+}
+
+/// Serves a connection whose first flight is there.
+async fn serve(connection: Connection, shown: Shown, finished: Finished, mut permit: Permit, shared: Arc<Shared>) {
+    match shown.protocol.as_deref() {
+        Some(ALPN) => connection::serve(connection, (shown.early, finished), permit, shared).await,
+        Some(h3::ALPN) if let Some(http) = shared.h3.get() => {
+            if permit.speaks_http3().is_err() {
+                return connection.close(h3::EXCESSIVE_LOAD, b"too many connections");
+            }
+            let (limit, leave) = (shared.config.hello_limit, shared.draining.enter());
+            let _entered = shared.established.enter();
+            let _open = shared.backend.reports.nodes.open(Kind::Http3);
+            h3::serve(connection, finished, limit, leave.asked().clone(), Arc::clone(http)).await;
+        }
+        // TLS lets no other name through.
+        _ => connection.close(number(CloseCode::Protocol), b"unknown ALPN protocol"),
+    }
+}
+
+/// The end of a handshake, for whoever waits for it, and a future that measures it.
+fn watched(connection: Connection, finished: ZeroRttAccepted, begun: Instant) -> (Finished, impl Future<Output = ()> + Send) {
+    let finished = finished.shared();
+    let watched = finished.clone().map(move |_| match connection.close_reason() {
+        Some(e) if !matches!(e, ConnectionError::LocallyClosed | ConnectionError::ApplicationClosed(_)) => failed(&e),
+        _ => histogram!("motience_handshake_seconds", "transport" => "quic").since(begun),
+    });
+    (finished, watched)
+}
+
+/// Counts a handshake that failed.
+fn failed(error: &ConnectionError) {
+    let reason = match error {
+        ConnectionError::TransportError(_) | ConnectionError::ConnectionClosed(_) | ConnectionError::VersionMismatch => "tls",
+        ConnectionError::TimedOut => "slow",
+        _ => "gone",
+    };
+    metrics::counter!("motience_handshakes_failed_total", "transport" => "quic", "reason" => reason).increment(1);
+    debug!(%error, "a handshake failed");
 }
 
 /// The connection as soon as the client's first flight is read, what the handshake has shown, and its end.
@@ -208,6 +250,12 @@ async fn first_flight(mut connecting: Connecting) -> Result<(Connection, Shown, 
         // A server always can (quinn's `Connecting::into_0rtt`).
         Err(_) => Err(ConnectionError::LocallyClosed),
     }
+}
+
+/// Counts records that went through, and their bytes.
+fn count(side: &'static str, records: u64, bytes: u64) {
+    metrics::counter!("motience_quic_records_total", "side" => side).increment(records);
+    metrics::counter!("motience_quic_bytes_total", "side" => side).increment(bytes);
 }
 
 fn number(code: CloseCode) -> VarInt {

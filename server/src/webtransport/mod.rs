@@ -28,10 +28,10 @@ use motience_limits::{
     uploads,
 };
 use motience_proto::model::{Role, Transport};
-use motience_runtime::lifecycle::Draining;
+use motience_runtime::{lifecycle::Draining, traces};
 use motience_session::{CloseReason, report_end, while_authorized};
 use tokio::time::timeout;
-use tracing::{Instrument as _, info_span};
+use tracing::{Instrument as _, Span, field::Empty, info_span};
 
 pub use config::Config;
 
@@ -72,7 +72,8 @@ pub(crate) async fn serve(connect: Connect, uploads: &uploads::Connection, share
             return connect.refuse(refusal, shared.backend.clock.now()).await;
         }
     };
-    let span = info_span!("webtransport", session = inbox.id);
+    let opened = traces::Connection::begin("webtransport");
+    let span = info_span!("webtransport", session = inbox.id, connection = opened.number, trace = opened.trace(), user = Empty);
     let mut control = connect.accept().await?;
     let _open = (Open::new(), shared.backend.reports.nodes.open(Kind::WebTransport));
     let ending = tokio::select! {
@@ -80,6 +81,7 @@ pub(crate) async fn serve(connect: Connect, uploads: &uploads::Connection, share
         how = control.ended() => CloseReason::gone(how),
         ending = serve_session(&peer, inbox, permit, shared).instrument(span) => ending,
     };
+    drop(opened);
     match ending.webtransport() {
         Some(code) => control.close(CLOSE_LIMIT, code, &ending.to_string()).await,
         None => control.finish().await,
@@ -121,6 +123,7 @@ async fn serve_session(peer: &Peer, mut inbox: Inbox, mut permit: Permit, shared
         let hello = timeout(shared.config.hello, read_hello(&mut lines, shared)).await;
         let grant = hello.map_err(|_| CloseReason::protocol("no hello in time"))??;
         permit.identify(grant.user, Share::Connections)?;
+        Span::current().record("user", tracing::field::display(grant.user));
         let client = Client { transport: Transport::WebTransport, address: permit.address(), device: None };
         let standing = Arc::new(shared.backend.standing(grant, client));
         let serving = async {

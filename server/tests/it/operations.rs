@@ -5,13 +5,17 @@ use std::process::Stdio;
 use futures_util::StreamExt as _;
 use motience_testing::{Postgres, Redis};
 use tempfile::TempDir;
-use tokio::time::{Instant, timeout};
+use tokio::{
+    io::{AsyncBufReadExt as _, BufReader, Lines},
+    process::ChildStderr,
+    time::{Instant, timeout},
+};
 use tokio_tungstenite::{
     connect_async,
     tungstenite::{Message, protocol::frame::coding::CloseCode},
 };
 
-use crate::harness::{LIMIT, Node, account, command, gateway, http, output, server, subscribe};
+use crate::harness::{LIMIT, Node, PASSWORD, account, command, gateway, http, output, server, subscribe};
 
 #[tokio::test]
 async fn sigterm_drains_and_exits_cleanly() {
@@ -45,6 +49,8 @@ async fn a_drained_node_sends_its_sessions_away_and_goes_on_serving_requests() {
     let mut stream = http().get(format!("{}/stream?token={}", at.dsm.as_deref().unwrap(), consumer.token)).send().await.unwrap();
     let (status, told) = ready(&node).await;
     assert_eq!((status, &told["sessions"]), (200, &2.into()), "{told}");
+    let works = |part: &str| told["parts"][part]["works"] == true && told["parts"][part]["seconds"].is_u64();
+    assert!(works("database") && works("log") && works("trim") && told["parts"]["log"]["milliseconds"].is_f64(), "{told}");
     let drain = |arguments: &[&str]| {
         let mut drain = command(server(), node.dir.path());
         drain.arg("drain").args(arguments).stdout(Stdio::piped()).stderr(Stdio::piped());
@@ -79,6 +85,85 @@ async fn a_drained_node_sends_its_sessions_away_and_goes_on_serving_requests() {
     assert!(node.process.try_wait().unwrap().is_none());
     node.signal("TERM");
     assert_eq!(node.ended().await, 0);
+}
+
+/// Reads what a node writes to its log until a line has all of these words.
+async fn line_with(lines: &mut Lines<BufReader<ChildStderr>>, words: &[&str]) -> String {
+    loop {
+        let line = timeout(LIMIT, lines.next_line()).await.expect("a line in time").unwrap().expect("the node runs");
+        if words.iter().all(|word| line.contains(word)) {
+            return line;
+        }
+    }
+}
+
+#[tokio::test]
+async fn settings_are_read_again_on_sighup() {
+    let dir = TempDir::new().unwrap();
+    let file = dir.path().join(".env");
+    let write = |text: &str| std::fs::write(&file, text).unwrap();
+    write("RATE_LIMIT_LOGIN=1/h\nCORS_ORIGINS=https://a.example\nRUST_LOG=info\nMAX_RECORD_BYTES=64KiB\n");
+    let ready = dir.path().join("ready.json");
+    let mut command = command(server(), dir.path());
+    command.env_remove("RUST_LOG").arg("--ready-file").arg(&ready).stderr(Stdio::piped());
+    let (process, at) = Node::spawned(&mut command, &ready).await;
+    let mut node = Node { at, process, dir };
+    let mut lines = BufReader::new(node.process.stderr.take().unwrap()).lines();
+    let (ap, operations) = (node.at.ap.clone().unwrap(), node.at.operations.clone().unwrap());
+    let login = async || {
+        let wrong = serde_json::json!({"username": "nobody", "password": "wrong"});
+        http().post(format!("{ap}/login")).json(&wrong).send().await.unwrap().status().as_u16()
+    };
+    let allowed = async |origin: &str| {
+        let asked = http().get(format!("{ap}/health")).header("origin", origin).send().await.unwrap();
+        asked.headers().contains_key("access-control-allow-origin")
+    };
+    assert_eq!((login().await, login().await), (401, 429));
+    assert!(allowed("https://a.example").await && !allowed("https://b.example").await);
+    // A broken value keeps all old ones.
+    write("RATE_LIMIT_LOGIN=often\nCORS_ORIGINS=https://b.example\nRUST_LOG=info\nMAX_RECORD_BYTES=64KiB\n");
+    node.signal("HUP");
+    line_with(&mut lines, &["WARN", "RATE_LIMIT_LOGIN", "the old ones stay in force"]).await;
+    assert!(login().await == 429 && !allowed("https://b.example").await);
+    write("RATE_LIMIT_LOGIN=1000/s\nCORS_ORIGINS=https://b.example\nRUST_LOG=info,motience_session=debug\nMAX_RECORD_BYTES=32KiB\n");
+    node.signal("HUP");
+    line_with(&mut lines, &["applied", "RATE_LIMIT_LOGIN", "CORS_ORIGINS", "RUST_LOG"]).await;
+    line_with(&mut lines, &["WARN", "MAX_RECORD_BYTES", "need a restart"]).await;
+    assert_eq!((login().await, login().await), (401, 401));
+    assert!(allowed("https://b.example").await && !allowed("https://a.example").await);
+    // The filter may be set by an operator, and by nobody else.
+    let url = format!("{operations}/logs/filter");
+    let consumer = account(&ap, "consumer", "c").await;
+    for token in ["", &consumer.token] {
+        let refused = http().get(&url).bearer_auth(token).send().await.unwrap().status().as_u16();
+        assert!([401, 403].contains(&refused), "{refused}");
+    }
+    let token = operator(&node).await;
+    let told: serde_json::Value = http().get(&url).bearer_auth(&token).send().await.unwrap().json().await.unwrap();
+    assert_eq!(told["filter"], "info,motience_session=debug");
+    let put = async |filter: &str| {
+        let body = serde_json::json!({"filter": filter});
+        http().put(&url).bearer_auth(&token).json(&body).send().await.unwrap().status().as_u16()
+    };
+    assert_eq!((put("a=b=c").await, put("info,motience_http=debug").await), (422, 200));
+    line_with(&mut lines, &["an operator has set the filter of logs", "motience_http=debug"]).await;
+    node.signal("HUP");
+    line_with(&mut lines, &["applied", "RUST_LOG"]).await;
+    node.signal("TERM");
+    assert_eq!(node.ended().await, 0);
+}
+
+/// The token of an operator, who is made by the command line.
+async fn operator(node: &Node) -> String {
+    let password = node.dir.path().join("password");
+    std::fs::write(&password, PASSWORD).unwrap();
+    let mut make = command(server(), node.dir.path());
+    make.args(["admin", "create", "--username", "root", "--password-file"]).arg(&password);
+    output(make).await;
+    let body = serde_json::json!({"username": "root", "password": PASSWORD});
+    let answer = http().post(format!("{}/login", node.at.ap.as_deref().unwrap())).json(&body).send().await.unwrap();
+    let answer: serde_json::Value = answer.json().await.unwrap();
+    answer["access_token"].as_str().unwrap_or_else(|| panic!("{answer}")).to_owned()
 }
 
 #[tokio::test]

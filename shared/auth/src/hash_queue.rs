@@ -5,9 +5,10 @@ use std::{
     collections::VecDeque,
     hash::{BuildHasher as _, RandomState},
     sync::Arc,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
+use motience_runtime::histogram;
 use motience_settings::env::settings;
 use parking_lot::{Mutex, MutexGuard};
 use tokio::{sync::oneshot, time::timeout};
@@ -82,6 +83,11 @@ impl HashQueue {
         Ok(Waiter { queue: self.clone(), granted, used: false })
     }
 
+    /// Callers that wait for their turn.
+    pub(super) fn waiting(&self) -> usize {
+        self.state().accounts.iter().map(|(_, waiting)| waiting.len()).sum()
+    }
+
     fn release(&self) {
         let mut state = self.state();
         // A caller that has left does not answer; the turn goes to the next.
@@ -134,6 +140,7 @@ impl State {
 impl Waiter {
     /// Waits for the caller's turn.
     pub async fn turn(mut self) -> Result<Turn, Error> {
+        let begun = Instant::now();
         if let Some(granted) = &mut self.granted {
             match timeout(self.queue.limits.wait, granted).await {
                 Ok(granted) => granted.map_err(|_| Error::Internal)?,
@@ -144,6 +151,7 @@ impl Waiter {
             }
         }
         self.used = true;
+        histogram!("motience_password_seconds", "step" => "wait").since(begun);
         Ok(Turn { _held: Arc::new(Held(self.queue.clone())) })
     }
 }

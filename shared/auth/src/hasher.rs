@@ -7,9 +7,10 @@
 //! The hash is of the password's canonical form (RFC 8265, section 4.2), which is the same from every keyboard. Hashes from before hold the
 //! password as it was typed, and are checked with that too.
 
-use std::{num::NonZero, thread::available_parallelism};
+use std::{num::NonZero, thread::available_parallelism, time::Instant};
 
 use argon2::{Algorithm, Argon2, Params, PasswordHash, PasswordHasher, PasswordVerifier, Version, password_hash::Error as HashError};
+use motience_runtime::histogram;
 use secrecy::{ExposeSecret, SecretString};
 use tokio::task::spawn_blocking;
 
@@ -63,6 +64,11 @@ impl Hasher {
         Self(HashQueue::new(limits))
     }
 
+    /// Callers that wait for a password to be hashed.
+    pub fn waiting(&self) -> usize {
+        self.0.waiting()
+    }
+
     /// Enters the queue for a hash of a password of `account`; fails at once with [`Error::Busy`] where the queue is full.
     pub fn enqueue(&self, account: &str) -> Result<Waiter, Error> {
         self.0.enqueue(account)
@@ -113,7 +119,9 @@ impl Turn {
     async fn run<T: Send + 'static>(&self, work: impl FnOnce() -> Result<T, Error> + Send + 'static) -> Result<T, Error> {
         let turn = self.clone();
         let work = move || {
+            let begun = Instant::now();
             let result = work();
+            histogram!("motience_password_seconds", "step" => "hash").since(begun);
             drop(turn);
             result
         };

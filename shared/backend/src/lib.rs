@@ -14,6 +14,8 @@ mod device_ca;
 pub mod devices;
 mod erasure;
 mod keys;
+mod meter;
+mod readiness;
 
 use std::{
     fmt,
@@ -44,9 +46,10 @@ use tracing::{info, warn};
 
 pub use backlogs::{Backlogs, DurableBacklog, Worst};
 pub use device_ca::{Authority, Error as AuthorityError};
+use meter::Meter;
+use readiness::Readiness;
+pub use readiness::{Part, Unready};
 
-/// Longest wait for each dependency when readiness is asked.
-const READY_LIMIT: Duration = Duration::from_secs(2);
 /// First pause before the backend is tried again at a node's start, and the longest.
 const FIRST_PAUSE: Duration = Duration::from_millis(250);
 const LONGEST_PAUSE: Duration = Duration::from_secs(10);
@@ -271,13 +274,6 @@ impl Error {
     }
 }
 
-/// The part that is away when a node is not ready.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Unready {
-    /// Names of the dependencies that do not answer, or refuse to be written: `database`, `log`, `log full`.
-    pub away: Vec<&'static str>,
-}
-
 /// The opened backend of one node.
 pub struct Backend {
     /// Accounts, subscriptions, history.
@@ -310,8 +306,7 @@ pub struct Backend {
     pub kind: Kind,
     /// The node's name.
     pub node: String,
-    /// When readiness was last asked for, and the answer.
-    readiness: tokio::sync::Mutex<Option<(Instant, Result<(), Unready>)>>,
+    readiness: tokio::sync::Mutex<Readiness>,
     certificate_life: Duration,
     device_certificates: bool,
     device_passwords: devices::Passwords,
@@ -322,8 +317,8 @@ pub struct Backend {
     ended: Arc<Notify>,
     eraser: tokio::task::JoinHandle<()>,
     refresher: tokio::task::JoinHandle<()>,
-    /// Measures the backlogs.
-    meter: tokio::task::JoinHandle<()>,
+    /// Measure the backlogs, and the rest.
+    meters: [tokio::task::JoinHandle<()>; 2],
     /// The live connections of this node, and questions about those of others.
     directory: connections::Directory,
     answering: tokio::task::JoinHandle<()>,
@@ -429,11 +424,14 @@ impl Backend {
             Kind::Embedded => Lease::uncontended(backlogs::LEASE, clock.clone()),
             Kind::Cluster => Lease::new(backlogs::LEASE, &config.node, store.clone(), clock.clone()),
         };
-        let meter = tokio::spawn(backlogs.clone().run(lease));
+        let hasher = Hasher::new(config.auth.hashing);
+        let folder = config.keeps_files().then(|| config.data_dir.clone());
+        let meter = Meter { store: store.clone(), relay: relay.clone(), hasher: hasher.clone(), reports: reports.clone(), folder };
+        let meters = [tokio::spawn(backlogs.clone().run(lease)), tokio::spawn(meter.run())];
         Ok(Arc::new(Self {
             store,
             tokens: Tokens::new(&config.auth, clock.clone()),
-            hasher: Hasher::new(config.auth.hashing),
+            hasher,
             revocations,
             devices,
             authority,
@@ -456,7 +454,7 @@ impl Backend {
             ended,
             eraser,
             refresher,
-            meter,
+            meters,
             directory,
             answering,
             command_line,
@@ -517,35 +515,26 @@ impl Backend {
         }
     }
 
-    /// Whether the database and the log answer. Anybody may ask: however many do at once, they are asked once, or twice for those who came
-    /// after it had begun.
+    /// Whether every part works that has to. See [`Backend::parts`].
     pub async fn ready(&self) -> Result<(), Unready> {
+        readiness::verdict(&self.parts().await)
+    }
+
+    /// The parts that have to work before the node is ready. Anybody may ask: however many do at once, they are asked once, or twice for those who
+    /// came after it had begun.
+    pub async fn parts(&self) -> Vec<Part> {
         let came = Instant::now();
-        let mut last = self.readiness.lock().await;
-        if let Some((began, answer)) = &*last
+        let mut readiness = self.readiness.lock().await;
+        if let Some((began, answer)) = &readiness.last
             && *began >= came
         {
             return answer.clone();
         }
         let began = Instant::now();
         metrics::counter!("motience_readiness_checks_total").increment(1);
-        let answer = self.ask().await;
-        *last = Some((began, answer.clone()));
+        let answer = readiness.ask(&self.store, &self.relay).await;
+        readiness.last = Some((began, answer.clone()));
         answer
-    }
-
-    /// Asks the database and the log, each within a time limit.
-    async fn ask(&self) -> Result<(), Unready> {
-        let (store, log) =
-            tokio::join!(tokio::time::timeout(READY_LIMIT, self.store.ping()), tokio::time::timeout(READY_LIMIT, self.relay.log().ping()));
-        let mut away = Vec::new();
-        if !matches!(store, Ok(Ok(()))) {
-            away.push("database");
-        }
-        if !matches!(log, Ok(Ok(()))) {
-            away.push(if self.relay.log().is_full() { "log full" } else { "log" });
-        }
-        if away.is_empty() { Ok(()) } else { Err(Unready { away }) }
     }
 
     /// Tells every node of a change that the store already holds. A failure is logged, not returned: the change
@@ -602,7 +591,7 @@ impl Backend {
     /// Writes out what waits and closes log and database.
     pub async fn close(&self) {
         self.refresher.abort();
-        self.meter.abort();
+        self.meters.iter().for_each(tokio::task::JoinHandle::abort);
         self.command_line.iter().for_each(tokio::task::JoinHandle::abort);
         self.eraser.abort();
         self.answering.abort();

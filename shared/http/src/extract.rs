@@ -277,6 +277,8 @@ async fn caller(parts: &Parts, state: &impl HasBackend) -> Result<Grant, ApiErro
     if let Some(upload) = parts.extensions.get::<Upload>() {
         upload.is_of(grant.user);
     }
+    // Of the request, where that is traced.
+    tracing::Span::current().record("user", tracing::field::display(grant.user));
     Ok(grant)
 }
 

@@ -7,16 +7,18 @@ use std::sync::Arc;
 use axum::{
     Json, Router,
     extract::State,
-    http::{HeaderValue, header},
+    http::{HeaderMap, HeaderValue, header},
     response::{IntoResponse, Response},
     routing::get,
 };
-use motience_backend::Backend;
-use motience_runtime::{lifecycle::Shutdown, telemetry};
+use motience_backend::{Backend, Part};
+use motience_runtime::{lifecycle::Shutdown, telemetry, traces};
 use motience_settings::env::{Group, Reader, Setting, settings};
-use serde_json::json;
+use serde::Deserialize;
+use serde_json::{Value, json};
+use tracing::info;
 
-use super::{ApiError, Host, ListenAddress, Listening, tolerant};
+use super::{Admin, ApiError, HasBackend, Host, ListenAddress, Listening, tolerant};
 
 settings! {
     /// Where a process answers its operator, and what it tells others.
@@ -89,13 +91,43 @@ pub fn operations(service: &'static str, backend: Arc<Backend>, detail: Detail, 
 }
 
 /// All of an operations listener: what is asked for by a wrong path, as `/` is by whoever opens it in a browser, is told what there is.
-pub fn operations_listener(operations: Router) -> Router {
+pub fn operations_listener(operations: Router, backend: &Arc<Backend>) -> Router {
+    let logs = Router::new().route("/logs/filter", get(filter).put(set_filter)).with_state(Operator(Arc::clone(backend)));
+    let operations = operations.merge(logs);
     let nothing = || {
         ApiError::not_found(
-            "There is nothing at this path. Here are /health, /ready, /metrics and, where the node has WebSockets, /stats/producer and /stats/consumer.",
+            "There is nothing at this path. Here are /health, /ready, /metrics, /logs/filter and, where the node has WebSockets, /stats/producer and /stats/consumer.",
         )
     };
-    tolerant(operations.fallback(async move || nothing()), OPERATIONS)
+    tolerant(operations.fallback(async move || nothing()), OPERATIONS.into_iter().chain(["/logs/filter"]))
+}
+
+/// State of what only an operator may ask, by a token.
+#[derive(Clone)]
+struct Operator(Arc<Backend>);
+
+impl HasBackend for Operator {
+    fn backend(&self) -> &Arc<Backend> {
+        &self.0
+    }
+}
+
+/// A filter of logs, as of RUST_LOG.
+#[derive(Deserialize)]
+struct Filter {
+    filter: String,
+}
+
+/// Which logs are written.
+async fn filter(_caller: Admin) -> Json<Value> {
+    Json(json!({"filter": telemetry::filter()}))
+}
+
+/// Writes other logs, until the settings are read again.
+async fn set_filter(caller: Admin, super::Json(Filter { filter }): super::Json<Filter>) -> Result<Json<Value>, ApiError> {
+    telemetry::set_filter(&filter).map_err(|e| ApiError::invalid("filter", e.to_string()))?;
+    info!(filter, user = %caller.grant.user, "an operator has set the filter of logs");
+    Ok(Json(json!({"filter": filter})))
 }
 
 /// The process is up: nothing is asked.
@@ -114,7 +146,7 @@ async fn health(State(operations): State<Asked>) -> Response {
     Json(body).into_response()
 }
 
-/// Database and log are really asked, each within a time limit. A node that is to leave is not ready.
+/// Database and log are really asked, each within a time limit; of the push connection and of retention it is known. A node that is to leave is not ready.
 async fn ready(State(operations): State<Asked>) -> Response {
     let sessions = operations.shutdown.draining().sessions();
     if operations.shutdown.is_leaving() && operations.detail == Detail::Full {
@@ -123,12 +155,14 @@ async fn ready(State(operations): State<Asked>) -> Response {
     } else if operations.shutdown.is_leaving() {
         return ApiError::unavailable("not_ready", "This node is not ready.").into_response();
     }
-    match operations.backend.ready().await {
-        Ok(()) if operations.detail == Detail::Brief => Json(json!({"status": "ready", "service": operations.service})).into_response(),
-        Err(_) if operations.detail == Detail::Brief => ApiError::unavailable("not_ready", "This node is not ready.").into_response(),
-        Ok(()) => {
+    let parts = operations.backend.parts().await;
+    let away: Vec<&str> = parts.iter().filter_map(|part| part.fault).collect();
+    match away.is_empty() {
+        true if operations.detail == Detail::Brief => Json(json!({"status": "ready", "service": operations.service})).into_response(),
+        false if operations.detail == Detail::Brief => ApiError::unavailable("not_ready", "This node is not ready.").into_response(),
+        true => {
             let log = operations.backend.relay.log();
-            let mut body = json!({"status": "ready", "service": operations.service, "durability": log.durability(), "sessions": sessions});
+            let mut body = json!({"status": "ready", "service": operations.service, "durability": log.durability(), "sessions": sessions, "parts": told(&parts)});
             // All works, but somebody should look.
             let (damaged, held) = (log.damaged(), log.held());
             if damaged > 0 {
@@ -140,15 +174,36 @@ async fn ready(State(operations): State<Asked>) -> Response {
             }
             Json(body).into_response()
         }
-        Err(unready) => ApiError::unavailable("not_ready", format!("These do not answer: {}.", unready.away.join(", "))).into_response(),
+        false => {
+            let sentence = format!("These do not work: {}.", away.join(", "));
+            ApiError::unavailable("not_ready", sentence).with("parts", told(&parts)).into_response()
+        }
     }
 }
 
-async fn metrics(State(operations): State<Asked>) -> Response {
+/// The parts of the node as JSON: whether each works, for how many seconds it has been so, and how long its answer took.
+fn told(parts: &[Part]) -> Value {
+    let told = parts.iter().map(|part| {
+        let milliseconds = part.took.map(|took| took.as_secs_f64() * 1000.0);
+        let body =
+            json!({"works": part.fault.is_none(), "fault": part.fault, "seconds": part.since.as_secs(), "milliseconds": milliseconds});
+        (part.name.to_owned(), body)
+    });
+    told.collect::<serde_json::Map<_, _>>().into()
+}
+
+async fn metrics(State(operations): State<Asked>, headers: HeaderMap) -> Response {
     if let Err(refused) = operations.detail.full() {
         return refused.into_response();
     }
-    let mut response = telemetry::render().into_response();
-    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; version=0.0.4"));
+    // Exemplars name traces, so there are none without.
+    let asked = |header: &HeaderValue| header.to_str().is_ok_and(|accept| accept.contains("application/openmetrics-text"));
+    let (text, kind) = if traces::are_on() && headers.get(header::ACCEPT).is_some_and(asked) {
+        (telemetry::render_open_metrics(), "application/openmetrics-text; version=1.0.0; charset=utf-8")
+    } else {
+        (telemetry::render(), "text/plain; version=0.0.4")
+    };
+    let mut response = text.into_response();
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
     response
 }

@@ -1,15 +1,26 @@
 //! Which pages may connect where a browser's own rules do not ask: WebSocket and WebTransport; and the host that is called.
 
+use std::sync::Arc;
+
 use axum::http::{HeaderMap, Uri, header};
 use motience_settings::env::Value;
+use parking_lot::RwLock;
 
 use super::ApiError;
 
-/// Origins whose pages may connect.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+/// Origins whose pages may connect. Clones are one list, which may be set anew.
+#[derive(Clone, Debug, Default)]
 pub struct Origins {
     /// In the one form of [`canonical`]; none: any may connect, as tokens and not cookies say who comes.
-    allowed: Vec<String>,
+    allowed: Arc<RwLock<Vec<String>>>,
+}
+
+impl Origins {
+    /// Allows what `other` does, from now on.
+    pub fn set(&self, other: &Self) {
+        let allowed = other.allowed.read().clone();
+        *self.allowed.write() = allowed;
+    }
 }
 
 impl Value for Origins {
@@ -21,16 +32,17 @@ impl Value for Origins {
         let parts = text.split(',').map(str::trim).filter(|part| !part.is_empty());
         let origin =
             |part| canonical(part).ok_or_else(|| format!("must be origins such as https://app.example, or * alone; '{part}' is not"));
-        Ok(Self { allowed: parts.map(origin).collect::<Result<_, _>>()? })
+        Ok(Self { allowed: Arc::new(RwLock::new(parts.map(origin).collect::<Result<_, _>>()?)) })
     }
 }
 
 /// Refuses a page of an origin that is not allowed.
 pub fn check_origin(headers: &HeaderMap, origins: &Origins) -> Result<(), ApiError> {
     // Only browsers send an origin; other clients are not what the list is about.
-    let Some(origin) = headers.get(header::ORIGIN).filter(|_| !origins.allowed.is_empty()) else { return Ok(()) };
+    let allowed = origins.allowed.read();
+    let Some(origin) = headers.get(header::ORIGIN).filter(|_| !allowed.is_empty()) else { return Ok(()) };
     let origin = origin.to_str().ok().and_then(canonical);
-    if origin.is_some_and(|origin| origins.allowed.contains(&origin)) {
+    if origin.is_some_and(|origin| allowed.contains(&origin)) {
         Ok(())
     } else {
         Err(ApiError::forbidden("Pages of this origin may not connect.").with_code("origin_refused"))
@@ -98,6 +110,16 @@ mod tests {
             assert!(may_connect(any, "https://any.example"), "{any:?}");
         }
         assert!(check_origin(&HeaderMap::new(), &origins("https://app.example").unwrap()).is_ok(), "no browser");
+    }
+
+    #[test]
+    fn a_list_that_is_set_anew_holds_for_all_its_clones() {
+        let (list, page) =
+            (origins("https://a.example").unwrap(), HeaderMap::from_iter([(header::ORIGIN, "https://b.example".parse().unwrap())]));
+        let clone = list.clone();
+        assert!(check_origin(&page, &clone).is_err());
+        list.set(&origins("https://b.example").unwrap());
+        assert!(check_origin(&page, &clone).is_ok());
     }
 
     #[test]

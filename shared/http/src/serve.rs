@@ -23,7 +23,7 @@ use hyper_util::{
     server::conn::auto,
 };
 use motience_limits::uploads;
-use motience_runtime::{lifecycle::Shutdown, telemetry::Sampler};
+use motience_runtime::{histogram, lifecycle::Shutdown, telemetry::Sampler};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::{TcpListener, TcpStream},
@@ -239,11 +239,21 @@ impl Service {
 
     /// Nobody has asked for anything yet: the drain ends it at once.
     async fn handshake(&self, tls: &TlsAcceptor, stream: TcpStream, limit: Duration) -> Option<TlsStream<TcpStream>> {
+        let begun = std::time::Instant::now();
         let shaken = self.shutdown.soft().run_until_cancelled(timeout(limit, tls.accept(stream))).await?;
         match shaken {
-            Ok(Ok(stream)) => return Some(stream),
-            Ok(Err(e)) => debug!(error = %e, "a handshake failed"),
+            Ok(Ok(stream)) => {
+                histogram!("motience_handshake_seconds", "transport" => "tcp").since(begun);
+                return Some(stream);
+            }
+            Ok(Err(e)) => {
+                // rustls says in an error of this kind what is wrong with the client's part.
+                let reason = if e.kind() == io::ErrorKind::InvalidData { "tls" } else { "gone" };
+                metrics::counter!("motience_handshakes_failed_total", "transport" => "tcp", "reason" => reason).increment(1);
+                debug!(error = %e, "a handshake failed");
+            }
             Err(_) => {
+                metrics::counter!("motience_handshakes_failed_total", "transport" => "tcp", "reason" => "slow").increment(1);
                 count_ended(Overdue::Silent.name());
                 debug!("a handshake took too long");
             }

@@ -11,7 +11,7 @@ use std::{
 };
 
 use motience_settings::env::Value;
-use parking_lot::{Mutex, MutexGuard};
+use parking_lot::{Mutex, MutexGuard, RwLock};
 
 /// Most keys of one set of buckets; a key costs about 32 bytes.
 const MAX_KEYS: usize = 100_000;
@@ -58,7 +58,7 @@ impl Value for Rate {
 pub struct TooOften(pub Duration);
 
 /// A rate in nanoseconds: what one costs, and what a full bucket is worth.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Pace {
     each: u64,
     whole: u64,
@@ -112,7 +112,7 @@ impl Bucket {
 /// another, by a chance of 2^-64, is no harm.
 #[derive(Debug)]
 pub struct Buckets {
-    pace: Option<Pace>,
+    pace: RwLock<Option<Pace>>,
     start: Instant,
     hasher: RandomState,
     keys: Mutex<Keys>,
@@ -129,12 +129,21 @@ impl Buckets {
     /// Full buckets of this rate.
     pub fn new(rate: Rate) -> Self {
         let keys = Keys { full_at: HashMap::new(), sweep_at: FIRST_SWEEP };
-        Self { pace: Pace::of(rate), start: Instant::now(), hasher: RandomState::new(), keys: Mutex::new(keys) }
+        Self { pace: RwLock::new(Pace::of(rate)), start: Instant::now(), hasher: RandomState::new(), keys: Mutex::new(keys) }
+    }
+
+    /// Sets another rate, with full buckets; nothing changes where the rate is the same.
+    pub fn set(&self, rate: Rate) {
+        let (mut pace, newer) = (self.pace.write(), Pace::of(rate));
+        if *pace != newer {
+            *pace = newer;
+            self.keys().full_at.clear();
+        }
     }
 
     /// Takes one out of this key's bucket, if there is one in it.
     pub fn take(&self, key: impl Hash) -> Result<(), TooOften> {
-        let Some(pace) = self.pace else { return Ok(()) };
+        let Some(pace) = *self.pace.read() else { return Ok(()) };
         let now = since(self.start);
         let mut keys = self.keys();
         let full_at = keys.entry(self.hasher.hash_one(key), now);
@@ -146,7 +155,7 @@ impl Buckets {
 
     /// Whether there is one in this key's bucket, which stays in it.
     pub fn check(&self, key: impl Hash) -> Result<(), TooOften> {
-        let Some(pace) = self.pace else { return Ok(()) };
+        let Some(pace) = *self.pace.read() else { return Ok(()) };
         let now = since(self.start);
         let full_at = self.keys().full_at.get(&self.hasher.hash_one(key)).copied().unwrap_or(0);
         pace.check(pace.after(full_at, now, 1), now)
@@ -154,7 +163,7 @@ impl Buckets {
 
     /// Takes one out of this key's bucket, be it there or not: what is missing has to come in again before anything else is allowed.
     pub fn charge(&self, key: impl Hash) {
-        let Some(pace) = self.pace else { return };
+        let Some(pace) = *self.pace.read() else { return };
         let now = since(self.start);
         let mut keys = self.keys();
         let full_at = keys.entry(self.hasher.hash_one(key), now);
@@ -217,6 +226,20 @@ mod tests {
         buckets.take("b").unwrap();
         let off = Buckets::new(Rate::OFF);
         (0..1000).for_each(|_| off.take("a").unwrap());
+    }
+
+    #[test]
+    fn another_rate_holds_at_once() {
+        let buckets = Buckets::new(rate("1/h"));
+        buckets.take("a").unwrap();
+        assert!(buckets.take("a").is_err());
+        buckets.set(Rate::OFF);
+        (0..100).for_each(|_| buckets.take("a").unwrap());
+        buckets.set(rate("2/h"));
+        buckets.take("a").unwrap();
+        buckets.take("a").unwrap();
+        buckets.set(rate("2/h"));
+        assert!(buckets.take("a").is_err(), "the rate is the same");
     }
 
     #[test]

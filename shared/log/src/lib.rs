@@ -142,8 +142,25 @@ impl Log {
     /// Whether the engine refused the last write for want of room.
     pub fn is_full(&self) -> bool {
         match self {
-            Self::Embedded(_) => false,
+            Self::Embedded(log) => log.is_full(),
             Self::Redis(log) => log.is_full(),
+        }
+    }
+
+    /// How long the engine has been unable to remove what retention no longer keeps; `None`: it gets on.
+    pub fn stalled_for(&self) -> Option<Duration> {
+        match self {
+            Self::Embedded(log) => log.stalled_for(),
+            Self::Redis(log) => log.stalled_for(),
+        }
+    }
+
+    /// How long nothing has come by the connection that brings what other nodes publish; `None`: there is no such connection. Each node hears
+    /// its own reports, so that silence is a fault.
+    pub fn silent_for(&self) -> Option<Duration> {
+        match self {
+            Self::Embedded(_) => None,
+            Self::Redis(log) => Some(log.silent_for()),
         }
     }
 

@@ -5,13 +5,17 @@
 //! Out: one append at a time, and the news that it has committed.
 //! Next: `shared/log/src/lib.rs`: `append`.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{
+    collections::HashMap,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use bytes::{Bytes, BytesMut};
 use motience_log::{self as log, AppendBatch, AppendRecord};
 use motience_mutation::Mutation;
 use motience_proto::model::{LogKey, ProducerId, RangeSet, Seq, record};
-use motience_runtime::backoff::Backoff;
+use motience_runtime::{backoff::Backoff, telemetry::Histogram, traces};
 use parking_lot::Mutex;
 use tokio::{
     sync::{
@@ -25,6 +29,7 @@ use tracing::warn;
 use super::{
     Relay,
     session::{Session, Ticket},
+    traces::{Arrival, appended},
 };
 
 /// First pause before a failed write is tried again, and the longest.
@@ -45,8 +50,22 @@ pub(super) struct Submission {
     pub(super) skipped: RangeSet,
     pub(super) bytes: usize,
     pub(super) ticket: Ticket,
+    /// When it came, where traces are made.
+    pub(super) arrival: Option<Arrival>,
     /// Room in the queue, given back once the submission is written.
     pub(super) _room: OwnedSemaphorePermit,
+}
+
+impl Submission {
+    /// Emits the spans of its records, if they are in the log, by a write that began then.
+    fn traced(&self, key: LogKey, began: SystemTime, times: &Histogram) {
+        if let Some(arrival) = self.arrival
+            && self.session.committed.borrow().up_to >= self.ticket
+        {
+            let records = self.records.iter().map(|record| (record.seq, &record.json[..]));
+            appended((key, self.session.sender.producer_epoch), arrival, began, records, times);
+        }
+    }
 }
 
 /// A record on its way into the log, as its sender wrote it.
@@ -104,9 +123,22 @@ pub(crate) struct Appenders(Mutex<HashMap<LogKey, Running>>);
 struct Running {
     groups: mpsc::WeakSender<Submission>,
     room: Arc<Semaphore>,
+    /// All of the room, in pieces.
+    whole: usize,
 }
 
 impl Appenders {
+    /// Groups that wait for all appenders, and bytes of their records.
+    pub(super) fn waiting(&self) -> (usize, usize) {
+        let all = self.0.lock();
+        let waiting = all.values().filter_map(|running| {
+            let groups = running.groups.upgrade()?;
+            let taken = running.whole.saturating_sub(running.room.available_permits());
+            Some((groups.max_capacity() - groups.capacity(), taken * PIECE))
+        });
+        waiting.fold((0, 0), |(groups, bytes), (more, length)| (groups + more, bytes + length))
+    }
+
     /// The way to the appender of this log, started if it does not run.
     pub(super) fn of(&self, relay: &Relay, key: LogKey) -> Queue {
         let whole = u32::try_from(relay.0.limits.queue_bytes / PIECE).unwrap_or(u32::MAX).max(1);
@@ -120,7 +152,7 @@ impl Appenders {
         all.retain(|_, running| running.groups.strong_count() > 0);
         let (groups, submissions) = mpsc::channel(relay.0.limits.queue);
         let queue = Queue { groups, room: Arc::new(Semaphore::new(whole as usize)), whole };
-        all.insert(key, Running { groups: queue.groups.downgrade(), room: Arc::clone(&queue.room) });
+        all.insert(key, Running { groups: queue.groups.downgrade(), room: Arc::clone(&queue.room), whole: whole as usize });
         relay.0.tasks.spawn(run(relay.clone(), key, submissions));
         queue
     }
@@ -137,7 +169,11 @@ async fn run(relay: Relay, key: LogKey, mut submissions: mpsc::Receiver<Submissi
             bytes += next.bytes;
             gathered.push(next);
         }
+        let began = traces::are_on().then(SystemTime::now);
         write(&relay, key, &gathered).await;
+        if let Some(began) = began {
+            gathered.iter().for_each(|submission| submission.traced(key, began, &relay.0.appends));
+        }
         gathered.clear();
     }
 }

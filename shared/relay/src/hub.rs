@@ -129,8 +129,15 @@ pub(super) struct FollowGuard {
 }
 
 impl FollowGuard {
-    pub(super) fn read(&self, cursor: Cursor, bytes: usize) -> ReadOutcome {
-        self.channel.state.lock().ring.read(cursor, bytes)
+    /// Batches after the cursor. For a reader that is `first_counted`: also when the oldest of them came that nobody had before it.
+    pub(super) fn read(&self, cursor: Cursor, bytes: usize, first_counted: bool) -> (ReadOutcome, Option<OffsetDateTime>) {
+        let mut state = self.channel.state.lock();
+        let outcome = state.ring.read(cursor, bytes);
+        let came = match &outcome {
+            ReadOutcome::Batches(batches) if first_counted => state.first_delivery(batches),
+            _ => None,
+        };
+        (outcome, came)
     }
 
     /// Has the follow read again.
@@ -179,6 +186,8 @@ struct State {
     users: usize,
     /// End of the log at the last check: the ring must have reached it by the next one.
     expected: Cursor,
+    /// End of the batches that some reader had as they came.
+    delivered: Cursor,
 }
 
 struct Follower {
@@ -191,7 +200,13 @@ impl Channel {
         Self {
             key,
             ready: OnceCell::new(),
-            state: Mutex::new(State { ring, followers: HashMap::new(), users: 0, expected: Cursor::default() }),
+            state: Mutex::new(State {
+                ring,
+                followers: HashMap::new(),
+                users: 0,
+                expected: Cursor::default(),
+                delivered: Cursor::default(),
+            }),
         }
     }
 
@@ -249,6 +264,15 @@ impl Channel {
 }
 
 impl State {
+    /// Notes that a reader has these; when the oldest of them came that no reader had before.
+    fn first_delivery(&mut self, batches: &[Arc<Batch>]) -> Option<OffsetDateTime> {
+        let last = batches.last()?;
+        let known = if self.delivered.log_epoch == last.log_epoch { self.delivered.offset } else { Offset(0) };
+        let new = batches.iter().find(|batch| batch.last() > known)?;
+        self.delivered = Cursor { log_epoch: last.log_epoch, offset: last.last() };
+        new.received
+    }
+
     fn wake_all(&self) {
         for follower in self.followers.values() {
             follower.wake.queue(&follower.entry);

@@ -18,6 +18,7 @@ mod ring;
 mod session;
 mod subscriber;
 mod subscription_cache;
+mod traces;
 
 use std::{sync::Arc, time::Duration};
 
@@ -189,6 +190,11 @@ impl Relay {
     /// How many consumers are subscribed to `producer`.
     pub async fn subscriber_count(&self, producer: ProducerId) -> Result<u64, Error> {
         self.0.subscription_cache.subscriber_count(&self.0.store, producer, self.0.clock.now()).await
+    }
+
+    /// Groups that wait for the log's writers of this node, and about how many bytes of records they hold.
+    pub fn waiting(&self) -> (usize, usize) {
+        self.0.appenders.waiting()
     }
 
     /// The log itself.

@@ -26,6 +26,7 @@ use super::{
     Error, Relay,
     appender::{Queue, QueuedRecord, Slot, Submission},
     session::{Committed, Session, Ticket},
+    traces,
 };
 
 /// Why a record is not taken.
@@ -350,6 +351,7 @@ impl Group<'_> {
             skipped: self.skipped,
             bytes: self.bytes,
             ticket,
+            arrival: traces::arrival(),
             _room: room,
         });
         ticket

@@ -12,6 +12,7 @@ use std::{
 
 use motience_log::{Batch, Bounds};
 use motience_proto::model::{Cursor, LogKey, Offset, ProducerId};
+use motience_runtime::histogram;
 use tracing::warn;
 
 use super::{
@@ -19,6 +20,7 @@ use super::{
     hub::{FollowGuard, ReadyEntry, ReadyQueue},
     parts::cut,
     ring::ReadOutcome,
+    traces,
 };
 
 /// Work that is given out before other tasks have their turn, as bytes of messages.
@@ -118,6 +120,8 @@ struct Follow {
     key: LogKey,
     lease: FollowGuard,
     cursor: Cursor,
+    /// Whether it has been at the log's end, so that what it reads from then on is news.
+    caught_up: bool,
 }
 
 impl Subscriber {
@@ -160,7 +164,7 @@ impl Subscriber {
         let place = self.next_place;
         self.next_place += 1;
         let (lease, cursor) = self.relay.0.hub.follow(&self.relay.0.log, key, from, &self.wake, place).await?;
-        self.follows.insert(place, Follow { key, lease, cursor });
+        self.follows.insert(place, Follow { key, lease, cursor, caught_up: false });
         self.places.insert(producer, place);
         Ok(())
     }
@@ -189,6 +193,11 @@ impl Subscriber {
     /// The log that is read of a producer.
     pub fn log_key(&self, producer: ProducerId) -> Option<LogKey> {
         self.follows.get(self.places.get(&producer)?).map(|follow| follow.key)
+    }
+
+    /// End of a log that is followed, as this node knows it.
+    pub fn end(&self, producer: ProducerId) -> Option<Cursor> {
+        self.follows.get(self.places.get(&producer)?).map(|follow| follow.lease.end())
     }
 
     /// How far a follow has been read.
@@ -229,7 +238,7 @@ impl Subscriber {
         loop {
             if let Some(delivery) = self.ready.pop_front() {
                 if self.counted {
-                    self.relay.0.reports.count_out(delivery.records());
+                    self.count(&delivery);
                 }
                 self.spent += delivery.bytes() + DELIVERY;
                 return Some(delivery);
@@ -239,8 +248,13 @@ impl Subscriber {
             }
             let slot = self.wake.take()?;
             let Some(follow) = self.follows.get_mut(&slot.index) else { continue };
-            match follow.lease.read(follow.cursor, self.relay.0.limits.read) {
-                ReadOutcome::Nothing => {}
+            let (read, came) = follow.lease.read(follow.cursor, self.relay.0.limits.read, self.counted && follow.caught_up);
+            if let Some(came) = came {
+                let time = self.relay.0.clock.now() - came;
+                histogram!("motience_delivery_seconds").record(time.try_into().unwrap_or_default());
+            }
+            match read {
+                ReadOutcome::Nothing => follow.caught_up = true,
                 ReadOutcome::Batches(_) if self.from_log.is_some() => self.turn = Some(slot),
                 ReadOutcome::Batches(batches) => {
                     follow.take(batches, &mut self.ready);
@@ -254,6 +268,22 @@ impl Subscriber {
                     self.wake.queue(&slot);
                 }
             }
+        }
+    }
+
+    /// Counts what goes out to a consumer.
+    fn count(&self, delivery: &Delivery) {
+        match delivery {
+            Delivery::Batch { batch, after } => {
+                self.relay.0.reports.count_out(delivery.records());
+                if motience_runtime::traces::are_on() {
+                    traces::delivered(batch, *after);
+                }
+            }
+            Delivery::Notice(Notice::Gap { cause, .. }) => {
+                metrics::counter!("motience_gaps_told_total", "cause" => cause.as_str()).increment(1);
+            }
+            Delivery::Notice(Notice::Reset { .. }) => metrics::counter!("motience_resets_told_total").increment(1),
         }
     }
 

@@ -4,8 +4,10 @@ pub mod backoff;
 mod causes;
 pub mod clock;
 pub mod descriptors;
+pub mod disk;
 pub mod lifecycle;
 pub mod private;
 pub mod telemetry;
+pub mod traces;
 
 pub use causes::causes;

@@ -14,7 +14,7 @@ use motience_proto::{
     wire::{CloseCode, Frame, Hello, Intent, TokenAccepted, TokenRefresh, VERSION},
 };
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, info, warn};
+use tracing::{Span, debug, info, warn};
 
 use super::CloseReason;
 
@@ -66,6 +66,7 @@ pub async fn admit(
         return Err(CloseReason::forbidden("wrong_device: this account speaks for the device it was registered with only"));
     }
     permit.identify(grant.user, share)?;
+    Span::current().record("user", tracing::field::display(grant.user));
     info!(user = %grant.user, %device, intent = ?hello.intent, transport = permit.transport().as_str(), "device connected");
     let client = Client { transport: permit.transport(), address: permit.address(), device: Some(device.to_string()) };
     Ok(Admitted { device, standing: Arc::new(backend.standing(grant, client)) })
@@ -122,8 +123,14 @@ pub async fn while_authorized<T>(standing: &Standing, session: impl Future<Outpu
     }
 }
 
-/// Logs how a session ended, and counts it where it was refused or ended by its peer's fault. Call it before the peer is told.
+/// Counts the end of a session by its reason.
+pub fn count_end(reason: &CloseReason, transport: Transport) {
+    metrics::counter!("motience_sessions_ended_total", "transport" => transport.as_str(), "reason" => reason.name()).increment(1);
+}
+
+/// Logs how a session ended, and counts it. Call it before the peer is told.
 pub fn report_end(reason: &CloseReason, transport: Transport, client: ClientAddress, permit: &Permit) {
+    count_end(reason, transport);
     if let Some(fault) = reason.fault() {
         count_ended(fault);
     }

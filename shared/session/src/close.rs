@@ -189,6 +189,21 @@ impl CloseReason {
         })
     }
 
+    /// The reason's name, as `motience_sessions_ended_total` has it.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Gone(_) => "gone",
+            Self::Left => "left",
+            Self::NoHello => "no_hello",
+            Self::Stale => "stale",
+            Self::Unavailable => "unavailable",
+            Self::TokenEnded => "token_ended",
+            Self::TooMuchAtOnce(_) => "too_much_at_once",
+            Self::Flooded | Self::TooManyRequests => "too_many_requests",
+            other => other.code().map_or("gone", CloseCode::name),
+        }
+    }
+
     /// The peer's fault, as `motience_connections_ended_total` names it.
     pub fn fault(&self) -> Option<&'static str> {
         match self {

@@ -14,7 +14,7 @@ mod messages;
 mod producer;
 mod replies;
 
-pub use admission::{Admitted, admit, authenticate, hello, ration, report_end, while_authorized};
+pub use admission::{Admitted, admit, authenticate, count_end, hello, ration, report_end, while_authorized};
 pub use close::CloseReason;
 pub use consumer::{Answer, ConsumerTransport, Refusal, Request, consume};
 pub use host::{Host, Limits};

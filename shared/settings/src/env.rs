@@ -10,7 +10,11 @@ mod reader;
 mod setting;
 mod value;
 
-use std::{collections::BTreeMap, fmt, path::Path};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    path::Path,
+};
 
 pub use example::{Subject, example};
 pub use reader::{Group, Reader};
@@ -170,6 +174,15 @@ impl Env {
         (settings, reader.finish())
     }
 
+    /// Those of these variables that `newer` gives another value.
+    pub fn differences(&self, newer: &Self, names: &BTreeSet<&'static str>) -> Vec<&'static str> {
+        let differs = |name: &&'static str| {
+            let by_file = format!("{name}_FILE");
+            self.get(name) != newer.get(name) || self.get(&by_file) != newer.get(&by_file)
+        };
+        names.iter().copied().filter(differs).collect()
+    }
+
     /// Variables that nothing reads but that look like settings, each as a sentence.
     pub fn misspelt(&self) -> Vec<String> {
         let sentence = |(name, meant): (String, Option<&str>)| match meant {
@@ -206,6 +219,13 @@ mod tests {
         let env = Env::from_pairs([("A", "1"), ("B", " ")]).with_in_file("A", "2").with_in_file("B", "2").with_in_file("C", " 3 ");
         assert_eq!((env.get("A"), env.get("B"), env.get("C")), (Some("1"), None, Some("3")));
         assert_eq!(env.get_in_file("A"), Some("2"));
+    }
+
+    #[test]
+    fn a_difference_is_one_of_values_that_count() {
+        let before = Env::from_pairs([("A", "1")]).with_in_file("A", "2").with_in_file("B", "1").with_in_file("S_FILE", "old");
+        let after = Env::from_pairs([("A", "1")]).with_in_file("A", "3").with_in_file("C", "1").with_in_file("S_FILE", "new");
+        assert_eq!(before.differences(&after, &BTreeSet::from(["A", "B", "C", "D", "S"])), ["B", "C", "S"]);
     }
 
     #[test]

@@ -5,4 +5,4 @@ pub mod env;
 pub mod output;
 mod version;
 
-pub use version::version;
+pub use version::{commit, version};

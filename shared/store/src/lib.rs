@@ -29,8 +29,14 @@ mod subscriptions;
 #[cfg(test)]
 mod tests;
 
-use std::{future::Future, path::Path, sync::Arc, time::Duration};
+use std::{
+    future::Future,
+    path::Path,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
+use motience_runtime::histogram;
 use time::{OffsetDateTime, PrimitiveDateTime};
 use tokio::time::timeout;
 
@@ -150,6 +156,22 @@ impl Store {
         }
     }
 
+    /// Measures how full the pool of connections is, and how long one of them that may write is waited for.
+    pub async fn measure(&self) {
+        let begun = Instant::now();
+        let (waited, open, idle) = match &*self.0 {
+            Engine::Sqlite(Pools { writer, reader }) => {
+                (writer.acquire().await.is_ok(), writer.size() + reader.size(), writer.num_idle() + reader.num_idle())
+            }
+            Engine::Postgres(Pools { writer, .. }) => writer.measure().await,
+        };
+        if waited {
+            histogram!("motience_database_wait_seconds").since(begun);
+        }
+        metrics::gauge!("motience_database_connections", "state" => "open").set(f64::from(open));
+        metrics::gauge!("motience_database_connections", "state" => "idle").set(idle as f64);
+    }
+
     /// Ends the connections; waits a little for running calls.
     pub async fn close(&self) {
         let closing = async {
@@ -189,7 +211,10 @@ impl<P: Clone> Pools<P> {
 
 /// Holds a call to [`OPERATION_LIMIT`].
 async fn limited<T>(work: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
-    timeout(OPERATION_LIMIT, work).await.unwrap_or(Err(Error::TimedOut))
+    let begun = Instant::now();
+    let outcome = timeout(OPERATION_LIMIT, work).await.unwrap_or(Err(Error::TimedOut));
+    histogram!("motience_database_seconds").since(begun);
+    outcome
 }
 
 /// Whether the database's INTEGER columns can hold `id`; SQLite could hold more, and is kept to the same.

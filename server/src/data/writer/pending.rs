@@ -4,6 +4,7 @@ use std::collections::HashMap;
 
 use motience_proto::model::{Cursor, LogKey, ProducerId};
 use motience_store::{HistoryBatch, HistoryRow};
+use time::OffsetDateTime;
 
 /// Rows of one transaction, about.
 const ROWS: usize = 1000;
@@ -17,12 +18,15 @@ pub(super) struct Pending {
     by_producer: HashMap<ProducerId, usize>,
     rows: usize,
     bytes: usize,
+    /// When the oldest of the rows came.
+    oldest: Option<OffsetDateTime>,
 }
 
 impl Pending {
     /// Adds rows that follow what was added before, which end at `cursor`. `expected` is where the history stands before all of them.
     pub(super) fn add(&mut self, key: LogKey, expected: Option<Cursor>, cursor: Cursor, rows: Vec<HistoryRow>) {
         self.rows += rows.len();
+        self.oldest = self.oldest.into_iter().chain(rows.iter().map(|row| row.received_at)).min();
         self.bytes += rows.iter().map(|row| row.data.get().len() + row.extra.as_ref().map_or(0, |extra| extra.get().len())).sum::<usize>();
         let next = self.batches.len();
         let at = *self.by_producer.entry(key.producer).or_insert(next);
@@ -37,6 +41,10 @@ impl Pending {
 
     pub(super) fn batches(&self) -> &[HistoryBatch] {
         &self.batches
+    }
+
+    pub(super) fn oldest(&self) -> Option<OffsetDateTime> {
+        self.oldest
     }
 
     pub(super) fn rows(&self) -> usize {

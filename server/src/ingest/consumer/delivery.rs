@@ -16,7 +16,7 @@ use quinn::{Connection, SendStream, VarInt};
 use tokio::time::{Instant, sleep_until, timeout};
 use tracing::debug;
 
-use super::super::{control::within, frames::write};
+use super::super::{control::within, count, frames::write};
 
 /// Bytes of entries written at once.
 const WRITE: usize = 64 * 1024;
@@ -97,10 +97,12 @@ impl Delivery {
     }
 
     fn encode(&mut self) {
-        let mut drained = false;
+        let (mut drained, mut records, mut bytes) = (false, 0, 0);
         while self.out.len() < WRITE {
             match self.pipeline.take() {
                 Some(Item::Record(DeliveredRecord { offset, record_id, message, .. })) => {
+                    records += 1;
+                    bytes += message.len() as u64;
                     Frame::Entry(Entry { offset, record_id, message }).encode(&mut self.out);
                 }
                 Some(Item::Notice(Notice::Gap { producer, from, to, .. })) => {
@@ -116,6 +118,7 @@ impl Delivery {
                 }
             }
         }
+        count("consumer", records, bytes);
         // Entries that were written show how far a plain follow is; of others only this does.
         if drained && !self.out.is_empty() && !self.pipeline.is_plain() {
             self.say_moved();

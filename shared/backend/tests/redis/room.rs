@@ -1,13 +1,17 @@
 //! A Redis that is full, evicts, waits for replicas, or is part of a cluster.
 
-use std::time::Duration;
+use std::{net::Ipv4Addr, time::Duration};
 
 use motience_log as log;
 use motience_proto::model::{LogKey, ProducerId};
 use motience_relay::StartPosition;
 use motience_runtime::telemetry;
 use motience_testing::Redis;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpStream,
+    time::{Instant, sleep, timeout},
+};
 
 use super::{Device, LIMIT, P, all, node, try_node, write};
 
@@ -31,6 +35,30 @@ async fn until<F: Future<Output = bool>>(what: &str, done: impl Fn() -> F) {
         assert!(Instant::now() < deadline, "not in time: {what}");
         sleep(Duration::from_millis(50)).await;
     }
+}
+
+/// The connection that brings what is published breaks, and Redis takes no other.
+#[tokio::test]
+async fn a_node_that_hears_nothing_is_not_ready() {
+    let redis = Redis::start().await;
+    let node = node(&redis.url(), &[]).await;
+    node.ready().await.unwrap();
+    let mut operator = TcpStream::connect((Ipv4Addr::LOCALHOST, redis.port())).await.unwrap();
+    let mut command = async |command: &str| {
+        operator.write_all(format!("{command}\r\n").as_bytes()).await.unwrap();
+        let mut answer = [0; 1024];
+        let length = timeout(LIMIT, operator.read(&mut answer)).await.unwrap().unwrap();
+        String::from_utf8_lossy(&answer[..length]).into_owned()
+    };
+    // The node's other connection and this one are two, and there may be no third.
+    assert_eq!(command("CONFIG SET maxclients 2").await, "+OK\r\n");
+    assert_eq!(command("CLIENT KILL TYPE pubsub").await, ":1\r\n");
+    until("it is noticed", || async { node.ready().await.is_err_and(|unready| unready.away == ["push connection"]) }).await;
+    let parts = node.parts().await;
+    let push = parts.iter().find(|part| part.name == "push").unwrap();
+    assert!(push.fault.is_some() && parts.iter().filter(|part| part.fault.is_some()).count() == 1, "{parts:?}");
+    command("CONFIG SET maxclients 1000").await;
+    until("it hears again", || async { node.ready().await.is_ok() }).await;
 }
 
 #[tokio::test]

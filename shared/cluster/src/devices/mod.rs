@@ -15,7 +15,7 @@ use std::{
     time::Duration,
 };
 
-use motience_proto::model::{LogKey, Transport, times::ClockFault};
+use motience_proto::model::{LogKey, ProducerId, Transport, times::ClockFault};
 use motience_runtime::clock::{Clock, from_millis, millis};
 use motience_settings::env::settings;
 use parking_lot::Mutex;
@@ -235,6 +235,16 @@ impl Devices {
             }
         }
         found.into_iter().flat_map(|((_, key), reports)| merge(reports).into_iter().map(move |stats| (key, stats))).collect()
+    }
+
+    /// The devices that send most to this node, at most `most`: producer, name, and records a second.
+    pub fn busiest(&self, most: usize) -> Vec<(ProducerId, String, f64)> {
+        let devices: Vec<Arc<Device>> = self.here.lock().producers.values().flat_map(HashMap::values).cloned().collect();
+        let mut rates: Vec<(u64, &Device)> =
+            devices.iter().map(|device| (device.millirate(), &**device)).filter(|(rate, _)| *rate > 0).collect();
+        rates.sort_by(|(a, one), (b, other)| b.cmp(a).then(one.key.cmp(&other.key)).then_with(|| one.name().cmp(other.name())));
+        rates.truncate(most);
+        rates.into_iter().map(|(rate, device)| (device.key.producer, device.name().to_owned(), rate as f64 / 1000.0)).collect()
     }
 
     /// Forgets reports that other nodes have not repeated.

@@ -159,6 +159,11 @@ impl Device {
         self.report_of(&state)
     }
 
+    /// Thousandths of a record that it sends in a second.
+    pub(super) fn millirate(&self) -> u64 {
+        self.state.lock().rate.millirate()
+    }
+
     pub(super) fn report(&self) -> DeviceReport {
         self.report_of(&self.state.lock())
     }

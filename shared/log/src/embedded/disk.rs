@@ -216,6 +216,8 @@ impl Disk {
             index: Arc::new(index),
             pending: Arc::new(Mutex::new(Pending { end, ..Pending::default() })),
             failing: Arc::default(),
+            full: Arc::default(),
+            stalled: Arc::default(),
             closing: Arc::default(),
             segment_bytes,
         };
@@ -234,6 +236,8 @@ impl Disk {
             forget: None,
             spoiled,
             rebuilds: 0,
+            unremoved: Vec::new(),
+            failed: false,
         };
         let lock = Arc::new(lock);
         let threads = started(&lock, writer, maintenance);
@@ -351,6 +355,16 @@ impl Disk {
             return Err(log::Error::Unavailable("the log's file cannot be written".to_owned()));
         }
         Ok(())
+    }
+
+    /// Whether the last attempt to write failed for want of room.
+    pub(super) fn is_full(&self) -> bool {
+        self.shared.full.load(Ordering::Relaxed)
+    }
+
+    /// How long segments have waited to be removed or put together, because their files cannot be written or removed.
+    pub(super) fn stalled_for(&self) -> Option<Duration> {
+        self.shared.stalled.lock().map(|since| since.elapsed())
     }
 
     async fn ask_maintenance(&self, work: impl FnOnce(Done) -> Work) -> Result<(), log::Error> {

@@ -134,6 +134,14 @@ impl Log {
         self.0.disk.as_ref().map_or(0, Disk::damaged)
     }
 
+    pub(super) fn is_full(&self) -> bool {
+        self.0.disk.as_ref().is_some_and(Disk::is_full)
+    }
+
+    pub(super) fn stalled_for(&self) -> Option<Duration> {
+        self.0.disk.as_ref().and_then(Disk::stalled_for)
+    }
+
     pub(super) fn held(&self) -> u64 {
         self.0.held.load(Ordering::Relaxed)
     }

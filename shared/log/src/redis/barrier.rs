@@ -10,6 +10,7 @@
 use std::time::Duration;
 
 use motience_proto::model::LogEpoch;
+use motience_runtime::histogram;
 use parking_lot::Mutex;
 use redis::aio::MultiplexedConnection;
 use tokio::{
@@ -113,13 +114,19 @@ impl Task {
     async fn ask(&mut self) -> Result<LogEpoch, Error> {
         let (mut connection, log_epoch) = match self.connection.take() {
             Some(connection) => connection,
-            None => self.place.connect(&self.names).await.map(|(connection, server)| (connection, server.log_epoch))?,
+            None => {
+                let (connection, server) = self.place.connect(&self.names).await?;
+                metrics::counter!("motience_redis_connections_total", "use" => "replicas").increment(1);
+                (connection, server.log_epoch)
+            }
         };
         let limit = super::millis(REPLICA_LIMIT);
         let mut pipeline = redis::pipe();
         // One key: its shard is the only one there is.
         pipeline.cmd("INCR").arg(self.names.shared("barrier")).ignore().cmd("WAIT").arg(self.replicas).arg(limit);
+        let begun = std::time::Instant::now();
         let (there,): (u32,) = pipeline.query_async(&mut connection).await.map_err(|e| self.place.unavailable(&e))?;
+        histogram!("motience_redis_seconds", "wait" => "replicas").since(begun);
         self.connection = Some((connection, log_epoch));
         if there < self.replicas {
             return Err(Error::Unavailable(format!("{there} of {} replicas have it", self.replicas)));

@@ -5,7 +5,14 @@
 //! follows it reads the log, whose end is compared each second.
 //! A connection that is silent is asked for a PING every second: a dead one is noticed within [`ANSWER_LIMIT`].
 
-use std::{collections::HashSet, sync::Arc, time::Duration};
+use std::{
+    collections::HashSet,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
 use bytes::Bytes;
 use motience_runtime::{backoff::Backoff, telemetry::Sampler};
@@ -51,12 +58,23 @@ struct Shared {
     changed: watch::Sender<u64>,
     /// Channels that Redis has confirmed or refused on the present connection.
     confirmed: watch::Sender<HashSet<String>>,
+    /// When something came last, in milliseconds since `began`.
+    heard: AtomicU64,
+    began: Instant,
+}
+
+impl Shared {
+    fn hears(&self) {
+        let now = u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.heard.store(now, Ordering::Relaxed);
+    }
 }
 
 impl Follower {
     pub(super) fn start(place: Place, names: &Names, seal: &Seal, sink: Sink) -> Self {
-        let shared =
-            Arc::new(Shared { desired: Mutex::default(), changed: watch::Sender::new(0), confirmed: watch::Sender::new(HashSet::new()) });
+        let (changed, confirmed) = (watch::Sender::new(0), watch::Sender::new(HashSet::new()));
+        let shared = Shared { desired: Mutex::default(), changed, confirmed, heard: AtomicU64::new(0), began: Instant::now() };
+        let shared = Arc::new(shared);
         let stop = CancellationToken::new();
         let task = Task { place, shared: Arc::clone(&shared), names: names.clone(), seal: seal.clone(), sink };
         let stopped = stop.clone();
@@ -80,6 +98,11 @@ impl Follower {
     pub(super) fn unfollow(&self, channel: &str) {
         self.shared.desired.lock().remove(channel);
         self.shared.changed.send_modify(|n| *n += 1);
+    }
+
+    /// How long nothing has come.
+    pub(super) fn silent_for(&self) -> Duration {
+        self.shared.began.elapsed().saturating_sub(Duration::from_millis(self.shared.heard.load(Ordering::Relaxed)))
     }
 
     pub(super) async fn close(&self) {
@@ -113,6 +136,7 @@ impl Task {
                 Ok(()) => warn!("the Redis subscription ended; connecting again"),
                 Err(e) => warn!(error = %self.place.unavailable(&e), "the Redis subscription broke; connecting again"),
             }
+            metrics::gauge!("motience_redis_subscribed").set(0.0);
             self.shared.confirmed.send_modify(HashSet::clear);
             time::sleep(backoff.pause()).await;
         }
@@ -126,6 +150,7 @@ impl Task {
             seal: self.seal.clone(),
             unsealed: Sampler::new(SAY_EVERY),
             sink: Arc::clone(&self.sink),
+            shared: Arc::clone(&self.shared),
             broken: broken.clone(),
         };
         let config = AsyncConnectionConfig::new()
@@ -138,6 +163,9 @@ impl Task {
         let mut refused = self.subscribe(&mut connection, "SUBSCRIBE", &bus).await?;
         refused.extend(self.reconcile(&mut connection).await?);
         info!("subscribed to Redis");
+        metrics::counter!("motience_redis_connections_total", "use" => "push").increment(1);
+        metrics::gauge!("motience_redis_subscribed").set(1.0);
+        self.shared.hears();
         *backoff = Backoff::new(FIRST_PAUSE, MAX_PAUSE);
         // Whatever was published while nobody listened has to be looked up.
         (self.sink)(Signal::Interrupted);
@@ -149,6 +177,10 @@ impl Task {
                 // Cannot fail: `shared` holds the sender.
                 _ = changed.changed() => refused.extend(self.reconcile(&mut connection).await?),
                 () = time::sleep(WATCH_EVERY) => redis::cmd("PING").exec_async(&mut connection).await?,
+            }
+            // Where Redis forbids the reports there is nothing to hear.
+            if bus.iter().any(|channel| refused.contains(channel)) {
+                self.shared.hears();
             }
             if !refused.is_empty() && asked.elapsed() >= ASK_AGAIN {
                 asked = Instant::now();
@@ -222,6 +254,7 @@ struct Receiver {
     /// When messages without our seal were last spoken of.
     unsealed: Sampler,
     sink: Sink,
+    shared: Arc<Shared>,
     broken: CancellationToken,
 }
 
@@ -241,6 +274,7 @@ impl Receiver {
     }
 
     fn take(&self, channel: &[u8], payload: Bytes) {
+        self.shared.hears();
         match super::signal(&self.names, &self.seal, channel, payload) {
             Ok(Some(signal)) => (self.sink)(signal),
             // Nothing of ours is lost by it: whoever sent it is no node, or one with another secret.

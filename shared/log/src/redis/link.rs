@@ -10,6 +10,7 @@ use std::{
 
 use motience_mutation::Mutation;
 use motience_proto::model::LogEpoch;
+use motience_runtime::histogram;
 use parking_lot::Mutex;
 use redis::{AsyncConnectionConfig, Cmd, ErrorKind, FromRedisValue, RedisError, ServerErrorKind, Value, aio::MultiplexedConnection};
 use tokio::{sync::Notify, time::Instant};
@@ -101,8 +102,10 @@ impl Link {
 
     /// Asks on this very connection.
     pub(super) async fn query_on(&self, session: &Session, call: &Cmd) -> Result<Value, Error> {
-        let mut connection = session.connection.clone();
-        match connection.send_packed_command(call).await {
+        let (mut connection, begun) = (session.connection.clone(), std::time::Instant::now());
+        let answer = connection.send_packed_command(call).await;
+        histogram!("motience_redis_seconds", "wait" => "answer").since(begun);
+        match answer {
             Ok(Value::ServerError(e)) => Err(self.failed(session, &e.into())),
             Ok(value) => Ok(value),
             Err(e) => Err(self.failed(session, &e)),
@@ -175,6 +178,7 @@ impl Link {
         if server.persists() {
             rewrite_aof(&mut connection, &self.names.shared("mended"), &server.log_epoch.to_string()).await;
         }
+        metrics::counter!("motience_redis_connections_total", "use" => "commands").increment(1);
         Ok(Session { connection, log_epoch: server.log_epoch, number: fastrand::u64(..) })
     }
 }

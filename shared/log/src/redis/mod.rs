@@ -21,7 +21,11 @@ mod seal;
 mod server;
 mod watch;
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{
+    fmt,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use bytes::Bytes;
 use parking_lot::Mutex;
@@ -81,6 +85,8 @@ struct Inner {
     budget: Option<usize>,
     barrier: Option<Barrier>,
     watch: Mutex<Option<JoinHandle<()>>>,
+    /// Since when the records that are to go could not be removed.
+    stalled: Mutex<Option<Instant>>,
     leases: Arc<Leases>,
     /// Renews the leases.
     lease_task: Mutex<Option<JoinHandle<()>>>,
@@ -122,6 +128,7 @@ impl Log {
             budget: config.budget,
             barrier,
             watch: Mutex::default(),
+            stalled: Mutex::default(),
             leases: Arc::default(),
             lease_task: Mutex::default(),
             said: Sampler::new(SAY_EVERY),
@@ -150,6 +157,14 @@ impl Log {
 
     pub(super) fn is_full(&self) -> bool {
         self.0.link.is_full()
+    }
+
+    pub(super) fn silent_for(&self) -> Duration {
+        self.0.follower.silent_for()
+    }
+
+    pub(super) fn stalled_for(&self) -> Option<Duration> {
+        self.0.stalled.lock().map(|since| since.elapsed())
     }
 }
 

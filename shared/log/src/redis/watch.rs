@@ -4,7 +4,10 @@
 //! removed from outside, by a script that Redis runs even then. Where memory passes the budget, the largest logs give up their
 //! oldest records; readers are told of the gap as of any that retention leaves.
 
-use std::{sync::Weak, time::Duration};
+use std::{
+    sync::Weak,
+    time::{Duration, Instant},
+};
 
 use motience_runtime::telemetry::Sampler;
 use tokio::time::sleep;
@@ -40,7 +43,9 @@ pub(super) async fn run(watched: Weak<Inner>) {
                 }
                 let need = log.over_budget(&server);
                 if due || need > 0 {
-                    match sweep(&log, need).await {
+                    let swept = sweep(&log, need).await;
+                    log.note_sweep(swept.is_ok());
+                    match swept {
                         Ok(()) => due = false,
                         Err(e) => warn!(error = %e, "room cannot be made in Redis; trying again"),
                     }
@@ -151,6 +156,11 @@ fn most_for_each(mut sizes: Vec<u64>, need: u64) -> u64 {
 }
 
 impl Inner {
+    fn note_sweep(&self, done: bool) {
+        let mut stalled = self.stalled.lock();
+        *stalled = if done { None } else { stalled.or_else(|| Some(Instant::now())) };
+    }
+
     fn budget_of(&self, server: &Server) -> u64 {
         self.budget.map_or(server.limit / 10 * 9, |budget| budget as u64)
     }

@@ -4,12 +4,12 @@
 
 use std::{
     collections::BTreeMap,
-    fmt::Write as _,
+    fmt::{self, Write as _},
     sync::{
         Arc, LazyLock,
         atomic::{AtomicU64, Ordering::Relaxed},
     },
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
 use parking_lot::Mutex;
@@ -33,6 +33,16 @@ pub struct Histogram {
     /// One more than there are bounds: for what is beyond the last.
     buckets: [AtomicU64; BOUNDS.len() + 1],
     nanoseconds: AtomicU64,
+    /// A traced time of each bucket that has one.
+    exemplars: Mutex<BTreeMap<usize, Exemplar>>,
+}
+
+/// A time whose trace can be looked at.
+#[derive(Clone, Copy, Debug)]
+struct Exemplar {
+    trace: u128,
+    time: Duration,
+    at: SystemTime,
 }
 
 impl Histogram {
@@ -44,14 +54,32 @@ impl Histogram {
 
     /// Counts a time.
     pub fn record(&self, time: Duration) {
-        let microseconds = u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
-        self.buckets[BOUNDS.partition_point(|bound| *bound < microseconds)].fetch_add(1, Relaxed);
+        self.buckets[bucket(time)].fetch_add(1, Relaxed);
         self.nanoseconds.fetch_add(u64::try_from(time.as_nanos()).unwrap_or(u64::MAX), Relaxed);
+    }
+
+    /// Shows the trace of a time that is counted too, until another one of its bucket is shown.
+    pub fn show(&self, time: Duration, trace: u128) {
+        self.exemplars.lock().insert(bucket(time), Exemplar { trace, time, at: SystemTime::now() });
     }
 
     /// Counts the time since a moment.
     pub fn since(&self, begun: Instant) {
         self.record(begun.elapsed());
+    }
+}
+
+/// Number of the bucket that a time belongs to.
+fn bucket(time: Duration) -> usize {
+    let microseconds = u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
+    BOUNDS.partition_point(|bound| *bound < microseconds)
+}
+
+impl fmt::Display for Exemplar {
+    /// As OpenMetrics writes it behind a bucket.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let at = self.at.duration_since(UNIX_EPOCH).unwrap_or_default();
+        write!(f, " # {{trace_id=\"{:032x}\"}} {} {:.3}", self.trace, self.time.as_secs_f64(), at.as_secs_f64())
     }
 }
 
@@ -69,19 +97,21 @@ macro_rules! histogram {
     };
 }
 
-/// All histograms as Prometheus text; `help` describes a series.
-pub(super) fn render(out: &mut String, help: impl Fn(&str) -> String) {
+/// All histograms as Prometheus text; `help` describes a series. `exemplars`: with those, which only OpenMetrics knows.
+pub(super) fn render(out: &mut String, exemplars: bool, help: impl Fn(&str) -> String) {
     let mut last = "";
     for ((name, labels), histogram) in &*ALL.lock() {
         if std::mem::replace(&mut last, name) != *name {
             let _ = writeln!(out, "{}# TYPE {name} histogram", help(name));
         }
         let known: String = labels.iter().map(|(name, value)| label(name, value) + ",").collect();
+        let shown = if exemplars { histogram.exemplars.lock().clone() } else { BTreeMap::new() };
         let mut count = 0;
-        for (bucket, bound) in histogram.buckets.iter().zip(BOUNDS.iter().map(Some).chain([None])) {
+        for (number, (bucket, bound)) in histogram.buckets.iter().zip(BOUNDS.iter().map(Some).chain([None])).enumerate() {
             count += bucket.load(Relaxed);
             let bound = bound.map_or_else(|| "+Inf".to_owned(), |bound| (*bound as f64 / 1e6).to_string());
-            let _ = writeln!(out, "{name}_bucket{{{known}le=\"{bound}\"}} {count}");
+            let exemplar = shown.get(&number).map(Exemplar::to_string).unwrap_or_default();
+            let _ = writeln!(out, "{name}_bucket{{{known}le=\"{bound}\"}} {count}{exemplar}");
         }
         let known = if known.is_empty() { String::new() } else { format!("{{{}}}", known.trim_end_matches(',')) };
         let _ = writeln!(out, "{name}_sum{known} {}", histogram.nanoseconds.load(Relaxed) as f64 / 1e9);
@@ -99,7 +129,12 @@ mod tests {
             histogram!("motience_a_test_seconds", "way" => "in \"x\"").record(time);
         }
         let mut text = String::new();
-        render(&mut text, |name| format!("# HELP {name} A.\n"));
+        histogram!("motience_a_test_seconds", "way" => "in \"x\"").show(Duration::from_millis(3), 0xab);
+        let mut traced = String::new();
+        render(&mut traced, true, |_| String::new());
+        let exemplar = r#"le="0.005"} 3 # {trace_id="000000000000000000000000000000ab"} 0.003 "#;
+        assert!(traced.contains(exemplar), "{traced}");
+        render(&mut text, false, |name| format!("# HELP {name} A.\n"));
         let lines: Vec<&str> = text.lines().filter(|line| line.contains("motience_a_test")).collect();
         assert_eq!(lines[..2], ["# HELP motience_a_test_seconds A.", "# TYPE motience_a_test_seconds histogram"]);
         for line in [

@@ -30,6 +30,29 @@ const FORMATS: Label = ("format", &["sse", "ndjson"]);
 const SIDES: Label = ("side", &["producer", "consumer"]);
 const SOCKETS: Label = ("side", &["producer", "consumer", "tunnel"]);
 const TRANSPORTS: Label = ("transport", &["quic", "tunnel", "websocket", "webtransport", "http"]);
+const SESSIONS: Label = ("transport", &["quic", "tunnel", "websocket", "webtransport"]);
+const ENDS: Label = (
+    "reason",
+    &[
+        "done",
+        "draining",
+        "fenced",
+        "forbidden",
+        "gone",
+        "internal",
+        "left",
+        "no_hello",
+        "protocol",
+        "rate_limited",
+        "stale",
+        "token_ended",
+        "too_large",
+        "too_many_requests",
+        "too_much_at_once",
+        "unauthenticated",
+        "unavailable",
+    ],
+);
 const UNREAD: Label = ("reason", &["unread"]);
 const FORGOTTEN: Label = ("reason", &["count", "bytes", "age"]);
 const CLOCKS: Label = ("reason", &["seconds", "ahead"]);
@@ -73,7 +96,23 @@ const SERIES: &[Series] = &[
     Series(Gauge, "motience_descriptors_allowed", "descriptors", &[], "File descriptors that the process may have open."),
     Series(Level, "motience_draining", "nodes", &[], "1 from the moment at which the node is to leave, and says that it is not ready."),
     Series(Counter, "motience_readiness_checks_total", "checks", &[], "Times that the database and Redis were asked whether they answer."),
+    Series(Counter, "motience_trace_spans_total", "spans", &[], "Spans that the collector of traces has taken."),
+    Series(
+        Counter,
+        "motience_trace_spans_dropped_total",
+        "spans",
+        &[("reason", &["queue", "export"])],
+        "Spans dropped: more than wait for the collector of traces, or it did not take them.",
+    ),
     Series(Counter, "motience_node_name_conflicts_total", "reports", &[], "Reports of another node that has this node's NODE_NAME."),
+    Series(
+        Gauge,
+        "motience_build_info",
+        "1",
+        &[("version", &[]), ("commit", &[]), ("features", &[])],
+        "1, with the version, the commit and the features of the program.",
+    ),
+    Series(Gauge, "motience_disk_free_bytes", "bytes", &[], "Room on the disk of DATA_DIR, of a node that keeps files."),
     Series(Level, "motience_connections", "connections", &[], "Open TCP connections to the services' ports."),
     Series(
         Counter,
@@ -89,6 +128,20 @@ const SERIES: &[Series] = &[
         &[("reason", &["control_flood", "control_rate", "protocol", "stalled", "too_large", "too_much_at_once"])],
         "Connections ended by the server for a fault of the peer.",
     ),
+    Series(
+        Times,
+        "motience_handshake_seconds",
+        "seconds",
+        &[("transport", &["quic", "tcp"])],
+        "Time of a TLS handshake, over QUIC and over TCP.",
+    ),
+    Series(
+        Counter,
+        "motience_handshakes_failed_total",
+        "handshakes",
+        &[("transport", &["quic", "tcp"]), ("reason", &["tls", "slow", "gone"])],
+        "Handshakes that failed: refused by one of the two sides, not ended in time, or the peer was lost.",
+    ),
     Series(Counter, "motience_http_requests_total", "requests", &[("version", &["1", "2", "3"])], "HTTP requests to the services."),
     Series(
         Counter,
@@ -96,6 +149,13 @@ const SERIES: &[Series] = &[
         "responses",
         &[("status", &["2xx", "3xx", "4xx", "5xx"])],
         "HTTP responses of the services.",
+    ),
+    Series(
+        Times,
+        "motience_http_first_byte_seconds",
+        "seconds",
+        &[("version", &["1", "2", "3"])],
+        "Time from a request's head to the head of its response.",
     ),
     Series(
         Counter,
@@ -108,13 +168,25 @@ const SERIES: &[Series] = &[
         Counter,
         "motience_sessions_refused_total",
         "sessions",
-        &[("transport", &[]), ("code", &[])],
-        "Sessions refused before they began, by the name of the close reason.",
+        &[
+            SESSIONS,
+            ("code", &["done", "protocol", "unauthenticated", "forbidden", "fenced", "too_large", "rate_limited", "draining", "internal"]),
+        ],
+        "Sessions refused before they began, by the name of the close code.",
     ),
+    Series(Counter, "motience_sessions_ended_total", "sessions", &[SESSIONS, ENDS], "Sessions that ended, by the close reason."),
     Series(Counter, "motience_limited_total", "refusals", &[LIMITS], "Refusals by a limit of rate, memory or turns."),
     Series(Counter, "motience_permits_refused_total", "connections", &[ROOM, TRANSPORTS], "Connections refused for want of a permit."),
     Series(Level, "motience_unauthenticated_connections", "connections", &[], "Connections that have yet to say who they are."),
     Series(Level, "motience_upload_bytes", "bytes", &[], "Memory held for what comes in (UPLOAD_MEMORY)."),
+    Series(
+        Times,
+        "motience_password_seconds",
+        "seconds",
+        &[("step", &["wait", "hash"])],
+        "Time of a login for its turn to have a password hashed, and of the hash (argon2id, or bcrypt of an imported account).",
+    ),
+    Series(Gauge, "motience_password_queue", "logins", &[], "Logins that wait for their turn (PASSWORD_QUEUE)."),
     Series(Counter, "motience_logins_refused_total", "logins", &[], "Logins with a wrong name or password."),
     Series(Counter, "motience_keys_unknown_total", "keys", &[], "Texts in the form of a key that are no key, looked up in the database."),
     Series(Counter, "motience_refreshes_repeated_total", "refreshes", &[], "Refresh tokens used again within JWT_REFRESH_LEEWAY."),
@@ -129,6 +201,14 @@ const SERIES: &[Series] = &[
         "First flights with data to nodes that share tickets: acted on at once, or after the handshake.",
     ),
     Series(Counter, "motience_quic_let_go_total", "connections", &[UNREAD], "QUIC connections ended because a stream was not read."),
+    Series(
+        Counter,
+        "motience_quic_records_total",
+        "records",
+        &[SIDES],
+        "Records received from devices and sent to consumers over QUIC (motience/1).",
+    ),
+    Series(Counter, "motience_quic_bytes_total", "bytes", &[SIDES], "Bytes of records received and sent over QUIC (motience/1)."),
     Series(Level, "motience_http3_connections", "connections", &[], "Open HTTP/3 connections."),
     Series(Level, "motience_webtransport_sessions", "sessions", &[], "Open WebTransport sessions."),
     Series(
@@ -203,6 +283,37 @@ const SERIES: &[Series] = &[
         "Time of one write to the log, until what was written is as durable as an acknowledgement says.",
     ),
     Series(Counter, "motience_append_retries_total", "writes", &[], "Writes to the log that failed and were tried again."),
+    Series(Gauge, "motience_append_queue_groups", "groups", &[], "Groups of records that wait for the log's writers (APPEND_QUEUE)."),
+    Series(Gauge, "motience_append_queue_bytes", "bytes", &[], "Bytes of the records in them (APPEND_QUEUE_BYTES)."),
+    Series(
+        Times,
+        "motience_delivery_seconds",
+        "seconds",
+        &[],
+        "Time from a record's entry into the log, to the millisecond, until the first consumer of this node takes it.",
+    ),
+    Series(
+        Counter,
+        "motience_gaps_told_total",
+        "notices",
+        &[("cause", &["retention", "damaged"])],
+        "Times that a consumer was told that records are gone.",
+    ),
+    Series(Counter, "motience_resets_told_total", "notices", &[], "Times that a consumer was told that a log began another epoch."),
+    Series(
+        Ranked,
+        "motience_producer_rate",
+        "records per second",
+        &[PRODUCER],
+        "Records that a producer has sent in the last ten seconds, to all nodes: those that send most.",
+    ),
+    Series(
+        Ranked,
+        "motience_device_rate",
+        "records per second",
+        &[PRODUCER, ("device", &[])],
+        "Records that a device has sent to this node in the last ten seconds: those that send most.",
+    ),
     Series(Counter, "motience_latest_received_total", "records", &[], "Records of the lane 'latest' received as datagrams."),
     Series(
         Counter,
@@ -227,6 +338,13 @@ const SERIES: &[Series] = &[
         "Times that a damaged file of the log was made anew from what can be read.",
     ),
     Series(Counter, "motience_log_segments_removed_total", "segments", &[], "Segments of the log that were removed."),
+    Series(
+        Times,
+        "motience_log_commit_seconds",
+        "seconds",
+        &[],
+        "Time of a write to the log's segments with its sync, for all that had gathered.",
+    ),
     Series(Counter, "motience_log_syncs_total", "syncs", &[], "Times that the log was synced to disk, each for all that had gathered."),
     Series(Counter, "motience_log_written_bytes_total", "bytes", &[], "Bytes written to the log's segments."),
     Series(
@@ -274,6 +392,22 @@ const SERIES: &[Series] = &[
     ),
     Series(Gauge, "motience_durable_cursors", "cursors", &[], "Named cursors that were compared with their logs at the last look."),
     Series(Counter, "motience_log_disagreements_total", "logs", &[], "Times that more had been published than the log has."),
+    Series(
+        Times,
+        "motience_redis_seconds",
+        "seconds",
+        &[("wait", &["answer", "replicas"])],
+        "Time of Redis for an answer, and of its replicas to have what was written.",
+    ),
+    Series(
+        Counter,
+        "motience_redis_connections_total",
+        "connections",
+        &[("use", &["commands", "push", "replicas"])],
+        "Connections made to Redis: more than one of a kind means that the one before broke.",
+    ),
+    Series(Gauge, "motience_redis_subscribed", "0 or 1", &[], "1 while Redis sends what other nodes publish."),
+    Series(Gauge, "motience_redis_silent_seconds", "seconds", &[], "Time since something last came by that connection."),
     Series(Gauge, "motience_redis_used_bytes", "bytes", &[], "Memory that Redis uses."),
     Series(Gauge, "motience_redis_limit_bytes", "bytes", &[], "The maxmemory of Redis; 0: none."),
     Series(Gauge, "motience_redis_budget_bytes", "bytes", &[], "Memory in use at which the largest logs give up their oldest records."),
@@ -300,6 +434,21 @@ const SERIES: &[Series] = &[
         &[],
         "Parts of appends that failed after the records were in the log: publishing, trimming.",
     ),
+    Series(Times, "motience_database_seconds", "seconds", &[], "Time of a call to the database, with its wait for a connection."),
+    Series(
+        Times,
+        "motience_database_wait_seconds",
+        "seconds",
+        &[],
+        "Wait for a connection of the pool: one is taken and given back every five seconds.",
+    ),
+    Series(
+        Gauge,
+        "motience_database_connections",
+        "connections",
+        &[("state", &["open", "idle"])],
+        "Connections of the pool, and those of them that nobody uses (DB_MAX_CONNECTIONS).",
+    ),
     Series(
         Counter,
         "motience_database_connections_dropped_total",
@@ -315,6 +464,14 @@ const SERIES: &[Series] = &[
         "seconds",
         &[],
         "How long the history writer has been unable to write; 0: it writes.",
+    ),
+    Series(Gauge, "motience_history_lag_records", "records", &[], "Records of the logs that are not in the history yet."),
+    Series(
+        Gauge,
+        "motience_history_lag_seconds",
+        "seconds",
+        &[],
+        "Age of the oldest record of the last batch that was written, while there are more; 0: all are written.",
     ),
     Series(Counter, "motience_history_missed_total", "records", &[], "Records that retention removed before they were written to history."),
     Series(Counter, "motience_history_moved_total", "logs", &[], "Times that another node had written a history further than expected."),
@@ -339,6 +496,11 @@ pub(super) fn register() {
             Gauge => metrics::describe_gauge!(*name, help),
         }
     }
+}
+
+/// The ranked series.
+pub(super) fn ranked() -> impl Iterator<Item = &'static str> {
+    SERIES.iter().filter(|series| matches!(series.0, Ranked)).map(|series| series.1)
 }
 
 /// The HELP line and the names of the labels of a series of the table.

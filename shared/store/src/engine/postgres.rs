@@ -70,6 +70,12 @@ impl Connections {
         }
     }
 
+    /// Takes a connection and gives it back: whether there was one, how many are open, and how many of them nobody uses.
+    pub(crate) async fn measure(&self) -> (bool, u32, usize) {
+        let waited = self.pool.acquire().await.is_ok();
+        (waited, self.pool.size(), self.pool.num_idle())
+    }
+
     pub(crate) async fn close(&self) {
         self.pool.close().await;
     }

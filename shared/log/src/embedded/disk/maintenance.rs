@@ -10,7 +10,7 @@ use std::{
         atomic::Ordering,
         mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use motience_proto::model::UserId;
@@ -86,6 +86,10 @@ pub(super) struct Maintenance {
     /// Segments that cannot be copied because they are damaged.
     pub(super) spoiled: HashSet<Name>,
     pub(super) rebuilds: u32,
+    /// Segments of which nothing is in use, and whose files could not be removed yet.
+    pub(super) unremoved: Vec<Arc<Segment>>,
+    /// Whether anything failed at the last look.
+    pub(super) failed: bool,
 }
 
 impl Maintenance {
@@ -124,6 +128,8 @@ impl Maintenance {
                 }
             }
             again = !self.look();
+            let mut stalled = self.shared.stalled.lock();
+            *stalled = self.failed.then(|| stalled.unwrap_or_else(Instant::now));
         }
         if let Ok(_held) = self.hold.share() {
             self.check_in();
@@ -133,6 +139,7 @@ impl Maintenance {
     /// Does what there is to do; says whether that was all.
     fn look(&mut self) -> bool {
         let mut is_all = true;
+        self.failed = false;
         for segment in self.shared.index.unfiled() {
             let outcome = filed::write(&segment, &self.shared.index.of_segment(&segment));
             match outcome {
@@ -146,6 +153,7 @@ impl Maintenance {
         if self.shared.pending.lock().end.segment > self.checkpoint.segment {
             is_all &= self.check_in();
         }
+        self.failed |= !is_all;
         if self.forget.is_some() {
             self.forget_some();
         }
@@ -207,13 +215,18 @@ impl Maintenance {
             for used in dead {
                 index.replace(std::slice::from_ref(&used.segment), None, Vec::new());
                 metrics::counter!("motience_log_segments_removed_total").increment(1);
-                if let Err(e) = used.segment.remove() {
-                    let path = used.segment.path();
-                    warn!(error = %e, segment = %path.display(), "a segment that is to go cannot be removed: it goes at the next start");
-                }
+                self.unremoved.push(used.segment);
             }
+            self.unremoved.retain(|segment| {
+                let left = segment.remove();
+                if let Err(e) = &left {
+                    warn!(error = %e, segment = %segment.path().display(), "a segment that is to go cannot be removed yet");
+                }
+                left.is_err()
+            });
+            self.failed |= !self.unremoved.is_empty();
             let sizes: Vec<_> = uses.iter().map(|used| self.size(used)).collect();
-            let Some(range) = compact::choose(&sizes, self.shared.segment_bytes) else { return true };
+            let Some(range) = compact::choose(&sizes, self.shared.segment_bytes) else { return self.unremoved.is_empty() };
             let old: Vec<Arc<Segment>> = uses[range].iter().map(|used| Arc::clone(&used.segment)).collect();
             match compact::compact(&index, &self.shared.folder, &old) {
                 Ok(()) => metrics::counter!("motience_log_segments_removed_total").increment(old.len() as u64 - 1),
@@ -223,6 +236,7 @@ impl Maintenance {
                 }
                 Err(e) => {
                     warn!(error = %e, "segments cannot be put together yet");
+                    self.failed = true;
                     return false;
                 }
             }

@@ -3,6 +3,7 @@
 use std::{
     path::Path,
     sync::{Arc, atomic::AtomicBool},
+    time::Instant,
 };
 
 use parking_lot::Mutex;
@@ -24,6 +25,10 @@ pub(super) struct Shared {
     pub(super) pending: Arc<Mutex<Pending>>,
     /// Whether the last attempt to write failed.
     pub(super) failing: Arc<AtomicBool>,
+    /// Whether that was for want of room.
+    pub(super) full: Arc<AtomicBool>,
+    /// When maintenance last stopped getting on: files that cannot be written or removed.
+    pub(super) stalled: Arc<Mutex<Option<Instant>>>,
     /// Whether the log is being closed.
     pub(super) closing: Arc<AtomicBool>,
     /// Bytes after which the next segment begins.

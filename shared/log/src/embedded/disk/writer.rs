@@ -6,11 +6,11 @@ use std::{
     io,
     os::unix::fs::FileExt as _,
     sync::{Arc, atomic::Ordering},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use motience_proto::model::LogKey;
-use motience_runtime::{backoff::Backoff, clock::millis};
+use motience_runtime::{backoff::Backoff, clock::millis, histogram};
 use tokio::sync::{mpsc::Receiver, oneshot};
 use tracing::{error, warn};
 
@@ -110,6 +110,7 @@ impl Writer {
             match self.write(&changes, buffer, &mut made) {
                 Ok(slots) => {
                     self.shared.failing.store(false, Ordering::Relaxed);
+                    self.shared.full.store(false, Ordering::Relaxed);
                     self.written(&changes, slots, buffer.len());
                     return true;
                 }
@@ -117,6 +118,7 @@ impl Writer {
                     let producers: HashSet<LogKey> = changes.iter().map(|change| change.key).collect();
                     warn!(error = %e, producers = producers.len(), "cannot write the log's file; retrying");
                     self.shared.failing.store(true, Ordering::Relaxed);
+                    self.shared.full.store(is_full(&e), Ordering::Relaxed);
                     tries += 1;
                     if self.orders.is_closed() && tries >= LAST_TRIES {
                         return false;
@@ -144,6 +146,7 @@ impl Writer {
             Some(made) => made.slots,
             None => encode(&mut self.tail.encoder, changes, buffer, end),
         };
+        let begun = Instant::now();
         let outcome = self.tail.file.write_all_at(buffer, end).and_then(|()| {
             let synced = self.tail.file.sync_data();
             self.doubt = synced.is_err();
@@ -151,6 +154,7 @@ impl Writer {
         });
         match outcome {
             Ok(()) => {
+                histogram!("motience_log_commit_seconds").since(begun);
                 self.tail.segment.set_length(end + buffer.len() as u64);
                 Ok(slots)
             }
@@ -191,6 +195,11 @@ impl Writer {
             }
         }
     }
+}
+
+/// Whether there was no room: on the disk, in a quota, or in the largest file that there may be.
+fn is_full(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge)
 }
 
 /// The frames of a group that begins at `start`.

@@ -77,6 +77,35 @@ async fn a_slow_producer_keeps_its_records_and_no_room_is_wasted() {
     close(log).await;
 }
 
+/// A segment whose file cannot be removed, here because a folder has its name, is told of until it can.
+#[tokio::test]
+async fn a_segment_that_cannot_be_removed_is_told_of_until_it_can() {
+    let home = Home::new();
+    let log = home.open_small(Retention { bytes: 40_000, ..Retention::default() });
+    fill(&log, A, 1..=60).await;
+    checked_in(&log).await;
+    assert_eq!(log.stalled_for(), None);
+    let oldest = home.segments().remove(0);
+    let (aside, inside) = (home.dir.path().join("aside"), oldest.join("inside"));
+    fs::rename(&oldest, &aside).unwrap();
+    fs::create_dir(&oldest).unwrap();
+    fs::write(&inside, b"").unwrap();
+    let sender = device("d", 2);
+    let mut opened = log.open(A, &sender, None).await.unwrap();
+    for n in (61..=1061).step_by(10) {
+        flood(&log, A, &sender, &mut opened, n..=n + 9).await;
+    }
+    wait_for("it is told", async || {
+        checked_in(&log).await;
+        log.stalled_for().is_some()
+    })
+    .await;
+    fs::remove_file(&inside).unwrap();
+    fs::remove_dir(&oldest).unwrap();
+    wait_for("it is over", async || log.stalled_for().is_none()).await;
+    close(log).await;
+}
+
 /// Damage in what would be put together: it stays where it is, is told as damage, and everything around it is kept.
 #[tokio::test]
 async fn damage_is_not_copied_away() {
