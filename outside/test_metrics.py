@@ -37,6 +37,7 @@ def prometheus(tmp_path_factory, node):
                 traffic(each, sockets)
             # Rates need two scrapes after the traffic, and a recorded one an evaluation more.
             watching.until("the traffic is seen", lambda: watching.query("instance:motience_records_appended:rate1m > 0"))
+            watching.until("durable consumers are measured", lambda: watching.query("motience_durable_lag_seconds"))
             watching.until("Redis is measured", lambda: watching.query("motience_redis_budget_bytes"))
             yield watching
         finally:
@@ -56,12 +57,23 @@ def traffic(node, gateway):
     lines = stream.getresponse()
     for n in range(10):
         node.post("dsm", "/data", {**RECORD, "data": {"n": n}}, producer.token)
+    first = json.loads(lines.readline())
+    while first.get("data") is None:
+        first = json.loads(lines.readline())
     while json.loads(lines.readline()).get("data") != {"n": 9}:
         pass
     stream.close()
+    # A durable consumer that has confirmed the first record only.
+    confirm(node, consumer, {producer.id: first["cursor"]})
     with pytest.raises(urllib.error.HTTPError, match="401"):
         node.post("dsm", "/data", RECORD, "no token")
     asyncio.run(stranger(gateway.at["wss1"].replace("/producer", "/motience")))
+
+
+def confirm(node, consumer, cursors):
+    body = json.dumps({"cursors": {str(producer): cursor for producer, cursor in cursors.items()}}).encode()
+    head = {"Authorization": f"Bearer {consumer.token}", "Content-Type": "application/json"}
+    urllib.request.urlopen(urllib.request.Request(f"{node.at['dsm']}/cursors/app", body, head), timeout=START_LIMIT).close()
 
 
 async def stranger(url):
