@@ -21,7 +21,7 @@ use clap::{Parser, Subcommand};
 
 use self::{
     correctness::{check, hostile, resume},
-    measure::{egress, fleet, levels, link, lossy, peers, run},
+    measure::{egress, fleet, grants, levels, link, lossy, peers, run},
 };
 
 #[global_allocator]
@@ -39,6 +39,8 @@ struct Cli {
 enum Scenario {
     /// Devices send and consumers receive: records delivered, lost and doubled, latency, and processor time.
     Run(run::Options),
+    /// Compare the live path with and without thousands of grants that change all the time.
+    Grants(grants::Options),
     /// Compare the cost of the durability levels, beside a path without a log.
     Levels(levels::Options),
     /// Compare the cost of the egresses: first byte, latency, the server's processor time.
@@ -84,6 +86,7 @@ async fn main() -> ExitCode {
         .init();
     let outcome = match Cli::parse().scenario {
         Scenario::Run(options) => run::run(options).await,
+        Scenario::Grants(options) => grants::run(options).await,
         Scenario::Levels(options) => levels::run(options).await,
         Scenario::Egress(options) => egress::run(options).await,
         Scenario::Peers(options) => peers::run(options).await,

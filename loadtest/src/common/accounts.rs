@@ -75,6 +75,12 @@ impl Accounts {
         self.send(request.json(&json!({"producer_id": producer}))).await.map(drop)
     }
 
+    /// Decides about a subscription of the producer's: `approve`, `deny` or `revoke`.
+    pub(crate) async fn decide(&self, producer: &Account, subscription: i64, word: &str, body: &Value) -> Result<()> {
+        let request = self.http.post(format!("{}/subscriptions/{subscription}/{word}", self.addresses.sm)).bearer_auth(&producer.token);
+        self.send(if body.is_null() { request } else { request.json(body) }).await.map(drop)
+    }
+
     /// Sends a record of the producer's over HTTP.
     pub(crate) async fn post(&self, producer: &Account, record: &Value) -> Result<()> {
         let request = self.http.post(format!("{}/data", self.addresses.dsm)).bearer_auth(&producer.token);

@@ -115,8 +115,13 @@ impl Flow {
             bail!("nothing to do: give --devices or --consumers");
         }
         let participants = self.participants(addresses).await?;
-        let devices = self.devices(0, addresses, &participants).await?;
-        let consumers = self.consumers(addresses, &participants).await?;
+        self.run_with(addresses, &participants).await
+    }
+
+    /// Runs the flow of accounts that are there already.
+    pub(crate) async fn run_with(&self, addresses: &Addresses, participants: &Participants) -> Result<Report> {
+        let devices = self.devices(0, addresses, participants).await?;
+        let consumers = self.consumers(addresses, participants).await?;
         let (clock, live, stop) = (TestClock::start(), Arc::new(Live::default()), CancellationToken::new());
         let reading: Vec<_> = consumers.into_iter().map(|c| c.read(clock, Arc::clone(&live), stop.clone())).collect();
         let cpu_before = addresses.pid.map(process::cpu).transpose()?;
@@ -125,7 +130,7 @@ impl Flow {
         let watching = tokio::spawn(watch(bar.clone(), Arc::clone(&live), began));
         let sent = self.send(devices, clock, &live).await?;
         // Acknowledged records are in the log; they have to arrive.
-        let follows = self.expected(&sent, &participants);
+        let follows = self.expected(&sent, participants);
         let expected: u64 = follows.iter().map(|f| f.iter().map(|s| s.sent).sum::<u64>()).sum();
         let deadline = Instant::now() + ARRIVAL_LIMIT;
         while live.delivered() < expected && Instant::now() < deadline {
@@ -243,6 +248,11 @@ pub(crate) struct Participants {
 }
 
 impl Participants {
+    /// The accounts of the devices.
+    pub(crate) fn producers(&self) -> &[Account] {
+        &self.producers
+    }
+
     /// The producers that the account of a consumer follows.
     fn followed(&self, follow: Follow, consumer: usize) -> impl Iterator<Item = &Account> {
         let one = (follow == Follow::One).then_some(consumer % self.producers.len().max(1));

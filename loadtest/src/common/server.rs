@@ -134,6 +134,11 @@ impl Own {
         Ok(Self { addresses: Addresses { pid: process.id(), ..addresses }, process, program, dir })
     }
 
+    /// Where it keeps its files.
+    pub(crate) fn data_dir(&self) -> PathBuf {
+        self.dir.path().join("data")
+    }
+
     /// Ends the server and waits for it.
     pub(crate) async fn stop(mut self) -> Result<()> {
         self.process.kill().await.context("the server cannot be stopped")

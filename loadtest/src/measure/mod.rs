@@ -2,6 +2,7 @@
 
 pub(crate) mod egress;
 pub(crate) mod fleet;
+pub(crate) mod grants;
 pub(crate) mod levels;
 pub(crate) mod link;
 pub(crate) mod lossy;
