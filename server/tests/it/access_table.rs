@@ -83,7 +83,7 @@ const TABLE: [(Subject, &str, [&str; 13]); 18] = [
     (
         Subject::NarrowKey,
         "API key of an active consumer, `consume:ANOTHER`",
-        ["yes", "yes", "no", "403", "403", "403", "403", "403", "–", "–", "no", "no", "403"],
+        ["yes", "no", "no", "403", "403", "403", "403", "403", "–", "–", "no", "no", "403"],
     ),
     (
         Subject::SendingKey,
