@@ -1,6 +1,6 @@
 //! The live connections of this node that have said who they are, so that operators see them and can end one.
 //!
-//! A connection is listed by its [`Standing`], for as long as that lives.
+//! A connection is listed by its [`Standing`](crate::Standing), for as long as that lives.
 
 use std::{
     collections::HashMap,

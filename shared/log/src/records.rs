@@ -42,7 +42,7 @@ pub struct AppendRecord {
 /// Answer to a fetch.
 #[derive(Clone, Debug, Default)]
 pub struct Fetch {
-    /// Epoch in which the log was read: a reader of another one must be placed anew by [`Epochs::resume`].
+    /// Epoch in which the log was read: a reader of another one must be placed anew by [`Epochs::resume`](crate::Epochs::resume).
     pub log_epoch: LogEpoch,
     /// Batches in order; the first one holds the first wanted offset, or a later one that retention still has.
     pub batches: Vec<Arc<Batch>>,
