@@ -3,6 +3,7 @@
 use std::{fmt, path::PathBuf, process::ExitCode, sync::LazyLock, time::Duration};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use motience_certs::client;
 use motience_device::login::Algorithm;
 use motience_proto::model::DeviceId;
 use motience_settings::output::{is_unread, say};
@@ -158,6 +159,7 @@ fn execute(cli: Cli) -> Result<ExitCode, Failure> {
         Command::Settings => unreachable!("it was done before any setting was read"),
         Command::CheckConfig => {
             let config = Config::load(&overrides, &variables).map_err(bad_config)?;
+            client::tcp_config(&config.trust, &[]).map_err(|e| (BAD_CONFIG, format!("CA (ca) cannot be used: {e}")))?;
             runtime()?.block_on(try_sensors(&config))?;
             tell("the settings are good")?;
             Ok(ExitCode::SUCCESS)

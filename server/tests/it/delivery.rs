@@ -177,7 +177,7 @@ async fn say(socket: &mut Socket, message: Value) {
 }
 
 /// Waits until the kept cursor says so, as its owner sees it.
-async fn cursor_stands_at(node: &Node, token: &str, cursor: &str) {
+pub(crate) async fn cursor_stands_at(node: &Node, token: &str, cursor: &str) {
     let deadline = tokio::time::Instant::now() + crate::harness::LIMIT;
     loop {
         let answer = http().get(format!("{}/cursors", node.at.dsm.as_deref().unwrap())).bearer_auth(token).send().await.unwrap();

@@ -1,7 +1,7 @@
 //! WebTransport by a client of its own kind: who may come, what a consumer follows, what a producer is answered, and how a
 //! session ends.
 
-use std::{future::Future, time::Duration};
+use std::{collections::HashMap, future::Future, time::Duration};
 
 use motience_certs::pem;
 use motience_device::client::Lane;
@@ -16,6 +16,7 @@ use web_transport_quinn::{
 };
 
 use crate::{
+    delivery::cursor_stands_at,
     harness::{Account, LIMIT, Node, account, http, subscribe},
     quic::{acked, connect},
     unread::{PATIENT, flood, login, logout},
@@ -228,6 +229,29 @@ async fn each_producer_has_a_stream_of_its_own_and_a_gap_is_said_on_it() {
     let gap = first.next().await;
     assert_eq!((&gap["type"], &gap["from"]), (&json!("gap"), &json!(2)), "{gap}");
     assert_eq!(first.next().await["offset"], gap["to"].as_u64().unwrap() + 1);
+}
+
+#[tokio::test]
+async fn a_cursor_without_a_name_keeps_no_other_from_being_confirmed() {
+    let node = Node::embedded(&[]).await;
+    let (producer, consumer) = pair(&node).await;
+    let mut client = Client::welcome(&node, &consumer).await;
+    let mut nameless = HashMap::new();
+    // Many, for their order is not said.
+    for n in 0..8 {
+        let other = account(node.at.ap.as_deref().unwrap(), "producer", &format!("q{n}")).await;
+        subscribe(node.at.sm.as_deref().unwrap(), &consumer, &other).await;
+        client.follow(json!({"type": "subscribe", "producer_id": other.id.to_string()})).await;
+        nameless.insert(other.id.to_string(), json!("1-1"));
+    }
+    let id = producer.id.to_string();
+    let mut delivery = client.follow(json!({"type": "subscribe", "producer_id": id, "durable": "books"})).await;
+    post(&node, &producer, 1..=1).await;
+    let cursor = delivery.next().await["cursor"].clone();
+    nameless.insert(id, cursor.clone());
+    let answer = client.ask(&json!({"type": "confirm", "cursors": nameless})).await;
+    assert_eq!(answer["code"], "not_durable", "{answer}");
+    cursor_stands_at(&node, &consumer.token, cursor.as_str().unwrap()).await;
 }
 
 #[tokio::test]

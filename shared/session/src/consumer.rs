@@ -179,7 +179,8 @@ impl<T: ConsumerTransport> Session<'_, T> {
                 Some(Answer::Ended(producer, "unsubscribed"))
             }
             Request::Confirm(cursors) => {
-                let named = cursors.into_iter().all(|(producer, cursor)| self.follows.confirm(producer, cursor));
+                // One without a name keeps none of the others back.
+                let named = cursors.into_iter().fold(true, |named, (producer, cursor)| self.follows.confirm(producer, cursor) && named);
                 (!named).then_some(Answer::Error("not_durable", "subscribe with `durable` to confirm"))
             }
             Request::Renew(token) => Some(Answer::Renewed(renew(self.host.backend, self.standing, &token).await?)),

@@ -288,6 +288,8 @@ async fn check_config_tries_the_sensors() {
     assert!(code == Some(78) && log.contains("sensor 1 (room)"), "{log}");
     let (code, _, log) = check("[[sensors]]\nkind = \"file\"\npath = \"/\"\n");
     assert!(code == Some(78) && log.contains("is no file"), "{log}");
+    let (code, _, log) = check(&format!("ca = \"nowhere.pem\"\n{}", command("echo '{}'")));
+    assert!(code == Some(78) && log.contains("CA (ca) cannot be used") && log.contains("nowhere.pem"), "{log}");
 }
 
 #[tokio::test]
