@@ -203,6 +203,7 @@ FRAMES = {
     0x06: ("Ping", {}),
     0x08: ("Pong", {}),
     0x0A: ("Health", {"backlog": NUMBER, "loss_ppm": LOSS}),
+    0x0C: ("Subscriber", {"subscription": NUMBER, "consumer": NUMBER, "status": text(32)}),
 }
 TYPES = {name: number for number, (name, _) in FRAMES.items()}
 

@@ -22,6 +22,12 @@ use crate::device_key::Algorithm;
 pub const CA_LIFE: Duration = Duration::days(20 * 365);
 /// Certificates start in the past, for clocks that are a little behind.
 const BACKDATE: Duration = Duration::hours(1);
+/// Names of devices begin so.
+const NAMESPACE: &str = "urn:motience:device:";
+/// Object identifiers of keys (RFC 8410, section 3; RFC 5480, section 2.1), and the bytes of that of the curve P-256.
+const ED25519_ID: &str = "1.3.101.112";
+const EC_ID: &str = "1.2.840.10045.2.1";
+const P256_ID: &[u8] = &[0x06, 0x08, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x03, 0x01, 0x07];
 /// Bytes of a sealed key's nonce.
 const NONCE: usize = 12;
 
@@ -177,8 +183,14 @@ impl Requested {
 /// The subject of a device's certificate, whose signature TLS has checked.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Shown {
-    /// SHA-256 of its key's SubjectPublicKeyInfo in hex.
+    /// Kind of its key, where it is one that devices may have.
+    pub algorithm: Option<Algorithm>,
+    /// The SubjectPublicKeyInfo in Base64.
+    pub public_key: String,
+    /// Its SHA-256 in hex.
     pub fingerprint: String,
+    /// The certificate's number in hex.
+    pub serial: String,
     /// Its names, see [`name`].
     pub names: Vec<String>,
     /// When it ends.
@@ -191,11 +203,45 @@ impl Shown {
         let (_, certificate) = x509_parser::parse_x509_certificate(der).ok()?;
         let names = certificate.subject_alternative_name().ok().flatten().map(|extension| &extension.value.general_names);
         let uri = |name: &GeneralName<'_>| if let GeneralName::URI(uri) = name { Some((*uri).to_owned()) } else { None };
+        let info = certificate.public_key();
+        let key = &info.subject_public_key.data;
+        let algorithm = match info.algorithm.algorithm.to_id_string().as_str() {
+            ED25519_ID if key.len() == 32 => Some(Algorithm::Ed25519),
+            // Of all curves, this one alone has keys of 65 bytes that these signatures are checked with.
+            EC_ID if key.len() == 65 && info.raw.windows(P256_ID.len()).any(|part| part == P256_ID) => Some(Algorithm::P256),
+            _ => None,
+        };
         Some(Self {
-            fingerprint: hex(digest(&SHA256, certificate.public_key().raw).as_ref()),
+            algorithm,
+            public_key: STANDARD.encode(info.raw),
+            fingerprint: hex(digest(&SHA256, info.raw).as_ref()),
+            serial: hex(certificate.raw_serial()),
             names: names.into_iter().flatten().filter_map(uri).collect(),
             not_after: OffsetDateTime::from_unix_timestamp(certificate.validity().not_after.timestamp()).ok()?,
         })
+    }
+}
+
+impl Shown {
+    /// The device that it names, where it names one and no more: the producer, and the device's name.
+    pub fn device(&self) -> Option<(i64, String)> {
+        let [name] = &self.names[..] else { return None };
+        let (producer, encoded) = name.strip_prefix(NAMESPACE)?.split_once(':')?;
+        let (producer, mut bytes, mut rest) = (producer.parse().ok()?, Vec::new(), encoded.as_bytes());
+        while let [first, after @ ..] = rest {
+            rest = after;
+            bytes.push(match (first, after) {
+                (b'%', [high, low, after @ ..]) => {
+                    rest = after;
+                    u8::from_str_radix(std::str::from_utf8(&[*high, *low]).ok()?, 16).ok()?
+                }
+                (b'%', _) => return None,
+                (other, _) => *other,
+            });
+        }
+        let device = String::from_utf8(bytes).ok()?;
+        // One way to write each name.
+        (self::name(producer, &device) == *name).then_some((producer, device))
     }
 }
 
@@ -220,7 +266,7 @@ pub fn name(producer: i64, device: &str) -> String {
             other => format!("%{other:02X}"),
         })
         .collect();
-    format!("urn:motience:device:{producer}:{encoded}")
+    format!("{NAMESPACE}{producer}:{encoded}")
 }
 
 /// A certificate's number out of random hexadecimal digits: positive and not zero, as RFC 5280 (section 4.1.2.2) wants it.

@@ -8,6 +8,7 @@ use std::{
 
 use aws_lc_rs::digest::{SHA256, digest};
 use base64::{Engine as _, engine::general_purpose::STANDARD};
+pub use rustls::pki_types::UnixTime;
 use rustls::{
     RootCertStore, ServerConfig,
     pki_types::{CertificateDer, pem::PemObject as _},
@@ -46,6 +47,33 @@ pub enum AuthorityError {
     Verifier(#[from] VerifierBuilderError),
 }
 
+/// Authorities of an operator's own, which issue certificates of devices themselves.
+#[derive(Clone, Debug)]
+pub struct Issuers(Arc<dyn ClientCertVerifier>);
+
+impl Issuers {
+    /// Those with these certificates, in PEM.
+    pub fn new<'p>(authorities: impl IntoIterator<Item = &'p str>) -> Result<Self, AuthorityError> {
+        Ok(Self(WebPkiClientVerifier::builder_with_provider(roots(authorities)?.into(), crate::provider()).build()?))
+    }
+
+    /// Whether one of them has itself issued this certificate (DER) of a client, and it is good now.
+    pub fn have_issued(&self, certificate: &[u8], now: UnixTime) -> bool {
+        self.0.verify_client_cert(&CertificateDer::from(certificate), &[], now).is_ok()
+    }
+}
+
+/// The certificates in these texts of PEM, each of which may hold several.
+fn roots<'p>(authorities: impl IntoIterator<Item = &'p str>) -> Result<RootCertStore, AuthorityError> {
+    let mut roots = RootCertStore::empty();
+    for pem in authorities {
+        for certificate in CertificateDer::pem_slice_iter(pem.as_bytes()) {
+            roots.add(certificate?)?;
+        }
+    }
+    Ok(roots)
+}
+
 impl ServerIdentity {
     /// Reads the files.
     pub fn load(chain: &Path, key: &Path) -> Result<Arc<Self>, pem::Error> {
@@ -56,11 +84,8 @@ impl ServerIdentity {
     /// Has configurations that are made from now on ask clients for a certificate of these authorities, in PEM. A client may have none; one of
     /// another authority fails the handshake. Only the first call counts.
     pub fn ask_clients<'p>(&self, authorities: impl IntoIterator<Item = &'p str>) -> Result<(), AuthorityError> {
-        let mut roots = RootCertStore::empty();
-        for pem in authorities {
-            roots.add(CertificateDer::from_pem_slice(pem.as_bytes())?)?;
-        }
-        let verifier = WebPkiClientVerifier::builder_with_provider(roots.into(), crate::provider()).allow_unauthenticated().build()?;
+        let verifier =
+            WebPkiClientVerifier::builder_with_provider(roots(authorities)?.into(), crate::provider()).allow_unauthenticated().build()?;
         let _ = self.clients.set(verifier);
         Ok(())
     }

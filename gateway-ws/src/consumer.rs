@@ -45,7 +45,7 @@ const MAX_CURSORS: usize = 1000;
 
 /// The upgrade.
 pub(crate) async fn upgrade(State(shared): State<Arc<Shared>>, Client(client): Client, request: Request) -> Result<Response, ApiError> {
-    let Admitted { upgrade, grant, v2, resume, cursors, received, wishes, permit } =
+    let Admitted { upgrade, grant, v2, resume, cursors, received, wishes, permit, .. } =
         request.admit(Role::Consumer, shared.config.consumer_message, &shared).await?;
     let positions = resume.as_deref().map(position::resume).transpose().map_err(|e| ApiError::invalid("resume", e))?;
     let options = options(&wishes, v2, received)?;

@@ -9,8 +9,9 @@ use motience_cluster::Kind;
 use motience_http::{ApiError, Client};
 use motience_limits::{permits::Permit, uploads::Owner};
 use motience_proto::model::{Role, Transport, envelope::MAX_ENVELOPE};
+use motience_relay::SubscriberWatch;
 use motience_runtime::traces;
-use motience_session::{self as session, CloseReason, MessagePublisher, MessageSession, MessageTransport};
+use motience_session::{self as session, CloseReason, MessagePublisher, MessageSession, MessageTransport, NoEvents};
 use tokio_tungstenite::tungstenite::Message;
 use tracing::{Instrument, debug, info_span};
 
@@ -25,7 +26,11 @@ use crate::{
 /// The upgrade.
 pub(crate) async fn upgrade(State(shared): State<Arc<Shared>>, Client(client): Client, request: Request) -> Result<Response, ApiError> {
     let record = shared.backend.relay.limits().record;
-    let Admitted { upgrade, grant, permit, .. } = request.admit(Role::Producer, record + MAX_ENVELOPE, &shared).await?;
+    let Admitted { upgrade, grant, permit, events, .. } = request.admit(Role::Producer, record + MAX_ENVELOPE, &shared).await?;
+    let news = session::wanted_events(&shared.backend, &grant, events.as_deref()).map_err(|refused| match refused {
+        NoEvents::Denied(denied) => denied.into(),
+        NoEvents::Unknown => ApiError::invalid("events", refused.to_string()),
+    })?;
     let publisher = MessagePublisher::open(&shared.backend, grant.log_key(), Transport::WebSocket).await?;
     let opened = traces::Connection::begin("wss1");
     let span = info_span!("wss1", user = %grant.user, %client, connection = opened.number, trace = opened.trace());
@@ -35,18 +40,24 @@ pub(crate) async fn upgrade(State(shared): State<Arc<Shared>>, Client(client): C
     let standing = shared.backend.standing(grant, connected(client));
     Ok(upgrade.accept(&shared, upload, move |socket| {
         async move {
-            serve(socket, publisher, &standing, permit, &serving).await;
+            serve(socket, (publisher, news), &standing, permit, &serving).await;
             drop((alive, opened));
         }
         .instrument(span)
     }))
 }
 
-async fn serve(socket: WebSocket, publisher: MessagePublisher, standing: &Standing, _permit: Permit, shared: &Shared) {
+async fn serve(
+    socket: WebSocket,
+    (publisher, news): (MessagePublisher, Option<SubscriberWatch>),
+    standing: &Standing,
+    _permit: Permit,
+    shared: &Shared,
+) {
     let _open = (shared.producers.open(), shared.backend.reports.nodes.open(Kind::Producer));
     let mut producer = Producer { socket: Socket::new(socket, &shared.config), counters: &shared.producers };
     let leave = shared.shutdown.draining().enter();
-    let session = MessageSession::new(publisher, standing).run(&mut producer, leave.asked(), shared.config.session.drain);
+    let session = MessageSession::new(publisher, standing).hearing(news).run(&mut producer, leave.asked(), shared.config.session.drain);
     let reason = session::while_authorized(standing, session).await.err().unwrap_or(CloseReason::Done);
     session::count_end(&reason, Transport::WebSocket);
     debug!(%reason, "producer leaves");

@@ -31,6 +31,7 @@ struct Query {
     resume: Option<String>,
     cursors: Option<String>,
     received_at: Option<String>,
+    events: Option<String>,
     wishes: pipeline::Request,
 }
 
@@ -46,6 +47,7 @@ impl Query {
                 "resume" => query.resume = Some(value),
                 "cursors" => query.cursors = Some(value),
                 "received_at" => query.received_at = Some(value),
+                "events" => query.events = Some(value),
                 _ => {}
             }
         }
@@ -63,6 +65,8 @@ pub(crate) struct Admitted {
     pub(crate) cursors: bool,
     /// Whether it wants to know when each record came.
     pub(crate) received: bool,
+    /// Events that a producer wants to hear of.
+    pub(crate) events: Option<String>,
     /// The pipeline's part of the query.
     pub(crate) wishes: pipeline::Request,
     pub(crate) permit: Permit,
@@ -112,9 +116,9 @@ impl Request {
         let first = offered.iter().find(|protocol| !protocol.is_empty()).cloned();
         let spoken: Vec<String> = [V2, BEARER].into_iter().map(str::to_owned).chain(first).collect();
         let upgrade = upgrade.protocols(spoken).longest(max_message);
-        let Query { resume, cursors, received_at, wishes, .. } = query;
+        let Query { resume, cursors, received_at, events, wishes, .. } = query;
         let cursors = cursors.as_deref() == Some("true");
         let received = received_at.as_deref() == Some("true");
-        Ok(Admitted { upgrade, grant, v2, resume, cursors, received, wishes, permit })
+        Ok(Admitted { upgrade, grant, v2, resume, cursors, received, events, wishes, permit })
     }
 }

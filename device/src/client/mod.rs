@@ -6,7 +6,10 @@
 use std::{fmt, str::FromStr, time::Duration};
 
 use motience_certs::Trust;
-use motience_proto::model::{DeviceId, record::MAX_RECORD};
+use motience_proto::{
+    model::{DeviceId, record::MAX_RECORD},
+    wire::features,
+};
 
 use crate::link;
 
@@ -99,6 +102,8 @@ pub struct Config {
     pub max_record: usize,
     /// Time limit of resolving, handshake and `Welcome` together.
     pub connect_timeout: Duration,
+    /// Whether a producer wants to hear of its subscribers ([`Event::Subscriber`]), where its token allows that.
+    pub subscribers: bool,
     /// QUIC settings.
     pub quic: QuicSettings,
     /// A producer's link: redundancy, compact form, congestion control.
@@ -114,6 +119,12 @@ impl Config {
         }
     }
 
+    /// Those of these abilities that it offers in `Hello`.
+    pub(super) fn features(&self, of: u64) -> u64 {
+        let compact = if self.link.compact { 0 } else { features::COMPACT };
+        of & !compact | if self.subscribers { features::SUBSCRIBERS } else { 0 }
+    }
+
     /// The defaults for a server and a device.
     pub fn new(server: Server, trust: Trust, device_id: DeviceId) -> Self {
         Self {
@@ -124,6 +135,7 @@ impl Config {
             device_id,
             max_record: MAX_RECORD,
             connect_timeout: Duration::from_secs(15),
+            subscribers: false,
             quic: QuicSettings::default(),
             link: link::Settings::default(),
         }

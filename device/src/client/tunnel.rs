@@ -144,7 +144,7 @@ pub(super) async fn open(socket: Socket, config: &Config, token: &SecretString, 
         token: token.expose_secret().to_owned(),
         device_id: config.device_id.as_str().to_owned(),
         epoch,
-        features: if config.link.compact { features::COMPACT } else { 0 },
+        features: config.features(features::COMPACT),
     };
     let mut message = BytesMut::new();
     Frame::Hello(hello).encode(&mut message);

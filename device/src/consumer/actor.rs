@@ -214,7 +214,7 @@ impl Actor {
                     cursor.gap(gap.from, gap.to, out);
                 }
             }
-            Event::Acked(_) | Event::Refused(_) | Event::Credit(_) | Event::Drain | Event::TokenAccepted(_) => {}
+            Event::Acked(_) | Event::Refused(_) | Event::Credit(_) | Event::Drain | Event::TokenAccepted(_) | Event::Subscriber(_) => {}
         }
     }
 }

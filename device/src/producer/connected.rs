@@ -229,7 +229,8 @@ impl<'a> Connected<'a> {
                 tracing::debug!(life, "token renewed");
                 self.renewal.accepted(life);
             }
-            Event::Drain | Event::Followed { .. } | Event::Gap(_) | Event::Cursor { .. } | Event::Entries { .. } => {}
+            Event::Drain | Event::Subscriber(_) | Event::Followed { .. } | Event::Gap(_) | Event::Cursor { .. } | Event::Entries { .. } => {
+            }
         }
     }
 

@@ -25,9 +25,10 @@ use motience_http::{Answer, ApiError, Client, Query, bearer};
 use motience_limits::permits::{Refusal, Share};
 use motience_proto::model::{ProducerId, Role, Transport, times};
 use motience_relay::{
-    StartPosition,
+    StartPosition, SubscriberWatch,
     pipeline::{Options, Pipeline, Reader, Start},
 };
+use motience_session::{NoEvents, wanted_events};
 use tokio_util::sync::CancellationToken;
 
 pub(crate) use query::Clock;
@@ -58,6 +59,7 @@ const ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering")
     ("where" = inline(Option<schema::Conditions>), Query, description = "A JSON pointer into the message, a comparison, a JSON value; all must hold", example = json!(["/data/temperature>30"])),
     ("fields" = inline(Option<schema::Fields>), Query, description = "JSON pointers with commas: what `data` keeps", example = "/data/temperature,/data/humidity"),
     ("every" = inline(Option<schema::Every>), Query, description = "The last value of each device in each such time", example = "10s"),
+    ("events" = inline(Option<schema::Events>), Query, description = "`subscriptions`: a producer hears of its subscribers too"),
     ("token" = Option<String>, Query, description = "The access token or key, for clients that cannot send headers"),
     schema::LastEventId,
 ), responses(
@@ -97,6 +99,7 @@ pub(crate) async fn stream(
     let start = wanted.begin_by(start)?;
     let (options, received) = (wanted.options()?, wanted.received()?);
     let (backend, config) = (&services.backend, &services.config.stream);
+    let news = events(&services, &grant, wanted.events.as_deref())?;
     let permit = backend.permits.account(grant.user, Share::Connections, Transport::Http)?;
     let client = auth::Client { transport: Transport::Http, address: Some(client.ip()), device: None };
     let standing = Arc::new(backend.standing(grant.clone(), client));
@@ -109,6 +112,7 @@ pub(crate) async fn stream(
     let session = Session::new(Parts {
         pipeline,
         standing,
+        news,
         received,
         format,
         beat_every: config.comment,
@@ -129,6 +133,19 @@ pub(crate) async fn stream(
     // Proxies of the nginx kind gather an answer before they pass it on, unless told not to.
     headers.insert(ACCEL_BUFFERING, HeaderValue::from_static("no"));
     Ok(response)
+}
+
+/// News of its subscribers, for a producer that asks for them.
+fn events(services: &Shared, grant: &Grant, events: Option<&str>) -> Result<Option<SubscriberWatch>, ApiError> {
+    if events.is_some() && grant.role != Role::Producer {
+        return Err(
+            ApiError::forbidden("Events are for producers: consumers hear of their subscriptions in any case.").with_code("wrong_role")
+        );
+    }
+    wanted_events(&services.backend, grant, events).map_err(|refused| match refused {
+        NoEvents::Denied(denied) => denied.into(),
+        NoEvents::Unknown => ApiError::invalid("events", refused.to_string()),
+    })
 }
 
 /// Nobody asks a body for more whose client takes nothing, so the end of its token is waited for apart from it.

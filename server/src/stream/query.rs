@@ -18,6 +18,7 @@ pub(super) struct Wanted {
     pub(super) from: Option<String>,
     received_at: Option<String>,
     by: Option<String>,
+    pub(super) events: Option<String>,
     /// The pipeline's part.
     pub(super) wishes: Request,
 }
@@ -35,6 +36,7 @@ impl Wanted {
                 "producers" => wanted.producers = Some(value),
                 "received_at" => wanted.received_at = Some(value),
                 "by" => wanted.by = Some(value),
+                "events" => wanted.events = Some(value),
                 _ => {}
             }
         }

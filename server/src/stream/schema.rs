@@ -133,6 +133,15 @@ impl PartialSchema for Every {
     }
 }
 
+/// `subscriptions`.
+pub(crate) struct Events;
+
+impl PartialSchema for Events {
+    fn schema() -> RefOr<Schema> {
+        text("^subscriptions$").into()
+    }
+}
+
 impl ToSchema for Flag {}
 impl ToSchema for By {}
 impl ToSchema for Order {}
@@ -142,3 +151,4 @@ impl ToSchema for StartText {}
 impl ToSchema for Conditions {}
 impl ToSchema for Fields {}
 impl ToSchema for Every {}
+impl ToSchema for Events {}

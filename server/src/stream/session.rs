@@ -7,8 +7,12 @@ use bytes::{Bytes, BytesMut};
 use motience_auth::Standing;
 use motience_http::Answer;
 use motience_limits::permits::Permit;
-use motience_relay::pipeline::{Event, Item, Pipeline, json};
+use motience_relay::{
+    SubscriberWatch,
+    pipeline::{Event, Item, Pipeline, json},
+};
 use motience_runtime::lifecycle::Leave;
+use motience_session::{heard, subscription_message};
 use serde_json::json;
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::DropGuard;
@@ -32,6 +36,8 @@ pub(super) struct Session {
 pub(super) struct Parts {
     pub(super) pipeline: Pipeline,
     pub(super) standing: Arc<Standing>,
+    /// News of the reader's subscribers, where it is a producer and asked for them.
+    pub(super) news: Option<SubscriberWatch>,
     /// Whether it says when each record came.
     pub(super) received: bool,
     pub(super) format: Format,
@@ -67,6 +73,9 @@ impl Session {
                 biased;
                 () = parts.leave.asked().cancelled() => self.end("draining"),
                 () = sleep_until(self.beat) => self.show_cursors(),
+                subscription = heard(&mut parts.news) => {
+                    parts.format.notice(&subscription_message(&subscription), parts.pipeline.cursors(), &mut self.out);
+                }
                 event = parts.pipeline.next() => match event {
                     Event::Ready => self.write(),
                     Event::Changed => {

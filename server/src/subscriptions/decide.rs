@@ -220,7 +220,7 @@ async fn decide(services: &Shared, grant: &Grant, id: i64, decision: Decision) -
 }
 
 /// The subscription as it is shown, once every node has been told of the change.
-async fn told(services: &Shared, subscription: Subscription, change: Change) -> Result<Shown, ApiError> {
+pub(super) async fn told(services: &Shared, subscription: Subscription, change: Change) -> Result<Shown, ApiError> {
     if change != Change::Unchanged {
         services.backend.broadcast(event(&subscription)).await;
     }

@@ -1,14 +1,13 @@
 //! `POST /subscribe`: a consumer wants a producer's records, and gets them at once, or asks for them.
 
 use axum::{extract::State, http::StatusCode};
-use motience_cluster::Event;
 use motience_http::{ApiError, Consumer, Json};
 use motience_proto::model::{ProducerId, Role, Status};
 use motience_store::Change;
 use serde::Deserialize;
 use utoipa::ToSchema;
 
-use super::shown::{Shown, shown};
+use super::{decide::told, shown::Shown};
 use crate::http::{
     Shared,
     shapes::{self, Id},
@@ -68,10 +67,7 @@ pub(super) async fn subscribe(
     let status = match (subscription.status, change) {
         (Status::Requested, _) => StatusCode::ACCEPTED,
         (_, Change::Unchanged) => StatusCode::OK,
-        _ => {
-            backend.broadcast(Event::Subscribed { consumer: caller.id, producer }).await;
-            StatusCode::CREATED
-        }
+        _ => StatusCode::CREATED,
     };
-    Ok((status, Json(shown(&services, subscription).await?)))
+    Ok((status, Json(told(&services, subscription, change).await?)))
 }

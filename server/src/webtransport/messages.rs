@@ -28,6 +28,8 @@ pub(super) struct ClientMessage {
     /// Cursors of a confirmation.
     pub(super) cursors: Option<HashMap<String, WrittenPosition>>,
     pub(super) lane: Option<String>,
+    /// Events that a producer wants to hear of.
+    pub(super) events: Option<String>,
     /// Whether records are to have `received_at`.
     #[serde(default)]
     pub(super) received_at: bool,

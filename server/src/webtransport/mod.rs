@@ -29,7 +29,7 @@ use motience_limits::{
 };
 use motience_proto::model::{Role, Transport};
 use motience_runtime::{lifecycle::Draining, traces};
-use motience_session::{CloseReason, report_end, while_authorized};
+use motience_session::{CloseReason, NoEvents, report_end, wanted_events, while_authorized};
 use tokio::time::timeout;
 use tracing::{Instrument as _, Span, field::Empty, info_span};
 
@@ -121,16 +121,23 @@ async fn serve_session(peer: &Peer, mut inbox: Inbox, mut permit: Permit, shared
     };
     let outcome = async {
         let hello = timeout(shared.config.hello, read_hello(&mut lines, shared)).await;
-        let grant = hello.map_err(|_| CloseReason::protocol("no hello in time"))??;
+        let (grant, events) = hello.map_err(|_| CloseReason::protocol("no hello in time"))??;
         permit.identify(grant.user, Share::Connections)?;
         Span::current().record("user", tracing::field::display(grant.user));
         let client = Client { transport: Transport::WebTransport, address: permit.address(), device: None };
         let standing = Arc::new(shared.backend.standing(grant, client));
         let serving = async {
+            let news = match standing.grant().role {
+                Role::Consumer => None,
+                _ => wanted_events(&shared.backend, &standing.grant(), events.as_deref()).map_err(|refused| match refused {
+                    NoEvents::Denied(denied) => denied.into(),
+                    NoEvents::Unknown => CloseReason::protocol(refused.to_string()),
+                })?,
+            };
             say(&mut send, peer, &messages::welcome(&shared.backend, &standing)).await?;
             match standing.grant().role {
                 Role::Consumer => consumer::serve(peer, (&mut send, &mut lines), inbox, &standing, (shared, &leave)).await,
-                _ => producer::serve(peer, (&mut send, &mut lines), (inbox, early), &standing, (shared, &leave)).await,
+                _ => producer::serve(peer, (&mut send, &mut lines), (inbox, early), (&standing, news), (shared, &leave)).await,
             }
         };
         while_authorized(&standing, serving).await
@@ -153,13 +160,13 @@ async fn control_stream(inbox: &mut Inbox, early: &mut Vec<Incoming>) -> Result<
     }
 }
 
-async fn read_hello(lines: &mut Lines, shared: &Shared) -> Result<Grant, CloseReason> {
+async fn read_hello(lines: &mut Lines, shared: &Shared) -> Result<(Grant, Option<String>), CloseReason> {
     let line = lines.next().await?.ok_or_else(|| CloseReason::protocol("no hello"))?;
     let message = ClientMessage::read(&line)?;
     if message.r#type != "hello" {
         return Err(CloseReason::protocol(format!("{} before hello", message.r#type)));
     }
-    messages::authenticate(&shared.backend, message.token.as_deref()).await
+    Ok((messages::authenticate(&shared.backend, message.token.as_deref()).await?, message.events))
 }
 
 /// Writes one line to the control stream.

@@ -9,6 +9,7 @@ use motience_auth::Standing;
 use motience_h3::{Inbox, Incoming};
 use motience_limits::uploads::{Owner, Upload};
 use motience_proto::model::{Transport, envelope::MAX_ENVELOPE};
+use motience_relay::SubscriberWatch;
 use motience_runtime::lifecycle::Leave;
 use motience_session::{CloseReason, Message, MessagePublisher, MessageSession, MessageTransport};
 use tokio::sync::mpsc;
@@ -29,7 +30,7 @@ pub(super) async fn serve(
     peer: &Peer,
     (send, lines): (&mut Outgoing, &mut Lines),
     (mut place, early): (Inbox, Vec<Incoming>),
-    standing: &Standing,
+    (standing, news): (&Standing, Option<SubscriberWatch>),
     (shared, leave): (&Arc<Shared>, &Leave),
 ) -> Result<(), CloseReason> {
     let grant = standing.grant();
@@ -43,7 +44,7 @@ pub(super) async fn serve(
     let mut producer = Producer { peer, send, lines, groups, ready: VecDeque::new(), datagrams };
     tokio::select! {
         biased;
-        ended = MessageSession::new(publisher, standing).run(&mut producer, leave.asked(), shared.config.session.drain) => ended,
+        ended = MessageSession::new(publisher, standing).hearing(news).run(&mut producer, leave.asked(), shared.config.session.drain) => ended,
         reason = read_streams(&mut streams, early, limit, read, &upload) => Err(reason),
     }
 }

@@ -8,6 +8,7 @@ use reqwest::Method;
 use serde_json::{Value, json};
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 use tokio::time::{sleep, timeout};
+use tokio_tungstenite::{connect_async, tungstenite};
 
 use crate::{
     devices::{enrolled, set, token},
@@ -40,7 +41,7 @@ enum Subject {
 }
 
 /// Columns: what is tried, and how the page calls it.
-const COLUMNS: [&str; 13] = [
+const COLUMNS: [&str; 15] = [
     "sees it, `listed`",
     "sees it, `private`",
     "`/streams`, `private`",
@@ -54,53 +55,95 @@ const COLUMNS: [&str; 13] = [
     "QUIC",
     "WebTransport",
     "`POST /data`",
+    "hears of its subscribers",
+    "labels a device",
 ];
 
 /// Rows: subjects, and what each gets. `all`: records as they are. `scope`: within the grant. `–`: the connection stands, and nothing comes.
 /// Numbers are HTTP statuses; `no`: refused by the protocol's own means, or not in the list.
-const TABLE: [(Subject, &str, [&str; 13]); 18] = [
-    (Subject::Nobody, "nobody", ["401", "401", "401", "401", "401", "401", "401", "401", "401", "401", "no", "no", "401"]),
-    (Subject::Stranger, "consumer", ["yes", "no", "no", "403", "403", "403", "403", "403", "–", "–", "no", "no", "403"]),
-    (Subject::Requested, "consumer, requested", ["yes", "no", "no", "403", "403", "403", "403", "403", "–", "–", "no", "no", "403"]),
-    (Subject::Invited, "consumer, invited", ["yes", "yes", "no", "403", "403", "403", "403", "403", "–", "–", "no", "no", "403"]),
-    (Subject::Active, "consumer, active", ["yes", "yes", "yes", "all", "all", "403", "all", "all", "all", "all", "all", "all", "403"]),
+const TABLE: [(Subject, &str, [&str; 15]); 18] = [
+    (Subject::Nobody, "nobody", ["401", "401", "401", "401", "401", "401", "401", "401", "401", "401", "no", "no", "401", "401", "401"]),
+    (Subject::Stranger, "consumer", ["yes", "no", "no", "403", "403", "403", "403", "403", "–", "–", "no", "no", "403", "403", "403"]),
+    (
+        Subject::Requested,
+        "consumer, requested",
+        ["yes", "no", "no", "403", "403", "403", "403", "403", "–", "–", "no", "no", "403", "403", "403"],
+    ),
+    (
+        Subject::Invited,
+        "consumer, invited",
+        ["yes", "yes", "no", "403", "403", "403", "403", "403", "–", "–", "no", "no", "403", "403", "403"],
+    ),
+    (
+        Subject::Active,
+        "consumer, active",
+        ["yes", "yes", "yes", "all", "all", "403", "all", "all", "all", "all", "all", "all", "403", "403", "403"],
+    ),
     (
         Subject::Scoped,
         "consumer, active within a scope",
-        ["yes", "yes", "yes", "scope", "scope", "403", "scope", "scope", "scope", "scope", "scope", "scope", "403"],
+        ["yes", "yes", "yes", "scope", "scope", "403", "scope", "scope", "scope", "scope", "scope", "scope", "403", "403", "403"],
     ),
-    (Subject::Expired, "consumer, expired", ["yes", "no", "no", "403", "403", "403", "403", "403", "–", "–", "no", "no", "403"]),
-    (Subject::Denied, "consumer, denied", ["yes", "no", "no", "403", "403", "403", "403", "403", "–", "–", "no", "no", "403"]),
-    (Subject::Revoked, "consumer, revoked", ["yes", "no", "no", "403", "403", "403", "403", "403", "–", "–", "no", "no", "403"]),
-    (Subject::Producer, "the producer", ["yes", "yes", "yes", "all", "all", "200", "all", "all", "403", "403", "no", "no", "200"]),
-    (Subject::OtherProducer, "another producer", ["yes", "no", "no", "403", "403", "404", "403", "403", "403", "403", "no", "no", "200"]),
-    (Subject::Operator, "operator", ["yes", "yes", "yes", "all", "all", "200", "all", "all", "403", "403", "no", "no", "403"]),
+    (
+        Subject::Expired,
+        "consumer, expired",
+        ["yes", "no", "no", "403", "403", "403", "403", "403", "–", "–", "no", "no", "403", "403", "403"],
+    ),
+    (
+        Subject::Denied,
+        "consumer, denied",
+        ["yes", "no", "no", "403", "403", "403", "403", "403", "–", "–", "no", "no", "403", "403", "403"],
+    ),
+    (
+        Subject::Revoked,
+        "consumer, revoked",
+        ["yes", "no", "no", "403", "403", "403", "403", "403", "–", "–", "no", "no", "403", "403", "403"],
+    ),
+    (
+        Subject::Producer,
+        "the producer",
+        ["yes", "yes", "yes", "all", "all", "200", "all", "all", "403", "403", "no", "no", "200", "yes", "200"],
+    ),
+    (
+        Subject::OtherProducer,
+        "another producer",
+        ["yes", "no", "no", "403", "403", "404", "403", "403", "403", "403", "no", "no", "200", "yes", "403"],
+    ),
+    (
+        Subject::Operator,
+        "operator",
+        ["yes", "yes", "yes", "all", "all", "200", "all", "all", "403", "403", "no", "no", "403", "403", "200"],
+    ),
     (
         Subject::ReadingKey,
         "API key of an active consumer, `consume`",
-        ["yes", "yes", "yes", "all", "all", "403", "all", "all", "all", "all", "all", "all", "403"],
+        ["yes", "yes", "yes", "all", "all", "403", "all", "all", "all", "all", "all", "all", "403", "403", "403"],
     ),
     (
         Subject::NarrowKey,
         "API key of an active consumer, `consume:ANOTHER`",
-        ["yes", "no", "no", "403", "403", "403", "403", "403", "–", "–", "no", "no", "403"],
+        ["yes", "no", "no", "403", "403", "403", "403", "403", "–", "–", "no", "no", "403", "403", "403"],
     ),
     (
         Subject::SendingKey,
         "API key of the producer, `publish`",
-        ["403", "403", "403", "403", "403", "403", "403", "403", "403", "403", "no", "no", "200"],
+        ["403", "403", "403", "403", "403", "403", "403", "403", "403", "403", "no", "no", "200", "403", "403"],
     ),
     (
         Subject::Device,
         "device of the producer, by its own key",
-        ["403", "403", "403", "403", "403", "403", "403", "403", "403", "403", "no", "no", "200"],
+        ["403", "403", "403", "403", "403", "403", "403", "403", "403", "403", "no", "no", "200", "403", "403"],
     ),
     (
         Subject::QuarantinedDevice,
         "device in quarantine",
-        ["403", "403", "403", "403", "403", "403", "403", "403", "403", "403", "no", "no", "200"],
+        ["403", "403", "403", "403", "403", "403", "403", "403", "403", "403", "no", "no", "200", "403", "403"],
     ),
-    (Subject::RevokedDevice, "device, revoked", ["401", "401", "401", "401", "401", "401", "401", "401", "401", "401", "no", "no", "401"]),
+    (
+        Subject::RevokedDevice,
+        "device, revoked",
+        ["401", "401", "401", "401", "401", "401", "401", "401", "401", "401", "no", "no", "401", "401", "401"],
+    ),
 ];
 
 const PAGE: &str = include_str!("../../../docs/access.md");
@@ -314,7 +357,20 @@ impl Cast {
                 let record = json!({"timestamp": 1_738_150_500_000_u64, "data": {"n": 1, "m": 2}});
                 http().post(url).bearer_auth(&who.token).json(&record).send().await.unwrap().status().as_u16().to_string()
             }
-            _ => unreachable!("there are thirteen columns"),
+            13 => {
+                let url = format!("{}?token={}&events=subscriptions", self.node.at.wss1.as_deref().unwrap(), who.token);
+                match connect_async(url).await {
+                    Ok(_) => "yes".to_owned(),
+                    Err(tungstenite::Error::Http(answer)) => answer.status().as_u16().to_string(),
+                    Err(other) => panic!("{other}"),
+                }
+            }
+            14 => {
+                let url = format!("{}/devices/{id}/device/labels", ap(&self.node));
+                let answer = http().put(url).bearer_auth(&who.token).json(&json!({"labels": {"site": "roof"}})).send().await.unwrap();
+                answer.status().as_u16().to_string()
+            }
+            _ => unreachable!("there are fifteen columns"),
         }
     }
 

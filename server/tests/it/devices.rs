@@ -430,6 +430,59 @@ async fn a_device_is_known_by_its_certificate_alone() {
     acked(&mut session, 1..=1).await;
 }
 
+#[tokio::test]
+async fn a_certificate_of_the_deployments_own_authority_registers_its_device() {
+    let dir = tempfile::tempdir().unwrap();
+    let now = || Clock::system().now();
+    let own = DeviceCa::generate(now()).unwrap();
+    let file = dir.path().join("issuers.pem");
+    std::fs::write(&file, own.certificate()).unwrap();
+    let settings = [
+        ("DEVICE_CERTIFICATES", "true"),
+        ("DEVICE_CA_ISSUERS", file.to_str().unwrap()),
+        ("DEVICE_PASSWORDS", "deny"),
+        ("MAX_REGISTERED_DEVICES_PER_ACCOUNT", "2"),
+    ];
+    let node = Node::embedded(&settings).await;
+    let producer = account(ap(&node), "producer", "p").await;
+    let issue = |producer: i64, device: &str, key: &DeviceKey| {
+        let subject = Subject { producer, device, serial: "41", from: now(), until: now() + Duration::from_secs(3600) };
+        own.sign(&Requested::read(&key.request("x").unwrap()).unwrap(), &subject).unwrap()
+    };
+    let key = || DeviceKey::generate(Algorithm::P256).unwrap();
+    let come = async |producer: i64, device: &str, key: &DeviceKey| {
+        let certificate = issue(producer, device, key);
+        by_certificate(&node, &showing(&node, &certificate, &key.pem(), motience_proto::wire::ALPN), device).await
+    };
+    let (first, second) = (key(), key());
+    for _ in 0..2 {
+        come(producer.id, "pump 7", &first).await.unwrap();
+    }
+    let url = format!("{}/devices/{}/registered", ap(&node), producer.id);
+    let registered: Value = http().get(&url).bearer_auth(&producer.token).send().await.unwrap().json().await.unwrap();
+    assert_eq!((&registered[0]["device_id"], &registered[0]["credential"]["algorithm"]), (&json!("pump 7"), &json!("p256")));
+    // The authority vouches for another key: the one before has ended, and does not come back.
+    let unauthenticated = Err(Some(u64::from(CloseCode::Unauthenticated.number())));
+    come(producer.id, "pump 7", &second).await.unwrap();
+    assert_eq!(come(producer.id, "pump 7", &first).await, unauthenticated);
+    // Revoked, it stays out, whatever certificate it brings.
+    set(&node, &producer, "pump 7", "revoke").await;
+    assert_eq!(come(producer.id, "pump 7", &second).await, unauthenticated);
+    assert_eq!(come(producer.id, "pump 7", &key()).await, unauthenticated);
+    // No device of nobody, and no more of them than there may be.
+    assert_eq!(come(producer.id + 1000, "pump 8", &key()).await, unauthenticated);
+    come(producer.id, "pump 8", &key()).await.unwrap();
+    assert_eq!(come(producer.id, "pump 9", &key()).await, unauthenticated);
+    let acts =
+        http().get(format!("{}/acts?object=device:{}:pump%208", node.at.sm.as_deref().unwrap(), producer.id)).bearer_auth(&producer.token);
+    let acts: Value = acts.send().await.unwrap().json().await.unwrap();
+    assert_eq!(acts[0]["act"], "device.adopt", "{acts}");
+    // One by enrolment goes on beside them: its authority is another.
+    let made = http().post(format!("{}/devices/enrolments", ap(&node))).bearer_auth(&producer.token);
+    let full = made.json(&json!({"device_id": "pump 8"})).send().await.unwrap();
+    assert_eq!(full.status(), 201);
+}
+
 /// The transcript of docs/guides/devices.md: three commands from a printed token to the first acknowledged record.
 #[tokio::test]
 async fn three_commands_from_a_printed_token_and_out_within_a_second() {

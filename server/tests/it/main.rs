@@ -33,6 +33,7 @@ mod scrape;
 mod seed;
 mod session;
 mod stream;
+mod subscriber_events;
 mod tls;
 mod toy_egress;
 mod traces;

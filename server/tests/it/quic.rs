@@ -17,9 +17,12 @@ use tokio_tungstenite::tungstenite::Message;
 use crate::harness::{Account, LIMIT, Node, PASSWORD, account, agent, http, subscribe};
 
 pub(crate) fn connector(node: &Node, device: &str) -> Connector {
+    Connector::new(config(node, device)).unwrap()
+}
+
+pub(crate) fn config(node: &Node, device: &str) -> Config {
     let server = node.at.quic.as_deref().unwrap().parse().unwrap();
-    let trust = Trust::Ca(node.at.ca.clone().unwrap());
-    Connector::new(Config::new(server, trust, DeviceId::new(device).unwrap())).unwrap()
+    Config::new(server, Trust::Ca(node.at.ca.clone().unwrap()), DeviceId::new(device).unwrap())
 }
 
 pub(crate) async fn connect(node: &Node, token: &str, device: &str, intent: Intent, epoch: u64) -> Result<Session, Error> {

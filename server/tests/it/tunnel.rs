@@ -93,7 +93,7 @@ where
         }
     }
 
-    async fn frame(&mut self) -> Frame {
+    pub(crate) async fn frame(&mut self) -> Frame {
         match self.receive().await {
             Received::Frame(frame) => frame,
             closed => panic!("{closed:?}"),
@@ -202,7 +202,7 @@ async fn compact_records_come_out_as_they_went_in() {
     let mut egress = consume(&node, &consumer, "").await;
     let mut tunnel = open(&node).await;
     let welcome = tunnel.enter(Hello { features: u64::MAX >> 2, ..hello(&producer.token, "d", 1) }).await;
-    assert_eq!(welcome.features, features::COMPACT, "there are no datagrams here");
+    assert_eq!(welcome.features, features::COMPACT | features::SUBSCRIBERS, "there are no datagrams here");
     let (mut encoder, mut compact) = (Encoder::new(), 0);
     for n in 1..=20 {
         let (sent, template) = encoder.encode(record(n));

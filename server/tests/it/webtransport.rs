@@ -78,10 +78,15 @@ impl Lines {
 
 impl Client {
     pub(crate) async fn hello(node: &Node, token: &str) -> Self {
+        Self::opened_by(node, &json!({"type": "hello", "token": token})).await
+    }
+
+    /// A session that begins with this message.
+    pub(crate) async fn opened_by(node: &Node, hello: &Value) -> Self {
         let session = open(node, None).await.unwrap();
         let (send, recv) = within(session.open_bi()).await.unwrap();
         let mut client = Self { session, send, lines: Lines::new(recv) };
-        client.say(&json!({"type": "hello", "token": token})).await;
+        client.say(hello).await;
         client
     }
 

@@ -9,7 +9,10 @@ use std::{
 };
 
 use motience_auth as auth;
-use motience_certs::device_ca::{self, DeviceCa, secret_id};
+use motience_certs::{
+    device_ca::{self, DeviceCa, secret_id},
+    server::{AuthorityError, Issuers},
+};
 use motience_store::{Store, StoredDeviceCa};
 use secrecy::ExposeSecret as _;
 use time::OffsetDateTime;
@@ -36,6 +39,14 @@ pub enum Error {
         /// The cause.
         source: device_ca::Error,
     },
+    /// The operator's certificates cannot be used.
+    #[error("{path} has no certificates of authorities (DEVICE_CA_ISSUERS)")]
+    Issuers {
+        /// The file.
+        path: PathBuf,
+        /// The cause.
+        source: AuthorityError,
+    },
     /// None can be made.
     #[error(transparent)]
     Make(#[from] device_ca::Error),
@@ -51,6 +62,8 @@ pub struct Authority {
     pub signs: DeviceCa,
     /// Certificates in PEM of all that are trusted, the one that signs among them.
     pub trusted: Vec<String>,
+    /// Those that issue certificates themselves, if there are any.
+    pub issuers: Option<Issuers>,
 }
 
 impl Authority {
@@ -59,7 +72,7 @@ impl Authority {
         let read = |path: &Path, setting| fs::read_to_string(path).map_err(|source| Error::Read { path: path.into(), setting, source });
         let (chain, key) = (read(certificate, "DEVICE_CA_CERT")?, read(key, "DEVICE_CA_KEY")?);
         let signs = DeviceCa::load(&chain, &key).map_err(|source| Error::Unusable { path: certificate.into(), source })?;
-        Ok(Self { signs, trusted: vec![chain] })
+        Ok(Self { signs, trusted: vec![chain], issuers: None })
     }
 
     /// The installation's, made where there is none under this secret. One that is made up at each start keeps nothing in the store.
@@ -67,7 +80,7 @@ impl Authority {
         let secret = auth.secret.expose_secret().as_bytes();
         if auth.generated {
             let signs = DeviceCa::generate(now)?;
-            return Ok(Self { trusted: vec![signs.certificate().to_owned()], signs });
+            return Ok(Self { trusted: vec![signs.certificate().to_owned()], signs, issuers: None });
         }
         let id = secret_id(secret);
         let mut all = store.device_cas().await?;
@@ -84,6 +97,21 @@ impl Authority {
         }
         let own = all.iter().find(|ca| ca.secret == id).ok_or(Error::Make(device_ca::Error::Sealed))?;
         let signs = DeviceCa::open(&own.certificate, &own.sealed_key, secret)?;
-        Ok(Self { signs, trusted: all.into_iter().map(|ca| ca.certificate).collect() })
+        Ok(Self { signs, trusted: all.into_iter().map(|ca| ca.certificate).collect(), issuers: None })
     }
+
+    /// Trusts authorities that issue certificates outside of enrolment too, in a file of PEM.
+    pub(super) fn with_issuers(mut self, path: &Path) -> Result<Self, Error> {
+        let (issuers, pem) = read_issuers(path)?;
+        self.trusted.push(pem);
+        Ok(Self { issuers: Some(issuers), ..self })
+    }
+}
+
+/// The authorities in a file of PEM, and its text.
+pub(super) fn read_issuers(path: &Path) -> Result<(Issuers, String), Error> {
+    let setting = "DEVICE_CA_ISSUERS";
+    let pem = fs::read_to_string(path).map_err(|source| Error::Read { path: path.into(), setting, source })?;
+    let issuers = Issuers::new([pem.as_str()]).map_err(|source| Error::Issuers { path: path.into(), source })?;
+    Ok((issuers, pem))
 }

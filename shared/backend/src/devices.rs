@@ -14,7 +14,7 @@ use motience_certs::{
     ServerIdentity,
     device_ca::{self, Requested, Shown, Subject, is_signed, serial},
     device_key::{Algorithm, login_text},
-    server::AuthorityError,
+    server::{AuthorityError, Issuers, UnixTime},
 };
 use motience_cluster::Event;
 use motience_proto::model::{DeviceId, DeviceState, ProducerId, Role, User, UserId};
@@ -28,6 +28,10 @@ use super::Backend;
 
 /// Enrolment tokens begin so, for people and for programs that look for secrets.
 const TOKEN_PREFIX: &str = "mte_";
+/// How long a device that comes by a certificate of somebody else's has, to be registered.
+const ADOPTION: Duration = Duration::from_secs(60);
+/// Longest number of a certificate that is kept, in hexadecimal digits: the width of its column.
+const MAX_SERIAL: usize = 64;
 /// The part of a certificate's life after which a device renews it.
 pub const RENEW_AT: f64 = 2.0 / 3.0;
 
@@ -40,6 +44,9 @@ settings! {
         DEVICE_CA_CERT => ca_certificate: Option<PathBuf>;
         /// Its private key (PEM).
         DEVICE_CA_KEY => ca_key: Option<PathBuf>;
+        /// Certificates (PEM) of authorities of your own that issue devices' certificates themselves, outside of enrolment. A device that shows one
+        /// is registered at first sight; the certificate's only URI names it: `urn:motience:device:PRODUCER:DEVICE`. Needs DEVICE_CERTIFICATES.
+        DEVICE_CA_ISSUERS => issuers: Option<PathBuf>;
         /// How long a device's certificate is good. A device renews it after two thirds of that, and by its key even later.
         DEVICE_CERTIFICATE_LIFE = "7d" => certificate_life: Duration, "1m"..="3650d";
         /// Whether QUIC, HTTPS and the tunnel ask clients for a device's certificate, by which a device is known without a token. A client
@@ -72,6 +79,8 @@ impl env::Value for Passwords {
 pub struct Config {
     /// Certificate and key of the operator's own authority.
     pub ca: Option<(PathBuf, PathBuf)>,
+    /// Certificates of authorities that issue certificates outside of enrolment.
+    pub issuers: Option<PathBuf>,
     /// How long a certificate is good.
     pub certificate_life: Duration,
     /// Whether clients are asked for a device's certificate.
@@ -85,7 +94,7 @@ pub struct Config {
 impl Config {
     /// Reads the settings.
     pub(super) fn read(reader: &mut Reader<'_>) -> Self {
-        let Settings { ca_certificate, ca_key, certificate_life, certificates, passwords, most } = reader.group();
+        let Settings { ca_certificate, ca_key, issuers, certificate_life, certificates, passwords, most } = reader.group();
         let ca = match (ca_certificate, ca_key) {
             (Some(certificate), Some(key)) => Some((certificate, key)),
             (None, None) => None,
@@ -98,7 +107,10 @@ impl Config {
                 None
             }
         };
-        Self { ca, certificate_life, certificates, passwords, most }
+        if issuers.is_some() && !certificates {
+            reader.wrong("DEVICE_CA_ISSUERS", "needs DEVICE_CERTIFICATES=true: clients are asked for no certificate otherwise");
+        }
+        Self { ca, issuers, certificate_life, certificates, passwords, most }
     }
 }
 
@@ -312,18 +324,75 @@ impl Backend {
         let away = |e: Refused| match e {
             Refused::Unknown => auth::Error::Invalid,
             Refused::Revoked => auth::Error::Revoked,
+            Refused::Store(e @ store::Error::TooManyDevices) => {
+                warn!(error = %e, "a device that comes by a certificate is not registered");
+                auth::Error::Invalid
+            }
             other => {
                 warn!(error = %other, "a device's certificate cannot be looked up");
                 auth::Error::Unavailable
             }
         };
-        let device = self.store.device_of_key(&shown.fingerprint).await.map_err(|e| away(e.into()))?.ok_or(auth::Error::Invalid)?;
+        let device = match self.store.device_of_key(&shown.fingerprint).await.map_err(|e| away(e.into()))? {
+            Some(device) => device,
+            None => self.adopt(certificate, &shown).await.map_err(away)?,
+        };
         let credential = good(&device).map_err(away)?;
         if !shown.names.contains(&device_ca::name(device.producer.0, &device.device)) {
             return Err(auth::Error::Invalid);
         }
         let user = self.account_of(&device).await.map_err(away)?;
         Ok(self.tokens.device_grant(&user, &device.device, &credential.id, shown.not_after))
+    }
+
+    /// Registers the device of a certificate that an authority of the operator's own has issued: at first sight, as if it had enrolled by a token
+    /// that names it. A key that the device had before ends.
+    async fn adopt(&self, certificate: &[u8], shown: &Shown) -> Result<Device, Refused> {
+        let now = self.clock.now();
+        let issued = |issuers: &Issuers| issuers.have_issued(certificate, unix_time(now));
+        let named = shown.device().filter(|_| self.authority.issuers.as_ref().is_some_and(issued));
+        let (Some((producer, device)), Some(algorithm)) = (named, shown.algorithm) else { return Err(Refused::Unknown) };
+        let (producer, device) = (ProducerId(producer), DeviceId::new(&device).map_err(|_| Refused::Unknown)?);
+        self.open_account(producer).await?;
+        let text = random_id();
+        let token = EnrolmentToken {
+            id: random_id(),
+            producer,
+            device: Some(device.to_string()),
+            labels: Labels::new(),
+            uses_left: 1,
+            expires_at: now + ADOPTION,
+            created_at: now,
+        };
+        let credential = NewCredential {
+            id: random_id(),
+            algorithm: algorithm.as_str(),
+            public_key: shown.public_key.clone(),
+            fingerprint: shown.fingerprint.clone(),
+            serial: shown.serial.chars().take(MAX_SERIAL).collect(),
+            not_after: shown.not_after,
+        };
+        self.store.add_enrolment(&secret_hash(&text), &token).await?;
+        let outcome = self.store.enrol(&secret_hash(&text), None, &credential, self.most_devices, now).await;
+        match outcome {
+            Ok(Enrolment::Enrolled { ended, .. }) => {
+                info!(%producer, %device, algorithm = algorithm.as_str(), replaced = ended.len(), "a device came by a certificate of an authority of yours");
+                let detail = json!({"credential": credential.id, "algorithm": credential.algorithm, "replaced": ended});
+                self.record("device.adopt", None, device_object(producer, device.as_str()), producer.user(), detail).await;
+                self.end_credentials(ended).await;
+            }
+            other => {
+                self.store.remove_enrolment(Some(producer), &token.id).await?;
+                match other? {
+                    // By another of its connections, a moment ago.
+                    Enrolment::KeyKnown => {}
+                    Enrolment::TooMany => return Err(store::Error::TooManyDevices.into()),
+                    Enrolment::Revoked => return Err(Refused::Revoked),
+                    _ => return Err(Refused::Unknown),
+                }
+            }
+        }
+        self.store.device_of_key(&shown.fingerprint).await?.ok_or(Refused::Unknown)
     }
 
     /// Sets a device's state for `actor`, here and on every node. `None`: there is no such device.
@@ -396,7 +465,12 @@ impl Backend {
 
     /// The account of a device, which must be open.
     async fn account_of(&self, device: &Device) -> Result<User, Refused> {
-        let account = self.store.account(device.producer.user()).await?;
+        self.open_account(device.producer).await
+    }
+
+    /// The account of a producer, which must be open.
+    async fn open_account(&self, producer: ProducerId) -> Result<User, Refused> {
+        let account = self.store.account(producer.user()).await?;
         let open = account.filter(|account| account.revoked_at.is_none() && account.user.role == Role::Producer);
         Ok(open.ok_or(Refused::Revoked)?.user)
     }
@@ -433,6 +507,11 @@ pub fn device_object(producer: ProducerId, device: &str) -> String {
 fn read(request: &str) -> Result<Requested, Refused> {
     Requested::read(request)
         .map_err(|_| Refused::Proof("csr is no request for a certificate in PEM, signed by its own key of Ed25519 or P-256"))
+}
+
+/// A time as TLS has it.
+fn unix_time(at: OffsetDateTime) -> UnixTime {
+    UnixTime::since_unix_epoch(Duration::from_secs(at.unix_timestamp().unsigned_abs()))
 }
 
 /// The device's credential, where both are good.

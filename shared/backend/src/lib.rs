@@ -228,6 +228,11 @@ impl Config {
         {
             wrong.push(causes(&e));
         }
+        if let Some(path) = &self.devices.issuers
+            && let Err(e) = device_ca::read_issuers(path)
+        {
+            wrong.push(causes(&e));
+        }
         wrong
     }
 
@@ -380,6 +385,10 @@ impl Backend {
         let authority = match &config.devices.ca {
             Some((certificate, key)) => Authority::load(certificate, key)?,
             None => Authority::of_installation(&store, &config.auth, clock.now()).await?,
+        };
+        let authority = match &config.devices.issuers {
+            Some(path) => authority.with_issuers(path)?,
+            None => authority,
         };
         note_accounts(&log, &store).await;
         info!(?kind, durability = log.durability(), node = config.node, "backend is open");

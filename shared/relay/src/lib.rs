@@ -17,6 +17,7 @@ mod publisher;
 mod ring;
 mod session;
 mod subscriber;
+mod subscriber_watch;
 mod subscription_cache;
 mod traces;
 
@@ -28,6 +29,7 @@ pub use hub::{Hub, StartPosition};
 pub use publisher::{Group, Publisher, Refusal};
 pub use session::{Committed, Ticket};
 pub use subscriber::{Delivery, GapCause, Notice, Subscriber};
+pub use subscriber_watch::SubscriberWatch;
 pub use subscription_cache::{SubscriptionCache, Watch};
 
 use motience_auth::{DeviceStates, Standing};
@@ -185,6 +187,11 @@ impl Relay {
 
     fn watch_subscriptions(&self, consumer: ConsumerId) -> Watch {
         self.0.subscription_cache.watch(consumer)
+    }
+
+    /// The subscriptions to a producer, as they change from now on.
+    pub fn subscriber_watch(&self, producer: ProducerId) -> SubscriberWatch {
+        SubscriberWatch::new(self.clone(), producer)
     }
 
     /// How many consumers are subscribed to `producer`.

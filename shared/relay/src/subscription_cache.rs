@@ -21,7 +21,7 @@ use parking_lot::Mutex;
 use time::OffsetDateTime;
 use tokio::{sync::Notify, time::sleep};
 
-use super::Error;
+use super::{Error, subscriber_watch::Changed};
 
 /// How long a subscriber count is believed without an event.
 const COUNT_LIFETIME: Duration = Duration::from_secs(30);
@@ -41,6 +41,8 @@ pub struct SubscriptionCache {
     counts: Cache<(ProducerId, u64), Followers>,
     versions: Vec<AtomicU64>,
     watchers: Mutex<HashMap<ConsumerId, Vec<Weak<ChangeSignal>>>>,
+    /// Connections of producers that want to hear of their subscribers.
+    producers: Mutex<HashMap<ProducerId, Vec<Weak<Changed>>>>,
     /// When the next right of each watch ends, in milliseconds since 1970, and the watch's number.
     ends: Mutex<BTreeMap<(i64, u64), Weak<ChangeSignal>>>,
     /// An end was noted where there was none.
@@ -55,6 +57,7 @@ impl SubscriptionCache {
             counts: Cache::builder().max_capacity(COUNTS).time_to_live(COUNT_LIFETIME).build(),
             versions: (0..VERSIONS).map(|_| AtomicU64::new(0)).collect(),
             watchers: Mutex::default(),
+            producers: Mutex::default(),
             ends: Mutex::default(),
             noted: Notify::new(),
             next_watch: AtomicU64::new(0),
@@ -65,6 +68,9 @@ impl SubscriptionCache {
     pub fn apply(&self, event: &Event) {
         let (Event::Subscribed { consumer, producer } | Event::Unsubscribed { consumer, producer }) = event else { return };
         self.version_of(*producer).fetch_add(1, Ordering::AcqRel);
+        let producers = self.producers.lock();
+        producers.get(producer).into_iter().flatten().filter_map(Weak::upgrade).for_each(|changed| changed.note(*consumer));
+        drop(producers);
         let watchers = self.watchers.lock();
         watchers.get(consumer).into_iter().flatten().filter_map(Weak::upgrade).for_each(|signal| signal.raise());
     }
@@ -74,6 +80,9 @@ impl SubscriptionCache {
         for version in &self.versions {
             version.fetch_add(1, Ordering::AcqRel);
         }
+        let producers = self.producers.lock();
+        producers.values().flatten().filter_map(Weak::upgrade).for_each(|changed| changed.note_break());
+        drop(producers);
         let watchers = self.watchers.lock();
         watchers.values().flatten().filter_map(Weak::upgrade).for_each(|signal| signal.raise());
     }
@@ -94,6 +103,19 @@ impl SubscriptionCache {
         }
         let followers = self.counts.try_get_with(key, store.followers(producer, now)).await.map_err(Error::Store)?;
         Ok(followers.count)
+    }
+
+    /// Notes the changes of a producer's subscriptions from now on, for as long as somebody holds what is returned.
+    pub(super) fn watch_subscribers(&self, producer: ProducerId) -> Arc<Changed> {
+        let changed = Arc::default();
+        let mut producers = self.producers.lock();
+        // Those that are gone go with the next that comes.
+        producers.retain(|_, watching| {
+            watching.retain(|other| other.strong_count() > 0);
+            !watching.is_empty()
+        });
+        producers.entry(producer).or_default().push(Arc::downgrade(&changed));
+        changed
     }
 
     fn version_of(&self, producer: ProducerId) -> &AtomicU64 {

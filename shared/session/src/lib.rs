@@ -13,6 +13,7 @@ mod latest;
 mod messages;
 mod producer;
 mod replies;
+mod subscribers;
 
 pub use admission::{Admitted, admit, authenticate, count_end, hello, ration, report_end, while_authorized};
 pub use close::CloseReason;
@@ -21,3 +22,4 @@ pub use host::{Host, Limits};
 pub use messages::{Message, MessagePublisher, MessageSession, MessageTransport, given, read};
 pub use producer::{Received, Transport, Wanted, carries_nothing, produce};
 pub use replies::{ClientRecord, UNKNOWN_TYPE, error_reply, pong, unknown_type};
+pub use subscribers::{NoEvents, heard, subscription_message, wanted_events};

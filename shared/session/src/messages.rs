@@ -15,7 +15,7 @@ use motience_proto::model::{
     envelope::{self, Envelope},
     record::{self, Invalid},
 };
-use motience_relay::{Committed, Error, Publisher, Ticket};
+use motience_relay::{Committed, Error, Publisher, SubscriberWatch, Ticket};
 use motience_runtime::lifecycle::Drain;
 use serde::Deserialize;
 use serde_json::json;
@@ -27,6 +27,7 @@ use super::{
     CloseReason,
     admission::renew,
     replies::{ClientRecord, MessageBatch, ReplyQueue},
+    subscribers::{heard, subscription_message},
 };
 
 /// Messages that make a batch full.
@@ -134,12 +135,20 @@ pub struct MessageSession<'s> {
     publisher: MessagePublisher,
     standing: &'s Standing,
     replies: ReplyQueue,
+    /// News of the producer's subscribers, where it asked for them.
+    news: Option<SubscriberWatch>,
 }
 
 impl<'s> MessageSession<'s> {
     /// A session that has heard nothing yet.
     pub fn new(publisher: MessagePublisher, standing: &'s Standing) -> Self {
-        Self { publisher, standing, replies: ReplyQueue::default() }
+        Self { publisher, standing, replies: ReplyQueue::default(), news: None }
+    }
+
+    /// Tells the producer of its subscribers too.
+    #[must_use]
+    pub fn hearing(self, news: Option<SubscriberWatch>) -> Self {
+        Self { news, ..self }
     }
 
     /// Serves the client until it leaves, or `draining` begins. Then acknowledgements in flight have their share of `drain`. The caller watches
@@ -157,6 +166,7 @@ impl<'s> MessageSession<'s> {
                 () = draining.cancelled() => Err(CloseReason::Draining),
                 // Cannot fail: the publisher holds the sender.
                 _ = progress.changed(), if !self.replies.is_empty() => Ok(()),
+                subscription = heard(&mut self.news) => transport.send(vec![subscription_message(&subscription).to_string()]).await,
                 message = transport.recv(), if self.replies.have_room() => self.take_all(message, transport).await,
             };
             let committed = progress.borrow_and_update().clone();

@@ -18,7 +18,7 @@ use motience_auth::Standing;
 use motience_cluster::{Path, Presence};
 use motience_log as log;
 use motience_proto::wire::{Ack, Compact, Frame, Hello, Record, Template, TemplateAccepted, Welcome, compact::Decoder, features};
-use motience_relay::{self as relay, Committed, Publisher};
+use motience_relay::{self as relay, Committed, Publisher, SubscriberWatch};
 use motience_runtime::clock::until;
 use tracing::debug;
 
@@ -27,6 +27,7 @@ use super::{
     admission::{device_revoked, refreshed},
     batch::{AckQueue, IngestBatch, Receipt},
     latest::Latest,
+    subscribers::{heard, subscriber_watch, subscription_frame},
     while_authorized,
 };
 
@@ -100,7 +101,9 @@ pub async fn produce<T: Transport>(
         if let Some(path) = transport.path() {
             presence.watch(path);
         }
-        let features = hello.features & T::FEATURES;
+        let news = (hello.features & features::SUBSCRIBERS != 0).then(|| subscriber_watch(host.backend, &standing.grant()).ok()).flatten();
+        let agreed = if news.is_some() { T::FEATURES | features::SUBSCRIBERS } else { T::FEATURES };
+        let features = hello.features & agreed;
         let session = Session {
             transport,
             host,
@@ -110,6 +113,7 @@ pub async fn produce<T: Transport>(
             batch: IngestBatch::new(&publisher),
             acks: AckQueue::default(),
             templates: (features & features::COMPACT != 0).then(Decoder::new),
+            news,
             latest: (features & features::LATEST != 0).then(|| Latest::new(relay, key, device.as_str(), &presence)),
             out: BytesMut::new(),
         };
@@ -139,6 +143,8 @@ struct Session<'s, T> {
     acks: AckQueue,
     /// The templates of compact records, where both sides can have them.
     templates: Option<Decoder>,
+    /// News of the producer's subscribers, where the device asked for them and its token may hear them.
+    news: Option<SubscriberWatch>,
     /// Records in datagrams, where both sides can have them.
     latest: Option<Latest<'s>>,
     /// Frames on their way to the device.
@@ -173,6 +179,7 @@ impl<'s, T: Transport> Session<'s, T> {
                 }
                 () = until(cut) => return Err(CloseReason::Draining),
                 () = opened(&mut self.latest) => {}
+                subscription = heard(&mut self.news) => subscription_frame(&subscription).encode(&mut self.out),
                 received = self.transport.recv(wanted) => self.take_all(received, wanted).await?,
             }
             let committed = progress.borrow_and_update().clone();

@@ -8,7 +8,7 @@ use serde_json::json;
 use time::{OffsetDateTime, PrimitiveDateTime};
 
 use self::transition::{Grant, Move, Next};
-use super::{Engine, Error, NewAct, Page, Store, acts, from_column, is_storable, limited, on, row::row};
+use super::{Engine, Error, MAX_PAGE, NewAct, Page, Store, acts, from_column, is_storable, limited, on, row::row};
 
 mod transition;
 
@@ -151,10 +151,40 @@ impl Store {
         Ok(row.map(|row| row.at(now)))
     }
 
+    /// The subscription of a consumer to a producer; `None`: there never was one.
+    pub async fn subscription_between(
+        &self,
+        consumer: ConsumerId,
+        producer: ProducerId,
+        now: OffsetDateTime,
+    ) -> Result<Option<Subscription>, Error> {
+        let row = on!(self, reader, |db| sqlx::query_as::<_, Row>(BETWEEN).bind(consumer.0).bind(producer.0).fetch_optional(db))?;
+        Ok(row.map(|row| row.at(now)))
+    }
+
     /// State of the subscription of a consumer to a producer; `None`: there never was one.
     pub async fn status(&self, consumer: ConsumerId, producer: ProducerId, now: OffsetDateTime) -> Result<Option<Status>, Error> {
-        let row = on!(self, reader, |db| sqlx::query_as::<_, Row>(BETWEEN).bind(consumer.0).bind(producer.0).fetch_optional(db))?;
-        Ok(row.map(|row| row.at(now).status))
+        Ok(self.subscription_between(consumer, producer, now).await?.map(|subscription| subscription.status))
+    }
+
+    /// Subscriptions to a producer that were asked for or decided at `changed` or later, or have come to their end after `ended`, by id; as many as
+    /// a page has.
+    pub async fn subscribers_since(
+        &self,
+        producer: ProducerId,
+        changed: Option<OffsetDateTime>,
+        ended: OffsetDateTime,
+        now: OffsetDateTime,
+    ) -> Result<Vec<Subscription>, Error> {
+        let changed = changed.map_or(i64::MAX, millis);
+        let rows = on!(self, reader, |db| sqlx::query_as::<_, Row>(SINCE)
+            .bind(producer.0)
+            .bind(changed)
+            .bind(millis(ended))
+            .bind(millis(now))
+            .bind(i64::from(MAX_PAGE))
+            .fetch_all(db))?;
+        Ok(rows.into_iter().map(|row| row.at(now)).collect())
     }
 
     /// Subscriptions of a consumer, by id.
@@ -431,6 +461,12 @@ const OF_PRODUCER: &str = list!("producer_id");
 const OF_ANYBODY: &str = list!("0");
 const RIGHTS: &str = rights!(" ORDER BY subscriptions.id");
 const RIGHT: &str = rights!(" AND producer_id = $3");
+const SINCE: &str = concat!(
+    "SELECT ",
+    columns!(),
+    " FROM subscriptions WHERE producer_id = $1 AND (requested_at >= $2 OR decided_at >= $2 \
+     OR (status IN ('active', 'granted') AND expires_at > $3 AND expires_at <= $4)) ORDER BY subscriptions.id LIMIT $5"
+);
 const COUNT: &str = concat!("SELECT COUNT(*), MIN(expires_at) FROM subscriptions WHERE producer_id = $1 AND ", in_force!());
 
 row! {

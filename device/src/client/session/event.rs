@@ -2,7 +2,7 @@
 
 use motience_proto::{
     model::{ProducerId, RangeSet},
-    wire::{DeliveryCursor, Entry, Frame, Gap, Refused},
+    wire::{DeliveryCursor, Entry, Frame, Gap, Refused, Subscriber},
 };
 
 use crate::client::Error;
@@ -20,6 +20,8 @@ pub enum Event {
     Drain,
     /// The renewed token holds for so many seconds.
     TokenAccepted(u64),
+    /// A subscription of the producer is in another state: see [`crate::client::Config::subscribers`].
+    Subscriber(Subscriber),
     /// A follow is in force (empty refusal), was refused, or ended.
     Followed {
         /// The producer.
@@ -48,6 +50,7 @@ pub(super) fn event(frame: Frame) -> Result<Option<Event>, Error> {
         Frame::Credit(credit) => Event::Credit(credit.records),
         Frame::Drain => Event::Drain,
         Frame::TokenAccepted(accepted) => Event::TokenAccepted(accepted.expires_in),
+        Frame::Subscriber(subscriber) => Event::Subscriber(subscriber),
         Frame::Followed(followed) => Event::Followed { producer: followed.producer, refusal: followed.refusal },
         // The transport's own keep-alive does the work of a ping; a server's is left unanswered without harm.
         Frame::Ping | Frame::Pong => return Ok(None),

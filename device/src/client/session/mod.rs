@@ -87,7 +87,7 @@ impl Session {
             token: token.expose_secret().to_owned(),
             device_id: config.device_id.as_str().to_owned(),
             epoch,
-            features: features::LATEST | features::SELECTION | features::ORDER | if config.link.compact { features::COMPACT } else { 0 },
+            features: config.features(features::LATEST | features::SELECTION | features::ORDER | features::COMPACT),
         };
         put(&mut send, &[Frame::Hello(hello)]).await?;
         if !early.is_empty() {

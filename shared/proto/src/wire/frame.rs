@@ -3,7 +3,7 @@
 use bytes::{BufMut, Bytes, BytesMut};
 
 use super::{
-    Ack, Compact, Confirm, DeliveryCursor, Entry, Followed, Gap, Health, Hello, Record, Refused, Skipped, Subscribe, Template,
+    Ack, Compact, Confirm, DeliveryCursor, Entry, Followed, Gap, Health, Hello, Record, Refused, Skipped, Subscribe, Subscriber, Template,
     TemplateAccepted, TokenAccepted, TokenRefresh, Unsubscribe, Welcome,
     compact::Encoded,
     error::{Error, Limits},
@@ -153,6 +153,8 @@ frames! {
     0x08 Pong,
     /// State of the device: its backlog and its loss.
     0x0a Health(Health),
+    /// A subscriber of the producer is another, or in another state.
+    0x0c Subscriber(Subscriber),
     /// A record, up.
     0x21 Record(Record),
     /// Position of a delivery stream, down.

@@ -5,9 +5,9 @@ use bytes::Bytes;
 
 use super::{
     Ack, Compact, Confirm, Credit, DeliveryCursor, Entry, Followed, Frame, Gap, Health, Hello, Intent, Record, Refused, Skipped, Start,
-    Subscribe, TemplateAccepted, TokenAccepted, TokenRefresh, Unsubscribe, Welcome, compact, features,
+    Subscribe, Subscriber, TemplateAccepted, TokenAccepted, TokenRefresh, Unsubscribe, Welcome, compact, features,
 };
-use crate::model::{Cursor, Fence, LogEpoch, Offset, Order, ProducerEpoch, ProducerId, RangeSet, RecordId, Seq};
+use crate::model::{ConsumerId, Cursor, Fence, LogEpoch, Offset, Order, ProducerEpoch, ProducerId, RangeSet, RecordId, Seq, Status};
 
 pub(super) fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|b| format!("{b:02x}")).collect()
@@ -97,6 +97,10 @@ pub(super) fn frames() -> Vec<(Frame, &'static str)> {
         (Frame::Pong, "0800"),
         (Frame::Health(Health { backlog: 3, loss_ppm: Some(12_500) }), "0a030370d5"),
         (Frame::Health(Health { backlog: 0, loss_ppm: None }), "0a020000"),
+        (
+            Frame::Subscriber(Subscriber { subscription: 12, consumer: ConsumerId(300), status: Status::Requested }),
+            "0c0d0c412c09726571756573746564",
+        ),
         (Frame::Record(Record { seq: Seq(1), json: Bytes::from_static(b"{}") }), "2103017b7d"),
         (Frame::Record(Record { seq: Seq(16_384), json: Bytes::from_static(br#"{"a":1}"#) }), "210b800040007b2261223a317d"),
         (Frame::Cursor(DeliveryCursor { producer: ProducerId(1), cursor: cursor(2, 4) }), "230a01000000000000000204"),

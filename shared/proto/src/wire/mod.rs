@@ -8,7 +8,7 @@
 //! | where | frames |
 //! |---|---|
 //! | control stream, up | [`Hello`] first, then [`TokenRefresh`], [`Skipped`], [`Template`], [`Subscribe`], [`Unsubscribe`], [`Confirm`], [`Health`], `Ping`, `Done` |
-//! | control stream, down | [`Welcome`] first, then [`Ack`], [`Refused`], [`TemplateAccepted`], `Credit`, [`TokenAccepted`], [`Followed`], `Drain`, `Ping`, `Pong` |
+//! | control stream, down | [`Welcome`] first, then [`Ack`], [`Refused`], [`TemplateAccepted`], `Credit`, [`TokenAccepted`], [`Followed`], `Drain`, `Ping`, `Pong`, [`Subscriber`] |
 //! | uplink streams (unidirectional, opened by [`StreamKind`]) | [`Record`], [`Compact`] |
 //! | datagrams up, one frame each | [`Record`], [`Compact`], numbered from 1 within the connection |
 //! | delivery streams (unidirectional, one for each followed producer) | [`DeliveryCursor`] first and after each reset, then [`Entry`], [`Gap`] |
@@ -24,6 +24,7 @@ mod goldens;
 mod health;
 mod hello;
 mod record;
+mod subscriber;
 mod token;
 pub mod varint;
 #[cfg(test)]
@@ -39,6 +40,7 @@ pub use frame::{Credit, Frame, StreamKind};
 pub use health::Health;
 pub use hello::{Hello, Intent};
 pub use record::Record;
+pub use subscriber::Subscriber;
 pub use token::{TokenAccepted, TokenRefresh};
 pub use varint::MAX as VARINT_MAX;
 pub use welcome::Welcome;
@@ -59,4 +61,6 @@ pub mod features {
     pub const SELECTION: u64 = 4;
     /// A follow may have device order: [`super::Subscribe`].
     pub const ORDER: u64 = 8;
+    /// A device hears of its producer's subscribers: [`super::Subscriber`].
+    pub const SUBSCRIBERS: u64 = 16;
 }

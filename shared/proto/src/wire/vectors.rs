@@ -91,6 +91,9 @@ fn fields(frame: &Frame) -> Value {
         Frame::TemplateAccepted(accepted) => json!({"template": accepted.id}),
         Frame::Credit(credit) => json!({"records": credit.records}),
         Frame::Health(health) => json!({"backlog": health.backlog, "loss_ppm": health.loss_ppm}),
+        Frame::Subscriber(subscriber) => json!({
+            "subscription": subscriber.subscription, "consumer": subscriber.consumer.0, "status": subscriber.status.as_str(),
+        }),
         Frame::Record(record) => json!({"seq": record.seq.0, "json": text(&record.json)}),
         Frame::Cursor(delivery) => json!({"producer": delivery.producer.0, "cursor": cursor(delivery.cursor)}),
         Frame::Entry(entry) => json!({

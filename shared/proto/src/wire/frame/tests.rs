@@ -4,7 +4,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::{
-    model::{Fence, Offset, ProducerEpoch, ProducerId, RangeSet, Seq},
+    model::{ConsumerId, Fence, Offset, ProducerEpoch, ProducerId, RangeSet, Seq},
     wire::{
         Intent, Start,
         goldens::{self, cursor, hello, hex, name, subscribe, welcome},
@@ -120,6 +120,9 @@ fn frames() -> impl Strategy<Value = Frame> {
             to: Offset(b)
         })),
         (number.clone(), proptest::option::of(0..varint::MAX)).prop_map(|(backlog, loss_ppm)| Frame::Health(Health { backlog, loss_ppm })),
+        (number.clone(), id.clone(), "requested|active|denied|revoked|expired|invited|inactive").prop_map(|(subscription, id, status)| {
+            Frame::Subscriber(Subscriber { subscription, consumer: ConsumerId(id.0), status: status.parse().unwrap() })
+        }),
         (id, any::<u64>()).prop_map(|(producer, n)| Frame::Confirm(Confirm { producer, cursor: cursor(n, n >> 3) })),
     ]
 }
