@@ -7,5 +7,6 @@ mod pgbouncer;
 mod postgres;
 mod process;
 mod redis;
+mod sentinel;
 
-pub use self::{pgbouncer::PgBouncer, postgres::Postgres, redis::Redis};
+pub use self::{pgbouncer::PgBouncer, postgres::Postgres, redis::Redis, sentinel::Sentinels};

@@ -157,11 +157,7 @@ impl Redis {
 
     /// Sends one command as a person would type it, and returns the answer as it is on the wire.
     pub async fn command(&self, command: &str) -> String {
-        let mut connection = TcpStream::connect((Ipv4Addr::LOCALHOST, self.port)).await.expect("the server runs");
-        connection.write_all(format!("{command}\r\nQUIT\r\n").as_bytes()).await.expect("it listens");
-        let mut answer = String::new();
-        connection.read_to_string(&mut answer).await.expect("it answers");
-        answer
+        ask(self.port, command).await.expect("the server runs and answers")
     }
 
     async fn launch(append_only: bool, master: Option<u16>, settings: &[&str]) -> Self {
@@ -217,7 +213,16 @@ fn copy(from: &Path, to: &Path) {
     }
 }
 
-async fn answers(port: u16) -> std::io::Result<bool> {
+/// Sends one command as a person would type it, and returns the answer as it is on the wire.
+async fn ask(port: u16, command: &str) -> std::io::Result<String> {
+    let mut connection = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await?;
+    connection.write_all(format!("{command}\r\nQUIT\r\n").as_bytes()).await?;
+    let mut answer = String::new();
+    connection.read_to_string(&mut answer).await?;
+    Ok(answer)
+}
+
+pub(super) async fn answers(port: u16) -> std::io::Result<bool> {
     let mut connection = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await?;
     connection.write_all(b"PING\r\n").await?;
     let mut answer = [0; 7];

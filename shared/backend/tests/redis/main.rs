@@ -4,6 +4,7 @@
 
 mod layout;
 mod room;
+mod sentinel;
 mod sessions;
 mod steps;
 mod tls;

@@ -8,13 +8,13 @@ use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
 use super::{Device, P, all, node, try_node, write};
 
 /// An authority in `dir`, and certificates that it signed.
-struct Authority {
+pub(super) struct Authority {
     dir: PathBuf,
     issuer: Issuer<'static, KeyPair>,
 }
 
 impl Authority {
-    fn new(dir: &Path) -> Self {
+    pub(super) fn new(dir: &Path) -> Self {
         let mut params = CertificateParams::new(Vec::new()).unwrap();
         params.distinguished_name.push(DnType::CommonName, "an authority");
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
@@ -23,12 +23,12 @@ impl Authority {
         Self { dir: dir.to_owned(), issuer: Issuer::new(params, key) }
     }
 
-    fn path(&self, file: &str) -> String {
+    pub(super) fn path(&self, file: &str) -> String {
         self.dir.join(file).to_str().unwrap().to_owned()
     }
 
     /// Writes `NAME.pem` and `NAME.key`.
-    fn sign(&self, name: &str) {
+    pub(super) fn sign(&self, name: &str) {
         let key = KeyPair::generate().unwrap();
         let mut params = CertificateParams::new(["localhost".to_owned(), "127.0.0.1".to_owned()]).unwrap();
         // Of another name than the authority: it would be taken for its own issuer.

@@ -102,6 +102,8 @@ impl Task {
                     if log_epoch == waiter.log_epoch {
                         Ok(())
                     } else {
+                        // One of them asks a server that is the master no more.
+                        self.connection = None;
                         Err(Error::Unavailable("Redis was restarted in between".to_owned()))
                     }
                 });
@@ -115,9 +117,9 @@ impl Task {
         let (mut connection, log_epoch) = match self.connection.take() {
             Some(connection) => connection,
             None => {
-                let (connection, server) = self.place.connect(&self.names).await?;
+                let made = self.place.connect(&self.names).await?;
                 metrics::counter!("motience_redis_connections_total", "use" => "replicas").increment(1);
-                (connection, server.log_epoch)
+                (made.connection, made.server.log_epoch)
             }
         };
         let limit = super::millis(REPLICA_LIMIT);

@@ -6,11 +6,15 @@ use motience_settings::env::{Reader, Size, settings};
 use redis::{ConnectionAddr, ConnectionInfo, IntoConnectionInfo, ProtocolVersion};
 use secrecy::{ExposeSecret, SecretString};
 
+/// Where a Sentinel listens whose address names no port.
+const SENTINEL_PORT: &str = ":26379";
+
 settings! {
     /// How Redis is reached, as it is written.
     #[derive(Clone, Debug)]
     pub struct Settings {
-        /// The whole address, which takes precedence over the parts; with a password in production: redis://USER:PASSWORD@HOST:PORT.
+        /// The whole address, which takes precedence over the parts; with a password in production: redis://USER:PASSWORD@HOST:PORT. Behind
+        /// Sentinel: redis+sentinel://USER:PASSWORD@HOST:PORT,HOST:PORT/MASTER with the hosts of the Sentinels and the name of the master.
         REDIS_URL, example "redis://localhost:6379" => url: Option<SecretString>;
         /// Its host.
         REDIS_HOST, example "localhost" => host: Option<String>;
@@ -20,6 +24,10 @@ settings! {
         REDIS_USERNAME => username: Option<String>;
         /// The user's password, where the address has none.
         REDIS_PASSWORD => password: Option<SecretString>;
+        /// The user at the Sentinels, where they have any.
+        REDIS_SENTINEL_USERNAME => sentinel_username: Option<String>;
+        /// The password at the Sentinels, where they ask for one.
+        REDIS_SENTINEL_PASSWORD => sentinel_password: Option<SecretString>;
         /// With TLS (rediss://HOST:PORT): a PEM file with the CA that may have signed its certificate. The default is what this machine trusts.
         REDIS_CA => ca: Option<PathBuf>;
         /// The node's own certificate (PEM), where Redis asks for one.
@@ -37,12 +45,14 @@ settings! {
 /// Settings of the log in Redis.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// The address: `redis://` or `rediss://` (TLS).
+    /// The address: `redis://` or `rediss://` (TLS), or that of the Sentinels: `redis+sentinel://` or `rediss+sentinel://`.
     pub url: SecretString,
     /// The user, where the address names none.
     pub username: Option<String>,
     /// Its password, where the address has none.
     pub password: Option<SecretString>,
+    /// User and password at the Sentinels.
+    pub sentinel: (Option<String>, Option<SecretString>),
     /// The CA that may have signed the server's certificate; `None`: those that this machine trusts.
     pub ca: Option<PathBuf>,
     /// This node's own certificate and its key.
@@ -85,6 +95,7 @@ impl Config {
             url,
             username: settings.username,
             password: settings.password,
+            sentinel: (settings.sentinel_username, settings.sentinel_password),
             ca: settings.ca,
             identity,
             budget: settings.budget.map(|size| size.0),
@@ -96,12 +107,12 @@ impl Config {
     }
 
     fn check(&self, reader: &mut Reader<'_>, tls: bool) {
-        let info = match self.info() {
-            Ok(info) => info,
+        let info = match self.address() {
+            Ok(address) => address.server,
             Err(problem) => return reader.wrong(self.setting, problem),
         };
         if tls && !matches!(info.addr(), ConnectionAddr::TcpTls { .. }) {
-            reader.wrong(self.setting, "must begin with rediss:// where REDIS_CA or REDIS_CERT are set");
+            reader.wrong(self.setting, "must begin with rediss:// or rediss+sentinel:// where REDIS_CA or REDIS_CERT are set");
         }
         let local = matches!(info.addr(), ConnectionAddr::Unix(_));
         if self.strict && !local && self.identity.is_none() && info.redis_settings().password().is_none_or(str::is_empty) {
@@ -112,25 +123,58 @@ impl Config {
     }
 
     /// Where and as whom to connect. The error never quotes the address, which may hold a password.
-    pub(super) fn info(&self) -> Result<ConnectionInfo, &'static str> {
-        let info =
-            self.url.expose_secret().into_connection_info().map_err(|_| "is no Redis address: redis://HOST:PORT or rediss://HOST:PORT")?;
-        let mut settings = info.redis_settings().clone().set_protocol(ProtocolVersion::RESP3).set_skip_set_lib_name();
-        if let (None, Some(name)) = (settings.username(), &self.username) {
-            settings = settings.set_username(name);
+    pub(super) fn address(&self) -> Result<Address, &'static str> {
+        const BAD: &str = "is no Redis address: redis://HOST:PORT, rediss://HOST:PORT or redis+sentinel://HOST:PORT,HOST:PORT/MASTER";
+        let url = self.url.expose_secret();
+        let info = |url: &str| url.into_connection_info().map_err(|_| BAD);
+        let (username, password) = (self.username.as_deref(), self.password.as_ref());
+        let Some((scheme, rest)) = url.split_once("+sentinel://") else {
+            return Ok(Address { server: as_user(info(url)?, username, password), sentinels: None });
+        };
+        let (user, rest) = rest.rsplit_once('@').unwrap_or(("", rest));
+        let (hosts, master) = rest.split_once('/').ok_or(BAD)?;
+        if master.is_empty() || master.contains(['/', '?']) {
+            return Err(BAD);
         }
-        if let (None, Some(password)) = (settings.password(), &self.password) {
-            settings = settings.set_password(password.expose_secret());
-        }
-        Ok(info.set_redis_settings(settings))
+        let sentinel = |host: &str| {
+            let has_port = host.rsplit(']').next().is_some_and(|end| end.contains(':'));
+            let port = if has_port { "" } else { SENTINEL_PORT };
+            let (username, password) = (self.sentinel.0.as_deref(), self.sentinel.1.as_ref());
+            info(&format!("{scheme}://{host}{port}/")).map(|info| as_user(info, username, password))
+        };
+        let sentinels = hosts.split(',').map(sentinel).collect::<Result<Vec<_>, _>>()?;
+        let named =
+            info(&format!("{scheme}://{user}{}{}/", if user.is_empty() { "" } else { "@" }, hosts.split(',').next().unwrap_or(hosts)))?;
+        Ok(Address { server: as_user(named, username, password), sentinels: Some((sentinels, master.to_owned())) })
     }
+}
+
+/// Where the settings say that Redis is.
+#[derive(Debug)]
+pub(super) struct Address {
+    /// The server. Behind Sentinel: as whom to connect to it, wherever it is.
+    pub(super) server: ConnectionInfo,
+    /// The Sentinels, and how they call the master.
+    pub(super) sentinels: Option<(Vec<ConnectionInfo>, String)>,
+}
+
+/// Completes what the address does not say.
+fn as_user(info: ConnectionInfo, username: Option<&str>, password: Option<&SecretString>) -> ConnectionInfo {
+    let mut settings = info.redis_settings().clone().set_protocol(ProtocolVersion::RESP3).set_skip_set_lib_name();
+    if let (None, Some(name)) = (settings.username(), username) {
+        settings = settings.set_username(name);
+    }
+    if let (None, Some(password)) = (settings.password(), password) {
+        settings = settings.set_password(password.expose_secret());
+    }
+    info.set_redis_settings(settings)
 }
 
 impl From<String> for Config {
     /// The server at this address, with defaults for everything else.
     fn from(url: String) -> Self {
-        let (username, password, ca, identity, budget) = (None, None, None, None, None);
-        Self { url: url.into(), username, password, ca, identity, budget, strict: false, setting: "REDIS_URL" }
+        let (username, password, sentinel, ca, identity, budget) = (None, None, (None, None), None, None, None);
+        Self { url: url.into(), username, password, sentinel, ca, identity, budget, strict: false, setting: "REDIS_URL" }
     }
 }
 
@@ -147,16 +191,36 @@ mod tests {
     fn the_address_and_its_parts() {
         assert!(read(&[]).unwrap().is_none());
         let host = read(&[("REDIS_HOST", "h"), ("REDIS_USERNAME", "u"), ("REDIS_PASSWORD", "p@s s")]).unwrap().unwrap();
-        let info = host.info().unwrap();
+        let info = host.address().unwrap().server;
         assert_eq!(info.addr().to_string(), "h:6379");
         assert_eq!((info.redis_settings().username(), info.redis_settings().password()), (Some("u"), Some("p@s s")));
         let url = read(&[("REDIS_URL", "rediss://a:b@h:1/"), ("REDIS_USERNAME", "u"), ("REDIS_PASSWORD", "p")]).unwrap().unwrap();
-        assert_eq!(url.info().unwrap().redis_settings().password(), Some("b"), "the address wins");
+        assert_eq!(url.address().unwrap().server.redis_settings().password(), Some("b"), "the address wins");
         assert!(matches!(
-            read(&[("REDIS_HOST", "h"), ("REDIS_CA", "ca.pem")]).unwrap().unwrap().info().unwrap().addr(),
+            read(&[("REDIS_HOST", "h"), ("REDIS_CA", "ca.pem")]).unwrap().unwrap().address().unwrap().server.addr(),
             ConnectionAddr::TcpTls { .. }
         ));
         assert_eq!(read(&[("REDIS_HOST", "h"), ("REDIS_MEMORY_BUDGET", "1GiB")]).unwrap().unwrap().budget, Some(1 << 30));
+    }
+
+    #[test]
+    fn sentinels_and_the_name_of_the_master() {
+        let url = "redis+sentinel://u:p%40@a:1,b,[::1],[::2]:3/main";
+        let pairs = [("REDIS_URL", url), ("REDIS_SENTINEL_PASSWORD", "s"), ("REDIS_PASSWORD", "unused")];
+        let address = read(&pairs).unwrap().unwrap().address().unwrap();
+        let (sentinels, master) = address.sentinels.unwrap();
+        let places: Vec<String> = sentinels.iter().map(|one| one.addr().to_string()).collect();
+        assert_eq!((places.join(" "), &master[..]), ("a:1 b:26379 ::1:26379 ::2:3".to_owned(), "main"));
+        assert!(sentinels.iter().all(|one| one.redis_settings().password() == Some("s") && one.redis_settings().username().is_none()));
+        let server = address.server.redis_settings();
+        assert_eq!((server.username(), server.password()), (Some("u"), Some("p@")));
+        let tls = Config::from("rediss+sentinel://a/main".to_owned()).address().unwrap();
+        assert!(matches!(tls.server.addr(), ConnectionAddr::TcpTls { .. }));
+        for bad in
+            ["redis+sentinel://a", "redis+sentinel://a/", "redis+sentinel://a/main/0", "redis+sentinel:///main", "http+sentinel://a/main"]
+        {
+            assert!(Config::from(bad.to_owned()).address().is_err(), "{bad}");
+        }
     }
 
     #[test]

@@ -157,7 +157,7 @@ impl Task {
             .set_connection_timeout(Some(CONNECT_LIMIT))
             .set_response_timeout(Some(ANSWER_LIMIT))
             .set_push_sender(move |push: PushInfo| receiver.receive(&push.kind, push.data));
-        let mut connection = self.place.client.get_multiplexed_async_connection_with_config(&config).await?;
+        let (mut connection, at) = self.place.open(&config).await?;
         let bus = [Topic::Events, Topic::Reports].map(|topic| self.names.channel(Channel::Bus(topic)));
         let mut changed = self.shared.changed.subscribe();
         let mut refused = self.subscribe(&mut connection, "SUBSCRIBE", &bus).await?;
@@ -174,6 +174,7 @@ impl Task {
             tokio::select! {
                 biased;
                 () = broken.cancelled() => return Ok(()),
+                () = self.place.left(at.as_ref()) => return Ok(()),
                 // Cannot fail: `shared` holds the sender.
                 _ = changed.changed() => refused.extend(self.reconcile(&mut connection).await?),
                 () = time::sleep(WATCH_EVERY) => redis::cmd("PING").exec_async(&mut connection).await?,

@@ -21,6 +21,7 @@ use super::{
     names::Names,
     place::{self, Place},
     rewrite_aof::rewrite_aof,
+    sentinel::At,
     server::Server,
 };
 use crate::Error;
@@ -45,6 +46,8 @@ pub(super) struct Link {
 #[derive(Clone)]
 pub(super) struct Session {
     connection: MultiplexedConnection,
+    /// Where it leads to, if the server may be elsewhere later.
+    at: Option<At>,
     pub(super) log_epoch: LogEpoch,
     /// Tells sessions apart when one has to be given up.
     number: u64,
@@ -134,7 +137,7 @@ impl Link {
     }
 
     fn current(&self) -> Option<Session> {
-        self.current.lock().clone()
+        self.current.lock().clone().filter(|session| self.place.is_there(session.at.as_ref()))
     }
 
     fn failed(&self, session: &Session, error: &RedisError) -> Error {
@@ -162,7 +165,7 @@ impl Link {
     }
 
     async fn connect(&self) -> Result<Session, Error> {
-        let (mut connection, server) = self.place.connect(&self.names).await?;
+        let Connected { mut connection, at, server } = self.place.connect(&self.names).await?;
         let noted = layout::check(&mut connection, &self.names.shared("layout")).await.map_err(|e| self.place.unavailable(&e))?;
         if let Some(found) = noted {
             return Err(self.place.newer(found));
@@ -179,27 +182,36 @@ impl Link {
             rewrite_aof(&mut connection, &self.names.shared("mended"), &server.log_epoch.to_string()).await;
         }
         metrics::counter!("motience_redis_connections_total", "use" => "commands").increment(1);
-        Ok(Session { connection, log_epoch: server.log_epoch, number: fastrand::u64(..) })
+        Ok(Session { connection, at, log_epoch: server.log_epoch, number: fastrand::u64(..) })
     }
 }
 
+/// A connection to a server that can be worked with.
+pub(super) struct Connected {
+    pub(super) connection: MultiplexedConnection,
+    /// See [`Place::open`].
+    at: Option<At>,
+    /// Properties that the server reports.
+    pub(super) server: Server,
+}
+
 impl Place {
-    /// A connection to a server that can be worked with, and what that says of itself.
-    pub(super) async fn connect(&self, names: &Names) -> Result<(MultiplexedConnection, Server), Error> {
+    /// A connection to a server that can be worked with.
+    pub(super) async fn connect(&self, names: &Names) -> Result<Connected, Error> {
         let config = AsyncConnectionConfig::new().set_connection_timeout(Some(CONNECT_LIMIT)).set_response_timeout(Some(ANSWER_LIMIT));
         let opened = async {
-            let mut connection = self.client.get_multiplexed_async_connection_with_config(&config).await?;
+            let (mut connection, at) = self.open(&config).await?;
             let info: String = redis::cmd("INFO").query_async(&mut connection).await?;
             let mut server = Server::read(&info);
             if let Some(log_epoch) = beside_data(&mut connection, names).await? {
                 server.log_epoch = log_epoch;
             }
-            Ok((connection, server))
+            Ok(Connected { connection, at, server })
         };
-        let (connection, server) = opened.await.map_err(|e: RedisError| self.unavailable(&e))?;
-        match server.refusal(self.strict) {
+        let connected = opened.await.map_err(|e: RedisError| self.unavailable(&e))?;
+        match connected.server.refusal(self.strict) {
             Some(words) => Err(self.away(words)),
-            None => Ok((connection, server)),
+            None => Ok(connected),
         }
     }
 }

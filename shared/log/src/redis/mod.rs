@@ -18,6 +18,7 @@ mod place;
 mod reply;
 mod rewrite_aof;
 mod seal;
+mod sentinel;
 mod server;
 mod watch;
 
@@ -90,6 +91,8 @@ struct Inner {
     leases: Arc<Leases>,
     /// Renews the leases.
     lease_task: Mutex<Option<JoinHandle<()>>>,
+    /// Looks where the server is.
+    look_task: JoinHandle<()>,
     /// Limits repeated warnings: steps of an append that failed, sessions that had to go.
     said: Sampler,
     clock: Clock,
@@ -118,6 +121,10 @@ impl Log {
             done => done?,
         }
         let barrier = (replicas > 0).then(|| Barrier::start(&place, &names, replicas));
+        let look_task = tokio::spawn({
+            let place = place.clone();
+            async move { place.look().await }
+        });
         let follower = Follower::start(place, &names, &seal, sink);
         let inner = Inner {
             names,
@@ -131,6 +138,7 @@ impl Log {
             stalled: Mutex::default(),
             leases: Arc::default(),
             lease_task: Mutex::default(),
+            look_task,
             said: Sampler::new(SAY_EVERY),
             clock,
         };
@@ -398,6 +406,13 @@ impl Engine for Log {
         if let Some(barrier) = &self.0.barrier {
             barrier.close().await;
         }
+        self.0.look_task.abort();
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        self.look_task.abort();
     }
 }
 

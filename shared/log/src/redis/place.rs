@@ -1,16 +1,25 @@
 //! A server that can be reached, and what its errors mean.
 
-use std::{fmt, path::Path};
+use std::{fmt, path::Path, sync::Arc};
 
-use redis::{Client, ClientTlsConfig, ConnectionAddr, ErrorKind, RedisError, ServerErrorKind, TlsCertificates};
+use redis::{
+    AsyncConnectionConfig, Client, ClientTlsConfig, ConnectionAddr, ConnectionInfo, ErrorKind, RedisError, ServerErrorKind,
+    TlsCertificates, aio::MultiplexedConnection,
+};
 
-use super::{Config, layout::LAYOUT};
+use super::{
+    Config,
+    layout::LAYOUT,
+    sentinel::{At, Sentinels},
+};
 use crate::Error;
 
 /// A server to connect to, and how messages name it. Cheap to clone.
 #[derive(Clone, Debug)]
 pub(super) struct Place {
-    pub(super) client: Client,
+    /// The server. Behind Sentinel: as whom to connect to it, wherever it is.
+    server: Client,
+    sentinels: Option<Arc<Sentinels>>,
     /// `Redis at HOST:PORT (SETTING)`.
     name: String,
     /// See [`Config::strict`].
@@ -20,23 +29,67 @@ pub(super) struct Place {
 impl Place {
     pub(super) fn new(config: &Config) -> Result<Self, Error> {
         let problem = |setting: &str, problem: String| Error::Unavailable(format!("{setting} {problem}"));
-        let info = config.info().map_err(|e| problem(config.setting, e.to_owned()))?;
-        let name = format!("Redis at {} ({})", info.addr(), config.setting);
+        let address = config.address().map_err(|e| problem(config.setting, e.to_owned()))?;
         let read = |setting: &str, path: &Path| {
             std::fs::read(path).map_err(|e| problem(setting, format!("names {}, which cannot be read: {e}", path.display())))
         };
-        let client = if matches!(info.addr(), ConnectionAddr::TcpTls { .. }) {
+        let certificates = if matches!(address.server.addr(), ConnectionAddr::TcpTls { .. }) {
             let root_cert = config.ca.as_deref().map(|path| read("REDIS_CA", path)).transpose()?;
             let client_tls = match &config.identity {
                 Some((cert, key)) => Some(ClientTlsConfig { client_cert: read("REDIS_CERT", cert)?, client_key: read("REDIS_KEY", key)? }),
                 None => None,
             };
-            Client::build_with_tls(info, TlsCertificates { client_tls, root_cert })
-                .map_err(|e| problem("REDIS_CA, REDIS_CERT or REDIS_KEY", format!("cannot be used: {e}")))?
+            Some(TlsCertificates { client_tls, root_cert })
         } else {
-            Client::open(info).map_err(|_| problem(config.setting, "is no Redis address".to_owned()))?
+            None
         };
-        Ok(Self { client, name, strict: config.strict })
+        let client = |info: ConnectionInfo| match &certificates {
+            Some(certificates) => Client::build_with_tls(info, certificates.clone())
+                .map_err(|e| problem("REDIS_CA, REDIS_CERT or REDIS_KEY", format!("cannot be used: {e}"))),
+            None => Client::open(info).map_err(|_| problem(config.setting, "is no Redis address".to_owned())),
+        };
+        let mut name = format!("Redis at {} ({})", address.server.addr(), config.setting);
+        let sentinels = match address.sentinels {
+            Some((sentinels, master)) => {
+                let places: Vec<String> = sentinels.iter().map(|one| one.addr().to_string()).collect();
+                name = format!("Redis {master:?} of the Sentinels at {} ({})", places.join(", "), config.setting);
+                let sentinels = sentinels.into_iter().map(client).collect::<Result<_, _>>()?;
+                Some(Arc::new(Sentinels::new(sentinels, master)))
+            }
+            None => None,
+        };
+        Ok(Self { server: client(address.server)?, sentinels, name, strict: config.strict })
+    }
+
+    /// Opens a connection to the server, and tells where that is, if it may be elsewhere later.
+    pub(super) async fn open(&self, config: &AsyncConnectionConfig) -> Result<(MultiplexedConnection, Option<At>), RedisError> {
+        let Some(sentinels) = &self.sentinels else {
+            return Ok((self.server.get_multiplexed_async_connection_with_config(config).await?, None));
+        };
+        let at = sentinels.master().await?;
+        let info = self.server.get_connection_info().clone();
+        let there = Client::open(info.clone().set_addr(moved(info.addr().clone(), &at)))?;
+        Ok((there.get_multiplexed_async_connection_with_config(config).await?, Some(at)))
+    }
+
+    /// Whether a connection that was opened to this address leads to the server that is asked for by now.
+    pub(super) fn is_there(&self, at: Option<&At>) -> bool {
+        self.sentinels.as_ref().is_none_or(|sentinels| sentinels.present().as_ref() == at)
+    }
+
+    /// Returns when a connection that was opened to this address no longer leads to the server that is asked for.
+    pub(super) async fn left(&self, at: Option<&At>) {
+        match &self.sentinels {
+            Some(sentinels) => sentinels.left(at).await,
+            None => std::future::pending().await,
+        }
+    }
+
+    /// Looks where the server is, as long as it runs. Returns at once where it has one address for ever.
+    pub(super) async fn look(&self) {
+        if let Some(sentinels) = &self.sentinels {
+            sentinels.look(&self.name).await;
+        }
     }
 
     /// The log is away, for this reason.
@@ -67,6 +120,14 @@ impl Place {
         };
         if damage { Error::Damaged(format!("{}: {}", self.name, Told(error))) } else { self.unavailable(error) }
     }
+}
+
+/// An address of this kind at another place.
+fn moved(mut address: ConnectionAddr, at: &At) -> ConnectionAddr {
+    if let ConnectionAddr::Tcp(host, port) | ConnectionAddr::TcpTls { host, port, .. } = &mut address {
+        (*host, *port) = at.clone();
+    }
+    address
 }
 
 /// Whether the ACL forbids it. Within a function Redis gives such an error no code of its own.

@@ -12,6 +12,7 @@ pub(super) struct Server {
     pub(super) log_epoch: LogEpoch,
     version: String,
     cluster: bool,
+    replica: bool,
     policy: String,
     persists: bool,
     /// Keys that it has thrown away for room, since it started.
@@ -30,6 +31,7 @@ impl Server {
             log_epoch: epoch_of(info),
             version: text("redis_version:").to_owned(),
             cluster: text("cluster_enabled:") == "1",
+            replica: text("role:") == "slave",
             policy: text("maxmemory_policy:").to_owned(),
             persists: text("aof_enabled:") == "1",
             evicted: number("evicted_keys:"),
@@ -48,6 +50,9 @@ impl Server {
             return Some(
                 "it is a node of a Redis Cluster (cluster_enabled:1), which the log cannot use: take one server, with replicas".to_owned(),
             );
+        }
+        if self.replica {
+            return Some("it is a replica, which takes no writes: name the master, or the Sentinels that know it".to_owned());
         }
         (strict && self.evicts()).then(|| format!("its {}", self.eviction()))
     }
@@ -108,6 +113,7 @@ mod tests {
         for (from, to, strict, why) in [
             ("7.0.15", "6.2.14", false, "6.2.14"),
             ("cluster_enabled:0", "cluster_enabled:1", false, "Redis Cluster"),
+            ("cluster_enabled:0", "role:slave", false, "replica"),
             ("noeviction", "allkeys-lru", true, "noeviction"),
             ("noeviction", "volatile-ttl", true, "volatile-ttl"),
         ] {
