@@ -1,8 +1,12 @@
-//! The report of a flow.
+//! The report of a flow, and ratios of runs with what they say of their certainty.
 
-use std::path::Path;
+use std::{
+    fmt::{self, Display, Formatter},
+    path::Path,
+};
 
 use anyhow::{Context as _, Result};
+use fastrand::Rng;
 use hdrhistogram::Histogram;
 use serde_json::{Value, json};
 
@@ -104,4 +108,38 @@ pub(crate) fn middle<R>(runs: &[R], value: impl Fn(&R) -> f64) -> f64 {
     let mut values: Vec<f64> = runs.iter().map(value).collect();
     values.sort_by(f64::total_cmp);
     values[values.len() / 2]
+}
+
+/// Resamples of the bootstrap.
+const RESAMPLES: usize = 2000;
+
+/// A value and its 95 % confidence interval.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Estimate {
+    pub(crate) value: f64,
+    pub(crate) low: f64,
+    pub(crate) high: f64,
+}
+
+impl Display for Estimate {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        let Self { value, low, high } = self;
+        write!(f, "{value:.2} [{low:.2}-{high:.2}]")
+    }
+}
+
+/// The ratio of two systems: each round of one over the same round of the other, the middle of them, and the interval in which the middle
+/// of rounds drawn again lies.
+pub(crate) fn ratio<R>(runs: &[R], base: &[R], value: impl Fn(&R) -> f64) -> Estimate {
+    let ratios: Vec<f64> = runs.iter().zip(base).map(|(run, base)| value(run) / value(base)).collect();
+    let mut rng = Rng::with_seed(1);
+    let mut drawn: Vec<f64> = (0..RESAMPLES)
+        .map(|_| {
+            let again: Vec<f64> = ratios.iter().map(|_| ratios[rng.usize(..ratios.len())]).collect();
+            middle(&again, |ratio| *ratio)
+        })
+        .collect();
+    drawn.sort_by(f64::total_cmp);
+    let at = |share: f64| drawn[((RESAMPLES - 1) as f64 * share).round() as usize];
+    Estimate { value: middle(&ratios, |ratio| *ratio), low: at(0.025), high: at(0.975) }
 }

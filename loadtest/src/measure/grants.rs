@@ -19,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 use crate::common::{
     accounts::{Account, Accounts},
     flow::Flow,
-    report::{Report, middle},
+    report::{Report, middle, ratio},
     server::{Own, variable},
 };
 
@@ -79,10 +79,11 @@ pub(crate) async fn run(options: Options) -> Result<bool> {
     }
     let mut runs = [Vec::new(), Vec::new()];
     for round in 0..options.rounds {
-        for (with, runs) in [false, true].into_iter().zip(&mut runs) {
+        // Each is first in every other round: a disk that is still busy with the run before is so for both.
+        for with in if round % 2 == 0 { [false, true] } else { [true, false] } {
             eprintln!("round {}: {}", round + 1, if with { "with grants that change" } else { "without" });
             let own = Own::start(options.server_program.clone(), &options.set).await?;
-            runs.push(measure(&options, &own, with).await?);
+            runs[usize::from(with)].push(measure(&options, &own, with).await?);
             own.stop().await?;
         }
     }
@@ -175,29 +176,33 @@ fn print(options: &Options, runs: &[Vec<Run>; 2]) -> bool {
     let Options { pairs, grants, changes, rate, seconds, rounds, .. } = options;
     say!("{pairs} devices -> {pairs} consumers, {seconds} s each, the middle of {rounds} rounds; steady at {rate:.0} records/s");
     say!("with: {grants} grants in force, {changes:.0} changes a minute");
-    say!("{:<8} | {:>12} {:>8} {:>8} | {:>8} {:>8} {:>8}", "grants", "flood rec/s", "CPU-s/M", "p99 ms", "p50 ms", "p99 ms", "CPU-s/M");
-    let row = |runs: &[Run]| {
-        let at = |report: &Report, q| report.latency.value_at_quantile(q) as f64 / 1e3;
-        [
-            middle(runs, |run| run.flood.delivered as f64 / run.flood.seconds),
-            middle(runs, |run| run.flood.cpu_per_million().unwrap_or(f64::NAN)),
-            middle(runs, |run| at(&run.flood, 0.99)),
-            middle(runs, |run| at(&run.steady, 0.5)),
-            middle(runs, |run| at(&run.steady, 0.99)),
-            middle(runs, |run| run.steady.cpu_per_million().unwrap_or(f64::NAN)),
-        ]
-    };
-    let [without, with] = runs.each_ref().map(|runs| row(runs));
-    let line = |name: &str, [flood, cpu, tail, half, steady_tail, steady_cpu]: [f64; 6], digits: usize| {
-        say!(
-            "{name:<8} | {flood:>12.0$} {cpu:>8.2} {tail:>8.2} | {half:>8.3} {steady_tail:>8.3} {steady_cpu:>8.1$}",
-            digits,
-            if digits == 0 { 1 } else { digits }
-        );
-    };
-    line("without", without, 0);
-    line("with", with, 0);
-    line("ratio", std::array::from_fn(|at| with[at] / without[at]), 2);
+    say!(
+        "{:<8} | {:>16} {:>16} {:>16} | {:>16} {:>16} {:>16}",
+        "grants",
+        "flood rec/s",
+        "CPU-s/M",
+        "p99 ms",
+        "p50 ms",
+        "p99 ms",
+        "CPU-s/M"
+    );
+    let at = |report: &Report, q| report.latency.value_at_quantile(q) as f64 / 1e3;
+    let values: [&dyn Fn(&Run) -> f64; 6] = [
+        &|run| run.flood.delivered as f64 / run.flood.seconds,
+        &|run| run.flood.cpu_per_million().unwrap_or(f64::NAN),
+        &|run| at(&run.flood, 0.99),
+        &|run| at(&run.steady, 0.5),
+        &|run| at(&run.steady, 0.99),
+        &|run| run.steady.cpu_per_million().unwrap_or(f64::NAN),
+    ];
+    let [without, with] = runs;
+    for (name, runs) in [("without", without), ("with", with)] {
+        let [flood, cpu, tail, half, steady_tail, steady_cpu] = values.map(|value| middle(runs, value));
+        say!("{name:<8} | {flood:>16.0} {cpu:>16.2} {tail:>16.2} | {half:>16.3} {steady_tail:>16.3} {steady_cpu:>16.1}");
+    }
+    let [flood, cpu, tail, half, steady_tail, steady_cpu] = values.map(|value| ratio(with, without, value).to_string());
+    say!("{:<8} | {flood:>16} {cpu:>16} {tail:>16} | {half:>16} {steady_tail:>16} {steady_cpu:>16}", "ratio");
+    say!("ratios of each round's two runs: the middle one, with 95 % confidence");
     let pace = middle(&runs[1], Run::changes_a_minute);
     let took = middle(&runs[1], |run| middle(&run.changes, |took| *took));
     say!("changes: {pace:.0} a minute, the middle one in {took:.1} ms; each costs the server one request");

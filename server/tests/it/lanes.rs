@@ -11,7 +11,7 @@ use tokio::time::timeout;
 
 use crate::{
     harness::{Account, LIMIT, Node, account, http, subscribe},
-    quic::{acked, ap, connect, connector, event, record, record_of},
+    quic::{acked, ap, connect, connector, event, following, record, record_of},
 };
 
 /// A weather station's reading, about 150 bytes.
@@ -38,8 +38,7 @@ async fn follow(variables: &[(&str, &str)]) -> (Node, Account, Session) {
     subscribe(node.at.sm.as_deref().unwrap(), &consumer, &producer).await;
     let mut egress = connect(&node, &consumer.token, "app", Intent::Consume, 0).await.unwrap();
     egress.subscribe(ProducerId(producer.id), Start::Live, "").await.unwrap();
-    assert!(matches!(event(&mut egress).await.unwrap(), Event::Followed { .. }));
-    assert!(matches!(event(&mut egress).await.unwrap(), Event::Cursor { .. }));
+    following(&mut egress, producer.id).await;
     (node, producer, egress)
 }
 

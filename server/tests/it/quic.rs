@@ -54,6 +54,24 @@ pub(crate) async fn acked(session: &mut Session, numbers: std::ops::RangeInclusi
     }
 }
 
+/// Waits until the follow of `producer` has begun. The answer and the first cursor come on streams of their own, in either order.
+pub(crate) async fn following(session: &mut Session, producer: i64) {
+    let (mut answered, mut begun) = (false, false);
+    while !(answered && begun) {
+        match event(session).await.unwrap() {
+            Event::Followed { producer: which, refusal } => {
+                assert_eq!((which, refusal.as_str()), (ProducerId(producer), ""));
+                answered = true;
+            }
+            Event::Cursor(said) => {
+                assert_eq!(said.producer, ProducerId(producer));
+                begun = true;
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
 /// Sends one record and waits until it is acknowledged.
 pub(crate) async fn send(node: &Node, producer: &Account, device: &str, json: &str) {
     let mut session = connect(node, &producer.token, device, Intent::Produce, 1).await.unwrap();
@@ -84,8 +102,7 @@ async fn records_on_both_lanes_reach_a_native_consumer_once() {
     subscribe(node.at.sm.as_deref().unwrap(), &consumer, &producer).await;
     let mut egress = connect(&node, &consumer.token, "app", Intent::Consume, 0).await.unwrap();
     egress.subscribe(ProducerId(producer.id), Start::Live, "").await.unwrap();
-    assert_eq!(event(&mut egress).await.unwrap(), Event::Followed { producer: ProducerId(producer.id), refusal: String::new() });
-    assert!(matches!(event(&mut egress).await.unwrap(), Event::Cursor { .. }));
+    following(&mut egress, producer.id).await;
 
     let mut device = connect(&node, &producer.token, "d", Intent::Produce, 7).await.unwrap();
     assert_eq!(device.welcome().durability, "file");

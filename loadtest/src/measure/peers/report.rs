@@ -4,17 +4,13 @@
 use std::{fmt::Write as _, path::Path};
 
 use anyhow::{Context as _, Result};
-use fastrand::Rng;
 use serde::Serialize;
 
 use super::{
     systems::System,
     workload::{Figures, Workload},
 };
-use crate::common::report::middle;
-
-/// Resamples of the bootstrap.
-const RESAMPLES: usize = 2000;
+use crate::common::report::{middle, ratio};
 
 /// One system under one workload in one round.
 #[derive(Clone, Debug, Serialize)]
@@ -35,14 +31,6 @@ pub(super) struct Results {
     pub(super) systems: Vec<System>,
     pub(super) workloads: Vec<Workload>,
     pub(super) measured: Vec<Measured>,
-}
-
-/// A value and its 95 % confidence interval.
-#[derive(Clone, Copy, Debug, PartialEq)]
-struct Estimate {
-    value: f64,
-    low: f64,
-    high: f64,
 }
 
 impl Results {
@@ -69,7 +57,7 @@ impl Results {
             let at = |quantile: usize| move |run: &&Figures| run.latency.map_or(f64::NAN, |latency| latency[quantile] as f64);
             let cpu = |run: &&Figures| run.cpu;
             let rate = |run: &&Figures| run.rate;
-            let ratio = |value: &dyn Fn(&&Figures) -> f64| shown(ratio(&runs, &base, value));
+            let ratio = |value: &dyn Fn(&&Figures) -> f64| ratio(&runs, &base, value).to_string();
             let mut row = vec![system.name().to_owned()];
             if latency {
                 row.extend([0, 1].map(|quantile| format!("{:.0}", middle(&runs, at(quantile)))));
@@ -145,26 +133,6 @@ impl Results {
     }
 }
 
-/// The ratio of two systems: each round of one over the same round of the other, the middle of them, and the interval in which the middle
-/// of rounds drawn again lies.
-fn ratio(runs: &[&Figures], base: &[&Figures], value: &dyn Fn(&&Figures) -> f64) -> Estimate {
-    let ratios: Vec<f64> = runs.iter().zip(base).map(|(run, base)| value(run) / value(base)).collect();
-    let mut rng = Rng::with_seed(1);
-    let mut drawn: Vec<f64> = (0..RESAMPLES)
-        .map(|_| {
-            let again: Vec<f64> = ratios.iter().map(|_| ratios[rng.usize(..ratios.len())]).collect();
-            middle(&again, |ratio| *ratio)
-        })
-        .collect();
-    drawn.sort_by(f64::total_cmp);
-    let at = |share: f64| drawn[((RESAMPLES - 1) as f64 * share).round() as usize];
-    Estimate { value: middle(&ratios, |ratio| *ratio), low: at(0.025), high: at(0.975) }
-}
-
-fn shown(Estimate { value, low, high }: Estimate) -> String {
-    format!("{value:.2} [{low:.2}-{high:.2}]")
-}
-
 /// Writes a report.
 pub(super) fn write(file: &Path, text: &str) -> Result<()> {
     std::fs::write(file, text).with_context(|| format!("{} cannot be written", file.display()))
@@ -173,6 +141,7 @@ pub(super) fn write(file: &Path, text: &str) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::common::report::Estimate;
 
     fn results(rates: [[f64; 3]; 2]) -> Results {
         let systems = [System::Nats, System::MotienceFile];
@@ -193,7 +162,7 @@ mod tests {
         // The machine was twice as fast in the second round, for both.
         let results = results([[100.0, 200.0, 100.0], [50.0, 100.0, 60.0]]);
         let (runs, base) = (results.of(System::MotienceFile, Workload::B), results.of(System::Nats, Workload::B));
-        let estimate = ratio(&runs, &base, &|run| run.rate);
+        let estimate = ratio(&runs, &base, |run: &&Figures| run.rate);
         assert_eq!(estimate, Estimate { value: 0.5, low: 0.5, high: 0.6 });
     }
 
