@@ -25,7 +25,7 @@ mod kept;
 mod key;
 
 pub use account::{Account, Credentials};
-pub use identity::{Certificate, Home, Identity};
+pub use identity::{Certificate, Enrolment, Home, Identity};
 pub use key::Key;
 pub use motience_certs::device_key::Algorithm;
 

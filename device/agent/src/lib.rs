@@ -159,10 +159,10 @@ pub async fn enrol(config: &Enrolment, token: &str, algorithm: Algorithm, anew: 
     // The agent may run in another folder.
     let ca = config.ca.as_ref().map(|path| std::path::absolute(path).unwrap_or_else(|_| path.clone()));
     let home = Home { auth_url: config.auth_url.clone(), server_url: config.server_url.clone(), ca };
-    let (place, named) = (&config.place, config.device_id.as_ref());
+    let enrolment = login::Enrolment { token, named: config.device_id.as_ref(), algorithm, home };
     let identity = match known {
-        None => Identity::enrol(&auth, place, token, named, algorithm, home).await?,
-        Some(_) => Identity::enrol_anew(&auth, place, token, named, algorithm, home).await?,
+        None => Identity::enrol(&auth, &config.place, enrolment).await?,
+        Some(_) => Identity::enrol_anew(&auth, &config.place, enrolment).await?,
     };
     tracing::info!(device_id = %identity.certificate.device_id, producer = %identity.certificate.producer_id, "enrolled");
     Ok(identity)

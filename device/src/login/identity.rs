@@ -71,6 +71,18 @@ struct Kept<C, H> {
     home: H,
 }
 
+/// An enrolment that is to be made. It cannot be printed: the token is a secret.
+pub struct Enrolment<'e> {
+    /// The enrolment token that the producer made.
+    pub token: &'e str,
+    /// The device, where the token names none.
+    pub named: Option<&'e DeviceId>,
+    /// The kind of key to make.
+    pub algorithm: Algorithm,
+    /// Servers that the device will connect to.
+    pub home: Home,
+}
+
 impl Identity {
     /// The identity that is kept at `place` (without an ending); `None` where there is none.
     pub fn read(place: &Path) -> Result<Option<Self>, Error> {
@@ -86,15 +98,8 @@ impl Identity {
     }
 
     /// Enrols this device by a token. The key is kept before anybody hears of it: where the answer is lost, the same call finds out what
-    /// became of it. `named`: the device, where the token names none.
-    pub async fn enrol(
-        auth: &Auth,
-        place: &Path,
-        token: &str,
-        named: Option<&DeviceId>,
-        algorithm: Algorithm,
-        home: Home,
-    ) -> Result<Self, Error> {
+    /// became of it.
+    pub async fn enrol(auth: &Auth, place: &Path, Enrolment { token, named, algorithm, home }: Enrolment<'_>) -> Result<Self, Error> {
         let key = match read_key(place)? {
             Some(key) => key,
             None => {
@@ -117,15 +122,8 @@ impl Identity {
 
     /// Enrols this device with another key, as [`Identity::enrol`] does. The identity that is kept at `place` stays as it is until the server has
     /// certified the new one.
-    pub async fn enrol_anew(
-        auth: &Auth,
-        place: &Path,
-        token: &str,
-        named: Option<&DeviceId>,
-        algorithm: Algorithm,
-        home: Home,
-    ) -> Result<Self, Error> {
-        Self::enrol(auth, &beside(place), token, named, algorithm, home).await?;
+    pub async fn enrol_anew(auth: &Auth, place: &Path, enrolment: Enrolment<'_>) -> Result<Self, Error> {
+        Self::enrol(auth, &beside(place), enrolment).await?;
         Self::read(place)?.ok_or_else(|| unusable(&json(place), "it is missing"))
     }
 

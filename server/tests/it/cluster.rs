@@ -4,7 +4,6 @@
 use std::time::Duration;
 
 use futures_util::{SinkExt as _, StreamExt as _};
-use motience_testing::{Postgres, Redis};
 use serde_json::Value;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
@@ -14,36 +13,27 @@ use tokio::{
 use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, connect_async, tungstenite::Message};
 
 use crate::{
-    harness::{LIMIT, Node, account, gateway, http, npm_flow, server, subscribe},
+    harness::{LIMIT, Node, Shared, account, gateway, http, npm_flow, server, subscribe},
     quic,
 };
 
 type Socket = WebSocketStream<MaybeTlsStream<TcpStream>>;
 
-/// Two servers, two gateways, one Redis, one PostgreSQL.
+/// Two servers, two gateways, and what they share.
 struct Cluster {
     servers: [Node; 2],
     gateways: [Node; 2],
-    redis: Redis,
-    postgres: Postgres,
+    shared: Shared,
 }
 
 impl Cluster {
     async fn start() -> Self {
-        let (redis, postgres) = (Redis::durable().await, Postgres::start().await);
-        let (redis_url, database_url) = (redis.url().to_owned(), postgres.url().to_owned());
-        let variables = [
-            ("REDIS_URL", redis_url.as_str()),
-            ("DATABASE_URL", database_url.as_str()),
-            ("JWT_SECRET", "a secret that all nodes of this test share"),
-        ];
-        let server = |name: &'static str| {
-            let variables: Vec<_> = variables.iter().copied().chain([("NODE_NAME", name)]).collect();
-            async move { Node::start(server(), &["--roles", "ap,sm,dsm,ingest"], &variables).await }
-        };
-        let gateway = || async { Node::start(&gateway(), &[], &variables).await };
-        // One after the other: the first applies the migrations.
-        Self { servers: [server("one").await, server("two").await], gateways: [gateway().await, gateway().await], redis, postgres }
+        let shared = Shared::start().await;
+        let server = async |name| shared.node(name, "ap,sm,dsm,ingest").await;
+        let servers = [server("one").await, server("two").await];
+        let gateway = async || Node::start(&gateway(), &[], &shared.variables()).await;
+        let gateways = [gateway().await, gateway().await];
+        Self { servers, gateways, shared }
     }
 }
 
@@ -151,7 +141,7 @@ async fn readiness_tells_what_is_away_and_delivery_survives_a_restart_of_redis()
     assert_eq!(next(&mut egress).await["data"]["n"], 0);
     assert_eq!(next(&mut ingress).await["type"], "ack");
 
-    cluster.redis.stop().await;
+    cluster.shared.redis.stop().await;
     let operations = cluster.servers[0].at.operations.clone().unwrap();
     let ready = http().get(format!("{operations}/ready")).send().await.unwrap();
     assert_eq!(ready.status(), 503);
@@ -159,11 +149,11 @@ async fn readiness_tells_what_is_away_and_delivery_survives_a_restart_of_redis()
     // Sent while Redis is away: acknowledged once it is back.
     ingress.send(Message::text(record(1))).await.unwrap();
     retried(&cluster.gateways[1]).await;
-    cluster.redis.start_again().await;
+    cluster.shared.redis.start_again().await;
     assert_eq!(next(&mut ingress).await["type"], "ack");
     assert_eq!(next(&mut egress).await["data"]["n"], 1);
 
-    cluster.postgres.stop().await;
+    cluster.shared.postgres.stop().await;
     let ready = http().get(format!("{operations}/ready")).send().await.unwrap();
     assert_eq!(ready.status(), 503);
     // A dependency that is away is a 503 with Retry-After, never a 500.
@@ -183,10 +173,8 @@ async fn answer(mut socket: TcpStream) -> (u16, Value) {
 
 #[tokio::test]
 async fn records_of_unknown_outcome_are_sent_again_under_their_key_and_stored_once() {
-    let (redis, postgres) = (Redis::durable().await, Postgres::start().await);
-    let variables = [("REDIS_URL", redis.url()), ("DATABASE_URL", postgres.url().to_owned()), ("APPEND_LIMIT", "1s".to_owned())];
-    let variables: Vec<_> =
-        variables.iter().map(|(name, value)| (*name, value.as_str())).chain([("JWT_SECRET", "a secret of this test alone")]).collect();
+    let shared = Shared::start().await;
+    let variables: Vec<_> = shared.variables().into_iter().chain([("APPEND_LIMIT", "1s")]).collect();
     let node = Node::start(server(), &[], &variables).await;
     let producer = account(node.at.ap.as_deref().unwrap(), "producer", "p").await;
     let at = node.at.dsm.as_deref().unwrap().trim_start_matches("http://");
@@ -205,10 +193,10 @@ async fn records_of_unknown_outcome_are_sent_again_under_their_key_and_stored_on
         socket.write_all(format!("{:x}\r\n{line}\r\n", line.len()).as_bytes()).await.unwrap();
     };
     let length = async || {
-        let keys = redis.command("KEYS *:log").await;
+        let keys = shared.redis.command("KEYS *:log").await;
         let key = keys.lines().find(|line| line.ends_with(":log")).map(|line| line.trim().to_owned());
         match key {
-            Some(key) => redis.command(&format!("XLEN {key}")).await,
+            Some(key) => shared.redis.command(&format!("XLEN {key}")).await,
             None => String::new(),
         }
     };
@@ -218,14 +206,14 @@ async fn records_of_unknown_outcome_are_sent_again_under_their_key_and_stored_on
     while !length().await.starts_with(":1") {
         assert!(tokio::time::Instant::now() < deadline, "the first line is not stored");
     }
-    redis.pause();
+    shared.redis.pause();
     line(&mut socket, 2).await;
     socket.write_all(b"0\r\n\r\n").await.unwrap();
     let (status, problem) = answer(socket).await;
     assert_eq!((status, &problem["code"], &problem["outcome"]), (503, &"log_away".into(), &"unknown".into()), "{problem}");
     assert_eq!((&problem["accepted"], &problem["last_line"]), (&1.into(), &1.into()), "{problem}");
     assert!(problem["retry"].as_str().unwrap().starts_with("Send the same again"), "{problem}");
-    redis.resume();
+    shared.redis.resume();
     let (mut status, mut told) = (0, Value::Null);
     while status != 200 {
         assert!(tokio::time::Instant::now() < deadline, "{status} {told}");

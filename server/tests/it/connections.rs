@@ -5,7 +5,6 @@ use std::{collections::BTreeSet, time::Duration};
 use axum::http::Method;
 use motience_device::client::Lane;
 use motience_proto::wire::{CloseCode, Intent};
-use motience_testing::{Postgres, Redis};
 use serde_json::{Value, json};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
@@ -16,7 +15,7 @@ use tokio::{
 use crate::{
     gateway::{Pair, consume, pair, produce},
     h3,
-    harness::{LIMIT, Node, account, http, server},
+    harness::{LIMIT, Shared, account, http},
     keys::{self, closed, rest},
     operators::root,
     quic::{acked, closed_with, connect, record_of},
@@ -147,17 +146,10 @@ async fn every_way_in_is_listed_and_one_connection_of_it_ends() {
 
 #[tokio::test]
 async fn any_node_lists_the_connections_of_all_and_ends_those_of_another() {
-    let (redis, postgres) = (Redis::start().await, Postgres::start().await);
-    let (redis_url, database_url) = (redis.url().to_owned(), postgres.url().to_owned());
-    let variables =
-        [("REDIS_URL", redis_url.as_str()), ("DATABASE_URL", &database_url), ("JWT_SECRET", "a secret that all nodes of this test share")];
-    let start = async |name: &'static str| {
-        let variables: Vec<_> = variables.iter().copied().chain([("NODE_NAME", name)]).collect();
-        Node::start(server(), &["--roles", "ap,dsm,ingest"], &variables).await
-    };
-    let (one, mut two) = (start("one").await, start("two").await);
+    let shared = Shared::start().await;
+    let (one, mut two) = (shared.node("one", "ap,dsm,ingest").await, shared.node("two", "ap,dsm,ingest").await);
     let ap = one.at.ap.as_deref().unwrap();
-    let operator = Operator { dsm: one.at.dsm.clone().unwrap(), token: root(one.dir.path(), &variables, ap).await.token };
+    let operator = Operator { dsm: one.at.dsm.clone().unwrap(), token: root(one.dir.path(), &shared.variables(), ap).await.token };
     let producer = account(ap, "producer", "p").await;
     let mut here = connect(&one, &producer.token, "here", Intent::Produce, 7).await.unwrap();
     let mut there = connect(&two, &producer.token, "there", Intent::Produce, 7).await.unwrap();

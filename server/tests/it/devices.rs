@@ -12,14 +12,13 @@ use motience_certs::{
 };
 use motience_device::{
     client::{Error, Event, Lane},
-    login::{self, Algorithm, Auth, Credentials, Home, Identity},
+    login::{self, Algorithm, Auth, Credentials, Enrolment, Home, Identity},
 };
 use motience_proto::{
     model::{ProducerEpoch, ProducerId},
     wire::{CloseCode, Frame, Hello, Intent, Limits, Start, StreamKind, VERSION},
 };
 use motience_runtime::clock::Clock;
-use motience_testing::{Postgres, Redis};
 use serde_json::{Value, json};
 use tokio::{
     process::Command,
@@ -31,7 +30,7 @@ use tokio_tungstenite::{
 };
 
 use crate::{
-    harness::{Account, LIMIT, Node, account, agent, command, http, server, subscribe},
+    harness::{Account, LIMIT, Node, Shared, account, agent, command, http, server, subscribe},
     quic::{acked, ap, closed_with, connect, event, following, record_of},
 };
 
@@ -60,9 +59,10 @@ pub(crate) async fn enrolled(node: &Node, producer: &Account, device: &str, algo
     let auth = || Auth::new(ap(node), &Trust::Platform).unwrap();
     let token = enrolment(node, producer, device).await;
     let place = node.dir.path().join(device);
-    let identity = Identity::enrol(&auth(), &place, &token, None, algorithm, Home::default()).await.unwrap();
+    let enrolment = || Enrolment { token: &token, named: None, algorithm, home: Home::default() };
+    let identity = Identity::enrol(&auth(), &place, enrolment()).await.unwrap();
     // The answer of a call that seems to have failed is found out by the same call.
-    let again = Identity::enrol(&auth(), &place, &token, None, algorithm, Home::default()).await.unwrap();
+    let again = Identity::enrol(&auth(), &place, enrolment()).await.unwrap();
     assert_eq!(identity.certificate.credential, again.certificate.credential);
     Credentials::identity(auth(), Identity::read(&place).unwrap().unwrap())
 }
@@ -114,15 +114,10 @@ async fn a_device_publishes_by_its_key_over_quic_websocket_and_http_and_as_nobod
     assert!(refused.to_string().contains("403"), "{refused}");
 }
 
-/// Two servers that share PostgreSQL and Redis.
 #[tokio::test]
 async fn a_revoked_device_is_out_on_every_node_within_a_second() {
-    let (redis, postgres) = (Redis::durable().await, Postgres::start().await);
-    let (bus, database) = (redis.url().to_owned(), postgres.url().to_owned());
-    let variables =
-        [("REDIS_URL", bus.as_str()), ("DATABASE_URL", database.as_str()), ("JWT_SECRET", "a secret that all nodes of this test share")];
-    let start = || Node::start(server(), &["--roles", "ap,sm,dsm,ingest"], &variables);
-    let (one, two) = (start().await, start().await);
+    let shared = Shared::start().await;
+    let (one, two) = (shared.node("one", "ap,sm,dsm,ingest").await, shared.node("two", "ap,sm,dsm,ingest").await);
     let producer = account(ap(&one), "producer", "p").await;
     let own = token(&enrolled(&one, &producer, "stolen", Algorithm::P256).await).await;
     // By its own key and by the account's password.
@@ -150,7 +145,7 @@ async fn a_revoked_device_is_out_on_every_node_within_a_second() {
     // A session by password for the device ends too, and the program of the operator does all of it as well.
     let run = async |arguments: &[&str]| {
         let mut command = command(server(), one.dir.path());
-        command.arg("device").args(arguments).args(["--producer", "p"]).envs(variables);
+        command.arg("device").args(arguments).args(["--producer", "p"]).envs(shared.variables());
         crate::harness::output(command).await
     };
     let mut by_password = connect(&two, &producer.token, "odd", Intent::Produce, 1).await.unwrap();
@@ -181,7 +176,10 @@ async fn an_identity_stays_until_another_is_certified() {
     let first = enrolled(&node, &producer, "d", Algorithm::Ed25519).await;
     let place = node.dir.path().join("d");
     let auth = || Auth::new(ap(&node), &Trust::Platform).unwrap();
-    let anew = async |token: &str| Identity::enrol_anew(&auth(), &place, token, None, Algorithm::P256, Home::default()).await;
+    let anew = async |token: &str| {
+        let enrolment = Enrolment { token, named: None, algorithm: Algorithm::P256, home: Home::default() };
+        Identity::enrol_anew(&auth(), &place, enrolment).await
+    };
     let kept = || Identity::read(&place).unwrap().unwrap();
     let before = kept().certificate.credential;
     assert!(matches!(anew("mte_spent").await, Err(login::Error::Refused { status: 401, .. })));
@@ -206,15 +204,10 @@ async fn an_identity_stays_until_another_is_certified() {
     token(&Credentials::identity(auth(), kept())).await;
 }
 
-/// Two servers that share PostgreSQL and Redis.
 #[tokio::test]
 async fn nodes_agree_on_nonces_that_were_used_and_on_the_number_of_subscribers() {
-    let (redis, postgres) = (Redis::durable().await, Postgres::start().await);
-    let (bus, database) = (redis.url().to_owned(), postgres.url().to_owned());
-    let variables =
-        [("REDIS_URL", bus.as_str()), ("DATABASE_URL", database.as_str()), ("JWT_SECRET", "a secret that all nodes of this test share")];
-    let start = || Node::start(server(), &["--roles", "ap,sm,dsm"], &variables);
-    let (one, two) = (start().await, start().await);
+    let shared = Shared::start().await;
+    let (one, two) = (shared.node("one", "ap,sm,dsm").await, shared.node("two", "ap,sm,dsm").await);
     let producer = account(ap(&one), "producer", "p").await;
     let key = DeviceKey::generate(Algorithm::Ed25519).unwrap();
     let enrol = json!({"token": enrolment(&one, &producer, "d").await, "csr": key.request("d").unwrap()});

@@ -8,6 +8,7 @@ use std::{
 };
 
 use motience_proto::{model::RangeSet, wire::Frame};
+use motience_testing::{Postgres, Redis};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -122,6 +123,33 @@ impl Node {
 }
 
 /// The server under test.
+/// A Redis and a PostgreSQL that nodes share.
+pub(crate) struct Shared {
+    pub(crate) redis: Redis,
+    pub(crate) postgres: Postgres,
+    urls: [String; 2],
+}
+
+impl Shared {
+    pub(crate) async fn start() -> Self {
+        let (redis, postgres) = (Redis::durable().await, Postgres::start().await);
+        let urls = [redis.url(), postgres.url()];
+        Self { redis, postgres, urls }
+    }
+
+    /// The settings that have a node take part.
+    pub(crate) fn variables(&self) -> [(&str, &str); 3] {
+        let [redis, database] = &self.urls;
+        [("REDIS_URL", redis), ("DATABASE_URL", database), ("JWT_SECRET", "a secret that all nodes of this test share")]
+    }
+
+    /// Starts a server. The first one applies the migrations.
+    pub(crate) async fn node(&self, name: &str, roles: &str) -> Node {
+        let [redis, database, secret] = self.variables();
+        Node::start(server(), &["--roles", roles], &[redis, database, secret, ("NODE_NAME", name)]).await
+    }
+}
+
 pub(crate) fn server() -> &'static Path {
     Path::new(env!("CARGO_BIN_EXE_motience-server"))
 }

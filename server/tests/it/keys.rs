@@ -10,7 +10,6 @@ use motience_proto::{
     wire::{CloseCode, Frame, Intent, Start},
 };
 use motience_runtime::clock::Clock;
-use motience_testing::{Postgres, Redis};
 use serde_json::{Value, json};
 use time::format_description::well_known::Rfc3339;
 use tokio::time::{Instant, sleep, timeout};
@@ -22,7 +21,7 @@ use tokio_tungstenite::{
 use crate::{
     gateway::{Pair, Socket, next_json, pair},
     h3,
-    harness::{LIMIT, Node, account, http, server, subscribe},
+    harness::{LIMIT, Node, Shared, account, http, subscribe},
     operators,
     quic::{acked, ap, closed_with, connect, event, record},
     tunnel, webtransport,
@@ -246,23 +245,19 @@ async fn a_key_reads_the_producers_that_it_names_and_no_other() {
 
 #[tokio::test]
 async fn a_key_revoked_at_one_node_ends_at_all_of_them() {
-    let (redis, postgres) = (Redis::start().await, Postgres::start().await);
-    let (redis_url, database_url) = (redis.url().to_owned(), postgres.url().to_owned());
-    let variables =
-        [("REDIS_URL", redis_url.as_str()), ("DATABASE_URL", &database_url), ("JWT_SECRET", "a secret that all nodes of this test share")];
-    let one = Node::start(server(), &["--roles", "ap,ingest"], &variables).await;
-    let two = Node::start(server(), &["--roles", "ap,ingest"], &variables).await;
+    let shared = Shared::start().await;
+    let (one, two) = (shared.node("one", "ap,ingest").await, shared.node("two", "ap,ingest").await);
     let producer = account(ap(&one), "producer", "p").await;
     for by_program in [false, true] {
         let key = key(ap(&one), &producer.token, "publish").await;
         let mut device = connect(&two, &key.key, "d", Intent::Produce, 7).await.unwrap();
         if by_program {
-            let (code, list, _) = operators::run(one.dir.path(), &variables, &["key", "list", "--username", "p"], "").await;
+            let (code, list, _) = operators::run(one.dir.path(), &shared.variables(), &["key", "list", "--username", "p"], "").await;
             assert!(
                 code == 0 && list.starts_with(&format!("{}\t{}\tpublish\tpublish\tends never\tused 20", key.id, producer.id)),
                 "{list}"
             );
-            let (code, out, err) = operators::run(one.dir.path(), &variables, &["key", "revoke", "--id", &key.id], "").await;
+            let (code, out, err) = operators::run(one.dir.path(), &shared.variables(), &["key", "revoke", "--id", &key.id], "").await;
             assert!(code == 0 && out.contains("on every node"), "{out}{err}");
         } else {
             revoke(ap(&one), &producer.token, &key).await;
@@ -273,6 +268,6 @@ async fn a_key_revoked_at_one_node_ends_at_all_of_them() {
             assert_eq!(session(connect(node, &key.key, "d", Intent::Produce, 7).await), 401);
         }
     }
-    let (code, _, err) = operators::run(one.dir.path(), &variables, &["key", "revoke", "--id", "none"], "").await;
+    let (code, _, err) = operators::run(one.dir.path(), &shared.variables(), &["key", "revoke", "--id", "none"], "").await;
     assert!(code == 3 && err.contains("'none'"), "{err}");
 }

@@ -5,7 +5,6 @@ use std::{path::Path, time::Duration};
 use futures_util::{SinkExt as _, StreamExt as _};
 use motience_device::client::Lane;
 use motience_proto::wire::{CloseCode, Health, Intent};
-use motience_testing::{Postgres, Redis};
 use reqwest::Method;
 use serde_json::{Value, json};
 use tokio::{
@@ -16,7 +15,7 @@ use tokio::{
 use tokio_tungstenite::{connect_async, tungstenite::Message};
 
 use crate::{
-    harness::{Account, LIMIT, Node, PASSWORD, account, command, http, server, subscribe},
+    harness::{Account, LIMIT, Node, PASSWORD, Shared, account, command, http, server, subscribe},
     quic::{acked, closed_with, connect, record, record_of},
 };
 
@@ -204,17 +203,10 @@ async fn devices_are_seen_and_a_revoked_producer_is_cut_off_within_a_second() {
 
 #[tokio::test]
 async fn a_cluster_is_seen_from_any_node_and_the_program_reaches_all_of_them() {
-    let (redis, postgres) = (Redis::start().await, Postgres::start().await);
-    let (redis_url, database_url) = (redis.url().to_owned(), postgres.url().to_owned());
-    let variables =
-        [("REDIS_URL", redis_url.as_str()), ("DATABASE_URL", &database_url), ("JWT_SECRET", "a secret that all nodes of this test share")];
-    let start = async |name: &'static str| {
-        let variables: Vec<_> = variables.iter().copied().chain([("NODE_NAME", name)]).collect();
-        Node::start(server(), &["--roles", "ap,dsm,ingest"], &variables).await
-    };
-    let (one, mut two) = (start("one").await, start("two").await);
+    let shared = Shared::start().await;
+    let (one, mut two) = (shared.node("one", "ap,dsm,ingest").await, shared.node("two", "ap,dsm,ingest").await);
     let (ap, dsm) = (one.at.ap.as_deref().unwrap(), one.at.dsm.as_deref().unwrap());
-    let root = root(one.dir.path(), &variables, ap).await;
+    let root = root(one.dir.path(), &shared.variables(), ap).await;
     let producer = account(ap, "producer", "p").await;
     let mut device = connect(&two, &producer.token, "d", Intent::Produce, 7).await.unwrap();
     device.send(Lane::Independent, record(1)).await.unwrap();
@@ -228,14 +220,14 @@ async fn a_cluster_is_seen_from_any_node_and_the_program_reaches_all_of_them() {
     let devices = format!("{dsm}/devices/{}", producer.id);
     until(devices.clone(), &root.token, |all| all[0]["connected"] == true && all[0]["node"] == "two" && all[0]["records"] == 1).await;
 
-    let (code, out, err) = admin(one.dir.path(), &variables, &["revoke", "--username", "p"], "").await;
+    let (code, out, err) = admin(one.dir.path(), &shared.variables(), &["revoke", "--username", "p"], "").await;
     assert!(code == 0 && out.contains("on every node"), "{out}{err}");
     let closed = timeout(Duration::from_secs(1), closed_with(&mut device)).await.expect("within a second");
     assert_eq!(closed, CloseCode::Unauthenticated);
     until(devices.clone(), &root.token, |all| all[0]["connected"] == false).await;
 
     // A node that died is not believed for long.
-    assert_eq!(admin(one.dir.path(), &variables, &["restore", "--username", "p"], "").await.0, 0);
+    assert_eq!(admin(one.dir.path(), &shared.variables(), &["restore", "--username", "p"], "").await.0, 0);
     let token = login(ap, "p").await.1["access_token"].as_str().unwrap().to_owned();
     let _device = connect(&two, &token, "d", Intent::Produce, 8).await.unwrap();
     until(devices.clone(), &root.token, |all| all[0]["connected"] == true).await;

@@ -9,7 +9,6 @@ use motience_proto::{
     wire::{Frame, Hello, Intent, Subscriber, features},
 };
 use motience_runtime::clock::Clock;
-use motience_testing::{Postgres, Redis};
 use secrecy::SecretString;
 use serde_json::{Value, json};
 use time::format_description::well_known::Rfc3339;
@@ -19,7 +18,7 @@ use tokio_tungstenite::{connect_async, tungstenite::Message};
 use crate::{
     devices::{enrolled, token},
     gateway::{Socket, next_json},
-    harness::{Account, LIMIT, Node, account, http, server},
+    harness::{Account, LIMIT, Node, Shared, account, http},
     quic::{ap, event},
     stream::Reader,
     tunnel::{self, Plain, Tunnel},
@@ -179,15 +178,10 @@ async fn nobody_hears_of_subscribers_whose_token_may_not_read_lists() {
     assert_eq!(quic(&node, &producer.token, false).await.welcome().features & features::SUBSCRIBERS, 0);
 }
 
-/// Two servers that share PostgreSQL and Redis.
 #[tokio::test]
 async fn a_change_on_one_node_is_heard_on_another() {
-    let (redis, postgres) = (Redis::durable().await, Postgres::start().await);
-    let (bus, database) = (redis.url().to_owned(), postgres.url().to_owned());
-    let variables =
-        [("REDIS_URL", bus.as_str()), ("DATABASE_URL", database.as_str()), ("JWT_SECRET", "a secret that all nodes of this test share")];
-    let start = || Node::start(server(), &["--roles", "ap,sm,dsm,ingest"], &variables);
-    let (one, two) = (start().await, start().await);
+    let shared = Shared::start().await;
+    let (one, two) = (shared.node("one", "ap,sm,dsm,ingest").await, shared.node("two", "ap,sm,dsm,ingest").await);
     let (producer, consumer) = (account(ap(&one), "producer", "p").await, account(ap(&one), "consumer", "c").await);
     let mut ears = vec![
         Ear::Quic(quic(&two, &producer.token, true).await),

@@ -9,7 +9,6 @@ use motience_proto::{
     model::ProducerId,
     wire::{Intent, Start},
 };
-use motience_testing::{Postgres, Redis};
 use opentelemetry_proto::tonic::{
     collector::trace::v1::ExportTraceServiceRequest,
     common::v1::{KeyValue, any_value::Value},
@@ -24,7 +23,7 @@ use tokio::{
 };
 
 use crate::{
-    harness::{LIMIT, Node, account, http, server, subscribe},
+    harness::{LIMIT, Node, Shared, account, http, server, subscribe},
     quic::{acked, connect, event, record},
 };
 
@@ -74,18 +73,11 @@ async fn wait_for<T>(received: &Received, found: impl Fn(&[(String, Span)]) -> O
 
 #[tokio::test]
 async fn a_record_is_followed_over_two_nodes() {
-    let (redis, postgres, (at, received)) = (Redis::durable().await, Postgres::start().await, collector().await);
-    let (redis_url, database_url) = (redis.url().to_owned(), postgres.url().to_owned());
-    let variables = [
-        ("REDIS_URL", redis_url.as_str()),
-        ("DATABASE_URL", database_url.as_str()),
-        ("JWT_SECRET", "a secret that is long enough for this test"),
-        ("OTEL_EXPORTER_OTLP_ENDPOINT", at.as_str()),
-        ("OTEL_EXPORTER_OTLP_HEADERS", "api-key=k"),
-        ("OTEL_TRACES_SAMPLER_ARG", "1"),
-    ];
+    let (shared, (at, received)) = (Shared::start().await, collector().await);
+    let tracing =
+        [("OTEL_EXPORTER_OTLP_ENDPOINT", at.as_str()), ("OTEL_EXPORTER_OTLP_HEADERS", "api-key=k"), ("OTEL_TRACES_SAMPLER_ARG", "1")];
     let node = async |name| {
-        let variables: Vec<_> = variables.iter().copied().chain([("NODE_NAME", name)]).collect();
+        let variables: Vec<_> = shared.variables().into_iter().chain(tracing).chain([("NODE_NAME", name)]).collect();
         Node::start(server(), &[], &variables).await
     };
     let (mut one, two) = (node("one").await, node("two").await);
