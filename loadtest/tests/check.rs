@@ -54,12 +54,12 @@ fn finds(mutation: &str, arguments: &[&str]) {
 
 #[test]
 fn every_promise_holds_on_the_embedded_backend() {
-    holds(&["--seconds", "60"]);
+    holds(&["--seconds", "40"]);
 }
 
 #[test]
 fn every_promise_holds_on_redis_and_postgresql() {
-    holds(&["--seconds", "60", "--cluster"]);
+    holds(&["--seconds", "40", "--cluster"]);
 }
 
 #[cfg(feature = "mutation")]
