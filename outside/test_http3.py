@@ -92,6 +92,7 @@ CALLS = {
         },
         "GET /subscriptions/{id}/grant": lambda cast: Call(404, cast.consumer.token, path={"id": 2147483647}),
         "GET /acts": lambda cast: Call(token=cast.consumer.token, query="?limit=2"),
+        "GET /audit": lambda cast: Call(token=cast.admin.token, query="?limit=2"),
     },
     "dsm": {
         "POST /data": lambda cast: Call(token=cast.producer.token, body=[RECORD, {"temperature": 5}]),
@@ -104,6 +105,8 @@ CALLS = {
         "DELETE /connections/{id}": lambda cast: Call(404, cast.admin.token, path={"id": "0123456789abcdef"}),
         "GET /nodes": lambda cast: Call(token=cast.admin.token),
         "GET /platform": lambda cast: Call(token=cast.admin.token),
+        "POST /erasures": lambda cast: Call(202, cast.producer.token, {"device_id": "nobody"}),
+        "GET /erasures": lambda cast: Call(token=cast.producer.token, query="?limit=2"),
         "GET /cursors": lambda cast: Call(token=cast.consumer.token),
         "POST /cursors/{name}": lambda cast: Call(
             204, cast.consumer.token, {"cursors": {str(cast.producer.id): "1-1"}}, path={"name": "interop"}

@@ -12,23 +12,23 @@ use anyhow::Context as _;
 use motience_auth::{self as auth, HashLimits, Hasher, SecretKind, canonical_username, check_password, random_id};
 use motience_backend::{
     self as backend,
-    acts::account_object,
+    acts::{account_object, erasure_detail},
     devices::{device_changed, device_object, state_act},
 };
 use motience_cluster::{self as cluster, Event};
 use motience_log::{Log, redis};
-use motience_proto::model::{Account, DeviceId, DeviceState, ProducerId, Role, User, UserId, Visibility};
+use motience_proto::model::{Account, DeviceId, DeviceState, ProducerId, Role, User, UserId, Visibility, times};
 use motience_relay::pipeline::scope::InvalidScope;
 use motience_runtime::clock::Clock;
 use motience_settings::{env::Env, output::say};
-use motience_store::{self as store, AccountQuery, Invitation, MAX_PAGE, NewAct, NewUser, Page, Store};
+use motience_store::{self as store, AccountQuery, Erased, Invitation, MAX_PAGE, NewAct, NewUser, Page, Store};
 use secrecy::{ExposeSecret as _, SecretString};
 use serde_json::Value;
 use time::format_description::well_known::Rfc3339;
 use tracing::warn;
 
 use crate::{
-    cli::{Action, DeviceAction, OneDevice},
+    cli::{Action, DeviceAction, OneDevice, ToErase},
     devices::labels::check as check_labels,
 };
 
@@ -270,6 +270,24 @@ async fn label(store: &Store, one: OneDevice, changes: Vec<(String, String)>) ->
 pub(crate) async fn record(store: &Store, act: &'static str, object: String, owner: UserId, detail: Value) -> anyhow::Result<()> {
     let act = NewAct { at: Clock::system().now(), actor: None, act, object, concerns: [Some(owner), None], detail };
     Ok(store.record_act(&act).await?)
+}
+
+/// Asks the nodes to erase records.
+pub(crate) async fn erase(env: &Env, wish: ToErase) -> anyhow::Result<ExitCode> {
+    on_store(env, async |_, store| {
+        let producer = find_producer(store, wish.producer).await?;
+        let time = |name: &str, text: Option<String>| {
+            text.map(|text| times::read(&text).with_context(|| format!("{name} must be {}", times::FORMS))).transpose()
+        };
+        let device = wish.device.map(|device| DeviceId::new(&device).map(|_| device)).transpose()?;
+        let (from, to) = (time("--from", wish.from)?, time("--to", wish.to)?);
+        let erased = Erased { device, from, to, first: wish.first, last: wish.last };
+        let begun = store.begin_record_erasure(producer, &erased, None, Clock::system().now()).await?;
+        let begun = begun.ok_or_else(|| Refused::Unknown(producer.to_string()))?;
+        record(store, "records.erase", account_object(producer.user()), producer.user(), erasure_detail(&begun)).await?;
+        Ok(say(format_args!("Erasure {} begins within 30 seconds on a server that runs (GET /erasures shows it).", begun.id))?)
+    })
+    .await
 }
 
 async fn find_producer(store: &Store, name: String) -> anyhow::Result<ProducerId> {

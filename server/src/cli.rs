@@ -115,6 +115,17 @@ pub enum Command {
         #[command(subcommand)]
         action: KeyAction,
     },
+    /// Erase records of a producer for good: of a device, of a span of time or offsets, or what these have in common. Works on the configured
+    /// database, also while servers use it, which erase them within a minute. Exit codes as of `admin`.
+    Erase(ToErase),
+    /// Export the audit log, or look through it for lines that were changed or removed. Works on the configured database, also while servers use it.
+    ///
+    /// Exit codes: 0 done, and every line is as it was written; 1 a line is not, or the database or a file failed; 78 the settings are wrong.
+    Audit {
+        /// The command for the audit log.
+        #[command(subcommand)]
+        action: AuditAction,
+    },
     /// Check or repair the log of an embedded node in DATA_DIR, or confirm the clock for retention.
     ///
     /// Exit codes: 0 nothing is damaged (any more); 1 the file cannot be opened, or `check` has found damage; 78 the settings are wrong.
@@ -149,6 +160,47 @@ pub enum Command {
         /// Seconds to wait for the answer.
         #[arg(long, default_value_t = 3)]
         limit: u64,
+    },
+}
+
+/// Records that are to be erased: those for which everything holds that is given.
+#[derive(Debug, Args)]
+#[group(required = true, multiple = true, args = ["device", "from", "to", "first", "last"])]
+pub struct ToErase {
+    /// The producer's name.
+    #[arg(long)]
+    pub producer: String,
+    /// Records of this device.
+    #[arg(long)]
+    pub device: Option<String>,
+    /// Records that came at this time or later, such as 2030-01-01T00:00:00Z.
+    #[arg(long)]
+    pub from: Option<String>,
+    /// Records that came at this time or earlier.
+    #[arg(long)]
+    pub to: Option<String>,
+    /// Records with this offset or a later one.
+    #[arg(long, value_parser = clap::value_parser!(u64).range(1..))]
+    pub first: Option<u64>,
+    /// Records with this offset or an earlier one.
+    #[arg(long, value_parser = clap::value_parser!(u64).range(1..))]
+    pub last: Option<u64>,
+}
+
+/// The commands of `audit`.
+#[derive(Debug, Subcommand)]
+pub enum AuditAction {
+    /// Print every line as JSON, the oldest first, and the head of the chain behind them. Keep the head where nobody who can write the
+    /// database can write.
+    Export,
+    /// Follow the chain, and name the first line that was changed or removed.
+    Verify {
+        /// Verify an export, and not the database.
+        #[arg(long)]
+        file: Option<PathBuf>,
+        /// Head that `export` or `verify` told earlier, as LINES:HASH: the chain must have passed it. May be repeated.
+        #[arg(long = "head", value_name = "LINES:HASH")]
+        heads: Vec<String>,
     },
 }
 

@@ -4,6 +4,7 @@
 pub mod accounts;
 mod admin;
 mod asyncapi;
+mod audit;
 mod backup;
 pub mod cli;
 pub mod config;
@@ -107,6 +108,14 @@ async fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
         Some(Command::Key { action }) => {
             telemetry::init(&env, "warn")?;
             return key::run(&env, action).await;
+        }
+        Some(Command::Erase(wish)) => {
+            telemetry::init(&env, "warn")?;
+            return admin::erase(&env, wish).await;
+        }
+        Some(Command::Audit { action }) => {
+            telemetry::init(&env, "warn")?;
+            return audit::run(&env, action).await;
         }
         Some(Command::Log { action }) => {
             telemetry::init(&env, "warn")?;

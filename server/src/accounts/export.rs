@@ -116,7 +116,7 @@ fn records<W: Write + io::Seek>(zip: &mut ZipWriter<W>, backend: &Backend, grant
         let fetch = runtime.block_on(log.read(key, after, READ))?;
         let Some(newest) = fetch.batches.last() else { return Ok(()) };
         let newest = newest.last();
-        for entry in fetch.batches.iter().flat_map(|batch| batch.entries()) {
+        for entry in fetch.batches.iter().flat_map(|batch| batch.entries()).filter(|entry| !entry.is_erased()) {
             zip.write_all(&entry.message)?;
             zip.write_all(b"\n")?;
         }

@@ -3,6 +3,7 @@
 use axum::{extract::State, http::HeaderMap};
 use motience_auth::{Verdict, canonical_username, random_id};
 use motience_http::{ApiError, Client, Json};
+use motience_proto::model::Role;
 use secrecy::SecretString;
 use serde::Deserialize;
 use tracing::warn;
@@ -93,6 +94,9 @@ pub(super) async fn login(
         backend.store.revoke_family(&family, backend.clock.now()).await?;
         backend.end_family(family).await;
         return Err(if closed { revoked().meant(&name) } else { wrong() });
+    }
+    if user.role == Role::Admin {
+        backend.record_of_account("login", user.id, user.id, serde_json::Value::Null).await;
     }
     Ok(Json(session))
 }

@@ -3,6 +3,7 @@
 mod connections;
 mod cursors;
 mod devices;
+mod erasures;
 pub(crate) mod history;
 mod nodes;
 mod platform;
@@ -63,6 +64,7 @@ fn operations(data_body: usize) -> OpenApiRouter<Shared> {
         .merge(OpenApiRouter::new().routes(routes!(history::history)).layer(compression()))
         .routes(routes!(streams::streams))
         .routes(routes!(stream::stream))
+        .routes(routes!(erasures::erase, erasures::erasures))
         .routes(routes!(cursors::list))
         .routes(routes!(cursors::confirm, cursors::delete))
         .routes(routes!(devices::devices))

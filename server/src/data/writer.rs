@@ -22,7 +22,7 @@ use motience_backend::{Backend, Kind};
 use motience_cluster::Lease;
 use motience_log::Batch;
 use motience_proto::model::{Cursor, DeviceId, Offset, ProducerId, Role, record::Parts};
-use motience_relay::{self as relay, Delivery, Notice, StartPosition, Subscriber};
+use motience_relay::{self as relay, Delivery, GapCause, Notice, StartPosition, Subscriber};
 use motience_runtime::backoff::Backoff;
 use motience_store::{HistoryRow, MAX_PAGE, Page};
 use time::OffsetDateTime;
@@ -207,8 +207,10 @@ impl Writer {
                 self.pending.add(key, expected, cursor, rows);
             }
             Delivery::Notice(Notice::Gap { from, to, cause, .. }) => {
-                warn!(%producer, %from, %to, ?cause, "retention removed these records before the history writer read them: they are not in the history");
-                metrics::counter!("motience_history_missed_total").increment(to.0 - from.0 + 1);
+                if cause != GapCause::Erased {
+                    warn!(%producer, %from, %to, ?cause, "these records were gone before the history writer read them: they are not in the history");
+                    metrics::counter!("motience_history_missed_total").increment(to.0 - from.0 + 1);
+                }
                 if let Some(at) = self.subscriber.cursor(producer) {
                     self.pending.add(key, expected, Cursor { offset: to, ..at }, Vec::new());
                 }

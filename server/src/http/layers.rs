@@ -32,7 +32,7 @@ use tower_http::{
 
 use tracing::{Instrument as _, field::Empty, info_span};
 
-use super::{Config, CorsOrigins, Services, Shared};
+use super::{Config, CorsOrigins, Services, Shared, audited::audited};
 
 /// How long a browser may remember what it was told about origins.
 const CORS_MEMORY: Duration = Duration::from_secs(3600);
@@ -89,6 +89,7 @@ pub(super) fn around(router: Router, services: &Arc<Services>) -> Router {
         .layer(middleware::from_fn_with_state(inflation(&services.config), inflate))
         .layer(middleware::from_fn_with_state(Shared(Arc::clone(services)), with_room))
         .layer(middleware::from_fn_with_state(services.config.request, in_time))
+        .layer(middleware::from_fn_with_state(Shared(Arc::clone(services)), audited))
         .layer(middleware::from_fn(traced))
         .layer(middleware::from_fn(count))
         .layer(middleware::from_fn_with_state(Shared(Arc::clone(services)), log_refusals))

@@ -1,6 +1,7 @@
 //! The parts that the three REST services share: settings, limits, the layers around every router, and documents.
 
 mod attempts;
+mod audited;
 mod docs;
 pub(crate) mod http3;
 mod layers;

@@ -13,6 +13,7 @@ use motience_auth::{Grant, spare_processors};
 use motience_http::{ApiError, bearer};
 use motience_limits::{permits::give_back, rate::Buckets};
 use motience_proto::model::UserId;
+use motience_runtime::origin;
 use parking_lot::Mutex;
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore},
@@ -131,6 +132,7 @@ pub(crate) async fn per_account(State(services): State<Shared>, mut request: Req
         None => None,
     };
     let Some(grant) = grant else { return next.run(request).await };
+    origin::is_of(grant.user.0);
     match services.limiters.requests.enter(&grant, kind) {
         Ok(_in_progress) => {
             request.extensions_mut().insert(grant);

@@ -3,6 +3,7 @@
 mod account_life;
 mod accounts;
 mod attempts;
+mod audit;
 mod compression;
 mod consent;
 mod cursors;
@@ -10,6 +11,7 @@ mod data;
 mod devices;
 mod documents;
 mod encodings;
+mod erasures;
 mod history;
 mod keys;
 mod layers;

@@ -3,7 +3,7 @@
 use axum::extract::State;
 use motience_http::{ApiError, Bearer, Page, PagePermit, Query};
 use motience_proto::model::{Role, UserId};
-use motience_store::{self as store, ActQuery, MAX_OBJECT};
+use motience_store::{self as store, ActQuery, MAX_OBJECT, Outcome};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use time::OffsetDateTime;
@@ -71,8 +71,10 @@ pub(super) async fn acts(
         actor: wanted.actor.map(UserId),
         object: wanted.object.clone(),
         reader: (grant.role != Role::Admin).then_some(grant.user),
+        outcome: Some(Outcome::Done),
         before: wanted.before,
         limit,
+        ..ActQuery::default()
     };
     let found = services.backend.store.acts(&query).await?;
     let full = found.len() == limit as usize;
@@ -90,7 +92,7 @@ impl Wanted {
 
 impl From<store::Act> for Act {
     fn from(act: store::Act) -> Self {
-        let store::Act { id, at, actor, act, object, detail } = act;
+        let store::Act { id, at, actor, act, object, detail, .. } = act;
         Self { id, at, actor, act, object, detail }
     }
 }

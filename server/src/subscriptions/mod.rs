@@ -1,6 +1,7 @@
 //! The subscriptions service (role `sm`): which consumer receives which producer's records. One operation a file.
 
 mod acts;
+mod audit;
 pub(crate) mod decide;
 mod lists;
 mod shown;
@@ -49,4 +50,5 @@ fn operations() -> OpenApiRouter<Shared> {
         .routes(routes!(decide::revoke))
         .routes(routes!(decide::grant))
         .routes(routes!(acts::acts))
+        .routes(routes!(audit::audit))
 }

@@ -165,7 +165,7 @@ impl DeviceStates {
 }
 
 /// The device of a consumer's message, which is a record behind its producer's id.
-fn device_of_message(json: &[u8]) -> Option<std::borrow::Cow<'_, str>> {
+pub fn device_of_message(json: &[u8]) -> Option<std::borrow::Cow<'_, str>> {
     const PRODUCER: &[u8] = b"{\"producer_id\":\"";
     const DEVICE: &[u8] = b"\"device_id\":\"";
     let plain = json.strip_prefix(PRODUCER).and_then(|rest| {

@@ -23,7 +23,7 @@ mod tokens;
 
 pub use self::{
     config::{Config, PLACEHOLDER_SECRET, SECRET_FILE, SecretFileError, Settings},
-    device_states::DeviceStates,
+    device_states::{DeviceStates, device_of_message},
     error::Error,
     hash_queue::{HashLimits, Turn, Waiter},
     hasher::{Hasher, Verdict, spare_processors},

@@ -1,8 +1,10 @@
-//! The record of acts: what changed somebody's rights is written down once it is done.
+//! The record of acts: what changed somebody's rights, or was an operator's doing, is written down once it is done, with the address that the request
+//! came from. Refused requests need no call: [`attempts`](crate::attempts) gathers them.
 
 use motience_proto::model::UserId;
-use motience_store::NewAct;
-use serde_json::Value;
+use motience_store::{Erased, NewAct, RecordErasure};
+use serde_json::{Value, json};
+use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 use tracing::warn;
 
 use super::Backend;
@@ -28,4 +30,13 @@ impl Backend {
 /// The object of acts that were done to an account.
 pub fn account_object(account: UserId) -> String {
     format!("account:{account}")
+}
+
+/// Detail of the act of an erasure: which records, in words of the API.
+pub fn erasure_detail(erasure: &RecordErasure) -> Value {
+    let Erased { device, from, to, first, last } = &erasure.erased;
+    let time = |at: &OffsetDateTime| at.format(&Rfc3339).unwrap_or_default();
+    json!({
+        "erasure": erasure.id, "device": device, "from": from.as_ref().map(time), "to": to.as_ref().map(time), "first": first, "last": last,
+    })
 }

@@ -6,7 +6,7 @@ use std::{sync::Arc, time::Duration};
 use motience_cluster::Event;
 use motience_proto::model::{ConsumerId, ProducerId};
 use motience_relay::SubscriptionCache;
-use motience_store::{Act, Store};
+use motience_store::{Act, Outcome, Store};
 use tokio::sync::Notify;
 use tracing::warn;
 
@@ -20,7 +20,7 @@ pub(super) async fn follow(store: Store, subscription_cache: Arc<SubscriptionCac
         match acts(&store, last).await {
             Ok((acts, newest)) => {
                 last = Some(newest);
-                for act in acts.iter().filter(|act| act.actor.is_none()) {
+                for act in acts.iter().filter(|act| act.actor.is_none() && act.outcome == Outcome::Done) {
                     match event(act) {
                         Some(event) => subscription_cache.apply(&event),
                         None => refresh.notify_one(),

@@ -7,6 +7,7 @@
 //! Embedded: this process is the whole platform. Cluster: Redis joins any number of nodes over one PostgreSQL.
 
 pub mod acts;
+pub mod attempts;
 mod backlogs;
 mod command_line;
 pub mod connections;
@@ -16,6 +17,7 @@ mod erasure;
 mod keys;
 mod meter;
 mod readiness;
+mod record_erasure;
 
 use std::{
     fmt,
@@ -32,7 +34,7 @@ use motience_limits::{
     uploads::{self, Uploads},
 };
 use motience_log::{self as log, Log, Retention, Signal, Sink, embedded};
-use motience_proto::model::{Account, User, UserId};
+use motience_proto::model::{Account, ProducerId, User, UserId};
 use motience_relay::{Hub, Limits, Relay, SubscriptionCache};
 use motience_runtime::{
     backoff::Backoff,
@@ -40,10 +42,11 @@ use motience_runtime::{
     clock::{Clock, from_millis},
 };
 use motience_settings::env::{self, Env, Reader, Value, one_of, settings};
-use motience_store::{self as store, Gone, Key, LogIds, NewUser, Store};
+use motience_store::{self as store, Erased, Gone, Key, LogIds, NewUser, RecordErasure, Store};
 use tokio::sync::Notify;
 use tracing::{info, warn};
 
+use acts::{account_object, erasure_detail};
 pub use backlogs::{Backlogs, DurableBacklog, Worst};
 pub use device_ca::{Authority, Error as AuthorityError};
 use meter::Meter;
@@ -318,6 +321,12 @@ pub struct Backend {
     most_devices: u32,
     logs: LogIds,
     keys: keys::Keys,
+    /// Attempts that were refused, for the audit log.
+    pub attempts: attempts::Attempts,
+    auditor: tokio::task::JoinHandle<()>,
+    /// Told when records are to be erased.
+    asked: Arc<Notify>,
+    record_eraser: tokio::task::JoinHandle<()>,
     /// Told when an account has ended.
     ended: Arc<Notify>,
     eraser: tokio::task::JoinHandle<()>,
@@ -407,6 +416,8 @@ impl Backend {
         );
         let answering = tokio::spawn(directory.clone().answer(questions, relay.log().clone()));
         let keys = keys::Keys::new(store.clone(), clock.clone());
+        let attempts = attempts::Attempts::new(store.clone(), clock.clone());
+        let auditor = tokio::spawn(attempts.clone().run());
         let ended = Arc::new(Notify::new());
         let eraser = erasure::Eraser {
             ended: Arc::clone(&ended),
@@ -417,6 +428,15 @@ impl Backend {
             node: config.node.clone(),
         };
         let eraser = tokio::spawn(eraser.run());
+        let asked = Arc::new(Notify::new());
+        let record_eraser = record_erasure::RecordEraser {
+            store: store.clone(),
+            log: relay.log().clone(),
+            clock: clock.clone(),
+            node: config.node.clone(),
+            asked: Arc::clone(&asked),
+        };
+        let record_eraser = tokio::spawn(record_eraser.run());
         let refresher = Refresher {
             store: store.clone(),
             logs: logs.clone(),
@@ -460,6 +480,10 @@ impl Backend {
             most_devices: config.devices.most,
             logs,
             keys,
+            attempts,
+            auditor,
+            asked,
+            record_eraser,
             ended,
             eraser,
             refresher,
@@ -588,6 +612,16 @@ impl Backend {
         Ok(true)
     }
 
+    /// Begins to erase records of a producer, and records the act; `None`: there is no such account.
+    pub async fn erase_records(&self, producer: ProducerId, erased: &Erased, by: UserId) -> Result<Option<RecordErasure>, store::Error> {
+        let begun = self.store.begin_record_erasure(producer, erased, Some(by), self.clock.now()).await?;
+        if let Some(begun) = &begun {
+            self.record("records.erase", Some(by), account_object(producer.user()), producer.user(), erasure_detail(begun)).await;
+            self.asked.notify_one();
+        }
+        Ok(begun)
+    }
+
     /// Closes an account, here and on every node: its logins end, and with them its live connections. `None`: there is none.
     pub async fn close_account(&self, user: UserId) -> Result<Option<Account>, store::Error> {
         let Some((account, families)) = self.store.close_account(user, self.clock.now()).await? else { return Ok(None) };
@@ -603,6 +637,11 @@ impl Backend {
         self.meters.iter().for_each(tokio::task::JoinHandle::abort);
         self.command_line.iter().for_each(tokio::task::JoinHandle::abort);
         self.eraser.abort();
+        self.auditor.abort();
+        self.record_eraser.abort();
+        if let Err(e) = self.attempts.record().await {
+            warn!(error = causes(&e), "refused attempts are missing in the audit log");
+        }
         self.answering.abort();
         self.relay.close().await;
         self.store.close().await;
@@ -650,6 +689,7 @@ fn sink(
                 }
                 Event::DeviceChanged { producer, device, state, withheld } => devices.set(*producer, device, *state, *withheld),
                 Event::Restored => restored.notify_one(),
+                Event::Erased { producer } => hub.forget(*producer),
                 _ => {}
             }
             subscription_cache.apply(&event);

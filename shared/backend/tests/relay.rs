@@ -93,6 +93,7 @@ stories!(
     retention_leaves_a_gap_notice = [("LOG_RETENTION_BYTES", "33KiB"), ("RING_BYTES", "5000")],
     what_is_too_old_is_removed = [("LOG_RETENTION", "1s")],
     an_erased_log_holds_nothing,
+    erased_records_are_gone_and_come_not_back,
     a_backlog_says_what_retention_cuts = [("LOG_RETENTION_BYTES", "256KiB")],
 );
 
@@ -195,6 +196,89 @@ async fn cursors_begin_where_they_are_told(node: Arc<Backend>) {
         let got: Vec<u64> = receive(&mut subscriber, expected.clone().count()).await.into_iter().map(|(offset, _)| offset).collect();
         assert_eq!(got, expected.collect::<Vec<_>>());
     }
+}
+
+/// Each record's data, and each gap with its cause, up to the offset `until`.
+async fn told(subscriber: &mut Subscriber, until: u64) -> Vec<String> {
+    let (mut told, mut at) = (Vec::new(), 0);
+    while at < until {
+        match timeout(LIMIT, subscriber.next()).await.expect("a delivery in time") {
+            Delivery::Batch { batch, after } => {
+                told.extend(batch.after(after).map(|(offset, _, message)| format!("{offset}:{}", number(message))));
+                at = batch.last().0;
+            }
+            Delivery::Notice(Notice::Gap { from, to, cause, .. }) => {
+                told.push(format!("{from}-{to} {}", cause.as_str()));
+                at = to.0;
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+    told
+}
+
+async fn erased_records_are_gone_and_come_not_back(node: Arc<Backend>) {
+    let log = node.relay.log();
+    let publisher = node.relay.publisher(LOG, device(), ProducerEpoch(1)).await.unwrap();
+    let mut early = node.relay.subscriber();
+    early.follow(P, StartPosition::Live).await.unwrap();
+    send(&publisher, 1..=40).await;
+    send(&publisher, 41..=60).await;
+    for erased in ["3-5,20,41-60", "3-4"] {
+        log.erase_records(LOG, &erased.parse().unwrap()).await.unwrap();
+    }
+    node.broadcast(Event::Erased { producer: P }).await;
+    let expected: Vec<String> = (1..=40)
+        .map(|n| match n {
+            3 => "3-5 erased".to_owned(),
+            20 => "20-20 erased".to_owned(),
+            n => format!("{n}:{n}"),
+        })
+        .filter(|told| !told.starts_with("4:") && !told.starts_with("5:"))
+        .chain(["41-60 erased".to_owned()])
+        .collect();
+    // From the ring nothing is read that was erased, once the node has heard of it.
+    let mut late = node.relay.subscriber();
+    late.follow(P, StartPosition::Earliest).await.unwrap();
+    let mut from_start = told(&mut late, 60).await;
+    let deadline = tokio::time::Instant::now() + LIMIT;
+    while from_start != expected {
+        assert!(tokio::time::Instant::now() < deadline, "{from_start:?}");
+        late = node.relay.subscriber();
+        late.follow(P, StartPosition::Earliest).await.unwrap();
+        from_start = told(&mut late, 60).await;
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(log.bounds(LOG).await.unwrap().last, Offset(60));
+    // A cursor within what was erased goes on behind it.
+    let mut within = node.relay.subscriber();
+    within.follow(P, after(4)).await.unwrap();
+    assert_eq!(told(&mut within, 6).await[..2], ["5-5 erased", "6:6"]);
+    // A record that is sent again is known, and a new one comes behind.
+    send(&publisher, 1..=60).await;
+    drop(publisher);
+    let again = node.relay.publisher(LOG, device(), ProducerEpoch(1)).await.unwrap();
+    assert_eq!(again.seen().to_string(), "1-60");
+    send(&again, [3, 20, 61]).await;
+    assert_eq!(told(&mut late, 61).await, ["61:61"]);
+    let fetched = log.read(LOG, Offset(0), 1 << 20).await.unwrap();
+    assert!(fetched.damaged.is_none());
+    let left: usize = fetched.batches.iter().flat_map(|batch| batch.entries()).filter(|entry| !entry.is_erased()).count();
+    assert_eq!(left, 37);
+    log.erase_records(LOG, &"61".parse().unwrap()).await.unwrap();
+    node.broadcast(Event::Erased { producer: P }).await;
+    // The event may take a moment.
+    let heard = async {
+        loop {
+            let mut last = node.relay.subscriber();
+            last.follow(P, after(60)).await.unwrap();
+            if told(&mut last, 61).await == ["61-61 erased"] {
+                return;
+            }
+            tokio::task::yield_now().await;
+        }
+    };
+    timeout(LIMIT, heard).await.expect("nothing that was erased stays in memory");
 }
 
 async fn a_slow_reader_falls_back_to_the_log_and_loses_nothing(node: Arc<Backend>) {

@@ -82,6 +82,7 @@ mod tests {
             ),
             (Event::ConnectionEnded { connection: "6f".into() }, r#"{"type":"connection_ended","connection":"6f"}"#),
             (Event::Restored, r#"{"type":"restored"}"#),
+            (Event::Erased { producer }, r#"{"type":"erased","producer":2}"#),
             (
                 Event::Streams { node: "n".into(), streams: vec![stream] },
                 r#"{"type":"streams","node":"n","streams":[{"producer":3,"log":4,"records":5,"millirate":6,"last_record_ms":7}]}"#,

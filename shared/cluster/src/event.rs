@@ -52,6 +52,11 @@ pub enum Event {
         #[serde(default)]
         withheld: bool,
     },
+    /// Records of a producer were erased: nodes keep none of them in memory.
+    Erased {
+        /// The producer.
+        producer: ProducerId,
+    },
     /// The accounts were restored from a backup: whatever a node knows of them has to be looked up again.
     Restored,
     /// Report of the producers that a node has taken records from lately.
@@ -135,6 +140,7 @@ impl Event {
             | Self::Unsubscribed { .. }
             | Self::FamilyRevoked { .. }
             | Self::DeviceChanged { .. }
+            | Self::Erased { .. }
             | Self::Restored
             | Self::Unknown => {}
         }

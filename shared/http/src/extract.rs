@@ -277,6 +277,7 @@ async fn caller(parts: &Parts, state: &impl HasBackend) -> Result<Grant, ApiErro
     if let Some(upload) = parts.extensions.get::<Upload>() {
         upload.is_of(grant.user);
     }
+    motience_runtime::origin::is_of(grant.user.0);
     // Of the request, where that is traced.
     tracing::Span::current().record("user", tracing::field::display(grant.user));
     Ok(grant)

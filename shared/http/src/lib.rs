@@ -44,7 +44,7 @@ pub use paths::{is_path, tolerant};
 pub use problem::ApiError;
 pub use proxied::Announced;
 pub use ration::{Flooded, Ration, count_ended};
-pub use refusals::{log_refusal, log_refusals, session_refused};
+pub use refusals::{log_refusal, log_refusals, refusal, session_refused};
 pub use reload::reload;
 pub use serve::{Listener, PeerCertificate, serve};
 pub use stalls::Answer;

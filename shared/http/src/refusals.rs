@@ -48,6 +48,11 @@ pub fn log_refusal(response: &Response, client: ClientAddress, method: &Method, 
     info!(status = status.as_u16(), code, %client, %method, path = ?shortened(path), account, more = held, "a request is refused");
 }
 
+/// Code of a response that is a refusal, and the account that was meant, as the client wrote it.
+pub fn refusal(response: &Response) -> Option<(&'static str, Option<&str>)> {
+    response.extensions().get().map(|Refused { code, account }| (*code, account.as_deref()))
+}
+
 /// Counts a session that is refused before it begins, and logs one of each kind in a second. `why`: what the client is told, which may
 /// quote it.
 pub fn session_refused(transport: Transport, code: &'static str, client: ClientAddress, why: &str) {

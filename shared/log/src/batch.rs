@@ -1,7 +1,9 @@
 //! A run of consecutive entries of one producer, shared by all who read it.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
-use motience_proto::model::{LogEpoch, LogId, LogKey, Offset, ProducerId, RecordId};
+use motience_proto::model::{LogEpoch, LogId, LogKey, Offset, ProducerId, RangeSet, RecordId};
 use time::OffsetDateTime;
 
 /// A record as the log keeps it, without its offset.
@@ -9,8 +11,15 @@ use time::OffsetDateTime;
 pub struct Entry {
     /// Identity of the record, whatever its offset.
     pub record_id: RecordId,
-    /// Message that consumers receive.
+    /// Message that consumers receive; none where the record was erased.
     pub message: Bytes,
+}
+
+impl Entry {
+    /// Whether the record was erased: of it there is its offset, and its identity, by which it is known as a duplicate.
+    pub fn is_erased(&self) -> bool {
+        self.message.is_empty()
+    }
 }
 
 /// Consecutive entries, encoded once.
@@ -28,6 +37,16 @@ pub struct Batch {
     pub received: Option<OffsetDateTime>,
     entries: Vec<Entry>,
     bytes: usize,
+    has_erased: bool,
+}
+
+/// Entries of a batch that follow each other.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Piece {
+    /// Records.
+    Records(Arc<Batch>),
+    /// Records that were erased: the first and the last offset.
+    Erased(Offset, Offset),
 }
 
 impl Batch {
@@ -35,7 +54,42 @@ impl Batch {
     pub fn new(key: LogKey, log_epoch: LogEpoch, first: Offset, entries: Vec<Entry>) -> Self {
         debug_assert!(!entries.is_empty(), "a batch holds something");
         let bytes = entries.iter().map(|entry| entry.message.len()).sum();
-        Self { producer: key.producer, log: key.log, log_epoch, first, received: None, entries, bytes }
+        let has_erased = entries.iter().any(Entry::is_erased);
+        Self { producer: key.producer, log: key.log, log_epoch, first, received: None, entries, bytes, has_erased }
+    }
+
+    /// Whether any of its records was erased.
+    pub fn has_erased(&self) -> bool {
+        self.has_erased
+    }
+
+    /// The entries after `after`, records apart from what was erased.
+    pub fn pieces(&self, after: Offset) -> Vec<Piece> {
+        let mut pieces = Vec::new();
+        let (mut at, mut rest) = (self.first, &self.entries[..]);
+        let skipped = usize::try_from((after.0 + 1).saturating_sub(at.0)).unwrap_or(usize::MAX).min(rest.len());
+        (at, rest) = (Offset(at.0 + skipped as u64), &rest[skipped..]);
+        while let Some(is_erased) = rest.first().map(Entry::is_erased) {
+            let count = rest.iter().take_while(|entry| entry.is_erased() == is_erased).count();
+            let (run, left) = rest.split_at(count);
+            let last = Offset(at.0 + count as u64 - 1);
+            pieces.push(if is_erased {
+                Piece::Erased(at, last)
+            } else {
+                Piece::Records(Arc::new(Self::new(self.key(), self.log_epoch, at, run.to_vec()).received(self.received)))
+            });
+            (at, rest) = (last.next(), left);
+        }
+        pieces
+    }
+
+    /// The batch without the messages at these offsets; `None`: it has none of them.
+    pub(crate) fn without(&self, offsets: &RangeSet) -> Option<Self> {
+        let mut entries = self.entries.clone();
+        if !blank(&mut entries, self.first, offsets) {
+            return None;
+        }
+        Some(Self::new(self.key(), self.log_epoch, self.first, entries).received(self.received))
     }
 
     /// Sets the time at which the batch was written.
@@ -83,6 +137,18 @@ impl Batch {
     }
 }
 
+/// Takes away the messages of entries that begin at `first` and whose offsets are among these; says whether any was there.
+pub(crate) fn blank(entries: &mut [Entry], first: Offset, offsets: &RangeSet) -> bool {
+    let mut any = false;
+    for (offset, entry) in (first.0..).zip(entries) {
+        if !entry.is_erased() && offsets.contains(offset) {
+            entry.message = Bytes::new();
+            any = true;
+        }
+    }
+    any
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -100,5 +166,12 @@ mod tests {
         assert_eq!(seen(0), [(5, 1), (6, 2)]);
         assert_eq!(seen(5), [(6, 2)]);
         assert!(seen(6).is_empty());
+
+        let erased = batch.without(&"6-9".parse().unwrap()).unwrap();
+        assert!(erased.has_erased() && erased.without(&"6-9".parse().unwrap()).is_none() && batch.without(&"7".parse().unwrap()).is_none());
+        let Piece::Records(first) = &erased.pieces(Offset(0))[0] else { panic!("the first is there") };
+        assert_eq!((first.first, first.last(), erased.last()), (Offset(5), Offset(5), Offset(6)));
+        assert_eq!(erased.pieces(Offset(5)), [Piece::Erased(Offset(6), Offset(6))]);
+        assert_eq!(erased.pieces(Offset(6)), []);
     }
 }

@@ -44,7 +44,7 @@ mod retention;
 mod sessions;
 mod varint;
 
-pub use batch::{Batch, Entry};
+pub use batch::{Batch, Entry, Piece};
 pub use bus::{Bus, Signal, Sink, Topic};
 pub use epochs::{Epochs, MAX_EPOCHS};
 pub use outline::{Backlog, Bound, Bounds, Cut, Outline};

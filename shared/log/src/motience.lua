@@ -13,6 +13,7 @@
 -- ids      m:ID:{P-LOG}:ids    sorted set of clients' own ids by time
 -- session  m:ID:{P-LOG}:s:NAME hash: life (of the log, in which the fence was raised), owner (who raised it), fence, epoch, seen
 -- roster   m:ID:{P-LOG}:devices, :passing   sorted sets of the sessions (sessions.lua)
+-- fresh, staged  m:ID:{P-LOG}:fresh, :staged   while records are erased: the stream as it will be, and a hash with the chunks that will be others
 -- channel  m:ID:{P-LOG}:live   shard channel; one message for each chunk
 --
 -- A life of a producer's log is named by the server's epoch (which server this is, and since when it is the master; below
@@ -36,6 +37,8 @@ local PARTS = 64
 local HIGHEST = '-18446744073709551615'
 -- First byte of a compressed chunk.
 local COMPRESSED = 2
+-- How long what an erasure has prepared is kept, in ms.
+local ERASING = 3600000
 -- Entries read in one step: few, since each may hold some ten thousand bytes.
 local STRIDE = 16
 
@@ -354,6 +357,56 @@ local function head(keys, args)
   return {log.lives, first, text(log.last), log.begun and 1 or 0}
 end
 
+-- KEYS staged   ARGV for each entry that is to be another: id, value
+local function stage(keys, args)
+  redis.call('HSET', keys[1], unpack(args))
+  redis.call('PEXPIRE', keys[1], ERASING)
+  return 1
+end
+
+-- KEYS meta, log, fresh, staged   ARGV server's epoch, edition of the log, entries that are staged, bytes copied in one step   ->  'more', 'done' or 'moved'
+--
+-- A stream takes nothing in its middle. So it is copied, some entries with each call, with the staged values in place of others; the call that
+-- comes to the end puts the copy in the place of the log. An edition that is another's: somebody has done so meanwhile, or the log was lost.
+local function rewrite(keys, args)
+  local log, room = look(keys, args[1]), tonumber(args[4])
+  if (redis.call('HGET', keys[1], 'edition') or '0') ~= args[2] or redis.call('HLEN', keys[4]) ~= tonumber(args[3]) then
+    redis.call('UNLINK', keys[3], keys[4])
+    return 'moved'
+  end
+  local newest = redis.call('XREVRANGE', keys[3], '+', '-', 'COUNT', 1)[1]
+  local from = newest and '(' .. newest[1] or '-'
+  repeat
+    local some = redis.call('XRANGE', keys[2], from, text(log.last) .. HIGHEST, 'COUNT', STRIDE)
+    for _, entry in ipairs(some) do
+      local value = redis.call('HGET', keys[4], entry[1]) or entry[2][2]
+      redis.call('XADD', keys[3], entry[1], entry[2][1], value)
+      room = room - #entry[2][2]
+      from = '(' .. entry[1]
+    end
+  until room <= 0 or #some < STRIDE
+  if room <= 0 then
+    redis.call('PEXPIRE', keys[3], ERASING)
+    return 'more'
+  end
+  local oldest = redis.call('XRANGE', keys[2], '-', '+', 'COUNT', 1)[1]
+  local left = redis.call('PTTL', keys[2])
+  redis.call('UNLINK', keys[4])
+  if oldest and redis.call('EXISTS', keys[3]) == 1 then
+    redis.call('XTRIM', keys[3], 'MINID', oldest[1])
+    redis.call('HINCRBY', keys[1], 'edition', 1)
+    redis.call('RENAME', keys[3], keys[2])
+    if left > 0 then
+      redis.call('PEXPIRE', keys[2], text(left))
+    else
+      redis.call('PERSIST', keys[2])
+    end
+  else
+    redis.call('UNLINK', keys[3])
+  end
+  return 'done'
+end
+
 -- KEYS meta, log   ARGV server's epoch
 local function begin(keys, args)
   return enter(keys, args[1]).life
@@ -368,6 +421,8 @@ redis.register_function('LIBRARY_open', open)
 redis.register_function('LIBRARY_append', append)
 redis.register_function('LIBRARY_keep', keep)
 redis.register_function('LIBRARY_begin', begin)
+redis.register_function('LIBRARY_stage', stage)
+redis.register_function('LIBRARY_rewrite', rewrite)
 redis.register_function('LIBRARY_probe', probe)
 redis.register_function{function_name = 'LIBRARY_read', callback = read, flags = {'no-writes'}}
 redis.register_function{function_name = 'LIBRARY_head', callback = head, flags = {'no-writes'}}

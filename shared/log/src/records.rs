@@ -76,6 +76,10 @@ pub trait Records: Send + Sync {
     /// they take is free at once in Redis and in memory; in a file, once its segments are too old or are compacted.
     fn erase(&self, key: LogKey) -> impl Future<Output = Result<(), Error>> + Send;
 
+    /// Erases the records at these offsets: their messages are gone once this returns, from the log's file and memory too. Offsets, identities and
+    /// dedup windows stay, so that readers are told of a gap, and a record that is sent again is known as a duplicate.
+    fn erase_records(&self, key: LogKey, offsets: &RangeSet) -> impl Future<Output = Result<(), Error>> + Send;
+
     /// Time before which retention removes records.
     fn oldest(&self) -> OffsetDateTime;
 
@@ -125,6 +129,11 @@ impl Log {
     /// See [`Records::erase`].
     pub async fn erase(&self, key: LogKey) -> Result<(), Error> {
         each!(self, log => log.erase(key).await)
+    }
+
+    /// See [`Records::erase_records`].
+    pub async fn erase_records(&self, key: LogKey, offsets: &RangeSet) -> Result<(), Error> {
+        each!(self, log => log.erase_records(key, offsets).await)
     }
 
     /// See [`Records::watch`].

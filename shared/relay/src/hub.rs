@@ -17,7 +17,7 @@ use std::{
 };
 
 use motience_log::{Batch, Bounds, Log};
-use motience_proto::model::{Cursor, LogKey, Offset};
+use motience_proto::model::{Cursor, LogKey, Offset, ProducerId};
 use parking_lot::Mutex;
 use time::OffsetDateTime;
 use tokio::sync::{Notify, OnceCell};
@@ -67,6 +67,13 @@ impl Hub {
         let channel = self.channels.lock().get(&batch.key()).cloned();
         if channel.is_some_and(|channel| channel.push(batch) == PushOutcome::UnknownEpoch) {
             self.mark_stale();
+        }
+    }
+
+    /// Forgets the newest batches of a producer's logs, some of which were erased: readers go back to the log.
+    pub fn forget(&self, producer: ProducerId) {
+        for channel in self.channels().iter().filter(|channel| channel.key.producer == producer) {
+            channel.state.lock().ring.forget();
         }
     }
 

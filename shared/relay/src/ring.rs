@@ -69,8 +69,7 @@ impl Ring {
             let agrees = agree(&self.batches, batch);
             if !agrees {
                 // One of the two is not what the log has: readers that have not passed it read the log.
-                self.batches.clear();
-                self.bytes = 0;
+                self.forget();
             }
             return if agrees { PushOutcome::Known } else { PushOutcome::UnknownEpoch };
         }
@@ -99,11 +98,16 @@ impl Ring {
         // Asked for before the newest batch was heard, it may be behind.
         let news = false_end || self.bounds.as_ref().is_none_or(|known| bounds.epochs != known.epochs || bounds.last > known.last);
         if news {
-            self.batches.clear();
-            self.bytes = 0;
+            self.forget();
             self.bounds = Some(bounds);
         }
         news
+    }
+
+    /// Lets go of all batches: whoever has not passed them reads the log.
+    pub(super) fn forget(&mut self) {
+        self.batches.clear();
+        self.bytes = 0;
     }
 
     /// End of the log as it is known.

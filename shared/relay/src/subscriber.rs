@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use motience_log::{Batch, Bounds};
+use motience_log::{Batch, Bounds, Piece};
 use motience_proto::model::{Cursor, LogKey, Offset, ProducerId};
 use motience_runtime::histogram;
 use tracing::warn;
@@ -84,6 +84,8 @@ pub enum GapCause {
     Retention,
     /// The log's file is damaged there.
     Damaged,
+    /// Whoever may has had them erased.
+    Erased,
 }
 
 impl GapCause {
@@ -92,6 +94,7 @@ impl GapCause {
         match self {
             Self::Retention => "retention",
             Self::Damaged => "damaged",
+            Self::Erased => "erased",
         }
     }
 }
@@ -367,10 +370,23 @@ impl Follow {
 
     fn take(&mut self, batches: Vec<Arc<Batch>>, ready: &mut VecDeque<Delivery>) {
         for batch in batches {
-            let after = self.cursor.offset;
-            self.cursor.offset = batch.last();
-            ready.push_back(Delivery::Batch { batch, after });
+            if batch.has_erased() {
+                for piece in batch.pieces(self.cursor.offset) {
+                    match piece {
+                        Piece::Records(batch) => self.take_records(batch, ready),
+                        Piece::Erased(_, to) => self.gap(to, GapCause::Erased, ready),
+                    }
+                }
+            } else {
+                self.take_records(batch, ready);
+            }
         }
+    }
+
+    fn take_records(&mut self, batch: Arc<Batch>, ready: &mut VecDeque<Delivery>) {
+        let after = self.cursor.offset;
+        self.cursor.offset = batch.last();
+        ready.push_back(Delivery::Batch { batch, after });
     }
 }
 

@@ -6,6 +6,7 @@ pub mod clock;
 pub mod descriptors;
 pub mod disk;
 pub mod lifecycle;
+pub mod origin;
 pub mod private;
 pub mod telemetry;
 pub mod traces;

@@ -8,6 +8,7 @@
 
 mod accounts;
 mod acts;
+mod audit;
 mod config;
 mod cursors;
 mod device_cas;
@@ -23,6 +24,7 @@ mod leases;
 mod log_ids;
 mod login_addresses;
 mod personal;
+mod record_erasures;
 mod refresh;
 mod row;
 mod subscriptions;
@@ -47,7 +49,8 @@ use self::engine::{
 
 pub use self::{
     accounts::{AccountQuery, Credentials, Made, NewUser},
-    acts::{Act, ActQuery, MAX_OBJECT, NewAct},
+    acts::{Act, ActQuery, Attempts, MAX_OBJECT, NewAct, Outcome},
+    audit::{AuditHead, AuditLine, BadLine, Chain, Verdict},
     config::{Config, Settings},
     cursors::{AfterCursor, NamedCursor},
     device_cas::StoredDeviceCa,
@@ -59,6 +62,7 @@ pub use self::{
     keys::{Key, NewKey},
     log_ids::{Gone, LogIds},
     personal::{PERSONAL_TABLES, PersonalRows, PersonalTable},
+    record_erasures::{Erased, RecordErasure},
     refresh::{AccountSession, Issued, RefreshToken, Spend, Spending},
     subscriptions::{Change, Decision, Followers, Right, Terms, Wanted},
 };

@@ -50,6 +50,8 @@ pub const PERSONAL_TABLES: &[PersonalTable] = &[
     table("device_credentials", &["producer_id"], Order::Columns("id")),
     table("devices", &["producer_id"], Order::Columns("device_id")),
     PersonalTable { hidden: &["hash"], ..table("enrolment_tokens", &["producer_id"], Order::Columns("id")) },
+    PersonalTable { hidden: &["salt"], ..table("act_origins", &["account"], Order::Columns("act_id")) },
+    table("record_erasures", &["producer_id"], Order::Id),
     // The record of acts stays: it knows accounts by number only.
     PersonalTable { erased_by: &[], ..table("acts", &["actor", "concern", "other_concern"], Order::Id) },
     PersonalTable { hidden: &["password_hash"], ..table("users", &["id"], Order::Id) },
@@ -57,7 +59,8 @@ pub const PERSONAL_TABLES: &[PersonalTable] = &[
 
 /// Tables without rows about accounts: what the nodes do among themselves, and which accounts are being erased.
 #[cfg(test)]
-pub(super) const OTHER_TABLES: &[&str] = &["leases", "installation", "revoked_families", "erasures", "device_cas", "schema_needs"];
+pub(super) const OTHER_TABLES: &[&str] =
+    &["leases", "installation", "revoked_families", "erasures", "device_cas", "schema_needs", "audit_head"];
 
 const fn table(name: &'static str, account: &'static [&'static str], order: Order) -> PersonalTable {
     PersonalTable { name, exported_by: account, erased_by: account, hidden: &[], order }

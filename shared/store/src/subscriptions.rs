@@ -340,7 +340,7 @@ impl Store {
                     .await?;
                 if let Some(row) = &row {
                     let act = act(row, by, step, now);
-                    acts::insert!(act, &mut *transaction).await?;
+                    acts::insert!(acts::NewRow::done(&act), transaction);
                     transaction.commit().await?;
                 }
                 row

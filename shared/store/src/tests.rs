@@ -1,6 +1,7 @@
 //! One story for every engine, and tests that are about one engine only.
 
 mod acts;
+mod audit;
 mod concurrency;
 mod consent;
 mod cursors;

@@ -295,7 +295,7 @@ export class Consumer implements AsyncIterable<ConsumerEvent> {
       if (this.#progress.take(record)) this.#inbox.push({ type: 'record', record });
     } else if (message.type === 'gap') {
       const gap: Gap = { producer_id: producer, from: Number(message.from), to: Number(message.to) };
-      if (message.cause === 'retention' || message.cause === 'damaged') gap.cause = message.cause;
+      if (message.cause === 'retention' || message.cause === 'damaged' || message.cause === 'erased') gap.cause = message.cause;
       if (this.#progress.gap(gap)) this.#inbox.push({ type: 'gap', ...gap });
     } else if (message.type === 'reset') {
       const reset = { producer_id: producer, cursor: String(message.cursor) };

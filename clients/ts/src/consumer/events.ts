@@ -14,13 +14,13 @@ export interface StreamRecord {
   record_id?: string;
 }
 
-/** Retention removed these offsets before they were read. */
+/** These offsets were gone before they were read. */
 export interface Gap {
   producer_id: string;
   from: number;
   to: number;
-  /** Why: retention has removed it, or the log's file is damaged there. Older servers do not say. */
-  cause?: 'retention' | 'damaged';
+  /** Why: retention has removed it, the log's file is damaged there, or its producer or an operator has erased it. Older servers do not say. */
+  cause?: 'retention' | 'damaged' | 'erased';
 }
 
 /** The log lost its tail and lives on; records come from after this cursor. Doubles are already left out. */

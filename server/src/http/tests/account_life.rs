@@ -231,7 +231,7 @@ async fn everything_about_an_account_is_exported() {
     };
     let mine = files(pair["access_token"].as_str().unwrap()).await;
     let names: Vec<&str> = mine.keys().map(String::as_str).collect();
-    let expected = ["acts", "api_keys", "login_addresses", "records", "refresh_tokens", "subscriptions", "users"];
+    let expected = ["act_origins", "acts", "api_keys", "login_addresses", "records", "refresh_tokens", "subscriptions", "users"];
     assert_eq!(names, expected.map(|table| format!("{table}.ndjson")));
     let deeds: Vec<&Value> = mine["acts.ndjson"].iter().map(|act| &act["act"]).collect();
     assert_eq!(deeds, ["subscription.subscribe", "key.create", "account.export"]);

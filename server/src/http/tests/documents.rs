@@ -75,6 +75,7 @@ async fn each_document_names_every_path_of_its_service() {
             &[
                 "DELETE /unsubscribe",
                 "GET /acts",
+                "GET /audit",
                 "GET /subscribers/{producer_id}",
                 "GET /subscriptions/{consumer_id}",
                 "GET /subscriptions/{id}/grant",
@@ -94,6 +95,7 @@ async fn each_document_names_every_path_of_its_service() {
                 "GET /cursors",
                 "GET /devices",
                 "GET /devices/{producer_id}",
+                "GET /erasures",
                 "GET /history/{producer_id}",
                 "GET /nodes",
                 "GET /platform",
@@ -101,6 +103,7 @@ async fn each_document_names_every_path_of_its_service() {
                 "GET /streams",
                 "POST /cursors/{name}",
                 "POST /data",
+                "POST /erasures",
             ],
         ),
     ] {

@@ -55,7 +55,7 @@ use std::{
     time::Duration,
 };
 
-use motience_proto::model::{LogEpoch, LogId, LogKey, Offset, UserId};
+use motience_proto::model::{LogEpoch, LogId, LogKey, Offset, RangeSet, UserId};
 use motience_runtime::private;
 use parking_lot::Mutex;
 use rusqlite::Connection;
@@ -72,6 +72,7 @@ pub use self::{
     repair::{Health, check, confirm, repair},
 };
 use self::{
+    compact::Erased,
     index::Index,
     load::Found,
     maintenance::{Bell, Done, Maintenance, Work},
@@ -87,6 +88,8 @@ use crate::{self as log, Retention};
 
 /// Longest wait for a write.
 const ANSWER_LIMIT: Duration = Duration::from_secs(5);
+/// Longest wait until segments are written anew without records that are erased.
+const ERASE_LIMIT: Duration = Duration::from_secs(300);
 /// Changes that wait for the writer; beyond it appenders wait.
 const QUEUE: usize = 1024;
 /// How often it is looked whether another process still holds the log.
@@ -260,6 +263,12 @@ impl Disk {
         queue.reserve_owned().await.map(Room).map_err(|_| closed())
     }
 
+    /// Erases these records from the file.
+    pub(super) async fn erase_records(&self, key: LogKey, offsets: RangeSet) -> Result<(), log::Error> {
+        self.room().await?.send(Order::sealing).await?;
+        self.ask_maintenance_within(ERASE_LIMIT, |done| Work::Erase(Erased { key, offsets }, done)).await
+    }
+
     /// Returns once everything ordered before is in the file.
     pub(super) async fn flushed(&self) -> Result<(), log::Error> {
         self.room().await?.order(None).await
@@ -368,12 +377,16 @@ impl Disk {
     }
 
     async fn ask_maintenance(&self, work: impl FnOnce(Done) -> Work) -> Result<(), log::Error> {
+        self.ask_maintenance_within(ANSWER_LIMIT, work).await
+    }
+
+    async fn ask_maintenance_within(&self, limit: Duration, work: impl FnOnce(Done) -> Work) -> Result<(), log::Error> {
         let bell = self.bell.lock().clone().ok_or_else(closed)?;
         let (done, answer) = oneshot::channel();
         if !bell.order(work(done)) {
             return Err(log::Error::Unavailable("the log's database has too much to do".to_owned()));
         }
-        match timeout(ANSWER_LIMIT, answer).await {
+        match timeout(limit, answer).await {
             Ok(Ok(outcome)) => outcome.map_err(log::Error::Unavailable),
             Ok(Err(_)) => Err(closed()),
             Err(_) => Err(log::Error::Unavailable("the log's database is not written in time".to_owned())),
@@ -404,8 +417,12 @@ impl Room {
     }
 
     fn order(self, change: Option<Change>) -> impl Future<Output = Result<(), log::Error>> {
+        self.send(|done| Order { change, seals: false, done })
+    }
+
+    fn send(self, order: impl FnOnce(oneshot::Sender<()>) -> Order) -> impl Future<Output = Result<(), log::Error>> {
         let (done, answer) = oneshot::channel();
-        self.0.send(Order { change, done });
+        self.0.send(order(done));
         async move {
             match timeout(ANSWER_LIMIT, answer).await {
                 Ok(Ok(())) => Ok(()),

@@ -31,7 +31,7 @@ use tracing::warn;
 
 pub use disk::{Error as OpenError, Health, check, confirm, copy, locked, repair};
 use motience_mutation::Mutation;
-use motience_proto::model::{LogEpoch, LogKey, Offset, UserId};
+use motience_proto::model::{LogEpoch, LogKey, Offset, RangeSet, UserId};
 use motience_runtime::clock::Clock;
 
 use self::{
@@ -358,6 +358,16 @@ impl Records for Log {
                 written.await?;
             }
         }
+    }
+
+    async fn erase_records(&self, key: LogKey, offsets: &RangeSet) -> Result<(), Error> {
+        let place = self.place(key).await?;
+        if let Some(disk) = &self.0.disk {
+            // Memory holds nothing but what the file lacks, and none of this once it is written.
+            return disk.erase_records(key, offsets.clone()).await;
+        }
+        place.lock().erase_records(offsets);
+        Ok(())
     }
 
     fn oldest(&self) -> OffsetDateTime {

@@ -241,6 +241,15 @@ impl Producer {
         self.drop_batches(self.written);
     }
 
+    /// Erases records in memory.
+    pub(super) fn erase_records(&mut self, offsets: &RangeSet) {
+        for (_, batch) in &mut self.batches {
+            if let Some(rest) = batch.without(offsets) {
+                *batch = Arc::new(rest);
+            }
+        }
+    }
+
     fn drop_batches(&mut self, up_to: Offset) {
         while self.batches.front().is_some_and(|(_, batch)| batch.last() <= up_to) {
             self.batches.pop_front();

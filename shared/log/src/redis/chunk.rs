@@ -60,17 +60,26 @@ pub(super) fn ids(records: &[AppendRecord]) -> impl Iterator<Item = (usize, &str
 
 /// The chunk of these records, which came `now`.
 pub(super) fn encode(records: &[AppendRecord], now: OffsetDateTime) -> Vec<u8> {
-    let messages: usize = records.iter().map(|record| record.message.len()).sum();
+    written(records.iter().map(|record| (record.seq, &record.message)), now)
+}
+
+/// The chunk of entries that another had, some of which were erased since.
+pub(super) fn again(entries: &[Entry], received: Option<OffsetDateTime>) -> Vec<u8> {
+    written(entries.iter().map(|entry| (entry.record_id.seq, &entry.message)), received.unwrap_or(OffsetDateTime::UNIX_EPOCH))
+}
+
+fn written<'a>(records: impl ExactSizeIterator<Item = (Seq, &'a Bytes)> + Clone, now: OffsetDateTime) -> Vec<u8> {
+    let messages: usize = records.clone().map(|(_, message)| message.len()).sum();
     let mut body = Vec::with_capacity(messages + 6 * records.len() + 3);
     put(&mut body, records.len() as u64);
     let mut before = 0;
-    for record in records {
-        put_signed(&mut body, record.seq.0.wrapping_sub(before).cast_signed());
-        put(&mut body, record.message.len() as u64);
-        before = record.seq.0;
+    for (seq, message) in records.clone() {
+        put_signed(&mut body, seq.0.wrapping_sub(before).cast_signed());
+        put(&mut body, message.len() as u64);
+        before = seq.0;
     }
-    for record in records {
-        body.extend_from_slice(&record.message);
+    for (_, message) in records {
+        body.extend_from_slice(message);
     }
     let compressed = if (COMPRESS_FROM..=MAX_BODY).contains(&body.len()) { compress(&body) } else { None };
     let mut chunk = Vec::with_capacity(compressed.as_ref().unwrap_or(&body).len() + 12);

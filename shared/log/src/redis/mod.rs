@@ -7,6 +7,7 @@
 mod barrier;
 mod chunk;
 mod config;
+mod erase;
 mod follow;
 mod functions;
 mod layout;
@@ -32,7 +33,7 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 use secrecy::SecretString;
 
-use motience_proto::model::{LogEpoch, LogKey, Offset, UserId};
+use motience_proto::model::{LogEpoch, LogKey, Offset, RangeSet, UserId};
 use motience_runtime::{
     clock::{self, Clock},
     telemetry::Sampler,
@@ -64,6 +65,8 @@ pub const ANSWER_LIMIT: Duration = Duration::from_secs(5);
 pub const CONNECT_LIMIT: Duration = Duration::from_secs(3);
 /// Sessions of an erased log that are removed in one call.
 const ERASED_AT_ONCE: isize = 500;
+/// How often an erasure of records begins again when another node, or a trim, has come between.
+const ERASE_ROUNDS: usize = 3;
 /// The one member of the sorted set whose score is the highest number of an account.
 const HIGHEST: &str = "highest";
 
@@ -310,10 +313,19 @@ impl Records for Log {
             }
         }
         let mut all = redis::cmd("UNLINK");
-        for part in ["log", "marks", "ids", "devices", "passing", "meta"] {
+        for part in ["log", "marks", "ids", "devices", "passing", "meta", "fresh", "staged"] {
             all.arg(self.0.names.key(key, part));
         }
         self.0.link.query(&all).await.map(drop)
+    }
+
+    async fn erase_records(&self, key: LogKey, offsets: &RangeSet) -> Result<(), Error> {
+        for _ in 0..ERASE_ROUNDS {
+            if erase::erase_records(&self.0, key, offsets).await? {
+                return Ok(());
+            }
+        }
+        Err(Error::Unavailable("records are being erased by another node, or the log was lost meanwhile".to_owned()))
     }
 
     fn oldest(&self) -> OffsetDateTime {

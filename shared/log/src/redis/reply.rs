@@ -3,7 +3,7 @@
 use std::{collections::HashSet, sync::Arc};
 
 use bytes::{Buf, Bytes};
-use motience_proto::model::{LogEpoch, LogKey, Offset, ProducerEpoch, RecordId, Seq, times};
+use motience_proto::model::{LogEpoch, LogKey, Offset, ProducerEpoch, RangeSet, RecordId, Seq, times};
 use redis::Value;
 use time::OffsetDateTime;
 
@@ -11,7 +11,7 @@ use super::{
     chunk,
     seal::{self, Seal},
 };
-use crate::{Batch, Bounds, Entry, Error, Fetch, Hold, SessionState, retention::Segment};
+use crate::{Batch, Bounds, Entry, Error, Fetch, Hold, SessionState, batch::blank, retention::Segment};
 
 /// Longest first line of a published chunk: it may name each of its records.
 const MAX_HEAD: usize = 16 << 10;
@@ -162,6 +162,38 @@ fn one(entry: Value) -> Result<Run, Error> {
     let record_id = RecordId { producer_epoch: hex(&field)?, seq: Seq(number) };
     let (message, received) = unstamped(Bytes::from(value));
     Ok(Run { first: Offset(offset), received, entries: vec![Entry { record_id, message }] })
+}
+
+/// An entry of the stream whose value is to be another, and where it stands.
+pub(super) struct Rewritten {
+    pub(super) id: String,
+    /// Offset of the last record.
+    pub(super) last: Offset,
+    /// The value without the messages that are erased; `None`: it has none of them.
+    pub(super) value: Option<Vec<u8>>,
+}
+
+/// Takes the messages at these offsets out of an entry. Records that were left out, as their client ids were known, lose theirs with them.
+pub(super) fn erased(entry: Value, offsets: &RangeSet) -> Result<Rewritten, Error> {
+    let Value::Array(parts) = &entry else { return Err(damaged("entry")) };
+    let [Value::BulkString(id), Value::Array(fields)] = &parts[..] else { return Err(damaged("entry")) };
+    let [Value::BulkString(field), Value::BulkString(value)] = &fields[..] else { return Err(damaged("entry")) };
+    let (id, field, value) = (String::from_utf8_lossy(id).into_owned(), field.clone(), value.clone());
+    let Run { first, entries: mut logged, .. } = one(entry)?;
+    let last = Offset(first.0 + logged.len() as u64 - 1);
+    if !blank(&mut logged, first, offsets) {
+        return Ok(Rewritten { id, last, value: None });
+    }
+    if !field.starts_with(b"=") {
+        return Ok(Rewritten { id, last, value: Some(Vec::new()) });
+    }
+    let (mut all, received) = chunk::decode(Bytes::from(value), ProducerEpoch(0)).map_err(|chunk::Damaged| damaged("chunk"))?;
+    let mut logged = logged.iter().peekable();
+    for entry in &mut all {
+        let is_kept = logged.peek().is_some_and(|next| next.record_id.seq == entry.record_id.seq);
+        entry.message = if is_kept { logged.next().map(|next| next.message.clone()).unwrap_or_default() } else { Bytes::new() };
+    }
+    Ok(Rewritten { id, last, value: Some(chunk::again(&all, received)) })
 }
 
 /// Records of a chunk that are in the log, and when they came: without those at the places `omitted`, whose client ids were known.

@@ -72,7 +72,7 @@ mod tests {
     #[test]
     fn notices_name_their_producer() {
         let gap = |cause| Notice::Gap { producer: ProducerId(1), from: Offset(2), to: Offset(3), cause }.json();
-        for (cause, word) in [(GapCause::Retention, "retention"), (GapCause::Damaged, "damaged")] {
+        for (cause, word) in [(GapCause::Retention, "retention"), (GapCause::Damaged, "damaged"), (GapCause::Erased, "erased")] {
             assert_eq!(gap(cause), json!({"type": "gap", "producer_id": "1", "from": 2, "to": 3, "cause": word}));
         }
         let cursor = Cursor { log_epoch: LogEpoch(7), offset: Offset(9) };

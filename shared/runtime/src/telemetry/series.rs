@@ -296,7 +296,7 @@ const SERIES: &[Series] = &[
         Counter,
         "motience_gaps_told_total",
         "notices",
-        &[("cause", &["retention", "damaged"])],
+        &[("cause", &["retention", "damaged", "erased"])],
         "Times that a consumer was told that records are gone.",
     ),
     Series(Counter, "motience_resets_told_total", "notices", &[], "Times that a consumer was told that a log began another epoch."),

@@ -73,7 +73,8 @@ pub(crate) async fn memory() -> Result<Pools<SqlitePool>, Error> {
 }
 
 fn options() -> SqliteConnectOptions {
-    SqliteConnectOptions::new().create_if_missing(true).foreign_keys(true).busy_timeout(BUSY_LIMIT)
+    // Rows that are deleted are written over: neither the file nor a copy of it holds what was erased.
+    SqliteConnectOptions::new().create_if_missing(true).foreign_keys(true).busy_timeout(BUSY_LIMIT).pragma("secure_delete", "ON")
 }
 
 fn pool(connections: u32) -> SqlitePoolOptions {

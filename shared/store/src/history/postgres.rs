@@ -8,9 +8,12 @@ use time::OffsetDateTime;
 
 use super::{
     json,
-    rows::{HistoryBatch, HistoryQuery, HistoryRow, Kept, MATCHING, Row, by_clock, in_range, of_present_log, rows_of},
+    rows::{
+        ERASE, HistoryBatch, HistoryQuery, HistoryRow, Kept, MATCHING, Row, by_clock, erased_offsets, erased_times, in_range,
+        of_present_log, rows_of,
+    },
 };
-use crate::{Error, accounts::present_log, cursors::StoredCursor, engine::postgres::Connections};
+use crate::{Error, RecordErasure, accounts::present_log, cursors::StoredCursor, engine::postgres::Connections};
 
 /// All rows in one statement. A value that JSONB cannot hold (a number beyond its range, say) must not fail the others: everything is
 /// then done again, and that value kept as a string of its JSON.
@@ -94,6 +97,25 @@ pub(super) async fn matching(
     query: &HistoryQuery,
 ) -> Result<i64, Error> {
     Ok(sqlx::query_scalar(MATCHING[query.clock()]).bind(producer).bind(from).bind(to).fetch_one(pool).await?)
+}
+
+/// Deletes rows of an erasure with ids from the first to before the second.
+pub(super) async fn erase(pool: &Connections, erasure: &RecordErasure, (from, until): (i64, i64)) -> Result<u64, Error> {
+    let ((first, last), offsets) = (erased_times(&erasure.erased), erased_offsets(erasure));
+    let query = sqlx::query(ERASE)
+        .persistent(false)
+        .bind(erasure.key.producer.0)
+        .bind(erasure.key.log.0.cast_signed())
+        .bind(from)
+        .bind(until)
+        .bind(erasure.erased.device.as_deref().unwrap_or_default())
+        .bind(first)
+        .bind(last)
+        .bind(offsets[0])
+        .bind(offsets[1])
+        .bind(offsets[2])
+        .bind(offsets[3]);
+    Ok(query.execute(pool).await?.rows_affected())
 }
 
 pub(super) async fn names_kept(pool: &Connections, producer: i64, names: &[RecordId], until: i64) -> Result<Vec<(i64, i64)>, Error> {

@@ -4,7 +4,7 @@ use motience_proto::model::{Cursor, DeviceId, LogId, LogKey, ProducerId, RecordI
 use serde_json::value::RawValue;
 use time::{OffsetDateTime, macros::datetime};
 
-use crate::{Error, MAX_PAGE, cursors::StoredCursor, row::row};
+use crate::{Erased, Error, MAX_PAGE, RecordErasure, cursors::StoredCursor, row::row};
 
 /// Which records are asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -228,6 +228,26 @@ macro_rules! by_clock {
     };
 }
 pub(super) use by_clock;
+
+/// Deletes rows of an erasure: of the producer `$1` and the log `$2`, with ids from `$3` to before `$4`, of the device `$5` or of any, that came from
+/// `$6` to `$7`, with offsets from `$8` to `$9`, and not behind the offset `$11` of the epoch `$10`.
+pub(super) const ERASE: &str = "DELETE FROM data_history WHERE producer_id = $1 AND COALESCE(log_id, producer_id) = $2 AND id >= $3 AND id < $4 \
+     AND ($5 = '' OR device_id = $5) AND COALESCE(received_at, timestamp) BETWEEN $6 AND $7 \
+     AND ($8 = 0 OR log_offset >= $8) AND ($9 = 9223372036854775807 OR log_offset <= $9) \
+     AND (log_epoch IS NULL OR log_epoch <> $10 OR log_offset <= $11)";
+
+/// Bounds of an erasure's times.
+pub(super) fn erased_times(erased: &Erased) -> (OffsetDateTime, OffsetDateTime) {
+    (erased.from.map_or(FIRST, in_range), erased.to.map_or(LAST, in_range))
+}
+
+/// Bounds of an erasure's offsets, and the end of the log that it was begun at.
+pub(super) fn erased_offsets(erasure: &RecordErasure) -> [i64; 4] {
+    let Erased { first, last, .. } = erasure.erased;
+    let signed = |offset: u64| i64::try_from(offset).unwrap_or(i64::MAX);
+    let (epoch, offset) = erasure.until.map_or((0, i64::MAX), |until| (until.log_epoch.0.cast_signed(), until.offset.0.cast_signed()));
+    [first.map_or(0, signed), last.map_or(i64::MAX, signed), epoch, offset]
+}
 
 /// How many rows of the times asked for there are, up to one more than [`FEW`]: by arrival, and by the device.
 pub(super) const MATCHING: [&str; 2] = by_clock!(

@@ -7,9 +7,11 @@ use time::{OffsetDateTime, UtcOffset, format_description::BorrowedFormatItem, ma
 
 use super::{
     json,
-    rows::{HistoryBatch, HistoryQuery, Kept, MATCHING, Row, by_clock, in_range, of_present_log, rows_of},
+    rows::{
+        ERASE, HistoryBatch, HistoryQuery, Kept, MATCHING, Row, by_clock, erased_offsets, erased_times, in_range, of_present_log, rows_of,
+    },
 };
-use crate::{Error, accounts::present_log, cursors::StoredCursor};
+use crate::{Error, RecordErasure, accounts::present_log, cursors::StoredCursor};
 
 pub(super) async fn keep_history(pool: &SqlitePool, batches: &[&HistoryBatch]) -> Result<Kept, Error> {
     let mut transaction = pool.begin_with("BEGIN IMMEDIATE").await?;
@@ -80,6 +82,25 @@ pub(super) async fn matching(
     query: &HistoryQuery,
 ) -> Result<i64, Error> {
     Ok(sqlx::query_scalar(MATCHING[query.clock()]).bind(producer).bind(text(from)).bind(text(to)).fetch_one(pool).await?)
+}
+
+/// Deletes rows of an erasure with ids from the first to before the second.
+pub(super) async fn erase(pool: &SqlitePool, erasure: &RecordErasure, (from, until): (i64, i64)) -> Result<u64, Error> {
+    let ((first, last), offsets) = (erased_times(&erasure.erased), erased_offsets(erasure));
+    let query = sqlx::query(ERASE)
+        .persistent(false)
+        .bind(erasure.key.producer.0)
+        .bind(erasure.key.log.0.cast_signed())
+        .bind(from)
+        .bind(until)
+        .bind(erasure.erased.device.as_deref().unwrap_or_default())
+        .bind(text(first))
+        .bind(text(last))
+        .bind(offsets[0])
+        .bind(offsets[1])
+        .bind(offsets[2])
+        .bind(offsets[3]);
+    Ok(query.execute(pool).await?.rows_affected())
 }
 
 pub(super) async fn names_kept(pool: &SqlitePool, producer: i64, names: &[RecordId], until: i64) -> Result<Vec<(i64, i64)>, Error> {

@@ -3,7 +3,7 @@
 use motience_proto::model::{ConsumerId, ProducerId, Role, Status, UserId, Visibility};
 use time::{Duration, OffsetDateTime, macros::datetime};
 
-use super::{Engines, acts::acts, consent::consent, user};
+use super::{Engines, acts::acts, audit::audit, consent::consent, user};
 use crate::{AccountQuery, Change, Error, NewUser, Page, RefreshToken, Spend, Spending, Store, Wanted};
 
 #[tokio::test(flavor = "multi_thread")]
@@ -27,6 +27,7 @@ async fn story(store: Store) {
     revocation(&store).await;
     closed_accounts(&store).await;
     acts(&store).await;
+    audit(&store).await;
     store.close().await;
     assert!(store.ping().await.unwrap_err().is_unavailable());
 }

@@ -14,14 +14,14 @@ use std::{
     sync::Arc,
 };
 
-use motience_proto::model::LogKey;
+use motience_proto::model::{LogKey, RangeSet};
 
 use super::{
     frame::{Draft, Encoder, Frame, MAGIC},
     index::{Index, Run, Runs, Slots, filed},
-    segment::{Name, Piece, Segment, UNFINISHED, scan, sync},
+    segment::{Name, Piece, Position, Segment, UNFINISHED, scan, sync},
 };
-use crate::embedded::state::Note;
+use crate::{batch::blank, embedded::state::Note};
 
 /// Bytes written and synced at once: a larger part would hold up the log's writer.
 const PART: usize = 1 << 20;
@@ -144,7 +144,7 @@ pub(super) fn choose(segments: &[(u64, u64)], limit: u64) -> Option<Range<usize>
 
 /// Copies what is in use of these neighbours into one segment, which takes their place, with what it says of senders. Fails where any of it is
 /// damaged: then they stay, so that readers are told of damage, and `log check` tells where it is.
-pub(super) fn compact(index: &Index, folder: &Arc<Path>, old: &[Arc<Segment>]) -> io::Result<()> {
+pub(super) fn compact(index: &Index, folder: &Arc<Path>, old: &[Arc<Segment>], erased: Option<&Erased>) -> io::Result<()> {
     let (Some(first), Some(last)) = (old.first(), old.last()) else { return Ok(()) };
     let generation = old.iter().map(|segment| segment.name.generation).max().unwrap_or(0) + 1;
     let mut maker = Maker::new(folder, Name { first: first.name.first, last: last.name.last, generation })?;
@@ -156,7 +156,10 @@ pub(super) fn compact(index: &Index, folder: &Arc<Path>, old: &[Arc<Segment>]) -
                 return;
             }
             match piece {
-                Piece::Frame { frame: Frame::Append(append), .. } if !append.entries.is_empty() => {
+                Piece::Frame { frame: Frame::Append(mut append), .. } if !append.entries.is_empty() => {
+                    if let Some(erased) = erased.filter(|erased| erased.key == append.key) {
+                        blank(&mut append.entries, append.first, &erased.offsets);
+                    }
                     let removed = *removed.entry(append.key.log).or_insert_with(|| index.removed(append.key.log).0);
                     if append.first.0 + append.entries.len() as u64 > removed.next().0 {
                         outcome = maker.add(&append.draft());
@@ -176,6 +179,26 @@ pub(super) fn compact(index: &Index, folder: &Arc<Path>, old: &[Arc<Segment>]) -
     let (made, runs) = maker.finish()?;
     index.replace(old, Some(made), runs);
     old.iter().try_for_each(|segment| segment.remove())
+}
+
+/// Records of a log whose messages are not copied.
+pub(super) struct Erased {
+    pub(super) key: LogKey,
+    pub(super) offsets: RangeSet,
+}
+
+impl Erased {
+    /// Writes anew, one by one, the segments that have any of these records. All of them must be written no more, and the database must know them.
+    pub(super) fn rewrite(&self, index: &Index, folder: &Arc<Path>, checkpoint: Position) -> io::Result<()> {
+        let has_any = |run: &Run| self.offsets.touches(&(run.first.0..=run.last.0));
+        for run in index.runs(self.key.log).iter().filter(|run| has_any(run)) {
+            if run.segment.name.last >= checkpoint.segment {
+                return Err(io::Error::new(io::ErrorKind::WouldBlock, "the newest segment is still being written"));
+            }
+            compact(index, folder, std::slice::from_ref(&run.segment), Some(self))?;
+        }
+        Ok(())
+    }
 }
 
 #[cfg(test)]

@@ -20,7 +20,8 @@ use tokio::sync::oneshot;
 use tracing::{error, warn};
 
 use super::{
-    Error, FILE, Hold, Readers, compact,
+    Error, FILE, Hold, Readers,
+    compact::{self, Erased},
     index::{Use, filed},
     load, repair, schema,
     segment::{Name, Position, Segment},
@@ -44,6 +45,8 @@ pub(super) enum Work {
     Account(UserId, Done),
     /// The time that is believed is to be noted. Clients' ids from before `ids` go, in their own time.
     Forget { believed: OffsetDateTime, ids: OffsetDateTime, done: Done },
+    /// These records are to be erased. All of them are in segments that are written no more.
+    Erase(Erased, Done),
     /// The database is damaged; unless more new ones were made by now.
     Rebuild { rebuilt: u32, done: Done },
 }
@@ -103,7 +106,7 @@ impl Maintenance {
             }
             // Whoever holds the log makes a copy of it, which takes as long as it takes.
             let Ok(_held) = self.hold.wait(&self.shared.closing) else {
-                if let Ok(Work::Account(_, done) | Work::Forget { done, .. } | Work::Rebuild { done, .. }) = work {
+                if let Ok(Work::Account(_, done) | Work::Erase(_, done) | Work::Forget { done, .. } | Work::Rebuild { done, .. }) = work {
                     let _ = done.send(Err("another process holds log.hold".to_owned()));
                 }
                 continue;
@@ -119,6 +122,9 @@ impl Maintenance {
                     self.check_in();
                     self.forget_some();
                     let _ = done.send(Ok(()));
+                }
+                Ok(Work::Erase(erased, done)) => {
+                    let _ = done.send(self.erase(&erased));
                 }
                 Ok(Work::Rebuild { rebuilt, done }) => {
                     if rebuilt == self.readers.rebuilt.load(Ordering::Relaxed) {
@@ -183,6 +189,16 @@ impl Maintenance {
         self.checkpoint == end
     }
 
+    /// Writes segments anew without these records. The database knows first whatever they said of senders.
+    fn erase(&mut self, erased: &Erased) -> Result<(), String> {
+        if !self.check_in() {
+            return Err("the log's database cannot be brought up to date".to_owned());
+        }
+        erased
+            .rewrite(&self.shared.index, &self.shared.folder, self.checkpoint)
+            .map_err(|e| format!("records cannot be erased from the log's file: {e}"))
+    }
+
     /// Writes to the database; once more where a new one had to be made of it.
     fn changed(&mut self, write: impl Fn(&mut Connection) -> rusqlite::Result<()>) -> Result<(), String> {
         match write(&mut self.connection) {
@@ -228,7 +244,7 @@ impl Maintenance {
             let sizes: Vec<_> = uses.iter().map(|used| self.size(used)).collect();
             let Some(range) = compact::choose(&sizes, self.shared.segment_bytes) else { return self.unremoved.is_empty() };
             let old: Vec<Arc<Segment>> = uses[range].iter().map(|used| Arc::clone(&used.segment)).collect();
-            match compact::compact(&index, &self.shared.folder, &old) {
+            match compact::compact(&index, &self.shared.folder, &old, None) {
                 Ok(()) => metrics::counter!("motience_log_segments_removed_total").increment(old.len() as u64 - 1),
                 Err(e) if e.kind() == std::io::ErrorKind::InvalidData => {
                     error!(error = %e, segment = old.first().map(|segment| segment.name.first), "segments that are damaged are kept as they are");

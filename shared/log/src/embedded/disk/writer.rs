@@ -16,7 +16,7 @@ use tracing::{error, warn};
 
 use super::{
     Hold, QUEUE,
-    frame::{Draft, Encoder, Slot},
+    frame::{Draft, Encoder, MAGIC, Slot},
     maintenance::Bell,
     segment::{Name, Position, Segment},
     shared::Shared,
@@ -34,10 +34,17 @@ const LAST_TRIES: u32 = 6;
 /// Something to be written, and who waits for it. Without a change: whoever waits wants to know that what was ordered before is in the file.
 pub(super) struct Order {
     pub(super) change: Option<Change>,
+    /// Whether all that was ordered before must be in segments that are written no more.
+    pub(super) seals: bool,
     pub(super) done: oneshot::Sender<()>,
 }
 
 impl Order {
+    /// Has the segment that is being written ended.
+    pub(super) fn sealing(done: oneshot::Sender<()>) -> Self {
+        Self { change: None, seals: true, done }
+    }
+
     fn bytes(&self) -> usize {
         let batches = self.change.iter().flat_map(|change| &change.appends).filter_map(|appended| appended.batch.as_ref());
         batches.map(|batch| batch.bytes()).sum()
@@ -83,6 +90,11 @@ impl Writer {
             if !self.commit(&group, &mut buffer) {
                 error!(changes = group.len(), "cannot write the log's file; records that were not acknowledged are given up");
                 return;
+            }
+            let seals = group.iter().any(|order| order.seals) && self.tail.segment.length() > MAGIC.len() as u64;
+            if seals && let Err(e) = self.hold.share().and_then(|_held| self.rotate()) {
+                // Whoever waits for it finds the segment still being written, and tries again.
+                warn!(error = %e, "no new segment of the log can be begun yet");
             }
             for order in group.drain(..) {
                 if let Some(change) = order.change
@@ -173,6 +185,8 @@ impl Writer {
         let file = segment.write()?;
         segment.set_length(file.metadata()?.len());
         self.shared.index.begin(&segment);
+        // All that was written before has been told.
+        self.shared.pending.lock().end = Position { segment: name.first, at: segment.length() };
         self.tail = Tail { segment, file, encoder: Encoder::default() };
         self.maintenance.ring();
         Ok(())

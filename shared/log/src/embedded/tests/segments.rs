@@ -352,3 +352,43 @@ async fn a_large_log_opens_quickly() {
         close(log).await;
     }
 }
+
+/// The messages are in no file any more, and a process that begins on the folder, after a crash too, tells what one before it told.
+#[tokio::test]
+async fn erased_records_are_in_no_file() {
+    let home = Home::new();
+    let open = || Log::in_segments(home.dir.path(), Retention::default(), home.clock.clone(), Arc::new(|_| {}), 4_000).unwrap();
+    let log = open();
+    let (sender, other) = (device("d", 1), device("e", 2));
+    let mut opened = [log.open(A, &sender, None).await.unwrap(), log.open(B, &other, None).await.unwrap()];
+    for n in 0..10 {
+        flood(&log, A, &sender, &mut opened[0], n * 4 + 1..=n * 4 + 4).await;
+        flood(&log, B, &other, &mut opened[1], n * 4 + 1..=n * 4 + 4).await;
+    }
+    let secret = log.read(A, Offset(4), 1).await.unwrap().batches[0].entries()[1].message.clone();
+    let kept = log.read(A, Offset(0), 1).await.unwrap().batches[0].entries()[0].message.clone();
+    let files_with = |message: &[u8]| {
+        let has = |path: &std::path::PathBuf| fs::read(path).unwrap().windows(message.len()).any(|window| window == message);
+        home.segments().iter().filter(|path| has(path)).count()
+    };
+    assert_eq!((files_with(&secret), files_with(&kept)), (1, 1));
+    let erased = "6,9-12,39-40".parse().unwrap();
+    log.erase_records(A, &erased).await.unwrap();
+    assert_eq!((files_with(&secret), files_with(&kept)), (0, 1));
+    // Behind them goes on what is written.
+    flood(&log, A, &sender, &mut opened[0], 41..=44).await;
+    let crashed = home.crashed();
+    close(log).await;
+    for (home, count) in [(&home, 44), (&crashed, 44)] {
+        let log = Log::in_segments(home.dir.path(), Retention::default(), home.clock.clone(), Arc::new(|_| {}), 4_000).unwrap();
+        let entries =
+            log.read(A, Offset(0), 1 << 20).await.unwrap().batches.iter().flat_map(|batch| batch.entries().to_vec()).collect::<Vec<_>>();
+        assert_eq!(entries.len(), count);
+        let blank: Vec<usize> = entries.iter().enumerate().filter(|(_, entry)| entry.is_erased()).map(|(at, _)| at + 1).collect();
+        assert_eq!(blank, [6, 9, 10, 11, 12, 39, 40]);
+        assert_eq!(read_all(&log, B).await.0.len(), 40);
+        assert_eq!(log.open(A, &device("d", 3), None).await.unwrap().seen.to_string(), "1-44");
+        close(log).await;
+        assert!(check(home.dir.path()).unwrap().is_good());
+    }
+}
