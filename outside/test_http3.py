@@ -107,6 +107,8 @@ CALLS = {
         "GET /platform": lambda cast: Call(token=cast.admin.token),
         "POST /erasures": lambda cast: Call(202, cast.producer.token, {"device_id": "nobody"}),
         "GET /erasures": lambda cast: Call(token=cast.producer.token, query="?limit=2"),
+        "GET /retention/{producer_id}": lambda cast: Call(token=cast.producer.token, path={"producer_id": cast.producer.id}),
+        "PUT /retention/{producer_id}": lambda cast: Call(token=cast.producer.token, body={"log_age_seconds": 86400}, path={"producer_id": cast.producer.id}),
         "GET /cursors": lambda cast: Call(token=cast.consumer.token),
         "POST /cursors/{name}": lambda cast: Call(
             204, cast.consumer.token, {"cursors": {str(cast.producer.id): "1-1"}}, path={"name": "interop"}

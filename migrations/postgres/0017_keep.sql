@@ -44,3 +44,11 @@ CREATE TABLE IF NOT EXISTS record_erasures (
 );
 CREATE INDEX IF NOT EXISTS record_erasures_open ON record_erasures (id) WHERE done_at IS NULL;
 CREATE INDEX IF NOT EXISTS record_erasures_producer ON record_erasures (producer_id, id);
+
+-- What a producer wants kept, where that is less than the platform keeps. NULL: as the platform does.
+CREATE TABLE IF NOT EXISTS retentions (
+  producer_id BIGINT PRIMARY KEY,
+  log_age BIGINT, -- milliseconds
+  log_bytes BIGINT,
+  history_age BIGINT -- milliseconds
+);

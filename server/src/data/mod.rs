@@ -8,6 +8,7 @@ pub(crate) mod history;
 mod nodes;
 mod platform;
 mod publish;
+mod retention;
 mod streams;
 mod writer;
 
@@ -65,6 +66,7 @@ fn operations(data_body: usize) -> OpenApiRouter<Shared> {
         .routes(routes!(streams::streams))
         .routes(routes!(stream::stream))
         .routes(routes!(erasures::erase, erasures::erasures))
+        .routes(routes!(retention::retention, retention::set_retention))
         .routes(routes!(cursors::list))
         .routes(routes!(cursors::confirm, cursors::delete))
         .routes(routes!(devices::devices))

@@ -19,6 +19,7 @@ mod operators;
 mod pages;
 mod refusals;
 mod requests;
+mod retention;
 mod room;
 mod stream;
 mod subscriptions;

@@ -18,6 +18,7 @@ mod keys;
 mod meter;
 mod readiness;
 mod record_erasure;
+pub mod retention;
 
 use std::{
     fmt,
@@ -86,6 +87,8 @@ settings! {
         BACKEND_WAIT = "5m" => wait: Duration;
         /// Where an embedded node keeps its log: `file` (in DATA_DIR, written before anything is acknowledged) or `memory`.
         LOG_DURABILITY, example "file" => durability: Option<Durability>;
+        /// How long records stay in the history (PERSIST); a producer may want less. For ever unless given.
+        HISTORY_RETENTION, example "365d" => history_retention: Option<Duration>, > 0;
     }
 }
 
@@ -134,6 +137,8 @@ pub struct Config {
     pub devices: devices::Config,
     /// How much of the log is kept.
     pub retention: Retention,
+    /// How long records stay in the history; `None`: for ever.
+    pub history_retention: Option<Duration>,
     /// Limits of the relay.
     pub limits: Limits,
     /// How many connections there may be.
@@ -156,7 +161,7 @@ impl Config {
 
     /// Reads the settings of the backend and of its parts, and checks how they fit together.
     pub fn read(reader: &mut Reader<'_>) -> Self {
-        let Settings { name, data_dir, wait, durability } = reader.group();
+        let Settings { name, data_dir, wait, durability, history_retention } = reader.group();
         let replicas = reader.group::<log::redis::Settings>().replicas;
         let config = Self {
             store: store::Config::read(reader, &data_dir),
@@ -169,6 +174,7 @@ impl Config {
             limits: reader.group(),
             permits: reader.group(),
             uploads: reader.group(),
+            history_retention,
             node: name.map_or_else(|| format!("node-{:08x}", fastrand::u32(..)), |name| name.0),
             data_dir,
             wait,
@@ -327,6 +333,8 @@ pub struct Backend {
     /// Told when records are to be erased.
     asked: Arc<Notify>,
     record_eraser: tokio::task::JoinHandle<()>,
+    history_retention: Option<Duration>,
+    trimmer: tokio::task::JoinHandle<()>,
     /// Told when an account has ended.
     ended: Arc<Notify>,
     eraser: tokio::task::JoinHandle<()>,
@@ -437,8 +445,16 @@ impl Backend {
             asked: Arc::clone(&asked),
         };
         let record_eraser = tokio::spawn(record_eraser.run());
+        let failed = |source| Error::Store { place: config.store_place(), source };
+        retention::load(&store, relay.log()).await.map_err(failed)?;
+        let trimmer = retention::Trimmer { store: store.clone(), clock: clock.clone(), platform: config.history_retention };
+        let trimmer = tokio::spawn(trimmer.run(match kind {
+            Kind::Embedded => Lease::uncontended(retention::LEASE, clock.clone()),
+            Kind::Cluster => Lease::new(retention::LEASE, &config.node, store.clone(), clock.clone()),
+        }));
         let refresher = Refresher {
             store: store.clone(),
+            log: relay.log().clone(),
             logs: logs.clone(),
             keys: keys.clone(),
             revocations: revocations.clone(),
@@ -484,6 +500,8 @@ impl Backend {
             auditor,
             asked,
             record_eraser,
+            history_retention: config.history_retention,
+            trimmer,
             ended,
             eraser,
             refresher,
@@ -639,6 +657,7 @@ impl Backend {
         self.eraser.abort();
         self.auditor.abort();
         self.record_eraser.abort();
+        self.trimmer.abort();
         if let Err(e) = self.attempts.record().await {
             warn!(error = causes(&e), "refused attempts are missing in the audit log");
         }
@@ -753,6 +772,7 @@ fn end_accounts(gone: impl IntoIterator<Item = Gone>, revocations: &Revocations)
 /// Reads from the store again what this node knows of it.
 struct Refresher {
     store: Store,
+    log: Log,
     logs: LogIds,
     keys: keys::Keys,
     revocations: Revocations,
@@ -779,6 +799,9 @@ impl Refresher {
             }
             if let Err(e) = load_devices(&self.store, &self.devices).await {
                 warn!(error = %e, "restricted devices cannot be read; trying again");
+            }
+            if let Err(e) = retention::load(&self.store, &self.log).await {
+                warn!(error = %e, "what producers want kept cannot be read; trying again");
             }
             if let Err(e) = self.keys.refresh(&self.revocations).await {
                 warn!(error = %e, "keys cannot be looked up again; trying again");

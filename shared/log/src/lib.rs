@@ -49,7 +49,7 @@ pub use bus::{Bus, Signal, Sink, Topic};
 pub use epochs::{Epochs, MAX_EPOCHS};
 pub use outline::{Backlog, Bound, Bounds, Cut, Outline};
 pub use records::{AppendBatch, AppendRecord, Fetch, Records};
-pub use retention::Retention;
+pub use retention::{OwnRetention, Retention, Retentions};
 pub use sessions::{Hold, RANGE_BYTES, SESSION_BYTES, Sender, SessionName, SessionState, Sessions};
 
 use std::time::Duration;
@@ -177,6 +177,14 @@ impl Log {
         match self {
             Self::Embedded(log) => log.held(),
             Self::Redis(_) => 0,
+        }
+    }
+
+    /// How much is kept of each producer's log.
+    pub fn retentions(&self) -> &Retentions {
+        match self {
+            Self::Embedded(log) => log.retentions(),
+            Self::Redis(log) => log.retentions(),
         }
     }
 

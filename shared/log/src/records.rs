@@ -80,8 +80,8 @@ pub trait Records: Send + Sync {
     /// dedup windows stay, so that readers are told of a gap, and a record that is sent again is known as a duplicate.
     fn erase_records(&self, key: LogKey, offsets: &RangeSet) -> impl Future<Output = Result<(), Error>> + Send;
 
-    /// Time before which retention removes records.
-    fn oldest(&self) -> OffsetDateTime;
+    /// Time before which retention removes records of this log.
+    fn oldest(&self, key: LogKey) -> OffsetDateTime;
 
     /// Signals this producer's batches from now on. Returns when that is in force.
     fn watch(&self, key: LogKey) -> impl Future<Output = Result<(), Error>> + Send;
@@ -123,7 +123,7 @@ impl Log {
             return Ok(false);
         }
         let removed = each!(self, log => log.removed_at(key).await)?;
-        Ok(removed.is_some_and(|removed| removed >= time) || time < each!(self, log => log.oldest()))
+        Ok(removed.is_some_and(|removed| removed >= time) || time < each!(self, log => log.oldest(key)))
     }
 
     /// See [`Records::erase`].

@@ -1,9 +1,14 @@
 //! Retention: how much of a producer's log is kept, and the segments by which it is trimmed without looking at every entry.
 
-use std::{collections::VecDeque, time::Duration};
+use std::{
+    collections::{HashMap, VecDeque},
+    sync::Arc,
+    time::Duration,
+};
 
-use motience_proto::model::Offset;
+use motience_proto::model::{Offset, ProducerId};
 use motience_settings::env::settings;
+use parking_lot::RwLock;
 use time::OffsetDateTime;
 
 settings! {
@@ -13,7 +18,7 @@ settings! {
         /// How long a record is kept.
         LOG_RETENTION = "24h" => age: Duration;
         /// Bytes of records kept for each producer.
-        LOG_RETENTION_BYTES = "16MiB" => bytes: usize as Size;
+        LOG_RETENTION_BYTES = "64MiB" => bytes: usize as Size;
         /// Where the clock has jumped, an embedded node removes no more of a log at once because of its age than this part of it, in
         /// percent, before an operator has confirmed the clock (`motience-server log confirm`). 100 asks for nothing.
         LOG_RETENTION_AT_ONCE = "50" => at_once: u8, "0"..="100";
@@ -21,6 +26,46 @@ settings! {
         LOG_MAX_SESSIONS = "20000" => sessions: usize, > 0;
         /// Bytes that these sessions take for each producer, with their dedup windows.
         LOG_MAX_DEDUP_BYTES = "4MiB" => windows: usize as Size;
+    }
+}
+
+/// Limits that one producer has set for its own log.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct OwnRetention {
+    /// How long its records are kept; `None`: as long as those of others.
+    pub age: Option<Duration>,
+    /// Bytes of its records that are kept.
+    pub bytes: Option<usize>,
+}
+
+/// How much is kept of each producer's log: what the platform keeps, or less where the producer wants less. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Retentions {
+    platform: Retention,
+    own: Arc<RwLock<HashMap<ProducerId, OwnRetention>>>,
+}
+
+impl Retentions {
+    /// The platform's bounds, for all producers.
+    pub fn new(platform: Retention) -> Self {
+        Self { platform, own: Arc::default() }
+    }
+
+    /// The platform's bounds.
+    pub fn platform(&self) -> &Retention {
+        &self.platform
+    }
+
+    /// Bounds of this producer's log.
+    pub fn of(&self, producer: ProducerId) -> Retention {
+        let own = self.own.read().get(&producer).copied().unwrap_or_default();
+        let Retention { age, bytes, .. } = self.platform;
+        Retention { age: own.age.map_or(age, |own| own.min(age)), bytes: own.bytes.map_or(bytes, |own| own.min(bytes)), ..self.platform }
+    }
+
+    /// Replaces the limits that producers have set.
+    pub fn set(&self, own: HashMap<ProducerId, OwnRetention>) {
+        *self.own.write() = own;
     }
 }
 
@@ -191,6 +236,18 @@ mod tests {
         assert_eq!(segments.trim(at(0), at(0), &keep).gone, None);
         segments.add(Offset(2), 5000, at(0), &keep);
         assert_eq!(segments.trim(at(0), at(0), &keep).gone, Some(Offset(1)));
+    }
+
+    #[test]
+    fn a_producer_may_keep_less_and_not_more() {
+        let retentions = Retentions::new(Retention { age: Duration::from_secs(100), bytes: 1000, ..Retention::default() });
+        let own = |age, bytes| OwnRetention { age: Some(Duration::from_secs(age)), bytes: Some(bytes) };
+        retentions.set(HashMap::from([(ProducerId(1), own(10, 2000)), (ProducerId(2), own(200, 5))]));
+        let kept = |producer| {
+            let Retention { age, bytes, .. } = retentions.of(ProducerId(producer));
+            (age.as_secs(), bytes)
+        };
+        assert_eq!([kept(1), kept(2), kept(3)], [(10, 1000), (100, 5), (100, 1000)]);
     }
 
     /// A clock that is set ahead makes everything too old at once.

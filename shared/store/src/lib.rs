@@ -26,6 +26,7 @@ mod login_addresses;
 mod personal;
 mod record_erasures;
 mod refresh;
+mod retentions;
 mod row;
 mod subscriptions;
 #[cfg(test)]
@@ -64,6 +65,7 @@ pub use self::{
     personal::{PERSONAL_TABLES, PersonalRows, PersonalTable},
     record_erasures::{Erased, RecordErasure},
     refresh::{AccountSession, Issued, RefreshToken, Spend, Spending},
+    retentions::OwnRetention,
     subscriptions::{Change, Decision, Followers, Right, Terms, Wanted},
 };
 

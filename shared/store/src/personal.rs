@@ -51,6 +51,7 @@ pub const PERSONAL_TABLES: &[PersonalTable] = &[
     table("devices", &["producer_id"], Order::Columns("device_id")),
     PersonalTable { hidden: &["hash"], ..table("enrolment_tokens", &["producer_id"], Order::Columns("id")) },
     PersonalTable { hidden: &["salt"], ..table("act_origins", &["account"], Order::Columns("act_id")) },
+    table("retentions", &["producer_id"], Order::Columns("producer_id")),
     table("record_erasures", &["producer_id"], Order::Id),
     // The record of acts stays: it knows accounts by number only.
     PersonalTable { erased_by: &[], ..table("acts", &["actor", "concern", "other_concern"], Order::Id) },

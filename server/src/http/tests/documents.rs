@@ -99,11 +99,13 @@ async fn each_document_names_every_path_of_its_service() {
                 "GET /history/{producer_id}",
                 "GET /nodes",
                 "GET /platform",
+                "GET /retention/{producer_id}",
                 "GET /stream",
                 "GET /streams",
                 "POST /cursors/{name}",
                 "POST /data",
                 "POST /erasures",
+                "PUT /retention/{producer_id}",
             ],
         ),
     ] {

@@ -84,7 +84,7 @@ use super::{
     belief::Now,
     state::{Change, Producer},
 };
-use crate::{self as log, Retention};
+use crate::{self as log, Retentions};
 
 /// Longest wait for a write.
 const ANSWER_LIMIT: Duration = Duration::from_secs(5);
@@ -178,7 +178,7 @@ pub(super) struct Disk {
     readers: Readers,
     /// Parts that readers have found damaged.
     damage: Mutex<BTreeSet<(LogKey, Offset)>>,
-    retention: Retention,
+    retentions: Retentions,
     threads: Mutex<Vec<JoinHandle<()>>>,
     _lock: Arc<File>,
 }
@@ -195,7 +195,12 @@ struct Readers {
 
 impl Disk {
     /// The log in `dir`, and the time of day that is believed where the clock says `now`.
-    pub(super) fn open(dir: &Path, retention: Retention, now: OffsetDateTime, segment_bytes: u64) -> Result<(Self, OffsetDateTime), Error> {
+    pub(super) fn open(
+        dir: &Path,
+        retentions: Retentions,
+        now: OffsetDateTime,
+        segment_bytes: u64,
+    ) -> Result<(Self, OffsetDateTime), Error> {
         private::folder(dir).map_err(|e| Error::Io(dir.to_owned(), e))?;
         let lock = locked(dir)?;
         // A backup that began while nobody ran is of one moment too.
@@ -250,7 +255,7 @@ impl Disk {
             shared,
             readers,
             damage: Mutex::default(),
-            retention,
+            retentions,
             threads: Mutex::new(threads),
             _lock: lock,
         };
@@ -276,7 +281,7 @@ impl Disk {
 
     /// Loads a producer's state without its entries.
     pub(super) async fn load(&self, key: LogKey, now: OffsetDateTime) -> Result<Producer, log::Error> {
-        let (index, retention) = (Arc::clone(&self.shared.index), self.retention);
+        let (index, retention) = (Arc::clone(&self.shared.index), self.retentions.of(key.producer));
         let load = async || {
             let index = Arc::clone(&index);
             self.readers.loader.ask(move |loader| load::load(&index, loader, key, &retention, now)).await
@@ -355,7 +360,7 @@ impl Disk {
 
     /// Brings the database up to date, has the believed time noted, and clients' ids that are past removed, a part at a time.
     pub(super) async fn forget(&self, now: Now) {
-        let (believed, ids) = (now.sure, now.sure - self.retention.age);
+        let (believed, ids) = (now.sure, now.sure - self.retentions.platform().age);
         let _ = self.ask_maintenance(|done| Work::Forget { believed, ids, done }).await;
     }
 

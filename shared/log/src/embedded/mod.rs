@@ -41,7 +41,8 @@ use self::{
     state::{Change, Producer},
 };
 use crate::{
-    AppendBatch, Bounds, Bus, Engine, Error, Fetch, Outline, Records, Retention, Sender, SessionState, Sessions, Signal, Sink, Topic,
+    AppendBatch, Bounds, Bus, Engine, Error, Fetch, Outline, Records, Retention, Retentions, Sender, SessionState, Sessions, Signal, Sink,
+    Topic,
 };
 
 /// How often producers that write nothing are trimmed by age.
@@ -56,7 +57,7 @@ const STEP: Duration = Duration::from_secs(90);
 pub struct Log(Arc<Inner>);
 
 struct Inner {
-    retention: Retention,
+    retentions: Retentions,
     clock: Clock,
     belief: Belief,
     /// Logs of which much would go at once, were the clock believed.
@@ -84,7 +85,7 @@ impl Log {
     /// An empty log in memory whose signals go to `sink`.
     pub fn in_memory(retention: Retention, clock: Clock, sink: Sink) -> Self {
         let believed = clock.now();
-        Self::new(None, believed, retention, clock, sink)
+        Self::new(None, believed, Retentions::new(retention), clock, sink)
     }
 
     /// The log in the folder `dir`, made where there is none. One process at a time may have it.
@@ -93,14 +94,15 @@ impl Log {
     }
 
     fn in_segments(dir: &Path, retention: Retention, clock: Clock, sink: Sink, segment_bytes: u64) -> Result<Self, OpenError> {
-        let (disk, believed) = Disk::open(dir, retention, clock.now(), segment_bytes)?;
-        Ok(Self::new(Some(disk), believed, retention, clock, sink))
+        let retentions = Retentions::new(retention);
+        let (disk, believed) = Disk::open(dir, retentions.clone(), clock.now(), segment_bytes)?;
+        Ok(Self::new(Some(disk), believed, retentions, clock, sink))
     }
 
-    fn new(disk: Option<Disk>, believed: OffsetDateTime, retention: Retention, clock: Clock, sink: Sink) -> Self {
+    fn new(disk: Option<Disk>, believed: OffsetDateTime, retentions: Retentions, clock: Clock, sink: Sink) -> Self {
         let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
         let log = Self(Arc::new(Inner {
-            retention,
+            retentions,
             clock,
             belief: Belief::new(believed),
             held: AtomicU64::new(0),
@@ -140,6 +142,10 @@ impl Log {
 
     pub(super) fn stalled_for(&self) -> Option<Duration> {
         self.0.disk.as_ref().and_then(Disk::stalled_for)
+    }
+
+    pub(super) fn retentions(&self) -> &Retentions {
+        &self.0.retentions
     }
 
     pub(super) fn held(&self) -> u64 {
@@ -201,7 +207,7 @@ impl Log {
         } else if held != held_before {
             warn!(
                 logs = held,
-                percent = self.0.retention.at_once,
+                percent = self.0.retentions.platform().at_once,
                 "the clock has jumped: more than LOG_RETENTION_AT_ONCE of these logs would be too old at once, and is kept. If the clock is \
                  right, `motience-server log confirm` lets it go"
             );
@@ -242,7 +248,7 @@ impl Log {
         let mut change = Change::new(key);
         let (held, written) = {
             let mut state = place.lock();
-            change.finish(&mut state, self.now(), &self.0.retention, self.0.disk.is_some());
+            change.finish(&mut state, self.now(), &self.0.retentions.of(key.producer), self.0.disk.is_some());
             (change.held, room.filter(|_| !change.is_empty()).map(|room| room.write(change)))
         };
         if let Some(written) = written {
@@ -261,16 +267,16 @@ impl Records for Log {
             Some(disk) => Some(disk.room().await?),
             None => None,
         };
-        let now = self.now();
+        let (now, keep) = (self.now(), self.0.retentions.of(key.producer));
         let (outcomes, written) = {
             let mut state = place.lock();
             let mut change = Change::new(key);
             // Signalled under the producer's lock, so that signals keep the order of the log. So do orders to the file.
             let outcomes = batches
                 .iter()
-                .map(|batch| state.append(batch, now, &self.0.retention, &mut change, |batch| (self.0.sink)(Signal::Batch(batch))))
+                .map(|batch| state.append(batch, now, &keep, &mut change, |batch| (self.0.sink)(Signal::Batch(batch))))
                 .collect();
-            change.finish(&mut state, now, &self.0.retention, self.0.disk.is_some());
+            change.finish(&mut state, now, &keep, self.0.disk.is_some());
             change.settled = Some(Arc::clone(&place));
             (outcomes, room.map(|room| room.write(change)))
         };
@@ -315,7 +321,7 @@ impl Records for Log {
         let (place, now) = (self.place(key).await?, self.0.clock.now());
         let state = place.lock();
         let (segments, total, end) = state.segments.outline();
-        Ok(Outline { bounds: state.bounds(), segments, total, end: end.unwrap_or(now), now, keep: self.0.retention })
+        Ok(Outline { bounds: state.bounds(), segments, total, end: end.unwrap_or(now), now, keep: self.0.retentions.of(key.producer) })
     }
 
     async fn offset_for_time(&self, key: LogKey, time: OffsetDateTime) -> Result<Offset, Error> {
@@ -370,8 +376,8 @@ impl Records for Log {
         Ok(())
     }
 
-    fn oldest(&self) -> OffsetDateTime {
-        self.0.clock.now() - self.0.retention.age
+    fn oldest(&self, key: LogKey) -> OffsetDateTime {
+        self.0.clock.now() - self.0.retentions.of(key.producer).age
     }
 
     /// Does nothing: every append is signalled.
@@ -385,7 +391,7 @@ impl Records for Log {
 impl Sessions for Log {
     async fn open(&self, key: LogKey, sender: &Sender, reopened: Option<LogEpoch>) -> Result<SessionState, Error> {
         let place = self.place(key).await?;
-        let opened = place.lock().open(sender, reopened.is_some(), self.now(), &self.0.retention)?;
+        let opened = place.lock().open(sender, reopened.is_some(), self.now(), &self.0.retentions.of(key.producer))?;
         if let Some(disk) = &self.0.disk {
             // The dedup window must be as durable as an acknowledgement.
             disk.flushed().await?;

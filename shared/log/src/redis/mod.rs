@@ -55,8 +55,8 @@ use self::{
     watch::SAY_EVERY,
 };
 use crate::{
-    AppendBatch, Bounds, Bus, Engine, Error, Fetch, Outline, Records, Retention, Sender, SessionState, Sessions, Signal, Sink, Topic,
-    sessions::DEVICE_MEMORY,
+    AppendBatch, Bounds, Bus, Engine, Error, Fetch, Outline, Records, Retention, Retentions, Sender, SessionState, Sessions, Signal, Sink,
+    Topic, sessions::DEVICE_MEMORY,
 };
 
 /// Longest wait for one answer of Redis.
@@ -84,7 +84,7 @@ struct Inner {
     seal: Seal,
     link: Link,
     follower: Follower,
-    retention: Retention,
+    retentions: Retentions,
     /// See [`Config::budget`].
     budget: Option<usize>,
     barrier: Option<Barrier>,
@@ -134,7 +134,7 @@ impl Log {
             seal,
             link,
             follower,
-            retention,
+            retentions: Retentions::new(retention),
             budget: config.budget,
             barrier,
             watch: Mutex::default(),
@@ -166,6 +166,10 @@ impl Log {
         }
     }
 
+    pub(super) fn retentions(&self) -> &Retentions {
+        &self.0.retentions
+    }
+
     pub(super) fn is_full(&self) -> bool {
         self.0.link.is_full()
     }
@@ -191,7 +195,8 @@ impl Records for Log {
             call.arg(self.0.names.session(key, &batch.name));
         }
         let channel = self.0.names.channel(Channel::Live(key));
-        call.arg(&channel).arg(session.log_epoch.0).arg(self.0.retention.bytes).arg(millis(self.0.retention.age));
+        let keep = self.0.retentions.of(key.producer);
+        call.arg(&channel).arg(session.log_epoch.0).arg(keep.bytes).arg(millis(keep.age));
         self.0.bounds(&mut call);
         let now = self.0.clock.now();
         for batch in batches {
@@ -265,7 +270,7 @@ impl Records for Log {
         let link = &self.0.link;
         let (bounds, total, (_, marks), left) =
             tokio::try_join!(self.bounds(key), link.ask::<Option<u64>>(&total), link.query(&marks), link.ask::<i64>(&left))?;
-        let (now, keep) = (self.0.clock.now(), self.0.retention);
+        let (now, keep) = (self.0.clock.now(), self.0.retentions.of(key.producer));
         let segments = reply::segments(marks)?;
         // An append may have come between the answers.
         let total = total.unwrap_or(0).max(segments.last().map_or(0, |segment| segment.total));
@@ -328,8 +333,8 @@ impl Records for Log {
         Err(Error::Unavailable("records are being erased by another node, or the log was lost meanwhile".to_owned()))
     }
 
-    fn oldest(&self) -> OffsetDateTime {
-        self.0.clock.now() - self.0.retention.age
+    fn oldest(&self, key: LogKey) -> OffsetDateTime {
+        self.0.clock.now() - self.0.retentions.of(key.producer).age
     }
 
     async fn watch(&self, key: LogKey) -> Result<(), Error> {
@@ -431,7 +436,8 @@ impl Drop for Inner {
 impl Inner {
     /// Adds what bounds the sessions to a call.
     fn bounds(&self, call: &mut redis::Cmd) {
-        call.arg(self.retention.sessions).arg(self.retention.windows).arg(millis(LEASE));
+        let keep = self.retentions.platform();
+        call.arg(keep.sessions).arg(keep.windows).arg(millis(LEASE));
     }
 
     /// Says of these sessions that their connections last, or have ended.

@@ -2,7 +2,7 @@
 //!
 //! All keys and the channel of a producer carry its hash tag, so that one function call finds them on one shard.
 
-use motience_proto::model::LogKey;
+use motience_proto::model::{LogKey, ProducerId};
 
 use crate::{Error, SessionName, Topic};
 
@@ -48,6 +48,12 @@ impl Names {
         format!("{}:{{*}}:log", self.prefix)
     }
 
+    /// The producer whose log has the key `log`.
+    pub(super) fn producer_of(&self, log: &str) -> Option<ProducerId> {
+        let key = log.strip_prefix(&self.prefix)?.strip_prefix(":{")?.strip_suffix("}:log")?;
+        key.parse().ok().map(|key: LogKey| key.producer)
+    }
+
     /// Another key of the producer whose log has the key `log`.
     pub(super) fn beside(&self, log: &str, part: &str) -> String {
         format!("{}{part}", log.strip_suffix("log").unwrap_or(log))
@@ -80,7 +86,7 @@ impl Names {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use motience_proto::model::{LogId, ProducerId};
+    use motience_proto::model::LogId;
 
     #[test]
     fn a_channel_is_known_by_its_name() {
@@ -90,6 +96,7 @@ mod tests {
             assert_eq!(names.channel_of(names.channel(channel).as_bytes()).unwrap(), channel);
         }
         assert_eq!(names.key(log, "meta"), "m:a:{7-99}:meta");
+        assert_eq!((names.producer_of(&names.key(log, "log")), names.producer_of("m:b:{7-99}:log")), (Some(ProducerId(7)), None));
         assert_eq!(names.beside(&names.key(log, "log"), "meta"), "m:a:{7-99}:meta");
         for other in ["m:a:{x}:live", "m:a:{7}:live", "m:bus", "m:ab:bus", "m:b:{7-99}:live"] {
             assert!(names.channel_of(other.as_bytes()).is_err(), "{other}");

@@ -137,7 +137,8 @@ async fn sweep(log: &Inner, need: u64) -> Result<(), Error> {
 async fn trim(log: &Inner, key: &str, keep: u64) -> Result<u64, Error> {
     let mut call = functions::sweep();
     call.arg(3).arg(log.names.beside(key, "meta")).arg(key).arg(log.names.beside(key, "marks"));
-    call.arg(log.retention.bytes).arg(super::millis(log.retention.age)).arg(keep);
+    let kept = log.names.producer_of(key).map_or(*log.retentions.platform(), |producer| log.retentions.of(producer));
+    call.arg(kept.bytes).arg(super::millis(kept.age)).arg(keep);
     log.link.ask(&call).await
 }
 

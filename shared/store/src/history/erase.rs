@@ -1,4 +1,7 @@
-//! Rows of records that are erased.
+//! Rows that are erased, or that are too old.
+
+use motience_proto::model::ProducerId;
+use time::OffsetDateTime;
 
 use super::{postgres, sqlite};
 use crate::{Engine, Error, RecordErasure, Store, limited, on};
@@ -7,6 +10,17 @@ use crate::{Engine, Error, RecordErasure, Store, limited, on};
 const LOOKED_THROUGH: i64 = 100_000;
 
 impl Store {
+    /// Deletes rows of a producer that came before `before`, as many as one statement takes; says how many there were.
+    pub async fn trim_history(&self, producer: ProducerId, before: OffsetDateTime) -> Result<u64, Error> {
+        limited(async {
+            match &*self.0 {
+                Engine::Sqlite(pools) => sqlite::trim(&pools.writer, producer.0, before).await,
+                Engine::Postgres(pools) => postgres::trim(&pools.writer, producer.0, before).await,
+            }
+        })
+        .await
+    }
+
     /// Erases the rows of these records from the history, a few at a time; says how many there were.
     pub async fn erase_history(&self, erasure: &RecordErasure) -> Result<u64, Error> {
         let producer = erasure.key.producer.0;

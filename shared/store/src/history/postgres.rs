@@ -9,7 +9,7 @@ use time::OffsetDateTime;
 use super::{
     json,
     rows::{
-        ERASE, HistoryBatch, HistoryQuery, HistoryRow, Kept, MATCHING, Row, by_clock, erased_offsets, erased_times, in_range,
+        ERASE, HistoryBatch, HistoryQuery, HistoryRow, Kept, MATCHING, Row, TRIM, by_clock, erased_offsets, erased_times, in_range,
         of_present_log, rows_of,
     },
 };
@@ -97,6 +97,15 @@ pub(super) async fn matching(
     query: &HistoryQuery,
 ) -> Result<i64, Error> {
     Ok(sqlx::query_scalar(MATCHING[query.clock()]).bind(producer).bind(from).bind(to).fetch_one(pool).await?)
+}
+
+/// Deletes some rows of a producer that came before a time.
+pub(super) async fn trim(pool: &Connections, producer: i64, before: OffsetDateTime) -> Result<u64, Error> {
+    let mut gone = 0;
+    for statement in TRIM {
+        gone += sqlx::query(statement).persistent(false).bind(producer).bind(in_range(before)).execute(pool).await?.rows_affected();
+    }
+    Ok(gone)
 }
 
 /// Deletes rows of an erasure with ids from the first to before the second.

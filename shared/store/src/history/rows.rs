@@ -236,6 +236,12 @@ pub(super) const ERASE: &str = "DELETE FROM data_history WHERE producer_id = $1 
      AND ($8 = 0 OR log_offset >= $8) AND ($9 = 9223372036854775807 OR log_offset <= $9) \
      AND (log_epoch IS NULL OR log_epoch <> $10 OR log_offset <= $11)";
 
+/// Deletes some rows of the producer `$1` that came before `$2`: those that say when they came, and imported ones, which go by the device's time.
+pub(super) const TRIM: [&str; 2] = [
+    "DELETE FROM data_history WHERE id IN (SELECT id FROM data_history WHERE producer_id = $1 AND received_at < $2 ORDER BY received_at LIMIT 2000)",
+    "DELETE FROM data_history WHERE id IN (SELECT id FROM data_history WHERE producer_id = $1 AND received_at IS NULL AND timestamp < $2 LIMIT 2000)",
+];
+
 /// Bounds of an erasure's times.
 pub(super) fn erased_times(erased: &Erased) -> (OffsetDateTime, OffsetDateTime) {
     (erased.from.map_or(FIRST, in_range), erased.to.map_or(LAST, in_range))

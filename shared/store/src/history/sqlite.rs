@@ -8,7 +8,8 @@ use time::{OffsetDateTime, UtcOffset, format_description::BorrowedFormatItem, ma
 use super::{
     json,
     rows::{
-        ERASE, HistoryBatch, HistoryQuery, Kept, MATCHING, Row, by_clock, erased_offsets, erased_times, in_range, of_present_log, rows_of,
+        ERASE, HistoryBatch, HistoryQuery, Kept, MATCHING, Row, TRIM, by_clock, erased_offsets, erased_times, in_range, of_present_log,
+        rows_of,
     },
 };
 use crate::{Error, RecordErasure, accounts::present_log, cursors::StoredCursor};
@@ -82,6 +83,15 @@ pub(super) async fn matching(
     query: &HistoryQuery,
 ) -> Result<i64, Error> {
     Ok(sqlx::query_scalar(MATCHING[query.clock()]).bind(producer).bind(text(from)).bind(text(to)).fetch_one(pool).await?)
+}
+
+/// Deletes some rows of a producer that came before a time.
+pub(super) async fn trim(pool: &SqlitePool, producer: i64, before: OffsetDateTime) -> Result<u64, Error> {
+    let mut gone = 0;
+    for statement in TRIM {
+        gone += sqlx::query(statement).persistent(false).bind(producer).bind(text(before)).execute(pool).await?.rows_affected();
+    }
+    Ok(gone)
 }
 
 /// Deletes rows of an erasure with ids from the first to before the second.

@@ -1,11 +1,11 @@
 //! The history of records: the same values come back, once each, from every engine.
 
-use motience_proto::model::{Cursor, DeviceId, LogEpoch, Offset, ProducerEpoch, ProducerId, RecordId, Seq};
+use motience_proto::model::{Cursor, DeviceId, LogEpoch, Offset, ProducerEpoch, ProducerId, RecordId, Role, Seq};
 use serde_json::{Value, value::RawValue};
 use time::{Duration, OffsetDateTime, macros::datetime};
 
-use super::{Engines, keep};
-use crate::{HistoryEntry, HistoryQuery, HistoryRow, Store, kept_time};
+use super::{Engines, keep, user};
+use crate::{Erased, HistoryEntry, HistoryQuery, HistoryRow, OwnRetention, Store, kept_time};
 
 const PRODUCER: ProducerId = ProducerId(7);
 const RECEIVED: OffsetDateTime = datetime!(2025-01-29 11:35:01 UTC);
@@ -19,9 +19,57 @@ async fn history_is_the_same_on_every_engine() {
         is_read_up_to_its_bytes(store).await;
         is_found_by_time(store).await;
         takes_what_jsonb_refuses(store).await;
+        goes_by_age_and_by_erasure(store).await;
     }
     let (_, postgres) = engines.stores.last().unwrap();
     keeps_what_jsonb_cannot_hold(postgres).await;
+}
+
+/// A year of simulated time, a row for each day and producer: the too old ones go piece by piece, and others by an erasure.
+async fn goes_by_age_and_by_erasure(store: &Store) {
+    let producer = user(store, "keeps-a-month", Role::Producer).await.id.producer();
+    let other = user(store, "keeps-all", Role::Producer).await.id.producer();
+    let start = datetime!(2025-01-01 00:00 UTC);
+    for of in [producer, other] {
+        let mut rows: Vec<_> = (1..=365).map(|day| row(9, day, start, "1")).collect();
+        for (day, row) in rows.iter_mut().enumerate() {
+            row.received_at = start + Duration::days(day as i64);
+            row.record_id.producer_epoch = ProducerEpoch(of.0.cast_unsigned());
+        }
+        assert_eq!(keep(store, of, rows).await, 365);
+    }
+    let left = async |of| store.history(of, &HistoryQuery::default()).await.unwrap().len();
+    for day in (0..365).step_by(7) {
+        let before = start + Duration::days(day - 30);
+        while store.trim_history(producer, before).await.unwrap() > 0 {}
+        assert_eq!(left(producer).await, usize::try_from(365 - (day - 30).max(0)).unwrap(), "{day}");
+    }
+    assert_eq!(left(other).await, 365);
+
+    let times = Erased { device: Some("rpi_001".to_owned()), from: Some(start), to: Some(start + Duration::days(9)), ..Erased::default() };
+    let offsets = Erased { first: Some(364), ..Erased::default() };
+    for (erased, gone) in
+        [(Erased { device: Some("none".to_owned()), ..times.clone() }, 0), (times, 10), (offsets.clone(), 2), (offsets, 0)]
+    {
+        let erasure = store.begin_record_erasure(other, &erased, None, RECEIVED).await.unwrap().unwrap();
+        assert_eq!(store.erase_history(&erasure).await.unwrap(), gone, "{erased:?}");
+        store.note_record_erasure(erasure.id, 0, gone, Some(RECEIVED)).await.unwrap();
+    }
+    assert_eq!(left(other).await, 353);
+    // Behind the end of the log that an erasure was begun at nothing is erased.
+    let rest = Erased { first: Some(1), ..Erased::default() };
+    let erasure = store.begin_record_erasure(other, &rest, None, RECEIVED).await.unwrap().unwrap();
+    store.set_erasure_until(erasure.id, Cursor { log_epoch: LogEpoch(9), offset: Offset(300) }).await.unwrap();
+    let open = store.open_record_erasures().await.unwrap();
+    assert_eq!(open.iter().map(|open| (open.id, open.erased.clone())).collect::<Vec<_>>(), [(erasure.id, rest)]);
+    store.erase_history(&open[0]).await.unwrap();
+    assert_eq!(left(other).await, 63);
+    store.note_record_erasure(erasure.id, 1, 2, Some(RECEIVED)).await.unwrap();
+    let listed = store.record_erasures(Some(other), None, 10).await.unwrap();
+    assert_eq!((listed.len(), listed[0].records, listed[0].history_rows, listed[0].done_at), (5, 1, 2, Some(RECEIVED)));
+    let own = OwnRetention { log_bytes: Some(5), history_age: Some(std::time::Duration::from_secs(7)), ..OwnRetention::default() };
+    store.set_retention(other, &own).await.unwrap();
+    assert_eq!((store.retention(other).await.unwrap(), store.retentions().await.unwrap()), (own, vec![(other, own)]));
 }
 
 async fn comes_back(store: &Store) {
