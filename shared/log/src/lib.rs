@@ -54,7 +54,7 @@ pub use sessions::{Hold, RANGE_BYTES, SESSION_BYTES, Sender, SessionName, Sessio
 
 use std::time::Duration;
 
-use motience_proto::model::UserId;
+use motience_proto::model::{LogKey, UserId};
 
 /// Why the log did not do what it was asked.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -191,6 +191,14 @@ impl Log {
     /// Whether other nodes meet here too, so that signals between them may be lost.
     pub fn is_shared(&self) -> bool {
         matches!(self, Self::Redis(_))
+    }
+
+    /// Tells apart the servers that keep logs: where one does not answer, others may.
+    pub fn server_of(&self, key: LogKey) -> usize {
+        match self {
+            Self::Embedded(_) => 0,
+            Self::Redis(log) => log.server_of(key),
+        }
     }
 
     /// See [`Engine::durability`].

@@ -18,7 +18,8 @@
 --
 -- A life of a producer's log is named by the server's epoch (which server this is, and since when it is the master; below
 -- 2^52) plus the log's birth in microseconds. The epoch alone would miss FLUSHALL on a running server, the birth alone a
--- log that lost its tail.
+-- log that lost its tail. In a cluster a log may come back to a server where it has been: the sum was a life already, and the next free
+-- number is taken.
 --
 -- Any command can fail (a rule of the ACL, a key of a wrong type), and Redis takes nothing back. So one HSET of meta is the
 -- moment at which an append takes place. Entries beyond `last` are not in the log: nobody reads them, and whoever writes next
@@ -31,6 +32,8 @@
 -- Numbers above 2^53 do not survive Lua: senders' epochs are passed on as text. Offsets, lives and times stay below.
 
 local MAX_LIVES = 32
+-- A log that comes back to its server gets one of so many names.
+local MAX_NAMES = 64
 local MAX_IDS = 100000
 local PARTS = 64
 -- The highest number of an entry with the same offset.
@@ -60,14 +63,29 @@ local function with_life(lives, life, last)
   return table.concat(all, ',')
 end
 
+-- Name of the present life of a log, and whether that has begun.
+local function present(epoch, birth, life, lives)
+  local name = tonumber(epoch) + tonumber(birth)
+  local past = life and tonumber(life) - name
+  if past and past >= 0 and past < MAX_NAMES then
+    return life, true
+  end
+  while string.find(',' .. lives, ',' .. text(name) .. ':', 1, true) do
+    name = name + 1
+  end
+  return text(name), false
+end
+
 -- The log as it is; writes nothing. An unborn log is in life 0, which every reader of it leaves at its birth.
 local function look(keys, epoch)
   local held = redis.call('HMGET', keys[1], 'birth', 'life', 'lives', 'last', 'total', 'marked', 'since', 'redo', 'fence', 'windows')
   local log = {birth = held[1], lives = held[3] or '', last = tonumber(held[4] or '0'), total = tonumber(held[5] or '0'),
     marked = tonumber(held[6] or '0'), since = tonumber(held[7]), redo = held[8], fence = tonumber(held[9] or '0'),
     windows = tonumber(held[10] or '0')}
-  log.life = log.birth and text(tonumber(epoch) + tonumber(log.birth)) or '0'
-  log.begun = log.birth and held[2] == log.life
+  log.life, log.begun = '0', false
+  if log.birth then
+    log.life, log.begun = present(epoch, log.birth, held[2], log.lives)
+  end
   if not log.redo then
     -- Meta was lost, or is of an earlier release, which wrote the last offset after the entries: all that is there counts.
     local newest = redis.call('XREVRANGE', keys[2], '+', '-', 'COUNT', 1)[1]

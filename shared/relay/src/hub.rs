@@ -341,7 +341,13 @@ pub(super) fn start_checks(relay: &Relay) {
                     () = hub.stale.notified() => true,
                     () = tokio::time::sleep(CHECK_EVERY) => false,
                 };
+                // Logs of a server that does not answer are not asked for one by one; those of others are.
+                let mut away = Vec::new();
                 for channel in hub.channels().iter().filter(|c| c.ready.initialized()) {
+                    let server = log.server_of(channel.key);
+                    if away.contains(&server) {
+                        continue;
+                    }
                     let heard = channel.end();
                     match log.bounds(channel.key).await {
                         Ok(bounds) => {
@@ -356,7 +362,7 @@ pub(super) fn start_checks(relay: &Relay) {
                         }
                         Err(e) => {
                             warn!(error = %e, "the bounds of the log cannot be compared");
-                            break;
+                            away.push(server);
                         }
                     }
                 }

@@ -7,6 +7,7 @@ mod pgbouncer;
 mod postgres;
 mod process;
 mod redis;
+mod redis_cluster;
 mod sentinel;
 
-pub use self::{pgbouncer::PgBouncer, postgres::Postgres, redis::Redis, sentinel::Sentinels};
+pub use self::{pgbouncer::PgBouncer, postgres::Postgres, redis::Redis, redis_cluster::RedisCluster, sentinel::Sentinels};

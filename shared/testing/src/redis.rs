@@ -98,6 +98,27 @@ impl Redis {
         self.folder.path().join("accounts.db")
     }
 
+    /// Whether the server was neither stopped nor killed.
+    pub(super) fn runs(&self) -> bool {
+        self.process.is_some()
+    }
+
+    /// One of its settings, as it was given on the command line.
+    pub(super) fn setting(&self, name: &str) -> &str {
+        let place = self.settings.iter().position(|setting| setting == name).expect("the server has this setting");
+        &self.settings[place + 1]
+    }
+
+    /// Whether it is a master, by its own account.
+    pub async fn is_master(&self) -> bool {
+        self.runs() && ask(self.port, "INFO replication").await.is_ok_and(|told| told.contains("role:master"))
+    }
+
+    /// Whether it is a replica that has its master's data.
+    pub async fn is_replica(&self) -> bool {
+        self.runs() && ask(self.port, "INFO replication").await.is_ok_and(|told| told.contains("master_link_status:up"))
+    }
+
     /// Stops the server from answering while its connections stay open, as a hung machine would.
     pub fn pause(&self) {
         self.running().signal("STOP");

@@ -86,6 +86,12 @@ impl Sentinels {
         format!("redis+sentinel://{}", self.place())
     }
 
+    /// Has the replica take over from the master.
+    pub async fn fail_over(&self) {
+        let begun = ask(self.ports[0], &format!("SENTINEL FAILOVER {MASTER}")).await.expect("a Sentinel answers");
+        assert!(begun.starts_with("+OK"), "{begun}");
+    }
+
     /// Waits until all of them name this server as the master.
     pub async fn until_master(&self, redis: &Redis) {
         let port = redis.port().to_string();

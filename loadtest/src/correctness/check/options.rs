@@ -2,7 +2,18 @@
 
 use std::path::PathBuf;
 
-use clap::Args;
+use clap::{Args, ValueEnum};
+
+/// Where a cluster of nodes has its logs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Logs {
+    /// In one Redis that writes everything to its disk.
+    Redis,
+    /// In a Redis Cluster of three masters and three replicas.
+    RedisCluster,
+    /// In a Redis with a replica, behind three Sentinels.
+    Sentinel,
+}
 
 /// Options of `loadtest check`.
 #[derive(Args, Clone, Debug)]
@@ -13,9 +24,10 @@ pub(crate) struct Options {
     /// How long faults are injected, in minutes.
     #[arg(long)]
     pub(crate) minutes: Option<u64>,
-    /// Two nodes and a gateway over a private Redis and a private PostgreSQL, instead of one embedded node.
-    #[arg(long)]
-    pub(crate) cluster: bool,
+    /// Two nodes and a gateway over a private Redis and a private PostgreSQL, instead of one embedded node. With `=redis-cluster` and `=sentinel` the
+    /// logs are in servers with replicas, one of which an acknowledged record must have.
+    #[arg(long, value_enum, num_args = 0..=1, require_equals = true, default_missing_value = "redis")]
+    pub(crate) cluster: Option<Logs>,
     /// The schedule's seed; random unless given.
     #[arg(long)]
     pub(crate) seed: Option<u64>,

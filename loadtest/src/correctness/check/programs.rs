@@ -19,7 +19,7 @@ pub(crate) async fn find(options: &Options) -> Result<Programs> {
     if !server.exists() {
         bail!("there is no {}: build it with `cargo build -p motience-server`, or name it with --server-program", server.display());
     }
-    let gateway = Some(server.with_file_name("motience-gateway")).filter(|program| options.cluster && program.exists());
+    let gateway = Some(server.with_file_name("motience-gateway")).filter(|program| options.cluster.is_some() && program.exists());
     Ok(Programs { server, gateway })
 }
 
@@ -30,7 +30,7 @@ async fn built(options: &Options) -> Result<PathBuf> {
     let release = folder.ends_with("release");
     let mut build = Command::new(cargo);
     build.args(["build", "--quiet", "-p", "motience-server"]);
-    if options.cluster {
+    if options.cluster.is_some() {
         build.args(["-p", "motience-gateway"]);
     }
     if release {

@@ -43,10 +43,10 @@ pub(crate) async fn run(options: Options) -> Result<bool> {
     let seed = options.seed.unwrap_or_else(|| fastrand::u64(..1 << 32));
     let decks = decks(&options)?;
     let folder = Folder::new(options.keep.clone())?;
-    let kind = if options.cluster { "cluster" } else { "embedded" };
+    let kind = if options.cluster.is_some() { "cluster" } else { "embedded" };
     if options.flood > 0 && options.mutation.is_none() {
         say!("{kind}, a flood with every consumer cut off {} times, seed {seed}", options.cuts);
-        if !resume::part(options.flood, options.cuts, seed, programs.server.clone(), options.cluster).await? {
+        if !resume::part(options.flood, options.cuts, seed, programs.server.clone(), options.cluster.is_some()).await? {
             return Ok(false);
         }
     }
@@ -67,7 +67,9 @@ pub(crate) async fn run(options: Options) -> Result<bool> {
 
 fn decks(options: &Options) -> Result<Decks> {
     let mut decks = match &options.mutation {
-        Some(mutation) => Decks::for_mutation(mutation, options.cluster).with_context(|| format!("there is no mutation {mutation}"))?,
+        Some(mutation) => {
+            Decks::for_mutation(mutation, options.cluster.is_some()).with_context(|| format!("there is no mutation {mutation}"))?
+        }
         None => Decks::all(options.cluster),
     };
     if !options.only.is_empty() {

@@ -7,6 +7,8 @@ use std::{fmt, str::FromStr, time::Duration};
 
 use fastrand::Rng;
 
+use super::options::Logs;
+
 /// A kind of fault.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) enum Fault {
@@ -28,6 +30,14 @@ pub(crate) enum Fault {
     AofCut,
     /// SIGKILL to Redis, its files removed, and a start.
     RedisWipe,
+    /// SIGKILL to a master, which starts again once its replica was promoted.
+    MasterKill,
+    /// SIGSTOP to a master, so that those who watch it take it for lost, and SIGCONT.
+    MasterPause,
+    /// A replica takes over from its master, in order.
+    Failover,
+    /// A slot moves to another server of the Redis Cluster.
+    SlotMove,
     /// PostgreSQL is stopped, and started.
     PostgresStop,
     /// PostgreSQL takes no new connections for a while.
@@ -76,7 +86,7 @@ pub(crate) enum Excuse {
 }
 
 /// Every kind, and its name.
-const NAMES: [(Fault, &str); 26] = [
+const NAMES: [(Fault, &str); 30] = [
     (Fault::NodeKill, "node-kill"),
     (Fault::NodeTerm, "node-term"),
     (Fault::NodePause, "node-pause"),
@@ -86,6 +96,10 @@ const NAMES: [(Fault, &str); 26] = [
     (Fault::PubsubCut, "pubsub-cut"),
     (Fault::AofCut, "aof-cut"),
     (Fault::RedisWipe, "redis-wipe"),
+    (Fault::MasterKill, "master-kill"),
+    (Fault::MasterPause, "master-pause"),
+    (Fault::Failover, "failover"),
+    (Fault::SlotMove, "slot-move"),
     (Fault::PostgresStop, "postgres-stop"),
     (Fault::PostgresPause, "postgres-pause"),
     (Fault::LogCut, "log-cut"),
@@ -120,7 +134,10 @@ impl Fault {
 
     /// Whether what the servers need to know that a subscription has ended is away meanwhile.
     pub(crate) fn is_foundation(self) -> bool {
-        FOUNDATION_CLUSTER.contains(&self) || FOUNDATION_EMBEDDED.contains(&self)
+        FOUNDATION_CLUSTER.contains(&self)
+            || FOUNDATION_REPLICAS.contains(&self)
+            || self == Self::SlotMove
+            || FOUNDATION_EMBEDDED.contains(&self)
     }
 }
 
@@ -151,6 +168,18 @@ const FOUNDATION_CLUSTER: &[Fault] = &[
     Fault::PostgresStop,
     Fault::PostgresPause,
 ];
+/// Of servers with replicas; nothing that is lost may have been acknowledged.
+const FOUNDATION_REPLICAS: &[Fault] = &[
+    Fault::NodeKill,
+    Fault::NodeTerm,
+    Fault::NodePause,
+    Fault::MasterKill,
+    Fault::MasterPause,
+    Fault::Failover,
+    Fault::PubsubCut,
+    Fault::PostgresStop,
+    Fault::PostgresPause,
+];
 const FOUNDATION_EMBEDDED: &[Fault] =
     &[Fault::NodeKill, Fault::NodeTerm, Fault::NodePause, Fault::LogStall, Fault::LogCut, Fault::LogRestore, Fault::BackupRestore];
 const EDGE: &[Fault] = &[
@@ -176,12 +205,17 @@ pub(crate) struct Decks {
 
 impl Decks {
     /// Everything that can happen to this kind of platform.
-    pub(crate) fn all(cluster: bool) -> Self {
+    pub(crate) fn all(cluster: Option<Logs>) -> Self {
         let mut edge = EDGE.to_vec();
-        if cluster {
+        if cluster.is_some() {
             edge.push(Fault::UdpMove);
         }
-        let foundation = if cluster { FOUNDATION_CLUSTER } else { FOUNDATION_EMBEDDED }.to_vec();
+        let foundation = match cluster {
+            None => FOUNDATION_EMBEDDED.to_vec(),
+            Some(Logs::Redis) => FOUNDATION_CLUSTER.to_vec(),
+            Some(Logs::Sentinel) => FOUNDATION_REPLICAS.to_vec(),
+            Some(Logs::RedisCluster) => [FOUNDATION_REPLICAS, &[Fault::SlotMove]].concat(),
+        };
         Self { foundation, edge, slow: vec![Fault::ConsumerPause] }
     }
 
@@ -253,7 +287,7 @@ mod tests {
 
     #[test]
     fn a_seed_is_a_schedule_and_every_kind_comes_before_any_comes_twice() {
-        for cluster in [false, true] {
+        for cluster in [None, Some(Logs::Redis), Some(Logs::RedisCluster), Some(Logs::Sentinel)] {
             let decks = Decks::all(cluster);
             for deck in [decks.foundation, decks.edge, decks.slow] {
                 let steps: Vec<Step> = Lane::new(deck.clone(), 7).take(3 * deck.len()).collect();

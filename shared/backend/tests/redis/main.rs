@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::allow_attributes, reason = "tests")]
 
+mod cluster;
 mod layout;
 mod room;
 mod sentinel;

@@ -1,4 +1,4 @@
-//! A Redis that is full, evicts, waits for replicas, or is part of a cluster.
+//! A Redis that is full, evicts or waits for replicas.
 
 use std::{net::Ipv4Addr, time::Duration};
 
@@ -144,13 +144,6 @@ async fn a_redis_that_evicts_is_refused_in_production_and_shown_elsewhere() {
         until("the metric says that it is mended", || async { shown(0) }).await;
         super::open(&redis.url(), &[], true).await.unwrap();
     }
-}
-
-#[tokio::test]
-async fn a_node_of_a_redis_cluster_is_refused_in_words() {
-    let redis = Redis::with(&["--cluster-enabled", "yes"]).await;
-    let refused = try_node(&redis.url(), &[]).await.unwrap_err().to_string();
-    assert!(refused.contains("Redis Cluster") && refused.contains("cluster_enabled:1"), "{refused}");
 }
 
 #[tokio::test]

@@ -4,6 +4,8 @@
 //! write goes before it: replication is one stream, so whoever has that write has all that was appended earlier. Live
 //! delivery, on other connections, waits for nothing.
 //!
+//! Each server of a cluster has a barrier of its own.
+//!
 //! The answer counts only for the epoch of the server that took the append: one that was restarted may have lost it, and
 //! would say yes to whatever comes first.
 
@@ -20,7 +22,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
-use super::{names::Names, place::Place};
+use super::{names::Names, place::Place, shards::Home};
 use crate::Error;
 
 /// Who may wait for an answer at once; beyond it, one waits to wait.
@@ -43,10 +45,10 @@ pub(super) struct Barrier {
 }
 
 impl Barrier {
-    pub(super) fn start(place: &Place, names: &Names, replicas: u32) -> Self {
+    pub(super) fn start(place: &Place, names: &Names, home: Home, replicas: u32) -> Self {
         let (waiters, waiting) = mpsc::channel(QUEUE);
         let stop = CancellationToken::new();
-        let task = Task { place: place.clone(), names: names.clone(), replicas, waiting, connection: None };
+        let task = Task { place: place.clone(), names: names.clone(), home, replicas, waiting, connection: None };
         let stopped = stop.clone();
         let task = tokio::spawn(async move {
             stopped.run_until_cancelled(task.run()).await;
@@ -84,6 +86,7 @@ impl Drop for Barrier {
 struct Task {
     place: Place,
     names: Names,
+    home: Home,
     replicas: u32,
     waiting: mpsc::Receiver<Waiter>,
     connection: Option<(MultiplexedConnection, LogEpoch)>,
@@ -117,15 +120,17 @@ impl Task {
         let (mut connection, log_epoch) = match self.connection.take() {
             Some(connection) => connection,
             None => {
-                let made = self.place.connect(&self.names).await?;
+                let made = self.place.connect(self.home.key(&self.names, "epoch")).await?;
                 metrics::counter!("motience_redis_connections_total", "use" => "replicas").increment(1);
                 (made.connection, made.server.log_epoch)
             }
         };
         let limit = super::millis(REPLICA_LIMIT);
         let mut pipeline = redis::pipe();
-        // One key: its shard is the only one there is.
-        pipeline.cmd("INCR").arg(self.names.shared("barrier")).ignore().cmd("WAIT").arg(self.replicas).arg(limit);
+        let Some(key) = self.home.key(&self.names, "barrier") else {
+            return Err(self.place.away("the server holds no slots of its cluster yet"));
+        };
+        pipeline.cmd("INCR").arg(key).ignore().cmd("WAIT").arg(self.replicas).arg(limit);
         let begun = std::time::Instant::now();
         let (there,): (u32,) = pipeline.query_async(&mut connection).await.map_err(|e| self.place.unavailable(&e))?;
         histogram!("motience_redis_seconds", "wait" => "replicas").since(begun);

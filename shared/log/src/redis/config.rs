@@ -13,8 +13,9 @@ settings! {
     /// How Redis is reached, as it is written.
     #[derive(Clone, Debug)]
     pub struct Settings {
-        /// The whole address, which takes precedence over the parts; with a password in production: redis://USER:PASSWORD@HOST:PORT. Behind
-        /// Sentinel: redis+sentinel://USER:PASSWORD@HOST:PORT,HOST:PORT/MASTER with the hosts of the Sentinels and the name of the master.
+        /// The whole address, which takes precedence over the parts; with a password in production: redis://USER:PASSWORD@HOST:PORT. Nodes of a
+        /// Redis Cluster: redis://USER:PASSWORD@HOST:PORT,HOST:PORT. Behind Sentinel: redis+sentinel://USER:PASSWORD@HOST:PORT,HOST:PORT/MASTER with
+        /// the hosts of the Sentinels and the name of the master.
         REDIS_URL, example "redis://localhost:6379" => url: Option<SecretString>;
         /// Its host.
         REDIS_HOST, example "localhost" => host: Option<String>;
@@ -108,7 +109,7 @@ impl Config {
 
     fn check(&self, reader: &mut Reader<'_>, tls: bool) {
         let info = match self.address() {
-            Ok(address) => address.server,
+            Ok(address) => address.server().clone(),
             Err(problem) => return reader.wrong(self.setting, problem),
         };
         if tls && !matches!(info.addr(), ConnectionAddr::TcpTls { .. }) {
@@ -129,11 +130,13 @@ impl Config {
         let info = |url: &str| url.into_connection_info().map_err(|_| BAD);
         let (username, password) = (self.username.as_deref(), self.password.as_ref());
         let Some((scheme, rest)) = url.split_once("+sentinel://") else {
-            return Ok(Address { server: as_user(info(url)?, username, password), sentinels: None });
+            let servers =
+                each_host(url).iter().map(|url| info(url).map(|info| as_user(info, username, password))).collect::<Result<_, _>>()?;
+            return Ok(Address { servers, sentinels: None });
         };
         let (user, rest) = rest.rsplit_once('@').unwrap_or(("", rest));
         let (hosts, master) = rest.split_once('/').ok_or(BAD)?;
-        if master.is_empty() || master.contains(['/', '?']) {
+        if master.is_empty() || master.contains(['/', '?', '#']) {
             return Err(BAD);
         }
         let sentinel = |host: &str| {
@@ -145,17 +148,36 @@ impl Config {
         let sentinels = hosts.split(',').map(sentinel).collect::<Result<Vec<_>, _>>()?;
         let named =
             info(&format!("{scheme}://{user}{}{}/", if user.is_empty() { "" } else { "@" }, hosts.split(',').next().unwrap_or(hosts)))?;
-        Ok(Address { server: as_user(named, username, password), sentinels: Some((sentinels, master.to_owned())) })
+        Ok(Address { servers: vec![as_user(named, username, password)], sentinels: Some((sentinels, master.to_owned())) })
     }
 }
 
 /// Where the settings say that Redis is.
 #[derive(Debug)]
 pub(super) struct Address {
-    /// The server. Behind Sentinel: as whom to connect to it, wherever it is.
-    pub(super) server: ConnectionInfo,
+    /// The server, or nodes of a cluster; at least one. Behind Sentinel: as whom to connect to the master, wherever it is.
+    pub(super) servers: Vec<ConnectionInfo>,
     /// The Sentinels, and how they call the master.
     pub(super) sentinels: Option<(Vec<ConnectionInfo>, String)>,
+}
+
+impl Address {
+    fn server(&self) -> &ConnectionInfo {
+        self.servers.first().expect("an address has at least one server")
+    }
+}
+
+/// An address for each of the hosts that this one names, with commas between them.
+fn each_host(url: &str) -> Vec<String> {
+    let whole = || vec![url.to_owned()];
+    let Some((scheme, rest)) = url.split_once("://") else { return whole() };
+    let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
+    let (authority, path) = rest.split_at(end);
+    if !authority.contains(',') {
+        return whole();
+    }
+    let (user, hosts) = authority.rfind('@').map_or(("", authority), |at| authority.split_at(at + 1));
+    hosts.split(',').map(|host| format!("{scheme}://{user}{host}{path}")).collect()
 }
 
 /// Completes what the address does not say.
@@ -191,16 +213,25 @@ mod tests {
     fn the_address_and_its_parts() {
         assert!(read(&[]).unwrap().is_none());
         let host = read(&[("REDIS_HOST", "h"), ("REDIS_USERNAME", "u"), ("REDIS_PASSWORD", "p@s s")]).unwrap().unwrap();
-        let info = host.address().unwrap().server;
+        let info = host.address().unwrap().server().clone();
         assert_eq!(info.addr().to_string(), "h:6379");
         assert_eq!((info.redis_settings().username(), info.redis_settings().password()), (Some("u"), Some("p@s s")));
         let url = read(&[("REDIS_URL", "rediss://a:b@h:1/"), ("REDIS_USERNAME", "u"), ("REDIS_PASSWORD", "p")]).unwrap().unwrap();
-        assert_eq!(url.address().unwrap().server.redis_settings().password(), Some("b"), "the address wins");
+        assert_eq!(url.address().unwrap().server().redis_settings().password(), Some("b"), "the address wins");
         assert!(matches!(
-            read(&[("REDIS_HOST", "h"), ("REDIS_CA", "ca.pem")]).unwrap().unwrap().address().unwrap().server.addr(),
+            read(&[("REDIS_HOST", "h"), ("REDIS_CA", "ca.pem")]).unwrap().unwrap().address().unwrap().server().addr(),
             ConnectionAddr::TcpTls { .. }
         ));
         assert_eq!(read(&[("REDIS_HOST", "h"), ("REDIS_MEMORY_BUDGET", "1GiB")]).unwrap().unwrap().budget, Some(1 << 30));
+    }
+
+    #[test]
+    fn nodes_of_a_cluster() {
+        let address = Config::from("rediss://u:p%2C@a:1,b:2,c/?protocol=resp3".to_owned()).address().unwrap();
+        let places: Vec<String> = address.servers.iter().map(|one| one.addr().to_string()).collect();
+        assert_eq!(places, ["a:1", "b:2", "c:6379"]);
+        assert!(address.servers.iter().all(|one| one.redis_settings().password() == Some("p,")));
+        assert!(Config::from("redis://a:1,/".to_owned()).address().is_err());
     }
 
     #[test]
@@ -212,10 +243,10 @@ mod tests {
         let places: Vec<String> = sentinels.iter().map(|one| one.addr().to_string()).collect();
         assert_eq!((places.join(" "), &master[..]), ("a:1 b:26379 ::1:26379 ::2:3".to_owned(), "main"));
         assert!(sentinels.iter().all(|one| one.redis_settings().password() == Some("s") && one.redis_settings().username().is_none()));
-        let server = address.server.redis_settings();
+        let server = address.servers[0].redis_settings();
         assert_eq!((server.username(), server.password()), (Some("u"), Some("p@")));
         let tls = Config::from("rediss+sentinel://a/main".to_owned()).address().unwrap();
-        assert!(matches!(tls.server.addr(), ConnectionAddr::TcpTls { .. }));
+        assert!(matches!(tls.server().addr(), ConnectionAddr::TcpTls { .. }));
         for bad in
             ["redis+sentinel://a", "redis+sentinel://a/", "redis+sentinel://a/main/0", "redis+sentinel:///main", "http+sentinel://a/main"]
         {

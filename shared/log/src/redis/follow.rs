@@ -17,23 +17,17 @@ use std::{
 use bytes::Bytes;
 use motience_runtime::{backoff::Backoff, telemetry::Sampler};
 use parking_lot::Mutex;
-use redis::{AsyncConnectionConfig, PushInfo, PushKind, RedisError, Value, aio::MultiplexedConnection};
+use redis::{AsyncConnectionConfig, ErrorKind, PushInfo, PushKind, RedisError, ServerErrorKind, Value, aio::MultiplexedConnection};
 use tokio::{
-    sync::watch,
+    sync::{Notify, watch},
     task::JoinHandle,
     time::{self, Instant},
 };
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use super::{
-    ANSWER_LIMIT, CONNECT_LIMIT,
-    names::{Channel, Names},
-    place::Place,
-    seal::Seal,
-    watch::SAY_EVERY,
-};
-use crate::{Error, Signal, Sink, Topic};
+use super::{ANSWER_LIMIT, CONNECT_LIMIT, names::Names, place::Place, seal::Seal, watch::SAY_EVERY};
+use crate::{Error, Signal, Sink};
 
 /// First pause between attempts to connect, and the longest.
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
@@ -71,12 +65,13 @@ impl Shared {
 }
 
 impl Follower {
-    pub(super) fn start(place: Place, names: &Names, seal: &Seal, sink: Sink) -> Self {
+    /// `wrong` is told when the server sends a channel no more that it was asked for.
+    pub(super) fn start(place: Place, names: &Names, seal: &Seal, sink: Sink, wrong: Arc<Notify>) -> Self {
         let (changed, confirmed) = (watch::Sender::new(0), watch::Sender::new(HashSet::new()));
         let shared = Shared { desired: Mutex::default(), changed, confirmed, heard: AtomicU64::new(0), began: Instant::now() };
         let shared = Arc::new(shared);
         let stop = CancellationToken::new();
-        let task = Task { place, shared: Arc::clone(&shared), names: names.clone(), seal: seal.clone(), sink };
+        let task = Task { place, shared: Arc::clone(&shared), names: names.clone(), seal: seal.clone(), sink, wrong };
         let stopped = stop.clone();
         let task = tokio::spawn(async move {
             stopped.run_until_cancelled(task.run()).await;
@@ -93,6 +88,12 @@ impl Follower {
             Ok(Ok(_)) => Ok(()),
             _ => Err(Error::Unavailable("Redis did not confirm a subscription in time".to_owned())),
         }
+    }
+
+    /// Follows these channels and no others.
+    pub(super) fn want(&self, channels: HashSet<String>) {
+        *self.shared.desired.lock() = channels;
+        self.shared.changed.send_modify(|n| *n += 1);
     }
 
     pub(super) fn unfollow(&self, channel: &str) {
@@ -126,6 +127,7 @@ struct Task {
     names: Names,
     seal: Seal,
     sink: Sink,
+    wrong: Arc<Notify>,
 }
 
 impl Task {
@@ -151,6 +153,7 @@ impl Task {
             unsealed: Sampler::new(SAY_EVERY),
             sink: Arc::clone(&self.sink),
             shared: Arc::clone(&self.shared),
+            wrong: Arc::clone(&self.wrong),
             broken: broken.clone(),
         };
         let config = AsyncConnectionConfig::new()
@@ -158,10 +161,8 @@ impl Task {
             .set_response_timeout(Some(ANSWER_LIMIT))
             .set_push_sender(move |push: PushInfo| receiver.receive(&push.kind, push.data));
         let (mut connection, at) = self.place.open(&config).await?;
-        let bus = [Topic::Events, Topic::Reports].map(|topic| self.names.channel(Channel::Bus(topic)));
         let mut changed = self.shared.changed.subscribe();
-        let mut refused = self.subscribe(&mut connection, "SUBSCRIBE", &bus).await?;
-        refused.extend(self.reconcile(&mut connection).await?);
+        let mut refused = self.reconcile(&mut connection).await?;
         info!("subscribed to Redis");
         metrics::counter!("motience_redis_connections_total", "use" => "push").increment(1);
         metrics::gauge!("motience_redis_subscribed").set(1.0);
@@ -180,16 +181,14 @@ impl Task {
                 () = time::sleep(WATCH_EVERY) => redis::cmd("PING").exec_async(&mut connection).await?,
             }
             // Where Redis forbids the reports there is nothing to hear.
-            if bus.iter().any(|channel| refused.contains(channel)) {
+            if refused.iter().any(|channel| !self.names.is_live(channel)) {
                 self.shared.hears();
             }
             if !refused.is_empty() && asked.elapsed() >= ASK_AGAIN {
                 asked = Instant::now();
                 let before = std::mem::take(&mut refused);
-                let missing: Vec<String> = bus.iter().filter(|channel| before.contains(*channel)).cloned().collect();
-                refused = self.subscribe(&mut connection, "SUBSCRIBE", &missing).await?;
                 self.shared.confirmed.send_modify(|confirmed| confirmed.retain(|channel| !before.contains(channel)));
-                refused.extend(self.reconcile(&mut connection).await?);
+                refused = self.reconcile(&mut connection).await?;
                 if refused.len() < before.len() {
                     (self.sink)(Signal::Interrupted);
                 }
@@ -208,43 +207,46 @@ impl Task {
             self.shared.confirmed.send_modify(|c| c.retain(|channel| desired.contains(channel)));
             (desired.clone(), missing, superfluous)
         };
-        let refused = self.subscribe(connection, "SSUBSCRIBE", &missing).await?;
-        self.subscribe(connection, "SUNSUBSCRIBE", &superfluous).await?;
+        let mut refused = HashSet::new();
+        for (channels, sharded, plain) in [(&missing, "SSUBSCRIBE", "SUBSCRIBE"), (&superfluous, "SUNSUBSCRIBE", "UNSUBSCRIBE")] {
+            let (live, bus) = channels.iter().partition::<Vec<&String>, _>(|channel| self.names.is_live(channel));
+            for (command, channels) in [(sharded, live), (plain, bus)] {
+                refused.extend(self.subscribe(connection, command, &channels).await?);
+            }
+        }
         self.shared.confirmed.send_replace(desired);
+        refused.retain(|channel| missing.contains(channel));
         Ok(refused)
     }
 
-    /// Asks for all of these, and one by one where Redis refuses them together: that has to do with one of them, not with the
-    /// connection. Returns the refused ones.
+    /// Asks for all of these, each by a command of its own: they may be of several slots, and a refusal has to do with one of them. Returns the
+    /// refused ones.
     async fn subscribe(
         &self,
         connection: &mut MultiplexedConnection,
         command: &str,
-        channels: &[String],
+        channels: &[&String],
     ) -> Result<HashSet<String>, RedisError> {
         let mut refused = HashSet::new();
         for some in channels.chunks(CHANNELS_AT_ONCE) {
-            if is_taken(redis::cmd(command).arg(some).exec_async(connection).await)?.is_none() {
-                continue;
+            let mut pipeline = redis::pipe();
+            for channel in some {
+                pipeline.cmd(command).arg(channel);
             }
-            for one in some {
-                if let Some(e) = is_taken(redis::cmd(command).arg(one).exec_async(connection).await)? {
+            let answers = connection.send_packed_commands(&pipeline, 0, some.len()).await?;
+            for (channel, answer) in some.iter().zip(answers) {
+                let Value::ServerError(e) = answer else { continue };
+                let e = RedisError::from(e);
+                if matches!(e.kind(), ErrorKind::Server(ServerErrorKind::Moved | ServerErrorKind::ClusterDown)) {
+                    self.wrong.notify_one();
+                } else {
                     metrics::counter!("motience_redis_refusals_total", "reason" => "channel").increment(1);
-                    warn!(channel = one, error = %self.place.unavailable(&e), "cannot subscribe to a channel; its log is read instead");
-                    refused.insert(one.clone());
+                    warn!(channel, error = %self.place.unavailable(&e), "cannot subscribe to a channel; its log is read instead");
                 }
+                refused.insert((*channel).clone());
             }
         }
         Ok(refused)
-    }
-}
-
-/// Tells a refusal, which is the channel's, from an error of the connection.
-fn is_taken(result: Result<(), RedisError>) -> Result<Option<RedisError>, RedisError> {
-    match result {
-        Ok(()) => Ok(None),
-        Err(e) if e.is_io_error() || e.is_timeout() || e.is_connection_dropped() || e.code().is_none() => Err(e),
-        Err(e) => Ok(Some(e)),
     }
 }
 
@@ -256,6 +258,8 @@ struct Receiver {
     unsealed: Sampler,
     sink: Sink,
     shared: Arc<Shared>,
+    /// See [`Follower::start`].
+    wrong: Arc<Notify>,
     broken: CancellationToken,
 }
 
@@ -263,6 +267,18 @@ impl Receiver {
     fn receive(&self, kind: &PushKind, data: Vec<Value>) -> Result<(), Error> {
         match kind {
             PushKind::Disconnection => self.broken.cancel(),
+            // Unasked, where the slot has gone to another server.
+            PushKind::SUnsubscribe => {
+                if let Some(Value::BulkString(channel)) = data.first()
+                    && let Ok(channel) = std::str::from_utf8(channel)
+                    && self.shared.desired.lock().contains(channel)
+                {
+                    self.shared.confirmed.send_modify(|confirmed| {
+                        confirmed.remove(channel);
+                    });
+                    self.wrong.notify_one();
+                }
+            }
             PushKind::Message | PushKind::SMessage => {
                 let mut parts = data.into_iter();
                 if let (Some(Value::BulkString(channel)), Some(Value::BulkString(payload))) = (parts.next(), parts.next()) {

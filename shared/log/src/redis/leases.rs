@@ -5,7 +5,7 @@
 //! told for many sessions at once. Where a call is lost, or the node crashes, the lease runs out by itself.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     sync::{Arc, Weak},
     time::Duration,
 };
@@ -124,14 +124,22 @@ pub(super) async fn finish(log: &Inner) {
     let _ = timeout(ANSWER_LIMIT, tell(log, log.leases.take_ended(), false)).await;
 }
 
-/// Stops at the first failure: the other leases run out, or are renewed in a minute.
+/// Where a server does not take them, leases of its logs run out, or are renewed in a minute.
 async fn tell(log: &Inner, sessions: HashMap<LogKey, Vec<Owned>>, last: bool) -> Result<(), Error> {
+    let (mut away, mut failure) = (HashSet::new(), None);
     for (key, of_log) in sessions {
+        let shard = log.shards.number(&log.names.home(key));
         for some in of_log.chunks(AT_ONCE) {
-            log.keep(key, some, last).await?;
+            if away.contains(&shard) {
+                break;
+            }
+            if let Err(e) = log.keep(key, some, last).await {
+                away.insert(shard);
+                failure = Some(e);
+            }
         }
     }
-    Ok(())
+    failure.map_or(Ok(()), Err)
 }
 
 #[cfg(test)]

@@ -23,6 +23,7 @@ use super::{
     rewrite_aof::rewrite_aof,
     sentinel::At,
     server::Server,
+    shards::Home,
 };
 use crate::Error;
 
@@ -33,6 +34,7 @@ const RETRY_AFTER: Duration = Duration::from_millis(200);
 pub(super) struct Link {
     place: Place,
     names: Names,
+    home: Home,
     current: Mutex<Option<Session>>,
     /// Held while connecting, so that one caller does it for all; remembers the last failure.
     connecting: tokio::sync::Mutex<Option<Instant>>,
@@ -53,11 +55,28 @@ pub(super) struct Session {
     number: u64,
 }
 
+/// Why a call was not done.
+pub(super) enum Miss {
+    /// The slot is at another server.
+    Moved(u16, At),
+    /// The slot is on its way to another server, which has the keys of the call or will have them.
+    Ask(At),
+    /// Some keys of the call are on their way.
+    Later,
+    /// Another reason; whether the call was done may be unknown.
+    Failed(Error),
+}
+
+impl From<Error> for Miss {
+    fn from(e: Error) -> Self {
+        Self::Failed(e)
+    }
+}
+
 impl Link {
-    pub(super) fn new(place: Place, names: &Names) -> Self {
-        let (current, connecting, full, refused) =
-            (Mutex::default(), tokio::sync::Mutex::default(), AtomicBool::new(false), Arc::default());
-        Self { place, names: names.clone(), current, connecting, full, refused }
+    pub(super) fn new(place: Place, names: &Names, home: Home, refused: Arc<Notify>) -> Self {
+        let (current, connecting, full) = (Mutex::default(), tokio::sync::Mutex::default(), AtomicBool::new(false));
+        Self { place, names: names.clone(), home, current, connecting, full, refused }
     }
 
     /// The connection, made if there is none. A node that runs waits for a Redis that it can use, whatever is wrong with this one.
@@ -90,29 +109,43 @@ impl Link {
         }
     }
 
-    /// Asks once. An answer that does not come gives the connection up for everyone.
-    pub(super) async fn query(&self, call: &Cmd) -> Result<(LogEpoch, Value), Error> {
-        let session = self.session().await?;
-        let value = self.query_on(&session, call).await?;
-        Ok((session.log_epoch, value))
-    }
-
-    /// Runs a query whose answer is of a known type.
+    /// Runs a query whose answer is of a known type. An answer that does not come gives the connection up for everyone.
     pub(super) async fn ask<T: FromRedisValue>(&self, call: &Cmd) -> Result<T, Error> {
-        let (_, value) = self.query(call).await?;
+        let session = self.session().await?;
+        let value = self.send(&session, call, false).await.map_err(|miss| match miss {
+            Miss::Failed(e) => e,
+            Miss::Moved(..) | Miss::Ask(_) | Miss::Later => self.place.away("the slot of a key is at another server"),
+        })?;
         T::from_redis_value(value).map_err(|e| self.place.judge(&e.into()))
     }
 
-    /// Asks on this very connection.
-    pub(super) async fn query_on(&self, session: &Session, call: &Cmd) -> Result<Value, Error> {
+    /// Asks on this very connection; `asking`: for a slot that is on its way to this server.
+    pub(super) async fn send(&self, session: &Session, call: &Cmd, asking: bool) -> Result<Value, Miss> {
         let (mut connection, begun) = (session.connection.clone(), std::time::Instant::now());
-        let answer = connection.send_packed_command(call).await;
+        let answer = if asking {
+            let mut both = redis::pipe();
+            both.cmd("ASKING").add_command(call.clone());
+            connection.send_packed_commands(&both, 1, 1).await.map(|mut values| values.pop().unwrap_or(Value::Nil))
+        } else {
+            connection.send_packed_command(call).await
+        };
         histogram!("motience_redis_seconds", "wait" => "answer").since(begun);
-        match answer {
-            Ok(Value::ServerError(e)) => Err(self.failed(session, &e.into())),
-            Ok(value) => Ok(value),
-            Err(e) => Err(self.failed(session, &e)),
-        }
+        let error: RedisError = match answer {
+            Ok(Value::ServerError(e)) => e.into(),
+            Ok(value) => return Ok(value),
+            Err(e) => e,
+        };
+        let at = |at: &str| {
+            let (host, port) = at.rsplit_once(':')?;
+            let host = if host.is_empty() { self.place.host() } else { host.to_owned() };
+            Some((host, port.parse().ok()?))
+        };
+        Err(match (error.kind(), error.redirect_node().and_then(|(place, slot)| Some((at(place)?, slot)))) {
+            (ErrorKind::Server(ServerErrorKind::Moved), Some((at, slot))) => Miss::Moved(slot, at),
+            (ErrorKind::Server(ServerErrorKind::Ask), Some((at, _))) => Miss::Ask(at),
+            (ErrorKind::Server(ServerErrorKind::TryAgain), _) => Miss::Later,
+            _ => Miss::Failed(self.failed(session, &error)),
+        })
     }
 
     /// Properties that the server reports.
@@ -129,11 +162,6 @@ impl Link {
     /// Something that needs memory was done.
     pub(super) fn has_room(&self) {
         self.full.store(false, Ordering::Relaxed);
-    }
-
-    /// Told each time that Redis refuses something for want of memory.
-    pub(super) fn refused(&self) -> Arc<Notify> {
-        Arc::clone(&self.refused)
     }
 
     fn current(&self) -> Option<Session> {
@@ -165,10 +193,12 @@ impl Link {
     }
 
     async fn connect(&self) -> Result<Session, Error> {
-        let Connected { mut connection, at, server } = self.place.connect(&self.names).await?;
-        let noted = layout::check(&mut connection, &self.names.shared("layout")).await.map_err(|e| self.place.unavailable(&e))?;
-        if let Some(found) = noted {
-            return Err(self.place.newer(found));
+        let Connected { mut connection, at, server } = self.place.connect(self.home.key(&self.names, "epoch")).await?;
+        if self.home.has_layout() {
+            let noted = layout::check(&mut connection, &self.names.shared("layout")).await.map_err(|e| self.place.unavailable(&e))?;
+            if let Some(found) = noted {
+                return Err(self.place.newer(found));
+            }
         }
         match functions::load(&mut connection).await {
             // The script that makes room is no function.
@@ -178,8 +208,10 @@ impl Link {
             }
             result => result.map_err(|e| self.place.unavailable(&e))?,
         }
-        if server.persists() {
-            rewrite_aof(&mut connection, &self.names.shared("mended"), &server.log_epoch.to_string()).await;
+        if server.persists()
+            && let Some(mark) = self.home.key(&self.names, "mended")
+        {
+            rewrite_aof(&mut connection, &mark, &server.log_epoch.to_string()).await;
         }
         metrics::counter!("motience_redis_connections_total", "use" => "commands").increment(1);
         Ok(Session { connection, at, log_epoch: server.log_epoch, number: fastrand::u64(..) })
@@ -196,14 +228,14 @@ pub(super) struct Connected {
 }
 
 impl Place {
-    /// A connection to a server that can be worked with.
-    pub(super) async fn connect(&self, names: &Names) -> Result<Connected, Error> {
+    /// A connection to a server that can be worked with. `epoch`: for [`beside_data`].
+    pub(super) async fn connect(&self, epoch: Option<String>) -> Result<Connected, Error> {
         let config = AsyncConnectionConfig::new().set_connection_timeout(Some(CONNECT_LIMIT)).set_response_timeout(Some(ANSWER_LIMIT));
         let opened = async {
             let (mut connection, at) = self.open(&config).await?;
             let info: String = redis::cmd("INFO").query_async(&mut connection).await?;
             let mut server = Server::read(&info);
-            if let Some(log_epoch) = beside_data(&mut connection, names).await? {
+            if let Some(log_epoch) = beside_data(&mut connection, epoch).await? {
                 server.log_epoch = log_epoch;
             }
             Ok(Connected { connection, at, server })
@@ -217,11 +249,8 @@ impl Place {
 }
 
 /// For [`Mutation::EpochBesideData`]: an epoch that is lost or kept with the data, so that a lost tail does not show.
-async fn beside_data(connection: &mut MultiplexedConnection, names: &Names) -> Result<Option<LogEpoch>, RedisError> {
-    if !Mutation::EpochBesideData.is_on() {
-        return Ok(None);
-    }
-    let key = names.shared("epoch");
+async fn beside_data(connection: &mut MultiplexedConnection, key: Option<String>) -> Result<Option<LogEpoch>, RedisError> {
+    let Some(key) = key.filter(|_| Mutation::EpochBesideData.is_on()) else { return Ok(None) };
     redis::cmd("SETNX").arg(&key).arg(fastrand::u64(1..1 << 52)).exec_async(connection).await?;
     redis::cmd("GET").arg(&key).query_async(connection).await.map(|log_epoch| Some(LogEpoch(log_epoch)))
 }

@@ -1,11 +1,12 @@
 //! The log in Redis: any number of nodes meet here.
 //!
 //! Each atomic step is one function call of `motience.lua`. A multiplexed connection pipelines the calls of all
-//! producers; a second one receives what is published; a third waits for replicas, where that is asked for. Redis
-//! persists as its operator configured it.
+//! producers; a second one receives what is published; a third waits for replicas, where that is asked for. In a Redis Cluster each
+//! master has these three (`shards`). Redis persists as its operator configured it.
 
 mod barrier;
 mod chunk;
+mod cluster;
 mod config;
 mod erase;
 mod follow;
@@ -21,6 +22,8 @@ mod rewrite_aof;
 mod seal;
 mod sentinel;
 mod server;
+mod shards;
+mod slots;
 mod watch;
 
 use std::{
@@ -31,6 +34,7 @@ use std::{
 
 use bytes::Bytes;
 use parking_lot::Mutex;
+use redis::{Cmd, FromRedisValue, Value};
 use secrecy::SecretString;
 
 use motience_proto::model::{LogEpoch, LogKey, Offset, RangeSet, UserId};
@@ -39,19 +43,17 @@ use motience_runtime::{
     telemetry::Sampler,
 };
 use time::OffsetDateTime;
-use tokio::task::JoinHandle;
+use tokio::task::{JoinHandle, JoinSet};
 use tracing::warn;
 
 pub use self::config::{Config, Settings};
 use self::{
-    barrier::Barrier,
-    follow::Follower,
     functions::call,
     leases::{LEASE, Leases, Owned},
-    link::Link,
+    link::Session,
     names::{Channel, Names},
-    place::Place,
     seal::Seal,
+    shards::{Answered, Shard, Shards},
     watch::SAY_EVERY,
 };
 use crate::{
@@ -72,7 +74,7 @@ const HIGHEST: &str = "highest";
 
 /// Whether Redis answers, and is one that a node takes; changes nothing in it.
 pub async fn probe(config: &Config) -> Result<(), Error> {
-    Place::new(config)?.connect(&Names::new("probe")).await.map(drop)
+    shards::probe(config).await
 }
 
 /// The Redis log. Cheap to clone.
@@ -82,20 +84,18 @@ pub struct Log(Arc<Inner>);
 struct Inner {
     names: Names,
     seal: Seal,
-    link: Link,
-    follower: Follower,
+    shards: Arc<Shards>,
+    /// Replicas that must have a record before it counts as written.
+    replicas: u32,
     retentions: Retentions,
     /// See [`Config::budget`].
     budget: Option<usize>,
-    barrier: Option<Barrier>,
     watch: Mutex<Option<JoinHandle<()>>>,
     /// Since when the records that are to go could not be removed.
     stalled: Mutex<Option<Instant>>,
     leases: Arc<Leases>,
     /// Renews the leases.
     lease_task: Mutex<Option<JoinHandle<()>>>,
-    /// Looks where the server is.
-    look_task: JoinHandle<()>,
     /// Limits repeated warnings: steps of an append that failed, sessions that had to go.
     said: Sampler,
     clock: Clock,
@@ -115,33 +115,26 @@ impl Log {
         sink: Sink,
     ) -> Result<Self, Error> {
         let (names, seal) = (Names::new(installation), Seal::new(secret));
-        let place = Place::new(config)?;
-        let link = Link::new(place.clone(), &names);
-        link.open().await?;
-        match moved::take_over(&link, &names).await {
-            // An operator may have forbidden what it takes.
-            Err(e @ Error::Damaged(_)) => warn!(error = %e, "logs of the first release, if there are any, cannot be taken over"),
-            done => done?,
+        let shards = Shards::connect(config, &names, &seal, replicas, sink).await?;
+        // No installation of the first release was in a cluster.
+        if !shards.is_cluster() {
+            match moved::take_over(&shards, &names).await {
+                // An operator may have forbidden what it takes.
+                Err(e @ Error::Damaged(_)) => warn!(error = %e, "logs of the first release, if there are any, cannot be taken over"),
+                done => done?,
+            }
         }
-        let barrier = (replicas > 0).then(|| Barrier::start(&place, &names, replicas));
-        let look_task = tokio::spawn({
-            let place = place.clone();
-            async move { place.look().await }
-        });
-        let follower = Follower::start(place, &names, &seal, sink);
         let inner = Inner {
             names,
             seal,
-            link,
-            follower,
+            shards,
+            replicas,
             retentions: Retentions::new(retention),
             budget: config.budget,
-            barrier,
             watch: Mutex::default(),
             stalled: Mutex::default(),
             leases: Arc::default(),
             lease_task: Mutex::default(),
-            look_task,
             said: Sampler::new(SAY_EVERY),
             clock,
         };
@@ -159,9 +152,10 @@ impl Log {
         self
     }
 
-    async fn durable(&self, log_epoch: LogEpoch) -> Result<(), Error> {
-        match &self.0.barrier {
-            Some(barrier) => barrier.pass(log_epoch).await,
+    /// Returns once what this session has written is as durable as was asked for.
+    async fn durable(&self, shard: &Shard, session: &Session) -> Result<(), Error> {
+        match &shard.barrier {
+            Some(barrier) => barrier.pass(session.log_epoch).await,
             None => Ok(()),
         }
     }
@@ -170,12 +164,17 @@ impl Log {
         &self.0.retentions
     }
 
+    /// See [`crate::Log::server_of`].
+    pub(super) fn server_of(&self, key: LogKey) -> usize {
+        self.0.shards.number(&self.0.names.home(key))
+    }
+
     pub(super) fn is_full(&self) -> bool {
-        self.0.link.is_full()
+        self.0.shards.is_full()
     }
 
     pub(super) fn silent_for(&self) -> Duration {
-        self.0.follower.silent_for()
+        self.0.shards.silent_for()
     }
 
     pub(super) fn stalled_for(&self) -> Option<Duration> {
@@ -185,47 +184,23 @@ impl Log {
 
 impl Records for Log {
     async fn append(&self, key: LogKey, batches: &[AppendBatch]) -> Result<Vec<Result<(), Error>>, Error> {
-        let session = self.0.link.session().await?;
-        let mut call = call("append");
-        call.arg(batches.len() + 6);
-        for name in ["meta", "log", "marks", "ids", "devices", "passing"] {
-            call.arg(self.0.names.key(key, name));
-        }
-        for batch in batches {
-            call.arg(self.0.names.session(key, &batch.name));
-        }
         let channel = self.0.names.channel(Channel::Live(key));
-        let keep = self.0.retentions.of(key.producer);
-        call.arg(&channel).arg(session.log_epoch.0).arg(keep.bytes).arg(millis(keep.age));
-        self.0.bounds(&mut call);
         let now = self.0.clock.now();
+        let mut parts = Vec::with_capacity(batches.len());
         for batch in batches {
-            call.arg(batch.log_epoch.0)
-                .arg(batch.fence.0)
-                .arg(batch.producer_epoch.0)
-                .arg(format!("{:016x}", batch.producer_epoch.0))
-                .arg(batch.seen.to_string())
-                .arg(millis(batch.name.memory()))
-                .arg(chunk::split(&batch.records).count());
+            let mut part = Part { seen: batch.seen.to_string(), chunks: Vec::new() };
             for records in chunk::split(&batch.records) {
                 let chunk = chunk::encode(records, now);
-                let bytes: usize = records.iter().map(|record| record.message.len()).sum();
-                call.arg(records.len())
-                    .arg(bytes)
-                    .arg(self.0.seal.chunk(&channel, batch.log_epoch, batch.producer_epoch, &chunk))
-                    .arg(&chunk[..]);
-                let ids = chunk::ids(records);
-                call.arg(ids.clone().count());
-                ids.for_each(|(place, id)| {
-                    call.arg(place).arg(id);
-                });
+                let seal = self.0.seal.chunk(&channel, batch.log_epoch, batch.producer_epoch, &chunk);
+                part.chunks.push((records, seal, chunk));
                 // Compressing a long batch takes a while.
                 tokio::task::consume_budget().await;
             }
+            parts.push(part);
         }
-        let value = self.0.link.query_on(&session, &call).await?;
-        self.0.link.has_room();
-        let reply::Appended { outcomes, notes, evicted } = reply::appended(value, batches.len())?;
+        let answered = self.0.query(key, |session| self.0.appending(key, &channel, batches, &parts, session)).await?;
+        answered.shard.link.has_room();
+        let reply::Appended { outcomes, notes, evicted } = reply::appended(answered.value, batches.len())?;
         self.0.note_evicted(key, evicted);
         if !notes.is_empty() {
             metrics::counter!("motience_redis_steps_failed_total").increment(notes.len() as u64);
@@ -233,33 +208,36 @@ impl Records for Log {
                 warn!(producer = %key.producer, ?notes, "appended, but not all that goes with it could be done");
             }
         }
-        self.durable(session.log_epoch).await?;
+        self.durable(&answered.shard, &answered.session).await?;
         Ok(outcomes)
     }
 
     async fn read(&self, key: LogKey, after: Offset, bytes: usize) -> Result<Fetch, Error> {
-        let session = self.0.link.session().await?;
-        let mut call = call("read");
-        call.arg(2).arg(self.0.names.key(key, "meta")).arg(self.0.names.key(key, "log"));
-        // A chunk is named by its last record, so the first one with such an id has the wanted record.
-        call.arg(session.log_epoch.0).arg(format!("{}-0", after.0 + 1)).arg(bytes.max(1));
-        reply::read(self.0.link.query_on(&session, &call).await?, key)
+        let answered = self.0.query(key, |session| {
+            let mut call = call("read");
+            call.arg(2).arg(self.0.names.key(key, "meta")).arg(self.0.names.key(key, "log"));
+            // A chunk is named by its last record, so the first one with such an id has the wanted record.
+            call.arg(session.log_epoch.0).arg(format!("{}-0", after.0 + 1)).arg(bytes.max(1));
+            call
+        });
+        reply::read(answered.await?.value, key)
     }
 
     async fn bounds(&self, key: LogKey) -> Result<Bounds, Error> {
-        let session = self.0.link.session().await?;
         let ask = |name| {
-            let mut call = call(name);
-            call.arg(2).arg(self.0.names.key(key, "meta")).arg(self.0.names.key(key, "log")).arg(session.log_epoch.0);
-            call
+            self.0.query(key, move |session| {
+                let mut call = call(name);
+                call.arg(2).arg(self.0.names.key(key, "meta")).arg(self.0.names.key(key, "log")).arg(session.log_epoch.0);
+                call
+            })
         };
-        let (bounds, begun) = reply::bounds(self.0.link.query_on(&session, &ask("head")).await?)?;
+        let (bounds, begun) = reply::bounds(ask("head").await?.value)?;
         // The present epoch is begun if nobody has written in it yet, so that readers stand in it and need no reset later. Where that
         // is refused (Redis is full, say), they read all the same.
-        if begun || self.0.link.query_on(&session, &ask("begin")).await.is_err() {
+        if begun || ask("begin").await.is_err() {
             return Ok(bounds);
         }
-        Ok(reply::bounds(self.0.link.query_on(&session, &ask("head")).await?)?.0)
+        Ok(reply::bounds(ask("head").await?.value)?.0)
     }
 
     async fn outline(&self, key: LogKey) -> Result<Outline, Error> {
@@ -267,9 +245,12 @@ impl Records for Log {
         total.arg(self.0.names.key(key, "meta")).arg("total");
         marks.arg(self.0.names.key(key, "marks")).arg(0).arg(-1);
         left.arg(self.0.names.key(key, "log"));
-        let link = &self.0.link;
-        let (bounds, total, (_, marks), left) =
-            tokio::try_join!(self.bounds(key), link.ask::<Option<u64>>(&total), link.query(&marks), link.ask::<i64>(&left))?;
+        let (bounds, total, marks, left) = tokio::try_join!(
+            self.bounds(key),
+            self.0.ask::<Option<u64>>(key, &total),
+            self.0.ask(key, &marks),
+            self.0.ask::<i64>(key, &left)
+        )?;
         let (now, keep) = (self.0.clock.now(), self.0.retentions.of(key.producer));
         let segments = reply::segments(marks)?;
         // An append may have come between the answers.
@@ -282,7 +263,7 @@ impl Records for Log {
     async fn offset_for_time(&self, key: LogKey, time: OffsetDateTime) -> Result<Offset, Error> {
         let mut call = redis::cmd("LRANGE");
         call.arg(self.0.names.key(key, "marks")).arg(0).arg(-1);
-        let (_, value) = self.0.link.query(&call).await?;
+        let value = self.0.ask(key, &call).await?;
         let before = reply::segments(value)?.into_iter().take_while(|segment| clock::millis(segment.at) < clock::millis(time)).last();
         Ok(match before {
             Some(segment) => segment.last,
@@ -293,8 +274,7 @@ impl Records for Log {
     async fn removed_at(&self, key: LogKey) -> Result<Option<OffsetDateTime>, Error> {
         let mut call = redis::cmd("HGET");
         call.arg(self.0.names.key(key, "meta")).arg("gone_at");
-        let (_, value) = self.0.link.query(&call).await?;
-        reply::time(value)
+        reply::time(self.0.ask(key, &call).await?)
     }
 
     async fn erase(&self, key: LogKey) -> Result<(), Error> {
@@ -303,7 +283,7 @@ impl Records for Log {
             loop {
                 let mut names = redis::cmd("ZRANGE");
                 names.arg(self.0.names.key(key, roster)).arg(0).arg(ERASED_AT_ONCE - 1);
-                let names: Vec<String> = self.0.link.ask(&names).await?;
+                let names: Vec<String> = self.0.ask(key, &names).await?;
                 if names.is_empty() {
                     break;
                 }
@@ -313,15 +293,15 @@ impl Records for Log {
                     sessions.arg(self.0.names.key(key, &format!("s:{name}")));
                     members.arg(name);
                 }
-                self.0.link.query(&sessions).await?;
-                self.0.link.query(&members).await?;
+                self.0.ask::<Value>(key, &sessions).await?;
+                self.0.ask::<Value>(key, &members).await?;
             }
         }
         let mut all = redis::cmd("UNLINK");
         for part in ["log", "marks", "ids", "devices", "passing", "meta", "fresh", "staged"] {
             all.arg(self.0.names.key(key, part));
         }
-        self.0.link.query(&all).await.map(drop)
+        self.0.ask::<Value>(key, &all).await.map(drop)
     }
 
     async fn erase_records(&self, key: LogKey, offsets: &RangeSet) -> Result<(), Error> {
@@ -338,32 +318,34 @@ impl Records for Log {
     }
 
     async fn watch(&self, key: LogKey) -> Result<(), Error> {
-        self.0.follower.follow(self.0.names.channel(Channel::Live(key))).await
+        self.0.shards.follow(self.0.names.channel(Channel::Live(key))).await
     }
 
     fn unwatch(&self, key: LogKey) {
-        self.0.follower.unfollow(&self.0.names.channel(Channel::Live(key)));
+        self.0.shards.unfollow(&self.0.names.channel(Channel::Live(key)));
     }
 }
 
 impl Sessions for Log {
     async fn open(&self, key: LogKey, sender: &Sender, reopened: Option<LogEpoch>) -> Result<SessionState, Error> {
-        // The epoch must be that of the server which takes the call, so it is read with the connection.
-        let session = self.0.link.session().await?;
-        let mut call = call("open");
-        call.arg(5);
-        for name in ["meta", "log", "devices", "passing"] {
-            call.arg(self.0.names.key(key, name));
-        }
-        call.arg(self.0.names.session(key, &sender.name)).arg(session.log_epoch.0);
-        self.0.bounds(&mut call);
-        call.arg(sender.producer_epoch.0).arg(sender.owner);
-        call.arg(reopened.map(|log_epoch| log_epoch.to_string()).unwrap_or_default()).arg(millis(sender.name.memory()));
-        let (opened, evicted) = reply::opened(self.0.link.query_on(&session, &call).await?)?;
+        let answered = self.0.query(key, |session| {
+            let mut call = call("open");
+            call.arg(5);
+            for name in ["meta", "log", "devices", "passing"] {
+                call.arg(self.0.names.key(key, name));
+            }
+            call.arg(self.0.names.session(key, &sender.name)).arg(session.log_epoch.0);
+            self.0.bounds(&mut call);
+            call.arg(sender.producer_epoch.0).arg(sender.owner);
+            call.arg(reopened.map(|log_epoch| log_epoch.to_string()).unwrap_or_default()).arg(millis(sender.name.memory()));
+            call
+        });
+        let answered = answered.await?;
+        let (opened, evicted) = reply::opened(answered.value)?;
         let held = self.0.leases.hold(key, sender);
         self.0.note_evicted(key, evicted);
         // The dedup window must be as durable as an acknowledgement.
-        self.durable(session.log_epoch).await?;
+        self.durable(&answered.shard, &answered.session).await?;
         Ok(SessionState { held, ..opened })
     }
 }
@@ -373,42 +355,65 @@ impl Bus for Log {
         let channel = self.0.names.channel(Channel::Bus(topic));
         let mut call = redis::cmd("PUBLISH");
         call.arg(&channel).arg(self.0.seal.message(&channel, &message));
-        self.0.link.query(&call).await.map(drop)
+        self.0.shards.ask::<Value>(&channel, &call).await.map(drop)
     }
 }
 
 impl Engine for Log {
     async fn ping(&self) -> Result<(), Error> {
-        // Refused wherever an append would be.
-        self.0.link.query(call("probe").arg(0)).await?;
-        self.0.link.has_room();
-        Ok(())
+        let mut asked = JoinSet::new();
+        for shard in self.0.shards.all() {
+            asked.spawn(async move {
+                // Refused wherever an append would be.
+                let answer = shard.link.ask::<Value>(call("probe").arg(0)).await;
+                if answer.is_ok() {
+                    shard.link.has_room();
+                }
+                answer.map(drop)
+            });
+        }
+        let answers = asked.join_all().await;
+        let away = answers.iter().filter(|answer| answer.is_err()).count();
+        metrics::gauge!("motience_redis_shards_away").set(away as f64);
+        if away > 0 && answers.len() > 1 && self.0.said.pass("shards").is_some() {
+            for e in answers.iter().filter_map(|answer| answer.as_ref().err()) {
+                warn!(error = %e, "a server of the log does not take records");
+            }
+        }
+        // Producers of the other servers go on.
+        match answers.into_iter().reduce(Result::or) {
+            Some(answer) => answer,
+            None => Err(Error::Unavailable("no server of the cluster is known".to_owned())),
+        }
     }
 
     fn durability(&self) -> String {
-        self.0.barrier.as_ref().map_or_else(|| "redis".to_owned(), |barrier| format!("redis+{}", barrier.replicas()))
+        if self.0.replicas == 0 { "redis".to_owned() } else { format!("redis+{}", self.0.replicas) }
     }
 
     async fn highest_account(&self) -> Result<UserId, Error> {
+        let key = self.0.names.shared("accounts");
         let mut call = redis::cmd("ZSCORE");
-        call.arg(self.0.names.shared("accounts")).arg(HIGHEST);
-        let highest: Option<f64> = self.0.link.ask(&call).await?;
+        call.arg(&key).arg(HIGHEST);
+        let highest: Option<f64> = self.0.shards.ask(&key, &call).await?;
         // Numbers of accounts are integers of 31 bits.
         Ok(UserId(highest.unwrap_or(0.0) as i64))
     }
 
     async fn note_account(&self, user: UserId) -> Result<(), Error> {
+        let key = self.0.names.shared("accounts");
         let mut call = redis::cmd("ZADD");
         // The higher score stays, whoever comes last.
-        call.arg(self.0.names.shared("accounts")).arg("GT").arg(user.0).arg(HIGHEST);
-        let (log_epoch, _) = self.0.link.query(&call).await?;
-        self.durable(log_epoch).await
+        call.arg(&key).arg("GT").arg(user.0).arg(HIGHEST);
+        let answered = self.0.shards.query(&key, |_| call.clone()).await?;
+        self.durable(&answered.shard, &answered.session).await
     }
 
     async fn take_once(&self, name: &str, ttl: Duration) -> Result<bool, Error> {
+        let key = self.0.names.shared(&format!("once:{name}"));
         let mut call = redis::cmd("SET");
-        call.arg(self.0.names.shared(&format!("once:{name}"))).arg(1).arg("NX").arg("PX").arg(millis(ttl));
-        let taken: Option<String> = self.0.link.ask(&call).await?;
+        call.arg(&key).arg(1).arg("NX").arg("PX").arg(millis(ttl));
+        let taken: Option<String> = self.0.shards.ask(&key, &call).await?;
         Ok(taken.is_some())
     }
 
@@ -419,21 +424,62 @@ impl Engine for Log {
             task.abort();
         }
         leases::finish(&self.0).await;
-        self.0.follower.close().await;
-        if let Some(barrier) = &self.0.barrier {
-            barrier.close().await;
-        }
-        self.0.look_task.abort();
+        self.0.shards.close().await;
     }
 }
 
-impl Drop for Inner {
-    fn drop(&mut self) {
-        self.look_task.abort();
-    }
+/// A batch as it goes into a call.
+struct Part<'a> {
+    seen: String,
+    /// Records of each chunk, the seal, and the chunk.
+    chunks: Vec<(&'a [AppendRecord], String, Vec<u8>)>,
 }
 
 impl Inner {
+    /// Asks the server that has this log.
+    async fn query(&self, key: LogKey, call: impl Fn(&Session) -> Cmd) -> Result<Answered, Error> {
+        self.shards.query(&self.names.home(key), call).await
+    }
+
+    /// Asks the server that has this log for something of a known type.
+    async fn ask<T: FromRedisValue>(&self, key: LogKey, call: &Cmd) -> Result<T, Error> {
+        self.shards.ask(&self.names.home(key), call).await
+    }
+
+    /// The call that appends.
+    fn appending(&self, key: LogKey, channel: &str, batches: &[AppendBatch], parts: &[Part<'_>], session: &Session) -> Cmd {
+        let mut call = call("append");
+        call.arg(batches.len() + 6);
+        for name in ["meta", "log", "marks", "ids", "devices", "passing"] {
+            call.arg(self.names.key(key, name));
+        }
+        for batch in batches {
+            call.arg(self.names.session(key, &batch.name));
+        }
+        let keep = self.retentions.of(key.producer);
+        call.arg(channel).arg(session.log_epoch.0).arg(keep.bytes).arg(millis(keep.age));
+        self.bounds(&mut call);
+        for (batch, part) in batches.iter().zip(parts) {
+            call.arg(batch.log_epoch.0)
+                .arg(batch.fence.0)
+                .arg(batch.producer_epoch.0)
+                .arg(format!("{:016x}", batch.producer_epoch.0))
+                .arg(&part.seen)
+                .arg(millis(batch.name.memory()))
+                .arg(part.chunks.len());
+            for (records, seal, chunk) in &part.chunks {
+                let bytes: usize = records.iter().map(|record| record.message.len()).sum();
+                call.arg(records.len()).arg(bytes).arg(seal).arg(&chunk[..]);
+                let ids = chunk::ids(records);
+                call.arg(ids.clone().count());
+                ids.for_each(|(place, id)| {
+                    call.arg(place).arg(id);
+                });
+            }
+        }
+        call
+    }
+
     /// Adds what bounds the sessions to a call.
     fn bounds(&self, call: &mut redis::Cmd) {
         let keep = self.retentions.platform();
@@ -442,22 +488,24 @@ impl Inner {
 
     /// Says of these sessions that their connections last, or have ended.
     async fn keep(&self, key: LogKey, sessions: &[Owned], last: bool) -> Result<(), Error> {
-        let session = self.link.session().await?;
-        let mut call = call("keep");
-        call.arg(sessions.len() + 4);
-        for name in ["meta", "log", "devices", "passing"] {
-            call.arg(self.names.key(key, name));
-        }
-        for (name, _) in sessions {
-            call.arg(self.names.session(key, name));
-        }
-        call.arg(session.log_epoch.0);
-        self.bounds(&mut call);
-        call.arg(millis(DEVICE_MEMORY)).arg(u8::from(last));
-        for (name, owner) in sessions {
-            call.arg(*owner).arg(millis(name.memory()));
-        }
-        let evicted = reply::evicted(self.link.query_on(&session, &call).await?)?;
+        let answered = self.query(key, |session| {
+            let mut call = call("keep");
+            call.arg(sessions.len() + 4);
+            for name in ["meta", "log", "devices", "passing"] {
+                call.arg(self.names.key(key, name));
+            }
+            for (name, _) in sessions {
+                call.arg(self.names.session(key, name));
+            }
+            call.arg(session.log_epoch.0);
+            self.bounds(&mut call);
+            call.arg(millis(DEVICE_MEMORY)).arg(u8::from(last));
+            for (name, owner) in sessions {
+                call.arg(*owner).arg(millis(name.memory()));
+            }
+            call
+        });
+        let evicted = reply::evicted(answered.await?.value)?;
         self.note_evicted(key, evicted);
         Ok(())
     }

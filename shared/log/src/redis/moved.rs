@@ -8,26 +8,26 @@ use motience_proto::model::{LogKey, ProducerId};
 use redis::Value;
 use tracing::{info, warn};
 
-use super::{link::Link, names::Names};
+use super::{names::Names, shards::Shards};
 use crate::Error;
 
 /// Keys looked at in one step.
 const STEP: usize = 1000;
 
 /// Renames what is there. Any number of nodes may do it at once: when one has come to the end, nothing is left.
-pub(super) async fn take_over(link: &Link, names: &Names) -> Result<(), Error> {
+pub(super) async fn take_over(shards: &Shards, names: &Names) -> Result<(), Error> {
     let mark = names.shared("moved");
-    if link.ask::<bool>(redis::cmd("EXISTS").arg(&mark)).await? {
+    if shards.ask::<bool>(&mark, redis::cmd("EXISTS").arg(&mark)).await? {
         return Ok(());
     }
     let (mut cursor, mut moved, mut left) = ("0".to_owned(), 0_u64, 0_u64);
     loop {
         let mut scan = redis::cmd("SCAN");
         scan.arg(&cursor).arg("MATCH").arg("m:{*}:*").arg("COUNT").arg(STEP);
-        let (next, keys): (String, Vec<String>) = link.ask(&scan).await?;
+        let (next, keys): (String, Vec<String>) = shards.ask(&mark, &scan).await?;
         for (old, new) in keys.iter().filter_map(|old| Some((old, renamed(names, old)?))) {
-            match link.query(redis::cmd("RENAMENX").arg(old).arg(&new)).await {
-                Ok((_, Value::Int(1))) => moved += 1,
+            match shards.ask(old, redis::cmd("RENAMENX").arg(old).arg(&new)).await {
+                Ok(Value::Int(1)) => moved += 1,
                 Ok(_) => left += 1,
                 // Another node was faster.
                 Err(Error::Damaged(e)) if e.contains("no such key") => {}
@@ -47,7 +47,7 @@ pub(super) async fn take_over(link: &Link, names: &Names) -> Result<(), Error> {
         return Ok(());
     }
     // A Redis that cannot be written to just now is looked through again at the next start.
-    let _ = link.query(redis::cmd("SET").arg(&mark).arg(1)).await;
+    let _ = shards.ask::<Value>(&mark, redis::cmd("SET").arg(&mark).arg(1)).await;
     Ok(())
 }
 

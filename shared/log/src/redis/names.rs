@@ -28,6 +28,11 @@ impl Names {
         Self { prefix: format!("m:{installation}") }
     }
 
+    /// One of the keys of a producer's log, by which it is known which server has them all.
+    pub(super) fn home(&self, log: LogKey) -> String {
+        self.key(log, "meta")
+    }
+
     /// One key of a producer's log: `meta`, `log`, `marks`, `ids`, `devices`, `passing`.
     pub(super) fn key(&self, log: LogKey, part: &str) -> String {
         format!("{}:{{{log}}}:{part}", self.prefix)
@@ -38,7 +43,8 @@ impl Names {
         self.key(log, &format!("s:{sender}"))
     }
 
-    /// A key of the whole installation: `barrier`, `layout`, `mended`, `epoch`, `once:NAME`.
+    /// A key of the whole installation: `accounts`, `layout`, `once:NAME`; on one server also `barrier`, `mended`, `epoch`, which in a cluster have a hash
+    /// tag of their server.
     pub(super) fn shared(&self, part: &str) -> String {
         format!("{}:{part}", self.prefix)
     }
@@ -68,6 +74,11 @@ impl Names {
         }
     }
 
+    /// Whether this channel is a producer's, and none of the bus.
+    pub(super) fn is_live(&self, channel: &str) -> bool {
+        channel.ends_with("}:live")
+    }
+
     /// Which channel has this name.
     pub(super) fn channel_of(&self, name: &[u8]) -> Result<Channel, Error> {
         let read = |name: &str| {
@@ -95,6 +106,7 @@ mod tests {
         for channel in [Channel::Bus(Topic::Events), Channel::Bus(Topic::Reports), Channel::Live(log)] {
             assert_eq!(names.channel_of(names.channel(channel).as_bytes()).unwrap(), channel);
         }
+        assert!(names.is_live(&names.channel(Channel::Live(log))) && !names.is_live(&names.channel(Channel::Bus(Topic::Events))));
         assert_eq!(names.key(log, "meta"), "m:a:{7-99}:meta");
         assert_eq!((names.producer_of(&names.key(log, "log")), names.producer_of("m:b:{7-99}:log")), (Some(ProducerId(7)), None));
         assert_eq!(names.beside(&names.key(log, "log"), "meta"), "m:a:{7-99}:meta");

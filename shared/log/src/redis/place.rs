@@ -22,18 +22,22 @@ pub(super) struct Place {
     sentinels: Option<Arc<Sentinels>>,
     /// `Redis at HOST:PORT (SETTING)`.
     name: String,
+    /// The setting that names it.
+    setting: &'static str,
     /// See [`Config::strict`].
     pub(super) strict: bool,
 }
 
 impl Place {
-    pub(super) fn new(config: &Config) -> Result<Self, Error> {
+    /// The places that the settings name: one server, the master of some Sentinels, or nodes of a cluster.
+    pub(super) fn all(config: &Config) -> Result<Vec<Self>, Error> {
         let problem = |setting: &str, problem: String| Error::Unavailable(format!("{setting} {problem}"));
         let address = config.address().map_err(|e| problem(config.setting, e.to_owned()))?;
         let read = |setting: &str, path: &Path| {
             std::fs::read(path).map_err(|e| problem(setting, format!("names {}, which cannot be read: {e}", path.display())))
         };
-        let certificates = if matches!(address.server.addr(), ConnectionAddr::TcpTls { .. }) {
+        let tls = address.servers.iter().any(|server| matches!(server.addr(), ConnectionAddr::TcpTls { .. }));
+        let certificates = if tls {
             let root_cert = config.ca.as_deref().map(|path| read("REDIS_CA", path)).transpose()?;
             let client_tls = match &config.identity {
                 Some((cert, key)) => Some(ClientTlsConfig { client_cert: read("REDIS_CERT", cert)?, client_key: read("REDIS_KEY", key)? }),
@@ -48,17 +52,38 @@ impl Place {
                 .map_err(|e| problem("REDIS_CA, REDIS_CERT or REDIS_KEY", format!("cannot be used: {e}"))),
             None => Client::open(info).map_err(|_| problem(config.setting, "is no Redis address".to_owned())),
         };
-        let mut name = format!("Redis at {} ({})", address.server.addr(), config.setting);
+        let mut named = None;
         let sentinels = match address.sentinels {
             Some((sentinels, master)) => {
                 let places: Vec<String> = sentinels.iter().map(|one| one.addr().to_string()).collect();
-                name = format!("Redis {master:?} of the Sentinels at {} ({})", places.join(", "), config.setting);
+                named = Some(format!("Redis {master:?} of the Sentinels at {} ({})", places.join(", "), config.setting));
                 let sentinels = sentinels.into_iter().map(client).collect::<Result<_, _>>()?;
                 Some(Arc::new(Sentinels::new(sentinels, master)))
             }
             None => None,
         };
-        Ok(Self { server: client(address.server)?, sentinels, name, strict: config.strict })
+        let place = |info: ConnectionInfo| {
+            let name = named.clone().unwrap_or_else(|| format!("Redis at {} ({})", info.addr(), config.setting));
+            Ok(Self { server: client(info)?, sentinels: sentinels.clone(), name, setting: config.setting, strict: config.strict })
+        };
+        address.servers.into_iter().map(place).collect()
+    }
+
+    /// Another server of this one's cluster.
+    pub(super) fn at(&self, at: &At) -> Result<Self, Error> {
+        let info = self.server.get_connection_info().clone();
+        let info = info.clone().set_addr(moved(info.addr().clone(), at));
+        let name = format!("Redis at {} ({})", info.addr(), self.setting);
+        let server = Client::open(info).map_err(|e| self.unavailable(&e))?;
+        Ok(Self { server, sentinels: None, name, setting: self.setting, strict: self.strict })
+    }
+
+    /// The server's host.
+    pub(super) fn host(&self) -> String {
+        match self.server.get_connection_info().addr() {
+            ConnectionAddr::Tcp(host, _) | ConnectionAddr::TcpTls { host, .. } => host.clone(),
+            _ => String::new(),
+        }
     }
 
     /// Opens a connection to the server, and tells where that is, if it may be elsewhere later.
@@ -113,7 +138,7 @@ impl Place {
     /// Classifies an answer that is an error. A refusal (full, read-only, too few replicas, forbidden) is no damage: it ends.
     pub(super) fn judge(&self, error: &RedisError) -> Error {
         let damage = match error.kind() {
-            ErrorKind::Server(ServerErrorKind::ResponseError) => !is_forbidden(error),
+            ErrorKind::Server(ServerErrorKind::ResponseError) => !is_forbidden(error) && !is_moving(error),
             ErrorKind::Extension => error.code() == Some("WRONGTYPE"),
             ErrorKind::Parse | ErrorKind::UnexpectedReturnType => true,
             _ => false,
@@ -133,6 +158,11 @@ fn moved(mut address: ConnectionAddr, at: &At) -> ConnectionAddr {
 /// Whether the ACL forbids it. Within a function Redis gives such an error no code of its own.
 fn is_forbidden(error: &RedisError) -> bool {
     error.kind() == ErrorKind::Server(ServerErrorKind::NoPerm) || error.to_string().contains("The user executing the script can't")
+}
+
+/// Whether a function came to a key whose slot is just being moved.
+fn is_moving(error: &RedisError) -> bool {
+    error.to_string().contains("non local key")
 }
 
 /// Whether Redis has no memory left.
@@ -160,13 +190,13 @@ mod tests {
     #[test]
     fn a_file_that_cannot_be_read_is_named_with_its_setting() {
         let config = Config { ca: Some("/nowhere/ca.pem".into()), ..Config::from("rediss://h".to_owned()) };
-        let error = Place::new(&config).unwrap_err().to_string();
+        let error = Place::all(&config).unwrap_err().to_string();
         assert!(error.contains("REDIS_CA names /nowhere/ca.pem"), "{error}");
     }
 
     #[test]
     fn an_error_names_host_and_setting_once_and_no_secret() {
-        let place = Place::new(&Config::from("redis://u:secret@h:1".to_owned())).unwrap();
+        let place = Place::all(&Config::from("redis://u:secret@h:1".to_owned())).unwrap().remove(0);
         let error = place.unavailable(&RedisError::from((ErrorKind::Io, "refused", "by the host".to_owned()))).to_string();
         for part in ["h:1", "REDIS_URL", "by the host"] {
             assert_eq!(error.matches(part).count(), 1, "{error}");

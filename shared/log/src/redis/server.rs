@@ -46,12 +46,8 @@ impl Server {
         if major.is_some_and(|major| major < LOWEST) {
             return Some(format!("it is version {}; the log needs Redis {LOWEST} or newer", self.version));
         }
-        if self.cluster {
-            return Some(
-                "it is a node of a Redis Cluster (cluster_enabled:1), which the log cannot use: take one server, with replicas".to_owned(),
-            );
-        }
-        if self.replica {
+        // A replica of a cluster sends each call to the master.
+        if self.replica && !self.cluster {
             return Some("it is a replica, which takes no writes: name the master, or the Sentinels that know it".to_owned());
         }
         (strict && self.evicts()).then(|| format!("its {}", self.eviction()))
@@ -61,6 +57,11 @@ impl Server {
     pub(super) fn hazards(&self) -> [(&'static str, Option<String>); 2] {
         let persistence = "no append-only file is kept (appendonly no): a restart of Redis loses acknowledged records";
         [("evicts", self.evicts().then(|| self.eviction())), ("not_persistent", (!self.persists).then(|| persistence.to_owned()))]
+    }
+
+    /// Whether it is a node of a Redis Cluster.
+    pub(super) fn is_cluster(&self) -> bool {
+        self.cluster
     }
 
     /// Whether it keeps an append-only file.
@@ -112,7 +113,6 @@ mod tests {
         assert!(server.hazards().iter().all(|(_, words)| words.is_none()));
         for (from, to, strict, why) in [
             ("7.0.15", "6.2.14", false, "6.2.14"),
-            ("cluster_enabled:0", "cluster_enabled:1", false, "Redis Cluster"),
             ("cluster_enabled:0", "role:slave", false, "replica"),
             ("noeviction", "allkeys-lru", true, "noeviction"),
             ("noeviction", "volatile-ttl", true, "volatile-ttl"),

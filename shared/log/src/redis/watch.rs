@@ -5,6 +5,7 @@
 //! oldest records; readers are told of the gap as of any that retention leaves.
 
 use std::{
+    collections::HashMap,
     sync::Weak,
     time::{Duration, Instant},
 };
@@ -13,7 +14,7 @@ use motience_runtime::telemetry::Sampler;
 use tokio::time::sleep;
 use tracing::{debug, info, warn};
 
-use super::{Inner, functions, server::Server};
+use super::{Inner, functions, server::Server, shards::Shard};
 use crate::Error;
 
 /// How often memory is looked at.
@@ -35,25 +36,37 @@ pub(super) async fn run(watched: Weak<Inner>) {
     // Retention may have been set otherwise since the logs were written.
     let mut due = true;
     while let Some(log) = watched.upgrade() {
-        match log.link.server().await {
-            Ok(server) => {
-                measure(&server);
-                if said.pass("hazards").is_some() {
-                    say(&server);
-                }
-                let need = log.over_budget(&server);
-                if due || need > 0 {
-                    let swept = sweep(&log, need).await;
-                    log.note_sweep(swept.is_ok());
-                    match swept {
-                        Ok(()) => due = false,
-                        Err(e) => warn!(error = %e, "room cannot be made in Redis; trying again"),
+        let mut seen = Vec::new();
+        for shard in log.shards.all() {
+            match shard.link.server().await {
+                Ok(server) => seen.push((shard, server)),
+                Err(e) => debug!(error = %e, "the state of Redis cannot be seen; trying again"),
+            }
+        }
+        let servers: Vec<&Server> = seen.iter().map(|(_, server)| server).collect();
+        if !servers.is_empty() {
+            measure(&log, &servers);
+        }
+        if said.pass("hazards").is_some() {
+            servers.iter().for_each(|server| say(server));
+        }
+        let mut done = !seen.is_empty();
+        for (shard, server) in &seen {
+            let need = log.over_budget(server);
+            if due || need > 0 {
+                let swept = sweep(&log, shard, need).await;
+                log.note_sweep(swept.is_ok());
+                match swept {
+                    Ok(()) => {}
+                    Err(e) => {
+                        done = false;
+                        warn!(error = %e, "room cannot be made in Redis; trying again");
                     }
                 }
             }
-            Err(e) => debug!(error = %e, "the state of Redis cannot be seen; trying again"),
         }
-        let refused = log.link.refused();
+        due &= !done;
+        let refused = log.shards.refused();
         drop(log);
         // Nodes that were started together do not look together.
         let pause = LOOK_EVERY.mul_f64(0.8 + 0.4 * fastrand::f64());
@@ -64,12 +77,19 @@ pub(super) async fn run(watched: Weak<Inner>) {
     }
 }
 
-fn measure(server: &Server) {
-    metrics::gauge!("motience_redis_used_bytes").set(server.used as f64);
-    metrics::gauge!("motience_redis_limit_bytes").set(server.limit as f64);
-    metrics::gauge!("motience_redis_evicted_keys").set(server.evicted as f64);
-    for (name, words) in server.hazards() {
-        metrics::gauge!("motience_redis_hazard", "reason" => name).set(f64::from(u8::from(words.is_some())));
+/// Sums over all servers; a hazard where one has it.
+fn measure(log: &Inner, servers: &[&Server]) {
+    let sum = |of: fn(&Server) -> u64| servers.iter().map(|server| of(server)).sum::<u64>() as f64;
+    metrics::gauge!("motience_redis_used_bytes").set(sum(|server| server.used));
+    metrics::gauge!("motience_redis_limit_bytes").set(sum(|server| server.limit));
+    metrics::gauge!("motience_redis_evicted_keys").set(sum(|server| server.evicted));
+    metrics::gauge!("motience_redis_budget_bytes").set(servers.iter().map(|server| log.budget_of(server)).sum::<u64>() as f64);
+    let mut hazards = HashMap::from(Server::default().hazards().map(|(name, _)| (name, false)));
+    for (name, words) in servers.iter().flat_map(|server| server.hazards()) {
+        hazards.entry(name).and_modify(|there| *there |= words.is_some());
+    }
+    for (name, there) in hazards {
+        metrics::gauge!("motience_redis_hazard", "reason" => name).set(f64::from(u8::from(there)));
     }
 }
 
@@ -84,18 +104,18 @@ fn say(server: &Server) {
     }
 }
 
-/// Removes from each log what retention no longer keeps, and `need` bytes more.
-async fn sweep(log: &Inner, need: u64) -> Result<(), Error> {
+/// Removes from each log of a server what retention no longer keeps, and `need` bytes more.
+async fn sweep(log: &Inner, shard: &Shard, need: u64) -> Result<(), Error> {
     let mut sizes = Vec::new();
     let (mut cursor, mut removed) = ("0".to_owned(), 0);
     loop {
         let mut scan = redis::cmd("SCAN");
         scan.arg(&cursor).arg("MATCH").arg(log.names.logs()).arg("COUNT").arg(KEYS_AT_ONCE);
-        let (next, keys): (String, Vec<String>) = log.link.ask(&scan).await?;
+        let (next, keys): (String, Vec<String>) = shard.link.ask(&scan).await?;
         for key in keys {
-            removed += trim(log, &key, 1000).await?;
+            removed += trim(log, shard, &key, 1000).await?;
             if need > 0 {
-                let size: Option<u64> = log.link.ask(redis::cmd("MEMORY").arg("USAGE").arg(&key)).await?;
+                let size: Option<u64> = shard.link.ask(redis::cmd("MEMORY").arg("USAGE").arg(&key)).await?;
                 sizes.push((size.unwrap_or(0), key));
             }
         }
@@ -112,7 +132,7 @@ async fn sweep(log: &Inner, need: u64) -> Result<(), Error> {
         return Ok(());
     }
     // Removing what was too old may have been enough.
-    let server = log.link.server().await?;
+    let server = shard.link.server().await?;
     let need = log.over_budget(&server).min(need);
     if need == 0 {
         return Ok(());
@@ -122,7 +142,7 @@ async fn sweep(log: &Inner, need: u64) -> Result<(), Error> {
     let most = most_for_each(sizes.iter().map(|(size, _)| *size).collect(), need).max(least);
     let mut removed = 0;
     for (size, key) in sizes.iter().filter(|(size, _)| *size > most) {
-        removed += trim(log, key, most * 1000 / size).await?;
+        removed += trim(log, shard, key, most * 1000 / size).await?;
     }
     if removed > 0 {
         metrics::counter!("motience_log_given_up_total", "reason" => "memory").increment(removed);
@@ -134,12 +154,12 @@ async fn sweep(log: &Inner, need: u64) -> Result<(), Error> {
 }
 
 /// Keeps of one log what retention keeps, and of that so many thousandths.
-async fn trim(log: &Inner, key: &str, keep: u64) -> Result<u64, Error> {
+async fn trim(log: &Inner, shard: &Shard, key: &str, keep: u64) -> Result<u64, Error> {
     let mut call = functions::sweep();
     call.arg(3).arg(log.names.beside(key, "meta")).arg(key).arg(log.names.beside(key, "marks"));
     let kept = log.names.producer_of(key).map_or(*log.retentions.platform(), |producer| log.retentions.of(producer));
     call.arg(kept.bytes).arg(super::millis(kept.age)).arg(keep);
-    log.link.ask(&call).await
+    shard.link.ask(&call).await
 }
 
 /// The size to which all larger logs must shrink, so that together they lose `need` bytes.
@@ -169,7 +189,6 @@ impl Inner {
     /// How many bytes the server has too many in use.
     fn over_budget(&self, server: &Server) -> u64 {
         let budget = self.budget_of(server);
-        metrics::gauge!("motience_redis_budget_bytes").set(budget as f64);
         if budget == 0 || server.used <= budget { 0 } else { server.used - budget + budget / SPARE }
     }
 }

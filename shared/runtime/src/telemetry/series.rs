@@ -414,6 +414,13 @@ const SERIES: &[Series] = &[
     Series(Gauge, "motience_redis_evicted_keys", "keys", &[], "Keys that Redis has evicted since it started: lost records."),
     Series(
         Gauge,
+        "motience_redis_shards_away",
+        "servers",
+        &[],
+        "Redis servers that took no records when the node was last asked whether it is ready.",
+    ),
+    Series(
+        Gauge,
         "motience_redis_hazard",
         "0 or 1",
         &[("reason", &["evicts", "not_persistent"])],

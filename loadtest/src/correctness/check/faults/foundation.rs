@@ -98,6 +98,35 @@ impl Platform {
         Ok(really)
     }
 
+    /// Faults of servers that have replicas.
+    pub(super) async fn replicas(&self, fault: Fault, random: &mut Rng) -> Result<bool> {
+        let mut servers = self.servers.as_ref().context("there are no servers with replicas")?.lock().await;
+        self.mark(fault, Phase::Begin, "");
+        let mut really = true;
+        match fault {
+            Fault::MasterKill => servers.kill_master(random).await?,
+            Fault::MasterPause => {
+                let time = Duration::from_millis(random.u64(300..4000));
+                servers.pause_master(time, random).await?;
+            }
+            Fault::Failover => servers.fail_over(random).await?,
+            Fault::SlotMove => {
+                let moved = servers.move_slot(random).await?;
+                really = !moved.is_empty();
+                self.note(moved);
+            }
+            _ => {
+                for kind in ["pubsub", "normal"].iter().take(random.usize(1..=2)) {
+                    servers.cut(kind).await;
+                }
+            }
+        }
+        self.mark(fault, Phase::End, "");
+        // So that records are acknowledged before the next one.
+        pause(random, 500..1500).await;
+        Ok(really)
+    }
+
     pub(super) async fn postgres(&self, fault: Fault, random: &mut Rng) -> Result<bool> {
         let mut postgres = self.postgres.as_ref().context("there is no PostgreSQL here")?.lock().await;
         self.mark(fault, Phase::Begin, "");

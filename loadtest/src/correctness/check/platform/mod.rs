@@ -4,6 +4,7 @@ mod members;
 mod node;
 mod process;
 mod redis;
+mod servers;
 
 use std::{
     net::SocketAddr,
@@ -17,10 +18,11 @@ use tokio::sync::Mutex;
 pub(crate) use members::{Consumer, Device, NetworkPath};
 pub(crate) use node::Node;
 pub(crate) use redis::Redis;
+pub(crate) use servers::Servers;
 
 use super::{
     history::{Event, Kind, Writer},
-    options::Options,
+    options::{Logs, Options},
     proxy::{Link, Pipe},
 };
 use crate::common::{
@@ -37,6 +39,8 @@ pub(crate) struct Platform {
     pub(crate) harness: Writer,
     pub(crate) nodes: Vec<Mutex<Node>>,
     pub(crate) redis: Option<Mutex<Redis>>,
+    /// Servers with replicas.
+    pub(crate) servers: Option<Mutex<Servers>>,
     pub(crate) postgres: Option<Mutex<Postgres>>,
     pub(crate) devices: Vec<Mutex<Device>>,
     pub(crate) consumers: Vec<Mutex<Consumer>>,
@@ -56,23 +60,34 @@ pub(crate) struct Programs {
 
 impl Platform {
     pub(crate) async fn start(options: &Options, programs: &Programs, dir: &Path) -> Result<Self> {
-        let (redis, postgres) =
-            if options.cluster { (Some(Redis::start(&dir.join("redis")).await?), Some(Postgres::start().await)) } else { (None, None) };
+        let (redis, servers) = match options.cluster {
+            None => (None, None),
+            Some(Logs::Redis) => (Some(Redis::start(&dir.join("redis")).await?), None),
+            Some(Logs::RedisCluster) => (None, Some(Servers::cluster().await)),
+            Some(Logs::Sentinel) => (None, Some(Servers::behind_sentinel().await)),
+        };
+        let postgres = if options.cluster.is_some() { Some(Postgres::start().await) } else { None };
         let mut common = common(dir);
-        if let (Some(redis), Some(postgres)) = (&redis, &postgres) {
+        if let Some(redis) = &redis {
             common.push(("REDIS_URL".into(), redis.url()));
+        }
+        if let Some(servers) = &servers {
+            common.push(("REDIS_URL".into(), servers.url()));
+            common.push(("REDIS_REPLICAS".into(), "1".into()));
+        }
+        if let Some(postgres) = &postgres {
             common.push(("DATABASE_URL".into(), postgres.url()));
         }
         if let Some(mutation) = &options.mutation {
             common.push((motience_mutation::VARIABLE.into(), mutation.clone()));
         }
-        let names: &[&str] = if options.cluster { &["node-0", "node-1"] } else { &["node-0"] };
+        let names: &[&str] = if options.cluster.is_some() { &["node-0", "node-1"] } else { &["node-0"] };
         let mut nodes = Vec::new();
         // One after the other: the first makes the tables and the certificates.
         for name in names {
             nodes.push(start_node(name, &programs.server, dir, &common).await?);
         }
-        if let (true, Some(gateway)) = (options.cluster, &programs.gateway) {
+        if let (true, Some(gateway)) = (options.cluster.is_some(), &programs.gateway) {
             nodes.push(start_node("gateway", gateway, dir, &common).await?);
         }
         let quic = |(i, node): (usize, &Node)| Some(server::address(node.at.quic.as_ref()?).map(|at| (i, at)));
@@ -95,6 +110,7 @@ impl Platform {
             harness: Writer::open(&dir.join("harness"))?,
             nodes: nodes.into_iter().map(Mutex::new).collect(),
             redis: redis.map(Mutex::new),
+            servers: servers.map(Mutex::new),
             postgres: postgres.map(Mutex::new),
             devices: Vec::new(),
             consumers: Vec::new(),

@@ -1,0 +1,205 @@
+//! A private Redis Cluster.
+
+use std::{
+    future::Future,
+    time::{Duration, Instant},
+};
+
+use super::{Redis, process::free_port};
+
+/// Longest wait for the nodes to agree.
+const LIMIT: Duration = Duration::from_secs(40);
+/// Slots of every cluster.
+const SLOTS: usize = 16_384;
+/// Keys that go to another node at once.
+const KEYS_AT_ONCE: usize = 100;
+
+/// Masters that share the slots in equal parts, and a replica of each.
+#[derive(Debug)]
+pub struct RedisCluster {
+    /// The masters first, then their replicas in this order.
+    nodes: Vec<Redis>,
+    masters: usize,
+}
+
+impl RedisCluster {
+    /// So many masters and as many replicas, once all of them agree.
+    pub async fn start(masters: usize) -> Self {
+        let mut nodes = Vec::new();
+        for _ in 0..2 * masters {
+            let port = free_port().to_string();
+            let settings = ["--cluster-enabled", "yes", "--cluster-node-timeout", "1500", "--cluster-port", &port];
+            nodes.push(
+                Redis::with(&[&settings[..], &["--cluster-allow-replica-migration", "no", "--repl-diskless-sync-delay", "0"]].concat())
+                    .await,
+            );
+        }
+        let cluster = Self { nodes, masters };
+        for (i, node) in cluster.nodes.iter().enumerate() {
+            // Epochs that differ from the start need not be settled by collisions.
+            ok(node.command(&format!("CLUSTER SET-CONFIG-EPOCH {}", i + 1)).await);
+            if i < masters {
+                let (from, to) = (i * SLOTS / masters, (i + 1) * SLOTS / masters - 1);
+                ok(node.command(&format!("CLUSTER ADDSLOTSRANGE {from} {to}")).await);
+            }
+            let first = &cluster.nodes[0];
+            ok(node.command(&format!("CLUSTER MEET 127.0.0.1 {} {}", first.port(), first.setting("--cluster-port"))).await);
+        }
+        let known = format!("cluster_known_nodes:{}", 2 * masters);
+        cluster
+            .until_all("the nodes know each other", |node| async move { node.command("CLUSTER INFO").await }, |info| info.contains(&known))
+            .await;
+        for i in 0..masters {
+            let id = cluster.id(i).await;
+            until("a replica takes its master", || async {
+                cluster.nodes[masters + i].command(&format!("CLUSTER REPLICATE {id}")).await.contains("+OK")
+            })
+            .await;
+        }
+        cluster.whole().await;
+        cluster
+    }
+
+    /// `redis://127.0.0.1:PORT,127.0.0.1:PORT` of all nodes.
+    pub fn url(&self) -> String {
+        let places: Vec<String> = self.nodes.iter().map(|node| format!("127.0.0.1:{}", node.port())).collect();
+        format!("redis://{}", places.join(","))
+    }
+
+    /// One of the servers: the first are masters at the start, the others their replicas in this order.
+    pub fn node(&self, number: usize) -> &Redis {
+        &self.nodes[number]
+    }
+
+    /// Number of the server that has this slot now.
+    pub async fn owner(&self, slot: u16) -> usize {
+        for (number, node) in self.nodes.iter().enumerate().filter(|(_, node)| node.runs()) {
+            let slots = node.command("CLUSTER NODES").await;
+            let own = slots.lines().find(|line| line.contains("myself,master")).unwrap_or_default();
+            let ranges = own.split(' ').skip(8).filter_map(|range| {
+                let (first, last) = range.split_once('-').unwrap_or((range, range));
+                Some(first.parse::<u16>().ok()?..=last.parse::<u16>().ok()?)
+            });
+            if ranges.into_iter().any(|range| range.contains(&slot)) {
+                return number;
+            }
+        }
+        panic!("nobody has slot {slot}");
+    }
+
+    /// Slot of a key.
+    pub async fn slot(&self, key: &str) -> u16 {
+        let running = self.nodes.iter().find(|node| node.runs()).expect("a server runs");
+        let answer = running.command(&format!("CLUSTER KEYSLOT {key}")).await;
+        answer.lines().next().and_then(|line| line.strip_prefix(':')?.parse().ok()).expect("a slot")
+    }
+
+    /// A slot of this server's in which there are keys of a producer.
+    pub async fn used_slot(&self, number: usize) -> Option<u16> {
+        let found = self.nodes[number].command("SCAN 0 MATCH m:*:log COUNT 100000").await;
+        let key = found.lines().find(|line| line.ends_with(":log"))?;
+        Some(self.slot(key).await)
+    }
+
+    /// Moves a slot from its server to another, as an operator's tool does.
+    pub async fn move_slot(&self, slot: u16, to: usize) {
+        let from = self.owner(slot).await;
+        let (source, target) = (&self.nodes[from], &self.nodes[to]);
+        let (source_id, target_id) = (self.id(from).await, self.id(to).await);
+        ok(target.command(&format!("CLUSTER SETSLOT {slot} IMPORTING {source_id}")).await);
+        ok(source.command(&format!("CLUSTER SETSLOT {slot} MIGRATING {target_id}")).await);
+        loop {
+            let answer = source.command(&format!("CLUSTER GETKEYSINSLOT {slot} {KEYS_AT_ONCE}")).await;
+            let keys: Vec<&str> = answer.lines().filter(|line| line.starts_with("m:")).collect();
+            if keys.is_empty() {
+                break;
+            }
+            // One by one, so that calls come in between.
+            for key in keys {
+                let moved = source.command(&format!("MIGRATE 127.0.0.1 {} {key} 0 5000", target.port())).await;
+                assert!(moved.starts_with("+OK") || moved.starts_with("+NOKEY"), "{moved}");
+            }
+        }
+        ok(target.command(&format!("CLUSTER SETSLOT {slot} NODE {target_id}")).await);
+        ok(source.command(&format!("CLUSTER SETSLOT {slot} NODE {target_id}")).await);
+    }
+
+    /// Ends a server as a crash would.
+    pub fn kill(&mut self, number: usize) {
+        self.nodes[number].kill();
+    }
+
+    /// Starts a server again, which follows whoever has its slots by now.
+    pub async fn start_again(&mut self, number: usize) {
+        self.nodes[number].start_again().await;
+    }
+
+    /// Waits until this server is a master.
+    pub async fn until_master(&self, number: usize) {
+        until("a replica is promoted", || async { self.nodes[number].command("ROLE").await.contains("master") }).await;
+    }
+
+    /// Number of the server that is the master of this part of the slots, parts being numbered as the masters at the start.
+    pub async fn master(&self, part: usize) -> usize {
+        let replica = part + self.masters;
+        if self.nodes[replica].is_master().await && !self.nodes[part].is_replica().await { replica } else { part }
+    }
+
+    /// Has the replica of a part take over from its master, in order.
+    pub async fn fail_over(&self, part: usize) {
+        let replica = (self.master(part).await + self.masters) % self.nodes.len();
+        let replica = &self.nodes[replica];
+        until("a replica takes over", || async {
+            // Redis gives an attempt up after five seconds.
+            replica.command("CLUSTER FAILOVER").await;
+            let began = Instant::now();
+            while began.elapsed() < Duration::from_secs(6) && !replica.is_master().await {
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+            replica.is_master().await
+        })
+        .await;
+    }
+
+    /// Waits until all servers that run take the cluster to be whole, and each part has a master and a replica that has its data, if both run.
+    pub async fn whole(&self) {
+        self.until_all(
+            "the cluster is whole",
+            |node| async move { node.command("CLUSTER INFO").await },
+            |info| info.contains("cluster_state:ok"),
+        )
+        .await;
+        for part in 0..self.masters {
+            let (one, other) = (&self.nodes[part], &self.nodes[part + self.masters]);
+            if one.runs() && other.runs() {
+                until("a part has a master and a replica", || async {
+                    one.is_master().await && other.is_replica().await || other.is_master().await && one.is_replica().await
+                })
+                .await;
+            }
+        }
+    }
+
+    async fn id(&self, number: usize) -> String {
+        let answer = self.nodes[number].command("CLUSTER MYID").await;
+        answer.lines().nth(1).expect("a node has an id").to_owned()
+    }
+
+    async fn until_all<'a, F: Future<Output = String>>(&'a self, what: &str, ask: impl Fn(&'a Redis) -> F, so: impl Fn(&str) -> bool) {
+        for node in self.nodes.iter().filter(|node| node.runs()) {
+            until(what, || async { so(&ask(node).await) }).await;
+        }
+    }
+}
+
+fn ok(answer: String) {
+    assert!(answer.starts_with("+OK"), "{answer}");
+}
+
+async fn until<F: Future<Output = bool>>(what: &str, so: impl Fn() -> F) {
+    let deadline = Instant::now() + LIMIT;
+    while !so().await {
+        assert!(Instant::now() < deadline, "it takes too long until {what}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
