@@ -13,7 +13,6 @@ use std::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
-    time::Duration,
 };
 
 use motience_log::{Batch, Bounds, Log};
@@ -21,15 +20,11 @@ use motience_proto::model::{Cursor, LogKey, Offset, ProducerId};
 use parking_lot::Mutex;
 use time::OffsetDateTime;
 use tokio::sync::{Notify, OnceCell};
-use tracing::{debug, warn};
 
 use super::{
-    Error, Relay,
+    Error,
     ring::{PushOutcome, ReadOutcome, Ring},
 };
-
-/// How often the bounds of each followed log are compared with its ring. A lost signal is noticed after two comparisons at the latest.
-const CHECK_EVERY: Duration = Duration::from_secs(1);
 
 /// Start position of a follow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -122,8 +117,14 @@ impl Hub {
         Ok((guard, cursor))
     }
 
-    fn channels(&self) -> Vec<Arc<Channel>> {
-        self.channels.lock().values().cloned().collect()
+    /// Logs that are followed and whose bounds are known.
+    pub(super) fn channels(&self) -> Vec<Arc<Channel>> {
+        self.channels.lock().values().filter(|channel| channel.ready.initialized()).cloned().collect()
+    }
+
+    /// Returns when signals may have been lost. Cancel-safe; for one task.
+    pub(super) async fn stale(&self) {
+        self.stale.notified().await;
     }
 }
 
@@ -179,8 +180,9 @@ impl Drop for FollowGuard {
     }
 }
 
-struct Channel {
-    key: LogKey,
+/// A log that is followed here.
+pub(super) struct Channel {
+    pub(super) key: LogKey,
     ready: OnceCell<()>,
     state: Mutex<State>,
 }
@@ -227,11 +229,11 @@ impl Channel {
     }
 
     /// End of the ring.
-    fn end(&self) -> Cursor {
+    pub(super) fn end(&self) -> Cursor {
         self.state.lock().ring.end()
     }
 
-    fn advance(&self, bounds: Bounds, heard: Cursor) -> bool {
+    pub(super) fn advance(&self, bounds: Bounds, heard: Cursor) -> bool {
         let mut state = self.state.lock();
         let news = state.ring.advance(bounds, heard);
         if news {
@@ -242,7 +244,7 @@ impl Channel {
 
     /// A signal may still be in flight, so a log that is ahead of the ring counts as a loss only at the second check. A log that ends
     /// before the ring did when it was asked counts at once.
-    fn check(&self, bounds: Bounds, heard: Cursor) -> bool {
+    pub(super) fn check(&self, bounds: Bounds, heard: Cursor) -> bool {
         let mut state = self.state.lock();
         let end = state.ring.end();
         let overdue = end.offset < state.expected.offset || bounds.log_epoch() != end.log_epoch || bounds.last < heard.offset;
@@ -325,49 +327,4 @@ impl ReadyQueue {
     pub(super) async fn wait(&self) {
         self.notify.notified().await;
     }
-}
-
-/// Starts the task that compares rings with the log, every second and whenever signals may have been lost.
-pub(super) fn start_checks(relay: &Relay) {
-    if matches!(relay.0.log, Log::Embedded(_)) {
-        // In one process nothing can be lost between log and hub.
-        return;
-    }
-    let (hub, log, stop) = (Arc::clone(&relay.0.hub), relay.0.log.clone(), relay.0.stop.clone());
-    relay.0.tasks.spawn(async move {
-        let watch = async {
-            loop {
-                let stale = tokio::select! {
-                    () = hub.stale.notified() => true,
-                    () = tokio::time::sleep(CHECK_EVERY) => false,
-                };
-                // Logs of a server that does not answer are not asked for one by one; those of others are.
-                let mut away = Vec::new();
-                for channel in hub.channels().iter().filter(|c| c.ready.initialized()) {
-                    let server = log.server_of(channel.key);
-                    if away.contains(&server) {
-                        continue;
-                    }
-                    let heard = channel.end();
-                    match log.bounds(channel.key).await {
-                        Ok(bounds) => {
-                            if bounds.log_epoch() == heard.log_epoch && bounds.last < heard.offset {
-                                metrics::counter!("motience_log_disagreements_total").increment(1);
-                                warn!(producer = %channel.key.producer, "more was published than the log has: its readers go back to the log");
-                            }
-                            let news = if stale { channel.advance(bounds, heard) } else { channel.check(bounds, heard) };
-                            if news {
-                                debug!(producer = %channel.key.producer, "a hole is filled from the log");
-                            }
-                        }
-                        Err(e) => {
-                            warn!(error = %e, "the bounds of the log cannot be compared");
-                            away.push(server);
-                        }
-                    }
-                }
-            }
-        };
-        stop.run_until_cancelled(watch).await;
-    });
 }

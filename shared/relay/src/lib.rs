@@ -10,6 +10,7 @@
 
 mod active_sessions;
 mod appender;
+mod checks;
 mod hub;
 mod parts;
 pub mod pipeline;
@@ -144,9 +145,12 @@ impl Relay {
             stop: CancellationToken::new(),
         }));
         relay.0.reports.start(relay.0.log.clone(), &relay.0.tasks, relay.0.stop.clone());
-        hub::start_checks(&relay);
+        checks::start(&relay);
         let (cache, clock, stop) = (Arc::clone(&relay.0.subscription_cache), relay.0.clock.clone(), relay.0.stop.clone());
-        relay.0.tasks.spawn(async move { stop.run_until_cancelled(cache.keep_time(&clock)).await });
+        relay
+            .0
+            .tasks
+            .spawn(async move { stop.run_until_cancelled(async { tokio::join!(cache.keep_time(&clock), cache.keep_fresh()) }).await });
         relay
     }
 

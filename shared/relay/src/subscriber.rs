@@ -119,6 +119,12 @@ pub struct Subscriber {
     from_log: Option<Duration>,
 }
 
+/// A follow that has begun, and the number by which its subscriber knows it.
+pub(super) struct OpenedFollow {
+    place: usize,
+    follow: Follow,
+}
+
 struct Follow {
     key: LogKey,
     lease: FollowGuard,
@@ -163,13 +169,32 @@ impl Subscriber {
         if self.places.contains_key(&producer) {
             return Ok(());
         }
-        let key = self.relay.log_of(producer).await?;
+        let opened = self.opening(producer, from).await?;
+        self.enter(opened);
+        Ok(())
+    }
+
+    /// A follow that begins while this is polled, and is the subscriber's once it is [entered](Self::enter). Many may begin at once.
+    pub(super) fn opening(
+        &mut self,
+        producer: ProducerId,
+        from: StartPosition,
+    ) -> impl Future<Output = Result<OpenedFollow, Error>> + Send + use<> {
         let place = self.next_place;
         self.next_place += 1;
-        let (lease, cursor) = self.relay.0.hub.follow(&self.relay.0.log, key, from, &self.wake, place).await?;
-        self.follows.insert(place, Follow { key, lease, cursor, caught_up: false });
-        self.places.insert(producer, place);
-        Ok(())
+        let (relay, wake) = (self.relay.clone(), Arc::clone(&self.wake));
+        async move {
+            let key = relay.log_of(producer).await?;
+            let (lease, cursor) = relay.0.hub.follow(&relay.0.log, key, from, &wake, place).await?;
+            Ok(OpenedFollow { place, follow: Follow { key, lease, cursor, caught_up: false } })
+        }
+    }
+
+    /// Takes a follow that has begun, before anything else is taken from the queue: it may be in there already.
+    pub(super) fn enter(&mut self, opened: OpenedFollow) {
+        let OpenedFollow { place, follow } = opened;
+        self.places.insert(follow.key.producer, place);
+        self.follows.insert(place, follow);
     }
 
     /// Ends a follow at once: nothing of it is delivered after this.

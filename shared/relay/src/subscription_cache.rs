@@ -31,6 +31,9 @@ const COUNTS: u64 = 100_000;
 const VERSIONS: usize = 1024;
 /// How often the time of day is compared with the ends of rights, while there are any: it may be set.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
+/// Watches that look again at once where events may have been lost, and the pause before others do.
+const LOOKS_AT_ONCE: usize = 50;
+const LOOKS_PAUSE: Duration = Duration::from_millis(50);
 /// The end of a right that does not end by itself.
 const NEVER: i64 = i64::MAX;
 
@@ -47,6 +50,8 @@ pub struct SubscriptionCache {
     ends: Mutex<BTreeMap<(i64, u64), Weak<ChangeSignal>>>,
     /// An end was noted where there was none.
     noted: Notify,
+    /// Events may have been lost.
+    stale: Notify,
     next_watch: AtomicU64,
 }
 
@@ -60,6 +65,7 @@ impl SubscriptionCache {
             producers: Mutex::default(),
             ends: Mutex::default(),
             noted: Notify::new(),
+            stale: Notify::new(),
             next_watch: AtomicU64::new(0),
         }
     }
@@ -75,7 +81,7 @@ impl SubscriptionCache {
         watchers.get(consumer).into_iter().flatten().filter_map(Weak::upgrade).for_each(|signal| signal.raise());
     }
 
-    /// Events may have been lost: everyone looks again.
+    /// Events may have been lost: everyone looks again, a thousand in a second.
     pub fn mark_stale(&self) {
         for version in &self.versions {
             version.fetch_add(1, Ordering::AcqRel);
@@ -83,8 +89,22 @@ impl SubscriptionCache {
         let producers = self.producers.lock();
         producers.values().flatten().filter_map(Weak::upgrade).for_each(|changed| changed.note_break());
         drop(producers);
-        let watchers = self.watchers.lock();
-        watchers.values().flatten().filter_map(Weak::upgrade).for_each(|signal| signal.raise());
+        self.stale.notify_one();
+    }
+
+    /// Has every watch look again after events may have been lost, some at a time, for as long as it is polled: each of them reads the
+    /// database, which has others to serve.
+    pub(super) async fn keep_fresh(&self) {
+        loop {
+            self.stale.notified().await;
+            let signals: Vec<Weak<ChangeSignal>> = self.watchers.lock().values().flatten().cloned().collect();
+            for some in signals.chunks(LOOKS_AT_ONCE) {
+                some.iter().filter_map(Weak::upgrade).for_each(|signal| signal.raise());
+                if some.len() == LOOKS_AT_ONCE {
+                    sleep(LOOKS_PAUSE).await;
+                }
+            }
+        }
     }
 
     /// Watches this consumer's subscriptions from now on.

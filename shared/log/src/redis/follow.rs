@@ -6,7 +6,7 @@
 //! A connection that is silent is asked for a PING every second: a dead one is noticed within [`ANSWER_LIMIT`].
 
 use std::{
-    collections::HashSet,
+    collections::{HashMap, HashSet},
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -19,7 +19,7 @@ use motience_runtime::{backoff::Backoff, telemetry::Sampler};
 use parking_lot::Mutex;
 use redis::{AsyncConnectionConfig, ErrorKind, PushInfo, PushKind, RedisError, ServerErrorKind, Value, aio::MultiplexedConnection};
 use tokio::{
-    sync::{Notify, watch},
+    sync::{Notify, oneshot},
     task::JoinHandle,
     time::{self, Instant},
 };
@@ -47,14 +47,68 @@ pub(super) struct Follower {
 }
 
 struct Shared {
-    desired: Mutex<HashSet<String>>,
-    /// Counts the changes of `desired`.
-    changed: watch::Sender<u64>,
-    /// Channels that Redis has confirmed or refused on the present connection.
-    confirmed: watch::Sender<HashSet<String>>,
+    state: Mutex<State>,
+    /// Told when channels are open.
+    changed: Notify,
     /// When something came last, in milliseconds since `began`.
     heard: AtomicU64,
     began: Instant,
+}
+
+#[derive(Default)]
+struct State {
+    desired: HashSet<String>,
+    /// Channels that Redis has confirmed or refused on the present connection.
+    answered: HashSet<String>,
+    /// Channels for which these two may differ: a change costs what it changes, however many channels there are.
+    open: HashSet<String>,
+    /// Told when their channel is answered.
+    waiting: HashMap<String, Vec<oneshot::Sender<()>>>,
+    /// Whether channels came from another server, on which messages may have been missed.
+    taken_over: bool,
+}
+
+impl State {
+    /// A new connection: nothing is answered.
+    fn begin(&mut self) {
+        self.answered.clear();
+        self.open.clone_from(&self.desired);
+    }
+
+    /// Asks for these again, as far as they are desired.
+    fn open_again(&mut self, channels: HashSet<String>) {
+        for channel in channels {
+            self.answered.remove(&channel);
+            self.open.insert(channel);
+        }
+    }
+
+    /// Channels to subscribe to, those to leave, and whether some of them came from another server.
+    fn take_open(&mut self) -> (Vec<String>, Vec<String>, bool) {
+        let (mut missing, mut superfluous) = (Vec::new(), Vec::new());
+        for channel in std::mem::take(&mut self.open) {
+            if self.desired.contains(&channel) {
+                if !self.answered.contains(&channel) {
+                    missing.push(channel);
+                }
+            // Before anyone can desire it again and take the old answer for a new one.
+            } else if self.answered.remove(&channel) {
+                superfluous.push(channel);
+            }
+        }
+        (missing, superfluous, std::mem::take(&mut self.taken_over))
+    }
+
+    /// Redis has answered for this channel.
+    fn answer(&mut self, channel: String) {
+        for waiting in self.waiting.remove(&channel).into_iter().flatten() {
+            let _ = waiting.send(());
+        }
+        // Where Redis took it back meanwhile, it is asked for again.
+        if !(self.open.contains(&channel) && self.desired.contains(&channel)) {
+            self.answered.insert(channel);
+        }
+    }
 }
 
 impl Shared {
@@ -62,13 +116,19 @@ impl Shared {
         let now = u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX);
         self.heard.store(now, Ordering::Relaxed);
     }
+
+    /// Changes the state, and has the task act on it.
+    fn change<T>(&self, change: impl FnOnce(&mut State) -> T) -> T {
+        let changed = change(&mut self.state.lock());
+        self.changed.notify_one();
+        changed
+    }
 }
 
 impl Follower {
     /// `wrong` is told when the server sends a channel no more that it was asked for.
     pub(super) fn start(place: Place, names: &Names, seal: &Seal, sink: Sink, wrong: Arc<Notify>) -> Self {
-        let (changed, confirmed) = (watch::Sender::new(0), watch::Sender::new(HashSet::new()));
-        let shared = Shared { desired: Mutex::default(), changed, confirmed, heard: AtomicU64::new(0), began: Instant::now() };
+        let shared = Shared { state: Mutex::default(), changed: Notify::new(), heard: AtomicU64::new(0), began: Instant::now() };
         let shared = Arc::new(shared);
         let stop = CancellationToken::new();
         let task = Task { place, shared: Arc::clone(&shared), names: names.clone(), seal: seal.clone(), sink, wrong };
@@ -79,26 +139,44 @@ impl Follower {
         Self { shared, task: Mutex::new(Some(task)), stop }
     }
 
-    /// Returns when Redis sends this channel's messages, or has refused to.
-    pub(super) async fn follow(&self, channel: String) -> Result<(), Error> {
-        let mut confirmed = self.shared.confirmed.subscribe();
-        self.shared.desired.lock().insert(channel.clone());
-        self.shared.changed.send_modify(|n| *n += 1);
-        match time::timeout(ANSWER_LIMIT, confirmed.wait_for(|channels| channels.contains(&channel))).await {
-            Ok(Ok(_)) => Ok(()),
-            _ => Err(Error::Unavailable("Redis did not confirm a subscription in time".to_owned())),
+    /// Returns when Redis sends this channel's messages, or has refused to; `false`: the channel is another server's by now.
+    pub(super) async fn follow(&self, channel: &str) -> Result<bool, Error> {
+        let answered = {
+            let mut state = self.shared.state.lock();
+            state.desired.insert(channel.to_owned());
+            if state.answered.contains(channel) {
+                return Ok(true);
+            }
+            let (sender, answered) = oneshot::channel();
+            state.open.insert(channel.to_owned());
+            let waiting = state.waiting.entry(channel.to_owned()).or_default();
+            waiting.retain(|other| !other.is_closed());
+            waiting.push(sender);
+            answered
+        };
+        self.shared.changed.notify_one();
+        match time::timeout(ANSWER_LIMIT, answered).await {
+            Ok(answer) => Ok(answer.is_ok()),
+            Err(_) => Err(Error::Unavailable("Redis did not confirm a subscription in time".to_owned())),
         }
     }
 
     /// Follows these channels and no others.
     pub(super) fn want(&self, channels: HashSet<String>) {
-        *self.shared.desired.lock() = channels;
-        self.shared.changed.send_modify(|n| *n += 1);
+        self.shared.change(|state| {
+            let before = std::mem::replace(&mut state.desired, channels);
+            state.taken_over |= state.desired.iter().any(|channel| !before.contains(channel));
+            let State { desired, open, waiting, .. } = state;
+            open.extend(desired.symmetric_difference(&before).cloned());
+            waiting.retain(|channel, _| desired.contains(channel));
+        });
     }
 
     pub(super) fn unfollow(&self, channel: &str) {
-        self.shared.desired.lock().remove(channel);
-        self.shared.changed.send_modify(|n| *n += 1);
+        self.shared.change(|state| {
+            state.desired.remove(channel);
+            state.open.insert(channel.to_owned());
+        });
     }
 
     /// How long nothing has come.
@@ -139,7 +217,7 @@ impl Task {
                 Err(e) => warn!(error = %self.place.unavailable(&e), "the Redis subscription broke; connecting again"),
             }
             metrics::gauge!("motience_redis_subscribed").set(0.0);
-            self.shared.confirmed.send_modify(HashSet::clear);
+            self.shared.state.lock().begin();
             time::sleep(backoff.pause()).await;
         }
     }
@@ -161,7 +239,6 @@ impl Task {
             .set_response_timeout(Some(ANSWER_LIMIT))
             .set_push_sender(move |push: PushInfo| receiver.receive(&push.kind, push.data));
         let (mut connection, at) = self.place.open(&config).await?;
-        let mut changed = self.shared.changed.subscribe();
         let mut refused = self.reconcile(&mut connection).await?;
         info!("subscribed to Redis");
         metrics::counter!("motience_redis_connections_total", "use" => "push").increment(1);
@@ -176,8 +253,7 @@ impl Task {
                 biased;
                 () = broken.cancelled() => return Ok(()),
                 () = self.place.left(at.as_ref()) => return Ok(()),
-                // Cannot fail: `shared` holds the sender.
-                _ = changed.changed() => refused.extend(self.reconcile(&mut connection).await?),
+                () = self.shared.changed.notified() => refused.extend(self.reconcile(&mut connection).await?),
                 () = time::sleep(WATCH_EVERY) => redis::cmd("PING").exec_async(&mut connection).await?,
             }
             // Where Redis forbids the reports there is nothing to hear.
@@ -187,7 +263,7 @@ impl Task {
             if !refused.is_empty() && asked.elapsed() >= ASK_AGAIN {
                 asked = Instant::now();
                 let before = std::mem::take(&mut refused);
-                self.shared.confirmed.send_modify(|confirmed| confirmed.retain(|channel| !before.contains(channel)));
+                self.shared.state.lock().open_again(before.clone());
                 refused = self.reconcile(&mut connection).await?;
                 if refused.len() < before.len() {
                     (self.sink)(Signal::Interrupted);
@@ -198,24 +274,21 @@ impl Task {
 
     /// Subscribes and unsubscribes until Redis sends the desired channels. Returns those that it refuses.
     async fn reconcile(&self, connection: &mut MultiplexedConnection) -> Result<HashSet<String>, RedisError> {
-        let (desired, missing, superfluous) = {
-            let desired = self.shared.desired.lock();
-            let confirmed = self.shared.confirmed.borrow().clone();
-            let missing: Vec<String> = desired.difference(&confirmed).cloned().collect();
-            let superfluous: Vec<String> = confirmed.difference(&desired).cloned().collect();
-            // Before anyone can desire one of them again and take the old confirmation for a new one.
-            self.shared.confirmed.send_modify(|c| c.retain(|channel| desired.contains(channel)));
-            (desired.clone(), missing, superfluous)
-        };
-        let mut refused = HashSet::new();
-        for (channels, sharded, plain) in [(&missing, "SSUBSCRIBE", "SUBSCRIBE"), (&superfluous, "SUNSUBSCRIBE", "UNSUBSCRIBE")] {
-            let (live, bus) = channels.iter().partition::<Vec<&String>, _>(|channel| self.names.is_live(channel));
-            for (command, channels) in [(sharded, live), (plain, bus)] {
-                refused.extend(self.subscribe(connection, command, &channels).await?);
-            }
+        let (missing, superfluous, taken_over) = self.shared.state.lock().take_open();
+        let split = |channels| Vec::<String>::into_iter(channels).partition::<Vec<String>, _>(|channel| self.names.is_live(channel));
+        let ((new, new_bus), (old, old_bus)) = (split(missing), split(superfluous));
+        for (command, channels) in [("SUNSUBSCRIBE", old), ("UNSUBSCRIBE", old_bus)] {
+            self.subscribe(connection, command, &channels).await?;
         }
-        self.shared.confirmed.send_replace(desired);
-        refused.retain(|channel| missing.contains(channel));
+        let mut refused = HashSet::new();
+        for (command, channels) in [("SSUBSCRIBE", new), ("SUBSCRIBE", new_bus)] {
+            refused.extend(self.subscribe(connection, command, &channels).await?);
+            let mut state = self.shared.state.lock();
+            channels.into_iter().for_each(|channel| state.answer(channel));
+        }
+        if taken_over {
+            (self.sink)(Signal::Interrupted);
+        }
         Ok(refused)
     }
 
@@ -225,7 +298,7 @@ impl Task {
         &self,
         connection: &mut MultiplexedConnection,
         command: &str,
-        channels: &[&String],
+        channels: &[String],
     ) -> Result<HashSet<String>, RedisError> {
         let mut refused = HashSet::new();
         for some in channels.chunks(CHANNELS_AT_ONCE) {
@@ -243,7 +316,7 @@ impl Task {
                     metrics::counter!("motience_redis_refusals_total", "reason" => "channel").increment(1);
                     warn!(channel, error = %self.place.unavailable(&e), "cannot subscribe to a channel; its log is read instead");
                 }
-                refused.insert((*channel).clone());
+                refused.insert(channel.clone());
             }
         }
         Ok(refused)
@@ -271,11 +344,9 @@ impl Receiver {
             PushKind::SUnsubscribe => {
                 if let Some(Value::BulkString(channel)) = data.first()
                     && let Ok(channel) = std::str::from_utf8(channel)
-                    && self.shared.desired.lock().contains(channel)
+                    && self.shared.state.lock().desired.contains(channel)
                 {
-                    self.shared.confirmed.send_modify(|confirmed| {
-                        confirmed.remove(channel);
-                    });
+                    self.shared.change(|state| state.open_again([channel.to_owned()].into()));
                     self.wrong.notify_one();
                 }
             }

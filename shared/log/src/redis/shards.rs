@@ -288,7 +288,8 @@ impl Shards {
     /// Returns when Redis sends this channel's messages, or has refused to.
     pub(super) async fn follow(&self, channel: String) -> Result<(), Error> {
         self.followed.lock().insert(channel.clone());
-        self.of(&channel)?.follower.follow(channel).await
+        while !self.of(&channel)?.follower.follow(&channel).await? {}
+        Ok(())
     }
 
     pub(super) fn unfollow(&self, channel: &str) {

@@ -7,6 +7,7 @@ use std::{
     sync::Arc,
 };
 
+use futures_util::{StreamExt as _, stream::FuturesUnordered};
 use motience_auth::{DeviceStates, Scopes, Standing};
 use motience_proto::model::{ConsumerId, Cursor, CursorName, ProducerId, Status};
 use motience_runtime::clock::until;
@@ -23,6 +24,9 @@ use super::{
     scope::Scope,
 };
 use crate::{Delivery, Error, Relay, StartPosition, Subscriber, subscription_cache::Watch};
+
+/// Follows of one reader that begin at the same time.
+const FOLLOWS_AT_ONCE: usize = 64;
 
 /// Who reads.
 #[derive(Clone, Debug)]
@@ -359,16 +363,37 @@ impl Authorized {
                 Some(allowance) => self.keep(producer, allowance),
             }
         }
-        for (&producer, allowance) in allowed.of.iter().filter(|(producer, _)| !followed.contains(*producer)) {
-            let Ok(held) = allowance.hold(&self.relay, &self.freed) else {
-                self.crowded.insert(producer);
-                continue;
-            };
-            let mut from = start.each.get(&producer).copied().unwrap_or(start.everywhere);
-            if let Some((name, cursors)) = &self.cursor {
-                from = cursors.position(name, producer, from).await?;
+        let new: Vec<_> = allowed.of.iter().filter(|(producer, _)| !followed.contains(*producer)).collect();
+        if new.is_empty() {
+            return Ok(allowed.first_end);
+        }
+        let standing = match &self.cursor {
+            Some((name, cursors)) => cursors.standing(name).await?,
+            None => HashMap::new(),
+        };
+        let mut openings = FuturesUnordered::new();
+        let mut new = new.into_iter();
+        loop {
+            while openings.len() < FOLLOWS_AT_ONCE
+                && let Some((&producer, allowance)) = new.next()
+            {
+                let Ok(held) = allowance.hold(&self.relay, &self.freed) else {
+                    self.crowded.insert(producer);
+                    continue;
+                };
+                let mut from = start.each.get(&producer).copied().unwrap_or(start.everywhere);
+                if let (Some((name, cursors)), false) = (&self.cursor, matches!(from, StartPosition::After(_))) {
+                    from = match standing.get(&producer) {
+                        Some(&cursor) => StartPosition::After(cursor),
+                        None => cursors.place(name, producer, from).await?,
+                    };
+                }
+                let opening = self.subscriber.opening(producer, held.bounded(from, &self.relay));
+                openings.push(async move { (producer, held, opening.await) });
             }
-            self.subscriber.follow(producer, held.bounded(from, &self.relay)).await?;
+            // One after the other is taken whole, so that a cancelled call leaves none half begun.
+            let Some((producer, held, opened)) = openings.next().await else { break };
+            self.subscriber.enter(opened?);
             if self.crowded.remove(&producer) {
                 self.news.push((producer, Status::Active));
             }

@@ -23,7 +23,7 @@ const FINISH_LIMIT: Duration = Duration::from_secs(2);
 pub(crate) struct NamedCursors {
     relay: Relay,
     consumer: ConsumerId,
-    pending: HashMap<(CursorName, ProducerId), Cursor>,
+    pending: HashMap<CursorName, HashMap<ProducerId, Cursor>>,
     /// When the pending ones are to be written.
     due: Option<Instant>,
 }
@@ -31,6 +31,12 @@ pub(crate) struct NamedCursors {
 impl NamedCursors {
     pub(crate) fn new(relay: Relay, consumer: ConsumerId) -> Self {
         Self { relay, consumer, pending: HashMap::new(), due: None }
+    }
+
+    /// Where this name stands, in every log it stands in.
+    pub(super) async fn standing(&self, name: &CursorName) -> Result<HashMap<ProducerId, Cursor>, Error> {
+        let standing = self.relay.0.store.cursors_named(self.consumer, name).await.map_err(Error::store)?;
+        Ok(standing.into_iter().collect())
     }
 
     /// Where a follow under this name begins: where the name stands, unless the consumer names a cursor itself; at `from` where the
@@ -43,17 +49,26 @@ impl NamedCursors {
         if let Some(cursor) = store.cursor(self.consumer, name, producer).await.map_err(Error::store)? {
             return Ok(StartPosition::After(cursor));
         }
+        self.place(name, producer, from).await
+    }
+
+    /// Has a name stand in a log where it does not yet: at `from`.
+    pub(super) async fn place(&self, name: &CursorName, producer: ProducerId, from: StartPosition) -> Result<StartPosition, Error> {
         // Kept before the first record is confirmed: a consumer that dies before that must not miss what follows.
         let mut subscriber = self.relay.subscriber().uncounted();
         subscriber.follow(producer, from).await?;
         let cursor = subscriber.cursor(producer).unwrap_or_default();
-        store.confirm(self.consumer, name, producer, cursor, self.relay.0.clock.now()).await.map_err(Error::store)?;
+        let now = self.relay.0.clock.now();
+        self.relay.0.store.confirm(self.consumer, name, producer, cursor, now).await.map_err(Error::store)?;
         Ok(StartPosition::After(cursor))
     }
 
     /// Everything up to `cursor` is dealt with.
     pub(super) fn confirm(&mut self, name: &CursorName, producer: ProducerId, cursor: Cursor) {
-        self.pending.insert((name.clone(), producer), cursor);
+        match self.pending.get_mut(name) {
+            Some(cursors) => cursors.insert(producer, cursor),
+            None => self.pending.entry(name.clone()).or_default().insert(producer, cursor),
+        };
         self.due.get_or_insert_with(|| Instant::now() + FLUSH_EVERY);
     }
 
@@ -62,17 +77,18 @@ impl NamedCursors {
         self.due
     }
 
-    /// Writes what was confirmed. A write that fails is tried again. Cancel-safe.
+    /// Writes what was confirmed, that of each name by one statement. A write that fails is tried again. Cancel-safe.
     pub(super) async fn flush(&mut self) {
         let now = self.relay.0.clock.now();
-        while let Some((key, &cursor)) = self.pending.iter().next() {
-            let key = key.clone();
-            if let Err(e) = self.relay.0.store.confirm(self.consumer, &key.0, key.1, cursor, now).await {
-                warn!(error = %e, "a cursor cannot be kept; trying again");
+        while let Some((name, cursors)) = self.pending.iter().next() {
+            let (name, cursors): (CursorName, Vec<_>) =
+                (name.clone(), cursors.iter().map(|(&producer, &cursor)| (producer, cursor)).collect());
+            if let Err(e) = self.relay.0.store.confirm_many(self.consumer, &name, &cursors, now).await {
+                warn!(error = %e, "cursors cannot be kept; trying again");
                 self.due = Some(Instant::now() + FLUSH_EVERY);
                 return;
             }
-            self.pending.remove(&key);
+            self.pending.remove(&name);
         }
         self.due = None;
     }
