@@ -282,9 +282,14 @@ impl Task {
         }
         let mut refused = HashSet::new();
         for (command, channels) in [("SSUBSCRIBE", new), ("SUBSCRIBE", new_bus)] {
-            refused.extend(self.subscribe(connection, command, &channels).await?);
+            self.subscribe(connection, command, &channels).await?;
             let mut state = self.shared.state.lock();
-            channels.into_iter().for_each(|channel| state.answer(channel));
+            for channel in channels {
+                if !state.answered.contains(&channel) {
+                    refused.insert(channel.clone());
+                    state.answer(channel);
+                }
+            }
         }
         if taken_over {
             (self.sink)(Signal::Interrupted);
@@ -292,23 +297,22 @@ impl Task {
         Ok(refused)
     }
 
-    /// Asks for all of these, each by a command of its own: they may be of several slots, and a refusal has to do with one of them. Returns the
-    /// refused ones.
-    async fn subscribe(
-        &self,
-        connection: &mut MultiplexedConnection,
-        command: &str,
-        channels: &[String],
-    ) -> Result<HashSet<String>, RedisError> {
-        let mut refused = HashSet::new();
+    /// Sends this command for each of these by itself: they may be of several slots, and a refusal has to do with one of them. The
+    /// [`Receiver`] notes what Redis confirms; an answer alone does not tell its channel, since a message that nobody asked for may take its
+    /// place.
+    async fn subscribe(&self, connection: &mut MultiplexedConnection, command: &str, channels: &[String]) -> Result<(), RedisError> {
         for some in channels.chunks(CHANNELS_AT_ONCE) {
             let mut pipeline = redis::pipe();
             for channel in some {
                 pipeline.cmd(command).arg(channel);
             }
             let answers = connection.send_packed_commands(&pipeline, 0, some.len()).await?;
-            for (channel, answer) in some.iter().zip(answers) {
-                let Value::ServerError(e) = answer else { continue };
+            let errors = answers.into_iter().filter_map(|answer| if let Value::ServerError(e) = answer { Some(e) } else { None });
+            let unconfirmed: Vec<&String> = {
+                let state = self.shared.state.lock();
+                some.iter().filter(|channel| !state.answered.contains(*channel)).collect()
+            };
+            for (channel, e) in unconfirmed.into_iter().zip(errors) {
                 let e = RedisError::from(e);
                 if matches!(e.kind(), ErrorKind::Server(ServerErrorKind::Moved | ServerErrorKind::ClusterDown)) {
                     self.wrong.notify_one();
@@ -316,10 +320,9 @@ impl Task {
                     metrics::counter!("motience_redis_refusals_total", "reason" => "channel").increment(1);
                     warn!(channel, error = %self.place.unavailable(&e), "cannot subscribe to a channel; its log is read instead");
                 }
-                refused.insert(channel.clone());
             }
         }
-        Ok(refused)
+        Ok(())
     }
 }
 
@@ -348,6 +351,13 @@ impl Receiver {
                 {
                     self.shared.change(|state| state.open_again([channel.to_owned()].into()));
                     self.wrong.notify_one();
+                }
+            }
+            PushKind::Subscribe | PushKind::SSubscribe => {
+                if let Some(Value::BulkString(channel)) = data.first()
+                    && let Ok(channel) = std::str::from_utf8(channel)
+                {
+                    self.shared.state.lock().answer(channel.to_owned());
                 }
             }
             PushKind::Message | PushKind::SMessage => {
