@@ -57,8 +57,8 @@ use self::{
     watch::SAY_EVERY,
 };
 use crate::{
-    AppendBatch, Bounds, Bus, Engine, Error, Fetch, Outline, Records, Retention, Retentions, Sender, SessionState, Sessions, Signal, Sink,
-    Topic, sessions::DEVICE_MEMORY,
+    AppendBatch, AppendRecord, Bounds, Bus, Engine, Error, Fetch, Outline, Records, Retention, Retentions, Sender, SessionState, Sessions,
+    Signal, Sink, Topic, sessions::DEVICE_MEMORY,
 };
 
 /// Longest wait for one answer of Redis.
@@ -213,7 +213,7 @@ impl Records for Log {
     }
 
     async fn read(&self, key: LogKey, after: Offset, bytes: usize) -> Result<Fetch, Error> {
-        let answered = self.0.query(key, |session| {
+        let answered = self.0.shards.read(&self.0.names.home(key), |session| {
             let mut call = call("read");
             call.arg(2).arg(self.0.names.key(key, "meta")).arg(self.0.names.key(key, "log"));
             // A chunk is named by its last record, so the first one with such an id has the wanted record.

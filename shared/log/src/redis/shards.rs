@@ -15,7 +15,7 @@ use std::{
 use parking_lot::{Mutex, RwLock};
 use redis::{Cmd, FromRedisValue, Value};
 use tokio::{
-    sync::Notify,
+    sync::{Notify, Semaphore},
     task::JoinHandle,
     time::{Instant, sleep, timeout},
 };
@@ -42,6 +42,8 @@ const MOVING_PAUSE: Duration = Duration::from_millis(20);
 /// How often the map is drawn anew where nothing calls for it: sooner than a server can be replaced and be the master again, because a
 /// connection that lasted through both would still name the epoch before them.
 const DRAW_EVERY: Duration = Duration::from_secs(2);
+/// Long answers of one server that are under way at once: it does nothing else while it makes one.
+const READS_AT_ONCE: usize = 4;
 /// Shortest time between two drawings.
 const DRAW_PAUSE: Duration = Duration::from_millis(200);
 
@@ -49,6 +51,9 @@ const DRAW_PAUSE: Duration = Duration::from_millis(200);
 pub(super) struct Shard {
     pub(super) place: Place,
     pub(super) link: Link,
+    /// For readers that catch up: their long answers hold up no append.
+    reading: Link,
+    reads: Semaphore,
     pub(super) follower: Follower,
     pub(super) barrier: Option<Barrier>,
     /// Looks where the server is.
@@ -117,12 +122,13 @@ struct Maker {
 
 impl Maker {
     fn shard(&self, place: Place, home: Home) -> Arc<Shard> {
-        let link = Link::new(place.clone(), &self.names, home.clone(), Arc::clone(&self.refused));
+        let link = || Link::new(place.clone(), &self.names, home.clone(), Arc::clone(&self.refused));
+        let (link, reading) = (link(), link());
         let barrier = (self.replicas > 0).then(|| Barrier::start(&place, &self.names, home, self.replicas));
         let follower = Follower::start(place.clone(), &self.names, &self.seal, Arc::clone(&self.sink), Arc::clone(&self.wrong));
         let looked = place.clone();
         let look = tokio::spawn(async move { looked.look().await });
-        Arc::new(Shard { place, link, follower, barrier, look })
+        Arc::new(Shard { place, link, reading, reads: Semaphore::new(READS_AT_ONCE), follower, barrier, look })
     }
 }
 
@@ -234,12 +240,25 @@ impl Shards {
 
     /// Asks the server that has this key or channel, wherever it is by now. The call is made for the session in which it is sent.
     pub(super) async fn query(&self, key: &str, call: impl Fn(&Session) -> Cmd) -> Result<Answered, Error> {
+        self.query_on(key, |shard| &shard.link, call).await
+    }
+
+    /// Asks for a long answer, which is read beside the others, and only few at once.
+    pub(super) async fn read(&self, key: &str, call: impl Fn(&Session) -> Cmd) -> Result<Answered, Error> {
+        let shard = self.of(key)?;
+        // Cannot fail: nobody closes it.
+        let _turn = shard.reads.acquire().await;
+        self.query_on(key, |shard| &shard.reading, call).await
+    }
+
+    async fn query_on(&self, key: &str, link: fn(&Shard) -> &Link, call: impl Fn(&Session) -> Cmd) -> Result<Answered, Error> {
         let mut shard = self.of(key)?;
         let (began, mut asking) = (Instant::now(), false);
         loop {
             let asked = async {
-                let session = shard.link.session().await?;
-                Ok::<_, Miss>((shard.link.send(&session, &call(&session), asking).await?, session))
+                let link = link(&shard);
+                let session = link.session().await?;
+                Ok::<_, Miss>((link.send(&session, &call(&session), asking).await?, session))
             };
             let outcome = asked.await;
             let miss = match outcome {
