@@ -35,6 +35,8 @@ pub(super) struct Link {
     place: Place,
     names: Names,
     home: Home,
+    /// How the metrics call it.
+    purpose: &'static str,
     current: Mutex<Option<Session>>,
     /// Held while connecting, so that one caller does it for all; remembers the last failure.
     connecting: tokio::sync::Mutex<Option<Instant>>,
@@ -74,9 +76,9 @@ impl From<Error> for Miss {
 }
 
 impl Link {
-    pub(super) fn new(place: Place, names: &Names, home: Home, refused: Arc<Notify>) -> Self {
+    pub(super) fn new(place: Place, names: &Names, home: Home, purpose: &'static str, refused: Arc<Notify>) -> Self {
         let (current, connecting, full) = (Mutex::default(), tokio::sync::Mutex::default(), AtomicBool::new(false));
-        Self { place, names: names.clone(), home, current, connecting, full, refused }
+        Self { place, names: names.clone(), home, purpose, current, connecting, full, refused }
     }
 
     /// The connection, made if there is none. A node that runs waits for a Redis that it can use, whatever is wrong with this one.
@@ -213,7 +215,7 @@ impl Link {
         {
             rewrite_aof(&mut connection, &mark, &server.log_epoch.to_string()).await;
         }
-        metrics::counter!("motience_redis_connections_total", "use" => "commands").increment(1);
+        metrics::counter!("motience_redis_connections_total", "use" => self.purpose).increment(1);
         Ok(Session { connection, at, log_epoch: server.log_epoch, number: fastrand::u64(..) })
     }
 }

@@ -122,8 +122,8 @@ struct Maker {
 
 impl Maker {
     fn shard(&self, place: Place, home: Home) -> Arc<Shard> {
-        let link = || Link::new(place.clone(), &self.names, home.clone(), Arc::clone(&self.refused));
-        let (link, reading) = (link(), link());
+        let link = |purpose| Link::new(place.clone(), &self.names, home.clone(), purpose, Arc::clone(&self.refused));
+        let (link, reading) = (link("commands"), link("reads"));
         let barrier = (self.replicas > 0).then(|| Barrier::start(&place, &self.names, home, self.replicas));
         let follower = Follower::start(place.clone(), &self.names, &self.seal, Arc::clone(&self.sink), Arc::clone(&self.wrong));
         let looked = place.clone();

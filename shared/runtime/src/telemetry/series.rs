@@ -403,7 +403,7 @@ const SERIES: &[Series] = &[
         Counter,
         "motience_redis_connections_total",
         "connections",
-        &[("use", &["commands", "push", "replicas"])],
+        &[("use", &["commands", "push", "reads", "replicas"])],
         "Connections made to Redis: more than one of a kind means that the one before broke.",
     ),
     Series(Gauge, "motience_redis_subscribed", "0 or 1", &[], "1 while Redis sends what other nodes publish."),
