@@ -2,7 +2,15 @@
 
 use std::{
     future::Future,
+    net::{IpAddr, Ipv4Addr},
     time::{Duration, Instant},
+};
+
+use tokio::{
+    io::copy_bidirectional,
+    net::{TcpListener, TcpStream},
+    sync::watch,
+    task::JoinHandle,
 };
 
 use super::{Redis, process::free_port};
@@ -20,21 +28,35 @@ pub struct RedisCluster {
     /// The masters first, then their replicas in this order.
     nodes: Vec<Redis>,
     masters: usize,
+    /// The server that is cut off from the others.
+    cut_off: watch::Sender<Option<usize>>,
+    /// One before the bus port of each server.
+    forwarders: Vec<JoinHandle<()>>,
 }
 
 impl RedisCluster {
     /// So many masters and as many replicas, once all of them agree.
     pub async fn start(masters: usize) -> Self {
-        let mut nodes = Vec::new();
-        for _ in 0..2 * masters {
-            let port = free_port().to_string();
-            let settings = ["--cluster-enabled", "yes", "--cluster-node-timeout", "1500", "--cluster-port", &port];
-            nodes.push(
-                Redis::with(&[&settings[..], &["--cluster-allow-replica-migration", "no", "--repl-diskless-sync-delay", "0"]].concat())
-                    .await,
-            );
+        let (mut nodes, mut forwarders, cut_off) = (Vec::new(), Vec::new(), watch::Sender::new(None));
+        for number in 0..2 * masters {
+            let bus = free_port();
+            let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("a port is free");
+            let announced = listener.local_addr().expect("a listener has a port").port();
+            forwarders.push(tokio::spawn(forward(listener, number, bus, cut_off.subscribe())));
+            let (bus, announced, from) = (bus.to_string(), announced.to_string(), address(number).to_string());
+            let settings = [
+                ["--cluster-enabled", "yes"],
+                ["--cluster-node-timeout", "1500"],
+                ["--cluster-allow-replica-migration", "no"],
+                ["--repl-diskless-sync-delay", "0"],
+                ["--cluster-port", &bus],
+                ["--cluster-announce-ip", "127.0.0.1"],
+                ["--cluster-announce-bus-port", &announced],
+                ["--bind-source-addr", &from],
+            ];
+            nodes.push(Redis::with(settings.as_flattened()).await);
         }
-        let cluster = Self { nodes, masters };
+        let cluster = Self { nodes, masters, cut_off, forwarders };
         for (i, node) in cluster.nodes.iter().enumerate() {
             // Epochs that differ from the start need not be settled by collisions.
             ok(node.command(&format!("CLUSTER SET-CONFIG-EPOCH {}", i + 1)).await);
@@ -43,7 +65,7 @@ impl RedisCluster {
                 ok(node.command(&format!("CLUSTER ADDSLOTSRANGE {from} {to}")).await);
             }
             let first = &cluster.nodes[0];
-            ok(node.command(&format!("CLUSTER MEET 127.0.0.1 {} {}", first.port(), first.setting("--cluster-port"))).await);
+            ok(node.command(&format!("CLUSTER MEET 127.0.0.1 {} {}", first.port(), first.setting("--cluster-announce-bus-port"))).await);
         }
         let known = format!("cluster_known_nodes:{}", 2 * masters);
         cluster
@@ -124,6 +146,11 @@ impl RedisCluster {
         ok(source.command(&format!("CLUSTER SETSLOT {slot} NODE {target_id}")).await);
     }
 
+    /// Cuts this server off from the others, which take it for lost, while clients and its replica go on reaching it; `None`: nobody is cut off.
+    pub fn cut_off(&self, number: Option<usize>) {
+        self.cut_off.send_replace(number);
+    }
+
     /// Ends a server as a crash would.
     pub fn kill(&mut self, number: usize) {
         self.nodes[number].kill();
@@ -189,6 +216,35 @@ impl RedisCluster {
         for node in self.nodes.iter().filter(|node| node.runs()) {
             until(what, || async { so(&ask(node).await) }).await;
         }
+    }
+}
+
+impl Drop for RedisCluster {
+    fn drop(&mut self) {
+        self.forwarders.iter().for_each(JoinHandle::abort);
+    }
+}
+
+/// The address from which a server connects to others, by which it is known.
+fn address(number: usize) -> Ipv4Addr {
+    Ipv4Addr::new(127, 0, 1, u8::try_from(number + 1).expect("a small cluster"))
+}
+
+/// Hands on what others send to the bus port of this server, unless one of both is cut off.
+async fn forward(listener: TcpListener, number: usize, bus: u16, cut_off: watch::Receiver<Option<usize>>) {
+    while let Ok((mut caller, from)) = listener.accept().await {
+        let mut cut_off = cut_off.clone();
+        tokio::spawn(async move {
+            let apart = |lost: &Option<usize>| lost.is_some_and(|lost| lost == number || from.ip() == IpAddr::V4(address(lost)));
+            if apart(&cut_off.borrow_and_update()) {
+                return;
+            }
+            let Ok(mut server) = TcpStream::connect((Ipv4Addr::LOCALHOST, bus)).await else { return };
+            tokio::select! {
+                _ = copy_bidirectional(&mut caller, &mut server) => {}
+                _ = cut_off.wait_for(apart) => {}
+            }
+        });
     }
 }
 

@@ -34,6 +34,8 @@ pub(crate) enum Fault {
     MasterKill,
     /// SIGSTOP to a master, so that those who watch it take it for lost, and SIGCONT.
     MasterPause,
+    /// A master and the other servers of the Redis Cluster do not reach each other, while nodes reach all of them.
+    Partition,
     /// A replica takes over from its master, in order.
     Failover,
     /// A slot moves to another server of the Redis Cluster.
@@ -86,7 +88,7 @@ pub(crate) enum Excuse {
 }
 
 /// Every kind, and its name.
-const NAMES: [(Fault, &str); 30] = [
+const NAMES: [(Fault, &str); 31] = [
     (Fault::NodeKill, "node-kill"),
     (Fault::NodeTerm, "node-term"),
     (Fault::NodePause, "node-pause"),
@@ -98,6 +100,7 @@ const NAMES: [(Fault, &str); 30] = [
     (Fault::RedisWipe, "redis-wipe"),
     (Fault::MasterKill, "master-kill"),
     (Fault::MasterPause, "master-pause"),
+    (Fault::Partition, "partition"),
     (Fault::Failover, "failover"),
     (Fault::SlotMove, "slot-move"),
     (Fault::PostgresStop, "postgres-stop"),
@@ -136,7 +139,7 @@ impl Fault {
     pub(crate) fn is_foundation(self) -> bool {
         FOUNDATION_CLUSTER.contains(&self)
             || FOUNDATION_REPLICAS.contains(&self)
-            || self == Self::SlotMove
+            || FOUNDATION_SLOTS.contains(&self)
             || FOUNDATION_EMBEDDED.contains(&self)
     }
 }
@@ -180,6 +183,8 @@ const FOUNDATION_REPLICAS: &[Fault] = &[
     Fault::PostgresStop,
     Fault::PostgresPause,
 ];
+/// Of a cluster besides.
+const FOUNDATION_SLOTS: &[Fault] = &[Fault::SlotMove, Fault::Partition];
 const FOUNDATION_EMBEDDED: &[Fault] =
     &[Fault::NodeKill, Fault::NodeTerm, Fault::NodePause, Fault::LogStall, Fault::LogCut, Fault::LogRestore, Fault::BackupRestore];
 const EDGE: &[Fault] = &[
@@ -214,7 +219,7 @@ impl Decks {
             None => FOUNDATION_EMBEDDED.to_vec(),
             Some(Logs::Redis) => FOUNDATION_CLUSTER.to_vec(),
             Some(Logs::Sentinel) => FOUNDATION_REPLICAS.to_vec(),
-            Some(Logs::RedisCluster) => [FOUNDATION_REPLICAS, &[Fault::SlotMove]].concat(),
+            Some(Logs::RedisCluster) => [FOUNDATION_REPLICAS, FOUNDATION_SLOTS].concat(),
         };
         Self { foundation, edge, slow: vec![Fault::ConsumerPause] }
     }

@@ -95,7 +95,7 @@ async fn by_owner(cluster: &RedisCluster, node: &Backend, producers: std::ops::R
     found
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn producers_of_all_shards_meet_and_a_slot_moves_under_load_without_loss() {
     let cluster = RedisCluster::start(MASTERS).await;
     let (first, second) = (node(&cluster.url(), &[]).await, node(&cluster.url(), &[]).await);
@@ -137,7 +137,7 @@ async fn producers_of_all_shards_meet_and_a_slot_moves_under_load_without_loss()
     assert_eq!(batch.last().0, next);
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_failover_of_one_shard_resets_its_producers_and_the_others_go_on() {
     let mut cluster = RedisCluster::start(MASTERS).await;
     let node = node(&cluster.url(), &[("REDIS_REPLICAS", "1")]).await;
@@ -163,7 +163,7 @@ async fn a_failover_of_one_shard_resets_its_producers_and_the_others_go_on() {
     node.ready().await.unwrap();
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_node_starts_with_one_server_of_the_cluster_away_and_refuses_a_mixture() {
     let mut cluster = RedisCluster::start(MASTERS).await;
     let alone = motience_testing::Redis::start().await;

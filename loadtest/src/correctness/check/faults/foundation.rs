@@ -109,6 +109,10 @@ impl Platform {
                 let time = Duration::from_millis(random.u64(300..4000));
                 servers.pause_master(time, random).await?;
             }
+            Fault::Partition => {
+                let time = Duration::from_millis(random.u64(300..6000));
+                servers.cut_off_master(time, random).await?;
+            }
             Fault::Failover => servers.fail_over(random).await?,
             Fault::SlotMove => {
                 let moved = servers.move_slot(random).await?;

@@ -23,10 +23,14 @@ impl Platform {
         let fault = step.fault;
         match fault {
             Fault::NodeKill | Fault::NodeTerm | Fault::NodePause => self.node(fault, &mut random).await,
-            Fault::PubsubCut | Fault::MasterKill | Fault::MasterPause | Fault::Failover | Fault::SlotMove if self.servers.is_some() => {
+            Fault::PubsubCut | Fault::MasterKill | Fault::MasterPause | Fault::Partition | Fault::Failover | Fault::SlotMove
+                if self.servers.is_some() =>
+            {
                 self.replicas(fault, &mut random).await
             }
-            Fault::MasterKill | Fault::MasterPause | Fault::Failover | Fault::SlotMove => bail!("there are no servers with replicas"),
+            Fault::MasterKill | Fault::MasterPause | Fault::Partition | Fault::Failover | Fault::SlotMove => {
+                bail!("there are no servers with replicas")
+            }
             Fault::RedisKill | Fault::RedisPause | Fault::PubsubCut | Fault::AofCut | Fault::RedisWipe => {
                 self.redis(fault, &mut random).await
             }

@@ -70,6 +70,16 @@ impl Servers {
         self.settle().await
     }
 
+    /// Cuts a master off from the other servers for so long, while nodes go on reaching it; it may have a successor by then.
+    pub(crate) async fn cut_off_master(&mut self, time: Duration, random: &mut Rng) -> Result<()> {
+        let Self::Cluster(cluster) = self else { anyhow::bail!("only servers of a cluster talk to each other") };
+        let master = cluster.master(random.usize(..PARTS)).await;
+        cluster.cut_off(Some(master));
+        sleep(time).await;
+        cluster.cut_off(None);
+        self.settle().await
+    }
+
     /// Has a replica take over.
     pub(crate) async fn fail_over(&mut self, random: &mut Rng) -> Result<()> {
         match &*self {
