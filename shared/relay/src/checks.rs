@@ -46,7 +46,7 @@ async fn run(hub: &Hub, log: &Log) {
                 round = Round::default();
                 compare(log, hub.channels(), true).await;
             }
-            () = tokio::time::sleep(CHECK_EVERY) => round.suspects = compare(log, round.next(hub), false).await,
+            () = tokio::time::sleep(CHECK_EVERY) => round.ahead = compare(log, round.next(hub), false).await,
         }
     }
 }
@@ -56,7 +56,7 @@ async fn run(hub: &Hub, log: &Log) {
 struct Round {
     left: Vec<Weak<Channel>>,
     /// Logs that were ahead of their rings when they were compared last: whether a signal is late or lost shows now.
-    suspects: Vec<Arc<Channel>>,
+    ahead: Vec<Arc<Channel>>,
 }
 
 impl Round {
@@ -67,7 +67,7 @@ impl Round {
         }
         let rest = self.left.len().saturating_sub(CHECKS_A_SECOND);
         let part = self.left.split_off(rest);
-        let mut next = std::mem::take(&mut self.suspects);
+        let mut next = std::mem::take(&mut self.ahead);
         let known: HashSet<_> = next.iter().map(|channel| channel.key).collect();
         next.extend(part.iter().filter_map(Weak::upgrade).filter(|channel| !known.contains(&channel.key)));
         next
