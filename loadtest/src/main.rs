@@ -21,7 +21,7 @@ use clap::{Parser, Subcommand};
 
 use self::{
     correctness::{check, hostile, resume},
-    measure::{egress, fleet, grants, levels, link, lossy, peers, run},
+    measure::{egress, fleet, grants, laws, levels, link, lossy, peers, run},
 };
 
 #[global_allocator]
@@ -41,6 +41,8 @@ enum Scenario {
     Run(run::Options),
     /// Compare the live path with and without thousands of grants that change all the time.
     Grants(grants::Options),
+    /// Measure how the cost of a node grows with the producers that a consumer follows.
+    Laws(laws::Options),
     /// Compare the cost of the durability levels, beside a path without a log.
     Levels(levels::Options),
     /// Compare the cost of the egresses: first byte, latency, the server's processor time.
@@ -87,6 +89,7 @@ async fn main() -> ExitCode {
     let outcome = match Cli::parse().scenario {
         Scenario::Run(options) => run::run(options).await,
         Scenario::Grants(options) => grants::run(options).await,
+        Scenario::Laws(options) => laws::run(options).await,
         Scenario::Levels(options) => levels::run(options).await,
         Scenario::Egress(options) => egress::run(options).await,
         Scenario::Peers(options) => peers::run(options).await,

@@ -1,0 +1,146 @@
+//! `loadtest laws`: how the cost of a node grows with the number of producers that one consumer follows. Each number is measured on a node of its own,
+//! over a Redis and a PostgreSQL of its own: what a first and a second connection take, and what the node and Redis do while no record comes.
+
+use std::{
+    path::PathBuf,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result};
+use clap::Args;
+use motience_proto::model::{Role, UserId, Visibility};
+use motience_runtime::clock::Clock;
+use motience_store::{self as store, NewUser, Store};
+use motience_testing::{Postgres, Redis};
+use tokio::time::sleep;
+
+use crate::common::{
+    accounts::{Account, Accounts},
+    egress::{Connection, Egress, Start, Target},
+    process,
+    server::{Own, variable},
+};
+
+/// How long a node is left alone before its idle cost is measured.
+const SETTLE: Duration = Duration::from_secs(3);
+/// Database connections of this program.
+const CONNECTIONS: u32 = 2;
+
+/// Options of `loadtest laws`.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct Options {
+    /// Producers that the consumer follows.
+    #[arg(long, value_delimiter = ',', default_values_t = [100, 1000, 10_000])]
+    producers: Vec<usize>,
+    /// Seconds over which an idle node is measured.
+    #[arg(long, default_value_t = 10)]
+    seconds: u64,
+    /// The program to start, where it is not beside this one.
+    #[arg(long)]
+    server_program: Option<PathBuf>,
+    /// A setting for the servers, as NAME=value; may be given often.
+    #[arg(long, value_parser = variable)]
+    set: Vec<(String, String)>,
+}
+
+/// The costs at one number of producers.
+struct Costs {
+    producers: usize,
+    first: Duration,
+    second: Duration,
+    cpu: Duration,
+    grown: u64,
+    idle_calls: f64,
+    idle_cpu: f64,
+}
+
+pub(crate) async fn run(options: Options) -> Result<bool> {
+    motience_certs::install_provider();
+    let mut rows = Vec::new();
+    for &producers in &options.producers {
+        eprintln!("{producers} producers");
+        rows.push(measure(&options, producers).await?);
+    }
+    say!(
+        "{:>9} | {:>9} {:>9} {:>9} | {:>12} | {:>12} {:>10}",
+        "producers",
+        "first ms",
+        "second ms",
+        "CPU ms",
+        "KiB/producer",
+        "idle calls/s",
+        "idle CPU %"
+    );
+    for row in &rows {
+        say!(
+            "{:>9} | {:>9.1} {:>9.1} {:>9.0} | {:>12.2} | {:>12.0} {:>10.2}",
+            row.producers,
+            row.first.as_secs_f64() * 1e3,
+            row.second.as_secs_f64() * 1e3,
+            row.cpu.as_secs_f64() * 1e3,
+            row.grown as f64 / 1024.0 / row.producers as f64,
+            row.idle_calls,
+            row.idle_cpu * 100.0
+        );
+    }
+    Ok(true)
+}
+
+async fn measure(options: &Options, producers: usize) -> Result<Costs> {
+    let (redis, postgres) = (Redis::start().await, Postgres::start().await);
+    let settings = [("REDIS_URL".to_owned(), redis.url()), ("DATABASE_URL".to_owned(), postgres.url())];
+    let own = Own::start(options.server_program.clone(), &[&settings[..], &options.set].concat()).await?;
+    let consumer = Accounts::new(&own.addresses)?.make("consumer", 1).await?.remove(0);
+    subscribe(&postgres.url(), &consumer, producers).await?;
+    let pid = own.addresses.pid.context("the server is a process of this machine")?;
+
+    let (resident, cpu) = (process::resident(pid)?, process::cpu(pid)?);
+    let (_held, first) = connect(&own, &consumer).await?;
+    let cpu = process::cpu(pid)?.saturating_sub(cpu);
+    let (_also_held, second) = connect(&own, &consumer).await?;
+    sleep(SETTLE).await;
+    let grown = process::resident(pid)?.saturating_sub(resident);
+
+    let (calls, before, began) = (calls(&redis).await?, process::cpu(pid)?, Instant::now());
+    sleep(Duration::from_secs(options.seconds)).await;
+    let over = began.elapsed().as_secs_f64();
+    let idle_calls = (self::calls(&redis).await? - calls) as f64 / over;
+    let idle_cpu = process::cpu(pid)?.saturating_sub(before).as_secs_f64() / over;
+    own.stop().await?;
+    Ok(Costs { producers, first, second, cpu, grown, idle_calls, idle_cpu })
+}
+
+/// Makes the producers in the server's database. Through the API the logins alone would take an hour.
+async fn subscribe(url: &str, consumer: &Account, producers: usize) -> Result<()> {
+    let config = store::Config::Postgres { url: url.into(), max_connections: CONNECTIONS };
+    let (store, clock) = (Store::open(&config).await?, Clock::system());
+    for n in 0..producers {
+        let new = NewUser {
+            username: format!("law-{n}"),
+            password_hash: "none".to_owned(),
+            role: Role::Producer,
+            device_id: None,
+            strict_device: false,
+        };
+        let producer = store.create_user(new).await?.id.producer();
+        store.subscribe(UserId(consumer.id).consumer(), producer, Visibility::Open, clock.now()).await?;
+    }
+    store.close().await;
+    Ok(())
+}
+
+/// A connection that follows everything, and how long that took to be in force.
+async fn connect(own: &Own, consumer: &Account) -> Result<(Connection, Duration)> {
+    let target = Target::at(Egress::Wss2, &own.addresses, consumer, Vec::new());
+    let began = Instant::now();
+    let connection = Connection::open(Egress::Wss2, &target, &Start::Live).await?;
+    Ok((connection, began.elapsed()))
+}
+
+/// Functions that Redis has run so far.
+async fn calls(redis: &Redis) -> Result<u64> {
+    let stats = redis.command("INFO commandstats").await;
+    let line = stats.lines().find_map(|line| line.strip_prefix("cmdstat_fcall:calls=")).context("Redis has run no function")?;
+    let digits: String = line.chars().take_while(char::is_ascii_digit).collect();
+    Ok(digits.parse()?)
+}
