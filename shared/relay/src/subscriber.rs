@@ -10,6 +10,7 @@ use std::{
     time::Duration,
 };
 
+use futures_util::future::{BoxFuture, FutureExt as _};
 use motience_log::{Batch, Bounds, Piece};
 use motience_proto::model::{Cursor, LogKey, Offset, ProducerId};
 use motience_runtime::histogram;
@@ -175,11 +176,7 @@ impl Subscriber {
     }
 
     /// A follow that begins while this is polled, and is the subscriber's once it is [entered](Self::enter). Many may begin at once.
-    pub(super) fn opening(
-        &mut self,
-        producer: ProducerId,
-        from: StartPosition,
-    ) -> impl Future<Output = Result<OpenedFollow, Error>> + Send + use<> {
+    pub(super) fn opening(&mut self, producer: ProducerId, from: StartPosition) -> BoxFuture<'static, Result<OpenedFollow, Error>> {
         let place = self.next_place;
         self.next_place += 1;
         let (relay, wake) = (self.relay.clone(), Arc::clone(&self.wake));
@@ -188,6 +185,7 @@ impl Subscriber {
             let (lease, cursor) = relay.0.hub.follow(&relay.0.log, key, from, &wake, place).await?;
             Ok(OpenedFollow { place, follow: Follow { key, lease, cursor, caught_up: false } })
         }
+        .boxed()
     }
 
     /// Takes a follow that has begun, before anything else is taken from the queue: it may be in there already.

@@ -59,13 +59,13 @@ impl RedisCluster {
         let cluster = Self { nodes, masters, cut_off, forwarders };
         for (i, node) in cluster.nodes.iter().enumerate() {
             // Epochs that differ from the start need not be settled by collisions.
-            ok(node.command(&format!("CLUSTER SET-CONFIG-EPOCH {}", i + 1)).await);
+            ok(&node.command(&format!("CLUSTER SET-CONFIG-EPOCH {}", i + 1)).await);
             if i < masters {
                 let (from, to) = (i * SLOTS / masters, (i + 1) * SLOTS / masters - 1);
-                ok(node.command(&format!("CLUSTER ADDSLOTSRANGE {from} {to}")).await);
+                ok(&node.command(&format!("CLUSTER ADDSLOTSRANGE {from} {to}")).await);
             }
             let first = &cluster.nodes[0];
-            ok(node.command(&format!("CLUSTER MEET 127.0.0.1 {} {}", first.port(), first.setting("--cluster-announce-bus-port"))).await);
+            ok(&node.command(&format!("CLUSTER MEET 127.0.0.1 {} {}", first.port(), first.setting("--cluster-announce-bus-port"))).await);
         }
         let known = format!("cluster_known_nodes:{}", 2 * masters);
         cluster
@@ -128,8 +128,8 @@ impl RedisCluster {
         let from = self.owner(slot).await;
         let (source, target) = (&self.nodes[from], &self.nodes[to]);
         let (source_id, target_id) = (self.id(from).await, self.id(to).await);
-        ok(target.command(&format!("CLUSTER SETSLOT {slot} IMPORTING {source_id}")).await);
-        ok(source.command(&format!("CLUSTER SETSLOT {slot} MIGRATING {target_id}")).await);
+        ok(&target.command(&format!("CLUSTER SETSLOT {slot} IMPORTING {source_id}")).await);
+        ok(&source.command(&format!("CLUSTER SETSLOT {slot} MIGRATING {target_id}")).await);
         loop {
             let answer = source.command(&format!("CLUSTER GETKEYSINSLOT {slot} {KEYS_AT_ONCE}")).await;
             let keys: Vec<&str> = answer.lines().filter(|line| line.starts_with("m:")).collect();
@@ -142,8 +142,8 @@ impl RedisCluster {
                 assert!(moved.starts_with("+OK") || moved.starts_with("+NOKEY"), "{moved}");
             }
         }
-        ok(target.command(&format!("CLUSTER SETSLOT {slot} NODE {target_id}")).await);
-        ok(source.command(&format!("CLUSTER SETSLOT {slot} NODE {target_id}")).await);
+        ok(&target.command(&format!("CLUSTER SETSLOT {slot} NODE {target_id}")).await);
+        ok(&source.command(&format!("CLUSTER SETSLOT {slot} NODE {target_id}")).await);
     }
 
     /// Cuts this server off from the others, which take it for lost, while clients and its replica go on reaching it; `None`: nobody is cut off.
@@ -248,7 +248,7 @@ async fn forward(listener: TcpListener, number: usize, bus: u16, cut_off: watch:
     }
 }
 
-fn ok(answer: String) {
+fn ok(answer: &str) {
     assert!(answer.starts_with("+OK"), "{answer}");
 }
 

@@ -71,8 +71,8 @@ async fn until(reader: &mut Subscriber, last: &HashMap<i64, u64>) -> HashMap<i64
         match timeout(LIMIT, reader.next()).await.expect("a delivery in time") {
             Delivery::Batch { batch, after } => {
                 for (offset, ..) in batch.after(after) {
-                    let before = at.insert(batch.key.producer.0, offset.0).unwrap_or(0);
-                    assert_eq!(offset.0, before + 1, "producer {}", batch.key.producer);
+                    let before = at.insert(batch.producer.0, offset.0).unwrap_or(0);
+                    assert_eq!(offset.0, before + 1, "producer {}", batch.producer);
                 }
             }
             Delivery::Notice(Notice::Reset { producer, cursor, .. }) => {

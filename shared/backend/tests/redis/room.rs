@@ -13,7 +13,7 @@ use tokio::{
     time::{Instant, sleep, timeout},
 };
 
-use super::{Device, LIMIT, P, all, node, try_node, write};
+use super::{Device, LIMIT, P, all, node, write};
 
 /// A record of four thousand bytes that cannot be made much shorter, and what the device must do where it is refused.
 async fn write_large(log: &log::Log, device: &mut [Device], seq: u64) -> Result<(), log::Error> {

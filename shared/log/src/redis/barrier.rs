@@ -38,7 +38,6 @@ struct Waiter {
 
 /// Handle of the task that waits for replicas.
 pub(super) struct Barrier {
-    replicas: u32,
     waiters: mpsc::Sender<Waiter>,
     task: Mutex<Option<JoinHandle<()>>>,
     stop: CancellationToken,
@@ -53,11 +52,7 @@ impl Barrier {
         let task = tokio::spawn(async move {
             stopped.run_until_cancelled(task.run()).await;
         });
-        Self { replicas, waiters, task: Mutex::new(Some(task)), stop }
-    }
-
-    pub(super) fn replicas(&self) -> u32 {
-        self.replicas
+        Self { waiters, task: Mutex::new(Some(task)), stop }
     }
 
     /// Returns once everything written before the call, to the server of this epoch, is on enough replicas.

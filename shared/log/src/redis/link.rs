@@ -98,7 +98,7 @@ impl Link {
         if let Some(failed) = *last_failure {
             tokio::time::sleep_until(failed + RETRY_AFTER).await;
         }
-        match self.connect().await {
+        match Box::pin(self.connect()).await {
             Ok(session) => {
                 *last_failure = None;
                 *self.current.lock() = Some(session.clone());

@@ -213,7 +213,8 @@ impl Records for Log {
     }
 
     async fn read(&self, key: LogKey, after: Offset, bytes: usize) -> Result<Fetch, Error> {
-        let answered = self.0.shards.read(&self.0.names.home(key), |session| {
+        let home = self.0.names.home(key);
+        let answered = self.0.shards.read(&home, |session| {
             let mut call = call("read");
             call.arg(2).arg(self.0.names.key(key, "meta")).arg(self.0.names.key(key, "log"));
             // A chunk is named by its last record, so the first one with such an id has the wanted record.

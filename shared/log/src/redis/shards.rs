@@ -240,7 +240,8 @@ impl Shards {
 
     /// Asks the server that has this key or channel, wherever it is by now. The call is made for the session in which it is sent.
     pub(super) async fn query(&self, key: &str, call: impl Fn(&Session) -> Cmd) -> Result<Answered, Error> {
-        self.query_on(key, |shard| &shard.link, call).await
+        // On the heap: a future within that of every caller, many levels deep, is more than the compiler follows.
+        Box::pin(self.query_on(key, |shard| &shard.link, call)).await
     }
 
     /// Asks for a long answer, which is read beside the others, and only few at once.
@@ -248,7 +249,7 @@ impl Shards {
         let shard = self.of(key)?;
         // Cannot fail: nobody closes it.
         let _turn = shard.reads.acquire().await;
-        self.query_on(key, |shard| &shard.reading, call).await
+        Box::pin(self.query_on(key, |shard| &shard.reading, call)).await
     }
 
     async fn query_on(&self, key: &str, link: fn(&Shard) -> &Link, call: impl Fn(&Session) -> Cmd) -> Result<Answered, Error> {

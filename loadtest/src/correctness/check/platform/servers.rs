@@ -16,7 +16,7 @@ const LIMIT: Duration = Duration::from_secs(60);
 #[derive(Debug)]
 pub(crate) enum Servers {
     Cluster(RedisCluster),
-    Pair { pair: [Redis; 2], sentinels: Sentinels },
+    Pair { pair: Box<[Redis; 2]>, sentinels: Sentinels },
 }
 
 impl Servers {
@@ -28,7 +28,7 @@ impl Servers {
         let master = Redis::start().await;
         let replica = Redis::replica_of(&master).await;
         let sentinels = Sentinels::start(3, &master, 1).await;
-        Self::Pair { pair: [master, replica], sentinels }
+        Self::Pair { pair: Box::new([master, replica]), sentinels }
     }
 
     pub(crate) fn url(&self) -> String {
@@ -114,7 +114,7 @@ impl Servers {
                 }
             }
             Self::Pair { pair, .. } => {
-                for server in pair {
+                for server in pair.iter() {
                     server.command(&command).await;
                 }
             }
@@ -125,7 +125,8 @@ impl Servers {
     async fn settle(&self) -> Result<()> {
         match self {
             Self::Cluster(cluster) => cluster.whole().await,
-            Self::Pair { pair: [one, other], .. } => {
+            Self::Pair { pair, .. } => {
+                let [one, other] = &**pair;
                 let deadline = Instant::now() + LIMIT;
                 while !(one.is_master().await && other.is_replica().await || other.is_master().await && one.is_replica().await) {
                     (Instant::now() < deadline).then_some(()).context("no server becomes a replica of the other")?;
