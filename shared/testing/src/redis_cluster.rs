@@ -53,6 +53,8 @@ impl RedisCluster {
                 ["--cluster-announce-ip", "127.0.0.1"],
                 ["--cluster-announce-bus-port", &announced],
                 ["--bind-source-addr", &from],
+                // Redis takes no other address than 127.0.0.1 for its own machine.
+                ["--protected-mode", "no"],
             ];
             nodes.push(Redis::with(settings.as_flattened()).await);
         }
