@@ -2,18 +2,9 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, ValueEnum};
+use clap::Args;
 
-/// Where a cluster of nodes has its logs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub(crate) enum Logs {
-    /// In one Redis that writes everything to its disk.
-    Redis,
-    /// In a Redis Cluster of three masters and three replicas.
-    RedisCluster,
-    /// In a Redis with a replica, behind three Sentinels.
-    Sentinel,
-}
+use super::schedule::{Fault, Logs};
 
 /// Options of `loadtest check`.
 #[derive(Args, Clone, Debug)]
@@ -60,7 +51,7 @@ pub(crate) struct Options {
     pub(crate) cuts: u64,
     /// Only these kinds of faults, by their names as the report prints them, separated by commas.
     #[arg(long, value_delimiter = ',')]
-    pub(crate) only: Vec<super::schedule::Fault>,
+    pub(crate) only: Vec<Fault>,
 }
 
 impl Options {

@@ -5,9 +5,19 @@
 
 use std::{fmt, str::FromStr, time::Duration};
 
+use clap::ValueEnum;
 use fastrand::Rng;
 
-use super::options::Logs;
+/// Where a cluster of nodes has its logs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Logs {
+    /// In one Redis that writes everything to its disk.
+    Redis,
+    /// In a Redis Cluster of three masters and three replicas.
+    RedisCluster,
+    /// In a Redis with a replica, behind three Sentinels.
+    Sentinel,
+}
 
 /// A kind of fault.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]

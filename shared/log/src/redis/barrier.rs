@@ -22,7 +22,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
-use super::{names::Names, place::Place, shards::Home};
+use super::{home::Home, names::Names, place::Place};
 use crate::Error;
 
 /// Who may wait for an answer at once; beyond it, one waits to wait.

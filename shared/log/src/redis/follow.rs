@@ -26,7 +26,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use super::{ANSWER_LIMIT, CONNECT_LIMIT, names::Names, place::Place, seal::Seal, watch::SAY_EVERY};
+use super::{ANSWER_LIMIT, CONNECT_LIMIT, SAY_EVERY, names::Names, place::Place, seal::Seal};
 use crate::{Error, Signal, Sink};
 
 /// First pause between attempts to connect, and the longest.

@@ -17,13 +17,14 @@ use tokio::{sync::Notify, time::Instant};
 use tracing::warn;
 
 use super::{
-    ANSWER_LIMIT, CONNECT_LIMIT, functions, layout,
+    ANSWER_LIMIT, CONNECT_LIMIT, functions,
+    home::Home,
+    layout,
     names::Names,
     place::{self, Place},
     rewrite_aof::rewrite_aof,
     sentinel::At,
     server::Server,
-    shards::Home,
 };
 use crate::Error;
 

@@ -11,6 +11,7 @@ mod config;
 mod erase;
 mod follow;
 mod functions;
+mod home;
 mod layout;
 mod leases;
 mod link;
@@ -54,7 +55,6 @@ use self::{
     names::{Channel, Names},
     seal::Seal,
     shards::{Answered, Shard, Shards},
-    watch::SAY_EVERY,
 };
 use crate::{
     AppendBatch, AppendRecord, Bounds, Bus, Engine, Error, Fetch, Outline, Records, Retention, Retentions, Sender, SessionState, Sessions,
@@ -65,6 +65,8 @@ use crate::{
 pub const ANSWER_LIMIT: Duration = Duration::from_secs(5);
 /// Longest wait for a connection to Redis.
 pub const CONNECT_LIMIT: Duration = Duration::from_secs(3);
+/// How often messages of one kind are logged.
+const SAY_EVERY: Duration = Duration::from_secs(60);
 /// Sessions of an erased log that are removed in one call.
 const ERASED_AT_ONCE: isize = 500;
 /// How often an erasure of records begins again when another node, or a trim, has come between.

@@ -26,6 +26,7 @@ use super::{
     barrier::Barrier,
     cluster,
     follow::Follower,
+    home::Home,
     link::{Link, Miss, Session},
     names::{Channel, Names},
     place::Place,
@@ -63,34 +64,6 @@ pub(super) struct Shard {
 impl Drop for Shard {
     fn drop(&mut self) {
         self.look.abort();
-    }
-}
-
-/// Names of the keys that belong to a shard and to no producer.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Home(Arc<RwLock<Inside>>);
-
-#[derive(Debug, Default)]
-struct Inside {
-    /// In a cluster: a hash tag of the shard's own, if it has any slot.
-    tag: Option<String>,
-    /// Whether it holds the key `layout` of the installation.
-    layout: bool,
-}
-
-impl Home {
-    /// The key called `part` of this shard; `None` where the shard holds no keys.
-    pub(super) fn key(&self, names: &Names, part: &str) -> Option<String> {
-        let inside = self.0.read();
-        match &inside.tag {
-            Some(tag) => Some(names.shared(&format!("{{{tag}}}:{part}"))),
-            None => inside.layout.then(|| names.shared(part)),
-        }
-    }
-
-    /// Whether the shard holds the key `layout` of the installation.
-    pub(super) fn has_layout(&self) -> bool {
-        self.0.read().layout
     }
 }
 
@@ -166,7 +139,7 @@ impl Shards {
         let mut map = Map { slots: None, shards: HashMap::new(), one: None, nodes: seeds };
         if !cluster {
             let home = Home::default();
-            home.0.write().layout = true;
+            home.set(true, |_| None);
             let one = make.shard(place, home);
             one.link.open().await?;
             map.one = Some(one);
@@ -389,12 +362,8 @@ impl Shards {
                     Some(there) => there.clone(),
                     None => self.made(&at)?,
                 };
-                let mut inside = home.0.write();
-                inside.layout = slots.master(layout) == Some(&at);
-                if inside.tag.as_ref().is_none_or(|tag| slots.master(slot_of(tag)) != Some(&at)) {
-                    inside.tag = Some(tag_of(lowest));
-                }
-                drop(inside);
+                let own = |tag: &String| slots.master(slot_of(tag)) == Some(&at);
+                home.set(slots.master(layout) == Some(&at), |tag| tag.filter(own).or_else(|| Some(tag_of(lowest))));
                 shards.insert(at, (shard, home));
             }
             let changed = map.slots.as_ref() != Some(&slots);

@@ -14,13 +14,11 @@ use motience_runtime::telemetry::Sampler;
 use tokio::time::sleep;
 use tracing::{debug, info, warn};
 
-use super::{Inner, functions, server::Server, shards::Shard};
+use super::{Inner, SAY_EVERY, functions, server::Server, shards::Shard};
 use crate::Error;
 
 /// How often memory is looked at.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
-/// How often what is wrong is said again.
-pub(super) const SAY_EVERY: Duration = Duration::from_secs(60);
 /// Least pause between two sweeps that calls for room bring about.
 const SWEEP_PAUSE: Duration = Duration::from_secs(1);
 /// Where room is made, so much of the budget is left free beyond what is needed: a twentieth.

@@ -22,8 +22,9 @@ pub(crate) use servers::Servers;
 
 use super::{
     history::{Event, Kind, Writer},
-    options::{Logs, Options},
+    options::Options,
     proxy::{Link, Pipe},
+    schedule::Logs,
 };
 use crate::common::{
     accounts::{Account, Accounts},
