@@ -88,7 +88,8 @@ pub(crate) async fn run(options: Options) -> Result<bool> {
 
 async fn measure(options: &Options, producers: usize) -> Result<Costs> {
     let (redis, postgres) = (Redis::start().await, Postgres::start().await);
-    let settings = [("REDIS_URL".to_owned(), redis.url()), ("DATABASE_URL".to_owned(), postgres.url())];
+    let secret = format!("{:032x}", fastrand::u128(..));
+    let settings = [("REDIS_URL".to_owned(), redis.url()), ("DATABASE_URL".to_owned(), postgres.url()), ("JWT_SECRET".to_owned(), secret)];
     let own = Own::start(options.server_program.clone(), &[&settings[..], &options.set].concat()).await?;
     let consumer = Accounts::new(&own.addresses)?.make("consumer", 1).await?.remove(0);
     subscribe(&postgres.url(), &consumer, producers).await?;
