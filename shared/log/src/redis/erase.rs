@@ -19,10 +19,10 @@ pub(super) async fn erase_records(inner: &Inner, key: LogKey, offsets: &RangeSet
     let names = |part| inner.names.key(key, part);
     let mut edition = redis::cmd("HGET");
     edition.arg(names("meta")).arg("edition");
-    let edition: Option<String> = inner.link.ask(&edition).await?;
+    let edition: Option<String> = inner.ask(key, &edition).await?;
     let mut forget = redis::cmd("UNLINK");
     forget.arg(names("fresh")).arg(names("staged"));
-    inner.link.query(&forget).await?;
+    inner.ask::<Value>(key, &forget).await?;
 
     // A chunk is named by its last record, so the first one with such an id has the first offset, or a later one.
     let (mut from, mut staged) = (format!("{first}-0"), 0);
@@ -30,7 +30,7 @@ pub(super) async fn erase_records(inner: &Inner, key: LogKey, offsets: &RangeSet
     loop {
         let mut page = redis::cmd("XRANGE");
         page.arg(names("log")).arg(&from).arg("+").arg("COUNT").arg(PAGE);
-        let (_, value) = inner.link.query(&page).await?;
+        let value: Value = inner.ask(key, &page).await?;
         let Value::Array(entries) = value else { return Err(Error::Damaged("Redis answered with no valid log".to_owned())) };
         let mut is_end = entries.len() < PAGE;
         for entry in entries {
@@ -49,7 +49,7 @@ pub(super) async fn erase_records(inner: &Inner, key: LogKey, offsets: &RangeSet
             batch.drain(..).for_each(|(id, value)| {
                 stage.arg(id).arg(value);
             });
-            inner.link.query(&stage).await?;
+            inner.ask::<Value>(key, &stage).await?;
             bytes = 0;
         }
         if is_end {
@@ -61,20 +61,23 @@ pub(super) async fn erase_records(inner: &Inner, key: LogKey, offsets: &RangeSet
         return Ok(true);
     }
     loop {
-        let session = inner.link.session().await?;
-        let mut rewrite = call("rewrite");
-        rewrite.arg(4);
-        for part in ["meta", "log", "fresh", "staged"] {
-            rewrite.arg(names(part));
-        }
-        rewrite.arg(session.log_epoch.0).arg(edition.as_deref().unwrap_or("0")).arg(staged).arg(STEP);
-        match inner.link.query_on(&session, &rewrite).await? {
+        let answered = inner.query(key, |session| {
+            let mut rewrite = call("rewrite");
+            rewrite.arg(4);
+            for part in ["meta", "log", "fresh", "staged"] {
+                rewrite.arg(names(part));
+            }
+            rewrite.arg(session.log_epoch.0).arg(edition.as_deref().unwrap_or("0")).arg(staged).arg(STEP);
+            rewrite
+        });
+        let answered = answered.await?;
+        match answered.value {
             Value::BulkString(answer) if answer.as_slice() == b"more" => {}
             Value::BulkString(answer) => {
                 let is_done = answer.as_slice() == b"done";
                 if is_done {
                     // The file that Redis appends to still has what was erased.
-                    rewrite_aof(&inner.link).await;
+                    rewrite_aof(&answered.shard.link).await;
                 }
                 return Ok(is_done);
             }
@@ -86,7 +89,7 @@ pub(super) async fn erase_records(inner: &Inner, key: LogKey, offsets: &RangeSet
 
 /// Has the file rewritten after records were erased: until then it still has them. An operator may have forbidden it.
 async fn rewrite_aof(link: &Link) {
-    match link.query(&redis::cmd("BGREWRITEAOF")).await {
+    match link.ask::<Value>(&redis::cmd("BGREWRITEAOF")).await {
         Ok(_) => tracing::info!("Redis rewrites its append-only file, which still has records that were erased"),
         Err(error) => tracing::warn!(%error, "cannot ask Redis to rewrite its append-only file, which still has records that were erased"),
     }
