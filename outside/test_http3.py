@@ -56,6 +56,7 @@ CALLS = {
         "GET /keys": lambda cast: Call(token=cast.consumer.token),
         "DELETE /keys/{id}": lambda cast: Call(404, cast.consumer.token, path={"id": "nothing"}),
         "GET /registration": lambda cast: Call(),
+        "GET /.well-known/jwks.json": lambda cast: Call(),
         "POST /invitations": lambda cast: Call(201, cast.admin.token, {"role": "consumer"}),
         "GET /invitations": lambda cast: Call(token=cast.admin.token),
         "DELETE /invitations/{id}": lambda cast: Call(404, cast.admin.token, path={"id": "nothing"}),

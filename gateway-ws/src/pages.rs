@@ -14,6 +14,7 @@ use axum::{
     routing::get,
 };
 use motience_http::{ApiError, compression};
+use motience_oidc::ConsoleClient;
 use rust_embed::{EmbeddedFile, RustEmbed};
 use serde_json::json;
 
@@ -47,13 +48,14 @@ struct Endpoints {
     webtransport: Option<WebTransport>,
     /// Whether the sockets are at the same origin as the services.
     sockets: bool,
+    issuers: Vec<ConsoleClient>,
 }
 
 impl EndpointDirectory {
-    /// Fills the directory, once. `sockets`: whether this node has the WebSocket listeners.
-    pub fn set(&self, config: Config, at: Addresses, webtransport: Option<WebTransport>, sockets: bool) {
+    /// Fills the directory, once. `sockets`: whether this node has the WebSocket listeners. `issuers`: where people log in.
+    pub fn set(&self, config: Config, at: Addresses, webtransport: Option<WebTransport>, sockets: bool, issuers: Vec<ConsoleClient>) {
         // An error says that it is filled.
-        let _ = self.0.set(Endpoints { config, at, webtransport, sockets });
+        let _ = self.0.set(Endpoints { config, at, webtransport, sockets, issuers });
     }
 }
 
@@ -82,11 +84,11 @@ pub fn console(directory: EndpointDirectory, mode: BaseUrlMode) -> Router {
 }
 
 fn console_config(directory: &EndpointDirectory, mode: BaseUrlMode, uri: &Uri, headers: &HeaderMap) -> Response {
-    let Some(Endpoints { config, at, webtransport, sockets }) = directory.0.get() else {
+    let Some(Endpoints { config, at, webtransport, sockets, issuers }) = directory.0.get() else {
         return ApiError::unavailable("starting", "The node is starting. Try again.").into_response();
     };
     let host = host(uri, headers);
-    let mut page = config_json("console", Side::Consumer, config, *at, webtransport.as_ref(), host);
+    let mut page = with_issuers(config_json("console", Side::Consumer, config, *at, webtransport.as_ref(), host), issuers);
     if mode == BaseUrlMode::Paths {
         for service in ["ap", "sm", "dsm"] {
             // Relative to `/console/`, which may itself be under a prefix that a proxy takes off.
@@ -112,7 +114,8 @@ pub(crate) fn router(side: Side, at: Addresses) -> Router<Arc<Shared>> {
         .route(
             "/config.json",
             get(async move |State(shared): State<Arc<Shared>>, uri: Uri, headers: HeaderMap| {
-                Json(config_json(side.role(), side, &shared.config, at, shared.webtransport.as_ref(), host(&uri, &headers)))
+                let page = config_json(side.role(), side, &shared.config, at, shared.webtransport.as_ref(), host(&uri, &headers));
+                Json(with_issuers(page, &shared.backend.issuers().console_clients()))
             }),
         )
         .layer(compression())
@@ -204,6 +207,14 @@ fn config_json(
         "tester_url": format!("http://{host}:{}/tester", at.wss2_ui.port()),
         "producer_page_url": format!("http://{host}:{}/", at.wss1_ui.port()),
     })
+}
+
+/// Names the issuers at which people log in, where there are any.
+fn with_issuers(mut page: serde_json::Value, issuers: &[ConsoleClient]) -> serde_json::Value {
+    if !issuers.is_empty() {
+        page["issuers"] = json!(issuers);
+    }
+    page
 }
 
 fn stats(side: Side, shared: &Shared) -> Json<Stats> {

@@ -35,7 +35,7 @@ use crate::{
 /// How long a token for a new password is good.
 const RESET_LIFE: Duration = Duration::from_secs(3600);
 /// The exit code of what was understood and is not done.
-const REFUSED: u8 = 3;
+pub(crate) const REFUSED: u8 = 3;
 
 /// Why an account is not made.
 #[derive(Debug, thiserror::Error)]

@@ -126,6 +126,14 @@ pub enum Command {
         #[command(subcommand)]
         action: AuditAction,
     },
+    /// Make and list the keys of JWT_KEYS, which sign tokens. Servers that run read them within half a minute.
+    ///
+    /// Exit codes: 0 done; 1 a file failed; 3 refused (a key waits for its time); 78 the settings are wrong.
+    TokenKeys {
+        /// The command for the keys.
+        #[command(subcommand)]
+        action: TokenKeysAction,
+    },
     /// Check or repair the log of an embedded node in DATA_DIR, or confirm the clock for retention.
     ///
     /// Exit codes: 0 nothing is damaged (any more); 1 the file cannot be opened, or `check` has found damage; 78 the settings are wrong.
@@ -202,6 +210,31 @@ pub enum AuditAction {
         #[arg(long = "head", value_name = "LINES:HASH")]
         heads: Vec<String>,
     },
+}
+
+/// The commands of `token-keys`.
+#[derive(Clone, Copy, Debug, Subcommand)]
+pub enum TokenKeysAction {
+    /// List the files, with the time from which each signs.
+    List,
+    /// Make a key that takes over in a while, and remove those whose tokens have all ended. Nobody's session ends by it.
+    Rotate {
+        /// Minutes until it signs: every node needs the file by then.
+        #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u64).range(0..=525_600))]
+        after: u64,
+        /// Kind of key.
+        #[arg(long, value_enum, default_value_t = TokenAlgorithm::Ed25519)]
+        algorithm: TokenAlgorithm,
+    },
+}
+
+/// A kind of key for tokens.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub enum TokenAlgorithm {
+    /// EdDSA.
+    Ed25519,
+    /// ES256.
+    P256,
 }
 
 /// The commands of `log`.

@@ -23,6 +23,7 @@ mod settings;
 pub mod stream;
 mod subscription_admin;
 pub mod subscriptions;
+mod token_keys;
 pub mod webtransport;
 
 use std::{io, path::Path, process::ExitCode};
@@ -116,6 +117,10 @@ async fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
         Some(Command::Audit { action }) => {
             telemetry::init(&env, "warn")?;
             return audit::run(&env, action).await;
+        }
+        Some(Command::TokenKeys { action }) => {
+            telemetry::init(&env, "warn")?;
+            return token_keys::run(&env, action);
         }
         Some(Command::Log { action }) => {
             telemetry::init(&env, "warn")?;

@@ -147,6 +147,9 @@ pub(crate) struct Live {
 impl Live {
     /// Puts them in force. Returns those of the `changed` settings that are.
     pub(crate) fn apply(&self, config: &Config, changed: &[&'static str]) -> Vec<&'static str> {
+        if let Err(e) = self.services.backend.tokens.read_keys() {
+            warn!(error = %e, "the keys that sign tokens cannot be read again; those read before go on");
+        }
         let mut live: Vec<&str> = Rates::SETTINGS.iter().map(|setting| setting.name).collect();
         live.extend(self.services.set(&config.http).then_some("CORS_ORIGINS"));
         for ((name, origins), newer) in self.origins.iter().zip([&config.gateway.origins, &config.webtransport.origins]) {
@@ -363,16 +366,17 @@ async fn bind_gateway(
     settings.services.ap = port_of(addresses.ap.as_deref()).unwrap_or(config.ap.port());
     settings.services.sm = port_of(addresses.sm.as_deref()).unwrap_or(config.sm.port());
     settings.services.dsm = port_of(addresses.dsm.as_deref()).unwrap_or(config.dsm.port());
+    let issuers = services.backend.issuers().console_clients();
     if !config.roles.wss {
         // Another node of the platform has the sockets, on the ports that are set.
         let [wss1, wss2, wss1_ui, wss2_ui] = settings.listeners().map(|(_, at, _)| at.first());
-        directory.set(settings, motience_gateway::Addresses { wss1, wss2, wss1_ui, wss2_ui }, webtransport.cloned(), false);
+        directory.set(settings, motience_gateway::Addresses { wss1, wss2, wss1_ui, wss2_ui }, webtransport.cloned(), false, issuers);
         return Ok(None);
     }
     let (scheme, backend) = (settings.scheme(), Arc::clone(&services.backend));
     let gateway = motience_gateway::bind(settings.clone(), identity, webtransport.cloned(), backend, shutdown.clone()).await?;
     let at = gateway.addresses();
-    directory.set(settings, at, webtransport.cloned(), true);
+    directory.set(settings, at, webtransport.cloned(), true, issuers);
     addresses.wss1 = Some(url(scheme, at.wss1, "/producer"));
     addresses.wss2 = Some(url(scheme, at.wss2, "/consumer"));
     addresses.producer_page = Some(url("http", at.wss1_ui, "/"));

@@ -42,7 +42,7 @@ const SET: [&str; 11] = [
 ];
 
 /// The groups by subject. A test fails where one that is read is missing.
-const SUBJECTS: [Subject; 15] = [
+const SUBJECTS: [Subject; 16] = [
     Subject {
         title: "Common",
         groups: &[
@@ -54,6 +54,7 @@ const SUBJECTS: [Subject; 15] = [
         ],
     },
     Subject { title: "Tokens and passwords", groups: &[auth::Settings::SETTINGS, auth::HashLimits::SETTINGS] },
+    Subject { title: "Tokens of other issuers (OpenID Connect)", groups: &[motience_oidc::Settings::SETTINGS] },
     Subject { title: "Devices with keys of their own", groups: &[backend::devices::Settings::SETTINGS] },
     Subject { title: "PostgreSQL. If none of these is set, the accounts are in SQLite, in DATA_DIR", groups: &[store::Settings::SETTINGS] },
     Subject {

@@ -17,5 +17,5 @@ export { Devices } from './rest/devices.ts';
 export { Dsm } from './rest/dsm.ts';
 export { Sm, type SubscriptionPage } from './rest/sm.ts';
 export type * from './rest/types.ts';
-export { Session, claimsOf, type Identity, type SessionOptions, type Verdict } from './session.ts';
+export { Session, claimsOf, type ForeignToken, type Identity, type SessionOptions, type Verdict } from './session.ts';
 export type { Selection } from './selection.ts';

@@ -36,12 +36,21 @@ export interface SessionOptions {
   now?: () => number;
 }
 
+/** A token of another issuer, and how to get the next one where there is a way. */
+export interface ForeignToken {
+  token: string;
+  /** Milliseconds since 1970, where it is known. */
+  expiresAt: number | null;
+  renew: (() => Promise<ForeignToken>) | null;
+}
+
 export class Session extends Observable<Identity | null> implements Credentials {
   readonly #ap: Ap;
   readonly #role: Role | null;
   readonly #storage: Storage | null;
   readonly #now: () => number;
   #refreshToken: string | null = null;
+  #foreign: ForeignToken['renew'] = null;
   #renewing: Promise<void> | null = null;
 
   constructor(ap: Ap, options: SessionOptions = {}) {
@@ -53,7 +62,7 @@ export class Session extends Observable<Identity | null> implements Credentials 
   }
 
   get renewable(): boolean {
-    return this.#refreshToken !== null || this.#renewing !== null;
+    return this.#refreshToken !== null || this.#foreign !== null || this.#renewing !== null;
   }
 
   async logIn(username: string, password: string): Promise<void> {
@@ -69,7 +78,7 @@ export class Session extends Observable<Identity | null> implements Credentials 
   useToken(pasted: string): void {
     const token = pasted.trim().replace(/^Bearer\s+/i, '');
     const claims = claimsOf(token);
-    this.#refreshToken = null;
+    this.#refreshToken = this.#foreign = null;
     this.#keep({
       token,
       userId: text(claims.sub ?? claims.user_id ?? claims.userId ?? claims.id),
@@ -79,10 +88,18 @@ export class Session extends Observable<Identity | null> implements Credentials 
     });
   }
 
+  /** Takes a token of another issuer. Only the service knows the account, so it is asked. */
+  async useForeign(foreign: ForeignToken): Promise<Verdict> {
+    this.#refreshToken = null;
+    this.#foreign = foreign.renew;
+    this.#keep({ token: foreign.token, userId: null, username: null, role: null, expiresAt: foreign.expiresAt });
+    return this.verify();
+  }
+
   signOut(): void {
     const identity = this.get();
     const refreshToken = this.#refreshToken;
-    this.#refreshToken = null;
+    this.#refreshToken = this.#foreign = null;
     this.#keep(null);
     // Only a session that was made here is ended at the service; a pasted token belongs to somebody else.
     if (identity && refreshToken) this.#ap.logout(identity.token, refreshToken).catch(() => undefined);
@@ -131,6 +148,7 @@ export class Session extends Observable<Identity | null> implements Credentials 
   }
 
   async #renew(): Promise<void> {
+    if (this.#foreign) return this.#renewForeign(this.#foreign);
     const spent = this.#refreshToken;
     if (!spent) throw new ApiError(401, 'not_renewable', 'This session cannot be renewed: log in again.');
     this.#refreshToken = null;
@@ -145,8 +163,17 @@ export class Session extends Observable<Identity | null> implements Credentials 
     }
   }
 
+  async #renewForeign(renew: () => Promise<ForeignToken>): Promise<void> {
+    const next = await renew();
+    const identity = this.get();
+    if (!identity || this.#foreign !== renew) return;
+    this.#foreign = next.renew;
+    this.#keep({ ...identity, token: next.token, expiresAt: next.expiresAt });
+  }
+
   #adopt(pair: LoggedIn, username: string | null): void {
     this.#refreshToken = pair.refresh_token ?? null;
+    this.#foreign = null;
     this.#keep({
       token: pair.access_token,
       userId: text(pair.user_id),

@@ -4,6 +4,7 @@ mod directory;
 mod end;
 mod export;
 mod invitations;
+mod jwks;
 mod keys;
 mod list;
 mod login;
@@ -61,6 +62,7 @@ fn operations() -> OpenApiRouter<Shared> {
         .routes(routes!(directory::consumers))
         .routes(routes!(visibility::visibility, visibility::set_visibility))
         .routes(routes!(verify::verify))
+        .routes(routes!(jwks::jwks))
         .routes(routes!(invitations::registration))
         .routes(routes!(end::end_account))
         .routes(routes!(export::export))

@@ -92,52 +92,77 @@ pub(crate) async fn rest(mut answer: reqwest::Response) -> String {
     text
 }
 
+/// A connection by every way in, of a producer and of a consumer.
+pub(crate) struct Everywhere {
+    pub(crate) device: Session,
+    reader: Session,
+    tunnel: tunnel::Tunnel<tunnel::Plain>,
+    sockets: Vec<Socket>,
+    sessions: Vec<webtransport::Client>,
+    streams: [reqwest::Response; 2],
+}
+
+impl Everywhere {
+    /// Comes in by every way with one token of a producer and one of a consumer; each is taken.
+    pub(crate) async fn open(node: &Node, publish: &str, consume: &str) -> Self {
+        let (wss1, wss2) = (node.at.wss1.as_deref().unwrap(), node.at.wss2.as_deref().unwrap());
+        let sent = json!({"device_id": "d", "timestamp": 1, "data": 1});
+        let url = format!("{}/data", node.at.dsm.as_deref().unwrap());
+        let posted = http().post(url).bearer_auth(publish).json(&sent).send().await.unwrap();
+        assert_eq!(posted.status(), 200);
+        let mut over_h3 = h3::Client::connect(node).await;
+        assert_eq!(over_h3.ask(Method::POST, "/data", Some(publish), Some(sent)).await.status, 200);
+        let mut device = connect(node, publish, "d", Intent::Produce, 7).await.unwrap();
+        device.send(Lane::Independent, record(1)).await.unwrap();
+        acked(&mut device, 1..=1).await;
+        let reader = connect(node, consume, "app", Intent::Consume, 0).await.unwrap();
+        let mut tunnel = tunnel::open(node).await;
+        tunnel.enter(tunnel::hello(publish, "t", 7)).await;
+        let mut sockets = vec![socket(wss1, publish).await.unwrap(), socket(wss2, consume).await.unwrap()];
+        sockets.push(connect_async(format!("{wss2}?v=2&token={consume}")).await.unwrap().0);
+        let mut sessions = Vec::new();
+        for token in [publish, consume] {
+            let mut client = webtransport::Client::hello(node, token).await;
+            assert_eq!(client.lines.next().await["type"], "welcome");
+            sessions.push(client);
+        }
+        let streams = [stream(node, consume, "text/event-stream").await, stream(node, consume, "application/x-ndjson").await];
+        assert!(streams.iter().all(|answer| answer.status() == 200));
+        Self { device, reader, tunnel, sockets, sessions, streams }
+    }
+
+    /// Waits until all but the device's connection have ended as by a token that is good no more. Gives that one.
+    pub(crate) async fn others_ended(mut self) -> Session {
+        assert_eq!(closed_with(&mut self.reader).await, CloseCode::Unauthenticated);
+        assert_eq!(u32::from(self.tunnel.closed().await.0), 4100 + CloseCode::Unauthenticated.number());
+        for socket in &mut self.sockets {
+            assert_eq!(closed(socket).await, 4401);
+        }
+        for session in &self.sessions {
+            assert_eq!(session.closed().await.0, 4401);
+        }
+        for answer in self.streams {
+            assert!(rest(answer).await.contains("token_ended"));
+        }
+        self.device
+    }
+
+    /// Waits until all have.
+    pub(crate) async fn ended(self) {
+        let mut device = self.others_ended().await;
+        assert_eq!(closed_with(&mut device).await, CloseCode::Unauthenticated);
+    }
+}
+
 #[tokio::test]
 async fn every_way_in_takes_a_key_and_ends_with_it() {
     let Pair { node, producer, consumer } = pair(&[]).await;
-    let (ap, dsm) = (ap(&node), node.at.dsm.as_deref().unwrap());
+    let ap = ap(&node);
     let (publish, consume) = (key(ap, &producer.token, "publish").await, key(ap, &consumer.token, "consume").await);
-    let (wss1, wss2) = (node.at.wss1.as_deref().unwrap(), node.at.wss2.as_deref().unwrap());
-
-    let sent = json!({"device_id": "d", "timestamp": 1, "data": 1});
-    let posted = http().post(format!("{dsm}/data")).bearer_auth(&publish.key).json(&sent).send().await.unwrap();
-    assert_eq!(posted.status(), 200);
-    let mut over_h3 = h3::Client::connect(&node).await;
-    assert_eq!(over_h3.ask(Method::POST, "/data", Some(&publish.key), Some(sent)).await.status, 200);
-    let mut device = connect(&node, &publish.key, "d", Intent::Produce, 7).await.unwrap();
-    device.send(Lane::Independent, record(1)).await.unwrap();
-    acked(&mut device, 1..=1).await;
-    let mut reader = connect(&node, &consume.key, "app", Intent::Consume, 0).await.unwrap();
-    let mut in_tunnel = tunnel::open(&node).await;
-    in_tunnel.enter(tunnel::hello(&publish.key, "t", 7)).await;
-    let mut sockets = vec![socket(wss1, &publish.key).await.unwrap(), socket(wss2, &consume.key).await.unwrap()];
-    sockets.push(connect_async(format!("{wss2}?v=2&token={}", consume.key)).await.unwrap().0);
-    let mut sessions = Vec::new();
-    for key in [&publish, &consume] {
-        let mut client = webtransport::Client::hello(&node, &key.key).await;
-        assert_eq!(client.lines.next().await["type"], "welcome");
-        sessions.push(client);
-    }
-    let streams = [stream(&node, &consume.key, "text/event-stream").await, stream(&node, &consume.key, "application/x-ndjson").await];
-    assert!(streams.iter().all(|answer| answer.status() == 200));
-
+    let everywhere = Everywhere::open(&node, &publish.key, &consume.key).await;
     revoke(ap, &producer.token, &publish).await;
     revoke(ap, &consumer.token, &consume).await;
-    let ended = async {
-        assert_eq!(closed_with(&mut device).await, CloseCode::Unauthenticated);
-        assert_eq!(closed_with(&mut reader).await, CloseCode::Unauthenticated);
-        assert_eq!(u32::from(in_tunnel.closed().await.0), 4100 + CloseCode::Unauthenticated.number());
-        for socket in &mut sockets {
-            assert_eq!(closed(socket).await, 4401);
-        }
-        for session in &sessions {
-            assert_eq!(session.closed().await.0, 4401);
-        }
-        for answer in streams {
-            assert!(rest(answer).await.contains("token_ended"));
-        }
-    };
-    timeout(Duration::from_secs(1), ended).await.expect("within a second");
+    timeout(Duration::from_secs(1), everywhere.ended()).await.expect("within a second");
 }
 
 /// The refusal of motience/1 as the status of HTTP that means it.
@@ -165,8 +190,8 @@ fn upgrade(outcome: Result<Socket, tungstenite::Error>) -> u16 {
     }
 }
 
-/// How each way in refuses a producer's and a consumer's key, as a status of HTTP.
-async fn refusals(node: &Node, publish: &str, consume: &str) -> Vec<(&'static str, u16)> {
+/// How each way in refuses a producer's and a consumer's key or token, as a status of HTTP.
+pub(crate) async fn refusals(node: &Node, publish: &str, consume: &str) -> Vec<(&'static str, u16)> {
     let dsm = node.at.dsm.as_deref().unwrap();
     let sent = json!({"device_id": "d", "timestamp": 1, "data": 1});
     let posted = http().post(format!("{dsm}/data")).bearer_auth(publish).json(&sent).send().await.unwrap();

@@ -43,6 +43,11 @@ settings! {
         /// Signs the tokens. All nodes must have the same one, of at least 32 bytes in production. If unset, a development node without
         /// Redis makes one and keeps it in DATA_DIR.
         JWT_SECRET => secret: Option<SecretString>;
+        /// Folder of keys that sign tokens in place of JWT_SECRET, whose public halves are at `/.well-known/jwks.json`
+        /// (`motience-server token-keys rotate` makes them). Read again every half minute. All nodes must have the same ones, and JWT_SECRET.
+        JWT_KEYS => keys: Option<PathBuf>;
+        /// Audience (`aud`) of tokens that a key of JWT_KEYS signs.
+        JWT_AUDIENCE = "motience" => audience: String;
         /// How long an access token lives. Connections end with their token.
         JWT_EXPIRES_IN = "1h" => access_ttl: Duration, "1s"..="3650d";
         /// How long a refresh token lives; at least as long as an access token.
@@ -69,6 +74,10 @@ settings! {
 pub struct Config {
     /// Secret that signs tokens.
     pub secret: SecretString,
+    /// Folder of keys that sign tokens in its place.
+    pub keys: Option<PathBuf>,
+    /// Audience of tokens that such a key signs.
+    pub audience: String,
     /// Whether the secret was made up at this start: tokens end with the process unless [`Config::keep_secret`] keeps it.
     pub generated: bool,
     /// Life of an access token.
@@ -108,6 +117,8 @@ impl Config {
         Self {
             generated: settings.secret.is_none(),
             secret: settings.secret.unwrap_or_else(|| random::hex(MIN_SECRET).into()),
+            keys: settings.keys,
+            audience: settings.audience,
             access_ttl: settings.access_ttl,
             refresh_ttl: settings.refresh_ttl,
             refresh_leeway: settings.refresh_leeway,

@@ -15,6 +15,12 @@ pub enum Error {
     /// A token that was revoked.
     #[error("the token has been revoked")]
     Revoked,
+    /// A good token of another issuer whose claims give no role here, or another than its account has.
+    #[error("the token gives its holder no role here, or another than before")]
+    NoRole,
+    /// The keys of another issuer are not known, and it does not answer.
+    #[error("the token's issuer is unreachable")]
+    IssuerAway,
     /// All that may hash passwords at once are at it; try again later.
     #[error("too many passwords are being checked")]
     Busy,
@@ -34,6 +40,8 @@ impl Error {
             Self::Expired => "token_expired",
             Self::WrongKind => "wrong_token_type",
             Self::Revoked => "token_revoked",
+            Self::NoRole => "no_role",
+            Self::IssuerAway => "issuer_away",
             Self::Busy => "busy",
             Self::Unavailable => "database_away",
             Self::Internal => "internal",

@@ -8,6 +8,7 @@
 mod config;
 mod device_states;
 mod error;
+mod grant;
 mod hash_queue;
 mod hasher;
 mod live;
@@ -18,6 +19,7 @@ mod revocations;
 mod rights;
 mod scopes;
 mod secrets;
+mod signing;
 mod standing;
 mod tokens;
 
@@ -25,6 +27,7 @@ pub use self::{
     config::{Config, PLACEHOLDER_SECRET, SECRET_FILE, SecretFileError, Settings},
     device_states::{DeviceStates, device_of_message},
     error::Error,
+    grant::{Grant, device_family, external_family, key_family},
     hash_queue::{HashLimits, Turn, Waiter},
     hasher::{Hasher, Verdict, spare_processors},
     live::{Client, LiveConnection, LiveConnections},
@@ -35,6 +38,7 @@ pub use self::{
     rights::Denied,
     scopes::{Scope, Scopes, UnknownScope},
     secrets::{SecretKind, secret_hash},
+    signing::{KeyFile, PublicKey, SigningKeyError, key_file, key_files, spent_key_files},
     standing::{NotRenewed, Standing},
-    tokens::{Grant, MAX_TOKEN, NONCE_TTL, Pair, RefreshClaims, Tokens, device_family, key_family},
+    tokens::{MAX_TOKEN, NONCE_TTL, Pair, RefreshClaims, Tokens},
 };

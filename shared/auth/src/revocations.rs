@@ -106,6 +106,11 @@ impl Revocations {
         entries.families.contains_key(&grant.family) || entries.users.get(&grant.user).is_some_and(|&(moment, _)| before(moment))
     }
 
+    /// Whether an account was closed at this moment or later, as far as this node knows: what was read of it at the moment may be old.
+    pub fn is_user_revoked_since(&self, user: UserId, moment: OffsetDateTime) -> bool {
+        self.entries().users.get(&user).is_some_and(|&(closed, _)| closed >= moment)
+    }
+
     /// Whether a login was ended, as far as this node knows.
     pub fn is_family_revoked(&self, family: &str) -> bool {
         self.entries().families.contains_key(family)

@@ -58,7 +58,12 @@ impl SecretKind {
 
 /// The hash, in hexadecimal digits, by which a secret is stored that nobody can guess: see [`SecretKind::hash`].
 pub fn secret_hash(text: &str) -> String {
-    digest(&SHA256, text.as_bytes()).as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
+    sha256(text.as_bytes()).iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// The SHA-256 of these bytes.
+pub(super) fn sha256(bytes: &[u8]) -> Vec<u8> {
+    digest(&SHA256, bytes).as_ref().to_vec()
 }
 
 #[cfg(test)]

@@ -1,26 +1,29 @@
-//! Access and refresh tokens: JSON Web Tokens signed with HS256.
+//! Access and refresh tokens: JSON Web Tokens, signed by JWT_SECRET (HS256) or by a key of JWT_KEYS (EdDSA, ES256).
+//!
+//! A token names its key (`kid`), and the key decides by which algorithm it is checked. Tokens of JWT_SECRET stay good where there are keys, so
+//! that keys come into use without ending a session; they name no audience, which nodes from before there were keys would refuse.
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{fmt, path::PathBuf, sync::Arc, time::Duration};
 
-use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation, decode, encode};
-use motience_proto::model::{LogId, LogKey, Role, User, UserId, record::Defaults};
+use aws_lc_rs::hmac;
+use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, TokenData, Validation, decode, decode_header, encode};
+use motience_proto::model::{LogId, LogKey, Role, User, UserId};
 use motience_runtime::clock::Clock;
 use secrecy::ExposeSecret;
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 
-use super::{Config, Error, Scope, Scopes, random};
+use super::{
+    Config, Error, Grant, PublicKey, Scope, Scopes, SigningKeyError, device_family, grant::DEVICE_FAMILY, random, signing::SigningKeys,
+};
 
 /// Longest token that is looked at, in bytes. Ours are a tenth of it, unless the account's names are very long.
 pub const MAX_TOKEN: usize = 4096;
 
-/// The algorithm, whatever a token's header says.
+/// The algorithm of JWT_SECRET, whatever a token's header says.
 const ALGORITHM: Algorithm = Algorithm::HS256;
 
 const ISSUER: &str = "motience";
-
-/// Families of tokens that devices got by keys of their own begin so. A login's are hexadecimal digits.
-const DEVICE_FAMILY: &str = "device:";
 
 /// How long a device has to sign a nonce.
 pub const NONCE_TTL: Duration = Duration::from_secs(60);
@@ -33,9 +36,14 @@ const CLOCK_LEEWAY: i64 = 60;
 pub struct Tokens(Arc<Inner>);
 
 struct Inner {
+    /// By JWT_SECRET, with the id that its tokens name it by.
     encoding: EncodingKey,
     decoding: DecodingKey,
+    secret_id: String,
     validation: Validation,
+    folder: Option<PathBuf>,
+    keys: SigningKeys,
+    audience: String,
     access_ttl: Duration,
     refresh_ttl: Duration,
     clock: Clock,
@@ -54,79 +62,6 @@ pub struct Pair {
     pub refresh: RefreshClaims,
 }
 
-/// Grant of an access token or a key.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Grant {
-    /// Account of the token.
-    pub user: UserId,
-    /// The account's name.
-    pub username: String,
-    /// Role of the account.
-    pub role: Role,
-    /// The device the account was registered with, if any.
-    pub device_id: Option<String>,
-    /// Whether it may speak for that device only.
-    pub strict_device: bool,
-    /// The account's log: not that of whoever had the number `user` before, or has it since.
-    pub log: LogId,
-    /// The login it goes back to; of a key, its [`key_family`].
-    pub family: String,
-    /// How much of what its account may do it allows.
-    pub scopes: Scopes,
-    /// When it was issued, to the second.
-    pub issued_at: OffsetDateTime,
-    /// When it ends.
-    pub expires_at: OffsetDateTime,
-}
-
-/// The family of a key's grants: revoked like a login's.
-pub fn key_family(id: &str) -> String {
-    format!("key:{id}")
-}
-
-impl Grant {
-    /// The device id of records that name none: the account's device, or the account itself.
-    pub fn default_device(&self) -> &str {
-        self.device_id.as_deref().unwrap_or(&self.username)
-    }
-
-    /// The device that it may speak for, where that is one only.
-    pub fn only_device(&self) -> Option<&str> {
-        self.device_id.as_deref().filter(|_| self.strict_device)
-    }
-
-    /// The device whose own key it was got by.
-    pub fn own_device(&self) -> Option<&str> {
-        self.only_device().filter(|_| self.family.starts_with(DEVICE_FAMILY))
-    }
-
-    /// Whether it goes back to a login by password, and not to a key: a login's family is nothing but hexadecimal digits.
-    pub fn is_by_password(&self) -> bool {
-        !self.family.contains(':')
-    }
-
-    /// Members that complete its records at `now`.
-    pub fn defaults(&self, now: OffsetDateTime) -> Defaults<'_> {
-        Defaults { device_id: self.default_device(), strict: self.only_device().is_some(), now }
-    }
-
-    /// The log that the token gives a producer the right to write.
-    pub fn log_key(&self) -> LogKey {
-        LogKey { producer: self.user.producer(), log: self.log }
-    }
-
-    /// Whether the other is a token of this very account, in the same role and for the same device, where it is for one only.
-    pub fn is_of_same_account(&self, other: &Self) -> bool {
-        let subject = |grant: &Self| (grant.user, grant.log, grant.role);
-        subject(self) == subject(other) && self.only_device() == other.only_device()
-    }
-}
-
-/// The family of the tokens that a device gets by the credential `id`.
-pub fn device_family(id: &str) -> String {
-    format!("{DEVICE_FAMILY}{id}")
-}
-
 /// Content of a refresh token.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RefreshClaims {
@@ -143,8 +78,8 @@ pub struct RefreshClaims {
 }
 
 impl Tokens {
-    /// Tokens with these settings, by this clock.
-    pub fn new(config: &Config, clock: Clock) -> Self {
+    /// Tokens with these settings, by this clock. Reads the keys.
+    pub fn new(config: &Config, clock: Clock) -> Result<Self, SigningKeyError> {
         let secret = config.secret.expose_secret().as_bytes();
         let mut validation = Validation::new(ALGORITHM);
         validation.leeway = 0;
@@ -152,14 +87,32 @@ impl Tokens {
         validation.set_required_spec_claims(&["exp", "iss", "sub"]);
         // The library only knows the machine's clock; expiry is checked against ours below.
         validation.validate_exp = false;
-        Self(Arc::new(Inner {
+        // Whether there has to be one depends on the key.
+        validation.validate_aud = false;
+        let tokens = Self(Arc::new(Inner {
             encoding: EncodingKey::from_secret(secret),
             decoding: DecodingKey::from_secret(secret),
+            secret_id: secret_id(secret),
             validation,
+            folder: config.keys.clone(),
+            keys: SigningKeys::default(),
+            audience: config.audience.clone(),
             access_ttl: config.access_ttl,
             refresh_ttl: config.refresh_ttl,
             clock,
-        }))
+        }));
+        tokens.read_keys()?;
+        Ok(tokens)
+    }
+
+    /// Reads the keys of JWT_KEYS again. Where they cannot be read, those that were read before stay.
+    pub fn read_keys(&self) -> Result<(), SigningKeyError> {
+        self.0.folder.as_deref().map_or(Ok(()), |folder| self.0.keys.read(folder))
+    }
+
+    /// The public halves of the keys, for whoever checks our tokens without asking us.
+    pub fn public_keys(&self) -> Vec<PublicKey> {
+        self.0.keys.public()
     }
 
     /// A new pair for `user` in `family`, which is a new [`random_id`](super::random_id) at a login.
@@ -184,13 +137,14 @@ impl Tokens {
             nbf: None,
             exp: now.saturating_add_unsigned(ttl.as_secs()),
             iss: ISSUER.to_owned(),
+            aud: None,
         };
         let access = claims(Kind::Access, format!("{id}.access"), self.0.access_ttl);
         let refresh = claims(Kind::Refresh, id.to_owned(), self.0.refresh_ttl);
         Ok(Pair {
-            access_token: self.sign(&access)?,
-            refresh_token: self.sign(&refresh)?,
             expires_in_s: u64::try_from(access.exp - self.0.clock.now().unix_timestamp()).unwrap_or(0),
+            access_token: self.sign(access)?,
+            refresh_token: self.sign(refresh.clone())?,
             refresh: refresh.try_into()?,
         })
     }
@@ -214,8 +168,9 @@ impl Tokens {
             nbf: None,
             exp: now.saturating_add_unsigned(ttl),
             iss: ISSUER.to_owned(),
+            aud: None,
         };
-        Ok((self.sign(&claims)?, ttl))
+        Ok((self.sign(claims)?, ttl))
     }
 
     /// Grant of a device of a producer that has shown a certificate for its credential `id`, good until `end`.
@@ -263,17 +218,41 @@ impl Tokens {
         self.check(token, Kind::Refresh)?.try_into()
     }
 
-    fn sign(&self, claims: &Claims) -> Result<String, Error> {
-        let token = encode(&Header::new(ALGORITHM), claims, &self.0.encoding).map_err(|_| Error::Internal)?;
+    fn sign(&self, claims: Claims) -> Result<String, Error> {
+        let token = match self.0.keys.signing(self.0.clock.now()) {
+            None => encode(&header(ALGORITHM, &self.0.secret_id), &claims, &self.0.encoding),
+            Some(key) => {
+                let claims = Claims { aud: Some(Audience::One(self.0.audience.clone())), ..claims };
+                encode(&header(key.algorithm, &key.id), &claims, &key.encoding)
+            }
+        };
+        let token = token.map_err(|_| Error::Internal)?;
         // A token that we would refuse must not be handed out.
         if token.len() > MAX_TOKEN { Err(Error::Internal) } else { Ok(token) }
+    }
+
+    /// Checks the signature by the key that the token names, and the audience that the tokens of a key have.
+    fn verify(&self, token: &str) -> Result<TokenData<Claims>, Error> {
+        let named = if self.0.keys.are_none() { None } else { decode_header(token).map_err(|_| Error::Invalid)?.kid };
+        let decoded = match named.and_then(|id| self.0.keys.find(&id)) {
+            None => decode::<Claims>(token, &self.0.decoding, &self.0.validation),
+            Some(key) => {
+                let mut validation = self.0.validation.clone();
+                validation.algorithms = vec![key.algorithm];
+                validation.validate_aud = true;
+                validation.set_audience(std::slice::from_ref(&self.0.audience));
+                validation.required_spec_claims.insert("aud".to_owned());
+                decode(token, &key.decoding, &validation)
+            }
+        };
+        decoded.map_err(|_| Error::Invalid)
     }
 
     fn check(&self, token: &str, kind: Kind) -> Result<Claims, Error> {
         if token.len() > MAX_TOKEN {
             return Err(Error::Invalid);
         }
-        let decoded = decode::<Claims>(token, &self.0.decoding, &self.0.validation).map_err(|_| Error::Invalid)?;
+        let decoded = self.verify(token)?;
         let claims = decoded.claims;
         // A header that must be understood is not (RFC 7515, section 4.1.11): none is.
         if decoded.header.crit.is_some() {
@@ -300,6 +279,16 @@ impl fmt::Debug for Tokens {
     }
 }
 
+fn header(algorithm: Algorithm, key: &str) -> Header {
+    Header { kid: Some(key.to_owned()), ..Header::new(algorithm) }
+}
+
+/// The id of a secret, which tells it from others and does not tell it.
+fn secret_id(secret: &[u8]) -> String {
+    let tag = hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, secret), b"motience: id of the key of tokens");
+    tag.as_ref().iter().take(8).map(|byte| format!("{byte:02x}")).collect()
+}
+
 #[derive(Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 enum Kind {
@@ -315,7 +304,15 @@ struct Nonce {
     iss: String,
 }
 
-#[derive(Serialize, Deserialize)]
+/// The receivers of a token (RFC 7519, section 4.1.3).
+#[derive(Clone, Serialize, Deserialize)]
+#[serde(untagged)]
+enum Audience {
+    One(String),
+    Several(Vec<String>),
+}
+
+#[derive(Clone, Serialize, Deserialize)]
 struct Claims {
     sub: String,
     username: String,
@@ -335,6 +332,8 @@ struct Claims {
     nbf: Option<i64>,
     exp: i64,
     iss: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    aud: Option<Audience>,
 }
 
 impl Claims {
@@ -380,217 +379,4 @@ fn time(seconds: i64) -> Result<OffsetDateTime, Error> {
 }
 
 #[cfg(test)]
-mod tests {
-    use serde_json::{Value, json};
-
-    use super::*;
-    use motience_runtime::clock::Manual;
-    use motience_settings::env::Env;
-
-    const SECRET: &str = "0123456789abcdef0123456789abcdef";
-    const START: i64 = 1_738_150_500;
-
-    fn tokens() -> (Tokens, Manual) {
-        let (clock, hand) = Clock::manual(OffsetDateTime::from_unix_timestamp(START).unwrap());
-        let config = Config::from_env(&Env::from_pairs([("JWT_SECRET", SECRET), ("MOTIENCE_ENV", "production")])).unwrap();
-        (Tokens::new(&config, clock), hand)
-    }
-
-    fn user() -> User {
-        User {
-            id: UserId(42),
-            username: "producer1".into(),
-            role: Role::Producer,
-            device_id: Some("rpi_001".into()),
-            strict_device: true,
-            visibility: None,
-            created_at: OffsetDateTime::UNIX_EPOCH,
-            log: LogId(1 << 40),
-        }
-    }
-
-    /// The claims of a good access token, to be spoilt.
-    fn claims() -> Value {
-        json!({"sub": "42", "username": "producer1", "role": "producer", "typ": "access", "fam": "f", "jti": "j",
-            "iat": START, "exp": START + 60, "iss": "motience"})
-    }
-
-    fn signed(claims: &Value, algorithm: Algorithm, secret: &str) -> String {
-        encode(&Header::new(algorithm), claims, &EncodingKey::from_secret(secret.as_bytes())).unwrap()
-    }
-
-    fn base64(text: &str) -> String {
-        const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
-        let bits: String = text.bytes().map(|b| format!("{b:08b}")).collect();
-        bits.as_bytes()
-            .chunks(6)
-            .map(|six| {
-                let six = std::str::from_utf8(six).unwrap();
-                char::from(DIGITS[usize::from_str_radix(&format!("{six:0<6}"), 2).unwrap()])
-            })
-            .collect()
-    }
-
-    #[test]
-    fn a_pair_says_who_it_is_for() {
-        let (tokens, _hand) = tokens();
-        let pair = tokens.issue(&user(), "family").unwrap();
-        let grant = tokens.access(&pair.access_token).unwrap();
-        assert_eq!((grant.user, grant.log, grant.role), (UserId(42), LogId(1 << 40), Role::Producer));
-        assert_eq!((grant.username.as_str(), grant.device_id.as_deref(), grant.family.as_str()), ("producer1", Some("rpi_001"), "family"));
-        assert_eq!((grant.only_device(), grant.defaults(OffsetDateTime::UNIX_EPOCH).strict), (Some("rpi_001"), true));
-        assert_eq!((grant.issued_at.unix_timestamp(), grant.expires_at.unix_timestamp()), (START, START + 3600));
-        assert_eq!(pair.expires_in_s, 3600);
-        let refresh = tokens.refresh(&pair.refresh_token).unwrap();
-        assert_eq!(refresh, pair.refresh);
-        assert_eq!((refresh.user, refresh.log, refresh.family.as_str()), (UserId(42), LogId(1 << 40), "family"));
-        assert_eq!(refresh.expires_at.unix_timestamp(), START + 604_800);
-        assert_ne!(tokens.issue(&user(), "family").unwrap().refresh.id, refresh.id);
-    }
-
-    #[test]
-    fn each_kind_is_only_good_for_its_use() {
-        let (tokens, _hand) = tokens();
-        let pair = tokens.issue(&user(), "f").unwrap();
-        assert_eq!(tokens.access(&pair.refresh_token), Err(Error::WrongKind));
-        assert_eq!(tokens.refresh(&pair.access_token), Err(Error::WrongKind));
-    }
-
-    #[test]
-    fn tokens_end_to_the_second() {
-        let (tokens, hand) = tokens();
-        let pair = tokens.issue(&user(), "f").unwrap();
-        hand.advance(Duration::from_millis(3_599_999));
-        assert!(tokens.access(&pair.access_token).is_ok());
-        hand.advance(Duration::from_millis(1));
-        assert_eq!(tokens.access(&pair.access_token), Err(Error::Expired));
-        assert!(tokens.refresh(&pair.refresh_token).is_ok());
-        hand.advance(Duration::from_secs(604_800));
-        assert_eq!(tokens.refresh(&pair.refresh_token), Err(Error::Expired));
-    }
-
-    #[test]
-    fn a_token_without_a_log_is_of_an_account_from_before_there_were_log_ids() {
-        let (tokens, _hand) = tokens();
-        let grant = tokens.access(&signed(&claims(), Algorithm::HS256, SECRET)).unwrap();
-        assert_eq!(grant.log_key(), LogKey::numbered(UserId(42).producer()));
-    }
-
-    #[test]
-    fn another_algorithm_is_refused() {
-        let (tokens, _hand) = tokens();
-        let good = signed(&claims(), Algorithm::HS256, SECRET);
-        assert!(tokens.access(&good).is_ok());
-        assert_eq!(tokens.access(&signed(&claims(), Algorithm::HS512, SECRET)), Err(Error::Invalid));
-        let payload = base64(&claims().to_string());
-        let signature = good.rsplit('.').next().unwrap();
-        for alg in ["none", "None", "RS256", "ES256", "HS384"] {
-            let header = base64(&json!({"alg": alg, "typ": "JWT"}).to_string());
-            for token in [format!("{header}.{payload}."), format!("{header}.{payload}.{signature}"), format!("{header}.{payload}")] {
-                assert_eq!(tokens.access(&token), Err(Error::Invalid), "{alg}");
-            }
-        }
-    }
-
-    #[test]
-    fn foreign_and_tampered_tokens_are_refused() {
-        let (tokens, _hand) = tokens();
-        let good = signed(&claims(), Algorithm::HS256, SECRET);
-        let parts: Vec<&str> = good.split('.').collect();
-        let mut richer = claims();
-        richer["role"] = "admin".into();
-        let tampered = format!("{}.{}.{}", parts[0], base64(&richer.to_string()), parts[2]);
-        let foreign = signed(&claims(), Algorithm::HS256, "another secret of thirty-two bytes");
-        let long = format!("{good}{}", "x".repeat(MAX_TOKEN));
-        for token in ["", ".", "..", "a.b.c", "Bearer x", &good[1..], &tampered, &foreign, &long] {
-            assert_eq!(tokens.access(token), Err(Error::Invalid));
-        }
-    }
-
-    #[test]
-    fn every_claim_is_needed() {
-        let (tokens, _hand) = tokens();
-        for (name, wrong) in
-            [("iss", json!("other")), ("sub", json!("root")), ("exp", json!("soon")), ("typ", json!("id")), ("role", json!("god"))]
-        {
-            let mut spoilt = claims();
-            spoilt[name] = wrong;
-            assert_eq!(tokens.access(&signed(&spoilt, Algorithm::HS256, SECRET)), Err(Error::Invalid), "{name}");
-        }
-        for name in ["iss", "sub", "exp", "iat", "typ", "fam", "jti", "role", "username"] {
-            let mut without = claims();
-            without.as_object_mut().unwrap().remove(name);
-            assert_eq!(tokens.access(&signed(&without, Algorithm::HS256, SECRET)), Err(Error::Invalid), "{name}");
-        }
-        let mut endless = claims();
-        endless["exp"] = json!(i64::MAX);
-        assert_eq!(tokens.access(&signed(&endless, Algorithm::HS256, SECRET)), Err(Error::Invalid));
-    }
-
-    #[test]
-    fn tokens_of_the_future_and_headers_that_must_be_understood_are_refused() {
-        for name in ["iat", "nbf"] {
-            let (tokens, hand) = tokens();
-            let mut later = claims();
-            later[name] = (START + CLOCK_LEEWAY + 1).into();
-            later["exp"] = (START + 3600).into();
-            let token = signed(&later, Algorithm::HS256, SECRET);
-            assert_eq!(tokens.access(&token), Err(Error::Invalid), "{name}");
-            later[name] = (START + CLOCK_LEEWAY).into();
-            assert!(tokens.access(&signed(&later, Algorithm::HS256, SECRET)).is_ok(), "{name}");
-            hand.advance(Duration::from_secs(1));
-            assert!(tokens.access(&token).is_ok(), "{name}: its time has come");
-        }
-        let (tokens, _hand) = tokens();
-        for crit in [vec![], vec!["b64".to_owned()], vec!["exp".to_owned()]] {
-            let mut header = Header::new(Algorithm::HS256);
-            header.crit = Some(crit);
-            let token = encode(&header, &claims(), &EncodingKey::from_secret(SECRET.as_bytes())).unwrap();
-            assert_eq!(tokens.access(&token), Err(Error::Invalid));
-        }
-    }
-
-    #[test]
-    fn a_device_s_token_is_for_that_device_alone() {
-        let (tokens, hand) = tokens();
-        let account = User { device_id: None, strict_device: false, ..user() };
-        let (token, life) = tokens.issue_device(&account, "pump 7", "c1").unwrap();
-        let grant = tokens.access(&token).unwrap();
-        assert_eq!((grant.only_device(), grant.own_device(), grant.role, life), (Some("pump 7"), Some("pump 7"), Role::Producer, 3600));
-        assert_eq!((grant.family, grant.log), (device_family("c1"), LogId(1 << 40)));
-        let login = tokens.access(&tokens.issue(&account, &random::id()).unwrap().access_token).unwrap();
-        let other = tokens.access(&tokens.issue_device(&account, "pump 8", "c2").unwrap().0).unwrap();
-        let grant = tokens.access(&token).unwrap();
-        assert_eq!(login.own_device(), None);
-        assert!(!grant.is_of_same_account(&login) && !login.is_of_same_account(&grant) && !grant.is_of_same_account(&other));
-        assert!(tokens.access(&tokens.issue(&user(), "f").unwrap().access_token).unwrap().own_device().is_none(), "strict, by a password");
-        hand.advance(Duration::from_secs(3600));
-        assert_eq!(tokens.access(&token), Err(Error::Expired));
-    }
-
-    #[test]
-    fn a_nonce_is_good_for_a_minute_and_is_no_token() {
-        let (tokens, hand) = tokens();
-        let (nonce, life) = tokens.nonce().unwrap();
-        assert_eq!(life, 60);
-        assert_ne!(tokens.check_nonce(&nonce).unwrap(), tokens.check_nonce(&tokens.nonce().unwrap().0).unwrap());
-        assert_eq!(tokens.access(&nonce), Err(Error::Invalid));
-        let pair = tokens.issue(&user(), "f").unwrap();
-        for wrong in [
-            pair.access_token.as_str(),
-            "",
-            &nonce[1..],
-            &signed(&json!({"nonce": "n", "exp": START + 60, "iss": "x"}), Algorithm::HS256, SECRET),
-        ] {
-            assert_eq!(tokens.check_nonce(wrong), Err(Error::Invalid));
-        }
-        hand.advance(Duration::from_secs(60));
-        assert_eq!(tokens.check_nonce(&nonce), Err(Error::Expired));
-    }
-
-    #[test]
-    fn debug_shows_no_key() {
-        let (tokens, _hand) = tokens();
-        assert!(!format!("{tokens:?}").contains(SECRET));
-    }
-}
+mod tests;

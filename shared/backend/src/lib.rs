@@ -14,6 +14,7 @@ pub mod connections;
 mod device_ca;
 pub mod devices;
 mod erasure;
+mod external;
 mod keys;
 mod meter;
 mod readiness;
@@ -35,6 +36,7 @@ use motience_limits::{
     uploads::{self, Uploads},
 };
 use motience_log::{self as log, Log, Retention, Signal, Sink, embedded};
+use motience_oidc::Issuers;
 use motience_proto::model::{Account, ProducerId, User, UserId};
 use motience_relay::{Hub, Limits, Relay, SubscriptionCache};
 use motience_runtime::{
@@ -133,6 +135,8 @@ pub struct Config {
     pub volatile: bool,
     /// Tokens and passwords.
     pub auth: auth::Config,
+    /// Other issuers, whose access tokens are taken.
+    pub oidc: motience_oidc::Config,
     /// Devices that have keys of their own.
     pub devices: devices::Config,
     /// How much of the log is kept.
@@ -169,6 +173,7 @@ impl Config {
             replicas,
             volatile: durability == Some(Durability::Memory),
             auth: auth::Config::read(reader),
+            oidc: motience_oidc::Config::read_settings(reader),
             devices: devices::Config::read(reader),
             retention: reader.group(),
             limits: reader.group(),
@@ -232,6 +237,12 @@ impl Config {
         {
             wrong.push(causes(&e));
         }
+        if let Err(e) = Tokens::new(&self.auth, Clock::system()) {
+            wrong.push(causes(&e));
+        }
+        if let Err(e) = Issuers::new(&self.oidc, &Clock::system()) {
+            wrong.push(causes(&e));
+        }
         if let Some((certificate, key)) = &self.devices.ca
             && let Err(e) = Authority::load(certificate, key)
         {
@@ -271,6 +282,12 @@ pub enum Error {
     /// The file with the node's own secret.
     #[error(transparent)]
     Secret(#[from] auth::SecretFileError),
+    /// The keys that sign tokens.
+    #[error(transparent)]
+    SigningKey(#[from] auth::SigningKeyError),
+    /// Other issuers.
+    #[error(transparent)]
+    Issuers(#[from] motience_oidc::Error),
     /// The authority that signs the devices' certificates.
     #[error("there is no authority for devices")]
     DeviceCa(#[from] device_ca::Error),
@@ -283,7 +300,7 @@ impl Error {
             Self::Store { source, .. } => source.is_unavailable(),
             Self::Log(source) => matches!(source, log::Error::Unavailable(_)),
             Self::DeviceCa(device_ca::Error::Store(source)) => source.is_unavailable(),
-            Self::File(_) | Self::Secret(_) | Self::DeviceCa(_) => false,
+            Self::File(_) | Self::Secret(_) | Self::SigningKey(_) | Self::Issuers(_) | Self::DeviceCa(_) => false,
         }
     }
 }
@@ -335,10 +352,12 @@ pub struct Backend {
     record_eraser: tokio::task::JoinHandle<()>,
     history_retention: Option<Duration>,
     trimmer: tokio::task::JoinHandle<()>,
+    external: external::External,
     /// Told when an account has ended.
     ended: Arc<Notify>,
     eraser: tokio::task::JoinHandle<()>,
     refresher: tokio::task::JoinHandle<()>,
+    issuer_keys: tokio::task::JoinHandle<()>,
     /// Measure the backlogs, and the rest.
     meters: [tokio::task::JoinHandle<()>; 2],
     /// The live connections of this node, and questions about those of others.
@@ -426,6 +445,9 @@ impl Backend {
         let keys = keys::Keys::new(store.clone(), clock.clone());
         let attempts = attempts::Attempts::new(store.clone(), clock.clone());
         let auditor = tokio::spawn(attempts.clone().run());
+        let tokens = Tokens::new(&config.auth, clock.clone())?;
+        let issuers = Issuers::new(&config.oidc, &clock)?;
+        let issuer_keys = tokio::spawn(issuers.clone().keep_keys());
         let ended = Arc::new(Notify::new());
         let eraser = erasure::Eraser {
             ended: Arc::clone(&ended),
@@ -457,6 +479,7 @@ impl Backend {
             log: relay.log().clone(),
             logs: logs.clone(),
             keys: keys.clone(),
+            tokens: tokens.clone(),
             revocations: revocations.clone(),
             devices: devices.clone(),
             auth: config.auth.clone(),
@@ -475,7 +498,7 @@ impl Backend {
         let meters = [tokio::spawn(backlogs.clone().run(lease)), tokio::spawn(meter.run())];
         Ok(Arc::new(Self {
             store,
-            tokens: Tokens::new(&config.auth, clock.clone()),
+            tokens,
             hasher,
             revocations,
             devices,
@@ -502,9 +525,11 @@ impl Backend {
             record_eraser,
             history_retention: config.history_retention,
             trimmer,
+            external: external::External::new(issuers),
             ended,
             eraser,
             refresher,
+            issuer_keys,
             meters,
             directory,
             answering,
@@ -517,7 +542,10 @@ impl Backend {
     pub async fn authenticate(&self, token: &str) -> Result<Grant, auth::Error> {
         let grant = match self.keys.grant(token).await? {
             Some(grant) => grant,
-            None => self.tokens.access(token)?,
+            None => match self.external_grant(token).await? {
+                Some(grant) => grant,
+                None => self.tokens.access(token)?,
+            },
         };
         if self.revocations.is_revoked(&grant) || self.is_of_revoked_device(&grant) || !self.logs.is_present(grant.user, grant.log).await {
             return Err(auth::Error::Revoked);
@@ -547,6 +575,11 @@ impl Backend {
             self.broadcast(Event::Restored).await;
         }
         Ok(made.user)
+    }
+
+    /// Other issuers, whose access tokens are taken.
+    pub fn issuers(&self) -> &Issuers {
+        self.external.issuers()
     }
 
     /// The standing of a connection with this grant, which may be renewed. Operators see it for as long as it lives.
@@ -661,6 +694,7 @@ impl Backend {
         if let Err(e) = self.attempts.record().await {
             warn!(error = causes(&e), "refused attempts are missing in the audit log");
         }
+        self.issuer_keys.abort();
         self.answering.abort();
         self.relay.close().await;
         self.store.close().await;
@@ -775,6 +809,7 @@ struct Refresher {
     log: Log,
     logs: LogIds,
     keys: keys::Keys,
+    tokens: Tokens,
     revocations: Revocations,
     devices: DeviceStates,
     auth: auth::Config,
@@ -802,6 +837,9 @@ impl Refresher {
             }
             if let Err(e) = retention::load(&self.store, &self.log).await {
                 warn!(error = %e, "what producers want kept cannot be read; trying again");
+            }
+            if let Err(e) = self.tokens.read_keys() {
+                warn!(error = %e, "the keys that sign tokens cannot be read again; those read before go on");
             }
             if let Err(e) = self.keys.refresh(&self.revocations).await {
                 warn!(error = %e, "keys cannot be looked up again; trying again");

@@ -258,6 +258,8 @@ impl From<auth::Error> for ApiError {
         match error {
             auth::Error::Busy => Self::unavailable("busy", "Too many passwords are being checked. Try again in a moment."),
             auth::Error::Unavailable => Self::unavailable("database_away", "The database is unreachable. Try again in a moment."),
+            auth::Error::IssuerAway => Self::unavailable("issuer_away", "The token's issuer is unreachable. Try again in a moment."),
+            auth::Error::NoRole => Self::forbidden(sentence(&error.to_string())).with_code(error.code()),
             auth::Error::Internal => Self::internal(error),
             other => Self::unauthenticated(other.code(), sentence(&other.to_string())),
         }

@@ -84,7 +84,8 @@ pub async fn authenticate(backend: &Backend, token: &str) -> Result<Grant, Close
 
 fn unauthenticated(error: auth::Error) -> CloseReason {
     match error {
-        auth::Error::Unavailable => CloseReason::Unavailable,
+        auth::Error::Unavailable | auth::Error::IssuerAway => CloseReason::Unavailable,
+        auth::Error::NoRole => CloseReason::forbidden(format!("{}: {error}", error.code())),
         error => CloseReason::Unauthenticated(error.to_string().into()),
     }
 }

@@ -391,13 +391,14 @@ const INSERT_SQLITE: &str = concat!(
      VALUES ((SELECT MAX($7, COALESCE(MAX(id), 0)) + 1 FROM users), $1, $2, $3, $4, $5, $6) RETURNING ",
     columns!()
 );
-const LEFT_BEHIND: [&str; 3] = [
+const LEFT_BEHIND: [&str; 4] = [
     "UPDATE subscriptions SET status = 'inactive', requested_at = NULL, decided_at = NULL, decided_by = NULL, expires_at = NULL, \
      scope = NULL WHERE consumer_id = $1 OR producer_id = $1",
     "DELETE FROM cursors WHERE consumer_id = $1",
     "DELETE FROM api_keys WHERE user_id = $1",
+    "DELETE FROM external_identities WHERE user_id = $1",
 ];
-const TAKE_BACK: &str = "DELETE FROM users WHERE id = $1";
+pub(super) const TAKE_BACK: &str = "DELETE FROM users WHERE id = $1";
 const RAISE_POSTGRES: &str =
     "SELECT setval(pg_get_serial_sequence('users', 'id'), GREATEST($1, nextval(pg_get_serial_sequence('users', 'id'))))";
 const NEWEST: &str = "SELECT CAST(MAX(id) AS BIGINT) FROM users";

@@ -16,6 +16,7 @@ mod devices;
 mod engine;
 mod enrolments;
 mod error;
+mod external_identities;
 mod history;
 mod installation;
 mod invitations;

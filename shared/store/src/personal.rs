@@ -45,6 +45,7 @@ pub const PERSONAL_TABLES: &[PersonalTable] = &[
     PersonalTable { hidden: &["id", "successor"], ..table("refresh_tokens", &["user_id"], Order::Columns("family, id")) },
     table("login_addresses", &["user_id"], Order::Columns("address")),
     PersonalTable { hidden: &["hash"], ..table("api_keys", &["user_id"], Order::Columns("id")) },
+    table("external_identities", &["user_id"], Order::Columns("issuer, subject")),
     PersonalTable { hidden: &["hash"], ..table("password_resets", &["user_id"], Order::Columns("hash")) },
     PersonalTable { hidden: &["hash"], ..table("invitations", &["created_by"], Order::Columns("id")) },
     table("device_credentials", &["producer_id"], Order::Columns("id")),

@@ -1,5 +1,6 @@
 // Where the services are: `config.json` beside the page, turned into URLs for this visitor.
 import type { Places } from '@motience/client';
+import type { Issuer } from './oidc.ts';
 
 export type Role = 'producer' | 'consumer';
 
@@ -20,9 +21,12 @@ export interface Config {
   tester_url?: string | null;
   producer_page_url?: string | null;
   console_url?: string | null;
+  /** Issuers at which people may log in. */
+  issuers?: Issuer[];
 }
 
 export interface Endpoints extends Places {
+  issuers: Issuer[];
   /** The WebSocket of the page's own role. */
   ws: string;
   testers: { consumer: string | null; producer: string | null; console: string | null; other: { name: string; url: string } | null };
@@ -42,6 +46,7 @@ export function endpoints(config: Config, location: PageLocation): Endpoints {
     trimmed(url, location.href) ?? `${secure ? 'https' : 'http'}://${location.hostname}:${port}`;
   const ws = socket(trimmed(config.ws_url, location.href)) ?? `${secure ? 'wss' : 'ws'}://${location.hostname}:${config.ws_port}${config.ws_path}`;
   return {
+    issuers: config.issuers ?? [],
     ws,
     ap: http(config.ap_url, config.ap_port),
     sm: http(config.sm_url, config.sm_port),
