@@ -1,5 +1,6 @@
 // A real OpenID provider for the tests: `oidc-provider` with the clients and people below, on a free port of this machine.
-// Prints `READY {"issuer": …}` once it listens. `POST /test/rotate` has new keys sign; `POST /test/settle` takes the older keys back.
+// Prints `READY {"issuer": …}` once it listens. `POST /test/rotate` has new keys sign, `POST /test/settle` takes the older keys back, and
+// `POST /test/redirect?to=URL` says where the console is.
 import { createServer } from 'node:http';
 import { generateKeyPairSync, randomUUID } from 'node:crypto';
 import Provider from 'oidc-provider';
@@ -9,7 +10,7 @@ const SCOPES = ['all', 'publish', 'consume', 'read_usage'].map((scope) => `motie
 const SECRET = 'a secret of programs in tests';
 // How long access tokens of a client or person live, in seconds, where that is not an hour.
 const SHORT = { 'short-sender': 6, 'short-reader': 6 };
-const [algorithm = 'RS256', redirect = 'http://localhost/none', life = '3600'] = process.argv.slice(2);
+const [algorithm = 'RS256', life = '3600'] = process.argv.slice(2);
 
 const program = (client_id) => ({
   client_id,
@@ -22,7 +23,7 @@ const console_ = {
   client_id: 'console',
   token_endpoint_auth_method: 'none',
   grant_types: ['authorization_code', 'refresh_token'],
-  redirect_uris: redirect.split(','),
+  redirect_uris: ['http://localhost/none'],
 };
 // By client or by person.
 const roles = {
@@ -38,8 +39,39 @@ let keys = [key()];
 // ID tokens are signed by this one, whatever signs access tokens.
 const identity = { ...generateKeyPairSync('rsa', { modulusLength: 2048 }).privateKey.export({ format: 'jwk' }), kid: 'id', use: 'sig', alg: 'RS256' };
 
+/** Sessions, grants and tokens, which a change of keys must not end: the provider's own memory begins anew with each provider. */
+const kept = new Map();
+class Kept {
+  constructor(model) {
+    this.key = (id) => `${model} ${id}`;
+    this.first = (of) => [...kept].find(([key, payload]) => key.startsWith(`${model} `) && of(payload))?.[1];
+  }
+  async upsert(id, payload) {
+    kept.set(this.key(id), payload);
+  }
+  async find(id) {
+    return kept.get(this.key(id));
+  }
+  async findByUid(uid) {
+    return this.first((payload) => payload.uid === uid);
+  }
+  async findByUserCode(code) {
+    return this.first((payload) => payload.userCode === code);
+  }
+  async consume(id) {
+    kept.get(this.key(id)).consumed = Math.floor(Date.now() / 1000);
+  }
+  async destroy(id) {
+    kept.delete(this.key(id));
+  }
+  async revokeByGrantId(grant) {
+    for (const [key, payload] of kept) if (payload.grantId === grant) kept.delete(key);
+  }
+}
+
 function provider(issuer) {
   const made = new Provider(issuer, {
+    adapter: Kept,
     clients: [...['sender', 'reader', 'boss', 'nobody', 'turncoat', 'short-sender', 'short-reader'].map(program), console_],
     jwks: { keys: algorithm === 'RS256' ? keys : [...keys, identity] },
     cookies: { keys: ['cookies of tests'] },
@@ -75,6 +107,7 @@ let serve;
 const server = createServer((request, response) => {
   if (request.url === '/test/rotate') keys = [key(), ...keys];
   else if (request.url === '/test/settle') keys = keys.slice(0, 1);
+  else if (request.url.startsWith('/test/redirect?')) console_.redirect_uris = [new URL(request.url, issuer).searchParams.get('to')];
   else return serve(request, response);
   serve = provider(issuer);
   response.end();
