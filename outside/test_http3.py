@@ -55,6 +55,29 @@ CALLS = {
         "POST /keys": lambda cast: Call(201, cast.consumer.token, {"name": "interop", "scopes": ["consume"]}),
         "GET /keys": lambda cast: Call(token=cast.consumer.token),
         "DELETE /keys/{id}": lambda cast: Call(404, cast.consumer.token, path={"id": "nothing"}),
+        "POST /organisations": lambda cast: Call(201, cast.producer.token, {"name": cast.new()}),
+        "GET /organisations": lambda cast: Call(token=cast.producer.token),
+        "POST /organisations/join": lambda cast: Call(403, cast.consumer.token, {"invitation": "moti_nothing"}),
+        "GET /organisations/{id}": lambda cast: Call(404, cast.consumer.token, path={"id": "nothing"}),
+        "DELETE /organisations/{id}": lambda cast: Call(404, cast.consumer.token, path={"id": "nothing"}),
+        "PUT /organisations/{id}/plan": lambda cast: Call(404, cast.admin.token, {"plan": None}, path={"id": "nothing"}),
+        "POST /organisations/{id}/invitations": lambda cast: Call(404, cast.consumer.token, {"role": "reader"}, path={"id": "nothing"}),
+        "GET /organisations/{id}/invitations": lambda cast: Call(404, cast.consumer.token, path={"id": "nothing"}),
+        "DELETE /organisations/{id}/invitations/{invitation}": lambda cast: Call(
+            404, cast.consumer.token, path={"id": "nothing", "invitation": "nothing"}
+        ),
+        "PUT /organisations/{id}/members/{user_id}": lambda cast: Call(
+            404, cast.consumer.token, {"role": "reader"}, path={"id": "nothing", "user_id": cast.consumer.id}
+        ),
+        "DELETE /organisations/{id}/members/{user_id}": lambda cast: Call(
+            404, cast.consumer.token, path={"id": "nothing", "user_id": cast.consumer.id}
+        ),
+        "DELETE /organisations/{id}/accounts/{user_id}": lambda cast: Call(
+            404, cast.consumer.token, path={"id": "nothing", "user_id": cast.producer.id}
+        ),
+        "POST /organisations/{id}/accounts/{user_id}/token": lambda cast: Call(
+            404, cast.consumer.token, path={"id": "nothing", "user_id": cast.producer.id}
+        ),
         "GET /registration": lambda cast: Call(),
         "GET /.well-known/jwks.json": lambda cast: Call(),
         "POST /invitations": lambda cast: Call(201, cast.admin.token, {"role": "consumer"}),
@@ -99,6 +122,7 @@ CALLS = {
         "POST /data": lambda cast: Call(token=cast.producer.token, body=[RECORD, {"temperature": 5}]),
         "GET /history/{producer_id}": lambda cast: Call(token=cast.consumer.token, path={"producer_id": cast.producer.id}),
         "GET /streams": lambda cast: Call(token=cast.consumer.token),
+        "GET /usage": lambda cast: Call(404, cast.consumer.token),
         "GET /stream": lambda cast: Call(token=cast.consumer.token, query=f"?producers={cast.producer.id}", endless=True),
         "GET /devices/{producer_id}": lambda cast: Call(token=cast.consumer.token, path={"producer_id": cast.producer.id}),
         "GET /devices": lambda cast: Call(token=cast.admin.token, query="?query=interop"),

@@ -22,7 +22,7 @@ ANSWER_LIMIT, LIMIT = 10, 600
 # Records that are there already: as many as end an event stream.
 KEPT = 20
 # Operations whose bodies mean more than their schemas say.
-JUDGED = ("POST /subscriptions/invite", "POST /subscriptions/{id}/approve", "POST /keys", "POST /devices/enrolments", "PUT /devices/{producer_id}/{device_id}/labels", "POST /erasures")
+JUDGED = ("POST /subscriptions/invite", "POST /subscriptions/{id}/approve", "POST /keys", "POST /organisations/{id}/invitations", "PUT /organisations/{id}/members/{user_id}", "POST /devices/enrolments", "PUT /devices/{producer_id}/{device_id}/labels", "POST /erasures")
 PHASES = "examples,coverage,fuzzing,stateful"
 
 

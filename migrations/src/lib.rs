@@ -24,6 +24,7 @@ macro_rules! steps {
             12 "0012_devices"
             13 "0013_keys"
             14 "0014_schema_needs"
+            15 "0015_organisations"
             16 "0016_external_identities"
             17 "0017_keep"
         }

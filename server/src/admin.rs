@@ -58,6 +58,18 @@ pub(crate) enum Refused {
     Scope(#[from] InvalidScope),
     #[error("{0}")]
     Labels(String),
+    #[error("there is no plan called '{0}'")]
+    UnknownPlan(String),
+    #[error("there is no organisation called '{0}'")]
+    UnknownOrganisation(String),
+    #[error("the name '{0}' is taken by another organisation")]
+    TakenOrganisation(String),
+    #[error("'{0}' is the last owner, or no member")]
+    LastOwner(String),
+    #[error("'{0}' is an account of another organisation, or of none")]
+    Owned(String),
+    #[error("'{0}' is no name: 1 to 64 letters, digits, '-', '_' and '.'")]
+    Name(String),
     #[error("there is no key with the id '{0}'")]
     UnknownKey(String),
 }

@@ -3,7 +3,7 @@
 use std::{path::PathBuf, sync::LazyLock};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use motience_proto::model::{Role, Status};
+use motience_proto::model::{MemberRole, PlanLimits, Role, Status};
 
 use crate::config::Roles;
 
@@ -75,6 +75,24 @@ pub enum Command {
         /// The command for accounts.
         #[command(subcommand)]
         action: Action,
+    },
+    /// Set plans, and say who has them: how much accounts and organisations may send, ask and keep. Works on the configured database, also while
+    /// servers use it.
+    ///
+    /// Exit codes: as of `admin`.
+    Plan {
+        /// The command for plans.
+        #[command(subcommand)]
+        action: PlanAction,
+    },
+    /// Make and end organisations, and say who is a member and which accounts are theirs. Works on the configured database, also while servers
+    /// use it.
+    ///
+    /// Exit codes: as of `admin`.
+    Org {
+        /// The command for organisations.
+        #[command(subcommand)]
+        action: OrgAction,
     },
     /// List devices, and revoke, quarantine or restore one. Works on the configured database, also while servers use it.
     ///
@@ -344,6 +362,134 @@ pub enum Action {
         #[arg(long, default_value_t = 7, value_parser = clap::value_parser!(u64).range(1..=365))]
         days: u64,
     },
+}
+
+/// The commands of `org`.
+#[derive(Debug, Subcommand)]
+pub enum OrgAction {
+    /// List organisations: id, name, plan.
+    List,
+    /// Show members and accounts of an organisation.
+    Show {
+        /// The organisation's name.
+        name: String,
+    },
+    /// Make an organisation. Its owner's account is its first one.
+    Create {
+        /// The organisation's name.
+        name: String,
+        /// Name of the account that owns it.
+        #[arg(long)]
+        owner: String,
+    },
+    /// End an organisation. Its accounts stay.
+    Remove {
+        /// The organisation's name.
+        name: String,
+    },
+    /// Make an account a member, give a member another role, or end a membership.
+    Member {
+        /// The organisation's name.
+        name: String,
+        /// The account's name.
+        #[arg(long)]
+        username: String,
+        /// Role: owner, manager or reader. Default: it is no member any more.
+        #[arg(long)]
+        role: Option<MemberRole>,
+    },
+    /// Have an organisation own an account.
+    Own {
+        /// The organisation's name.
+        name: String,
+        /// The account's name.
+        #[arg(long)]
+        username: String,
+    },
+    /// Let an account go.
+    Release {
+        /// The organisation's name.
+        name: String,
+        /// The account's name.
+        #[arg(long)]
+        username: String,
+    },
+}
+
+/// The commands of `plan`.
+#[derive(Debug, Subcommand)]
+pub enum PlanAction {
+    /// List plans: name, and limits as JSON.
+    List,
+    /// Make a plan, or set all limits of one that is there. The plan called `default` holds for every account without one.
+    Set {
+        /// The plan's name.
+        name: String,
+        /// Its limits.
+        #[command(flatten)]
+        limits: LimitOptions,
+    },
+    /// Remove a plan: whoever has it has none from then on.
+    Remove {
+        /// The plan's name.
+        name: String,
+    },
+    /// Give an account or an organisation a plan.
+    Give {
+        /// The plan's name.
+        name: String,
+        /// Who gets it.
+        #[command(flatten)]
+        to: PlanHolder,
+    },
+    /// Take the plan of an account or an organisation away.
+    Take {
+        /// Who has it.
+        #[command(flatten)]
+        from: PlanHolder,
+    },
+}
+
+/// Somebody who has a plan.
+#[derive(Debug, Args)]
+#[group(required = true, multiple = false)]
+pub struct PlanHolder {
+    /// The account's name.
+    #[arg(long)]
+    pub username: Option<String>,
+    /// The organisation's name.
+    #[arg(long)]
+    pub organisation: Option<String>,
+}
+
+/// The limits of a plan. A limit that is not named is none.
+#[derive(Debug, Args)]
+pub struct LimitOptions {
+    /// Records taken in, a second.
+    #[arg(long, value_parser = clap::value_parser!(u64).range(1..))]
+    records_per_second: Option<u64>,
+    /// Bytes of records taken in, a second.
+    #[arg(long, value_parser = clap::value_parser!(u64).range(1..))]
+    bytes_per_second: Option<u64>,
+    /// Requests to ap, sm and dsm, a second; POST /data is none of them.
+    #[arg(long, value_parser = clap::value_parser!(u64).range(1..))]
+    requests_per_second: Option<u64>,
+    /// Devices connected at once, on each node; whatever this says, no more than MAX_DEVICES_PER_ACCOUNT of one account.
+    #[arg(long)]
+    devices: Option<u64>,
+    /// Other connections at once, on each node; likewise MAX_CONNECTIONS_PER_ACCOUNT.
+    #[arg(long)]
+    connections: Option<u64>,
+    /// Subscriptions of a consumer that are in force or asked for.
+    #[arg(long)]
+    follows: Option<u64>,
+}
+
+impl From<LimitOptions> for PlanLimits {
+    fn from(options: LimitOptions) -> Self {
+        let LimitOptions { records_per_second, bytes_per_second, requests_per_second, devices, connections, follows } = options;
+        Self { records_per_second, bytes_per_second, requests_per_second, devices, connections, follows }
+    }
 }
 
 /// A role that an invitation can give.

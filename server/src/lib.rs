@@ -18,6 +18,9 @@ pub mod http;
 pub mod ingest;
 mod key;
 mod logs;
+mod org;
+mod organisations;
+mod plan;
 pub mod server;
 mod settings;
 pub mod stream;
@@ -121,6 +124,14 @@ async fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
         Some(Command::TokenKeys { action }) => {
             telemetry::init(&env, "warn")?;
             return token_keys::run(&env, action);
+        }
+        Some(Command::Plan { action }) => {
+            telemetry::init(&env, "warn")?;
+            return plan::run(&env, action).await;
+        }
+        Some(Command::Org { action }) => {
+            telemetry::init(&env, "warn")?;
+            return org::run(&env, action).await;
         }
         Some(Command::Log { action }) => {
             telemetry::init(&env, "warn")?;

@@ -133,6 +133,7 @@ pub struct Server {
     addresses: Addresses,
     shutdown: Shutdown,
     persist: bool,
+    counts_usage: bool,
     live: Live,
 }
 
@@ -213,6 +214,7 @@ impl Server {
             addresses,
             shutdown,
             persist: config.persist && config.roles.dsm,
+            counts_usage: config.backend.limits.count_usage && config.roles.dsm,
             live,
         })
     }
@@ -235,7 +237,7 @@ impl Server {
     /// Serves until the shutdown begins, then drains: no new connections, the old ones asked to leave, what was
     /// submitted written, log and database closed.
     pub async fn run(self) {
-        let Self { backend, services, listeners, limits, gateway, ingest, identity, shutdown, persist, .. } = self;
+        let Self { backend, services, listeners, limits, gateway, ingest, identity, shutdown, persist, counts_usage, .. } = self;
         for (listener, router) in listeners {
             let serving = shared_http::serve(listener, router, limits.clone(), shutdown.clone());
             shutdown.spawn("http", serving);
@@ -252,7 +254,10 @@ impl Server {
             shutdown.spawn("gateway", gateway.run());
         }
         if persist {
-            shutdown.spawn("history", data::history_writer(services, shutdown.soft().clone()));
+            shutdown.spawn("history", data::history_writer(Arc::clone(&services), shutdown.soft().clone()));
+        }
+        if counts_usage {
+            shutdown.spawn("usage", data::usage_counter(services, shutdown.soft().clone()));
         }
         shutdown.soft().cancelled().await;
         info!("draining");

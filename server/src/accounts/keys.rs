@@ -2,7 +2,7 @@
 
 use axum::{extract::State, http::StatusCode};
 use motience_auth::{Scope, Scopes, SecretKind, random_id};
-use motience_http::{ApiError, Bearer, Json, Path};
+use motience_http::{ApiError, Json, ManageKeys, Path, Scoped};
 use motience_proto::model::{Role, times};
 use motience_store::{self as store, NewKey};
 use serde::{Deserialize, Serialize};
@@ -90,7 +90,7 @@ pub(super) struct Ended {
 ))]
 pub(super) async fn create_key(
     State(services): State<Shared>,
-    Bearer(grant): Bearer,
+    Scoped { grant, .. }: Scoped<ManageKeys>,
     Json(new): Json<New>,
 ) -> Result<(StatusCode, Json<Made>), ApiError> {
     let backend = &services.backend;
@@ -128,7 +128,7 @@ pub(super) async fn create_key(
     (status = 403, description = "A key, which sees no keys"),
     (status = 503, description = "The database is unreachable"),
 ))]
-pub(super) async fn keys(State(services): State<Shared>, Bearer(grant): Bearer) -> Result<Json<Vec<Shown>>, ApiError> {
+pub(super) async fn keys(State(services): State<Shared>, Scoped { grant, .. }: Scoped<ManageKeys>) -> Result<Json<Vec<Shown>>, ApiError> {
     let keys = services.backend.store.keys_of(grant.user).await?;
     Ok(Json(keys.into_iter().map(Into::into).collect()))
 }
@@ -144,7 +144,7 @@ pub(super) async fn keys(State(services): State<Shared>, Bearer(grant): Bearer) 
 ))]
 pub(super) async fn revoke_key(
     State(services): State<Shared>,
-    Bearer(grant): Bearer,
+    Scoped { grant, .. }: Scoped<ManageKeys>,
     Path(id): Path<String>,
 ) -> Result<Json<Ended>, ApiError> {
     let ended = services.backend.revoke_key(&id, Some(grant.user)).await?;

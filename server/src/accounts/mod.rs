@@ -28,6 +28,7 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 use crate::{
     devices,
     http::{Service, Services, Shared, completed},
+    organisations,
 };
 
 #[derive(OpenApi)]
@@ -79,4 +80,5 @@ fn operations() -> OpenApiRouter<Shared> {
         .routes(routes!(revoke::revoke))
         .routes(routes!(revoke::restore))
         .merge(devices::operations())
+        .merge(organisations::operations())
 }

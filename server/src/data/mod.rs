@@ -10,6 +10,8 @@ mod platform;
 mod publish;
 mod retention;
 mod streams;
+mod usage;
+mod usage_counter;
 mod writer;
 
 use std::sync::Arc;
@@ -23,6 +25,7 @@ use motience_store::Right;
 use utoipa::{OpenApi, openapi};
 use utoipa_axum::{router::OpenApiRouter, routes};
 
+pub use usage_counter::usage_counter;
 pub use writer::history_writer;
 
 use crate::{
@@ -71,6 +74,7 @@ fn operations(data_body: usize) -> OpenApiRouter<Shared> {
         .routes(routes!(cursors::confirm, cursors::delete))
         .routes(routes!(devices::devices))
         .routes(routes!(devices::find))
+        .routes(routes!(usage::usage))
         .routes(routes!(nodes::nodes))
         .routes(routes!(platform::platform))
         .routes(routes!(connections::connections))

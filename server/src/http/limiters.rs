@@ -2,7 +2,10 @@
 
 use motience_auth::RefreshClaims;
 use motience_http::{ApiError, ClientAddress};
-use motience_limits::rate::{Buckets, Rate};
+use motience_limits::{
+    quota::Quotas,
+    rate::{Buckets, Rate},
+};
 
 use super::{
     Config,
@@ -31,7 +34,7 @@ pub struct Limiters {
 }
 
 impl Limiters {
-    pub(super) fn new(config: &Config) -> Self {
+    pub(super) fn new(config: &Config, quotas: &Quotas) -> Self {
         let rates = &config.rates;
         Self {
             register: Registrations { address: Buckets::new(rates.register), account: Buckets::new(rates.register_account) },
@@ -44,7 +47,7 @@ impl Limiters {
             logout: Failures::new("logout", rates.logout),
             devices: Failures::new("device", rates.device),
             reset: Failures::new("reset", rates.login),
-            requests: Requests::new(config),
+            requests: Requests::new(config, quotas.clone()),
         }
     }
 

@@ -151,7 +151,7 @@ pub struct Services {
 impl Services {
     /// The services over one backend, until the shutdown.
     pub fn new(backend: Arc<Backend>, config: Config, shutdown: Shutdown) -> Arc<Self> {
-        let limiters = limiters::Limiters::new(&config);
+        let limiters = limiters::Limiters::new(&config, backend.permits.quotas());
         let origins = Arc::new(RwLock::new(config.origins.clone()));
         Arc::new(Self { backend, config, limiters, origins, time_index: TimeIndex::default(), shutdown })
     }

@@ -11,7 +11,11 @@ use axum::{
 };
 use motience_auth::{Grant, spare_processors};
 use motience_http::{ApiError, bearer};
-use motience_limits::{permits::give_back, rate::Buckets};
+use motience_limits::{
+    permits::give_back,
+    quota::{Quotas, Unit},
+    rate::Buckets,
+};
 use motience_proto::model::UserId;
 use motience_runtime::origin;
 use parking_lot::Mutex;
@@ -33,6 +37,7 @@ const READER_WAIT: Duration = Duration::from_secs(10);
 /// The limits of requests.
 #[derive(Debug)]
 pub struct Requests {
+    quotas: Quotas,
     all: Buckets,
     history: Buckets,
     in_progress: Arc<Mutex<HashMap<UserId, usize>>>,
@@ -67,8 +72,9 @@ impl Kind {
 }
 
 impl Requests {
-    pub(super) fn new(config: &Config) -> Self {
+    pub(super) fn new(config: &Config, quotas: Quotas) -> Self {
         Self {
+            quotas,
             all: Buckets::new(config.rates.requests),
             history: Buckets::new(config.rates.history),
             in_progress: Arc::default(),
@@ -84,6 +90,7 @@ impl Requests {
     }
 
     fn enter(&self, grant: &Grant, kind: Kind) -> Result<InProgress, ApiError> {
+        self.quotas.of(grant.user).take(&[(Unit::Requests, 1)])?;
         limited("requests", self.all.take(grant.user))?;
         if kind == Kind::History {
             limited("history", self.history.take(grant.user))?;

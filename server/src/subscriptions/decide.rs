@@ -7,7 +7,7 @@ use axum::{
 };
 use motience_auth::Grant;
 use motience_cluster::Event;
-use motience_http::{ApiError, Bearer, Json, Path, collect, object};
+use motience_http::{ApiError, Bearer, Decide, Json, Path, Scoped, collect, object};
 use motience_proto::model::{Agreement, ConsentGrant, ProducerId, Role, Status, Subscription, times};
 use motience_relay::pipeline::scope::Scope;
 use motience_store::{Change, Decision, Terms};
@@ -95,7 +95,7 @@ impl Approval {
 ))]
 pub(super) async fn approve(
     State(services): State<Shared>,
-    Bearer(grant): Bearer,
+    Scoped { grant, .. }: Scoped<Decide>,
     Path(id): Path<i64>,
     request: Request,
 ) -> Result<Json<Shown>, ApiError> {
@@ -116,7 +116,11 @@ pub(super) async fn approve(
     (status = 422, description = "Not an id"),
     (status = 503, description = "The database is unreachable"),
 ))]
-pub(super) async fn deny(State(services): State<Shared>, Bearer(grant): Bearer, Path(id): Path<i64>) -> Result<Json<Shown>, ApiError> {
+pub(super) async fn deny(
+    State(services): State<Shared>,
+    Scoped { grant, .. }: Scoped<Decide>,
+    Path(id): Path<i64>,
+) -> Result<Json<Shown>, ApiError> {
     decide(&services, &grant, id, Decision::Deny).await
 }
 
@@ -132,7 +136,11 @@ pub(super) async fn deny(State(services): State<Shared>, Bearer(grant): Bearer, 
     (status = 422, description = "Not an id"),
     (status = 503, description = "The database is unreachable"),
 ))]
-pub(super) async fn revoke(State(services): State<Shared>, Bearer(grant): Bearer, Path(id): Path<i64>) -> Result<Json<Shown>, ApiError> {
+pub(super) async fn revoke(
+    State(services): State<Shared>,
+    Scoped { grant, .. }: Scoped<Decide>,
+    Path(id): Path<i64>,
+) -> Result<Json<Shown>, ApiError> {
     decide(&services, &grant, id, Decision::Revoke).await
 }
 
@@ -151,7 +159,7 @@ pub(super) async fn revoke(State(services): State<Shared>, Bearer(grant): Bearer
 ))]
 pub(super) async fn invite(
     State(services): State<Shared>,
-    Bearer(grant): Bearer,
+    Scoped { grant, .. }: Scoped<Decide>,
     Json(wish): Json<Invitation>,
 ) -> Result<(StatusCode, Json<Shown>), ApiError> {
     let backend = &services.backend;

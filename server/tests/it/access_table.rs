@@ -38,6 +38,8 @@ enum Subject {
     Device,
     QuarantinedDevice,
     RevokedDevice,
+    OrganisationReader,
+    OrganisationManager,
 }
 
 /// Columns: what is tried, and how the page calls it.
@@ -61,7 +63,7 @@ const COLUMNS: [&str; 15] = [
 
 /// Rows: subjects, and what each gets. `all`: records as they are. `scope`: within the grant. `–`: the connection stands, and nothing comes.
 /// Numbers are HTTP statuses; `no`: refused by the protocol's own means, or not in the list.
-const TABLE: [(Subject, &str, [&str; 15]); 18] = [
+const TABLE: [(Subject, &str, [&str; 15]); 20] = [
     (Subject::Nobody, "nobody", ["401", "401", "401", "401", "401", "401", "401", "401", "401", "401", "no", "no", "401", "401", "401"]),
     (Subject::Stranger, "consumer", ["yes", "no", "no", "403", "403", "403", "403", "403", "–", "–", "no", "no", "403", "403", "403"]),
     (
@@ -143,6 +145,16 @@ const TABLE: [(Subject, &str, [&str; 15]); 18] = [
         Subject::RevokedDevice,
         "device, revoked",
         ["401", "401", "401", "401", "401", "401", "401", "401", "401", "401", "no", "no", "401", "401", "401"],
+    ),
+    (
+        Subject::OrganisationReader,
+        "`reader` of the producer's organisation, acting for it",
+        ["yes", "yes", "yes", "all", "all", "403", "all", "all", "403", "403", "no", "no", "403", "403", "403"],
+    ),
+    (
+        Subject::OrganisationManager,
+        "`manager` of the producer's organisation, acting for it",
+        ["yes", "yes", "yes", "all", "all", "200", "all", "all", "403", "403", "no", "no", "403", "403", "200"],
     ),
 ];
 
@@ -244,6 +256,8 @@ impl Cast {
             Subject::OtherProducer => return account(ap(&self.node), "producer", &name).await,
             Subject::Operator => return operator(&self.node, &name).await,
             Subject::SendingKey => return self.key(&self.producer, "publish").await,
+            Subject::OrganisationReader => return self.member(&name, "reader").await,
+            Subject::OrganisationManager => return self.member(&name, "manager").await,
             Subject::Device | Subject::QuarantinedDevice | Subject::RevokedDevice => return self.device(subject, &name).await,
             _ => {}
         }
@@ -298,6 +312,27 @@ impl Cast {
             _ => {}
         }
         Account { id: self.producer.id, username: name.to_owned(), token }
+    }
+
+    /// A member of the producer's organisation, by the token with which it acts for the producer.
+    async fn member(&self, name: &str, role: &str) -> Account {
+        let ask = async |path: String, token: &str, body: Value| {
+            let answer = http().post(format!("{}{path}", ap(&self.node))).bearer_auth(token).json(&body).send().await.unwrap();
+            let (status, text) = (answer.status(), answer.text().await.unwrap());
+            assert!(status.is_success(), "{path}: {status} {text}");
+            serde_json::from_str::<Value>(&text).unwrap()
+        };
+        let organisations = http().get(format!("{}/organisations", ap(&self.node))).bearer_auth(&self.producer.token).send().await.unwrap();
+        let organisations: Value = organisations.json().await.unwrap();
+        let id = match organisations[0]["id"].as_str() {
+            Some(id) => id.to_owned(),
+            None => ask("/organisations".to_owned(), &self.producer.token, json!({"name": "all"})).await["id"].as_str().unwrap().to_owned(),
+        };
+        let who = account(ap(&self.node), "consumer", name).await;
+        let invited = ask(format!("/organisations/{id}/invitations"), &self.producer.token, json!({"role": role})).await;
+        ask("/organisations/join".to_owned(), &who.token, json!({"invitation": invited["invitation"]})).await;
+        let acting = ask(format!("/organisations/{id}/accounts/{}/token", self.producer.id), &who.token, json!({})).await;
+        Account { token: acting["access_token"].as_str().unwrap().to_owned(), ..self.producer.clone() }
     }
 
     /// Sends a record that a scope lets through with one of its members, one that it does not, and the beacon's.

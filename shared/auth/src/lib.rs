@@ -35,7 +35,7 @@ pub use self::{
     policy::{Weak, check_password},
     random::id as random_id,
     revocations::Revocations,
-    rights::Denied,
+    rights::{Denied, member_scopes},
     scopes::{Scope, Scopes, UnknownScope},
     secrets::{SecretKind, secret_hash},
     signing::{KeyFile, PublicKey, SigningKeyError, key_file, key_files, spent_key_files},

@@ -1,8 +1,8 @@
 //! The rights of a grant: one question for each, role and scopes in one. Every way in and out asks here, so that none forgets a scope.
 
-use motience_proto::model::{ProducerId, Role};
+use motience_proto::model::{MemberRole, ProducerId, Role, UserId};
 
-use super::{Grant, Scope};
+use super::{Grant, Scope, Scopes};
 
 /// Why a good token does not allow it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -31,6 +31,20 @@ impl Denied {
             Self::Credential => "device_credential_required",
         }
     }
+}
+
+/// The scopes by which a member of an organisation acts for one of its accounts: a reader sees what the account sees, and its own log; a manager
+/// also manages devices, keys and consent. Nobody but the account itself sends its records, or manages the account.
+pub fn member_scopes(role: MemberRole, account: UserId, account_role: Role) -> Scopes {
+    let reads = if account_role == Role::Producer { Scope::ConsumeFrom(account.producer()) } else { Scope::Consume };
+    let mut scopes = vec![reads, Scope::ReadUsage];
+    if role >= MemberRole::Manager {
+        scopes.push(Scope::ManageKeys);
+        if account_role == Role::Producer {
+            scopes.extend([Scope::ManageDevices, Scope::Decide]);
+        }
+    }
+    Scopes::only(scopes)
 }
 
 impl Grant {
@@ -86,6 +100,16 @@ impl Grant {
     /// May it manage the account itself, and its keys? Logins only: whoever finds a key must not make another of it.
     pub fn may_manage_account(&self) -> Result<(), Denied> {
         self.scopes.are_all().then_some(()).ok_or(Denied::Login)
+    }
+
+    /// May it make, see and end the account's keys? Logins, and managers of its organisation.
+    pub fn may_manage_keys(&self) -> Result<(), Denied> {
+        self.scopes.has(Scope::ManageKeys).then_some(()).ok_or(Denied::Login)
+    }
+
+    /// May it decide who receives the account's records? Logins, and managers of its organisation. The caller compares whose they are.
+    pub fn may_decide(&self) -> Result<(), Denied> {
+        self.scopes.has(Scope::Decide).then_some(()).ok_or(Denied::Login)
     }
 
     fn acts_as(&self, role: Role) -> Result<(), Denied> {

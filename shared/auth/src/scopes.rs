@@ -19,6 +19,10 @@ pub enum Scope {
     ReadUsage,
     /// To operate the platform.
     Operate,
+    /// To make, see and end the account's keys: a manager's of the account's organisation alone, no key's.
+    ManageKeys,
+    /// To decide who receives the account's records: likewise.
+    Decide,
 }
 
 impl Scope {
@@ -28,6 +32,7 @@ impl Scope {
             Self::Publish | Self::ManageDevices => role == Role::Producer,
             Self::Operate => role == Role::Admin,
             Self::Consume | Self::ConsumeFrom(_) | Self::ReadUsage => true,
+            Self::ManageKeys | Self::Decide => false,
         }
     }
 }
@@ -41,6 +46,8 @@ impl fmt::Display for Scope {
             Self::ManageDevices => f.write_str("manage_devices"),
             Self::ReadUsage => f.write_str("read_usage"),
             Self::Operate => f.write_str("operate"),
+            Self::ManageKeys => f.write_str("manage_keys"),
+            Self::Decide => f.write_str("decide"),
         }
     }
 }
@@ -60,6 +67,8 @@ impl FromStr for Scope {
             "manage_devices" => Self::ManageDevices,
             "read_usage" => Self::ReadUsage,
             "operate" => Self::Operate,
+            "manage_keys" => Self::ManageKeys,
+            "decide" => Self::Decide,
             other => {
                 let id = other.strip_prefix("consume:").and_then(|id| id.parse().ok());
                 Self::ConsumeFrom(id.ok_or(UnknownScope)?)

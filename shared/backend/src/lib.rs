@@ -17,9 +17,12 @@ mod erasure;
 mod external;
 mod keys;
 mod meter;
+mod organisations;
+mod quotas;
 mod readiness;
 mod record_erasure;
 pub mod retention;
+mod usage;
 
 use std::{
     fmt,
@@ -33,6 +36,7 @@ use motience_auth::{self as auth, Client, DeviceStates, Grant, Hasher, Revocatio
 use motience_cluster::{self as cluster, Event, Lease, Reports};
 use motience_limits::{
     permits::{self, Permits},
+    quota::Quotas,
     uploads::{self, Uploads},
 };
 use motience_log::{self as log, Log, Retention, Signal, Sink, embedded};
@@ -358,8 +362,8 @@ pub struct Backend {
     eraser: tokio::task::JoinHandle<()>,
     refresher: tokio::task::JoinHandle<()>,
     issuer_keys: tokio::task::JoinHandle<()>,
-    /// Measure the backlogs, and the rest.
-    meters: [tokio::task::JoinHandle<()>; 2],
+    /// Measure the backlogs, and the rest, fill the buckets of quotas, and write usage down.
+    meters: [tokio::task::JoinHandle<()>; 4],
     /// The live connections of this node, and questions about those of others.
     directory: connections::Directory,
     answering: tokio::task::JoinHandle<()>,
@@ -394,6 +398,11 @@ impl Backend {
         load_revocations(&store, &revocations, &config.auth, &clock).await.map_err(failed)?;
         let devices = DeviceStates::default();
         load_devices(&store, &devices).await.map_err(failed)?;
+        let permits = Permits::new(config.permits);
+        if config.kind() == Kind::Cluster {
+            permits.quotas().share();
+        }
+        quotas::load(&store, permits.quotas()).await.map_err(failed)?;
         let hub = Arc::new(Hub::new(config.limits.ring, config.limits.read));
         let subscription_cache = Arc::new(SubscriptionCache::new());
         let reports = Reports::new(&config.node, config.limits.devices, clock.clone());
@@ -429,7 +438,6 @@ impl Backend {
         note_accounts(&log, &store).await;
         info!(?kind, durability = log.durability(), node = config.node, "backend is open");
         let logs = LogIds::new(store.clone());
-        let permits = Permits::new(config.permits);
         let command_line = (kind == Kind::Embedded && !matches!(config.store, store::Config::SqliteMemory))
             .then(|| tokio::spawn(command_line::follow(store.clone(), Arc::clone(&subscription_cache), Arc::clone(&restored))));
         let relay = Relay::new(
@@ -482,6 +490,7 @@ impl Backend {
             tokens: tokens.clone(),
             revocations: revocations.clone(),
             devices: devices.clone(),
+            quotas: permits.quotas().clone(),
             auth: config.auth.clone(),
             clock: clock.clone(),
             restored,
@@ -495,7 +504,13 @@ impl Backend {
         let hasher = Hasher::new(config.auth.hashing);
         let folder = config.keeps_files().then(|| config.data_dir.clone());
         let meter = Meter { store: store.clone(), relay: relay.clone(), hasher: hasher.clone(), reports: reports.clone(), folder };
-        let meters = [tokio::spawn(backlogs.clone().run(lease)), tokio::spawn(meter.run())];
+        let filling = quotas::fill(permits.quotas().clone(), relay.log().clone(), reports.clone());
+        let meters = [
+            tokio::spawn(backlogs.clone().run(lease)),
+            tokio::spawn(meter.run()),
+            tokio::spawn(filling),
+            tokio::spawn(usage::run(relay.clone(), store.clone())),
+        ];
         Ok(Arc::new(Self {
             store,
             tokens,
@@ -696,6 +711,7 @@ impl Backend {
         }
         self.issuer_keys.abort();
         self.answering.abort();
+        usage::write(&self.relay, &self.store).await;
         self.relay.close().await;
         self.store.close().await;
     }
@@ -741,7 +757,7 @@ fn sink(
                     revocations.revoke_user(*user, at_ms.map_or_else(|| clock.now(), from_millis));
                 }
                 Event::DeviceChanged { producer, device, state, withheld } => devices.set(*producer, device, *state, *withheld),
-                Event::Restored => restored.notify_one(),
+                Event::Restored | Event::QuotasChanged => restored.notify_one(),
                 Event::Erased { producer } => hub.forget(*producer),
                 _ => {}
             }
@@ -812,6 +828,7 @@ struct Refresher {
     tokens: Tokens,
     revocations: Revocations,
     devices: DeviceStates,
+    quotas: Quotas,
     auth: auth::Config,
     clock: Clock,
     /// Told when the accounts were restored from a backup.
@@ -840,6 +857,9 @@ impl Refresher {
             }
             if let Err(e) = self.tokens.read_keys() {
                 warn!(error = %e, "the keys that sign tokens cannot be read again; those read before go on");
+            }
+            if let Err(e) = quotas::load(&self.store, &self.quotas).await {
+                warn!(error = %e, "plans cannot be read; trying again");
             }
             if let Err(e) = self.keys.refresh(&self.revocations).await {
                 warn!(error = %e, "keys cannot be looked up again; trying again");

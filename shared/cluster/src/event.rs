@@ -59,6 +59,8 @@ pub enum Event {
     },
     /// The accounts were restored from a backup: whatever a node knows of them has to be looked up again.
     Restored,
+    /// Plans, or whose they are, have changed.
+    QuotasChanged,
     /// Report of the producers that a node has taken records from lately.
     Streams {
         /// Name of the node.
@@ -142,6 +144,7 @@ impl Event {
             | Self::DeviceChanged { .. }
             | Self::Erased { .. }
             | Self::Restored
+            | Self::QuotasChanged
             | Self::Unknown => {}
         }
         self

@@ -68,6 +68,14 @@ pub struct Look;
 #[derive(Clone, Copy, Debug)]
 pub struct ManageDevices;
 
+/// To make, see and end keys.
+#[derive(Clone, Copy, Debug)]
+pub struct ManageKeys;
+
+/// To decide who receives a producer's records.
+#[derive(Clone, Copy, Debug)]
+pub struct Decide;
+
 /// Nothing but a good token.
 #[derive(Clone, Copy, Debug)]
 pub struct AnyToken;
@@ -93,6 +101,18 @@ impl Right for Look {
 impl Right for ManageDevices {
     fn check(grant: &Grant) -> Result<(), Denied> {
         grant.may_manage_devices()
+    }
+}
+
+impl Right for ManageKeys {
+    fn check(grant: &Grant) -> Result<(), Denied> {
+        grant.may_manage_keys()
+    }
+}
+
+impl Right for Decide {
+    fn check(grant: &Grant) -> Result<(), Denied> {
+        grant.may_decide()
     }
 }
 

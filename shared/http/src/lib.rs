@@ -31,8 +31,8 @@ pub use client::{Client, ForwardedHeader, HasProxies, Network, Proxies};
 pub use collect::{Collected, broken, collect};
 pub use compression::compression;
 pub use extract::{
-    Admin, AnyToken, Bearer, Consume, Consumer, HasBackend, Json, Look, ManageDevices, Path, Producer, Publish, Query, Right, Scoped,
-    bearer, is_json, malformed_json, object, unsupported_media_type,
+    Admin, AnyToken, Bearer, Consume, Consumer, Decide, HasBackend, Json, Look, ManageDevices, ManageKeys, Path, Producer, Publish, Query,
+    Right, Scoped, bearer, is_json, malformed_json, object, unsupported_media_type,
 };
 pub use inflate::{InflatesTooFar, Inflation, inflate};
 pub use limits::{FrameRate, Limits};

@@ -4,11 +4,11 @@
 use std::time::Duration;
 
 use axum::{
-    http::{HeaderValue, StatusCode, header},
+    http::{HeaderName, HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
 };
 use motience_auth as auth;
-use motience_limits::{permits, uploads::Full};
+use motience_limits::{permits, quota::Exceeded, uploads::Full};
 use motience_proto::model::{Role, Status, record};
 use motience_relay::{
     self as relay,
@@ -21,7 +21,7 @@ use tracing::{error, warn};
 use super::refusals::Refused;
 
 /// Seconds after which a client may ask again when a dependency is away.
-const AWAY_RETRY: u64 = 2;
+const AWAY_RETRY: u32 = 2;
 
 /// When whoever holds as many connections as it may can ask again.
 const PERMIT_RETRY: Duration = Duration::from_secs(10);
@@ -35,10 +35,13 @@ pub struct ApiError {
     code: &'static str,
     sentence: String,
     field: Option<Box<str>>,
-    retry_after: Option<u64>,
+    /// Seconds.
+    retry_after: Option<u32>,
     allow: Option<Box<str>>,
     /// The account that was meant: for the log alone.
     account: Option<Box<str>>,
+    /// The rate of a plan that was met: `RateLimit` and `RateLimit-Policy`.
+    exceeded: Option<Box<Exceeded>>,
     /// Boxed, as few errors have any.
     members: Option<Box<Map<String, Value>>>,
 }
@@ -51,7 +54,7 @@ impl ApiError {
         if !sentence.ends_with('.') {
             sentence.push('.');
         }
-        Self { status, code, sentence, field: None, retry_after: None, allow: None, account: None, members: None }
+        Self { status, code, sentence, field: None, retry_after: None, allow: None, account: None, exceeded: None, members: None }
     }
 
     /// 400: the request cannot be read.
@@ -84,7 +87,7 @@ impl ApiError {
     /// 429: come back after `wait`.
     pub fn too_many(wait: Duration) -> Self {
         let mut error = Self::new(StatusCode::TOO_MANY_REQUESTS, "too_many_requests", "Too many requests. Try again later.");
-        error.retry_after = Some(wait.as_secs() + u64::from(wait.subsec_nanos() > 0));
+        error.retry_after = Some(seconds(wait));
         error
     }
 
@@ -195,6 +198,18 @@ impl IntoResponse for ApiError {
         if let Some(seconds) = self.retry_after {
             headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds.max(1)));
         }
+        if let Some(exceeded) = self.exceeded {
+            // Structured fields (draft-ietf-httpapi-ratelimit-headers): the quota and its window, and what is left of it for how long.
+            let Exceeded { unit, holder, rate, wait } = *exceeded;
+            let name = format!("\"{holder}-{}\"", unit.as_str());
+            let policy = HeaderValue::from_str(&format!("{name};q={rate};w=1"));
+            let state = HeaderValue::from_str(&format!("{name};r=0;t={}", seconds(wait)));
+            for (header, value) in [("ratelimit-policy", policy), ("ratelimit", state)] {
+                if let Ok(value) = value {
+                    headers.insert(HeaderName::from_static(header), value);
+                }
+            }
+        }
         if let Some(allow) = self.allow.and_then(|a| HeaderValue::from_str(&a).ok()) {
             headers.insert(header::ALLOW, allow);
         }
@@ -282,12 +297,24 @@ impl From<auth::Denied> for ApiError {
     }
 }
 
+impl From<Exceeded> for ApiError {
+    fn from(exceeded: Exceeded) -> Self {
+        let mut error = Self::limited("plan", exceeded.wait).with_code("rate_limited");
+        error.sentence = sentence(&exceeded.to_string());
+        error.exceeded = Some(Box::new(exceeded));
+        error
+    }
+}
+
 impl From<relay::Error> for ApiError {
     fn from(error: relay::Error) -> Self {
-        warn!(%error, "the relay failed a request");
+        if !matches!(error, relay::Error::Exceeded(_)) {
+            warn!(%error, "the relay failed a request");
+        }
         match error {
             relay::Error::Closed => Self::unavailable("draining", "This node is going away. Try again."),
             relay::Error::Store(_) => Self::unavailable("database_away", "The database is unreachable. Try again in a moment."),
+            relay::Error::Exceeded(exceeded) => exceeded.into(),
             relay::Error::Log(_) => Self::unavailable("log_away", "The log is unavailable. Try again in a moment."),
         }
     }
@@ -335,6 +362,11 @@ impl From<record::Invalid> for ApiError {
         };
         Self::new(status, invalid.code(), sentence(&invalid.to_string())).with_field(invalid.field().map(str::to_owned))
     }
+}
+
+/// Whole seconds, rounded up.
+fn seconds(wait: Duration) -> u32 {
+    u32::try_from(wait.as_secs() + u64::from(wait.subsec_nanos() > 0)).unwrap_or(u32::MAX)
 }
 
 /// A capital letter and a full stop.

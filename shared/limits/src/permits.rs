@@ -13,10 +13,12 @@ use std::{
     sync::{Arc, Weak},
 };
 
-use motience_proto::model::{Transport, UserId};
+use motience_proto::model::{PlanLimits, Transport, UserId};
 use motience_settings::env::settings;
 use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::Notify;
+
+use crate::quota::{Holder, Quotas};
 
 settings! {
     /// How many connections there may be. Whatever these say, one account has no more than half of a transport's room.
@@ -106,6 +108,7 @@ impl Refusal {
 pub struct Permits {
     limits: Limits,
     held: Arc<Mutex<Held>>,
+    quotas: Quotas,
 }
 
 /// Permits in use. Every count that falls to zero is removed.
@@ -113,6 +116,8 @@ pub struct Permits {
 struct Held {
     rooms: HashMap<Room, usize>,
     accounts: HashMap<(UserId, Share), usize>,
+    /// Of organisations that have a plan, by id.
+    organisations: HashMap<(Arc<str>, Share), usize>,
     unauthenticated: usize,
     addresses: HashMap<ClientAddress, usize>,
     http3: usize,
@@ -143,6 +148,8 @@ pub struct Permit {
     transport: Transport,
     address: Option<ClientAddress>,
     scope: Scope,
+    /// The organisation that it counts for too.
+    organisation: Option<Arc<str>>,
 }
 
 /// Limit that a connection counts against.
@@ -201,7 +208,7 @@ impl fmt::Display for ClientAddress {
 impl Permits {
     /// Nothing held yet.
     pub fn new(limits: Limits) -> Self {
-        Self { limits, held: Arc::default() }
+        Self { limits, held: Arc::default(), quotas: Quotas::default() }
     }
 
     /// The limits.
@@ -209,11 +216,15 @@ impl Permits {
         self.limits
     }
 
+    /// The quotas that plans set.
+    pub fn quotas(&self) -> &Quotas {
+        &self.quotas
+    }
+
     /// A permit for a connection that has said who it is.
     pub fn account(&self, user: UserId, share: Share, transport: Transport) -> Result<Permit, Refusal> {
-        let taken = self.held().enter(user, share, transport, &self.limits);
-        taken.map_err(|refusal| counted(refusal, transport))?;
-        Ok(Permit { permits: self.clone(), transport, address: None, scope: Scope::Account(user, share) })
+        let organisation = self.enter(&mut self.held(), user, share, transport)?;
+        Ok(Permit { permits: self.clone(), transport, address: None, scope: Scope::Account(user, share), organisation })
     }
 
     /// A permit for one that has yet to say who it is; it does with [`Permit::identify`].
@@ -233,7 +244,7 @@ impl Permits {
         *held.addresses.entry(address).or_default() += 1;
         drop(held);
         metrics::gauge!("motience_unauthenticated_connections").increment(1);
-        Ok(Permit { permits: self.clone(), transport, address: Some(address), scope: Scope::Unauthenticated })
+        Ok(Permit { permits: self.clone(), transport, address: Some(address), scope: Scope::Unauthenticated, organisation: None })
     }
 
     /// Whether so many are unauthenticated, in all or from this address, that the next one should prove its address first:
@@ -263,6 +274,34 @@ impl Permits {
         self.held().count(Room::of(transport)) < self.limits.room(transport)
     }
 
+    /// Counts one more of an account, and of its organisation where that has a plan, which is returned.
+    fn enter(&self, held: &mut Held, user: UserId, share: Share, transport: Transport) -> Result<Option<Arc<str>>, Refusal> {
+        let plans = self.quotas.plans(user);
+        let most = |plan: &PlanLimits| match share {
+            Share::Devices => plan.devices,
+            Share::Connections => plan.connections,
+        };
+        let mut each = self.limits.of_account(share, transport);
+        let mut organisation = None;
+        for (holder, plan) in plans {
+            let most = most(&plan).map_or(usize::MAX, |most| usize::try_from(most).unwrap_or(usize::MAX));
+            match holder {
+                Holder::Account(_) => each = each.min(most),
+                Holder::Organisation(id) => organisation = Some((id, most)),
+            }
+        }
+        let of_organisation = |id: &Arc<str>| held.organisations.get(&(Arc::clone(id), share)).copied().unwrap_or_default();
+        if organisation.as_ref().is_some_and(|(id, most)| of_organisation(id) >= *most) {
+            return Err(counted(Refusal::Account, transport));
+        }
+        held.enter(user, share, transport, each, &self.limits).map_err(|refusal| counted(refusal, transport))?;
+        let organisation = organisation.map(|(id, _)| id);
+        if let Some(id) = &organisation {
+            *held.organisations.entry((Arc::clone(id), share)).or_default() += 1;
+        }
+        Ok(organisation)
+    }
+
     fn held(&self) -> MutexGuard<'_, Held> {
         self.held.lock()
     }
@@ -271,11 +310,12 @@ impl Permits {
 impl Permit {
     /// Counts the connection as this account's from now on.
     pub fn identify(&mut self, user: UserId, share: Share) -> Result<(), Refusal> {
-        let mut held = self.permits.held();
-        let entered = held.enter(user, share, self.transport, &self.permits.limits);
-        entered.map_err(|refusal| counted(refusal, self.transport))?;
-        held.leave(self.scope, self.transport, self.address);
+        let permits = self.permits.clone();
+        let mut held = permits.held();
+        let organisation = permits.enter(&mut held, user, share, self.transport)?;
+        self.leave(&mut held);
         self.scope = Scope::Account(user, share);
+        self.organisation = organisation;
         Ok(())
     }
 
@@ -318,6 +358,13 @@ impl Permit {
         self.scope = Scope::Http3;
         Ok(())
     }
+
+    fn leave(&mut self, held: &mut Held) {
+        held.leave(self.scope, self.transport, self.address);
+        if let (Some(id), Scope::Account(_, share)) = (self.organisation.take(), self.scope) {
+            give_back(&mut held.organisations, Some((id, share)));
+        }
+    }
 }
 
 impl Drop for GrantPermit {
@@ -334,7 +381,8 @@ impl Drop for GrantPermit {
 
 impl Drop for Permit {
     fn drop(&mut self) {
-        self.permits.held().leave(self.scope, self.transport, self.address);
+        let permits = self.permits.clone();
+        self.leave(&mut permits.held());
     }
 }
 
@@ -343,13 +391,13 @@ impl Held {
         self.rooms.get(&room).copied().unwrap_or_default()
     }
 
-    fn enter(&mut self, user: UserId, share: Share, transport: Transport, limits: &Limits) -> Result<(), Refusal> {
+    fn enter(&mut self, user: UserId, share: Share, transport: Transport, most: usize, limits: &Limits) -> Result<(), Refusal> {
         let room = Room::of(transport);
         if self.count(room) >= limits.room(transport) {
             return Err(Refusal::Node);
         }
         let each = self.accounts.get(&(user, share)).copied().unwrap_or_default();
-        if each >= limits.of_account(share, transport) {
+        if each >= most {
             return Err(Refusal::Account);
         }
         *self.accounts.entry((user, share)).or_default() += 1;

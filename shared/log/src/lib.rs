@@ -134,6 +134,15 @@ impl Log {
         each!(self, log => log.take_once(name, ttl).await)
     }
 
+    /// Leases a slice of a bucket that nodes share, into which `rate` parts come a second: of the parts wanted those that are granted, and the
+    /// sum of all that was ever granted. `None`: no other node shares it.
+    pub async fn lease_slice(&self, bucket: &str, want: u64, rate: u64) -> Result<Option<(u64, u64)>, Error> {
+        match self {
+            Self::Embedded(_) => Ok(None),
+            Self::Redis(log) => log.lease_slice(bucket, want, rate).await.map(Some),
+        }
+    }
+
     /// See [`Engine::ping`].
     pub async fn ping(&self) -> Result<(), Error> {
         each!(self, log => log.ping().await)

@@ -21,6 +21,7 @@ mod subscriber;
 mod subscriber_watch;
 mod subscription_cache;
 mod traces;
+mod usage;
 
 use std::{sync::Arc, time::Duration};
 
@@ -32,10 +33,11 @@ pub use session::{Committed, Ticket};
 pub use subscriber::{Delivery, GapCause, Notice, Subscriber};
 pub use subscriber_watch::SubscriberWatch;
 pub use subscription_cache::{SubscriptionCache, Watch};
+pub use usage::{Runs, UsageMeter};
 
 use motience_auth::{DeviceStates, Standing};
 use motience_cluster::{Most, Reports};
-use motience_limits::permits::Permits;
+use motience_limits::{permits::Permits, quota::Exceeded};
 use motience_log::{self as log, Log};
 use motience_proto::model::{ConsumerId, LogKey, ProducerEpoch, ProducerId};
 use motience_runtime::{clock::Clock, histogram, telemetry::Histogram};
@@ -64,6 +66,8 @@ settings! {
         /// Separate ranges of numbers that the dedup window of one sender may have: holes close as records arrive out of order, and a sender
         /// that leaves more open does not follow the protocol. A device reads up to 4096 in one frame.
         LOG_MAX_DEDUP_RANGES = "512" => ranges: usize, "1"..="4096";
+        /// Whether records are counted for `GET /usage`, by hour, as they come in and go out. Every log is read once more for it.
+        COUNT_USAGE = "false" => count_usage: bool;
         /// How far ahead of the node's clock a device's may be before `GET /devices` shows it as wrong.
         CLOCK_AHEAD_LIMIT = "1h" => ahead: Duration;
         /// Whether a device on QUIC or in the tunnel may send records of its own device_id only (`wrong_device`).
@@ -89,6 +93,9 @@ pub enum Error {
     /// The database could not be asked.
     #[error("the database is unreachable")]
     Store(#[from] Arc<store::Error>),
+    /// A rate of the sender's plan is used up: what was to be submitted is not.
+    #[error(transparent)]
+    Exceeded(#[from] Exceeded),
 }
 
 /// The relay of one node. Cheap to clone.
@@ -110,6 +117,8 @@ pub(crate) struct Inner {
     /// Times of appends.
     pub(crate) appends: Arc<Histogram>,
     sessions: active_sessions::ActiveSessions,
+    /// Records given out, where they are counted.
+    pub(crate) usage: Option<Arc<UsageMeter>>,
     pub(crate) tasks: TaskTracker,
     pub(crate) stop: CancellationToken,
 }
@@ -128,6 +137,7 @@ impl Relay {
         let kind = log.durability();
         let kind = if kind.contains('+') { "replicas" } else { &kind };
         let relay = Self(Arc::new(Inner {
+            usage: limits.count_usage.then(|| Arc::new(UsageMeter::new(clock.clone()))),
             appends: histogram!("motience_append_seconds", "durability" => kind),
             log,
             hub,
@@ -211,6 +221,11 @@ impl Relay {
     /// The log itself.
     pub fn log(&self) -> &Log {
         &self.0.log
+    }
+
+    /// Records given out that are not written down yet, where they are counted.
+    pub fn usage(&self) -> Option<&UsageMeter> {
+        self.0.usage.as_deref()
     }
 
     /// The limits in force.

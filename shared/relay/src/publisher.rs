@@ -11,9 +11,11 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering::Relaxed},
     },
+    time::Duration,
 };
 
 use bytes::Bytes;
+use motience_limits::quota::{Exceeded, Quota, Unit};
 use motience_log::{Sender, SessionName};
 use motience_mutation::Mutation;
 use motience_proto::model::{Fence, LogKey, ProducerEpoch, ProducerId, RangeSet, Seq, record, times::ClockFault};
@@ -53,6 +55,9 @@ pub struct Publisher {
     device: Option<Arc<str>>,
     /// Set if the last group had a time that cannot be right.
     misdated: AtomicBool,
+    /// The rates of its account's plan, and how long a group waits for them.
+    quota: Arc<Quota>,
+    patience: Duration,
 }
 
 /// Submissions of a sender so far.
@@ -86,7 +91,23 @@ impl Publisher {
         let session = Arc::new(session);
         relay.0.sessions.enter(&session);
         let device = session.sender.name.device_id().map(Arc::from);
-        Ok(Self { session, relay: relay.clone(), appender, submitted: Mutex::new(submitted), device, misdated: AtomicBool::new(false) })
+        Ok(Self {
+            session,
+            relay: relay.clone(),
+            appender,
+            submitted: Mutex::new(submitted),
+            device,
+            misdated: AtomicBool::new(false),
+            quota: relay.0.permits.quotas().of(key.producer.user()),
+            patience: Duration::ZERO,
+        })
+    }
+
+    /// Has a group that goes beyond the rate of its account's plan wait so long before it fails.
+    #[must_use]
+    pub fn patient(mut self, patience: Duration) -> Self {
+        self.patience = patience;
+        self
     }
 
     /// Says which device an ephemeral sender is: its records are of no other.
@@ -186,6 +207,14 @@ impl Publisher {
     /// Refuses a number that has no room.
     fn room_for(&self, seen: &RangeSet, seq: Seq) -> Result<(), Refusal> {
         if self.has_room(seen, &(seq.0..=seq.0)) { Ok(()) } else { Err(Refusal::TooScattered(self.relay.0.limits.ranges)) }
+    }
+
+    /// Takes a group out of the rates of its account's plan.
+    async fn admit(&self, records: usize, bytes: usize) -> Result<(), Exceeded> {
+        if !self.quota.is_limited() || records == 0 {
+            return Ok(());
+        }
+        self.quota.admit(&[(Unit::Records, records as u64), (Unit::Bytes, bytes as u64)], self.patience).await
     }
 
     /// Fails if a submission can no longer come into the log.
@@ -322,9 +351,11 @@ impl Group<'_> {
 
     /// Hands the group to the log's writer. Waits while it is behind: that is the sender's back-pressure.
     ///
-    /// The ticket stands for everything this sender has submitted so far.
+    /// The ticket stands for everything this sender has submitted so far. A group that the account's plan does not allow is not submitted; its
+    /// numbers count as submitted here, so that the session has to end.
     pub async fn submit(self) -> Result<Ticket, Error> {
         self.publisher.check()?;
+        self.publisher.admit(self.records.len(), self.bytes).await?;
         let slot = self.publisher.appender.slot(self.bytes).await.ok_or(Error::Closed)?;
         Ok(self.send(slot))
     }
@@ -333,6 +364,11 @@ impl Group<'_> {
     pub fn try_submit(self) -> Result<Option<Ticket>, Error> {
         self.publisher.check()?;
         match self.publisher.appender.try_slot(self.bytes) {
+            Ok(_)
+                if self.publisher.quota.take(&[(Unit::Records, self.records.len() as u64), (Unit::Bytes, self.bytes as u64)]).is_err() =>
+            {
+                Ok(None)
+            }
             Ok(slot) => Ok(Some(self.send(slot))),
             Err(TrySendError::Full(())) => Ok(None),
             Err(TrySendError::Closed(())) => Err(Error::Closed),

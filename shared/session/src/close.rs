@@ -235,6 +235,7 @@ impl From<relay::Error> for CloseReason {
     fn from(error: relay::Error) -> Self {
         match error {
             relay::Error::Closed => Self::Draining,
+            relay::Error::Exceeded(exceeded) => Self::rate_limited(exceeded.to_string()),
             relay::Error::Log(log::Error::Fenced) => Self::Fenced,
             // With the log's tail it was lost which of two connections is the newer one; whoever is still there comes again.
             relay::Error::Log(log::Error::Stale) => Self::Stale,

@@ -26,7 +26,7 @@ use tracing::{debug, warn};
 use super::{
     CloseReason,
     admission::renew,
-    replies::{ClientRecord, MessageBatch, ReplyQueue},
+    replies::{ClientRecord, MessageBatch, ReplyQueue, error_reply},
     subscribers::{heard, subscription_message},
 };
 
@@ -172,9 +172,12 @@ impl<'s> MessageSession<'s> {
             let committed = progress.borrow_and_update().clone();
             let answered = self.answer(transport, &committed).await;
             if let Err(reason) = step.and(answered) {
-                if matches!(reason, CloseReason::Draining | CloseReason::Done) {
+                if matches!(reason, CloseReason::Draining | CloseReason::Done | CloseReason::RateLimited(_)) {
                     // Records that were submitted are still acknowledged, as far as the log allows.
                     let _ = timeout(drain.acknowledgements(), self.finish(transport, &mut progress)).await;
+                }
+                if let CloseReason::RateLimited(why) = &reason {
+                    transport.send(vec![error_reply("rate_limited", why)]).await?;
                 }
                 return if reason == CloseReason::Done { Ok(()) } else { Err(reason) };
             }

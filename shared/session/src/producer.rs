@@ -10,7 +10,11 @@
 //!
 //! One batch at a time is on its way to the log's writer. While that is behind, frames that come beside the records are still read.
 
-use std::{convert::Infallible, pin::pin, time::Instant};
+use std::{
+    convert::Infallible,
+    pin::pin,
+    time::{Duration, Instant},
+};
 
 use bytes::{Bytes, BytesMut};
 use futures_util::future::{Fuse, FusedFuture as _, FutureExt as _};
@@ -41,6 +45,10 @@ const BATCH_FRAMES: usize = 1024;
 const BATCH_REFUSALS: usize = 64;
 /// Bytes of answers that are written before more frames are read.
 const WRITE: usize = 64 * 1024;
+
+/// Longest wait of a batch for the rates of its account's plan: until then the device is only read no faster. A device that would have to wait
+/// longer is told so, and comes back.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// How motience/1 travels between a device and this node.
 pub trait Transport: Send {
@@ -96,7 +104,7 @@ pub async fn produce<T: Transport>(
     let key = standing.grant().log_key();
     let relay = &host.backend.relay;
     let session = while_authorized(standing, async {
-        let publisher = relay.publisher(key, log::SessionName::device(device), hello.epoch).await?;
+        let publisher = relay.publisher(key, log::SessionName::device(device), hello.epoch).await?.patient(PATIENCE);
         let presence = host.backend.reports.devices.enter(key, device.as_str(), T::KIND);
         if let Some(path) = transport.path() {
             presence.watch(path);

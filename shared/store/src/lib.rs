@@ -24,7 +24,9 @@ mod keys;
 mod leases;
 mod log_ids;
 mod login_addresses;
+mod organisations;
 mod personal;
+mod plans;
 mod record_erasures;
 mod refresh;
 mod retentions;
@@ -32,6 +34,7 @@ mod row;
 mod subscriptions;
 #[cfg(test)]
 mod tests;
+mod usage;
 
 use std::{
     future::Future,
@@ -63,11 +66,14 @@ pub use self::{
     invitations::Invitation,
     keys::{Key, NewKey},
     log_ids::{Gone, LogIds},
+    organisations::{Joins, Member, Organisation, OrganisationInvitation},
     personal::{PERSONAL_TABLES, PersonalRows, PersonalTable},
+    plans::AssignedPlan,
     record_erasures::{Erased, RecordErasure},
     refresh::{AccountSession, Issued, RefreshToken, Spend, Spending},
     retentions::OwnRetention,
     subscriptions::{Change, Decision, Followers, Right, Terms, Wanted},
+    usage::{GivenOut, TakenIn, UsageHour, UsageQuery},
 };
 
 /// Longest wait for one call, its waiting for a connection included.

@@ -54,6 +54,16 @@ pub const PERSONAL_TABLES: &[PersonalTable] = &[
     PersonalTable { hidden: &["salt"], ..table("act_origins", &["account"], Order::Columns("act_id")) },
     table("retentions", &["producer_id"], Order::Columns("producer_id")),
     table("record_erasures", &["producer_id"], Order::Id),
+    table("account_plans", &["user_id"], Order::Columns("user_id")),
+    table("organisation_accounts", &["user_id"], Order::Columns("user_id")),
+    table("organisation_members", &["user_id"], Order::Columns("organisation_id")),
+    PersonalTable { hidden: &["hash"], ..table("organisation_invitations", &["created_by"], Order::Columns("id")) },
+    PersonalTable {
+        erased_by: &["user_id", "producer_id"],
+        ..table("usage_hours", &["user_id"], Order::Columns("hour, direction, producer_id, device_id"))
+    },
+    table("usage_cursors", &["producer_id"], Order::Columns("producer_id")),
+    PersonalTable { erased_by: &["consumer_id", "producer_id"], ..table("usage_marks", &["consumer_id"], Order::Columns("producer_id")) },
     // The record of acts stays: it knows accounts by number only.
     PersonalTable { erased_by: &[], ..table("acts", &["actor", "concern", "other_concern"], Order::Id) },
     PersonalTable { hidden: &["password_hash"], ..table("users", &["id"], Order::Id) },
@@ -62,7 +72,7 @@ pub const PERSONAL_TABLES: &[PersonalTable] = &[
 /// Tables without rows about accounts: what the nodes do among themselves, and which accounts are being erased.
 #[cfg(test)]
 pub(super) const OTHER_TABLES: &[&str] =
-    &["leases", "installation", "revoked_families", "erasures", "device_cas", "schema_needs", "audit_head"];
+    &["leases", "installation", "revoked_families", "erasures", "device_cas", "schema_needs", "plans", "organisations", "audit_head"];
 
 const fn table(name: &'static str, account: &'static [&'static str], order: Order) -> PersonalTable {
     PersonalTable { name, exported_by: account, erased_by: account, hidden: &[], order }

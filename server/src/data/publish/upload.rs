@@ -13,7 +13,7 @@ use motience_proto::model::{
     envelope::{Envelope, MAX_ENVELOPE},
     record::Invalid,
 };
-use motience_relay::Ticket;
+use motience_relay::{self as relay, Ticket};
 use motience_session::{ClientRecord, MessagePublisher};
 use serde::Serialize;
 use tokio::time::{Duration, timeout};
@@ -233,7 +233,7 @@ impl Upload<'_> {
         let count = records.len() as u64;
         if count > 0 {
             self.ticket = self.publisher.submit(records).await.map_err(|error| match error {
-                error if !self.waiting.is_empty() => outcome_unknown(error, self.named),
+                error if !self.waiting.is_empty() && !matches!(error, relay::Error::Exceeded(_)) => outcome_unknown(error, self.named),
                 error => error.into(),
             })?;
         }

@@ -37,6 +37,13 @@ pub(super) fn sweep() -> Cmd {
     call
 }
 
+/// A call of the script that grants a slice of a shared bucket; it still lacks its key.
+pub(super) fn lease() -> Cmd {
+    let mut call = redis::cmd("EVAL");
+    call.arg(include_str!("../lease.lua"));
+    call
+}
+
 /// Loads the library where the server does not have it.
 pub(super) async fn load(connection: &mut MultiplexedConnection) -> Result<(), RedisError> {
     let (name, source) = &*LIBRARY;

@@ -154,6 +154,15 @@ impl Log {
         self
     }
 
+    /// A slice of the bucket of this name, into which `rate` parts come a second: of the parts wanted those that are granted, and the sum of
+    /// all that was ever granted.
+    pub(super) async fn lease_slice(&self, bucket: &str, want: u64, rate: u64) -> Result<(u64, u64), Error> {
+        let mut call = functions::lease();
+        let key = self.0.names.shared(&format!("quota:{bucket}"));
+        call.arg(1).arg(&key).arg(want).arg(rate);
+        self.0.shards.ask(&key, &call).await
+    }
+
     /// Returns once what this session has written is as durable as was asked for.
     async fn durable(&self, shard: &Shard, session: &Session) -> Result<(), Error> {
         match &shard.barrier {

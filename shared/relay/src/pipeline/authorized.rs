@@ -23,7 +23,7 @@ use super::{
     rights::{RETRY_AFTER, Rights},
     scope::Scope,
 };
-use crate::{Delivery, Error, Relay, StartPosition, Subscriber, subscription_cache::Watch};
+use crate::{Delivery, Error, Relay, StartPosition, Subscriber, UsageMeter, subscription_cache::Watch};
 
 /// Follows of one reader that begin at the same time.
 const FOLLOWS_AT_ONCE: usize = 64;
@@ -150,6 +150,10 @@ impl Authorized {
     /// Devices whose records are refused or withheld.
     pub(super) fn devices(&self) -> DeviceStates {
         self.relay.0.devices.clone()
+    }
+
+    pub(super) fn usage(&self) -> Option<Arc<UsageMeter>> {
+        self.relay.0.usage.clone()
     }
 
     /// Goes on from other positions. Producers that the reader has no right to are left out, and returned.

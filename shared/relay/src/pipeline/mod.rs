@@ -52,7 +52,7 @@ pub use request::{InvalidRequest, Options, Request};
 pub use stages::Stages;
 
 use self::authorized::{Authorized, Step};
-use super::{Delivery, Error, Notice, Relay, StartPosition};
+use super::{Delivery, Error, Notice, Relay, StartPosition, usage::Tally};
 
 settings! {
     /// Room of the stages of one pipeline.
@@ -83,6 +83,8 @@ pub struct Pipeline {
     standing: Arc<Standing>,
     /// Records taken that the standing has not counted yet.
     taken: u64,
+    /// Counts the records of a consumer, where usage is counted.
+    tally: Option<Tally>,
     /// Devices whose records the reader does not get, where it is a consumer.
     withheld: Option<DeviceStates>,
     /// Resolves with the end of the token; never for a follow, whose connection waits for that itself.
@@ -119,8 +121,11 @@ impl Pipeline {
     }
 
     fn new(authorized: Authorized, stages: Stages, standing: Arc<Standing>) -> Self {
+        let grant = standing.grant();
+        let meter = authorized.usage().filter(|_| grant.role == Role::Consumer);
         let mut pipeline = Self {
-            withheld: (standing.grant().role == Role::Consumer).then(|| authorized.devices()),
+            tally: meter.map(|meter| Tally::new(meter, grant.user.consumer())),
+            withheld: (grant.role == Role::Consumer).then(|| authorized.devices()),
             authorized,
             standing,
             taken: 0,
@@ -142,6 +147,9 @@ impl Pipeline {
     /// the reader may read, this waits. Cancel-safe.
     pub async fn next(&mut self) -> Event {
         self.standing.count(std::mem::take(&mut self.taken));
+        if let Some(tally) = &mut self.tally {
+            tally.flush();
+        }
         loop {
             let settled = tokio::select! {
                 biased;
@@ -184,7 +192,9 @@ impl Pipeline {
                 if matches!(&item, Item::Record(record) if self.withholds(record)) {
                     continue;
                 }
-                self.taken += u64::from(matches!(item, Item::Record(_)));
+                if let Item::Record(record) = &item {
+                    self.count(record);
+                }
                 return Some(item);
             }
             match self.next_of_batch() {
@@ -194,7 +204,7 @@ impl Pipeline {
                     if self.withholds(&record) {
                         continue;
                     }
-                    self.taken += 1;
+                    self.count(&record);
                     return Some(Item::Record(record));
                 }
                 Some(record) => {
@@ -348,6 +358,13 @@ impl Pipeline {
         let cursor = Cursor { log_epoch: batch.log_epoch, offset };
         let (producer, received, message) = (batch.producer, batch.received, entry.message.clone());
         Some(DeliveredRecord { producer, cursor, offset, record_id: entry.record_id, received, message })
+    }
+
+    fn count(&mut self, record: &DeliveredRecord) {
+        self.taken += 1;
+        if let Some(tally) = &mut self.tally {
+            tally.count(record.producer, record.cursor.log_epoch, record.offset.0, record.message.len() as u64);
+        }
     }
 
     /// Whether a record is of a device in quarantine, which its producer and operators see and consumers do not.

@@ -1,0 +1,41 @@
+//! Writes down what was given out to consumers, where usage is counted: every two seconds, and at the node's end. A node that is killed forgets what it
+//! gave out since; nothing is ever counted twice.
+
+use std::time::Duration;
+
+use motience_relay::Relay;
+use motience_store::Store;
+use tracing::warn;
+
+/// How often.
+const EVERY: Duration = Duration::from_secs(2);
+
+/// Writes for as long as it is polled.
+pub(super) async fn run(relay: Relay, store: Store) {
+    if relay.usage().is_none() {
+        return;
+    }
+    loop {
+        tokio::time::sleep(EVERY).await;
+        write(&relay, &store).await;
+    }
+}
+
+/// Writes what waits. Runs that cannot be written wait on.
+pub(super) async fn write(relay: &Relay, store: &Store) {
+    let Some(meter) = relay.usage() else { return };
+    let mut failed = None;
+    for ((consumer, producer), runs) in meter.take() {
+        if failed.is_none()
+            && let Err(e) = store.count_given_out(consumer, producer, &runs).await
+        {
+            failed = Some(e);
+        } else if failed.is_none() {
+            continue;
+        }
+        runs.into_iter().for_each(|run| meter.put(run));
+    }
+    if let Some(e) = failed {
+        warn!(error = %e, "what was given out cannot be counted now; trying again");
+    }
+}
