@@ -21,7 +21,7 @@ use clap::{Parser, Subcommand};
 
 use self::{
     correctness::{check, hostile, resume},
-    measure::{egress, fleet, grants, laws, levels, link, lossy, peers, run},
+    measure::{egress, fleet, grants, laws, levels, link, lossy, neighbours, peers, run},
 };
 
 #[global_allocator]
@@ -43,6 +43,8 @@ enum Scenario {
     Grants(grants::Options),
     /// Measure how the cost of a node grows with the producers that a consumer follows.
     Laws(laws::Options),
+    /// Compare the rate of an organisation alone and beside another that floods.
+    Neighbours(neighbours::Options),
     /// Compare the cost of the durability levels, beside a path without a log.
     Levels(levels::Options),
     /// Compare the cost of the egresses: first byte, latency, the server's processor time.
@@ -90,6 +92,7 @@ async fn main() -> ExitCode {
         Scenario::Run(options) => run::run(options).await,
         Scenario::Grants(options) => grants::run(options).await,
         Scenario::Laws(options) => laws::run(options).await,
+        Scenario::Neighbours(options) => neighbours::run(options).await,
         Scenario::Levels(options) => levels::run(options).await,
         Scenario::Egress(options) => egress::run(options).await,
         Scenario::Peers(options) => peers::run(options).await,

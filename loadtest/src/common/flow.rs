@@ -253,6 +253,11 @@ impl Participants {
         &self.producers
     }
 
+    /// The accounts of the consumers.
+    pub(crate) fn consumers(&self) -> &[Account] {
+        &self.consumers
+    }
+
     /// The producers that the account of a consumer follows.
     fn followed(&self, follow: Follow, consumer: usize) -> impl Iterator<Item = &Account> {
         let one = (follow == Follow::One).then_some(consumer % self.producers.len().max(1));

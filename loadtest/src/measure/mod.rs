@@ -7,5 +7,6 @@ pub(crate) mod laws;
 pub(crate) mod levels;
 pub(crate) mod link;
 pub(crate) mod lossy;
+pub(crate) mod neighbours;
 pub(crate) mod peers;
 pub(crate) mod run;

@@ -2,12 +2,13 @@
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 use clap::Args;
 use tokio::time;
 use tokio_util::sync::CancellationToken;
 
 use crate::common::{
+    accounts::Accounts,
     flow::Flow,
     payload::TestClock,
     process,
@@ -15,6 +16,9 @@ use crate::common::{
     seen::Live,
     server::{Addresses, Own, variable},
 };
+
+/// Longest wait for the server's counts.
+const COUNT_LIMIT: Duration = Duration::from_secs(30);
 
 /// Options of `loadtest run`.
 #[derive(Args, Clone, Debug)]
@@ -36,6 +40,9 @@ pub(crate) struct Options {
     /// A setting for the started server, as NAME=value; may be given often.
     #[arg(long, value_parser = variable)]
     set: Vec<(String, String)>,
+    /// Compare what the server has counted (COUNT_USAGE) with what was sent and received.
+    #[arg(long)]
+    usage: bool,
     /// Write the result to this file as JSON.
     #[arg(long)]
     json: Option<PathBuf>,
@@ -51,13 +58,17 @@ pub(crate) async fn run(options: Options) -> Result<bool> {
             (None, Addresses { pid: options.server_pid, ..addresses })
         }
         None => {
-            let own = Own::start(options.server_program.clone(), &options.set).await?;
+            let counts = options.usage.then(|| ("COUNT_USAGE".to_owned(), "true".to_owned()));
+            let variables: Vec<_> = counts.into_iter().chain(options.set.clone()).collect();
+            let own = Own::start(options.server_program.clone(), &variables).await?;
             let addresses = own.addresses.clone();
             (Some(own), addresses)
         }
     };
     let outcome = if options.idle {
         idle(&options.flow, &addresses).await
+    } else if options.usage {
+        counted(&options.flow, &addresses).await
     } else {
         options.flow.run(&addresses).await.and_then(|report| {
             report.print();
@@ -69,6 +80,32 @@ pub(crate) async fn run(options: Options) -> Result<bool> {
         own.stop().await?;
     }
     outcome
+}
+
+/// A flow whose records the server counts too.
+async fn counted(flow: &Flow, addresses: &Addresses) -> Result<bool> {
+    if flow.accounts < flow.consumers {
+        bail!("a record counts once for each account: give every consumer its own (--accounts)");
+    }
+    let participants = flow.participants(addresses).await?;
+    let report = flow.run_with(addresses, &participants).await?;
+    report.print();
+    let (accounts, deadline) = (Accounts::new(addresses)?, time::Instant::now() + COUNT_LIMIT);
+    let (taken, given) = loop {
+        let (mut taken, mut given) = (0, 0);
+        for account in participants.producers().iter().chain(participants.consumers()) {
+            let (incoming, outgoing) = accounts.usage(account).await?;
+            (taken, given) = (taken + incoming, given + outgoing);
+        }
+        if (taken, given) == (report.acknowledged, report.delivered) || time::Instant::now() > deadline {
+            break (taken, given);
+        }
+        time::sleep(Duration::from_millis(200)).await;
+    };
+    say!("  usage         {taken} in of {} acknowledged, {given} out of {} delivered", report.acknowledged, report.delivered);
+    let equal = (taken, given) == (report.acknowledged, report.delivered);
+    say!("{}", if equal { "the usage is what was counted here" } else { "NOT GOOD: the usage is another" });
+    Ok(report.good() && equal)
 }
 
 async fn idle(flow: &Flow, addresses: &Addresses) -> Result<bool> {
