@@ -71,7 +71,7 @@ struct Kept<C, H> {
     home: H,
 }
 
-/// An enrolment that is to be made. It cannot be printed: the token is a secret.
+/// An enrolment that is to be made. Nothing prints it, for the token is a secret.
 pub struct Enrolment<'e> {
     /// The enrolment token that the producer made.
     pub token: &'e str,

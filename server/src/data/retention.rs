@@ -118,11 +118,7 @@ async fn producer(services: &Shared, grant: &Grant, id: i64) -> Result<User, Api
 }
 
 async fn kept(services: &Shared, user: &User) -> Result<Json<KeptRecords>, ApiError> {
-    let kept = services.backend.kept(user.log_key()).await;
-    let Kept { own, log, history, first } = kept.map_err(|e| {
-        tracing::warn!(error = motience_runtime::causes(&e), "what is kept of a producer cannot be told");
-        ApiError::unavailable("unavailable", "The log or the database is unreachable. Try again.")
-    })?;
+    let Kept { own, log, history, first } = services.backend.kept(user.log_key()).await?;
     let Retention { age, bytes, .. } = log;
     Ok(Json(KeptRecords {
         producer_id: user.id.to_string(),

@@ -1,10 +1,11 @@
 //! Limits that producers set for their own records, below the platform's: the log is told of them, and the history is trimmed.
 
-use std::{collections::HashMap, time::Duration};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use motience_cluster::{Event, Lease};
 use motience_log::{self as log, Bound, Log, Retention};
 use motience_proto::model::{Cursor, LogKey, Offset, ProducerId, Role, UserId};
+use motience_relay as relay;
 use motience_runtime::{causes, clock::Clock};
 use motience_store::{self as store, OwnRetention, Page, Store};
 use serde_json::json;
@@ -32,9 +33,9 @@ pub struct Kept {
 
 impl Backend {
     /// How much is kept of a producer's records, and what removes the oldest of them first.
-    pub async fn kept(&self, key: LogKey) -> Result<Kept, crate::Error> {
+    pub async fn kept(&self, key: LogKey) -> Result<Kept, relay::Error> {
         let log = self.relay.log();
-        let own = self.store.retention(key.producer).await.map_err(failed)?;
+        let own = self.store.retention(key.producer).await.map_err(Arc::new)?;
         let outline = log.outline(key).await?;
         let before = Cursor { log_epoch: outline.bounds.log_epoch(), offset: Offset(outline.bounds.first.0.saturating_sub(1)) };
         let first = outline.backlog(before).cut.map(|cut| (cut.bound, cut.left));
@@ -62,10 +63,6 @@ fn shorter(own: Option<Duration>, platform: Option<Duration>) -> Option<Duration
         (Some(own), Some(platform)) => Some(own.min(platform)),
         (own, platform) => own.or(platform),
     }
-}
-
-fn failed(source: store::Error) -> crate::Error {
-    crate::Error::Store { place: "of what is kept".to_owned(), source }
 }
 
 /// Tells the log what producers want kept.
