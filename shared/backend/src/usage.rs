@@ -1,10 +1,11 @@
 //! Writes down what was given out to consumers, where usage is counted: every two seconds, and at the node's end. A node that is killed forgets what it
 //! gave out since; nothing is ever counted twice.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
-use motience_relay::Relay;
-use motience_store::Store;
+use motience_proto::model::{ConsumerId, Cursor, ProducerId};
+use motience_relay::{self as relay, Relay};
+use motience_store::{GivenOut, Store};
 use tracing::warn;
 
 /// How often.
@@ -27,7 +28,7 @@ pub(super) async fn write(relay: &Relay, store: &Store) {
     let mut failed = None;
     for ((consumer, producer), runs) in meter.take() {
         if failed.is_none()
-            && let Err(e) = store.count_given_out(consumer, producer, &runs).await
+            && let Err(e) = count(relay, store, (consumer, producer), &runs).await
         {
             failed = Some(e);
         } else if failed.is_none() {
@@ -38,4 +39,20 @@ pub(super) async fn write(relay: &Relay, store: &Store) {
     if let Some(e) = failed {
         warn!(error = %e, "what was given out cannot be counted now; trying again");
     }
+}
+
+/// Counts runs of one consumer and producer; asks the log what its epochs share where it began another one.
+async fn count(
+    relay: &Relay,
+    store: &Store,
+    (consumer, producer): (ConsumerId, ProducerId),
+    runs: &[GivenOut],
+) -> Result<(), relay::Error> {
+    if store.count_given_out(consumer, producer, runs, |_| None).await.map_err(Arc::new)? {
+        return Ok(());
+    }
+    let bounds = relay.log().bounds(relay.log_of(producer).await?).await?;
+    let shared = |log_epoch| Some(bounds.epochs.resume(Cursor { log_epoch, offset: bounds.last }, bounds.last).offset.0);
+    store.count_given_out(consumer, producer, runs, shared).await.map_err(Arc::new)?;
+    Ok(())
 }

@@ -156,13 +156,20 @@ impl Store {
         Ok(row.map(|(epoch, offset)| super::cursors::StoredCursor::new(epoch, offset).into()))
     }
 
-    /// Counts what was given out to one consumer of one producer, each record once, whatever it was given out before.
-    pub async fn count_given_out(&self, consumer: ConsumerId, producer: ProducerId, given: &[GivenOut]) -> Result<(), Error> {
+    /// Counts what was given out to one consumer of one producer, each record once, whatever it was given out before. `shared`: the last offset
+    /// that an earlier epoch of the log surely shares with the present one. `false`: nothing is counted, because that is needed and not known.
+    pub async fn count_given_out(
+        &self,
+        consumer: ConsumerId,
+        producer: ProducerId,
+        given: &[GivenOut],
+        shared: impl Fn(LogEpoch) -> Option<u64>,
+    ) -> Result<bool, Error> {
         for _ in 0..ATTEMPTS {
-            let counted = transaction!(self, |db| {
-                let old: Option<(i64, String)> =
-                    sqlx::query_as(MARKS).persistent(false).bind(consumer.0).bind(producer.0).fetch_optional(&mut *db).await?;
-                let (marks, hours) = counted(old.as_ref(), given);
+            let old =
+                on!(self, reader, |db| sqlx::query_as::<_, (i64, String)>(MARKS).bind(consumer.0).bind(producer.0).fetch_optional(db))?;
+            let Some((marks, hours)) = counted(old.as_ref(), given, &shared) else { return Ok(false) };
+            let written = transaction!(self, |db| {
                 let text = marks.1.to_string();
                 let marking = sqlx::query(if old.is_some() { MARK } else { FIRST_MARK }).persistent(false);
                 let marking = marking.bind(consumer.0).bind(producer.0).bind(marks.0).bind(text.as_str());
@@ -172,14 +179,14 @@ impl Store {
                 };
                 let written = marking.execute(&mut *db).await?.rows_affected() > 0;
                 if written {
-                    for (hour, (records, bytes)) in hours {
-                        add!(db, consumer.0, hour, "out", "", producer.0, records, bytes);
+                    for (hour, (records, bytes)) in &hours {
+                        add!(db, consumer.0, *hour, "out", "", producer.0, *records, *bytes);
                     }
                 }
                 written
             })?;
-            if counted {
-                return Ok(());
+            if written {
+                return Ok(true);
             }
         }
         Err(Error::TimedOut)
@@ -203,8 +210,13 @@ impl Store {
 
 type Marks = (i64, RangeSet);
 
-/// The marks after what was given out, and what of it is counted by hour: of a run that is known in part a like part.
-fn counted(old: Option<&(i64, String)>, given: &[GivenOut]) -> (Marks, BTreeMap<i64, (u64, u64)>) {
+/// The marks after what was given out, and what of it is counted by hour: of a run that is known in part a like part. Marks of an earlier epoch hold up
+/// to the last offset that both epochs share; `None` where that is not known.
+fn counted(
+    old: Option<&(i64, String)>,
+    given: &[GivenOut],
+    shared: &impl Fn(LogEpoch) -> Option<u64>,
+) -> Option<(Marks, BTreeMap<i64, (u64, u64)>)> {
     let (mut epoch, mut marks) = match old {
         Some((epoch, text)) => (*epoch, text.parse().unwrap_or_default()),
         None => (0, RangeSet::new()),
@@ -213,7 +225,8 @@ fn counted(old: Option<&(i64, String)>, given: &[GivenOut]) -> (Marks, BTreeMap<
     for one in given {
         let of_run = one.log_epoch.0.cast_signed();
         if of_run != epoch {
-            (epoch, marks) = (of_run, RangeSet::new());
+            let last = if marks.is_empty() { 0 } else { shared(LogEpoch(epoch.cast_unsigned()))? };
+            (epoch, marks) = (of_run, up_to(&marks, last));
         }
         let known: u64 = marks
             .iter()
@@ -236,7 +249,16 @@ fn counted(old: Option<&(i64, String)>, given: &[GivenOut]) -> (Marks, BTreeMap<
         marks.insert_range(*first.start()..=*second.end());
     }
     hours.retain(|_, (records, _)| *records > 0);
-    ((epoch, marks), hours)
+    Some(((epoch, marks), hours))
+}
+
+/// Those of these offsets that are no later than `last`.
+fn up_to(marks: &RangeSet, last: u64) -> RangeSet {
+    let mut kept = RangeSet::new();
+    for range in marks.iter().filter(|range| *range.start() <= last) {
+        kept.insert_range(*range.start()..=last.min(*range.end()));
+    }
+    kept
 }
 
 const ADD: &str = "INSERT INTO usage_hours (user_id, hour, direction, device_id, producer_id, records, bytes) VALUES ($1, $2, $3, $4, $5, $6, $7) \
@@ -318,22 +340,34 @@ mod tests {
         GivenOut { consumer, producer, log_epoch: LogEpoch(epoch), offsets, at, records, bytes: records * 10 }
     }
 
+    /// No other epoch is known.
+    fn one(_: LogEpoch) -> Option<u64> {
+        None
+    }
+
     #[test]
     fn what_is_given_out_again_is_not_counted_again() {
         let runs = [given(1, 1..=10, 10, 10), given(1, 5..=14, 20, 10), given(1, 1..=14, 30, 14), given(1, 21..=30, HOUR, 10)];
-        let ((epoch, marks), hours) = counted(None, &runs);
+        let ((epoch, marks), hours) = counted(None, &runs, &one).unwrap();
         assert_eq!((epoch, marks.to_string().as_str(), hours), (1, "1-14,21-30", [(0, (14, 140)), (HOUR, (10, 100))].into()));
         let old = (1, "1-14,21-30".to_owned());
-        let (marks, hours) = counted(Some(&old), &[given(1, 11..=24, 0, 14), given(1, 2..=9, 0, 8)]);
+        let (marks, hours) = counted(Some(&old), &[given(1, 11..=24, 0, 14), given(1, 2..=9, 0, 8)], &one).unwrap();
         assert_eq!((marks.1.to_string().as_str(), hours), ("1-30", [(0, (6, 60))].into()));
-        let (marks, hours) = counted(Some(&old), &[given(2, 1..=4, 0, 2)]);
-        assert_eq!((marks.0, marks.1.to_string().as_str(), hours), (2, "1-4", [(0, (2, 20))].into()), "another epoch");
+    }
+
+    #[test]
+    fn another_epoch_knows_what_both_share() {
+        let old = (1, "1-14,21-30".to_owned());
+        let runs = [given(2, 1..=40, 0, 40)];
+        assert!(counted(Some(&old), &runs, &one).is_none());
+        let (marks, hours) = counted(Some(&old), &runs, &|epoch| (epoch == LogEpoch(1)).then_some(25)).unwrap();
+        assert_eq!((marks.0, marks.1.to_string().as_str(), hours), (2, "1-40", [(0, (21, 210))].into()));
     }
 
     #[test]
     fn marks_are_bounded() {
         let runs: Vec<_> = (0..1000).map(|n| given(1, 10 * n + 1..=10 * n + 1, 0, 1)).collect();
-        let ((_, marks), hours) = counted(None, &runs);
+        let ((_, marks), hours) = counted(None, &runs, &one).unwrap();
         assert!(marks.ranges() <= MAX_RANGES && hours[&0] == (1000, 10_000));
     }
 }
