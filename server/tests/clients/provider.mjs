@@ -8,7 +8,7 @@ import Provider from 'oidc-provider';
 const RESOURCE = 'urn:motience';
 const SCOPES = ['all', 'publish', 'consume', 'read_usage'].map((scope) => `motience:${scope}`);
 const SECRET = 'a secret of programs in tests';
-// How long access tokens of a client or person live, in seconds, where that is not an hour.
+// How long access tokens of a program live, in seconds, where that is not an hour; with `motience:read_usage` they live an hour all the same.
 const SHORT = { 'short-sender': 6, 'short-reader': 6 };
 const [algorithm = 'RS256', life = '3600'] = process.argv.slice(2);
 
@@ -83,7 +83,7 @@ function provider(issuer) {
       const who = token.accountId ?? token.clientId;
       return { roles: roles[who] ?? [], preferred_username: who };
     },
-    ttl: { AccessToken: Number(life), ClientCredentials: (_ctx, token) => SHORT[token.clientId] ?? 3600, Grant: 86400, IdToken: 3600, Interaction: 3600, Session: 86400, RefreshToken: 86400 },
+    ttl: { AccessToken: Number(life), ClientCredentials: (_ctx, token) => (token.scope?.includes('read_usage') ? 3600 : (SHORT[token.clientId] ?? 3600)), Grant: 86400, IdToken: 3600, Interaction: 3600, Session: 86400, RefreshToken: 86400 },
     features: {
       clientCredentials: { enabled: true },
       resourceIndicators: {

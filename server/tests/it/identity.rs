@@ -14,7 +14,7 @@ use tokio::{
 use crate::{
     harness::{Account, LIMIT, Node, account, clients, http, subscribe},
     keys::{Everywhere, refusals},
-    quic::{acked, ap, closed_with, event, record},
+    quic::{acked, ap, event, record},
 };
 
 /// Every scope that an account may have.
@@ -117,11 +117,10 @@ async fn every_way_in_takes_a_token_of_another_issuer_and_ends_with_it() {
     }
     assert_eq!(whose(&node, publish.clone()).await.id, sender.id, "one subject has one account");
     let mut everywhere = Everywhere::open(&node, &publish, &consume).await;
-    let renewed = provider.token("short-sender", ALL).await;
+    let renewed = provider.token("short-sender", "motience:all+motience:read_usage").await;
     renew(&mut everywhere.device, &renewed).await;
     let mut device = timeout(Duration::from_secs(10), everywhere.others_ended()).await.expect("all end with their tokens");
     send(&mut device, 2).await;
-    assert_eq!(closed_with(&mut device).await, motience_proto::wire::CloseCode::Unauthenticated, "the renewed one has ended too");
     for (transport, answer) in refusals(&node, &publish, &consume).await {
         assert_eq!(answer, 401, "{transport}");
     }

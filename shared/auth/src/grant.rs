@@ -38,9 +38,12 @@ pub fn key_family(id: &str) -> String {
     format!("key:{id}")
 }
 
+/// Families of grants by tokens of another issuer begin so.
+const EXTERNAL_FAMILY: &str = "external:";
+
 /// The family of grants by tokens of another issuer: those of one account.
 pub fn external_family(user: UserId) -> String {
-    format!("external:{user}")
+    format!("{EXTERNAL_FAMILY}{user}")
 }
 
 impl Grant {
@@ -62,6 +65,11 @@ impl Grant {
     /// Whether it goes back to a login by password, and not to a key: a login's family is nothing but hexadecimal digits.
     pub fn is_by_password(&self) -> bool {
         !self.family.contains(':')
+    }
+
+    /// Whether it comes by a token of another issuer.
+    pub fn is_external(&self) -> bool {
+        self.family.starts_with(EXTERNAL_FAMILY)
     }
 
     /// Members that complete its records at `now`.

@@ -102,7 +102,11 @@ impl Revocations {
         if entries.logs.get(&grant.log).is_some_and(|until| *until > self.0.clock.now()) {
             return true;
         }
-        let before = |moment: OffsetDateTime| grant.issued_at.unix_timestamp() < moment.unix_timestamp();
+        // A login of the very second ends with its family. Tokens of another issuer have none of their own, so that second is revoked too.
+        let before = |moment: OffsetDateTime| {
+            let (issued, revoked) = (grant.issued_at.unix_timestamp(), moment.unix_timestamp());
+            issued < revoked || (issued == revoked && grant.is_external())
+        };
         entries.families.contains_key(&grant.family) || entries.users.get(&grant.user).is_some_and(|&(moment, _)| before(moment))
     }
 
@@ -195,6 +199,8 @@ mod tests {
         assert!(revocations.is_revoked(&before));
         assert!(!revocations.is_revoked(&grant(2, "a", before.issued_at)));
         assert!(!revocations.is_revoked(&same_second), "its family tells");
+        let external = Grant { family: crate::external_family(UserId(1)), ..same_second };
+        assert!(revocations.is_revoked(&external), "no family of its own tells");
         // Read from the store later, it is the same moment still.
         hand.advance(Duration::from_secs(60));
         revocations.revoke_user(UserId(1), OffsetDateTime::UNIX_EPOCH + Duration::from_millis(1500));
