@@ -144,6 +144,8 @@ impl Shards {
             one.link.open().await?;
             map.one = Some(one);
         }
+        // Readiness counts them; until then none is known to be away.
+        metrics::gauge!("motience_redis_shards_away").set(0.0);
         let bus = [Topic::Events, Topic::Reports].map(|topic| names.channel(Channel::Bus(topic)));
         let shards = Arc::new(Self {
             make,
