@@ -18,6 +18,7 @@ test('services are on the host of the page where no URL is given', () => {
     dsm: 'http://[::1]:3003',
     wss1: 'ws://[::1]:8001/producer',
     webtransport: null,
+    issuers: [],
     testers: { consumer: null, producer: null, console: null, other: null },
   });
   assert.equal(endpoints(config, { protocol: 'https:', hostname: 'a.example' }).ws, 'wss://a.example:8001/producer');
