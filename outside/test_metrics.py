@@ -37,6 +37,9 @@ def prometheus(tmp_path_factory, node):
                 traffic(each, sockets)
             # Rates need two scrapes after the traffic, and a recorded one an evaluation more.
             watching.until("the traffic is seen", lambda: watching.query("instance:motience_records_appended:rate1m > 0"))
+            # A producer has a rate only while it sends.
+            sending = node.account("producer")
+            watching.until("rates are ranked", lambda: node.post("dsm", "/data", RECORD, sending.token) and watching.query("motience_producer_rate"))
             watching.until("durable consumers are measured", lambda: watching.query("motience_durable_lag_seconds"))
             watching.until("Redis is measured", lambda: watching.query("motience_redis_budget_bytes"))
             yield watching

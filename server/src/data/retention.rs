@@ -12,7 +12,7 @@ use motience_store::OwnRetention;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use crate::http::Shared;
+use crate::http::{Shared, shapes::whole_number};
 
 /// Limits that a producer sets for its records. Members that are left out, or `null`, are as the platform has them; nothing is kept beyond those.
 #[derive(Serialize, Deserialize, ToSchema)]
@@ -20,12 +20,15 @@ use crate::http::Shared;
 pub(super) struct WantedRetention {
     /// Seconds for which records stay in the log.
     #[schema(minimum = 60, maximum = 3_153_600_000_u64)]
+    #[serde(default, deserialize_with = "whole_number")]
     log_age_seconds: Option<u64>,
     /// Bytes of records that stay in the log.
     #[schema(minimum = 65536, maximum = 1_099_511_627_776_u64)]
+    #[serde(default, deserialize_with = "whole_number")]
     log_bytes: Option<u64>,
     /// Seconds for which records stay in the history.
     #[schema(minimum = 60, maximum = 3_153_600_000_u64)]
+    #[serde(default, deserialize_with = "whole_number")]
     history_age_seconds: Option<u64>,
 }
 
@@ -46,13 +49,13 @@ pub(super) struct KeptRecords {
     own: WantedRetention,
     /// The bound that removes the oldest record of the log first; `null`: the log has none.
     #[schema(required)]
-    first_cut: Option<FirstCut>,
+    first_cut: Option<NearestBound>,
 }
 
 /// The bound of retention that is reached first.
 #[derive(Serialize, ToSchema)]
 #[schema(example = json!({"bound": "bytes", "seconds": 7200}))]
-pub(super) struct FirstCut {
+pub(super) struct NearestBound {
     #[schema(pattern = "^(age|bytes)$")]
     bound: &'static str,
     /// Seconds until then, if the log goes on to grow as in the last ten minutes.
@@ -130,7 +133,7 @@ async fn kept(services: &Shared, user: &User) -> Result<Json<KeptRecords>, ApiEr
             log_bytes: own.log_bytes,
             history_age_seconds: own.history_age.map(|age| age.as_secs()),
         },
-        first_cut: first.map(|(bound, left)| FirstCut { bound: bound.as_str(), seconds: left.as_secs().min(MOST_AGE) }),
+        first_cut: first.map(|(bound, left)| NearestBound { bound: bound.as_str(), seconds: left.as_secs().min(MOST_AGE) }),
     }))
 }
 

@@ -278,6 +278,24 @@ const LAST_MILLISECOND: i64 = 253_402_300_799_999;
 /// Up to here a floating-point number is exactly the integer that was written.
 const EXACT: f64 = (1_u64 << 53) as f64;
 
+/// Reads a whole number, or none. JSON has one kind of number: 7.0 is 7.
+pub(crate) fn whole_number<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u64>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Written {
+        Number(u64),
+        Float(f64),
+    }
+
+    let written = Option::<Written>::deserialize(deserializer).map_err(|_| de::Error::custom("this has to be a whole number"))?;
+    match written {
+        None => Ok(None),
+        Some(Written::Number(n)) => Ok(Some(n)),
+        Some(Written::Float(n)) if n.fract() == 0.0 && (0.0..EXACT).contains(&n) => Ok(Some(n as u64)),
+        Some(Written::Float(_)) => Err(de::Error::custom("this has to be a whole number")),
+    }
+}
+
 impl<'de> Deserialize<'de> for Id {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         #[derive(Deserialize)]

@@ -208,15 +208,14 @@ impl Store {
     }
 }
 
+/// The epoch of a log, and the offsets in it that are counted.
 type Marks = (i64, RangeSet);
+/// Records and bytes by hour.
+type Hours = BTreeMap<i64, (u64, u64)>;
 
 /// The marks after what was given out, and what of it is counted by hour: of a run that is known in part a like part. Marks of an earlier epoch hold up
 /// to the last offset that both epochs share; `None` where that is not known.
-fn counted(
-    old: Option<&(i64, String)>,
-    given: &[GivenOut],
-    shared: &impl Fn(LogEpoch) -> Option<u64>,
-) -> Option<(Marks, BTreeMap<i64, (u64, u64)>)> {
+fn counted(old: Option<&(i64, String)>, given: &[GivenOut], shared: &impl Fn(LogEpoch) -> Option<u64>) -> Option<(Marks, Hours)> {
     let (mut epoch, mut marks) = match old {
         Some((epoch, text)) => (*epoch, text.parse().unwrap_or_default()),
         None => (0, RangeSet::new()),
