@@ -14,7 +14,7 @@ use motience_runtime::{
 use serde_json::Value;
 use time::OffsetDateTime;
 
-use super::{Engine, Error, MAX_PAGE, Store, audit, limited, on, row::row};
+use super::{Error, MAX_PAGE, Store, audit, on, row::row, transaction};
 
 /// Adds an act at the end of the chain, as the last statements of the transaction that changes what it is about: whoever has the chain's head keeps
 /// all others waiting. `$new`: a [`NewRow`].
@@ -217,22 +217,7 @@ impl Store {
 
     async fn add(&self, new: NewRow<'_>) -> Result<(), Error> {
         new.act.check()?;
-        limited(async {
-            match &*self.0 {
-                Engine::Sqlite(pools) => {
-                    let mut transaction = pools.writer.begin_with("BEGIN IMMEDIATE").await?;
-                    insert!(new, transaction);
-                    transaction.commit().await?;
-                }
-                Engine::Postgres(pools) => {
-                    let mut transaction = pools.writer.begin().await?;
-                    insert!(new, transaction);
-                    transaction.commit().await?;
-                }
-            }
-            Ok(())
-        })
-        .await
+        transaction!(self, |db| insert!(new, db))
     }
 
     /// Acts, the newest first.

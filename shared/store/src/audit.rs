@@ -13,7 +13,7 @@ use motience_runtime::clock::{from_millis, millis};
 use serde_json::{Value, json};
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
-use super::{Engine, Error, MAX_PAGE, Store, limited, on, row::row};
+use super::{Error, MAX_PAGE, Store, on, row::row, transaction};
 
 /// Gives the rows that have none their places in the chain, oldest first. Locks the head until the transaction ends.
 macro_rules! chain {
@@ -185,23 +185,7 @@ impl Store {
     pub async fn chain_acts(&self) -> Result<(), Error> {
         // Most often there is none, and nothing is written.
         while on!(self, reader, |db| sqlx::query_scalar::<_, i64>(ONE_UNCHAINED).fetch_optional(db))?.is_some() {
-            let chained = limited(async {
-                Ok(match &*self.0 {
-                    Engine::Sqlite(pools) => {
-                        let mut transaction = pools.writer.begin_with("BEGIN IMMEDIATE").await?;
-                        let chained = chain!(transaction);
-                        transaction.commit().await?;
-                        chained
-                    }
-                    Engine::Postgres(pools) => {
-                        let mut transaction = pools.writer.begin().await?;
-                        let chained = chain!(transaction);
-                        transaction.commit().await?;
-                        chained
-                    }
-                })
-            })
-            .await?;
+            let chained = transaction!(self, |db| chain!(db))?;
             if chained == 0 {
                 break;
             }

@@ -7,10 +7,11 @@ use time::OffsetDateTime;
 use motience_runtime::clock::{from_millis, millis};
 
 use super::{
-    Engine, Error, Store,
+    Error, Store,
     devices::{END_CREDENTIALS, Labels, NewCredential, RELABEL, ROOM, labels, written},
-    is_storable, limited, on,
+    is_storable, on,
     row::row,
+    transaction,
 };
 
 /// An enrolment token, without the token.
@@ -110,82 +111,60 @@ impl Store {
         now: OffsetDateTime,
     ) -> Result<Enrolment, Error> {
         let at = millis(now);
-        macro_rules! enrol {
-            ($transaction:expr) => {{
-                let mut transaction = $transaction;
-                let spent = sqlx::query_as::<_, Row>(SPEND).persistent(false).bind(hash).bind(at).fetch_optional(&mut *transaction).await?;
-                let Some(token) = spent.map(Row::token).transpose()? else { return Ok(Enrolment::Invalid) };
-                let own = token.device.as_deref().and_then(|device| DeviceId::new(device).ok());
-                let Some(device) = own.as_ref().or(named).cloned() else { return Ok(Enrolment::Nameless) };
-                let (producer, id) = (token.producer.0, device.as_str());
-                let room: i64 = sqlx::query_scalar(ROOM)
-                    .persistent(false)
-                    .bind(producer)
-                    .bind(id)
-                    .bind(i64::from(most))
-                    .fetch_one(&mut *transaction)
-                    .await?;
-                if room == 0 {
-                    return Ok(Enrolment::TooMany);
-                }
-                let made = sqlx::query(MAKE_DEVICE)
-                    .persistent(false)
-                    .bind(producer)
-                    .bind(id)
-                    .bind(at)
-                    .bind(written(&token.labels))
-                    .execute(&mut *transaction)
-                    .await?
-                    .rows_affected();
-                if made == 0 && own.is_none() {
-                    return Ok(Enrolment::Exists);
-                }
-                if made == 0 {
-                    let state: String =
-                        sqlx::query_scalar(STATE).persistent(false).bind(producer).bind(id).fetch_one(&mut *transaction).await?;
-                    if state == DeviceState::Revoked.as_str() {
-                        return Ok(Enrolment::Revoked);
-                    }
-                    if !token.labels.is_empty() {
-                        let relabel = sqlx::query(RELABEL).persistent(false).bind(producer).bind(id).bind(written(&token.labels));
-                        relabel.execute(&mut *transaction).await?;
-                    }
-                }
-                let ended: Vec<String> = sqlx::query_scalar(END_CREDENTIALS)
-                    .persistent(false)
-                    .bind(producer)
-                    .bind(id)
-                    .bind(at)
-                    .fetch_all(&mut *transaction)
-                    .await?;
-                let added = sqlx::query(ADD_CREDENTIAL)
-                    .persistent(false)
-                    .bind(&key.id)
-                    .bind(producer)
-                    .bind(id)
-                    .bind(key.algorithm)
-                    .bind(&key.public_key)
-                    .bind(&key.fingerprint)
-                    .bind(&key.serial)
-                    .bind(millis(key.not_after))
-                    .bind(at)
-                    .execute(&mut *transaction)
-                    .await?
-                    .rows_affected();
-                if added == 0 {
-                    return Ok(Enrolment::KeyKnown);
-                }
-                transaction.commit().await?;
-                Ok(Enrolment::Enrolled { producer: token.producer, device, ended })
-            }};
-        }
-        limited(async {
-            match &*self.0 {
-                Engine::Sqlite(pools) => enrol!(pools.writer.begin_with("BEGIN IMMEDIATE").await?),
-                Engine::Postgres(pools) => enrol!(pools.writer.begin().await?),
+        transaction!(self, |db| {
+            let spent = sqlx::query_as::<_, Row>(SPEND).persistent(false).bind(hash).bind(at).fetch_optional(&mut *db).await?;
+            let Some(token) = spent.map(Row::token).transpose()? else { return Ok(Enrolment::Invalid) };
+            let own = token.device.as_deref().and_then(|device| DeviceId::new(device).ok());
+            let Some(device) = own.as_ref().or(named).cloned() else { return Ok(Enrolment::Nameless) };
+            let (producer, id) = (token.producer.0, device.as_str());
+            let room: i64 =
+                sqlx::query_scalar(ROOM).persistent(false).bind(producer).bind(id).bind(i64::from(most)).fetch_one(&mut *db).await?;
+            if room == 0 {
+                return Ok(Enrolment::TooMany);
             }
+            let made = sqlx::query(MAKE_DEVICE)
+                .persistent(false)
+                .bind(producer)
+                .bind(id)
+                .bind(at)
+                .bind(written(&token.labels))
+                .execute(&mut *db)
+                .await?
+                .rows_affected();
+            if made == 0 && own.is_none() {
+                return Ok(Enrolment::Exists);
+            }
+            if made == 0 {
+                let state: String = sqlx::query_scalar(STATE).persistent(false).bind(producer).bind(id).fetch_one(&mut *db).await?;
+                if state == DeviceState::Revoked.as_str() {
+                    return Ok(Enrolment::Revoked);
+                }
+                if !token.labels.is_empty() {
+                    let relabel = sqlx::query(RELABEL).persistent(false).bind(producer).bind(id).bind(written(&token.labels));
+                    relabel.execute(&mut *db).await?;
+                }
+            }
+            let ended: Vec<String> =
+                sqlx::query_scalar(END_CREDENTIALS).persistent(false).bind(producer).bind(id).bind(at).fetch_all(&mut *db).await?;
+            let added = sqlx::query(ADD_CREDENTIAL)
+                .persistent(false)
+                .bind(&key.id)
+                .bind(producer)
+                .bind(id)
+                .bind(key.algorithm)
+                .bind(&key.public_key)
+                .bind(&key.fingerprint)
+                .bind(&key.serial)
+                .bind(millis(key.not_after))
+                .bind(at)
+                .execute(&mut *db)
+                .await?
+                .rows_affected();
+            if added == 0 {
+                return Ok(Enrolment::KeyKnown);
+            }
+            Enrolment::Enrolled { producer: token.producer, device, ended }
         })
-        .await
     }
 
     /// Gives a device another key instead of its present one, which ends; names the keys that ended. `None`: it was enrolled before, or
@@ -199,47 +178,31 @@ impl Store {
         now: OffsetDateTime,
     ) -> Result<Option<Vec<String>>, Error> {
         let at = millis(now);
-        macro_rules! rotate {
-            ($transaction:expr) => {{
-                let mut transaction = $transaction;
-                let ended: Vec<String> = sqlx::query_scalar(END_CREDENTIALS)
-                    .persistent(false)
-                    .bind(producer.0)
-                    .bind(device)
-                    .bind(at)
-                    .fetch_all(&mut *transaction)
-                    .await?;
-                if !ended.iter().any(|id| id == present) {
-                    return Ok(None);
-                }
-                let added = sqlx::query(ADD_CREDENTIAL)
-                    .persistent(false)
-                    .bind(&key.id)
-                    .bind(producer.0)
-                    .bind(device)
-                    .bind(key.algorithm)
-                    .bind(&key.public_key)
-                    .bind(&key.fingerprint)
-                    .bind(&key.serial)
-                    .bind(millis(key.not_after))
-                    .bind(at)
-                    .execute(&mut *transaction)
-                    .await?
-                    .rows_affected();
-                if added == 0 {
-                    return Ok(None);
-                }
-                transaction.commit().await?;
-                Ok(Some(ended))
-            }};
-        }
-        limited(async {
-            match &*self.0 {
-                Engine::Sqlite(pools) => rotate!(pools.writer.begin_with("BEGIN IMMEDIATE").await?),
-                Engine::Postgres(pools) => rotate!(pools.writer.begin().await?),
+        transaction!(self, |db| {
+            let ended: Vec<String> =
+                sqlx::query_scalar(END_CREDENTIALS).persistent(false).bind(producer.0).bind(device).bind(at).fetch_all(&mut *db).await?;
+            if !ended.iter().any(|id| id == present) {
+                return Ok(None);
             }
+            let added = sqlx::query(ADD_CREDENTIAL)
+                .persistent(false)
+                .bind(&key.id)
+                .bind(producer.0)
+                .bind(device)
+                .bind(key.algorithm)
+                .bind(&key.public_key)
+                .bind(&key.fingerprint)
+                .bind(&key.serial)
+                .bind(millis(key.not_after))
+                .bind(at)
+                .execute(&mut *db)
+                .await?
+                .rows_affected();
+            if added == 0 {
+                return Ok(None);
+            }
+            Some(ended)
         })
-        .await
     }
 }
 

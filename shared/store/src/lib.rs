@@ -259,3 +259,27 @@ macro_rules! on {
     };
 }
 use on;
+
+/// Runs statements in one transaction, `$db`, and commits it. Where one fails, or the block returns before its end, none of them is done.
+macro_rules! transaction {
+    ($store:expr, |$db:ident| $work:expr) => {
+        $crate::limited(async {
+            Ok::<_, $crate::Error>(match &*$store.0 {
+                $crate::Engine::Sqlite(pools) => {
+                    let mut $db = pools.writer.begin_with("BEGIN IMMEDIATE").await?;
+                    let outcome = $work;
+                    $db.commit().await?;
+                    outcome
+                }
+                $crate::Engine::Postgres(pools) => {
+                    let mut $db = pools.writer.begin().await?;
+                    let outcome = $work;
+                    $db.commit().await?;
+                    outcome
+                }
+            })
+        })
+        .await
+    };
+}
+use transaction;

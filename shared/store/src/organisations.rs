@@ -1,12 +1,14 @@
 //! The tables `organisations`, `organisation_accounts`, `organisation_members` and `organisation_invitations`: who owns accounts together, and who
 //! of them may do what. An account that no organisation owns is one of its own, of which there is no row.
 
+use std::str::FromStr;
+
 use futures_util::TryFutureExt;
-use motience_proto::model::{MemberRole, UserId};
+use motience_proto::model::{MemberRole, UnknownMemberRole, UserId};
 use motience_runtime::clock::{from_millis, millis};
 use time::OffsetDateTime;
 
-use super::{Error, Store, on, row::row};
+use super::{Error, Store, on, row::row, transaction};
 
 /// An organisation.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -53,8 +55,8 @@ impl Joins {
     }
 }
 
-impl std::str::FromStr for Joins {
-    type Err = motience_proto::model::UnknownMemberRole;
+impl FromStr for Joins {
+    type Err = UnknownMemberRole;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         if text == "account" { Ok(Self::AsAccount) } else { text.parse().map(Self::As) }
@@ -80,21 +82,17 @@ impl Store {
     /// Makes an organisation whose owner is this account, which it owns too where no other does. `false`: the name is taken.
     pub async fn add_organisation(&self, organisation: &Organisation, owner: Option<UserId>) -> Result<bool, Error> {
         let Organisation { id, name, plan, created_at } = organisation;
-        let made = on!(self, writer, |db| sqlx::query(ADD)
-            .bind(id)
-            .bind(name)
-            .bind(plan)
-            .bind(millis(*created_at))
-            .execute(db)
-            .map_ok(|done| done.rows_affected()))?;
-        if made == 0 {
-            return Ok(false);
-        }
-        if let Some(owner) = owner {
-            self.set_member(id, owner, MemberRole::Owner, *created_at).await?;
-            self.own_account(id, owner).await?;
-        }
-        Ok(true)
+        let at = millis(*created_at);
+        transaction!(self, |db| {
+            let adding = sqlx::query(ADD).persistent(false).bind(id).bind(name).bind(plan).bind(at);
+            let made = adding.execute(&mut *db).await?.rows_affected() > 0;
+            if let Some(owner) = owner.filter(|_| made) {
+                let role = MemberRole::Owner.as_str();
+                sqlx::query(SET_MEMBER).persistent(false).bind(id).bind(owner.0).bind(role).bind(at).execute(&mut *db).await?;
+                sqlx::query(OWN).persistent(false).bind(owner.0).bind(id).execute(&mut *db).await?;
+            }
+            made
+        })
     }
 
     /// An organisation by its id.
@@ -121,14 +119,12 @@ impl Store {
 
     /// Ends an organisation. Its accounts stay, each on its own again. `false`: there is none.
     pub async fn remove_organisation(&self, id: &str) -> Result<bool, Error> {
-        for statement in [
-            "DELETE FROM organisation_invitations WHERE organisation_id = $1",
-            "DELETE FROM organisation_members WHERE organisation_id = $1",
-            "DELETE FROM organisation_accounts WHERE organisation_id = $1",
-        ] {
-            on!(self, writer, |db| sqlx::query(statement).bind(id).execute(db).map_ok(drop))?;
-        }
-        Ok(on!(self, writer, |db| sqlx::query(REMOVE).bind(id).execute(db).map_ok(|done| done.rows_affected()))? > 0)
+        transaction!(self, |db| {
+            for statement in LEAVE {
+                sqlx::query(statement).persistent(false).bind(id).execute(&mut *db).await?;
+            }
+            sqlx::query(REMOVE).persistent(false).bind(id).execute(&mut *db).await?.rows_affected() > 0
+        })
     }
 
     /// The members of an organisation, by account.
@@ -225,8 +221,8 @@ impl Store {
     }
 }
 
-fn read_role(role: &str) -> Result<MemberRole, Error> {
-    role.parse().map_err(|e: motience_proto::model::UnknownMemberRole| Error::Other(sqlx::Error::Decode(Box::new(e))))
+fn read_role<R: FromStr<Err = UnknownMemberRole>>(role: &str) -> Result<R, Error> {
+    role.parse().map_err(|e: UnknownMemberRole| Error::Other(sqlx::Error::Decode(Box::new(e))))
 }
 
 const ADD: &str = "INSERT INTO organisations (id, name, plan, created_at) VALUES ($1, $2, $3, $4) ON CONFLICT DO NOTHING";
@@ -234,6 +230,11 @@ const BY_ID: &str = "SELECT id, name, plan, created_at FROM organisations WHERE 
 const BY_NAME: &str = "SELECT id, name, plan, created_at FROM organisations WHERE name = $1";
 const LIST: &str = "SELECT id, name, plan, created_at FROM organisations WHERE id > $2 AND ($1 IS NULL OR EXISTS \
      (SELECT 1 FROM organisation_members WHERE organisation_id = organisations.id AND user_id = $1)) ORDER BY id LIMIT $3";
+const LEAVE: [&str; 3] = [
+    "DELETE FROM organisation_invitations WHERE organisation_id = $1",
+    "DELETE FROM organisation_members WHERE organisation_id = $1",
+    "DELETE FROM organisation_accounts WHERE organisation_id = $1",
+];
 const REMOVE: &str = "DELETE FROM organisations WHERE id = $1";
 const MEMBERS: &str = "SELECT CAST(user_id AS BIGINT) AS user_id, users.username AS username, organisation_members.role AS role, added_at \
      FROM organisation_members JOIN users ON users.id = user_id WHERE organisation_id = $1 ORDER BY user_id";
@@ -315,8 +316,7 @@ impl TryFrom<InvitationRow> for OrganisationInvitation {
     type Error = Error;
 
     fn try_from(row: InvitationRow) -> Result<Self, Error> {
-        let joins =
-            row.role.parse().map_err(|e: motience_proto::model::UnknownMemberRole| Error::Other(sqlx::Error::Decode(Box::new(e))))?;
+        let joins = read_role(&row.role)?;
         let (id, organisation) = (row.id, row.organisation_id);
         Ok(Self { id, organisation, joins, created_by: row.created_by.map(UserId), expires_at: from_millis(row.expires_at) })
     }

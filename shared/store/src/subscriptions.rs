@@ -8,7 +8,7 @@ use serde_json::json;
 use time::{OffsetDateTime, PrimitiveDateTime};
 
 use self::transition::{Grant, Move, Next};
-use super::{Engine, Error, MAX_PAGE, NewAct, Page, Store, acts, from_column, is_storable, limited, on, row::row};
+use super::{Error, MAX_PAGE, NewAct, Page, Store, acts, from_column, is_storable, on, row::row, transaction};
 
 mod transition;
 
@@ -319,40 +319,29 @@ impl Store {
         let Write { statement, row: old, ids: (consumer, producer), status, grant } = write;
         let stored = status_column(status, &grant);
         // Every statement has all of these, so that one list of values serves them; an insertion makes nothing of the old row's.
-        macro_rules! in_transaction {
-            ($transaction:expr) => {{
-                let mut transaction = $transaction;
-                let row = sqlx::query_as::<_, Row>(statement)
-                    .persistent(false)
-                    .bind(consumer)
-                    .bind(producer)
-                    .bind(stored)
-                    .bind(grant.requested_at.map(millis))
-                    .bind(grant.decided_at.map(millis))
-                    .bind(grant.decided_by.map(|user| user.0))
-                    .bind(grant.expires_at.map(millis))
-                    .bind(&grant.scope)
-                    .bind(old.and_then(|row| row.status.as_deref()))
-                    .bind(old.and_then(|row| row.decided_at))
-                    .bind(old.and_then(|row| row.expires_at))
-                    .bind(old.and_then(|row| row.scope.as_deref()))
-                    .fetch_optional(&mut *transaction)
-                    .await?;
-                if let Some(row) = &row {
-                    let act = act(row, by, step, now);
-                    acts::insert!(acts::NewRow::done(&act), transaction);
-                    transaction.commit().await?;
-                }
-                row
-            }};
-        }
-        limited(async {
-            Ok(match &*self.0 {
-                Engine::Sqlite(pools) => in_transaction!(pools.writer.begin_with("BEGIN IMMEDIATE").await?),
-                Engine::Postgres(pools) => in_transaction!(pools.writer.begin().await?),
-            })
+        transaction!(self, |db| {
+            let row = sqlx::query_as::<_, Row>(statement)
+                .persistent(false)
+                .bind(consumer)
+                .bind(producer)
+                .bind(stored)
+                .bind(grant.requested_at.map(millis))
+                .bind(grant.decided_at.map(millis))
+                .bind(grant.decided_by.map(|user| user.0))
+                .bind(grant.expires_at.map(millis))
+                .bind(&grant.scope)
+                .bind(old.and_then(|row| row.status.as_deref()))
+                .bind(old.and_then(|row| row.decided_at))
+                .bind(old.and_then(|row| row.expires_at))
+                .bind(old.and_then(|row| row.scope.as_deref()))
+                .fetch_optional(&mut *db)
+                .await?;
+            if let Some(row) = &row {
+                let act = act(row, by, step, now);
+                acts::insert!(acts::NewRow::done(&act), db);
+            }
+            row
         })
-        .await
     }
 }
 
