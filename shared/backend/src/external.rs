@@ -13,16 +13,13 @@ use motience_proto::model::{Account, User};
 use motience_store::{self as store, NewUser};
 use serde_json::json;
 use time::OffsetDateTime;
-use tokio::{sync::Semaphore, time::timeout};
-use tracing::{info, warn};
+use tracing::info;
 
-use super::Backend;
+use super::{Backend, lookups::Lookups};
 
 /// Subjects whose accounts are remembered, and for how long. A closed account is looked at again in any case.
 const KNOWN: u64 = 100_000;
 const KNOWN_FOR: Duration = Duration::from_secs(60);
-/// Accounts looked up or made at once: the database has other work.
-const LOOKUPS: usize = 4;
 /// Longest wait for the database.
 const LOOKUP_LIMIT: Duration = Duration::from_secs(10);
 /// The hash of a password that is none: nothing matches it.
@@ -38,7 +35,7 @@ pub(crate) struct External {
     issuers: Issuers,
     /// By issuer and subject.
     known: Cache<(String, String), Arc<Known>>,
-    lookups: Arc<Semaphore>,
+    lookups: Lookups,
 }
 
 #[derive(Debug)]
@@ -50,7 +47,7 @@ struct Known {
 impl External {
     pub(crate) fn new(issuers: Issuers) -> Self {
         let known = Cache::builder().max_capacity(KNOWN).time_to_live(KNOWN_FOR).build();
-        Self { issuers, known, lookups: Arc::new(Semaphore::new(LOOKUPS)) }
+        Self { issuers, known, lookups: Lookups::new("subject of another issuer", LOOKUP_LIMIT) }
     }
 
     pub(crate) fn issuers(&self) -> &Issuers {
@@ -105,21 +102,12 @@ impl Backend {
     async fn find_external(&self, identity: &Identity) -> Result<Arc<Known>, auth::Error> {
         let looked_at = self.clock.now();
         let looked = async {
-            // Never closed.
-            let _turn = self.external.lookups.acquire().await;
             match self.store.external_account(&identity.issuer, &identity.subject).await? {
                 Some(account) => Ok(account),
                 None => self.make_external(identity).await,
             }
         };
-        let Account { user, revoked_at } = match timeout(LOOKUP_LIMIT, looked).await {
-            Ok(Ok(account)) => account,
-            Ok(Err(error)) => {
-                warn!(%error, "the account of another issuer's subject cannot be looked up");
-                return Err(auth::Error::Unavailable);
-            }
-            Err(_) => return Err(auth::Error::Unavailable),
-        };
+        let Account { user, revoked_at } = self.external.lookups.look(looked).await?;
         if revoked_at.is_some() { Err(auth::Error::Revoked) } else { Ok(Arc::new(Known { user, looked_at })) }
     }
 

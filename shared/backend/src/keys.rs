@@ -15,15 +15,14 @@ use moka::future::Cache;
 use motience_auth::{self as auth, Grant, Revocations, SecretKind, key_family};
 use motience_runtime::clock::{Clock, millis};
 use motience_store::{self as store, Key, Store};
-use tokio::{sync::Semaphore, time::timeout};
 use tracing::warn;
+
+use super::lookups::Lookups;
 
 /// Keys that are remembered, and texts that are known to be none.
 const KNOWN: u64 = 100_000;
 /// How long a text that is no key is refused without another look. A key that was just made elsewhere was never refused before.
 const REFUSED_FOR: Duration = Duration::from_secs(10);
-/// Keys looked up at once: whoever shows made-up keys must not keep the database from its other work.
-const LOOKUPS: usize = 4;
 /// Longest wait for a look at the database.
 const LOOKUP_LIMIT: Duration = Duration::from_secs(5);
 /// Keys asked for in one query.
@@ -41,7 +40,7 @@ pub(crate) struct Keys {
     /// By hash.
     known: Cache<String, Arc<Known>>,
     unknown: Cache<String, ()>,
-    lookups: Arc<Semaphore>,
+    lookups: Lookups,
 }
 
 #[derive(Debug)]
@@ -58,7 +57,7 @@ impl Keys {
     /// Those in `store`; none is known yet.
     pub(crate) fn new(store: Store, clock: Clock) -> Self {
         let unknown = Cache::builder().max_capacity(KNOWN).time_to_live(REFUSED_FOR).build();
-        Self { store, clock, known: Cache::new(KNOWN), unknown, lookups: Arc::new(Semaphore::new(LOOKUPS)) }
+        Self { store, clock, known: Cache::new(KNOWN), unknown, lookups: Lookups::new("key", LOOKUP_LIMIT) }
     }
 
     /// The grant of a key, expired or revoked though it may be by now; `Ok(None)` where the text is no key at all but something else.
@@ -82,20 +81,7 @@ impl Keys {
     }
 
     async fn look_up(&self, hash: &str) -> Result<Arc<Known>, auth::Error> {
-        let looked = async {
-            // Never closed.
-            let _turn = self.lookups.acquire().await;
-            self.store.key_by_hash(hash).await
-        };
-        let found = match timeout(LOOKUP_LIMIT, looked).await {
-            Ok(Ok(found)) => found,
-            Ok(Err(e)) => {
-                warn!(error = %e, "a key cannot be looked up");
-                return Err(auth::Error::Unavailable);
-            }
-            Err(_) => return Err(auth::Error::Unavailable),
-        };
-        let Some((key, user)) = found else {
+        let Some((key, user)) = self.lookups.look(self.store.key_by_hash(hash)).await? else {
             self.unknown.insert(hash.to_owned(), ()).await;
             metrics::counter!("motience_keys_unknown_total").increment(1);
             return Err(auth::Error::Invalid);

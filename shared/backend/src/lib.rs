@@ -16,6 +16,7 @@ pub mod devices;
 mod erasure;
 mod external;
 mod keys;
+mod lookups;
 mod meter;
 mod organisations;
 mod quotas;
