@@ -8,6 +8,7 @@ pub(crate) mod history;
 mod nodes;
 mod platform;
 mod publish;
+mod reader;
 mod retention;
 mod streams;
 mod usage;

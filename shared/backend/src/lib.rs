@@ -373,6 +373,11 @@ pub struct Backend {
 }
 
 impl Backend {
+    /// The lease of a duty that one node has at a time; not held yet.
+    pub fn lease(&self, name: &'static str) -> Lease {
+        lease(name, self.kind, &self.node, &self.store, &self.clock)
+    }
+
     /// Opens the backend like [`Backend::open`], and tries again for as long as `config.wait` while PostgreSQL or Redis is away.
     pub async fn open_when_there(config: Config, clock: Clock) -> Result<Arc<Self>, Error> {
         let waits = config.redis.is_some() || matches!(config.store, store::Config::Postgres { .. });
@@ -479,10 +484,8 @@ impl Backend {
         let failed = |source| Error::Store { place: config.store_place(), source };
         retention::load(&store, relay.log()).await.map_err(failed)?;
         let trimmer = retention::Trimmer { store: store.clone(), clock: clock.clone(), platform: config.history_retention };
-        let trimmer = tokio::spawn(trimmer.run(match kind {
-            Kind::Embedded => Lease::uncontended(retention::LEASE, clock.clone()),
-            Kind::Cluster => Lease::new(retention::LEASE, &config.node, store.clone(), clock.clone()),
-        }));
+        let lease = |name| lease(name, kind, &config.node, &store, &clock);
+        let trimmer = tokio::spawn(trimmer.run(lease(retention::LEASE)));
         let refresher = Refresher {
             store: store.clone(),
             log: relay.log().clone(),
@@ -498,16 +501,12 @@ impl Backend {
         };
         let refresher = tokio::spawn(refresher.run());
         let backlogs = Backlogs::new(store.clone(), logs.clone(), relay.log().clone(), clock.clone());
-        let lease = match kind {
-            Kind::Embedded => Lease::uncontended(backlogs::LEASE, clock.clone()),
-            Kind::Cluster => Lease::new(backlogs::LEASE, &config.node, store.clone(), clock.clone()),
-        };
         let hasher = Hasher::new(config.auth.hashing);
         let folder = config.keeps_files().then(|| config.data_dir.clone());
         let meter = Meter { store: store.clone(), relay: relay.clone(), hasher: hasher.clone(), reports: reports.clone(), folder };
         let filling = quotas::fill(permits.quotas().clone(), relay.log().clone(), reports.clone());
         let meters = [
-            tokio::spawn(backlogs.clone().run(lease)),
+            tokio::spawn(backlogs.clone().run(lease(backlogs::LEASE))),
             tokio::spawn(meter.run()),
             tokio::spawn(filling),
             tokio::spawn(usage::run(relay.clone(), store.clone())),
@@ -773,6 +772,14 @@ fn sink(
             restored.notify_one();
         }
     })
+}
+
+/// The lease called `name`. An embedded node needs none, because no other node could hold it.
+fn lease(name: &'static str, kind: Kind, node: &str, store: &Store, clock: &Clock) -> Lease {
+    match kind {
+        Kind::Embedded => Lease::uncontended(name, clock.clone()),
+        Kind::Cluster => Lease::new(name, node, store.clone(), clock.clone()),
+    }
 }
 
 async fn load_devices(store: &Store, devices: &DeviceStates) -> Result<(), store::Error> {

@@ -7,7 +7,7 @@ use std::{collections::BTreeMap, ops::RangeInclusive};
 
 use motience_proto::model::{ConsumerId, Cursor, LogEpoch, LogKey, ProducerId, RangeSet, UserId};
 
-use super::{Engine, Error, MAX_PAGE, Store, limited, on, row::row};
+use super::{Error, MAX_PAGE, Store, accounts::present_log, cursors::StoredCursor, on, row::row, transaction};
 
 /// Ranges of offsets that are remembered of a consumer and a log. Where there are more, the holes between the oldest count as counted.
 const MAX_RANGES: usize = 64;
@@ -79,29 +79,6 @@ pub struct UsageHour {
     pub bytes: u64,
 }
 
-/// Counts in one transaction, which is rolled back unless it says true.
-macro_rules! transaction {
-    ($store:expr, |$db:ident| $work:expr) => {
-        limited(async {
-            match &*$store.0 {
-                Engine::Sqlite(pools) => {
-                    let mut $db = pools.writer.begin_with("BEGIN IMMEDIATE").await?;
-                    let outcome = $work;
-                    $db.commit().await?;
-                    Ok::<_, Error>(outcome)
-                }
-                Engine::Postgres(pools) => {
-                    let mut $db = pools.writer.begin().await?;
-                    let outcome = $work;
-                    $db.commit().await?;
-                    Ok(outcome)
-                }
-            }
-        })
-        .await
-    };
-}
-
 macro_rules! add {
     ($db:expr, $user:expr, $hour:expr, $direction:expr, $device:expr, $producer:expr, $records:expr, $bytes:expr) => {
         sqlx::query(ADD)
@@ -120,9 +97,9 @@ macro_rules! add {
 
 impl Store {
     /// Counts what was read from the logs. Returns the producers of whom nothing was counted, because somebody else has counted on from there.
-    pub async fn count_taken_in(&self, batches: &[TakenIn]) -> Result<Vec<ProducerId>, Error> {
+    pub async fn count_taken_in(&self, batches: impl IntoIterator<Item = &TakenIn>) -> Result<Vec<ProducerId>, Error> {
         // One order for all, so that two of them never wait for each other in a circle.
-        let mut batches: Vec<&TakenIn> = batches.iter().collect();
+        let mut batches: Vec<&TakenIn> = batches.into_iter().collect();
         batches.sort_by_key(|batch| batch.key.producer);
         transaction!(self, |db| {
             let mut moved = Vec::new();
@@ -147,13 +124,10 @@ impl Store {
         })
     }
 
-    /// How far a producer's log is counted.
-    pub async fn usage_cursor(&self, key: LogKey) -> Result<Option<Cursor>, Error> {
-        let row = on!(self, reader, |db| sqlx::query_as::<_, (i64, i64)>(CURSOR)
-            .bind(key.producer.0)
-            .bind(key.log.0.cast_signed())
-            .fetch_optional(db))?;
-        Ok(row.map(|(epoch, offset)| super::cursors::StoredCursor::new(epoch, offset).into()))
+    /// How far the logs of all producers from `first` to `last`, both included, are counted.
+    pub async fn usage_cursors(&self, first: ProducerId, last: ProducerId) -> Result<Vec<(ProducerId, Cursor)>, Error> {
+        let rows = on!(self, reader, |db| sqlx::query_as::<_, (i64, i64, i64)>(CURSORS).bind(first.0).bind(last.0).fetch_all(db))?;
+        Ok(rows.into_iter().map(|(producer, epoch, offset)| (ProducerId(producer), StoredCursor::new(epoch, offset).into())).collect())
     }
 
     /// Counts what was given out to one consumer of one producer, each record once, whatever it was given out before. `shared`: the last offset
@@ -269,7 +243,10 @@ const BEGIN: &str = "INSERT INTO usage_cursors (producer_id, log_id, log_epoch, 
      WHERE usage_cursors.log_id <> EXCLUDED.log_id";
 const MOVE: &str = "UPDATE usage_cursors SET log_epoch = $3, log_offset = $4 \
      WHERE producer_id = $1 AND log_id = $2 AND log_epoch = $5 AND log_offset = $6";
-const CURSOR: &str = "SELECT log_epoch, log_offset FROM usage_cursors WHERE producer_id = $1 AND log_id = $2";
+const CURSORS: &str = concat!(
+    "SELECT producer_id, log_epoch, log_offset FROM usage_cursors WHERE producer_id BETWEEN $1 AND $2 AND log_id = ",
+    present_log!("usage_cursors.producer_id"),
+);
 const MARKS: &str = "SELECT log_epoch, counted FROM usage_marks WHERE consumer_id = $1 AND producer_id = $2";
 const FIRST_MARK: &str =
     "INSERT INTO usage_marks (consumer_id, producer_id, log_epoch, counted) VALUES ($1, $2, $3, $4) ON CONFLICT DO NOTHING";

@@ -2,25 +2,28 @@
 
 use bytes::Bytes;
 use motience_log::{Entry, SessionName};
-use motience_proto::model::{LogEpoch, ProducerEpoch, RecordId, Seq};
-use motience_relay::GapCause;
+use motience_proto::model::{LogEpoch, ProducerEpoch, RecordId, Role, Seq};
+use motience_relay::StartPosition;
 use motience_store::{self as store, HistoryQuery};
 use motience_testing::{Postgres, Redis};
 use serde_json::json;
-use tokio::task::JoinHandle;
+use tokio::{task::JoinHandle, time::timeout};
 
 use super::*;
-use crate::http::tests::{Platform, platform, platform_on};
+use crate::{
+    data::reader::{QUIET, finish},
+    http::tests::{Platform, platform, platform_on},
+};
 
 /// Longest wait for what a test waits for.
-const LIMIT: Duration = Duration::from_secs(30);
+pub(in crate::data) const LIMIT: Duration = Duration::from_secs(30);
 
-async fn producer(platform: &Platform, name: &str) -> ProducerId {
+pub(in crate::data) async fn producer(platform: &Platform, name: &str) -> ProducerId {
     platform.account(Role::Producer, name).await.0.id.producer()
 }
 
 /// Sends the records `from..to`, whose data are these numbers.
-async fn send(platform: &Platform, producer: ProducerId, from: u64, to: u64) {
+pub(in crate::data) async fn send(platform: &Platform, producer: ProducerId, from: u64, to: u64) {
     let relay = &platform.services.backend.relay;
     let publisher = relay.ephemeral_publisher(relay.log_of(producer).await.unwrap()).await.unwrap();
     for n in from..to {
@@ -83,15 +86,15 @@ async fn a_producer_behind_the_newest_one_is_followed_once_it_sends() {
     let platform = platform(&[]).await;
     let late = producer(&platform, "late").await;
     let mut writer = Writer::new(Arc::clone(&platform.services));
-    writer.newest = late.0 + 1;
+    writer.reader.newest = late.0 + 1;
     send(&platform, late, 0, 3).await;
-    writer.look().await;
-    writer.finish().await;
+    writer.reader.look().await;
+    finish(&mut writer).await;
     assert_eq!(kept(&platform, late).await, [0, 1, 2]);
     // Another goes on from there: there is nothing left to read.
     let mut next = Writer::new(Arc::clone(&platform.services));
-    next.look().await;
-    assert!(timeout(QUIET, next.subscriber.next()).await.is_err());
+    next.reader.look().await;
+    assert!(timeout(QUIET, next.reader.next()).await.is_err());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
@@ -168,7 +171,7 @@ async fn a_log_that_lost_its_tail_leaves_one_row_for_each_record() {
     let platform = platform(&[]).await;
     let producer = producer(&platform, "p").await;
     let mut writer = Writer::new(Arc::clone(&platform.services));
-    writer.look().await;
+    writer.reader.look().await;
     let key = platform.services.backend.relay.log_of(producer).await.unwrap();
     let batch = |epoch, first, seqs: &[u64]| {
         let entry = |&seq: &u64| Entry {
@@ -183,12 +186,12 @@ async fn a_log_that_lost_its_tail_leaves_one_row_for_each_record() {
     for delivery in [batch(1, 1, &[1, 2]), batch(1, 3, &[3, 4]), reset, batch(2, 3, &[4, 5]), batch(2, 5, &[3, 6])] {
         writer.take(delivery);
         if fastrand::bool() {
-            writer.keep().await;
+            writer.settle().await;
         }
     }
     // Records that retention removed move the cursor too.
     writer.take(Delivery::Notice(Notice::Gap { producer, from: Offset(7), to: Offset(9), cause: GapCause::Retention }));
-    writer.keep().await;
+    writer.settle().await;
     assert_eq!(kept(&platform, producer).await, [1, 2, 3, 4, 5, 6]);
     let stands = platform.services.backend.store.history_cursor(producer).await.unwrap().unwrap();
     assert_eq!(stands.offset, Offset(9));
