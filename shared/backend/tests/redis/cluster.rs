@@ -1,59 +1,46 @@
 //! Redis as a cluster: each producer's log is on one of several servers.
 
-use std::{collections::HashMap, ops::RangeInclusive, sync::Arc, time::Duration};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use motience_backend::Backend;
-use motience_log::SessionName;
-use motience_proto::model::{DeviceId, LogKey, ProducerEpoch, ProducerId, Seq, UserId};
+use motience_proto::model::{LogKey, ProducerId, UserId};
 use motience_relay::{Delivery, Notice, StartPosition, Subscriber};
 use motience_testing::RedisCluster;
 use tokio::{
     sync::watch,
     task::JoinSet,
-    time::{Instant, sleep, timeout},
+    time::{Instant, timeout},
 };
 
-use super::{all, each_once, keys, node, try_node};
+use super::{
+    all, each_once, keys, node,
+    sending::{LIMIT, send},
+    try_node,
+};
 
-/// A failover takes seconds.
-const LIMIT: Duration = Duration::from_secs(60);
 const MASTERS: usize = 3;
+/// Tens of records that are sent before and after each slot that moves.
+const BETWEEN_MOVES: u64 = 20;
 
 fn log_of(producer: i64) -> LogKey {
     LogKey::numbered(ProducerId(producer))
 }
 
-/// Sends as a device does: where the node gives up, it connects again and sends what is not known to be in.
-async fn send(node: &Backend, producer: i64, seqs: RangeInclusive<u64>) {
-    let deadline = Instant::now() + LIMIT;
-    while let Err(e) = try_send(node, producer, seqs.clone()).await {
-        assert!(Instant::now() < deadline, "{e}");
-        sleep(Duration::from_millis(100)).await;
-    }
-}
-
-async fn try_send(node: &Backend, producer: i64, seqs: RangeInclusive<u64>) -> Result<(), motience_relay::Error> {
-    let device = SessionName::device(&DeviceId::new("d").unwrap());
-    let publisher = node.relay.publisher(log_of(producer), device, ProducerEpoch(1)).await?;
-    let seen = publisher.seen();
-    for n in seqs.filter(|n| !seen.contains(*n)) {
-        let mut group = publisher.group();
-        let json = format!(r#"{{"device_id":"d","timestamp":"2025-01-29T11:35:00Z","data":{{"n":{n}}}}}"#);
-        group.push(Seq(n), json.into()).unwrap();
-        let ticket = group.submit().await?;
-        timeout(LIMIT, publisher.committed(ticket)).await.unwrap()?;
-    }
-    Ok(())
-}
-
-/// Sends one record after the other until told to stop. Returns how many.
-async fn send_until(node: Arc<Backend>, producer: i64, stop: watch::Receiver<bool>) -> (i64, u64) {
+/// Sends one record after the other until told to stop, and counts what all have sent. Returns how many it were.
+async fn send_until(node: Arc<Backend>, producer: i64, stop: watch::Receiver<bool>, all: watch::Sender<u64>) -> (i64, u64) {
     let mut sent = 0;
     while !*stop.borrow() {
-        send(&node, producer, sent + 1..=sent + 10).await;
+        send(&node, log_of(producer), sent + 1..=sent + 10).await;
         sent += 10;
+        all.send_modify(|all| *all += 10);
     }
     (producer, sent)
+}
+
+/// Returns once records have come in from now on.
+async fn flowing(sent: &mut watch::Receiver<u64>) {
+    let more = *sent.borrow() + 10 * BETWEEN_MOVES;
+    timeout(LIMIT, sent.wait_for(|sent| *sent >= more)).await.expect("records in time").unwrap();
 }
 
 async fn follow(node: &Backend, producers: impl IntoIterator<Item = i64>) -> Subscriber {
@@ -107,11 +94,11 @@ async fn producers_of_all_shards_meet_and_a_slot_moves_under_load_without_loss()
     assert_eq!(second.relay.log().highest_account().await.unwrap(), UserId(77));
 
     let mut reader = follow(&second, producers.clone()).await;
-    let (stop, stopped) = watch::channel(false);
+    let ((stop, stopped), (all_sent, mut all_seen)) = (watch::channel(false), watch::channel(0));
     let mut senders = JoinSet::new();
     for producer in producers.clone() {
         let node = if producer % 2 == 0 { &first } else { &second };
-        senders.spawn(send_until(Arc::clone(node), producer, stopped.clone()));
+        senders.spawn(send_until(Arc::clone(node), producer, stopped.clone(), all_sent.clone()));
     }
     // One producer of each server goes to the next one, and the first of them comes back.
     let moving: Vec<i64> = owners.values().map(|some| some[0]).collect();
@@ -119,10 +106,10 @@ async fn producers_of_all_shards_meet_and_a_slot_moves_under_load_without_loss()
         let slot = cluster.slot(&keys(&first, log_of(*producer)).await).await;
         let from = cluster.owner(slot).await;
         let to = if round < moving.len() { (from + 1) % MASTERS } else { (from + MASTERS - 1) % MASTERS };
-        sleep(Duration::from_millis(300)).await;
+        flowing(&mut all_seen).await;
         cluster.move_slot(slot, to).await;
     }
-    sleep(Duration::from_millis(500)).await;
+    flowing(&mut all_seen).await;
     stop.send(true).unwrap();
     let sent: HashMap<i64, u64> = senders.join_all().await.into_iter().collect();
     let resets = until(&mut reader, &sent).await;
@@ -132,7 +119,7 @@ async fn producers_of_all_shards_meet_and_a_slot_moves_under_load_without_loss()
     }
     // Live again, and not only once a second.
     let next = sent[&moving[0]] + 1;
-    send(&first, moving[0], next..=next).await;
+    send(&first, log_of(moving[0]), next..=next).await;
     let Ok(Delivery::Batch { batch, .. }) = timeout(LIMIT, reader.next()).await else { panic!("a record is expected") };
     assert_eq!(batch.last().0, next);
 }
@@ -144,17 +131,17 @@ async fn a_failover_of_one_shard_resets_its_producers_and_the_others_go_on() {
     let owners = by_owner(&cluster, &node, 1..=9).await;
     let (lost, safe) = (owners[&0][0], owners[&1][0]);
     let mut reader = follow(&node, [lost, safe]).await;
-    send(&node, lost, 1..=10).await;
-    send(&node, safe, 1..=10).await;
+    send(&node, log_of(lost), 1..=10).await;
+    send(&node, log_of(safe), 1..=10).await;
 
     cluster.kill(0);
     let began = Instant::now();
-    send(&node, safe, 11..=20).await;
+    send(&node, log_of(safe), 11..=20).await;
     assert!(began.elapsed() < Duration::from_secs(5), "another server is away, and these producers do not notice");
     cluster.until_master(MASTERS).await;
     // Until the former master is a replica nothing can be on two servers.
     cluster.start_again(0).await;
-    send(&node, lost, 11..=20).await;
+    send(&node, log_of(lost), 11..=20).await;
     let resets = until(&mut reader, &HashMap::from([(lost, 20), (safe, 20)])).await;
     assert_eq!(resets, HashMap::from([(lost, 1)]));
     for producer in [lost, safe] {

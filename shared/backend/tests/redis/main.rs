@@ -5,6 +5,7 @@
 mod cluster;
 mod layout;
 mod room;
+mod sending;
 mod sentinel;
 mod sessions;
 mod steps;

@@ -1,41 +1,16 @@
 //! Redis behind Sentinel: the node follows the master.
 
-use std::{ops::RangeInclusive, time::Duration};
-
-use motience_backend::Backend;
-use motience_log::SessionName;
-use motience_proto::model::{DeviceId, Offset, ProducerEpoch, Seq};
+use motience_proto::model::Offset;
 use motience_relay::{Delivery, Notice, StartPosition, Subscriber};
 use motience_testing::{Redis, Sentinels};
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::timeout;
 
-use super::{P, all, each_once, node, tls::Authority, try_node};
-
-/// Sentinels take their time until they make a former master a replica.
-const LIMIT: Duration = Duration::from_secs(60);
-
-/// Sends as a device does: where the node gives up, it connects again and sends what is not known to be in.
-async fn send(node: &Backend, seqs: RangeInclusive<u64>) {
-    let deadline = Instant::now() + LIMIT;
-    while let Err(e) = try_send(node, seqs.clone()).await {
-        assert!(Instant::now() < deadline, "{e}");
-        sleep(Duration::from_millis(100)).await;
-    }
-}
-
-async fn try_send(node: &Backend, seqs: RangeInclusive<u64>) -> Result<(), motience_relay::Error> {
-    let device = SessionName::device(&DeviceId::new("d").unwrap());
-    let publisher = node.relay.publisher(P, device, ProducerEpoch(1)).await?;
-    let seen = publisher.seen();
-    for n in seqs.filter(|n| !seen.contains(*n)) {
-        let mut group = publisher.group();
-        let json = format!(r#"{{"device_id":"d","timestamp":"2025-01-29T11:35:00Z","data":{{"n":{n}}}}}"#);
-        group.push(Seq(n), json.into()).unwrap();
-        let ticket = group.submit().await?;
-        timeout(LIMIT, publisher.committed(ticket)).await.unwrap()?;
-    }
-    Ok(())
-}
+use super::{
+    P, all, each_once, node,
+    sending::{LIMIT, send},
+    tls::Authority,
+    try_node,
+};
 
 /// Reads up to this offset. Returns the offsets of records, in order of their arrival, and to where resets went.
 async fn until(reader: &mut Subscriber, last: u64) -> (Vec<u64>, Vec<u64>) {
@@ -59,14 +34,14 @@ async fn a_node_follows_the_master_through_a_failover_and_nothing_is_lost_or_dou
     let log = node.relay.log();
     let mut reader = node.relay.subscriber();
     reader.follow(P.producer, StartPosition::Live).await.unwrap();
-    send(&node, 1..=20).await;
+    send(&node, P, 1..=20).await;
     assert_eq!(until(&mut reader, 20).await, ((1..=20).collect(), vec![]));
 
     // The master dies; until it is back as a replica nothing can be on two servers.
     first.kill();
     sentinels.until_master(&second).await;
     first.start_again().await;
-    send(&node, 21..=40).await;
+    send(&node, P, 21..=40).await;
     let (records, resets) = until(&mut reader, 40).await;
     assert_eq!(records, (21..=40).collect::<Vec<_>>());
     assert_eq!(resets, [20], "the log begins a new epoch, and everything before it is there");
@@ -83,13 +58,13 @@ async fn a_node_leaves_a_master_that_the_sentinels_have_left() {
     let sentinels = Sentinels::start(3, &first, 1).await;
     let node = node(&sentinels.url(), &[]).await;
     let log = node.relay.log();
-    send(&node, 1..=3).await;
+    send(&node, P, 1..=3).await;
     // WAIT waits for the last write of its own connection only.
     assert!(first.command("INCR written\r\nWAIT 1 10000").await.contains("\n:1\r"));
     // The master hangs: nobody is told anything, and the connections to it last.
     first.pause();
     sentinels.until_master(&second).await;
-    send(&node, 4..=6).await;
+    send(&node, P, 4..=6).await;
     each_once(&all(log, P).await, 1, 1..=6);
     first.resume();
 }

@@ -1,0 +1,34 @@
+//! Sending through a node whose Redis fails over.
+
+use std::{ops::RangeInclusive, time::Duration};
+
+use motience_backend::Backend;
+use motience_log::SessionName;
+use motience_proto::model::{DeviceId, LogKey, ProducerEpoch, Seq};
+use tokio::time::{Instant, sleep, timeout};
+
+/// A failover takes seconds, and Sentinels take their time until they make a former master a replica.
+pub(crate) const LIMIT: Duration = Duration::from_secs(60);
+
+/// Sends as a device does: where the node gives up, it connects again and sends what is not known to be in.
+pub(crate) async fn send(node: &Backend, log: LogKey, seqs: RangeInclusive<u64>) {
+    let deadline = Instant::now() + LIMIT;
+    while let Err(e) = try_send(node, log, seqs.clone()).await {
+        assert!(Instant::now() < deadline, "{e}");
+        sleep(Duration::from_millis(100)).await;
+    }
+}
+
+async fn try_send(node: &Backend, log: LogKey, seqs: RangeInclusive<u64>) -> Result<(), motience_relay::Error> {
+    let device = SessionName::device(&DeviceId::new("d").unwrap());
+    let publisher = node.relay.publisher(log, device, ProducerEpoch(1)).await?;
+    let seen = publisher.seen();
+    for n in seqs.filter(|n| !seen.contains(*n)) {
+        let mut group = publisher.group();
+        let json = format!(r#"{{"device_id":"d","timestamp":"2025-01-29T11:35:00Z","data":{{"n":{n}}}}}"#);
+        group.push(Seq(n), json.into()).unwrap();
+        let ticket = group.submit().await?;
+        timeout(LIMIT, publisher.committed(ticket)).await.unwrap()?;
+    }
+    Ok(())
+}
