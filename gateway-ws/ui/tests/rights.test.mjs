@@ -145,7 +145,7 @@ describe('rights', { skip: missing.length > 0 && `set ${missing.join(', ')}` }, 
     await follow(consumer, producer);
     const at = (lat, level) => send(producer, [{ device_id: 'boat', timestamp: new Date().toISOString(), data: { level, at: { lat, lon: 11.5 } } }]);
     await at(48, 5);
-    await until('the history', async () => (await (await call(`${dsm}/history/${producer.id}`, consumer.token, undefined, 'GET')).json()).records.length > 0);
+    await until('the history', async () => (await (await call(`${dsm}/history/${producer.id}`, consumer.token, undefined, 'GET')).json()).length > 0);
     const page = await open(t, { colorScheme: 'light' });
     await logIn(page, consumer.username);
     // A reading that the page knows of the history alone can be chosen as one that has come since.
