@@ -15,7 +15,10 @@ use serde::Deserialize;
 use time::OffsetDateTime;
 use utoipa::ToSchema;
 
-use super::shown::{Shown, shown};
+use super::{
+    follows::{self, Wish},
+    shown::{Shown, shown},
+};
 use crate::http::{
     Shared,
     shapes::{self, Id},
@@ -89,6 +92,7 @@ impl Approval {
     (status = 401, description = "No or bad token"),
     (status = 403, description = "A consumer"),
     (status = 404, description = "No such subscription to the caller"),
+    (status = 409, description = "The plan of the consumer, or of its organisation, allows no more"),
     (status = 413, description = "The body is too large"),
     (status = 422, description = "A field is out of bounds"),
     (status = 503, description = "The database is unreachable"),
@@ -152,6 +156,7 @@ pub(super) async fn revoke(
     (status = 401, description = "No or bad token"),
     (status = 403, description = "A consumer"),
     (status = 404, description = "No such consumer, or no such producer"),
+    (status = 409, description = "The plan of the consumer, or of its organisation, allows no more"),
     (status = 413, description = "The body is too large"),
     (status = 415, description = "Not JSON"),
     (status = 422, description = "A field is out of bounds"),
@@ -183,6 +188,7 @@ pub(super) async fn invite(
     let consumer = consumer.ok_or_else(|| ApiError::not_found("There is no such consumer."))?.id.consumer();
     let now = backend.clock.now();
     let terms = Approval { expires_at: wish.expires_at, agreements: wish.agreements }.terms(now)?;
+    follows::check(&services, consumer, producer, Wish::Approve).await?;
     let (subscription, change) = backend.store.invite(consumer, producer, terms, Some(grant.user), now).await?;
     let status = if change == Change::Unchanged { StatusCode::OK } else { StatusCode::CREATED };
     Ok((status, Json(told(&services, subscription, change).await?)))
@@ -220,8 +226,11 @@ async fn decide(services: &Shared, grant: &Grant, id: i64, decision: Decision) -
     let (backend, now) = (&services.backend, services.backend.clock.now());
     let subscription = backend.store.subscription(id, now).await?;
     let own = |subscription: &Subscription| grant.role == Role::Admin || subscription.producer_id.user() == grant.user;
-    if !subscription.as_ref().is_some_and(own) {
+    let Some(Subscription { consumer_id, producer_id, .. }) = subscription.filter(own) else {
         return Err(ApiError::not_found("There is no such subscription."));
+    };
+    if matches!(decision, Decision::Approve(_)) {
+        follows::check(services, consumer_id, producer_id, Wish::Approve).await?;
     }
     let (subscription, change) = backend.store.decide(id, decision, Some(grant.user), now).await?;
     Ok(Json(told(services, subscription, change).await?))

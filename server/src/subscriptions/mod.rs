@@ -3,6 +3,7 @@
 mod acts;
 mod audit;
 pub(crate) mod decide;
+mod follows;
 mod lists;
 mod shown;
 mod subscribe;

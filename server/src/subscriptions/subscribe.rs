@@ -2,13 +2,16 @@
 
 use axum::{extract::State, http::StatusCode};
 use motience_http::{ApiError, Consumer, Json};
-use motience_limits::quota::Holder;
-use motience_proto::model::{ProducerId, Role, Status, UserId};
+use motience_proto::model::{ProducerId, Role, Status};
 use motience_store::Change;
 use serde::Deserialize;
 use utoipa::ToSchema;
 
-use super::{decide::told, shown::Shown};
+use super::{
+    decide::told,
+    follows::{self, Wish},
+    shown::Shown,
+};
 use crate::http::{
     Shared,
     shapes::{self, Id},
@@ -65,7 +68,7 @@ pub(super) async fn subscribe(
     let account = account.ok_or_else(|| ApiError::not_found("There is no producer with this id."))?;
     caller.grant.may_consume(producer)?;
     let visibility = services.config.visibility.of(&account.user);
-    may_follow_one_more(&services, caller.id.user(), producer).await?;
+    follows::check(&services, caller.id, producer, Wish::Subscribe).await?;
     let (subscription, change) = backend.store.subscribe(caller.id, producer, visibility, backend.clock.now()).await?;
     let status = match (subscription.status, change) {
         (Status::Requested, _) => StatusCode::ACCEPTED,
@@ -73,28 +76,4 @@ pub(super) async fn subscribe(
         _ => StatusCode::CREATED,
     };
     Ok((status, Json(told(&services, subscription, change).await?)))
-}
-
-/// Whether the plans of a consumer and of its organisation allow one more subscription in force. Two at the same moment may pass them by one.
-async fn may_follow_one_more(services: &Shared, consumer: UserId, producer: ProducerId) -> Result<(), ApiError> {
-    let (backend, now) = (&services.backend, services.backend.clock.now());
-    for (holder, plan) in backend.permits.quotas().plans(consumer) {
-        let Some(most) = plan.follows else { continue };
-        let own = backend.store.follows(consumer.consumer(), now).await?;
-        if own.contains(&producer) {
-            return Ok(());
-        }
-        let mut followed = own.len() as u64;
-        if let Holder::Organisation(id) = &holder {
-            let others = backend.store.owned_accounts(id).await?.into_iter().map(|(user, ..)| user).filter(|user| *user != consumer);
-            for other in others {
-                followed += backend.store.follows(other.consumer(), now).await?.len() as u64;
-            }
-        }
-        if followed >= most {
-            let sentence = format!("The plan allows {most} subscriptions in force: unsubscribe from one.");
-            return Err(ApiError::new(StatusCode::CONFLICT, "too_many_follows", sentence));
-        }
-    }
-    Ok(())
 }

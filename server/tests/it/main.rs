@@ -30,6 +30,7 @@ mod order;
 mod organisations;
 mod permits;
 mod quic;
+mod quota_ways;
 mod quotas;
 mod restored;
 mod scrape;

@@ -1,14 +1,8 @@
-//! Plans on every way in: whoever goes beyond it hears so in the words of its protocol, what is acknowledged is in the log, and a
-//! neighbour notices nothing.
+//! Plans as they come and go, and as nodes share them. `quota_ways.rs` tries each limit on each way in.
 
 use std::{collections::BTreeSet, path::Path, time::Duration};
 
-use futures_util::{SinkExt as _, StreamExt as _};
-use motience_device::client::{Error, Event, Lane};
-use motience_proto::{
-    model::Seq,
-    wire::{CloseCode, Frame, Intent, Record},
-};
+use futures_util::SinkExt as _;
 use reqwest::Response;
 use serde_json::{Value, json};
 use tokio::time::{Instant, sleep, timeout};
@@ -17,19 +11,16 @@ use tokio_tungstenite::tungstenite::Message;
 use crate::{
     gateway::produce,
     harness::{Account, LIMIT, Node, account, http},
-    operators, quic, tunnel, webtransport,
+    operators, quic,
 };
 
-/// Records a second of the plan.
-const RATE: u64 = 10;
-
-async fn plan(dir: &Path, arguments: &[&str]) {
+pub(crate) async fn plan(dir: &Path, arguments: &[&str]) {
     let done = operators::run(dir, &[], &[&["plan"], arguments].concat(), "").await;
     assert_eq!(done.0, 0, "{done:?}");
 }
 
 /// A node with these producers, each on a plan of its own name with these limits.
-async fn node(limits: &[(&str, &str, &str)]) -> (Node, Vec<Account>) {
+pub(crate) async fn node(limits: &[(&str, &str, &str)]) -> (Node, Vec<Account>) {
     let node = Node::embedded(&[]).await;
     let mut accounts = Vec::new();
     for (name, ..) in limits {
@@ -50,7 +41,7 @@ fn record(n: u64) -> Value {
     json!({"device_id": "d", "timestamp": "2025-01-29T11:35:00Z", "data": {"n": n}})
 }
 
-async fn post(node: &Node, account: &Account, records: &[Value]) -> Response {
+pub(crate) async fn post(node: &Node, account: &Account, records: &[Value]) -> Response {
     http().post(format!("{}/data", node.at.dsm.as_deref().unwrap())).bearer_auth(&account.token).json(records).send().await.unwrap()
 }
 
@@ -70,124 +61,8 @@ pub(crate) async fn logged(node: &Node, producer: &Account, count: usize) -> BTr
     found
 }
 
-fn header<'a>(answer: &'a Response, name: &str) -> &'a str {
+pub(crate) fn header<'a>(answer: &'a Response, name: &str) -> &'a str {
     answer.headers().get(name).unwrap_or_else(|| panic!("{name} is missing")).to_str().unwrap()
-}
-
-#[tokio::test]
-async fn beyond_its_rate_a_producer_hears_so_on_every_transport_and_loses_nothing_that_was_acknowledged() {
-    let of_records = ["http", "lines", "socket", "tunnel", "webtransport", "device"].map(|name| (name, "--records-per-second", "10"));
-    let others = [("asks", "--requests-per-second", "2"), ("bytes", "--bytes-per-second", "100000")];
-    let (node, accounts) = node(&[&of_records[..], &others[..]].concat()).await;
-    let [over_http, over_lines, over_socket, over_tunnel, over_webtransport, over_quic, asks, bytes] = &accounts[..] else { panic!() };
-    let neighbour = account(quic::ap(&node), "producer", "neighbour").await;
-    // A batch of any size passes while there is a token: the rest is a debt, here of twenty seconds.
-    let flood: Vec<Value> = (1..=200).map(record).collect();
-
-    let sent = post(&node, over_http, &flood).await;
-    assert_eq!(sent.status(), 200);
-    let refused = post(&node, over_http, &[record(201)]).await;
-    assert_eq!((refused.status(), header(&refused, "ratelimit-policy")), (429.try_into().unwrap(), "\"account-records\";q=10;w=1"));
-    let wait: u64 = header(&refused, "retry-after").parse().unwrap();
-    assert!((10..=20).contains(&wait) && header(&refused, "ratelimit") == format!("\"account-records\";r=0;t={wait}"), "{wait}");
-    let problem: Value = refused.json().await.unwrap();
-    assert_eq!(problem["code"], "rate_limited");
-    assert!(problem["detail"].as_str().unwrap().starts_with("The plan of this account allows 10 records a second"), "{problem}");
-    assert_eq!(logged(&node, over_http, 200).await, (1..=200).collect());
-
-    // A body of lines: taken until the rate is met.
-    let padded = |n: u64| json!({"device_id": "d", "timestamp": 1, "data": {"n": n, "pad": "x".repeat(2000)}});
-    let lines: String = (1..=1000).map(|n| format!("{}\n", padded(n))).collect();
-    let request = http().post(format!("{}/data", node.at.dsm.as_deref().unwrap())).bearer_auth(&over_lines.token);
-    let refused = request.header("content-type", "application/x-ndjson").body(lines).send().await.unwrap();
-    assert_eq!((refused.status().as_u16(), header(&refused, "ratelimit-policy")), (429, "\"account-records\";q=10;w=1"));
-    let problem: Value = refused.json().await.unwrap();
-    let accepted = problem["accepted"].as_u64().unwrap();
-    assert!((1..1000).contains(&accepted) && problem["last_line"] == accepted && problem["outcome"].is_null(), "{problem}");
-    assert_eq!(logged(&node, over_lines, accepted as usize).await, (1..=accepted).collect());
-
-    let mut socket = produce(&node, over_socket).await;
-    let (mut acked, mut error, mut n) = (0, None, 0);
-    while error.is_none() {
-        n += 1;
-        socket.send(Message::text(record(n).to_string())).await.unwrap();
-        let Message::Text(text) = timeout(LIMIT, socket.next()).await.unwrap().unwrap().unwrap() else { panic!("no reply") };
-        let reply: Value = serde_json::from_str(&text).unwrap();
-        if reply["type"] == "ack" { acked += 1 } else { error = Some(reply) }
-    }
-    assert_eq!((error.unwrap()["code"].as_str(), acked, n), (Some("rate_limited"), n - 1, n));
-    assert_eq!(crate::keys::closed(&mut socket).await, 1013);
-    assert!(acked >= RATE && logged(&node, over_socket, acked as usize).await.is_superset(&(1..=acked).collect()));
-
-    let mut client = webtransport::Client::hello(&node, &over_webtransport.token).await;
-    assert_eq!(client.lines.next().await["type"], "welcome");
-    let mut acked = 0;
-    let error = loop {
-        let reply = client.ask(&record(acked + 1)).await;
-        if reply["type"] != "ack" {
-            break reply;
-        }
-        acked += 1;
-    };
-    assert_eq!(error["code"], "rate_limited", "{error}");
-    let (code, why) = client.closed().await;
-    assert!(code == 4429 && why.contains("allows 10 records a second"), "{code} {why}");
-    assert!(acked >= RATE && logged(&node, over_webtransport, acked as usize).await.is_superset(&(1..=acked).collect()));
-
-    // A device is read no faster than the rate at first, and is told once it would have to wait too long.
-    let own = |n: u64| Record { seq: Seq(n), json: record(n).to_string().into() };
-    let mut tunnel = tunnel::open(&node).await;
-    tunnel.enter(tunnel::hello(&over_tunnel.token, "d", 1)).await;
-    tunnel.send((1..=200).map(|n| Frame::Record(own(n)))).await;
-    crate::harness::acked(1..=200, async || tunnel.frame().await).await;
-    tunnel.send([Frame::Record(own(201))]).await;
-    let (code, why) = tunnel.closed().await;
-    assert!(code == 4106 && why.contains("come back in"), "{code} {why}");
-    assert_eq!(logged(&node, over_tunnel, 200).await.len(), 200);
-
-    let mut session = quic::connect(&node, &over_quic.token, "d", Intent::Produce, 1).await.unwrap();
-    let begun = Instant::now();
-    session.send(Lane::Ordered, own(1)).await.unwrap();
-    quic::acked(&mut session, 1..=1).await;
-    for n in 2..=30 {
-        session.send(Lane::Ordered, own(n)).await.unwrap();
-        quic::acked(&mut session, n..=n).await;
-    }
-    assert!(begun.elapsed() >= Duration::from_millis(1800), "thirty records at ten a second: {:?}", begun.elapsed());
-    // Another way in of the same account makes a debt of twenty seconds, for which no device waits.
-    let indebted = async {
-        while post(&node, over_quic, &flood).await.status() != 200 {
-            sleep(Duration::from_millis(20)).await;
-        }
-    };
-    timeout(LIMIT, indebted).await.expect("a token comes");
-    session.send(Lane::Ordered, own(31)).await.unwrap();
-    let (code, why) = loop {
-        match quic::event(&mut session).await {
-            Ok(Event::Acked(ranges)) => assert!(!ranges.contains(31), "beyond the rate nothing is acknowledged"),
-            Ok(other) => panic!("{other:?}"),
-            Err(Error::Closed { code, reason }) => break (code, reason),
-            Err(other) => panic!("{other:?}"),
-        }
-    };
-    assert!(code == CloseCode::RateLimited && why.contains("come back in"), "{code:?} {why}");
-    assert!(logged(&node, over_quic, 200).await.is_superset(&(1..=30).collect()));
-
-    let ask = async || {
-        let url = format!("{}/streams", node.at.dsm.as_deref().unwrap());
-        http().get(url).bearer_auth(&asks.token).send().await.unwrap()
-    };
-    let mut answers = vec![ask().await, ask().await, ask().await];
-    assert_eq!(answers.iter().map(|answer| answer.status().as_u16()).collect::<Vec<_>>(), [200, 200, 429]);
-    assert_eq!(header(&answers.remove(2), "ratelimit-policy"), "\"account-requests\";q=2;w=1");
-
-    let large = json!({"device_id": "d", "timestamp": 1, "data": "x".repeat(60_000)});
-    assert_eq!(post(&node, bytes, &vec![large; 5]).await.status(), 200);
-    let refused = post(&node, bytes, &[record(1)]).await;
-    assert_eq!((refused.status().as_u16(), header(&refused, "ratelimit-policy")), (429, "\"account-bytes\";q=100000;w=1"));
-
-    assert_eq!(post(&node, &neighbour, &flood).await.status(), 200);
-    assert_eq!(post(&node, &neighbour, &flood).await.status(), 200, "nobody else notices");
 }
 
 #[tokio::test]

@@ -100,6 +100,14 @@ where
         }
     }
 
+    /// The next frame, or the code that the server closes with.
+    pub(crate) async fn frame_or_code(&mut self) -> Result<Frame, u16> {
+        match self.receive().await {
+            Received::Frame(frame) => Ok(frame),
+            Received::Closed(code, _) => Err(code),
+        }
+    }
+
     pub(crate) async fn enter(&mut self, hello: Hello) -> Welcome {
         self.send([Frame::Hello(hello)]).await;
         match self.frame().await {

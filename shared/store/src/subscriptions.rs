@@ -235,6 +235,21 @@ impl Store {
         Ok(self.rights(consumer, now).await?.into_iter().map(|right| right.producer).collect())
     }
 
+    /// How many subscriptions of a consumer are in force or asked for.
+    pub async fn wanted_count(&self, consumer: ConsumerId, now: OffsetDateTime) -> Result<u64, Error> {
+        let count = on!(self, reader, |db| sqlx::query_scalar::<_, i64>(WANTED).bind(consumer.0).bind(millis(now)).fetch_one(db))?;
+        Ok(u64::try_from(count).unwrap_or(0))
+    }
+
+    /// How many of all consumers that an organisation owns.
+    pub async fn organisation_wanted_count(&self, organisation: &str, now: OffsetDateTime) -> Result<u64, Error> {
+        let count = on!(self, reader, |db| sqlx::query_scalar::<_, i64>(WANTED_BY_ORGANISATION)
+            .bind(organisation)
+            .bind(millis(now))
+            .fetch_one(db))?;
+        Ok(u64::try_from(count).unwrap_or(0))
+    }
+
     /// How many consumers follow a producer.
     pub async fn follower_count(&self, producer: ProducerId, now: OffsetDateTime) -> Result<u64, Error> {
         Ok(self.followers(producer, now).await?.count)
@@ -457,6 +472,13 @@ const SINCE: &str = concat!(
      OR (status IN ('active', 'granted') AND expires_at > $3 AND expires_at <= $4)) ORDER BY subscriptions.id LIMIT $5"
 );
 const COUNT: &str = concat!("SELECT COUNT(*), MIN(expires_at) FROM subscriptions WHERE producer_id = $1 AND ", in_force!());
+const WANTED: &str = concat!("SELECT COUNT(*) FROM subscriptions WHERE consumer_id = $1 AND (status = 'requested' OR ", in_force!(), ")");
+const WANTED_BY_ORGANISATION: &str = concat!(
+    "SELECT COUNT(*) FROM subscriptions WHERE consumer_id IN (SELECT user_id FROM organisation_accounts WHERE organisation_id = $1) \
+     AND (status = 'requested' OR ",
+    in_force!(),
+    ")"
+);
 
 row! {
     #[derive(Clone)]
