@@ -471,6 +471,12 @@ pub struct LimitOptions {
     /// Bytes of records taken in, a second.
     #[arg(long, value_parser = clap::value_parser!(u64).range(1..))]
     bytes_per_second: Option<u64>,
+    /// Records given out, a second: beyond it an account receives no faster.
+    #[arg(long, value_parser = clap::value_parser!(u64).range(1..))]
+    records_out_per_second: Option<u64>,
+    /// Bytes of records given out, a second.
+    #[arg(long, value_parser = clap::value_parser!(u64).range(1..))]
+    bytes_out_per_second: Option<u64>,
     /// Requests to ap, sm and dsm, a second; POST /data is none of them.
     #[arg(long, value_parser = clap::value_parser!(u64).range(1..))]
     requests_per_second: Option<u64>,
@@ -487,8 +493,26 @@ pub struct LimitOptions {
 
 impl From<LimitOptions> for PlanLimits {
     fn from(options: LimitOptions) -> Self {
-        let LimitOptions { records_per_second, bytes_per_second, requests_per_second, devices, connections, follows } = options;
-        Self { records_per_second, bytes_per_second, requests_per_second, devices, connections, follows }
+        let LimitOptions {
+            records_per_second,
+            bytes_per_second,
+            records_out_per_second,
+            bytes_out_per_second,
+            requests_per_second,
+            devices,
+            connections,
+            follows,
+        } = options;
+        Self {
+            records_per_second,
+            bytes_per_second,
+            records_out_per_second,
+            bytes_out_per_second,
+            requests_per_second,
+            devices,
+            connections,
+            follows,
+        }
     }
 }
 

@@ -8,6 +8,7 @@ use std::{borrow::Cow, time::Duration};
 
 use axum::{extract::State, http::HeaderValue};
 use motience_http::{ApiError, Consume, Page, PagePermit, Path, Query, Scoped};
+use motience_limits::quota::{OUT, Unit};
 use motience_proto::model::{LogEpoch, ProducerId, Selection, record, times};
 use motience_relay::pipeline::{scope::Scope, selection::Selector};
 use motience_store::{HistoryQuery, MAX_PAGE};
@@ -113,6 +114,13 @@ pub(super) struct Kept {
     extra: Extra,
 }
 
+impl Kept {
+    /// Bytes of what the device wrote.
+    fn bytes(&self) -> u64 {
+        (self.data.get().len() + self.extra.0.as_ref().map_or(0, |extra| extra.get().len())) as u64
+    }
+}
+
 /// Members that only the device gives a meaning.
 struct Extra(Option<Box<RawValue>>);
 
@@ -136,7 +144,7 @@ impl Serialize for Extra {
     (status = 401, description = "No or bad token"),
     (status = 403, description = "Not the producer, nor subscribed to it; or by a grant that samples, which only `GET /stream` does"),
     (status = 422, description = "A parameter is out of bounds"),
-    (status = 429, description = "Too many requests"),
+    (status = 429, description = "Too many requests, or more records than the plan gives out"),
     (status = 503, description = "The database or the log is unavailable"),
 ))]
 pub(super) async fn history(
@@ -163,6 +171,10 @@ pub(super) async fn history(
     if let Some(floor) = scope.as_ref().and_then(|scope| scope.floor(now)).filter(|_| !query.by_device) {
         query.from = Some(query.from.map_or(floor, |from| from.max(floor)));
     }
+    let quota = services.backend.permits.quotas().of(grant.user);
+    if buckets.is_none() {
+        quota.look(&OUT.map(|unit| (unit, 1)))?;
+    }
     let _reader = services.limiters.requests.reader().await?;
     // Room for the last record of a page, which may go beyond it; where records may be as large as pages, a page may be one record larger.
     query.bytes = services.config.page.saturating_sub(services.backend.relay.limits().record).max(services.config.page / 2);
@@ -172,7 +184,12 @@ pub(super) async fn history(
     }
     let mut scan = Scan::new(&services, (&grant, scope), producer, query, selector, after);
     let entries = match buckets {
-        None => records(&mut scan, producer).await?,
+        None => {
+            let found = records(&mut scan, producer).await?;
+            let bytes = found.iter().map(Kept::bytes).sum();
+            quota.charge(&[(Unit::RecordsOut, found.len() as u64), (Unit::BytesOut, bytes)]);
+            found.into_iter().map(Entry::Record).collect()
+        }
         Some((length, aggregates)) => {
             let mut buckets = Buckets::new(length, query.by_device);
             while buckets.bytes() < query.bytes
@@ -189,7 +206,7 @@ pub(super) async fn history(
 }
 
 /// The next part in which the selection leaves something, if one answer comes so far.
-async fn records(scan: &mut Scan<'_>, producer: ProducerId) -> Result<Vec<Entry>, ApiError> {
+async fn records(scan: &mut Scan<'_>, producer: ProducerId) -> Result<Vec<Kept>, ApiError> {
     let mut found = Vec::new();
     while found.is_empty()
         && let Some(records) = scan.part().await?
@@ -199,7 +216,7 @@ async fn records(scan: &mut Scan<'_>, producer: ProducerId) -> Result<Vec<Entry>
     let producer_id = producer.to_string();
     let kept = |Record { id, device_id, timestamp, data, extra, received_at }| {
         let (producer_id, extra) = (producer_id.clone(), Extra(extra));
-        Entry::Record(Kept { id, producer_id, device_id, timestamp, data, received_at, extra })
+        Kept { id, producer_id, device_id, timestamp, data, received_at, extra }
     };
     Ok(found.into_iter().map(kept).collect())
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use motience_proto::model::ProducerId;
 use motience_relay::pipeline::{
-    Event, Item, Pipeline,
+    Event, Item, Pipeline, given_out,
     json::{self, put_line},
 };
 use motience_session::CloseReason;
@@ -80,6 +80,8 @@ pub(super) async fn records(mut delivery: Delivery) -> Result<(), CloseReason> {
 /// newest of each device is sent; a turn is bounded, and so is the memory it takes.
 pub(super) async fn latest(mut delivery: Delivery) -> Result<(), CloseReason> {
     let mut newest = Newest::default();
+    // Of records that are worth something only now, none waits for the rate of a plan.
+    let quota = delivery.pipeline.unpaced();
     let mut scratch = BytesMut::new();
     loop {
         match delivery.pipeline.next().await {
@@ -102,7 +104,7 @@ pub(super) async fn latest(mut delivery: Delivery) -> Result<(), CloseReason> {
             let mut datagram = delivery.peer.datagram();
             datagram.extend_from_slice(&scratch);
             let bytes = datagram.len() as u64;
-            if delivery.peer.send(datagram.freeze()) {
+            if quota.take(&given_out(&record)).is_ok() && delivery.peer.send(datagram.freeze()) {
                 count("consumer", 1, bytes);
             } else {
                 metrics::counter!("motience_latest_dropped_total").increment(1);

@@ -45,7 +45,7 @@ pub(crate) enum Egress {
 }
 use Egress::{Ndjson, Quic, Sse, V1, V2, WebTransport};
 
-const EGRESSES: [Egress; 6] = [V1, V2, Sse, Ndjson, Quic, WebTransport];
+pub(crate) const EGRESSES: [Egress; 6] = [V1, V2, Sse, Ndjson, Quic, WebTransport];
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Feature {

@@ -18,6 +18,7 @@ use tokio_tungstenite::{
 };
 
 use crate::{
+    egress_features::{EGRESSES, Egress, Reader, Received, Wishes},
     gateway::{consume, next_json, produce},
     harness::{Account, LIMIT, Node, account, http, subscribe},
     quic,
@@ -427,4 +428,88 @@ async fn a_plan_limits_subscriptions_that_are_in_force_or_asked_for() {
     let left = ask(Method::DELETE, format!("/unsubscribe?producer_id={}", two.id), &consumer, Value::Null).await;
     assert_eq!(left.0, 200);
     assert_eq!(decide(&first["id"], "approve", one).await.0, 200);
+}
+
+#[tokio::test]
+async fn beyond_a_rate_a_consumer_receives_no_faster_on_every_egress_and_misses_nothing() {
+    const COUNT: u64 = 150;
+    let node = Node::embedded(&[]).await;
+    let producer = account(quic::ap(&node), "producer", "p").await;
+    let mut cases = Vec::new();
+    // Each lets fifty records a second through, about.
+    for (option, value) in [("--records-out-per-second", "50"), ("--bytes-out-per-second", "12000")] {
+        for egress in EGRESSES {
+            let name = format!("{egress:?}{option}").replace('-', "");
+            cases.push((egress, option, value, account(quic::ap(&node), "consumer", &name).await));
+        }
+    }
+    let neighbour = account(quic::ap(&node), "consumer", "neighbour").await;
+    let node = node
+        .restarted(&[], async |dir| {
+            for (_, option, value, who) in &cases {
+                crate::quotas::plan(dir, &["set", &who.username, option, value]).await;
+                crate::quotas::plan(dir, &["give", &who.username, "--username", &who.username]).await;
+            }
+        })
+        .await;
+    let mut readers = Vec::new();
+    for (egress, option, _, who) in cases.iter().chain([&(Egress::V2, "none", "", neighbour)]) {
+        subscribe(node.at.sm.as_deref().unwrap(), who, &producer).await;
+        let reader = Reader::open(*egress, &node, who, &[&producer], &Wishes::default()).await;
+        readers.push((format!("{egress:?}, {option}"), reader.unwrap_or_else(|refused| panic!("{egress:?}: {refused:?}"))));
+    }
+    let records: Vec<Value> = (1..=COUNT).map(record).collect();
+    assert_eq!(post(&node, &producer, &records).await.status(), 200);
+    let begun = Instant::now();
+    let read = readers.into_iter().map(async |(name, mut reader)| {
+        for n in 1..=COUNT {
+            match reader.next().await {
+                Received::Record { data, .. } => assert_eq!(data["n"], n, "{name}"),
+                other => panic!("{name}: {other:?}"),
+            }
+        }
+        (name, begun.elapsed())
+    });
+    let mut took = join_all(read).await;
+    let (_, free) = took.pop().unwrap();
+    for (name, time) in took {
+        assert!(time >= Duration::from_millis(1800) && time > free, "{name}: {COUNT} records in {time:?}, and in {free:?} without a plan");
+    }
+}
+
+#[tokio::test]
+async fn beyond_a_rate_datagrams_to_a_consumer_are_dropped_and_its_history_is_refused() {
+    let node = Node::embedded(&[]).await;
+    let (producer, consumer) = (account(quic::ap(&node), "producer", "p").await, account(quic::ap(&node), "consumer", "c").await);
+    let node = node
+        .restarted(&[], async |dir| {
+            crate::quotas::plan(dir, &["set", "ten", "--records-out-per-second", "10"]).await;
+            crate::quotas::plan(dir, &["give", "ten", "--username", "c"]).await;
+        })
+        .await;
+    subscribe(node.at.sm.as_deref().unwrap(), &consumer, &producer).await;
+    let mut client = webtransport::Client::hello(&node, &consumer.token).await;
+    assert_eq!(client.lines.next().await["type"], "welcome");
+    let wish = json!({"type": "subscribe", "producer_id": producer.id.to_string(), "lane": "latest"});
+    assert_eq!(client.ask(&wish).await["type"], "subscribed");
+    let fleet: Vec<Value> = (0..100).map(|n| json!({"device_id": format!("d{n}"), "timestamp": 1, "data": {"n": n}})).collect();
+    assert_eq!(post(&node, &producer, &fleet).await.status(), 200);
+    timeout(LIMIT, client.session.read_datagram()).await.unwrap().unwrap();
+    until_metric(&node, "motience_latest_dropped_total", |dropped| (50.0..=90.0).contains(&dropped)).await;
+    assert_eq!(client.ask(&json!({"type": "ping"})).await["type"], "pong", "nothing was said");
+
+    let url = format!("{}/history/{}?limit=100", node.at.dsm.as_deref().unwrap(), producer.id);
+    let ask = async || http().get(&url).bearer_auth(&consumer.token).send().await.unwrap();
+    let first = timeout(LIMIT, async {
+        loop {
+            let answer = ask().await;
+            if answer.status() == 200 {
+                break answer.json::<Value>().await.unwrap();
+            }
+            sleep(Duration::from_millis(50)).await;
+        }
+    });
+    assert_eq!(first.await.unwrap().as_array().unwrap().len(), 100);
+    let refused = ask().await;
+    assert_eq!((refused.status().as_u16(), header(&refused, "ratelimit-policy")), (429, "\"account-records_out\";q=10;w=1"));
 }

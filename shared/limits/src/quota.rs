@@ -8,10 +8,11 @@
 
 use std::{
     collections::HashMap,
+    convert::Infallible,
     fmt,
     sync::{
         Arc, Weak,
-        atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicI64, AtomicU8, AtomicU64, Ordering::Relaxed},
     },
     time::{Duration, Instant},
 };
@@ -45,10 +46,17 @@ pub enum Unit {
     Bytes,
     /// Requests over HTTP.
     Requests,
+    /// Records given out.
+    RecordsOut,
+    /// Bytes of records given out.
+    BytesOut,
 }
 
+/// Units of records that are given out.
+pub const OUT: [Unit; 2] = [Unit::RecordsOut, Unit::BytesOut];
+
 impl Unit {
-    const ALL: [Self; 3] = [Self::Records, Self::Bytes, Self::Requests];
+    const ALL: [Self; 5] = [Self::Records, Self::Bytes, Self::Requests, Self::RecordsOut, Self::BytesOut];
 
     /// The name in messages, headers and metrics.
     pub fn as_str(self) -> &'static str {
@@ -56,7 +64,22 @@ impl Unit {
             Self::Records => "records",
             Self::Bytes => "bytes",
             Self::Requests => "requests",
+            Self::RecordsOut => "records_out",
+            Self::BytesOut => "bytes_out",
         }
+    }
+
+    /// The words in a sentence.
+    fn words(self) -> &'static str {
+        match self {
+            Self::RecordsOut => "records given out",
+            Self::BytesOut => "bytes given out",
+            other => other.as_str(),
+        }
+    }
+
+    fn bit(self) -> u8 {
+        1 << self as u8
     }
 
     fn of(self, plan: &PlanLimits) -> u64 {
@@ -64,6 +87,8 @@ impl Unit {
             Self::Records => plan.records_per_second,
             Self::Bytes => plan.bytes_per_second,
             Self::Requests => plan.requests_per_second,
+            Self::RecordsOut => plan.records_out_per_second,
+            Self::BytesOut => plan.bytes_out_per_second,
         }
         .unwrap_or(0)
     }
@@ -98,7 +123,7 @@ impl fmt::Display for Holder {
 
 /// A rate of a plan is used up.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the plan of this {holder} allows {rate} {} a second: come back in {} s", .unit.as_str(), .wait.as_secs() + u64::from(.wait.subsec_nanos() > 0))]
+#[error("the plan of this {holder} allows {rate} {} a second: come back in {} s", .unit.words(), .wait.as_secs() + u64::from(.wait.subsec_nanos() > 0))]
 pub struct Exceeded {
     /// The unit.
     pub unit: Unit,
@@ -108,6 +133,13 @@ pub struct Exceeded {
     pub rate: u64,
     /// When there is room again, as far as the node knows.
     pub wait: Duration,
+}
+
+impl Exceeded {
+    /// How long to wait before another look: nodes may get their share earlier, or later.
+    pub fn pause(&self) -> Duration {
+        self.wait.clamp(SHORTEST_WAIT, LONGEST_WAIT)
+    }
 }
 
 /// The plans that hold for an account.
@@ -154,8 +186,8 @@ struct Known {
 #[derive(Debug)]
 pub struct Quota {
     quotas: Quotas,
-    /// Whether any rate holds.
-    limited: AtomicBool,
+    /// The units whose rates hold, a bit for each.
+    limited: AtomicU8,
     parts: RwLock<Vec<Arc<Buckets>>>,
 }
 
@@ -164,7 +196,7 @@ pub struct Quota {
 struct Buckets {
     holder: Holder,
     plan: RwLock<PlanLimits>,
-    rates: [Arc<Bucket>; 3],
+    rates: [Arc<Bucket>; Unit::ALL.len()],
 }
 
 /// A bucket of tokens.
@@ -215,11 +247,7 @@ impl Quotas {
             return quota;
         }
         let parts = known.parts(user, self.are_shared());
-        let quota = Arc::new(Quota {
-            quotas: self.clone(),
-            limited: AtomicBool::new(parts.iter().any(|part| part.has_rates())),
-            parts: RwLock::new(parts),
-        });
+        let quota = Arc::new(Quota { quotas: self.clone(), limited: AtomicU8::new(limited(&parts)), parts: RwLock::new(parts) });
         if known.quotas.len() >= known.sweep_at {
             known.quotas.retain(|_, quota| quota.strong_count() > 0);
             // Buckets that rest are full, as new ones are.
@@ -245,7 +273,7 @@ impl Quotas {
         let live: Vec<(UserId, Arc<Quota>)> = known.quotas.iter().filter_map(|(&user, quota)| Some((user, quota.upgrade()?))).collect();
         for (user, quota) in live {
             let parts = known.parts(user, shared);
-            let limited = parts.iter().any(|part| part.has_rates());
+            let limited = limited(&parts);
             *quota.parts.write() = parts;
             quota.limited.store(limited, Relaxed);
         }
@@ -343,8 +371,8 @@ impl Buckets {
         }
     }
 
-    fn has_rates(&self) -> bool {
-        self.rates.iter().any(|bucket| bucket.rate.load(Relaxed) > 0)
+    fn limited(&self) -> u8 {
+        self.rates.iter().filter(|bucket| bucket.rate() > 0).fold(0, |bits, bucket| bits | bucket.unit.bit())
     }
 
     fn bucket(&self, unit: Unit) -> &Arc<Bucket> {
@@ -352,32 +380,58 @@ impl Buckets {
     }
 }
 
+fn limited(parts: &[Arc<Buckets>]) -> u8 {
+    parts.iter().fold(0, |bits, part| bits | part.limited())
+}
+
 impl Quota {
-    /// Whether a rate holds for it.
-    pub fn is_limited(&self) -> bool {
-        self.limited.load(Relaxed)
+    /// Whether a rate holds for any of these units.
+    pub fn limits(&self, units: impl IntoIterator<Item = Unit>) -> bool {
+        let limited = self.limited.load(Relaxed);
+        limited != 0 && units.into_iter().any(|unit| limited & unit.bit() != 0)
     }
 
     /// Takes so much of each unit, if there is a token for each.
     pub fn take(&self, costs: &[(Unit, u64)]) -> Result<(), Exceeded> {
-        if !self.is_limited() {
+        self.look(costs)?;
+        self.charge(costs);
+        Ok(())
+    }
+
+    /// Whether there is a token for each unit that costs something. Nothing is taken.
+    pub fn look(&self, costs: &[(Unit, u64)]) -> Result<(), Exceeded> {
+        self.each(costs, |part, bucket, cost| {
+            let (rate, wait) = match bucket.has(cost) {
+                Ok(()) => return Ok(()),
+                Err(missing) => missing,
+            };
+            self.quotas.activate(bucket);
+            let (unit, holder) = (bucket.unit, part.holder.word());
+            metrics::counter!("motience_quota_exceeded_total", "unit" => unit.as_str(), "holder" => holder).increment(1);
+            Err(Exceeded { unit, holder, rate, wait })
+        })
+    }
+
+    /// Takes so much of each unit, whether or not it is there: what is missing is a debt.
+    pub fn charge(&self, costs: &[(Unit, u64)]) {
+        let Ok(()) = self.each(costs, |_, bucket, cost| {
+            bucket.take(cost);
+            self.quotas.activate(bucket);
+            Ok::<(), Infallible>(())
+        });
+    }
+
+    /// Goes through the buckets that hold for these costs.
+    fn each<E>(&self, costs: &[(Unit, u64)], mut go: impl FnMut(&Buckets, &Arc<Bucket>, u64) -> Result<(), E>) -> Result<(), E> {
+        if !self.limits(costs.iter().map(|(unit, _)| *unit)) {
             return Ok(());
         }
-        let parts = self.parts.read();
-        let each = || parts.iter().flat_map(|part| costs.iter().filter(|(_, cost)| *cost > 0).map(|&(unit, cost)| (&**part, unit, cost)));
-        for (part, unit, cost) in each() {
-            let bucket = part.bucket(unit);
-            if let Err((rate, wait)) = bucket.has(cost) {
-                self.quotas.activate(bucket);
-                metrics::counter!("motience_quota_exceeded_total", "unit" => unit.as_str(), "holder" => part.holder.word()).increment(1);
-                return Err(Exceeded { unit, holder: part.holder.word(), rate, wait });
-            }
-        }
-        for (part, unit, cost) in each() {
-            let bucket = part.bucket(unit);
-            if bucket.rate.load(Relaxed) > 0 {
-                bucket.take(cost);
-                self.quotas.activate(bucket);
+        for part in self.parts.read().iter() {
+            for &(unit, cost) in costs.iter().filter(|(_, cost)| *cost > 0) {
+                let bucket = part.bucket(unit);
+                if bucket.rate() > 0 {
+                    go(part, bucket, cost)?;
+                }
             }
         }
         Ok(())
@@ -388,9 +442,7 @@ impl Quota {
         let begun = Instant::now();
         loop {
             match self.take(costs) {
-                Err(exceeded) if begun.elapsed() + exceeded.wait <= patience => {
-                    sleep(exceeded.wait.clamp(SHORTEST_WAIT, LONGEST_WAIT)).await;
-                }
+                Err(exceeded) if begun.elapsed() + exceeded.wait <= patience => sleep(exceeded.pause()).await,
                 outcome => return outcome,
             }
         }
@@ -529,7 +581,7 @@ mod tests {
         let quotas = Quotas::default();
         let quota = quotas.of(USER);
         (0..1000).for_each(|_| quota.take(&records(1000)).unwrap());
-        assert!(!quota.is_limited() && quotas.active().is_empty());
+        assert!(!quota.limits(Unit::ALL) && quotas.active().is_empty());
         quotas.assign(assignments(Some(plan(10)), None));
         quota.take(&records(25)).unwrap();
         let exceeded = quota.take(&records(1)).unwrap_err();
@@ -542,7 +594,7 @@ mod tests {
         }
         quota.take(&records(1)).unwrap();
         quotas.assign(Assignments::default());
-        assert!(quota.take(&records(1000)).is_ok() && !quota.is_limited());
+        assert!(quota.take(&records(1000)).is_ok() && !quota.limits(Unit::ALL));
     }
 
     #[test]
@@ -553,6 +605,22 @@ mod tests {
         first.take(&records(10)).unwrap();
         assert_eq!(second.take(&records(1)).unwrap_err().holder, "organisation");
         quotas.of(UserId(9)).take(&records(1000)).unwrap();
+    }
+
+    #[test]
+    fn what_goes_in_and_what_goes_out_have_rates_of_their_own() {
+        let quotas = Quotas::default();
+        let plan = PlanLimits { bytes_out_per_second: Some(100), ..PlanLimits::default() };
+        quotas.assign(assignments(Some(plan), None));
+        let quota = quotas.of(USER);
+        assert!(quota.limits(OUT) && !quota.limits([Unit::Records, Unit::Bytes, Unit::Requests]));
+        let one = [(Unit::RecordsOut, 1), (Unit::BytesOut, 1)];
+        quota.look(&one).unwrap();
+        quota.charge(&[(Unit::RecordsOut, 1), (Unit::BytesOut, 150)]);
+        let exceeded = quota.look(&one).unwrap_err();
+        assert_eq!((exceeded.unit, exceeded.wait, exceeded.pause()), (Unit::BytesOut, Duration::from_millis(510), LONGEST_WAIT));
+        assert!(exceeded.to_string().contains("allows 100 bytes given out a second"), "{exceeded}");
+        quota.take(&[(Unit::Bytes, 1000)]).unwrap();
     }
 
     #[test]

@@ -211,9 +211,6 @@ impl Publisher {
 
     /// Takes a group out of the rates of its account's plan.
     async fn admit(&self, records: usize, bytes: usize) -> Result<(), Exceeded> {
-        if !self.quota.is_limited() || records == 0 {
-            return Ok(());
-        }
         self.quota.admit(&[(Unit::Records, records as u64), (Unit::Bytes, bytes as u64)], self.patience).await
     }
 

@@ -15,6 +15,12 @@ pub struct PlanLimits {
     /// Bytes of records taken in, a second.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub bytes_per_second: Option<u64>,
+    /// Records given out, a second.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub records_out_per_second: Option<u64>,
+    /// Bytes of records given out, a second.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bytes_out_per_second: Option<u64>,
     /// Requests to ap, sm and dsm, a second.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub requests_per_second: Option<u64>,

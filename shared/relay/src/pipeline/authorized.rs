@@ -9,7 +9,8 @@ use std::{
 
 use futures_util::{StreamExt as _, stream::FuturesUnordered};
 use motience_auth::{DeviceStates, Scopes, Standing};
-use motience_proto::model::{ConsumerId, Cursor, CursorName, ProducerId, Status};
+use motience_limits::quota::Quota;
+use motience_proto::model::{ConsumerId, Cursor, CursorName, ProducerId, Status, UserId};
 use motience_runtime::clock::until;
 use time::OffsetDateTime;
 use tokio::sync::Notify;
@@ -152,6 +153,11 @@ impl Authorized {
         self.relay.0.devices.clone()
     }
 
+    /// The quota of an account.
+    pub(super) fn quota(&self, user: UserId) -> Arc<Quota> {
+        self.relay.0.permits.quotas().of(user)
+    }
+
     pub(super) fn usage(&self) -> Option<Arc<UsageMeter>> {
         self.relay.0.usage.clone()
     }
@@ -213,9 +219,26 @@ impl Authorized {
                 biased;
                 () = self.right.changed() => {}
                 () = self.freed.notified(), if !self.crowded.is_empty() => self.right.raise(),
-                () = until(due) => if let Some((_, cursors)) = &mut self.cursor { cursors.flush().await },
+                () = until(due) => self.flush().await,
                 delivery = self.subscriber.next() => return Step::Delivery(delivery),
             }
+        }
+    }
+
+    /// Returns when there may be a change of rights to act on; writes what was confirmed meanwhile. Cancel-safe.
+    pub(super) async fn attend(&mut self) {
+        let due = self.cursor.as_ref().and_then(|(_, cursors)| cursors.due());
+        tokio::select! {
+            biased;
+            () = self.right.changed() => {}
+            () = self.freed.notified(), if !self.crowded.is_empty() => self.right.raise(),
+            () = until(due) => self.flush().await,
+        }
+    }
+
+    async fn flush(&mut self) {
+        if let Some((_, cursors)) = &mut self.cursor {
+            cursors.flush().await;
         }
     }
 

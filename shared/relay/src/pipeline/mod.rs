@@ -39,11 +39,13 @@ use std::{
 
 use futures_util::future::{BoxFuture, Fuse, FutureExt as _, pending};
 use motience_auth::{DeviceStates, Standing};
+use motience_limits::quota::{Exceeded, OUT, Quota, Unit};
 use motience_log::Batch;
 use motience_proto::model::{Cursor, Offset, ProducerId, Role, Status};
 use motience_runtime::clock::until;
 use motience_settings::env::settings;
 use parking_lot::Mutex;
+use tokio::time::sleep;
 
 pub use authorized::{Reader, Start};
 pub use follows::{Asked, Begun, Follow, FollowEvent, FollowRefusal, Follows};
@@ -85,6 +87,9 @@ pub struct Pipeline {
     taken: u64,
     /// Counts the records of a consumer, where usage is counted.
     tally: Option<Tally>,
+    /// The rates at which the reader may have records, beyond which the pipeline stands; and whether it does.
+    quota: Arc<Quota>,
+    paced: bool,
     /// Devices whose records the reader does not get, where it is a consumer.
     withheld: Option<DeviceStates>,
     /// Resolves with the end of the token; never for a follow, whose connection waits for that itself.
@@ -125,6 +130,8 @@ impl Pipeline {
         let meter = authorized.usage().filter(|_| grant.role == Role::Consumer);
         let mut pipeline = Self {
             tally: meter.map(|meter| Tally::new(meter, grant.user.consumer())),
+            quota: authorized.quota(grant.user),
+            paced: true,
             withheld: (grant.role == Role::Consumer).then(|| authorized.devices()),
             authorized,
             standing,
@@ -164,7 +171,14 @@ impl Pipeline {
                 return Event::Ended;
             }
             if !self.ready.is_empty() || self.batch.is_some() {
-                return Event::Ready;
+                let Err(exceeded) = self.pace() else { return Event::Ready };
+                tokio::select! {
+                    biased;
+                    () = &mut self.over => return Event::Ended,
+                    () = self.authorized.attend() => {}
+                    () = sleep(exceeded.pause()) => {}
+                }
+                continue;
             }
             let due = self.stages.due();
             tokio::select! {
@@ -180,10 +194,10 @@ impl Pipeline {
     }
 
     /// The next record or notice that can be had without waiting; nothing once there is word that the reader's rights may have
-    /// changed. After it has returned nothing, [`Pipeline::next`] tells how to go on.
+    /// changed, nor while the rate of its plan is used up. After it has returned nothing, [`Pipeline::next`] tells how to go on.
     pub fn take(&mut self) -> Option<Item> {
         loop {
-            if self.authorized.is_stale() {
+            if self.authorized.is_stale() || self.pace().is_err() {
                 return None;
             }
             if let Some(item) = self.ready.pop_front() {
@@ -360,8 +374,22 @@ impl Pipeline {
         Some(DeliveredRecord { producer, cursor, offset, record_id: entry.record_id, received, message })
     }
 
+    /// Gives records out whatever the rate of the plan is. Whoever asks for it takes them out of the quota itself, and drops those beyond it.
+    pub fn unpaced(&mut self) -> Arc<Quota> {
+        self.paced = false;
+        Arc::clone(&self.quota)
+    }
+
+    /// Whether another record may be given out now.
+    fn pace(&self) -> Result<(), Exceeded> {
+        if self.paced { self.quota.look(&OUT.map(|unit| (unit, 1))) } else { Ok(()) }
+    }
+
     fn count(&mut self, record: &DeliveredRecord) {
         self.taken += 1;
+        if self.paced {
+            self.quota.charge(&given_out(record));
+        }
         if let Some(tally) = &mut self.tally {
             tally.count(record.producer, record.cursor.log_epoch, record.offset.0, record.message.len() as u64);
         }
@@ -401,6 +429,11 @@ impl Pipeline {
             }
         }
     }
+}
+
+/// The cost of a record that is given out.
+pub fn given_out(record: &DeliveredRecord) -> [(Unit, u64); 2] {
+    [(Unit::RecordsOut, 1), (Unit::BytesOut, record.message.len() as u64)]
 }
 
 /// `cursor`, or the watermark before it: a record that is held is not dealt with, whatever the consumer says of records after it.

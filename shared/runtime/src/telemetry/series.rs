@@ -181,7 +181,7 @@ const SERIES: &[Series] = &[
         Counter,
         "motience_quota_exceeded_total",
         "attempts",
-        &[("unit", &["records", "bytes", "requests"]), ("holder", &["account", "organisation"])],
+        &[("unit", &["records", "bytes", "requests", "records_out", "bytes_out"]), ("holder", &["account", "organisation"])],
         "Attempts beyond a rate of a plan, those that waited and were let in among them.",
     ),
     Series(Counter, "motience_quota_leases_failed_total", "leases", &[], "Leases of shared rates that Redis did not answer in time."),
