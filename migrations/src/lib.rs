@@ -27,6 +27,7 @@ macro_rules! steps {
             15 "0015_organisations"
             16 "0016_external_identities"
             17 "0017_keep"
+            18 "0018_history_partitions"
         }
     };
     ($folder:literal $($number:literal $name:literal)*) => {

@@ -7,8 +7,9 @@ use motience_log::{self as log, Bound, Log, Retention};
 use motience_proto::model::{Cursor, LogKey, Offset, ProducerId, Role, UserId};
 use motience_relay as relay;
 use motience_runtime::{causes, clock::Clock};
-use motience_store::{self as store, OwnRetention, Page, Store};
+use motience_store::{self as store, Division, OwnRetention, Page, Store, Width};
 use serde_json::json;
+use time::OffsetDateTime;
 use tracing::{info, warn};
 
 use crate::{Backend, acts::account_object};
@@ -17,6 +18,8 @@ use crate::{Backend, acts::account_object};
 pub(crate) const LEASE: &str = "history_trim";
 /// Pause between two rounds.
 const EVERY: Duration = Duration::from_secs(300);
+/// Pause before a history that could not be divided is read through again.
+const LOOK_AGAIN: time::Duration = time::Duration::days(1);
 
 /// How much is kept of a producer's records.
 #[derive(Clone, Copy, Debug)]
@@ -75,22 +78,30 @@ pub(crate) async fn load(store: &Store, log: &Log) -> Result<(), store::Error> {
     Ok(())
 }
 
-/// Removes from the history what is too old.
+/// Keeps the history in partitions, and removes from it what is too old.
 pub(crate) struct Trimmer {
     pub(crate) store: Store,
     pub(crate) clock: Clock,
     pub(crate) platform: Option<Duration>,
 }
 
+/// Removed in one round.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Removed {
+    pub(crate) partitions: u64,
+    pub(crate) rows: u64,
+}
+
 impl Trimmer {
     /// Trims for as long as it is polled, on the node that has the lease.
     pub(crate) async fn run(self, mut lease: Lease) {
+        let mut look = Look::Now;
         loop {
             lease.acquired().await;
             while lease.is_held().await {
-                match self.round().await {
-                    Ok(0) => {}
-                    Ok(rows) => info!(rows, "rows of the history that were too old were removed"),
+                match self.round(&mut look).await {
+                    Ok(Removed { rows: 0, .. }) => {}
+                    Ok(removed) => info!(rows = removed.rows, "rows of the history that were too old were removed"),
                     Err(e) => warn!(error = causes(&e), "the history cannot be trimmed; trying again"),
                 }
                 tokio::time::sleep(EVERY).await;
@@ -98,23 +109,39 @@ impl Trimmer {
         }
     }
 
-    /// Removes what is too old of all producers, a piece at a time, so that others have their turn.
-    pub(crate) async fn round(&self) -> Result<u64, store::Error> {
+    /// Makes the partitions for what comes next, drops those of which nobody keeps anything, and removes other rows that are too old, a piece at a
+    /// time, so that others have their turn.
+    pub(crate) async fn round(&self, look: &mut Look) -> Result<Removed, store::Error> {
+        let (now, width) = (self.clock.now(), Width::of(self.platform));
+        let divided = look.is_due(now) && self.divide(now, width, look).await;
         let own: HashMap<ProducerId, OwnRetention> = self.store.retentions().await?.into_iter().collect();
+        let mut removed = Removed::default();
         if self.platform.is_none() && own.values().all(|own| own.history_age.is_none()) {
-            return Ok(0);
+            return Ok(removed);
         }
-        let (mut page, mut gone) = (Page::default(), 0);
+        let own_age = |producer| own.get(&producer).and_then(|own| own.history_age);
+        let before = |producer| shorter(own_age(producer), self.platform).and_then(|age| now.checked_sub(age.try_into().ok()?));
+        if divided {
+            removed.partitions = self.store.drop_history(now, before).await?;
+            loop {
+                let rows = self.store.trim_undivided(before).await?;
+                removed.rows += rows;
+                if rows == 0 {
+                    break;
+                }
+            }
+        }
+        // Rows of the platform's own age go with their partition.
+        let in_pieces = !divided || self.platform.is_some_and(|age| !width.is_small_for(age));
+        let mut page = Page::default();
         loop {
             let producers = self.store.users(Role::Producer, page).await?;
             for producer in producers.iter().map(|user| user.id.producer()) {
-                let own = own.get(&producer).and_then(|own| own.history_age);
-                let Some(before) = shorter(own, self.platform).and_then(|age| self.clock.now().checked_sub(age.try_into().ok()?)) else {
-                    continue;
-                };
+                let has_own = own_age(producer).is_some_and(|own| self.platform.is_none_or(|platform| own < platform));
+                let Some(before) = before(producer).filter(|_| in_pieces || has_own) else { continue };
                 loop {
                     let rows = self.store.trim_history(producer, before).await?;
-                    gone += rows;
+                    removed.rows += rows;
                     if rows == 0 {
                         break;
                     }
@@ -123,8 +150,40 @@ impl Trimmer {
             }
             match producers.last() {
                 Some(last) if producers.len() == page.limit as usize => page.after = last.id.0,
-                _ => return Ok(gone),
+                _ => return Ok(removed),
+            }
+        }
+    }
+
+    /// Whether the history has partitions.
+    async fn divide(&self, now: OffsetDateTime, width: Width, look: &mut Look) -> bool {
+        match self.store.divide_history(now, width).await {
+            Ok(division) => {
+                *look = if division == Division::Waits { Look::After(now + LOOK_AGAIN) } else { Look::Now };
+                division == Division::Spans
+            }
+            Err(e) => {
+                warn!(error = causes(&e), "the partitions of the history cannot be made; trying again");
+                false
             }
         }
     }
 }
+
+/// When the history is looked at whether it can be divided: that reads all of it.
+pub(crate) enum Look {
+    Now,
+    After(OffsetDateTime),
+}
+
+impl Look {
+    fn is_due(&self, now: OffsetDateTime) -> bool {
+        match self {
+            Self::Now => true,
+            Self::After(at) => now >= *at,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -74,6 +74,11 @@ impl Error {
         // Class 22 is "data exception", 54 "program limit exceeded".
         matches!(self, Self::Other(sqlx::Error::Database(e)) if postgres_code(&**e).is_some_and(|c| c.starts_with("22") || c.starts_with("54")))
     }
+
+    /// Whether a row does not meet a condition of its table.
+    pub(super) fn is_violation(&self) -> bool {
+        matches!(self, Self::Other(sqlx::Error::Database(e)) if postgres_code(&**e) == Some("23514"))
+    }
 }
 
 impl From<sqlx::Error> for Error {

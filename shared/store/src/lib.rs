@@ -47,9 +47,12 @@ use motience_runtime::histogram;
 use time::{OffsetDateTime, PrimitiveDateTime};
 use tokio::time::timeout;
 
-use self::engine::{
-    postgres::{self, Connections},
-    sqlite,
+use self::{
+    engine::{
+        postgres::{self, Connections},
+        sqlite,
+    },
+    history::Highest,
 };
 
 pub use self::{
@@ -62,7 +65,7 @@ pub use self::{
     devices::{Credential, Device, Labels, NewCredential, Restricted},
     enrolments::{Enrolment, EnrolmentToken},
     error::Error,
-    history::{HistoryBatch, HistoryEntry, HistoryQuery, HistoryRow, Kept, entry_bytes, kept_time},
+    history::{Division, HistoryBatch, HistoryEntry, HistoryQuery, HistoryRow, Kept, Width, entry_bytes, kept_time},
     invitations::Invitation,
     keys::{Key, NewKey},
     log_ids::{Gone, LogIds},
@@ -100,9 +103,9 @@ pub const MAX_NAMES: i64 = 100;
 /// Most keys of one account. Two that are made at the same moment may pass it by one.
 pub const MAX_KEYS: i64 = 100;
 
-/// The open database. Cheap to clone.
+/// The open database, and the names of records that its history is known to have. Cheap to clone.
 #[derive(Clone, Debug)]
-pub struct Store(Arc<Engine>);
+pub struct Store(Arc<Engine>, Arc<Highest>);
 
 /// A part of a list in order of id.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -138,7 +141,7 @@ impl Store {
             Config::SqliteMemory => Engine::Sqlite(sqlite::memory().await?),
             Config::Postgres { url, max_connections } => Engine::Postgres(Pools::one(Connections::open(url, *max_connections).await?)),
         };
-        Ok(Self(Arc::new(engine)))
+        Ok(Self(Arc::new(engine), Arc::default()))
     }
 
     /// Whether the database could be opened; changes nothing in it, and applies no migrations.

@@ -145,11 +145,14 @@ impl Store {
 
     /// Erases every row about an account, a few at a time, the account itself last. Doing it again is no harm.
     pub async fn erase_rows(&self, user: UserId) -> Result<(), Error> {
-        let row = if matches!(&*self.0, Engine::Postgres(_)) { "ctid" } else { "rowid" };
-        for PersonalTable { name, erased_by, .. } in PERSONAL_TABLES {
+        let place = if matches!(&*self.0, Engine::Postgres(_)) { "ctid" } else { "rowid" };
+        for PersonalTable { name, erased_by, order, .. } in PERSONAL_TABLES {
+            // A table that may be divided has rows of one place in each of its partitions.
+            let row = if matches!(order, Order::Id) { "id" } else { place };
             for column in *erased_by {
-                let statement =
-                    format!("DELETE FROM {name} WHERE {row} IN (SELECT {row} FROM {name} WHERE {column} = $1 LIMIT {ERASED_AT_ONCE})");
+                let statement = format!(
+                    "DELETE FROM {name} WHERE {column} = $1 AND {row} IN (SELECT {row} FROM {name} WHERE {column} = $1 LIMIT {ERASED_AT_ONCE})"
+                );
                 loop {
                     let gone = on!(self, writer, |db| sqlx::query(AssertSqlSafe(statement.clone()))
                         .persistent(false)

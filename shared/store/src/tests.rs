@@ -11,6 +11,7 @@ mod history;
 mod legacy;
 mod newer;
 mod once;
+mod partitions;
 mod personal;
 mod story;
 
@@ -19,7 +20,9 @@ use std::path::Path;
 use motience_proto::model::{Cursor, LogId, LogKey, ProducerId, Role, User};
 use motience_testing::{PgBouncer, Postgres};
 
-use super::{Config, HistoryBatch, HistoryRow, NewUser, Store};
+use time::macros::datetime;
+
+use super::{Config, Division, HistoryBatch, HistoryRow, NewUser, Store, Width};
 
 /// A store of each engine. Databases and folders live as long as this.
 struct Engines {
@@ -35,11 +38,15 @@ impl Engines {
         let postgres = Postgres::start().await;
         postgres.database("pooled").await;
         let pooler = PgBouncer::start(&postgres).await;
+        let divided = Store::open(&server(&postgres.database("divided").await)).await.unwrap();
+        let division = divided.divide_history(datetime!(2025-01-25 12:00 UTC), Width::of(None)).await.unwrap();
+        assert_eq!(division, Division::Spans);
         let stores = vec![
             ("SQLite file", Store::open(&file(folder.path())).await.unwrap()),
             ("SQLite memory", Store::open(&Config::SqliteMemory).await.unwrap()),
             ("PostgreSQL", Store::open(&server(&postgres.url())).await.unwrap()),
             ("PgBouncer", Store::open(&server(&pooler.url("pooled"))).await.unwrap()),
+            ("PostgreSQL in partitions", divided),
         ];
         Self { stores, _folder: folder, _pooler: pooler, _postgres: postgres }
     }

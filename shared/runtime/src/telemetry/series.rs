@@ -486,6 +486,13 @@ const SERIES: &[Series] = &[
         &[],
         "Idle connections to PostgreSQL that no longer answered or took no writes.",
     ),
+    Series(
+        Counter,
+        "motience_history_partitions_dropped_total",
+        "partitions",
+        &[],
+        "Partitions of data_history (PostgreSQL) that were dropped because nobody kept anything in them.",
+    ),
     Series(Counter, "motience_history_rows_total", "rows", &[], "Rows written to data_history."),
     Series(Counter, "motience_history_batches_total", "transactions", &[], "Transactions that wrote rows to data_history."),
     Series(
@@ -495,6 +502,7 @@ const SERIES: &[Series] = &[
         &[],
         "How long the history writer has been unable to write; 0: it writes.",
     ),
+    Series(Gauge, "motience_history_partitions", "partitions", &[], "Partitions of data_history (PostgreSQL)."),
     Series(Gauge, "motience_history_lag_records", "records", &[], "Records of the logs that are not in the history yet."),
     Series(
         Gauge,

@@ -15,7 +15,7 @@ impl Store {
         limited(async {
             match &*self.0 {
                 Engine::Sqlite(pools) => sqlite::trim(&pools.writer, producer.0, before).await,
-                Engine::Postgres(pools) => postgres::trim(&pools.writer, producer.0, before).await,
+                Engine::Postgres(pools) => postgres::trim(&pools.writer, "data_history", producer.0, before).await,
             }
         })
         .await

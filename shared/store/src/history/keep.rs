@@ -29,7 +29,7 @@ impl Store {
         limited(async {
             match &*self.0 {
                 Engine::Sqlite(pools) => sqlite::keep_history(&pools.writer, &batches).await,
-                Engine::Postgres(pools) => postgres::keep_history(&pools.writer, &batches).await,
+                Engine::Postgres(pools) => postgres::keep_history(&pools.writer, &self.1, &batches).await,
             }
         })
         .await

@@ -6,6 +6,8 @@
 mod erase;
 mod json;
 mod keep;
+mod names;
+mod partitions;
 mod postgres;
 mod rows;
 mod sqlite;
@@ -14,7 +16,10 @@ use std::collections::HashSet;
 
 use motience_proto::model::{Cursor, ProducerEpoch, ProducerId, RecordId, Seq};
 
+pub use self::partitions::{Division, Width};
 pub use self::rows::{HistoryBatch, HistoryEntry, HistoryQuery, HistoryRow, Kept, entry_bytes, kept_time};
+
+pub(crate) use self::names::Highest;
 
 use self::rows::{FEW, of_present_log};
 use crate::{Engine, Error, MAX_PAGE, Store, accounts::present_log, limited, on};

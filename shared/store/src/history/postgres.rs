@@ -3,37 +3,39 @@
 use std::collections::HashMap;
 
 use motience_proto::model::{Cursor, LogKey, ProducerId, RecordId};
-use sqlx::{Connection, PgConnection, Postgres, Row as _, postgres::PgArguments, query::Query};
+use sqlx::{AssertSqlSafe, Connection, PgConnection, Postgres, Row as _, postgres::PgArguments, query::Query};
 use time::OffsetDateTime;
 
 use super::{
     json,
+    names::Highest,
     rows::{
-        ERASE, HistoryBatch, HistoryQuery, HistoryRow, Kept, MATCHING, Row, TRIM, by_clock, erased_offsets, erased_times, in_range,
-        of_present_log, rows_of,
+        ERASE, HistoryBatch, HistoryQuery, HistoryRow, Kept, Row, by_clock, erased_offsets, erased_times, in_range, key, matching,
+        of_present_log, rows_of, trim as oldest,
     },
 };
 use crate::{Error, RecordErasure, accounts::present_log, cursors::StoredCursor, engine::postgres::Connections};
 
 /// All rows in one statement. A value that JSONB cannot hold (a number beyond its range, say) must not fail the others: everything is
 /// then done again, and that value kept as a string of its JSON.
-pub(super) async fn keep_history(pool: &Connections, batches: &[&HistoryBatch]) -> Result<Kept, Error> {
-    match keep(pool, batches, false).await {
-        Err(e) if e.is_bad_value() => keep(pool, batches, true).await,
+pub(super) async fn keep_history(pool: &Connections, names: &Highest, batches: &[&HistoryBatch]) -> Result<Kept, Error> {
+    match keep(pool, names, batches, false).await {
+        Err(e) if e.is_bad_value() => keep(pool, names, batches, true).await,
         other => other,
     }
 }
 
-async fn keep(pool: &Connections, batches: &[&HistoryBatch], has_bad_values: bool) -> Result<Kept, Error> {
+async fn keep(pool: &Connections, names: &Highest, batches: &[&HistoryBatch], has_bad_values: bool) -> Result<Kept, Error> {
     let mut transaction = pool.begin().await?;
     let moved = move_cursors(&mut transaction, batches).await?;
-    let rows = rows_of(batches, &moved);
+    let (rows, highest) = names.new_ones(&mut transaction, batches, rows_of(batches, &moved)).await?;
     let rows = if has_bad_values {
         insert_apart(&mut transaction, &rows).await?
     } else {
         insert(&mut transaction, &rows, |data| json::storable(data).into_owned()).await?
     };
     transaction.commit().await?;
+    names.remember(batches, &moved, &highest);
     Ok(Kept { rows, moved })
 }
 
@@ -99,11 +101,17 @@ pub(super) async fn matching(
     Ok(sqlx::query_scalar(MATCHING[query.clock()]).bind(producer).bind(from).bind(to).fetch_one(pool).await?)
 }
 
-/// Deletes some rows of a producer that came before a time.
-pub(super) async fn trim(pool: &Connections, producer: i64, before: OffsetDateTime) -> Result<u64, Error> {
+/// Deletes some rows of a producer that came before a time from a table.
+pub(super) async fn trim(pool: &Connections, table: &str, producer: i64, before: OffsetDateTime) -> Result<u64, Error> {
     let mut gone = 0;
-    for statement in TRIM {
-        gone += sqlx::query(statement).persistent(false).bind(producer).bind(in_range(before)).execute(pool).await?.rows_affected();
+    for statement in oldest(table) {
+        gone += sqlx::query(AssertSqlSafe(statement))
+            .persistent(false)
+            .bind(producer)
+            .bind(in_range(before))
+            .execute(pool)
+            .await?
+            .rows_affected();
     }
     Ok(gone)
 }
@@ -222,11 +230,13 @@ macro_rules! select {
             ),
             "$3",
             "$4",
-            concat!(" ORDER BY ", $id, " LIMIT $5) AS page) AS sized WHERE bytes IS NULL OR bytes < $6 ORDER BY id")
+            concat!(" ORDER BY ", $id, " LIMIT $5) AS page) AS sized WHERE bytes IS NULL OR bytes < $6 ORDER BY id"),
+            key!()
         )
     };
 }
 
+const MATCHING: [&str; 2] = matching!(key!());
 const SELECT: [&str; 2] = select!("data_history.id");
 /// [`SELECT`] in the order of an index of times: `id + 0` is an expression and no column, so no other index serves.
 const SELECT_FEW: [&str; 2] = select!("data_history.id + 0");

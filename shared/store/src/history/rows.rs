@@ -207,19 +207,31 @@ pub(super) const FEW: i64 = 10_000;
 
 /// Two statements, for times of arrival and for those of the device, with their condition on the parameters `$first` and `$last` between
 /// `$before` and `$after`. A row that does not say when it came goes by the device's time.
+///
+/// With a `$key` these are statements for a table divided by that: it stands between the times exactly where the time of arrival does, and is
+/// below all times where there is none.
 macro_rules! by_clock {
     ($before:expr, $first:literal, $last:literal, $after:expr) => {
+        by_clock!(@ $before, $first, $last, $after, "", "")
+    };
+    ($before:expr, $first:literal, $last:literal, $after:expr, $key:expr) => {
+        by_clock!(@ $before, $first, $last, $after,
+            concat!(" AND ", $key, " BETWEEN ", $first, " AND ", $last), concat!(" AND ", $key, " < ", $first))
+    };
+    (@ $before:expr, $first:literal, $last:literal, $after:expr, $came:expr, $imported:expr) => {
         [
             concat!(
                 $before,
-                "(data_history.received_at BETWEEN ",
+                "((data_history.received_at BETWEEN ",
                 $first,
                 " AND ",
                 $last,
-                " OR (data_history.received_at IS NULL AND data_history.timestamp BETWEEN ",
+                $came,
+                ") OR (data_history.received_at IS NULL AND data_history.timestamp BETWEEN ",
                 $first,
                 " AND ",
                 $last,
+                $imported,
                 "))",
                 $after
             ),
@@ -229,6 +241,14 @@ macro_rules! by_clock {
 }
 pub(super) use by_clock;
 
+/// The key of the partitions of PostgreSQL: imported rows have no time of arrival.
+macro_rules! key {
+    () => {
+        "COALESCE(received_at, '-infinity'::timestamptz)"
+    };
+}
+pub(super) use key;
+
 /// Deletes rows of an erasure: of the producer `$1` and the log `$2`, with ids from `$3` to before `$4`, of the device `$5` or of any, that came from
 /// `$6` to `$7`, with offsets from `$8` to `$9`, and not behind the offset `$11` of the epoch `$10`.
 pub(super) const ERASE: &str = "DELETE FROM data_history WHERE producer_id = $1 AND COALESCE(log_id, producer_id) = $2 AND id >= $3 AND id < $4 \
@@ -236,11 +256,20 @@ pub(super) const ERASE: &str = "DELETE FROM data_history WHERE producer_id = $1 
      AND ($8 = 0 OR log_offset >= $8) AND ($9 = 9223372036854775807 OR log_offset <= $9) \
      AND (log_epoch IS NULL OR log_epoch <> $10 OR log_offset <= $11)";
 
-/// Deletes some rows of the producer `$1` that came before `$2`: those that say when they came, and imported ones, which go by the device's time.
-pub(super) const TRIM: [&str; 2] = [
-    "DELETE FROM data_history WHERE id IN (SELECT id FROM data_history WHERE producer_id = $1 AND received_at < $2 ORDER BY received_at LIMIT 2000)",
-    "DELETE FROM data_history WHERE id IN (SELECT id FROM data_history WHERE producer_id = $1 AND received_at IS NULL AND timestamp < $2 LIMIT 2000)",
-];
+/// Deletes some rows of the producer `$1` that came before `$2` from a table: those that say when they came, and imported ones, which go by the
+/// device's time.
+pub(super) fn trim(table: &str) -> [String; 2] {
+    [
+        format!(
+            "DELETE FROM {table} WHERE producer_id = $1 AND received_at <= (SELECT MAX(received_at) FROM (SELECT received_at FROM {table} \
+             WHERE producer_id = $1 AND received_at < $2 ORDER BY received_at LIMIT 2000) AS oldest)"
+        ),
+        format!(
+            "DELETE FROM {table} WHERE producer_id = $1 AND id IN (SELECT id FROM {table} \
+             WHERE producer_id = $1 AND received_at IS NULL AND timestamp < $2 LIMIT 2000)"
+        ),
+    ]
+}
 
 /// Bounds of an erasure's times.
 pub(super) fn erased_times(erased: &Erased) -> (OffsetDateTime, OffsetDateTime) {
@@ -256,12 +285,18 @@ pub(super) fn erased_offsets(erasure: &RecordErasure) -> [i64; 4] {
 }
 
 /// How many rows of the times asked for there are, up to one more than [`FEW`]: by arrival, and by the device.
-pub(super) const MATCHING: [&str; 2] = by_clock!(
-    "SELECT COUNT(*) FROM (SELECT 1 AS one FROM data_history WHERE producer_id = $1 AND ",
-    "$2",
-    "$3",
-    " LIMIT 10001) AS matching"
-);
+macro_rules! matching {
+    ($($key:expr)?) => {
+        by_clock!(
+            "SELECT COUNT(*) FROM (SELECT 1 AS one FROM data_history WHERE producer_id = $1 AND ",
+            "$2",
+            "$3",
+            " LIMIT 10001) AS matching"
+            $(, $key)?
+        )
+    };
+}
+pub(super) use matching;
 
 // Range that both databases can hold and compare; also the bounds of RFC 3339.
 const FIRST: OffsetDateTime = datetime!(0000-01-01 00:00 UTC);

@@ -2,14 +2,14 @@
 
 use futures_util::TryStreamExt as _;
 use motience_proto::model::RecordId;
-use sqlx::SqlitePool;
+use sqlx::{AssertSqlSafe, SqlitePool};
 use time::{OffsetDateTime, UtcOffset, format_description::BorrowedFormatItem, macros::format_description};
 
 use super::{
     json,
     rows::{
-        ERASE, HistoryBatch, HistoryQuery, Kept, MATCHING, Row, TRIM, by_clock, erased_offsets, erased_times, in_range, of_present_log,
-        rows_of,
+        ERASE, HistoryBatch, HistoryQuery, Kept, Row, by_clock, erased_offsets, erased_times, in_range, matching, of_present_log, rows_of,
+        trim as oldest,
     },
 };
 use crate::{Error, RecordErasure, accounts::present_log, cursors::StoredCursor};
@@ -88,8 +88,9 @@ pub(super) async fn matching(
 /// Deletes some rows of a producer that came before a time.
 pub(super) async fn trim(pool: &SqlitePool, producer: i64, before: OffsetDateTime) -> Result<u64, Error> {
     let mut gone = 0;
-    for statement in TRIM {
-        gone += sqlx::query(statement).persistent(false).bind(producer).bind(text(before)).execute(pool).await?.rows_affected();
+    for statement in oldest("data_history") {
+        gone +=
+            sqlx::query(AssertSqlSafe(statement)).persistent(false).bind(producer).bind(text(before)).execute(pool).await?.rows_affected();
     }
     Ok(gone)
 }
@@ -143,6 +144,7 @@ macro_rules! select {
     };
 }
 
+const MATCHING: [&str; 2] = matching!();
 const SELECT: [&str; 2] = select!("id");
 /// [`SELECT`] in the order of an index of times: `id + 0` is an expression and no column, so no other index serves.
 const SELECT_FEW: [&str; 2] = select!("id + 0");
@@ -169,7 +171,7 @@ mod tests {
         let pools = memory().await.unwrap();
         for (statement, index) in [SELECT_FEW, MATCHING].into_iter().flat_map(|both| both.into_iter().zip(["received", "time"])) {
             let plan: Vec<(i64, i64, i64, String)> =
-                sqlx::query_as(sqlx::AssertSqlSafe(format!("EXPLAIN QUERY PLAN {statement}"))).fetch_all(&pools.reader).await.unwrap();
+                sqlx::query_as(AssertSqlSafe(format!("EXPLAIN QUERY PLAN {statement}"))).fetch_all(&pools.reader).await.unwrap();
             let found_by = |index: &str, bound: &str| plan.iter().any(|(_, _, _, step)| step.contains(index) && step.contains(bound));
             assert!(found_by("data_history_time", "timestamp>"), "{plan:?}");
             assert_eq!(found_by("data_history_received", "received_at>"), index == "received", "{plan:?}");

@@ -34,7 +34,8 @@ async fn every_table_is_listed(store: &Store) {
             sqlx::query_scalar(tables).fetch_all(&pools.reader).await.unwrap()
         }
         Engine::Postgres(pools) => {
-            let tables = "SELECT CAST(table_name AS TEXT) FROM information_schema.tables WHERE table_schema = current_schema()";
+            let tables = "SELECT CAST(relname AS TEXT) FROM pg_class WHERE relnamespace = current_schema()::regnamespace \
+                          AND relkind IN ('r', 'p') AND NOT relispartition";
             sqlx::query_scalar(tables).fetch_all(&pools.reader).await.unwrap()
         }
     };
