@@ -1,7 +1,7 @@
-//! Group commit: one task for each producer that is being written to, from its publishers' queue into the log. While a write runs the next
-//! one gathers, so a lone record is never delayed and a flood is batched by itself.
+//! Group commit: one write at a time for each producer, from its publishers' queue into the log. While a write runs the next one gathers, so
+//! a lone record is never delayed and a flood is batched by itself.
 //!
-//! In: submissions of all publishers of one producer.
+//! In: the turn to write, and the submissions of all publishers of one producer.
 //! Out: one append at a time, and the news that it has committed.
 //! Next: `shared/log/src/lib.rs`: `append`.
 
@@ -12,22 +12,20 @@ use std::{
 };
 
 use bytes::{Bytes, BytesMut};
+use futures_util::FutureExt as _;
 use motience_log::{self as log, AppendBatch, AppendRecord};
 use motience_mutation::Mutation;
 use motience_proto::model::{LogKey, ProducerId, RangeSet, Seq, record};
 use motience_runtime::{backoff::Backoff, telemetry::Histogram, traces};
-use parking_lot::Mutex;
 use tokio::{
-    sync::{
-        OwnedSemaphorePermit, Semaphore,
-        mpsc::{self, error::TrySendError},
-    },
+    sync::OwnedSemaphorePermit,
     time::{Instant, sleep},
 };
 use tracing::warn;
 
 use super::{
     Relay,
+    queue::Turn,
     session::{Session, Ticket},
     traces::{Arrival, appended},
 };
@@ -39,8 +37,6 @@ const MAX_PAUSE: Duration = Duration::from_secs(1);
 const BUFFER: usize = 64 << 10;
 /// Bytes that a message has beside its record.
 const HEAD: usize = 40;
-/// Bytes that the room of a queue is counted in.
-const PIECE: usize = 1024;
 
 /// Records of one sender on their way into the log.
 pub(super) struct Submission {
@@ -75,106 +71,35 @@ pub(super) struct QueuedRecord {
     pub(super) json: Bytes,
 }
 
-/// The way to an appender: so many groups may wait for it, and so many bytes of records. Cheap to clone.
-#[derive(Clone)]
-pub(super) struct Queue {
-    groups: mpsc::Sender<Submission>,
-    room: Arc<Semaphore>,
-    /// All of the room, in pieces.
-    whole: u32,
-}
-
-/// A slot in the queue for one group.
-pub(super) struct Slot<'q> {
-    group: mpsc::Permit<'q, Submission>,
-    room: OwnedSemaphorePermit,
-}
-
-impl Queue {
-    /// A slot for a group of so many bytes; waits for one. `None`: the appender has ended. Cancel-safe.
-    pub(super) async fn slot(&self, bytes: usize) -> Option<Slot<'_>> {
-        let room = Arc::clone(&self.room).acquire_many_owned(self.pieces(bytes)).await.ok()?;
-        Some(Slot { group: self.groups.reserve().await.ok()?, room })
+/// Writes what waits. The first write begins at once, on its caller's task: where the log has it at once, as in memory, and nothing more has
+/// come, no other task is woken. Else a task of its own goes on.
+pub(super) fn run(relay: &Relay, mut turn: Turn) {
+    let (key, most) = (turn.key(), relay.0.limits.batch);
+    let Some(gathered) = turn.next(most) else { return };
+    let mut first = write(relay.clone(), key, gathered).boxed();
+    let is_done = (&mut first).now_or_never().is_some();
+    let mut next = if is_done { turn.next(most) } else { None };
+    if is_done && next.is_none() {
+        return;
     }
-
-    /// A slot that is free now: [`TrySendError::Full`] where there is none.
-    pub(super) fn try_slot(&self, bytes: usize) -> Result<Slot<'_>, TrySendError<()>> {
-        let room = Arc::clone(&self.room).try_acquire_many_owned(self.pieces(bytes)).map_err(|_| TrySendError::Full(()))?;
-        Ok(Slot { group: self.groups.try_reserve()?, room })
-    }
-
-    /// A group larger than all of the room takes all of it.
-    fn pieces(&self, bytes: usize) -> u32 {
-        u32::try_from(bytes / PIECE + 1).unwrap_or(u32::MAX).min(self.whole)
-    }
-}
-
-impl Slot<'_> {
-    /// Sends what `make` makes of the right to its room.
-    pub(super) fn send(self, make: impl FnOnce(OwnedSemaphorePermit) -> Submission) {
-        self.group.send(make(self.room));
-    }
-}
-
-/// The running appenders. They end when the last of their publishers is gone.
-#[derive(Default)]
-pub(crate) struct Appenders(Mutex<HashMap<LogKey, Running>>);
-
-struct Running {
-    groups: mpsc::WeakSender<Submission>,
-    room: Arc<Semaphore>,
-    /// All of the room, in pieces.
-    whole: usize,
-}
-
-impl Appenders {
-    /// Groups that wait for all appenders, and bytes of their records.
-    pub(super) fn waiting(&self) -> (usize, usize) {
-        let all = self.0.lock();
-        let waiting = all.values().filter_map(|running| {
-            let groups = running.groups.upgrade()?;
-            let taken = running.whole.saturating_sub(running.room.available_permits());
-            Some((groups.max_capacity() - groups.capacity(), taken * PIECE))
-        });
-        waiting.fold((0, 0), |(groups, bytes), (more, length)| (groups + more, bytes + length))
-    }
-
-    /// The way to the appender of this log, started if it does not run.
-    pub(super) fn of(&self, relay: &Relay, key: LogKey) -> Queue {
-        let whole = u32::try_from(relay.0.limits.queue_bytes / PIECE).unwrap_or(u32::MAX).max(1);
-        let mut all = self.0.lock();
-        if let Some(running) = all.get(&key)
-            && let Some(groups) = running.groups.upgrade()
-        {
-            return Queue { groups, room: Arc::clone(&running.room), whole };
+    let writer = relay.clone();
+    relay.0.tasks.spawn(async move {
+        if !is_done {
+            first.await;
+            next = turn.next(most);
         }
-        // Appenders start rarely enough to forget the ended ones here.
-        all.retain(|_, running| running.groups.strong_count() > 0);
-        let (groups, submissions) = mpsc::channel(relay.0.limits.queue);
-        let queue = Queue { groups, room: Arc::new(Semaphore::new(whole as usize)), whole };
-        all.insert(key, Running { groups: queue.groups.downgrade(), room: Arc::clone(&queue.room), whole: whole as usize });
-        relay.0.tasks.spawn(run(relay.clone(), key, submissions));
-        queue
-    }
+        while let Some(gathered) = next {
+            write(writer.clone(), key, gathered).await;
+            next = turn.next(most);
+        }
+    });
 }
 
-async fn run(relay: Relay, key: LogKey, mut submissions: mpsc::Receiver<Submission>) {
-    let mut gathered = Vec::new();
-    while let Some(first) = submissions.recv().await {
-        let mut bytes = first.bytes;
-        gathered.push(first);
-        while bytes < relay.0.limits.batch
-            && let Ok(next) = submissions.try_recv()
-        {
-            bytes += next.bytes;
-            gathered.push(next);
-        }
-        let began = traces::are_on().then(SystemTime::now);
-        write(&relay, key, &gathered).await;
-        if let Some(began) = began {
-            gathered.iter().for_each(|submission| submission.traced(key, began, &relay.0.appends));
-        }
-        gathered.clear();
+async fn write(relay: Relay, key: LogKey, gathered: Vec<Submission>) {
+    let began = traces::are_on().then(SystemTime::now);
+    append(&relay, key, &gathered).await;
+    if let Some(began) = began {
+        gathered.iter().for_each(|submission| submission.traced(key, began, &relay.0.appends));
     }
 }
 
@@ -186,7 +111,7 @@ struct Part {
     ticket: Ticket,
 }
 
-async fn write(relay: &Relay, key: LogKey, gathered: &[Submission]) {
+async fn append(relay: &Relay, key: LogKey, gathered: &[Submission]) {
     let mut parts = encode(key.producer, gathered);
     let deadline = Instant::now() + relay.0.limits.append;
     let mut backoff = Backoff::new(FIRST_PAUSE, MAX_PAUSE);
@@ -334,26 +259,5 @@ impl Part {
             }
             Err(e) => self.session.committed.send_modify(|c| c.error = Some(e)),
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_queue_is_full_by_its_bytes_long_before_its_groups() {
-        let (groups, mut submissions) = mpsc::channel(64);
-        let queue = Queue { groups, room: Arc::new(Semaphore::new(1024)), whole: 1024 };
-        let full = |slot: Result<Slot<'_>, TrySendError<()>>| matches!(slot, Err(TrySendError::Full(())));
-        let held: Vec<_> = std::iter::from_fn(|| queue.try_slot(256 << 10).ok()).collect();
-        assert_eq!(held.len(), 3, "of four, as each takes a piece for what is beside its records");
-        assert!(full(queue.try_slot(256 << 10)) && queue.try_slot(100 << 10).is_ok());
-        drop(held);
-        // One that is larger than all of the room waits for all of it, and is let in.
-        let whole = queue.try_slot(32 << 20).expect("an empty queue takes any group");
-        assert!(full(queue.try_slot(0)));
-        drop(whole);
-        assert!(queue.try_slot(0).is_ok() && submissions.try_recv().is_err());
     }
 }

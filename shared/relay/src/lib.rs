@@ -2,7 +2,7 @@
 //! [`pipeline::Pipeline`], which begins at a [`Subscriber`].
 //!
 //! ```text
-//! Publisher -> appender (group commit) -> Log -> hub (ring, encoded once) -> Subscriber (cursor) -> pipeline -> socket
+//! Publisher -> queue -> appender (group commit) -> Log -> hub (ring, encoded once) -> Subscriber (cursor) -> pipeline -> socket
 //! ```
 //!
 //! Consumers pull. Nothing is queued for a consumer: it is a cursor for each producer it follows and a flag that wakes
@@ -15,6 +15,7 @@ mod hub;
 mod parts;
 pub mod pipeline;
 mod publisher;
+mod queue;
 mod ring;
 mod session;
 mod subscriber;
@@ -113,7 +114,7 @@ pub(crate) struct Inner {
     pub(crate) limits: Limits,
     pub(crate) devices: DeviceStates,
     pub(crate) permits: Permits,
-    pub(crate) appenders: appender::Appenders,
+    pub(crate) queues: queue::Queues,
     /// Times of appends.
     pub(crate) appends: Arc<Histogram>,
     sessions: active_sessions::ActiveSessions,
@@ -149,7 +150,7 @@ impl Relay {
             limits,
             devices,
             permits,
-            appenders: appender::Appenders::default(),
+            queues: queue::Queues::default(),
             sessions: active_sessions::ActiveSessions::default(),
             tasks: TaskTracker::new(),
             stop: CancellationToken::new(),
@@ -215,7 +216,7 @@ impl Relay {
 
     /// Groups that wait for the log's writers of this node, and about how many bytes of records they hold.
     pub fn waiting(&self) -> (usize, usize) {
-        self.0.appenders.waiting()
+        self.0.queues.waiting()
     }
 
     /// The log itself.

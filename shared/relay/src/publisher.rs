@@ -2,7 +2,7 @@
 //!
 //! In: records of one session, with their sequence numbers.
 //! Out: checked records that the log does not have, and a ticket that says when they are in it.
-//! Next: `shared/relay/src/appender.rs`: the queue of the producer's appender.
+//! Next: `shared/relay/src/queue.rs`: the queue of the producer's log.
 
 use std::{
     fmt,
@@ -21,12 +21,13 @@ use motience_mutation::Mutation;
 use motience_proto::model::{Fence, LogKey, ProducerEpoch, ProducerId, RangeSet, Seq, record, times::ClockFault};
 use parking_lot::Mutex;
 use time::OffsetDateTime;
-use tokio::sync::{mpsc::error::TrySendError, watch};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::{
     Error, Relay,
-    appender::{Queue, QueuedRecord, Slot, Submission},
+    appender::{self, QueuedRecord, Submission},
+    queue::{NoSlot, Queue, Slot},
     session::{Committed, Session, Ticket},
     traces,
 };
@@ -49,7 +50,7 @@ pub enum Refusal {
 pub struct Publisher {
     session: Arc<Session>,
     relay: Relay,
-    appender: Queue,
+    queue: Arc<Queue>,
     submitted: Mutex<Sent>,
     /// Device that the sender is, if it is one: its records are of no other.
     device: Option<Arc<str>>,
@@ -87,14 +88,14 @@ impl Publisher {
             committed: watch::Sender::new(Committed::default()),
             superseded: CancellationToken::new(),
         };
-        let appender = relay.0.appenders.of(relay, key);
+        let queue = relay.0.queues.of(key, &relay.0.limits, &relay.0.tasks);
         let session = Arc::new(session);
         relay.0.sessions.enter(&session);
         let device = session.sender.name.device_id().map(Arc::from);
         Ok(Self {
             session,
             relay: relay.clone(),
-            appender,
+            queue,
             submitted: Mutex::new(submitted),
             device,
             misdated: AtomicBool::new(false),
@@ -353,32 +354,32 @@ impl Group<'_> {
     pub async fn submit(self) -> Result<Ticket, Error> {
         self.publisher.check()?;
         self.publisher.admit(self.records.len(), self.bytes).await?;
-        let slot = self.publisher.appender.slot(self.bytes).await.ok_or(Error::Closed)?;
+        let slot = self.publisher.queue.slot(self.bytes).await.ok_or(Error::Closed)?;
         Ok(self.send(slot))
     }
 
     /// Hands the group to the log's writer, unless it is behind: for records that are worth nothing later.
     pub fn try_submit(self) -> Result<Option<Ticket>, Error> {
         self.publisher.check()?;
-        match self.publisher.appender.try_slot(self.bytes) {
+        match self.publisher.queue.try_slot(self.bytes) {
             Ok(_)
                 if self.publisher.quota.take(&[(Unit::Records, self.records.len() as u64), (Unit::Bytes, self.bytes as u64)]).is_err() =>
             {
                 Ok(None)
             }
             Ok(slot) => Ok(Some(self.send(slot))),
-            Err(TrySendError::Full(())) => Ok(None),
-            Err(TrySendError::Closed(())) => Err(Error::Closed),
+            Err(NoSlot::Full) => Ok(None),
+            Err(NoSlot::Closed) => Err(Error::Closed),
         }
     }
 
-    fn send(self, slot: Slot<'_>) -> Ticket {
+    fn send(self, slot: Slot) -> Ticket {
         self.publisher.note_clock(self.records.len(), self.misdated, self.fault);
         // Drawn and queued under one lock, so that tickets rise in the order of the queue.
         let mut submitted = self.publisher.submitted.lock();
         submitted.tickets += 1;
         let ticket = Ticket(submitted.tickets);
-        slot.send(|room| Submission {
+        let turn = self.publisher.queue.push(slot, |room| Submission {
             session: Arc::clone(&self.publisher.session),
             records: self.records,
             skipped: self.skipped,
@@ -387,6 +388,10 @@ impl Group<'_> {
             arrival: traces::arrival(),
             _room: room,
         });
+        drop(submitted);
+        if let Some(turn) = turn {
+            appender::run(&self.publisher.relay, turn);
+        }
         ticket
     }
 }
