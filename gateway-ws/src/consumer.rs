@@ -11,6 +11,7 @@
 use std::{
     collections::{HashMap, HashSet},
     convert::Infallible,
+    pin::pin,
     sync::Arc,
 };
 
@@ -140,10 +141,12 @@ impl Session<'_> {
         tell.set_missed_tick_behavior(MissedTickBehavior::Delay);
         self.tell_news(socket).await?;
         self.tell_beginnings(socket).await?;
+        // Registered once, and not for each record.
+        let mut leaves = pin!(leave.asked().cancelled());
         loop {
             tokio::select! {
                 biased;
-                () = leave.asked().cancelled() => return Err(CloseReason::Draining),
+                () = &mut leaves => return Err(CloseReason::Draining),
                 event = socket.event() => self.take(event?, socket).await?,
                 _ = tell.tick(), if self.v2 && !self.pipeline.is_plain() => self.tell_moved(socket).await?,
                 event = self.pipeline.next() => match event {

@@ -1,10 +1,15 @@
 //! Counters of one side of the gateway, for its `/stats` and for the metrics.
 
 use std::{
-    sync::atomic::{AtomicU64, Ordering},
+    sync::{
+        OnceLock,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Instant,
 };
 
+use metrics::Counter;
+use motience_runtime::telemetry::kept;
 use serde::Serialize;
 
 /// Counters of one side.
@@ -14,6 +19,8 @@ pub(crate) struct Counters {
     records: AtomicU64,
     bytes: AtomicU64,
     started: Instant,
+    records_total: OnceLock<Counter>,
+    bytes_total: OnceLock<Counter>,
 }
 
 /// The answer of `/stats`.
@@ -31,7 +38,8 @@ pub(crate) struct Open<'c>(&'c Counters);
 impl Counters {
     pub(crate) fn new(side: &'static str) -> Self {
         let zero = AtomicU64::default;
-        Self { side, connections: zero(), records: zero(), bytes: zero(), started: Instant::now() }
+        let (records_total, bytes_total) = (OnceLock::new(), OnceLock::new());
+        Self { side, connections: zero(), records: zero(), bytes: zero(), started: Instant::now(), records_total, bytes_total }
     }
 
     pub(crate) fn open(&self) -> Open<'_> {
@@ -44,8 +52,8 @@ impl Counters {
     pub(crate) fn count(&self, records: u64, bytes: u64) {
         self.records.fetch_add(records, Ordering::Relaxed);
         self.bytes.fetch_add(bytes, Ordering::Relaxed);
-        metrics::counter!("motience_websocket_records_total", "side" => self.side).increment(records);
-        metrics::counter!("motience_websocket_bytes_total", "side" => self.side).increment(bytes);
+        kept(&self.records_total, || metrics::counter!("motience_websocket_records_total", "side" => self.side)).increment(records);
+        kept(&self.bytes_total, || metrics::counter!("motience_websocket_bytes_total", "side" => self.side)).increment(bytes);
     }
 
     pub(crate) fn stats(&self) -> Stats {

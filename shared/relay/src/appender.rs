@@ -160,7 +160,7 @@ async fn attempt(relay: &Relay, key: LogKey, parts: &mut Vec<Part>, unsure: bool
         match outcome {
             Ok(()) => {
                 relay.0.reports.count_in(key, part.records.len() as u64);
-                metrics::counter!("motience_records_appended_total").increment(part.records.len() as u64);
+                motience_runtime::counter!("motience_records_appended_total").increment(part.records.len() as u64);
                 part.finish(Ok(batch.seen));
             }
             Err(log::Error::Stale) => left.push(part),

@@ -131,7 +131,7 @@ impl Ring {
             Some(front) if front.first <= cursor.offset.next() => {}
             _ => return ReadOutcome::Older,
         }
-        let start = self.batches.partition_point(|batch| batch.last() <= cursor.offset);
+        let start = first_after(&self.batches, cursor.offset);
         let mut taken = 0;
         let within = |batch: &&Arc<Batch>| {
             let more = taken < bytes;
@@ -140,6 +140,27 @@ impl Ring {
         };
         ReadOutcome::Batches(self.batches.range(start..).take_while(within).cloned().collect())
     }
+}
+
+/// The index of the first batch that goes beyond `offset`. Nearly every reader is near the end, so the search begins there, with steps that
+/// double.
+fn first_after(batches: &VecDeque<Arc<Batch>>, offset: Offset) -> usize {
+    let (mut end, mut step) = (batches.len(), 1);
+    while let Some(at) = end.checked_sub(step)
+        && batches[at].last() > offset
+    {
+        (end, step) = (at, step * 2);
+    }
+    let mut begin = end.saturating_sub(step);
+    while begin < end {
+        let middle = begin.midpoint(end);
+        if batches[middle].last() > offset {
+            end = middle;
+        } else {
+            begin = middle + 1;
+        }
+    }
+    begin
 }
 
 /// Whether a batch has the records that are known at its offsets, as far as they are.
@@ -190,6 +211,17 @@ mod tests {
         match found {
             ReadOutcome::Batches(batches) => Some((batches[0].first.0, batches[batches.len() - 1].last().0)),
             _ => None,
+        }
+    }
+
+    #[test]
+    fn a_reader_anywhere_finds_its_place() {
+        for count in 0..40 {
+            let batches: VecDeque<_> = (0..count).map(|n| batch(1, 1 + 3 * n, 3)).collect();
+            for offset in 0..=3 * count {
+                let expected = batches.iter().position(|batch| batch.last() > Offset(offset)).unwrap_or(batches.len());
+                assert_eq!(first_after(&batches, Offset(offset)), expected, "{count} batches, offset {offset}");
+            }
         }
     }
 

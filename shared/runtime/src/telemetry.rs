@@ -3,6 +3,7 @@
 //! Logs are structured. Metrics are Prometheus text, rendered
 //! wherever `/metrics` is asked for.
 
+mod counter;
 mod histogram;
 mod ranked;
 mod sampler;
@@ -21,6 +22,7 @@ use parking_lot::Mutex;
 use secrecy::SecretString;
 use tracing_subscriber::{EnvFilter, Layer as _, Registry, fmt, layer::SubscriberExt as _, reload, util::SubscriberInitExt as _};
 
+pub use counter::kept;
 pub use histogram::Histogram;
 use motience_settings::env::{self, Env, Value, one_of, settings};
 pub use ranked::{RANKED, Row, rank};
@@ -143,6 +145,11 @@ pub fn start_metrics() {
         series::register();
         (handle, Instant::now())
     });
+}
+
+/// Whether the metrics have been started.
+fn are_started() -> bool {
+    METRICS.get().is_some()
 }
 
 /// Says in the metrics which build this is. `features`: of the program.

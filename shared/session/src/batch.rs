@@ -40,11 +40,11 @@ impl<'p> IngestBatch<'p> {
 
     /// Takes a record. One that is no record is refused by itself; an error is the connection's end.
     pub(super) fn record(&mut self, record: Record) -> Result<(), Refusal> {
-        metrics::counter!("motience_records_received_total").increment(1);
+        motience_runtime::counter!("motience_records_received_total").increment(1);
         match self.group.push(record.seq, record.json) {
             Ok(new) => {
                 // A redundant transmission, or a record that a device sends again after a reconnect.
-                metrics::counter!("motience_records_repeated_total").increment(u64::from(!new));
+                motience_runtime::counter!("motience_records_repeated_total").increment(u64::from(!new));
                 self.numbers.insert(record.seq.0);
                 self.records += 1;
                 self.new += u64::from(new);

@@ -3,7 +3,7 @@
 //!
 //! [`MessagePublisher`] submits records and notices their devices. [`MessageSession`] is a connection that gets a reply for each record.
 
-use std::sync::Arc;
+use std::{pin::pin, sync::Arc};
 
 use bytes::Bytes;
 use futures_util::FutureExt as _;
@@ -160,10 +160,12 @@ impl<'s> MessageSession<'s> {
         drain: Drain,
     ) -> Result<(), CloseReason> {
         let mut progress = self.publisher.progress();
+        // Registered once, and not for each message.
+        let mut drains = pin!(draining.cancelled());
         loop {
             let step = tokio::select! {
                 biased;
-                () = draining.cancelled() => Err(CloseReason::Draining),
+                () = &mut drains => Err(CloseReason::Draining),
                 // Cannot fail: the publisher holds the sender.
                 _ = progress.changed(), if !self.replies.is_empty() => Ok(()),
                 subscription = heard(&mut self.news) => transport.send(vec![subscription_message(&subscription).to_string()]).await,

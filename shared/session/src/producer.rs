@@ -165,6 +165,8 @@ impl<'s, T: Transport> Session<'s, T> {
         let mut progress = self.publisher.progress();
         let mut cut = None;
         let mut submitting = pin!(Fuse::terminated());
+        // Registered once, and not for each frame.
+        let mut drains = pin!(draining.cancelled().fuse());
         self.welcome(features);
         loop {
             self.write().await?;
@@ -180,7 +182,7 @@ impl<'s, T: Transport> Session<'s, T> {
                 // Cannot fail: the publisher holds the sender.
                 _ = progress.changed() => {}
                 receipt = &mut submitting, if !submitting.is_terminated() => self.submitted(receipt?),
-                () = draining.cancelled(), if cut.is_none() => {
+                () = &mut drains, if !drains.is_terminated() => {
                     debug!("asking the device to leave");
                     Frame::Drain.encode(&mut self.out);
                     cut = Some(Instant::now() + self.host.limits.drain.connections());

@@ -194,8 +194,8 @@ impl Writer {
 
     /// Tells readers and the database of a group that is on the disk.
     fn written(&self, changes: &[&Change], slots: Vec<(LogKey, Slot)>, bytes: usize) {
-        metrics::counter!("motience_log_written_bytes_total").increment(bytes as u64);
-        metrics::counter!("motience_log_syncs_total").increment(1);
+        motience_runtime::counter!("motience_log_written_bytes_total").increment(bytes as u64);
+        motience_runtime::counter!("motience_log_syncs_total").increment(1);
         self.shared.index.add(&self.tail.segment, slots);
         let end = Position { segment: self.tail.segment.name.first, at: self.tail.segment.length() };
         {
