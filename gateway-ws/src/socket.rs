@@ -24,8 +24,8 @@ pub(crate) struct Socket {
     inner: WebSocket,
     write_limit: Duration,
     ping: Interval,
-    ping_every: Duration,
-    last_event: Instant,
+    /// Pings sent since the peer was heard last.
+    unanswered: u8,
 }
 
 /// Message of a peer.
@@ -40,7 +40,7 @@ impl Socket {
     pub(crate) fn new(inner: WebSocket, config: &crate::Config) -> Self {
         let mut ping = interval_at(Instant::now() + config.ping, config.ping);
         ping.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        Self { inner, write_limit: config.write, ping, ping_every: config.ping, last_event: Instant::now() }
+        Self { inner, write_limit: config.write, ping, unanswered: 0 }
     }
 
     /// The peer's next message. Sends pings on time, and fails when the peer was silent for two of them. Cancel-safe.
@@ -50,9 +50,10 @@ impl Socket {
                 biased;
                 message = self.inner.next() => return self.read(message),
                 _ = self.ping.tick() => {
-                    if self.last_event.elapsed() > self.ping_every * 2 {
+                    if self.unanswered >= 2 {
                         return Err(CloseReason::gone("the peer is silent"));
                     }
+                    self.unanswered += 1;
                     self.send(Message::Ping(Bytes::new())).await?;
                 }
             }
@@ -78,7 +79,10 @@ impl Socket {
 
     /// Hands a message to the socket's buffer; waits while that is full, within the limit.
     pub(crate) async fn feed(&mut self, message: Message) -> Result<(), CloseReason> {
-        within(self.write_limit, self.inner.feed(message)).await
+        if !self.has_room()? {
+            self.room().await?;
+        }
+        self.put(message)
     }
 
     /// Writes the buffer out.
@@ -138,7 +142,7 @@ impl Socket {
     }
 
     fn read(&mut self, message: Option<Result<Message, tungstenite::Error>>) -> Result<SocketEvent, CloseReason> {
-        self.last_event = Instant::now();
+        self.unanswered = 0;
         match message {
             Some(Ok(Message::Text(text))) => Ok(SocketEvent::Text(text)),
             Some(Ok(Message::Binary(bytes))) => Ok(SocketEvent::Binary(bytes)),

@@ -19,6 +19,7 @@ use motience_relay::{Committed, Error, Publisher, SubscriberWatch, Ticket};
 use motience_runtime::lifecycle::Drain;
 use serde::Deserialize;
 use serde_json::json;
+use time::OffsetDateTime;
 use tokio::{sync::watch, time::timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
@@ -53,6 +54,16 @@ impl MessagePublisher {
     /// The meaning of a message that an account sent just now.
     pub fn read(&self, sent: Bytes, grant: &Grant) -> Result<Envelope, Invalid> {
         read(&self.backend, sent, grant)
+    }
+
+    /// The time of arrival of what is read now: one for all messages that came together.
+    fn now(&self) -> OffsetDateTime {
+        self.backend.clock.now()
+    }
+
+    /// The meaning of one message of several that came at that time.
+    fn read_at(&self, sent: Bytes, grant: &Grant, now: OffsetDateTime) -> Result<Envelope, Invalid> {
+        read_at(&self.backend, sent, grant, now)
     }
 
     /// Hands records to the log's writer as one batch, and waits while that is behind.
@@ -92,7 +103,11 @@ impl MessagePublisher {
 
 /// The meaning of a message that an account sent just now. A record that names a revoked device is none.
 pub fn read(backend: &Backend, sent: Bytes, grant: &Grant) -> Result<Envelope, Invalid> {
-    let meaning = envelope::read(sent, backend.relay.limits().record, &grant.defaults(backend.clock.now()))?;
+    read_at(backend, sent, grant, backend.clock.now())
+}
+
+fn read_at(backend: &Backend, sent: Bytes, grant: &Grant, now: OffsetDateTime) -> Result<Envelope, Invalid> {
+    let meaning = envelope::read(sent, backend.relay.limits().record, &grant.defaults(now))?;
     if let Envelope::Record(record, _) = &meaning {
         backend.devices.check_record(grant.user.producer(), &record.json)?;
     }
@@ -194,13 +209,13 @@ impl<'s> MessageSession<'s> {
         first: Result<Option<Message>, CloseReason>,
         transport: &mut T,
     ) -> Result<(), CloseReason> {
-        let grant = self.standing.grant();
+        let (grant, now) = (self.standing.grant(), self.publisher.now());
         let mut batch = MessageBatch::default();
         let (mut next, mut messages, mut renewal) = (Some(first), 0, None);
         let mut outcome = Ok(());
         while let Some(message) = next {
             match message {
-                Ok(Some(Message::Text(text))) => match self.publisher.read(text.clone(), &grant) {
+                Ok(Some(Message::Text(text))) => match self.publisher.read_at(text.clone(), &grant, now) {
                     Ok(Envelope::Unknown(name)) if T::RENEWS && name == "token" => renewal = Some(text),
                     meaning => batch.take(meaning),
                 },

@@ -28,7 +28,7 @@ pub(in crate::model) struct Fields<'a> {
     pub(in crate::model) stranger: Option<String>,
     /// The first that no record may have, `type` apart.
     reserved: Option<&'static str>,
-    /// Levels of arrays and objects.
+    /// Levels of arrays and objects: exact from [`MAX_DEPTH`] on.
     pub(in crate::model) depth: usize,
 }
 
@@ -128,8 +128,13 @@ pub(super) fn time(json: &str) -> Option<OffsetDateTime> {
     serde_json::from_str::<Time>(json).ok().map(|time| time.0)
 }
 
-/// The deepest nesting in `json`, brackets inside strings not counted.
+/// The deepest nesting in `json`, brackets inside strings not counted; or more than that, where it is less than any limit.
 fn depth(json: &[u8]) -> usize {
+    // Nearly every record has few brackets, and counting them takes a small part of the time.
+    let brackets = json.iter().filter(|byte| matches!(byte, b'{' | b'[')).count();
+    if brackets < MAX_DEPTH {
+        return brackets;
+    }
     let (mut depth, mut deepest, mut quoted, mut escaped) = (0_usize, 0, false, false);
     for &byte in json {
         match byte {
