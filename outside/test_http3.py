@@ -60,6 +60,8 @@ CALLS = {
         "POST /organisations/join": lambda cast: Call(403, cast.consumer.token, {"invitation": "moti_nothing"}),
         "GET /organisations/{id}": lambda cast: Call(404, cast.consumer.token, path={"id": "nothing"}),
         "DELETE /organisations/{id}": lambda cast: Call(404, cast.consumer.token, path={"id": "nothing"}),
+        "GET /plans": lambda cast: Call(token=cast.admin.token),
+        "GET /organisations/{id}/plan": lambda cast: Call(404, cast.consumer.token, path={"id": "nothing"}),
         "PUT /organisations/{id}/plan": lambda cast: Call(404, cast.admin.token, {"plan": None}, path={"id": "nothing"}),
         "POST /organisations/{id}/invitations": lambda cast: Call(404, cast.consumer.token, {"role": "reader"}, path={"id": "nothing"}),
         "GET /organisations/{id}/invitations": lambda cast: Call(404, cast.consumer.token, path={"id": "nothing"}),
@@ -117,6 +119,7 @@ CALLS = {
         "GET /subscriptions/{id}/grant": lambda cast: Call(404, cast.consumer.token, path={"id": 2147483647}),
         "GET /acts": lambda cast: Call(token=cast.consumer.token, query="?limit=2"),
         "GET /audit": lambda cast: Call(token=cast.admin.token, query="?limit=2"),
+        "GET /audit/chain": lambda cast: Call(token=cast.admin.token),
     },
     "dsm": {
         "POST /data": lambda cast: Call(token=cast.producer.token, body=[RECORD, {"temperature": 5}]),

@@ -7,6 +7,7 @@ import { Ap } from './rest/ap.ts';
 import { Caller } from './rest/caller.ts';
 import { Devices } from './rest/devices.ts';
 import { Dsm } from './rest/dsm.ts';
+import { Organisations } from './rest/organisations.ts';
 import { Sm } from './rest/sm.ts';
 import type { Subscription } from './rest/types.ts';
 import { Session, type SessionOptions } from './session.ts';
@@ -26,6 +27,8 @@ export class Motience {
   readonly account: OwnAccount;
   /** Devices of a producer: enrolment, quarantine, revocation. */
   readonly devices: Devices;
+  /** Organisations: members, accounts, and acting for one of these. */
+  readonly organisations: Organisations;
   /** Subscriptions. */
   readonly sm: Sm;
   /** Data. */
@@ -39,6 +42,7 @@ export class Motience {
     this.ap = new Ap(places.ap, caller);
     this.account = new OwnAccount(places.ap, caller);
     this.devices = new Devices(places.ap, caller);
+    this.organisations = new Organisations(places.ap, caller);
     this.sm = new Sm(places.sm, caller);
     this.dsm = new Dsm(places.dsm, caller);
     this.session = new Session(this.ap, options);

@@ -15,6 +15,7 @@ export { Ap } from './rest/ap.ts';
 export { Caller, type Answer, type Credentials } from './rest/caller.ts';
 export { Devices } from './rest/devices.ts';
 export { Dsm } from './rest/dsm.ts';
+export { Organisations } from './rest/organisations.ts';
 export { Sm, type SubscriptionPage } from './rest/sm.ts';
 export type * from './rest/types.ts';
 export { Session, claimsOf, type ForeignToken, type Identity, type SessionOptions, type Verdict } from './session.ts';

@@ -1,5 +1,5 @@
 // A real platform for the tests: the demo's server on free ports, started once, ended with the test process.
-import { spawn, type ChildProcess } from 'node:child_process';
+import { execFileSync, spawn, type ChildProcess } from 'node:child_process';
 import { existsSync, mkdtempSync, readFileSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join, resolve } from 'node:path';
@@ -18,6 +18,9 @@ export interface Platform {
   places: Places;
   /** A new account, signed in. */
   account(role: 'producer' | 'consumer', deviceId?: string): Promise<Motience>;
+  /** Makes an operator of this name, with the password of all. */
+  operator(name: string): void;
+  password: string;
   stop(): Promise<void>;
 }
 
@@ -42,6 +45,8 @@ export async function platform(settings: Record<string, string> = {}): Promise<P
       await client.session.register(`client-${role}-${process.pid}-${++accounts}`, PASSWORD, role, deviceId);
       return client;
     },
+    operator: (name) => void execFileSync(program, ['admin', 'create', '--username', name], { cwd: dir, env, input: `${PASSWORD}\n` }),
+    password: PASSWORD,
     async stop() {
       const ended = new Promise((done) => server.once('exit', done));
       server.kill('SIGTERM');

@@ -2,7 +2,7 @@
 import assert from 'node:assert/strict';
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { createInterface } from 'node:readline';
@@ -10,17 +10,17 @@ import { fileURLToPath } from 'node:url';
 import { after, before, describe, test } from 'node:test';
 import { accessible } from './axe.mjs';
 import { Pages, fits, gallery, seen, until } from './platform.mjs';
+import { Server, program } from './server.mjs';
 
-const program = process.env.MOTIENCE_SERVER;
 const PROVIDER = fileURLToPath(new URL('../../../server/tests/clients/provider.mjs', import.meta.url));
-const PORTS = ['AP', 'SM', 'DSM', 'WSS1', 'WSS2', 'WSS1_UI', 'WSS2_UI', 'QUIC', 'OPERATIONS'];
 /** Seconds for which the provider's tokens for people are good: the console renews one 30 seconds before its end. */
 const LIFE = '33';
 
 describe('identity', { skip: !program && 'set MOTIENCE_SERVER' }, () => {
   const pages = new Pages();
   const folder = mkdtempSync(join(tmpdir(), 'motience-identity-'));
-  let provider, issuer, server, at;
+  const server = new Server();
+  let provider, issuer, at;
 
   before(async () => {
     provider = spawn('node', [PROVIDER, 'ES256', LIFE], { stdio: ['ignore', 'pipe', 'ignore'] });
@@ -33,22 +33,16 @@ describe('identity', { skip: !program && 'set MOTIENCE_SERVER' }, () => {
     const role = { claim: 'roles', map: { app: 'consumer', ops: 'admin' } };
     const client = { client_id: 'console', label: 'Example Corp', scope: 'openid profile offline_access motience:all', parameters: { prompt: 'consent', resource: 'urn:motience' } };
     writeFileSync(file, JSON.stringify([{ name: 'corp', issuer, audience: 'motience', role, scopes: { prefix: 'motience:' }, console: client }]));
-    const ready = join(folder, 'ready.json');
-    const env = { PATH: process.env.PATH, BIND_ADDRESS: '127.0.0.1', DATA_DIR: join(folder, 'data'), CERTS_DIR: join(folder, 'certs'), OIDC_ISSUERS: file, OIDC_KEYS_PAUSE: '1s' };
-    for (const port of PORTS) env[`${port}_PORT`] = '0';
-    server = spawn(program, ['--ready-file', ready], { cwd: folder, env, stdio: 'ignore' });
-    await until('the server', () => existsSync(ready) || (assert.equal(server.exitCode, null), false));
-    at = JSON.parse(readFileSync(ready, 'utf8'));
+    ({ at } = await server.start(folder, { OIDC_ISSUERS: file, OIDC_KEYS_PAUSE: '1s' }));
     await told(`redirect?to=${encodeURIComponent(at.consumer_page)}`);
     await pages.start();
   });
   after(async () => {
     await pages.stop();
-    for (const process of [server, provider]) {
-      if (process && process.exitCode === null) {
-        process.kill('SIGTERM');
-        await once(process, 'exit');
-      }
+    await server.stop();
+    if (provider && provider.exitCode === null) {
+      provider.kill('SIGTERM');
+      await once(provider, 'exit');
     }
     rmSync(folder, { recursive: true, force: true });
   });

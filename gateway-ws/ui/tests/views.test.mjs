@@ -10,10 +10,12 @@ const PASSWORD = 'demo-pass-123';
 const ROLES = {
   'demo-consumer': { tabs: ['Records', 'Devices', 'Map', 'Alerts', 'Gaps'], dialogs: ['Code…', 'Replay…', 'Download…'] },
   'demo-producer': { tabs: ['Devices', 'Subscribers', 'Records', 'Map'], dialogs: ['Download…', 'Add a device…', 'Invite a consumer…'] },
-  'demo-admin': { tabs: ['Platform', 'Accounts', 'Clients', 'Devices', 'Changes'], dialogs: ['Invitations…'] },
+  'demo-admin': { tabs: ['Platform', 'Accounts', 'Organisations', 'Clients', 'Devices', 'Usage', 'Changes'], dialogs: ['Invitations…', 'New organisation…'], personal: [] },
 };
 /** The tab that has a dialog's button. */
-const WITHIN = { 'Add a device…': 'Devices', 'Invite a consumer…': 'Subscribers', 'Invitations…': 'Accounts' };
+const WITHIN = { 'Add a device…': 'Devices', 'Invite a consumer…': 'Subscribers', 'Invitations…': 'Accounts', 'New organisation…': 'Organisations' };
+/** The tabs of a person's own pages, and what their buttons open. */
+const PERSONAL = [['Organisations', ['New organisation…', 'Take an invitation…']], ['Usage', []]];
 const SCREENS = [
   { name: 'desk', viewport: WIDE, scale: 1, by: 'keyboard', themes: ['dark'] },
   { name: 'desk-2x', viewport: WIDE, scale: 2, by: 'pointer', themes: ['light', 'dark'] },
@@ -30,7 +32,7 @@ describe('views', { concurrency: 2, skip: missing.length > 0 && `set ${missing.j
     assert.deepEqual(pages.complaints, []);
   });
 
-  for (const [username, { tabs, dialogs }] of Object.entries(ROLES)) {
+  for (const [username, { tabs, dialogs, personal = PERSONAL }] of Object.entries(ROLES)) {
     for (const screen of SCREENS) {
       test(`${username}, ${screen.name}, by ${screen.by}`, async (t) => {
         const page = await pages.open(t, consumerPort, { viewport: screen.viewport, deviceScaleFactor: screen.scale, colorScheme: screen.themes[0] });
@@ -45,6 +47,11 @@ describe('views', { concurrency: 2, skip: missing.length > 0 && `set ${missing.j
         await walk.press(page.getByRole('button', { name: 'Account' }));
         await seen(page.getByRole('heading', { name: 'API keys' }));
         await walk.look('account');
+        for (const [tab, within] of personal) {
+          await walk.tab(tab);
+          await walk.look(`own-${tab}`);
+          for (const dialog of within) await walk.dialog(dialog);
+        }
         await walk.press(page.getByRole('button', { name: 'Sign out' }));
         await seen(page.getByRole('heading', { name: 'Log in' }));
         await walk.look('welcome');

@@ -7,6 +7,7 @@ mod accounts;
 mod invitations;
 mod members;
 mod organisation;
+mod plans;
 
 use axum::http::StatusCode;
 use motience_auth::Grant;
@@ -23,7 +24,8 @@ pub(crate) fn operations() -> OpenApiRouter<Shared> {
     OpenApiRouter::new()
         .routes(routes!(organisation::create_organisation, organisation::organisations))
         .routes(routes!(organisation::organisation, organisation::end_organisation))
-        .routes(routes!(organisation::plan_of_organisation))
+        .routes(routes!(organisation::plan_of_organisation, plans::organisation_plan))
+        .routes(routes!(plans::plans))
         .routes(routes!(invitations::invite_into, invitations::invitations_into))
         .routes(routes!(invitations::withdraw))
         .routes(routes!(invitations::join))

@@ -2,6 +2,7 @@
 
 mod acts;
 mod audit;
+mod audit_chain;
 pub(crate) mod decide;
 mod follows;
 mod lists;
@@ -52,4 +53,5 @@ fn operations() -> OpenApiRouter<Shared> {
         .routes(routes!(decide::grant))
         .routes(routes!(acts::acts))
         .routes(routes!(audit::audit))
+        .routes(routes!(audit_chain::audit_chain))
 }

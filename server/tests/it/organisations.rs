@@ -152,6 +152,16 @@ async fn a_plan_of_an_organisation_holds_for_its_accounts_together_and_counts_co
         assert!(Instant::now() < deadline, "the plan comes into force");
         sleep(Duration::from_millis(50)).await;
     }
+    let (status, plan) = office.ap(Method::GET, "/plan", &office.owner, Value::Null).await;
+    let limits = json!({"records_per_second": 10, "connections": 1, "follows": 1});
+    assert_eq!(
+        (status, &plan["plan"], &plan["limits"], &plan["used"]["devices"], &plan["used"]["follows"]),
+        (200, &json!("team"), &limits, &json!(0.0), &json!(0.0)),
+        "{plan}"
+    );
+    assert!(plan["used"]["records_per_second"].is_f64(), "{plan}");
+    assert_eq!(office.ap(Method::GET, "/plan", &neighbour, Value::Null).await.0, 404);
+    assert_eq!(ask(Method::GET, format!("{}/plans", ap(&office.node)), &office.owner.token, Value::Null).await.0, 403);
     let (status, problem) = post(&owned).await;
     assert_eq!((status, &problem["code"]), (429, &json!("rate_limited")), "one bucket for all accounts");
     assert!(problem["detail"].as_str().unwrap().starts_with("The plan of this organisation allows 10 records"), "{problem}");

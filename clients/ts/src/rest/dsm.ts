@@ -1,8 +1,11 @@
 // Data: records over HTTP, the history, who is live, devices, nodes.
 import { Buckets } from './buckets.ts';
-import type { Accepted, Bucket, BucketQuery, CertHash, Device, LiveConnections, HistoryQuery, HistoryRecord, LiveStream, NamedCursor, Node, Platform, RecordToSend } from './types.ts';
+import type { Accepted, Bucket, BucketQuery, CertHash, Device, Erasure, ErasureWish, HistoryQuery, HistoryRecord, KeptRecords, LiveConnections, LiveStream, NamedCursor, Node, Platform, RecordToSend, Usage, UsageQuery, WantedRetention } from './types.ts';
 import { selectionParameters, type Selection } from '../selection.ts';
 import type { Answer, Caller, Credentials } from './caller.ts';
+
+/** Entries of an answer about usage. */
+const PAGE = 1_000;
 
 export class Dsm {
   readonly #at: string;
@@ -79,6 +82,40 @@ export class Dsm {
   /** How the stores are, and the rates of the last day. Operators only. */
   platform(as: Credentials, signal?: AbortSignal): Promise<Platform> {
     return this.#caller.json('GET', `${this.#at}/platform`, { as, signal });
+  }
+
+  /** Records and bytes, in and out: 1,000 entries at most, by the hour; each record counts once. Rejects with `usage_not_counted` where nobody counts. */
+  usagePage(as: Credentials, query: UsageQuery = {}, skip = 0, signal?: AbortSignal): Promise<Usage[]> {
+    return this.#caller.json('GET', `${this.#at}/usage`, { as, query: { ...query, skip: skip > 0 ? skip : undefined }, signal });
+  }
+
+  /** All of it, a page at a time: the next one is asked for when the loop comes back for it. */
+  async *usage(as: Credentials, query: UsageQuery = {}, signal?: AbortSignal): AsyncGenerator<Usage[], void, void> {
+    for (let skip = 0; ; skip += PAGE) {
+      const page = await this.usagePage(as, query, skip, signal);
+      yield page;
+      if (page.length < PAGE) return;
+    }
+  }
+
+  /** How much is kept of a producer's records: for that producer, and for operators; so are the three below. */
+  retention(as: Credentials, producerId: string | number, signal?: AbortSignal): Promise<KeptRecords> {
+    return this.#caller.json('GET', `${this.#at}/retention/${encodeURIComponent(producerId)}`, { as, signal });
+  }
+
+  /** Takes the place of all that the producer has set. Records that are kept no longer go within minutes. */
+  setRetention(as: Credentials, producerId: string | number, wanted: WantedRetention): Promise<KeptRecords> {
+    return this.#caller.json('PUT', `${this.#at}/retention/${encodeURIComponent(producerId)}`, { as, body: wanted });
+  }
+
+  /** Erases records that are there now: nobody can read them within seconds, and within two minutes they are gone. */
+  erase(as: Credentials, wish: ErasureWish): Promise<Erasure> {
+    return this.#caller.json('POST', `${this.#at}/erasures`, { as, body: wish });
+  }
+
+  /** Erasures, the newest first, and how far they are. */
+  erasures(as: Credentials, query: { limit?: number; before?: number } = {}, signal?: AbortSignal): Promise<Erasure[]> {
+    return this.#caller.json('GET', `${this.#at}/erasures`, { as, query: { ...query }, signal });
   }
 
   /** Whether the service understands a selection; rejects with an `ApiError` whose `column` points at the mistake. */

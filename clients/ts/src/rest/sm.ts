@@ -1,5 +1,5 @@
 // Subscriptions: which producers a consumer hears.
-import type { Act, ActQuery, Grant, Page, Subscription, SubscriptionStatus, Terms } from './types.ts';
+import type { Act, ActQuery, AuditChain, AuditEntry, AuditQuery, Grant, Page, Subscription, SubscriptionStatus, Terms } from './types.ts';
 import type { Caller, Credentials } from './caller.ts';
 
 export class Sm {
@@ -56,6 +56,16 @@ export class Sm {
   /** Who changed which right, newest first: what concerns the caller, or all of it for operators. */
   acts(as: Credentials, query: ActQuery = {}, signal?: AbortSignal): Promise<Act[]> {
     return this.#caller.json('GET', `${this.#at}/acts`, { as, query: { ...query }, signal });
+  }
+
+  /** The audit log, newest first: the acts, and attempts that were refused or failed, with where they came from. Operators only. */
+  audit(as: Credentials, query: AuditQuery = {}, signal?: AbortSignal): Promise<AuditEntry[]> {
+    return this.#caller.json('GET', `${this.#at}/audit`, { as, query: { ...query }, signal });
+  }
+
+  /** Follows the chain of the audit log. `head`, as `LINES:HASH` from an earlier answer, finds lines that were taken off its end. Operators only. */
+  auditChain(as: Credentials, head?: string, signal?: AbortSignal): Promise<AuditChain> {
+    return this.#caller.json('GET', `${this.#at}/audit/chain`, { as, query: { head }, signal });
   }
 }
 

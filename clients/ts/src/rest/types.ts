@@ -120,3 +120,67 @@ export type LoginSession = ApSchema['LoginSession'];
 export type Invitation = ApSchema['Invitation'];
 /** `invitation` is shown this once. */
 export type MadeInvitation = ApSchema['InvitationMade'];
+
+export type MemberRole = 'owner' | 'manager' | 'reader';
+/** The role of a member, or `account` for one that is to be owned. */
+export type JoinRole = MemberRole | 'account';
+
+export type Organisation = ApSchema['Organisation'];
+/** With its members and accounts. */
+export type WholeOrganisation = ApSchema['OrganisationWhole'];
+export type Member = ApSchema['OrganisationMember'];
+export type OwnedAccount = ApSchema['OrganisationAccount'];
+export type OrganisationInvitation = ApSchema['OrganisationInvitation'];
+/** `invitation` is shown this once. */
+export type MadeOrganisationInvitation = ApSchema['OrganisationInvitationMade'];
+export type Joined = ApSchema['OrganisationJoined'];
+/** By it a member acts for an account. */
+export type MemberToken = ApSchema['MemberToken'];
+
+/** Limits by their names; one that is left out is none. */
+export type Plan = ApSchema['Plan'];
+/** The plan of an organisation, and how much of it is in use. */
+export type PlanInUse = ApSchema['PlanUsed'];
+
+/** Records and bytes of an hour, or of all hours summed up: of one account, direction, producer and device. */
+export type Usage = DsmSchema['Usage'];
+
+export interface UsageQuery {
+  /** The first hour, and the time before which it ends; RFC 3339. The last day, unless given. */
+  from?: string;
+  to?: string;
+  /** Sums the hours up. */
+  sum?: boolean;
+  /** Of an account of the caller's organisation; operators: of any. */
+  account?: string | number;
+  /** Of all accounts of an organisation. */
+  organisation?: string;
+}
+
+/** How much is kept of a producer's records, and the bound that removes the oldest one first. */
+export type KeptRecords = DsmSchema['KeptRecords'];
+/** Limits of a producer's own; what is left out, or null, is as the platform has it. */
+export type WantedRetention = DsmSchema['WantedRetention'];
+
+/** Records that are erased for good, and how far that is. */
+export type Erasure = DsmSchema['Erasure'];
+/** The records for which everything holds that is set, which must be something. */
+export type ErasureWish = DsmSchema['ToErase'];
+
+/** A line of the audit log. */
+export type AuditEntry = SmSchema['AuditEntry'];
+
+/** Whether every line of the audit log is as it was written. */
+export type AuditChain = SmSchema['AuditChain'];
+
+export interface AuditQuery extends ActQuery {
+  /** By this account, or about it. */
+  account?: string | number;
+  /** This deed, or all that begin so and go on behind a dot. */
+  act?: string;
+  outcome?: 'done' | 'refused' | 'failed';
+  address?: string;
+  /** At this time or later, and earlier than that; RFC 3339. */
+  from?: string;
+  to?: string;
+}

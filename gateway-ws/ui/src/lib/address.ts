@@ -43,6 +43,12 @@ export class Address extends Observable<URLSearchParams> {
     history[step ? 'pushState' : 'replaceState'](null, '', hash === '' ? location.pathname + location.search : hash);
   }
 
+  /** Begins another view: the address has these members and no others. */
+  begin(members: Record<string, Value>): void {
+    const others = Object.fromEntries([...this.params.keys()].map((name) => [name, null]));
+    this.write({ ...others, ...members }, true);
+  }
+
   /** As it stands now: `get` tells only what the browser's buttons led to. */
   private get params(): URLSearchParams {
     return new URLSearchParams(location.hash.slice(1));

@@ -48,6 +48,21 @@ async fn operators_see_what_was_done_and_what_was_refused() {
         platform.sm(Method::GET, &format!("/audit?{query}"), Some(&admin), Sent::Nothing).await.problem(422, "invalid_field");
     }
     platform.sm(Method::GET, "/audit", Some(&other), Sent::Nothing).await.problem(403, "wrong_role");
+    let chain = async |query: &str| platform.sm(Method::GET, &format!("/audit/chain{query}"), Some(&admin), Sent::Nothing).await;
+    let told = chain("").await.json(200);
+    assert_eq!((&told["bad"], &told["erased"], &told["unchained"]), (&Value::Null, &json!(0), &json!(0)), "{told}");
+    let (lines, hash) = (told["lines"].as_i64().unwrap(), told["hash"].as_str().unwrap());
+    assert_eq!(chain(&format!("?head={lines}:{hash}")).await.json(200)["bad"], Value::Null);
+    // A head that the chain never had, or has no more.
+    let other_hash = "0".repeat(64);
+    let bad = chain(&format!("?head={lines}:{other_hash}")).await.json(200)["bad"].clone();
+    assert_eq!(bad, json!({"line": lines, "why": "is not the one that was there"}));
+    let bad = chain(&format!("?head={}:{other_hash}", lines + 1)).await.json(200)["bad"].clone();
+    assert_eq!(bad, json!({"line": lines + 1, "why": "is missing"}));
+    for head in ["9", "0:", "-1:00", &format!("0:{hash}"), &format!("{lines}:{}", &hash[1..])] {
+        chain(&format!("?head={head}")).await.problem(422, "invalid_field");
+    }
+    platform.sm(Method::GET, "/audit/chain", Some(&other), Sent::Nothing).await.problem(403, "wrong_role");
     assert_eq!(platform.services.backend.store.verify_audit(&[]).await.unwrap().bad, None);
 }
 

@@ -1,0 +1,80 @@
+//! `GET /plans`, for operators, and `GET /organisations/:id/plan`: how much an organisation may have, and how much of it is in use.
+
+use std::collections::BTreeMap;
+
+use axum::extract::State;
+use motience_http::{Admin, ApiError, Bearer, Json, Path};
+use motience_proto::model::{MemberRole, PlanLimits};
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use super::allowed;
+use crate::http::Shared;
+
+/// A plan.
+#[derive(Serialize, ToSchema)]
+#[schema(example = json!({"name": "small", "limits": {"records_per_second": 100, "devices": 20}}))]
+pub(super) struct Plan {
+    name: String,
+    /// Its limits by their names. One that is left out is none.
+    #[schema(value_type = BTreeMap<String, u64>)]
+    limits: PlanLimits,
+}
+
+/// The plan of an organisation, and how much of it is in use.
+#[derive(Serialize, ToSchema)]
+#[schema(example = json!({"plan": "small", "limits": {"records_per_second": 100, "devices": 20}, "used": {"records_per_second": 12.5, "devices": 3.0, "follows": 2.0}}))]
+pub(super) struct PlanUsed {
+    /// Its name; `null`: it has none.
+    #[schema(required)]
+    plan: Option<String>,
+    /// Its limits by their names. One that is left out is none.
+    #[schema(value_type = BTreeMap<String, u64>)]
+    limits: PlanLimits,
+    /// Of all accounts together: `records_per_second` over the last ten seconds, `devices` that are connected now, on all nodes, and `follows`.
+    used: BTreeMap<&'static str, f64>,
+}
+
+/// All plans, by name.
+#[utoipa::path(get, path = "/plans", tag = "organisations", security(("bearer" = [])), responses(
+    (status = 200, description = "The plans", body = [Plan]),
+    (status = 401, description = "No or bad token"),
+    (status = 403, description = "Not an operator"),
+    (status = 503, description = "The database is unreachable"),
+))]
+pub(super) async fn plans(State(services): State<Shared>, _caller: Admin) -> Result<Json<Vec<Plan>>, ApiError> {
+    let plans = services.backend.store.plans().await?.into_iter();
+    Ok(Json(plans.map(|(name, limits)| Plan { name, limits }).collect()))
+}
+
+/// The plan of an organisation, and how much of it is in use, for members.
+#[utoipa::path(get, path = "/organisations/{id}/plan", operation_id = "organisation_plan", tag = "organisations", security(("bearer" = [])),
+    params(("id" = String, Path, description = "The organisation's id")), responses(
+    (status = 200, description = "The plan", body = PlanUsed),
+    (status = 401, description = "No or bad token"),
+    (status = 403, description = "A key"),
+    (status = 404, description = "The caller is a member of no such organisation"),
+    (status = 503, description = "The database is unreachable"),
+))]
+pub(super) async fn organisation_plan(
+    State(services): State<Shared>,
+    Bearer(grant): Bearer,
+    Path(id): Path<String>,
+) -> Result<Json<PlanUsed>, ApiError> {
+    let plan = allowed(&services, &grant, &id, MemberRole::Reader).await?.plan;
+    let backend = &services.backend;
+    let limits = match &plan {
+        Some(plan) => backend.store.plans().await?.into_iter().find(|(name, _)| name == plan).map(|(_, limits)| limits),
+        None => None,
+    };
+    let ids: Vec<_> = backend.store.owned_accounts(&id).await?.into_iter().map(|(user, ..)| user).collect();
+    let owned = backend.store.users_by_id(&ids).await?;
+    let streams = backend.reports.live_streams().into_iter();
+    let records =
+        streams.filter(|live| owned.get(&live.producer.user()).is_some_and(|user| user.log_key() == live.key)).map(|live| live.rate);
+    let connected = |key| backend.reports.devices_of(key).into_iter().filter(|device| device.connected).count();
+    let devices: usize = owned.values().map(|user| connected(user.log_key())).sum();
+    let follows = backend.store.organisation_wanted_count(&id, backend.clock.now()).await?;
+    let used = BTreeMap::from([("records_per_second", records.sum()), ("devices", devices as f64), ("follows", follows as f64)]);
+    Ok(Json(PlanUsed { plan, limits: limits.unwrap_or_default(), used }))
+}
