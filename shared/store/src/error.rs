@@ -75,6 +75,11 @@ impl Error {
         matches!(self, Self::Other(sqlx::Error::Database(e)) if postgres_code(&**e).is_some_and(|c| c.starts_with("22") || c.starts_with("54")))
     }
 
+    /// Whether a row is there already.
+    pub(super) fn is_duplicate(&self) -> bool {
+        matches!(self, Self::Other(sqlx::Error::Database(e)) if postgres_code(&**e) == Some("23505"))
+    }
+
     /// Whether a row does not meet a condition of its table.
     pub(super) fn is_violation(&self) -> bool {
         matches!(self, Self::Other(sqlx::Error::Database(e)) if postgres_code(&**e) == Some("23514"))

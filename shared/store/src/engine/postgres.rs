@@ -70,6 +70,20 @@ impl Connections {
         }
     }
 
+    /// Begins a transaction whose statements read tables in the order of an index, as many rows as are wanted, and sort nothing. The planner
+    /// cannot know how few of a divided table's rows are looked at, and would sort all of them; and to plan for each partition anew takes longer than to
+    /// read a page.
+    pub(crate) async fn begin_in_order(&self) -> Result<Transaction<'static, Postgres>, sqlx::Error> {
+        let begin = if self.mode == Mode::Session { "BEGIN".to_owned() } else { begin(OPERATION_LIMIT) };
+        let settings = "SET LOCAL enable_sort = off; SET LOCAL plan_cache_mode = force_generic_plan";
+        self.pool.begin_with(sqlx::AssertSqlSafe(format!("{begin}; {settings}"))).await
+    }
+
+    /// Whether a statement of a transaction may have a name.
+    pub(crate) fn keeps_statements(&self) -> bool {
+        self.mode == Mode::Session
+    }
+
     /// Takes a connection and gives it back: whether there was one, how many are open, and how many of them nobody uses.
     pub(crate) async fn measure(&self) -> (bool, u32, usize) {
         let waited = self.pool.acquire().await.is_ok();

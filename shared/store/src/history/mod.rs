@@ -3,6 +3,7 @@
 //! Rows of one producer are numbered in the order of its log, and become visible in that order: a reader that has read up to an id has missed
 //! nothing before it.
 
+mod copy;
 mod erase;
 mod json;
 mod keep;
@@ -37,7 +38,11 @@ impl Store {
                 }
                 Engine::Postgres(pools) => {
                     let few = query.is_of_times() && postgres::matching(&pools.reader, producer.0, (from, to), query).await? <= FEW;
-                    postgres::history(&pools.reader, producer.0, (from, to), query, limit, few).await
+                    if few {
+                        postgres::found_by_time(&pools.reader, producer.0, (from, to), query, limit).await
+                    } else {
+                        postgres::found_in_order(&pools.reader, producer.0, (from, to), query, limit).await
+                    }
                 }
             }
         })

@@ -7,32 +7,48 @@ use sqlx::{AssertSqlSafe, Connection, PgConnection, Postgres, Row as _, postgres
 use time::OffsetDateTime;
 
 use super::{
+    copy::copy,
     json,
     names::Highest,
     rows::{
-        ERASE, HistoryBatch, HistoryQuery, HistoryRow, Kept, Row, by_clock, erased_offsets, erased_times, in_range, key, matching,
+        ERASE, HistoryBatch, HistoryQuery, HistoryRow, Kept, Row, begin, by_clock, erased_offsets, erased_times, in_range, key, matching,
         of_present_log, rows_of, trim as oldest,
     },
 };
 use crate::{Error, RecordErasure, accounts::present_log, cursors::StoredCursor, engine::postgres::Connections};
 
-/// All rows in one statement. A value that JSONB cannot hold (a number beyond its range, say) must not fail the others: everything is
-/// then done again, and that value kept as a string of its JSON.
-pub(super) async fn keep_history(pool: &Connections, names: &Highest, batches: &[&HistoryBatch]) -> Result<Kept, Error> {
-    match keep(pool, names, batches, false).await {
-        Err(e) if e.is_bad_value() => keep(pool, names, batches, true).await,
-        other => other,
-    }
+/// How rows are written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Way {
+    /// All at once.
+    Copied,
+    /// All in one statement, which passes over those that are there: under the same place of the log.
+    Inserted,
+    /// Those that the database refuses, as strings of their JSON.
+    Apart,
 }
 
-async fn keep(pool: &Connections, names: &Highest, batches: &[&HistoryBatch], has_bad_values: bool) -> Result<Kept, Error> {
+/// A row that is there already, or a value that JSONB cannot hold (a number beyond its range, say), must not fail the others: everything is then
+/// done again, in a slower way.
+pub(super) async fn keep_history(pool: &Connections, names: &Highest, batches: &[&HistoryBatch]) -> Result<Kept, Error> {
+    for way in [Way::Copied, Way::Inserted] {
+        match keep(pool, names, batches, way).await {
+            Err(e) if way == Way::Copied && e.is_duplicate() => {}
+            Err(e) if e.is_bad_value() => break,
+            other => return other,
+        }
+    }
+    keep(pool, names, batches, Way::Apart).await
+}
+
+async fn keep(pool: &Connections, names: &Highest, batches: &[&HistoryBatch], way: Way) -> Result<Kept, Error> {
     let mut transaction = pool.begin().await?;
     let moved = move_cursors(&mut transaction, batches).await?;
     let (rows, highest) = names.new_ones(&mut transaction, batches, rows_of(batches, &moved)).await?;
-    let rows = if has_bad_values {
-        insert_apart(&mut transaction, &rows).await?
-    } else {
-        insert(&mut transaction, &rows, |data| json::storable(data).into_owned()).await?
+    let rows = match way {
+        Way::Copied => copy(&mut transaction, &rows).await?,
+        Way::Inserted => insert(&mut transaction, &rows, |data| json::storable(data).into_owned()).await?,
+        Way::Apart => insert_apart(&mut transaction, &rows).await?,
     };
     transaction.commit().await?;
     names.remember(batches, &moved, &highest);
@@ -78,18 +94,40 @@ fn cursors(statement: &'static str, batches: &[&HistoryBatch]) -> Query<'static,
         .bind(column(|batch| batch.log.0.cast_signed()))
 }
 
-pub(super) async fn history(
+/// A page of rows that are few: found by their times, and put in order.
+pub(super) async fn found_by_time(
     pool: &Connections,
     producer: i64,
     (from, to): (OffsetDateTime, OffsetDateTime),
     query: &HistoryQuery,
     limit: i64,
-    few: bool,
 ) -> Result<Vec<Row>, Error> {
     let bytes = i64::try_from(query.bytes).unwrap_or(i64::MAX);
-    let select = if few { SELECT_FEW } else { SELECT }[query.clock()];
-    let query = sqlx::query_as(select).bind(producer).bind(query.after).bind(from).bind(to).bind(limit).bind(bytes);
-    Ok(query.fetch_all(pool).await?)
+    let select = sqlx::query_as(SELECT_FEW[query.clock()]).bind(producer).bind(query.after);
+    Ok(select.bind(from).bind(to).bind(limit).bind(bytes).fetch_all(pool).await?)
+}
+
+/// A page of many rows: looked through in order, from all partitions at once.
+pub(super) async fn found_in_order(
+    pool: &Connections,
+    producer: i64,
+    (from, to): (OffsetDateTime, OffsetDateTime),
+    query: &HistoryQuery,
+    limit: i64,
+) -> Result<Vec<Row>, Error> {
+    let bytes = i64::try_from(query.bytes).unwrap_or(i64::MAX);
+    let mut transaction = pool.begin_in_order().await?;
+    let keep = pool.keeps_statements();
+    let mut after = query.after;
+    if let Some(before) = query.long_before() {
+        let begin = sqlx::query_scalar(BEGIN).persistent(keep).bind(producer).bind(before);
+        let begin: Option<i64> = begin.fetch_optional(&mut *transaction).await?;
+        after = after.max(begin.unwrap_or(0));
+    }
+    let select = sqlx::query_as(SELECT[query.clock()]).persistent(keep).bind(producer).bind(after);
+    let rows = select.bind(from).bind(to).bind(limit).bind(bytes).fetch_all(&mut *transaction).await?;
+    transaction.commit().await?;
+    Ok(rows)
 }
 
 pub(super) async fn matching(
@@ -215,7 +253,7 @@ const NAMES: &str = concat!(
 // The casts make an imported table's INTEGER ids and zoneless times readable too.
 // The server counts the bytes, because what it sends would have to be read to its end. 512 as in `rows::ENTRY`.
 macro_rules! select {
-    ($id:literal) => {
+    ($id:literal $(, $key:expr)?) => {
         by_clock!(
             concat!(
                 "SELECT id, device_id, timestamp, payload, extra, received_at, log_epoch, log_offset FROM (SELECT page.*, \
@@ -230,13 +268,14 @@ macro_rules! select {
             ),
             "$3",
             "$4",
-            concat!(" ORDER BY ", $id, " LIMIT $5) AS page) AS sized WHERE bytes IS NULL OR bytes < $6 ORDER BY id"),
-            key!()
+            concat!(" ORDER BY ", $id, " LIMIT $5) AS page) AS sized WHERE bytes IS NULL OR bytes < $6 ORDER BY id")
+            $(, $key)?
         )
     };
 }
 
 const MATCHING: [&str; 2] = matching!(key!());
+const BEGIN: &str = begin!(concat!(" AND ", key!(), " < $2"));
 const SELECT: [&str; 2] = select!("data_history.id");
 /// [`SELECT`] in the order of an index of times: `id + 0` is an expression and no column, so no other index serves.
-const SELECT_FEW: [&str; 2] = select!("data_history.id + 0");
+const SELECT_FEW: [&str; 2] = select!("data_history.id + 0", key!());

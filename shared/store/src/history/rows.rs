@@ -2,7 +2,7 @@
 
 use motience_proto::model::{Cursor, DeviceId, LogId, LogKey, ProducerId, RecordId};
 use serde_json::value::RawValue;
-use time::{OffsetDateTime, macros::datetime};
+use time::{Duration, OffsetDateTime, macros::datetime};
 
 use crate::{Erased, Error, MAX_PAGE, RecordErasure, cursors::StoredCursor, row::row};
 
@@ -45,6 +45,11 @@ impl HistoryQuery {
     /// Whether only some times are asked for.
     pub(super) fn is_of_times(&self) -> bool {
         self.from.is_some() || self.to.is_some()
+    }
+
+    /// Up to when all records came before those asked for; `None`: that cannot be said.
+    pub(super) fn long_before(&self) -> Option<OffsetDateTime> {
+        self.from.filter(|_| !self.by_device).map(|from| in_range(from).saturating_sub(SKEW)).map(in_range)
     }
 
     pub(super) fn times(&self) -> (OffsetDateTime, OffsetDateTime) {
@@ -204,6 +209,22 @@ impl Row {
 /// Rows of the times asked for up to which they are found by time and then put in order, rather than looked for in order: of these few,
 /// far apart, the whole history of a producer would be looked through.
 pub(super) const FEW: i64 = 10_000;
+
+/// Times of arrival rise with the ids, but for this much: each is of the clock of the node that took the record in.
+const SKEW: Duration = Duration::hours(1);
+
+/// The id behind which the producer `$1` has everything that came long after `$2`, so that the rows before need not be looked through. Not where
+/// rows are imported: of those nobody knows when they came.
+macro_rules! begin {
+    ($key:expr) => {
+        concat!(
+            "SELECT CAST(id AS BIGINT) FROM data_history WHERE producer_id = $1 AND received_at < $2",
+            $key,
+            " AND NOT EXISTS (SELECT 1 FROM data_history WHERE producer_id = $1 AND received_at IS NULL) ORDER BY received_at DESC LIMIT 1"
+        )
+    };
+}
+pub(super) use begin;
 
 /// Two statements, for times of arrival and for those of the device, with their condition on the parameters `$first` and `$last` between
 /// `$before` and `$after`. A row that does not say when it came goes by the device's time.

@@ -8,8 +8,8 @@ use time::{OffsetDateTime, UtcOffset, format_description::BorrowedFormatItem, ma
 use super::{
     json,
     rows::{
-        ERASE, HistoryBatch, HistoryQuery, Kept, Row, by_clock, erased_offsets, erased_times, in_range, matching, of_present_log, rows_of,
-        trim as oldest,
+        ERASE, HistoryBatch, HistoryQuery, Kept, Row, begin, by_clock, erased_offsets, erased_times, in_range, matching, of_present_log,
+        rows_of, trim as oldest,
     },
 };
 use crate::{Error, RecordErasure, accounts::present_log, cursors::StoredCursor};
@@ -62,8 +62,13 @@ pub(super) async fn history(
     few: bool,
 ) -> Result<Vec<Row>, Error> {
     let most = query.bytes;
+    let mut after = query.after;
+    if let Some(before) = query.long_before().filter(|_| !few) {
+        let begin: Option<i64> = sqlx::query_scalar(BEGIN).bind(producer).bind(text(before)).fetch_optional(pool).await?;
+        after = after.max(begin.unwrap_or(0));
+    }
     let select = if few { SELECT_FEW } else { SELECT }[query.clock()];
-    let query = sqlx::query_as(select).bind(producer).bind(query.after).bind(text(from)).bind(text(to)).bind(limit);
+    let query = sqlx::query_as(select).bind(producer).bind(after).bind(text(from)).bind(text(to)).bind(limit);
     let mut rows = query.fetch(pool);
     let (mut found, mut size) = (Vec::new(), 0_usize);
     while size < most
@@ -144,6 +149,7 @@ macro_rules! select {
     };
 }
 
+const BEGIN: &str = begin!("");
 const MATCHING: [&str; 2] = matching!();
 const SELECT: [&str; 2] = select!("id");
 /// [`SELECT`] in the order of an index of times: `id + 0` is an expression and no column, so no other index serves.

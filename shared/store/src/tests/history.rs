@@ -18,7 +18,9 @@ async fn history_is_the_same_on_every_engine() {
         comes_back(store).await;
         is_read_up_to_its_bytes(store).await;
         is_found_by_time(store).await;
+        many_are_found_where_they_begin(store).await;
         takes_what_jsonb_refuses(store).await;
+        is_written_in_any_way(store).await;
         goes_by_age_and_by_erasure(store).await;
     }
     let (_, postgres) = engines.stores.last().unwrap();
@@ -158,6 +160,32 @@ async fn is_found_by_time(store: &Store) {
     assert_eq!(came(None, Some(RECEIVED - Duration::MICROSECOND)).await, 0);
 }
 
+/// More rows than are put in order after they were found: those before are passed over, and imported ones are not forgotten.
+async fn many_are_found_where_they_begin(store: &Store) {
+    let producer = ProducerId(22);
+    for part in 0..3 {
+        let mut rows: Vec<_> = (1..=5000).map(|n| row(1, part * 5000 + n, RECEIVED, "1")).collect();
+        for row in &mut rows {
+            row.received_at = RECEIVED + Duration::minutes(row.place.offset.0.cast_signed());
+        }
+        // A node's clock is behind.
+        rows[2500].received_at -= Duration::minutes(30);
+        keep(store, producer, rows).await;
+    }
+    let first = async |from: u64, after| {
+        let from = Some(RECEIVED + Duration::minutes(from.cast_signed()));
+        let page = store.history(producer, &HistoryQuery { from, after, limit: 3, ..HistoryQuery::default() }).await.unwrap();
+        let offsets: Vec<u64> = page.iter().map(|row| row.place.unwrap().offset.0).collect();
+        (offsets, page.last().map_or(0, |row| row.id))
+    };
+    let (page, last) = first(2499, 0).await;
+    assert_eq!(page, [2499, 2500, 2502]);
+    assert_eq!(first(2499, last).await.0, [2503, 2504, 2505]);
+    assert_eq!(first(2471, 0).await.0, [2471, 2472, 2473]);
+    assert_eq!(first(14_998, 0).await.0, [14_998, 14_999, 15_000]);
+    assert_eq!(first(0, 0).await.0, [1, 2, 3]);
+}
+
 async fn takes_what_jsonb_refuses(store: &Store) {
     let producer = ProducerId(10);
     let given = [r#"{"a":"x\u0000y"}"#, r#"{"\ud800":"\udc00"}"#, r#"{"a":"\\u0000 \ud83d\ude00"}"#];
@@ -166,6 +194,24 @@ async fn takes_what_jsonb_refuses(store: &Store) {
     let kept: Vec<_> = store.history(producer, &HistoryQuery::default()).await.unwrap().iter().map(value).collect();
     let expected = [r#"{"a":"x\ufffdy"}"#, r#"{"\ufffd":"\ufffd"}"#, r#"{"a":"\\u0000 \ud83d\ude00"}"#];
     assert_eq!(kept, expected.map(|json| serde_json::from_str::<Value>(json).unwrap()));
+}
+
+/// Characters that mean something to `COPY`, and a row whose place is taken already.
+async fn is_written_in_any_way(store: &Store) {
+    let producer = ProducerId(12);
+    let devices = [r"back\slash\.", r"\N", "é"];
+    let rows: Vec<_> = (1..)
+        .zip(devices)
+        .map(|(n, device)| HistoryRow { device: DeviceId::new(device).unwrap(), ..row(1, n, OffsetDateTime::UNIX_EPOCH, r#""\t\\\n""#) })
+        .collect();
+    let written: Vec<_> = rows.iter().map(|row| row.device.as_str().to_owned()).collect();
+    assert_eq!(keep(store, producer, rows).await, written.len() as u64);
+    let taken = row(1, 1, OffsetDateTime::UNIX_EPOCH, "1");
+    let taken = HistoryRow { record_id: RecordId { seq: Seq(99), ..taken.record_id }, ..taken };
+    assert_eq!(keep(store, producer, vec![taken, row(1, 50, OffsetDateTime::UNIX_EPOCH, "1")]).await, 1);
+    let kept = store.history(producer, &HistoryQuery::default()).await.unwrap();
+    assert_eq!(kept[..written.len()].iter().map(|row| row.device_id.clone()).collect::<Vec<_>>(), written);
+    assert_eq!((kept[0].data.get(), kept.len()), (r#""\t\\\n""#, written.len() + 1));
 }
 
 async fn keeps_what_jsonb_cannot_hold(postgres: &Store) {
