@@ -14,6 +14,7 @@ use motience_store::{self as store, NewUser, Store};
 use motience_testing::{Postgres, Redis};
 use tokio::time::sleep;
 
+use super::kept;
 use crate::common::{
     accounts::{Account, Accounts},
     egress::{Connection, Egress, Start, Target},
@@ -32,6 +33,12 @@ pub(crate) struct Options {
     /// Producers that the consumer follows.
     #[arg(long, value_delimiter = ',', default_values_t = [100, 1000, 10_000])]
     producers: Vec<usize>,
+    /// Measure pages of the history instead, in a PostgreSQL with these numbers of rows. A million takes about a minute to make, and half a gigabyte.
+    #[arg(long, value_delimiter = ',')]
+    history: Vec<u64>,
+    /// Likewise in SQLite.
+    #[arg(long, value_delimiter = ',')]
+    history_sqlite: Vec<u64>,
     /// Seconds over which an idle node is measured.
     #[arg(long, default_value_t = 10)]
     seconds: u64,
@@ -56,6 +63,10 @@ struct Costs {
 
 pub(crate) async fn run(options: Options) -> Result<bool> {
     motience_certs::install_provider();
+    if !options.history.is_empty() || !options.history_sqlite.is_empty() {
+        kept::run(&options.history, &options.history_sqlite).await?;
+        return Ok(true);
+    }
     let mut rows = Vec::new();
     for &producers in &options.producers {
         eprintln!("{producers} producers");

@@ -3,6 +3,7 @@
 pub(crate) mod egress;
 pub(crate) mod fleet;
 pub(crate) mod grants;
+mod kept;
 pub(crate) mod laws;
 pub(crate) mod levels;
 pub(crate) mod link;
