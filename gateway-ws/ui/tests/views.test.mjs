@@ -9,11 +9,11 @@ const PASSWORD = 'demo-pass-123';
 /** The tabs of each role, and what its buttons open. */
 const ROLES = {
   'demo-consumer': { tabs: ['Records', 'Devices', 'Map', 'Alerts', 'Gaps'], dialogs: ['Code…', 'Replay…', 'Download…'] },
-  'demo-producer': { tabs: ['Devices', 'Subscribers', 'Records', 'Map'], dialogs: ['Download…', 'Add a device…', 'Invite a consumer…'] },
-  'demo-admin': { tabs: ['Platform', 'Accounts', 'Organisations', 'Clients', 'Devices', 'Usage', 'Changes'], dialogs: ['Invitations…', 'New organisation…'], personal: [] },
+  'demo-producer': { tabs: ['Devices', 'Subscribers', 'Records', 'Map', 'Retention'], dialogs: ['Download…', 'Add a device…', 'Invite a consumer…', 'Erase records…'] },
+  'demo-admin': { tabs: ['Platform', 'Accounts', 'Organisations', 'Clients', 'Devices', 'Usage', 'Audit'], dialogs: ['Invitations…', 'New organisation…'], personal: [] },
 };
 /** The tab that has a dialog's button. */
-const WITHIN = { 'Add a device…': 'Devices', 'Invite a consumer…': 'Subscribers', 'Invitations…': 'Accounts', 'New organisation…': 'Organisations' };
+const WITHIN = { 'Add a device…': 'Devices', 'Invite a consumer…': 'Subscribers', 'Erase records…': 'Retention', 'Invitations…': 'Accounts', 'New organisation…': 'Organisations' };
 /** The tabs of a person's own pages, and what their buttons open. */
 const PERSONAL = [['Organisations', ['New organisation…', 'Take an invitation…']], ['Usage', []]];
 const SCREENS = [

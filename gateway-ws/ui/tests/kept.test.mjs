@@ -1,0 +1,171 @@
+// Retention, erasure and the audit log in the console, in a real browser against a real server.
+import assert from 'node:assert/strict';
+import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { after, before, describe, test } from 'node:test';
+import { accessible } from './axe.mjs';
+import { PASSWORD, Pages, gallery, seen, shoot, until } from './platform.mjs';
+import { Server, program } from './server.mjs';
+
+describe('kept', { skip: !program && 'set MOTIENCE_SERVER' }, () => {
+  const pages = new Pages();
+  const server = new Server();
+  const folder = mkdtempSync(join(tmpdir(), 'motience-kept-'));
+  let at;
+  before(async () => {
+    ({ at } = await server.start(folder, { PERSIST: 'true' }));
+    await pages.start();
+  });
+  after(async () => {
+    await pages.stop();
+    await server.stop();
+    rmSync(folder, { recursive: true, force: true });
+    // Nothing was thrown, and no rule of the CSP broken.
+    assert.deepEqual(pages.complaints, []);
+  });
+
+  const open = (t, hash, options) => pages.open(t, `${at.consumer_page}${hash}`, options);
+  const send = (producer, device, n = 1) => server.ask(producer, 'POST', `${at.dsm}/data`, Array.from({ length: n }, (_, i) => ({ device_id: device, data: { level: i } })));
+  const retention = (who, of = who) => server.ask(who, 'GET', `${at.dsm}/retention/${of.id}`);
+
+  test('a producer sees which bound removes records first, and sets its own', async (t) => {
+    const producer = await server.account('producer');
+    const page = await open(t, '#tab=retention');
+    await logIn(page, producer.username);
+    await seen(page.getByText('The log has no records.'));
+    await send(producer, 'd', 3);
+    await seen(page.getByTestId('first-cut').getByText(/^The oldest record of the log goes in/));
+    const age = page.getByLabel('In the log, for', { exact: true });
+    await age.fill('soon');
+    await page.getByRole('button', { name: 'Set limits' }).click();
+    await seen(page.getByRole('alert'));
+    assert.equal((await retention(producer)).own.log_age_seconds, null);
+    await accessible(page, 'retention with a mistake');
+    // Less than now: it asks first.
+    await age.fill('2');
+    await page.getByLabel('Unit of: In the log, for').selectOption('hours');
+    await page.getByRole('button', { name: 'Set limits' }).click();
+    await accessible(page, 'asked whether to keep less');
+    await page.getByRole('button', { name: 'Cancel' }).click();
+    assert.equal((await retention(producer)).own.log_age_seconds, null);
+    await page.getByRole('button', { name: 'Set limits' }).click();
+    await page.getByRole('button', { name: 'Keep less' }).click();
+    await seen(page.getByText('Nothing is kept beyond'));
+    assert.equal((await retention(producer)).log_age_seconds, 7_200);
+    const row = page.getByTestId('retention').getByRole('row', { name: /In the log, for/ });
+    await seen(row.getByText('yours'));
+    await accessible(page, 'retention');
+    await gallery(page, 'retention');
+    // Out of bounds, the service says in which it has to be.
+    await age.fill('0.5');
+    await page.getByLabel('Unit of: In the log, for').selectOption('minutes');
+    await page.getByRole('button', { name: 'Set limits' }).click();
+    await page.getByRole('button', { name: 'Keep less' }).click();
+    await seen(page.getByRole('dialog').getByRole('alert'));
+    await page.keyboard.press('Escape');
+    await age.fill('');
+    await page.getByRole('button', { name: 'Set limits' }).click();
+    await until('the platform’s limit again', async () => (await retention(producer)).own.log_age_seconds === null);
+    // An operator sees and sets it too.
+    const admin = await server.account('admin');
+    const theirs = await open(t, '#tab=devices', { colorScheme: 'light' });
+    await logIn(theirs, admin.username);
+    await theirs.getByLabel('Producer', { exact: true }).selectOption(String(producer.id));
+    await seen(theirs.getByRole('heading', { name: `Retention of ${producer.username}` }));
+    await seen(theirs.getByText('Nothing was erased'));
+    await accessible(theirs, 'retention, for operators');
+  });
+
+  test('a producer has a device erased, and sees how far that is', async (t) => {
+    const producer = await server.account('producer');
+    await send(producer, 'gone', 3);
+    await send(producer, 'stays', 2);
+    const devices = async () => new Set((await server.ask(producer, 'GET', `${at.dsm}/history/${producer.id}`)).map((r) => r.device_id));
+    await until('the history', async () => (await devices()).size === 2);
+    const page = await open(t, '#tab=retention');
+    await logIn(page, producer.username);
+    await page.getByRole('button', { name: 'Erase records…' }).click();
+    await page.getByRole('button', { name: 'Go on' }).click();
+    await seen(page.getByRole('dialog').getByRole('alert'));
+    await accessible(page, 'an erasure without records');
+    await page.getByLabel('Device', { exact: true }).fill('gone');
+    await page.getByLabel('First offset').fill('1');
+    await shoot(page, 'erase-dark');
+    await page.getByRole('button', { name: 'Go on' }).click();
+    await seen(page.getByTestId('to-erase').getByText('of gone, with offset 1 and later ones'));
+    assert.equal(await page.getByRole('button', { name: 'Erase for good' }).isDisabled(), true, 'one has to be sure');
+    await accessible(page, 'asked whether to erase');
+    await shoot(page, 'erase-sure-dark');
+    await page.getByLabel('Erase them for good').check();
+    await page.getByRole('button', { name: 'Erase for good' }).click();
+    const row = page.getByTestId('erasures').getByRole('row', { name: /of gone/ });
+    await seen(row);
+    await until('nobody to read them', async () => !(await devices()).has('gone'));
+    assert.deepEqual([...(await devices())], ['stays']);
+    await seen(row.getByText('3', { exact: true }).first());
+    await accessible(page, 'erasures');
+    await gallery(page, 'erasures');
+  });
+
+  test('an operator searches the audit log, saves it, and sees that its chain holds or is broken', async (t) => {
+    const [admin, producer, consumer] = [await server.account('admin'), await server.account('producer'), await server.account('consumer')];
+    const audit = (query) => server.ask(admin, 'GET', `${at.sm}/audit?${query}`);
+    await server.ask(producer, 'PUT', `${at.ap}/producers/${producer.id}/visibility`, { visibility: 'listed' });
+    await server.ask(producer, 'PUT', `${at.dsm}/retention/${producer.id}`, { log_age_seconds: 3600 });
+    assert.equal((await fetch(`${at.ap}/accounts/${producer.id}/revoke`, { method: 'POST', headers: { authorization: `Bearer ${consumer.token}` } })).status, 403);
+    const page = await open(t, '#tab=audit');
+    await logIn(page, admin.username);
+    await seen(page.getByTestId('chain').getByText('verified'));
+    await seen(page.getByText('This browser remembers the head'));
+    const table = page.getByTestId('audit');
+    await seen(table);
+    await page.getByLabel('Who').fill(producer.username);
+    await page.getByRole('button', { name: 'Search', exact: true }).click();
+    await table.getByText(`account ${consumer.id}`).waitFor({ state: 'detached' });
+    const mine = await audit(`actor=${producer.id}`);
+    assert.ok(mine.length >= 2);
+    await until('its lines', async () => (await table.locator('tbody tr').count()) === mine.length);
+    assert.match(page.url(), /who=producer-/);
+    await accessible(page, 'the audit log');
+    await gallery(page, 'audit');
+    const [file] = await Promise.all([page.waitForEvent('download'), page.getByRole('button', { name: 'Save as NDJSON' }).click()]);
+    const lines = readFileSync(await file.path(), 'utf8').trimEnd().split('\n').map((line) => JSON.parse(line));
+    assert.deepEqual(lines, mine);
+    await seen(page.getByText(`${mine.length} lines are saved.`));
+    // The refusal, by its outcome, and from the address alone.
+    await page.goto(`${at.consumer_page}#tab=audit&outcome=refused&who=${consumer.id}`);
+    await page.reload();
+    await until('the refused line alone', async () => (await table.locator('tbody tr').count()) === 1);
+    await seen(table.getByText('refused', { exact: true }));
+    assert.equal(await page.getByLabel('Outcome').inputValue(), 'refused');
+    // The head is known from the first look.
+    await seen(page.getByText(/They go on from the \d+ that this browser saw/));
+    await page.getByLabel('Who').fill('nobody-of-this-name');
+    await page.getByRole('button', { name: 'Search', exact: true }).click();
+    await seen(page.getByText('No account is called nobody-of-this-name.'));
+    await page.goBack();
+    await until('the search before', async () => (await page.getByLabel('Who').inputValue()) === String(consumer.id));
+    await page.getByRole('button', { name: 'Clear' }).click();
+    await page.getByLabel('What', { exact: true }).fill('no.such.deed');
+    await page.getByRole('button', { name: 'Search', exact: true }).click();
+    await seen(page.getByText('Nothing matches'));
+    await accessible(page, 'an audit log without a match');
+    // A log that was longer when this browser saw it has lost its end.
+    await page.evaluate((key) => {
+      const known = Object.keys(localStorage).find((name) => name.startsWith(key));
+      localStorage.setItem(known, JSON.stringify({ ...JSON.parse(localStorage.getItem(known)), lines: 100_000 }));
+    }, 'motience.audit ');
+    await page.getByRole('button', { name: 'Look again' }).click();
+    await seen(page.getByTestId('chain').getByText('broken'));
+    await seen(page.getByRole('alert').getByText(/is missing/));
+    await accessible(page, 'a broken chain');
+    await gallery(page, 'audit-broken');
+  });
+});
+
+async function logIn(page, username) {
+  await page.getByLabel('Username').fill(username);
+  await page.getByLabel('Password').fill(PASSWORD);
+  await page.getByRole('button', { name: 'Log in', exact: true }).click();
+}
