@@ -384,10 +384,9 @@ describe('console', { skip: missing.length > 0 && `set ${missing.join(', ')}` },
     await page.getByLabel('Search devices').fill('DEMO-dev');
     await seen(page.getByTestId('found').getByText('demo-device'));
     await accessible(page, 'found devices');
-    await page.getByRole('tab', { name: 'Changes' }).click();
-    await seen(page.getByRole('heading', { name: 'Changes of rights' }));
-    await seen(page.getByTestId('acts').getByText('connection: end').first());
-    await accessible(page, 'changes');
+    await page.getByRole('tab', { name: 'Audit' }).click();
+    await seen(page.getByTestId('audit').getByText('connection.end').first());
+    await accessible(page, 'the audit log');
   });
 
   test('a session that ends in the middle says so', async (t) => {

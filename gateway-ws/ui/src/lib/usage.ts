@@ -37,6 +37,7 @@ export interface Group {
 }
 
 export interface Found {
+  period: Period;
   columns: Column[];
   /** All of the time, whatever the columns have room for. */
   summed: Usage[];
@@ -72,7 +73,7 @@ export async function usageOf(client: Motience, of: Pick<UsageQuery, 'account' |
   }
   const summed: Usage[] = [];
   for await (const page of client.dsm.usage(client.session, { ...query, sum: true }, signal)) summed.push(...page);
-  return { columns: columnsOf(hours.filter((u) => until === null || Date.parse(u.hour) < until), period, now), summed, until };
+  return { period, columns: columnsOf(hours.filter((u) => until === null || Date.parse(u.hour) < until), period, now), summed, until };
 }
 
 /** A column for every hour or day of the period, also where nothing was. */
