@@ -28,6 +28,7 @@ macro_rules! steps {
             16 "0016_external_identities"
             17 "0017_keep"
             18 "0018_history_partitions"
+            20 "0020_retention_classes"
         }
     };
     ($folder:literal $($number:literal $name:literal)*) => {

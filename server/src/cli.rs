@@ -489,6 +489,12 @@ pub struct LimitOptions {
     /// Subscriptions of a consumer that are in force or asked for.
     #[arg(long)]
     follows: Option<u64>,
+    /// Bytes of records that the log of each producer keeps.
+    #[arg(long, value_parser = clap::value_parser!(u64).range(1..))]
+    log_bytes: Option<u64>,
+    /// Rows that each producer has in the history.
+    #[arg(long)]
+    history_rows: Option<u64>,
 }
 
 impl From<LimitOptions> for PlanLimits {
@@ -502,6 +508,8 @@ impl From<LimitOptions> for PlanLimits {
             devices,
             connections,
             follows,
+            log_bytes,
+            history_rows,
         } = options;
         Self {
             records_per_second,
@@ -512,6 +520,8 @@ impl From<LimitOptions> for PlanLimits {
             devices,
             connections,
             follows,
+            log_bytes,
+            history_rows,
         }
     }
 }

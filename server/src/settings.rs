@@ -78,7 +78,10 @@ const SUBJECTS: [Subject; 16] = [
         ],
     },
     Subject { title: "Connections, whatever they come by", groups: &[permits::Limits::SETTINGS] },
-    Subject { title: "Log and relay", groups: &[Retention::SETTINGS, relay::Limits::SETTINGS, Most::SETTINGS] },
+    Subject {
+        title: "Log and relay",
+        groups: &[Retention::SETTINGS, backend::retention::Choice::SETTINGS, relay::Limits::SETTINGS, Most::SETTINGS],
+    },
     Subject {
         title: "Devices and consumers, by whatever transport",
         groups: &[motience_session::Limits::SETTINGS, reorder::Limits::SETTINGS, sampler::Limits::SETTINGS],

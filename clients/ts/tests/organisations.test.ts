@@ -68,7 +68,7 @@ describe('organisations and what is kept', () => {
     const producer = await at.account('producer');
     const { dsm, session } = producer;
     const id = idOf(producer);
-    assert.deepEqual((await dsm.retention(session, id)).own, { log_age_seconds: null, log_bytes: null, history_age_seconds: null });
+    assert.deepEqual((await dsm.retention(session, id)).own, { log_age_seconds: null, log_bytes: null, history_age_seconds: null, classes: [] });
     const kept = await dsm.setRetention(session, id, { log_age_seconds: 600 });
     assert.deepEqual([kept.log_age_seconds, kept.own.log_age_seconds], [600, 600]);
     await assert.rejects(dsm.setRetention(session, id, { log_age_seconds: 1 }), { status: 422 });

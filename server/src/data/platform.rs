@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use axum::extract::State;
-use motience_backend::DurableBacklog;
+use motience_backend::{DurableBacklog, pressure::Pressed};
 use motience_cluster as cluster;
 use motience_http::{Admin, ApiError, Json};
 use serde::Serialize;
@@ -19,7 +19,7 @@ const LIMIT: Duration = Duration::from_secs(2);
 #[derive(Serialize, ToSchema)]
 #[schema(example = json!({"node": "node-1", "database": {"answers": true, "milliseconds": 0.4}, "log": {"answers": true, "milliseconds": 0.1}, "durability": "file",
     "log_full": false, "log_damaged": 0, "retention_held": 0, "first_cut": {"consumer_id": 2, "cursor": "app", "producer_id": "1", "records": 480, "seconds": 11520, "bound": "age"},
-    "minutes": [{"at": "2025-01-29T11:35:00Z", "records_in_per_second": 118.5, "records_out_per_second": 4740.0, "connections": 163.0}]}))]
+    "cuts": [{"producer_id": "1", "bound": "bytes", "seconds": 7200}], "minutes": [{"at": "2025-01-29T11:35:00Z", "records_in_per_second": 118.5, "records_out_per_second": 4740.0, "connections": 163.0}]}))]
 pub(super) struct Platform {
     /// The node that answers.
     node: String,
@@ -36,6 +36,9 @@ pub(super) struct Platform {
     /// The unread records that retention removes first; `null`: none are unread, or nobody knows. Unread is what a named cursor has yet to confirm.
     #[schema(required)]
     first_cut: Option<FirstCut>,
+    /// The logs that grow fastest, and what removes the oldest record of each first: those come first that lose records by their bytes before they
+    /// are too old.
+    cuts: Vec<LogCut>,
     /// Minutes of the last day, since the node that answers has started, the newest last.
     minutes: Vec<Minute>,
 }
@@ -56,6 +59,19 @@ pub(super) struct FirstCut {
     /// The bound that is reached first: `age` (LOG_RETENTION) or `bytes` (LOG_RETENTION_BYTES).
     #[schema(pattern = "^(age|bytes)$")]
     bound: &'static str,
+}
+
+/// The next cut of a log.
+#[derive(Serialize, ToSchema)]
+#[schema(example = json!({"producer_id": "1", "bound": "bytes", "seconds": 7200}))]
+pub(super) struct LogCut {
+    /// As consumers see it: a string.
+    producer_id: String,
+    /// The bound that is reached first.
+    #[schema(pattern = "^(age|bytes)$")]
+    bound: &'static str,
+    /// Time until then, if the log goes on to grow as lately.
+    seconds: u64,
 }
 
 /// How a store is.
@@ -89,8 +105,13 @@ pub(super) struct Minute {
 pub(super) async fn platform(State(services): State<Shared>, _caller: Admin) -> Result<Json<Platform>, ApiError> {
     let backend = &services.backend;
     let log = backend.relay.log();
-    let (database, asked, worst) =
-        tokio::join!(ask(backend.store.ping()), ask(log.ping()), tokio::time::timeout(LIMIT, backend.backlogs.worst(1)));
+    let (database, asked, worst, pressed) = tokio::join!(
+        ask(backend.store.ping()),
+        ask(log.ping()),
+        tokio::time::timeout(LIMIT, backend.backlogs.worst(1)),
+        tokio::time::timeout(LIMIT, backend.pressure.look())
+    );
+    let cuts = pressed.ok().and_then(Result::ok).unwrap_or_default();
     let first_cut = worst.ok().and_then(Result::ok).and_then(|worst| FirstCut::of(worst.first_cut.first()?));
     Ok(Json(Platform {
         node: backend.node.clone(),
@@ -101,8 +122,15 @@ pub(super) async fn platform(State(services): State<Shared>, _caller: Admin) -> 
         log_damaged: log.damaged(),
         retention_held: log.held(),
         first_cut,
+        cuts: cuts.into_iter().map(LogCut::from).collect(),
         minutes: backend.reports.day().into_iter().map(Minute::from).collect(),
     }))
+}
+
+impl From<Pressed> for LogCut {
+    fn from(Pressed { producer, bound, left }: Pressed) -> Self {
+        Self { producer_id: producer.to_string(), bound: bound.as_str(), seconds: left.as_secs() }
+    }
 }
 
 impl FirstCut {

@@ -4,19 +4,20 @@ use std::time::Duration;
 
 use axum::extract::State;
 use motience_auth::Grant;
-use motience_backend::retention::Kept;
+use motience_backend::retention::{Bounds, Kept};
 use motience_http::{ApiError, Bearer, Json, Path};
-use motience_log::Retention;
 use motience_proto::model::{ProducerId, Role, User};
-use motience_store::OwnRetention;
+use motience_store::{ClassRetention, OwnRetention};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use crate::http::{Shared, shapes::whole_number};
 
-/// Limits that a producer sets for its records. Members that are left out, or `null`, are as the platform has them; nothing is kept beyond those.
+/// Limits that a producer sets for its records. Members that are left out, or `null`, are as the platform has them; nothing is kept beyond what the
+/// operator allows and the producer's plan.
 #[derive(Serialize, Deserialize, ToSchema)]
-#[schema(example = json!({"log_age_seconds": 3600, "log_bytes": null, "history_age_seconds": 2592000}))]
+#[schema(example = json!({"log_age_seconds": 3600, "log_bytes": null, "history_age_seconds": 2592000,
+    "classes": [{"label": "kind", "value": "camera", "history_age_seconds": 86400}]}))]
 pub(super) struct WantedRetention {
     /// Seconds for which records stay in the log.
     #[schema(minimum = 60, maximum = 3_153_600_000_u64)]
@@ -30,12 +31,30 @@ pub(super) struct WantedRetention {
     #[schema(minimum = 60, maximum = 3_153_600_000_u64)]
     #[serde(default, deserialize_with = "whole_number")]
     history_age_seconds: Option<u64>,
+    /// Classes of devices whose records stay in the history for a shorter time. The log keeps them as long as others. Left out: as they were.
+    #[schema(max_items = 16)]
+    #[serde(default)]
+    classes: Option<Vec<WantedClass>>,
+}
+
+/// Devices that have a label with this value.
+#[derive(Serialize, Deserialize, ToSchema)]
+#[schema(example = json!({"label": "kind", "value": "camera", "history_age_seconds": 86_400}))]
+pub(super) struct WantedClass {
+    #[schema(min_length = 1, max_length = 255)]
+    label: String,
+    #[schema(max_length = 255)]
+    value: String,
+    /// Seconds for which their records stay in the history.
+    #[schema(minimum = 60, maximum = 3_153_600_000_u64)]
+    history_age_seconds: u64,
 }
 
 /// How much is kept of a producer's records.
 #[derive(Serialize, ToSchema)]
-#[schema(example = json!({"producer_id": "1", "log_age_seconds": 3600, "log_bytes": 67_108_864, "history_age_seconds": 2_592_000,
-    "own": {"log_age_seconds": 3600, "log_bytes": null, "history_age_seconds": 2_592_000}, "first_cut": {"bound": "age", "seconds": 120}}))]
+#[schema(example = json!({"producer_id": "1", "log_age_seconds": 3600, "log_bytes": 67_108_864, "history_age_seconds": 2_592_000, "history_rows": null,
+    "own": {"log_age_seconds": 3600, "log_bytes": null, "history_age_seconds": 2_592_000, "classes": []}, "first_cut": {"bound": "age", "seconds": 120},
+    "history_cut": {"bound": "age", "seconds": 86_400}}))]
 pub(super) struct KeptRecords {
     producer_id: String,
     /// Seconds for which records stay in the log.
@@ -45,25 +64,33 @@ pub(super) struct KeptRecords {
     /// Seconds for which records stay in the history; `null`: for ever.
     #[schema(required)]
     history_age_seconds: Option<u64>,
+    /// Rows that stay in the history, by the producer's plan; `null`: any number.
+    #[schema(required)]
+    history_rows: Option<u64>,
     /// Limits that the producer itself has set.
     own: WantedRetention,
     /// The bound that removes the oldest record of the log first; `null`: the log has none.
     #[schema(required)]
     first_cut: Option<NearestBound>,
+    /// Likewise the oldest row of the history, if rows come as they did so far; `null`: there is none, or it stays for ever.
+    #[schema(required)]
+    history_cut: Option<NearestBound>,
 }
 
 /// The bound of retention that is reached first.
 #[derive(Serialize, ToSchema)]
 #[schema(example = json!({"bound": "bytes", "seconds": 7200}))]
 pub(super) struct NearestBound {
-    #[schema(pattern = "^(age|bytes)$")]
+    #[schema(pattern = "^(age|bytes|rows)$")]
     bound: &'static str,
-    /// Seconds until then, if the log goes on to grow as in the last ten minutes.
+    /// Seconds until then; for the log if it goes on to grow as in the last ten minutes.
     seconds: u64,
 }
 
-/// Least that a producer may want kept.
-const LEAST_AGE: u64 = 60;
+/// Most classes of one producer, and the longest label and value of one, in characters.
+const MOST_CLASSES: usize = 16;
+const LONGEST_LABEL: usize = 255;
+/// Least bytes that a producer may want kept.
 const LEAST_BYTES: u64 = 64 << 10;
 /// A hundred years, and a tebibyte.
 const MOST_AGE: u64 = 100 * 365 * 86_400;
@@ -88,7 +115,8 @@ pub(super) async fn retention(
     kept(&services, &user).await
 }
 
-/// Sets how much is kept of a producer's records, within what the platform keeps; takes the place of all that was set before. Records that are
+/// Sets how much is kept of a producer's records, within what the platform keeps; takes the place of all that was set before.
+/// Classes that are left out stay as they were. Records that are
 /// kept no longer go within minutes.
 #[utoipa::path(put, path = "/retention/{producer_id}", tag = "history", security(("bearer" = [])), request_body = WantedRetention,
     params(("producer_id" = i64, Path, description = "A producer's id")), responses(
@@ -109,7 +137,14 @@ pub(super) async fn set_retention(
     Json(wish): Json<WantedRetention>,
 ) -> Result<Json<KeptRecords>, ApiError> {
     let user = producer(&services, &grant, id).await?;
-    services.backend.set_retention(user.id.producer(), wish.own()?, grant.user).await?;
+    let backend = &services.backend;
+    let keeps_classes = wish.classes.is_none();
+    let mut own = wish.own(backend.retention_choice().least)?;
+    if keeps_classes {
+        // Clients that know of no classes must not end them.
+        own.classes = backend.store.retention(user.id.producer()).await?.classes;
+    }
+    backend.set_retention(user.id.producer(), own, grant.user).await?;
     kept(&services, &user).await
 }
 
@@ -121,35 +156,66 @@ async fn producer(services: &Shared, grant: &Grant, id: i64) -> Result<User, Api
 }
 
 async fn kept(services: &Shared, user: &User) -> Result<Json<KeptRecords>, ApiError> {
-    let Kept { own, log, history, first } = services.backend.kept(user.log_key()).await?;
-    let Retention { age, bytes, .. } = log;
+    let Kept { own, bounds, first, history } = services.backend.kept(user.log_key()).await?;
+    let Bounds { log_age, log_bytes, history_age, history_rows } = bounds;
+    let nearest = |bound, left: Duration| NearestBound { bound, seconds: left.as_secs().min(MOST_AGE) };
     Ok(Json(KeptRecords {
         producer_id: user.id.to_string(),
-        log_age_seconds: age.as_secs(),
-        log_bytes: bytes as u64,
-        history_age_seconds: history.map(|age| age.as_secs()),
-        own: WantedRetention {
-            log_age_seconds: own.log_age.map(|age| age.as_secs()),
-            log_bytes: own.log_bytes,
-            history_age_seconds: own.history_age.map(|age| age.as_secs()),
-        },
-        first_cut: first.map(|(bound, left)| NearestBound { bound: bound.as_str(), seconds: left.as_secs().min(MOST_AGE) }),
+        log_age_seconds: log_age.as_secs(),
+        log_bytes: log_bytes as u64,
+        history_age_seconds: history_age.map(|age| age.as_secs()),
+        history_rows,
+        own: own.into(),
+        first_cut: first.map(|(bound, left)| nearest(bound.as_str(), left)),
+        history_cut: history.map(|(bound, left)| nearest(bound.as_str(), left)),
     }))
 }
 
 impl WantedRetention {
-    fn own(&self) -> Result<OwnRetention, ApiError> {
-        let within = |name: &str, value: Option<u64>, least: u64, most: u64| match value {
-            Some(value) if !(least..=most).contains(&value) => {
-                Err(ApiError::invalid(name, format!("{name} must be from {least} to {most}.")))
+    /// The limits, where none is shorter than the operator allows.
+    fn own(self, least: Duration) -> Result<OwnRetention, ApiError> {
+        let within = |name: &str, value: u64, least: u64, most: u64| {
+            if (least..=most).contains(&value) {
+                return Ok(value);
             }
-            value => Ok(value),
+            Err(ApiError::invalid(name, format!("{name} must be from {least} to {most}.")))
         };
-        let age = |name, value| Ok::<_, ApiError>(within(name, value, LEAST_AGE, MOST_AGE)?.map(Duration::from_secs));
+        let age = |name: &str, value| Ok::<_, ApiError>(Duration::from_secs(within(name, value, least.as_secs(), MOST_AGE)?));
+        let class = |class: WantedClass| {
+            let fits = |text: &str| text.chars().count() <= LONGEST_LABEL;
+            if class.label.is_empty() || !fits(&class.label) || !fits(&class.value) {
+                return Err(ApiError::invalid(
+                    "classes",
+                    format!("A label has 1 to {LONGEST_LABEL} characters, its value at most as many."),
+                ));
+            }
+            let history_age = age("history_age_seconds", class.history_age_seconds)?;
+            Ok(ClassRetention { label: class.label, value: class.value, history_age })
+        };
+        let classes = self.classes.unwrap_or_default();
+        if classes.len() > MOST_CLASSES {
+            return Err(ApiError::invalid("classes", format!("There are at most {MOST_CLASSES} classes.")));
+        }
         Ok(OwnRetention {
-            log_age: age("log_age_seconds", self.log_age_seconds)?,
-            log_bytes: within("log_bytes", self.log_bytes, LEAST_BYTES, MOST_BYTES)?,
-            history_age: age("history_age_seconds", self.history_age_seconds)?,
+            log_age: self.log_age_seconds.map(|value| age("log_age_seconds", value)).transpose()?,
+            log_bytes: self.log_bytes.map(|value| within("log_bytes", value, LEAST_BYTES, MOST_BYTES)).transpose()?,
+            history_age: self.history_age_seconds.map(|value| age("history_age_seconds", value)).transpose()?,
+            classes: classes.into_iter().map(class).collect::<Result<_, _>>()?,
         })
+    }
+}
+
+impl From<OwnRetention> for WantedRetention {
+    fn from(own: OwnRetention) -> Self {
+        let class = |class: ClassRetention| {
+            let history_age_seconds = class.history_age.as_secs();
+            WantedClass { label: class.label, value: class.value, history_age_seconds }
+        };
+        Self {
+            log_age_seconds: own.log_age.map(|age| age.as_secs()),
+            log_bytes: own.log_bytes,
+            history_age_seconds: own.history_age.map(|age| age.as_secs()),
+            classes: Some(own.classes.into_iter().map(class).collect()),
+        }
     }
 }

@@ -142,3 +142,37 @@ async fn three_nodes_share_a_rate_also_while_redis_is_away() {
     let passed = answered(&nodes, &producer.token, Duration::from_secs(5)).await;
     assert!(passed >= right * 8 / 10 && passed <= right * 11 / 10 + 30, "{passed} for {right} without Redis");
 }
+
+#[tokio::test]
+async fn what_removes_records_first_is_shown_before_it_does() {
+    let node = Node::embedded(&[("LOG_RETENTION_BYTES", "1MiB")]).await;
+    let producer = account(quic::ap(&node), "producer", "p").await;
+    let done = operators::run(node.dir.path(), &[], &["admin", "create", "--username", "root"], "a password for it\n").await;
+    assert_eq!(done.0, 0, "{done:?}");
+    let login = json!({"username": "root", "password": "a password for it"});
+    let login = http().post(format!("{}/login", quic::ap(&node))).json(&login).send().await.unwrap().json::<Value>().await.unwrap();
+    let dsm = node.at.dsm.as_deref().unwrap();
+    let get = async |url: String, token: &str| http().get(url).bearer_auth(token).send().await.unwrap().json::<Value>().await.unwrap();
+    let large: Vec<Value> = (0..10).map(|n| json!({"device_id": "d", "timestamp": 1, "data": {"n": n, "pad": "x".repeat(2000)}})).collect();
+    let shown = async {
+        loop {
+            // So much comes that the log holds no day of it.
+            assert_eq!(post(&node, &producer, &large).await.status(), 200);
+            let cuts = get(format!("{dsm}/platform"), login["access_token"].as_str().unwrap()).await["cuts"].clone();
+            if cuts[0]["bound"] == "bytes" {
+                break cuts[0].clone();
+            }
+            sleep(Duration::from_millis(50)).await;
+        }
+    };
+    let cut = timeout(LIMIT, shown).await.expect("the cut is shown");
+    assert_eq!(cut["producer_id"], producer.id.to_string());
+    assert!(cut["seconds"].as_u64().unwrap() < 86_400, "{cut}");
+    let operations = node.at.operations.as_deref().unwrap();
+    let ready = get(format!("{operations}/ready"), "").await;
+    assert_eq!((&ready["first_cut"]["bound"], &ready["first_cut"]["producer_id"]), (&json!("bytes"), &json!(producer.id.to_string())));
+    let own = get(format!("{dsm}/retention/{}", producer.id), &producer.token).await;
+    assert_eq!(own["first_cut"]["bound"], "bytes");
+    let name = format!("motience_retention_cut_seconds{{producer=\"{}\",bound=\"bytes\"}}", producer.id);
+    crate::unread::until_metric(&node, &name, |left| left > 0.0).await;
+}

@@ -15,14 +15,17 @@ mod device_ca;
 pub mod devices;
 mod erasure;
 mod external;
+mod history_bounds;
 mod keys;
 mod lookups;
 mod meter;
 mod organisations;
+pub mod pressure;
 mod quotas;
 mod readiness;
 mod record_erasure;
 pub mod retention;
+mod retention_policy;
 mod usage;
 
 use std::{
@@ -58,6 +61,7 @@ use acts::{account_object, erasure_detail};
 pub use backlogs::{Backlogs, DurableBacklog, Worst};
 pub use device_ca::{Authority, Error as AuthorityError};
 use meter::Meter;
+use pressure::Pressure;
 use readiness::Readiness;
 pub use readiness::{Part, Unready};
 
@@ -148,6 +152,8 @@ pub struct Config {
     pub retention: Retention,
     /// How long records stay in the history; `None`: for ever.
     pub history_retention: Option<Duration>,
+    /// How much producers may choose to keep.
+    pub choice: retention::Choice,
     /// Limits of the relay.
     pub limits: Limits,
     /// How many connections there may be.
@@ -185,6 +191,7 @@ impl Config {
             permits: reader.group(),
             uploads: reader.group(),
             history_retention,
+            choice: reader.group(),
             node: name.map_or_else(|| format!("node-{:08x}", fastrand::u32(..)), |name| name.0),
             data_dir,
             wait,
@@ -342,6 +349,8 @@ pub struct Backend {
     pub kind: Kind,
     /// The node's name.
     pub node: String,
+    /// How retention presses on logs.
+    pub pressure: Pressure,
     readiness: tokio::sync::Mutex<Readiness>,
     certificate_life: Duration,
     device_certificates: bool,
@@ -355,7 +364,7 @@ pub struct Backend {
     /// Told when records are to be erased.
     asked: Arc<Notify>,
     record_eraser: tokio::task::JoinHandle<()>,
-    history_retention: Option<Duration>,
+    retention_policy: retention::Policy,
     trimmer: tokio::task::JoinHandle<()>,
     external: external::External,
     /// Told when an account has ended.
@@ -364,7 +373,7 @@ pub struct Backend {
     refresher: tokio::task::JoinHandle<()>,
     issuer_keys: tokio::task::JoinHandle<()>,
     /// Measure the backlogs, and the rest, fill the buckets of quotas, and write usage down.
-    meters: [tokio::task::JoinHandle<()>; 4],
+    meters: [tokio::task::JoinHandle<()>; 5],
     /// The live connections of this node, and questions about those of others.
     directory: connections::Directory,
     answering: tokio::task::JoinHandle<()>,
@@ -482,8 +491,14 @@ impl Backend {
         };
         let record_eraser = tokio::spawn(record_eraser.run());
         let failed = |source| Error::Store { place: config.store_place(), source };
-        retention::load(&store, relay.log()).await.map_err(failed)?;
-        let trimmer = retention::Trimmer { store: store.clone(), clock: clock.clone(), platform: config.history_retention };
+        let policy = retention::Policy {
+            choice: config.choice,
+            log: config.retention,
+            history: config.history_retention,
+            quotas: permits.quotas().clone(),
+        };
+        retention::load(&store, &policy, relay.log()).await.map_err(failed)?;
+        let trimmer = retention::Trimmer { store: store.clone(), clock: clock.clone(), policy: policy.clone() };
         let lease = |name| lease(name, kind, &config.node, &store, &clock);
         let trimmer = tokio::spawn(trimmer.run(lease(retention::LEASE)));
         let refresher = Refresher {
@@ -495,18 +510,21 @@ impl Backend {
             revocations: revocations.clone(),
             devices: devices.clone(),
             quotas: permits.quotas().clone(),
+            policy: policy.clone(),
             auth: config.auth.clone(),
             clock: clock.clone(),
             restored,
         };
         let refresher = tokio::spawn(refresher.run());
         let backlogs = Backlogs::new(store.clone(), logs.clone(), relay.log().clone(), clock.clone());
+        let pressure = Pressure::new(logs.clone(), relay.log().clone(), reports.clone());
         let hasher = Hasher::new(config.auth.hashing);
         let folder = config.keeps_files().then(|| config.data_dir.clone());
         let meter = Meter { store: store.clone(), relay: relay.clone(), hasher: hasher.clone(), reports: reports.clone(), folder };
         let filling = quotas::fill(permits.quotas().clone(), relay.log().clone(), reports.clone());
         let meters = [
             tokio::spawn(backlogs.clone().run(lease(backlogs::LEASE))),
+            tokio::spawn(pressure.clone().run()),
             tokio::spawn(meter.run()),
             tokio::spawn(filling),
             tokio::spawn(usage::run(relay.clone(), store.clone())),
@@ -538,7 +556,8 @@ impl Backend {
             auditor,
             asked,
             record_eraser,
-            history_retention: config.history_retention,
+            retention_policy: policy,
+            pressure,
             trimmer,
             external: external::External::new(issuers),
             ended,
@@ -837,6 +856,7 @@ struct Refresher {
     revocations: Revocations,
     devices: DeviceStates,
     quotas: Quotas,
+    policy: retention::Policy,
     auth: auth::Config,
     clock: Clock,
     /// Told when the accounts were restored from a backup.
@@ -860,14 +880,15 @@ impl Refresher {
             if let Err(e) = load_devices(&self.store, &self.devices).await {
                 warn!(error = %e, "restricted devices cannot be read; trying again");
             }
-            if let Err(e) = retention::load(&self.store, &self.log).await {
-                warn!(error = %e, "what producers want kept cannot be read; trying again");
-            }
             if let Err(e) = self.tokens.read_keys() {
                 warn!(error = %e, "the keys that sign tokens cannot be read again; those read before go on");
             }
             if let Err(e) = quotas::load(&self.store, &self.quotas).await {
                 warn!(error = %e, "plans cannot be read; trying again");
+            }
+            // Plans bound what is kept.
+            if let Err(e) = retention::load(&self.store, &self.policy, &self.log).await {
+                warn!(error = %e, "what producers want kept cannot be read; trying again");
             }
             if let Err(e) = self.keys.refresh(&self.revocations).await {
                 warn!(error = %e, "keys cannot be looked up again; trying again");

@@ -62,6 +62,9 @@ impl Backend {
         if let Err(e) = super::quotas::load(&self.store, self.permits.quotas()).await {
             warn!(error = %e, "plans cannot be read; trying again");
         }
+        if let Err(e) = super::retention::load(&self.store, &self.retention_policy, self.relay.log()).await {
+            warn!(error = %e, "what plans let producers keep cannot be read; trying again");
+        }
         self.broadcast(Event::QuotasChanged).await;
     }
 }

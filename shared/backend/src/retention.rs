@@ -3,7 +3,7 @@
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use motience_cluster::{Event, Lease};
-use motience_log::{self as log, Bound, Log, Retention};
+use motience_log::{self as log, Bound, Log};
 use motience_proto::model::{Cursor, LogKey, Offset, ProducerId, Role, UserId};
 use motience_relay as relay;
 use motience_runtime::{causes, clock::Clock};
@@ -12,7 +12,9 @@ use serde_json::json;
 use time::OffsetDateTime;
 use tracing::{info, warn};
 
-use crate::{Backend, acts::account_object};
+use crate::{Backend, acts::account_object, history_bounds::OtherBounds};
+
+pub use crate::retention_policy::{Bounds, Choice, Policy};
 
 /// Name of the lease of the node that trims the history.
 pub(crate) const LEASE: &str = "history_trim";
@@ -22,16 +24,35 @@ const EVERY: Duration = Duration::from_secs(300);
 const LOOK_AGAIN: time::Duration = time::Duration::days(1);
 
 /// How much is kept of a producer's records.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Kept {
     /// Limits that the producer itself has set.
     pub own: OwnRetention,
-    /// Bounds of its log.
-    pub log: Retention,
-    /// How long records stay in the history; `None`: for ever.
-    pub history: Option<Duration>,
+    /// The bounds that hold.
+    pub bounds: Bounds,
     /// The bound that removes the oldest record of the log first, and when; `None`: the log has none.
     pub first: Option<(Bound, Duration)>,
+    /// Likewise the oldest row of the history; `None`: there is none, or it stays for ever.
+    pub history: Option<(HistoryBound, Duration)>,
+}
+
+/// A bound of the history.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HistoryBound {
+    /// How old a row is.
+    Age,
+    /// How many rows there are.
+    Rows,
+}
+
+impl HistoryBound {
+    /// The bound's name in JSON.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Age => "age",
+            Self::Rows => "rows",
+        }
+    }
 }
 
 impl Backend {
@@ -42,39 +63,64 @@ impl Backend {
         let outline = log.outline(key).await?;
         let before = Cursor { log_epoch: outline.bounds.log_epoch(), offset: Offset(outline.bounds.first.0.saturating_sub(1)) };
         let first = outline.backlog(before).cut.map(|cut| (cut.bound, cut.left));
-        Ok(Kept { own, log: log.retentions().of(key.producer), history: shorter(own.history_age, self.history_retention), first })
+        let bounds = self.retention_policy.of(key.producer, &own);
+        let history = self.history_cut(key.producer, &bounds).await.map_err(Arc::new)?;
+        Ok(Kept { own, bounds, first, history })
+    }
+
+    /// How much producers may choose to keep.
+    pub fn retention_choice(&self) -> &Choice {
+        self.retention_policy.choice()
+    }
+
+    /// The bound that removes the oldest row of the history first, if rows come as they did so far.
+    async fn history_cut(&self, producer: ProducerId, bounds: &Bounds) -> Result<Option<(HistoryBound, Duration)>, store::Error> {
+        let now = self.clock.now();
+        let (count, oldest) = match (bounds.history_rows, bounds.history_age) {
+            (Some(_), _) => self.store.history_size(producer).await?,
+            (None, Some(_)) => (0, self.store.history_begin(producer).await?),
+            (None, None) => return Ok(None),
+        };
+        let Some(kept_for) = oldest.map(|oldest| Duration::try_from(now - oldest).unwrap_or_default()) else { return Ok(None) };
+        let by_age = bounds.history_age.map(|age| (HistoryBound::Age, age.saturating_sub(kept_for)));
+        let by_rows = bounds.history_rows.map(|most| {
+            let rate = count as f64 / kept_for.as_secs_f64().max(1.0);
+            let left = Duration::try_from_secs_f64(most.saturating_sub(count) as f64 / rate);
+            (HistoryBound::Rows, left.unwrap_or(Duration::MAX))
+        });
+        Ok(by_age.into_iter().chain(by_rows).min_by_key(|(_, left)| *left))
     }
 
     /// Sets what a producer wants kept, on every node, and records the act.
     pub async fn set_retention(&self, producer: ProducerId, own: OwnRetention, by: UserId) -> Result<(), store::Error> {
         self.store.set_retention(producer, &own).await?;
-        if let Err(e) = load(&self.store, self.relay.log()).await {
+        if let Err(e) = load(&self.store, &self.retention_policy, self.relay.log()).await {
             warn!(error = %e, "what producers want kept cannot be read; trying again");
         }
         // Nodes read again what the store says.
         self.broadcast(Event::Restored).await;
         let seconds = |age: Option<Duration>| age.map(|age| age.as_secs());
-        let detail =
-            json!({"log_age_seconds": seconds(own.log_age), "log_bytes": own.log_bytes, "history_age_seconds": seconds(own.history_age)});
+        let classes: Vec<_> = own.classes.iter().map(|one| json!([one.label, one.value, one.history_age.as_secs()])).collect();
+        let detail = json!({
+            "log_age_seconds": seconds(own.log_age), "log_bytes": own.log_bytes, "history_age_seconds": seconds(own.history_age), "classes": classes,
+        });
         self.record("producer.retention", Some(by), account_object(producer.user()), producer.user(), detail).await;
         Ok(())
     }
 }
 
-fn shorter(own: Option<Duration>, platform: Option<Duration>) -> Option<Duration> {
-    match (own, platform) {
-        (Some(own), Some(platform)) => Some(own.min(platform)),
-        (own, platform) => own.or(platform),
+/// Tells the log the bounds of producers that have chosen some, or have a plan.
+pub(crate) async fn load(store: &Store, policy: &Policy, log: &Log) -> Result<(), store::Error> {
+    let told = |bounds: Bounds| log::OwnRetention { age: Some(bounds.log_age), bytes: Some(bounds.log_bytes) };
+    let (assigned, default) = policy.quotas.assigned();
+    let mut each: HashMap<ProducerId, _> = HashMap::new();
+    for user in assigned {
+        each.insert(user.producer(), told(policy.of(user.producer(), &OwnRetention::default())));
     }
-}
-
-/// Tells the log what producers want kept.
-pub(crate) async fn load(store: &Store, log: &Log) -> Result<(), store::Error> {
-    let own = store.retentions().await?.into_iter().map(|(producer, own)| {
-        let bytes = own.log_bytes.map(|bytes| usize::try_from(bytes).unwrap_or(usize::MAX));
-        (producer, log::OwnRetention { age: own.log_age, bytes })
-    });
-    log.retentions().set(own.collect());
+    for (producer, own) in store.retentions().await? {
+        each.insert(producer, told(policy.of(producer, &own)));
+    }
+    log.retentions().set(each, told(policy.bounds(&OwnRetention::default(), default.iter())));
     Ok(())
 }
 
@@ -82,7 +128,7 @@ pub(crate) async fn load(store: &Store, log: &Log) -> Result<(), store::Error> {
 pub(crate) struct Trimmer {
     pub(crate) store: Store,
     pub(crate) clock: Clock,
-    pub(crate) platform: Option<Duration>,
+    pub(crate) policy: Policy,
 }
 
 /// Removed in one round.
@@ -96,6 +142,7 @@ impl Trimmer {
     /// Trims for as long as it is polled, on the node that has the lease.
     pub(crate) async fn run(self, mut lease: Lease) {
         let mut look = Look::Now;
+        let mut others = OtherBounds::new(self.store.clone(), self.clock.clone(), self.policy.clone());
         loop {
             lease.acquired().await;
             while lease.is_held().await {
@@ -103,6 +150,12 @@ impl Trimmer {
                     Ok(Removed { rows: 0, .. }) => {}
                     Ok(removed) => info!(rows = removed.rows, "rows of the history that were too old were removed"),
                     Err(e) => warn!(error = causes(&e), "the history cannot be trimmed; trying again"),
+                }
+                if let Err(e) = others.round().await {
+                    warn!(
+                        error = causes(&e),
+                        "rows of the history beyond a plan, or of a class of devices, cannot be removed; trying again"
+                    );
                 }
                 tokio::time::sleep(EVERY).await;
             }
@@ -112,15 +165,15 @@ impl Trimmer {
     /// Makes the partitions for what comes next, drops those of which nobody keeps anything, and removes other rows that are too old, a piece at a
     /// time, so that others have their turn.
     pub(crate) async fn round(&self, look: &mut Look) -> Result<Removed, store::Error> {
-        let (now, width) = (self.clock.now(), Width::of(self.platform));
+        let (now, width) = (self.clock.now(), Width::of(self.policy.history));
         let divided = look.is_due(now) && self.divide(now, width, look).await;
         let own: HashMap<ProducerId, OwnRetention> = self.store.retentions().await?.into_iter().collect();
         let mut removed = Removed::default();
-        if self.platform.is_none() && own.values().all(|own| own.history_age.is_none()) {
+        if self.policy.history.is_none() && own.values().all(|own| own.history_age.is_none()) {
             return Ok(removed);
         }
         let own_age = |producer| own.get(&producer).and_then(|own| own.history_age);
-        let before = |producer| shorter(own_age(producer), self.platform).and_then(|age| now.checked_sub(age.try_into().ok()?));
+        let before = |producer| self.policy.history_age(own_age(producer)).and_then(|age| now.checked_sub(age.try_into().ok()?));
         if divided {
             removed.partitions = self.store.drop_history(now, before).await?;
             loop {
@@ -131,13 +184,15 @@ impl Trimmer {
                 }
             }
         }
-        // Rows of the platform's own age go with their partition.
-        let in_pieces = !divided || self.platform.is_some_and(|age| !width.is_small_for(age));
+        // Rows of the platform's own age go with their partition, unless somebody keeps that for longer.
+        let platform = self.policy.history;
+        let longer = |own: &OwnRetention| platform.is_some_and(|age| self.policy.history_age(own.history_age) > Some(age));
+        let in_pieces = !divided || platform.is_some_and(|age| !width.is_small_for(age)) || own.values().any(longer);
         let mut page = Page::default();
         loop {
             let producers = self.store.users(Role::Producer, page).await?;
             for producer in producers.iter().map(|user| user.id.producer()) {
-                let has_own = own_age(producer).is_some_and(|own| self.platform.is_none_or(|platform| own < platform));
+                let has_own = own_age(producer).is_some_and(|own| platform.is_none_or(|platform| own < platform));
                 let Some(before) = before(producer).filter(|_| in_pieces || has_own) else { continue };
                 loop {
                     let rows = self.store.trim_history(producer, before).await?;

@@ -172,6 +172,10 @@ async fn ready(State(operations): State<Asked>) -> Response {
                 let told = format!("the clock has jumped, and much of {held} logs is kept: see `motience-server log confirm`");
                 body["retention"] = told.into();
             }
+            if let Some(one) = operations.backend.pressure.first_by_bytes() {
+                body["first_cut"] =
+                    json!({"producer_id": one.producer.to_string(), "bound": one.bound.as_str(), "seconds": one.left.as_secs()});
+            }
             Json(body).into_response()
         }
         false => {

@@ -19,7 +19,10 @@ use std::{
 
 use motience_proto::model::{PlanLimits, UserId};
 use parking_lot::{Mutex, RwLock};
-use tokio::{sync::Notify, time::sleep};
+use tokio::{
+    sync::Notify,
+    time::{sleep, timeout},
+};
 
 /// Part of a second's worth that a node leases at once.
 pub const SLICE: u64 = 10;
@@ -196,6 +199,8 @@ pub struct Quota {
 struct Buckets {
     holder: Holder,
     plan: RwLock<PlanLimits>,
+    /// The turn of the senders that wait for tokens: without an order one of many might wait too long.
+    turn: tokio::sync::Mutex<()>,
     rates: [Arc<Bucket>; Unit::ALL.len()],
 }
 
@@ -258,6 +263,12 @@ impl Quotas {
         }
         known.quotas.insert(user, Arc::downgrade(&quota));
         quota
+    }
+
+    /// The accounts to which plans are assigned, and the plan of all others.
+    pub fn assigned(&self) -> (Vec<UserId>, Option<PlanLimits>) {
+        let known = self.0.known.lock();
+        (known.assignments.accounts.keys().copied().collect(), known.assignments.default)
     }
 
     /// The plans that hold for an account: its own, and that of its organisation.
@@ -354,7 +365,7 @@ impl Buckets {
                 leased: Mutex::default(),
             })
         });
-        Self { holder, plan: RwLock::default(), rates }
+        Self { holder, plan: RwLock::default(), turn: tokio::sync::Mutex::default(), rates }
     }
 
     fn set(&self, plan: PlanLimits, shared: bool) {
@@ -437,9 +448,22 @@ impl Quota {
         Ok(())
     }
 
-    /// Takes so much of each unit; waits for the tokens where they come within `patience`. Cancel-safe.
+    /// Takes so much of each unit; waits for the tokens where they come within `patience`, in the order in which the senders of a holder began to
+    /// wait. Cancel-safe.
     pub async fn admit(&self, costs: &[(Unit, u64)], patience: Duration) -> Result<(), Exceeded> {
+        if !self.limits(costs.iter().map(|(unit, _)| *unit)) {
+            return Ok(());
+        }
         let begun = Instant::now();
+        // Where an organisation has a plan, all of its senders wait in one line.
+        let widest = self.parts.read().last().map(Arc::clone);
+        let _turn = match &widest {
+            Some(part) => match timeout(patience, part.turn.lock()).await {
+                Ok(turn) => Some(turn),
+                Err(_) => return self.take(costs),
+            },
+            None => None,
+        };
         loop {
             match self.take(costs) {
                 Err(exceeded) if begun.elapsed() + exceeded.wait <= patience => sleep(exceeded.pause()).await,
@@ -651,6 +675,27 @@ mod tests {
             outcome = quota.admit(&one, Duration::from_secs(60)) => outcome.unwrap(),
             () = filler => unreachable!("it never ends"),
         }
+    }
+
+    #[tokio::test]
+    async fn who_began_to_wait_first_is_let_in_first() {
+        let quotas = Quotas::default();
+        quotas.assign(assignments(Some(plan(100)), Some(plan(100))));
+        let (one, other) = (quotas.of(USER), quotas.of(UserId(8)));
+        one.take(&records(110)).unwrap();
+        let order = Mutex::new(Vec::new());
+        let wait = async |who: &Quota, name| {
+            who.admit(&records(20), Duration::from_secs(60)).await.unwrap();
+            order.lock().push(name);
+        };
+        let filler = async {
+            while order.lock().len() < 4 {
+                sleep(Duration::from_millis(5)).await;
+                quotas.active().iter().for_each(|bucket| bucket.refill(TICK));
+            }
+        };
+        tokio::join!(wait(&one, 1), wait(&other, 2), wait(&other, 3), wait(&one, 4), filler);
+        assert_eq!(*order.lock(), [1, 2, 3, 4]);
     }
 
     /// The shared bucket, as Redis has it: half a second's worth.

@@ -29,7 +29,7 @@ settings! {
     }
 }
 
-/// Limits that one producer has set for its own log.
+/// Bounds of one producer's log, where they are others than the platform's.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct OwnRetention {
     /// How long its records are kept; `None`: as long as those of others.
@@ -38,11 +38,17 @@ pub struct OwnRetention {
     pub bytes: Option<usize>,
 }
 
-/// How much is kept of each producer's log: what the platform keeps, or less where the producer wants less. Cheap to clone.
+/// How much is kept of each producer's log: what the platform keeps, unless it has bounds of its own. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Retentions {
     platform: Retention,
-    own: Arc<RwLock<HashMap<ProducerId, OwnRetention>>>,
+    own: Arc<RwLock<Own>>,
+}
+
+#[derive(Debug, Default)]
+struct Own {
+    each: HashMap<ProducerId, OwnRetention>,
+    others: OwnRetention,
 }
 
 impl Retentions {
@@ -58,14 +64,14 @@ impl Retentions {
 
     /// Bounds of this producer's log.
     pub fn of(&self, producer: ProducerId) -> Retention {
-        let own = self.own.read().get(&producer).copied().unwrap_or_default();
-        let Retention { age, bytes, .. } = self.platform;
-        Retention { age: own.age.map_or(age, |own| own.min(age)), bytes: own.bytes.map_or(bytes, |own| own.min(bytes)), ..self.platform }
+        let own = self.own.read();
+        let own = own.each.get(&producer).copied().unwrap_or(own.others);
+        Retention { age: own.age.unwrap_or(self.platform.age), bytes: own.bytes.unwrap_or(self.platform.bytes), ..self.platform }
     }
 
-    /// Replaces the limits that producers have set.
-    pub fn set(&self, own: HashMap<ProducerId, OwnRetention>) {
-        *self.own.write() = own;
+    /// Sets the bounds of producers that have their own, and those of all others.
+    pub fn set(&self, each: HashMap<ProducerId, OwnRetention>, others: OwnRetention) {
+        *self.own.write() = Own { each, others };
     }
 }
 
@@ -239,15 +245,15 @@ mod tests {
     }
 
     #[test]
-    fn a_producer_may_keep_less_and_not_more() {
+    fn a_producer_may_have_bounds_of_its_own() {
         let retentions = Retentions::new(Retention { age: Duration::from_secs(100), bytes: 1000, ..Retention::default() });
-        let own = |age, bytes| OwnRetention { age: Some(Duration::from_secs(age)), bytes: Some(bytes) };
-        retentions.set(HashMap::from([(ProducerId(1), own(10, 2000)), (ProducerId(2), own(200, 5))]));
+        let own = |age, bytes| OwnRetention { age: Some(Duration::from_secs(age)), bytes };
+        retentions.set(HashMap::from([(ProducerId(1), own(10, Some(2000)))]), own(200, None));
         let kept = |producer| {
             let Retention { age, bytes, .. } = retentions.of(ProducerId(producer));
             (age.as_secs(), bytes)
         };
-        assert_eq!([kept(1), kept(2), kept(3)], [(10, 1000), (100, 5), (100, 1000)]);
+        assert_eq!([kept(1), kept(2)], [(10, 2000), (200, 1000)]);
     }
 
     /// A clock that is set ahead makes everything too old at once.

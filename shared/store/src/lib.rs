@@ -74,7 +74,7 @@ pub use self::{
     plans::AssignedPlan,
     record_erasures::{Erased, RecordErasure},
     refresh::{AccountSession, Issued, RefreshToken, Spend, Spending},
-    retentions::OwnRetention,
+    retentions::{ClassRetention, OwnRetention},
     subscriptions::{Change, Decision, Followers, Right, Terms, Wanted},
     usage::{GivenOut, TakenIn, UsageHour, UsageQuery},
 };

@@ -5,7 +5,7 @@ import type { AuditChain, KeptRecords } from '@motience/client';
 import { Heads, accountOf, exported, linesOf, queryOf, told, type AuditText } from '../../src/lib/audit.ts';
 import { firstCut, isLess, recordsOf, said, textOf, valueOf, wishOf } from '../../src/lib/retention.ts';
 
-const KEPT: KeptRecords = { producer_id: '1', log_age_seconds: 86_400, log_bytes: 64 << 20, history_age_seconds: null, own: { log_age_seconds: null, log_bytes: null, history_age_seconds: null }, first_cut: null };
+const KEPT: KeptRecords = { producer_id: '1', log_age_seconds: 86_400, log_bytes: 64 << 20, history_age_seconds: null, history_rows: null, own: { log_age_seconds: null, log_bytes: null, history_age_seconds: null }, first_cut: null, history_cut: null };
 
 test('a bound is read and written in the unit in which it is whole', () => {
   for (const [value, kind, words] of [[60, 'age', '1 minute'], [5400, 'age', '90 minutes'], [7200, 'age', '2 hours'], [86_400, 'age', '1 day'], [64 << 20, 'size', '64 MiB'], [1 << 30, 'size', '1 GiB'], [null, 'age', 'for ever']] as const) {

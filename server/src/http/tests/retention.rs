@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use motience_proto::model::PlanLimits;
 use serde_json::json;
 
 use super::*;
@@ -21,10 +22,18 @@ async fn a_producer_keeps_less_than_the_platform_and_not_more() {
     let before = ask(&p, None).await.json(200);
     assert_eq!((of(&before), &before["first_cut"]), ([Some(3600), Some(1 << 20), Some(30 * 86_400)], &Value::Null));
     ask(&q, None).await.problem(403, "wrong_role");
-    for wrong in [json!({"log_age_seconds": 5}), json!({"log_bytes": 5}), json!({"history_age_seconds": 0})] {
+    let class = |label: &str, age: u64| json!({"label": label, "value": "camera", "history_age_seconds": age});
+    for wrong in [
+        json!({"log_age_seconds": 5}),
+        json!({"log_bytes": 5}),
+        json!({"history_age_seconds": 0}),
+        json!({"classes": [class("kind", 5)]}),
+        json!({"classes": [class("", 600)]}),
+        json!({"classes": vec![class("kind", 600); 17]}),
+    ] {
         ask(&p, Some(wrong)).await.problem(422, "invalid_field");
     }
-    let wish = json!({"log_age_seconds": 86_400, "log_bytes": 65_536, "history_age_seconds": 86_400});
+    let wish = json!({"log_age_seconds": 86_400, "log_bytes": 65_536, "history_age_seconds": 86_400, "classes": [class("kind", 600)]});
     let set = ask(&admin, Some(wish.clone())).await.json(200);
     assert_eq!((of(&set), &set["own"]), ([Some(3600), Some(65_536), Some(86_400)], &wish));
     // The log is trimmed by it, and says which bound comes first.
@@ -39,7 +48,49 @@ async fn a_producer_keeps_less_than_the_platform_and_not_more() {
     assert!((40..100).contains(&(bounds.last.0 - bounds.first.0)), "{bounds:?}");
     assert_eq!(ask(&p, None).await.json(200)["first_cut"]["bound"], "bytes");
     let back = ask(&p, Some(json!({}))).await.json(200);
-    assert_eq!(of(&back), of(&before));
+    assert_eq!(
+        (of(&back), &back["own"]["classes"]),
+        (of(&before), &json!([class("kind", 600)])),
+        "classes stay where nothing is said of them"
+    );
+    assert_eq!(ask(&p, Some(json!({"classes": []}))).await.json(200)["own"]["classes"], json!([]));
     let acts = platform.sm(Method::GET, "/acts", Some(&p), Sent::Nothing).await.json(200);
-    assert_eq!(acts.as_array().unwrap().iter().filter(|act| act["act"] == "producer.retention").count(), 2);
+    assert_eq!(acts.as_array().unwrap().iter().filter(|act| act["act"] == "producer.retention").count(), 3);
+}
+
+#[tokio::test]
+async fn an_operator_bounds_what_a_producer_may_choose_and_a_plan_what_it_has() {
+    let platform = platform(&[
+        ("LOG_RETENTION", "1h"),
+        ("LOG_RETENTION_BYTES", "1MiB"),
+        ("RETENTION_LEAST", "10m"),
+        ("LOG_RETENTION_MOST", "2h"),
+        ("LOG_RETENTION_MOST_BYTES", "2MiB"),
+        ("HISTORY_RETENTION", "1d"),
+        ("HISTORY_RETENTION_MOST", "2d"),
+    ])
+    .await;
+    let (producer, p) = platform.account(Role::Producer, "p").await;
+    let path = format!("/retention/{}", producer.id);
+    let ask = async |wish: Option<Value>| {
+        let (method, body) = wish.map_or((Method::GET, Sent::Nothing), |wish| (Method::PUT, Sent::Json(wish)));
+        platform.dsm(method, &path, Some(&p), body).await
+    };
+    ask(Some(json!({"log_age_seconds": 599}))).await.problem(422, "invalid_field");
+    let of = |kept: &Value| [&kept["log_age_seconds"], &kept["log_bytes"], &kept["history_age_seconds"]].map(Value::as_u64);
+    let wish = json!({"log_age_seconds": 10_000, "log_bytes": 10 << 20, "history_age_seconds": 10 * 86_400});
+    let chosen = ask(Some(wish)).await.json(200);
+    assert_eq!(of(&chosen), [Some(7200), Some(2 << 20), Some(2 * 86_400)]);
+    let backend = &platform.services.backend;
+    let keep = backend.relay.log().retentions().of(producer.id.producer());
+    assert_eq!((keep.age.as_secs(), keep.bytes), (7200, 2 << 20), "the log is told");
+    assert_eq!((&chosen["history_rows"], &chosen["history_cut"]), (&Value::Null, &Value::Null));
+
+    let plan = PlanLimits { log_bytes: Some(100_000), history_rows: Some(50), ..PlanLimits::default() };
+    backend.store.set_plan("small", &plan, backend.clock.now()).await.unwrap();
+    backend.store.give_plan(producer.id, Some("small")).await.unwrap();
+    backend.quotas_changed().await;
+    let bounded = ask(None).await.json(200);
+    assert_eq!((&bounded["log_bytes"], &bounded["history_rows"]), (&json!(100_000), &json!(50)));
+    assert_eq!(backend.relay.log().retentions().of(producer.id.producer()).bytes, 100_000);
 }

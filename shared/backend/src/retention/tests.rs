@@ -30,7 +30,13 @@ impl Year {
     async fn begin(config: &Config, clock: Clock) -> Self {
         let store = Store::open(config).await.unwrap();
         let platform = Some(DAY * u32::try_from(PLATFORM).unwrap());
-        Self { trimmer: Trimmer { store, clock, platform }, look: Look::Now, come: BTreeMap::new() }
+        let policy = Policy {
+            choice: Choice::default(),
+            log: log::Retention::default(),
+            history: platform,
+            quotas: motience_limits::quota::Quotas::default(),
+        };
+        Self { trimmer: Trimmer { store, clock, policy }, look: Look::Now, come: BTreeMap::new() }
     }
 
     async fn producer(&mut self, name: &str) -> ProducerId {

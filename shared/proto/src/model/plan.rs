@@ -33,6 +33,12 @@ pub struct PlanLimits {
     /// Subscriptions of a consumer that are in force or asked for.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub follows: Option<u64>,
+    /// Bytes of records that each producer's log keeps.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub log_bytes: Option<u64>,
+    /// Rows that each producer has in the history.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub history_rows: Option<u64>,
 }
 
 /// Whether the text can name a plan or an organisation: 1 to 64 letters, digits, `-`, `_` and `.`.

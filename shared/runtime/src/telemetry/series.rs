@@ -413,6 +413,14 @@ const SERIES: &[Series] = &[
         "Time until retention removes records that a durable consumer has yet to confirm, because of their age or their bytes: those that are \
          cut first.",
     ),
+    Series(
+        Ranked,
+        "motience_retention_cut_seconds",
+        "seconds",
+        &[PRODUCER, ("bound", &[])],
+        "Time until retention removes the oldest record of a log that grows, because of its age or of the log's bytes: first those that bytes come \
+         to first.",
+    ),
     Series(Gauge, "motience_durable_cursors", "cursors", &[], "Named cursors that were compared with their logs at the last look."),
     Series(Counter, "motience_log_disagreements_total", "logs", &[], "Times that more had been published than the log has."),
     Series(

@@ -3,6 +3,7 @@
 //! Rows of one producer are numbered in the order of its log, and become visible in that order: a reader that has read up to an id has missed
 //! nothing before it.
 
+mod bounds;
 mod copy;
 mod erase;
 mod json;

@@ -320,7 +320,7 @@ macro_rules! matching {
 pub(super) use matching;
 
 // Range that both databases can hold and compare; also the bounds of RFC 3339.
-const FIRST: OffsetDateTime = datetime!(0000-01-01 00:00 UTC);
+pub(super) const FIRST: OffsetDateTime = datetime!(0000-01-01 00:00 UTC);
 const LAST: OffsetDateTime = datetime!(9999-12-31 23:59:59.999999 UTC);
 
 /// A device's clock may say anything that can be written; the databases cannot hold all of it.

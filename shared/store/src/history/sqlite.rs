@@ -163,7 +163,7 @@ const NAMES: &str = concat!(
 /// One width, so that the order of the texts is the order of the times.
 const TIME: &[BorrowedFormatItem<'_>] = format_description!("[year]-[month]-[day]T[hour]:[minute]:[second].[subsecond digits:6]Z");
 
-fn text(at: OffsetDateTime) -> String {
+pub(super) fn text(at: OffsetDateTime) -> String {
     in_range(at).to_offset(UtcOffset::UTC).format(&TIME).expect("every time in range has these parts")
 }
 

@@ -1,11 +1,11 @@
 //! The history of records: the same values come back, once each, from every engine.
 
-use motience_proto::model::{Cursor, DeviceId, LogEpoch, Offset, ProducerEpoch, ProducerId, RecordId, Role, Seq};
+use motience_proto::model::{Cursor, DeviceId, DeviceState, LogEpoch, Offset, ProducerEpoch, ProducerId, RecordId, Role, Seq};
 use serde_json::{Value, value::RawValue};
 use time::{Duration, OffsetDateTime, macros::datetime};
 
 use super::{Engines, keep, user};
-use crate::{Erased, HistoryEntry, HistoryQuery, HistoryRow, OwnRetention, Store, kept_time};
+use crate::{ClassRetention, Erased, HistoryEntry, HistoryQuery, HistoryRow, OwnRetention, Store, kept_time};
 
 const PRODUCER: ProducerId = ProducerId(7);
 const RECEIVED: OffsetDateTime = datetime!(2025-01-29 11:35:01 UTC);
@@ -22,6 +22,7 @@ async fn history_is_the_same_on_every_engine() {
         takes_what_jsonb_refuses(store).await;
         is_written_in_any_way(store).await;
         goes_by_age_and_by_erasure(store).await;
+        goes_by_rows_and_by_class(store).await;
     }
     let (_, postgres) = engines.stores.last().unwrap();
     keeps_what_jsonb_cannot_hold(postgres).await;
@@ -69,9 +70,48 @@ async fn goes_by_age_and_by_erasure(store: &Store) {
     store.note_record_erasure(erasure.id, 1, 2, Some(RECEIVED)).await.unwrap();
     let listed = store.record_erasures(Some(other), None, 10).await.unwrap();
     assert_eq!((listed.len(), listed[0].records, listed[0].history_rows, listed[0].done_at), (5, 1, 2, Some(RECEIVED)));
-    let own = OwnRetention { log_bytes: Some(5), history_age: Some(std::time::Duration::from_secs(7)), ..OwnRetention::default() };
+    let class = ClassRetention { label: "kind".into(), value: "camera".into(), history_age: std::time::Duration::from_secs(3) };
+    let history_age = Some(std::time::Duration::from_secs(7));
+    let own = OwnRetention { log_bytes: Some(5), history_age, classes: vec![class], ..OwnRetention::default() };
     store.set_retention(other, &own).await.unwrap();
-    assert_eq!((store.retention(other).await.unwrap(), store.retentions().await.unwrap()), (own, vec![(other, own)]));
+    assert_eq!((store.retention(other).await.unwrap(), store.retentions().await.unwrap()), (own.clone(), vec![(other, own)]));
+    store.set_retention(other, &OwnRetention::default()).await.unwrap();
+    assert_eq!(store.retention(other).await.unwrap(), OwnRetention::default());
+}
+
+/// Rows beyond a number go, the oldest first; and those of devices with a label, before others of their age.
+async fn goes_by_rows_and_by_class(store: &Store) {
+    let producer = user(store, "has-a-plan", Role::Producer).await.id.producer();
+    let start = datetime!(2025-01-01 00:00 UTC);
+    assert_eq!(store.history_begin(producer).await.unwrap(), None);
+    let mut rows: Vec<_> = (1..=100).map(|hour| row(9, hour, start, "1")).collect();
+    for (hour, row) in rows.iter_mut().enumerate() {
+        row.received_at = start + Duration::hours(hour as i64);
+        row.device = DeviceId::new(["cam", "meter", "other"][hour % 3]).unwrap();
+        row.record_id.producer_epoch = ProducerEpoch(producer.0.cast_unsigned());
+    }
+    assert_eq!(keep(store, producer, rows).await, 100);
+    assert_eq!(store.history_size(producer).await.unwrap(), (100, Some(start)));
+    for (device, kind) in [("cam", "camera"), ("meter", "meter")] {
+        let device = DeviceId::new(device).unwrap();
+        store.set_device_state(producer, &device, DeviceState::Quarantined, 10, start).await.unwrap();
+        let labels = [("kind".to_owned(), kind.to_owned())].into();
+        store.label_device(producer, &device, &labels).await.unwrap().unwrap();
+    }
+    let class = |value: &str| ClassRetention { label: "kind".into(), value: value.into(), history_age: std::time::Duration::ZERO };
+    let before = start + Duration::hours(50);
+    assert_eq!(store.trim_history_class(producer, &class("none"), None, before).await.unwrap(), 0);
+    assert_eq!(store.trim_history_class(producer, &class("camera"), Some(start + Duration::hours(48)), before).await.unwrap(), 1);
+    assert_eq!(store.trim_history_class(producer, &class("camera"), None, before).await.unwrap(), 16);
+    assert_eq!(store.trim_history_class(producer, &class("camera"), None, before).await.unwrap(), 0);
+    assert_eq!(store.history_size(producer).await.unwrap(), (83, Some(start + Duration::hours(1))));
+    assert_eq!(store.history_beyond(producer, 83).await.unwrap(), None);
+    let beyond = store.history_beyond(producer, 20).await.unwrap().unwrap();
+    assert_eq!(
+        (store.trim_history_until(producer, beyond).await.unwrap(), store.trim_history_until(producer, beyond).await.unwrap()),
+        (63, 0)
+    );
+    assert_eq!(store.history_size(producer).await.unwrap(), (20, Some(start + Duration::hours(80))));
 }
 
 async fn comes_back(store: &Store) {

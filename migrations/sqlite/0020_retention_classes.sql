@@ -1,0 +1,2 @@
+-- Classes of devices of which a producer keeps rows of the history for another time: a JSON list. NULL: there are none.
+ALTER TABLE retentions ADD COLUMN classes TEXT;

@@ -1,0 +1,113 @@
+//! Trims the history by bounds beside its age: rows of a plan, and the shorter time of a class of devices.
+
+use std::{collections::HashMap, time::Duration};
+
+use motience_proto::model::{ProducerId, Role};
+use motience_runtime::clock::Clock;
+use motience_store::{self as store, ClassRetention, OwnRetention, Page, Store};
+use time::OffsetDateTime;
+use tracing::info;
+
+use crate::retention_policy::Policy;
+
+/// Rows may come so late into the history: a class's are looked for in that time before the last look.
+const LATE: Duration = Duration::from_secs(3600);
+/// How often they are looked for in all of the history, whose rows of other classes that reads through.
+const ALL_EVERY: Duration = Duration::from_secs(86_400);
+
+/// Trims by other bounds than age.
+#[derive(Debug)]
+pub(crate) struct OtherBounds {
+    store: Store,
+    clock: Clock,
+    policy: Policy,
+    /// When all of a producer's history was looked at last, and up to where any of it.
+    looked: HashMap<ProducerId, Looked>,
+}
+
+#[derive(Clone, Debug)]
+struct Looked {
+    classes: Vec<ClassRetention>,
+    all: OffsetDateTime,
+    last: OffsetDateTime,
+}
+
+impl OtherBounds {
+    pub(crate) fn new(store: Store, clock: Clock, policy: Policy) -> Self {
+        Self { store, clock, policy, looked: HashMap::new() }
+    }
+
+    /// Removes what is beyond these bounds of all producers, a piece at a time, so that others have their turn.
+    pub(crate) async fn round(&mut self) -> Result<(), store::Error> {
+        let mut gone = self.classes().await?;
+        let (assigned, default) = self.policy.quotas.assigned();
+        if default.is_some_and(|plan| plan.history_rows.is_some()) {
+            let mut page = Page::default();
+            loop {
+                let producers = self.store.users(Role::Producer, page).await?;
+                for producer in &producers {
+                    gone += self.rows(producer.id.producer()).await?;
+                }
+                match producers.last() {
+                    Some(last) if producers.len() == page.limit as usize => page.after = last.id.0,
+                    _ => break,
+                }
+            }
+        } else {
+            for user in assigned {
+                gone += self.rows(user.producer()).await?;
+            }
+        }
+        if gone > 0 {
+            info!(rows = gone, "rows of the history beyond a plan, or of a class of devices, were removed");
+        }
+        Ok(())
+    }
+
+    async fn classes(&mut self) -> Result<u64, store::Error> {
+        let mut own = self.store.retentions().await?;
+        own.retain(|(_, own)| !own.classes.is_empty());
+        self.looked.retain(|producer, _| own.iter().any(|(other, _)| other == producer));
+        let mut gone = 0;
+        for (producer, own) in own {
+            gone += self.classes_of(producer, own).await?;
+        }
+        Ok(gone)
+    }
+
+    async fn classes_of(&mut self, producer: ProducerId, own: OwnRetention) -> Result<u64, store::Error> {
+        let (now, mut gone) = (self.clock.now(), 0);
+        let looked = self.looked.get(&producer).filter(|looked| looked.classes == own.classes && now - looked.all < ALL_EVERY).cloned();
+        for class in &own.classes {
+            let Some(age) = self.policy.history_age(Some(class.history_age)) else { continue };
+            let since = looked.as_ref().map(|looked| looked.last - LATE - age);
+            let before = now - age;
+            loop {
+                let rows = self.store.trim_history_class(producer, class, since, before).await?;
+                gone += rows;
+                if rows == 0 {
+                    break;
+                }
+                tokio::task::yield_now().await;
+            }
+        }
+        let all = looked.map_or(now, |looked| looked.all);
+        self.looked.insert(producer, Looked { classes: own.classes, all, last: now });
+        Ok(gone)
+    }
+
+    /// Removes the oldest rows of a producer beyond what its plans allow.
+    async fn rows(&self, producer: ProducerId) -> Result<u64, store::Error> {
+        let Some(most) = self.policy.of(producer, &OwnRetention::default()).history_rows else { return Ok(0) };
+        let Some(id) = self.store.history_beyond(producer, most).await? else { return Ok(0) };
+        let mut gone = 0;
+        loop {
+            let rows = self.store.trim_history_until(producer, id).await?;
+            gone += rows;
+            if rows == 0 {
+                return Ok(gone);
+            }
+            tokio::task::yield_now().await;
+        }
+    }
+}
