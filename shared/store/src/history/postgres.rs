@@ -19,7 +19,7 @@ use crate::{Error, RecordErasure, accounts::present_log, cursors::StoredCursor, 
 
 /// How rows are written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Way {
+enum Method {
     /// All at once.
     Copied,
     /// All in one statement, which passes over those that are there: under the same place of the log.
@@ -31,24 +31,24 @@ enum Way {
 /// A row that is there already, or a value that JSONB cannot hold (a number beyond its range, say), must not fail the others: everything is then
 /// done again, in a slower way.
 pub(super) async fn keep_history(pool: &Connections, names: &Highest, batches: &[&HistoryBatch]) -> Result<Kept, Error> {
-    for way in [Way::Copied, Way::Inserted] {
-        match keep(pool, names, batches, way).await {
-            Err(e) if way == Way::Copied && e.is_duplicate() => {}
+    for method in [Method::Copied, Method::Inserted] {
+        match keep(pool, names, batches, method).await {
+            Err(e) if method == Method::Copied && e.is_duplicate() => {}
             Err(e) if e.is_bad_value() => break,
             other => return other,
         }
     }
-    keep(pool, names, batches, Way::Apart).await
+    keep(pool, names, batches, Method::Apart).await
 }
 
-async fn keep(pool: &Connections, names: &Highest, batches: &[&HistoryBatch], way: Way) -> Result<Kept, Error> {
+async fn keep(pool: &Connections, names: &Highest, batches: &[&HistoryBatch], method: Method) -> Result<Kept, Error> {
     let mut transaction = pool.begin().await?;
     let moved = move_cursors(&mut transaction, batches).await?;
     let (rows, highest) = names.new_ones(&mut transaction, batches, rows_of(batches, &moved)).await?;
-    let rows = match way {
-        Way::Copied => copy(&mut transaction, &rows).await?,
-        Way::Inserted => insert(&mut transaction, &rows, |data| json::storable(data).into_owned()).await?,
-        Way::Apart => insert_apart(&mut transaction, &rows).await?,
+    let rows = match method {
+        Method::Copied => copy(&mut transaction, &rows).await?,
+        Method::Inserted => insert(&mut transaction, &rows, |data| json::storable(data).into_owned()).await?,
+        Method::Apart => insert_apart(&mut transaction, &rows).await?,
     };
     transaction.commit().await?;
     names.remember(batches, &moved, &highest);
