@@ -11,23 +11,20 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use bytes::{Bytes, BytesMut};
+use bytes::BytesMut;
 use futures_util::FutureExt as _;
 use motience_log::{self as log, AppendBatch, AppendRecord};
 use motience_mutation::Mutation;
-use motience_proto::model::{LogKey, ProducerId, RangeSet, Seq, record};
+use motience_proto::model::{LogKey, ProducerId, RangeSet, record};
 use motience_runtime::{backoff::Backoff, telemetry::Histogram, traces};
-use tokio::{
-    sync::OwnedSemaphorePermit,
-    time::{Instant, sleep},
-};
+use tokio::time::{Instant, sleep};
 use tracing::warn;
 
 use super::{
     Relay,
-    queue::Turn,
+    queue::{Submission, Turn},
     session::{Session, Ticket},
-    traces::{Arrival, appended},
+    traces::appended,
 };
 
 /// First pause before a failed write is tried again, and the longest.
@@ -37,39 +34,6 @@ const MAX_PAUSE: Duration = Duration::from_secs(1);
 const BUFFER: usize = 64 << 10;
 /// Bytes that a message has beside its record.
 const HEAD: usize = 40;
-
-/// Records of one sender on their way into the log.
-pub(super) struct Submission {
-    pub(super) session: Arc<Session>,
-    pub(super) records: Vec<QueuedRecord>,
-    /// Refused: seen, but not written.
-    pub(super) skipped: RangeSet,
-    pub(super) bytes: usize,
-    pub(super) ticket: Ticket,
-    /// When it came, where traces are made.
-    pub(super) arrival: Option<Arrival>,
-    /// Room in the queue, given back once the submission is written.
-    pub(super) _room: OwnedSemaphorePermit,
-}
-
-impl Submission {
-    /// Emits the spans of its records, if they are in the log, by a write that began then.
-    fn traced(&self, key: LogKey, began: SystemTime, times: &Histogram) {
-        if let Some(arrival) = self.arrival
-            && self.session.committed.borrow().up_to >= self.ticket
-        {
-            let records = self.records.iter().map(|record| (record.seq, &record.json[..]));
-            appended((key, self.session.sender.producer_epoch), arrival, began, records, times);
-        }
-    }
-}
-
-/// A record on its way into the log, as its sender wrote it.
-pub(super) struct QueuedRecord {
-    pub(super) seq: Seq,
-    pub(super) id: Option<Arc<str>>,
-    pub(super) json: Bytes,
-}
 
 /// Writes what waits. The first write begins at once, on its caller's task: where the log has it at once, as in memory, and nothing more has
 /// come, no other task is woken. Else a task of its own goes on.
@@ -99,7 +63,17 @@ async fn write(relay: Relay, key: LogKey, gathered: Vec<Submission>) {
     let began = traces::are_on().then(SystemTime::now);
     append(&relay, key, &gathered).await;
     if let Some(began) = began {
-        gathered.iter().for_each(|submission| submission.traced(key, began, &relay.0.appends));
+        gathered.iter().for_each(|submission| trace(submission, key, began, &relay.0.appends));
+    }
+}
+
+/// Emits the spans of a group's records, if they are in the log, by a write that began then.
+fn trace(submission: &Submission, key: LogKey, began: SystemTime, times: &Histogram) {
+    if let Some(arrival) = submission.arrival
+        && submission.session.committed.borrow().up_to >= submission.ticket
+    {
+        let records = submission.records.iter().map(|record| (record.seq, &record.json[..]));
+        appended((key, submission.session.sender.producer_epoch), arrival, began, records, times);
     }
 }
 

@@ -2,7 +2,7 @@
 //!
 //! In: records of one session, with their sequence numbers.
 //! Out: checked records that the log does not have, and a ticket that says when they are in it.
-//! Next: `shared/relay/src/queue.rs`: the queue of the producer's log.
+//! Next: `shared/relay/src/appender.rs`: the write, by whoever takes the turn of the queue.
 
 use std::{
     fmt,
@@ -25,9 +25,8 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Error, Relay,
-    appender::{self, QueuedRecord, Submission},
-    queue::{NoSlot, Queue, Slot},
+    Error, Relay, appender,
+    queue::{NoSlot, Queue, QueuedRecord, Slot, Submission},
     session::{Committed, Session, Ticket},
     traces,
 };

@@ -10,15 +10,41 @@ use std::{
     sync::{Arc, Weak},
 };
 
-use motience_proto::model::LogKey;
+use bytes::Bytes;
+use motience_proto::model::{LogKey, RangeSet, Seq};
 use parking_lot::Mutex;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, TryAcquireError};
 use tokio_util::task::{TaskTracker, task_tracker::TaskTrackerToken};
 
-use super::{Limits, appender::Submission};
+use super::{
+    Limits,
+    session::{Session, Ticket},
+    traces::Arrival,
+};
 
 /// Bytes that the room of a queue is counted in.
 const PIECE: usize = 1024;
+
+/// Records of one sender on their way into the log.
+pub(super) struct Submission {
+    pub(super) session: Arc<Session>,
+    pub(super) records: Vec<QueuedRecord>,
+    /// Refused: seen, but not written.
+    pub(super) skipped: RangeSet,
+    pub(super) bytes: usize,
+    pub(super) ticket: Ticket,
+    /// When it came, where traces are made.
+    pub(super) arrival: Option<Arrival>,
+    /// Room in the queue, given back once the submission is written.
+    pub(super) _room: OwnedSemaphorePermit,
+}
+
+/// A record on its way into the log, as its sender wrote it.
+pub(super) struct QueuedRecord {
+    pub(super) seq: Seq,
+    pub(super) id: Option<Arc<str>>,
+    pub(super) json: Bytes,
+}
 
 /// The queues of all logs that are written to.
 #[derive(Default)]
@@ -143,7 +169,7 @@ impl Queue {
 }
 
 impl Turn {
-    /// What the next write takes: about so many bytes. Gives the turn back where nothing waits.
+    /// The groups that the next write takes: about so many bytes. Gives the turn back where nothing waits.
     pub(super) fn next(&mut self, bytes: usize) -> Option<Vec<Submission>> {
         let (mut taken, mut length) = (Vec::new(), 0);
         let mut state = self.queue.state.lock();
@@ -190,12 +216,11 @@ impl From<TryAcquireError> for NoSlot {
 #[cfg(test)]
 mod tests {
     use motience_log::{Sender, SessionName, SessionState};
-    use motience_proto::model::{Fence, LogEpoch, ProducerEpoch, ProducerId, RangeSet};
+    use motience_proto::model::{Fence, LogEpoch, ProducerEpoch, ProducerId};
     use tokio::sync::watch;
     use tokio_util::sync::CancellationToken;
 
     use super::*;
-    use crate::session::{Session, Ticket};
 
     fn queue() -> Arc<Queue> {
         let limits = Limits { queue: 64, queue_bytes: 1 << 20, ..Limits::default() };
