@@ -17,6 +17,10 @@ use super::{
 };
 use crate::{Error, RecordErasure, accounts::present_log, cursors::StoredCursor, engine::postgres::Connections};
 
+/// Rows from which on they are copied. `COPY` takes several messages, and the driver lets TCP hold the last one back until the one before is
+/// acknowledged: up to 40 ms, which only many rows are worth.
+const MANY: usize = 500;
+
 /// How rows are written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Method {
@@ -31,7 +35,8 @@ enum Method {
 /// A row that is there already, or a value that JSONB cannot hold (a number beyond its range, say), must not fail the others: everything is then
 /// done again, in a slower way.
 pub(super) async fn keep_history(pool: &Connections, names: &Highest, batches: &[&HistoryBatch]) -> Result<Kept, Error> {
-    for method in [Method::Copied, Method::Inserted] {
+    let first = if batches.iter().map(|batch| batch.rows.len()).sum::<usize>() < MANY { Method::Inserted } else { Method::Copied };
+    for method in [first, Method::Inserted] {
         match keep(pool, names, batches, method).await {
             Err(e) if method == Method::Copied && e.is_duplicate() => {}
             Err(e) if e.is_bad_value() => break,
@@ -139,18 +144,16 @@ pub(super) async fn matching(
     Ok(sqlx::query_scalar(MATCHING[query.clock()]).bind(producer).bind(from).bind(to).fetch_one(pool).await?)
 }
 
-/// Deletes some rows of a producer that came before a time from a table.
+/// Deletes some rows of a producer that came before a time from a table. Planned once for all producers: to plan for each partition takes longer
+/// than to find that nothing is too old.
 pub(super) async fn trim(pool: &Connections, table: &str, producer: i64, before: OffsetDateTime) -> Result<u64, Error> {
+    let mut transaction = pool.begin_in_order().await?;
     let mut gone = 0;
     for statement in oldest(table) {
-        gone += sqlx::query(AssertSqlSafe(statement))
-            .persistent(false)
-            .bind(producer)
-            .bind(in_range(before))
-            .execute(pool)
-            .await?
-            .rows_affected();
+        let query = sqlx::query(AssertSqlSafe(statement)).persistent(pool.keeps_statements());
+        gone += query.bind(producer).bind(in_range(before)).execute(&mut *transaction).await?.rows_affected();
     }
+    transaction.commit().await?;
     Ok(gone)
 }
 

@@ -236,7 +236,7 @@ async fn takes_what_jsonb_refuses(store: &Store) {
     assert_eq!(kept, expected.map(|json| serde_json::from_str::<Value>(json).unwrap()));
 }
 
-/// Characters that mean something to `COPY`, and a row whose place is taken already.
+/// Characters that mean something to `COPY`, which PostgreSQL is given many rows by, and a row whose place is taken already.
 async fn is_written_in_any_way(store: &Store) {
     let producer = ProducerId(12);
     let devices = [r"back\slash\.", r"\N", "é"];
@@ -244,14 +244,15 @@ async fn is_written_in_any_way(store: &Store) {
         .zip(devices)
         .map(|(n, device)| HistoryRow { device: DeviceId::new(device).unwrap(), ..row(1, n, OffsetDateTime::UNIX_EPOCH, r#""\t\\\n""#) })
         .collect();
+    let others = |from: u64| (from..from + 600).map(|n| row(1, n, OffsetDateTime::UNIX_EPOCH, "1"));
     let written: Vec<_> = rows.iter().map(|row| row.device.as_str().to_owned()).collect();
-    assert_eq!(keep(store, producer, rows).await, written.len() as u64);
+    assert_eq!(keep(store, producer, rows.into_iter().chain(others(100)).collect()).await, 603);
     let taken = row(1, 1, OffsetDateTime::UNIX_EPOCH, "1");
     let taken = HistoryRow { record_id: RecordId { seq: Seq(99), ..taken.record_id }, ..taken };
-    assert_eq!(keep(store, producer, vec![taken, row(1, 50, OffsetDateTime::UNIX_EPOCH, "1")]).await, 1);
+    assert_eq!(keep(store, producer, [taken].into_iter().chain(others(1000)).collect()).await, 600);
     let kept = store.history(producer, &HistoryQuery::default()).await.unwrap();
     assert_eq!(kept[..written.len()].iter().map(|row| row.device_id.clone()).collect::<Vec<_>>(), written);
-    assert_eq!((kept[0].data.get(), kept.len()), (r#""\t\\\n""#, written.len() + 1));
+    assert_eq!((kept[0].data.get(), kept.len()), (r#""\t\\\n""#, 1000));
 }
 
 async fn keeps_what_jsonb_cannot_hold(postgres: &Store) {
