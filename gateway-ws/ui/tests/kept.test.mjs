@@ -64,9 +64,11 @@ describe('kept', { skip: !program && 'set MOTIENCE_SERVER' }, () => {
     await page.getByRole('button', { name: 'Keep less' }).click();
     await seen(page.getByRole('dialog').getByRole('alert'));
     await page.keyboard.press('Escape');
+    await page.getByRole('dialog').waitFor({ state: 'hidden' });
     await age.fill('');
     await page.getByRole('button', { name: 'Set limits' }).click();
-    await until('the platform’s limit again', async () => (await retention(producer)).own.log_age_seconds === null);
+    await seen(page.getByText('Nothing is kept beyond'));
+    assert.equal((await retention(producer)).own.log_age_seconds, null);
     // An operator sees and sets it too.
     const admin = await server.account('admin');
     const theirs = await open(t, '#tab=devices', { colorScheme: 'light' });

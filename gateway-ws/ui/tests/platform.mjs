@@ -98,9 +98,10 @@ export const background = (page) => page.evaluate(() => getComputedStyle(documen
 
 export async function until(what, holds) {
   const deadline = Date.now() + TIME_LIMIT_MS;
-  while (!(await holds())) {
+  // Seldom where it takes long: what asks a server must not use up the account's requests.
+  for (let pause = 60; !(await holds()); pause = Math.min(pause * 1.4, 600)) {
     assert.ok(Date.now() < deadline, `waited in vain for ${what}`);
-    await new Promise((done) => setTimeout(done, 60));
+    await new Promise((done) => setTimeout(done, pause));
   }
 }
 
