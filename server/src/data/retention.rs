@@ -47,7 +47,13 @@ pub(super) struct WantedClass {
     value: String,
     /// Seconds for which their records stay in the history.
     #[schema(minimum = 60, maximum = 3_153_600_000_u64)]
+    #[serde(deserialize_with = "whole")]
     history_age_seconds: u64,
+}
+
+/// A whole number that has to be there.
+fn whole<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<u64, D::Error> {
+    whole_number(deserializer)?.ok_or_else(|| serde::de::Error::custom("a whole number is needed"))
 }
 
 /// How much is kept of a producer's records.
