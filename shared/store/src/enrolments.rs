@@ -59,6 +59,27 @@ pub enum Enrolment {
     TooMany,
 }
 
+/// Gives a device a key. `false`: the key was enrolled before.
+macro_rules! add_credential {
+    ($db:expr, $producer:expr, $device:expr, $key:expr, $at:expr) => {
+        sqlx::query(ADD_CREDENTIAL)
+            .persistent(false)
+            .bind(&$key.id)
+            .bind($producer)
+            .bind($device)
+            .bind($key.algorithm)
+            .bind(&$key.public_key)
+            .bind(&$key.fingerprint)
+            .bind(&$key.serial)
+            .bind(millis($key.not_after))
+            .bind($at)
+            .execute(&mut *$db)
+            .await?
+            .rows_affected()
+            > 0
+    };
+}
+
 impl Store {
     /// Remembers a token by its hash.
     pub async fn add_enrolment(&self, hash: &str, token: &EnrolmentToken) -> Result<(), Error> {
@@ -146,21 +167,7 @@ impl Store {
             }
             let ended: Vec<String> =
                 sqlx::query_scalar(END_CREDENTIALS).persistent(false).bind(producer).bind(id).bind(at).fetch_all(&mut *db).await?;
-            let added = sqlx::query(ADD_CREDENTIAL)
-                .persistent(false)
-                .bind(&key.id)
-                .bind(producer)
-                .bind(id)
-                .bind(key.algorithm)
-                .bind(&key.public_key)
-                .bind(&key.fingerprint)
-                .bind(&key.serial)
-                .bind(millis(key.not_after))
-                .bind(at)
-                .execute(&mut *db)
-                .await?
-                .rows_affected();
-            if added == 0 {
+            if !add_credential!(db, producer, id, key, at) {
                 return Ok(Enrolment::KeyKnown);
             }
             Enrolment::Enrolled { producer: token.producer, device, ended }
@@ -184,21 +191,7 @@ impl Store {
             if !ended.iter().any(|id| id == present) {
                 return Ok(None);
             }
-            let added = sqlx::query(ADD_CREDENTIAL)
-                .persistent(false)
-                .bind(&key.id)
-                .bind(producer.0)
-                .bind(device)
-                .bind(key.algorithm)
-                .bind(&key.public_key)
-                .bind(&key.fingerprint)
-                .bind(&key.serial)
-                .bind(millis(key.not_after))
-                .bind(at)
-                .execute(&mut *db)
-                .await?
-                .rows_affected();
-            if added == 0 {
+            if !add_credential!(db, producer.0, device, key, at) {
                 return Ok(None);
             }
             Some(ended)
