@@ -96,9 +96,10 @@ pub(super) async fn data(
     let body = record::without_mark(collected.bytes.clone());
     let several = body.trim_ascii_start().starts_with(b"[");
     let mut records = Vec::new();
+    let now = backend.clock.now();
     for (index, json) in split(&body, services.config.data_records)?.into_iter().enumerate() {
         let about = |error: ApiError| if several { error.about(format!("Record {index}")) } else { error };
-        match session::read(backend, json, &caller.grant).map_err(|invalid| about(invalid.into()))? {
+        match session::read(backend, json, &caller.grant, now).map_err(|invalid| about(invalid.into()))? {
             Envelope::Record(record, id) => records.push((record, id.or_else(|| key.name(index + 1)))),
             // Nobody waits for a pong here; the answer is one.
             Envelope::Ping(_) => {}

@@ -51,19 +51,14 @@ impl MessagePublisher {
         Ok(Self { backend: Arc::clone(backend), publisher, devices })
     }
 
-    /// The meaning of a message that an account sent just now.
-    pub fn read(&self, sent: Bytes, grant: &Grant) -> Result<Envelope, Invalid> {
-        read(&self.backend, sent, grant)
-    }
-
     /// The time of arrival of what is read now: one for all messages that came together.
-    fn now(&self) -> OffsetDateTime {
+    pub fn now(&self) -> OffsetDateTime {
         self.backend.clock.now()
     }
 
-    /// The meaning of one message of several that came at that time.
-    fn read_at(&self, sent: Bytes, grant: &Grant, now: OffsetDateTime) -> Result<Envelope, Invalid> {
-        read_at(&self.backend, sent, grant, now)
+    /// The meaning of a message that an account sent, and that came at that time.
+    pub fn read(&self, sent: Bytes, grant: &Grant, now: OffsetDateTime) -> Result<Envelope, Invalid> {
+        read(&self.backend, sent, grant, now)
     }
 
     /// Hands records to the log's writer as one batch, and waits while that is behind.
@@ -101,12 +96,8 @@ impl MessagePublisher {
     }
 }
 
-/// The meaning of a message that an account sent just now. A record that names a revoked device is none.
-pub fn read(backend: &Backend, sent: Bytes, grant: &Grant) -> Result<Envelope, Invalid> {
-    read_at(backend, sent, grant, backend.clock.now())
-}
-
-fn read_at(backend: &Backend, sent: Bytes, grant: &Grant, now: OffsetDateTime) -> Result<Envelope, Invalid> {
+/// The meaning of a message that an account sent, and that came at that time. A record that names a revoked device is none.
+pub fn read(backend: &Backend, sent: Bytes, grant: &Grant, now: OffsetDateTime) -> Result<Envelope, Invalid> {
     let meaning = envelope::read(sent, backend.relay.limits().record, &grant.defaults(now))?;
     if let Envelope::Record(record, _) = &meaning {
         backend.devices.check_record(grant.user.producer(), &record.json)?;
@@ -215,11 +206,11 @@ impl<'s> MessageSession<'s> {
         let mut outcome = Ok(());
         while let Some(message) = next {
             match message {
-                Ok(Some(Message::Text(text))) => match self.publisher.read_at(text.clone(), &grant, now) {
+                Ok(Some(Message::Text(text))) => match self.publisher.read(text.clone(), &grant, now) {
                     Ok(Envelope::Unknown(name)) if T::RENEWS && name == "token" => renewal = Some(text),
                     meaning => batch.take(meaning),
                 },
-                Ok(Some(Message::Datagram(datagram))) => self.datagram(datagram, &grant, transport),
+                Ok(Some(Message::Datagram(datagram))) => self.datagram(datagram, &grant, now, transport),
                 Ok(None) => outcome = Err(CloseReason::Done),
                 Err(reason) => outcome = Err(reason),
             }
@@ -250,9 +241,9 @@ impl<'s> MessageSession<'s> {
     }
 
     /// Takes a record that is worth something only now: dropped where the log's writer is behind, never answered.
-    fn datagram<T: MessageTransport>(&mut self, datagram: Bytes, grant: &Grant, transport: &T) {
+    fn datagram<T: MessageTransport>(&mut self, datagram: Bytes, grant: &Grant, now: OffsetDateTime, transport: &T) {
         metrics::counter!("motience_latest_received_total").increment(1);
-        if let Ok(Envelope::Record(record, _)) = self.publisher.read(datagram, grant) {
+        if let Ok(Envelope::Record(record, _)) = self.publisher.read(datagram, grant, now) {
             let bytes = record.json.len() as u64;
             if self.publisher.submit_latest(record) {
                 self.standing.count(1);

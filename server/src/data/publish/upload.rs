@@ -208,7 +208,7 @@ impl Upload<'_> {
     fn admit(&mut self, line: Line, records: &mut Vec<ClientRecord>) {
         self.line = line.number;
         let too_large = || Invalid::TooLarge { size: self.limit + MAX_ENVELOPE + 1, limit: self.limit };
-        let meaning = line.text.ok_or_else(too_large).and_then(|text| self.publisher.read(text, &self.caller.grant));
+        let meaning = line.text.ok_or_else(too_large).and_then(|text| self.publisher.read(text, &self.caller.grant, self.publisher.now()));
         let error = match meaning {
             Ok(Envelope::Record(record, id)) => {
                 let id = id.or_else(|| self.key.name(line.number));
