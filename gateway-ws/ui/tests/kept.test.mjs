@@ -1,33 +1,17 @@
 // Retention, erasure and the audit log in the console, in a real browser against a real server.
 import assert from 'node:assert/strict';
-import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
-import { tmpdir } from 'node:os';
-import { join } from 'node:path';
-import { after, before, describe, test } from 'node:test';
+import { readFileSync } from 'node:fs';
+import { describe, test } from 'node:test';
 import { accessible } from './axe.mjs';
-import { PASSWORD, Pages, gallery, seen, shoot, until } from './platform.mjs';
-import { Server, program } from './server.mjs';
+import { PASSWORD, gallery, seen, shoot, until } from './platform.mjs';
+import { program, suite } from './server.mjs';
 
 describe('kept', { skip: !program && 'set MOTIENCE_SERVER' }, () => {
-  const pages = new Pages();
-  const server = new Server();
-  const folder = mkdtempSync(join(tmpdir(), 'motience-kept-'));
-  let at;
-  before(async () => {
-    ({ at } = await server.start(folder, { PERSIST: 'true' }));
-    await pages.start();
-  });
-  after(async () => {
-    await pages.stop();
-    await server.stop();
-    rmSync(folder, { recursive: true, force: true });
-    // Nothing was thrown, and no rule of the CSP broken.
-    assert.deepEqual(pages.complaints, []);
-  });
+  const { pages, server } = suite('kept', { PERSIST: 'true' });
 
-  const open = (t, hash, options) => pages.open(t, `${at.consumer_page}${hash}`, options);
-  const send = (producer, device, n = 1) => server.ask(producer, 'POST', `${at.dsm}/data`, Array.from({ length: n }, (_, i) => ({ device_id: device, data: { level: i } })));
-  const retention = (who, of = who) => server.ask(who, 'GET', `${at.dsm}/retention/${of.id}`);
+  const open = (t, hash, options) => pages.open(t, `${server.at.consumer_page}${hash}`, options);
+  const send = (producer, device, n = 1) => server.ask(producer, 'POST', `${server.at.dsm}/data`, Array.from({ length: n }, (_, i) => ({ device_id: device, data: { level: i } })));
+  const retention = (who, of = who) => server.ask(who, 'GET', `${server.at.dsm}/retention/${of.id}`);
 
   test('a producer sees which bound removes records first, and sets its own', async (t) => {
     const producer = await server.account('producer');
@@ -83,7 +67,7 @@ describe('kept', { skip: !program && 'set MOTIENCE_SERVER' }, () => {
     const producer = await server.account('producer');
     await send(producer, 'gone', 3);
     await send(producer, 'stays', 2);
-    const devices = async () => new Set((await server.ask(producer, 'GET', `${at.dsm}/history/${producer.id}`)).map((r) => r.device_id));
+    const devices = async () => new Set((await server.ask(producer, 'GET', `${server.at.dsm}/history/${producer.id}`)).map((r) => r.device_id));
     await until('the history', async () => (await devices()).size === 2);
     const page = await open(t, '#tab=retention');
     await logIn(page, producer.username);
@@ -112,10 +96,10 @@ describe('kept', { skip: !program && 'set MOTIENCE_SERVER' }, () => {
 
   test('an operator searches the audit log, saves it, and sees that its chain holds or is broken', async (t) => {
     const [admin, producer, consumer] = [await server.account('admin'), await server.account('producer'), await server.account('consumer')];
-    const audit = (query) => server.ask(admin, 'GET', `${at.sm}/audit?${query}`);
-    await server.ask(producer, 'PUT', `${at.ap}/producers/${producer.id}/visibility`, { visibility: 'listed' });
-    await server.ask(producer, 'PUT', `${at.dsm}/retention/${producer.id}`, { log_age_seconds: 3600 });
-    assert.equal((await fetch(`${at.ap}/accounts/${producer.id}/revoke`, { method: 'POST', headers: { authorization: `Bearer ${consumer.token}` } })).status, 403);
+    const audit = (query) => server.ask(admin, 'GET', `${server.at.sm}/audit?${query}`);
+    await server.ask(producer, 'PUT', `${server.at.ap}/producers/${producer.id}/visibility`, { visibility: 'listed' });
+    await server.ask(producer, 'PUT', `${server.at.dsm}/retention/${producer.id}`, { log_age_seconds: 3600 });
+    assert.equal((await fetch(`${server.at.ap}/accounts/${producer.id}/revoke`, { method: 'POST', headers: { authorization: `Bearer ${consumer.token}` } })).status, 403);
     const page = await open(t, '#tab=audit');
     await logIn(page, admin.username);
     await seen(page.getByTestId('chain').getByText('verified'));
@@ -136,7 +120,7 @@ describe('kept', { skip: !program && 'set MOTIENCE_SERVER' }, () => {
     assert.deepEqual(lines, mine);
     await seen(page.getByText(`${mine.length} lines are saved.`));
     // The refusal, by its outcome, and from the address alone.
-    await page.goto(`${at.consumer_page}#tab=audit&outcome=refused&who=${consumer.id}`);
+    await page.goto(`${server.at.consumer_page}#tab=audit&outcome=refused&who=${consumer.id}`);
     await page.reload();
     await until('the refused line alone', async () => (await table.locator('tbody tr').count()) === 1);
     await seen(table.getByText('refused', { exact: true }));

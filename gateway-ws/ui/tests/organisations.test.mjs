@@ -1,33 +1,16 @@
 // Organisations in the console, in a real browser against a real server: members and invitations, acting for an account, plans and usage.
 import assert from 'node:assert/strict';
-import { mkdtempSync, rmSync } from 'node:fs';
-import { tmpdir } from 'node:os';
-import { join } from 'node:path';
-import { after, before, describe, test } from 'node:test';
+import { describe, test } from 'node:test';
 import { accessible } from './axe.mjs';
-import { PASSWORD, Pages, consumerPort, account as demoAccount, fits, gallery, missing, number, seen, shoot, until } from './platform.mjs';
-import { Server, program } from './server.mjs';
+import { PASSWORD, consumerPort, account as demoAccount, fits, gallery, missing, number, seen, shoot, until } from './platform.mjs';
+import { program, suite } from './server.mjs';
 
 describe('organisations', { skip: !program && 'set MOTIENCE_SERVER' }, () => {
-  const pages = new Pages();
-  const server = new Server();
-  const folder = mkdtempSync(join(tmpdir(), 'motience-organisations-'));
-  let at;
-  before(async () => {
-    ({ at } = await server.start(folder, { COUNT_USAGE: 'true' }));
-    await pages.start();
-  });
-  after(async () => {
-    await pages.stop();
-    await server.stop();
-    rmSync(folder, { recursive: true, force: true });
-    // Nothing was thrown, and no rule of the CSP broken.
-    assert.deepEqual(pages.complaints, []);
-  });
+  const { pages, server } = suite('organisations', { COUNT_USAGE: 'true' });
 
-  const open = (t, hash = '', options) => pages.open(t, `${at.consumer_page}${hash}`, options);
-  const ap = (who, method, path, body) => server.ask(who, method, `${at.ap}${path}`, body);
-  const send = (producer, device, n = 1) => server.ask(producer, 'POST', `${at.dsm}/data`, Array.from({ length: n }, (_, i) => ({ device_id: device, data: { level: i } })));
+  const open = (t, hash = '', options) => pages.open(t, `${server.at.consumer_page}${hash}`, options);
+  const ap = (who, method, path, body) => server.ask(who, method, `${server.at.ap}${path}`, body);
+  const send = (producer, device, n = 1) => server.ask(producer, 'POST', `${server.at.dsm}/data`, Array.from({ length: n }, (_, i) => ({ device_id: device, data: { level: i } })));
 
   /** An organisation of a producer's, by the API. */
   async function organisation(name) {
@@ -178,7 +161,7 @@ describe('organisations', { skip: !program && 'set MOTIENCE_SERVER' }, () => {
     await seen(page.getByRole('heading', { name: 'harbour' }));
     assert.equal(await page.evaluate(() => sessionStorage.getItem('motience.acting')), null);
     // A link to it asks first: nobody acts by opening an address.
-    await page.goto(`${at.consumer_page}#for=${id}:${owner.id}`);
+    await page.goto(`${server.at.consumer_page}#for=${id}:${owner.id}`);
     await page.reload();
     await seen(page.getByRole('heading', { name: 'This is the view of an account of an organisation' }));
     await accessible(page, 'a link to an account');
@@ -190,14 +173,14 @@ describe('organisations', { skip: !program && 'set MOTIENCE_SERVER' }, () => {
     const [consumer, admin] = [await server.account('consumer'), await server.account('admin')];
     await join_(id, owner, consumer, 'account');
     await join_(id, owner, consumer, 'reader');
-    await server.ask(consumer, 'POST', `${at.sm}/subscribe`, { producer_id: owner.id });
+    await server.ask(consumer, 'POST', `${server.at.sm}/subscribe`, { producer_id: owner.id });
     await send(owner, 'north', 40);
     await send(owner, 'south', 2);
-    const told = (who, query) => server.ask(who, 'GET', `${at.dsm}/usage?${query}`);
+    const told = (who, query) => server.ask(who, 'GET', `${server.at.dsm}/usage?${query}`);
     const records = (rows) => rows.reduce((sum, row) => sum + row.records, 0);
     await until('what went in to be counted', async () => records(await told(owner, 'sum=true')) === 42);
     // Reading the log counts what goes out.
-    await (await fetch(`${at.dsm}/stream?from=earliest&limit=42`, { headers: { authorization: `Bearer ${consumer.token}`, accept: 'application/x-ndjson' }, signal: AbortSignal.timeout(2_000) })).text().catch(() => undefined);
+    await (await fetch(`${server.at.dsm}/stream?from=earliest&limit=42`, { headers: { authorization: `Bearer ${consumer.token}`, accept: 'application/x-ndjson' }, signal: AbortSignal.timeout(2_000) })).text().catch(() => undefined);
     await until('what went out to be counted', async () => records(await told(consumer, 'sum=true')) === 42);
 
     const page = await open(t, '#page=usage');
@@ -216,7 +199,7 @@ describe('organisations', { skip: !program && 'set MOTIENCE_SERVER' }, () => {
     await seen(page.getByText('By the hour, as a table'));
 
     // The organisation's is that of all its accounts, under their names.
-    await page.goto(`${at.consumer_page}#page=organisations&org=${id}&by=consumer`);
+    await page.goto(`${server.at.consumer_page}#page=organisations&org=${id}&by=consumer`);
     await page.reload();
     await seen(page.getByTestId('usage-out').getByText('42'));
     await seen(usage.getByRole('row', { name: new RegExp(consumer.username) }));

@@ -2,9 +2,11 @@
 import assert from 'node:assert/strict';
 import { execFileSync, spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { existsSync, readFileSync } from 'node:fs';
+import { existsSync, mkdtempSync, readFileSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { PASSWORD, call, until } from './platform.mjs';
+import { after, before } from 'node:test';
+import { PASSWORD, Pages, call, until } from './platform.mjs';
 
 export const program = process.env.MOTIENCE_SERVER;
 const PORTS = ['AP', 'SM', 'DSM', 'WSS1', 'WSS2', 'WSS1_UI', 'WSS2_UI', 'QUIC', 'HTTPS', 'OPERATIONS'];
@@ -52,4 +54,20 @@ export class Server {
     this.#process.kill('SIGTERM');
     await once(this.#process, 'exit');
   }
+}
+
+/** A server and a browser for the tests of a suite; at its end nothing was thrown, and no rule of the CSP broken. */
+export function suite(name, settings) {
+  const [pages, server, folder] = [new Pages(), new Server(), mkdtempSync(join(tmpdir(), `motience-${name}-`))];
+  before(async () => {
+    await server.start(folder, settings);
+    await pages.start();
+  });
+  after(async () => {
+    await pages.stop();
+    await server.stop();
+    rmSync(folder, { recursive: true, force: true });
+    assert.deepEqual(pages.complaints, []);
+  });
+  return { pages, server };
 }
