@@ -82,14 +82,7 @@ impl OtherBounds {
             let Some(age) = self.policy.history_age(Some(class.history_age)) else { continue };
             let since = looked.as_ref().map(|looked| looked.last - LATE - age);
             let before = now - age;
-            loop {
-                let rows = self.store.trim_history_class(producer, class, since, before).await?;
-                gone += rows;
-                if rows == 0 {
-                    break;
-                }
-                tokio::task::yield_now().await;
-            }
+            gone += in_pieces(|| self.store.trim_history_class(producer, class, since, before)).await?;
         }
         let all = looked.map_or(now, |looked| looked.all);
         self.looked.insert(producer, Looked { classes: own.classes, all, last: now });
@@ -100,14 +93,19 @@ impl OtherBounds {
     async fn rows(&self, producer: ProducerId) -> Result<u64, store::Error> {
         let Some(most) = self.policy.of(producer, &OwnRetention::default()).history_rows else { return Ok(0) };
         let Some(id) = self.store.history_beyond(producer, most).await? else { return Ok(0) };
-        let mut gone = 0;
-        loop {
-            let rows = self.store.trim_history_until(producer, id).await?;
-            gone += rows;
-            if rows == 0 {
-                return Ok(gone);
-            }
-            tokio::task::yield_now().await;
+        in_pieces(|| self.store.trim_history_until(producer, id)).await
+    }
+}
+
+/// Removes rows until a step finds no more, others having their turn between. Returns how many went.
+pub(crate) async fn in_pieces<S: Future<Output = Result<u64, store::Error>>>(step: impl Fn() -> S) -> Result<u64, store::Error> {
+    let mut gone = 0;
+    loop {
+        let rows = step().await?;
+        gone += rows;
+        if rows == 0 {
+            return Ok(gone);
         }
+        tokio::task::yield_now().await;
     }
 }

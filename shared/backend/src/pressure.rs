@@ -6,7 +6,7 @@ use std::{cmp::Reverse, sync::Arc, time::Duration};
 
 use motience_cluster::Reports;
 use motience_log::{Bound, Log};
-use motience_proto::model::{Cursor, Offset, ProducerId};
+use motience_proto::model::ProducerId;
 use motience_relay::Error;
 use motience_runtime::telemetry::{RANKED, rank};
 use motience_store::LogIds;
@@ -52,8 +52,7 @@ impl Pressure {
         let mut found = Vec::new();
         for producer in streams.into_iter().take(MOST).map(|stream| stream.producer) {
             let outline = self.log.outline(self.logs.of(producer).await?).await?;
-            let before = Cursor { log_epoch: outline.bounds.log_epoch(), offset: Offset(outline.bounds.first.0.saturating_sub(1)) };
-            found.extend(outline.backlog(before).cut.map(|cut| Pressed { producer, bound: cut.bound, left: cut.left }));
+            found.extend(outline.first_cut().map(|cut| Pressed { producer, bound: cut.bound, left: cut.left }));
         }
         found.sort_by_key(|one| (Reverse(one.bound == Bound::Bytes), one.left));
         found.truncate(RANKED);

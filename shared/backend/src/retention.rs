@@ -4,7 +4,7 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use motience_cluster::{Event, Lease};
 use motience_log::{self as log, Bound, Log};
-use motience_proto::model::{Cursor, LogKey, Offset, ProducerId, Role, UserId};
+use motience_proto::model::{LogKey, ProducerId, Role, UserId};
 use motience_relay as relay;
 use motience_runtime::{causes, clock::Clock};
 use motience_store::{self as store, Division, OwnRetention, Page, Store, Width};
@@ -12,7 +12,11 @@ use serde_json::json;
 use time::OffsetDateTime;
 use tracing::{info, warn};
 
-use crate::{Backend, acts::account_object, history_bounds::OtherBounds};
+use crate::{
+    Backend,
+    acts::account_object,
+    history_bounds::{OtherBounds, in_pieces},
+};
 
 pub use crate::retention_policy::{Bounds, Choice, Policy};
 
@@ -61,8 +65,7 @@ impl Backend {
         let log = self.relay.log();
         let own = self.store.retention(key.producer).await.map_err(Arc::new)?;
         let outline = log.outline(key).await?;
-        let before = Cursor { log_epoch: outline.bounds.log_epoch(), offset: Offset(outline.bounds.first.0.saturating_sub(1)) };
-        let first = outline.backlog(before).cut.map(|cut| (cut.bound, cut.left));
+        let first = outline.first_cut().map(|cut| (cut.bound, cut.left));
         let bounds = self.retention_policy.of(key.producer, &own);
         let history = self.history_cut(key.producer, &bounds).await.map_err(Arc::new)?;
         Ok(Kept { own, bounds, first, history })
@@ -176,32 +179,19 @@ impl Trimmer {
         let before = |producer| self.policy.history_age(own_age(producer)).and_then(|age| now.checked_sub(age.try_into().ok()?));
         if divided {
             removed.partitions = self.store.drop_history(now, before).await?;
-            loop {
-                let rows = self.store.trim_undivided(before).await?;
-                removed.rows += rows;
-                if rows == 0 {
-                    break;
-                }
-            }
+            removed.rows += in_pieces(|| self.store.trim_undivided(before)).await?;
         }
         // Rows of the platform's own age go with their partition, unless somebody keeps that for longer.
         let platform = self.policy.history;
         let longer = |own: &OwnRetention| platform.is_some_and(|age| self.policy.history_age(own.history_age) > Some(age));
-        let in_pieces = !divided || platform.is_some_and(|age| !width.is_small_for(age)) || own.values().any(longer);
+        let by_rows = !divided || platform.is_some_and(|age| !width.is_small_for(age)) || own.values().any(longer);
         let mut page = Page::default();
         loop {
             let producers = self.store.users(Role::Producer, page).await?;
             for producer in producers.iter().map(|user| user.id.producer()) {
                 let has_own = own_age(producer).is_some_and(|own| platform.is_none_or(|platform| own < platform));
-                let Some(before) = before(producer).filter(|_| in_pieces || has_own) else { continue };
-                loop {
-                    let rows = self.store.trim_history(producer, before).await?;
-                    removed.rows += rows;
-                    if rows == 0 {
-                        break;
-                    }
-                    tokio::task::yield_now().await;
-                }
+                let Some(before) = before(producer).filter(|_| by_rows || has_own) else { continue };
+                removed.rows += in_pieces(|| self.store.trim_history(producer, before)).await?;
             }
             match producers.last() {
                 Some(last) if producers.len() == page.limit as usize => page.after = last.id.0,

@@ -96,6 +96,12 @@ impl Outline {
         Backlog { after, records, removed: oldest.0 - next.0, cut }
     }
 
+    /// When and why retention will remove the oldest record; `None`: there is none.
+    pub fn first_cut(&self) -> Option<Cut> {
+        let Bounds { first, last, .. } = self.bounds;
+        (first <= last).then(|| self.cut(first))
+    }
+
     /// When the segment that holds this record is removed.
     fn cut(&self, oldest: Offset) -> Cut {
         let place = self.segments.partition_point(|segment| segment.last < oldest);

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use motience_proto::model::{DeviceId, LogEpoch, ProducerEpoch, RecordId, Role, Seq};
+use motience_proto::model::{Cursor, DeviceId, LogEpoch, Offset, ProducerEpoch, RecordId, Role, Seq};
 use motience_store::{Config, Erased, HistoryBatch, HistoryQuery, HistoryRow, NewUser};
 use motience_testing::Postgres;
 use serde_json::value::RawValue;
