@@ -21,7 +21,7 @@ export const shots = process.env.MOTIENCE_SHOTS || mkdtempSync(join(tmpdir(), 'm
 
 /** A browser for one file of tests. */
 export class Pages {
-  /** Everything the pages complained about: CSP violations, exceptions. */
+  /** Everything the pages complained about, or had to be blamed for: CSP violations, exceptions, a service that is asked without end. */
   complaints = [];
 
   async start() {
@@ -47,9 +47,21 @@ export class Pages {
       // A refused login or upgrade is written by the browser itself, and is what some tests are about.
       if (message.type() === 'error' && !/Failed to load resource|WebSocket connection to/.test(message.text())) this.complaints.push(`${url}: ${message.text()}`);
     });
+    page.on('request', watchful((what) => this.complaints.push(`${url}: asks again and again: ${what}`)));
     await page.goto(url);
     return page;
   }
+}
+
+/** Notices a page that asks for one thing over and over: more than `most` times within a second. */
+function watchful(blame, most = 20) {
+  const asked = new Map();
+  return (request) => {
+    const what = `${request.method()} ${new URL(request.url()).pathname}`;
+    const lately = [...(asked.get(what) ?? []), Date.now()].filter((at) => at > Date.now() - 1_000);
+    asked.set(what, lately);
+    if (lately.length === most + 1) blame(what);
+  };
 }
 
 export async function shoot(page, name) {

@@ -1,5 +1,6 @@
 // Asks for something again and again while somebody looks at the page, and says what came of it.
 import { ApiError, Observable, messageOf } from '@motience/client';
+import { untrack } from 'svelte';
 
 export interface Polled<T> {
   value: T | null;
@@ -21,6 +22,11 @@ export class Poll<T> extends Observable<Polled<T>> {
     super({ value: null, missing: false, problem: null });
     this.#ask = ask;
     this.#everyMs = everyMs;
+  }
+
+  /** An effect that subscribes does not depend on what the listener reads: else each answer would begin it again, and it would ask again at once. */
+  override subscribe(listener: (polled: Polled<T>) => void): () => void {
+    return untrack(() => super.subscribe(listener));
   }
 
   /** Asks now, and then for as long as nobody stops it. Returns what stops it. */
