@@ -44,6 +44,9 @@ use crate::{
 /// Cursors in one message: a message has to have room in the socket's buffer.
 const MAX_CURSORS: usize = 1000;
 
+/// Bytes that a consumer's socket is read by: it says little.
+const READ_BUFFER: usize = 512;
+
 /// The upgrade.
 pub(crate) async fn upgrade(State(shared): State<Arc<Shared>>, Client(client): Client, request: Request) -> Result<Response, ApiError> {
     let Admitted { upgrade, grant, v2, resume, cursors, received, wishes, permit, .. } =
@@ -53,12 +56,13 @@ pub(crate) async fn upgrade(State(shared): State<Arc<Shared>>, Client(client): C
     let standing = Arc::new(shared.backend.standing(grant.clone(), connected(client)));
     let start = Start { each: positions.unwrap_or_default(), ..Start::default() };
     let reader = Reader::Subscriptions(grant.user.consumer());
-    let pipeline = shared.backend.relay.pipeline(reader, &start, options, Arc::clone(&standing)).await?;
+    // On the heap: a future takes room twice in each that waits for it, and an idle consumer would cost several times its session.
+    let pipeline = Box::new(shared.backend.relay.pipeline(reader, &start, options, Arc::clone(&standing)).await?);
     let opened = traces::Connection::begin("wss2");
     let span = info_span!("wss2", user = %grant.user, %client, connection = opened.number, trace = opened.trace());
     let alive = shared.shutdown.guard();
     let (serving, upload) = (Arc::clone(&shared), shared.upload(Owner::Account(grant.user)));
-    Ok(upgrade.accept(&shared, upload, move |socket| {
+    Ok(upgrade.reading(READ_BUFFER).accept(&shared, upload, move |socket| {
         async move {
             let shared = serving;
             let session = Session {
@@ -114,13 +118,13 @@ async fn serve(socket: WebSocket, mut session: Session<'_>, _permit: Permit) {
     session.pipeline.finish().await;
     count_end(&reason, Transport::WebSocket);
     debug!(%reason, "consumer leaves");
-    socket.close(&reason).await;
+    Box::pin(socket.close(&reason)).await;
 }
 
 struct Session<'s> {
     shared: &'s Shared,
     standing: &'s Standing,
-    pipeline: Pipeline,
+    pipeline: Box<Pipeline>,
     v2: bool,
     /// Whether the client is told where it begins with each producer.
     cursors: bool,

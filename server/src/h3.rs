@@ -86,7 +86,8 @@ impl Handler for Services {
     }
 
     async fn session(&self, connect: Connect) -> Result<(), Error> {
-        webtransport::serve(connect, &self.uploads, &self.shared.webtransport).await
+        // On the heap: each request would have room for it.
+        Box::pin(webtransport::serve(connect, &self.uploads, &self.shared.webtransport)).await
     }
 }
 

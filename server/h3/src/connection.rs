@@ -177,8 +177,10 @@ impl<H: Handler> Driver<H> {
         let exchange =
             Exchange { id, armed, limits: self.limits, sessions: Arc::clone(&self.sessions), handler: Arc::clone(&self.handler) };
         let cut = self.cut.clone();
+        // On the heap, since a future takes room twice in each that waits for it.
+        let serving = Box::pin(exchange.serve(resolver, stopped));
         let task = async move {
-            cut.run_until_cancelled(exchange.serve(resolver, stopped)).await;
+            cut.run_until_cancelled(serving).await;
         };
         self.requests.spawn(task.in_current_span());
     }

@@ -61,7 +61,7 @@ async fn run(connection: &Connection, (ticket, finished): Handshake, permit: &mu
     // Hello came by a finished handshake, or in the first flight of a resumed one, whose ticket keeps the certificate.
     let shown = connection.peer_identity().and_then(|shown| shown.downcast::<Vec<CertificateDer<'static>>>().ok());
     let certificate = shown.as_ref().and_then(|chain| chain.first()).map(AsRef::as_ref);
-    let admitted = session::admit(&hello, certificate, permit, backend, shared.draining.begun()).await?;
+    let admitted = Box::pin(session::admit(&hello, certificate, permit, backend, shared.draining.begun())).await?;
     let leave = shared.draining.enter();
     let _entered = (shared.established.enter(), backend.reports.nodes.open(Kind::Quic));
     match hello.intent {

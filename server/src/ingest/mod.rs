@@ -170,16 +170,12 @@ impl Ingest {
         let mut opened = traces::Connection::begin("quic");
         opened.note("network.peer.address", &incoming.remote_address().ip());
         let span = info_span!("quic", peer = %incoming.remote_address(), connection = opened.number, trace = opened.trace(), user = Empty);
-        let handling = handle(incoming, permit, Arc::clone(&self.shared));
-        let handling = async move {
-            handling.await;
-            drop(opened);
-        };
-        self.tasks.spawn(handling.instrument(span));
+        self.tasks.spawn(handle(incoming, permit, opened, Arc::clone(&self.shared)).instrument(span));
     }
 }
 
-async fn handle(incoming: Incoming, permit: Permit, shared: Arc<Shared>) {
+/// Serves a peer until its connection ends. `_opened`: the connection's span, which ends with it.
+async fn handle(incoming: Incoming, permit: Permit, _opened: traces::Connection, shared: Arc<Shared>) {
     let begun = Instant::now();
     let connecting = match incoming.accept() {
         Ok(connecting) => connecting,
@@ -210,7 +206,8 @@ async fn serve(connection: Connection, shown: Shown, finished: Finished, mut per
             let (limit, leave) = (shared.config.hello_limit, shared.draining.enter());
             let _entered = shared.established.enter();
             let _open = shared.backend.reports.nodes.open(Kind::Http3);
-            h3::serve(connection, finished, limit, leave.asked().clone(), Arc::clone(http)).await;
+            // On the heap: every device's task would have room for it.
+            Box::pin(h3::serve(connection, finished, limit, leave.asked().clone(), Arc::clone(http))).await;
         }
         // TLS lets no other name through.
         _ => connection.close(number(CloseCode::Protocol), b"unknown ALPN protocol"),
@@ -260,4 +257,19 @@ fn count(side: &'static str, records: u64, bytes: u64) {
 
 fn number(code: CloseCode) -> VarInt {
     VarInt::from_u32(code.number())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn room<A, B, C, D, F>(_: fn(A, B, C, D) -> F) -> usize {
+        size_of::<F>()
+    }
+
+    /// Measured at 3.1 KiB; it was 49 KiB while all that comes seldom lay in it, some of it four times.
+    #[test]
+    fn the_task_of_a_connection_has_no_room_for_what_comes_seldom() {
+        assert!(room(handle) <= 4 << 10, "{} bytes for each idle device", room(handle));
+    }
 }

@@ -69,8 +69,8 @@ impl Keys {
         if self.unknown.contains_key(&hash) {
             return Err(auth::Error::Invalid);
         }
-        // Those who show one key at the same moment wait for one lookup.
-        let known = self.known.try_get_with(hash.clone(), self.look_up(&hash)).await.map_err(|e| *e)?;
+        // Those who show one key at the same moment wait for one lookup. On the heap: each task that checks any token would have room for it.
+        let known = Box::pin(self.known.try_get_with(hash.clone(), self.look_up(&hash))).await.map_err(|e| *e)?;
         let now = self.clock.now();
         known.used.store(millis(now), Ordering::Relaxed);
         let mut grant = known.grant.clone();

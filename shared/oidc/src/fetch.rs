@@ -58,7 +58,8 @@ impl Fetcher {
 
     /// The document at an address.
     pub(crate) async fn json<T: DeserializeOwned>(&self, url: &Url) -> Result<T, Error> {
-        let body = timeout(LIMIT, self.body(url)).await.map_err(|_| Error::Slow { url: url.clone() })??;
+        // On the heap: each task that ever checks a token would have room for it.
+        let body = timeout(LIMIT, Box::pin(self.body(url))).await.map_err(|_| Error::Slow { url: url.clone() })??;
         serde_json::from_slice(&body).map_err(|e| Error::Content { url: url.clone(), problem: e.to_string() })
     }
 

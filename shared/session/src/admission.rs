@@ -116,11 +116,18 @@ pub fn ration(pace: &mut Bucket, cost: u32) -> Result<(), CloseReason> {
 
 /// Runs a session for as long as its token is good. The token's end comes before everything that the session does or waits for, a
 /// write that its peer does not take among it.
-pub async fn while_authorized<T>(standing: &Standing, session: impl Future<Output = Result<T, CloseReason>>) -> Result<T, CloseReason> {
-    tokio::select! {
-        biased;
-        () = standing.over() => Err(standing.into()),
-        ended = session => ended,
+pub fn while_authorized<T>(
+    standing: &Standing,
+    session: impl Future<Output = Result<T, CloseReason>>,
+) -> impl Future<Output = Result<T, CloseReason>> {
+    // A future takes room twice in each that waits for it, and an idle connection would cost several times its session.
+    let mut session = Box::pin(session);
+    async move {
+        tokio::select! {
+            biased;
+            () = standing.over() => Err(standing.into()),
+            ended = &mut session => ended,
+        }
     }
 }
 

@@ -226,11 +226,15 @@ impl<P: Clone> Pools<P> {
 }
 
 /// Holds a call to [`OPERATION_LIMIT`].
-async fn limited<T>(work: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
-    let begun = Instant::now();
-    let outcome = timeout(OPERATION_LIMIT, work).await.unwrap_or(Err(Error::TimedOut));
-    histogram!("motience_database_seconds").since(begun);
-    outcome
+fn limited<T>(work: impl Future<Output = Result<T, Error>>) -> impl Future<Output = Result<T, Error>> {
+    // On the heap, for as long as it lasts: sqlx's futures are large, and each task that ever asks the database would have room for them.
+    let work = Box::pin(work);
+    async {
+        let begun = Instant::now();
+        let outcome = timeout(OPERATION_LIMIT, work).await.unwrap_or(Err(Error::TimedOut));
+        histogram!("motience_database_seconds").since(begun);
+        outcome
+    }
 }
 
 /// Whether the database's INTEGER columns can hold `id`; SQLite could hold more, and is kept to the same.

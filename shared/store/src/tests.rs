@@ -85,3 +85,10 @@ async fn keep_from(store: &Store, producer: ProducerId, expected: Option<Cursor>
     assert_eq!((kept.moved, kept.rows), (vec![producer], 0));
     None
 }
+
+#[tokio::test]
+async fn a_task_that_may_ask_the_database_has_no_room_for_it_while_it_does_not() {
+    let store = Store::open(&Config::SqliteMemory).await.unwrap();
+    let room = size_of_val(&store.key_by_hash("hash"));
+    assert!(room <= 1 << 10, "{room} bytes for each task");
+}
