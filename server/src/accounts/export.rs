@@ -7,6 +7,7 @@
 use std::{
     io::{self, Write},
     sync::{Arc, LazyLock},
+    time::Duration,
 };
 
 use axum::{
@@ -20,11 +21,12 @@ use motience_auth::Grant;
 use motience_backend::Backend;
 use motience_http::{ApiError, Bearer};
 use motience_proto::model::{Offset, Role};
-use motience_store::PERSONAL_TABLES;
+use motience_store::{PERSONAL_TABLES, PersonalRows, PersonalTable, Store};
 use serde_json::Value;
 use tokio::{
     runtime::Handle,
     sync::{OwnedSemaphorePermit, Semaphore, mpsc},
+    time::timeout,
 };
 use tracing::{info, warn};
 use zip::{CompressionMethod, ZipWriter, write::SimpleFileOptions};
@@ -37,6 +39,8 @@ const AT_ONCE: usize = 2;
 const PIECES: usize = 4;
 /// Bytes of a piece.
 const PIECE: usize = 64 * 1024;
+/// Longest wait for rows of a replica: the database itself can be asked.
+const REPLICA_LIMIT: Duration = Duration::from_secs(3);
 /// Bytes of records read at once.
 const READ: usize = 256 * 1024;
 
@@ -89,7 +93,7 @@ fn tables<W: Write + io::Seek>(zip: &mut ZipWriter<W>, backend: &Backend, grant:
         let mut position = Some(0);
         let mut is_begun = false;
         while let Some(from) = position {
-            let part = runtime.block_on(backend.store.personal_rows(table, grant.user, from))?;
+            let part = runtime.block_on(part(&backend.store, table, grant, from))?;
             if !part.rows.is_empty() && !std::mem::replace(&mut is_begun, true) {
                 begin(zip, table.name)?;
             }
@@ -101,6 +105,19 @@ fn tables<W: Write + io::Seek>(zip: &mut ZipWriter<W>, backend: &Backend, grant:
         }
     }
     Ok(())
+}
+
+/// Rows of the history come from a replica where there is one, but for the last, which it may not have yet.
+async fn part(store: &Store, table: &PersonalTable, grant: &Grant, from: i64) -> Result<PersonalRows, motience_store::Error> {
+    if let Some(replica) = store.replica().filter(|_| table.is_history()) {
+        match timeout(REPLICA_LIMIT, replica.personal_rows(table, grant.user, from)).await {
+            Ok(Ok(part)) if part.next.is_some() => return Ok(part),
+            Ok(Ok(_)) => {}
+            Ok(Err(e)) => store.replica_failed(&e),
+            Err(e) => store.replica_failed(&e),
+        }
+    }
+    store.personal_rows(table, grant.user, from).await
 }
 
 /// The records of a producer's log, as consumers receive them.

@@ -18,6 +18,7 @@ mod layers;
 mod operators;
 mod pages;
 mod refusals;
+mod replica;
 mod requests;
 mod retention;
 mod room;

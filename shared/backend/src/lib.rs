@@ -136,6 +136,8 @@ impl Value for Durability {
 pub struct Config {
     /// The database.
     pub store: store::Config,
+    /// A replica of it, from which the history is read.
+    pub replica: Option<store::ReplicaConfig>,
     /// The Redis that holds the log; `None`: the log lives in this process.
     pub redis: Option<log::redis::Config>,
     /// Replicas of Redis that must have a record before it is acknowledged.
@@ -178,8 +180,10 @@ impl Config {
     pub fn read(reader: &mut Reader<'_>) -> Self {
         let Settings { name, data_dir, wait, durability, history_retention } = reader.group();
         let replicas = reader.group::<log::redis::Settings>().replicas;
+        let store = store::Config::read(reader, &data_dir);
         let config = Self {
-            store: store::Config::read(reader, &data_dir),
+            replica: store::ReplicaConfig::read(reader, &store),
+            store,
             redis: log::redis::Config::read(reader),
             replicas,
             volatile: durability == Some(Durability::Memory),
@@ -242,6 +246,12 @@ impl Config {
             && let Err(source) = Store::probe(&self.store).await
         {
             wrong.push(causes(&Error::Store { place: self.store_place(), source }));
+        }
+        if let Some(replica) = &self.replica
+            && good(&["DATABASE_", "DB_"])
+            && let Err(source) = replica.probe(&self.store).await
+        {
+            wrong.push(causes(&Error::Store { place: format!("{replica} (DATABASE_READ_URL)"), source }));
         }
         if let Some(redis) = &self.redis
             && good(&["REDIS_"])
@@ -372,8 +382,8 @@ pub struct Backend {
     eraser: tokio::task::JoinHandle<()>,
     refresher: tokio::task::JoinHandle<()>,
     issuer_keys: tokio::task::JoinHandle<()>,
-    /// Measure the backlogs, and the rest, fill the buckets of quotas, and write usage down.
-    meters: [tokio::task::JoinHandle<()>; 5],
+    /// Measure the backlogs, and the rest, look at the database's replica, fill the buckets of quotas, and write usage down.
+    meters: [tokio::task::JoinHandle<()>; 6],
     /// The live connections of this node, and questions about those of others.
     directory: connections::Directory,
     answering: tokio::task::JoinHandle<()>,
@@ -408,6 +418,10 @@ impl Backend {
     pub async fn open(mut config: Config, clock: Clock) -> Result<Arc<Self>, Error> {
         let failed = |source| Error::Store { place: config.store_place(), source };
         let store = Store::open(&config.store).await.map_err(failed)?;
+        let store = match config.replica.clone() {
+            Some(replica) => store.with_replica(replica),
+            None => store,
+        };
         let keep = config.auth.refresh_ttl.max(config.auth.access_ttl).max(KEYS_KEPT);
         let revocations = Revocations::new(clock.clone(), keep);
         load_revocations(&store, &revocations, &config.auth, &clock).await.map_err(failed)?;
@@ -526,6 +540,7 @@ impl Backend {
             tokio::spawn(backlogs.clone().run(lease(backlogs::LEASE))),
             tokio::spawn(pressure.clone().run()),
             tokio::spawn(meter.run()),
+            tokio::spawn(store.clone().watch_replica()),
             tokio::spawn(filling),
             tokio::spawn(usage::run(relay.clone(), store.clone())),
         ];
@@ -896,7 +911,7 @@ impl Refresher {
             let now = self.clock.now();
             let purges = [
                 ("spent enrolment tokens", self.store.purge_enrolments(now).await.map(drop)),
-                ("expired refresh tokens", self.store.purge_refresh(now).await.map(drop)),
+                ("expired refresh tokens", history_bounds::in_pieces(|| self.store.purge_refresh(now)).await.map(drop)),
                 ("old tokens for a new password", self.store.purge_resets(now).await.map(drop)),
                 ("old invitations", self.store.purge_invitations(now).await.map(drop)),
                 ("old addresses of logins", self.store.purge_addresses(now).await.map(drop)),

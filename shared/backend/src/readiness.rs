@@ -16,17 +16,26 @@ const DEAF_AFTER: Duration = Duration::from_secs(10);
 /// Retention that has been unable to remove anything for so long is stalled.
 const STALLED_AFTER: Duration = Duration::from_secs(60);
 
-/// A part of a node that has to work before the node is ready.
+/// A part of a node.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Part {
-    /// `database`, `log`, `push` or `trim`.
+    /// `database`, `log`, `push`, `trim` or `replica`.
     pub name: &'static str,
-    /// Its fault, for people: `database`, `log`, `log full`, `push connection`, `trim`.
+    /// Its fault, for people: `database`, `log`, `log full`, `push connection`, `trim`, `read replica`.
     pub fault: Option<&'static str>,
+    /// Whether it has to work before the node is ready.
+    pub is_needed: bool,
     /// How long it has been so, as far as somebody has asked.
     pub since: Duration,
     /// How long it took to answer, if it was asked and did.
     pub took: Option<Duration>,
+}
+
+impl Part {
+    /// Its fault, if the node is not ready because of it.
+    pub fn hindrance(&self) -> Option<&'static str> {
+        self.fault.filter(|_| self.is_needed)
+    }
 }
 
 /// The parts that are away when a node is not ready.
@@ -61,6 +70,9 @@ impl Readiness {
             parts.push(self.part("push", is_deaf.then_some("push connection"), None));
         }
         parts.push(self.part("trim", stalled.then_some("trim"), None));
+        if let Some((fault, since)) = store.replica_fault() {
+            parts.push(Part { name: "replica", fault, is_needed: false, since, took: None });
+        }
         parts
     }
 
@@ -70,13 +82,13 @@ impl Readiness {
         if state.0 != fault {
             *state = (fault, now);
         }
-        Part { name, fault, since: state.1.elapsed(), took }
+        Part { name, fault, is_needed: true, since: state.1.elapsed(), took }
     }
 }
 
 /// The faults of the parts; `Ok`: there are none.
 pub(crate) fn verdict(parts: &[Part]) -> Result<(), Unready> {
-    let away: Vec<_> = parts.iter().filter_map(|part| part.fault).collect();
+    let away: Vec<_> = parts.iter().filter_map(Part::hindrance).collect();
     if away.is_empty() { Ok(()) } else { Err(Unready { away }) }
 }
 
@@ -103,6 +115,7 @@ mod tests {
         let broken = readiness.part("log", Some("log full"), None);
         assert!(broken.since < same.since);
         assert_eq!(verdict(&[same, broken]), Err(Unready { away: vec!["log full"] }));
-        assert_eq!(verdict(&[before]), Ok(()));
+        let replica = Part { name: "replica", fault: Some("read replica"), is_needed: false, ..before.clone() };
+        assert_eq!(verdict(&[before, replica]), Ok(()));
     }
 }

@@ -156,7 +156,7 @@ async fn ready(State(operations): State<Asked>) -> Response {
         return ApiError::unavailable("not_ready", "This node is not ready.").into_response();
     }
     let parts = operations.backend.parts().await;
-    let away: Vec<&str> = parts.iter().filter_map(|part| part.fault).collect();
+    let away: Vec<&str> = parts.iter().filter_map(Part::hindrance).collect();
     match away.is_empty() {
         true if operations.detail == Detail::Brief => Json(json!({"status": "ready", "service": operations.service})).into_response(),
         false if operations.detail == Detail::Brief => ApiError::unavailable("not_ready", "This node is not ready.").into_response(),

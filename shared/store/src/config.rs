@@ -4,6 +4,7 @@ use std::{
     fmt,
     path::{Path, PathBuf},
     str::FromStr,
+    time::Duration,
 };
 
 use motience_settings::env::{Reader, settings};
@@ -34,6 +35,11 @@ settings! {
         /// Most connections that one node opens. All nodes together, servers and gateways, must stay a few below max_connections of
         /// PostgreSQL (100 by default; 3 are for superusers): nine processes at 10. With more, lower it, or put PgBouncer between.
         DB_MAX_CONNECTIONS = "10" => max_connections: u32, > 0;
+        /// The address of a replica of that database (streaming replication): the history is read from it, over as many connections again. Whatever it
+        /// lacks yet comes from the log or from the database itself.
+        DATABASE_READ_URL, example "postgres://postgres:postgres@replica:5432/motience" => read_url: Option<SecretString>;
+        /// How far behind the replica may be. It is not read while it is further behind, or away.
+        DATABASE_READ_LAG = "30s" => read_lag: Duration, > 0;
     }
 }
 
@@ -85,16 +91,15 @@ impl Config {
             port.unwrap_or(5432),
             percent_encode(name.as_deref().unwrap_or("motience")),
         );
-        Self::postgres(reader, "DB_HOST", url, max_connections)
+        check_readable(reader, "DB_HOST", &url);
+        Self::Postgres { url: url.into(), max_connections }
     }
 
     /// `None`: the address is none.
     fn from_url(reader: &mut Reader<'_>, url: &str, max_connections: u32) -> Option<Self> {
         if url.starts_with("postgres://") || url.starts_with("postgresql://") {
-            if reader.production() && has_default_password(url) {
-                reader.wrong("DATABASE_URL", DEFAULT_REFUSED);
-            }
-            return Some(Self::postgres(reader, "DATABASE_URL", url.to_owned(), max_connections));
+            check_address(reader, "DATABASE_URL", url);
+            return Some(Self::Postgres { url: url.into(), max_connections });
         }
         match url.strip_prefix("sqlite:").map(|path| path.strip_prefix("//").unwrap_or(path)) {
             Some(":memory:") => Some(Self::SqliteMemory),
@@ -105,14 +110,6 @@ impl Config {
             }
         }
     }
-
-    fn postgres(reader: &mut Reader<'_>, variable: &str, url: String, max_connections: u32) -> Self {
-        // The parser's own message may quote the password.
-        if PgConnectOptions::from_str(&url).is_err() {
-            reader.wrong(variable, "cannot be read as the address of a PostgreSQL database");
-        }
-        Self::Postgres { url: url.into(), max_connections }
-    }
 }
 
 impl fmt::Display for Config {
@@ -121,14 +118,34 @@ impl fmt::Display for Config {
         match self {
             Self::SqliteFile { path } => path.display().fmt(f),
             Self::SqliteMemory => f.write_str("in memory"),
-            Self::Postgres { url, .. } => match PgConnectOptions::from_str(url.expose_secret()) {
-                Ok(options) => {
-                    let database = options.get_database().map(|name| format!("/{name}")).unwrap_or_default();
-                    write!(f, "{}:{}{database}", options.get_host(), options.get_port())
-                }
-                Err(_) => f.write_str("PostgreSQL"),
-            },
+            Self::Postgres { url, .. } => address(url, f),
         }
+    }
+}
+
+/// Where a PostgreSQL is, for people: without user and password.
+pub(super) fn address(url: &SecretString, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    match PgConnectOptions::from_str(url.expose_secret()) {
+        Ok(options) => {
+            let database = options.get_database().map(|name| format!("/{name}")).unwrap_or_default();
+            write!(f, "{}:{}{database}", options.get_host(), options.get_port())
+        }
+        Err(_) => f.write_str("PostgreSQL"),
+    }
+}
+
+/// Checks the address of a PostgreSQL as somebody wrote it.
+pub(super) fn check_address(reader: &mut Reader<'_>, variable: &str, url: &str) {
+    if reader.production() && has_default_password(url) {
+        reader.wrong(variable, DEFAULT_REFUSED);
+    }
+    check_readable(reader, variable, url);
+}
+
+fn check_readable(reader: &mut Reader<'_>, variable: &str, url: &str) {
+    // The parser's own message may quote the password.
+    if PgConnectOptions::from_str(url).is_err() {
+        reader.wrong(variable, "cannot be read as the address of a PostgreSQL database");
     }
 }
 

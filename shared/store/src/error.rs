@@ -41,6 +41,12 @@ pub enum Error {
     /// No answer within the time limit. A write may or may not have happened.
     #[error("the database did not answer in time")]
     TimedOut,
+    /// A database that takes writes, where a replica is to be.
+    #[error("it takes writes, so it is no replica")]
+    NoReplica,
+    /// A replica of another database than the one that it is to be of.
+    #[error("it is a replica of another database than DATABASE_URL")]
+    OtherDatabase,
     /// The database folder or file cannot be made.
     #[error("the database file cannot be opened")]
     File(#[source] std::io::Error),

@@ -29,6 +29,7 @@ mod personal;
 mod plans;
 mod record_erasures;
 mod refresh;
+mod replica;
 mod retentions;
 mod row;
 mod subscriptions;
@@ -53,6 +54,7 @@ use self::{
         sqlite,
     },
     history::Highest,
+    replica::Replica,
 };
 
 pub use self::{
@@ -74,6 +76,7 @@ pub use self::{
     plans::AssignedPlan,
     record_erasures::{Erased, RecordErasure},
     refresh::{AccountSession, Issued, RefreshToken, Spend, Spending},
+    replica::ReplicaConfig,
     retentions::{ClassRetention, OwnRetention},
     subscriptions::{Change, Decision, Followers, Right, Terms, Wanted},
     usage::{GivenOut, TakenIn, UsageHour, UsageQuery},
@@ -103,9 +106,9 @@ pub const MAX_NAMES: i64 = 100;
 /// Most keys of one account. Two that are made at the same moment may pass it by one.
 pub const MAX_KEYS: i64 = 100;
 
-/// The open database, and the names of records that its history is known to have. Cheap to clone.
+/// The open database, the names of records that its history is known to have, and its replica. Cheap to clone.
 #[derive(Clone, Debug)]
-pub struct Store(Arc<Engine>, Arc<Highest>);
+pub struct Store(Arc<Engine>, Arc<Highest>, Option<Arc<Replica>>);
 
 /// A part of a list in order of id.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -141,7 +144,7 @@ impl Store {
             Config::SqliteMemory => Engine::Sqlite(sqlite::memory().await?),
             Config::Postgres { url, max_connections } => Engine::Postgres(Pools::one(Connections::open(url, *max_connections).await?)),
         };
-        Ok(Self(Arc::new(engine), Arc::default()))
+        Ok(Self(Arc::new(engine), Arc::default(), None))
     }
 
     /// Whether the database could be opened; changes nothing in it, and applies no migrations.
@@ -191,6 +194,7 @@ impl Store {
     /// Ends the connections; waits a little for running calls.
     pub async fn close(&self) {
         let closing = async {
+            self.close_replica().await;
             match &*self.0 {
                 // Readers first: the last connection of an SQLite file writes the journal back, and needs to be able to write.
                 Engine::Sqlite(pools) => {

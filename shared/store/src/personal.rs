@@ -78,6 +78,13 @@ const fn table(name: &'static str, account: &'static [&'static str], order: Orde
     PersonalTable { name, exported_by: account, erased_by: account, hidden: &[], order }
 }
 
+impl PersonalTable {
+    /// Whether it is the history, which a replica has too.
+    pub fn is_history(&self) -> bool {
+        self.name == "data_history"
+    }
+}
+
 /// A part of an export.
 #[derive(Clone, Debug, Default)]
 pub struct PersonalRows {

@@ -35,20 +35,41 @@ pub(super) struct Account {
 impl Postgres {
     /// Makes an empty cluster and starts it. Takes a second or two.
     pub async fn start() -> Self {
-        let folder = TempDir::with_prefix("motience-postgres-").expect("a temporary folder can be made");
         let account = is_root().then(|| account_of("postgres"));
+        let mut postgres = Self { process: None, port: 0, account, folder: Self::folder(account) };
+        postgres.initialise().await;
+        postgres.start_anywhere().await;
+        postgres
+    }
+
+    fn folder(account: Option<Account>) -> TempDir {
+        let folder = TempDir::with_prefix("motience-postgres-").expect("a temporary folder can be made");
         if let Some(Account { uid, gid }) = account {
             chown(folder.path(), Some(uid), Some(gid)).expect("root may give its folder away");
         }
-        let mut postgres = Self { process: None, port: 0, account, folder };
-        postgres.initialise().await;
+        folder
+    }
+
+    async fn start_anywhere(&mut self) {
         for _ in 0..5 {
-            postgres.port = free_port();
-            if postgres.try_start().await {
-                return postgres;
+            self.port = free_port();
+            if self.try_start().await {
+                return;
             }
         }
-        panic!("postgres ends at its start:\n{}", std::fs::read_to_string(postgres.log()).unwrap_or_default());
+        panic!("postgres ends at its start:\n{}", std::fs::read_to_string(self.log()).unwrap_or_default());
+    }
+
+    /// A replica of this server on another port, which streams from it; once it answers. Restarted, it goes on from where it was.
+    pub async fn replica(&self) -> Self {
+        let folder = Self::folder(self.account);
+        let mut replica = Self { process: None, port: 0, account: self.account, folder };
+        let mut copy = replica.command("pg_basebackup");
+        copy.args(["--host", "127.0.0.1", "--username", "postgres", "--write-recovery-conf", "--checkpoint=fast", "--no-sync"]);
+        copy.args(["--port", &self.port.to_string(), "--pgdata"]).arg(replica.data());
+        run(&mut copy).await;
+        replica.start_anywhere().await;
+        replica
     }
 
     /// The address of the database that is always there; the same after a restart.
@@ -61,6 +82,12 @@ impl Postgres {
         let mut connection = PgConnection::connect(&self.url()).await.expect("the test's PostgreSQL answers");
         sqlx::query(AssertSqlSafe(format!("CREATE DATABASE \"{name}\""))).execute(&mut connection).await.expect("a new database name");
         self.url_of(name)
+    }
+
+    /// Runs a statement in the database that is always there.
+    pub async fn execute(&self, statement: &'static str) {
+        let mut connection = PgConnection::connect(&self.url()).await.expect("the test's PostgreSQL answers");
+        sqlx::raw_sql(statement).execute(&mut connection).await.expect("the statement is good");
     }
 
     /// The port; the same after a restart.

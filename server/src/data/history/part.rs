@@ -7,17 +7,22 @@
 //! Reading a log costs what it holds, whatever is found. So what came at other times than those asked for is not read; by the devices'
 //! times, parts that are known to hold nothing of them are passed over; and a reader lets others have their turn as it goes.
 //!
-//! Invariant, whatever the writer does meanwhile: following the parts gives each record once and in the order of the log. Where the log
-//! lost its tail, a record that was kept before is not given again, but one that was read from the log may be.
+//! Where the database has a read replica, the rows are read from it: all of a part from one server. That is as good as reading earlier, with the log
+//! from there on, as long as the log reaches back so far. Where it does not, or the part before came from a server that was further on, the
+//! part is read from the database itself.
+//!
+//! Invariant, whatever the writer does meanwhile, and however far the replica is behind: following the parts gives each record once and in the
+//! order of the log. Where the log lost its tail, a record that was kept before is not given again, but one that was read from the log may be.
 
 use motience_backend::Backend;
 use motience_http::ApiError;
 use motience_log::Bounds;
 use motience_proto::model::{Cursor, LogEpoch, LogKey, Offset, ProducerId, RecordId, record::Parts};
 use motience_relay as relay;
-use motience_store::{HistoryEntry, HistoryQuery, entry_bytes, kept_time};
+use motience_store::{HistoryEntry, HistoryQuery, Store, entry_bytes, kept_time};
 use serde_json::value::RawValue;
 use time::{Duration, OffsetDateTime};
+use tokio::time::timeout;
 
 use crate::http::time_index::{Span, TimeIndex};
 
@@ -29,6 +34,8 @@ const CHUNK: usize = 256 << 10;
 const MOST: usize = 8 << 20;
 /// Times of arrival rise in a log, but for this much: each is of the clock of the node that wrote it.
 const SKEW: Duration = Duration::minutes(1);
+/// Longest wait for a part from a replica: the database itself can be asked.
+const REPLICA_LIMIT: std::time::Duration = std::time::Duration::from_secs(3);
 /// Bytes looked through before others have their turn.
 const TURN: usize = 64 << 10;
 
@@ -70,8 +77,74 @@ pub(super) async fn read(
     query: &HistoryQuery,
     after: After,
 ) -> Result<Part, ApiError> {
-    let (store, room) = (&backend.store, query.limit as usize);
-    let key = backend.relay.log_of(producer).await?;
+    if let Some(replica) = backend.store.replica() {
+        let reading = read_from(replica, Server::Replica, backend, times, producer, query, after);
+        let (found, failure) = match timeout(REPLICA_LIMIT, reading).await {
+            Ok(Ok(found)) => (found, None),
+            Ok(Err(Failure::Store(e))) => (None, Some(e)),
+            Ok(Err(Failure::Other(e))) => return Err(e),
+            Err(_) => (None, Some(motience_store::Error::TimedOut)),
+        };
+        if let Some(e) = failure {
+            backend.store.replica_failed(&e);
+        }
+        let server = if found.is_some() { "replica" } else { "primary" };
+        metrics::counter!("motience_history_reads_total", "server" => server).increment(1);
+        if let Some(part) = found {
+            return Ok(part);
+        }
+    }
+    Ok(read_from(&backend.store, Server::Primary, backend, times, producer, query, after).await?.unwrap_or_default())
+}
+
+/// Which server a part is read from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Server {
+    /// One that shows the past.
+    Replica,
+    /// The database itself.
+    Primary,
+}
+
+/// Why a part could not be read from a server.
+enum Failure {
+    Store(motience_store::Error),
+    Other(ApiError),
+}
+
+impl From<motience_store::Error> for Failure {
+    fn from(error: motience_store::Error) -> Self {
+        Self::Store(error)
+    }
+}
+
+impl From<ApiError> for Failure {
+    fn from(error: ApiError) -> Self {
+        Self::Other(error)
+    }
+}
+
+impl From<Failure> for ApiError {
+    fn from(failure: Failure) -> Self {
+        match failure {
+            Failure::Store(error) => error.into(),
+            Failure::Other(error) => error,
+        }
+    }
+}
+
+/// Reads a part from one server; `None`: it shows a past from which this part cannot be told.
+async fn read_from(
+    store: &Store,
+    server: Server,
+    backend: &Backend,
+    times: &TimeIndex,
+    producer: ProducerId,
+    query: &HistoryQuery,
+    after: After,
+) -> Result<Option<Part>, Failure> {
+    let room = query.limit as usize;
+    let key = backend.relay.log_of(producer).await.map_err(ApiError::from)?;
     // Before the rows are read: what is kept after this look is found among the rows, in the log, or in both; never in neither.
     let stands = store.history_cursor(producer).await?;
     let (mut bounds, mut seen, mut kept) = (None, None, Some(after.id));
@@ -88,6 +161,10 @@ pub(super) async fn read(
         let rows = store.history(producer, &HistoryQuery { after: id, ..*query }).await?;
         bytes = bytes.saturating_sub(rows.iter().map(HistoryEntry::bytes).sum());
         let full = rows.len() >= room || bytes == 0;
+        if server == Server::Replica && rows.is_empty() && id > 0 && !has_row(store, producer, id).await? {
+            // The part before may have come from a server that was further on.
+            return Ok(None);
+        }
         if let Some(last) = rows.last() {
             kept = Some(last.id);
         }
@@ -95,7 +172,7 @@ pub(super) async fn read(
         (part.records, behind) = unseen(rows, bounds.as_ref().zip(seen));
         if full {
             part.next = if behind { Some(After { kept, ..after }) } else { kept.map(|id| After { id, ..After::default() }) };
-            return Ok(part);
+            return Ok(Some(part));
         }
     }
 
@@ -104,10 +181,18 @@ pub(super) async fn read(
         None => bounds_of(backend, key).await?,
     };
     let places = [stands, seen].into_iter().flatten();
-    let start = places.map(|place| bounds.epochs.resume(place, bounds.last).offset).max().unwrap_or_default();
-    let start = start.max(first_of(backend, key, query).await?);
+    let from = places.map(|place| bounds.epochs.resume(place, bounds.last).offset).max().unwrap_or_default();
+    let start = from.max(first_of(backend, key, query).await?);
     let room = Room { records: room - part.records.len(), bytes };
     let logged = Logged::read(backend, times, key, query, &bounds, start, room).await?;
+    if server == Server::Replica {
+        // Looked at last: the log gives up its oldest records while it is read.
+        let now = bounds_of(backend, key).await?;
+        let same_epoch = stands.is_some_and(|stands| stands.log_epoch == now.log_epoch());
+        if !same_epoch || from.0 + 1 < now.first.0 {
+            return Ok(None);
+        }
+    }
     // The writer may have kept some of it just before the rows were read; and after the log lost its tail, a record may be in it again
     // that was kept long before.
     let kept_too = match kept {
@@ -117,7 +202,13 @@ pub(super) async fn read(
     let records = logged.names.iter().zip(logged.records).filter(|(name, _)| !kept_too.contains(name));
     part.records.extend(records.map(|(_, record)| record));
     part.next = logged.next.map(|next| After { kept, ..next });
-    Ok(part)
+    Ok(Some(part))
+}
+
+/// Whether the server has come as far as the row with this id.
+async fn has_row(store: &Store, producer: ProducerId, id: i64) -> Result<bool, motience_store::Error> {
+    let query = HistoryQuery { after: id - 1, limit: 1, ..HistoryQuery::default() };
+    Ok(!store.history(producer, &query).await?.is_empty())
 }
 
 /// The rows that a reader which has come to `seen` in the log has not read there, and whether the last row is not one of them: the writer may

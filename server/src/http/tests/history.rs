@@ -29,7 +29,7 @@ async fn keep(platform: &Platform, producer: &User, rows: u64) {
 }
 
 /// Puts records into the log whose data are these numbers, and their seconds too.
-async fn log(platform: &Platform, producer: &User, numbers: impl Iterator<Item = u64>) {
+pub(super) async fn log(platform: &Platform, producer: &User, numbers: impl Iterator<Item = u64>) {
     let publisher = platform.services.backend.relay.ephemeral_publisher(producer.log_key()).await.unwrap();
     for n in numbers {
         let at = format!("2025-01-29T{:02}:{:02}:{:02}Z", 12 + n / 3600, n / 60 % 60, n % 60);
@@ -39,7 +39,7 @@ async fn log(platform: &Platform, producer: &User, numbers: impl Iterator<Item =
 }
 
 /// Does what the history writer does, up to `entries` further entries of the log.
-async fn write(platform: &Platform, producer: &User, entries: usize) {
+pub(super) async fn write(platform: &Platform, producer: &User, entries: usize) {
     let (backend, key, producer) = (&platform.services.backend, producer.log_key(), producer.id.producer());
     let expected = backend.store.history_cursor(producer).await.unwrap();
     let bounds = backend.relay.log().bounds(key).await.unwrap();
@@ -70,7 +70,7 @@ async fn write(platform: &Platform, producer: &User, entries: usize) {
 }
 
 /// One part: the data, the last id, and the query of the next part.
-async fn part(platform: &Platform, path: &str, token: &str, query: &str) -> (Vec<u64>, Option<i64>, Option<String>) {
+pub(super) async fn part(platform: &Platform, path: &str, token: &str, query: &str) -> (Vec<u64>, Option<i64>, Option<String>) {
     let answer = platform.dsm(Method::GET, &format!("{path}{query}"), Some(token), Sent::Nothing).await;
     let list = answer.json(200);
     let list = list.as_array().unwrap();
@@ -81,7 +81,7 @@ async fn part(platform: &Platform, path: &str, token: &str, query: &str) -> (Vec
     (list.iter().map(|one| one["data"].as_u64().unwrap()).collect(), list.last().map(|one| one["id"].as_i64().unwrap()), next)
 }
 
-async fn whole(platform: &Platform, path: &str, token: &str, query: &str) -> Vec<u64> {
+pub(super) async fn whole(platform: &Platform, path: &str, token: &str, query: &str) -> Vec<u64> {
     let (mut seen, mut query) = (Vec::new(), Some(query.to_owned()));
     while let Some(this) = query {
         let (some, _, next) = part(platform, path, token, &this).await;

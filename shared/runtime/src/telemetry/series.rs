@@ -495,6 +495,27 @@ const SERIES: &[Series] = &[
         "Idle connections to PostgreSQL that no longer answered or took no writes.",
     ),
     Series(
+        Gauge,
+        "motience_database_replica_up",
+        "1",
+        &[],
+        "1 while the history is read from the read replica (DATABASE_READ_URL), 0 while it cannot be.",
+    ),
+    Series(
+        Gauge,
+        "motience_database_replica_lag_seconds",
+        "seconds",
+        &[],
+        "How far the read replica was behind when it was last looked at.",
+    ),
+    Series(
+        Counter,
+        "motience_history_reads_total",
+        "parts",
+        &[("server", &["replica", "primary"])],
+        "Parts of the history that were read where there is a read replica: from it, or from the database itself, as it was away or too far behind.",
+    ),
+    Series(
         Counter,
         "motience_history_partitions_dropped_total",
         "partitions",

@@ -19,6 +19,8 @@ use crate::{ACQUIRE_LIMIT, CONNECT_LIMIT, Error, MIGRATE_LIMIT, OPERATION_LIMIT}
 
 /// An unused connection is closed after this time.
 const IDLE_LIMIT: Duration = Duration::from_secs(300);
+/// Longest wait for a connection to a replica: there is another who can be asked.
+const REPLICA_ACQUIRE_LIMIT: Duration = Duration::from_secs(1);
 /// Keeps starting nodes apart where a session's lock cannot: any number, the same in all releases.
 const MIGRATION_LOCK: i64 = 0x6d6f_7469;
 
@@ -41,25 +43,21 @@ enum Mode {
 impl Connections {
     /// Finds out what the address leads to, applies the migrations that are missing, and makes the pool.
     pub(crate) async fn open(url: &SecretString, max_connections: u32) -> Result<Self, Error> {
-        let plain = PgConnectOptions::from_str(url.expose_secret())?.application_name("motience");
-        let mode = mode_of(&plain).await?;
-        tracing::debug!(?mode, "the database is found");
-        let options = match mode {
-            Mode::Session => plain.clone(),
-            Mode::Transaction => without_session(&plain),
-        };
+        let (options, mode) = find(url).await?;
         migrate(&options, mode).await?;
-        let options = if mode == Mode::Session { with_limits(&options) } else { options };
-        let pool = PgPoolOptions::new()
-            .max_connections(max_connections)
+        let pool = pool(max_connections)
             .acquire_timeout(ACQUIRE_LIMIT)
-            .idle_timeout(IDLE_LIMIT)
             // In its place a question whose answer tells more.
             .test_before_acquire(false)
-            .before_acquire(|connection, _| Box::pin(async move { Ok(is_good(connection).await) }))
-            .connect_with(options)
-            .await?;
-        Ok(Self { pool, mode })
+            .before_acquire(|connection, _| Box::pin(async move { Ok(is_good(connection).await) }));
+        Ok(Self { pool: pool.connect_with(limits_of(mode, options)).await?, mode })
+    }
+
+    /// Finds out what the address of a replica leads to, and makes a pool of it.
+    pub(crate) async fn open_replica(url: &SecretString, max_connections: u32) -> Result<Self, Error> {
+        let (options, mode) = find(url).await?;
+        let pool = pool(max_connections).acquire_timeout(REPLICA_ACQUIRE_LIMIT);
+        Ok(Self { pool: pool.connect_with(limits_of(mode, options)).await?, mode })
     }
 
     /// Begins a transaction. Its statements must have no name: [`persistent(false)`](sqlx::query::Query::persistent).
@@ -99,6 +97,61 @@ impl Connections {
 pub(crate) async fn probe(url: &SecretString) -> Result<(), Error> {
     let options = without_session(&PgConnectOptions::from_str(url.expose_secret())?.application_name("motience"));
     Ok(connect(&options).await?.close().await?)
+}
+
+/// A replica, as a look at it finds it.
+pub(crate) struct ReplicaState {
+    /// Whether it takes no writes because it follows another server.
+    pub(crate) is_replica: bool,
+    /// The place of the primary's log to which it has come.
+    pub(crate) place: i64,
+    /// The id of the installation whose database it is; `None`: not one of ours yet.
+    pub(crate) installation: Option<String>,
+}
+
+/// Asks a replica over a connection by itself.
+pub(crate) async fn replica_state(url: &SecretString) -> Result<ReplicaState, Error> {
+    let (options, mode) = find(url).await?;
+    let pool = pool(1).acquire_timeout(CONNECT_LIMIT).connect_with(options).await?;
+    let state = replica_state_of(&Connections { pool: pool.clone(), mode }).await;
+    pool.close().await;
+    state
+}
+
+/// Asks a replica.
+pub(crate) async fn replica_state_of(connections: &Connections) -> Result<ReplicaState, Error> {
+    let (is_replica, place): (bool, i64) = sqlx::query_as(REPLICA).fetch_one(connections).await?;
+    let has_table: bool = sqlx::query_scalar("SELECT to_regclass('installation') IS NOT NULL").fetch_one(connections).await?;
+    let installation = if has_table { sqlx::query_scalar(INSTALLATION).fetch_optional(connections).await? } else { None };
+    Ok(ReplicaState { is_replica, place, installation })
+}
+
+/// The id of the installation whose database this is, asked over a connection by itself.
+pub(crate) async fn installation(url: &SecretString) -> Result<Option<String>, Error> {
+    Ok(replica_state(url).await?.installation)
+}
+
+const REPLICA: &str = "SELECT pg_is_in_recovery(), CAST(COALESCE(pg_last_wal_replay_lsn(), '0/0'::pg_lsn) - '0/0'::pg_lsn AS BIGINT)";
+const INSTALLATION: &str = "SELECT id FROM installation WHERE one = 1";
+
+/// What the address leads to, and how it is connected to.
+async fn find(url: &SecretString) -> Result<(PgConnectOptions, Mode), Error> {
+    let plain = PgConnectOptions::from_str(url.expose_secret())?.application_name("motience");
+    let mode = mode_of(&plain).await?;
+    tracing::debug!(?mode, "the database is found");
+    let options = match mode {
+        Mode::Session => plain,
+        Mode::Transaction => without_session(&plain),
+    };
+    Ok((options, mode))
+}
+
+fn pool(max_connections: u32) -> PgPoolOptions {
+    PgPoolOptions::new().max_connections(max_connections).idle_timeout(IDLE_LIMIT)
+}
+
+fn limits_of(mode: Mode, options: PgConnectOptions) -> PgConnectOptions {
+    if mode == Mode::Session { with_limits(&options) } else { options }
 }
 
 /// The server gives up when we do: a call that nobody waits for any more must not hold a lock.
