@@ -103,7 +103,9 @@ pub(crate) async fn stream(
     let permit = backend.permits.account(grant.user, Share::Connections, Transport::Http)?;
     let client = auth::Client { transport: Transport::Http, address: Some(client.ip()), device: None };
     let standing = Arc::new(backend.standing(grant.clone(), client));
-    let pipeline = pipeline(&services, &grant, producers, &start, options, Arc::clone(&standing)).await?;
+    // An event names the cursors of all logs, and a browser sends them back in the head of a request; a line names its own.
+    let most = if format == Format::Events { config.producers } else { usize::MAX };
+    let pipeline = pipeline(&services, &grant, (producers, most), &start, options, Arc::clone(&standing)).await?;
     let left = CancellationToken::new();
     let over = over.map(|Extension(over)| over);
     if let Some(over) = &over {
@@ -116,7 +118,7 @@ pub(crate) async fn stream(
         received,
         format,
         beat_every: config.comment,
-        most: config.producers,
+        most,
         leave: services.shutdown.draining().enter(),
         answer: over,
         _permit: permit,
@@ -186,12 +188,11 @@ fn beginning(headers: &HeaderMap, wanted: &Wanted) -> Result<Start, ApiError> {
 async fn pipeline(
     services: &Shared,
     grant: &Grant,
-    producers: Option<HashSet<ProducerId>>,
+    (producers, most): (Option<HashSet<ProducerId>>, usize),
     start: &Start,
     options: Options,
     standing: Arc<Standing>,
 ) -> Result<Pipeline, ApiError> {
-    let most = services.config.stream.producers;
     if producers.as_ref().is_some_and(|producers| producers.len() > most) {
         return Err(too_many(most));
     }
@@ -249,5 +250,9 @@ async fn reader(services: &Shared, grant: &Grant, producers: Option<HashSet<Prod
 }
 
 fn too_many(most: usize) -> ApiError {
-    ApiError::invalid("producers", format!("A stream follows at most {most} producers: name some of them.")).with_code("too_many_producers")
+    ApiError::invalid(
+        "producers",
+        format!("A stream of events follows at most {most} producers: name some of them, or take application/x-ndjson."),
+    )
+    .with_code("too_many_producers")
 }

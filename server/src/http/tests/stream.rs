@@ -252,6 +252,12 @@ async fn everyone_follows_what_is_theirs() {
     get("/stream".into(), &admin).await.problem(403, "no_producers");
     get(format!("/stream?producers={}", c.id), &admin).await.problem(404, "not_found");
     get("/stream?producers=1,2,3".into(), &token).await.problem(422, "too_many_producers");
+    // A line names its own cursor only.
+    let (r, _) = platform.account(Role::Producer, "r").await;
+    let mut three = lines(&platform, &format!("/stream?producers={},{},{}", p.id, q.id, r.id), &admin).await;
+    log(&platform, &r, 1..=1).await;
+    assert_eq!(three.record().await["producer_id"], r.id.to_string());
+    drop(three);
     for (query, field) in
         [("producers=", "producers"), ("producers=1,x", "producers"), ("producers=-1", "producers"), ("from=soon", "from")]
     {
