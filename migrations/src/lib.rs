@@ -29,6 +29,7 @@ macro_rules! steps {
             17 "0017_keep"
             18 "0018_history_partitions"
             20 "0020_retention_classes"
+            21 "0021_spent_tokens"
         }
     };
     ($folder:literal $($number:literal $name:literal)*) => {

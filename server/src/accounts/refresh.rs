@@ -4,7 +4,7 @@
 use axum::{extract::State, http::HeaderMap};
 use motience_auth::random_id;
 use motience_http::{ApiError, Client, Json};
-use motience_store::{Spend, Spending};
+use motience_store::{RefreshToken, Spend, Spending};
 use serde::Deserialize;
 use tracing::warn;
 use utoipa::ToSchema;
@@ -50,7 +50,7 @@ pub(super) async fn refresh(
     }
     let (now, client, fresh) = (backend.clock.now(), address.to_string(), random_id());
     let spending = Spending { successor: &fresh, client: &client, leeway: backend.auth.refresh_leeway };
-    let (token, successor, at) = match backend.store.spend_refresh(&claims.id, spending, now).await? {
+    let (token, successor, at) = match backend.store.spend_refresh(&RefreshToken::from(&claims), spending, now).await? {
         Spend::Fresh(token) => (token, fresh, now),
         Spend::Repeated { token, successor, at } => {
             metrics::counter!("motience_refreshes_repeated_total").increment(1);

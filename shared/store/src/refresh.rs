@@ -1,7 +1,8 @@
 //! The tables `refresh_tokens` and `revoked_families`.
 //!
 //! A refresh token works once. Those that came from one login are a family; using a spent one shows that it was stolen, and the
-//! caller then revokes the family. For a moment the client that spent it may use it again, and gets what it got: two of its tabs renewed
+//! caller then revokes the family. A session has one row, beside those of tokens that were spent within the last hour: a token of the family that has no
+//! row any more was spent before. For a moment the client that spent it may use it again, and gets what it got: two of its tabs renewed
 //! the login at once, or the answer was lost. Only ids are stored: nobody can make a token out of the database.
 
 use std::time::Duration;
@@ -126,8 +127,8 @@ impl Store {
 
     /// Uses a token up. Of any number of concurrent calls with one token, on whichever nodes, exactly one gets [`Spend::Fresh`], and all
     /// calls of its client get the same successor.
-    pub async fn spend_refresh(&self, id: &str, spending: Spending<'_>, now: OffsetDateTime) -> Result<Spend, Error> {
-        let at = millis(now);
+    pub async fn spend_refresh(&self, token: &RefreshToken, spending: Spending<'_>, now: OffsetDateTime) -> Result<Spend, Error> {
+        let (id, at) = (token.id.as_str(), millis(now));
         let fresh = on!(self, writer, |db| sqlx::query_as::<_, Row>(SPEND)
             .bind(id)
             .bind(at)
@@ -139,7 +140,16 @@ impl Store {
         }
         // By the writer, which has seen what another call just spent.
         let spent = on!(self, writer, |db| sqlx::query_as::<_, Row>(FIND_SPENT).bind(id).bind(at).fetch_optional(db))?;
-        let Some(row) = spent else { return Ok(Spend::Unknown) };
+        let Some(row) = spent else {
+            // Older than the one that lives: a database that was restored may not know the newest.
+            let lives = on!(self, writer, |db| sqlx::query_scalar::<_, i64>(LIVES)
+                .bind(&token.family)
+                .bind(at)
+                .bind(token.user.0)
+                .bind(millis(token.expires_at))
+                .fetch_optional(db))?;
+            return Ok(if lives.is_some() { Spend::Reused(token.clone()) } else { Spend::Unknown });
+        };
         let recent = row.spent_at.map(from_millis).filter(|&spent| now - spent <= spending.leeway);
         Ok(match (recent, row.successor.clone()) {
             (Some(at), Some(successor)) if row.spent_by.as_deref() == Some(spending.client) => {
@@ -174,15 +184,19 @@ impl Store {
         on!(self, reader, |db| sqlx::query_scalar::<_, String>(REVOKED).bind(millis(since)).fetch_all(db))
     }
 
-    /// Forgets what has expired, and tells how many tokens that were.
+    /// Forgets some of what has expired or was spent an hour ago, and tells how many rows that were.
     pub async fn purge_refresh(&self, now: OffsetDateTime) -> Result<u64, Error> {
-        let now = millis(now);
-        let tokens = on!(self, writer, |db| sqlx::query(PURGE_TOKENS).bind(now).execute(db).map_ok(|done| done.rows_affected()))?;
-        on!(self, writer, |db| sqlx::query(PURGE_FAMILIES).bind(now).execute(db).map_ok(drop))?;
-        Ok(tokens)
+        let (now, spent) = (millis(now), millis(now - SPENT_FOR));
+        let mut gone = 0;
+        for (statement, before) in [(PURGE_EXPIRED, now), (PURGE_SPENT, spent), (PURGE_FAMILIES, now)] {
+            gone += on!(self, writer, |db| sqlx::query(statement).bind(before).execute(db).map_ok(|done| done.rows_affected()))?;
+        }
+        Ok(gone)
     }
 }
 
+/// How long a spent token is remembered by itself: longer than a client that spent it may use it again.
+const SPENT_FOR: time::Duration = time::Duration::HOUR;
 /// Sessions in one list.
 const MAX_SESSIONS: i64 = 1000;
 
@@ -223,9 +237,23 @@ const REVOKE_USER: &str = "INSERT INTO revoked_families (family, revoked_at, exp
      ON CONFLICT (family) DO NOTHING RETURNING family";
 const IS_REVOKED: &str = "SELECT revoked_at FROM revoked_families WHERE family = $1";
 const REVOKED: &str = "SELECT family FROM revoked_families WHERE revoked_at >= $1 ORDER BY revoked_at";
-const PURGE_TOKENS: &str = "DELETE FROM refresh_tokens WHERE expires_at <= $1";
-const PURGE_FAMILIES: &str = "DELETE FROM revoked_families WHERE expires_at <= $1 \
-     AND NOT EXISTS (SELECT 1 FROM refresh_tokens WHERE refresh_tokens.family = revoked_families.family)";
+const LIVES: &str = "SELECT CAST(1 AS BIGINT) FROM refresh_tokens WHERE family = $1 AND spent_at IS NULL AND expires_at > $2 \
+     AND user_id = $3 AND expires_at >= $4 \
+     AND NOT EXISTS (SELECT 1 FROM revoked_families WHERE revoked_families.family = refresh_tokens.family) LIMIT 1";
+
+/// Deletes some rows of a table, by its key.
+macro_rules! purge {
+    ($table:literal, $key:literal, $condition:literal) => {
+        concat!("DELETE FROM ", $table, " WHERE ", $key, " IN (SELECT ", $key, " FROM ", $table, " WHERE ", $condition, " LIMIT 2000)")
+    };
+}
+const PURGE_EXPIRED: &str = purge!("refresh_tokens", "id", "expires_at <= $1");
+const PURGE_SPENT: &str = purge!("refresh_tokens", "id", "spent_at <= $1");
+const PURGE_FAMILIES: &str = purge!(
+    "revoked_families",
+    "family",
+    "expires_at <= $1 AND NOT EXISTS (SELECT 1 FROM refresh_tokens WHERE refresh_tokens.family = revoked_families.family)"
+);
 
 row! {
     struct Row {

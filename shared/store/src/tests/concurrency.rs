@@ -75,16 +75,14 @@ async fn one_subscription(store: &Store) {
 async fn one_token(store: &Store) {
     let owner = user(store, "o", Role::Consumer).await.id;
     let now = OffsetDateTime::UNIX_EPOCH;
-    store
-        .add_refresh(&RefreshToken { id: "t".into(), family: "f".into(), user: owner, expires_at: now + Duration::days(7) }, None)
-        .await
-        .unwrap();
+    let token = RefreshToken { id: "t".into(), family: "f".into(), user: owner, expires_at: now + Duration::days(7) };
+    store.add_refresh(&token, None).await.unwrap();
     let spent = all(|n| {
-        let store = store.clone();
+        let (store, token) = (store.clone(), token.clone());
         async move {
             let successor = format!("successor {n}");
             let spending = Spending { successor: &successor, client: "tab", leeway: LEASE };
-            let spent = store.spend_refresh("t", spending, now).await.unwrap();
+            let spent = store.spend_refresh(&token, spending, now).await.unwrap();
             (successor, spent)
         }
     })

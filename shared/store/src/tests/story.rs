@@ -22,6 +22,7 @@ async fn story(store: Store) {
     subscriptions(&store).await;
     consent(&store).await;
     refresh_tokens(&store).await;
+    renewed_sessions(&store).await;
     addresses(&store).await;
     names(&store).await;
     revocation(&store).await;
@@ -140,7 +141,8 @@ async fn refresh_tokens(store: &Store) {
     }
     assert_eq!(spend(store, "one", start).await, Spend::Fresh(token("one", 7)));
     a_moment_of_leeway(store, &token("one", 7), start).await;
-    assert_eq!(spend(store, "never", start).await, Spend::Unknown);
+    let never = RefreshToken { family: "other".into(), ..token("never", 7) };
+    assert_eq!(spend_token(store, &never, start).await, Spend::Unknown);
     assert_eq!(spend(store, "old", start + Duration::days(1)).await, Spend::Unknown);
     // A token that is handed out again is known already.
     store.add_refresh(&token("one", 9), None).await.unwrap();
@@ -159,11 +161,36 @@ async fn refresh_tokens(store: &Store) {
     assert_eq!(store.revoked_families(start).await.unwrap(), ["family"]);
     assert!(store.revoked_families(start + Duration::milliseconds(1)).await.unwrap().is_empty());
 
-    assert_eq!(store.purge_refresh(start + Duration::days(2)).await.unwrap(), 1);
-    assert_eq!(store.purge_refresh(start + Duration::days(8)).await.unwrap(), 2);
+    assert_eq!(store.purge_refresh(start + Duration::days(2)).await.unwrap(), 2);
+    assert_eq!(store.purge_refresh(start + Duration::days(8)).await.unwrap(), 1);
     assert_eq!(spend(store, "late", start + Duration::days(8)).await, Spend::Unknown);
-    assert_eq!(store.purge_refresh(start + Duration::days(10)).await.unwrap(), 1);
+    assert_eq!(store.purge_refresh(start + Duration::days(10)).await.unwrap(), 2, "the token and its family");
     assert!(store.revoked_families(start).await.unwrap().is_empty());
+}
+
+/// A session that is renewed again and again has few rows, and each of its spent tokens is known for spent.
+async fn renewed_sessions(store: &Store) {
+    let owner = user(store, "renewing", Role::Consumer).await.id;
+    let start = datetime!(2025-01-29 11:35 UTC);
+    let at = |n: i64| start + Duration::minutes(15 * n);
+    let token =
+        |n: i64| RefreshToken { id: format!("renewed-{n}"), family: "renewed".into(), user: owner, expires_at: at(n) + Duration::days(7) };
+    store.add_refresh(&token(0), None).await.unwrap();
+    let mut gone = 0;
+    for n in 0..100 {
+        assert_eq!(spend_token(store, &token(n), at(n)).await, Spend::Fresh(token(n)));
+        store.add_refresh(&token(n + 1), None).await.unwrap();
+        gone += store.purge_refresh(at(n)).await.unwrap();
+    }
+    assert_eq!(gone, 96, "one lives, and four were spent within the hour");
+    for n in [0, 50, 98] {
+        assert_eq!(spend_token(store, &token(n), at(100)).await, Spend::Reused(token(n)));
+    }
+    // A token that is newer than any that is known, as after a restore: not spent, but of no use either.
+    assert_eq!(spend_token(store, &token(101), at(100)).await, Spend::Unknown);
+    assert!(store.revoke_family("renewed", at(100)).await.unwrap());
+    assert_eq!(spend_token(store, &token(0), at(100)).await, Spend::Unknown);
+    assert_eq!(store.purge_refresh(at(100) + Duration::days(8)).await.unwrap(), 6, "five tokens and the family");
 }
 
 async fn spend(store: &Store, id: &str, now: OffsetDateTime) -> Spend {
@@ -171,8 +198,14 @@ async fn spend(store: &Store, id: &str, now: OffsetDateTime) -> Spend {
 }
 
 async fn spend_as(store: &Store, id: &str, successor: &str, client: &str, now: OffsetDateTime) -> Spend {
+    let token = RefreshToken { id: id.into(), family: "none".into(), user: UserId(1), expires_at: now };
     let spending = Spending { successor, client, leeway: std::time::Duration::from_secs(30) };
-    store.spend_refresh(id, spending, now).await.unwrap()
+    store.spend_refresh(&token, spending, now).await.unwrap()
+}
+
+async fn spend_token(store: &Store, token: &RefreshToken, now: OffsetDateTime) -> Spend {
+    let spending = Spending { successor: "successor", client: "192.0.2.1", leeway: std::time::Duration::from_secs(30) };
+    store.spend_refresh(token, spending, now).await.unwrap()
 }
 
 /// The client that spent the token gets its successor again; nobody else does, and not for long.
