@@ -127,25 +127,42 @@ impl RedisCluster {
 
     /// Moves a slot from its server to another, as an operator's tool does.
     pub async fn move_slot(&self, slot: u16, to: usize) {
-        let from = self.owner(slot).await;
-        let (source, target) = (&self.nodes[from], &self.nodes[to]);
-        let (source_id, target_id) = (self.id(from).await, self.id(to).await);
-        ok(&target.command(&format!("CLUSTER SETSLOT {slot} IMPORTING {source_id}")).await);
-        ok(&source.command(&format!("CLUSTER SETSLOT {slot} MIGRATING {target_id}")).await);
+        let from = self.begin_move(slot, to).await;
         loop {
-            let answer = source.command(&format!("CLUSTER GETKEYSINSLOT {slot} {KEYS_AT_ONCE}")).await;
+            let answer = self.nodes[from].command(&format!("CLUSTER GETKEYSINSLOT {slot} {KEYS_AT_ONCE}")).await;
             let keys: Vec<&str> = answer.lines().filter(|line| line.starts_with("m:")).collect();
             if keys.is_empty() {
                 break;
             }
             // One by one, so that calls come in between.
             for key in keys {
-                let moved = source.command(&format!("MIGRATE 127.0.0.1 {} {key} 0 5000", target.port())).await;
-                assert!(moved.starts_with("+OK") || moved.starts_with("+NOKEY"), "{moved}");
+                self.move_key(key, from, to).await;
             }
         }
-        ok(&target.command(&format!("CLUSTER SETSLOT {slot} NODE {target_id}")).await);
-        ok(&source.command(&format!("CLUSTER SETSLOT {slot} NODE {target_id}")).await);
+        self.end_move(slot, from, to).await;
+    }
+
+    /// Begins to move a slot, and says which server has had it. Its keys stay until they are [moved](Self::move_key).
+    pub async fn begin_move(&self, slot: u16, to: usize) -> usize {
+        let from = self.owner(slot).await;
+        let (source, target) = (&self.nodes[from], &self.nodes[to]);
+        ok(&target.command(&format!("CLUSTER SETSLOT {slot} IMPORTING {}", self.id(from).await)).await);
+        ok(&source.command(&format!("CLUSTER SETSLOT {slot} MIGRATING {}", self.id(to).await)).await);
+        from
+    }
+
+    /// Moves one key of a slot that is being moved, if it is there.
+    pub async fn move_key(&self, key: &str, from: usize, to: usize) {
+        let moved = self.nodes[from].command(&format!("MIGRATE 127.0.0.1 {} {key} 0 5000", self.nodes[to].port())).await;
+        assert!(moved.starts_with("+OK") || moved.starts_with("+NOKEY"), "{moved}");
+    }
+
+    /// Gives a slot to the server that has all of its keys by now.
+    pub async fn end_move(&self, slot: u16, from: usize, to: usize) {
+        let target = self.id(to).await;
+        for number in [to, from] {
+            ok(&self.nodes[number].command(&format!("CLUSTER SETSLOT {slot} NODE {target}")).await);
+        }
     }
 
     /// Cuts this server off from the others, which take it for lost, while clients and its replica go on reaching it; `None`: nobody is cut off.

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::allow_attributes, reason = "tests")]
 
 mod cluster;
+mod erasing;
 mod layout;
 mod room;
 mod sending;

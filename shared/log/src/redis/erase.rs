@@ -3,7 +3,7 @@
 use motience_proto::model::{LogKey, RangeSet};
 use redis::Value;
 
-use super::{Inner, functions::call, link::Link, reply};
+use super::{Inner, functions::call, reply};
 use crate::Error;
 
 /// Entries of the stream that are read at once.
@@ -76,8 +76,7 @@ pub(super) async fn erase_records(inner: &Inner, key: LogKey, offsets: &RangeSet
             Value::BulkString(answer) => {
                 let is_done = answer.as_slice() == b"done";
                 if is_done {
-                    // The file that Redis appends to still has what was erased.
-                    rewrite_aof(&answered.shard.link).await;
+                    rewrite_files(inner).await;
                 }
                 return Ok(is_done);
             }
@@ -87,10 +86,15 @@ pub(super) async fn erase_records(inner: &Inner, key: LogKey, offsets: &RangeSet
     }
 }
 
-/// Has the file rewritten after records were erased: until then it still has them. An operator may have forbidden it.
-async fn rewrite_aof(link: &Link) {
-    match link.ask::<Value>(&redis::cmd("BGREWRITEAOF")).await {
-        Ok(_) => tracing::info!("Redis rewrites its append-only file, which still has records that were erased"),
-        Err(error) => tracing::warn!(%error, "cannot ask Redis to rewrite its append-only file, which still has records that were erased"),
+/// Has the files to which Redis appends rewritten: until then they still have what was erased. In a cluster the log may have been on any of the servers. An
+/// operator may have forbidden it.
+pub(super) async fn rewrite_files(inner: &Inner) {
+    for shard in inner.shards.all() {
+        match shard.link.ask::<Value>(&redis::cmd("BGREWRITEAOF")).await {
+            Ok(_) => tracing::info!("Redis rewrites its append-only file, which still has records that were erased"),
+            Err(error) => {
+                tracing::warn!(%error, "cannot ask Redis to rewrite its append-only file, which still has records that were erased")
+            }
+        }
     }
 }

@@ -313,7 +313,11 @@ impl Records for Log {
         for part in ["log", "marks", "ids", "devices", "passing", "meta", "fresh", "staged"] {
             all.arg(self.0.names.key(key, part));
         }
-        self.0.ask::<Value>(key, &all).await.map(drop)
+        let gone: u64 = self.0.ask(key, &all).await?;
+        if gone > 0 {
+            erase::rewrite_files(&self.0).await;
+        }
+        Ok(())
     }
 
     async fn erase_records(&self, key: LogKey, offsets: &RangeSet) -> Result<(), Error> {
