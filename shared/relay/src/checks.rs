@@ -46,7 +46,10 @@ async fn run(hub: &Hub, log: &Log) {
                 round = Round::default();
                 compare(log, hub.channels(), true).await;
             }
-            () = tokio::time::sleep(CHECK_EVERY) => round.ahead = compare(log, round.next(hub), false).await,
+            () = tokio::time::sleep(CHECK_EVERY) => {
+                hub.reads.sweep();
+                round.ahead = compare(log, round.next(hub), false).await;
+            }
         }
     }
 }

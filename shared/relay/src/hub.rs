@@ -24,6 +24,7 @@ use tokio::sync::{Notify, OnceCell};
 use super::{
     Error,
     ring::{PushOutcome, ReadOutcome, Ring},
+    shared_reads::SharedReads,
 };
 
 /// Start position of a follow.
@@ -49,12 +50,21 @@ pub struct Hub {
     next_follower: AtomicU64,
     /// Told when signals may have been lost: all bounds are compared at once.
     stale: Notify,
+    /// What readers that catch up have read of the logs.
+    pub(super) reads: SharedReads,
 }
 
 impl Hub {
     /// A hub whose rings hold `ring` bytes each, in parts of `part` bytes.
     pub fn new(ring: usize, part: usize) -> Self {
-        Self { channels: Mutex::default(), ring, part, next_follower: AtomicU64::new(1), stale: Notify::new() }
+        Self {
+            channels: Mutex::default(),
+            ring,
+            part,
+            next_follower: AtomicU64::new(1),
+            stale: Notify::new(),
+            reads: SharedReads::default(),
+        }
     }
 
     /// Puts a signalled batch into the ring of its log. A batch of a log that nobody here follows is dropped.
@@ -67,6 +77,7 @@ impl Hub {
 
     /// Forgets the newest batches of a producer's logs, some of which were erased: readers go back to the log.
     pub fn forget(&self, producer: ProducerId) {
+        self.reads.forget(producer);
         for channel in self.channels().iter().filter(|channel| channel.key.producer == producer) {
             channel.state.lock().ring.forget();
         }

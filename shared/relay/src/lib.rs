@@ -18,6 +18,7 @@ mod publisher;
 mod queue;
 mod ring;
 mod session;
+mod shared_reads;
 mod subscriber;
 mod subscriber_watch;
 mod subscription_cache;

@@ -7,7 +7,7 @@
 use std::{
     collections::{HashMap, VecDeque},
     sync::Arc,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use futures_util::future::{BoxFuture, FutureExt as _};
@@ -130,6 +130,7 @@ struct Follow {
     key: LogKey,
     lease: FollowGuard,
     cursor: Cursor,
+    begun: Instant,
     /// Whether it has been at the log's end, so that what it reads from then on is news.
     caught_up: bool,
 }
@@ -181,9 +182,9 @@ impl Subscriber {
         self.next_place += 1;
         let (relay, wake) = (self.relay.clone(), Arc::clone(&self.wake));
         async move {
-            let key = relay.log_of(producer).await?;
+            let (key, begun) = (relay.log_of(producer).await?, Instant::now());
             let (lease, cursor) = relay.0.hub.follow(&relay.0.log, key, from, &wake, place).await?;
-            Ok(OpenedFollow { place, follow: Follow { key, lease, cursor, caught_up: false } })
+            Ok(OpenedFollow { place, follow: Follow { key, lease, cursor, begun, caught_up: false } })
         }
         .boxed()
     }
@@ -320,10 +321,10 @@ impl Subscriber {
             self.turn = None;
             return;
         };
-        let (log, cursor, bytes) = (&self.relay.0.log, follow.cursor, self.relay.0.limits.read);
+        let (log, reads, cursor, bytes) = (&self.relay.0.log, &self.relay.0.hub.reads, follow.cursor, self.relay.0.limits.read);
         let heard = follow.lease.end();
         let found = async {
-            let read = log.read(follow.key, cursor.offset, bytes).await?;
+            let read = reads.read(log, follow.key, cursor, bytes, follow.begun).await?;
             // Nothing after the cursor: the log ends here, or even before, or retention has emptied it.
             let bounds = if read.batches.is_empty() { Some(log.bounds(follow.key).await?) } else { None };
             Ok::<_, Error>((read, bounds))

@@ -9,6 +9,7 @@ mod room;
 mod sending;
 mod sentinel;
 mod sessions;
+mod sharing;
 mod steps;
 mod tls;
 mod trust;
