@@ -36,7 +36,7 @@ use tracing::{Instrument, debug, info_span, warn};
 
 use crate::{
     Shared,
-    handshake::WebSocket,
+    later::{self, LATER},
     socket::{Socket, SocketEvent},
     upgrade::{Admitted, Request, connected},
 };
@@ -51,13 +51,21 @@ const READ_BUFFER: usize = 512;
 pub(crate) async fn upgrade(State(shared): State<Arc<Shared>>, Client(client): Client, request: Request) -> Result<Response, ApiError> {
     let Admitted { upgrade, grant, v2, resume, cursors, received, wishes, permit, .. } =
         request.admit(Role::Consumer, shared.config.consumer_message, &shared).await?;
-    let positions = resume.as_deref().map(position::resume).transpose().map_err(|e| ApiError::invalid("resume", e))?;
+    let is_later = v2 && resume.as_deref() == Some(LATER);
+    let positions = resume.as_deref().filter(|_| !is_later).map(position::resume).transpose();
+    let positions = positions.map_err(|e| ApiError::invalid("resume", e))?;
     let options = options(&wishes, v2, received)?;
     let standing = Arc::new(shared.backend.standing(grant.clone(), connected(client)));
-    let start = Start { each: positions.unwrap_or_default(), ..Start::default() };
-    let reader = Reader::Subscriptions(grant.user.consumer());
-    // On the heap: a future takes room twice in each that waits for it, and an idle consumer would cost several times its session.
-    let pipeline = Box::new(shared.backend.relay.pipeline(reader, &start, options, Arc::clone(&standing)).await?);
+    let open = {
+        let (shared, standing, user) = (Arc::clone(&shared), Arc::clone(&standing), grant.user);
+        async move |each: HashMap<_, _>| {
+            let start = Start { each, ..Start::default() };
+            let reader = Reader::Subscriptions(user.consumer());
+            // On the heap: a future takes room twice in each that waits for it, and an idle consumer would cost several times its session.
+            shared.backend.relay.pipeline(reader, &start, options, standing).await.map(Box::new)
+        }
+    };
+    let begun = if is_later { Err(open) } else { Ok(open(positions.unwrap_or_default()).await?) };
     let opened = traces::Connection::begin("wss2");
     let span = info_span!("wss2", user = %grant.user, %client, connection = opened.number, trace = opened.trace());
     let alive = shared.shutdown.guard();
@@ -65,6 +73,27 @@ pub(crate) async fn upgrade(State(shared): State<Arc<Shared>>, Client(client): C
     Ok(upgrade.reading(READ_BUFFER).accept(&shared, upload, move |socket| {
         async move {
             let shared = serving;
+            let mut socket = Socket::new(socket, &shared.config);
+            let ready = match begun {
+                Ok(pipeline) => Ok(pipeline),
+                Err(open) => {
+                    let opening = async {
+                        let positions = later::positions(&mut socket).await?;
+                        open(positions).await.map_err(|e| {
+                            warn!(error = %e, "a consumer cannot resume");
+                            CloseReason::Unavailable
+                        })
+                    };
+                    while_authorized(&standing, opening).await
+                }
+            };
+            let pipeline = match ready {
+                Ok(pipeline) => pipeline,
+                Err(reason) => {
+                    count_end(&reason, Transport::WebSocket);
+                    return Box::pin(socket.close(&reason)).await;
+                }
+            };
             let session = Session {
                 shared: &shared,
                 standing: &standing,
@@ -110,10 +139,9 @@ fn options(wishes: &Wishes, v2: bool, received: bool) -> Result<Options, ApiErro
     Ok(options)
 }
 
-async fn serve(socket: WebSocket, mut session: Session<'_>, _permit: Permit) {
+async fn serve(mut socket: Socket, mut session: Session<'_>, _permit: Permit) {
     let shared = session.shared;
     let _open = (shared.consumers.open(), shared.backend.reports.nodes.open(Kind::Consumer));
-    let mut socket = Socket::new(socket, &shared.config);
     let Err(reason) = while_authorized(session.standing, session.run(&mut socket)).await;
     session.pipeline.finish().await;
     count_end(&reason, Transport::WebSocket);

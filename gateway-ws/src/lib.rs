@@ -11,6 +11,7 @@ mod consumer;
 mod counters;
 mod frame_guard;
 mod handshake;
+mod later;
 pub mod pages;
 mod producer;
 mod socket;

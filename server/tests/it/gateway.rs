@@ -122,6 +122,45 @@ async fn a_close_is_answered_and_what_is_no_websocket_is_told_so() {
 }
 
 #[tokio::test]
+async fn a_consumer_resumes_more_producers_than_a_query_holds() {
+    let Pair { node, producer, consumer } = pair(&[]).await;
+    let mut first = consume(&node, &consumer, "&v=2").await;
+    let mut ingress = produce(&node, &producer).await;
+    for n in 0..10 {
+        ingress.send(record(n, 10)).await.unwrap();
+        next_json(&mut ingress).await;
+    }
+    let mut cursors = Vec::new();
+    for _ in 0..10 {
+        cursors.push(next_json(&mut first).await["cursor"].as_str().unwrap().to_owned());
+    }
+    let mut later = consume(&node, &consumer, "&v=2&resume=later").await;
+    ingress.send(record(10, 10)).await.unwrap();
+    next_json(&mut ingress).await;
+    later.send(Message::text("resume please")).await.unwrap();
+    assert_eq!(next_json(&mut later).await["code"], "invalid_cursors");
+    // Producers that it is not subscribed to are passed over, as in a query.
+    for part in 0..5 {
+        let others: serde_json::Map<_, _> =
+            (0..400).map(|n| ((1_000_000 + part * 400 + n).to_string(), "7153046918624-456".into())).collect();
+        later.send(Message::text(json!({"type": "resume", "cursors": others, "more": true}).to_string())).await.unwrap();
+    }
+    let last = json!({"type": "resume", "cursors": {producer.id.to_string(): cursors[3]}});
+    later.send(Message::text(last.to_string())).await.unwrap();
+    for n in 4..=10 {
+        assert_eq!(next_json(&mut later).await["data"]["n"], n);
+    }
+    // Resumed once more while it runs.
+    later.send(Message::text(last.to_string())).await.unwrap();
+    for n in 4..=10 {
+        assert_eq!(next_json(&mut later).await["data"]["n"], n);
+    }
+    // Without v2 there is no such query.
+    let refused = connect_async(format!("{}?token={}&resume=later", node.at.wss2.as_deref().unwrap(), consumer.token)).await;
+    assert!(matches!(refused, Err(Error::Http(answer)) if answer.status() == 422));
+}
+
+#[tokio::test]
 async fn what_retention_removed_is_told_to_v2_and_nothing_else_is() {
     let Pair { node, producer, consumer } = pair(&[("LOG_RETENTION_BYTES", "20KiB"), ("RING_BYTES", "8KiB")]).await;
     let mut ingress = produce(&node, &producer).await;

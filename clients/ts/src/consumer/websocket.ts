@@ -12,6 +12,9 @@ const OPEN_LIMIT_MS = 15_000;
 const PING_EVERY_MS = 25_000;
 const PONG_LIMIT_MS = 15_000;
 
+/** Start positions that an address has room for; more are sent in messages of so many. */
+const POSITIONS = 200;
+
 export type WebSocketLike = new (url: string, protocols?: string[]) => WebSocket;
 
 /** Why there can be no socket here; null where it may work. */
@@ -30,7 +33,8 @@ export function websocket(make: WebSocketLike | undefined = globalThis.WebSocket
     if (!make || !at || missing) return { code: 0, reason: missing ?? '', opened: false };
     const token = await link.token();
     return new Promise((ended) => {
-      const socket = new make(address(at, link), ['motience.v2', 'bearer', token]);
+      const { address, resume } = beginning(at, link);
+      const socket = new make(address, ['motience.v2', 'bearer', token]);
       let opened = false;
       let timer: ReturnType<typeof setTimeout>;
       const finish = (ending: CloseReason) => {
@@ -54,6 +58,7 @@ export function websocket(make: WebSocketLike | undefined = globalThis.WebSocket
       socket.onopen = () => {
         opened = true;
         alive();
+        for (const part of resume) socket.send(part);
         link.opened();
       };
       socket.onmessage = ({ data }) => {
@@ -69,13 +74,24 @@ export function websocket(make: WebSocketLike | undefined = globalThis.WebSocket
   };
 }
 
-function address(at: string, link: Link): string {
+/** The address to connect to, and what has to be said first on the connection. */
+function beginning(at: string, link: Link): { address: string; resume: string[] } {
   const query = new URLSearchParams(selectionParameters(link.selection));
   const positions = link.progress.positions();
   // Producers that are named and were never read begin where the caller says.
   for (const producer of link.wanted() ?? []) positions[producer] ??= link.from;
-  if (Object.keys(positions).length > 0) query.set('resume', JSON.stringify(positions));
+  const all = Object.entries(positions);
+  const resume: string[] = [];
+  if (all.length > POSITIONS) {
+    query.set('resume', 'later');
+    for (let first = 0; first < all.length; first += POSITIONS) {
+      const cursors = Object.fromEntries(all.slice(first, first + POSITIONS));
+      resume.push(JSON.stringify({ type: 'resume', cursors, more: first + POSITIONS < all.length }));
+    }
+  } else if (all.length > 0) {
+    query.set('resume', JSON.stringify(positions));
+  }
   // Where each producer begins: what is missed after a break before its first record.
   query.set('cursors', 'true');
-  return `${at}?${query}`;
+  return { address: `${at}?${query}`, resume };
 }

@@ -7,7 +7,10 @@ use std::{
     sync::Arc,
 };
 
-use futures_util::{StreamExt as _, stream::FuturesUnordered};
+use futures_util::{
+    StreamExt as _,
+    stream::{self, FuturesUnordered},
+};
 use motience_auth::{DeviceStates, Scopes, Standing};
 use motience_limits::quota::Quota;
 use motience_proto::model::{ConsumerId, Cursor, CursorName, ProducerId, Status, UserId};
@@ -165,7 +168,7 @@ impl Authorized {
     /// Goes on from other positions. Producers that the reader has no right to are left out, and returned.
     pub(super) async fn resume(&mut self, positions: &HashMap<ProducerId, StartPosition>) -> Result<Vec<ProducerId>, Error> {
         let allowed = self.allowed().await?;
-        let mut refused = Vec::new();
+        let (mut refused, mut openings) = (Vec::new(), Vec::new());
         for (&producer, &position) in positions {
             // One that is not followed yet, since it was allowed just now, begins with the notice of it.
             if allowed.of.contains_key(&producer)
@@ -173,10 +176,14 @@ impl Authorized {
             {
                 let position = held.bounded(position, &self.relay);
                 self.subscriber.unfollow(producer);
-                self.subscriber.follow(producer, position).await?;
+                openings.push(self.subscriber.opening(producer, position));
             } else {
                 refused.push(producer);
             }
+        }
+        let mut openings = stream::iter(openings).buffer_unordered(FOLLOWS_AT_ONCE);
+        while let Some(opened) = openings.next().await {
+            self.subscriber.enter(opened?);
         }
         Ok(refused)
     }
