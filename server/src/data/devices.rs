@@ -95,7 +95,8 @@ pub(super) async fn devices(
         wanted.limit.map(|limit| shapes::Paging::new(Some(limit), None).page()).transpose()?.map_or(usize::MAX, |page| page.limit as usize);
     let after = wanted.after.unwrap_or_default();
     let is_shown = |stats: &DeviceStats| scope.as_ref().is_none_or(|scope| scope.has_device(&stats.device));
-    let mut devices: Vec<Device> = services.backend.reports.devices_of(key).into_iter().filter(is_shown).map(shown).collect();
+    let known = services.backend.reports.devices_of(services.backend.relay.log(), key).await;
+    let mut devices: Vec<Device> = known.into_iter().filter(is_shown).map(shown).collect();
     devices.drain(..devices.partition_point(|device| device.device_id <= after));
     let more = devices.len() > limit;
     devices.truncate(limit);
@@ -137,7 +138,7 @@ pub(super) async fn find(
     }
     let limit = shapes::Paging::new(Some(sought.limit.unwrap_or(200)), None).page()?.limit;
     let backend = &services.backend;
-    let found = backend.reports.find_devices(&query, limit as usize).into_iter();
+    let found = backend.reports.find_devices(backend.relay.log(), &query, limit as usize).await.into_iter();
     Ok(Json(found.map(|(key, stats)| Device::new(key.producer, stats, &backend.devices)).collect()))
 }
 

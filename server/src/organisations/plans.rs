@@ -72,8 +72,11 @@ pub(super) async fn organisation_plan(
     let streams = backend.reports.live_streams().into_iter();
     let records =
         streams.filter(|live| owned.get(&live.producer.user()).is_some_and(|user| user.log_key() == live.key)).map(|live| live.rate);
-    let connected = |key| backend.reports.devices_of(key).into_iter().filter(|device| device.connected).count();
-    let devices: usize = owned.values().map(|user| connected(user.log_key())).sum();
+    let mut devices = 0;
+    for user in owned.values() {
+        let known = backend.reports.devices_of(backend.relay.log(), user.log_key()).await;
+        devices += known.iter().filter(|device| device.connected).count();
+    }
     let follows = backend.store.organisation_wanted_count(&id, backend.clock.now()).await?;
     let used = BTreeMap::from([("records_per_second", records.sum()), ("devices", devices as f64), ("follows", follows as f64)]);
     Ok(Json(PlanUsed { plan, limits: limits.unwrap_or_default(), used }))

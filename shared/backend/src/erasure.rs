@@ -6,7 +6,7 @@
 use std::{sync::Arc, time::Duration};
 
 use motience_auth::Revocations;
-use motience_cluster::{self as cluster, Event};
+use motience_cluster::{self as cluster, Event, Reports};
 use motience_log::Log;
 use motience_proto::model::{LogKey, UserId};
 use motience_runtime::{causes, clock::Clock};
@@ -29,6 +29,7 @@ pub(crate) struct Eraser {
     pub(crate) store: Store,
     pub(crate) log: Log,
     pub(crate) revocations: Revocations,
+    pub(crate) reports: Reports,
     pub(crate) clock: Clock,
     /// The node's name.
     pub(crate) node: String,
@@ -82,6 +83,7 @@ impl Eraser {
         self.log.erase(key).await?;
         self.store.erase_rows(user).await.map_err(failed)?;
         self.revocations.end_account(user, key.log);
+        self.reports.devices.forget(key);
         for event in ended {
             if let Err(e) = cluster::broadcast(&self.log, &event).await {
                 warn!(error = %e, "cannot notify the other nodes of an ended subscription");

@@ -45,7 +45,7 @@ use motience_limits::{
 };
 use motience_log::{self as log, Log, Retention, Signal, Sink, embedded};
 use motience_oidc::Issuers;
-use motience_proto::model::{Account, ProducerId, User, UserId};
+use motience_proto::model::{Account, LogKey, ProducerId, User, UserId};
 use motience_relay::{Hub, Limits, Relay, SubscriptionCache};
 use motience_runtime::{
     backoff::Backoff,
@@ -488,6 +488,7 @@ impl Backend {
         let ended = Arc::new(Notify::new());
         let eraser = erasure::Eraser {
             ended: Arc::clone(&ended),
+            reports: reports.clone(),
             store: store.clone(),
             log: relay.log().clone(),
             revocations: revocations.clone(),
@@ -517,6 +518,7 @@ impl Backend {
         let trimmer = tokio::spawn(trimmer.run(lease(retention::LEASE)));
         let refresher = Refresher {
             store: store.clone(),
+            reports: reports.clone(),
             log: relay.log().clone(),
             logs: logs.clone(),
             keys: keys.clone(),
@@ -618,7 +620,7 @@ impl Backend {
         if let Err(e) = log.note_account(made.user.id).await {
             warn!(error = %e, user = %made.user.id, "the log could not note that this number was given out");
         }
-        end_accounts(self.logs.learn(made.user.id, made.user.log).await, &self.revocations);
+        end_accounts(self.logs.learn(made.user.id, made.user.log).await, &self.revocations, &self.reports);
         if made.restored {
             warn!(given = %given, "the database was restored from a backup; numbers given out since are passed over, and their tokens end");
             self.broadcast(Event::Restored).await;
@@ -854,16 +856,18 @@ async fn note_accounts(log: &Log, store: &Store) {
     }
 }
 
-fn end_accounts(gone: impl IntoIterator<Item = Gone>, revocations: &Revocations) {
+fn end_accounts(gone: impl IntoIterator<Item = Gone>, revocations: &Revocations, reports: &Reports) {
     for Gone { user, log } in gone {
         info!(%user, "an account is no more, or its number is another's: its tokens end");
         revocations.end_account(user, log);
+        reports.devices.forget(LogKey { producer: user.producer(), log });
     }
 }
 
 /// Reads from the store again what this node knows of it.
 struct Refresher {
     store: Store,
+    reports: Reports,
     log: Log,
     logs: LogIds,
     keys: keys::Keys,
@@ -886,7 +890,7 @@ impl Refresher {
                 () = self.restored.notified() => {}
             }
             match self.logs.refresh().await {
-                Ok(gone) => end_accounts(gone, &self.revocations),
+                Ok(gone) => end_accounts(gone, &self.revocations, &self.reports),
                 Err(e) => warn!(error = %e, "accounts cannot be looked up again; trying again"),
             }
             if let Err(e) = load_revocations(&self.store, &self.revocations, &self.auth, &self.clock).await {

@@ -167,7 +167,7 @@ async fn a_newcomer_gets_nothing_of_whoever_had_its_number(home: Home<'_>) {
     let batch = HistoryBatch { producer: victim.id.producer(), log: victim.log, expected: None, cursor: place, rows: vec![row] };
     node.store.keep_history(std::slice::from_ref(&batch)).await.unwrap();
     let presence = node.reports.devices.enter(old.log_key(), "d", Transport::Quic);
-    assert_eq!(node.reports.devices_of(old.log_key()).len(), 1);
+    assert_eq!(node.reports.devices_of(node.relay.log(), old.log_key()).await.len(), 1);
 
     // The account goes, and its rows stay behind; the log's own note of the numbers is not asked.
     forget(&home.accounts(), victim.id);
@@ -186,7 +186,7 @@ async fn a_newcomer_gets_nothing_of_whoever_had_its_number(home: Home<'_>) {
     assert!(node.store.history(newcomer.id.producer(), &HistoryQuery::default()).await.unwrap().is_empty());
     assert_eq!(node.store.history_cursor(newcomer.id.producer()).await.unwrap(), None);
     assert_eq!(node.store.history_id(newcomer.id.producer(), place).await.unwrap(), None);
-    assert!(node.reports.devices_of(key).is_empty());
+    assert!(node.reports.devices_of(node.relay.log(), key).await.is_empty());
     // The old token opens nothing; whoever still holds a right from it writes into the old log.
     assert!(node.authenticate(&token).await.is_err());
     let late = node.relay.publisher(old.log_key(), device(), ProducerEpoch(1)).await.unwrap();

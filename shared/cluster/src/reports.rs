@@ -1,19 +1,34 @@
 //! The reports of a node: everything that is counted here, looked at every two seconds and told to the other nodes.
+//!
+//! Reports of nodes and producers are broadcast. Those of devices, of which there are many and which few look at, are kept in the log's server, where a node reads
+//! them when somebody asks.
 
-use std::sync::Arc;
+use std::{
+    collections::HashMap,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
-use motience_log::Log;
+use futures_util::{StreamExt as _, stream};
+use motience_log::{Error, Log};
 use motience_proto::model::LogKey;
-use motience_runtime::clock::Clock;
+use motience_runtime::clock::{Clock, from_millis, millis};
 use parking_lot::Mutex;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::debug;
 
 use crate::{
-    DeviceStats, Devices, Event, Most, NodeStats, Nodes, StreamStats, Streams, broadcast,
+    DeviceReport, DeviceStats, Devices, Event, Most, NodeStats, Nodes, StreamStats, Streams, broadcast,
     day::{Day, Minute},
     window::LOOK_EVERY,
 };
+
+/// Logs whose reports are written or read at once.
+const AT_ONCE: usize = 64;
+/// How long the reports of all devices that were read serve whoever looks for a device.
+const SERVE_FOR: Duration = Duration::from_secs(5);
+/// Between the names of node and device: neither has one in it.
+const BETWEEN: char = '\n';
 
 /// Counters of this node, and the reports of the others. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -25,6 +40,8 @@ pub struct Reports {
     /// Devices.
     pub devices: Arc<Devices>,
     day: Arc<Mutex<Day>>,
+    /// When the reports of all devices were read last.
+    read: Arc<tokio::sync::Mutex<Option<Instant>>>,
     clock: Clock,
 }
 
@@ -36,6 +53,7 @@ impl Reports {
             nodes: Arc::new(Nodes::new(node.to_owned(), clock.now())),
             devices: Arc::new(Devices::new(node.to_owned(), clock.clone(), most)),
             day: Arc::default(),
+            read: Arc::default(),
             clock,
         }
     }
@@ -76,16 +94,49 @@ impl Reports {
         self.day.lock().minutes()
     }
 
-    /// A producer's devices, on any node.
-    pub fn devices_of(&self, key: LogKey) -> Vec<DeviceStats> {
+    /// A producer's devices, on any node. While the log is away, as far as it is known.
+    pub async fn devices_of(&self, log: &Log, key: LogKey) -> Vec<DeviceStats> {
+        self.read_devices(log, key).await;
         let now = self.clock.now();
         self.devices.of(key, |node| self.nodes.is_alive(node, now))
     }
 
     /// Devices of all producers with `query` in their names, in whichever case; at most so many, by name.
-    pub fn find_devices(&self, query: &str, most: usize) -> Vec<(LogKey, DeviceStats)> {
+    pub async fn find_devices(&self, log: &Log, query: &str, most: usize) -> Vec<(LogKey, DeviceStats)> {
+        self.read_all_devices(log).await;
         let now = self.clock.now();
         self.devices.search(&query.to_lowercase(), most, |node| self.nodes.is_alive(node, now))
+    }
+
+    /// Learns what all nodes have reported of a log's devices.
+    async fn read_devices(&self, log: &Log, key: LogKey) {
+        let reports = match log.reports(key).await {
+            Ok(reports) => reports,
+            Err(e) => return debug!(error = %e, "the reports of other nodes cannot be read"),
+        };
+        let now = self.clock.now();
+        for (name, report) in reports {
+            let Some((node, _)) = name.split_once(BETWEEN) else { continue };
+            // Of another make, or of a version that nobody can read yet.
+            let Ok((at, mut report)) = serde_json::from_slice::<(i64, DeviceReport)>(&report) else { continue };
+            report.seen_ms = report.seen_ms.min(millis(now));
+            if report.key() == key {
+                self.devices.apply(node, &[report], from_millis(at).min(now));
+            }
+        }
+    }
+
+    /// Learns it of all logs, unless that was done a moment ago.
+    async fn read_all_devices(&self, log: &Log) {
+        let mut read = self.read.lock().await;
+        if !log.is_shared() || read.is_some_and(|at| at.elapsed() < SERVE_FOR) {
+            return;
+        }
+        match log.reported().await {
+            Ok(keys) => stream::iter(keys).for_each_concurrent(AT_ONCE, |key| self.read_devices(log, key)).await,
+            Err(e) => debug!(error = %e, "the reports of other nodes cannot be read"),
+        }
+        *read = Some(Instant::now());
     }
 
     /// Looks at the counters until `stop`, and broadcasts them where there may be other nodes.
@@ -100,25 +151,50 @@ impl Reports {
     async fn run(&self, log: &Log) {
         loop {
             // Before the first pause, so that the others know of a new node at once.
-            let events = self.look();
-            for event in events.iter().filter(|_| log.is_shared()) {
-                if let Err(e) = broadcast(log, event).await {
-                    debug!(error = %e, "this node's reports could not be told to the others");
-                    break;
-                }
+            let (events, devices) = self.look();
+            if log.is_shared() {
+                self.tell(log, &events, devices).await;
             }
             tokio::time::sleep(LOOK_EVERY).await;
         }
     }
 
-    /// Takes a look at everything; returns the reports that are due.
-    fn look(&self) -> Vec<Event> {
+    async fn tell(&self, log: &Log, events: &[Event], devices: Vec<DeviceReport>) {
+        for event in events {
+            if let Err(e) = broadcast(log, event).await {
+                debug!(error = %e, "this node's reports could not be told to the others");
+                return;
+            }
+        }
+        if let Err(e) = self.note_devices(log, devices).await {
+            debug!(error = %e, "this node's reports of devices could not be written");
+        }
+    }
+
+    /// Writes the reports of devices for the other nodes to read.
+    async fn note_devices(&self, log: &Log, devices: Vec<DeviceReport>) -> Result<(), Error> {
+        let (node, now) = (self.devices.node(), millis(self.clock.now()));
+        let mut by_log: HashMap<LogKey, Vec<(String, Vec<u8>)>> = HashMap::new();
+        for report in devices {
+            let text = serde_json::to_vec(&(now, &report)).map_err(|e| Error::Damaged(e.to_string()))?;
+            by_log.entry(report.key()).or_default().push((format!("{node}{BETWEEN}{}", report.device), text));
+        }
+        let mut writing =
+            stream::iter(by_log).map(|(key, reports)| async move { log.note_reports(key, &reports).await }).buffer_unordered(AT_ONCE);
+        while let Some(written) = writing.next().await {
+            written?;
+        }
+        Ok(())
+    }
+
+    /// Takes a look at everything; returns the reports that are due: events, and those of devices.
+    fn look(&self) -> (Vec<Event>, Vec<DeviceReport>) {
         let now = self.clock.now();
         let mut events = vec![Event::Node { report: self.nodes.look() }];
         self.day.lock().look(&self.nodes.snapshot(now), now);
         events.extend(self.streams.look(now));
-        events.extend(self.devices.look());
+        let devices = self.devices.look();
         self.devices.prune(now);
-        events
+        (events, devices)
     }
 }

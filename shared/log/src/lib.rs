@@ -52,7 +52,9 @@ pub use records::{AppendBatch, AppendRecord, Fetch, Records};
 pub use retention::{OwnRetention, Retention, Retentions};
 pub use sessions::{Hold, RANGE_BYTES, SESSION_BYTES, Sender, SessionName, SessionState, Sessions};
 
-use std::time::Duration;
+use std::{collections::HashMap, time::Duration};
+
+use bytes::Bytes;
 
 use motience_proto::model::{LogKey, UserId};
 
@@ -140,6 +142,31 @@ impl Log {
         match self {
             Self::Embedded(_) => Ok(None),
             Self::Redis(log) => log.lease_slice(bucket, want, rate).await.map(Some),
+        }
+    }
+
+    /// Writes what this node reports of a log's devices, each under a name, for the other nodes to read: what is not repeated is gone within the hour.
+    /// Nothing where nobody else meets.
+    pub async fn note_reports(&self, key: LogKey, reports: &[(String, Vec<u8>)]) -> Result<(), Error> {
+        match self {
+            Self::Embedded(_) => Ok(()),
+            Self::Redis(log) => log.note_reports(key, reports).await,
+        }
+    }
+
+    /// What nodes have reported of a log's devices lately, by name.
+    pub async fn reports(&self, key: LogKey) -> Result<HashMap<String, Bytes>, Error> {
+        match self {
+            Self::Embedded(_) => Ok(HashMap::new()),
+            Self::Redis(log) => log.reports(key).await,
+        }
+    }
+
+    /// Logs about which there may be such reports.
+    pub async fn reported(&self) -> Result<Vec<LogKey>, Error> {
+        match self {
+            Self::Embedded(_) => Ok(Vec::new()),
+            Self::Redis(log) => log.reported().await,
         }
     }
 

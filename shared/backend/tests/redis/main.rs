@@ -5,6 +5,7 @@
 mod cluster;
 mod erasing;
 mod layout;
+mod reports;
 mod room;
 mod sending;
 mod sentinel;

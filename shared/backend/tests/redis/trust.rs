@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use motience_auth::random_id;
 use motience_backend::{Backend, Config};
 use motience_cluster::Event;
-use motience_proto::model::{LogKey, ProducerId, Role};
+use motience_proto::model::{LogKey, ProducerId, Role, Transport};
 use motience_relay::{Delivery, Notice, StartPosition, Subscriber};
 use motience_runtime::clock::Clock;
 use motience_settings::env::Env;
@@ -233,6 +233,10 @@ async fn a_node_works_with_exactly_the_documented_rights() {
     log.offset_for_time(P, OffsetDateTime::UNIX_EPOCH).await.unwrap();
     node.broadcast(Event::FamilyRevoked { family: "marker".into() }).await;
     node.ready().await.unwrap();
+    node.reports.devices.note(P, "d", Transport::Http, 1, None);
+    super::sessions::until("what the node reports of a device is written", || async { !log.reports(P).await.unwrap().is_empty() }).await;
+    assert_eq!(log.reported().await.unwrap(), [P]);
+    assert_eq!(node.reports.devices_of(log, P).await.len(), 1);
     all_steps_of_healing(&redis, &node, &mut devices).await;
     // Sessions are evicted.
     for name in ["e", "f"] {

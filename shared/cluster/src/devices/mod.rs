@@ -1,5 +1,5 @@
 //! Devices of each producer: their transport, when they were last heard of, and how their link is; noticed where they
-//! connect, and reported to every node.
+//! connect, and reported for every node to read.
 //!
 //! An ingress calls [`Devices::enter`] for a connection and [`Presence::seen`] for each group of records; a request that is no
 //! connection calls [`Devices::note`]. Both cost a few atomics. Everything else happens every two seconds, for all devices at once.
@@ -26,7 +26,7 @@ pub use self::{
     presence::{Path, Presence},
     senders::Senders,
 };
-use crate::{DeviceReport, Event};
+use crate::DeviceReport;
 
 /// A device that was silent for this long is forgotten.
 const REMEMBER: Duration = Duration::from_secs(24 * 3600);
@@ -37,8 +37,6 @@ const REPEAT_CONNECTED: u64 = 15;
 const REPEAT_SILENT: u64 = 150;
 /// Devices reported at each look; where there are more, those that were reported longest ago come first.
 const REPORTS_PER_LOOK: usize = 2000;
-/// Devices in one event.
-const REPORTS_AT_ONCE: usize = 250;
 /// The part of a full table that is forgotten at once, so that looking for it is not paid for by every newcomer.
 const SHED: usize = 16;
 
@@ -118,6 +116,11 @@ impl Devices {
         Self { node, clock, most, here: Mutex::default(), elsewhere: Mutex::default() }
     }
 
+    /// The node's name.
+    pub(crate) fn node(&self) -> &str {
+        &self.node
+    }
+
     /// Notes that a device has connected; it counts as connected until the presence is dropped.
     pub fn enter(self: &Arc<Self>, key: LogKey, device: &str, transport: Transport) -> Presence {
         Presence::new(self.clock.clone(), self.device(key, device, transport), transport)
@@ -169,7 +172,7 @@ impl Devices {
     }
 
     /// Looks at every device: its rate, its path; forgets the long silent. Returns the reports that are due.
-    pub(crate) fn look(&self) -> Vec<Event> {
+    pub(crate) fn look(&self) -> Vec<DeviceReport> {
         let now = self.clock.now();
         let (devices, looks) = {
             let mut here = self.here.lock();
@@ -181,8 +184,7 @@ impl Devices {
         let mut due: Vec<(u64, &Arc<Device>)> = devices.iter().filter_map(|d| Some((d.look(looks, millis(now))?, d))).collect();
         due.sort_by_key(|(reported, _)| *reported);
         due.truncate(REPORTS_PER_LOOK);
-        let reports: Vec<DeviceReport> = due.into_iter().map(|(_, device)| device.reported(looks)).collect();
-        reports.chunks(REPORTS_AT_ONCE).map(|some| Event::Devices { node: self.node.clone(), devices: some.to_vec() }).collect()
+        due.into_iter().map(|(_, device)| device.reported(looks)).collect()
     }
 
     /// Takes the reports of the node called `node`.
@@ -235,6 +237,16 @@ impl Devices {
             }
         }
         found.into_iter().flat_map(|((_, key), reports)| merge(reports).into_iter().map(move |stats| (key, stats))).collect()
+    }
+
+    /// Forgets the devices of a log whose account has ended; those that are still connected come to an end with their tokens, and are not told of.
+    pub fn forget(&self, key: LogKey) {
+        let mut here = self.here.lock();
+        here.retain(|device| device.key != key);
+        drop(here);
+        let mut elsewhere = self.elsewhere.lock();
+        elsewhere.producers.remove(&key);
+        elsewhere.devices = elsewhere.producers.values().map(HashMap::len).sum();
     }
 
     /// The devices that send most to this node, at most `most`: producer, name, and records a second.

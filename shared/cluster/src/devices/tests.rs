@@ -100,10 +100,8 @@ fn nodes_tell_each_other_and_a_dead_one_is_not_believed() {
     there.note(PRODUCER, "e", Transport::Http, 1, None);
     here.note(PRODUCER, "d", Transport::Quic, 1, None);
     let now = here.clock.now();
-    for event in there.look().iter().chain(&here.look()) {
-        let Event::Devices { node, devices } = event else { panic!("{event:?}") };
-        here.apply(node, devices, now);
-    }
+    here.apply("there", &there.look(), now);
+    here.apply("here", &here.look(), now);
     assert_eq!(names(&here), ["d", "e"]);
     assert_eq!(here.of(PRODUCER, |_| true)[0].records, 6);
     let d = &here.of(PRODUCER, |node| node == "here")[0];

@@ -19,6 +19,7 @@ mod moved;
 mod names;
 mod place;
 mod reply;
+mod reports;
 mod rewrite_aof;
 mod seal;
 mod sentinel;
@@ -28,6 +29,7 @@ mod slots;
 mod watch;
 
 use std::{
+    collections::HashMap,
     fmt,
     sync::Arc,
     time::{Duration, Instant},
@@ -96,6 +98,7 @@ struct Inner {
     /// Since when the records that are to go could not be removed.
     stalled: Mutex<Option<Instant>>,
     leases: Arc<Leases>,
+    noted: reports::Noted,
     /// Renews the leases.
     lease_task: Mutex<Option<JoinHandle<()>>>,
     /// Limits repeated warnings: steps of an append that failed, sessions that had to go.
@@ -136,6 +139,7 @@ impl Log {
             watch: Mutex::default(),
             stalled: Mutex::default(),
             leases: Arc::default(),
+            noted: reports::Noted::default(),
             lease_task: Mutex::default(),
             said: Sampler::new(SAY_EVERY),
             clock,
@@ -161,6 +165,21 @@ impl Log {
         let key = self.0.names.shared(&format!("quota:{bucket}"));
         call.arg(1).arg(&key).arg(want).arg(rate);
         self.0.shards.ask(&key, &call).await
+    }
+
+    /// See [`crate::Log::note_reports`].
+    pub(super) async fn note_reports(&self, key: LogKey, reports: &[(String, Vec<u8>)]) -> Result<(), Error> {
+        reports::note(&self.0, key, reports).await
+    }
+
+    /// See [`crate::Log::reports`].
+    pub(super) async fn reports(&self, key: LogKey) -> Result<HashMap<String, Bytes>, Error> {
+        reports::read(&self.0, key).await
+    }
+
+    /// See [`crate::Log::reported`].
+    pub(super) async fn reported(&self) -> Result<Vec<LogKey>, Error> {
+        reports::reported(&self.0).await
     }
 
     /// Returns once what this session has written is as durable as was asked for.
@@ -313,6 +332,7 @@ impl Records for Log {
         for part in ["log", "marks", "ids", "devices", "passing", "meta", "fresh", "staged"] {
             all.arg(self.0.names.key(key, part));
         }
+        all.arg(reports::hashes(&self.0, key).as_slice());
         let gone: u64 = self.0.ask(key, &all).await?;
         if gone > 0 {
             erase::rewrite_files(&self.0).await;
