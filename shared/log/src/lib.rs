@@ -154,7 +154,7 @@ impl Log {
         }
     }
 
-    /// What nodes have reported of a log's devices lately, by name.
+    /// Reports of all nodes about a log's devices, by name.
     pub async fn reports(&self, key: LogKey) -> Result<HashMap<String, Bytes>, Error> {
         match self {
             Self::Embedded(_) => Ok(HashMap::new()),

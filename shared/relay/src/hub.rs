@@ -50,7 +50,7 @@ pub struct Hub {
     next_follower: AtomicU64,
     /// Told when signals may have been lost: all bounds are compared at once.
     stale: Notify,
-    /// What readers that catch up have read of the logs.
+    /// Answers of the log that readers share who catch up.
     pub(super) reads: SharedReads,
 }
 
@@ -85,6 +85,7 @@ impl Hub {
 
     /// Signals may have been lost: compares all rings with the log.
     pub fn mark_stale(&self) {
+        self.reads.clear();
         self.stale.notify_one();
     }
 

@@ -19,7 +19,7 @@ use parking_lot::Mutex;
 use tokio::sync::OnceCell;
 
 /// How long an answer is shared.
-const FOR: Duration = Duration::from_secs(2);
+const FOR: Duration = Duration::from_secs(10);
 /// Answers of a node.
 const MOST: usize = 256;
 /// Bytes of messages in them; the newest may go beyond it.
@@ -58,6 +58,11 @@ impl SharedReads {
         self.0.lock().retain(|page| !Arc::ptr_eq(&page.answer, &answer));
         // The log may have grown since another asked for its end, or have begun a new epoch.
         if own.into_inner() { outcome.cloned() } else { log.read(key, after, bytes).await }
+    }
+
+    /// Forgets everything: it may not have been told of an erasure.
+    pub(crate) fn clear(&self) {
+        self.0.lock().clear();
     }
 
     /// Forgets what was read of a producer's logs.

@@ -38,7 +38,7 @@ settings! {
         /// The address of a replica of that database (streaming replication): the history is read from it, over as many connections again. Whatever it
         /// lacks yet comes from the log or from the database itself.
         DATABASE_READ_URL, example "postgres://postgres:postgres@replica:5432/motience" => read_url: Option<SecretString>;
-        /// How far behind the replica may be. It is not read while it is further behind, or away.
+        /// How far behind the replica may be to be read.
         DATABASE_READ_LAG = "30s" => read_lag: Duration, > 0;
     }
 }

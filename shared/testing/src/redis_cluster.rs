@@ -97,6 +97,10 @@ impl RedisCluster {
 
     /// Number of the server that has this slot now.
     pub async fn owner(&self, slot: u16) -> usize {
+        self.find_owner(slot).await.unwrap_or_else(|| panic!("nobody has slot {slot}"))
+    }
+
+    async fn find_owner(&self, slot: u16) -> Option<usize> {
         for (number, node) in self.nodes.iter().enumerate().filter(|(_, node)| node.runs()) {
             let slots = node.command("CLUSTER NODES").await;
             let own = slots.lines().find(|line| line.contains("myself,master")).unwrap_or_default();
@@ -105,10 +109,10 @@ impl RedisCluster {
                 Some(first.parse::<u16>().ok()?..=last.parse::<u16>().ok()?)
             });
             if ranges.into_iter().any(|range| range.contains(&slot)) {
-                return number;
+                return Some(number);
             }
         }
-        panic!("nobody has slot {slot}");
+        None
     }
 
     /// Slot of a key.
@@ -125,9 +129,13 @@ impl RedisCluster {
         Some(self.slot(key).await)
     }
 
-    /// Moves a slot from its server to another, as an operator's tool does.
+    /// Moves a slot to another server, or to its successor, as an operator's tool does: again where a server lost its part meanwhile.
     pub async fn move_slot(&self, slot: u16, to: usize) {
-        let from = self.begin_move(slot, to).await;
+        until("a slot moves", || async { self.try_move_slot(slot, self.master(to % self.masters).await).await.is_ok() }).await;
+    }
+
+    async fn try_move_slot(&self, slot: u16, to: usize) -> Result<(), String> {
+        let from = self.try_begin_move(slot, to).await?;
         loop {
             let answer = self.nodes[from].command(&format!("CLUSTER GETKEYSINSLOT {slot} {KEYS_AT_ONCE}")).await;
             let keys: Vec<&str> = answer.lines().filter(|line| line.starts_with("m:")).collect();
@@ -136,33 +144,50 @@ impl RedisCluster {
             }
             // One by one, so that calls come in between.
             for key in keys {
-                self.move_key(key, from, to).await;
+                self.try_move_key(key, from, to).await?;
             }
         }
-        self.end_move(slot, from, to).await;
+        self.try_end_move(slot, from, to).await
     }
 
     /// Begins to move a slot, and says which server has had it. Its keys stay until they are [moved](Self::move_key).
     pub async fn begin_move(&self, slot: u16, to: usize) -> usize {
-        let from = self.owner(slot).await;
-        let (source, target) = (&self.nodes[from], &self.nodes[to]);
-        ok(&target.command(&format!("CLUSTER SETSLOT {slot} IMPORTING {}", self.id(from).await)).await);
-        ok(&source.command(&format!("CLUSTER SETSLOT {slot} MIGRATING {}", self.id(to).await)).await);
-        from
+        self.try_begin_move(slot, to).await.expect("both are masters")
     }
 
     /// Moves one key of a slot that is being moved, if it is there.
     pub async fn move_key(&self, key: &str, from: usize, to: usize) {
-        let moved = self.nodes[from].command(&format!("MIGRATE 127.0.0.1 {} {key} 0 5000", self.nodes[to].port())).await;
-        assert!(moved.starts_with("+OK") || moved.starts_with("+NOKEY"), "{moved}");
+        self.try_move_key(key, from, to).await.expect("both are masters");
     }
 
     /// Gives a slot to the server that has all of its keys by now.
     pub async fn end_move(&self, slot: u16, from: usize, to: usize) {
+        self.try_end_move(slot, from, to).await.expect("both are masters");
+    }
+
+    async fn try_begin_move(&self, slot: u16, to: usize) -> Result<usize, String> {
+        let from = self.find_owner(slot).await.ok_or("nobody has it")?;
+        if from != to {
+            accepted(&self.nodes[to].command(&format!("CLUSTER SETSLOT {slot} IMPORTING {}", self.id(from).await)).await, "+OK")?;
+            accepted(&self.nodes[from].command(&format!("CLUSTER SETSLOT {slot} MIGRATING {}", self.id(to).await)).await, "+OK")?;
+        }
+        Ok(from)
+    }
+
+    async fn try_move_key(&self, key: &str, from: usize, to: usize) -> Result<(), String> {
+        if from == to {
+            return Ok(());
+        }
+        let moved = self.nodes[from].command(&format!("MIGRATE 127.0.0.1 {} {key} 0 5000", self.nodes[to].port())).await;
+        accepted(&moved, "+OK").or_else(|_| accepted(&moved, "+NOKEY"))
+    }
+
+    async fn try_end_move(&self, slot: u16, from: usize, to: usize) -> Result<(), String> {
         let target = self.id(to).await;
         for number in [to, from] {
-            ok(&self.nodes[number].command(&format!("CLUSTER SETSLOT {slot} NODE {target}")).await);
+            accepted(&self.nodes[number].command(&format!("CLUSTER SETSLOT {slot} NODE {target}")).await, "+OK")?;
         }
+        Ok(())
     }
 
     /// Cuts this server off from the others, which take it for lost, while clients and its replica go on reaching it; `None`: nobody is cut off.
@@ -268,7 +293,11 @@ async fn forward(listener: TcpListener, number: usize, bus: u16, cut_off: watch:
 }
 
 fn ok(answer: &str) {
-    assert!(answer.starts_with("+OK"), "{answer}");
+    accepted(answer, "+OK").expect("the server takes the command");
+}
+
+fn accepted(answer: &str, wanted: &str) -> Result<(), String> {
+    if answer.starts_with(wanted) { Ok(()) } else { Err(answer.to_owned()) }
 }
 
 async fn until<F: Future<Output = bool>>(what: &str, so: impl Fn() -> F) {

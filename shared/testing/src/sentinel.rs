@@ -92,6 +92,26 @@ impl Sentinels {
         assert!(begun.starts_with("+OK"), "{begun}");
     }
 
+    /// Has the master replaced, whichever it is, and waits until all of them name another.
+    pub async fn change_master(&self) {
+        let before = self.master_port().await;
+        let deadline = Instant::now() + LIMIT;
+        // Refused while they do so by themselves, or have no replica yet.
+        while self.master_port().await == before
+            && !ask(self.ports[0], &format!("SENTINEL FAILOVER {MASTER}")).await.is_ok_and(|answer| answer.starts_with("+OK"))
+        {
+            assert!(Instant::now() < deadline, "the Sentinels do not replace the master");
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        self.until("the Sentinels promote the replica", |told| field(told, "port").is_some_and(|port| Some(port) != before.as_deref()))
+            .await;
+    }
+
+    /// Port of the master as the first of them names it.
+    async fn master_port(&self) -> Option<String> {
+        field(&ask(self.ports[0], &format!("SENTINEL MASTER {MASTER}")).await.ok()?, "port").map(str::to_owned)
+    }
+
     /// Waits until all of them name this server as the master.
     pub async fn until_master(&self, redis: &Redis) {
         let port = redis.port().to_string();

@@ -1,4 +1,4 @@
-//! What nodes report of devices is kept in Redis, and read by whoever is asked.
+//! Reports of devices are kept in Redis, and read by the node that is asked.
 
 use std::{collections::HashSet, sync::Arc};
 

@@ -93,7 +93,7 @@ pub(super) async fn rewrite_files(inner: &Inner) {
         match shard.link.ask::<Value>(&redis::cmd("BGREWRITEAOF")).await {
             Ok(_) => tracing::info!("Redis rewrites its append-only file, which still has records that were erased"),
             Err(error) => {
-                tracing::warn!(%error, "cannot ask Redis to rewrite its append-only file, which still has records that were erased")
+                tracing::warn!(%error, "cannot ask Redis to rewrite its append-only file, which still has records that were erased");
             }
         }
     }

@@ -1,4 +1,4 @@
-//! What nodes report of the devices of a log, for whoever asks: a hash for each log, written by every node and read on demand. So a report costs one
+//! Reports of all nodes about the devices of a log, for whoever asks: a hash for each log, written by every node and read on demand. So a report costs one
 //! write, however many nodes there are.
 //!
 //! A hash is of one period, and gone a period after it: what nobody repeats is forgotten without being looked for. Readers take this period and the

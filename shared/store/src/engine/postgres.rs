@@ -134,7 +134,7 @@ pub(crate) async fn installation(url: &SecretString) -> Result<Option<String>, E
 const REPLICA: &str = "SELECT pg_is_in_recovery(), CAST(COALESCE(pg_last_wal_replay_lsn(), '0/0'::pg_lsn) - '0/0'::pg_lsn AS BIGINT)";
 const INSTALLATION: &str = "SELECT id FROM installation WHERE one = 1";
 
-/// What the address leads to, and how it is connected to.
+/// Finds out how an address is connected to, and how connections there behave.
 async fn find(url: &SecretString) -> Result<(PgConnectOptions, Mode), Error> {
     let plain = PgConnectOptions::from_str(url.expose_secret())?.application_name("motience");
     let mode = mode_of(&plain).await?;
