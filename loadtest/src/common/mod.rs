@@ -8,6 +8,7 @@ pub(crate) mod flow;
 pub(crate) mod mqtt;
 pub(crate) mod payload;
 pub(crate) mod process;
+pub(crate) mod redis;
 pub(crate) mod report;
 pub(crate) mod seen;
 pub(crate) mod server;

@@ -1,5 +1,6 @@
 //! Measurements: throughput, latency and cost, each in a setting of its own.
 
+mod catch_up;
 pub(crate) mod egress;
 pub(crate) mod fleet;
 pub(crate) mod grants;

@@ -134,6 +134,14 @@ impl Connection {
         timeout(CONNECT_LIMIT, opening).await.context("no answer in time")?
     }
 
+    /// Returns once the node has answered on a connection of `motience.v2`; at once for others, whose answer is there when they are open.
+    pub(crate) async fn answers(&mut self) -> Result<()> {
+        match self {
+            Self::Wss2(socket) => timeout(CONNECT_LIMIT, socket.ping()).await.context("no answer in time")?,
+            _ => Ok(()),
+        }
+    }
+
     /// Reads the next message. An error is one of the protocol: nothing that a bad network could do. Cancel-safe.
     pub(crate) async fn next(&mut self) -> Result<Incoming> {
         match self {

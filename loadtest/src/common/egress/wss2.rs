@@ -1,7 +1,7 @@
 //! wss2, plain and as `motience.v2`.
 
-use anyhow::Result;
-use futures_util::StreamExt as _;
+use anyhow::{Result, bail};
+use futures_util::{SinkExt as _, StreamExt as _};
 use tokio::net::TcpStream;
 use tokio_tungstenite::{
     MaybeTlsStream, WebSocketStream, connect_async_with_config,
@@ -12,6 +12,8 @@ use super::{Egress, Incoming, Start, Target, escaped};
 
 /// Bytes read at once.
 const READ: usize = 64 * 1024;
+/// Start positions that a query holds; more are sent in messages of so many.
+const POSITIONS: usize = 300;
 
 /// An open socket.
 pub(crate) struct Socket(WebSocketStream<MaybeTlsStream<TcpStream>>);
@@ -22,12 +24,34 @@ impl Socket {
         if egress == Egress::Wss2 {
             url.push_str("&v=2");
         }
-        if let Start::After(_) = start {
+        let later = matches!(start, Start::After(_)) && target.producers.len() > POSITIONS;
+        if later {
+            url.push_str("&resume=later");
+        } else if let Start::After(_) = start {
             url.push_str(&format!("&resume={}", escaped(&start.map(&target.producers)?)));
         }
         let config = WebSocketConfig::default().read_buffer_size(READ);
-        let (socket, _) = connect_async_with_config(url, Some(config), true).await?;
+        let (mut socket, _) = connect_async_with_config(url, Some(config), true).await?;
+        if later {
+            let mut parts = target.producers.chunks(POSITIONS).peekable();
+            while let Some(part) = parts.next() {
+                let (cursors, more) = (start.map(part)?, parts.peek().is_some());
+                socket.send(Message::text(format!(r#"{{"type":"resume","cursors":{cursors},"more":{more}}}"#))).await?;
+            }
+        }
         Ok(Self(socket))
+    }
+
+    /// Returns when the node has answered a ping of the protocol above; nothing else is expected before.
+    pub(super) async fn ping(&mut self) -> Result<()> {
+        self.0.send(Message::text(r#"{"type":"ping"}"#)).await?;
+        loop {
+            match self.next().await {
+                Incoming::Message(text) if Incoming::notice(&text).as_deref() == Some("pong") => return Ok(()),
+                Incoming::Message(_) => {}
+                Incoming::End(why) => bail!("the connection has ended: {why}"),
+            }
+        }
     }
 
     pub(super) async fn next(&mut self) -> Incoming {

@@ -84,11 +84,7 @@ impl Servers {
     pub(crate) async fn fail_over(&mut self, random: &mut Rng) -> Result<()> {
         match &*self {
             Self::Cluster(cluster) => cluster.fail_over(random.usize(..PARTS)).await,
-            Self::Pair { pair, sentinels } => {
-                let master = usize::from(!pair[0].is_master().await);
-                sentinels.fail_over().await;
-                sentinels.until_master(&pair[1 - master]).await;
-            }
+            Self::Pair { sentinels, .. } => sentinels.change_master().await,
         }
         self.settle().await
     }
