@@ -62,6 +62,19 @@ fn every_promise_holds_on_redis_and_postgresql() {
     holds(&["--seconds", "40", "--cluster"]);
 }
 
+/// Faults of servers with replicas, and those at the edges that let devices and consumers meet them.
+const OF_REPLICAS: &str = "master-kill,master-pause,failover,pubsub-cut,node-kill,udp-loss,device-kill,consumer-kill";
+
+#[test]
+fn every_promise_holds_on_a_redis_cluster() {
+    holds(&["--seconds", "15", "--flood", "0", "--cluster=redis-cluster", "--only", &format!("{OF_REPLICAS},slot-move,partition")]);
+}
+
+#[test]
+fn every_promise_holds_behind_sentinels() {
+    holds(&["--seconds", "15", "--flood", "0", "--cluster=sentinel", "--only", OF_REPLICAS]);
+}
+
 #[cfg(feature = "mutation")]
 mod mutations {
     use super::finds;
