@@ -294,7 +294,10 @@ pub(crate) async fn erase(env: &Env, wish: ToErase) -> anyhow::Result<ExitCode> 
         let device = wish.device.map(|device| DeviceId::new(&device).map(|_| device)).transpose()?;
         let (from, to) = (time("--from", wish.from)?, time("--to", wish.to)?);
         let erased = Erased { device, from, to, first: wish.first, last: wish.last };
-        let begun = store.begin_record_erasure(producer, &erased, None, Clock::system().now()).await?;
+        let begun = match store.begin_record_erasure(producer, &erased, None, Clock::system().now()).await {
+            Err(e @ store::Error::TooManyErasures) => return Err(Refused::from(e).into()),
+            begun => begun?,
+        };
         let begun = begun.ok_or_else(|| Refused::Unknown(producer.to_string()))?;
         record(store, "records.erase", account_object(producer.user()), producer.user(), erasure_detail(&begun)).await?;
         Ok(say(format_args!("Erasure {} begins within 30 seconds on a server that runs (GET /erasures shows it).", begun.id))?)

@@ -89,6 +89,7 @@ pub(super) struct Wanted {
     (status = 413, description = "The body is too large"),
     (status = 415, description = "Not JSON"),
     (status = 422, description = "A field is out of bounds, or nothing says which records"),
+    (status = 429, description = "As many erasures of this producer's records as there may be, 20, are not done yet; or too many requests"),
     (status = 503, description = "The database is unreachable"),
 ))]
 pub(super) async fn erase(

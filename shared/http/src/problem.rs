@@ -27,6 +27,8 @@ const AWAY_RETRY: u32 = 2;
 const PERMIT_RETRY: Duration = Duration::from_secs(10);
 /// When whoever sends too much at once may send again.
 const UPLOAD_RETRY: Duration = Duration::from_secs(1);
+/// When whoever has as many erasures under way as it may can ask for another: their last round is a minute after they began.
+const ERASURE_RETRY: Duration = Duration::from_secs(60);
 
 /// An answer that is no success.
 #[derive(Debug)]
@@ -235,6 +237,11 @@ impl From<store::Error> for ApiError {
             e @ store::Error::TooManyKeys => Self::new(StatusCode::CONFLICT, "too_many_keys", sentence(&e.to_string())),
             e @ store::Error::TooManyDevices => Self::new(StatusCode::CONFLICT, "too_many_devices", sentence(&e.to_string())),
             e @ store::Error::TooManyNames => Self::new(StatusCode::CONFLICT, "too_many_cursors", sentence(&e.to_string())),
+            e @ store::Error::TooManyErasures => {
+                let mut error = Self::too_many(ERASURE_RETRY).with_code("too_many_erasures");
+                error.sentence = sentence(&e.to_string());
+                error
+            }
             e if e.is_unavailable() => {
                 warn!(error = %e, "the database is unreachable");
                 Self::unavailable("database_away", "The database is unreachable. Try again in a moment.")

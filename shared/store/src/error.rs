@@ -3,7 +3,7 @@
 use motience_proto::model::Status;
 use sqlx::{error::DatabaseError, postgres::PgDatabaseError};
 
-use super::{MAX_KEYS, MAX_NAMES};
+use super::{MAX_KEYS, MAX_NAMES, MAX_OPEN_ERASURES};
 
 /// Why the store did not do what it was asked.
 #[derive(Debug, thiserror::Error)]
@@ -35,6 +35,9 @@ pub enum Error {
     /// The producer has as many devices as it may.
     #[error("this producer has as many devices as it may (MAX_REGISTERED_DEVICES_PER_ACCOUNT)")]
     TooManyDevices,
+    /// As many erasures of the producer's records as it may have are not done yet.
+    #[error("a producer has at most {MAX_OPEN_ERASURES} erasures of records that are not done; an erasure is done within two minutes")]
+    TooManyErasures,
     /// The database is away or overloaded; the same call may succeed later.
     #[error("the database is unavailable: {}", words(.0))]
     Unavailable(sqlx::Error),

@@ -106,6 +106,10 @@ pub const MAX_NAMES: i64 = 100;
 /// Most keys of one account. Two that are made at the same moment may pass it by one.
 pub const MAX_KEYS: i64 = 100;
 
+/// Most erasures of one producer's records that are not done: each reads its log in each round. Two that begin at the same moment may pass it by
+/// one.
+pub const MAX_OPEN_ERASURES: i64 = 20;
+
 /// The open database, the names of records that its history is known to have, and its replica. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Store(Arc<Engine>, Arc<Highest>, Option<Arc<Replica>>);

@@ -5,7 +5,7 @@ use motience_proto::model::{Cursor, LogId, LogKey, ProducerId, UserId};
 use motience_runtime::clock::{from_millis, millis};
 use time::OffsetDateTime;
 
-use super::{Error, MAX_PAGE, Store, cursors::StoredCursor, is_storable, on, row::row};
+use super::{Error, MAX_OPEN_ERASURES, MAX_PAGE, Store, cursors::StoredCursor, is_storable, on, row::row};
 
 /// The records that are to be erased: those for which everything holds that is set.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -46,7 +46,7 @@ pub struct RecordErasure {
 }
 
 impl Store {
-    /// Notes that records are to be erased; `None`: there is no such account.
+    /// Notes that records are to be erased; `None`: there is no such account. [`Error::TooManyErasures`]: others have to be done first.
     pub async fn begin_record_erasure(
         &self,
         producer: ProducerId,
@@ -56,6 +56,10 @@ impl Store {
     ) -> Result<Option<RecordErasure>, Error> {
         if !is_storable(producer.0) {
             return Err(Error::Unstorable("producer_id"));
+        }
+        let open = on!(self, writer, |db| sqlx::query_scalar::<_, i64>(COUNT_OPEN).bind(producer.0).fetch_one(db))?;
+        if open >= MAX_OPEN_ERASURES {
+            return Err(Error::TooManyErasures);
         }
         let offset = |offset: Option<u64>| offset.map(|offset| i64::try_from(offset).unwrap_or(i64::MAX));
         let row = on!(self, writer, |db| sqlx::query_as::<_, Row>(BEGIN)
@@ -123,6 +127,7 @@ const BEGIN: &str = concat!(
      SELECT users.id, COALESCE(users.log_id, users.id), $2, $3, $4, $5, $6, CAST($7 AS BIGINT), $8 FROM users WHERE users.id = $1 RETURNING ",
     columns!()
 );
+const COUNT_OPEN: &str = "SELECT COUNT(*) FROM record_erasures WHERE producer_id = $1 AND done_at IS NULL";
 const OPEN: &str = concat!("SELECT ", columns!(), " FROM record_erasures WHERE done_at IS NULL ORDER BY record_erasures.id LIMIT $1");
 const LIST: &str = concat!(
     "SELECT ",

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use motience_proto::model::{Cursor, DeviceId, LogEpoch, Offset, ProducerEpoch, RecordId, Seq};
-use motience_store::{HistoryBatch, HistoryRow};
+use motience_store::{HistoryBatch, HistoryRow, MAX_OPEN_ERASURES};
 use serde_json::{json, value::RawValue};
 
 use super::{stream::lines, *};
@@ -106,4 +106,28 @@ async fn erased_records_are_read_on_no_path() {
     assert_eq!(platform.numbers(&p, &producer).await, [102, 2, 4, 8]);
     let acts = platform.sm(Method::GET, "/acts", Some(&p), Sent::Nothing).await.json(200);
     assert_eq!(acts.as_array().unwrap().iter().filter(|act| act["act"] == "records.erase").count(), 3);
+}
+
+#[tokio::test]
+async fn a_producer_has_a_bounded_number_of_erasures_under_way() {
+    let platform = platform(&[]).await;
+    let (producer, p) = platform.account(Role::Producer, "p").await;
+    let (_, q) = platform.account(Role::Producer, "q").await;
+    let (_, admin) = platform.account(Role::Admin, "root").await;
+    let wish = || json!({"producer_id": producer.id, "device_id": "nobody"});
+    let first = platform.erase(&p, wish()).await.json(202);
+    for _ in 1..MAX_OPEN_ERASURES {
+        platform.erase(&p, wish()).await.json(202);
+    }
+    for who in [&p, &admin] {
+        let refused = platform.erase(who, wish()).await;
+        assert_eq!(refused.headers["retry-after"], "60");
+        refused.problem(429, "too_many_erasures");
+    }
+    platform.erase(&q, json!({"device_id": "nobody"})).await.json(202);
+    // Once they are done there is room again; the eraser looks at all when one is asked for.
+    platform.time.advance(Duration::from_secs(61));
+    platform.erase(&q, json!({"device_id": "nobody"})).await.json(202);
+    platform.erasure(&p, &first["id"], |one| !one["done_at"].is_null()).await;
+    platform.erase(&p, wish()).await.json(202);
 }

@@ -5,7 +5,7 @@ use serde_json::{Value, value::RawValue};
 use time::{Duration, OffsetDateTime, macros::datetime};
 
 use super::{Engines, keep, user};
-use crate::{ClassRetention, Erased, HistoryEntry, HistoryQuery, HistoryRow, OwnRetention, Store, kept_time};
+use crate::{ClassRetention, Erased, Error, HistoryEntry, HistoryQuery, HistoryRow, MAX_OPEN_ERASURES, OwnRetention, Store, kept_time};
 
 const PRODUCER: ProducerId = ProducerId(7);
 const RECEIVED: OffsetDateTime = datetime!(2025-01-29 11:35:01 UTC);
@@ -70,6 +70,18 @@ async fn goes_by_age_and_by_erasure(store: &Store) {
     store.note_record_erasure(erasure.id, 1, 2, Some(RECEIVED)).await.unwrap();
     let listed = store.record_erasures(Some(other), None, 10).await.unwrap();
     assert_eq!((listed.len(), listed[0].records, listed[0].history_rows, listed[0].done_at), (5, 1, 2, Some(RECEIVED)));
+    // As many as may be under way at once, of one producer; one that is done makes room.
+    let nobodys = Erased { device: Some("nobody".to_owned()), ..Erased::default() };
+    let begin = async |of| store.begin_record_erasure(of, &nobodys, None, RECEIVED).await;
+    let one = begin(other).await.unwrap().unwrap();
+    for _ in 1..MAX_OPEN_ERASURES {
+        begin(other).await.unwrap().unwrap();
+    }
+    assert!(matches!(begin(other).await, Err(Error::TooManyErasures)));
+    begin(producer).await.unwrap().unwrap();
+    store.note_record_erasure(one.id, 0, 0, Some(RECEIVED)).await.unwrap();
+    begin(other).await.unwrap().unwrap();
+    assert!(matches!(begin(other).await, Err(Error::TooManyErasures)));
     let class = ClassRetention { label: "kind".into(), value: "camera".into(), history_age: std::time::Duration::from_secs(3) };
     let history_age = Some(std::time::Duration::from_secs(7));
     let own = OwnRetention { log_bytes: Some(5), history_age, classes: vec![class], ..OwnRetention::default() };
