@@ -28,6 +28,7 @@ macro_rules! steps {
             16 "0016_external_identities"
             17 "0017_keep"
             18 "0018_history_partitions"
+            19 "0019_external_ends"
             20 "0020_retention_classes"
             21 "0021_spent_tokens"
         }

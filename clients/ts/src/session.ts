@@ -164,11 +164,25 @@ export class Session extends Observable<Identity | null> implements Credentials 
   }
 
   async #renewForeign(renew: () => Promise<ForeignToken>): Promise<void> {
+    await this.#refuseEnded();
     const next = await renew();
     const identity = this.get();
     if (!identity || this.#foreign !== renew) return;
     this.#foreign = next.renew;
     this.#keep({ ...identity, token: next.token, expiresAt: next.expiresAt });
+  }
+
+  /** Ends the session where the account was logged out everywhere: its issuer, which does not know, would go on to give tokens. */
+  async #refuseEnded(): Promise<void> {
+    const identity = this.get();
+    if (!identity) return;
+    try {
+      await this.#ap.verify(identity.token);
+    } catch (cause) {
+      if (!(cause instanceof ApiError && cause.code === 'token_revoked')) return;
+      if (this.get()?.token === identity.token) this.signOut();
+      throw cause;
+    }
   }
 
   #adopt(pair: LoggedIn, username: string | null): void {

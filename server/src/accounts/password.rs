@@ -65,7 +65,7 @@ pub(super) async fn change_password(
     let hash = turn.hash(SecretString::from(change.new_password)).await?;
     drop(turn);
     backend.store.change_password(grant.user, &hash, backend.clock.now()).await?;
-    let ended = backend.end_sessions(grant.user, Some(&grant.family)).await?;
+    let ended = backend.end_sessions(grant.user, Some(&grant)).await?;
     info!(user = %grant.user, ended, "a password was changed");
     backend.record_of_account("account.password", grant.user, grant.user, json!({"sessions_ended": ended})).await;
     Ok(Json(Changed { status: "changed", ended }))

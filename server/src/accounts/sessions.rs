@@ -60,7 +60,7 @@ pub(super) struct Everywhere {
 pub(super) struct LoggedOut {
     #[schema(example = "logged_out")]
     status: &'static str,
-    /// Sessions that have ended.
+    /// Sessions that have ended; those of other issuers are not counted.
     ended: usize,
 }
 
@@ -110,7 +110,8 @@ pub(super) async fn end_session(
     Ok(Json(Ended { id, status: "ended" }))
 }
 
-/// Ends all sessions of the caller's account, their tokens and live connections, within a second. Keys stay.
+/// Ends all sessions of the caller's account, their tokens and live connections, within a second; and all tokens of other issuers that were issued
+/// up to this second. Keys stay.
 #[utoipa::path(post, path = "/account/logout-everywhere", tag = "account", request_body = Everywhere, security(("bearer" = [])), responses(
     (status = 200, description = "They are ended", body = LoggedOut),
     (status = 400, description = "Malformed JSON"),
@@ -127,7 +128,7 @@ pub(super) async fn logout_everywhere(
     Json(wish): Json<Everywhere>,
 ) -> Result<Json<LoggedOut>, ApiError> {
     let backend = &services.backend;
-    let ended = backend.end_sessions(grant.user, wish.keep_current.then_some(grant.family.as_str())).await?;
+    let ended = backend.end_sessions(grant.user, wish.keep_current.then_some(&grant)).await?;
     info!(user = %grant.user, ended, "an account was logged out everywhere");
     backend.record_of_account("session.end", grant.user, grant.user, json!({"sessions_ended": ended})).await;
     Ok(Json(LoggedOut { status: "logged_out", ended }))

@@ -3,6 +3,7 @@
 use std::{path::PathBuf, process::Stdio, time::Duration};
 
 use motience_device::client::{Event, Lane, Session};
+use motience_proto::wire::{CloseCode, Intent};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::{
@@ -12,23 +13,24 @@ use tokio::{
 };
 
 use crate::{
-    harness::{Account, LIMIT, Node, account, clients, http, subscribe},
+    harness::{Account, LIMIT, Node, Shared, account, clients, http, server, subscribe},
     keys::{Everywhere, refusals},
-    quic::{acked, ap, event, record},
+    operators::run,
+    quic::{acked, ap, closed_with, connect, event, record},
 };
 
 /// Every scope that an account may have.
-const ALL: &str = "motience:all";
+pub(crate) const ALL: &str = "motience:all";
 
 /// The provider, and a file that tells a node of it.
-struct Provider {
+pub(crate) struct Provider {
     process: Child,
     issuer: String,
     dir: TempDir,
 }
 
 impl Provider {
-    async fn start(algorithm: &str) -> Self {
+    pub(crate) async fn start(algorithm: &str) -> Self {
         let mut command = Command::new("node");
         command.arg(clients().join("provider.mjs")).arg(algorithm).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
         let mut process = command.kill_on_drop(true).spawn().expect("node starts");
@@ -50,12 +52,12 @@ impl Provider {
         Self { process, issuer, dir }
     }
 
-    fn file(&self) -> PathBuf {
+    pub(crate) fn file(&self) -> PathBuf {
         self.dir.path().join("issuers.json")
     }
 
     /// An access token of a program.
-    async fn token(&self, client: &str, scope: &str) -> String {
+    pub(crate) async fn token(&self, client: &str, scope: &str) -> String {
         let form = format!("grant_type=client_credentials&scope={scope}");
         let request = http().post(format!("{}/token", self.issuer)).basic_auth(client, Some("a+secret+of+programs+in+tests"));
         let answer = request.header("content-type", "application/x-www-form-urlencoded").body(form).send().await.unwrap();
@@ -74,7 +76,7 @@ async fn verify(node: &Node, token: &str) -> (u16, Value) {
 }
 
 /// The account of a token, as the node shows it.
-async fn whose(node: &Node, token: String) -> Account {
+pub(crate) async fn whose(node: &Node, token: String) -> Account {
     let (status, shown) = verify(node, &token).await;
     assert_eq!(status, 200, "{shown}");
     Account { id: shown["user_id"].as_i64().unwrap(), username: shown["username"].as_str().unwrap().to_owned(), token }
@@ -183,4 +185,88 @@ async fn an_account_of_another_issuer_is_like_any_other() {
     timeout(Duration::from_secs(2), everywhere.ended()).await.expect("the connections end at once");
     let (status, refused) = verify(&node, &newer).await;
     assert_eq!((status, &refused["code"]), (401, &json!("token_revoked")));
+}
+
+/// A token that the node takes: after a logout everywhere the first one of the next second.
+async fn good_token(provider: &Provider, node: &Node, client: &str) -> String {
+    let deadline = Instant::now() + LIMIT;
+    loop {
+        let token = provider.token(client, ALL).await;
+        let (status, answer) = verify(node, &token).await;
+        if status == 200 {
+            return token;
+        }
+        assert!(answer["code"] == "token_revoked" && Instant::now() < deadline, "{answer}");
+        sleep(Duration::from_millis(100)).await;
+    }
+}
+
+async fn log_out_everywhere(node: &Node, token: &str, wish: Value) {
+    let url = format!("{}/account/logout-everywhere", ap(node));
+    let answer = http().post(url).bearer_auth(token).json(&wish).send().await.unwrap();
+    assert_eq!(answer.status(), 200);
+}
+
+async fn is_revoked(node: &Node, token: &str) -> bool {
+    let (status, answer) = verify(node, token).await;
+    assert!(status == 200 || answer["code"] == "token_revoked", "{answer}");
+    status != 200
+}
+
+#[tokio::test]
+async fn logging_out_everywhere_ends_the_tokens_of_other_issuers() {
+    let provider = Provider::start("ES256").await;
+    let file = provider.file();
+    let variables = [("OIDC_ISSUERS", file.to_str().unwrap())];
+    let node = Node::embedded(&variables).await;
+    let (sender, reader) =
+        (whose(&node, provider.token("sender", ALL).await).await, whose(&node, provider.token("reader", ALL).await).await);
+    subscribe(node.at.sm.as_deref().unwrap(), &reader, &sender).await;
+    let everywhere = Everywhere::open(&node, &sender.token, &reader.token).await;
+    log_out_everywhere(&node, &sender.token, json!({})).await;
+    log_out_everywhere(&node, &reader.token, json!({})).await;
+    timeout(Duration::from_secs(1), everywhere.ended()).await.expect("within a second");
+    for (transport, answer) in refusals(&node, &sender.token, &reader.token).await {
+        assert_eq!(answer, 401, "{transport}");
+    }
+    // Nor is it forgotten.
+    let node = node.restarted(&variables, async |_| ()).await;
+    assert!(is_revoked(&node, &sender.token).await && is_revoked(&node, &reader.token).await);
+    // Newer ones are good: the account is open. Its present one may stay, and none that was issued before or after it.
+    let first = good_token(&provider, &node, "sender").await;
+    log_out_everywhere(&node, &first, json!({})).await;
+    let kept = good_token(&provider, &node, "sender").await;
+    let mut device = connect(&node, &kept, "d", Intent::Produce, 8).await.unwrap();
+    sleep(Duration::from_secs(1)).await;
+    let newer = good_token(&provider, &node, "sender").await;
+    log_out_everywhere(&node, &kept, json!({"keep_current": true})).await;
+    assert!(is_revoked(&node, &first).await && is_revoked(&node, &newer).await && !is_revoked(&node, &kept).await);
+    send(&mut device, 1).await;
+    // An operator's new password for the account ends them like its own sessions.
+    let (code, out, err) = run(node.dir.path(), &variables, &["admin", "reset-password", "--username", "sender@corp"], "").await;
+    assert_eq!(code, 0, "{err}");
+    let token = out.split_whitespace().find(|word| word.starts_with("motr_")).unwrap_or_else(|| panic!("{out}"));
+    let reset = json!({"token": token, "new_password": "a password for once"});
+    assert_eq!(http().post(format!("{}/account/reset", ap(&node))).json(&reset).send().await.unwrap().status(), 200);
+    assert_eq!(timeout(Duration::from_secs(1), closed_with(&mut device)).await.expect("within a second"), CloseCode::Unauthenticated);
+    assert!(is_revoked(&node, &kept).await);
+}
+
+#[tokio::test]
+async fn logging_out_everywhere_ends_the_tokens_of_other_issuers_on_every_node() {
+    let provider = Provider::start("EdDSA").await;
+    let shared = Shared::start().await;
+    let file = provider.file();
+    let variables = [&shared.variables()[..], &[("OIDC_ISSUERS", file.to_str().unwrap())]].concat();
+    let node = async || Node::start(server(), &["--roles", "ap,dsm,ingest"], &variables).await;
+    let (one, two) = (node().await, node().await);
+    let token = provider.token("sender", ALL).await;
+    let mut device = connect(&two, &token, "d", Intent::Produce, 7).await.unwrap();
+    send(&mut device, 1).await;
+    log_out_everywhere(&one, &token, json!({})).await;
+    assert_eq!(timeout(Duration::from_secs(1), closed_with(&mut device)).await.expect("within a second"), CloseCode::Unauthenticated);
+    assert!(is_revoked(&one, &token).await && is_revoked(&two, &token).await);
+    let three = node().await;
+    assert!(is_revoked(&three, &token).await, "one that was not there");
+    good_token(&provider, &three, "sender").await;
 }

@@ -3,7 +3,7 @@
 use motience_proto::model::{LogId, LogKey, Role, UserId, record::Defaults};
 use time::OffsetDateTime;
 
-use super::Scopes;
+use super::{Scopes, external::EXTERNAL_FAMILY};
 
 /// Families of tokens that devices got by keys of their own begin so. A login's are hexadecimal digits.
 pub(super) const DEVICE_FAMILY: &str = "device:";
@@ -36,14 +36,6 @@ pub struct Grant {
 /// The family of a key's grants: revoked like a login's.
 pub fn key_family(id: &str) -> String {
     format!("key:{id}")
-}
-
-/// Families of grants by tokens of another issuer begin so.
-const EXTERNAL_FAMILY: &str = "external:";
-
-/// The family of grants by tokens of another issuer: those of one account.
-pub fn external_family(user: UserId) -> String {
-    format!("{EXTERNAL_FAMILY}{user}")
 }
 
 impl Grant {

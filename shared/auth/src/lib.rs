@@ -8,6 +8,7 @@
 mod config;
 mod device_states;
 mod error;
+mod external;
 mod grant;
 mod hash_queue;
 mod hasher;
@@ -27,7 +28,8 @@ pub use self::{
     config::{Config, PLACEHOLDER_SECRET, SECRET_FILE, SecretFileError, Settings},
     device_states::{DeviceStates, device_of_message},
     error::Error,
-    grant::{Grant, device_family, external_family, key_family},
+    external::{ExternalEnd, external_family},
+    grant::{Grant, device_family, key_family},
     hash_queue::{HashLimits, Turn, Waiter},
     hasher::{Hasher, Verdict, spare_processors},
     live::{Client, LiveConnection, LiveConnections},

@@ -16,7 +16,7 @@ use parking_lot::{Mutex, MutexGuard};
 use time::OffsetDateTime;
 use tokio::sync::watch;
 
-use super::Grant;
+use super::{ExternalEnd, Grant};
 
 /// Waiting connections are woken by group, so that one revocation does not wake every connection of a node.
 const GROUPS: usize = 64;
@@ -43,6 +43,8 @@ struct Entries {
     families: HashMap<String, OffsetDateTime>,
     /// Account -> the moment up to which its tokens are revoked, and when that can be forgotten.
     users: HashMap<UserId, (OffsetDateTime, OffsetDateTime)>,
+    /// Account -> up to when its tokens of other issuers are revoked, and when that can be forgotten.
+    externals: HashMap<UserId, (ExternalEnd, OffsetDateTime)>,
     /// Logs whose accounts are no more -> when that can be forgotten.
     logs: HashMap<LogId, OffsetDateTime>,
     /// Forget what can be forgotten when there are this many.
@@ -86,6 +88,21 @@ impl Revocations {
         }
     }
 
+    /// Ends an account's tokens of other issuers. Whoever connects later is compared with the store too, as such tokens may live for any time.
+    pub fn end_external(&self, user: UserId, end: ExternalEnd) {
+        let now = self.0.clock.now();
+        let mut entries = self.entries();
+        let known = entries.externals.get(&user).map(|&(known, _)| known);
+        let newest = known.filter(|known| known.at > end.at).unwrap_or(end);
+        entries.externals.insert(user, (newest, now + self.0.keep.max(GONE_FOR)));
+        entries.sweep(now);
+        drop(entries);
+        // Read from the store again it must not wake anyone again.
+        if known != Some(newest) {
+            self.group(user).send_replace(());
+        }
+    }
+
     /// Ends the tokens of an account that is no more, or whose number is another's by now.
     pub fn end_account(&self, user: UserId, log: LogId) {
         let now = self.0.clock.now();
@@ -107,6 +124,9 @@ impl Revocations {
             let (issued, revoked) = (grant.issued_at.unix_timestamp(), moment.unix_timestamp());
             issued < revoked || (issued == revoked && grant.is_external())
         };
+        if grant.is_external() && entries.externals.get(&grant.user).is_some_and(|(end, _)| end.ends(grant.issued_at)) {
+            return true;
+        }
         entries.families.contains_key(&grant.family) || entries.users.get(&grant.user).is_some_and(|&(moment, _)| before(moment))
     }
 
@@ -146,13 +166,18 @@ impl Revocations {
 impl Entries {
     /// Forgets what has ended, each time the number has doubled: the cost is spread, and the memory bounded by what is alive.
     fn sweep(&mut self, now: OffsetDateTime) {
-        if self.families.len() + self.users.len() + self.logs.len() < self.sweep_at.max(1024) {
+        if self.len() < self.sweep_at.max(1024) {
             return;
         }
         self.families.retain(|_, until| *until > now);
         self.users.retain(|_, (_, until)| *until > now);
+        self.externals.retain(|_, (_, until)| *until > now);
         self.logs.retain(|_, until| *until > now);
-        self.sweep_at = 2 * (self.families.len() + self.users.len() + self.logs.len());
+        self.sweep_at = 2 * self.len();
+    }
+
+    fn len(&self) -> usize {
+        self.families.len() + self.users.len() + self.externals.len() + self.logs.len()
     }
 }
 
@@ -205,6 +230,33 @@ mod tests {
         hand.advance(Duration::from_secs(60));
         revocations.revoke_user(UserId(1), OffsetDateTime::UNIX_EPOCH + Duration::from_millis(1500));
         assert!(!revocations.is_revoked(&grant(1, "c", OffsetDateTime::UNIX_EPOCH + Duration::from_secs(2))));
+    }
+
+    #[tokio::test]
+    async fn tokens_of_other_issuers_end_apart_from_those_of_this_platform() {
+        let (clock, hand) = Clock::manual(OffsetDateTime::UNIX_EPOCH);
+        let revocations = Revocations::new(clock.clone(), Duration::from_secs(1));
+        let external = |user, seconds| grant(user, &crate::external_family(UserId(user)), clock.now() + Duration::from_secs(seconds));
+        let (old, kept, own) = (external(1, 0), external(1, 3), grant(1, "a", clock.now()));
+        let waits = {
+            let (revocations, old) = (revocations.clone(), old.clone());
+            tokio::spawn(async move { revocations.revoked(&old).await })
+        };
+        let end = ExternalEnd { at: clock.now() + Duration::from_secs(5), kept: Some(kept.issued_at) };
+        tokio::task::yield_now().await;
+        revocations.end_external(UserId(1), end);
+        tokio::time::timeout(Duration::from_secs(10), waits).await.expect("it is woken").unwrap();
+        assert!(!revocations.is_revoked(&kept) && !revocations.is_revoked(&own) && !revocations.is_revoked(&external(2, 0)));
+        assert!(!revocations.is_revoked(&external(1, 6)), "a newer login");
+        // What comes late by another way changes nothing.
+        revocations.end_external(UserId(1), ExternalEnd { at: clock.now() + Duration::from_secs(4), kept: None });
+        assert!(!revocations.is_revoked(&kept));
+        revocations.end_external(UserId(1), ExternalEnd { at: clock.now() + Duration::from_secs(7), kept: None });
+        assert!(revocations.is_revoked(&kept));
+        // Longer than a node takes an account for what it was, however short tokens of this platform live.
+        hand.advance(GONE_FOR - Duration::from_secs(1));
+        (0..2000).for_each(|n| revocations.revoke_family(&n.to_string()));
+        assert!(revocations.is_revoked(&old));
     }
 
     #[test]

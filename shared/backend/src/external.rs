@@ -7,10 +7,12 @@ use std::{sync::Arc, time::Duration};
 
 use futures_util::future::BoxFuture;
 use moka::future::Cache;
-use motience_auth::{self as auth, Grant, canonical_username, external_family, secret_hash};
+use motience_auth::{self as auth, ExternalEnd, Grant, canonical_username, external_family, secret_hash};
+use motience_cluster::Event;
 use motience_oidc::{Identity, Issuers};
-use motience_proto::model::{Account, User};
-use motience_store::{self as store, NewUser};
+use motience_proto::model::{Account, User, UserId};
+use motience_runtime::clock::millis;
+use motience_store::{self as store, ExternalAccount, NewUser};
 use serde_json::json;
 use time::OffsetDateTime;
 use tracing::info;
@@ -41,6 +43,8 @@ pub(crate) struct External {
 #[derive(Debug)]
 struct Known {
     user: User,
+    /// Up to when its tokens were ended by then. What ends later is among the revocations for longer than this is known.
+    end: Option<ExternalEnd>,
     looked_at: OffsetDateTime,
 }
 
@@ -68,7 +72,11 @@ impl Backend {
 
     async fn identified(&self, token: &str) -> Result<Option<Grant>, auth::Error> {
         let Some(identity) = self.external.issuers.verify(token).await? else { return Ok(None) };
-        let user = self.external_user(&identity).await?;
+        let Known { user, end, .. } = &*self.known_external(&identity).await?;
+        if end.is_some_and(|end| end.ends(identity.issued_at)) {
+            return Err(auth::Error::Revoked);
+        }
+        let user = user.clone();
         if user.role != identity.role {
             return Err(auth::Error::NoRole);
         }
@@ -86,33 +94,40 @@ impl Backend {
         }))
     }
 
-    async fn external_user(&self, identity: &Identity) -> Result<User, auth::Error> {
+    async fn known_external(&self, identity: &Identity) -> Result<Arc<Known>, auth::Error> {
         let key = (identity.issuer.clone(), identity.subject.clone());
         if let Some(known) = self.external.known.get(&key).await {
             if !self.revocations.is_user_revoked_since(known.user.id, known.looked_at) {
-                return Ok(known.user.clone());
+                return Ok(known);
             }
             self.external.known.invalidate(&key).await;
         }
         // Those who come with one subject at the same moment wait for one lookup.
-        let known = self.external.known.try_get_with(key, self.find_external(identity)).await.map_err(|e| *e)?;
-        Ok(known.user.clone())
+        self.external.known.try_get_with(key, self.find_external(identity)).await.map_err(|e| *e)
     }
 
     async fn find_external(&self, identity: &Identity) -> Result<Arc<Known>, auth::Error> {
         let looked_at = self.clock.now();
         let looked = async {
             match self.store.external_account(&identity.issuer, &identity.subject).await? {
-                Some(account) => Ok(account),
+                Some(known) => Ok(known),
                 None => self.make_external(identity).await,
             }
         };
-        let Account { user, revoked_at } = self.external.lookups.look(looked).await?;
-        if revoked_at.is_some() { Err(auth::Error::Revoked) } else { Ok(Arc::new(Known { user, looked_at })) }
+        let ExternalAccount { account: Account { user, revoked_at }, end } = self.external.lookups.look(looked).await?;
+        if revoked_at.is_some() { Err(auth::Error::Revoked) } else { Ok(Arc::new(Known { user, end, looked_at })) }
+    }
+
+    /// Ends an account's tokens of other issuers, but that which was issued at `kept`, here and on every node.
+    pub(super) async fn end_external(&self, user: UserId, kept: Option<OffsetDateTime>) -> Result<(), store::Error> {
+        let Some(end) = self.store.end_external(user, kept, self.clock.now()).await? else { return Ok(()) };
+        self.revocations.end_external(user, end);
+        self.broadcast(Event::ExternalEnded { user, at_ms: millis(end.at), kept_ms: end.kept.map(millis) }).await;
+        Ok(())
     }
 
     /// Makes the account of a subject that was never seen. Of two nodes that do it at once one finds what the other has made.
-    async fn make_external(&self, identity: &Identity) -> Result<Account, store::Error> {
+    async fn make_external(&self, identity: &Identity) -> Result<ExternalAccount, store::Error> {
         for username in names(identity) {
             let new = NewUser { username, password_hash: NO_PASSWORD.into(), role: identity.role, device_id: None, strict_device: false };
             let made = match self.create_account(new).await {
@@ -127,7 +142,7 @@ impl Backend {
                 info!(user = %made.id, issuer = identity.issuer_name, role = %made.role, "an account was made for another issuer's subject");
                 let detail = json!({"issuer": identity.issuer_name, "role": made.role.as_str()});
                 self.record_of_account("account.external", made.id, made.id, detail).await;
-                return Ok(Account { user: made, revoked_at: None });
+                return Ok(ExternalAccount { account: Account { user: made, revoked_at: None }, end: None });
             }
         }
         let found = self.store.external_account(&identity.issuer, &identity.subject).await?;

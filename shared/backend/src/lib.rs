@@ -36,7 +36,7 @@ use std::{
 };
 
 use futures_util::{StreamExt as _, stream};
-use motience_auth::{self as auth, Client, DeviceStates, Grant, Hasher, Revocations, Standing, Tokens, device_family, key_family};
+use motience_auth::{self as auth, Client, DeviceStates, ExternalEnd, Grant, Hasher, Revocations, Standing, Tokens, device_family, key_family};
 use motience_cluster::{self as cluster, Event, Lease, Reports};
 use motience_limits::{
     permits::{self, Permits},
@@ -70,6 +70,9 @@ const FIRST_PAUSE: Duration = Duration::from_millis(250);
 const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 /// How often revoked logins are read again, in case a message about one was lost.
 const REVOCATIONS_EVERY: Duration = Duration::from_secs(30);
+/// How far back a node looks for accounts whose tokens of other issuers were ended, for the connections that live by them: it may have been
+/// without the database for so long.
+const EXTERNAL_ENDS_OF: Duration = Duration::from_secs(24 * 3600);
 
 /// How long a revocation is kept at the least: a key that is being looked up meanwhile must not be taken for good.
 const KEYS_KEPT: Duration = Duration::from_secs(3600);
@@ -695,9 +698,11 @@ impl Backend {
         self.broadcast(Event::FamilyRevoked { family }).await;
     }
 
-    /// Ends the sessions of an account but `keep`, here and on every node, and says how many there were. Its keys stay.
-    pub async fn end_sessions(&self, user: UserId, keep: Option<&str>) -> Result<usize, store::Error> {
-        let families = self.store.revoke_user(user, keep, self.clock.now()).await?;
+    /// Ends the sessions of an account but that of `keep`, here and on every node, and says how many there were; and its tokens of other issuers.
+    /// Its keys stay.
+    pub async fn end_sessions(&self, user: UserId, keep: Option<&Grant>) -> Result<usize, store::Error> {
+        self.end_external(user, keep.filter(|keep| keep.is_external()).map(|keep| keep.issued_at)).await?;
+        let families = self.store.revoke_user(user, keep.map(|keep| keep.family.as_str()), self.clock.now()).await?;
         let ended = families.len();
         stream::iter(families).for_each_concurrent(TOLD_AT_ONCE, |family| self.end_family(family)).await;
         Ok(ended)
@@ -792,6 +797,9 @@ fn sink(
                     families.iter().for_each(|family| revocations.revoke_family(family));
                     revocations.revoke_user(*user, at_ms.map_or_else(|| clock.now(), from_millis));
                 }
+                Event::ExternalEnded { user, at_ms, kept_ms } => {
+                    revocations.end_external(*user, ExternalEnd { at: from_millis(*at_ms), kept: kept_ms.map(from_millis) });
+                }
                 Event::DeviceChanged { producer, device, state, withheld } => devices.set(*producer, device, *state, *withheld),
                 Event::Restored | Event::QuotasChanged => restored.notify_one(),
                 Event::Erased { producer } => hub.forget(*producer),
@@ -839,6 +847,9 @@ async fn load_revocations(store: &Store, revocations: &Revocations, auth: &auth:
     }
     for (user, moment) in store.closed_accounts(since).await? {
         revocations.revoke_user(user, moment);
+    }
+    for (user, end) in store.ended_externals(clock.now() - EXTERNAL_ENDS_OF).await? {
+        revocations.end_external(user, end);
     }
     Ok(())
 }

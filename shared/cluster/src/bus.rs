@@ -69,6 +69,10 @@ mod tests {
                 r#"{"type":"user_revoked","user":1,"at_ms":9,"families":["f"]}"#,
             ),
             (
+                Event::ExternalEnded { user: UserId(1), at_ms: 9, kept_ms: Some(8) },
+                r#"{"type":"external_ended","user":1,"at_ms":9,"kept_ms":8}"#,
+            ),
+            (
                 Event::DeviceChanged { producer, device: "d".into(), state: DeviceState::Revoked, withheld: false },
                 r#"{"type":"device_changed","producer":2,"device":"d","state":"revoked","withheld":false}"#,
             ),

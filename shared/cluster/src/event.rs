@@ -40,6 +40,16 @@ pub enum Event {
         #[serde(default)]
         families: Vec<String>,
     },
+    /// An account was logged out everywhere: its tokens of other issuers are ended.
+    ExternalEnded {
+        /// The account.
+        user: UserId,
+        /// Up to when, in milliseconds since 1970.
+        at_ms: i64,
+        /// When the token was issued that stays, likewise.
+        #[serde(default)]
+        kept_ms: Option<i64>,
+    },
     /// A device was quarantined, revoked or restored.
     DeviceChanged {
         /// Its producer.
@@ -132,6 +142,7 @@ impl Event {
         let clamp = |ms: &mut i64| *ms = now.min(*ms);
         match &mut self {
             Self::UserRevoked { at_ms, .. } => at_ms.iter_mut().for_each(clamp),
+            Self::ExternalEnded { at_ms, .. } => clamp(at_ms),
             Self::Streams { streams, .. } => streams.iter_mut().map(|stream| &mut stream.last_record_ms).for_each(clamp),
             Self::Node { report } => clamp(&mut report.started_ms),
             Self::Devices { devices, .. } => devices.iter_mut().map(|device| &mut device.seen_ms).for_each(clamp),
@@ -168,6 +179,8 @@ mod tests {
         assert_eq!(revoked(Some(i64::MAX)).until(1000), revoked(Some(1000)));
         assert_eq!(revoked(Some(7)).until(1000), revoked(Some(7)));
         assert_eq!(revoked(None).until(1000), revoked(None));
+        let ended = |at_ms| Event::ExternalEnded { user: UserId(1), at_ms, kept_ms: None };
+        assert_eq!(ended(5000).until(1000), ended(1000));
         let stream = |last_record_ms| StreamReport { producer: ProducerId(1), log: None, records: 1, millirate: 0, last_record_ms };
         let streams = |at| Event::Streams { node: "n".into(), streams: vec![stream(at)] };
         assert_eq!(streams(5000).until(1000), streams(1000));

@@ -67,6 +67,7 @@ pub use self::{
     devices::{Credential, Device, Labels, NewCredential, Restricted},
     enrolments::{Enrolment, EnrolmentToken},
     error::Error,
+    external_identities::ExternalAccount,
     history::{Division, HistoryBatch, HistoryEntry, HistoryQuery, HistoryRow, Kept, Width, entry_bytes, kept_time},
     invitations::Invitation,
     keys::{Key, NewKey},

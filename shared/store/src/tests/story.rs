@@ -1,5 +1,6 @@
 //! A story that every engine tells alike, from the first account to the last token.
 
+use motience_auth::ExternalEnd;
 use motience_proto::model::{ConsumerId, ProducerId, Role, Status, UserId, Visibility};
 use time::{Duration, OffsetDateTime, macros::datetime};
 
@@ -27,6 +28,7 @@ async fn story(store: Store) {
     names(&store).await;
     revocation(&store).await;
     closed_accounts(&store).await;
+    external_accounts(&store).await;
     acts(&store).await;
     audit(&store).await;
     store.close().await;
@@ -274,6 +276,27 @@ async fn revocation(store: &Store) {
     assert_eq!(ended, ["a", "b"]);
     assert!(store.revoke_user(owner, None, start).await.unwrap().is_empty());
     assert_eq!(spend(store, "a1", start).await, Spend::Unknown);
+}
+
+/// Tokens of other issuers are ended up to a moment, which never goes back.
+async fn external_accounts(store: &Store) {
+    let (owner, other) = (user(store, "ada@corp", Role::Consumer).await, user(store, "bob", Role::Consumer).await);
+    let start = datetime!(2025-01-29 11:35 UTC);
+    let [second, third] = [1, 2].map(|n| start + Duration::seconds(n));
+    assert!(store.add_external_identity("https://id.example", "ada", owner.id, start).await.unwrap());
+    let found = async || store.external_account("https://id.example", "ada").await.unwrap().unwrap();
+    assert_eq!((found().await.account.user.id, found().await.end), (owner.id, None));
+    assert_eq!(store.end_external(other.id, None, start).await.unwrap(), None, "no other issuer knows it");
+    let end = ExternalEnd { at: second, kept: Some(start) };
+    assert_eq!(store.end_external(owner.id, Some(start), second).await.unwrap(), Some(end));
+    assert_eq!(found().await.end, Some(end));
+    assert_eq!(store.end_external(owner.id, None, start).await.unwrap(), None);
+    assert_eq!(store.ended_externals(second).await.unwrap(), [(owner.id, end)]);
+    let end = ExternalEnd { at: third, kept: None };
+    assert_eq!(store.end_external(owner.id, None, third).await.unwrap(), Some(end));
+    assert_eq!(store.ended_externals(second).await.unwrap(), [(owner.id, end)]);
+    assert!(store.ended_externals(third + Duration::seconds(1)).await.unwrap().is_empty());
+    assert_eq!(store.external_account("https://id.example", "bob").await.unwrap(), None);
 }
 
 async fn closed_accounts(store: &Store) {
