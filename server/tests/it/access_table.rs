@@ -14,6 +14,7 @@ use crate::{
     devices::{enrolled, set, token},
     egress_features::{Egress, Reader, Received, Wishes},
     harness::{Account, LIMIT, Node, PASSWORD, account, command, http, output, server},
+    identity::{ALL, Provider, whose},
     quic::ap,
     stream::Reader as Body,
 };
@@ -40,6 +41,9 @@ enum Subject {
     RevokedDevice,
     OrganisationReader,
     OrganisationManager,
+    ForeignConsumer,
+    ForeignProducer,
+    ForeignStranger,
 }
 
 /// Columns: what is tried, and how the page calls it.
@@ -63,7 +67,7 @@ const COLUMNS: [&str; 15] = [
 
 /// Rows: subjects, and what each gets. `all`: records as they are. `scope`: within the grant. `–`: the connection stands, and nothing comes.
 /// Numbers are HTTP statuses; `no`: refused by the protocol's own means, or not in the list.
-const TABLE: [(Subject, &str, [&str; 15]); 20] = [
+const TABLE: [(Subject, &str, [&str; 15]); 23] = [
     (Subject::Nobody, "nobody", ["401", "401", "401", "401", "401", "401", "401", "401", "401", "401", "no", "no", "401", "401", "401"]),
     (Subject::Stranger, "consumer", ["yes", "no", "no", "403", "403", "403", "403", "403", "–", "–", "no", "no", "403", "403", "403"]),
     (
@@ -156,6 +160,21 @@ const TABLE: [(Subject, &str, [&str; 15]); 20] = [
         "`manager` of the producer's organisation, acting for it",
         ["yes", "yes", "yes", "all", "all", "200", "all", "all", "403", "403", "no", "no", "403", "403", "200"],
     ),
+    (
+        Subject::ForeignConsumer,
+        "consumer by a token of another issuer, active",
+        ["yes", "yes", "yes", "all", "all", "403", "all", "all", "all", "all", "all", "all", "403", "403", "403"],
+    ),
+    (
+        Subject::ForeignProducer,
+        "another producer, by a token of another issuer",
+        ["yes", "no", "no", "403", "403", "404", "403", "403", "403", "403", "no", "no", "200", "yes", "403"],
+    ),
+    (
+        Subject::ForeignStranger,
+        "token of another issuer that gives no role here",
+        ["403", "403", "403", "403", "403", "403", "403", "403", "403", "403", "no", "no", "403", "403", "403"],
+    ),
 ];
 
 const PAGE: &str = include_str!("../../../docs/access.md");
@@ -183,6 +202,7 @@ fn the_page_has_this_table() {
 /// A node with a producer, somebody of each kind, and a record that a scope lets through beside one that it does not.
 struct Cast {
     node: Node,
+    provider: Provider,
     producer: Account,
     /// An open producer whose record says that nothing more is to come.
     beacon: Account,
@@ -193,15 +213,18 @@ struct Cast {
 
 impl Cast {
     async fn new() -> Self {
-        let node = Node::embedded(&[("PRODUCER_VISIBILITY", "listed"), ("MAX_CONNECTIONS_PER_ACCOUNT", "200")]).await;
+        let provider = Provider::start("ES256").await;
+        let (visibility, connections) = (("PRODUCER_VISIBILITY", "listed"), ("MAX_CONNECTIONS_PER_ACCOUNT", "200"));
+        let node = Node::embedded(&[visibility, connections, ("OIDC_ISSUERS", provider.file().to_str().unwrap())]).await;
         let (producer, beacon) = (account(ap(&node), "producer", "p").await, account(ap(&node), "producer", "beacon").await);
-        let mut cast = Self { node, producer, beacon, accounts: Vec::new(), subscription: 0 };
+        let mut cast = Self { node, provider, producer, beacon, accounts: Vec::new(), subscription: 0 };
         let (owner, beacon) = (cast.producer.clone(), cast.beacon.clone());
         cast.see(&beacon, "open").await;
         for (subject, ..) in TABLE {
             let account = cast.account(subject).await;
             if matches!(subject, Subject::Stranger | Subject::Requested | Subject::Invited | Subject::Active | Subject::Scoped)
                 || matches!(subject, Subject::Expired | Subject::Denied | Subject::Revoked | Subject::ReadingKey | Subject::NarrowKey)
+                || subject == Subject::ForeignConsumer
             {
                 cast.sm(&account, "/subscribe", json!({"producer_id": beacon.id})).await;
             }
@@ -259,9 +282,16 @@ impl Cast {
             Subject::OrganisationReader => return self.member(&name, "reader").await,
             Subject::OrganisationManager => return self.member(&name, "manager").await,
             Subject::Device | Subject::QuarantinedDevice | Subject::RevokedDevice => return self.device(subject, &name).await,
+            Subject::ForeignProducer => return whose(&self.node, self.provider.token("sender", ALL).await).await,
+            Subject::ForeignStranger => {
+                return Account { id: 0, username: name, token: self.provider.token("nobody", ALL).await };
+            }
             _ => {}
         }
-        let who = account(ap(&self.node), "consumer", &name).await;
+        let who = match subject {
+            Subject::ForeignConsumer => whose(&self.node, self.provider.token("reader", ALL).await).await,
+            _ => account(ap(&self.node), "consumer", &name).await,
+        };
         if subject == Subject::Stranger {
             return who;
         }
@@ -271,7 +301,7 @@ impl Cast {
         }
         let asked = self.sm(&who, "/subscribe", json!({"producer_id": self.producer.id})).await;
         match subject {
-            Subject::ReadingKey | Subject::NarrowKey => decide(self, &asked, "approve", json!({})).await,
+            Subject::ReadingKey | Subject::NarrowKey | Subject::ForeignConsumer => decide(self, &asked, "approve", json!({})).await,
             Subject::Active => {
                 decide(self, &asked, "approve", json!({})).await;
                 self.subscription = asked["id"].as_i64().unwrap();
@@ -435,7 +465,7 @@ impl Cast {
             Err(Received::TokenEnded) => return "no".to_owned(),
             Err(Received::Ended(code)) => {
                 return match code.as_str() {
-                    "wrong_role" => "403",
+                    "wrong_role" | "no_role" => "403",
                     "invalid_token" | "token_revoked" => "401",
                     _ => "no",
                 }
