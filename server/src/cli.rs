@@ -495,6 +495,12 @@ pub struct LimitOptions {
     /// Rows that each producer has in the history.
     #[arg(long)]
     history_rows: Option<u64>,
+    /// Bytes of records that the logs of all producers keep together.
+    #[arg(long, value_parser = clap::value_parser!(u64).range(1..))]
+    total_log_bytes: Option<u64>,
+    /// Rows that all producers have in the history together.
+    #[arg(long)]
+    total_history_rows: Option<u64>,
 }
 
 impl From<LimitOptions> for PlanLimits {
@@ -510,6 +516,8 @@ impl From<LimitOptions> for PlanLimits {
             follows,
             log_bytes,
             history_rows,
+            total_log_bytes,
+            total_history_rows,
         } = options;
         Self {
             records_per_second,
@@ -522,6 +530,8 @@ impl From<LimitOptions> for PlanLimits {
             follows,
             log_bytes,
             history_rows,
+            total_log_bytes,
+            total_history_rows,
         }
     }
 }

@@ -59,7 +59,7 @@ fn whole<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<u64, D::Er
 /// How much is kept of a producer's records.
 #[derive(Serialize, ToSchema)]
 #[schema(example = json!({"producer_id": "1", "log_age_seconds": 3600, "log_bytes": 67_108_864, "history_age_seconds": 2_592_000, "history_rows": null,
-    "own": {"log_age_seconds": 3600, "log_bytes": null, "history_age_seconds": 2_592_000, "classes": []}, "first_cut": {"bound": "age", "seconds": 120},
+    "total_log_bytes": null, "total_history_rows": null, "own": {"log_age_seconds": 3600, "log_bytes": null, "history_age_seconds": 2_592_000, "classes": []}, "first_cut": {"bound": "age", "seconds": 120},
     "history_cut": {"bound": "age", "seconds": 86_400}}))]
 pub(super) struct KeptRecords {
     producer_id: String,
@@ -73,6 +73,11 @@ pub(super) struct KeptRecords {
     /// Rows that stay in the history, by the producer's plan; `null`: any number.
     #[schema(required)]
     history_rows: Option<u64>,
+    /// Bytes that the logs of all producers of its organisation keep together, by the plan; `null`: any number. `log_bytes` has this producer's
+    /// part of it by now.
+    total_log_bytes: Option<u64>,
+    /// Likewise rows of the history.
+    total_history_rows: Option<u64>,
     /// Limits that the producer itself has set.
     own: WantedRetention,
     /// The bound that removes the oldest record of the log first; `null`: the log has none.
@@ -162,7 +167,7 @@ async fn producer(services: &Shared, grant: &Grant, id: i64) -> Result<User, Api
 }
 
 async fn kept(services: &Shared, user: &User) -> Result<Json<KeptRecords>, ApiError> {
-    let Kept { own, bounds, first, history } = services.backend.kept(user.log_key()).await?;
+    let Kept { own, bounds, first, history, total } = services.backend.kept(user.log_key()).await?;
     let Bounds { log_age, log_bytes, history_age, history_rows } = bounds;
     let nearest = |bound, left: Duration| NearestBound { bound, seconds: left.as_secs().min(MOST_AGE) };
     Ok(Json(KeptRecords {
@@ -171,6 +176,8 @@ async fn kept(services: &Shared, user: &User) -> Result<Json<KeptRecords>, ApiEr
         log_bytes: log_bytes as u64,
         history_age_seconds: history_age.map(|age| age.as_secs()),
         history_rows,
+        total_log_bytes: total.log_bytes,
+        total_history_rows: total.history_rows,
         own: own.into(),
         first_cut: first.map(|(bound, left)| nearest(bound.as_str(), left)),
         history_cut: history.map(|(bound, left)| nearest(bound.as_str(), left)),

@@ -31,7 +31,8 @@ pub(super) struct PlanUsed {
     /// Its limits by their names. One that is left out is none.
     #[schema(value_type = BTreeMap<String, u64>)]
     limits: PlanLimits,
-    /// Of all accounts together: `records_per_second` over the last ten seconds, `devices` that are connected now, on all nodes, and `follows`.
+    /// Of all accounts together: `records_per_second` over the last ten seconds, `devices` that are connected now, on all nodes, and `follows`;
+    /// where the plan bounds them, `total_log_bytes` and `total_history_rows`.
     used: BTreeMap<&'static str, f64>,
 }
 
@@ -78,6 +79,14 @@ pub(super) async fn organisation_plan(
         devices += known.iter().filter(|device| device.connected).count();
     }
     let follows = backend.store.organisation_wanted_count(&id, backend.clock.now()).await?;
-    let used = BTreeMap::from([("records_per_second", records.sum()), ("devices", devices as f64), ("follows", follows as f64)]);
-    Ok(Json(PlanUsed { plan, limits: limits.unwrap_or_default(), used }))
+    let mut used = BTreeMap::from([("records_per_second", records.sum()), ("devices", devices as f64), ("follows", follows as f64)]);
+    let limits = limits.unwrap_or_default();
+    // Counted only where somebody may want to know how much is left.
+    if limits.total_log_bytes.is_some() {
+        used.insert("total_log_bytes", backend.log_bytes_of(&ids).await? as f64);
+    }
+    if limits.total_history_rows.is_some() {
+        used.insert("total_history_rows", backend.history_rows_of(&ids).await? as f64);
+    }
+    Ok(Json(PlanUsed { plan, limits, used }))
 }

@@ -272,3 +272,19 @@ async fn the_documents_are_printed_without_opening_anything() {
     }
     assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
 }
+
+#[tokio::test]
+async fn the_program_erases_no_more_at_once_than_a_producer_may() {
+    let node = Node::embedded(&[]).await;
+    let producer = account(node.at.ap.as_deref().unwrap(), "producer", "p").await;
+    let erase = async || run(node.dir.path(), &[], &["erase", "--producer", "p", "--device", "d"], "").await;
+    let (code, out, err) = erase().await;
+    assert!(code == 0 && out.starts_with("Erasure 1 begins"), "{out}{err}");
+    let url = format!("{}/erasures", node.at.dsm.as_deref().unwrap());
+    for _ in 1..20 {
+        assert_eq!(http().post(&url).bearer_auth(&producer.token).json(&json!({"device_id": "d"})).send().await.unwrap().status(), 202);
+    }
+    assert_eq!(http().post(&url).bearer_auth(&producer.token).json(&json!({"device_id": "d"})).send().await.unwrap().status(), 429);
+    let (code, _, err) = erase().await;
+    assert!(code == 3 && err.contains("at most 20 erasures"), "{err}");
+}

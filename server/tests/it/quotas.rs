@@ -94,6 +94,9 @@ async fn a_plan_holds_for_live_connections_as_soon_as_it_is_given_and_no_more_on
     assert_eq!(operators::run(node.dir.path(), &[], &["plan", "give", "none", "--username", "p"], "").await.0, 3);
     let listed = operators::run(node.dir.path(), &[], &["plan", "list"], "").await;
     assert_eq!(listed.1, "slow\t{\"records_per_second\":1}\n");
+    plan(node.dir.path(), &["set", "slow", "--total-log-bytes", "1000", "--total-history-rows", "50"]).await;
+    let listed = operators::run(node.dir.path(), &[], &["plan", "list"], "").await;
+    assert_eq!(listed.1, "slow\t{\"total_log_bytes\":1000,\"total_history_rows\":50}\n");
 }
 
 /// Requests that three nodes let through in `time`, while each is asked as fast as it answers.

@@ -1,4 +1,4 @@
-//! Trims the history by bounds beside its age: rows of a plan, and the shorter time of a class of devices.
+//! Trims the history by bounds beside its age: rows of a plan, of a producer or of an organisation, and the shorter time of a class of devices.
 
 use std::{collections::HashMap, time::Duration};
 
@@ -8,7 +8,7 @@ use motience_store::{self as store, ClassRetention, OwnRetention, Page, Store};
 use time::OffsetDateTime;
 use tracing::info;
 
-use crate::retention_policy::Policy;
+use crate::{kept_together, retention_policy::Policy};
 
 /// Rows may come so late into the history: a class's are looked for in that time before the last look.
 const LATE: Duration = Duration::from_secs(3600);
@@ -41,7 +41,7 @@ impl OtherBounds {
     pub(crate) async fn round(&mut self) -> Result<(), store::Error> {
         let mut gone = self.classes().await?;
         let (assigned, default) = self.policy.quotas.assigned();
-        if default.is_some_and(|plan| plan.history_rows.is_some()) {
+        if default.is_some_and(|plan| plan.history_rows.or(plan.total_history_rows).is_some()) {
             let mut page = Page::default();
             loop {
                 let producers = self.store.users(Role::Producer, page).await?;
@@ -58,6 +58,7 @@ impl OtherBounds {
                 gone += self.rows(user.producer()).await?;
             }
         }
+        gone += self.together().await?;
         if gone > 0 {
             info!(rows = gone, "rows of the history beyond a plan, or of a class of devices, were removed");
         }
@@ -91,7 +92,30 @@ impl OtherBounds {
 
     /// Removes the oldest rows of a producer beyond what its plans allow.
     async fn rows(&self, producer: ProducerId) -> Result<u64, store::Error> {
-        let Some(most) = self.policy.of(producer, &OwnRetention::default()).history_rows else { return Ok(0) };
+        match self.policy.of(producer, &OwnRetention::default()).history_rows {
+            Some(most) => self.rows_beyond(producer, most).await,
+            None => Ok(0),
+        }
+    }
+
+    /// Removes the oldest rows of those producers of an organisation that have the most, where all of them have more than its plan allows.
+    async fn together(&self) -> Result<u64, store::Error> {
+        let mut gone = 0;
+        for (plan, accounts) in self.policy.quotas.organisations() {
+            let Some(most) = plan.total_history_rows else { continue };
+            let mut producers = Vec::new();
+            for key in kept_together::producers(&self.store, &accounts).await? {
+                producers.push((key.producer, self.store.history_size(key.producer).await?.0));
+            }
+            let part = kept_together::part(producers.iter().map(|(_, rows)| *rows).collect(), most);
+            for (producer, _) in producers.into_iter().filter(|(_, rows)| *rows > part) {
+                gone += self.rows_beyond(producer, part).await?;
+            }
+        }
+        Ok(gone)
+    }
+
+    async fn rows_beyond(&self, producer: ProducerId, most: u64) -> Result<u64, store::Error> {
         let Some(id) = self.store.history_beyond(producer, most).await? else { return Ok(0) };
         in_pieces(|| self.store.trim_history_until(producer, id)).await
     }

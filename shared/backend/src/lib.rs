@@ -16,6 +16,7 @@ pub mod devices;
 mod erasure;
 mod external;
 mod history_bounds;
+mod kept_together;
 mod keys;
 mod lookups;
 mod meter;
@@ -36,7 +37,9 @@ use std::{
 };
 
 use futures_util::{StreamExt as _, stream};
-use motience_auth::{self as auth, Client, DeviceStates, ExternalEnd, Grant, Hasher, Revocations, Standing, Tokens, device_family, key_family};
+use motience_auth::{
+    self as auth, Client, DeviceStates, ExternalEnd, Grant, Hasher, Revocations, Standing, Tokens, device_family, key_family,
+};
 use motience_cluster::{self as cluster, Event, Lease, Reports};
 use motience_limits::{
     permits::{self, Permits},
@@ -514,6 +517,7 @@ impl Backend {
             log: config.retention,
             history: config.history_retention,
             quotas: permits.quotas().clone(),
+            together: kept_together::Together::default(),
         };
         retention::load(&store, &policy, relay.log()).await.map_err(failed)?;
         let trimmer = retention::Trimmer { store: store.clone(), clock: clock.clone(), policy: policy.clone() };

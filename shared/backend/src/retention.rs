@@ -16,9 +16,10 @@ use crate::{
     Backend,
     acts::account_object,
     history_bounds::{OtherBounds, in_pieces},
+    kept_together,
 };
 
-pub use crate::retention_policy::{Bounds, Choice, Policy};
+pub use crate::retention_policy::{Bounds, Choice, Policy, TotalBounds};
 
 /// Name of the lease of the node that trims the history.
 pub(crate) const LEASE: &str = "history_trim";
@@ -38,6 +39,8 @@ pub struct Kept {
     pub first: Option<(Bound, Duration)>,
     /// Likewise the oldest row of the history; `None`: there is none, or it stays for ever.
     pub history: Option<(HistoryBound, Duration)>,
+    /// The bounds of all producers of its organisation together.
+    pub total: TotalBounds,
 }
 
 /// A bound of the history.
@@ -68,7 +71,7 @@ impl Backend {
         let first = outline.first_cut().map(|cut| (cut.bound, cut.left));
         let bounds = self.retention_policy.of(key.producer, &own);
         let history = self.history_cut(key.producer, &bounds).await.map_err(Arc::new)?;
-        Ok(Kept { own, bounds, first, history })
+        Ok(Kept { own, bounds, first, history, total: self.retention_policy.total(key.producer) })
     }
 
     /// How much producers may choose to keep.
@@ -114,6 +117,7 @@ impl Backend {
 
 /// Tells the log the bounds of producers that have chosen some, or have a plan.
 pub(crate) async fn load(store: &Store, policy: &Policy, log: &Log) -> Result<(), store::Error> {
+    let logs = policy.together.look(store, log, &policy.quotas).await?;
     let told = |bounds: Bounds| log::OwnRetention { age: Some(bounds.log_age), bytes: Some(bounds.log_bytes) };
     let (assigned, default) = policy.quotas.assigned();
     let mut each: HashMap<ProducerId, _> = HashMap::new();
@@ -124,6 +128,7 @@ pub(crate) async fn load(store: &Store, policy: &Policy, log: &Log) -> Result<()
         each.insert(producer, told(policy.of(producer, &own)));
     }
     log.retentions().set(each, told(policy.bounds(&OwnRetention::default(), default.iter())));
+    kept_together::trim(log, logs).await;
     Ok(())
 }
 

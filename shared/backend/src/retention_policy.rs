@@ -3,11 +3,13 @@
 
 use std::time::Duration;
 
-use motience_limits::quota::Quotas;
+use motience_limits::quota::{Holder, Quotas};
 use motience_log::Retention;
 use motience_proto::model::{PlanLimits, ProducerId};
 use motience_settings::env::{Size, settings};
 use motience_store::OwnRetention;
+
+use crate::kept_together::Together;
 
 settings! {
     /// How much producers may choose to keep.
@@ -37,6 +39,15 @@ pub struct Bounds {
     pub history_rows: Option<u64>,
 }
 
+/// What all producers of an organisation may keep together; `None`: any number.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct TotalBounds {
+    /// Bytes of records in their logs.
+    pub log_bytes: Option<u64>,
+    /// Rows of the history.
+    pub history_rows: Option<u64>,
+}
+
 /// How bounds are found. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Policy {
@@ -46,6 +57,8 @@ pub struct Policy {
     /// The platform's age of rows in the history.
     pub(crate) history: Option<Duration>,
     pub(crate) quotas: Quotas,
+    /// The part of each producer in what its organisation keeps.
+    pub(crate) together: Together,
 }
 
 impl Policy {
@@ -57,7 +70,16 @@ impl Policy {
     /// The bounds of a producer that has chosen these.
     pub fn of(&self, producer: ProducerId, own: &OwnRetention) -> Bounds {
         let plans = self.quotas.plans(producer.user());
-        self.bounds(own, plans.iter().map(|(_, plan)| plan))
+        let bounds = self.bounds(own, plans.iter().map(|(_, plan)| plan));
+        let part = self.together.log_bytes(producer).map_or(usize::MAX, |part| usize::try_from(part).unwrap_or(usize::MAX));
+        Bounds { log_bytes: bounds.log_bytes.min(part), ..bounds }
+    }
+
+    /// What all producers of a producer's organisation may keep together.
+    pub(crate) fn total(&self, producer: ProducerId) -> TotalBounds {
+        let plans = self.quotas.plans(producer.user());
+        let plan = plans.iter().find(|(holder, _)| matches!(holder, Holder::Organisation(_))).map(|(_, plan)| *plan).unwrap_or_default();
+        TotalBounds { log_bytes: plan.total_log_bytes, history_rows: plan.total_history_rows }
     }
 
     /// The bounds under these plans.
@@ -68,9 +90,14 @@ impl Policy {
         let most_age = self.choice.log_age.unwrap_or_default().max(self.log.age);
         Bounds {
             log_age: own.log_age.map_or(self.log.age, |own| own.max(self.choice.least).min(most_age)),
-            log_bytes: plans.clone().filter_map(|plan| plan.log_bytes).map(bytes).fold(log_bytes, usize::min),
+            log_bytes: plans
+                .clone()
+                .flat_map(|plan| [plan.log_bytes, plan.total_log_bytes])
+                .flatten()
+                .map(bytes)
+                .fold(log_bytes, usize::min),
             history_age: self.history_age(own.history_age),
-            history_rows: plans.filter_map(|plan| plan.history_rows).min(),
+            history_rows: plans.flat_map(|plan| [plan.history_rows, plan.total_history_rows]).flatten().min(),
         }
     }
 
@@ -92,7 +119,7 @@ mod tests {
 
     fn policy(choice: Choice) -> Policy {
         let log = Retention { age: Duration::from_secs(100), bytes: 1000, ..Retention::default() };
-        Policy { choice, log, history: Some(Duration::from_secs(1000)), quotas: Quotas::default() }
+        Policy { choice, log, history: Some(Duration::from_secs(1000)), quotas: Quotas::default(), together: Together::default() }
     }
 
     fn own(age: u64, bytes: u64) -> OwnRetention {

@@ -276,6 +276,18 @@ impl Quotas {
         self.0.known.lock().holders_of(user)
     }
 
+    /// The plans of organisations, each with the accounts that the organisation owns.
+    pub fn organisations(&self) -> Vec<(PlanLimits, Vec<UserId>)> {
+        let known = self.0.known.lock();
+        let mut owned: HashMap<&str, (PlanLimits, Vec<UserId>)> = HashMap::new();
+        for (&user, assigned) in &known.assignments.accounts {
+            if let Some((id, plan)) = &assigned.organisation {
+                owned.entry(id).or_insert_with(|| (*plan, Vec::new())).1.push(user);
+            }
+        }
+        owned.into_values().collect()
+    }
+
     /// Sets which plans hold from now on, for connections that live too.
     pub fn assign(&self, assignments: Assignments) {
         let shared = self.are_shared();

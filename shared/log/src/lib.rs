@@ -49,7 +49,7 @@ pub use bus::{Bus, Signal, Sink, Topic};
 pub use epochs::{Epochs, MAX_EPOCHS};
 pub use outline::{Backlog, Bound, Bounds, Cut, Outline};
 pub use records::{AppendBatch, AppendRecord, Fetch, Records};
-pub use retention::{OwnRetention, Retention, Retentions};
+pub use retention::{OwnRetention, Retention, Retentions, most_for_each};
 pub use sessions::{Hold, RANGE_BYTES, SESSION_BYTES, Sender, SessionName, SessionState, Sessions};
 
 use std::{collections::HashMap, time::Duration};

@@ -3,7 +3,7 @@
 --
 -- meta     m:ID:{P-LOG}:meta   hash: birth, life (the present one), lives ('LIFE:BEGAN,...', oldest first), last offset, total bytes,
 --                       bytes and time at the last mark, redo (what the newest call still owes to other keys; '' for nothing),
---                       time of the last that was removed, the newest fence of all senders, what the devices' sessions take
+--                       time of the last that was removed and the bytes up to there, the newest fence of all senders, what the devices' sessions take
 -- log      m:ID:{P-LOG}:log    stream; an entry is a chunk of consecutive records (log/redis/chunk.rs). Its id is LAST-COUNT: offset of the
 --                       last one, and how many there are. The one field is '=', the sender's epoch (hex), and the places of records of the
 --                       chunk that are not in the log ('PLACE,...' from 0). Nodes of the last version wrote an entry for each record:
@@ -328,10 +328,10 @@ local function append(keys, args)
     attempt(notes, 'PEXPIRE', keys[3], text(age))
   end
   if last > log.last then
-    local _, gone_at = trim(keys[2], keys[3], total, now, bytes, age, notes)
+    local _, gone_at, gone = trim(keys[2], keys[3], total, now, bytes, age, notes)
     if gone_at then
-      -- For readers who ask for a time: whether anything of it or later is gone.
-      attempt(notes, 'HSET', keys[1], 'gone_at', gone_at)
+      -- For readers who ask for a time: whether anything of it or later is gone; and how many bytes are.
+      attempt(notes, 'HSET', keys[1], 'gone_at', gone_at, 'gone', gone)
     end
   end
   return {outcomes, notes, reasons(book)}

@@ -37,6 +37,8 @@ pub struct Outline {
     pub(crate) segments: Vec<Segment>,
     /// Bytes of messages from the log's beginning on.
     pub(crate) total: u64,
+    /// Bytes of those that were removed.
+    pub(crate) gone: u64,
     /// When the last record was written.
     pub(crate) end: OffsetDateTime,
     /// The moment of all this.
@@ -102,6 +104,18 @@ impl Outline {
         (first <= last).then(|| self.cut(first))
     }
 
+    /// Bytes of the records that the log keeps.
+    pub fn bytes(&self) -> u64 {
+        self.total.saturating_sub(self.gone)
+    }
+
+    /// The bound of bytes that leaves no more than `most`: a segment goes once what is behind it fills the bound, so a bound of `most` itself leaves up
+    /// to a segment more.
+    pub fn bound_within(&self, most: u64) -> u64 {
+        let behind = |segment: &Segment| self.total.saturating_sub(segment.total);
+        if self.bytes() <= most { most } else { self.segments.iter().map(behind).find(|bytes| *bytes <= most).unwrap_or(most) }
+    }
+
     /// When the segment that holds this record is removed.
     fn cut(&self, oldest: Offset) -> Cut {
         let place = self.segments.partition_point(|segment| segment.last < oldest);
@@ -135,6 +149,7 @@ mod tests {
             bounds: Bounds { epochs: Epochs::first(LogEpoch(1)), first: Offset(removed + 1), last: Offset(records) },
             segments: segments.collect(),
             total: records * 100,
+            gone: removed * 100,
             end: at(records as i64),
             now: at(records as i64),
             keep: Retention { age: Duration::from_secs(600), bytes: 20_000, ..Retention::default() },
@@ -143,6 +158,14 @@ mod tests {
 
     fn cursor(offset: u64) -> Cursor {
         Cursor { log_epoch: LogEpoch(1), offset: Offset(offset) }
+    }
+
+    #[test]
+    fn a_bound_leaves_no_more_than_wanted() {
+        let log = outline(105, 20);
+        assert_eq!(log.bytes(), 8500);
+        assert_eq!([9000, 8500, 8499, 7500, 7499, 500].map(|most| log.bound_within(most)), [9000, 8500, 7500, 7500, 6500, 500]);
+        assert_eq!(log.bound_within(400), 400, "the open segment stays");
     }
 
     #[test]

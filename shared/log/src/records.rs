@@ -72,6 +72,9 @@ pub trait Records: Send + Sync {
     /// Time of the newest record that retention has removed; `None` if it has removed none.
     fn removed_at(&self, key: LogKey) -> impl Future<Output = Result<Option<OffsetDateTime>, Error>> + Send;
 
+    /// Removes what retention keeps no longer, also where nobody writes to the log.
+    fn trim(&self, key: LogKey) -> impl Future<Output = Result<(), Error>> + Send;
+
     /// Removes all records of a log and forgets its senders. For a log that nobody writes to any more: its account is no more. The space that
     /// they take is free at once in Redis and in memory; in a file, once its segments are too old or are compacted.
     fn erase(&self, key: LogKey) -> impl Future<Output = Result<(), Error>> + Send;
@@ -124,6 +127,11 @@ impl Log {
         }
         let removed = each!(self, log => log.removed_at(key).await)?;
         Ok(removed.is_some_and(|removed| removed >= time) || time < each!(self, log => log.oldest(key)))
+    }
+
+    /// See [`Records::trim`].
+    pub async fn trim(&self, key: LogKey) -> Result<(), Error> {
+        each!(self, log => Records::trim(log, key).await)
     }
 
     /// See [`Records::erase`].

@@ -142,6 +142,11 @@ impl Segments {
         (self.segments.iter().copied().collect(), self.total, self.end.map(|(_, at)| at))
     }
 
+    /// Bytes of what was removed, of all that was ever counted.
+    pub(super) fn gone(&self) -> u64 {
+        self.gone
+    }
+
     /// When the last of what was removed was written; `None`: nothing was.
     pub(super) fn gone_at(&self) -> Option<OffsetDateTime> {
         self.gone_at
@@ -190,6 +195,20 @@ impl Segments {
     fn end_of(&self, parts: usize) -> Option<(Offset, OffsetDateTime)> {
         self.segments.get(parts.checked_sub(1)?).map(|segment| (segment.last, segment.at)).or(self.end)
     }
+}
+
+/// The size to which all larger ones must shrink, so that together they lose `need`.
+pub fn most_for_each(mut sizes: Vec<u64>, need: u64) -> u64 {
+    sizes.sort_unstable_by(|a, b| b.cmp(a));
+    let mut sum: u64 = 0;
+    for (i, size) in sizes.iter().enumerate() {
+        sum += size;
+        let most = sum.saturating_sub(need) / (i as u64 + 1);
+        if sizes.get(i + 1).is_none_or(|next| *next <= most) {
+            return most;
+        }
+    }
+    0
 }
 
 fn part(age: Duration) -> time::Duration {
@@ -242,6 +261,21 @@ mod tests {
         assert_eq!(segments.trim(at(0), at(0), &keep).gone, None);
         segments.add(Offset(2), 5000, at(0), &keep);
         assert_eq!(segments.trim(at(0), at(0), &keep).gone, Some(Offset(1)));
+    }
+
+    #[test]
+    fn the_largest_give_up_first() {
+        assert_eq!(most_for_each(vec![100, 10, 10], 40), 60);
+        assert_eq!(most_for_each(vec![100, 80, 10], 40), 70);
+        assert_eq!(most_for_each(vec![100, 80, 10], 0), 100);
+        assert_eq!(most_for_each(vec![100, 80, 10], 500), 0);
+        assert_eq!(most_for_each(vec![], 5), 0);
+        for need in 0..=300 {
+            let sizes = vec![100, 90, 50, 50, 10];
+            let most = most_for_each(sizes.clone(), need);
+            let given_up: u64 = sizes.iter().map(|size| size.saturating_sub(most)).sum();
+            assert!(given_up >= need && given_up < need + 5, "{need}: {most}");
+        }
     }
 
     #[test]

@@ -2,7 +2,7 @@
 -- Runs also where Redis is full, and therefore writes nothing that takes room.
 local bytes, age, keep = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
 local total = tonumber(redis.call('HGET', KEYS[1], 'total') or '0')
-local removed, gone_at = trim(KEYS[2], KEYS[3], total, now_ms(), bytes, age, {})
+local removed, gone_at, gone_sum = trim(KEYS[2], KEYS[3], total, now_ms(), bytes, age, {})
 if keep < 1000 then
   local oldest = redis.call('XRANGE', KEYS[2], '-', '+', 'COUNT', 1)[1]
   local newest = redis.call('XREVRANGE', KEYS[2], '+', '-', 'COUNT', 1)[1]
@@ -18,12 +18,16 @@ if keep < 1000 then
         break
       end
       redis.call('LPOP', KEYS[3])
+      gone_sum = string.match(mark, '^%d+ (%d+)')
     end
   end
 end
 -- For readers who ask for a time: whether anything of it or later is gone.
 if gone_at then
   redis.pcall('HSET', KEYS[1], 'gone_at', gone_at)
+end
+if gone_sum then
+  redis.pcall('HSET', KEYS[1], 'gone', gone_sum)
 end
 -- A log whose last writer did not come to it.
 if redis.call('PTTL', KEYS[2]) == -1 then

@@ -28,9 +28,10 @@ local function first_of(entry)
   return tonumber(last)
 end
 
--- Removes the parts that are too old or that nobody has room for. Returns how many records those are, and when the last of them came.
+-- Removes the parts that are too old or that nobody has room for. Returns how many records those are, when the last of them came, and how many
+-- bytes the log had up to there.
 local function trim(log, marks, total, now, bytes, age, notes)
-  local gone, gone_at, passed = nil, nil, 0
+  local gone, gone_at, gone_sum, passed = nil, nil, nil, 0
   while true do
     local oldest = attempt(notes, 'LINDEX', marks, passed)
     if not oldest then
@@ -40,7 +41,7 @@ local function trim(log, marks, total, now, bytes, age, notes)
     if total - tonumber(sum) < bytes and now - tonumber(at) <= age then
       break
     end
-    gone, gone_at, passed = tonumber(offset), at, passed + 1
+    gone, gone_at, gone_sum, passed = tonumber(offset), at, sum, passed + 1
   end
   local oldest = gone and attempt(notes, 'XRANGE', log, '-', text(gone + 1), 'COUNT', 1)
   local removed = gone and attempt(notes, 'XTRIM', log, 'MINID', text(gone + 1))
@@ -48,5 +49,5 @@ local function trim(log, marks, total, now, bytes, age, notes)
     return 0, nil
   end
   attempt(notes, 'LPOP', marks, passed)
-  return removed > 0 and oldest and gone + 1 - first_of(oldest[1]) or 0, gone_at
+  return removed > 0 and oldest and gone + 1 - first_of(oldest[1]) or 0, gone_at, gone_sum
 end

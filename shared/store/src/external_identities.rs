@@ -27,7 +27,12 @@ impl Store {
     }
 
     /// Ends the tokens of other issuers that an account got up to now, but that which was issued at `kept`. `None`: no other issuer knows it.
-    pub async fn end_external(&self, user: UserId, kept: Option<OffsetDateTime>, now: OffsetDateTime) -> Result<Option<ExternalEnd>, Error> {
+    pub async fn end_external(
+        &self,
+        user: UserId,
+        kept: Option<OffsetDateTime>,
+        now: OffsetDateTime,
+    ) -> Result<Option<ExternalEnd>, Error> {
         let ended = on!(self, writer, |db| sqlx::query(END)
             .bind(user.0)
             .bind(millis(now))

@@ -94,3 +94,34 @@ async fn an_operator_bounds_what_a_producer_may_choose_and_a_plan_what_it_has() 
     assert_eq!((&bounded["log_bytes"], &bounded["history_rows"]), (&json!(100_000), &json!(50)));
     assert_eq!(backend.relay.log().retentions().of(producer.id.producer()).bytes, 100_000);
 }
+
+#[tokio::test]
+async fn what_an_organisation_keeps_together_is_shown_with_what_is_in_use() {
+    let platform = platform(&[]).await;
+    let (owner, o) = platform.account(Role::Producer, "o").await;
+    let (other, p) = platform.account(Role::Producer, "p").await;
+    let made = platform.ap(Method::POST, "/organisations", Some(&o), Sent::Json(json!({"name": "acme"}))).await.json(201);
+    let id = made["id"].as_str().unwrap();
+    let backend = &platform.services.backend;
+    assert!(backend.store.own_account(id, other.id).await.unwrap());
+    for token in [&o, &p] {
+        let record = json!({"device_id": "d", "timestamp": "2026-01-01T00:00:00Z", "data": "x".repeat(1000)});
+        platform.dsm(Method::POST, "/data", Some(token), Sent::Json(json!([record]))).await.json(200);
+    }
+    let plan = async || platform.ap(Method::GET, &format!("/organisations/{id}/plan"), Some(&o), Sent::Nothing).await.json(200);
+    let kept = async || platform.dsm(Method::GET, &format!("/retention/{}", owner.id), Some(&o), Sent::Nothing).await.json(200);
+    assert_eq!((&plan().await["used"]["total_log_bytes"], &kept().await["total_log_bytes"]), (&Value::Null, &Value::Null));
+    let limits = PlanLimits { total_log_bytes: Some(10_000), total_history_rows: Some(70), ..PlanLimits::default() };
+    backend.store.set_plan("together", &limits, backend.clock.now()).await.unwrap();
+    assert!(backend.store.give_organisation_plan(id, Some("together")).await.unwrap());
+    backend.quotas_changed().await;
+    let (shown, kept) = (plan().await, kept().await);
+    assert_eq!(shown["limits"], json!({"total_log_bytes": 10_000, "total_history_rows": 70}));
+    let used = shown["used"]["total_log_bytes"].as_f64().unwrap();
+    assert!((2000.0..3000.0).contains(&used), "{shown}");
+    assert_eq!(shown["used"]["total_history_rows"], 0.0);
+    assert_eq!((&kept["total_log_bytes"], &kept["total_history_rows"], &kept["history_rows"]), (&json!(10_000), &json!(70), &json!(70)));
+    // Its own thousand bytes and what nobody has taken yet.
+    let share = kept["log_bytes"].as_f64().unwrap();
+    assert!((share - (10_000.0 - used / 2.0)).abs() < 1.0, "{kept}");
+}

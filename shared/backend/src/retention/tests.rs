@@ -2,7 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use motience_proto::model::{Cursor, DeviceId, LogEpoch, Offset, ProducerEpoch, RecordId, Role, Seq};
+use motience_limits::quota::{Assigned, Assignments};
+use motience_proto::model::{Cursor, DeviceId, LogEpoch, Offset, PlanLimits, ProducerEpoch, RecordId, Role, Seq};
 use motience_store::{Config, Erased, HistoryBatch, HistoryQuery, HistoryRow, NewUser};
 use motience_testing::Postgres;
 use serde_json::value::RawValue;
@@ -17,6 +18,8 @@ const DAYS: i64 = 365;
 /// Days that the platform keeps.
 const PLATFORM: i64 = 30;
 const SHORT: i64 = 7;
+/// Days that a producer may choose to keep.
+const LONG: i64 = 90;
 
 /// A platform whose days are played.
 struct Year {
@@ -31,10 +34,11 @@ impl Year {
         let store = Store::open(config).await.unwrap();
         let platform = Some(DAY * u32::try_from(PLATFORM).unwrap());
         let policy = Policy {
-            choice: Choice::default(),
+            choice: Choice { history_age: Some(DAY * u32::try_from(LONG).unwrap()), ..Choice::default() },
             log: log::Retention::default(),
             history: platform,
             quotas: motience_limits::quota::Quotas::default(),
+            together: crate::kept_together::Together::default(),
         };
         Self { trimmer: Trimmer { store, clock, policy }, look: Look::Now, come: BTreeMap::new() }
     }
@@ -123,6 +127,45 @@ async fn a_year_of_days_goes_partition_by_partition() {
     let deleted = "SELECT CAST(SUM(n_tup_del) AS BIGINT) FROM pg_stat_user_tables WHERE relname LIKE 'data_history_2%'";
     let deleted: Option<i64> = sqlx::query_scalar(deleted).fetch_one(&mut connection).await.unwrap();
     assert!(deleted.unwrap_or_default() <= 2 * (PLATFORM + 10), "{deleted:?}");
+}
+
+/// Beyond what an organisation may have in the history, those of its producers that have the most give up their oldest rows.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_organisation_has_so_many_rows_together() {
+    let postgres = Postgres::start().await;
+    for config in [Config::SqliteMemory, Config::Postgres { url: postgres.url().into(), max_connections: 3 }] {
+        let (clock, time) = Clock::manual(START);
+        let mut year = Year::begin(&config, clock).await;
+        let (large, outside) = (year.producer("large").await, year.producer("outside").await);
+        let days = async |year: &mut Year, days: i64| {
+            for _ in 0..days {
+                year.records().await;
+                time.advance(DAY);
+            }
+        };
+        days(&mut year, 15).await;
+        let small = year.producer("small").await;
+        days(&mut year, 5).await;
+        let Trimmer { store, clock, policy } = &year.trimmer;
+        let mut bounds = OtherBounds::new(store.clone(), clock.clone(), policy.clone());
+        let allow = |rows| {
+            let plan = PlanLimits { total_history_rows: Some(rows), ..PlanLimits::default() };
+            let assigned = Assigned { own: None, organisation: Some(("o".into(), plan)) };
+            let accounts = [large, small].map(|producer| (producer.user(), assigned.clone())).into();
+            policy.quotas.assign(Assignments { accounts, default: None });
+        };
+        for (most, expected) in [(50, [40, 10]), (36, [26, 10]), (12, [6, 6])] {
+            allow(most);
+            bounds.round().await.unwrap();
+            let mut left = Vec::new();
+            for producer in [large, small, outside] {
+                let ages = year.ages(producer).await;
+                assert!(ages.iter().all(|(age, _)| *age <= i64::try_from(ages.len().div_ceil(2)).unwrap()), "the oldest go: {ages:?}");
+                left.push(ages.len());
+            }
+            assert_eq!(left, [expected[0], expected[1], 40], "{config:?}");
+        }
+    }
 }
 
 #[tokio::test]

@@ -321,7 +321,8 @@ impl Records for Log {
         let (place, now) = (self.place(key).await?, self.0.clock.now());
         let state = place.lock();
         let (segments, total, end) = state.segments.outline();
-        Ok(Outline { bounds: state.bounds(), segments, total, end: end.unwrap_or(now), now, keep: self.0.retentions.of(key.producer) })
+        let (bounds, gone, keep) = (state.bounds(), state.segments.gone(), self.0.retentions.of(key.producer));
+        Ok(Outline { bounds, segments, total, gone, end: end.unwrap_or(now), now, keep })
     }
 
     async fn offset_for_time(&self, key: LogKey, time: OffsetDateTime) -> Result<Offset, Error> {
@@ -373,6 +374,13 @@ impl Records for Log {
             return disk.erase_records(key, offsets.clone()).await;
         }
         place.lock().erase_records(offsets);
+        Ok(())
+    }
+
+    async fn trim(&self, key: LogKey) -> Result<(), Error> {
+        let place = self.place(key).await?;
+        // Not `Records::trim` but that of the sweep.
+        Self::trim(self, key, &place).await;
         Ok(())
     }
 

@@ -272,13 +272,13 @@ impl Records for Log {
     }
 
     async fn outline(&self, key: LogKey) -> Result<Outline, Error> {
-        let (mut total, mut marks, mut left) = (redis::cmd("HGET"), redis::cmd("LRANGE"), redis::cmd("PTTL"));
-        total.arg(self.0.names.key(key, "meta")).arg("total");
+        let (mut sums, mut marks, mut left) = (redis::cmd("HMGET"), redis::cmd("LRANGE"), redis::cmd("PTTL"));
+        sums.arg(self.0.names.key(key, "meta")).arg("total").arg("gone");
         marks.arg(self.0.names.key(key, "marks")).arg(0).arg(-1);
         left.arg(self.0.names.key(key, "log"));
-        let (bounds, total, marks, left) = tokio::try_join!(
+        let (bounds, (total, gone), marks, left) = tokio::try_join!(
             self.bounds(key),
-            self.0.ask::<Option<u64>>(key, &total),
+            self.0.ask::<(Option<u64>, Option<u64>)>(key, &sums),
             self.0.ask(key, &marks),
             self.0.ask::<i64>(key, &left)
         )?;
@@ -286,9 +286,12 @@ impl Records for Log {
         let segments = reply::segments(marks)?;
         // An append may have come between the answers.
         let total = total.unwrap_or(0).max(segments.last().map_or(0, |segment| segment.total));
+        // Where an earlier release has removed records, no more is known than what the first segment does not hold.
+        let unknown = if bounds.first > Offset(1) { segments.first().map_or(total, |segment| segment.total) } else { 0 };
+        let gone = if bounds.first > bounds.last { total } else { gone.unwrap_or(unknown) };
         // The whole log expires one age after its last record.
         let left = u64::try_from(left).map_or(keep.age, Duration::from_millis);
-        Ok(Outline { bounds, segments, total, end: now + left - keep.age, now, keep })
+        Ok(Outline { bounds, segments, total, gone, end: now + left - keep.age, now, keep })
     }
 
     async fn offset_for_time(&self, key: LogKey, time: OffsetDateTime) -> Result<Offset, Error> {
@@ -306,6 +309,11 @@ impl Records for Log {
         let mut call = redis::cmd("HGET");
         call.arg(self.0.names.key(key, "meta")).arg("gone_at");
         reply::time(self.0.ask(key, &call).await?)
+    }
+
+    async fn trim(&self, key: LogKey) -> Result<(), Error> {
+        let log = self.0.names.key(key, "log");
+        self.0.ask::<u64>(key, &watch::trimming(&self.0, &log, watch::ALL)).await.map(drop)
     }
 
     async fn erase(&self, key: LogKey) -> Result<(), Error> {

@@ -15,7 +15,7 @@ use tokio::time::sleep;
 use tracing::{debug, info, warn};
 
 use super::{Inner, SAY_EVERY, functions, server::Server, shards::Shard};
-use crate::Error;
+use crate::{Error, most_for_each};
 
 /// How often memory is looked at.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
@@ -25,6 +25,8 @@ const SWEEP_PAUSE: Duration = Duration::from_secs(1);
 const SPARE: u64 = 20;
 /// However much is needed, so much of the budget (a fourth) is left to the logs, in equal parts.
 const LOGS_KEEP: u64 = 4;
+/// All that retention keeps, in thousandths.
+pub(super) const ALL: u64 = 1000;
 /// Keys looked at in one step of a sweep.
 const KEYS_AT_ONCE: usize = 500;
 
@@ -111,7 +113,7 @@ async fn sweep(log: &Inner, shard: &Shard, need: u64) -> Result<(), Error> {
         scan.arg(&cursor).arg("MATCH").arg(log.names.logs()).arg("COUNT").arg(KEYS_AT_ONCE);
         let (next, keys): (String, Vec<String>) = shard.link.ask(&scan).await?;
         for key in keys {
-            removed += trim(log, shard, &key, 1000).await?;
+            removed += trim(log, shard, &key, ALL).await?;
             if need > 0 {
                 let size: Option<u64> = shard.link.ask(redis::cmd("MEMORY").arg("USAGE").arg(&key)).await?;
                 sizes.push((size.unwrap_or(0), key));
@@ -153,25 +155,16 @@ async fn sweep(log: &Inner, shard: &Shard, need: u64) -> Result<(), Error> {
 
 /// Keeps of one log what retention keeps, and of that so many thousandths.
 async fn trim(log: &Inner, shard: &Shard, key: &str, keep: u64) -> Result<u64, Error> {
+    shard.link.ask(&trimming(log, key, keep)).await
+}
+
+/// The call that does it.
+pub(super) fn trimming(log: &Inner, key: &str, keep: u64) -> redis::Cmd {
     let mut call = functions::sweep();
     call.arg(3).arg(log.names.beside(key, "meta")).arg(key).arg(log.names.beside(key, "marks"));
     let kept = log.names.producer_of(key).map_or(*log.retentions.platform(), |producer| log.retentions.of(producer));
     call.arg(kept.bytes).arg(super::millis(kept.age)).arg(keep);
-    shard.link.ask(&call).await
-}
-
-/// The size to which all larger logs must shrink, so that together they lose `need` bytes.
-fn most_for_each(mut sizes: Vec<u64>, need: u64) -> u64 {
-    sizes.sort_unstable_by(|a, b| b.cmp(a));
-    let mut sum: u64 = 0;
-    for (i, size) in sizes.iter().enumerate() {
-        sum += size;
-        let most = sum.saturating_sub(need) / (i as u64 + 1);
-        if sizes.get(i + 1).is_none_or(|next| *next <= most) {
-            return most;
-        }
-    }
-    0
+    call
 }
 
 impl Inner {
@@ -188,25 +181,5 @@ impl Inner {
     fn over_budget(&self, server: &Server) -> u64 {
         let budget = self.budget_of(server);
         if budget == 0 || server.used <= budget { 0 } else { server.used - budget + budget / SPARE }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_largest_logs_give_up_first() {
-        assert_eq!(most_for_each(vec![100, 10, 10], 40), 60);
-        assert_eq!(most_for_each(vec![100, 80, 10], 40), 70);
-        assert_eq!(most_for_each(vec![100, 80, 10], 0), 100);
-        assert_eq!(most_for_each(vec![100, 80, 10], 500), 0);
-        assert_eq!(most_for_each(vec![], 5), 0);
-        for need in 0..=300 {
-            let sizes = vec![100, 90, 50, 50, 10];
-            let most = most_for_each(sizes.clone(), need);
-            let given_up: u64 = sizes.iter().map(|size| size.saturating_sub(most)).sum();
-            assert!(given_up >= need && given_up < need + 5, "{need}: {most}");
-        }
     }
 }

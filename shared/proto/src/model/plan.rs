@@ -39,6 +39,12 @@ pub struct PlanLimits {
     /// Rows that each producer has in the history.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub history_rows: Option<u64>,
+    /// Bytes of records that the logs of all producers keep together.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub total_log_bytes: Option<u64>,
+    /// Rows that all producers have in the history together.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub total_history_rows: Option<u64>,
 }
 
 /// Whether the text can name a plan or an organisation: 1 to 64 letters, digits, `-`, `_` and `.`.
