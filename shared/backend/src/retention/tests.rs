@@ -129,6 +129,44 @@ async fn a_year_of_days_goes_partition_by_partition() {
     assert!(deleted.unwrap_or_default() <= 2 * (PLATFORM + 10), "{deleted:?}");
 }
 
+/// What one producer keeps longer than the platform holds the partitions, and only its own rows in them.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_producer_that_keeps_more_than_the_platform_holds_its_partitions() {
+    let postgres = Postgres::start().await;
+    let (clock, time) = Clock::manual(START);
+    let mut year = Year::begin(&Config::Postgres { url: postgres.url().into(), max_connections: 3 }, clock).await;
+    let (long, usual) = (year.producer("long").await, year.producer("usual").await);
+    // More than it may choose: ninety days of it are kept.
+    let own = OwnRetention { history_age: Some(DAY * 365), ..OwnRetention::default() };
+    year.trimmer.store.set_retention(long, &own).await.unwrap();
+    let mut dropped = 0;
+    let last = LONG + 40;
+    for day in 0..=last {
+        year.records().await;
+        if day % 2 == 0 {
+            dropped += year.round().await.partitions;
+        }
+        if day % 20 == 0 || day == last {
+            let kept = year.ages(long).await;
+            let oldest = kept.iter().map(|(age, _)| *age).max().unwrap();
+            assert!(oldest == day.min(LONG) || oldest == day.min(LONG + 1), "{day}: {oldest}");
+            assert_eq!(kept.len(), 2 * usize::try_from(oldest + 1).unwrap(), "{day}: every day of it is there");
+            let ages = year.ages(usual).await;
+            assert_eq!(ages.len(), 2 * usize::try_from(day.min(PLATFORM) + 1).unwrap(), "{day}: {ages:?}");
+        }
+        time.advance(DAY);
+    }
+    // The days beyond ninety, of forty, are gone with their partitions, but for those of the first days, which were in the old table.
+    assert!((30..=40).contains(&dropped), "{dropped}");
+    // Once it keeps no more than others, all that it held goes at once.
+    year.trimmer.store.set_retention(long, &OwnRetention::default()).await.unwrap();
+    let round = year.round().await;
+    let days = u64::try_from(LONG - PLATFORM).unwrap();
+    assert!((days - 2..=days + 2).contains(&round.partitions) && round.rows <= 4, "{round:?}");
+    let ages = year.ages(long).await;
+    assert!(ages.iter().all(|(age, _)| *age <= PLATFORM + 1) && ages.len() >= 2 * usize::try_from(PLATFORM).unwrap(), "{ages:?}");
+}
+
 /// Beyond what an organisation may have in the history, those of its producers that have the most give up their oldest rows.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_organisation_has_so_many_rows_together() {
