@@ -102,3 +102,23 @@ test('errors say what to do', async () => {
   }) as unknown as typeof fetch));
   await assert.rejects(away.login('a', 'b'), { status: 0, code: 'unreachable' });
 });
+
+test('a session of another issuer ends where the account was logged out everywhere, though the issuer gives tokens', async () => {
+  let code: string | null = null;
+  const { ap } = services((_, url) => {
+    if (!url.endsWith('/verify')) return { status: 200, body: {} };
+    return code === null ? { status: 200, body: { valid: true, user_id: 7, username: 'ada@corp', role: 'consumer' } } : { status: 401, body: { code, error: code } };
+  });
+  const session = new Session(ap, {});
+  let given = 0;
+  const renew = async () => ({ token: `foreign-${++given}`, expiresAt: null, renew });
+  await session.useForeign(await renew());
+  await session.renew();
+  // One that is merely too old is renewed as ever.
+  code = 'token_expired';
+  await session.renew();
+  assert.equal(session.get()?.token, 'foreign-3');
+  code = 'token_revoked';
+  await assert.rejects(session.renew(), { status: 401, code: 'token_revoked' });
+  assert.deepEqual([session.get(), session.renewable, given], [null, false, 3]);
+});

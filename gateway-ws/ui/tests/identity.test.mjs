@@ -88,6 +88,15 @@ describe('identity', { skip: !program && 'set MOTIENCE_SERVER' }, () => {
     await seen(page.getByRole('button', { name: 'Log in with Example Corp' }));
   });
 
+  test('who was logged out everywhere is out, though the issuer would go on to give tokens', async (t) => {
+    const page = await pages.open(t, at.consumer_page);
+    await logIn(page, 'ada');
+    const token = await page.evaluate(() => JSON.parse(sessionStorage.getItem('motience.session')).token);
+    const headers = { authorization: `Bearer ${token}`, 'content-type': 'application/json' };
+    assert.equal((await fetch(`${at.ap}/account/logout-everywhere`, { method: 'POST', headers, body: '{}' })).status, 200);
+    await seen(page.getByRole('button', { name: 'Log in with Example Corp' }));
+  });
+
   test('an operator of the issuer operates', async (t) => {
     const page = await pages.open(t, at.consumer_page);
     await logIn(page, 'grace');

@@ -1,4 +1,4 @@
-import{At as e,B as t,D as n,Dt as r,Et as i,F as a,Ft as o,H as s,It as c,J as l,K as u,Lt as d,M as f,Mt as p,N as ee,Nt as m,Ot as h,P as g,Pt as te,S as _,St as v,Tt as y,W as ne,a as b,b as x,c as S,ct as C,d as w,dt as T,et as E,gt as D,ht as O,it as k,jt as A,k as j,kt as M,l as N,lt as P,o as F,ot as I,q as L,s as R,st as z,tt as B,u as V,vt as H,w as U,wt as W,x as G,xt as K,z as q}from"./shared-BlMBTzqa.js";import{n as re,r as ie,t as J}from"./shared-CsadJHOU.js";var ae=`{
+import{At as e,B as t,D as n,Dt as r,Et as i,F as a,Ft as o,H as s,It as c,J as l,K as u,Lt as d,M as f,Mt as p,N as ee,Nt as m,Ot as h,P as g,Pt as te,S as _,St as v,Tt as y,W as ne,a as b,b as x,c as S,ct as C,d as w,dt as T,et as E,gt as D,ht as O,it as k,jt as A,k as j,kt as M,l as N,lt as P,o as F,ot as I,q as L,s as R,st as z,tt as B,u as V,vt as H,w as U,wt as W,x as G,xt as K,z as q}from"./shared-LWBXvw7D.js";import{n as re,r as ie,t as J}from"./shared-C78yi8SV.js";var ae=`{
   "device_id": "rpi_001",
   "timestamp": "2025-01-29T11:35:00Z",
   "data": {
