@@ -24,6 +24,7 @@ use motience_proto::{
 };
 use motience_testing::{Postgres, Redis};
 use parking_lot::Mutex;
+use reqwest::Method;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::time::{sleep, timeout};
@@ -231,7 +232,12 @@ pub(crate) async fn roll(old: &Version, new: &Version, between: impl AsyncFn(Rol
     following.iter().for_each(tokio::task::JoinHandle::abort);
 }
 
-/// Writes the content of every fixture: records of two devices by two ways, a named cursor, history.
+/// The first state whose fixtures have an organisation, a key and limits of what is kept.
+const WITH_ORGANISATIONS: u32 = 20;
+/// Bytes that the producer of a fixture wants kept.
+const KEPT: u64 = 1 << 20;
+
+/// Writes the content of every fixture: records of two devices by two ways, a named cursor, history; an organisation, a key, and what is kept.
 async fn write(node: &Node) {
     let at = &node.at;
     let (ap, dsm) = (at.ap.as_deref().unwrap(), at.dsm.as_deref().unwrap());
@@ -257,6 +263,14 @@ async fn write(node: &Node) {
     let cursor = json!({"cursors": {producer.id.to_string(): format!("{}-{RECORDS}", cursor.log_epoch)}});
     let confirmed = http().post(format!("{dsm}/cursors/app")).bearer_auth(&consumer.token).json(&cursor).send().await.unwrap();
     assert!(confirmed.status().is_success(), "{}", confirmed.text().await.unwrap());
+    for (method, url, body) in [
+        (Method::POST, format!("{ap}/organisations"), json!({"name": "acme"})),
+        (Method::POST, format!("{ap}/keys"), json!({"name": "of the fixture", "scopes": ["publish"]})),
+        (Method::PUT, format!("{dsm}/retention/{}", producer.id), json!({"log_bytes": KEPT})),
+    ] {
+        let done = http().request(method, &url).bearer_auth(&producer.token).json(&body).send().await.unwrap();
+        assert!(done.status().is_success(), "{url}: {}", done.text().await.unwrap());
+    }
     let metrics = format!("{}/metrics", at.operations.as_deref().unwrap());
     let deadline = Instant::now() + LIMIT;
     let kept = format!("motience_history_rows_total {}", 2 * RECORDS);
@@ -266,8 +280,8 @@ async fn write(node: &Node) {
     }
 }
 
-/// All of it is there, and work goes on.
-async fn check(node: &Node) {
+/// All of it is there, and work goes on. `name`: the fixture, which ends in the last step of its state.
+async fn check(node: &Node, name: &str) {
     let at = &node.at;
     let (ap, dsm) = (at.ap.as_deref().unwrap(), at.dsm.as_deref().unwrap());
     let login = async |username: &str| {
@@ -297,6 +311,13 @@ async fn check(node: &Node) {
         }
     }
     assert!(found.contains(&("d".to_owned(), RECORDS + 1)) && found.contains(&("h".to_owned(), RECORDS)), "{found:?}");
+    let state: u32 = name.chars().filter(char::is_ascii_digit).collect::<String>().parse().unwrap();
+    if state >= WITH_ORGANISATIONS {
+        let own = async |url: String| -> Value { http().get(url).bearer_auth(&producer_token).send().await.unwrap().json().await.unwrap() };
+        assert_eq!(own(format!("{ap}/organisations")).await[0]["name"], "acme");
+        assert_eq!(own(format!("{ap}/keys")).await[0]["name"], "of the fixture");
+        assert_eq!(own(format!("{dsm}/retention/{producer}")).await["own"]["log_bytes"], KEPT);
+    }
     let history = get(format!("/history/{producer}?limit=1000")).await;
     assert_eq!(history.as_array().unwrap_or_else(|| panic!("{history}")).len(), 2 * RECORDS as usize + 1, "{history}");
 }
@@ -338,7 +359,7 @@ fn tar(command: &mut Command) {
 async fn data_folders_of_earlier_states_are_opened() {
     for (name, dir) in unpacked("data-") {
         println!("{name}");
-        check(&Node::start_in(dir, server(), &[], &SETTINGS).await).await;
+        check(&Node::start_in(dir, server(), &[], &SETTINGS).await, &name).await;
     }
 }
 
@@ -350,7 +371,7 @@ async fn dumps_and_append_only_files_of_earlier_states_are_opened() {
         postgres.restore(&dir.path().join("accounts.dump")).await;
         let (redis, database) = (redis.url(), postgres.url());
         let settings = [&SETTINGS[..], &[("REDIS_URL", &redis), ("DATABASE_URL", &database)]].concat();
-        check(&Node::start(server(), &[], &settings).await).await;
+        check(&Node::start(server(), &[], &settings).await, &name).await;
     }
 }
 
