@@ -248,7 +248,7 @@ mod tests {
         tokio::time::timeout(Duration::from_secs(10), waits).await.expect("it is woken").unwrap();
         assert!(!revocations.is_revoked(&kept) && !revocations.is_revoked(&own) && !revocations.is_revoked(&external(2, 0)));
         assert!(!revocations.is_revoked(&external(1, 6)), "a newer login");
-        // What comes late by another way changes nothing.
+        // An older moment that comes late by another way changes nothing.
         revocations.end_external(UserId(1), ExternalEnd { at: clock.now() + Duration::from_secs(4), kept: None });
         assert!(!revocations.is_revoked(&kept));
         revocations.end_external(UserId(1), ExternalEnd { at: clock.now() + Duration::from_secs(7), kept: None });

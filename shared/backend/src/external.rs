@@ -43,7 +43,7 @@ pub(crate) struct External {
 #[derive(Debug)]
 struct Known {
     user: User,
-    /// Up to when its tokens were ended by then. What ends later is among the revocations for longer than this is known.
+    /// Up to when its tokens were ended by then. A later end is among the revocations for longer than this is known.
     end: Option<ExternalEnd>,
     looked_at: OffsetDateTime,
 }

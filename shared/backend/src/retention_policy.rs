@@ -39,7 +39,7 @@ pub struct Bounds {
     pub history_rows: Option<u64>,
 }
 
-/// What all producers of an organisation may keep together; `None`: any number.
+/// Bounds of all producers of an organisation together; `None`: any number.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct TotalBounds {
     /// Bytes of records in their logs.
@@ -75,7 +75,7 @@ impl Policy {
         Bounds { log_bytes: bounds.log_bytes.min(part), ..bounds }
     }
 
-    /// What all producers of a producer's organisation may keep together.
+    /// Bounds of all producers of a producer's organisation together.
     pub(crate) fn total(&self, producer: ProducerId) -> TotalBounds {
         let plans = self.quotas.plans(producer.user());
         let plan = plans.iter().find(|(holder, _)| matches!(holder, Holder::Organisation(_))).map(|(_, plan)| *plan).unwrap_or_default();

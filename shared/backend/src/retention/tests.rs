@@ -129,7 +129,7 @@ async fn a_year_of_days_goes_partition_by_partition() {
     assert!(deleted.unwrap_or_default() <= 2 * (PLATFORM + 10), "{deleted:?}");
 }
 
-/// What one producer keeps longer than the platform holds the partitions, and only its own rows in them.
+/// A producer that keeps more than the platform holds the partitions, and only its own rows in them.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_producer_that_keeps_more_than_the_platform_holds_its_partitions() {
     let postgres = Postgres::start().await;
