@@ -39,7 +39,11 @@ def prometheus(tmp_path_factory, node):
             watching.until("the traffic is seen", lambda: watching.query("instance:motience_records_appended:rate1m > 0"))
             # A producer has a rate only while it sends.
             sending = node.account("producer")
+            # Its size is reached before its age, and long before the alert fires.
+            put(node, f"/retention/{sending.id}", {"log_bytes": 65536}, sending.token)
             watching.until("rates are ranked", lambda: node.post("dsm", "/data", RECORD, sending.token) and watching.query("motience_producer_rate"))
+            cuts = 'motience_retention_cut_seconds{bound="bytes"}'
+            watching.until("retention is measured", lambda: node.post("dsm", "/data", RECORD, sending.token) and watching.query(cuts))
             watching.until("durable consumers are measured", lambda: watching.query("motience_durable_lag_seconds"))
             watching.until("Redis is measured", lambda: watching.query("motience_redis_budget_bytes"))
             yield watching
@@ -77,6 +81,12 @@ def confirm(node, consumer, cursors):
     body = json.dumps({"cursors": {str(producer): cursor for producer, cursor in cursors.items()}}).encode()
     head = {"Authorization": f"Bearer {consumer.token}", "Content-Type": "application/json"}
     urllib.request.urlopen(urllib.request.Request(f"{node.at['dsm']}/cursors/app", body, head), timeout=START_LIMIT).close()
+
+
+def put(node, path, body, token):
+    head = {"Authorization": f"Bearer {token}", "Content-Type": "application/json"}
+    request = urllib.request.Request(node.at["dsm"] + path, json.dumps(body).encode(), head, method="PUT")
+    urllib.request.urlopen(request, timeout=START_LIMIT).close()
 
 
 async def stranger(url):
