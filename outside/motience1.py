@@ -11,7 +11,7 @@ from aioquic.quic.events import ConnectionTerminated, StreamDataReceived, Stream
 from motience1_bytes import DELIVERY, INDEPENDENT, ORDERED, Broken, checked, decode, encode, peek, varint
 
 ALPN, VERSION = "motience/1", 1
-COMPACT, LATEST, SELECTION, ORDER = 1, 2, 4, 8
+COMPACT, LATEST, SELECTION, ORDER, CAUSES = 1, 2, 4, 8, 32
 DONE, PROTOCOL, UNAUTHENTICATED, FORBIDDEN, FENCED, TOO_LARGE, RATE_LIMITED, DRAINING, INTERNAL = range(9)
 # The limits of a body on the control stream, and of what stands around a record elsewhere, in bytes.
 CONTROL_LIMIT, AROUND = 64 * 1024, 1024

@@ -158,6 +158,7 @@ def read_slot(body):
 
 
 ZEROS = ("kept", "cut", "one")
+CAUSES = ("retention", "damaged", "erased")
 INTENTS = {"produce": b"\1", "consume": b"\2"}
 NUMBER = varint, Reader.number
 SEQ = varint, lambda body: checked((seq := body.number()) != 0, seq)
@@ -171,6 +172,8 @@ TEXT = text(MAX_LITERALS)
 SELECTION_TEXT = lambda value: TEXT[0](value) if value else b"", lambda body: body.text(16384) if body.left() else ""
 # Only there where it is not the log's.
 ORDER = lambda order: b"\1" if order == "device" else b"", lambda body: read_order(body.number()) if body.left() else "log"
+# Only there with its feature. One that is not known is none.
+CAUSE = lambda cause: TEXT[0](cause) if cause else b"", lambda body: cause if body.left() and (cause := body.text(32)) in CAUSES else None
 LOSS = lambda ppm: varint(0 if ppm is None else ppm + 1), lambda body: n - 1 if (n := body.number()) else None
 
 PRODUCER = {"producer": NUMBER}
@@ -188,7 +191,7 @@ FRAMES = {
     0x0D: ("Subscribe", PRODUCER | {"start": (put_start, read_start), "cursor_name": text(64), "selection": SELECTION_TEXT, "order": ORDER}),
     0x0F: ("Unsubscribe", PRODUCER),
     0x11: ("Followed", PRODUCER | {"refusal": text(64)}),
-    0x13: ("Gap", PRODUCER | {"from": NUMBER, "to": NUMBER}),
+    0x13: ("Gap", PRODUCER | {"from": NUMBER, "to": NUMBER, "cause": CAUSE}),
     0x15: ("Done", {}),
     0x17: ("Skipped", {"ranges": RANGES}),
     0x19: ("Confirm", PRODUCER | {"cursor": CURSOR}),

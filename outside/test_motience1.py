@@ -10,6 +10,7 @@ from dataclasses import replace
 
 import pytest
 from motience1 import (
+    CAUSES,
     COMPACT,
     CONTROL_LIMIT,
     DONE,
@@ -660,14 +661,23 @@ async def test_what_retention_removed_is_told(tmp_path):
         assert first >= 4
         # The log epoch 0 is no log's: the offset is believed.
         start = {"kind": "cursor", "cursor": {"log_epoch": 0, "offset": 3}}
-        down.say("Subscribe", producer=producer.id, start=start, cursor_name="", selection="")
-        stream = await down.delivery()
-        head = (await stream.expect("Cursor"))["cursor"]
-        assert head["offset"] == 3 and head["log_epoch"] > 0
-        gap = await stream.expect("Gap")
-        assert (gap["producer"], gap["from"]) == (producer.id, 4) and gap["to"] >= 4
-        offsets = [(await stream.expect("Entry"))["offset"] for _ in range(gap["to"], 40)]
-        assert offsets == list(range(gap["to"] + 1, 41))
+
+        async def told(down):
+            """Why the offsets behind 3 are gone."""
+            down.say("Subscribe", producer=producer.id, start=start, cursor_name="", selection="")
+            stream = await down.delivery()
+            head = (await stream.expect("Cursor"))["cursor"]
+            assert head["offset"] == 3 and head["log_epoch"] > 0
+            gap = await stream.expect("Gap")
+            assert (gap["producer"], gap["from"]) == (producer.id, 4) and gap["to"] >= 4
+            offsets = [(await stream.expect("Entry"))["offset"] for _ in range(gap["to"], 40)]
+            assert offsets == list(range(gap["to"] + 1, 41))
+            return gap["cause"]
+
+        assert await told(down) is None
+        async with to(node) as other:
+            assert (await other.hello("consume", account.token, "other", features=CAUSES))["features"] == CAUSES
+            assert await told(other) == "retention"
     node.stop()
 
 

@@ -211,7 +211,7 @@ impl Actor {
             }
             Event::Gap(gap) => {
                 if let Some(cursor) = self.cursors.get_mut(&gap.producer) {
-                    cursor.gap(gap.from, gap.to, out);
+                    cursor.gap((gap.from, gap.to), gap.cause, out);
                 }
             }
             Event::Acked(_) | Event::Refused(_) | Event::Credit(_) | Event::Drain | Event::TokenAccepted(_) | Event::Subscriber(_) => {}

@@ -8,7 +8,7 @@ use std::collections::{HashMap, HashSet, VecDeque};
 
 use bytes::Bytes;
 use motience_proto::{
-    model::{Cursor as Place, Offset, Order, ProducerEpoch, ProducerId, RangeSet, RecordId, Selection},
+    model::{Cursor as Place, GapCause, Offset, Order, ProducerEpoch, ProducerId, RangeSet, RecordId, Selection},
     wire::Start,
 };
 
@@ -91,11 +91,11 @@ impl Cursor {
     }
 
     /// Word of a gap came.
-    pub(super) fn gap(&mut self, from: Offset, to: Offset, out: &mut VecDeque<Delivery>) {
+    pub(super) fn gap(&mut self, (from, to): (Offset, Offset), cause: Option<GapCause>, out: &mut VecDeque<Delivery>) {
         let Some(place) = self.place.as_mut().filter(|place| from <= to && to > place.offset) else { return };
         let from = from.max(place.offset.next());
         place.offset = to;
-        out.push_back(Delivery::Gap { producer: self.producer, from, to });
+        out.push_back(Delivery::Gap { producer: self.producer, from, to, cause });
     }
 }
 
@@ -188,9 +188,10 @@ mod tests {
     fn a_gap_moves_the_place() {
         let (mut cursor, mut out) = follow(Start::Earliest);
         cursor.begin_after(place(3, 0), &mut out);
-        cursor.gap(Offset(1), Offset(9), &mut out);
-        cursor.gap(Offset(5), Offset(11), &mut out);
-        cursor.gap(Offset(5), Offset(6), &mut out);
+        for gap in [(1, 9), (5, 11), (5, 6)] {
+            cursor.gap((Offset(gap.0), Offset(gap.1)), Some(GapCause::Erased), &mut out);
+        }
+        assert!(out.iter().all(|delivery| matches!(delivery, Delivery::Gap { cause: Some(GapCause::Erased), .. })));
         assert_eq!(seen(&out), [(1, 9), (10, 11)]);
         assert_eq!(cursor.resume(), Start::After(place(3, 11)));
     }

@@ -5,7 +5,7 @@
 
 use bytes::Bytes;
 use motience_proto::{
-    model::{Cursor as Place, Offset, Order, ProducerEpoch, ProducerId, RecordId, Selection},
+    model::{Cursor as Place, GapCause, Offset, Order, ProducerEpoch, ProducerId, RecordId, Selection},
     wire::{Intent, Start},
 };
 use tokio::{sync::mpsc, task::JoinHandle};
@@ -68,7 +68,7 @@ pub enum Delivery {
         /// The producer.
         producer: ProducerId,
     },
-    /// Retention removed a range before it could be delivered.
+    /// A range was gone before it could be delivered.
     Gap {
         /// The producer.
         producer: ProducerId,
@@ -76,6 +76,8 @@ pub enum Delivery {
         from: Offset,
         /// Last offset that is gone.
         to: Offset,
+        /// Why; `None` where the server does not say, or says what this version does not know.
+        cause: Option<GapCause>,
     },
     /// The log began a new epoch. Delivery goes on after the last position that both epochs surely share; records that
     /// were delivered by this consumer do not come again.

@@ -9,8 +9,8 @@ use motience_device::{
     consumer::{Config, Delivery, Error},
 };
 use motience_proto::{
-    model::{Cursor, LogEpoch, Offset, Order, ProducerEpoch, ProducerId, RecordId, Seq},
-    wire::{CloseCode, DeliveryCursor, Entry, Followed, Frame, Gap, Intent, Start, Subscribe},
+    model::{Cursor, GapCause, LogEpoch, Offset, Order, ProducerEpoch, ProducerId, RecordId, Seq},
+    wire::{CloseCode, DeliveryCursor, Entry, Followed, Frame, Gap, Intent, Start, Subscribe, features},
 };
 
 use crate::support::{peer::Peer, soon};
@@ -74,10 +74,15 @@ async fn a_follow_resumes_behind_the_last_record() {
     let mut guest = peer.guest().await;
     guest.welcome("").await;
     assert_eq!(guest.control().await, subscribe(Start::After(cursor(8))));
-    let gap = Frame::Gap(Gap { producer: WHO, from: Offset(10), to: Offset(12) });
-    let _stream = guest.deliver(&[cursor_frame(), entry(8), entry(9), gap]).await;
+    assert_eq!(guest.hello.features & features::CAUSES, features::CAUSES);
+    let gap = |from, to, cause| Frame::Gap(Gap { producer: WHO, from: Offset(from), to: Offset(to), cause });
+    // The second is one of a server that does not say.
+    let gaps = [gap(10, 12, Some(GapCause::Erased)), gap(13, 14, None)];
+    let _stream = guest.deliver(&[&[cursor_frame(), entry(8), entry(9)], &gaps[..]].concat()).await;
     assert_eq!(next(&mut consumer).await, record(9), "the double is removed");
-    assert_eq!(next(&mut consumer).await, Delivery::Gap { producer: WHO, from: Offset(10), to: Offset(12) });
+    let told = |from, to, cause| Delivery::Gap { producer: WHO, from: Offset(from), to: Offset(to), cause };
+    assert_eq!(next(&mut consumer).await, told(10, 12, Some(GapCause::Erased)));
+    assert_eq!(next(&mut consumer).await, told(13, 14, None));
     guest.put(Frame::Followed(Followed { producer: WHO, refusal: "unsubscribed".into() })).await;
     assert_eq!(next(&mut consumer).await, Delivery::Ended { producer: WHO, refusal: "unsubscribed".into() });
     consumer.shutdown().await;

@@ -9,8 +9,8 @@ mod tests;
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
-use motience_proto::model::{Cursor, ProducerId, record};
-use motience_relay::{Delivery, GapCause, Notice};
+use motience_proto::model::{Cursor, GapCause, ProducerId, record};
+use motience_relay::{Delivery, Notice};
 use motience_runtime::backoff::Backoff;
 use motience_store::TakenIn;
 use tokio::time::sleep;

@@ -10,8 +10,8 @@ pub(super) mod tests;
 use std::{sync::Arc, time::Duration};
 
 use motience_log::Batch;
-use motience_proto::model::{Cursor, DeviceId, Offset, ProducerId, record::Parts};
-use motience_relay::{Delivery, GapCause, Notice};
+use motience_proto::model::{Cursor, DeviceId, GapCause, Offset, ProducerId, record::Parts};
+use motience_relay::{Delivery, Notice};
 use motience_runtime::backoff::Backoff;
 use motience_store::HistoryRow;
 use time::OffsetDateTime;

@@ -28,7 +28,7 @@ use super::{
 };
 
 /// Features that a consumer may use.
-const FEATURES: u64 = features::SELECTION | features::ORDER;
+const FEATURES: u64 = features::SELECTION | features::ORDER | features::CAUSES;
 
 pub(super) async fn serve(
     connection: &Connection,
@@ -38,7 +38,9 @@ pub(super) async fn serve(
     (shared, leave): (&Shared, &Leave),
 ) -> Result<(), CloseReason> {
     let (backend, config) = (&shared.backend, &shared.config);
-    let mut consumer = Consumer { connection, control, write: config.write };
+    let features = offered & FEATURES;
+    let form = Form { write: config.write, causes: features & features::CAUSES != 0 };
+    let mut consumer = Consumer { connection, control, form };
     consumer
         .write(&Frame::Welcome(Welcome {
             node: backend.node.clone(),
@@ -48,7 +50,7 @@ pub(super) async fn serve(
             credit: 0,
             token_expires_in: standing.expires_in(),
             durability: backend.relay.log().durability(),
-            features: offered & FEATURES,
+            features,
         }))
         .await?;
     let host = Host { backend, limits: config.session, draining: leave.asked() };
@@ -58,15 +60,23 @@ pub(super) async fn serve(
 struct Consumer<'s> {
     connection: &'s Connection,
     control: Control,
-    /// Time for the consumer to take a write.
+    form: Form,
+}
+
+/// How a consumer is written to.
+#[derive(Clone, Copy)]
+struct Form {
+    /// Time for it to take a write.
     write: Duration,
+    /// Whether it reads the causes of gaps.
+    causes: bool,
 }
 
 impl Consumer<'_> {
     async fn write(&mut self, frame: &Frame) -> Result<(), CloseReason> {
         let mut out = BytesMut::new();
         frame.encode(&mut out);
-        within(self.write, write(&mut self.control.send, &mut out)).await
+        within(self.form.write, write(&mut self.control.send, &mut out)).await
     }
 }
 
@@ -102,7 +112,7 @@ impl ConsumerTransport for Consumer<'_> {
     }
 
     fn deliver(&self, follow: Begun<()>) -> BoxFuture<'static, Result<(), CloseReason>> {
-        Box::pin(delivery::run(follow, self.connection.clone(), self.write))
+        Box::pin(delivery::run(follow, self.connection.clone(), self.form))
     }
 }
 

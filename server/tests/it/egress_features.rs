@@ -6,8 +6,8 @@ use std::{collections::VecDeque, time::Duration};
 use futures_util::{SinkExt as _, StreamExt as _};
 use motience_device::client::{Error as NativeError, Event, Session};
 use motience_proto::{
-    model::{Cursor, Order, ProducerId, Selection},
-    wire::{CloseCode, Intent, Start},
+    model::{Cursor, GapCause, Offset, Order, ProducerId, Selection},
+    wire::{CloseCode, Frame, Gap, Intent, Start, Subscribe},
 };
 use motience_testing::{Postgres, Redis};
 use reqwest::StatusCode;
@@ -28,7 +28,7 @@ use crate::{
     order::log,
     quic::{ap, connect},
     stream::Reader as Body,
-    unread::{login, logout, unsubscribe},
+    unread::{Raw, login, logout, unsubscribe},
     webtransport::{Client, Lines},
 };
 
@@ -53,8 +53,10 @@ enum Feature {
     Rights,
     /// The database is away while subscriptions change: nothing is closed, and nothing is handed over before they are known.
     StoreAway,
-    /// Offsets that retention removed are told.
+    /// Offsets that retention removed are told, and that it did.
     Gap,
+    /// Likewise those that were erased.
+    Erased,
     /// A cursor of an earlier log epoch is answered by a reset.
     Reset,
     Filter,
@@ -79,10 +81,11 @@ enum Cell {
 use Cell::{Refused, Silent, Works};
 
 /// Rows: features. Columns: v1, v2, SSE, NDJSON, QUIC, WebTransport.
-const TABLE: [(Feature, [Cell; 6]); 12] = [
+const TABLE: [(Feature, [Cell; 6]); 13] = [
     (Feature::Rights, [Works, Works, Works, Works, Works, Works]),
     (Feature::StoreAway, [Works, Works, Works, Works, Works, Works]),
     (Feature::Gap, [Silent, Works, Works, Works, Works, Works]),
+    (Feature::Erased, [Silent, Works, Works, Works, Works, Works]),
     (Feature::Reset, [Silent, Works, Works, Works, Works, Works]),
     // A v1 message has no cursor, so a v1 client that asks for what needs one is told to speak v2.
     (Feature::Filter, [Refused("v2_needed"), Works, Works, Works, Works, Works]),
@@ -127,6 +130,7 @@ pub(crate) enum Received {
     Gap {
         from: u64,
         to: u64,
+        cause: Option<GapCause>,
     },
     Reset,
     /// A follow has ended with its subscription.
@@ -378,7 +382,7 @@ impl Native {
                     self.received.push_back(Received::Record { of: producer.0, data, cursor: cursor.to_string() });
                 }
             }
-            Event::Gap(gap) => self.received.push_back(Received::Gap { from: gap.from.0, to: gap.to.0 }),
+            Event::Gap(Gap { from, to, cause, .. }) => self.received.push_back(Received::Gap { from: from.0, to: to.0, cause }),
             Event::Drain => self.received.push_back(Received::Draining),
             _ => {}
         }
@@ -478,7 +482,11 @@ fn received(json: &Value) -> Option<Received> {
             data: json["data"].clone(),
             cursor: json["cursor"].as_str().unwrap_or_default().to_owned(),
         }),
-        Some("gap") => Some(Received::Gap { from: json["from"].as_u64().unwrap(), to: json["to"].as_u64().unwrap() }),
+        Some("gap") => Some(Received::Gap {
+            from: json["from"].as_u64().unwrap(),
+            to: json["to"].as_u64().unwrap(),
+            cause: GapCause::named(json["cause"].as_str().unwrap()),
+        }),
         Some("reset") => Some(Received::Reset),
         Some("end") => Some(match json["why"].as_str().unwrap() {
             "draining" => Received::Draining,
@@ -648,11 +656,62 @@ async fn what_retention_removed_is_told() {
             assert_eq!(reader.number().await, 61);
             continue;
         }
-        let Received::Gap { from: 4, to } = reader.next().await else { panic!("{egress:?}: a gap comes first") };
+        let Received::Gap { from: 4, to, cause: Some(GapCause::Retention) } = reader.next().await else {
+            panic!("{egress:?}: a gap comes first")
+        };
         for n in to + 1..=61 {
             assert_eq!(reader.number().await, n, "{egress:?}");
         }
     }
+}
+
+/// Records 1 to 5, of which the third is erased.
+async fn erased() -> Pair {
+    let pair = pair(&[]).await;
+    for n in 1..=5 {
+        post(&pair.node, &pair.producer, json!({"n": n}), n).await;
+    }
+    let url = format!("{}/erasures", pair.node.at.dsm.as_deref().unwrap());
+    let ask = http().post(&url).bearer_auth(&pair.producer.token).json(&json!({"first": 3, "last": 3}));
+    assert_eq!(ask.send().await.unwrap().status(), StatusCode::ACCEPTED);
+    let gone = async {
+        loop {
+            let answer = http().get(&url).bearer_auth(&pair.producer.token).send().await.unwrap();
+            if answer.json::<Value>().await.unwrap()[0]["records"] == 1 {
+                break;
+            }
+            sleep(Duration::from_millis(50)).await;
+        }
+    };
+    timeout(LIMIT, gone).await.expect("it is erased in time");
+    pair
+}
+
+#[tokio::test]
+async fn what_was_erased_is_told() {
+    let Pair { node, producer, consumer } = erased().await;
+    for (egress, cell) in row(Feature::Erased) {
+        let start = if cell == Silent { Wishes::default() } else { starting("earliest") };
+        let mut reader = Reader::open(egress, &node, &consumer, &[&producer], &start).await.expect("it opens");
+        if cell == Silent {
+            post(&node, &producer, json!({"n": 6}), 6).await;
+            assert_eq!(reader.number().await, 6);
+            continue;
+        }
+        assert_eq!([reader.number().await, reader.number().await], [1, 2], "{egress:?}");
+        assert_eq!(reader.next().await, Received::Gap { from: 3, to: 3, cause: Some(GapCause::Erased) }, "{egress:?}");
+        assert_eq!([reader.number().await, reader.number().await], [4, 5], "{egress:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_native_consumer_that_knows_no_causes_gets_gaps_without() {
+    let Pair { node, producer, consumer } = erased().await;
+    let mut raw = Raw::enter(&node, &consumer.token, Intent::Consume, (1 << 20, 16)).await;
+    let (id, cursor_name, selection) = (ProducerId(producer.id), String::new(), String::new());
+    raw.say(&[Frame::Subscribe(Subscribe { producer: id, start: Start::Earliest, cursor_name, selection, order: Order::Log })]).await;
+    let frames = raw.delivered(4).await;
+    assert_eq!(frames[3], Frame::Gap(Gap { producer: id, from: Offset(3), to: Offset(3), cause: None }), "{frames:?}");
 }
 
 #[tokio::test]

@@ -154,6 +154,17 @@ fn holds(all: &[u8], text: &str) -> bool {
     all.windows(text.len()).any(|window| window == text.as_bytes())
 }
 
+/// The next frame of a stream.
+async fn frame(stream: &mut RecvStream, buffer: &mut BytesMut) -> Frame {
+    loop {
+        if let Some(frame) = Frame::decode(buffer, Limits::for_records(1 << 20)).unwrap() {
+            return frame;
+        }
+        let chunk = timeout(LIMIT, stream.read_chunk(64 << 10, true)).await.expect("a frame in time").unwrap().unwrap();
+        buffer.extend_from_slice(&chunk.bytes);
+    }
+}
+
 /// motience/1 by hand, over a connection with little room.
 pub(crate) struct Raw {
     connection: Connection,
@@ -200,13 +211,20 @@ impl Raw {
     }
 
     async fn receive(&mut self) -> Frame {
-        loop {
-            if let Some(frame) = Frame::decode(&mut self.buffer, Limits::for_records(1 << 20)).unwrap() {
-                return frame;
-            }
-            let chunk = timeout(LIMIT, self.recv.read_chunk(64 << 10, true)).await.expect("a frame in time").unwrap().unwrap();
-            self.buffer.extend_from_slice(&chunk.bytes);
+        frame(&mut self.recv, &mut self.buffer).await
+    }
+
+    /// The first frames of a delivery stream that has yet to come.
+    pub(crate) async fn delivered(&mut self, count: usize) -> Vec<Frame> {
+        let mut stream = timeout(LIMIT, self.connection.accept_uni()).await.expect("a stream in time").unwrap();
+        let mut kind = [0];
+        stream.read_exact(&mut kind).await.unwrap();
+        assert_eq!(StreamKind::decode(&mut BytesMut::from(&kind[..])), Ok(Some(StreamKind::Delivery)));
+        let (mut frames, mut buffer) = (Vec::new(), BytesMut::new());
+        while frames.len() < count {
+            frames.push(frame(&mut stream, &mut buffer).await);
         }
+        frames
     }
 
     /// The code that the server closes with.

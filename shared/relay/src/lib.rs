@@ -32,7 +32,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 pub use hub::{Hub, StartPosition};
 pub use publisher::{Group, Publisher, Refusal};
 pub use session::{Committed, Ticket};
-pub use subscriber::{Delivery, GapCause, Notice, Subscriber};
+pub use subscriber::{Delivery, Notice, Subscriber};
 pub use subscriber_watch::SubscriberWatch;
 pub use subscription_cache::{SubscriptionCache, Watch};
 pub use usage::{Runs, UsageMeter};

@@ -12,7 +12,7 @@ use std::{
 
 use futures_util::future::{BoxFuture, FutureExt as _};
 use motience_log::{Batch, Bounds, Piece};
-use motience_proto::model::{Cursor, LogKey, Offset, ProducerId};
+use motience_proto::model::{Cursor, GapCause, LogKey, Offset, ProducerId};
 use motience_runtime::histogram;
 use tracing::warn;
 
@@ -74,28 +74,6 @@ impl Notice {
     pub fn producer(&self) -> ProducerId {
         match *self {
             Self::Gap { producer, .. } | Self::Reset { producer, .. } => producer,
-        }
-    }
-}
-
-/// Why offsets of a log are gone.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum GapCause {
-    /// Retention has removed them.
-    Retention,
-    /// The log's file is damaged there.
-    Damaged,
-    /// Whoever may has had them erased.
-    Erased,
-}
-
-impl GapCause {
-    /// The cause as a notice names it.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Retention => "retention",
-            Self::Damaged => "damaged",
-            Self::Erased => "erased",
         }
     }
 }

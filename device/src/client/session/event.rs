@@ -29,7 +29,7 @@ pub enum Event {
         /// Why not.
         refusal: String,
     },
-    /// Retention removed a range.
+    /// A range of the log is gone.
     Gap(Gap),
     /// A delivery stream began, went on in another log epoch, or came this far.
     Cursor(DeliveryCursor),

@@ -87,7 +87,7 @@ impl Session {
             token: token.expose_secret().to_owned(),
             device_id: config.device_id.as_str().to_owned(),
             epoch,
-            features: config.features(features::LATEST | features::SELECTION | features::ORDER | features::COMPACT),
+            features: config.features(features::LATEST | features::SELECTION | features::ORDER | features::CAUSES | features::COMPACT),
         };
         put(&mut send, &[Frame::Hello(hello)]).await?;
         if !early.is_empty() {

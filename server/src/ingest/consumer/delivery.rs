@@ -16,7 +16,10 @@ use quinn::{Connection, SendStream, VarInt};
 use tokio::time::{Instant, sleep_until, timeout};
 use tracing::debug;
 
-use super::super::{control::within, count, frames::write};
+use super::{
+    super::{control::within, count, frames::write},
+    Form,
+};
 
 /// Bytes of entries written at once.
 const WRITE: usize = 64 * 1024;
@@ -29,21 +32,15 @@ const GIVEN_UP: VarInt = VarInt::from_u32(0);
 
 /// Writes what leaves the pipeline until its follow ends (`stop`), whatever the consumer reads. A stream that ends in the middle of a
 /// write, which the consumer did not take, is reset.
-///
-/// `limit`: how long the consumer may leave the stream unread.
-pub(super) async fn run(
-    Begun { producer, pipeline, stop, .. }: Begun<()>,
-    connection: Connection,
-    limit: Duration,
-) -> Result<(), CloseReason> {
-    let Some(stream) = stop.run_until_cancelled(within(limit, connection.open_uni())).await else { return Ok(()) };
+pub(super) async fn run(Begun { producer, pipeline, stop, .. }: Begun<()>, connection: Connection, form: Form) -> Result<(), CloseReason> {
+    let Some(stream) = stop.run_until_cancelled(within(form.write, connection.open_uni())).await else { return Ok(()) };
     let mut stream = stream?;
-    let mut delivery = Delivery { producer, pipeline: *pipeline, out: BytesMut::new(), told: None, told_at: Instant::now() };
+    let mut delivery = Delivery { producer, pipeline: *pipeline, form, out: BytesMut::new(), told: None, told_at: Instant::now() };
     let torn = loop {
         if stop.is_cancelled() {
             break false;
         }
-        match stop.run_until_cancelled(delivery.write(&mut stream, limit)).await {
+        match stop.run_until_cancelled(delivery.write(&mut stream)).await {
             Some(written) => written?,
             None => break true,
         }
@@ -61,6 +58,7 @@ pub(super) async fn run(
 struct Delivery {
     producer: ProducerId,
     pipeline: Pipeline,
+    form: Form,
     out: BytesMut,
     /// The cursor that the consumer was told last; `None` before the first one.
     told: Option<Cursor>,
@@ -68,7 +66,7 @@ struct Delivery {
 }
 
 impl Delivery {
-    async fn write(&mut self, stream: &mut SendStream, limit: Duration) -> Result<(), CloseReason> {
+    async fn write(&mut self, stream: &mut SendStream) -> Result<(), CloseReason> {
         if self.told.is_none() {
             StreamKind::Delivery.encode(&mut self.out);
             self.say_cursor();
@@ -76,7 +74,7 @@ impl Delivery {
         if self.out.is_empty() {
             return Ok(());
         }
-        within(limit, write(stream, &mut self.out)).await
+        within(self.form.write, write(stream, &mut self.out)).await
     }
 
     /// Waits for the next thing to write; `false` once the follow has ended.
@@ -105,8 +103,9 @@ impl Delivery {
                     bytes += message.len() as u64;
                     Frame::Entry(Entry { offset, record_id, message }).encode(&mut self.out);
                 }
-                Some(Item::Notice(Notice::Gap { producer, from, to, .. })) => {
-                    Frame::Gap(Gap { producer, from, to }).encode(&mut self.out);
+                Some(Item::Notice(Notice::Gap { producer, from, to, cause })) => {
+                    let cause = self.form.causes.then_some(cause);
+                    Frame::Gap(Gap { producer, from, to, cause }).encode(&mut self.out);
                 }
                 Some(Item::Notice(Notice::Reset { producer, cursor })) => {
                     debug!(%producer, %cursor, "the log was reset");

@@ -6,12 +6,14 @@ use super::{
     error::Error,
     varint::{self, Body},
 };
-use crate::model::{Cursor, LogEpoch, Offset, Order, ProducerEpoch, ProducerId, RecordId, Seq, selection::MAX_SELECTION};
+use crate::model::{Cursor, GapCause, LogEpoch, Offset, Order, ProducerEpoch, ProducerId, RecordId, Seq, selection::MAX_SELECTION};
 
 /// Longest code of a refused follow, in bytes.
 const MAX_CODE: usize = 64;
 /// Longest name of a named cursor, in bytes.
 const MAX_CURSOR_NAME: usize = 64;
+/// Longest name of the cause of a gap, in bytes.
+const MAX_CAUSE: usize = 32;
 
 /// Start position of a follow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -153,6 +155,8 @@ pub struct Gap {
     pub from: Offset,
     /// Last offset that is gone.
     pub to: Offset,
+    /// Why they are gone; `None`: the peer has not offered [`super::features::CAUSES`], or the cause is one of a later version.
+    pub cause: Option<GapCause>,
 }
 
 impl Gap {
@@ -160,10 +164,15 @@ impl Gap {
         put_producer(self.producer, out);
         varint::put(self.from.0, out);
         varint::put(self.to.0, out);
+        if let Some(cause) = self.cause {
+            varint::put_text(cause.as_str(), out);
+        }
     }
 
     pub(super) fn read(body: &mut Body) -> Result<Self, Error> {
-        Ok(Self { producer: read_producer(body)?, from: Offset(body.number()?), to: Offset(body.number()?) })
+        let (producer, from, to) = (read_producer(body)?, Offset(body.number()?), Offset(body.number()?));
+        let cause = if body.is_empty() { None } else { GapCause::named(&body.text(MAX_CAUSE)?) };
+        Ok(Self { producer, from, to, cause })
     }
 }
 

@@ -131,7 +131,7 @@ frames! {
     0x0f Unsubscribe(Unsubscribe),
     /// The answer to `Subscribe`.
     0x11 Followed(Followed),
-    /// A range that retention removed.
+    /// A range of a log that is gone.
     0x13 Gap(Gap),
     /// The client sends nothing more and waits for the last acknowledgements.
     0x15 Done,

@@ -7,7 +7,9 @@ use super::{
     Ack, Compact, Confirm, Credit, DeliveryCursor, Entry, Followed, Frame, Gap, Health, Hello, Intent, Record, Refused, Skipped, Start,
     Subscribe, Subscriber, TemplateAccepted, TokenAccepted, TokenRefresh, Unsubscribe, Welcome, compact, features,
 };
-use crate::model::{ConsumerId, Cursor, Fence, LogEpoch, Offset, Order, ProducerEpoch, ProducerId, RangeSet, RecordId, Seq, Status};
+use crate::model::{
+    ConsumerId, Cursor, Fence, GapCause, LogEpoch, Offset, Order, ProducerEpoch, ProducerId, RangeSet, RecordId, Seq, Status,
+};
 
 pub(super) fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|b| format!("{b:02x}")).collect()
@@ -48,6 +50,10 @@ fn in_device_order(selection: &str) -> Frame {
     Frame::Subscribe(Subscribe { order: Order::Device, ..subscribe })
 }
 
+fn gap(cause: Option<GapCause>) -> Frame {
+    Frame::Gap(Gap { producer: ProducerId(1), from: Offset(2), to: Offset(3), cause })
+}
+
 fn ranges(text: &str) -> RangeSet {
     text.parse().unwrap()
 }
@@ -86,7 +92,9 @@ pub(super) fn frames() -> Vec<(Frame, &'static str)> {
         (Frame::Unsubscribe(Unsubscribe { producer: ProducerId(1) }), "0f0101"),
         (Frame::Followed(Followed { producer: ProducerId(1), refusal: String::new() }), "11020100"),
         (Frame::Followed(Followed { producer: ProducerId(1), refusal: "too_many".into() }), "110a0108746f6f5f6d616e79"),
-        (Frame::Gap(Gap { producer: ProducerId(1), from: Offset(2), to: Offset(3) }), "1303010203"),
+        (gap(None), "1303010203"),
+        (gap(Some(GapCause::Erased)), "130a01020306657261736564"),
+        (gap(Some(GapCause::Retention)), "130d01020309726574656e74696f6e"),
         (Frame::Done, "1500"),
         (Frame::Skipped(Skipped { ranges: ranges("5-9") }), "1703010504"),
         (Frame::Confirm(Confirm { producer: ProducerId(1), cursor: cursor(2, 9) }), "190a01000000000000000209"),

@@ -63,4 +63,6 @@ pub mod features {
     pub const ORDER: u64 = 8;
     /// A device hears of its producer's subscribers: [`super::Subscriber`].
     pub const SUBSCRIBERS: u64 = 16;
+    /// A gap has a cause: [`super::Gap`].
+    pub const CAUSES: u64 = 32;
 }

@@ -83,7 +83,9 @@ fn fields(frame: &Frame) -> Value {
         }
         Frame::Unsubscribe(unsubscribe) => json!({"producer": unsubscribe.producer.0}),
         Frame::Followed(followed) => json!({"producer": followed.producer.0, "refusal": followed.refusal}),
-        Frame::Gap(gap) => json!({"producer": gap.producer.0, "from": gap.from.0, "to": gap.to.0}),
+        Frame::Gap(gap) => json!({
+            "producer": gap.producer.0, "from": gap.from.0, "to": gap.to.0, "cause": gap.cause.map(model::GapCause::as_str),
+        }),
         Frame::Done | Frame::Drain | Frame::Ping | Frame::Pong => json!({}),
         Frame::Skipped(skipped) => json!({"ranges": ranges(&skipped.ranges)}),
         Frame::Confirm(confirm) => json!({"producer": confirm.producer.0, "cursor": cursor(confirm.cursor)}),
@@ -163,6 +165,7 @@ fn skipped() -> Vec<Value> {
         ("an unknown frame of an even type, then Ping", "3e02aabb0600"),
         ("two of them, the second of a type in two bytes", "3e0040420401020304"),
         ("Health with more in it than this version knows, then Ping", "0a04030107080600"),
+        ("Gap of a cause that this version does not know, then Ping", "1309010203056d6f7665640600"),
     ]
     .map(|(about, hex)| {
         let mut bytes = unhex(hex);

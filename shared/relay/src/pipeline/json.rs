@@ -65,15 +65,13 @@ pub fn put_line(json: &[u8], out: &mut BytesMut) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use motience_proto::model::{LogEpoch, Offset};
-
-    use crate::GapCause;
+    use motience_proto::model::{GapCause, LogEpoch, Offset};
 
     #[test]
     fn notices_name_their_producer() {
         let gap = |cause| Notice::Gap { producer: ProducerId(1), from: Offset(2), to: Offset(3), cause }.json();
-        for (cause, word) in [(GapCause::Retention, "retention"), (GapCause::Damaged, "damaged"), (GapCause::Erased, "erased")] {
-            assert_eq!(gap(cause), json!({"type": "gap", "producer_id": "1", "from": 2, "to": 3, "cause": word}));
+        for cause in GapCause::ALL {
+            assert_eq!(gap(cause), json!({"type": "gap", "producer_id": "1", "from": 2, "to": 3, "cause": cause.as_str()}));
         }
         let cursor = Cursor { log_epoch: LogEpoch(7), offset: Offset(9) };
         assert_eq!(moved([(&ProducerId(1), &cursor)]), json!({"type": "cursors", "cursors": {"1": "7-9"}}));

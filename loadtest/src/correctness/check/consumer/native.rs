@@ -42,7 +42,7 @@ pub(super) async fn read(plan: &Plan, mut book: Book) -> Result<()> {
                 book.received(producer.0, cursor, record_id, std::str::from_utf8(&message)?)?;
             }
             Delivery::Reset { producer, cursor } => book.reset(producer.0, cursor)?,
-            Delivery::Gap { producer, from, to } => book.gap(producer.0, from.0, to.0)?,
+            Delivery::Gap { producer, from, to, .. } => book.gap(producer.0, from.0, to.0)?,
             // These follows want everything.
             Delivery::Passed { .. } => {}
             Delivery::Following { producer } => book.history.put(Event::Following { producer: producer.0 }),

@@ -4,7 +4,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::{
-    model::{ConsumerId, Fence, Offset, ProducerEpoch, ProducerId, RangeSet, Seq},
+    model::{ConsumerId, Fence, GapCause, Offset, ProducerEpoch, ProducerId, RangeSet, Seq},
     wire::{
         Intent, Start,
         goldens::{self, cursor, hello, hex, name, subscribe, welcome},
@@ -114,10 +114,11 @@ fn frames() -> impl Strategy<Value = Frame> {
             &name,
             &selection
         )),
-        (id.clone(), number.clone(), number.clone()).prop_map(|(producer, a, b)| Frame::Gap(Gap {
+        (id.clone(), number.clone(), number.clone(), 0..=GapCause::ALL.len()).prop_map(|(producer, a, b, cause)| Frame::Gap(Gap {
             producer,
             from: Offset(a),
-            to: Offset(b)
+            to: Offset(b),
+            cause: GapCause::ALL.get(cause).copied()
         })),
         (number.clone(), proptest::option::of(0..varint::MAX)).prop_map(|(backlog, loss_ppm)| Frame::Health(Health { backlog, loss_ppm })),
         (number.clone(), id.clone(), "requested|active|denied|revoked|expired|invited|inactive").prop_map(|(subscription, id, status)| {

@@ -42,6 +42,8 @@ pub(super) fn refused() -> Vec<Value> {
         ("Subscribe with a name of 65 bytes", "0d05407b00 4041"),
         ("Subscribe with a selection of 16,385 bytes", "0d0707 00 00 80004001"),
         ("Unsubscribe with a byte too much", "0f020101"),
+        ("Gap with a cause of 33 bytes", "1304 010203 21"),
+        ("Gap with a byte too much behind its cause", "130b 010203 06657261736564 00"),
         ("Cursor with an epoch of seven bytes", "2308 01 00000000000002"),
         ("Entry with an epoch of seven bytes", "2508 09 00000000000003"),
         ("Ping with a body", "060100"),
