@@ -2,7 +2,7 @@
 
 use axum::{extract::State, http::StatusCode};
 use motience_auth::Grant;
-use motience_http::{ApiError, Bearer, Json, Page, PagePermit, Query};
+use motience_http::{ApiError, Decide, Json, Look, Page, PagePermit, Query, Scoped};
 use motience_proto::model::{DeviceId, ProducerId, Role, times};
 use motience_store::{self as store, Erased};
 use serde::{Deserialize, Serialize};
@@ -80,11 +80,12 @@ pub(super) struct Wanted {
 
 /// Erases records that are there now, in the log and in the history: within seconds nobody can read them, and within two minutes it is done.
 /// Readers are told of a gap with the cause `erased`; cursors hold. A record that its device sends again does not come back.
+/// Managers of the producer's organisation may do it, acting for it.
 #[utoipa::path(post, path = "/erasures", tag = "history", security(("bearer" = [])), request_body = ToErase, responses(
     (status = 202, description = "They are being erased", body = Erasure),
     (status = 400, description = "Malformed JSON"),
     (status = 401, description = "No or bad token"),
-    (status = 403, description = "Neither the producer nor an operator"),
+    (status = 403, description = "Neither the producer, nor a manager of its organisation, nor an operator"),
     (status = 404, description = "No such producer"),
     (status = 413, description = "The body is too large"),
     (status = 415, description = "Not JSON"),
@@ -94,7 +95,7 @@ pub(super) struct Wanted {
 ))]
 pub(super) async fn erase(
     State(services): State<Shared>,
-    Bearer(grant): Bearer,
+    Scoped { grant, .. }: Scoped<Decide>,
     Json(wish): Json<ToErase>,
 ) -> Result<(StatusCode, Json<Erasure>), ApiError> {
     let producer = producer(&grant, wish.producer_id)?;
@@ -109,13 +110,13 @@ pub(super) async fn erase(
 #[utoipa::path(get, path = "/erasures", tag = "history", security(("bearer" = [])), params(Wanted), responses(
     (status = 200, description = "Some of them", body = [Erasure]),
     (status = 401, description = "No or bad token"),
-    (status = 403, description = "Neither a producer nor an operator"),
+    (status = 403, description = "Neither a producer, nor a member of its organisation, nor an operator"),
     (status = 422, description = "A parameter is out of bounds"),
     (status = 503, description = "The database is unreachable"),
 ))]
 pub(super) async fn erasures(
     State(services): State<Shared>,
-    Bearer(grant): Bearer,
+    Scoped { grant, .. }: Scoped<Look>,
     Query(wanted): Query<Wanted>,
     permit: PagePermit,
 ) -> Result<Page<Erasure>, ApiError> {

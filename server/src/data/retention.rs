@@ -5,7 +5,7 @@ use std::time::Duration;
 use axum::extract::State;
 use motience_auth::Grant;
 use motience_backend::retention::{Bounds, Kept};
-use motience_http::{ApiError, Bearer, Json, Path};
+use motience_http::{ApiError, Decide, Json, Look, Path, Scoped};
 use motience_proto::model::{ProducerId, Role, User};
 use motience_store::{ClassRetention, OwnRetention};
 use serde::{Deserialize, Serialize};
@@ -107,19 +107,19 @@ const LEAST_BYTES: u64 = 64 << 10;
 const MOST_AGE: u64 = 100 * 365 * 86_400;
 const MOST_BYTES: u64 = 1 << 40;
 
-/// How much is kept of a producer's records.
+/// How much is kept of a producer's records. Members of its organisation see that too, acting for it.
 #[utoipa::path(get, path = "/retention/{producer_id}", tag = "history", security(("bearer" = [])),
     params(("producer_id" = i64, Path, description = "A producer's id")), responses(
     (status = 200, description = "What is kept", body = KeptRecords),
     (status = 401, description = "No or bad token"),
-    (status = 403, description = "Neither the producer nor an operator"),
+    (status = 403, description = "Neither the producer, nor a member of its organisation, nor an operator"),
     (status = 404, description = "No such producer"),
     (status = 422, description = "Not an id"),
     (status = 503, description = "The database or the log is unreachable"),
 ))]
 pub(super) async fn retention(
     State(services): State<Shared>,
-    Bearer(grant): Bearer,
+    Scoped { grant, .. }: Scoped<Look>,
     Path(id): Path<i64>,
 ) -> Result<Json<KeptRecords>, ApiError> {
     let user = producer(&services, &grant, id).await?;
@@ -127,14 +127,13 @@ pub(super) async fn retention(
 }
 
 /// Sets how much is kept of a producer's records, within what the platform keeps; takes the place of all that was set before.
-/// Classes that are left out stay as they were. Records that are
-/// kept no longer go within minutes.
+/// Classes that are left out stay as they were. Records that are kept no longer go within minutes. Managers of its organisation may do it, acting for it.
 #[utoipa::path(put, path = "/retention/{producer_id}", tag = "history", security(("bearer" = [])), request_body = WantedRetention,
     params(("producer_id" = i64, Path, description = "A producer's id")), responses(
     (status = 200, description = "What is kept from now on", body = KeptRecords),
     (status = 400, description = "Malformed JSON"),
     (status = 401, description = "No or bad token"),
-    (status = 403, description = "Neither the producer nor an operator"),
+    (status = 403, description = "Neither the producer, nor a manager of its organisation, nor an operator"),
     (status = 404, description = "No such producer"),
     (status = 413, description = "The body is too large"),
     (status = 415, description = "Not JSON"),
@@ -143,7 +142,7 @@ pub(super) async fn retention(
 ))]
 pub(super) async fn set_retention(
     State(services): State<Shared>,
-    Bearer(grant): Bearer,
+    Scoped { grant, .. }: Scoped<Decide>,
     Path(id): Path<i64>,
     Json(wish): Json<WantedRetention>,
 ) -> Result<Json<KeptRecords>, ApiError> {
@@ -160,6 +159,7 @@ pub(super) async fn set_retention(
 }
 
 async fn producer(services: &Shared, grant: &Grant, id: i64) -> Result<User, ApiError> {
+    grant.may_look_at(ProducerId(id))?;
     if grant.role != Role::Admin && (grant.role != Role::Producer || grant.user.0 != id) {
         return Err(ApiError::forbidden("What is kept is said by the producer itself, or by an operator.").with_code("wrong_role"));
     }

@@ -65,7 +65,7 @@ pub(super) async fn release_account(
 }
 
 /// A token by which the caller acts for an account of its organisation, for an hour: a reader reads lists, usage and history; a manager also manages
-/// devices, keys and consent. Its end is at the latest that of the membership.
+/// devices, keys, consent and how long records stay. Its end is at the latest that of the membership.
 #[utoipa::path(post, path = "/organisations/{id}/accounts/{user_id}/token", operation_id = "act_for_account", tag = "organisations",
     security(("bearer" = [])),
     params(("id" = String, Path, description = "The organisation's id"), ("user_id" = i64, Path, description = "The account")), responses(

@@ -47,7 +47,7 @@ enum Subject {
 }
 
 /// Columns: what is tried, and how the page calls it.
-const COLUMNS: [&str; 15] = [
+const COLUMNS: [&str; 16] = [
     "sees it, `listed`",
     "sees it, `private`",
     "`/streams`, `private`",
@@ -63,117 +63,126 @@ const COLUMNS: [&str; 15] = [
     "`POST /data`",
     "hears of its subscribers",
     "labels a device",
+    "sets retention",
 ];
 
 /// Rows: subjects, and what each gets. `all`: records as they are. `scope`: within the grant. `–`: the connection stands, and nothing comes.
 /// Numbers are HTTP statuses; `no`: refused by the protocol's own means, or not in the list.
-const TABLE: [(Subject, &str, [&str; 15]); 23] = [
-    (Subject::Nobody, "nobody", ["401", "401", "401", "401", "401", "401", "401", "401", "401", "401", "no", "no", "401", "401", "401"]),
-    (Subject::Stranger, "consumer", ["yes", "no", "no", "403", "403", "403", "403", "403", "–", "–", "no", "no", "403", "403", "403"]),
+const TABLE: [(Subject, &str, [&str; 16]); 23] = [
+    (
+        Subject::Nobody,
+        "nobody",
+        ["401", "401", "401", "401", "401", "401", "401", "401", "401", "401", "no", "no", "401", "401", "401", "401"],
+    ),
+    (
+        Subject::Stranger,
+        "consumer",
+        ["yes", "no", "no", "403", "403", "403", "403", "403", "–", "–", "no", "no", "403", "403", "403", "403"],
+    ),
     (
         Subject::Requested,
         "consumer, requested",
-        ["yes", "no", "no", "403", "403", "403", "403", "403", "–", "–", "no", "no", "403", "403", "403"],
+        ["yes", "no", "no", "403", "403", "403", "403", "403", "–", "–", "no", "no", "403", "403", "403", "403"],
     ),
     (
         Subject::Invited,
         "consumer, invited",
-        ["yes", "yes", "no", "403", "403", "403", "403", "403", "–", "–", "no", "no", "403", "403", "403"],
+        ["yes", "yes", "no", "403", "403", "403", "403", "403", "–", "–", "no", "no", "403", "403", "403", "403"],
     ),
     (
         Subject::Active,
         "consumer, active",
-        ["yes", "yes", "yes", "all", "all", "403", "all", "all", "all", "all", "all", "all", "403", "403", "403"],
+        ["yes", "yes", "yes", "all", "all", "403", "all", "all", "all", "all", "all", "all", "403", "403", "403", "403"],
     ),
     (
         Subject::Scoped,
         "consumer, active within a scope",
-        ["yes", "yes", "yes", "scope", "scope", "403", "scope", "scope", "scope", "scope", "scope", "scope", "403", "403", "403"],
+        ["yes", "yes", "yes", "scope", "scope", "403", "scope", "scope", "scope", "scope", "scope", "scope", "403", "403", "403", "403"],
     ),
     (
         Subject::Expired,
         "consumer, expired",
-        ["yes", "no", "no", "403", "403", "403", "403", "403", "–", "–", "no", "no", "403", "403", "403"],
+        ["yes", "no", "no", "403", "403", "403", "403", "403", "–", "–", "no", "no", "403", "403", "403", "403"],
     ),
     (
         Subject::Denied,
         "consumer, denied",
-        ["yes", "no", "no", "403", "403", "403", "403", "403", "–", "–", "no", "no", "403", "403", "403"],
+        ["yes", "no", "no", "403", "403", "403", "403", "403", "–", "–", "no", "no", "403", "403", "403", "403"],
     ),
     (
         Subject::Revoked,
         "consumer, revoked",
-        ["yes", "no", "no", "403", "403", "403", "403", "403", "–", "–", "no", "no", "403", "403", "403"],
+        ["yes", "no", "no", "403", "403", "403", "403", "403", "–", "–", "no", "no", "403", "403", "403", "403"],
     ),
     (
         Subject::Producer,
         "the producer",
-        ["yes", "yes", "yes", "all", "all", "200", "all", "all", "403", "403", "no", "no", "200", "yes", "200"],
+        ["yes", "yes", "yes", "all", "all", "200", "all", "all", "403", "403", "no", "no", "200", "yes", "200", "200"],
     ),
     (
         Subject::OtherProducer,
         "another producer",
-        ["yes", "no", "no", "403", "403", "404", "403", "403", "403", "403", "no", "no", "200", "yes", "403"],
+        ["yes", "no", "no", "403", "403", "404", "403", "403", "403", "403", "no", "no", "200", "yes", "403", "403"],
     ),
     (
         Subject::Operator,
         "operator",
-        ["yes", "yes", "yes", "all", "all", "200", "all", "all", "403", "403", "no", "no", "403", "403", "200"],
+        ["yes", "yes", "yes", "all", "all", "200", "all", "all", "403", "403", "no", "no", "403", "403", "200", "200"],
     ),
     (
         Subject::ReadingKey,
         "API key of an active consumer, `consume`",
-        ["yes", "yes", "yes", "all", "all", "403", "all", "all", "all", "all", "all", "all", "403", "403", "403"],
+        ["yes", "yes", "yes", "all", "all", "403", "all", "all", "all", "all", "all", "all", "403", "403", "403", "403"],
     ),
     (
         Subject::NarrowKey,
         "API key of an active consumer, `consume:ANOTHER`",
-        ["yes", "no", "no", "403", "403", "403", "403", "403", "–", "–", "no", "no", "403", "403", "403"],
+        ["yes", "no", "no", "403", "403", "403", "403", "403", "–", "–", "no", "no", "403", "403", "403", "403"],
     ),
     (
         Subject::SendingKey,
         "API key of the producer, `publish`",
-        ["403", "403", "403", "403", "403", "403", "403", "403", "403", "403", "no", "no", "200", "403", "403"],
+        ["403", "403", "403", "403", "403", "403", "403", "403", "403", "403", "no", "no", "200", "403", "403", "403"],
     ),
     (
         Subject::Device,
         "device of the producer, by its own key",
-        ["403", "403", "403", "403", "403", "403", "403", "403", "403", "403", "no", "no", "200", "403", "403"],
+        ["403", "403", "403", "403", "403", "403", "403", "403", "403", "403", "no", "no", "200", "403", "403", "403"],
     ),
     (
         Subject::QuarantinedDevice,
         "device in quarantine",
-        ["403", "403", "403", "403", "403", "403", "403", "403", "403", "403", "no", "no", "200", "403", "403"],
+        ["403", "403", "403", "403", "403", "403", "403", "403", "403", "403", "no", "no", "200", "403", "403", "403"],
     ),
     (
         Subject::RevokedDevice,
         "device, revoked",
-        ["401", "401", "401", "401", "401", "401", "401", "401", "401", "401", "no", "no", "401", "401", "401"],
+        ["401", "401", "401", "401", "401", "401", "401", "401", "401", "401", "no", "no", "401", "401", "401", "401"],
     ),
     (
         Subject::OrganisationReader,
         "`reader` of the producer's organisation, acting for it",
-        ["yes", "yes", "yes", "all", "all", "403", "all", "all", "403", "403", "no", "no", "403", "403", "403"],
+        ["yes", "yes", "yes", "all", "all", "403", "all", "all", "403", "403", "no", "no", "403", "403", "403", "403"],
     ),
     (
         Subject::OrganisationManager,
         "`manager` of the producer's organisation, acting for it",
-        ["yes", "yes", "yes", "all", "all", "200", "all", "all", "403", "403", "no", "no", "403", "403", "200"],
+        ["yes", "yes", "yes", "all", "all", "200", "all", "all", "403", "403", "no", "no", "403", "403", "200", "200"],
     ),
     (
         Subject::ForeignConsumer,
         "consumer by a token of another issuer, active",
-        ["yes", "yes", "yes", "all", "all", "403", "all", "all", "all", "all", "all", "all", "403", "403", "403"],
+        ["yes", "yes", "yes", "all", "all", "403", "all", "all", "all", "all", "all", "all", "403", "403", "403", "403"],
     ),
     (
         Subject::ForeignProducer,
         "another producer, by a token of another issuer",
-        ["yes", "no", "no", "403", "403", "404", "403", "403", "403", "403", "no", "no", "200", "yes", "403"],
+        ["yes", "no", "no", "403", "403", "404", "403", "403", "403", "403", "no", "no", "200", "yes", "403", "403"],
     ),
     (
         Subject::ForeignStranger,
         "token of another issuer that gives no role here",
-        ["403", "403", "403", "403", "403", "403", "403", "403", "403", "403", "no", "no", "403", "403", "403"],
+        ["403", "403", "403", "403", "403", "403", "403", "403", "403", "403", "no", "no", "403", "403", "403", "403"],
     ),
 ];
 
@@ -435,7 +444,11 @@ impl Cast {
                 let answer = http().put(url).bearer_auth(&who.token).json(&json!({"labels": {"site": "roof"}})).send().await.unwrap();
                 answer.status().as_u16().to_string()
             }
-            _ => unreachable!("there are fifteen columns"),
+            15 => {
+                let answer = http().put(format!("{dsm}/retention/{id}")).bearer_auth(&who.token).json(&json!({})).send().await.unwrap();
+                answer.status().as_u16().to_string()
+            }
+            _ => unreachable!("there are sixteen columns"),
         }
     }
 

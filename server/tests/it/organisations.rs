@@ -102,6 +102,11 @@ async fn members_do_for_the_accounts_what_their_roles_allow_and_nothing_after_th
             (Method::POST, format!("{}/devices/enrolments", ap(&office.node)), json!({}), if manages { 201 } else { 403 }),
             (
                 Method::POST,
+            (Method::GET, format!("{dsm}/retention/{}", owned.id), Value::Null, 200),
+            (Method::GET, format!("{dsm}/erasures"), Value::Null, 200),
+            (Method::PUT, format!("{dsm}/retention/{}", owned.id), json!({"history_age_seconds": 86_400}), if manages { 200 } else { 403 }),
+            (Method::PUT, format!("{dsm}/retention/{}", office.owner.id), json!({}), 403),
+            (Method::POST, format!("{dsm}/erasures"), json!({"device_id": "gone"}), if manages { 202 } else { 403 }),
                 format!("{}/keys", ap(&office.node)),
                 json!({"name": "k", "scopes": ["publish"]}),
                 if manages { 201 } else { 403 },

@@ -34,7 +34,7 @@ impl Denied {
 }
 
 /// The scopes by which a member of an organisation acts for one of its accounts: a reader sees what the account sees, and its own log; a manager
-/// also manages devices, keys and consent. Nobody but the account itself sends its records, or manages the account.
+/// also manages devices, keys, consent and how long records stay. Nobody but the account itself sends its records, or manages the account.
 pub fn member_scopes(role: MemberRole, account: UserId, account_role: Role) -> Scopes {
     let reads = if account_role == Role::Producer { Scope::ConsumeFrom(account.producer()) } else { Scope::Consume };
     let mut scopes = vec![reads, Scope::ReadUsage];
@@ -107,7 +107,8 @@ impl Grant {
         self.scopes.has(Scope::ManageKeys).then_some(()).ok_or(Denied::Login)
     }
 
-    /// May it decide who receives the account's records? Logins, and managers of its organisation. The caller compares whose they are.
+    /// May it decide about the account's records: who receives them, how long they stay, which are erased? Logins, and managers of its organisation.
+    /// The caller compares whose they are.
     pub fn may_decide(&self) -> Result<(), Denied> {
         self.scopes.has(Scope::Decide).then_some(()).ok_or(Denied::Login)
     }

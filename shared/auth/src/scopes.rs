@@ -21,7 +21,7 @@ pub enum Scope {
     Operate,
     /// To make, see and end the account's keys: a manager's of the account's organisation alone, no key's.
     ManageKeys,
-    /// To decide who receives the account's records: likewise.
+    /// To decide who receives the account's records, how long they stay and which are erased: likewise.
     Decide,
 }
 

@@ -72,7 +72,7 @@ pub struct ManageDevices;
 #[derive(Clone, Copy, Debug)]
 pub struct ManageKeys;
 
-/// To decide who receives a producer's records.
+/// To decide who receives a producer's records, how long they stay and which are erased.
 #[derive(Clone, Copy, Debug)]
 pub struct Decide;
 
