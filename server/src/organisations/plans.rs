@@ -4,12 +4,16 @@ use std::collections::BTreeMap;
 
 use axum::extract::State;
 use motience_http::{Admin, ApiError, Bearer, Json, Path};
+use motience_limits::quota::Unit;
 use motience_proto::model::{MemberRole, PlanLimits};
 use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::allowed;
 use crate::http::Shared;
+
+/// Known of each log whatever the plan says.
+const RECORDS: &str = "records_per_second";
 
 /// A plan.
 #[derive(Serialize, ToSchema)]
@@ -23,7 +27,8 @@ pub(super) struct Plan {
 
 /// The plan of an organisation, and how much of it is in use.
 #[derive(Serialize, ToSchema)]
-#[schema(example = json!({"plan": "small", "limits": {"records_per_second": 100, "devices": 20}, "used": {"records_per_second": 12.5, "devices": 3.0, "follows": 2.0}}))]
+#[schema(example = json!({"plan": "small", "limits": {"records_per_second": 100, "bytes_per_second": 50_000, "devices": 20},
+    "used": {"records_per_second": 12.5, "bytes_per_second": 2125.0, "connections": 1.0, "devices": 3.0, "follows": 2.0}}))]
 pub(super) struct PlanUsed {
     /// Its name; `null`: it has none.
     #[schema(required)]
@@ -31,8 +36,9 @@ pub(super) struct PlanUsed {
     /// Its limits by their names. One that is left out is none.
     #[schema(value_type = BTreeMap<String, u64>)]
     limits: PlanLimits,
-    /// Of all accounts together: `records_per_second` over the last ten seconds, `devices` that are connected now, on all nodes, and `follows`;
-    /// where the plan bounds them, `total_log_bytes` and `total_history_rows`.
+    /// Of all accounts together, on all nodes: rates over the last ten seconds (of records that are taken in always, others where the plan limits
+    /// them), `devices` and, with a plan, `connections` that are open now, and `follows`; where the plan bounds them, `total_log_bytes` and
+    /// `total_history_rows`.
     used: BTreeMap<&'static str, f64>,
 }
 
@@ -79,8 +85,15 @@ pub(super) async fn organisation_plan(
         devices += known.iter().filter(|device| device.connected).count();
     }
     let follows = backend.store.organisation_wanted_count(&id, backend.clock.now()).await?;
-    let mut used = BTreeMap::from([("records_per_second", records.sum()), ("devices", devices as f64), ("follows", follows as f64)]);
+    let mut used = BTreeMap::from([(RECORDS, records.sum()), ("devices", devices as f64), ("follows", follows as f64)]);
     let limits = limits.unwrap_or_default();
+    if plan.is_some() {
+        let now = backend.reports.plan_used(&id);
+        used.insert("connections", now.connections as f64);
+        for limit in Unit::limited_by(&limits).map(Unit::limit).filter(|limit| *limit != RECORDS) {
+            used.insert(limit, now.rates.get(limit).copied().unwrap_or_default());
+        }
+    }
     // Counted only where somebody may want to know how much is left.
     if limits.total_log_bytes.is_some() {
         used.insert("total_log_bytes", backend.log_bytes_of(&ids).await? as f64);

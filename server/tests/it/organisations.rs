@@ -4,11 +4,11 @@ use std::time::Duration;
 
 use reqwest::Method;
 use serde_json::{Value, json};
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 
 use crate::{
     gateway,
-    harness::{Account, LIMIT, Node, account, http, subscribe},
+    harness::{Account, LIMIT, Node, Shared, account, http, subscribe},
     operators,
     quic::ap,
     quotas::logged,
@@ -29,7 +29,10 @@ struct Office {
 
 impl Office {
     async fn open(variables: &[(&str, &str)]) -> Self {
-        let node = Node::embedded(variables).await;
+        Self::on(Node::embedded(variables).await).await
+    }
+
+    async fn on(node: Node) -> Self {
         let owner = account(ap(&node), "producer", "owner").await;
         let (status, made) = ask(Method::POST, format!("{}/organisations", ap(&node)), &owner.token, json!({"name": "acme"})).await;
         assert_eq!(status, 201, "{made}");
@@ -99,14 +102,14 @@ async fn members_do_for_the_accounts_what_their_roles_allow_and_nothing_after_th
             (Method::GET, format!("{sm}/subscribers/{}", owned.id), Value::Null, 200),
             (Method::POST, format!("{dsm}/data"), json!({"device_id": "d", "timestamp": 1, "data": 1}), 403),
             (Method::POST, approve.clone(), Value::Null, if manages { 200 } else { 403 }),
-            (Method::POST, format!("{}/devices/enrolments", ap(&office.node)), json!({}), if manages { 201 } else { 403 }),
-            (
-                Method::POST,
             (Method::GET, format!("{dsm}/retention/{}", owned.id), Value::Null, 200),
             (Method::GET, format!("{dsm}/erasures"), Value::Null, 200),
             (Method::PUT, format!("{dsm}/retention/{}", owned.id), json!({"history_age_seconds": 86_400}), if manages { 200 } else { 403 }),
             (Method::PUT, format!("{dsm}/retention/{}", office.owner.id), json!({}), 403),
             (Method::POST, format!("{dsm}/erasures"), json!({"device_id": "gone"}), if manages { 202 } else { 403 }),
+            (Method::POST, format!("{}/devices/enrolments", ap(&office.node)), json!({}), if manages { 201 } else { 403 }),
+            (
+                Method::POST,
                 format!("{}/keys", ap(&office.node)),
                 json!({"name": "k", "scopes": ["publish"]}),
                 if manages { 201 } else { 403 },
@@ -146,7 +149,11 @@ async fn a_plan_of_an_organisation_holds_for_its_accounts_together_and_counts_co
     let owned = office.joined("owned", "producer", "account").await;
     let consumer = office.joined("consumer", "consumer", "account").await;
     let neighbour = account(ap(&office.node), "producer", "neighbour").await;
-    let limits = ["plan", "set", "team", "--records-per-second", "10", "--connections", "1", "--follows", "1"];
+    let limits = [
+        &["plan", "set", "team", "--records-per-second", "10", "--connections", "1", "--follows", "1"][..],
+        &["--bytes-per-second", "1000000", "--requests-per-second", "1000"],
+    ]
+    .concat();
     for arguments in [&limits[..], &["plan", "give", "team", "--organisation", "acme"]] {
         assert_eq!(operators::run(dir, &[], arguments, "").await.0, 0);
     }
@@ -158,13 +165,19 @@ async fn a_plan_of_an_organisation_holds_for_its_accounts_together_and_counts_co
         sleep(Duration::from_millis(50)).await;
     }
     let (status, plan) = office.ap(Method::GET, "/plan", &office.owner, Value::Null).await;
-    let limits = json!({"records_per_second": 10, "connections": 1, "follows": 1});
+    let limits =
+        json!({"records_per_second": 10, "bytes_per_second": 1_000_000, "requests_per_second": 1000, "connections": 1, "follows": 1});
     assert_eq!(
         (status, &plan["plan"], &plan["limits"], &plan["used"]["devices"], &plan["used"]["follows"]),
         (200, &json!("team"), &limits, &json!(0.0), &json!(0.0)),
         "{plan}"
     );
     assert!(plan["used"]["records_per_second"].is_f64(), "{plan}");
+    assert_eq!(
+        (&plan["used"]["bytes_out_per_second"], &plan["used"]["connections"]),
+        (&Value::Null, &json!(0.0)),
+        "no limit, and none open"
+    );
     assert_eq!(office.ap(Method::GET, "/plan", &neighbour, Value::Null).await.0, 404);
     assert_eq!(ask(Method::GET, format!("{}/plans", ap(&office.node)), &office.owner.token, Value::Null).await.0, 403);
     let (status, problem) = post(&owned).await;
@@ -178,9 +191,45 @@ async fn a_plan_of_an_organisation_holds_for_its_accounts_together_and_counts_co
     let first = gateway::consume(&office.node, &consumer, "").await;
     let refused = tokio_tungstenite::connect_async(format!("{}?token={}", office.node.at.wss1.as_deref().unwrap(), owned.token)).await;
     assert!(refused.is_err(), "the organisation has one connection");
+    let deadline = Instant::now() + LIMIT;
+    loop {
+        let (_, plan) = office.ap(Method::GET, "/plan", &office.owner, Value::Null).await;
+        let used = |limit: &str| plan["used"][limit].as_f64().unwrap();
+        if used("connections") == 1.0 && used("bytes_per_second") > 0.0 && used("requests_per_second") > 0.0 {
+            break;
+        }
+        assert!(Instant::now() < deadline, "what is in use is told: {plan}");
+        // Rates fade within ten seconds.
+        post(&office.owner).await;
+        sleep(Duration::from_millis(100)).await;
+    }
     drop(first);
     let listed = operators::run(dir, &[], &["org", "show", "acme"], "").await;
     assert!(listed.0 == 0 && listed.1.contains("owner\t1\towner\n") && listed.1.contains("\towned\tproducer\n"), "{listed:?}");
+}
+
+#[tokio::test]
+async fn each_node_tells_what_all_of_them_use_of_a_plan() {
+    let shared = Shared::start().await;
+    let office = Office::on(shared.node("a", "ap,sm,dsm").await).await;
+    let other = shared.node("b", "ap,sm,dsm").await;
+    for arguments in [&["plan", "set", "team", "--bytes-per-second", "1000000"][..], &["plan", "give", "team", "--organisation", "acme"]] {
+        let done = operators::run(office.node.dir.path(), &shared.variables(), arguments, "").await;
+        assert_eq!(done.0, 0, "{done:?}");
+    }
+    let used = async {
+        loop {
+            let (dsm, record) = (office.node.at.dsm.as_deref().unwrap(), json!({"device_id": "d", "timestamp": 1, "data": 1}));
+            assert_eq!(ask(Method::POST, format!("{dsm}/data"), &office.owner.token, record).await.0, 200);
+            let url = format!("{}/organisations/{}/plan", ap(&other), office.id);
+            let (_, plan) = ask(Method::GET, url, &office.owner.token, Value::Null).await;
+            if plan["used"]["bytes_per_second"].as_f64().is_some_and(|used| used > 0.0) {
+                break;
+            }
+            sleep(Duration::from_millis(50)).await;
+        }
+    };
+    timeout(LIMIT, used).await.expect("the other node tells what went in here");
 }
 
 #[tokio::test]

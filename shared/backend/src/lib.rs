@@ -21,6 +21,7 @@ mod keys;
 mod lookups;
 mod meter;
 mod organisations;
+mod plan_use;
 pub mod pressure;
 mod quotas;
 mod readiness;
@@ -388,8 +389,9 @@ pub struct Backend {
     eraser: tokio::task::JoinHandle<()>,
     refresher: tokio::task::JoinHandle<()>,
     issuer_keys: tokio::task::JoinHandle<()>,
-    /// Measure the backlogs, and the rest, look at the database's replica, fill the buckets of quotas, and write usage down.
-    meters: [tokio::task::JoinHandle<()>; 6],
+    /// Measure the backlogs, and the rest, look at the database's replica, fill the buckets of quotas, tell how much of them is used, and write
+    /// usage down.
+    meters: [tokio::task::JoinHandle<()>; 7],
     /// The live connections of this node, and questions about those of others.
     directory: connections::Directory,
     answering: tokio::task::JoinHandle<()>,
@@ -551,6 +553,7 @@ impl Backend {
             tokio::spawn(meter.run()),
             tokio::spawn(store.clone().watch_replica()),
             tokio::spawn(filling),
+            tokio::spawn(plan_use::run(reports.clone(), permits.clone(), relay.log().clone())),
             tokio::spawn(usage::run(relay.clone(), store.clone())),
         ];
         Ok(Arc::new(Self {

@@ -24,7 +24,7 @@ pub fn read(message: &[u8]) -> Result<Event, Unreadable> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{ConnectionReport, DeviceReport, NodeReport, StreamReport};
+    use crate::{ConnectionReport, DeviceReport, NodeReport, PlanUseReport, StreamReport};
     use motience_proto::model::{ConsumerId, DeviceState, LogId, ProducerId, Role, Transport, UserId};
 
     /// Messages word for word as nodes of the last state send them: a node of either version reads those of the other.
@@ -59,6 +59,7 @@ mod tests {
             since_ms: 5,
             records: 6,
         };
+        let used = PlanUseReport { organisation: "3f9c".into(), connections: 2, millirates: [("bytes_per_second".into(), 1500)].into() };
         let (consumer, producer) = (ConsumerId(1), ProducerId(2));
         for (event, text) in [
             (Event::Subscribed { consumer, producer }, r#"{"type":"subscribed","consumer":1,"producer":2}"#),
@@ -83,6 +84,10 @@ mod tests {
             (
                 Event::Connections { ask: 1, node: "n".into(), total: 2, connections: vec![connection] },
                 r#"{"type":"connections","ask":1,"node":"n","total":2,"connections":[{"connection":"6f1c2a9b03d4e577","user":3,"username":"app","role":"consumer","device":null,"transport":"websocket","address":"10.0.0.7","since_ms":5,"records":6}]}"#,
+            ),
+            (
+                Event::PlansUsed { node: "n".into(), used: vec![used] },
+                r#"{"type":"plans_used","node":"n","used":[{"organisation":"3f9c","connections":2,"millirates":{"bytes_per_second":1500}}]}"#,
             ),
             (Event::ConnectionEnded { connection: "6f".into() }, r#"{"type":"connection_ended","connection":"6f"}"#),
             (Event::Restored, r#"{"type":"restored"}"#),

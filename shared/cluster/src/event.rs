@@ -4,7 +4,7 @@
 use motience_proto::model::{Account, ConsumerId, DeviceState, ProducerId, UserId};
 use serde::{Deserialize, Serialize};
 
-use crate::report::{ConnectionReport, DeviceReport, NodeReport, StreamReport};
+use crate::report::{ConnectionReport, DeviceReport, NodeReport, PlanUseReport, StreamReport};
 
 /// An event of the cluster.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -90,6 +90,13 @@ pub enum Event {
         /// One report for each device.
         devices: Vec<DeviceReport>,
     },
+    /// Report of the plans that organisations use on a node, or of some of them where there are many.
+    PlansUsed {
+        /// Name of the node.
+        node: String,
+        /// One report for each organisation.
+        used: Vec<PlanUseReport>,
+    },
     /// An operator asks every node for its live connections.
     ConnectionsAsked {
         /// Number of the question: answers repeat it.
@@ -130,6 +137,7 @@ impl Event {
             self,
             Self::Node { .. }
                 | Self::Devices { .. }
+                | Self::PlansUsed { .. }
                 | Self::ConnectionsAsked { .. }
                 | Self::Connections { .. }
                 | Self::ConnectionEnded { .. }
@@ -147,7 +155,8 @@ impl Event {
             Self::Node { report } => clamp(&mut report.started_ms),
             Self::Devices { devices, .. } => devices.iter_mut().map(|device| &mut device.seen_ms).for_each(clamp),
             Self::Connections { connections, .. } => connections.iter_mut().map(|one| &mut one.since_ms).for_each(clamp),
-            Self::ConnectionsAsked { .. }
+            Self::PlansUsed { .. }
+            | Self::ConnectionsAsked { .. }
             | Self::ConnectionEnded { .. }
             | Self::Subscribed { .. }
             | Self::Unsubscribed { .. }

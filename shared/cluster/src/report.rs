@@ -1,6 +1,6 @@
 //! Reports of nodes, producers and devices, which nodes broadcast on the cluster bus every two seconds.
 
-use std::net::IpAddr;
+use std::{collections::BTreeMap, net::IpAddr};
 
 use motience_proto::model::{LogId, LogKey, ProducerId, Role, Transport, UserId, times::ClockFault};
 use serde::{Deserialize, Serialize};
@@ -111,6 +111,19 @@ pub struct DeviceReport {
     /// Records taken in by this node whose time cannot be right.
     #[serde(default)]
     pub misdated: u64,
+}
+
+/// How much of its plan an organisation uses on one node.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PlanUseReport {
+    /// Id of the organisation.
+    pub organisation: String,
+    /// Connections that are open, without those of devices.
+    #[serde(default)]
+    pub connections: u64,
+    /// Thousandths for each second, over the last ten seconds, by the name of the limit.
+    #[serde(default)]
+    pub millirates: BTreeMap<String, u64>,
 }
 
 /// One live connection, as the node that has it answers for it.

@@ -18,7 +18,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::debug;
 
 use crate::{
-    DeviceReport, DeviceStats, Devices, Event, Most, NodeStats, Nodes, StreamStats, Streams, broadcast,
+    DeviceReport, DeviceStats, Devices, Event, Most, NodeStats, Nodes, PlanUse, PlanUsed, StreamStats, Streams, broadcast,
     day::{Day, Minute},
     window::LOOK_EVERY,
 };
@@ -39,6 +39,8 @@ pub struct Reports {
     pub nodes: Arc<Nodes>,
     /// Devices.
     pub devices: Arc<Devices>,
+    /// Plans of organisations.
+    pub plan_use: Arc<PlanUse>,
     day: Arc<Mutex<Day>>,
     /// When the reports of all devices were read last.
     read: Arc<tokio::sync::Mutex<Option<Instant>>>,
@@ -52,6 +54,7 @@ impl Reports {
             streams: Arc::new(Streams::new(node.to_owned())),
             nodes: Arc::new(Nodes::new(node.to_owned(), clock.now())),
             devices: Arc::new(Devices::new(node.to_owned(), clock.clone(), most)),
+            plan_use: Arc::new(PlanUse::new(node.to_owned())),
             day: Arc::default(),
             read: Arc::default(),
             clock,
@@ -75,6 +78,7 @@ impl Reports {
             Event::Streams { node, streams } => self.streams.apply(node, streams),
             Event::Node { report } => self.nodes.apply(report, self.clock.now()),
             Event::Devices { node, devices } => self.devices.apply(node, devices, self.clock.now()),
+            Event::PlansUsed { node, used } => self.plan_use.apply(node, used, self.clock.now()),
             _ => {}
         }
     }
@@ -99,6 +103,11 @@ impl Reports {
         self.read_devices(log, key).await;
         let now = self.clock.now();
         self.devices.of(key, |node| self.nodes.is_alive(node, now))
+    }
+
+    /// How much of its plan an organisation uses, on all nodes together.
+    pub fn plan_used(&self, organisation: &str) -> PlanUsed {
+        self.plan_use.of(organisation, self.clock.now())
     }
 
     /// Devices of all producers with `query` in their names, in whichever case; at most so many, by name.

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 /// Time between two looks, and between two reports.
-pub(crate) const LOOK_EVERY: Duration = Duration::from_secs(2);
+pub const LOOK_EVERY: Duration = Duration::from_secs(2);
 /// Looks that a rate spans: ten seconds.
 const LOOKS: usize = 5;
 

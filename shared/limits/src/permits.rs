@@ -274,6 +274,13 @@ impl Permits {
         self.held().count(Room::of(transport)) < self.limits.room(transport)
     }
 
+    /// Connections of each organisation with a plan, without those of devices.
+    pub fn connections_of_organisations(&self) -> Vec<(Arc<str>, usize)> {
+        let held = self.held();
+        let connections = held.organisations.iter().filter(|((_, share), _)| *share == Share::Connections);
+        connections.map(|((id, _), count)| (Arc::clone(id), *count)).collect()
+    }
+
     /// Counts one more of an account, and of its organisation where that has a plan, which is returned.
     fn enter(&self, held: &mut Held, user: UserId, share: Share, transport: Transport) -> Result<Option<Arc<str>>, Refusal> {
         let plans = self.quotas.plans(user);

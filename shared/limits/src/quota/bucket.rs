@@ -46,6 +46,8 @@ pub struct Bucket {
     /// Parts of tokens taken since the last tick, and parts that were wanted at once and not there.
     used: AtomicI64,
     wanted: AtomicI64,
+    /// Tokens taken ever.
+    pub(super) taken: AtomicU64,
     /// Whether ticks fill it.
     pub(super) active: AtomicBool,
     /// Ticks since the last use.
@@ -74,6 +76,7 @@ impl Buckets {
                 tokens: AtomicI64::new(0),
                 used: AtomicI64::new(0),
                 wanted: AtomicI64::new(0),
+                taken: AtomicU64::new(0),
                 active: AtomicBool::new(false),
                 idle: AtomicU64::new(0),
                 leased: Mutex::default(),
@@ -138,6 +141,7 @@ impl Bucket {
     }
 
     pub(super) fn take(&self, cost: u64) {
+        self.taken.fetch_add(cost, Relaxed);
         let cost = parts(cost);
         self.tokens.fetch_sub(cost, Relaxed);
         self.used.fetch_add(cost, Relaxed);

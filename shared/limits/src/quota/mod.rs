@@ -1,7 +1,7 @@
 //! Quotas: the limits that plans set for accounts and organisations, whatever transport their records and requests come by.
 //!
-//! A rate is a bucket of tokens. Once there is a whole token in it, more may be taken than it holds: the rest is a debt, which fills first. So a batch of any size passes, and the rate holds in the long run. An embedded node fills its buckets by the clock. Nodes of a
-//! cluster share each bucket: a node leases slices of it ahead of their use, of at most [`SLICE`] of a second's worth, and only while somebody
+//! A rate is a bucket of tokens. Once there is a whole token in it, more may be taken than it holds: the rest is a debt, which fills first. So a
+//! batch of any size passes, and the rate holds in the long run. An embedded node fills its buckets by the clock. Nodes of a cluster share each bucket: a node leases slices of it ahead of their use, of at most [`SLICE`] of a second's worth, and only while somebody
 //! uses it. Without an answer to its request a node fills its buckets by the part of the rate that was its own lately.
 //!
 //! An account without a plan costs one look at an atomic.
@@ -17,7 +17,7 @@ pub use self::{
 };
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     convert::Infallible,
     sync::{
         Arc, Weak,
@@ -139,6 +139,20 @@ impl Quotas {
             }
         }
         owned.into_values().collect()
+    }
+
+    /// Tokens that the accounts of each organisation have taken on this node, by the names of the limits of its plan. Counts may begin anew.
+    pub fn taken(&self) -> Vec<(Arc<str>, BTreeMap<&'static str, u64>)> {
+        let known = self.0.known.lock();
+        let organisations = known.holders.iter().filter_map(|(holder, buckets)| match holder {
+            Holder::Organisation(id) => Some((Arc::clone(id), buckets)),
+            Holder::Account(_) => None,
+        });
+        let taken = |buckets: &Buckets| {
+            let limited = buckets.rates.iter().filter(|bucket| bucket.rate() > 0);
+            limited.map(|bucket| (bucket.unit.limit(), bucket.taken.load(Relaxed))).collect()
+        };
+        organisations.map(|(id, buckets)| (id, taken(buckets))).collect()
     }
 
     /// Sets which plans hold from now on, for connections that live too.

@@ -49,6 +49,22 @@ impl Unit {
         }
     }
 
+    /// The name of its limit in a plan.
+    pub fn limit(self) -> &'static str {
+        match self {
+            Self::Records => "records_per_second",
+            Self::Bytes => "bytes_per_second",
+            Self::Requests => "requests_per_second",
+            Self::RecordsOut => "records_out_per_second",
+            Self::BytesOut => "bytes_out_per_second",
+        }
+    }
+
+    /// The units that a plan limits.
+    pub fn limited_by(plan: &PlanLimits) -> impl Iterator<Item = Self> {
+        Self::ALL.into_iter().filter(|unit| unit.of(plan) > 0)
+    }
+
     pub(super) fn bit(self) -> u8 {
         1 << self as u8
     }
