@@ -18,6 +18,7 @@ describe('kept', { skip: !program && 'set MOTIENCE_SERVER' }, () => {
     const page = await open(t, '#tab=retention');
     await logIn(page, producer.username);
     await seen(page.getByText('The log has no records.'));
+    await seen(page.getByTestId('history-cut').getByText('Rows stay in the history for ever.'));
     await send(producer, 'd', 3);
     await seen(page.getByTestId('first-cut').getByText(/^The oldest record of the log goes in/));
     const age = page.getByLabel('In the log, for', { exact: true });
@@ -61,6 +62,63 @@ describe('kept', { skip: !program && 'set MOTIENCE_SERVER' }, () => {
     await seen(theirs.getByRole('heading', { name: `Retention of ${producer.username}` }));
     await seen(theirs.getByText('Nothing was erased'));
     await accessible(theirs, 'retention, for operators');
+  });
+
+  test('a producer keeps rows of devices with a label for a shorter time', async (t) => {
+    const producer = await server.account('producer');
+    await send(producer, 'lens', 2);
+    const classes = async () => (await retention(producer)).own.classes;
+    const page = await open(t, '#tab=retention');
+    await logIn(page, producer.username);
+    await page.getByRole('button', { name: 'Add a class' }).click();
+    await page.getByRole('button', { name: 'Set limits' }).click();
+    await seen(page.getByRole('alert').getByText('A class needs the name of a label.'));
+    await accessible(page, 'a class without a label');
+    await page.getByLabel('Label', { exact: true }).fill('kind');
+    await page.getByLabel('Value', { exact: true }).fill('camera');
+    await page.getByLabel('In the history, for, class 1', { exact: true }).fill('7');
+    await page.getByRole('button', { name: 'Set limits' }).click();
+    await page.getByRole('button', { name: 'Keep less' }).click();
+    await seen(page.getByText('Nothing is kept beyond'));
+    assert.deepEqual(await classes(), [{ label: 'kind', value: 'camera', history_age_seconds: 7 * 86_400 }]);
+    // Longer takes nothing away, and is not asked about.
+    await page.getByLabel('In the history, for, class 1', { exact: true }).fill('30');
+    await page.getByRole('button', { name: 'Add a class' }).click();
+    await page.getByLabel('Label', { exact: true }).nth(1).fill('kind');
+    await page.getByLabel('Value', { exact: true }).nth(1).fill('door');
+    await page.getByLabel('In the history, for, class 2', { exact: true }).fill('2');
+    await page.getByLabel('Unit of: In the history, for, class 2').selectOption('hours');
+    await page.getByRole('button', { name: 'Set limits' }).click();
+    await page.getByRole('button', { name: 'Keep less' }).click();
+    await seen(page.getByText('Nothing is kept beyond'));
+    await page.getByLabel('In the history, for', { exact: true }).fill('90');
+    await page.getByRole('button', { name: 'Set limits' }).click();
+    await page.getByRole('button', { name: 'Keep less' }).click();
+    await seen(page.getByTestId('history-cut').getByText(/^The oldest row of the history goes in 8[89]|90 d/));
+    await accessible(page, 'classes of devices');
+    await gallery(page, 'retention-classes');
+    await page.getByRole('button', { name: 'Remove the class kind' }).first().click();
+    await page.getByRole('button', { name: 'Set limits' }).click();
+    await until('one class', async () => (await classes()).length === 1);
+    assert.equal((await classes())[0].value, 'door');
+  });
+
+  test('an operator sees which logs retention cuts, and which by size', async (t) => {
+    const [admin, small, large] = [await server.account('admin'), await server.account('producer'), await server.account('producer')];
+    await server.ask(small, 'PUT', `${server.at.dsm}/retention/${small.id}`, { log_bytes: 65_536 });
+    const bySize = async () => {
+      await Promise.all([send(small, 'd', 50), send(large, 'd')]);
+      const { cuts } = await server.ask(admin, 'GET', `${server.at.dsm}/platform`);
+      return cuts.some((cut) => cut.producer_id === String(small.id) && cut.bound === 'bytes') && cuts.some((cut) => cut.producer_id === String(large.id) && cut.bound === 'age');
+    };
+    await until('both to grow', bySize);
+    const page = await open(t, '');
+    await logIn(page, admin.username);
+    const cuts = page.getByTestId('cuts');
+    await seen(cuts.getByRole('row', { name: new RegExp(`^${small.username} .*size before its age`) }));
+    await seen(cuts.getByRole('row', { name: new RegExp(`^${large.username} .*age$`) }));
+    await accessible(page, 'the platform with cuts');
+    await gallery(page, 'cuts');
   });
 
   test('a producer has a device erased, and sees how far that is', async (t) => {

@@ -134,6 +134,12 @@ describe('organisations', { skip: !program && 'set MOTIENCE_SERVER' }, () => {
     assert.equal(await page.getByRole('button', { name: 'Invite a consumer…' }).count(), 0, 'nor does it decide');
     await accessible(page, 'acting');
     await gallery(page, 'acting');
+    await page.getByRole('tab', { name: 'Retention' }).click();
+    await seen(page.getByTestId('first-cut'));
+    await seen(page.getByText('Nothing was erased'));
+    assert.equal(await page.getByRole('button', { name: /Set limits|Add a class|Erase records/ }).count(), 0, 'a reader keeps all as it is');
+    await accessible(page, 'retention, for a reader');
+    await shoot(page, 'acting-retention-reader-dark');
     // The address leads back to it, and the tab knows the token.
     assert.match(page.url(), new RegExp(`for=${id}%3A${owner.id}`));
     await page.reload();
@@ -157,6 +163,16 @@ describe('organisations', { skip: !program && 'set MOTIENCE_SERVER' }, () => {
     await seen(page.getByTestId('token'));
     await page.getByRole('button', { name: 'Done' }).click();
     await seen(page.getByRole('heading', { name: 'API keys' }));
+    await page.getByRole('tab', { name: 'Retention' }).click();
+    await page.getByLabel('In the history, for', { exact: true }).fill('30');
+    await page.getByRole('button', { name: 'Set limits' }).click();
+    await page.getByRole('button', { name: 'Keep less' }).click();
+    await seen(page.getByText('Nothing is kept beyond'));
+    const kept = await server.ask(owner, 'GET', `${server.at.dsm}/retention/${owner.id}`);
+    assert.equal(kept.own.history_age_seconds, 30 * 86_400);
+    await seen(page.getByRole('button', { name: 'Erase records…' }));
+    await accessible(page, 'retention, for a manager');
+    await gallery(page, 'acting-retention');
     await page.getByRole('button', { name: 'Stop acting' }).click();
     await seen(page.getByRole('heading', { name: 'harbour' }));
     assert.equal(await page.evaluate(() => sessionStorage.getItem('motience.acting')), null);
@@ -208,7 +224,7 @@ describe('organisations', { skip: !program && 'set MOTIENCE_SERVER' }, () => {
     await seen(page.getByRole('heading', { name: 'Plan' }));
     await seen(page.getByText('No plan', { exact: true }));
 
-    server.run(['plan', 'set', 'small', '--records-per-second', '100', '--devices', '20', '--follows', '4']);
+    server.run(['plan', 'set', 'small', '--records-per-second', '100', '--bytes-per-second', '2000000', '--requests-per-second', '50', '--connections', '8', '--devices', '20', '--follows', '4', '--log-bytes', '67108864']);
     const theirs = await open(t, '#tab=organisations', { colorScheme: 'light' });
     await logIn(theirs, admin.username);
     await theirs.getByLabel('Search organisations').fill('meter');
@@ -221,6 +237,11 @@ describe('organisations', { skip: !program && 'set MOTIENCE_SERVER' }, () => {
     await seen(theirs.getByTestId('plan').getByText('Records in, a second'));
     await seen(theirs.getByTestId('plan').getByText('0 of 20'));
     await seen(theirs.getByTestId('plan').getByText('1 of 4'));
+    // Both pages of its members ask, so some requests are in use.
+    const requests = theirs.getByTestId('plan').locator('div', { hasText: 'Requests, a second' });
+    await until('requests to be in use', async () => number((await requests.locator('b').textContent()) ?? '0') > 0);
+    await seen(theirs.getByTestId('plan').getByText('0 of 8'));
+    await seen(theirs.getByTestId('plan').getByText(/^0 B of 2.0 MB$/));
     await accessible(theirs, 'an organisation, for operators');
     await gallery(theirs, 'organisation-operator');
     // Its owner sees it without asking.

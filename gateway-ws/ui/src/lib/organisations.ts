@@ -4,7 +4,7 @@ import type { JoinRole, MemberRole } from '@motience/client';
 /** Each role, as its member is told. */
 export const ROLES: Record<MemberRole, string> = {
   reader: 'You are a reader: you read lists, usage, history and records of its accounts.',
-  manager: 'You are a manager: you read, and manage devices, keys and subscriptions of its accounts.',
+  manager: 'You are a manager: you read, and manage devices, keys, subscriptions and retention of its accounts.',
   owner: 'You are an owner: you do what managers do, invite and remove, and may end it.',
 };
 
@@ -25,6 +25,10 @@ const LIMITS: Record<string, string> = {
   devices: 'Devices connected',
   connections: 'Connections',
   follows: 'Subscriptions',
+  log_bytes: 'Log of each producer',
+  history_rows: 'Rows of each producer in the history',
+  total_log_bytes: 'Logs of all producers together',
+  total_history_rows: 'Rows of all producers in the history together',
 };
 
 export interface Limit {

@@ -1,6 +1,6 @@
 // How much is kept, in words and in fields, and the records that an erasure is about.
 import type { Erasure, ErasureWish, KeptRecords, WantedRetention } from '@motience/client';
-import { clock } from './format.ts';
+import { clock, count } from './format.ts';
 
 const AGES: Record<string, number> = { minutes: 60, hours: 3_600, days: 86_400 };
 const SIZES: Record<string, number> = { KiB: 1 << 10, MiB: 1 << 20, GiB: 1 << 30 };
@@ -35,18 +35,58 @@ export function valueOf({ amount, unit }: BoundText, kind: 'age' | 'size'): numb
   return Number.isFinite(value) && value > 0 ? Math.round(value) : undefined;
 }
 
+/** A class of devices as a form has it. */
+export interface ClassText {
+  label: string;
+  value: string;
+  age: BoundText;
+}
+
+type Class = NonNullable<WantedRetention['classes']>[number];
+
+export const classText = ({ label, value, history_age_seconds: age }: Class): ClassText => ({ label, value, age: textOf(age, 'age') });
+
+/** The classes that a form says; a sentence: what is missing. */
+export function classesOf(texts: ClassText[]): Class[] | string {
+  const classes: Class[] = [];
+  for (const { label, value, age } of texts) {
+    if (label.trim() === '') return 'A class needs the name of a label.';
+    const seconds = valueOf(age, 'age');
+    if (!seconds) return `The class “${label.trim()}=${value.trim()}” needs a time.`;
+    if (classes.some((other) => other.label === label.trim() && other.value === value.trim())) return `The class “${label.trim()}=${value.trim()}” is there twice.`;
+    classes.push({ label: label.trim(), value: value.trim(), history_age_seconds: seconds });
+  }
+  return classes;
+}
+
 /** Whether less is kept than now, so that records go. Without a limit of its own a producer keeps as much as the platform, or more than now. */
 export function isLess(wanted: WantedRetention, kept: KeptRecords): boolean {
   const smaller = (next: number | null | undefined, now: number | null) => next !== null && next !== undefined && (now === null || next < now);
-  return smaller(wanted.log_age_seconds, kept.log_age_seconds) || smaller(wanted.log_bytes, kept.log_bytes) || smaller(wanted.history_age_seconds, kept.history_age_seconds);
+  const now = ({ label, value }: Class) => kept.own.classes?.find((own) => own.label === label && own.value === value)?.history_age_seconds ?? kept.history_age_seconds;
+  return (
+    smaller(wanted.log_age_seconds, kept.log_age_seconds) ||
+    smaller(wanted.log_bytes, kept.log_bytes) ||
+    smaller(wanted.history_age_seconds, kept.history_age_seconds) ||
+    (wanted.classes ?? []).some((one) => smaller(one.history_age_seconds, now(one)))
+  );
 }
 
 /** The bound that removes the oldest record first, and when. */
 export function firstCut({ first_cut: cut, log_age_seconds: age, log_bytes: size }: KeptRecords): string {
   if (!cut) return 'The log has no records.';
-  const when = cut.seconds < 60 ? 'within a minute' : `in ${clock(cut.seconds * 1000)}`;
+  const when = soon(cut.seconds);
   return cut.bound === 'age' ? `The oldest record of the log goes ${when}, as it is ${said(age, 'age')} old then.` : `The oldest record of the log goes ${when}, as the log has ${said(size, 'size')} then.`;
 }
+
+/** Likewise of the history. */
+export function historyCut({ history_cut: cut, history_age_seconds: age, history_rows: rows }: KeptRecords): string {
+  if (!cut) return age === null && rows === null ? 'Rows stay in the history for ever.' : 'The history has no rows.';
+  const when = soon(cut.seconds);
+  return cut.bound === 'age' ? `The oldest row of the history goes ${when}, as it is ${said(age, 'age')} old then.` : `The oldest row of the history goes ${when}, as there are ${count(rows ?? 0)} rows then.`;
+}
+
+/** A time to come, from now. */
+export const soon = (seconds: number) => (seconds < 60 ? 'within a minute' : `in ${clock(seconds * 1000)}`);
 
 /** The fields of an erasure. */
 export interface ErasureText {

@@ -3,9 +3,9 @@ import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import type { AuditChain, KeptRecords } from '@motience/client';
 import { Heads, accountOf, exported, linesOf, queryOf, told, type AuditText } from '../../src/lib/audit.ts';
-import { firstCut, isLess, recordsOf, said, textOf, valueOf, wishOf } from '../../src/lib/retention.ts';
+import { classText, classesOf, firstCut, historyCut, isLess, recordsOf, said, textOf, valueOf, wishOf } from '../../src/lib/retention.ts';
 
-const KEPT: KeptRecords = { producer_id: '1', log_age_seconds: 86_400, log_bytes: 64 << 20, history_age_seconds: null, history_rows: null, own: { log_age_seconds: null, log_bytes: null, history_age_seconds: null }, first_cut: null, history_cut: null };
+const KEPT: KeptRecords = { producer_id: '1', log_age_seconds: 86_400, log_bytes: 64 << 20, history_age_seconds: null, history_rows: null, own: { log_age_seconds: null, log_bytes: null, history_age_seconds: null, classes: [] }, first_cut: null, history_cut: null };
 
 test('a bound is read and written in the unit in which it is whole', () => {
   for (const [value, kind, words] of [[60, 'age', '1 minute'], [5400, 'age', '90 minutes'], [7200, 'age', '2 hours'], [86_400, 'age', '1 day'], [64 << 20, 'size', '64 MiB'], [1 << 30, 'size', '1 GiB'], [null, 'age', 'for ever']] as const) {
@@ -28,6 +28,25 @@ test('the bound that comes first is said with its time', () => {
   assert.equal(firstCut(KEPT), 'The log has no records.');
   assert.equal(firstCut({ ...KEPT, first_cut: { bound: 'age', seconds: 7_500 } }), 'The oldest record of the log goes in 2 h 5 min, as it is 1 day old then.');
   assert.equal(firstCut({ ...KEPT, first_cut: { bound: 'bytes', seconds: 0 } }), 'The oldest record of the log goes within a minute, as the log has 64 MiB then.');
+});
+
+test('the bound of the history that comes first is said, or that nothing goes', () => {
+  assert.equal(historyCut(KEPT), 'Rows stay in the history for ever.');
+  assert.equal(historyCut({ ...KEPT, history_age_seconds: 60 }), 'The history has no rows.');
+  assert.equal(historyCut({ ...KEPT, history_age_seconds: 86_400, history_cut: { bound: 'age', seconds: 90 } }), 'The oldest row of the history goes in 1 min 30 s, as it is 1 day old then.');
+  assert.equal(historyCut({ ...KEPT, history_rows: 5_000, history_cut: { bound: 'rows', seconds: 7_200 } }), 'The oldest row of the history goes in 2 h 0 min, as there are 5,000 rows then.');
+});
+
+test('classes of devices are what a form says, each once and with a time', () => {
+  const camera = { label: 'kind', value: 'camera', history_age_seconds: 7_200 };
+  const text = classText(camera);
+  assert.deepEqual(text, { label: 'kind', value: 'camera', age: { amount: '2', unit: 'hours' } });
+  assert.deepEqual(classesOf([{ ...text, label: ' kind ' }, { ...text, value: '' }]), [camera, { ...camera, value: '' }]);
+  for (const wrong of [[{ ...text, label: ' ' }], [{ ...text, age: { amount: '', unit: 'days' } }], [{ ...text, age: { amount: 'x', unit: 'days' } }], [text, { ...text, label: 'kind ' }]]) assert.equal(typeof classesOf(wrong), 'string', JSON.stringify(wrong));
+  // A class that is new or shorter takes rows away, one that goes or is longer does not.
+  const kept = { ...KEPT, own: { ...KEPT.own, classes: [camera] } };
+  const less = (age: number, value = 'camera') => isLess({ classes: [{ ...camera, value, history_age_seconds: age }] }, kept);
+  assert.deepEqual([less(3_600), less(7_200), less(86_400), less(86_400, 'door'), isLess({ classes: [] }, kept)], [true, false, false, true, false]);
 });
 
 test('an erasure is what a form says, and nothing is erased by an empty one', () => {

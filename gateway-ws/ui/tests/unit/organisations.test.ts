@@ -71,6 +71,7 @@ test('limits have words, and the part that is used where it is known', () => {
     ['New one', null, null],
     ['None', 1, 1],
   ]);
+  assert.deepEqual(limitsOf({ log_bytes: 5, bytes_per_second: 1000 }, { bytes_per_second: 250.5 }).map(({ label, part }) => [label, part]), [['Log of each producer', null], ['Bytes in, a second', 0.2505]]);
   assert.deepEqual(['acme', 'a.b-c_9', '', 'a b', 'x'.repeat(65)].map(isName), [true, true, false, false, false]);
 });
 

@@ -1,8 +1,9 @@
 //! Quotas: the limits that plans set for accounts and organisations, whatever transport their records and requests come by.
 //!
 //! A rate is a bucket of tokens. Once there is a whole token in it, more may be taken than it holds: the rest is a debt, which fills first. So a
-//! batch of any size passes, and the rate holds in the long run. An embedded node fills its buckets by the clock. Nodes of a cluster share each bucket: a node leases slices of it ahead of their use, of at most [`SLICE`] of a second's worth, and only while somebody
-//! uses it. Without an answer to its request a node fills its buckets by the part of the rate that was its own lately.
+//! batch of any size passes, and the rate holds in the long run. An embedded node fills its buckets by the clock. Nodes of a cluster share each
+//! bucket: a node leases slices of it ahead of their use, of at most [`SLICE`] of a second's worth, and only while somebody uses it. Without an
+//! answer to its request a node fills its buckets by the part of the rate that was its own lately.
 //!
 //! An account without a plan costs one look at an atomic.
 
