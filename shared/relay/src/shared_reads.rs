@@ -39,7 +39,8 @@ struct Page {
 }
 
 impl SharedReads {
-    /// Reads what comes after a cursor, like the log does, for a reader that has come at `since`. Cancel-safe: where the one who asks is cut off, another who waits for the same asks.
+    /// Reads what comes after a cursor, like the log does, for a reader that has come at `since`. Cancel-safe: where the one who asks is cut off,
+    /// another who waits for the same asks.
     pub(crate) async fn read(&self, log: &Log, key: LogKey, cursor: Cursor, bytes: usize, since: Instant) -> Result<Fetch, log::Error> {
         let after = cursor.offset;
         if !log.is_shared() {
