@@ -109,7 +109,7 @@ fn tables<W: Write + io::Seek>(zip: &mut ZipWriter<W>, backend: &Backend, grant:
 
 /// Rows of the history come from a replica where there is one, but for the last, which it may not have yet.
 async fn part(store: &Store, table: &PersonalTable, grant: &Grant, from: i64) -> Result<PersonalRows, motience_store::Error> {
-    if let Some(replica) = store.replica().filter(|_| table.is_history()) {
+    if let Some(replica) = store.replica_of(grant.user.producer()).filter(|_| table.is_history()) {
         match timeout(REPLICA_LIMIT, replica.personal_rows(table, grant.user, from)).await {
             Ok(Ok(part)) if part.next.is_some() => return Ok(part),
             Ok(Ok(_)) => {}

@@ -2,15 +2,17 @@
 //!
 //! A replica shows the past, of one moment that only moves forward. Reading the history from it is as good as earlier reading from the primary, with the
 //! log for what has come since; whoever reads makes sure that the log reaches back so far. The replica is looked at every two seconds, and not read
-//! while it is away, too far behind, or something else than a replica of this database.
+//! while it is away, too far behind, or something else than a replica of this database; nor for a producer that has had records erased, until it
+//! surely has erased them too.
 
 use std::{
-    collections::VecDeque,
+    collections::{HashSet, VecDeque},
     fmt,
     sync::{Arc, OnceLock},
     time::{Duration, Instant},
 };
 
+use motience_proto::model::ProducerId;
 use motience_settings::env::Reader;
 use parking_lot::Mutex;
 use secrecy::{ExposeSecret as _, SecretString};
@@ -27,6 +29,8 @@ use crate::{
 const EVERY: Duration = Duration::from_secs(2);
 /// Longest wait for the answer to a look.
 const LOOK_LIMIT: Duration = Duration::from_secs(2);
+/// Longer than the time between the end of an erasure and the next looks of all nodes, and than their clocks differ.
+const SETTLED: Duration = Duration::from_secs(60);
 /// Looks of which the place of the primary is remembered, until the replica has come there.
 const SAMPLES: usize = 64;
 
@@ -98,13 +102,15 @@ struct State {
     samples: VecDeque<(i64, Instant)>,
     /// When the primary was last known to be where the replica is now.
     shows: Instant,
+    /// Producers of which the replica may still have records that were erased.
+    erasing: HashSet<ProducerId>,
 }
 
 impl Store {
     /// This store with a replica, which is found in the background by [`watch_replica`](Self::watch_replica).
     pub fn with_replica(self, config: ReplicaConfig) -> Self {
         let now = Instant::now();
-        let state = State { fault: Some(AWAY), since: now, samples: VecDeque::new(), shows: now };
+        let state = State { fault: Some(AWAY), since: now, samples: VecDeque::new(), shows: now, erasing: HashSet::new() };
         Self(self.0, self.1, Some(Arc::new(Replica { config, opened: OnceLock::new(), state: Mutex::new(state) })))
     }
 
@@ -113,6 +119,13 @@ impl Store {
         let replica = self.2.as_ref()?;
         let store = &replica.opened.get()?.store;
         replica.state.lock().fault.is_none().then_some(store)
+    }
+
+    /// The replica, if the history of this producer may be read from it now.
+    pub fn replica_of(&self, producer: ProducerId) -> Option<&Store> {
+        let found = self.replica()?;
+        let is_erasing = self.2.as_ref()?.state.lock().erasing.contains(&producer);
+        (!is_erasing).then_some(found)
     }
 
     /// The replica is not read until it has answered the next look.
@@ -165,6 +178,7 @@ impl Replica {
         };
         // Before the replica is asked, which can then be at this place already.
         let place = primary.place().await?;
+        let erasing = primary.erasing(self.config.most_lag + SETTLED).await?;
         let state = postgres::replica_state_of(opened.store.connections()?).await?;
         if !state.is_replica {
             return Err(Error::NoReplica);
@@ -172,7 +186,9 @@ impl Replica {
         if state.installation.as_ref() != Some(&opened.installation) {
             return Err(Error::OtherDatabase);
         }
-        Ok(self.state.lock().lag(place, state.place))
+        let mut known = self.state.lock();
+        known.erasing = erasing;
+        Ok(known.lag(place, state.place))
     }
 
     fn note(&self, fault: Option<&'static str>, error: Option<&dyn fmt::Display>) {
@@ -217,6 +233,13 @@ impl Store {
         Ok(sqlx::query_scalar(PLACE).fetch_one(self.connections()?).await?)
     }
 
+    /// Producers that have records erased, or had until less than `ago` ago.
+    async fn erasing(&self, ago: Duration) -> Result<HashSet<ProducerId>, Error> {
+        let ago = i64::try_from(ago.as_millis()).unwrap_or(i64::MAX);
+        let found: Vec<i64> = sqlx::query_scalar(ERASING).bind(ago).fetch_all(self.connections()?).await?;
+        Ok(found.into_iter().map(ProducerId).collect())
+    }
+
     pub(crate) async fn close_replica(&self) {
         if let Some(connections) =
             self.2.as_ref().and_then(|replica| replica.opened.get()).and_then(|opened| opened.store.connections().ok())
@@ -226,6 +249,8 @@ impl Store {
     }
 }
 
+const ERASING: &str = "SELECT DISTINCT producer_id FROM record_erasures \
+     WHERE done_at IS NULL OR done_at > CAST(EXTRACT(EPOCH FROM now()) * 1000 AS BIGINT) - $1";
 const PLACE: &str = "SELECT CAST(pg_current_wal_flush_lsn() - '0/0'::pg_lsn AS BIGINT)";
 
 #[cfg(test)]
@@ -235,7 +260,7 @@ mod tests {
     #[test]
     fn a_replica_is_behind_since_the_primary_was_where_it_is_now() {
         let begun = Instant::now() - Duration::from_secs(100);
-        let mut state = State { fault: None, since: begun, samples: VecDeque::new(), shows: begun };
+        let mut state = State { fault: None, since: begun, samples: VecDeque::new(), shows: begun, erasing: HashSet::new() };
         assert!(state.lag(10, 10) < Duration::from_secs(50), "it is where the primary is");
         state.shows = begun;
         assert!(state.lag(20, 10) >= Duration::from_secs(100));

@@ -77,7 +77,7 @@ pub(super) async fn read(
     query: &HistoryQuery,
     after: After,
 ) -> Result<Part, ApiError> {
-    if let Some(replica) = backend.store.replica() {
+    if let Some(replica) = backend.store.replica_of(producer) {
         let reading = read_from(replica, Server::Replica, backend, times, producer, query, after);
         let (found, failure) = match timeout(REPLICA_LIMIT, reading).await {
             Ok(Ok(found)) => (found, None),

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use motience_runtime::telemetry;
-use motience_store::{HistoryQuery, Store};
+use motience_store::{Erased, HistoryQuery, Store};
 use motience_testing::Postgres;
 use tokio::time::sleep;
 
@@ -113,6 +113,29 @@ async fn pages_from_a_replica_that_is_behind_lack_nothing_and_repeat_nothing() {
     replica.execute("SELECT pg_wal_replay_resume()").await;
     shown(store, &producer, 40).await;
     assert_eq!(rows().await, 40);
+}
+
+#[tokio::test]
+async fn records_that_were_erased_do_not_come_back_from_a_replica_that_is_behind() {
+    telemetry::start_metrics();
+    let primary = Postgres::start().await;
+    let replica = primary.replica().await;
+    let platform = platform_with(&primary, &replica, &[("DATABASE_READ_LAG", "1h")]).await;
+    let (backend, store) = (&platform.services.backend, &platform.services.backend.store);
+    let (producer, token) = platform.account(Role::Producer, "p").await;
+    let (other, _) = platform.account(Role::Producer, "another").await;
+    let path = format!("/history/{}", producer.id);
+    log(&platform, &producer, 0..10).await;
+    write(&platform, &producer, 10).await;
+    shown(store, &producer, 10).await;
+    replica.execute("SELECT pg_wal_replay_pause()").await;
+    let erased = Erased { first: Some(1), last: Some(4), ..Erased::default() };
+    backend.erase_records(producer.id.producer(), &erased, producer.id).await.unwrap().unwrap();
+    let all = async || whole(&platform, &path, &token, "?limit=3").await;
+    until("nobody can read them", async || all().await == (4..10).collect::<Vec<_>>()).await;
+    assert!(store.replica_of(producer.id.producer()).is_none() && store.replica_of(other.id.producer()).is_some());
+    let shown = store.replica().unwrap().history(producer.id.producer(), &HistoryQuery::default()).await.unwrap();
+    assert_eq!(shown.len(), 10, "the replica still has them");
 }
 
 #[tokio::test]
