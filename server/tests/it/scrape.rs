@@ -109,10 +109,12 @@ async fn confirm_first(dsm: &str, consumer: &Account, producer: &Account) {
 #[tokio::test]
 async fn what_is_scraped_under_load_is_what_is_documented() {
     let (redis, postgres) = (Redis::durable().await, Postgres::start().await);
-    let (redis_url, database_url) = (redis.url().to_owned(), postgres.url().to_owned());
+    let replica = postgres.replica().await;
+    let (redis_url, database_url, replica_url) = (redis.url().to_owned(), postgres.url().to_owned(), replica.url().to_owned());
     let shared = [
         ("REDIS_URL", redis_url.as_str()),
         ("DATABASE_URL", database_url.as_str()),
+        ("DATABASE_READ_URL", replica_url.as_str()),
         ("JWT_SECRET", "a secret that is long enough for this test"),
     ];
     let embedded = Node::start(server(), &[], &[("PERSIST", "true")]).await;

@@ -131,7 +131,11 @@ impl RedisCluster {
 
     /// Moves a slot to another server, or to its successor, as an operator's tool does: again where a server lost its part meanwhile.
     pub async fn move_slot(&self, slot: u16, to: usize) {
-        until("a slot moves", || async { self.try_move_slot(slot, self.master(to % self.masters).await).await.is_ok() }).await;
+        let deadline = Instant::now() + LIMIT;
+        while let Err(why) = self.try_move_slot(slot, self.master(to % self.masters).await).await {
+            assert!(Instant::now() < deadline, "slot {slot} does not move: {why}");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
     }
 
     async fn try_move_slot(&self, slot: u16, to: usize) -> Result<(), String> {
@@ -213,7 +217,18 @@ impl RedisCluster {
     /// Number of the server that is the master of this part of the slots, parts being numbered as the masters at the start.
     pub async fn master(&self, part: usize) -> usize {
         let replica = part + self.masters;
-        if self.nodes[replica].is_master().await && !self.nodes[part].is_replica().await { replica } else { part }
+        match (self.nodes[part].is_master().await, self.nodes[replica].is_master().await) {
+            (false, true) => replica,
+            // One was away while the other took over, and does not know that yet.
+            (true, true) if self.epoch(replica).await > self.epoch(part).await => replica,
+            _ => part,
+        }
+    }
+
+    /// Epoch of the configuration that a server has its slots by: whoever took over last has the highest.
+    async fn epoch(&self, number: usize) -> u64 {
+        let told = self.nodes[number].command("CLUSTER INFO").await;
+        told.lines().find_map(|line| line.strip_prefix("cluster_my_epoch:")?.trim().parse().ok()).unwrap_or(0)
     }
 
     /// Has the replica of a part take over from its master, in order.

@@ -92,12 +92,16 @@ impl Servers {
     /// Moves a slot that has keys to another server. Says which.
     pub(crate) async fn move_slot(&mut self, random: &mut Rng) -> Result<String> {
         let Self::Cluster(cluster) = self else { anyhow::bail!("only a cluster has slots") };
-        let from = cluster.master(random.usize(..PARTS)).await;
-        let to = cluster.master((from + random.usize(1..PARTS)) % PARTS).await;
-        let Some(slot) = cluster.used_slot(from).await else { return Ok(String::new()) };
-        cluster.move_slot(slot, to).await;
-        self.settle().await?;
-        Ok(format!("slot {slot} from server {from} to {to}"))
+        let (first, away) = (random.usize(..PARTS), random.usize(1..PARTS));
+        for part in (first..first + PARTS).map(|part| part % PARTS) {
+            let from = cluster.master(part).await;
+            let Some(slot) = cluster.used_slot(from).await else { continue };
+            let to = cluster.master((part + away) % PARTS).await;
+            cluster.move_slot(slot, to).await;
+            self.settle().await?;
+            return Ok(format!("slot {slot} from server {from} to {to}"));
+        }
+        Ok(String::new())
     }
 
     /// Cuts connections of this type, to all servers.
