@@ -45,6 +45,9 @@ pub struct NodeReport {
     pub millirate_in: u64,
     /// Thousandths of a record handed out in each second, over the last seconds.
     pub millirate_out: u64,
+    /// Whether it reads the reports of devices where they are kept; an older node knows only those that it is told.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub reads_devices: bool,
 }
 
 /// Open connections of a node, by kind.

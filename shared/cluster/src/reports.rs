@@ -1,7 +1,7 @@
 //! The reports of a node: everything that is counted here, looked at every two seconds and told to the other nodes.
 //!
-//! Reports of nodes and producers are broadcast. Those of devices, of which there are many and which few look at, are kept in the log's server, where a node reads
-//! them when somebody asks.
+//! Reports of nodes and producers are broadcast. Those of devices, of which there are many and which few look at, are kept in the log's server,
+//! where a node reads them when somebody asks; they are broadcast too while there are nodes of an earlier version.
 
 use std::{
     collections::HashMap,
@@ -25,6 +25,8 @@ use crate::{
 
 /// Logs whose reports are written or read at once.
 const AT_ONCE: usize = 64;
+/// Devices in one event, for nodes of an earlier version.
+const TOLD_AT_ONCE: usize = 250;
 /// How long the reports of all devices that were read serve whoever looks for a device.
 const SERVE_FOR: Duration = Duration::from_secs(5);
 /// Between the names of node and device: neither has one in it.
@@ -162,15 +164,19 @@ impl Reports {
             // Before the first pause, so that the others know of a new node at once.
             let (events, devices) = self.look();
             if log.is_shared() {
-                self.tell(log, &events, devices).await;
+                self.tell(log, events, devices).await;
             }
             tokio::time::sleep(LOOK_EVERY).await;
         }
     }
 
-    async fn tell(&self, log: &Log, events: &[Event], devices: Vec<DeviceReport>) {
+    async fn tell(&self, log: &Log, mut events: Vec<Event>, devices: Vec<DeviceReport>) {
+        if self.nodes.any_is_told_of_devices(self.clock.now()) {
+            let told = |some: &[DeviceReport]| Event::Devices { node: self.devices.node().to_owned(), devices: some.to_vec() };
+            events.extend(devices.chunks(TOLD_AT_ONCE).map(told));
+        }
         for event in events {
-            if let Err(e) = broadcast(log, event).await {
+            if let Err(e) = broadcast(log, &event).await {
                 debug!(error = %e, "this node's reports could not be told to the others");
                 return;
             }
