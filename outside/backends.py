@@ -8,6 +8,7 @@ import tempfile
 import time
 from contextlib import contextmanager
 from pathlib import Path
+from urllib.parse import urlsplit
 
 # Longest wait for a server to answer, and to end, in seconds.
 LIMIT = 30
@@ -50,7 +51,23 @@ def redis(directory):
 
 @contextmanager
 def postgres():
-    """The address of an empty database. PostgreSQL refuses to run as root, so that it then runs as the account of its package."""
+    """The address of an empty database."""
+    with database(lambda programs, data: [programs / "initdb", "--username", "postgres", "--auth", "trust", "--no-sync", "--encoding", "UTF8", "--locale", "C", "-D", data]) as url:
+        yield url
+
+
+@contextmanager
+def replica(primary):
+    """The address of a replica of that database, which streams from it."""
+    place = urlsplit(primary)
+    copy = ["--host", place.hostname, "--port", str(place.port), "--username", "postgres", "--write-recovery-conf", "--checkpoint=fast", "--no-sync"]
+    with database(lambda programs, data: [programs / "pg_basebackup", *copy, "--pgdata", data]) as url:
+        yield url
+
+
+@contextmanager
+def database(make):
+    """A server whose folder a command makes. PostgreSQL refuses to run as root, so that it then runs as the account of its package."""
     account = {"user": "postgres", "group": "postgres", "extra_groups": []} if os.geteuid() == 0 else {}
     programs = [*Path("/usr/lib/postgresql").glob("*/bin"), Path(shutil.which("postgres") or "/usr/bin/postgres").parent]
     port = free_port()
@@ -58,8 +75,7 @@ def postgres():
         if account:
             shutil.chown(folder, "postgres", "postgres")
         data = f"{folder}/data"
-        make = [programs[0] / "initdb", "--username", "postgres", "--auth", "trust", "--no-sync", "--encoding", "UTF8", "--locale", "C", "-D", data]
-        subprocess.run(make, cwd=folder, check=True, capture_output=True, timeout=LIMIT, **account)
+        subprocess.run(make(programs[0], data), cwd=folder, check=True, capture_output=True, timeout=LIMIT, **account)
         command = [programs[0] / "postgres", "-D", data, "-p", str(port), "-h", "127.0.0.1", "-c", "unix_socket_directories=", "-c", "fsync=off"]
         # The log is opened here, where the account may write.
         with served(command, port, Path(folder) / "log", cwd=folder, **account):

@@ -25,8 +25,8 @@ SELECTOR = re.compile(r"(?<![\w:])((?:instance:)?motience_[\w:]+|up|ALERTS)(\{[^
 @pytest.fixture(scope="module")
 def prometheus(tmp_path_factory, node):
     """A Prometheus that has seen an embedded server, and a server and a gateway that meet in Redis, each with a little traffic."""
-    with backends.redis(tmp_path_factory.mktemp("redis")) as redis, backends.postgres() as postgres:
-        shared = {"REDIS_URL": redis, "DATABASE_URL": postgres}
+    with backends.redis(tmp_path_factory.mktemp("redis")) as redis, backends.postgres() as postgres, backends.replica(postgres) as replica:
+        shared = {"REDIS_URL": redis, "DATABASE_URL": postgres, "DATABASE_READ_URL": replica}
         server = Node(tmp_path_factory.mktemp("server"), ROLES="ap,sm,dsm,ingest", **shared)
         gateway = Node(tmp_path_factory.mktemp("gateway"), GATEWAY, **shared)
         nodes = [node, server, gateway]
@@ -46,6 +46,7 @@ def prometheus(tmp_path_factory, node):
             watching.until("retention is measured", lambda: node.post("dsm", "/data", RECORD, sending.token) and watching.query(cuts))
             watching.until("durable consumers are measured", lambda: watching.query("motience_durable_lag_seconds"))
             watching.until("Redis is measured", lambda: watching.query("motience_redis_budget_bytes"))
+            watching.until("the replica is looked at", lambda: watching.query("motience_database_replica_lag_seconds"))
             yield watching
         finally:
             watching.stop()

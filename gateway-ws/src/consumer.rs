@@ -44,9 +44,6 @@ use crate::{
 /// Cursors in one message: a message has to have room in the socket's buffer.
 const MAX_CURSORS: usize = 1000;
 
-/// Bytes that a consumer's socket is read by: it says little.
-const READ_BUFFER: usize = 512;
-
 /// The upgrade.
 pub(crate) async fn upgrade(State(shared): State<Arc<Shared>>, Client(client): Client, request: Request) -> Result<Response, ApiError> {
     let Admitted { upgrade, grant, v2, resume, cursors, received, wishes, permit, .. } =
@@ -70,7 +67,7 @@ pub(crate) async fn upgrade(State(shared): State<Arc<Shared>>, Client(client): C
     let span = info_span!("wss2", user = %grant.user, %client, connection = opened.number, trace = opened.trace());
     let alive = shared.shutdown.guard();
     let (serving, upload) = (Arc::clone(&shared), shared.upload(Owner::Account(grant.user)));
-    Ok(upgrade.reading(READ_BUFFER).accept(&shared, upload, move |socket| {
+    Ok(upgrade.accept(&shared, upload, move |socket| {
         async move {
             let shared = serving;
             let mut socket = Socket::new(socket, &shared.config);

@@ -35,7 +35,6 @@ pub(crate) struct Upgrade {
     offered: Vec<String>,
     protocol: Option<HeaderValue>,
     longest: usize,
-    reading: usize,
 }
 
 impl<S: Send + Sync> FromRequestParts<S> for Upgrade {
@@ -54,7 +53,7 @@ impl<S: Send + Sync> FromRequestParts<S> for Upgrade {
         let key = key.ok_or_else(|| ApiError::malformed("Sec-WebSocket-Key is missing.").with_code("no_websocket_key"))?;
         let accept = HeaderValue::from_str(&derive_accept_key(key.as_bytes())).map_err(ApiError::internal)?;
         let on = parts.extensions.remove::<OnUpgrade>().ok_or_else(required)?;
-        Ok(Self { on, accept, offered: protocols(&parts.headers), protocol: None, longest: usize::MAX, reading: READ_BUFFER })
+        Ok(Self { on, accept, offered: protocols(&parts.headers), protocol: None, longest: usize::MAX })
     }
 }
 
@@ -79,22 +78,15 @@ impl Upgrade {
         self
     }
 
-    /// Bytes that the socket is read by.
-    #[must_use]
-    pub(crate) fn reading(mut self, bytes: usize) -> Self {
-        self.reading = bytes;
-        self
-    }
-
     /// Answers, and serves the socket in a task of its own. `upload`: all that it sends.
     pub(crate) fn accept<F>(self, shared: &Shared, upload: Upload, serve: impl FnOnce(WebSocket) -> F + Send + 'static) -> Response
     where
         F: Future<Output = ()> + Send + 'static,
     {
-        let Self { on, accept, protocol, longest, reading, .. } = self;
+        let Self { on, accept, protocol, longest, .. } = self;
         let (config, record) = (&shared.config, shared.backend.relay.limits().record);
         let options = WebSocketConfig::default()
-            .read_buffer_size(reading)
+            .read_buffer_size(READ_BUFFER)
             .write_buffer_size(config.write_buffer)
             .max_write_buffer_size(config.write_buffer.saturating_add(WAITING).saturating_add(record))
             .max_message_size(Some(longest))
