@@ -88,7 +88,7 @@ pub(crate) async fn upgrade(State(shared): State<Arc<Shared>>, Client(client): C
                 Ok(pipeline) => pipeline,
                 Err(reason) => {
                     count_end(&reason, Transport::WebSocket);
-                    return Box::pin(socket.close(&reason)).await;
+                    return socket.close(&reason).await;
                 }
             };
             let session = Session {
@@ -143,7 +143,7 @@ async fn serve(mut socket: Socket, mut session: Session<'_>, _permit: Permit) {
     session.pipeline.finish().await;
     count_end(&reason, Transport::WebSocket);
     debug!(%reason, "consumer leaves");
-    Box::pin(socket.close(&reason)).await;
+    socket.close(&reason).await;
 }
 
 struct Session<'s> {

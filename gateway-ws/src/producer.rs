@@ -61,7 +61,7 @@ async fn serve(
     let reason = session::while_authorized(standing, session).await.err().unwrap_or(CloseReason::Done);
     session::count_end(&reason, Transport::WebSocket);
     debug!(%reason, "producer leaves");
-    Box::pin(producer.socket.close(&reason)).await;
+    producer.socket.close(&reason).await;
 }
 
 /// A producer's WebSocket as the transport of its session.

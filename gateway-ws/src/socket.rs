@@ -119,7 +119,8 @@ impl Socket {
     }
 
     async fn close_with(mut self, reason: &CloseReason, frame: Option<CloseFrame>) {
-        let closing = async {
+        // On the heap: the task of each idle connection would have room for it.
+        let closing = Box::pin(async {
             match frame {
                 Some(frame) => self.inner.send(Message::Close(Some(frame))).await?,
                 // Reading on is what writes the answer to the peer's close; it is the last that is written.
@@ -129,7 +130,7 @@ impl Socket {
             // Until the peer has closed too, its answer could be lost with the socket.
             self.rest().await;
             Ok::<_, tungstenite::Error>(())
-        };
+        });
         // A peer that does not take the close is not waited for.
         let _ = timeout(CLOSE_LIMIT, closing).await;
     }

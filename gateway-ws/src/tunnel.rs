@@ -74,7 +74,7 @@ async fn serve(socket: WebSocket, certificate: Option<&[u8]>, mut permit: Permit
     let mut tunnel = Tunnel { socket, counters: &shared.tunnels, message: BytesMut::new(), limits };
     let Err(reason) = run(&mut tunnel, certificate, &mut permit, shared).await;
     session::report_end(&reason, Transport::Tunnel, client, &permit);
-    Box::pin(tunnel.socket.close_tunnel(&reason)).await;
+    tunnel.socket.close_tunnel(&reason).await;
 }
 
 async fn run(tunnel: &mut Tunnel<'_>, certificate: Option<&[u8]>, permit: &mut Permit, shared: &Shared) -> Result<Infallible, CloseReason> {

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use axum::extract::State;
 use motience_http::{Admin, ApiError, Bearer, Json, Path};
 use motience_limits::quota::Unit;
-use motience_proto::model::{MemberRole, PlanLimits};
+use motience_proto::model::{MemberRole, PlanLimits, Role, User};
 use serde::Serialize;
 use utoipa::ToSchema;
 
@@ -79,11 +79,8 @@ pub(super) async fn organisation_plan(
     let streams = backend.reports.live_streams().into_iter();
     let records =
         streams.filter(|live| owned.get(&live.producer.user()).is_some_and(|user| user.log_key() == live.key)).map(|live| live.rate);
-    let mut devices = 0;
-    for user in owned.values() {
-        let known = backend.reports.devices_of(backend.relay.log(), user.log_key()).await;
-        devices += known.iter().filter(|device| device.connected).count();
-    }
+    let producers: Vec<_> = owned.values().filter(|user| user.role == Role::Producer).map(User::log_key).collect();
+    let devices = backend.reports.connected_devices(backend.relay.log(), producers).await;
     let follows = backend.store.organisation_wanted_count(&id, backend.clock.now()).await?;
     let mut used = BTreeMap::from([(RECORDS, records.sum()), ("devices", devices as f64), ("follows", follows as f64)]);
     let limits = limits.unwrap_or_default();

@@ -107,6 +107,12 @@ impl Reports {
         self.devices.of(key, |node| self.nodes.is_alive(node, now))
     }
 
+    /// How many devices of these logs are connected, on any node.
+    pub async fn connected_devices(&self, log: &Log, keys: impl IntoIterator<Item = LogKey>) -> usize {
+        let counts = stream::iter(keys).map(async |key| self.devices_of(log, key).await.iter().filter(|device| device.connected).count());
+        counts.buffer_unordered(AT_ONCE).fold(0, async |sum, count| sum + count).await
+    }
+
     /// How much of its plan an organisation uses, on all nodes together.
     pub fn plan_used(&self, organisation: &str) -> PlanUsed {
         self.plan_use.of(organisation, self.clock.now())

@@ -1,6 +1,7 @@
 //! A private Redis Cluster.
 
 use std::{
+    fmt::Display,
     future::Future,
     net::{IpAddr, Ipv4Addr},
     time::{Duration, Instant},
@@ -131,11 +132,7 @@ impl RedisCluster {
 
     /// Moves a slot to another server, or to its successor, as an operator's tool does: again where a server lost its part meanwhile.
     pub async fn move_slot(&self, slot: u16, to: usize) {
-        let deadline = Instant::now() + LIMIT;
-        while let Err(why) = self.try_move_slot(slot, self.master(to % self.masters).await).await {
-            assert!(Instant::now() < deadline, "slot {slot} does not move: {why}");
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
+        until_ok("a slot moves", || async { self.try_move_slot(slot, self.master(to % self.masters).await).await }).await;
     }
 
     async fn try_move_slot(&self, slot: u16, to: usize) -> Result<(), String> {
@@ -316,9 +313,13 @@ fn accepted(answer: &str, wanted: &str) -> Result<(), String> {
 }
 
 async fn until<F: Future<Output = bool>>(what: &str, so: impl Fn() -> F) {
+    until_ok(what, || async { if so().await { Ok(()) } else { Err("not yet") } }).await;
+}
+
+async fn until_ok<E: Display, F: Future<Output = Result<(), E>>>(what: &str, done: impl Fn() -> F) {
     let deadline = Instant::now() + LIMIT;
-    while !so().await {
-        assert!(Instant::now() < deadline, "it takes too long until {what}");
+    while let Err(why) = done().await {
+        assert!(Instant::now() < deadline, "it takes too long until {what}: {why}");
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
 }

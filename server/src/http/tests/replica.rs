@@ -30,6 +30,16 @@ async fn platform_with(primary: &Postgres, replica: &Postgres, settings: &[(&str
     platform
 }
 
+/// A producer of whom the replica shows ten records, with its token and the path of its history.
+async fn with_ten_records(platform: &Platform) -> (User, String, String) {
+    let (producer, token) = platform.account(Role::Producer, "p").await;
+    log(platform, &producer, 0..10).await;
+    write(platform, &producer, 10).await;
+    shown(&platform.services.backend.store, &producer, 10).await;
+    let path = format!("/history/{}", producer.id);
+    (producer, token, path)
+}
+
 /// Parts of the history that were read from this server.
 fn reads(server: &str) -> u64 {
     let metrics = telemetry::render();
@@ -60,11 +70,7 @@ async fn pages_from_a_replica_that_is_behind_lack_nothing_and_repeat_nothing() {
     let replica = primary.replica().await;
     let platform = platform_with(&primary, &replica, &[("DATABASE_READ_LAG", "1h"), ("LOG_RETENTION_BYTES", "4KiB")]).await;
     let store = &platform.services.backend.store;
-    let (producer, token) = platform.account(Role::Producer, "p").await;
-    let path = format!("/history/{}", producer.id);
-    log(&platform, &producer, 0..10).await;
-    write(&platform, &producer, 10).await;
-    shown(store, &producer, 10).await;
+    let (producer, token, path) = with_ten_records(&platform).await;
     for limit in [1, 3, 10, 1000] {
         assert_eq!(whole(&platform, &path, &token, &format!("?limit={limit}")).await, (0..10).collect::<Vec<_>>());
     }
@@ -122,12 +128,8 @@ async fn records_that_were_erased_do_not_come_back_from_a_replica_that_is_behind
     let replica = primary.replica().await;
     let platform = platform_with(&primary, &replica, &[("DATABASE_READ_LAG", "1h")]).await;
     let (backend, store) = (&platform.services.backend, &platform.services.backend.store);
-    let (producer, token) = platform.account(Role::Producer, "p").await;
+    let (producer, token, path) = with_ten_records(&platform).await;
     let (other, _) = platform.account(Role::Producer, "another").await;
-    let path = format!("/history/{}", producer.id);
-    log(&platform, &producer, 0..10).await;
-    write(&platform, &producer, 10).await;
-    shown(store, &producer, 10).await;
     replica.execute("SELECT pg_wal_replay_pause()").await;
     let erased = Erased { first: Some(1), last: Some(4), ..Erased::default() };
     backend.erase_records(producer.id.producer(), &erased, producer.id).await.unwrap().unwrap();
@@ -145,11 +147,7 @@ async fn a_replica_that_is_away_or_too_far_behind_is_not_read_until_it_is_back()
     let mut replica = primary.replica().await;
     let platform = platform_with(&primary, &replica, &[("DATABASE_READ_LAG", "1s")]).await;
     let store = &platform.services.backend.store;
-    let (producer, token) = platform.account(Role::Producer, "p").await;
-    let path = format!("/history/{}", producer.id);
-    log(&platform, &producer, 0..10).await;
-    write(&platform, &producer, 10).await;
-    shown(store, &producer, 10).await;
+    let (_, token, path) = with_ten_records(&platform).await;
     let all = async || assert_eq!(whole(&platform, &path, &token, "").await, (0..10).collect::<Vec<_>>());
     all().await;
     assert_eq!((reads("primary"), state(&platform).await), (0, (None, true)));
