@@ -44,7 +44,6 @@ use motience_auth::{
 use motience_cluster::{self as cluster, Event, Lease, Reports};
 use motience_limits::{
     permits::{self, Permits},
-    quota::Quotas,
     uploads::{self, Uploads},
 };
 use motience_log::{self as log, Log, Retention, Signal, Sink, embedded};
@@ -520,8 +519,9 @@ impl Backend {
             history: config.history_retention,
             quotas: permits.quotas().clone(),
             together: kept_together::Together::default(),
+            turn: Arc::default(),
         };
-        retention::load(&store, &policy, relay.log()).await.map_err(failed)?;
+        kept_together::trim(relay.log(), retention::load(&store, &policy, relay.log()).await.map_err(failed)?).await;
         let trimmer = retention::Trimmer { store: store.clone(), clock: clock.clone(), policy: policy.clone() };
         let lease = |name| lease(name, kind, &config.node, &store, &clock);
         let trimmer = tokio::spawn(trimmer.run(lease(retention::LEASE)));
@@ -534,7 +534,6 @@ impl Backend {
             tokens: tokens.clone(),
             revocations: revocations.clone(),
             devices: devices.clone(),
-            quotas: permits.quotas().clone(),
             policy: policy.clone(),
             auth: config.auth.clone(),
             clock: clock.clone(),
@@ -892,7 +891,6 @@ struct Refresher {
     tokens: Tokens,
     revocations: Revocations,
     devices: DeviceStates,
-    quotas: Quotas,
     policy: retention::Policy,
     auth: auth::Config,
     clock: Clock,
@@ -920,13 +918,7 @@ impl Refresher {
             if let Err(e) = self.tokens.read_keys() {
                 warn!(error = %e, "the keys that sign tokens cannot be read again; those read before go on");
             }
-            if let Err(e) = quotas::load(&self.store, &self.quotas).await {
-                warn!(error = %e, "plans cannot be read; trying again");
-            }
-            // Plans bound what is kept.
-            if let Err(e) = retention::load(&self.store, &self.policy, &self.log).await {
-                warn!(error = %e, "what producers want kept cannot be read; trying again");
-            }
+            retention::reload(&self.store, &self.policy, &self.log).await;
             if let Err(e) = self.keys.refresh(&self.revocations).await {
                 warn!(error = %e, "keys cannot be looked up again; trying again");
             }

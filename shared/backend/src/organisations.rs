@@ -6,7 +6,6 @@ use motience_auth::{SecretKind, member_scopes, random_id};
 use motience_cluster::Event;
 use motience_proto::model::{MemberRole, UserId};
 use motience_store::{Error, Key, NewKey};
-use tracing::warn;
 
 use super::Backend;
 
@@ -59,12 +58,7 @@ impl Backend {
 
     /// Reads plans again, and has every node do so.
     pub async fn quotas_changed(&self) {
-        if let Err(e) = super::quotas::load(&self.store, self.permits.quotas()).await {
-            warn!(error = %e, "plans cannot be read; trying again");
-        }
-        if let Err(e) = super::retention::load(&self.store, &self.retention_policy, self.relay.log()).await {
-            warn!(error = %e, "what plans let producers keep cannot be read; trying again");
-        }
+        super::retention::reload(&self.store, &self.retention_policy, self.relay.log()).await;
         self.broadcast(Event::QuotasChanged).await;
     }
 }

@@ -16,7 +16,7 @@ use crate::{
     Backend,
     acts::account_object,
     history_bounds::{OtherBounds, in_pieces},
-    kept_together,
+    kept_together, quotas,
 };
 
 pub use crate::retention_policy::{Bounds, Choice, Policy, TotalBounds};
@@ -100,9 +100,7 @@ impl Backend {
     /// Sets what a producer wants kept, on every node, and records the act.
     pub async fn set_retention(&self, producer: ProducerId, own: OwnRetention, by: UserId) -> Result<(), store::Error> {
         self.store.set_retention(producer, &own).await?;
-        if let Err(e) = load(&self.store, &self.retention_policy, self.relay.log()).await {
-            warn!(error = %e, "what producers want kept cannot be read; trying again");
-        }
+        reload(&self.store, &self.retention_policy, self.relay.log()).await;
         // Nodes read again what the store says.
         self.broadcast(Event::Restored).await;
         let seconds = |age: Option<Duration>| age.map(|age| age.as_secs());
@@ -115,8 +113,24 @@ impl Backend {
     }
 }
 
-/// Tells the log the bounds of producers that have chosen some, or have a plan.
-pub(crate) async fn load(store: &Store, policy: &Policy, log: &Log) -> Result<(), store::Error> {
+/// Reads plans and what producers want kept again, or else what was read before goes on.
+pub(crate) async fn reload(store: &Store, policy: &Policy, log: &Log) {
+    // One after the other: what was read before a change must not be set after it.
+    let turn = policy.turn.lock().await;
+    if let Err(e) = quotas::load(store, &policy.quotas).await {
+        warn!(error = %e, "plans cannot be read; trying again");
+    }
+    // Plans bound what is kept.
+    let logs = load(store, policy, log).await;
+    drop(turn);
+    match logs {
+        Ok(logs) => kept_together::trim(log, logs).await,
+        Err(e) => warn!(error = %e, "what producers want kept cannot be read; trying again"),
+    }
+}
+
+/// Tells the log the bounds of producers that have chosen some, or have a plan. Gives the logs that are bounded together, and what they keep.
+pub(crate) async fn load(store: &Store, policy: &Policy, log: &Log) -> Result<Vec<(LogKey, u64)>, store::Error> {
     let logs = policy.together.look(store, log, &policy.quotas).await?;
     let told = |bounds: Bounds| log::OwnRetention { age: Some(bounds.log_age), bytes: Some(bounds.log_bytes) };
     let (assigned, default) = policy.quotas.assigned();
@@ -128,8 +142,7 @@ pub(crate) async fn load(store: &Store, policy: &Policy, log: &Log) -> Result<()
         each.insert(producer, told(policy.of(producer, &own)));
     }
     log.retentions().set(each, told(policy.bounds(&OwnRetention::default(), default.iter())));
-    kept_together::trim(log, logs).await;
-    Ok(())
+    Ok(logs)
 }
 
 /// Keeps the history in partitions, and removes from it what is too old.

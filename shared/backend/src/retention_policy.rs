@@ -1,7 +1,7 @@
 //! Which bounds hold for the records of a producer: those of the platform, those that the producer has chosen within what the operator allows, and
 //! those of its plans. The earliest removes a record.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use motience_limits::quota::{Holder, Quotas};
 use motience_log::Retention;
@@ -59,6 +59,8 @@ pub struct Policy {
     pub(crate) quotas: Quotas,
     /// The part of each producer in what its organisation keeps.
     pub(crate) together: Together,
+    /// The turn to read all of this again.
+    pub(crate) turn: Arc<tokio::sync::Mutex<()>>,
 }
 
 impl Policy {
@@ -119,7 +121,14 @@ mod tests {
 
     fn policy(choice: Choice) -> Policy {
         let log = Retention { age: Duration::from_secs(100), bytes: 1000, ..Retention::default() };
-        Policy { choice, log, history: Some(Duration::from_secs(1000)), quotas: Quotas::default(), together: Together::default() }
+        Policy {
+            choice,
+            log,
+            history: Some(Duration::from_secs(1000)),
+            quotas: Quotas::default(),
+            together: Together::default(),
+            turn: Arc::default(),
+        }
     }
 
     fn own(age: u64, bytes: u64) -> OwnRetention {

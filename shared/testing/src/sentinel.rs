@@ -96,11 +96,16 @@ impl Sentinels {
     pub async fn change_master(&self) {
         let before = self.master_port().await;
         let deadline = Instant::now() + LIMIT;
-        // Refused while they do so by themselves, or have no replica yet.
-        while self.master_port().await == before
-            && !ask(self.ports[0], &format!("SENTINEL FAILOVER {MASTER}")).await.is_ok_and(|answer| answer.starts_with("+OK"))
-        {
+        // Refused while they do so by themselves, or have no replica yet; and an attempt that has begun may be given up.
+        loop {
+            let told = ask(self.ports[0], &format!("SENTINEL MASTER {MASTER}")).await.unwrap_or_default();
+            if field(&told, "port") != before.as_deref() {
+                break;
+            }
             assert!(Instant::now() < deadline, "the Sentinels do not replace the master");
+            if !field(&told, "flags").is_some_and(|flags| flags.contains("failover_in_progress")) {
+                let _ = ask(self.ports[0], &format!("SENTINEL FAILOVER {MASTER}")).await;
+            }
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
         self.until("the Sentinels promote the replica", |told| field(told, "port").is_some_and(|port| Some(port) != before.as_deref()))

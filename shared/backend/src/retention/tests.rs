@@ -39,6 +39,7 @@ impl Year {
             history: platform,
             quotas: motience_limits::quota::Quotas::default(),
             together: crate::kept_together::Together::default(),
+            turn: Arc::default(),
         };
         Self { trimmer: Trimmer { store, clock, policy }, look: Look::Now, come: BTreeMap::new() }
     }
