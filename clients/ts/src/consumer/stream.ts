@@ -1,6 +1,7 @@
 // A connection over plain HTTP: `GET /stream`, as lines of JSON or as server-sent events. The body is read only as fast as
 // the application takes its records, so that the server is slowed by the connection itself.
 import { ApiError, failure, messageOf } from '../errors.ts';
+import { onLeaving } from '../leaving.ts';
 import { lines } from '../lines.ts';
 import { unanswered } from '../rest/caller.ts';
 import { selectionParameters } from '../selection.ts';
@@ -17,8 +18,7 @@ export function stream(format: 'ndjson' | 'sse') {
     const token = await link.token();
     const stop = new AbortController();
     let silence = setTimeout(() => stop.abort(), ANSWER_LIMIT_MS);
-    const left = () => stop.abort();
-    link.signal.addEventListener('abort', left);
+    const stay = onLeaving(link.signal, () => stop.abort());
     let opened = false;
     let why: Partial<CloseReason> | null = null;
     link.onChange(() => {
@@ -67,7 +67,7 @@ export function stream(format: 'ndjson' | 'sse') {
       return { code: 1006, reason: messageOf(cause), opened };
     } finally {
       clearTimeout(silence);
-      link.signal.removeEventListener('abort', left);
+      stay();
       stop.abort();
     }
   };

@@ -32,9 +32,13 @@ export function websocket(make: WebSocketLike | undefined = globalThis.WebSocket
     const missing = whyNoWebSocket(make, at);
     if (!make || !at || missing) return { code: 0, reason: missing ?? '', opened: false };
     const token = await link.token();
+    // This connection may have been left while the token was awaited.
+    if (link.signal.aborted) return { code: 1000, reason: 'left', opened: false };
     return new Promise((ended) => {
       const { address, resume } = beginning(at, link);
       const socket = new make(address, ['motience.v2', 'bearer', token]);
+      // A close follows and says more. The listener stays: without one some WebSockets throw, also after they were left.
+      socket.onerror = () => undefined;
       let opened = false;
       let timer: ReturnType<typeof setTimeout>;
       const finish = (ending: CloseReason) => {
@@ -53,7 +57,6 @@ export function websocket(make: WebSocketLike | undefined = globalThis.WebSocket
         }, PING_EVERY_MS);
       };
       timer = setTimeout(() => finish({ code: 1006, reason: 'the gateway did not answer', opened }), OPEN_LIMIT_MS);
-      if (link.signal.aborted) return left();
       link.signal.addEventListener('abort', left);
       socket.onopen = () => {
         opened = true;
@@ -68,8 +71,6 @@ export function websocket(make: WebSocketLike | undefined = globalThis.WebSocket
         if (link.full) finish({ code: 1000, reason: 'the application is behind', opened, overrun: true });
       };
       socket.onclose = ({ code, reason }) => finish({ code, reason, opened });
-      // A close follows and says more. The listener stays: without one some WebSockets throw, also after they were left.
-      socket.onerror = () => undefined;
     });
   };
 }

@@ -2,6 +2,7 @@
 // the application takes its records, so that QUIC's flow control slows the server, and one producer does not delay another.
 import { lines } from '../lines.ts';
 import { messageOf } from '../errors.ts';
+import { onLeaving } from '../leaving.ts';
 import { Caller } from '../rest/caller.ts';
 import { Dsm } from '../rest/dsm.ts';
 import { selectionMembers } from '../selection.ts';
@@ -53,6 +54,7 @@ export async function open(link: Pick<Link, 'places' | 'signal'>): Promise<WebTr
       return session;
     } catch (cause) {
       session.close();
+      if (link.signal.aborted) throw cause;
       failed = cause;
     }
   }
@@ -85,8 +87,7 @@ class Connection {
 
   async run(): Promise<CloseReason> {
     const session = this.#session;
-    const left = () => session.close({ closeCode: 1000, reason: 'left' });
-    this.#link.signal.addEventListener('abort', left);
+    const stay = onLeaving(this.#link.signal, () => session.close({ closeCode: 1000, reason: 'left' }));
     const closed = session.closed.then(
       ({ closeCode, reason }) => ({ code: closeCode ?? 0, reason: reason ?? '' }),
       (cause: unknown) => ({ code: 1006, reason: messageOf(cause) }),
@@ -103,7 +104,7 @@ class Connection {
     const ending = await Promise.race([closed, failed]);
     this.#over = true;
     this.#timers.forEach(clearTimeout);
-    this.#link.signal.removeEventListener('abort', left);
+    stay();
     return { ...ending, opened: this.#opened };
   }
 

@@ -1,6 +1,7 @@
 // A producer without a socket: it sends records as lines of `POST /data`, each request with all records that have gathered
 // during the one before. Slower than a socket, and works wherever a request does.
 import { ApiError, messageOf } from '../errors.ts';
+import { onLeaving } from '../leaving.ts';
 import { Caller } from '../rest/caller.ts';
 import type { ProducerEnding, ProducerLink } from './transport.ts';
 
@@ -31,8 +32,7 @@ export async function httpProducer(link: ProducerLink): Promise<ProducerEnding> 
   const away = await whyAway(caller, link);
   if (link.signal.aborted) return { code: 1000, reason: 'left', opened };
   if (away !== null) return { code: 1006, reason: away, opened };
-  const left = () => wake?.();
-  link.signal.addEventListener('abort', left);
+  const stay = onLeaving(link.signal, () => wake?.());
   opened = true;
   link.opened((frame) => {
     waiting.push(frame);
@@ -55,7 +55,7 @@ export async function httpProducer(link: ProducerLink): Promise<ProducerEnding> 
     if (cause instanceof ApiError && !cause.temporary) throw cause;
     return { code: 1006, reason: messageOf(cause), opened };
   } finally {
-    link.signal.removeEventListener('abort', left);
+    stay();
   }
 }
 

@@ -14,8 +14,12 @@ export function websocketProducer(make: WebSocketLike | undefined = globalThis.W
     const missing = whyNoWebSocket(make, at);
     if (!make || !at || missing) return { code: 0, reason: missing ?? '', opened: false, unusable: true };
     const token = await link.token();
+    // This connection may have been left while the token was awaited.
+    if (link.signal.aborted) return { code: 1000, reason: 'left', opened: false };
     return new Promise((ended) => {
       const socket = new make(at, ['bearer', token]);
+      // A close follows and says more. The listener stays: without one some WebSockets throw, also after they were left.
+      socket.onerror = () => undefined;
       let opened = false;
       const finish = (ending: ProducerEnding) => {
         clearTimeout(timer);
@@ -26,7 +30,6 @@ export function websocketProducer(make: WebSocketLike | undefined = globalThis.W
       };
       const left = () => finish({ code: 1000, reason: 'left', opened });
       const timer = setTimeout(() => finish({ code: 1006, reason: 'the gateway did not answer', opened }), OPEN_LIMIT_MS);
-      if (link.signal.aborted) return left();
       link.signal.addEventListener('abort', left);
       socket.onopen = () => {
         clearTimeout(timer);
@@ -38,8 +41,6 @@ export function websocketProducer(make: WebSocketLike | undefined = globalThis.W
       };
       socket.onmessage = ({ data }) => typeof data === 'string' && link.answered(data);
       socket.onclose = ({ code, reason }) => finish({ code, reason, opened });
-      // A close follows and says more. The listener stays: without one some WebSockets throw, also after they were left.
-      socket.onerror = () => undefined;
     });
   };
 }

@@ -2,6 +2,7 @@
 import { messageOf } from '../errors.ts';
 import { messageIn } from '../consumer/events.ts';
 import { open, whyNoWebTransport } from '../consumer/webtransport.ts';
+import { onLeaving } from '../leaving.ts';
 import { lines } from '../lines.ts';
 import type { ProducerEnding, ProducerLink } from './transport.ts';
 
@@ -18,8 +19,7 @@ export async function webtransportProducer(link: ProducerLink): Promise<Producer
   } catch (cause) {
     return { code: 0, reason: messageOf(cause), opened: false, unusable: true };
   }
-  const left = () => session.close({ closeCode: 1000, reason: 'left' });
-  link.signal.addEventListener('abort', left);
+  const stay = onLeaving(link.signal, () => session.close({ closeCode: 1000, reason: 'left' }));
   const progress = { opened: false };
   const closed = session.closed.then(
     ({ closeCode, reason }) => ({ code: closeCode ?? 0, reason: reason ?? '' }),
@@ -30,7 +30,7 @@ export async function webtransportProducer(link: ProducerLink): Promise<Producer
     async (cause: unknown) => (await Promise.race([closed, new Promise<null>((late) => setTimeout(late, 250, null))])) ?? { code: 1006, reason: messageOf(cause) },
   );
   const ending = await Promise.race([closed, spoken]);
-  link.signal.removeEventListener('abort', left);
+  stay();
   session.close();
   return { ...ending, opened: progress.opened };
 }
