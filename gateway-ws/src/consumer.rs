@@ -26,7 +26,7 @@ use motience_relay::pipeline::{
     DeliveredRecord, Event, Item, Options, Pipeline, Reader, Request as Wishes, Start, json,
     position::{self, WrittenPosition},
 };
-use motience_runtime::traces;
+use motience_runtime::{lifecycle::Leave, traces};
 use motience_session::{CloseReason, count_end, error_reply, pong, ration, while_authorized};
 use serde::Deserialize;
 use serde_json::value::RawValue;
@@ -71,11 +71,16 @@ pub(crate) async fn upgrade(State(shared): State<Arc<Shared>>, Client(client): C
         async move {
             let shared = serving;
             let mut socket = Socket::new(socket, &shared.config);
+            let leave = shared.shutdown.draining().enter();
             let ready = match begun {
                 Ok(pipeline) => Ok(pipeline),
                 Err(open) => {
                     let opening = async {
-                        let positions = later::positions(&mut socket).await?;
+                        let positions = tokio::select! {
+                            biased;
+                            () = leave.asked().cancelled() => return Err(CloseReason::Draining),
+                            positions = later::positions(&mut socket) => positions?,
+                        };
                         open(positions).await.map_err(|e| {
                             warn!(error = %e, "a consumer cannot resume");
                             CloseReason::Unavailable
@@ -102,7 +107,7 @@ pub(crate) async fn upgrade(State(shared): State<Arc<Shared>>, Client(client): C
                 crowded: HashSet::new(),
                 scratch: BytesMut::new(),
             };
-            serve(socket, session, permit).await;
+            serve(socket, session, &leave, permit).await;
             drop((alive, opened));
         }
         .instrument(span)
@@ -136,10 +141,10 @@ fn options(wishes: &Wishes, v2: bool, received: bool) -> Result<Options, ApiErro
     Ok(options)
 }
 
-async fn serve(mut socket: Socket, mut session: Session<'_>, _permit: Permit) {
+async fn serve(mut socket: Socket, mut session: Session<'_>, leave: &Leave, _permit: Permit) {
     let shared = session.shared;
     let _open = (shared.consumers.open(), shared.backend.reports.nodes.open(Kind::Consumer));
-    let Err(reason) = while_authorized(session.standing, session.run(&mut socket)).await;
+    let Err(reason) = while_authorized(session.standing, session.run(&mut socket, leave)).await;
     session.pipeline.finish().await;
     count_end(&reason, Transport::WebSocket);
     debug!(%reason, "consumer leaves");
@@ -163,8 +168,7 @@ struct Session<'s> {
 }
 
 impl Session<'_> {
-    async fn run(&mut self, socket: &mut Socket) -> Result<Infallible, CloseReason> {
-        let leave = self.shared.shutdown.draining().enter();
+    async fn run(&mut self, socket: &mut Socket, leave: &Leave) -> Result<Infallible, CloseReason> {
         let every = self.shared.config.ping;
         let mut tell = interval_at(Instant::now() + every, every);
         tell.set_missed_tick_behavior(MissedTickBehavior::Delay);

@@ -158,6 +158,10 @@ async fn a_consumer_resumes_more_producers_than_a_query_holds() {
     // Without v2 there is no such query.
     let refused = connect_async(format!("{}?token={}&resume=later", node.at.wss2.as_deref().unwrap(), consumer.token)).await;
     assert!(matches!(refused, Err(Error::Http(answer)) if answer.status() == 422));
+    // One that has not said yet where it begins is sent away like any other.
+    let mut silent = consume(&node, &consumer, "&v=2&resume=later").await;
+    node.signal("TERM");
+    assert_eq!(close_code(&mut silent).await, u16::from(CloseCode::Away));
 }
 
 #[tokio::test]

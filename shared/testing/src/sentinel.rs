@@ -21,8 +21,8 @@ use super::{
 
 /// How the Sentinels call the master.
 const MASTER: &str = "main";
-/// Longest wait for the Sentinels to agree.
-const LIMIT: Duration = Duration::from_secs(30);
+/// Longest wait for the Sentinels to agree. One that the machine has held up for two seconds does nothing for thirty (TILT).
+const LIMIT: Duration = Duration::from_secs(90);
 
 /// Sentinels on free ports of the loopback. Most of them must agree that the master is away.
 #[derive(Debug)]
