@@ -210,8 +210,9 @@ impl Reader {
     /// and the other is then behind `newest`.
     async fn follow_new_producers(&mut self) -> Result<(), relay::Error> {
         let services = Arc::clone(&self.services);
-        let (store, reports) = (&services.backend.store, &services.backend.reports);
-        let live = reports.live_streams().into_iter().map(|live| live.producer);
+        let backend = &services.backend;
+        let store = &backend.store;
+        let live = backend.reports.live_streams(backend.relay.log()).await.into_iter().map(|live| live.producer);
         self.to_follow.extend(live.filter(|producer| !self.come.contains_key(producer)));
         while let Some(&producer) = self.to_follow.first() {
             let place = self.places.between(store, producer, producer).await.map_err(Arc::new)?.remove(&producer);

@@ -41,14 +41,15 @@ pub(super) async fn streams(
     permit: PagePermit,
 ) -> Result<Page<Stream>, ApiError> {
     let page = paging.page()?;
-    let mut live = services.backend.reports.live_streams();
+    let backend = &services.backend;
+    let mut live = backend.reports.live_streams(backend.relay.log()).await;
     live.sort_unstable_by_key(|live| live.producer.0);
     live.drain(..live.partition_point(|live| live.producer.0 <= page.after));
     let more = live.len() > page.limit as usize;
     live.truncate(page.limit as usize);
     let end = live.last().map_or(page.after, |live| live.producer.0);
     let ids: Vec<_> = live.iter().map(|live| live.producer.user()).collect();
-    let users = services.backend.store.users_by_id(&ids).await?;
+    let users = backend.store.users_by_id(&ids).await?;
     let hidden = services.hidden(&caller, users.values()).await?;
     let stream = |live: StreamStats| {
         let user = users.get(&live.producer.user());

@@ -76,7 +76,7 @@ pub(super) async fn organisation_plan(
     };
     let ids: Vec<_> = backend.store.owned_accounts(&id).await?.into_iter().map(|(user, ..)| user).collect();
     let owned = backend.store.users_by_id(&ids).await?;
-    let streams = backend.reports.live_streams().into_iter();
+    let streams = backend.reports.live_streams(backend.relay.log()).await.into_iter();
     let records =
         streams.filter(|live| owned.get(&live.producer.user()).is_some_and(|user| user.log_key() == live.key)).map(|live| live.rate);
     let producers: Vec<_> = owned.values().filter(|user| user.role == Role::Producer).map(User::log_key).collect();

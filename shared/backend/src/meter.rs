@@ -47,7 +47,7 @@ impl Meter {
     }
 
     fn rank(&self) {
-        let mut producers = self.reports.live_streams();
+        let mut producers = self.reports.own_streams();
         producers.retain(|stream| stream.rate > 0.0);
         producers.sort_by(|a, b| b.rate.total_cmp(&a.rate));
         producers.truncate(RANKED);

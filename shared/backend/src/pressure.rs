@@ -4,7 +4,7 @@
 
 use std::{cmp::Reverse, sync::Arc, time::Duration};
 
-use motience_cluster::Reports;
+use motience_cluster::{Reports, StreamStats};
 use motience_log::{Bound, Log};
 use motience_proto::model::ProducerId;
 use motience_relay::Error;
@@ -44,9 +44,12 @@ impl Pressure {
         Self { logs, log, reports, last: Arc::default() }
     }
 
-    /// Looks at the logs that grow fastest, for the metrics too: those that lose records by their bytes come first, and of these the one that does so soonest.
+    /// Looks at the logs that grow fastest, on whichever node, for the metrics too: those that lose records by their bytes come first, and of these the one that does so soonest.
     pub async fn look(&self) -> Result<Vec<Pressed>, Error> {
-        let mut streams = self.reports.live_streams();
+        self.of(self.reports.live_streams(&self.log).await).await
+    }
+
+    async fn of(&self, mut streams: Vec<StreamStats>) -> Result<Vec<Pressed>, Error> {
         streams.retain(|stream| stream.rate > 0.0);
         streams.sort_by(|a, b| b.rate.total_cmp(&a.rate));
         let mut found = Vec::new();
@@ -70,7 +73,7 @@ impl Pressure {
     /// Looks again and again, for as long as it is polled.
     pub(crate) async fn run(self) {
         loop {
-            if let Err(e) = self.look().await {
+            if let Err(e) = self.of(self.reports.own_streams()).await {
                 debug!(error = %e, "logs cannot be compared with their bounds; trying again");
             }
             sleep(LOOK_EVERY).await;

@@ -145,7 +145,7 @@ async fn records_arrive_once_and_in_order(node: Arc<Backend>) {
     send(&publisher, [3, 2, 4]).await;
     assert_eq!(receive(&mut early, 4).await, [(1, 1), (2, 2), (3, 3), (4, 4)]);
     assert_eq!(publisher.seen().to_string(), "1-4");
-    assert_eq!(node.reports.live_streams()[0].records, 4);
+    assert_eq!(node.reports.own_streams()[0].records, 4);
     node.ready().await.unwrap();
     drop(publisher);
     node.close().await;

@@ -148,6 +148,7 @@ impl Nodes {
             millirate_in: rates.0.millirate(),
             millirate_out: rates.1.millirate(),
             reads_devices: true,
+            reads_streams: true,
         }
     }
 
@@ -189,9 +190,9 @@ impl Nodes {
         all
     }
 
-    /// Whether there is a node that has to be told of devices, being of a version that does not read their reports.
-    pub(crate) fn any_is_told_of_devices(&self, now: OffsetDateTime) -> bool {
-        self.elsewhere.lock().values().any(|(report, heard)| now - *heard < FORGET_AFTER && !report.reads_devices)
+    /// Whether there is a node that has to be told, being of a version that does not read such reports.
+    pub(crate) fn any_is_told(&self, reads: impl Fn(&NodeReport) -> bool, now: OffsetDateTime) -> bool {
+        self.elsewhere.lock().values().any(|(report, heard)| now - *heard < FORGET_AFTER && !reads(report))
     }
 
     /// Whether a node reported so lately that its connections are believed.
@@ -289,11 +290,11 @@ mod tests {
         }
         nodes.apply(&NodeReport { node: "a".into(), ..NodeReport::default() }, at(100));
         assert_eq!(nodes.snapshot(at(100)).len(), 1 + MOST);
-        assert!(nodes.any_is_told_of_devices(at(100)), "these say nothing of it");
+        assert!(nodes.any_is_told(|report| report.reads_devices, at(100)), "these say nothing of it");
         assert!(nodes.is_alive("n0", at(109)) && !nodes.is_alive("n0", at(110)) && nodes.is_alive("a", at(999)));
-        assert!(!nodes.any_is_told_of_devices(at(160)));
+        assert!(!nodes.any_is_told(|report| report.reads_devices, at(160)));
         assert_eq!(nodes.snapshot(at(160)).len(), 1);
         nodes.apply(&NodeReport { node: "b".into(), reads_devices: true, ..NodeReport::default() }, at(160));
-        assert!(!nodes.any_is_told_of_devices(at(160)));
+        assert!(!nodes.any_is_told(|report| report.reads_devices, at(160)));
     }
 }

@@ -1,4 +1,4 @@
-//! Reports of nodes, producers and devices, which nodes broadcast on the cluster bus every two seconds.
+//! Reports of nodes, producers and devices, which a node makes every two seconds: broadcast on the cluster bus, or kept for whoever asks.
 
 use std::{collections::BTreeMap, net::IpAddr};
 
@@ -48,6 +48,9 @@ pub struct NodeReport {
     /// Whether it reads the reports of devices where they are kept; an older node knows only those that it is told.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub reads_devices: bool,
+    /// Likewise for the reports of producers.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub reads_streams: bool,
 }
 
 /// Open connections of a node, by kind.

@@ -1,6 +1,6 @@
 //! The reports of a node: everything that is counted here, looked at every two seconds and told to the other nodes.
 //!
-//! Reports of nodes and producers are broadcast. Those of devices, of which there are many and which few look at, are kept in the log's server,
+//! Reports of nodes are broadcast. Those of producers and devices, of which there are many and which few look at, are kept in the log's server,
 //! where a node reads them when somebody asks; they are broadcast too while there are nodes of an earlier version.
 
 use std::{
@@ -18,8 +18,9 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::debug;
 
 use crate::{
-    DeviceReport, DeviceStats, Devices, Event, Most, NodeStats, Nodes, PlanUse, PlanUsed, StreamStats, Streams, broadcast,
+    DeviceReport, DeviceStats, Devices, Event, Most, NodeStats, Nodes, PlanUse, PlanUsed, StreamReport, StreamStats, Streams, broadcast,
     day::{Day, Minute},
+    streams::LIVE_FOR,
     window::LOOK_EVERY,
 };
 
@@ -31,6 +32,9 @@ const TOLD_AT_ONCE: usize = 250;
 const SERVE_FOR: Duration = Duration::from_secs(5);
 /// Between the names of node and device: neither has one in it.
 const BETWEEN: char = '\n';
+
+/// When something was read last; one reads it at a time.
+type ReadAt = Arc<tokio::sync::Mutex<Option<Instant>>>;
 
 /// Counters of this node, and the reports of the others. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -44,8 +48,9 @@ pub struct Reports {
     /// Plans of organisations.
     pub plan_use: Arc<PlanUse>,
     day: Arc<Mutex<Day>>,
-    /// When the reports of all devices were read last.
-    read: Arc<tokio::sync::Mutex<Option<Instant>>>,
+    /// When the reports of all devices were read last, and those of producers.
+    devices_read: ReadAt,
+    streams_read: ReadAt,
     clock: Clock,
 }
 
@@ -58,7 +63,8 @@ impl Reports {
             devices: Arc::new(Devices::new(node.to_owned(), clock.clone(), most)),
             plan_use: Arc::new(PlanUse::new(node.to_owned())),
             day: Arc::default(),
-            read: Arc::default(),
+            devices_read: ReadAt::default(),
+            streams_read: ReadAt::default(),
             clock,
         }
     }
@@ -85,9 +91,15 @@ impl Reports {
         }
     }
 
-    /// Producers that have sent lately, on any node.
-    pub fn live_streams(&self) -> Vec<StreamStats> {
+    /// Producers that have sent lately, on any node. While the log is away, as far as it is known.
+    pub async fn live_streams(&self, log: &Log) -> Vec<StreamStats> {
+        self.read_streams(log).await;
         self.streams.snapshot(self.clock.now())
+    }
+
+    /// Producers that have sent lately to this node.
+    pub fn own_streams(&self) -> Vec<StreamStats> {
+        self.streams.own(self.clock.now())
     }
 
     /// All nodes that were heard of lately, this one among them.
@@ -145,7 +157,7 @@ impl Reports {
 
     /// Learns it of all logs, unless that was done a moment ago.
     async fn read_all_devices(&self, log: &Log) {
-        let mut read = self.read.lock().await;
+        let mut read = self.devices_read.lock().await;
         if !log.is_shared() || read.is_some_and(|at| at.elapsed() < SERVE_FOR) {
             return;
         }
@@ -154,6 +166,28 @@ impl Reports {
             Err(e) => debug!(error = %e, "the reports of other nodes cannot be read"),
         }
         *read = Some(Instant::now());
+    }
+
+    /// Learns what all nodes have reported of their producers, unless that was done a moment ago.
+    async fn read_streams(&self, log: &Log) {
+        let mut read = self.streams_read.lock().await;
+        if !log.is_shared() || read.is_some_and(|at| at.elapsed() < LOOK_EVERY) {
+            return;
+        }
+        let nodes = self.live_nodes().into_iter().map(|node| node.report.node).filter(|node| node != self.devices.node());
+        stream::iter(nodes).for_each_concurrent(AT_ONCE, |node| self.read_streams_of(log, node)).await;
+        *read = Some(Instant::now());
+    }
+
+    async fn read_streams_of(&self, log: &Log, node: String) {
+        let report = match log.node_report(&node).await {
+            Ok(report) => report.unwrap_or_default(),
+            Err(e) => return debug!(node, error = %e, "the reports of a node cannot be read"),
+        };
+        // One of another make is of a version that nobody can read yet.
+        if let Ok(streams) = serde_json::from_slice::<Vec<StreamReport>>(&report) {
+            self.streams.apply(&node, &streams);
+        }
     }
 
     /// Looks at the counters until `stop`, and broadcasts them where there may be other nodes.
@@ -168,16 +202,20 @@ impl Reports {
     async fn run(&self, log: &Log) {
         loop {
             // Before the first pause, so that the others know of a new node at once.
-            let (events, devices) = self.look();
+            let (events, streams, devices) = self.look();
             if log.is_shared() {
-                self.tell(log, events, devices).await;
+                self.tell(log, events, streams, devices).await;
             }
             tokio::time::sleep(LOOK_EVERY).await;
         }
     }
 
-    async fn tell(&self, log: &Log, mut events: Vec<Event>, devices: Vec<DeviceReport>) {
-        if self.nodes.any_is_told_of_devices(self.clock.now()) {
+    async fn tell(&self, log: &Log, mut events: Vec<Event>, streams: Vec<StreamReport>, devices: Vec<DeviceReport>) {
+        let now = self.clock.now();
+        if self.nodes.any_is_told(|node| node.reads_streams, now) {
+            events.extend(self.streams.events(&streams));
+        }
+        if self.nodes.any_is_told(|node| node.reads_devices, now) {
             let told = |some: &[DeviceReport]| Event::Devices { node: self.devices.node().to_owned(), devices: some.to_vec() };
             events.extend(devices.chunks(TOLD_AT_ONCE).map(told));
         }
@@ -187,9 +225,18 @@ impl Reports {
                 return;
             }
         }
+        if let Err(e) = self.note_streams(log, &streams).await {
+            debug!(error = %e, "this node's reports of producers could not be written");
+        }
         if let Err(e) = self.note_devices(log, devices).await {
             debug!(error = %e, "this node's reports of devices could not be written");
         }
+    }
+
+    /// Writes the reports of producers for the other nodes to read, in the place of those before.
+    async fn note_streams(&self, log: &Log, streams: &[StreamReport]) -> Result<(), Error> {
+        let text = serde_json::to_vec(streams).map_err(|e| Error::Damaged(e.to_string()))?;
+        log.note_node(self.devices.node(), &text, LIVE_FOR).await
     }
 
     /// Writes the reports of devices for the other nodes to read.
@@ -208,14 +255,13 @@ impl Reports {
         Ok(())
     }
 
-    /// Takes a look at everything; returns the reports that are due: events, and those of devices.
-    fn look(&self) -> (Vec<Event>, Vec<DeviceReport>) {
+    /// Takes a look at everything; returns the reports that are due: events, and those of producers and of devices.
+    fn look(&self) -> (Vec<Event>, Vec<StreamReport>, Vec<DeviceReport>) {
         let now = self.clock.now();
-        let mut events = vec![Event::Node { report: self.nodes.look() }];
+        let events = vec![Event::Node { report: self.nodes.look() }];
         self.day.lock().look(&self.nodes.snapshot(now), now);
-        events.extend(self.streams.look(now));
         let devices = self.devices.look();
         self.devices.prune(now);
-        (events, devices)
+        (events, self.streams.reports(now), devices)
     }
 }

@@ -1,4 +1,4 @@
-//! Live producers and their rates: counted where records enter, and reported to every node.
+//! Live producers and their rates: counted where records enter, and reported for every node to read.
 
 use std::{collections::HashMap, time::Duration};
 
@@ -10,7 +10,7 @@ use time::OffsetDateTime;
 use crate::{Event, StreamReport};
 
 /// A producer that has sent nothing for this long is not live.
-const LIVE_FOR: Duration = Duration::from_secs(60);
+pub(crate) const LIVE_FOR: Duration = Duration::from_secs(60);
 /// Finished seconds over which a rate is measured. The running one would make every rate look lower than it is.
 const WINDOW: usize = 10;
 /// Seconds that are counted: those of the window, and the running one.
@@ -79,35 +79,23 @@ impl Streams {
 
     /// All live producers, by id.
     pub(crate) fn snapshot(&self, now: OffsetDateTime) -> Vec<StreamStats> {
-        let mut all: HashMap<LogKey, StreamStats> = HashMap::new();
         let mut elsewhere = self.elsewhere.lock();
         elsewhere.retain(|_, r| now - from_millis(r.last_record_ms) < LIVE_FOR);
-        let reports = self.reports(now).into_iter().chain(elsewhere.values().cloned());
-        for report in reports {
-            let last_record_at = from_millis(report.last_record_ms);
-            let stats = all.entry(report.key()).or_insert(StreamStats {
-                key: report.key(),
-                producer: report.producer,
-                records: 0,
-                rate: 0.0,
-                last_record_at,
-            });
-            stats.records += report.records;
-            stats.rate += report.millirate as f64 / 1000.0;
-            stats.last_record_at = stats.last_record_at.max(last_record_at);
-        }
-        let mut all: Vec<StreamStats> = all.into_values().collect();
-        all.sort_by_key(|s| s.key);
-        all
+        merge(self.reports(now).into_iter().chain(elsewhere.values().cloned()))
+    }
+
+    /// Those that have sent to this node, by id.
+    pub(crate) fn own(&self, now: OffsetDateTime) -> Vec<StreamStats> {
+        merge(self.reports(now))
+    }
+
+    /// Reports as events, for nodes of an earlier version.
+    pub(crate) fn events<'r>(&self, reports: &'r [StreamReport]) -> impl Iterator<Item = Event> + use<'_, 'r> {
+        reports.chunks(REPORTS_AT_ONCE).map(|some| Event::Streams { node: self.node.clone(), streams: some.to_vec() })
     }
 
     /// Reports of all live producers of this node.
-    pub(crate) fn look(&self, now: OffsetDateTime) -> Vec<Event> {
-        let event = |some: &[StreamReport]| Event::Streams { node: self.node.clone(), streams: some.to_vec() };
-        self.reports(now).chunks(REPORTS_AT_ONCE).map(event).collect()
-    }
-
-    fn reports(&self, now: OffsetDateTime) -> Vec<StreamReport> {
+    pub(crate) fn reports(&self, now: OffsetDateTime) -> Vec<StreamReport> {
         let mut here = self.here.lock();
         here.retain(|_, counter| now - counter.last < LIVE_FOR);
         here.iter_mut()
@@ -120,6 +108,27 @@ impl Streams {
             })
             .collect()
     }
+}
+
+/// Joins the reports of several nodes about one producer.
+fn merge(reports: impl IntoIterator<Item = StreamReport>) -> Vec<StreamStats> {
+    let mut all: HashMap<LogKey, StreamStats> = HashMap::new();
+    for report in reports {
+        let last_record_at = from_millis(report.last_record_ms);
+        let stats = all.entry(report.key()).or_insert(StreamStats {
+            key: report.key(),
+            producer: report.producer,
+            records: 0,
+            rate: 0.0,
+            last_record_at,
+        });
+        stats.records += report.records;
+        stats.rate += report.millirate as f64 / 1000.0;
+        stats.last_record_at = stats.last_record_at.max(last_record_at);
+    }
+    let mut all: Vec<StreamStats> = all.into_values().collect();
+    all.sort_by_key(|s| s.key);
+    all
 }
 
 impl Counter {

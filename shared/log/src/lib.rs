@@ -170,6 +170,22 @@ impl Log {
         }
     }
 
+    /// Writes what this node reports of itself, for the other nodes to read, in the place of what it wrote before: gone after `keep`.
+    pub async fn note_node(&self, node: &str, report: &[u8], keep: Duration) -> Result<(), Error> {
+        match self {
+            Self::Embedded(_) => Ok(()),
+            Self::Redis(log) => log.note_node(node, report, keep).await,
+        }
+    }
+
+    /// The last such report of the node of this name.
+    pub async fn node_report(&self, node: &str) -> Result<Option<Bytes>, Error> {
+        match self {
+            Self::Embedded(_) => Ok(None),
+            Self::Redis(log) => log.node_report(node).await,
+        }
+    }
+
     /// See [`Engine::ping`].
     pub async fn ping(&self) -> Result<(), Error> {
         each!(self, log => log.ping().await)

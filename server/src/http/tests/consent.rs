@@ -61,11 +61,10 @@ fn record(device: &str, t: i64) -> Value {
 #[tokio::test]
 async fn a_part_of_the_streams_that_nobody_may_see_is_followed_by_the_next() {
     let cast = cast("open").await;
-    let reports = &cast.platform.services.backend.reports;
     for (who, device) in [(PRODUCER, "a"), (OTHER_PRODUCER, "b")] {
         cast.platform.dsm(Method::POST, "/data", Some(&cast.tokens[who]), Sent::Json(record(device, 1))).await.json(200);
     }
-    assert_eq!(reports.live_streams().len(), 2);
+    assert_eq!(cast.platform.services.backend.reports.own_streams().len(), 2);
     let path = format!("/producers/{}/visibility", cast.producer.id);
     let private = Sent::Json(json!({"visibility": "private"}));
     cast.platform.ap(Method::PUT, &path, Some(&cast.tokens[PRODUCER]), private).await.json(200);

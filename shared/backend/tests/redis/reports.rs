@@ -1,13 +1,16 @@
-//! Reports of devices are kept in Redis, and read by the node that is asked.
+//! Reports of devices and producers are kept in Redis, and read by the node that is asked.
 
 use std::{collections::HashSet, sync::Arc};
 
+use futures_util::StreamExt as _;
 use motience_backend::Backend;
-use motience_cluster::DeviceStats;
+use motience_cluster::{self as cluster, DeviceStats, Event, NodeReport};
 use motience_proto::model::{LogKey, ProducerId, Transport};
 use motience_testing::{Redis, RedisCluster};
 
-use super::{P, keys, node, sessions::until};
+use tokio::time::timeout;
+
+use super::{P, keys, node, sending::LIMIT, sessions::until};
 
 const OTHER: LogKey = LogKey::numbered(ProducerId(2));
 const DEVICES: usize = 600;
@@ -49,6 +52,50 @@ async fn a_node_shows_the_devices_of_others(url: &str) -> [Arc<Backend>; 2] {
         assert!(devices(node, P).await.is_empty());
     }
     [a, b]
+}
+
+/// The records of each live producer, as a node shows them.
+async fn live(node: &Backend) -> Vec<(LogKey, u64)> {
+    node.reports.live_streams(node.relay.log()).await.into_iter().map(|live| (live.key, live.records)).collect()
+}
+
+async fn a_node_shows_the_live_producers_of_others(url: &str) -> [Arc<Backend>; 2] {
+    let (a, b) = (node(url, &[("NODE_NAME", "a")]).await, node(url, &[("NODE_NAME", "b")]).await);
+    for (node, key, records) in [(&a, P, 3), (&b, P, 4), (&b, OTHER, 1)] {
+        node.reports.count_in(key, records);
+    }
+    for node in [&a, &b] {
+        until("counts of all nodes are shown", || async { live(node).await == [(P, 7), (OTHER, 1)] }).await;
+    }
+    assert_eq!(a.reports.own_streams().into_iter().map(|own| (own.key, own.records)).collect::<Vec<_>>(), [(P, 3)]);
+    [a, b]
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn live_producers_are_shown_by_every_node_and_broadcast_by_none() {
+    let redis = Redis::start().await;
+    let mut broadcast = redis::Client::open(redis.url()).unwrap().get_async_pubsub().await.unwrap();
+    broadcast.psubscribe(&["m:*:reports", "m:*:bus"]).await.unwrap();
+    let mut broadcast = broadcast.into_on_message();
+    let mut told = async || -> String {
+        let message = timeout(LIMIT, broadcast.next()).await.expect("nodes report in time").expect("Redis stays");
+        message.get_payload().unwrap()
+    };
+    let [a, _b] = a_node_shows_the_live_producers_of_others(&redis.url()).await;
+    for _ in 0..6 {
+        let report = told().await;
+        assert!(!report.contains(r#"{"type":"streams""#), "{report}");
+    }
+    // A node of an earlier version reads nothing, and is told.
+    let old = Event::Node { report: NodeReport { node: "old".into(), ..NodeReport::default() } };
+    cluster::broadcast(a.relay.log(), &old).await.unwrap();
+    while !told().await.contains(r#"{"type":"streams""#) {}
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn live_producers_are_shown_by_every_node_of_a_cluster() {
+    let cluster = RedisCluster::start(3).await;
+    a_node_shows_the_live_producers_of_others(&cluster.url()).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -182,6 +182,16 @@ impl Log {
         reports::reported(&self.0).await
     }
 
+    /// See [`crate::Log::note_node`].
+    pub(super) async fn note_node(&self, node: &str, report: &[u8], keep: Duration) -> Result<(), Error> {
+        reports::note_node(&self.0, node, report, keep).await
+    }
+
+    /// See [`crate::Log::node_report`].
+    pub(super) async fn node_report(&self, node: &str) -> Result<Option<Bytes>, Error> {
+        reports::of_node(&self.0, node).await
+    }
+
     /// Returns once what this session has written is as durable as was asked for.
     async fn durable(&self, shard: &Shard, session: &Session) -> Result<(), Error> {
         match &shard.barrier {

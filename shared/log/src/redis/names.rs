@@ -43,7 +43,7 @@ impl Names {
         self.key(log, &format!("s:{sender}"))
     }
 
-    /// A key of the whole installation: `accounts`, `layout`, `once:NAME`; on one server also `barrier`, `mended`, `epoch`, which in a cluster have a hash
+    /// A key of the whole installation: `accounts`, `layout`, `once:NAME`, `node:NAME`; on one server also `barrier`, `mended`, `epoch`, which in a cluster have a hash
     /// tag of their server.
     pub(super) fn shared(&self, part: &str) -> String {
         format!("{}:{part}", self.prefix)

@@ -1,5 +1,5 @@
-//! Reports of all nodes about the devices of a log, for whoever asks: a hash for each log, written by every node and read on demand. So a report costs one
-//! write, however many nodes there are.
+//! Reports of all nodes for whoever asks, written by each and read on demand: of devices in a hash for each log, and of all else in a key for each node. So
+//! a report costs one write, however many nodes there are.
 //!
 //! A hash is of one period, and gone a period after it: what nobody repeats is forgotten without being looked for. Readers take this period and the
 //! one before.
@@ -70,6 +70,24 @@ pub(super) async fn reported(inner: &Inner) -> Result<Vec<LogKey>, Error> {
     Ok(keys.iter().filter_map(|key| key.parse().ok()).collect())
 }
 
+/// Writes a node's report, in the place of that before.
+pub(super) async fn note_node(inner: &Inner, node: &str, report: &[u8], keep: Duration) -> Result<(), Error> {
+    let key = of(inner, node);
+    let mut write = redis::cmd("SET");
+    write.arg(&key).arg(report).arg("PX").arg(millis(keep));
+    inner.shards.ask(&key, &write).await
+}
+
+/// The last report of the node of this name.
+pub(super) async fn of_node(inner: &Inner, node: &str) -> Result<Option<Bytes>, Error> {
+    let key = of(inner, node);
+    let mut call = redis::cmd("GET");
+    call.arg(&key);
+    let answered = inner.shards.read(&key, |_| call.clone()).await?;
+    let report: Option<Vec<u8>> = redis::from_redis_value(answered.value).map_err(|e| Error::Damaged(e.to_string()))?;
+    Ok(report.map(Bytes::from))
+}
+
 /// Names of a log's hashes that may be there.
 pub(super) fn hashes(inner: &Inner, key: LogKey) -> [String; 2] {
     let period = period(inner);
@@ -96,6 +114,10 @@ fn period(inner: &Inner) -> u64 {
 
 fn hash(inner: &Inner, key: LogKey, period: u64) -> String {
     inner.names.key(key, &format!("reports:{period}"))
+}
+
+fn of(inner: &Inner, node: &str) -> String {
+    inner.names.shared(&format!("node:{node}"))
 }
 
 fn list(inner: &Inner) -> String {

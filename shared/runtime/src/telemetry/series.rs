@@ -328,7 +328,7 @@ const SERIES: &[Series] = &[
         "motience_producer_rate",
         "records per second",
         &[PRODUCER],
-        "Records that a producer has sent in the last ten seconds, to all nodes: those that send most.",
+        "Records that a producer has sent to this node in the last ten seconds: those that send most.",
     ),
     Series(
         Ranked,
@@ -418,7 +418,7 @@ const SERIES: &[Series] = &[
         "motience_retention_cut_seconds",
         "seconds",
         &[PRODUCER, ("bound", &[])],
-        "Time until retention removes the oldest record of a log that grows, because of its age or of the log's bytes: first those that bytes come \
+        "Time until retention removes the oldest record of a log that grows by what comes to this node, because of its age or of the log's bytes: first those that bytes come \
          to first.",
     ),
     Series(Gauge, "motience_durable_cursors", "cursors", &[], "Named cursors that were compared with their logs at the last look."),
