@@ -31,6 +31,7 @@ macro_rules! steps {
             19 "0019_external_ends"
             20 "0020_retention_classes"
             21 "0021_spent_tokens"
+            22 "0022_many_accounts"
         }
     };
     ($folder:literal $($number:literal $name:literal)*) => {

@@ -1,16 +1,20 @@
 //! The table `users`.
 
+mod lists;
+
 use std::{collections::HashMap, sync::LazyLock};
 
 use futures_util::TryFutureExt;
-use motience_auth::{canonical_username, folded};
+use motience_auth::canonical_username;
 use motience_proto::model::{Account, LogId, LogKey, ProducerId, Role, User, UserId, Visibility};
 use sqlx::AssertSqlSafe;
 use time::{OffsetDateTime, PrimitiveDateTime};
 
 use motience_runtime::clock::{from_millis, millis};
 
-use super::{Engine, Error, Page, Store, from_column, is_storable, limited, on, row::row};
+use super::{Engine, Error, Store, from_column, is_storable, limited, on, row::row};
+
+pub use self::lists::AccountQuery;
 
 /// Longest username and device id, in characters: the width of their columns.
 const MAX_NAME: usize = 255;
@@ -43,17 +47,6 @@ pub struct Credentials {
     pub revoked_at: Option<OffsetDateTime>,
     /// When its owner, or a reset, changed the password last.
     pub password_changed_at: Option<OffsetDateTime>,
-}
-
-/// Which accounts are wanted.
-#[derive(Clone, Debug, Default)]
-pub struct AccountQuery {
-    /// Of this role only.
-    pub role: Option<Role>,
-    /// With this in their names, in whichever case; empty: any.
-    pub name: String,
-    /// Which part of the list.
-    pub page: Page,
 }
 
 /// An account that was made.
@@ -238,25 +231,6 @@ impl Store {
         Ok(row.and_then(AccountRow::account))
     }
 
-    /// The accounts that a query names, by id, the closed ones too.
-    pub async fn accounts(&self, query: &AccountQuery) -> Result<Vec<Account>, Error> {
-        if query.name.contains('\0') {
-            return Ok(Vec::new());
-        }
-        let (role, page) = (query.role.map_or("", Role::as_str), query.page);
-        let pattern = |name: &str| if name.is_empty() { String::new() } else { format!("%{}%", escaped(name)) };
-        // As it was written, for accounts from before names were canonical, and as new accounts have it.
-        let (name, canonical) = (pattern(&query.name), pattern(&folded(&query.name)));
-        let rows = on!(self, reader, |db| sqlx::query_as::<_, AccountRow>(ACCOUNTS)
-            .bind(page.after)
-            .bind(role)
-            .bind(&name)
-            .bind(page.limit())
-            .bind(&canonical)
-            .fetch_all(db))?;
-        Ok(rows.into_iter().filter_map(AccountRow::account).collect())
-    }
-
     /// Closes an account: nobody can log in any more, and all its logins are ended. Gives the account and the families that were
     /// alive, for the nodes to be told; `None`: there is no such account. Closing it again ends what is left.
     pub async fn close_account(&self, id: UserId, now: OffsetDateTime) -> Result<Option<(Account, Vec<String>)>, Error> {
@@ -321,33 +295,6 @@ impl Store {
         on!(self, writer, |db| sqlx::query(SET_HASH).bind(id.0).bind(hash).execute(db).map_ok(drop))
     }
 
-    /// The producers that an account may see, without those that are closed: all but the private ones, and of these itself and those that have
-    /// approved or invited it. `default`: the visibility of those that have none of their own.
-    pub async fn visible_producers(
-        &self,
-        reader: UserId,
-        default: Visibility,
-        page: Page,
-        now: OffsetDateTime,
-    ) -> Result<Vec<User>, Error> {
-        let rows = on!(self, reader, |db| sqlx::query_as::<_, Row>(VISIBLE)
-            .bind(reader.0)
-            .bind(page.after)
-            .bind(page.limit())
-            .bind(default.as_str())
-            .bind(millis(now))
-            .fetch_all(db))?;
-        Ok(rows.into_iter().filter_map(Row::user).collect())
-    }
-
-    /// The consumers that have to do with an account, without those that are closed: those that follow it, asked it, or were invited or refused
-    /// by it; and itself.
-    pub async fn known_consumers(&self, reader: UserId, page: Page) -> Result<Vec<User>, Error> {
-        let rows =
-            on!(self, reader, |db| sqlx::query_as::<_, Row>(KNOWN).bind(reader.0).bind(page.after).bind(page.limit()).fetch_all(db))?;
-        Ok(rows.into_iter().filter_map(Row::user).collect())
-    }
-
     /// Sets who may see a producer; `None`: as the operator's default has it. `false`: there is no such producer.
     pub async fn set_visibility(&self, producer: ProducerId, visibility: Option<Visibility>) -> Result<bool, Error> {
         let visibility = visibility.map(Visibility::as_str);
@@ -358,13 +305,6 @@ impl Store {
             .map_ok(|done| done.rows_affected()))?;
         Ok(done > 0)
     }
-
-    /// The accounts of one role, without those that are closed.
-    pub async fn users(&self, role: Role, page: Page) -> Result<Vec<User>, Error> {
-        let rows =
-            on!(self, reader, |db| sqlx::query_as::<_, Row>(LIST).bind(role.as_str()).bind(page.after).bind(page.limit()).fetch_all(db))?;
-        Ok(rows.into_iter().filter_map(Row::user).collect())
-    }
 }
 
 macro_rules! columns {
@@ -372,6 +312,7 @@ macro_rules! columns {
         "CAST(id AS BIGINT) AS id, username, role, device_id, strict_device, visibility, created_at, log_id"
     };
 }
+use columns;
 
 /// The log of the account with the number `$id` by what is in the database now; without such an account the log that bears the number.
 macro_rules! present_log {
@@ -419,32 +360,8 @@ const FIND_RESET: &str = "SELECT CAST(user_id AS BIGINT) FROM password_resets WH
 const TAKE_RESET: &str = "DELETE FROM password_resets WHERE hash = $1 AND expires_at > $2";
 const PURGE_RESETS: &str = "DELETE FROM password_resets WHERE expires_at <= $1";
 const SET_HASH: &str = "UPDATE users SET password_hash = $2 WHERE id = $1";
-// `users.id`, because a plain `id` would mean the converted column, which no index is in order of.
-const LIST: &str =
-    concat!("SELECT ", columns!(), " FROM users WHERE role = $1 AND id > $2 AND revoked_at IS NULL ORDER BY users.id LIMIT $3");
-const VISIBLE: &str = concat!(
-    "SELECT ",
-    columns!(),
-    " FROM users WHERE role = 'producer' AND id > $2 AND revoked_at IS NULL AND (COALESCE(visibility, $4) IN ('open', 'listed') OR id = $1 \
-     OR id IN (SELECT producer_id FROM subscriptions WHERE consumer_id = $1 AND ((status IN ('active', 'granted') \
-     AND (expires_at IS NULL OR expires_at > $5)) OR status = 'invited' OR (status = 'inactive' AND decided_at IS NOT NULL)))) \
-     ORDER BY users.id LIMIT $3"
-);
-const KNOWN: &str = concat!(
-    "SELECT ",
-    columns!(),
-    " FROM users WHERE role = 'consumer' AND id > $2 AND revoked_at IS NULL AND (id = $1 OR id IN (SELECT consumer_id FROM subscriptions \
-     WHERE producer_id = $1 AND status IN ('active', 'granted', 'requested', 'invited', 'denied', 'revoked'))) ORDER BY users.id LIMIT $3"
-);
 const SET_VISIBILITY: &str = "UPDATE users SET visibility = $2 WHERE id = $1 AND role = 'producer'";
 const ACCOUNT: &str = concat!("SELECT revoked_at, ", columns!(), " FROM users WHERE id = $1");
-// Case is the database's own to judge: SQLite knows that of A to Z. Roles that nobody can act in are passed over here, so that a page is full.
-const ACCOUNTS: &str = concat!(
-    "SELECT revoked_at, ",
-    columns!(),
-    " FROM users WHERE id > $1 AND role IN ('producer', 'consumer', 'admin') AND ($2 = '' OR role = $2) \
-     AND ($3 = '' OR LOWER(username) LIKE LOWER($3) ESCAPE '!' OR username LIKE $5 ESCAPE '!') ORDER BY users.id LIMIT $4"
-);
 const CLOSE: &str = "UPDATE users SET revoked_at = $2 WHERE id = $1 AND revoked_at IS NULL";
 const REOPEN: &str = "UPDATE users SET revoked_at = NULL WHERE id = $1 AND NOT EXISTS (SELECT 1 FROM erasures WHERE user_id = $1)";
 const CLOSED: &str = "SELECT CAST(id AS BIGINT) AS id, revoked_at FROM users WHERE revoked_at >= $1";
@@ -504,11 +421,6 @@ impl Row {
             log: self.log_id.map_or(LogKey::numbered(UserId(self.id).producer()).log, |log| LogId(log.cast_unsigned())),
         })
     }
-}
-
-/// The text with nothing in it that LIKE takes for more than itself.
-fn escaped(text: &str) -> String {
-    text.chars().flat_map(|c| matches!(c, '!' | '%' | '_').then_some('!').into_iter().chain([c])).collect()
 }
 
 /// PostgreSQL holds no zero byte in a text; SQLite would take any length.

@@ -9,6 +9,7 @@ mod devices;
 mod failure;
 mod history;
 mod legacy;
+mod many_accounts;
 mod newer;
 mod once;
 mod partitions;

@@ -130,11 +130,16 @@ async fn who_sees_whom(store: &Store) {
     };
     assert!(sees(stranger, Visibility::Open).await && sees(stranger, Visibility::Listed).await);
     assert!(!sees(stranger, Visibility::Private).await && sees(producer.user(), Visibility::Private).await);
+    for visibility in [Visibility::Open, Visibility::Listed] {
+        assert!(store.set_visibility(producer, Some(visibility)).await.unwrap());
+        assert!(sees(stranger, Visibility::Private).await, "it has said so itself: {visibility:?}");
+    }
     assert!(store.set_visibility(producer, Some(Visibility::Private)).await.unwrap());
     assert_eq!(store.user(producer.user()).await.unwrap().unwrap().visibility, Some(Visibility::Private));
     assert!(!sees(consumer.user(), Visibility::Open).await);
     store.invite(consumer, producer, Terms::default(), None, START).await.unwrap();
     assert!(sees(consumer.user(), Visibility::Open).await && !sees(stranger, Visibility::Open).await);
+    assert!(sees(consumer.user(), Visibility::Private).await && !sees(stranger, Visibility::Private).await);
     assert!(store.set_visibility(producer, None).await.unwrap());
     assert!(sees(stranger, Visibility::Open).await);
     assert!(!store.set_visibility(ProducerId(consumer.0), Some(Visibility::Open)).await.unwrap(), "no producer");
