@@ -94,10 +94,10 @@ pub(super) async fn devices(
     let limit =
         wanted.limit.map(|limit| shapes::Paging::new(Some(limit), None).page()).transpose()?.map_or(usize::MAX, |page| page.limit as usize);
     let after = wanted.after.unwrap_or_default();
-    let is_shown = |stats: &DeviceStats| scope.as_ref().is_none_or(|scope| scope.has_device(&stats.device));
-    let known = services.backend.reports.devices_of(services.backend.relay.log(), key).await;
-    let mut devices: Vec<Device> = known.into_iter().filter(is_shown).map(shown).collect();
-    devices.drain(..devices.partition_point(|device| device.device_id <= after));
+    let is_wanted = |name: &str| name > after.as_str() && scope.as_ref().is_none_or(|scope| scope.has_device(name));
+    let (reports, log) = (&services.backend.reports, services.backend.relay.log());
+    let known = reports.wanted_devices_of(log, key, limit.saturating_add(1), is_wanted).await;
+    let mut devices: Vec<Device> = known.into_iter().map(shown).collect();
     let more = devices.len() > limit;
     devices.truncate(limit);
     let page = Page::new(permit, devices, services.config.page)?;

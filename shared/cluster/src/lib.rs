@@ -16,6 +16,7 @@ mod event;
 mod lease;
 mod nodes;
 mod plan_use;
+mod reads;
 mod report;
 mod reports;
 mod streams;

@@ -20,6 +20,7 @@ use tracing::debug;
 use crate::{
     DeviceReport, DeviceStats, Devices, Event, Most, NodeStats, Nodes, PlanUse, PlanUsed, StreamReport, StreamStats, Streams, broadcast,
     day::{Day, Minute},
+    reads::{Read, Reads},
     streams::LIVE_FOR,
     window::LOOK_EVERY,
 };
@@ -33,9 +34,6 @@ const SERVE_FOR: Duration = Duration::from_secs(5);
 /// Between the names of node and device: neither has one in it.
 const BETWEEN: char = '\n';
 
-/// When something was read last; one reads it at a time.
-type ReadAt = Arc<tokio::sync::Mutex<Option<Instant>>>;
-
 /// Counters of this node, and the reports of the others. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Reports {
@@ -48,9 +46,10 @@ pub struct Reports {
     /// Plans of organisations.
     pub plan_use: Arc<PlanUse>,
     day: Arc<Mutex<Day>>,
-    /// When the reports of all devices were read last, and those of producers.
-    devices_read: ReadAt,
-    streams_read: ReadAt,
+    /// When the reports of the devices of each log were read last, those of all logs, and those of producers.
+    devices_read: Reads,
+    all_read: Read,
+    streams_read: Read,
     clock: Clock,
 }
 
@@ -63,8 +62,9 @@ impl Reports {
             devices: Arc::new(Devices::new(node.to_owned(), clock.clone(), most)),
             plan_use: Arc::new(PlanUse::new(node.to_owned())),
             day: Arc::default(),
-            devices_read: ReadAt::default(),
-            streams_read: ReadAt::default(),
+            devices_read: Reads::default(),
+            all_read: Read::default(),
+            streams_read: Read::default(),
             clock,
         }
     }
@@ -114,9 +114,14 @@ impl Reports {
 
     /// A producer's devices, on any node. While the log is away, as far as it is known.
     pub async fn devices_of(&self, log: &Log, key: LogKey) -> Vec<DeviceStats> {
+        self.wanted_devices_of(log, key, usize::MAX, |_| true).await
+    }
+
+    /// Those of them that are `wanted` by their names; at most so many, by name.
+    pub async fn wanted_devices_of(&self, log: &Log, key: LogKey, most: usize, wanted: impl Fn(&str) -> bool) -> Vec<DeviceStats> {
         self.read_devices(log, key).await;
         let now = self.clock.now();
-        self.devices.of(key, |node| self.nodes.is_alive(node, now))
+        self.devices.of(key, most, wanted, |node| self.nodes.is_alive(node, now))
     }
 
     /// How many devices of these logs are connected, on any node.
@@ -137,15 +142,26 @@ impl Reports {
         self.devices.search(&query.to_lowercase(), most, |node| self.nodes.is_alive(node, now))
     }
 
-    /// Learns what all nodes have reported of a log's devices.
+    /// Learns what the other nodes have reported of a log's devices, unless that was done since they may have reported more.
     async fn read_devices(&self, log: &Log, key: LogKey) {
-        let reports = match log.reports(key).await {
+        let read = self.devices_read.of(key);
+        let mut read = read.lock().await;
+        if read.is_some_and(|at| at.elapsed() < LOOK_EVERY) {
+            return;
+        }
+        let reports = log.reports(key).await;
+        // Those who waited do not each wait for a log that is away.
+        *read = Some(Instant::now());
+        let reports = match reports {
             Ok(reports) => reports,
             Err(e) => return debug!(error = %e, "the reports of other nodes cannot be read"),
         };
         let now = self.clock.now();
         for (name, report) in reports {
             let Some((node, _)) = name.split_once(BETWEEN) else { continue };
+            if node == self.devices.node() {
+                continue;
+            }
             // Of another make, or of a version that nobody can read yet.
             let Ok((at, mut report)) = serde_json::from_slice::<(i64, DeviceReport)>(&report) else { continue };
             report.seen_ms = report.seen_ms.min(millis(now));
@@ -157,7 +173,7 @@ impl Reports {
 
     /// Learns it of all logs, unless that was done a moment ago.
     async fn read_all_devices(&self, log: &Log) {
-        let mut read = self.devices_read.lock().await;
+        let mut read = self.all_read.lock().await;
         if !log.is_shared() || read.is_some_and(|at| at.elapsed() < SERVE_FOR) {
             return;
         }
@@ -262,6 +278,7 @@ impl Reports {
         self.day.lock().look(&self.nodes.snapshot(now), now);
         let devices = self.devices.look();
         self.devices.prune(now);
+        self.devices_read.prune();
         (events, self.streams.reports(now), devices)
     }
 }

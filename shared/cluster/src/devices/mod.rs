@@ -203,40 +203,27 @@ impl Devices {
         }
     }
 
-    /// Devices of a producer over all nodes, by name. `alive` says whether a node is still heard of.
-    pub(crate) fn of(&self, key: LogKey, alive: impl Fn(&str) -> bool) -> Vec<DeviceStats> {
-        let own: Vec<Arc<Device>> = self.here.lock().producers.get(&key).map(|own| own.values().cloned().collect()).unwrap_or_default();
-        let mut reports: Vec<(String, DeviceReport)> = own.iter().map(|device| (self.node.clone(), device.report())).collect();
+    /// Devices of a producer over all nodes that are `wanted` by their names; at most so many, by name. `alive` says whether a node is still heard of.
+    pub(crate) fn of(&self, key: LogKey, most: usize, wanted: impl Fn(&str) -> bool, alive: impl Fn(&str) -> bool) -> Vec<DeviceStats> {
+        let here: Vec<Arc<Device>> = self.here.lock().producers.get(&key).map(|own| own.values().cloned().collect()).unwrap_or_default();
+        let mut first = First::new(most);
+        first.add_here(&self.node, &here, &wanted);
         if let Some(reported) = self.elsewhere.lock().producers.get(&key) {
-            reports.extend(reported.iter().map(|((_, node), (report, _))| {
-                let connected = report.connected && alive(node);
-                (node.clone(), DeviceReport { connected, ..report.clone() })
-            }));
+            first.add_reported(key, reported, &wanted, &alive);
         }
-        merge(reports)
+        first.into_stats().map(|(_, stats)| stats).collect()
     }
 
     /// Devices of all producers with `query`, in lower case, in their names; at most so many, by name.
     pub(crate) fn search(&self, query: &str, most: usize, alive: impl Fn(&str) -> bool) -> Vec<(LogKey, DeviceStats)> {
-        let matches = |name: &str| name.to_lowercase().contains(query);
-        // Names are compared without the lock, which those who send wait for.
+        let wanted = |name: &str| name.to_lowercase().contains(query);
         let here: Vec<Arc<Device>> = self.here.lock().producers.values().flat_map(HashMap::values).cloned().collect();
-        let mut found: BTreeMap<(String, LogKey), Vec<(String, DeviceReport)>> = BTreeMap::new();
-        let mut add = |key: LogKey, node: &str, report: DeviceReport| {
-            found.entry((report.device.clone(), key)).or_default().push((node.to_owned(), report));
-            if found.len() > most {
-                found.pop_last();
-            }
-        };
-        here.iter().filter(|device| matches(device.name())).for_each(|device| add(device.key, &self.node, device.report()));
+        let mut first = First::new(most);
+        first.add_here(&self.node, &here, wanted);
         for (key, reported) in &self.elsewhere.lock().producers {
-            for ((name, node), (report, _)) in reported {
-                if matches(name) {
-                    add(*key, node, DeviceReport { connected: report.connected && alive(node), ..report.clone() });
-                }
-            }
+            first.add_reported(*key, reported, wanted, &alive);
         }
-        found.into_iter().flat_map(|((_, key), reports)| merge(reports).into_iter().map(move |stats| (key, stats))).collect()
+        first.into_stats().collect()
     }
 
     /// Forgets the devices of a log whose account has ended; those that are still connected come to an end with their tokens, and are not told of.
@@ -303,6 +290,47 @@ impl Table {
             !own.is_empty()
         });
         self.devices = self.producers.values().map(HashMap::len).sum();
+    }
+}
+
+/// The first of some devices by name, with the reports of all nodes about each.
+struct First {
+    most: usize,
+    found: BTreeMap<(String, LogKey), Vec<(String, DeviceReport)>>,
+}
+
+impl First {
+    fn new(most: usize) -> Self {
+        Self { most, found: BTreeMap::new() }
+    }
+
+    /// Adds devices of this node. Their names are compared without the lock of the table, which those who send wait for.
+    fn add_here(&mut self, node: &str, devices: &[Arc<Device>], wanted: impl Fn(&str) -> bool) {
+        for device in devices.iter().filter(|device| wanted(device.name())) {
+            self.add(device.name(), device.key, || (node.to_owned(), device.report()));
+        }
+    }
+
+    fn add_reported(&mut self, key: LogKey, reported: &Reported, wanted: impl Fn(&str) -> bool, alive: impl Fn(&str) -> bool) {
+        for ((name, node), (report, _)) in reported.iter().filter(|((name, _), _)| wanted(name)) {
+            let connected = report.connected && alive(node);
+            self.add(name, key, || (node.clone(), DeviceReport { connected, ..report.clone() }));
+        }
+    }
+
+    fn add(&mut self, name: &str, key: LogKey, report: impl FnOnce() -> (String, DeviceReport)) {
+        let last = self.found.last_key_value().map(|((last, of), _)| (last.as_str(), *of));
+        if self.found.len() >= self.most && last.is_none_or(|last| (name, key) > last) {
+            return;
+        }
+        self.found.entry((name.to_owned(), key)).or_default().push(report());
+        if self.found.len() > self.most {
+            self.found.pop_last();
+        }
+    }
+
+    fn into_stats(self) -> impl Iterator<Item = (LogKey, DeviceStats)> {
+        self.found.into_iter().flat_map(|((_, key), reports)| merge(reports).into_iter().map(move |stats| (key, stats)))
     }
 }
 

@@ -13,8 +13,12 @@ fn devices(node: &str, all: usize, each: usize) -> (Arc<Devices>, motience_runti
     (Arc::new(Devices::new(node.into(), clock, Most { all, each })), time)
 }
 
+fn all(devices: &Devices) -> Vec<DeviceStats> {
+    devices.of(PRODUCER, usize::MAX, |_| true, |_| true)
+}
+
 fn names(devices: &Devices) -> Vec<String> {
-    devices.of(PRODUCER, |_| true).into_iter().map(|d| d.device).collect()
+    all(devices).into_iter().map(|d| d.device).collect()
 }
 
 #[test]
@@ -33,7 +37,7 @@ fn a_device_comes_sends_moves_and_goes() {
     port.store(2, Ordering::Relaxed);
     time.advance(Duration::from_secs(2));
     devices.look();
-    let d = &devices.of(PRODUCER, |_| true)[0];
+    let d = &all(&devices)[0];
     assert_eq!((d.connected, d.transport, d.records, d.rate, d.address_changes), (true, Transport::Quic, 20, 2.0, 1));
     assert_eq!((d.loss, d.rtt_ms, d.backlog), (Some(0.0125), Some(30.0), Some(3)));
     let quic_seen = d.last_seen_at;
@@ -41,14 +45,14 @@ fn a_device_comes_sends_moves_and_goes() {
     // While the tunnel takes over, the device is connected twice.
     let tunnel = devices.enter(PRODUCER, "d", Transport::Tunnel);
     drop(presence);
-    let d = &devices.of(PRODUCER, |_| true)[0];
+    let d = &all(&devices)[0];
     assert_eq!((d.connected, d.transport, d.backlog), (true, Transport::Tunnel, None));
     time.advance(Duration::from_secs(5));
     drop(tunnel);
-    let d = &devices.of(PRODUCER, |_| true)[0];
+    let d = &all(&devices)[0];
     assert_eq!((d.connected, d.rtt_ms, d.last_seen_at - quic_seen), (false, None, time::Duration::seconds(5)));
     devices.note(PRODUCER, "d", Transport::Http, 2, None);
-    let d = &devices.of(PRODUCER, |_| true)[0];
+    let d = &all(&devices)[0];
     assert_eq!((d.connected, d.transport, d.records), (false, Transport::Http, 22));
     time.advance(REMEMBER);
     devices.look();
@@ -81,15 +85,15 @@ fn one_connection_may_carry_several_devices() {
     for device in ["x", "x", "y", "x"] {
         senders.seen(device, None);
     }
-    let counts: Vec<_> = devices.of(PRODUCER, |_| true).into_iter().map(|d| (d.device, d.records, d.connected)).collect();
+    let counts: Vec<_> = all(&devices).into_iter().map(|d| (d.device, d.records, d.connected)).collect();
     assert_eq!(counts, [("x".to_owned(), 3, true), ("y".to_owned(), 1, true)]);
     for n in 0..2000 {
         senders.seen(&n.to_string(), None);
     }
-    let connected = devices.of(PRODUCER, |_| true).into_iter().filter(|d| d.connected).count();
+    let connected = all(&devices).into_iter().filter(|d| d.connected).count();
     assert_eq!(connected, 1025);
     drop(senders);
-    assert!(!devices.of(PRODUCER, |_| true).into_iter().any(|d| d.connected));
+    assert!(!all(&devices).into_iter().any(|d| d.connected));
 }
 
 #[test]
@@ -103,8 +107,8 @@ fn nodes_tell_each_other_and_a_dead_one_is_not_believed() {
     here.apply("there", &there.look(), now);
     here.apply("here", &here.look(), now);
     assert_eq!(names(&here), ["d", "e"]);
-    assert_eq!(here.of(PRODUCER, |_| true)[0].records, 6);
-    let d = &here.of(PRODUCER, |node| node == "here")[0];
+    assert_eq!(all(&here)[0].records, 6);
+    let d = &here.of(PRODUCER, usize::MAX, |_| true, |node| node == "here")[0];
     assert_eq!((d.connected, d.node.as_str()), (true, "here"));
     // Nothing new is told once, and again after a while.
     let told = |looks: usize| (0..looks).map(|_| there.look().len()).sum::<usize>();
@@ -114,4 +118,19 @@ fn nodes_tell_each_other_and_a_dead_one_is_not_believed() {
     time.advance(BELIEVE_FOR);
     here.prune(here.clock.now());
     assert_eq!(names(&here), ["d"]);
+}
+
+#[test]
+fn a_part_of_the_devices_is_the_first_that_are_wanted() {
+    let ((here, _time), (there, _)) = (devices("here", 100, 100), devices("there", 100, 100));
+    for n in (0..40).rev() {
+        here.note(PRODUCER, &format!("d{n:02}"), Transport::Http, 1, None);
+        there.note(PRODUCER, &format!("d{:02}", n + 20), Transport::Http, 1, None);
+    }
+    here.apply("there", &there.look(), here.clock.now());
+    let part = |most, after: &str| -> Vec<(String, u64)> {
+        here.of(PRODUCER, most, |name| name > after, |_| true).into_iter().map(|d| (d.device, d.records)).collect()
+    };
+    assert_eq!(part(3, "d18"), [("d19".to_owned(), 1), ("d20".to_owned(), 2), ("d21".to_owned(), 2)]);
+    assert_eq!((part(100, "").len(), part(100, "d57").len(), part(0, "").len()), (60, 2, 0));
 }
