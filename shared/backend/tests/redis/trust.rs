@@ -235,7 +235,7 @@ async fn a_node_works_with_exactly_the_documented_rights() {
     node.ready().await.unwrap();
     node.reports.devices.note(P, "d", Transport::Http, 1, None);
     super::sessions::until("what the node reports of a device is written", || async { !log.reports(P).await.unwrap().is_empty() }).await;
-    assert_eq!(log.reported().await.unwrap(), [P]);
+    super::sessions::until("its log is among those of which there are reports", || async { log.reported().await.unwrap() == [P] }).await;
     assert_eq!(node.reports.devices_of(log, P).await.len(), 1);
     all_steps_of_healing(&redis, &node, &mut devices).await;
     // Sessions are evicted.
