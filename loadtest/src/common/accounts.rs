@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use reqwest::{Client, RequestBuilder, StatusCode};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tokio::time::sleep;
 
@@ -53,12 +53,17 @@ impl Accounts {
             let password = format!("load-{}-password", self.run);
             let register = self.http.post(format!("{}/register", self.addresses.ap));
             self.send(register.json(&json!({"username": username, "password": password, "role": role}))).await?;
-            let login = self.http.post(format!("{}/login", self.addresses.ap));
-            let login = self.send(login.json(&json!({"username": username, "password": password}))).await?;
-            let login: Login = serde_json::from_value(login)?;
-            accounts.push(Account { id: login.user_id, username, password, token: login.access_token, refresh_token: login.refresh_token });
+            accounts.push(self.login(&username, &password).await?);
         }
         Ok(accounts)
+    }
+
+    /// The account with this name, logged in.
+    pub(crate) async fn login(&self, username: &str, password: &str) -> Result<Account> {
+        let login = self.http.post(format!("{}/login", self.addresses.ap));
+        let login = self.send(login.json(&json!({"username": username, "password": password}))).await?;
+        let Login { access_token: token, user_id: id, refresh_token } = serde_json::from_value(login)?;
+        Ok(Account { id, username: username.to_owned(), password: password.to_owned(), token, refresh_token })
     }
 
     pub(crate) async fn subscribe(&self, consumer: &Account, producer: &Account) -> Result<()> {
@@ -81,8 +86,8 @@ impl Accounts {
         self.send(if body.is_null() { request } else { request.json(body) }).await.map(drop)
     }
 
-    /// Sends a record of the producer's over HTTP.
-    pub(crate) async fn post(&self, producer: &Account, record: &Value) -> Result<()> {
+    /// Sends a record of the producer's over HTTP, or an array of them.
+    pub(crate) async fn post(&self, producer: &Account, record: &impl Serialize) -> Result<()> {
         let request = self.http.post(format!("{}/data", self.addresses.dsm)).bearer_auth(&producer.token);
         self.send(request.json(record)).await.map(drop)
     }

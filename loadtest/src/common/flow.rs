@@ -266,7 +266,7 @@ impl Participants {
 }
 
 /// Makes `count` connections, some at a time, in order.
-async fn gather<T, F>(count: usize, connect: impl Fn(usize) -> F) -> Result<Vec<T>>
+pub(crate) async fn gather<T, F>(count: usize, connect: impl Fn(usize) -> F) -> Result<Vec<T>>
 where
     T: Send + 'static,
     F: Future<Output = Result<T>> + Send + 'static,

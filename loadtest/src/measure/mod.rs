@@ -1,10 +1,8 @@
 //! Measurements: throughput, latency and cost, each in a setting of its own.
 
-mod catch_up;
 pub(crate) mod egress;
 pub(crate) mod fleet;
 pub(crate) mod grants;
-mod kept;
 pub(crate) mod laws;
 pub(crate) mod levels;
 pub(crate) mod link;

@@ -111,7 +111,7 @@ async fn prepare(addresses: &Addresses) -> Result<Target> {
         accounts.subscribe(consumer, &producer).await?;
     }
     for chunk in (0..BULK).collect::<Vec<_>>().chunks(1000) {
-        accounts.post(&producer, &chunk.iter().map(|n| record(*n)).collect()).await?;
+        accounts.post(&producer, &chunk.iter().map(|n| record(*n)).collect::<Vec<_>>()).await?;
     }
     for n in 0..SINGLE {
         accounts.post(&producer, &record(n)).await?;

@@ -1,22 +1,16 @@
 //! `loadtest laws --readers`: what consumers cost that read one producer's old records beside each other, out of a log in Redis.
 
-use std::{
-    path::PathBuf,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
 use futures_util::future::try_join_all;
-use motience_testing::{Postgres, Redis};
 use serde_json::json;
 use tokio::time::timeout;
 
+use super::{Options, node::Node};
 use crate::common::{
-    accounts::Accounts,
     egress::{Connection, Egress, Incoming, Start, Target},
-    process,
     redis::calls,
-    server::Own,
 };
 
 /// Records of one request.
@@ -25,36 +19,30 @@ const AT_ONCE: usize = 1000;
 const LIMIT: Duration = Duration::from_secs(60);
 
 /// Measures each number of readers, at a node that has not read the log before.
-pub(super) async fn run(server: Option<PathBuf>, set: &[(String, String)], records: usize, readers: &[usize]) -> Result<()> {
+pub(super) async fn run(options: &Options) -> Result<()> {
     say!("{:>7} | {:>12} {:>9} | {:>12} | {:>14}", "readers", "records/s", "seconds", "Redis calls", "node CPU-s/M");
-    let (redis, postgres) = (Redis::start().await, Postgres::start().await);
-    let secret = format!("{:032x}", fastrand::u128(..));
-    let own = [("REDIS_URL", redis.url()), ("DATABASE_URL", postgres.url()), ("JWT_SECRET", secret)];
-    let settings = [&own.map(|(name, value)| (name.to_owned(), value))[..], set].concat();
-    let node = Own::start(server.clone(), &settings).await?;
-    let accounts = Accounts::new(&node.addresses)?;
+    let mut node = Node::start(options, &[]).await?;
+    let accounts = node.accounts()?;
     let producer = accounts.make("producer", 1).await?.remove(0);
     let consumer = accounts.make("consumer", 1).await?.remove(0);
     accounts.subscribe(&consumer, &producer).await?;
+    let records = options.records;
     for first in (0..records).step_by(AT_ONCE) {
         let some = (first..records.min(first + AT_ONCE))
             .map(|n| json!({"device_id": "d", "timestamp": "2025-01-29T11:35:00Z", "data": {"n": n, "text": "x".repeat(60)}}));
-        accounts.post(&producer, &some.collect()).await?;
+        accounts.post(&producer, &some.collect::<Vec<_>>()).await?;
     }
-    node.stop().await?;
-    for &readers in readers {
-        let node = Own::start(server.clone(), &settings).await?;
-        let pid = node.addresses.pid.context("the server is a process of this machine")?;
-        let target = Target::at(Egress::Wss2, &node.addresses, &consumer, vec![producer.id]);
-        let (before, cpu, begun) = (calls(&redis).await?, process::cpu(pid)?, Instant::now());
+    for &readers in &options.readers {
+        node = node.start_another(options, &[]).await?.0;
+        let target = Target::at(Egress::Wss2, &node.own.addresses, &consumer, vec![producer.id]);
+        let (before, cpu, begun) = (calls(&node.redis).await?, node.cpu()?, Instant::now());
         try_join_all((0..readers).map(|_| read(&target, records))).await?;
         let seconds = begun.elapsed().as_secs_f64();
-        let cpu = process::cpu(pid)?.saturating_sub(cpu).as_secs_f64();
-        let (read, calls) = ((readers * records) as f64, calls(&redis).await? - before);
+        let cpu = node.cpu()?.saturating_sub(cpu).as_secs_f64();
+        let (read, calls) = ((readers * records) as f64, calls(&node.redis).await? - before);
         say!("{readers:>7} | {:>12.0} {seconds:>9.2} | {calls:>12} | {:>14.2}", read / seconds, cpu / read * 1e6);
-        node.stop().await?;
     }
-    Ok(())
+    node.own.stop().await
 }
 
 /// Reads from the oldest record to the last.

@@ -16,6 +16,8 @@ use sqlx::{AssertSqlSafe, Connection as _, PgConnection, SqliteConnection, sqlit
 use tempfile::TempDir;
 use time::OffsetDateTime;
 
+use super::samples::Samples;
+
 const PRODUCERS: usize = 100;
 /// Rows are made this many at a time.
 const AT_ONCE: u64 = 500_000;
@@ -76,16 +78,8 @@ async fn measure(name: &str, store: Store, rows: u64, engine: &Engine<'_>) -> Re
     }
     let written = write(&store, &producers, now).await?;
     store.close().await;
-    let cell = |n: usize| format!("{:.1} / {:.1}", columns[n].0.as_secs_f64() * 1e3, columns[n].1.as_secs_f64() * 1e3);
-    say!(
-        "{name:>10} {rows:>10} | {:>13} {:>13} {:>13} {:>13} {:>17} {:>17} | {written:.0}",
-        cell(0),
-        cell(1),
-        cell(2),
-        cell(3),
-        cell(4),
-        cell(5)
-    );
+    let [first, middle, hour, days, hour_by, days_by] = columns.as_slice() else { anyhow::bail!("there is a column for each kind") };
+    say!("{name:>10} {rows:>10} | {first:>13} {middle:>13} {hour:>13} {days:>13} {hour_by:>17} {days_by:>17} | {written:.0}");
     Ok(())
 }
 
@@ -143,14 +137,8 @@ async fn fill(engine: &Engine<'_>, rows: u64, from: OffsetDateTime) -> Result<()
     Ok(())
 }
 
-/// The median and the 99th percentile of the time that a page of one kind takes.
-async fn pages(
-    store: &Store,
-    producers: &[(ProducerId, LogId)],
-    kind: usize,
-    rows: u64,
-    now: OffsetDateTime,
-) -> Result<(Duration, Duration)> {
+/// How long each page of one kind takes.
+async fn pages(store: &Store, producers: &[(ProducerId, LogId)], kind: usize, rows: u64, now: OffsetDateTime) -> Result<Samples> {
     let mut taken = Vec::with_capacity(PAGES);
     for n in 0..PAGES {
         let (producer, _) = producers[n * 7 % producers.len()];
@@ -171,8 +159,7 @@ async fn pages(
             taken.push(took);
         }
     }
-    taken.sort();
-    Ok((taken[taken.len() / 2], taken[taken.len() * 99 / 100]))
+    Ok(Samples::from(taken))
 }
 
 /// Rows written in a second, a thousand of all producers in each transaction.
