@@ -21,7 +21,7 @@ use clap::{Parser, Subcommand};
 
 use self::{
     correctness::{check, hostile, resume},
-    measure::{egress, fleet, grants, laws, levels, link, lossy, neighbours, peers, run},
+    measure::{egress, fleet, grants, laws, levels, link, lossy, model, neighbours, peers, run},
 };
 
 #[global_allocator]
@@ -43,6 +43,8 @@ enum Scenario {
     Grants(grants::Options),
     /// Measure how the cost of a node grows with the producers that a consumer follows.
     Laws(laws::Options),
+    /// Work out what a platform of a million devices takes, and which part is full first; simulate a tenth of it; compare with real nodes.
+    ModelScale(model::Options),
     /// Compare the rate of an organisation alone and beside another that floods.
     Neighbours(neighbours::Options),
     /// Compare the cost of the durability levels, beside a path without a log.
@@ -92,6 +94,7 @@ async fn main() -> ExitCode {
         Scenario::Run(options) => run::run(options).await,
         Scenario::Grants(options) => grants::run(options).await,
         Scenario::Laws(options) => laws::run(options).await,
+        Scenario::ModelScale(options) => model::run(options).await,
         Scenario::Neighbours(options) => neighbours::run(options).await,
         Scenario::Levels(options) => levels::run(options).await,
         Scenario::Egress(options) => egress::run(options).await,

@@ -7,6 +7,7 @@ pub(crate) mod laws;
 pub(crate) mod levels;
 pub(crate) mod link;
 pub(crate) mod lossy;
+pub(crate) mod model;
 pub(crate) mod neighbours;
 pub(crate) mod peers;
 pub(crate) mod run;

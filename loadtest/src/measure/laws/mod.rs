@@ -7,7 +7,7 @@ mod devices;
 mod history;
 mod node;
 mod people;
-mod producers;
+pub(super) mod producers;
 mod readers;
 mod samples;
 mod senders;

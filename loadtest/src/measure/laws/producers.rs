@@ -95,7 +95,7 @@ async fn measure(options: &Options, producers: usize) -> Result<Costs> {
 }
 
 /// Makes the producers in the server's database. Through the API the logins alone would take an hour.
-async fn subscribe(url: &str, consumer: &Account, producers: usize) -> Result<Vec<i64>> {
+pub(in crate::measure) async fn subscribe(url: &str, consumer: &Account, producers: usize) -> Result<Vec<i64>> {
     let config = store::Config::Postgres { url: url.into(), max_connections: CONNECTIONS };
     let (store, clock) = (Store::open(&config).await?, Clock::system());
     let mut ids = Vec::with_capacity(producers);
