@@ -42,7 +42,16 @@ impl Redis {
 
     /// One that follows another as its replica.
     pub async fn replica_of(master: &Self) -> Self {
-        let replica = Self::launch(false, Some(master.port), &[]).await;
+        Self::following(master, false).await
+    }
+
+    /// One that follows another as its replica, and keeps an append-only file as [`durable`](Self::durable) does.
+    pub async fn durable_replica_of(master: &Self) -> Self {
+        Self::following(master, true).await
+    }
+
+    async fn following(master: &Self, append_only: bool) -> Self {
+        let replica = Self::launch(append_only, Some(master.port), &[]).await;
         let deadline = tokio::time::Instant::now() + LINK_LIMIT;
         while !replica.command("INFO replication").await.contains("master_link_status:up") {
             assert!(tokio::time::Instant::now() < deadline, "the replica does not reach its master");

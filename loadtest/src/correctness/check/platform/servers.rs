@@ -1,5 +1,7 @@
-//! Redis servers with replicas: a cluster, or a pair behind Sentinel. They keep everything in memory, and of two that have the same data only one
-//! is ever away.
+//! Redis servers with replicas: a cluster, or a pair behind Sentinel. Of two that have the same data only one is ever away.
+//!
+//! The pair keeps append-only files. Sentinels that a busy machine holds up take the successor for dead, and promote the server that has just come
+//! back: one without a file would have an old copy then, or nothing, and what was acknowledged would be gone.
 
 use std::time::Duration;
 
@@ -25,8 +27,8 @@ impl Servers {
     }
 
     pub(crate) async fn behind_sentinel() -> Self {
-        let master = Redis::start().await;
-        let replica = Redis::replica_of(&master).await;
+        let master = Redis::durable().await;
+        let replica = Redis::durable_replica_of(&master).await;
         let sentinels = Sentinels::start(3, &master, 1).await;
         Self::Pair { pair: Box::new([master, replica]), sentinels }
     }
