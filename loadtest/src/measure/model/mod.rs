@@ -1,6 +1,6 @@
 //! `loadtest model-scale`: the load of each part of a platform of a given size, worked out from measured constants, and which part is full first.
 //!
-//! The model is arithmetic ([`rates`], [`parts`]). Two things check it: a simulation of discrete events, which has the queues that arithmetic leaves out
+//! The model is arithmetic ([`rates`], [`mod@parts`]). Two things check it: a simulation of discrete events, which has the queues that arithmetic leaves out
 //! ([`simulate`]), and real nodes at the size that this machine carries ([`against`]).
 
 mod against;
