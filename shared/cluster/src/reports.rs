@@ -3,11 +3,7 @@
 //! Reports of nodes are broadcast. Those of producers and devices, of which there are many and which few look at, are kept in the log's server,
 //! where a node reads them when somebody asks; they are broadcast too while there are nodes of an earlier version.
 
-use std::{
-    collections::HashMap,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use futures_util::{StreamExt as _, stream};
 use motience_log::{Error, Log};
@@ -18,7 +14,8 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::debug;
 
 use crate::{
-    DeviceReport, DeviceStats, Devices, Event, Most, NodeStats, Nodes, PlanUse, PlanUsed, StreamReport, StreamStats, Streams, broadcast,
+    DeviceReport, DeviceStats, Devices, Event, Most, NodeReport, NodeStats, Nodes, PlanUse, PlanUsed, StreamReport, StreamStats, Streams,
+    broadcast,
     day::{Day, Minute},
     reads::{Read, Reads},
     streams::LIVE_FOR,
@@ -93,7 +90,7 @@ impl Reports {
 
     /// Producers that have sent lately, on any node. While the log is away, as far as it is known.
     pub async fn live_streams(&self, log: &Log) -> Vec<StreamStats> {
-        self.read_streams(log).await;
+        self.streams_read.unless_within(LOOK_EVERY, self.read_streams(log)).await;
         self.streams.snapshot(self.clock.now())
     }
 
@@ -119,7 +116,7 @@ impl Reports {
 
     /// Those of them that are `wanted` by their names; at most so many, by name.
     pub async fn wanted_devices_of(&self, log: &Log, key: LogKey, most: usize, wanted: impl Fn(&str) -> bool) -> Vec<DeviceStats> {
-        self.read_devices(log, key).await;
+        self.renew_devices(log, key).await;
         let now = self.clock.now();
         self.devices.of(key, most, wanted, |node| self.nodes.is_alive(node, now))
     }
@@ -137,22 +134,14 @@ impl Reports {
 
     /// Devices of all producers with `query` in their names, in whichever case; at most so many, by name.
     pub async fn find_devices(&self, log: &Log, query: &str, most: usize) -> Vec<(LogKey, DeviceStats)> {
-        self.read_all_devices(log).await;
+        self.all_read.unless_within(SERVE_FOR, self.read_all_devices(log)).await;
         let now = self.clock.now();
         self.devices.search(&query.to_lowercase(), most, |node| self.nodes.is_alive(node, now))
     }
 
-    /// Learns what the other nodes have reported of a log's devices, unless that was done since they may have reported more.
+    /// Learns what the other nodes have reported of a log's devices.
     async fn read_devices(&self, log: &Log, key: LogKey) {
-        let read = self.devices_read.of(key);
-        let mut read = read.lock().await;
-        if read.is_some_and(|at| at.elapsed() < LOOK_EVERY) {
-            return;
-        }
-        let reports = log.reports(key).await;
-        // Those who waited do not each wait for a log that is away.
-        *read = Some(Instant::now());
-        let reports = match reports {
+        let reports = match log.reports(key).await {
             Ok(reports) => reports,
             Err(e) => return debug!(error = %e, "the reports of other nodes cannot be read"),
         };
@@ -171,28 +160,23 @@ impl Reports {
         }
     }
 
-    /// Learns it of all logs, unless that was done a moment ago.
-    async fn read_all_devices(&self, log: &Log) {
-        let mut read = self.all_read.lock().await;
-        if !log.is_shared() || read.is_some_and(|at| at.elapsed() < SERVE_FOR) {
-            return;
-        }
-        match log.reported().await {
-            Ok(keys) => stream::iter(keys).for_each_concurrent(AT_ONCE, |key| self.read_devices(log, key)).await,
-            Err(e) => debug!(error = %e, "the reports of other nodes cannot be read"),
-        }
-        *read = Some(Instant::now());
+    /// Learns it unless that was done since they may have reported more.
+    async fn renew_devices(&self, log: &Log, key: LogKey) {
+        self.devices_read.of(key).unless_within(LOOK_EVERY, self.read_devices(log, key)).await;
     }
 
-    /// Learns what all nodes have reported of their producers, unless that was done a moment ago.
-    async fn read_streams(&self, log: &Log) {
-        let mut read = self.streams_read.lock().await;
-        if !log.is_shared() || read.is_some_and(|at| at.elapsed() < LOOK_EVERY) {
-            return;
+    /// Learns it of all logs.
+    async fn read_all_devices(&self, log: &Log) {
+        match log.reported().await {
+            Ok(keys) => stream::iter(keys).for_each_concurrent(AT_ONCE, |key| self.renew_devices(log, key)).await,
+            Err(e) => debug!(error = %e, "the reports of other nodes cannot be read"),
         }
-        let nodes = self.live_nodes().into_iter().map(|node| node.report.node).filter(|node| node != self.devices.node());
-        stream::iter(nodes).for_each_concurrent(AT_ONCE, |node| self.read_streams_of(log, node)).await;
-        *read = Some(Instant::now());
+    }
+
+    /// Learns what the other nodes have reported of their producers.
+    async fn read_streams(&self, log: &Log) {
+        let others = self.live_nodes().into_iter().map(|node| node.report.node).filter(|node| node != self.devices.node());
+        stream::iter(others).for_each_concurrent(AT_ONCE, |node| self.read_streams_of(log, node)).await;
     }
 
     async fn read_streams_of(&self, log: &Log, node: String) {
@@ -218,16 +202,16 @@ impl Reports {
     async fn run(&self, log: &Log) {
         loop {
             // Before the first pause, so that the others know of a new node at once.
-            let (events, streams, devices) = self.look();
+            let (node, streams, devices) = self.look();
             if log.is_shared() {
-                self.tell(log, events, streams, devices).await;
+                self.tell(log, node, streams, devices).await;
             }
             tokio::time::sleep(LOOK_EVERY).await;
         }
     }
 
-    async fn tell(&self, log: &Log, mut events: Vec<Event>, streams: Vec<StreamReport>, devices: Vec<DeviceReport>) {
-        let now = self.clock.now();
+    async fn tell(&self, log: &Log, node: NodeReport, streams: Vec<StreamReport>, devices: Vec<DeviceReport>) {
+        let (now, mut events) = (self.clock.now(), vec![Event::Node { report: node }]);
         if self.nodes.any_is_told(|node| node.reads_streams, now) {
             events.extend(self.streams.events(&streams));
         }
@@ -271,14 +255,14 @@ impl Reports {
         Ok(())
     }
 
-    /// Takes a look at everything; returns the reports that are due: events, and those of producers and of devices.
-    fn look(&self) -> (Vec<Event>, Vec<StreamReport>, Vec<DeviceReport>) {
+    /// Takes a look at everything; returns the reports that are due: of the node, of producers, and of devices.
+    fn look(&self) -> (NodeReport, Vec<StreamReport>, Vec<DeviceReport>) {
         let now = self.clock.now();
-        let events = vec![Event::Node { report: self.nodes.look() }];
+        let node = self.nodes.look();
         self.day.lock().look(&self.nodes.snapshot(now), now);
         let devices = self.devices.look();
         self.devices.prune(now);
         self.devices_read.prune();
-        (events, self.streams.reports(now), devices)
+        (node, self.streams.reports(now), devices)
     }
 }
