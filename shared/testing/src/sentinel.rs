@@ -95,11 +95,12 @@ impl Sentinels {
     /// Has the master replaced, whichever it is, and waits until all of them name another.
     pub async fn change_master(&self) {
         let before = self.master_port().await;
+        let replaced = |told: &str| field(told, "port").is_some_and(|port| Some(port) != before.as_deref());
         let deadline = Instant::now() + LIMIT;
         // Refused while they do so by themselves, or have no replica yet; and an attempt that has begun may be given up.
         loop {
             let told = ask(self.ports[0], &format!("SENTINEL MASTER {MASTER}")).await.unwrap_or_default();
-            if field(&told, "port") != before.as_deref() {
+            if replaced(&told) {
                 break;
             }
             assert!(Instant::now() < deadline, "the Sentinels do not replace the master");
@@ -108,8 +109,7 @@ impl Sentinels {
             }
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
-        self.until("the Sentinels promote the replica", |told| field(told, "port").is_some_and(|port| Some(port) != before.as_deref()))
-            .await;
+        self.until("the Sentinels promote the replica", replaced).await;
     }
 
     /// Port of the master as the first of them names it.

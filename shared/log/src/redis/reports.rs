@@ -12,6 +12,7 @@ use std::{
 use bytes::Bytes;
 use motience_proto::model::LogKey;
 use parking_lot::Mutex;
+use redis::{Cmd, FromRedisValue};
 
 use super::{Inner, millis};
 use crate::Error;
@@ -53,8 +54,7 @@ pub(super) async fn read(inner: &Inner, key: LogKey) -> Result<HashMap<String, B
     for period in [period.saturating_sub(1), period] {
         let mut call = redis::cmd("HGETALL");
         call.arg(hash(inner, key, period));
-        let answered = inner.shards.read(&home, |_| call.clone()).await?;
-        let some: HashMap<String, Vec<u8>> = redis::from_redis_value(answered.value).map_err(|e| Error::Damaged(e.to_string()))?;
+        let some: HashMap<String, Vec<u8>> = told(inner, &home, &call).await?;
         all.extend(some.into_iter().map(|(name, report)| (name, Bytes::from(report))));
     }
     Ok(all)
@@ -83,9 +83,13 @@ pub(super) async fn of_node(inner: &Inner, node: &str) -> Result<Option<Bytes>, 
     let key = of(inner, node);
     let mut call = redis::cmd("GET");
     call.arg(&key);
-    let answered = inner.shards.read(&key, |_| call.clone()).await?;
-    let report: Option<Vec<u8>> = redis::from_redis_value(answered.value).map_err(|e| Error::Damaged(e.to_string()))?;
-    Ok(report.map(Bytes::from))
+    Ok(told::<Option<Vec<u8>>>(inner, &key, &call).await?.map(Bytes::from))
+}
+
+/// The answer of the server that has this key, on the connection for long answers.
+async fn told<T: FromRedisValue>(inner: &Inner, key: &str, call: &Cmd) -> Result<T, Error> {
+    let answered = inner.shards.read(key, |_| call.clone()).await?;
+    redis::from_redis_value(answered.value).map_err(|e| Error::Damaged(e.to_string()))
 }
 
 /// Names of a log's hashes that may be there.
