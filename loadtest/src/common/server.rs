@@ -9,6 +9,7 @@ use std::{
 
 use anyhow::{Context as _, Result, bail};
 use motience_loadtest::link::Namespace;
+use motience_testing::Redis;
 use serde::{Deserialize, Serialize};
 use tempfile::TempDir;
 use tokio::{
@@ -149,6 +150,17 @@ impl Own {
 pub(crate) fn variable(text: &str) -> Result<(String, String), String> {
     let (name, value) = text.split_once('=').ok_or("write it as NAME=value")?;
     Ok((name.to_owned(), value.to_owned()))
+}
+
+/// Settings of a server whose log and accounts are kept by others, which servers of one platform share.
+pub(crate) fn shared(redis: &Redis, database: String, secret: &str) -> Vec<(String, String)> {
+    let settings = [("REDIS_URL", redis.url()), ("DATABASE_URL", database), ("JWT_SECRET", secret.to_owned())];
+    settings.map(|(name, value)| (name.to_owned(), value)).into()
+}
+
+/// A secret of one measurement, for tokens.
+pub(crate) fn secret() -> String {
+    format!("{:032x}", fastrand::u128(..))
 }
 
 /// The rates that a load test from one host would meet, switched off.

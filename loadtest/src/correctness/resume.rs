@@ -23,7 +23,7 @@ use crate::common::{
     accounts::{Account, Accounts},
     egress::{Connection, Egress, Incoming, Start, Target},
     payload::{Mark, record},
-    server::{Addresses, Own},
+    server::{Addresses, Own, secret, shared},
 };
 
 /// Longest silence of the server that a consumer takes.
@@ -60,12 +60,7 @@ pub(crate) async fn part(records: u64, kills: u64, seed: u64, server: PathBuf, c
         return against(&options, Vec::new()).await;
     }
     let (redis, postgres) = (Redis::durable().await, Postgres::start().await);
-    let settings = [
-        ("REDIS_URL", redis.url()),
-        ("DATABASE_URL", postgres.url()),
-        ("JWT_SECRET", "a secret of a flood, as long as one has to be".to_owned()),
-    ];
-    against(&options, settings.map(|(name, value)| (name.to_owned(), value)).into()).await
+    against(&options, shared(&redis, postgres.url(), &secret())).await
 }
 
 async fn against(options: &Options, mut settings: Vec<(String, String)>) -> Result<bool> {

@@ -11,7 +11,7 @@ use motience_testing::{Postgres, Redis};
 use crate::common::{
     flow::Flow,
     report::{Report, middle},
-    server::Own,
+    server::{Own, secret, shared},
 };
 
 /// Options of `loadtest levels`.
@@ -51,24 +51,20 @@ pub(crate) async fn run(options: Options) -> Result<bool> {
     let replica = Redis::replica_of(&redis).await;
     let lone = Redis::durable().await;
     let postgres = Postgres::start().await;
+    let set = |name: &str, value: &str| (name.to_owned(), value.to_owned());
     let mut runs: Vec<Vec<Run>> = LEVELS.iter().map(|_| Vec::new()).collect();
     for round in 0..options.rounds {
         for (level, runs) in LEVELS.iter().zip(&mut runs) {
             eprintln!("round {}: {level}", round + 1);
             let settings = match *level {
-                "no log" => vec![(mutation::VARIABLE, mutation::NO_LOG.to_owned()), ("LOG_DURABILITY", "memory".to_owned())],
-                "memory" | "file" => vec![("LOG_DURABILITY", (*level).to_owned())],
-                shared => {
-                    let (redis, replicas) = if shared == "redis" { (&lone, 0) } else { (&redis, 1) };
-                    vec![
-                        ("REDIS_URL", redis.url()),
-                        ("REDIS_REPLICAS", replicas.to_string()),
-                        ("DATABASE_URL", postgres.database(&format!("round{round}_{replicas}")).await),
-                        ("JWT_SECRET", "a secret of measurements, long enough".to_owned()),
-                    ]
+                "no log" => vec![set(mutation::VARIABLE, mutation::NO_LOG), set("LOG_DURABILITY", "memory")],
+                "memory" | "file" => vec![set("LOG_DURABILITY", level)],
+                over => {
+                    let (redis, replicas) = if over == "redis" { (&lone, 0) } else { (&redis, 1) };
+                    let database = postgres.database(&format!("round{round}_{replicas}")).await;
+                    [shared(redis, database, &secret()), vec![set("REDIS_REPLICAS", &replicas.to_string())]].concat()
                 }
             };
-            let settings: Vec<(String, String)> = settings.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
             let own = Own::start(options.server_program.clone(), &settings).await?;
             let flood = Flow::pairs(options.pairs, 0.0, options.seconds).run(&own.addresses).await?;
             let steady = Flow::pairs(options.pairs, options.rate, options.seconds).run(&own.addresses).await?;

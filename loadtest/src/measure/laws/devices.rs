@@ -31,6 +31,9 @@ const LOOKS: usize = 3;
 const SETTLE: Duration = Duration::from_secs(14);
 /// Longest wait for one answer.
 const ANSWER_LIMIT: Duration = Duration::from_secs(60);
+/// Longest wait for the reports of all, and how often it is looked for them. A node writes a thousand a second.
+const REPORTS_LIMIT: Duration = Duration::from_secs(600);
+const LOOK: Duration = Duration::from_millis(100);
 
 /// Measures each number of devices, and prints a table.
 pub(super) async fn run(options: &Options) -> Result<()> {
@@ -72,9 +75,7 @@ async fn measure(options: &Options, devices: usize) -> Result<()> {
 
     let (memory, redis, began) = (node.resident()?, used(&node.redis).await?, Instant::now());
     let first = round(&node, &producer, devices).await?;
-    while reports(&node.redis).await? < devices as u64 {
-        sleep(Duration::from_millis(100)).await;
-    }
+    counted(devices, async || reports(&node.redis).await).await?;
     let seen = began.elapsed();
     let (memory, redis) = (node.resident()?.saturating_sub(memory), used(&node.redis).await?.saturating_sub(redis));
     let before = calls(&node.redis).await?;
@@ -151,6 +152,21 @@ async fn send(url: &str, devices: impl Iterator<Item = usize>) -> Result<()> {
     }
     socket.close(None).await?;
     Ok(())
+}
+
+/// Returns once so many are counted: a report may take its time, and one that was never written would be waited for in vain.
+pub(super) async fn counted(wanted: usize, count: impl AsyncFn() -> Result<u64>) -> Result<()> {
+    let began = Instant::now();
+    loop {
+        let there = count().await?;
+        if there >= wanted as u64 {
+            return Ok(());
+        }
+        if began.elapsed() > REPORTS_LIMIT {
+            bail!("{there} of {wanted} are reported after {} s", REPORTS_LIMIT.as_secs());
+        }
+        sleep(LOOK).await;
+    }
 }
 
 /// How long a page takes for which the node has to read what is in Redis.

@@ -10,7 +10,7 @@ use super::Options;
 use crate::common::{
     accounts::{Account, Accounts},
     process,
-    server::Own,
+    server::{Own, secret, shared},
 };
 
 pub(super) struct Node {
@@ -26,9 +26,8 @@ impl Node {
     /// Starts one. `set` comes before the settings of the command line.
     pub(super) async fn start(options: &Options, set: &[(&str, &str)]) -> Result<Self> {
         let (redis, postgres) = (Redis::start().await, Postgres::start().await);
-        let secret = format!("{:032x}", fastrand::u128(..));
-        let own = [("REDIS_URL", redis.url()), ("DATABASE_URL", postgres.url()), ("JWT_SECRET", secret.clone())];
-        let mut settings: Vec<_> = own.map(|(name, value)| (name.to_owned(), value)).into();
+        let secret = secret();
+        let mut settings = shared(&redis, postgres.url(), &secret);
         settings.extend(set.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())));
         settings.extend(options.set.iter().cloned());
         let own = Own::start(options.server_program.clone(), &settings).await?;

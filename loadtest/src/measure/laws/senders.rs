@@ -1,14 +1,18 @@
 //! `loadtest laws --senders`: what an operator's search for a device costs beside the number of producers that have sent within the hour.
 
-use std::time::Duration;
-
 use anyhow::Result;
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use motience_proto::model::Role;
 use serde_json::json;
-use tokio::time::sleep;
 
-use super::{Options, caller::Caller, devices::anew, node::Node, people, samples::Samples};
+use super::{
+    Options,
+    caller::Caller,
+    devices::{anew, counted},
+    node::Node,
+    people,
+    samples::Samples,
+};
 use crate::common::redis::reported;
 
 /// Producers that send at once.
@@ -29,9 +33,7 @@ pub(super) async fn run(options: &Options) -> Result<()> {
         let record = json!({"device_id": "pump", "timestamp": "2025-01-29T11:35:00Z", "data": {"temperature": 21.5}});
         let sending = stream::iter(&senders).map(|sender| accounts.post(sender, &record));
         sending.buffer_unordered(AT_ONCE).try_collect::<()>().await?;
-        while reported(&node.redis).await? < producers as u64 {
-            sleep(Duration::from_millis(200)).await;
-        }
+        counted(producers, async || reported(&node.redis).await).await?;
         let url = format!("{}/devices?query=pum", node.own.addresses.dsm);
         let found = Samples::of(WARM, COUNT, async |_| operator.page(&url).await.map(drop)).await?;
         let cpu = node.cpu()?;

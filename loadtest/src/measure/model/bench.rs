@@ -25,7 +25,7 @@ use crate::common::{
     egress::{Egress, Target},
     payload::TestClock,
     seen::Live,
-    server::Own,
+    server::{Own, secret, shared},
 };
 
 /// How long records may still arrive after the last acknowledgement.
@@ -74,13 +74,11 @@ impl Bench {
     pub(super) async fn start(options: &Options, size: &Size) -> Result<Self> {
         ensure!(size.producers % size.follows == 0.0, "the producers have to be a multiple of those that a consumer follows");
         let (redis, postgres) = (Redis::start().await, Postgres::start().await);
-        let secret = format!("{:032x}", fastrand::u128(..));
+        let settings = [shared(&redis, postgres.url(), &secret()), options.set.clone()].concat();
         let mut nodes = Vec::new();
         for number in 0..size.nodes as usize {
-            let name = ("NODE_NAME", format!("node-{number}"));
-            let own = [name, ("REDIS_URL", redis.url()), ("DATABASE_URL", postgres.url()), ("JWT_SECRET", secret.clone())];
-            let settings = [&own.map(|(name, value)| (name.to_owned(), value))[..], &options.set].concat();
-            nodes.push(Own::start(options.server_program.clone(), &settings).await?);
+            let name = ("NODE_NAME".to_owned(), format!("node-{number}"));
+            nodes.push(Own::start(options.server_program.clone(), &[&[name], &settings[..]].concat()).await?);
         }
         let accounts = Accounts::new(&nodes[0].addresses)?;
         let producers = accounts.make("producer", size.producers as usize).await?;
