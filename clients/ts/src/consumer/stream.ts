@@ -18,7 +18,7 @@ export function stream(format: 'ndjson' | 'sse') {
     const token = await link.token();
     const stop = new AbortController();
     let silence = setTimeout(() => stop.abort(), ANSWER_LIMIT_MS);
-    const stay = onLeaving(link.signal, () => stop.abort());
+    const unlisten = onLeaving(link.signal, () => stop.abort());
     let opened = false;
     let why: Partial<CloseReason> | null = null;
     link.onChange(() => {
@@ -67,7 +67,7 @@ export function stream(format: 'ndjson' | 'sse') {
       return { code: 1006, reason: messageOf(cause), opened };
     } finally {
       clearTimeout(silence);
-      stay();
+      unlisten();
       stop.abort();
     }
   };

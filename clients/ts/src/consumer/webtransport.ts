@@ -87,7 +87,7 @@ class Connection {
 
   async run(): Promise<CloseReason> {
     const session = this.#session;
-    const stay = onLeaving(this.#link.signal, () => session.close({ closeCode: 1000, reason: 'left' }));
+    const unlisten = onLeaving(this.#link.signal, () => session.close({ closeCode: 1000, reason: 'left' }));
     const closed = session.closed.then(
       ({ closeCode, reason }) => ({ code: closeCode ?? 0, reason: reason ?? '' }),
       (cause: unknown) => ({ code: 1006, reason: messageOf(cause) }),
@@ -104,7 +104,7 @@ class Connection {
     const ending = await Promise.race([closed, failed]);
     this.#over = true;
     this.#timers.forEach(clearTimeout);
-    stay();
+    unlisten();
     return { ...ending, opened: this.#opened };
   }
 

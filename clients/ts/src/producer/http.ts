@@ -32,7 +32,7 @@ export async function httpProducer(link: ProducerLink): Promise<ProducerEnding> 
   const away = await whyAway(caller, link);
   if (link.signal.aborted) return { code: 1000, reason: 'left', opened };
   if (away !== null) return { code: 1006, reason: away, opened };
-  const stay = onLeaving(link.signal, () => wake?.());
+  const unlisten = onLeaving(link.signal, () => wake?.());
   opened = true;
   link.opened((frame) => {
     waiting.push(frame);
@@ -55,7 +55,7 @@ export async function httpProducer(link: ProducerLink): Promise<ProducerEnding> 
     if (cause instanceof ApiError && !cause.temporary) throw cause;
     return { code: 1006, reason: messageOf(cause), opened };
   } finally {
-    stay();
+    unlisten();
   }
 }
 

@@ -19,7 +19,7 @@ export async function webtransportProducer(link: ProducerLink): Promise<Producer
   } catch (cause) {
     return { code: 0, reason: messageOf(cause), opened: false, unusable: true };
   }
-  const stay = onLeaving(link.signal, () => session.close({ closeCode: 1000, reason: 'left' }));
+  const unlisten = onLeaving(link.signal, () => session.close({ closeCode: 1000, reason: 'left' }));
   const progress = { opened: false };
   const closed = session.closed.then(
     ({ closeCode, reason }) => ({ code: closeCode ?? 0, reason: reason ?? '' }),
@@ -30,7 +30,7 @@ export async function webtransportProducer(link: ProducerLink): Promise<Producer
     async (cause: unknown) => (await Promise.race([closed, new Promise<null>((late) => setTimeout(late, 250, null))])) ?? { code: 1006, reason: messageOf(cause) },
   );
   const ending = await Promise.race([closed, spoken]);
-  stay();
+  unlisten();
   session.close();
   return { ...ending, opened: progress.opened };
 }
