@@ -5,7 +5,6 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::{TcpListener, UdpSocket},
     path::{Path, PathBuf},
     process::Command,
     sync::{
@@ -22,7 +21,7 @@ use motience_proto::{
     model::{DeviceId, ProducerId},
     wire::{Intent, Start},
 };
-use motience_testing::{Postgres, Redis};
+use motience_testing::{Postgres, Redis, lasting_ports};
 use parking_lot::Mutex;
 use reqwest::Method;
 use serde_json::{Value, json};
@@ -64,9 +63,8 @@ pub(crate) struct Member {
 impl Member {
     async fn start(program: PathBuf, arguments: &'static [&'static str], variables: &[(&str, &str)]) -> Self {
         let mut variables: Vec<_> = variables.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
-        for port in ["AP", "SM", "DSM", "WSS1", "WSS2", "WSS1_UI", "WSS2_UI", "QUIC", "OPERATIONS"] {
-            variables.push((format!("{port}_PORT"), free_port().to_string()));
-        }
+        let names = ["AP", "SM", "DSM", "WSS1", "WSS2", "WSS1_UI", "WSS2_UI", "QUIC", "OPERATIONS"];
+        variables.extend(names.into_iter().zip(lasting_ports::<9>()).map(|(name, port)| (format!("{name}_PORT"), port.to_string())));
         let mut member = Self { node: None, program, arguments, variables };
         let node = Node::start(&member.program, member.arguments, &member.settings()).await;
         member.node = Some(node);
@@ -89,12 +87,6 @@ impl Member {
         assert_eq!(node.ended().await, 0, "it ends in good order");
         self.node = Some(node.again(&self.program, self.arguments, &self.settings()).await);
     }
-}
-
-/// Below the ports of outgoing connections, so that it is free at the next start too.
-fn free_port() -> u16 {
-    let is_free = |port: u16| TcpListener::bind(("127.0.0.1", port)).is_ok() && UdpSocket::bind(("127.0.0.1", port)).is_ok();
-    (0..1000).map(|_| fastrand::u16(12_000..32_000)).find(|port| is_free(*port)).expect("a free port")
 }
 
 /// Everything that a consumer received, and when.

@@ -10,4 +10,6 @@ mod redis;
 mod redis_cluster;
 mod sentinel;
 
-pub use self::{pgbouncer::PgBouncer, postgres::Postgres, redis::Redis, redis_cluster::RedisCluster, sentinel::Sentinels};
+pub use self::{
+    pgbouncer::PgBouncer, postgres::Postgres, process::lasting_ports, redis::Redis, redis_cluster::RedisCluster, sentinel::Sentinels,
+};

@@ -3,7 +3,7 @@
 use std::{
     fs::File,
     future::Future,
-    net::{Ipv4Addr, TcpListener},
+    net::{Ipv4Addr, TcpListener, UdpSocket},
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
     time::{Duration, Instant},
@@ -114,6 +114,20 @@ impl Drop for Process {
 pub(super) fn free_port() -> u16 {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("the loopback has free ports");
     listener.local_addr().expect("a bound listener has an address").port()
+}
+
+/// So many free ports, for TCP and UDP, below those that most systems give to outgoing connections: they are still free when whoever
+/// listened there is started again.
+pub fn lasting_ports<const N: usize>() -> [u16; N] {
+    // None is found twice, as those that were found are held until all are.
+    let held: [_; N] =
+        std::array::from_fn(|_| (0..1000).find_map(|_| hold(fastrand::u16(12_000..32_000))).expect("the loopback has free ports"));
+    held.map(|(port, ..)| port)
+}
+
+fn hold(port: u16) -> Option<(u16, TcpListener, UdpSocket)> {
+    let place = (Ipv4Addr::LOCALHOST, port);
+    Some((port, TcpListener::bind(place).ok()?, UdpSocket::bind(place).ok()?))
 }
 
 /// The program `name`, from PATH or one of `folders`.

@@ -5,8 +5,8 @@ use std::{collections::BTreeMap, process::Stdio, sync::Arc, time::Duration};
 use anyhow::{Context as _, Result, ensure};
 use clap::Args;
 use tokio::{
-    io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader},
-    process::{Child, Command},
+    io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader, Lines},
+    process::{Child, ChildStdout, Command},
     task::JoinSet,
     time::{sleep, timeout},
 };
@@ -18,8 +18,13 @@ use super::{
 
 /// The longest attack: one that was forgotten ends by itself.
 const LONGEST: Duration = Duration::from_secs(900);
-/// How long an attack may take to reach the node before the next one begins all the same.
-const HEAD_START: Duration = Duration::from_secs(1);
+/// How long an attack may take to reach the node before the next one begins all the same: long, as the attacker has what others leave of the
+/// processors.
+const REACH_LIMIT: Duration = Duration::from_secs(20);
+/// How long all of them may take.
+const BEGIN_LIMIT: Duration = REACH_LIMIT.saturating_mul(attacks::ALL.len() as u32 + 1);
+/// The attacker's word when every attack has begun.
+const BEGUN: &str = "begun";
 /// How long the attacker may take to end.
 const END_LIMIT: Duration = Duration::from_secs(20);
 /// Descriptors that the attacks need.
@@ -54,8 +59,9 @@ pub(crate) async fn run(options: Options) -> Result<bool> {
             }
         };
         // One that does not come through by then goes on trying.
-        let _ = timeout(HEAD_START, reached).await;
+        let _ = timeout(REACH_LIMIT, reached).await;
     }
+    say!("{BEGUN}");
     // Nothing more is said there: the read returns when the parent is done, or is gone.
     let _ = timeout(LONGEST, input.read_u8()).await;
     running.shutdown().await;
@@ -83,9 +89,13 @@ fn raise_descriptors() -> Result<()> {
 }
 
 /// The running attacker.
-pub(super) struct Attackers(Child);
+pub(super) struct Attackers {
+    child: Child,
+    told: Lines<BufReader<ChildStdout>>,
+}
 
 impl Attackers {
+    /// Returns when every attack has reached the node, or has had its time to.
     pub(super) async fn start(target: &Target, only: &[String]) -> Result<Self> {
         chosen(only)?;
         // An attacker has a machine of its own; here it must at least not take the node's.
@@ -98,14 +108,19 @@ impl Attackers {
         let mut child = command.spawn().context("the attacker cannot be started")?;
         let line = format!("{}\n", serde_json::to_string(target)?);
         child.stdin.as_mut().context("the attacker's input is a pipe")?.write_all(line.as_bytes()).await?;
-        Ok(Self(child))
+        let told = BufReader::new(child.stdout.take().context("the attacker's output is a pipe")?).lines();
+        let mut attackers = Self { child, told };
+        let word = timeout(BEGIN_LIMIT, attackers.told.next_line()).await.context("the attacker does not begin")??;
+        ensure!(word.as_deref() == Some(BEGUN), "the attacker has ended before it began");
+        Ok(attackers)
     }
 
     /// Ends the attacks; how often each reached the node.
     pub(super) async fn end(mut self) -> Result<BTreeMap<String, u64>> {
-        drop(self.0.stdin.take());
-        let output = timeout(END_LIMIT, self.0.wait_with_output()).await.context("the attacker does not end")??;
-        ensure!(output.status.success(), "the attacker failed: {}", output.status);
-        serde_json::from_slice(&output.stdout).context("the attacker did not say what it did")
+        drop(self.child.stdin.take());
+        let ended = async { Ok::<_, anyhow::Error>((self.told.next_line().await?, self.child.wait().await?)) };
+        let (told, status) = timeout(END_LIMIT, ended).await.context("the attacker does not end")??;
+        ensure!(status.success(), "the attacker failed: {status}");
+        serde_json::from_str(&told.unwrap_or_default()).context("the attacker did not say what it did")
     }
 }

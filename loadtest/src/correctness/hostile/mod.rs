@@ -41,8 +41,6 @@ const SINGLE: usize = 3_000;
 const ACCOUNTS: usize = 10;
 /// How often the node's memory is read.
 const SAMPLE: Duration = Duration::from_millis(50);
-/// How long the attack goes on before the honest ones come.
-const HEAD_START: Duration = Duration::from_secs(2);
 
 /// Options of `loadtest hostile`.
 #[derive(Args, Clone, Debug)]
@@ -94,7 +92,6 @@ async fn under_attack(options: &Options, addresses: &Addresses) -> Result<Verdic
     let stop = CancellationToken::new();
     let sampling = tokio::spawn(sample(pid, stop.clone()));
     let attackers = Attackers::start(&target, &options.only).await?;
-    sleep(HEAD_START).await;
     let report = Flow::shared(options.honest, ACCOUNTS, options.rate, options.seconds).run(addresses).await;
     let attacks = attackers.end().await;
     stop.cancel();
@@ -106,7 +103,7 @@ async fn under_attack(options: &Options, addresses: &Addresses) -> Result<Verdic
 async fn prepare(addresses: &Addresses) -> Result<Target> {
     let accounts = Accounts::new(addresses)?;
     let producer = accounts.make("producer", 1).await?.remove(0);
-    let consumers = accounts.make("consumer", 2).await?;
+    let consumers = accounts.make("consumer", 3).await?;
     for consumer in &consumers {
         accounts.subscribe(consumer, &producer).await?;
     }
@@ -116,12 +113,13 @@ async fn prepare(addresses: &Addresses) -> Result<Target> {
     for n in 0..SINGLE {
         accounts.post(&producer, &record(n)).await?;
     }
-    let [consumer, leaver] = <[_; 2]>::try_from(consumers).ok().context("two consumers were asked for")?;
+    let [consumer, crowd, leaver] = <[_; 3]>::try_from(consumers).ok().context("three consumers were asked for")?;
     Ok(Target {
         addresses: addresses.clone(),
         producer: producer.id,
         producer_token: producer.token,
         consumer_token: consumer.token,
+        crowd_token: crowd.token,
         refresh_token: leaver.refresh_token,
     })
 }

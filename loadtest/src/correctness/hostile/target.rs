@@ -18,6 +18,8 @@ pub(super) struct Target {
     pub(super) producer_token: String,
     /// A consumer that is subscribed to it.
     pub(super) consumer_token: String,
+    /// Another one, for whoever takes as many connections as an account may have, and would leave none to the other attacks.
+    pub(super) crowd_token: String,
     /// A login that may be ended.
     pub(super) refresh_token: String,
 }

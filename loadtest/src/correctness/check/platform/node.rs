@@ -10,9 +10,11 @@ use anyhow::{Context as _, Result};
 use serde::Deserialize;
 use tokio::{process::Command, time::timeout};
 
-use super::process::{LIMIT, Process, free_port};
+use super::process::{LIMIT, Process};
 
 const PORTS: [&str; 10] = ["AP", "SM", "DSM", "WSS1", "WSS2", "WSS1_UI", "WSS2_UI", "QUIC", "HTTPS", "OPERATIONS"];
+/// How often a node is started on other ports.
+const TRIES: usize = 5;
 
 /// Where its parts answer; a gateway has one only.
 #[derive(Clone, Debug, Deserialize)]
@@ -39,11 +41,21 @@ impl Node {
     /// Starts a node in a folder of its own and waits until it listens.
     pub(crate) async fn start(name: &str, program: &Path, dir: &Path, mut variables: Vec<(String, String)>) -> Result<Self> {
         std::fs::create_dir_all(dir)?;
-        for port in PORTS {
-            variables.push((format!("{port}_PORT"), free_port()?.to_string()));
+        let settings = variables.len();
+        let mut tries = 1..TRIES;
+        loop {
+            variables.truncate(settings);
+            let ports = motience_testing::lasting_ports::<{ PORTS.len() }>();
+            variables.extend(PORTS.iter().zip(ports).map(|(name, port)| (format!("{name}_PORT"), port.to_string())));
+            match launch(name, program, dir, &variables).await {
+                Ok((process, at)) => {
+                    return Ok(Self { name: name.to_owned(), at, dir: dir.to_owned(), program: program.to_owned(), variables, process });
+                }
+                // Another process has taken a port since it was found free.
+                Err(e) if format!("{e:#}").contains("in use") && tries.next().is_some() => {}
+                Err(e) => return Err(e),
+            }
         }
-        let (process, at) = launch(name, program, dir, &variables).await?;
-        Ok(Self { name: name.to_owned(), at, dir: dir.to_owned(), program: program.to_owned(), variables, process })
     }
 
     pub(crate) async fn signal(&self, signal: &str) -> Result<()> {
@@ -112,7 +124,6 @@ async fn launch(name: &str, program: &Path, dir: &Path, variables: &[(String, St
             addresses = read();
             addresses.is_some()
         })
-        .await
-        .with_context(|| format!("see {}", dir.join("log").display()))?;
+        .await?;
     Ok((process, addresses.context("a ready node has addresses")?))
 }

@@ -2,8 +2,7 @@
 
 use std::{
     fs::OpenOptions,
-    net::{Ipv4Addr, TcpListener, UdpSocket},
-    path::Path,
+    path::{Path, PathBuf},
     process::{ExitStatus, Stdio},
     time::Duration,
 };
@@ -19,11 +18,14 @@ use tokio::{
 pub(crate) const LIMIT: Duration = Duration::from_secs(60);
 /// Between two looks.
 const POLL: Duration = Duration::from_millis(20);
+/// Lines of its log that are told of a process that failed.
+const LINES: usize = 12;
 
 /// A running child; killed when dropped.
 #[derive(Debug)]
 pub(crate) struct Process {
     name: String,
+    log: PathBuf,
     child: Child,
     input: Option<ChildStdin>,
 }
@@ -31,11 +33,11 @@ pub(crate) struct Process {
 impl Process {
     /// Starts `command`, its output added to the file `log`.
     pub(crate) fn start(name: &str, mut command: Command, log: &Path) -> Result<Self> {
-        let log = OpenOptions::new().create(true).append(true).open(log)?;
-        command.stdin(Stdio::piped()).stdout(log.try_clone()?).stderr(log).kill_on_drop(true);
+        let file = OpenOptions::new().create(true).append(true).open(log)?;
+        command.stdin(Stdio::piped()).stdout(file.try_clone()?).stderr(file).kill_on_drop(true);
         let mut child = command.spawn().with_context(|| format!("{name} cannot be started"))?;
         let input = child.stdin.take();
-        Ok(Self { name: name.to_owned(), child, input })
+        Ok(Self { name: name.to_owned(), log: log.to_owned(), child, input })
     }
 
     /// `STOP`, `CONT`, `TERM`: what was sent to a process that has ended is lost.
@@ -69,30 +71,24 @@ impl Process {
         Ok(self.child.try_wait()?)
     }
 
-    /// Waits until `ready` says so.
+    /// Waits until `ready` says so. An error has the last words of the process.
     pub(crate) async fn until(&mut self, mut ready: impl AsyncFnMut() -> bool) -> Result<()> {
         let deadline = Instant::now() + LIMIT;
         while !ready().await {
             if let Some(status) = self.has_ended()? {
-                bail!("{} ended before it was ready: {status}", self.name);
+                bail!("{} ended before it was ready: {status}{}", self.name, self.last_words());
             }
             if Instant::now() > deadline {
-                bail!("{} was not ready within {LIMIT:?}", self.name);
+                bail!("{} was not ready within {LIMIT:?}{}", self.name, self.last_words());
             }
             sleep(POLL).await;
         }
         Ok(())
     }
-}
 
-/// A free port, for TCP and UDP, below those that the system gives to outgoing connections: it is still free when whoever
-/// listened there is started again.
-pub(crate) fn free_port() -> Result<u16> {
-    for _ in 0..1000 {
-        let port = fastrand::u16(12_000..32_000);
-        if TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok() && UdpSocket::bind((Ipv4Addr::LOCALHOST, port)).is_ok() {
-            return Ok(port);
-        }
+    fn last_words(&self) -> String {
+        let log = std::fs::read_to_string(&self.log).unwrap_or_default();
+        let lines: Vec<&str> = log.lines().collect();
+        format!("; the end of {}:\n{}", self.log.display(), lines[lines.len().saturating_sub(LINES)..].join("\n"))
     }
-    bail!("there is no free port")
 }

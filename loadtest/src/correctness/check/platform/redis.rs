@@ -17,7 +17,7 @@ use tokio::{
     time::timeout,
 };
 
-use super::process::{Process, free_port};
+use super::process::Process;
 
 /// Longest wait for an answer.
 const ANSWER_LIMIT: Duration = Duration::from_secs(2);
@@ -34,7 +34,7 @@ pub(crate) struct Redis {
 impl Redis {
     pub(crate) async fn start(dir: &Path) -> Result<Self> {
         std::fs::create_dir_all(dir)?;
-        let port = free_port()?;
+        let [port] = motience_testing::lasting_ports();
         let process = launch(dir, port).await?;
         Ok(Self { dir: dir.to_owned(), port, process })
     }

@@ -23,7 +23,7 @@ pub(super) async fn answers(target: Arc<Target>, count: Count) {
         let (target, count) = (Arc::clone(&target), count.clone());
         async move {
             let path = format!("/history/{}?limit=1000", target.producer);
-            let stream = many(&target, &path).await?;
+            let stream = many(&target, &path, &target.consumer_token).await?;
             count.add(u64::from(REQUESTS));
             hold(stream).await;
             Ok(())
@@ -37,7 +37,7 @@ pub(super) async fn unread(target: Arc<Target>, count: Count) {
     crowd(READERS * 4, move |n| {
         let (target, count) = (Arc::clone(&target), count.clone());
         async move {
-            let token = &target.consumer_token;
+            let token = &target.crowd_token;
             let stream = match n % 4 {
                 0 => request(&target, &format!("/stream?from=earliest&token={token}")).await?,
                 1 => request(&target, &format!("/stream?from=earliest&every=24h&token={token}")).await?,
@@ -46,7 +46,7 @@ pub(super) async fn unread(target: Arc<Target>, count: Count) {
                     raw::websocket(&target.addresses.wss2, &path).await?
                 }
                 // A few are enough of these: each holds a hundred streams.
-                _ if n < 4 * 4 => many(&target, "/stream?from=earliest").await?,
+                _ if n < 4 * 4 => many(&target, "/stream?from=earliest", token).await?,
                 _ => raw::websocket(&target.addresses.wss2, &format!("/consumer?token={token}")).await?,
             };
             count.add(1);
@@ -63,11 +63,11 @@ async fn request(target: &Target, path: &str) -> anyhow::Result<TcpStream> {
     Ok(stream)
 }
 
-async fn many(target: &Target, path: &str) -> anyhow::Result<TcpStream> {
+async fn many(target: &Target, path: &str, token: &str) -> anyhow::Result<TcpStream> {
     let mut stream = raw::tcp(&target.addresses.dsm).await?;
     let mut bytes = raw::http2(0);
     for n in 0..REQUESTS {
-        bytes.extend(raw::http2_get(2 * n + 1, path, Some(&target.consumer_token)));
+        bytes.extend(raw::http2_get(2 * n + 1, path, Some(token)));
     }
     stream.write_all(&bytes).await?;
     Ok(stream)
