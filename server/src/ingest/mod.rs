@@ -15,6 +15,7 @@ mod device;
 mod established;
 mod frames;
 mod quic_lb;
+mod resets;
 mod resumption;
 mod sockets;
 mod tickets;
@@ -37,7 +38,10 @@ use motience_proto::{
     wire::{ALPN, CloseCode},
 };
 use motience_runtime::{histogram, lifecycle::Draining, traces};
-use quinn::{Connecting, Connection, ConnectionError, Endpoint, Incoming, VarInt, ZeroRttAccepted, crypto::rustls::QuicServerConfig};
+use quinn::{
+    Connecting, Connection, ConnectionError, Endpoint, Incoming, VarInt, ZeroRttAccepted,
+    crypto::{self, rustls::QuicServerConfig},
+};
 use tokio::time::timeout;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{Instrument, debug, field::Empty, info_span, warn};
@@ -100,14 +104,17 @@ impl Ingest {
         };
         let bind_error = |cause| Error::Bind { address: config.address(), cause };
         let mut endpoints = Vec::new();
-        let (steering, scheme) = (Steering::new(config.sockets), Arc::new(Scheme::new(&config.ids, &backend.node)));
+        // The name of a node may be another at each start; one that no other is beside knows the ids of its last connections without.
+        let name = if matches!(backend.relay.log(), Log::Redis(_)) { backend.node.as_str() } else { "" };
+        let (steering, scheme) = (Steering::new(config.sockets), Arc::new(Scheme::new(&config.ids, name)));
+        let resets = Arc::new(resets::key(&backend.auth.secret, name));
         let open = |address| sockets::open(address, steering, scheme.length());
         let opened = config.address().open(open, |set| set.first().ok_or(io::ErrorKind::NotFound)?.local_addr());
         // Each address has sockets of its own, numbered from 0.
         for (number, socket) in opened.map_err(bind_error)?.into_iter().flat_map(|set| set.into_iter().enumerate()) {
             let ids = Ids::new(Arc::clone(&scheme), steering, number);
-            let mut own = quinn::EndpointConfig::default();
-            own.cid_generator(move || Box::new(ids.clone()));
+            let mut own = quinn::EndpointConfig::new(Arc::clone(&resets) as Arc<dyn crypto::HmacKey>);
+            own.min_reset_interval(resets::BETWEEN).cid_generator(move || Box::new(ids.clone()));
             let endpoint = Endpoint::new(own, Some(server.clone()), socket, Arc::new(quinn::TokioRuntime)).map_err(bind_error)?;
             endpoints.push(endpoint);
         }

@@ -67,9 +67,34 @@ async fn a_fleet_comes_back_after_a_crash_of_its_node_without_logins() {
     let fleet = Fleet::start(&node, &producer, "no longer so", tokens.path());
     fleet.report("after a restart of the devices, by the refresh tokens that they kept").await;
 
+    let _node = crash(node).await;
+    fleet.report("after the crash").await;
+}
+
+/// Kills the node, and starts it where the devices look for it.
+async fn crash(node: Node) -> Node {
     let port = |url: &str| url.trim_end_matches('/').rsplit(':').next().unwrap().to_owned();
     let ports = [port(ap(&node)), port(node.at.quic.as_deref().unwrap())];
     let again = [&VARIABLES[..], &[("AP_PORT", ports[0].as_str()), ("QUIC_PORT", ports[1].as_str())]].concat();
-    let _node = node.crash(&again).await;
-    fleet.report("after the crash").await;
+    node.crash(&again).await
+}
+
+/// The node itself tells it so, at the next keep-alive: whoever waits for a silence that is long enough waits a minute.
+#[tokio::test]
+async fn a_device_without_a_record_to_send_hears_that_its_node_was_killed() {
+    let node = Node::embedded(&[&VARIABLES[..], &[("QUIC_IDLE_TIMEOUT", "1h")]].concat()).await;
+    let producer = account(ap(&node), "producer", "p").await;
+    let server = node.at.quic.as_deref().unwrap().parse().unwrap();
+    let mut config = client::Config::new(server, Trust::Ca(node.at.ca.clone().unwrap()), DeviceId::new("d1").unwrap());
+    config.quic.keep_alive = Duration::from_millis(200);
+    // Silence says nothing within this test.
+    config.quic.idle_timeout = Duration::from_secs(3600);
+    let device = Producer::start(Config::new(config), Credentials::Token(producer.token.into())).unwrap();
+    device.connected().await.unwrap();
+    let _node = crash(node).await;
+    let deadline = Instant::now() + LIMIT;
+    while device.stats().transport.reconnects == 0 {
+        assert!(Instant::now() < deadline, "{:?}", device.stats());
+        sleep(Duration::from_millis(50)).await;
+    }
 }
