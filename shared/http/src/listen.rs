@@ -10,8 +10,8 @@ use tokio::net::{TcpListener, TcpSocket};
 
 use super::Proxies;
 
-/// Connections that the system keeps for a listener until they are accepted.
-const BACKLOG: u32 = 1024;
+/// Connections that the system keeps for a listener until they are accepted; it may keep fewer (net.core.somaxconn).
+const BACKLOG: u32 = 4096;
 /// Tries to find one port that is free on both loopback addresses, where any port will do.
 const TRIES: usize = 16;
 
