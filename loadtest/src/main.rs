@@ -21,7 +21,7 @@ use clap::{Parser, Subcommand};
 
 use self::{
     correctness::{check, hostile, resume},
-    measure::{egress, fleet, grants, laws, levels, link, lossy, model, neighbours, peers, run},
+    measure::{egress, fleet, grants, laws, levels, link, lossy, model, neighbours, peers, run, storm},
 };
 
 #[global_allocator]
@@ -56,6 +56,8 @@ enum Scenario {
     Peers(peers::Options),
     /// Restart the node of thousands of devices, then the devices too, and measure how soon all are back.
     Fleet(fleet::Options),
+    /// Measure a node with tens of thousands of idle devices and consumers, and how they come back when it is killed or drained.
+    Storm(storm::Options),
     /// Cut consumers off again and again during a flood: each must get every record exactly once.
     Resume(resume::Options),
     /// Crash, pause, cut off and damage everything, then check that nothing was lost, doubled or leaked.
@@ -74,6 +76,9 @@ enum Scenario {
     /// The attacker of a hostile run.
     #[command(hide = true)]
     HostileAttacker(hostile::AttackerOptions),
+    /// A process of the crowd of a storm.
+    #[command(hide = true)]
+    StormMember,
     /// A device of a check.
     #[command(hide = true)]
     CheckDevice(check::Member),
@@ -100,6 +105,8 @@ async fn main() -> ExitCode {
         Scenario::Egress(options) => egress::run(options).await,
         Scenario::Peers(options) => peers::run(options).await,
         Scenario::Fleet(options) => fleet::run(options).await,
+        Scenario::Storm(options) => storm::run(options).await,
+        Scenario::StormMember => storm::member().await,
         Scenario::Resume(options) => resume::run(options).await,
         Scenario::Check(options) => check::run(options).await,
         Scenario::Hostile(options) => hostile::run(options).await,

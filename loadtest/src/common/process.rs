@@ -3,6 +3,7 @@
 use std::{fs, time::Duration};
 
 use anyhow::{Context as _, Result};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 /// Clock ticks a second: fixed at 100 in the kernel's interface to programs (proc(5), `USER_HZ`).
 const TICKS: u64 = 100;
@@ -22,6 +23,16 @@ pub(crate) fn resident(pid: u32) -> Result<u64> {
     let line = status.lines().find_map(|l| l.strip_prefix("VmRSS:")).context("an unknown /proc format")?;
     let kib: u64 = line.trim().trim_end_matches(" kB").trim().parse()?;
     Ok(kib * 1024)
+}
+
+/// Allows this process so many open files, as far as the system lets it.
+pub(crate) fn raise_descriptors(wanted: u64) -> Result<()> {
+    let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
+    if current.is_some_and(|current| current < wanted) {
+        let wanted = maximum.map_or(wanted, |maximum| maximum.min(wanted));
+        setrlimit(Resource::Nofile, Rlimit { current: Some(wanted), maximum }).context("descriptors cannot be had")?;
+    }
+    Ok(())
 }
 
 #[cfg(test)]

@@ -37,6 +37,10 @@ impl Seen {
         }
     }
 
+    pub(crate) fn has(&self, mark: Mark) -> bool {
+        self.records.get(&mark.device).is_some_and(|numbers| numbers.contains(mark.number))
+    }
+
     /// How many of the records `1..=sent` of a device were not seen.
     pub(crate) fn missing(&self, device: u32, sent: u64) -> u64 {
         let seen: u64 =

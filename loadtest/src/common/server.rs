@@ -8,17 +8,21 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, bail};
+use clap::ValueEnum;
 use motience_loadtest::link::Namespace;
 use motience_testing::Redis;
+use rustix::process::{Pid, Signal, kill_process};
 use serde::{Deserialize, Serialize};
 use tempfile::TempDir;
 use tokio::{
     process::{Child, Command},
-    time::{Instant, sleep},
+    time::{Instant, sleep, timeout},
 };
 
 /// Longest wait for our own server to be up.
 const START_LIMIT: Duration = Duration::from_secs(60);
+/// Longest wait for it to drain.
+const DRAIN_LIMIT: Duration = Duration::from_secs(60);
 
 /// Where the server's parts answer.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -36,6 +40,24 @@ pub(crate) struct Addresses {
     pub(crate) ca: Option<PathBuf>,
     /// The server's process, where its cost can be read.
     pub(crate) pid: Option<u32>,
+}
+
+/// How a server ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Ending {
+    /// At once: nobody is asked to leave.
+    Killed,
+    /// By SIGTERM: its clients are asked to leave.
+    Drained,
+}
+
+impl Ending {
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Killed => "killed",
+            Self::Drained => "drained",
+        }
+    }
 }
 
 /// A server that ends with this value.
@@ -77,13 +99,31 @@ impl Own {
         Self::start_in(TempDir::new()?, program, variables, command).await
     }
 
-    /// Kills the server and starts it again on what it left, at the same places as far as devices need them. The new one has the
-    /// usual rates, and room for a load test's connections all the same.
+    /// Kills the server and starts it again.
     pub(crate) async fn restart(mut self, variables: &[(String, String)]) -> Result<Self> {
-        self.process.kill().await.context("the server cannot be stopped")?;
+        self.end(Ending::Killed).await?;
+        self.start_again(variables).await
+    }
+
+    /// Ends the server and waits for it.
+    pub(crate) async fn end(&mut self, ending: Ending) -> Result<()> {
+        match (ending, self.process.id().and_then(|id| Pid::from_raw(i32::try_from(id).ok()?))) {
+            (Ending::Drained, Some(id)) => {
+                kill_process(id, Signal::TERM)?;
+                timeout(DRAIN_LIMIT, self.process.wait()).await.context("the server does not drain")??;
+                Ok(())
+            }
+            _ => self.process.kill().await.context("the server cannot be stopped"),
+        }
+    }
+
+    /// Starts a server that has ended again on what it left, at the same places as far as devices and consumers need them. The new one has
+    /// the usual rates, and room for a load test's connections all the same.
+    pub(crate) async fn start_again(self, variables: &[(String, String)]) -> Result<Self> {
         std::fs::remove_file(self.dir.path().join("ready.json"))?;
         let mut all: Vec<_> = with_room().collect();
-        for (port, place) in [("AP_PORT", &self.addresses.ap), ("QUIC_PORT", &self.addresses.quic)] {
+        let Addresses { ap, quic, wss2, .. } = &self.addresses;
+        for (port, place) in [("AP_PORT", ap), ("QUIC_PORT", quic), ("WSS2_PORT", wss2)] {
             all.push((port.to_owned(), address(place)?.port().to_string()));
         }
         all.extend_from_slice(variables);
@@ -140,9 +180,9 @@ impl Own {
         self.dir.path().join("data")
     }
 
-    /// Ends the server and waits for it.
+    /// Kills the server and waits for it.
     pub(crate) async fn stop(mut self) -> Result<()> {
-        self.process.kill().await.context("the server cannot be stopped")
+        self.end(Ending::Killed).await
     }
 }
 

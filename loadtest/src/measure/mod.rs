@@ -11,3 +11,4 @@ pub(crate) mod model;
 pub(crate) mod neighbours;
 pub(crate) mod peers;
 pub(crate) mod run;
+pub(crate) mod storm;

@@ -7,7 +7,12 @@ mod native;
 mod webtransport;
 mod wss2;
 
-use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, time::Duration};
+use std::{
+    collections::BTreeMap,
+    net::{Ipv4Addr, SocketAddr},
+    path::PathBuf,
+    time::Duration,
+};
 
 use anyhow::{Context as _, Result};
 use clap::ValueEnum;
@@ -74,6 +79,8 @@ pub(crate) struct Target {
     pub(crate) token: String,
     /// Producers to follow. WebTransport asks for each; the others deliver all subscriptions of the consumer.
     pub(crate) producers: Vec<i64>,
+    /// The address that a WebSocket comes from; `None`: whichever the system gives.
+    pub(crate) source: Option<Ipv4Addr>,
 }
 
 /// Where to begin with each producer.
@@ -161,7 +168,7 @@ impl Target {
             Egress::Sse | Egress::Ndjson => &addresses.dsm,
             Egress::Native | Egress::Sse3 | Egress::Ndjson3 | Egress::WebTransport => &addresses.quic,
         };
-        Self { server: server.clone(), ca: addresses.ca.clone(), token: account.token.clone(), producers }
+        Self { server: server.clone(), ca: addresses.ca.clone(), token: account.token.clone(), producers, source: None }
     }
 
     /// `host:port` of a URL, or of itself; every node of a test listens on the loopback of IPv4.
@@ -184,6 +191,21 @@ impl Start {
         let places: BTreeMap<String, String> = producers.iter().map(|p| (p.to_string(), self.of(*p))).collect();
         Ok(serde_json::to_string(&places)?)
     }
+}
+
+/// The cursors that a message of `motience.v2` moves: that of a record, or those of a notice that tells where the egress stands.
+pub(crate) fn cursors(text: &str) -> Option<BTreeMap<i64, Cursor>> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Message {
+        Notice { cursors: BTreeMap<String, String> },
+        Record { producer_id: String, cursor: String },
+    }
+    let moved = match serde_json::from_str(text).ok()? {
+        Message::Notice { cursors } => cursors,
+        Message::Record { producer_id, cursor } => [(producer_id, cursor)].into(),
+    };
+    moved.into_iter().map(|(producer, cursor)| Some((producer.parse().ok()?, cursor.parse().ok()?))).collect()
 }
 
 /// Percent-encoded: the characters that a query cannot hold.

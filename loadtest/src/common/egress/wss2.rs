@@ -2,9 +2,9 @@
 
 use anyhow::{Result, bail};
 use futures_util::{SinkExt as _, StreamExt as _};
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 use tokio_tungstenite::{
-    MaybeTlsStream, WebSocketStream, connect_async_with_config,
+    MaybeTlsStream, WebSocketStream, client_async_with_config, connect_async_with_config,
     tungstenite::{Message, protocol::WebSocketConfig},
 };
 
@@ -31,7 +31,16 @@ impl Socket {
             url.push_str(&format!("&resume={}", escaped(&start.map(&target.producers)?)));
         }
         let config = WebSocketConfig::default().read_buffer_size(READ);
-        let (mut socket, _) = connect_async_with_config(url, Some(config), true).await?;
+        let (mut socket, _) = match target.source {
+            None => connect_async_with_config(url, Some(config), true).await?,
+            Some(source) => {
+                let from = TcpSocket::new_v4()?;
+                from.set_nodelay(true)?;
+                from.bind((source, 0).into())?;
+                let stream = from.connect(target.address()?).await?;
+                client_async_with_config(url, MaybeTlsStream::Plain(stream), Some(config)).await?
+            }
+        };
         if later {
             let mut parts = target.producers.chunks(POSITIONS).peekable();
             while let Some(part) = parts.next() {

@@ -15,6 +15,7 @@ use super::{
     attacks::{self, Attack},
     target::{Count, Target},
 };
+use crate::common::process;
 
 /// The longest attack: one that was forgotten ends by itself.
 const LONGEST: Duration = Duration::from_secs(900);
@@ -41,7 +42,7 @@ pub(crate) struct Options {
 /// Attacks until standard input ends. Cancelled, the attacks leave nothing behind but closed connections.
 pub(crate) async fn run(options: Options) -> Result<bool> {
     motience_certs::install_provider();
-    raise_descriptors()?;
+    process::raise_descriptors(DESCRIPTORS)?;
     let mut input = BufReader::new(tokio::io::stdin());
     let mut line = String::new();
     input.read_line(&mut line).await?;
@@ -76,16 +77,6 @@ fn chosen(only: &[String]) -> Result<Vec<&'static Attack>> {
         ensure!(attacks::ALL.iter().any(|attack| attack.name == name), "there is no attack '{name}'; there are: {}", names());
     }
     Ok(attacks::ALL.iter().filter(|attack| only.is_empty() || only.iter().any(|name| name == attack.name)).collect())
-}
-
-fn raise_descriptors() -> Result<()> {
-    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-    let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
-    if current.is_some_and(|current| current < DESCRIPTORS) {
-        let wanted = maximum.map_or(DESCRIPTORS, |maximum| maximum.min(DESCRIPTORS));
-        setrlimit(Resource::Nofile, Rlimit { current: Some(wanted), maximum }).context("descriptors cannot be had")?;
-    }
-    Ok(())
 }
 
 /// The running attacker.

@@ -20,7 +20,8 @@ const SILENCE: Duration = Duration::from_secs(8);
 const PAUSE: Duration = Duration::from_millis(200);
 
 pub(super) async fn read(egress: Egress, plan: &Plan, mut book: Book) -> Result<()> {
-    let target = Target { server: plan.server.clone(), ca: plan.ca.clone(), token: plan.token.clone(), producers: plan.producers.clone() };
+    let (server, ca, token, producers) = (plan.server.clone(), plan.ca.clone(), plan.token.clone(), plan.producers.clone());
+    let target = Target { server, ca, token, producers, source: None };
     loop {
         match Connection::open(egress, &target, &start(plan, &book)).await {
             Ok(connection) => {
