@@ -45,9 +45,10 @@ test('a reading and its unit share the prefix of a large number', () => {
 
 test('backoff grows, is bounded and is never nothing', () => {
   assert.equal(backoff(0, () => 0.9999), 500);
-  assert.equal(backoff(3, () => 0.5), 2000);
+  assert.equal(backoff(3, () => 0.5), 2125);
   assert.equal(backoff(1000, () => 1), 30_000);
   assert.equal(backoff(5, () => 0), 250);
+  assert.notEqual(backoff(0, () => 0.1), backoff(0, () => 0.2), 'many clients do not all wait for the shortest time');
 });
 
 test('a bounded list keeps the newest, newest first', () => {

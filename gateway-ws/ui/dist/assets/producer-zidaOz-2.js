@@ -1,4 +1,4 @@
-import{A as e,At as t,B as n,C as r,Ct as i,Dt as a,Et as o,F as s,Ft as c,G as l,I as u,It as ee,J as d,Lt as te,Mt as f,N as p,Nt as m,O as h,Ot as g,P as _,Pt as v,Rt as y,S as b,T as x,U as S,V as C,Y as w,_t as T,a as E,at as D,bt as O,c as k,ct as A,d as j,dt as M,jt as N,kt as P,l as F,lt as I,nt as L,o as R,pt as z,q as B,s as V,tt as H,u as U,ut as W,vt as G,wt as K,x as q,zt as J}from"./shared-C6gcKmIM.js";import{n as ne,r as re,t as Y}from"./shared-D3P9YUgC.js";var ie=`{
+import{A as e,At as t,B as n,C as r,Ct as i,Dt as a,Et as o,F as s,Ft as c,G as l,I as u,It as ee,J as d,Lt as te,Mt as f,N as p,Nt as m,O as h,Ot as g,P as _,Pt as v,Rt as y,S as b,T as x,U as S,V as C,Y as w,_t as T,a as E,at as D,bt as O,c as k,ct as A,d as j,dt as M,jt as N,kt as P,l as F,lt as I,nt as L,o as R,pt as z,q as B,s as V,tt as H,u as U,ut as W,vt as G,wt as K,x as q,zt as J}from"./shared-D9FZTddO.js";import{n as ne,r as re,t as Y}from"./shared-DXBxELeP.js";var ie=`{
   "device_id": "rpi_001",
   "timestamp": "2025-01-29T11:35:00Z",
   "data": {
