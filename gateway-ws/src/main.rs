@@ -22,7 +22,7 @@ use motience_runtime::{
     causes,
     clock::Clock,
     descriptors,
-    lifecycle::{EX_CONFIG, Shutdown, notify_ready},
+    lifecycle::{self, EX_CONFIG, Shutdown, notify_ready},
     telemetry::{self, Logging, Traces},
 };
 use motience_settings::{
@@ -84,9 +84,8 @@ enum Command {
     },
 }
 
-#[tokio::main]
-async fn main() -> ExitCode {
-    match run(Cli::parse()).await {
+fn main() -> ExitCode {
+    match lifecycle::run(run(Cli::parse())).context("the runtime cannot be started").flatten() {
         Ok(code) => code,
         Err(e) => {
             // One line for each setting that is wrong.

@@ -40,14 +40,13 @@ use motience_runtime::{
     causes,
     clock::Clock,
     descriptors,
-    lifecycle::{EX_CONFIG, Shutdown, notify_ready},
+    lifecycle::{self, EX_CONFIG, Shutdown, notify_ready},
     telemetry,
 };
 use motience_settings::{
     env::{self, Env},
     output::{is_unread, say},
 };
-use tokio::runtime::Runtime;
 use tracing::{info, warn};
 
 use crate::{
@@ -58,7 +57,7 @@ use crate::{
 
 /// Does what the command line says; the whole program behind `main`.
 pub fn run(cli: Cli) -> ExitCode {
-    let outcome = Runtime::new().context("the runtime cannot be started").and_then(|runtime| runtime.block_on(dispatch(cli)));
+    let outcome = lifecycle::run(dispatch(cli)).context("the runtime cannot be started").flatten();
     match outcome {
         Ok(code) => code,
         Err(e) if e.downcast_ref::<io::Error>().is_some_and(is_unread) => ExitCode::SUCCESS,

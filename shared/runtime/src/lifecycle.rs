@@ -11,6 +11,7 @@ mod draining;
 
 use std::{
     future::Future,
+    io,
     sync::{Arc, OnceLock},
     time::Duration,
 };
@@ -19,6 +20,7 @@ pub use draining::{Draining, Leave};
 
 use motience_settings::env::settings;
 use tokio::{
+    runtime::Runtime,
     signal::unix::{SignalKind, signal},
     sync::Notify,
     time::{Instant, sleep_until, timeout},
@@ -31,6 +33,21 @@ use tracing::{Instrument, debug_span, error, info, warn};
 
 /// Exit code for a bad configuration (sysexits.h, EX_CONFIG).
 pub const EX_CONFIG: u8 = 78;
+
+/// How long the threads of a program may take to end when its work is done: within what a supervisor allows (see [`Drain`]).
+const END_LIMIT: Duration = Duration::from_secs(1);
+
+/// Carries out the whole program `work` on a runtime of its own. Tasks and threads that are left when it is done were waited for as long as they may be,
+/// and hold the process up no more.
+///
+/// # Errors
+/// The system gives no threads.
+pub fn run<T>(work: impl Future<Output = T>) -> io::Result<T> {
+    let runtime = Runtime::new()?;
+    let outcome = runtime.block_on(work);
+    runtime.shutdown_timeout(END_LIMIT);
+    Ok(outcome)
+}
 
 /// Tells a supervisor that the process serves (sd_notify, `READY=1`); nothing where there is none.
 pub fn notify_ready() {
@@ -249,6 +266,21 @@ impl Shutdown {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_thread_that_does_not_end_holds_the_process_up_no_more() {
+        let (started, began) = std::sync::mpsc::channel();
+        let outcome = run(async move {
+            let blocked = move || {
+                started.send(()).unwrap();
+                std::thread::park();
+            };
+            drop(tokio::task::spawn_blocking(blocked));
+            began.recv().unwrap();
+            7
+        });
+        assert_eq!(outcome.unwrap(), 7);
+    }
 
     #[tokio::test]
     async fn tasks_that_end_are_waited_for_and_others_are_dropped() {
