@@ -212,9 +212,8 @@ async fn list(store: &Store, role: Option<Role>, name: String) -> anyhow::Result
             say(format_args!("{}\t{}\t{}{revoked}", user.id, user.role, user.username))?;
         }
         shown += accounts.len();
-        match accounts.last() {
-            Some(last) if accounts.len() == query.page.limit as usize => query.page.after = last.user.id.0,
-            _ => return Ok(shown),
+        if !query.page.turn(accounts.len(), accounts.last().map(|last| last.user.id.0)) {
+            return Ok(shown);
         }
     }
 }

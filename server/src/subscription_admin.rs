@@ -76,9 +76,8 @@ async fn list(store: &Store, producer: Option<String>, status: Option<Status>) -
             let until = expires_at.map(|at| at.format(&Rfc3339)).transpose()?.map_or(String::new(), |at| format!("\tuntil {at}"));
             say(format_args!("{id}\t{status}\t{}\t{}{until}", name(consumer_id.user()), name(producer_id.user())))?;
         }
-        match found.last() {
-            Some(last) if found.len() == page.limit as usize => page.after = last.id,
-            _ => return Ok(()),
+        if !page.turn(found.len(), found.last().map(|last| last.id)) {
+            return Ok(());
         }
     }
 }

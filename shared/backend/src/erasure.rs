@@ -105,9 +105,8 @@ impl Eraser {
                 };
                 let subscriptions = subscriptions.map_err(failed)?;
                 events.extend(subscriptions.iter().map(|one| Event::Unsubscribed { consumer: one.consumer_id, producer: one.producer_id }));
-                match subscriptions.last() {
-                    Some(last) if subscriptions.len() == page.limit as usize => page.after = last.id,
-                    _ => break,
+                if !page.turn(subscriptions.len(), subscriptions.last().map(|last| last.id)) {
+                    break;
                 }
             }
         }

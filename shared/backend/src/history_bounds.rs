@@ -48,9 +48,8 @@ impl OtherBounds {
                 for producer in &producers {
                     gone += self.rows(producer.id.producer()).await?;
                 }
-                match producers.last() {
-                    Some(last) if producers.len() == page.limit as usize => page.after = last.id.0,
-                    _ => break,
+                if !page.turn(producers.len(), producers.last().map(|last| last.id.0)) {
+                    break;
                 }
             }
         } else {

@@ -211,9 +211,8 @@ impl Trimmer {
                 let Some(before) = before(producer).filter(|_| by_rows || has_own) else { continue };
                 removed.rows += in_pieces(|| self.store.trim_history(producer, before)).await?;
             }
-            match producers.last() {
-                Some(last) if producers.len() == page.limit as usize => page.after = last.id.0,
-                _ => return Ok(removed),
+            if !page.turn(producers.len(), producers.last().map(|last| last.id.0)) {
+                return Ok(removed);
             }
         }
     }

@@ -124,6 +124,14 @@ pub struct Page {
     pub limit: u32,
 }
 
+impl Page {
+    /// Turns to the page after one of so many rows, the last of which had this id. `false`: there is none.
+    pub fn turn(&mut self, rows: usize, last: Option<i64>) -> bool {
+        self.after = last.unwrap_or(self.after);
+        rows >= self.limit.clamp(1, MAX_PAGE) as usize
+    }
+}
+
 impl Default for Page {
     fn default() -> Self {
         Self { after: 0, limit: MAX_PAGE }

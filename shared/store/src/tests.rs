@@ -23,7 +23,7 @@ use motience_testing::{PgBouncer, Postgres};
 
 use time::macros::datetime;
 
-use super::{Config, Division, HistoryBatch, HistoryRow, NewUser, Store, Width};
+use super::{Config, Division, HistoryBatch, HistoryRow, NewUser, Page, Store, Width};
 
 /// A store of each engine. Databases and folders live as long as this.
 struct Engines {
@@ -92,4 +92,14 @@ async fn a_task_that_may_ask_the_database_has_no_room_for_it_while_it_does_not()
     let store = Store::open(&Config::SqliteMemory).await.unwrap();
     let room = size_of_val(&store.key_by_hash("hash"));
     assert!(room <= 1 << 10, "{room} bytes for each task");
+}
+
+#[test]
+fn a_page_that_is_not_full_is_the_last() {
+    let mut page = Page { after: 3, limit: 2 };
+    assert!(page.turn(2, Some(7)) && page.after == 7);
+    assert!(!page.turn(1, Some(9)) && page.after == 9);
+    assert!(!page.turn(0, None) && page.after == 9);
+    // A thousand rows are all that there are of a page of more.
+    assert!(Page { after: 0, limit: 5_000 }.turn(1_000, Some(1_000)));
 }
