@@ -1,4 +1,4 @@
-//! Work and memory of a private Redis, as it counts them itself.
+//! A private Redis: its work and memory, as it counts them itself, and commands as it reads them.
 
 use anyhow::{Context as _, Result};
 use motience_testing::Redis;
@@ -37,4 +37,17 @@ pub(crate) async fn reported(redis: &Redis) -> Result<u64> {
         Some(key) => number(redis, &format!("ZCARD {key}"), ":").await,
         None => Ok(0),
     }
+}
+
+/// Adds the beginning of a command of so many words, and the first of them, as Redis reads it (RESP2, an array of bulk strings).
+pub(crate) fn put(buffer: &mut Vec<u8>, words: usize, first: &[impl AsRef<[u8]>]) {
+    buffer.extend_from_slice(format!("*{words}\r\n").as_bytes());
+    first.iter().for_each(|word| put_word(buffer, word.as_ref()));
+}
+
+/// Adds a word of a command.
+pub(crate) fn put_word(buffer: &mut Vec<u8>, word: &[u8]) {
+    buffer.extend_from_slice(format!("${}\r\n", word.len()).as_bytes());
+    buffer.extend_from_slice(word);
+    buffer.extend_from_slice(b"\r\n");
 }

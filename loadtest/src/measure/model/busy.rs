@@ -20,6 +20,7 @@ use tokio::{
 };
 
 use super::{bench::Bench, taken::Taken};
+use crate::common::redis::put;
 
 /// Connections that send writes, each with one under way.
 const WRITERS: usize = 32;
@@ -124,12 +125,8 @@ async fn connect(bench: &Bench) -> Result<TcpStream> {
 }
 
 fn encode(words: &[Vec<u8>]) -> Vec<u8> {
-    let mut request = format!("*{}\r\n", words.len()).into_bytes();
-    for word in words {
-        request.extend_from_slice(format!("${}\r\n", word.len()).as_bytes());
-        request.extend_from_slice(word);
-        request.extend_from_slice(b"\r\n");
-    }
+    let mut request = Vec::new();
+    put(&mut request, words.len(), words);
     request
 }
 

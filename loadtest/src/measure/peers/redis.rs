@@ -11,6 +11,8 @@ use tokio::{
     net::{TcpStream, tcp::OwnedWriteHalf},
 };
 
+use crate::common::redis::{put, put_word};
+
 /// Bytes read at once.
 const READ: usize = 64 * 1024;
 /// Records that one `XREAD` takes.
@@ -50,7 +52,7 @@ impl Sender {
         self.buffer.clear();
         for record in records {
             self.buffer.extend_from_slice(&self.command);
-            argument(&mut self.buffer, record);
+            put_word(&mut self.buffer, record);
         }
         Ok(self.writer.write_all(&self.buffer).await?)
     }
@@ -133,20 +135,6 @@ pub(super) async fn command(server: SocketAddr, words: &[&str]) -> Result<()> {
     stream.write_all(&text).await?;
     stream.read_u8().await?;
     Ok(())
-}
-
-/// The beginning of a command of so many arguments, and the first of them.
-fn put(buffer: &mut Vec<u8>, arguments: usize, first: &[&str]) {
-    buffer.extend_from_slice(format!("*{arguments}\r\n").as_bytes());
-    for word in first {
-        argument(buffer, word.as_bytes());
-    }
-}
-
-fn argument(buffer: &mut Vec<u8>, bytes: &[u8]) {
-    buffer.extend_from_slice(format!("${}\r\n", bytes.len()).as_bytes());
-    buffer.extend_from_slice(bytes);
-    buffer.extend_from_slice(b"\r\n");
 }
 
 /// An answer. Of numbers and of records only their presence matters.
