@@ -34,7 +34,8 @@ pub(crate) struct Options {
     server_program: Option<PathBuf>,
 }
 
-const LEVELS: [&str; 5] = ["no log", "memory", "file", "redis", "redis+1"];
+/// Redis syncs its file before it answers, but for `redis, 1 s`, where it does so each second (`appendfsync everysec`).
+const LEVELS: [&str; 6] = ["no log", "memory", "file", "redis", "redis, 1 s", "redis+1"];
 
 /// One level in one round.
 struct Run {
@@ -60,8 +61,10 @@ pub(crate) async fn run(options: Options) -> Result<bool> {
                 "no log" => vec![set(mutation::VARIABLE, mutation::NO_LOG), set("LOG_DURABILITY", "memory")],
                 "memory" | "file" => vec![set("LOG_DURABILITY", level)],
                 over => {
-                    let (redis, replicas) = if over == "redis" { (&lone, 0) } else { (&redis, 1) };
-                    let database = postgres.database(&format!("round{round}_{replicas}")).await;
+                    let (redis, replicas) = if over == "redis+1" { (&redis, 1) } else { (&lone, 0) };
+                    let sync = if over == "redis, 1 s" { "everysec" } else { "always" };
+                    redis.command(&format!("CONFIG SET appendfsync {sync}")).await;
+                    let database = postgres.database(&format!("round{round}_{replicas}_{sync}")).await;
                     [shared(redis, database, &secret()), vec![set("REDIS_REPLICAS", &replicas.to_string())]].concat()
                 }
             };
@@ -87,7 +90,7 @@ fn print(options: &Options, runs: &[Vec<Run>]) {
         options.rate
     );
     say!(
-        "{:<8} | {:>12} {:>6} {:>8} | {:>8} {:>8} {:>6} {:>8}",
+        "{:<10} | {:>12} {:>6} {:>8} | {:>8} {:>8} {:>6} {:>8}",
         "level",
         "flood rec/s",
         "ratio",
@@ -110,7 +113,7 @@ fn print(options: &Options, runs: &[Vec<Run>]) {
     for (level, runs) in LEVELS.iter().zip(runs) {
         let [rate, cpu, half, tail, steady] = row(runs);
         let (slower, longer) = (rate / base_rate, tail / base_tail);
-        say!("{level:<8} | {rate:>12.0} {slower:>6.2} {cpu:>8.2} | {half:>8.3} {tail:>8.3} {longer:>6.2} {steady:>8.1}");
+        say!("{level:<10} | {rate:>12.0} {slower:>6.2} {cpu:>8.2} | {half:>8.3} {tail:>8.3} {longer:>6.2} {steady:>8.1}");
         for run in runs.iter().filter(|run| !run.flood.good() || !run.steady.good()) {
             run.flood.print();
             run.steady.print();
