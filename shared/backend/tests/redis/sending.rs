@@ -9,13 +9,19 @@ use tokio::time::{Instant, sleep, timeout};
 
 /// A failover takes seconds, and Sentinels take their time until they make a former master a replica: above all one that the machine has held
 /// up, which does nothing for half a minute.
-pub(crate) const LIMIT: Duration = Duration::from_secs(120);
+pub(crate) const LIMIT: Duration = Duration::from_secs(180);
 
 /// Sends as a device does: where the node gives up, it connects again and sends what is not known to be in.
 pub(crate) async fn send(node: &Backend, log: LogKey, seqs: RangeInclusive<u64>) {
-    let deadline = Instant::now() + LIMIT;
+    let began = Instant::now();
+    // When each reason was first met after another.
+    let mut met: Vec<(Duration, String)> = Vec::new();
     while let Err(e) = try_send(node, log, seqs.clone()).await {
-        assert!(Instant::now() < deadline, "{e}");
+        let why = e.to_string();
+        if met.last().is_none_or(|(_, last)| *last != why) {
+            met.push((began.elapsed(), why));
+        }
+        assert!(began.elapsed() < LIMIT, "{met:#?}");
         sleep(Duration::from_millis(100)).await;
     }
 }
