@@ -13,7 +13,7 @@ use tokio::{
     time::{Instant, sleep, timeout},
 };
 
-use super::{Device, LIMIT, P, all, node, write};
+use super::{Device, LIMIT, P, all, each_once, node, sending::send, write};
 
 /// A record of four thousand bytes that cannot be made much shorter, and what the device must do where it is refused.
 async fn write_large(log: &log::Log, device: &mut [Device], seq: u64) -> Result<(), log::Error> {
@@ -175,4 +175,21 @@ async fn functions_that_are_there_are_not_loaded_again() {
     let _second = node(&redis.url(), &[]).await;
     let stats = redis.command("INFO commandstats").await;
     assert!(stats.contains("cmdstat_function|list") && !stats.contains("cmdstat_function|load"), "{stats}");
+}
+
+/// A server that was a replica for a moment ends no connections, and whoever connects to it later finds it in another epoch.
+#[tokio::test]
+async fn a_connection_that_knows_an_epoch_of_the_past_is_given_up() {
+    let redis = Redis::start().await;
+    let _replica = Redis::replica_of(&redis).await;
+    let node = node(&redis.url(), &[("REDIS_REPLICAS", "1")]).await;
+    send(&node, P, 1..=3).await;
+    // Nobody is at that port.
+    redis.command("MULTI\r\nREPLICAOF 127.0.0.1 1\r\nREPLICAOF NO ONE\r\nEXEC").await;
+    // The connection that waits for replicas is made anew; the one that appends lasts.
+    let connections = redis.command("CLIENT LIST TYPE normal").await;
+    let waits = connections.lines().find(|line| line.contains("cmd=wait")).and_then(|line| line.split_whitespace().next()).unwrap();
+    redis.command(&format!("CLIENT KILL ID {}", waits.trim_start_matches("id="))).await;
+    send(&node, P, 4..=6).await;
+    each_once(&all(node.relay.log(), P).await, 1, 1..=6);
 }

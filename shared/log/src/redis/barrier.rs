@@ -33,7 +33,16 @@ const REPLICA_LIMIT: Duration = Duration::from_secs(2);
 struct Waiter {
     /// Epoch of the server that took the append.
     log_epoch: LogEpoch,
-    answer: oneshot::Sender<Result<(), Error>>,
+    answer: oneshot::Sender<Result<Passed, Error>>,
+}
+
+/// The outcome of a wait.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Passed {
+    /// Enough replicas have what was written.
+    Yes,
+    /// The server is in another epoch than the one that took the append, or was asked on a connection of another.
+    OtherEpoch,
 }
 
 /// Handle of the task that waits for replicas.
@@ -56,7 +65,7 @@ impl Barrier {
     }
 
     /// Returns once everything written before the call, to the server of this epoch, is on enough replicas.
-    pub(super) async fn pass(&self, log_epoch: LogEpoch) -> Result<(), Error> {
+    pub(super) async fn pass(&self, log_epoch: LogEpoch) -> Result<Passed, Error> {
         let gone = || Error::Unavailable("the log is closed".to_owned());
         let (answer, answered) = oneshot::channel();
         self.waiters.send(Waiter { log_epoch, answer }).await.map_err(|_| gone())?;
@@ -96,14 +105,13 @@ impl Task {
                 warn!(error = %e, "appended, but not on enough replicas");
             }
             for waiter in waiters.drain(..) {
-                let outcome = outcome.clone().and_then(|log_epoch| {
+                let outcome = outcome.clone().map(|log_epoch| {
                     if log_epoch == waiter.log_epoch {
-                        Ok(())
-                    } else {
-                        // One of them asks a server that is the master no more.
-                        self.connection = None;
-                        Err(Error::Unavailable("Redis was restarted in between".to_owned()))
+                        return Passed::Yes;
                     }
+                    // One of them asks a server that is the master no more.
+                    self.connection = None;
+                    Passed::OtherEpoch
                 });
                 // Nobody may wait any more.
                 let _ = waiter.answer.send(outcome);

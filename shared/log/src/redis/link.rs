@@ -180,11 +180,15 @@ impl Link {
         // A flushed server has lost the functions; the next session loads them again.
         let no_function = error.to_string().contains("Function not found");
         if error.is_io_error() || error.is_timeout() || error.is_connection_dropped() || wrong_server || no_function {
-            let mut current = self.current.lock();
-            current.take_if(|c| c.number == session.number);
+            self.leave(session);
             return self.place.unavailable(error);
         }
         self.place.judge(error)
+    }
+
+    /// Gives the connection up for everyone.
+    pub(super) fn leave(&self, session: &Session) {
+        self.current.lock().take_if(|current| current.number == session.number);
     }
 
     fn note(&self, error: &RedisError) {

@@ -51,6 +51,7 @@ use tracing::warn;
 
 pub use self::config::{Config, Settings};
 use self::{
+    barrier::Passed,
     functions::call,
     leases::{LEASE, Leases, Owned},
     link::Session,
@@ -195,7 +196,14 @@ impl Log {
     /// Returns once what this session has written is as durable as was asked for.
     async fn durable(&self, shard: &Shard, session: &Session) -> Result<(), Error> {
         match &shard.barrier {
-            Some(barrier) => barrier.pass(session.log_epoch).await,
+            Some(barrier) => match barrier.pass(session.log_epoch).await? {
+                Passed::Yes => Ok(()),
+                Passed::OtherEpoch => {
+                    // Either may be the one that knows an epoch of the past: a server that was a replica for a moment ends no connections.
+                    shard.link.leave(session);
+                    Err(Error::Unavailable("Redis was restarted in between".to_owned()))
+                }
+            },
             None => Ok(()),
         }
     }
