@@ -212,9 +212,10 @@ impl<'h> Facts<'h> {
                     _ => None,
                 };
                 match &line.event {
-                    Event::Started { .. } => {
+                    Event::Started { incarnation } => {
                         if let Some(device) = self.devices.get_mut(number) {
-                            device.incarnations += 1;
+                            // One that was killed at once did not come to say that it began.
+                            device.incarnations = device.incarnations.max(*incarnation);
                             device.done = false;
                         }
                     }

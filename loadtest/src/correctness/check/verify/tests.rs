@@ -178,6 +178,13 @@ fn what_was_never_sent_or_was_changed_is_refused() {
         untake(h);
         h.devices.get_mut(&0).unwrap().push(line(40 * SECOND, Event::Started { incarnation: 2 }));
     });
+    // An incarnation before it was killed before it said that it began.
+    passes(|h| {
+        untake(h);
+        let device = h.devices.get_mut(&0).unwrap();
+        device.retain(|line| !matches!(line.event, Event::Started { .. }));
+        device.push(line(40 * SECOND, Event::Started { incarnation: 2 }));
+    });
     // An outbox that gives a name twice.
     refused(
         |h| {
