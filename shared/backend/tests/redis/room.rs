@@ -177,15 +177,33 @@ async fn functions_that_are_there_are_not_loaded_again() {
     assert!(stats.contains("cmdstat_function|list") && !stats.contains("cmdstat_function|load"), "{stats}");
 }
 
-/// A server that was a replica for a moment ends no connections, and whoever connects to it later finds it in another epoch.
+/// A server that was a replica for a moment ends no connections, and whoever connects to it later finds it in another epoch. Nobody is at that port.
+const FOR_A_MOMENT: &str = "MULTI\r\nREPLICAOF 127.0.0.1 1\r\nREPLICAOF NO ONE\r\nEXEC";
+
 #[tokio::test]
 async fn a_connection_that_knows_an_epoch_of_the_past_is_given_up() {
+    let redis = Redis::start().await;
+    let node = node(&redis.url(), &[]).await;
+    send(&node, P, 1..=3).await;
+    let log = node.relay.log();
+    let before = log.bounds(P).await.unwrap().epochs.present();
+    redis.command(FOR_A_MOMENT).await;
+    let deadline = Instant::now() + LIMIT;
+    while log.bounds(P).await.unwrap().epochs.present() == before {
+        assert!(Instant::now() < deadline, "the node goes on in the epoch of the past");
+        sleep(Duration::from_millis(50)).await;
+    }
+    send(&node, P, 4..=6).await;
+    each_once(&all(log, P).await, 1, 1..=6);
+}
+
+#[tokio::test]
+async fn appends_go_on_where_only_the_connection_that_waits_for_replicas_knows_the_epoch() {
     let redis = Redis::start().await;
     let _replica = Redis::replica_of(&redis).await;
     let node = node(&redis.url(), &[("REDIS_REPLICAS", "1")]).await;
     send(&node, P, 1..=3).await;
-    // Nobody is at that port.
-    redis.command("MULTI\r\nREPLICAOF 127.0.0.1 1\r\nREPLICAOF NO ONE\r\nEXEC").await;
+    redis.command(FOR_A_MOMENT).await;
     // The connection that waits for replicas is made anew; the one that appends lasts.
     let connections = redis.command("CLIENT LIST TYPE normal").await;
     let waits = connections.lines().find(|line| line.contains("cmd=wait")).and_then(|line| line.split_whitespace().next()).unwrap();

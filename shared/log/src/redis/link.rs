@@ -186,6 +186,13 @@ impl Link {
         self.place.judge(error)
     }
 
+    /// Gives up a connection that was made when the server was in another epoch: one that was a replica for a moment ends none.
+    pub(super) fn keep_to(&self, log_epoch: LogEpoch) {
+        if !Mutation::EpochBesideData.is_on() {
+            self.current.lock().take_if(|current| current.log_epoch != log_epoch);
+        }
+    }
+
     /// Gives the connection up for everyone.
     pub(super) fn leave(&self, session: &Session) {
         self.current.lock().take_if(|current| current.number == session.number);

@@ -12,6 +12,7 @@ use std::{
     time::Duration,
 };
 
+use motience_proto::model::LogEpoch;
 use parking_lot::{Mutex, RwLock};
 use redis::{Cmd, FromRedisValue, Value};
 use tokio::{
@@ -59,6 +60,14 @@ pub(super) struct Shard {
     pub(super) barrier: Option<Barrier>,
     /// Looks where the server is.
     look: JoinHandle<()>,
+}
+
+impl Shard {
+    /// Gives up connections that were made when the server was in another epoch.
+    pub(super) fn keep_to(&self, log_epoch: LogEpoch) {
+        self.link.keep_to(log_epoch);
+        self.reading.keep_to(log_epoch);
+    }
 }
 
 impl Drop for Shard {

@@ -39,7 +39,10 @@ pub(super) async fn run(watched: Weak<Inner>) {
         let mut seen = Vec::new();
         for shard in log.shards.all() {
             match shard.link.server().await {
-                Ok(server) => seen.push((shard, server)),
+                Ok(server) => {
+                    shard.keep_to(server.log_epoch);
+                    seen.push((shard, server));
+                }
                 Err(e) => debug!(error = %e, "the state of Redis cannot be seen; trying again"),
             }
         }
