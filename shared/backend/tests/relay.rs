@@ -79,6 +79,7 @@ stories!(
     records_arrive_once_and_in_order,
     a_newer_connection_fences_the_older,
     a_reconnect_learns_what_is_in_and_another_epoch_does_not,
+    a_late_connection_of_a_process_that_is_gone_does_no_harm,
     cursors_begin_where_they_are_told,
     a_slow_reader_falls_back_to_the_log_and_loses_nothing,
     a_bad_record_is_refused_and_leaves_no_hole,
@@ -163,6 +164,26 @@ async fn a_newer_connection_fences_the_older(node: Arc<Backend>) {
     assert_eq!(refused.to_string(), "a newer connection of this device took over");
     send(&newer, [2]).await;
     assert_eq!(node.relay.log().bounds(LOG).await.unwrap().last, Offset(2));
+}
+
+/// A device began a new outbox, and a connection of its former process is dealt with only now.
+async fn a_late_connection_of_a_process_that_is_gone_does_no_harm(node: Arc<Backend>) {
+    let open = async |epoch| node.relay.publisher(LOG, device(), ProducerEpoch(epoch)).await.unwrap();
+    send(&open(1).await, 1..=3).await;
+    let new = open(2).await;
+    send(&new, 1..=2).await;
+    // The late one may even bring records.
+    let late = open(1).await;
+    assert_eq!(late.seen().to_string(), "1-3");
+    send(&late, 3..=4).await;
+    let back = open(2).await;
+    assert_eq!(back.seen().to_string(), "1-2", "what is in is known");
+    send(&back, 1..=3).await;
+    let mut reader = node.relay.subscriber();
+    reader.follow(P, StartPosition::Earliest).await.unwrap();
+    let numbers: Vec<u64> = receive(&mut reader, 7).await.into_iter().map(|(_, n)| n).collect();
+    assert_eq!(numbers, [1, 2, 3, 1, 2, 4, 3]);
+    assert_eq!(node.relay.log().bounds(LOG).await.unwrap().last, Offset(7), "each of the two epochs once");
 }
 
 async fn a_reconnect_learns_what_is_in_and_another_epoch_does_not(node: Arc<Backend>) {

@@ -11,7 +11,8 @@
 --                       of milliseconds since 1970 (nodes of the first release wrote none)
 -- marks    m:ID:{P-LOG}:marks  list of 'OFFSET TOTAL TIME', oldest first: where the log is cut when it is trimmed
 -- ids      m:ID:{P-LOG}:ids    sorted set of clients' own ids by time
--- session  m:ID:{P-LOG}:s:NAME hash: life (of the log, in which the fence was raised), owner (who raised it), fence, epoch, seen
+-- session  m:ID:{P-LOG}:s:NAME hash: life (of the log, in which the fence was raised), owner (who raised it), fence, epoch, seen,
+--                       and epoch2, seen2: those that it had before
 -- roster   m:ID:{P-LOG}:devices, :passing   sorted sets of the sessions (sessions.lua)
 -- fresh, staged  m:ID:{P-LOG}:fresh, :staged   while records are erased: the stream as it will be, and a hash with the chunks that will be others
 -- channel  m:ID:{P-LOG}:live   shard channel; one message for each chunk
@@ -103,9 +104,10 @@ end
 local function pay(meta, owed)
   remove(owed.gone or {})
   for _, one in ipairs(owed.sessions) do
-    local key, epoch, seen, memory, life, owner, fence = unpack(one)
+    local key, epoch, seen, memory, life, owner, fence, other, others = unpack(one)
     if fence then
-      redis.call('HSET', key, 'life', life, 'owner', owner, 'fence', fence, 'epoch', epoch, 'seen', seen)
+      redis.call('HSET', key, 'life', life, 'owner', owner, 'fence', fence, 'epoch', epoch, 'seen', seen, 'epoch2', other or '',
+        'seen2', others or '')
     else
       redis.call('HSET', key, 'epoch', epoch, 'seen', seen)
     end
@@ -160,14 +162,21 @@ end
 local function open(keys, args)
   local log = enter(keys, args[1])
   local key, epoch, owner, memory = keys[5], args[5], args[6], args[8]
-  local state = redis.call('HMGET', key, 'life', 'owner', 'fence', 'epoch', 'seen')
+  local state = redis.call('HMGET', key, 'life', 'owner', 'fence', 'epoch', 'seen', 'epoch2', 'seen2')
   if args[7] ~= '' and state[1] == log.life and state[2] ~= owner then
     -- Somebody else opened in this life. Who came later is known only where both did.
     return {args[7] == log.life and 'fenced' or 'stale'}
   end
-  local seen = ''
+  -- The window of the epoch before is kept: a connection of a process that is gone may be dealt with late, and must not have the
+  -- sender's present window forgotten.
+  local seen, other, others = '', state[6] or '', state[7] or ''
   if state[4] == epoch then
     seen = state[5] or ''
+  else
+    if other == epoch then
+      seen = others
+    end
+    other, others = state[4] or '', state[5] or ''
   end
   local raised = text(math.max(log.fence, tonumber(state[3] or '0')) + 1)
   local book = ledger(keys, 3, now_ms(), {args[2], args[3], args[4]})
@@ -175,7 +184,7 @@ local function open(keys, args)
   local roster = find(book, key)
   choose(book, log, roster, memory, 0)
   local owed = debts(book)
-  owed.sessions[1] = {key, epoch, seen, memory, log.life, owner, raised}
+  owed.sessions[1] = {key, epoch, seen, memory, log.life, owner, raised, other, others}
   redis.call('HSET', keys[1], 'fence', raised, 'windows', text(log.windows), 'redo', cmsgpack.pack(owed))
   pay(keys[1], owed)
   return {log.life, raised, seen, reasons(book)}

@@ -23,9 +23,23 @@ pub(super) struct SessionEntry {
     pub(super) owner: u64,
     pub(super) producer_epoch: ProducerEpoch,
     pub(super) seen: RangeSet,
+    /// The epoch before and its window, as long as the process lives: a connection of a sender's process that is gone may be dealt with late, and
+    /// must not have the present window forgotten.
+    pub(super) before: Option<(ProducerEpoch, RangeSet)>,
     pub(super) used: OffsetDateTime,
     /// Alive for as long as a connection may write.
     pub(super) held: Weak<()>,
+}
+
+impl SessionEntry {
+    /// The window of an epoch that the sender opens in, and what was before it then.
+    pub(super) fn windows(&self, epoch: ProducerEpoch) -> (RangeSet, Option<(ProducerEpoch, RangeSet)>) {
+        if self.producer_epoch == epoch {
+            return (self.seen.clone(), self.before.clone());
+        }
+        let back = self.before.as_ref().filter(|(before, _)| *before == epoch).map(|(_, seen)| seen.clone());
+        (back.unwrap_or_default(), Some((self.producer_epoch, self.seen.clone())))
+    }
 }
 
 /// Limits of a table.
@@ -63,7 +77,8 @@ impl SessionTable {
     /// Puts a session in the place of what was known of its sender, as the last used.
     pub(super) fn put(&mut self, name: SessionName, session: SessionEntry) {
         self.turn += 1;
-        let bytes = name.bytes(session.seen.ranges());
+        let before = session.before.as_ref().map_or(0, |(_, seen)| seen.ranges());
+        let bytes = name.bytes(session.seen.ranges() + before);
         let known = Known { session, turn: self.turn, bytes };
         if let Some(before) = self.known.insert(name.clone(), known) {
             self.idle.remove(&before.turn);
@@ -123,7 +138,7 @@ mod tests {
     fn session(ranges: u64, second: i64) -> SessionEntry {
         let seen = (0..ranges).map(|n| 2 * n + 1).collect();
         let used = OffsetDateTime::UNIX_EPOCH + time::Duration::seconds(second);
-        SessionEntry { fence: Fence(1), owner: 1, producer_epoch: ProducerEpoch(1), seen, used, held: Weak::new() }
+        SessionEntry { fence: Fence(1), owner: 1, producer_epoch: ProducerEpoch(1), seen, before: None, used, held: Weak::new() }
     }
 
     #[test]

@@ -107,14 +107,13 @@ impl Producer {
         }
         let fence = Fence(known.map_or(0, |session| session.fence.0) + 1);
         let held = known.and_then(|session| session.held.upgrade()).unwrap_or_default();
-        let seen = known
-            .filter(|session| session.producer_epoch == sender.producer_epoch)
-            .map_or_else(RangeSet::new, |session| session.seen.clone());
+        let (seen, before) = known.map_or_else(Default::default, |session| session.windows(sender.producer_epoch));
         let session = SessionEntry {
             fence,
             owner: sender.owner,
             producer_epoch: sender.producer_epoch,
             seen: seen.clone(),
+            before,
             used: now.at,
             held: Arc::downgrade(&held),
         };

@@ -106,6 +106,7 @@ pub(super) fn load(
             owner: 0,
             producer_epoch: ProducerEpoch(row.producer_epoch.cast_unsigned()),
             seen,
+            before: None,
             used: from_millis(row.used),
             held: std::sync::Weak::new(),
         };
