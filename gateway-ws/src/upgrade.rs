@@ -99,7 +99,7 @@ impl Request {
         check_origin(&self.headers, &shared.config.origins)?;
         // Before anything is looked up: those who are asked to leave come back at once, and a node without another beside it would be held up by them.
         if shared.shutdown.draining().begun().is_cancelled() {
-            return Err(ApiError::unavailable("draining", "This node is going away. Try again."));
+            return Err(ApiError::draining());
         }
         let offered = upgrade.offered();
         let after_bearer = offered.iter().position(|p| p == BEARER).and_then(|at| offered.get(at + 1));

@@ -95,7 +95,7 @@ fn admit(connect: &Connect, client: ClientAddress, shared: &Shared) -> Result<(P
     }
     check_origin(&connect.parts.headers, &shared.config.origins)?;
     if shared.draining.begun().is_cancelled() {
-        return Err(ApiError::unavailable("draining", "This node is going away. Try again."));
+        return Err(ApiError::draining());
     }
     let permit = shared.backend.permits.unauthenticated(client, Transport::WebTransport)?;
     let inbox = connect.register().ok_or_else(|| {

@@ -106,6 +106,11 @@ impl ApiError {
         error
     }
 
+    /// 503: this node takes nobody any more.
+    pub fn draining() -> Self {
+        Self::unavailable("draining", "This node is going away. Try again.")
+    }
+
     /// 500: our fault. The cause is logged, never sent.
     pub fn internal(cause: impl std::fmt::Display) -> Self {
         error!(%cause, "a request failed");
@@ -319,7 +324,7 @@ impl From<relay::Error> for ApiError {
             warn!(%error, "the relay failed a request");
         }
         match error {
-            relay::Error::Closed => Self::unavailable("draining", "This node is going away. Try again."),
+            relay::Error::Closed => Self::draining(),
             relay::Error::Store(_) => Self::unavailable("database_away", "The database is unreachable. Try again in a moment."),
             relay::Error::Exceeded(exceeded) => exceeded.into(),
             relay::Error::Log(_) => Self::unavailable("log_away", "The log is unavailable. Try again in a moment."),
