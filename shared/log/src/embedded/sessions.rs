@@ -4,7 +4,7 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
-    sync::Weak,
+    sync::{Arc, Weak},
 };
 
 use motience_proto::model::{Fence, ProducerEpoch, RangeSet};
@@ -25,7 +25,7 @@ pub(super) struct SessionEntry {
     pub(super) seen: RangeSet,
     /// The epoch before and its window, as long as the process lives: a connection of a sender's process that is gone may be dealt with late, and
     /// must not have the present window forgotten.
-    pub(super) before: Option<(ProducerEpoch, RangeSet)>,
+    pub(super) before: Option<Arc<(ProducerEpoch, RangeSet)>>,
     pub(super) used: OffsetDateTime,
     /// Alive for as long as a connection may write.
     pub(super) held: Weak<()>,
@@ -33,12 +33,12 @@ pub(super) struct SessionEntry {
 
 impl SessionEntry {
     /// The window of an epoch that the sender opens in, and what was before it then.
-    pub(super) fn windows(&self, epoch: ProducerEpoch) -> (RangeSet, Option<(ProducerEpoch, RangeSet)>) {
+    pub(super) fn windows(&self, epoch: ProducerEpoch) -> (RangeSet, Option<Arc<(ProducerEpoch, RangeSet)>>) {
         if self.producer_epoch == epoch {
             return (self.seen.clone(), self.before.clone());
         }
-        let back = self.before.as_ref().filter(|(before, _)| *before == epoch).map(|(_, seen)| seen.clone());
-        (back.unwrap_or_default(), Some((self.producer_epoch, self.seen.clone())))
+        let back = self.before.as_ref().filter(|before| before.0 == epoch).map(|before| before.1.clone());
+        (back.unwrap_or_default(), Some(Arc::new((self.producer_epoch, self.seen.clone()))))
     }
 }
 
@@ -77,7 +77,7 @@ impl SessionTable {
     /// Puts a session in the place of what was known of its sender, as the last used.
     pub(super) fn put(&mut self, name: SessionName, session: SessionEntry) {
         self.turn += 1;
-        let before = session.before.as_ref().map_or(0, |(_, seen)| seen.ranges());
+        let before = session.before.as_ref().map_or(0, |before| before.1.ranges());
         let bytes = name.bytes(session.seen.ranges() + before);
         let known = Known { session, turn: self.turn, bytes };
         if let Some(before) = self.known.insert(name.clone(), known) {
