@@ -6,7 +6,10 @@
 
 use std::time::Duration;
 
-use aws_lc_rs::hmac::{self, HMAC_SHA256};
+use aws_lc_rs::{
+    hkdf,
+    hmac::{self, HMAC_SHA256},
+};
 use secrecy::{ExposeSecret as _, SecretString};
 
 /// Shortest time between two resets of a socket: after a restart each device is told at its next keep-alive, of twenty thousand some 1,300 a second.
@@ -15,11 +18,11 @@ pub(super) const BETWEEN: Duration = Duration::from_micros(500);
 
 /// The key of the node of this name.
 pub(super) fn key(secret: &SecretString, node: &str) -> hmac::Key {
-    let secret = hmac::Key::new(HMAC_SHA256, secret.expose_secret().as_bytes());
-    let mut named = hmac::Context::with_key(&secret);
-    named.update(b"motience: stateless resets 1 ");
-    named.update(node.as_bytes());
-    hmac::Key::new(HMAC_SHA256, named.sign().as_ref())
+    hkdf::Salt::new(hkdf::HKDF_SHA256, b"motience")
+        .extract(secret.expose_secret().as_bytes())
+        .expand(&[b"stateless resets 1".as_slice(), node.as_bytes()], HMAC_SHA256)
+        .expect("HKDF-SHA256 gives up to 8160 bytes")
+        .into()
 }
 
 #[cfg(test)]
