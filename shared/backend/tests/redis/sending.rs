@@ -9,7 +9,7 @@ use tokio::time::{Instant, sleep, timeout};
 
 /// A failover takes seconds, and Sentinels take their time until they make a former master a replica: above all one that the machine has held
 /// up, which does nothing for half a minute.
-pub(crate) const LIMIT: Duration = Duration::from_secs(180);
+pub(crate) const LIMIT: Duration = Duration::from_secs(120);
 
 /// Sends as a device does: where the node gives up, it connects again and sends what is not known to be in.
 pub(crate) async fn send(node: &Backend, log: LogKey, seqs: RangeInclusive<u64>) {
