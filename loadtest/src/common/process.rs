@@ -1,9 +1,9 @@
-//! Cost of a process, as Linux tells it.
+//! Processes, as Linux has them: their cost, signals, and open files.
 
 use std::{fs, time::Duration};
 
 use anyhow::{Context as _, Result};
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use rustix::process::{Pid, Resource, Rlimit, Signal, getrlimit, kill_process, setrlimit};
 
 /// Clock ticks a second: fixed at 100 in the kernel's interface to programs (proc(5), `USER_HZ`).
 const TICKS: u64 = 100;
@@ -23,6 +23,12 @@ pub(crate) fn resident(pid: u32) -> Result<u64> {
     let line = status.lines().find_map(|l| l.strip_prefix("VmRSS:")).context("an unknown /proc format")?;
     let kib: u64 = line.trim().trim_end_matches(" kB").trim().parse()?;
     Ok(kib * 1024)
+}
+
+/// Sends a signal.
+pub(crate) fn signal(pid: u32, signal: Signal) -> Result<()> {
+    let id = Pid::from_raw(pid.cast_signed()).context("a process has a number")?;
+    kill_process(id, signal).with_context(|| format!("process {pid} cannot be sent {signal:?}"))
 }
 
 /// Allows this process so many open files, as far as the system lets it.

@@ -11,13 +11,15 @@ use anyhow::{Context as _, Result, bail};
 use clap::ValueEnum;
 use motience_loadtest::link::Namespace;
 use motience_testing::Redis;
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::Signal;
 use serde::{Deserialize, Serialize};
 use tempfile::TempDir;
 use tokio::{
     process::{Child, Command},
     time::{Instant, sleep, timeout},
 };
+
+use super::process::signal;
 
 /// Longest wait for our own server to be up.
 const START_LIMIT: Duration = Duration::from_secs(60);
@@ -107,9 +109,9 @@ impl Own {
 
     /// Ends the server and waits for it.
     pub(crate) async fn end(&mut self, ending: Ending) -> Result<()> {
-        match (ending, self.process.id().and_then(|id| Pid::from_raw(i32::try_from(id).ok()?))) {
-            (Ending::Drained, Some(id)) => {
-                kill_process(id, Signal::TERM)?;
+        match (ending, self.process.id()) {
+            (Ending::Drained, Some(pid)) => {
+                signal(pid, Signal::TERM)?;
                 timeout(DRAIN_LIMIT, self.process.wait()).await.context("the server does not drain")??;
                 Ok(())
             }

@@ -21,7 +21,7 @@ use motience_proto::{
     model::{DeviceId, ProducerId},
     wire::{Intent, Start},
 };
-use motience_testing::{Postgres, Redis, lasting_ports};
+use motience_testing::{Postgres, Redis, port_settings};
 use parking_lot::Mutex;
 use reqwest::Method;
 use serde_json::{Value, json};
@@ -64,7 +64,7 @@ impl Member {
     async fn start(program: PathBuf, arguments: &'static [&'static str], variables: &[(&str, &str)]) -> Self {
         let mut variables: Vec<_> = variables.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
         let names = ["AP", "SM", "DSM", "WSS1", "WSS2", "WSS1_UI", "WSS2_UI", "QUIC", "OPERATIONS"];
-        variables.extend(names.into_iter().zip(lasting_ports::<9>()).map(|(name, port)| (format!("{name}_PORT"), port.to_string())));
+        variables.extend(port_settings(names));
         let mut member = Self { node: None, program, arguments, variables };
         let node = Node::start(&member.program, member.arguments, &member.settings()).await;
         member.node = Some(node);

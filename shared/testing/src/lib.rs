@@ -11,5 +11,10 @@ mod redis_cluster;
 mod sentinel;
 
 pub use self::{
-    pgbouncer::PgBouncer, postgres::Postgres, process::lasting_ports, redis::Redis, redis_cluster::RedisCluster, sentinel::Sentinels,
+    pgbouncer::PgBouncer,
+    postgres::Postgres,
+    process::{lasting_ports, port_settings},
+    redis::Redis,
+    redis_cluster::RedisCluster,
+    sentinel::Sentinels,
 };

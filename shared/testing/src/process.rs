@@ -125,6 +125,11 @@ pub fn lasting_ports<const N: usize>() -> [u16; N] {
     held.map(|(port, ..)| port)
 }
 
+/// Settings of a node that has [`lasting_ports`]: the port of each of its listeners, `AP` for `AP_PORT`.
+pub fn port_settings<const N: usize>(listeners: [&str; N]) -> Vec<(String, String)> {
+    listeners.iter().zip(lasting_ports::<N>()).map(|(name, port)| (format!("{name}_PORT"), port.to_string())).collect()
+}
+
 fn hold(port: u16) -> Option<(u16, TcpListener, UdpSocket)> {
     let place = (Ipv4Addr::LOCALHOST, port);
     Some((port, TcpListener::bind(place).ok()?, UdpSocket::bind(place).ok()?))

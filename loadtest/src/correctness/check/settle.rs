@@ -4,6 +4,7 @@ use std::{path::Path, time::Duration};
 
 use anyhow::Result;
 use parking_lot::Mutex;
+use rustix::process::Signal;
 use tokio::time::{Instant, sleep};
 
 use super::{
@@ -65,7 +66,7 @@ pub(super) async fn settle(platform: &Platform, options: &Options, dir: &Path, t
 async fn mend(platform: &Platform) -> Result<()> {
     if let Some(redis) = &platform.redis {
         let mut redis = redis.lock().await;
-        redis.signal("CONT").await?;
+        redis.signal(Signal::CONT)?;
         redis.start_again().await?;
     }
     if let Some(postgres) = &platform.postgres {
@@ -73,7 +74,7 @@ async fn mend(platform: &Platform) -> Result<()> {
     }
     for node in &platform.nodes {
         let mut node = node.lock().await;
-        node.signal("CONT").await?;
+        node.signal(Signal::CONT)?;
         node.start_again().await?;
     }
     for device in &platform.devices {
@@ -81,7 +82,7 @@ async fn mend(platform: &Platform) -> Result<()> {
     }
     for consumer in &platform.consumers {
         let consumer = consumer.lock().await;
-        consumer.signal("CONT").await?;
+        consumer.signal(Signal::CONT)?;
         match &consumer.path {
             NetworkPath::Link(link) => link.set(Impairment::default()),
             NetworkPath::Pipe(pipe) => pipe.stall(false),

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 use fastrand::Rng;
+use rustix::process::Signal;
 use tokio::time::sleep;
 
 use super::pause;
@@ -126,9 +127,9 @@ impl Platform {
         let Some(consumer) = self.consumers.last() else { return Ok(false) };
         self.mark(Fault::ConsumerPause, Phase::Begin, "");
         // Not locked meanwhile: others have to get at its link.
-        consumer.lock().await.signal("STOP").await?;
+        consumer.lock().await.signal(Signal::STOP)?;
         pause(random, 5000..9000).await;
-        consumer.lock().await.signal("CONT").await?;
+        consumer.lock().await.signal(Signal::CONT)?;
         self.mark(Fault::ConsumerPause, Phase::End, "");
         pause(random, 1000..3000).await;
         Ok(true)

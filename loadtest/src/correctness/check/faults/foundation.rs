@@ -7,6 +7,7 @@ use std::{
 
 use anyhow::{Context as _, Result};
 use fastrand::Rng;
+use rustix::process::Signal;
 use tokio::time::{Instant, sleep};
 
 use super::pause;
@@ -30,9 +31,9 @@ impl Platform {
         self.mark(fault, Phase::Begin, &name);
         match fault {
             Fault::NodePause => {
-                node.signal("STOP").await?;
+                node.signal(Signal::STOP)?;
                 pause(random, 300..2500).await;
-                node.signal("CONT").await?;
+                node.signal(Signal::CONT)?;
             }
             _ => {
                 if fault == Fault::NodeKill {
@@ -75,9 +76,9 @@ impl Platform {
                 }
             }
             Fault::RedisPause => {
-                redis.signal("STOP").await?;
+                redis.signal(Signal::STOP)?;
                 pause(random, 200..2500).await;
-                redis.signal("CONT").await?;
+                redis.signal(Signal::CONT)?;
             }
             _ => {
                 redis.kill().await?;
@@ -160,14 +161,14 @@ impl Platform {
             if dies {
                 redis.kill().await?;
             } else {
-                redis.signal("STOP").await?;
+                redis.signal(Signal::STOP)?;
             }
             pause(random, 300..1200).await;
             node.kill().await?;
             if dies {
                 redis.start_again().await?;
             } else {
-                redis.signal("CONT").await?;
+                redis.signal(Signal::CONT)?;
             }
         } else {
             let lock = stored::Held::take(&find(&node, "log.hold")?).await?;

@@ -6,6 +6,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result};
+use rustix::process::Signal;
 use serde::Serialize;
 use tokio::process::Command;
 
@@ -123,8 +124,8 @@ impl Consumer {
         Ok(())
     }
 
-    pub(crate) async fn signal(&self, signal: &str) -> Result<()> {
-        self.process.signal(signal).await
+    pub(crate) fn signal(&self, signal: Signal) -> Result<()> {
+        self.process.signal(signal)
     }
 
     pub(crate) fn has_ended(&mut self) -> Result<Option<ExitStatus>> {

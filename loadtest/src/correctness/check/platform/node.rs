@@ -7,6 +7,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result};
+use rustix::process::Signal;
 use serde::Deserialize;
 use tokio::{process::Command, time::timeout};
 
@@ -45,8 +46,7 @@ impl Node {
         let mut tries = 1..TRIES;
         loop {
             variables.truncate(settings);
-            let ports = motience_testing::lasting_ports::<{ PORTS.len() }>();
-            variables.extend(PORTS.iter().zip(ports).map(|(name, port)| (format!("{name}_PORT"), port.to_string())));
+            variables.extend(motience_testing::port_settings(PORTS));
             match launch(name, program, dir, &variables).await {
                 Ok((process, at)) => {
                     return Ok(Self { name: name.to_owned(), at, dir: dir.to_owned(), program: program.to_owned(), variables, process });
@@ -58,8 +58,8 @@ impl Node {
         }
     }
 
-    pub(crate) async fn signal(&self, signal: &str) -> Result<()> {
-        self.process.signal(signal).await
+    pub(crate) fn signal(&self, signal: Signal) -> Result<()> {
+        self.process.signal(signal)
     }
 
     pub(crate) async fn kill(&mut self) -> Result<()> {
@@ -68,7 +68,7 @@ impl Node {
 
     /// SIGTERM, and waits for the end. One that does not end in time is killed, which is worth a word.
     pub(crate) async fn stop(&mut self) -> Result<()> {
-        self.signal("TERM").await?;
+        self.signal(Signal::TERM)?;
         if self.process.ended(LIMIT).await.is_err() {
             eprintln!("  {} did not end within {LIMIT:?} of SIGTERM", self.name);
             self.kill().await?;

@@ -8,11 +8,14 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, bail};
+use rustix::process::Signal;
 use tokio::{
     io::AsyncWriteExt as _,
     process::{Child, ChildStdin, Command},
     time::{Instant, sleep, timeout},
 };
+
+use crate::common::process;
 
 /// Longest wait for a process to be ready, or to end when it was asked to.
 pub(crate) const LIMIT: Duration = Duration::from_secs(60);
@@ -41,13 +44,9 @@ impl Process {
     }
 
     /// `STOP`, `CONT`, `TERM`: what was sent to a process that has ended is lost.
-    pub(crate) async fn signal(&self, signal: &str) -> Result<()> {
+    pub(crate) fn signal(&self, signal: Signal) -> Result<()> {
         let Some(pid) = self.child.id() else { return Ok(()) };
-        let sent = Command::new("kill").args(["-s", signal, &pid.to_string()]).stderr(Stdio::null()).status().await?;
-        if !sent.success() {
-            bail!("{} cannot be sent {signal}", self.name);
-        }
-        Ok(())
+        process::signal(pid, signal).with_context(|| format!("{} does not hear", self.name))
     }
 
     /// Writes to its standard input.

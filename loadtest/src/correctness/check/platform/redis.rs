@@ -10,6 +10,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, bail};
+use rustix::process::Signal;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpStream,
@@ -43,8 +44,8 @@ impl Redis {
         format!("redis://127.0.0.1:{}", self.port)
     }
 
-    pub(crate) async fn signal(&self, signal: &str) -> Result<()> {
-        self.process.signal(signal).await
+    pub(crate) fn signal(&self, signal: Signal) -> Result<()> {
+        self.process.signal(signal)
     }
 
     pub(crate) async fn kill(&mut self) -> Result<()> {
