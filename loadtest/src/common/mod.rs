@@ -6,6 +6,7 @@ pub(crate) mod devices;
 pub(crate) mod egress;
 pub(crate) mod flow;
 pub(crate) mod mqtt;
+pub(crate) mod part;
 pub(crate) mod payload;
 pub(crate) mod process;
 pub(crate) mod redis;

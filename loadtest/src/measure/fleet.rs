@@ -28,7 +28,7 @@ use tokio::{
 use crate::common::{
     accounts::{Account, Accounts},
     process,
-    server::{Addresses, Own},
+    server::{Addresses, Own, secret},
 };
 
 /// Longest wait for all devices to be there at first: each logs in, and the server checks few passwords at a time.
@@ -58,7 +58,7 @@ pub(crate) struct Options {
 /// Whether all were back in time.
 pub(crate) async fn run(options: Options) -> Result<bool> {
     motience_certs::install_provider();
-    let secret = [("JWT_SECRET".to_owned(), format!("{:032x}", fastrand::u128(..)))];
+    let secret = [("JWT_SECRET".to_owned(), secret())];
     let own = Own::start(options.server_program.clone(), &secret).await?;
     let account = Accounts::new(&own.addresses)?.make("producer", 1).await?.pop().context("an account was made")?;
     let tokens = TempDir::new()?;

@@ -193,21 +193,6 @@ impl Start {
     }
 }
 
-/// The cursors that a message of `motience.v2` moves: that of a record, or those of a notice that tells where the egress stands.
-pub(crate) fn cursors(text: &str) -> Option<BTreeMap<i64, Cursor>> {
-    #[derive(Deserialize)]
-    #[serde(untagged)]
-    enum Message {
-        Notice { cursors: BTreeMap<String, String> },
-        Record { producer_id: String, cursor: String },
-    }
-    let moved = match serde_json::from_str(text).ok()? {
-        Message::Notice { cursors } => cursors,
-        Message::Record { producer_id, cursor } => [(producer_id, cursor)].into(),
-    };
-    moved.into_iter().map(|(producer, cursor)| Some((producer.parse().ok()?, cursor.parse().ok()?))).collect()
-}
-
 /// Percent-encoded: the characters that a query cannot hold.
 fn escaped(text: &str) -> String {
     text.bytes().map(|b| if b.is_ascii_alphanumeric() { char::from(b).to_string() } else { format!("%{b:02X}") }).collect()

@@ -1,12 +1,12 @@
 //! The attacker's process: it is told its target on standard input, attacks until that ends, and says how often it did what.
 
-use std::{collections::BTreeMap, process::Stdio, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use anyhow::{Context as _, Result, ensure};
 use clap::Args;
 use tokio::{
-    io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader, Lines},
-    process::{Child, ChildStdout, Command},
+    io::{AsyncBufReadExt as _, AsyncReadExt as _, BufReader},
+    process::Command,
     task::JoinSet,
     time::{sleep, timeout},
 };
@@ -15,7 +15,10 @@ use super::{
     attacks::{self, Attack},
     target::{Count, Target},
 };
-use crate::common::process;
+use crate::common::{
+    part::{Part, Told},
+    process,
+};
 
 /// The longest attack: one that was forgotten ends by itself.
 const LONGEST: Duration = Duration::from_secs(900);
@@ -81,8 +84,8 @@ fn chosen(only: &[String]) -> Result<Vec<&'static Attack>> {
 
 /// The running attacker.
 pub(super) struct Attackers {
-    child: Child,
-    told: Lines<BufReader<ChildStdout>>,
+    part: Part,
+    told: Told,
 }
 
 impl Attackers {
@@ -91,27 +94,20 @@ impl Attackers {
         chosen(only)?;
         // An attacker has a machine of its own; here it must at least not take the node's.
         let mut command = Command::new("nice");
-        command.args(["-n", "19"]).arg(std::env::current_exe()?);
-        command.arg("hostile-attacker").stdin(Stdio::piped()).stdout(Stdio::piped()).kill_on_drop(true);
+        command.args(["-n", "19"]).arg(std::env::current_exe()?).arg("hostile-attacker");
         if !only.is_empty() {
             command.arg("--only").arg(only.join(","));
         }
-        let mut child = command.spawn().context("the attacker cannot be started")?;
-        let line = format!("{}\n", serde_json::to_string(target)?);
-        child.stdin.as_mut().context("the attacker's input is a pipe")?.write_all(line.as_bytes()).await?;
-        let told = BufReader::new(child.stdout.take().context("the attacker's output is a pipe")?).lines();
-        let mut attackers = Self { child, told };
-        let word = timeout(BEGIN_LIMIT, attackers.told.next_line()).await.context("the attacker does not begin")??;
+        let (part, mut told) = Part::start("the attacker", command, target).await?;
+        let word = timeout(BEGIN_LIMIT, told.next_line()).await.context("the attacker does not begin")??;
         ensure!(word.as_deref() == Some(BEGUN), "the attacker has ended before it began");
-        Ok(attackers)
+        Ok(Self { part, told })
     }
 
     /// Ends the attacks; how often each reached the node.
     pub(super) async fn end(mut self) -> Result<BTreeMap<String, u64>> {
-        drop(self.child.stdin.take());
-        let ended = async { Ok::<_, anyhow::Error>((self.told.next_line().await?, self.child.wait().await?)) };
-        let (told, status) = timeout(END_LIMIT, ended).await.context("the attacker does not end")??;
-        ensure!(status.success(), "the attacker failed: {status}");
-        serde_json::from_str(&told.unwrap_or_default()).context("the attacker did not say what it did")
+        self.part.end(END_LIMIT).await?;
+        let told = self.told.next_line().await?.unwrap_or_default();
+        serde_json::from_str(&told).context("the attacker did not say what it did")
     }
 }

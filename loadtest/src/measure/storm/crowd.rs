@@ -1,21 +1,21 @@
 //! The crowd: processes that hold the idle devices and consumers. Each is told on its standard input what to do, and says on its standard output
 //! how many of its own are there.
 
-use std::{collections::BTreeMap, net::Ipv4Addr, process::Stdio, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, net::Ipv4Addr, sync::Arc, time::Duration};
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Context as _, Result, bail};
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use tokio::{
-    io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader, Lines},
-    process::{Child, ChildStdout, Command},
+    process::Command,
     task::JoinSet,
-    time::{Instant, sleep, timeout},
+    time::{Instant, sleep},
 };
 
 use super::{LOOK, Options};
 use crate::common::{
     accounts::{Account, Accounts},
+    part::{Part, Told},
     server::Addresses,
 };
 
@@ -72,7 +72,7 @@ impl Count {
 
 /// See the module.
 pub(super) struct Crowd {
-    members: Vec<Child>,
+    members: Vec<Part>,
     counts: Arc<Mutex<Vec<Count>>>,
     listening: JoinSet<()>,
     forgotten: usize,
@@ -111,25 +111,17 @@ impl Crowd {
         let mut command = Command::new(std::env::current_exe()?);
         // A device warns of each try that fails; the counts tell of all of them together. Its socket has a buffer of 3 MiB, hardly any of which is
         // used: in huge pages twenty thousand of them would take a dozen gigabytes.
-        command
-            .env("RUST_LOG", "off")
-            .env("MIMALLOC_ALLOW_THP", "0")
-            .arg("storm-member")
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .kill_on_drop(true);
-        let mut child = command.spawn().context("a part of the crowd cannot be started")?;
-        tell(&mut child, plan).await?;
-        let lines = BufReader::new(child.stdout.take().context("its output is a pipe")?).lines();
-        self.listening.spawn(listen(lines, number, Arc::clone(&self.counts)));
-        self.members.push(child);
+        command.env("RUST_LOG", "off").env("MIMALLOC_ALLOW_THP", "0").arg("storm-member");
+        let (member, told) = Part::start("a part of the crowd", command, plan).await?;
+        self.listening.spawn(listen(told, number, Arc::clone(&self.counts)));
+        self.members.push(member);
         Ok(())
     }
 
     pub(super) async fn order(&mut self, order: Order) -> Result<()> {
         self.forgotten += usize::from(matches!(order, Order::Forget));
         for member in &mut self.members {
-            tell(member, &order).await?;
+            member.tell(&order).await?;
         }
         Ok(())
     }
@@ -160,25 +152,17 @@ impl Crowd {
     }
 
     pub(super) async fn end(mut self) -> Result<()> {
-        for mut member in self.members {
-            drop(member.stdin.take());
-            let status = timeout(END_LIMIT, member.wait()).await.context("a part of the crowd does not end")??;
-            ensure!(status.success(), "a part of the crowd failed: {status}");
+        for member in self.members {
+            member.end(END_LIMIT).await?;
         }
         self.listening.shutdown().await;
         Ok(())
     }
 }
 
-async fn tell(member: &mut Child, what: &impl Serialize) -> Result<()> {
-    let line = format!("{}\n", serde_json::to_string(what)?);
-    let input = member.stdin.as_mut().context("the input of a part of the crowd is a pipe")?;
-    input.write_all(line.as_bytes()).await.context("a part of the crowd is gone")
-}
-
 /// Takes what a process says until it ends.
-async fn listen(mut lines: Lines<BufReader<ChildStdout>>, number: usize, counts: Arc<Mutex<Vec<Count>>>) {
-    while let Ok(Some(line)) = lines.next_line().await {
+async fn listen(mut told: Told, number: usize, counts: Arc<Mutex<Vec<Count>>>) {
+    while let Ok(Some(line)) = told.next_line().await {
         if let Ok(count) = serde_json::from_str(&line) {
             counts.lock()[number] = count;
         }

@@ -3,6 +3,7 @@
 //! not yet kept them.
 
 use std::{
+    collections::BTreeMap,
     sync::{Arc, atomic::Ordering::Relaxed},
     time::{Duration, Instant},
 };
@@ -15,7 +16,7 @@ use motience_device::{
     client::{self, Lane},
     producer::{Config, Error},
 };
-use motience_proto::model::{DeviceId, RangeSet};
+use motience_proto::model::{Cursor, DeviceId, RangeSet};
 use parking_lot::Mutex;
 use serde::Deserialize;
 use tokio::{
@@ -26,7 +27,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::common::{
     accounts::Accounts,
-    egress::{Connection, Egress, Incoming, Start, Target, cursors},
+    egress::{Connection, Egress, Incoming, Start, Target},
     payload::{Mark, TestClock, mark, record},
     seen::{Live, Seen},
     server::Addresses,
@@ -176,11 +177,12 @@ impl Reader {
     }
 
     fn take(&mut self, text: &str) {
-        if let (Some(moved), Start::After(known)) = (cursors(text), &mut self.start) {
-            known.extend(moved);
-        }
-        if is_reset(text) {
+        let message: Message = serde_json::from_str(text).unwrap_or_default();
+        if message.r#type == "reset" {
             self.received.since = RangeSet::default();
+        }
+        if let Start::After(known) = &mut self.start {
+            known.extend(message.moved());
         }
         if let Some(mark) = mark(text) {
             let now = self.clock.now();
@@ -201,13 +203,24 @@ impl Received {
     }
 }
 
-/// Whether a message says that the log has lost its end.
-fn is_reset(text: &str) -> bool {
-    #[derive(Deserialize)]
-    struct Notice<'a> {
-        r#type: &'a str,
+/// A message of `motience.v2`, but for its record.
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Message {
+    /// `reset`: the log has lost its end.
+    r#type: String,
+    producer_id: String,
+    cursor: String,
+    /// Where the egress stands, in a notice about all producers.
+    cursors: BTreeMap<String, String>,
+}
+
+impl Message {
+    /// The cursors that it moves.
+    fn moved(&self) -> impl Iterator<Item = (i64, Cursor)> {
+        let own = (&self.producer_id, &self.cursor);
+        self.cursors.iter().chain([own]).filter_map(|(producer, cursor)| Some((producer.parse().ok()?, cursor.parse().ok()?)))
     }
-    serde_json::from_str(text).is_ok_and(|Notice { r#type }| r#type == "reset")
 }
 
 impl Outcome {
@@ -243,6 +256,18 @@ mod tests {
             (received.again, received.seen.doubled)
         };
         assert_eq!([take(2), take(3), take(3), take(2)], [(1, 1), (1, 1), (1, 2), (1, 3)]);
-        assert!(is_reset(r#"{"type":"reset","producer_id":"1","cursor":"8-440"}"#) && !is_reset(r#"{"producer_id":"1","cursor":"8-440"}"#));
+    }
+
+    #[test]
+    fn records_and_notices_move_cursors_and_a_reset_is_known() {
+        let read = |text| {
+            let message: Message = serde_json::from_str(text).unwrap_or_default();
+            let moved = message.moved().map(|(producer, cursor)| (producer, cursor.to_string())).collect::<Vec<_>>();
+            (message.r#type == "reset", moved)
+        };
+        assert_eq!(read(r#"{"type":"reset","producer_id":"1","cursor":"8-440"}"#), (true, vec![(1, "8-440".to_owned())]));
+        assert_eq!(read(r#"{"producer_id":"1","cursor":"8-440","data":{}}"#), (false, vec![(1, "8-440".to_owned())]));
+        assert_eq!(read(r#"{"type":"cursors","cursors":{"2":"8-1"}}"#), (false, vec![(2, "8-1".to_owned())]));
+        assert_eq!(read("{}"), (false, vec![]));
     }
 }

@@ -26,7 +26,7 @@ use self::{
     node::Node,
     watch::Watch,
 };
-use crate::common::server::{Ending, variable, without_rates};
+use crate::common::server::{Ending, secret, shared, variable, without_rates};
 
 /// Longest wait for all to be there, at first and after each storm.
 const LIMIT: Duration = Duration::from_secs(900);
@@ -81,15 +81,14 @@ pub(crate) async fn run(options: Options) -> Result<bool> {
     if options.accounts == 0 || options.at_once == 0 || options.rate <= 0.0 {
         bail!("give at least one account, one connection at once, and a rate");
     }
-    let secret = format!("{:032x}", fastrand::u128(..));
-    let mut settings: Vec<_> =
-        [("JWT_SECRET", secret.as_str()), UNAUTHENTICATED].map(|(name, value)| (name.to_owned(), value.to_owned())).into();
+    let stores = if options.cluster { Some((Redis::durable().await, Postgres::start().await)) } else { None };
+    let mut settings = match &stores {
+        Some((redis, postgres)) => shared(redis, postgres.url(), &secret()),
+        None => vec![("JWT_SECRET".to_owned(), secret())],
+    };
+    settings.push((UNAUTHENTICATED.0.to_owned(), UNAUTHENTICATED.1.to_owned()));
     // All are of a few accounts, which would meet limits that as many accounts do not.
     settings.extend(without_rates());
-    let stores = if options.cluster { Some((Redis::durable().await, Postgres::start().await)) } else { None };
-    if let Some((redis, postgres)) = &stores {
-        settings.extend([("REDIS_URL".to_owned(), redis.url()), ("DATABASE_URL".to_owned(), postgres.url())]);
-    }
     settings.extend(options.set.clone());
     let node = Node::start(options.server_program.clone(), settings).await?;
     let (honest, mut crowd) = (Honest::start(&node.addresses, options.rate).await?, Crowd::start(&options, &node.addresses).await?);
